@@ -1,0 +1,1 @@
+"""Measures tensors of a running pipeline and decides what may be quantized."""

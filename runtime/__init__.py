@@ -1,0 +1,1 @@
+"""Run time: opens a bundle and drives its engines with NumPy alone."""

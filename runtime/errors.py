@@ -1,0 +1,48 @@
+"""Every error that diffoundry raises for a user: one base class, one sentence form."""
+
+__all__ = [
+    "BundleError",
+    "CheckpointError",
+    "ConfigError",
+    "DiffoundryError",
+    "EngineError",
+    "InputError",
+    "MissingExtraError",
+]
+
+
+class DiffoundryError(Exception):
+    """Base of all errors meant for the user; the command line prints it without a traceback.
+
+    The message says: subject, got, expected, what to do.
+    """
+
+
+class InputError(DiffoundryError, ValueError):
+    """An argument of a call or a command is wrong."""
+
+
+class ConfigError(DiffoundryError, ValueError):
+    """A config file or a scheduler config holds something that is not honoured."""
+
+
+class CheckpointError(DiffoundryError):
+    """A checkpoint cannot be found, read or trusted."""
+
+
+class BundleError(DiffoundryError):
+    """A bundle is incomplete, changed, hostile or of another format version."""
+
+
+class EngineError(DiffoundryError):
+    """An engine cannot be opened or run on this machine."""
+
+
+class MissingExtraError(DiffoundryError, ImportError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, what: str, module: str, extra: str) -> None:
+        super().__init__(
+            f"{what} needs the Python package '{module}', which is not installed. "
+            f"Install it with: pip install 'diffoundry[{extra}]'"
+        )

@@ -1,0 +1,127 @@
+"""The values that a bundle's manifest is made of: tensors, engines, components, recipe."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["PRECISIONS", "ComponentSpec", "DimSpec", "EngineSpec", "FileSpec", "Recipe", "TensorSpec"]
+
+PRECISIONS = ("fp32", "fp16")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TensorSpec:
+    """One input or output of a network.
+
+    Attributes:
+        name: The name in the graph, as in Optimum's exports.
+        dtype: NumPy's name of the element type: "float32", "float16", "int32", "int64", "bool".
+        shape: Integers, and symbolic strings such as "batch", "height/8", "sequence".
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DimSpec:
+    """What a symbolic dimension ("batch", "height", "width", in images and pixels) may be.
+
+    Attributes:
+        min: Smallest value that the engines take.
+        max: Largest value, or None for no bound.
+        multiple_of: Every value is a multiple of this.
+    """
+
+    min: int = 1
+    max: int | None = None
+    multiple_of: int = 1
+
+    @property
+    def fixed(self) -> int | None:
+        """The only value allowed, or None when there are several."""
+        return self.min if self.min == self.max else None
+
+    def refusal(self, value: int) -> str | None:
+        """Why `value` is not allowed, in words, or None when it is."""
+        if value < self.min or (self.max is not None and value > self.max):
+            return f"expected {self.describe()}"
+        if value % self.multiple_of:
+            return f"expected a multiple of {self.multiple_of}"
+        return None
+
+    def describe(self) -> str:
+        """The allowed values in words, such as "512" or "256 to 1024 in steps of 64"."""
+        if self.fixed is not None:
+            return str(self.fixed)
+        upper = "any size" if self.max is None else str(self.max)
+        steps = f" in steps of {self.multiple_of}" if self.multiple_of > 1 else ""
+        return f"{self.min} to {upper}{steps}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineSpec:
+    """One lowered form of a component.
+
+    Attributes:
+        target: Name of the plugin that made it and can run it.
+        precision: One of `PRECISIONS`.
+        files: Paths relative to the bundle with forward slashes; the engine opens the first, the others lie beside it.
+        inputs: What `run` is fed, in order.
+        outputs: What `run` returns, in order.
+        options: The target's build options, as they were.
+        built_with: Library name to version; an engine that needs the same version says so when it opens.
+    """
+
+    target: str
+    precision: str
+    files: tuple[str, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    built_with: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ComponentSpec:
+    """One component of a bundle: its portable graph and the engines lowered from it.
+
+    Attributes:
+        graph: The portable graph's files, relative to the bundle: model.onnx first, then its external data.
+        engines: At least one.
+    """
+
+    graph: tuple[str, ...]
+    engines: tuple[EngineSpec, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileSpec:
+    """Size in bytes and SHA-256 (hexadecimal) of one file of the bundle."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """Everything needed to build the bundle again.
+
+    Attributes:
+        model: The checkpoint as the user named it: folder, hub id or alias.
+        source: What the weights were: a map from weight file to SHA-256, or the seed of random weights.
+        target: Target name.
+        precision: One of `PRECISIONS`.
+        dims: What batch, height and width may be.
+        opset: ONNX opset of the portable graph.
+        target_options: The target's options that differ from its defaults.
+    """
+
+    model: str
+    source: Mapping[str, str]
+    target: str
+    precision: str
+    dims: Mapping[str, DimSpec]
+    opset: int
+    target_options: Mapping[str, Any] = field(default_factory=dict)
