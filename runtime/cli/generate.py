@@ -1,0 +1,97 @@
+"""`diffoundry generate`: paints pictures with a bundle."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from diffoundry.runtime import load
+from diffoundry.runtime.cli.console import bar, print_json, remark
+from diffoundry.runtime.cli.options import bundle_argument, engine_options, json_option, take_engine_options
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.image import describe_image_fault
+from diffoundry.runtime.pipelines.run import PipelineOutput, Run
+from diffoundry.runtime.png import read_settings, save_png
+
+__all__ = ["command"]
+
+_SETTINGS = (
+    "prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "guidance_rescale", "scheduler", "seed",
+    "height", "width", "num_images_per_prompt", "eta",
+)  # fmt: skip
+
+
+@click.command("generate")
+@bundle_argument
+@click.argument("prompt", required=False)
+@click.option("--negative", "negative_prompt", help="What the picture should not show.")
+@click.option("--steps", "num_inference_steps", type=int, help="Steps of the scheduler.  [default: 50]")
+@click.option("--guidance-scale", type=float, help="1 or less runs without guidance.  [default: 7.5]")
+@click.option("--guidance-rescale", type=float, help="Lin et al. 2023; 0 is off.  [default: 0]")
+@click.option("--eta", type=float, help="DDIM's eta.  [default: 0]")
+@click.option("--scheduler", help="A scheduler's name, such as EulerDiscrete.  [default: the checkpoint's own]")
+@click.option("--seed", type=int, help="Seed of torch's CPU generator.  [default: drawn, and printed]")
+@click.option("--height", type=int, help="Pixels.  [default: the checkpoint's own]")
+@click.option("--width", type=int, help="Pixels.  [default: the checkpoint's own]")
+@click.option("--num-images", "num_images_per_prompt", type=int, help="How many pictures.  [default: 1]")
+@click.option("--like", type=click.Path(path_type=Path), help="Take the settings of this PNG; options given win.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), default="out.png", show_default=True)
+@engine_options
+@json_option
+def command(bundle: Path, *, like: Path | None, output: Path, as_json: bool, **values: Any) -> None:
+    """Paint PROMPT with the bundle DIR and write PNG files that hold their settings."""
+    started = time.perf_counter()
+    pipeline = load(bundle, **take_engine_options(values))
+    settings = _settings(like, values)
+    paths = _paths(output, settings.get("num_images_per_prompt", 1))
+    run = pipeline.start(**settings)
+    _tell_truncated(run)
+    result = _paint(run)
+    files = _save(result, paths, {**settings, "seed": run.seed, "steps_run": run.total, "bundle": bundle.name})
+    seconds = round(time.perf_counter() - started, 3)
+    if as_json:
+        report = {"files": files, "settings": {**settings, "seed": run.seed}, "seconds": seconds}
+        print_json({**report, "truncated": list(result.truncated)})
+    else:
+        remark(f"{', '.join(files)} (seed {run.seed}, {seconds:.1f} s)")
+
+
+def _settings(like: Path | None, given: dict[str, Any]) -> dict[str, Any]:
+    """The options given, over those of the picture to paint again."""
+    settings = {key: value for key, value in (read_settings(like) if like else {}).items() if key in _SETTINGS}
+    settings |= {key: value for key, value in given.items() if value is not None}
+    if not settings.get("prompt"):
+        raise InputError("prompt: got none, expected a text after DIR, or --like with a picture painted by diffoundry")
+    return settings
+
+
+def _paths(output: Path, count: int) -> list[Path]:
+    """One path a picture: out.png, or out-0.png, out-1.png ... for several."""
+    if count == 1:
+        return [output]
+    return [output.with_name(f"{output.stem}-{i}{output.suffix}") for i in range(count)]
+
+
+def _tell_truncated(run: Run) -> None:
+    for text in run.truncated:
+        if text:
+            remark(f"warning: the text encoder takes 77 tokens; this part of the prompt is cut off: {text!r}")
+
+
+def _paint(run: Run) -> PipelineOutput:
+    with bar() as progress:
+        task = progress.add_task("denoising", total=run.total)
+        for step in run:
+            progress.update(task, completed=step.index + 1)
+        progress.update(task, description="decoding")
+        return run.finish()
+
+
+def _save(result: PipelineOutput, paths: list[Path], settings: dict[str, Any]) -> list[str]:
+    for index, (image, path) in enumerate(zip(result.images, paths, strict=True)):
+        fault = describe_image_fault(image)
+        if fault:
+            remark(f"warning: {path}: {fault}")
+        save_png(image, path, {**settings, "image_index": index})
+    return [str(path) for path in paths]

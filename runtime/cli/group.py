@@ -1,0 +1,67 @@
+"""The table of commands, loaded one at a time, and the one way in which errors end."""
+
+import sys
+
+import click
+
+import diffoundry
+from diffoundry.runtime.errors import DiffoundryError, MissingExtraError
+from diffoundry.runtime.plugins import resolve
+
+__all__ = ["COMMANDS", "run"]
+
+COMMANDS = {
+    "export": ("diffoundry.exporter.cli.export:command", "Compile a checkpoint into a bundle."),
+    "generate": ("diffoundry.runtime.cli.generate:command", "Paint pictures with a bundle."),
+    "verify": ("diffoundry.exporter.cli.verify:command", "Compare a bundle with PyTorch: component, step, image."),
+    "bench": ("diffoundry.runtime.cli.bench:command", "Measure a bundle's latency and memory."),
+    "inspect": ("diffoundry.runtime.cli.inspect:command", "Show what a bundle holds."),
+    "targets": ("diffoundry.runtime.cli.targets:command", "List targets and what they need here."),
+}
+"""Command to ("module:attribute", its line in --help). The exporter's commands need the extra `export`."""
+
+_INTERRUPTED = 130
+
+
+class _LazyGroup(click.Group):
+    """A group that imports a command when it is called, and knows their help lines without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  # click's signature
+        if cmd_name not in COMMANDS:
+            return None
+        reference = COMMANDS[cmd_name][0]
+        try:
+            command: click.Command = resolve(reference)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.startswith("diffoundry"):
+                raise
+            extra = "export" if ".exporter." in reference else "cli"
+            raise MissingExtraError(f"'diffoundry {cmd_name}'", error.name, extra) from error
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  # click's signature
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(diffoundry.__version__, message="%(version)s")
+def group() -> None:
+    """Compile diffusion pipelines into engines, and run them without PyTorch."""
+
+
+def run() -> None:
+    """Run the command that was typed; an error meant for the user ends in one sentence."""
+    try:
+        group.main(standalone_mode=False, prog_name="diffoundry")
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except DiffoundryError as error:
+        sys.exit(f"error: {error}")
+    except (click.Abort, KeyboardInterrupt):
+        sys.stderr.write("interrupted\n")
+        sys.exit(_INTERRUPTED)

@@ -1,0 +1,63 @@
+"""`diffoundry inspect`: what a bundle holds."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from diffoundry.runtime.bundle import Bundle
+from diffoundry.runtime.cli.console import out, print_json, size_text
+from diffoundry.runtime.cli.options import bundle_argument, json_option
+from diffoundry.runtime.manifest import Manifest
+from diffoundry.runtime.records import to_json
+from diffoundry.runtime.specs import TensorSpec
+
+__all__ = ["command"]
+
+
+@click.command("inspect")
+@bundle_argument
+@json_option
+def command(bundle: Path, *, as_json: bool) -> None:
+    """Show what the bundle DIR holds: family, recipe, scheduler, components, engines and sizes."""
+    opened = Bundle(bundle)
+    scheduler = opened.read_json("scheduler/scheduler_config.json")
+    if as_json:
+        manifest = to_json(opened.manifest) if opened.manifest else None
+        print_json({"manifest": manifest, "components": list(opened.components), "scheduler": scheduler})
+        return
+    if opened.manifest is None:
+        out.print(
+            f"{bundle}: a folder without a manifest, as Optimum exports; components: {', '.join(opened.components)}"
+        )
+        return
+    _print_summary(bundle, opened.manifest, scheduler)
+    out.print(_engine_table(opened.manifest))
+
+
+def _print_summary(path: Path, manifest: Manifest, scheduler: dict[str, Any]) -> None:
+    recipe = manifest.recipe
+    total = sum(file.size for file in manifest.files.values())
+    out.print(f"[bold]{path}[/bold]: {manifest.family}, {recipe.target} {recipe.precision}, {size_text(total)}")
+    out.print(f"model      {recipe.model}")
+    out.print(f"scheduler  {scheduler.get('_class_name')}, {scheduler.get('prediction_type', 'epsilon')}")
+    for name, dim in recipe.dims.items():
+        out.print(f"{name:<10} {dim.describe()}")
+    out.print(f"made by    diffoundry {manifest.diffoundry}, format {manifest.format_version}, opset {recipe.opset}")
+    versions = ", ".join(f"{name} {version}" for name, version in manifest.built_with.items())
+    out.print(f"with       {versions}")
+
+
+def _engine_table(manifest: Manifest) -> Table:
+    table = Table("component", "engine", "inputs", "outputs", "size")
+    for name, component in manifest.components.items():
+        for engine in component.engines:
+            size = sum(manifest.files[file].size for file in engine.files)
+            label = f"{engine.target} {engine.precision}"
+            table.add_row(name, label, _tensors(engine.inputs), _tensors(engine.outputs), size_text(size))
+    return table
+
+
+def _tensors(specs: tuple[TensorSpec, ...]) -> str:
+    return "\n".join(f"{spec.name} {spec.dtype} ({', '.join(map(str, spec.shape))})" for spec in specs)

@@ -1,0 +1,98 @@
+"""The denoising loop: one generator that every pipeline drives, so previews and cancelling need no hook."""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.random import Generator
+from diffoundry.runtime.schedulers import Scheduler
+
+__all__ = ["Denoiser", "Step", "denoise", "set_timesteps"]
+
+FloatArray = npt.NDArray[np.float32]
+
+Denoiser = Callable[[FloatArray, FloatArray], FloatArray]
+"""(scaled latents (B, C, h, w), timestep (1,)) -> guided model output (B, C, h, w)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One finished step of a denoising loop.
+
+    Attributes:
+        index: 0 for the first.
+        total: How many there are; some schedulers make more than `num_inference_steps`.
+        timestep: What the scheduler called it.
+        latents: float32, (B, C, height/8, width/8), in the scheduler's scale.
+    """
+
+    index: int
+    total: int
+    timestep: float
+    latents: FloatArray
+
+
+def denoise(
+    scheduler: Scheduler,
+    denoiser: Denoiser,
+    latents: FloatArray,
+    generator: Generator | Sequence[Generator] | None,
+    eta: float = 0.0,
+) -> Iterator[Step]:
+    """Run the loop, yielding after every step; a caller that stops iterating has cancelled.
+
+    diffusers: section "Denoising loop" of `StableDiffusionPipeline.__call__`.
+
+    Args:
+        scheduler: With its timesteps set; this loop alone uses it.
+        denoiser: The model, guidance included.
+        latents: Start, float32 (B, C, h, w), already in units of `init_noise_sigma`.
+        generator: Noise for stochastic schedulers.
+        eta: DDIM's eta; 0 unless the scheduler has one.
+
+    Raises:
+        InputError: `eta` is given to a scheduler without it.
+    """
+    extra = _step_arguments(scheduler, generator, eta)
+    total = len(scheduler.timesteps)
+    for index, timestep in enumerate(scheduler.timesteps):
+        scaled = scheduler.scale_model_input(latents, timestep)
+        output = denoiser(scaled, np.asarray([timestep], dtype=np.float32))
+        latents = scheduler.step(output, timestep, latents, **extra).prev_sample
+        yield Step(index=index, total=total, timestep=float(timestep), latents=latents)
+
+
+def set_timesteps(
+    scheduler: Scheduler, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None
+) -> None:
+    """Give the scheduler a number of steps, or the caller's own timesteps or sigmas.
+
+    diffusers: `retrieve_timesteps`.
+
+    Raises:
+        InputError: Both lists are given, or the scheduler takes no such list.
+    """
+    if timesteps is not None and sigmas is not None:
+        raise InputError("timesteps and sigmas: got both, expected at most one of them")
+    for name, values in (("timesteps", timesteps), ("sigmas", sigmas)):
+        if values is None:
+            continue
+        if name not in inspect.signature(scheduler.set_timesteps).parameters:
+            raise InputError(f"{name}: {type(scheduler).__name__} takes no list of its own; choose another scheduler")
+        scheduler.set_timesteps(**{name: list(values)})
+        return
+    scheduler.set_timesteps(steps)
+
+
+def _step_arguments(scheduler: Scheduler, generator: object, eta: float) -> dict[str, Any]:
+    """Which of generator and eta this scheduler's `step` knows; diffusers: `prepare_extra_step_kwargs`."""
+    known = inspect.signature(scheduler.step).parameters
+    if eta and "eta" not in known:
+        raise InputError(f"eta: got {eta}, but {type(scheduler).__name__} has no eta; leave it out or choose DDIM")
+    candidates = {"generator": generator, "eta": eta}
+    return {name: value for name, value in candidates.items() if name in known}

@@ -1,0 +1,148 @@
+"""The arguments of one picture, under the names diffusers gives them, checked before any work."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.random import Generator, TorchCpuGenerator
+from diffoundry.runtime.specs import DimSpec
+
+__all__ = ["Request", "check_request", "make_generator_for"]
+
+FloatArray = npt.NDArray[np.float32]
+
+OUTPUT_TYPES = ("pil", "np", "latent")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """The arguments of one call, with the names and defaults of diffusers' `StableDiffusionPipeline`.
+
+    Attributes:
+        prompt: One prompt or several.
+        negative_prompt: One for all prompts, or one for each; only used when guiding.
+        height: Pixels; None takes the checkpoint's own size.
+        width: Pixels; None takes the checkpoint's own size.
+        num_inference_steps: Steps of the scheduler.
+        timesteps: The caller's own timesteps in place of `num_inference_steps`.
+        sigmas: The caller's own sigmas in place of `num_inference_steps`.
+        guidance_scale: 1 or less runs without guidance, at half the cost.
+        guidance_rescale: Lin et al. 2023; 0 is off.
+        num_images_per_prompt: Pictures for every prompt.
+        eta: DDIM's eta.
+        seed: Seed of torch's CPU generator, or one for each picture; None draws one and reports it.
+        generator: Generators in place of `seed`: one, or one for each picture.
+        latents: Start noise, float32 (B, C, height/8, width/8), in place of drawing it.
+        scheduler: A scheduler's name ("EulerDiscrete") that takes over the checkpoint's config; None keeps the
+            checkpoint's own.
+        output_type: "pil", "np" or "latent".
+    """
+
+    prompt: str | Sequence[str]
+    negative_prompt: str | Sequence[str] | None = None
+    height: int | None = None
+    width: int | None = None
+    num_inference_steps: int = 50
+    timesteps: Sequence[float] | None = None
+    sigmas: Sequence[float] | None = None
+    guidance_scale: float = 7.5
+    guidance_rescale: float = 0.0
+    num_images_per_prompt: int = 1
+    eta: float = 0.0
+    seed: int | Sequence[int] | None = None
+    generator: Generator | Sequence[Generator] | None = None
+    latents: FloatArray | None = None
+    scheduler: str | None = None
+    output_type: str = "pil"
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompts as a list."""
+        return [self.prompt] if isinstance(self.prompt, str) else list(self.prompt)
+
+    @property
+    def guided(self) -> bool:
+        """Whether classifier-free guidance runs."""
+        return self.guidance_scale > 1
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures come out."""
+        return len(self.prompts) * self.num_images_per_prompt
+
+
+def check_request(request: Request, size: tuple[int, int], factor: int, dims: Mapping[str, DimSpec]) -> None:
+    """Check everything that can be checked before an engine runs.
+
+    Args:
+        request: What the caller asked for.
+        size: Height and width in pixels after defaults.
+        factor: Pixels to a latent.
+        dims: What the bundle's engines take, from its recipe; empty for a folder without a manifest.
+
+    Raises:
+        InputError: The first argument that does not fit: subject, got, expected.
+    """
+    _check_prompts(request)
+    _check_numbers(request)
+    for name, value in zip(("height", "width"), size, strict=True):
+        if value % factor or value < factor:
+            raise InputError(f"{name}: got {value}, expected a multiple of {factor} (pixels to a latent)")
+        refusal = dims[name].refusal(value) if name in dims else None
+        if refusal:
+            raise InputError(f"{name}: got {value}, {refusal}: that is what this bundle was exported for")
+
+
+def _check_prompts(request: Request) -> None:
+    prompts = request.prompts
+    if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
+        raise InputError(f"prompt: got {request.prompt!r}, expected a string or a list of at least one")
+    negative = request.negative_prompt
+    if negative is None or isinstance(negative, str):
+        return
+    if len(negative) != len(prompts) or not all(isinstance(text, str) for text in negative):
+        raise InputError(f"negative_prompt: got {len(negative)} entries, expected a string or {len(prompts)} of them")
+
+
+def _check_numbers(request: Request) -> None:
+    for name in ("num_inference_steps", "num_images_per_prompt"):
+        value = getattr(request, name)
+        if not isinstance(value, int) or value < 1:
+            raise InputError(f"{name}: got {value!r}, expected a whole number of at least 1")
+    for name, low, high in (("guidance_scale", 0.0, np.inf), ("guidance_rescale", 0.0, 1.0), ("eta", 0.0, 1.0)):
+        value = getattr(request, name)
+        if not isinstance(value, int | float) or not low <= value <= high or not np.isfinite(value):
+            upper = "" if high == np.inf else f" and at most {high:g}"
+            raise InputError(f"{name}: got {value!r}, expected a number of at least {low:g}{upper}")
+    if request.output_type not in OUTPUT_TYPES:
+        raise InputError(f"output_type: got {request.output_type!r}, expected one of {', '.join(OUTPUT_TYPES)}")
+    if request.seed is not None and request.generator is not None:
+        raise InputError("seed and generator: got both, expected at most one of them")
+
+
+def make_generator_for(
+    request: Request,
+) -> tuple[int | tuple[int, ...] | None, Generator | Sequence[Generator] | None]:
+    """The seed to report and the generators to draw from.
+
+    Without seed, generator and latents a seed is drawn from the system, so that every picture can be painted again.
+
+    Raises:
+        InputError: A list of seeds or generators of another length than there are pictures.
+    """
+    if request.generator is not None:
+        if isinstance(request.generator, Sequence) and len(request.generator) != request.pictures:
+            raise InputError(f"generator: got {len(request.generator)}, expected one or {request.pictures}")
+        return None, request.generator
+    seed = request.seed
+    if seed is None:
+        seed = int.from_bytes(os.urandom(4), "little")
+    if isinstance(seed, int):
+        return seed, TorchCpuGenerator(seed)
+    if len(seed) != request.pictures:
+        raise InputError(f"seed: got {len(seed)} seeds, expected one or {request.pictures}, one for each picture")
+    return tuple(seed), [TorchCpuGenerator(value) for value in seed]

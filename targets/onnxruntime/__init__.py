@@ -1,0 +1,15 @@
+"""ONNX Runtime: CPU everywhere, CUDA where onnxruntime-gpu is installed."""
+
+from diffoundry.runtime.plugins import TargetPlugin
+
+__all__ = ["PLUGIN"]
+
+PLUGIN = TargetPlugin(
+    name="onnxruntime",
+    summary="ONNX Runtime (CPU, CUDA), fp32 and fp16",
+    module="onnxruntime",
+    extra="onnxruntime",
+    target="diffoundry.targets.onnxruntime.target:OnnxRuntimeTarget",
+    engine="diffoundry.targets.onnxruntime.engine:OnnxRuntimeEngine",
+    devices="diffoundry.targets.onnxruntime.engine:devices",
+)

@@ -1,0 +1,105 @@
+"""Runs a lowered component in an ONNX Runtime session."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import onnxruntime as ort
+
+from diffoundry.runtime.engine import Array, EngineOptions
+from diffoundry.runtime.errors import EngineError
+from diffoundry.runtime.specs import EngineSpec, TensorSpec
+
+__all__ = ["OnnxRuntimeEngine", "devices"]
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
+
+_ERRORS_ONLY = 3
+
+
+def devices() -> tuple[str, ...]:
+    """The devices that the installed ONNX Runtime offers, in our words."""
+    available = ort.get_available_providers()
+    return tuple(device for device, provider in _PROVIDERS.items() if provider in available)
+
+
+class OnnxRuntimeEngine:
+    """One ONNX Runtime session. `run` may be called from several threads at once: sessions allow it.
+
+    Outputs are fresh arrays of the caller's. On the CPU they are made without a copy, so IO binding has nothing
+    to save there.
+    """
+
+    def __init__(self, path: Path, spec: EngineSpec | None, options: EngineOptions) -> None:
+        """Open the session.
+
+        Raises:
+            EngineError: Unknown device, or ONNX Runtime refuses the file.
+        """
+        settings = ort.SessionOptions()
+        settings.log_severity_level = _ERRORS_ONLY
+        if options.threads is not None:
+            settings.intra_op_num_threads = options.threads
+        try:
+            self._session = ort.InferenceSession(str(path), settings, providers=[_provider(options.device)])
+        except EngineError:
+            raise
+        except Exception as error:  # onnxruntime's exceptions share no public base class
+            made = ", ".join(f"{name} {version}" for name, version in (spec.built_with if spec else {}).items())
+            raise EngineError(
+                f"engine {path}: ONNX Runtime {ort.__version__} cannot open it"
+                + (f" (built with {made})" if made else "")
+                + f": {error}. Export it again with this version, or install the one it was built with"
+            ) from error
+        self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
+        self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
+        self._names = [spec.name for spec in self.outputs]
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once; see `runtime.engine.Engine.run`.
+
+        Raises:
+            EngineError: ONNX Runtime failed, with its own words (out of memory, a shape the graph cannot take).
+        """
+        try:
+            return dict(zip(self._names, self._session.run(self._names, dict(feeds)), strict=True))
+        except Exception as error:  # onnxruntime's exceptions share no public base class
+            shapes = {name: array.shape for name, array in feeds.items()}
+            raise EngineError(f"ONNX Runtime {ort.__version__} failed on inputs of shape {shapes}: {error}") from error
+
+    def close(self) -> None:
+        """Free the session and its weights."""
+        del self._session
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _provider(device: str) -> str | tuple[str, dict[str, Any]]:
+    name, _, index = device.partition(":")
+    if name not in devices() or (index and not index.isdecimal()):
+        hint = "; for CUDA install onnxruntime-gpu in place of onnxruntime" if name == "cuda" else ""
+        raise EngineError(
+            f"device: got {device!r}, expected one of {', '.join(devices())} (the installed ONNX Runtime){hint}"
+        )
+    return (_PROVIDERS[name], {"device_id": int(index)}) if index else _PROVIDERS[name]
+
+
+def _spec(node: Any) -> TensorSpec:
+    shape = tuple(dim if isinstance(dim, int | str) else f"dim{i}" for i, dim in enumerate(node.shape))
+    return TensorSpec(name=node.name, dtype=_DTYPES.get(node.type, node.type), shape=shape)
