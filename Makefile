@@ -1,0 +1,53 @@
+# What a newcomer types. `make help` lists it.
+PYTHON ?= python3
+BIN := .venv/bin
+# Tests run in two processes; more threads in each would only fight over the cores.
+TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint types layers format bench clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+install: .venv/installed ## make .venv with everything in it
+
+demo: install ## export, paint, verify and measure the embedded model; leaves demo/report.html
+	rm -rf demo && mkdir demo
+	$(BIN)/diffoundry export --model emoji --target onnxruntime -o demo/emoji.bundle
+	$(BIN)/python docs/examples/paint_grid.py demo/emoji.bundle demo
+	$(BIN)/diffoundry verify demo/emoji.bundle --json-file demo/verify.json
+	$(BIN)/diffoundry bench demo/emoji.bundle --against torch --json-file demo/bench.json
+	$(BIN)/python docs/examples/demo_report.py demo
+
+test: install ## the tests, without those marked slow
+	$(TEST_ENV) $(BIN)/pytest -n 2 --dist worksteal -m "not slow"
+
+test-slow: install ## full-size models and long sweeps
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m slow
+
+lint: install ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install .typing/diffoundry ## mypy, strict
+	$(BIN)/mypy
+
+.typing/diffoundry:
+	mkdir -p $@
+	for folder in exporter runtime targets calibration models; do ln -sfn ../../$$folder $@/$$folder; done
+
+layers: install ## who may import whom
+	$(BIN)/lint-imports
+
+format: install ## ruff, writing
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove what the targets above made
+	rm -rf .venv .typing demo build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
