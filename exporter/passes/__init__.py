@@ -1,0 +1,7 @@
+"""Graph to graph: what every target is given."""
+
+from diffoundry.exporter.passes.half_precision import KeepList, to_fp16
+from diffoundry.exporter.passes.opset import OPSET
+from diffoundry.exporter.passes.pipeline import optimize, portable_passes
+
+__all__ = ["OPSET", "KeepList", "optimize", "portable_passes", "to_fp16"]

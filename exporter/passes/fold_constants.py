@@ -1,0 +1,33 @@
+"""Folds what is known at build time: constants, shape arithmetic, casts, sequences."""
+
+import onnx_ir as ir
+from onnxscript.optimizer import fold_constants_ir
+
+__all__ = ["FoldConstants"]
+
+_INPUT_LIMIT = 1 << 17
+"""Elements of an input: lets a causal mask fold, leaves weights alone."""
+
+_OUTPUT_LIMIT = 1 << 20
+"""Elements of a result: keeps a folded Expand or Range from growing the file."""
+
+
+class FoldConstants(ir.passes.InPlacePass):
+    """Evaluates nodes whose inputs are known, and follows shapes as symbols.
+
+    Given:
+        %s = Shape(%x)               # %x: [batch, 77]
+        %n = Slice(%s, [1], [2])
+        %r = Range(0, %n, 1)
+    Result:
+        %r = initializer [0, 1, ..., 76]
+
+    onnxscript's folder does the work; it also turns SplitToSequence with SequenceAt into Split, and CastLike into Cast.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Fold until nothing changes in one sweep over the graph."""
+        result = fold_constants_ir(
+            model, onnx_shape_inference=True, input_size_limit=_INPUT_LIMIT, output_size_limit=_OUTPUT_LIMIT
+        )
+        return ir.passes.PassResult(model, bool(result.modified))

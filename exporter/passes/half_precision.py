@@ -1,0 +1,212 @@
+"""Weights and compute in half precision, with a list of nodes that stay in float32."""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from diffoundry.exporter.passes.opset import OPSET
+
+__all__ = ["HalfPrecision", "KeepList", "to_fp16"]
+
+logger = logging.getLogger(__name__)
+
+_FLOAT = ir.DataType.FLOAT
+
+_LARGEST = {
+    ir.DataType.FLOAT16: 65504.0,
+    ir.DataType.BFLOAT16: float.fromhex("0x1.fep127"),
+}
+
+_PINNED = {("Resize", 1), ("Resize", 2)}
+"""Inputs that the ONNX standard wants in float32 whatever the node computes in: Resize's roi and scales."""
+
+_ANY_INPUT = {"Cast", "Shape", "Size"}
+"""Operators that read any type, so that nothing has to be cast for them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeepList:
+    """Nodes that stay in float32.
+
+    Attributes:
+        op_types: Operators that stay wherever they stand. Range: its type is that of its bounds.
+        upstream_of: Operators that stay together with all that only leads to them. Sin and Cos: the timestep embedding
+            multiplies a step of up to 1000 by its frequencies, where half precision rounds to half a radian.
+        nodes: Names of nodes, as calibration found them.
+    """
+
+    op_types: frozenset[str] = frozenset({"Range"})
+    upstream_of: frozenset[str] = frozenset({"Sin", "Cos"})
+    nodes: frozenset[str] = field(default_factory=frozenset)
+
+    def select(self, graph: ir.Graph) -> set[ir.Node]:
+        """The nodes of `graph` that stay."""
+        kept = {node for node in graph if node.op_type in self.op_types or node.name in self.nodes}
+        kept |= _upstream(node for node in graph if node.op_type in self.upstream_of)
+        return kept
+
+
+@dataclass(frozen=True, kw_only=True)
+class HalfPrecision(ir.passes.InPlacePass):
+    """Converts weights and compute from float32; inputs and outputs of the graph stay float32.
+
+    Given:
+        %y = Conv(%x, %w)                       # float32 throughout, %x an input and %y an output of the graph
+    Result:
+        %x_half = Cast<to=FLOAT16>(%x)
+        %y_half = Conv(%x_half, %w)             # %w: float16
+        %y = Cast<to=FLOAT>(%y_half)
+
+    The edges stay float32 because the runtime's loop is NumPy in float32, so every precision of a component is called
+    in one way, and because the casts touch only latents: under a thousandth of a UNet's time.
+    Finite constants beyond the type's range are clamped to its largest number, so that a mask of -3.4e38 stays a mask
+    instead of turning into -inf, whose rows of softmax are NaN. Weights are converted one at a time, while they are
+    written.
+
+    Attributes:
+        dtype: FLOAT16 or BFLOAT16.
+        keep: What stays in float32.
+    """
+
+    dtype: ir.DataType = ir.DataType.FLOAT16
+    keep: KeepList = field(default_factory=KeepList)
+
+    def requires(self, model: ir.Model) -> None:
+        """Only flat graphs whose constants are initializers: `portable_passes` made them so."""
+        if model.functions or any(node.op_type == "Constant" or _has_subgraph(node) for node in model.graph):
+            raise ir.passes.PreconditionError(
+                "half precision: got a graph with functions, Constant nodes or subgraphs; run portable_passes first"
+            )
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Convert every float32 value that no kept node makes."""
+        graph = model.graph
+        if not any(value.dtype == _FLOAT for node in graph for value in (*node.inputs, *node.outputs) if value):
+            logger.debug("nothing is float32 in %s", graph.name)
+            return ir.passes.PassResult(model, modified=False)
+        kept = self.keep.select(graph)
+        logger.debug("%d of %d nodes stay in float32", len(kept), len(graph))
+        conversion = _Conversion(graph, self.dtype)
+        for value in tuple(graph.initializers.values()):
+            conversion.initializer(value, kept)
+        for node in tuple(graph):
+            if node not in kept:
+                conversion.node(node)
+        for node in tuple(graph):
+            conversion.connect(node, in_half=node not in kept)
+        conversion.outputs()
+        return ir.passes.PassResult(model, modified=True)
+
+
+def to_fp16(graph: ir.Model, keep: KeepList | None = None) -> ir.Model:
+    """Convert an optimized graph to float16 in place and return it; see `HalfPrecision`."""
+    return HalfPrecision(keep=keep or KeepList())(graph).model
+
+
+class _Conversion:
+    """The values of one graph that are half precision by now, and the casts between the two types."""
+
+    def __init__(self, graph: ir.Graph, dtype: ir.DataType) -> None:
+        self._graph = graph
+        self._dtype = dtype
+        self._casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
+
+    def initializer(self, value: ir.Value, kept: set[ir.Node]) -> None:
+        """Convert a float32 initializer for the nodes that compute in half; kept nodes go on reading float32."""
+        if value.dtype != _FLOAT:
+            return
+        half = [(node, i) for node, i in value.uses() if node not in kept and (node.op_type, i) not in _PINNED]
+        if not half:
+            return
+        tensor = _half_tensor(value.const_value, self._dtype)
+        if len(half) == len(value.uses()) and not value.is_graph_output():
+            value.dtype, value.const_value = self._dtype, tensor
+            return
+        copy = ir.Value(
+            name=f"{value.name}_half", type=ir.TensorType(self._dtype), shape=value.shape, const_value=tensor
+        )
+        self._graph.register_initializer(copy)
+        for node, i in half:
+            node.replace_input_with(i, copy)
+
+    def node(self, node: ir.Node) -> None:
+        """Let a node compute in half: its outputs, and the types that its attributes name."""
+        for name, attribute in node.attributes.items():
+            if name in {"to", "dtype"} and attribute.as_int() == _FLOAT:
+                node.attributes[name] = ir.AttrInt64(name, int(self._dtype))
+            elif attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype == _FLOAT:
+                node.attributes[name] = ir.AttrTensor(name, _half_tensor(attribute.as_tensor(), self._dtype))
+        if node.op_type == "Attention":
+            # The sum under the softmax has as many terms as there are tokens: 4096 of them lose bits in half.
+            node.attributes["softmax_precision"] = ir.AttrInt64("softmax_precision", int(_FLOAT))
+        for output in node.outputs:
+            if output.dtype == _FLOAT:
+                output.dtype = self._dtype
+
+    def connect(self, node: ir.Node, *, in_half: bool) -> None:
+        """Cast the inputs of a node that are not of the type it computes in."""
+        have, want = (_FLOAT, self._dtype) if in_half else (self._dtype, _FLOAT)
+        if node.op_type in _ANY_INPUT:
+            return
+        for i, value in enumerate(node.inputs):
+            if value is not None and value.dtype == have and (node.op_type, i) not in _PINNED:
+                node.replace_input_with(i, self._cast(value, want))
+
+    def outputs(self) -> None:
+        """Give the graph's outputs their type and names back."""
+        for i, value in enumerate(self._graph.outputs):
+            if value.dtype != self._dtype or value.producer() is None:
+                continue
+            name, value.name = value.name, f"{value.name}_half"
+            cast = self._cast(value, _FLOAT)
+            cast.name = name
+            self._graph.outputs[i] = cast
+
+    def _cast(self, value: ir.Value, to: ir.DataType) -> ir.Value:
+        if (value, to) not in self._casts:
+            suffix = "float" if to == _FLOAT else "half"
+            node = ir.node("Cast", [value], {"to": int(to)}, name=f"{value.name}_to_{suffix}", version=OPSET)
+            cast = node.outputs[0]
+            cast.name, cast.type, cast.shape = f"{value.name}_{suffix}", ir.TensorType(to), value.shape
+            producer = value.producer()
+            if producer is None:
+                self._graph.insert_before(self._graph[0], node)
+            else:
+                self._graph.insert_after(producer, node)
+            self._casts[value, to] = cast
+        return self._casts[value, to]
+
+
+def _upstream(seeds: Iterable[ir.Node]) -> set[ir.Node]:
+    """The seeds and every node all of whose readers are in the set."""
+    found = set(seeds)
+    queue = list(found)
+    while queue:
+        for value in queue.pop().inputs:
+            node = None if value is None else value.producer()
+            if node is None or node in found:
+                continue
+            if all(user in found for output in node.outputs for user, _ in output.uses()):
+                found.add(node)
+                queue.append(node)
+    return found
+
+
+def _half_tensor(tensor: ir.TensorProtocol | None, dtype: ir.DataType) -> ir.TensorProtocol:
+    assert tensor is not None, "an initializer without a value"
+    largest = _LARGEST[dtype]
+
+    def convert() -> ir.TensorProtocol:
+        array = tensor.numpy()
+        finite = np.isfinite(array)
+        clamped = np.where(finite, np.clip(array, -largest, largest), array)
+        return ir.tensor(clamped.astype(dtype.numpy()), name=tensor.name)
+
+    return ir.LazyTensor(convert, dtype=dtype, shape=ir.Shape(tensor.shape.numpy()), name=tensor.name)
+
+
+def _has_subgraph(node: ir.Node) -> bool:
+    return any(attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attr in node.attributes.values())

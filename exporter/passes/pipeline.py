@@ -1,0 +1,43 @@
+"""The passes in their order."""
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from diffoundry.exporter.passes.fold_constants import FoldConstants
+from diffoundry.exporter.passes.reshape_constants import ReshapeConstants
+from diffoundry.exporter.passes.simplify import Simplify
+
+__all__ = ["optimize", "portable_passes"]
+
+_ROUNDS = 3
+
+
+def portable_passes() -> tuple[ir.passes.PassBase, ...]:
+    """The passes that make a traced graph portable and small, in their order."""
+    clean = ir.passes.PassManager(
+        [
+            FoldConstants(),  # first: shapes and constants are what every rule below looks at
+            Simplify(),  # after folding: its rules test for the constants 0 and 1
+            common.IdentityEliminationPass(),  # takes the Identities that rules leave
+            ReshapeConstants(),  # after the views were merged: their shapes are final
+            common.RemoveUnusedNodesPass(),  # the shape arithmetic that no Reshape reads any more
+        ],
+        steps=_ROUNDS,
+        early_stop=True,
+    )
+    return (
+        common.InlinePass(),  # torch's exporter calls functions; passes look at one flat graph
+        clean,
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),  # one place for constants
+        common.DeduplicateInitializersPass(),  # equal small constants, so that equal nodes show
+        common.CommonSubexpressionEliminationPass(),  # SiLU of the time embedding, once instead of per block
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedOpsetsPass(),
+        common.OutputFixPass(),  # a graph output may not be an input or an initializer
+        common.NameFixPass(),
+    )
+
+
+def optimize(graph: ir.Model) -> ir.Model:
+    """Apply `portable_passes` in place and return the same graph."""
+    return ir.passes.Sequential(*portable_passes())(graph).model

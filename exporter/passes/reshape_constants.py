@@ -1,0 +1,71 @@
+"""Turns computed Reshape targets into constants where the symbolic shapes allow it."""
+
+import logging
+
+import numpy as np
+import onnx_ir as ir
+
+from diffoundry.targets.graph_edit import constant
+
+__all__ = ["ReshapeConstants"]
+
+logger = logging.getLogger(__name__)
+
+_COPY, _REST = 0, -1
+
+
+class ReshapeConstants(ir.passes.InPlacePass):
+    """Writes the target of a Reshape as numbers, `0` (copy this dimension) and at most one `-1` (the rest).
+
+    Given:
+        %s = Concat(%batch, [-1], [8], [40])
+        %y = Reshape<allowzero=1>(%x, %s)        # %x: [batch, height*width, 320], %y: [batch, height*width, 8, 40]
+    Result:
+        %y = Reshape(%x, [0, 0, 8, 40])
+
+    Leaves a Reshape alone when its shapes are unknown, or when two dimensions are neither numbers nor copies.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Rewrite every Reshape of the graph that allows it."""
+        modified = False
+        for node in model.graph:
+            if node.op_type == "Reshape" and node.domain == "":
+                modified |= _make_constant(node, model.graph)
+        return ir.passes.PassResult(model, modified)
+
+
+def _make_constant(node: ir.Node, graph: ir.Graph) -> bool:
+    if constant(node.inputs[1]) is not None:
+        return False
+    target = _target(node.inputs[0], node.outputs[0])
+    if target is None:
+        logger.debug("%s: the target shape stays computed: %s", node.name, node.outputs[0].shape)
+        return False
+    name = f"{node.outputs[0].name}_shape"
+    shape = ir.Value(
+        name=name,
+        type=ir.TensorType(ir.DataType.INT64),
+        shape=ir.Shape([len(target)]),
+        const_value=ir.tensor(np.array(target, np.int64), name=name),
+    )
+    graph.register_initializer(shape)
+    node.replace_input_with(1, shape)
+    node.attributes.pop("allowzero", None)
+    return True
+
+
+def _target(source: ir.Value | None, result: ir.Value) -> list[int] | None:
+    if source is None or source.shape is None or result.shape is None:
+        return None
+    target = []
+    for axis, size in enumerate(result.shape):
+        if isinstance(size, int):
+            if size == 0:
+                return None
+            target.append(size)
+        elif axis < len(source.shape) and size.value is not None and size == source.shape[axis]:
+            target.append(_COPY)
+        else:
+            target.append(_REST)
+    return target if target.count(_REST) <= 1 else None
