@@ -1,0 +1,15 @@
+"""Random numbers without torch: the streams of torch's generators and of NumPy, number for number."""
+
+from diffoundry.runtime.random.base import Generator
+from diffoundry.runtime.random.factory import GeneratorKind, make_generator, randn_tensor
+from diffoundry.runtime.random.numpy_generator import NumpyGenerator
+from diffoundry.runtime.random.torch_cpu import TorchCpuGenerator
+
+__all__ = [
+    "Generator",
+    "GeneratorKind",
+    "NumpyGenerator",
+    "TorchCpuGenerator",
+    "make_generator",
+    "randn_tensor",
+]
