@@ -1,0 +1,46 @@
+"""Schedulers of diffusers in NumPy: same names, same configs, same numbers, no torch.
+
+    from diffoundry.runtime.schedulers import EulerDiscreteScheduler
+
+    scheduler = EulerDiscreteScheduler.from_config("sd15/scheduler")
+    scheduler.set_timesteps(20)
+    sample = noise * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+        output = model(scheduler.scale_model_input(sample, t), t)
+        sample = scheduler.step(output, t, sample).prev_sample
+
+`scheduler_from_config` takes the class from the config; `scheduler_names` lists them; `lower` turns a planned run
+into a table that any language can execute. Every class of `scheduler_names()` is an attribute of this package,
+loaded on first use.
+"""
+
+from typing import Any
+
+from diffoundry.runtime.schedulers.affine import NotAffineError
+from diffoundry.runtime.schedulers.base import Scheduler, StepResult
+from diffoundry.runtime.schedulers.lowering import lower
+from diffoundry.runtime.schedulers.plan import PlanStep, SamplingPlan, execute
+from diffoundry.runtime.schedulers.registry import scheduler_class, scheduler_from_config, scheduler_names
+
+__all__ = [
+    "NotAffineError",
+    "PlanStep",
+    "SamplingPlan",
+    "Scheduler",
+    "StepResult",
+    "execute",
+    "lower",
+    "scheduler_class",
+    "scheduler_from_config",
+    "scheduler_names",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in scheduler_names():
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return scheduler_class(name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *scheduler_names()})

@@ -1,0 +1,56 @@
+"""The table of schedulers: class name, as configs spell it, to where the class lives."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from os import PathLike
+from typing import Any
+
+from diffoundry.runtime.errors import ConfigError
+from diffoundry.runtime.schedulers.base import Scheduler
+from diffoundry.runtime.schedulers.config import read_config
+
+__all__ = ["scheduler_class", "scheduler_from_config", "scheduler_names"]
+
+_PACKAGE = "diffoundry.runtime.schedulers"
+
+_SCHEDULERS = {
+    "DDIMScheduler": f"{_PACKAGE}.ddim:DDIMScheduler",
+    "EulerDiscreteScheduler": f"{_PACKAGE}.euler_discrete:EulerDiscreteScheduler",
+}
+
+
+def scheduler_names() -> tuple[str, ...]:
+    """The class names that `scheduler_from_config` knows, sorted."""
+    return tuple(sorted(_SCHEDULERS))
+
+
+def scheduler_class(name: str) -> type[Scheduler[Any]]:
+    """The scheduler class of a name; its module is loaded on first use.
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    if name not in _SCHEDULERS:
+        raise ConfigError(f"scheduler '{name}' is unknown, expected one of {', '.join(scheduler_names())}.")
+    module, _, attribute = _SCHEDULERS[name].partition(":")
+    cls: type[Scheduler[Any]] = getattr(import_module(module), attribute)
+    return cls
+
+
+def scheduler_from_config(config: Mapping[str, Any] | str | PathLike[str], **overrides: Any) -> Scheduler[Any]:
+    """The scheduler that a config names in `_class_name`.
+
+    Args:
+        config: a mapping, a `scheduler_config.json`, or the folder that holds it.
+        overrides: options that win over the config's.
+
+    Raises:
+        ConfigError: no or an unknown `_class_name`, and what the class's `from_config` refuses.
+    """
+    raw = read_config(config)
+    name = raw.get("_class_name")
+    if not isinstance(name, str):
+        raise ConfigError(
+            f"scheduler config: '_class_name' is {name!r}, expected one of {', '.join(scheduler_names())}."
+        )
+    return scheduler_class(name).from_config(raw, **overrides)
