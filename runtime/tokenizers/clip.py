@@ -1,0 +1,218 @@
+"""The CLIP tokenizer of Stable Diffusion: prompts to exactly the ids that transformers' `CLIPTokenizer` gives."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers.models import BPE
+
+from diffoundry.runtime.errors import BundleError, InputError
+from diffoundry.runtime.tokenizers._clip_files import MAX_LENGTH, TOKENIZER_FILES, ClipFiles, read_clip_files
+
+__all__ = ["TOKENIZER_FILES", "ClipTokenizer", "TokenBatch", "write_tokenizer_json"]
+
+_WORD_END = "</w>"
+_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenBatch:
+    """The ids of some prompts.
+
+    Attributes:
+        input_ids: int32, (B, L): start token, prompt, end token, padding.
+        truncated: For each prompt the text that did not fit and was cut, as diffusers reports it; "" when all fitted.
+    """
+
+    input_ids: NDArray[np.int32]
+    truncated: tuple[str, ...]
+
+
+class ClipTokenizer:
+    """Byte-pair encoding of Radford et al. 2021 (https://arxiv.org/abs/2103.00020), as in transformers 5.23.
+
+    Of a tokenizer.json only vocabulary, merges and added tokens are taken: normaliser and splitting are CLIP's own,
+    as in transformers' class, so a file of strangers brings no regular expressions.
+
+    Safe to use from several threads: nothing changes after construction. (The library's own padding and truncation
+    are settings of the shared object, so they stay off and are done here.)
+
+    Attributes:
+        model_max_length: Ids of a full prompt (77), or None when the files do not say.
+        bos_token_id: Id before a prompt.
+        eos_token_id: Id after a prompt.
+        pad_token_id: Id that fills up: the end token's in SD 1.x, 0 ("!") in SD 2.x.
+    """
+
+    def __init__(self, files: ClipFiles) -> None:
+        self._files = files
+        self._tokenizer = _build(files)
+        self.model_max_length = files.model_max_length
+        self.bos_token_id = _id_of(self._tokenizer, files.special.bos)
+        self.eos_token_id = _id_of(self._tokenizer, files.special.eos)
+        self.pad_token_id = _id_of(self._tokenizer, files.special.pad)
+
+    @classmethod
+    def from_folder(cls, folder: str | os.PathLike[str]) -> "ClipTokenizer":
+        """Open a tokenizer folder: its tokenizer.json, else vocab.json with merges.txt, and the configs beside them.
+
+        Raises:
+            BundleError: A file is missing, damaged or hostile; the message names it.
+        """
+        return cls.from_files(_files_in(Path(folder)), name=str(folder))
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, Path], *, name: str) -> "ClipTokenizer":
+        """Open a tokenizer of which only these files are trusted.
+
+        Args:
+            files: Name, one of `TOKENIZER_FILES`, to path.
+            name: What to call the tokenizer in messages.
+
+        Raises:
+            BundleError: As `from_folder`.
+        """
+        return cls(read_clip_files(files, name))
+
+    def __call__(self, texts: Sequence[str], *, max_length: int | None = None) -> TokenBatch:
+        """Tokenize prompts, each padded or cut to the same length.
+
+        transformers: `tokenizer(texts, padding="max_length", max_length=max_length, truncation=True)`.
+        diffusers: `StableDiffusionPipeline.encode_prompt`, for what was cut.
+
+        Args:
+            texts: The prompts, at least one.
+            max_length: L, start and end token included; `model_max_length` by default.
+
+        Raises:
+            InputError: No list of texts, a text that is no valid Unicode, or an impossible length.
+        """
+        length = self._check_length(max_length)
+        _check_texts(texts)
+        left, room = self._files.cut_left, length - 2
+        ids = np.full((len(texts), length), self.pad_token_id, dtype=np.int32)
+        truncated = []
+        for row, text in zip(ids, texts, strict=True):
+            body = self._tokenizer.encode(text, add_special_tokens=False).ids
+            split = max(len(body) - room, 0) if left else room
+            kept, cut = (body[split:], body[:split]) if left else (body[:split], body[split:])
+            prompt = [self.bos_token_id, *kept, self.eos_token_id]
+            start = length - len(prompt) if self._files.pad_left else 0
+            row[start : start + len(prompt)] = prompt
+            truncated.append(self.decode(cut))
+        return TokenBatch(input_ids=ids, truncated=tuple(truncated))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of some ids, special tokens included; words are separated by one space."""
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
+        return text.replace(_WORD_END, " ").strip()
+
+    def to_json(self) -> str:
+        """The tokenizer as the text of a tokenizer.json."""
+        text: str = self._tokenizer.to_str(pretty=True)
+        return text
+
+    def _check_length(self, max_length: int | None) -> int:
+        length = self.model_max_length if max_length is None else max_length
+        if length is None:
+            raise InputError(
+                f"tokenizer {self._files.name}: its files name no model_max_length; "
+                f"pass max_length (77 for the text encoders of Stable Diffusion)"
+            )
+        if not 2 <= length <= MAX_LENGTH:
+            raise InputError(f"max_length: got {length}, expected 2 to {MAX_LENGTH}; 77 is usual")
+        return length
+
+
+def write_tokenizer_json(folder: str | os.PathLike[str]) -> Path:
+    """Give a folder that has only vocab.json and merges.txt the tokenizer.json that other programs want.
+
+    The ids stay the same. A tokenizer.json that is there is checked and left alone.
+
+    Returns:
+        The path of tokenizer.json.
+
+    Raises:
+        BundleError: The files are no CLIP tokenizer.
+        OSError: The folder cannot be written; nothing half-written stays under the name tokenizer.json.
+    """
+    path = Path(folder) / "tokenizer.json"
+    tokenizer = ClipTokenizer.from_folder(folder)
+    if not path.is_file():
+        draft = path.with_suffix(".json.tmp")
+        draft.write_text(tokenizer.to_json(), encoding="utf-8")
+        draft.replace(path)
+    return path
+
+
+def _files_in(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "nothing"
+        raise BundleError(
+            f"tokenizer {folder}: got {found} there, expected a folder with a CLIP tokenizer; export it again"
+        )
+    return {name: folder / name for name in TOKENIZER_FILES if (folder / name).is_file()}
+
+
+def _build(files: ClipFiles) -> Tokenizer:
+    """The library's tokenizer. transformers: `CLIPTokenizer.__init__`."""
+    special = files.special
+    try:
+        model = BPE(
+            vocab=files.vocab,
+            merges=files.merges,
+            continuing_subword_prefix="",
+            end_of_word_suffix=_WORD_END,
+            fuse_unk=False,
+            unk_token=special.unk,
+        )
+    except Exception as error:  # the library raises bare Exception
+        raise BundleError(f"{files.source}: not a byte-pair encoding ({error}); copy or export it again") from error
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_tokens(list(special.added))
+    tokenizer.encode_special_tokens = files.split_special
+    tokenizer.post_processor = processors.RobertaProcessing(
+        (special.eos, _id_of(tokenizer, special.eos)),
+        (special.bos, _id_of(tokenizer, special.bos)),
+        trim_offsets=False,
+        add_prefix_space=False,
+    )
+    return tokenizer
+
+
+def _id_of(tokenizer: Tokenizer, token: str) -> int:
+    index: int | None = tokenizer.token_to_id(token)
+    assert index is not None, f"{token!r} was added when the tokenizer was built"
+    return index
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+    if isinstance(texts, str) or not isinstance(texts, Sequence) or not texts:
+        got = "an empty one" if isinstance(texts, Sequence) and not texts else f"{type(texts).__name__}"
+        raise InputError(
+            f"prompts: got {got}, expected a list of texts with at least one; put a single one in brackets"
+        )
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"prompt {i}: got {type(text).__name__}, expected a text; convert it to str")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"prompt {i}: got half of a surrogate pair at character {error.start} ({text[error.start]!a}), "
+                f"expected valid Unicode; read the text with its right encoding"
+            ) from error
