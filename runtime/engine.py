@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
-import numpy as np
 import numpy.typing as npt
 
 from diffoundry.runtime.errors import InputError
@@ -14,7 +13,7 @@ from diffoundry.runtime.specs import EngineSpec, TensorSpec
 
 __all__ = ["Array", "Engine", "EngineOptions", "OpenEngine", "run_checked"]
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -35,5 +35,8 @@ def rescale_guidance(guided: FloatArray, conditional: FloatArray, rescale: float
         rescale: phi, 0 to 1; 0 changes nothing.
     """
     axes = tuple(range(1, guided.ndim))
-    spread = conditional.std(axis=axes, ddof=1, keepdims=True) / guided.std(axis=axes, ddof=1, keepdims=True)
-    return rescale * (guided * spread) + (1.0 - rescale) * guided
+    spread: FloatArray = conditional.std(axis=axes, ddof=1, keepdims=True) / guided.std(
+        axis=axes, ddof=1, keepdims=True
+    )
+    rescaled: FloatArray = rescale * (guided * spread) + (1.0 - rescale) * guided
+    return rescaled

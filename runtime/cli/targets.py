@@ -1,6 +1,7 @@
 """`diffoundry targets`: which targets are installed, and which devices they offer here."""
 
 import importlib.util
+from typing import Any
 
 import click
 from rich.table import Table
@@ -27,7 +28,7 @@ def command(*, as_json: bool) -> None:
     out.print(table)
 
 
-def _describe(plugin: TargetPlugin) -> dict[str, object]:
+def _describe(plugin: TargetPlugin) -> dict[str, Any]:
     installed = importlib.util.find_spec(plugin.module) is not None
     return {
         "name": plugin.name,

@@ -38,10 +38,10 @@ class Step:
 
 
 def denoise(
-    scheduler: Scheduler,
+    scheduler: Scheduler[Any],
     denoiser: Denoiser,
     latents: FloatArray,
-    generator: Generator | Sequence[Generator] | None,
+    generator: Generator | Sequence[Generator],
     eta: float = 0.0,
 ) -> Iterator[Step]:
     """Run the loop, yielding after every step; a caller that stops iterating has cancelled.
@@ -68,9 +68,9 @@ def denoise(
 
 
 def set_timesteps(
-    scheduler: Scheduler, steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None
+    scheduler: Scheduler[Any], steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None
 ) -> None:
-    """Give the scheduler a number of steps, or the caller's own timesteps or sigmas.
+    """Give the scheduler a number of steps, or the caller's own timesteps or sigmas in its place.
 
     diffusers: `retrieve_timesteps`.
 
@@ -79,17 +79,11 @@ def set_timesteps(
     """
     if timesteps is not None and sigmas is not None:
         raise InputError("timesteps and sigmas: got both, expected at most one of them")
-    for name, values in (("timesteps", timesteps), ("sigmas", sigmas)):
-        if values is None:
-            continue
-        if name not in inspect.signature(scheduler.set_timesteps).parameters:
-            raise InputError(f"{name}: {type(scheduler).__name__} takes no list of its own; choose another scheduler")
-        scheduler.set_timesteps(**{name: list(values)})
-        return
-    scheduler.set_timesteps(steps)
+    own_schedule = timesteps is not None or sigmas is not None
+    scheduler.set_timesteps(None if own_schedule else steps, timesteps=timesteps, sigmas=sigmas)
 
 
-def _step_arguments(scheduler: Scheduler, generator: object, eta: float) -> dict[str, Any]:
+def _step_arguments(scheduler: Scheduler[Any], generator: object, eta: float) -> dict[str, Any]:
     """Which of generator and eta this scheduler's `step` knows; diffusers: `prepare_extra_step_kwargs`."""
     known = inspect.signature(scheduler.step).parameters
     if eta and "eta" not in known:

@@ -126,7 +126,7 @@ def _check_numbers(request: Request) -> None:
 
 def make_generator_for(
     request: Request,
-) -> tuple[int | tuple[int, ...] | None, Generator | Sequence[Generator] | None]:
+) -> tuple[int | tuple[int, ...] | None, Generator | Sequence[Generator]]:
     """The seed to report and the generators to draw from.
 
     Without seed, generator and latents a seed is drawn from the system, so that every picture can be painted again.

@@ -108,11 +108,11 @@ class StableDiffusionPipeline:
         height, width = self.default_size
         return request.height or height, request.width or width
 
-    def scheduler(self, name: str | None = None) -> Scheduler:
-        """A fresh scheduler: the checkpoint's own, or the class `name` with the checkpoint's config."""
+    def scheduler(self, name: str | None = None) -> Scheduler[Any]:
+        """A fresh scheduler with the checkpoint's config: its own class, or the one called `name`."""
         if name is None:
             return scheduler_from_config(self.scheduler_config)
-        return scheduler_class(name).from_config(self.scheduler_config)
+        return scheduler_class(f"{name.removesuffix('Scheduler')}Scheduler").from_config(self.scheduler_config)
 
     def encode_prompt(self, texts: Sequence[str]) -> tuple[FloatArray, tuple[str, ...]]:
         """Embeddings (B, 77, D) of texts, and what of each was cut off; diffusers: `encode_prompt`."""
@@ -144,7 +144,7 @@ class StableDiffusionPipeline:
         return np.repeat(embeddings, request.num_images_per_prompt, axis=0), truncated[len(negatives) :]
 
     def _start_latents(
-        self, request: Request, scheduler: Scheduler, generator: Generator | Sequence[Generator] | None
+        self, request: Request, scheduler: Scheduler[Any], generator: Generator | Sequence[Generator]
     ) -> FloatArray:
         """Noise in the scheduler's scale; diffusers: `prepare_latents`."""
         height, width = self.size(request)
