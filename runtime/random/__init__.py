@@ -4,12 +4,14 @@ from diffoundry.runtime.random.base import Generator
 from diffoundry.runtime.random.factory import GeneratorKind, make_generator, randn_tensor
 from diffoundry.runtime.random.numpy_generator import NumpyGenerator
 from diffoundry.runtime.random.torch_cpu import TorchCpuGenerator
+from diffoundry.runtime.random.torch_cuda import TorchCudaGenerator
 
 __all__ = [
     "Generator",
     "GeneratorKind",
     "NumpyGenerator",
     "TorchCpuGenerator",
+    "TorchCudaGenerator",
     "make_generator",
     "randn_tensor",
 ]

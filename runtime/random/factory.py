@@ -11,10 +11,11 @@ from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.random.base import FloatArray, Generator, checked_shape
 from diffoundry.runtime.random.numpy_generator import NumpyGenerator
 from diffoundry.runtime.random.torch_cpu import TorchCpuGenerator
+from diffoundry.runtime.random.torch_cuda import TorchCudaGenerator
 
 __all__ = ["GeneratorKind", "make_generator", "randn_tensor"]
 
-GeneratorKind = Literal["torch-cpu", "numpy"]
+GeneratorKind = Literal["torch-cpu", "torch-cuda", "numpy"]
 
 
 class _SeededClass(Protocol):
@@ -22,7 +23,11 @@ class _SeededClass(Protocol):
 
 
 _CLASSES: Mapping[str, _SeededClass] = MappingProxyType(
-    {generator.kind: generator for generator in (TorchCpuGenerator, NumpyGenerator)}
+    {
+        TorchCpuGenerator.kind: TorchCpuGenerator,
+        TorchCudaGenerator.kind: TorchCudaGenerator,
+        NumpyGenerator.kind: NumpyGenerator,
+    }
 )
 
 
@@ -30,7 +35,8 @@ def make_generator(kind: GeneratorKind, seed: int) -> Generator:
     """Start the stream `kind` from `seed`.
 
     Args:
-        kind: "torch-cpu", what `torch.Generator("cpu")` draws; "numpy", `numpy.random.RandomState`.
+        kind: "torch-cpu", what `torch.Generator("cpu")` draws; "torch-cuda", what `torch.Generator("cuda")`
+            draws on an H100 SXM or H200 (see `TorchCudaGenerator` for others); "numpy", `numpy.random.RandomState`.
         seed: whole number; the generator's class says which range.
 
     Raises:
