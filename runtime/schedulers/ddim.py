@@ -106,7 +106,9 @@ class DDIMScheduler(DiscreteScheduler[DDIMOptions]):
             epsilon = epsilon_from("sample", x0, sample, alpha=alpha, sigma=sigma)
 
         s = eta * ((1.0 - a_next) / (1.0 - a) * (1.0 - a / a_next)) ** 0.5
-        following = a_next**0.5 * x0 + (1.0 - a_next - s * s) ** 0.5 * epsilon
+        # 1 - a' and s^2 are equal where eta = 1 and a = 0: keep rounding from making the root imaginary
+        direction = max(0.0, 1.0 - a_next - s * s) ** 0.5
+        following = a_next**0.5 * x0 + direction * epsilon
         if eta > 0:
             following = following + s * self._noise(model_output, generator, variance_noise)
         return StepResult(following, x0)

@@ -59,10 +59,18 @@ class IndexedScheduler(Scheduler[C]):
         return int(found[1] if len(found) > 1 else found[0])
 
     def _index(self, timestep: float | None) -> int:
-        """The current index; the first call of a run finds it."""
+        """The current index; the first call of a run finds it.
+
+        Raises:
+            InputError: the run is over, or its first timestep is not in the schedule.
+        """
         if self.step_index is None:
             start = self.begin_index
             self.step_index = start if start is not None else self.index_for_timestep(self._named(timestep))
+        if self.step_index >= len(self.timesteps):
+            raise InputError(
+                f"{type(self).__name__}: the run of {len(self.timesteps)} steps is over, plan another one."
+            )
         return self.step_index
 
     def _named(self, timestep: float | None) -> float:

@@ -51,11 +51,16 @@ class BetaOptions(SchedulerOptions):
     trained_betas: Sequence[float] | None = None
 
     def check(self, owner: str) -> None:
-        """Refuse a training schedule without steps."""
+        """Refuse a training schedule without steps, or with fewer betas than steps."""
         super().check(owner)
         if self.num_train_timesteps < 1:
             raise ConfigError(
                 f"{owner}: option 'num_train_timesteps' is {self.num_train_timesteps}, expected at least 1."
+            )
+        if self.trained_betas is not None and len(self.trained_betas) < self.num_train_timesteps:
+            raise ConfigError(
+                f"{owner}: option 'trained_betas' has {len(self.trained_betas)} values, expected one for each of the "
+                f"num_train_timesteps = {self.num_train_timesteps}."
             )
 
 

@@ -1,0 +1,49 @@
+"""Shared by the schedulers' tests: the harness in `support/`, and one parameter for each declared case."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "support"))  # a folder with one package of a name of its own, `scheduler_harness`
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Silence what diffusers' own calls of NumPy warn about."""
+    config.addinivalue_line("filterwarnings", "ignore:__array__ implementation:DeprecationWarning")
+
+
+def _load(path: Path) -> list:
+    spec = importlib.util.spec_from_file_location(f"scheduler_declarations_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.DECLARATIONS
+
+
+def declarations() -> list:
+    """Every declaration in `declarations/*.py`, by class name."""
+    found = [declaration for path in sorted((HERE / "declarations").glob("*.py")) for declaration in _load(path)]
+    return sorted(found, key=lambda declaration: declaration.name)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Fill `declaration`; with `case`, each of its cases; with `refusal`, each of its refusals."""
+    names = metafunc.fixturenames
+    if "declaration" not in names:
+        return
+    if "case" in names:
+        params = [(d, case, f"{d.name}-{i:03}") for d in declarations() for i, case in enumerate(d.cases)]
+        metafunc.parametrize(("declaration", "case"), [p[:2] for p in params], ids=[p[2] for p in params])
+    elif "refusal" in names:
+        params = [(d, refusal, f"{d.name}-{i:02}") for d in declarations() for i, refusal in enumerate(d.refusals)]
+        metafunc.parametrize(("declaration", "refusal"), [p[:2] for p in params], ids=[p[2] for p in params])
+    else:
+        metafunc.parametrize("declaration", declarations(), ids=lambda d: d.name)
+
+
+@pytest.fixture(scope="session")
+def all_declarations() -> list:
+    """Every declaration."""
+    return declarations()

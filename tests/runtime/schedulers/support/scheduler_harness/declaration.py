@@ -1,0 +1,106 @@
+"""What a scheduler's test declares: its option values, how it is run, what it refuses."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from scheduler_harness.covering import covering_rows
+
+STEPS = (1, 2, 5, 20, 50)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """Something that diffusers refuses, and the words with which we do.
+
+    Attributes:
+        match: regular expression for our message.
+        options: of the constructor.
+        set_timesteps: arguments of `set_timesteps`; None leaves it out.
+        step: a function (scheduler, array maker) that makes the refused call, for what only `step` refuses.
+    """
+
+    match: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    set_timesteps: Mapping[str, Any] | None = None
+    step: Callable[[Any, Callable[[], Any]], Any] | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One configuration and one run of it."""
+
+    options: dict[str, Any]
+    set_timesteps: dict[str, Any]
+    step: dict[str, Any]
+    batch: int
+    begin: float
+
+    def __str__(self) -> str:
+        changed = {**self.options, **self.set_timesteps, **self.step}
+        text = ",".join(f"{key}={_brief(value)}" for key, value in changed.items())
+        return f"{text},batch={self.batch},begin={self.begin}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declaration:
+    """One scheduler's test.
+
+    Attributes:
+        name: class name.
+        options: option name to the values to test, defaults included; every pair of values is run together.
+        runs: arguments of `set_timesteps` to test, one dict each.
+        step: argument of `step` to values, for example {"eta": (0.0, 0.5)}.
+        begins: fractions of the run at which to start (image to image); () where there is no `set_begin_index`.
+        keep: (case) -> whether diffusers runs it to the end with finite numbers. Say why in a comment.
+        not_affine: (case) -> the option that lowering must name, or None where the plan must reproduce the run.
+        refusals: what both libraries refuse.
+        output_channels: (case) -> the model's output channels for a sample of 3 channels; 6 for learned variances.
+        tolerance: relative error allowed at every step.
+        max_sigma_ulp: how many float32 ulp sigmas may differ from the correctly rounded diffusers; say why if > 0.
+        at_least: least number of cases.
+        loop: the sampling loop where it is not the usual one: see `usual_loop`.
+    """
+
+    name: str
+    options: Mapping[str, Sequence[Any]]
+    runs: Sequence[Mapping[str, Any]] = tuple({"num_inference_steps": steps} for steps in STEPS)
+    step: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    begins: Sequence[float] = (0.0, 0.4)
+    keep: Callable[[Case], bool] = lambda case: True
+    not_affine: Callable[[Case], str | None] = lambda case: None
+    refusals: Sequence[Refusal] = ()
+    output_channels: Callable[[Case], int] = lambda case: 3
+    tolerance: float = 1e-4
+    max_sigma_ulp: int = 0
+    at_least: int = 40
+    loop: Callable[..., Any] | None = None
+
+    @cached_property
+    def cases(self) -> list[Case]:
+        """The covering array of options, runs, step arguments, batch sizes and starts."""
+        factors = {
+            **{("option", name): values for name, values in self.options.items()},
+            **{("step", name): values for name, values in self.step.items()},
+            ("run", ""): self.runs,
+            ("batch", ""): (1, 3),
+            ("begin", ""): self.begins or (0.0,),
+        }
+        rows = covering_rows(factors, keep=lambda row: self.keep(_case(row)), at_least=self.at_least)
+        return [_case(row) for row in rows]
+
+
+def _case(row: Mapping[Any, Any]) -> Case:
+    return Case(
+        options={name: value for (kind, name), value in row.items() if kind == "option"},
+        set_timesteps=dict(row["run", ""]),
+        step={name: value for (kind, name), value in row.items() if kind == "step"},
+        batch=row["batch", ""],
+        begin=row["begin", ""],
+    )
+
+
+def _brief(value: Any) -> str:
+    text = str(value)
+    return text if len(text) < 24 else f"{text[:20]}..."

@@ -1,0 +1,167 @@
+"""One run of a scheduler in diffusers and here, step by step, with the same model and the same noise."""
+
+import inspect
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from scheduler_harness.correct_rounding import CorrectRounding
+from scheduler_harness.declaration import Case, Declaration
+
+from diffoundry.runtime.random import TorchCpuGenerator
+from diffoundry.runtime.schedulers import scheduler_class
+
+SHAPE = (3, 4, 8)
+SEED = 11
+
+
+@dataclass
+class Trajectory:
+    """What one library did: the schedule, and after each step the sample and the predicted clean sample.
+
+    `peaks` are the largest magnitudes that the sample has had so far, before each step.
+    """
+
+    scheduler: Any
+    timesteps: np.ndarray
+    sigmas: np.ndarray | None
+    init_noise_sigma: float
+    samples: list[np.ndarray]
+    predicted: list[np.ndarray | None]
+    peaks: list[float]
+
+
+def model(sample: np.ndarray, timestep: float, channels: int) -> np.ndarray:
+    """A smooth, bounded, nonlinear stand-in for a network; float64 inside, so that both sides get the same float32."""
+    x, t = sample.astype(np.float64), float(timestep)
+    mean = np.tanh(0.8 * x + 0.1 * np.roll(x, 1, axis=-1)) * np.cos(0.003 * t) + 0.2 * np.sin(x + 0.002 * t)
+    if channels == x.shape[1]:
+        return mean.astype(np.float32)
+    return np.concatenate([mean, np.tanh(x - 0.001 * t)], axis=1).astype(np.float32)
+
+
+def start(batch: int) -> np.ndarray:
+    """The first noise, the same for both."""
+    return np.random.default_rng(5).standard_normal((batch, *SHAPE), dtype=np.float32)
+
+
+def begin_index(scheduler: Any, case: Case) -> int:
+    """Where an image-to-image run starts, on a multiple of the order as pipelines do it."""
+    order = getattr(scheduler, "order", 1)
+    return int(case.begin * (len(scheduler.timesteps) // order)) * order
+
+
+def make_theirs(name: str, options: dict[str, Any]) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated algorithm types
+        return getattr(diffusers, name)(**options)
+
+
+def plan_theirs(declaration: Declaration, case: Case) -> Any:
+    """A scheduler of diffusers, ready for its first step."""
+    with CorrectRounding():
+        scheduler = make_theirs(declaration.name, case.options)
+        scheduler.set_timesteps(**case.set_timesteps)
+    if case.begin:
+        scheduler.set_begin_index(begin_index(scheduler, case))
+    return scheduler
+
+
+def plan_ours(declaration: Declaration, case: Case) -> Any:
+    """Ours, ready for its first step."""
+    scheduler = scheduler_class(declaration.name)(**case.options)
+    scheduler.set_timesteps(**case.set_timesteps)
+    if case.begin:
+        scheduler.set_begin_index(begin_index(scheduler, case))
+    return scheduler
+
+
+def run_theirs(declaration: Declaration, case: Case) -> Trajectory:
+    """The whole run in diffusers; the schedule with `CorrectRounding`, the steps as they are.
+
+    `rescale_betas_zero_snr` subtracts nearly equal roots: there the last bits of torch's own square roots, which no
+    two machines share, grow to 4e-4 of a sigma.
+    """
+    scheduler = plan_theirs(declaration, case)
+    channels = declaration.output_channels(case)
+    arguments = dict(case.step)
+    if "generator" in inspect.signature(scheduler.step).parameters:
+        arguments["generator"] = torch.Generator().manual_seed(SEED)
+
+    def net(sample: torch.Tensor, timestep: Any) -> torch.Tensor:
+        return torch.from_numpy(model(sample.numpy(), float(timestep), channels))
+
+    sample = torch.from_numpy(start(case.batch)) * scheduler.init_noise_sigma
+    return _follow(declaration, case, scheduler, sample, net, arguments)
+
+
+def run_ours(declaration: Declaration, case: Case) -> Trajectory:
+    """The whole run here."""
+    scheduler = plan_ours(declaration, case)
+    channels = declaration.output_channels(case)
+    arguments = dict(case.step)
+    if "generator" in inspect.signature(scheduler.step).parameters:
+        arguments["generator"] = TorchCpuGenerator(SEED)
+
+    def net(sample: np.ndarray, timestep: Any) -> np.ndarray:
+        assert sample.dtype == np.float32, "a coefficient widened the sample"
+        return model(sample, float(timestep), channels)
+
+    sample = start(case.batch) * scheduler.init_noise_sigma
+    return _follow(declaration, case, scheduler, sample, net, arguments)
+
+
+def _follow(
+    declaration: Declaration, case: Case, scheduler: Any, sample: Any, net: Any, arguments: dict[str, Any]
+) -> Trajectory:
+    first = begin_index(scheduler, case)
+    sigmas = getattr(scheduler, "sigmas", None)
+    trajectory = Trajectory(
+        scheduler=scheduler,
+        timesteps=np.asarray(scheduler.timesteps),
+        sigmas=None if sigmas is None else np.asarray(sigmas),
+        init_noise_sigma=float(scheduler.init_noise_sigma),
+        samples=[],
+        predicted=[],
+        peaks=[],
+    )
+    peak = float(np.abs(np.asarray(sample)).max())
+    loop = declaration.loop or usual_loop
+    for result in loop(scheduler, sample, net, arguments, first):
+        trajectory.samples.append(np.asarray(result.prev_sample))
+        trajectory.peaks.append(peak)
+        peak = max(peak, float(np.abs(trajectory.samples[-1]).max()))
+        predicted = getattr(result, "pred_original_sample", None)
+        trajectory.predicted.append(None if predicted is None else np.asarray(predicted))
+    return trajectory
+
+
+def usual_loop(scheduler: Any, sample: Any, net: Any, arguments: dict[str, Any], first: int) -> Iterator[Any]:
+    """The sampling loop of every diffusers pipeline; yields each step's result."""
+    scales = hasattr(scheduler, "scale_model_input")  # the flow matching classes of diffusers have none
+    for timestep in scheduler.timesteps[first:]:
+        fed = scheduler.scale_model_input(sample, timestep) if scales else sample
+        result = scheduler.step(net(fed, timestep), timestep, sample, **arguments)
+        sample = result.prev_sample
+        yield result
+
+
+def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Largest difference over the largest magnitude of the reference, at least one."""
+    return error_beyond(ours, theirs, 0.0)
+
+
+def error_beyond(ours: np.ndarray, theirs: np.ndarray, allowance: float) -> float:
+    """The same after taking an absolute allowance off the difference."""
+    difference = float(np.max(np.abs(ours - theirs)))
+    return max(0.0, difference - allowance) / max(1.0, float(np.max(np.abs(theirs))))
+
+
+def ulp_distance(ours: np.ndarray, theirs: np.ndarray) -> int:
+    """Largest distance of two float32 arrays in units in the last place."""
+    a, b = (np.asarray(x, dtype=np.float32).view(np.int32).astype(np.int64) for x in (ours, theirs))
+    return int(np.max(np.abs(a - b), initial=0))

@@ -1,0 +1,67 @@
+"""Whole runs against diffusers: timesteps and sigmas exactly, and the sample after every step."""
+
+import numpy as np
+import pytest
+from scheduler_harness.side_by_side import (
+    error_beyond,
+    make_theirs,
+    plan_ours,
+    plan_theirs,
+    run_ours,
+    run_theirs,
+    ulp_distance,
+)
+
+EPS = float(np.finfo(np.float32).eps)
+
+
+def test_schedule_is_exactly_that_of_diffusers(declaration, case):
+    """Bit for bit, once torch's elementary functions are rounded correctly; `CorrectRounding` says why."""
+    ours = plan_ours(declaration, case)
+    theirs = plan_theirs(declaration, case)
+    _same_schedule(ours, theirs, declaration.max_sigma_ulp)
+
+
+def _same_schedule(ours, theirs, max_ulp):
+    timesteps = np.asarray(theirs.timesteps)
+    assert ours.timesteps.dtype == timesteps.dtype
+    np.testing.assert_array_equal(ours.timesteps, timesteps)
+    if getattr(theirs, "sigmas", None) is not None:
+        sigmas = np.asarray(theirs.sigmas)
+        assert ours.sigmas.dtype == sigmas.dtype
+        assert ours.sigmas.shape == sigmas.shape
+        assert ulp_distance(ours.sigmas, sigmas) <= max_ulp
+    assert ours.init_noise_sigma == pytest.approx(float(theirs.init_noise_sigma), rel=3e-7)
+
+
+def test_schedule_is_that_of_diffusers_as_installed(declaration, case):
+    """Without `CorrectRounding`: within some units in the last place.
+
+    `rescale_betas_zero_snr` subtracts nearly equal square roots, which magnifies their last bits.
+    """
+    growth = 1e4 if case.options.get("rescale_betas_zero_snr") else 1.0
+    ours, theirs = plan_ours(declaration, case), make_theirs(declaration.name, case.options)
+    theirs.set_timesteps(**case.set_timesteps)
+    np.testing.assert_allclose(ours.timesteps, np.asarray(theirs.timesteps), rtol=1e-5, atol=1e-3 * growth)
+    if getattr(theirs, "sigmas", None) is not None:
+        np.testing.assert_allclose(ours.sigmas, np.asarray(theirs.sigmas), rtol=2e-6 * growth, atol=1e-7)
+
+
+def test_every_step_is_that_of_diffusers(declaration, case):
+    """Unchanged diffusers; the same model and the same noise, each library following its own samples.
+
+    Tolerance: diffusers computes coefficients in float32, with differences of nearly equal numbers among them; after
+    50 steps of a model whose slope is near one, 1e-4 of the sample's magnitude is what is left of that. Where sigma
+    starts in the thousands, it also subtracts samples of that size, which leaves their rounding in all that follows:
+    some units in the last place of the largest sample so far.
+    """
+    theirs, ours = run_theirs(declaration, case), run_ours(declaration, case)
+    assert len(ours.samples) == len(theirs.samples) > 0
+    for i, (got, expected) in enumerate(zip(ours.samples, theirs.samples, strict=True)):
+        assert np.isfinite(expected).all(), "the declaration's keep() lets a case through that diffusers cannot run"
+        assert got.dtype == np.float32
+        rounding = 16 * EPS * theirs.peaks[i]
+        assert error_beyond(got, expected, rounding) <= declaration.tolerance, f"sample after step {i}"
+        if theirs.predicted[i] is not None:
+            error = error_beyond(ours.predicted[i], theirs.predicted[i], rounding)
+            assert error <= declaration.tolerance, f"x0 at step {i}"
