@@ -1,0 +1,246 @@
+"""Runs a benchmark: load, first picture, warm-ups, then rounds in which the contenders take turns."""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+import diffoundry
+from diffoundry.runtime.bench.bundle_contender import BundleContender
+from diffoundry.runtime.bench.contender import Contender, Load, Painting
+from diffoundry.runtime.bench.machine import machine_facts
+from diffoundry.runtime.bench.report import (
+    SCHEMA_VERSION,
+    BenchReport,
+    ContenderReport,
+    Distance,
+    Measured,
+    Work,
+    distance_of,
+    relative_of,
+    summarize,
+)
+from diffoundry.runtime.bench.request import BenchRequest
+from diffoundry.runtime.engine import EngineOptions
+from diffoundry.runtime.errors import DiffoundryError
+
+__all__ = ["Comparison", "Progress", "bench", "compare"]
+
+FloatArray = npt.NDArray[np.float32]
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what begins now, units done, units in all)."""
+
+_PAUSE = 0.1
+"""Seconds of rest before each turn, because the threads of whoever was last spin for a while before they sleep."""
+
+_PATIENCE = 20.0
+"""Whoever takes this many times as long as ours is measured once."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """A report, and the pictures that belong to it.
+
+    Attributes:
+        report: The figures.
+        pictures: Contender's name to its picture, float32 (height, width, 3) in 0..1, of those that could paint.
+    """
+
+    report: BenchReport
+    pictures: Mapping[str, FloatArray]
+
+
+class _Turn:
+    """One contender on its way through the benchmark."""
+
+    def __init__(self, contender: Contender) -> None:
+        self.contender = contender
+        self.load: Load | None = None
+        self.first: Painting | None = None
+        self.paintings: list[Painting] = []
+        self.facts: Mapping[str, str] = {}
+        self.peak_rss: int | None = None
+        self.notes: list[str] = []
+        self.failure: str | None = None
+
+    def begin(self) -> None:
+        self.load = self.contender.load()
+        self.facts = self.contender.facts()
+
+    def paint_first(self) -> None:
+        self.first = self.contender.paint()
+
+    def warm_up(self) -> None:
+        self.contender.paint()
+
+    def paint(self, ours: "_Turn") -> None:
+        if not self._out_of_patience(ours):
+            self.paintings.append(self.contender.paint())
+
+    def end(self) -> None:
+        self.peak_rss = self.contender.peak_rss()
+
+    def _out_of_patience(self, ours: "_Turn") -> bool:
+        """Whether this is a rival so slow that one measurement says enough; noted the first time."""
+        if not self.paintings or self.paintings[0].seconds <= _PATIENCE * ours.paintings[0].seconds:
+            return False
+        if not self.notes:
+            self.notes.append(f"measured once: it takes more than {_PATIENCE:g} times as long as {ours.contender.name}")
+        return True
+
+
+def bench(
+    bundle: str | os.PathLike[str],
+    request: BenchRequest | None = None,
+    *,
+    target: str | None = None,
+    precision: str | None = None,
+    options: EngineOptions | None = None,
+    progress: Progress | None = None,
+) -> BenchReport:
+    """Measure a bundle on this machine. Needs the runtime and the bundle's engine, nothing else.
+
+    Args:
+        bundle: The bundle's folder.
+        request: What to paint and how often.
+        target: Which target's engines, or None for the first that can run here.
+        precision: Which precision, or None for the first in the bundle.
+        options: Device and threads.
+        progress: Told what begins.
+
+    Raises:
+        BundleError: As `pipelines.load`.
+        InputError: The request does not fit the bundle.
+        EngineError: An engine cannot be opened, or failed.
+    """
+    request = request or BenchRequest()
+    ours = BundleContender(bundle, request, target=target, precision=precision, options=options)
+    return compare(ours, (), request, progress=progress).report
+
+
+def compare(
+    ours: BundleContender, rivals: Sequence[Contender], request: BenchRequest, *, progress: Progress | None = None
+) -> Comparison:
+    """Measure a bundle and others at the same work in one run, taking turns so that noise hits all alike.
+
+    A rival that fails is reported with its reason and does not stop the others. All are closed at the end.
+
+    Raises:
+        DiffoundryError: Ours failed; see `bench`.
+    """
+    machine = machine_facts()
+    turns = [_Turn(contender) for contender in (ours, *rivals)]
+    try:
+        _run(turns, request, progress or (lambda _what, _done, _total: None))
+        reports = [_report(turn, turns) for turn in turns]
+        work = _work(ours, turns[0], request)
+    finally:
+        for turn in turns:
+            turn.contender.close()
+    bundle = ours.pipeline.components.bundle
+    report = BenchReport(
+        schema_version=SCHEMA_VERSION,
+        diffoundry=diffoundry.__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        bundle=bundle.root.resolve().name,
+        model=bundle.manifest.recipe.model if bundle.manifest else None,
+        machine=machine,
+        work=work,
+        contenders=tuple(reports),
+    )
+    return Comparison(
+        report=report,
+        pictures={turn.contender.name: turn.paintings[-1].picture[0] for turn in turns if not turn.failure},
+    )
+
+
+def _run(turns: Sequence[_Turn], request: BenchRequest, tell: Progress) -> None:
+    acts = list(_acts(turns, request))
+    for index, (turn, what, act) in enumerate(acts):
+        tell(f"{turn.contender.name}: {what}", index, len(acts))
+        if turn.failure:
+            continue
+        if len(turns) > 1:
+            time.sleep(_PAUSE)
+        try:
+            act()
+        except DiffoundryError as error:
+            if turn is turns[0]:
+                raise
+            turn.failure = str(error)
+    tell("done", len(acts), len(acts))
+
+
+def _acts(turns: Sequence[_Turn], request: BenchRequest) -> Iterator[tuple[_Turn, str, Callable[[], None]]]:
+    """Everything that is done, in order: whose turn, what it is, the deed."""
+    for turn in turns:
+        yield turn, "loading", turn.begin
+        yield turn, "first picture", turn.paint_first
+    for index in range(request.warmups):
+        for turn in _rotated(turns, index):
+            yield turn, f"warm-up {index + 1} of {request.warmups}", turn.warm_up
+    for index in range(request.repeats):
+        for turn in _rotated(turns, index):
+            yield turn, f"picture {index + 1} of {request.repeats}", partial(turn.paint, turns[0])
+    for turn in turns:
+        yield turn, "end", turn.end
+
+
+def _rotated(turns: Sequence[_Turn], index: int) -> list[_Turn]:
+    """Everybody once, each round another one first: so nobody always follows the same neighbour."""
+    start = index % len(turns)
+    return [*turns[start:], *turns[:start]]
+
+
+def _report(turn: _Turn, turns: Sequence[_Turn]) -> ContenderReport:
+    return ContenderReport(
+        name=turn.contender.name,
+        reference=turn.contender.reference,
+        facts=turn.facts,
+        notes=tuple(turn.notes),
+        failure=turn.failure,
+        measured=None if turn.failure else _measured(turn, turns),
+    )
+
+
+def _measured(turn: _Turn, turns: Sequence[_Turn]) -> Measured:
+    assert turn.load is not None
+    assert turn.first is not None
+    ours = turns[0]
+    return summarize(
+        turn.paintings,
+        load=turn.load,
+        first_picture=turn.first.seconds,
+        peak_rss=turn.peak_rss,
+        distance=_distance(turn, turns),
+        relative=None if turn is ours else relative_of(turn.paintings, ours.paintings),
+    )
+
+
+def _distance(turn: _Turn, turns: Sequence[_Turn]) -> Distance | None:
+    references = [other for other in turns if other.contender.reference and not other.failure]
+    if not references or turn is references[0]:
+        return None
+    return distance_of(turn.paintings[-1].picture, references[0].paintings[-1].picture)
+
+
+def _work(ours: BundleContender, turn: _Turn, request: BenchRequest) -> Work:
+    _, height, width, _ = turn.paintings[-1].picture.shape
+    return Work(
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        steps=request.steps,
+        guidance_scale=request.guidance_scale,
+        scheduler=str(ours.pipeline.scheduler_config["_class_name"]),
+        seed=request.seed,
+        height=height,
+        width=width,
+        warmups=request.warmups,
+        repeats=request.repeats,
+    )

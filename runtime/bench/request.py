@@ -1,0 +1,55 @@
+"""What is to be measured: one picture, painted again and again."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from diffoundry.runtime.errors import InputError
+
+__all__ = ["BenchRequest"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchRequest:
+    """One picture and how often it is painted. The picture's fields are those of `pipelines.request.Request`.
+
+    Attributes:
+        prompt: The prompt.
+        negative_prompt: What the picture should not show.
+        steps: Steps of the scheduler.
+        height: Pixels; None takes the checkpoint's own size.
+        width: Pixels; None takes the checkpoint's own size.
+        guidance_scale: 1 or less runs without guidance, at half the cost.
+        seed: Seed of torch's CPU generator.
+        warmups: Pictures painted and dropped after the first one, before anything warm is measured.
+        repeats: Pictures measured.
+    """
+
+    prompt: str = "red apple"
+    negative_prompt: str | None = None
+    steps: int = 20
+    height: int | None = None
+    width: int | None = None
+    guidance_scale: float = 7.5
+    seed: int = 0
+    warmups: int = 1
+    repeats: int = 5
+
+    def __post_init__(self) -> None:
+        """Check how often; the pipeline checks the rest before it paints.
+
+        Raises:
+            InputError: Not a single measured picture, or a negative count.
+        """
+        for name, least in (("repeats", 1), ("warmups", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name}: got {getattr(self, name)}, expected at least {least}")
+
+    def picture_arguments(self) -> dict[str, Any]:
+        """The arguments of the pipeline's call, without prompt and seed, as diffusers names them too."""
+        return {
+            "negative_prompt": self.negative_prompt,
+            "num_inference_steps": self.steps,
+            "height": self.height,
+            "width": self.width,
+            "guidance_scale": self.guidance_scale,
+        }

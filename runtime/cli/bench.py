@@ -1,0 +1,96 @@
+"""`diffoundry bench`: measures a bundle, alone or beside PyTorch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from diffoundry.runtime.bench import BenchRequest, Contender, compare
+from diffoundry.runtime.bench.bundle_contender import BundleContender
+from diffoundry.runtime.bench.measure import Comparison
+from diffoundry.runtime.bench.report import BenchReport
+from diffoundry.runtime.cli.bench_page import bench_sections
+from diffoundry.runtime.cli.bench_view import figure_grid, machine_words, remarks, work_words
+from diffoundry.runtime.cli.console import bar, out, print_json, remark
+from diffoundry.runtime.cli.options import bundle_argument, engine_options, json_option, take_engine_options
+from diffoundry.runtime.cli.report import require_report, write_report
+from diffoundry.runtime.engine import EngineOptions
+from diffoundry.runtime.plugins import resolve
+from diffoundry.runtime.records import to_json
+
+__all__ = ["command"]
+
+_TORCH = "diffoundry.exporter.torch_baseline:torch_contenders"
+
+
+@click.command("bench")
+@bundle_argument
+@click.option("--prompt", help="What to paint.  [default: red apple]")
+@click.option("--negative", "negative_prompt", help="What the picture should not show.")
+@click.option("--steps", type=int, help="Steps of the scheduler.  [default: 20]")
+@click.option("--guidance-scale", type=float, help="1 or less runs without guidance.  [default: 7.5]")
+@click.option("--height", type=int, help="Pixels.  [default: the checkpoint's own]")
+@click.option("--width", type=int, help="Pixels.  [default: the checkpoint's own]")
+@click.option("--seed", type=int, help="Seed of torch's CPU generator.  [default: 0]")
+@click.option("--warmups", type=int, help="Pictures dropped after the first.  [default: 1]")
+@click.option("--repeats", type=int, help="Pictures measured.  [default: 5]")
+@click.option(
+    "--against",
+    multiple=True,
+    metavar="WHAT",
+    help="Also measure the checkpoint in PyTorch, in turns with the bundle: torch, or one of torch-fp32, torch-bf16, "
+    "torch-compile. May be given several times.",
+)
+@click.option("--html", type=click.Path(path_type=Path), help="Also write a report to this file.")
+@engine_options
+@json_option
+def command(bundle: Path, *, against: Sequence[str], html: Path | None, as_json: bool, **values: Any) -> None:
+    """Measure the bundle DIR on this machine: load, first picture, steps, components, memory."""
+    if html is not None:
+        require_report()
+    engine = take_engine_options(values)
+    request = BenchRequest(**{key: value for key, value in values.items() if value is not None})
+    ours = BundleContender(bundle, request, **engine)
+    comparison = _compare(ours, _rivals(bundle, request, against, engine["options"]), request)
+    if html is not None:
+        write_report(html, f"{comparison.report.bundle}: benchmark", bench_sections(comparison))
+        remark(f"report written to {html}")
+    if as_json:
+        print_json(to_json(comparison.report))
+    else:
+        _print(comparison.report)
+
+
+def _rivals(bundle: Path, request: BenchRequest, against: Sequence[str], options: EngineOptions) -> list[Contender]:
+    if not against:
+        return []
+    rivals: list[Contender] = resolve(_TORCH)(bundle, request, against, threads=options.threads)
+    return rivals
+
+
+def _compare(ours: BundleContender, rivals: Sequence[Contender], request: BenchRequest) -> Comparison:
+    with bar() as progress:
+        task = progress.add_task("starting", total=None)
+        return compare(
+            ours,
+            rivals,
+            request,
+            progress=lambda what, done, total: progress.update(task, description=what, completed=done, total=total),
+        )
+
+
+def _print(report: BenchReport) -> None:
+    grid = figure_grid(report)
+    table = Table(*grid.columns)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in grid.rows:
+        table.add_row(*row)
+    for words in (work_words(report), machine_words(report)):
+        for name, value in words.items():
+            out.print(f"{name:<13} {value}", markup=False)
+    out.print(table)
+    for line in remarks(report.contenders):
+        remark(line)

@@ -1,0 +1,143 @@
+"""A benchmark's report in words and rows, for the terminal and for HTML alike."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from diffoundry.runtime.bench.report import BenchReport, ContenderReport, Distance, Measured
+from diffoundry.runtime.bench.spread import Ratio, Spread
+from diffoundry.runtime.cli.console import size_text
+
+__all__ = [
+    "Grid",
+    "contender_grid",
+    "distance_words",
+    "duration",
+    "figure_grid",
+    "machine_words",
+    "remarks",
+    "work_words",
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grid:
+    """A table of words.
+
+    Attributes:
+        columns: Heads.
+        rows: As many cells each; the first names the row.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def figure_grid(report: BenchReport) -> Grid:
+    """One column a contender, one row a figure; rows that nobody has are left out."""
+    measured = [contender.measured for contender in report.contenders]
+    names = list(dict.fromkeys(name for one in measured if one for name in one.components))
+    figures: list[tuple[str, Callable[[Measured], str]]] = [
+        ("load", lambda m: duration(m.load.total)),
+        ("first picture, cold", lambda m: duration(m.first_picture)),
+        ("picture, warm", lambda m: _spread(m.picture)),
+        ("  outside the engines", lambda m: _spread(m.picture_outside)),
+        ("step", lambda m: _spread(m.step.seconds)),
+        ("  inside the engines", lambda m: _spread(m.step.inside)),
+        ("  outside the engines", lambda m: f"{_spread(m.step.outside)}, {m.step.outside_share:.1%}"),
+        *((f"{name}, one call", lambda m, name=name: _component(m, name)) for name in names),
+        ("pictures a minute", lambda m: f"{m.pictures_per_minute:.3g}"),
+        ("peak memory", lambda m: size_text(m.peak_rss) if m.peak_rss else "–"),
+        ("picture, times ours", lambda m: _ratio(m.relative.picture) if m.relative else "–"),
+        ("step, times ours", lambda m: _ratio(m.relative.step) if m.relative else "–"),
+        ("PSNR to the reference", lambda m: distance_words(m.distance)),
+    ]
+    rows = [[label, *(show(m) if m else "–" for m in measured)] for label, show in figures]
+    return Grid(
+        columns=["", *(contender.name for contender in report.contenders)],
+        rows=[row for row in rows if any(cell != "–" for cell in row[1:])],
+    )
+
+
+def contender_grid(report: BenchReport) -> Grid:
+    """One row a contender: what it is."""
+    keys = list(dict.fromkeys(key for contender in report.contenders for key in contender.facts))
+    rows = [[contender.name, *(contender.facts.get(key, "–") for key in keys)] for contender in report.contenders]
+    return Grid(columns=["contender", *keys], rows=rows)
+
+
+def work_words(report: BenchReport) -> dict[str, str]:
+    """What everybody did, as names and values."""
+    work = report.work
+    guided = "without guidance" if work.guidance_scale <= 1 else f"guidance {work.guidance_scale:g}"
+    return {
+        "bundle": report.bundle + (f", model {report.model}" if report.model else ""),
+        "prompt": repr(work.prompt) + (f", not {work.negative_prompt!r}" if work.negative_prompt else ""),
+        "picture": f"{work.width} x {work.height} pixels, {work.steps} steps of {work.scheduler}, {guided}",
+        "seed": str(work.seed),
+        "rounds": f"{work.repeats} pictures each, in turns, after the first and {work.warmups} to warm up",
+    }
+
+
+def machine_words(report: BenchReport) -> dict[str, str]:
+    """Where and when it was measured, as names and values."""
+    machine = report.machine
+    libraries = {"diffoundry": report.diffoundry, **machine.libraries}
+    words = {
+        "processor": f"{machine.cpu}, {machine.cores} cores for this process",
+        "instructions": ", ".join(machine.features) or "not told by the system",
+        "memory": size_text(machine.memory) if machine.memory else "not told by the system",
+        "system": f"{machine.system}, Python {machine.python}",
+        "libraries": ", ".join(f"{name} {version}" for name, version in libraries.items()),
+        "date": report.created,
+    }
+    if machine.load_average is not None:
+        words["load before"] = f"{machine.load_average:.2f} processes running on average"
+    return words
+
+
+def remarks(contenders: Sequence[ContenderReport]) -> list[str]:
+    """What must be said in words: failures, notes, broken pictures."""
+    lines = []
+    for contender in contenders:
+        if contender.failure:
+            lines.append(f"{contender.name}: not measured: {contender.failure}")
+        lines += [f"{contender.name}: {note}" for note in contender.notes]
+        if contender.measured and contender.measured.picture_fault:
+            lines.append(f"{contender.name}: {contender.measured.picture_fault}")
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """Three digits and a unit: 12.3 ms, 1.23 s."""
+    for unit, scale in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= 0.9995 * scale:
+            return f"{_three_digits(seconds / scale)} {unit}"
+    return f"{_three_digits(seconds / 1e-6)} µs"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
+
+
+def _spread(spread: Spread) -> str:
+    """Median, and the 10th and 90th percentile where there are any."""
+    if spread.count == 1:
+        return duration(spread.median)
+    return f"{duration(spread.median)} ({duration(spread.p10)} – {duration(spread.p90)})"
+
+
+def _component(measured: Measured, name: str) -> str:
+    return _spread(measured.components[name].seconds) if name in measured.components else "–"
+
+
+def _ratio(ratio: Ratio) -> str:
+    return f"{ratio.of_medians:.2f} x ({ratio.p10:.2f} – {ratio.p90:.2f})"
+
+
+def distance_words(distance: Distance | None) -> str:
+    """How far a picture is from the reference's, in words."""
+    if distance is None:
+        return "–"
+    if distance.psnr is None:
+        return "not a number" if distance.max_abs is None else "identical"
+    return f"{distance.psnr:.1f} dB"
