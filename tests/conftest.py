@@ -1,12 +1,15 @@
-"""Fixtures for all tests: tiny random checkpoints, made once a session."""
+"""Fixtures for all tests: tiny random checkpoints and the bundles made of them, each made once a session."""
 
+import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 _EMOJI = Path(__file__).parents[1] / "models/emoji"
 
@@ -87,15 +90,49 @@ def _write_tiny_sd(folder: Path, variant: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_sd_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all test processes of a session see; take a `FileLock` to make something in it."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def tiny_sd_checkpoint(shared_folder: Path) -> Callable[[str], Path]:
     """Factory: the folder of a tiny random checkpoint, "sd1" (default) or "sd2"; shared, so never write into it."""
-    made: dict[str, Path] = {}
 
     def make(variant: str = "sd1") -> Path:
-        if variant not in made:
-            folder = tmp_path_factory.mktemp("checkpoint") / f"tiny-{variant}"
-            _write_tiny_sd(folder, variant)
-            made[variant] = folder
-        return made[variant]
+        folder = shared_folder / f"tiny-{variant}"
+        with FileLock(shared_folder / f"tiny-{variant}.lock"):
+            if not (folder / "model_index.json").is_file():
+                _write_tiny_sd(folder, variant)
+        return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def exported(shared_folder: Path) -> Callable[..., Path]:
+    """Factory: the bundle of a model for ONNX Runtime, made once; shared, so copy it before changing it.
+
+    `exported("emoji")`, `exported(folder, precision="fp16", dims={"batch": DimSpec(min=2, max=2)})`.
+    """
+
+    def make(model: str | Path, **request: Any) -> Path:
+        from diffoundry.exporter.build import ExportRequest, build
+        from diffoundry.exporter.checkpoint import open_checkpoint
+
+        key = hashlib.sha256(repr((str(model), sorted(request.items()))).encode()).hexdigest()[:12]
+        bundle = shared_folder / f"{Path(model).name}-{key}.bundle"
+        with FileLock(shared_folder / f"{bundle.name}.lock"):
+            if not bundle.is_dir():
+                asked = ExportRequest(target="onnxruntime", **request)
+                build(open_checkpoint(str(model)), asked, bundle, lambda *_: None)
+        return bundle
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def emoji_bundle(exported: Callable[..., Path]) -> Path:
+    """The embedded model for ONNX Runtime in fp32; shared, so copy it before changing it."""
+    return exported("emoji")
