@@ -1,0 +1,209 @@
+"""Score an emoji checkpoint: does it paint what the prompt names, and how closely?
+
+    python models/emoji/score.py                                # the shipped weights
+    python models/emoji/score.py my-emoji --json --grid grid.png
+
+For every label the pipeline paints "a {label}" from one seed. Named: the nearest of all training pictures (mean
+squared error at 32 x 32) is the label's own. Works with any checkpoint in diffusers' layout; labels come from its
+captions.json, or from the shipped one where it has none.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffoundry.models.emoji.training.command import add_shared, report, run
+from diffoundry.runtime.errors import CheckpointError, InputError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["main", "nearest", "paint", "reconstruction_psnr", "score"]
+
+_HERE = Path(__file__).resolve().parent
+_COMPARED = 32
+_COLUMNS = 16
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command. Returns the exit code."""
+    return run("Scoring", _score, _parser().parse_args(arguments))
+
+
+def paint(pipeline: Any, prompts: Sequence[str], options: argparse.Namespace) -> "torch.Tensor":
+    """Paint every prompt from the same seed, so that the batch size changes nothing.
+
+    Args:
+        pipeline: a diffusers pipeline.
+        prompts: N of them.
+        options: `guidance`, `steps`, `seed` and `batch`.
+
+    Returns:
+        float32 (N, 3, H, W), -1 to 1.
+    """
+    import torch
+
+    painted = []
+    for start in range(0, len(prompts), options.batch):
+        part = list(prompts[start : start + options.batch])
+        generators = [torch.Generator().manual_seed(options.seed) for _ in part]
+        output = pipeline(
+            part,
+            num_inference_steps=options.steps,
+            guidance_scale=options.guidance,
+            generator=generators,
+            output_type="pt",
+        )
+        painted.append(output.images.float().cpu() * 2 - 1)
+        report(f"painted {start + len(part)} of {len(prompts)}")
+    return torch.cat(painted)
+
+
+def nearest(painted: "torch.Tensor", known: "torch.Tensor") -> "torch.Tensor":
+    """Mean squared error between every painted and every known picture, both averaged down to 32 x 32.
+
+    Args:
+        painted: float32 (N, 3, H, W), -1 to 1.
+        known: float32 (M, 3, h, w), -1 to 1.
+
+    Returns:
+        float32 (N, M).
+    """
+    import torch
+    from torch.nn import functional
+
+    left, right = (
+        functional.interpolate(part, size=(_COMPARED, _COMPARED), mode="area").flatten(1) for part in (painted, known)
+    )
+    # Row by row: cdist's expansion of the square loses the small distances that matter here.
+    return torch.stack([(right - row).square().mean(dim=1) for row in left])
+
+
+def score(distances: "torch.Tensor", wanted: Sequence[int], labels: Sequence[str]) -> dict[str, Any]:
+    """What the distances say.
+
+    Args:
+        distances: float32 (N, M), from `nearest`.
+        wanted: of each painted picture, the index of the known one that its prompt names.
+        labels: of the M known pictures.
+    """
+    import torch
+
+    rows = torch.arange(len(wanted))
+    own = distances[rows, torch.tensor(wanted)]
+    named = distances.argmin(dim=1).tolist()
+    pairs = list(zip(wanted, named, own.tolist(), strict=True))
+    hits = sum(want == got for want, got, _ in pairs)
+    worst = sorted(pairs, key=lambda pair: -pair[2])[:5]
+    return {
+        "labels": len(wanted),
+        "top1_percent": round(100 * hits / len(wanted), 2),
+        "mse": round(float(own.mean()), 5),
+        "missed": [{"label": labels[want], "nearest": labels[got]} for want, got, _ in pairs if want != got],
+        "worst": [{"label": labels[want], "mse": round(error, 5)} for want, _, error in worst],
+    }
+
+
+def reconstruction_psnr(vae: Any, pictures: "torch.Tensor") -> float:
+    """Peak signal-to-noise ratio, in dB, of pictures through the autoencoder: of the mean squared error over all.
+
+    Args:
+        vae: diffusers' AutoencoderKL; its latents' mean is decoded.
+        pictures: float32 (N, 3, H, W), -1 to 1, so the peak is 2.
+    """
+    import torch
+
+    total = 0.0
+    with torch.no_grad():
+        for part in torch.split(pictures, 32):
+            latents = vae.encode(part.to(vae.device)).latent_dist.mean
+            output = vae.decode(latents).sample.clamp(-1, 1).cpu()
+            total += float((output - part).square().sum())
+    return 10 * float(torch.log10(torch.tensor(4 * pictures.numel() / total)))
+
+
+def _score(options: argparse.Namespace) -> None:
+    import torch
+
+    from diffoundry.models.emoji.training import data
+
+    pipeline = _open(options.model, options.device)
+    own = options.model / "captions.json"
+    labels = data.read_labels(own if own.is_file() else _HERE / "captions.json")
+    unknown = [label for label in options.only or () if label not in labels]
+    if unknown:
+        raise InputError(f"--only {unknown[0]}: not among the {len(labels)} labels of {options.model}.")
+    pictures = data.pictures(data.select(data.load_emoji(options.data), labels))
+    chosen = options.only or labels
+    wanted = [labels.index(label) for label in chosen]
+    painted = paint(pipeline, [f"a {label}" for label in chosen], options)
+    if options.grid:
+        _write_grid(painted, options.grid)
+    settings = {name: getattr(options, name) for name in ("guidance", "steps", "seed")}
+    result = {
+        "model": str(options.model),
+        "scheduler": type(pipeline.scheduler).__name__,
+        "torch": torch.__version__,
+        **settings,
+        **score(nearest(painted, pictures), wanted, labels),
+        "vae_psnr_db": round(reconstruction_psnr(pipeline.vae, pictures), 2),
+    }
+    if options.json:
+        print(json.dumps(result, indent=2))
+    else:
+        _show(result)
+
+
+def _show(result: dict[str, Any]) -> None:
+    for name in ("labels", "top1_percent", "mse", "vae_psnr_db"):
+        print(f"{name:14}{result[name]}")
+    for miss in result["missed"]:
+        print(f"missed        {miss['label']}: painted as {miss['nearest']}")
+
+
+def _open(model: Path, device: str) -> Any:
+    import torch
+    from diffusers import DiffusionPipeline
+
+    if not (model / "model_index.json").is_file():
+        raise CheckpointError(f"{model} is not a checkpoint folder: it has no model_index.json.")
+    pipeline = DiffusionPipeline.from_pretrained(model, use_safetensors=True, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device=device, dtype=torch.float32)
+
+
+def _write_grid(painted: "torch.Tensor", file: Path) -> None:
+    import torch
+    from PIL import Image
+
+    rows = -(-len(painted) // _COLUMNS)
+    _, channels, height, width = painted.shape
+    sheet = torch.ones((rows * _COLUMNS, channels, height, width))
+    sheet[: len(painted)] = painted
+    sheet = sheet.view(rows, _COLUMNS, channels, height, width).permute(0, 3, 1, 4, 2)
+    values = ((sheet + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    Image.fromarray(values.reshape(rows * height, _COLUMNS * width, channels).numpy()).save(file)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("model", type=Path, nargs="?", default=_HERE, help="checkpoint folder (default: the shipped weights)")
+    add_shared(parser)
+    add("--only", nargs="+", metavar="LABEL", help="paint these labels; default: all")
+    add("--guidance", type=float, default=4.0)
+    add("--steps", type=int, default=25)
+    add("--seed", type=int, default=0)
+    add("--batch", type=int, default=32, help="prompts at once (default: %(default)s)")
+    add("--json", action="store_true", help="print the score as JSON")
+    add("--grid", type=Path, metavar="FILE", help="write the painted pictures as one sheet, 16 in a row")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

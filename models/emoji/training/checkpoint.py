@@ -1,0 +1,120 @@
+"""What training leaves on disk: checkpoints to resume from, and components in diffusers' layout."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from safetensors.torch import load_file
+
+from diffoundry.runtime.errors import CheckpointError
+
+__all__ = ["FORMAT", "SHIPPED", "load_network", "load_state", "prepare_folder", "save_state", "write_component"]
+
+FORMAT = 1
+SHIPPED = Path(__file__).resolve().parent.parent
+_COMPONENTS = ("tokenizer", "text_encoder", "unet", "vae")
+_SHARED = ("model_index.json", "scheduler/scheduler_config.json")
+
+
+_Network = TypeVar("_Network")
+
+
+class _Savable(Protocol):
+    def save_pretrained(self, folder: Path) -> object: ...
+
+
+def save_state(state: dict[str, Any], file: Path) -> None:
+    """Write a training state so that a kill at any moment leaves the old file or the new one, never a part."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    scratch = file.with_suffix(".tmp")
+    with scratch.open("wb") as handle:
+        torch.save({"format": FORMAT, **state}, handle)
+        handle.flush()
+        os.fsync(handle.fileno())
+    scratch.replace(file)
+
+
+def load_state(file: Path) -> dict[str, Any]:
+    """Read a training state; tensors and plain values only, no pickled code.
+
+    Raises:
+        CheckpointError: the file is damaged, holds code, or has another format version.
+    """
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        version = state["format"]
+    except Exception as error:
+        # torch raises whatever its zip reader or its unpickler finds wrong.
+        raise CheckpointError(
+            f"The training checkpoint {file} cannot be read ({type(error).__name__}). "
+            "It is damaged or not one of train.py; remove it to start the stage again."
+        ) from error
+    if version != FORMAT:
+        raise CheckpointError(
+            f"The training checkpoint {file} has format {version}, expected {FORMAT}. "
+            "Finish it with the version of train.py that wrote it, or remove it."
+        )
+    return dict(state)
+
+
+def load_network(kind: type[_Network], folder: Path) -> _Network:
+    """A network of diffusers from its component folder, in float32.
+
+    Unlike `from_pretrained`, nothing of where it lay goes into its config, and so into what is saved later.
+
+    Args:
+        kind: its class, such as `diffusers.AutoencoderKL`.
+        folder: holds `config.json` and `diffusion_pytorch_model.safetensors`.
+    """
+    maker: Any = kind
+    network = maker.from_config(maker.load_config(folder))
+    network.load_state_dict(load_file(folder / "diffusion_pytorch_model.safetensors"))
+    loaded: _Network = network
+    return loaded
+
+
+def write_component(component: _Savable, folder: Path) -> None:
+    """Save a component to its folder, whole: written beside it, then put in its place."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        fresh = Path(scratch) / "fresh"
+        component.save_pretrained(fresh)
+        for file in fresh.iterdir():
+            file.chmod(0o644)  # safetensors leaves files that only their owner may read
+        if folder.exists():
+            folder.rename(Path(scratch) / "old")
+        fresh.rename(folder)
+
+
+def prepare_folder(out: Path, init: Path | None) -> None:
+    """Make `out` a checkpoint folder: the wiring and scheduler, and from `init` every component it does not have.
+
+    Raises:
+        CheckpointError: `init` is not a checkpoint in diffusers' layout.
+    """
+    source = SHIPPED if init is None else init
+    lacking = [name for name in (*_SHARED, *(_COMPONENTS if init else ())) if not (source / name).exists()]
+    if lacking:
+        raise CheckpointError(
+            f"{source} lacks {', '.join(lacking)}. To start from weights, name a folder in diffusers' layout "
+            f"with model_index.json, scheduler, {', '.join(_COMPONENTS)}."
+        )
+    for name in _SHARED:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, out / name)
+    for name in _COMPONENTS if init else ():
+        if not (out / name).exists():
+            write_component(_Copy(source / name), out / name)
+
+
+class _Copy:
+    """A component that is saved by copying its files, permissions left behind."""
+
+    def __init__(self, source: Path) -> None:
+        self._source = source
+
+    def save_pretrained(self, folder: Path) -> None:
+        shutil.copytree(self._source, folder, copy_function=shutil.copyfile)

@@ -1,0 +1,64 @@
+"""What both commands do before and around their work."""
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from diffoundry.runtime.errors import DiffoundryError, InputError, MissingExtraError
+
+__all__ = ["add_shared", "report", "run"]
+
+_CACHE = Path.home() / ".cache" / "diffoundry" / "emoji"
+
+
+def add_shared(parser: argparse.ArgumentParser) -> None:
+    """The options that both commands have."""
+    parser.add_argument(
+        "--data", type=Path, default=_CACHE, help="where the npm packages are kept (default: %(default)s)"
+    )
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+
+
+def report(line: str) -> None:
+    """One line of progress, on standard error: results alone go to standard output."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def run(what: str, work: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
+    """Do the work behind the checks of what it needs; a user's error becomes one line.
+
+    Args:
+        what: names the work in the message about a missing package.
+        work: imports PyTorch only when called, so that `--help` neither needs it nor waits for it.
+        options: `device` among them.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        for module in ("torch", "diffusers", "transformers"):
+            if importlib.util.find_spec(module) is None:
+                raise MissingExtraError(what, module, "train")
+        _prepare(options.device)
+        work(options)
+    except DiffoundryError as error:
+        report(f"error: {error}")
+        return 1
+    except KeyboardInterrupt:
+        report("stopped")
+        return 130
+    return 0
+
+
+def _prepare(device: str) -> None:
+    import diffusers
+    import torch
+    import transformers
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: PyTorch finds no CUDA device here. Use --device cpu.")
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()

@@ -1,0 +1,151 @@
+"""Pictures and captions: the join of the two packages, and how one emoji becomes a picture and a sentence."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from diffoundry.models.emoji.training.fetch import LABELS, PICTURES, fetch
+from diffoundry.runtime.errors import CheckpointError, DiffoundryError
+
+__all__ = [
+    "SIZE",
+    "TEMPLATES",
+    "Emoji",
+    "base_emoji",
+    "draw_caption",
+    "load_emoji",
+    "picture",
+    "pictures",
+    "read_labels",
+    "select",
+    "write_captions",
+]
+
+SIZE = 64
+_INNER = 60  # a white frame of two pixels, so that a shift by one loses nothing
+
+TEMPLATES = ("a {}", "{}", "an emoji of {}", "{} emoji")
+_EMPTY = 0.10  # classifier-free guidance needs the empty caption: Ho and Salimans 2022, section 3.2
+_TAGS = 0.15
+_MOST_TAGS = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Emoji:
+    """One picture with its words.
+
+    Attributes:
+        label: in lower case, unique.
+        tags: emojibase's search words.
+        file: the picture.
+    """
+
+    label: str
+    tags: tuple[str, ...]
+    file: Path
+
+
+def load_emoji(folder: Path) -> list[Emoji]:
+    """All base emoji, their packages fetched to `folder` when they are not there yet."""
+    return base_emoji(fetch(PICTURES, folder) / "assets", fetch(LABELS, folder) / "en" / "data.json")
+
+
+def base_emoji(assets: Path, table: Path) -> list[Emoji]:
+    """The emoji of one code point that have a picture, in the table's order.
+
+    One code point: this leaves out flags of countries, skin tones, and people joined from parts. The pictures'
+    names carry the variation selector FE0F where the table's code points often do not, so both are tried.
+
+    Args:
+        assets: folder of `<code point in lower case>.webp`.
+        table: emojibase's `en/data.json`.
+
+    Raises:
+        DiffoundryError: the packages' files are not what was expected.
+    """
+    if not assets.is_dir() or not table.is_file():
+        raise DiffoundryError(
+            f"The emoji data lacks {assets} or {table}. Remove the folder and let it be fetched again."
+        )
+    found = []
+    for entry in json.loads(table.read_text(encoding="utf-8")):
+        code = entry["hexcode"].lower().removesuffix("-fe0f")
+        names = (f"{code}.webp", f"{code}-fe0f.webp")
+        file = next((assets / name for name in names if (assets / name).is_file()), None)
+        if file is not None and "-" not in code:
+            found.append(Emoji(label=entry["label"].lower(), tags=tuple(entry.get("tags", ())), file=file))
+    if not found:
+        raise DiffoundryError(f"No label of {table} has a picture in {assets}: the two do not fit together.")
+    return found
+
+
+def select(emoji: Iterable[Emoji], labels: Sequence[str]) -> list[Emoji]:
+    """The emoji of these labels, in the labels' order.
+
+    Raises:
+        DiffoundryError: some labels have no picture.
+    """
+    known = {one.label: one for one in emoji}
+    missing = [label for label in labels if label not in known]
+    if missing:
+        raise DiffoundryError(
+            f"{len(missing)} of {len(labels)} labels have no picture, the first is '{missing[0]}'. "
+            "Labels are emojibase's English ones in lower case."
+        )
+    return [known[label] for label in labels]
+
+
+def read_labels(captions: Path) -> list[str]:
+    """The labels of a `captions.json`, in order.
+
+    Raises:
+        CheckpointError: the file is missing or holds something else.
+    """
+    try:
+        labels = [entry["label"] for entry in json.loads(captions.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"{captions} is not a list of objects with a 'label' ({type(error).__name__}: {error}). "
+            "Name a checkpoint that train.py wrote."
+        ) from error
+    return labels
+
+
+def write_captions(emoji: Iterable[Emoji], captions: Path) -> None:
+    """Write `captions.json`: entry i belongs to emoji i."""
+    entries = [{"style": "3d", "label": one.label, "tags": list(one.tags)} for one in emoji]
+    captions.write_text(json.dumps(entries), encoding="utf-8")
+
+
+def picture(file: Path) -> np.ndarray:
+    """One picture on white, uint8 (3, 64, 64): 60 pixels wide (LANCZOS) in a white frame."""
+    canvas = Image.new("RGBA", (SIZE, SIZE), "white")
+    corner = (SIZE - _INNER) // 2
+    with Image.open(file) as image:
+        small = image.convert("RGBA").resize((_INNER, _INNER), Image.Resampling.LANCZOS)
+    canvas.alpha_composite(small, (corner, corner))
+    return np.asarray(canvas.convert("RGB")).transpose(2, 0, 1)
+
+
+def pictures(emoji: Iterable[Emoji]) -> torch.Tensor:
+    """All pictures, float32 (N, 3, 64, 64), from -1 (black) to 1 (white)."""
+    stack = torch.from_numpy(np.stack([picture(one.file) for one in emoji]))
+    return stack.float() / 127.5 - 1.0
+
+
+def draw_caption(one: Emoji, generator: torch.Generator) -> str:
+    """One caption by chance: none (10 %), one to three of its tags (15 % of the rest), or its label in a template."""
+    kind, of_tags = torch.rand(2, generator=generator).tolist()
+    if kind < _EMPTY:
+        return ""
+    if of_tags < _TAGS and one.tags:
+        count = int(torch.randint(1, _MOST_TAGS + 1, (), generator=generator))
+        order = torch.randperm(len(one.tags), generator=generator)[:count].tolist()
+        return " ".join(one.tags[i] for i in order)
+    template = int(torch.randint(len(TEMPLATES), (), generator=generator))
+    return TEMPLATES[template].format(one.label)

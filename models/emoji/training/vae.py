@@ -1,0 +1,129 @@
+"""The autoencoder's two stages: encoder and decoder together, then the decoder alone on disturbed latents."""
+
+import copy
+import functools
+import itertools
+
+import torch
+from diffusers import AutoencoderKL
+from torch.nn import functional
+
+from diffoundry.models.emoji.training.checkpoint import load_network, write_component
+from diffoundry.models.emoji.training.loop import Options, Task
+from diffoundry.models.emoji.training.workspace import Workspace, draw_indices, draw_normal
+
+__all__ = ["autoencoder_task", "decoder_task", "encode", "reconstruction_loss", "write_vae"]
+
+_KL_WEIGHT = 5e-4
+_GRADIENT_WEIGHT = 0.5
+_DISTURBANCE = 0.25
+_SHIFTS = tuple(itertools.product((-1, 0, 1), repeat=2))
+_ENCODE_BATCH = 64
+
+
+def autoencoder_task(space: Workspace, options: Options) -> Task:
+    """The first stage: L1 + MSE + gradients + KL on pictures shifted by at most one pixel."""
+    if space.init is not None:
+        vae = load_network(AutoencoderKL, space.init / "vae")
+    else:
+        torch.manual_seed(options.seed)
+        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(space.architecture / "vae"))
+    vae.to(space.device).train()
+
+    def loss(generator: torch.Generator) -> torch.Tensor:
+        picked = draw_indices(options.batch, len(space.pictures), generator, space.device)
+        shifts = draw_indices(options.batch, len(_SHIFTS), generator, space.device)
+        target = _shift(space.pictures[picked], shifts)
+        mean, log_variance = _moments(vae, target)
+        sample = mean + torch.exp(0.5 * log_variance) * draw_normal(mean, generator)
+        output = vae.decode(sample).sample
+        return reconstruction_loss(output, target) + _KL_WEIGHT * _kl(mean, log_variance)
+
+    return Task(stage="vae", module=vae, loss=loss, data=space.fingerprint)
+
+
+def decoder_task(space: Workspace, options: Options) -> Task:
+    """The second stage: the encoder stands still, and latents are disturbed as a sampler leaves them.
+
+    Noise of up to a quarter of the latents' spread, its strength drawn for each picture.
+    """
+    vae = load_network(AutoencoderKL, space.component("vae", "vae")).to(space.device).train()
+    vae.encoder.requires_grad_(False)
+    vae.quant_conv.requires_grad_(False)
+    mean, deviation = _encode_shifted(vae, space.pictures)
+    spread = float(mean.std())
+
+    def loss(generator: torch.Generator) -> torch.Tensor:
+        picked = draw_indices(options.batch, len(space.pictures), generator, space.device)
+        shifts = draw_indices(options.batch, len(_SHIFTS), generator, space.device)
+        latents = mean[shifts, picked]
+        latents = latents + deviation[shifts, picked] * draw_normal(latents, generator)
+        strength = _DISTURBANCE * torch.rand((options.batch, 1, 1, 1), generator=generator).to(space.device)
+        latents = latents + strength * spread * draw_normal(latents, generator)
+        output = vae.decode(latents).sample
+        return reconstruction_loss(output, _shift(space.pictures[picked], shifts))
+
+    return Task(stage="vae-decoder", module=vae, loss=loss, data=space.fingerprint)
+
+
+def reconstruction_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """L1 + MSE + half the L1 of the differences between neighbours, which keeps edges sharp.
+
+    Args:
+        output: float32 (B, 3, H, W), -1 to 1.
+        target: likewise.
+
+    Returns:
+        A scalar.
+    """
+    down, across = (functional.l1_loss(output.diff(dim=axis), target.diff(dim=axis)) for axis in (2, 3))
+    pixels = functional.l1_loss(output, target) + functional.mse_loss(output, target)
+    return pixels + _GRADIENT_WEIGHT * (down + across)
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of the latents of all pictures, each float32 (N, 4, H/8, W/8), unscaled."""
+    means, log_variances = zip(*(_moments(vae, part) for part in torch.split(pictures, _ENCODE_BATCH)), strict=True)
+    return torch.cat(means), torch.exp(0.5 * torch.cat(log_variances))
+
+
+def write_vae(space: Workspace, vae: AutoencoderKL, *, rescale: bool) -> None:
+    """Save the autoencoder in float16.
+
+    Args:
+        space: the data and the place.
+        vae: the weights; left as they are, in float32.
+        rescale: measure the latents' spread and set the scaling factor to its inverse, as latent diffusion does
+            (Rombach et al. 2022, appendix G); not for the decoder stage, whose latents are as they were.
+    """
+    vae = copy.deepcopy(vae)
+    if rescale:
+        mean, deviation = encode(vae, space.pictures)
+        # The variance of a draw is the variance of the means plus the mean variance: no chance is needed.
+        spread = torch.sqrt(mean.var() + deviation.square().mean())
+        vae.register_to_config(scaling_factor=1.0 / float(spread))
+    write_component(vae.half(), space.out / "vae")
+
+
+def _moments(vae: AutoencoderKL, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    posterior = vae.encode(pictures).latent_dist
+    return posterior.mean, posterior.logvar
+
+
+def _kl(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
+    """Divergence from the standard normal, the mean over all latents. Kingma and Welling 2014, appendix B."""
+    return 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean()
+
+
+def _shift(pictures: torch.Tensor, shifts: torch.Tensor) -> torch.Tensor:
+    """Each picture moved by its entry of `_SHIFTS`; what wraps around is the white frame."""
+    moves = (_SHIFTS[i] for i in shifts.tolist())
+    return torch.stack([torch.roll(p, move, (1, 2)) for p, move in zip(pictures, moves, strict=True)])
+
+
+def _encode_shifted(vae: AutoencoderKL, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`encode` of all pictures under all shifts, each (9, N, 4, H/8, W/8): the encoder runs once, not every step."""
+    rolled = (torch.roll(pictures, move, (2, 3)) for move in _SHIFTS)
+    means, deviations = zip(*map(functools.partial(encode, vae), rolled), strict=True)
+    return torch.stack(means), torch.stack(deviations)

@@ -1,0 +1,67 @@
+"""What every stage works with, and the draws that they share."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from diffoundry.models.emoji.training.data import Emoji
+from diffoundry.runtime.errors import CheckpointError
+
+__all__ = ["Workspace", "draw_indices", "draw_normal"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """The data, the place, and where the weights start.
+
+    Attributes:
+        out: the checkpoint folder that is being made.
+        init: a checkpoint folder whose weights training starts from; None: from scratch.
+        architecture: a checkpoint folder whose configs say how networks from scratch are built.
+        emoji: what is learned.
+        pictures: theirs, float32 (N, 3, 64, 64), -1 to 1, on the device.
+    """
+
+    out: Path
+    init: Path | None
+    architecture: Path
+    emoji: Sequence[Emoji]
+    pictures: torch.Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where training runs."""
+        return self.pictures.device
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the captions and pictures, in order."""
+        digest = hashlib.sha256(repr([(one.label, one.tags) for one in self.emoji]).encode())
+        digest.update(self.pictures.cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    def component(self, name: str, made_by: str) -> Path:
+        """Folder of a component that an earlier stage made.
+
+        Raises:
+            CheckpointError: there is none yet.
+        """
+        folder = self.out / name
+        if not (folder / "config.json").is_file() and not (folder / "tokenizer.json").is_file():
+            raise CheckpointError(
+                f"{self.out} has no {name} yet. Run --stage {made_by} first, or start from weights with --init."
+            )
+        return folder
+
+
+def draw_indices(count: int, below: int, generator: torch.Generator, device: torch.device) -> torch.Tensor:
+    """`count` whole numbers from 0 up to `below`, int64 (count,), drawn on the processor."""
+    return torch.randint(below, (count,), generator=generator).to(device)
+
+
+def draw_normal(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Standard normal numbers of the shape and on the device of `like`, float32, drawn on the processor."""
+    return torch.randn(like.shape, generator=generator).to(like.device)
