@@ -138,6 +138,20 @@ def test_state_before_any_draw_travels(torch, assert_same_normals):
     np.testing.assert_array_equal(ours.randn((50,)), TorchCpuGenerator(4).randn((50,)))
 
 
+def test_uniforms_of_zero_give_zeros_without_sign(torch, assert_same_normals):
+    """log(1 - 0) = 0: a case of one in 2**24, made by a twister whose words are 0 from the second on."""
+    theirs = torch.Generator().manual_seed(0)
+    torch.rand(1, generator=theirs)
+    state = theirs.get_state()
+    state[24 + 8 : 24 + 8 * 40] = 0  # after seed, left, seeded and next: 624 words of 8 bytes
+    theirs.set_state(state)
+    ours = TorchCpuGenerator(0)
+    ours.set_state(state.numpy())
+    zeros = ours.randn((16,))
+    assert zeros.tobytes() == bytes(64)
+    assert_same_normals(zeros, torch.randn(16, generator=theirs))
+
+
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda g: pickle.loads(pickle.dumps(g))])
 def test_copies_continue_on_their_own(copied):
     original = TorchCpuGenerator(8)
