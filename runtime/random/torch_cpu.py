@@ -42,9 +42,9 @@ class TorchCpuGenerator:
     """The stream of `torch.Generator("cpu").manual_seed(seed)`, without torch.
 
     Checked against torch 2.13 on x86-64: `rand`, `randint`, `randn` in float32, float16 and bfloat16 are equal to
-    the last bit; `randn` in float64 to a few units in the last place. torch before 2.13 draws `randn` and `rand`
-    in float16 and bfloat16 from fewer bits: other numbers. On processors without AVX2 (ARM) torch itself takes
-    logarithm and sine from elsewhere, and its float32 normals differ from these in the last bits.
+    the last bit, over 10**8 float32 normals; `randn` in float64 to a few units in the last place. Older versions of
+    torch (1.8 for one) drew float16 and bfloat16 from fewer bits: other numbers. On processors without AVX2 (ARM)
+    torch itself takes logarithm and sine from elsewhere, and its float32 normals differ from these in the last bits.
 
     Matsumoto and Nishimura 1998, Mersenne Twister, https://doi.org/10.1145/272991.272995; Box and Muller 1958.
     torch: ATen/core/MT19937RNGEngine.h, ATen/core/DistributionsHelper.h, ATen/native/cpu/DistributionTemplates.h.
