@@ -139,9 +139,6 @@ class _Conversion:
                 node.attributes[name] = ir.AttrInt64(name, int(self._dtype))
             elif attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype == _FLOAT:
                 node.attributes[name] = ir.AttrTensor(name, _half_tensor(attribute.as_tensor(), self._dtype))
-        if node.op_type == "Attention":
-            # The sum under the softmax has as many terms as there are tokens: 4096 of them lose bits in half.
-            node.attributes["softmax_precision"] = ir.AttrInt64("softmax_precision", int(_FLOAT))
         for output in node.outputs:
             if output.dtype == _FLOAT:
                 output.dtype = self._dtype

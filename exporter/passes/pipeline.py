@@ -3,9 +3,14 @@
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from diffoundry.exporter.passes.attention import FuseAttention
+from diffoundry.exporter.passes.attention_mask import SimplifyAttentionMask
 from diffoundry.exporter.passes.fold_constants import FoldConstants
+from diffoundry.exporter.passes.group_norm import FuseGroupNorm
+from diffoundry.exporter.passes.name_nodes import NameNodes
 from diffoundry.exporter.passes.reshape_constants import ReshapeConstants
 from diffoundry.exporter.passes.simplify import Simplify
+from diffoundry.exporter.passes.transpose_weights import TransposeWeights
 
 __all__ = ["optimize", "portable_passes"]
 
@@ -27,12 +32,18 @@ def portable_passes() -> tuple[ir.passes.PassBase, ...]:
     )
     return (
         common.InlinePass(),  # torch's exporter calls functions; passes look at one flat graph
+        TransposeWeights(),  # before folding, which would copy the weights and lose their names
         clean,
+        FuseAttention(),  # needs constant scales; before the mask is looked at
+        SimplifyAttentionMask(),  # needs the folded mask
+        FuseGroupNorm(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),  # one place for constants
         common.DeduplicateInitializersPass(),  # equal small constants, so that equal nodes show
         common.CommonSubexpressionEliminationPass(),  # SiLU of the time embedding, once instead of per block
         common.RemoveUnusedNodesPass(),
         common.RemoveUnusedOpsetsPass(),
+        NameNodes(),  # last look at torch's metadata ...
+        common.ClearMetadataAndDocStringPass(),  # ... which holds the paths of this machine and is most of the file
         common.OutputFixPass(),  # a graph output may not be an input or an initializer
         common.NameFixPass(),
     )
