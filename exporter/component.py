@@ -1,0 +1,108 @@
+"""What a component and a family are: declarations, from which everything about a checkpoint's networks follows."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from diffoundry.runtime.errors import CheckpointError, InputError
+from diffoundry.runtime.specs import TensorSpec
+
+__all__ = ["Component", "ComponentKind", "Config", "Configs", "Family", "fixed_size", "read_field"]
+
+_T = TypeVar("_T")
+
+Config = Mapping[str, Any]
+"""A component's config.json."""
+
+Configs = Mapping[str, Config]
+"""Folder of the checkpoint to its config.json; a component may look at its neighbours (the VAE sets the latents' size)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Component:
+    """One network of one checkpoint, as it is traced.
+
+    Attributes:
+        name: Its folder in the bundle, as in Optimum's exports.
+        source: Its folder in the checkpoint; two components may come from one (both halves of a VAE).
+        wrapper: "module:class" of a torch module, made as `class(module, component)`, whose forward takes tensors in
+            the order of `inputs` and returns a tuple of tensors in the order of `outputs`.
+        inputs: What the graph takes.
+        outputs: What the graph gives.
+        example: Size of each symbolic dimension of the inputs while tracing.
+    """
+
+    name: str
+    source: str
+    wrapper: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    example: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ComponentKind:
+    """A component as a family declares it, before there is a checkpoint.
+
+    Attributes:
+        name: As in `Component`.
+        source: As in `Component`.
+        classes: "library:class" of every module this can be, by the names of model_index.json; nothing else is loaded.
+        describe: Makes the component for a checkpoint's configs.
+    """
+
+    name: str
+    source: str
+    classes: tuple[str, ...]
+    describe: Callable[[Configs], Component]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Family:
+    """Which components a pipeline has, and what else of the checkpoint a bundle carries.
+
+    Attributes:
+        name: The name in the manifest, by which the runtime finds the pipeline that drives the components.
+        components: In the order of export.
+        folders: Folders of the checkpoint that a bundle carries as they are.
+    """
+
+    name: str
+    components: tuple[ComponentKind, ...]
+    folders: tuple[str, ...] = ("scheduler", "tokenizer")
+
+
+def read_field(configs: Configs, source: str, key: str, kind: type[_T]) -> _T:
+    """A field that a network's interface depends on.
+
+    Raises:
+        CheckpointError: It is not there, or of another type.
+    """
+    value = configs[source].get(key)
+    if not isinstance(value, kind):
+        raise CheckpointError(
+            f"{source}/config.json: field {key!r}: got {value!r}, expected {kind.__name__}; "
+            f"the config is damaged or of a kind that is not supported"
+        )
+    return value
+
+
+def fixed_size(dim: int | str, fixed: Mapping[str, int]) -> int | None:
+    """The size of a dimension, or None when it is left free.
+
+    Args:
+        dim: A number, or a symbol such as "batch" or "height/8".
+        fixed: Symbol ("batch", "height", "width", "sequence") to its size.
+
+    Raises:
+        InputError: The size given does not divide: "height/8" with a height of 500.
+    """
+    if isinstance(dim, int):
+        return dim
+    symbol, _, divisor = dim.partition("/")
+    if symbol not in fixed:
+        return None
+    size, rest = divmod(fixed[symbol], int(divisor or 1))
+    if rest:
+        raise InputError(f"{symbol}: got {fixed[symbol]}, expected a multiple of {divisor} for this checkpoint")
+    return size

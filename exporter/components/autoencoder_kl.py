@@ -1,0 +1,44 @@
+"""The two halves of AutoencoderKL: pictures to the moments of latents, latents to pictures."""
+
+from diffoundry.exporter.component import Component, ComponentKind, Configs, read_field
+from diffoundry.exporter.components.latents import latent_dims
+from diffoundry.runtime.specs import TensorSpec
+
+__all__ = ["VAE_DECODER", "VAE_ENCODER"]
+
+_CLASSES = ("diffusers:AutoencoderKL",)
+_MODULE = "diffoundry.exporter.components.autoencoder_kl_module"
+
+
+def _describe_encoder(configs: Configs) -> Component:
+    height, width = latent_dims(configs)
+    pixels = read_field(configs, "vae", "in_channels", int)
+    channels = read_field(configs, "vae", "latent_channels", int)
+    factor = int(height.partition("/")[2])
+    return Component(
+        name="vae_encoder",
+        source="vae",
+        wrapper=f"{_MODULE}:EncoderModule",
+        inputs=(TensorSpec(name="sample", dtype="float32", shape=("batch", pixels, "height", "width")),),
+        # Mean and log-variance on top of each other; which is drawn from them is the pipeline's choice.
+        outputs=(TensorSpec(name="latent_parameters", dtype="float32", shape=("batch", 2 * channels, height, width)),),
+        example={"batch": 2, "height": 9 * factor, "width": 11 * factor},
+    )
+
+
+def _describe_decoder(configs: Configs) -> Component:
+    height, width = latent_dims(configs)
+    pixels = read_field(configs, "vae", "out_channels", int)
+    channels = read_field(configs, "vae", "latent_channels", int)
+    return Component(
+        name="vae_decoder",
+        source="vae",
+        wrapper=f"{_MODULE}:DecoderModule",
+        inputs=(TensorSpec(name="latent_sample", dtype="float32", shape=("batch", channels, height, width)),),
+        outputs=(TensorSpec(name="sample", dtype="float32", shape=("batch", pixels, "height", "width")),),
+        example={"batch": 2, height: 9, width: 11},
+    )
+
+
+VAE_ENCODER = ComponentKind(name="vae_encoder", source="vae", classes=_CLASSES, describe=_describe_encoder)
+VAE_DECODER = ComponentKind(name="vae_decoder", source="vae", classes=_CLASSES, describe=_describe_decoder)

@@ -1,0 +1,14 @@
+"""The size of latents, which the denoiser and both halves of the VAE must agree on."""
+
+from diffoundry.exporter.component import Configs, read_field
+
+__all__ = ["latent_dims"]
+
+
+def latent_dims(configs: Configs) -> tuple[str, str]:
+    """Height and width of latents in symbols of the picture's, such as ("height/8", "width/8").
+
+    The VAE halves the picture once between each two of its levels (diffusers: `vae_scale_factor`).
+    """
+    factor = 2 ** (len(read_field(configs, "vae", "block_out_channels", list)) - 1)
+    return f"height/{factor}", f"width/{factor}"

@@ -1,0 +1,1 @@
+"""Configs of known checkpoints, for random weights: diffusers folders without weights."""

@@ -1,0 +1,114 @@
+"""Traces a torch module into an ONNX graph with the names, dimensions and weights of its component."""
+
+import importlib
+import inspect
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import onnx_ir as ir
+import torch
+import torch.onnx
+
+from diffoundry.exporter.component import Component, fixed_size
+from diffoundry.exporter.graph_names import name_dims, name_weights, tidy
+from diffoundry.runtime.errors import DiffoundryError
+from diffoundry.runtime.specs import TensorSpec
+
+__all__ = ["TraceError", "trace"]
+
+_OPERATOR = re.compile(r"torch\.ops\.([\w.]+)")
+
+
+class TraceError(DiffoundryError):
+    """A module does something that no graph can hold."""
+
+
+def trace(
+    module: torch.nn.Module, component: Component, *, opset: int, fixed: Mapping[str, int] | None = None
+) -> ir.Model:
+    """Trace a module.
+
+    The graph's inputs and outputs are the component's, by name and order. Its symbolic dimensions are free unless
+    `fixed`. Each initializer that is a weight carries the weight's name in the checkpoint's module as its own name and
+    as metadata `diffoundry.weight`, which also survives a pass that renames it. Weights are shared with the module, not
+    copied. The same module gives the same graph, byte for byte.
+
+    Args:
+        module: From `Checkpoint.load`: fp32, for inference.
+        component: What it is.
+        opset: Version of ONNX's operators.
+        fixed: Symbol ("batch", "height", "width", "sequence") to the only size that the graph takes.
+
+    Raises:
+        TraceError: The module cannot be traced; the message names component, operator and cause.
+        InputError: A fixed size that the component cannot take.
+    """
+    fixed = fixed or {}
+    wrapped = _wrap(module, component)
+    inputs = tuple(_example(spec, component, fixed) for spec in component.inputs)
+    with _quiet(), torch.no_grad():
+        try:
+            program = torch.export.export(wrapped, inputs, dynamic_shapes=_free_dims(wrapped, component, fixed))
+            exported = torch.onnx.export(program, opset_version=opset, optimize=False, verbose=False)
+        except Exception as error:
+            raise TraceError(_sentence(component, error)) from error
+    assert exported is not None
+    prefix = next((f"{name}." for name, child in wrapped.named_children() if child is module), "")
+    name_dims(exported.model, component, fixed)
+    name_weights(exported.model, {tensor.data_ptr(): name for name, tensor in module.state_dict().items()})
+    tidy(exported.model, component.name, prefix)
+    return exported.model
+
+
+def _wrap(module: torch.nn.Module, component: Component) -> torch.nn.Module:
+    path, _, name = component.wrapper.partition(":")
+    wrapper: type[torch.nn.Module] = getattr(importlib.import_module(path), name)
+    return wrapper(module, component).eval()
+
+
+def _example(spec: TensorSpec, component: Component, fixed: Mapping[str, int]) -> torch.Tensor:
+    sizes = (fixed_size(dim, fixed) or component.example[str(dim)] for dim in spec.shape)
+    return torch.zeros(*sizes, dtype=getattr(torch, spec.dtype))
+
+
+def _free_dims(wrapped: torch.nn.Module, component: Component, fixed: Mapping[str, int]) -> dict[str, Any]:
+    """torch.export's description of the dimensions that stay free."""
+    free = tuple(
+        {axis: torch.export.Dim.DYNAMIC for axis, dim in enumerate(spec.shape) if fixed_size(dim, fixed) is None}
+        for spec in component.inputs
+    )
+    parameters = inspect.signature(wrapped.forward).parameters
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters.values()):
+        return dict.fromkeys(parameters, free)
+    return dict(zip(parameters, free, strict=True))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch's remarks about its own insides from the user; failures are raised as errors anyway."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _sentence(component: Component, error: BaseException) -> str:
+    """Component, operator and cause, out of a chain of torch's errors."""
+    chain = [error]
+    while (inner := chain[-1].__cause__) is not None:
+        chain.append(inner)
+    operator = next((found[1] for link in chain if (found := _OPERATOR.search(str(link)))), "unknown")
+    cause = next((line.strip() for line in str(chain[-1]).splitlines() if line.strip()), type(chain[-1]).__name__)
+    return (
+        f"component {component.name!r}: cannot be traced to ONNX: operator {operator}: {cause}; "
+        f"this checkpoint's architecture is not supported with the installed torch {torch.__version__}"
+    )
