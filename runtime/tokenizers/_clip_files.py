@@ -111,11 +111,9 @@ def _read_pair(files: Mapping[str, Path]) -> tuple[Path, dict[str, int], list[tu
     vocab_path, merges_path = files["vocab.json"], files["merges.txt"]
     vocab = _check_vocab(parse_json(read_bounded(vocab_path), vocab_path), vocab_path)
     try:
-        text = read_bounded(merges_path).decode("utf-8")
+        lines = read_bounded(merges_path).decode("utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise BundleError(f"{merges_path}: not UTF-8 text ({error.reason}); copy or export it again") from error
-    # Not splitlines(): tokens of other languages hold characters that it takes for line ends.
-    lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
     pairs = [line.split(" ") for line in lines if not line.startswith("#version")]
     return vocab_path, vocab, _check_merges(pairs, merges_path)
 

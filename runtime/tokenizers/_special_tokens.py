@@ -80,8 +80,6 @@ def read_special_tokens(
     else:
         roles, extra, known = _read_legacy(files, roles, extra)
         known |= _read_saved(files, saved)
-    by_text = {token.content: token for token in known.values()}
-    roles = {role: by_text.get(str(token), token) for role, token in roles.items()}
     for role, default in _DEFAULTS.items():
         if role not in roles and config.get(role, default) is None:
             raise BundleError(

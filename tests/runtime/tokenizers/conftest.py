@@ -158,6 +158,16 @@ def split(folder):
     write_config(folder, **(entries | {"split_special_tokens": True}))
 
 
+def typed(folder):
+    """Tokens as typed objects in the config alone, without the flag that they are special, on a Windows disk."""
+    sd1(folder)
+    (folder / "special_tokens_map.json").unlink()
+    entries = json.loads((folder / "tokenizer_config.json").read_text())
+    write_config(folder, **(entries | {"split_special_tokens": True}))
+    merges = folder / "merges.txt"
+    merges.write_bytes(merges.read_bytes().replace(b"\n", b"\r\n"))
+
+
 def unlimited(folder):
     """transformers' way to write that there is no limit, and a custom named token."""
     write_plain(folder)
@@ -170,7 +180,7 @@ def unlimited(folder):
     )
 
 
-MAKERS = (write_plain, sd1, sd2, turbo, inversion, saved, old_saved, left, split, unlimited)
+MAKERS = (write_plain, sd1, sd2, turbo, inversion, saved, old_saved, left, split, typed, unlimited)
 
 
 @pytest.fixture(scope="session")

@@ -189,7 +189,9 @@ def test_only_the_named_files_are_read(sd2_folder):
 
 
 @pytest.mark.parametrize(
-    "folder", ["emoji", "plain", "sd1", "sd2", "turbo", "inversion", "left", "split", "unlimited"], indirect=True
+    "folder",
+    ["emoji", "plain", "sd1", "sd2", "turbo", "inversion", "left", "split", "typed", "unlimited"],
+    indirect=True,
 )
 def test_written_tokenizer_json_keeps_the_ids_and_is_transformers_own(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy", ignore=shutil.ignore_patterns("tokenizer.json"))
