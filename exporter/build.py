@@ -6,9 +6,9 @@ from pathlib import Path
 
 from diffoundry.exporter.bundle_writer import BundleWriter
 from diffoundry.exporter.checkpoint import Checkpoint
+from diffoundry.exporter.jobs import Job, Outcome
 from diffoundry.exporter.processes import run_job
 from diffoundry.exporter.recipe import ExportRequest, make_recipe, tool_versions
-from diffoundry.exporter.jobs import Job, Outcome
 from diffoundry.runtime.manifest import Manifest
 from diffoundry.runtime.specs import ComponentSpec, Recipe
 
@@ -48,11 +48,11 @@ def build(checkpoint: Checkpoint, request: ExportRequest, output: Path, progress
     outcomes: dict[str, Outcome] = {}
     kept: list[str] = []
     with BundleWriter(output, recipe, overwrite=request.overwrite) as writer:
-        for component in checkpoint.family.components:
+        for component in checkpoint.components:
             spec = writer.done(component.name)
             if spec is None:
-                outcome = run_job(_job(checkpoint, component.name, recipe, writer.folder), progress)
-                spec, outcomes[component.name] = outcome.spec, outcome
+                spec, outcome = run_job(_job(checkpoint, component.name, recipe, writer.folder), progress)
+                outcomes[component.name] = outcome
                 writer.mark_done(component.name, spec)
                 progress(component.name, "done")
             else:

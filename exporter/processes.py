@@ -10,16 +10,20 @@ from pathlib import Path
 from diffoundry.exporter.jobs import Job, Outcome
 from diffoundry.runtime.errors import BundleError
 from diffoundry.runtime.records import from_json, to_json
+from diffoundry.runtime.specs import ComponentSpec
 
 __all__ = ["run_job"]
 
 
-def run_job(job: Job, progress: Callable[[str, str], None]) -> Outcome:
+def run_job(job: Job, progress: Callable[[str, str], None]) -> tuple[ComponentSpec, Outcome]:
     """Export one component in a process of its own.
 
     Args:
         job: What to do.
         progress: Called with (component, phase) as each phase begins.
+
+    Returns:
+        The component's entry of the manifest, and the whole outcome with seconds and peak memory.
 
     Raises:
         BundleError: The worker reported an error, or ended without a word (killed, out of memory).
@@ -38,9 +42,9 @@ def run_job(job: Job, progress: Callable[[str, str], None]) -> Outcome:
                 worker.communicate()
         if outcome is None:
             raise BundleError(_died(job, worker.returncode, log_file))
-    if outcome.error is not None:
-        raise BundleError(outcome.error + (f"\n{outcome.details}" if outcome.details else ""))
-    return outcome
+    if outcome.spec is None:
+        raise BundleError(f"{outcome.error}" + (f"\n{outcome.details}" if outcome.details else ""))
+    return outcome.spec, outcome
 
 
 def _listen(worker: "subprocess.Popen[str]", job: Job, progress: Callable[[str, str], None]) -> Outcome | None:

@@ -1,4 +1,4 @@
-"""The process that exports one component: `python -m diffoundry.exporter.worker JOB`, so memory goes back at its end."""
+"""The process that exports one component and gives its memory back: `python -m diffoundry.exporter.worker JOB`."""
 
 import contextlib
 import errno

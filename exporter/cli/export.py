@@ -56,7 +56,7 @@ def command(
 
 def _build(checkpoint: Checkpoint, request: ExportRequest, output: Path) -> BuildReport:
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
-    names = [component.name for component in checkpoint.family.components]
+    names = [component.name for component in checkpoint.components]
     with Progress(*columns, console=err) as progress:
         task = progress.add_task("starting", total=None)
 
