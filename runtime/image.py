@@ -135,9 +135,9 @@ def describe_image_fault(image: "Image | NDArray[Any]") -> str | None:
         if broken:
             return f"{broken} of {pixels.size} values are NaN or infinite; use a higher precision"
         pixels, level = np.clip(pixels, -1, 1), 1 / 255
-    flat = pixels.reshape(-1, pixels.shape[2]).astype(np.float64)
-    if (np.ptp(flat, axis=0) <= level).all():
-        colour = ", ".join(f"{value:.3g}" for value in flat[0])
+    spread = pixels.max(axis=(0, 1)).astype(np.float64) - pixels.min(axis=(0, 1))
+    if (spread <= level).all():
+        colour = ", ".join(f"{value:.3g}" for value in pixels[0, 0].astype(np.float64))
         return f"the picture is one colour ({colour}); verify the bundle, or use a higher precision"
     return None
 
