@@ -59,6 +59,9 @@ class Components:
             BundleError: The bundle has no such component, or a file of it was changed.
             EngineError: No engine of it can run here.
         """
+        opened = self._engines.get(name)
+        if opened is not None:  # as in every step: no lock, no look at the folder
+            return opened
         specs = self.bundle.engines(name)
         with self._locks[name]:
             if name not in self._engines:
@@ -164,7 +167,7 @@ def _fit(array: Array, spec: TensorSpec, component: str) -> Array:
     """Bring a feed to the engine's dtype within its kind; whole numbers may pass as integers, fractions never."""
     if not spec.shape and array.size == 1:
         array = array.reshape(())
-    if array.dtype.name == spec.dtype:
+    if array.dtype == spec.dtype:
         return array
     wanted = np.dtype(spec.dtype)
     if wanted.kind in "iu" and array.dtype.kind == "f" and not np.all(array == np.trunc(array)):
@@ -177,7 +180,10 @@ def _fit(array: Array, spec: TensorSpec, component: str) -> Array:
 
 
 def _widen(outputs: dict[str, Array]) -> dict[str, Array]:
-    return {key: array.astype(np.float32) if array.dtype.kind == "f" else array for key, array in outputs.items()}
+    return {
+        key: array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
+        for key, array in outputs.items()
+    }
 
 
 def _is_batched(spec: TensorSpec | None, array: Array, rows: int, limit: int) -> bool:
