@@ -21,7 +21,7 @@ from diffoundry.runtime.errors import CheckpointError, InputError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["main", "nearest", "paint", "reconstruction_psnr", "score"]
+__all__ = ["main", "nearest", "open_pipeline", "paint", "reconstruction_psnr", "score"]
 
 _HERE = Path(__file__).resolve().parent
 _COMPARED = 32
@@ -31,6 +31,22 @@ _COLUMNS = 16
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code."""
     return run("Scoring", _score, _parser().parse_args(arguments))
+
+
+def open_pipeline(model: Path, device: str) -> Any:
+    """The diffusers pipeline of a checkpoint folder, in float32.
+
+    Raises:
+        CheckpointError: the folder is none.
+    """
+    import torch
+    from diffusers import DiffusionPipeline
+
+    if not (model / "model_index.json").is_file():
+        raise CheckpointError(f"{model} is not a checkpoint folder: it has no model_index.json.")
+    pipeline = DiffusionPipeline.from_pretrained(model, use_safetensors=True, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device=device, dtype=torch.float32)
 
 
 def paint(pipeline: Any, prompts: Sequence[str], options: argparse.Namespace) -> "torch.Tensor":
@@ -130,7 +146,7 @@ def _score(options: argparse.Namespace) -> None:
 
     from diffoundry.models.emoji.training import data
 
-    pipeline = _open(options.model, options.device)
+    pipeline = open_pipeline(options.model, options.device)
     own = options.model / "captions.json"
     labels = data.read_labels(own if own.is_file() else _HERE / "captions.json")
     unknown = [label for label in options.only or () if label not in labels]
@@ -162,17 +178,6 @@ def _show(result: dict[str, Any]) -> None:
         print(f"{name:14}{result[name]}")
     for miss in result["missed"]:
         print(f"missed        {miss['label']}: painted as {miss['nearest']}")
-
-
-def _open(model: Path, device: str) -> Any:
-    import torch
-    from diffusers import DiffusionPipeline
-
-    if not (model / "model_index.json").is_file():
-        raise CheckpointError(f"{model} is not a checkpoint folder: it has no model_index.json.")
-    pipeline = DiffusionPipeline.from_pretrained(model, use_safetensors=True, local_files_only=True)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device=device, dtype=torch.float32)
 
 
 def _write_grid(painted: "torch.Tensor", file: Path) -> None:

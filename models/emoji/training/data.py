@@ -113,6 +113,8 @@ def read_labels(captions: Path) -> list[str]:
             f"{captions} is not a list of objects with a 'label' ({type(error).__name__}: {error}). "
             "Name a checkpoint that train.py wrote."
         ) from error
+    if not labels:
+        raise CheckpointError(f"{captions} is not a list of objects with a 'label': it is empty. Train again.")
     return labels
 
 
