@@ -28,6 +28,7 @@ def make_betas(
     | scaled_linear | squares of evenly spaced roots (latent diffusion, Rombach et al. 2022) |
     | squaredcos_cap_v2 | from alpha_bar = cos^2 (Nichol & Dhariwal 2021, equation 17), capped at 0.999 |
     | laplace | from a Laplace distribution of the log SNR (Hang et al. 2024, arXiv 2407.03297) |
+    | exp | from alpha_bar = exp(-12 t) (diffusers' Heun) |
     | sigmoid | sigmoid from -6 to 6, scaled (GeoDiff, Xu et al. 2022) |
 
     Args:
@@ -48,6 +49,8 @@ def make_betas(
         return _from_alpha_bar(_cosine, count)
     if schedule == "laplace":
         return _from_alpha_bar(_laplace, count)
+    if schedule == "exp":
+        return _from_alpha_bar(_exponential, count)
     if schedule == "sigmoid":
         # Python's float keeps both products in float32, as torch's scalars do
         return float32.sigmoid(float32.linspace(-6, 6, count)) * (end - start) + start
@@ -67,6 +70,10 @@ def _laplace(t: float) -> float:
     log_snr = -0.5 * math.copysign(1, 0.5 - t) * math.log(1 - 2 * math.fabs(0.5 - t) + 1e-6)
     snr = math.exp(log_snr)
     return math.sqrt(snr / (1 + snr))
+
+
+def _exponential(t: float) -> float:
+    return math.exp(t * -12.0)
 
 
 def rescale_zero_terminal_snr(betas: Float32Array) -> Float32Array:

@@ -1,4 +1,4 @@
-"""The base of schedulers that walk a list of noise levels with a step counter: Euler, DPM-Solver, flow matching."""
+"""The bases of schedulers with a step counter, and of those that walk a list of noise levels with it."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -12,29 +12,23 @@ from diffoundry.runtime.schedulers.discrete import per_image
 from diffoundry.runtime.schedulers.float32 import Float32Array
 from diffoundry.runtime.schedulers.options import SchedulerOptions
 
-__all__ = ["IndexedScheduler"]
+__all__ = ["CountedScheduler", "IndexedScheduler"]
 
 C = TypeVar("C", bound=SchedulerOptions)
 
 
-class IndexedScheduler(Scheduler[C]):
-    """A scheduler whose place in the run is an index into `sigmas`.
+class CountedScheduler(Scheduler[C]):
+    """A scheduler whose place in the run is an index into `timesteps`.
 
     The index starts at `begin_index` when that is set (image to image), else where the first timestep is found,
     and each `step` ends with `_advance()`.
 
     Attributes:
-        sigmas: float32, noise levels, descending, one more than there are timesteps.
         step_index: place in the run; None before the first call of a run.
         begin_index: where the run starts; None for "look the first timestep up".
     """
 
-    sigmas: NDArray[np.float32]
-
     def _adopt(self, schedule: Schedule) -> None:
-        assert schedule.sigmas is not None
-        # Python floats, so that a coefficient never widens a float32 sample
-        self._sigma: list[float] = schedule.sigmas.tolist()
         self.step_index: int | None = None
         self.begin_index: int | None = None
         super()._adopt(schedule)
@@ -102,6 +96,22 @@ class IndexedScheduler(Scheduler[C]):
         # set by a pipeline: inpainting adds noise during the run, image to image before it
         index = self.step_index if self.step_index is not None else self.begin_index
         return [index] * len(wanted)
+
+
+class IndexedScheduler(CountedScheduler[C]):
+    """A scheduler that walks a list of noise levels: Euler, DPM-Solver, flow matching.
+
+    Attributes:
+        sigmas: float32, noise levels, descending, one more than there are timesteps.
+    """
+
+    sigmas: NDArray[np.float32]
+
+    def _adopt(self, schedule: Schedule) -> None:
+        assert schedule.sigmas is not None
+        # Python floats, so that a coefficient never widens a float32 sample
+        self._sigma: list[float] = schedule.sigmas.tolist()
+        super()._adopt(schedule)
 
     def add_noise(
         self, original_samples: Float32Array, noise: Float32Array, timesteps: Sequence[float] | NDArray[Any]

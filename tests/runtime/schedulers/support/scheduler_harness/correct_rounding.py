@@ -6,6 +6,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 _FUNCTIONS = {
+    torch.sin: torch.sin,
     torch.sqrt: torch.sqrt,
     torch.Tensor.sqrt: torch.sqrt,
     torch.exp: torch.exp,
@@ -19,7 +20,7 @@ _POWERS = {torch.pow, torch.Tensor.pow, torch.Tensor.__pow__}
 
 
 class CorrectRounding(TorchFunctionMode):
-    """Within it, sqrt, exp, log, sigmoid and powers of float32 tensors are computed in float64 and rounded once.
+    """Within it, sqrt, exp, log, sigmoid, sin, atan2 and powers of float32 are computed in float64 and rounded once.
 
     torch takes these functions from the CPU maker's vector library: on one machine `torch.sqrt` of the 1000
     training variances differs from the correctly rounded root in 156 last bits, on another in none. With the
@@ -31,6 +32,8 @@ class CorrectRounding(TorchFunctionMode):
         if args and isinstance(args[0], torch.Tensor) and args[0].dtype == torch.float32:
             if func in _FUNCTIONS:
                 return _FUNCTIONS[func](args[0].double()).float()
+            if func is torch.atan2:
+                return torch.atan2(args[0].double(), args[1].double()).float()
             if func in _POWERS and not isinstance(args[1], torch.Tensor):
                 return torch.pow(args[0].double(), args[1]).float()
         return func(*args, **kwargs)
