@@ -33,10 +33,23 @@ class BuildReport:
     kept: tuple[str, ...]
 
 
-def build(checkpoint: Checkpoint, request: ExportRequest, output: Path, progress: Progress) -> BuildReport:
+Run = Callable[[Job, Progress], tuple[ComponentSpec, Outcome]]
+"""Exports one component; `processes.run_job` does it in a process of its own."""
+
+
+def build(
+    checkpoint: Checkpoint, request: ExportRequest, output: Path, progress: Progress, *, run: Run = run_job
+) -> BuildReport:
     """Export every component of a checkpoint and write the bundle.
 
     Each component is traced, passed and lowered in a process of its own, so that memory peaks at the largest one.
+
+    Args:
+        checkpoint: What to export.
+        request: Target, precision, sizes.
+        output: The bundle's folder, which must not exist unless it may be overwritten.
+        progress: Told as each phase begins.
+        run: How one component is exported; tests that need no processes hand in another way.
 
     Raises:
         InputError: The output is taken, or the request does not fit the checkpoint.
@@ -51,7 +64,7 @@ def build(checkpoint: Checkpoint, request: ExportRequest, output: Path, progress
         for component in checkpoint.components:
             spec = writer.done(component.name)
             if spec is None:
-                spec, outcome = run_job(_job(checkpoint, component.name, recipe, writer.folder), progress)
+                spec, outcome = run(_job(checkpoint, component.name, recipe, writer.folder), progress)
                 outcomes[component.name] = outcome
                 writer.mark_done(component.name, spec)
                 progress(component.name, "done")

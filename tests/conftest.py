@@ -1,5 +1,6 @@
 """Fixtures for all tests: tiny random checkpoints and the bundles made of them, each made once a session."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -126,10 +127,18 @@ def exported(shared_folder: Path) -> Callable[..., Path]:
         with FileLock(shared_folder / f"{bundle.name}.lock"):
             if not bundle.is_dir():
                 asked = ExportRequest(target="onnxruntime", **request)
-                build(open_checkpoint(str(model)), asked, bundle, lambda *_: None)
+                build(open_checkpoint(str(model)), asked, bundle, lambda *_: None, run=_export_here)
         return bundle
 
     return make
+
+
+def _export_here(job: Any, _progress: Any) -> tuple[Any, None]:
+    """Export a component in this process: a process of its own costs seconds that only some tests need to spend."""
+    from diffoundry.exporter.component_export import export_component
+
+    phases = contextlib.nullcontext
+    return export_component(job.checkpoint, job.component, job.recipe, Path(job.folder), phases), None
 
 
 @pytest.fixture(scope="session")
