@@ -99,9 +99,9 @@ class Checkpoint:
         return read_json(self.root / "scheduler/scheduler_config.json")
 
     @property
-    def tokenizer_folder(self) -> Path:
-        """Where the tokenizer's files are."""
-        return self.root / "tokenizer"
+    def tokenizer_folders(self) -> tuple[str, ...]:
+        """The folders of the tokenizers, in the checkpoint and in the bundle."""
+        return tuple(folder for folder in self.family.folders if folder.startswith("tokenizer"))
 
     @property
     def dim_multiples(self) -> dict[str, int]:
@@ -187,7 +187,7 @@ def _find_root(model: str, alias: Alias | None, revision: str | None, progress: 
     if alias is not None and alias.folder is not None:
         return package_path(alias.folder)
     path = Path(model)
-    if alias is None and path.is_dir():
+    if alias is None and model and path.is_dir():
         return path
     if alias is None and path.is_file():
         raise CheckpointError(

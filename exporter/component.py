@@ -15,7 +15,7 @@ Config = Mapping[str, Any]
 """A component's config.json."""
 
 Configs = Mapping[str, Config]
-"""Folder of the checkpoint to its config.json; a component may look at its neighbours (the VAE sets the latents' size)."""
+"""Folder of the checkpoint to its config.json. A component may look at its neighbours: the VAE sets the latent size."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

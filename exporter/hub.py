@@ -49,15 +49,16 @@ def download(
         return _from_cache(repository, revision, error)
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
 
-    def fetch(name: str) -> Path:
+    def fetch(name: str, at: str | None = info.sha) -> Path:
         if name not in sizes:
             raise CheckpointError(
                 f"model {repository!r}: got a repository without {name}, expected a diffusers checkpoint"
             )
         bar = _progress_bar(progress, name, sizes[name]) if progress else None
-        return Path(hf_hub_download(repository, name, revision=info.sha, endpoint=endpoint, tqdm_class=bar))
+        return Path(hf_hub_download(repository, name, revision=at, endpoint=endpoint, tqdm_class=bar))
 
     try:
+        fetch(_INDEX, revision)  # by its branch, so that the cache learns which commit the branch stands for
         return _fetch_all(repository, sizes, fetch)
     except CheckpointError:
         raise
