@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import tqdm
 
 from diffoundry.exporter.families.lookup import find_family
@@ -88,6 +88,8 @@ def _fetch_all(repository: str, names: Collection[str], fetch: _Fetch) -> Path:
 
 def _from_cache(repository: str, revision: str | None, error: Exception) -> Path:
     """The repository as it was downloaded before, when the hub gives no answer."""
+    if isinstance(error, HFValidationError):
+        raise CheckpointError(f"model {repository!r}: is no valid hub id ({_reason(error)})") from error
     if isinstance(error, GatedRepoError):
         raise CheckpointError(
             f"model {repository!r}: its licence must be accepted on its hub page, and `hf auth login` run, before "

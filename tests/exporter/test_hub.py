@@ -4,7 +4,6 @@ import hashlib
 import json
 import shutil
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
@@ -227,16 +226,19 @@ def test_a_download_that_breaks_off_continues(hub):
     assert hub.asked == ["vae/diffusion_pytorch_model.safetensors"]
 
 
+@pytest.mark.timeout(60)  # an answer, not a series of retries
 @pytest.mark.parametrize("model", ["org/model", "sd15"])
 def test_no_connection(model):
-    started = time.monotonic()
-    with pytest.raises(
-        CheckpointError, match=r"the hub cannot be reached \(.+\) and the model was not downloaded"
-    ) as caught:
+    message = r"the hub cannot be reached \(.+\) and the model was not downloaded before"
+    with pytest.raises(CheckpointError, match=message) as caught:
         open_checkpoint(model)
-    assert time.monotonic() - started < 30
     assert "\n" not in str(caught.value)
     assert "hf download" in str(caught.value)
+
+
+def test_a_name_that_the_hub_does_not_allow():
+    with pytest.raises(CheckpointError, match=r"model 'org/a--b': is no valid hub id \(.+\)"):
+        open_checkpoint("org/a--b")
 
 
 def test_switched_off(monkeypatch):
