@@ -40,10 +40,11 @@ def figure_grid(report: BenchReport) -> Grid:
         ("load", lambda m: duration(m.load.total)),
         ("first picture, cold", lambda m: duration(m.first_picture)),
         ("picture, warm", lambda m: _spread(m.picture)),
-        ("  outside the engines", lambda m: _spread(m.picture_outside)),
+        ("picture, outside engines", lambda m: _spread(m.picture_outside)),
         ("step", lambda m: _spread(m.step.seconds)),
-        ("  inside the engines", lambda m: _spread(m.step.inside)),
-        ("  outside the engines", lambda m: f"{_spread(m.step.outside)}, {m.step.outside_share:.1%}"),
+        ("step, inside engines", lambda m: _spread(m.step.inside)),
+        ("step, outside engines", lambda m: _spread(m.step.outside)),
+        ("step, share outside", lambda m: f"{m.step.outside_share:.1%}"),
         *((f"{name}, one call", lambda m, name=name: _component(m, name)) for name in names),
         ("pictures a minute", lambda m: f"{m.pictures_per_minute:.3g}"),
         ("peak memory", lambda m: size_text(m.peak_rss) if m.peak_rss else "–"),
@@ -109,10 +110,15 @@ def remarks(contenders: Sequence[ContenderReport]) -> list[str]:
 
 def duration(seconds: float) -> str:
     """Three digits and a unit: 12.3 ms, 1.23 s."""
+    unit, scale = _unit_of(seconds)
+    return f"{_three_digits(seconds / scale)} {unit}"
+
+
+def _unit_of(seconds: float) -> tuple[str, float]:
     for unit, scale in (("s", 1.0), ("ms", 1e-3)):
         if seconds >= 0.9995 * scale:
-            return f"{_three_digits(seconds / scale)} {unit}"
-    return f"{_three_digits(seconds / 1e-6)} µs"
+            return unit, scale
+    return "µs", 1e-6
 
 
 def _three_digits(value: float) -> str:
@@ -120,10 +126,11 @@ def _three_digits(value: float) -> str:
 
 
 def _spread(spread: Spread) -> str:
-    """Median, and the 10th and 90th percentile where there are any."""
+    """Median, and in the same unit the 10th and 90th percentile where there are any: 12.3 ms (11.9–13.1)."""
     if spread.count == 1:
         return duration(spread.median)
-    return f"{duration(spread.median)} ({duration(spread.p10)} – {duration(spread.p90)})"
+    _, scale = _unit_of(spread.median)
+    return f"{duration(spread.median)} ({_three_digits(spread.p10 / scale)}–{_three_digits(spread.p90 / scale)})"
 
 
 def _component(measured: Measured, name: str) -> str:
@@ -131,7 +138,7 @@ def _component(measured: Measured, name: str) -> str:
 
 
 def _ratio(ratio: Ratio) -> str:
-    return f"{ratio.of_medians:.2f} x ({ratio.p10:.2f} – {ratio.p90:.2f})"
+    return f"{ratio.of_medians:.2f} x ({ratio.p10:.2f}–{ratio.p90:.2f})"
 
 
 def distance_words(distance: Distance | None) -> str:
