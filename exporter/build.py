@@ -11,6 +11,7 @@ from diffoundry.exporter.processes import run_job
 from diffoundry.exporter.recipe import ExportRequest, make_recipe, tool_versions
 from diffoundry.runtime.manifest import Manifest
 from diffoundry.runtime.specs import ComponentSpec, Recipe
+from diffoundry.runtime.tokenizers.clip import write_tokenizer_json
 
 __all__ = ["BuildReport", "ExportRequest", "Progress", "build"]
 
@@ -73,6 +74,8 @@ def build(
                 progress(component.name, "kept")
             specs[component.name] = spec
         writer.copy(checkpoint.bundle_files())
+        for folder in checkpoint.tokenizer_folders:
+            write_tokenizer_json(writer.folder / folder)
         writer.write_json("model_index.json", checkpoint.bundle_model_index())
         progress("bundle", "sums")
         manifest = writer.finish(checkpoint.family.name, specs, tool_versions())

@@ -16,7 +16,7 @@ from diffoundry.runtime.errors import InputError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["FORMAT_VERSION", "JSON", "read_settings", "save_png"]
+__all__ = ["FORMAT_VERSION", "JSON", "check_png_path", "read_settings", "save_png"]
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 
@@ -42,6 +42,20 @@ _PARAMETERS = {
 }
 
 
+def check_png_path(path: str | os.PathLike[str]) -> Path:
+    """The path as a `Path`, when a picture can be written there; ask before the painting, not after.
+
+    Raises:
+        InputError: Another suffix than .png, or a folder that does not exist.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise InputError(f"picture {path}: got the suffix {path.suffix!r}, expected '.png'; name it {path.stem}.png")
+    if not path.parent.is_dir():
+        raise InputError(f"picture {path}: its folder {path.parent} does not exist; make it, or choose another")
+    return path
+
+
 def save_png(image: "Image", path: str | os.PathLike[str], settings: Mapping[str, JSON]) -> None:
     """Write a picture with its settings inside; the same picture and settings give the same bytes.
 
@@ -56,9 +70,7 @@ def save_png(image: "Image", path: str | os.PathLike[str], settings: Mapping[str
     Raises:
         InputError: The path or the settings cannot be written; the message says why.
     """
-    path = Path(path)
-    if path.suffix.lower() != ".png":
-        raise InputError(f"picture {path}: got the suffix {path.suffix!r}, expected '.png'; name it {path.stem}.png")
+    path = check_png_path(path)
     if image.mode not in _MODES:
         raise InputError(
             f"picture {path}: got the mode {image.mode!r}, expected one of {', '.join(_MODES)}; convert it"
@@ -148,8 +160,7 @@ def _write_whole(path: Path, data: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             draft.unlink()
-        hint = "create the folder first" if not path.parent.is_dir() else "choose another folder"
-        raise InputError(f"picture {path}: cannot be written ({error.strerror}); {hint}") from error
+        raise InputError(f"picture {path}: cannot be written ({error.strerror}); choose another folder") from error
 
 
 def _text_chunks(stream: BinaryIO, path: Path) -> Iterator[bytes]:

@@ -51,7 +51,7 @@ def command(
     else:
         out.print(_table(report))
         total = sum(file.size for file in report.manifest.files.values())
-        out.print(f"{output}: {size_text(total)} in {seconds:.1f} s")
+        out.print(f"{output}: {size_text(total)} in {seconds:.1f} s", soft_wrap=True)
 
 
 def _build(checkpoint: Checkpoint, request: ExportRequest, output: Path) -> BuildReport:
@@ -70,15 +70,16 @@ def _build(checkpoint: Checkpoint, request: ExportRequest, output: Path) -> Buil
 
 
 def _table(report: BuildReport) -> Table:
-    table = Table("component", "load", "trace", "passes", "save", "lower", "seconds", "peak memory", "size")
+    table = Table("component", "seconds", "slowest phase", "peak memory", "size")
     for name, component in report.manifest.components.items():
         size = size_text(sum(report.manifest.files[file].size for file in _files(component)))
         outcome = report.outcomes.get(name)
         if outcome is None:
-            table.add_row(name, *[""] * 5, "kept", "", size)
+            table.add_row(name, "kept", "", "", size)
             continue
-        phases = [f"{outcome.seconds.get(phase, 0):.1f}" for phase in ("load", "trace", "passes", "save", "lower")]
-        table.add_row(name, *phases, f"{sum(outcome.seconds.values()):.1f}", size_text(outcome.peak_rss), size)
+        slowest, seconds = max(outcome.seconds.items(), key=lambda phase: phase[1])
+        total = f"{sum(outcome.seconds.values()):.1f}"
+        table.add_row(name, total, f"{slowest} {seconds:.1f}", size_text(outcome.peak_rss), size)
     return table
 
 

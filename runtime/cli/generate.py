@@ -12,7 +12,7 @@ from diffoundry.runtime.cli.options import bundle_argument, engine_options, json
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.image import describe_image_fault
 from diffoundry.runtime.pipelines.run import PipelineOutput, Run
-from diffoundry.runtime.png import read_settings, save_png
+from diffoundry.runtime.png import check_png_path, read_settings, save_png
 
 __all__ = ["command"]
 
@@ -68,6 +68,7 @@ def _settings(like: Path | None, given: dict[str, Any]) -> dict[str, Any]:
 
 def _paths(output: Path, count: int) -> list[Path]:
     """One path a picture: out.png, or out-0.png, out-1.png ... for several."""
+    check_png_path(output)
     if count == 1:
         return [output]
     return [output.with_name(f"{output.stem}-{i}{output.suffix}") for i in range(count)]

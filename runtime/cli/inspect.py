@@ -39,14 +39,22 @@ def command(bundle: Path, *, as_json: bool) -> None:
 def _print_summary(path: Path, manifest: Manifest, scheduler: dict[str, Any]) -> None:
     recipe = manifest.recipe
     total = sum(file.size for file in manifest.files.values())
-    out.print(f"[bold]{path}[/bold]: {manifest.family}, {recipe.target} {recipe.precision}, {size_text(total)}")
-    out.print(f"model      {recipe.model}")
-    out.print(f"scheduler  {scheduler.get('_class_name')}, {scheduler.get('prediction_type', 'epsilon')}")
+    out.print(
+        f"[bold]{path}[/bold]: {manifest.family}, {recipe.target} {recipe.precision}, {size_text(total)}",
+        soft_wrap=True,
+    )
+    out.print(f"model      {recipe.model}", soft_wrap=True)
+    out.print(
+        f"scheduler  {scheduler.get('_class_name')}, {scheduler.get('prediction_type', 'epsilon')}", soft_wrap=True
+    )
     for name, dim in recipe.dims.items():
-        out.print(f"{name:<10} {dim.describe()}")
-    out.print(f"made by    diffoundry {manifest.diffoundry}, format {manifest.format_version}, opset {recipe.opset}")
+        out.print(f"{name:<10} {dim.describe()}", soft_wrap=True)
+    out.print(
+        f"made by    diffoundry {manifest.diffoundry}, format {manifest.format_version}, opset {recipe.opset}",
+        soft_wrap=True,
+    )
     versions = ", ".join(f"{name} {version}" for name, version in manifest.built_with.items())
-    out.print(f"with       {versions}")
+    out.print(f"with       {versions}", soft_wrap=True)
 
 
 def _engine_table(manifest: Manifest) -> Table:

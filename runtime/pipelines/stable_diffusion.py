@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffoundry.runtime.components import Components
-from diffoundry.runtime.errors import BundleError, InputError
+from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.guidance import guide, rescale_guidance
 from diffoundry.runtime.image import postprocess
 from diffoundry.runtime.pipelines.denoising import denoise, set_timesteps
@@ -16,7 +16,7 @@ from diffoundry.runtime.pipelines.request import Request, check_request, make_ge
 from diffoundry.runtime.pipelines.run import PipelineOutput, Run
 from diffoundry.runtime.random import Generator, randn_tensor
 from diffoundry.runtime.schedulers import Scheduler, scheduler_class, scheduler_from_config
-from diffoundry.runtime.tokenizers.clip import ClipTokenizer
+from diffoundry.runtime.tokenizers.clip import TOKENIZER_FILES, ClipTokenizer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -43,7 +43,7 @@ class StableDiffusionPipeline:
             bundle.engines(name)
         self.components = components
         self.scheduler_config: Mapping[str, Any] = bundle.read_json("scheduler/scheduler_config.json")
-        self.tokenizer = ClipTokenizer.from_folder(_tokenizer_folder(components))
+        self.tokenizer = _tokenizer(components)
         self._unet = bundle.config("unet")
         self._vae = bundle.config("vae_decoder")
 
@@ -170,13 +170,8 @@ class StableDiffusionPipeline:
         return guided
 
 
-def _tokenizer_folder(components: Components) -> Any:
-    """The tokenizer's folder, every file of it checked."""
+def _tokenizer(components: Components) -> ClipTokenizer:
+    """The tokenizer, from files of the bundle that were checked."""
     bundle = components.bundle
-    names = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
-    found = [bundle.file(f"tokenizer/{name}") for name in names if bundle.has(f"tokenizer/{name}")]
-    if not found:
-        raise BundleError(
-            f"bundle {bundle.root}: got no tokenizer, expected one in tokenizer/; export the bundle again"
-        )
-    return found[0].parent
+    files = {name: bundle.file(f"tokenizer/{name}") for name in TOKENIZER_FILES if bundle.has(f"tokenizer/{name}")}
+    return ClipTokenizer.from_files(files, name=str(bundle.root / "tokenizer"))

@@ -1,0 +1,174 @@
+"""The command line as a user types it: results, files, exit codes and sentences."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffoundry.runtime.cli import group
+from diffoundry.runtime.cli.main import main
+
+
+@pytest.fixture
+def diffoundry(monkeypatch, capsys):
+    """Run a command in this process; gives exit code, standard output and standard error."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["diffoundry", *map(str, words)])
+        code, sentence = 0, ""
+        try:
+            main()
+        except SystemExit as end:
+            code, sentence = (1, end.code) if isinstance(end.code, str) else (end.code, "")
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err + sentence
+
+    return run
+
+
+_QUICK = ("--steps", "3", "--seed", "7")
+
+
+def test_generate_writes_a_picture_with_its_settings(diffoundry, emoji_bundle, tmp_path):
+    picture = tmp_path / "apple.png"
+    code, out, _ = diffoundry("generate", emoji_bundle, "a red apple", *_QUICK, "-o", picture, "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert report["files"] == [str(picture)]
+    assert report["settings"]["seed"] == 7
+    assert Image.open(picture).size == (64, 64)
+    assert np.asarray(Image.open(picture)).std() > 10
+
+
+def test_the_same_seed_gives_the_same_file(diffoundry, emoji_bundle, tmp_path):
+    for name in ("one.png", "two.png"):
+        diffoundry("generate", emoji_bundle, "a red apple", *_QUICK, "-o", tmp_path / name)
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+
+
+def test_like_paints_the_same_again_and_options_win(diffoundry, emoji_bundle, tmp_path):
+    first, again, other = tmp_path / "first.png", tmp_path / "again.png", tmp_path / "other.png"
+    settings = ("--negative", "blue", "--guidance-scale", "5", "--scheduler", "EulerDiscrete")
+    diffoundry("generate", emoji_bundle, "a cat face", *settings, *_QUICK, "-o", first)
+    diffoundry("generate", emoji_bundle, "--like", first, "-o", again)
+    diffoundry("generate", emoji_bundle, "--like", first, "--seed", "8", "-o", other)
+    assert again.read_bytes() == first.read_bytes()
+    assert Image.open(other).tobytes() != Image.open(first).tobytes()
+
+
+def test_like_paints_several_again(diffoundry, emoji_bundle, tmp_path):
+    _, out, _ = diffoundry(
+        "generate", emoji_bundle, "a fish", *_QUICK, "--num-images", "2", "-o", tmp_path / "fish.png", "--json"
+    )
+    files = json.loads(out)["files"]
+    assert files == [str(tmp_path / "fish-0.png"), str(tmp_path / "fish-1.png")]
+    diffoundry("generate", emoji_bundle, "--like", files[1], "-o", tmp_path / "again.png")
+    assert (tmp_path / "again-1.png").read_bytes() == (tmp_path / "fish-1.png").read_bytes()
+
+
+def test_a_long_prompt_says_what_was_cut(diffoundry, emoji_bundle, tmp_path):
+    _, _, err = diffoundry("generate", emoji_bundle, "cat " * 90 + "dog", *_QUICK, "-o", tmp_path / "x.png")
+    assert "this part of the prompt is cut off" in err
+    assert "dog" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["generate", "{bundle}"], 1, "prompt: got none, expected a text after DIR, or --like"),
+        (["generate", "{bundle}", "x", "--steps", "0"], 1, "num_inference_steps: got 0, expected a whole number"),
+        (["generate", "{bundle}", "x", "--steps", "many"], 2, "'many' is not a valid integer"),
+        (["generate", "{bundle}", "x", "--scheduler", "Magic"], 1, "'MagicScheduler' is unknown, expected one of"),
+        (["generate", "{bundle}", "x", "--height", "65"], 1, "height: got 65, expected a multiple of 8"),
+        (["generate", "{bundle}", "x", "--device", "abacus"], 1, "device: got 'abacus', expected one of cpu"),
+        (["generate", "{bundle}", "x", "--target", "abacus"], 1, "got no engine for abacus, the bundle holds onnx"),
+        (["generate", "{bundle}", "x", "--steps", "1", "-o", "{tmp}/no/such/x.png"], 1, "{tmp}/no/such"),
+        (["generate", "{tmp}/nothing", "x"], 1, "got nothing there, expected a folder made by 'diffoundry export'"),
+        (["inspect", "{tmp}"], 1, "got a folder without diffoundry.json and model_index.json"),
+        (["frobnicate"], 2, "No such command 'frobnicate'"),
+        (["export", "--model", "emoji", "-o", "{tmp}/b"], 2, "Missing option '--target'"),
+        (["export", "--model", "emoji", "--target", "abacus", "-o", "{tmp}/b"], 1, "target: got 'abacus', expected"),
+        (["export", "--model", "nope", "--target", "onnxruntime", "-o", "{tmp}/b"], 1, "model 'nope': not found"),
+        (
+            ["export", "--model", "emoji", "--target", "onnxruntime", "-o", "{tmp}/b", "--height", "big"],
+            1,
+            "height: got 'big', expected a number such as 512 or a range such as 256..1024",
+        ),
+        (
+            ["export", "--model", "emoji", "--target", "onnxruntime", "-o", "{tmp}/b", "--width", "128..64"],
+            1,
+            "width: got the range '128..64', expected the smaller end first",
+        ),
+        (
+            ["export", "--model", "emoji", "--target", "onnxruntime", "-o", "{tmp}/b", "--width", "100"],
+            1,
+            "width: got 100, expected a multiple of 8 for this checkpoint",
+        ),
+        (
+            ["export", "--model", "emoji", "--target", "onnxruntime", "-o", "{tmp}/b", "--precision", "fp12"],
+            2,
+            "'fp12' is not one of 'fp32', 'fp16'",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_wrong_usage_ends_in_one_sentence(diffoundry, emoji_bundle, tmp_path, words, code, message):
+    words = [word.format(bundle=emoji_bundle, tmp=tmp_path) for word in words]
+    got, out, err = diffoundry(*words)
+    assert (got, out) == (code, "")
+    assert message.format(tmp=tmp_path) in err.replace("\n", " ")
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_inspect_shows_recipe_and_engines(diffoundry, emoji_bundle):
+    _, out, _ = diffoundry("inspect", emoji_bundle)
+    assert "stable_diffusion, onnxruntime fp32" in out
+    assert "DDIMScheduler, v_prediction" in out
+    _, out, _ = diffoundry("inspect", emoji_bundle, "--json")
+    shown = json.loads(out)
+    assert shown["manifest"]["recipe"]["model"] == "emoji"
+    assert shown["components"] == ["text_encoder", "unet", "vae_encoder", "vae_decoder"]
+
+
+def test_a_folder_without_a_manifest_paints_the_same(diffoundry, emoji_bundle, tmp_path):
+    folder = tmp_path / "optimum"
+    shutil.copytree(emoji_bundle, folder)
+    (folder / "diffoundry.json").unlink()
+    for bundle, name in ((emoji_bundle, "ours.png"), (folder, "optimum.png")):
+        code, _, err = diffoundry("generate", bundle, "a rocket", *_QUICK, "-o", tmp_path / name)
+        assert code == 0, err
+    assert Image.open(tmp_path / "ours.png").tobytes() == Image.open(tmp_path / "optimum.png").tobytes()
+    assert "without a manifest" in diffoundry("inspect", folder)[1]
+
+
+def test_targets_lists_what_is_here(diffoundry):
+    _, out, _ = diffoundry("targets", "--json")
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert rows["onnxruntime"]["installed"]
+    assert "cpu" in rows["onnxruntime"]["devices"]
+
+
+def test_a_missing_extra_is_one_sentence(diffoundry, monkeypatch):
+    monkeypatch.setitem(group.COMMANDS, "export", ("diffoundry.exporter.absent_library:command", "x"))
+    monkeypatch.setattr(
+        group, "resolve", lambda _: (_ for _ in ()).throw(ModuleNotFoundError("No module named 'torch'", name="torch"))
+    )
+    code, _, err = diffoundry("export")
+    assert code == 1
+    assert "error: 'diffoundry export' needs the Python package 'torch'" in err
+    assert "pip install 'diffoundry[export]'" in err
+
+
+def test_without_click_the_command_says_what_to_install():
+    code = "import sys; sys.modules['click'] = None; from diffoundry.runtime.cli.main import main; main()"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 1
+    assert run.stderr.strip() == (
+        "error: the command line needs the Python package 'click', which is not installed. "
+        "Install it with: pip install 'diffoundry[cli]'"
+    )
