@@ -22,14 +22,15 @@ class _SymbolicNoise:
         return form
 
 
-def lower(scheduler: Scheduler[Any], **step_arguments: Any) -> SamplingPlan:
+def lower(scheduler: Scheduler[Any], *, begin: int | None = None, **step_arguments: Any) -> SamplingPlan:
     """Read the coefficients of a planned run off the scheduler.
 
-    `set_timesteps` must have been called, and `set_begin_index` where the run starts in the middle. The scheduler
-    itself is not touched.
+    `set_timesteps` must have been called, and `set_begin_index` where the scheduler has one and the run starts in the
+    middle. The scheduler itself is not touched.
 
     Args:
         scheduler: any scheduler whose update is affine in the sample, the model's outputs and the noises.
+        begin: index of the first timestep of the run; by default the scheduler's begin index, or 0.
         step_arguments: what the sampling loop would pass to `step` besides output, timestep and sample, for
             example `eta=1.0`.
 
@@ -42,7 +43,7 @@ def lower(scheduler: Scheduler[Any], **step_arguments: Any) -> SamplingPlan:
         raise InputError(f"lower({name}): no run is planned, call set_timesteps first.")
     fork = scheduler.copy()
     noise = _SymbolicNoise()
-    start = getattr(fork, "begin_index", None) or 0
+    start = begin if begin is not None else getattr(fork, "begin_index", None) or 0
     try:
         steps = tuple(
             _lower_step(fork, i, timestep, noise, step_arguments) for i, timestep in enumerate(fork.timesteps[start:])

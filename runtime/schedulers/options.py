@@ -5,13 +5,13 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from diffoundry.runtime.errors import ConfigError
 
-__all__ = ["BetaOptions", "SchedulerOptions", "SigmaOptions", "SigmaSchedule", "build_options"]
+__all__ = ["BetaOptions", "SchedulerOptions", "SigmaOptions", "SigmaSchedule", "TrainingOptions", "build_options"]
 
 O = TypeVar("O", bound="SchedulerOptions")  # noqa: E741 - the options' own class, as T is for a type
 
@@ -41,22 +41,38 @@ class SchedulerOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BetaOptions(SchedulerOptions):
-    """How the variance grows over the training steps (see `betas.py`)."""
+class TrainingOptions(SchedulerOptions):
+    """How many noise levels the model was trained on."""
 
     num_train_timesteps: int = 1000
-    beta_start: float = 0.0001
-    beta_end: float = 0.02
-    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
-    trained_betas: Sequence[float] | None = None
 
     def check(self, owner: str) -> None:
-        """Refuse a training schedule without steps, or with fewer betas than steps."""
+        """Refuse a training schedule without steps."""
         super().check(owner)
         if self.num_train_timesteps < 1:
             raise ConfigError(
                 f"{owner}: option 'num_train_timesteps' is {self.num_train_timesteps}, expected at least 1."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BetaOptions(TrainingOptions):
+    """How the variance grows over the training steps (see `betas.py`)."""
+
+    beta_start: float = 0.0001
+    beta_end: float = 0.02
+    beta_schedule: str = "linear"
+    trained_betas: Sequence[float] | None = None
+
+    BETA_SCHEDULES: ClassVar[tuple[str, ...]] = ("linear", "scaled_linear", "squaredcos_cap_v2")
+    """The values of `beta_schedule` that are honoured; a class variable, because classes know more or fewer."""
+
+    def check(self, owner: str) -> None:
+        """Refuse an unknown schedule, and one with fewer betas than steps."""
+        super().check(owner)
+        if self.beta_schedule not in self.BETA_SCHEDULES:
+            expected = " or ".join(map(repr, self.BETA_SCHEDULES))
+            raise ConfigError(f"{owner}: option 'beta_schedule' is {self.beta_schedule!r}, expected {expected}.")
         if self.trained_betas is not None and len(self.trained_betas) < self.num_train_timesteps:
             raise ConfigError(
                 f"{owner}: option 'trained_betas' has {len(self.trained_betas)} values, expected one for each of the "

@@ -14,8 +14,18 @@ __all__ = ["scheduler_class", "scheduler_from_config", "scheduler_names"]
 _PACKAGE = "diffoundry.runtime.schedulers"
 
 _SCHEDULERS = {
+    "DDIMInverseScheduler": f"{_PACKAGE}.ddim_inverse:DDIMInverseScheduler",
     "DDIMScheduler": f"{_PACKAGE}.ddim:DDIMScheduler",
+    "DDPMScheduler": f"{_PACKAGE}.ddpm:DDPMScheduler",
+    "DPMSolverMultistepScheduler": f"{_PACKAGE}.dpmsolver_multistep:DPMSolverMultistepScheduler",
+    "EulerAncestralDiscreteScheduler": f"{_PACKAGE}.euler_ancestral_discrete:EulerAncestralDiscreteScheduler",
     "EulerDiscreteScheduler": f"{_PACKAGE}.euler_discrete:EulerDiscreteScheduler",
+    "FlowMapEulerDiscreteScheduler": f"{_PACKAGE}.flow_map_euler_discrete:FlowMapEulerDiscreteScheduler",
+    "FlowMatchEulerDiscreteScheduler": f"{_PACKAGE}.flow_match_euler_discrete:FlowMatchEulerDiscreteScheduler",
+    "FlowMatchHeunDiscreteScheduler": f"{_PACKAGE}.flow_match_heun_discrete:FlowMatchHeunDiscreteScheduler",
+    "FlowMatchLCMScheduler": f"{_PACKAGE}.flow_match_lcm:FlowMatchLCMScheduler",
+    "LTXEulerAncestralRFScheduler": f"{_PACKAGE}.ltx_euler_ancestral_rf:LTXEulerAncestralRFScheduler",
+    "PNDMScheduler": f"{_PACKAGE}.pndm:PNDMScheduler",
 }
 
 

@@ -94,14 +94,17 @@ def sigma_to_timestep(sigmas: FloatArray, log_training_sigmas: Float32Array) -> 
 
     Args:
         sigmas: (N,), any order.
-        log_training_sigmas: log of `training_sigmas`, ascending, (T,).
+        log_training_sigmas: log of `training_sigmas`, (T,).
 
     Returns:
         float64, (N,), within [0, T - 1].
     """
     log_sigma = np.log(np.maximum(sigmas, 1e-10))
-    below = np.searchsorted(log_training_sigmas, log_sigma, side="right") - 1
-    low_index = below.clip(0, len(log_training_sigmas) - 2)
+    # the last training step that is not above; a rescaled schedule may turn down at its end, so no binary search
+    reached = log_training_sigmas[:, np.newaxis] <= log_sigma
+    count = len(log_training_sigmas)
+    last = count - 1 - reached[::-1].argmax(axis=0)
+    low_index = np.where(reached.any(axis=0), last, 0).clip(max=count - 2)
     low, high = log_training_sigmas[low_index], log_training_sigmas[low_index + 1]
     weight = np.clip((low - log_sigma) / (low - high), 0, 1)
     result: Float64Array = (1 - weight) * low_index + weight * (low_index + 1)

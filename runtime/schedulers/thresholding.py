@@ -35,16 +35,17 @@ def dynamic_threshold(x0: Sample, *, ratio: float, max_value: float) -> Sample:
     magnitude = np.abs(x0.reshape(x0.shape[0], -1))
     s = np.clip(_quantile(magnitude, ratio), 1.0, None)
     # torch.clamp applies the upper bound last, so that a max_value below 1 wins
-    s = np.minimum(s, np.float32(max_value)).reshape(-1, *[1] * (x0.ndim - 1))
+    s = np.minimum(s, s.dtype.type(max_value)).reshape(-1, *[1] * (x0.ndim - 1))
     return np.clip(x0, -s, s) / s
 
 
 def _quantile(values: Sample, ratio: float) -> Sample:
-    """`torch.quantile(values, ratio, dim=1)`: float32 linear interpolation between the two nearest of the sorted."""
-    rank = np.float32(ratio) * np.float32(values.shape[1] - 1)
+    """`torch.quantile(values, ratio, dim=1)`: linear interpolation between the two nearest, in the values' dtype."""
+    number = values.dtype.type
+    rank = number(ratio) * number(values.shape[1] - 1)
     low, high = math.floor(rank), math.ceil(rank)
     ordered = np.partition(values, (low, high), axis=1)
-    weight = float(rank - np.float32(low))
+    weight = float(rank - number(low))
     return ordered[:, low] + (ordered[:, high] - ordered[:, low]) * weight
 
 

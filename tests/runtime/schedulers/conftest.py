@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ def _load(path: Path) -> list:
     return module.DECLARATIONS
 
 
+@cache
 def declarations() -> list:
     """Every declaration in `declarations/*.py`, by class name."""
     found = [declaration for path in sorted((HERE / "declarations").glob("*.py")) for declaration in _load(path)]

@@ -8,10 +8,6 @@ PLACED = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 
 def _keep(case):
     options, run = case.options, case.set_timesteps
-    if options["trained_betas"] is not None and options["num_train_timesteps"] != 100:
-        return False  # 100 betas are for 100 steps
-    if sum(bool(options[name]) for name in PLACED) > 1:
-        return False  # refused
     continuous = options["timestep_type"] == "continuous" and options["prediction_type"] == "v_prediction"
     if options["sigma_max"] is not None and options["num_train_timesteps"] == 100:
         return False  # above the trained sigmas: the first timestep stands twice, and diffusers runs off the end
@@ -23,16 +19,13 @@ DECLARATIONS = [
     Declaration(
         name="EulerDiscreteScheduler",
         options={
-            "num_train_timesteps": (1000, 100, 2000),
+            ("num_train_timesteps", "trained_betas"): ((1000, None), (100, None), (2000, None), (100, BETAS)),
             "beta_start": (0.0001, 0.00085),
             "beta_end": (0.02, 0.012),
             "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
-            "trained_betas": (None, BETAS),
             "prediction_type": ("epsilon", "sample", "original_sample", "v_prediction"),
             "interpolation_type": ("linear", "log_linear"),
-            "use_karras_sigmas": (False, True),
-            "use_exponential_sigmas": (False, True),
-            "use_beta_sigmas": (False, True),
+            PLACED: ((False, False, False), (True, False, False), (False, True, False), (False, False, True)),
             "sigma_min": (None, 0.05),
             "sigma_max": (None, 8.0),
             "timestep_spacing": ("linspace", "leading", "trailing"),

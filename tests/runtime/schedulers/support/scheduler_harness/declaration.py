@@ -49,22 +49,25 @@ class Declaration:
 
     Attributes:
         name: class name.
-        options: option name to the values to test, defaults included; every pair of values is run together.
+        options: option name to the values to test, defaults included; every pair of values is run together. Options
+            that allow only some combinations are one entry: a tuple of names to tuples of values.
         runs: arguments of `set_timesteps` to test, one dict each.
         step: argument of `step` to values, for example {"eta": (0.0, 0.5)}.
-        begins: fractions of the run at which to start (image to image); () where there is no `set_begin_index`.
+        begins: fractions of the run at which to start (image to image); the loop
+            then skips the timesteps before, and calls `set_begin_index` where there is one.
         keep: (case) -> whether diffusers runs it to the end with finite numbers. Say why in a comment.
         not_affine: (case) -> the option that lowering must name, or None where the plan must reproduce the run.
         refusals: what both libraries refuse.
         output_channels: (case) -> the model's output channels for a sample of 3 channels; 6 for learned variances.
-        tolerance: relative error allowed at every step.
+        tolerance: relative error allowed at every step in float32.
+        exact_tolerance: the same in float64; say why if it is above 1e-6.
         max_sigma_ulp: how many float32 ulp sigmas may differ from the correctly rounded diffusers; say why if > 0.
         at_least: least number of cases.
         loop: the sampling loop where it is not the usual one: see `usual_loop`.
     """
 
     name: str
-    options: Mapping[str, Sequence[Any]]
+    options: Mapping[str | tuple[str, ...], Sequence[Any]]
     runs: Sequence[Mapping[str, Any]] = tuple({"num_inference_steps": steps} for steps in STEPS)
     step: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     begins: Sequence[float] = (0.0, 0.4)
@@ -73,9 +76,15 @@ class Declaration:
     refusals: Sequence[Refusal] = ()
     output_channels: Callable[[Case], int] = lambda case: 3
     tolerance: float = 1e-4
+    exact_tolerance: float = 1e-6
     max_sigma_ulp: int = 0
     at_least: int = 40
     loop: Callable[..., Any] | None = None
+
+    @property
+    def option_names(self) -> set[str]:
+        """The options that have values here."""
+        return {part for name in self.options for part in ((name,) if isinstance(name, str) else name)}
 
     @cached_property
     def cases(self) -> list[Case]:
@@ -93,12 +102,16 @@ class Declaration:
 
 def _case(row: Mapping[Any, Any]) -> Case:
     return Case(
-        options={name: value for (kind, name), value in row.items() if kind == "option"},
+        options=dict(pair for (kind, name), value in row.items() if kind == "option" for pair in _named(name, value)),
         set_timesteps=dict(row["run", ""]),
         step={name: value for (kind, name), value in row.items() if kind == "step"},
         batch=row["batch", ""],
         begin=row["begin", ""],
     )
+
+
+def _named(name: str | tuple[str, ...], value: Any) -> list[tuple[str, Any]]:
+    return [(name, value)] if isinstance(name, str) else list(zip(name, value, strict=True))
 
 
 def _brief(value: Any) -> str:

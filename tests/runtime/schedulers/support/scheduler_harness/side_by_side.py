@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from scheduler_harness.correct_rounding import CorrectRounding
 from scheduler_harness.declaration import Case, Declaration
+from scheduler_harness.double_precision import DoublePrecision, to_double
 
 from diffoundry.runtime.random import TorchCpuGenerator
 from diffoundry.runtime.schedulers import scheduler_class
@@ -19,11 +20,23 @@ SHAPE = (3, 4, 8)
 SEED = 11
 
 
+class RoundedNoise:
+    """torch's float32 noise, also for float64 samples: `DoublePrecision` does the same to diffusers."""
+
+    def __init__(self, seed: int) -> None:
+        self.source = TorchCpuGenerator(seed)
+
+    def randn(self, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
+        """Draw in float32, return in dtype."""
+        return self.source.randn(shape).astype(dtype)
+
+
 @dataclass
 class Trajectory:
     """What one library did: the schedule, and after each step the sample and the predicted clean sample.
 
-    `peaks` are the largest magnitudes that the sample has had so far, before each step.
+    `peaks` are the largest magnitudes so far, up to each step, of anything that is computed with: the sample, and the
+    noise that is taken off it to get x0.
     """
 
     scheduler: Any
@@ -36,12 +49,15 @@ class Trajectory:
 
 
 def model(sample: np.ndarray, timestep: float, channels: int) -> np.ndarray:
-    """A smooth, bounded, nonlinear stand-in for a network; float64 inside, so that both sides get the same float32."""
-    x, t = sample.astype(np.float64), float(timestep)
+    """A smooth, bounded, nonlinear stand-in for a network; float64 inside, so that both sides get the same float32.
+
+    The channels beyond the sample's are a learned variance: positive, as "learned" takes its root.
+    """
+    x, t, dtype = sample.astype(np.float64), float(timestep), sample.dtype
     mean = np.tanh(0.8 * x + 0.1 * np.roll(x, 1, axis=-1)) * np.cos(0.003 * t) + 0.2 * np.sin(x + 0.002 * t)
     if channels == x.shape[1]:
-        return mean.astype(np.float32)
-    return np.concatenate([mean, np.tanh(x - 0.001 * t)], axis=1).astype(np.float32)
+        return mean.astype(dtype)
+    return np.concatenate([mean, 0.5 + 0.4 * np.tanh(x - 0.001 * t)], axis=1).astype(dtype)
 
 
 def start(batch: int) -> np.ndarray:
@@ -55,10 +71,26 @@ def begin_index(scheduler: Any, case: Case) -> int:
     return int(case.begin * (len(scheduler.timesteps) // order)) * order
 
 
+def init_noise_sigma(scheduler: Any) -> float:
+    """What the first noise is multiplied with; the flow matching classes of diffusers do not say, it is one."""
+    return float(getattr(scheduler, "init_noise_sigma", 1.0))
+
+
 def make_theirs(name: str, options: dict[str, Any]) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecated algorithm types
         return getattr(diffusers, name)(**options)
+
+
+def set_begin(scheduler: Any, case: Case) -> None:
+    """`set_begin_index` for a start in the middle.
+
+    Also where the first timestep stands twice: a run that looks it up begins at the second of them, to skip no sigma,
+    and then runs off the end, here as in diffusers. Pipelines that set the begin index do not.
+    """
+    twice = len(scheduler.timesteps) > 1 and bool(scheduler.timesteps[0] == scheduler.timesteps[1])
+    if (case.begin or twice) and hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(begin_index(scheduler, case))
 
 
 def plan_theirs(declaration: Declaration, case: Case) -> Any:
@@ -66,8 +98,7 @@ def plan_theirs(declaration: Declaration, case: Case) -> Any:
     with CorrectRounding():
         scheduler = make_theirs(declaration.name, case.options)
         scheduler.set_timesteps(**case.set_timesteps)
-    if case.begin:
-        scheduler.set_begin_index(begin_index(scheduler, case))
+    set_begin(scheduler, case)
     return scheduler
 
 
@@ -75,13 +106,12 @@ def plan_ours(declaration: Declaration, case: Case) -> Any:
     """Ours, ready for its first step."""
     scheduler = scheduler_class(declaration.name)(**case.options)
     scheduler.set_timesteps(**case.set_timesteps)
-    if case.begin:
-        scheduler.set_begin_index(begin_index(scheduler, case))
+    set_begin(scheduler, case)
     return scheduler
 
 
-def run_theirs(declaration: Declaration, case: Case) -> Trajectory:
-    """The whole run in diffusers; the schedule with `CorrectRounding`, the steps as they are.
+def run_theirs(declaration: Declaration, case: Case, *, double: bool = False) -> Trajectory:
+    """The whole run in diffusers: the schedule with `CorrectRounding`, the steps as they are or in `DoublePrecision`.
 
     `rescale_betas_zero_snr` subtracts nearly equal roots: there the last bits of torch's own square roots, which no
     two machines share, grow to 4e-4 of a sigma.
@@ -95,23 +125,28 @@ def run_theirs(declaration: Declaration, case: Case) -> Trajectory:
     def net(sample: torch.Tensor, timestep: Any) -> torch.Tensor:
         return torch.from_numpy(model(sample.numpy(), float(timestep), channels))
 
-    sample = torch.from_numpy(start(case.batch)) * scheduler.init_noise_sigma
-    return _follow(declaration, case, scheduler, sample, net, arguments)
+    sample = torch.from_numpy(start(case.batch)) * init_noise_sigma(scheduler)
+    if not double:
+        return _follow(declaration, case, scheduler, sample, net, arguments)
+    to_double(scheduler)
+    with DoublePrecision():
+        return _follow(declaration, case, scheduler, sample.double(), net, arguments)
 
 
-def run_ours(declaration: Declaration, case: Case) -> Trajectory:
-    """The whole run here."""
+def run_ours(declaration: Declaration, case: Case, *, double: bool = False) -> Trajectory:
+    """The whole run here, in float32 or float64."""
     scheduler = plan_ours(declaration, case)
     channels = declaration.output_channels(case)
     arguments = dict(case.step)
     if "generator" in inspect.signature(scheduler.step).parameters:
-        arguments["generator"] = TorchCpuGenerator(SEED)
+        arguments["generator"] = RoundedNoise(SEED)
+    dtype = np.float64 if double else np.float32
 
     def net(sample: np.ndarray, timestep: Any) -> np.ndarray:
-        assert sample.dtype == np.float32, "a coefficient widened the sample"
+        assert sample.dtype == dtype, "a coefficient widened the sample"
         return model(sample, float(timestep), channels)
 
-    sample = start(case.batch) * scheduler.init_noise_sigma
+    sample = (start(case.batch) * scheduler.init_noise_sigma).astype(dtype)
     return _follow(declaration, case, scheduler, sample, net, arguments)
 
 
@@ -124,12 +159,12 @@ def _follow(
         scheduler=scheduler,
         timesteps=np.asarray(scheduler.timesteps),
         sigmas=None if sigmas is None else np.asarray(sigmas),
-        init_noise_sigma=float(scheduler.init_noise_sigma),
+        init_noise_sigma=init_noise_sigma(scheduler),
         samples=[],
         predicted=[],
         peaks=[],
     )
-    peak = float(np.abs(np.asarray(sample)).max())
+    peak = float(np.abs(np.asarray(sample)).max()) + _gain(scheduler)
     loop = declaration.loop or usual_loop
     for result in loop(scheduler, sample, net, arguments, first):
         trajectory.samples.append(np.asarray(result.prev_sample))
@@ -138,6 +173,17 @@ def _follow(
         predicted = getattr(result, "pred_original_sample", None)
         trajectory.predicted.append(None if predicted is None else np.asarray(predicted))
     return trajectory
+
+
+def _gain(scheduler: Any) -> float:
+    """What epsilon, of magnitude one, is multiplied with at the start of the run: sigma / alpha."""
+    if getattr(scheduler, "sigmas", None) is not None:
+        return float(np.max(np.asarray(scheduler.sigmas)))
+    alpha_bar = getattr(scheduler, "alphas_cumprod", None)
+    timesteps = np.asarray(scheduler.timesteps)
+    if alpha_bar is None or timesteps.dtype != np.int64:
+        return 1.0
+    return float(1.0 / np.sqrt(max(1e-9, np.asarray(alpha_bar)[timesteps].min())))
 
 
 def usual_loop(scheduler: Any, sample: Any, net: Any, arguments: dict[str, Any], first: int) -> Iterator[Any]:

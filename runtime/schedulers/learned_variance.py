@@ -1,0 +1,60 @@
+"""Model outputs that hold a variance beside the mean: twice the channels, mean first.
+
+Nichol & Dhariwal 2021, section 3.1, https://arxiv.org/abs/2102.09672. diffusers: `variance_type` "learned" and
+"learned_range".
+"""
+
+import math
+
+import numpy as np
+
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.schedulers.affine import Sample, require_array
+
+__all__ = ["learned_deviation", "mean_of", "split_variance"]
+
+
+def mean_of(output: Sample, sample: Sample) -> Sample:
+    """The mean's channels of an output, for solvers that have no use for the variance.
+
+    Args:
+        output: (B, C or 2 C, ...).
+        sample: (B, C, ...).
+    """
+    require_array(output, "variance_type")
+    return output[:, : sample.shape[1]]
+
+
+def split_variance(output: Sample, sample: Sample) -> tuple[Sample, Sample]:
+    """Mean and variance of an output, each (B, C, ...).
+
+    Raises:
+        InputError: the output has not twice the sample's channels.
+    """
+    require_array(output, "variance_type")
+    channels = sample.shape[1]
+    if output.shape[1] != 2 * channels:
+        raise InputError(
+            f"model output has {output.shape[1]} channels, expected {2 * channels} for a sample of {channels}: option "
+            "'variance_type' says that the variance is learned. Set it to a fixed one if the model has none."
+        )
+    return output[:, :channels], output[:, channels:]
+
+
+def learned_deviation(predicted: Sample, variance_type: str, *, small: float, large: float) -> Sample:
+    """Standard deviation of the noise from what the model says about the variance.
+
+    "learned" is the variance itself; "learned_range" is v in [-1, 1] between the logarithms of the smallest and the
+    largest variance: exp(f log large + (1 - f) log small), f = (v + 1) / 2 (equation 15).
+
+    Args:
+        predicted: float32, (B, C, ...).
+        variance_type: "learned" or "learned_range".
+        small: posterior variance, the lower bound.
+        large: beta_t, the upper bound.
+    """
+    require_array(predicted, "variance_type")
+    if variance_type == "learned":
+        return np.sqrt(predicted)
+    low, high = 0.5 * math.log(small), 0.5 * math.log(large)
+    return np.exp((predicted + 1.0) * (0.5 * (high - low)) + low)
