@@ -178,7 +178,8 @@ def _follow(
 def _gain(scheduler: Any) -> float:
     """What epsilon, of magnitude one, is multiplied with at the start of the run: sigma / alpha."""
     if getattr(scheduler, "sigmas", None) is not None:
-        return float(np.max(np.asarray(scheduler.sigmas)))
+        sigma = float(np.max(np.asarray(scheduler.sigmas)))
+        return sigma / (1.0 - sigma) if scheduler.config.get("use_flow_sigmas") and sigma < 1.0 else sigma
     alpha_bar = getattr(scheduler, "alphas_cumprod", None)
     timesteps = np.asarray(scheduler.timesteps)
     if alpha_bar is None or timesteps.dtype != np.int64:
