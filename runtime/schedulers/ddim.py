@@ -117,5 +117,7 @@ class DDIMScheduler(DiscreteScheduler[DDIMOptions]):
         if given is None:
             return noise_like(like, generator)
         if generator is not None:
-            raise InputError("DDIMScheduler.step: got both generator and variance_noise, expected one of them.")
+            raise InputError(
+                f"{type(self).__name__}.step: got both generator and variance_noise, expected one of them."
+            )
         return given

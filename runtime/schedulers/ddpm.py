@@ -81,8 +81,8 @@ class DDPMScheduler(DiscreteScheduler[DDPMOptions]):
         trained = self.options.num_train_timesteps
         if np.any(np.diff(timesteps) >= 0) or timesteps[0] >= trained:
             raise InputError(
-                f"DDPMScheduler.set_timesteps: timesteps are {list(given)}, expected integers that descend from "
-                f"below num_train_timesteps = {trained}."
+                f"{type(self).__name__}.set_timesteps: timesteps are {list(given)}, expected integers that descend "
+                f"from below num_train_timesteps = {trained}."
             )
         return timesteps
 
@@ -105,27 +105,37 @@ class DDPMScheduler(DiscreteScheduler[DDPMOptions]):
         """
         options, t = self.options, int(timestep)
         if t not in self._following:
-            raise InputError(f"DDPMScheduler.step: timestep {t} is not in the schedule, expected one of `timesteps`.")
+            raise InputError(
+                f"{type(self).__name__}.step: timestep {t} is not in the schedule, expected one of `timesteps`."
+            )
         previous = self._following[t]
         learned = options.variance_type in ("learned", "learned_range")
         predicted = None
         if learned:
             model_output, predicted = split_variance(model_output, sample)
 
-        a = self._alpha_bar[t]
-        a_next = self._alpha_bar[previous] if previous >= 0 else 1.0
-        b = 1.0 - a / a_next
-        x0 = x0_from(options.prediction_type, model_output, sample, alpha=a**0.5, sigma=(1.0 - a) ** 0.5)
-        x0 = limit_x0(x0, options)
-
-        mean_x0 = a_next**0.5 * b / (1.0 - a)
-        mean_sample = (a / a_next) ** 0.5 * (1.0 - a_next) / (1.0 - a)
-        following = mean_x0 * x0 + mean_sample * sample
+        following, x0 = self._posterior_mean(model_output, t, previous, sample)
         if t > 0:
             noise = noise_like(model_output, generator)
+            a, a_next = self._alpha_bars(t, previous)
+            b = 1.0 - a / a_next
             small = max((1.0 - a_next) / (1.0 - a) * b, 1e-20)
             following = following + self._deviation(predicted, small, b) * noise
         return StepResult(following, x0)
+
+    def _alpha_bars(self, t: int, previous: int) -> tuple[float, float]:
+        """The levels a and a', of the timestep and of the one after it, which is negative after the last."""
+        return self._alpha_bar[t], self._alpha_bar[previous] if previous >= 0 else 1.0
+
+    def _posterior_mean(self, output: Sample, t: int, previous: int, sample: Sample) -> tuple[Sample, Sample]:
+        """The next sample without its noise, and x0 (Ho et al. 2020, equation 7)."""
+        a, a_next = self._alpha_bars(t, previous)
+        b = 1.0 - a / a_next
+        x0 = x0_from(self.options.prediction_type, output, sample, alpha=a**0.5, sigma=(1.0 - a) ** 0.5)
+        x0 = limit_x0(x0, self.options)
+        mean_x0 = a_next**0.5 * b / (1.0 - a)
+        mean_sample = (a / a_next) ** 0.5 * (1.0 - a_next) / (1.0 - a)
+        return mean_x0 * x0 + mean_sample * sample, x0
 
     def _deviation(self, predicted: Sample | None, small: float, large: float) -> Sample | float:
         """Standard deviation s of the noise: a number, or one for each pixel where it is learned."""

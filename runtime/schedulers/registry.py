@@ -15,7 +15,9 @@ _PACKAGE = "diffoundry.runtime.schedulers"
 
 _SCHEDULERS = {
     "DDIMInverseScheduler": f"{_PACKAGE}.ddim_inverse:DDIMInverseScheduler",
+    "DDIMParallelScheduler": f"{_PACKAGE}.parallel:DDIMParallelScheduler",
     "DDIMScheduler": f"{_PACKAGE}.ddim:DDIMScheduler",
+    "DDPMParallelScheduler": f"{_PACKAGE}.parallel:DDPMParallelScheduler",
     "DDPMScheduler": f"{_PACKAGE}.ddpm:DDPMScheduler",
     "DPMSolverMultistepScheduler": f"{_PACKAGE}.dpmsolver_multistep:DPMSolverMultistepScheduler",
     "EulerAncestralDiscreteScheduler": f"{_PACKAGE}.euler_ancestral_discrete:EulerAncestralDiscreteScheduler",
