@@ -56,12 +56,12 @@ class Schedule(NamedTuple):
 
     Attributes:
         timesteps: int64 or float32, (N,), what the model is told, in order.
-        sigmas: float32, noise levels, usually (N + 1,); None where the scheduler has none.
+        sigmas: noise levels, usually (N + 1,); float32, or float64 where diffusers has that; None where it has none.
         num_inference_steps: as asked for; differs from N where a step calls the model several times.
     """
 
     timesteps: NDArray[Any]
-    sigmas: NDArray[np.float32] | None
+    sigmas: NDArray[Any] | None
     num_inference_steps: int | None
 
 
@@ -81,6 +81,8 @@ class Scheduler(Generic[C]):
     """Which of "timesteps", "sigmas" and "mu" `set_timesteps` takes."""
     combines_schedules: ClassVar[bool] = False
     """Whether `num_inference_steps`, `timesteps` and `sigmas` may be given together."""
+    not_affine: ClassVar[str | None] = None
+    """What makes every run of this scheduler unfit for a sampling plan; None where that is up to its options."""
 
     def __init__(self, **options: Any) -> None:
         """Make a scheduler from options; those not given take diffusers' defaults.
@@ -185,6 +187,28 @@ class Scheduler(Generic[C]):
         All take (model_output, timestep, sample), and `generator` by name where they draw noise.
         """
         raise NotImplementedError
+
+    @property
+    def model_timesteps(self) -> NDArray[Any]:
+        """The timesteps at which a sampling loop calls the model: nearly always `timesteps`."""
+        return self.timesteps
+
+    def loop_step(
+        self, model_output: Sample, timestep: Any, sample: Sample, *, generator: Any = None, **arguments: Any
+    ) -> StepResult:
+        """`step` as a sampling loop calls it, with the same arguments for every scheduler.
+
+        A scheduler whose `step` wants more, as diffusers' has it (the timestep after this one, the clean sample
+        predicted before), remembers or looks it up here.
+
+        Args:
+            model_output: of the model that was fed `scale_model_input(sample, timestep)`.
+            timestep: one of `model_timesteps`, in order.
+            sample: as for `step`.
+            generator: source of noise, where the scheduler draws any.
+            arguments: what else `step` takes by name and stays the same for the whole run, such as `eta`.
+        """
+        return self.step(model_output, timestep, sample, generator=generator, **arguments)
 
     def copy(self) -> Self:
         """A fork: same options, same place in the run, independent from here on."""
