@@ -1,0 +1,222 @@
+"""What every scheduler offers around its steps: noise in, scaled input, forks, fresh runs."""
+
+import copy
+import inspect
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from scheduler_harness.correct_rounding import CorrectRounding
+from scheduler_harness.side_by_side import (
+    SEED,
+    SHAPE,
+    begin_index,
+    model,
+    plan_ours,
+    plan_theirs,
+    relative_error,
+    run_ours,
+    start,
+    usual_loop,
+)
+
+import diffoundry.runtime.schedulers as package
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.random import TorchCpuGenerator
+from diffoundry.runtime.schedulers import scheduler_class, scheduler_names
+
+PICTURE = np.random.default_rng(1).uniform(-1, 1, (3, *SHAPE)).astype(np.float32)
+NOISE = np.random.default_rng(2).standard_normal((3, *SHAPE), dtype=np.float32)
+
+
+def _few(declaration):
+    return declaration.cases[:12]
+
+
+def _same_noised(declaration, method):
+    for case in _few(declaration):
+        ours, theirs = plan_ours(declaration, case), plan_theirs(declaration, case)
+        if method not in dir(type(theirs)):
+            pytest.skip(f"diffusers has no such {method}")
+        first = begin_index(ours, case)
+        timesteps = ours.timesteps[[first, len(ours.timesteps) // 2, -1]]
+        got = getattr(ours, method)(PICTURE, NOISE, timesteps)
+        with CorrectRounding():
+            expected = getattr(theirs, method)(
+                torch.from_numpy(PICTURE), torch.from_numpy(NOISE), torch.from_numpy(timesteps)
+            )
+        assert got.dtype == np.float32
+        assert relative_error(got, expected.numpy()) <= 1e-6, str(case)
+
+
+def test_add_noise_is_that_of_diffusers(declaration):
+    _same_noised(declaration, "add_noise")
+
+
+def test_get_velocity_is_that_of_diffusers(declaration):
+    _same_noised(declaration, "get_velocity")
+
+
+def test_model_input_is_that_of_diffusers(declaration):
+    for case in _few(declaration):
+        ours, theirs = plan_ours(declaration, case), plan_theirs(declaration, case)
+        first = begin_index(ours, case)
+        got = ours.scale_model_input(PICTURE, ours.timesteps[first])
+        if "scale_model_input" not in dir(type(theirs)):
+            assert got is PICTURE
+            continue
+        expected = theirs.scale_model_input(torch.from_numpy(PICTURE), theirs.timesteps[first])
+        assert got.dtype == np.float32
+        assert relative_error(got, expected.numpy()) <= 1e-6, str(case)
+
+
+def _net(declaration, case):
+    channels = declaration.output_channels(case)
+    return lambda sample, timestep: model(sample, float(timestep), channels)
+
+
+def _arguments(scheduler, case, seed=SEED):
+    arguments = dict(case.step)
+    if "generator" in inspect.signature(scheduler.step).parameters:
+        arguments["generator"] = TorchCpuGenerator(seed)
+    return arguments
+
+
+def _loop(declaration, scheduler, case, seed=SEED, sample=None):
+    sample = start(case.batch) * scheduler.init_noise_sigma if sample is None else sample
+    loop = declaration.loop or usual_loop
+    arguments = _arguments(scheduler, case, seed)
+    for result in loop(scheduler, sample, _net(declaration, case), arguments, begin_index(scheduler, case)):
+        yield result.prev_sample
+
+
+def test_a_second_run_starts_afresh(declaration):
+    for case in _few(declaration):
+        scheduler = plan_ours(declaration, case)
+        first = list(_loop(declaration, scheduler, case))
+        fresh = plan_ours(declaration, case)
+        scheduler.set_timesteps(**case.set_timesteps)
+        if getattr(fresh, "begin_index", None) is not None:
+            scheduler.set_begin_index(fresh.begin_index)
+        for got, expected in zip(_loop(declaration, scheduler, case), first, strict=True):
+            np.testing.assert_array_equal(got, expected)
+
+
+def test_two_loops_at_once_do_not_disturb_each_other(declaration):
+    for case in _few(declaration):
+        alone = run_ours(declaration, case).samples
+        one, two = plan_ours(declaration, case), plan_ours(declaration, case)
+        pairs = zip(_loop(declaration, one, case), _loop(declaration, two, case, seed=SEED + 1), strict=True)
+        for (got, _), expected in zip(pairs, alone, strict=True):
+            np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize(
+    "fork", [copy.copy, copy.deepcopy, lambda s: s.copy(), lambda s: pickle.loads(pickle.dumps(s))]
+)
+def test_a_fork_in_the_middle_of_a_run_is_independent(declaration, fork):
+    """Fork after two steps, finish the fork with other samples, then finish the original: it must not notice."""
+    if declaration.loop is not None:
+        pytest.skip("its loop is not one of single steps")
+    for case in [case for case in declaration.cases if case.begin == 0.0][:6]:
+        alone = run_ours(declaration, case).samples
+        scheduler = plan_ours(declaration, case)
+        arguments, net = _arguments(scheduler, case), _net(declaration, case)
+        sample = start(case.batch) * scheduler.init_noise_sigma
+        for i, timestep in enumerate(scheduler.timesteps):
+            if i == 2:
+                other = fork(scheduler)
+                _finish(other, _arguments(other, case, seed=3), net, sample * 0.5)
+            fed = scheduler.scale_model_input(sample, timestep)
+            sample = scheduler.step(net(fed, timestep), timestep, sample, **arguments).prev_sample
+            np.testing.assert_array_equal(sample, alone[i], err_msg=str(case))
+
+
+def _finish(scheduler, arguments, net, sample):
+    for timestep in scheduler.timesteps[2:]:
+        fed = scheduler.scale_model_input(sample, timestep)
+        sample = scheduler.step(net(fed, timestep), timestep, sample, **arguments).prev_sample
+
+
+def test_steps_leave_their_arguments_alone(declaration):
+    case = declaration.cases[0]
+    if declaration.loop is not None:
+        pytest.skip("its loop is not one of single steps")
+    scheduler = plan_ours(declaration, case)
+    arguments, net = _arguments(scheduler, case), _net(declaration, case)
+    sample = start(case.batch) * scheduler.init_noise_sigma
+    for timestep in scheduler.timesteps[begin_index(scheduler, case) :]:
+        output = net(scheduler.scale_model_input(sample, timestep), timestep)
+        kept = sample.copy(), output.copy()
+        following = scheduler.step(output, timestep, sample, **arguments).prev_sample
+        np.testing.assert_array_equal(sample, kept[0])
+        np.testing.assert_array_equal(output, kept[1])
+        sample = following
+
+
+def test_one_generator_for_each_image():
+    """A batch with a list of generators is the images on their own."""
+    scheduler = scheduler_class("EulerAncestralDiscreteScheduler")()
+    batch = start(2)
+
+    def finish(samples, generator):
+        scheduler.set_timesteps(3)
+        for timestep in scheduler.timesteps:
+            output = model(scheduler.scale_model_input(samples, timestep), float(timestep), 3)
+            samples = scheduler.step(output, timestep, samples, generator=generator).prev_sample
+        return samples
+
+    together = finish(batch, [TorchCpuGenerator(1), TorchCpuGenerator(2)])
+    for i in range(2):
+        np.testing.assert_array_equal(together[i : i + 1], finish(batch[i : i + 1], TorchCpuGenerator(i + 1)))
+
+
+def test_without_a_generator_noise_is_unseeded():
+    scheduler = scheduler_class("EulerAncestralDiscreteScheduler")()
+    results = []
+    for _ in range(2):
+        scheduler.set_timesteps(2)
+        scheduler.scale_model_input(NOISE, scheduler.timesteps[0])
+        results.append(scheduler.step(NOISE, scheduler.timesteps[0], NOISE * 100).prev_sample)
+    assert not np.array_equal(*results)
+    assert results[0].dtype == np.float32
+
+
+def test_arguments_that_a_scheduler_does_not_take_are_refused():
+    with pytest.raises(
+        InputError, match=r"DDIMScheduler.set_timesteps: got 'sigmas', which it does not take; it takes num_"
+    ):
+        scheduler_class("DDIMScheduler")().set_timesteps(sigmas=[1.0, 0.0])
+    with pytest.raises(InputError, match="'sigmas' is empty, expected at least one value"):
+        scheduler_class("EulerDiscreteScheduler")().set_timesteps(sigmas=[])
+
+
+def test_a_run_that_is_over_says_so():
+    scheduler = scheduler_class("EulerDiscreteScheduler")()
+    scheduler.set_timesteps(1)
+    scheduler.step(NOISE, scheduler.timesteps[0], NOISE)
+    with pytest.raises(InputError, match="the run of 1 steps is over, plan another one"):
+        scheduler.step(NOISE, scheduler.timesteps[0], NOISE)
+    scheduler.set_timesteps(1)
+    with pytest.raises(InputError, match="the first call of a run needs its timestep, got None"):
+        scheduler.scale_model_input(NOISE)
+
+
+def test_every_scheduler_is_an_attribute_of_the_package():
+    for name in scheduler_names():
+        assert getattr(package, name) is scheduler_class(name)
+        assert name in dir(package)
+    with pytest.raises(AttributeError, match="has no attribute 'FooScheduler'"):
+        _ = package.FooScheduler
+
+
+def test_importing_the_package_loads_no_scheduler_and_no_torch():
+    code = (
+        "import sys, diffoundry.runtime.schedulers as s\n"
+        "assert not [m for m in sys.modules if m.split('.')[0] in ('torch', 'scipy', 'diffusers')]\n"
+        "assert 'diffoundry.runtime.schedulers.flow_match_euler_discrete' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
