@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from diffoundry.targets.graph_edit import constant, producer, static
+from diffoundry.targets.graph_edit import constant, producer, scalar, static
 
 __all__ = ["SimplifyAttentionMask"]
 
@@ -27,7 +27,8 @@ class SimplifyAttentionMask(ir.passes.InPlacePass):
 
     1. An Expand is taken off: the mask broadcasts by itself.
     2. A constant lower triangle, boolean or of 0 and large negative numbers, becomes is_causal.
-    3. A constant that masks nothing goes.
+    3. So does the comparison Range(0, n) <= Range(0, n) of key positions with query positions, for a free n.
+    4. A constant that masks nothing goes.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -46,22 +47,19 @@ class SimplifyAttentionMask(ir.passes.InPlacePass):
 
 def _simplify(node: ir.Node) -> bool:
     expand = producer(node.inputs[3], "Expand")
-    modified = expand is not None and constant(expand.inputs[0]) is not None
-    if expand is not None and modified:
+    if expand is not None:
         node.replace_input_with(3, expand.inputs[0])  # case 1
-    visible = _visible(constant(node.inputs[3]))
-    if visible is None:
-        logger.debug("%s: its mask is computed, or adds other numbers than 0 and -inf", node.name)
-    elif visible.all():
-        node.replace_input_with(3, None)  # case 3
-        modified = True
-    elif _is_causal(visible, node):
-        node.replace_input_with(3, None)  # case 2
+    mask = node.inputs[3]
+    visible = _visible(constant(mask))
+    if _compares_positions(mask, node) or (visible is not None and _is_causal(visible, node)):
+        node.replace_input_with(3, None)  # cases 2 and 3
         node.attributes["is_causal"] = ir.AttrInt64("is_causal", 1)
-        modified = True
-    else:
-        logger.debug("%s: its mask of shape %s is not causal", node.name, visible.shape)
-    return modified
+        return True
+    if visible is not None and visible.all():
+        node.replace_input_with(3, None)  # case 4
+        return True
+    logger.debug("%s: its mask %s is not causal", node.name, None if mask is None else mask.name)
+    return expand is not None
 
 
 def _visible(mask: npt.NDArray[np.generic] | None) -> npt.NDArray[np.bool_] | None:
@@ -80,3 +78,29 @@ def _is_causal(visible: npt.NDArray[np.bool_], node: ir.Node) -> bool:
     if rows != columns or static(node.inputs[0], -2) != rows or static(node.inputs[1], -2) != rows:
         return False
     return bool(np.all(visible == np.tri(rows, dtype=np.bool_)))
+
+
+def _compares_positions(mask: ir.Value | None, node: ir.Node) -> bool:
+    """Whether `mask` is (1, 1, n, n), true where the key's position is not after the query's."""
+    compare = producer(mask, "LessOrEqual", "GreaterOrEqual")
+    if compare is None:
+        return False
+    keys, queries = compare.inputs if compare.op_type == "LessOrEqual" else reversed(compare.inputs)
+    tokens = _counted_axis(keys, -1)
+    if tokens is None or tokens != _counted_axis(queries, -2):
+        return False
+    return all(value is not None and value.shape is not None and value.shape[-2] == tokens for value in node.inputs[:2])
+
+
+def _counted_axis(value: ir.Value | None, axis: int) -> int | ir.SymbolicDim | None:
+    """n, when `value` is 0, 1, ... n - 1 along `axis` and has size 1 along every other axis."""
+    if value is None or value.shape is None or len(value.shape) < 2:
+        return None
+    sizes = list(value.shape)
+    count = sizes.pop(axis)
+    while (unsqueeze := producer(value, "Unsqueeze")) is not None:
+        value = unsqueeze.inputs[0]
+    counter = producer(value, "Range")
+    if counter is None or scalar(counter.inputs[0]) != 0 or scalar(counter.inputs[2]) != 1:
+        return None
+    return count if all(size == 1 for size in sizes) else None

@@ -42,8 +42,7 @@ def portable_passes() -> tuple[ir.passes.PassBase, ...]:
         common.CommonSubexpressionEliminationPass(),  # SiLU of the time embedding, once instead of per block
         common.RemoveUnusedNodesPass(),
         common.RemoveUnusedOpsetsPass(),
-        NameNodes(),  # last look at torch's metadata ...
-        common.ClearMetadataAndDocStringPass(),  # ... which holds the paths of this machine and is most of the file
+        NameNodes(),  # once the nodes are final
         common.OutputFixPass(),  # a graph output may not be an input or an initializer
         common.NameFixPass(),
     )

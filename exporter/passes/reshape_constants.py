@@ -1,4 +1,4 @@
-"""Turns computed Reshape targets into constants where the symbolic shapes allow it."""
+"""Turns computed Reshape targets into constants where the symbolic shapes allow it, and drops idle ones."""
 
 import logging
 
@@ -23,7 +23,8 @@ class ReshapeConstants(ir.passes.InPlacePass):
     Result:
         %y = Reshape(%x, [0, 0, 8, 40])
 
-    Leaves a Reshape alone when its shapes are unknown, or when two dimensions are neither numbers nor copies.
+    A Reshape to the shape that its input has already gives way to its input. Left alone is a Reshape when its
+    shapes are unknown, or when two dimensions are neither numbers nor copies.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -36,9 +37,13 @@ class ReshapeConstants(ir.passes.InPlacePass):
 
 
 def _make_constant(node: ir.Node, graph: ir.Graph) -> bool:
+    source = node.inputs[0]
+    if source is not None and _is_idle(source, node.outputs[0]):
+        ir.convenience.replace_all_uses_with(node.outputs[0], source)
+        return True
     if constant(node.inputs[1]) is not None:
         return False
-    target = _target(node.inputs[0], node.outputs[0])
+    target = _target(source, node.outputs[0])
     if target is None:
         logger.debug("%s: the target shape stays computed: %s", node.name, node.outputs[0].shape)
         return False
@@ -53,6 +58,13 @@ def _make_constant(node: ir.Node, graph: ir.Graph) -> bool:
     node.replace_input_with(1, shape)
     node.attributes.pop("allowzero", None)
     return True
+
+
+def _is_idle(source: ir.Value, result: ir.Value) -> bool:
+    """Whether input and output are known to have one shape; an output of the graph keeps its node for its name."""
+    if source.shape is None or result.shape is None or result.is_graph_output() or not result.uses():
+        return False
+    return source.shape == result.shape and None not in [getattr(size, "value", size) for size in source.shape]
 
 
 def _target(source: ir.Value | None, result: ir.Value) -> list[int] | None:

@@ -21,7 +21,8 @@ class TransposeWeights(ir.passes.InPlacePass):
     Result:
         %y = MatMul(%x, %to_q.weight.T)                      # an initializer, (in, out)
 
-    The name "<parameter>.T" records which torch parameter it is and how it was changed: refitting weights needs both.
+    The name "<parameter>.T" records which torch parameter it is and how it was changed, and the tracer's metadata goes
+    along: refitting weights needs both.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -42,7 +43,9 @@ def _fold(node: ir.Node, graph: ir.Graph) -> bool:
         return False
     name = f"{weight.name}.T"
     if name not in graph.initializers:
-        graph.register_initializer(_transposed(weight.const_value, name))
+        transposed = _transposed(weight.const_value, name)
+        transposed.metadata_props.update(weight.metadata_props)
+        graph.register_initializer(transposed)
     ir.convenience.replace_all_uses_with(node.outputs[0], graph.initializers[name], replace_graph_outputs=True)
     remove_if_unused(node)
     return True
