@@ -69,8 +69,8 @@ class StepTime:
     Attributes:
         per_picture: Steps of one picture; some schedulers make more than were asked for.
         seconds: The whole step.
-        inside: Inside the engines.
-        outside: The rest: scheduler, guidance, checks, copies. In every single step inside + outside = seconds.
+        inside: Inside the engines, checks of their inputs included.
+        outside: The rest: scheduler, guidance, copies. In every single step inside + outside = seconds.
         outside_share: Median of outside / seconds.
     """
 

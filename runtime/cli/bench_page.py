@@ -35,8 +35,8 @@ def bench_sections(comparison: Comparison) -> list[Section]:
             title="Figures",
             columns=figures.columns,
             rows=figures.rows,
-            text="Medians, with the 10th and 90th percentile in brackets. Outside the engines: scheduler, guidance, "
-            "checks and copies. Times ours: above 1, diffoundry is faster.",
+            text="Medians, with the 10th and 90th percentile in brackets. Outside the engines: scheduler, guidance "
+            "and copies. Times ours: above 1, diffoundry is faster.",
         ),
         Facts(title="Work", facts=work_words(report)),
         Table(title="Contenders", columns=contenders.columns, rows=contenders.rows),
