@@ -11,11 +11,11 @@ from diffoundry.runtime.schedulers import float32
 from diffoundry.runtime.schedulers.base import Schedule, Scheduler
 from diffoundry.runtime.schedulers.betas import alphas_cumprod, options_betas
 from diffoundry.runtime.schedulers.float32 import Float32Array
-from diffoundry.runtime.schedulers.options import BetaOptions
+from diffoundry.runtime.schedulers.options import BetaOptions, TrainingOptions
 
 __all__ = ["DiscreteScheduler", "per_image"]
 
-B = TypeVar("B", bound=BetaOptions)
+B = TypeVar("B", bound=TrainingOptions)
 
 Timesteps = Sequence[int] | NDArray[Any]
 
@@ -33,9 +33,13 @@ class DiscreteScheduler(Scheduler[B]):
     """
 
     def _prepare(self) -> None:
-        self.betas = options_betas(self.options)
+        self.betas = self._make_betas()
         self.alphas_cumprod = alphas_cumprod(self.betas)
         self._alpha_bar: list[float] = self.alphas_cumprod.tolist()
+
+    def _make_betas(self) -> Float32Array:
+        assert isinstance(self.options, BetaOptions), "a scheduler with other options makes its own betas"
+        return options_betas(self.options)
 
     def _training_schedule(self) -> Schedule:
         return Schedule(np.arange(self.options.num_train_timesteps)[::-1].copy(), None, None)

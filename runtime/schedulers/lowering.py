@@ -44,16 +44,23 @@ def lower(scheduler: Scheduler[Any], *, begin: int | None = None, **step_argumen
     fork = scheduler.copy()
     noise = _SymbolicNoise()
     start = begin if begin is not None else getattr(fork, "begin_index", None) or 0
+    if scheduler.not_affine is not None:
+        raise _refusal(name, scheduler.not_affine)
     try:
         steps = tuple(
-            _lower_step(fork, i, timestep, noise, step_arguments) for i, timestep in enumerate(fork.timesteps[start:])
+            _lower_step(fork, i, timestep, noise, step_arguments)
+            for i, timestep in enumerate(fork.model_timesteps[start:])
         )
     except NotAffineError as error:
-        raise NotAffineError(
-            f"{name} cannot be lowered to a sampling plan: {error} is not affine in sample, outputs and noises. "
-            "Turn it off, or run the scheduler itself."
-        ) from None
+        raise _refusal(name, error) from None
     return SamplingPlan(scheduler=name, init_noise_sigma=float(fork.init_noise_sigma), steps=steps)
+
+
+def _refusal(name: str, what: object) -> NotAffineError:
+    return NotAffineError(
+        f"{name} cannot be lowered to a sampling plan: {what} is not affine in sample, outputs and noises. "
+        "Turn it off, or run the scheduler itself."
+    )
 
 
 def _lower_step(
@@ -64,7 +71,7 @@ def _lower_step(
     if set(fed.terms) != {Symbol("sample", i)}:
         raise NotAffineError("feeding the model anything but a multiple of the sample")
     drawn = noise.drawn
-    following: LinearForm = scheduler.step(output, timestep, sample, generator=noise, **step_arguments).prev_sample
+    following: LinearForm = scheduler.loop_step(output, timestep, sample, generator=noise, **step_arguments).prev_sample
     if not following.is_finite():
         raise NotAffineError(f"step {i} has an infinite coefficient, which")
     return PlanStep(

@@ -3,7 +3,7 @@
 import math
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from enum import StrEnum
 from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -128,7 +128,8 @@ def build_options(cls: type[O], owner: str, given: Mapping[str, Any]) -> O:
         given: option name to value; NumPy arrays and scalars become lists and numbers.
 
     Raises:
-        ConfigError: an unknown option, a value of the wrong type or outside the honoured ones, a contradiction.
+        ConfigError: an unknown option, a value of the wrong type or outside the honoured ones, a missing option, a
+            contradiction.
     """
     known = {field.name for field in fields(cls)}
     unknown = sorted(set(given) - known)
@@ -137,12 +138,18 @@ def build_options(cls: type[O], owner: str, given: Mapping[str, Any]) -> O:
     plain = {
         name: value.tolist() if isinstance(value, np.generic | np.ndarray) else value for name, value in given.items()
     }
-    options = cls(**cls.translate(plain))
+    translated = cls.translate(plain)
     hints = get_type_hints(cls)
-    for name in sorted(known):
-        value = getattr(options, name)
+    for name, value in sorted(translated.items()):
         if not _matches(value, hints[name]):
             raise ConfigError(f"{owner}: option '{name}' is {value!r}, expected {_describe(hints[name])}.")
+    for field in fields(cls):
+        if field.name not in translated and field.default is MISSING and field.default_factory is MISSING:
+            raise ConfigError(
+                f"{owner}: option '{field.name}' is missing, expected {_describe(hints[field.name])}; it has no "
+                "default."
+            )
+    options = cls(**translated)
     options.check(owner)
     return options
 
