@@ -1,0 +1,115 @@
+"""Runs diffusers' pipeline once and keeps what the bundle is compared with: latents after every step, the picture."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diffoundry.exporter.verify.request import Settings
+
+__all__ = ["Trace", "UnetCall", "paint_reference", "record_unet", "to_numpy"]
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trace:
+    """One picture as diffusers paints it.
+
+    Attributes:
+        prompt: The prompt.
+        seed: Seed of `torch.Generator("cpu")`.
+        timesteps: What the scheduler called the steps.
+        latents: After each of them, float32 (1, C, height/8, width/8).
+        picture: float32 (height, width, 3) in 0..1.
+    """
+
+    prompt: str
+    seed: int
+    timesteps: tuple[float, ...]
+    latents: tuple[FloatArray, ...]
+    picture: FloatArray
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnetCall:
+    """What the pipeline fed the UNet at one step, and what came out.
+
+    Attributes:
+        sample: float32 (rows, C, height/8, width/8), scaled as the scheduler wants; two rows a picture when guided.
+        timestep: The timestep.
+        embeddings: float32 (rows, 77, D).
+        output: float32, shape of `sample`.
+    """
+
+    sample: FloatArray
+    timestep: float
+    embeddings: FloatArray
+    output: FloatArray
+
+
+def paint_reference(
+    pipeline: Any, prompt: str, seed: int, settings: Settings, tell: Callable[[int, int], None]
+) -> Trace:
+    """Paint one picture with diffusers, on the CPU.
+
+    Args:
+        pipeline: diffusers' StableDiffusionPipeline, in fp32.
+        prompt: The prompt.
+        seed: Seed of torch's CPU generator.
+        settings: Steps, guidance and size.
+        tell: Called with (steps done, steps in all) after every step.
+    """
+    timesteps: list[float] = []
+    latents: list[FloatArray] = []
+
+    def keep(pipe: Any, index: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        timesteps.append(float(timestep))
+        latents.append(to_numpy(values["latents"]))
+        tell(index + 1, pipe.num_timesteps)
+        return {}
+
+    output = pipeline(
+        prompt,
+        num_inference_steps=settings.steps,
+        guidance_scale=settings.guidance_scale,
+        height=settings.height,
+        width=settings.width,
+        generator=torch.Generator("cpu").manual_seed(seed),
+        output_type="np",
+        callback_on_step_end=keep,
+    )
+    picture = np.asarray(output.images[0], dtype=np.float32)
+    return Trace(prompt=prompt, seed=seed, timesteps=tuple(timesteps), latents=tuple(latents), picture=picture)
+
+
+@contextmanager
+def record_unet(pipeline: Any) -> Iterator[list[UnetCall]]:
+    """Keep every call that the pipeline makes of its UNet while the context lasts."""
+    calls: list[UnetCall] = []
+
+    def keep(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        call = dict(zip(("sample", "timestep", "encoder_hidden_states"), args, strict=False)) | kwargs
+        calls.append(
+            UnetCall(
+                sample=to_numpy(call["sample"]),
+                timestep=float(call["timestep"]),
+                embeddings=to_numpy(call["encoder_hidden_states"]),
+                output=to_numpy(output[0]),
+            )
+        )
+
+    handle = pipeline.unet.register_forward_hook(keep, with_kwargs=True)
+    try:
+        yield calls
+    finally:
+        handle.remove()
+
+
+def to_numpy(tensor: torch.Tensor) -> FloatArray:
+    """A copy as float32, out of the reach of whoever changes the tensor."""
+    return np.array(tensor.detach().float().numpy())

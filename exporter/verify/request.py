@@ -1,0 +1,65 @@
+"""What is to be verified and how much of it."""
+
+from dataclasses import dataclass, field
+
+from diffoundry.exporter.verify.prompts import PROMPTS
+from diffoundry.runtime.engine import EngineOptions
+from diffoundry.runtime.errors import InputError
+
+__all__ = ["Settings", "VerifyRequest"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerifyRequest:
+    """What to paint, and with which engines of the bundle.
+
+    Attributes:
+        prompts: Every prompt is painted with every seed.
+        seeds: Seeds of torch's CPU generator.
+        steps: Steps of the scheduler.
+        guidance_scale: 1 or less runs without guidance.
+        target: Only engines of this target, or None for the first that can run here.
+        precision: Only engines of this precision, or None for the first in the bundle.
+        options: Device and threads of the engines; PyTorch always runs on the CPU.
+    """
+
+    prompts: tuple[str, ...] = PROMPTS[:2]
+    seeds: tuple[int, ...] = (0,)
+    steps: int = 20
+    guidance_scale: float = 7.5
+    target: str | None = None
+    precision: str | None = None
+    options: EngineOptions = field(default_factory=EngineOptions)
+
+    def __post_init__(self) -> None:
+        """Refuse what would leave nothing to compare; the pipeline checks the rest.
+
+        Raises:
+            InputError: No prompts, no seeds, or no steps.
+        """
+        for name in ("prompts", "seeds"):
+            if not getattr(self, name):
+                raise InputError(f"{name}: got none, expected at least one; leave it out for the default")
+        if self.steps < 1:
+            raise InputError(f"steps: got {self.steps}, expected at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """The pictures that were painted on both sides.
+
+    Attributes:
+        prompts: Every prompt was painted with every seed.
+        seeds: Seeds of torch's CPU generator.
+        steps: Steps of the scheduler.
+        guidance_scale: 1 or less ran without guidance.
+        height: Pixels.
+        width: Pixels.
+    """
+
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    steps: int
+    guidance_scale: float
+    height: int
+    width: int

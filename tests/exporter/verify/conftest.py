@@ -1,0 +1,72 @@
+"""Copies of the emoji bundle that are broken on purpose, with the manifest's sums made to fit."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from diffoundry.exporter.verify import VerifyRequest
+from diffoundry.runtime.bundle import sha256_of
+from diffoundry.runtime.engine import EngineOptions
+
+
+class EditableBundle:
+    """A copy of a bundle whose files can be changed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def edit_json(self, name: str, **changes: object) -> None:
+        """Set fields of a JSON file."""
+        file = self.path / name
+        data = json.loads(file.read_text())
+        assert data.keys() >= changes.keys()
+        file.write_text(json.dumps(data | changes))
+        self.seal()
+
+    def edit_weight(self, component: str, name: str, edit: Callable[[np.ndarray], None]) -> None:
+        """Change an initializer of the engine's graph in place; `name` is the end of its name."""
+        manifest = json.loads((self.path / "diffoundry.json").read_text())
+        file = self.path / manifest["components"][component]["engines"][0]["files"][0]
+        graph = onnx.load(file)
+        (tensor,) = (tensor for tensor in graph.graph.initializer if tensor.name.endswith(name))
+        array = numpy_helper.to_array(tensor).copy()
+        edit(array)
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+        onnx.save(graph, file)
+        self.seal()
+
+    def seal(self) -> None:
+        """Write sizes and sums of all files into the manifest, as whoever tampers with a bundle could."""
+        file = self.path / "diffoundry.json"
+        manifest = json.loads(file.read_text())
+        for name in manifest["files"]:
+            path = self.path / name
+            manifest["files"][name] = {"size": path.stat().st_size, "sha256": sha256_of(path)}
+        file.write_text(json.dumps(manifest))
+
+
+@pytest.fixture
+def copied(emoji_bundle: Path, tmp_path: Path) -> EditableBundle:
+    return EditableBundle(Path(shutil.copytree(emoji_bundle, tmp_path / "emoji.bundle")))
+
+
+@pytest.fixture
+def quick() -> VerifyRequest:
+    """One picture in two steps, on one thread."""
+    return VerifyRequest(prompts=("red apple",), steps=2, options=EngineOptions(threads=1))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Test processes share the cores: threads of PyTorch that wait for each other would take most of them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

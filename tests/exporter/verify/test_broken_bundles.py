@@ -1,0 +1,157 @@
+"""Bundles broken on purpose: every one fails, in the checks that should see it, even with fitting sums."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from diffoundry.exporter.checkpoint import Checkpoint, open_checkpoint
+from diffoundry.exporter.verify import report_to_json, verify
+from diffoundry.runtime.errors import BundleError
+
+
+def _failed(report) -> dict[tuple[str, str], str]:
+    """(part, subject) to what was measured, for the checks that failed."""
+    assert report.passed == all(check.passed for check in report.checks)
+    return {(check.part, check.subject): check.measured for check in report.checks if not check.passed}
+
+
+def _subjects(report, part) -> set[str]:
+    return {subject for name, subject in _failed(report) if name == part}
+
+
+def _shift(index):
+    """Change one single weight by one standard deviation of its tensor."""
+
+    def edit(array):
+        array[index] += array.std()
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("component", "tensor", "index", "outputs"),
+    [
+        ("text_encoder", "token_embedding.weight", (4000, 5), {"last_hidden_state", "pooler_output"}),
+        ("text_encoder", "layers.1.mlp.fc1.bias", (3,), {"last_hidden_state", "pooler_output"}),
+        ("unet", "conv_in.weight", (11, 2, 1, 1), {"out_sample"}),
+        ("vae_encoder", "encoder.conv_in.weight", (5, 1, 1, 1), {"latent_parameters"}),
+        ("vae_decoder", "decoder.conv_out.weight", (1, 7, 1, 1), {"sample"}),
+    ],
+)
+def test_one_changed_weight_fails_its_component(copied, quick, component, tensor, index, outputs):
+    copied.edit_weight(component, tensor, _shift(index))
+    report = verify(copied.path, request=quick)
+    assert _subjects(report, "component") == {f"{component} {output}" for output in outputs}
+    assert _subjects(report, "config") == _subjects(report, "tokenizer") == set()
+
+
+@pytest.mark.parametrize("change", [{"beta_end": 0.01201}, {"steps_offset": 0}, {"prediction_type": "epsilon"}])
+def test_one_changed_scheduler_option_fails(copied, quick, change):
+    before = json.loads((copied.path / "scheduler/scheduler_config.json").read_text())
+    copied.edit_json("scheduler/scheduler_config.json", **change)
+    report = verify(copied.path, request=quick)
+    ((name, value),) = change.items()
+    assert _failed(report)["config", "scheduler DDIMScheduler"] == f"{name} {value!r}, expected {before[name]!r}"
+    assert _subjects(report, "component") == set()
+    if name == "prediction_type":
+        assert _subjects(report, "loop") == _subjects(report, "image") == {"red apple, seed 0"}
+
+
+def test_another_scheduler_class_fails(copied, quick):
+    copied.edit_json("scheduler/scheduler_config.json", _class_name="EulerDiscreteScheduler")
+    measured = _failed(verify(copied.path, request=quick))["config", "scheduler DDIMScheduler"]
+    assert measured == "_class_name 'EulerDiscreteScheduler', expected 'DDIMScheduler'"
+
+
+def test_an_option_left_out_means_its_default(copied, quick):
+    file = copied.path / "scheduler/scheduler_config.json"
+    config = json.loads(file.read_text())
+    del config["clip_sample_range"], config["_diffusers_version"]
+    file.write_text(json.dumps(config))
+    copied.seal()
+    assert verify(copied.path, request=quick).passed
+    del config["beta_end"]
+    file.write_text(json.dumps(config))
+    copied.seal()
+    measured = _failed(verify(copied.path, request=quick))["config", "scheduler DDIMScheduler"]
+    assert measured == "beta_end 0.02, expected 0.012"
+
+
+def test_a_changed_scaling_factor_fails(copied, quick):
+    copied.edit_json("vae_decoder/config.json", scaling_factor=0.7)
+    report = verify(copied.path, request=quick)
+    assert _failed(report)["config", "vae_decoder"] == "scaling_factor 0.7, expected 0.6052020192146301"
+    assert _subjects(report, "image") == {"red apple, seed 0"}
+    assert _subjects(report, "loop") == set()
+
+
+def test_a_changed_text_encoder_config_fails(copied, quick):
+    copied.edit_json("text_encoder/config.json", hidden_act="gelu")
+    assert _failed(verify(copied.path, request=quick)) == {
+        ("config", "text_encoder"): "hidden_act 'gelu', expected 'quick_gelu'"
+    }
+
+
+def test_another_padding_token_fails(copied, quick):
+    copied.edit_json("tokenizer/tokenizer_config.json", pad_token="<|startoftext|>")
+    report = verify(copied.path, request=quick)
+    measured = _failed(report)["tokenizer", "6 texts"]
+    assert measured.startswith("4293 at place 4 of 'red apple', expected 4294 (")
+    assert _subjects(report, "component") == set()
+
+
+def test_nan_is_found_wherever_it_shows(copied, quick):
+    copied.edit_weight("unet", "conv_out.bias", lambda array: array.fill(np.nan))
+    report = verify(copied.path, request=quick)
+    failed = _failed(report)
+    assert _subjects(report, "component") == {"unet out_sample"}
+    assert np.isnan(failed["loop", "red apple, seed 0"])
+    assert failed["image", "red apple, seed 0"] == "12288 of 12288 values are NaN or infinite; use a higher precision"
+    spelled = json.loads(json.dumps(report_to_json(report), allow_nan=False))
+    assert spelled["loops"][0]["curve"][0]["max_abs"] == "nan"
+
+
+def test_a_decoder_of_zeros_is_seen_as_one_colour(copied, quick):
+    for tensor in ("decoder.conv_out.weight", "decoder.conv_out.bias"):
+        copied.edit_weight("vae_decoder", tensor, lambda array: array.fill(0))
+    report = verify(copied.path, request=quick)
+    assert "one colour" in _failed(report)["image", "red apple, seed 0"]
+    assert report.loops[0].fault.startswith("the picture is one colour (0.5, 0.5, 0.5)")
+    assert report.loops[0].reference_fault is None
+    assert _subjects(report, "component") == {"vae_decoder sample"}
+
+
+@pytest.mark.parametrize("name", ["unet/model.onnx_data", "scheduler/scheduler_config.json", "tokenizer/merges.txt"])
+def test_a_file_changed_without_its_sum_is_refused(copied, quick, name):
+    path = copied.path / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BundleError, match=f"{name} has SHA-256 .*, expected .*changed after the export"):
+        verify(copied.path, request=quick)
+
+
+def test_a_checkpoint_whose_weights_changed_is_named_and_fails(emoji_bundle, tmp_path, quick):
+    folder = shutil.copytree(open_checkpoint("emoji").root, tmp_path / "retrained")
+    file = folder / "unet/diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    weights["conv_in.weight"] = weights["conv_in.weight"] * np.float16(1.01)
+    save_file(weights, file, {"format": "pt"})
+    report = verify(emoji_bundle, Checkpoint.at(folder, name="retrained"), quick)
+    assert _subjects(report, "component") == {"unet out_sample"}
+    (note,) = report.notes
+    assert "the checkpoint retrained is not the one that the bundle was made from" in note
+    assert "unet/diffusion_pytorch_model.safetensors" in note
+    assert "vae/" not in note
+
+
+def test_another_model_fails_without_breaking_off(emoji_bundle, tiny_sd_checkpoint, quick):
+    report = verify(emoji_bundle, open_checkpoint(str(tiny_sd_checkpoint("sd1"))), quick)
+    assert report.notes
+    assert _subjects(report, "component") >= {"unet", "text_encoder last_hidden_state", "vae_decoder sample"}
+    assert _subjects(report, "config") >= {"scheduler PNDMScheduler", "text_encoder", "unet", "vae_decoder"}
+    assert _subjects(report, "loop") == _subjects(report, "image") == {"red apple, seed 0"}
+    assert report.loops[0].steps != report.loops[0].reference_steps
