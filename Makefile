@@ -21,9 +21,7 @@ demo: install ## export, paint, verify and measure the embedded model; leaves de
 	rm -rf demo && mkdir demo
 	$(BIN)/diffoundry export --model emoji --target onnxruntime -o demo/emoji.bundle
 	$(BIN)/python docs/examples/paint_grid.py demo/emoji.bundle demo
-	$(BIN)/diffoundry verify demo/emoji.bundle --json-file demo/verify.json
-	$(BIN)/diffoundry bench demo/emoji.bundle --against torch --json-file demo/bench.json
-	$(BIN)/python docs/examples/demo_report.py demo
+	$(BIN)/python docs/examples/demo_report.py demo/emoji.bundle demo
 
 test: install ## the tests, without those marked slow
 	$(TEST_ENV) $(BIN)/pytest -n 2 --dist worksteal -m "not slow"

@@ -17,7 +17,7 @@ from diffoundry.runtime.cli.console import err, out, print_json, remark
 from diffoundry.runtime.cli.options import bundle_argument, engine_options, json_option, take_engine_options
 from diffoundry.runtime.cli.report import require_report, write_report
 
-__all__ = ["command"]
+__all__ = ["checks_table", "command"]
 
 
 @click.command("verify")
@@ -65,7 +65,7 @@ def command(
     if as_json:
         print_json(report_to_json(report))
     else:
-        out.print(_table(report))
+        out.print(checks_table(report))
         out.print(f"{verdict(report)} ({report.seconds:.1f} s)", markup=False, soft_wrap=True)
     if html is not None:
         write_report(html, f"Verification of {bundle.name}", report_sections(report, watch.pairs), text=verdict(report))
@@ -99,7 +99,8 @@ class _Watch(Watch):
         self.pairs.append(pair)
 
 
-def _table(report: VerifyReport) -> Table:
+def checks_table(report: VerifyReport) -> Table:
+    """Every check with what was measured and its gate, a section a part."""
     table = Table("part", "what", "measure", "measured", "gate", "")
     previous = None
     for check in report.checks:

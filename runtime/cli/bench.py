@@ -20,7 +20,7 @@ from diffoundry.runtime.engine import EngineOptions
 from diffoundry.runtime.plugins import resolve
 from diffoundry.runtime.records import to_json
 
-__all__ = ["command"]
+__all__ = ["command", "print_report"]
 
 _TORCH = "diffoundry.exporter.torch_baseline:torch_contenders"
 
@@ -60,7 +60,7 @@ def command(bundle: Path, *, against: Sequence[str], html: Path | None, as_json:
     if as_json:
         print_json(to_json(comparison.report))
     else:
-        _print(comparison.report)
+        print_report(comparison.report)
 
 
 def _rivals(bundle: Path, request: BenchRequest, against: Sequence[str], options: EngineOptions) -> list[Contender]:
@@ -81,7 +81,8 @@ def _compare(ours: BundleContender, rivals: Sequence[Contender], request: BenchR
         )
 
 
-def _print(report: BenchReport) -> None:
+def print_report(report: BenchReport) -> None:
+    """The figures on standard output, remarks on standard error."""
     grid = figure_grid(report)
     table = Table(*grid.columns)
     for column in table.columns[1:]:
