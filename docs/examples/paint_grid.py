@@ -12,9 +12,7 @@ from PIL import Image
 from diffoundry.runtime import load
 from diffoundry.runtime.png import save_png
 
-PROMPTS = (
-    "a red apple",
-)
+PROMPTS = ("a red apple",)
 STEPS, GUIDANCE, SEED, COLUMNS = 25, 4.0, 0, 8
 
 
