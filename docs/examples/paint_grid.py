@@ -12,7 +12,10 @@ from PIL import Image
 from diffoundry.runtime import load
 from diffoundry.runtime.png import save_png
 
-PROMPTS = ("a red apple",)
+PROMPTS = (
+    *("a red apple", "a rocket", "a castle", "a guitar", "a panda", "a sunflower", "a pizza", "a rainbow"),
+    *("a cat face", "a ghost", "a strawberry", "a sailboat", "an octopus", "a birthday cake", "a robot", "a cactus"),
+)
 STEPS, GUIDANCE, SEED, COLUMNS = 25, 4.0, 0, 8
 
 
