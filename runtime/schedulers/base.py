@@ -215,6 +215,8 @@ class Scheduler(Generic[C]):
         return copy.copy(self)
 
     def __len__(self) -> int:
+        if "num_train_timesteps" not in self.config:
+            raise TypeError(f"{type(self).__name__} has no length: its model knows no number of training steps.")
         return int(self.config["num_train_timesteps"])
 
     def __repr__(self) -> str:

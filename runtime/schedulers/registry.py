@@ -19,6 +19,7 @@ _SCHEDULERS = {
     "DDIMScheduler": f"{_PACKAGE}.ddim:DDIMScheduler",
     "DDPMParallelScheduler": f"{_PACKAGE}.parallel:DDPMParallelScheduler",
     "DDPMScheduler": f"{_PACKAGE}.ddpm:DDPMScheduler",
+    "DDPMWuerstchenScheduler": f"{_PACKAGE}.ddpm_wuerstchen:DDPMWuerstchenScheduler",
     "DPMSolverMultistepScheduler": f"{_PACKAGE}.dpmsolver_multistep:DPMSolverMultistepScheduler",
     "EulerAncestralDiscreteScheduler": f"{_PACKAGE}.euler_ancestral_discrete:EulerAncestralDiscreteScheduler",
     "EulerDiscreteScheduler": f"{_PACKAGE}.euler_discrete:EulerDiscreteScheduler",
