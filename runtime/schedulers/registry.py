@@ -29,6 +29,7 @@ _SCHEDULERS = {
     "FlowMatchLCMScheduler": f"{_PACKAGE}.flow_match_lcm:FlowMatchLCMScheduler",
     "LTXEulerAncestralRFScheduler": f"{_PACKAGE}.ltx_euler_ancestral_rf:LTXEulerAncestralRFScheduler",
     "PNDMScheduler": f"{_PACKAGE}.pndm:PNDMScheduler",
+    "RePaintScheduler": f"{_PACKAGE}.repaint:RePaintScheduler",
     "UnCLIPScheduler": f"{_PACKAGE}.unclip:UnCLIPScheduler",
 }
 

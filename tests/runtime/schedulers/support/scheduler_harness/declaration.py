@@ -63,6 +63,7 @@ class Declaration:
         exact_tolerance: the same in float64; say why if it is above 1e-6.
         max_sigma_ulp: how many float32 ulp sigmas may differ from the correctly rounded diffusers; say why if > 0.
         at_least: least number of cases.
+        lacks: methods of the usual interface that diffusers' class refuses or has with other arguments.
         loop: the sampling loop where it is not the usual one: see `usual_loop`.
     """
 
@@ -79,6 +80,7 @@ class Declaration:
     exact_tolerance: float = 1e-6
     max_sigma_ulp: int = 0
     at_least: int = 40
+    lacks: Sequence[str] = ()
     loop: Callable[..., Any] | None = None
 
     @property
