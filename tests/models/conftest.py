@@ -74,3 +74,19 @@ def tiny_checkpoint(tmp_path_factory):
         setattr(config, key, value)
     transformers.CLIPTextModel(config).half().save_pretrained(folder / "text_encoder")
     return folder
+
+
+@pytest.fixture
+def workspace(data_folder, tiny_checkpoint):
+    """Makes a workspace on the tiny data: `workspace(out, scratch=False, count=4)`."""
+    from diffoundry.models.emoji.training import checkpoint, data
+    from diffoundry.models.emoji.training.workspace import Workspace
+
+    def make(out, *, scratch=False, count=4):
+        emoji = data.load_emoji(data_folder)[:count]
+        checkpoint.prepare_folder(out, tiny_checkpoint)
+        init = None if scratch else tiny_checkpoint
+        pictures = data.pictures(emoji)
+        return Workspace(out=out, init=init, architecture=tiny_checkpoint, emoji=emoji, pictures=pictures)
+
+    return make

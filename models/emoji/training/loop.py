@@ -193,7 +193,7 @@ def train(task: Task, options: Options, session: Session, file: Path, write: Cal
         if run.step % session.save_every == 0 and not run.finished:
             meter.check()
             save_state(run.state(), file)
-    meter.line()
+    meter.finish()
     write(run.averaged)
     save_state(run.state(), file)
     if not run.finished:
@@ -221,20 +221,17 @@ class _Meter:
         if time.monotonic() - self._last > self._session.report_every:
             self.line()
 
-    def check(self) -> float:
-        """The mean loss; a loss that is not finite stops the run before it reaches a checkpoint."""
-        if not self._losses:
-            return math.nan
-        mean = float(torch.stack(self._losses).mean())
-        if not math.isfinite(mean):
-            raise DiffoundryError(
-                f"{self._run.task.stage}: the loss is {mean} near step {self._run.step}. "
-                "The last checkpoint is sound: train again with a lower --lr."
-            )
-        return mean
+    def check(self) -> None:
+        """Stop a run whose loss is no longer finite, before it reaches a checkpoint."""
+        if self._losses:
+            self._mean()
+
+    def finish(self) -> None:
+        if self._losses:
+            self.line()
 
     def line(self) -> None:
-        run, mean = self._run, self.check()
+        run, mean = self._run, self._mean()
         self._losses.clear()
         self._last = time.monotonic()
         pace = (run.step - self._first_step) / max(1e-9, self._last - self._started)
@@ -244,6 +241,15 @@ class _Meter:
             f"rate {learning_rate(run.options, run.step - 1):.1e}, "
             f"{pace * run.options.batch:.0f} pictures/s, left {left}"
         )
+
+    def _mean(self) -> float:
+        mean = float(torch.stack(self._losses).mean())
+        if not math.isfinite(mean):
+            raise DiffoundryError(
+                f"{self._run.task.stage}: the loss is {mean} near step {self._run.step}. "
+                "The last checkpoint is sound: train again with a lower --lr."
+            )
+        return mean
 
 
 def _open(task: Task, options: Options, session: Session, file: Path) -> Run:
