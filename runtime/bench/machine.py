@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ["Machine", "machine_facts", "peak_rss"]
+__all__ = ["Machine", "machine_facts", "peak_rss", "thread_times"]
 
 _FEATURES = (
     # x86
@@ -33,8 +33,7 @@ class Machine:
         features: Which of the instruction sets that matter the processor reports; empty where the system hides them.
         memory: Bytes of main memory, or None where the system does not tell.
         system: Operating system, its release and architecture.
-        load_average: Mean number of running processes over the minute before the measurement, or None. Much above 0
-            means that others were at work and the figures are too high.
+        load_average: Mean number of running processes over the minute before the measurement, or None.
         python: Version of Python.
         libraries: Version of each library the runtime itself uses.
     """
@@ -86,6 +85,17 @@ def peak_rss(status: Path = Path("/proc/self/status")) -> int | None:
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return None
+
+
+def thread_times(tasks: Path = Path("/proc/self/task")) -> tuple[int, int] | None:
+    """Nanoseconds that the threads of this process have run, and that they have waited for a processor.
+
+    None where the system does not tell. Threads that have ended are not counted.
+    Source: Linux, Documentation/scheduler/sched-stats.rst, /proc/<pid>/schedstat.
+    """
+    fields = [_read(thread / "schedstat").split() for thread in tasks.iterdir()] if tasks.is_dir() else []
+    known = [(int(entry[0]), int(entry[1])) for entry in fields if len(entry) == 3]
+    return (sum(ran for ran, _ in known), sum(waited for _, waited in known)) if known else None
 
 
 def _memory() -> int | None:

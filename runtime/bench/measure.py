@@ -13,7 +13,7 @@ import numpy.typing as npt
 import diffoundry
 from diffoundry.runtime.bench.bundle_contender import BundleContender
 from diffoundry.runtime.bench.contender import Contender, Load, Painting
-from diffoundry.runtime.bench.machine import machine_facts
+from diffoundry.runtime.bench.machine import machine_facts, thread_times
 from diffoundry.runtime.bench.report import (
     SCHEMA_VERSION,
     BenchReport,
@@ -66,6 +66,7 @@ class _Turn:
         self.paintings: list[Painting] = []
         self.facts: Mapping[str, str] = {}
         self.peak_rss: int | None = None
+        self.ran = self.waited = 0
         self.notes: list[str] = []
         self.failure: str | None = None
 
@@ -80,11 +81,22 @@ class _Turn:
         self.contender.paint()
 
     def paint(self, ours: "_Turn") -> None:
-        if not self._out_of_patience(ours):
-            self.paintings.append(self.contender.paint())
+        if self._out_of_patience(ours):
+            return
+        before = thread_times()
+        self.paintings.append(self.contender.paint())
+        after = thread_times()
+        if before and after:
+            self.ran += after[0] - before[0]
+            self.waited += after[1] - before[1]
 
     def end(self) -> None:
         self.peak_rss = self.contender.peak_rss()
+
+    @property
+    def waiting(self) -> float | None:
+        """Share of their time that threads of this process waited for a processor while it painted."""
+        return self.waited / (self.ran + self.waited) if self.ran else None
 
     def _out_of_patience(self, ours: "_Turn") -> bool:
         """Whether this is a rival so slow that one measurement says enough; noted the first time."""
@@ -151,6 +163,7 @@ def compare(
         bundle=bundle.root.resolve().name,
         model=bundle.manifest.recipe.model if bundle.manifest else None,
         machine=machine,
+        waiting=turns[0].waiting,
         work=work,
         contenders=tuple(reports),
     )

@@ -184,6 +184,9 @@ class BenchReport:
         bundle: Name of the bundle's folder.
         model: The checkpoint as the recipe names it, or None for a folder without a manifest.
         machine: Where.
+        waiting: Share of their time that threads of our process waited for a processor while our measured pictures were
+            painted; near 0 when nobody else is at work, None where the system does not tell. Where it is more, figures
+            are too high and ratios unsafe.
         work: What everybody did.
         contenders: Ours first.
     """
@@ -194,6 +197,7 @@ class BenchReport:
     bundle: str
     model: str | None
     machine: Machine
+    waiting: float | None
     work: Work
     contenders: tuple[ContenderReport, ...]
 

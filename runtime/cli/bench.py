@@ -93,5 +93,5 @@ def print_report(report: BenchReport) -> None:
         for name, value in words.items():
             out.print(f"{name:<13} {value}", markup=False)
     out.print(table)
-    for line in remarks(report.contenders):
+    for line in remarks(report):
         remark(line)

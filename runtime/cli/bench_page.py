@@ -7,7 +7,7 @@ import numpy.typing as npt
 from PIL.Image import Image, fromarray
 
 from diffoundry.runtime.bench.measure import Comparison
-from diffoundry.runtime.bench.report import BenchReport, Measured
+from diffoundry.runtime.bench.report import BenchReport, ContenderReport, Measured
 from diffoundry.runtime.bench.spread import Spread
 from diffoundry.runtime.cli.bench_view import (
     contender_grid,
@@ -42,25 +42,35 @@ def bench_sections(comparison: Comparison) -> list[Section]:
         Table(title="Contenders", columns=contenders.columns, rows=contenders.rows),
         Facts(title="Machine", facts=machine_words(report), text="These figures hold for this machine."),
     ]
-    lines = remarks(report.contenders)
+    lines = remarks(report)
     if lines:
         sections.append(Text(title="Remarks", text="\n\n".join(lines)))
     return sections
 
 
 def _pictures(comparison: Comparison) -> Pictures:
-    distances = {
-        contender.name: contender.measured.distance for contender in comparison.report.contenders if contender.measured
-    }
-    compared = any(distances.values())
-    pictures = [
-        Picture(image=_image(pixels), caption=name, note=distance_words(distances[name]) if compared else "")
-        for name, pixels in comparison.pictures.items()
-    ]
+    contenders = [one for one in comparison.report.contenders if one.name in comparison.pictures]
+    compared = any(contender.reference for contender in contenders)
     text = f"{comparison.report.work.prompt!r}, painted by each contender."
     if compared:
-        text += " Under each its PSNR to the picture of PyTorch in fp32."
-    return Pictures(title="Pictures", pictures=pictures, text=text)
+        text += " Under each its PSNR to the picture of the reference."
+    return Pictures(
+        title="Pictures",
+        pictures=[
+            Picture(
+                image=_image(comparison.pictures[contender.name]),
+                caption=contender.name,
+                note=_note(contender) if compared else "",
+            )
+            for contender in contenders
+        ],
+        text=text,
+    )
+
+
+def _note(contender: ContenderReport) -> str:
+    assert contender.measured is not None, "only who was measured has a picture"
+    return "the reference" if contender.measured.distance is None else distance_words(contender.measured.distance)
 
 
 def _image(pixels: npt.NDArray[np.float32]) -> Image:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from diffoundry.runtime.bench.report import BenchReport, ContenderReport, Distance, Measured
+from diffoundry.runtime.bench.report import BenchReport, Distance, Measured
 from diffoundry.runtime.bench.spread import Ratio, Spread
 from diffoundry.runtime.cli.console import size_text
 
@@ -17,6 +17,10 @@ __all__ = [
     "remarks",
     "work_words",
 ]
+
+
+_BUSY = 0.05
+"""Share of waiting above which the machine was not ours alone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,8 +52,8 @@ def figure_grid(report: BenchReport) -> Grid:
         *((f"{name}, one call", lambda m, name=name: _component(m, name)) for name in names),
         ("pictures a minute", lambda m: f"{m.pictures_per_minute:.3g}"),
         ("peak memory", lambda m: size_text(m.peak_rss) if m.peak_rss else "–"),
-        ("picture, times ours", lambda m: _ratio(m.relative.picture) if m.relative else "–"),
-        ("step, times ours", lambda m: _ratio(m.relative.step) if m.relative else "–"),
+        ("picture, times ours", lambda m: _ratio(m.relative.picture, m) if m.relative else "–"),
+        ("step, times ours", lambda m: _ratio(m.relative.step, m) if m.relative else "–"),
         ("PSNR to the reference", lambda m: distance_words(m.distance)),
     ]
     rows = [[label, *(show(m) if m else "–" for m in measured)] for label, show in figures]
@@ -96,10 +100,15 @@ def machine_words(report: BenchReport) -> dict[str, str]:
     return words
 
 
-def remarks(contenders: Sequence[ContenderReport]) -> list[str]:
-    """What must be said in words: failures, notes, broken pictures."""
+def remarks(report: BenchReport) -> list[str]:
+    """What must be said in words: others at work, failures, notes, broken pictures."""
     lines = []
-    for contender in contenders:
+    if report.waiting is not None and report.waiting > _BUSY:
+        lines.append(
+            f"other programs were at work: our threads waited {report.waiting:.0%} of their time for a processor, so "
+            f"figures are too high and ratios unsafe; measure again on a quiet machine"
+        )
+    for contender in report.contenders:
         if contender.failure:
             lines.append(f"{contender.name}: not measured: {contender.failure}")
         lines += [f"{contender.name}: {note}" for note in contender.notes]
@@ -137,7 +146,9 @@ def _component(measured: Measured, name: str) -> str:
     return _spread(measured.components[name].seconds) if name in measured.components else "–"
 
 
-def _ratio(ratio: Ratio) -> str:
+def _ratio(ratio: Ratio, measured: Measured) -> str:
+    if measured.picture.count == 1:
+        return f"{ratio.of_medians:.2f} x"
     return f"{ratio.of_medians:.2f} x ({ratio.p10:.2f}–{ratio.p90:.2f})"
 
 

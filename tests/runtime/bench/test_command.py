@@ -84,7 +84,7 @@ def test_against_hands_over_request_names_and_threads(scripted_bundle, rivals):
     request, names, threads = rivals[0]
     assert (request, names, threads) == (BenchRequest(steps=2, repeats=1), ("torch",), 2)
     words = " ".join(result.stdout.split())
-    assert "1.28 x (1.28–1.28)" in words
+    assert "│ 1.28 x │" in words
     assert "PyTorch compiled: not measured: InvalidCxxCompiler: no compiler" in result.stderr
 
 
@@ -128,6 +128,14 @@ def test_a_report_of_a_broken_picture_says_so(scripted_bundle, monkeypatch):
     monkeypatch.setattr("diffoundry.runtime.bench.report.describe_image_fault", lambda _picture: "one colour")
     assert bench(scripted_bundle, BenchRequest(steps=1, repeats=1)).contenders[0].measured.picture_fault == "one colour"
     assert "diffoundry: one colour" in _run(scripted_bundle, "--steps", 1, "--repeats", 1).stderr
+
+
+@pytest.mark.parametrize(("waited", "warned"), [(40, False), (100, True)])
+def test_others_at_work_are_told(scripted_bundle, monkeypatch, waited, warned):
+    times = iter([(0, 0), (1000, waited)])
+    monkeypatch.setattr("diffoundry.runtime.bench.measure.thread_times", lambda: next(times))
+    result = _run(scripted_bundle, "--steps", 1, "--repeats", 1)
+    assert ("our threads waited 9% of their time for a processor" in result.stderr) == warned
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from diffoundry.runtime.bench.machine import machine_facts, peak_rss
+from diffoundry.runtime.bench.machine import machine_facts, peak_rss, thread_times
 
 _X86 = """processor\t: 0
 model name\t: Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz
@@ -73,6 +73,21 @@ def test_peak_memory_is_read_in_kilobytes(tmp_path):
 def test_peak_memory_is_unknown_where_the_system_does_not_tell(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "platform", "win32")
     assert peak_rss(tmp_path / "none") is None
+
+
+def test_thread_times_are_summed_over_threads(tmp_path):
+    for thread, line in (("1", "100 7 3\n"), ("2", "20 5 1\n"), ("3", "")):
+        (tmp_path / thread).mkdir()
+        (tmp_path / thread / "schedstat").write_text(line)
+    assert thread_times(tmp_path) == (120, 12)
+    assert thread_times(tmp_path / "none") is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_thread_times_grow_with_work():
+    before = thread_times()
+    sum(range(10**6))
+    assert thread_times()[0] > before[0]
 
 
 def test_measuring_needs_neither_torch_nor_onnx():

@@ -81,6 +81,18 @@ def test_alone_nobody_pauses_and_the_observer_is_gone(scripted_bundle, clock):
     assert ours.pipeline.components.on_call is None
 
 
+def test_waiting_is_counted_over_our_measured_pictures(scripted_bundle, monkeypatch):
+    times = iter([(1000, 500), (1700, 800), (9000, 9000), (9200, 9000)])  # before and after each of two pictures
+    monkeypatch.setattr("diffoundry.runtime.bench.measure.thread_times", lambda: next(times))
+    report = bench(scripted_bundle, BenchRequest(steps=2, repeats=2))
+    assert report.waiting == pytest.approx(300 / (700 + 200 + 300))
+
+
+def test_waiting_is_unknown_where_the_system_does_not_tell(scripted_bundle, monkeypatch):
+    monkeypatch.setattr("diffoundry.runtime.bench.measure.thread_times", lambda: None)
+    assert bench(scripted_bundle, BenchRequest(steps=2, repeats=1)).waiting is None
+
+
 def test_report_survives_json(scripted_bundle):
     report = bench(scripted_bundle, BenchRequest(steps=2, repeats=1))
     assert from_json(BenchReport, json.loads(json.dumps(to_json(report)))) == report
