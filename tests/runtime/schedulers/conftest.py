@@ -13,7 +13,7 @@ sys.path.insert(0, str(HERE / "support"))  # a folder with one package of a name
 
 def pytest_configure(config: pytest.Config) -> None:
     """Silence what diffusers' own calls of NumPy warn about."""
-    config.addinivalue_line("filterwarnings", "ignore:__array__ implementation:DeprecationWarning")
+    config.addinivalue_line("filterwarnings", "ignore:__array_:DeprecationWarning")
 
 
 def _load(path: Path) -> list:

@@ -78,7 +78,7 @@ DECLARATIONS = [
             "time_shift_type": ("exponential",),
         },
         runs=(
-            *({"num_inference_steps": steps} for steps in STEPS),
+            *({"num_inference_steps": steps} for steps in (*STEPS, 14, 15)),
             {"timesteps": [90, 70, 40, 10, 1]},
             {"num_inference_steps": 6, "mu": 0.7},
         ),
