@@ -121,6 +121,7 @@ def _engine_spec(target: str, precision: str) -> EngineSpec:
 
 
 def test_the_first_engine_that_can_run_is_chosen():
+    pytest.importorskip("onnxruntime")
     specs = (_engine_spec("nonesuch", "fp16"), _engine_spec("onnxruntime", "fp32"), _engine_spec("onnxruntime", "fp16"))
     assert choose_engine("unet", specs, None, None) is specs[1]
     assert choose_engine("unet", specs, "onnxruntime", "fp16") is specs[2]
