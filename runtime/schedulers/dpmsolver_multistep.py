@@ -1,8 +1,8 @@
-"""DPM-Solver and DPM-Solver++: exponential multistep integrators of order one to three, ODE and SDE."""
+"""DPM-Solver and DPM-Solver++, multistep: the levels of a run and the order of each of its steps."""
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from diffoundry.runtime.schedulers.affine import Sample
 from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
 from diffoundry.runtime.schedulers.config import KARRAS_COMPATIBLES
 from diffoundry.runtime.schedulers.lambda_scheduler import LambdaOptions, LambdaScheduler, refuse_flow_with
+from diffoundry.runtime.schedulers.multistep import Algorithm, SolverType, distinct_order, multistep_update
 from diffoundry.runtime.schedulers.noise import Generator, noise_like
 from diffoundry.runtime.schedulers.options import SigmaSchedule
 from diffoundry.runtime.schedulers.sigmas import lu_sigmas, sigma_to_timestep
@@ -27,8 +28,8 @@ class DPMSolverMultistepOptions(LambdaOptions):
     """Options of `DPMSolverMultistepScheduler`, named as in diffusers."""
 
     solver_order: Literal[1, 2, 3] = 2
-    algorithm_type: Literal["dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++"] = "dpmsolver++"
-    solver_type: Literal["midpoint", "heun"] = "midpoint"
+    algorithm_type: Algorithm = "dpmsolver++"
+    solver_type: SolverType = "midpoint"
     lower_order_final: bool = True
     euler_at_final: bool = False
     use_lu_lambdas: bool = False
@@ -85,33 +86,16 @@ class DPMSolverMultistepOptions(LambdaOptions):
             )
 
 
-class _Coefficients(NamedTuple):
-    """The update x' = sample x + phi0 D0 + phi1 D1 + phi2 D2 + noise z."""
-
-    sample: float
-    phi0: float
-    phi1: float
-    phi2: float
-    noise: float
-
-
 class DPMSolverMultistepScheduler(LambdaScheduler[DPMSolverMultistepOptions]):
-    """Multistep DPM-Solver(++): Taylor expansion of the model in lambda, derivatives from past outputs.
+    """Multistep DPM-Solver and DPM-Solver++, order one to three, for the ODE and the SDE.
 
-        x' = c x + phi0 D0 + phi1 D1 + phi2 D2 + s z,    h = lambda' - lambda,    r_i = h_i / h
-        D0 = m_0,    D1 = (m_0 - m_1) / r_0,    and for the third order with D11 = (m_1 - m_2) / r_1
-        D1 += r_0 / (r_0 + r_1) (D1 - D11),    D2 = (D1 - D11) / (r_0 + r_1)
+        x' = c x + phi0 D0 + phi1 D1 + phi2 D2 + s z
 
-    | algorithm_type | m | c | phi0 |
-    |---|---|---|---|
-    | dpmsolver++ | x0 | sigma' / sigma | alpha' (1 - e^-h) |
-    | dpmsolver | epsilon | alpha' / alpha | -sigma' (e^h - 1) |
-    | sde-dpmsolver++ | x0 | sigma' / sigma e^-h | alpha' (1 - e^-2h), s = sigma' sqrt(1 - e^-2h) |
-    | sde-dpmsolver | epsilon | alpha' / alpha | -2 sigma' (e^h - 1), s = sigma' sqrt(e^2h - 1) |
+    with D_k the k-th derivative in lambda of the model's x0 ("++") or epsilon, from its last outputs. The update and
+    its table of coefficients stand in `multistep.py`; here are the noise levels and the order of each step.
 
-    Lu et al. 2022, equations 4.1 to B.4, https://arxiv.org/abs/2206.00927 (dpmsolver) and Algorithms 1 and 2 and
-    appendix A of https://arxiv.org/abs/2211.01095 (the others). diffusers: m = `model_outputs`, sigma' = `sigma_t`,
-    sigma = `sigma_s0`; "midpoint" and "heun" are two ways to weigh D1 at second order.
+    Lu et al. 2022, https://arxiv.org/abs/2206.00927 and https://arxiv.org/abs/2211.01095.
+    diffusers: `dpm_solver_first_order_update`, `multistep_dpm_solver_second_order_update` and `..._third_order_update`.
     """
 
     Options = DPMSolverMultistepOptions
@@ -175,12 +159,18 @@ class DPMSolverMultistepScheduler(LambdaScheduler[DPMSolverMultistepOptions]):
         newest = convert(model_output, sample, self._sigma[i])
         self._outputs = (newest, *self._outputs[: self.options.solver_order - 1])
 
-        order = self._order(i)
-        c = self._coefficients(i, order)
-        following = c.sample * sample + self._expansion(i, order, c)
+        noise = None
         if self.options.is_stochastic:
             noise = noise_like(newest, generator) if variance_noise is None else variance_noise
-            following = following + c.noise * noise
+        order = self._order(i)
+        following = multistep_update(
+            sample,
+            self._outputs[:order],
+            [self._node(i + 1 - back) for back in range(order + 1)],
+            algorithm=self.options.algorithm_type,
+            solver_type=self.options.solver_type,
+            noise=noise,
+        )
         self._advance()
         return StepResult(following)
 
@@ -193,51 +183,4 @@ class DPMSolverMultistepScheduler(LambdaScheduler[DPMSolverMultistepOptions]):
             return 1
         if i == steps - 2 and short:
             order = min(order, 2)
-        # no slope between equal noise levels: the last step may end where it begins, or timesteps stand twice
-        equal = (back for back in range(order) if self._sigma[i + 1 - back] == self._sigma[i - back])
-        return max(1, next(equal, order))
-
-    def _coefficients(self, i: int, order: int) -> _Coefficients:
-        """c, phi0, phi1, phi2 and s of the table above, for one step."""
-        alpha_next, sigma_next = self._scales(self._sigma[i + 1])
-        alpha, sigma = self._scales(self._sigma[i])
-        h = self._lambda(self._sigma[i + 1]) - self._lambda(self._sigma[i])
-        if self.options.predicts_x0:
-            # the SDE's exponentials run over 2 h: half as deterministic noise removal, half as noise put back
-            k = -2.0 * h if self.options.is_stochastic else -h
-            scale, ratio = -alpha_next, sigma_next / sigma
-            ratio = ratio * math.exp(-h) if self.options.is_stochastic else ratio
-            noise = sigma_next * math.sqrt(max(0.0, -math.expm1(-2.0 * h)))
-        else:
-            k = h
-            scale, ratio = -sigma_next * (2.0 if self.options.is_stochastic else 1.0), alpha_next / alpha
-            noise = sigma_next * math.sqrt(max(0.0, math.expm1(2.0 * h)))
-        phi0 = scale * math.expm1(k)
-        if order == 1:
-            return _Coefficients(ratio, phi0, 0.0, 0.0, noise)
-        phi1 = scale * (math.expm1(k) / k - 1.0)
-        if order == 2 and self.options.solver_type == "midpoint":
-            phi1 = 0.5 * phi0
-        # the expansion has -1/2 everywhere; diffusers' third order of "sde-dpmsolver++" has +1/2, and is followed
-        half = 0.5 if self.options.algorithm_type == "sde-dpmsolver++" else -0.5
-        phi2 = scale * ((math.expm1(k) - k) / (k * k) + half)
-        return _Coefficients(ratio, phi0, phi1, phi2, noise)
-
-    def _expansion(self, i: int, order: int, c: _Coefficients) -> Sample:
-        """phi0 D0 + phi1 D1 + phi2 D2, gathered by output so that each is read once."""
-        m = self._outputs
-        if order == 1:
-            return c.phi0 * m[0]
-        h = self._lambda(self._sigma[i + 1]) - self._lambda(self._sigma[i])
-        h0 = self._lambda(self._sigma[i]) - self._lambda(self._sigma[i - 1])
-        r0 = h0 / h
-        if order == 2:
-            d1 = c.phi1 / r0
-            return (c.phi0 + d1) * m[0] - d1 * m[1]
-        h1 = self._lambda(self._sigma[i - 1]) - self._lambda(self._sigma[i - 2])
-        r1 = h1 / h
-        share = r0 / (r0 + r1)
-        # weights of (m0 - m1) and (m1 - m2)
-        first = (c.phi1 * (1.0 + share) + c.phi2 / (r0 + r1)) / r0
-        second = -(c.phi1 * share + c.phi2 / (r0 + r1)) / r1
-        return (c.phi0 + first) * m[0] + (second - first) * m[1] - second * m[2]
+        return distinct_order(self._sigma, i, order)

@@ -17,11 +17,11 @@ from diffoundry.runtime.schedulers.discrete import per_image
 from diffoundry.runtime.schedulers.float32 import Float32Array
 from diffoundry.runtime.schedulers.indexed import IndexedScheduler
 from diffoundry.runtime.schedulers.learned_variance import mean_of
+from diffoundry.runtime.schedulers.multistep import Node
 from diffoundry.runtime.schedulers.options import BetaOptions, SigmaOptions, SigmaSchedule
 from diffoundry.runtime.schedulers.prediction import epsilon_from, x0_from
 from diffoundry.runtime.schedulers.sigmas import (
     flow_sigmas,
-    half_log_snr,
     placed_sigmas,
     sigma_to_timestep,
     training_sigmas,
@@ -138,9 +138,9 @@ class LambdaScheduler(IndexedScheduler[L]):
         """(alpha_t, sigma_t) at a noise level."""
         return (1.0 - sigma, sigma) if self.options.use_flow_sigmas else variance_preserving(sigma)
 
-    def _lambda(self, sigma: float) -> float:
-        """Half the log signal-to-noise ratio at a noise level."""
-        return half_log_snr(*self._scales(sigma))
+    def _node(self, i: int) -> Node:
+        """The noise level of index i, as the solvers take it."""
+        return Node(*self._scales(self._sigma[i]))
 
     def index_for_timestep(self, timestep: float) -> int:
         """The index of a timestep, the second where it stands twice; the last index where it is not there."""
