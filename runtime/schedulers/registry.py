@@ -27,6 +27,7 @@ _SCHEDULERS = {
     "FlowMatchEulerDiscreteScheduler": f"{_PACKAGE}.flow_match_euler_discrete:FlowMatchEulerDiscreteScheduler",
     "FlowMatchHeunDiscreteScheduler": f"{_PACKAGE}.flow_match_heun_discrete:FlowMatchHeunDiscreteScheduler",
     "FlowMatchLCMScheduler": f"{_PACKAGE}.flow_match_lcm:FlowMatchLCMScheduler",
+    "KarrasVeScheduler": f"{_PACKAGE}.karras_ve:KarrasVeScheduler",
     "LTXEulerAncestralRFScheduler": f"{_PACKAGE}.ltx_euler_ancestral_rf:LTXEulerAncestralRFScheduler",
     "PNDMScheduler": f"{_PACKAGE}.pndm:PNDMScheduler",
     "RePaintScheduler": f"{_PACKAGE}.repaint:RePaintScheduler",
