@@ -81,13 +81,38 @@ def test_batches_of_prompts_with_their_own_negatives_and_seeds(emoji, emoji_diff
     _compare(emoji, emoji_diffusers, ["a red apple", "a cat face"], seed=[3, 4], **arguments)
 
 
-@pytest.mark.parametrize(
-    "name", ["EulerDiscrete", "EulerAncestralDiscrete", "DPMSolverMultistep", "PNDM", "DDPM", "DDIM"]
-)
+# Every scheduler of diffusers that samples forwards in time from a v-prediction model with the betas of its config.
+_SCHEDULERS = {
+    "DDIM": {},
+    "DDIMParallel": {},
+    "DDPM": {},
+    "DDPMParallel": {},
+    "DEISMultistep": {},
+    "DPMSolverMultistep": {"use_karras_sigmas": True},
+    "DPMSolverSDE": {},
+    "DPMSolverSinglestep": {},
+    "EulerAncestralDiscrete": {},
+    "EulerDiscrete": {},
+    "HeunDiscrete": {},
+    "KDPM2AncestralDiscrete": {},
+    "KDPM2Discrete": {},
+    "LCM": {},
+    "LMSDiscrete": {},
+    "PNDM": {},
+    "SASolver": {},
+    "TCD": {},
+    "UniPCMultistep": {},
+}
+
+
+@pytest.mark.parametrize("name", _SCHEDULERS)
 def test_another_scheduler_takes_over_the_config(emoji, name):
     theirs = _diffusers_pipeline(_EMOJI)
-    theirs.scheduler = getattr(diffusers, f"{name}Scheduler").from_config(theirs.scheduler.config)
-    _compare(emoji, theirs, "a rocket", num_inference_steps=8, ours_only={"scheduler": name})
+    config = {**theirs.scheduler.config, **_SCHEDULERS[name]}
+    theirs.scheduler = getattr(diffusers, f"{name}Scheduler").from_config(config)
+    ours = load(emoji.components.bundle.root)
+    ours.scheduler_config = {**ours.scheduler_config, **_SCHEDULERS[name]}
+    _compare(ours, theirs, "a rocket", num_inference_steps=8, ours_only={"scheduler": name})
 
 
 @pytest.mark.parametrize("variant", ["sd1", "sd2"])
