@@ -2,11 +2,12 @@
 
 import importlib
 import inspect
+import io
 import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import onnx_ir as ir
@@ -14,11 +15,15 @@ import torch
 import torch.onnx
 
 from diffoundry.exporter.component import Component, fixed_size
+from diffoundry.exporter.decomposition import without_decomposition
 from diffoundry.exporter.graph_names import name_dims, name_weights, tidy
 from diffoundry.runtime.errors import DiffoundryError
 from diffoundry.runtime.specs import TensorSpec
 
 __all__ = ["TraceError", "trace"]
+
+_TALKATIVE = ("torch.onnx", "torch.fx")
+"""Loggers of torch that tell users what they can do nothing about."""
 
 _OPERATOR = re.compile(r"torch\.ops\.([\w.]+)")
 
@@ -53,14 +58,23 @@ def trace(
     with _quiet(), torch.no_grad():
         try:
             program = torch.export.export(wrapped, inputs, dynamic_shapes=_free_dims(wrapped, component, fixed))
-            exported = torch.onnx.export(program, opset_version=opset, optimize=False, verbose=False)
+            graph = _translate(program, opset)
         except Exception as error:
             raise TraceError(_sentence(component, error)) from error
-    assert exported is not None
     prefix = next((f"{name}." for name, child in wrapped.named_children() if child is module), "")
-    name_dims(exported.model, component, fixed)
-    name_weights(exported.model, {tensor.data_ptr(): name for name, tensor in module.state_dict().items()})
-    tidy(exported.model, component.name, prefix)
+    name_dims(graph, component, fixed)
+    name_weights(graph, {tensor.data_ptr(): name for name, tensor in module.state_dict().items()})
+    tidy(graph, component.name, prefix)
+    return graph
+
+
+def _translate(program: torch.export.ExportedProgram, opset: int) -> ir.Model:
+    try:
+        with without_decomposition(program):
+            exported = torch.onnx.export(program, opset_version=opset, optimize=False, verbose=False)
+    except torch.onnx.OnnxExporterError:
+        exported = torch.onnx.export(program, opset_version=opset, optimize=False, verbose=False)
+    assert exported is not None
     return exported.model
 
 
@@ -90,15 +104,16 @@ def _free_dims(wrapped: torch.nn.Module, component: Component, fixed: Mapping[st
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep torch's remarks about its own insides from the user; failures are raised as errors anyway."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    levels = {logger: logger.level for logger in map(logging.getLogger, _TALKATIVE)}
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 def _sentence(component: Component, error: BaseException) -> str:

@@ -1,0 +1,63 @@
+"""Spares torch.onnx.export its second tracing of a program, which is half of an export's time."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch.export import ExportedProgram
+
+__all__ = ["without_decomposition"]
+
+_CASTS = (torch.ops.aten.to.dtype, torch.ops.aten.to.device)
+_ASSERTION = torch.ops.aten._assert_tensor_metadata.default  # noqa: SLF001  # an operator's name
+_COPY = torch.ops.aten._to_copy.default  # noqa: SLF001  # an operator's name
+_DROPOUT = torch.ops.aten.dropout.default
+
+
+@contextmanager
+def without_decomposition(program: ExportedProgram) -> Iterator[None]:
+    """Within this context, torch.onnx.export takes the program as it is.
+
+    torch.onnx.export first calls `program.run_decompositions`, which traces the program again, operator by operator
+    with symbolic sizes. Of a network made for inference it changes only casts, dropouts and assertions, since every
+    other operator has a translation. Those three are rewritten here. A program that writes into its tensors is left
+    alone: only the second tracing makes it functional. For one that has other operators without a translation,
+    torch.onnx.export raises here, and is to be called again outside.
+
+    Args:
+        program: Its graph is changed in place, to one that computes the same.
+    """
+    if _writes(program):
+        yield
+        return
+    _rewrite(program)
+    vars(program)["run_decompositions"] = lambda _table: program
+    try:
+        yield
+    finally:
+        del vars(program)["run_decompositions"]
+
+
+def _writes(program: ExportedProgram) -> bool:
+    schemas = (getattr(node.target, "_schema", None) for node in program.graph.nodes)
+    return any(schema is not None and schema.is_mutable for schema in schemas)
+
+
+def _rewrite(program: ExportedProgram) -> None:
+    graph = program.graph_module.graph
+    for node in list(graph.nodes):
+        if node.target is _ASSERTION:
+            graph.erase_node(node)
+        elif node.target is _DROPOUT and not node.args[2]:
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+        elif node.target in _CASTS:
+            dtype = node.meta["val"].dtype
+            result = node.args[0]
+            if result.meta["val"].dtype != dtype:
+                with graph.inserting_before(node):
+                    result = graph.call_function(_COPY, (result,), {"dtype": dtype})
+                result.meta = dict(node.meta)
+            node.replace_all_uses_with(result)
+            graph.erase_node(node)
+    program.graph_module.recompile()
