@@ -31,6 +31,8 @@ _SCHEDULERS = {
     "LTXEulerAncestralRFScheduler": f"{_PACKAGE}.ltx_euler_ancestral_rf:LTXEulerAncestralRFScheduler",
     "PNDMScheduler": f"{_PACKAGE}.pndm:PNDMScheduler",
     "RePaintScheduler": f"{_PACKAGE}.repaint:RePaintScheduler",
+    "ScoreSdeVeScheduler": f"{_PACKAGE}.sde_ve:ScoreSdeVeScheduler",
+    "ScoreSdeVpScheduler": f"{_PACKAGE}.sde_vp:ScoreSdeVpScheduler",
     "UnCLIPScheduler": f"{_PACKAGE}.unclip:UnCLIPScheduler",
 }
 

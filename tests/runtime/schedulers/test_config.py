@@ -6,9 +6,9 @@ import json
 import re
 from dataclasses import fields
 
-import diffusers
 import numpy as np
 import pytest
+from diffusers import schedulers as reference
 from scheduler_harness.correct_rounding import CorrectRounding
 from scheduler_harness.side_by_side import make_theirs
 
@@ -20,7 +20,7 @@ DDIM = {"_class_name": "DDIMScheduler"}
 
 
 def _signature(name):
-    parameters = inspect.signature(getattr(diffusers, name).__init__).parameters.values()
+    parameters = inspect.signature(getattr(reference, name).__init__).parameters.values()
     return {p.name: p.default for p in parameters if p.name not in ("self", "args", "kwargs")}
 
 
@@ -47,7 +47,7 @@ def test_every_option_is_tested(declaration):
 
 
 def test_order_and_compatibles_are_those_of_diffusers(declaration):
-    theirs = getattr(diffusers, declaration.name)
+    theirs = getattr(reference, declaration.name)
     cls = scheduler_class(declaration.name)
     assert cls.order == getattr(theirs, "order", 1)
     assert set(cls.compatible_names) == set(theirs._compatibles)
@@ -72,7 +72,7 @@ def test_diffusers_reads_what_we_write(declaration, tmp_path):
     for case in declaration.cases[:8]:
         ours = scheduler_class(declaration.name)(**case.options)
         ours.save_config(tmp_path)
-        theirs = getattr(diffusers, declaration.name).from_pretrained(tmp_path)
+        theirs = getattr(reference, declaration.name).from_pretrained(tmp_path)
         expected = _public(make_theirs(declaration.name, case.options).config)
         assert _public(theirs.config) == expected
         assert json.loads((tmp_path / "scheduler_config.json").read_text())["_diffusers_version"] == DIFFUSERS_VERSION
@@ -98,7 +98,7 @@ def test_unknown_values_are_refused_by_name(declaration):
 
 def test_from_config_takes_the_config_of_each_compatible_class(declaration):
     """As diffusers: the options that were given travel, the other class's defaults do not."""
-    theirs = getattr(diffusers, declaration.name)
+    theirs = getattr(reference, declaration.name)
     for name in sorted(set(scheduler_class(declaration.name).compatible_names) & set(scheduler_names())):
         changes = {"num_train_timesteps": 100}
         source = make_theirs(name, changes)
@@ -180,8 +180,8 @@ def test_unknown_keyword_is_refused():
 
 
 def test_known_options_are_all_options_of_diffusers():
-    names = [name for name in dir(diffusers.schedulers) if name.endswith("Scheduler")]
-    options = {option for name in names if hasattr(diffusers, name) for option in _signature(name)}
+    names = [name for name in dir(reference) if name.endswith("Scheduler")]
+    options = {option for name in names for option in _signature(name)}
     assert options <= KNOWN_OPTIONS
 
 

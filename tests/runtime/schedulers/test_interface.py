@@ -1,7 +1,6 @@
 """What every scheduler offers around its steps: noise in, scaled input, forks, fresh runs."""
 
 import copy
-import inspect
 import pickle
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from scheduler_harness.side_by_side import (
     relative_error,
     run_ours,
     start,
+    takes_generator,
     usual_loop,
 )
 
@@ -80,7 +80,7 @@ def _net(declaration, case):
 
 def _arguments(scheduler, case, seed=SEED):
     arguments = dict(case.step)
-    if "generator" in inspect.signature(scheduler.step).parameters:
+    if takes_generator(scheduler):
         arguments["generator"] = TorchCpuGenerator(seed)
     return arguments
 

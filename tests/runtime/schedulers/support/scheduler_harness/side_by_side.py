@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
+from diffusers import schedulers as reference
 from scheduler_harness.correct_rounding import CorrectRounding
 from scheduler_harness.declaration import Case, Declaration
 from scheduler_harness.double_precision import DoublePrecision, to_double
@@ -65,6 +65,11 @@ def start(batch: int) -> np.ndarray:
     return np.random.default_rng(5).standard_normal((batch, *SHAPE), dtype=np.float32)
 
 
+def takes_generator(scheduler: Any) -> bool:
+    """Whether `step` draws noise; the schedulers of score-based models have no `step` and their own loops."""
+    return hasattr(scheduler, "step") and "generator" in inspect.signature(scheduler.step).parameters
+
+
 def begin_index(scheduler: Any, case: Case) -> int:
     """Where an image-to-image run starts, on a multiple of the order as pipelines do it."""
     order = getattr(scheduler, "order", 1)
@@ -79,7 +84,7 @@ def init_noise_sigma(scheduler: Any) -> float:
 def make_theirs(name: str, options: dict[str, Any]) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecated algorithm types
-        return getattr(diffusers, name)(**options)
+        return getattr(reference, name)(**options)
 
 
 def set_begin(scheduler: Any, case: Case) -> None:
@@ -119,7 +124,7 @@ def run_theirs(declaration: Declaration, case: Case, *, double: bool = False) ->
     scheduler = plan_theirs(declaration, case)
     channels = declaration.output_channels(case)
     arguments = dict(case.step)
-    if "generator" in inspect.signature(scheduler.step).parameters:
+    if takes_generator(scheduler):
         arguments["generator"] = torch.Generator().manual_seed(SEED)
 
     def net(sample: torch.Tensor, timestep: Any) -> torch.Tensor:
@@ -138,7 +143,7 @@ def run_ours(declaration: Declaration, case: Case, *, double: bool = False) -> T
     scheduler = plan_ours(declaration, case)
     channels = declaration.output_channels(case)
     arguments = dict(case.step)
-    if "generator" in inspect.signature(scheduler.step).parameters:
+    if takes_generator(scheduler):
         arguments["generator"] = RoundedNoise(SEED)
     dtype = np.float64 if double else np.float32
 
