@@ -270,9 +270,10 @@ def test_closing_before_loading_is_nothing(checkpoint):
 
 
 def test_a_reason_is_one_short_line():
-    text = torch_baseline._sentence(RuntimeError("no\n  compiler " + "x" * 1000))
+    text = torch_baseline._sentence(RuntimeError("no\n  compiler " + "x" * 1000 + "\n\nSet VERBOSE=1"))
     assert text.startswith("RuntimeError: no compiler xxx")
     assert len(text) < 450
+    assert torch_baseline._sentence(RuntimeError("no compiler\n\nSet VERBOSE=1")) == "RuntimeError: no compiler"
     assert torch_baseline._sentence(InputError("height: got 7")) == "height: got 7"
 
 
