@@ -68,13 +68,8 @@ def checkpoint(tmp_path_factory, tiny_sd_checkpoint):
     transformers.CLIPTextModel(clip_config(16, 16)).save_pretrained(root / "text_encoder")
     transformers.CLIPTextModelWithProjection(clip_config(32, 24)).save_pretrained(root / "text_encoder_2")
     source = tiny_sd_checkpoint()
-    for link, target in {
-        "vae": "vae",
-        "scheduler": "scheduler",
-        "tokenizer": "tokenizer",
-        "tokenizer_2": "tokenizer",
-    }.items():
-        (root / link).symlink_to(source / target)
+    for link in ("vae", "scheduler", "tokenizer", "tokenizer_2"):
+        (root / link).symlink_to(source / link.removesuffix("_2"))
     index = {
         "_class_name": "StableDiffusionXLPipeline",
         "text_encoder": ["transformers", "CLIPTextModel"],

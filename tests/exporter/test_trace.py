@@ -288,7 +288,7 @@ class Writes(torch.nn.Module):
 
 class Halves(torch.nn.Module):
     def forward(self, x):
-        return torch.nn.functional.dropout((x.half() * 3).to(torch.float32).to(torch.float32), training=False)
+        return torch.nn.functional.dropout((-x.half()).to(torch.float32).to(torch.float32), training=False)
 
 
 class NeedsDecomposition(torch.nn.Module):
