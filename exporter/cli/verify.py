@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import click
+import diffusers
+import transformers
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -55,6 +57,8 @@ def command(
     """
     if html is not None:
         require_report()
+    for library in (diffusers, transformers):  # they warn of what is left out on purpose, such as image preprocessors
+        library.utils.logging.set_verbosity_error()
     engines = take_engine_options(values)
     request = VerifyRequest(prompts=given or PROMPTS[:prompts], **engines, **values)
     checkpoint = open_checkpoint(against) if against is not None else None

@@ -1,0 +1,136 @@
+"""Gates, and how checks and curves are judged by them."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from diffoundry.exporter.verify.gates import GATES, coarsest, gates_for
+from diffoundry.exporter.verify.loop_checks import follow, judge_loop
+from diffoundry.exporter.verify.reference_run import Trace
+from diffoundry.exporter.verify.report import at_least, at_most, holds
+from diffoundry.exporter.verify.request import Settings
+from diffoundry.exporter.verify.verify import _nearest
+from diffoundry.runtime.errors import ConfigError
+from diffoundry.runtime.pipelines.denoising import Step
+from diffoundry.runtime.specs import PRECISIONS, DimSpec
+
+
+def test_every_precision_has_gates_and_a_coarser_one_has_looser_ones():
+    assert tuple(GATES) == PRECISIONS
+    fine, coarse = GATES["fp32"], GATES["fp16"]
+    for field in ("relative_max", "relative_rms", "latents"):
+        assert getattr(fine, field) < getattr(coarse, field)
+    for field in ("cosine", "psnr", "image_psnr"):
+        assert getattr(fine, field) > getattr(coarse, field)
+
+
+def test_the_coarsest_component_decides_for_the_picture():
+    assert coarsest(["fp32", "fp16", "fp32"]) == "fp16"
+    assert coarsest(["fp32"]) == "fp32"
+    with pytest.raises(ConfigError, match="gates: got the precision 'fp12', expected one of fp32, fp16"):
+        gates_for("fp12")
+
+
+def test_checks_at_their_limits():
+    assert at_most("p", "s", "m", 1.0, 1.0).passed
+    assert not at_most("p", "s", "m", 1.0000001, 1.0).passed
+    assert at_least("p", "s", "m", 1.0, 1.0).passed
+    assert not at_least("p", "s", "m", 0.9999999, 1.0).passed
+    assert not at_most("p", "s", "m", math.nan, 1.0).passed
+    assert not at_least("p", "s", "m", math.nan, 1.0).passed
+    assert holds("p", "s", "m", None).measured == "equal"
+    assert (holds("p", "s", "m", "two").passed, holds("p", "s", "m", "two").measured) == (False, "two")
+
+
+class _Pipeline:
+    """Paints what it is told, one array a step."""
+
+    def __init__(self, latents, picture):
+        self.latents, self.picture = latents, picture
+
+    def start(self, prompt, **arguments):
+        self.arguments = {"prompt": prompt, **arguments}
+        return self
+
+    def __iter__(self):
+        for index, latents in enumerate(self.latents):
+            yield Step(index=index, total=len(self.latents), timestep=0.0, latents=latents)
+
+    def finish(self):
+        return dataclasses.make_dataclass("Output", ["images"])(images=[self.picture])
+
+
+_SETTINGS = Settings(prompts=("p",), seeds=(5,), steps=3, guidance_scale=2.0, height=8, width=8)
+
+
+def _painted(latents, picture=None):
+    """What is found when diffusers' latents are -2 and 2 after each of three steps, and ours are these."""
+    reference = np.float32([[-2, 2]])
+    true = np.linspace(0, 1, 192, dtype=np.float32).reshape(8, 8, 3)
+    trace = Trace(prompt="p", seed=5, timesteps=(9.0, 5.0, 1.0), latents=(reference,) * 3, picture=true)
+    pipeline = _Pipeline(latents, true if picture is None else picture)
+    result, _ = follow(pipeline, trace, _SETTINGS, lambda *_: None)
+    assert pipeline.arguments == {
+        "prompt": "p", "seed": 5, "num_inference_steps": 3, "guidance_scale": 2.0, "height": 8, "width": 8,
+        "output_type": "np",
+    }  # fmt: skip
+    failed = {check.measure: check.measured for check in judge_loop(result, GATES["fp32"]) if not check.passed}
+    return result, failed
+
+
+def _off(error):
+    return np.float32([[-2, 2 + error]])
+
+
+def test_the_worst_step_decides_by_its_error_over_the_rms():
+    result, failed = _painted([_off(0), _off(0.5), _off(0.25)])
+    assert [step.relative_max for step in result.curve] == [0, 0.25, 0.125]
+    assert result.curve[1].relative_rms == pytest.approx(0.25 / math.sqrt(2))
+    assert [step.timestep for step in result.curve] == [9, 5, 1]
+    assert result.worst == 1
+    assert failed == {"latents, max abs error / RMS": 0.25}
+
+
+def test_an_error_that_goes_away_again_still_fails():
+    assert list(_painted([_off(1e-3), _off(0), _off(0)])[1]) == ["latents, max abs error / RMS"]
+
+
+def test_a_nan_is_the_worst_step():
+    result, failed = _painted([_off(100), _off(math.nan), _off(200)])
+    assert result.worst == 1
+    assert math.isnan(failed["latents, max abs error / RMS"])
+
+
+def test_a_missing_step_fails():
+    _, failed = _painted([_off(0), _off(0)])
+    assert failed == {"number of steps": "2, expected 3"}
+
+
+def test_latents_of_another_shape_fail():
+    _, failed = _painted([np.zeros((1, 3), np.float32)] * 3)
+    assert math.isnan(failed["latents, max abs error / RMS"])
+
+
+def test_another_picture_fails():
+    picture = np.full((8, 8, 3), 0.5, dtype=np.float32)
+    result, failed = _painted([_off(0)] * 3, picture)
+    assert failed["PSNR, dB"] == result.psnr < 20
+    assert "one colour" in failed["bundle's picture"]
+
+
+@pytest.mark.parametrize(
+    ("dim", "size"),
+    [
+        (DimSpec(), 512),
+        (DimSpec(min=256, max=1024, multiple_of=8), 512),
+        (DimSpec(min=768, max=1024, multiple_of=64), 768),
+        (DimSpec(min=64, max=320, multiple_of=64), 320),
+        (DimSpec(min=384, max=384), 384),
+        (DimSpec(min=96, max=None, multiple_of=96), 480),
+    ],
+)
+def test_the_size_painted_is_one_that_the_bundle_takes(dim, size):
+    assert _nearest(512, dim) == size
+    assert dim.refusal(size) is None

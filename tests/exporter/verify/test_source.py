@@ -1,0 +1,47 @@
+"""Which checkpoint a bundle is compared with when none is named."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from diffoundry.exporter.checkpoint import open_checkpoint
+from diffoundry.exporter.verify.source import find_checkpoint, identity_notes
+from diffoundry.runtime.errors import BundleError, CheckpointError, InputError
+
+
+def _bundle(model, source):
+    return SimpleNamespace(root="b", manifest=SimpleNamespace(recipe=SimpleNamespace(model=model, source=source)))
+
+
+def test_an_alias_of_the_recipe_is_opened():
+    checkpoint = find_checkpoint(_bundle("emoji", {}))
+    assert (checkpoint.name, checkpoint.seed) == ("emoji", None)
+
+
+def test_random_weights_are_made_again_from_their_seed(tiny_sd_checkpoint):
+    folder = str(tiny_sd_checkpoint("sd1"))
+    made = open_checkpoint(folder, random_weights=True, seed=31)
+    bundle = _bundle(folder, made.identity())
+    found = find_checkpoint(bundle)
+    assert found.seed == 31
+    weight = "conv_in.weight"
+    assert (found.load("unet").state_dict()[weight] == made.load("unet").state_dict()[weight]).all()
+    assert list(identity_notes(bundle, found)) == []
+    assert "random_weights_seed differ (SHA" in "".join(
+        identity_notes(bundle, open_checkpoint(folder, random_weights=True, seed=32))
+    )
+
+
+def test_a_checkpoint_that_is_gone_is_asked_for():
+    with pytest.raises(CheckpointError, match=r"bundle b: the checkpoint of its recipe .*'/gone/sd'.* with --against"):
+        find_checkpoint(_bundle("/gone/sd", {}))
+
+
+def test_a_seed_that_is_no_number_is_refused():
+    with pytest.raises(BundleError, match="bundle b: got the seed 'x1' in its recipe, expected a number"):
+        find_checkpoint(_bundle("emoji", {"random_weights_seed": "x1"}))
+
+
+def test_a_folder_without_a_recipe_needs_a_name():
+    with pytest.raises(InputError, match="b: got a folder without a manifest.*--against"):
+        find_checkpoint(SimpleNamespace(root="b", manifest=None))
