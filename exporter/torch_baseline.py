@@ -212,7 +212,7 @@ def _silence() -> None:
 
 
 def _sentence(error: Exception) -> str:
-    """The kind of error and its first paragraph, for a table's remarks; PyTorch's advice on debugging comes after it."""
+    """The kind of error and its first paragraph: what follows is PyTorch's advice on debugging."""
     text = " ".join(str(error).partition("\n\n")[0].split())
     short = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
     return short if isinstance(error, DiffoundryError) else f"{type(error).__name__}: {short}"
