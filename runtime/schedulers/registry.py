@@ -21,6 +21,7 @@ _SCHEDULERS = {
     "DDPMScheduler": f"{_PACKAGE}.ddpm:DDPMScheduler",
     "DDPMWuerstchenScheduler": f"{_PACKAGE}.ddpm_wuerstchen:DDPMWuerstchenScheduler",
     "DPMSolverMultistepScheduler": f"{_PACKAGE}.dpmsolver_multistep:DPMSolverMultistepScheduler",
+    "EDMEulerScheduler": f"{_PACKAGE}.edm_euler:EDMEulerScheduler",
     "EulerAncestralDiscreteScheduler": f"{_PACKAGE}.euler_ancestral_discrete:EulerAncestralDiscreteScheduler",
     "EulerDiscreteScheduler": f"{_PACKAGE}.euler_discrete:EulerDiscreteScheduler",
     "FlowMapEulerDiscreteScheduler": f"{_PACKAGE}.flow_map_euler_discrete:FlowMapEulerDiscreteScheduler",
