@@ -60,6 +60,8 @@ class Declaration:
         refusals: what both libraries refuse.
         output_channels: (case) -> the model's output channels for a sample of 3 channels; 6 for learned variances.
         tolerance: relative error allowed at every step in float32.
+        magnification: (planned diffusers scheduler) -> how much larger than the rounding of the numbers that a step is
+            computed with its error in float32 may be; say why where it is not one.
         exact_tolerance: the same in float64; say why if it is above 1e-6.
         max_sigma_ulp: how many float32 ulp sigmas may differ from the correctly rounded diffusers; say why if > 0.
         at_least: least number of cases.
@@ -77,6 +79,7 @@ class Declaration:
     refusals: Sequence[Refusal] = ()
     output_channels: Callable[[Case], int] = lambda case: 3
     tolerance: float = 1e-4
+    magnification: Callable[[Any], float] = lambda scheduler: 1.0
     exact_tolerance: float = 1e-6
     max_sigma_ulp: int = 0
     at_least: int = 40
