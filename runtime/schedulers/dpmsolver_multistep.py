@@ -11,7 +11,13 @@ from diffoundry.runtime.schedulers.affine import Sample
 from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
 from diffoundry.runtime.schedulers.config import KARRAS_COMPATIBLES
 from diffoundry.runtime.schedulers.lambda_scheduler import LambdaOptions, LambdaScheduler, refuse_flow_with
-from diffoundry.runtime.schedulers.multistep import Algorithm, SolverType, distinct_order, multistep_update
+from diffoundry.runtime.schedulers.multistep import (
+    Algorithm,
+    SolverType,
+    distinct_order,
+    multistep_update,
+    read_solver_names,
+)
 from diffoundry.runtime.schedulers.noise import Generator, noise_like
 from diffoundry.runtime.schedulers.options import SigmaSchedule
 from diffoundry.runtime.schedulers.sigmas import lu_sigmas, sigma_to_timestep
@@ -45,11 +51,7 @@ class DPMSolverMultistepOptions(LambdaOptions):
     @classmethod
     def translate(cls, given: dict[str, Any]) -> dict[str, Any]:
         """Read the solver types of DEIS and UniPC, as diffusers' constructor does."""
-        solver = given.get("solver_type")
-        given = {**given, "solver_type": "midpoint"} if solver in ("logrho", "bh1", "bh2") else given
-        # diffusers lets "deis" pass only where it ends at sigma_min
-        deis = given.get("algorithm_type") == "deis" and given.get("final_sigmas_type") == "sigma_min"
-        return {**given, "algorithm_type": "dpmsolver++"} if deis else given
+        return read_solver_names(given)
 
     @property
     def predicts_x0(self) -> bool:

@@ -2,15 +2,33 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from diffoundry.runtime.schedulers.affine import Sample
 from diffoundry.runtime.schedulers.sigmas import half_log_snr
 
-__all__ = ["Algorithm", "Node", "SolverType", "distinct_order", "multistep_update"]
+__all__ = [
+    "Algorithm",
+    "Coefficients",
+    "Node",
+    "SolverType",
+    "distinct_order",
+    "multistep_update",
+    "read_solver_names",
+    "update_coefficients",
+]
 
 Algorithm = Literal["dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++"]
 SolverType = Literal["midpoint", "heun"]
+
+
+def read_solver_names(given: dict[str, Any]) -> dict[str, Any]:
+    """Options with the solver names of DEIS and UniPC replaced, as the constructors of diffusers do."""
+    solver = given.get("solver_type")
+    given = {**given, "solver_type": "midpoint"} if solver in ("logrho", "bh1", "bh2") else given
+    # diffusers lets "deis" pass only where it ends at sigma_min
+    deis = given.get("algorithm_type") == "deis" and given.get("final_sigmas_type") == "sigma_min"
+    return {**given, "algorithm_type": "dpmsolver++"} if deis else given
 
 
 class Node(NamedTuple):
@@ -25,7 +43,7 @@ class Node(NamedTuple):
         return half_log_snr(self.alpha, self.sigma)
 
 
-class _Coefficients(NamedTuple):
+class Coefficients(NamedTuple):
     """The update x' = sample x + phi0 D0 + phi1 D1 + phi2 D2 + noise z."""
 
     sample: float
@@ -70,7 +88,7 @@ def multistep_update(
         noise: z, for the "sde-" algorithms.
     """
     order = len(outputs)
-    c = _coefficients(nodes[0], nodes[1], order, algorithm, solver_type)
+    c = update_coefficients(nodes[0], nodes[1], order, algorithm, solver_type)
     following = c.sample * sample + _expansion(outputs, nodes, c)
     return following if noise is None else following + c.noise * noise
 
@@ -89,9 +107,18 @@ def distinct_order(sigmas: Sequence[float], i: int, order: int) -> int:
     return max(1, next(equal, order))
 
 
-def _coefficients(
+def update_coefficients(
     target: Node, current: Node, order: int, algorithm: Algorithm, solver_type: SolverType
-) -> _Coefficients:
+) -> Coefficients:
+    """The row of the table for a step between two levels; `multistep_update` says what the letters mean.
+
+    Args:
+        target: the level to reach.
+        current: the level where x and D0 are taken.
+        order: 1 to 3; phi1 depends on it.
+        algorithm: row of the table.
+        solver_type: weight of D1 at second order.
+    """
     h = target.half_log_snr - current.half_log_snr
     stochastic = algorithm.startswith("sde")
     if algorithm.endswith("++"):
@@ -107,17 +134,17 @@ def _coefficients(
     noise = target.sigma * math.sqrt(max(0.0, variance))
     phi0 = scale * math.expm1(k)
     if order == 1:
-        return _Coefficients(ratio, phi0, 0.0, 0.0, noise)
+        return Coefficients(ratio, phi0, 0.0, 0.0, noise)
     phi1 = scale * (math.expm1(k) / k - 1.0)
     if order == 2 and solver_type == "midpoint":
         phi1 = 0.5 * phi0
     # the expansion has -1/2 everywhere; diffusers' third order of "sde-dpmsolver++" has +1/2, and is followed
     half = 0.5 if algorithm == "sde-dpmsolver++" else -0.5
     phi2 = scale * ((math.expm1(k) - k) / (k * k) + half)
-    return _Coefficients(ratio, phi0, phi1, phi2, noise)
+    return Coefficients(ratio, phi0, phi1, phi2, noise)
 
 
-def _expansion(m: Sequence[Sample], nodes: Sequence[Node], c: _Coefficients) -> Sample:
+def _expansion(m: Sequence[Sample], nodes: Sequence[Node], c: Coefficients) -> Sample:
     """phi0 D0 + phi1 D1 + phi2 D2, gathered by output so that each is read once."""
     if len(m) == 1:
         return c.phi0 * m[0]

@@ -21,6 +21,7 @@ _SCHEDULERS = {
     "DDPMScheduler": f"{_PACKAGE}.ddpm:DDPMScheduler",
     "DDPMWuerstchenScheduler": f"{_PACKAGE}.ddpm_wuerstchen:DDPMWuerstchenScheduler",
     "DPMSolverMultistepScheduler": f"{_PACKAGE}.dpmsolver_multistep:DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler": f"{_PACKAGE}.dpmsolver_singlestep:DPMSolverSinglestepScheduler",
     "EDMEulerScheduler": f"{_PACKAGE}.edm_euler:EDMEulerScheduler",
     "EulerAncestralDiscreteScheduler": f"{_PACKAGE}.euler_ancestral_discrete:EulerAncestralDiscreteScheduler",
     "EulerDiscreteScheduler": f"{_PACKAGE}.euler_discrete:EulerDiscreteScheduler",
