@@ -278,6 +278,7 @@ def test_a_reason_is_one_short_line():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # a C++ compiler at work, perhaps not alone
 def test_torch_compile_paints_the_same(checkpoint):
     eager = TorchPainter(_job(checkpoint)).paint().picture
     contender = TorchContender(_job(checkpoint, compiled=True))
@@ -289,6 +290,7 @@ def test_torch_compile_paints_the_same(checkpoint):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # a C++ compiler at work, perhaps not alone
 def test_a_missing_compiler_is_the_reason(checkpoint, monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
