@@ -7,14 +7,25 @@ Ho et al. 2020, section 2, https://arxiv.org/abs/2006.11239. All arrays are floa
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diffoundry.runtime.schedulers import float32
 from diffoundry.runtime.schedulers.float32 import Float32Array
 from diffoundry.runtime.schedulers.options import BetaOptions
 
-__all__ = ["alphas_cumprod", "make_betas", "options_betas", "rescale_zero_terminal_snr", "without_zero_snr"]
+__all__ = [
+    "alphas_cumprod",
+    "ending_at_zero",
+    "make_betas",
+    "options_betas",
+    "rescale_zero_terminal_snr",
+    "without_zero_snr",
+]
+
+F = TypeVar("F", bound=NDArray[np.floating[Any]])
 
 
 def make_betas(
@@ -81,13 +92,19 @@ def rescale_zero_terminal_snr(betas: Float32Array) -> Float32Array:
 
     Lin et al. 2023, Algorithm 1, https://arxiv.org/abs/2305.08891. diffusers: `rescale_zero_terminal_snr`.
     """
-    root = float32.sqrt(float32.cumprod(np.float32(1) - betas))
+    alpha_bar = ending_at_zero(alphas_cumprod(betas))
+    alphas = np.concatenate([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]])
+    return np.float32(1) - alphas
+
+
+def ending_at_zero(alpha_bar: F) -> F:
+    """The same alpha_bar with its square root shifted and scaled, as `rescale_zero_terminal_snr` says."""
+    root = np.sqrt(alpha_bar)
     first, last = root[0], root[-1]
     root = root - last
     root = root * (first / (first - last))
-    alpha_bar = root * root
-    alphas = np.concatenate([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]])
-    return np.float32(1) - alphas
+    rescaled: F = root * root
+    return rescaled
 
 
 def alphas_cumprod(betas: Float32Array) -> Float32Array:

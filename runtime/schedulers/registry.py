@@ -14,6 +14,8 @@ __all__ = ["scheduler_class", "scheduler_from_config", "scheduler_names"]
 _PACKAGE = "diffoundry.runtime.schedulers"
 
 _SCHEDULERS = {
+    "CogVideoXDDIMScheduler": f"{_PACKAGE}.cogvideox_ddim:CogVideoXDDIMScheduler",
+    "CogVideoXDPMScheduler": f"{_PACKAGE}.cogvideox_dpm:CogVideoXDPMScheduler",
     "DDIMInverseScheduler": f"{_PACKAGE}.ddim_inverse:DDIMInverseScheduler",
     "DDIMParallelScheduler": f"{_PACKAGE}.parallel:DDIMParallelScheduler",
     "DDIMScheduler": f"{_PACKAGE}.ddim:DDIMScheduler",
