@@ -6,7 +6,16 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-__all__ = ["constant", "producer", "remove_if_unused", "replace", "scalar", "sole_user", "static"]
+__all__ = [
+    "constant",
+    "new_initializer",
+    "producer",
+    "remove_if_unused",
+    "replace",
+    "scalar",
+    "sole_user",
+    "static",
+]
 
 _SMALL = 65536
 
@@ -50,10 +59,25 @@ def static(value: ir.Value | None, axis: int) -> int | None:
     return size if isinstance(size, int) else None
 
 
+def new_initializer(graph: ir.Graph, name: str, content: npt.NDArray[np.generic] | ir.TensorProtocol) -> ir.Value:
+    """The initializer called `name`, made of `content` unless the graph has it already.
+
+    Names say what is inside, so that equal constants are stored once.
+    """
+    if name not in graph.initializers:
+        tensor = content if isinstance(content, ir.TensorProtocol) else ir.tensor(content, name=name)
+        value = ir.Value(
+            name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor
+        )
+        graph.register_initializer(value)
+    return graph.initializers[name]
+
+
 def replace(old: ir.Value, new: ir.Value, nodes: Sequence[ir.Node]) -> None:
     """Insert `nodes` where `old` is made and let `new`, made by the last of them, take its place and its name.
 
-    The old producer stays until `remove_if_unused` or a dead code pass takes it.
+    New nodes without a name are called after the old one, and get its metadata. The old producer stays until
+    `remove_if_unused` or a dead code pass takes it.
     """
     node = old.producer()
     graph = None if node is None else node.graph
@@ -63,6 +87,9 @@ def replace(old: ir.Value, new: ir.Value, nodes: Sequence[ir.Node]) -> None:
     name, old.name = old.name, None
     new.name = name
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+    for added in nodes:
+        added.name = added.name or f"{node.name}/{added.op_type}"
+        added.metadata_props.update(node.metadata_props)
     graph.insert_after(node, nodes)
 
 

@@ -142,5 +142,4 @@ def _rewrite(softmax: ir.Node, match: _Match) -> None:
         attributes |= {"q_num_heads": 1, "kv_num_heads": 1}
     inputs = [match.query, match.key, match.value] + ([match.mask] if match.mask is not None else [])
     node = ir.node("Attention", inputs, attributes, name=softmax.name, version=OPSET)
-    node.metadata_props.update(softmax.metadata_props)
     replace(match.output, node.outputs[0], [node])

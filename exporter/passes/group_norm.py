@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from diffoundry.exporter.passes.opset import OPSET
-from diffoundry.targets.graph_edit import constant, producer, replace, sole_user, static
+from diffoundry.targets.graph_edit import constant, new_initializer, producer, replace, sole_user, static
 
 __all__ = ["FuseGroupNorm"]
 
@@ -63,7 +63,6 @@ def _rewrite(norm: ir.Node, graph: ir.Graph) -> str | None:
         "epsilon": norm.attributes.get_float("epsilon", 1e-5),
     }
     node = ir.node("GroupNormalization", [x, *parameters], attributes, name=norm.name, version=OPSET)
-    node.metadata_props.update(norm.metadata_props)
     replace(shifted[0], node.outputs[0], [node])
     return None
 
@@ -89,14 +88,4 @@ def _with_channels(value: ir.Value, op_type: str, channels: int, rank: int) -> t
 def _vector(graph: ir.Graph, value: ir.Value) -> ir.Value:
     array = constant(value)
     assert array is not None
-    name = f"{value.name}_channels"
-    if name in graph.initializers:
-        return graph.initializers[name]
-    vector = ir.Value(
-        name=name,
-        type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
-        shape=ir.Shape([array.size]),
-        const_value=ir.tensor(array.reshape(-1), name=name),
-    )
-    graph.register_initializer(vector)
-    return vector
+    return new_initializer(graph, f"{value.name}_channels", array.reshape(-1))

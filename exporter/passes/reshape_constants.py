@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import onnx_ir as ir
 
-from diffoundry.targets.graph_edit import constant
+from diffoundry.targets.graph_edit import constant, new_initializer
 
 __all__ = ["ReshapeConstants"]
 
@@ -47,14 +47,7 @@ def _make_constant(node: ir.Node, graph: ir.Graph) -> bool:
     if target is None:
         logger.debug("%s: the target shape stays computed: %s", node.name, node.outputs[0].shape)
         return False
-    name = f"{node.outputs[0].name}_shape"
-    shape = ir.Value(
-        name=name,
-        type=ir.TensorType(ir.DataType.INT64),
-        shape=ir.Shape([len(target)]),
-        const_value=ir.tensor(np.array(target, np.int64), name=name),
-    )
-    graph.register_initializer(shape)
+    shape = new_initializer(graph, f"{node.outputs[0].name}_shape", np.array(target, np.int64))
     node.replace_input_with(1, shape)
     node.attributes.pop("allowzero", None)
     return True

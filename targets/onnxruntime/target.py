@@ -1,47 +1,115 @@
 """Lowers portable graphs to what ONNX Runtime's providers run fastest."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import onnx_ir as ir
 import onnxruntime as ort
+from onnx_ir.passes import common
 
-from diffoundry.runtime.errors import EngineError
+from diffoundry.runtime.errors import ConfigError, EngineError
 from diffoundry.runtime.specs import EngineSpec
 from diffoundry.targets.base import tensor_specs
+from diffoundry.targets.onnxruntime.fusions import FuseMultiHeadAttention, SplitGroupNorm, WinogradConvolution
 
 __all__ = ["OnnxRuntimeTarget"]
 
-_NEWEST_OPSET = 25
-"""The newest opset that ONNX Runtime 1.31 calls released; 1.23 stops at 23."""
+_OPSETS = {"": 25, "ai.onnx.ml": 5, "com.microsoft": 1}
+"""The newest versions that ONNX Runtime 1.31 calls released."""
+
+_SMALLEST_EXTERNAL = 1024
+"""Bytes. Smaller tensors stay in the graph file, as in the portable graph."""
+
+_DEVICES = ("cpu", "cuda")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OnnxRuntimeTarget:
-    """ONNX Runtime: a graph file with the fused operators of its own domain where they pay."""
+    """ONNX Runtime: a graph file in the operators that its kernels reward.
+
+    Attributes:
+        device: Where the engine will run, "cpu" or "cuda". Its file runs on the other one too, only slower.
+        winograd: Large 3 x 3 convolutions as matrix products on the CPU: faster, for more memory and disk.
+        size: Height and width in pixels of the pictures that the engine is tuned for where the graph leaves them free.
+    """
 
     name: ClassVar[str] = "onnxruntime"
 
+    device: str = "cpu"
+    winograd: bool = True
+    size: int = 512
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant.
+
+        Raises:
+            ConfigError: An option has a value that it cannot have.
+        """
+        if self.device not in _DEVICES:
+            raise ConfigError(
+                f"onnxruntime option 'device': got {self.device!r}, expected one of {', '.join(_DEVICES)}"
+            )
+        if self.size < 1:
+            raise ConfigError(f"onnxruntime option 'size': got {self.size}, expected pixels, such as 512")
+
     def unsupported(self, graph: ir.Model) -> list[str]:
         """See `Target.unsupported`."""
-        opset = graph.opset_imports.get("", 0)
-        if opset > _NEWEST_OPSET:
-            return [f"the graph has opset {opset}, ONNX Runtime {ort.__version__} takes up to {_NEWEST_OPSET}"]
-        return []
+        reasons = []
+        for domain, version in graph.opset_imports.items():
+            newest = _OPSETS.get(domain, 0)
+            if version > newest:
+                takes = f"takes up to {newest}" if newest else "has no such operators"
+                reasons.append(f"the graph needs opset {version} of {domain or 'ONNX'!r}, ONNX Runtime {takes}")
+        return reasons
 
     def lower(self, graph: Path, *, bundle: Path, precision: str) -> EngineSpec:
-        """See `Target.lower`."""
+        """See `Target.lower`. The engine's graph refers to the portable graph's data file for unchanged weights."""
         model = ir.load(graph)
         reasons = self.unsupported(model)
         if reasons:
             raise EngineError(f"target {self.name!r} cannot take {graph}: {'; '.join(reasons)}")
-        files = [graph, *sorted(graph.parent.glob(f"{graph.name}_data*"))]
+        result = ir.passes.Sequential(*self._passes())(model)
+        engine = graph
+        if result.modified:
+            engine = graph.with_name(f"{graph.stem}.{self.name}.onnx")
+            _save_beside(model, engine)
         return EngineSpec(
             target=self.name,
             precision=precision,
-            files=tuple(file.relative_to(bundle).as_posix() for file in files),
+            files=tuple(file.relative_to(bundle).as_posix() for file in (engine, *_data_files(model, graph.parent))),
             inputs=tensor_specs(model.graph.inputs),
             outputs=tensor_specs(model.graph.outputs),
+            options=asdict(self),
             built_with={"onnxruntime": ort.__version__},
         )
+
+    def _passes(self) -> tuple[ir.passes.PassBase, ...]:
+        cpu = self.device == "cpu"
+        return (
+            FuseMultiHeadAttention(),  # first: it takes the transposes that the others would look through
+            *((SplitGroupNorm(),) if cpu else ()),  # CUDA computes the definition in one fused kernel or two
+            *((WinogradConvolution(size=self.size),) if cpu and self.winograd else ()),  # cuDNN has its own
+            common.RemoveUnusedNodesPass(),  # with the weights and shapes that were replaced
+            common.NameFixPass(),  # new nodes are called after the old ones, several after one
+        )
+
+
+def _save_beside(model: ir.Model, path: Path) -> None:
+    """Write `model` to `path`: external weights stay where they are, new large ones get a file of their own."""
+    values = [value for value in model.graph.initializers.values() if _is_new_and_large(value.const_value)]
+    tensors = [value.const_value for value in values if value.const_value is not None]
+    written = ir.external_data.convert_tensors_to_external(tensors, path.parent, f"{path.name}_data")
+    for value, tensor in zip(values, written, strict=True):
+        value.const_value = tensor
+    ir.save(model, path)
+
+
+def _is_new_and_large(tensor: ir.TensorProtocol | None) -> bool:
+    return tensor is not None and not isinstance(tensor, ir.ExternalTensor) and tensor.nbytes >= _SMALLEST_EXTERNAL
+
+
+def _data_files(model: ir.Model, folder: Path) -> list[Path]:
+    """The data files that the graph refers to."""
+    tensors = [value.const_value for value in model.graph.initializers.values()]
+    return sorted({folder / tensor.location for tensor in tensors if isinstance(tensor, ir.ExternalTensor)})
