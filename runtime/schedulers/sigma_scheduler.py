@@ -1,17 +1,16 @@
 """The base of schedulers over x = x0 + sigma noise that get their noise levels from a beta schedule."""
 
 import math
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from diffoundry.runtime.schedulers.affine import Sample
 from diffoundry.runtime.schedulers.betas import alphas_cumprod, options_betas, without_zero_snr
 from diffoundry.runtime.schedulers.float32 import Float32Array
 from diffoundry.runtime.schedulers.indexed import IndexedScheduler
-from diffoundry.runtime.schedulers.options import BetaOptions, SigmaOptions, SigmaSchedule
-from diffoundry.runtime.schedulers.sigmas import placed_sigmas, sigma_to_timestep, training_sigmas
+from diffoundry.runtime.schedulers.options import BetaOptions
+from diffoundry.runtime.schedulers.sigmas import training_sigmas
 
 __all__ = ["SigmaScheduler"]
 
@@ -35,24 +34,6 @@ class SigmaScheduler(IndexedScheduler[B]):
             self.alphas_cumprod = without_zero_snr(self.alphas_cumprod)
         self._training_sigmas: Float32Array = training_sigmas(self.alphas_cumprod)
         self._log_training_sigmas: Float32Array = np.log(self._training_sigmas)
-
-    def _placed_levels(self, timesteps: Float32Array, steps: int) -> tuple[NDArray[Any], NDArray[np.float64]]:
-        """Timesteps and noise levels of a run by the rule that the options name, without the final zero.
-
-        Args:
-            timesteps: float32, (N,), descending; a rule of `use_*_sigmas` replaces those between its ends.
-            steps: number of steps that such a rule places.
-
-        Returns:
-            timesteps, float32 or where a rule has placed them float64, and float64 levels.
-        """
-        trained = self._training_sigmas
-        levels = np.interp(timesteps, np.arange(len(trained)), trained)
-        rule = self.options.sigma_schedule if isinstance(self.options, SigmaOptions) else SigmaSchedule.TRAINED
-        if rule is SigmaSchedule.TRAINED:
-            return timesteps, levels
-        levels = placed_sigmas(rule, levels[-1].item(), levels[0].item(), steps)
-        return sigma_to_timestep(levels, self._log_training_sigmas), levels
 
     @property
     def init_noise_sigma(self) -> float:

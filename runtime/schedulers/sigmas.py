@@ -87,7 +87,9 @@ def flow_sigmas(shift: float, train_steps: int, steps: int) -> Float64Array:
     return result
 
 
-def sigma_to_timestep(sigmas: FloatArray, log_training_sigmas: Float32Array) -> Float64Array:
+def sigma_to_timestep(
+    sigmas: FloatArray, log_training_sigmas: Float32Array, dtype: type[np.floating[Any]] = np.float64
+) -> FloatArray:
     """The (fractional) training step of each noise level, linear in log sigma between training steps.
 
     diffusers: `_sigma_to_t`.
@@ -95,9 +97,10 @@ def sigma_to_timestep(sigmas: FloatArray, log_training_sigmas: Float32Array) -> 
     Args:
         sigmas: (N,), any order.
         log_training_sigmas: log of `training_sigmas`, (T,).
+        dtype: of the result; float32 where diffusers computes with tensors.
 
     Returns:
-        float64, (N,), within [0, T - 1].
+        (N,), within [0, T - 1].
     """
     log_sigma = np.log(np.maximum(sigmas, 1e-10))
     # the last training step that is not above; a rescaled schedule may turn down at its end, so no binary search
@@ -107,7 +110,8 @@ def sigma_to_timestep(sigmas: FloatArray, log_training_sigmas: Float32Array) -> 
     low_index = np.where(reached.any(axis=0), last, 0).clip(max=count - 2)
     low, high = log_training_sigmas[low_index], log_training_sigmas[low_index + 1]
     weight = np.clip((low - log_sigma) / (low - high), 0, 1)
-    result: Float64Array = (1 - weight) * low_index + weight * (low_index + 1)
+    step = low_index.astype(dtype)
+    result: FloatArray = (1 - weight) * step + weight * (step + 1)
     return result
 
 
