@@ -1,5 +1,6 @@
 """Writes a report whole or not at all."""
 
+import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,16 +17,14 @@ _LIBRARIES = ("jinja2", "matplotlib")
 def require_report() -> None:
     """Ask for the libraries of the extra `report`, so that a command can say so before its work and not after.
 
+    They are only looked for: what is measured next must not carry them in its memory.
+
     Raises:
         MissingExtraError: One of them is not installed.
     """
-    for reference in ("diffoundry.runtime.cli.report.page:render", "diffoundry.runtime.cli.report.plots:bars_svg"):
-        try:
-            resolve(reference)
-        except ModuleNotFoundError as error:
-            if error.name is None or error.name.partition(".")[0] not in _LIBRARIES:
-                raise
-            raise MissingExtraError("an HTML report", error.name.partition(".")[0], "report") from error
+    for library in _LIBRARIES:
+        if importlib.util.find_spec(library) is None:
+            raise MissingExtraError("an HTML report", library, "report")
 
 
 def write_report(path: str | os.PathLike[str], title: str, sections: Sequence[Section], *, text: str = "") -> None:

@@ -1,9 +1,10 @@
 """The HTML page: self-contained, well-formed, escaped, both colour schemes, and errors before any work."""
 
 import base64
-import builtins
+import importlib.util
 import io
 import re
+import subprocess
 import sys
 from html.parser import HTMLParser
 
@@ -210,25 +211,26 @@ def test_a_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("library", ["jinja2", "matplotlib"])
-def test_a_missing_extra_is_told_before_any_work(monkeypatch, library):
-    for name in list(sys.modules):
-        if name.startswith(("diffoundry.runtime.cli.report.p", library)):
-            monkeypatch.delitem(sys.modules, name)
-    found = builtins.__import__
-
-    def refuse(name, *args, **kwargs):
-        if name.partition(".")[0] == library:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        return found(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(MissingExtraError, match=rf"an HTML report needs .* '{library}'.*diffoundry\[report\]"):
+def test_a_missing_extra_is_told_before_any_work(monkeypatch, tmp_path, library):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == library else find(name))
+    sentence = rf"an HTML report needs .* '{library}'.*diffoundry\[report\]"
+    with pytest.raises(MissingExtraError, match=sentence):
         require_report()
+    with pytest.raises(MissingExtraError, match=sentence):
+        write_report(tmp_path / "report.html", "t", [])
+
+
+def test_asking_for_the_extra_loads_nothing():
+    code = (
+        "import sys; from diffoundry.runtime.cli.report import require_report; require_report(); "
+        "print({'jinja2', 'matplotlib'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"
 
 
 def test_sections_alone_need_no_library():
-    import subprocess
-
     code = "import sys, diffoundry.runtime.cli.report; print({'jinja2', 'matplotlib'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
