@@ -1,10 +1,10 @@
 """A benchmark as sections of an HTML report."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from PIL.Image import Image, fromarray
 
 from diffoundry.runtime.bench.measure import Comparison
 from diffoundry.runtime.bench.report import BenchReport, ContenderReport, Measured
@@ -18,6 +18,9 @@ from diffoundry.runtime.cli.bench_view import (
     work_words,
 )
 from diffoundry.runtime.cli.report import Bar, Bars, Facts, Panel, Picture, Pictures, Section, Table, Text
+
+if TYPE_CHECKING:  # what is measured must not carry Pillow in its memory
+    from PIL.Image import Image
 
 __all__ = ["bench_sections"]
 
@@ -73,8 +76,10 @@ def _note(contender: ContenderReport) -> str:
     return "the reference" if contender.measured.distance is None else distance_words(contender.measured.distance)
 
 
-def _image(pixels: npt.NDArray[np.float32]) -> Image:
+def _image(pixels: npt.NDArray[np.float32]) -> "Image":
     """Black where the picture holds NaN, so that even a broken one can be shown."""
+    from PIL.Image import fromarray
+
     return fromarray(np.round(np.nan_to_num(pixels) * 255).astype(np.uint8))
 
 
