@@ -103,6 +103,13 @@ class LambdaScheduler(IndexedScheduler[L]):
             return levels * train_steps, levels
         return timesteps, np.interp(timesteps, np.arange(len(trained)), trained)
 
+    def _ending_above_zero(self, placed: NDArray[Any], levels: NDArray[np.float64]) -> Schedule:
+        """The schedule of `_levels` in the solvers that never reach zero: a rule's last level stands twice."""
+        ruled = self.options.use_flow_sigmas or self.options.sigma_schedule is not SigmaSchedule.TRAINED
+        last = levels[-1] if ruled else self._training_sigmas[0]
+        told = placed.astype(np.int64)
+        return Schedule(told, np.append(levels, last).astype(np.float32), len(told))
+
     def _flow_shift(self, request: RunRequest) -> float:
         """The shift of a run: exp(mu) where mu is given.
 
