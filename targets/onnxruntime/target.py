@@ -18,8 +18,8 @@ __all__ = ["OnnxRuntimeTarget"]
 _OPSETS = {"": 25, "ai.onnx.ml": 5, "com.microsoft": 1}
 """The newest versions that ONNX Runtime 1.31 calls released."""
 
-_SMALLEST_EXTERNAL = 1024
-"""Bytes. Smaller tensors stay in the graph file, as in the portable graph."""
+_SMALLEST_EXTERNAL = 64 << 10
+"""Bytes. Smaller new tensors stay in the graph file, so that most engines are one file beside the portable graph."""
 
 _DEVICES = ("cpu", "cuda")
 
@@ -31,14 +31,12 @@ class OnnxRuntimeTarget:
     Attributes:
         device: Where the engine will run, "cpu" or "cuda". Its file runs on the other one too, only slower.
         winograd: Large 3 x 3 convolutions as matrix products on the CPU: faster, for more memory and disk.
-        size: Height and width in pixels of the pictures that the engine is tuned for where the graph leaves them free.
     """
 
     name: ClassVar[str] = "onnxruntime"
 
     device: str = "cpu"
     winograd: bool = True
-    size: int = 512
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant.
@@ -50,8 +48,6 @@ class OnnxRuntimeTarget:
             raise ConfigError(
                 f"onnxruntime option 'device': got {self.device!r}, expected one of {', '.join(_DEVICES)}"
             )
-        if self.size < 1:
-            raise ConfigError(f"onnxruntime option 'size': got {self.size}, expected pixels, such as 512")
 
     def unsupported(self, graph: ir.Model) -> list[str]:
         """See `Target.unsupported`."""
@@ -89,7 +85,7 @@ class OnnxRuntimeTarget:
         return (
             FuseMultiHeadAttention(),  # first: it takes the transposes that the others would look through
             *((SplitGroupNorm(),) if cpu else ()),  # CUDA computes the definition in one fused kernel or two
-            *((WinogradConvolution(size=self.size),) if cpu and self.winograd else ()),  # cuDNN has its own
+            *((WinogradConvolution(),) if cpu and self.winograd else ()),  # cuDNN has its own
             common.RemoveUnusedNodesPass(),  # with the weights and shapes that were replaced
             common.NameFixPass(),  # new nodes are called after the old ones, several after one
         )
