@@ -43,6 +43,7 @@ _SCHEDULERS = {
     "ScoreSdeVeScheduler": f"{_PACKAGE}.sde_ve:ScoreSdeVeScheduler",
     "ScoreSdeVpScheduler": f"{_PACKAGE}.sde_vp:ScoreSdeVpScheduler",
     "UnCLIPScheduler": f"{_PACKAGE}.unclip:UnCLIPScheduler",
+    "VQDiffusionScheduler": f"{_PACKAGE}.vq_diffusion:VQDiffusionScheduler",
 }
 
 
