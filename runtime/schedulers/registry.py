@@ -39,6 +39,7 @@ _SCHEDULERS = {
     "LMSDiscreteScheduler": f"{_PACKAGE}.lms_discrete:LMSDiscreteScheduler",
     "LTXEulerAncestralRFScheduler": f"{_PACKAGE}.ltx_euler_ancestral_rf:LTXEulerAncestralRFScheduler",
     "PNDMScheduler": f"{_PACKAGE}.pndm:PNDMScheduler",
+    "PiflowScheduler": f"{_PACKAGE}.piflow:PiflowScheduler",
     "RePaintScheduler": f"{_PACKAGE}.repaint:RePaintScheduler",
     "ScoreSdeVeScheduler": f"{_PACKAGE}.sde_ve:ScoreSdeVeScheduler",
     "ScoreSdeVpScheduler": f"{_PACKAGE}.sde_vp:ScoreSdeVpScheduler",

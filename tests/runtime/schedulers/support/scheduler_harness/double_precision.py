@@ -25,6 +25,7 @@ class DoublePrecision(TorchFunctionMode):
         if func is torch.randn:
             kwargs["dtype"] = torch.float32
             return func(*args, **kwargs).double()
-        if func in (torch.Tensor.float, torch.Tensor.to) and args[0].dtype == torch.float64:
+        to_integer = any(argument is torch.long for argument in args[1:])
+        if func in (torch.Tensor.float, torch.Tensor.to) and args[0].dtype == torch.float64 and not to_integer:
             return args[0]
         return func(*args, **kwargs)
