@@ -1,10 +1,9 @@
 """DDPM: ancestral sampling from the reverse Markov chain of a diffusion model."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.schedulers.affine import Sample
@@ -15,7 +14,7 @@ from diffoundry.runtime.schedulers.learned_variance import learned_deviation, sp
 from diffoundry.runtime.schedulers.noise import Generator, noise_like
 from diffoundry.runtime.schedulers.options import BetaOptions
 from diffoundry.runtime.schedulers.prediction import x0_from
-from diffoundry.runtime.schedulers.spacing import Spacing, spaced_timesteps
+from diffoundry.runtime.schedulers.spacing import Spacing, custom_timesteps, spaced_timesteps
 from diffoundry.runtime.schedulers.thresholding import limit_x0
 
 __all__ = ["DDPMOptions", "DDPMScheduler"]
@@ -62,7 +61,8 @@ class DDPMScheduler(DiscreteScheduler[DDPMOptions]):
     def _schedule(self, request: RunRequest) -> Schedule:
         options = self.options
         if request.timesteps is not None:
-            return Schedule(self._custom_timesteps(request.timesteps), None, None)
+            given = custom_timesteps(type(self).__name__, request.timesteps, options.num_train_timesteps)
+            return Schedule(given, None, None)
         steps = request.num_inference_steps
         assert steps is not None
         self._check_steps(steps)
@@ -70,21 +70,6 @@ class DDPMScheduler(DiscreteScheduler[DDPMOptions]):
             options.timestep_spacing, steps=steps, train_steps=options.num_train_timesteps, offset=options.steps_offset
         )
         return Schedule(timesteps.round().astype(np.int64), None, steps)
-
-    def _custom_timesteps(self, given: Any) -> NDArray[np.int64]:
-        """The given timesteps, which must descend from below T.
-
-        Raises:
-            InputError: they do not.
-        """
-        timesteps = np.asarray(given, dtype=np.int64)
-        trained = self.options.num_train_timesteps
-        if np.any(np.diff(timesteps) >= 0) or timesteps[0] >= trained:
-            raise InputError(
-                f"{type(self).__name__}.set_timesteps: timesteps are {list(given)}, expected integers that descend "
-                f"from below num_train_timesteps = {trained}."
-            )
-        return timesteps
 
     def _reset(self) -> None:
         # the timestep after each one; none after the last

@@ -14,6 +14,7 @@ __all__ = ["scheduler_class", "scheduler_from_config", "scheduler_names"]
 _PACKAGE = "diffoundry.runtime.schedulers"
 
 _SCHEDULERS = {
+    "CMStochasticIterativeScheduler": f"{_PACKAGE}.cm_stochastic_iterative:CMStochasticIterativeScheduler",
     "CogVideoXDDIMScheduler": f"{_PACKAGE}.cogvideox_ddim:CogVideoXDDIMScheduler",
     "CogVideoXDPMScheduler": f"{_PACKAGE}.cogvideox_dpm:CogVideoXDPMScheduler",
     "DDIMInverseScheduler": f"{_PACKAGE}.ddim_inverse:DDIMInverseScheduler",
@@ -33,17 +34,22 @@ _SCHEDULERS = {
     "FlowMatchHeunDiscreteScheduler": f"{_PACKAGE}.flow_match_heun_discrete:FlowMatchHeunDiscreteScheduler",
     "FlowMatchLCMScheduler": f"{_PACKAGE}.flow_match_lcm:FlowMatchLCMScheduler",
     "HeunDiscreteScheduler": f"{_PACKAGE}.heun_discrete:HeunDiscreteScheduler",
+    "IPNDMScheduler": f"{_PACKAGE}.ipndm:IPNDMScheduler",
     "KDPM2AncestralDiscreteScheduler": f"{_PACKAGE}.k_dpm_2_ancestral_discrete:KDPM2AncestralDiscreteScheduler",
     "KDPM2DiscreteScheduler": f"{_PACKAGE}.k_dpm_2_discrete:KDPM2DiscreteScheduler",
     "KarrasVeScheduler": f"{_PACKAGE}.karras_ve:KarrasVeScheduler",
+    "LCMScheduler": f"{_PACKAGE}.lcm:LCMScheduler",
     "LMSDiscreteScheduler": f"{_PACKAGE}.lms_discrete:LMSDiscreteScheduler",
     "LTXEulerAncestralRFScheduler": f"{_PACKAGE}.ltx_euler_ancestral_rf:LTXEulerAncestralRFScheduler",
     "PNDMScheduler": f"{_PACKAGE}.pndm:PNDMScheduler",
     "PiflowScheduler": f"{_PACKAGE}.piflow:PiflowScheduler",
     "RePaintScheduler": f"{_PACKAGE}.repaint:RePaintScheduler",
+    "SCMScheduler": f"{_PACKAGE}.scm:SCMScheduler",
     "ScoreSdeVeScheduler": f"{_PACKAGE}.sde_ve:ScoreSdeVeScheduler",
     "ScoreSdeVpScheduler": f"{_PACKAGE}.sde_vp:ScoreSdeVpScheduler",
+    "TCDScheduler": f"{_PACKAGE}.tcd:TCDScheduler",
     "UnCLIPScheduler": f"{_PACKAGE}.unclip:UnCLIPScheduler",
+    "UniPCMultistepScheduler": f"{_PACKAGE}.unipc_multistep:UniPCMultistepScheduler",
     "VQDiffusionScheduler": f"{_PACKAGE}.vq_diffusion:VQDiffusionScheduler",
 }
 

@@ -3,12 +3,15 @@
 https://arxiv.org/abs/2305.08891. diffusers: `timestep_spacing`, `steps_offset`.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Spacing", "spaced_timesteps", "spaced_timesteps_before_zero"]
+from diffoundry.runtime.errors import InputError
+
+__all__ = ["Spacing", "custom_timesteps", "spaced_timesteps", "spaced_timesteps_before_zero"]
 
 Spacing = Literal["linspace", "leading", "trailing"]
 
@@ -58,3 +61,23 @@ def spaced_timesteps_before_zero(
     if spacing == "leading":
         return (np.arange(steps + 1) * (last // (steps + 1)))[::-1][:-1].astype(np.int64) + offset
     return np.arange(last, 0, -train_steps / steps).round().astype(np.int64) - 1
+
+
+def custom_timesteps(owner: str, given: Sequence[float], train_steps: int) -> NDArray[np.int64]:
+    """Timesteps that the caller has chosen, int64, checked: they descend from below T.
+
+    Args:
+        owner: the scheduler's class name, for the message.
+        given: (N,), N at least one.
+        train_steps: T, number of training steps.
+
+    Raises:
+        InputError: they do not.
+    """
+    timesteps = np.asarray(given, dtype=np.int64)
+    if np.any(np.diff(timesteps) >= 0) or timesteps[0] >= train_steps:
+        raise InputError(
+            f"{owner}.set_timesteps: timesteps are {list(given)}, expected integers that descend from below "
+            f"num_train_timesteps = {train_steps}."
+        )
+    return timesteps

@@ -10,14 +10,15 @@ from diffoundry.runtime.schedulers.affine import Sample, require_array
 __all__ = ["LimitOptions", "clip", "dynamic_threshold", "limit_x0"]
 
 
-def clip(x0: Sample, limit: float) -> Sample:
+def clip(x0: Sample, limit: float, option: str = "clip_sample") -> Sample:
     """x0 limited to [-limit, limit] (diffusers: `clip_sample`, `clip_sample_range`).
 
     Args:
         x0: float32, (B, ...).
         limit: largest magnitude kept.
+        option: the option that asks for it.
     """
-    require_array(x0, "clip_sample")
+    require_array(x0, option)
     return np.clip(x0, -limit, limit)
 
 
