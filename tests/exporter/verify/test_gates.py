@@ -6,12 +6,12 @@ import math
 import numpy as np
 import pytest
 
+from diffoundry.exporter.verify.compare import _nearest
 from diffoundry.exporter.verify.gates import GATES, coarsest, gates_for
 from diffoundry.exporter.verify.loop_checks import follow, judge_loop
 from diffoundry.exporter.verify.reference_run import Trace
 from diffoundry.exporter.verify.report import at_least, at_most, holds
 from diffoundry.exporter.verify.request import Settings
-from diffoundry.exporter.verify.verify import _nearest
 from diffoundry.runtime.errors import ConfigError
 from diffoundry.runtime.pipelines.denoising import Step
 from diffoundry.runtime.specs import PRECISIONS, DimSpec
