@@ -41,6 +41,7 @@ _SCHEDULERS = {
     "LCMScheduler": f"{_PACKAGE}.lcm:LCMScheduler",
     "LMSDiscreteScheduler": f"{_PACKAGE}.lms_discrete:LMSDiscreteScheduler",
     "LTXEulerAncestralRFScheduler": f"{_PACKAGE}.ltx_euler_ancestral_rf:LTXEulerAncestralRFScheduler",
+    "MiniMaxH3Scheduler": f"{_PACKAGE}.minimax_h3:MiniMaxH3Scheduler",
     "PNDMScheduler": f"{_PACKAGE}.pndm:PNDMScheduler",
     "PiflowScheduler": f"{_PACKAGE}.piflow:PiflowScheduler",
     "RePaintScheduler": f"{_PACKAGE}.repaint:RePaintScheduler",
