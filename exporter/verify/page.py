@@ -26,7 +26,7 @@ def measured_text(check: Check) -> str:
     """What was measured, for a table; a cosine with all the digits that matter."""
     if isinstance(check.measured, str):
         return check.measured
-    text = f"{check.measured:.10f}" if check.measure == "cosine" else f"{check.measured:.3g}"
+    text = f"{check.measured:.12f}" if check.measure == "cosine" else f"{check.measured:.3g}"
     return f"{text} ({check.detail})" if check.detail else text
 
 
