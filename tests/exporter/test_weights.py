@@ -10,6 +10,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from diffoundry.exporter.checkpoint import open_checkpoint
+from diffoundry.exporter.weights import random_weights
 from diffoundry.runtime.errors import CheckpointError
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -213,6 +214,14 @@ class TestRandomWeights:
         assert same(unet, alone)
         assert not same(unet, other)
         assert torch.equal(torch.random.get_rng_state(), before)
+
+    def test_differ_between_equal_components(self, own_checkpoint):
+        shutil.copytree(own_checkpoint / "text_encoder", own_checkpoint / "text_encoder_2")
+        made = [
+            random_weights(own_checkpoint / name, "transformers:CLIPTextModel", 0).state_dict()
+            for name in ("text_encoder", "text_encoder_2")
+        ]
+        assert not same(*made)
 
     @pytest.mark.parametrize("variant", ["sd1", "sd2"])
     def test_paint_something(self, tiny_sd_checkpoint, variant):
