@@ -49,7 +49,7 @@ DECLARATIONS = [
             {"num_inference_steps": 4, "strength": 0.6},
             {"num_inference_steps": 3, "original_inference_steps": 10, "strength": 0.5},
             {"num_inference_steps": 6, "original_inference_steps": 25},
-            {"timesteps": [99, 79, 39, 19, 0]},
+            {"timesteps": [99, 80, 60, 20, 0]},
             {"timesteps": [95, 60, 30, 11], "strength": 0.5},
         ),
         keep=_keep,
