@@ -19,6 +19,7 @@ from diffoundry.runtime.schedulers.options import SigmaSchedule
 from diffoundry.runtime.schedulers.prediction import epsilon_from
 from diffoundry.runtime.schedulers.sigmas import placed_sigmas, sigma_to_timestep
 from diffoundry.runtime.schedulers.spacing import Spacing, spaced_timesteps_before_zero
+from diffoundry.runtime.schedulers.unipc import UniPCSolver, read_unipc_solver, unipc_update
 
 __all__ = ["UniPCMultistepOptions", "UniPCMultistepScheduler"]
 
@@ -31,7 +32,7 @@ class UniPCMultistepOptions(LambdaOptions):
 
     solver_order: int = 2
     predict_x0: bool = True
-    solver_type: Literal["bh1", "bh2"] = "bh2"
+    solver_type: UniPCSolver = "bh2"
     lower_order_final: bool = True
     disable_corrector: Sequence[int] = field(default_factory=list)
     solver_p: None = None
@@ -47,9 +48,8 @@ class UniPCMultistepOptions(LambdaOptions):
 
     @classmethod
     def translate(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """Read the solver types of DPM-Solver and DEIS, as diffusers' constructor does."""
-        other = given.get("solver_type") in ("midpoint", "heun", "logrho")
-        return {**given, "solver_type": "bh2"} if other else given
+        """Read the solver types of DPM-Solver and DEIS."""
+        return read_unipc_solver(given)
 
     def check(self, owner: str) -> None:
         """Refuse what has no formula."""
@@ -71,19 +71,14 @@ class UniPCMultistepOptions(LambdaOptions):
 
 
 class UniPCMultistepScheduler(LambdaScheduler[UniPCMultistepOptions]):
-    """UniPC of any order p, on x0 (`predict_x0`) or on epsilon.
+    """UniPC of any order, on x0 (`predict_x0`) or on epsilon: `unipc_update` is the formula.
 
-        x' = c x - g (e^k - 1) m_0 - g B sum_j rho_j D_j,    D_j = (m_j - m_0) / r_j,    h = lambda' - lambda
-        sum_j rho_j r_j^(i-1) = b_i,    i = 1, 2, ...    r_j = (lambda_j - lambda) / h
+    Each step first goes over the one before again, now knowing the model's output at its end (the corrector), and then
+    to the next level (the predictor).
 
-    m_j is the model's x0 or epsilon at the j-th level before this one (k = -h, c = sigma' / sigma, g = alpha' on x0;
-    k = h, c = alpha' / alpha, g = sigma' on epsilon). The predictor has j = 1 .. p - 1. The corrector goes over the
-    same step again with the output at its end, too: j = 1 .. p, r_p = 1. B = k ("bh1") or e^k - 1 ("bh2") drops out
-    except where one rho is set to 1/2 instead of solved for: predictor p = 2, corrector p = 1.
-
-    Zhao et al. 2023, Algorithms 1 to 4, https://arxiv.org/abs/2302.04867. diffusers: `multistep_uni_p_bh_update`,
-    `multistep_uni_c_bh_update`, `rks`, `rhos_p`, `rhos_c`, `B_h`. `thresholding` has no effect on epsilon, and `mu`
-    none without `use_dynamic_shifting`, as there. `solver_p`, another scheduler object as predictor, is not taken.
+    Zhao et al. 2023, Algorithms 1 to 4, https://arxiv.org/abs/2302.04867. As in diffusers, `thresholding` has no effect
+    on epsilon, and `mu` none without `use_dynamic_shifting`. `solver_p`, another scheduler object as predictor, is not
+    taken.
     """
 
     Options = UniPCMultistepOptions
@@ -219,36 +214,11 @@ class UniPCMultistepScheduler(LambdaScheduler[UniPCMultistepOptions]):
             order: p.
             reached: the model's output at the target, for the corrector.
         """
-        to, start = self._node(target), self._node(target - 1)
-        h = to.half_log_snr - start.half_log_snr
-        if self.options.predict_x0:
-            k, ratio, scale = -h, to.sigma / start.sigma, to.alpha
-            growth = scale * math.expm1(k)
-        else:
-            k, ratio, scale = h, to.alpha / start.alpha, to.sigma
-            # at sigma' = 0 the limit, where diffusers has 0 * inf
-            growth = scale * math.expm1(k) if scale > 0.0 else to.alpha * start.sigma / start.alpha
-        ratios = [(self._node(target - 1 - j).half_log_snr - start.half_log_snr) / h for j in range(1, order)]
-        outputs = list(self._outputs[1:order])
-        if reached is not None:
-            ratios.append(1.0)
-            outputs.append(reached)
-        weights = [scale * rho / r for rho, r in zip(self._rhos(ratios, k), ratios, strict=True)]
-        following = ratio * sample - (growth - sum(weights)) * self._outputs[0]
-        for weight, output in zip(weights, outputs, strict=True):
-            following = following - weight * output
-        return following
-
-    def _rhos(self, ratios: Sequence[float], k: float) -> list[float]:
-        """B rho_j: the solution of the order conditions, or B / 2 where there is one."""
-        count = len(ratios)
-        if count == 1:
-            return [0.5 * (k if self.options.solver_type == "bh1" else math.expm1(k))]
-        moments, phi, factorial = [], math.expm1(k) / k - 1.0 if count else 0.0, 1
-        for i in range(1, count + 1):
-            moments.append(phi * factorial)
-            factorial *= i + 1
-            phi = phi / k - 1.0 / factorial
-        powers = np.vander(ratios, increasing=True).T
-        solved: list[float] = np.linalg.solve(powers, moments).tolist() if count else []
-        return solved
+        return unipc_update(
+            sample,
+            self._outputs[:order],
+            [self._node(target - j) for j in range(order + 1)],
+            predict_x0=self.options.predict_x0,
+            solver_type=self.options.solver_type,
+            reached=reached,
+        )
