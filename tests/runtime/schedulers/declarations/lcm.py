@@ -1,9 +1,6 @@
 """LCM: option values."""
 
-from types import SimpleNamespace
-
 from scheduler_harness.declaration import Declaration, Refusal
-from scheduler_harness.side_by_side import usual_loop
 
 BETAS = [0.001 * 1.05**i for i in range(100)]
 
@@ -15,12 +12,6 @@ def _keep(case):
     # refused: more steps than the distillation had
     distilled = run.get("original_inference_steps", options["original_inference_steps"])
     return run.get("num_inference_steps", 0) <= distilled * run.get("strength", 1.0)
-
-
-def _loop(scheduler, sample, net, arguments, first):
-    """The usual one; what a step returns beside the sample is compared by the usual name."""
-    for result in usual_loop(scheduler, sample, net, arguments, first):
-        yield SimpleNamespace(prev_sample=result.prev_sample, pred_original_sample=result.denoised)
 
 
 DECLARATIONS = [
@@ -54,7 +45,7 @@ DECLARATIONS = [
         ),
         keep=_keep,
         not_affine=lambda case: next((name for name in ("thresholding", "clip_sample") if case.options[name]), None),
-        loop=_loop,
+        predicted="denoised",
         at_least=60,
         refusals=(
             Refusal(match="got nothing, expected exactly one of num_inference_steps, timesteps", set_timesteps={}),

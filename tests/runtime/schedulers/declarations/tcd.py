@@ -1,9 +1,6 @@
 """TCD: option values."""
 
-from types import SimpleNamespace
-
 from scheduler_harness.declaration import Declaration, Refusal
-from scheduler_harness.side_by_side import usual_loop
 
 BETAS = [0.001 * 1.05**i for i in range(100)]
 
@@ -15,12 +12,6 @@ def _keep(case):
     # refused: more steps than the distillation had
     distilled = run.get("original_inference_steps", options["original_inference_steps"])
     return run.get("num_inference_steps", 0) <= distilled * run.get("strength", 1.0)
-
-
-def _loop(scheduler, sample, net, arguments, first):
-    """The usual one; what a step returns beside the sample is compared by the usual name."""
-    for result in usual_loop(scheduler, sample, net, arguments, first):
-        yield SimpleNamespace(prev_sample=result.prev_sample, pred_original_sample=result.pred_noised_sample)
 
 
 DECLARATIONS = [
@@ -55,7 +46,7 @@ DECLARATIONS = [
         # where s falls on an integer, float32 decides which: at 0.8 and 60 it is 11
         step={"eta": (0.3, 0.0, 0.8, 1.0)},
         keep=_keep,
-        loop=_loop,
+        predicted="pred_noised_sample",
         at_least=60,
         refusals=(
             Refusal(match="got nothing, expected exactly one of num_inference_steps, timesteps", set_timesteps={}),

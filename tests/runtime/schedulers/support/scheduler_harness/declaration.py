@@ -66,6 +66,7 @@ class Declaration:
         max_sigma_ulp: how many float32 ulp sigmas may differ from the correctly rounded diffusers; say why if > 0.
         at_least: least number of cases.
         lacks: methods of the usual interface that diffusers' class refuses or has with other arguments.
+        predicted: what a step's result holds beside the sample and is compared, where diffusers' has it.
         loop: the sampling loop where it is not the usual one: see `usual_loop`.
     """
 
@@ -84,6 +85,7 @@ class Declaration:
     max_sigma_ulp: int = 0
     at_least: int = 40
     lacks: Sequence[str] = ()
+    predicted: str = "pred_original_sample"
     loop: Callable[..., Any] | None = None
 
     @property

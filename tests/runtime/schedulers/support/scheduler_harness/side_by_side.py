@@ -185,7 +185,7 @@ def _follow(
         trajectory.samples.append(np.asarray(result.prev_sample))
         trajectory.peaks.append(peak)
         peak = max(peak, float(np.abs(trajectory.samples[-1]).max()))
-        predicted = getattr(result, "pred_original_sample", None)
+        predicted = getattr(result, declaration.predicted, None)
         trajectory.predicted.append(None if predicted is None else np.asarray(predicted))
     return trajectory
 
