@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -23,35 +23,25 @@ from diffoundry.runtime.schedulers.options import SigmaSchedule
 from diffoundry.runtime.schedulers.sigmas import lu_sigmas, sigma_to_timestep
 from diffoundry.runtime.schedulers.spacing import Spacing, spaced_timesteps_before_zero
 
-__all__ = ["DPMSolverMultistepOptions", "DPMSolverMultistepScheduler"]
+__all__ = ["DPMSolverMultistepOptions", "DPMSolverMultistepScheduler", "MultistepOptions", "MultistepScheduler"]
 
 _RULES = ("use_karras_sigmas", "use_lu_lambdas", "use_exponential_sigmas", "use_beta_sigmas")
 """The options that place the noise levels by themselves, beside `use_flow_sigmas`."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPMSolverMultistepOptions(LambdaOptions):
-    """Options of `DPMSolverMultistepScheduler`, named as in diffusers."""
+class MultistepOptions(LambdaOptions):
+    """What multistep DPM-Solver and its inverse share."""
 
     solver_order: Literal[1, 2, 3] = 2
     algorithm_type: Algorithm = "dpmsolver++"
     solver_type: SolverType = "midpoint"
     lower_order_final: bool = True
     euler_at_final: bool = False
-    use_lu_lambdas: bool = False
-    final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
     lambda_min_clipped: float = -math.inf
     variance_type: Literal["learned", "learned_range"] | None = None
     timestep_spacing: Spacing = "linspace"
     steps_offset: int = 0
-    rescale_betas_zero_snr: bool = False
-    use_dynamic_shifting: bool = False
-    time_shift_type: Literal["exponential"] = "exponential"
-
-    @classmethod
-    def translate(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """Read the solver types of DEIS and UniPC, as diffusers' constructor does."""
-        return read_solver_names(given)
 
     @property
     def predicts_x0(self) -> bool:
@@ -66,16 +56,8 @@ class DPMSolverMultistepOptions(LambdaOptions):
     def check(self, owner: str) -> None:
         """Refuse what has no formula."""
         super().check(owner)
-        refuse_flow_with(self, owner, _RULES)
-        if not self.predicts_x0:
-            self._check_noise_integral(owner)
-
-    def _check_noise_integral(self, owner: str) -> None:
-        if self.final_sigmas_type == "zero":
-            raise ConfigError(
-                f"{owner}: option 'final_sigmas_type' is 'zero' with algorithm_type '{self.algorithm_type}', which "
-                "divides by the last sigma: expected 'sigma_min'."
-            )
+        if self.predicts_x0:
+            return
         if self.is_stochastic and self.solver_order == 3:
             raise ConfigError(
                 f"{owner}: option 'solver_order' is 3 with algorithm_type 'sde-dpmsolver', expected 1 or 2: its third "
@@ -88,48 +70,37 @@ class DPMSolverMultistepOptions(LambdaOptions):
             )
 
 
-class DPMSolverMultistepScheduler(LambdaScheduler[DPMSolverMultistepOptions]):
-    """Multistep DPM-Solver and DPM-Solver++, order one to three, for the ODE and the SDE.
+@dataclass(frozen=True, kw_only=True)
+class DPMSolverMultistepOptions(MultistepOptions):
+    """Options of `DPMSolverMultistepScheduler`, named as in diffusers."""
 
-        x' = c x + phi0 D0 + phi1 D1 + phi2 D2 + s z
+    use_lu_lambdas: bool = False
+    final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
+    rescale_betas_zero_snr: bool = False
+    use_dynamic_shifting: bool = False
+    time_shift_type: Literal["exponential"] = "exponential"
 
-    with D_k the k-th derivative in lambda of the model's x0 ("++") or epsilon, from its last outputs. The update and
-    its table of coefficients stand in `multistep.py`; here are the noise levels and the order of each step.
+    @classmethod
+    def translate(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Read the solver types of DEIS and UniPC, as diffusers' constructor does."""
+        return read_solver_names(given)
 
-    Lu et al. 2022, https://arxiv.org/abs/2206.00927 and https://arxiv.org/abs/2211.01095.
-    diffusers: `dpm_solver_first_order_update`, `multistep_dpm_solver_second_order_update` and `..._third_order_update`.
-    """
-
-    Options = DPMSolverMultistepOptions
-    compatible_names = KARRAS_COMPATIBLES
-    custom_schedules = frozenset({"timesteps", "mu"})
-
-    def _schedule(self, request: RunRequest) -> Schedule:
-        options = self.options
-        if request.timesteps is not None:
-            self._refuse_rules_with_timesteps((*_RULES, "use_flow_sigmas"))
-            timesteps = np.asarray(request.timesteps).astype(np.int64)
-            steps = len(timesteps)
-        else:
-            assert request.num_inference_steps is not None
-            steps = request.num_inference_steps
-            timesteps = spaced_timesteps_before_zero(
-                options.timestep_spacing,
-                steps=steps,
-                train_steps=options.num_train_timesteps,
-                last=self._usable_steps(options.lambda_min_clipped),
-                offset=options.steps_offset,
+    def check(self, owner: str) -> None:
+        """Refuse what divides by zero."""
+        super().check(owner)
+        refuse_flow_with(self, owner, _RULES)
+        if not self.predicts_x0 and self.final_sigmas_type == "zero":
+            raise ConfigError(
+                f"{owner}: option 'final_sigmas_type' is 'zero' with algorithm_type '{self.algorithm_type}', which "
+                "divides by the last sigma: expected 'sigma_min'."
             )
-        rounds = options.beta_schedule != "squaredcos_cap_v2"
-        if options.use_lu_lambdas and options.sigma_schedule is not SigmaSchedule.KARRAS:
-            levels = lu_sigmas(self._training_sigmas[0].item(), self._training_sigmas[-1].item(), steps)
-            placed = sigma_to_timestep(levels, self._log_training_sigmas)
-            placed = placed.round() if rounds else placed
-        else:
-            placed, levels = self._levels(timesteps, steps, shift=self._flow_shift(request), round_karras=rounds)
-        last = self._training_sigmas[0] if options.final_sigmas_type == "sigma_min" else 0.0
-        told = placed.astype(np.int64)
-        return Schedule(told, np.append(levels, last).astype(np.float32), len(told))
+
+
+M = TypeVar("M", bound=MultistepOptions)
+
+
+class MultistepScheduler(LambdaScheduler[M]):
+    """The steps of multistep DPM-Solver, in whichever direction its noise levels go."""
 
     def _reset(self) -> None:
         self._outputs: tuple[Sample, ...] = ()
@@ -181,8 +152,52 @@ class DPMSolverMultistepScheduler(LambdaScheduler[DPMSolverMultistepOptions]):
         options, steps = self.options, len(self.timesteps)
         short = options.lower_order_final and steps < 15
         order = len(self._outputs)
-        if i == steps - 1 and (options.euler_at_final or short or options.final_sigmas_type == "zero"):
+        if i == steps - 1 and (options.euler_at_final or short or self._sigma[-1] == 0.0):
             return 1
         if i == steps - 2 and short:
             order = min(order, 2)
         return distinct_order(self._sigma, i, order)
+
+
+class DPMSolverMultistepScheduler(MultistepScheduler[DPMSolverMultistepOptions]):
+    """Multistep DPM-Solver and DPM-Solver++, order one to three, for the ODE and the SDE.
+
+        x' = c x + phi0 D0 + phi1 D1 + phi2 D2 + s z
+
+    with D_k the k-th derivative in lambda of the model's x0 ("++") or epsilon, from its last outputs. The update and
+    its table of coefficients stand in `multistep.py`; here are the noise levels and the order of each step.
+
+    Lu et al. 2022, https://arxiv.org/abs/2206.00927 and https://arxiv.org/abs/2211.01095.
+    diffusers: `dpm_solver_first_order_update`, `multistep_dpm_solver_second_order_update` and `..._third_order_update`.
+    """
+
+    Options = DPMSolverMultistepOptions
+    compatible_names = KARRAS_COMPATIBLES
+    custom_schedules = frozenset({"timesteps", "mu"})
+
+    def _schedule(self, request: RunRequest) -> Schedule:
+        options = self.options
+        if request.timesteps is not None:
+            self._refuse_rules_with_timesteps((*_RULES, "use_flow_sigmas"))
+            timesteps = np.asarray(request.timesteps).astype(np.int64)
+            steps = len(timesteps)
+        else:
+            assert request.num_inference_steps is not None
+            steps = request.num_inference_steps
+            timesteps = spaced_timesteps_before_zero(
+                options.timestep_spacing,
+                steps=steps,
+                train_steps=options.num_train_timesteps,
+                last=self._usable_steps(options.lambda_min_clipped),
+                offset=options.steps_offset,
+            )
+        rounds = options.beta_schedule != "squaredcos_cap_v2"
+        if options.use_lu_lambdas and options.sigma_schedule is not SigmaSchedule.KARRAS:
+            levels = lu_sigmas(self._training_sigmas[0].item(), self._training_sigmas[-1].item(), steps)
+            placed = sigma_to_timestep(levels, self._log_training_sigmas)
+            placed = placed.round() if rounds else placed
+        else:
+            placed, levels = self._levels(timesteps, steps, shift=self._flow_shift(request), round_karras=rounds)
+        last = self._training_sigmas[0] if options.final_sigmas_type == "sigma_min" else 0.0
+        told = placed.astype(np.int64)
+        return Schedule(told, np.append(levels, last).astype(np.float32), len(told))

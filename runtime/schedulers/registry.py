@@ -24,6 +24,7 @@ _SCHEDULERS = {
     "DDPMScheduler": f"{_PACKAGE}.ddpm:DDPMScheduler",
     "DDPMWuerstchenScheduler": f"{_PACKAGE}.ddpm_wuerstchen:DDPMWuerstchenScheduler",
     "DEISMultistepScheduler": f"{_PACKAGE}.deis_multistep:DEISMultistepScheduler",
+    "DPMSolverMultistepInverseScheduler": f"{_PACKAGE}.dpmsolver_multistep_inverse:DPMSolverMultistepInverseScheduler",
     "DPMSolverMultistepScheduler": f"{_PACKAGE}.dpmsolver_multistep:DPMSolverMultistepScheduler",
     "DPMSolverSinglestepScheduler": f"{_PACKAGE}.dpmsolver_singlestep:DPMSolverSinglestepScheduler",
     "EDMEulerScheduler": f"{_PACKAGE}.edm_euler:EDMEulerScheduler",
