@@ -142,6 +142,8 @@ class Checkpoint:
         notices = [f"{name} of the checkpoint is left out: it is not supported yet" for name in self._left_out()]
         if self.seed is not None:
             notices.append(f"weights are random (seed {self.seed}): good for measuring, not for pictures")
+        if self.root.is_relative_to(package_path("exporter/configs")):
+            notices.append("the tokenizer's vocabulary is synthetic, of CLIP's size: see docs/checkpoints.md")
         return notices
 
     def _left_out(self) -> list[str]:

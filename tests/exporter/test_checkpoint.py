@@ -106,7 +106,10 @@ def test_parts_that_are_left_out_are_told(own_checkpoint):
 
 def test_random_weights_are_told(tiny_sd_checkpoint):
     checkpoint = open_checkpoint(str(tiny_sd_checkpoint()), random_weights=True, seed=7)
-    assert checkpoint.notices() == ["weights are random (seed 7): good for measuring, not for pictures"]
+    random = "weights are random (seed 7): good for measuring, not for pictures"
+    assert checkpoint.notices() == [random]
+    synthetic = "the tokenizer's vocabulary is synthetic, of CLIP's size: see docs/checkpoints.md"
+    assert open_checkpoint("sd21", random_weights=True, seed=7).notices() == [random, synthetic]
 
 
 def remove(name):
