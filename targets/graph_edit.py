@@ -10,7 +10,7 @@ __all__ = [
     "constant",
     "new_initializer",
     "producer",
-    "remove_if_unused",
+    "remove_unused",
     "replace",
     "scalar",
     "sole_user",
@@ -76,8 +76,7 @@ def new_initializer(graph: ir.Graph, name: str, content: npt.NDArray[np.generic]
 def replace(old: ir.Value, new: ir.Value, nodes: Sequence[ir.Node]) -> None:
     """Insert `nodes` where `old` is made and let `new`, made by the last of them, take its place and its name.
 
-    New nodes without a name are called after the old one, and get its metadata. The old producer stays until
-    `remove_if_unused` or a dead code pass takes it.
+    New nodes without a name are called after the old one, and get its metadata. Whatever only led to `old` goes.
     """
     node = old.producer()
     graph = None if node is None else node.graph
@@ -91,12 +90,16 @@ def replace(old: ir.Value, new: ir.Value, nodes: Sequence[ir.Node]) -> None:
         added.name = added.name or f"{node.name}/{added.op_type}"
         added.metadata_props.update(node.metadata_props)
     graph.insert_after(node, nodes)
+    remove_unused(node)
 
 
-def remove_if_unused(*nodes: ir.Node | None) -> None:
-    """Remove each node whose outputs nobody reads any more, in the order given: users before producers."""
-    for node in nodes:
-        if node is None or node.graph is None:
+def remove_unused(node: ir.Node) -> None:
+    """Remove `node` if nobody reads its outputs, and then every node that only led to it."""
+    queue = [node]
+    while queue:
+        node = queue.pop()
+        if node.graph is None or any(output.uses() or output.is_graph_output() for output in node.outputs):
             continue
-        if not any(output.uses() or output.is_graph_output() for output in node.outputs):
-            node.graph.remove(node, safe=True)
+        makers = [value.producer() for value in node.inputs if value is not None]
+        node.graph.remove(node, safe=True)
+        queue.extend(maker for maker in makers if maker is not None)

@@ -4,8 +4,9 @@ import logging
 from dataclasses import dataclass
 
 import onnx_ir as ir
+from onnx_ir import tape
 
-from diffoundry.exporter.passes.opset import OPSET
+from diffoundry.exporter.passes.opset import OPSET, require_opset
 from diffoundry.targets.graph_edit import producer, replace, scalar, sole_user
 
 __all__ = ["FuseAttention"]
@@ -17,6 +18,7 @@ logger = logging.getLogger(__name__)
 class _Match:
     query: ir.Value
     key: ir.Value
+    key_order: list[int]
     value: ir.Value
     mask: ir.Value | None
     scale: float
@@ -35,12 +37,16 @@ class FuseAttention(ir.passes.InPlacePass):
         %y = Attention<scale=0.158>(%q, %k, %v, %mask)
 
     The scale may stand on the query, on the key (before or after the transpose) or on the scores, as Mul or Div, or be
-    spread over them. The mask is optional, and so is the guard that turns the NaN of a wholly masked row into 0: rows
-    of our components are never wholly masked. Inputs are (batch, heads, tokens, width), or (batch * heads, tokens,
-    width), which is Attention with one head.
+    spread over them; the key's transpose may have merged with the one that split its heads. The mask is optional, and
+    so is the guard that turns the NaN of a wholly masked row into 0: rows of our components are never wholly masked.
+    Inputs are (batch, heads, tokens, width), or (batch * heads, tokens, width), which is Attention with one head.
     Torch's exporter writes `scaled_dot_product_attention` as Attention by itself from opset 23 on; this pass is for
     modules that spell it out, such as transformers' "eager" and diffusers' `AttnProcessor`.
     """
+
+    def requires(self, model: ir.Model) -> None:
+        """Attention exists from opset 23 on."""
+        require_opset(model, 23, "Attention")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite every softmax that stands in such a pattern."""
@@ -106,15 +112,17 @@ def _bind(scores: ir.Value | None, mask: ir.Value | None, scale: float, product:
     transposed, factor = _unscaled(matmul.inputs[1])
     scale *= factor
     transpose = producer(transposed, "Transpose")
-    if transpose is None or not _swaps_last_two(transpose):
+    if transpose is None:
         return "the right side of its MatMul is not a transposed key"
     key, factor = _unscaled(transpose.inputs[0])
     scale *= factor
+    *front, width, tokens = transpose.attributes.get_ints("perm", ())
     value = product.inputs[1]
     assert query is not None
     assert key is not None
     assert value is not None
-    return _Match(query=query, key=key, value=value, mask=mask, scale=scale, output=product.outputs[0])
+    order = [*front, tokens, width]
+    return _Match(query=query, key=key, key_order=order, value=value, mask=mask, scale=scale, output=product.outputs[0])
 
 
 def _unscaled(value: ir.Value | None) -> tuple[ir.Value | None, float]:
@@ -130,16 +138,15 @@ def _unscaled(value: ir.Value | None) -> tuple[ir.Value | None, float]:
     return value, 1.0
 
 
-def _swaps_last_two(transpose: ir.Node) -> bool:
-    order = list(transpose.attributes.get_ints("perm", ()))
-    rank = len(order)
-    return rank in (3, 4) and order == [*range(rank - 2), rank - 1, rank - 2]
-
-
 def _rewrite(softmax: ir.Node, match: _Match) -> None:
     attributes: dict[str, float | int] = {"scale": match.scale}
     if match.output.shape is not None and len(match.output.shape) == 3:
         attributes |= {"q_num_heads": 1, "kv_num_heads": 1}
-    inputs = [match.query, match.key, match.value] + ([match.mask] if match.mask is not None else [])
-    node = ir.node("Attention", inputs, attributes, name=softmax.name, version=OPSET)
-    replace(match.output, node.outputs[0], [node])
+    builder = tape.Tape()
+    key = match.key
+    if match.key_order != sorted(match.key_order):
+        key = builder.op("Transpose", [key], {"perm": match.key_order}, version=OPSET)
+        key.type = match.key.type
+        key.shape = None if match.key.shape is None else ir.Shape([match.key.shape[i] for i in match.key_order])
+    inputs = [match.query, key, match.value] + ([match.mask] if match.mask is not None else [])
+    replace(match.output, builder.op("Attention", inputs, attributes, name=softmax.name, version=OPSET), builder.nodes)

@@ -27,7 +27,8 @@ class SimplifyAttentionMask(ir.passes.InPlacePass):
 
     1. An Expand is taken off: the mask broadcasts by itself.
     2. A constant lower triangle, boolean or of 0 and large negative numbers, becomes is_causal.
-    3. So does the comparison Range(0, n) <= Range(0, n) of key positions with query positions, for a free n.
+    3. So does the comparison Range(0, n) <= Range(0, n) of key positions with query positions, for a free n, by itself
+       or as the condition of a Where between 0 and a large negative number.
     4. A constant that masks nothing goes.
     """
 
@@ -51,7 +52,7 @@ def _simplify(node: ir.Node) -> bool:
         node.replace_input_with(3, expand.inputs[0])  # case 1
     mask = node.inputs[3]
     visible = _visible(constant(mask))
-    if _compares_positions(mask, node) or (visible is not None and _is_causal(visible, node)):
+    if _compares_positions(_condition(mask), node) or (visible is not None and _is_causal(visible, node)):
         node.replace_input_with(3, None)  # cases 2 and 3
         node.attributes["is_causal"] = ir.AttrInt64("is_causal", 1)
         return True
@@ -60,6 +61,15 @@ def _simplify(node: ir.Node) -> bool:
         return True
     logger.debug("%s: its mask %s is not causal", node.name, None if mask is None else mask.name)
     return expand is not None
+
+
+def _condition(mask: ir.Value | None) -> ir.Value | None:
+    """What decides whether a key is seen, where `mask` is that or a Where between 0 and a large negative number."""
+    choice = producer(mask, "Where")
+    if choice is not None and scalar(choice.inputs[1]) == 0 and (scalar(choice.inputs[2]) or 0) <= _MASKED:
+        mask = choice.inputs[0]
+    expand = producer(mask, "Expand")
+    return mask if expand is None else expand.inputs[0]
 
 
 def _visible(mask: npt.NDArray[np.generic] | None) -> npt.NDArray[np.bool_] | None:

@@ -16,8 +16,7 @@ class FoldConstants(ir.passes.InPlacePass):
     """Evaluates nodes whose inputs are known, and follows shapes as symbols.
 
     Given:
-        %s = Shape(%x)               # %x: [batch, 77]
-        %n = Slice(%s, [1], [2])
+        %n = Squeeze(Shape<start=1, end=2>(%x))               # %x: [batch, 77]
         %r = Range(0, %n, 1)
     Result:
         %r = initializer [0, 1, ..., 76]

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import onnx_ir as ir
 
-from diffoundry.exporter.passes.opset import OPSET
+from diffoundry.exporter.passes.opset import OPSET, require_opset
 from diffoundry.targets.graph_edit import constant, new_initializer, producer, replace, sole_user, static
 
 __all__ = ["FuseGroupNorm"]
@@ -26,6 +26,10 @@ class FuseGroupNorm(ir.passes.InPlacePass):
 
     Torch's exporter writes this decomposition below opset 21 and GroupNormalization from there on.
     """
+
+    def requires(self, model: ir.Model) -> None:
+        """GroupNormalization exists from opset 21 on."""
+        require_opset(model, 21, "GroupNormalization")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite every InstanceNormalization that stands in such a pattern."""

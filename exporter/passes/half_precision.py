@@ -75,10 +75,15 @@ class HalfPrecision(ir.passes.InPlacePass):
     keep: KeepList = field(default_factory=KeepList)
 
     def requires(self, model: ir.Model) -> None:
-        """Only flat graphs whose constants are initializers: `portable_passes` made them so."""
+        """Only flat graphs of known types whose constants are initializers: `portable_passes` makes them so."""
         if model.functions or any(node.op_type == "Constant" or _has_subgraph(node) for node in model.graph):
             raise ir.passes.PreconditionError(
                 "half precision: got a graph with functions, Constant nodes or subgraphs; run portable_passes first"
+            )
+        untyped = _untyped(model.graph)
+        if untyped is not None:
+            raise ir.passes.PreconditionError(
+                f"half precision: got a graph without the type of {untyped.name}; infer types first"
             )
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -203,6 +208,12 @@ def _half_tensor(tensor: ir.TensorProtocol | None, dtype: ir.DataType) -> ir.Ten
         return ir.tensor(clamped.astype(dtype.numpy()), name=tensor.name)
 
     return ir.LazyTensor(convert, dtype=dtype, shape=ir.Shape(tensor.shape.numpy()), name=tensor.name)
+
+
+def _untyped(graph: ir.Graph) -> ir.Value | None:
+    """A value that is read and whose type nobody knows, or None."""
+    values = (value for node in graph for value in node.outputs)
+    return next((value for value in values if value.dtype is None and value.uses()), None)
 
 
 def _has_subgraph(node: ir.Node) -> bool:

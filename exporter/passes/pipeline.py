@@ -5,6 +5,7 @@ from onnx_ir.passes import common
 
 from diffoundry.exporter.passes.attention import FuseAttention
 from diffoundry.exporter.passes.attention_mask import SimplifyAttentionMask
+from diffoundry.exporter.passes.deduplicate_constants import DeduplicateConstants
 from diffoundry.exporter.passes.fold_constants import FoldConstants
 from diffoundry.exporter.passes.group_norm import FuseGroupNorm
 from diffoundry.exporter.passes.name_nodes import NameNodes
@@ -38,7 +39,7 @@ def portable_passes() -> tuple[ir.passes.PassBase, ...]:
         SimplifyAttentionMask(),  # needs the folded mask
         FuseGroupNorm(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),  # one place for constants
-        common.DeduplicateInitializersPass(),  # equal small constants, so that equal nodes show
+        DeduplicateConstants(),  # so that equal nodes show
         common.CommonSubexpressionEliminationPass(),  # SiLU of the time embedding, once instead of per block
         common.RemoveUnusedNodesPass(),
         common.RemoveUnusedOpsetsPass(),

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import onnx_ir as ir
 
-from diffoundry.targets.graph_edit import remove_if_unused
+from diffoundry.targets.graph_edit import remove_unused
 
 __all__ = ["TransposeWeights"]
 
@@ -47,7 +47,7 @@ def _fold(node: ir.Node, graph: ir.Graph) -> bool:
         transposed.metadata_props.update(weight.metadata_props)
         graph.register_initializer(transposed)
     ir.convenience.replace_all_uses_with(node.outputs[0], graph.initializers[name], replace_graph_outputs=True)
-    remove_if_unused(node)
+    remove_unused(node)
     return True
 
 

@@ -4,7 +4,7 @@ import logging
 
 import onnx_ir as ir
 
-from diffoundry.targets.graph_edit import producer, remove_if_unused, replace, sole_user, static
+from diffoundry.targets.graph_edit import producer, replace, sole_user, static
 
 __all__ = ["FuseMultiHeadAttention"]
 
@@ -62,14 +62,7 @@ def _rewrite(node: ir.Node) -> str | None:
     if "scale" in node.attributes:
         attributes["scale"] = node.attributes.get_float("scale", 0.0)
     fused = ir.node("MultiHeadAttention", tokens, attributes, domain="com.microsoft", name=node.name, version=1)
-    inner = [value.producer() for value in node.inputs[:3] if value is not None]
-    outer = joined.producer()
     replace(joined, fused.outputs[0], [fused])
-    assert outer is not None
-    remove_if_unused(outer, producer(outer.inputs[0], "Transpose"), node)
-    for transpose in inner:
-        if transpose is not None:
-            remove_if_unused(transpose, producer(transpose.inputs[0], "Reshape"))
     return None
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir import tape
 
-from diffoundry.targets.graph_edit import new_initializer, remove_if_unused, replace, static
+from diffoundry.targets.graph_edit import new_initializer, replace, static
 
 __all__ = ["SplitGroupNorm"]
 
@@ -64,5 +64,4 @@ def _rewrite(node: ir.Node, model: ir.Model) -> str | None:
     statistics = [filled(0, channels), filled(1, channels)]
     result = builder.op("BatchNormalization", [normal, scale, bias, *statistics], {"epsilon": 0.0})
     replace(node.outputs[0], result, builder.nodes)
-    remove_if_unused(node)
     return None

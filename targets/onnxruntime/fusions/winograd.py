@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir import tape
 
-from diffoundry.targets.graph_edit import new_initializer, remove_if_unused, replace
+from diffoundry.targets.graph_edit import new_initializer, replace
 
 __all__ = ["WinogradConvolution", "transforms"]
 
@@ -130,7 +130,6 @@ def _rewrite(node: ir.Node, graph: ir.Graph) -> None:
     if bias is not None:
         y = builder.op("Add", [y, shaped(bias, (outputs, 1, 1))])
     replace(node.outputs[0], y, builder.nodes)
-    remove_if_unused(node)
 
 
 def _divides(value: ir.Value) -> bool:
