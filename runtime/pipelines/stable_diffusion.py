@@ -25,6 +25,9 @@ __all__ = ["StableDiffusionPipeline"]
 
 FloatArray = npt.NDArray[np.float32]
 
+_SCALING_FACTOR = 0.18215
+"""What diffusers assumes when the VAE's config does not say, as those of the first checkpoints."""
+
 
 class StableDiffusionPipeline:
     """Drives text_encoder, unet and vae_decoder of a bundle; diffusers: `StableDiffusionPipeline`.
@@ -110,9 +113,11 @@ class StableDiffusionPipeline:
 
     def scheduler(self, name: str | None = None) -> Scheduler[Any]:
         """A fresh scheduler with the checkpoint's config: its own class, or the one called `name`."""
+        own = scheduler_from_config(self.scheduler_config)
+        mended = _mended_options(own.config)
         if name is None:
-            return scheduler_from_config(self.scheduler_config)
-        return scheduler_class(f"{name.removesuffix('Scheduler')}Scheduler").from_config(self.scheduler_config)
+            return scheduler_from_config(self.scheduler_config, **mended) if mended else own
+        return scheduler_class(f"{name.removesuffix('Scheduler')}Scheduler").from_config({**own.config, **mended})
 
     def encode_prompt(self, texts: Sequence[str]) -> tuple[FloatArray, tuple[str, ...]]:
         """Embeddings (B, 77, D) of texts, and what of each was cut off; diffusers: `encode_prompt`."""
@@ -130,7 +135,7 @@ class StableDiffusionPipeline:
         """The pictures that latents (B, C, h, w) stand for; see `PipelineOutput.images` for the output types."""
         if output_type == "latent":
             return latents
-        scaled = latents / self._vae["scaling_factor"]
+        scaled = latents / self._vae.get("scaling_factor", _SCALING_FACTOR)
         return postprocess(self.components.run("vae_decoder", {"latent_sample": scaled})["sample"], output_type)
 
     def _encode(self, request: Request) -> tuple[FloatArray, tuple[str, ...]]:
@@ -168,6 +173,19 @@ class StableDiffusionPipeline:
         if request.guidance_rescale > 0:
             guided = rescale_guidance(guided, conditional, request.guidance_rescale)
         return guided
+
+
+def _mended_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What diffusers changes in the scheduler config of a Stable Diffusion pipeline, for the sake of old checkpoints.
+
+    diffusers: `StableDiffusionPipeline.__init__`, "steps_offset" and "clip_sample".
+    """
+    mended: dict[str, Any] = {}
+    if config.get("steps_offset", 1) != 1:
+        mended["steps_offset"] = 1
+    if config.get("clip_sample", False) is True:
+        mended["clip_sample"] = False
+    return mended
 
 
 def _tokenizer(components: Components) -> ClipTokenizer:

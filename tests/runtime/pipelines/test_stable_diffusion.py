@@ -115,6 +115,18 @@ def test_another_scheduler_takes_over_the_config(emoji, name):
     _compare(ours, theirs, "a rocket", num_inference_steps=8, ours_only={"scheduler": name})
 
 
+@pytest.mark.parametrize("name", ["DDIM", "DDPM", "PNDM"])
+def test_old_scheduler_configs_are_mended_as_diffusers_does(emoji, emoji_diffusers, name):
+    scheduler = emoji_diffusers.scheduler.config
+    config = {key: value for key, value in scheduler.items() if key not in ("steps_offset", "clip_sample")}
+    parts = {**emoji_diffusers.components, "scheduler": getattr(diffusers, f"{name}Scheduler").from_config(config)}
+    theirs = diffusers.StableDiffusionPipeline(**parts, requires_safety_checker=False)
+    theirs.set_progress_bar_config(disable=True)
+    ours = load(emoji.components.bundle.root)
+    ours.scheduler_config = {**config, "_class_name": f"{name}Scheduler"}
+    _compare(ours, theirs, "a rocket", num_inference_steps=8)
+
+
 @pytest.mark.parametrize("variant", ["sd1", "sd2"])
 def test_other_architectures(exported, tiny_sd_checkpoint, variant):
     folder = tiny_sd_checkpoint(variant)
