@@ -34,6 +34,8 @@ _SCHEDULERS = {
     "FlowMatchEulerDiscreteScheduler": f"{_PACKAGE}.flow_match_euler_discrete:FlowMatchEulerDiscreteScheduler",
     "FlowMatchHeunDiscreteScheduler": f"{_PACKAGE}.flow_match_heun_discrete:FlowMatchHeunDiscreteScheduler",
     "FlowMatchLCMScheduler": f"{_PACKAGE}.flow_match_lcm:FlowMatchLCMScheduler",
+    "HeliosDMDScheduler": f"{_PACKAGE}.helios_dmd:HeliosDMDScheduler",
+    "HeliosScheduler": f"{_PACKAGE}.helios:HeliosScheduler",
     "HeunDiscreteScheduler": f"{_PACKAGE}.heun_discrete:HeunDiscreteScheduler",
     "IPNDMScheduler": f"{_PACKAGE}.ipndm:IPNDMScheduler",
     "KDPM2AncestralDiscreteScheduler": f"{_PACKAGE}.k_dpm_2_ancestral_discrete:KDPM2AncestralDiscreteScheduler",
