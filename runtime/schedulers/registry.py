@@ -17,6 +17,7 @@ _SCHEDULERS = {
     "CMStochasticIterativeScheduler": f"{_PACKAGE}.cm_stochastic_iterative:CMStochasticIterativeScheduler",
     "CogVideoXDDIMScheduler": f"{_PACKAGE}.cogvideox_ddim:CogVideoXDDIMScheduler",
     "CogVideoXDPMScheduler": f"{_PACKAGE}.cogvideox_dpm:CogVideoXDPMScheduler",
+    "ConsistencyDecoderScheduler": f"{_PACKAGE}.consistency_decoder:ConsistencyDecoderScheduler",
     "DDIMInverseScheduler": f"{_PACKAGE}.ddim_inverse:DDIMInverseScheduler",
     "DDIMParallelScheduler": f"{_PACKAGE}.parallel:DDIMParallelScheduler",
     "DDIMScheduler": f"{_PACKAGE}.ddim:DDIMScheduler",
