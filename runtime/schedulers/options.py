@@ -182,4 +182,4 @@ def _describe(hint: Any) -> str:
     if origin is Sequence:
         return f"a list of {_describe(get_args(hint)[0])}"
     words = {types.NoneType: "null", float: "a number", int: "an integer", bool: "true or false", str: "a string"}
-    return words[hint]
+    return words.get(hint) or f"a {hint.__name__}"

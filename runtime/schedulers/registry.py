@@ -49,6 +49,7 @@ _SCHEDULERS = {
     "PNDMScheduler": f"{_PACKAGE}.pndm:PNDMScheduler",
     "PiflowScheduler": f"{_PACKAGE}.piflow:PiflowScheduler",
     "RePaintScheduler": f"{_PACKAGE}.repaint:RePaintScheduler",
+    "SASolverScheduler": f"{_PACKAGE}.sasolver:SASolverScheduler",
     "SCMScheduler": f"{_PACKAGE}.scm:SCMScheduler",
     "ScoreSdeVeScheduler": f"{_PACKAGE}.sde_ve:ScoreSdeVeScheduler",
     "ScoreSdeVpScheduler": f"{_PACKAGE}.sde_vp:ScoreSdeVpScheduler",
