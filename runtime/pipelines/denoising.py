@@ -56,9 +56,13 @@ def denoise(
         eta: DDIM's eta; 0 unless the scheduler has one.
 
     Raises:
-        InputError: `eta` is given to a scheduler without it.
+        InputError: At once, before the first step: `eta` is given to a scheduler without it, or the scheduler's `step`
+            needs more than a denoising loop has.
     """
-    extra = _step_arguments(scheduler, generator, eta)
+    return _steps(scheduler, denoiser, latents, _step_arguments(scheduler, generator, eta))
+
+
+def _steps(scheduler: Scheduler[Any], denoiser: Denoiser, latents: FloatArray, extra: dict[str, Any]) -> Iterator[Step]:
     total = len(scheduler.timesteps)
     for index, timestep in enumerate(scheduler.timesteps):
         scaled = scheduler.scale_model_input(latents, timestep)
@@ -86,6 +90,12 @@ def set_timesteps(
 def _step_arguments(scheduler: Scheduler[Any], generator: object, eta: float) -> dict[str, Any]:
     """Which of generator and eta this scheduler's `step` knows; diffusers: `prepare_extra_step_kwargs`."""
     known = inspect.signature(scheduler.step).parameters
+    needed = [name for name, parameter in known.items() if parameter.default is parameter.empty]
+    if needed != ["model_output", "timestep", "sample"]:
+        raise InputError(
+            f"scheduler: got {type(scheduler).__name__}, expected one whose step takes model_output, "
+            "timestep and sample; it samples for another kind of pipeline"
+        )
     if eta and "eta" not in known:
         raise InputError(f"eta: got {eta}, but {type(scheduler).__name__} has no eta; leave it out or choose DDIM")
     candidates = {"generator": generator, "eta": eta}

@@ -210,6 +210,11 @@ def test_what_was_cut_off_is_reported(emoji):
         ({"prompt": "x", "output_type": "jpeg"}, "output_type: got 'jpeg', expected one of pil, np, latent"),
         ({"prompt": "x", "scheduler": "Magic"}, "MagicScheduler' is unknown, expected one of"),
         ({"prompt": "x", "scheduler": "EulerDiscrete", "eta": 0.5}, "EulerDiscreteScheduler has no eta"),
+        (
+            {"prompt": "x", "scheduler": "RePaint"},
+            "RePaintScheduler, expected one whose step takes model_output, timestep and sample",
+        ),
+        ({"prompt": "x", "scheduler": "ScoreSdeVe"}, "it samples for another kind of pipeline"),
         ({"prompt": "x", "timesteps": [3, 1], "sigmas": [2.0, 1.0]}, "timesteps and sigmas: got both"),
         ({"prompt": "x", "strength": 0.5}, "strength: no such argument, expected one of prompt, negative_prompt"),
     ],
