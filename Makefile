@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Tests run in two processes; more threads in each would only fight over the cores.
-TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow lint types layers format bench clean
@@ -27,7 +27,7 @@ test: install ## the tests, without those marked slow
 	$(TEST_ENV) $(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 
 test-slow: install ## full-size models and long sweeps
-	HF_HUB_OFFLINE=1 $(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow
 
 lint: install ## ruff: rules and format
 	$(BIN)/ruff check .
