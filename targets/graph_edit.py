@@ -86,8 +86,8 @@ def replace(old: ir.Value, new: ir.Value, nodes: Sequence[ir.Node]) -> None:
     name, old.name = old.name, None
     new.name = name
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-    for added in nodes:
-        added.name = added.name or f"{node.name}/{added.op_type}"
+    for count, added in enumerate(nodes, 1):
+        added.name = added.name or f"{node.name or name}/{added.op_type}_{count}"
         added.metadata_props.update(node.metadata_props)
     graph.insert_after(node, nodes)
     remove_unused(node)

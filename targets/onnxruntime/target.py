@@ -45,9 +45,7 @@ class OnnxRuntimeTarget:
             ConfigError: An option has a value that it cannot have.
         """
         if self.device not in _DEVICES:
-            raise ConfigError(
-                f"onnxruntime option 'device': got {self.device!r}, expected one of {', '.join(_DEVICES)}"
-            )
+            raise ConfigError(f"onnxruntime option 'device': got {self.device!r}, expected {' or '.join(_DEVICES)}")
 
     def unsupported(self, graph: ir.Model) -> list[str]:
         """See `Target.unsupported`."""
@@ -84,10 +82,9 @@ class OnnxRuntimeTarget:
         cpu = self.device == "cpu"
         return (
             FuseMultiHeadAttention(),  # first: it takes the transposes that the others would look through
-            *((SplitGroupNorm(),) if cpu else ()),  # CUDA computes the definition in one fused kernel or two
-            *((WinogradConvolution(),) if cpu and self.winograd else ()),  # cuDNN has its own
+            *((SplitGroupNorm(),) if cpu else ()),  # measured on the CPU only
+            *((WinogradConvolution(),) if cpu and self.winograd else ()),  # cuDNN has Winograd itself
             common.RemoveUnusedNodesPass(),  # with the weights and shapes that were replaced
-            common.NameFixPass(),  # new nodes are called after the old ones, several after one
         )
 
 

@@ -38,7 +38,7 @@ last convolutions of a VAE."""
 _SIZE = {"height": 512, "width": 512}
 """Pixels of the picture by which layers are judged where the graph leaves its size free."""
 
-_PROPERTIES = {"kernel_shape": [3, 3], "strides": [1, 1], "dilations": [1, 1], "pads": [1, 1, 1, 1]}
+_PADS = [1, 1, 1, 1]
 
 
 class WinogradConvolution(ir.passes.InPlacePass):
@@ -81,7 +81,9 @@ def _refusal(node: ir.Node) -> str | None:
         return "its weight is no float32 initializer"
     if tuple(weight.shape[2:]) != (3, 3) or node.attributes.get_int("group", 1) != 1:
         return "it is not 3 x 3 over all channels"
-    if any(list(node.attributes.get_ints(name, default)) != default for name, default in _PROPERTIES.items()):
+    if any(list(node.attributes.get_ints(name, [1, 1])) != [1, 1] for name in ("strides", "dilations")) or (
+        list(node.attributes.get_ints("pads", [])) != _PADS
+    ):
         return "it has strides, dilations or no padding of 1"
     channels = sorted(size for size in weight.shape[:2] if isinstance(size, int))
     if channels[0] < _SMALLEST_CHANNELS:
