@@ -28,11 +28,12 @@ _MILLI = 1e3
 
 
 def bench_sections(comparison: Comparison) -> list[Section]:
-    """The sections of a benchmark: pictures, latency plot, figures, work, contenders, machine, remarks."""
+    """The sections of a benchmark: pictures, remarks, latency plot, figures, work, contenders, machine."""
     report = comparison.report
-    figures, contenders = figure_grid(report), contender_grid(report)
-    sections: list[Section] = [
+    figures, contenders, lines = figure_grid(report), contender_grid(report), remarks(report)
+    return [
         _pictures(comparison),
+        *([Text(title="Remarks", text="\n\n".join(lines))] if lines else []),
         _latency(report),
         Table(
             title="Figures",
@@ -45,10 +46,6 @@ def bench_sections(comparison: Comparison) -> list[Section]:
         Table(title="Contenders", columns=contenders.columns, rows=contenders.rows),
         Facts(title="Machine", facts=machine_words(report), text="These figures hold for this machine."),
     ]
-    lines = remarks(report)
-    if lines:
-        sections.append(Text(title="Remarks", text="\n\n".join(lines)))
-    return sections
 
 
 def _pictures(comparison: Comparison) -> Pictures:
