@@ -13,7 +13,7 @@ from diffoundry.runtime.specs import EngineSpec
 from diffoundry.targets.base import tensor_specs
 from diffoundry.targets.onnxruntime.fusions import FuseMultiHeadAttention, SplitGroupNorm, WinogradConvolution
 
-__all__ = ["OnnxRuntimeTarget"]
+__all__ = ["OnnxRuntimeTarget", "save_beside"]
 
 _OPSETS = {"": 25, "ai.onnx.ml": 5, "com.microsoft": 1}
 """The newest versions that ONNX Runtime 1.31 calls released."""
@@ -67,7 +67,7 @@ class OnnxRuntimeTarget:
         engine = graph
         if result.modified:
             engine = graph.with_name(f"{graph.stem}.{self.name}.onnx")
-            _save_beside(model, engine)
+            save_beside(model, engine)
         return EngineSpec(
             target=self.name,
             precision=precision,
@@ -88,8 +88,13 @@ class OnnxRuntimeTarget:
         )
 
 
-def _save_beside(model: ir.Model, path: Path) -> None:
-    """Write `model` to `path`: external weights stay where they are, new large ones get a file of their own."""
+def save_beside(model: ir.Model, path: Path) -> None:
+    """Write a rewritten graph: external weights stay where they are, new large ones get `<path>_data`.
+
+    Args:
+        model: Loaded from the folder of `path`; its new large tensors are external afterwards.
+        path: The engine's graph.
+    """
     values = [value for value in model.graph.initializers.values() if _is_new_and_large(value.const_value)]
     tensors = [value.const_value for value in values if value.const_value is not None]
     written = ir.external_data.convert_tensors_to_external(tensors, path.parent, f"{path.name}_data")
