@@ -89,7 +89,6 @@ _SCHEDULERS = {
     "DDPMParallel": {},
     "DEISMultistep": {},
     "DPMSolverMultistep": {"use_karras_sigmas": True},
-    "DPMSolverSDE": {},
     "DPMSolverSinglestep": {},
     "EulerAncestralDiscrete": {},
     "EulerDiscrete": {},
