@@ -14,8 +14,8 @@ from diffoundry.runtime.schedulers.lambda_scheduler import LambdaOptions, Lambda
 from diffoundry.runtime.schedulers.multistep import (
     Algorithm,
     SolverType,
-    distinct_order,
     multistep_update,
+    order_in_run,
     read_solver_names,
 )
 from diffoundry.runtime.schedulers.noise import Generator, noise_like
@@ -135,7 +135,14 @@ class MultistepScheduler(LambdaScheduler[M]):
         noise = None
         if self.options.is_stochastic:
             noise = noise_like(newest, generator) if variance_noise is None else variance_noise
-        order = self._order(i)
+        order = order_in_run(
+            self._sigma,
+            i,
+            len(self._outputs),
+            steps=len(self.timesteps),
+            lower_order_final=self.options.lower_order_final,
+            euler_at_final=self.options.euler_at_final,
+        )
         following = multistep_update(
             sample,
             self._outputs[:order],
@@ -146,17 +153,6 @@ class MultistepScheduler(LambdaScheduler[M]):
         )
         self._advance()
         return StepResult(following)
-
-    def _order(self, i: int) -> int:
-        """The order of this step: limited by the outputs so far, and lowered at the end of short runs."""
-        options, steps = self.options, len(self.timesteps)
-        short = options.lower_order_final and steps < 15
-        order = len(self._outputs)
-        if i == steps - 1 and (options.euler_at_final or short or self._sigma[-1] == 0.0):
-            return 1
-        if i == steps - 2 and short:
-            order = min(order, 2)
-        return distinct_order(self._sigma, i, order)
 
 
 class DPMSolverMultistepScheduler(MultistepScheduler[DPMSolverMultistepOptions]):

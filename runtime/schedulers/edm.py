@@ -60,7 +60,9 @@ class EDMScheduler(IndexedScheduler[E]):
             return float32.exp(float32.linspace(math.log(low), math.log(high), len(ramp)))[::-1].copy()
         inverse = 1.0 / self.options.rho
         root_low, root_high = low**inverse, high**inverse
-        levels: Float32Array = ((root_high + ramp * (root_low - root_high)) ** self.options.rho).astype(np.float32)
+        # a float32 ramp leads to float32 roots, but their powers are rounded once
+        roots = (root_high + ramp * (root_low - root_high)).astype(np.float64)
+        levels: Float32Array = (roots**self.options.rho).astype(np.float32)
         return levels
 
     def _denoised(self, output: Sample, sample: Sample, sigma: float) -> Sample:

@@ -14,6 +14,7 @@ __all__ = [
     "SolverType",
     "distinct_order",
     "multistep_update",
+    "order_in_run",
     "read_solver_names",
     "update_coefficients",
 ]
@@ -105,6 +106,27 @@ def distinct_order(sigmas: Sequence[float], i: int, order: int) -> int:
     """
     equal = (back for back in range(order) if sigmas[i + 1 - back] == sigmas[i - back])
     return max(1, next(equal, order))
+
+
+def order_in_run(
+    sigmas: Sequence[float], i: int, outputs: int, *, steps: int, lower_order_final: bool, euler_at_final: bool
+) -> int:
+    """The order of a multistep step: limited by the outputs so far, and lowered at the end of short runs.
+
+    Args:
+        sigmas: noise levels of the run.
+        i: the step from sigmas[i] to sigmas[i + 1].
+        outputs: how many outputs there are, up to the solver's order.
+        steps: number of steps of the run.
+        lower_order_final: whether runs of fewer than 15 steps end with orders two and one.
+        euler_at_final: whether every run ends with order one; one that ends at sigma zero always does.
+    """
+    short = lower_order_final and steps < 15
+    if i == steps - 1 and (euler_at_final or short or sigmas[-1] == 0.0):
+        return 1
+    if i == steps - 2 and short:
+        outputs = min(outputs, 2)
+    return distinct_order(sigmas, i, outputs)
 
 
 def update_coefficients(

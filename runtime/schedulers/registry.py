@@ -28,6 +28,7 @@ _SCHEDULERS = {
     "DPMSolverMultistepInverseScheduler": f"{_PACKAGE}.dpmsolver_multistep_inverse:DPMSolverMultistepInverseScheduler",
     "DPMSolverMultistepScheduler": f"{_PACKAGE}.dpmsolver_multistep:DPMSolverMultistepScheduler",
     "DPMSolverSinglestepScheduler": f"{_PACKAGE}.dpmsolver_singlestep:DPMSolverSinglestepScheduler",
+    "EDMDPMSolverMultistepScheduler": f"{_PACKAGE}.edm_dpmsolver_multistep:EDMDPMSolverMultistepScheduler",
     "EDMEulerScheduler": f"{_PACKAGE}.edm_euler:EDMEulerScheduler",
     "EulerAncestralDiscreteScheduler": f"{_PACKAGE}.euler_ancestral_discrete:EulerAncestralDiscreteScheduler",
     "EulerDiscreteScheduler": f"{_PACKAGE}.euler_discrete:EulerDiscreteScheduler",
