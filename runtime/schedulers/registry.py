@@ -18,6 +18,7 @@ _SCHEDULERS = {
     "CogVideoXDDIMScheduler": f"{_PACKAGE}.cogvideox_ddim:CogVideoXDDIMScheduler",
     "CogVideoXDPMScheduler": f"{_PACKAGE}.cogvideox_dpm:CogVideoXDPMScheduler",
     "ConsistencyDecoderScheduler": f"{_PACKAGE}.consistency_decoder:ConsistencyDecoderScheduler",
+    "CosineDPMSolverMultistepScheduler": f"{_PACKAGE}.cosine_dpmsolver_multistep:CosineDPMSolverMultistepScheduler",
     "DDIMInverseScheduler": f"{_PACKAGE}.ddim_inverse:DDIMInverseScheduler",
     "DDIMParallelScheduler": f"{_PACKAGE}.parallel:DDIMParallelScheduler",
     "DDIMScheduler": f"{_PACKAGE}.ddim:DDIMScheduler",

@@ -7,6 +7,7 @@ from torch.overrides import TorchFunctionMode
 
 _FUNCTIONS = {
     torch.sin: torch.sin,
+    torch.Tensor.atan: torch.atan,
     torch.sqrt: torch.sqrt,
     torch.Tensor.sqrt: torch.sqrt,
     torch.exp: torch.exp,
@@ -20,7 +21,7 @@ _POWERS = {torch.pow, torch.Tensor.pow, torch.Tensor.__pow__}
 
 
 class CorrectRounding(TorchFunctionMode):
-    """Within it, sqrt, exp, log, sigmoid, sin, atan2 and powers of float32 are computed in float64 and rounded once.
+    """Within it, elementary functions and powers of float32 are computed in float64 and rounded once.
 
     torch takes these functions from the CPU maker's vector library: on one machine `torch.sqrt` of the 1000
     training variances differs from the correctly rounded root in 156 last bits, on another in none. With the

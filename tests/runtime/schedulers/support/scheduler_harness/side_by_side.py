@@ -27,6 +27,7 @@ class RoundedNoise:
     """torch's float32 noise, also for float64 samples: `DoublePrecision` does the same to diffusers."""
 
     def __init__(self, seed: int) -> None:
+        self.seed = seed
         self.source = TorchCpuGenerator(seed)
 
     def randn(self, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
