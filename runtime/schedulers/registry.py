@@ -28,6 +28,7 @@ _SCHEDULERS = {
     "DEISMultistepScheduler": f"{_PACKAGE}.deis_multistep:DEISMultistepScheduler",
     "DPMSolverMultistepInverseScheduler": f"{_PACKAGE}.dpmsolver_multistep_inverse:DPMSolverMultistepInverseScheduler",
     "DPMSolverMultistepScheduler": f"{_PACKAGE}.dpmsolver_multistep:DPMSolverMultistepScheduler",
+    "DPMSolverSDEScheduler": f"{_PACKAGE}.dpmsolver_sde:DPMSolverSDEScheduler",
     "DPMSolverSinglestepScheduler": f"{_PACKAGE}.dpmsolver_singlestep:DPMSolverSinglestepScheduler",
     "EDMDPMSolverMultistepScheduler": f"{_PACKAGE}.edm_dpmsolver_multistep:EDMDPMSolverMultistepScheduler",
     "EDMEulerScheduler": f"{_PACKAGE}.edm_euler:EDMEulerScheduler",
