@@ -140,7 +140,7 @@ class DPMSolverSDEScheduler(SpacedSigmaScheduler[DPMSolverSDEOptions]):
         start, to = levels_here.start, levels_here.middle if first else levels_here.end
         up = min(to, to * math.sqrt(max(0.0, start * start - to * to)) / start)
         share = math.sqrt(max(0.0, to * to - up * up)) / start
-        origin = sample if first else self._held
+        origin = sample if self._held is None else self._held
         noise = self._noise(start, to, sample)
         following = share * origin + (1.0 - share) * x0 + (s_noise * up) * noise
         self._held = sample if first else None
