@@ -84,8 +84,8 @@ def _visible(mask: npt.NDArray[np.generic] | None) -> npt.NDArray[np.bool_] | No
 
 
 def _is_causal(visible: npt.NDArray[np.bool_], node: ir.Node) -> bool:
-    rows, columns = visible.shape[-2:] if visible.ndim >= 2 else (0, 0)
-    if rows != columns or static(node.inputs[0], -2) != rows or static(node.inputs[1], -2) != rows:
+    rows = visible.shape[-1] if visible.ndim >= 2 else 0
+    if static(node.inputs[0], -2) != rows or static(node.inputs[1], -2) != rows:
         return False
     return bool(np.all(visible == np.tri(rows, dtype=np.bool_)))
 

@@ -15,7 +15,7 @@ from diffoundry.targets.onnxruntime.fusions import FuseMultiHeadAttention, Split
 
 __all__ = ["OnnxRuntimeTarget", "save_beside"]
 
-_OPSETS = {"": 25, "ai.onnx.ml": 5, "com.microsoft": 1}
+_OPSETS = {"": 26, "ai.onnx.ml": 5, "com.microsoft": 1}
 """The newest versions that ONNX Runtime 1.31 calls released."""
 
 _SMALLEST_EXTERNAL = 64 << 10

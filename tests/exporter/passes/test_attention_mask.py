@@ -86,6 +86,7 @@ g (float[batch, 2, tokens, 8] q) => (float[batch, 2, tokens, 8] y)
     spread = Unsqueeze(counter, front)
     rows = Unsqueeze(spread, last)
     columns = Unsqueeze(spread, third)
+    limits = Add(rows, one)
     seen = {compare}
     y = Attention(q, q, q, {mask})
 }}
@@ -96,6 +97,7 @@ SHAPES = {
     "spread": [1, 1, "tokens"],
     "rows": [1, 1, "tokens", 1],
     "columns": [1, 1, 1, "tokens"],
+    "limits": [1, 1, "tokens", 1],
     "seen": [1, 1, "tokens", "tokens"],
 }
 
@@ -126,7 +128,9 @@ def test_compared_positions_of_a_free_length_are_causal(transform, numbers, comp
     assert inputs_of(after) == ["q", "q", "q"]
 
 
-@pytest.mark.parametrize("compare", ["LessOrEqual(rows, columns)", "GreaterOrEqual(columns, rows)"])
+@pytest.mark.parametrize(
+    "compare", ["LessOrEqual(rows, columns)", "GreaterOrEqual(columns, rows)", "LessOrEqual(columns, limits)"]
+)
 def test_other_comparisons_stay(transform, numbers, compare):
     text = FREE.format(compare=compare, mask="seen")
     after = transform(text, WithShapes(), {"q": numbers(2, 2, 5, 8)}, modified=False)

@@ -148,7 +148,7 @@ def test_where_nothing_is_changed_the_portable_file_is_the_engine(large, options
 @pytest.mark.parametrize(
     ("imports", "reason"),
     [
-        ({"": 99}, "needs opset 99 of 'ONNX', ONNX Runtime takes up to 25"),
+        ({"": 99}, "needs opset 99 of 'ONNX', ONNX Runtime takes up to 26"),
         ({"": 23, "acme": 1}, "needs opset 1 of 'acme', ONNX Runtime has no such operators"),
     ],
 )
