@@ -89,6 +89,7 @@ _SCHEDULERS = {
     "DDPMParallel": {},
     "DEISMultistep": {},
     "DPMSolverMultistep": {"use_karras_sigmas": True},
+    "DPMSolverSDE": {"noise_sampler_seed": 3},  # without it diffusers draws a path of its own every time
     "DPMSolverSinglestep": {},
     "EulerAncestralDiscrete": {},
     "EulerDiscrete": {},

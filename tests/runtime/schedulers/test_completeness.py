@@ -1,0 +1,67 @@
+"""Every scheduler that diffusers exports is ours, or is left out for a stated reason; every one of ours is tested."""
+
+import diffusers
+import pytest
+from diffusers import schedulers as reference
+
+from diffoundry.runtime.errors import ConfigError
+from diffoundry.runtime.schedulers import scheduler_from_config, scheduler_names
+from diffoundry.runtime.schedulers.config import DIFFUSERS_VERSION
+
+LEFT_OUT = {
+    "AmusedScheduler": "unmasks tokens by confidence: its samples are classes, its step a top-k choice among them",
+    "BlockRefinementScheduler": "refines blocks of text tokens",
+    "DiscreteDDIMScheduler": "a diffusion over text tokens",
+    "EntropyBoundScheduler": "accepts text tokens by the entropy of their distribution",
+    "RFD4ProteinaScheduler": "samples the coordinates of protein backbones",
+}
+"""Schedulers of diffusers that are not for pictures or videos in pixels or latents, with what they are for."""
+
+
+def _exported():
+    names = {*dir(reference), *dir(diffusers)}
+    return {name for name in names if name.endswith("Scheduler")}
+
+
+def test_the_reference_is_the_version_that_is_followed():
+    assert diffusers.__version__ == DIFFUSERS_VERSION
+
+
+def test_scheduler_classes_are_told_by_their_names():
+    """So that a class which diffusers cannot load here, for want of another package, is counted as well."""
+    loaded = {name: getattr(reference, name) for name in dir(reference)}
+    mixins = {name for name, value in loaded.items() if isinstance(value, type) and issubclass(value, _mixin())}
+    assert mixins - {_mixin().__name__} <= _exported()
+
+
+def _mixin():
+    return reference.SchedulerMixin
+
+
+def test_every_scheduler_of_diffusers_is_ours_or_left_out():
+    missing = _exported() - set(scheduler_names()) - set(LEFT_OUT)
+    assert not missing, f"neither ours nor left out: {sorted(missing)}"
+
+
+def test_what_is_left_out_exists_and_is_not_ours():
+    assert set(LEFT_OUT) <= _exported()
+    assert not set(LEFT_OUT) & set(scheduler_names())
+
+
+def test_ours_are_schedulers_of_diffusers():
+    assert set(scheduler_names()) <= _exported()
+
+
+def test_every_one_of_ours_is_tested(all_declarations):
+    assert [declaration.name for declaration in all_declarations] == list(scheduler_names())
+
+
+def test_configurations_are_many(all_declarations):
+    """Each is a whole run against diffusers, step by step."""
+    assert sum(len(declaration.cases) for declaration in all_declarations) >= 1500
+
+
+@pytest.mark.parametrize("name", sorted(LEFT_OUT))
+def test_what_is_left_out_is_refused_by_name(name):
+    with pytest.raises(ConfigError, match=f"scheduler '{name}' is unknown, expected one of CMStochastic"):
+        scheduler_from_config({"_class_name": name})
