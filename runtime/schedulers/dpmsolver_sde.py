@@ -2,10 +2,10 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
 from diffoundry.runtime.schedulers import float32
 from diffoundry.runtime.schedulers.affine import Sample
@@ -67,7 +67,7 @@ class DPMSolverSDEScheduler(SpacedSigmaScheduler[DPMSolverSDEOptions]):
         assert steps is not None
         spacing, offset = options.timestep_spacing, options.steps_offset
         timesteps = spaced_timesteps(spacing, steps=steps, train_steps=train_steps, offset=offset)
-        levels = np.interp(timesteps, np.arange(len(trained)), trained)
+        levels: NDArray[np.floating[Any]] = np.interp(timesteps, np.arange(len(trained)), trained)
         if options.sigma_schedule is not SigmaSchedule.TRAINED:
             levels = placed_sigmas(options.sigma_schedule, levels[-1].item(), levels[0].item(), steps)
             timesteps = sigma_to_timestep(levels, self._log_training_sigmas)
