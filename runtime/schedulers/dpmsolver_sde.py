@@ -66,8 +66,10 @@ class DPMSolverSDEScheduler(SpacedSigmaScheduler[DPMSolverSDEOptions]):
         options, trained, steps = self.options, self._training_sigmas, request.num_inference_steps
         assert steps is not None
         spacing, offset = options.timestep_spacing, options.steps_offset
-        timesteps = spaced_timesteps(spacing, steps=steps, train_steps=train_steps, offset=offset)
-        levels: NDArray[np.floating[Any]] = np.interp(timesteps, np.arange(len(trained)), trained)
+        timesteps: NDArray[np.floating[Any]] = spaced_timesteps(
+            spacing, steps=steps, train_steps=train_steps, offset=offset
+        )
+        levels = np.interp(timesteps, np.arange(len(trained)), trained)
         if options.sigma_schedule is not SigmaSchedule.TRAINED:
             levels = placed_sigmas(options.sigma_schedule, levels[-1].item(), levels[0].item(), steps)
             timesteps = sigma_to_timestep(levels, self._log_training_sigmas)
