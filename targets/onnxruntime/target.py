@@ -96,10 +96,11 @@ def save_beside(model: ir.Model, path: Path) -> None:
         path: The engine's graph.
     """
     values = [value for value in model.graph.initializers.values() if _is_new_and_large(value.const_value)]
-    tensors = [value.const_value for value in values if value.const_value is not None]
-    written = ir.external_data.convert_tensors_to_external(tensors, path.parent, f"{path.name}_data")
-    for value, tensor in zip(values, written, strict=True):
-        value.const_value = tensor
+    if values:
+        tensors = [value.const_value for value in values if value.const_value is not None]
+        written = ir.external_data.convert_tensors_to_external(tensors, path.parent, f"{path.name}_data")
+        for value, tensor in zip(values, written, strict=True):
+            value.const_value = tensor
     ir.save(model, path)
 
 

@@ -87,6 +87,11 @@ def test_the_spec_describes_the_engine(portable):
     assert spec.options == {"device": "cpu", "winograd": True}
     assert spec.built_with == {"onnxruntime": onnxruntime.__version__}
     assert engine.stat().st_size < 1_000_000, "weights must stay in the portable graph's file"
+    assert sorted(file.name for file in engine.parent.iterdir()) == [
+        "model.onnx",
+        "model.onnx_data",
+        "model.onnxruntime.onnx",
+    ]
 
 
 def test_the_portable_graph_is_not_changed(portable):
