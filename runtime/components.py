@@ -1,9 +1,9 @@
 """The opened engines of a bundle: chosen, opened when first needed, fed in the form and batch they take."""
 
-import importlib.util
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +11,10 @@ import numpy as np
 from diffoundry.runtime.bundle import Bundle
 from diffoundry.runtime.engine import Array, Engine, EngineOptions, run_checked
 from diffoundry.runtime.errors import EngineError, InputError
-from diffoundry.runtime.plugins import find_plugin, list_plugins
+from diffoundry.runtime.plugins import TargetPlugin, find_plugin, list_plugins
 from diffoundry.runtime.specs import EngineSpec, TensorSpec
 
-__all__ = ["Call", "Components", "choose_engine"]
+__all__ = ["Call", "Choice", "Components", "choose_engine"]
 
 Call = Callable[[str, Mapping[str, Array], Mapping[str, Array], float], None]
 """Observer of engine calls: component name, feeds, outputs, seconds inside the engine."""
@@ -41,8 +41,8 @@ class Components:
         Args:
             bundle: An opened bundle.
             target: Only engines of this target, or None for the first that can run here.
-            precision: Only engines of this precision, or None for the first in the manifest.
-            options: Device and threads; the default is the CPU with the vendor's own choice of threads.
+            precision: Only engines of this precision, or None for the first that the device computes in itself.
+            options: Device, threads and the like; the default is the target's first device.
         """
         self.bundle = bundle
         self.on_call: Call | None = None
@@ -62,10 +62,10 @@ class Components:
         opened = self._engines.get(name)
         if opened is not None:  # as in every step: no lock, no look at the folder
             return opened
-        specs = self.bundle.engines(name)
+        self.bundle.engines(name)  # says so when there is no such component
         with self._locks[name]:
             if name not in self._engines:
-                self._engines[name] = self._open(name, specs)
+                self._engines[name] = self._open(name)
             return self._engines[name]
 
     def open_all(self) -> None:
@@ -73,18 +73,36 @@ class Components:
         for name in self.bundle.components:
             self.engine(name)
 
-    def _open(self, name: str, specs: tuple[EngineSpec, ...]) -> Engine:
-        spec, path = None, self.bundle.root / name / "model.onnx"
-        if self.bundle.manifest is not None:
-            spec = choose_engine(name, specs, self._target, self._precision)
+    def choice(self, name: str) -> Choice | None:
+        """Which engine runs the component `name` here, without opening it; None for a folder without a manifest.
+
+        Raises:
+            BundleError: The bundle has no such component.
+            EngineError: No engine of it can run here.
+        """
+        specs = self.bundle.engines(name)
+        if self.bundle.manifest is None:
+            return None
+        return choose_engine(name, specs, self._target, self._precision, self._options.device)
+
+    def notes(self) -> tuple[str, ...]:
+        """Which engines were passed over and why, each sentence once; empty when the first ones run."""
+        choices = [choice for name in self.bundle.components if (choice := self.choice(name)) is not None]
+        return tuple(dict.fromkeys(sentence for choice in choices for sentence in choice.skipped))
+
+    def _open(self, name: str) -> Engine:
+        choice = self.choice(name)
+        spec, path, target, device = None, self.bundle.root / name / "model.onnx", "onnxruntime", self._options.device
+        if choice is not None:
+            spec, target, device = choice.spec, choice.spec.target, choice.device
             path = [self.bundle.file(file) for file in spec.files][0]  # noqa: RUF015  # all are checked, the first is opened
         elif self._target not in (None, "onnxruntime") or self._precision is not None:
             raise EngineError(
                 f"bundle {self.bundle.root}: got no manifest, so it holds only ONNX graphs as they were exported; "
                 f"leave target and precision out, or make a bundle with 'diffoundry export'"
             )
-        plugin = find_plugin(spec.target if spec else "onnxruntime")
-        engine: Engine = plugin.load("engine")(Path(path), spec, self._options)
+        options = replace(self._options, device=device or "cpu")
+        engine: Engine = find_plugin(target).load("engine")(Path(path), spec, options)
         return engine
 
     def run(self, name: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -136,13 +154,32 @@ class Components:
                     self._engines.pop(name).close()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """The engine that runs a component here, and why others before it do not.
+
+    Attributes:
+        spec: The engine.
+        device: Where it runs, in its target's words.
+        skipped: One sentence for every engine that stands before it in the bundle and would have fitted the request.
+    """
+
+    spec: EngineSpec
+    device: str
+    skipped: tuple[str, ...]
+
+
 def choose_engine(
-    component: str, specs: tuple[EngineSpec, ...], target: str | None, precision: str | None
-) -> EngineSpec:
-    """The first engine that was asked for and whose vendor's library is installed.
+    component: str,
+    specs: tuple[EngineSpec, ...],
+    target: str | None = None,
+    precision: str | None = None,
+    device: str | None = None,
+) -> Choice:
+    """The first engine that was asked for and that can run here: built, its library installed, its precision native.
 
     Raises:
-        EngineError: There is none; the message lists what the bundle holds and what to install.
+        EngineError: There is none; the message lists what the bundle holds and why nothing of it runs.
     """
     held = ", ".join(f"{spec.target} {spec.precision}" for spec in specs)
     wanted = [s for s in specs if target in (None, s.target) and precision in (None, s.precision)]
@@ -150,17 +187,37 @@ def choose_engine(
         asked = " ".join(word for word in (target, precision) if word)
         raise EngineError(
             f"component {component!r}: got no engine for {asked}, the bundle holds {held}; "
-            f"export it again with --target and --precision, or ask for one of those"
+            f"add it with 'diffoundry build' and --target and --precision, or ask for one of those"
         )
-    modules = {plugin.name: plugin.module for plugin in list_plugins()}
+    plugins = {plugin.name: plugin for plugin in list_plugins()}
+    skipped: list[str] = []
     for spec in wanted:
-        if spec.target in modules and importlib.util.find_spec(modules[spec.target]) is not None:
-            return spec
-    missing = wanted[0].target
-    raise EngineError(
-        f"component {component!r}: the bundle holds {held}, but no library for them is installed; "
-        f"install one with: pip install 'diffoundry[{missing}]'"
-    )
+        reason, place = _obstacle(spec, plugins.get(spec.target), device)
+        if reason is None:
+            return Choice(spec=spec, device=place, skipped=tuple(skipped))
+        skipped.append(f"{spec.target} {spec.precision}: {reason}")
+    raise EngineError(f"component {component!r}: no engine of the bundle can run here. {'. '.join(skipped)}")
+
+
+def _obstacle(spec: EngineSpec, plugin: TargetPlugin | None, device: str | None) -> tuple[str | None, str]:
+    """Why an engine cannot run here, or None; and the device it would run on."""
+    if plugin is None:
+        return f"no target of this name is installed; install the package that provides {spec.target!r}", ""
+    if spec.pending is not None:
+        return f"not built yet ({spec.pending}); run 'diffoundry build' on the machine it is for", ""
+    if not plugin.installed:
+        return f"its library is not installed; pip install 'diffoundry[{plugin.extra}]'", ""
+    place = device
+    if place is None:
+        devices = plugin.load("devices")()
+        if not devices:
+            return "it has no device on this machine; use another target here", ""
+        place = str(devices[0])
+    native = plugin.load("precisions")(place)
+    if spec.precision not in native:
+        computes = ", ".join(native) or "none that we have"
+        return f"the device {place!r} does not compute in {spec.precision} itself (it has {computes})", place
+    return None, place
 
 
 def _fit(array: Array, spec: TensorSpec, component: str) -> Array:

@@ -21,12 +21,28 @@ class EngineOptions:
     """Where and how an engine runs.
 
     Attributes:
-        device: "cpu", or a device in the target's own words ("cuda", "cuda:1", "gpu", "npu", "auto").
+        device: A device in the target's own words ("cpu", "cuda", "cuda:1", "gpu", "npu", "auto"), or None for the first
+            that the target lists. Engines are handed the device itself, never None.
         threads: Threads for one `run`, or None for the vendor's own choice.
+        hint: "latency" or "throughput" where the vendor knows the difference, or None for the vendor's own choice.
+        cache: Folder in which compiled engines are kept between runs, or None to keep none.
+        native: Whether our own compiled kernels are used where they are installed.
     """
 
-    device: str = "cpu"
+    device: str | None = None
     threads: int | None = None
+    hint: str | None = None
+    cache: Path | None = None
+    native: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what no vendor knows.
+
+        Raises:
+            InputError: Another hint.
+        """
+        if self.hint not in (None, "latency", "throughput"):
+            raise InputError(f"hint: got {self.hint!r}, expected 'latency', 'throughput' or none")
 
 
 class Engine(Protocol):

@@ -23,8 +23,9 @@ __all__ = [
 MANIFEST_NAME = "diffoundry.json"
 
 # One line a version, newest first: what changed, and what this reader makes of it.
-#   1: first format (2026-11). Read.
-FORMAT_VERSION = 1
+#   2: several sets of engines: the recipe's builds, buckets and quantization; an engine's facts and pending. Read.
+#   1: first format (2026-11): one target and precision in the recipe. Read, as one build.
+FORMAT_VERSION = 2
 OLDEST_FORMAT_VERSION = 1
 
 MAX_JSON_BYTES = 8 * 2**20
@@ -77,9 +78,20 @@ def parse_manifest(text: bytes, path: Path) -> Manifest:
             + ("upgrade diffoundry" if version > FORMAT_VERSION else "export the bundle again")
         )
     try:
-        return from_json(Manifest, data)
+        return from_json(Manifest, _from_version_1(data) if version == 1 else data)
     except RecordError as error:
         raise BundleError(f"{path}: {error}; export the bundle again") from error
+
+
+def _from_version_1(data: dict[str, Any]) -> dict[str, Any]:
+    """A manifest of version 1 in the words of version 2; what does not have its form is left for the reader to refuse."""
+    recipe = data.get("recipe")
+    if not isinstance(recipe, dict):
+        return data
+    recipe = dict(recipe)
+    names = {"target": "target", "precision": "precision", "target_options": "options"}
+    build = {new: recipe.pop(old) for old, new in names.items() if old in recipe}
+    return {**data, "recipe": {**recipe, "builds": [build]}}
 
 
 def parse_json(text: bytes, path: Path) -> Any:

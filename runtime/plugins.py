@@ -1,6 +1,7 @@
 """The door for targets: entry points of the group `diffoundry.targets`, nothing heavy loaded until asked for."""
 
 import importlib
+import importlib.util
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
@@ -24,6 +25,9 @@ class TargetPlugin:
         target: "module:attribute" of the frozen dataclass that lowers graphs (needs onnx_ir).
         engine: "module:attribute" of the callable that opens engines (`runtime.engine.OpenEngine`).
         devices: "module:attribute" of a function without arguments that lists the devices usable on this machine.
+        precisions: "module:attribute" of a function (device) that lists the precisions which the device computes in
+            itself, the fastest first. What it only emulates is not among them.
+        defers: Whether `target` works without `module`: it then writes what `diffoundry build` needs elsewhere.
     """
 
     name: str
@@ -33,9 +37,16 @@ class TargetPlugin:
     target: str
     engine: str
     devices: str
+    precisions: str
+    defers: bool = False
+
+    @property
+    def installed(self) -> bool:
+        """Whether the vendor's package can be found; it is not loaded."""
+        return importlib.util.find_spec(self.module) is not None
 
     def load(self, part: str) -> Any:
-        """Import and return the object behind the field `part` ("target", "engine" or "devices").
+        """Import and return the object behind the field `part` ("target", "engine", "devices" or "precisions").
 
         Raises:
             MissingExtraError: The vendor's package, or another one that this part needs, is not installed.

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["PRECISIONS", "ComponentSpec", "DimSpec", "EngineSpec", "FileSpec", "Recipe", "TensorSpec"]
+__all__ = ["PRECISIONS", "BuildSpec", "ComponentSpec", "DimSpec", "EngineSpec", "FileSpec", "Recipe", "TensorSpec"]
 
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-weights", "int4-weights", "fp8")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +72,9 @@ class EngineSpec:
         outputs: What `run` returns, in order.
         options: The target's build options, as they were.
         built_with: Library name to version; an engine that needs the same version says so when it opens.
+        facts: What the target has to tell of it: counts of fused layers, what was checked and how. Shown, never read.
+        pending: Why it could not be built where the bundle was made, or None; `diffoundry build` finishes it elsewhere
+            from `files`.
     """
 
     target: str
@@ -81,6 +84,8 @@ class EngineSpec:
     outputs: tuple[TensorSpec, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     built_with: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    pending: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,23 +110,38 @@ class FileSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class BuildSpec:
+    """One set of engines of a bundle: every component for one target in one precision.
+
+    Attributes:
+        target: Target name.
+        precision: One of `PRECISIONS`.
+        options: The target's options that differ from its defaults.
+    """
+
+    target: str
+    precision: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
     """Everything needed to build the bundle again.
 
     Attributes:
         model: The checkpoint as the user named it: folder, hub id or alias.
         source: What the weights were: a map from weight file to SHA-256, or the seed of random weights.
-        target: Target name.
-        precision: One of `PRECISIONS`.
+        builds: The sets of engines, in the user's order of preference.
         dims: What batch, height and width may be.
+        buckets: (height, width) in pixels of the sizes that engines are made for; none when they take what dims say.
         opset: ONNX opset of the portable graph.
-        target_options: The target's options that differ from its defaults.
+        quantization: Precision to what calibration chose for it; the ranges are in files of the bundle.
     """
 
     model: str
     source: Mapping[str, str]
-    target: str
-    precision: str
+    builds: tuple[BuildSpec, ...]
     dims: Mapping[str, DimSpec]
     opset: int
-    target_options: Mapping[str, Any] = field(default_factory=dict)
+    buckets: tuple[tuple[int, int], ...] = ()
+    quantization: Mapping[str, Any] = field(default_factory=dict)

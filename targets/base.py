@@ -1,14 +1,16 @@
 """What every target looks like to the exporter."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Protocol
 
 import onnx_ir as ir
 
-from diffoundry.runtime.specs import EngineSpec, TensorSpec
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.specs import DimSpec, EngineSpec, TensorSpec
 
-__all__ = ["Target", "tensor_specs"]
+__all__ = ["GraphForm", "Lowering", "Target", "choose_form", "tensor_specs"]
 
 _DTYPES = {
     ir.DataType.FLOAT: "float32",
@@ -20,6 +22,65 @@ _DTYPES = {
 }
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GraphForm:
+    """The graph that a target wants for a precision; the exporter makes it from the portable one.
+
+    Attributes:
+        floats: "fp32", "fp16" or "bf16": the type of weights and activations that are not quantized.
+        weights: None; "int8": symmetric, one scale an output channel; "int4": symmetric, in blocks along the input
+            axis; "fp8": E4M3, one scale an output channel.
+        activations: None; "int8": symmetric, zero point 0; "uint8": asymmetric; "fp8": E4M3. One scale a tensor.
+        block: Weights to a scale where weights are "int4".
+    """
+
+    floats: str = "fp32"
+    weights: str | None = None
+    activations: str | None = None
+    block: int = 64
+
+    @property
+    def quantized(self) -> bool:
+        """Whether anything of it is quantized."""
+        return self.weights is not None
+
+    @property
+    def label(self) -> str:
+        """A name for files: "fp16", "fp32-w-int8-a-uint8"."""
+        parts = [self.floats]
+        if self.weights is not None:
+            parts.append(f"w-{self.weights}" + (f"-{self.block}" if self.weights == "int4" else ""))
+        if self.activations is not None:
+            parts.append(f"a-{self.activations}")
+        return "-".join(parts)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lowering:
+    """One component to lower.
+
+    Attributes:
+        component: Its name: "text_encoder", "unet" ...
+        graph: `<bundle>/<component>/model.onnx`, or `model.<label>.onnx` in the form that the target asked for, with its
+            external data beside it. Never changed; the engine's files lie beside it under names of their own.
+        bundle: The bundle's folder: the files of the returned spec are relative to it.
+        precision: What was asked for, for the spec.
+        dims: What "batch", "height" and "width" (pixels) may be.
+        buckets: (height, width) in pixels of the sizes to make engines for; none when they take what `dims` says.
+        first: Whether this is the target's first precision in the bundle: the vendor's own file names belong to it.
+        tell: Called with words about how far it is.
+    """
+
+    component: str
+    graph: Path
+    bundle: Path
+    precision: str
+    dims: Mapping[str, DimSpec] = field(default_factory=dict)
+    buckets: tuple[tuple[int, int], ...] = ()
+    first: bool = True
+    tell: Callable[[str], None] = lambda _words: None
+
+
 class Target(Protocol):
     """Lowers portable graphs to engines. A frozen dataclass whose fields are the target's options.
 
@@ -29,22 +90,43 @@ class Target(Protocol):
 
     name: ClassVar[str]
 
+    def form(self, precision: str) -> GraphForm:
+        """The graph it wants for a precision.
+
+        Raises:
+            InputError: It does not do this precision; the message lists those it does.
+        """
+
     def unsupported(self, graph: ir.Model) -> list[str]:
         """Why this target cannot take `graph`, one sentence a reason; empty when it can. Does no work."""
 
-    def lower(self, graph: Path, *, bundle: Path, precision: str) -> EngineSpec:
+    def lower(self, work: Lowering) -> EngineSpec:
         """Write the engine of one component.
-
-        Args:
-            graph: The component's portable graph, `<bundle>/<component>/<stem>.onnx`, with its external data beside
-                it. Neither is changed; the engine's files lie beside them as `<stem>.<target>.*` or in the vendor's
-                own layout.
-            bundle: The bundle's folder: the files of the returned spec are relative to it.
-            precision: What the graph was converted to, for the spec.
 
         Raises:
             EngineError: The target does not take this graph; the message lists the reasons of `unsupported`.
         """
+
+    def complete(self, bundle: Path) -> None:
+        """After all components: write what the vendor's own tools look for in a bundle beside the engines, if anything.
+
+        Args:
+            bundle: The bundle's folder, complete but for its manifest.
+
+        Raises:
+            EngineError: It cannot be made.
+        """
+
+
+def choose_form(target: str, forms: Mapping[str, GraphForm], precision: str) -> GraphForm:
+    """The entry of a target's table.
+
+    Raises:
+        InputError: There is none; the message lists those there are.
+    """
+    if precision not in forms:
+        raise InputError(f"precision: got {precision!r}, expected one of {', '.join(forms)} for target {target!r}")
+    return forms[precision]
 
 
 def tensor_specs(values: Iterable[ir.Value]) -> tuple[TensorSpec, ...]:

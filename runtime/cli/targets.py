@@ -1,6 +1,5 @@
 """`diffoundry targets`: which targets are installed, and which devices they offer here."""
 
-import importlib.util
 from typing import Any
 
 import click
@@ -29,11 +28,10 @@ def command(*, as_json: bool) -> None:
 
 
 def _describe(plugin: TargetPlugin) -> dict[str, Any]:
-    installed = importlib.util.find_spec(plugin.module) is not None
     return {
         "name": plugin.name,
         "summary": plugin.summary,
-        "installed": installed,
-        "devices": list(plugin.load("devices")()) if installed else [],
+        "installed": plugin.installed,
+        "devices": list(plugin.load("devices")()) if plugin.installed else [],
         "install": f"diffoundry[{plugin.extra}]",
     }

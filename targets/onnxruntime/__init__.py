@@ -6,10 +6,11 @@ __all__ = ["PLUGIN"]
 
 PLUGIN = TargetPlugin(
     name="onnxruntime",
-    summary="ONNX Runtime (CPU, CUDA), fp32 and fp16",
+    summary="ONNX Runtime (CPU, CUDA): fp32, fp16, int8",
     module="onnxruntime",
     extra="onnxruntime",
     target="diffoundry.targets.onnxruntime.target:OnnxRuntimeTarget",
     engine="diffoundry.targets.onnxruntime.engine:OnnxRuntimeEngine",
     devices="diffoundry.targets.onnxruntime.engine:devices",
+    precisions="diffoundry.targets.onnxruntime.engine:precisions",
 )

@@ -11,7 +11,7 @@ from diffoundry.runtime.engine import Array, EngineOptions
 from diffoundry.runtime.errors import EngineError
 from diffoundry.runtime.specs import EngineSpec, TensorSpec
 
-__all__ = ["OnnxRuntimeEngine", "devices"]
+__all__ = ["OnnxRuntimeEngine", "devices", "precisions"]
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -33,6 +33,16 @@ def devices() -> tuple[str, ...]:
     return tuple(device for device, provider in _PROVIDERS.items() if provider in available)
 
 
+def precisions(device: str) -> tuple[str, ...]:
+    """What a device computes in itself.
+
+    fp16 is among the CPU's although it computes most of it in float32: only weights and edges are half there, so that
+    nothing is emulated. bf16 has no kernels on the CPU.
+    """
+    common = ("fp32", "int8", "int8-weights", "int4-weights", "fp16")
+    return (*common, "bf16") if device.partition(":")[0] == "cuda" else common
+
+
 class OnnxRuntimeEngine:
     """One ONNX Runtime session. `run` may be called from several threads at once: sessions allow it.
 
@@ -51,7 +61,7 @@ class OnnxRuntimeEngine:
         if options.threads is not None:
             settings.intra_op_num_threads = options.threads
         try:
-            self._session = ort.InferenceSession(str(path), settings, providers=[_provider(options.device)])
+            self._session = ort.InferenceSession(str(path), settings, providers=[_provider(options.device or "cpu")])
         except EngineError:
             raise
         except Exception as error:  # onnxruntime's exceptions share no public base class

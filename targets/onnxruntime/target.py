@@ -10,7 +10,7 @@ from onnx_ir.passes import common
 
 from diffoundry.runtime.errors import ConfigError, EngineError
 from diffoundry.runtime.specs import EngineSpec
-from diffoundry.targets.base import tensor_specs
+from diffoundry.targets.base import GraphForm, Lowering, choose_form, tensor_specs
 from diffoundry.targets.onnxruntime.fusions import FuseMultiHeadAttention, SplitGroupNorm, WinogradConvolution
 
 __all__ = ["OnnxRuntimeTarget", "save_beside"]
@@ -22,6 +22,16 @@ _SMALLEST_EXTERNAL = 64 << 10
 """Bytes. Smaller new tensors stay in the graph file, so that most engines are one file beside the portable graph."""
 
 _DEVICES = ("cpu", "cuda")
+
+_FORMS = {
+    "fp32": GraphForm(),
+    "fp16": GraphForm(floats="fp16"),
+    "bf16": GraphForm(floats="bf16"),
+    "int8": GraphForm(weights="int8", activations="uint8"),
+    "int8-weights": GraphForm(weights="int8"),
+    "int4-weights": GraphForm(weights="int4"),
+}
+"""bf16 runs on CUDA only. Asymmetric activations: the CPU's int8 kernels take them at the same speed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,26 +67,34 @@ class OnnxRuntimeTarget:
                 reasons.append(f"the graph needs opset {version} of {domain or 'ONNX'!r}, ONNX Runtime {takes}")
         return reasons
 
-    def lower(self, graph: Path, *, bundle: Path, precision: str) -> EngineSpec:
-        """See `Target.lower`. The engine's graph refers to the portable graph's data file for unchanged weights."""
-        model = ir.load(graph)
+    def form(self, precision: str) -> GraphForm:
+        """See `Target.form`."""
+        return choose_form(self.name, _FORMS, precision)
+
+    def lower(self, work: Lowering) -> EngineSpec:
+        """See `Target.lower`. The engine's graph refers to the given graph's data file for unchanged weights."""
+        model = ir.load(work.graph)
         reasons = self.unsupported(model)
         if reasons:
-            raise EngineError(f"target {self.name!r} cannot take {graph}: {'; '.join(reasons)}")
+            raise EngineError(f"target {self.name!r} cannot take {work.graph}: {'; '.join(reasons)}")
         result = ir.passes.Sequential(*self._passes())(model)
-        engine = graph
+        engine = work.graph
         if result.modified:
-            engine = graph.with_name(f"{graph.stem}.{self.name}.onnx")
+            engine = work.graph.with_name(f"{work.graph.stem}.{self.name}.onnx")
             save_beside(model, engine)
+        files = engine, *_data_files(model, work.graph.parent)
         return EngineSpec(
             target=self.name,
-            precision=precision,
-            files=tuple(file.relative_to(bundle).as_posix() for file in (engine, *_data_files(model, graph.parent))),
+            precision=work.precision,
+            files=tuple(file.relative_to(work.bundle).as_posix() for file in files),
             inputs=tensor_specs(model.graph.inputs),
             outputs=tensor_specs(model.graph.outputs),
             options=asdict(self),
             built_with={"onnxruntime": ort.__version__},
         )
+
+    def complete(self, bundle: Path) -> None:
+        """See `Target.complete`. ONNX Runtime has no files of its own."""
 
     def _passes(self) -> tuple[ir.passes.PassBase, ...]:
         cpu = self.device == "cpu"
