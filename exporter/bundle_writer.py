@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -11,22 +11,28 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 import diffoundry
+from diffoundry.exporter.journal import Journal, write_text
 from diffoundry.runtime.bundle import sha256_of
-from diffoundry.runtime.errors import BundleError, InputError
+from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest, dump_manifest
-from diffoundry.runtime.records import from_json, to_json
+from diffoundry.runtime.records import to_json
 from diffoundry.runtime.specs import ComponentSpec, FileSpec, Recipe
 
-__all__ = ["BundleWriter"]
+__all__ = ["BundleWriter", "sum_files"]
 
 _STATE = ".export"
+_RECIPE = "recipe"
 
 
 class BundleWriter:
     """Holds `<output>.partial` while an export runs; `finish` turns it into `<output>`.
 
-    The partial folder remembers the recipe and which components are done. The same recipe continues there, another one
+    The partial folder remembers the recipe and which jobs are done. The same recipe continues there, another one
     starts anew. One export at a time may hold it.
+
+    Attributes:
+        folder: Where the bundle is being written.
+        journal: What is done.
     """
 
     def __init__(self, output: Path, recipe: Recipe, *, overwrite: bool = False) -> None:
@@ -39,6 +45,7 @@ class BundleWriter:
         self.folder = output.with_name(output.name + ".partial")
         self.recipe = recipe
         _check_output(output, overwrite=overwrite)
+        self.journal = Journal(self.folder / _STATE)
         self._lock = FileLock(self.folder / _STATE / "lock", timeout=0)
 
     def __enter__(self) -> Self:
@@ -68,28 +75,18 @@ class BundleWriter:
 
     def _take_up(self) -> None:
         """Keep what an earlier export of the same recipe finished, remove everything else."""
-        record = self.folder / _STATE / "recipe.json"
-        mine = json.dumps({"diffoundry": diffoundry.__version__, "recipe": to_json(self.recipe)})
-        if not record.is_file() or record.read_text(encoding="utf-8") != mine:
+        mine = {"diffoundry": diffoundry.__version__, "recipe": to_json(self.recipe)}
+        if self.journal.recall(_RECIPE, dict) != mine:
             for path in self.folder.iterdir():
                 if path.name != _STATE:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
-            for path in (self.folder / _STATE).glob("*.json"):
-                path.unlink()
-            _write(record, mine)
+            self.journal.forget()
+            self.journal.note(_RECIPE, mine)
 
-    def done(self, component: str) -> ComponentSpec | None:
-        """What an earlier export recorded of a component it finished, or None; then its folder is made empty."""
-        record = self.folder / _STATE / f"{component}.json"
-        if record.is_file():
-            return from_json(ComponentSpec, json.loads(record.read_text(encoding="utf-8")))
+    def empty(self, component: str) -> None:
+        """Make a component's folder, new and empty."""
         shutil.rmtree(self.folder / component, ignore_errors=True)
         (self.folder / component).mkdir()
-        return None
-
-    def mark_done(self, component: str, spec: ComponentSpec) -> None:
-        """Record that a component's folder is complete."""
-        _write(self.folder / _STATE / f"{component}.json", json.dumps(to_json(spec)))
 
     def copy(self, files: Iterable[tuple[Path, str]]) -> None:
         """Copy files of the checkpoint as they are: (source, path in the bundle)."""
@@ -102,28 +99,29 @@ class BundleWriter:
         """Write a config as JSON."""
         target = self.folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        _write(target, json.dumps(data, indent=2) + "\n")
+        write_text(target, json.dumps(data, indent=2) + "\n")
 
-    def finish(self, family: str, components: dict[str, ComponentSpec], built_with: dict[str, str]) -> Manifest:
-        """Sum every file, write the manifest and rename the folder to its final name."""
-        names = sorted(
-            path.relative_to(self.folder).as_posix()
-            for path in self.folder.rglob("*")
-            if path.is_file() and _STATE not in path.relative_to(self.folder).parts and path.name != MANIFEST_NAME
-        )
+    def finish(
+        self, family: str, recipe: Recipe, components: Mapping[str, ComponentSpec], built_with: Mapping[str, str]
+    ) -> Manifest:
+        """Sum every file, write the manifest and rename the folder to its final name.
+
+        Args:
+            family: Name of the pipeline family.
+            recipe: The recipe that the export began with, and what calibration added to it.
+            components: What the bundle holds.
+            built_with: Versions of the libraries that traced it.
+        """
         manifest = Manifest(
             format_version=FORMAT_VERSION,
             diffoundry=diffoundry.__version__,
             family=family,
-            recipe=self.recipe,
+            recipe=recipe,
             components=components,
-            files={
-                name: FileSpec(size=(self.folder / name).stat().st_size, sha256=sha256_of(self.folder / name))
-                for name in names
-            },
+            files=sum_files(self.folder),
             built_with=built_with,
         )
-        _write(self.folder / MANIFEST_NAME, dump_manifest(manifest))
+        write_text(self.folder / MANIFEST_NAME, dump_manifest(manifest))
         shutil.rmtree(self.folder / _STATE)
         aside = self.output.with_name(self.output.name + ".old")
         if self.output.exists():
@@ -142,11 +140,23 @@ def _check_output(output: Path, *, overwrite: bool) -> None:
         raise InputError(f"output {output}: exists and is no bundle, so it is not overwritten; choose another folder")
 
 
-def _write(path: Path, text: str) -> None:
-    """Write beside and rename, so that a reader finds all of it or nothing."""
-    beside = path.with_name(path.name + ".new")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be written ({error.strerror}); free some space and run again") from error
+def sum_files(folder: Path, known: Mapping[str, FileSpec] | None = None) -> dict[str, FileSpec]:
+    """Sizes and SHA-256 sums of every file of a bundle but the manifest and hidden ones.
+
+    Args:
+        folder: The bundle's folder.
+        known: Files whose sums are taken as they are.
+    """
+    known = known or {}
+    paths = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+    names = sorted(
+        place.as_posix()
+        for place in paths
+        if place.name != MANIFEST_NAME and not any(part.startswith(".") for part in place.parts)
+    )
+    return {
+        name: known[name]
+        if name in known
+        else FileSpec(size=(folder / name).stat().st_size, sha256=sha256_of(folder / name))
+        for name in names
+    }

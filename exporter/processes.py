@@ -10,20 +10,16 @@ from pathlib import Path
 from diffoundry.exporter.jobs import Job, Outcome
 from diffoundry.runtime.errors import BundleError
 from diffoundry.runtime.records import from_json, to_json
-from diffoundry.runtime.specs import ComponentSpec
 
 __all__ = ["run_job"]
 
 
-def run_job(job: Job, progress: Callable[[str, str], None]) -> tuple[ComponentSpec, Outcome]:
-    """Export one component in a process of its own.
+def run_job(job: Job, progress: Callable[[str, str], None]) -> Outcome:
+    """Do one job in a process of its own.
 
     Args:
         job: What to do.
-        progress: Called with (component, phase) as each phase begins.
-
-    Returns:
-        The component's entry of the manifest, and the whole outcome with seconds and peak memory.
+        progress: Called with (label of the job, phase) as each phase begins.
 
     Raises:
         BundleError: The worker reported an error, or ended without a word (killed, out of memory).
@@ -42,9 +38,9 @@ def run_job(job: Job, progress: Callable[[str, str], None]) -> tuple[ComponentSp
                 worker.communicate()
         if outcome is None:
             raise BundleError(_died(job, worker.returncode, log_file))
-    if outcome.spec is None:
-        raise BundleError(f"{outcome.error}" + (f"\n{outcome.details}" if outcome.details else ""))
-    return outcome.spec, outcome
+    if outcome.error is not None:
+        raise BundleError(outcome.error + (f"\n{outcome.details}" if outcome.details else ""))
+    return outcome
 
 
 def _listen(worker: "subprocess.Popen[str]", job: Job, progress: Callable[[str, str], None]) -> Outcome | None:
@@ -56,7 +52,7 @@ def _listen(worker: "subprocess.Popen[str]", job: Job, progress: Callable[[str, 
         except ValueError:
             continue
         if isinstance(message, dict) and "phase" in message:
-            progress(job.component, message["phase"])
+            progress(job.label, message["phase"])
         elif isinstance(message, dict) and "outcome" in message:
             outcome = from_json(Outcome, message["outcome"])
     worker.wait()
@@ -67,6 +63,6 @@ def _died(job: Job, code: int, log_file: Path) -> str:
     tail = log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-15:]
     reason = "killed, most likely for want of memory" if code == -9 else f"ended with code {code}"
     return (
-        f"component {job.component!r}: its export process was {reason}; what is finished is kept, "
+        f"{job.label}: its process was {reason}; what is finished is kept, "
         f"run the same command again to continue" + ("\n" + "\n".join(tail) if tail else "")
     )

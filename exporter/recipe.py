@@ -1,15 +1,16 @@
 """Turns what a user asked for into a recipe."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 
 from diffoundry.exporter.checkpoint import Checkpoint
 from diffoundry.exporter.passes import OPSET
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.specs import PRECISIONS, DimSpec, Recipe
+from diffoundry.runtime.plugins import find_plugin
+from diffoundry.runtime.specs import BuildSpec, DimSpec, Recipe
 
-__all__ = ["ExportRequest", "make_recipe", "parse_dim", "tool_versions"]
+__all__ = ["ExportRequest", "check_builds", "make_recipe", "parse_buckets", "parse_dim", "tool_versions"]
 
 _TOOLS = ("torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript")
 
@@ -19,15 +20,15 @@ class ExportRequest:
     """What a user asked for.
 
     Attributes:
-        target: Target name.
-        precision: One of `PRECISIONS`.
+        builds: Sets of engines in the user's order of preference: at run time the first that can run is taken.
         dims: "batch", "height", "width" (rows of one engine call, pixels, pixels) that were given; the others are free.
+        buckets: (height, width) in pixels of the only sizes that engines are made for; empty for what dims say.
         overwrite: Whether an existing bundle may be replaced.
     """
 
-    target: str
-    precision: str = "fp32"
+    builds: tuple[BuildSpec, ...]
     dims: Mapping[str, DimSpec] = field(default_factory=dict)
+    buckets: tuple[tuple[int, int], ...] = ()
     overwrite: bool = False
 
 
@@ -35,26 +36,65 @@ def make_recipe(checkpoint: Checkpoint, request: ExportRequest) -> Recipe:
     """The recipe, its dims completed with what the family's graphs can take.
 
     Raises:
-        InputError: Unknown precision, or a size that the checkpoint's networks cannot take.
+        InputError: A precision that its target does not do, or a size that the checkpoint's networks cannot take.
     """
-    if request.precision not in PRECISIONS:
-        raise InputError(f"precision: got {request.precision!r}, expected one of {', '.join(PRECISIONS)}")
+    check_builds(request.builds)
     steps = checkpoint.dim_multiples
+    asked = {**request.dims, **_hull(request.buckets)}
     dims = {}
     for name in ("batch", "height", "width"):
-        asked, step = request.dims.get(name, DimSpec()), steps.get(name, 1)
-        for value in (asked.min, asked.max):
-            if name in request.dims and value is not None and value % step:
+        dim, step = asked.get(name, DimSpec()), steps.get(name, 1)
+        for value in (dim.min, dim.max):
+            if name in asked and value is not None and value % step:
                 raise InputError(f"{name}: got {value}, expected a multiple of {step} for this checkpoint")
-        dims[name] = DimSpec(min=max(asked.min, step), max=asked.max, multiple_of=step)
+        dims[name] = DimSpec(min=max(dim.min, step), max=dim.max, multiple_of=step)
     return Recipe(
         model=checkpoint.name,
         source=checkpoint.identity(),
-        target=request.target,
-        precision=request.precision,
+        builds=request.builds,
         dims=dims,
+        buckets=request.buckets,
         opset=OPSET,
     )
+
+
+def check_builds(builds: Sequence[BuildSpec]) -> None:
+    """Refuse builds that a target cannot make, and the same one twice, before any work.
+
+    Raises:
+        InputError: No build, one twice, an unknown target, or a precision that the target does not do.
+        ConfigError: An option that the target does not have, or a value that it cannot have.
+        MissingExtraError: The target's library is not installed.
+    """
+    if not builds:
+        raise InputError("targets: got none, expected at least one; see 'diffoundry targets'")
+    for number, build in enumerate(builds):
+        find_plugin(build.target).make_target(build.options).form(build.precision)
+        if any((other.target, other.precision) == (build.target, build.precision) for other in builds[:number]):
+            raise InputError(f"builds: got {build.target} {build.precision} twice, expected each once")
+
+
+def _hull(buckets: Sequence[tuple[int, int]]) -> dict[str, DimSpec]:
+    """The smallest range of sizes that holds every bucket."""
+    sides = {"height": [height for height, _ in buckets], "width": [width for _, width in buckets]}
+    return {name: DimSpec(min=min(sizes), max=max(sizes)) for name, sizes in sides.items() if sizes}
+
+
+def parse_buckets(text: str) -> tuple[tuple[int, int], ...]:
+    """Read "512x512,768x512": width by height in pixels, as pictures are named; the result is (height, width).
+
+    Raises:
+        InputError: Anything else, or one size twice.
+    """
+    buckets: list[tuple[int, int]] = []
+    for part in text.split(","):
+        width, _, height = part.strip().partition("x")
+        if not width.isdecimal() or not height.isdecimal() or not int(width) or not int(height):
+            raise InputError(f"buckets: got {part.strip()!r}, expected WIDTHxHEIGHT in pixels such as 512x512,768x512")
+        if (int(height), int(width)) in buckets:
+            raise InputError(f"buckets: got {part.strip()} twice, expected each size once")
+        buckets.append((int(height), int(width)))
+    return tuple(buckets)
 
 
 def parse_dim(name: str, text: str) -> DimSpec:

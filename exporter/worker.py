@@ -1,4 +1,4 @@
-"""The process that exports one component and gives its memory back: `python -m diffoundry.exporter.worker JOB`."""
+"""The process that does one job and gives its memory back: `python -m diffoundry.exporter.worker JOB`."""
 
 import contextlib
 import errno
@@ -9,14 +9,15 @@ import sys
 import threading
 import time
 import traceback
+import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from diffoundry.exporter.component_export import export_component
-from diffoundry.exporter.jobs import Job, Outcome
+from diffoundry.exporter.jobs import Job, Outcome, perform
 from diffoundry.runtime.errors import DiffoundryError
 from diffoundry.runtime.records import from_json, to_json
+from diffoundry.runtime.specs import EngineSpec
 
 __all__ = ["main"]
 
@@ -40,22 +41,26 @@ class _Phases:
 def main(job_file: str) -> int:
     """Run the job described in `job_file`; the last line on standard output is the outcome."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    job = from_json(Job, json.loads(Path(job_file).read_text(encoding="utf-8")))
+    job = from_json(typing.cast("type[Job]", Job), json.loads(Path(job_file).read_text(encoding="utf-8")))
     phases = _Phases()
-    spec, error, details = None, None, None
+    work: tuple[str, ...] | EngineSpec = ()
+    error, details = None, None
     try:
-        spec = export_component(job.checkpoint, job.component, job.recipe, Path(job.folder), phases)
+        work = perform(job, phases, lambda words: _say({"phase": words}))
     except DiffoundryError as caught:
         error = str(caught)
     except OSError as caught:
         error = _storage_sentence(caught, job)
         details = traceback.format_exc()
     except MemoryError:
-        error = f"component {job.component!r}: out of memory; close other programs or use a larger machine"
+        error = f"{job.label}: out of memory; close other programs or use a larger machine"
     except Exception as caught:  # noqa: BLE001  # whatever the exporters raise is reported, with its traceback
-        error = f"component {job.component!r}: {type(caught).__name__}: {str(caught)[:2000]}"
+        error = f"{job.label}: {type(caught).__name__}: {str(caught)[:2000]}"
         details = traceback.format_exc()
-    outcome = Outcome(spec=spec, seconds=phases.seconds, peak_rss=_peak_rss(), error=error, details=details)
+    graph, engine = (work, None) if isinstance(work, tuple) else ((), work)
+    outcome = Outcome(
+        graph=graph, engine=engine, seconds=phases.seconds, peak_rss=_peak_rss(), error=error, details=details
+    )
     _say({"outcome": to_json(outcome)})
     return 0 if error is None else 1
 
@@ -64,10 +69,10 @@ def _storage_sentence(error: OSError, job: Job) -> str:
     where = error.filename or job.folder
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return (
-            f"component {job.component!r}: no space left while writing {where} ({error.strerror}); what is finished is "
+            f"{job.label}: no space left while writing {where} ({error.strerror}); what is finished is "
             f"kept, free some space and run the same command again"
         )
-    return f"component {job.component!r}: {where}: {error.strerror or error}"
+    return f"{job.label}: {where}: {error.strerror or error}"
 
 
 def _peak_rss() -> int:

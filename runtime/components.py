@@ -20,6 +20,21 @@ Call = Callable[[str, Mapping[str, Array], Mapping[str, Array], float], None]
 """Observer of engine calls: component name, feeds, outputs, seconds inside the engine."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """The engine that runs a component here, and why others before it do not.
+
+    Attributes:
+        spec: The engine.
+        device: Where it runs, in its target's words.
+        skipped: One sentence for every engine that stands before it in the bundle and would have fitted the request.
+    """
+
+    spec: EngineSpec
+    device: str
+    skipped: tuple[str, ...]
+
+
 class Components:
     """The engines of one bundle, for one choice of target, precision and options. Safe to share between threads.
 
@@ -152,21 +167,6 @@ class Components:
             with lock:
                 if name in self._engines:
                     self._engines.pop(name).close()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Choice:
-    """The engine that runs a component here, and why others before it do not.
-
-    Attributes:
-        spec: The engine.
-        device: Where it runs, in its target's words.
-        skipped: One sentence for every engine that stands before it in the bundle and would have fitted the request.
-    """
-
-    spec: EngineSpec
-    device: str
-    skipped: tuple[str, ...]
 
 
 def choose_engine(

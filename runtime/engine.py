@@ -21,8 +21,8 @@ class EngineOptions:
     """Where and how an engine runs.
 
     Attributes:
-        device: A device in the target's own words ("cpu", "cuda", "cuda:1", "gpu", "npu", "auto"), or None for the first
-            that the target lists. Engines are handed the device itself, never None.
+        device: A device in the target's own words ("cpu", "cuda", "cuda:1", "gpu", "npu", "auto"), or None for the
+            first that the target lists. Engines are handed the device itself, never None.
         threads: Threads for one `run`, or None for the vendor's own choice.
         hint: "latency" or "throughput" where the vendor knows the difference, or None for the vendor's own choice.
         cache: Folder in which compiled engines are kept between runs, or None to keep none.

@@ -84,7 +84,7 @@ def parse_manifest(text: bytes, path: Path) -> Manifest:
 
 
 def _from_version_1(data: dict[str, Any]) -> dict[str, Any]:
-    """A manifest of version 1 in the words of version 2; what does not have its form is left for the reader to refuse."""
+    """A manifest of version 1 in the words of version 2; what has another form is left for the reader to refuse."""
     recipe = data.get("recipe")
     if not isinstance(recipe, dict):
         return data

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
@@ -62,6 +63,16 @@ class TargetPlugin:
                 ) from error
             extra = self.extra if missing == self.module else "export"
             raise MissingExtraError(f"target {self.name!r}", missing, extra) from error
+
+    def make_target(self, options: Mapping[str, Any]) -> Any:
+        """The target with these options; lists, which JSON makes of tuples, become tuples again.
+
+        Raises:
+            ConfigError: An option has a value that it cannot have.
+            MissingExtraError: As `load`.
+        """
+        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+        return self.load("target")(**plain)
 
 
 def resolve(reference: str) -> Any:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from diffoundry.runtime.quantization import QuantizationChoice
+
 __all__ = ["PRECISIONS", "BuildSpec", "ComponentSpec", "DimSpec", "EngineSpec", "FileSpec", "Recipe", "TensorSpec"]
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-weights", "int4-weights", "fp8")
@@ -144,4 +146,4 @@ class Recipe:
     dims: Mapping[str, DimSpec]
     opset: int
     buckets: tuple[tuple[int, int], ...] = ()
-    quantization: Mapping[str, Any] = field(default_factory=dict)
+    quantization: Mapping[str, QuantizationChoice] = field(default_factory=dict)

@@ -61,8 +61,8 @@ class Lowering:
 
     Attributes:
         component: Its name: "text_encoder", "unet" ...
-        graph: `<bundle>/<component>/model.onnx`, or `model.<label>.onnx` in the form that the target asked for, with its
-            external data beside it. Never changed; the engine's files lie beside it under names of their own.
+        graph: `<bundle>/<component>/model.onnx`, or `model.<label>.onnx` in the form that the target asked for, with
+            its external data beside it. Never changed; the engine's files lie beside it under names of their own.
         bundle: The bundle's folder: the files of the returned spec are relative to it.
         precision: What was asked for, for the spec.
         dims: What "batch", "height" and "width" (pixels) may be.

@@ -113,32 +113,47 @@ def tiny_sd_checkpoint(shared_folder: Path) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def exported(shared_folder: Path) -> Callable[..., Path]:
-    """Factory: the bundle of a model for ONNX Runtime, made once; shared, so copy it before changing it.
+    """Factory: the bundle of a model, for ONNX Runtime unless said otherwise; shared, so copy it before changing it.
 
-    `exported("emoji")`, `exported(folder, precision="fp16", dims={"batch": DimSpec(min=2, max=2)})`.
+    `exported("emoji")`, `exported(folder, precision="fp16", dims={"batch": DimSpec(min=2, max=2)})`,
+    `exported("emoji", target="openvino", precision="bf16,fp32", options={"openvino": {...}})`.
     """
 
-    def make(model: str | Path, **request: Any) -> Path:
+    def make(
+        model: str | Path,
+        *,
+        target: str = "onnxruntime",
+        precision: str = "fp32",
+        options: dict[str, dict[str, Any]] | None = None,
+        **request: Any,
+    ) -> Path:
         from diffoundry.exporter.build import ExportRequest, build
         from diffoundry.exporter.checkpoint import open_checkpoint
+        from diffoundry.runtime.specs import BuildSpec
 
-        key = hashlib.sha256(repr((str(model), sorted(request.items()))).encode()).hexdigest()[:12]
+        asked_for = (str(model), target, precision, options, sorted(request.items()))
+        key = hashlib.sha256(repr(asked_for).encode()).hexdigest()[:12]
         bundle = shared_folder / f"{Path(model).name}-{key}.bundle"
         with FileLock(shared_folder / f"{bundle.name}.lock"):
             if not bundle.is_dir():
-                asked = ExportRequest(target="onnxruntime", **request)
-                build(open_checkpoint(str(model)), asked, bundle, lambda *_: None, run=_export_here)
+                builds = tuple(
+                    BuildSpec(target=name, precision=word, options=(options or {}).get(name, {}))
+                    for name in target.split(",")
+                    for word in precision.split(",")
+                )
+                asked = ExportRequest(builds=builds, **request)
+                build(open_checkpoint(str(model)), asked, bundle, lambda *_: None, run=work_here)
         return bundle
 
     return make
 
 
-def _export_here(job: Any, _progress: Any) -> tuple[Any, None]:
-    """Export a component in this process: a process of its own costs seconds that only some tests need to spend."""
-    from diffoundry.exporter.component_export import export_component
+def work_here(job: Any, _progress: Any) -> Any:
+    """Do a job of an export in this process: a process of its own costs seconds that only some tests need to spend."""
+    from diffoundry.exporter.jobs import Outcome, perform
 
-    phases = contextlib.nullcontext
-    return export_component(job.checkpoint, job.component, job.recipe, Path(job.folder), phases), None
+    work = perform(job, lambda _name: contextlib.nullcontext())
+    return Outcome(graph=work) if isinstance(work, tuple) else Outcome(engine=work)
 
 
 @pytest.fixture(scope="session")

@@ -148,7 +148,9 @@ def _engines(pipeline: StableDiffusionPipeline, request: VerifyRequest) -> dict[
     engines = {}
     for name in bundle.components:
         if bundle.manifest is not None:
-            spec = choose_engine(name, bundle.engines(name), request.target, request.precision)
+            spec = choose_engine(
+                name, bundle.engines(name), request.target, request.precision, request.options.device
+            ).spec
             engines[name] = spec.target, spec.precision
         else:
             engine = pipeline.components.engine(name)

@@ -10,7 +10,6 @@ import numpy as np
 from diffoundry.runtime.bench.contender import Load, Painting
 from diffoundry.runtime.bench.machine import peak_rss
 from diffoundry.runtime.bench.request import BenchRequest
-from diffoundry.runtime.components import choose_engine
 from diffoundry.runtime.engine import Array, EngineOptions
 from diffoundry.runtime.pipelines import load
 from diffoundry.runtime.pipelines.stable_diffusion import StableDiffusionPipeline
@@ -124,20 +123,17 @@ class BundleContender:
     def facts(self) -> dict[str, str]:
         """Target, its library's version, precision, device and threads."""
         bundle = self.pipeline.components.bundle
-        target, precisions = "onnxruntime", ["as exported"]
-        if bundle.manifest is not None:
-            specs = [
-                choose_engine(name, bundle.engines(name), self._target, self._precision)
-                for name in bundle.components
-                if name not in _UNUSED
-            ]
-            target, precisions = specs[0].target, list(dict.fromkeys(spec.precision for spec in specs))
+        choices = [self.pipeline.components.choice(name) for name in bundle.components if name not in _UNUSED]
+        found = [choice for choice in choices if choice is not None]
+        target = found[0].spec.target if found else "onnxruntime"
+        precisions = list(dict.fromkeys(choice.spec.precision for choice in found)) or ["as exported"]
+        device = found[0].device if found else self._options.device or "cpu"
         threads = self._options.threads
         return {
             "target": target,
             "library": _library(target),
             "precision": ", ".join(precisions),
-            "device": self._options.device,
+            "device": device,
             "threads": "the library's own choice" if threads is None else str(threads),
         }
 

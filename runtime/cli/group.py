@@ -12,6 +12,7 @@ __all__ = ["COMMANDS", "run"]
 
 COMMANDS = {
     "export": ("diffoundry.exporter.cli.export:command", "Compile a checkpoint into a bundle."),
+    "build": ("diffoundry.exporter.cli.build:command", "Add engines to a bundle, from its own graphs."),
     "generate": ("diffoundry.runtime.cli.generate:command", "Paint pictures with a bundle."),
     "verify": ("diffoundry.exporter.cli.verify:command", "Compare a bundle with PyTorch: component, step, image."),
     "bench": ("diffoundry.runtime.cli.bench:command", "Measure a bundle's latency and memory."),

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
+from rich.table import Column, Table
 
 from diffoundry.runtime.bundle import Bundle
 from diffoundry.runtime.cli.console import out, print_json, size_text
@@ -38,9 +38,10 @@ def command(bundle: Path, *, as_json: bool) -> None:
 
 def _print_summary(path: Path, manifest: Manifest, scheduler: dict[str, Any]) -> None:
     recipe = manifest.recipe
+    builds = " + ".join(f"{build.target} {build.precision}" for build in recipe.builds)
     total = sum(file.size for file in manifest.files.values())
     out.print(
-        f"[bold]{path}[/bold]: {manifest.family}, {recipe.target} {recipe.precision}, {size_text(total)}",
+        f"[bold]{path}[/bold]: {manifest.family}, {builds}, {size_text(total)}",
         soft_wrap=True,
     )
     out.print(f"model      {recipe.model}", soft_wrap=True)
@@ -58,12 +59,16 @@ def _print_summary(path: Path, manifest: Manifest, scheduler: dict[str, Any]) ->
 
 
 def _engine_table(manifest: Manifest) -> Table:
-    table = Table("component", "engine", "inputs", "outputs", "size")
+    table = Table("component", Column("engine", no_wrap=True), "inputs", "outputs", "size")
     for name, component in manifest.components.items():
+        table.add_section()
+        shown: tuple[str, str] | None = None
         for engine in component.engines:
             size = sum(manifest.files[file].size for file in engine.files)
-            label = f"{engine.target} {engine.precision}"
-            table.add_row(name, label, _tensors(engine.inputs), _tensors(engine.outputs), size_text(size))
+            label = f"{engine.target} {engine.precision}" + (" (not built)" if engine.pending is not None else "")
+            tensors = _tensors(engine.inputs), _tensors(engine.outputs)
+            table.add_row("" if shown else name, label, *(("", "") if tensors == shown else tensors), size_text(size))
+            shown = tensors
     return table
 
 

@@ -22,7 +22,7 @@ def engine_options(command: Command) -> Command:
     for option in (
         click.option("--threads", type=click.IntRange(min=1), help="Threads for one engine call."),
         click.option(
-            "--device", default="cpu", show_default=True, help="Device in the target's words: cpu, cuda:0 ..."
+            "--device", help="Device in the target's words: cpu, gpu, cuda:0 ...  [default: the target's first]"
         ),
         click.option("--precision", help="Use the engines of this precision."),
         click.option("--target", help="Use the engines of this target."),

@@ -3,27 +3,46 @@
 from typing import Any
 
 import click
-from rich.table import Table
+from rich.table import Column, Table
 
 from diffoundry.runtime.cli.console import out, print_json
 from diffoundry.runtime.cli.options import json_option
+from diffoundry.runtime.cli.target_options import describe_options
 from diffoundry.runtime.plugins import TargetPlugin, list_plugins
 
 __all__ = ["command"]
 
 
 @click.command("targets")
+@click.argument("name", required=False)
 @json_option
-def command(*, as_json: bool) -> None:
-    """List targets: what each is, whether its library is installed, and the devices it offers on this machine."""
+def command(name: str | None, *, as_json: bool) -> None:
+    """List targets, whether their libraries are installed, and the devices they offer here; or the options of NAME."""
+    if name is not None:
+        _show_options(name, as_json=as_json)
+        return
     rows = [_describe(plugin) for plugin in list_plugins()]
     if as_json:
         print_json(rows)
         return
-    table = Table("target", "what", "devices here")
+    table = Table(Column("target", no_wrap=True), "what", "devices here")
     for row in rows:
-        state = ", ".join(row["devices"]) if row["installed"] else f"not installed: pip install '{row['install']}'"
+        state = f"not installed: pip install '{row['install']}'"
+        if row["installed"]:
+            state = ", ".join(row["devices"]) or "none"
         table.add_row(row["name"], row["summary"], state)
+    out.print(table)
+
+
+def _show_options(name: str, *, as_json: bool) -> None:
+    """What 'diffoundry export --target NAME' takes beside its own options."""
+    options = describe_options(name)
+    if as_json:
+        print_json(options)
+        return
+    table = Table(Column("option", no_wrap=True), "takes")
+    for option, wanted in options.items():
+        table.add_row(option, wanted)
     out.print(table)
 
 

@@ -75,7 +75,13 @@ class Request:
         return len(self.prompts) * self.num_images_per_prompt
 
 
-def check_request(request: Request, size: tuple[int, int], factor: int, dims: Mapping[str, DimSpec]) -> None:
+def check_request(
+    request: Request,
+    size: tuple[int, int],
+    factor: int,
+    dims: Mapping[str, DimSpec],
+    buckets: Sequence[tuple[int, int]] = (),
+) -> None:
     """Check everything that can be checked before an engine runs.
 
     Args:
@@ -83,6 +89,7 @@ def check_request(request: Request, size: tuple[int, int], factor: int, dims: Ma
         size: Height and width in pixels after defaults.
         factor: Pixels to a latent.
         dims: What the bundle's engines take, from its recipe; empty for a folder without a manifest.
+        buckets: The only sizes (height, width) that they take, from its recipe; empty when dims say it all.
 
     Raises:
         InputError: The first argument that does not fit: subject, got, expected.
@@ -95,6 +102,11 @@ def check_request(request: Request, size: tuple[int, int], factor: int, dims: Ma
         refusal = dims[name].refusal(value) if name in dims else None
         if refusal:
             raise InputError(f"{name}: got {value}, {refusal}: that is what this bundle was exported for")
+    if buckets and size not in buckets:
+        known = ", ".join(f"{width}x{height}" for height, width in buckets)
+        raise InputError(
+            f"size: got {size[1]}x{size[0]}, expected one of {known}: the sizes that this bundle has engines for"
+        )
 
 
 def _check_prompts(request: Request) -> None:

@@ -89,7 +89,9 @@ class StableDiffusionPipeline:
         request = Request(prompt=prompt, **arguments)
         height, width = self.size(request)
         manifest = self.components.bundle.manifest
-        check_request(request, (height, width), self.vae_scale_factor, manifest.recipe.dims if manifest else {})
+        recipe = manifest.recipe if manifest else None
+        dims, buckets = (recipe.dims, recipe.buckets) if recipe else ({}, ())
+        check_request(request, (height, width), self.vae_scale_factor, dims, buckets)
         scheduler = self.scheduler(request.scheduler)
         set_timesteps(scheduler, request.num_inference_steps, request.timesteps, request.sigmas)
         seed, generator = make_generator_for(request)

@@ -1,0 +1,64 @@
+"""`diffoundry build`: adds engines to a bundle, without the checkpoint and without PyTorch's part of an export."""
+
+import os
+import time
+from pathlib import Path
+
+import click
+
+from diffoundry.exporter.cli.export import parse_builds
+from diffoundry.exporter.cli.progress import jobs_json, jobs_table, show_progress
+from diffoundry.exporter.rebuild import pending_builds, rebuild
+from diffoundry.runtime.bundle import Bundle
+from diffoundry.runtime.cli.console import out, print_json
+from diffoundry.runtime.cli.options import bundle_argument, json_option
+from diffoundry.runtime.errors import InputError
+
+__all__ = ["command"]
+
+
+@click.command("build", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+@bundle_argument
+@click.option("--target", help="What to compile for, or several with commas between.")
+@click.option("--precision", help="Or several with commas between.  [default: fp32]")
+@click.option("--overwrite", is_flag=True, help="Build engines anew that are there already.")
+@json_option
+@click.pass_context
+def command(
+    context: click.Context,
+    /,
+    bundle: Path,
+    *,
+    target: str | None,
+    precision: str | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Add engines to the bundle DIR from its own graphs: --target and --precision, or else those still to be built.
+
+    A bundle that was exported for TensorRT on a machine without it is finished so on the machine that has it.
+    """
+    started = time.perf_counter()
+    if target is None and (precision is not None or context.args):
+        raise InputError(
+            "build: got a precision or options without --target, expected both, or neither for what is pending"
+        )
+    builds = () if target is None else parse_builds(target, precision or "fp32", context.args)
+    manifest = Bundle(bundle).manifest
+    count = len(builds or (pending_builds(manifest) if manifest else ())) * len(manifest.components if manifest else ())
+    with show_progress(count) as tell:
+        report = rebuild(bundle, builds, tell, overwrite=overwrite)
+    seconds = time.perf_counter() - started
+    if as_json:
+        print_json(
+            {
+                "bundle": os.fspath(bundle),
+                "seconds": round(seconds, 3),
+                "builds": [f"{build.target} {build.precision}" for build in report.builds],
+                "kept": list(report.kept),
+                "jobs": jobs_json(report.done),
+            }
+        )
+        return
+    out.print(jobs_table(report.done, report.kept, report.manifest))
+    out.print(f"{bundle}: {len(report.done) + len(report.kept)} engines in {seconds:.1f} s", soft_wrap=True)

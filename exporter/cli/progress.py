@@ -1,0 +1,66 @@
+"""Shows what an export is at, and its table at the end."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
+
+from diffoundry.exporter.workshop import Done
+from diffoundry.runtime.cli.console import err, size_text
+from diffoundry.runtime.manifest import Manifest
+
+__all__ = ["jobs_json", "jobs_table", "show_progress"]
+
+
+@contextmanager
+def show_progress(jobs: int) -> Iterator[Callable[[str, str], None]]:
+    """A line with a spinner on standard error: which of how many jobs, what it does, how long it takes."""
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    finished = 0
+    with Progress(*columns, console=err) as progress:
+        task = progress.add_task("starting", total=None)
+
+        def tell(what: str, phase: str) -> None:
+            nonlocal finished
+            ended = phase in ("done", "kept")
+            finished += ended
+            place = f"{min(finished + (not ended), jobs)}/{jobs} "
+            progress.update(task, description=f"{place}{what}: {phase}")
+            if ended:
+                progress.console.print(f"{place}{what}: {phase}", markup=False)
+
+        yield tell
+
+
+def jobs_table(done: Sequence[Done], kept: Sequence[str], manifest: Manifest) -> Table:
+    """Seconds and memory of every job, and what each component weighs in the bundle."""
+    table = Table(Column("job", no_wrap=True), "seconds", "slowest phase", "peak memory", "size")
+    for label in kept:
+        table.add_row(label, "kept", "", "", _size(label, manifest))
+    for job in done:
+        slowest, seconds = max(job.seconds.items(), key=lambda phase: phase[1], default=("", 0.0))
+        total = f"{sum(job.seconds.values()):.1f}"
+        table.add_row(job.label, total, f"{slowest} {seconds:.1f}", size_text(job.peak_rss), _size(job.label, manifest))
+    return table
+
+
+def jobs_json(done: Sequence[Done]) -> Mapping[str, Any]:
+    """The same for programs: label of the job to seconds and memory."""
+    return {
+        job.label: {"component": job.component, "seconds": dict(job.seconds), "peak_rss_bytes": job.peak_rss}
+        for job in done
+    }
+
+
+def _size(label: str, manifest: Manifest) -> str:
+    """Bytes of the files that a job wrote: a portable graph, or an engine with what it shares with others."""
+    component, _, engine = label.partition(", ")
+    if component not in manifest.components:
+        return ""
+    spec = manifest.components[component]
+    files = {
+        file for built in spec.engines for file in built.files if f"{built.target} {built.precision}" == engine
+    } or set(spec.graph)
+    return size_text(sum(manifest.files[file].size for file in files))

@@ -1,0 +1,172 @@
+"""Adds engines to a bundle from its own graphs: other targets, other precisions, and those still to be built."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from diffoundry.exporter.bundle_writer import sum_files
+from diffoundry.exporter.journal import Journal, write_text
+from diffoundry.exporter.processes import run_job
+from diffoundry.exporter.recipe import check_builds
+from diffoundry.exporter.workshop import Done, Progress, Run, Workshop, complete_targets, remove_unused
+from diffoundry.runtime.bundle import Bundle
+from diffoundry.runtime.errors import BundleError, InputError
+from diffoundry.runtime.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest, dump_manifest
+from diffoundry.runtime.records import to_json
+from diffoundry.runtime.specs import BuildSpec, ComponentSpec, EngineSpec, Recipe
+
+__all__ = ["RebuildReport", "pending_builds", "rebuild"]
+
+_STATE = ".build"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RebuildReport:
+    """What was added to a bundle.
+
+    Attributes:
+        manifest: As it is now.
+        builds: What was built.
+        done: The jobs of this run.
+        kept: Labels of the jobs taken over from an interrupted run.
+    """
+
+    manifest: Manifest
+    builds: tuple[BuildSpec, ...]
+    done: tuple[Done, ...]
+    kept: tuple[str, ...]
+
+
+def pending_builds(manifest: Manifest) -> tuple[BuildSpec, ...]:
+    """The builds of which some engine is not built yet."""
+    waiting = {
+        (engine.target, engine.precision)
+        for component in manifest.components.values()
+        for engine in component.engines
+        if engine.pending is not None
+    }
+    return tuple(build for build in manifest.recipe.builds if (build.target, build.precision) in waiting)
+
+
+def rebuild(
+    path: Path, builds: Sequence[BuildSpec], progress: Progress, *, overwrite: bool = False, run: Run = run_job
+) -> RebuildReport:
+    """Build engines from the portable graphs of a bundle and add them to it.
+
+    The bundle can be used all the while: the manifest that names the new engines is written last, and at once.
+
+    Args:
+        path: The bundle.
+        builds: What to build; none builds what is pending.
+        progress: Told as each phase begins.
+        overwrite: Whether engines that are there already are built anew.
+        run: As `build`.
+
+    Raises:
+        BundleError: It is no bundle, a file of it was changed, or a job failed.
+        InputError: Nothing is pending, an engine is there already, or a target does not do a precision.
+    """
+    manifest = _open(path)
+    chosen = tuple(builds) or pending_builds(manifest)
+    if not chosen:
+        raise InputError(f"bundle {path}: nothing is pending, expected --target and --precision of what to build")
+    check_builds(chosen)
+    _refuse_present(path, manifest, chosen, overwrite=overwrite)
+    recipe = replace(manifest.recipe, builds=_joined(manifest.recipe.builds, chosen))
+    state = path / _STATE
+    state.mkdir(exist_ok=True)
+    try:
+        with FileLock(state / "lock", timeout=0):
+            journal = _journal(state, recipe)
+            shop = Workshop(path, journal, progress, run)
+            kept_engines = _without(manifest, chosen)
+            if overwrite:
+                _write(path, replace(manifest, components=kept_engines))
+            components = _build(shop, kept_engines, recipe, chosen)
+            remove_unused(path, components)
+            complete_targets(path, replace(recipe, builds=chosen), progress)
+            progress("bundle", "sums")
+            manifest = _write(path, replace(manifest, recipe=recipe, components=components), kept_engines)
+            journal.forget()
+    except Timeout as error:
+        raise InputError(f"bundle {path}: another build is adding to it just now; wait for it") from error
+    return RebuildReport(manifest=manifest, builds=chosen, done=tuple(shop.done), kept=tuple(shop.kept))
+
+
+def _open(path: Path) -> Manifest:
+    bundle = Bundle(path)
+    if bundle.manifest is None:
+        raise BundleError(
+            f"bundle {path}: got a folder without {MANIFEST_NAME}, expected a bundle; make one with 'diffoundry export'"
+        )
+    for component in bundle.manifest.components.values():
+        for file in component.graph:
+            bundle.file(file)
+    return bundle.manifest
+
+
+def _refuse_present(path: Path, manifest: Manifest, chosen: Sequence[BuildSpec], *, overwrite: bool) -> None:
+    waiting = {(build.target, build.precision) for build in pending_builds(manifest)}
+    present = {(build.target, build.precision) for build in manifest.recipe.builds} - waiting
+    for build in chosen:
+        if (build.target, build.precision) in present and not overwrite:
+            raise InputError(
+                f"bundle {path}: holds {build.target} {build.precision} already; pass --overwrite to build it anew"
+            )
+
+
+def _joined(old: Sequence[BuildSpec], new: Sequence[BuildSpec]) -> tuple[BuildSpec, ...]:
+    """The old builds in order, new ones of the same target and precision in their places, then the others."""
+    fresh = {(build.target, build.precision): build for build in new}
+    joined = [fresh.pop((build.target, build.precision), build) for build in old]
+    return (*joined, *fresh.values())
+
+
+def _journal(state: Path, recipe: Recipe) -> Journal:
+    journal = Journal(state)
+    mine = to_json(recipe)
+    if journal.recall("recipe", dict) != mine:
+        journal.forget()
+        journal.note("recipe", mine)
+    return journal
+
+
+def _without(manifest: Manifest, builds: Sequence[BuildSpec]) -> dict[str, ComponentSpec]:
+    """The components without the engines that are to be built."""
+    gone = {(build.target, build.precision) for build in builds}
+    return {
+        name: replace(spec, engines=tuple(e for e in spec.engines if (e.target, e.precision) not in gone))
+        for name, spec in manifest.components.items()
+    }
+
+
+def _build(
+    shop: Workshop, components: dict[str, ComponentSpec], recipe: Recipe, chosen: Sequence[BuildSpec]
+) -> dict[str, ComponentSpec]:
+    """Build the chosen engines of every component; all of them in the order of the recipe."""
+    order = [(build.target, build.precision) for build in recipe.builds]
+
+    def place(engine: EngineSpec) -> int:
+        return order.index((engine.target, engine.precision))
+
+    built = {}
+    for name, spec in components.items():
+        fresh = [shop.engine(name, build, recipe) for build in chosen]
+        built[name] = replace(spec, engines=tuple(sorted((*spec.engines, *fresh), key=place)))
+    return built
+
+
+def _write(path: Path, manifest: Manifest, unchanged: dict[str, ComponentSpec] | None = None) -> Manifest:
+    """Write the manifest; sums are taken over for portable graphs and for engines that did not change."""
+    trusted = manifest.components if unchanged is None else unchanged
+    names = {
+        file
+        for component in trusted.values()
+        for file in (*component.graph, *(file for engine in component.engines for file in engine.files))
+    }
+    known = {name: spec for name, spec in manifest.files.items() if name in names}
+    written = replace(manifest, format_version=FORMAT_VERSION, files=sum_files(path, known))
+    write_text(path / MANIFEST_NAME, dump_manifest(written))
+    return written

@@ -1,0 +1,133 @@
+"""The targets' own options on the command line: fields of a target's dataclass, `chunks` as `--chunks 2`."""
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any
+
+from diffoundry.runtime.errors import ConfigError
+from diffoundry.runtime.plugins import find_plugin
+
+__all__ = ["describe_options", "parse_target_options"]
+
+_PLAIN: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "a word",
+    bool: "nothing behind it, or true or false",
+}
+
+
+def parse_target_options(arguments: Sequence[str], targets: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Give what was typed to the targets that have such an option.
+
+    Args:
+        arguments: Words that no option of the command took: `--chunks 2`, `--device=cuda`, `--winograd false`.
+        targets: Names of the targets that are exported for.
+
+    Returns:
+        Target name to the options given for it.
+
+    Raises:
+        ConfigError: No target has such an option, or its value cannot be read.
+    """
+    fields = {name: _fields(name) for name in targets}
+    given: dict[str, dict[str, Any]] = {name: {} for name in targets}
+    for name, text in _pairs(arguments):
+        takers = [target for target in targets if name in fields[target]]
+        if not takers:
+            known = [f"--{option.replace('_', '-')} ({target})" for target in targets for option in fields[target]]
+            raise ConfigError(
+                f"option --{name.replace('_', '-')}: got one that {' and '.join(map(repr, targets))} does not have, "
+                f"expected one of {', '.join(known) or 'none'}; see 'diffoundry targets NAME'"
+            )
+        for target in takers:
+            given[target][name] = _read(name, text, fields[target][name])
+    return given
+
+
+def describe_options(target: str) -> dict[str, str]:
+    """Option of a target, as it is typed, to what it takes and its default."""
+    kind = find_plugin(target).load("target")
+    return {
+        f"--{field.name.replace('_', '-')}": f"{_wanted(hint)}, default {json.dumps(_default(field))}"
+        for field, hint in _declared(kind)
+    }
+
+
+def _fields(target: str) -> dict[str, Any]:
+    return {field.name: hint for field, hint in _declared(find_plugin(target).load("target"))}
+
+
+def _declared(kind: type) -> list[tuple["dataclasses.Field[Any]", Any]]:
+    hints = typing.get_type_hints(kind)
+    return [(field, hints[field.name]) for field in dataclasses.fields(kind) if field.init]
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    return field.default_factory() if field.default_factory is not dataclasses.MISSING else None
+
+
+def _pairs(arguments: Sequence[str]) -> list[tuple[str, str | None]]:
+    pairs: list[tuple[str, str | None]] = []
+    for word in arguments:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            pairs.append((name.replace("-", "_"), value if equals else None))
+        elif pairs and pairs[-1][1] is None:
+            pairs[-1] = (pairs[-1][0], word)
+        else:
+            raise ConfigError(
+                f"argument {word!r}: got one that belongs to no option, expected none; quote what has spaces"
+            )
+    return pairs
+
+
+def _read(name: str, text: str | None, hint: Any) -> Any:
+    """The value of an option.
+
+    Raises:
+        ConfigError: It cannot be read as `hint`.
+    """
+    try:
+        return _convert(text, hint)
+    except (KeyError, ValueError, TypeError) as error:
+        got = "nothing" if text is None else repr(text)
+        raise ConfigError(f"option --{name.replace('_', '-')}: got {got}, expected {_wanted(hint)}") from error
+
+
+def _convert(text: str | None, hint: Any) -> Any:
+    """Plain types as they are, unions with None by "none", tuples separated by commas, mappings as JSON."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        none = text is not None and text.lower() == "none"
+        return None if none else _convert(text, next(part for part in parts if part is not type(None)))
+    if hint is bool:
+        return {None: True, "true": True, "false": False}[text if text is None else text.lower()]
+    if origin is tuple:
+        return tuple(_convert(piece.strip(), parts[0]) for piece in _given(text).split(","))
+    if origin is not None:
+        return dict(json.loads(_given(text)))
+    return hint(_given(text))
+
+
+def _given(text: str | None) -> str:
+    if text is None:
+        raise ValueError("no value")
+    return text
+
+
+def _wanted(hint: Any) -> str:
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        inner = next(part for part in parts if part is not type(None))
+        return f"{_wanted(inner)}, or none"
+    if origin is tuple:
+        return f"{_wanted(parts[0])}, or several with commas between"
+    if origin is not None:
+        return "a JSON object"
+    return _PLAIN.get(hint, str(hint))
