@@ -2,6 +2,7 @@
 
 from diffoundry.runtime.random.base import Generator
 from diffoundry.runtime.random.factory import GeneratorKind, make_generator, randn_tensor
+from diffoundry.runtime.random.native import describe_random_numbers
 from diffoundry.runtime.random.numpy_generator import NumpyGenerator
 from diffoundry.runtime.random.torch_cpu import TorchCpuGenerator
 from diffoundry.runtime.random.torch_cuda import TorchCudaGenerator
@@ -12,6 +13,7 @@ __all__ = [
     "NumpyGenerator",
     "TorchCpuGenerator",
     "TorchCudaGenerator",
+    "describe_random_numbers",
     "make_generator",
     "randn_tensor",
 ]

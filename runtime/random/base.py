@@ -103,8 +103,11 @@ def checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
     Raises:
         InputError: a dimension is negative or not an integer.
     """
-    dims = tuple(checked_index(dim, f"A dimension of shape {shape!r}") for dim in shape)
-    if any(dim < 0 for dim in dims):
+    try:
+        dims = tuple(map(operator.index, shape))
+    except TypeError:
+        dims = tuple(checked_index(dim, f"A dimension of shape {shape!r}") for dim in shape)
+    if min(dims, default=0) < 0:
         raise InputError(f"Shape {dims} has a negative dimension: expected sizes of 0 or more.")
     return dims
 

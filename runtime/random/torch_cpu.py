@@ -1,8 +1,8 @@
 """torch's CPU generator: Mersenne Twister 19937 and the order in which torch turns its words into numbers."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import ClassVar, TypeVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -18,19 +18,14 @@ from diffoundry.runtime.random.base import (
     float_name,
     torch_seed,
 )
-from diffoundry.runtime.random.box_muller import BLOCK, Float32BoxMuller, box_muller_float64
+from diffoundry.runtime.random.box_muller import BLOCK, CHUNK, box_muller_float64
+from diffoundry.runtime.random.twister import STATE_WORDS, make_twister
 
 __all__ = ["TorchCpuGenerator"]
 
-_Float = TypeVar("_Float", np.float32, np.float64)
-
-_STATE_WORDS = 624
-_CHUNK = 1 << 14
-"""Numbers transformed at once, so that the intermediate arrays stay in the processor's cache."""
-
 _TORCH_STATE = np.dtype(
     [
-        ("seed", "<u8"), ("left", "<i4"), ("seeded", "<i4"), ("next", "<u8"), ("words", "<u8", _STATE_WORDS),
+        ("seed", "<u8"), ("left", "<i4"), ("seeded", "<i4"), ("next", "<u8"), ("words", "<u8", STATE_WORDS),
         ("normal_x", "<f8"), ("normal_y", "<f8"), ("normal_rho", "<f8"), ("normal_is_valid", "<i4"), ("gap", "<i4"),
         ("next_float", "<f4"), ("next_float_is_valid", "<i4"),
     ]
@@ -60,9 +55,7 @@ class TorchCpuGenerator:
 
     def __init__(self, seed: int) -> None:
         self._seed = torch_seed(seed)
-        self._twister = np.random.MT19937(0)
-        # RandomState.seed is Matsumoto's init_genrand, which MT19937 itself does not offer.
-        np.random.RandomState(self._twister).seed(self._seed & 0xFFFFFFFF)
+        self._twister = make_twister(self._seed & 0xFFFFFFFF)
         self._cached_normal: float | None = None
 
     @property
@@ -93,7 +86,8 @@ class TorchCpuGenerator:
         name, shape = float_name(dtype), checked_shape(shape)
         size = math.prod(shape)
         values = converted(self._uniform53(size) if name == "float64" else self._uniform24(size), name)
-        values[values == 1] = 0  # torch folds what float16 and bfloat16 round up to the open bound
+        if name in {"float16", "bfloat16"}:
+            values[values == 1] = 0  # torch folds what is rounded up to the open bound
         return values.reshape(shape)
 
     def randint(self, low: int, high: int, shape: Sequence[int]) -> IntArray:
@@ -107,18 +101,16 @@ class TorchCpuGenerator:
         low, high = checked_bounds(low, high)
         shape = checked_shape(shape)
         size = math.prod(shape)
-        words = self._words64(size) if high - low >= 1 << 28 else self._words32(size)
-        offsets = words % np.uint64(high - low)
+        words = self._words64(size) if high - low >= 1 << 28 else self._twister.words(size)
+        offsets = words.astype(np.uint64, copy=False) % np.uint64(high - low)
         return (offsets + np.uint64(low % 2**64)).view(np.int64).reshape(shape)
 
     def get_state(self) -> NDArray[np.uint8]:
         """The state in the layout of `torch.Generator.get_state()`: uint8, (5056,)."""
-        twister = self._twister.state["state"]
         state = np.zeros((), _TORCH_STATE)
         state["seed"], state["seeded"] = self._seed, 1
-        # NumPy counts the words used of a batch; torch also counts down those left, one ahead.
-        state["next"], state["left"] = twister["pos"], _STATE_WORDS + 1 - twister["pos"]
-        state["words"] = twister["key"]
+        state["words"], state["next"] = self._twister.state
+        state["left"] = STATE_WORDS + 1 - int(state["next"])  # torch also counts down those left, one ahead
         if self._cached_normal is not None:
             state["normal_y"], state["normal_is_valid"] = self._cached_normal, 1
         return np.frombuffer(state.tobytes(), np.uint8).copy()
@@ -136,40 +128,33 @@ class TorchCpuGenerator:
                 f"({_TORCH_STATE.itemsize},), as get_state() of this class or of a torch CPU generator returns."
             )
         fields = raw.view(_TORCH_STATE)[0]
-        if fields["seeded"] != 1 or not 1 <= fields["left"] <= _STATE_WORDS or fields["next"] > _STATE_WORDS:
+        if fields["seeded"] != 1 or not 1 <= fields["left"] <= STATE_WORDS or fields["next"] > STATE_WORDS:
             raise InputError(
                 "The generator state is damaged: its counters are outside the Mersenne Twister's 624 words. "
                 "Take it again with get_state()."
             )
         self._seed = int(fields["seed"])
-        position = _STATE_WORDS if fields["left"] == 1 else int(fields["next"])
-        self._twister.state = {
-            "bit_generator": "MT19937",
-            "state": {"key": fields["words"].astype(np.uint32), "pos": position},
-        }
+        position = STATE_WORDS if fields["left"] == 1 else int(fields["next"])
+        self._twister.state = fields["words"].astype(np.uint32), position
         self._cached_normal = float(fields["normal_y"]) if fields["normal_is_valid"] else None
 
     def __getstate__(self) -> bytes:
         return self.get_state().tobytes()
 
     def __setstate__(self, state: bytes) -> None:
-        self._twister = np.random.MT19937(0)
+        self._twister = make_twister(0)
         self.set_state(np.frombuffer(state, np.uint8))
 
     def __repr__(self) -> str:
         return f"TorchCpuGenerator(seed={self._seed})"
 
-    def _words32(self, count: int) -> NDArray[np.uint64]:
-        words: NDArray[np.uint64] = self._twister.random_raw(count)
-        return words
-
     def _words64(self, count: int) -> NDArray[np.uint64]:
-        pairs = self._words32(2 * count).reshape(-1, 2)
+        pairs = self._twister.words(2 * count).astype(np.uint64).reshape(-1, 2)
         return (pairs[:, 0] << np.uint64(32)) | pairs[:, 1]
 
     def _uniform24(self, count: int) -> NDArray[np.float32]:
-        words = self._words32(count)
-        words &= np.uint64(2**24 - 1)
+        words = self._twister.words(count)
+        words &= np.uint32(2**24 - 1)
         uniforms = words.astype(np.float32)
         uniforms *= 2**-24
         return uniforms
@@ -196,31 +181,28 @@ class TorchCpuGenerator:
         return radius * math.cos(theta)
 
     def _normal_blocks(self, size: int, name: FloatName) -> FloatArray:
+        """Whole blocks in order; when `size` is no multiple of 16, the last 16 numbers are drawn anew.
+
+        torch's `normal_fill` fills float32 and float64 buffers with uniforms first, so that those of the remainder
+        are drawn and thrown away; float16 and bfloat16 go block by block and never draw them.
+        """
+        remainder = size % BLOCK
         if name == "float64":
-            return _normal_fill(size, self._uniform53, box_muller_float64, draws_remainder=True)
-        box_muller = Float32BoxMuller(min(size - size % BLOCK, _CHUNK))
-        return _normal_fill(size, self._uniform24, box_muller, draws_remainder=name == "float32")
+            wide = np.empty(size, np.float64)
+            self._fill_float64(wide[: size - remainder])
+            if remainder:
+                self._twister.words(2 * remainder)
+                self._fill_float64(wide[size - BLOCK :])
+            return wide
+        normals = np.empty(size, np.float32)
+        self._twister.fill_normals(normals[: size - remainder])
+        if remainder:
+            if name == "float32":
+                self._twister.words(remainder)
+            self._twister.fill_normals(normals[size - BLOCK :])
+        return normals
 
-
-def _normal_fill(
-    size: int,
-    uniform: Callable[[int], NDArray[_Float]],
-    box_muller: Callable[[NDArray[_Float]], NDArray[_Float]],
-    *,
-    draws_remainder: bool,
-) -> NDArray[_Float]:
-    """Whole blocks in order; when `size` is no multiple of 16, the last 16 numbers are drawn anew.
-
-    torch's `normal_fill` fills float32 and float64 buffers with uniforms first, so that those of the remainder
-    are drawn and thrown away (`draws_remainder`); float16 and bfloat16 go block by block and never draw them.
-    """
-    remainder = size % BLOCK
-    whole = size - remainder
-    parts = [box_muller(uniform(min(_CHUNK, whole - start))) for start in range(0, whole, _CHUNK)]
-    if remainder:
-        if draws_remainder:
-            uniform(remainder)
-        last = box_muller(uniform(BLOCK))
-        parts[-1] = parts[-1][: remainder - BLOCK]
-        parts.append(last)
-    return np.concatenate(parts)
+    def _fill_float64(self, normals: NDArray[np.float64]) -> None:
+        for start in range(0, len(normals), CHUNK):
+            part = normals[start : start + CHUNK]
+            part[...] = box_muller_float64(self._uniform53(len(part)))

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.random import TorchCpuGenerator
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 DTYPES = ["float32", "float16", "bfloat16", "float64"]
 SEEDS = [0, 1, 42, 2**31 - 1, 2**32 - 1, 2**32, 2**40 + 7, 2**63, 2**64 - 1, -1, -5, -(2**63)]
 SHAPES = [(), (0,), (2, 0, 3), (1, 4, 8, 8), (3, 5, 7), (1, 4, 64, 64), (2, 4, 33, 31), (1, 3, 5, 64, 64), (40_001,)]
