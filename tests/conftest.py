@@ -142,14 +142,19 @@ def exported(shared_folder: Path) -> Callable[..., Path]:
                     for word in precision.split(",")
                 )
                 asked = ExportRequest(builds=builds, **request)
-                build(open_checkpoint(str(model)), asked, bundle, lambda *_: None, run=work_here)
+                build(open_checkpoint(str(model)), asked, bundle, lambda *_: None, run=_work_here)
         return bundle
 
     return make
 
 
-def work_here(job: Any, _progress: Any) -> Any:
-    """Do a job of an export in this process: a process of its own costs seconds that only some tests need to spend."""
+@pytest.fixture(scope="session")
+def work_here() -> Callable[..., Any]:
+    """How tests do the jobs of an export: in this process, for one of its own costs seconds."""
+    return _work_here
+
+
+def _work_here(job: Any, _progress: Any) -> Any:
     from diffoundry.exporter.jobs import Outcome, perform
 
     work = perform(job, lambda _name: contextlib.nullcontext())

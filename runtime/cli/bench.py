@@ -11,11 +11,19 @@ from diffoundry.runtime.bench import BenchRequest, Contender, compare
 from diffoundry.runtime.bench.bundle_contender import BundleContender
 from diffoundry.runtime.bench.measure import Comparison
 from diffoundry.runtime.bench.report import BenchReport
+from diffoundry.runtime.bundle import Bundle
 from diffoundry.runtime.cli.bench_page import bench_sections
 from diffoundry.runtime.cli.bench_view import figure_grid, machine_words, remarks, work_words
 from diffoundry.runtime.cli.console import bar, out, print_json, remark
-from diffoundry.runtime.cli.options import bundle_argument, engine_options, json_option, take_engine_options
+from diffoundry.runtime.cli.options import (
+    bundle_argument,
+    engine_options,
+    json_option,
+    take_engine_options,
+    tell_choice,
+)
 from diffoundry.runtime.cli.report import require_report, write_report
+from diffoundry.runtime.components import Components
 from diffoundry.runtime.engine import EngineOptions
 from diffoundry.runtime.plugins import resolve
 from diffoundry.runtime.records import to_json
@@ -51,6 +59,7 @@ def command(bundle: Path, *, against: Sequence[str], html: Path | None, as_json:
     if html is not None:
         require_report()
     engine = take_engine_options(values)
+    tell_choice(Components(Bundle(bundle), **engine))
     request = BenchRequest(**{key: value for key, value in values.items() if value is not None})
     ours = BundleContender(bundle, request, **engine)
     comparison = _compare(ours, _rivals(bundle, request, against, engine["options"]), request)

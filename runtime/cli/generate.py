@@ -8,7 +8,13 @@ import click
 
 from diffoundry.runtime import load
 from diffoundry.runtime.cli.console import bar, print_json, remark
-from diffoundry.runtime.cli.options import bundle_argument, engine_options, json_option, take_engine_options
+from diffoundry.runtime.cli.options import (
+    bundle_argument,
+    engine_options,
+    json_option,
+    take_engine_options,
+    tell_choice,
+)
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.image import describe_image_fault
 from diffoundry.runtime.pipelines.run import PipelineOutput, Run
@@ -43,6 +49,7 @@ def command(bundle: Path, *, like: Path | None, output: Path, as_json: bool, **v
     """Paint PROMPT with the bundle DIR and write PNG files that hold their settings."""
     started = time.perf_counter()
     pipeline = load(bundle, **take_engine_options(values))
+    tell_choice(pipeline.components)
     settings = _settings(like, values)
     paths = _paths(output, settings.get("num_images_per_prompt", 1))
     run = pipeline.start(**settings)

@@ -6,9 +6,11 @@ from typing import Any, TypeVar
 
 import click
 
+from diffoundry.runtime.cli.console import remark
+from diffoundry.runtime.components import Components
 from diffoundry.runtime.engine import EngineOptions
 
-__all__ = ["bundle_argument", "engine_options", "json_option", "take_engine_options"]
+__all__ = ["bundle_argument", "engine_options", "json_option", "take_engine_options", "tell_choice"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -18,8 +20,13 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 
 
 def engine_options(command: Command) -> Command:
-    """Add --target, --precision, --device and --threads: which engine of the bundle runs, and where."""
+    """Add --target, --precision, --device and the like: which engine of the bundle runs, where and how."""
     for option in (
+        click.option("--native/--no-native", default=True, help="Use diffoundry's own kernels where installed."),
+        click.option(
+            "--cache", type=click.Path(path_type=Path, file_okay=False), help="Keep compiled engines in this folder."
+        ),
+        click.option("--hint", type=click.Choice(["latency", "throughput"]), help="What the vendor should favour."),
         click.option("--threads", type=click.IntRange(min=1), help="Threads for one engine call."),
         click.option(
             "--device", help="Device in the target's words: cpu, gpu, cuda:0 ...  [default: the target's first]"
@@ -33,5 +40,16 @@ def engine_options(command: Command) -> Command:
 
 def take_engine_options(values: dict[str, Any]) -> dict[str, Any]:
     """Move the values of `engine_options` out of a command's arguments, as keyword arguments for `load`."""
-    options = EngineOptions(device=values.pop("device"), threads=values.pop("threads"))
+    names = ("device", "threads", "hint", "cache", "native")
+    options = EngineOptions(**{name: values.pop(name) for name in names})
     return {"target": values.pop("target"), "precision": values.pop("precision"), "options": options}
+
+
+def tell_choice(components: Components) -> None:
+    """Say which engines of a bundle are passed over here and why.
+
+    Raises:
+        EngineError: Some component has no engine that can run here.
+    """
+    for sentence in components.notes():
+        remark(f"note: {sentence}; another engine of the bundle is used")

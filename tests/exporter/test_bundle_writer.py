@@ -7,7 +7,7 @@ import pytest
 from diffoundry.exporter.bundle_writer import BundleWriter
 from diffoundry.runtime.bundle import Bundle
 from diffoundry.runtime.errors import BundleError, InputError
-from diffoundry.runtime.specs import ComponentSpec, EngineSpec, Recipe
+from diffoundry.runtime.specs import BuildSpec, ComponentSpec, EngineSpec, Recipe
 
 _SPEC = ComponentSpec(
     graph=("unet/model.onnx",),
@@ -16,19 +16,21 @@ _SPEC = ComponentSpec(
 
 
 def _recipe(**changes) -> Recipe:
-    values = {"model": "m", "source": {}, "target": "onnxruntime", "precision": "fp32", "dims": {}, "opset": 20}
+    builds = (BuildSpec(target="onnxruntime", precision="fp32"),)
+    values = {"model": "m", "source": {}, "builds": builds, "dims": {}, "opset": 20}
     return Recipe(**(values | changes))
 
 
 def _write_unet(writer: BundleWriter) -> None:
-    assert writer.done("unet") is None
+    assert writer.journal.recall("unet", ComponentSpec) is None
+    writer.empty("unet")
     (writer.folder / "unet/model.onnx").write_bytes(b"graph")
-    writer.mark_done("unet", _SPEC)
+    writer.journal.note("unet", _SPEC)
 
 
 def _finish(writer: BundleWriter) -> None:
     writer.write_json("model_index.json", {"_class_name": "StableDiffusionPipeline"})
-    writer.finish("stable_diffusion", {"unet": _SPEC}, {})
+    writer.finish("stable_diffusion", writer.recipe, {"unet": _SPEC}, {})
 
 
 def test_a_finished_bundle_opens_and_leaves_nothing_beside(tmp_path):
@@ -43,19 +45,22 @@ def test_a_finished_bundle_opens_and_leaves_nothing_beside(tmp_path):
 def test_the_same_recipe_continues(tmp_path):
     with BundleWriter(tmp_path / "b", _recipe()) as writer:
         _write_unet(writer)
-        writer.done("vae_decoder")
+        writer.empty("vae_decoder")
         (writer.folder / "vae_decoder/half").write_bytes(b"half written")
     with BundleWriter(tmp_path / "b", _recipe()) as writer:
-        assert writer.done("unet") == _SPEC
-        assert writer.done("vae_decoder") is None
+        assert writer.journal.recall("unet", ComponentSpec) == _SPEC
+        assert (writer.folder / "unet/model.onnx").read_bytes() == b"graph"
+        assert writer.journal.recall("vae_decoder", ComponentSpec) is None
+        writer.empty("vae_decoder")
         assert os.listdir(writer.folder / "vae_decoder") == []
 
 
 def test_another_recipe_starts_anew(tmp_path):
     with BundleWriter(tmp_path / "b", _recipe()) as writer:
         _write_unet(writer)
-    with BundleWriter(tmp_path / "b", _recipe(precision="fp16")) as writer:
-        assert writer.done("unet") is None
+    with BundleWriter(tmp_path / "b", _recipe(opset=21)) as writer:
+        assert writer.journal.recall("unet", ComponentSpec) is None
+        assert not (writer.folder / "unet").exists()
 
 
 def test_two_exports_to_one_folder(tmp_path):

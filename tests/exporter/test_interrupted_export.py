@@ -52,7 +52,7 @@ def test_kill_then_resume(tiny_checkpoint, tmp_path):
     again = subprocess.run(_command(tiny_checkpoint, output, "--json"), capture_output=True, text=True, check=True)
     report = json.loads(again.stdout)
     assert report["kept"] == ["text_encoder"]
-    assert list(report["components"]) == _COMPONENTS[1:]
+    assert list(report["jobs"]) == [*_COMPONENTS[1:], *(f"{name}, onnxruntime fp32" for name in _COMPONENTS)]
     assert os.listdir(tmp_path) == ["tiny.bundle"]
     assert load(output)("a", num_inference_steps=1, seed=0, output_type="latent").images.shape[1] == 4
 

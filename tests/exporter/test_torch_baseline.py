@@ -20,7 +20,7 @@ from diffoundry.exporter.torch_painter import TorchPainter
 from diffoundry.runtime.bench import BenchRequest
 from diffoundry.runtime.errors import EngineError, InputError, MissingExtraError
 from diffoundry.runtime.manifest import FORMAT_VERSION, Manifest, dump_manifest
-from diffoundry.runtime.specs import Recipe
+from diffoundry.runtime.specs import BuildSpec, Recipe
 
 _REQUEST = BenchRequest(prompt="red apple", negative_prompt="green", steps=4, guidance_scale=5.0, seed=3)
 
@@ -63,7 +63,8 @@ def test_it_paints_what_diffusers_paints(tiny_sd_checkpoint, variant):
     folder = tiny_sd_checkpoint(variant)
     request = BenchRequest(prompt="red apple", steps=3, height=48, width=72, seed=5)
     painting = TorchPainter(_job(open_checkpoint(str(folder)), request)).paint()
-    np.testing.assert_array_equal(painting.picture, _diffusers_picture(folder, request))
+    # Not equal: where weights begin in memory differs, and on some processors MKL's choice of kernel with it (4.5e-6).
+    np.testing.assert_allclose(painting.picture, _diffusers_picture(folder, request), rtol=0, atol=3e-5)
     assert painting.picture.shape == (1, 48, 72, 3)
 
 
@@ -153,9 +154,8 @@ def _bundle(folder, model, source=None):
     """A bundle of which only the recipe counts."""
     folder.mkdir()
     (folder / "model_index.json").write_text("{}")
-    recipe = Recipe(
-        model=model, source=source or {}, target="onnxruntime", precision="fp32", dims={}, opset=18, target_options={}
-    )
+    builds = (BuildSpec(target="onnxruntime", precision="fp32"),)
+    recipe = Recipe(model=model, source=source or {}, builds=builds, dims={}, opset=18)
     files = {"model_index.json": {"size": 2, "sha256": _sha256(folder / "model_index.json")}}
     manifest = Manifest(
         format_version=FORMAT_VERSION,

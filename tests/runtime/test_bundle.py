@@ -31,7 +31,8 @@ def manifest(tmp_path):
         for path in root.rglob("*")
         if path.is_file()
     }
-    recipe = {"model": "m", "source": {}, "target": "onnxruntime", "precision": "fp32", "dims": {}, "opset": 20}
+    builds = [{"target": "onnxruntime", "precision": "fp32"}]
+    recipe = {"model": "m", "source": {}, "builds": builds, "dims": {}, "opset": 20}
     data = {
         "format_version": FORMAT_VERSION,
         "diffoundry": "0",
@@ -198,3 +199,19 @@ def test_no_bundle_at_all(tmp_path):
 def test_unknown_component_lists_those_there_are(root):
     with pytest.raises(BundleError, match="got no component 'controlnet', it has unet"):
         Bundle(root).engines("controlnet")
+
+
+def test_version_1_is_read_as_one_build(root, manifest):
+    manifest["format_version"] = 1
+    del manifest["recipe"]["builds"]
+    manifest["recipe"] |= {"target": "onnxruntime", "precision": "fp16", "target_options": {"winograd": False}}
+    _tamper(root, manifest)
+    (build,) = Bundle(root).manifest.recipe.builds
+    assert (build.target, build.precision, build.options) == ("onnxruntime", "fp16", {"winograd": False})
+
+
+def test_version_1_with_words_of_version_2_is_refused(root, manifest):
+    manifest["format_version"] = 1
+    _tamper(root, manifest)
+    with pytest.raises(BundleError, match=r"recipe.builds\[0\]: the field 'target' is missing"):
+        Bundle(root)

@@ -1,6 +1,8 @@
 """Engines behind a bundle: rows in turns, dtypes, the choice among engines, and the checks on feeds."""
 
+import re
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from diffoundry.runtime.components import Components, choose_engine
 from diffoundry.runtime.engine import run_checked
 from diffoundry.runtime.errors import EngineError, InputError
+from diffoundry.runtime.plugins import TargetPlugin
 from diffoundry.runtime.specs import DimSpec, EngineSpec, TensorSpec
 
 
@@ -123,8 +126,33 @@ def _engine_spec(target: str, precision: str) -> EngineSpec:
 def test_the_first_engine_that_can_run_is_chosen():
     pytest.importorskip("onnxruntime")
     specs = (_engine_spec("nonesuch", "fp16"), _engine_spec("onnxruntime", "fp32"), _engine_spec("onnxruntime", "fp16"))
-    assert choose_engine("unet", specs, None, None) is specs[1]
-    assert choose_engine("unet", specs, "onnxruntime", "fp16") is specs[2]
+    chosen = choose_engine("unet", specs)
+    assert chosen.spec is specs[1]
+    assert chosen.device == "cpu"
+    assert chosen.skipped == (
+        "nonesuch fp16: no target of this name is installed; install the package that provides 'nonesuch'",
+    )
+    assert choose_engine("unet", specs, "onnxruntime", "fp16").spec is specs[2]
+
+
+def test_a_precision_that_the_device_lacks_is_passed_over_and_said():
+    pytest.importorskip("onnxruntime")
+    specs = (_engine_spec("onnxruntime", "bf16"), _engine_spec("onnxruntime", "fp32"))
+    chosen = choose_engine("unet", specs)
+    assert chosen.spec is specs[1]
+    assert re.fullmatch(
+        r"onnxruntime bf16: the device 'cpu' does not compute in bf16 itself \(it has fp32, .*\)", chosen.skipped[0]
+    )
+    with pytest.raises(
+        EngineError, match="no engine of the bundle can run here. onnxruntime bf16: the device 'cpu' does"
+    ):
+        choose_engine("unet", specs, precision="bf16")
+
+
+def test_an_engine_that_is_not_built_yet():
+    waiting = replace(_engine_spec("onnxruntime", "fp32"), pending="needs a GPU")
+    with pytest.raises(EngineError, match=r"onnxruntime fp32: not built yet \(needs a GPU\); run 'diffoundry build'"):
+        choose_engine("unet", (waiting,))
 
 
 def test_no_engine_as_asked():
@@ -133,8 +161,9 @@ def test_no_engine_as_asked():
         choose_engine("unet", specs, "onnxruntime", "fp16")
 
 
-def test_no_library_for_the_engine():
-    with pytest.raises(
-        EngineError, match=r"no library for them is installed; install one with: pip install 'diffoundry\[x\]'"
-    ):
-        choose_engine("unet", (_engine_spec("x", "fp32"),), None, None)
+def test_no_library_for_the_engine(monkeypatch):
+    parts = dict.fromkeys(("summary", "target", "engine", "devices", "precisions"), "")
+    plugin = TargetPlugin(name="x", module="no_such_library", extra="spare", **parts)
+    monkeypatch.setattr("diffoundry.runtime.components.list_plugins", lambda: (plugin,))
+    with pytest.raises(EngineError, match=r"x fp32: its library is not installed; pip install 'diffoundry\[spare\]'"):
+        choose_engine("unet", (_engine_spec("x", "fp32"),))

@@ -13,6 +13,7 @@ from diffoundry.runtime.plugins import TargetPlugin
 PLUGIN = TargetPlugin(
     name="paper", summary="prints on paper", module="paper_sdk", extra="paper",
     target="foundry_paper:Target", engine="foundry_paper.engine:open_engine", devices="foundry_paper:devices",
+    precisions="foundry_paper:precisions",
 )
 Target = "a target"
 NOT_A_PLUGIN = 7

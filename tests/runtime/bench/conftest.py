@@ -131,7 +131,14 @@ def scripted_bundle(tmp_path: Path, clock: Clock, script: Script, monkeypatch: p
         shutil.copytree(_EMOJI / name, folder / name)
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
     plugin = TargetPlugin(
-        name="onnxruntime", summary="", module="onnxruntime", extra="onnxruntime", target="", engine="", devices=""
+        name="onnxruntime",
+        summary="",
+        module="onnxruntime",
+        extra="onnxruntime",
+        target="",
+        engine="",
+        devices="",
+        precisions="",
     )
 
     def load_part(_self, _part):

@@ -110,8 +110,8 @@ def test_a_long_prompt_says_what_was_cut(diffoundry, emoji_bundle, tmp_path):
         ),
         (
             ["export", "--model", "emoji", "--target", "onnxruntime", "-o", "{tmp}/b", "--precision", "fp12"],
-            2,
-            "'fp12' is not one of 'fp32', 'fp16'",
+            1,
+            "precision: got 'fp12', expected one of fp32, fp16, bf16",
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

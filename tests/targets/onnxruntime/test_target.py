@@ -10,6 +10,7 @@ import pytest
 from onnx_ir.passes.common import ShapeInferencePass
 
 from diffoundry.runtime.errors import ConfigError, EngineError
+from diffoundry.targets.base import Lowering
 from diffoundry.targets.onnxruntime.target import OnnxRuntimeTarget
 
 COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
@@ -31,7 +32,8 @@ def portable(emoji_bundle, tmp_path):
 
 def lower(graph, **options):
     bundle = graph.parent.parent
-    spec = OnnxRuntimeTarget(**options).lower(graph, bundle=bundle, precision="fp32")
+    work = Lowering(component=graph.parent.name, graph=graph, bundle=bundle, precision="fp32")
+    spec = OnnxRuntimeTarget(**options).lower(work)
     return spec, bundle / spec.files[0]
 
 
