@@ -2,19 +2,26 @@
 
 python benchmarks/bench_schedulers.py [--json FILE] [--only NAME ...]
 
-Both follow a whole run of 20 steps on latents of (1, 4, 64, 64); a step is `scale_model_input` and `step`. Noise is
-handed to both ready-made, because drawing torch's numbers is the generator's work; the last column says what a step
-costs with torch's own numbers drawn on both sides. Ratios are diffusers' time over ours: above 1 ours is faster.
+Both follow a whole run of 20 steps, without model, on latents of (1, 4, 64, 64); VQ-Diffusion on 1024 tokens of 2887
+classes, consistency decoders for the 2 steps that they have. A step is what a pipeline does between two calls of the
+model. Ratios are diffusers' time over ours, the median over rounds: above 1 ours is faster.
+
+"Noise given": every normal that a step asks for was drawn before, on both sides. "Noise drawn": both draw torch's
+numbers, the same ones, in the step; schedulers that draw none have no figure there. DIFFOUNDRY_NATIVE_RANDOM says
+where the native random numbers lie, or "off".
 """
 
 import argparse
-import inspect
 import json
+import math
+import platform
 import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -22,82 +29,135 @@ from unittest.mock import patch
 import diffusers
 import numpy as np
 import torch
+from diffusers import schedulers as reference
+from scheduler_loops import OPTIONS, Inputs, loop_of, plan
 
-from diffoundry.runtime.random import TorchCpuGenerator
+from diffoundry.runtime.random import TorchCpuGenerator, describe_random_numbers
 from diffoundry.runtime.schedulers import scheduler_class, scheduler_names
 
-SHAPE = (1, 4, 64, 64)
-STEPS, ROUNDS, WARMUPS = 20, 15, 3
+ROUNDS, WARMUPS, SECONDS = 21, 3, 3.0
+"""Rounds of each measurement, and after how long it ends with fewer."""
 
-CONFIGS: dict[str, dict[str, Any]] = {
-    "DPMSolverMultistepScheduler": {"use_karras_sigmas": True},
-    "FlowMatchEulerDiscreteScheduler": {"shift": 3.0},
-}
-"""Options other than the defaults, where the defaults are not what people run."""
+BROWNIAN = {"CosineDPMSolverMultistepScheduler", "DPMSolverSDEScheduler"}
+"""They take the generator's seed and draw from paths of their own."""
 
 
 class _Stored:
     """A generator whose numbers were drawn before."""
 
+    seed = 0
+
     def __init__(self, noise: np.ndarray) -> None:
         self._noise = noise
 
     def randn(self, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:  # noqa: ARG002
+        # VQ-Diffusion's last step has one class fewer
+        return self._noise[:, : shape[1]]
+
+    rand = randn
+
+
+class _StoredPath:
+    """A Brownian path whose increments were drawn before."""
+
+    def __init__(self, noise: Any) -> None:
+        self._noise = noise
+
+    def __call__(self, *_: Any) -> Any:
         return self._noise
 
 
-def _loop(scheduler: Any, sample: Any, output: Any, extra: dict[str, Any]) -> float:
-    """Seconds per step of one run."""
-    scheduler.set_timesteps(STEPS)
-    timesteps = list(scheduler.timesteps)
-    scale = getattr(scheduler, "scale_model_input", lambda unscaled, _timestep: unscaled)  # flow matching has none
-    start = time.perf_counter()
-    for timestep in timesteps:
-        scale(sample, timestep)
-        sample = scheduler.step(output, timestep, sample, **extra)[0]
-    return (time.perf_counter() - start) / len(timesteps)
+@contextmanager
+def _noise_given(ours: Any, theirs: Any, mine: Any, other: Any) -> Iterator[None]:
+    """Within it nothing draws: diffusers' functions return `other`, Brownian paths return `mine` and `other`."""
+    modules = sys.modules[type(ours).__module__], sys.modules[type(theirs).__module__]
+    with ExitStack() as stack:
+        for module, name, stored in (
+            (modules[1], "randn_tensor", lambda *_, **__: other),
+            (modules[1], "BrownianTreeNoiseSampler", lambda *_, **__: _StoredPath(other)),
+            (modules[0], "BrownianNoise", lambda *_, **__: _StoredPath(mine)),
+        ):
+            if hasattr(module, name):
+                stack.enter_context(patch.object(module, name, stored))
+        if "VQ" in type(ours).__name__:
+            stack.enter_context(patch.object(torch, "rand", lambda shape, **_: other[:, : shape[1]]))
+        yield
 
 
-def _accepts(scheduler: Any, name: str) -> bool:
-    return name in inspect.signature(scheduler.step).parameters
+def _takes_generator(scheduler: Any) -> bool:
+    steps = ("step", "step_pred", "add_noise_to_input")
+    return any(
+        "generator" in signature(getattr(scheduler, name)).parameters for name in steps if name in dir(scheduler)
+    )
 
 
 def measure(name: str) -> dict[str, float]:
     """Medians of both, in microseconds, and their ratios."""
-    config = CONFIGS.get(name, {})
-    ours, theirs = scheduler_class(name)(**config), getattr(diffusers, name)(**config)
-    rng = np.random.default_rng(0)
-    sample, output, noise = (rng.standard_normal(SHAPE, dtype=np.float32) for _ in range(3))
-    stochastic = _accepts(ours, "generator")
-    module = sys.modules[type(theirs).__module__]
-    stored = torch.from_numpy(noise)
+    options = OPTIONS.get(name, {})
+    ours, theirs = scheduler_class(name)(**options), getattr(reference, name)(**options)
+    mine, other = Inputs(name, lambda array: array), Inputs(name, torch.from_numpy)
 
-    def run_ours(generator: Any) -> float:
-        return _loop(ours, sample, output, {"generator": generator} if stochastic else {})
+    def runner(scheduler: Any, inputs: Inputs, generator: Callable[[], Any]) -> Callable[[], float]:
+        loop, takes = loop_of(name), _takes_generator(scheduler)
 
-    def run_theirs(generator: Any) -> float:
-        extra = {"generator": generator} if stochastic and _accepts(theirs, "generator") else {}
-        return _loop(theirs, torch.from_numpy(sample), torch.from_numpy(output), extra)
+        def run() -> float:
+            plan(name, scheduler)
+            extra = {"generator": generator()} if takes else {}
+            start = time.perf_counter()
+            steps = loop(scheduler, inputs, extra)
+            return (time.perf_counter() - start) / steps
 
-    def run_theirs_stored() -> float:
-        if not hasattr(module, "randn_tensor"):
-            return run_theirs(None)
-        with patch.object(module, "randn_tensor", lambda *_args, **_kwargs: stored):
-            return run_theirs(None)
+        return run
 
-    mine, other = _in_turns(lambda: run_ours(_Stored(noise)), run_theirs_stored)
-    row = {"ours_us": mine * 1e6, "diffusers_us": other * 1e6, "ratio": other / mine}
-    if stochastic:
-        mine, other = _in_turns(
-            lambda: run_ours(TorchCpuGenerator(0)), lambda: run_theirs(torch.Generator().manual_seed(0))
-        )
-        row["ratio_with_drawing"] = other / mine
+    with _noise_given(ours, theirs, mine.noise, other.noise):
+        stored = _Stored(mine.noise)
+        row = _in_turns(runner(ours, mine, lambda: stored), runner(theirs, other, lambda: None))
+    source = torch.Generator().manual_seed(0)
+    run_theirs = runner(theirs, other, lambda: source.manual_seed(0))
+    run_theirs()
+    drew = not torch.equal(source.get_state(), torch.Generator().manual_seed(0).get_state())
+    if drew or name in BROWNIAN:
+        drawn = _in_turns(runner(ours, mine, lambda: TorchCpuGenerator(0)), run_theirs)
+        row |= {f"{key}_drawn": value for key, value in drawn.items()}
     return row
 
 
-def _in_turns(first: Callable[[], float], second: Callable[[], float]) -> tuple[float, float]:
-    pairs = [(first(), second()) for _ in range(WARMUPS + ROUNDS)][WARMUPS:]
-    return statistics.median(pair[0] for pair in pairs), statistics.median(pair[1] for pair in pairs)
+def _in_turns(ours: Callable[[], float], theirs: Callable[[], float]) -> dict[str, float]:
+    pairs, end = [], time.perf_counter() + SECONDS
+    while len(pairs) < WARMUPS + ROUNDS and (len(pairs) <= WARMUPS + 2 or time.perf_counter() < end):
+        pairs.append((ours(), theirs()))
+    mine, other = (statistics.median(column) for column in zip(*pairs[WARMUPS:], strict=True))
+    return {"ours_us": mine * 1e6, "diffusers_us": other * 1e6, "ratio": other / mine}
+
+
+def machine() -> str:
+    """The processor and what computes here, in words."""
+    facts = Path("/proc/cpuinfo")
+    text = facts.read_text() if facts.exists() else ""
+    model = next((line.split(":")[1].strip() for line in text.splitlines() if "model name" in line), platform.machine())
+    amx = "with AMX" if "amx_tile" in text else "without AMX"
+    return (
+        f"{model} {amx}, one thread; torch {torch.__version__}, NumPy {np.__version__}, diffusers "
+        f"{diffusers.__version__}; random numbers: {describe_random_numbers().split(' (')[0]}"
+    )
+
+
+def _cells(row: dict[str, float], suffix: str) -> str:
+    if f"ratio{suffix}" not in row:
+        return " | | |"
+    ours, theirs, ratio = (row[f"{key}{suffix}"] for key in ("ours_us", "diffusers_us", "ratio"))
+    return f" {ours:.1f} | {theirs:.1f} | {ratio:.1f} |"
+
+
+def _summary(rows: dict[str, dict[str, float]]) -> Iterator[str]:
+    """Medians and extremes; with noise drawn, those that draw none count as they are."""
+    for what, key in (("noise given", "ratio"), ("noise drawn", "ratio_drawn")):
+        ratios = {name: row.get(key, row["ratio"]) for name, row in rows.items()}
+        least = min(ratios, key=lambda name: ratios[name])
+        yield (
+            f"{what}: median {statistics.median(ratios.values()):.2f}, smallest {ratios[least]:.2f} ({least}), "
+            f"geometric mean {math.exp(statistics.fmean(map(math.log, ratios.values()))):.2f}, of {len(ratios)} classes"
+        )
 
 
 def main() -> None:
@@ -108,24 +168,17 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    print(machine() + "\n")
+    print("| scheduler | given: ours, us | diffusers, us | ratio | drawn: ours, us | diffusers, us | ratio |")
+    print("|---|---|---|---|---|---|---|")
     rows = {}
-    print(f"{'scheduler':<38}{'ours us':>9}{'diffusers us':>14}{'ratio':>8}{'with drawing':>14}")
     for name in arguments.only or scheduler_names():
-        try:
-            row = measure(name)
-        except Exception as error:  # noqa: BLE001  # a class with another interface is named, not hidden
-            print(f"{name:<38} not measured: {type(error).__name__}: {str(error)[:70]}")
-            continue
-        rows[name] = row
-        drawing = f"{row['ratio_with_drawing']:.2f}" if "ratio_with_drawing" in row else ""
-        print(f"{name:<38}{row['ours_us']:>9.1f}{row['diffusers_us']:>14.1f}{row['ratio']:>8.2f}{drawing:>14}")
-    if rows:
-        ratios = [row["ratio"] for row in rows.values()]
-        print(
-            f"median ratio {statistics.median(ratios):.2f}, smallest {min(ratios):.2f}, over {len(ratios)} schedulers"
-        )
+        rows[name] = row = measure(name)
+        print(f"| {name.removesuffix('Scheduler')} |{_cells(row, '')}{_cells(row, '_drawn')}", flush=True)
+    print("\n" + "\n".join(_summary(rows)))
     if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        content = {"machine": machine(), "schedulers": rows}
+        arguments.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -128,8 +128,11 @@ class VQDiffusionScheduler(Scheduler[VQDiffusionOptions]):
             uniform: FloatArray = np.random.default_rng().random(log_p.shape, dtype=np.float32)
         else:
             uniform = generator.rand(log_p.shape)
-        gumbel = -np.log(-np.log(uniform + _TINY) + _TINY)
-        return StepResult((log_p + gumbel).argmax(axis=1))
+        minus_g = uniform + _TINY
+        np.log(minus_g, out=minus_g)
+        np.subtract(_TINY, minus_g, out=minus_g)
+        np.log(minus_g, out=minus_g)
+        return StepResult(_most_likely(log_p - minus_g))
 
     def q_posterior(self, log_p_x_0: LogProbabilities, x_t: Tokens, t: int) -> LogProbabilities:
         """The log probabilities of the classes of x_{t-1}.
@@ -142,24 +145,47 @@ class VQDiffusionScheduler(Scheduler[VQDiffusionOptions]):
         Returns:
             float32, (B, classes, P); the last row is the mask's.
         """
-        q = log_p_x_0 - self._log_likelihood(x_t, self._cumulative, t)
+        before = self._cumulative
+        q = log_p_x_0.copy()
+        self._add_likelihood(q, x_t, self._cumulative, t, sign=-1)
         peak = q.max(axis=1, keepdims=True)
         total = np.log(np.exp(q - peak).sum(axis=1, keepdims=True)) + peak
-        before = self._cumulative
-        q = np.logaddexp(q - total + before.a[t - 1], before.b[t - 1])
+        q += before.a[t - 1] - total
+        _log_add_exp(q, before.b[t - 1])
+        self._add_likelihood(q, x_t, self._single, t, sign=1)
         log_p = np.empty((q.shape[0], q.shape[1] + 1, q.shape[2]), dtype=q.dtype)
-        log_p[:, :-1] = q + self._log_likelihood(x_t, self._single, t)
+        np.add(q, total, out=log_p[:, :-1])
         # from the mask only the mask follows
         is_mask = x_t == self.options.num_vec_classes - 1
-        log_p[:, -1] = np.where(is_mask, 0.0, _LOG_ZERO).astype(q.dtype) + before.c[t - 1]
-        log_p += total
+        log_p[:, -1] = np.where(is_mask, 0.0, _LOG_ZERO).astype(q.dtype) + before.c[t - 1] + total[:, 0]
         return log_p
 
-    def _log_likelihood(self, x_t: Tokens, transitions: _Transitions, t: int) -> LogProbabilities:
-        """Log q(x_t | x) of each class x but the mask, (B, classes - 1, P)."""
+    def _add_likelihood(
+        self, log_p: LogProbabilities, x_t: Tokens, transitions: _Transitions, t: int, *, sign: int
+    ) -> None:
+        """Add log q(x_t | x), or take it off, for each class x but the mask; log_p is (B, classes - 1, P)."""
         a, b, c = transitions.a[t], transitions.b[t], transitions.c[t]
         same, other = float(np.logaddexp(a, b)), float(np.logaddexp(a + _LOG_ZERO, b))
-        classes = self.options.num_vec_classes - 1
-        observed = x_t[:, np.newaxis]
-        changed = np.where(observed == classes, np.float32(c), np.float32(other))
-        return np.where(observed == np.arange(classes)[:, np.newaxis], np.float32(same), changed)
+        is_mask = (x_t == self.options.num_vec_classes - 1)[:, np.newaxis]
+        place = np.where(is_mask, 0, x_t[:, np.newaxis])
+        kept = np.take_along_axis(log_p, place, axis=1) + sign * same
+        log_p += sign * np.where(is_mask, c, other).astype(log_p.dtype)
+        np.put_along_axis(log_p, place, np.where(is_mask, log_p[:, :1], kept), axis=1)
+
+
+def _log_add_exp(x: LogProbabilities, y: float) -> None:
+    """Set x to log(exp x + exp y), without overflow."""
+    peak = np.maximum(x, y)
+    x -= peak
+    np.exp(x, out=x)
+    x += np.exp(y - peak)
+    np.log(x, out=x)
+    x += peak
+
+
+def _most_likely(log_p: LogProbabilities) -> Tokens:
+    """The first class of the largest value: argmax over the middle axis, which NumPy's own walks the slow way."""
+    images, classes, places = np.nonzero(log_p == log_p.max(axis=1, keepdims=True))
+    tokens = np.zeros((log_p.shape[0], log_p.shape[2]), np.int64)
+    tokens[images[::-1], places[::-1]] = classes[::-1]
+    return tokens
