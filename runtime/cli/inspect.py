@@ -10,6 +10,7 @@ from diffoundry.runtime.bundle import Bundle
 from diffoundry.runtime.cli.console import out, print_json, size_text
 from diffoundry.runtime.cli.options import bundle_argument, json_option
 from diffoundry.runtime.manifest import Manifest
+from diffoundry.runtime.quantization import QuantizationChoice
 from diffoundry.runtime.records import to_json
 from diffoundry.runtime.specs import TensorSpec
 
@@ -34,6 +35,8 @@ def command(bundle: Path, *, as_json: bool) -> None:
         return
     _print_summary(bundle, opened.manifest, scheduler)
     out.print(_engine_table(opened.manifest))
+    for line in _remarks(opened.manifest):
+        out.print(line, markup=False, soft_wrap=True)
 
 
 def _print_summary(path: Path, manifest: Manifest, scheduler: dict[str, Any]) -> None:
@@ -50,6 +53,9 @@ def _print_summary(path: Path, manifest: Manifest, scheduler: dict[str, Any]) ->
     )
     for name, dim in recipe.dims.items():
         out.print(f"{name:<10} {dim.describe()}", soft_wrap=True)
+    if recipe.buckets:
+        sizes = ", ".join(f"{width}x{height}" for height, width in recipe.buckets)
+        out.print(f"sizes      only {sizes}", soft_wrap=True)
     out.print(
         f"made by    diffoundry {manifest.diffoundry}, format {manifest.format_version}, opset {recipe.opset}",
         soft_wrap=True,
@@ -70,6 +76,32 @@ def _engine_table(manifest: Manifest) -> Table:
             table.add_row("" if shown else name, label, *(("", "") if tensors == shown else tensors), size_text(size))
             shown = tensors
     return table
+
+
+def _remarks(manifest: Manifest) -> list[str]:
+    """What targets have to tell of their engines, and what is not built yet."""
+    lines = []
+    for name, component in manifest.components.items():
+        for engine in component.engines:
+            facts = [f"{key.replace('_', ' ')} {value}" for key, value in engine.facts.items()]
+            if engine.pending is not None:
+                facts.insert(0, f"not built: {engine.pending}")
+            if facts:
+                lines.append(f"{name}, {engine.target} {engine.precision}: {'; '.join(facts)}")
+    for precision, choice in manifest.recipe.quantization.items():
+        lines.append(f"{precision}: {_choice(choice)}")
+    return lines
+
+
+def _choice(choice: QuantizationChoice) -> str:
+    """What calibration chose, in one line."""
+    parts = [
+        f"{name} {len(part.quantized)} of {len(part.quantized) + len(part.kept)} nodes"
+        for name, part in choice.components.items()
+    ]
+    if choice.psnr is not None:
+        parts.append(f"{choice.psnr:.1f} dB over {choice.held_out} held-out pictures")
+    return ", ".join(parts)
 
 
 def _tensors(specs: tuple[TensorSpec, ...]) -> str:
