@@ -39,6 +39,8 @@ class QuantizationChoice:
         psnr: Image PSNR against fp32 in dB over the held-out prompts, the mean; None when nothing was painted.
         worst_psnr: That of the worst picture.
         budget: What was asked for, in words, such as "image PSNR of at least 30 dB".
+        min_psnr: Image PSNR in dB that was asked for, of the mean over pictures: `verify` holds engines to it. None
+            when something else was asked for.
         prompts: How many pictures the ranges and the ranking come from.
         held_out: How many other pictures `psnr` comes from.
     """
@@ -47,5 +49,6 @@ class QuantizationChoice:
     psnr: float | None = None
     worst_psnr: float | None = None
     budget: str = ""
+    min_psnr: float | None = None
     prompts: int = 0
     held_out: int = 0

@@ -9,7 +9,7 @@ from diffoundry.runtime.errors import BundleError
 from diffoundry.runtime.pipelines.stable_diffusion import StableDiffusionPipeline
 from diffoundry.runtime.plugins import resolve
 
-__all__ = ["FAMILIES", "load"]
+__all__ = ["FAMILIES", "load", "open_pipeline"]
 
 FAMILIES = {
     "stable_diffusion": "diffoundry.runtime.pipelines.stable_diffusion:StableDiffusionPipeline",
@@ -39,7 +39,16 @@ def load(
     Raises:
         BundleError: The folder is no bundle, was changed, or is of a family this version does not know.
     """
-    bundle = Bundle(path)
+    return open_pipeline(Components(Bundle(path), target=target, precision=precision, options=options))
+
+
+def open_pipeline(components: Components) -> StableDiffusionPipeline:
+    """The pipeline that drives these components, by the family of their bundle.
+
+    Raises:
+        BundleError: It is of a family this version does not know.
+    """
+    bundle = components.bundle
     if bundle.manifest is not None:
         family = bundle.manifest.family
     else:
@@ -50,7 +59,5 @@ def load(
             f"bundle {bundle.root}: got the family {family!r}, expected one of {', '.join(FAMILIES)}; "
             "upgrade diffoundry"
         )
-    pipeline: StableDiffusionPipeline = resolve(FAMILIES[family])(
-        Components(bundle, target=target, precision=precision, options=options)
-    )
+    pipeline: StableDiffusionPipeline = resolve(FAMILIES[family])(components)
     return pipeline
