@@ -11,7 +11,7 @@ from diffoundry.runtime.schedulers.config import read_config
 
 __all__ = ["scheduler_class", "scheduler_from_config", "scheduler_names"]
 
-_PACKAGE = "diffoundry.runtime.schedulers"
+_PACKAGE = "diffoundry.runtime.schedulers.algorithms"
 
 _SCHEDULERS = {
     "CMStochasticIterativeScheduler": f"{_PACKAGE}.cm_stochastic_iterative:CMStochasticIterativeScheduler",

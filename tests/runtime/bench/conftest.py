@@ -147,7 +147,7 @@ def scripted_bundle(tmp_path: Path, clock: Clock, script: Script, monkeypatch: p
     monkeypatch.setattr(TargetPlugin, "load", load_part)
     monkeypatch.setattr("diffoundry.runtime.components.find_plugin", lambda _name: plugin)
 
-    from diffoundry.runtime.schedulers.ddim import DDIMScheduler
+    from diffoundry.runtime.schedulers.algorithms.ddim import DDIMScheduler
 
     step = DDIMScheduler.step
 

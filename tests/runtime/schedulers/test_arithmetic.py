@@ -10,12 +10,13 @@ from scheduler_harness.covering import covering_rows
 from scheduler_harness.side_by_side import ulp_distance
 
 from diffoundry.runtime.errors import ConfigError, InputError
-from diffoundry.runtime.schedulers import NotAffineError, float32, scheduler_class
+from diffoundry.runtime.schedulers import NotAffineError, scheduler_class
 from diffoundry.runtime.schedulers.affine import LinearForm, Symbol
-from diffoundry.runtime.schedulers.beta_quantile import beta_quantile
-from diffoundry.runtime.schedulers.betas import rescale_zero_terminal_snr
-from diffoundry.runtime.schedulers.prediction import epsilon_from, x0_from
-from diffoundry.runtime.schedulers.thresholding import dynamic_threshold
+from diffoundry.runtime.schedulers.arithmetic import float32
+from diffoundry.runtime.schedulers.arithmetic.beta_quantile import beta_quantile
+from diffoundry.runtime.schedulers.arithmetic.betas import rescale_zero_terminal_snr
+from diffoundry.runtime.schedulers.arithmetic.prediction import epsilon_from, x0_from
+from diffoundry.runtime.schedulers.arithmetic.thresholding import dynamic_threshold
 
 VALUES = np.random.default_rng(0).uniform(0.001, 9, 4000).astype(np.float32)
 

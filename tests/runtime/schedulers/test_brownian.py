@@ -8,7 +8,7 @@ from diffusers.schedulers.scheduling_dpmsolver_sde import BrownianTreeNoiseSampl
 
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.random import TorchCpuGenerator
-from diffoundry.runtime.schedulers.brownian import BrownianNoise, BrownianPath, path_seed
+from diffoundry.runtime.schedulers.arithmetic.brownian import BrownianNoise, BrownianPath, path_seed
 
 SHAPE = (2, 3, 4, 8)
 ASKED = [(9.0, 14.6), (3.3, 9.0), (0.03, 14.6), (1.234567, 3.3), (0.5, 0.500001), (0.0, 0.5), (14.0, 20.0), (2.0, 2.0)]

@@ -217,6 +217,6 @@ def test_importing_the_package_loads_no_scheduler_and_no_torch():
     code = (
         "import sys, diffoundry.runtime.schedulers as s\n"
         "assert not [m for m in sys.modules if m.split('.')[0] in ('torch', 'scipy', 'diffusers')]\n"
-        "assert 'diffoundry.runtime.schedulers.flow_match_euler_discrete' not in sys.modules"
+        "assert 'diffoundry.runtime.schedulers.algorithms.flow_match_euler_discrete' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

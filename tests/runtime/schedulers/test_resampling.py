@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.schedulers.resampling import MODES, resample
+from diffoundry.runtime.schedulers.arithmetic.resampling import MODES, resample
 
 SHAPES = {1: (7,), 2: (7, 10), 3: (3, 7, 10)}
 

@@ -9,7 +9,7 @@ from scipy import integrate
 from diffoundry.runtime.errors import ConfigError
 from diffoundry.runtime.random import TorchCpuGenerator
 from diffoundry.runtime.schedulers import scheduler_class
-from diffoundry.runtime.schedulers.lms_discrete import lagrange_integral
+from diffoundry.runtime.schedulers.algorithms.lms_discrete import lagrange_integral
 
 NODES = [14.6, 9.2, 3.1, 0.4]
 

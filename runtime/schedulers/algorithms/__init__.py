@@ -1,0 +1,1 @@
+"""The schedulers, one algorithm a file; `registry.py` lists them."""

@@ -1,0 +1,1 @@
+"""What several schedulers compute alike: betas, noise levels, predictions, updates, noise; each stands once."""
