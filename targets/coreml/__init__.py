@@ -1,0 +1,21 @@
+"""Core ML: packages for Apple's devices, made on any machine, run on a Mac."""
+
+import logging
+
+from diffoundry.runtime.plugins import TargetPlugin
+
+__all__ = ["PLUGIN"]
+
+# Before anything imports coremltools: it reports at import what it lacks on Linux and cannot be asked not to.
+logging.getLogger("coremltools").setLevel(logging.ERROR)
+
+PLUGIN = TargetPlugin(
+    name="coreml",
+    summary="Core ML (Apple CPU, GPU, Neural Engine), fp16 to 4-bit weights; built anywhere, run on macOS",
+    module="coremltools",
+    extra="coreml",
+    target="diffoundry.targets.coreml.target:CoreMlTarget",
+    engine="diffoundry.targets.coreml.engine:CoreMlEngine",
+    devices="diffoundry.targets.coreml.engine:devices",
+    precisions="diffoundry.targets.coreml.engine:precisions",
+)

@@ -1,0 +1,123 @@
+"""Gives a portable graph one size: Core ML takes no symbolic ones, and everything that follows from them is folded."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+from onnxscript.optimizer import fold_constants_ir
+
+from diffoundry.runtime.errors import InputError
+from diffoundry.targets.base import Lowering
+
+__all__ = ["Sizes", "free_dims", "pin", "sizes_of"]
+
+_INPUT_LIMIT = 1 << 17
+"""Elements of an input of what is folded: lets shape arithmetic and masks fold, leaves weights alone."""
+
+_OUTPUT_LIMIT = 1 << 20
+
+_ROUNDS = 3
+"""A folded shape makes the next one known; graphs of ours are done after two."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sizes:
+    """One size of a component: rows of a call, pixels, tokens."""
+
+    batch: int
+    height: int | None
+    width: int | None
+    sequence: int
+
+    @property
+    def symbols(self) -> dict[str, int]:
+        """The symbols of a graph's dimensions, as far as they are known."""
+        known = {"batch": self.batch, "height": self.height, "width": self.width, "sequence": self.sequence}
+        return {name: size for name, size in known.items() if size is not None}
+
+    @property
+    def label(self) -> str:
+        """Width by height, as pictures are named: "512x768"."""
+        return f"{self.width}x{self.height}"
+
+
+def sizes_of(work: Lowering, model: ir.Model, sequence: int) -> tuple[Sizes, ...]:
+    """The sizes to lower a component for: one a bucket, and one for a graph without pixels such as a text encoder.
+
+    The denoiser takes the recipe's batch, two rows when it is free: with guidance a picture asks for two. The others
+    run once a picture and take one row; the runtime feeds them in turns.
+
+    Raises:
+        InputError: Neither buckets nor the recipe's dims fix height and width, and the graph has them.
+    """
+    fixed = {name: spec.fixed for name, spec in work.dims.items()}
+    batch = (fixed.get("batch") or 2) if work.component == "unet" else 1
+    symbols = _symbols(model)
+    if not symbols & {"height", "width"}:
+        return (Sizes(batch=batch, height=None, width=None, sequence=sequence),)
+    buckets = work.buckets or ((fixed.get("height"), fixed.get("width")),)
+    if any(None in bucket for bucket in buckets):
+        raise InputError(
+            f"component {work.component!r}: got no fixed height and width, expected some: Core ML packages are made "
+            f"for one size each; name the sizes with --buckets 512x512, or with --height and --width"
+        )
+    return tuple(Sizes(batch=batch, height=height, width=width, sequence=sequence) for height, width in buckets)
+
+
+def pin(model: ir.Model, symbols: Mapping[str, int]) -> ir.Model:
+    """Put numbers in the place of symbols, fold what they make known, and return the same graph.
+
+    Given:
+        %n = Shape(%x)                          # %x: [batch, 4, height/8, width/8]
+        %y = Resize(%x, , , Concat(%n[:2], Mul(%n[2:], 2)))
+    Result:
+        %y = Resize(%x, , , [2, 4, 128, 128])   # %x: [2, 4, 64, 64]
+
+    Args:
+        model: As `portable_passes` leave it: flat, its constants initializers.
+        symbols: "batch", "height", "width", "sequence" to sizes. A dimension of other symbols stays as it is.
+    """
+    for value in _values(model.graph):
+        value.shape = _evaluated(value.shape, symbols)
+    clean = ir.passes.Sequential(
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0), common.RemoveUnusedNodesPass()
+    )
+    for _ in range(_ROUNDS):
+        folded = fold_constants_ir(
+            model, onnx_shape_inference=True, input_size_limit=_INPUT_LIMIT, output_size_limit=_OUTPUT_LIMIT
+        )
+        clean(model)
+        if not folded.modified:
+            break
+    return model
+
+
+def free_dims(graph: ir.Graph) -> dict[str, list[str]]:
+    """The values that have no static shape, inputs first: name to the dimensions that are not numbers."""
+    free = {}
+    for value in _values(graph):
+        dims = None if value.shape is None else [str(dim) for dim in value.shape if not isinstance(dim, int)]
+        if dims is None or dims:
+            free[str(value.name)] = dims or ["all"]
+    return free
+
+
+def _values(graph: ir.Graph) -> list[ir.Value]:
+    return [*graph.inputs, *(value for node in graph for value in node.outputs)]
+
+
+def _symbols(model: ir.Model) -> frozenset[str]:
+    """The symbols of the inputs' dimensions."""
+    shapes = [value.shape for value in model.graph.inputs if value.shape is not None]
+    return frozenset().union(*(shape.free_symbols() for shape in shapes))
+
+
+def _evaluated(shape: ir.Shape | None, symbols: Mapping[str, int]) -> ir.Shape | None:
+    if shape is None:
+        return None
+    dims: list[int | ir.SymbolicDim] = []
+    for dim in shape:
+        size = dim if isinstance(dim, int) else dim.evaluate(dict(symbols))
+        dims.append(dim if size is None else size)
+    return ir.Shape(dims)

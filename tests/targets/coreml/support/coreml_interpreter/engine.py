@@ -1,0 +1,78 @@
+"""The interpreter as an engine of the runtime: slow, on every machine, for developers."""
+
+from pathlib import Path
+
+from coreml_interpreter.run import Interpreter
+from diffoundry.runtime.engine import EngineOptions
+from diffoundry.runtime.plugins import TargetPlugin
+from diffoundry.runtime.specs import EngineSpec, TensorSpec
+from diffoundry.targets.coreml.parts import Part, Parts, package_folders
+
+__all__ = ["PLUGIN", "InterpretedEngine", "devices", "precisions"]
+
+
+def devices():
+    """This machine's processor."""
+    return ("cpu",)
+
+
+def precisions(_device):
+    """Everything that a package holds: it is emulated, which is the point."""
+    return ("fp32", "fp16", "int8", "int8-weights", "int4-weights")
+
+
+class InterpretedEngine:
+    """Interprets the packages of one component; `runtime.engine.OpenEngine`.
+
+    Attributes:
+        non_finite: Names of the values that were not finite in any call so far.
+    """
+
+    def __init__(self, path: Path, spec: EngineSpec, _options: EngineOptions | None = None) -> None:
+        self.inputs, self.outputs = spec.inputs, spec.outputs
+        self.non_finite: set[str] = set()
+        self._parts = Parts(
+            [part for folder in package_folders(path, spec) for part in self._open(folder)], spec.outputs
+        )
+
+    def _open(self, folder: Path):
+        for name in Interpreter(folder).package.functions:
+            interpreter = Interpreter(folder, name)
+            function = interpreter.function
+            yield Part(
+                label=f"{folder.name} {name}",
+                inputs=tuple(TensorSpec(name=f.name, dtype=f.dtype, shape=f.shape) for f in function.inputs.values()),
+                outputs=tuple(TensorSpec(name=f.name, dtype=f.dtype, shape=f.shape) for f in function.outputs.values()),
+                call=lambda feeds, interpreter=interpreter: self._call(interpreter, feeds),
+            )
+
+    def _call(self, interpreter, feeds):
+        run = interpreter.run(feeds)
+        self.non_finite.update(run.non_finite)
+        return run.outputs
+
+    def run(self, feeds):
+        """See `runtime.engine.Engine.run`."""
+        return self._parts.run(feeds)
+
+    def close(self):
+        """Nothing to free."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+PLUGIN = TargetPlugin(
+    name="coreml",
+    summary="Core ML packages, interpreted",
+    module="coremltools",
+    extra="coreml",
+    target="diffoundry.targets.coreml.target:CoreMlTarget",
+    engine="coreml_interpreter.engine:InterpretedEngine",
+    devices="coreml_interpreter.engine:devices",
+    precisions="coreml_interpreter.engine:precisions",
+)
+"""What stands in for the real plugin where packages are to be run without a Mac."""
