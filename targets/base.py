@@ -32,12 +32,15 @@ class GraphForm:
             axis; "fp8": E4M3, one scale an output channel.
         activations: None; "int8": symmetric, zero point 0; "uint8": asymmetric; "fp8": E4M3. One scale a tensor.
         block: Weights to a scale where weights are "int4".
+        outputs: Whether the outputs of quantized convolutions are quantized too, for engines whose int8 convolution has
+            no other form.
     """
 
     floats: str = "fp32"
     weights: str | None = None
     activations: str | None = None
     block: int = 64
+    outputs: bool = False
 
     @property
     def quantized(self) -> bool:
@@ -51,7 +54,7 @@ class GraphForm:
         if self.weights is not None:
             parts.append(f"w-{self.weights}" + (f"-{self.block}" if self.weights == "int4" else ""))
         if self.activations is not None:
-            parts.append(f"a-{self.activations}")
+            parts.append(f"a-{self.activations}" + ("-outputs" if self.outputs else ""))
         return "-".join(parts)
 
 

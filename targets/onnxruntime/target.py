@@ -27,11 +27,12 @@ _FORMS = {
     "fp32": GraphForm(),
     "fp16": GraphForm(floats="fp16"),
     "bf16": GraphForm(floats="bf16"),
-    "int8": GraphForm(weights="int8", activations="uint8"),
+    "int8": GraphForm(weights="int8", activations="uint8", outputs=True),
     "int8-weights": GraphForm(weights="int8"),
     "int4-weights": GraphForm(weights="int4"),
 }
-"""bf16 runs on CUDA only. Asymmetric activations: the CPU's int8 kernels take them at the same speed."""
+"""bf16 runs on CUDA only. Asymmetric activations: the CPU's int8 kernels take them at the same speed. Outputs: without
+them ONNX Runtime converts back to float in front of every convolution, which is slower than fp32."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
