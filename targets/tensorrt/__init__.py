@@ -1,0 +1,31 @@
+"""TensorRT and TensorRT for RTX: one backend, two libraries."""
+
+from diffoundry.runtime.plugins import TargetPlugin
+
+__all__ = ["RTX_PLUGIN", "TENSORRT_PLUGIN"]
+
+_HERE = "diffoundry.targets.tensorrt"
+
+TENSORRT_PLUGIN = TargetPlugin(
+    name="tensorrt",
+    summary="TensorRT (NVIDIA GPUs): fp32, fp16, bf16, int8, int4, fp8; built on the GPU it runs on",
+    module="tensorrt",
+    extra="tensorrt",
+    target=f"{_HERE}.target:TensorRTTarget",
+    engine=f"{_HERE}.engine:open_tensorrt",
+    devices=f"{_HERE}.engine:tensorrt_devices",
+    precisions=f"{_HERE}.engine:precisions",
+    defers=True,
+)
+
+RTX_PLUGIN = TargetPlugin(
+    name="tensorrt-rtx",
+    summary="TensorRT for RTX (GeForce and RTX GPUs): fp32, fp16, bf16, int8, int4, fp8; built on any x86-64 machine",
+    module="tensorrt_rtx",
+    extra="tensorrt-rtx",
+    target=f"{_HERE}.target:RTXTarget",
+    engine=f"{_HERE}.engine:open_rtx",
+    devices=f"{_HERE}.engine:rtx_devices",
+    precisions=f"{_HERE}.engine:precisions",
+    defers=True,
+)

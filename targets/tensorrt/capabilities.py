@@ -1,0 +1,43 @@
+"""Which GPU computes in which type: the table that is asked before a build, and by the engine."""
+
+from collections.abc import Iterable, Mapping
+
+__all__ = ["FIRST_CAPABILITY", "PRECISION_TYPES", "describe", "native_precisions", "refusals"]
+
+FIRST_CAPABILITY: Mapping[str, int] = {"fp32": 75, "fp16": 75, "int8": 75, "bf16": 80, "int4": 80, "fp8": 89}
+"""Type to the first compute capability (89 for 8.9) for which both libraries build it, and every later one.
+
+The tests put every cell of this table before the real builder of TensorRT for RTX."""
+
+PRECISION_TYPES: Mapping[str, tuple[str, ...]] = {
+    "fp8": ("fp16", "fp8"),
+    "int8": ("fp16", "int8"),
+    "fp16": ("fp16",),
+    "bf16": ("bf16",),
+    "int8-weights": ("fp16", "int8"),
+    "int4-weights": ("fp16", "int4"),
+    "fp32": ("fp32",),
+}
+"""Precision to the types in its graph; the fastest first, as tensor cores reward them."""
+
+
+def refusals(types: Iterable[str], capabilities: Iterable[int]) -> list[str]:
+    """Why these GPUs cannot compute in these types, a sentence for each type; empty when they can."""
+    asked = tuple(capabilities)
+    reasons = []
+    for name in dict.fromkeys(types):
+        first = FIRST_CAPABILITY[name]
+        older = [describe(capability) for capability in asked if capability < first]
+        if older:
+            reasons.append(f"{', '.join(older)} cannot compute in {name}, which takes {describe(first)} or later")
+    return reasons
+
+
+def native_precisions(capability: int) -> tuple[str, ...]:
+    """The precisions that a GPU computes in itself, the fastest first."""
+    return tuple(name for name, types in PRECISION_TYPES.items() if not refusals(types, [capability]))
+
+
+def describe(capability: int) -> str:
+    """A compute capability as it is typed: "sm89"."""
+    return f"sm{capability}"

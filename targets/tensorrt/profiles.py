@@ -1,0 +1,194 @@
+"""Shape profiles: the sizes that an engine takes, as data, checked before TensorRT sees them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffoundry.runtime.errors import ConfigError
+from diffoundry.runtime.specs import DimSpec, TensorSpec
+
+__all__ = ["Native", "Profile", "Range", "Shapes", "make_profiles", "read_native", "shapes_of"]
+
+Shapes = Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
+"""Input to its smallest, its preferred and its largest shape."""
+
+_FREE_BATCH = (1, 2, 4)
+"""Where the recipe bounds nothing: one guided picture is two rows, two are four."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Native:
+    """What a checkpoint was made for: where its sizes are free, profiles are laid around this.
+
+    Attributes:
+        size: Height and width in pixels.
+        sequence: Tokens of a text.
+    """
+
+    size: int = 512
+    sequence: int = 77
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Range:
+    """What one dimension may be: kernels are chosen for `opt` and run from `min` to `max`."""
+
+    min: int
+    opt: int
+    max: int
+
+    @property
+    def static(self) -> bool:
+        """Whether there is only one size."""
+        return self.min == self.max
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Profile:
+    """A named set of ranges.
+
+    Attributes:
+        name: "default", "512x512" (width by height, as pictures are named) or the user's own.
+        dims: "batch", "height", "width" (pixels), "sequence" to what they may be.
+    """
+
+    name: str
+    dims: Mapping[str, Range]
+
+    @property
+    def static(self) -> bool:
+        """Whether every size is fixed."""
+        return all(extent.static for extent in self.dims.values())
+
+
+def read_native(bundle: Path) -> Native:
+    """What the configs of a bundle say; where they say nothing, Stable Diffusion 1's 512 pixels and 77 tokens."""
+    latents = _config(bundle / "unet" / "config.json").get("sample_size")
+    levels = _config(bundle / "vae_decoder" / "config.json").get("block_out_channels")
+    tokens = _config(bundle / "text_encoder" / "config.json").get("max_position_embeddings")
+    usual = Native()
+    known = isinstance(latents, int) and isinstance(levels, list)
+    return Native(
+        size=latents * 2 ** (len(levels) - 1) if known else usual.size,
+        sequence=tokens if isinstance(tokens, int) else usual.sequence,
+    )
+
+
+def make_profiles(
+    given: Mapping[str, Any], dims: Mapping[str, DimSpec], buckets: Sequence[tuple[int, int]], native: Native
+) -> tuple[Profile, ...]:
+    """The profiles of a component.
+
+    Args:
+        given: Of the user: name to {"height": [min, opt, max], ...}; dimensions that are left out are as by default.
+        dims: What the recipe allows.
+        buckets: (height, width) in pixels; each gets a profile of that size alone.
+        native: Where free dimensions are laid around.
+
+    Raises:
+        ConfigError: A profile that TensorRT could not take or the recipe does not allow, or both ways at once.
+    """
+    usual = {name: _usual(name, dims.get(name, DimSpec()), native) for name in ("batch", "height", "width")}
+    usual["sequence"] = Range(min=native.sequence, opt=native.sequence, max=native.sequence)
+    if given and buckets:
+        raise ConfigError("profiles: got them together with buckets, expected one of the two ways to name sizes")
+    if given:
+        return tuple(Profile(name=name, dims=usual | _read(name, sizes, dims)) for name, sizes in given.items())
+    if buckets:
+        return tuple(
+            Profile(name=f"{width}x{height}", dims=usual | {"height": _only(height), "width": _only(width)})
+            for height, width in buckets
+        )
+    return (Profile(name="default", dims=usual),)
+
+
+def shapes_of(profile: Profile, inputs: Sequence[TensorSpec]) -> Shapes:
+    """The shapes of a graph's inputs under a profile; those of inputs without free dimensions are left out.
+
+    Raises:
+        ConfigError: An input has a dimension that the profile does not know, or one that does not come out whole.
+    """
+    shapes = {}
+    for tensor in inputs:
+        if any(isinstance(dim, str) for dim in tensor.shape):
+            sizes = [_sizes(profile, tensor, dim) for dim in tensor.shape]
+            smallest, preferred, largest = zip(*sizes, strict=True)
+            shapes[tensor.name] = smallest, preferred, largest
+    return shapes
+
+
+def _config(path: Path) -> Mapping[str, Any]:
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return held if isinstance(held, dict) else {}
+
+
+def _usual(name: str, dim: DimSpec, native: Native) -> Range:
+    """What a dimension may be when no profile says so: what the recipe bounds, or half to one and a half of native."""
+    if name == "batch":
+        low, middle, high = _FREE_BATCH
+    else:
+        low, middle, high = (_multiple(size, dim) for size in (native.size // 2, native.size, native.size * 3 // 2))
+    low, high = (dim.min, dim.max) if dim.max is not None else (max(low, dim.min), max(high, dim.min))
+    return Range(min=low, opt=min(max(middle, low), high), max=high)
+
+
+def _multiple(size: int, dim: DimSpec) -> int:
+    return max(size // dim.multiple_of, 1) * dim.multiple_of
+
+
+def _only(size: int) -> Range:
+    return Range(min=size, opt=size, max=size)
+
+
+def _read(name: str, sizes: Any, dims: Mapping[str, DimSpec]) -> dict[str, Range]:
+    """Check the ranges of one profile of the user."""
+    known = ("batch", "height", "width", "sequence")
+    if not name or not isinstance(sizes, Mapping):
+        raise ConfigError(f"profile {name!r}: got {sizes!r}, expected a name and an object such as {_EXAMPLE}")
+    ranges = {}
+    for dim, numbers in sizes.items():
+        where = f"profile {name!r}, dimension {dim!r}"
+        if dim not in known:
+            raise ConfigError(f"{where}: got an unknown name, expected one of {', '.join(known)}")
+        ranges[dim] = _range(where, numbers)
+        for size in (ranges[dim].min, ranges[dim].opt, ranges[dim].max):
+            refusal = dims.get(dim, DimSpec()).refusal(size)
+            if refusal is not None:
+                raise ConfigError(f"{where}: got {size}, {refusal}, as the bundle's recipe says")
+    return ranges
+
+
+_EXAMPLE = '{"small": {"batch": [1, 2, 2], "height": [256, 512, 512], "width": [256, 512, 512]}}'
+
+
+def _range(where: str, numbers: Any) -> Range:
+    whole = isinstance(numbers, list | tuple) and all(type(number) is int for number in numbers)
+    if not whole or len(numbers) != 3:
+        raise ConfigError(f"{where}: got {numbers!r}, expected three whole numbers [min, opt, max]")
+    low, middle, high = numbers
+    if not 1 <= low <= middle <= high:
+        raise ConfigError(f"{where}: got [{low}, {middle}, {high}], expected 1 <= min <= opt <= max; sort them")
+    return Range(min=low, opt=middle, max=high)
+
+
+def _sizes(profile: Profile, tensor: TensorSpec, dim: int | str) -> tuple[int, int, int]:
+    """Smallest, preferred and largest size of one dimension, such as "height/8"."""
+    if isinstance(dim, int):
+        return dim, dim, dim
+    where = f"profile {profile.name!r}, input {tensor.name!r}, dimension {dim!r}"
+    base, _, divisor = dim.partition("/")
+    if base not in profile.dims or (divisor and not divisor.isdecimal()):
+        raise ConfigError(
+            f"{where}: got one that no range is known for, expected {', '.join(profile.dims)}, or a fraction of one; "
+            f"this component has a dimension that the target does not know"
+        )
+    extent, parts = profile.dims[base], int(divisor or 1)
+    for size in (extent.min, extent.opt, extent.max):
+        if size % parts:
+            raise ConfigError(f"{where}: got {base} {size}, expected a multiple of {parts}; change the profile")
+    return extent.min // parts, extent.opt // parts, extent.max // parts
