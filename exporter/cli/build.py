@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from diffoundry.exporter.cli.export import parse_builds
-from diffoundry.exporter.cli.progress import jobs_json, jobs_table, show_progress
+from diffoundry.exporter.cli.progress import jobs_json, jobs_table, show_progress, tell_pending
 from diffoundry.exporter.rebuild import pending_builds, rebuild
 from diffoundry.runtime.bundle import Bundle
 from diffoundry.runtime.cli.console import out, print_json
@@ -61,4 +61,5 @@ def command(
         )
         return
     out.print(jobs_table(report.done, report.kept, report.manifest))
+    tell_pending(report.manifest)
     out.print(f"{bundle}: {len(report.done) + len(report.kept)} engines in {seconds:.1f} s", soft_wrap=True)

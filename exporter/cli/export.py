@@ -10,7 +10,7 @@ import click
 
 from diffoundry.exporter.build import BuildReport, ExportRequest, build
 from diffoundry.exporter.checkpoint import open_checkpoint
-from diffoundry.exporter.cli.progress import jobs_json, jobs_table, show_progress
+from diffoundry.exporter.cli.progress import jobs_json, jobs_table, show_progress, tell_pending
 from diffoundry.exporter.recipe import parse_buckets, parse_dim
 from diffoundry.runtime.cli.console import err, out, print_json, size_text
 from diffoundry.runtime.cli.options import json_option
@@ -81,10 +81,7 @@ def command(
         print_json(_as_json(report, output, seconds))
         return
     out.print(jobs_table(report.done, report.kept, report.manifest))
-    for name, component in report.manifest.components.items():
-        for engine in component.engines:
-            if engine.pending is not None:
-                out.print(f"{name}: {engine.target} {engine.precision} not built: {engine.pending}", soft_wrap=True)
+    tell_pending(report.manifest)
     total = sum(file.size for file in report.manifest.files.values())
     out.print(f"{output}: {size_text(total)} in {seconds:.1f} s", soft_wrap=True)
 

@@ -8,10 +8,10 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
 from diffoundry.exporter.workshop import Done
-from diffoundry.runtime.cli.console import err, size_text
+from diffoundry.runtime.cli.console import err, remark, size_text
 from diffoundry.runtime.manifest import Manifest
 
-__all__ = ["jobs_json", "jobs_table", "show_progress"]
+__all__ = ["jobs_json", "jobs_table", "show_progress", "tell_pending"]
 
 
 @contextmanager
@@ -52,6 +52,17 @@ def jobs_json(done: Sequence[Done]) -> Mapping[str, Any]:
         job.label: {"component": job.component, "seconds": dict(job.seconds), "peak_rss_bytes": job.peak_rss}
         for job in done
     }
+
+
+def tell_pending(manifest: Manifest) -> None:
+    """Say, once a reason, which engines are still to be built and where."""
+    reasons: dict[tuple[str, str, str], list[str]] = {}
+    for name, component in manifest.components.items():
+        for engine in component.engines:
+            if engine.pending is not None:
+                reasons.setdefault((engine.target, engine.precision, engine.pending), []).append(name)
+    for (target, precision, reason), names in reasons.items():
+        remark(f"{target} {precision} is not built yet ({', '.join(names)}): {reason}")
 
 
 def _size(label: str, manifest: Manifest) -> str:

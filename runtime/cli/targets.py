@@ -3,6 +3,7 @@
 from typing import Any
 
 import click
+from rich.markup import escape
 from rich.table import Column, Table
 
 from diffoundry.runtime.cli.console import out, print_json
@@ -27,7 +28,7 @@ def command(name: str | None, *, as_json: bool) -> None:
         return
     table = Table(Column("target", no_wrap=True), "what", "devices here")
     for row in rows:
-        state = f"not installed: pip install '{row['install']}'"
+        state = escape(f"not installed: pip install '{row['install']}'")
         if row["installed"]:
             state = ", ".join(row["devices"]) or "none"
         table.add_row(row["name"], row["summary"], state)

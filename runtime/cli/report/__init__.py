@@ -14,13 +14,29 @@ write_report(
 Needs the extra `report` (jinja2, matplotlib), asked for only when a page is written.
 """
 
-from diffoundry.runtime.cli.report.sections import Bar, Bars, Facts, Gate, Panel, Picture, Pictures, Section, Table
-from diffoundry.runtime.cli.report.sections import Text as Text
+from diffoundry.runtime.cli.report.sections import (
+    Bar,
+    Bars,
+    Cell,
+    Curve,
+    Curves,
+    Facts,
+    Gate,
+    Panel,
+    Picture,
+    Pictures,
+    Section,
+    Table,
+    Text,
+)
 from diffoundry.runtime.cli.report.write import require_report, write_report
 
 __all__ = [
     "Bar",
     "Bars",
+    "Cell",
+    "Curve",
+    "Curves",
     "Facts",
     "Gate",
     "Panel",

@@ -11,8 +11,8 @@ import jinja2
 from markupsafe import Markup
 
 import diffoundry
-from diffoundry.runtime.cli.report.plots import bars_svg
-from diffoundry.runtime.cli.report.sections import Bars, Cell, Gate, Section, Table
+from diffoundry.runtime.cli.report.plots import bars_svg, curves_svg
+from diffoundry.runtime.cli.report.sections import Bars, Cell, Curves, Gate, Section, Table
 from diffoundry.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -83,5 +83,6 @@ def _is_number(cell: Cell) -> bool:
     return isinstance(cell, str) and _NUMBER.match(cell) is not None
 
 
-def _plot(section: Bars) -> Markup:
-    return Markup(bars_svg(section))  # noqa: S704  # made by matplotlib, which escapes the labels
+def _plot(section: Bars | Curves) -> Markup:
+    svg = bars_svg(section) if isinstance(section, Bars) else curves_svg(section)
+    return Markup(svg)  # noqa: S704  # made by matplotlib, which escapes the labels

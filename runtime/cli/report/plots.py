@@ -1,4 +1,4 @@
-"""Bar plots as SVG text that follows the page's colours, light or dark. Needs matplotlib."""
+"""Plots as SVG text that follows the page's colours, light or dark. Needs matplotlib."""
 
 import io
 import re
@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import matplotlib as mpl
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from diffoundry.runtime.cli.report.sections import Bar, Bars, Panel
+from diffoundry.runtime.cli.report.sections import Bar, Bars, Curve, Curves, Panel
 
-__all__ = ["bars_svg"]
+__all__ = ["bars_svg", "curves_svg"]
 
 # matplotlib knows no CSS variables, so it draws in colours that stand for them and occur nowhere else.
 _INK, _QUIET = "#010203", "#010204"
@@ -21,6 +22,9 @@ _CSS = {_INK: "currentColor", _QUIET: "var(--quiet)"} | {
 
 _WIDTH, _BAR, _HEAD = 7.6, 0.27, 0.58
 """Inches: the figure's width, the height of one bar with its gap, a panel's title with its gap."""
+
+_HEIGHT = 3.4
+"""Inches: the height of a plot of curves."""
 
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: readable aloud, searchable, in the page's own font
@@ -48,8 +52,47 @@ def bars_svg(section: Bars) -> str:
         rows = figure.subplots(len(heights), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
         for axes, panel in zip(rows, section.panels, strict=True):
             _draw_panel(axes, panel, [colors[bar.label] for bar in panel.bars], section.unit)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        return _svg(figure)
+
+
+def curves_svg(section: Curves) -> str:
+    """The plot as `bars_svg` makes it: a logarithmic scale, a dashed line where a curve has a limit."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.subplots()
+        axes.set_yscale("log", nonpositive="mask")
+        named = [curve for curve in section.curves if curve.label]
+        for curve in section.curves:
+            if not curve.label:
+                _draw_curve(axes, curve, _QUIET, width=0.7, opacity=0.45)
+        for index, curve in enumerate(named):
+            _draw_curve(axes, curve, _SERIES[index % len(_SERIES)], width=1.8, opacity=1)
+        axes.set_xlabel(section.x)
+        axes.set_ylabel(section.y)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.tick_params(which="both", color=_QUIET)
+        axes.grid(visible=True, axis="y", color=_QUIET, alpha=0.25, linewidth=0.6)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        for side in ("left", "bottom"):
+            axes.spines[side].set_color(_QUIET)
+        if named:
+            figure.legend(loc="outside upper left", ncols=2, frameon=False)
+        return _svg(figure)
+
+
+def _draw_curve(axes: "mpl.axes.Axes", curve: Curve, color: str, *, width: float, opacity: float) -> None:
+    steps = range(1, len(curve.values) + 1)
+    (line,) = axes.plot(steps, curve.values, color=color, linewidth=width, alpha=opacity)
+    line.set(marker="o", markersize=width * 1.6, label=curve.label or "_hidden")
+    if curve.limit is not None:
+        axes.axhline(curve.limit, color=color, linewidth=1.2, linestyle=(0, (5, 3)))
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _embed(buffer.getvalue())
 
 

@@ -7,7 +7,21 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Bar", "Bars", "Cell", "Facts", "Gate", "Panel", "Picture", "Pictures", "Section", "Table", "Text"]
+__all__ = [
+    "Bar",
+    "Bars",
+    "Cell",
+    "Curve",
+    "Curves",
+    "Facts",
+    "Gate",
+    "Panel",
+    "Picture",
+    "Pictures",
+    "Section",
+    "Table",
+    "Text",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,6 +155,41 @@ class Bars:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Curve:
+    """One line of a plot.
+
+    Attributes:
+        label: Whose it is; lines without one are drawn in grey behind the others.
+        values: At x = 1, 2, 3 ...; zero, NaN and infinity leave a gap.
+        limit: What no value may exceed, drawn as a dashed line of the same colour, or None.
+    """
+
+    label: str
+    values: Sequence[float]
+    limit: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Curves:
+    """Lines over whole numbers, on a logarithmic scale.
+
+    Attributes:
+        title: Heading of the section.
+        curves: In the order of the legend.
+        x: What is counted, such as "step".
+        y: What the values are, with their unit.
+        text: Plain text above; an empty line begins a new paragraph.
+    """
+
+    kind: ClassVar[str] = "curves"
+    title: str
+    curves: Sequence[Curve]
+    x: str
+    y: str
+    text: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
     """Names and values, such as those of the machine.
 
@@ -156,5 +205,5 @@ class Facts:
     text: str = ""
 
 
-Section = Text | Pictures | Table | Bars | Facts
+Section = Text | Pictures | Table | Bars | Curves | Facts
 """Anything that a report shows."""
