@@ -1,0 +1,163 @@
+"""Runs a lowered component in OpenVINO."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import openvino as ov
+
+from diffoundry.runtime.engine import Array, EngineOptions
+from diffoundry.runtime.errors import EngineError, InputError
+from diffoundry.runtime.specs import EngineSpec
+from diffoundry.targets.openvino.compiled import Compiled
+from diffoundry.targets.openvino.devices import core, execution_precision, vendor_name
+from diffoundry.targets.openvino.edge import expect_specs
+from diffoundry.targets.openvino.shapes import resolve, solve
+
+__all__ = ["OpenVinoEngine"]
+
+_TOKENS = 77
+"""Of a prompt, for a warm-up."""
+
+
+class OpenVinoEngine:
+    """A component of a bundle on one device. `run` may be called from several threads at once.
+
+    Without buckets the model is compiled once, for any size. With buckets it is compiled for each size when it is first
+    asked for: static sizes run faster, but every compiled model has weights of its own in the device's layout.
+
+    Attributes:
+        inputs: See `Engine`.
+        outputs: See `Engine`.
+        facts: What it runs with, in words: the floats, and our own kernels where they are used.
+    """
+
+    def __init__(self, path: Path, spec: EngineSpec, options: EngineOptions) -> None:
+        """Read the model, and compile it unless it has buckets.
+
+        Raises:
+            EngineError: The device is not there or lacks the precision, or OpenVINO refuses the file.
+        """
+        self._path, self._spec, self._options = path, spec, options
+        self._device = vendor_name(options.device or "cpu")
+        self._config = _config(path, spec, options)
+        self.inputs, self.outputs = spec.inputs, spec.outputs
+        self.facts: dict[str, Any] = {"floats": self._config["INFERENCE_PRECISION_HINT"]}
+        self._buckets = tuple((height, width) for height, width in spec.options.get("buckets", ()))
+        self._compiled: dict[tuple[tuple[str, int], ...], Compiled] = {}
+        self._lock = threading.Lock()
+        model = self._read()
+        if not self._buckets:
+            self._compiled[()] = self._compile(model)
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once; see `runtime.engine.Engine.run`.
+
+        With buckets, a batch that is a multiple of one already compiled runs in parts of that size.
+
+        Raises:
+            InputError: The feeds are of a size outside the buckets.
+            EngineError: OpenVINO failed, with its own words.
+        """
+        sizes = solve(self.inputs, {name: array.shape for name, array in feeds.items()})
+        if not self._buckets:
+            return self._compiled[()].run(feeds, sizes)
+        rows, compiled = self._for_sizes(sizes)
+        if rows == sizes.get("batch", rows):
+            return compiled.run(feeds, sizes)
+        batched = {spec.name for spec in self.inputs if spec.shape[:1] == ("batch",)}
+        parts = [
+            compiled.run(
+                {name: array[start : start + rows] if name in batched else array for name, array in feeds.items()},
+                {**sizes, "batch": rows},
+            )
+            for start in range(0, sizes["batch"], rows)
+        ]
+        return {spec.name: np.concatenate([part[spec.name] for part in parts]) for spec in self.outputs}
+
+    def warm_up(self, batch: int, sizes: Sequence[tuple[int, int]] = ()) -> None:
+        """Compile for sizes and run once with zeros, so that the first picture does not wait for it.
+
+        Args:
+            batch: Rows; a guided call has two for every picture.
+            sizes: (height, width) in pixels; the buckets when none are named.
+
+        Raises:
+            InputError: A size is outside the buckets.
+            EngineError: OpenVINO failed.
+        """
+        for height, width in sizes or self._buckets:
+            given = {"batch": batch, "height": height, "width": width, "sequence": _TOKENS}
+            self.run({spec.name: np.zeros(resolve(spec.shape, given) or (), spec.dtype) for spec in self.inputs})
+
+    def close(self) -> None:
+        """Free the compiled models and their weights."""
+        self._compiled.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _for_sizes(self, sizes: Mapping[str, int]) -> tuple[int, Compiled]:
+        """The rows at once and the compiled model for feeds of these sizes; compiled now when there is none."""
+        bucket = (sizes.get("height"), sizes.get("width"))
+        if None not in bucket and bucket not in self._buckets:
+            held = ", ".join(f"{height}x{width}" for height, width in self._buckets)
+            raise InputError(
+                f"height and width: got {bucket[0]}x{bucket[1]}, expected one of the engine's buckets {held}; "
+                f"export with --buckets that name this size, or without them"
+            )
+        rows = sizes.get("batch", 1)
+        with self._lock:
+            for each in range(rows, 0, -1):
+                key = tuple(sorted({**sizes, "batch": each}.items()))
+                if rows % each == 0 and key in self._compiled:
+                    return each, self._compiled[key]
+            model = self._read()
+            model.reshape({spec.name: list(resolve(spec.shape, sizes) or ()) for spec in self.inputs})
+            self._compiled[tuple(sorted({**sizes, "batch": rows}.items()))] = compiled = self._compile(model)
+            return rows, compiled
+
+    def _read(self) -> ov.Model:
+        try:
+            model = core().read_model(self._path)
+        except RuntimeError as error:
+            raise self._refused(error) from error
+        expect_specs(model, self.inputs)
+        return model
+
+    def _compile(self, model: ov.Model) -> Compiled:
+        try:
+            return Compiled(core().compile_model(model, self._device, self._config), self.outputs)
+        except RuntimeError as error:
+            raise self._refused(error) from error
+
+    def _refused(self, error: RuntimeError) -> EngineError:
+        made = ", ".join(f"{name} {version}" for name, version in self._spec.built_with.items())
+        return EngineError(
+            f"engine {self._path}: OpenVINO {ov.__version__} cannot open it on {self._device} (built with {made}): "
+            f"{error}. Install the version it was built with, or run 'diffoundry build' with this one"
+        )
+
+
+def _config(path: Path, spec: EngineSpec, options: EngineOptions) -> dict[str, Any]:
+    """OpenVINO's properties for an engine."""
+    device = options.device or "cpu"
+    config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": execution_precision(spec.precision, device)}
+    if spec.precision.endswith("-weights"):
+        config["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0  # activations stay floats: nothing was calibrated for more
+    if options.threads is not None:
+        config["INFERENCE_NUM_THREADS"] = options.threads
+    if options.hint is not None:
+        config["PERFORMANCE_HINT"] = options.hint.upper()
+    if options.cache is not None:  # what is kept refers to the weights instead of holding them again
+        weights = {"CACHE_MODE": "OPTIMIZE_SIZE", "WEIGHTS_PATH": str(path.with_suffix(".bin"))}
+        config |= {"CACHE_DIR": str(options.cache), **weights}
+    return config

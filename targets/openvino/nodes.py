@@ -1,0 +1,54 @@
+"""Small questions and edits on an `openvino.Model` that its rewrites share."""
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+
+__all__ = ["constant", "consumers", "new_constant", "replace", "sizes", "sole_user", "source"]
+
+
+def source(node: ov.Node, index: int, *op_types: str) -> ov.Node | None:
+    """The node behind input `index` of `node` when it is one of `op_types`, or None."""
+    found: ov.Node = node.input_value(index).get_node()
+    return found if found.get_type_name() in op_types else None
+
+
+def constant(output: ov.Output | None) -> npt.NDArray[np.generic] | None:
+    """The array behind a constant, not copied, or None."""
+    if output is None or output.get_node().get_type_name() != "Constant":
+        return None
+    data: npt.NDArray[np.generic] = output.get_node().data
+    return data
+
+
+def consumers(output: ov.Output) -> list[ov.Node]:
+    """The nodes that read an output, one entry for each of their inputs that does."""
+    return [target.get_node() for target in output.get_target_inputs()]
+
+
+def sole_user(output: ov.Output, *op_types: str) -> ov.Node | None:
+    """The only node that reads an output when it is one of `op_types`, or None."""
+    users = consumers(output)
+    return users[0] if len(users) == 1 and users[0].get_type_name() in op_types else None
+
+
+def sizes(output: ov.Output) -> tuple[int | None, ...]:
+    """The shape of an output: None where a size is not fixed. Its rank must be known."""
+    shape = output.get_partial_shape()
+    return tuple(size.get_length() if size.is_static else None for size in shape)
+
+
+def new_constant(array: npt.NDArray[np.generic], name: str) -> ov.Output:
+    """A constant of the model's own memory."""
+    node = ov.opset13.constant(np.asarray(array, order="C"))
+    node.set_friendly_name(name)
+    output: ov.Output = node.output(0)
+    return output
+
+
+def replace(old: ov.Output, new: ov.Output, *, rename: bool = True) -> None:
+    """Let `new` take the place of `old`, and the friendly name of its node unless `rename` is False."""
+    if rename:
+        new.get_node().set_friendly_name(old.get_node().get_friendly_name())
+    for target in old.get_target_inputs():
+        target.replace_source_output(new)

@@ -1,0 +1,32 @@
+"""Rewrites of an imported graph for OpenVINO's plugins, each kept because it was measured to pay."""
+
+from collections.abc import Collection
+
+import openvino as ov
+
+from diffoundry.targets.openvino.rewrites.attention_width import widen_heads
+from diffoundry.targets.openvino.rewrites.gated import split_linears
+from diffoundry.targets.openvino.rewrites.shared_input import join_linears
+from diffoundry.targets.openvino.rewrites.time_embedding import share_time_embedding
+from diffoundry.targets.openvino.rewrites.upsample import merge_upsampling
+
+__all__ = ["join_linears", "merge_upsampling", "rewrite", "share_time_embedding", "split_linears", "widen_heads"]
+
+
+def rewrite(model: ov.Model, *, doubling: Collection[str] = (), wide_heads: bool = False) -> dict[str, int]:
+    """Apply every rewrite in place, and return how often each found something, in words.
+
+    Args:
+        model: As imported from a portable graph.
+        doubling: Friendly names of the Interpolates that double whatever they are given.
+        wide_heads: Whether a matrix unit for bf16 will run the attention.
+    """
+    found = {
+        "gated layers split": split_linears(model),
+        "heads widened": widen_heads(model) if wide_heads else 0,  # before the join: it looks for single projections
+        "timesteps shared": share_time_embedding(model),  # before the join: it leaves one row
+        "layers joined": join_linears(model),
+        "upsamplings merged": merge_upsampling(model, doubling),
+    }
+    model.validate_nodes_and_infer_types()
+    return {words: count for words, count in found.items() if count}

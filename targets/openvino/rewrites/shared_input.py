@@ -1,0 +1,66 @@
+"""Many small linear layers of one input become one."""
+
+import numpy as np
+import openvino as ov
+from openvino import opset13 as ops
+
+from diffoundry.targets.openvino.linear import Linear
+from diffoundry.targets.openvino.nodes import consumers, new_constant, replace, sizes, sole_user
+
+__all__ = ["join_linears"]
+
+_FEWEST = 4
+"""Layers of one input from which on it pays: query, key and value are not enough, for their results have many rows."""
+
+
+def join_linears(model: ov.Model) -> int:
+    """Compute all linear layers of one input at once, where there are many, and return how many were joined.
+
+    Given:
+        y1 = Add(MatMul(x, W1), b1) ... y22 = Add(MatMul(x, W22), b22)
+    Result:
+        y1 ... y22 = VariadicSplit(Add(MatMul(x, W), b), axis=-1)          # W: those of all, one below the other
+
+    For the projections of the time embedding, one or two rows each, and of the prompt, 77 rows: with so few rows a
+    product takes as long as its weights take to arrive, and one large product asks for them in time.
+    """
+    count = 0
+    for node in model.get_ordered_ops():
+        for output in node.outputs():
+            linears = _readers(output)
+            if len(linears) >= _FEWEST:
+                _rewrite(output, linears)
+                count += len(linears)
+    return count
+
+
+def _readers(x: ov.Output) -> list[Linear]:
+    """The linear layers in floats that read `x`."""
+    found = []
+    for node in consumers(x):
+        if node.get_type_name() != "MatMul" or node.input_value(0) != x:
+            continue
+        add = sole_user(node.output(0), "Add")
+        linear = (Linear.behind(add.output(0)) if add is not None else None) or Linear.behind(node.output(0))
+        if linear is not None and linear.weight is not None:
+            found.append(linear)
+    return sorted(found, key=lambda linear: linear.y.get_node().get_friendly_name())
+
+
+def _rewrite(x: ov.Output, linears: list[Linear]) -> None:
+    name = f"{x.get_node().get_friendly_name()}/projections"
+    weight = np.concatenate([linear.weight for linear in linears if linear.weight is not None])
+    y = ops.matmul(x, new_constant(weight, f"{name}/weight"), False, True)
+    biases = [linear.bias for linear in linears]
+    if any(bias is not None for bias in biases):
+        rows = [
+            np.zeros(one.outputs, weight.dtype) if bias is None else bias
+            for one, bias in zip(linears, biases, strict=True)
+        ]
+        shape = (1,) * (len(sizes(x)) - 1) + (-1,)
+        y = ops.add(y, new_constant(np.concatenate(rows).reshape(shape), f"{name}/bias"))
+    y.set_friendly_name(name)
+    parts = ops.variadic_split(y, np.int64(-1), np.array([linear.outputs for linear in linears]))
+    parts.set_friendly_name(f"{name}/Split")
+    for linear, part in zip(linears, parts.outputs(), strict=True):
+        replace(linear.y, part, rename=False)

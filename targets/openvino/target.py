@@ -1,0 +1,97 @@
+"""Lowers portable graphs to OpenVINO's intermediate representation."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import onnx_ir as ir
+import openvino as ov
+
+from diffoundry.runtime.errors import EngineError
+from diffoundry.runtime.specs import EngineSpec
+from diffoundry.targets.base import GraphForm, Lowering, choose_form, tensor_specs
+from diffoundry.targets.openvino.doubling import doubling
+from diffoundry.targets.openvino.edge import take_int64
+from diffoundry.targets.openvino.rewrites import rewrite
+from diffoundry.targets.openvino.tokenizer import write_tokenizer
+
+__all__ = ["OpenVinoTarget"]
+
+_NEWEST_OPSET = 23
+
+_FORMS = {
+    "fp32": GraphForm(),
+    "bf16": GraphForm(),
+    "fp16": GraphForm(),
+    "int8": GraphForm(weights="int8", activations="uint8"),
+    "int8-weights": GraphForm(weights="int8"),
+    "int4-weights": GraphForm(weights="int4"),
+}
+"""The plugins convert floats themselves, to what the engine asks of them; weights are stored as halves all the same."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenVinoTarget:
+    """OpenVINO: one file of graph and one of weights a component, in the operators that its plugins reward."""
+
+    name: ClassVar[str] = "openvino"
+
+    def form(self, precision: str) -> GraphForm:
+        """See `Target.form`."""
+        return choose_form(self.name, _FORMS, precision)
+
+    def unsupported(self, graph: ir.Model) -> list[str]:
+        """See `Target.unsupported`."""
+        reasons = []
+        for domain, version in graph.opset_imports.items():
+            if domain not in ("", "ai.onnx"):
+                reasons.append(f"the graph needs operators of {domain!r}, OpenVINO reads those of ONNX")
+            elif version > _NEWEST_OPSET:
+                reasons.append(f"the graph needs opset {version} of ONNX, OpenVINO takes up to {_NEWEST_OPSET}")
+        return reasons
+
+    def lower(self, work: Lowering) -> EngineSpec:
+        """See `Target.lower`. The first precision gets the file names that OpenVINO GenAI opens."""
+        graph = ir.load(work.graph)
+        reasons = self.unsupported(graph)
+        if reasons:
+            raise EngineError(f"target {self.name!r} cannot take {work.graph}: {'; '.join(reasons)}")
+        inputs = tensor_specs(graph.graph.inputs)
+        work.tell("import")
+        model = _imported(work.graph)
+        facts = rewrite(
+            model,
+            doubling=doubling(model, inputs, work.dims, work.buckets),
+            wide_heads=work.precision != "fp32",
+        )
+        take_int64(model)
+        work.tell("write")
+        stem = "openvino_model" if work.first else f"openvino_model.{work.precision}"
+        path = work.graph.with_name(f"{stem}.xml")
+        ov.save_model(model, path, compress_to_fp16=work.precision != "fp32")
+        return EngineSpec(
+            target=self.name,
+            precision=work.precision,
+            files=tuple(file.relative_to(work.bundle).as_posix() for file in (path, path.with_suffix(".bin"))),
+            inputs=inputs,
+            outputs=tensor_specs(graph.graph.outputs),
+            options=_options(work),
+            built_with={"openvino": ov.__version__.partition("-")[0]},
+            facts=facts,
+        )
+
+    def complete(self, bundle: Path) -> None:
+        """See `Target.complete`. The tokenizer, so that OpenVINO GenAI opens the bundle as it is."""
+        for folder in sorted(bundle.glob("tokenizer*")):
+            write_tokenizer(folder)
+
+
+def _imported(graph: Path) -> ov.Model:
+    try:
+        return ov.convert_model(graph)
+    except Exception as error:  # OpenVINO's exceptions share no public base class
+        raise EngineError(f"target 'openvino' cannot take {graph}: {error}") from error
+
+
+def _options(work: Lowering) -> dict[str, Any]:
+    return {"buckets": [list(bucket) for bucket in work.buckets]} if work.buckets else {}
