@@ -62,7 +62,7 @@ class TensorRTEngine:
         self._cuda, self._gpu, self._lock = cuda, gpu, threading.Lock()
         cuda.call("cudaSetDevice", gpu.index)
         self._library = library
-        self._runtime, self._engine = load_plan(library, path, built, spec.built_with if spec else {}, gpu)
+        self._runtime, self._engine = load_plan(library, path, spec, gpu)
         self.inputs, self.outputs = self._tensors(spec)
         self._profiles = read_profiles(
             self._engine, [tensor.name for tensor in self.inputs], list(built.get("profiles", {}))

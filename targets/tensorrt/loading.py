@@ -1,13 +1,14 @@
 """Opens a plan: versions, GPU and file are checked first, so that what does not fit is said in our words."""
 
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from diffoundry.runtime.errors import EngineError
+from diffoundry.runtime.specs import EngineSpec
 from diffoundry.targets.tensorrt.cuda import Gpu
 from diffoundry.targets.tensorrt.failures import advice, clean
 from diffoundry.targets.tensorrt.flavour import Flavour
@@ -41,10 +42,10 @@ class Library:
             f"{what}: {self.flavour.product} {self.trt.__version__} refused: {said}; {advice(said, hint)}"
         )
 
-    @property
-    def rebuild(self) -> str:
+    def rebuild(self, spec: EngineSpec | None) -> str:
         """What to do about a plan that does not fit, in words."""
-        return f"build it again here with 'diffoundry build DIR --target {self.flavour.name} --overwrite'"
+        precision = f" --precision {spec.precision}" if spec else ""
+        return f"build it again here with 'diffoundry build DIR --target {self.flavour.name}{precision} --overwrite'"
 
 
 @cache  # the library keeps the first logger of a process for good
@@ -65,23 +66,22 @@ def open_library(flavour: Flavour) -> Library:
     return Library(trt=trt, flavour=flavour, log=log)
 
 
-def load_plan(
-    library: Library, path: Path, options: Mapping[str, Any], built_with: Mapping[str, str], gpu: Gpu
-) -> tuple[Any, Any]:
+def load_plan(library: Library, path: Path, spec: EngineSpec | None, gpu: Gpu) -> tuple[Any, Any]:
     """The engine in a plan, with its weights; and the runtime, which has to live as long.
 
     Args:
         library: The loaded module.
         path: The plan.
-        options: The build options of its spec.
-        built_with: Library to version, of its spec.
+        spec: Its manifest entry.
         gpu: Where it will run.
 
     Raises:
         EngineError: It does not fit the library, the GPU or the options; the message says what to do.
     """
     trt, flavour = library.trt, library.flavour
-    _check_version(library, path, built_with, compatible=bool(options.get("version_compatible")))
+    options = spec.options if spec else {}
+    if spec is not None:
+        _check_version(library, path, spec)
     _check_gpu(flavour, path, options.get("compute_capabilities") or (), gpu)
     library.log.take_errors()
     runtime = trt.Runtime(library.log.logger)
@@ -89,26 +89,27 @@ def load_plan(
         runtime.engine_host_code_allowed = True  # the plan brings the code of its own lean runtime
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
         if flavour.validates:
-            _check_validity(library, runtime, plan, path)
+            _check_validity(library, runtime, plan, path, spec)
         engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        raise library.failure(f"engine {path}", library.rebuild)
+        raise library.failure(f"engine {path}", library.rebuild(spec))
     if options.get("strip_plan"):
-        _fill_in_weights(library, engine, path.with_suffix(".onnx"))
+        _fill_in_weights(library, engine, path.with_suffix(".onnx"), spec)
     if options.get("weight_streaming") is not None:
         budget = int(options["weight_streaming"] * 1e9)
         engine.weight_streaming_budget_v2 = budget or engine.get_weight_streaming_automatic_budget()
     return runtime, engine
 
 
-def _check_version(library: Library, path: Path, built_with: Mapping[str, str], *, compatible: bool) -> None:
-    here, there = str(library.trt.__version__), built_with.get(library.flavour.module)
+def _check_version(library: Library, path: Path, spec: EngineSpec) -> None:
+    here, there = str(library.trt.__version__), spec.built_with.get(library.flavour.module)
+    compatible = bool(spec.options.get("version_compatible"))
     later = compatible and there is not None and _numbers(here) >= _numbers(there)
     if there is not None and here != there and not later:
         newer = " or a later one" if compatible else ""
         raise EngineError(
             f"engine {path}: built with {library.flavour.product} {there}, got {here}, expected the same version{newer}"
-            f"; install it, or {library.rebuild}"
+            f"; install it, or {library.rebuild(spec)}"
         )
 
 
@@ -129,19 +130,21 @@ def _check_gpu(flavour: Flavour, path: Path, built_for: Sequence[str], gpu: Gpu)
         )
 
 
-def _check_validity(library: Library, runtime: Any, plan: mmap.mmap, path: Path) -> None:
+def _check_validity(library: Library, runtime: Any, plan: mmap.mmap, path: Path, spec: EngineSpec | None) -> None:
     trt = library.trt
     validity, bits = runtime.get_engine_validity(plan[: runtime.engine_header_size])
     if validity == trt.EngineValidity.INVALID:
         known = trt.EngineInvalidityDiagnostics.__members__
         reasons = [_INVALID[name] for name, bit in known.items() if int(bits) & int(bit) and name in _INVALID]
-        raise library.failure(f"engine {path}", f"{' and '.join(reasons) or 'it does not fit'}; {library.rebuild}")
+        raise library.failure(
+            f"engine {path}", f"{' and '.join(reasons) or 'it does not fit'}; {library.rebuild(spec)}"
+        )
 
 
-def _fill_in_weights(library: Library, engine: Any, graph: Path) -> None:
+def _fill_in_weights(library: Library, engine: Any, graph: Path, spec: EngineSpec | None) -> None:
     """Give a plan without weights those of the graph that it was built from."""
     trt = library.trt
     refitter = trt.Refitter(engine, library.log.logger)
     parser = trt.OnnxParserRefitter(refitter, library.log.logger)
     if not parser.refit_from_file(str(graph)) or not refitter.refit_cuda_engine():
-        raise library.failure(f"weights {graph}", library.rebuild)
+        raise library.failure(f"weights {graph}", library.rebuild(spec))

@@ -71,7 +71,7 @@ def read_native(bundle: Path) -> Native:
     usual = Native()
     known = isinstance(latents, int) and isinstance(levels, list)
     return Native(
-        size=latents * 2 ** (len(levels) - 1) if known else usual.size,
+        size=latents * 2 ** (len(levels or ()) - 1) if known else usual.size,
         sequence=tokens if isinstance(tokens, int) else usual.sequence,
     )
 

@@ -20,6 +20,7 @@ from diffoundry.targets.tensorrt.plan_build import build_plan
 from diffoundry.targets.tensorrt.profiles import Native, Profile, make_profiles, read_native, shapes_of
 from diffoundry.targets.tensorrt.refit import refit_map
 from diffoundry.targets.tensorrt.support import unsupported
+from diffoundry.targets.tensorrt.weight_blocks import FlattenBlocks
 from diffoundry.targets.tensorrt.workplace import find_workplace
 
 __all__ = ["RTXTarget", "TensorRTTarget"]
@@ -33,6 +34,12 @@ _FORMS = {
     "int4-weights": GraphForm(floats="fp16", weights="int4"),
     "fp8": GraphForm(floats="fp16", weights="fp8", activations="fp8"),
 }
+
+_PASSES = (
+    WriteOutAttention(),
+    FlattenBlocks(),
+    common.RemoveUnusedNodesPass(),  # with what was replaced
+)
 
 _USUAL_CAPABILITIES = (86, 89, 120)
 """GeForce RTX 30, 40 and 50: the cards that people have."""
@@ -119,7 +126,7 @@ class TensorRTTarget:
         """
         model = self._load(work.graph)
         facts: dict[str, Any] = _to_fuse(model)
-        ir.passes.Sequential(WriteOutAttention(), common.RemoveUnusedNodesPass())(model)
+        ir.passes.Sequential(*_PASSES)(model)
         profiles = make_profiles(self.profiles, work.dims, work.buckets, read_native(work.bundle))
         place, files = find_workplace(self.flavour), EngineFiles.beside(work.graph, self.name)
         weights = refit_map(model)
