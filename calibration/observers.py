@@ -1,0 +1,107 @@
+"""Which part of what a tensor held its numbers should stand for: four answers to one histogram."""
+
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffoundry.calibration.grids import GRIDS
+from diffoundry.calibration.histogram import Histogram
+
+__all__ = ["OBSERVERS", "PERCENTILE", "Limits", "Observer", "cut"]
+
+FloatArray = NDArray[np.floating[Any]]
+
+Limits = tuple[float, float]
+"""Smallest and largest number of a range."""
+
+Observer = Callable[[Histogram, Limits, str], Limits]
+"""(histogram, exact extremes, one of `GRIDS`) -> the limits to quantize with. Never wider than the extremes."""
+
+PERCENTILE = 99.999
+"""Percent of all values that the percentile observer keeps on each side."""
+
+_PARTS = tuple(1 - 0.025 * i for i in range(29))
+"""Parts of each side that the searching observers try, from all of it down to 0.3."""
+
+
+def cut(observer: str, histogram: Histogram, extremes: Limits, kind: str) -> Limits:
+    """The limits by one of `OBSERVERS`."""
+    return OBSERVERS[observer](histogram, extremes, kind)
+
+
+def _minmax(_histogram: Histogram, extremes: Limits, _kind: str) -> Limits:
+    """Everything: nothing is ever cut off, and one outlier makes the grid coarse for all."""
+    return extremes
+
+
+def _percentile(histogram: Histogram, extremes: Limits, _kind: str) -> Limits:
+    """All but one value in a hundred thousand on each side, interpolated within a bin."""
+    below = np.concatenate([[0], np.cumsum(histogram.counts)]) / max(int(histogram.counts.sum()), 1)
+    tail = 1 - PERCENTILE / 100
+    low, high = np.interp([tail, 1 - tail], below, histogram.edges)
+    return max(float(low), extremes[0]), min(float(high), extremes[1])
+
+
+def _mse(histogram: Histogram, extremes: Limits, kind: str) -> Limits:
+    """The limits whose grid has the least mean squared error, counted in the middles of the bins.
+
+    Values beyond the limits count with the error of being cut off.
+    """
+    values, counts = _filled(histogram)
+
+    def error(limits: Limits) -> float:
+        return float(counts @ np.square(GRIDS[kind](values, *limits) - values))
+
+    return min(_candidates(extremes, kind), key=error)
+
+
+def _entropy(histogram: Histogram, extremes: Limits, kind: str) -> Limits:
+    """The limits whose quantized distribution is nearest to that of the values, by Kullback-Leibler divergence.
+
+    Migacz 2017, "8-bit inference with TensorRT": P is the distribution with what lies outside added to the outermost
+    bins inside; Q spreads what each number of the grid stands for evenly over those of its bins that are not empty.
+    """
+    values, counts = _filled(histogram)
+
+    def divergence(limits: Limits) -> float:
+        inside = (values >= limits[0]) & (values <= limits[1])
+        if not inside.any():
+            return float("inf")
+        within = counts[inside]
+        p = within.copy()
+        p[0] += counts[values < limits[0]].sum()
+        p[-1] += counts[values > limits[1]].sum()
+        _, level = np.unique(GRIDS[kind](values[inside], *limits), return_inverse=True)
+        q = (np.bincount(level, weights=within) / np.bincount(level))[level]
+        p, q = p / p.sum(), q / q.sum()
+        return float(p @ np.log(p / q))
+
+    return min(_candidates(extremes, kind), key=divergence)
+
+
+OBSERVERS: Mapping[str, Observer] = MappingProxyType(
+    {"minmax": _minmax, "percentile": _percentile, "mse": _mse, "entropy": _entropy}
+)
+
+
+def _filled(histogram: Histogram) -> tuple[FloatArray, FloatArray]:
+    """Middles and counts of the bins that are not empty; one bin of zeros when all are."""
+    filled = np.flatnonzero(histogram.counts)
+    if not filled.size:
+        return np.zeros(1), np.ones(1)
+    return histogram.centers[filled], histogram.counts[filled].astype(np.float64)
+
+
+def _candidates(extremes: Limits, kind: str) -> Iterator[Limits]:
+    """The widest limits first, so that they win a tie; of asymmetric ones both sides are cut alike, or only one."""
+    low, high = extremes
+    if kind == "uint8":
+        yield from ((low * part, high * part) for part in _PARTS)
+        yield from ((low, high * part) for part in _PARTS[1:])
+        yield from ((low * part, high) for part in _PARTS[1:])
+        return
+    largest = max(-low, high)
+    yield from ((max(low, -largest * part), min(high, largest * part)) for part in _PARTS)

@@ -1,0 +1,100 @@
+"""From statistics to ranges, and the file of a bundle that keeps them."""
+
+import json
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+from diffoundry.calibration.grids import GRIDS
+from diffoundry.calibration.observers import OBSERVERS, cut
+from diffoundry.calibration.statistics import Statistics, TensorStatistics
+from diffoundry.runtime.errors import BundleError
+from diffoundry.runtime.quantization import RANGES_VERSION, ComponentRanges, TensorRanges
+from diffoundry.runtime.records import RecordError, from_json, to_json
+
+__all__ = ["make_ranges", "ranges_file", "read_ranges", "write_ranges"]
+
+_LARGEST_FILE = 64 << 20
+"""Bytes. SDXL's ranges have some 10 MB."""
+
+_DIGITS = 7
+_CHANNEL_DIGITS = 4
+"""Significant digits in the file. Graphs are only ever made from the numbers as written, so nothing is lost."""
+
+
+def ranges_file(component: str) -> str:
+    """Where a bundle keeps a component's ranges."""
+    return f"calibration/{component}.json"
+
+
+def make_ranges(statistics: Statistics, *, inputs: Collection[str], norms: Collection[str]) -> ComponentRanges:
+    """What is worth keeping of the statistics of a component.
+
+    Args:
+        statistics: Of all prompts.
+        inputs: The tensors that nodes with weights read: their channels' power is kept.
+        norms: The tensors that norms wrote: their channels' extremes are kept.
+    """
+    return ComponentRanges(
+        tensors={
+            name: _tensor_ranges(tensor, power=name in inputs, channels=name in norms)
+            for name, tensor in sorted(statistics.tensors.items())
+        }
+    )
+
+
+def _tensor_ranges(tensor: TensorStatistics, *, power: bool, channels: bool) -> TensorRanges:
+    extremes, histogram = tensor.extremes, tensor.histogram
+    cuts = {
+        observer: {kind: _rounded(cut(observer, histogram, extremes, kind)) for kind in GRIDS}
+        for observer in OBSERVERS
+        if observer != "minmax"
+    }
+    low, high = _rounded(extremes)
+    return TensorRanges(
+        low=low,
+        high=high,
+        cuts=cuts,
+        step_low=_rounded(tensor.low),
+        step_high=_rounded(tensor.high),
+        channel_low=_rounded(tensor.channel_low, _CHANNEL_DIGITS) if channels else (),
+        channel_high=_rounded(tensor.channel_high, _CHANNEL_DIGITS) if channels else (),
+        channel_power=_rounded(tensor.channel_squares / max(tensor.rows, 1), _CHANNEL_DIGITS) if power else (),
+    )
+
+
+def write_ranges(bundle: Path, component: str, ranges: ComponentRanges) -> None:
+    """Write a component's file, whole or not at all."""
+    path = bundle / ranges_file(component)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}")
+    beside.write_text(json.dumps(to_json(ranges), separators=(",", ":")) + "\n", encoding="utf-8")
+    os.replace(beside, path)
+
+
+def read_ranges(bundle: Path, component: str) -> ComponentRanges:
+    """The ranges of a component; none when it was not calibrated.
+
+    Raises:
+        BundleError: The file is damaged or of another version.
+    """
+    path = bundle / ranges_file(component)
+    if not path.is_file():
+        return ComponentRanges(tensors={})
+    if path.stat().st_size > _LARGEST_FILE:
+        raise BundleError(
+            f"{path}: got more than {_LARGEST_FILE} bytes, expected the ranges of a component; do not trust it"
+        )
+    try:
+        found = from_json(ComponentRanges, json.loads(path.read_bytes()))
+    except (RecordError, ValueError, RecursionError) as error:
+        raise BundleError(f"{path}: {error}; calibrate again") from error
+    if found.format_version != RANGES_VERSION:
+        raise BundleError(
+            f"{path}: got ranges of version {found.format_version}, expected {RANGES_VERSION}; calibrate again"
+        )
+    return found
+
+
+def _rounded(values: "Collection[float]", digits: int = _DIGITS) -> tuple[float, ...]:
+    return tuple(float(f"{value:.{digits}g}") for value in values)

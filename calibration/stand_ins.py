@@ -1,0 +1,84 @@
+"""Engines that are handed in, in the place of a bundle's own."""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from diffoundry.runtime.bundle import Bundle
+from diffoundry.runtime.components import Components
+from diffoundry.runtime.engine import Array, Engine
+from diffoundry.runtime.specs import TensorSpec
+
+__all__ = ["Remembering", "StandIns", "Wrapper"]
+
+_REMEMBERED = 512
+"""Calls whose outputs are kept: latents and embeddings, of large models some 100 MB."""
+
+
+class StandIns(Components):
+    """The components of a bundle whose engines are all handed in; a pipeline drives them as it would its own."""
+
+    def __init__(self, bundle: Bundle, engines: Mapping[str, Engine]) -> None:
+        """Take the engines; whoever opened them closes them.
+
+        Args:
+            bundle: For configs, tokenizers and the scheduler.
+            engines: Component to engine, for every component that will run.
+        """
+        super().__init__(bundle)
+        self._handed_in = dict(engines)
+
+    def engine(self, name: str) -> Engine:
+        """The engine that was handed in."""
+        return self._handed_in[name]
+
+
+class Wrapper:
+    """An engine around another one that does nothing by itself; it is closed with the one inside."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.inner = engine
+        self.inputs: tuple[TensorSpec, ...] = engine.inputs
+        self.outputs: tuple[TensorSpec, ...] = engine.outputs
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the engine inside."""
+        return self.inner.run(feeds)
+
+    def close(self) -> None:
+        """Close the engine inside."""
+        self.inner.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Remembering(Wrapper):
+    """Runs a call only once: the same feeds again give the outputs of the first time.
+
+    Where only one component changes from picture to picture, the others in front of it need not run again.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self._calls: OrderedDict[bytes, dict[str, Array]] = OrderedDict()
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs for these feeds."""
+        digest = hashlib.blake2b()
+        for name, array in sorted(feeds.items()):
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(array.tobytes())
+        key = digest.digest()
+        if key not in self._calls:
+            self._calls[key] = self.inner.run(feeds)
+            if len(self._calls) > _REMEMBERED:
+                self._calls.popitem(last=False)
+        return dict(self._calls[key])

@@ -1,0 +1,122 @@
+"""What a pipeline is asked to do while it is measured: the same pictures, for the float engines and for others."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffoundry.runtime.components import Components
+from diffoundry.runtime.image import postprocess, preprocess
+from diffoundry.runtime.pipelines import open_pipeline
+
+__all__ = ["Case", "Reconstruction", "Task", "TextToImage", "ignore_step"]
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """One picture.
+
+    Attributes:
+        prompt: What it shows.
+        seed: Of torch's CPU generator.
+    """
+
+    prompt: str
+    seed: int
+
+
+def ignore_step(_step: int) -> None:
+    """For whoever does not want to know."""
+
+
+class Task(Protocol):
+    """Makes pictures with a bundle's components. Deterministic: the same engines make the same pictures.
+
+    Attributes:
+        components: Which components it runs.
+        stepped: Those of them that run once a step of the denoising loop; the others run once a picture.
+    """
+
+    components: ClassVar[tuple[str, ...]]
+    stepped: ClassVar[tuple[str, ...]]
+
+    def paint(
+        self, components: Components, cases: Sequence[Case], at_step: Callable[[int], None] = ignore_step
+    ) -> FloatArray:
+        """Pictures of all cases in one batch.
+
+        Args:
+            components: The engines to use.
+            cases: At least one.
+            at_step: Called with the index of a step of the denoising loop before it begins.
+
+        Returns:
+            float32 (B, H, W, 3) in 0..1.
+        """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextToImage:
+    """Paints prompts.
+
+    Attributes:
+        steps: Steps of the scheduler.
+        guidance_scale: 1 or less runs without guidance.
+        height: Pixels; None takes the checkpoint's own size.
+        width: Pixels; None takes the checkpoint's own size.
+    """
+
+    components: ClassVar[tuple[str, ...]] = ("text_encoder", "unet", "vae_decoder")
+    stepped: ClassVar[tuple[str, ...]] = ("unet",)
+
+    steps: int = 20
+    guidance_scale: float = 7.5
+    height: int | None = None
+    width: int | None = None
+
+    def paint(
+        self, components: Components, cases: Sequence[Case], at_step: Callable[[int], None] = ignore_step
+    ) -> FloatArray:
+        """See `Task.paint`."""
+        at_step(0)
+        run = open_pipeline(components).start(
+            [case.prompt for case in cases],
+            seed=[case.seed for case in cases],
+            num_inference_steps=self.steps,
+            guidance_scale=self.guidance_scale,
+            height=self.height,
+            width=self.width,
+            output_type="np",
+        )
+        for step in run:
+            at_step(step.index + 1)
+        return np.asarray(run.finish().images, np.float32)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reconstruction:
+    """Encodes pictures and decodes them again, as image-to-image does without its denoising.
+
+    Attributes:
+        pictures: Case to its picture, float32 (H, W, 3) in 0..1.
+    """
+
+    components: ClassVar[tuple[str, ...]] = ("vae_encoder", "vae_decoder")
+    stepped: ClassVar[tuple[str, ...]] = ()
+
+    pictures: Mapping[Case, FloatArray]
+
+    def paint(
+        self, components: Components, cases: Sequence[Case], at_step: Callable[[int], None] = ignore_step
+    ) -> FloatArray:
+        """See `Task.paint`; the latents are the means of what the encoder says."""
+        at_step(0)
+        pixels = preprocess([self.pictures[case] for case in cases])
+        moments = components.run("vae_encoder", {"sample": pixels})["latent_parameters"]
+        mean, _ = np.split(moments, 2, axis=1)
+        decoded = components.run("vae_decoder", {"latent_sample": mean})["sample"]
+        return np.asarray(postprocess(decoded, "np"), np.float32)

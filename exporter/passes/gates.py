@@ -1,0 +1,162 @@
+"""Switches in a graph that let calibration try one node after the other without building a graph for each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from diffoundry.exporter.passes.opset import OPSET
+from diffoundry.exporter.passes.quantizable import quantizable
+from diffoundry.targets.graph_edit import new_initializer
+
+__all__ = ["SWITCHES", "GateQuantized", "RoundFloats"]
+
+SWITCHES = "switches"
+"""Name of the input that both passes add: bool, one for each node or group of nodes, true for the coarser numbers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateQuantized(ir.passes.InPlacePass):
+    """Makes each quantized node choose between quantized and float operands when the graph runs.
+
+    Given:
+        %y = Conv(%d, %e, %b)                       # as `Quantize` left it: %d stands for %x, %e for %w
+    Result:
+        %s = Gather(%switches, 3)                   # for the fourth of `nodes`
+        %y = Conv(Where(%s, %d, %x), Where(%s, %e, %w), %b)
+        ... = ...(Where(%s, %y_dequantized, %y))    # where its output is quantized too
+
+    Attributes:
+        nodes: Names of the nodes that were quantized, in the order of the switches.
+        original: The graph before `Quantize`, for what the nodes read.
+        outputs: Whether `Quantize` did the outputs of convolutions too.
+    """
+
+    nodes: Sequence[str]
+    original: ir.Model
+    outputs: bool = False
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Put the switches in."""
+        sites = {site.name: site for site in quantizable(self.original.graph)}
+        values = ir.convenience.create_value_mapping(model.graph)
+        switches = _Switches(model.graph, len(self.nodes))
+        chosen: dict[str | None, ir.Value] = {}
+        for i, name in enumerate(self.nodes):  # before inputs: a node may read what another one's switch chose
+            y = sites[name].node.outputs[0].name
+            if self.outputs and sites[name].node.op_type == "Conv" and f"{y}_dequantized" in values:
+                chosen[y] = switches.choose_after(i, values[f"{y}_dequantized"], values[str(y)])
+        nodes = {node.name: node for node in model.graph}
+        for i, name in enumerate(self.nodes):
+            site, node = sites[name], nodes[name]
+            for index in {site.activation, site.weight} - {None}:
+                exact, coarse = site.node.inputs[index], node.inputs[index]
+                if exact.name == coarse.name:
+                    continue
+                if exact.name in chosen:
+                    coarse = values[f"{exact.name}_dequantized"]
+                node.replace_input_with(index, switches.choose(i, coarse, chosen.get(exact.name, values[exact.name])))
+        model.graph.sort()
+        return ir.passes.PassResult(model, modified=bool(self.nodes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundFloats(ir.passes.InPlacePass):
+    """Rounds what nodes read and compute to another float type and back, each group of nodes with a switch.
+
+    Given:
+        %y = Mul(%x, %w)                                                # float32
+    Result:
+        %s = Gather(%switches, 0)
+        %v = Where(%s, Cast<FLOAT>(Cast<FLOAT16>(%w)), %w)              # and %x in the same way
+        %z = Mul(%u, %v)
+        %y = Where(%s, Cast<FLOAT>(Cast<FLOAT16>(%z)), %z)
+
+    Every operator computes in float32 and its result is rounded, as on devices whose sums are float32. What is beyond
+    the type's range becomes infinite.
+
+    Attributes:
+        groups: Names of nodes; those of one group share a switch.
+        dtype: FLOAT16 or BFLOAT16.
+        switched: Whether there are switches; without them every node of the groups is rounded for good.
+    """
+
+    groups: Sequence[Sequence[str]]
+    dtype: ir.DataType = ir.DataType.FLOAT16
+    switched: bool = True
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Put roundings and switches in."""
+        nodes = {node.name: node for node in model.graph}
+        switches = _Switches(model.graph, len(self.groups) if self.switched else 0)
+        for i, group in enumerate(self.groups):
+            switch = i if self.switched else None
+            for node in (nodes[name] for name in group):
+                for index, value in enumerate(node.inputs):
+                    if value is not None and value.dtype == ir.DataType.FLOAT:
+                        node.replace_input_with(index, switches.round(switch, value, self.dtype))
+                for output in node.outputs:
+                    if output.dtype == ir.DataType.FLOAT and output.uses():
+                        switches.choose_after(switch, switches.rounded(output, self.dtype), output)
+        model.graph.sort()
+        return ir.passes.PassResult(model, modified=bool(self.groups))
+
+
+class _Switches:
+    """The switches of one graph and what they choose between. New nodes come last: the caller sorts the graph."""
+
+    def __init__(self, graph: ir.Graph, count: int) -> None:
+        self._graph = graph
+        self._input = ir.Value(name=SWITCHES, type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([count]))
+        if count:
+            graph.inputs.append(self._input)
+        self._states: dict[int, ir.Value] = {}
+        self._rounded: dict[tuple[ir.Value, int | None], ir.Value] = {}
+        self._made: set[ir.Value] = set()
+        self._count = 0
+
+    def choose(self, i: int | None, coarse: ir.Value, exact: ir.Value) -> ir.Value:
+        """One of two values by the state of switch `i`; without a switch the coarse one."""
+        if i is None:
+            return coarse
+        if i not in self._states:
+            index = new_initializer(self._graph, f"{SWITCHES}_{i}", np.array(i, np.int64))
+            self._states[i] = self._add("Gather", [self._input, index], ir.DataType.BOOL, ir.Shape([]))
+        return self._add("Where", [self._states[i], coarse, exact], ir.DataType.FLOAT, exact.shape)
+
+    def choose_after(self, i: int | None, coarse: ir.Value, exact: ir.Value) -> ir.Value:
+        """Let all that read `exact` or `coarse` read what switch `i` chooses; how `coarse` is made stays as it is."""
+        maker = coarse.producer()
+        assert maker is not None
+        making = {maker} | {value.producer() for value in maker.inputs if value is not None}
+        readers = [use for value in (coarse, exact) for use in value.uses() if use.node not in making]
+        chosen = self.choose(i, coarse, exact)
+        for use in readers:
+            use.node.replace_input_with(use.idx, chosen)
+        return chosen
+
+    def round(self, i: int | None, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+        """A value, rounded when switch `i` says so; several readers of one switch share it."""
+        if i is None and value in self._made:
+            return value
+        if (value, i) not in self._rounded:
+            self._rounded[value, i] = self.choose(i, self.rounded(value, dtype), value)
+        return self._rounded[value, i]
+
+    def rounded(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+        """A value rounded to another type and back."""
+        down = self._add("Cast", [value], dtype, value.shape, to=int(dtype))
+        up = self._add("Cast", [down], ir.DataType.FLOAT, value.shape, to=int(ir.DataType.FLOAT))
+        self._made.add(up)
+        return up
+
+    def _add(
+        self, op_type: str, inputs: Sequence[ir.Value], dtype: ir.DataType, shape: ir.Shape | None, **attributes: int
+    ) -> ir.Value:
+        self._count += 1
+        node = ir.node(op_type, inputs, attributes, name=f"{SWITCHES}/{op_type}_{self._count}", version=OPSET)
+        node.outputs[0].name = f"{SWITCHES}_{self._count}_output"
+        node.outputs[0].type, node.outputs[0].shape = ir.TensorType(dtype), shape
+        self._graph.append(node)
+        return node.outputs[0]
