@@ -13,10 +13,9 @@ from diffoundry.calibration.quality import mean_square
 from diffoundry.calibration.stand_ins import StandIns, Wrapper
 from diffoundry.calibration.tasks import Case, Task
 from diffoundry.calibration.units import Unit
-from diffoundry.runtime.bundle import Bundle
 from diffoundry.runtime.engine import Array, Engine
 
-__all__ = ["OpenGated", "Switched", "Switching", "measure_alone", "refine"]
+__all__ = ["Switched", "Switching", "measure_alone", "refine"]
 
 FloatArray = NDArray[np.float32]
 
@@ -41,30 +40,20 @@ class Switched(Wrapper):
         return self.inner.run({**feeds, self._name: self.states})
 
 
-OpenGated = Callable[[str, Sequence[Unit]], AbstractContextManager[Switched]]
-"""(component, some of its units) -> its engine with one switch for each of them."""
-
-
 class Switching(Protocol):
-    """Where sensitivity is measured.
+    """Where sensitivity is measured."""
 
-    Attributes:
-        bundle: For configs and tokenizers.
-        floats: Component to its float engine.
-        task_of: Component to the task that shows what it does.
-    """
-
-    bundle: Bundle
-    floats: Mapping[str, Engine]
-
-    def task_of(self, component: str, *, steps: int | None) -> Task:
+    def task_of(self, component: str, steps: int | None) -> Task:
         """The task that shows what a component does, in this many steps instead of its own."""
 
-    def open_gated(self, component: str, units: Sequence[Unit]) -> AbstractContextManager[Switched]:
-        """The component's engine with one switch for each of the units."""
+    def floats(self) -> StandIns:
+        """All float engines."""
 
-    def chunks(self, component: str, units: Sequence[Unit]) -> Iterator[Sequence[Unit]]:
-        """The units in groups whose switches fit into memory together."""
+    def gated(self, component: str, units: Sequence[Unit]) -> AbstractContextManager[tuple[Switched, StandIns]]:
+        """A component's engine with one switch for each of the units, alone and among the other float engines."""
+
+    def chunks(self, units: Sequence[Unit]) -> Iterator[Sequence[Unit]]:
+        """Units of one component, in groups whose switches fit into memory together."""
 
 
 def measure_alone(
@@ -87,11 +76,10 @@ def measure_alone(
     start = time.perf_counter()
     for component in dict.fromkeys(unit.component for unit in units):
         mine = [unit for unit in units if unit.component == component]
-        task = place.task_of(component, steps=steps)
-        reference = task.paint(StandIns(place.bundle, place.floats), cases)
-        for chunk in place.chunks(component, mine):
-            with place.open_gated(component, chunk) as engine:
-                engines = StandIns(place.bundle, {**place.floats, component: engine})
+        task = place.task_of(component, steps)
+        reference = task.paint(place.floats(), cases)
+        for chunk in place.chunks(mine):
+            with place.gated(component, chunk) as (engine, engines):
                 for i, unit in enumerate(chunk):
                     engine.states[:] = False
                     engine.states[i] = True

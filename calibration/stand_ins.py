@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -60,14 +60,21 @@ class Wrapper:
         self.close()
 
 
-class Remembering(Wrapper):
+class Remembering:
     """Runs a call only once: the same feeds again give the outputs of the first time.
 
-    Where only one component changes from picture to picture, the others in front of it need not run again.
+    Where only one component changes from picture to picture, the others in front of it need not run again. The engine
+    is opened when a call is new, and may be released in between.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        super().__init__(engine)
+    def __init__(
+        self, open_engine: Callable[[], Engine], inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+    ) -> None:
+        """Nothing is opened yet."""
+        self.inputs = inputs
+        self.outputs = outputs
+        self._open = open_engine
+        self._inner: Engine | None = None
         self._calls: OrderedDict[bytes, dict[str, Array]] = OrderedDict()
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -78,7 +85,28 @@ class Remembering(Wrapper):
             digest.update(array.tobytes())
         key = digest.digest()
         if key not in self._calls:
-            self._calls[key] = self.inner.run(feeds)
+            if self._inner is None:
+                self._inner = self._open()
+            self._calls[key] = self._inner.run(feeds)
             if len(self._calls) > _REMEMBERED:
                 self._calls.popitem(last=False)
         return dict(self._calls[key])
+
+    def release(self) -> None:
+        """Close the engine inside, and go on remembering."""
+        if self._inner is not None:
+            self._inner.close()
+            self._inner = None
+
+    def close(self) -> None:
+        """Close the engine inside and forget."""
+        self.release()
+        self._calls.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -81,11 +81,13 @@ class Plan:
         units: In the order of the graphs.
         base: Component to what else is chosen for it: observer, smoothing.
         costs: Unit to its measured cost, for those that were measured.
+        floats: Whether the units compute in fp16 or bf16, and in fp32 when moved, instead of being quantized.
     """
 
     units: Sequence[Unit]
     base: Mapping[str, ComponentChoice]
     costs: Mapping[Unit, float] = field(default_factory=dict)
+    floats: bool = False
 
     def choices(self, moves: Sequence[Move] = ()) -> dict[str, ComponentChoice]:
         """The choice for every component when these moves are made."""
@@ -105,4 +107,6 @@ class Plan:
             if moved.get(unit) == "float"
             for node in unit.nodes
         }
+        if self.floats:
+            return replace(base, kept={**base.kept, **kept}, float32=(*base.float32, *kept))
         return replace(base, quantized=tuple(quantized), kept=kept, fallback=tuple(fallback))

@@ -17,9 +17,10 @@ from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.quantization import ComponentChoice, ComponentRanges, QuantizationChoice, TensorRanges
 from diffoundry.targets.base import GraphForm
 
-__all__ = ["convert", "make_graph"]
+__all__ = ["DTYPES", "convert", "make_graph"]
 
-_DTYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
+DTYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
+"""Of `GraphForm.floats`."""
 
 
 def make_graph(
@@ -69,7 +70,7 @@ def convert(model: ir.Model, form: GraphForm, choice: ComponentChoice, ranges: C
         _quantize(model, form, choice, ranges)
     if form.floats != "fp32":
         keep = KeepList(nodes=frozenset(choice.float32))
-        HalfPrecision(dtype=_DTYPES[form.floats], keep=keep)(model)
+        HalfPrecision(dtype=DTYPES[form.floats], keep=keep)(model)
     return model
 
 
@@ -96,7 +97,7 @@ def _quantize(model: ir.Model, form: GraphForm, choice: ComponentChoice, ranges:
         block=form.block,
         fallback=frozenset(choice.fallback),
         power=power,
-        floats=_DTYPES[form.floats],
+        floats=DTYPES[form.floats],
     )(model)
     common.RemoveUnusedNodesPass()(model)  # with the float weights that nothing reads any more
 

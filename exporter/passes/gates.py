@@ -56,6 +56,8 @@ class GateQuantized(ir.passes.InPlacePass):
                     continue
                 if exact.name in chosen:
                     coarse = values[f"{exact.name}_dequantized"]
+                elif exact.name not in values:  # a float weight that nobody read any more
+                    values[exact.name] = new_initializer(model.graph, exact.name, exact.const_value)
                 node.replace_input_with(index, switches.choose(i, coarse, chosen.get(exact.name, values[exact.name])))
         model.graph.sort()
         return ir.passes.PassResult(model, modified=bool(self.nodes))

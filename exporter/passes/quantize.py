@@ -15,7 +15,7 @@ from diffoundry.exporter.passes.quantize_weights import WeightFormat, per_block,
 from diffoundry.runtime.errors import ConfigError
 from diffoundry.targets.graph_edit import new_initializer
 
-__all__ = ["Quantize", "Range"]
+__all__ = ["Quantize", "Range", "weight_format"]
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +94,15 @@ class Quantize(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=bool(self.nodes))
 
 
+def weight_format(site: Site, weights: str, block: int, *, fallback: bool = False) -> WeightFormat:
+    """How the weight of a site is stored; see `Quantize`. Tables of embeddings have no int4 form."""
+    if weights == "int4" and not fallback and site.activation is not None:
+        tensor = site.weight_value.const_value
+        assert tensor is not None
+        return per_block(site.input_axis, tensor.shape.numpy()[site.input_axis], block)
+    return per_channel(_WEIGHTS.get(weights, ir.DataType.INT8), site.channel_axis)
+
+
 class _Edit:
     """The tensors of one graph that are quantized by now."""
 
@@ -123,20 +132,13 @@ class _Edit:
                 use.node.replace_input_with(use.idx, rounded)
 
     def _weight(self, site: Site) -> ir.Value:
-        value, form = site.weight_value, self._format(site)
+        options = self._options
+        form = weight_format(site, options.weights, options.block, fallback=site.name in options.fallback)
+        value = site.weight_value
         if (value.name, form) not in self._weights:
             assert value.name is not None
             self._weights[value.name, form] = self._new_weight(site, value, form)
         return self._weights[value.name, form]
-
-    def _format(self, site: Site) -> WeightFormat:
-        kind = self._options.weights
-        if kind == "int4" and (site.name in self._options.fallback or site.activation is None):
-            kind = "int8"
-        if kind != "int4":
-            return per_channel(_WEIGHTS[kind], site.channel_axis)
-        shape = site.weight_value.const_value.shape.numpy()  # type: ignore[union-attr]  # a site's weight has a value
-        return per_block(site.input_axis, shape[site.input_axis], self._options.block)
 
     def _new_weight(self, site: Site, value: ir.Value, form: WeightFormat) -> ir.Value:
         tensor = value.const_value

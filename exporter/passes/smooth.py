@@ -36,8 +36,8 @@ class Smooth(ir.passes.InPlacePass):
         %n = LayerNormalization(%x, %scale / s, %bias / s)    # initializers
         %y = MatMul(%n, s * %w)                                # s along the input channels
 
-    Xiao et al. 2022, "SmoothQuant", equation 3, https://arxiv.org/abs/2211.10438. The network stays the same, nothing is
-    added to it, and %n has fewer outliers.
+    Xiao et al. 2022, "SmoothQuant", equation 3, https://arxiv.org/abs/2211.10438. The network stays the same, nothing
+    is added to it, and %n has fewer outliers.
 
     Attributes:
         factors: Output of a norm to its s, float64, (channels,), all positive; of those that `smoothable` lists.
