@@ -1,89 +1,184 @@
-"""`diffoundry verify`: compares a bundle with the PyTorch checkpoint it was made from."""
+"""`diffoundry verify`: compares a bundle with the checkpoint it was made from, or its engines with each other."""
 
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import click
 import diffusers
+import numpy as np
 import transformers
-from rich.markup import escape
+from numpy.typing import NDArray
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from diffoundry.exporter.checkpoint import open_checkpoint
-from diffoundry.exporter.verify import PicturePair, VerifyReport, VerifyRequest, Watch, report_to_json, verify
-from diffoundry.exporter.verify.page import measured_text, report_sections, verdict
+from diffoundry.exporter.checkpoint import Checkpoint, open_checkpoint
+from diffoundry.exporter.cli.verify_tables import builds_table, checks_table, matrix_table
+from diffoundry.exporter.verify import (
+    Absence,
+    PicturePair,
+    VerifyRequest,
+    Watch,
+    report_to_json,
+    verify,
+    verify_across,
+)
+from diffoundry.exporter.verify.across_page import IN_SHORT, across_sections, across_verdict
+from diffoundry.exporter.verify.page import report_sections, verdict
 from diffoundry.exporter.verify.prompts import PROMPTS
+from diffoundry.exporter.verify.request import FULL_SEEDS
 from diffoundry.runtime.cli.console import err, out, print_json, remark
 from diffoundry.runtime.cli.options import bundle_argument, engine_options, json_option, take_engine_options
 from diffoundry.runtime.cli.report import require_report, write_report
+from diffoundry.runtime.engine import OpenEngine
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.plugins import resolve
 
-__all__ = ["checks_table", "command"]
+__all__ = ["command"]
+
+_QUICK = 2
+"""Built-in prompts that are painted when nothing is said."""
 
 
 @click.command("verify")
 @bundle_argument
 @click.option("--against", metavar="MODEL", help="A diffusers folder, a hub id, or an alias.  [default: the recipe's]")
+@click.option("--across", is_flag=True, help="Compare the bundle's engines with each other instead.")
+@click.option("--full", is_flag=True, help=f"Paint all {len(PROMPTS)} built-in prompts from {len(FULL_SEEDS)} seeds.")
 @click.option("--prompt", "given", multiple=True, help="Paint this prompt; may be given several times.")
 @click.option(
     "--prompts",
     type=click.IntRange(1, len(PROMPTS)),
-    default=2,
-    show_default=True,
-    help="How many of the built-in prompts to paint when no --prompt is given.",
+    help=f"How many of the built-in prompts to paint when no --prompt is given.  [default: {_QUICK}]",
 )
-@click.option(
-    "--seed", "seeds", type=int, multiple=True, default=(0,), help="May be given several times.  [default: 0]"
-)
+@click.option("--seed", "seeds", type=int, multiple=True, help="May be given several times.  [default: 0]")
 @click.option("--steps", type=click.IntRange(min=1), default=20, show_default=True, help="Steps of the scheduler.")
 @click.option("--guidance-scale", type=float, default=7.5, show_default=True, help="1 or less runs without guidance.")
 @engine_options
+@click.option(
+    "--engine",
+    "engines",
+    multiple=True,
+    metavar="TARGET=MODULE:FUNCTION",
+    help="Open the engines of TARGET with this function instead of its own, such as an interpreter of its files.",
+)
 @json_option
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a report with the pictures.")
 def command(
-    bundle: Path,
-    *,
-    against: str | None,
-    given: tuple[str, ...],
-    prompts: int,
-    as_json: bool,
-    html: Path | None,
-    **values: Any,
+    bundle: Path, *, across: bool, against: str | None, html: Path | None, as_json: bool, **values: Any
 ) -> None:
     """Compare the bundle DIR with PyTorch: every component, the latents after every step, the pictures, the configs.
 
-    Exit code 1 when a gate fails.
+    Every target and precision that can run here is compared. Exit code 1 when a gate fails.
     """
     if html is not None:
         require_report()
     for library in (diffusers, transformers):  # they warn of what is left out on purpose, such as image preprocessors
         library.utils.logging.set_verbosity_error()
-    engines = take_engine_options(values)
-    request = VerifyRequest(prompts=given or PROMPTS[:prompts], **engines, **values)
+    request = _request(values)
     checkpoint = open_checkpoint(against) if against is not None else None
-    with _Watch() as watch:
+    work = _across if across else _against
+    if not work(bundle, checkpoint, request, html, as_json=as_json):
+        sys.exit(1)
+
+
+def _against(
+    bundle: Path, checkpoint: Checkpoint | None, request: VerifyRequest, html: Path | None, *, as_json: bool
+) -> bool:
+    """Compare with PyTorch, show the answer, and say whether it passed."""
+    with _Watch(keep=html is not None) as watch:
         report = verify(bundle, checkpoint, request, watch)
-    for note in report.notes:
-        remark(f"note: {note}")
+    _remarks(report.notes, report.absent)
     if as_json:
         print_json(report_to_json(report))
+    elif len(report.builds) == 1:
+        out.print(checks_table(report.all_checks))
     else:
-        out.print(checks_table(report))
+        out.print(builds_table(report))
+        failed = [check for check in report.all_checks if not check.passed]
+        if failed:
+            out.print(checks_table(failed))
+    if not as_json:
         out.print(f"{verdict(report)} ({report.seconds:.1f} s)", markup=False, soft_wrap=True)
     if html is not None:
         write_report(html, f"Verification of {bundle.name}", report_sections(report, watch.pairs), text=verdict(report))
         remark(f"report: {html}")
-    if not report.passed:
-        sys.exit(1)
+    return report.passed
+
+
+def _across(
+    bundle: Path, checkpoint: Checkpoint | None, request: VerifyRequest, html: Path | None, *, as_json: bool
+) -> bool:
+    """Compare the engines with each other, show the answer, and say whether it passed."""
+    with _Watch(keep=html is not None) as watch:
+        report = verify_across(bundle, checkpoint, request, watch)
+    _remarks(report.notes, report.absent)
+    if as_json:
+        print_json(report_to_json(report))
+    else:
+        for title in IN_SHORT:
+            out.print(matrix_table(report, title))
+        failed = [check for check in report.checks if not check.passed]
+        if failed:
+            out.print(checks_table(failed))
+        out.print(f"{across_verdict(report)} ({report.seconds:.1f} s)", markup=False, soft_wrap=True)
+    if html is not None:
+        sections = across_sections(report, watch.sets)
+        write_report(html, f"The engines of {bundle.name}", sections, text=across_verdict(report))
+        remark(f"report: {html}")
+    return report.passed
+
+
+def _request(values: dict[str, Any]) -> VerifyRequest:
+    """The command's options as a request.
+
+    Raises:
+        InputError: --full beside what it stands for, or an --engine that cannot be found.
+    """
+    full, given, prompts, seeds = (values.pop(name) for name in ("full", "given", "prompts", "seeds"))
+    if full and (given or prompts or seeds):
+        raise InputError(
+            "--full: got it with --prompt, --prompts or --seed, expected it alone; it stands for all of them"
+        )
+    openers = dict(_opener(text) for text in values.pop("engines"))
+    return VerifyRequest(
+        prompts=PROMPTS if full else given or PROMPTS[: prompts or _QUICK],
+        seeds=FULL_SEEDS if full else seeds or (0,),
+        openers=openers,
+        **take_engine_options(values),
+        **values,
+    )
+
+
+def _opener(text: str) -> tuple[str, OpenEngine]:
+    """Read TARGET=MODULE:FUNCTION; modules in the current folder are found too."""
+    target, equals, reference = text.partition("=")
+    if not (target and equals and reference.partition(":")[2]):
+        raise InputError(f"--engine: got {text!r}, expected TARGET=MODULE:FUNCTION, such as coreml=interpreter:open")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        return target, resolve(reference)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"--engine {text}: {error}; check the name, and install what it needs") from error
+
+
+def _remarks(notes: Sequence[str], absent: Sequence[Absence]) -> None:
+    for note in notes:
+        remark(f"note: {note}")
+    for absence in absent:
+        remark(f"not run: {absence.name}: {absence.reason}")
 
 
 class _Watch(Watch):
-    """Shows what is under way on standard error, and keeps the pictures."""
+    """Shows what is under way on standard error, and keeps the pictures when a report will show them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keep: bool) -> None:
         columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
         self.pairs: list[PicturePair] = []
+        self.sets: dict[str, Sequence[NDArray[np.float32]]] = {}
+        self._keep = keep
         self._progress = Progress(*columns, console=err)
         self._task = self._progress.add_task("starting", total=None)
 
@@ -100,18 +195,10 @@ class _Watch(Watch):
 
     def pictures(self, pair: PicturePair) -> None:
         """Keep them for the report."""
-        self.pairs.append(pair)
+        if self._keep:
+            self.pairs.append(pair)
 
-
-def checks_table(report: VerifyReport) -> Table:
-    """Every check with what was measured and its gate, a section a part."""
-    table = Table("part", "what", "measure", "measured", "gate", "")
-    previous = None
-    for check in report.checks:
-        if previous not in (None, check.part):
-            table.add_section()
-        previous = check.part
-        result = "ok" if check.passed else "[bold red]FAIL[/bold red]"
-        cells = (check.part, check.subject, check.measure, measured_text(check), check.gate)
-        table.add_row(*(escape(cell) for cell in cells), result)
-    return table
+    def painted(self, name: str, pictures: Sequence[NDArray[np.float32]]) -> None:
+        """Keep them for the report."""
+        if self._keep:
+            self.sets[name] = pictures

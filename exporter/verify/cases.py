@@ -52,10 +52,16 @@ def text_cases(pipeline: Any, prompts: Sequence[str]) -> list[Case]:
     return [_text_case(pipeline, "prompts", ids), _text_case(pipeline, "vocabulary", sweep)]
 
 
-def unet_cases(calls: Sequence[UnetCall]) -> list[Case]:
-    """The first, the middle and the last call of a run: much noise, some, and little."""
-    chosen = sorted({0, len(calls) // 2, len(calls) - 1})
-    return [_unet_case(calls[index]) for index in chosen]
+def unet_cases(trace: Trace, calls: Sequence[UnetCall], place: float) -> list[Case]:
+    """Of the first picture the first, the middle and the last call: much noise, some, and little. Of others one.
+
+    Args:
+        trace: The picture.
+        calls: All calls that it took.
+        place: How many of all pictures were painted before, 0 to 1: the calls taken of them walk through the steps.
+    """
+    chosen = {0, len(calls) // 2, len(calls) - 1} if place == 0 else {int(place * len(calls))}
+    return [_unet_case(trace, calls[index]) for index in sorted(chosen)]
 
 
 def decoder_cases(pipeline: Any, trace: Trace) -> list[Case]:
@@ -64,7 +70,7 @@ def decoder_cases(pipeline: Any, trace: Trace) -> list[Case]:
     with torch.inference_mode():
         sample = pipeline.vae.decode(torch.from_numpy(latents)).sample
     feeds, expected = {"latent_sample": latents}, {"sample": to_numpy(sample)}
-    return [Case(component="vae_decoder", label="final latents", feeds=feeds, expected=expected)]
+    return [Case(component="vae_decoder", label=f"latents of {trace.name}", feeds=feeds, expected=expected)]
 
 
 def encoder_cases(pipeline: Any, trace: Trace) -> list[Case]:
@@ -73,7 +79,7 @@ def encoder_cases(pipeline: Any, trace: Trace) -> list[Case]:
     with torch.inference_mode():
         moments = pipeline.vae.encode(torch.from_numpy(picture)).latent_dist.parameters
     feeds, expected = {"sample": picture}, {"latent_parameters": to_numpy(moments)}
-    return [Case(component="vae_encoder", label="final picture", feeds=feeds, expected=expected)]
+    return [Case(component="vae_encoder", label=trace.name, feeds=feeds, expected=expected)]
 
 
 def _text_case(pipeline: Any, label: str, ids: Array) -> Case:
@@ -90,10 +96,10 @@ def _text_case(pipeline: Any, label: str, ids: Array) -> Case:
     )
 
 
-def _unet_case(call: UnetCall) -> Case:
+def _unet_case(trace: Trace, call: UnetCall) -> Case:
     return Case(
         component="unet",
-        label=f"t={call.timestep:g}",
+        label=f"{trace.name}, t={call.timestep:g}",
         feeds={
             "sample": call.sample,
             "timestep": np.asarray([call.timestep], dtype=np.float32),

@@ -2,41 +2,37 @@
 
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import product
-
-import torch
 
 import diffoundry
 from diffoundry.exporter.checkpoint import Checkpoint
-from diffoundry.exporter.reference import reference_pipeline
-from diffoundry.exporter.verify.cases import Case, decoder_cases, encoder_cases, text_cases, unet_cases
+from diffoundry.exporter.verify.builds import Build, find_builds, promise
+from diffoundry.exporter.verify.cases import Case
 from diffoundry.exporter.verify.component_checks import compare_component
-from diffoundry.exporter.verify.config_checks import check_configs, check_files, check_scheduler, check_tokenizer
-from diffoundry.exporter.verify.gates import coarsest, gates_for
-from diffoundry.exporter.verify.loop_checks import follow, judge_loop
-from diffoundry.exporter.verify.reference_run import Trace, paint_reference, record_unet
-from diffoundry.exporter.verify.report import SCHEMA_VERSION, Check, LoopResult, OutputResult, VerifyReport
+from diffoundry.exporter.verify.config_checks import check_files
+from diffoundry.exporter.verify.gates import Gates, coarsest, gates_for, promised_gates
+from diffoundry.exporter.verify.loop_checks import ENOUGH, follow, judge_loop, judge_pictures
+from diffoundry.exporter.verify.reference_stage import Reference, ask_pytorch
+from diffoundry.exporter.verify.report import (
+    SCHEMA_VERSION,
+    BuildReport,
+    Check,
+    LoopResult,
+    OutputResult,
+    VerifyReport,
+    holds,
+)
 from diffoundry.exporter.verify.request import Settings, VerifyRequest
+from diffoundry.exporter.verify.sizes import settings_for
 from diffoundry.exporter.verify.source import find_checkpoint, identity_notes
 from diffoundry.exporter.verify.watch import PicturePair, Watch
-from diffoundry.runtime import load
-from diffoundry.runtime.components import choose_engine
-from diffoundry.runtime.pipelines.stable_diffusion import StableDiffusionPipeline
-from diffoundry.runtime.specs import DimSpec
+from diffoundry.runtime.bundle import Bundle
+from diffoundry.runtime.errors import EngineError
+from diffoundry.runtime.pipelines import open_pipeline
 
 __all__ = ["verify"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Reference:
-    """All that PyTorch has to say, so that it can be freed before the engines are opened."""
-
-    traces: Sequence[Trace]
-    cases: Sequence[Case]
-    checks: Sequence[Check]
 
 
 def verify(
@@ -47,7 +43,8 @@ def verify(
 ) -> VerifyReport:
     """Compare a bundle with the checkpoint it was made from, in fp32 PyTorch on the CPU.
 
-    PyTorch runs first and is freed before the engines are opened: memory peaks at the larger of the two.
+    PyTorch runs first and is freed before the engines are opened, and one set of engines is closed before the next is
+    opened: memory peaks at the largest of them.
 
     Args:
         bundle: The bundle, or an Optimum ONNX folder.
@@ -59,134 +56,121 @@ def verify(
         BundleError: The folder is no bundle, or a file of it was changed after the export.
         CheckpointError: The checkpoint cannot be read.
         InputError: A folder without a recipe and no checkpoint.
-        EngineError: No engine of the bundle can run here.
+        EngineError: No engine of the bundle can run here. One that fails while it runs is a failed check.
     """
     started = time.perf_counter()
     request, watch = request or VerifyRequest(), watch or Watch()
-    pipeline = load(bundle, target=request.target, precision=request.precision, options=request.options)
-    opened = pipeline.components.bundle
+    opened = Bundle(bundle)
+    builds, absent = find_builds(opened, request)
     checkpoint = checkpoint or find_checkpoint(opened)
     watch.stage("reading the bundle", 0, 1)
     files = check_files(opened)
-    settings = _settings(pipeline, request)
-    reference = _ask_pytorch(checkpoint, pipeline, settings, watch)
-    engines = _engines(pipeline, request)
-    outputs, component_checks = _compare_components(pipeline, reference.cases, engines, watch)
-    loops, loop_checks = _compare_loops(pipeline, reference.traces, engines, settings, watch)
-    pipeline.components.close()
-    checks = (files, *reference.checks, *component_checks, *loop_checks)
+    pipeline = open_pipeline(builds[0].components)
+    settings = settings_for(pipeline, request)
+    reference = ask_pytorch(checkpoint, pipeline, settings, watch)
+    reports = tuple(_verify_build(build, reference, settings, watch) for build in builds)
+    checks = (files, *reference.checks)
     return VerifyReport(
         schema_version=SCHEMA_VERSION,
         diffoundry=diffoundry.__version__,
         bundle=os.fspath(bundle),
         checkpoint=checkpoint.name,
-        engines={name: " ".join(engine) for name, engine in engines.items()},
         settings=settings,
-        notes=tuple(identity_notes(opened, checkpoint)),
+        gallery=reference.gallery.source if reference.gallery else None,
+        notes=(
+            *identity_notes(opened, checkpoint),
+            *_gallery_notes(reference),
+            *_promise_notes(opened, reports, len(reference.traces)),
+        ),
         checks=checks,
-        outputs=tuple(outputs),
-        loops=tuple(loops),
+        builds=reports,
+        absent=tuple(absent),
         seconds=time.perf_counter() - started,
-        passed=all(check.passed for check in checks),
+        passed=all(check.passed for check in checks) and all(report.passed for report in reports),
     )
 
 
-def _settings(pipeline: StableDiffusionPipeline, request: VerifyRequest) -> Settings:
-    """The request with a size: the checkpoint's own, or the nearest one that the bundle's engines take."""
-    manifest = pipeline.components.bundle.manifest
-    dims = manifest.recipe.dims if manifest else {}
-    height, width = (
-        _nearest(own, dims.get(name, DimSpec()))
-        for name, own in zip(("height", "width"), pipeline.default_size, strict=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Findings:
+    """What was found of a build so far: an engine that fails ends it, and what came before is kept."""
+
+    checks: list[Check] = field(default_factory=list)
+    outputs: list[OutputResult] = field(default_factory=list)
+    loops: list[LoopResult] = field(default_factory=list)
+
+
+def _verify_build(build: Build, reference: Reference, settings: Settings, watch: Watch) -> BuildReport:
+    started = time.perf_counter()
+    engines = build.engines()
+    precision = coarsest(precision for _, precision in engines.values())
+    gates = promised_gates(precision, promise(build.components.bundle, precision))
+    findings = _Findings()
+    try:
+        _compare_components(build, reference.cases, engines, watch, findings)
+        _compare_loops(build, reference, gates, settings, watch, findings)
+    except EngineError as error:
+        findings.checks.append(holds("engine", build.name, "runs", str(error), "runs"))
+    finally:
+        build.components.close()
+    return BuildReport(
+        name=build.name,
+        precision=precision,
+        engines={name: " ".join(engine) for name, engine in engines.items()},
+        checks=tuple(findings.checks),
+        outputs=tuple(findings.outputs),
+        loops=tuple(findings.loops),
+        seconds=time.perf_counter() - started,
+        passed=all(check.passed for check in findings.checks),
     )
-    return Settings(
-        prompts=request.prompts,
-        seeds=request.seeds,
-        steps=request.steps,
-        guidance_scale=request.guidance_scale,
-        height=height,
-        width=width,
-    )
-
-
-def _nearest(size: int, dim: DimSpec) -> int:
-    if dim.refusal(size) is None:
-        return size
-    bounded = max(dim.min, size if dim.max is None else min(size, dim.max))
-    return bounded - bounded % dim.multiple_of
-
-
-def _ask_pytorch(
-    checkpoint: Checkpoint, pipeline: StableDiffusionPipeline, settings: Settings, watch: Watch
-) -> _Reference:
-    """Everything that needs PyTorch: configs, token ids, painted pictures, components on the inputs these met."""
-    watch.stage("PyTorch: loading", 0, 1)
-    reference = reference_pipeline(checkpoint, torch.float32)
-    bundle = pipeline.components.bundle
-    checks = [
-        check_scheduler(bundle, checkpoint.scheduler_config),
-        *check_configs(bundle, checkpoint.components, reference),
-        check_tokenizer(pipeline.tokenizer, reference.tokenizer, settings.prompts),
-    ]
-    traces: list[Trace] = []
-    cases: list[Case] = []
-    for prompt, seed in product(settings.prompts, settings.seeds):
-        tell = partial(watch.stage, f"PyTorch: {prompt}, seed {seed}")
-        with record_unet(reference) as calls:
-            traces.append(paint_reference(reference, prompt, seed, settings, tell))
-        cases = cases or unet_cases(calls)
-    watch.stage("PyTorch: components", 0, 1)
-    cases += text_cases(reference, settings.prompts)
-    cases += decoder_cases(reference, traces[0])
-    cases += encoder_cases(reference, traces[0])
-    return _Reference(traces=traces, cases=cases, checks=checks)
-
-
-def _engines(pipeline: StableDiffusionPipeline, request: VerifyRequest) -> dict[str, tuple[str, str]]:
-    """Component to (target, precision) of the engine that is used."""
-    bundle = pipeline.components.bundle
-    engines = {}
-    for name in bundle.components:
-        if bundle.manifest is not None:
-            spec = choose_engine(
-                name, bundle.engines(name), request.target, request.precision, request.options.device
-            ).spec
-            engines[name] = spec.target, spec.precision
-        else:
-            engine = pipeline.components.engine(name)
-            halves = any(tensor.dtype == "float16" for tensor in (*engine.inputs, *engine.outputs))
-            engines[name] = "onnxruntime", "fp16" if halves else "fp32"
-    return engines
 
 
 def _compare_components(
-    pipeline: StableDiffusionPipeline, cases: Sequence[Case], engines: Mapping[str, tuple[str, str]], watch: Watch
-) -> tuple[list[OutputResult], list[Check]]:
-    results: list[OutputResult] = []
-    checks: list[Check] = []
+    build: Build, cases: Sequence[Case], engines: Mapping[str, tuple[str, str]], watch: Watch, findings: _Findings
+) -> None:
     for index, (name, (_, precision)) in enumerate(engines.items()):
-        watch.stage("components", index, len(engines))
+        watch.stage(f"{build.name}: components", index, len(engines))
         mine = [case for case in cases if case.component == name]
-        found, judged = compare_component(pipeline.components, name, mine, gates_for(precision))
-        results += found
-        checks += judged
-    return results, checks
+        found, judged = compare_component(build.components, name, mine, gates_for(precision))
+        findings.outputs.extend(found)
+        findings.checks.extend(judged)
 
 
 def _compare_loops(
-    pipeline: StableDiffusionPipeline,
-    traces: Sequence[Trace],
-    engines: Mapping[str, tuple[str, str]],
-    settings: Settings,
-    watch: Watch,
-) -> tuple[list[LoopResult], list[Check]]:
-    gates = gates_for(coarsest(precision for _, precision in engines.values()))
-    results: list[LoopResult] = []
-    checks: list[Check] = []
-    for trace in traces:
-        tell = partial(watch.stage, f"bundle: {trace.prompt}, seed {trace.seed}")
-        result, picture = follow(pipeline, trace, settings, tell)
-        watch.pictures(PicturePair(prompt=trace.prompt, seed=trace.seed, ours=picture, reference=trace.picture))
-        results.append(result)
-        checks += judge_loop(result, gates)
-    return results, checks
+    build: Build, reference: Reference, gates: Gates, settings: Settings, watch: Watch, findings: _Findings
+) -> None:
+    pipeline = open_pipeline(build.components)
+    for trace in reference.traces:
+        tell = partial(watch.stage, f"{build.name}: {trace.name}")
+        result, picture = follow(pipeline, trace, reference.gallery, settings, tell)
+        watch.pictures(
+            PicturePair(build=build.name, prompt=trace.prompt, seed=trace.seed, ours=picture, reference=trace.picture)
+        )
+        findings.loops.append(result)
+        findings.checks.extend(judge_loop(result, gates))
+    findings.checks.extend(judge_pictures(findings.loops, gates))
+
+
+def _gallery_notes(reference: Reference) -> Iterator[str]:
+    """The checkpoint's own failures: pictures by diffusers that do not show what the prompt names."""
+    if reference.gallery is None:
+        return
+    known = [trace for trace in reference.traces if trace.prompt in reference.gallery.labels]
+    named = [(trace, reference.gallery.name(trace.picture)) for trace in known]
+    others = [f"{trace.name} ({shown})" for trace, shown in named if shown != trace.prompt]
+    if others:
+        yield (
+            f"diffusers' own pictures show something else for {', '.join(others)}: in so few steps or with this "
+            f"guidance, what a picture shows says little"
+        )
+
+
+def _promise_notes(bundle: Bundle, reports: Sequence[BuildReport], pictures: int) -> Iterator[str]:
+    if pictures >= ENOUGH:
+        return
+    for report in reports:
+        promised = promise(bundle, report.precision)
+        if promised is not None:
+            yield (
+                f"{report.name}: calibration promised a mean of {promised:g} dB, which is judged over {ENOUGH} or more "
+                f"pictures; --full paints 32"
+            )

@@ -8,25 +8,36 @@ from numpy.typing import NDArray
 
 from diffoundry.exporter.verify.gates import Gates
 from diffoundry.exporter.verify.metrics import psnr
+from diffoundry.exporter.verify.painting import paint
+from diffoundry.exporter.verify.recognition import Gallery
 from diffoundry.exporter.verify.reference_run import Trace
 from diffoundry.exporter.verify.report import Check, LoopResult, StepDistance, at_least, at_most, holds
 from diffoundry.exporter.verify.request import Settings
+from diffoundry.exporter.verify.ssim import ssim
 from diffoundry.runtime.image import describe_image_fault
 from diffoundry.runtime.pipelines.stable_diffusion import StableDiffusionPipeline
 
-__all__ = ["follow", "judge_loop"]
+__all__ = ["ENOUGH", "follow", "judge_loop", "judge_pictures"]
+
+ENOUGH = 8
+"""Pictures over which a promised mean is judged."""
 
 FloatArray = NDArray[np.float32]
 
 
 def follow(
-    pipeline: StableDiffusionPipeline, trace: Trace, settings: Settings, tell: Callable[[int, int], None]
+    pipeline: StableDiffusionPipeline,
+    trace: Trace,
+    gallery: Gallery | None,
+    settings: Settings,
+    tell: Callable[[int, int], None],
 ) -> tuple[LoopResult, FloatArray]:
     """Paint a trace's picture with the bundle.
 
     Args:
         pipeline: The bundle's.
         trace: What diffusers did.
+        gallery: What names both pictures, or None.
         settings: Steps, guidance and size of the trace.
         tell: Called with (steps done, steps in all) after every step.
 
@@ -36,22 +47,8 @@ def follow(
     Raises:
         EngineError: An engine failed.
     """
-    run = pipeline.start(
-        trace.prompt,
-        seed=trace.seed,
-        num_inference_steps=settings.steps,
-        guidance_scale=settings.guidance_scale,
-        height=settings.height,
-        width=settings.width,
-        output_type="np",
-    )
-    ours: list[FloatArray] = []
-    with np.errstate(all="ignore"):  # a broken bundle overflows: that is reported as a failed check
-        for step in run:
-            ours.append(step.latents)
-            tell(step.index + 1, step.total)
-        picture = np.asarray(run.finish().images[0])
-    curve = tuple(_distances(ours, trace))
+    ours, picture = paint(pipeline, trace.prompt, trace.seed, settings, tell)
+    curve, same = tuple(_distances(ours, trace)), picture.shape == trace.picture.shape
     result = LoopResult(
         prompt=trace.prompt,
         seed=trace.seed,
@@ -59,7 +56,11 @@ def follow(
         reference_steps=len(trace.latents),
         curve=curve,
         worst=max(range(len(curve)), key=lambda i: _badness(curve[i].relative_max)),
-        psnr=psnr(picture, trace.picture, peak=1.0) if picture.shape == trace.picture.shape else math.nan,
+        psnr=psnr(picture, trace.picture, peak=1.0) if same else math.nan,
+        ssim=ssim(picture, trace.picture) if same else math.nan,
+        shift=_shift(picture, trace.picture) if same else math.nan,
+        shows=gallery.name(picture) if gallery else None,
+        reference_shows=gallery.name(trace.picture) if gallery else None,
         fault=describe_image_fault(picture),
         reference_fault=describe_image_fault(trace.picture),
     )
@@ -68,7 +69,7 @@ def follow(
 
 def judge_loop(result: LoopResult, gates: Gates) -> list[Check]:
     """The checks of one picture: number of steps, worst step, final picture, and faults that can be seen."""
-    subject = f"{result.prompt}, seed {result.seed}"
+    subject = result.name
     worst = result.curve[result.worst]
     steps = None
     if result.steps != result.reference_steps:
@@ -78,9 +79,36 @@ def judge_loop(result: LoopResult, gates: Gates) -> list[Check]:
         holds("loop", subject, "number of steps", steps),
         at_most("loop", subject, "latents, max abs error / RMS", worst.relative_max, gates.latents, place),
         at_least("image", subject, "PSNR, dB", result.psnr, gates.image_psnr),
+        at_least("image", subject, "SSIM", result.ssim, gates.ssim),
+        at_most("image", subject, "mean shift", result.shift, gates.shift),
         holds("image", subject, "bundle's picture", result.fault, "no fault"),
         holds("image", subject, "diffusers' picture", result.reference_fault, "no fault"),
     ]
+
+
+def judge_pictures(results: Sequence[LoopResult], gates: Gates) -> list[Check]:
+    """The checks of all pictures together: what they show, and the promise of calibration.
+
+    A promise is kept or broken over many pictures; of fewer than 8 nothing is said.
+    """
+    subject = f"{len(results)} pictures"
+    checks = []
+    named = [result for result in results if result.reference_shows is not None]
+    if named:
+        others = [result for result in named if result.shows != result.reference_shows]
+        detail = "; ".join(f"{one.name}: {one.shows}, expected {one.reference_shows}" for one in others)
+        percent = 100 * (1 - len(others) / len(named))
+        checks.append(at_least("image", subject, "show the same, %", percent, gates.agreement, detail))
+    if gates.mean_psnr is not None and len(results) >= ENOUGH:
+        mean = math.fsum(result.psnr for result in results) / len(results)
+        checks.append(at_least("image", subject, "mean PSNR, dB", mean, gates.mean_psnr, "as calibration promised"))
+    return checks
+
+
+def _shift(picture: FloatArray, reference: FloatArray) -> float:
+    """Largest difference of the mean of a colour."""
+    with np.errstate(all="ignore"):
+        return float(np.abs((picture.astype(np.float64) - reference).mean(axis=(0, 1))).max())
 
 
 def _distances(ours: Sequence[FloatArray], trace: Trace) -> list[StepDistance]:

@@ -34,6 +34,11 @@ class Trace:
     latents: tuple[FloatArray, ...]
     picture: FloatArray
 
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return f"{self.prompt}, seed {self.seed}"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UnetCall:

@@ -11,6 +11,8 @@ from diffoundry.runtime.records import to_json
 
 __all__ = [
     "SCHEMA_VERSION",
+    "Absence",
+    "BuildReport",
     "Check",
     "LoopResult",
     "OutputResult",
@@ -22,9 +24,11 @@ __all__ = [
     "report_to_json",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Version of the JSON form of `VerifyReport`; it grows when a field changes its meaning or goes away.
 
+2: one `BuildReport` for each target and precision holds what was of the only one; pictures have SSIM, mean shift and
+   what they show.
 1: the first.
 """
 
@@ -34,7 +38,8 @@ class Check:
     """One thing that was looked at.
 
     Attributes:
-        part: "bundle", "config", "tokenizer", "component", "loop" or "image".
+        part: "bundle", "config", "tokenizer", "engine", "component", "loop",
+            "image" or "across".
         subject: What was looked at, such as "unet out_sample" or "red apple, seed 0".
         measure: What was measured of it.
         measured: The number, or words where no number says it.
@@ -104,6 +109,10 @@ class LoopResult:
         curve: The latents after every step.
         worst: Index into `curve` of the largest relative_max (NaN counts as largest).
         psnr: Of the final picture, values in 0..1, peak 1.
+        ssim: Of the final picture, see `ssim`.
+        shift: Largest difference of the mean of a colour over the picture, values in 0..1.
+        shows: Label of the gallery's picture that the bundle's is nearest to; None without a gallery, or with NaN.
+        reference_shows: That of diffusers' picture.
         fault: What is plainly wrong with the bundle's picture, or None.
         reference_fault: What is plainly wrong with diffusers' picture, or None.
     """
@@ -115,8 +124,55 @@ class LoopResult:
     curve: tuple[StepDistance, ...]
     worst: int
     psnr: float
+    ssim: float
+    shift: float
+    shows: str | None
+    reference_shows: str | None
     fault: str | None
     reference_fault: str | None
+
+    @property
+    def name(self) -> str:
+        """What checks call it."""
+        return f"{self.prompt}, seed {self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildReport:
+    """One set of engines of the bundle.
+
+    Attributes:
+        name: Target and precision, such as "onnxruntime fp16".
+        precision: The coarsest of its engines', whose gates the pictures have to pass.
+        engines: Component to "target precision".
+        checks: Everything that was looked at.
+        outputs: The components' outputs, one entry a set of inputs.
+        loops: One entry a picture.
+        seconds: How long it took.
+        passed: Whether every check passed.
+    """
+
+    name: str
+    precision: str
+    engines: Mapping[str, str]
+    checks: tuple[Check, ...]
+    outputs: tuple[OutputResult, ...]
+    loops: tuple[LoopResult, ...]
+    seconds: float
+    passed: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Absence:
+    """Engines of the bundle that were not looked at.
+
+    Attributes:
+        name: Target and precision.
+        reason: Why they cannot run here.
+    """
+
+    name: str
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,28 +184,33 @@ class VerifyReport:
         diffoundry: Version that verified.
         bundle: Path of the bundle.
         checkpoint: Name of the checkpoint it was compared with.
-        engines: Component to "target precision".
         settings: What was painted on both sides.
+        gallery: What the pictures were named by, in words, or None when nothing was at hand.
         notes: Remarks that change nothing about passing, such as a checkpoint that is not the recipe's.
-        checks: Everything that was looked at.
-        outputs: The components' outputs, one entry a set of inputs.
-        loops: One entry a picture.
+        checks: What all builds share: files, configs, token ids.
+        builds: Every set of engines that can run here.
+        absent: Those that cannot.
         seconds: How long it took.
-        passed: Whether every check passed.
+        passed: Whether every check passed, of the builds too.
     """
 
     schema_version: int
     diffoundry: str
     bundle: str
     checkpoint: str
-    engines: Mapping[str, str]
     settings: Settings
+    gallery: str | None
     notes: tuple[str, ...]
     checks: tuple[Check, ...]
-    outputs: tuple[OutputResult, ...]
-    loops: tuple[LoopResult, ...]
+    builds: tuple[BuildReport, ...]
+    absent: tuple[Absence, ...]
     seconds: float
     passed: bool
+
+    @property
+    def all_checks(self) -> tuple[Check, ...]:
+        """Those that all builds share, then those of each build."""
+        return sum((build.checks for build in self.builds), self.checks)
 
 
 def at_most(part: str, subject: str, measure: str, value: float, limit: float, detail: str = "") -> Check:
@@ -177,8 +238,8 @@ def holds(part: str, subject: str, measure: str, fault: str | None, gate: str = 
     )
 
 
-def report_to_json(report: VerifyReport) -> Any:
-    """The report as JSON values; "nan", "inf" and "-inf" stand for what JSON has no numbers for."""
+def report_to_json(report: Any) -> Any:
+    """A report as JSON values; "nan", "inf" and "-inf" stand for what JSON has no numbers for."""
     return _spell(to_json(report))
 
 

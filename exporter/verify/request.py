@@ -1,12 +1,16 @@
 """What is to be verified and how much of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from diffoundry.exporter.verify.prompts import PROMPTS
-from diffoundry.runtime.engine import EngineOptions
+from diffoundry.runtime.engine import EngineOptions, OpenEngine
 from diffoundry.runtime.errors import InputError
 
-__all__ = ["Settings", "VerifyRequest"]
+__all__ = ["FULL_SEEDS", "Settings", "VerifyRequest"]
+
+FULL_SEEDS = (0, 1)
+"""Every built-in prompt with each of these is the full proof: 32 pictures."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,9 +22,10 @@ class VerifyRequest:
         seeds: Seeds of torch's CPU generator.
         steps: Steps of the scheduler.
         guidance_scale: 1 or less runs without guidance.
-        target: Only engines of this target, or None for the first that can run here.
-        precision: Only engines of this precision, or None for the first in the bundle.
+        target: Only engines of this target, or None for every one that can run here.
+        precision: Only engines of this precision, or None for every one that can run here.
         options: Device and threads of the engines; PyTorch always runs on the CPU.
+        openers: Target to what opens its engines instead of its own plugin, whatever this machine has.
     """
 
     prompts: tuple[str, ...] = PROMPTS[:2]
@@ -30,6 +35,7 @@ class VerifyRequest:
     target: str | None = None
     precision: str | None = None
     options: EngineOptions = field(default_factory=EngineOptions)
+    openers: Mapping[str, OpenEngine] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse what would leave nothing to compare; the pipeline checks the rest.

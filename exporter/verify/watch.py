@@ -1,5 +1,6 @@
 """What a caller of `verify` may look at while it runs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +14,14 @@ class PicturePair:
     """One picture, painted twice; both float32 (height, width, 3) in 0..1.
 
     Attributes:
+        build: Which of the bundle's engines painted `ours`.
         prompt: The prompt.
         seed: The seed.
         ours: By the bundle.
         reference: By diffusers.
     """
 
+    build: str
     prompt: str
     seed: int
     ours: NDArray[np.float32]
@@ -33,3 +36,6 @@ class Watch:
 
     def pictures(self, pair: PicturePair) -> None:
         """Both pictures of a prompt and seed are painted."""
+
+    def painted(self, name: str, pictures: Sequence[NDArray[np.float32]]) -> None:
+        """Of `verify_across`: a painter is done; its pictures are float32 (height, width, 3) in 0..1."""

@@ -2,6 +2,7 @@
 
     python models/emoji/score.py                                # the shipped weights
     python models/emoji/score.py my-emoji --json --grid grid.png
+    python models/emoji/score.py my-emoji --thumbnails my-emoji/thumbnails.png     # for `diffoundry verify`
 
 For every label the pipeline paints "a {label}" from one seed. Named: the nearest of all training pictures (mean
 squared error at 32 x 32) is the label's own. Works with any checkpoint in diffusers' layout; labels come from its
@@ -25,6 +26,7 @@ __all__ = ["main", "nearest", "open_pipeline", "paint", "reconstruction_psnr", "
 
 _HERE = Path(__file__).resolve().parent
 _COMPARED = 32
+_THUMBNAIL = 16
 _COLUMNS = 16
 
 
@@ -143,6 +145,7 @@ def reconstruction_psnr(vae: Any, pictures: "torch.Tensor") -> float:
 
 def _score(options: argparse.Namespace) -> None:
     import torch
+    from torch.nn import functional
 
     from diffoundry.models.emoji.training import data
 
@@ -158,6 +161,8 @@ def _score(options: argparse.Namespace) -> None:
     painted = paint(pipeline, [f"a {label}" for label in chosen], options)
     if options.grid:
         _write_grid(painted, options.grid)
+    if options.thumbnails:
+        _write_grid(functional.interpolate(pictures, size=(_THUMBNAIL, _THUMBNAIL), mode="area"), options.thumbnails)
     settings = {name: getattr(options, name) for name in ("guidance", "steps", "seed")}
     result = {
         "model": str(options.model),
@@ -190,7 +195,7 @@ def _write_grid(painted: "torch.Tensor", file: Path) -> None:
     sheet[: len(painted)] = painted
     sheet = sheet.view(rows, _COLUMNS, channels, height, width).permute(0, 3, 1, 4, 2)
     values = ((sheet + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    Image.fromarray(values.reshape(rows * height, _COLUMNS * width, channels).numpy()).save(file)
+    Image.fromarray(values.reshape(rows * height, _COLUMNS * width, channels).numpy()).save(file, optimize=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -207,6 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch", type=int, default=32, help="prompts at once (default: %(default)s)")
     add("--json", action="store_true", help="print the score as JSON")
     add("--grid", type=Path, metavar="FILE", help="write the painted pictures as one sheet, 16 in a row")
+    add("--thumbnails", type=Path, metavar="FILE", help="write the known pictures, 16 x 16 pixels each, as one sheet")
     return parser
 
 

@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
+from diffoundry.exporter.verify.recognition import open_gallery  # noqa: E402
 from diffoundry.models.emoji import score, train  # noqa: E402
 from diffoundry.models.emoji.training import command, data, fetch  # noqa: E402
 
@@ -116,12 +117,18 @@ def test_the_commands_train_score_and_resume(tmp_path, data_folder, tiny_checkpo
 
     grid = tmp_path / "grid.png"
     asked = [str(out), "--data", str(data_folder), "--steps", "2", "--only", "sun", "red heart", "--json"]
-    assert score.main([*asked, "--grid", str(grid)]) == 0
+    thumbnails = out / "thumbnails.png"
+    assert score.main([*asked, "--grid", str(grid), "--thumbnails", str(thumbnails)]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["labels"] == 2
     assert result["steps"] == 2
     assert {entry["label"] for entry in result["worst"]} == {"sun", "red heart"}
     assert grid.read_bytes().startswith(b"\x89PNG")
+    gallery = open_gallery(out)
+    pictures = data.pictures(data.select(data.load_emoji(data_folder), gallery.labels))
+    shown = gallery.thumbnails.reshape(-1, 16, 16, 3)[gallery.labels.index("sun")]
+    sun = pictures[gallery.labels.index("sun")].reshape(3, 16, 4, 16, 4).mean((2, 4)).permute(1, 2, 0)
+    np.testing.assert_allclose(shown, (sun + 1) / 2, atol=0.51 / 255)
 
 
 def test_the_commands_say_what_is_wrong(tmp_path, data_folder, tiny_checkpoint, capsys, monkeypatch):

@@ -8,14 +8,16 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from diffoundry.exporter.checkpoint import Checkpoint, open_checkpoint
-from diffoundry.exporter.verify import report_to_json, verify
+from diffoundry.exporter.verify import VerifyRequest, report_to_json, verify
+from diffoundry.runtime import load
+from diffoundry.runtime.engine import EngineOptions
 from diffoundry.runtime.errors import BundleError
 
 
 def _failed(report) -> dict[tuple[str, str], str]:
     """(part, subject) to what was measured, for the checks that failed."""
-    assert report.passed == all(check.passed for check in report.checks)
-    return {(check.part, check.subject): check.measured for check in report.checks if not check.passed}
+    assert report.passed == all(check.passed for check in report.all_checks)
+    return {(check.part, check.subject): check.measured for check in report.all_checks if not check.passed}
 
 
 def _subjects(report, part) -> set[str]:
@@ -57,7 +59,8 @@ def test_one_changed_scheduler_option_fails(copied, quick, change):
     assert _failed(report)["config", "scheduler DDIMScheduler"] == f"{name} {value!r}, expected {before[name]!r}"
     assert _subjects(report, "component") == set()
     if name == "prediction_type":
-        assert _subjects(report, "loop") == _subjects(report, "image") == {"red apple, seed 0"}
+        assert _subjects(report, "loop") == {"red apple, seed 0"}
+        assert "red apple, seed 0" in _subjects(report, "image")
 
 
 def test_another_scheduler_class_fails(copied, quick):
@@ -109,9 +112,10 @@ def test_nan_is_found_wherever_it_shows(copied, quick):
     failed = _failed(report)
     assert _subjects(report, "component") == {"unet out_sample"}
     assert np.isnan(failed["loop", "red apple, seed 0"])
+    assert failed["image", "1 pictures"] == 0
     assert failed["image", "red apple, seed 0"] == "12288 of 12288 values are NaN or infinite; use a higher precision"
     spelled = json.loads(json.dumps(report_to_json(report), allow_nan=False))
-    assert spelled["loops"][0]["curve"][0]["max_abs"] == "nan"
+    assert spelled["builds"][0]["loops"][0]["curve"][0]["max_abs"] == "nan"
 
 
 def test_a_decoder_of_zeros_is_seen_as_one_colour(copied, quick):
@@ -119,8 +123,9 @@ def test_a_decoder_of_zeros_is_seen_as_one_colour(copied, quick):
         copied.edit_weight("vae_decoder", tensor, lambda array: array.fill(0))
     report = verify(copied.path, request=quick)
     assert "one colour" in _failed(report)["image", "red apple, seed 0"]
-    assert report.loops[0].fault.startswith("the picture is one colour (0.5, 0.5, 0.5)")
-    assert report.loops[0].reference_fault is None
+    (loop,) = report.builds[0].loops
+    assert loop.fault.startswith("the picture is one colour (0.5, 0.5, 0.5)")
+    assert loop.reference_fault is None
     assert _subjects(report, "component") == {"vae_decoder sample"}
 
 
@@ -142,7 +147,7 @@ def test_a_checkpoint_whose_weights_changed_is_named_and_fails(emoji_bundle, tmp
     save_file(weights, file, {"format": "pt"})
     report = verify(emoji_bundle, Checkpoint.at(folder, name="retrained"), quick)
     assert _subjects(report, "component") == {"unet out_sample"}
-    (note,) = report.notes
+    note, _ = report.notes
     assert "the checkpoint retrained is not the one that the bundle was made from" in note
     assert "unet/diffusion_pytorch_model.safetensors" in note
     assert "vae/" not in note
@@ -153,5 +158,66 @@ def test_another_model_fails_without_breaking_off(emoji_bundle, tiny_sd_checkpoi
     assert report.notes
     assert _subjects(report, "component") >= {"unet", "text_encoder last_hidden_state", "vae_decoder sample"}
     assert _subjects(report, "config") >= {"scheduler PNDMScheduler", "text_encoder", "unet", "vae_decoder"}
-    assert _subjects(report, "loop") == _subjects(report, "image") == {"red apple, seed 0"}
-    assert report.loops[0].steps != report.loops[0].reference_steps
+    assert _subjects(report, "loop") == {"red apple, seed 0"}
+    assert "red apple, seed 0" in _subjects(report, "image")
+    (loop,) = report.builds[0].loops
+    assert loop.steps != loop.reference_steps
+
+
+def _failed_measures(report):
+    """Measures of the pictures that failed."""
+    return {check.measure for check in report.all_checks if check.part == "image" and not check.passed}
+
+
+@pytest.fixture
+def shows() -> VerifyRequest:
+    """The quickest two pictures whose reference shows what it should."""
+    return VerifyRequest(
+        prompts=("red apple", "cat face"), steps=6, guidance_scale=3.0, options=EngineOptions(threads=1)
+    )
+
+
+def test_swapped_colours_of_the_decoder_show_something_else(copied, shows):
+    def swap(array):
+        array[[0, 2]] = array[[2, 0]]
+
+    for tensor in ("decoder.conv_out.weight", "decoder.conv_out.bias"):
+        copied.edit_weight("vae_decoder", tensor, swap)
+    report = verify(copied.path, request=shows)
+    assert _failed_measures(report) >= {"PSNR, dB", "mean shift", "show the same, %"}
+    assert _subjects(report, "loop") == set()
+
+
+def test_a_decoder_that_darkens_by_5_percent_is_a_shift(copied, shows):
+    """(x + 1) / 2 times 0.95, in the decoder's own scale of -1 to 1."""
+    copied.edit_weight("vae_decoder", "decoder.conv_out.weight", lambda array: array.__imul__(0.95))
+    copied.edit_weight("vae_decoder", "decoder.conv_out.bias", lambda array: np.copyto(array, array * 0.95 - 0.05))
+    report = verify(copied.path, request=shows)
+    assert _failed_measures(report) == {"PSNR, dB", "SSIM", "mean shift"}
+    for loop in report.builds[0].loops:
+        assert loop.shift > 0.03, "beyond the gate of every precision"
+        assert loop.shows == loop.reference_shows == loop.prompt
+
+
+def test_words_that_changed_places_show_another_thing(copied, shows):
+    """Two rows of the token embedding are swapped: all weights are there, and every number has its size."""
+    words = load(copied.path).tokenizer(["apple", "cat"]).input_ids[:, 1]
+
+    def swap(array):
+        array[words] = array[words[::-1]]
+
+    copied.edit_weight("text_encoder", "token_embedding.weight", swap)
+    report = verify(copied.path, request=shows)
+    assert _failed_measures(report) >= {"PSNR, dB", "SSIM", "show the same, %"}
+    for loop in report.builds[0].loops:
+        assert loop.reference_shows == loop.prompt
+        assert loop.shows != loop.prompt
+    assert report.notes == ()
+
+
+def test_a_reference_that_shows_nothing_yet_is_noted(emoji_bundle, quick):
+    report = verify(emoji_bundle, request=quick)
+    assert report.passed
+    (note,) = report.notes
+    assert note.startswith("diffusers' own pictures show something else for red apple, seed 0 (")
+    assert note.endswith("in so few steps or with this guidance, what a picture shows says little")

@@ -2,13 +2,17 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from diffoundry.exporter.cli.verify import command
+from diffoundry.runtime.errors import InputError
+from tests.exporter.verify.conftest import EditableBundle
 
 _QUICK = ("--prompt", "red apple", "--steps", "2", "--threads", "1")
 
@@ -35,8 +39,8 @@ def test_a_broken_bundle_exits_with_1_after_everything_is_printed(copied, tmp_pa
     assert last.startswith("FAILED: ")
     assert f"{copied.path} is not the model emoji" in last
     page = html.read_text()
-    assert page.count("<img ") == 2
-    assert page.count('class="gate fail"') == len(rows)
+    assert page.count("<img ") == 3
+    assert page.count('class="gate fail"') == len(rows) + 1, "the overview says it too"
     assert "Traceback" not in done.stderr
 
 
@@ -61,7 +65,7 @@ def test_a_true_bundle_as_json(emoji_bundle):
     assert data["settings"] == {
         "prompts": ["red apple"], "seeds": [3], "steps": 2, "guidance_scale": 7.5, "height": 64, "width": 64,
     }  # fmt: skip
-    assert len(data["loops"][0]["curve"]) == 2
+    assert len(data["builds"][0]["loops"][0]["curve"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -75,3 +79,81 @@ def test_wrong_usage(arguments, message):
     result = CliRunner().invoke(command, ["emoji.bundle", *arguments])
     assert result.exit_code == 2
     assert message in result.output
+
+
+_OPENER = "diffoundry.targets.onnxruntime.engine:OnnxRuntimeEngine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--full", "--seed", "3"), "--full: got it with --prompt, --prompts or --seed, expected it alone"),
+        (("--full", "--prompt", "x"), "--full: got it with --prompt"),
+        (("--engine", "coreml"), "--engine: got 'coreml', expected TARGET=MODULE:FUNCTION"),
+        (("--engine", "coreml=module"), "--engine: got 'coreml=module', expected TARGET=MODULE:FUNCTION"),
+        (("--engine", "coreml=no_such_module:f"), "--engine coreml=no_such_module:f: No module named 'no_such_module'"),
+        (("--engine", "coreml=json:no_such"), "--engine coreml=json:no_such: module 'json' has no attribute"),
+    ],
+)
+def test_options_that_cannot_be_followed_are_refused_before_any_work(arguments, message):
+    with pytest.raises(InputError, match=message):
+        command.main(["emoji.bundle", *arguments], standalone_mode=False)
+
+
+def test_full_is_all_prompts_from_two_seeds(monkeypatch):
+    seen = []
+
+    def stop(bundle, checkpoint, request, watch):
+        seen.append(request)
+        raise InputError("seen")
+
+    monkeypatch.setattr("diffoundry.exporter.cli.verify.verify", stop)
+    for arguments in (("--full",), (), ("--prompts", "3", "--seed", "4", "--seed", "5")):
+        with pytest.raises(InputError, match="seen"):
+            command.main(["emoji.bundle", *arguments], standalone_mode=False)
+    assert [len(request.prompts) for request in seen] == [16, 2, 3]
+    assert [request.seeds for request in seen] == [(0, 1), (0,), (4, 5)]
+
+
+def _tiny(exported, tiny_sd_checkpoint):
+    return exported(tiny_sd_checkpoint("sd1"), precision="fp32,fp16")
+
+
+_TWO_WORDS = ("--prompt", "a", "--steps", "1", "--threads", "1")
+
+
+def test_several_precisions_are_a_line_each(exported, tiny_sd_checkpoint, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    result = CliRunner().invoke(command, [str(_tiny(exported, tiny_sd_checkpoint)), *_TWO_WORDS])
+    assert result.exit_code == 0
+    rows = [line for line in result.stdout.splitlines() if "│ onnxruntime fp" in line]
+    assert ["fp32" in row for row in rows] == [True, False]
+    assert result.stdout.splitlines()[-1].startswith("passed: all ")
+
+
+def test_across_prints_two_matrices_and_writes_the_page(exported, tiny_sd_checkpoint, tmp_path):
+    bundle, html = _tiny(exported, tiny_sd_checkpoint), tmp_path / "across.html"
+    given = [str(bundle), *_TWO_WORDS, "--across", "--html", str(html), "--engine", f"onnxruntime={_OPENER}"]
+    result = CliRunner().invoke(command, given)
+    assert result.exit_code == 0
+    assert "PSNR of the worst picture, dB" in result.stdout
+    assert "3 onnxruntime fp16" in result.stdout
+    assert result.stdout.splitlines()[-1].startswith("passed: 3 painters agree")
+    assert html.read_text().count("<img ") == 3
+
+
+def test_across_as_json(exported, tiny_sd_checkpoint):
+    bundle = _tiny(exported, tiny_sd_checkpoint)
+    result = CliRunner().invoke(command, [str(bundle), *_TWO_WORDS, "--across", "--precision", "fp16", "--json"])
+    data = json.loads(result.stdout)
+    assert [painter["name"] for painter in data["painters"]] == ["diffusers fp32", "onnxruntime fp16"]
+    assert data["passed"] is True
+
+
+def test_across_exits_with_1_when_engines_disagree(exported, tiny_sd_checkpoint, tmp_path):
+    copied = EditableBundle(Path(shutil.copytree(_tiny(exported, tiny_sd_checkpoint), tmp_path / "b.bundle")))
+    copied.edit_weight("vae_decoder", "decoder.conv_out.weight", lambda array: array.__imul__(0.8))
+    result = CliRunner().invoke(command, [str(copied.path), *_TWO_WORDS, "--across"])
+    assert result.exit_code == 1
+    assert "FAIL" in result.stdout
+    assert "do not agree" in result.stdout.splitlines()[-1]

@@ -2,35 +2,54 @@
 
 import dataclasses
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from diffoundry.exporter.verify.compare import _nearest
-from diffoundry.exporter.verify.gates import GATES, coarsest, gates_for
+from diffoundry.exporter.verify.gates import GATES, coarsest, gates_for, pair_psnr
 from diffoundry.exporter.verify.loop_checks import follow, judge_loop
+from diffoundry.exporter.verify.metrics import psnr
 from diffoundry.exporter.verify.reference_run import Trace
 from diffoundry.exporter.verify.report import at_least, at_most, holds
 from diffoundry.exporter.verify.request import Settings
+from diffoundry.exporter.verify.sizes import nearest
 from diffoundry.runtime.errors import ConfigError
 from diffoundry.runtime.pipelines.denoising import Step
 from diffoundry.runtime.specs import PRECISIONS, DimSpec
 
 
-def test_every_precision_has_gates_and_a_coarser_one_has_looser_ones():
-    assert tuple(GATES) == PRECISIONS
-    fine, coarse = GATES["fp32"], GATES["fp16"]
-    for field in ("relative_max", "relative_rms", "latents"):
-        assert getattr(fine, field) < getattr(coarse, field)
-    for field in ("cosine", "psnr", "image_psnr"):
-        assert getattr(fine, field) > getattr(coarse, field)
+def test_every_precision_has_gates_and_a_coarser_one_has_no_tighter_ones():
+    assert set(GATES) == set(PRECISIONS)
+    for fine, coarse in pairwise(GATES.values()):
+        for field in ("relative_max", "relative_rms", "latents", "shift"):
+            assert getattr(fine, field) <= getattr(coarse, field)
+        for field in ("cosine", "psnr", "image_psnr", "ssim", "agreement"):
+            assert getattr(fine, field) >= getattr(coarse, field)
+        assert fine != coarse
+
+
+def test_what_was_promised_to_users():
+    assert GATES["fp16"].image_psnr == 35
+    assert GATES["bf16"].image_psnr == 28
 
 
 def test_the_coarsest_component_decides_for_the_picture():
     assert coarsest(["fp32", "fp16", "fp32"]) == "fp16"
     assert coarsest(["fp32"]) == "fp32"
+    assert coarsest(["int8", "int8-weights", "bf16"]) == "int8"
     with pytest.raises(ConfigError, match="gates: got the precision 'fp12', expected one of fp32, fp16"):
         gates_for("fp12")
+
+
+def test_two_pictures_may_differ_by_the_errors_of_both():
+    assert pair_psnr(35.0) == 35
+    assert pair_psnr(35.0, 35.0) == pytest.approx(35 - 6.0206, abs=0.1)
+    assert pair_psnr(60.0, 28.0) == pair_psnr(28.0, 60.0) == 27.7
+    rng = np.random.default_rng(0)
+    error = rng.choice([-1.0, 1.0], 1000)
+    a, b = error * 10 ** (-35 / 20), -error * 10 ** (-28 / 20)
+    assert psnr(a, b, peak=1) == pytest.approx(pair_psnr(35.0, 28.0), abs=0.1), "errors of opposite signs add up"
 
 
 def test_checks_at_their_limits():
@@ -71,7 +90,7 @@ def _painted(latents, picture=None):
     true = np.linspace(0, 1, 192, dtype=np.float32).reshape(8, 8, 3)
     trace = Trace(prompt="p", seed=5, timesteps=(9.0, 5.0, 1.0), latents=(reference,) * 3, picture=true)
     pipeline = _Pipeline(latents, true if picture is None else picture)
-    result, _ = follow(pipeline, trace, _SETTINGS, lambda *_: None)
+    result, _ = follow(pipeline, trace, None, _SETTINGS, lambda *_: None)
     assert pipeline.arguments == {
         "prompt": "p", "seed": 5, "num_inference_steps": 3, "guidance_scale": 2.0, "height": 8, "width": 8,
         "output_type": "np",
@@ -132,5 +151,5 @@ def test_another_picture_fails():
     ],
 )
 def test_the_size_painted_is_one_that_the_bundle_takes(dim, size):
-    assert _nearest(512, dim) == size
+    assert nearest(512, dim) == size
     assert dim.refusal(size) is None

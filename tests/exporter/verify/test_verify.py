@@ -15,6 +15,8 @@ from diffoundry.runtime import load
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.records import from_json
 
+_NAMES = ("red apple, seed 0", "red apple, seed 7", "cat face, seed 0", "cat face, seed 7")
+
 
 class _Memory(Watch):
     def __init__(self):
@@ -39,17 +41,21 @@ def passing(emoji_bundle):
 
 def test_a_true_bundle_passes_every_check(passing):
     report, _ = passing
-    assert [check for check in report.checks if not check.passed] == []
+    assert [check for check in report.all_checks if not check.passed] == []
     assert report.passed
-    assert report.notes == ()
+    (note,) = report.notes
+    assert "show something else for cat face, seed 0 (hamster), cat face, seed 7" in note, "in three steps"
+    assert report.absent == ()
     assert report.checkpoint == "emoji"
-    assert report.engines == dict.fromkeys(("text_encoder", "unet", "vae_encoder", "vae_decoder"), "onnxruntime fp32")
+    (build,) = report.builds
+    assert (build.name, build.precision) == ("onnxruntime fp32", "fp32")
+    assert build.engines == dict.fromkeys(("text_encoder", "unet", "vae_encoder", "vae_decoder"), "onnxruntime fp32")
 
 
 def test_every_output_is_compared_on_every_case(passing):
-    report, _ = passing
-    cases = {(result.component, result.output): set() for result in report.outputs}
-    for result in report.outputs:
+    outputs = passing[0].builds[0].outputs
+    cases = {(result.component, result.output): set() for result in outputs}
+    for result in outputs:
         cases[result.component, result.output].add(result.case)
         assert 0 < result.distance.relative_rms < 1e-5, "0 would mean that PyTorch was compared with itself"
         assert result.distance.cosine > 1 - 1e-10
@@ -57,23 +63,28 @@ def test_every_output_is_compared_on_every_case(passing):
     assert cases == {
         ("text_encoder", "last_hidden_state"): {"prompts", "vocabulary"},
         ("text_encoder", "pooler_output"): {"prompts", "vocabulary"},
-        ("unet", "out_sample"): {"t=667", "t=334", "t=1"},
-        ("vae_encoder", "latent_parameters"): {"final picture"},
-        ("vae_decoder", "sample"): {"final latents"},
+        ("unet", "out_sample"): {
+            *(f"red apple, seed 0, t={t}" for t in (667, 334, 1)),
+            "red apple, seed 7, t=667",
+            "cat face, seed 0, t=334",
+            "cat face, seed 7, t=1",
+        },
+        ("vae_encoder", "latent_parameters"): set(_NAMES),
+        ("vae_decoder", "sample"): {f"latents of {name}" for name in _NAMES},
     }
 
 
 def test_every_picture_has_a_curve_with_its_worst_step(passing):
-    report, _ = passing
-    assert [(loop.prompt, loop.seed) for loop in report.loops] == [
-        ("red apple", 0), ("red apple", 7), ("cat face", 0), ("cat face", 7),
-    ]  # fmt: skip
-    for loop in report.loops:
+    loops = passing[0].builds[0].loops
+    assert [loop.name for loop in loops] == list(_NAMES)
+    for loop in loops:
         assert [step.index for step in loop.curve] == [0, 1, 2]
         assert [step.timestep for step in loop.curve] == [667, 334, 1]
         assert loop.curve[loop.worst].relative_max == max(step.relative_max for step in loop.curve)
         assert 0 < loop.curve[0].relative_max < 1e-4
         assert loop.psnr > 100
+        assert 1 - 1e-6 < loop.ssim <= 1
+        assert loop.shift < 1e-5
         assert (loop.fault, loop.reference_fault) == (None, None)
 
 
@@ -84,7 +95,7 @@ def test_the_numbers_are_those_of_an_independent_comparison(passing, emoji_bundl
     generator = torch.Generator("cpu").manual_seed(7)
     theirs = reference("cat face", generator=generator, output_type="latent", **arguments).images.numpy()
     ours = load(emoji_bundle)("cat face", seed=7, output_type="latent", **arguments).images
-    step = report.loops[3].curve[-1]
+    step = report.builds[0].loops[3].curve[-1]
     scale = np.sqrt(np.mean(np.square(theirs, dtype=np.float64)))
     assert step.scale == pytest.approx(scale, rel=1e-5)
     assert step.max_abs == pytest.approx(float(np.abs(ours - theirs).max()), rel=0.5)
@@ -95,7 +106,7 @@ def test_the_numbers_are_those_of_an_independent_comparison(passing, emoji_bundl
 
 def test_progress_counts_the_steps_of_both_sides(passing):
     _, memory = passing
-    for side in ("PyTorch", "bundle"):
+    for side in ("PyTorch", "onnxruntime fp32"):
         assert [seen[1:] for seen in memory.stages if seen[0] == f"{side}: cat face, seed 7"] == [
             (1, 3),
             (2, 3),
@@ -118,7 +129,7 @@ def test_a_folder_without_a_manifest_is_compared_with_a_named_checkpoint(emoji_b
         verify(folder, request=quick)
     report = verify(folder, open_checkpoint("emoji"), quick)
     assert report.passed
-    assert report.engines["unet"] == "onnxruntime fp32"
+    assert report.builds[0].engines["unet"] == "onnxruntime fp32"
     assert "no manifest" in report.notes[0]
 
 

@@ -15,6 +15,8 @@ from PIL import Image
 from diffoundry.runtime.cli.report import (
     Bar,
     Bars,
+    Curve,
+    Curves,
     Facts,
     Gate,
     Panel,
@@ -234,3 +236,50 @@ def test_sections_alone_need_no_library():
     code = "import sys, diffoundry.runtime.cli.report; print({'jinja2', 'matplotlib'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
+
+
+def _curves(curves, **values):
+    return Curves(title="Latents", curves=curves, x="step", y="error", **values)
+
+
+def test_curves_stand_on_a_logarithmic_scale_with_their_limits(tmp_path):
+    curves = [
+        Curve(label="", values=[1e-5, 2e-5, 1e-4]),
+        Curve(label="fp16 & <co>", values=[1e-4, 1e-3, 1e-2], limit=0.1),
+        Curve(label="fp32", values=[1e-7, 1e-6, 1e-5]),
+    ]
+    text, page = _write(tmp_path, [_curves(curves, text="Under the dashed line.")])
+    svg = text[text.index("<svg") : text.index("</svg>")]
+    assert "#0102" not in svg
+    for color in ("--series-0", "--series-1", "--quiet", "currentColor"):
+        assert color in svg
+    assert "<co>" not in svg
+    assert page.words["li"] == ["fp16 & <co>, at most 0.1: 0.0001, 0.001, 0.01", "fp32: 1e-07, 1e-06, 1e-05"]
+    lines = [_points(svg, f"var(--series-{i})") for i in (0, 1)]
+    for (x0, y0), (x1, y1), (x2, y2) in lines:
+        assert x1 - x0 == pytest.approx(x2 - x1, rel=1e-3)
+        assert y0 - y1 == pytest.approx(y1 - y2, rel=1e-3), "a factor of ten is the same everywhere"
+        assert y0 > y2, "upwards"
+    decade = lines[0][0][1] - lines[0][1][1]
+    assert lines[1][0][1] - lines[0][0][1] == pytest.approx(3 * decade, rel=1e-3)
+
+
+def test_what_a_logarithm_has_no_place_for_leaves_a_gap(tmp_path):
+    curves = [Curve(label="one", values=[1e-3, 0.0, float("nan"), float("inf"), 1e-2])]
+    text, page = _write(tmp_path, [_curves(curves)])
+    assert page.words["li"] == ["one: 0.001, 0, nan, inf, 0.01"]
+    assert "nan" not in text[text.index("<svg") : text.index("</svg>")]
+
+
+def test_curves_without_names_have_no_legend(tmp_path):
+    text, page = _write(tmp_path, [_curves([Curve(label="", values=[1e-3, 1e-2])])])
+    assert "legend" not in text[text.index("<svg") : text.index("</svg>")]
+    assert "li" not in page.words
+
+
+def _points(svg, color):
+    """The corners of the solid line of this colour, in the plot's own units, y downwards."""
+    for path, style in re.findall(r'<path d="([^"]*)"[^>]*style="([^"]*)"', svg):
+        if f"stroke: {color}" in style and "dasharray" not in style and "L" in path:
+            return [(float(x), float(y)) for x, y in re.findall(r"[ML] ([\d.]+) ([\d.]+)", path)][:3]
+    raise AssertionError(color)

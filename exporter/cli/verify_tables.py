@@ -1,0 +1,47 @@
+"""What `diffoundry verify` prints: checks, builds and matrices as tables."""
+
+from collections.abc import Sequence
+
+from rich.markup import escape
+from rich.table import Table
+
+from diffoundry.exporter.verify import AcrossReport, Check, VerifyReport
+from diffoundry.exporter.verify.across_page import matrix
+from diffoundry.exporter.verify.page import build_row, measured_text, worst_checks
+
+__all__ = ["builds_table", "checks_table", "matrix_table"]
+
+
+def checks_table(checks: Sequence[Check]) -> Table:
+    """Checks with what was measured and its gate, a section a part; of many pictures the worst."""
+    table = Table("part", "what", "measure", "measured", "gate", "")
+    previous = None
+    for check in worst_checks(checks):
+        if previous not in (None, check.part):
+            table.add_section()
+        previous = check.part
+        result = "ok" if check.passed else "[bold red]FAIL[/bold red]"
+        cells = (check.part, check.subject, check.measure, measured_text(check), check.gate)
+        table.add_row(*(escape(cell) for cell in cells), result)
+    return table
+
+
+def builds_table(report: VerifyReport) -> Table:
+    """Every set of engines in numbers, those that cannot run here with the reason."""
+    table = Table("engines", "PSNR, worst", "mean", "SSIM, worst", "same", "latents, worst", "seconds", "")
+    table.columns[0].no_wrap = True
+    for build in report.builds:
+        result = "ok" if build.passed else "[bold red]FAIL[/bold red]"
+        table.add_row(*map(escape, build_row(build)), f"{build.seconds:.1f}", result)
+    for absence in report.absent:
+        table.add_row(escape(absence.name), *["–"] * 6, "not run")
+    return table
+
+
+def matrix_table(report: AcrossReport, title: str) -> Table:
+    """One of `MATRICES` of the painters, whose columns are numbered to keep it narrow."""
+    numbers = [str(index) for index in range(1, len(report.painters) + 1)]
+    table = Table("", *numbers, title=title, title_justify="left")
+    for number, row in zip(numbers, matrix(report, title), strict=True):
+        table.add_row(f"{number} {escape(row[0])}", *map(escape, row[1:]))
+    return table

@@ -1,0 +1,161 @@
+"""Pictures spoiled on purpose, judged by the gates of every precision: each check finds what it is there for."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffoundry.exporter.verify.gates import GATES, promised_gates
+from diffoundry.exporter.verify.loop_checks import follow, judge_loop, judge_pictures
+from diffoundry.exporter.verify.recognition import open_gallery
+from diffoundry.exporter.verify.reference_run import Trace
+from diffoundry.exporter.verify.request import Settings
+from diffoundry.runtime.pipelines.denoising import Step
+
+_LATENTS = np.float32([[-2, 2]])
+_SETTINGS = Settings(prompts=("red apple",), seeds=(0,), steps=1, guidance_scale=7.5, height=64, width=64)
+
+
+class _Pipeline:
+    """Makes one step, without an error, and then paints what it is told."""
+
+    def __init__(self, picture):
+        self.images = [picture]
+
+    def start(self, prompt, **arguments):
+        return self
+
+    def __iter__(self):
+        yield Step(index=0, total=1, timestep=1.0, latents=_LATENTS)
+
+    def finish(self):
+        return self
+
+
+@pytest.fixture(scope="module")
+def gallery():
+    return open_gallery(Path(__file__).parents[3] / "models/emoji")
+
+
+@pytest.fixture(scope="module")
+def things(gallery):
+    """Label to picture, 64 x 64."""
+    return {
+        label: np.repeat(np.repeat(gallery.thumbnails[gallery.labels.index(label)], 4, 0), 4, 1)
+        for label in ("red apple", "cat face", "rocket", "cloud", "envelope")
+    }
+
+
+def _found(reference, picture, gallery):
+    trace = Trace(prompt="red apple", seed=0, timesteps=(1.0,), latents=(_LATENTS,), picture=reference)
+    return follow(_Pipeline(picture.astype(np.float32)), trace, gallery, _SETTINGS, lambda *_: None)[0]
+
+
+def _failed(reference, picture, gallery, precision):
+    result = _found(reference, picture, gallery)
+    checks = [*judge_loop(result, GATES[precision]), *judge_pictures([result], GATES[precision])]
+    return {check.measure for check in checks if not check.passed}
+
+
+_EVERY = pytest.mark.parametrize("precision", GATES)
+
+
+@_EVERY
+def test_the_same_picture_passes(things, gallery, precision):
+    assert _failed(things["red apple"], things["red apple"], gallery, precision) == set()
+
+
+@_EVERY
+def test_a_picture_that_is_5_percent_darker_is_a_shift_in_every_precision(things, gallery, precision):
+    failed = _failed(things["red apple"], things["red apple"] * 0.95, gallery, precision)
+    assert "mean shift" in failed
+    assert "show the same, %" not in failed, "it still shows the apple: only the shift gives it away"
+    assert ("PSNR, dB" in failed) == (GATES[precision].image_psnr > 27)
+
+
+@_EVERY
+def test_another_prompts_picture_fails_everything_that_looks_at_it(things, gallery, precision):
+    failed = _failed(things["red apple"], things["cat face"], gallery, precision)
+    assert failed >= {"PSNR, dB", "SSIM", "show the same, %"}
+
+
+@_EVERY
+def test_noise_fails_everything_that_looks_at_it(things, gallery, precision):
+    noise = np.random.default_rng(0).random((64, 64, 3))
+    assert _failed(things["red apple"], noise, gallery, precision) >= {"PSNR, dB", "SSIM", "show the same, %"}
+
+
+@_EVERY
+def test_swapped_red_and_blue_fail(things, gallery, precision):
+    failed = _failed(things["red apple"], things["red apple"][..., ::-1], gallery, precision)
+    assert failed >= {"PSNR, dB", "show the same, %"}
+
+
+@pytest.mark.parametrize("precision", ["fp8", "int4-weights"])
+def test_the_coarsest_gates_leave_it_to_the_gallery_to_tell_near_things_apart(things, gallery, precision):
+    """Past the middle between the envelope and the cloud, its nearest neighbour among the 263, PSNR still passes."""
+    reference, other = things["envelope"], things["cloud"]
+    turned = reference + (other - reference) * 0.55
+    failed = _failed(reference, turned, gallery, precision)
+    assert "PSNR, dB" not in failed
+    assert "show the same, %" in failed
+
+
+def test_fine_noise_on_a_flat_ground_is_found_by_ssim_alone():
+    reference = np.full((64, 64, 3), 0.9, np.float32)
+    reference[24:40, 24:40] = 0.2
+    noisy = reference + np.random.default_rng(1).normal(0, 10 ** (-36 / 20), reference.shape)
+    assert _failed(reference, noisy, None, "fp16") == {"SSIM"}
+
+
+def test_agreement_counts_all_pictures_and_names_those_that_changed(things, gallery):
+    apple = things["red apple"]
+    right, wrong = _found(apple, apple, gallery), _found(apple, things["rocket"], gallery)
+    (check,) = judge_pictures([right] * 9 + [wrong], GATES["int8"])
+    assert (check.subject, check.measure, check.measured, check.passed) == ("10 pictures", "show the same, %", 90, True)
+    assert check.detail == "red apple, seed 0: rocket, expected red apple"
+    (check,) = judge_pictures([right] * 8 + [wrong] * 2, GATES["int8"])
+    assert (check.measured, check.passed) == (80, False)
+    (check,) = judge_pictures([right] * 31 + [wrong], GATES["fp16"])
+    assert not check.passed
+
+
+def test_without_a_gallery_nothing_is_said_of_what_is_shown(things):
+    apple = things["red apple"]
+    assert judge_pictures([_found(apple, apple, None)] * 9, GATES["fp32"]) == []
+
+
+def _with_psnr(decibels):
+    reference = np.full((8, 8, 3), 0.5, np.float32)
+    reference[0] = 0.7
+    sign = np.where(np.indices((8, 8)).sum(0) % 2, 1, -1)[..., None]
+    return _found(reference, reference + sign * 10 ** (-decibels / 20), None)
+
+
+def test_a_promise_is_kept_in_the_mean_over_8_pictures_and_by_half_in_each():
+    gates = promised_gates("int8", 30.0)
+    assert (gates.mean_psnr, gates.image_psnr) == (30, 24)
+    good, bad = _with_psnr(32), _with_psnr(25)
+    assert good.psnr == pytest.approx(32, abs=1e-3)
+    (check,) = judge_pictures([good] * 6 + [bad] * 2, gates)
+    assert (check.measure, check.passed) == ("mean PSNR, dB", True)
+    assert check.measured == pytest.approx((6 * 32 + 2 * 25) / 8, abs=1e-3)
+    (check,) = judge_pictures([good] * 4 + [bad] * 4, gates)
+    assert not check.passed
+    assert judge_pictures([bad] * 7, gates) == [], "too few to judge a mean"
+    worst = next(check for check in judge_loop(_with_psnr(23.9), gates) if check.measure == "PSNR, dB")
+    assert (worst.passed, worst.limit) == (False, 24)
+
+
+def test_a_promise_does_not_loosen_the_gate_of_a_float_precision():
+    assert promised_gates("fp16", 30.0).image_psnr == GATES["fp16"].image_psnr
+    assert promised_gates("int8", None) == GATES["int8"]
+
+
+def test_a_picture_with_nan_shows_nothing_and_fails(things, gallery):
+    broken = things["red apple"].copy()
+    broken[0, 0, 0] = math.nan
+    assert _failed(things["red apple"], broken, gallery, "int4-weights") == {
+        "PSNR, dB", "SSIM", "mean shift", "show the same, %", "bundle's picture",
+    }  # fmt: skip
