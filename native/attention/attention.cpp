@@ -1,0 +1,95 @@
+// Cuts a problem into tasks: first every head's keys and values are packed, then blocks of queries run.
+#include "attention.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace diffoundry {
+namespace {
+
+struct Free {
+    void operator()(void* p) const { std::free(p); }
+};
+
+class Buffer {
+public:
+    // At least this many bytes, aligned to 64, content undefined.
+    void* get(size_t bytes) {
+        if (bytes > size_) {
+            data_.reset(std::aligned_alloc(64, round_up(bytes, 64)));
+            if (!data_) throw std::bad_alloc();
+            size_ = bytes;
+        }
+        return data_.get();
+    }
+
+private:
+    std::unique_ptr<void, Free> data_;
+    size_t size_ = 0;
+};
+
+// Fresh pages cost more than packing into them, so buffers stay between calls: one for each call that runs at a time.
+class BufferPool {
+public:
+    Buffer take() {
+        std::lock_guard<std::mutex> lock(mutex_);
+        if (buffers_.empty()) return Buffer();
+        Buffer last = std::move(buffers_.back());
+        buffers_.pop_back();
+        return last;
+    }
+
+    void give_back(Buffer buffer) {
+        std::lock_guard<std::mutex> lock(mutex_);
+        buffers_.push_back(std::move(buffer));
+    }
+
+private:
+    std::mutex mutex_;
+    std::vector<Buffer> buffers_;
+};
+
+BufferPool& pool() {
+    static BufferPool instance;
+    return instance;
+}
+
+void check(const Problem& p, Path path) {
+    for (const size_t width : {p.width, p.value_width})
+        if (width % 8 || width == 0 || width > MAX_WIDTH)
+            throw std::invalid_argument("native attention: got heads of width " + std::to_string(width) +
+                                        ", expected a multiple of 8 from 8 to " + std::to_string(MAX_WIDTH));
+    if (p.keys == 0) throw std::invalid_argument("native attention: got no keys, expected at least one");
+    if (!available(path))
+        throw std::invalid_argument(std::string("native attention: this processor lacks the path ") + name_of(path));
+    if (path == Path::amx && (p.q.type != Type::bf16 || p.k.type != Type::bf16 || p.v.type != Type::bf16))
+        throw std::invalid_argument("native attention: the path amx takes bfloat16 queries, keys and values");
+}
+
+}  // namespace
+
+void attention(const Problem& p, Path path, const Parallel& parallel) {
+    check(p, path);
+    const Kernel& kernel = kernel_of(path);
+    const size_t heads = p.batch * p.heads, stride = kernel.packed_bytes(p), scratch = kernel.scratch_bytes(p);
+    const size_t blocks = (p.queries + kernel.queries_per_task - 1) / kernel.queries_per_task;
+
+    Buffer buffer = pool().take();
+    char* packed = static_cast<char*>(buffer.get(heads * stride));
+    parallel(heads, [&](size_t i) { kernel.pack(p, i / p.heads, i % p.heads, packed + i * stride); });
+    parallel(heads * blocks, [&](size_t task) {
+        thread_local Buffer mine;
+        const size_t i = task / blocks, first = task % blocks * kernel.queries_per_task;
+        const size_t last = std::min(first + kernel.queries_per_task, p.queries);
+        kernel.run(p, i / p.heads, i % p.heads, first, last, packed + i * stride, mine.get(scratch));
+    });
+    pool().give_back(std::move(buffer));
+}
+
+}  // namespace diffoundry

@@ -1,0 +1,21 @@
+// Which kernel this processor can run.
+#pragma once
+
+#include "kernel.h"
+
+namespace diffoundry {
+
+enum class Path : int { none = 0, avx2 = 1, avx512 = 2, amx = 3 };
+
+const char* name_of(Path path);
+
+// True when processor and operating system offer all that the path needs. Asks Linux for the tile registers.
+bool available(Path path);
+
+// The fastest available path for tensors of this type. AMX multiplies bfloat16, so only bfloat16 tensors go there;
+// all others are computed in float32.
+Path best_path(Type type);
+
+const Kernel& kernel_of(Path path);
+
+}  // namespace diffoundry

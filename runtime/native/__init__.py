@@ -1,0 +1,6 @@
+"""Our own compiled attention: optional, found beside this package where it was built."""
+
+from diffoundry.runtime.native.kernel import AttentionKernel, attention_kernel
+from diffoundry.runtime.native.library import attention_library, describe_attention
+
+__all__ = ["AttentionKernel", "attention_kernel", "attention_library", "describe_attention"]

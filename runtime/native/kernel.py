@@ -1,0 +1,126 @@
+"""The attention kernel (`native/attention/`): found, asked what this processor can do, and called with NumPy arrays."""
+
+import ctypes
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import diffoundry
+from diffoundry.runtime.errors import EngineError, InputError
+
+__all__ = ["AttentionKernel", "attention_kernel", "installed_file"]
+
+Array = npt.NDArray[Any]
+
+_LIBRARY = "libdiffoundry_attention.so"
+_PATHS = ("none", "avx2", "avx512", "amx")
+_TYPES = {"float32": 0, "float16": 1, "uint16": 2}
+_PRECISIONS = {"fp32": 0, "fp16": 1, "bf16": 2}
+_ARGUMENTS = (
+    *(ctypes.c_int,) * 3,  # path, threads, type
+    *(ctypes.c_void_p,) * 4,  # q, k, v, output
+    *(ctypes.c_size_t,) * 6,  # batch, heads, queries, keys, width, width of v
+    ctypes.c_float,
+    ctypes.c_char_p,
+    ctypes.c_size_t,
+)
+
+
+@dataclass(frozen=True)
+class AttentionKernel:
+    """The loaded kernel; its calls release the GIL and may run at the same time.
+
+    Attributes:
+        path: Where the library was found.
+        openvino: The release of OpenVINO that the extension beside it was built against, or "" when there is none.
+    """
+
+    path: Path
+    openvino: str
+    _calls: ctypes.CDLL
+
+    def available(self, name: str) -> bool:
+        """Whether this machine can run the path "avx2", "avx512" or "amx"."""
+        return bool(self._calls.diffoundry_attention_available(_PATHS.index(name)))
+
+    def best_path(self, precision: str) -> str:
+        """The path that tensors of "fp32", "fp16" or "bf16" get here: "amx", "avx512", "avx2" or "none"."""
+        return _PATHS[self._calls.diffoundry_attention_best_path(_PRECISIONS[precision])]
+
+    def attention(
+        self, q: Array, k: Array, v: Array, *, heads: int, scale: float, path: str, threads: int | None = None
+    ) -> Array:
+        """softmax(scale * Q K^T) V of every head.
+
+        Args:
+            q: (batch, queries, heads * width); float32, float16, or bfloat16 as its bits in uint16.
+            k: (batch, keys, heads * width), of the same type.
+            v: (batch, keys, heads * value width), of the same type.
+            heads: How many.
+            scale: Of the scores.
+            path: "avx2" or "avx512", which compute in float32, or "amx", which takes bfloat16 only.
+            threads: How many, or None for one a processor.
+
+        Returns:
+            (batch, queries, heads * value width), of the same type.
+
+        Raises:
+            InputError: The arrays do not belong together.
+            EngineError: The kernel refuses the sizes or the path.
+        """
+        q, k, v = (np.ascontiguousarray(array) for array in (q, k, v))
+        _check(q, k, v, heads)
+        output = np.empty((*q.shape[:2], v.shape[2]), q.dtype)
+        message = ctypes.create_string_buffer(512)
+        arrays = (array.ctypes.data for array in (q, k, v, output))
+        sizes = (q.shape[0], heads, q.shape[1], k.shape[1], q.shape[2] // heads, v.shape[2] // heads)
+        head = (_PATHS.index(path), threads or os.cpu_count() or 1, _TYPES[q.dtype.name])
+        if self._calls.diffoundry_attention(*head, *arrays, *sizes, scale, message, len(message)):
+            raise EngineError(message.value.decode())
+        return output
+
+
+def _check(q: Array, k: Array, v: Array, heads: int) -> None:
+    dtypes = {array.dtype.name for array in (q, k, v)}
+    if len(dtypes) > 1 or not dtypes <= _TYPES.keys():
+        raise InputError(f"native attention: got {sorted(dtypes)}, expected one of {', '.join(_TYPES)} for q, k and v")
+    shapes = f"q {q.shape}, k {k.shape} and v {v.shape} with {heads} heads"
+    together = q.ndim == k.ndim == v.ndim == 3 and q.shape[0] == k.shape[0] == v.shape[0]
+    if not together or k.shape[1] != v.shape[1] or q.shape[2] != k.shape[2]:
+        raise InputError(
+            f"native attention: got {shapes}, expected one batch, k and v of one length, q and k of one width"
+        )
+    if heads < 1 or q.shape[2] % heads or v.shape[2] % heads:
+        raise InputError(f"native attention: got {shapes}, expected widths that are multiples of the heads")
+
+
+def attention_kernel() -> AttentionKernel | None:
+    """The kernel, or None where it is not installed."""
+    found = installed_file(_LIBRARY)
+    return _load(found) if found else None
+
+
+def installed_file(name: str) -> Path | None:
+    """A library of ours: beside this file in a checkout, or where an editable install puts what it compiles."""
+    folders = [Path(__file__).parent, *(Path(base) / "runtime" / "native" for base in diffoundry.__path__)]
+    return next((folder / name for folder in folders if (folder / name).is_file()), None)
+
+
+@cache
+def _load(path: Path) -> AttentionKernel:
+    try:
+        calls = ctypes.CDLL(str(path))
+        release = calls.diffoundry_attention_openvino
+        calls.diffoundry_attention.argtypes = _ARGUMENTS
+    except (OSError, AttributeError) as error:
+        raise EngineError(
+            f"native attention: {path} cannot be used ({error}), expected a library of this version; "
+            "build it again with `make native`, or delete it"
+        ) from error
+    release.restype = ctypes.c_char_p
+    return AttentionKernel(path, release().decode(), calls)

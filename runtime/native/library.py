@@ -1,0 +1,55 @@
+"""Which compiled extension an engine may load: the one beside this package, when it fits processor and OpenVINO."""
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from diffoundry.runtime.native.kernel import AttentionKernel, attention_kernel, installed_file
+
+__all__ = ["attention_library", "describe_attention"]
+
+_EXTENSION = "libdiffoundry_attention_openvino.so"
+_PRECISIONS = ("bf16", "fp16", "fp32")
+
+
+def attention_library() -> Path | None:
+    """The extension to hand to `openvino.Core.add_extension`, or None; `describe_attention` says why there is none.
+
+    Raises:
+        EngineError: A library is there that cannot be loaded.
+    """
+    found = _find()
+    return found if isinstance(found, Path) else None
+
+
+def describe_attention() -> str:
+    """What computes attention in OpenVINO's engines here, in words.
+
+    Raises:
+        EngineError: A library is there that cannot be loaded.
+    """
+    found, kernel = _find(), attention_kernel()
+    if isinstance(found, str) or kernel is None:
+        return f"OpenVINO ({found})"
+    return f"native code: {', '.join(f'{name} by {kernel.best_path(name)}' for name in _PRECISIONS)} ({found})"
+
+
+def _find() -> Path | str:
+    """The extension, or why there is none."""
+    kernel = attention_kernel()
+    if kernel is None:
+        return "the native attention kernel is not installed"
+    return _unfit(kernel) or installed_file(_EXTENSION) or f"{_EXTENSION} is not beside {kernel.path}"
+
+
+def _unfit(kernel: AttentionKernel) -> str | None:
+    if kernel.best_path("fp32") == "none":
+        return "this processor has neither AVX2 nor AVX-512"
+    if not kernel.openvino:
+        return "the native attention kernel was built without OpenVINO"
+    try:
+        installed = version("openvino")
+    except PackageNotFoundError:
+        return "OpenVINO is not installed"
+    if installed != kernel.openvino:
+        return f"the native attention kernel was built against OpenVINO {kernel.openvino}, installed is {installed}"
+    return None

@@ -1,0 +1,57 @@
+"""Which extension an engine may load, and what is said when there is none."""
+
+import pytest
+
+from diffoundry.runtime.errors import EngineError
+from diffoundry.runtime.native import attention_library, describe_attention
+from diffoundry.runtime.native import kernel as kernel_module
+
+
+@pytest.fixture
+def found(tmp_path, monkeypatch):
+    """The package looks for its libraries in an empty folder."""
+
+    def find(name):
+        return tmp_path / name if (tmp_path / name).is_file() else None
+
+    for module in ("kernel", "library"):
+        monkeypatch.setattr(f"diffoundry.runtime.native.{module}.installed_file", find)
+    return tmp_path
+
+
+def test_extension_is_found_with_its_paths(installed, kernel):
+    pytest.importorskip("openvino")
+    assert attention_library() == installed / "libdiffoundry_attention_openvino.so"
+    said = describe_attention()
+    assert said.startswith(f"native code: bf16 by {kernel.best_path('bf16')}, fp16 by {kernel.best_path('fp16')}")
+
+
+def test_not_installed(found):
+    assert attention_library() is None
+    assert describe_attention() == "OpenVINO (the native attention kernel is not installed)"
+
+
+def test_other_openvino(installed, monkeypatch):
+    pytest.importorskip("openvino")
+    monkeypatch.setattr("diffoundry.runtime.native.library.version", lambda _name: "1999.1.0")
+    assert attention_library() is None
+    assert "was built against OpenVINO 2" in describe_attention()
+    assert "installed is 1999.1.0" in describe_attention()
+
+
+def test_kernel_without_extension(found, built):
+    (found / kernel_module._LIBRARY).symlink_to(built / kernel_module._LIBRARY)
+    pytest.importorskip("openvino")
+    assert attention_library() is None
+    assert "libdiffoundry_attention_openvino.so is not beside" in describe_attention()
+
+
+def test_broken_library(found):
+    (found / kernel_module._LIBRARY).write_bytes(b"not a library")
+    with pytest.raises(EngineError, match="cannot be used .*, expected a library of this version; build it again"):
+        attention_library()
+
+
+def test_installed_file_looks_beside_the_package():
+    assert kernel_module.installed_file("kernel.py") is not None
+    assert kernel_module.installed_file("no such library.so") is None

@@ -1,0 +1,223 @@
+"""The kernel inside OpenVINO: swapped in where it fits, the same answers as OpenVINO's own attention."""
+
+import concurrent.futures
+
+import numpy as np
+import pytest
+
+from diffoundry.runtime.native import attention_library
+from diffoundry.targets.openvino.native_attention import use_native_attention
+from diffoundry.targets.openvino.rewrites.attention_width import widen_heads
+
+ov = pytest.importorskip("openvino")
+ops = ov.opset13
+
+HINTS = {"fp32": "f32", "bf16": "bf16"}
+
+
+@pytest.fixture
+def library(installed):
+    found = attention_library()
+    if found is None:
+        pytest.skip("no extension for this OpenVINO")
+    return found
+
+
+@pytest.fixture
+def core(library):
+    core = ov.Core()
+    core.add_extension(str(library))
+    return core
+
+
+@pytest.fixture(params=["fp32", "bf16"])
+def floats(request, core):
+    if request.param.upper() not in ("FP32", *core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")):
+        pytest.skip(f"the CPU has no {request.param}")
+    return request.param
+
+
+def attention_model(
+    queries=256, keys=None, heads=4, width=40, *, batch=2, mask=None, causal=False, scale=None, shape=None
+):
+    """Projections, attention and the projection of its output, as in a UNet's transformer block."""
+    rng, channels = np.random.default_rng(0), heads * width
+    x = ops.parameter(shape or [batch, queries, channels], np.float32, name="x")
+    inputs = [x] if keys is None else [x, ops.parameter([batch, keys, 48], np.float32, name="context")]
+
+    def project(value, amount, inner):
+        weight = rng.standard_normal((channels, inner), np.float32) * np.float32(amount / inner**0.5)
+        return ops.matmul(value, ops.constant(weight), False, True)
+
+    def split(value):
+        return ops.transpose(ops.reshape(value, [0, 0, heads, width], True), [0, 2, 1, 3])
+
+    inner = channels if keys is None else 48
+    q, k, v = project(x, 1.5, channels), project(inputs[-1], 1.5, inner), project(inputs[-1], 1.0, inner)
+    extra = [] if mask is None and scale is None else [ops.constant(np.float32(0) if mask is None else mask)]
+    extra += [] if scale is None else [ops.constant(np.float32(scale))]
+    attention = ops.scaled_dot_product_attention(split(q), split(k), split(v), *extra, causal=causal)
+    joined = ops.reshape(ops.transpose(attention, [0, 2, 1, 3]), [0, 0, channels], True)
+    return ov.Model([ops.result(project(joined, 1.0, channels))], inputs, "attention")
+
+
+def types(model):
+    return [node.get_type_name() for node in model.get_ordered_ops()]
+
+
+def feeds(model, seed=1):
+    rng = np.random.default_rng(seed)
+    return {value.any_name: rng.standard_normal(list(value.shape), np.float32) for value in model.inputs}
+
+
+def run(core, model, feeds, floats):
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": HINTS[floats]})
+    return compiled(feeds)[0]
+
+
+def assert_same(core, make, floats, count=1):
+    """The model gives the same before and after; in bf16, is not further from fp32 than OpenVINO's own."""
+    given = feeds(make())
+    exact = run(core, make(), given, "fp32")
+    model = make()
+    assert use_native_attention(model, attention_library(), floats=floats) == count
+    ours = run(core, model, given, floats)
+    if floats == "fp32":
+        np.testing.assert_allclose(ours, exact, rtol=1e-4, atol=2e-5)
+    else:
+        theirs = run(core, make(), given, floats)
+        assert np.std(ours - exact) <= 1.1 * np.std(theirs - exact)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"width": 80}, {"width": 64, "heads": 2}, {"keys": 77}, {"scale": 0.3}, {"queries": 250, "width": 8}],
+    ids=str,
+)
+def test_same_as_openvino(core, floats, options, monkeypatch):
+    monkeypatch.setattr("diffoundry.targets.openvino.native_attention._LONG", 1)
+    assert_same(core, lambda: attention_model(**options), floats)
+
+
+def test_what_it_becomes(library):
+    model = attention_model()
+    assert use_native_attention(model, library, floats="bf16") == 1
+    found = types(model)
+    assert found.count("DiffoundryAttention") == 1
+    assert found.count("Convert") == 4
+    assert not {"ScaledDotProductAttention", "Transpose", "Reshape"} & set(found)
+    node = next(node for node in model.get_ops() if node.get_type_name() == "DiffoundryAttention")
+    assert node.get_attributes() == {"heads": 4, "scale": pytest.approx(40**-0.5)}
+    assert node.get_element_type() == ov.Type.bf16
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mask": np.zeros((256, 256), np.float32)},
+        {"mask": np.float32(-3)},
+        {"causal": True},
+        {"width": 12},
+        {"width": 264, "heads": 1},
+    ],
+    ids=["mask", "bias", "causal", "odd width", "wide"],
+)
+def test_what_stays(library, options):
+    model = attention_model(**options)
+    before = types(model)
+    assert use_native_attention(model, library, floats="bf16") == 0
+    assert types(model) == before
+
+
+def test_short_attention_stays_in_fp32(library):
+    assert use_native_attention(attention_model(queries=512), library, floats="fp32") == 0
+    assert use_native_attention(attention_model(queries=1024), library, floats="fp32") == 1
+    assert use_native_attention(attention_model(queries=512), library, floats="bf16") == 1
+
+
+def test_sizes_known_only_when_it_runs(core, library, floats):
+    model = attention_model(shape=[-1, -1, 160])
+    assert use_native_attention(model, library, floats=floats) == 1
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": HINTS[floats]})
+    for tokens in (64, 33, 200):
+        given = {"x": np.random.default_rng(tokens).standard_normal((3, tokens, 160), np.float32)}
+        exact = run(core, attention_model(shape=[-1, -1, 160]), given, "fp32")
+        assert abs(compiled(given)[0] - exact).max() < (2e-5 if floats == "fp32" else 0.06)
+
+
+def test_zeros_in_widened_heads_are_taken_out(core, library, floats):
+    def make():
+        model = attention_model(queries=1024)
+        assert widen_heads(model) == 1
+        return model
+
+    model = make()
+    use_native_attention(model, library, floats=floats)
+    node = next(node for node in model.get_ops() if node.get_type_name() == "DiffoundryAttention")
+    assert [list(shape) for shape in (node.get_input_shape(0), node.get_output_shape(0))] == [[2, 1024, 160]] * 2
+    assert_same(core, make, floats)
+
+
+def test_widths_of_key_and_value_may_differ(core, library, floats, monkeypatch):
+    monkeypatch.setattr("diffoundry.targets.openvino.native_attention._narrow", lambda _attention: None)
+
+    def make():
+        model = attention_model(queries=1024)
+        assert widen_heads(model) == 1
+        return model
+
+    model = make()
+    use_native_attention(model, library, floats=floats)
+    node = next(node for node in model.get_ops() if node.get_type_name() == "DiffoundryAttention")
+    assert [list(node.get_input_shape(i))[2] for i in range(3)] == [256, 256, 192]
+    assert_same(core, make, floats)
+
+
+def test_compiled_blob_is_read_back(core, library, tmp_path, floats):
+    model = attention_model(queries=1024)
+    use_native_attention(model, library, floats=floats)
+    options = {"INFERENCE_PRECISION_HINT": HINTS[floats], "CACHE_DIR": str(tmp_path)}
+    first, second = (core.compile_model(model, "CPU", options) for _ in range(2))
+    assert second.get_property("LOADED_FROM_CACHE")
+    given = feeds(model)
+    np.testing.assert_array_equal(first(given)[0], second(given)[0])
+
+
+def test_requests_at_the_same_time(core, library, floats):
+    model = attention_model(queries=1024)
+    given = [feeds(model, seed=seed) for seed in range(6)]
+    exact = [run(core, model, one, "fp32") for one in given]
+    use_native_attention(model, library, floats=floats)
+    options = {"INFERENCE_PRECISION_HINT": HINTS[floats], "NUM_STREAMS": "2"}
+    compiled = core.compile_model(model, "CPU", options)
+    requests = [compiled.create_infer_request() for _ in given]
+    with concurrent.futures.ThreadPoolExecutor(len(given)) as pool:
+        results = list(pool.map(lambda pair: pair[0].infer(pair[1])[0].copy(), zip(requests, given, strict=True)))
+    for ours, theirs in zip(results, exact, strict=True):
+        assert abs(ours - theirs).max() < (2e-5 if floats == "fp32" else 0.06)
+
+
+def test_inputs_that_do_not_belong_together(core, library):
+    model = attention_model(shape=[-1, -1, 160], keys=77)
+    use_native_attention(model, library, floats="fp32")
+    model.reshape({"x": [-1, -1, 160], "context": [-1, 77, 48]})
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    wrong = {"x": np.zeros((3, 9, 160), np.float32), "context": np.zeros((2, 77, 48), np.float32)}
+    with pytest.raises(RuntimeError, match="expected one batch, K and V of one length"):
+        compiled(wrong)
+
+
+def test_unet_of_the_embedded_model(core, library, floats, emoji_bundle):
+    path = emoji_bundle / "unet/model.onnx"
+    rng = np.random.default_rng(0)
+    given = {
+        "sample": rng.standard_normal((2, 4, 8, 8), np.float32),
+        "timestep": np.array([500], np.float32),
+        "encoder_hidden_states": rng.standard_normal((2, 77, 128), np.float32),
+    }
+    exact, theirs = (run(core, ov.convert_model(path), given, name) for name in ("fp32", floats))
+    model = ov.convert_model(path)
+    assert use_native_attention(model, library, floats=floats) == 20
+    ours = run(core, model, given, floats)
+    bound = 1e-4 * np.std(exact) if floats == "fp32" else 1.15 * np.std(theirs - exact)
+    assert np.std(ours - exact) <= bound
