@@ -14,7 +14,7 @@ TENSORRT_PLUGIN = TargetPlugin(
     target=f"{_HERE}.target:TensorRTTarget",
     engine=f"{_HERE}.engine:open_tensorrt",
     devices=f"{_HERE}.engine:tensorrt_devices",
-    precisions=f"{_HERE}.engine:precisions",
+    precisions=f"{_HERE}.engine:tensorrt_precisions",
     defers=True,
 )
 
@@ -26,6 +26,6 @@ RTX_PLUGIN = TargetPlugin(
     target=f"{_HERE}.target:RTXTarget",
     engine=f"{_HERE}.engine:open_rtx",
     devices=f"{_HERE}.engine:rtx_devices",
-    precisions=f"{_HERE}.engine:precisions",
+    precisions=f"{_HERE}.engine:rtx_precisions",
     defers=True,
 )

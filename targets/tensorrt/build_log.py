@@ -19,7 +19,8 @@ _ROW = re.compile(
     r"(?:, EventId: \d+)?, Metadata: (?P<metadata>.*)$"
 )
 
-_SERIAL = re.compile(r"( \[profile \d+\])?_myl(?P<profile>\d+)_\d+$")
+_SERIAL = re.compile(r"_myl(?P<profile>\d+)_\d+$")
+_PROFILE = re.compile(r" \[profile \d+\]")
 _DATATYPE = re.compile(r"Datatype: (\w+)")
 _ORIGIN = re.compile(r"\[ONNX Layer: (.*?)\](?=\[|$)")
 
@@ -118,9 +119,9 @@ def _layer(row: str, version: str) -> FusedLayer:
     types = {part: tuple(_DATATYPE.findall(match[part])) for part in ("inputs", "constants", "outputs")}
     return FusedLayer(
         profile=int(serial["profile"]),
-        name=match["name"][: serial.start()],
+        name=_PROFILE.sub("", match["name"][: serial.start()]),
         kind=match["kind"],
-        nodes=tuple(_ORIGIN.findall(match["metadata"])),
+        nodes=tuple(_ORIGIN.findall(_PROFILE.sub("", match["metadata"]))),
         **types,
     )
 

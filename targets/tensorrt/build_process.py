@@ -95,7 +95,7 @@ def _sentence(job: BuildJob, failure: Failure, where: str) -> str:
     place = "".join(
         f", {what} {name!r}" for what, name in (("node", failure.node), ("operator", failure.operator)) if name
     )
-    return f"{where}{place}: {product} refused it: {failure.message}. What to do: {failure.hint}"
+    return f"{where}{place}: {product} refused it: {failure.message.rstrip('.')}. What to do: {failure.hint}"
 
 
 def _died(job: BuildJob, code: int, said: Path, where: str) -> str:

@@ -22,7 +22,15 @@ from diffoundry.targets.tensorrt.flavour import RTX, TENSORRT, Flavour
 from diffoundry.targets.tensorrt.loading import Library, load_plan, open_library
 from diffoundry.targets.tensorrt.shape_choice import choose_profile, read_profiles
 
-__all__ = ["TensorRTEngine", "open_rtx", "open_tensorrt", "precisions", "rtx_devices", "tensorrt_devices"]
+__all__ = [
+    "TensorRTEngine",
+    "open_rtx",
+    "open_tensorrt",
+    "rtx_devices",
+    "rtx_precisions",
+    "tensorrt_devices",
+    "tensorrt_precisions",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -223,10 +231,10 @@ def _open(path: Path, spec: EngineSpec | None, options: EngineOptions, *, flavou
     return TensorRTEngine(path, spec, options, library=library, cuda=cuda, gpu=gpu)
 
 
-def precisions(device: str) -> tuple[str, ...]:
+def _precisions(flavour: Flavour, device: str) -> tuple[str, ...]:
     """What a GPU computes in itself, the fastest first; nothing where there is no such GPU."""
     try:
-        return native_precisions(_find_gpu(device, find_cuda()).capability)
+        return native_precisions(_find_gpu(device, find_cuda()).capability, flavour.types)
     except EngineError:
         return ()
 
@@ -235,3 +243,5 @@ open_tensorrt = partial(_open, flavour=TENSORRT)
 open_rtx = partial(_open, flavour=RTX)
 tensorrt_devices = partial(_devices, TENSORRT)
 rtx_devices = partial(_devices, RTX)
+tensorrt_precisions = partial(_precisions, TENSORRT)
+rtx_precisions = partial(_precisions, RTX)

@@ -18,18 +18,20 @@ _PREFIX = re.compile(r"^\w+::\w+: Error Code (?P<code>\d+): (?P<kind>[\w ]+?) \(
 _WRAPPED = re.compile(r"^\[[\w.]+:\d+: \w+\] ")
 
 _HINTS = (
-    (r"HW-specific datatypes", "build for later GPUs only (--compute-capabilities), or choose another --precision"),
+    (
+        r"HW-specific datatypes|Cannot compile operation .* for",
+        "build for later GPUs only (--compute-capabilities), or choose another --precision",
+    ),
     (r"zero point is not supported", "quantize symmetrically: zero points of 0, int8 instead of uint8"),
-    (r"must have same input types", "the graph mixes types; TensorRT casts nothing by itself: cast one of the inputs"),
-    (r"Plugin not found", "the operator is not of the ONNX standard; export the graph without it"),
+    (r"must have same input types", "the graph mixes types, and TensorRT casts nothing by itself: cast one of them"),
+    (r"Plugin not found", "the operator is not of the ONNX standard: export the graph without it"),
     (r"[Aa]ntialias", "TensorRT resizes without antialiasing only"),
     (r"within workspace limit|[Oo]ut ?[Oo]f ?[Mm]emory", "allow smaller sizes or fewer rows, or use a larger GPU"),
     (r"graph_jit.cpp:\d+: CHECK\(status == CUDA_SUCCESS\)", "it needs an NVIDIA driver: build on a GPU machine"),
     (r"libnvinfer_lean", "the lean runtime is missing: pip install tensorrt-lean"),
-    (r"not supported by a dedicated kernel", "the attention has to be marked as decomposable"),
     (r"cudaError 35|CUDA initialization", "there is no NVIDIA driver on this machine: build on a GPU machine"),
     (r"Compute capability is invalid", "name GPUs that this library builds for (--compute-capabilities)"),
-    (r"not supported|[Uu]nsupported", "TensorRT has no such operator; 'polygraphy inspect capability' lists them all"),
+    (r"not supported|[Uu]nsupported", "'polygraphy inspect capability' lists what TensorRT does not take"),
 )
 
 _REPORT = "'polygraphy debug reduce' finds the smallest graph that fails; report that one"

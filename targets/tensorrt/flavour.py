@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from diffoundry.targets.tensorrt.capabilities import RTX_TYPES, TENSORRT_TYPES
+
 __all__ = ["FLAVOURS", "RTX", "TENSORRT", "Flavour"]
 
 
@@ -22,6 +24,7 @@ class Flavour:
         name: The name of its plugin.
         product: What NVIDIA calls it.
         module: Its Python package, which is also the name of its distribution and of our extra but for the hyphen.
+        types: Type to the first GPU that computes in it.
         builds_without_gpu: Whether it compiles on a machine without an NVIDIA driver.
         compute_capabilities: GPUs that a build may be aimed at, 89 for 8.9; none when it is the GPU it is built on.
         other_capabilities: GPUs that it does not run on, from 75 on.
@@ -35,6 +38,7 @@ class Flavour:
     name: str
     product: str
     module: str
+    types: Mapping[str, int] = field(hash=False)
     builds_without_gpu: bool
     compute_capabilities: tuple[int, ...] = ()
     other_capabilities: frozenset[int] = frozenset()
@@ -74,6 +78,7 @@ TENSORRT = Flavour(
     name="tensorrt",
     product="TensorRT",
     module="tensorrt",
+    types=TENSORRT_TYPES,
     builds_without_gpu=False,
     timing_cache=True,
     refused={"compute_capabilities": "TensorRT builds for the GPU of the machine it runs on and for no other"},
@@ -83,6 +88,7 @@ RTX = Flavour(
     name="tensorrt-rtx",
     product="TensorRT for RTX",
     module="tensorrt_rtx",
+    types=RTX_TYPES,
     builds_without_gpu=True,
     compute_capabilities=(75, 80, 86, 89, 120, 121),
     other_capabilities=frozenset({87, 88, 90, 100, 103, 110}),

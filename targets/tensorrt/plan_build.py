@@ -36,7 +36,7 @@ def build_plan(
         EngineError: The GPU cannot compute in the precision, or the build failed.
     """
     gpu = None if job.compute_capabilities else place.gpu
-    reasons = refusals(PRECISION_TYPES[work.precision], [gpu.capability]) if gpu else []
+    reasons = refusals(PRECISION_TYPES[work.precision], [gpu.capability], place.flavour.types) if gpu else []
     if gpu and reasons:
         raise EngineError(
             f"{work.component} in {work.precision}: got the GPU {gpu.name}, expected one that computes in it: "

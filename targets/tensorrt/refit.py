@@ -30,7 +30,7 @@ def refit_map(model: ir.Model) -> dict[str, Mapping[str, str]]:
     weights: dict[str, Mapping[str, str]] = {}
     for name, value in model.graph.initializers.items():
         parameter = value.metadata_props.get(_PARAMETER)
-        if parameter is not None and value.dtype in _FLOATS:
+        if parameter is not None and value.dtype in _FLOATS and value.uses():
             transposed = name.removesuffix("_half").endswith(_TRANSPOSED)
             weights[name] = {
                 "parameter": parameter,

@@ -103,7 +103,7 @@ class TensorRTTarget:
     def form(self, precision: str) -> GraphForm:
         """See `Target.form`. TensorRT takes types from the graph alone: there are no flags of precision."""
         form = choose_form(self.name, _FORMS, precision)
-        reasons = refusals(PRECISION_TYPES[precision], self._capabilities(precision))
+        reasons = refusals(PRECISION_TYPES[precision], self._capabilities(precision), self.flavour.types)
         if reasons:
             raise InputError(
                 f"precision: got {precision!r} for {', '.join(self.compute_capabilities)}, expected one that they "
@@ -180,7 +180,8 @@ class TensorRTTarget:
         if self.compute_capabilities:
             return tuple(int(word.removeprefix("sm")) for word in self.compute_capabilities)
         usual = _USUAL_CAPABILITIES if self.flavour.compute_capabilities else ()
-        return tuple(capability for capability in usual if not refusals(PRECISION_TYPES[precision], [capability]))
+        types, table = PRECISION_TYPES[precision], self.flavour.types
+        return tuple(capability for capability in usual if not refusals(types, [capability], table))
 
     def _words(self, precision: str) -> tuple[str, ...]:
         return tuple(describe(capability) for capability in self._capabilities(precision))

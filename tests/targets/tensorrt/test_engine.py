@@ -324,18 +324,19 @@ def test_devices_and_what_they_compute(monkeypatch):
     monkeypatch.setattr(engine_module, "find_cuda", lambda: Cuda(FakeCuda(gpus)))
     assert engine_module.tensorrt_devices() == ("cuda", "cuda:1", "cuda:2")
     assert engine_module.rtx_devices() == ("cuda", "cuda:2")
-    assert engine_module.precisions("cuda:0") == ("int8", "fp16", "int8-weights", "fp32")
-    assert set(engine_module.precisions("cuda:2")) == {
+    assert engine_module.tensorrt_precisions("cuda:0") == ("int8", "fp16", "int8-weights", "fp32")
+    assert engine_module.rtx_precisions("cuda:0") == ("int8", "fp16", "int8-weights")
+    assert set(engine_module.rtx_precisions("cuda:2")) == {
         "fp32", "fp16", "bf16", "int8", "int8-weights", "int4-weights", "fp8",
     }  # fmt: skip
-    assert engine_module.precisions("cuda:7") == ()
+    assert engine_module.rtx_precisions("cuda:7") == ()
 
 
 @pytest.mark.parametrize("machine", [None, Cuda(FakeCuda(driver=False)), Cuda(FakeCuda(gpus=()))])
 def test_a_machine_without_a_gpu_has_no_devices(monkeypatch, machine):
     monkeypatch.setattr(engine_module, "find_cuda", lambda: machine)
     assert engine_module.tensorrt_devices() == engine_module.rtx_devices() == ()
-    assert engine_module.precisions("cuda") == ()
+    assert engine_module.tensorrt_precisions("cuda") == engine_module.rtx_precisions("cuda") == ()
 
 
 def test_an_unknown_device_is_refused_with_those_there_are(monkeypatch, tmp_path, rtx):
