@@ -1,0 +1,34 @@
+"""Stable Diffusion 1.5's UNet at full size, with random weights: minutes and gigabytes, so by hand."""
+
+from contextlib import nullcontext
+
+import pytest
+
+from diffoundry.exporter.checkpoint import open_checkpoint
+from diffoundry.exporter.engine_export import write_engine
+from diffoundry.exporter.jobs import EngineJob, PortableJob
+from diffoundry.exporter.portable_export import write_portable
+from diffoundry.runtime.specs import BuildSpec, DimSpec
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("rtx")]
+
+DIMS = {
+    "batch": DimSpec(min=1, max=2),
+    "height": DimSpec(min=256, max=768, multiple_of=8),
+    "width": DimSpec(min=256, max=768, multiple_of=8),
+}
+
+
+def test_every_attention_and_group_norm_of_sd15_is_fused(tmp_path):
+    checkpoint = open_checkpoint("sd15", random_weights=True, seed=0)
+    (tmp_path / "unet").mkdir()
+    common = {"component": "unet", "dims": DIMS, "folder": str(tmp_path)}
+    write_portable(PortableJob(checkpoint=checkpoint.describe(), opset=23, **common), lambda _: nullcontext())
+    build = BuildSpec(target="tensorrt-rtx", precision="fp16", options={"compute_capabilities": ["sm89"]})
+    job = EngineJob(build=build, first=True, buckets=(), quantization=None, **common)
+    facts = write_engine(job, lambda _: nullcontext()).facts
+    found = facts["structure"]["default"]
+    assert found["attentions_fused"] == facts["attentions"] == 32
+    assert found["group_norms_fused"] == facts["group_norms"] == 61
+    assert found["scratch_bytes"] < 300e6
+    assert facts["peak_rss_bytes"] < 7e9

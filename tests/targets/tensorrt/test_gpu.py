@@ -1,0 +1,67 @@
+"""The real thing: plans are loaded and run on an NVIDIA GPU, against ONNX Runtime. Skipped where there is none."""
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from diffoundry.runtime.engine import EngineOptions, run_checked
+from diffoundry.runtime.plugins import find_plugin
+from diffoundry.targets.tensorrt.cuda import find_cuda, list_gpus
+from diffoundry.targets.tensorrt.flavour import FLAVOURS
+
+pytestmark = pytest.mark.gpu
+
+TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
+"""Of outputs of order 1: three decimal digits of half precision, summed over a handful of layers."""
+
+
+@pytest.fixture(params=FLAVOURS)
+def plugin(request):
+    flavour = FLAVOURS[request.param]
+    if not flavour.installed:
+        pytest.skip(f"{flavour.product} is not installed")
+    if not any(flavour.runs_on(gpu.capability) for gpu in list_gpus(find_cuda())):
+        pytest.skip(f"no NVIDIA GPU that {flavour.product} runs on; cuda-python finds them")
+    return find_plugin(flavour.name)
+
+
+def lowered(plugin, work, **options):
+    """The spec of a plan for the GPU that is here, and its file."""
+    if plugin.name == "tensorrt-rtx":
+        gpu = list_gpus(find_cuda())[0]
+        options["compute_capabilities"] = (f"sm{gpu.capability}",)
+    spec = plugin.make_target(options).lower(work)
+    assert spec.pending is None
+    return spec, work.bundle / spec.files[0]
+
+
+def expected(graph, sample):
+    session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    return session.run(None, {"sample": sample})[0]
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+@pytest.mark.parametrize("buckets", [((64, 64), (64, 128)), ()], ids=["static", "dynamic"])
+def test_a_plan_gives_what_the_graph_gives(plugin, block_work, block_graph, tmp_path, precision, buckets):
+    profiles = {} if buckets else {"all": {"height": [64, 64, 128], "width": [64, 64, 128]}}
+    spec, path = lowered(plugin, block_work(precision, buckets=buckets), profiles=profiles)
+    options = EngineOptions(device="cuda", cache=tmp_path / "kernels")
+    with plugin.load("engine")(path, spec, options) as engine:
+        for shape in [(2, 4, 8, 8), (1, 4, 8, 8), (2, 4, 8, 16), (2, 4, 8, 16), (2, 4, 8, 16), (2, 4, 8, 8)]:
+            sample = np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
+            got = run_checked(engine, {"sample": sample}, "unet")["out_sample"]
+            np.testing.assert_allclose(got, expected(block_graph, sample), rtol=0, atol=TOLERANCE[precision])
+
+
+@pytest.mark.parametrize("options", [{"weight_streaming": 0}, {"refit": True}, {"strip_plan": True}], ids=str)
+def test_options_that_only_a_gpu_honours(plugin, block_work, block_graph, options):
+    spec, path = lowered(plugin, block_work("fp16"), **options)
+    sample = np.random.default_rng(0).standard_normal((2, 4, 8, 8)).astype(np.float32)
+    with plugin.load("engine")(path, spec, EngineOptions(device="cuda")) as engine:
+        got = run_checked(engine, {"sample": sample}, "unet")["out_sample"]
+    np.testing.assert_allclose(got, expected(block_graph, sample), rtol=0, atol=TOLERANCE["fp16"])
+
+
+def test_the_gpu_computes_in_something(plugin):
+    assert plugin.load("devices")()
+    assert "fp16" in plugin.load("precisions")("cuda")
