@@ -29,6 +29,9 @@ Parallel threads(size_t count) {
 
 #define DIFFOUNDRY_API extern "C" __attribute__((visibility("default")))
 
+// Of these functions; runtime/native/kernel.py asks before it calls.
+DIFFOUNDRY_API int diffoundry_attention_interface() { return 1; }
+
 // The release of OpenVINO that the extension was built against; empty when there is none.
 DIFFOUNDRY_API const char* diffoundry_attention_openvino() { return OPENVINO_VERSION; }
 

@@ -18,6 +18,7 @@ __all__ = ["AttentionKernel", "attention_kernel", "installed_file"]
 Array = npt.NDArray[Any]
 
 _LIBRARY = "libdiffoundry_attention.so"
+_INTERFACE = 1
 _PATHS = ("none", "avx2", "avx512", "amx")
 _TYPES = {"float32": 0, "float16": 1, "uint16": 2}
 _PRECISIONS = {"fp32": 0, "fp16": 1, "bf16": 2}
@@ -115,12 +116,18 @@ def installed_file(name: str) -> Path | None:
 def _load(path: Path) -> AttentionKernel:
     try:
         calls = ctypes.CDLL(str(path))
-        release = calls.diffoundry_attention_openvino
-        calls.diffoundry_attention.argtypes = _ARGUMENTS
+        interface = int(calls.diffoundry_attention_interface())
     except (OSError, AttributeError) as error:
-        raise EngineError(
-            f"native attention: {path} cannot be used ({error}), expected a library of this version; "
-            "build it again with `make native`, or delete it"
-        ) from error
-    release.restype = ctypes.c_char_p
-    return AttentionKernel(path, release().decode(), calls)
+        raise _unusable(path, str(error)) from error
+    if interface != _INTERFACE:
+        raise _unusable(path, f"interface {interface}")
+    calls.diffoundry_attention.argtypes = _ARGUMENTS
+    calls.diffoundry_attention_openvino.restype = ctypes.c_char_p
+    return AttentionKernel(path, calls.diffoundry_attention_openvino().decode(), calls)
+
+
+def _unusable(path: Path, why: str) -> EngineError:
+    return EngineError(
+        f"native attention: {path} cannot be used ({why}), expected a library with interface {_INTERFACE}; "
+        "build it again with `make native`, or delete it"
+    )

@@ -48,7 +48,14 @@ def test_kernel_without_extension(found, built):
 
 def test_broken_library(found):
     (found / kernel_module._LIBRARY).write_bytes(b"not a library")
-    with pytest.raises(EngineError, match="cannot be used .*, expected a library of this version; build it again"):
+    with pytest.raises(EngineError, match="cannot be used .*, expected a library with interface 1; build it again"):
+        attention_library()
+
+
+def test_library_of_another_version(found, built, monkeypatch):
+    (found / kernel_module._LIBRARY).symlink_to(built / kernel_module._LIBRARY)
+    monkeypatch.setattr(kernel_module, "_INTERFACE", 2)
+    with pytest.raises(EngineError, match=r"cannot be used \(interface 1\), expected a library with interface 2"):
         attention_library()
 
 
