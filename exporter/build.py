@@ -1,12 +1,12 @@
 """A checkpoint becomes a bundle: the whole way on one screen."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diffoundry.exporter.bundle_writer import BundleWriter
 from diffoundry.exporter.checkpoint import Checkpoint
 from diffoundry.exporter.processes import run_job
-from diffoundry.exporter.recipe import ExportRequest, make_recipe, tool_versions
+from diffoundry.exporter.recipe import ExportRequest, make_recipe, quantization_for, tool_versions
 from diffoundry.exporter.workshop import Done, Progress, Run, Workshop, complete_targets, remove_unused
 from diffoundry.runtime.manifest import Manifest
 from diffoundry.runtime.tokenizers.clip import write_tokenizer_json
@@ -49,8 +49,9 @@ def build(
         BundleError: Writing failed; what was finished is kept and the same call continues there.
     """
     recipe = make_recipe(checkpoint, request)
+    quantization = quantization_for(checkpoint, request.quantization)
     names = [component.name for component in checkpoint.components]
-    with BundleWriter(output, recipe, overwrite=request.overwrite) as writer:
+    with BundleWriter(output, recipe, request=quantization, overwrite=request.overwrite) as writer:
         shop = Workshop(writer.folder, writer.journal, progress, run)
         for name in names:
             shop.portable(checkpoint, name, recipe, writer.empty)
@@ -58,6 +59,7 @@ def build(
         for folder in checkpoint.tokenizer_folders:
             write_tokenizer_json(writer.folder / folder)
         writer.write_json("model_index.json", checkpoint.bundle_model_index())
+        recipe = replace(recipe, quantization=shop.choices(recipe, quantization))
         components = shop.components(names, recipe)
         remove_unused(writer.folder, components)
         complete_targets(writer.folder, recipe, progress)

@@ -11,6 +11,7 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 import diffoundry
+from diffoundry.exporter.calibrate import QuantizationRequest
 from diffoundry.exporter.journal import Journal, write_text
 from diffoundry.runtime.bundle import sha256_of
 from diffoundry.runtime.errors import InputError
@@ -35,8 +36,16 @@ class BundleWriter:
         journal: What is done.
     """
 
-    def __init__(self, output: Path, recipe: Recipe, *, overwrite: bool = False) -> None:
+    def __init__(
+        self, output: Path, recipe: Recipe, *, request: QuantizationRequest | None = None, overwrite: bool = False
+    ) -> None:
         """Nothing is written yet.
+
+        Args:
+            output: Where the bundle goes.
+            recipe: What is exported.
+            request: What calibration is asked for; another request, like another recipe, starts anew.
+            overwrite: Whether an existing bundle is replaced.
 
         Raises:
             InputError: The output exists and `overwrite` is off, or it is no bundle that could be overwritten.
@@ -44,6 +53,7 @@ class BundleWriter:
         self.output = output
         self.folder = output.with_name(output.name + ".partial")
         self.recipe = recipe
+        self._request = request
         _check_output(output, overwrite=overwrite)
         self.journal = Journal(self.folder / _STATE)
         self._lock = FileLock(self.folder / _STATE / "lock", timeout=0)
@@ -75,7 +85,11 @@ class BundleWriter:
 
     def _take_up(self) -> None:
         """Keep what an earlier export of the same recipe finished, remove everything else."""
-        mine = {"diffoundry": diffoundry.__version__, "recipe": to_json(self.recipe)}
+        mine = {
+            "diffoundry": diffoundry.__version__,
+            "recipe": to_json(self.recipe),
+            "request": to_json(self._request),
+        }
         if self.journal.recall(_RECIPE, dict) != mine:
             for path in self.folder.iterdir():
                 if path.name != _STATE:

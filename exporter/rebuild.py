@@ -6,7 +6,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from diffoundry.calibration.quality import Budget
 from diffoundry.exporter.bundle_writer import sum_files
+from diffoundry.exporter.calibrate import QuantizationRequest
 from diffoundry.exporter.journal import Journal, write_text
 from diffoundry.exporter.processes import run_job
 from diffoundry.exporter.recipe import check_builds
@@ -14,6 +16,7 @@ from diffoundry.exporter.workshop import Done, Progress, Run, Workshop, complete
 from diffoundry.runtime.bundle import Bundle
 from diffoundry.runtime.errors import BundleError, InputError
 from diffoundry.runtime.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest, dump_manifest
+from diffoundry.runtime.quantization import QuantizationChoice
 from diffoundry.runtime.records import to_json
 from diffoundry.runtime.specs import BuildSpec, ComponentSpec, EngineSpec, Recipe
 
@@ -51,7 +54,13 @@ def pending_builds(manifest: Manifest) -> tuple[BuildSpec, ...]:
 
 
 def rebuild(
-    path: Path, builds: Sequence[BuildSpec], progress: Progress, *, overwrite: bool = False, run: Run = run_job
+    path: Path,
+    builds: Sequence[BuildSpec],
+    progress: Progress,
+    *,
+    quantization: QuantizationRequest | None = None,
+    overwrite: bool = False,
+    run: Run = run_job,
 ) -> RebuildReport:
     """Build engines from the portable graphs of a bundle and add them to it.
 
@@ -61,6 +70,7 @@ def rebuild(
         path: The bundle.
         builds: What to build; none builds what is pending.
         progress: Told as each phase begins.
+        quantization: Budget and prompts, for precisions that need calibration and that the recipe has no choice for.
         overwrite: Whether engines that are there already are built anew.
         run: As `build`.
 
@@ -74,16 +84,20 @@ def rebuild(
         raise InputError(f"bundle {path}: nothing is pending, expected --target and --precision of what to build")
     check_builds(chosen)
     _refuse_present(path, manifest, chosen, overwrite=overwrite)
+    request = quantization or QuantizationRequest()
     recipe = replace(manifest.recipe, builds=_joined(manifest.recipe.builds, chosen))
+    if request.budget != Budget():
+        recipe = replace(recipe, quantization=_choices_to_keep(path, manifest, chosen))
     state = path / _STATE
     state.mkdir(exist_ok=True)
     try:
         with FileLock(state / "lock", timeout=0):
-            journal = _journal(state, recipe)
+            journal = _journal(state, recipe, request)
             shop = Workshop(path, journal, progress, run)
             kept_engines = _without(manifest, chosen)
             if overwrite:
                 _write(path, replace(manifest, components=kept_engines))
+            recipe = replace(recipe, quantization=shop.choices(recipe, request))
             components = _build(shop, kept_engines, recipe, chosen)
             remove_unused(path, components)
             complete_targets(path, replace(recipe, builds=chosen), progress)
@@ -124,9 +138,26 @@ def _joined(old: Sequence[BuildSpec], new: Sequence[BuildSpec]) -> tuple[BuildSp
     return (*joined, *fresh.values())
 
 
-def _journal(state: Path, recipe: Recipe) -> Journal:
+def _choices_to_keep(path: Path, manifest: Manifest, chosen: Sequence[BuildSpec]) -> dict[str, QuantizationChoice]:
+    """The recipe's choices but those of the precisions that a new budget is given for.
+
+    Raises:
+        InputError: Another target has engines that were made with a choice which would go.
+    """
+    anew = {build.precision for build in chosen}
+    for build in manifest.recipe.builds:
+        stays = all((build.target, build.precision) != (other.target, other.precision) for other in chosen)
+        if stays and build.precision in anew and build.precision in manifest.recipe.quantization:
+            raise InputError(
+                f"bundle {path}: its {build.target} {build.precision} engines were made with the choice that a new "
+                f"budget would replace; name both targets with --overwrite, or leave the budget out"
+            )
+    return {name: choice for name, choice in manifest.recipe.quantization.items() if name not in anew}
+
+
+def _journal(state: Path, recipe: Recipe, request: QuantizationRequest) -> Journal:
     journal = Journal(state)
-    mine = to_json(recipe)
+    mine = {"recipe": to_json(recipe), "request": to_json(request)}
     if journal.recall("recipe", dict) != mine:
         journal.forget()
         journal.note("recipe", mine)

@@ -1,16 +1,26 @@
 """Turns what a user asked for into a recipe."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 
+from diffoundry.calibration.quality import Budget
+from diffoundry.exporter.calibrate import QuantizationRequest
 from diffoundry.exporter.checkpoint import Checkpoint
 from diffoundry.exporter.passes import OPSET
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.plugins import find_plugin
 from diffoundry.runtime.specs import BuildSpec, DimSpec, Recipe
 
-__all__ = ["ExportRequest", "check_builds", "make_recipe", "parse_buckets", "parse_dim", "tool_versions"]
+__all__ = [
+    "ExportRequest",
+    "check_builds",
+    "make_recipe",
+    "parse_buckets",
+    "parse_dim",
+    "quantization_for",
+    "tool_versions",
+]
 
 _TOOLS = ("torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript")
 
@@ -23,12 +33,14 @@ class ExportRequest:
         builds: Sets of engines in the user's order of preference: at run time the first that can run is taken.
         dims: "batch", "height", "width" (rows of one engine call, pixels, pixels) that were given; the others are free.
         buckets: (height, width) in pixels of the only sizes that engines are made for; empty for what dims say.
+        quantization: Budget and prompts of calibration, where a precision needs it.
         overwrite: Whether an existing bundle may be replaced.
     """
 
     builds: tuple[BuildSpec, ...]
     dims: Mapping[str, DimSpec] = field(default_factory=dict)
     buckets: tuple[tuple[int, int], ...] = ()
+    quantization: QuantizationRequest = field(default_factory=QuantizationRequest)
     overwrite: bool = False
 
 
@@ -55,6 +67,25 @@ def make_recipe(checkpoint: Checkpoint, request: ExportRequest) -> Recipe:
         dims=dims,
         buckets=request.buckets,
         opset=OPSET,
+    )
+
+
+def quantization_for(checkpoint: Checkpoint, request: QuantizationRequest) -> QuantizationRequest:
+    """What calibration is asked for, and as little as it takes where weights are random and no picture means anything.
+
+    Random weights are there to measure speed: one picture of two steps gives ranges that int8 kernels run with, and
+    any picture will do.
+    """
+    if checkpoint.seed is None or request != QuantizationRequest():
+        return request
+    anything = Budget(min_psnr=0.01)
+    return replace(
+        request,
+        budget=anything,
+        prompts=request.prompts[:1],
+        held_out=request.held_out[:1],
+        steps=2,
+        guidance_scale=1.0,
     )
 
 

@@ -14,10 +14,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from diffoundry.exporter.jobs import Job, Outcome, perform
+from diffoundry.exporter.jobs import Job, Result, outcome_of, perform
 from diffoundry.runtime.errors import DiffoundryError
 from diffoundry.runtime.records import from_json, to_json
-from diffoundry.runtime.specs import EngineSpec
 
 __all__ = ["main"]
 
@@ -43,7 +42,7 @@ def main(job_file: str) -> int:
     threading.Thread(target=_die_with_parent, daemon=True).start()
     job = from_json(typing.cast("type[Job]", Job), json.loads(Path(job_file).read_text(encoding="utf-8")))
     phases = _Phases()
-    work: tuple[str, ...] | EngineSpec = ()
+    work: Result = ()
     error, details = None, None
     try:
         work = perform(job, phases, lambda words: _say({"phase": words}))
@@ -57,10 +56,7 @@ def main(job_file: str) -> int:
     except Exception as caught:  # noqa: BLE001  # whatever the exporters raise is reported, with its traceback
         error = f"{job.label}: {type(caught).__name__}: {str(caught)[:2000]}"
         details = traceback.format_exc()
-    graph, engine = (work, None) if isinstance(work, tuple) else ((), work)
-    outcome = Outcome(
-        graph=graph, engine=engine, seconds=phases.seconds, peak_rss=_peak_rss(), error=error, details=details
-    )
+    outcome = outcome_of(work, seconds=phases.seconds, peak_rss=_peak_rss(), error=error, details=details)
     _say({"outcome": to_json(outcome)})
     return 0 if error is None else 1
 

@@ -4,11 +4,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffoundry.calibration.quality import Budget
+from diffoundry.exporter.calibrate import QuantizationRequest
 from diffoundry.exporter.checkpoint import Checkpoint
-from diffoundry.exporter.jobs import EngineJob, Job, Outcome, PortableJob
+from diffoundry.exporter.jobs import CalibrationJob, EngineJob, Job, Outcome, PortableJob, forms_of
 from diffoundry.exporter.journal import Journal
 from diffoundry.exporter.processes import run_job
 from diffoundry.runtime.plugins import find_plugin
+from diffoundry.runtime.quantization import QuantizationChoice
 from diffoundry.runtime.specs import BuildSpec, ComponentSpec, EngineSpec, Recipe
 
 __all__ = ["Done", "Progress", "Run", "Workshop", "complete_targets", "remove_unused"]
@@ -75,6 +78,34 @@ class Workshop:
         if self._journal.recall(component, Outcome) is None:
             empty(component)
         self._once(job, component)
+
+    def choices(self, recipe: Recipe, request: QuantizationRequest) -> Mapping[str, QuantizationChoice]:
+        """Calibrate for the builds that need it and that the recipe has no choice for.
+
+        Args:
+            recipe: Builds, and what was chosen for them before.
+            request: Budget and prompts. Without a budget only precisions that quantize activations or weights are
+                calibrated; with one, half floats are too.
+
+        Returns:
+            Precision to choice: the recipe's and the new ones.
+
+        Raises:
+            BundleError: The job failed, or the budget cannot be met.
+        """
+        forms = forms_of(recipe.builds)
+        asked = request.budget != Budget()
+        wanted = {
+            precision
+            for precision, some in forms.items()
+            if precision not in recipe.quantization
+            and any(form.quantized or (asked and form.floats != "fp32") for form in some)
+        }
+        if not wanted:
+            return recipe.quantization
+        builds = tuple(build for build in recipe.builds if build.precision in wanted)
+        job = CalibrationJob(request=request, builds=builds, folder=str(self._folder))
+        return {**recipe.quantization, **self._once(job, "calibration").choices}
 
     def engine(self, component: str, build: BuildSpec, recipe: Recipe) -> EngineSpec:
         """Lower a component, whose portable graph is there, for one of the recipe's builds.

@@ -155,10 +155,9 @@ def work_here() -> Callable[..., Any]:
 
 
 def _work_here(job: Any, _progress: Any) -> Any:
-    from diffoundry.exporter.jobs import Outcome, perform
+    from diffoundry.exporter.jobs import outcome_of, perform
 
-    work = perform(job, lambda _name: contextlib.nullcontext())
-    return Outcome(graph=work) if isinstance(work, tuple) else Outcome(engine=work)
+    return outcome_of(perform(job, lambda _name: contextlib.nullcontext()))
 
 
 @pytest.fixture(scope="session")

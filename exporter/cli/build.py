@@ -3,9 +3,11 @@
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
+from diffoundry.exporter.cli.budget import budget_options, take_budget
 from diffoundry.exporter.cli.export import parse_builds
 from diffoundry.exporter.cli.progress import jobs_json, jobs_table, show_progress, tell_pending
 from diffoundry.exporter.rebuild import pending_builds, rebuild
@@ -21,6 +23,7 @@ __all__ = ["command"]
 @bundle_argument
 @click.option("--target", help="What to compile for, or several with commas between.")
 @click.option("--precision", help="Or several with commas between.  [default: fp32]")
+@budget_options
 @click.option("--overwrite", is_flag=True, help="Build engines anew that are there already.")
 @json_option
 @click.pass_context
@@ -33,6 +36,7 @@ def command(
     precision: str | None,
     overwrite: bool,
     as_json: bool,
+    **values: Any,
 ) -> None:
     """Add engines to the bundle DIR from its own graphs: --target and --precision, or else those still to be built.
 
@@ -47,7 +51,7 @@ def command(
     manifest = Bundle(bundle).manifest
     count = len(builds or (pending_builds(manifest) if manifest else ())) * len(manifest.components if manifest else ())
     with show_progress(count) as tell:
-        report = rebuild(bundle, builds, tell, overwrite=overwrite)
+        report = rebuild(bundle, builds, tell, quantization=take_budget(values), overwrite=overwrite)
     seconds = time.perf_counter() - started
     if as_json:
         print_json(

@@ -10,6 +10,7 @@ import click
 
 from diffoundry.exporter.build import BuildReport, ExportRequest, build
 from diffoundry.exporter.checkpoint import open_checkpoint
+from diffoundry.exporter.cli.budget import budget_options, take_budget
 from diffoundry.exporter.cli.progress import jobs_json, jobs_table, show_progress, tell_pending
 from diffoundry.exporter.recipe import parse_buckets, parse_dim
 from diffoundry.runtime.cli.console import err, out, print_json, size_text
@@ -36,6 +37,7 @@ __all__ = ["command", "parse_builds"]
 @click.option("--height", help="Pixels: 512, or a range 256..1024.  [default: any]")
 @click.option("--width", help="Pixels: 512, or a range 256..1024.  [default: any]")
 @click.option("--buckets", help="The only sizes, WIDTHxHEIGHT, each compiled by itself: 512x512,768x512.")
+@budget_options
 @click.option("--random-weights", is_flag=True, help="Build an alias's architecture with seeded random weights.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random weights.")
 @click.option("--overwrite", is_flag=True, help="Replace the bundle at DIR when the new one is complete.")
@@ -55,7 +57,7 @@ def command(
     overwrite: bool,
     output: Path,
     as_json: bool,
-    **sizes: Any,
+    **values: Any,
 ) -> None:
     """Compile a checkpoint into the bundle DIR, one process a job; an interrupted export continues.
 
@@ -63,12 +65,14 @@ def command(
     """
     started = time.perf_counter()
     builds = parse_builds(target, precision, context.args)
-    if buckets is not None and (sizes["height"] or sizes["width"]):
+    quantization = take_budget(values)
+    if buckets is not None and (values["height"] or values["width"]):
         raise InputError("buckets: got them with --height or --width, expected one of the two ways to name sizes")
     request = ExportRequest(
         builds=builds,
-        dims={name: parse_dim(name, text) for name, text in sizes.items() if text},
+        dims={name: parse_dim(name, text) for name, text in values.items() if text},
         buckets=parse_buckets(buckets) if buckets is not None else (),
+        quantization=quantization,
         overwrite=overwrite,
     )
     checkpoint = open_checkpoint(model, random_weights=random_weights, seed=seed)

@@ -1,0 +1,60 @@
+"""The options of calibration, which `export` and `build` share."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from diffoundry.calibration.prompts import read_prompts
+from diffoundry.calibration.quality import Budget
+from diffoundry.exporter.calibrate import QuantizationRequest
+from diffoundry.runtime.errors import InputError
+
+__all__ = ["budget_options", "take_budget"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def budget_options(command: Command) -> Command:
+    """Add --min-psnr, --max-size and --calibration-prompts."""
+    for option in (
+        click.option(
+            "--calibration-prompts",
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="A text file, a prompt a line, to calibrate with.  [default: built in]",
+        ),
+        click.option("--max-size", help="Quantize until the graphs fit: 500MB, 1.2GB."),
+        click.option(
+            "--min-psnr",
+            type=float,
+            help="dB that the pictures keep against fp32 over prompts that calibration has not seen.  "
+            "[default: each precision's own]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def take_budget(values: dict[str, Any]) -> QuantizationRequest:
+    """Move the values of `budget_options` out of a command's arguments.
+
+    Raises:
+        InputError: A size that cannot be read, a limit that cannot be meant, or no such file of prompts.
+    """
+    file, size, psnr = (values.pop(name) for name in ("calibration_prompts", "max_size", "min_psnr"))
+    budget = Budget(min_psnr=psnr, max_size=None if size is None else _read_size(size))
+    if file is None:
+        return QuantizationRequest(budget=budget)
+    prompts, held_out = read_prompts(file)
+    return QuantizationRequest(budget=budget, prompts=prompts, held_out=held_out)
+
+
+def _read_size(text: str) -> int:
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([kmgKMG]?(?:[iI]?[bB])?)", text.strip())
+    if found is None:
+        raise InputError(f"max-size: got {text!r}, expected a size such as 500MB or 1.2GB")
+    return int(float(found[1]) * _UNITS.get(found[2].upper(), _UNITS.get(f"{found[2].upper()}B", 1)))
