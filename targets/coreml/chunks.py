@@ -93,7 +93,7 @@ def _keep_back(model: ir.Model, place: int, crossing: list[str | None]) -> None:
     for node in front:
         for value in node.outputs:
             if value.name in crossing:
-                entry = ir.Input(name=value.name, shape=value.shape, type=value.type)
+                entry = ir.val(value.name, shape=value.shape, type=value.type)
                 value.name = None
                 ir.convenience.replace_all_uses_with(value, entry)
                 graph.inputs.append(entry)

@@ -1,6 +1,7 @@
 """One graph on its way into MIL: which value became what, and what the translators of operators may ask."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import onnx_ir as ir
 from diffoundry.targets.coreml.mil import mb
 from diffoundry.targets.coreml.weights import Dense, Scaled, Weight, emit, plain_constant
 
-__all__ = ["PALETTE_KEY", "Style", "Translation", "Var", "clean_name", "shape_of"]
+__all__ = ["PALETTE_KEY", "Style", "Translation", "Var", "clean_name", "is_read", "shape_of"]
 
 PALETTE_KEY = "diffoundry.palette"
 """Metadata of a node: bits of the palette of its weight."""
@@ -136,6 +137,11 @@ def shape_of(value: ir.Value | None) -> tuple[int, ...]:
     assert value is not None, "an optional input that was not checked"
     assert value.shape is not None, f"{value.name} has no shape"
     return tuple(int(size) for size in value.shape.numpy())
+
+
+def is_read(values: Iterable[ir.Value]) -> bool:
+    """Whether anybody wants any of these values."""
+    return any(value.uses() or value.is_graph_output() for value in values)
 
 
 def clean_name(name: str) -> str:

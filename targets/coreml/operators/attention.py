@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from diffoundry.targets.coreml.mil import mb
 from diffoundry.targets.coreml.operators.elementwise import plain_like
-from diffoundry.targets.coreml.translation import Translation, Var, shape_of
+from diffoundry.targets.coreml.translation import Translation, Var, is_read, shape_of
 
 __all__ = ["attention", "attention_limits", "head_count", "mask_of", "scale_of", "split_einsum"]
 
@@ -42,7 +42,7 @@ def attention(t: Translation, node: ir.Node) -> Var:
 
 def attention_limits(node: ir.Node, _opset: Any) -> str | None:
     """Self- and cross-attention without a cache, the same number of heads everywhere."""
-    if any(value is not None for value in node.inputs[4:]) or any(output.uses() for output in node.outputs[1:]):
+    if any(value is not None for value in node.inputs[4:]) or is_read(node.outputs[1:]):
         return "has a cache, padded lengths or gives its scores, expected none of these"
     if node.attributes.get_float("softcap", 0.0) != 0:
         return "has a softcap, expected none"

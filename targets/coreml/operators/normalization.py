@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from diffoundry.targets.coreml.mil import mb
 from diffoundry.targets.coreml.operators.elementwise import plain_like
-from diffoundry.targets.coreml.translation import Translation, Var, shape_of
+from diffoundry.targets.coreml.translation import Translation, Var, is_read, shape_of
 
 __all__ = ["epsilon_of", "group_norm", "group_norm_limits", "layer_norm", "layer_norm_limits"]
 
@@ -33,7 +33,7 @@ def layer_norm_limits(node: ir.Node, _opset: Any) -> str | None:
     """Constant scale and bias, one output."""
     if any(value is not None and value.const_value is None for value in node.inputs[1:]):
         return "computes its scale or bias, expected constants"
-    if any(output.uses() for output in node.outputs[1:]):
+    if is_read(node.outputs[1:]):
         return "gives mean or deviation, expected the normalised values only"
     return None
 

@@ -13,6 +13,10 @@ from coreml_interpreter.package import Function, Name, Operation, Package, Tenso
 __all__ = ["Interpreter", "MismatchError", "Run", "UnknownOperatorError"]
 
 
+_HELD = {"int4": "int8", "uint1": "uint8", "uint2": "uint8", "uint3": "uint8", "uint4": "uint8", "uint6": "uint8"}
+"""Types that NumPy lacks, and what holds them."""
+
+
 class MismatchError(Exception):
     """What was computed is not what the package declares."""
 
@@ -48,6 +52,8 @@ class Interpreter:
         self.package = package
         self.function: Function = package.functions[function or package.default]
         self._constants: dict[str, Any] = {}
+        self._types = dict(self.function.parameters)
+        self._types.update(item for operation in self.function.operations for item in operation.outputs.items())
         self._steps: list[tuple[Operation, Callable[..., Any]]] = []
         for operation in self.function.operations:
             self._prepare(operation)
@@ -72,7 +78,7 @@ class Interpreter:
         self._check_feeds(feeds)
         values: dict[str, Any] = dict(self._constants)
         for name, declared in self.function.parameters.items():
-            values[name] = np.asarray(feeds[name]).astype(declared.dtype)
+            values[name] = _computed(np.asarray(feeds[name]).astype(declared.dtype))
         result = Run(outputs={})
         for operation, compute in self._steps:
             made = compute(**self._arguments(operation, values))
@@ -86,9 +92,10 @@ class Interpreter:
             result.counts[operation.type] = result.counts.get(operation.type, 0) + 1
         for name in self.function.results:
             feature = self.function.outputs[name]
-            if values[name].shape != feature.shape or values[name].dtype != feature.dtype:
-                raise MismatchError(f"output {name}: {values[name].dtype} {values[name].shape}, described {feature}")
-            result.outputs[name] = values[name]
+            declared = self._types[name]
+            if declared != TensorType(feature.dtype, feature.shape):
+                raise MismatchError(f"output {name}: made as {declared}, described as {feature}")
+            result.outputs[name] = values[name].astype(declared.dtype)
         return result
 
     def _check_feeds(self, feeds: Mapping[str, np.ndarray]) -> None:
@@ -113,15 +120,15 @@ def _declared(operation: Operation, name: str, array: Any, kind: str) -> np.ndar
     """Round a result to its declared type; shape and kind must be those declared."""
     declared: TensorType = operation.outputs[name]
     array = np.asarray(array)
-    wanted = np.dtype(
-        {"int4": "int8"}.get(
-            declared.dtype,
-            "uint8" if declared.dtype[:4] == "uint" and declared.dtype not in ("uint16", "uint32") else declared.dtype,
-        )
-    )
+    wanted = np.dtype(_HELD.get(declared.dtype, declared.dtype))
     if array.shape != declared.shape:
         raise MismatchError(f"{kind} {name}: computed shape {array.shape}, declared {declared.shape}")
-    if {array.dtype.kind, wanted.kind} not in ({"f"}, {"b"}, {"i"}, {"u"}, {"i", "u"}):
+    if array.dtype.kind != wanted.kind and {array.dtype.kind, wanted.kind} != {"i", "u"}:
         raise MismatchError(f"{kind} {name}: computed {array.dtype}, declared {declared.dtype}")
     with np.errstate(over="ignore"):
-        return array.astype(wanted)
+        return _computed(array.astype(wanted))
+
+
+def _computed(array: np.ndarray) -> np.ndarray:
+    """A value in the type that operators compute in: rounded to half precision, held in single precision."""
+    return array.astype(np.float32) if array.dtype == np.float16 else array

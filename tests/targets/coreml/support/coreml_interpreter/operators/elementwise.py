@@ -65,16 +65,16 @@ def clip(x, alpha, beta):
     return np.minimum(np.maximum(wide(x), wide(alpha)), wide(beta))
 
 
-def inverse(x, epsilon=np.float32(1e-4)):
-    return 1 / (wide(x) + wide(epsilon))
+def inverse(x, epsilon=1e-4):
+    return 1 / (wide(x) + np.float32(epsilon))
 
 
-def rsqrt(x, epsilon=np.float32(1e-12)):
-    return 1 / np.sqrt(wide(x) + wide(epsilon))
+def rsqrt(x, epsilon=1e-12):
+    return 1 / np.sqrt(wide(x) + np.float32(epsilon))
 
 
-def log(x, epsilon=np.float32(1e-45)):
-    return np.log(wide(x) + wide(epsilon))
+def log(x, epsilon=1e-45):
+    return np.log(wide(x) + np.float32(epsilon))
 
 
 def _reduce(function):

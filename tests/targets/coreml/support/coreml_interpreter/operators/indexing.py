@@ -1,4 +1,4 @@
-"""Lookups. From iOS 17 on negative indices are out of bounds, which `validate_indices` tells from iOS 16's operators."""
+"""Lookups. From iOS 17 on, which `validate_indices` shows, negative indices are out of bounds."""
 
 import numpy as np
 

@@ -60,7 +60,7 @@ def slice_by_size(x, begin, size):
     return x[tuple(slice(int(first), int(first) + count) for first, count in zip(begin, sizes, strict=True))]
 
 
-def pad(x, pad, mode="constant", constant_val=np.float32(0)):
+def pad(x, pad, mode="constant", constant_val=0):
     pairs = np.asarray(pad).reshape(-1, 2).tolist()
     pairs = [[0, 0]] * (x.ndim - len(pairs)) + pairs
     if mode == "constant":
