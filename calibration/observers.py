@@ -23,6 +23,9 @@ Observer = Callable[[Histogram, Limits, str], Limits]
 PERCENTILE = 99.999
 """Percent of all values that the percentile observer keeps on each side."""
 
+_WITHIN = np.array([-0.375, -0.125, 0.125, 0.375])
+"""Places in a bin, in widths from its middle."""
+
 _PARTS = tuple(1 - 0.025 * i for i in range(29))
 """Parts of each side that the searching observers try, from all of it down to 0.3."""
 
@@ -42,15 +45,18 @@ def _percentile(histogram: Histogram, extremes: Limits, _kind: str) -> Limits:
     below = np.concatenate([[0], np.cumsum(histogram.counts)]) / max(int(histogram.counts.sum()), 1)
     tail = 1 - PERCENTILE / 100
     low, high = np.interp([tail, 1 - tail], below, histogram.edges)
-    return max(float(low), extremes[0]), min(float(high), extremes[1])
+    inside = np.clip([low, high], *extremes)
+    return float(inside[0]), float(inside[1])
 
 
 def _mse(histogram: Histogram, extremes: Limits, kind: str) -> Limits:
-    """The limits whose grid has the least mean squared error, counted in the middles of the bins.
+    """The limits whose grid has the least mean squared error; what lies beyond has the error of being cut off.
 
-    Values beyond the limits count with the error of being cut off.
+    A step of the grid may be as narrow as a few bins, so that each bin counts as several values spread over it.
     """
-    values, counts = _filled(histogram)
+    centers, counts = _filled(histogram)
+    values = np.add.outer(centers, _WITHIN * histogram.width).ravel()
+    counts = np.repeat(counts / len(_WITHIN), len(_WITHIN))
 
     def error(limits: Limits) -> float:
         return float(counts @ np.square(GRIDS[kind](values, *limits) - values))

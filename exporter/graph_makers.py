@@ -9,7 +9,7 @@ from diffoundry.calibration.units import Unit
 from diffoundry.exporter.passes.gates import GateQuantized, RoundFloats
 from diffoundry.exporter.passes.half_precision import HalfPrecision, KeepList
 from diffoundry.exporter.passes.quantizable import Site, quantizable
-from diffoundry.exporter.passes.quantize import weight_format
+from diffoundry.exporter.passes.quantize import has_output_kernel, weight_format
 from diffoundry.exporter.precision import DTYPES, convert
 from diffoundry.runtime.quantization import ComponentChoice, ComponentRanges
 from diffoundry.targets.base import GraphForm
@@ -184,6 +184,8 @@ class _Sizes:
     def saved(self, name: str, form: GraphForm, *, fallback: bool) -> int:
         """Bytes that quantizing a node saves."""
         size, site = self.weights[name]
+        if form.outputs and not has_output_kernel(site):
+            return 0
         kind = weight_format(site, str(form.weights), form.block, fallback=fallback)
         bits = 4 if kind.block is not None else 8
         shape = site.weight_value.const_value.shape.numpy()  # type: ignore[union-attr]  # a site's weight has a value

@@ -23,6 +23,9 @@ Choices = Mapping[str, ComponentChoice]
 _SWITCHED_BYTES = 512 << 20
 """Float weights that stand in a graph twice at the same time, behind switches."""
 
+_SWITCHED_UNITS = 32
+"""Switches to a graph: each costs a little whatever its state."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Probe:
@@ -112,7 +115,7 @@ class PictureTrials:
         used = 0
         for unit in units:
             size = self._maker.weight_bytes(unit)
-            if chunk and used + size > _SWITCHED_BYTES:
+            if chunk and (used + size > _SWITCHED_BYTES or len(chunk) == _SWITCHED_UNITS):
                 yield chunk
                 chunk, used = [], 0
             chunk.append(unit)

@@ -15,7 +15,7 @@ from diffoundry.exporter.passes.quantize_weights import WeightFormat, per_block,
 from diffoundry.runtime.errors import ConfigError
 from diffoundry.targets.graph_edit import new_initializer
 
-__all__ = ["Quantize", "Range", "weight_format"]
+__all__ = ["Quantize", "Range", "has_output_kernel", "weight_format"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +50,8 @@ class Quantize(ir.passes.InPlacePass):
             "fp8": E4M3, one scale an output channel.
         activations: None; "int8": symmetric, zero point 0; "uint8": asymmetric; "fp8": E4M3. One scale a tensor.
         ranges: Tensor name to its range, for every activation that is quantized.
-        outputs: Whether the outputs of convolutions are quantized too: ONNX Runtime's int8 convolution has no other
-            form.
+        outputs: Whether the outputs of convolutions are quantized too, and all stays float for which ONNX Runtime has
+            no int8 kernel then; see `has_output_kernel`.
         block: Weights to a scale where weights are int4.
         fallback: Those of `nodes` whose weights are int8 where `weights` says int4.
         power: Tensor name to the mean square of each of its channels; the scales of int4 blocks are fitted to it.
@@ -103,6 +103,16 @@ def weight_format(site: Site, weights: str, block: int, *, fallback: bool = Fals
     return per_channel(_WEIGHTS.get(weights, ir.DataType.INT8), site.channel_axis)
 
 
+def has_output_kernel(site: Site) -> bool:
+    """Whether ONNX Runtime has an int8 kernel for a node where outputs of convolutions are quantized and biases float.
+
+    It does so for a convolution whose output is quantized, and for MatMul. What has no such kernel is converted back to
+    float in every call, which is slower than never to have left it.
+    """
+    node = site.node
+    return node.op_type == "MatMul" or (node.op_type == "Conv" and not node.outputs[0].is_graph_output())
+
+
 class _Edit:
     """The tensors of one graph that are quantized by now."""
 
@@ -115,16 +125,15 @@ class _Edit:
     def site(self, site: Site) -> None:
         """Let a node read quantized tensors, and write one if convolutions are to."""
         node, options = site.node, self._options
-        with_output = options.outputs and node.op_type == "Conv" and options.activations is not None
-        if with_output and node.outputs[0].is_graph_output():
-            logger.debug("%s stays in float: its output leaves the graph", node.name)
+        if options.outputs and not has_output_kernel(site):
+            logger.debug("%s stays in float", node.name)
             return
         node.replace_input_with(site.weight, self._weight(site))
         x = site.activation_value
         if options.activations is None or site.activation is None or x is None:
             return
         node.replace_input_with(site.activation, self._activation(x))
-        if with_output:
+        if options.outputs and node.op_type == "Conv":
             y = node.outputs[0]
             readers = [use for use in y.uses() if use.node.op_type != "QuantizeLinear"]
             rounded = self._activation(y)
