@@ -1,0 +1,90 @@
+"""A bundle for a GPU machine, from the sentence that it is not built to the build that finishes it there."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from diffoundry.exporter.rebuild import pending_builds, rebuild
+from diffoundry.runtime.bundle import Bundle
+from diffoundry.runtime.components import choose_engine
+from diffoundry.runtime.errors import EngineError, InputError
+from diffoundry.runtime.specs import BuildSpec
+from diffoundry.targets.tensorrt import plan_build
+from diffoundry.targets.tensorrt import target as target_module
+from diffoundry.targets.tensorrt.cuda import Gpu
+from diffoundry.targets.tensorrt.flavour import TENSORRT
+from diffoundry.targets.tensorrt.job import BuildResult
+from diffoundry.targets.tensorrt.workplace import Workplace
+
+FP16 = BuildSpec(target="tensorrt", precision="fp16", options={"weight_streaming": 0})
+
+
+@pytest.fixture
+def bundle(exported, tiny_sd_checkpoint, tmp_path):
+    return Path(shutil.copytree(exported(tiny_sd_checkpoint()), tmp_path / "b"))
+
+
+def engines(manifest):
+    return {
+        name: next(engine for engine in component.engines if engine.target == "tensorrt")
+        for name, component in manifest.components.items()
+    }
+
+
+def test_a_bundle_waits_for_the_gpu_machine_and_is_finished_there(bundle, work_here, monkeypatch):
+    report = rebuild(bundle, [FP16], lambda *_: None, run=work_here)
+    waiting = engines(report.manifest)
+    assert len(waiting) == 4
+    assert all("TensorRT is not installed: on the GPU machine" in engine.pending for engine in waiting.values())
+    assert pending_builds(report.manifest) == (FP16,)
+    opened = Bundle(bundle)
+    for engine in waiting.values():
+        assert [opened.file(file) for file in engine.files]
+    with pytest.raises(EngineError, match=r"not built yet \(TensorRT is not installed.* run 'diffoundry build' on the"):
+        choose_engine("unet", (waiting["unet"],))
+
+    flags = []
+
+    def build(job, tell, where):
+        flags.append(job.flags)
+        Path(job.plan).write_bytes(b"plan of " + where.encode())
+        return BuildResult(facts={"plan_bytes": 4})
+
+    gpu = Gpu(index=0, capability=89, name="RTX 4090")
+    place = Workplace(flavour=TENSORRT, version="11.4.0.106", gpus=(gpu,), has_cuda=True)
+    monkeypatch.setattr(target_module, "find_workplace", lambda flavour: place)
+    monkeypatch.setattr(plan_build, "run_build", build)
+    finished = rebuild(bundle, (), lambda *_: None, run=work_here).manifest
+    assert flags == [("WEIGHT_STREAMING",)] * 4
+    assert pending_builds(finished) == ()
+    opened = Bundle(bundle)
+    for name, engine in engines(finished).items():
+        assert opened.file(engine.files[0]).read_bytes() == f"plan of {name} in fp16".encode()
+        assert not list((bundle / name).glob("*.job.json"))
+    assert not any("tensorrt.onnx" in name for name in finished.files)
+    with pytest.raises(InputError, match="nothing is pending"):
+        rebuild(bundle, (), lambda *_: None, run=work_here)
+
+
+def test_two_precisions_of_rtx_live_in_one_bundle(rtx, bundle, work_here):
+    """Only the text encoder is built for real: the other components would take a minute and show nothing more."""
+
+    def work(job, progress):
+        if job.component == "text_encoder":
+            return work_here(job, progress)
+        waiting = work_here(replace(job, build=replace(job.build, target="tensorrt", options={})), progress)
+        return replace(waiting, engine=replace(waiting.engine, target="tensorrt-rtx"))
+
+    options = {"compute_capabilities": ["sm89"]}
+    builds = [BuildSpec(target="tensorrt-rtx", precision=word, options=options) for word in ("fp16", "bf16")]
+    manifest = rebuild(bundle, builds, lambda *_: None, run=work).manifest
+    built = [engine for engine in manifest.components["text_encoder"].engines if engine.target == "tensorrt-rtx"]
+    assert [engine.files[0] for engine in built] == [
+        "text_encoder/model.fp16.tensorrt-rtx.plan",
+        "text_encoder/model.bf16.tensorrt-rtx.plan",
+    ]
+    assert [engine.facts["structure"]["default"]["attentions_fused"] for engine in built] == [2, 2]
+    with pytest.raises(EngineError, match="tensorrt-rtx fp16: it has no device on this machine"):
+        choose_engine("text_encoder", tuple(built))
