@@ -17,14 +17,14 @@ Grid = Callable[[FloatArray, float, float], FloatArray]
 
 def _round_int8(values: FloatArray, low: float, high: float) -> FloatArray:
     scale = max(-low, high) / 127 or 1.0
-    return np.clip(np.rint(values / scale), -128, 127) * scale
+    return np.asarray(np.clip(np.rint(values / scale), -128, 127) * scale)
 
 
 def _round_uint8(values: FloatArray, low: float, high: float) -> FloatArray:
     low, high = min(low, 0.0), max(high, 0.0)
     scale = (high - low) / 255 or 1.0
     zero = round(-low / scale)
-    return (np.clip(np.rint(values / scale) + zero, 0, 255) - zero) * scale
+    return np.asarray((np.clip(np.rint(values / scale) + zero, 0, 255) - zero) * scale)
 
 
 def _round_fp8(values: FloatArray, low: float, high: float) -> FloatArray:
@@ -40,7 +40,7 @@ def round_e4m3(values: FloatArray) -> FloatArray:
     """
     _, exponents = np.frexp(values)
     steps = np.ldexp(1.0, np.maximum(exponents - 1, -6) - 3)
-    return np.clip(np.rint(values / steps) * steps, -448, 448)
+    return np.asarray(np.clip(np.rint(values / steps) * steps, -448, 448))
 
 
 GRIDS: Mapping[str, Grid] = MappingProxyType({"int8": _round_int8, "uint8": _round_uint8, "fp8": _round_fp8})

@@ -66,12 +66,12 @@ class Histogram:
     @property
     def edges(self) -> NDArray[np.float64]:
         """The lower edge of every bin, and the upper one of the last: (BINS + 1,)."""
-        return (np.arange(BINS + 1) - BINS // 2) * self.width
+        return (np.arange(BINS + 1, dtype=np.float64) - BINS // 2) * self.width
 
     @property
     def centers(self) -> NDArray[np.float64]:
         """The middle of every bin, (BINS,)."""
-        return (np.arange(BINS) - BINS // 2 + 0.5) * self.width
+        return (np.arange(BINS, dtype=np.float64) - BINS // 2 + 0.5) * self.width
 
 
 def _exponent_for(largest: float) -> int:

@@ -122,7 +122,7 @@ class Statistics:
             }
         beside = path.with_name(f".{path.name}")
         with beside.open("wb") as stream:
-            np.savez(stream, **arrays)
+            np.savez(stream, allow_pickle=False, **arrays)
         os.replace(beside, path)
 
     @classmethod

@@ -166,10 +166,10 @@ class _Calibration:
         float32 = self._overflows() if any(form.floats == "fp16" for form in forms) else {}
         plan = Plan(
             units=maker.units,
-            base={name: ComponentChoice(float32=float32.get(name, ())) for name in components},
+            base={name: ComponentChoice(observer="mse", float32=float32.get(name, ())) for name in components},
         )
         trials = self._trials(maker)
-        if activations:
+        if activations and len(self._cases) >= _PROBED:  # fewer pictures cannot tell them apart
             nodes = {name: _smoothable_nodes(self.studio, name) for name in components}
             plan = choose_options(plan, trials, self._cases[: _PROBED * 2], nodes, self._telling(precision))
         return self._search(precision, plan, trials, budget)

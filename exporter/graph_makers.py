@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 import onnx_ir as ir
 
@@ -114,7 +115,7 @@ class NarrowFloats:
         units: The nodes that can compute in the type, those of one module of the network together.
     """
 
-    forms = 1
+    forms: ClassVar[int] = 1
 
     def __init__(
         self, load: Load, components: Sequence[str], floats: str, float32: Mapping[str, Sequence[str]]

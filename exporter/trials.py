@@ -45,8 +45,9 @@ class Probe:
 class GraphMaker(Protocol):
     """Makes the graphs of one precision for a simulation."""
 
-    forms: int
-    """How many different ones there are of a component."""
+    @property
+    def forms(self) -> int:
+        """How many different ones there are of a component."""
 
     def graph(self, component: str, choice: ComponentChoice, form: int) -> ir.Model:
         """A component with a choice, in one of the forms."""

@@ -42,23 +42,26 @@ class GateQuantized(ir.passes.InPlacePass):
         sites = {site.name: site for site in quantizable(self.original.graph)}
         values = ir.convenience.create_value_mapping(model.graph)
         switches = _Switches(model.graph, len(self.nodes))
-        chosen: dict[str | None, ir.Value] = {}
+        chosen: dict[str, ir.Value] = {}
         for i, name in enumerate(self.nodes):  # before inputs: a node may read what another one's switch chose
-            y = sites[name].node.outputs[0].name
+            y = str(sites[name].node.outputs[0].name)
             if self.outputs and sites[name].node.op_type == "Conv" and f"{y}_dequantized" in values:
-                chosen[y] = switches.choose_after(i, values[f"{y}_dequantized"], values[str(y)])
+                chosen[y] = switches.choose_after(i, values[f"{y}_dequantized"], values[y])
         nodes = {node.name: node for node in model.graph}
         for i, name in enumerate(self.nodes):
             site, node = sites[name], nodes[name]
-            for index in {site.activation, site.weight} - {None}:
-                exact, coarse = site.node.inputs[index], node.inputs[index]
-                if exact.name == coarse.name:
+            for index in (site.activation, site.weight):
+                exact = None if index is None else site.node.inputs[index]
+                coarse = None if index is None else node.inputs[index]
+                if index is None or exact is None or coarse is None or exact.name == coarse.name:
                     continue
-                if exact.name in chosen:
-                    coarse = values[f"{exact.name}_dequantized"]
-                elif exact.name not in values:  # a float weight that nobody read any more
-                    values[exact.name] = new_initializer(model.graph, exact.name, exact.const_value)
-                node.replace_input_with(index, switches.choose(i, coarse, chosen.get(exact.name, values[exact.name])))
+                key = str(exact.name)
+                if key in chosen:
+                    coarse = values[f"{key}_dequantized"]
+                elif key not in values:  # a float weight that nobody read any more
+                    assert exact.const_value is not None
+                    values[key] = new_initializer(model.graph, key, exact.const_value)
+                node.replace_input_with(index, switches.choose(i, coarse, chosen.get(key, values[key])))
         model.graph.sort()
         return ir.passes.PassResult(model, modified=bool(self.nodes))
 

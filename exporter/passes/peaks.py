@@ -32,7 +32,7 @@ class ReportPeaks(ir.passes.InPlacePass):
         graph = model.graph
         tails = _Tails(graph)
         for node in tuple(graph):
-            values = [value for value in (*node.inputs, *node.outputs) if _is_computed(value)]
+            values = [value for value in (*node.inputs, *node.outputs) if value is not None and _is_computed(value)]
             if not values or node.domain:
                 continue
             peaks = [tails.peak(value) for value in dict.fromkeys(values)]
@@ -80,5 +80,5 @@ class _Tails:
         return node.outputs[0]
 
 
-def _is_computed(value: ir.Value | None) -> bool:
-    return value is not None and value.dtype == ir.DataType.FLOAT and not value.is_initializer()
+def _is_computed(value: ir.Value) -> bool:
+    return value.dtype == ir.DataType.FLOAT and not value.is_initializer()

@@ -66,7 +66,7 @@ def _site(node: ir.Node) -> Site | None:
     weight = node.inputs[1]
     if node.op_type == "Conv":
         return Site(node=node, activation=0, weight=1, channel_axis=0, input_axis=1) if _is_weight(weight) else None
-    if not _is_weight(weight, rank=2) or node.attributes.get_int("transA", 0):
+    if not _is_weight(weight, rank=2) or bool(node.attributes.get_int("transA", 0)):
         return None
     rows = node.op_type == "Gemm" and bool(node.attributes.get_int("transB", 0))
     return Site(node=node, activation=0, weight=1, channel_axis=0 if rows else 1, input_axis=1 if rows else 0)

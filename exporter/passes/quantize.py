@@ -144,10 +144,10 @@ class _Edit:
         options = self._options
         form = weight_format(site, options.weights, options.block, fallback=site.name in options.fallback)
         value = site.weight_value
-        if (value.name, form) not in self._weights:
-            assert value.name is not None
-            self._weights[value.name, form] = self._new_weight(site, value, form)
-        return self._weights[value.name, form]
+        key = str(value.name), form
+        if key not in self._weights:
+            self._weights[key] = self._new_weight(site, value, form)
+        return self._weights[key]
 
     def _new_weight(self, site: Site, value: ir.Value, form: WeightFormat) -> ir.Value:
         tensor = value.const_value

@@ -67,11 +67,13 @@ class WeightFormat:
             shape[self.axis] = -1
             units = weight / scales.reshape(shape)
             if self.dtype == ir.DataType.FLOAT8E4M3FN:
-                return units.astype(self.dtype.numpy())
+                floats: Array = units.astype(self.dtype.numpy())
+                return floats
             largest = _LARGEST[self.dtype]
-            return np.clip(np.rint(units), -largest, largest).astype(np.int8)
-        units = weight / np.repeat(scales, self.block, axis=self.axis)
-        return np.clip(np.rint(units), *_INT4).astype(self.dtype.numpy())
+            whole: Array = np.clip(np.rint(units), -largest, largest)
+            return whole.astype(np.int8)
+        whole = np.clip(np.rint(weight / np.repeat(scales, self.block, axis=self.axis)), *_INT4)
+        return whole.astype(self.dtype.numpy())
 
 
 def per_channel(dtype: ir.DataType, axis: int) -> WeightFormat:

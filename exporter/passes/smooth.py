@@ -108,7 +108,7 @@ def _largest_input(site: Site) -> FloatArray:
     assert tensor is not None
     array = tensor.numpy()
     others = tuple(axis for axis in range(array.ndim) if axis != site.input_axis)
-    return np.abs(array).max(axis=others).astype(np.float64)
+    return np.asarray(np.abs(array).max(axis=others), np.float64)
 
 
 def _fold(graph: ir.Graph, sites: list[Site], factors: FloatArray) -> None:
