@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 from rich.console import Console
 
-from diffoundry.exporter.cli.verify_tables import checks_table
+from diffoundry.exporter.cli.verify_tables import report_tables
 from diffoundry.exporter.torch_baseline import torch_contenders
 from diffoundry.exporter.verify import PicturePair, VerifyReport, VerifyRequest, Watch, report_to_json, verify
 from diffoundry.exporter.verify.page import report_sections, verdict
@@ -64,7 +64,7 @@ def _measure(bundle: Path) -> Comparison:
 def _verify(bundle: Path, watch: Watch) -> VerifyReport:
     with console.status("verifying against PyTorch"):
         report = verify(bundle, None, VerifyRequest(prompts=PROMPTS[:4]), watch)
-    console.print(checks_table(report.all_checks))
+    console.print(*report_tables(report))
     return report
 
 

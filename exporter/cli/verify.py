@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from diffoundry.exporter.checkpoint import Checkpoint, open_checkpoint
-from diffoundry.exporter.cli.verify_tables import builds_table, checks_table, matrix_table
+from diffoundry.exporter.cli.verify_tables import checks_table, matrix_table, report_tables
 from diffoundry.exporter.verify import (
     Absence,
     PicturePair,
@@ -92,14 +92,9 @@ def _against(
     _remarks(report.notes, report.absent)
     if as_json:
         print_json(report_to_json(report))
-    elif len(report.builds) == 1:
-        out.print(checks_table(report.all_checks))
     else:
-        out.print(builds_table(report))
-        failed = [check for check in report.all_checks if not check.passed]
-        if failed:
-            out.print(checks_table(failed))
-    if not as_json:
+        for table in report_tables(report):
+            out.print(table)
         out.print(f"{verdict(report)} ({report.seconds:.1f} s)", markup=False, soft_wrap=True)
     if html is not None:
         write_report(html, f"Verification of {bundle.name}", report_sections(report, watch.pairs), text=verdict(report))

@@ -9,12 +9,25 @@ from diffoundry.exporter.verify import AcrossReport, Check, VerifyReport
 from diffoundry.exporter.verify.across_page import matrix
 from diffoundry.exporter.verify.page import build_row, measured_text, worst_checks
 
-__all__ = ["builds_table", "checks_table", "matrix_table"]
+__all__ = ["checks_table", "matrix_table", "report_tables"]
 
 
-def checks_table(checks: Sequence[Check]) -> Table:
+def report_tables(report: VerifyReport) -> list[Table]:
+    """Every check of a single set of engines; of several a line each, and the checks that failed."""
+    if len(report.builds) == 1 and not report.absent:
+        return [checks_table(report.all_checks)]
+    tables = [_builds_table(report)]
+    groups = {"files, configs, token ids": report.checks} | {build.name: build.checks for build in report.builds}
+    for name, checks in groups.items():
+        failed = [check for check in checks if not check.passed]
+        if failed:
+            tables.append(checks_table(failed, name))
+    return tables
+
+
+def checks_table(checks: Sequence[Check], title: str | None = None) -> Table:
     """Checks with what was measured and its gate, a section a part; of many pictures the worst."""
-    table = Table("part", "what", "measure", "measured", "gate", "")
+    table = Table("part", "what", "measure", "measured", "gate", "", title=title, title_justify="left")
     previous = None
     for check in worst_checks(checks):
         if previous not in (None, check.part):
@@ -26,9 +39,10 @@ def checks_table(checks: Sequence[Check]) -> Table:
     return table
 
 
-def builds_table(report: VerifyReport) -> Table:
+def _builds_table(report: VerifyReport) -> Table:
     """Every set of engines in numbers, those that cannot run here with the reason."""
-    table = Table("engines", "PSNR, worst", "mean", "SSIM, worst", "same", "latents, worst", "seconds", "")
+    caption = "PSNR in dB, SSIM and latents of the worst picture; same: pictures that show the same thing"
+    table = Table("engines", "PSNR", "mean", "SSIM", "same", "latents", "s", "", caption=caption)
     table.columns[0].no_wrap = True
     for build in report.builds:
         result = "ok" if build.passed else "[bold red]FAIL[/bold red]"

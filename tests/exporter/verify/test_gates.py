@@ -7,9 +7,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from diffoundry.calibration.prompts import CALIBRATION_PROMPTS, HELD_OUT_PROMPTS
 from diffoundry.exporter.verify.gates import GATES, coarsest, gates_for, pair_psnr
 from diffoundry.exporter.verify.loop_checks import follow, judge_loop
 from diffoundry.exporter.verify.metrics import psnr
+from diffoundry.exporter.verify.prompts import PROMPTS
 from diffoundry.exporter.verify.reference_run import Trace
 from diffoundry.exporter.verify.report import at_least, at_most, holds
 from diffoundry.exporter.verify.request import Settings
@@ -27,6 +29,12 @@ def test_every_precision_has_gates_and_a_coarser_one_has_no_tighter_ones():
         for field in ("cosine", "psnr", "image_psnr", "ssim", "agreement"):
             assert getattr(fine, field) >= getattr(coarse, field)
         assert fine != coarse
+
+
+def test_calibration_has_seen_none_of_the_prompts_that_it_is_judged_by():
+    seen = {prompt.partition(" ")[2] for prompt in (*CALIBRATION_PROMPTS, *HELD_OUT_PROMPTS)}
+    assert len(seen) == len(CALIBRATION_PROMPTS) + len(HELD_OUT_PROMPTS)
+    assert not seen & set(PROMPTS)
 
 
 def test_what_was_promised_to_users():
