@@ -20,11 +20,13 @@ constexpr int GROUP = 4;                   // tiles of O that stay in registers
 constexpr int MOST_CHUNKS = MAX_WIDTH / 32;
 constexpr size_t QUERIES_PER_TASK = 128;
 
-void pack(const Problem& p, size_t b, size_t h, void* packed) {
+void pack(const Problem& p, size_t b, size_t h, size_t first_key, size_t last_key, void* packed) {
+    static_assert(KEYS_PER_TASK % UNIT == 0);
     const Sizes n(p);
     bf16* to = static_cast<bf16*>(packed);
-    pack_keys(p, n, b, h, to);
-    pack_values(p, n, b, h, to + n.key_values());
+    const size_t first = first_key / UNIT, last = (last_key + UNIT - 1) / UNIT;
+    pack_keys(p, n, b, h, first, last, to);
+    pack_values(p, n, b, h, first, last, to + n.key_values());
 }
 
 struct alignas(64) Scratch {
@@ -138,10 +140,9 @@ private:
     const bf16* values_of(size_t unit, size_t tile) const { return values_ + (unit * n_.tiles + tile) * TILE; }
 
     // Units first to last with the first group of O in registers: scores of the unit after, exponentials of this one and
-    // the product with V of the one before, woven together. The order is measured: scores of the first sixteen keys are
-    // stored while those of the others are computed, because the next round begins with them.
+    // the product with V of the one before, woven together so that neither the tile unit nor the vector unit runs dry.
     template <int CHUNKS, int TILES> void first_group(size_t first, size_t last) {
-        constexpr int STEPS = 2 * CHUNKS + 2 + TILES;
+        constexpr int STEPS = 2 * CHUNKS + TILES + 2;
         const __m512 factor = _mm512_set1_ps(factor_), most = _mm512_load_ps(s_.maxima);
         load_group<TILES>(output_);
         for (size_t unit = first; unit < last; unit++) {
@@ -156,24 +157,20 @@ private:
             if (has_next) tile_zero<4>(), tile_zero<5>();
             unroll<CHUNKS>([&](auto c) ALWAYS_INLINE {
                 if (has_next) multiply<4>(keys + c * TILE, queries_ + c * TILE);
-                step(c);
+                step(constant<2 * c>());
+                if (has_next) multiply<5>(keys + (CHUNKS + c) * TILE);
+                step(constant<2 * c + 1>());
             });
-            unroll<CHUNKS>([&](auto c) ALWAYS_INLINE {
-                if (has_next) multiply<5>(keys + (CHUNKS + c) * TILE, queries_ + c * TILE);
-                step(constant<CHUNKS + c + (c > 0)>());
-                if (c > 0) return;
-                if (has_next) tile_store<4>(next);
-                step(constant<CHUNKS + 1>());
-            });
+            if (has_next) tile_store<4>(next);
+            step(constant<2 * CHUNKS>());
             const bf16* values = has_last ? values_of(unit - 1, 0) : nullptr;
             if (has_last) tile_load_right(row_of(unit - 1));
             unroll<TILES>([&](auto t) ALWAYS_INLINE {
                 if (has_last) multiply<t>(values + t * TILE);
-                step(constant<2 * CHUNKS + 1 + t + (t > 0)>());
-                if (t > 0) return;
-                if (has_next) tile_store<5>(next + 256);
-                step(constant<2 * CHUNKS + 2>());
+                step(constant<2 * CHUNKS + 1 + t>());
             });
+            if (has_next) tile_store<5>(next + 256);
+            step(constant<STEPS - 1>());
         }
         multiply_values<TILES>(values_of(last - 1, 0), row_of(last - 1));
         store_group<TILES>(output_);

@@ -36,8 +36,8 @@ size_t packed_bytes(const Problem& p) {
 __mmask32 first_of_32(size_t left) { return _cvtu32_mask32(~0u >> (left < 32 ? 32 - left : 0)); }
 
 // K: [unit][2][chunk] tiles of 16 keys x 32. The last key repeats as padding, which keeps its scores finite.
-void pack_keys(const Problem& p, const Sizes& n, size_t b, size_t h, bf16* to) {
-    for (size_t tile = 0; tile < 2 * n.units; tile++)
+void pack_keys(const Problem& p, const Sizes& n, size_t b, size_t h, size_t first_unit, size_t last_unit, bf16* to) {
+    for (size_t tile = 2 * first_unit; tile < 2 * last_unit; tile++)
         for (size_t row = 0; row < 16; row++) {
             const size_t key = std::min(tile * 16 + row, p.keys - 1);
             const bf16* from = reinterpret_cast<const bf16*>(p.k.at(b, h, key));
@@ -59,8 +59,9 @@ __m512i load_values(const Problem& p, size_t b, size_t h, size_t key, size_t til
 }
 
 // V^T: [unit][tile] tiles of 16 dimensions x 32 keys; the row after the last dimension is ones.
-void pack_values(const Problem& p, const Sizes& n, size_t b, size_t h, bf16* to) {
-    for (size_t unit = 0; unit < n.units; unit++)
+void pack_values(const Problem& p, const Sizes& n, size_t b, size_t h, size_t first_unit, size_t last_unit, bf16* to) {
+    to += first_unit * n.tiles * TILE;
+    for (size_t unit = first_unit; unit < last_unit; unit++)
         for (size_t tile = 0; tile < n.tiles; tile++, to += TILE) {
             __m512i rows[16];
             for (size_t pair = 0; pair < 16; pair++) {

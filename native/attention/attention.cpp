@@ -1,6 +1,8 @@
 // Cuts a problem into tasks: first every head's keys and values are packed, then blocks of queries run.
 #include "attention.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <memory>
@@ -13,6 +15,8 @@
 namespace diffoundry {
 namespace {
 
+constexpr size_t HUGE_PAGE = size_t(2) << 20;
+
 struct Free {
     void operator()(void* p) const { std::free(p); }
 };
@@ -22,9 +26,12 @@ public:
     // At least this many bytes, aligned to 64, content undefined.
     void* get(size_t bytes) {
         if (bytes > size_) {
-            data_.reset(std::aligned_alloc(64, round_up(bytes, 64)));
+            const size_t alignment = bytes < HUGE_PAGE ? 64 : HUGE_PAGE, size = round_up(bytes, alignment);
+            data_.reset(std::aligned_alloc(alignment, size));
             if (!data_) throw std::bad_alloc();
-            size_ = bytes;
+            // A wish: every query walks through all keys, which small pages would make a walk through page tables, too.
+            if (alignment == HUGE_PAGE) madvise(data_.get(), size, MADV_HUGEPAGE);
+            size_ = size;
         }
         return data_.get();
     }
@@ -79,10 +86,15 @@ void attention(const Problem& p, Path path, const Parallel& parallel) {
     const Kernel& kernel = kernel_of(path);
     const size_t heads = p.batch * p.heads, stride = kernel.packed_bytes(p), scratch = kernel.scratch_bytes(p);
     const size_t blocks = (p.queries + kernel.queries_per_task - 1) / kernel.queries_per_task;
+    const size_t parts = (p.keys + KEYS_PER_TASK - 1) / KEYS_PER_TASK;
 
     Buffer buffer = pool().take();
     char* packed = static_cast<char*>(buffer.get(heads * stride));
-    parallel(heads, [&](size_t i) { kernel.pack(p, i / p.heads, i % p.heads, packed + i * stride); });
+    parallel(p.batch * parts, [&](size_t task) {
+        const size_t b = task / parts, first = task % parts * KEYS_PER_TASK;
+        const size_t last = std::min(first + KEYS_PER_TASK, p.keys);
+        for (size_t h = 0; h < p.heads; h++) kernel.pack(p, b, h, first, last, packed + (b * p.heads + h) * stride);
+    });
     parallel(heads * blocks, [&](size_t task) {
         thread_local Buffer mine;
         const size_t i = task / blocks, first = task % blocks * kernel.queries_per_task;

@@ -29,14 +29,14 @@ float* values_in(const Problem& p, void* packed) {
 }
 
 // K and V as float32 rows, one after the other. Missing keys are zero rows, which nobody counts.
-void pack(const Problem& p, size_t b, size_t h, void* packed) {
+void pack(const Problem& p, size_t b, size_t h, size_t first_key, size_t last_key, void* packed) {
     float* keys = static_cast<float*>(packed);
     float* values = values_in(p, packed);
-    for (size_t key = 0; key < p.keys; key++) {
+    for (size_t key = first_key; key < last_key; key++) {
         load_row(p.k, b, h, key, p.width, keys + key * p.width);
         load_row(p.v, b, h, key, p.value_width, values + key * p.value_width);
     }
-    for (size_t i = p.keys * p.width; i < round_up(p.keys, Simd::ROWS) * p.width; i++) keys[i] = 0.0f;
+    for (size_t i = last_key * p.width; i < round_up(last_key, Simd::ROWS) * p.width; i++) keys[i] = 0.0f;
 }
 
 // C (ROWS x QUERIES) = or += A (ROWS x depth) times B (depth x QUERIES).

@@ -10,16 +10,19 @@ namespace diffoundry {
 // done again with the exact maximum.
 constexpr float LARGEST_SUM = 18446744073709551616.0f;  // 2^64
 
+// Keys that are packed at a time, of all heads: their rows lie together in memory.
+constexpr size_t KEYS_PER_TASK = 128;
+
 struct Kernel {
     size_t queries_per_task;
     size_t (*packed_bytes)(const Problem&);   // of one head's keys and values; a multiple of 64
     size_t (*scratch_bytes)(const Problem&);  // of one thread
-    void (*pack)(const Problem&, size_t batch, size_t head, void* packed);
+    void (*pack)(const Problem&, size_t batch, size_t head, size_t first_key, size_t last_key, void* packed);
     void (*run)(const Problem&, size_t batch, size_t head, size_t first_query, size_t last_query, const void* packed,
                 void* scratch);
 };
 
-// Pointers that the two functions get are aligned to 64 bytes.
+// `packed` and `scratch` are aligned to 64 bytes. `first_key` is a multiple of KEYS_PER_TASK, `last_key` one or the end.
 extern const Kernel amx_kernel;
 extern const Kernel avx512_kernel;
 extern const Kernel avx2_kernel;
