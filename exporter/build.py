@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from diffoundry.calibration.quality import Budget
 from diffoundry.exporter.bundle_writer import BundleWriter
 from diffoundry.exporter.checkpoint import Checkpoint
 from diffoundry.exporter.processes import run_job
@@ -49,7 +50,7 @@ def build(
         BundleError: Writing failed; what was finished is kept and the same call continues there.
     """
     recipe = make_recipe(checkpoint, request)
-    quantization = quantization_for(checkpoint, request.quantization)
+    quantization = quantization_for(recipe, request.quantization)
     names = [component.name for component in checkpoint.components]
     with BundleWriter(output, recipe, request=quantization, overwrite=request.overwrite) as writer:
         shop = Workshop(writer.folder, writer.journal, progress, run)
@@ -59,7 +60,8 @@ def build(
         for folder in checkpoint.tokenizer_folders:
             write_tokenizer_json(writer.folder / folder)
         writer.write_json("model_index.json", checkpoint.bundle_model_index())
-        recipe = replace(recipe, quantization=shop.choices(recipe, quantization))
+        halves = request.quantization.budget != Budget()
+        recipe = replace(recipe, quantization=shop.choices(recipe, quantization, halves=halves))
         components = shop.components(names, recipe)
         remove_unused(writer.folder, components)
         complete_targets(writer.folder, recipe, progress)

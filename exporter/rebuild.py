@@ -11,7 +11,7 @@ from diffoundry.exporter.bundle_writer import sum_files
 from diffoundry.exporter.calibrate import QuantizationRequest
 from diffoundry.exporter.journal import Journal, write_text
 from diffoundry.exporter.processes import run_job
-from diffoundry.exporter.recipe import check_builds
+from diffoundry.exporter.recipe import check_builds, quantization_for
 from diffoundry.exporter.workshop import Done, Progress, Run, Workshop, complete_targets, remove_unused
 from diffoundry.runtime.bundle import Bundle
 from diffoundry.runtime.errors import BundleError, InputError
@@ -84,9 +84,11 @@ def rebuild(
         raise InputError(f"bundle {path}: nothing is pending, expected --target and --precision of what to build")
     check_builds(chosen)
     _refuse_present(path, manifest, chosen, overwrite=overwrite)
-    request = quantization or QuantizationRequest()
+    asked = quantization or QuantizationRequest()
+    halves = asked.budget != Budget()
+    request = quantization_for(manifest.recipe, asked)
     recipe = replace(manifest.recipe, builds=_joined(manifest.recipe.builds, chosen))
-    if request.budget != Budget():
+    if halves:
         recipe = replace(recipe, quantization=_choices_to_keep(path, manifest, chosen))
     state = path / _STATE
     state.mkdir(exist_ok=True)
@@ -97,7 +99,7 @@ def rebuild(
             kept_engines = _without(manifest, chosen)
             if overwrite:
                 _write(path, replace(manifest, components=kept_engines))
-            recipe = replace(recipe, quantization=shop.choices(recipe, request))
+            recipe = replace(recipe, quantization=shop.choices(recipe, request, halves=halves))
             components = _build(shop, kept_engines, recipe, chosen)
             remove_unused(path, components)
             complete_targets(path, replace(recipe, builds=chosen), progress)

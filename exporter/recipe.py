@@ -70,13 +70,13 @@ def make_recipe(checkpoint: Checkpoint, request: ExportRequest) -> Recipe:
     )
 
 
-def quantization_for(checkpoint: Checkpoint, request: QuantizationRequest) -> QuantizationRequest:
+def quantization_for(recipe: Recipe, request: QuantizationRequest) -> QuantizationRequest:
     """What calibration is asked for, and as little as it takes where weights are random and no picture means anything.
 
     Random weights are there to measure speed: one picture of two steps gives ranges that int8 kernels run with, and
     any picture will do.
     """
-    if checkpoint.seed is None or request != QuantizationRequest():
+    if "random_weights_seed" not in recipe.source or request != QuantizationRequest():
         return request
     anything = Budget(min_psnr=0.01)
     return replace(

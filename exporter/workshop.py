@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffoundry.calibration.quality import Budget
 from diffoundry.exporter.calibrate import QuantizationRequest
 from diffoundry.exporter.checkpoint import Checkpoint
 from diffoundry.exporter.jobs import CalibrationJob, EngineJob, Job, Outcome, PortableJob, forms_of
@@ -79,13 +78,16 @@ class Workshop:
             empty(component)
         self._once(job, component)
 
-    def choices(self, recipe: Recipe, request: QuantizationRequest) -> Mapping[str, QuantizationChoice]:
+    def choices(
+        self, recipe: Recipe, request: QuantizationRequest, *, halves: bool
+    ) -> Mapping[str, QuantizationChoice]:
         """Calibrate for the builds that need it and that the recipe has no choice for.
 
         Args:
             recipe: Builds, and what was chosen for them before.
-            request: Budget and prompts. Without a budget only precisions that quantize activations or weights are
-                calibrated; with one, half floats are too.
+            request: Budget and prompts.
+            halves: Whether graphs whose floats are halves are calibrated too, to find what must stay in fp32; those
+                with quantized weights always are.
 
         Returns:
             Precision to choice: the recipe's and the new ones.
@@ -94,12 +96,11 @@ class Workshop:
             BundleError: The job failed, or the budget cannot be met.
         """
         forms = forms_of(recipe.builds)
-        asked = request.budget != Budget()
         wanted = {
             precision
             for precision, some in forms.items()
             if precision not in recipe.quantization
-            and any(form.quantized or (asked and form.floats != "fp32") for form in some)
+            and any(form.quantized or (halves and form.floats != "fp32") for form in some)
         }
         if not wanted:
             return recipe.quantization
