@@ -68,9 +68,9 @@ class BetaOptions(TrainingOptions):
     """The values of `beta_schedule` that are honoured; a class variable, because classes know more or fewer."""
 
     def check(self, owner: str) -> None:
-        """Refuse an unknown schedule, and one with fewer betas than steps."""
+        """Refuse an unknown schedule, unless the betas are given, and fewer betas than steps."""
         super().check(owner)
-        if self.beta_schedule not in self.BETA_SCHEDULES:
+        if self.trained_betas is None and self.beta_schedule not in self.BETA_SCHEDULES:
             expected = " or ".join(map(repr, self.BETA_SCHEDULES))
             raise ConfigError(f"{owner}: option 'beta_schedule' is {self.beta_schedule!r}, expected {expected}.")
         if self.trained_betas is not None and len(self.trained_betas) < self.num_train_timesteps:

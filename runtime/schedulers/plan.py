@@ -70,9 +70,12 @@ class SamplingPlan:
         """Read `to_json`'s text.
 
         Raises:
-            InputError: another format, another version, a missing or unknown field.
+            InputError: no JSON, another format, another version, a missing or unknown field.
         """
-        raw = json.loads(text)
+        try:
+            raw = json.loads(text)
+        except ValueError as error:
+            raise InputError(f"sampling plan: not JSON ({error}), expected the text of `to_json`.") from error
         if not isinstance(raw, dict) or raw.pop("format", None) != _FORMAT:
             raise InputError(f'sampling plan: expected a JSON object with "format": "{_FORMAT}".')
         version = raw.pop("version", None)

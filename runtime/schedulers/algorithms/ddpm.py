@@ -7,7 +7,12 @@ import numpy as np
 
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.schedulers.affine import Sample
-from diffoundry.runtime.schedulers.arithmetic.learned_variance import learned_deviation, split_variance
+from diffoundry.runtime.schedulers.arithmetic.learned_variance import (
+    VarianceType,
+    is_learned,
+    learned_deviation,
+    split_variance,
+)
 from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
 from diffoundry.runtime.schedulers.arithmetic.prediction import x0_from
 from diffoundry.runtime.schedulers.arithmetic.spacing import Spacing, custom_timesteps, spaced_timesteps
@@ -24,9 +29,7 @@ __all__ = ["DDPMOptions", "DDPMScheduler"]
 class DDPMOptions(BetaOptions):
     """Options of `DDPMScheduler`, named as in diffusers."""
 
-    variance_type: Literal[
-        "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range"
-    ] = "fixed_small"
+    variance_type: VarianceType | None = "fixed_small"
     clip_sample: bool = True
     prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
     thresholding: bool = False
@@ -94,9 +97,8 @@ class DDPMScheduler(DiscreteScheduler[DDPMOptions]):
                 f"{type(self).__name__}.step: timestep {t} is not in the schedule, expected one of `timesteps`."
             )
         previous = self._following[t]
-        learned = options.variance_type in ("learned", "learned_range")
         predicted = None
-        if learned:
+        if is_learned(options.variance_type):
             model_output, predicted = split_variance(model_output, sample)
 
         following, x0 = self._posterior_mean(model_output, t, previous, sample)
@@ -126,4 +128,4 @@ class DDPMScheduler(DiscreteScheduler[DDPMOptions]):
         """Standard deviation s of the noise: a number, or one for each pixel where it is learned."""
         if predicted is not None:
             return learned_deviation(predicted, self.options.variance_type, small=small, large=large)
-        return (small if self.options.variance_type.startswith("fixed_small") else large) ** 0.5
+        return (large if self.options.variance_type in ("fixed_large", "fixed_large_log") else small) ** 0.5

@@ -8,6 +8,7 @@ import numpy as np
 
 from diffoundry.runtime.errors import ConfigError
 from diffoundry.runtime.schedulers.affine import Sample
+from diffoundry.runtime.schedulers.arithmetic.learned_variance import VarianceType
 from diffoundry.runtime.schedulers.arithmetic.multistep import (
     Algorithm,
     SolverType,
@@ -39,7 +40,7 @@ class MultistepOptions(LambdaOptions):
     lower_order_final: bool = True
     euler_at_final: bool = False
     lambda_min_clipped: float = -math.inf
-    variance_type: Literal["learned", "learned_range"] | None = None
+    variance_type: VarianceType | None = None
     timestep_spacing: Spacing = "linspace"
     steps_offset: int = 0
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from diffoundry.runtime.schedulers.algorithms.dpmsolver_multistep import MultistepOptions, MultistepScheduler
 from diffoundry.runtime.schedulers.arithmetic.multistep import read_solver_names
-from diffoundry.runtime.schedulers.arithmetic.sigmas import flow_sigmas, placed_sigmas, sigma_to_timestep
+from diffoundry.runtime.schedulers.arithmetic.sigmas import carried_ends, flow_sigmas, placed_sigmas, sigma_to_timestep
 from diffoundry.runtime.schedulers.base import RunRequest, Schedule
 from diffoundry.runtime.schedulers.bases.lambda_scheduler import refuse_flow_with
 from diffoundry.runtime.schedulers.config import KARRAS_COMPATIBLES
@@ -60,7 +60,8 @@ class DPMSolverMultistepInverseScheduler(MultistepScheduler[DPMSolverMultistepIn
         rule = options.sigma_schedule
         timesteps: NDArray[Any]
         if rule is not SigmaSchedule.TRAINED:
-            levels = placed_sigmas(rule, trained[-1].item(), trained[0].item(), steps)
+            low, high = carried_ends(self.config, trained[-1].item(), trained[0].item())
+            levels = placed_sigmas(rule, low, high, steps)
             timesteps = sigma_to_timestep(levels, self._log_training_sigmas)
             timesteps = timesteps.round() if rule is SigmaSchedule.KARRAS else timesteps
             last = levels[-1]

@@ -61,6 +61,7 @@ class DPMSolverSDEScheduler(SpacedSigmaScheduler[DPMSolverSDEOptions]):
     order = 2
     compatible_names = KARRAS_COMPATIBLES
     not_affine = "noise from a Brownian path"
+    karras_between_own_ends = True
 
     def _plan(self, request: RunRequest, train_steps: int) -> Schedule:
         options, trained, steps = self.options, self._training_sigmas, request.num_inference_steps
@@ -71,7 +72,8 @@ class DPMSolverSDEScheduler(SpacedSigmaScheduler[DPMSolverSDEOptions]):
         )
         levels = np.interp(timesteps, np.arange(len(trained)), trained)
         if options.sigma_schedule is not SigmaSchedule.TRAINED:
-            levels = placed_sigmas(options.sigma_schedule, levels[-1].item(), levels[0].item(), steps)
+            low, high = self._ends(options.sigma_schedule, levels[-1].item(), levels[0].item())
+            levels = placed_sigmas(options.sigma_schedule, low, high, steps)
             timesteps = sigma_to_timestep(levels, self._log_training_sigmas)
         logs = -np.log(levels)
         middles = np.exp(-(logs[:-1] + np.diff(logs) * 0.5))

@@ -8,6 +8,7 @@ import numpy as np
 
 from diffoundry.runtime.errors import ConfigError
 from diffoundry.runtime.schedulers.affine import Sample
+from diffoundry.runtime.schedulers.arithmetic.learned_variance import VarianceType
 from diffoundry.runtime.schedulers.arithmetic.multistep import SolverType, read_solver_names, update_coefficients
 from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
 from diffoundry.runtime.schedulers.arithmetic.spacing import spaced_timesteps_before_zero
@@ -31,7 +32,7 @@ class DPMSolverSinglestepOptions(LambdaOptions):
     lower_order_final: bool = False
     final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
     lambda_min_clipped: float = -math.inf
-    variance_type: Literal["learned", "learned_range"] | None = None
+    variance_type: VarianceType | None = None
     use_dynamic_shifting: bool = False
     time_shift_type: Literal["exponential"] = "exponential"
 

@@ -14,7 +14,7 @@ from diffoundry.runtime.schedulers.arithmetic.broadcast import per_image
 from diffoundry.runtime.schedulers.arithmetic.float32 import Float32Array
 from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
 from diffoundry.runtime.schedulers.arithmetic.prediction import denoised_from_sigma
-from diffoundry.runtime.schedulers.arithmetic.sigmas import placed_sigmas, sigma_to_timestep
+from diffoundry.runtime.schedulers.arithmetic.sigmas import carried_ends, placed_sigmas, sigma_to_timestep
 from diffoundry.runtime.schedulers.arithmetic.spacing import Spacing, spaced_timesteps
 from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
 from diffoundry.runtime.schedulers.bases.sigma_scheduler import SigmaScheduler
@@ -102,8 +102,7 @@ class EulerDiscreteScheduler(SigmaScheduler[EulerDiscreteOptions]):
         else:
             levels = np.interp(timesteps, np.arange(len(trained)), trained)
         if options.sigma_schedule is not SigmaSchedule.TRAINED:
-            low = options.sigma_min if options.sigma_min is not None else levels[-1].item()
-            high = options.sigma_max if options.sigma_max is not None else levels[0].item()
+            low, high = carried_ends(self.config, levels[-1].item(), levels[0].item())
             levels = placed_sigmas(options.sigma_schedule, low, high, steps)
             timesteps = sigma_to_timestep(levels, self._log_training_sigmas)
         return timesteps, levels

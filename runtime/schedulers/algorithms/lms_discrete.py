@@ -36,6 +36,7 @@ class LMSDiscreteScheduler(SpacedSigmaScheduler[LMSDiscreteOptions]):
 
     Options = LMSDiscreteOptions
     compatible_names = KARRAS_COMPATIBLES
+    karras_between_own_ends = True
 
     def _plan(self, request: RunRequest, train_steps: int) -> Schedule:
         timesteps, levels = self._levels(request, train_steps)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.schedulers.algorithms.ddim import DDIMScheduler
 from diffoundry.runtime.schedulers.algorithms.ddpm import DDPMScheduler
-from diffoundry.runtime.schedulers.arithmetic.learned_variance import split_variance
+from diffoundry.runtime.schedulers.arithmetic.learned_variance import is_learned, split_variance
 from diffoundry.runtime.schedulers.base import FloatArray
 
 __all__ = ["DDIMParallelScheduler", "DDPMParallelScheduler"]
@@ -82,7 +82,7 @@ class DDPMParallelScheduler(DDPMScheduler):
         Raises:
             InputError: the model has no variance where one is expected.
         """
-        if self.options.variance_type in ("learned", "learned_range"):
+        if is_learned(self.options.variance_type):
             model_output, _ = split_variance(model_output, sample)
         trained = self.options.num_train_timesteps
         stride = trained // (self.num_inference_steps or trained)

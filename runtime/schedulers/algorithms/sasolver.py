@@ -13,6 +13,7 @@ from diffoundry.runtime.schedulers.affine import Sample
 from diffoundry.runtime.schedulers.arithmetic import float32
 from diffoundry.runtime.schedulers.arithmetic.broadcast import per_image
 from diffoundry.runtime.schedulers.arithmetic.float32 import Float32Array
+from diffoundry.runtime.schedulers.arithmetic.learned_variance import VarianceType
 from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
 from diffoundry.runtime.schedulers.arithmetic.spacing import Spacing, spaced_timesteps_before_zero
 from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
@@ -41,7 +42,7 @@ class SASolverOptions(LambdaOptions):
     algorithm_type: Literal["data_prediction", "noise_prediction"] = "data_prediction"
     lower_order_final: bool = True
     lambda_min_clipped: float = -math.inf
-    variance_type: Literal["learned", "learned_range"] | None = None
+    variance_type: VarianceType | None = None
     timestep_spacing: Spacing = "linspace"
     steps_offset: int = 0
 

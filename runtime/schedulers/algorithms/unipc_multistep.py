@@ -13,7 +13,7 @@ from diffoundry.runtime.schedulers.affine import Sample
 from diffoundry.runtime.schedulers.arithmetic.multistep import distinct_order
 from diffoundry.runtime.schedulers.arithmetic.noise import Generator
 from diffoundry.runtime.schedulers.arithmetic.prediction import epsilon_from
-from diffoundry.runtime.schedulers.arithmetic.sigmas import placed_sigmas, sigma_to_timestep
+from diffoundry.runtime.schedulers.arithmetic.sigmas import carried_ends, placed_sigmas, sigma_to_timestep
 from diffoundry.runtime.schedulers.arithmetic.spacing import Spacing, spaced_timesteps_before_zero
 from diffoundry.runtime.schedulers.arithmetic.unipc import UniPCSolver, read_unipc_solver, unipc_update
 from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
@@ -132,8 +132,7 @@ class UniPCMultistepScheduler(LambdaScheduler[UniPCMultistepOptions]):
     def _placed(self, rule: SigmaSchedule, steps: int) -> tuple[NDArray[Any], NDArray[np.float64]]:
         """Timesteps and levels of Karras, exponential and beta sigmas, between `sigma_min` and `sigma_max`."""
         options, trained = self.options, self._training_sigmas
-        low = trained[0].item() if options.sigma_min is None else options.sigma_min
-        high = trained[-1].item() if options.sigma_max is None else options.sigma_max
+        low, high = carried_ends(self.config, trained[0].item(), trained[-1].item())
         levels = placed_sigmas(rule, low, high, steps)
         if rule is SigmaSchedule.KARRAS and options.use_flow_sigmas:
             levels = levels / (levels + 1)

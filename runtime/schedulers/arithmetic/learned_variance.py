@@ -5,13 +5,24 @@ Nichol & Dhariwal 2021, section 3.1, https://arxiv.org/abs/2102.09672. diffusers
 """
 
 import math
+from typing import Literal, TypeAlias
 
 import numpy as np
 
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.schedulers.affine import Sample, require_array
 
-__all__ = ["learned_deviation", "mean_of", "split_variance"]
+__all__ = ["VarianceType", "is_learned", "learned_deviation", "mean_of", "split_variance"]
+
+VarianceType: TypeAlias = Literal[
+    "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range"
+]
+"""Where the variance of a step comes from; solvers that take the configs of DDPM only look whether it is learned."""
+
+
+def is_learned(variance_type: VarianceType | None) -> bool:
+    """Whether the model's output holds a variance."""
+    return variance_type in ("learned", "learned_range")
 
 
 def mean_of(output: Sample, sample: Sample) -> Sample:
@@ -41,7 +52,7 @@ def split_variance(output: Sample, sample: Sample) -> tuple[Sample, Sample]:
     return output[:, :channels], output[:, channels:]
 
 
-def learned_deviation(predicted: Sample, variance_type: str, *, small: float, large: float) -> Sample:
+def learned_deviation(predicted: Sample, variance_type: VarianceType | None, *, small: float, large: float) -> Sample:
     """Standard deviation of the noise from what the model says about the variance.
 
     "learned" is the variance itself; "learned_range" is v in [-1, 1] between the logarithms of the smallest and the

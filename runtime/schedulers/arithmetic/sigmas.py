@@ -5,11 +5,13 @@ scale is kept at one. Arrays of a run are descending in sigma.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffoundry.runtime.errors import ConfigError
 from diffoundry.runtime.schedulers.arithmetic import float32
 from diffoundry.runtime.schedulers.arithmetic.beta_quantile import beta_quantile
 from diffoundry.runtime.schedulers.arithmetic.float32 import Float32Array
@@ -17,6 +19,7 @@ from diffoundry.runtime.schedulers.options import SigmaSchedule
 
 __all__ = [
     "beta_sigmas",
+    "carried_ends",
     "exponential_sigmas",
     "flow_sigmas",
     "half_log_snr",
@@ -45,6 +48,29 @@ def placed_sigmas(rule: SigmaSchedule, sigma_min: float, sigma_max: float, steps
         SigmaSchedule.BETA: beta_sigmas,
     }[rule]
     return make(sigma_min, sigma_max, steps)
+
+
+def carried_ends(config: Mapping[str, Any], low: float, high: float) -> tuple[float, float]:
+    """The ends of `placed_sigmas`: `sigma_min` and `sigma_max` where a config has them, as another class's options too.
+
+    diffusers: "make sure that other schedulers which copy this function don't break", in `_convert_to_karras`,
+    `_convert_to_exponential`, `_convert_to_beta`.
+
+    Args:
+        config: a scheduler's, with the keys kept for compatible classes.
+        low: the lower end of a run where the config has none.
+        high: the upper end.
+
+    Raises:
+        ConfigError: an end that is no number.
+    """
+    ends = []
+    for name, own in (("sigma_min", low), ("sigma_max", high)):
+        value = config.get(name)
+        if not isinstance(value, int | float | None):
+            raise ConfigError(f"scheduler config: '{name}' is {value!r}, expected a number or null.")
+        ends.append(own if value is None else float(value))
+    return ends[0], ends[1]
 
 
 def karras_sigmas(sigma_min: float, sigma_max: float, steps: int, rho: float = 7.0) -> Float64Array:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from diffoundry.runtime.errors import ConfigError, InputError
 from diffoundry.runtime.schedulers.arithmetic.broadcast import per_image
 from diffoundry.runtime.schedulers.arithmetic.float32 import Float32Array
-from diffoundry.runtime.schedulers.arithmetic.sigmas import FloatArray, placed_sigmas
+from diffoundry.runtime.schedulers.arithmetic.sigmas import FloatArray, carried_ends, placed_sigmas
 from diffoundry.runtime.schedulers.base import RunRequest, Schedule
 from diffoundry.runtime.schedulers.bases.indexed import IndexedScheduler
 from diffoundry.runtime.schedulers.options import SchedulerOptions, SigmaOptions, SigmaSchedule, TrainingOptions
@@ -204,15 +204,16 @@ class ShiftedFlowScheduler(FlowScheduler[S]):
         Raises:
             InputError: exponential spacing down to zero.
         """
-        rule, low = self.options.sigma_schedule, sigmas[-1].item()
+        rule = self.options.sigma_schedule
         if rule is SigmaSchedule.TRAINED:
             return sigmas
+        low, high = carried_ends(self.config, sigmas[-1].item(), sigmas[0].item())
         if rule is SigmaSchedule.EXPONENTIAL and low <= 0.0:
             raise InputError(
                 f"{type(self).__name__}.set_timesteps: the last sigma is {low}, expected more than zero: the option "
                 "'use_exponential_sigmas' takes its logarithm."
             )
-        return placed_sigmas(rule, low, sigmas[0].item(), len(sigmas))
+        return placed_sigmas(rule, low, high, len(sigmas))
 
 
 def shifted(sigmas: FloatArray, shift: float) -> FloatArray:

@@ -14,10 +14,11 @@ from diffoundry.runtime.schedulers.arithmetic import float32
 from diffoundry.runtime.schedulers.arithmetic.betas import alphas_cumprod, options_betas, without_zero_snr
 from diffoundry.runtime.schedulers.arithmetic.broadcast import per_image
 from diffoundry.runtime.schedulers.arithmetic.float32 import Float32Array
-from diffoundry.runtime.schedulers.arithmetic.learned_variance import mean_of
+from diffoundry.runtime.schedulers.arithmetic.learned_variance import is_learned, mean_of
 from diffoundry.runtime.schedulers.arithmetic.multistep import Node
 from diffoundry.runtime.schedulers.arithmetic.prediction import epsilon_from, x0_from
 from diffoundry.runtime.schedulers.arithmetic.sigmas import (
+    carried_ends,
     flow_sigmas,
     placed_sigmas,
     sigma_to_timestep,
@@ -94,7 +95,8 @@ class LambdaScheduler(IndexedScheduler[L]):
         """
         rule, trained = self.options.sigma_schedule, self._training_sigmas
         if rule is not SigmaSchedule.TRAINED:
-            levels = placed_sigmas(rule, trained[0].item(), trained[-1].item(), steps)
+            low, high = carried_ends(self.config, trained[0].item(), trained[-1].item())
+            levels = placed_sigmas(rule, low, high, steps)
             placed = sigma_to_timestep(levels, self._log_training_sigmas)
             return placed.round() if rule is SigmaSchedule.KARRAS and round_karras else placed, levels
         if self.options.use_flow_sigmas:
@@ -171,7 +173,7 @@ class LambdaScheduler(IndexedScheduler[L]):
         return epsilon
 
     def _mean(self, output: Sample, sample: Sample) -> Sample:
-        learned = getattr(self.options, "variance_type", None) is not None
+        learned = is_learned(getattr(self.options, "variance_type", None))
         return mean_of(output, sample) if learned and self.options.prediction_type == "epsilon" else output
 
     def _named_scales(self, sigma: float) -> dict[str, float]:

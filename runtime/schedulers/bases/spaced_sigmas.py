@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.schedulers.arithmetic.sigmas import placed_sigmas, sigma_to_timestep
+from diffoundry.runtime.schedulers.arithmetic.sigmas import carried_ends, placed_sigmas, sigma_to_timestep
 from diffoundry.runtime.schedulers.arithmetic.spacing import Spacing, spaced_timesteps
 from diffoundry.runtime.schedulers.base import RunRequest, Schedule
 from diffoundry.runtime.schedulers.bases.sigma_scheduler import SigmaScheduler
@@ -30,6 +30,9 @@ P = TypeVar("P", bound=SpacedSigmaOptions)
 
 class SpacedSigmaScheduler(SigmaScheduler[P]):
     """A subclass writes `_plan`, the schedule over any number of training steps."""
+
+    karras_between_own_ends: ClassVar[bool] = False
+    """Whether Karras sigmas keep the run's own ends where a config carries `sigma_min` and `sigma_max`."""
 
     def _plan(self, request: RunRequest, train_steps: int) -> Schedule:
         raise NotImplementedError
@@ -89,5 +92,12 @@ class SpacedSigmaScheduler(SigmaScheduler[P]):
         if rule is SigmaSchedule.TRAINED:
             return told, levels
         # as many as asked for, where "trailing" spaces one more
-        placed = placed_sigmas(rule, levels[-1].item(), levels[0].item(), request.num_inference_steps or len(told))
+        low, high = self._ends(rule, levels[-1].item(), levels[0].item())
+        placed = placed_sigmas(rule, low, high, request.num_inference_steps or len(told))
         return sigma_to_timestep(placed, self._log_training_sigmas), placed
+
+    def _ends(self, rule: SigmaSchedule, low: float, high: float) -> tuple[float, float]:
+        """The ends of the levels that a rule places, from those of the spaced ones."""
+        if rule is SigmaSchedule.KARRAS and self.karras_between_own_ends:
+            return low, high
+        return carried_ends(self.config, low, high)

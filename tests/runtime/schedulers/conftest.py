@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -31,18 +32,28 @@ def declarations() -> list:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Fill `declaration`; with `case`, each of its cases; with `refusal`, each of its refusals."""
+    """Fill `declaration`; with `case`, each of its cases; with `refusal`, each of its refusals.
+
+    The scope makes the tests of one case follow each other, so that they share what is planned and run for it.
+    """
     names = metafunc.fixturenames
     if "declaration" not in names:
         return
     if "case" in names:
-        params = [(d, case, f"{d.name}-{i:03}") for d in declarations() for i, case in enumerate(d.cases)]
-        metafunc.parametrize(("declaration", "case"), [p[:2] for p in params], ids=[p[2] for p in params])
+        params = [param for declaration in declarations() for param in _case_params(declaration)]
+        metafunc.parametrize(("declaration", "case"), params, scope="module")
     elif "refusal" in names:
         params = [(d, refusal, f"{d.name}-{i:02}") for d in declarations() for i, refusal in enumerate(d.refusals)]
         metafunc.parametrize(("declaration", "refusal"), [p[:2] for p in params], ids=[p[2] for p in params])
     else:
         metafunc.parametrize("declaration", declarations(), ids=lambda d: d.name)
+
+
+def _case_params(declaration) -> Iterator:
+    for i, case in enumerate(declaration.cases):
+        yield pytest.param(declaration, case, id=f"{declaration.name}-{i:03}")
+    for i, case in enumerate(declaration.further_cases, start=len(declaration.cases)):
+        yield pytest.param(declaration, case, id=f"{declaration.name}-{i:03}", marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

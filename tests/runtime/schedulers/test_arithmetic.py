@@ -157,12 +157,14 @@ def test_numpy_functions_do_not_swallow_linear_forms():
 
 def test_covering_rows_cover_every_allowed_pair():
     factors = {"a": (1, 2, 3), "b": (True, False), "c": "xyz", "d": (0, 1)}
-    rows = covering_rows(factors, keep=lambda row: not (row["a"] == 1 and row["c"] == "x"))
+    rows, further = covering_rows(factors, keep=lambda row: not (row["a"] == 1 and row["c"] == "x"), further=5)
     for first in factors:
         for second in factors:
             for i in factors[first]:
                 for j in factors[second]:
                     if first < second and (i, j) != (1, "x"):
                         assert any(row[first] == i and row[second] == j for row in rows)
-    assert not any(row["a"] == 1 and row["c"] == "x" for row in rows)
+    assert not any(row["a"] == 1 and row["c"] == "x" for row in rows + further)
     assert len(rows) < 3 * 2 * 3 * 2 / 2
+    assert len(further) == 5
+    assert not any(row in rows for row in further)

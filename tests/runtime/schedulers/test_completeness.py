@@ -1,11 +1,14 @@
 """Every scheduler that diffusers exports is ours, or is left out for a stated reason; every one of ours is tested."""
 
+import dataclasses
+import itertools
+
 import diffusers
 import pytest
 from diffusers import schedulers as reference
 
 from diffoundry.runtime.errors import ConfigError
-from diffoundry.runtime.schedulers import scheduler_from_config, scheduler_names
+from diffoundry.runtime.schedulers import scheduler_class, scheduler_from_config, scheduler_names
 from diffoundry.runtime.schedulers.config import DIFFUSERS_VERSION
 
 LEFT_OUT = {
@@ -57,8 +60,55 @@ def test_every_one_of_ours_is_tested(all_declarations):
 
 
 def test_configurations_are_many(all_declarations):
-    """Each is a whole run against diffusers, step by step."""
-    assert sum(len(declaration.cases) for declaration in all_declarations) >= 1500
+    """Each is a whole run against diffusers, step by step; the slow tests add as many again."""
+    count = sum(len(declaration.cases) for declaration in all_declarations)
+    assert count >= 1500
+    assert count + sum(len(declaration.further_cases) for declaration in all_declarations) >= 3000
+
+
+def test_every_pair_of_values_is_run(declaration):
+    """Of options, runs and arguments of steps: hundreds of random cases hold no pair that none of the cases has."""
+    run = {pair for case in declaration.cases for pair in _pairs(declaration, case)}
+    for case in dataclasses.replace(declaration, at_least=0, further=400).further_cases:
+        missing = set(_pairs(declaration, case)) - run
+        assert not missing, f"can be run together and are not: {missing}"
+
+
+def _pairs(declaration, case):
+    values = [
+        *((name, str(case.options[name])[:60]) for name in sorted(declaration.option_names)),
+        *(("step", name, str(value)) for name, value in case.step.items()),
+        ("run", str(case.set_timesteps)),
+        ("batch", case.batch),
+        ("begin", case.begin),
+    ]
+    return itertools.combinations(values, 2)
+
+
+STEP_COUNTS = {1, 2, 5, 20, 50}
+REFUSED_COUNTS = {
+    "ConsistencyDecoderScheduler": {1, 5, 20, 50},  # it has two steps
+    "KarrasVeScheduler": {1},  # diffusers computes NaN
+    "MiniMaxH3Scheduler": {1},  # its count includes the end of the run
+    "UnCLIPScheduler": {1},  # diffusers divides by zero
+}
+"""Numbers of steps that a class refuses; the declarations and tests of each class provoke it."""
+
+
+def test_every_class_is_run_with_every_number_of_steps(declaration):
+    run = {case.set_timesteps.get("num_inference_steps") for case in declaration.cases}
+    refused = REFUSED_COUNTS.get(declaration.name, set())
+    assert run >= STEP_COUNTS - refused
+    assert not run & refused
+
+
+def test_custom_schedules_are_run(declaration):
+    run = {name for case in declaration.cases for name in case.set_timesteps}
+    assert run >= scheduler_class(declaration.name).custom_schedules
+
+
+def test_both_batches_are_run(declaration):
+    assert {case.batch for case in declaration.cases} == {1, 3}
 
 
 @pytest.mark.parametrize("name", sorted(LEFT_OUT))

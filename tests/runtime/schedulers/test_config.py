@@ -1,16 +1,18 @@
 """Configs: the same options and defaults as diffusers, read and written both ways, wrong ones refused by name."""
 
+import ast
 import copy
 import inspect
 import json
 import re
+import textwrap
 from dataclasses import fields
 
 import numpy as np
 import pytest
 from diffusers import schedulers as reference
 from scheduler_harness.correct_rounding import CorrectRounding
-from scheduler_harness.side_by_side import make_theirs
+from scheduler_harness.side_by_side import make_theirs, quick_constructor
 
 from diffoundry.runtime.errors import ConfigError
 from diffoundry.runtime.schedulers import Scheduler, scheduler_class, scheduler_from_config, scheduler_names
@@ -53,11 +55,35 @@ def test_order_and_compatibles_are_those_of_diffusers(declaration):
     assert set(cls.compatible_names) == set(theirs._compatibles)
 
 
+def _parameters(method):
+    return set(inspect.signature(method).parameters) - {"self", "args", "kwargs", "device", "return_dict"}
+
+
+def test_set_timesteps_takes_what_that_of_diffusers_takes(declaration):
+    cls = scheduler_class(declaration.name)
+    theirs = _parameters(getattr(reference, declaration.name).set_timesteps)
+    if declaration.name == "PiflowScheduler":
+        theirs -= {"timesteps", "sigmas", "mu"}  # which diffusers names to refuse them
+    assert cls.custom_schedules == theirs & {"timesteps", "sigmas", "mu"}
+    assert theirs <= _parameters(cls.set_timesteps)
+
+
+@pytest.mark.parametrize("method", ["step", "step_pred", "step_correct", "add_noise_to_input", "undo_step"])
+def test_steps_take_what_those_of_diffusers_obey(declaration, method):
+    """Arguments that diffusers never reads are not taken: whoever passes one would be misled."""
+    theirs = getattr(getattr(reference, declaration.name), method, None)
+    if theirs is None or method not in vars(getattr(reference, declaration.name)):
+        pytest.skip(f"diffusers has no {method}")
+    tree = ast.parse(textwrap.dedent(inspect.getsource(theirs)))
+    read = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    assert _parameters(theirs) & read <= _parameters(getattr(scheduler_class(declaration.name), method))
+
+
 def test_length_and_first_schedule_are_those_of_diffusers(declaration):
     options = declaration.cases[0].options
     ours = scheduler_class(declaration.name)(**options)
     with CorrectRounding():
-        theirs = make_theirs(declaration.name, options)
+        theirs = getattr(reference, declaration.name)(**options)
     if "num_train_timesteps" not in theirs.config:
         with pytest.raises(TypeError, match="has no length: its model knows no number of training steps"):
             len(ours)
@@ -72,7 +98,8 @@ def test_diffusers_reads_what_we_write(declaration, tmp_path):
     for case in declaration.cases[:8]:
         ours = scheduler_class(declaration.name)(**case.options)
         ours.save_config(tmp_path)
-        theirs = getattr(reference, declaration.name).from_pretrained(tmp_path)
+        with quick_constructor(declaration.name):
+            theirs = getattr(reference, declaration.name).from_pretrained(tmp_path)
         expected = _public(make_theirs(declaration.name, case.options).config)
         assert _public(theirs.config) == expected
         assert json.loads((tmp_path / "scheduler_config.json").read_text())["_diffusers_version"] == DIFFUSERS_VERSION
@@ -103,7 +130,8 @@ def test_from_config_takes_the_config_of_each_compatible_class(declaration):
         changes = {"num_train_timesteps": 100}
         source = make_theirs(name, changes)
         ours = scheduler_class(declaration.name).from_config(scheduler_class(name)(**changes).config)
-        expected = theirs.from_config(source.config)
+        with quick_constructor(declaration.name):
+            expected = theirs.from_config(source.config)
         known = {key: value for key, value in ours.config.items() if key in expected.config}
         assert _public(known) == _public(expected.config)
 

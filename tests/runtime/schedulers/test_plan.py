@@ -1,6 +1,7 @@
 """Sampling plans: they reproduce the scheduler's run, survive JSON, and are refused where nothing is affine."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,6 +44,28 @@ def test_plan_reproduces_the_run(declaration, case):
     run = run_ours(declaration, case, double=True)
     assert len(plan.steps) == len(run.samples)
     assert relative_error(_execute(declaration, case, plan), run.samples[-1]) <= 1e-9
+
+
+GOLDEN = Path(__file__).parent / "plan_v1.json"
+
+
+def test_a_plan_of_version_1_is_read():
+    """A stored one: ancestral Euler, which scales its input and draws noise, in three steps over trained betas."""
+    scheduler = scheduler_class("EulerAncestralDiscreteScheduler")(num_train_timesteps=4, trained_betas=[0.25] * 4)
+    scheduler.set_timesteps(3)
+    plan = SamplingPlan.from_json(GOLDEN.read_text())
+    expected = lower(scheduler)
+    assert plan.scheduler == expected.scheduler
+    assert plan.init_noise_sigma == pytest.approx(expected.init_noise_sigma, rel=1e-12)
+    for got, step in zip(plan.steps, expected.steps, strict=True):
+        assert (got.timestep, got.draws) == (step.timestep, step.draws)
+        for row in ("samples", "outputs", "noises"):
+            assert getattr(got, row) == pytest.approx(getattr(step, row), rel=1e-12)
+
+
+def test_a_text_that_is_no_json_is_refused():
+    with pytest.raises(InputError, match="sampling plan: not JSON .*expected the text of `to_json`"):
+        SamplingPlan.from_json("{")
 
 
 def test_lowering_leaves_the_scheduler_alone():

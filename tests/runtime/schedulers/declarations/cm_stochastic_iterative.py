@@ -15,7 +15,7 @@ DECLARATIONS = [
             "clip_denoised": (True, False),
         },
         runs=(
-            *({"num_inference_steps": steps} for steps in (1, 2, 5, 20, 40)),
+            *({"num_inference_steps": steps} for steps in (1, 2, 5, 20, 40, 50)),
             {"timesteps": [9, 4, 0]},
             {"timesteps": [7, 3]},
         ),

@@ -37,7 +37,7 @@ DECLARATIONS = [
             "euler_at_final": (False, True),
             "final_sigmas_type": ("zero", "sigma_min"),
         },
-        runs=tuple({"num_inference_steps": steps} for steps in (1, 2, 5, 15)),
+        runs=tuple({"num_inference_steps": steps} for steps in (1, 2, 5, 15, 20, 50)),
         keep=_keep,
         not_affine=lambda case: "noise from a Brownian path",
         refusals=(

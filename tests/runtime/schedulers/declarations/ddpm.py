@@ -41,7 +41,7 @@ DECLARATIONS = [
             "beta_end": (0.02, 0.012),
             "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2", "laplace", "sigmoid"),
             # not "fixed_large_log": diffusers takes the root of a negative logarithm
-            "variance_type": ("fixed_small", "fixed_small_log", "fixed_large", "learned", "learned_range"),
+            "variance_type": ("fixed_small", "fixed_small_log", "fixed_large", "learned", "learned_range", None),
             "clip_sample": (False, True),
             "prediction_type": ("epsilon", "sample", "v_prediction"),
             "thresholding": (False, True),

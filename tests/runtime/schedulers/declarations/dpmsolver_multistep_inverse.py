@@ -36,7 +36,7 @@ def _keep(case):
 
 
 def _learned(case):
-    return case.options["variance_type"] and case.options["prediction_type"] == "epsilon"
+    return "learned" in str(case.options["variance_type"]) and case.options["prediction_type"] == "epsilon"
 
 
 def _step(scheduler, array):
@@ -64,11 +64,11 @@ DECLARATIONS = [
             "euler_at_final": (False, True),
             "flow_shift": (1.0, 3.0),
             "lambda_min_clipped": (-math.inf, -5.1),
-            "variance_type": (None, "learned", "learned_range"),
+            "variance_type": (None, "learned", "learned_range", "fixed_small"),
             "timestep_spacing": ("linspace", "leading", "trailing"),
             "steps_offset": (0, 1),
         },
-        runs=tuple({"num_inference_steps": steps} for steps in (1, 2, 5, 15, 50)),
+        runs=tuple({"num_inference_steps": steps} for steps in (1, 2, 5, 15, 20, 50)),
         keep=_keep,
         not_affine=lambda case: (
             "variance_type" if _learned(case) else "thresholding" if case.options["thresholding"] else None

@@ -1,6 +1,6 @@
 """DPM-Solver++ for the SDE: option values."""
 
-from scheduler_harness.declaration import Declaration, Refusal
+from scheduler_harness.declaration import STEPS, Declaration, Refusal
 
 BETAS = [0.001 * 1.05**i for i in range(100)]
 PLACED = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
@@ -26,14 +26,17 @@ DECLARATIONS = [
             "steps_offset": (0, 1),
         },
         runs=(
-            *({"num_inference_steps": steps} for steps in (1, 2, 3, 6)),
+            *({"num_inference_steps": steps} for steps in STEPS),
             {"num_inference_steps": 4, "num_train_timesteps": 60},
         ),
         step={"s_noise": (1.0, 0.5)},
         not_affine=lambda case: "noise from a Brownian path",
-        # times of the path are rounded to millionths, where the last bit of a float32 logarithm may count: a millionth
-        # more of a path is a thousandth of noise. In float64 the two agree.
-        tolerance=1e-2,
+        # times of the path are rounded to millionths, where the last bit of a float32 logarithm or exponential counts,
+        # and a millionth more of a path is a thousandth of noise: test_dpmsolver_sde.py
+        rounded_steps=True,
+        # levels of tens of thousands are multiples of 1/256, some of which lie right between two millionths: there the
+        # last bit of exp(log sigma) counts in float64 too
+        exact_tolerance=1e-5,
         refusals=(
             Refusal(
                 match="options use_karras_sigmas and use_exponential_sigmas are both true, expected at most one of",

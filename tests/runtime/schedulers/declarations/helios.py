@@ -22,9 +22,9 @@ STAGES = {
 SIGMAS = np.linspace(0.999, 0.0, 8)[:-1]
 RUNS = (
     *({"num_inference_steps": 1, "stage_index": stage, "mu": 0.8} for stage in (0, 1)),
-    *({"num_inference_steps": steps, "stage_index": 0, "mu": 0.8} for steps in (2, 5, 20)),
+    *({"num_inference_steps": steps, "stage_index": 0, "mu": 0.8} for steps in (2, 5, 20, 50)),
     *({"num_inference_steps": 10, "stage_index": stage, "mu": 1.2} for stage in (1, 2)),
-    *({"num_inference_steps": steps, "mu": 0.8} for steps in (1, 2, 7, 20)),
+    *({"num_inference_steps": steps, "mu": 0.8} for steps in (1, 2, 7, 20, 50)),
     {"num_inference_steps": 7, "sigmas": SIGMAS, "mu": 0.8},
     {"num_inference_steps": 7, "sigmas": SIGMAS.astype(np.float32), "mu": 0.5},
 )
@@ -97,6 +97,15 @@ def _keep(case):
     return not (starts_at_one or ends_at_zero)
 
 
+def _growth(scheduler):
+    """On epsilon a step multiplies the sample, and what was rounded in it, with alpha' / alpha."""
+    if scheduler.config.get("predict_x0", True):
+        return 1.0
+    sigmas = scheduler.sigmas.double()
+    alphas = 1 - sigmas if scheduler.config.use_flow_sigmas else 1 / (1 + sigmas**2) ** 0.5
+    return max(1.0, float((alphas[1:] / alphas[:-1]).max()))
+
+
 def _over(scheduler, array):
     for _ in range(3):
         scheduler.step(array(), scheduler.timesteps[0], array())
@@ -119,7 +128,7 @@ DECLARATIONS = [
         keep=_fits,
         lacks=("add_noise",),
         loop=_dmd_loop,
-        at_least=60,
+        at_least=52,
         refusals=(
             *_stage_refusals(),
             Refusal(
@@ -148,7 +157,8 @@ DECLARATIONS = [
         runs=RUNS,
         begins=(0.0,),
         keep=_keep,
-        at_least=80,
+        magnification=_growth,
+        at_least=50,
         refusals=(
             *_stage_refusals(),
             Refusal(

@@ -40,7 +40,7 @@ DECLARATIONS = [
         keep=_keep,
         magnification=_steepest,
         not_affine=lambda case: "clip_sample" if case.options["clip_sample"] else None,
-        at_least=60,
+        at_least=40,
         refusals=(
             *(
                 Refusal(

@@ -20,7 +20,7 @@ DECLARATIONS = [
             "prediction_type": ("epsilon", "sample", "v_prediction"),
         },
         step={"order": (4, 1, 2, 3)},
-        at_least=50,
+        at_least=30,
         refusals=(
             Refusal(
                 match="options use_karras_sigmas and use_beta_sigmas are both true, expected at most one of",

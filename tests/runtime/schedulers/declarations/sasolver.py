@@ -32,12 +32,16 @@ def _keep(case):
 
 
 def _powers_of_lambda(scheduler):
-    """Diffusers integrates powers of lambda itself, up to 10^3, which cancel; in float64 the two agree."""
-    return 1000.0 if max(scheduler.config.predictor_order, scheduler.config.corrector_order) > 2 else 1.0
+    """Diffusers integrates powers of lambda itself, up to 10^3, which cancel; in float64 the two agree.
+
+    The fourth order divides by the cube of the distances of lambda besides.
+    """
+    order = max(scheduler.config.predictor_order, scheduler.config.corrector_order)
+    return {1: 1.0, 2: 1.0, 3: 1000.0, 4: 5000.0}[order]
 
 
 def _not_affine(case):
-    if case.options["variance_type"] and case.options["prediction_type"] == "epsilon":
+    if "learned" in str(case.options["variance_type"]) and case.options["prediction_type"] == "epsilon":
         return "variance_type"
     return "thresholding" if case.options["thresholding"] else None
 
@@ -68,7 +72,7 @@ DECLARATIONS = [
             "flow_shift": (1.0, 3.0),
             "lambda_min_clipped": (-math.inf, -5.1),
             # of an output without a variance: with one, diffusers draws noise of its shape, which does not fit
-            "variance_type": (None, "learned", "learned_range"),
+            "variance_type": (None, "learned", "learned_range", "fixed_small"),
             "timestep_spacing": ("linspace", "leading", "trailing"),
             "steps_offset": (0, 1),
         },

@@ -18,6 +18,7 @@ _FUNCTIONS = {
     torch.Tensor.sigmoid: torch.sigmoid,
 }
 _POWERS = {torch.pow, torch.Tensor.pow, torch.Tensor.__pow__}
+_ROUNDED = {*_FUNCTIONS, torch.atan2, *_POWERS}
 
 
 class CorrectRounding(TorchFunctionMode):
@@ -29,12 +30,11 @@ class CorrectRounding(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if args and isinstance(args[0], torch.Tensor) and args[0].dtype == torch.float32:
+        if func in _ROUNDED and isinstance(args[0], torch.Tensor) and args[0].dtype == torch.float32:
             if func in _FUNCTIONS:
                 return _FUNCTIONS[func](args[0].double()).float()
             if func is torch.atan2:
                 return torch.atan2(args[0].double(), args[1].double()).float()
-            if func in _POWERS and not isinstance(args[1], torch.Tensor):
+            if not isinstance(args[1], torch.Tensor):
                 return torch.pow(args[0].double(), args[1]).float()
-        return func(*args, **kwargs)
+        return func(*args, **kwargs) if kwargs else func(*args)

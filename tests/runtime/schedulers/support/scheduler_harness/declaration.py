@@ -62,9 +62,11 @@ class Declaration:
         tolerance: relative error allowed at every step in float32.
         magnification: (planned diffusers scheduler) -> how much larger than the rounding of the numbers that a step is
             computed with its error in float32 may be; say why where it is not one.
+        rounded_steps: whether diffusers' steps are compared in `CorrectRounding` too; say why.
         exact_tolerance: the same in float64; say why if it is above 1e-6.
         max_sigma_ulp: how many float32 ulp sigmas may differ from the correctly rounded diffusers; say why if > 0.
-        at_least: least number of cases.
+        at_least: least number of cases; the pairs alone need from 10 to 70.
+        further: number of random cases beyond them, which run with `make test-slow` only.
         lacks: methods of the usual interface that diffusers' class refuses or has with other arguments.
         predicted: what a step's result holds beside the sample and is compared, where diffusers' has it.
         loop: the sampling loop where it is not the usual one: see `usual_loop`.
@@ -81,9 +83,11 @@ class Declaration:
     output_channels: Callable[[Case], int] = lambda case: 3
     tolerance: float = 1e-4
     magnification: Callable[[Any], float] = lambda scheduler: 1.0
+    rounded_steps: bool = False
     exact_tolerance: float = 1e-6
     max_sigma_ulp: int = 0
-    at_least: int = 40
+    at_least: int = 24
+    further: int = 40
     lacks: Sequence[str] = ()
     predicted: str = "pred_original_sample"
     loop: Callable[..., Any] | None = None
@@ -93,9 +97,18 @@ class Declaration:
         """The options that have values here."""
         return {part for name in self.options for part in ((name,) if isinstance(name, str) else name)}
 
-    @cached_property
+    @property
     def cases(self) -> list[Case]:
         """The covering array of options, runs, step arguments, batch sizes and starts."""
+        return self._all_cases[0]
+
+    @property
+    def further_cases(self) -> list[Case]:
+        """Random ones beside them."""
+        return self._all_cases[1]
+
+    @cached_property
+    def _all_cases(self) -> tuple[list[Case], list[Case]]:
         factors = {
             **{("option", name): values for name, values in self.options.items()},
             **{("step", name): values for name, values in self.step.items()},
@@ -103,8 +116,10 @@ class Declaration:
             ("batch", ""): (1, 3),
             ("begin", ""): self.begins or (0.0,),
         }
-        rows = covering_rows(factors, keep=lambda row: self.keep(_case(row)), at_least=self.at_least)
-        return [_case(row) for row in rows]
+        rows, further = covering_rows(
+            factors, keep=lambda row: self.keep(_case(row)), at_least=self.at_least, further=self.further
+        )
+        return [_case(row) for row in rows], [_case(row) for row in further]
 
 
 def _case(row: Mapping[Any, Any]) -> Case:

@@ -21,11 +21,9 @@ class DoublePrecision(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
         if func is torch.randn:
-            kwargs["dtype"] = torch.float32
-            return func(*args, **kwargs).double()
-        to_integer = any(argument is torch.long for argument in args[1:])
-        if func in (torch.Tensor.float, torch.Tensor.to) and args[0].dtype == torch.float64 and not to_integer:
-            return args[0]
-        return func(*args, **kwargs)
+            return func(*args, **{**(kwargs or {}), "dtype": torch.float32}).double()
+        if (func is torch.Tensor.float or func is torch.Tensor.to) and args[0].dtype == torch.float64:
+            to_integer = any(argument is torch.long for argument in args[1:])
+            return func(*args, **(kwargs or {})) if to_integer else args[0]
+        return func(*args, **kwargs) if kwargs else func(*args)
