@@ -37,15 +37,24 @@ def built(shared_folder):
 
 
 @pytest.fixture
-def installed(built, monkeypatch):
-    """The package finds the compiled libraries, and nothing else."""
+def look_in(monkeypatch):
+    """Let the package look for its libraries in one folder, and nowhere else."""
 
-    def find(name):
-        return built / name if (built / name).is_file() else None
+    def only(folder):
+        for module in ("kernel", "library"):
+            monkeypatch.setattr(
+                f"diffoundry.runtime.native.{module}.installed_file",
+                lambda name: folder / name if (folder / name).is_file() else None,
+            )
+        return folder
 
-    for module in ("kernel", "library"):
-        monkeypatch.setattr(f"diffoundry.runtime.native.{module}.installed_file", find)
-    return built
+    return only
+
+
+@pytest.fixture
+def installed(built, look_in):
+    """The package finds the compiled libraries."""
+    return look_in(built)
 
 
 @pytest.fixture(scope="session")

@@ -8,15 +8,9 @@ from diffoundry.runtime.native import kernel as kernel_module
 
 
 @pytest.fixture
-def found(tmp_path, monkeypatch):
+def found(tmp_path, look_in):
     """The package looks for its libraries in an empty folder."""
-
-    def find(name):
-        return tmp_path / name if (tmp_path / name).is_file() else None
-
-    for module in ("kernel", "library"):
-        monkeypatch.setattr(f"diffoundry.runtime.native.{module}.installed_file", find)
-    return tmp_path
+    return look_in(tmp_path)
 
 
 def test_extension_is_found_with_its_paths(installed, kernel):

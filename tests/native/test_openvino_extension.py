@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffoundry.runtime.native import attention_library
+from diffoundry.targets.openvino import native_attention
 from diffoundry.targets.openvino.native_attention import use_native_attention
 from diffoundry.targets.openvino.rewrites.attention_width import widen_heads
 
@@ -13,6 +14,13 @@ ov = pytest.importorskip("openvino")
 ops = ov.opset13
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}
+LONG = native_attention._LONG
+
+
+@pytest.fixture(autouse=True)
+def any_length(monkeypatch):
+    """Short attention is swapped in fp32, too, so that the tests are quick."""
+    monkeypatch.setattr(native_attention, "_LONG", 1)
 
 
 @pytest.fixture
@@ -94,8 +102,7 @@ def assert_same(core, make, floats, count=1):
     [{}, {"width": 80}, {"width": 64, "heads": 2}, {"keys": 77}, {"scale": 0.3}, {"queries": 250, "width": 8}],
     ids=str,
 )
-def test_same_as_openvino(core, floats, options, monkeypatch):
-    monkeypatch.setattr("diffoundry.targets.openvino.native_attention._LONG", 1)
+def test_same_as_openvino(core, floats, options):
     assert_same(core, lambda: attention_model(**options), floats)
 
 
@@ -129,10 +136,12 @@ def test_what_stays(library, options):
     assert types(model) == before
 
 
-def test_short_attention_stays_in_fp32(library):
-    assert use_native_attention(attention_model(queries=512), library, floats="fp32") == 0
-    assert use_native_attention(attention_model(queries=1024), library, floats="fp32") == 1
-    assert use_native_attention(attention_model(queries=512), library, floats="bf16") == 1
+def test_short_attention_stays_in_fp32(library, monkeypatch):
+    monkeypatch.setattr(native_attention, "_LONG", LONG)
+    assert use_native_attention(attention_model(queries=1024), library, floats="fp32") == 0
+    assert use_native_attention(attention_model(queries=4096), library, floats="fp32") == 1
+    assert use_native_attention(attention_model(shape=[-1, -1, 160]), library, floats="fp32") == 1
+    assert use_native_attention(attention_model(queries=1024), library, floats="bf16") == 1
 
 
 def test_sizes_known_only_when_it_runs(core, library, floats):
@@ -145,32 +154,22 @@ def test_sizes_known_only_when_it_runs(core, library, floats):
         assert abs(compiled(given)[0] - exact).max() < (2e-5 if floats == "fp32" else 0.06)
 
 
-def test_zeros_in_widened_heads_are_taken_out(core, library, floats):
-    def make():
-        model = attention_model(queries=1024)
-        assert widen_heads(model) == 1
-        return model
+def widened_model():
+    model = attention_model()
+    assert widen_heads(model) == 1
+    return model
 
-    model = make()
+
+@pytest.mark.parametrize(("narrow", "widths"), [(True, [160, 160, 160]), (False, [256, 256, 192])])
+def test_widened_heads(core, library, floats, monkeypatch, narrow, widths):
+    """The zeros in them are taken out again, and where that cannot be, key and value have different widths."""
+    if not narrow:
+        monkeypatch.setattr(native_attention, "_narrow", lambda _attention: None)
+    model = widened_model()
     use_native_attention(model, library, floats=floats)
     node = next(node for node in model.get_ops() if node.get_type_name() == "DiffoundryAttention")
-    assert [list(shape) for shape in (node.get_input_shape(0), node.get_output_shape(0))] == [[2, 1024, 160]] * 2
-    assert_same(core, make, floats)
-
-
-def test_widths_of_key_and_value_may_differ(core, library, floats, monkeypatch):
-    monkeypatch.setattr("diffoundry.targets.openvino.native_attention._narrow", lambda _attention: None)
-
-    def make():
-        model = attention_model(queries=1024)
-        assert widen_heads(model) == 1
-        return model
-
-    model = make()
-    use_native_attention(model, library, floats=floats)
-    node = next(node for node in model.get_ops() if node.get_type_name() == "DiffoundryAttention")
-    assert [list(node.get_input_shape(i))[2] for i in range(3)] == [256, 256, 192]
-    assert_same(core, make, floats)
+    assert [node.get_input_shape(index)[2] for index in range(3)] == widths
+    assert_same(core, widened_model, floats)
 
 
 def test_compiled_blob_is_read_back(core, library, tmp_path, floats):
