@@ -84,7 +84,7 @@ class _Sums:
     def errors(self, starts: Starts, ends: Starts | None = None) -> Floats:
         """The squares around the mean that intervals leave; each ends where the next starts unless `ends` says."""
         number, total, squares = self._between(starts, ends)
-        return np.maximum(squares - total**2 / number, 0.0)
+        return np.maximum(squares - total**2 / np.maximum(number, 1), 0.0)  # an empty interval leaves nothing
 
     def means(self, starts: Starts) -> Floats:
         """The mean of each interval."""

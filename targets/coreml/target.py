@@ -40,6 +40,9 @@ _CHOICES = {
     "palette": ("none", "4", "6", "8", "recipe"),
 }
 
+_REASONS = 5
+"""How many reasons an error lists: a quantized graph that is refused is refused at every node."""
+
 _PROOF = "never run on Apple hardware here; values are checked by an interpreter of saved packages"
 
 
@@ -164,7 +167,8 @@ class CoreMlTarget:
         whole = load()
         reasons = self.unsupported(whole)
         if reasons:
-            raise EngineError(f"target {self.name!r} cannot take {work.graph}: {'; '.join(reasons)}")
+            more = f"; and {len(reasons) - _REASONS} more" if len(reasons) > _REASONS else ""
+            raise EngineError(f"target {self.name!r} cannot take {work.graph}: {'; '.join(reasons[:_REASONS])}{more}")
         yield from cut_in_two(load) if self._cut(work) else (whole,)
 
     def _cut(self, work: Lowering) -> bool:

@@ -32,11 +32,7 @@ def quantize(t: Translation, node: ir.Node) -> Var:
 
 def quantize_limits(node: ir.Node, opset: Any) -> str | None:
     """8 bits, constant scales, from iOS 17 on."""
-    if opset < ct.target.iOS17:
-        return (
-            "quantizes activations, which Core ML does from iOS 17 on; choose --deployment-target iOS17 or a newer one"
-        )
-    return _parameter_limits(node, node.outputs[0].dtype)
+    return _activation_limits(node, node.outputs[0].dtype, opset)
 
 
 def dequantize(t: Translation, node: ir.Node) -> Var | None:
@@ -68,7 +64,7 @@ def dequantize_limits(node: ir.Node, opset: Any) -> str | None:
     """8 bits, or 4 of weights, in blocks from iOS 18 on."""
     data, scale = node.inputs[0], node.inputs[1]
     if data is not None and data.const_value is None:
-        return quantize_limits(node, opset) or _parameter_limits(node, data.dtype)
+        return _activation_limits(node, data.dtype, opset)
     if data is None or data.dtype not in _BITS:
         return f"has weights of type {data and data.dtype}, expected int8, uint8, int4 or uint4"
     if opset < ct.target.iOS18 and (_BITS[data.dtype] == 4 or len(shape_of(scale)) > 1):
@@ -88,7 +84,9 @@ def _parameters(t: Translation, node: ir.Node) -> tuple[Any, Any, int | None]:
     return scale, zero_point, node.attributes.get_int("axis", 1) if scale.ndim else None
 
 
-def _parameter_limits(node: ir.Node, stored: ir.DataType | None) -> str | None:
+def _activation_limits(node: ir.Node, stored: ir.DataType | None, opset: Any) -> str | None:
+    if opset < ct.target.iOS17:
+        return "quantizes activations, which Core ML does from iOS 17 on; choose --deployment-target iOS17"
     if stored not in (ir.DataType.INT8, ir.DataType.UINT8):
         return f"quantizes activations to {stored}, expected int8 or uint8"
     if any(value is not None and value.const_value is None for value in node.inputs[1:]):
