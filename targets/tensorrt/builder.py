@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import sys
 import threading
 import time
@@ -11,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from diffoundry.runtime.bench.machine import peak_rss
 from diffoundry.runtime.errors import EngineError
 from diffoundry.runtime.records import from_json, to_json
 from diffoundry.targets.tensorrt.failures import build_failure
@@ -53,7 +53,7 @@ def build(job: BuildJob, trt: Any, log: Log, monitor: Any) -> BuildResult:
         "plan_bytes": plan.nbytes,
         "parse_seconds": round(parsed - started, 2),
         "build_seconds": round(time.perf_counter() - parsed, 2),
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_rss_bytes": peak_rss(),
     }
     return BuildResult(facts=facts, warnings=log.warnings())
 

@@ -48,7 +48,13 @@ _Shapes = dict[str, tuple[int, ...]]
 
 
 class TensorRTEngine:
-    """One plan on one GPU. `run` may be called from several threads at once: the calls take turns."""
+    """One plan on one GPU. `run` may be called from several threads at once: the calls take turns.
+
+    Attributes:
+        inputs: What `run` is fed.
+        outputs: What it returns.
+        rows: The most rows of a batch that one call takes.
+    """
 
     def __init__(
         self, path: Path, spec: EngineSpec | None, options: EngineOptions, *, library: Library, cuda: Cuda, gpu: Gpu
@@ -75,6 +81,7 @@ class TensorRTEngine:
         self._profiles = read_profiles(
             self._engine, [tensor.name for tensor in self.inputs], list(built.get("profiles", {}))
         )
+        self.rows = max(profile.rows for profile in self._profiles)
         static = built.get("weight_streaming") is None and all(profile.static for profile in self._profiles)
         self._context = Context(library, self._engine, path, options.cache, static=static)
         self._records = static and not self._context.records

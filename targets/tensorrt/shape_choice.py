@@ -24,6 +24,11 @@ class EngineProfile:
         """Whether it takes one size only."""
         return all(smallest == largest for smallest, _, largest in self.shapes.values())
 
+    @property
+    def rows(self) -> int:
+        """The largest first dimension that it takes."""
+        return max((largest[0] for _, _, largest in self.shapes.values() if largest), default=1)
+
     def takes(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
         """Whether every input is within its bounds."""
         return all(_within(shapes[name], smallest, largest) for name, (smallest, _, largest) in self.shapes.items())

@@ -137,6 +137,11 @@ def test_one_copy_each_way_and_memory_that_only_grows(rig):
         assert machine.copies()[2:] == [4 * 8 * 8 * 4] * 2
 
 
+def test_it_tells_how_many_rows_a_call_takes(rig):
+    with rig().open(SMALL, WIDE) as engine:
+        assert engine.rows == 4
+
+
 def test_the_nearest_profile_is_taken_and_kept(rig):
     machine = rig()
     with machine.open(WIDE, SMALL) as engine:
@@ -313,6 +318,7 @@ def test_too_little_memory_is_said(rig):
         rig().open(too_large=True)
     machine = rig(gpus=((89, "small", 10_000),))
     with machine.open() as engine:
+        check(machine, engine, 1, 4, 8, 8)
         with pytest.raises(EngineError, match=r"cudaMalloc gave cudaErrorMemoryAllocation: out of memory; close what"):
             engine.run({"sample": noise(4, 4, 32, 32)})
         check(machine, engine, 1, 4, 8, 8)
