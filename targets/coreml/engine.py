@@ -41,7 +41,7 @@ _DTYPES = {65568: "float32", 65552: "float16", 131104: "int32"}
 
 def devices() -> tuple[str, ...]:
     """The devices of this machine, in our words: none but on a Mac, the Neural Engine only with Apple's processors."""
-    if sys.platform != "darwin":
+    if str(sys.platform) != "darwin":  # str: type checkers would take one system for granted
         return ()
     return ("all", "cpu", "gpu", "ane") if platform.machine() == "arm64" else ("all", "cpu", "gpu")
 
@@ -60,7 +60,7 @@ class CoreMlEngine:
         Raises:
             EngineError: No Mac, an unknown device, or Core ML refuses a package.
         """
-        if sys.platform != "darwin":
+        if str(sys.platform) != "darwin":  # str: type checkers would take one system for granted
             raise EngineError(
                 f"engine {path}: got {platform.system()}, expected macOS: Core ML runs nowhere else; carry the bundle "
                 f"to a Mac, or add an engine for this machine with 'diffoundry build' and --target onnxruntime"

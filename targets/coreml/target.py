@@ -247,7 +247,7 @@ def _specs(values: Iterable[ir.Value], sizes: tuple[Sizes, ...]) -> tuple[Tensor
     for spec, value in zip(tensor_specs(values), values, strict=True):
         dims: list[int | str] = []
         for symbol, dim in zip(spec.shape, value.shape or (), strict=True):
-            known = {dim if isinstance(dim, int) else dim.evaluate(size.symbols) for size in sizes}
-            dims.append(known.pop() if len(known) == 1 else symbol)
+            known = {str(dim if isinstance(dim, int) else dim.evaluate(size.symbols)) for size in sizes}
+            dims.append(int(known.pop()) if len(known) == 1 else symbol)
         specs.append(replace(spec, shape=tuple(dims)))
     return tuple(specs)

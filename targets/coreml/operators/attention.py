@@ -129,11 +129,11 @@ def _turned_mask(mask: npt.NDArray[Any], head: int) -> npt.NDArray[Any]:
 def _split_heads(q: Var, k: Var, v: Var, heads: int, scale: float, mask: npt.NDArray[Any] | None) -> Var:
     """`split_einsum` for (B, heads, S, width)."""
     batch, _, _, width = q.shape
-    flat = [
+    flat_q, flat_k, flat_v = (
         mb.reshape(x=mb.transpose(x=x, perm=[0, 1, 3, 2]), shape=[batch, heads * width, 1, x.shape[2]])
         for x in (q, k, v)
-    ]
-    result = split_einsum(*flat, heads=heads, scale=scale, mask=mask)
+    )
+    result = split_einsum(flat_q, flat_k, flat_v, heads=heads, scale=scale, mask=mask)
     return mb.transpose(x=mb.reshape(x=result, shape=[batch, heads, width, q.shape[2]]), perm=[0, 1, 3, 2])
 
 
