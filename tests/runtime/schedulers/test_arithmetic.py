@@ -7,7 +7,7 @@ import torch
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr as their_rescale
 from scheduler_harness.correct_rounding import CorrectRounding
 from scheduler_harness.covering import covering_rows
-from scheduler_harness.side_by_side import ulp_distance
+from scheduler_harness.side_by_side import relative_error, ulp_distance
 
 from diffoundry.runtime.errors import ConfigError, InputError
 from diffoundry.runtime.schedulers import NotAffineError, scheduler_class
@@ -153,6 +153,13 @@ def test_numpy_functions_do_not_swallow_linear_forms():
         np.sqrt(LinearForm.of("sample", 0))
     with pytest.raises(TypeError):
         np.ones(3) * LinearForm.of("sample", 0)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_the_harness_takes_nothing_for_a_result_that_is_not_finite(value):
+    for pair in (([value], [1.0]), ([1.0], [value])):
+        with pytest.raises(AssertionError, match="what is not finite"):
+            relative_error(*map(np.array, pair))
 
 
 def test_covering_rows_cover_every_allowed_pair():

@@ -178,6 +178,10 @@ def test_config_is_read_only_and_has_attributes():
             "option 'clip_sample' is 'yes', expected true or false",
         ),
         ({**DDIM, "beta_end": float("nan")}, "option 'beta_end' is nan, expected a number"),
+        (
+            {"_class_name": "HeunDiscreteScheduler", "use_karras_sigmas": True, "sigma_min": "x"},  # another class's
+            "'sigma_min' is 'x', expected a number or null",
+        ),
         ({**DDIM, "num_train_timesteps": 0}, "'num_train_timesteps' is 0, expected at least 1"),
         (
             {**DDIM, "trained_betas": [0.1]},
