@@ -34,7 +34,8 @@ def test_it_is_the_pipeline_that_diffusers_loads(tiny_sd_checkpoint, variant):
     assert type(ours) is type(theirs)
     assert dict(ours.scheduler.config) == dict(theirs.scheduler.config)
     assert type(ours.scheduler) is type(theirs.scheduler)
-    np.testing.assert_array_equal(_latents(ours), _latents(theirs))
+    # Not equal: where weights begin in memory differs, and on some processors MKL's choice of kernel with it (5e-6).
+    np.testing.assert_allclose(_latents(ours), _latents(theirs), rtol=0, atol=5e-5)
 
 
 def test_random_weights_are_those_of_the_seed(tiny_sd_checkpoint):
