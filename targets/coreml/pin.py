@@ -1,5 +1,6 @@
 """Gives a portable graph one size: Core ML takes no symbolic ones, and everything that follows from them is folded."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -45,23 +46,20 @@ class Sizes:
 def sizes_of(work: Lowering, model: ir.Model, sequence: int) -> tuple[Sizes, ...]:
     """The sizes to lower a component for: one a bucket, and one for a graph without pixels such as a text encoder.
 
-    The denoiser takes the recipe's batch, two rows when it is free: with guidance a picture asks for two. The others
-    run once a picture and take one row; the runtime feeds them in turns.
+    Where nobody named a size it is the one that the checkpoint was trained for, as its configs say. The denoiser takes
+    the recipe's batch, two rows when it is free: with guidance a picture asks for two. The others run once a picture
+    and take one row; the runtime feeds them in turns.
 
     Raises:
-        InputError: Neither buckets nor the recipe's dims fix height and width, and the graph has them.
+        InputError: Nothing fixes height and width, and the graph has them.
     """
     fixed = {name: spec.fixed for name, spec in work.dims.items()}
     batch = (fixed.get("batch") or 2) if work.component == "unet" else 1
     symbols = _symbols(model)
     if not symbols & {"height", "width"}:
         return (Sizes(batch=batch, height=None, width=None, sequence=sequence),)
-    buckets = work.buckets or ((fixed.get("height"), fixed.get("width")),)
-    if any(None in bucket for bucket in buckets):
-        raise InputError(
-            f"component {work.component!r}: got no fixed height and width, expected some: Core ML packages are made "
-            f"for one size each; name the sizes with --buckets 512x512, or with --height and --width"
-        )
+    height, width = fixed.get("height"), fixed.get("width")
+    buckets = work.buckets or ((height, width) if height and width else _own_size(work),)
     return tuple(Sizes(batch=batch, height=height, width=width, sequence=sequence) for height, width in buckets)
 
 
@@ -101,6 +99,25 @@ def free_dims(graph: ir.Graph) -> dict[str, list[str]]:
         if dims is None or dims:
             free[str(value.name)] = dims or ["all"]
     return free
+
+
+def _own_size(work: Lowering) -> tuple[int, int]:
+    """Height and width in pixels that the checkpoint was trained for: the denoiser's latents times the VAE's factor."""
+    files = [work.bundle / folder / "config.json" for folder in ("unet", "vae_decoder")]
+    low = {name: spec.min for name, spec in work.dims.items()}
+    high = {name: spec.max for name, spec in work.dims.items()}
+    if all(file.is_file() for file in files):
+        unet, vae = (json.loads(file.read_text(encoding="utf-8")) for file in files)
+        side = unet["sample_size"]
+        factor = 1 << (len(vae["block_out_channels"]) - 1)
+        height, width = (factor * size for size in ((side, side) if isinstance(side, int) else side))
+        if all(low.get(n, 1) <= size <= (high.get(n) or size) for n, size in (("height", height), ("width", width))):
+            work.tell(f"{width}x{height} pixels, the checkpoint's own size")
+            return height, width
+    raise InputError(
+        f"component {work.component!r}: got no fixed height and width, expected some: Core ML packages are made for "
+        f"one size each; name the sizes with --buckets 512x512, or with --height and --width"
+    )
 
 
 def _values(graph: ir.Graph) -> list[ir.Value]:

@@ -94,9 +94,17 @@ def test_rows_of_a_call(bundle_of, component, dims, batch):
     assert (size.batch, size.height, size.width) == (batch, 64, 72)
 
 
-def test_free_sizes_are_refused(bundle_of):
+def test_without_a_size_it_is_the_checkpoints_own(bundle_of):
+    graph = bundle_of("emoji") / "unet/model.onnx"
+    said = []
+    (size,) = sizes_of(work("unet", graph, tell=said.append), ir.load(graph), 77)
+    assert (size.height, size.width) == (64, 64)
+    assert said == ["64x64 pixels, the checkpoint's own size"]
+
+
+def test_a_range_without_the_checkpoints_own_size_is_refused(bundle_of):
     graph = bundle_of("sd1") / "unet/model.onnx"
-    dims = {"height": DimSpec(min=64, max=128), "width": DimSpec(min=64, max=64)}
+    dims = {"height": DimSpec(min=72, max=128), "width": DimSpec(min=64, max=64)}
     with pytest.raises(InputError, match="'unet': got no fixed height and width .*with --buckets 512x512"):
         sizes_of(work("unet", graph, dims=dims), ir.load(graph), 77)
 

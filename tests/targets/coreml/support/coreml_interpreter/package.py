@@ -10,10 +10,10 @@ from coremltools.proto import Model_pb2
 
 from coreml_interpreter.blobs import WeightFile, unpack_bits
 
-__all__ = ["Feature", "Function", "Name", "Operation", "Package", "TensorType"]
+__all__ = ["Feature", "Function", "Name", "Operation", "Package", "TensorType", "UnsupportedPackageError"]
 
-_OPSETS = {7: "CoreML6", 8: "CoreML7", 9: "CoreML8"}
-"""Specification version (iOS 16, 17, 18) to the name of its operator set."""
+_OPSETS = {6: "CoreML5", 7: "CoreML6", 8: "CoreML7", 9: "CoreML8"}
+"""Specification version (iOS 15, 16, 17, 18) to the name of its operator set."""
 
 _DTYPES = {
     1: "bool", 2: "str", 10: "float16", 11: "float32", 21: "int8", 22: "int16", 23: "int32", 31: "uint8", 32: "uint16",
@@ -25,6 +25,10 @@ _BITS = {"int4": 4, "uint4": 4, "uint2": 2, "uint1": 1, "uint6": 6, "uint3": 3}
 
 _FEATURES = {65568: "float32", 65552: "float16", 131104: "int32", 65600: "float64"}
 """FeatureTypes.proto, ArrayFeatureType.ArrayDataType."""
+
+
+class UnsupportedPackageError(Exception):
+    """A package uses what ours never do: sizes that are not fixed, lists, pictures, blocks in operations."""
 
 
 class Name(str):
@@ -112,6 +116,8 @@ class Package:
         )
 
     def _operation(self, operation: Any) -> Operation:
+        if operation.blocks:
+            raise UnsupportedPackageError(f"{operation.type} has blocks")
         arguments: dict[str, Any] = {
             key: self._value(value) for key, value in operation.attributes.items() if key != "name"
         }
@@ -151,10 +157,16 @@ class Package:
 
 
 def _type(declared: Any) -> TensorType:
+    if declared.WhichOneof("type") != "tensorType":
+        raise UnsupportedPackageError(f"a value of {declared.WhichOneof('type')}")
     tensor = declared.tensorType
+    if any(dim.WhichOneof("dimension") != "constant" for dim in tensor.dimensions):
+        raise UnsupportedPackageError("a size that is not fixed")
     return TensorType(_DTYPES[tensor.dataType], tuple(dim.constant.size for dim in tensor.dimensions))
 
 
 def _feature(feature: Any) -> Feature:
+    if feature.type.WhichOneof("Type") != "multiArrayType":
+        raise UnsupportedPackageError(f"a feature of {feature.type.WhichOneof('Type')}")
     array = feature.type.multiArrayType
     return Feature(feature.name, _FEATURES[array.dataType], tuple(array.shape))

@@ -1,0 +1,48 @@
+"""The whole picture by interpreted packages, against the same by ONNX Runtime in fp32."""
+
+import numpy as np
+import pytest
+
+from diffoundry.runtime import load
+
+WAYS = {
+    # name: (precision, options, lowest dB)
+    "fp32": ("fp32", {}, 90),
+    "fp16": ("fp16", {}, 55),
+    "fp16, Swift's layout, Neural Engine, chunks": (
+        "fp16", {"layout": "swift", "neural_engine": True, "chunks": 2}, 55),
+    "int8 weights": ("int8-weights", {}, 38),
+    "palette of 6 bits": ("fp16", {"palette": "6"}, 25),
+}  # fmt: skip
+
+COMPONENTS = ("text_encoder", "unet", "vae_decoder")
+
+
+@pytest.fixture(scope="module")
+def paint(bundle_of):
+    """Factory: the array (64, 64, 3) of an apple, by the bundle's own engines but for those handed in."""
+
+    def make(engines=None):
+        pipeline = load(bundle_of("emoji"))
+        pipeline.components._engines.update(engines or {})
+        run = pipeline("a red apple", seed=0, num_inference_steps=12, guidance_scale=4.0, output_type="np")
+        return run.images[0]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def expected(paint):
+    """What fp32 paints."""
+    return paint()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_picture_is_fp32s(lowered, open_engine, paint, expected, psnr, way):
+    precision, options, lowest = WAYS[way]
+    engines = {name: open_engine(lowered("emoji", name, precision, **options)) for name in COMPONENTS}
+    got = paint(engines)
+    assert got.shape == (64, 64, 3)
+    assert np.ptp(got) > 0.5, "a picture and no plane"
+    decibels = psnr(expected / np.ptp(expected), got / np.ptp(expected))
+    assert decibels > lowest
