@@ -61,6 +61,9 @@ class Rig:
     def expected(self, sample):
         return self._session.run(None, {"sample": sample})[0]
 
+    def outputs(self):
+        return [node.name for node in self._session.get_outputs()]
+
     def copies(self):
         return [call[2] for call in self.cuda.calls if call[0] == "copy"]
 
@@ -93,6 +96,28 @@ def test_it_gives_what_the_graph_gives_at_every_size(rig, flavour):
         for shape in [(2, 4, 16, 16), (1, 4, 8, 24), (4, 4, 32, 32), (2, 4, 16, 16), (2, 4, 16, 16)]:
             check(machine, engine, *shape)
     assert machine.cuda.live() == []
+
+
+def test_components_with_several_inputs_and_outputs(portable, tmp_path):
+    """Integers, an input without free sizes, two outputs: the tiny checkpoint's text encoder and UNet."""
+    ids = np.random.default_rng(0).integers(0, 4000, (2, 77)).astype(np.int32)
+    states = noise(2, 77, 32)
+    latents = {"sample": noise(2, 4, 8, 8), "timestep": np.array([981.0], np.float32), "encoder_hidden_states": states}
+    for component, feeds in (("text_encoder", {"input_ids": ids}), ("unet", latents)):
+        machine = Rig(portable(component), tmp_path, TENSORRT, FakeCuda())
+        expected = dict(zip(machine.outputs(), machine._session.run(None, feeds), strict=True))
+        profile = {name: [array.shape] * 3 for name, array in feeds.items() if name != "timestep"}
+        path = write_plan(tmp_path / f"{component}.plan", portable(component), [profile])
+        wrapped = Cuda(machine.cuda)
+        library = as_library(machine.trt, TENSORRT)
+        gpu = list_gpus(wrapped)[0]
+        with TensorRTEngine(path, None, EngineOptions(), library=library, cuda=wrapped, gpu=gpu) as engine:
+            for _ in range(3):  # as it is, recorded, repeated
+                got = engine.run(feeds)
+                assert got.keys() == expected.keys()
+                for name, array in expected.items():
+                    np.testing.assert_array_equal(got[name], array)
+        assert machine.launches() == 2
 
 
 def test_its_tensors_have_the_names_of_the_manifest(rig):
