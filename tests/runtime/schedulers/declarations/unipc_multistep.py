@@ -58,6 +58,13 @@ def _keep(case):
     return options["final_sigmas_type"] == "sigma_min" and not (ruled or whole_flow)
 
 
+def _growth(scheduler):
+    """On epsilon differences of neighbouring outputs are multiplied by sigma, which zero SNR starts at 4096."""
+    if scheduler.config.predict_x0:
+        return 1.0
+    return 1024.0 if scheduler.config.rescale_betas_zero_snr else 16.0
+
+
 def _step(scheduler, array):
     scheduler.step(array(), scheduler.timesteps[0], array())
 
@@ -95,7 +102,7 @@ DECLARATIONS = [
         ),
         keep=_keep,
         # a clean sample is turned into noise and back, and order four solves for weights that cancel
-        magnification=lambda scheduler: 1.0 if scheduler.config.predict_x0 else 16.0,
+        magnification=_growth,
         not_affine=lambda case: "thresholding" if case.options["thresholding"] and case.options["predict_x0"] else None,
         at_least=60,
         refusals=(
