@@ -5,7 +5,7 @@ BIN := .venv/bin
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint types layers format bench clean
+.PHONY: help install demo native test test-slow lint types layers format bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,6 +22,11 @@ demo: install ## export, paint, verify and measure the embedded model; leaves de
 	$(BIN)/diffoundry export --model emoji --target onnxruntime -o demo/emoji.bundle
 	$(BIN)/python docs/examples/paint_grid.py demo/emoji.bundle demo
 	$(BIN)/python docs/examples/demo_report.py demo/emoji.bundle demo
+
+native: install .typing/diffoundry ## build the native kernels beside the Python files that use them
+	cmake -S . -B build/native -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python
+	cmake --build build/native --parallel
+	cmake --install build/native --prefix .typing
 
 test: install ## the tests, without those marked slow
 	$(TEST_ENV) $(BIN)/pytest -n 2 --dist worksteal -m "not slow"

@@ -71,10 +71,9 @@ def openvino(
     *, batch: int, queries: int, keys: int, heads: int, width: int, precision: str, native: bool, threads: int
 ) -> Opened:
     """Attention between its projections, as in a UNet."""
-    import openvino as ov
-
     from diffoundry.runtime.native import attention_library
     from diffoundry.targets.openvino.native_attention import use_native_attention
+    from diffoundry.targets.openvino.vendor import ov
 
     core, model = ov.Core(), _graph(batch, queries, keys, heads, width)
     if native:
@@ -98,8 +97,7 @@ def openvino(
 
 
 def _graph(batch: int, queries: int, keys: int, heads: int, width: int) -> Any:
-    import openvino as ov
-    from openvino import opset13 as ops
+    from diffoundry.targets.openvino.vendor import ops, ov
 
     rng, channels = np.random.default_rng(0), heads * width
     x, context = (

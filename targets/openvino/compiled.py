@@ -4,12 +4,12 @@ import queue
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import openvino as ov
 
 from diffoundry.runtime.engine import Array
 from diffoundry.runtime.errors import EngineError
 from diffoundry.runtime.specs import TensorSpec
 from diffoundry.targets.openvino.shapes import resolve
+from diffoundry.targets.openvino.vendor import ov
 
 __all__ = ["Compiled"]
 
@@ -18,6 +18,9 @@ class Compiled:
     """Runs feeds from several threads at once, each in a request of its own, made when it is first needed.
 
     Nothing is copied: requests read the caller's arrays, and write into fresh arrays that become the caller's.
+
+    Attributes:
+        model: OpenVINO's own object.
     """
 
     def __init__(self, model: ov.CompiledModel, outputs: Sequence[TensorSpec]) -> None:
@@ -27,7 +30,7 @@ class Compiled:
             model: Compiled.
             outputs: Its outputs in order, with symbolic sizes.
         """
-        self._model = model
+        self.model = model
         self._outputs = tuple(outputs)
         self._idle: queue.LifoQueue[ov.InferRequest] = queue.LifoQueue()
         self._idle.put(model.create_infer_request())
@@ -45,7 +48,7 @@ class Compiled:
         try:
             request = self._idle.get_nowait()
         except queue.Empty:
-            request = self._model.create_infer_request()
+            request = self.model.create_infer_request()
         try:
             return self._run(request, feeds, sizes)
         except RuntimeError as error:

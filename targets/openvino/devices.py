@@ -1,12 +1,12 @@
 """The devices that OpenVINO finds here, and the precisions that they compute in themselves."""
 
 from functools import cache
-
-import openvino as ov
+from pathlib import Path
 
 from diffoundry.runtime.errors import EngineError
+from diffoundry.targets.openvino.vendor import ov
 
-__all__ = ["core", "devices", "execution_precision", "precisions", "vendor_name"]
+__all__ = ["add_extension", "core", "devices", "execution_precision", "precisions", "vendor_name"]
 
 _FLOATS = {"BF16": "bf16", "FP16": "fp16", "FP32": "fp32"}
 _ORDER = {"CPU": ("BF16", "FP32", "FP16")}
@@ -15,6 +15,12 @@ _ORDER = {"CPU": ("BF16", "FP32", "FP16")}
 _GPU_ORDER = ("FP16", "FP32", "BF16")
 
 _WEIGHTS_ONLY = ("int8-weights", "int4-weights")
+
+
+@cache
+def add_extension(library: Path) -> None:
+    """Let the registry know the operations of a compiled library."""
+    core().add_extension(str(library))
 
 
 @cache
@@ -45,7 +51,7 @@ def precisions(device: str) -> tuple[str, ...]:
 
 
 def execution_precision(precision: str, device: str) -> str:
-    """What floats are computed in by an engine of `precision`, in OpenVINO's word for `INFERENCE_PRECISION_HINT`.
+    """What floats are computed in by an engine of `precision`: "fp32", "fp16" or "bf16".
 
     What is not quantized of a quantized engine runs in the fastest floats of the device. OpenVINO left alone would do
     that to an engine of float32, too, where the CPU has bf16.
@@ -59,8 +65,7 @@ def execution_precision(precision: str, device: str) -> str:
             f"precision: got {precision!r}, expected one of {', '.join(native)}, which the device {device!r} computes "
             f"in itself; choose another engine of the bundle, or add one with 'diffoundry build'"
         )
-    floats = precision if precision in _FLOATS.values() else native[0]
-    return {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}[floats]
+    return precision if precision in _FLOATS.values() else native[0]
 
 
 def vendor_name(device: str) -> str:

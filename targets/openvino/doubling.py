@@ -2,11 +2,10 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-import openvino as ov
-
 from diffoundry.runtime.specs import DimSpec, TensorSpec
 from diffoundry.targets.openvino.nodes import constant, sizes
 from diffoundry.targets.openvino.shapes import resolve
+from diffoundry.targets.openvino.vendor import ov
 
 __all__ = ["doubling"]
 

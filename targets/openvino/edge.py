@@ -2,10 +2,8 @@
 
 from collections.abc import Iterable
 
-import openvino as ov
-from openvino import opset13 as ops
-
 from diffoundry.runtime.specs import TensorSpec
+from diffoundry.targets.openvino.vendor import ops, ov
 
 __all__ = ["expect_specs", "take_int64"]
 

@@ -7,17 +7,19 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import openvino as ov
 
 from diffoundry.runtime.engine import Array, EngineOptions
 from diffoundry.runtime.errors import EngineError, InputError
 from diffoundry.runtime.specs import EngineSpec
 from diffoundry.targets.openvino.compiled import Compiled
 from diffoundry.targets.openvino.devices import core, execution_precision, vendor_name
-from diffoundry.targets.openvino.edge import expect_specs
+from diffoundry.targets.openvino.preparation import Preparation
 from diffoundry.targets.openvino.shapes import resolve, solve
+from diffoundry.targets.openvino.vendor import ov
 
 __all__ = ["OpenVinoEngine"]
+
+_HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 
 _TOKENS = 77
 """Of a prompt, for a warm-up."""
@@ -41,17 +43,19 @@ class OpenVinoEngine:
         Raises:
             EngineError: The device is not there or lacks the precision, or OpenVINO refuses the file.
         """
-        self._path, self._spec, self._options = path, spec, options
+        self._path, self._spec = path, spec
         self._device = vendor_name(options.device or "cpu")
-        self._config = _config(path, spec, options)
+        floats = execution_precision(spec.precision, options.device or "cpu")
+        self._config = {"INFERENCE_PRECISION_HINT": _HINTS[floats], **_config(path, spec, options)}
+        self._prepare = Preparation.of(spec, options, floats)
         self.inputs, self.outputs = spec.inputs, spec.outputs
-        self.facts: dict[str, Any] = {"floats": self._config["INFERENCE_PRECISION_HINT"]}
+        self.facts: dict[str, Any] = {"floats": floats}
         self._buckets = tuple((height, width) for height, width in spec.options.get("buckets", ()))
         self._compiled: dict[tuple[tuple[str, int], ...], Compiled] = {}
         self._lock = threading.Lock()
         model = self._read()
         if not self._buckets:
-            self._compiled[()] = self._compile(model)
+            self._compiled[()] = self._compile(model, None)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once; see `runtime.engine.Engine.run`.
@@ -93,6 +97,11 @@ class OpenVinoEngine:
             given = {"batch": batch, "height": height, "width": width, "sequence": _TOKENS}
             self.run({spec.name: np.zeros(resolve(spec.shape, given) or (), spec.dtype) for spec in self.inputs})
 
+    @property
+    def compiled_models(self) -> tuple[ov.CompiledModel, ...]:
+        """OpenVINO's own objects, one for each size that was compiled; to look at."""
+        return tuple(compiled.model for compiled in self._compiled.values())
+
     def close(self) -> None:
         """Free the compiled models and their weights."""
         self._compiled.clear()
@@ -120,21 +129,19 @@ class OpenVinoEngine:
                 key = tuple(sorted({**sizes, "batch": each}.items()))
                 if rows % each == 0 and key in self._compiled:
                     return each, self._compiled[key]
-            model = self._read()
-            model.reshape({spec.name: list(resolve(spec.shape, sizes) or ()) for spec in self.inputs})
-            self._compiled[tuple(sorted({**sizes, "batch": rows}.items()))] = compiled = self._compile(model)
+            key = tuple(sorted({**sizes, "batch": rows}.items()))
+            self._compiled[key] = compiled = self._compile(self._read(), sizes)
             return rows, compiled
 
     def _read(self) -> ov.Model:
         try:
-            model = core().read_model(self._path)
+            return core().read_model(self._path)
         except RuntimeError as error:
             raise self._refused(error) from error
-        expect_specs(model, self.inputs)
-        return model
 
-    def _compile(self, model: ov.Model) -> Compiled:
+    def _compile(self, model: ov.Model, sizes: Mapping[str, int] | None) -> Compiled:
         try:
+            self.facts |= self._prepare(model, sizes)
             return Compiled(core().compile_model(model, self._device, self._config), self.outputs)
         except RuntimeError as error:
             raise self._refused(error) from error
@@ -148,11 +155,10 @@ class OpenVinoEngine:
 
 
 def _config(path: Path, spec: EngineSpec, options: EngineOptions) -> dict[str, Any]:
-    """OpenVINO's properties for an engine."""
-    device = options.device or "cpu"
-    config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": execution_precision(spec.precision, device)}
-    if spec.precision.endswith("-weights"):
-        config["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0  # activations stay floats: nothing was calibrated for more
+    """OpenVINO's properties for an engine, but for its floats."""
+    config: dict[str, Any] = {}
+    if spec.precision.startswith("int"):  # activations that nobody calibrated stay floats
+        config["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
     if options.threads is not None:
         config["INFERENCE_NUM_THREADS"] = options.threads
     if options.hint is not None:

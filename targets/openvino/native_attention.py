@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import openvino as ov
-from openvino import opset13 as ops
-from openvino.utils.node_factory import NodeFactory
+import numpy.typing as npt
 
 from diffoundry.targets.openvino.linear import Change, Linear
 from diffoundry.targets.openvino.nodes import constant, replace, sizes, sole_user, source
+from diffoundry.targets.openvino.vendor import ops, ov
 
 __all__ = ["use_native_attention"]
 
@@ -166,13 +166,19 @@ def _narrow(attention: _Attention) -> None:
 def _filled(linear: Linear, heads: int) -> int:
     """How wide a head is without the zeros at its end, as a multiple of 8."""
     width = linear.outputs // heads
-    weight, bias = linear.weight, linear.bias
+    weight, bias = _stored(linear.matmul.input_value(1)), linear.bias
     if weight is None:
         return width
-    used = weight.reshape(heads, width, -1).any(axis=(0, 2))
+    used = weight.any(axis=1 if linear.matmul.get_attributes()["transpose_b"] else 0).reshape(heads, width)
     if bias is not None:
-        used |= bias.reshape(heads, width).any(axis=0)
-    return -(-(int(np.flatnonzero(used).max(initial=0)) + 1) // 8) * 8
+        used |= bias.reshape(heads, width) != 0
+    return -(-(int(np.flatnonzero(used.any(axis=0)).max(initial=0)) + 1) // 8) * 8
+
+
+def _stored(output: ov.Output) -> npt.NDArray[np.generic] | None:
+    """The array behind a constant, though it is stored as halves; None when it is quantized."""
+    inner = source(output.get_node(), 0, "Constant") if output.get_node().get_type_name() == "Convert" else None
+    return constant(output if inner is None else inner.output(0))
 
 
 def _narrowed(heads: int, width: int) -> Change:
@@ -195,7 +201,7 @@ def _converted(value: ov.Output, to: ov.Type) -> ov.Output:
 
 
 @cache
-def _factory(library: Path) -> NodeFactory:
-    factory = NodeFactory()
+def _factory(library: Path) -> Any:
+    factory = ov.utils.node_factory.NodeFactory()
     factory.add_extension(str(library))
     return factory

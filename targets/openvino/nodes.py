@@ -2,9 +2,13 @@
 
 import numpy as np
 import numpy.typing as npt
-import openvino as ov
+
+from diffoundry.targets.openvino.vendor import ov
 
 __all__ = ["constant", "consumers", "new_constant", "replace", "sizes", "sole_user", "source"]
+
+_SMALL = 16
+"""Elements. Scalars and shapes of a model whose floats are stored as halves, but none of its weights."""
 
 
 def source(node: ov.Node, index: int, *op_types: str) -> ov.Node | None:
@@ -14,10 +18,15 @@ def source(node: ov.Node, index: int, *op_types: str) -> ov.Node | None:
 
 
 def constant(output: ov.Output | None) -> npt.NDArray[np.generic] | None:
-    """The array behind a constant, not copied, or None."""
-    if output is None or output.get_node().get_type_name() != "Constant":
+    """The array behind a constant, not copied, or None. Of small ones a Convert after them is done, too."""
+    node = None if output is None else output.get_node()
+    if node is not None and node.get_type_name() == "Convert":
+        array = constant(node.input_value(0))
+        wanted = node.get_element_type().to_dtype()
+        return array.astype(wanted) if array is not None and array.size <= _SMALL else None
+    if node is None or node.get_type_name() != "Constant":
         return None
-    data: npt.NDArray[np.generic] = output.get_node().data
+    data: npt.NDArray[np.generic] = node.data
     return data
 
 

@@ -1,11 +1,10 @@
 """Lowers portable graphs to OpenVINO's intermediate representation."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import onnx_ir as ir
-import openvino as ov
 
 from diffoundry.runtime.errors import EngineError
 from diffoundry.runtime.specs import EngineSpec
@@ -14,6 +13,7 @@ from diffoundry.targets.openvino.doubling import doubling
 from diffoundry.targets.openvino.edge import take_int64
 from diffoundry.targets.openvino.rewrites import rewrite
 from diffoundry.targets.openvino.tokenizer import write_tokenizer
+from diffoundry.targets.openvino.vendor import ov
 
 __all__ = ["OpenVinoTarget"]
 
@@ -32,9 +32,16 @@ _FORMS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OpenVinoTarget:
-    """OpenVINO: one file of graph and one of weights a component, in the operators that its plugins reward."""
+    """OpenVINO: one file of graph and one of weights a component, in the operators that its plugins reward.
+
+    Attributes:
+        winograd: Large 3 x 3 convolutions as matrix products where they run in float32 on a CPU: faster, for more
+            memory.
+    """
 
     name: ClassVar[str] = "openvino"
+
+    winograd: bool = True
 
     def form(self, precision: str) -> GraphForm:
         """See `Target.form`."""
@@ -75,7 +82,7 @@ class OpenVinoTarget:
             files=tuple(file.relative_to(work.bundle).as_posix() for file in (path, path.with_suffix(".bin"))),
             inputs=inputs,
             outputs=tensor_specs(graph.graph.outputs),
-            options=_options(work),
+            options={**asdict(self), **_buckets(work)},
             built_with={"openvino": ov.__version__.partition("-")[0]},
             facts=facts,
         )
@@ -93,5 +100,5 @@ def _imported(graph: Path) -> ov.Model:
         raise EngineError(f"target 'openvino' cannot take {graph}: {error}") from error
 
 
-def _options(work: Lowering) -> dict[str, Any]:
+def _buckets(work: Lowering) -> dict[str, Any]:
     return {"buckets": [list(bucket) for bucket in work.buckets]} if work.buckets else {}

@@ -1,17 +1,27 @@
 """The tokenizer as an OpenVINO model, which OpenVINO GenAI looks for beside the tokenizer's own files."""
 
-import shutil
 import subprocess
-import sysconfig
+import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from diffoundry.runtime.errors import EngineError, MissingExtraError
+from diffoundry.targets.openvino.vendor import TELEMETRY
 
 __all__ = ["TOKENIZER_FILES", "write_tokenizer"]
 
 TOKENIZER_FILES = tuple(
     f"openvino_{kind}.{suffix}" for kind in ("tokenizer", "detokenizer") for suffix in ("xml", "bin")
 )
+
+_COMMAND = {"group": "console_scripts", "name": "convert_tokenizer"}
+
+_CALL = f"""
+import sys
+from importlib.metadata import entry_points
+sys.modules[{TELEMETRY!r}] = None
+next(iter(entry_points(**{_COMMAND}))).load()()
+"""
 
 
 def write_tokenizer(folder: Path) -> None:
@@ -23,11 +33,10 @@ def write_tokenizer(folder: Path) -> None:
         MissingExtraError: openvino-tokenizers is not installed.
         EngineError: The command failed; the message ends with its last words.
     """
-    command = shutil.which("convert_tokenizer", path=sysconfig.get_path("scripts")) or shutil.which("convert_tokenizer")
-    if command is None:
+    if not entry_points(**_COMMAND):
         raise MissingExtraError("target 'openvino'", "openvino_tokenizers", "openvino")
     done = subprocess.run(
-        [command, str(folder), "--with-detokenizer", "--output", str(folder)],
+        [sys.executable, "-c", _CALL, str(folder), "--with-detokenizer", "--output", str(folder)],
         capture_output=True,
         text=True,
         check=False,
@@ -35,4 +44,4 @@ def write_tokenizer(folder: Path) -> None:
     missing = [name for name in TOKENIZER_FILES if not (folder / name).is_file()]
     if done.returncode or missing:
         words = (done.stderr or done.stdout).strip().splitlines() or [f"it did not write {', '.join(missing)}"]
-        raise EngineError(f"tokenizer {folder}: {command} cannot convert it: {words[-1]}; check its files")
+        raise EngineError(f"tokenizer {folder}: openvino-tokenizers cannot convert it: {words[-1]}; check its files")

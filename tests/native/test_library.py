@@ -1,10 +1,14 @@
 """Which extension an engine may load, and what is said when there is none."""
 
+import importlib.util
+
 import pytest
 
 from diffoundry.runtime.errors import EngineError
 from diffoundry.runtime.native import attention_library, describe_attention
 from diffoundry.runtime.native import kernel as kernel_module
+
+needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="no OpenVINO")
 
 
 @pytest.fixture
@@ -13,8 +17,8 @@ def found(tmp_path, look_in):
     return look_in(tmp_path)
 
 
+@needs_openvino
 def test_extension_is_found_with_its_paths(installed, kernel):
-    pytest.importorskip("openvino")
     assert attention_library() == installed / "libdiffoundry_attention_openvino.so"
     said = describe_attention()
     assert said.startswith(f"native code: bf16 by {kernel.best_path('bf16')}, fp16 by {kernel.best_path('fp16')}")
@@ -25,17 +29,17 @@ def test_not_installed(found):
     assert describe_attention() == "OpenVINO (the native attention kernel is not installed)"
 
 
+@needs_openvino
 def test_other_openvino(installed, monkeypatch):
-    pytest.importorskip("openvino")
     monkeypatch.setattr("diffoundry.runtime.native.library.version", lambda _name: "1999.1.0")
     assert attention_library() is None
     assert "was built against OpenVINO 2" in describe_attention()
     assert "installed is 1999.1.0" in describe_attention()
 
 
+@needs_openvino
 def test_kernel_without_extension(found, built):
     (found / kernel_module._LIBRARY).symlink_to(built / kernel_module._LIBRARY)
-    pytest.importorskip("openvino")
     assert attention_library() is None
     assert "libdiffoundry_attention_openvino.so is not beside" in describe_attention()
 

@@ -2,13 +2,12 @@
 
 from collections.abc import Collection
 
-import openvino as ov
-
 from diffoundry.targets.openvino.rewrites.attention_width import widen_heads
 from diffoundry.targets.openvino.rewrites.gated import split_linears
 from diffoundry.targets.openvino.rewrites.shared_input import join_linears
 from diffoundry.targets.openvino.rewrites.time_embedding import share_time_embedding
 from diffoundry.targets.openvino.rewrites.upsample import merge_upsampling
+from diffoundry.targets.openvino.vendor import ov
 
 __all__ = ["join_linears", "merge_upsampling", "rewrite", "share_time_embedding", "split_linears", "widen_heads"]
 

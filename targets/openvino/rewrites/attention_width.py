@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
-import openvino as ov
-from openvino import opset13 as ops
 
 from diffoundry.targets.openvino.linear import Change, Linear
 from diffoundry.targets.openvino.nodes import constant, new_constant, sizes, sole_user, source
+from diffoundry.targets.openvino.vendor import ops, ov
 
 __all__ = ["widen_heads"]
 

@@ -1,9 +1,8 @@
 """A linear layer that is split into its halves, as gated feed-forward layers are, becomes two layers."""
 
-import openvino as ov
-
 from diffoundry.targets.openvino.linear import Change, Linear
 from diffoundry.targets.openvino.nodes import constant, replace, sizes, sole_user
+from diffoundry.targets.openvino.vendor import ov
 
 __all__ = ["split_linears"]
 

@@ -1,11 +1,10 @@
 """Many small linear layers of one input become one."""
 
 import numpy as np
-import openvino as ov
-from openvino import opset13 as ops
 
-from diffoundry.targets.openvino.linear import Linear
-from diffoundry.targets.openvino.nodes import consumers, new_constant, replace, sizes, sole_user
+from diffoundry.targets.openvino.linear import Linear, join
+from diffoundry.targets.openvino.nodes import consumers, replace, sole_user
+from diffoundry.targets.openvino.vendor import ops, ov
 
 __all__ = ["join_linears"]
 
@@ -28,39 +27,31 @@ def join_linears(model: ov.Model) -> int:
     for node in model.get_ordered_ops():
         for output in node.outputs():
             linears = _readers(output)
-            if len(linears) >= _FEWEST:
-                _rewrite(output, linears)
+            if len(linears) >= _FEWEST and _rewrite(output, linears):
                 count += len(linears)
     return count
 
 
 def _readers(x: ov.Output) -> list[Linear]:
-    """The linear layers in floats that read `x`."""
+    """The linear layers that read `x`, in an order that does not change from run to run."""
     found = []
     for node in consumers(x):
         if node.get_type_name() != "MatMul" or node.input_value(0) != x:
             continue
         add = sole_user(node.output(0), "Add")
         linear = (Linear.behind(add.output(0)) if add is not None else None) or Linear.behind(node.output(0))
-        if linear is not None and linear.weight is not None:
+        if linear is not None:
             found.append(linear)
     return sorted(found, key=lambda linear: linear.y.get_node().get_friendly_name())
 
 
-def _rewrite(x: ov.Output, linears: list[Linear]) -> None:
+def _rewrite(x: ov.Output, linears: list[Linear]) -> bool:
     name = f"{x.get_node().get_friendly_name()}/projections"
-    weight = np.concatenate([linear.weight for linear in linears if linear.weight is not None])
-    y = ops.matmul(x, new_constant(weight, f"{name}/weight"), False, True)
-    biases = [linear.bias for linear in linears]
-    if any(bias is not None for bias in biases):
-        rows = [
-            np.zeros(one.outputs, weight.dtype) if bias is None else bias
-            for one, bias in zip(linears, biases, strict=True)
-        ]
-        shape = (1,) * (len(sizes(x)) - 1) + (-1,)
-        y = ops.add(y, new_constant(np.concatenate(rows).reshape(shape), f"{name}/bias"))
-    y.set_friendly_name(name)
-    parts = ops.variadic_split(y, np.int64(-1), np.array([linear.outputs for linear in linears]))
+    joined = join(linears, name)
+    if joined is None:
+        return False
+    parts = ops.variadic_split(joined, np.int64(-1), np.array([linear.outputs for linear in linears]))
     parts.set_friendly_name(f"{name}/Split")
     for linear, part in zip(linears, parts.outputs(), strict=True):
         replace(linear.y, part, rename=False)
+    return True

@@ -1,12 +1,13 @@
 """One time embedding for the whole batch."""
 
-import openvino as ov
-
 from diffoundry.targets.openvino.nodes import constant, replace, sizes
+from diffoundry.targets.openvino.vendor import ov
 
 __all__ = ["share_time_embedding"]
 
-_ELEMENTWISE = frozenset({"Multiply", "Add", "Sin", "Cos", "Swish", "Gelu", "Sigmoid", "Relu", "MatMul"})
+_ELEMENTWISE = frozenset(
+    {"Multiply", "Add", "Sin", "Cos", "Swish", "Gelu", "Sigmoid", "Relu", "MatMul", "FakeQuantize"}
+)
 _AXIS = {"Unsqueeze": 1, "Slice": 4}
 """Which input of an operator names its axes."""
 
@@ -36,13 +37,15 @@ def _of_one(broadcast: ov.Node) -> bool:
 
 def _ends_in_additions(model: ov.Model, broadcast: ov.Node) -> bool:
     """Whether whatever comes of the timestep is at last added to feature maps, which broadcasts it."""
+    constants: set[int] = set()
     embedding = {broadcast.get_instance_id()}
     for node in model.get_ordered_ops():
-        values = [value for value in node.input_values() if constant(value) is None]
-        inside = [value.get_node().get_instance_id() in embedding for value in values]
-        if not any(inside):
+        sources = {value.get_node().get_instance_id() for value in node.input_values()}
+        if node.get_type_name() == "Constant" or (sources and sources <= constants):
+            constants.add(node.get_instance_id())
+        elif sources.isdisjoint(embedding):
             continue
-        if all(inside) and _works_on_rows(node):
+        elif sources <= embedding | constants and _works_on_rows(node):
             embedding.add(node.get_instance_id())
         elif node.get_type_name() != "Add" or len(sizes(node.output(0))) != 4:
             return False

@@ -4,10 +4,9 @@ from collections.abc import Collection
 
 import numpy as np
 import numpy.typing as npt
-import openvino as ov
-from openvino import opset13 as ops
 
 from diffoundry.targets.openvino.nodes import constant, new_constant, replace, sole_user
+from diffoundry.targets.openvino.vendor import ops, ov
 
 __all__ = ["merge_upsampling"]
 
