@@ -28,7 +28,7 @@ from diffoundry.runtime.quantization import ComponentChoice, QuantizationChoice
 from diffoundry.runtime.records import from_json, to_json
 from diffoundry.targets.base import GraphForm, tensor_specs
 
-__all__ = ["STATE", "QuantizationRequest", "calibrate"]
+__all__ = ["STATE", "QuantizationRequest", "calibrate", "watch"]
 
 STATE = ".calibration"
 """Folder in the bundle that holds what is done while calibration runs; gone when it has finished."""
@@ -207,7 +207,7 @@ class _Calibration:
         seen: set[str] = set()
         for i, task in enumerate(self.studio.tasks):
             names = [name for name in task.components if name not in seen]
-            watched = {name: _watch(self.studio, name) for name in names}
+            watched = {name: watch(self.studio, name) for name in names}
             others = {name: self.studio.floats().engine(name) for name in task.components if name in seen}
             found = observe(
                 self.studio.bundle,
@@ -239,7 +239,7 @@ class _Calibration:
             self._rows[name] = {tensor: part.rows for tensor, part in statistics.tensors.items()}
 
 
-def _watch(studio: Studio, component: str) -> Watched:
+def watch(studio: Studio, component: str) -> Watched:
     """What has to be looked at in a component: what its nodes with weights read, and what its convolutions make."""
     graph = studio.graph(component)
     axes: dict[str, int] = {}

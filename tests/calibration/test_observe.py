@@ -1,0 +1,191 @@
+"""Observation of a running pipeline: every value of every call, in any number of stages, stopped anywhere."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from diffoundry.calibration.observe import Observed, Watched, observe
+from diffoundry.calibration.ranges import make_ranges
+from diffoundry.calibration.stages import StagedEngine, cut_into_stages
+from diffoundry.calibration.stand_ins import StandIns
+from diffoundry.calibration.tasks import TextToImage
+from diffoundry.exporter.calibrate import watch
+from diffoundry.exporter.studio import Studio
+from diffoundry.runtime.engine import Engine
+from diffoundry.targets.base import tensor_specs
+
+
+def run_observation(
+    studio: Studio, cases, state: Path, task=None, open_graph=None, tell=lambda _words: None
+) -> Observed:
+    names = ("text_encoder", "unet", "vae_decoder")
+    return observe(
+        studio.bundle,
+        task or studio.tasks[0],
+        cases,
+        {name: watch(studio, name) for name in names},
+        others={},
+        open_graph=open_graph or (lambda graph, name: studio.open(name.partition("-")[0], graph, name)),
+        state=state,
+        at_once=2,
+        tell=tell,
+    )
+
+
+def all_values(studio: Studio, cases) -> dict[str, list[list[np.ndarray]]]:
+    """Component to its calls to what the watched tensors held, each from one session with all of them as outputs."""
+    found: dict[str, list] = {}
+    engines: dict[str, Engine] = {}
+    for name in ("text_encoder", "unet", "vae_decoder"):
+        part = watch(studio, name)
+        graph = part.graph
+        made = [v for node in graph.graph for v in node.outputs if v.name in part.axes and not v.is_graph_output()]
+        graph.graph.outputs.extend(made)
+        engines[name] = Recorder(studio.open(name, graph, "all"), part, found.setdefault(name, []))
+    for start in range(0, len(cases), 2):
+        studio.tasks[0].paint(StandIns(studio.bundle, engines), cases[start : start + 2])
+    return found
+
+
+@dataclass
+class Recorder:
+    """Keeps everything, as calibration must not."""
+
+    engine: Engine
+    part: Watched
+    calls: list
+
+    def __post_init__(self) -> None:
+        self.inputs, self.outputs = self.part.inputs, self.part.outputs
+
+    def run(self, feeds):
+        outputs = self.engine.run(feeds)
+        everything = {**feeds, **outputs}
+        self.calls.append({name: everything[name].copy() for name in self.part.axes})
+        return {spec.name: outputs[spec.name] for spec in self.outputs}
+
+
+def test_observation_is_brute_force_over_stored_activations(studio, cases, tmp_path):
+    observed = run_observation(studio, cases, tmp_path / "state")
+    for component, calls in all_values(studio, cases).items():
+        statistics = observed.statistics[component]
+        assert statistics.tensors.keys() == calls[0].keys()
+        steps = 3 if component == "unet" else 1
+        for name, tensor in statistics.tensors.items():
+            assert len(tensor.histograms) == steps
+            for step in range(steps):
+                values = np.concatenate([call[name].ravel() for call in calls[step::steps]])
+                # Other stages are other sessions, whose sums may have another order: a few ulp.
+                assert tensor.low[step] == pytest.approx(values.min(), rel=1e-4, abs=1e-5)
+                assert tensor.high[step] == pytest.approx(values.max(), rel=1e-4, abs=1e-5)
+                histogram = tensor.histograms[step]
+                expected = np.histogram(values.astype(np.float64), bins=histogram.edges)[0]
+                assert histogram.counts.sum() == values.size
+                assert np.abs(histogram.counts - expected).sum() <= 0.002 * values.size
+
+
+def test_the_pictures_are_those_of_the_float_pipeline(studio, cases, tmp_path):
+    observed = run_observation(studio, cases, tmp_path / "state")
+    expected = studio.tasks[0].paint(studio.floats(), cases)
+    assert list(observed.pictures) == list(cases)
+    np.testing.assert_allclose(np.stack(list(observed.pictures.values())), expected, atol=1e-4)
+
+
+class Killed(BaseException):
+    """As Ctrl-C or the end of a machine: nothing catches it."""
+
+
+def ranges_of(observed: Observed) -> dict:
+    return {n: make_ranges(s, inputs=set(s.tensors), norms=set(s.tensors)) for n, s in observed.statistics.items()}
+
+
+def test_killed_between_and_within_batches_it_goes_on_to_the_same_bits(studio, cases, tmp_path):
+    expected = run_observation(studio, cases, tmp_path / "whole")
+
+    def kill_at(count: int) -> Callable:
+        calls = 0
+
+        def open_graph(graph: ir.Model, name: str) -> Engine:
+            engine = studio.open(name.partition("-")[0], graph, name)
+            run = engine.run
+
+            def counting(feeds):
+                nonlocal calls
+                calls += 1
+                if calls == count:
+                    raise Killed
+                return run(feeds)
+
+            engine.run = counting
+            return engine
+
+        return open_graph
+
+    for count in (3, 30):  # within the first batch, and within the second
+        with pytest.raises(Killed):
+            run_observation(studio, cases, tmp_path / "state", open_graph=kill_at(count))
+    told: list[str] = []
+    found = run_observation(studio, cases, tmp_path / "state", tell=told.append)
+    assert len(told) == 1  # the first batch was not painted again
+    assert ranges_of(found) == ranges_of(expected)
+    for case in cases:
+        np.testing.assert_array_equal(found.pictures[case], expected.pictures[case])
+
+
+def test_a_finished_observation_is_read_and_not_run_again(studio, cases, tmp_path):
+    expected = run_observation(studio, cases, tmp_path / "state")
+
+    def refuse(_graph, _name):
+        class Never:
+            inputs = outputs = ()
+
+            def run(self, _feeds):
+                raise AssertionError
+
+            def close(self):
+                pass
+
+        return Never()
+
+    assert ranges_of(run_observation(studio, cases, tmp_path / "state", open_graph=refuse)) == ranges_of(expected)
+
+
+def test_another_question_starts_anew(studio, cases, tmp_path):
+    run_observation(studio, cases[:2], tmp_path / "state")
+    told: list[str] = []
+    run_observation(studio, cases[:2], tmp_path / "state", task=TextToImage(steps=2), tell=told.append)
+    assert len(told) == 1
+
+
+def test_progress_says_what_how_far_and_how_long(studio, cases, tmp_path):
+    told: list[str] = []
+    run_observation(studio, cases, tmp_path / "state", tell=told.append)
+    assert [words.partition(",")[0] for words in told] == ["observed 2 of 4 pictures", "observed 4 of 4 pictures"]
+    assert all(words.endswith("s left") for words in told)
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 1000])
+def test_stages_compute_what_the_whole_graph_does(studio, at_once):
+    graph = studio.graph("unet")
+    feeds = {
+        "sample": np.random.default_rng(0).standard_normal((2, 4, 8, 8)).astype(np.float32),
+        "timestep": np.array([7.0], np.float32),
+        "encoder_hidden_states": np.random.default_rng(1).standard_normal((2, 77, 32)).astype(np.float32),
+    }
+    watched = [v.name for node in graph.graph for v in node.outputs if node.op_type in ("Conv", "MatMul")]
+    seen: dict[str, np.ndarray] = {}
+    stages = cut_into_stages(graph, watched, at_once=at_once)
+    assert len(stages) == (1 if at_once == 1000 else -(-len(watched) // at_once))
+    assert all(len(stage.watched) <= at_once for stage in stages)
+    specs = tensor_specs(graph.graph.inputs), tensor_specs(graph.graph.outputs)
+    opener = lambda part, name: studio.open("unet", part, name)  # noqa: E731
+    with StagedEngine(stages, opener, seen.__setitem__, inputs=specs[0], outputs=specs[1]) as engine:
+        found = engine.run(feeds)
+    with studio.open("unet", graph, "whole") as whole:
+        expected = whole.run(feeds)
+    assert seen.keys() == set(watched)
+    np.testing.assert_allclose(found["out_sample"], expected["out_sample"], rtol=1e-4, atol=1e-5)
