@@ -56,6 +56,7 @@ def matrix_table(report: AcrossReport, title: str) -> Table:
     """One of `MATRICES` of the painters, whose columns are numbered to keep it narrow."""
     numbers = [str(index) for index in range(1, len(report.painters) + 1)]
     table = Table("", *numbers, title=title, title_justify="left")
+    table.columns[0].no_wrap = True
     for number, row in zip(numbers, matrix(report, title), strict=True):
         table.add_row(f"{number} {escape(row[0])}", *map(escape, row[1:]))
     return table

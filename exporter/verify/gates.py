@@ -113,8 +113,8 @@ BF16 = Gates(
     relative_max=6e-2,
     cosine=1 - 3.2e-3,
     psnr=38.0,
-    # Four times the yardstick: below what most wrong sampler options give.
-    latents=0.35,
+    # Six times the yardstick; OpenVINO's bf16 has 0.19 over 16 prompts x 2 seeds.
+    latents=0.5,
     # An RMS error of 10 of the 256 levels: details differ, the picture is the same. The yardstick's are far better;
     # the room is for pictures whose fate a sampler decides early on, as those of large models.
     image_psnr=28.0,
@@ -130,7 +130,7 @@ INT8_WEIGHTS = Gates(
     relative_max=6e-2,
     cosine=1 - 5e-3,
     psnr=36.0,
-    latents=0.35,
+    latents=0.5,
     image_psnr=28.0,
     ssim=0.9,
     shift=1e-2,

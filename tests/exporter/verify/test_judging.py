@@ -75,6 +75,12 @@ def test_a_picture_that_is_5_percent_darker_is_a_shift_in_every_precision(things
 
 
 @_EVERY
+def test_a_tint_of_one_colour_is_a_shift(things, gallery, precision):
+    tinted = things["red apple"] * np.float32([1, 1, 0.95])
+    assert "mean shift" in _failed(things["red apple"], tinted, gallery, precision)
+
+
+@_EVERY
 def test_another_prompts_picture_fails_everything_that_looks_at_it(things, gallery, precision):
     failed = _failed(things["red apple"], things["cat face"], gallery, precision)
     assert failed >= {"PSNR, dB", "SSIM", "show the same, %"}
