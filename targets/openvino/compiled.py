@@ -58,8 +58,11 @@ class Compiled:
             self._idle.put(request)
 
     def _run(self, request: ov.InferRequest, feeds: Mapping[str, Array], sizes: Mapping[str, int]) -> dict[str, Array]:
-        for name, array in feeds.items():
-            request.set_tensor(name, ov.Tensor(np.ascontiguousarray(array), shared_memory=True))
+        plain = {
+            name: np.ascontiguousarray(array) for name, array in feeds.items()
+        }  # kept: a Tensor holds no reference
+        for name, array in plain.items():
+            request.set_tensor(name, ov.Tensor(array, shared_memory=True))
         results: dict[str, Array] = {}
         for index, spec in enumerate(self._outputs):
             shape = resolve(spec.shape, sizes)

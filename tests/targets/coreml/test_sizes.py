@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 from coreml_interpreter.package import Package
 
-from diffoundry.runtime.errors import EngineError, InputError
+from diffoundry.runtime.errors import EngineError
 from diffoundry.runtime.specs import DimSpec
 from diffoundry.targets.base import Lowering
 from diffoundry.targets.coreml.pin import free_dims, pin, sizes_of
@@ -100,13 +100,6 @@ def test_without_a_size_it_is_the_checkpoints_own(bundle_of):
     (size,) = sizes_of(work("unet", graph, tell=said.append), ir.load(graph), 77)
     assert (size.height, size.width) == (64, 64)
     assert said == ["64x64 pixels, the checkpoint's own size"]
-
-
-def test_a_range_without_the_checkpoints_own_size_is_refused(bundle_of):
-    graph = bundle_of("sd1") / "unet/model.onnx"
-    dims = {"height": DimSpec(min=72, max=128), "width": DimSpec(min=64, max=64)}
-    with pytest.raises(InputError, match="'unet': got no fixed height and width .*with --buckets 512x512"):
-        sizes_of(work("unet", graph, dims=dims), ir.load(graph), 77)
 
 
 def test_pinning_leaves_numbers_only(bundle_of):

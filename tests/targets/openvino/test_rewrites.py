@@ -255,19 +255,3 @@ def test_heads_of_self_attention_are_filled_up(imported, same_numbers, scale, qu
 
 def test_cross_attention_stays_narrow(imported):
     assert rewrites.widen_heads(attention(imported, context="c")) == 0
-
-
-def test_all_together_on_a_whole_network(lowered, open_engine, feeds_for, torch_outputs, rms):
-    """In bf16's graph, whose heads are filled up, but run in fp32: what is left is the storage of weights as halves."""
-    path, spec = lowered("sd2", "unet", "bf16")
-    assert spec.facts == {
-        "gated layers split": 7,
-        "heads widened": 7,
-        "timesteps shared": 1,
-        "layers joined": 11 + 14,  # of the time embedding and of the prompt
-    }
-    feeds = feeds_for(spec)
-    with open_engine("sd2", "unet", "bf16") as engine:
-        got = engine.run(feeds)["out_sample"]
-    assert rms(got, torch_outputs("sd2", "unet", feeds)["out_sample"]) < 0.03
-    assert path.name == "openvino_model.xml"
