@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from diffoundry.exporter.checkpoint import Checkpoint, open_checkpoint
+from diffoundry.exporter.checkpoints.checkpoint import Checkpoint, open_checkpoint
 
 ROWS = ("torch", "plain", "portable", "attention", "group_norm", "winograd")
 """From `attention` on, each row has the rewrites of the rows before it."""
@@ -102,9 +102,9 @@ def _feeds(checkpoint: Checkpoint, asked: argparse.Namespace) -> dict[str, np.nd
 
 
 def _make_portable(checkpoint: Checkpoint, asked: argparse.Namespace) -> dict[str, Any]:
-    from diffoundry.exporter.graph_files import save_graph
     from diffoundry.exporter.passes import OPSET, optimize
-    from diffoundry.exporter.trace import trace
+    from diffoundry.exporter.tracing.graph_files import save_graph
+    from diffoundry.exporter.tracing.trace import trace
 
     folder = _graph(asked, "portable").parent
     folder.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ def plain_graph(model: str, *, random_weights: bool, size: int, batch: int, fold
     """The UNet as `torch.onnx.export` gives it, dynamic in nothing: `<folder>/plain-<size>-<batch>/model.onnx`."""
     import torch
 
-    from diffoundry.exporter.checkpoint import open_checkpoint
+    from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 
     path = folder / f"plain-{size}-{batch}" / "model.onnx"
     if path.is_file():
@@ -91,7 +91,7 @@ def torch_unet(model: str, dtype: str, size: int, batch: int, *, random_weights:
     """PyTorch in eager mode."""
     import torch
 
-    from diffoundry.exporter.checkpoint import open_checkpoint
+    from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 
     module = open_checkpoint(model, random_weights=random_weights).load("unet")
     kind = getattr(torch, dtype)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from diffoundry.calibration.quality import Budget
 from diffoundry.exporter.bundle_writer import BundleWriter
-from diffoundry.exporter.checkpoint import Checkpoint
-from diffoundry.exporter.processes import run_job
+from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
 from diffoundry.exporter.recipe import ExportRequest, make_recipe, quantization_for, tool_versions
-from diffoundry.exporter.workshop import Done, Progress, Run, Workshop, complete_targets, remove_unused
+from diffoundry.exporter.work.processes import run_job
+from diffoundry.exporter.work.workshop import Done, Progress, Run, Workshop, complete_targets, remove_unused
 from diffoundry.runtime.manifest import Manifest
 from diffoundry.runtime.tokenizers.clip import write_tokenizer_json
 

@@ -11,8 +11,8 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 import diffoundry
-from diffoundry.exporter.calibrate import QuantizationRequest
-from diffoundry.exporter.journal import Journal, write_text
+from diffoundry.exporter.calibrate.calibrate import QuantizationRequest
+from diffoundry.exporter.work.journal import Journal, write_text
 from diffoundry.runtime.bundle import sha256_of
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest, dump_manifest

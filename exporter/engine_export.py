@@ -7,9 +7,9 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from diffoundry.exporter.graph_files import GRAPH_NAME, save_graph
-from diffoundry.exporter.jobs import EngineJob
 from diffoundry.exporter.precision import make_graph
+from diffoundry.exporter.tracing.graph_files import GRAPH_NAME, save_graph
+from diffoundry.exporter.work.jobs import EngineJob
 from diffoundry.runtime.errors import EngineError
 from diffoundry.runtime.plugins import find_plugin
 from diffoundry.runtime.specs import EngineSpec

@@ -8,11 +8,11 @@ from filelock import FileLock, Timeout
 
 from diffoundry.calibration.quality import Budget
 from diffoundry.exporter.bundle_writer import sum_files
-from diffoundry.exporter.calibrate import QuantizationRequest
-from diffoundry.exporter.journal import Journal, write_text
-from diffoundry.exporter.processes import run_job
+from diffoundry.exporter.calibrate.calibrate import QuantizationRequest
 from diffoundry.exporter.recipe import check_builds, quantization_for
-from diffoundry.exporter.workshop import Done, Progress, Run, Workshop, complete_targets, remove_unused
+from diffoundry.exporter.work.journal import Journal, write_text
+from diffoundry.exporter.work.processes import run_job
+from diffoundry.exporter.work.workshop import Done, Progress, Run, Workshop, complete_targets, remove_unused
 from diffoundry.runtime.bundle import Bundle
 from diffoundry.runtime.errors import BundleError, InputError
 from diffoundry.runtime.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest, dump_manifest

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 
 from diffoundry.calibration.quality import Budget
-from diffoundry.exporter.calibrate import QuantizationRequest
-from diffoundry.exporter.checkpoint import Checkpoint
+from diffoundry.exporter.calibrate.calibrate import QuantizationRequest
+from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
 from diffoundry.exporter.passes import OPSET
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.plugins import find_plugin

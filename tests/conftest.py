@@ -128,7 +128,7 @@ def exported(shared_folder: Path) -> Callable[..., Path]:
         **request: Any,
     ) -> Path:
         from diffoundry.exporter.build import ExportRequest, build
-        from diffoundry.exporter.checkpoint import open_checkpoint
+        from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
         from diffoundry.runtime.specs import BuildSpec
 
         asked_for = (str(model), target, precision, options, sorted(request.items()))
@@ -155,7 +155,7 @@ def work_here() -> Callable[..., Any]:
 
 
 def _work_here(job: Any, _progress: Any) -> Any:
-    from diffoundry.exporter.jobs import outcome_of, perform
+    from diffoundry.exporter.work.jobs import outcome_of, perform
 
     return outcome_of(perform(job, lambda _name: contextlib.nullcontext()))
 

@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from diffoundry.exporter.cli.verify_tables import report_tables
-from diffoundry.exporter.torch_baseline import torch_contenders
+from diffoundry.exporter.pytorch.baseline import torch_contenders
 from diffoundry.exporter.verify import PicturePair, VerifyReport, VerifyRequest, Watch, report_to_json, verify
 from diffoundry.exporter.verify.page import report_sections, verdict
 from diffoundry.exporter.verify.prompts import PROMPTS

@@ -9,7 +9,7 @@ import click
 
 from diffoundry.calibration.prompts import read_prompts
 from diffoundry.calibration.quality import Budget
-from diffoundry.exporter.calibrate import QuantizationRequest
+from diffoundry.exporter.calibrate.calibrate import QuantizationRequest
 from diffoundry.runtime.errors import InputError
 
 __all__ = ["budget_options", "take_budget"]

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from diffoundry.exporter.build import BuildReport, ExportRequest, build
-from diffoundry.exporter.checkpoint import open_checkpoint
+from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.cli.budget import budget_options, take_budget
 from diffoundry.exporter.cli.progress import jobs_json, jobs_table, show_progress, tell_pending
 from diffoundry.exporter.recipe import parse_buckets, parse_dim

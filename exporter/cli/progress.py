@@ -7,7 +7,7 @@ from typing import Any
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from diffoundry.exporter.workshop import Done
+from diffoundry.exporter.work.workshop import Done
 from diffoundry.runtime.cli.console import err, remark, size_text
 from diffoundry.runtime.manifest import Manifest
 

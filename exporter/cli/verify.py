@@ -13,7 +13,7 @@ import transformers
 from numpy.typing import NDArray
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from diffoundry.exporter.checkpoint import Checkpoint, open_checkpoint
+from diffoundry.exporter.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from diffoundry.exporter.cli.verify_tables import checks_table, matrix_table, report_tables
 from diffoundry.exporter.verify import (
     Absence,

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 import diffoundry
-from diffoundry.exporter.checkpoint import Checkpoint
-from diffoundry.exporter.reference import reference_pipeline
+from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
+from diffoundry.exporter.pytorch.reference import reference_pipeline
 from diffoundry.exporter.verify.across_report import (
     ACROSS_SCHEMA_VERSION,
     REFERENCE,

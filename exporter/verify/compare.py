@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import diffoundry
-from diffoundry.exporter.checkpoint import Checkpoint
+from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
 from diffoundry.exporter.verify.builds import Build, find_builds, promise
 from diffoundry.exporter.verify.cases import Case
 from diffoundry.exporter.verify.component_checks import compare_component

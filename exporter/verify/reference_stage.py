@@ -7,8 +7,8 @@ from itertools import product
 
 import torch
 
-from diffoundry.exporter.checkpoint import Checkpoint
-from diffoundry.exporter.reference import reference_pipeline
+from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
+from diffoundry.exporter.pytorch.reference import reference_pipeline
 from diffoundry.exporter.verify.cases import Case, decoder_cases, encoder_cases, text_cases, unet_cases
 from diffoundry.exporter.verify.config_checks import check_configs, check_scheduler, check_tokenizer
 from diffoundry.exporter.verify.recognition import Gallery, gallery_of_prompts, open_gallery

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from diffoundry.exporter.checkpoint import Checkpoint, open_checkpoint
+from diffoundry.exporter.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from diffoundry.runtime.bundle import Bundle
 from diffoundry.runtime.errors import BundleError, CheckpointError, InputError
 

@@ -30,7 +30,7 @@ from diffoundry.runtime.records import to_json
 
 __all__ = ["command", "print_report"]
 
-_TORCH = "diffoundry.exporter.torch_baseline:torch_contenders"
+_TORCH = "diffoundry.exporter.pytorch.baseline:torch_contenders"
 
 
 @click.command("bench")

@@ -54,7 +54,8 @@ def sizes_of(work: Lowering, model: ir.Model, sequence: int) -> tuple[Sizes, ...
         InputError: Nothing fixes height and width, and the graph has them.
     """
     fixed = {name: spec.fixed for name, spec in work.dims.items()}
-    batch = (fixed.get("batch") or 2) if work.component == "unet" else 1
+    denoises = any(value.name == "timestep" for value in model.graph.inputs)
+    batch = (fixed.get("batch") or 2) if denoises else 1
     symbols = _symbols(model)
     if not symbols & {"height", "width"}:
         return (Sizes(batch=batch, height=None, width=None, sequence=sequence),)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from diffoundry.calibration.tasks import Case, TextToImage
-from diffoundry.exporter.studio import Studio
+from diffoundry.exporter.calibrate.studio import Studio
 
 CASES = tuple(Case(prompt=prompt, seed=i) for i, prompt in enumerate(("red apple", "cat face", "rocket", "snowman")))
 

@@ -1,9 +1,11 @@
 """Observation of a running pipeline: every value of every call, in any number of stages, stopped anywhere."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from diffoundry.calibration.observe import Observed, Watched, observe
@@ -11,8 +13,8 @@ from diffoundry.calibration.ranges import make_ranges
 from diffoundry.calibration.stages import StagedEngine, cut_into_stages
 from diffoundry.calibration.stand_ins import StandIns
 from diffoundry.calibration.tasks import TextToImage
-from diffoundry.exporter.calibrate import watch
-from diffoundry.exporter.studio import Studio
+from diffoundry.exporter.calibrate.calibrate import watch
+from diffoundry.exporter.calibrate.studio import Studio
 from diffoundry.runtime.engine import Engine
 from diffoundry.targets.base import tensor_specs
 
@@ -67,6 +69,25 @@ class Recorder:
         return {spec.name: outputs[spec.name] for spec in self.outputs}
 
 
+def test_observation_is_brute_force_over_stored_activations(studio, cases, tmp_path):
+    observed = run_observation(studio, cases, tmp_path / "state")
+    for component, calls in all_values(studio, cases).items():
+        statistics = observed.statistics[component]
+        assert statistics.tensors.keys() == calls[0].keys()
+        steps = 3 if component == "unet" else 1
+        for name, tensor in statistics.tensors.items():
+            assert len(tensor.histograms) == steps
+            for step in range(steps):
+                values = np.concatenate([call[name].ravel() for call in calls[step::steps]])
+                # Other stages are other sessions, whose sums may have another order: a few ulp.
+                assert tensor.low[step] == pytest.approx(values.min(), rel=1e-4, abs=1e-5)
+                assert tensor.high[step] == pytest.approx(values.max(), rel=1e-4, abs=1e-5)
+                histogram = tensor.histograms[step]
+                expected = np.histogram(values.astype(np.float64), bins=histogram.edges)[0]
+                assert histogram.counts.sum() == values.size
+                assert np.abs(histogram.counts - expected).sum() <= 0.002 * values.size
+
+
 def test_the_pictures_are_those_of_the_float_pipeline(studio, cases, tmp_path):
     observed = run_observation(studio, cases, tmp_path / "state")
     expected = studio.tasks[0].paint(studio.floats(), cases)
@@ -80,6 +101,39 @@ class Killed(BaseException):
 
 def ranges_of(observed: Observed) -> dict:
     return {n: make_ranges(s, inputs=set(s.tensors), norms=set(s.tensors)) for n, s in observed.statistics.items()}
+
+
+def test_killed_between_and_within_batches_it_goes_on_to_the_same_bits(studio, cases, tmp_path):
+    expected = run_observation(studio, cases, tmp_path / "whole")
+
+    def kill_at(count: int) -> Callable:
+        calls = 0
+
+        def open_graph(graph: ir.Model, name: str) -> Engine:
+            engine = studio.open(name.partition("-")[0], graph, name)
+            run = engine.run
+
+            def counting(feeds):
+                nonlocal calls
+                calls += 1
+                if calls == count:
+                    raise Killed
+                return run(feeds)
+
+            engine.run = counting
+            return engine
+
+        return open_graph
+
+    for count in (3, 30):  # within the first batch, and within the second
+        with pytest.raises(Killed):
+            run_observation(studio, cases, tmp_path / "state", open_graph=kill_at(count))
+    told: list[str] = []
+    found = run_observation(studio, cases, tmp_path / "state", tell=told.append)
+    assert len(told) == 1  # the first batch was not painted again
+    assert ranges_of(found) == ranges_of(expected)
+    for case in cases:
+        np.testing.assert_array_equal(found.pictures[case], expected.pictures[case])
 
 
 def test_a_finished_observation_is_read_and_not_run_again(studio, cases, tmp_path):

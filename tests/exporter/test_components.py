@@ -10,14 +10,14 @@ import pytest
 import torch
 import transformers
 
-from diffoundry.exporter.checkpoint import Checkpoint
+from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
 from diffoundry.exporter.component import ComponentKind, Family
 from diffoundry.exporter.components.autoencoder_kl import VAE_DECODER, VAE_ENCODER
 from diffoundry.exporter.components.clip_text import clip_text_encoder
 from diffoundry.exporter.components.unet import UNET
 from diffoundry.exporter.families import lookup
 from diffoundry.exporter.passes import OPSET
-from diffoundry.exporter.trace import trace
+from diffoundry.exporter.tracing.trace import trace
 
 ATOL = 3e-5  # as in test_trace.py
 

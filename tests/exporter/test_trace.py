@@ -11,11 +11,11 @@ import onnxruntime
 import pytest
 import torch
 
-from diffoundry.exporter.checkpoint import open_checkpoint
+from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.component import Component
-from diffoundry.exporter.graph_names import MODULE_KEY, WEIGHT_KEY
 from diffoundry.exporter.passes import OPSET
-from diffoundry.exporter.trace import TraceError, trace
+from diffoundry.exporter.tracing.graph_names import MODULE_KEY, WEIGHT_KEY
+from diffoundry.exporter.tracing.trace import TraceError, trace
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.specs import TensorSpec
 
@@ -213,8 +213,8 @@ def test_the_same_bytes_in_another_process(tiny_sd_checkpoint, traced):
     script = """
 import hashlib, sys
 import onnx_ir as ir
-from diffoundry.exporter.checkpoint import open_checkpoint
-from diffoundry.exporter.trace import trace
+from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
+from diffoundry.exporter.tracing.trace import trace
 checkpoint = open_checkpoint(sys.argv[1])
 for name in sys.argv[3:]:
     graph = trace(checkpoint.load(name), checkpoint.component(name), opset=int(sys.argv[2]))

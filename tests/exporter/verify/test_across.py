@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffoundry.exporter.checkpoint import open_checkpoint
+from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.verify import (
     ACROSS_SCHEMA_VERSION,
     AcrossReport,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from diffoundry.exporter.checkpoint import Checkpoint, open_checkpoint
+from diffoundry.exporter.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from diffoundry.exporter.verify import VerifyRequest, report_to_json, verify
 from diffoundry.runtime import load
 from diffoundry.runtime.engine import EngineOptions

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from diffoundry.exporter.checkpoint import open_checkpoint
+from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.verify.source import find_checkpoint, identity_notes
 from diffoundry.runtime.errors import BundleError, CheckpointError, InputError
 

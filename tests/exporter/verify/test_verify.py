@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from diffoundry.exporter.checkpoint import open_checkpoint
-from diffoundry.exporter.reference import reference_pipeline
+from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
+from diffoundry.exporter.pytorch.reference import reference_pipeline
 from diffoundry.exporter.verify import SCHEMA_VERSION, VerifyReport, VerifyRequest, Watch, report_to_json, verify
 from diffoundry.runtime import load
 from diffoundry.runtime.errors import InputError

@@ -5,8 +5,8 @@ from functools import partial
 import pytest
 import torch
 
-from diffoundry.exporter.checkpoint import open_checkpoint
-from diffoundry.exporter.reference import reference_pipeline
+from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
+from diffoundry.exporter.pytorch.reference import reference_pipeline
 from diffoundry.exporter.verify.cases import decoder_cases, encoder_cases, text_cases, unet_cases
 from diffoundry.exporter.verify.component_checks import compare_component
 from diffoundry.exporter.verify.gates import GATES

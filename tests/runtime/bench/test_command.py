@@ -112,7 +112,7 @@ def test_a_missing_report_extra_is_told_before_measuring(scripted_bundle, monkey
 
 
 def test_a_missing_torch_is_told_before_measuring(scripted_bundle, monkeypatch, script):
-    monkeypatch.setattr("diffoundry.exporter.torch_baseline.importlib.util.find_spec", lambda _name: None)
+    monkeypatch.setattr("diffoundry.exporter.pytorch.baseline.importlib.util.find_spec", lambda _name: None)
     result = _run(scripted_bundle, "--against", "torch", code=1)
     assert isinstance(result.exception, MissingExtraError)
     assert script.opened == []

@@ -14,10 +14,10 @@ import onnxruntime
 import pytest
 from filelock import FileLock
 
-from diffoundry.exporter.checkpoint import open_checkpoint
-from diffoundry.exporter.graph_files import save_graph
+from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.passes.quantizable import quantizable
 from diffoundry.exporter.passes.quantize import Quantize
+from diffoundry.exporter.tracing.graph_files import save_graph
 from diffoundry.runtime.engine import EngineOptions
 from diffoundry.runtime.plugins import resolve
 from diffoundry.runtime.records import from_json, to_json

@@ -11,13 +11,15 @@ from filelock import FileLock
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))  # a folder of helpers with names of their own
 
+from fake_cuda import FakeCuda
+from rig import Rig
 from small_graphs import in_form, make_block
 
-from diffoundry.exporter.graph_files import save_graph
+from diffoundry.exporter.tracing.graph_files import save_graph
 from diffoundry.runtime.records import from_json, to_json
 from diffoundry.runtime.specs import DimSpec, EngineSpec
 from diffoundry.targets.base import Lowering
-from diffoundry.targets.tensorrt.flavour import RTX
+from diffoundry.targets.tensorrt.flavour import RTX, TENSORRT
 from diffoundry.targets.tensorrt.loading import open_library
 from diffoundry.targets.tensorrt.target import RTXTarget
 
@@ -105,6 +107,16 @@ def block_graph(tmp_path):
     path = tmp_path / "block.onnx"
     ir.save(make_block(), path)
     return path
+
+
+@pytest.fixture
+def rig(block_graph, tmp_path):
+    """Factory: a machine of fakes with a plan of the block."""
+
+    def make(flavour=TENSORRT, **machine):
+        return Rig(block_graph, tmp_path, flavour, FakeCuda(**machine))
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,10 @@ from contextlib import nullcontext
 
 import pytest
 
-from diffoundry.exporter.checkpoint import open_checkpoint
+from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.engine_export import write_engine
-from diffoundry.exporter.jobs import EngineJob, PortableJob
-from diffoundry.exporter.portable_export import write_portable
+from diffoundry.exporter.tracing.portable_export import write_portable
+from diffoundry.exporter.work.jobs import EngineJob, PortableJob
 from diffoundry.runtime.specs import BuildSpec, DimSpec
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("rtx")]

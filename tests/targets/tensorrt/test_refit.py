@@ -5,8 +5,8 @@ import onnx_ir as ir
 import pytest
 from small_graphs import in_form
 
-from diffoundry.exporter.checkpoint import open_checkpoint
-from diffoundry.exporter.graph_files import save_graph
+from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
+from diffoundry.exporter.tracing.graph_files import save_graph
 from diffoundry.targets.tensorrt.network import parse
 from diffoundry.targets.tensorrt.refit import refit_map
 from diffoundry.targets.tensorrt.target import RTXTarget

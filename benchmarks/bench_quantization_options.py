@@ -1,0 +1,98 @@
+"""What each option of quantization is worth on the embedded model, in dB of its pictures and in bytes.
+
+python benchmarks/bench_quantization_options.py --bundle DIR [--prompts 16] [--steps 20] [--threads 2]
+
+DIR is a bundle that was calibrated, as `diffoundry export --model emoji --target openvino --precision int8 -o DIR`
+makes it: its ranges are used. Every row quantizes all layers of the UNet in one way and nothing else; the numbers are
+PSNR against fp32 over held-out prompts, computed in float as the graphs say.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx_ir as ir
+
+from diffoundry.calibration.observers import OBSERVERS
+from diffoundry.calibration.prompts import HELD_OUT_PROMPTS, cases_of
+from diffoundry.calibration.quality import judge
+from diffoundry.calibration.ranges import read_ranges
+from diffoundry.calibration.tasks import TextToImage
+from diffoundry.exporter.calibrate.studio import Studio
+from diffoundry.exporter.passes.quantizable import quantizable
+from diffoundry.exporter.passes.smooth import smoothable
+from diffoundry.exporter.precision import convert
+from diffoundry.runtime.quantization import ComponentChoice
+from diffoundry.targets.base import GraphForm
+
+FORMS = {
+    "int8": GraphForm(weights="int8", activations="int8"),
+    "uint8": GraphForm(weights="int8", activations="uint8"),
+    "uint8, outputs": GraphForm(weights="int8", activations="uint8", outputs=True),
+    "fp8": GraphForm(weights="fp8", activations="fp8"),
+    "int8 weights": GraphForm(weights="int8"),
+    "int4 weights": GraphForm(weights="int4"),
+}
+
+RANKS = (4, 8, 16)
+
+
+def main() -> None:
+    """Paint every row, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--prompts", type=int, default=len(HELD_OUT_PROMPTS))
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=2)
+    asked = parser.parse_args()
+    studio = Studio(asked.bundle, TextToImage(steps=asked.steps), asked.threads)
+    studio.tasks = studio.tasks[:1]
+    cases = cases_of(HELD_OUT_PROMPTS[: asked.prompts], held_out=True)
+    ranges = read_ranges(asked.bundle, "unet")
+    print("| | weights, MB | PSNR, dB | worst |\n| --- | --- | --- | --- |")
+    for words, form, choice in rows(studio.graph("unet").graph):
+        model = convert(studio.graph("unet"), form, choice, ranges)
+        size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+        with studio.open("unet", model, "row") as engine:
+            quality = judge(studio.errors(studio.floats({"unet": engine}), cases)[0])
+        print(f"| {words} | {size / 1e6:.2f} | {quality.mean:.1f} | {quality.worst:.1f} |", flush=True)
+
+
+def rows(graph: ir.Graph) -> Iterator[tuple[str, GraphForm, ComponentChoice]]:
+    """Each row's name, form and choice."""
+    everything = tuple(site.name for site in quantizable(graph))
+    after_norms = [site.name for sites in smoothable(graph).values() for site in sites]
+    for name in ("int8", "uint8", "uint8, outputs", "fp8"):
+        for observer in OBSERVERS:
+            yield f"{name}, {observer}", FORMS[name], ComponentChoice(quantized=everything, observer=observer)
+    for strength in (0.25, 0.5, 0.75):
+        smooth = dict.fromkeys(after_norms, strength)
+        choice = ComponentChoice(quantized=everything, observer="mse", smooth=smooth)
+        yield f"int8, mse, smoothed {strength}", FORMS["int8"], choice
+    for name in ("int8 weights", "int4 weights"):
+        yield name, FORMS[name], ComponentChoice(quantized=everything)
+    for rank in RANKS:
+        choice = ComponentChoice(quantized=everything, low_rank=dict.fromkeys(everything, rank))
+        yield f"int4 weights, branch of rank {rank}", FORMS["int4 weights"], choice
+    sizes = {
+        site.name: site.weight_value.const_value.size for site in quantizable(graph) if site.weight_value.const_value
+    }
+    for share in (0.1, 0.2, 0.4):
+        fallback = smallest_first(sizes, share)
+        choice = ComponentChoice(quantized=everything, fallback=fallback)
+        yield f"int4 weights, {len(fallback)} of {len(sizes)} layers int8", FORMS["int4 weights"], choice
+
+
+def smallest_first(sizes: dict[str, int], share: float) -> tuple[str, ...]:
+    """The smallest layers that hold this share of all weights."""
+    chosen, left = [], share * sum(sizes.values())
+    for name in sorted(sizes, key=sizes.__getitem__):
+        left -= sizes[name]
+        if left < 0:
+            break
+        chosen.append(name)
+    return tuple(chosen)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Downloads from the Hugging Face hub: of a repository only what an export needs."""
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils import tqdm
+
+from diffoundry.exporter.checkpoints.weight_files import choose_weights, read_json, read_shards
+from diffoundry.exporter.families.lookup import find_family
+from diffoundry.runtime.errors import CheckpointError
+
+__all__ = ["download"]
+
+_TIMEOUT = 10.0
+"""Seconds that the hub has for its first answer."""
+
+_INDEX = "model_index.json"
+
+_Fetch = Callable[[str], Path]
+
+
+def download(
+    repository: str,
+    revision: str | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+    *,
+    endpoint: str | None = None,
+) -> Path:
+    """Bring a repository's configs, tokenizer and weights into the hub's local cache and return its folder there.
+
+    Weights in full precision are preferred to those in fp16. The other copies that a repository holds (pickles, EMA,
+    other frameworks) and the parts that are not exported stay where they are. Without a connection the cache is used.
+
+    Args:
+        repository: "organisation/name".
+        revision: Branch, tag or commit, or None for the main branch.
+        progress: Called with (file, bytes so far, bytes in all).
+        endpoint: Address of the hub, or None for the user's setting.
+
+    Raises:
+        CheckpointError: The repository cannot be reached and is not in the cache, or holds no safetensors checkpoint.
+    """
+    try:
+        info = HfApi(endpoint=endpoint).model_info(repository, revision=revision, files_metadata=True, timeout=_TIMEOUT)
+    except Exception as error:  # noqa: BLE001  # which HTTP library raises here depends on the hub library's version
+        return _from_cache(repository, revision, error)
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+
+    def fetch(name: str, at: str | None = info.sha) -> Path:
+        if name not in sizes:
+            raise CheckpointError(
+                f"model {repository!r}: got a repository without {name}, expected a diffusers checkpoint"
+            )
+        bar = _progress_bar(progress, name, sizes[name]) if progress else None
+        return Path(hf_hub_download(repository, name, revision=at, endpoint=endpoint, tqdm_class=bar))
+
+    try:
+        fetch(_INDEX, revision)  # by its branch, so that the cache learns which commit the branch stands for
+        return _fetch_all(repository, sizes, fetch)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"model {repository!r}: the download broke off ({_reason(error)}); run the command again to continue it"
+        ) from error
+
+
+def _fetch_all(repository: str, names: Collection[str], fetch: _Fetch) -> Path:
+    """Fetch the files that an export reads, and return the folder they are in."""
+    index = fetch(_INDEX)
+    family = find_family(str(read_json(index).get("_class_name")))
+    for name in sorted(names):
+        if name.partition("/")[0] in family.folders and name.endswith((".json", ".txt")):
+            fetch(name)
+    for source, kind in {kind.source: kind for kind in family.components}.items():
+        fetch(f"{source}/config.json")
+        inside = [name.partition("/")[2] for name in names if name.startswith(f"{source}/")]
+        library = kind.classes[0].partition(":")[0]
+        _, weights = choose_weights(f"{repository}/{source}", inside, library)
+        path = fetch(f"{source}/{weights}")
+        for shard in read_shards(path) if weights.endswith(".json") else ():
+            fetch(f"{source}/{shard}")
+    return index.parent
+
+
+def _from_cache(repository: str, revision: str | None, error: Exception) -> Path:
+    """The repository as it was downloaded before, when the hub gives no answer."""
+    if isinstance(error, HFValidationError):
+        raise CheckpointError(f"model {repository!r}: is no valid hub id ({_reason(error)})") from error
+    if isinstance(error, GatedRepoError):
+        raise CheckpointError(
+            f"model {repository!r}: its licence must be accepted on its hub page, and `hf auth login` run, before "
+            f"it can be downloaded"
+        ) from error
+    if isinstance(error, RevisionNotFoundError):
+        raise CheckpointError(f"model {repository!r}: the hub has no revision {revision!r} of it") from error
+    if isinstance(error, RepositoryNotFoundError):
+        raise CheckpointError(
+            f"model {repository!r}: is no folder here and not on the hub, or private; check the name, or run "
+            f"`hf auth login`"
+        ) from error
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=[_INDEX], local_files_only=True))
+    except OSError:
+        raise CheckpointError(
+            f"model {repository!r}: the hub cannot be reached ({_reason(error)}) and the model was not downloaded "
+            f"before; connect, or download it elsewhere with `hf download {repository}` and give the folder"
+        ) from error
+
+
+def _progress_bar(progress: Callable[[str, int, int], None], name: str, size: int) -> type[tqdm]:
+    """A class that the hub library takes for its progress bar, and that only reports."""
+
+    class Reporter(tqdm):  # type: ignore[misc]  # the library has no types
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{**kwargs, "disable": True})
+            self._sum = int(kwargs.get("initial") or 0)
+            progress(name, self._sum, size)
+
+        def update(self, n: float | None = 1) -> None:
+            self._sum += int(n or 0)
+            progress(name, self._sum, size)
+
+    return Reporter
+
+
+def _reason(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,154 @@
+"""Makes a component's torch module in fp32: with the checkpoint's weights, or with seeded random ones."""
+
+import ctypes
+import importlib
+import sys
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import diffusers
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+
+from diffoundry.exporter.checkpoints.weight_files import resolve_weights
+from diffoundry.runtime.errors import CheckpointError
+
+__all__ = ["load_weights", "random_weights"]
+
+_LISTED = 5
+"""Names of missing weights that a message lists."""
+
+_HALVES = {"F16": torch.float16, "BF16": torch.bfloat16}
+
+_MADV_PAGEOUT = 21
+"""From linux/mman.h, since Linux 5.4: give the pages back, losing nothing."""
+
+
+def load_weights(folder: Path, module_class: str) -> torch.nn.Module:
+    """Build a module and read its weights from safetensors, halves widened to fp32.
+
+    fp32 weights stay in the mapped file and cost no memory until they are read.
+
+    Args:
+        folder: The component's folder in the checkpoint.
+        module_class: "library:class".
+
+    Raises:
+        CheckpointError: Files or weights are missing, damaged, or of another shape than the config says.
+    """
+    library, _, name = module_class.partition(":")
+    weights = resolve_weights(folder, library)
+    stored = {dtype for file in weights.files for dtype in _stored_types(folder / file)}
+    # Loaded as stored, a weight stays in the mapped file. In a mixed file it is widened by the library.
+    dtype = _HALVES[stored.pop()] if len(stored) == 1 and stored <= _HALVES.keys() else torch.float32
+    with _quiet():
+        try:
+            module, info = _find_class(library, name).from_pretrained(
+                folder,
+                variant=weights.variant,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                **{"torch_dtype" if library == "diffusers" else "dtype": dtype},
+            )
+        except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
+            raise CheckpointError(f"{folder}: cannot be loaded as {name}: {_first_line(error)}") from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
+        raise CheckpointError(
+            f"{folder}: weights are missing: {', '.join(missing[:_LISTED])}{more}; got files without them, expected "
+            f"all that config.json asks for; the files are incomplete or belong to another config"
+        )
+    return _widen(cast("torch.nn.Module", module))
+
+
+def random_weights(folder: Path, module_class: str, seed: int) -> torch.nn.Module:
+    """Build a module from its config with its own initialisation, under a seed of the component's own.
+
+    The same seed gives the same weights in every process, whichever components are made before.
+
+    Args:
+        folder: Holds config.json; its name takes part in the seed.
+        module_class: "library:class".
+        seed: The checkpoint's seed.
+
+    Raises:
+        CheckpointError: The config does not fit the class.
+    """
+    library, _, name = module_class.partition(":")
+    found = _find_class(library, name)
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(zlib.crc32(f"{seed}/{folder.name}".encode()))
+        try:
+            if library == "diffusers":
+                module = found.from_config(found.load_config(folder))
+            else:
+                module = found(found.config_class.from_pretrained(folder))
+        except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
+            raise CheckpointError(f"{folder}: cannot be built as {name}: {_first_line(error)}") from error
+    return cast("torch.nn.Module", module.float().eval().requires_grad_(False))
+
+
+def _find_class(library: str, name: str) -> Any:
+    return getattr(importlib.import_module(library), name)
+
+
+def _stored_types(path: Path) -> set[str]:
+    """The floating types in a safetensors file, by the names of the format."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            types = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  # no mapping
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path}: is no readable safetensors file ({_first_line(error)}); fetch the file again"
+        ) from error
+    return {name for name in types if name.startswith(("F", "BF"))}
+
+
+def _widen(module: torch.nn.Module) -> torch.nn.Module:
+    """Make every floating weight fp32, in place, one at a time.
+
+    Each half precision weight lies in a mapped file. Its pages are given back as soon as it is widened, so that the
+    file is never resident as a whole beside the fp32 copy.
+    """
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            narrow, tensor.data = tensor.data, tensor.data.float()
+            _give_back(narrow)
+    return module.eval().requires_grad_(False)
+
+
+def _give_back(tensor: torch.Tensor) -> None:
+    if sys.platform != "linux":
+        return
+    page = 4096
+    start = -(-tensor.data_ptr() // page) * page
+    length = tensor.data_ptr() + tensor.nbytes - start
+    if length > 0:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), _MADV_PAGEOUT)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the libraries: what they would warn of is checked here and raised."""
+    levels = diffusers.utils.logging.get_verbosity(), transformers.utils.logging.get_verbosity()
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    diffusers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        diffusers.utils.logging.set_verbosity(levels[0])
+        transformers.utils.logging.set_verbosity(levels[1])
+        if bars:
+            transformers.utils.logging.enable_progress_bar()
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,1 @@
+"""diffusers' own pipeline: what a bundle is verified against and measured beside."""

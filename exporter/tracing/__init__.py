@@ -1,0 +1,1 @@
+"""From a torch module to a portable graph with its names."""

@@ -1,0 +1,91 @@
+"""Aliases, and the configs that random weights are built from: real architectures, a vocabulary of the real size."""
+
+import importlib
+
+import pytest
+import torch
+import transformers
+
+from diffoundry.exporter.checkpoints.aliases import package_path, read_aliases
+from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
+from diffoundry.exporter.configs.vocabulary import clip_merges, clip_vocabulary, write_vocabulary
+
+# Parameters of the published checkpoints.
+SIZES = {
+    "sd14": {"text_encoder": 123_060_480, "unet": 859_520_964, "vae": 83_653_863},
+    "sd15": {"text_encoder": 123_060_480, "unet": 859_520_964, "vae": 83_653_863},
+    "sd21": {"text_encoder": 340_387_840, "unet": 865_910_724, "vae": 83_653_863},
+}
+
+
+def test_table():
+    table = read_aliases()
+    assert set(table) == {"emoji", "sd14", "sd15", "sd21"}
+    for alias in table.values():
+        assert (alias.hub is None) != (alias.folder is None)
+        assert (package_path(alias.configs) / "model_index.json").is_file()
+
+
+@pytest.mark.parametrize(("alias", "source"), [(alias, source) for alias, parts in SIZES.items() for source in parts])
+def test_configs_are_those_of_the_published_models(alias, source):
+    checkpoint = open_checkpoint(alias, random_weights=True)
+    library, name = checkpoint.model_index[source]
+    found = getattr(importlib.import_module(library), name)
+    with torch.device("meta"):
+        if library == "diffusers":
+            module = found.from_config(found.load_config(checkpoint.root / source))
+        else:
+            module = found(found.config_class.from_pretrained(checkpoint.root / source))
+    assert sum(parameter.numel() for parameter in module.parameters()) == SIZES[alias][source]
+
+
+@pytest.mark.parametrize(
+    ("alias", "width", "prediction", "size"),
+    [("sd14", 768, "epsilon", 64), ("sd15", 768, "epsilon", 64), ("sd21", 1024, "v_prediction", 96)],
+)
+def test_interfaces(alias, width, prediction, size):
+    checkpoint = open_checkpoint(alias, random_weights=True)
+    inputs = {spec.name: spec.shape for spec in checkpoint.component("unet").inputs}
+    assert inputs == {
+        "sample": ("batch", 4, "height/8", "width/8"),
+        "timestep": (1,),
+        "encoder_hidden_states": ("batch", "sequence", width),
+    }
+    assert checkpoint.component("text_encoder").outputs[0].shape == ("batch", "sequence", width)
+    assert checkpoint.component("vae_encoder").outputs[0].shape == ("batch", 8, "height/8", "width/8")
+    assert checkpoint.scheduler_config.get("prediction_type", "epsilon") == prediction
+    assert checkpoint.dim_multiples == {"height": 8, "width": 8}
+    files = {name for _, name in checkpoint.bundle_files()}
+    assert {"tokenizer/vocab.json", "tokenizer/merges.txt", "scheduler/scheduler_config.json"} <= files
+
+
+class TestVocabulary:
+    @pytest.mark.parametrize("folder", ["sd1", "sd21"])
+    def test_is_the_one_that_the_script_writes(self, tmp_path, folder):
+        write_vocabulary(tmp_path)
+        shipped = package_path(f"exporter/configs/{folder}/tokenizer")
+        for name in ("vocab.json", "merges.txt"):
+            assert (tmp_path / name).read_bytes() == (shipped / name).read_bytes()
+
+    def test_is_built_as_clips(self):
+        merges = clip_merges()
+        vocabulary = clip_vocabulary(merges)
+        assert len(vocabulary) == 49408
+        assert [vocabulary["!"], vocabulary["!</w>"], vocabulary["a</w>"]] == [0, 256, 320]
+        assert [vocabulary["<|startoftext|>"], vocabulary["<|endoftext|>"]] == [49406, 49407]
+        known = set(list(vocabulary)[:512])
+        for left, right in merges:
+            assert left in known
+            assert right in known
+            known.add(left + right)
+
+    @pytest.mark.parametrize(("folder", "padding"), [("sd1", 49407), ("sd21", 0)])
+    def test_transformers_reads_it(self, folder, padding):
+        tokenizer = transformers.CLIPTokenizer.from_pretrained(package_path(f"exporter/configs/{folder}/tokenizer"))
+        text = "a photo of an astronaut riding a horse, 4k 🎉"
+        ids = tokenizer([text], padding="max_length", truncation=True).input_ids[0]
+        assert len(ids) == 77
+        assert ids[0] == 49406
+        assert ids[ids.index(49407) :] == [49407] + [padding] * (76 - ids.index(49407))
+        assert tokenizer.decode(ids, skip_special_tokens=True).rstrip("!").replace(" ", "") == text.replace(" ", "")
+        assert len(set(ids)) > 15

@@ -1,0 +1,210 @@
+"""Checkpoints: found, checked, described, and refused with one sentence each."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from diffoundry.exporter.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from diffoundry.runtime.errors import CheckpointError, ConfigError
+
+COMPONENTS = ["text_encoder", "unet", "vae_encoder", "vae_decoder"]
+
+
+def edit(path, **changes):
+    """Change fields of a JSON file; None as a value is JSON's null."""
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_folder(tiny_sd_checkpoint):
+    root = tiny_sd_checkpoint()
+    checkpoint = open_checkpoint(str(root))
+    assert checkpoint.name == str(root)
+    assert checkpoint.family.name == "stable_diffusion"
+    assert [component.name for component in checkpoint.components] == COMPONENTS
+    assert [kind.name for kind in checkpoint.family.components] == COMPONENTS
+    assert checkpoint.component("vae_decoder").source == "vae"
+    assert checkpoint.scheduler_config["_class_name"] == "PNDMScheduler"
+    assert checkpoint.tokenizer_folders == ("tokenizer",)
+    assert checkpoint.dim_multiples == {"height": 8, "width": 8}
+    assert checkpoint.notices() == []
+
+
+def test_emoji_is_installed():
+    checkpoint = open_checkpoint("emoji")
+    assert checkpoint.scheduler_config["prediction_type"] == "v_prediction"
+    assert checkpoint.root.parts[-2:] == ("models", "emoji")
+
+
+def test_another_process_opens_the_same(tiny_sd_checkpoint, monkeypatch):
+    root = tiny_sd_checkpoint()
+    monkeypatch.chdir(root.parent)
+    described = open_checkpoint(root.name, random_weights=True, seed=5).describe()
+    monkeypatch.chdir("/")
+    again = Checkpoint.reopen(json.loads(json.dumps(described)))
+    assert (again.name, again.root, again.seed) == (root.name, root, 5)
+
+
+def test_opening_loads_no_torch(tiny_sd_checkpoint):
+    script = (
+        "import sys; from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint; "
+        f"open_checkpoint({str(tiny_sd_checkpoint())!r}).identity(); "
+        "sys.exit(any(name in sys.modules for name in ('torch', 'diffusers', 'transformers', 'huggingface_hub')))"
+    )
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
+def test_identity_follows_weights_and_configs(own_checkpoint):
+    names = {"text_encoder/config.json", "unet/config.json", "vae/config.json"} | {
+        "text_encoder/model.safetensors",
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+    }
+    first = open_checkpoint(str(own_checkpoint)).identity()
+    assert set(first) == names
+    edit(own_checkpoint / "unet/config.json", sample_size=16)
+    weights = own_checkpoint / "vae/diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    second = open_checkpoint(str(own_checkpoint)).identity()
+    assert {name for name in names if first[name] != second[name]} == {
+        "unet/config.json",
+        "vae/diffusion_pytorch_model.safetensors",
+    }
+
+
+def test_identity_of_random_weights(own_checkpoint):
+    first = open_checkpoint(str(own_checkpoint), random_weights=True, seed=3).identity()
+    assert first["random_weights_seed"] == "3"
+    assert set(first) == {"random_weights_seed", "text_encoder/config.json", "unet/config.json", "vae/config.json"}
+
+
+def test_what_a_bundle_carries(own_checkpoint):
+    (own_checkpoint / "tokenizer/leftover.bin").write_bytes(b"x")
+    files = {name: source for source, name in open_checkpoint(str(own_checkpoint)).bundle_files()}
+    assert set(files) == {
+        *(f"{name}/config.json" for name in COMPONENTS),
+        "scheduler/scheduler_config.json",
+        *(f"tokenizer/{name}" for name in ("merges.txt", "tokenizer.json", "tokenizer_config.json", "vocab.json")),
+    }
+    assert files["vae_decoder/config.json"] == own_checkpoint / "vae/config.json"
+
+
+def test_parts_that_are_left_out_are_told(own_checkpoint):
+    index = own_checkpoint / "model_index.json"
+    checker = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    edit(index, safety_checker=checker, requires_safety_checker=True)
+    checkpoint = open_checkpoint(str(own_checkpoint))
+    assert checkpoint.notices() == ["safety_checker of the checkpoint is left out: it is not supported yet"]
+    carried = checkpoint.bundle_model_index()
+    assert carried["safety_checker"] == [None, None]
+    assert carried["requires_safety_checker"] is False
+    assert carried["unet"] == ["diffusers", "UNet2DConditionModel"]
+
+
+def test_random_weights_are_told(tiny_sd_checkpoint):
+    checkpoint = open_checkpoint(str(tiny_sd_checkpoint()), random_weights=True, seed=7)
+    random = "weights are random (seed 7): good for measuring, not for pictures"
+    assert checkpoint.notices() == [random]
+    synthetic = "the tokenizer's vocabulary is synthetic, of CLIP's size: see docs/checkpoints.md"
+    assert open_checkpoint("sd21", random_weights=True, seed=7).notices() == [random, synthetic]
+
+
+def remove(name):
+    return lambda root: shutil.rmtree(root / name) if (root / name).is_dir() else (root / name).unlink()
+
+
+def write(name, text):
+    return lambda root: (root / name).write_text(text)
+
+
+def change(name, **fields):
+    return lambda root: edit(root / name, **fields)
+
+
+def without_vocabulary(root):
+    for name in ("tokenizer.json", "vocab.json"):
+        (root / "tokenizer" / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (remove("model_index.json"), r"model_index\.json: cannot be read \(No such file or directory\)"),
+        (write("model_index.json", "{,"), r"model_index\.json: is no valid JSON \(.*line 1"),
+        (write("model_index.json", "[]"), r"model_index\.json: got list, expected a JSON object"),
+        (
+            change("model_index.json", _class_name=None),
+            "got no '_class_name', expected the name of a diffusers pipeline",
+        ),
+        (
+            change("model_index.json", _class_name="FluxPipeline"),
+            "pipeline class: got 'FluxPipeline', expected one of StableDiffusionPipeline",
+        ),
+        (
+            change("model_index.json", unet=["os", "system"]),
+            "component 'unet': got os:system, expected diffusers:UNet2DConditionModel in a StableDiffusionPipeline",
+        ),
+        (change("model_index.json", unet=None), "component 'unet': got None, expected diffusers:UNet2DConditionModel"),
+        (
+            change("model_index.json", **{"../unet": ["diffusers", "UNet2DConditionModel"]}),
+            r"names '\.\./unet', expected no path; the checkpoint is not trusted",
+        ),
+        (
+            change("model_index.json", scheduler=["diffusers", "a/b"]),
+            "names 'a/b', expected no path; the checkpoint is not trusted",
+        ),
+        (remove("unet"), r"unet: is missing, expected the folder of UNet2DConditionModel"),
+        (remove("vae/config.json"), r"vae/config\.json: cannot be read"),
+        (write("vae/config.json", "\0"), r"vae/config\.json: is no valid JSON"),
+        (remove("scheduler/scheduler_config.json"), r"scheduler_config\.json: cannot be read"),
+        (
+            without_vocabulary,
+            r"tokenizer: got no vocabulary, expected tokenizer\.json, or vocab\.json with merges\.txt",
+        ),
+        (remove("tokenizer"), r"tokenizer: got no vocabulary"),
+        (change("unet/config.json", in_channels="4"), r"unet/config\.json: field 'in_channels': got '4', expected int"),
+    ],
+)
+def test_a_spoiled_folder_is_refused(own_checkpoint, spoil, message):
+    spoil(own_checkpoint)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        open_checkpoint(str(own_checkpoint))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"class_embed_type": "timestep"}, "field 'class_embed_type': got 'timestep', expected null"),
+        ({"encoder_hid_dim_type": "ip_image_proj"}, "field 'encoder_hid_dim_type'"),
+        ({"cross_attention_dim": [32, 64, 64]}, r"'cross_attention_dim': got \[32, 64, 64\], expected one number"),
+        ({"addition_embed_type": "text"}, "field 'addition_embed_type': got 'text', expected null"),
+        ({"addition_embed_type": "text_time"}, "checkpoint with a text_encoder_2"),
+    ],
+)
+def test_a_network_of_another_kind_is_refused(own_checkpoint, fields, message):
+    edit(own_checkpoint / "unet/config.json", **fields)
+    with pytest.raises(ConfigError, match=message):
+        open_checkpoint(str(own_checkpoint))
+
+
+def test_a_name_that_is_nothing():
+    forms = r"expected a diffusers folder, a hub id such as org/name, or an alias \(emoji, sd14, sd15, sd21\)"
+    for model in ("sd99", "./no/such/folder", "", "a/b/c"):
+        with pytest.raises(CheckpointError, match=re.escape(f"model {model!r}: not found, ") + forms):
+            open_checkpoint(model)
+
+
+def test_a_single_file(tmp_path):
+    file = tmp_path / "model.ckpt"
+    file.write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="got a single file, expected a diffusers folder.*from_single_file"):
+        open_checkpoint(str(file))
+
+
+def test_random_weights_need_configs():
+    with pytest.raises(CheckpointError, match="model 'org/name': got no config to build with random weights"):
+        open_checkpoint("org/name", random_weights=True)

@@ -1,0 +1,259 @@
+"""Downloads, against a small server that speaks as much of the hub's protocol as they use."""
+
+import hashlib
+import json
+import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
+
+import huggingface_hub.constants
+import pytest
+from safetensors.torch import load_file, save_file
+
+from diffoundry.exporter.checkpoints import checkpoint as checkpoint_module
+from diffoundry.exporter.checkpoints.aliases import Alias
+from diffoundry.exporter.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from diffoundry.exporter.checkpoints.hub import download
+from diffoundry.runtime.errors import CheckpointError
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub(ThreadingHTTPServer):
+    """Serves one folder as the repository org/model.
+
+    Attributes:
+        asked: Files whose content was sent.
+        error: The hub's error code for every question about the repository, or None.
+        broken: Name of a file that the server fails to deliver, or None.
+    """
+
+    def __init__(self, folder):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.folder = folder
+        self.asked = []
+        self.error = None
+        self.broken = None
+
+    @property
+    def address(self):
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_HEAD(self):
+        self.answer(send=False)
+
+    def do_GET(self):
+        self.answer(send=True)
+
+    def log_message(self, *_):
+        pass
+
+    def answer(self, *, send):
+        path = unquote(urlsplit(self.path).path)
+        if self.server.error:
+            self.reply(404 if self.server.error != "GatedRepo" else 403, {"X-Error-Code": self.server.error}, b"", send)
+        elif path.startswith("/api/models/org/model"):
+            files = sorted(file for file in self.server.folder.rglob("*") if file.is_file())
+            siblings = [
+                {"rfilename": str(file.relative_to(self.server.folder)), "size": file.stat().st_size} for file in files
+            ]
+            body = json.dumps({"id": "org/model", "sha": COMMIT, "siblings": siblings}).encode()
+            self.reply(200, {"Content-Type": "application/json"}, body, send)
+        elif path.startswith((f"/org/model/resolve/{COMMIT}/", "/org/model/resolve/main/")):
+            self.deliver(path.split("/", 5)[5], send)
+        else:
+            self.reply(404, {"X-Error-Code": "RepoNotFound"}, b"", send)
+
+    def deliver(self, name, send):
+        content = (self.server.folder / name).read_bytes()
+        if send:
+            self.server.asked.append(name)
+        if name == self.server.broken:
+            self.reply(400, {}, b"", send)
+            return
+        self.reply(200, {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}, content, send)
+
+    def reply(self, status, headers, body, send):
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if send:
+            self.wfile.write(body)
+
+
+def use_endpoint(monkeypatch, address):
+    """As HF_ENDPOINT does, which is read only once."""
+    constants = huggingface_hub.constants
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """An empty cache of the test's own, and no way to the real hub."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    use_endpoint(monkeypatch, "http://127.0.0.1:9")
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def hub(own_checkpoint):
+    """A repository as they are: pickles, EMA weights, other frameworks and pictures beside what is needed."""
+    for name in (
+        "unet/diffusion_pytorch_model.bin",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "unet/diffusion_pytorch_model.non_ema.safetensors",
+        "text_encoder/flax_model.msgpack",
+        "safety_checker/model.safetensors",
+        "v1-5-pruned.ckpt",
+        "README.md",
+    ):
+        (own_checkpoint / name).parent.mkdir(exist_ok=True)
+        (own_checkpoint / name).write_bytes(b"not needed")
+    server = Hub(own_checkpoint)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+NEEDED = {
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "text_encoder/config.json",
+    "text_encoder/model.safetensors",
+    *(f"tokenizer/{name}" for name in ("merges.txt", "tokenizer.json", "tokenizer_config.json", "vocab.json")),
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors",
+}
+
+
+def test_only_what_is_needed(hub, own_checkpoint):
+    told = {}
+    root = download(
+        "org/model", None, lambda *news: told.setdefault(news[0], []).append(news[1:]), endpoint=hub.address
+    )
+    assert set(hub.asked) == NEEDED
+    assert len(hub.asked) == len(NEEDED)
+    assert {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()} == NEEDED
+    identity = Checkpoint.at(root, name="org/model").identity()
+    assert identity == Checkpoint.at(own_checkpoint, name="other").identity()
+    assert set(told) == NEEDED
+    for name, news in told.items():
+        size = (own_checkpoint / name).stat().st_size
+        assert news[-1] == (size, size)
+        assert [done for done, _ in news] == sorted(done for done, _ in news)
+
+
+def test_nothing_twice_and_offline_from_the_cache(hub):
+    first = download("org/model", endpoint=hub.address)
+    hub.asked.clear()
+    assert download("org/model", endpoint=hub.address) == first
+    assert hub.asked == []
+    hub.shutdown()
+    hub.server_close()
+    assert download("org/model", endpoint="http://127.0.0.1:9") == first
+
+
+def test_shards(hub, own_checkpoint):
+    whole = own_checkpoint / "unet/diffusion_pytorch_model.safetensors"
+    tensors = sorted(load_file(whole).items())
+    whole.unlink()
+    halves = {"a.safetensors": dict(tensors[:99]), "b.safetensors": dict(tensors[99:])}
+    for name, part in halves.items():
+        save_file(part, whole.with_name(name), metadata={"format": "pt"})
+    weight_map = {tensor: name for name, part in halves.items() for tensor in part}
+    index = whole.with_name("diffusion_pytorch_model.safetensors.index.json")
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    root = download("org/model", endpoint=hub.address)
+    assert {path.name for path in (root / "unet").iterdir()} == {"config.json", index.name, *halves}
+    assert len(Checkpoint.at(root, name="org/model").load("unet").state_dict()) == len(tensors)
+
+
+def test_fp16_when_there_is_nothing_else(hub, own_checkpoint):
+    (own_checkpoint / "unet/diffusion_pytorch_model.safetensors").unlink()
+    root = download("org/model", endpoint=hub.address)
+    assert {path.name for path in (root / "unet").iterdir()} == {
+        "config.json",
+        "diffusion_pytorch_model.fp16.safetensors",
+    }
+
+
+def test_pickles_are_not_even_downloaded(hub, own_checkpoint):
+    for name in ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"):
+        (own_checkpoint / "unet" / name).unlink()
+    with pytest.raises(CheckpointError, match=r"org/model/unet/diffusion_pytorch_model\.bin: weights are pickled"):
+        download("org/model", endpoint=hub.address)
+    assert not any(name.endswith(".bin") for name in hub.asked)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("RepoNotFound", "model 'org/model': is no folder here and not on the hub, or private; check the name"),
+        ("RevisionNotFound", "model 'org/model': the hub has no revision 'v9' of it"),
+        ("GatedRepo", "model 'org/model': its licence must be accepted on its hub page"),
+    ],
+)
+def test_the_hub_refuses(hub, code, message):
+    hub.error = code
+    with pytest.raises(CheckpointError, match=message) as caught:
+        download("org/model", "v9", endpoint=hub.address)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["model_index.json", "vae/config.json"])
+def test_a_repository_of_another_kind(hub, own_checkpoint, name):
+    (own_checkpoint / name).unlink()
+    with pytest.raises(CheckpointError, match=f"got a repository without {name}, expected a diffusers checkpoint"):
+        download("org/model", endpoint=hub.address)
+
+
+def test_a_download_that_breaks_off_continues(hub):
+    hub.broken = "vae/diffusion_pytorch_model.safetensors"
+    with pytest.raises(CheckpointError, match="the download broke off .*; run the command again to continue it"):
+        download("org/model", endpoint=hub.address)
+    hub.broken = None
+    hub.asked.clear()
+    download("org/model", endpoint=hub.address)
+    assert hub.asked == ["vae/diffusion_pytorch_model.safetensors"]
+
+
+@pytest.mark.timeout(60)  # an answer, not a series of retries
+@pytest.mark.parametrize("model", ["org/model", "sd15"])
+def test_no_connection(model):
+    message = r"the hub cannot be reached \(.+\) and the model was not downloaded before"
+    with pytest.raises(CheckpointError, match=message) as caught:
+        open_checkpoint(model)
+    assert "\n" not in str(caught.value)
+    assert "hf download" in str(caught.value)
+
+
+def test_a_name_that_the_hub_does_not_allow():
+    with pytest.raises(CheckpointError, match=r"model 'org/a--b': is no valid hub id \(.+\)"):
+        open_checkpoint("org/a--b")
+
+
+def test_switched_off(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError, match=r"the hub cannot be reached \(.*HF_HUB_OFFLINE.*\)"):
+        open_checkpoint("org/model")
+
+
+def test_an_alias_is_downloaded(hub, monkeypatch):
+    use_endpoint(monkeypatch, hub.address)
+    monkeypatch.setattr(checkpoint_module, "read_aliases", lambda: {"mine": Alias(configs="none", hub="org/model")})
+    told = []
+    opened = open_checkpoint("mine", progress=lambda *news: told.append(news))
+    assert opened.name == "mine"
+    assert opened.root.name == COMMIT
+    assert told
+    shutil.rmtree(opened.root / "unet")
+    assert open_checkpoint("mine").component("unet")
