@@ -9,6 +9,7 @@ from onnx_ir.passes import common
 from onnxscript.optimizer import fold_constants_ir
 
 from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.specs import DimSpec
 from diffoundry.targets.base import Lowering
 
 __all__ = ["Sizes", "free_dims", "pin", "sizes_of"]
@@ -51,7 +52,7 @@ def sizes_of(work: Lowering, model: ir.Model, sequence: int) -> tuple[Sizes, ...
     and take one row; the runtime feeds them in turns.
 
     Raises:
-        InputError: Nothing fixes height and width, and the graph has them.
+        InputError: The graph has height and width, nothing fixes them, and the checkpoint's own size is not allowed.
     """
     fixed = {name: spec.fixed for name, spec in work.dims.items()}
     denoises = any(value.name == "timestep" for value in model.graph.inputs)
@@ -104,20 +105,22 @@ def free_dims(graph: ir.Graph) -> dict[str, list[str]]:
 
 def _own_size(work: Lowering) -> tuple[int, int]:
     """Height and width in pixels that the checkpoint was trained for: the denoiser's latents times the VAE's factor."""
+    allowed = {name: work.dims.get(name, DimSpec()) for name in ("height", "width")}
     files = [work.bundle / folder / "config.json" for folder in ("unet", "vae_decoder")]
-    low = {name: spec.min for name, spec in work.dims.items()}
-    high = {name: spec.max for name, spec in work.dims.items()}
+    own = "no size of the checkpoint's own"
     if all(file.is_file() for file in files):
         unet, vae = (json.loads(file.read_text(encoding="utf-8")) for file in files)
         side = unet["sample_size"]
         factor = 1 << (len(vae["block_out_channels"]) - 1)
         height, width = (factor * size for size in ((side, side) if isinstance(side, int) else side))
-        if all(low.get(n, 1) <= size <= (high.get(n) or size) for n, size in (("height", height), ("width", width))):
-            work.tell(f"{width}x{height} pixels, the checkpoint's own size")
+        own = f"{width}x{height} pixels, the checkpoint's own size"
+        if allowed["height"].refusal(height) is None and allowed["width"].refusal(width) is None:
+            work.tell(own)
             return height, width
+    got = " and ".join(f"{name} {spec.describe()}" for name, spec in allowed.items())
     raise InputError(
-        f"component {work.component!r}: got no fixed height and width, expected some: Core ML packages are made for "
-        f"one size each; name the sizes with --buckets 512x512, or with --height and --width"
+        f"component {work.component!r}: got {got}, and {own}, expected one size or some: Core ML packages are made for "
+        f"one each; name them with --buckets 512x512, or with --height and --width"
     )
 
 

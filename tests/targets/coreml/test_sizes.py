@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 from coreml_interpreter.package import Package
 
-from diffoundry.runtime.errors import EngineError
+from diffoundry.runtime.errors import EngineError, InputError
 from diffoundry.runtime.specs import DimSpec
 from diffoundry.targets.base import Lowering
 from diffoundry.targets.coreml.pin import free_dims, pin, sizes_of
@@ -100,6 +100,29 @@ def test_without_a_size_it_is_the_checkpoints_own(bundle_of):
     (size,) = sizes_of(work("unet", graph, tell=said.append), ir.load(graph), 77)
     assert (size.height, size.width) == (64, 64)
     assert said == ["64x64 pixels, the checkpoint's own size"]
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "got"),
+    [
+        (DimSpec(min=72, max=128), DimSpec(min=64, max=64), "height 72 to 128 and width 64"),
+        (DimSpec(min=72, max=72), DimSpec(), "height 72 and width 1 to any size"),
+    ],
+)
+def test_sizes_without_the_checkpoints_own_are_refused(bundle_of, height, width, got):
+    graph = bundle_of("emoji") / "unet/model.onnx"
+    with pytest.raises(
+        InputError,
+        match=f"'unet': got {got}, and 64x64 pixels, the checkpoint's own size, expected one .* with --buckets 512x512",
+    ):
+        sizes_of(work("unet", graph, dims={"height": height, "width": width}), ir.load(graph), 77)
+
+
+def test_a_bundle_without_configs_needs_a_size(bundle_of, tmp_path):
+    graph = bundle_of("emoji") / "unet/model.onnx"
+    bare = Lowering(component="unet", graph=graph, bundle=tmp_path, precision="fp32")
+    with pytest.raises(InputError, match="height 1 to any size and .*, and no size of the checkpoint's own, expected"):
+        sizes_of(bare, ir.load(graph), 77)
 
 
 def test_pinning_leaves_numbers_only(bundle_of):
