@@ -4,7 +4,6 @@ import contextlib
 import errno
 import json
 import os
-import resource
 import sys
 import threading
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from diffoundry.exporter.work.jobs import Job, Result, outcome_of, perform
+from diffoundry.runtime.bench.machine import peak_rss
 from diffoundry.runtime.errors import DiffoundryError
 from diffoundry.runtime.records import from_json, to_json
 
@@ -72,8 +72,14 @@ def _storage_sentence(error: OSError, job: Job) -> str:
 
 
 def _peak_rss() -> int:
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return peak if sys.platform == "darwin" else peak * 1024
+    """Of this process, or of the largest that it started."""
+    own = peak_rss() or 0
+    if sys.platform == "win32":
+        return own
+    import resource
+
+    started = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return max(own, started if sys.platform == "darwin" else started * 1024)
 
 
 def _say(message: Mapping[str, Any]) -> None:
