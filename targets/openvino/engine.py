@@ -13,6 +13,7 @@ from diffoundry.runtime.errors import EngineError, InputError
 from diffoundry.runtime.specs import EngineSpec
 from diffoundry.targets.openvino.compiled import Compiled
 from diffoundry.targets.openvino.devices import core, execution_precision, vendor_name
+from diffoundry.targets.openvino.native_attention import holds_native_attention
 from diffoundry.targets.openvino.preparation import Preparation
 from diffoundry.targets.openvino.shapes import resolve, solve
 from diffoundry.targets.openvino.vendor import ov
@@ -46,7 +47,8 @@ class OpenVinoEngine:
         self._path, self._spec = path, spec
         self._device = vendor_name(options.device or "cpu")
         floats = execution_precision(spec.precision, options.device or "cpu")
-        self._config = {"INFERENCE_PRECISION_HINT": _HINTS[floats], **_config(path, spec, options)}
+        self._config = {"INFERENCE_PRECISION_HINT": _HINTS[floats], **_config(spec, options)}
+        self._cache = options.cache
         self._prepare = Preparation.of(spec, options, floats)
         self.inputs, self.outputs = spec.inputs, spec.outputs
         self.facts: dict[str, Any] = {"floats": floats}
@@ -142,9 +144,22 @@ class OpenVinoEngine:
     def _compile(self, model: ov.Model, sizes: Mapping[str, int] | None) -> Compiled:
         try:
             self.facts |= self._prepare(model, sizes)
-            return Compiled(core().compile_model(model, self._device, self._config), self.outputs)
+            config = {**self._config, **self._keeping(model)}
+            return Compiled(core().compile_model(model, self._device, config), self.outputs)
         except RuntimeError as error:
             raise self._refused(error) from error
+
+    def _keeping(self, model: ov.Model) -> dict[str, Any]:
+        """OpenVINO's properties for keeping what is compiled: without the weights, to which it then refers.
+
+        A model with an operation of ours is kept with them: OpenVINO 2026.4 compiles it anew every time otherwise.
+        """
+        if self._cache is None:
+            return {}
+        if holds_native_attention(model):
+            return {"CACHE_DIR": str(self._cache)}
+        weights = {"CACHE_MODE": "OPTIMIZE_SIZE", "WEIGHTS_PATH": str(self._path.with_suffix(".bin"))}
+        return {"CACHE_DIR": str(self._cache), **weights}
 
     def _refused(self, error: RuntimeError) -> EngineError:
         made = ", ".join(f"{name} {version}" for name, version in self._spec.built_with.items())
@@ -154,8 +169,8 @@ class OpenVinoEngine:
         )
 
 
-def _config(path: Path, spec: EngineSpec, options: EngineOptions) -> dict[str, Any]:
-    """OpenVINO's properties for an engine, but for its floats."""
+def _config(spec: EngineSpec, options: EngineOptions) -> dict[str, Any]:
+    """OpenVINO's properties for an engine, but for its floats and its cache."""
     config: dict[str, Any] = {}
     if spec.precision.startswith("int"):  # activations that nobody calibrated stay floats
         config["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
@@ -163,7 +178,4 @@ def _config(path: Path, spec: EngineSpec, options: EngineOptions) -> dict[str, A
         config["INFERENCE_NUM_THREADS"] = options.threads
     if options.hint is not None:
         config["PERFORMANCE_HINT"] = options.hint.upper()
-    if options.cache is not None:  # what is kept refers to the weights instead of holding them again
-        weights = {"CACHE_MODE": "OPTIMIZE_SIZE", "WEIGHTS_PATH": str(path.with_suffix(".bin"))}
-        config |= {"CACHE_DIR": str(options.cache), **weights}
     return config

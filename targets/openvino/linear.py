@@ -178,6 +178,9 @@ def _changed(output: ov.Output, change: Change, axis: int, size: int, fill: floa
 def _arithmetic(node: ov.Node, inputs: Sequence[ov.Output]) -> ov.Output:
     """The result of an operation like `node` on other inputs."""
     if node.get_type_name() == "Convert":
-        return ops.convert(inputs[0], node.get_attributes()["destination_type"]).output(0)
-    make = {"Multiply": ops.multiply, "Subtract": ops.subtract}[node.get_type_name()]
-    return make(*inputs).output(0)
+        made = ops.convert(inputs[0], node.get_attributes()["destination_type"])
+    else:
+        made = {"Multiply": ops.multiply, "Subtract": ops.subtract}[node.get_type_name()](*inputs)
+    made.set_friendly_name(node.get_friendly_name())
+    output: ov.Output = made.output(0)
+    return output

@@ -12,7 +12,9 @@ from diffoundry.targets.openvino.linear import Change, Linear
 from diffoundry.targets.openvino.nodes import constant, replace, sizes, sole_user, source
 from diffoundry.targets.openvino.vendor import ops, ov
 
-__all__ = ["use_native_attention"]
+__all__ = ["holds_native_attention", "use_native_attention"]
+
+_OPERATION = "DiffoundryAttention"
 
 _WIDEST = 256
 _LONG = 2048
@@ -75,6 +77,11 @@ def use_native_attention(model: ov.Model, library: Path, *, floats: str) -> int:
     if found:
         model.validate_nodes_and_infer_types()
     return len(found)
+
+
+def holds_native_attention(model: ov.Model) -> bool:
+    """Whether our kernel computes anything in a model."""
+    return any(node.get_type_name() == _OPERATION for node in model.get_ops())
 
 
 def _match(node: ov.Node) -> _Attention | None:
@@ -189,15 +196,21 @@ def _narrowed(heads: int, width: int) -> Change:
 
 
 def _rewrite(found: _Attention, library: Path, floats: ov.Type) -> None:
-    before = found.output.get_element_type()
-    inputs = [_converted(value, floats) for value in found.inputs]
+    before, name = found.output.get_element_type(), found.output.get_node().get_friendly_name()
+    inputs = [_converted(value, floats, f"{name}/input{index}") for index, value in enumerate(found.inputs)]
     attributes = {"heads": found.heads, "scale": np.float32(found.scale).item()}
-    node = _factory(library).create("DiffoundryAttention", inputs, attributes)
-    replace(found.output, _converted(node.output(0), before))
+    node = _factory(library).create(_OPERATION, inputs, attributes)
+    node.set_friendly_name(f"{name}/native")
+    replace(found.output, _converted(node.output(0), before, name))
 
 
-def _converted(value: ov.Output, to: ov.Type) -> ov.Output:
-    return value if value.get_element_type() == to else ops.convert(value, to.get_type_name()).output(0)
+def _converted(value: ov.Output, to: ov.Type, name: str) -> ov.Output:
+    """The value in another type. Names are given, since OpenVINO's own count up and its cache of models heeds them."""
+    if value.get_element_type() == to:
+        return value
+    node = ops.convert(value, to.get_type_name())
+    node.set_friendly_name(name)
+    return node.output(0)
 
 
 @cache

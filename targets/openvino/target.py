@@ -11,6 +11,7 @@ from diffoundry.runtime.specs import EngineSpec
 from diffoundry.targets.base import GraphForm, Lowering, choose_form, tensor_specs
 from diffoundry.targets.openvino.doubling import doubling
 from diffoundry.targets.openvino.edge import take_int64
+from diffoundry.targets.openvino.halves import store_halves
 from diffoundry.targets.openvino.rewrites import rewrite
 from diffoundry.targets.openvino.tokenizer import write_tokenizer
 from diffoundry.targets.openvino.vendor import ov
@@ -75,7 +76,9 @@ class OpenVinoTarget:
         work.tell("write")
         stem = "openvino_model" if work.first else f"openvino_model.{work.precision}"
         path = work.graph.with_name(f"{stem}.xml")
-        ov.save_model(model, path, compress_to_fp16=work.precision != "fp32")
+        if work.precision != "fp32":
+            store_halves(model)
+        ov.save_model(model, path, compress_to_fp16=False)
         return EngineSpec(
             target=self.name,
             precision=work.precision,

@@ -131,6 +131,20 @@ def test_several_precisions_are_a_line_each(exported, tiny_sd_checkpoint, monkey
     assert result.stdout.splitlines()[-1].startswith("passed: all ")
 
 
+def test_failures_of_several_precisions_are_told_apart(exported, tiny_sd_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    copied = EditableBundle(Path(shutil.copytree(_tiny(exported, tiny_sd_checkpoint), tmp_path / "b.bundle")))
+    copied.edit_weight("vae_decoder", "decoder.conv_out.weight", lambda array: array.__imul__(0.8))
+    result = CliRunner().invoke(command, [str(copied.path), *_TWO_WORDS])
+    assert result.exit_code == 1
+    lines = result.stdout.splitlines()
+    (title,) = (index for index, line in enumerate(lines) if line.strip() == "onnxruntime fp32")
+    assert all("FAIL" in line for line in lines[title:] if line.startswith("│"))
+    assert any("vae_decoder sample" in line for line in lines[title:])
+    assert "FAILED: " in lines[-1]
+    assert "(onnxruntime fp32)" in lines[-1]
+
+
 def test_across_prints_two_matrices_and_writes_the_page(exported, tiny_sd_checkpoint, tmp_path):
     bundle, html = _tiny(exported, tiny_sd_checkpoint), tmp_path / "across.html"
     given = [str(bundle), *_TWO_WORDS, "--across", "--html", str(html), "--engine", f"onnxruntime={_OPENER}"]

@@ -12,6 +12,7 @@ import pytest
 from diffoundry.exporter.verify.gates import gates_for
 from diffoundry.runtime.engine import EngineOptions, run_checked
 from diffoundry.runtime.errors import EngineError, InputError
+from diffoundry.runtime.native import attention_library
 from diffoundry.targets.openvino import devices
 from diffoundry.targets.openvino.engine import OpenVinoEngine
 
@@ -59,6 +60,27 @@ def test_other_precisions_are_near(open_engine, feeds_for, torch_outputs, rms, p
         outputs = engine.run(feeds)
     for name, expected in torch_outputs("emoji", component, feeds).items():
         assert 1e-5 < rms(outputs[name], expected) < gates_for(precision).relative_rms
+
+
+@WITH_BF16
+def test_bf16_runs_in_the_matrix_unit_and_weights_are_halves(open_engine, feeds_for, lowered):
+    with open_engine("emoji", "unet", "bf16", buckets=((64, 64),)) as engine:  # of free sizes kernels show no names
+        engine.run(feeds_for(engine))
+        assert {kernel for kind, kernel in kernels(engine) if kind == "FullyConnected"} == {"brgemm_avx512_amx_bf16"}
+        assert engine.facts["floats"] == "bf16"
+    size = {name: lowered("emoji", "unet", name)[0].with_suffix(".bin").stat().st_size for name in ("fp32", "bf16")}
+    assert size["bf16"] < 0.51 * size["fp32"]
+
+
+def test_int8_stays_int8(open_engine, feeds_for):
+    """Convolutions and products of the quantized graph run in int8 kernels, from int8 weights on disk."""
+    with open_engine("emoji", "unet", "int8", buckets=((64, 64),)) as engine:
+        assert np.isfinite(engine.run(feeds_for(engine))["out_sample"]).all()
+        found = kernels(engine)
+    for kind in ("Convolution", "FullyConnected"):
+        used = {kernel for layer, kernel in found if layer == kind}
+        assert used
+        assert all(kernel.lower().endswith("i8") for kernel in used), used
 
 
 @pytest.mark.parametrize(("precision", "part"), [("int8-weights", 0.3), ("int4-weights", 0.2), ("int8", 0.3)])
@@ -163,17 +185,20 @@ def test_a_fraction_of_a_timestep_is_not_cut_off(open_engine, feeds_for, torch_o
 
 
 @pytest.mark.parametrize("buckets", [(), ((64, 64),)])
-def test_compiled_models_are_kept_between_runs(open_engine, feeds_for, tmp_path, buckets):
+@pytest.mark.parametrize("native", [False, True])
+def test_compiled_models_are_kept_between_runs(open_engine, feeds_for, tmp_path, buckets, native):
+    """Without their weights, unless our own kernel computes something (long sequences, and any that may be long)."""
     results = []
+    swapped = native and attention_library() is not None and not buckets
     for loaded in (False, True):
-        with open_engine("emoji", "unet", buckets=buckets, cache=tmp_path) as engine:
+        with open_engine("emoji", "unet", buckets=buckets, cache=tmp_path, native=native) as engine:
             results.append(engine.run(feeds_for(engine))["out_sample"])
             (compiled,) = engine.compiled_models
             assert compiled.get_property("LOADED_FROM_CACHE") == loaded
     np.testing.assert_array_equal(*results)
     blobs = list(tmp_path.glob("*.blob"))
     assert len(blobs) == 1
-    assert blobs[0].stat().st_size < 5 << 20  # the weights stay in the bundle
+    assert (blobs[0].stat().st_size < 5 << 20) == (not swapped)
 
 
 def test_options_reach_openvino(open_engine):

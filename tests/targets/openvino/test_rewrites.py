@@ -1,9 +1,11 @@
 """Each rewrite: where it fires, what it leaves, where it must not; numbers are ONNX Runtime's of the graph before."""
 
 import numpy as np
+import openvino as ov
 import pytest
 
 from diffoundry.targets.openvino import rewrites
+from diffoundry.targets.openvino.devices import core
 
 HEAD = '<ir_version: 10, opset_import: ["" : 23]>\n'
 
@@ -255,3 +257,38 @@ def test_heads_of_self_attention_are_filled_up(imported, same_numbers, scale, qu
 
 def test_cross_attention_stays_narrow(imported):
     assert rewrites.widen_heads(attention(imported, context="c")) == 0
+
+
+def test_all_together_on_a_whole_network(lowered, feeds_for, torch_outputs, rms):
+    """In bf16's graph, whose heads are filled up, but run in fp32: what is left is the storage of weights as halves.
+
+    Timesteps are whole numbers, as the file on disk takes them.
+    """
+    path, spec = lowered("sd2", "unet", "bf16")
+    assert spec.facts == {
+        "gated layers split": 7,
+        "heads widened": 7,
+        "timesteps shared": 1,
+        "layers joined": 11 + 14,  # of the time embedding and of the prompt
+    }
+    feeds = {name: np.floor(array) if name == "timestep" else array for name, array in feeds_for(spec).items()}
+    compiled = core().compile_model(core().read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    (got,) = compiled(feeds).values()
+    assert rms(got, torch_outputs("sd2", "unet", feeds)["out_sample"]) < 1e-3
+    assert path.name == "openvino_model.xml"
+
+
+def test_angles_are_stored_in_full(lowered):
+    """Frequencies as halves would turn a late timestep by half a radian."""
+    for precision in ("fp32", "bf16"):
+        path, _ = lowered("sd2", "unet", precision)
+        sine = next(node for node in core().read_model(path).get_ordered_ops() if node.get_type_name() == "Sin")
+        frequencies = [value for value in inputs_of(sine) if value.get_type_name() == "Constant"]
+        (found,) = [node.data for node in frequencies if node.get_element_type() == ov.Type.f32 and node.data.size > 1]
+        width = found.size
+        np.testing.assert_allclose(found.ravel(), 10000 ** (-np.arange(width) / width), rtol=1e-6)
+
+
+def inputs_of(node):
+    """All nodes that a node is computed from."""
+    return [found for value in node.input_values() for found in (value.get_node(), *inputs_of(value.get_node()))]
