@@ -1,6 +1,6 @@
 """Adds engines to a bundle from its own graphs: other targets, other precisions, and those still to be built."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -98,7 +98,7 @@ def rebuild(
             shop = Workshop(path, journal, progress, run)
             kept_engines = _without(manifest, chosen)
             if overwrite:
-                _write(path, replace(manifest, components=kept_engines))
+                _take_out(path, manifest, kept_engines)
             recipe = replace(recipe, quantization=shop.choices(recipe, request, halves=halves))
             components = _build(shop, kept_engines, recipe, chosen)
             remove_unused(path, components)
@@ -191,15 +191,32 @@ def _build(
     return built
 
 
-def _write(path: Path, manifest: Manifest, unchanged: dict[str, ComponentSpec] | None = None) -> Manifest:
+def _take_out(path: Path, manifest: Manifest, left: dict[str, ComponentSpec]) -> None:
+    """Take engines that are to be built anew out of the bundle, so that it is one whatever becomes of the build."""
+    gone = _files(manifest.components) - _files(left)
+    files = {name: spec for name, spec in manifest.files.items() if name not in gone}
+    _save(path, replace(manifest, components=left, files=files))
+    for name in gone:
+        (path / name).unlink()
+
+
+def _write(path: Path, manifest: Manifest, unchanged: dict[str, ComponentSpec]) -> Manifest:
     """Write the manifest; sums are taken over for portable graphs and for engines that did not change."""
-    trusted = manifest.components if unchanged is None else unchanged
-    names = {
-        file
-        for component in trusted.values()
-        for file in (*component.graph, *(file for engine in component.engines for file in engine.files))
-    }
-    known = {name: spec for name, spec in manifest.files.items() if name in names}
-    written = replace(manifest, format_version=FORMAT_VERSION, files=sum_files(path, known))
+    trusted = _files(unchanged)
+    known = {name: spec for name, spec in manifest.files.items() if name in trusted}
+    return _save(path, replace(manifest, files=sum_files(path, known)))
+
+
+def _save(path: Path, manifest: Manifest) -> Manifest:
+    written = replace(manifest, format_version=FORMAT_VERSION)
     write_text(path / MANIFEST_NAME, dump_manifest(written))
     return written
+
+
+def _files(components: Mapping[str, ComponentSpec]) -> set[str]:
+    """The files of graphs and engines."""
+    return {
+        file
+        for component in components.values()
+        for file in (*component.graph, *(file for engine in component.engines for file in engine.files))
+    }

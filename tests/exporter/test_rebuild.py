@@ -95,6 +95,25 @@ def test_a_failed_build_leaves_the_bundle_and_continues(own_bundle, work_here):
     assert _latents(own_bundle, "fp16").shape[1] == 4
 
 
+def test_an_interrupted_build_anew_leaves_a_bundle_and_is_taken_up(own_bundle, work_here):
+    """The UNet's engine is another already, in a file of the same name, when it is interrupted."""
+    anew = BuildSpec(target="onnxruntime", precision="fp32", options={"device": "cuda"})
+
+    def interrupted(job, progress):
+        if job.component == "vae_decoder":
+            raise KeyboardInterrupt
+        return work_here(job, progress)
+
+    old = (own_bundle / "unet/model.onnxruntime.onnx").read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        rebuild(own_bundle, [anew], _quiet, overwrite=True, run=interrupted)
+    assert (own_bundle / "unet/model.onnxruntime.onnx").read_bytes() != old
+    assert not any(spec.engines for spec in Bundle(own_bundle).manifest.components.values())
+    report = rebuild(own_bundle, [anew], _quiet, overwrite=True, run=work_here)
+    assert report.kept == tuple(f"{name}, onnxruntime fp32" for name in ("text_encoder", "unet", "vae_encoder"))
+    assert _latents(own_bundle, "fp32").shape[1] == 4
+
+
 def test_a_changed_graph_is_refused(own_bundle, work_here):
     with (own_bundle / "unet/model.onnx").open("r+b") as graph:
         graph.seek(100)
