@@ -10,11 +10,22 @@ import pytest
 
 TESTS = "coremltools.converters.mil.mil.ops.tests"
 
+LAYERS = tuple(
+    f"iOS14.test_{name}"
+    for name in ("conv", "linear", "normalization", "image_resizing", "tensor_transformation", "scatter_gather")
+)
+
+OURS = (
+    "padding_mode or (smoke and (InstanceNorm or LayerNorm or BatchNorm or Linear or Matmul or Reshape or Transpose or "
+    "SliceByIndex or ExpandDims or Upsample or TestGather))"
+)
+
 QUICK = {
-    # module: (which of its tests, how many at least ran)
-    "iOS16.test_constexpr_ops": ("not sparse", 20),
-    "iOS17.test_quantization": ("builder", 10),
-    "iOS18.test_transformers": ("compare or to_backend or stress", 10),
+    # name: (modules, which of their tests, how many at least ran)
+    "compressed weights": (("iOS16.test_constexpr_ops",), "not sparse", 20),
+    "quantization": (("iOS17.test_quantization",), "smoke", 8),
+    "attention": (("iOS18.test_transformers",), "compare or to_backend or stress", 10),
+    "layers": (LAYERS, OURS, 50),
 }
 
 FULL = {"iOS14": 2500, "iOS15": 10, "iOS16": 500, "iOS17": 3000, "iOS18": 2000}
@@ -22,7 +33,7 @@ FULL = {"iOS14": 2500, "iOS15": 10, "iOS16": 500, "iOS17": 3000, "iOS18": 2000}
 SUPPORT = Path(__file__).parent / "support"
 
 
-def run(module, tmp_path, *options):
+def run(modules, tmp_path, *options):
     """Run tests of coremltools in a process of their own; how many passed, and the names of those that failed."""
     report = tmp_path / "report.xml"
     environment = os.environ | {
@@ -33,7 +44,7 @@ def run(module, tmp_path, *options):
     subprocess.run(
         [
             sys.executable, "-m", "pytest", "-q", "-p", "coreml_interpreter.coremltools_suite", "-c", os.devnull,
-            f"--junitxml={report}", "--pyargs", f"{TESTS}.{module}", *options,
+            f"--junitxml={report}", "--pyargs", *(f"{TESTS}.{module}" for module in modules), *options,
         ],
         env=environment, cwd=tmp_path, check=False, capture_output=True,
     )  # fmt: skip
@@ -44,10 +55,10 @@ def run(module, tmp_path, *options):
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="there Core ML itself answers")
-@pytest.mark.parametrize("module", QUICK)
-def test_expected_values_of_apples_tests(tmp_path, module):
-    which, least = QUICK[module]
-    passed, failed = run(module, tmp_path, "-k", which)
+@pytest.mark.parametrize("name", QUICK)
+def test_expected_values_of_apples_tests(tmp_path, name):
+    modules, which, least = QUICK[name]
+    passed, failed = run(modules, tmp_path, "-k", which)
     assert failed == []
     assert passed >= least
 
@@ -57,6 +68,6 @@ def test_expected_values_of_apples_tests(tmp_path, module):
 @pytest.mark.skipif(sys.platform == "darwin", reason="there Core ML itself answers")
 @pytest.mark.parametrize("module", FULL)
 def test_expected_values_of_all_of_apples_tests(tmp_path, module):
-    passed, failed = run(module, tmp_path)
+    passed, failed = run((module,), tmp_path)
     assert failed == []
     assert passed >= FULL[module]

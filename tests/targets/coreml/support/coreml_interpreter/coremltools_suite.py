@@ -49,8 +49,11 @@ def _compare(
         run = interpreter.run({name: _fed(input_key_values[name], inputs[name]) for name in inputs})
     if dtype == "fp16":
         atol, rtol = max(atol * 100, 5e-1), max(rtol * 100, 5e-2)
+    halves = any("float16" in {value.dtype for value in o.outputs.values()} for o in interpreter.function.operations)
     for name, expected in expected_outputs.items():
         got = run.outputs[name]
+        if halves:  # some tests of fp32 build programs of halves: room for the rounding of the largest number
+            atol = max(atol, 2**-10 * float(np.abs(expected).max(initial=0)))
         wrong = np.count_nonzero(~np.isclose(got, expected, atol=atol, rtol=rtol, equal_nan=True))
         if wrong > allow_mismatch_ratio * np.size(expected):
             np.testing.assert_allclose(got, expected, atol=atol, rtol=rtol)
