@@ -139,8 +139,7 @@ def our_picture(bundle: str, request: Mapping[str, Any], target: str, precision:
     from diffoundry.runtime import load
 
     pipeline = load(bundle, target=target, precision=precision)
-    for name in ("text_encoder", "unet", "vae_decoder"):
-        pipeline.components.engine(name)
+    pipeline.components.open_all(("text_encoder", "unet", "vae_decoder"))
     calls: list[float] = []
 
     def note(name: str, _feeds: Any, _outputs: Any, seconds: float) -> None:

@@ -13,11 +13,11 @@ from filelock import FileLock, Timeout
 import diffoundry
 from diffoundry.exporter.calibrate.calibrate import QuantizationRequest
 from diffoundry.exporter.work.journal import Journal, write_text
-from diffoundry.runtime.bundle import sha256_of
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest, dump_manifest
 from diffoundry.runtime.records import to_json
 from diffoundry.runtime.specs import ComponentSpec, FileSpec, Recipe
+from diffoundry.runtime.sums import describe_file
 
 __all__ = ["BundleWriter", "sum_files"]
 
@@ -168,9 +168,4 @@ def sum_files(folder: Path, known: Mapping[str, FileSpec] | None = None) -> dict
         for place in paths
         if place.name != MANIFEST_NAME and not any(part.startswith(".") for part in place.parts)
     )
-    return {
-        name: known[name]
-        if name in known
-        else FileSpec(size=(folder / name).stat().st_size, sha256=sha256_of(folder / name))
-        for name in names
-    }
+    return {name: known[name] if name in known else describe_file(folder / name) for name in names}

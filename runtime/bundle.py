@@ -1,6 +1,5 @@
 """Opens a bundle, or an Optimum ONNX folder, and hands out nothing that has not been checked."""
 
-import hashlib
 import os
 import stat
 import threading
@@ -11,10 +10,9 @@ from typing import Any
 from diffoundry.runtime.errors import BundleError
 from diffoundry.runtime.manifest import MANIFEST_NAME, MAX_JSON_BYTES, Manifest, parse_json, parse_manifest
 from diffoundry.runtime.specs import EngineSpec, FileSpec
+from diffoundry.runtime.sums import changed
 
-__all__ = ["Bundle", "sha256_of"]
-
-_CHUNK = 4 * 2**20
+__all__ = ["Bundle"]
 
 
 class Bundle:
@@ -129,15 +127,6 @@ class Bundle:
         return () if self.manifest is None else self.manifest.components[component].engines
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _check_relative(root: Path, name: str) -> None:
     """Refuse everything but plain relative paths with forward slashes."""
     path = PurePosixPath(name)
@@ -180,11 +169,10 @@ def _check_size(root: Path, name: str, spec: FileSpec) -> None:
 def _check_sum(root: Path, name: str, spec: FileSpec) -> None:
     _check_regular(root, name)
     _check_size(root, name, spec)
-    found = sha256_of(root / name)
-    if found != spec.sha256:
+    difference = changed(root / name, spec)
+    if difference is not None:
         raise BundleError(
-            f"bundle {root}: {name} has SHA-256 {found[:16]}..., expected {spec.sha256[:16]}...; "
-            f"it was changed after the export, copy or export it again"
+            f"bundle {root}: {name} has {difference}; it was changed after the export, copy or export it again"
         )
 
 

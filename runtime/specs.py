@@ -105,10 +105,17 @@ class ComponentSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileSpec:
-    """Size in bytes and SHA-256 (hexadecimal) of one file of the bundle."""
+    """One file of the bundle.
+
+    Attributes:
+        size: In bytes.
+        sha256: Of the whole, hexadecimal.
+        parts: SHA-256 of each of its parts of `sums.PART_BYTES`, which are checked side by side; empty for small files.
+    """
 
     size: int
     sha256: str
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,8 +11,8 @@ from diffoundry.exporter.checkpoints.aliases import Alias, package_path, read_al
 from diffoundry.exporter.checkpoints.weight_files import read_json, resolve_weights
 from diffoundry.exporter.component import Component, Config, Configs, Family
 from diffoundry.exporter.families.lookup import find_family
-from diffoundry.runtime.bundle import sha256_of
 from diffoundry.runtime.errors import CheckpointError
+from diffoundry.runtime.sums import sha256_of
 
 if TYPE_CHECKING:  # reached lazily: the process that only plans an export stays free of torch
     import torch

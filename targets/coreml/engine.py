@@ -14,10 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from diffoundry.runtime.bundle import sha256_of
 from diffoundry.runtime.engine import Array, EngineOptions
 from diffoundry.runtime.errors import EngineError
 from diffoundry.runtime.specs import EngineSpec, TensorSpec
+from diffoundry.runtime.sums import sha256_of
 from diffoundry.targets.coreml.parts import Part, Parts, package_folders
 
 __all__ = ["CoreMlEngine", "devices", "precisions"]

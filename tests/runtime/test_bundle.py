@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from diffoundry.runtime.bundle import Bundle, sha256_of
+from diffoundry.runtime.bundle import Bundle
 from diffoundry.runtime.errors import BundleError
 from diffoundry.runtime.manifest import FORMAT_VERSION, MAX_JSON_BYTES
+from diffoundry.runtime.sums import sha256_of
 
 
 def _write(root: Path, name: str, content: bytes) -> None:

@@ -1,6 +1,7 @@
 """Engines behind a bundle: rows in turns, dtypes, the choice among engines, and the checks on feeds."""
 
 import re
+import threading
 import types
 from dataclasses import replace
 
@@ -76,6 +77,29 @@ def test_whole_timesteps_pass_as_integers_and_fractions_never():
     assert components.run("unet", {"sample": sample, "timestep": np.float32([999])})["out"][0, 0] == 1001
     with pytest.raises(InputError, match=r"input 'timestep': got 998\.5, expected a whole number"):
         components.run("unet", {"sample": sample, "timestep": np.float32([998.5])})
+
+
+def test_components_are_opened_side_by_side(monkeypatch):
+    """Each waits until all are being opened; the first failure by name is raised."""
+    names = ("text_encoder", "unet", "vae_decoder")
+    bundle = types.SimpleNamespace(components=names, engines=lambda name: ())
+    together = threading.Barrier(len(names), timeout=60)
+
+    def open_one(self, name):
+        together.wait()
+        if self.broken and name != "text_encoder":
+            raise EngineError(f"no {name}")
+        return _Doubler("batch")
+
+    monkeypatch.setattr(Components, "_open", open_one)
+    components = Components(bundle)
+    components.broken = False
+    components.open_all()
+    assert all(components.engine(name) is components.engine(name) for name in names)
+    components = Components(bundle)
+    components.broken = True
+    with pytest.raises(EngineError, match="no unet"):
+        components.open_all(names)
 
 
 def test_observer_sees_component_feeds_and_seconds():

@@ -170,7 +170,7 @@ def _bundle(folder, model, source=None):
 
 
 def _sha256(path):
-    from diffoundry.runtime.bundle import sha256_of
+    from diffoundry.runtime.sums import sha256_of
 
     return sha256_of(path)
 

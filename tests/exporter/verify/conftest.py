@@ -12,8 +12,8 @@ import torch
 from onnx import numpy_helper
 
 from diffoundry.exporter.verify import VerifyRequest
-from diffoundry.runtime.bundle import sha256_of
 from diffoundry.runtime.engine import EngineOptions
+from diffoundry.runtime.sums import sha256_of
 
 
 class EditableBundle:
