@@ -1,4 +1,4 @@
-"""Runs one pass on a graph written as text, and compares the numbers of before and after."""
+"""Fixtures that run one pass on a graph written as text, and compare the numbers of before and after."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +9,8 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 from onnx_ir.passes import common
+
+__all__ = ["numbers", "ops", "transform"]
 
 
 def parse(text: str, weights: dict[str, np.ndarray], *, infer: bool) -> ir.Model:
