@@ -116,7 +116,8 @@ def exported(shared_folder: Path) -> Callable[..., Path]:
     """Factory: the bundle of a model, for ONNX Runtime unless said otherwise; shared, so copy it before changing it.
 
     `exported("emoji")`, `exported(folder, precision="fp16", dims={"batch": DimSpec(min=2, max=2)})`,
-    `exported("emoji", target="openvino", precision="bf16,fp32", options={"openvino": {...}})`.
+    `exported("emoji", target="openvino", precision="bf16,fp32", options={"openvino": {...}})`,
+    `exported("sd15", random_weights=True)`.
     """
 
     def make(
@@ -125,13 +126,14 @@ def exported(shared_folder: Path) -> Callable[..., Path]:
         target: str = "onnxruntime",
         precision: str = "fp32",
         options: dict[str, dict[str, Any]] | None = None,
+        random_weights: bool = False,
         **request: Any,
     ) -> Path:
         from diffoundry.exporter.build import ExportRequest, build
         from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
         from diffoundry.runtime.specs import BuildSpec
 
-        asked_for = (str(model), target, precision, options, sorted(request.items()))
+        asked_for = (str(model), target, precision, options, random_weights, sorted(request.items()))
         key = hashlib.sha256(repr(asked_for).encode()).hexdigest()[:12]
         bundle = shared_folder / f"{Path(model).name}-{key}.bundle"
         with FileLock(shared_folder / f"{bundle.name}.lock"):
@@ -142,7 +144,8 @@ def exported(shared_folder: Path) -> Callable[..., Path]:
                     for word in precision.split(",")
                 )
                 asked = ExportRequest(builds=builds, **request)
-                build(open_checkpoint(str(model)), asked, bundle, lambda *_: None, run=_work_here)
+                checkpoint = open_checkpoint(str(model), random_weights=random_weights)
+                build(checkpoint, asked, bundle, lambda *_: None, run=_work_here)
         return bundle
 
     return make
