@@ -28,7 +28,7 @@ from quantization_rivals import RIVALS
 from diffoundry.calibration.prompts import CALIBRATION_PROMPTS, HELD_OUT_PROMPTS, cases_of
 from diffoundry.calibration.quality import judge, mean_square
 from diffoundry.calibration.stand_ins import StandIns
-from diffoundry.calibration.tasks import TextToImage
+from diffoundry.calibration.tasks import Painting
 from diffoundry.runtime.bundle import Bundle
 from diffoundry.runtime.specs import EngineSpec
 
@@ -106,7 +106,7 @@ class Comparison:
     def _paint(self, graphs: Graphs) -> np.ndarray:
         engines = {name: self._open(name, path) for name, path in graphs.items()}
         components, cases = StandIns(self._bundle, engines), cases_of(HELD_OUT_PROMPTS, held_out=True)
-        return np.concatenate([TextToImage().paint(components, cases[i : i + 4]) for i in range(0, len(cases), 4)])
+        return np.concatenate([Painting().paint(components, cases[i : i + 4]) for i in range(0, len(cases), 4)])
 
     def _open(self, component: str, path: Path, feeds: Mapping[str, np.ndarray] | None = None) -> Any:
         return OPENERS[self._engine](path, self._spec(component), self._asked.threads, self._asked.hint, feeds)
@@ -117,7 +117,7 @@ class Comparison:
         components = StandIns(self._bundle, {name: self._open(name, path) for name, path in self._rows["fp32"].items()})
         components.on_call = lambda name, feeds, _outputs, _seconds: seen[name].append(dict(feeds))
         for case in cases_of(CALIBRATION_PROMPTS):
-            TextToImage().paint(components, [case])
+            Painting().paint(components, [case])
         chosen = np.random.default_rng(0).permutation(len(seen["unet"]))[: self._asked.calls]
         return seen | {"unet": [seen["unet"][i] for i in sorted(chosen)]}
 

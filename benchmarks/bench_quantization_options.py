@@ -17,7 +17,7 @@ from diffoundry.calibration.observers import OBSERVERS
 from diffoundry.calibration.prompts import HELD_OUT_PROMPTS, cases_of
 from diffoundry.calibration.quality import judge
 from diffoundry.calibration.ranges import read_ranges
-from diffoundry.calibration.tasks import TextToImage
+from diffoundry.calibration.tasks import Painting
 from diffoundry.exporter.calibrate.studio import Studio
 from diffoundry.exporter.passes.quantizable import quantizable
 from diffoundry.exporter.passes.smooth import smoothable
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
-    studio = Studio(asked.bundle, TextToImage(steps=asked.steps), asked.threads)
+    studio = Studio(asked.bundle, Painting(steps=asked.steps), asked.threads)
     studio.tasks = studio.tasks[:1]
     cases = cases_of(HELD_OUT_PROMPTS[: asked.prompts], held_out=True)
     ranges = read_ranges(asked.bundle, "unet")

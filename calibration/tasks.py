@@ -7,11 +7,13 @@ from typing import ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from diffoundry.runtime.bundle import Bundle
 from diffoundry.runtime.components import Components
 from diffoundry.runtime.image import postprocess, preprocess
 from diffoundry.runtime.pipelines import open_pipeline
+from diffoundry.runtime.pipelines.stand_in import size_arguments
 
-__all__ = ["Case", "Reconstruction", "Task", "TextToImage", "ignore_step"]
+__all__ = ["Case", "Painting", "Reconstruction", "Task", "ignore_step"]
 
 FloatArray = NDArray[np.float32]
 
@@ -37,12 +39,13 @@ class Task(Protocol):
     """Makes pictures with a bundle's components. Deterministic: the same engines make the same pictures.
 
     Attributes:
-        components: Which components it runs.
-        stepped: Those of them that run once a step of the denoising loop; the others run once a picture.
+        stepped: Components that run once a step of the denoising loop; the others run once a picture.
     """
 
-    components: ClassVar[tuple[str, ...]]
     stepped: ClassVar[tuple[str, ...]]
+
+    def components(self, bundle: Bundle) -> tuple[str, ...]:
+        """Which components of a bundle it runs."""
 
     def paint(
         self, components: Components, cases: Sequence[Case], at_step: Callable[[int], None] = ignore_step
@@ -60,8 +63,8 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TextToImage:
-    """Paints prompts.
+class Painting:
+    """Paints prompts, from a drawn picture where that is the checkpoint's usual task.
 
     Attributes:
         steps: Steps of the scheduler.
@@ -70,7 +73,6 @@ class TextToImage:
         width: Pixels; None takes the checkpoint's own size.
     """
 
-    components: ClassVar[tuple[str, ...]] = ("text_encoder", "unet", "vae_decoder")
     stepped: ClassVar[tuple[str, ...]] = ("unet",)
 
     steps: int = 20
@@ -78,19 +80,25 @@ class TextToImage:
     height: int | None = None
     width: int | None = None
 
+    def components(self, bundle: Bundle) -> tuple[str, ...]:
+        """See `Task.components`."""
+        return open_pipeline(Components(bundle)).used_components
+
     def paint(
         self, components: Components, cases: Sequence[Case], at_step: Callable[[int], None] = ignore_step
     ) -> FloatArray:
         """See `Task.paint`."""
         at_step(0)
-        run = open_pipeline(components).start(
+        pipeline = open_pipeline(components)
+        default = pipeline.default_size
+        height, width = self.height or default[0], self.width or default[1]
+        run = pipeline.start(
             [case.prompt for case in cases],
             seed=[case.seed for case in cases],
             num_inference_steps=self.steps,
             guidance_scale=self.guidance_scale,
-            height=self.height,
-            width=self.width,
             output_type="np",
+            **size_arguments(pipeline.stand_ins, height, width),
         )
         for step in run:
             at_step(step.index + 1)
@@ -105,10 +113,13 @@ class Reconstruction:
         pictures: Case to its picture, float32 (H, W, 3) in 0..1.
     """
 
-    components: ClassVar[tuple[str, ...]] = ("vae_encoder", "vae_decoder")
     stepped: ClassVar[tuple[str, ...]] = ()
 
     pictures: Mapping[Case, FloatArray]
+
+    def components(self, bundle: Bundle) -> tuple[str, ...]:  # noqa: ARG002
+        """See `Task.components`."""
+        return "vae_encoder", "vae_decoder"
 
     def paint(
         self, components: Components, cases: Sequence[Case], at_step: Callable[[int], None] = ignore_step

@@ -49,12 +49,15 @@ class ComponentKind:
         source: As in `Component`.
         classes: "library:class" of every module this can be, by the names of model_index.json; nothing else is loaded.
         describe: Makes the component for a checkpoint's configs.
+        optional: Whether a checkpoint may lack it, with `[null, null]` in model_index.json; a text encoder takes its
+            tokenizer with it.
     """
 
     name: str
     source: str
     classes: tuple[str, ...]
     describe: Callable[[Configs], Component]
+    optional: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -64,6 +64,11 @@ class Bundle:
         return manifest
 
     @property
+    def pipeline_class(self) -> str:
+        """The class in model_index.json as diffusers names it, without Optimum's and diffusers' ONNX prefixes."""
+        return str(self.model_index.get("_class_name", "")).removeprefix("ORT").removeprefix("Onnx")
+
+    @property
     def components(self) -> tuple[str, ...]:
         """Names of the components present."""
         if self.manifest is not None:

@@ -1,9 +1,11 @@
-"""Classifier-free guidance and its rescaling, as diffusers computes them."""
+"""Classifier-free guidance, its rescaling and its embedding, as diffusers computes them."""
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["guide", "rescale_guidance"]
+from diffoundry.runtime.schedulers.arithmetic.float32 import exp
+
+__all__ = ["guidance_embedding", "guide", "rescale_guidance"]
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -40,3 +42,24 @@ def rescale_guidance(guided: FloatArray, conditional: FloatArray, rescale: float
     )
     rescaled: FloatArray = rescale * (guided * spread) + (1.0 - rescale) * guided
     return rescaled
+
+
+def guidance_embedding(weight: float, width: int) -> FloatArray:
+    """A guidance weight as sines and cosines, as a distilled UNet takes it.
+
+    Luo et al. 2023, section 4.1, https://arxiv.org/abs/2310.04378.
+    diffusers: `StableDiffusionPipeline.get_guidance_scale_embedding`.
+
+    Args:
+        weight: w, the guidance scale less 1.
+        width: Of the embedding; an odd one ends with a zero.
+
+    Returns:
+        float32, (1, width).
+    """
+    half = width // 2
+    step = np.log(np.float32(10000.0)) / np.float32(half - 1)
+    frequencies = exp(np.arange(half, dtype=np.float32) * -step)
+    angles = np.float32(weight) * np.float32(1000.0) * frequencies
+    embedding = np.concatenate([np.sin(angles), np.cos(angles)])
+    return np.pad(embedding, (0, width % 2))[None]

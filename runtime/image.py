@@ -11,7 +11,16 @@ from diffoundry.runtime.errors import EngineError, InputError
 if TYPE_CHECKING:  # Pillow takes a fifth of a second to import: only who handles pictures pays it
     from PIL.Image import Image
 
-__all__ = ["OUTPUT_TYPES", "ImageInput", "describe_image_fault", "postprocess", "preprocess", "snap_size"]
+__all__ = [
+    "OUTPUT_TYPES",
+    "ImageInput",
+    "check_pil",
+    "describe_image_fault",
+    "postprocess",
+    "preprocess",
+    "resize_nearest",
+    "snap_size",
+]
 
 ImageInput: TypeAlias = "Image | NDArray[np.floating[Any]] | Sequence[Image] | Sequence[NDArray[np.floating[Any]]]"
 
@@ -68,9 +77,9 @@ def preprocess(
     if all(isinstance(item, np.ndarray) for item in images):
         pixels = _stack(images)
         height, width = snap_size(height or pixels.shape[1], width or pixels.shape[2], factor)
-        pixels = _resize_nearest(pixels, height, width)
+        pixels = resize_nearest(pixels, height, width)
     else:
-        _check_pil(images)
+        check_pil(images, "image")
         height, width = snap_size(height or images[0].height, width or images[0].width, factor)
         pixels = np.stack([_resize_pil(item, height, width) for item in images])
     return np.ascontiguousarray((pixels * 2 - 1).transpose(0, 3, 1, 2), dtype=np.float32)
@@ -142,16 +151,25 @@ def describe_image_fault(image: "Image | NDArray[Any]") -> str | None:
     return None
 
 
-def _check_pil(images: Sequence[Any]) -> None:
+def check_pil(images: Sequence[Any], name: str) -> None:
+    """Refuse what is no PIL image of 8 bits a channel.
+
+    Args:
+        images: At least one.
+        name: Of the argument.
+
+    Raises:
+        InputError: Another type, or a mode of more bits.
+    """
     from PIL.Image import Image
 
     for item in images:
         if not isinstance(item, Image):
             kind = type(item).__name__
-            raise InputError(f"image: got {kind}, expected PIL images, or only arrays of floats in 0..1; convert it")
+            raise InputError(f"{name}: got {kind}, expected PIL images, or only arrays of floats in 0..1; convert it")
         if item.mode not in _MODES:
             raise InputError(
-                f"image: got the PIL mode {item.mode!r}, expected 8 bits a channel such as 'RGB'; scale and convert it"
+                f"{name}: got the PIL mode {item.mode!r}, expected 8 bits a channel such as 'RGB'; scale and convert it"
             )
 
 
@@ -181,8 +199,11 @@ def _stack(images: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return pixels.astype(np.float32) if pixels.dtype.itemsize > 4 else pixels
 
 
-def _resize_nearest(pixels: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    """torch: `interpolate(mode="nearest")`, whose index is floor(i * scale) in float32."""
+def resize_nearest(pixels: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+    """Pixels (B, H, W, C) in another size.
+
+    torch: `interpolate(mode="nearest")`, whose index is floor(i * scale) in float32.
+    """
     for axis, size in ((1, height), (2, width)):
         scale = np.divide(pixels.shape[axis], size, dtype=np.float32)
         index = np.multiply(np.arange(size), scale, dtype=np.float32).astype(np.intp)

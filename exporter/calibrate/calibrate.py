@@ -15,7 +15,7 @@ from diffoundry.calibration.prompts import CALIBRATION_PROMPTS, HELD_OUT_PROMPTS
 from diffoundry.calibration.quality import Budget
 from diffoundry.calibration.ranges import make_ranges, read_ranges, write_ranges
 from diffoundry.calibration.search import Found, search
-from diffoundry.calibration.tasks import TextToImage
+from diffoundry.calibration.tasks import Painting
 from diffoundry.calibration.units import Plan
 from diffoundry.exporter.calibrate.graph_makers import NarrowFloats, QuantizedGraphs
 from diffoundry.exporter.calibrate.overflow import find_overflows
@@ -75,9 +75,9 @@ class QuantizationRequest:
     threads: int | None = None
 
     @property
-    def task(self) -> TextToImage:
+    def task(self) -> Painting:
         """How pictures are painted."""
-        return TextToImage(steps=self.steps, guidance_scale=self.guidance_scale, height=self.height, width=self.width)
+        return Painting(steps=self.steps, guidance_scale=self.guidance_scale, height=self.height, width=self.width)
 
 
 def calibrate(
@@ -206,9 +206,10 @@ class _Calibration:
         """Measure ranges with every task, and write them."""
         seen: set[str] = set()
         for i, task in enumerate(self.studio.tasks):
-            names = [name for name in task.components if name not in seen]
+            run = task.components(self.studio.bundle)
+            names = [name for name in run if name not in seen]
             watched = {name: watch(self.studio, name) for name in names}
-            others = {name: self.studio.floats().engine(name) for name in task.components if name in seen}
+            others = {name: self.studio.floats().engine(name) for name in run if name in seen}
             found = observe(
                 self.studio.bundle,
                 task,

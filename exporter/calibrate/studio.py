@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from diffoundry.calibration.quality import mean_square
 from diffoundry.calibration.stand_ins import Remembering, StandIns
-from diffoundry.calibration.tasks import Case, Reconstruction, Task, TextToImage
+from diffoundry.calibration.tasks import Case, Painting, Reconstruction, Task
 from diffoundry.exporter.calibrate.simulator import Simulator
 from diffoundry.exporter.tracing.graph_files import GRAPH_NAME
 from diffoundry.runtime.bundle import Bundle
@@ -38,7 +38,7 @@ class Studio:
         at_once: Pictures to a batch.
     """
 
-    def __init__(self, folder: Path, task: TextToImage, threads: int | None = None) -> None:
+    def __init__(self, folder: Path, task: Painting, threads: int | None = None) -> None:
         """Nothing is opened yet.
 
         Args:
@@ -62,7 +62,7 @@ class Studio:
     @property
     def components(self) -> tuple[str, ...]:
         """The components that some task runs, each once."""
-        return tuple(dict.fromkeys(name for task in self.tasks for name in task.components))
+        return tuple(dict.fromkeys(name for task in self.tasks for name in task.components(self.bundle)))
 
     def graph(self, component: str) -> ir.Model:
         """The component's portable graph, fresh from its file."""
@@ -96,8 +96,8 @@ class Studio:
 
     def task_of(self, component: str, steps: int | None) -> Task:
         """The first task that runs a component, in this many steps of the denoising loop instead of its own."""
-        task = next(task for task in self.tasks if component in task.components)
-        return replace(task, steps=steps) if steps is not None and isinstance(task, TextToImage) else task
+        task = next(task for task in self.tasks if component in task.components(self.bundle))
+        return replace(task, steps=steps) if steps is not None and isinstance(task, Painting) else task
 
     def know(self, pictures: Mapping[Case, FloatArray]) -> None:
         """Take over pictures that the float pipeline painted elsewhere."""

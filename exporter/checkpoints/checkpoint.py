@@ -56,7 +56,7 @@ class Checkpoint:
         """
         index = read_json(root / _INDEX)
         _check_index(root / _INDEX, index)
-        family = find_family(str(index["_class_name"]))
+        family = find_family(index)
         _check_classes(root / _INDEX, index, family)
         for folder in family.folders:
             _check_folder(root / folder)

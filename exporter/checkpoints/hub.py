@@ -71,7 +71,7 @@ def download(
 def _fetch_all(repository: str, names: Collection[str], fetch: _Fetch) -> Path:
     """Fetch the files that an export reads, and return the folder they are in."""
     index = fetch(_INDEX)
-    family = find_family(str(read_json(index).get("_class_name")))
+    family = find_family(read_json(index))
     for name in sorted(names):
         if name.partition("/")[0] in family.folders and name.endswith((".json", ".txt")):
             fetch(name)

@@ -23,7 +23,7 @@ __all__ = ["command", "parse_builds"]
 
 
 @click.command("export", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
-@click.option("--model", required=True, help="A diffusers folder, a hub id, or an alias: emoji, sd14, sd15, sd21.")
+@click.option("--model", required=True, help="A diffusers folder, a hub id, or an alias: emoji, sd15, sdxl ...")
 @click.option("--target", required=True, help="What to compile for, or several: openvino,onnxruntime.")
 @click.option(
     "--precision",

@@ -13,9 +13,10 @@ import torch
 
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
 from diffoundry.exporter.pytorch.baseline import PaintJob
-from diffoundry.exporter.pytorch.reference import reference_pipeline
+from diffoundry.exporter.pytorch.reference import reference_pipeline, stand_ins
 from diffoundry.runtime.bench.contender import Painting
 from diffoundry.runtime.bench.machine import machine_facts, peak_rss
+from diffoundry.runtime.pipelines.stand_in import size_arguments
 
 __all__ = ["TorchPainter"]
 
@@ -44,18 +45,23 @@ class TorchPainter:
         self._watch_networks()
 
     def paint(self) -> Painting:
-        """Paint from the start noise that our runtime draws too: in fp32, whatever the networks' dtype."""
+        """Paint from the start noise that our runtime draws too: in fp32, whatever the networks' dtype.
+
+        Where a picture is the beginning, diffusers draws the noise itself, in the networks' dtype.
+        """
         request = self._job.request
         self._calls, self._steps, self._inside = {}, [], []
+        default = self._default_size()
         start = time.perf_counter()
         generator = torch.Generator("cpu").manual_seed(request.seed)
         output = self.pipeline(
             request.prompt,
-            latents=torch.randn(self._latent_shape(), generator=generator).to(self._dtype),
+            **self._start_noise(generator, default),
             generator=generator,
             output_type="np",
             callback_on_step_end=self._end_step,
             **request.picture_arguments(),
+            **size_arguments(stand_ins(self.pipeline), request.height or default[0], request.width or default[1]),
         )
         seconds = time.perf_counter() - start
         return Painting(
@@ -81,15 +87,18 @@ class TorchPainter:
         """Of this process."""
         return peak_rss()
 
-    def _latent_shape(self) -> tuple[int, int, int, int]:
-        config, factor, request = self.pipeline.unet.config, self.pipeline.vae_scale_factor, self._job.request
-        size = config.sample_size
+    def _default_size(self) -> tuple[int, int]:
+        factor, size = self.pipeline.vae_scale_factor, self.pipeline.unet.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
-        if request.height:
-            height = request.height // factor
-        if request.width:
-            width = request.width // factor
-        return 1, config.in_channels, height, width
+        return height * factor, width * factor
+
+    def _start_noise(self, generator: torch.Generator, default: tuple[int, int]) -> dict[str, torch.Tensor]:
+        if stand_ins(self.pipeline):
+            return {}
+        request, factor = self._job.request, self.pipeline.vae_scale_factor
+        height, width = request.height or default[0], request.width or default[1]
+        shape = 1, self.pipeline.vae.config.latent_channels, height // factor, width // factor
+        return {"latents": torch.randn(shape, generator=generator).to(self._dtype)}
 
     def _watch_networks(self) -> None:
         """Put a stopwatch around every network, outside of what is compiled."""

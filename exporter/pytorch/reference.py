@@ -1,5 +1,6 @@
 """diffusers' own pipeline of a checkpoint: what a bundle is verified against and measured beside."""
 
+import inspect
 from typing import Any
 
 import diffusers
@@ -8,8 +9,9 @@ import transformers
 
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
 from diffoundry.runtime.errors import CheckpointError
+from diffoundry.runtime.pipelines.stand_in import STAND_INS
 
-__all__ = ["reference_pipeline"]
+__all__ = ["reference_pipeline", "stand_ins"]
 
 
 def reference_pipeline(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Any:
@@ -33,6 +35,12 @@ def reference_pipeline(checkpoint: Checkpoint, dtype: torch.dtype = torch.float3
     pipeline = getattr(diffusers, index["_class_name"])(**parts)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def stand_ins(pipeline: Any) -> tuple[str, ...]:
+    """Which of `STAND_INS` a diffusers pipeline takes."""
+    taken = inspect.signature(pipeline.__call__).parameters
+    return tuple(name for name in STAND_INS if name in taken)
 
 
 def _part(checkpoint: Checkpoint, name: str, entry: Any, dtype: torch.dtype) -> Any:

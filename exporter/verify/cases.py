@@ -1,12 +1,13 @@
 """The inputs on which components are compared with PyTorch, taken from a real run, and what PyTorch makes of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from diffoundry.exporter.component import Component
 from diffoundry.exporter.verify.reference_run import Trace, UnetCall, to_numpy
 from diffoundry.runtime.engine import Array
 
@@ -33,23 +34,29 @@ class Case:
     expected: Mapping[str, Array]
 
 
-def text_cases(pipeline: Any, prompts: Sequence[str]) -> list[Case]:
-    """The prompts with the empty one, and a sweep over the vocabulary, so that no embedding goes unread.
+def text_cases(pipeline: Any, components: Iterable[Component], prompts: Sequence[str]) -> list[Case]:
+    """For every text encoder the prompts with the empty one, and a sweep over the vocabulary: no embedding goes unread.
 
     The sweep takes every token in a seeded order; of a large vocabulary a seeded sample.
     """
-    tokenizer = pipeline.tokenizer
+    encoders = [component for component in components if component.source.startswith("text_encoder")]
+    return [case for component in encoders for case in _cases_of(pipeline, component, prompts)]
+
+
+def _cases_of(pipeline: Any, component: Component, prompts: Sequence[str]) -> list[Case]:
+    tokenizer = getattr(pipeline, component.source.replace("text_encoder", "tokenizer"))
+    encoder = getattr(pipeline, component.source)
     length = tokenizer.model_max_length
     texts = ["", *prompts]
     ids = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="np")["input_ids"]
-    vocabulary = pipeline.text_encoder.config.vocab_size
+    vocabulary = encoder.config.vocab_size
     ends = tokenizer.bos_token_id, tokenizer.eos_token_id
     words = np.setdiff1d(np.arange(vocabulary), ends)
     order = np.random.default_rng(0).permutation(words)
     rows = min(_SWEEP_ROWS, -(-len(order) // (length - 2)))
     body = np.resize(order, (rows, length - 2))
     sweep = np.column_stack([np.full(rows, ends[0]), body, np.full(rows, ends[1])])
-    return [_text_case(pipeline, "prompts", ids), _text_case(pipeline, "vocabulary", sweep)]
+    return [_text_case(encoder, component, "prompts", ids), _text_case(encoder, component, "vocabulary", sweep)]
 
 
 def unet_cases(trace: Trace, calls: Sequence[UnetCall], place: float) -> list[Case]:
@@ -82,18 +89,22 @@ def encoder_cases(pipeline: Any, trace: Trace) -> list[Case]:
     return [Case(component="vae_encoder", label=trace.name, feeds=feeds, expected=expected)]
 
 
-def _text_case(pipeline: Any, label: str, ids: Array) -> Case:
+def _text_case(encoder: Any, component: Component, label: str, ids: Array) -> Case:
     with torch.inference_mode():
-        output = pipeline.text_encoder(torch.from_numpy(ids.astype(np.int64)))
+        output = encoder(torch.from_numpy(ids.astype(np.int64)), output_hidden_states=True)
     return Case(
-        component="text_encoder",
+        component=component.name,
         label=label,
         feeds={"input_ids": ids.astype(np.int32)},
-        expected={
-            "last_hidden_state": to_numpy(output.last_hidden_state),
-            "pooler_output": to_numpy(output.pooler_output),
-        },
+        expected={spec.name: to_numpy(_output(output, spec.name)) for spec in component.outputs},
     )
+
+
+def _output(given: Any, name: str) -> torch.Tensor:
+    """An output of transformers' model by its name in the graph, such as "hidden_states.2"."""
+    field, _, layer = name.partition(".")
+    tensor: torch.Tensor = given[field][int(layer)] if layer else given[field]
+    return tensor
 
 
 def _unet_case(trace: Trace, call: UnetCall) -> Case:
@@ -103,7 +114,7 @@ def _unet_case(trace: Trace, call: UnetCall) -> Case:
         feeds={
             "sample": call.sample,
             "timestep": np.asarray([call.timestep], dtype=np.float32),
-            "encoder_hidden_states": call.embeddings,
+            **call.conditions,
         },
         expected={"out_sample": call.output},
     )

@@ -76,8 +76,15 @@ def check_configs(bundle: Bundle, components: Iterable[Component], pipeline: Any
         yield holds("config", component.name, "options", "; ".join(_differences(*pair)) or None)
 
 
-def check_tokenizer(tokenizer: ClipTokenizer, reference: Any, prompts: Sequence[str]) -> Check:
-    """Compare the ids of the prompts and of some odd texts with transformers'."""
+def check_tokenizer(name: str, tokenizer: ClipTokenizer, reference: Any, prompts: Sequence[str]) -> Check:
+    """Compare the ids of the prompts and of some odd texts with transformers'.
+
+    Args:
+        name: The tokenizer's folder.
+        tokenizer: The bundle's.
+        reference: transformers'.
+        prompts: What is painted.
+    """
     texts = [*prompts, *_TEXTS]
     length = reference.model_max_length
     expected = reference(texts, padding="max_length", max_length=length, truncation=True)["input_ids"]
@@ -93,7 +100,7 @@ def check_tokenizer(tokenizer: ClipTokenizer, reference: Any, prompts: Sequence[
                 f"{ids[row, column]} at place {column} of {texts[row][:30]!r}, expected {expected[row][column]} "
                 f"({len(places)} of {ids.size} ids differ)"
             )
-    return holds("tokenizer", f"{len(texts)} texts", "ids", fault)
+    return holds("tokenizer", f"{name}, {len(texts)} texts", "ids", fault)
 
 
 def _completed(kind: type, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from diffoundry.exporter.verify.report import Check, LoopResult, StepDistance, a
 from diffoundry.exporter.verify.request import Settings
 from diffoundry.exporter.verify.ssim import ssim
 from diffoundry.runtime.image import describe_image_fault
-from diffoundry.runtime.pipelines.stable_diffusion import StableDiffusionPipeline
+from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
 
 __all__ = ["ENOUGH", "follow", "judge_loop", "judge_pictures"]
 
@@ -26,7 +26,7 @@ FloatArray = NDArray[np.float32]
 
 
 def follow(
-    pipeline: StableDiffusionPipeline,
+    pipeline: DiffusionPipeline,
     trace: Trace,
     gallery: Gallery | None,
     settings: Settings,

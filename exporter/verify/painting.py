@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffoundry.exporter.verify.request import Settings
-from diffoundry.runtime.pipelines.stable_diffusion import StableDiffusionPipeline
+from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
 
 __all__ = ["paint"]
 
@@ -14,7 +14,7 @@ FloatArray = NDArray[np.float32]
 
 
 def paint(
-    pipeline: StableDiffusionPipeline, prompt: str, seed: int, settings: Settings, tell: Callable[[int, int], None]
+    pipeline: DiffusionPipeline, prompt: str, seed: int, settings: Settings, tell: Callable[[int, int], None]
 ) -> tuple[list[FloatArray], FloatArray]:
     """Paint a prompt from a seed.
 
@@ -35,11 +35,8 @@ def paint(
     run = pipeline.start(
         prompt,
         seed=seed,
-        num_inference_steps=settings.steps,
-        guidance_scale=settings.guidance_scale,
-        height=settings.height,
-        width=settings.width,
         output_type="np",
+        **settings.picture_arguments(),
     )
     latents: list[FloatArray] = []
     with np.errstate(all="ignore"):  # a broken bundle overflows: that is reported as a failed check

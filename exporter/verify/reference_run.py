@@ -1,6 +1,6 @@
 """Runs diffusers' pipeline once and keeps what the bundle is compared with: latents after every step, the picture."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,9 @@ from diffoundry.exporter.verify.request import Settings
 __all__ = ["Trace", "UnetCall", "paint_reference", "record_unet", "to_numpy"]
 
 FloatArray = NDArray[np.float32]
+
+_CONDITIONS = ("encoder_hidden_states", "timestep_cond", "text_embeds", "time_ids")
+"""What the UNets of our families take beside sample and timestep."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,15 +48,17 @@ class UnetCall:
     """What the pipeline fed the UNet at one step, and what came out.
 
     Attributes:
-        sample: float32 (rows, C, height/8, width/8), scaled as the scheduler wants; two rows a picture when guided.
+        sample: float32 (rows, C, height/8, width/8), scaled as the scheduler wants, what a task joins to it included;
+            two rows or more a picture when guided.
         timestep: The timestep.
-        embeddings: float32 (rows, 77, D).
-        output: float32, shape of `sample`.
+        conditions: The other inputs by name: hidden states of the prompts, float32 (rows, 77, D), and what a family
+            adds to them.
+        output: float32 (rows, channels of the latents, height/8, width/8).
     """
 
     sample: FloatArray
     timestep: float
-    embeddings: FloatArray
+    conditions: Mapping[str, FloatArray]
     output: FloatArray
 
 
@@ -63,10 +68,10 @@ def paint_reference(
     """Paint one picture with diffusers, on the CPU.
 
     Args:
-        pipeline: diffusers' StableDiffusionPipeline, in fp32.
+        pipeline: diffusers', in fp32.
         prompt: The prompt.
         seed: Seed of torch's CPU generator.
-        settings: Steps, guidance and size.
+        settings: Steps, guidance, size, and whether the picture begins with a drawn one.
         tell: Called with (steps done, steps in all) after every step.
     """
     timesteps: list[float] = []
@@ -80,10 +85,7 @@ def paint_reference(
 
     output = pipeline(
         prompt,
-        num_inference_steps=settings.steps,
-        guidance_scale=settings.guidance_scale,
-        height=settings.height,
-        width=settings.width,
+        **settings.picture_arguments(),
         generator=torch.Generator("cpu").manual_seed(seed),
         output_type="np",
         callback_on_step_end=keep,
@@ -99,11 +101,12 @@ def record_unet(pipeline: Any) -> Iterator[list[UnetCall]]:
 
     def keep(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         call = dict(zip(("sample", "timestep", "encoder_hidden_states"), args, strict=False)) | kwargs
+        call |= call.pop("added_cond_kwargs", None) or {}
         calls.append(
             UnetCall(
                 sample=to_numpy(call["sample"]),
                 timestep=float(call["timestep"]),
-                embeddings=to_numpy(call["encoder_hidden_states"]),
+                conditions={name: to_numpy(call[name]) for name in _CONDITIONS if call.get(name) is not None},
                 output=to_numpy(output[0]),
             )
         )

@@ -16,7 +16,7 @@ from diffoundry.exporter.verify.reference_run import Trace, paint_reference, rec
 from diffoundry.exporter.verify.report import Check
 from diffoundry.exporter.verify.request import Settings
 from diffoundry.exporter.verify.watch import Watch
-from diffoundry.runtime.pipelines.stable_diffusion import StableDiffusionPipeline
+from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
 
 __all__ = ["Reference", "ask_pytorch"]
 
@@ -38,9 +38,7 @@ class Reference:
     gallery: Gallery | None
 
 
-def ask_pytorch(
-    checkpoint: Checkpoint, pipeline: StableDiffusionPipeline, settings: Settings, watch: Watch
-) -> Reference:
+def ask_pytorch(checkpoint: Checkpoint, pipeline: DiffusionPipeline, settings: Settings, watch: Watch) -> Reference:
     """Compare configs and token ids, paint every picture, and run the components on what these fed them.
 
     Args:
@@ -58,7 +56,10 @@ def ask_pytorch(
     checks = [
         check_scheduler(bundle, checkpoint.scheduler_config),
         *check_configs(bundle, checkpoint.components, reference),
-        check_tokenizer(pipeline.tokenizer, reference.tokenizer, settings.prompts),
+        *(
+            check_tokenizer(folder, tokenizer, getattr(reference, folder), settings.prompts)
+            for folder, tokenizer in pipeline.family.tokenizers.items()
+        ),
     ]
     traces: list[Trace] = []
     cases: list[Case] = []
@@ -72,6 +73,6 @@ def ask_pytorch(
         cases += decoder_cases(reference, trace)
         cases += encoder_cases(reference, trace)
     watch.stage("PyTorch: text", 0, 1)
-    cases += text_cases(reference, settings.prompts)
+    cases += text_cases(reference, checkpoint.components, settings.prompts)
     gallery = open_gallery(checkpoint.root) or gallery_of_prompts(traces)
     return Reference(traces=traces, cases=cases, checks=checks, gallery=gallery)

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from diffoundry.exporter.verify.prompts import PROMPTS
 from diffoundry.runtime.engine import EngineOptions, OpenEngine
 from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.pipelines.stand_in import size_arguments
 
 __all__ = ["FULL_SEEDS", "Settings", "VerifyRequest"]
 
@@ -61,6 +63,7 @@ class Settings:
         guidance_scale: 1 or less ran without guidance.
         height: Pixels.
         width: Pixels.
+        stand_ins: Arguments beside these that were stood in for, such as "image": see `size_arguments`.
     """
 
     prompts: tuple[str, ...]
@@ -69,3 +72,12 @@ class Settings:
     guidance_scale: float
     height: int
     width: int
+    stand_ins: tuple[str, ...] = ()
+
+    def picture_arguments(self) -> dict[str, Any]:
+        """The arguments of a pipeline's call, without prompt and seed, for diffusers' pipelines and ours."""
+        return {
+            "num_inference_steps": self.steps,
+            "guidance_scale": self.guidance_scale,
+            **size_arguments(self.stand_ins, self.height, self.width),
+        }

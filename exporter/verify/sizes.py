@@ -1,13 +1,13 @@
 """The size at which a bundle is verified: the checkpoint's own, or the nearest that its engines take."""
 
 from diffoundry.exporter.verify.request import Settings, VerifyRequest
-from diffoundry.runtime.pipelines.stable_diffusion import StableDiffusionPipeline
+from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
 from diffoundry.runtime.specs import DimSpec
 
 __all__ = ["nearest", "settings_for"]
 
 
-def settings_for(pipeline: StableDiffusionPipeline, request: VerifyRequest) -> Settings:
+def settings_for(pipeline: DiffusionPipeline, request: VerifyRequest) -> Settings:
     """The request with a size that the pipeline's bundle takes."""
     manifest = pipeline.components.bundle.manifest
     own = pipeline.default_size
@@ -26,6 +26,7 @@ def settings_for(pipeline: StableDiffusionPipeline, request: VerifyRequest) -> S
         guidance_scale=request.guidance_scale,
         height=height,
         width=width,
+        stand_ins=pipeline.stand_ins,
     )
 
 

@@ -12,13 +12,11 @@ from diffoundry.runtime.bench.machine import peak_rss
 from diffoundry.runtime.bench.request import BenchRequest
 from diffoundry.runtime.engine import Array, EngineOptions
 from diffoundry.runtime.pipelines import load
-from diffoundry.runtime.pipelines.stable_diffusion import StableDiffusionPipeline
+from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
+from diffoundry.runtime.pipelines.stand_in import size_arguments
 from diffoundry.runtime.plugins import find_plugin
 
 __all__ = ["BundleContender"]
-
-_UNUSED = ("vae_encoder",)
-"""Components that text to image never runs, so loading them is no part of its cost."""
 
 
 class BundleContender:
@@ -50,16 +48,16 @@ class BundleContender:
         self._target = target
         self._precision = precision
         self._options = options or EngineOptions()
-        self._pipeline: StableDiffusionPipeline | None = None
+        self._pipeline: DiffusionPipeline | None = None
 
     @property
-    def pipeline(self) -> StableDiffusionPipeline:
+    def pipeline(self) -> DiffusionPipeline:
         """The pipeline under test."""
         assert self._pipeline is not None, "load comes first"
         return self._pipeline
 
     def load(self) -> Load:
-        """Open the bundle and the engines that text to image uses.
+        """Open the bundle and the engines that its usual task runs; loading others is no part of its cost.
 
         Raises:
             BundleError: As `pipelines.load`.
@@ -69,9 +67,7 @@ class BundleContender:
         self._pipeline = load(self._path, target=self._target, precision=self._precision, options=self._options)
         opened = time.perf_counter()
         mark, seconds = opened, {}
-        for name in self.pipeline.components.bundle.components:
-            if name in _UNUSED:
-                continue
+        for name in self.pipeline.used_components:
             self.pipeline.components.engine(name)
             now = time.perf_counter()
             mark, seconds[name] = now, now - mark
@@ -94,6 +90,9 @@ class BundleContender:
 
         components = self.pipeline.components
         components.on_call = note
+        default = self.pipeline.default_size
+        height, width = self._request.height or default[0], self._request.width or default[1]
+        sizes = size_arguments(self.pipeline.stand_ins, height, width)
         steps, inside = [], []
         try:
             start = time.perf_counter()
@@ -102,6 +101,7 @@ class BundleContender:
                 seed=self._request.seed,
                 output_type="np",
                 **self._request.picture_arguments(),
+                **sizes,
             )
             before, mark = inside_so_far(), time.perf_counter()
             for _ in run:
@@ -122,8 +122,7 @@ class BundleContender:
 
     def facts(self) -> dict[str, str]:
         """Target, its library's version, precision, device and threads."""
-        bundle = self.pipeline.components.bundle
-        choices = [self.pipeline.components.choice(name) for name in bundle.components if name not in _UNUSED]
+        choices = [self.pipeline.components.choice(name) for name in self.pipeline.used_components]
         found = [choice for choice in choices if choice is not None]
         target = found[0].spec.target if found else "onnxruntime"
         precisions = list(dict.fromkeys(choice.spec.precision for choice in found)) or ["as exported"]

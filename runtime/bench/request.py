@@ -45,11 +45,9 @@ class BenchRequest:
                 raise InputError(f"{name}: got {getattr(self, name)}, expected at least {least}")
 
     def picture_arguments(self) -> dict[str, Any]:
-        """The arguments of the pipeline's call, without prompt and seed, as diffusers names them too."""
+        """The arguments of the pipeline's call, without prompt, seed and size, as diffusers names them too."""
         return {
             "negative_prompt": self.negative_prompt,
             "num_inference_steps": self.steps,
-            "height": self.height,
-            "width": self.width,
             "guidance_scale": self.guidance_scale,
         }

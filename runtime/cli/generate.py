@@ -15,6 +15,7 @@ from diffoundry.runtime.cli.options import (
     take_engine_options,
     tell_choice,
 )
+from diffoundry.runtime.cli.pipeline_options import PIPELINE_SETTINGS, pipeline_options, read_images, take_images
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.image import describe_image_fault
 from diffoundry.runtime.pipelines.run import PipelineOutput, Run
@@ -24,7 +25,7 @@ __all__ = ["command"]
 
 _SETTINGS = (
     "prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "guidance_rescale", "scheduler", "seed",
-    "height", "width", "num_images_per_prompt", "eta",
+    "height", "width", "num_images_per_prompt", "eta", *PIPELINE_SETTINGS,
 )  # fmt: skip
 
 
@@ -33,7 +34,9 @@ _SETTINGS = (
 @click.argument("prompt", required=False)
 @click.option("--negative", "negative_prompt", help="What the picture should not show.")
 @click.option("--steps", "num_inference_steps", type=int, help="Steps of the scheduler.  [default: 50]")
-@click.option("--guidance-scale", type=float, help="1 or less runs without guidance.  [default: 7.5]")
+@click.option(
+    "--guidance-scale", type=float, help="1 or less runs without guidance.  [default: 7.5, of Stable Diffusion XL 5]"
+)
 @click.option("--guidance-rescale", type=float, help="Lin et al. 2023; 0 is off.  [default: 0]")
 @click.option("--eta", type=float, help="DDIM's eta.  [default: 0]")
 @click.option("--scheduler", help="A scheduler's name, such as EulerDiscrete.  [default: the checkpoint's own]")
@@ -41,6 +44,7 @@ _SETTINGS = (
 @click.option("--height", type=int, help="Pixels.  [default: the checkpoint's own]")
 @click.option("--width", type=int, help="Pixels.  [default: the checkpoint's own]")
 @click.option("--num-images", "num_images_per_prompt", type=int, help="How many pictures.  [default: 1]")
+@pipeline_options
 @click.option("--like", type=click.Path(path_type=Path), help="Take the settings of this PNG; options given win.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="out.png", show_default=True)
 @engine_options
@@ -50,15 +54,17 @@ def command(bundle: Path, *, like: Path | None, output: Path, as_json: bool, **v
     started = time.perf_counter()
     pipeline = load(bundle, **take_engine_options(values))
     tell_choice(pipeline.components)
+    images = take_images(values)
     settings = _settings(like, values)
     paths = _paths(output, settings.get("num_images_per_prompt", 1))
-    run = pipeline.start(**settings)
+    run = pipeline.start(**settings, **read_images(images))
     _tell_truncated(run)
     result = _paint(run)
-    files = _save(result, paths, {**settings, "seed": run.seed, "steps_run": run.total, "bundle": bundle.name})
+    names = {name: path.name for name, path in images.items()}
+    files = _save(result, paths, {**settings, **names, "seed": run.seed, "steps_run": run.total, "bundle": bundle.name})
     seconds = round(time.perf_counter() - started, 3)
     if as_json:
-        report = {"files": files, "settings": {**settings, "seed": run.seed}, "seconds": seconds}
+        report = {"files": files, "settings": {**settings, **names, "seed": run.seed}, "seconds": seconds}
         print_json({**report, "truncated": list(result.truncated)})
     else:
         remark(f"{', '.join(files)} (seed {run.seed}, {seconds:.1f} s)")

@@ -1,4 +1,4 @@
-"""One file a family: how its components are driven. `load` picks the pipeline that a bundle needs."""
+"""Pipelines: a family (how prompts condition) and a task (what is made of what). `load` opens a bundle's."""
 
 import os
 
@@ -6,17 +6,16 @@ from diffoundry.runtime.bundle import Bundle
 from diffoundry.runtime.components import Components
 from diffoundry.runtime.engine import EngineOptions
 from diffoundry.runtime.errors import BundleError
-from diffoundry.runtime.pipelines.stable_diffusion import StableDiffusionPipeline
+from diffoundry.runtime.pipelines.classes import PIPELINE_CLASSES
+from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
 from diffoundry.runtime.plugins import resolve
 
 __all__ = ["FAMILIES", "load", "open_pipeline"]
 
 FAMILIES = {
-    "stable_diffusion": "diffoundry.runtime.pipelines.stable_diffusion:StableDiffusionPipeline",
+    "stable_diffusion": "diffoundry.runtime.pipelines.families.stable_diffusion:StableDiffusion",
+    "stable_diffusion_xl": "diffoundry.runtime.pipelines.families.stable_diffusion_xl:StableDiffusionXL",
 }
-
-_FAMILY_OF_CLASS = {"StableDiffusionPipeline": "stable_diffusion"}
-"""For folders without a manifest: the class in model_index.json, without Optimum's and diffusers' ONNX prefixes."""
 
 
 def load(
@@ -25,7 +24,7 @@ def load(
     target: str | None = None,
     precision: str | None = None,
     options: EngineOptions | None = None,
-) -> StableDiffusionPipeline:
+) -> DiffusionPipeline:
     """Open a bundle, or an Optimum ONNX folder, as a pipeline ready to paint.
 
     Files and sizes are checked now; sums are checked and engines opened when first needed.
@@ -42,7 +41,7 @@ def load(
     return open_pipeline(Components(Bundle(path), target=target, precision=precision, options=options))
 
 
-def open_pipeline(components: Components) -> StableDiffusionPipeline:
+def open_pipeline(components: Components) -> DiffusionPipeline:
     """The pipeline that drives these components, by the family of their bundle.
 
     Raises:
@@ -52,12 +51,11 @@ def open_pipeline(components: Components) -> StableDiffusionPipeline:
     if bundle.manifest is not None:
         family = bundle.manifest.family
     else:
-        name = str(bundle.model_index.get("_class_name", "")).removeprefix("ORT").removeprefix("Onnx")
-        family = _FAMILY_OF_CLASS.get(name, name)
+        name = bundle.pipeline_class
+        family = PIPELINE_CLASSES[name].family if name in PIPELINE_CLASSES else name
     if family not in FAMILIES:
         raise BundleError(
             f"bundle {bundle.root}: got the family {family!r}, expected one of {', '.join(FAMILIES)}; "
             "upgrade diffoundry"
         )
-    pipeline: StableDiffusionPipeline = resolve(FAMILIES[family])(components)
-    return pipeline
+    return DiffusionPipeline(components, resolve(FAMILIES[family])(components))

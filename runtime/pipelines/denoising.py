@@ -12,12 +12,16 @@ from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.random import Generator
 from diffoundry.runtime.schedulers import Scheduler
 
-__all__ = ["Denoiser", "Step", "denoise", "set_timesteps"]
+__all__ = ["AfterStep", "Denoiser", "Step", "denoise", "set_timesteps"]
 
 FloatArray = npt.NDArray[np.float32]
 
 Denoiser = Callable[[FloatArray, FloatArray], FloatArray]
 """(scaled latents (B, C, h, w), timestep (1,)) -> guided model output (B, C, h, w)."""
+
+
+AfterStep = Callable[[Any, FloatArray], FloatArray]
+"""(the timestep that follows, or None after the last; a step's latents) -> the latents that go on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +47,9 @@ def denoise(
     latents: FloatArray,
     generator: Generator | Sequence[Generator],
     eta: float = 0.0,
+    *,
+    timesteps: npt.NDArray[Any],
+    after_step: AfterStep | None = None,
 ) -> Iterator[Step]:
     """Run the loop, yielding after every step; a caller that stops iterating has cancelled.
 
@@ -54,29 +61,43 @@ def denoise(
         latents: Start, float32 (B, C, h, w), already in units of `init_noise_sigma`.
         generator: Noise for stochastic schedulers.
         eta: DDIM's eta; 0 unless the scheduler has one.
+        timesteps: Those of the scheduler that are run, in order.
+        after_step: Changes the latents of a step before they go on, or None.
 
     Raises:
         InputError: At once, before the first step: `eta` is given to a scheduler without it, or the scheduler's `step`
             needs more than a denoising loop has.
     """
-    return _steps(scheduler, denoiser, latents, _step_arguments(scheduler, generator, eta))
+    return _steps(scheduler, denoiser, latents, _step_arguments(scheduler, generator, eta), timesteps, after_step)
 
 
-def _steps(scheduler: Scheduler[Any], denoiser: Denoiser, latents: FloatArray, extra: dict[str, Any]) -> Iterator[Step]:
-    total = len(scheduler.timesteps)
-    for index, timestep in enumerate(scheduler.timesteps):
+def _steps(
+    scheduler: Scheduler[Any],
+    denoiser: Denoiser,
+    latents: FloatArray,
+    extra: dict[str, Any],
+    timesteps: npt.NDArray[Any],
+    after_step: AfterStep | None,
+) -> Iterator[Step]:
+    total = len(timesteps)
+    for index, timestep in enumerate(timesteps):
         scaled = scheduler.scale_model_input(latents, timestep)
         output = denoiser(scaled, np.asarray([timestep], dtype=np.float32))
         latents = scheduler.step(output, timestep, latents, **extra).prev_sample
+        if after_step is not None:
+            latents = after_step(timesteps[index + 1] if index + 1 < total else None, latents)
         yield Step(index=index, total=total, timestep=float(timestep), latents=latents)
 
 
 def set_timesteps(
     scheduler: Scheduler[Any], steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None
-) -> None:
+) -> int:
     """Give the scheduler a number of steps, or the caller's own timesteps or sigmas in its place.
 
     diffusers: `retrieve_timesteps`.
+
+    Returns:
+        How many steps the caller asked for; the scheduler may make more of them.
 
     Raises:
         InputError: Both lists are given, or the scheduler takes no such list.
@@ -85,6 +106,7 @@ def set_timesteps(
         raise InputError("timesteps and sigmas: got both, expected at most one of them")
     own_schedule = timesteps is not None or sigmas is not None
     scheduler.set_timesteps(None if own_schedule else steps, timesteps=timesteps, sigmas=sigmas)
+    return len(scheduler.timesteps) if own_schedule else steps
 
 
 def _step_arguments(scheduler: Scheduler[Any], generator: object, eta: float) -> dict[str, Any]:

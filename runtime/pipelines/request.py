@@ -11,7 +11,7 @@ from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.random import Generator, TorchCpuGenerator
 from diffoundry.runtime.specs import DimSpec
 
-__all__ = ["Request", "check_request", "make_generator_for"]
+__all__ = ["Request", "check_fraction", "check_request", "make_generator_for"]
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -20,16 +20,18 @@ OUTPUT_TYPES = ("pil", "np", "latent")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """The arguments of one call, with the names and defaults of diffusers' `StableDiffusionPipeline`.
+    """The arguments that every call may have, with the names and defaults of diffusers' `StableDiffusionPipeline`.
+
+    Prompts have a class of their own for each family (`Family.Arguments`), and each task has what only it needs.
 
     Attributes:
-        prompt: One prompt or several.
-        negative_prompt: One for all prompts, or one for each; only used when guiding.
         height: Pixels; None takes the checkpoint's own size.
         width: Pixels; None takes the checkpoint's own size.
         num_inference_steps: Steps of the scheduler.
         timesteps: The caller's own timesteps in place of `num_inference_steps`.
         sigmas: The caller's own sigmas in place of `num_inference_steps`.
+        denoising_end: The fraction of the schedule after which the run ends, above 0 and below 1, so that another
+            model goes on with its latents; None runs to the end.
         guidance_scale: 1 or less runs without guidance, at half the cost.
         guidance_rescale: Lin et al. 2023; 0 is off.
         num_images_per_prompt: Pictures for every prompt.
@@ -42,13 +44,12 @@ class Request:
         output_type: "pil", "np" or "latent".
     """
 
-    prompt: str | Sequence[str]
-    negative_prompt: str | Sequence[str] | None = None
     height: int | None = None
     width: int | None = None
     num_inference_steps: int = 50
     timesteps: Sequence[float] | None = None
     sigmas: Sequence[float] | None = None
+    denoising_end: float | None = None
     guidance_scale: float = 7.5
     guidance_rescale: float = 0.0
     num_images_per_prompt: int = 1
@@ -58,21 +59,6 @@ class Request:
     latents: FloatArray | None = None
     scheduler: str | None = None
     output_type: str = "pil"
-
-    @property
-    def prompts(self) -> list[str]:
-        """The prompts as a list."""
-        return [self.prompt] if isinstance(self.prompt, str) else list(self.prompt)
-
-    @property
-    def guided(self) -> bool:
-        """Whether classifier-free guidance runs."""
-        return self.guidance_scale > 1
-
-    @property
-    def pictures(self) -> int:
-        """How many pictures come out."""
-        return len(self.prompts) * self.num_images_per_prompt
 
 
 def check_request(
@@ -94,8 +80,8 @@ def check_request(
     Raises:
         InputError: The first argument that does not fit: subject, got, expected.
     """
-    _check_prompts(request)
     _check_numbers(request)
+    check_fraction("denoising_end", request.denoising_end)
     for name, value in zip(("height", "width"), size, strict=True):
         if value % factor or value < factor:
             raise InputError(f"{name}: got {value}, expected a multiple of {factor} (pixels to a latent)")
@@ -109,15 +95,14 @@ def check_request(
         )
 
 
-def _check_prompts(request: Request) -> None:
-    prompts = request.prompts
-    if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
-        raise InputError(f"prompt: got {request.prompt!r}, expected a string or a list of at least one")
-    negative = request.negative_prompt
-    if negative is None or isinstance(negative, str):
-        return
-    if len(negative) != len(prompts) or not all(isinstance(text, str) for text in negative):
-        raise InputError(f"negative_prompt: got {len(negative)} entries, expected a string or {len(prompts)} of them")
+def check_fraction(name: str, value: float | None) -> None:
+    """Refuse a part of the schedule that is none.
+
+    Raises:
+        InputError: Not above 0 and below 1; None is taken.
+    """
+    if value is not None and not (isinstance(value, int | float) and 0 < value < 1):
+        raise InputError(f"{name}: got {value!r}, expected a number above 0 and below 1")
 
 
 def _check_numbers(request: Request) -> None:
@@ -137,7 +122,7 @@ def _check_numbers(request: Request) -> None:
 
 
 def make_generator_for(
-    request: Request,
+    request: Request, pictures: int
 ) -> tuple[int | tuple[int, ...] | None, Generator | Sequence[Generator]]:
     """The seed to report and the generators to draw from.
 
@@ -147,14 +132,14 @@ def make_generator_for(
         InputError: A list of seeds or generators of another length than there are pictures.
     """
     if request.generator is not None:
-        if isinstance(request.generator, Sequence) and len(request.generator) != request.pictures:
-            raise InputError(f"generator: got {len(request.generator)}, expected one or {request.pictures}")
+        if isinstance(request.generator, Sequence) and len(request.generator) != pictures:
+            raise InputError(f"generator: got {len(request.generator)}, expected one or {pictures}")
         return None, request.generator
     seed = request.seed
     if seed is None:
         seed = int.from_bytes(os.urandom(4), "little")
     if isinstance(seed, int):
         return seed, TorchCpuGenerator(seed)
-    if len(seed) != request.pictures:
-        raise InputError(f"seed: got {len(seed)} seeds, expected one or {request.pictures}, one for each picture")
+    if len(seed) != pictures:
+        raise InputError(f"seed: got {len(seed)} seeds, expected one or {pictures}, one for each picture")
     return tuple(seed), [TorchCpuGenerator(value) for value in seed]

@@ -50,6 +50,7 @@ class Run:
         total: int,
         latents: FloatArray,
         decode: Callable[[FloatArray, str], Any],
+        complete: "Callable[[list[Image]], list[Image]] | None" = None,
         output_type: str,
         seed: int | tuple[int, ...] | None,
         truncated: tuple[str, ...],
@@ -60,6 +61,7 @@ class Run:
         self.truncated = truncated
         self._steps = steps
         self._decode = decode
+        self._complete = complete
         self._output_type = output_type
 
     def __iter__(self) -> Iterator[Step]:
@@ -78,4 +80,6 @@ class Run:
         for _ in self:
             pass
         images = self._decode(self.latents, self._output_type)
+        if self._complete is not None:
+            images = self._complete(images)
         return PipelineOutput(images=images, seed=self.seed, truncated=self.truncated)

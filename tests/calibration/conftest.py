@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diffoundry.calibration.tasks import Case, TextToImage
+from diffoundry.calibration.tasks import Case, Painting
 from diffoundry.exporter.calibrate.studio import Studio
 
 CASES = tuple(Case(prompt=prompt, seed=i) for i, prompt in enumerate(("red apple", "cat face", "rocket", "snowman")))
@@ -26,6 +26,6 @@ def tiny_folder(exported: Callable[..., Path], tiny_sd_checkpoint: Callable[[str
 @pytest.fixture
 def studio(tiny_folder: Path) -> Iterator[Studio]:
     """Its float pipeline, painting in three steps."""
-    studio = Studio(tiny_folder, TextToImage(steps=3), threads=1)
+    studio = Studio(tiny_folder, Painting(steps=3), threads=1)
     yield studio
     studio.close()

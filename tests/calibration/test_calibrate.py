@@ -11,7 +11,7 @@ import pytest
 from diffoundry.calibration.quality import Budget, judge, mean_square
 from diffoundry.calibration.ranges import read_ranges
 from diffoundry.calibration.stand_ins import StandIns
-from diffoundry.calibration.tasks import Case, TextToImage
+from diffoundry.calibration.tasks import Case, Painting
 from diffoundry.exporter.calibrate.calibrate import STATE, QuantizationRequest, calibrate
 from diffoundry.exporter.calibrate.studio import Studio
 from diffoundry.exporter.passes.quantizable import quantizable
@@ -238,7 +238,7 @@ def test_int8_emoji_are_the_emoji(emoji_bundle, tmp_path):
         save_graph(graph, folder / name, "int8.onnx")
         engines[name] = OnnxRuntimeEngine(folder / name / "int8.onnx", None, EngineOptions(threads=1))
     cases = [Case(prompt=prompt, seed=77 + i) for i, prompt in enumerate(("a turtle", "an umbrella", "a green book"))]
-    task, studio = TextToImage(steps=10), Studio(folder, TextToImage(steps=10), threads=1)
+    task, studio = Painting(steps=10), Studio(folder, Painting(steps=10), threads=1)
     painted = task.paint(StandIns(Bundle(folder), engines), cases)
     quality = judge(mean_square(painted, task.paint(studio.floats(), cases)))
     assert quality.mean >= 30

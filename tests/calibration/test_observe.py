@@ -12,7 +12,7 @@ from diffoundry.calibration.observe import Observed, Watched, observe
 from diffoundry.calibration.ranges import make_ranges
 from diffoundry.calibration.stages import StagedEngine, cut_into_stages
 from diffoundry.calibration.stand_ins import StandIns
-from diffoundry.calibration.tasks import TextToImage
+from diffoundry.calibration.tasks import Painting
 from diffoundry.exporter.calibrate.calibrate import watch
 from diffoundry.exporter.calibrate.studio import Studio
 from diffoundry.runtime.engine import Engine
@@ -157,7 +157,7 @@ def test_a_finished_observation_is_read_and_not_run_again(studio, cases, tmp_pat
 def test_another_question_starts_anew(studio, cases, tmp_path):
     run_observation(studio, cases[:2], tmp_path / "state")
     told: list[str] = []
-    run_observation(studio, cases[:2], tmp_path / "state", task=TextToImage(steps=2), tell=told.append)
+    run_observation(studio, cases[:2], tmp_path / "state", task=Painting(steps=2), tell=told.append)
     assert len(told) == 1
 
 

@@ -15,12 +15,13 @@ SIZES = {
     "sd14": {"text_encoder": 123_060_480, "unet": 859_520_964, "vae": 83_653_863},
     "sd15": {"text_encoder": 123_060_480, "unet": 859_520_964, "vae": 83_653_863},
     "sd21": {"text_encoder": 340_387_840, "unet": 865_910_724, "vae": 83_653_863},
+    "sdxl": {"text_encoder": 123_060_480, "text_encoder_2": 694_659_840, "unet": 2_567_463_684, "vae": 83_653_863},
 }
 
 
 def test_table():
     table = read_aliases()
-    assert set(table) == {"emoji", "sd14", "sd15", "sd21"}
+    assert set(table) == {"emoji", "sd14", "sd15", "sd21", "sdxl", "sdxl-refiner"}
     for alias in table.values():
         assert (alias.hub is None) != (alias.folder is None)
         assert (package_path(alias.configs) / "model_index.json").is_file()

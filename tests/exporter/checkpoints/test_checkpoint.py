@@ -141,7 +141,7 @@ def without_vocabulary(root):
         ),
         (
             change("model_index.json", _class_name="FluxPipeline"),
-            "pipeline class: got 'FluxPipeline', expected one of StableDiffusionPipeline",
+            "pipeline class: got 'FluxPipeline', expected one of StableDiffusionImg2ImgPipeline",
         ),
         (
             change("model_index.json", unet=["os", "system"]),

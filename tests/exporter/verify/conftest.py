@@ -53,8 +53,14 @@ class EditableBundle:
 
 
 @pytest.fixture
-def copied(emoji_bundle: Path, tmp_path: Path) -> EditableBundle:
-    return EditableBundle(Path(shutil.copytree(emoji_bundle, tmp_path / "emoji.bundle")))
+def copied(emoji_bundle: Path, editable: Callable[[Path], EditableBundle]) -> EditableBundle:
+    return editable(emoji_bundle)
+
+
+@pytest.fixture
+def editable(tmp_path: Path) -> Callable[[Path], EditableBundle]:
+    """Factory: a copy of a bundle."""
+    return lambda bundle: EditableBundle(Path(shutil.copytree(bundle, tmp_path / bundle.name)))
 
 
 @pytest.fixture

@@ -101,7 +101,7 @@ def test_a_changed_text_encoder_config_fails(copied, quick):
 def test_another_padding_token_fails(copied, quick):
     copied.edit_json("tokenizer/tokenizer_config.json", pad_token="<|startoftext|>")
     report = verify(copied.path, request=quick)
-    measured = _failed(report)["tokenizer", "6 texts"]
+    measured = _failed(report)["tokenizer", "tokenizer, 6 texts"]
     assert measured.startswith("4293 at place 4 of 'red apple', expected 4294 (")
     assert _subjects(report, "component") == set()
 
@@ -201,7 +201,7 @@ def test_a_decoder_that_darkens_by_5_percent_is_a_shift(copied, shows):
 
 def test_words_that_changed_places_show_another_thing(copied, shows):
     """Two rows of the token embedding are swapped: all weights are there, and every number has its size."""
-    words = load(copied.path).tokenizer(["apple", "cat"]).input_ids[:, 1]
+    words = load(copied.path).family.tokenizers["tokenizer"](["apple", "cat"]).input_ids[:, 1]
 
     def swap(array):
         array[words] = array[words[::-1]]

@@ -27,7 +27,7 @@ def cases():
         *unet_cases(trace, calls, 0),
         *decoder_cases(pipeline, trace),
         *encoder_cases(pipeline, trace),
-        *text_cases(pipeline, ["rocket"]),
+        *text_cases(pipeline, open_checkpoint("emoji").components, ["rocket"]),
     ]
 
 

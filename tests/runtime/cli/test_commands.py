@@ -172,3 +172,37 @@ def test_without_click_the_command_says_what_to_install():
         "error: the command line needs the Python package 'click', which is not installed. "
         "Install it with: pip install 'diffoundry[cli]'"
     )
+
+
+def test_generate_from_a_picture(diffoundry, emoji_bundle, tmp_path):
+    first, second, again = tmp_path / "first.png", tmp_path / "second.png", tmp_path / "again.png"
+    diffoundry("generate", emoji_bundle, "a red apple", *_QUICK, "-o", first)
+    words = "--image", first, "--strength", "0.7"
+    code, out, _ = diffoundry("generate", emoji_bundle, "a green apple", *words, *_QUICK, "-o", second, "--json")
+    assert code == 0
+    assert json.loads(out)["settings"] | {"image": "first.png", "strength": 0.7} == json.loads(out)["settings"]
+    assert Image.open(second).tobytes() != Image.open(first).tobytes()
+    diffoundry("generate", emoji_bundle, "--like", second, "--image", first, "-o", again)
+    assert again.read_bytes() == second.read_bytes()
+
+
+def test_a_file_that_is_no_picture_is_named(diffoundry, emoji_bundle, tmp_path):
+    (tmp_path / "no.png").write_text("no picture")
+    code, _, err = diffoundry("generate", emoji_bundle, "x", "--image", tmp_path / "no.png", "-o", tmp_path / "x.png")
+    assert code == 1
+    assert f"image {tmp_path / 'no.png'}: cannot be read" in err
+
+
+def test_generate_with_stable_diffusion_xl(diffoundry, exported, tiny_sd_checkpoint, tmp_path):
+    bundle, picture, again = exported(tiny_sd_checkpoint("xl")), tmp_path / "xl.png", tmp_path / "again.png"
+    words = "--prompt-2", "a cat", "--original-size", "48x32", "--crops-coords-top-left", "8,4"
+    code, out, _ = diffoundry("generate", bundle, "a red apple", *words, *_QUICK, "-o", picture, "--json")
+    assert code == 0
+    settings = json.loads(out)["settings"]
+    assert settings["original_size"] == [32, 48]
+    assert settings["crops_coords_top_left"] == [8, 4]
+    diffoundry("generate", bundle, "--like", picture, "-o", again)
+    assert again.read_bytes() == picture.read_bytes()
+    code, _, err = diffoundry("generate", bundle, "x", "--target-size", "48", "-o", picture)
+    assert code == 1
+    assert "target_size: got '48', expected WIDTHxHEIGHT, two whole numbers" in err

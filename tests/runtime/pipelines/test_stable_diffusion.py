@@ -1,62 +1,20 @@
 """The pipeline against diffusers' own: latents after every step, the picture, and everything that may be asked for."""
 
 import threading
-from pathlib import Path
 
 import diffusers
 import numpy as np
 import pytest
-import torch
+from pipeline_harness import compare, diffusers_pipeline
 
 from diffoundry.runtime import load
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.random import TorchCpuGenerator
 
-# float32 through 20 UNet calls by two libraries that sum in different orders: seen are 5e-6 to 3e-5 on latents of
-# scale 1. A wrong coefficient, timestep or noise shows as 1e-2 and more.
-_TOLERANCE = 1e-4
-
-_EMOJI = Path(__file__).parents[3] / "models/emoji"
-
 
 @pytest.fixture(scope="module")
-def emoji(emoji_bundle):
-    return load(emoji_bundle)
-
-
-@pytest.fixture(scope="module")
-def emoji_diffusers():
-    return _diffusers_pipeline(_EMOJI)
-
-
-def _diffusers_pipeline(folder):
-    pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def _reference(pipe, prompt, generator, **arguments):
-    """diffusers' latents after every step, and its picture as an array (B, H, W, 3)."""
-    latents = []
-
-    def keep(_pipe, _index, _timestep, values):
-        latents.append(values["latents"].numpy().copy())
-        return {}
-
-    images = pipe(prompt, generator=generator, callback_on_step_end=keep, output_type="np", **arguments).images
-    return latents, images
-
-
-def _compare(ours, theirs, prompt, *, seed=0, ours_only=None, **arguments):
-    seeds = seed if isinstance(seed, list) else [seed]
-    torch_generators = [torch.Generator().manual_seed(value) for value in seeds]
-    generator = torch_generators if isinstance(seed, list) else torch_generators[0]
-    latents, images = _reference(theirs, prompt, generator, **arguments)
-    run = ours.start(prompt, seed=seed, output_type="np", **arguments, **(ours_only or {}))
-    for step, expected in zip(run, latents, strict=True):
-        error = np.abs(step.latents - expected).max() / max(1.0, np.abs(expected).max())
-        assert error < _TOLERANCE, f"step {step.index}: {error}"
-    np.testing.assert_allclose(run.finish().images, images, atol=2e-3)
+def emoji_diffusers(emoji_folder):
+    return diffusers_pipeline(emoji_folder)
 
 
 @pytest.mark.parametrize(
@@ -73,12 +31,12 @@ def _compare(ours, theirs, prompt, *, seed=0, ours_only=None, **arguments):
     ids=lambda arguments: " ".join(f"{key}={value}" for key, value in arguments.items()),
 )
 def test_every_step_is_diffusers(emoji, emoji_diffusers, arguments):
-    _compare(emoji, emoji_diffusers, "a red apple", **arguments)
+    compare(emoji, emoji_diffusers, "a red apple", **arguments)
 
 
 def test_batches_of_prompts_with_their_own_negatives_and_seeds(emoji, emoji_diffusers):
     arguments = {"negative_prompt": ["blue", ""], "num_inference_steps": 5}
-    _compare(emoji, emoji_diffusers, ["a red apple", "a cat face"], seed=[3, 4], **arguments)
+    compare(emoji, emoji_diffusers, ["a red apple", "a cat face"], seed=[3, 4], **arguments)
 
 
 # Every scheduler of diffusers that samples forwards in time from a v-prediction model with the betas of its config.
@@ -106,13 +64,13 @@ _SCHEDULERS = {
 
 
 @pytest.mark.parametrize("name", _SCHEDULERS)
-def test_another_scheduler_takes_over_the_config(emoji, name):
-    theirs = _diffusers_pipeline(_EMOJI)
+def test_another_scheduler_takes_over_the_config(emoji, emoji_folder, name):
+    theirs = diffusers_pipeline(emoji_folder)
     config = {**theirs.scheduler.config, **_SCHEDULERS[name]}
     theirs.scheduler = getattr(diffusers, f"{name}Scheduler").from_config(config)
     ours = load(emoji.components.bundle.root)
     ours.scheduler_config = {**ours.scheduler_config, **_SCHEDULERS[name]}
-    _compare(ours, theirs, "a rocket", num_inference_steps=8, ours_only={"scheduler": name})
+    compare(ours, theirs, "a rocket", num_inference_steps=8, ours_only={"scheduler": name})
 
 
 @pytest.mark.parametrize("name", ["DDIM", "DDPM", "PNDM"])
@@ -124,14 +82,14 @@ def test_old_scheduler_configs_are_mended_as_diffusers_does(emoji, emoji_diffuse
     theirs.set_progress_bar_config(disable=True)
     ours = load(emoji.components.bundle.root)
     ours.scheduler_config = {**config, "_class_name": f"{name}Scheduler"}
-    _compare(ours, theirs, "a rocket", num_inference_steps=8)
+    compare(ours, theirs, "a rocket", num_inference_steps=8)
 
 
 @pytest.mark.parametrize("variant", ["sd1", "sd2"])
 def test_other_architectures(exported, tiny_sd_checkpoint, variant):
     folder = tiny_sd_checkpoint(variant)
     arguments = {"num_inference_steps": 5, "height": 72, "width": 64}
-    _compare(load(exported(folder)), _diffusers_pipeline(folder), "anything at all", **arguments)
+    compare(load(exported(folder)), diffusers_pipeline(folder), "anything at all", **arguments)
 
 
 def test_generator_and_latents_in_place_of_a_seed(emoji):
@@ -216,7 +174,16 @@ def test_what_was_cut_off_is_reported(emoji):
         ),
         ({"prompt": "x", "scheduler": "ScoreSdeVe"}, "it samples for another kind of pipeline"),
         ({"prompt": "x", "timesteps": [3, 1], "sigmas": [2.0, 1.0]}, "timesteps and sigmas: got both"),
-        ({"prompt": "x", "strength": 0.5}, "strength: no such argument, expected one of prompt, negative_prompt"),
+        (
+            {"prompt": "x", "strength": 0.5},
+            "strength: text to image has no such argument; pass image for image to image",
+        ),
+        ({"prompt": "x", "magic": 0.5}, "magic: no such argument, expected one of denoising_end, eta, generator, gu"),
+        ({"prompt": "x", "denoising_end": 1.5}, "denoising_end: got 1.5, expected a number above 0 and below 1"),
+        (
+            {"prompt": "x", "denoising_end": 1e-6, "num_inference_steps": 3},
+            "denoising_end: got 1e-06, which leaves no step",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(emoji, arguments, message):

@@ -1,0 +1,27 @@
+"""Stable Diffusion XL and its refiner: two CLIP text encoders or the second alone, a UNet told of sizes, a VAE.
+
+Podell et al. 2023, https://arxiv.org/abs/2307.01952.
+"""
+
+from dataclasses import replace
+
+from diffoundry.exporter.component import Family
+from diffoundry.exporter.components.autoencoder_kl import VAE_DECODER, VAE_ENCODER
+from diffoundry.exporter.components.clip_text import clip_text_encoder
+from diffoundry.exporter.components.unet import UNET
+
+__all__ = ["FAMILY"]
+
+FAMILY = Family(
+    name="stable_diffusion_xl",
+    components=(
+        replace(clip_text_encoder(hidden_states=True), optional=True),
+        clip_text_encoder(
+            "text_encoder_2", model_class="CLIPTextModelWithProjection", pooled="text_embeds", hidden_states=True
+        ),
+        UNET,
+        VAE_ENCODER,
+        VAE_DECODER,
+    ),
+    folders=("scheduler", "tokenizer", "tokenizer_2"),
+)

@@ -1,0 +1,98 @@
+"""Pictures to latents and back: the VAE's two halves with the arithmetic around them."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from diffoundry.runtime.components import Components
+from diffoundry.runtime.image import postprocess
+from diffoundry.runtime.random import Generator, randn_tensor
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["LatentCodec"]
+
+FloatArray = npt.NDArray[np.float32]
+
+_SCALING_FACTOR = 0.18215
+"""What diffusers assumes when the VAE's config does not say, as those of the first checkpoints."""
+
+_CHANNELS = 4
+"""The same, for `latent_channels`."""
+
+
+class LatentCodec:
+    """Drives vae_encoder and vae_decoder of a bundle. Latents are (B, channels, height/factor, width/factor).
+
+    Attributes:
+        factor: Pixels to a latent.
+        channels: Of a latent.
+        scaling_factor: From the VAE's own scale to the denoiser's.
+    """
+
+    def __init__(self, components: Components, *, standardizes: bool) -> None:
+        """Read the config; engines are opened when first needed.
+
+        Args:
+            components: The engines.
+            standardizes: Whether `latents_mean` and `latents_std` of the VAE count, where it has both.
+        """
+        config = components.bundle.config("vae_decoder")
+        self.factor = 1 << (len(config["block_out_channels"]) - 1)
+        self.channels: int = config.get("latent_channels", _CHANNELS)
+        self.scaling_factor: float = config.get("scaling_factor", _SCALING_FACTOR)
+        self._components = components
+        self._statistics: tuple[FloatArray, FloatArray] | None = None
+        mean, std = config.get("latents_mean"), config.get("latents_std")
+        if standardizes and mean is not None and std is not None:
+            shape = (1, -1, 1, 1)
+            self._statistics = np.asarray(mean, np.float32).reshape(shape), np.asarray(std, np.float32).reshape(shape)
+
+    def sample(self, pixels: FloatArray, generator: Generator | Sequence[Generator]) -> FloatArray:
+        """Latents drawn from what the encoder says of pictures, in the VAE's own scale.
+
+        diffusers: `DiagonalGaussianDistribution.sample`.
+
+        Args:
+            pixels: (B, 3, H, W), -1 to 1.
+            generator: One, or one for each picture.
+        """
+        mean, log_variance = np.split(self._moments(pixels), 2, axis=1)
+        deviation = np.exp(np.float32(0.5) * np.clip(log_variance, -30.0, 20.0))
+        latents: FloatArray = mean + deviation * randn_tensor(mean.shape, generator).astype(np.float32)
+        return latents
+
+    def mode(self, pixels: FloatArray) -> FloatArray:
+        """The likeliest latents of pictures (B, 3, H, W), in the VAE's own scale."""
+        return np.split(self._moments(pixels), 2, axis=1)[0]
+
+    def draw(self, pixels: FloatArray, generator: Generator | Sequence[Generator]) -> None:
+        """Draw the random numbers that `sample` would, and nothing else."""
+        rows, _, height, width = pixels.shape
+        randn_tensor((rows, self.channels, height // self.factor, width // self.factor), generator)
+
+    def normalize(self, latents: FloatArray) -> FloatArray:
+        """From the VAE's own scale to the denoiser's."""
+        if self._statistics is None:
+            return self.scaling_factor * latents
+        mean, std = self._statistics
+        return (latents - mean) * self.scaling_factor / std
+
+    def decode(self, latents: FloatArray, output_type: str = "pil") -> "list[Image] | FloatArray":
+        """The pictures that latents in the denoiser's scale stand for; see `PipelineOutput.images`."""
+        if output_type == "latent":
+            return latents
+        feeds = {"latent_sample": self._denormalize(latents)}
+        return postprocess(self._components.run("vae_decoder", feeds)["sample"], output_type)
+
+    def _denormalize(self, latents: FloatArray) -> FloatArray:
+        if self._statistics is None:
+            return latents / self.scaling_factor
+        mean, std = self._statistics
+        return latents * std / self.scaling_factor + mean
+
+    def _moments(self, pixels: FloatArray) -> FloatArray:
+        return self._components.run("vae_encoder", {"sample": pixels})["latent_parameters"]

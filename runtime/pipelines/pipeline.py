@@ -1,0 +1,204 @@
+"""Drives the components of a bundle: a family conditions the denoiser, a task says what is made of what."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from diffoundry.runtime.components import Components
+from diffoundry.runtime.errors import BundleError
+from diffoundry.runtime.pipelines.arguments import sort_arguments
+from diffoundry.runtime.pipelines.classes import PIPELINE_CLASSES
+from diffoundry.runtime.pipelines.condition import Feeds, Frame
+from diffoundry.runtime.pipelines.denoising import denoise, set_timesteps
+from diffoundry.runtime.pipelines.families.base import Family
+from diffoundry.runtime.pipelines.guidance import Guidance
+from diffoundry.runtime.pipelines.latents import LatentCodec
+from diffoundry.runtime.pipelines.request import Request, check_request, make_generator_for
+from diffoundry.runtime.pipelines.run import PipelineOutput, Run
+from diffoundry.runtime.pipelines.stand_in import STAND_INS
+from diffoundry.runtime.pipelines.tasks import choose_task, possible_tasks
+from diffoundry.runtime.pipelines.tasks.base import Stage, Task
+from diffoundry.runtime.pipelines.tasks.schedule import cut_end
+from diffoundry.runtime.schedulers import Scheduler, scheduler_class, scheduler_from_config
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["DiffusionPipeline"]
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class DiffusionPipeline:
+    """A bundle's components, ready to paint. Several threads may share one: every call has its own scheduler.
+
+    Attributes:
+        components: The engines.
+        family: How prompts become inputs of the denoiser.
+        codec: Pictures to latents and back.
+        scheduler_config: The checkpoint's.
+    """
+
+    def __init__(self, components: Components, family: Family) -> None:
+        """Read the configs; engines are opened when first needed.
+
+        Raises:
+            BundleError: The bundle lacks a component or a config, or its denoiser takes what no task feeds.
+        """
+        bundle = components.bundle
+        for name in ("unet", "vae_decoder"):
+            bundle.engines(name)
+        self.components = components
+        self.family = family
+        self.codec = LatentCodec(components, standardizes=family.standardizes)
+        self.scheduler_config: Mapping[str, Any] = bundle.read_json("scheduler/scheduler_config.json")
+        self._unet = bundle.config("unet")
+        self._extra_channels: int = self._unet["in_channels"] - self.codec.channels
+        self._tasks = possible_tasks(self._extra_channels, self.codec.channels, family.needs)
+        if not self._tasks:
+            raise BundleError(
+                f"bundle {bundle.root}: got a UNet of {self._unet['in_channels']} channels over latents of "
+                f"{self.codec.channels}, which no task of this version feeds; upgrade diffoundry"
+            )
+
+    @property
+    def vae_scale_factor(self) -> int:
+        """Pixels to a latent."""
+        return self.codec.factor
+
+    @property
+    def usual_task(self) -> type[Task]:
+        """What the checkpoint calls itself a pipeline for; where it does not, the task that needs the least."""
+        known = PIPELINE_CLASSES.get(self.components.bundle.pipeline_class)
+        return next((task for task in self._tasks if known and task.name == known.task), self._tasks[-1])
+
+    @property
+    def stand_ins(self) -> tuple[str, ...]:
+        """Which of `STAND_INS` the usual task takes."""
+        return tuple(name for name in STAND_INS if name in getattr(self.usual_task, "__dataclass_fields__", {}))
+
+    @property
+    def used_components(self) -> tuple[str, ...]:
+        """The components that the usual task runs."""
+        spared = () if self.usual_task.from_image else ("vae_encoder",)
+        return tuple(name for name in self.components.bundle.components if name not in spared)
+
+    @property
+    def default_size(self) -> tuple[int, int]:
+        """Height and width in pixels that the checkpoint was trained for."""
+        size = self._unet["sample_size"]
+        height, width = (size, size) if isinstance(size, int) else size
+        return height * self.codec.factor, width * self.codec.factor
+
+    def __call__(self, prompt: str | Sequence[str] | None = None, **arguments: Any) -> PipelineOutput:
+        """Paint.
+
+        Args:
+            prompt: One prompt or several; None where `prompt_embeds` are given.
+            arguments: Any field of `Request`, of the family's `Arguments` and of the task, under diffusers' names.
+                With `image` a picture is the beginning.
+
+        Raises:
+            InputError: An argument does not fit; the message names it.
+            EngineError: An engine cannot be opened, or failed.
+        """
+        return self.start(prompt, **arguments).finish()
+
+    def start(self, prompt: str | Sequence[str] | None = None, **arguments: Any) -> Run:
+        """The same picture step by step: iterate over the result for steps and previews, then `finish` it.
+
+        Raises:
+            InputError: As `__call__`.
+        """
+        given = {"prompt": prompt, **arguments}
+        task_class = choose_task(self._tasks, [name for name, value in given.items() if value is not None])
+        defaults = self.family.defaults.get(task_class.name, {})
+        kinds = (Request, self.family.Arguments, task_class)
+        request, prompts, task = sort_arguments({**defaults, **given}, kinds, task_class, self._tasks)
+        prompts.check()
+        task.check(request)
+        height, width = task.size(request, self.default_size, self.codec)
+        self._check(request, height, width)
+        scheduler = self.scheduler(request.scheduler)
+        steps = set_timesteps(scheduler, request.num_inference_steps, request.timesteps, request.sigmas)
+        guidance = task.guidance(request, self._unet)
+        frame = Frame(
+            height=height,
+            width=width,
+            pictures_per_prompt=request.num_images_per_prompt,
+            guided=guidance.guided,
+            from_image=task.from_image,
+        )
+        condition = self.family.encode(prompts, frame)
+        pictures = prompts.count * request.num_images_per_prompt
+        seed, generator = make_generator_for(request, pictures)
+        start = task.begin(
+            Stage(
+                request=request,
+                scheduler=scheduler,
+                steps=steps,
+                first_index=self.family.first_index,
+                codec=self.codec,
+                generator=generator,
+                pictures=pictures,
+                height=height,
+                width=width,
+                copies=guidance.copies,
+                extra_channels=self._extra_channels,
+            )
+        )
+        timesteps = cut_end(scheduler, start.timesteps, request.denoising_end)
+        denoiser = partial(self._predict, guidance, guidance.feeds(condition), start.channels)
+        return Run(
+            steps=denoise(
+                scheduler,
+                denoiser,
+                start.latents,
+                generator,
+                request.eta,
+                timesteps=timesteps,
+                after_step=start.after_step,
+            ),
+            total=len(timesteps),
+            latents=start.latents,
+            decode=self.decode,
+            complete=start.finish,
+            output_type=request.output_type,
+            seed=None if request.latents is not None and request.seed is None else seed,
+            truncated=condition.truncated,
+        )
+
+    def scheduler(self, name: str | None = None) -> Scheduler[Any]:
+        """A fresh scheduler with the checkpoint's config: its own class, or the one called `name`."""
+        own = scheduler_from_config(self.scheduler_config)
+        mended = self.family.mend(own.config)
+        if name is None:
+            return scheduler_from_config(self.scheduler_config, **mended) if mended else own
+        return scheduler_class(f"{name.removesuffix('Scheduler')}Scheduler").from_config({**own.config, **mended})
+
+    def decode(self, latents: FloatArray, output_type: str = "pil") -> "list[Image] | FloatArray":
+        """The pictures that latents (B, C, h, w) stand for; see `PipelineOutput.images` for the output types."""
+        return self.codec.decode(latents, output_type)
+
+    def _check(self, request: Request, height: int, width: int) -> None:
+        manifest = self.components.bundle.manifest
+        recipe = manifest.recipe if manifest else None
+        dims, buckets = (recipe.dims, recipe.buckets) if recipe else ({}, ())
+        check_request(request, (height, width), self.codec.factor, dims, buckets)
+
+    def _predict(
+        self,
+        guidance: Guidance,
+        feeds: Feeds,
+        channels: FloatArray | None,
+        latents: FloatArray,
+        timestep: FloatArray,
+    ) -> FloatArray:
+        """One guided call of the UNet: latents (B, C, h, w), timestep (1,) -> (B, C, h, w)."""
+        rows = np.concatenate([latents] * guidance.copies)
+        sample = rows if channels is None else np.concatenate([rows, channels], axis=1)
+        output = self.components.run("unet", {"sample": sample, "timestep": timestep, **feeds})["out_sample"]
+        return guidance.combine(output)

@@ -1,0 +1,183 @@
+"""Inpainting: a part of a picture is painted anew, the rest is kept."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.mask import Box, MaskInput, crop_region, overlay, preprocess_mask, resize_and_fill
+from diffoundry.runtime.pipelines.latents import LatentCodec
+from diffoundry.runtime.pipelines.request import Request, check_fraction
+from diffoundry.runtime.pipelines.tasks.base import FloatArray, Stage, Start, Task
+from diffoundry.runtime.pipelines.tasks.pictures import PictureInput, fill_batch, picture_size, read_picture
+from diffoundry.runtime.pipelines.tasks.schedule import check_strength, start_at_fraction, start_at_strength
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["Inpainting"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Inpainting(Task):
+    """diffusers: `StableDiffusionInpaintPipeline`, `StableDiffusionXLInpaintPipeline`.
+
+    A UNet of nine channels is told of the mask and of what is kept; with one of four, what is kept is put back, with
+    the noise of the time, after every step.
+
+    Attributes:
+        image: The picture, or several.
+        mask_image: Of the image's size: white is painted anew, black is kept.
+        strength: How much of the noise the picture begins with, above 0 to 1; 1 begins with noise alone.
+        denoising_start: As `ImageToImage.denoising_start`.
+        padding_mask_crop: Only the part of the picture that the mask covers is painted, in the full size, with so many
+            pixels around it; then it is put into the picture. None paints the whole picture.
+    """
+
+    name: ClassVar[str] = "inpainting"
+    label: ClassVar[str] = "inpainting"
+    needs: ClassVar[tuple[str, ...]] = ("image", "mask_image")
+    from_image: ClassVar[bool] = True
+
+    image: PictureInput
+    mask_image: MaskInput
+    strength: float = 1.0
+    denoising_start: float | None = None
+    padding_mask_crop: int | None = None
+
+    @classmethod
+    def fits(cls, extra: int, latent: int) -> bool:
+        """See `Task.fits`: nothing more, or a mask and the latents of what is kept."""
+        return extra in (0, latent + 1)
+
+    def check(self, request: Request) -> None:
+        """See `Task.check`."""
+        check_strength(self.strength)
+        check_fraction("denoising_start", self.denoising_start)
+        if self.denoising_start is not None and request.latents is not None:
+            raise InputError("latents: got them with denoising_start, expected one of the two")
+        if self.padding_mask_crop is not None:
+            self._check_crop(request)
+
+    def _check_crop(self, request: Request) -> None:
+        if not isinstance(self.padding_mask_crop, int) or self.padding_mask_crop < 0:
+            raise InputError(
+                f"padding_mask_crop: got {self.padding_mask_crop!r}, expected a whole number of at least 0"
+            )
+        for name, value in (("image", self.image), ("mask_image", self.mask_image)):
+            if not hasattr(value, "crop"):
+                raise InputError(
+                    f"{name}: got {type(value).__name__} with padding_mask_crop, expected a single PIL image"
+                )
+        if request.output_type != "pil":
+            raise InputError(
+                f"output_type: got {request.output_type!r} with padding_mask_crop, expected 'pil': the part is put "
+                f"into the picture"
+            )
+
+    def size(self, request: Request, default: tuple[int, int], codec: LatentCodec) -> tuple[int, int]:  # noqa: ARG002
+        """See `Task.size`: the checkpoint's own, unless the caller says what the picture is resized to."""
+        height, width = picture_size(self.image)
+        mask_height, mask_width = _mask_size(self.mask_image)
+        if (mask_height, mask_width) != (height, width):
+            raise InputError(
+                f"mask_image: got {mask_width} x {mask_height} pixels, expected the image's {width} x {height}"
+            )
+        resolved = request.height or default[0], request.width or default[1]
+        asked = request.height is not None or request.width is not None or self.padding_mask_crop is not None
+        if not asked and resolved != (height, width):
+            raise InputError(
+                f"image: got {width} x {height} pixels, expected {resolved[1]} x {resolved[0]}, the checkpoint's own; "
+                f"resize it, or pass height and width, to which it is resized"
+            )
+        return resolved
+
+    def begin(self, stage: Stage) -> Start:
+        """Draw latents of the picture, noise, and latents of what is kept; diffusers: `prepare_latents`."""
+        if self.denoising_start is None:
+            timesteps = start_at_strength(stage.scheduler, stage.steps, self.strength)
+        else:
+            timesteps = start_at_fraction(stage.scheduler, self.denoising_start)
+        box = self._box(stage)
+        pixels, mask = self._read(stage, box)
+        picture = None
+        if self._begins_with_picture(stage.request) or not stage.extra_channels:
+            picture = _encode(stage, pixels)
+        noise = stage.noise()
+        latents = self._first_latents(stage, picture, noise, timesteps)
+        kept = pixels * (mask < 0.5)
+        factor = stage.codec.factor
+        small = fill_batch(mask[:, :, ::factor, ::factor], stage.pictures, "mask_image")
+        finish = None if box is None else partial(self._put_back, box)
+        if stage.extra_channels:
+            rows = np.concatenate([small, _encode(stage, kept)], axis=1)
+            channels = np.concatenate([rows] * stage.copies)
+            return Start(latents=latents, timesteps=timesteps, channels=channels, finish=finish)
+        stage.codec.draw(kept, _generators(stage, len(kept)))  # unused, but diffusers draws it before the loop
+        assert picture is not None
+        after_step = partial(_keep, stage, picture, noise, small)
+        return Start(latents=latents, timesteps=timesteps, after_step=after_step, finish=finish)
+
+    def _begins_with_picture(self, request: Request) -> bool:
+        return self.denoising_start is not None or (self.strength < 1 and request.latents is None)
+
+    def _first_latents(self, stage: Stage, picture: FloatArray | None, noise: FloatArray, timesteps: Any) -> FloatArray:
+        """Noise alone, the picture with the noise of the first timestep, or the picture that has it already."""
+        if picture is None or not self._begins_with_picture(stage.request):
+            return noise * float(stage.scheduler.init_noise_sigma)
+        return picture if self.denoising_start is not None else stage.add_noise(picture, noise, timesteps[0])
+
+    def _box(self, stage: Stage) -> Box | None:
+        if self.padding_mask_crop is None:
+            return None
+        mask: Any = self.mask_image
+        return crop_region(mask, stage.width, stage.height, self.padding_mask_crop)
+
+    def _read(self, stage: Stage, box: Box | None) -> tuple[FloatArray, FloatArray]:
+        """Pixels (n, 3, H, W) in -1..1 and masks (m, 1, H, W) in the size that is painted."""
+        image: Any = self.image
+        mask: Any = self.mask_image
+        if box is not None:
+            image, mask = (resize_and_fill(one.crop(box), stage.width, stage.height) for one in (image, mask))
+        pixels = read_picture(image, stage.height, stage.width)
+        masks = preprocess_mask(mask, stage.height, stage.width)
+        if len(masks) not in (1, len(pixels)) and len(pixels) != 1:
+            raise InputError(f"mask_image: got {len(masks)} for {len(pixels)} images, expected one, or one for each")
+        fill_batch(pixels, stage.pictures)  # says so when their number does not fit
+        return pixels, masks
+
+    def _put_back(self, box: Box, painted: "list[Image]") -> "list[Image]":
+        original: Any = self.image
+        mask: Any = self.mask_image
+        return [overlay(picture, original, mask, box) for picture in painted]
+
+
+def _mask_size(mask: MaskInput) -> tuple[int, int]:
+    items: list[Any] = list(mask) if isinstance(mask, Sequence) else [mask]
+    if items and all(isinstance(item, np.ndarray) and item.ndim >= 2 for item in items):
+        height, width = items[0].shape[-2:]
+        return height, width
+    return picture_size(mask, "mask_image")
+
+
+def _encode(stage: Stage, pixels: FloatArray) -> FloatArray:
+    """Latents of pictures, in the denoiser's scale; without its mean and deviation, as in diffusers."""
+    drawn = stage.codec.sample(pixels, _generators(stage, len(pixels)))
+    return fill_batch(stage.codec.scaling_factor * drawn, stage.pictures)
+
+
+def _generators(stage: Stage, count: int) -> Any:
+    """The generators of so many pictures: one for all, or the first of those that there are."""
+    generator = stage.generator
+    return generator[:count] if isinstance(generator, Sequence) else generator
+
+
+def _keep(
+    stage: Stage, picture: FloatArray, noise: FloatArray, mask: FloatArray, following: Any, latents: FloatArray
+) -> FloatArray:
+    """Put back what is kept, with the noise of the timestep that follows; none after the last."""
+    clean = picture if following is None else stage.add_noise(picture, noise, following)
+    return (1 - mask) * clean + mask * latents

@@ -1,0 +1,26 @@
+"""Calibration of other checkpoints than text to image with one encoder: every component is measured and chosen for."""
+
+import shutil
+
+import pytest
+
+from diffoundry.calibration.quality import Budget
+from diffoundry.calibration.ranges import read_ranges
+from diffoundry.exporter.calibrate.calibrate import QuantizationRequest, calibrate
+from diffoundry.targets.base import GraphForm
+
+
+@pytest.mark.parametrize("variant", ["xl", "inpaint"])
+def test_every_component_is_calibrated(exported, tiny_sd_checkpoint, tmp_path, variant):
+    folder = shutil.copytree(exported(tiny_sd_checkpoint(variant)), tmp_path / "tiny.bundle")
+    small = {"prompts": ("red apple", "cat face"), "held_out": ("pizza",), "steps": 2, "threads": 1}
+    form = GraphForm(weights="int8", activations="uint8", outputs=True)
+    request = QuantizationRequest(budget=Budget(min_psnr=15), **small)
+    choice = calibrate(folder, request, {"int8": [form]})["int8"]
+    encoders = {"text_encoder", "text_encoder_2"} if variant == "xl" else {"text_encoder"}
+    assert set(choice.components) == {*encoders, "unet", "vae_encoder", "vae_decoder"}
+    assert choice.psnr >= 15
+    ranges = read_ranges(folder, "unet").tensors
+    assert len(ranges["sample"].step_low) == 2
+    if variant == "inpaint":  # the mask is beside the latents
+        assert ranges["sample"].high >= 1

@@ -1,0 +1,42 @@
+"""Bundles of every kind of checkpoint pass against diffusers' own pipeline, and say so when something is wrong."""
+
+import json
+
+import numpy as np
+import pytest
+
+from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
+from diffoundry.exporter.verify import report_to_json, verify
+
+_TEXT_2 = {"text_encoder_2", "unet", "vae_encoder", "vae_decoder"}
+
+KINDS = {
+    "inpaint": {"text_encoder", "unet", "vae_encoder", "vae_decoder"},
+    "instruct": {"text_encoder", "unet", "vae_encoder", "vae_decoder"},
+    "xl": {"text_encoder", *_TEXT_2},
+    "xl-distilled": {"text_encoder", *_TEXT_2},
+    "xl-refiner": _TEXT_2,
+}
+
+
+@pytest.mark.parametrize("variant", KINDS)
+def test_a_true_bundle_passes_every_check(exported, tiny_sd_checkpoint, quick, variant):
+    folder = tiny_sd_checkpoint(variant)
+    report = verify(exported(folder), open_checkpoint(str(folder)), quick)
+    assert [check for check in report.all_checks if not check.passed] == []
+    (build,) = report.builds
+    assert {result.component for result in build.outputs} == KINDS[variant]
+    assert [len(loop.curve) for loop in build.loops] == [loop.reference_steps for loop in build.loops]
+    assert all(loop.psnr > 80 for loop in build.loops)
+    tokenizers = [check.subject.partition(",")[0] for check in report.checks if check.part == "tokenizer"]
+    assert tokenizers == [name for name in ("tokenizer", "tokenizer_2") if (folder / name).is_dir()]
+    json.dumps(report_to_json(report), allow_nan=False)
+
+
+def test_a_wrong_second_encoder_is_found(exported, tiny_sd_checkpoint, editable, quick):
+    folder = tiny_sd_checkpoint("xl")
+    bundle = editable(exported(folder))
+    bundle.edit_weight("text_encoder_2", "text_projection.weight", lambda weight: np.multiply(weight, 1.1, out=weight))
+    report = verify(bundle.path, open_checkpoint(str(folder)), quick)
+    failed = {check.subject for check in report.all_checks if not check.passed and check.part == "component"}
+    assert failed == {"text_encoder_2 text_embeds"}

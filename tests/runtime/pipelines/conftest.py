@@ -1,0 +1,36 @@
+"""Shared by the tests of pipelines: the harness in `support/`, and the embedded model."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "support"))  # a folder with one module of a name of its own, `pipeline_harness`
+
+EMOJI = HERE.parents[2] / "models/emoji"
+
+
+@pytest.fixture(scope="session")
+def emoji_folder():
+    return EMOJI
+
+
+@pytest.fixture(scope="session")
+def emoji(emoji_bundle):
+    from diffoundry.runtime import load
+
+    return load(emoji_bundle)
+
+
+@pytest.fixture(scope="session")
+def emoji_openvino(exported):
+    from diffoundry.runtime import load
+
+    return load(exported("emoji", target="openvino"))
+
+
+@pytest.fixture(scope="session")
+def apple(emoji):
+    """A picture to begin with: PIL, 64 x 64."""
+    return emoji("a red apple", seed=7, num_inference_steps=10).images[0]

@@ -1,0 +1,215 @@
+"""Writes tiny random checkpoints of some 8 MB: one description a variant, one function a network.
+
+All have a VAE of factor 8, attention heads of 16 channels and more, and the tokenizer of models/emoji.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+EMOJI = Path(__file__).parents[2] / "models/emoji"
+
+VOCABULARY = {"vocab_size": 4295, "bos_token_id": 4293, "eos_token_id": 4294, "pad_token_id": 4294}
+
+SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One checkpoint.
+
+    Attributes:
+        pipeline: diffusers' class.
+        seed: Of the weights.
+        scheduler: Class and options.
+        parts: Folder to what makes the network, in this order.
+        tokenizers: Folders.
+        index: What else model_index.json says.
+    """
+
+    pipeline: str
+    seed: int
+    scheduler: tuple[str, Mapping[str, Any]]
+    parts: Mapping[str, Callable[[], Any]]
+    tokenizers: tuple[str, ...] = ("tokenizer",)
+    index: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_tiny_checkpoint(folder: Path, name: str) -> None:
+    """Write the variant `name` of `VARIANTS`."""
+    import diffusers
+    import torch
+
+    variant = VARIANTS[name]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(variant.seed)
+        models = {part: make() for part, make in variant.parts.items()}
+    kind, options = variant.scheduler
+    models["scheduler"] = getattr(diffusers, kind)(**options)
+    index = {"_class_name": variant.pipeline, "_diffusers_version": diffusers.__version__, **variant.index}
+    for part, model in models.items():
+        model.save_pretrained(folder / part)
+        index[part] = [type(model).__module__.partition(".")[0], type(model).__name__]
+    for place in variant.tokenizers:
+        shutil.copytree(EMOJI / "tokenizer", folder / place)
+        index[place] = ["transformers", "CLIPTokenizer"]
+    if "tokenizer_2" in variant.tokenizers:  # padded with another token, as Stable Diffusion XL's
+        path = folder / "tokenizer_2/tokenizer_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "pad_token": "!"}))
+    (folder / "model_index.json").write_text(json.dumps(dict(sorted(index.items())), indent=2))
+
+
+def text_encoder(**options: Any) -> Any:
+    """Like the only encoder of Stable Diffusion 1: 2 layers of 32."""
+    import transformers
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return transformers.CLIPTextModel(transformers.CLIPTextConfig(**{**VOCABULARY, **sizes, **options}))
+
+
+def text_encoder_2() -> Any:
+    """Like the second encoder of Stable Diffusion XL, with a projection: 3 layers of 48, 24 out."""
+    import transformers
+
+    sizes = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 3}
+    config = transformers.CLIPTextConfig(**VOCABULARY, **sizes, projection_dim=24, hidden_act="gelu")
+    return transformers.CLIPTextModelWithProjection(config)
+
+
+def unet(**options: Any) -> Any:
+    """Three levels, like Stable Diffusion 1: one number of heads, convolutions as projections."""
+    import diffusers
+
+    usual = {
+        "sample_size": 8,
+        "block_out_channels": (32, 64, 64),
+        "layers_per_block": 1,
+        "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        "cross_attention_dim": 32,
+        "norm_num_groups": 8,
+        "attention_head_dim": 2,
+    }
+    return diffusers.UNet2DConditionModel(**{**usual, **options})
+
+
+def unet_xl(*, width: int = 80, numbers: int = 6, **options: Any) -> Any:
+    """Two levels, like Stable Diffusion XL: sizes and pooled text as conditions, several transformers a level.
+
+    Args:
+        width: Of the text encoders' hidden states together.
+        numbers: That say how large the picture is.
+        options: Over the usual ones.
+    """
+    return unet(
+        block_out_channels=(32, 64),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 2),
+        cross_attention_dim=width,
+        attention_head_dim=(2, 4),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=24 + numbers * 8,
+        **options,
+    )
+
+
+def vae(**options: Any) -> Any:
+    """Factor 8, four channels."""
+    import diffusers
+
+    return diffusers.AutoencoderKL(
+        sample_size=64,
+        block_out_channels=(16, 16, 32, 32),
+        layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        norm_num_groups=8,
+        latent_channels=4,
+        **options,
+    )
+
+
+def vae_xl() -> Any:
+    """With statistics of its latents, as some fine-tunes of Stable Diffusion XL have."""
+    return vae(scaling_factor=0.13025, latents_mean=[-1.5, 0.6, 0.1, -0.4], latents_std=[8.0, 6.5, 5.0, 7.0])
+
+
+_FIRST = {
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+}
+_XL = {"feature_extractor": [None, None], "image_encoder": [None, None], "force_zeros_for_empty_prompt": True}
+
+_PNDM = ("PNDMScheduler", {**SCHEDULE, "set_alpha_to_one": False, "skip_prk_steps": True})
+_DDIM = ("DDIMScheduler", {**SCHEDULE, "set_alpha_to_one": False, "clip_sample": False})
+_EULER = ("EulerDiscreteScheduler", {**SCHEDULE, "timestep_spacing": "leading"})
+
+
+def _sd(pipeline: str, seed: int, scheduler: tuple[str, Mapping[str, Any]] = _PNDM, **options: Any) -> Variant:
+    parts = {"text_encoder": text_encoder, "unet": lambda: unet(**options), "vae": vae}
+    return Variant(pipeline=pipeline, seed=seed, scheduler=scheduler, parts=parts, index=_FIRST)
+
+
+def _xl(pipeline: str, seed: int, make_vae: Callable[[], Any] = vae_xl, **options: Any) -> Variant:
+    return Variant(
+        pipeline=pipeline,
+        seed=seed,
+        scheduler=_EULER,
+        parts={
+            "text_encoder": lambda: text_encoder(projection_dim=32),
+            "text_encoder_2": text_encoder_2,
+            "unet": lambda: unet_xl(**options),
+            "vae": make_vae,
+        },
+        tokenizers=("tokenizer", "tokenizer_2"),
+        index=_XL,
+    )
+
+
+VARIANTS: dict[str, Variant] = {
+    "sd1": _sd("StableDiffusionPipeline", 3),
+    # v-prediction, heads per level, linear projections, GELU
+    "sd2": Variant(
+        pipeline="StableDiffusionPipeline",
+        seed=4,
+        scheduler=(_DDIM[0], {**_DDIM[1], "prediction_type": "v_prediction"}),
+        parts={
+            "text_encoder": lambda: text_encoder(hidden_act="gelu"),
+            "unet": lambda: unet(attention_head_dim=[2, 4, 4], use_linear_projection=True, upcast_attention=True),
+            "vae": vae,
+        },
+        index=_FIRST,
+    ),
+    "inpaint": _sd("StableDiffusionInpaintPipeline", 5, _DDIM, in_channels=9),
+    "instruct": _sd("StableDiffusionInstructPix2PixPipeline", 6, in_channels=8),
+    "xl": _xl("StableDiffusionXLPipeline", 7),
+    # distilled: the guidance scale is an input; the VAE has no statistics
+    "xl-distilled": _xl("StableDiffusionXLPipeline", 8, vae, time_cond_proj_dim=16),
+    "xl-inpaint": _xl("StableDiffusionXLInpaintPipeline", 9, in_channels=9),
+    "xl-refiner": Variant(
+        pipeline="StableDiffusionXLImg2ImgPipeline",
+        seed=10,
+        scheduler=_EULER,
+        parts={
+            "text_encoder_2": text_encoder_2,
+            "unet": lambda: unet_xl(width=48, numbers=5),
+            "vae": vae_xl,
+        },
+        tokenizers=("tokenizer_2",),
+        index={
+            **_XL,
+            "force_zeros_for_empty_prompt": False,
+            "requires_aesthetics_score": True,
+            "text_encoder": [None, None],
+            "tokenizer": [None, None],
+        },
+    ),
+}
