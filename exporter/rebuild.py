@@ -197,7 +197,7 @@ def _write(path: Path, manifest: Manifest, unchanged: dict[str, ComponentSpec] |
     names = {
         file
         for component in trusted.values()
-        for file in (*component.graph, *(file for engine in component.engines for file in engine.files))
+        for file in (*component.graph, *(file for engine in component.engines for file in engine.all_files))
     }
     known = {name: spec for name, spec in manifest.files.items() if name in names}
     written = replace(manifest, format_version=FORMAT_VERSION, files=sum_files(path, known))

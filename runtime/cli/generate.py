@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from diffoundry.runtime import load
+from diffoundry.runtime.cli.adapters import adapter_options, check_like, load_adapters
 from diffoundry.runtime.cli.console import bar, print_json, remark
 from diffoundry.runtime.cli.options import (
     bundle_argument,
@@ -43,6 +44,7 @@ _SETTINGS = (
 @click.option("--num-images", "num_images_per_prompt", type=int, help="How many pictures.  [default: 1]")
 @click.option("--like", type=click.Path(path_type=Path), help="Take the settings of this PNG; options given win.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="out.png", show_default=True)
+@adapter_options
 @engine_options
 @json_option
 def command(bundle: Path, *, like: Path | None, output: Path, as_json: bool, **values: Any) -> None:
@@ -50,12 +52,16 @@ def command(bundle: Path, *, like: Path | None, output: Path, as_json: bool, **v
     started = time.perf_counter()
     pipeline = load(bundle, **take_engine_options(values))
     tell_choice(pipeline.components)
-    settings = _settings(like, values)
+    adapters = {name: list(values.pop(name)) for name in ("lora", "embedding")}
+    settings = _settings(like, values, adapters)
+    load_adapters(pipeline, adapters["lora"], adapters["embedding"])
     paths = _paths(output, settings.get("num_images_per_prompt", 1))
     run = pipeline.start(**settings)
     _tell_truncated(run)
     result = _paint(run)
-    files = _save(result, paths, {**settings, "seed": run.seed, "steps_run": run.total, "bundle": bundle.name})
+    facts: dict[str, Any] = {"seed": run.seed, "steps_run": run.total, "bundle": bundle.name}
+    facts |= {name: texts for name, texts in adapters.items() if texts}
+    files = _save(result, paths, {**settings, **facts})
     seconds = round(time.perf_counter() - started, 3)
     if as_json:
         report = {"files": files, "settings": {**settings, "seed": run.seed}, "seconds": seconds}
@@ -64,9 +70,11 @@ def command(bundle: Path, *, like: Path | None, output: Path, as_json: bool, **v
         remark(f"{', '.join(files)} (seed {run.seed}, {seconds:.1f} s)")
 
 
-def _settings(like: Path | None, given: dict[str, Any]) -> dict[str, Any]:
+def _settings(like: Path | None, given: dict[str, Any], adapters: dict[str, list[str]]) -> dict[str, Any]:
     """The options given, over those of the picture to paint again."""
-    settings = {key: value for key, value in (read_settings(like) if like else {}).items() if key in _SETTINGS}
+    picture = read_settings(like) if like else {}
+    check_like(picture, adapters)
+    settings = {key: value for key, value in picture.items() if key in _SETTINGS}
     settings |= {key: value for key, value in given.items() if value is not None}
     if not settings.get("prompt"):
         raise InputError("prompt: got none, expected a text after DIR, or --like with a picture painted by diffoundry")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from diffoundry.runtime.adapters.loaded import Adapters
+from diffoundry.runtime.adapters.pipeline import Adaptable
 from diffoundry.runtime.components import Components
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.guidance import guide, rescale_guidance
@@ -29,7 +31,7 @@ _SCALING_FACTOR = 0.18215
 """What diffusers assumes when the VAE's config does not say, as those of the first checkpoints."""
 
 
-class StableDiffusionPipeline:
+class StableDiffusionPipeline(Adaptable):
     """Drives text_encoder, unet and vae_decoder of a bundle; diffusers: `StableDiffusionPipeline`.
 
     Several threads may share one object: every call has its own scheduler and generator.
@@ -45,6 +47,7 @@ class StableDiffusionPipeline:
         for name in ("text_encoder", "unet", "vae_decoder"):
             bundle.engines(name)
         self.components = components
+        self.adapters = Adapters(components)
         self.scheduler_config: Mapping[str, Any] = bundle.read_json("scheduler/scheduler_config.json")
         self.tokenizer = _tokenizer(components)
         self._unet = bundle.config("unet")

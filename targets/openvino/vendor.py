@@ -7,7 +7,7 @@ which does it is not installed.
 
 import sys
 
-__all__ = ["TELEMETRY", "ops", "ov"]
+__all__ = ["TELEMETRY", "compress_model_transformation", "ops", "ov"]
 
 TELEMETRY = "openvino_telemetry"
 
@@ -21,3 +21,4 @@ else:
     import openvino as ov
 
 from openvino import opset13 as ops  # noqa: E402  # the lines above come first
+from openvino._offline_transformations import compress_model_transformation  # noqa: E402  # what save_model does
