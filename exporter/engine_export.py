@@ -65,7 +65,7 @@ def _in_form(job: EngineJob, portable: Path, form: GraphForm) -> Path:
 
 
 def _check_files(spec: EngineSpec, bundle: Path) -> None:
-    missing = [name for name in spec.files if not (bundle / name).is_file()]
+    missing = [name for name in spec.all_files if not (bundle / name).is_file()]
     if missing or not spec.files:
         raise EngineError(
             f"target {spec.target!r}: its engine names {', '.join(missing) or 'no file'}, expected its own files; "

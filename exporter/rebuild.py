@@ -218,5 +218,5 @@ def _files(components: Mapping[str, ComponentSpec]) -> set[str]:
     return {
         file
         for component in components.values()
-        for file in (*component.graph, *(file for engine in component.engines for file in engine.files))
+        for file in (*component.graph, *(file for engine in component.engines for file in engine.all_files))
     }

@@ -67,6 +67,7 @@ def make_recipe(checkpoint: Checkpoint, request: ExportRequest) -> Recipe:
         dims=dims,
         buckets=request.buckets,
         opset=OPSET,
+        loras=checkpoint.loras,
     )
 
 

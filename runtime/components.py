@@ -6,14 +6,15 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from diffoundry.runtime.bundle import Bundle
-from diffoundry.runtime.engine import Array, Engine, EngineOptions, run_checked
+from diffoundry.runtime.engine import AdaptableEngine, Array, Engine, EngineOptions, run_checked
 from diffoundry.runtime.errors import EngineError, InputError
 from diffoundry.runtime.plugins import TargetPlugin, find_plugin, list_plugins
-from diffoundry.runtime.specs import EngineSpec, TensorSpec
+from diffoundry.runtime.specs import AdapterSpec, EngineSpec, TensorSpec
 
 __all__ = ["Call", "Choice", "Components", "choose_engine"]
 
@@ -66,6 +67,8 @@ class Components:
         self._precision = precision
         self._options = options or EngineOptions()
         self._engines: dict[str, Engine] = {}
+        self._adapters: dict[str, Mapping[str, Array]] = {}
+        self._left: set[str] = set()  # adapted engines whose adapters are gone, until their next call
         self._locks = {name: threading.Lock() for name in bundle.components}
 
     def engine(self, name: str) -> Engine:
@@ -76,12 +79,18 @@ class Components:
             EngineError: No engine of it can run here.
         """
         opened = self._engines.get(name)
-        if opened is not None:  # as in every step: no lock, no look at the folder
+        if opened is not None and name not in self._left:  # as in every step: no lock, no look at the folder
             return opened
         self.bundle.engines(name)  # says so when there is no such component
         with self._locks[name]:
             if name not in self._engines:
-                self._engines[name] = self._open(name)
+                engine = self._open(name)
+                if name in self._adapters:
+                    self._adapt(name, engine, self._adapters[name])
+                self._engines[name] = engine
+            elif name in self._left:
+                self._adapt(name, self._engines[name], {})
+            self._left.discard(name)
             return self._engines[name]
 
     def open_all(self, names: Collection[str] | None = None) -> None:
@@ -112,6 +121,55 @@ class Components:
         if self.bundle.manifest is None:
             return None
         return choose_engine(name, specs, self._target, self._precision, self._options.device)
+
+    def adapters(self, name: str) -> AdapterSpec:
+        """What the engine of a component can be adapted to.
+
+        Raises:
+            BundleError: The bundle has no such component.
+            EngineError: It takes no adapters; the message names its target and precision.
+        """
+        choice = self.choice(name)
+        found = None if choice is None else choice.spec.adapters
+        if found is None:
+            which = "a folder without a manifest" if choice is None else f"{choice.spec.target} {choice.spec.precision}"
+            takes = [
+                f"{spec.target} {spec.precision}" for spec in self.bundle.engines(name) if spec.adapters is not None
+            ]
+            raise EngineError(
+                f"component {name!r}: got {which}, which takes no LoRA or embedding at run time, expected "
+                f"{' or '.join(takes) or 'an engine that does, such as onnxruntime or openvino in fp32'}; "
+                f"ask for it with --target and --precision, or export with --lora"
+            )
+        return found
+
+    def adapt(self, name: str, adapters: Mapping[str, Array]) -> None:
+        """Let a component compute with adapters from its next call on, or without where there are none.
+
+        To go back takes opening its engine anew, so that waits for the next call: other adapters may come before it.
+
+        Args:
+            name: The component.
+            adapters: As in `AdaptableEngine.adapt`, of the layers in `adapters(name)`.
+
+        Raises:
+            BundleError: A file of the bundle was changed.
+            EngineError: The engine takes no adapters, or failed.
+        """
+        self.adapters(name)
+        with self._locks[name]:
+            if not adapters:
+                if self._adapters.pop(name, None) is not None and name in self._engines:
+                    self._left.add(name)
+                return
+            if name in self._engines:
+                self._adapt(name, self._engines[name], adapters)
+            self._left.discard(name)
+            self._adapters[name] = adapters
+
+    def _adapt(self, name: str, engine: Engine, adapters: Mapping[str, Array]) -> None:
+        graph = [self.bundle.file(file) for file in self.adapters(name).files][0] if adapters else None  # noqa: RUF015  # all are checked
+        cast("AdaptableEngine", engine).adapt(graph, adapters)
 
     def notes(self) -> tuple[str, ...]:
         """Which engines were passed over and why, each sentence once; empty when the first ones run."""
@@ -180,6 +238,7 @@ class Components:
             with lock:
                 if name in self._engines:
                     self._engines.pop(name).close()
+                self._left.discard(name)
 
 
 def choose_engine(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.specs import EngineSpec, TensorSpec
 
-__all__ = ["Array", "Engine", "EngineOptions", "OpenEngine", "run_checked"]
+__all__ = ["AdaptableEngine", "Array", "Engine", "EngineOptions", "OpenEngine", "run_checked"]
 
 Array = npt.NDArray[Any]
 
@@ -69,6 +69,23 @@ class Engine(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+class AdaptableEngine(Engine, Protocol):
+    """An engine whose manifest entry has `adapters`."""
+
+    def adapt(self, graph: Path | None, adapters: Mapping[str, Array]) -> None:
+        """Let every `run` from now on compute with these adapters; those under way may still end without.
+
+        Args:
+            graph: First of the files in the manifest entry's `adapters`, or None to be as it was opened, bit for bit.
+            adapters: float32: "<layer>.lora_A", (in, rank) or (rank, in, h, w) of a convolution; "<layer>.lora_B",
+                (rank, out) or (out, rank, 1, 1), scales included; "<table>.rows", (count, width). A layer without stays
+                as it is. The arrays are kept, not copied.
+
+        Raises:
+            EngineError: The library refuses.
+        """
 
 
 class OpenEngine(Protocol):

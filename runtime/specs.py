@@ -6,7 +6,17 @@ from typing import Any
 
 from diffoundry.runtime.quantization import QuantizationChoice
 
-__all__ = ["PRECISIONS", "BuildSpec", "ComponentSpec", "DimSpec", "EngineSpec", "FileSpec", "Recipe", "TensorSpec"]
+__all__ = [
+    "PRECISIONS",
+    "AdapterSpec",
+    "BuildSpec",
+    "ComponentSpec",
+    "DimSpec",
+    "EngineSpec",
+    "FileSpec",
+    "Recipe",
+    "TensorSpec",
+]
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-weights", "int4-weights", "fp8")
 
@@ -63,6 +73,26 @@ class DimSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AdapterSpec:
+    """What an engine can be adapted to at run time, without another export.
+
+    Attributes:
+        files: What is opened for it, relative to the bundle: the adaptable form of the graph first, then its data.
+        layers: Name of each layer in the torch module that takes a LoRA, to the shape of its weight there: (out, in),
+            or (out, in, h, w) of a convolution.
+        table: Name of the module whose table of token embeddings takes further rows, or None.
+        vocabulary: Rows that the table has; the first further row is the token of this number.
+        width: Numbers in a row.
+    """
+
+    files: tuple[str, ...]
+    layers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    table: str | None = None
+    vocabulary: int = 0
+    width: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EngineSpec:
     """One lowered form of a component.
 
@@ -77,6 +107,7 @@ class EngineSpec:
         facts: What the target has to tell of it: counts of fused layers, what was checked and how. Shown, never read.
         pending: Why it could not be built where the bundle was made, or None; `diffoundry build` finishes it elsewhere
             from `files`.
+        adapters: What can be loaded into it at run time, or None when it takes nothing.
     """
 
     target: str
@@ -88,6 +119,12 @@ class EngineSpec:
     built_with: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     pending: str | None = None
+    adapters: AdapterSpec | None = None
+
+    @property
+    def all_files(self) -> tuple[str, ...]:
+        """`files`, and those that only adapters need."""
+        return self.files if self.adapters is None else tuple(dict.fromkeys((*self.files, *self.adapters.files)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,6 +171,21 @@ class BuildSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FusedLora:
+    """A LoRA that was added to the weights before the export.
+
+    Attributes:
+        file: As the user named it.
+        scale: Factor of its change.
+        sha256: Of the file, hexadecimal.
+    """
+
+    file: str
+    scale: float
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
     """Everything needed to build the bundle again.
 
@@ -145,6 +197,7 @@ class Recipe:
         buckets: (height, width) in pixels of the sizes that engines are made for; none when they take what dims say.
         opset: ONNX opset of the portable graph.
         quantization: Precision to what calibration chose for it; the ranges are in files of the bundle.
+        loras: What was added to the weights, in this order.
     """
 
     model: str
@@ -154,3 +207,4 @@ class Recipe:
     opset: int
     buckets: tuple[tuple[int, int], ...] = ()
     quantization: Mapping[str, QuantizationChoice] = field(default_factory=dict)
+    loras: tuple[FusedLora, ...] = ()

@@ -83,6 +83,11 @@ class Lowering:
     first: bool = True
     tell: Callable[[str], None] = lambda _words: None
 
+    @property
+    def takes_adapters(self) -> bool:
+        """Whether there are LoRAs for this component: no format of them names the halves of a VAE."""
+        return not self.component.startswith("vae_")
+
 
 class Target(Protocol):
     """Lowers portable graphs to engines. A frozen dataclass whose fields are the target's options.

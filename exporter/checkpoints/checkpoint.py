@@ -1,8 +1,8 @@
 """A checkpoint: a diffusers folder, wherever it comes from, checked before anything of it is used."""
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -12,6 +12,8 @@ from diffoundry.exporter.checkpoints.weight_files import read_json, resolve_weig
 from diffoundry.exporter.component import Component, Config, Configs, Family
 from diffoundry.exporter.families.lookup import find_family
 from diffoundry.runtime.errors import CheckpointError
+from diffoundry.runtime.records import from_json, to_json
+from diffoundry.runtime.specs import FusedLora
 from diffoundry.runtime.sums import sha256_of
 
 if TYPE_CHECKING:  # reached lazily: the process that only plans an export stays free of torch
@@ -37,6 +39,7 @@ class Checkpoint:
         model_index: model_index.json.
         family: Found by its pipeline class.
         components: The family's components as they are in this checkpoint, in the order of export.
+        loras: What is added to the weights when they are loaded.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Checkpoint:
     model_index: Config
     family: Family
     components: tuple[Component, ...]
+    loras: tuple[FusedLora, ...] = ()
 
     @classmethod
     def at(cls, root: Path, *, name: str, seed: int | None = None) -> Self:
@@ -66,12 +70,18 @@ class Checkpoint:
 
     def describe(self) -> dict[str, Any]:
         """Plain data from which `reopen` makes the same checkpoint in another process."""
-        return {"name": self.name, "root": str(self.root.resolve()), "seed": self.seed}
+        place = {"name": self.name, "root": str(self.root.resolve()), "seed": self.seed}
+        return {**place, "loras": to_json(self.loras)}
 
     @classmethod
     def reopen(cls, description: Mapping[str, Any]) -> Self:
         """Open what `describe` described."""
-        return cls.at(Path(description["root"]), name=description["name"], seed=description["seed"])
+        plain = cls.at(Path(description["root"]), name=description["name"], seed=description["seed"])
+        return plain.with_loras(from_json(FusedLora, lora) for lora in description["loras"])
+
+    def with_loras(self, loras: Iterable[FusedLora]) -> Self:
+        """The same checkpoint with LoRAs added to its weights."""
+        return replace(self, loras=(*self.loras, *loras))
 
     def component(self, name: str) -> Component:
         """The component called `name`."""
@@ -85,13 +95,21 @@ class Checkpoint:
 
         Raises:
             CheckpointError: Weights are missing, damaged, pickled, or do not fit the config.
+            InputError: A LoRA does not fit the networks.
         """
         from diffoundry.exporter.checkpoints.weights import load_weights, random_weights
 
         source = next((component.source for component in self.components if component.name == name), name)
         if self.seed is not None:
-            return random_weights(self.root / source, self._module_class(source), self.seed)
-        return load_weights(self.root / source, self._module_class(source))
+            module = random_weights(self.root / source, self._module_class(source), self.seed)
+        else:
+            module = load_weights(self.root / source, self._module_class(source))
+        if self.loras:
+            from diffoundry.exporter.checkpoints.fuse_lora import fuse_loras
+
+            present = {component.source for component in self.components}
+            fuse_loras(module, source, self.loras, read_json(self.root / source / "config.json"), present)
+        return module
 
     @cached_property
     def scheduler_config(self) -> Config:
@@ -119,6 +137,7 @@ class Checkpoint:
                 weights = resolve_weights(self.root / source, self._module_class(source).partition(":")[0])
                 files += [f"{source}/{file}" for file in weights.files]
         sums = {file: sha256_of(self.root / file) for file in files}
+        sums |= {f"lora {lora.file}:{lora.scale:g}": lora.sha256 for lora in self.loras}
         return sums if self.seed is None else {"random_weights_seed": str(self.seed), **sums}
 
     def bundle_files(self) -> list[tuple[Path, str]]:

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,16 @@ from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.cli.budget import budget_options, take_budget
 from diffoundry.exporter.cli.progress import jobs_json, jobs_table, show_progress, tell_pending
 from diffoundry.exporter.recipe import parse_buckets, parse_dim
+from diffoundry.runtime.adapters.loaded import check_not_pickled
+from diffoundry.runtime.cli.adapters import parse_lora
 from diffoundry.runtime.cli.console import err, out, print_json, size_text
 from diffoundry.runtime.cli.options import json_option
 from diffoundry.runtime.cli.target_options import parse_target_options
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.specs import PRECISIONS, BuildSpec
+from diffoundry.runtime.specs import PRECISIONS, BuildSpec, FusedLora
+from diffoundry.runtime.sums import sha256_of
 
-__all__ = ["command", "parse_builds"]
+__all__ = ["command", "parse_builds", "read_loras"]
 
 
 @click.command("export", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
@@ -40,6 +44,9 @@ __all__ = ["command", "parse_builds"]
 @budget_options
 @click.option("--random-weights", is_flag=True, help="Build an alias's architecture with seeded random weights.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random weights.")
+@click.option(
+    "--lora", multiple=True, metavar="FILE[:SCALE]", help="Add a LoRA to the weights; may be repeated.  [scale: 1]"
+)
 @click.option("--overwrite", is_flag=True, help="Replace the bundle at DIR when the new one is complete.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="DIR")
 @json_option
@@ -54,6 +61,7 @@ def command(
     buckets: str | None,
     random_weights: bool,
     seed: int,
+    lora: tuple[str, ...],
     overwrite: bool,
     output: Path,
     as_json: bool,
@@ -75,7 +83,7 @@ def command(
         quantization=quantization,
         overwrite=overwrite,
     )
-    checkpoint = open_checkpoint(model, random_weights=random_weights, seed=seed)
+    checkpoint = open_checkpoint(model, random_weights=random_weights, seed=seed).with_loras(read_loras(lora))
     for notice in checkpoint.notices():
         err.print(f"note: {notice}", markup=False, soft_wrap=True)
     with show_progress(len(checkpoint.components) * (1 + len(builds))) as tell:
@@ -103,6 +111,20 @@ def parse_builds(targets: str, precisions: str, arguments: list[str]) -> tuple[B
         BuildSpec(target=name, precision=precision, options=options[name])
         for name, precision in product(names, _words(precisions))
     )
+
+
+def read_loras(texts: Sequence[str]) -> Iterator[FusedLora]:
+    """The LoRAs that are named, with their sums.
+
+    Raises:
+        InputError: A file is not there or pickled, or a scale is no number.
+    """
+    for text in texts:
+        path, scale = parse_lora(text)
+        check_not_pickled(Path(path))
+        if not Path(path).is_file():
+            raise InputError(f"--lora: got {path!r}, which is no file, expected a LoRA in safetensors")
+        yield FusedLora(file=path, scale=scale, sha256=sha256_of(Path(path)))
 
 
 def _words(text: str) -> list[str]:

@@ -99,7 +99,8 @@ def _describe_checkpoint(bundle: Bundle) -> Mapping[str, Any]:
         )
     recipe = bundle.manifest.recipe
     seed = recipe.source.get("random_weights_seed")
-    return open_checkpoint(recipe.model, random_weights=seed is not None, seed=int(seed or 0)).describe()
+    plain = open_checkpoint(recipe.model, random_weights=seed is not None, seed=int(seed or 0))
+    return plain.with_loras(recipe.loras).describe()
 
 
 class TorchContender:

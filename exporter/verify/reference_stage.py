@@ -57,8 +57,8 @@ def ask_pytorch(checkpoint: Checkpoint, pipeline: DiffusionPipeline, settings: S
         check_scheduler(bundle, checkpoint.scheduler_config),
         *check_configs(bundle, checkpoint.components, reference),
         *(
-            check_tokenizer(folder, tokenizer, getattr(reference, folder), settings.prompts)
-            for folder, tokenizer in pipeline.family.tokenizers.items()
+            check_tokenizer(encoder.folder, encoder.tokenizer, getattr(reference, encoder.folder), settings.prompts)
+            for encoder in pipeline.family.encoders
         ),
     ]
     traces: list[Trace] = []

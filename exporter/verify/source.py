@@ -29,7 +29,8 @@ def find_checkpoint(bundle: Bundle) -> Checkpoint:
     if seed is not None and not seed.isdecimal():
         raise BundleError(f"bundle {bundle.root}: got the seed {seed!r} in its recipe, expected a number; export again")
     try:
-        return open_checkpoint(recipe.model, random_weights=seed is not None, seed=int(seed or 0))
+        plain = open_checkpoint(recipe.model, random_weights=seed is not None, seed=int(seed or 0))
+        return plain.with_loras(recipe.loras)
     except CheckpointError as error:
         raise CheckpointError(
             f"bundle {bundle.root}: the checkpoint of its recipe cannot be opened: {error}; "

@@ -173,7 +173,7 @@ def remove_unused(folder: Path, components: Mapping[str, ComponentSpec]) -> None
     used = {
         file
         for component in components.values()
-        for file in (*component.graph, *(file for engine in component.engines for file in engine.files))
+        for file in (*component.graph, *(file for engine in component.engines for file in engine.all_files))
     }
     for name in components:
         for path in (folder / name).glob("model*.onnx*"):

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from diffoundry.runtime import load
+from diffoundry.runtime.cli.adapters import adapter_options, check_like, load_adapters
 from diffoundry.runtime.cli.console import bar, print_json, remark
 from diffoundry.runtime.cli.options import (
     bundle_argument,
@@ -47,6 +48,7 @@ _SETTINGS = (
 @pipeline_options
 @click.option("--like", type=click.Path(path_type=Path), help="Take the settings of this PNG; options given win.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="out.png", show_default=True)
+@adapter_options
 @engine_options
 @json_option
 def command(bundle: Path, *, like: Path | None, output: Path, as_json: bool, **values: Any) -> None:
@@ -55,13 +57,18 @@ def command(bundle: Path, *, like: Path | None, output: Path, as_json: bool, **v
     pipeline = load(bundle, **take_engine_options(values))
     tell_choice(pipeline.components)
     images = take_images(values)
-    settings = _settings(like, values)
+    adapters = {name: list(values.pop(name)) for name in ("lora", "embedding")}
+    settings = _settings(like, values, adapters)
+    load_adapters(pipeline, adapters["lora"], adapters["embedding"])
+    pipeline.components.open_all(pipeline.used_components)
     paths = _paths(output, settings.get("num_images_per_prompt", 1))
     run = pipeline.start(**settings, **read_images(images))
     _tell_truncated(run)
     result = _paint(run)
     names = {name: path.name for name, path in images.items()}
-    files = _save(result, paths, {**settings, **names, "seed": run.seed, "steps_run": run.total, "bundle": bundle.name})
+    facts: dict[str, Any] = {"seed": run.seed, "steps_run": run.total, "bundle": bundle.name}
+    facts |= {name: texts for name, texts in adapters.items() if texts}
+    files = _save(result, paths, {**settings, **names, **facts})
     seconds = round(time.perf_counter() - started, 3)
     if as_json:
         report = {"files": files, "settings": {**settings, **names, "seed": run.seed}, "seconds": seconds}
@@ -70,9 +77,11 @@ def command(bundle: Path, *, like: Path | None, output: Path, as_json: bool, **v
         remark(f"{', '.join(files)} (seed {run.seed}, {seconds:.1f} s)")
 
 
-def _settings(like: Path | None, given: dict[str, Any]) -> dict[str, Any]:
+def _settings(like: Path | None, given: dict[str, Any], adapters: dict[str, list[str]]) -> dict[str, Any]:
     """The options given, over those of the picture to paint again."""
-    settings = {key: value for key, value in (read_settings(like) if like else {}).items() if key in _SETTINGS}
+    picture = read_settings(like) if like else {}
+    check_like(picture, adapters)
+    settings = {key: value for key, value in picture.items() if key in _SETTINGS}
     settings |= {key: value for key, value in given.items() if value is not None}
     if not settings.get("prompt"):
         raise InputError("prompt: got none, expected a text after DIR, or --like with a picture painted by diffoundry")

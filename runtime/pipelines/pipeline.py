@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from diffoundry.runtime.adapters.loaded import Adapters
+from diffoundry.runtime.adapters.pipeline import Adaptable
 from diffoundry.runtime.components import Components
 from diffoundry.runtime.errors import BundleError
 from diffoundry.runtime.pipelines.arguments import sort_arguments
@@ -14,6 +16,7 @@ from diffoundry.runtime.pipelines.classes import PIPELINE_CLASSES
 from diffoundry.runtime.pipelines.condition import Feeds, Frame
 from diffoundry.runtime.pipelines.denoising import denoise, set_timesteps
 from diffoundry.runtime.pipelines.families.base import Family
+from diffoundry.runtime.pipelines.families.clip import ClipEncoder
 from diffoundry.runtime.pipelines.guidance import Guidance
 from diffoundry.runtime.pipelines.latents import LatentCodec
 from diffoundry.runtime.pipelines.request import Request, check_request, make_generator_for
@@ -32,11 +35,12 @@ __all__ = ["DiffusionPipeline"]
 FloatArray = npt.NDArray[np.float32]
 
 
-class DiffusionPipeline:
+class DiffusionPipeline(Adaptable):
     """A bundle's components, ready to paint. Several threads may share one: every call has its own scheduler.
 
     Attributes:
         components: The engines.
+        adapters: What is loaded into them.
         family: How prompts become inputs of the denoiser.
         codec: Pictures to latents and back.
         scheduler_config: The checkpoint's.
@@ -52,6 +56,7 @@ class DiffusionPipeline:
         for name in ("unet", "vae_decoder"):
             bundle.engines(name)
         self.components = components
+        self.adapters = Adapters(components)
         self.family = family
         self.codec = LatentCodec(components, standardizes=family.standardizes)
         self.scheduler_config: Mapping[str, Any] = bundle.read_json("scheduler/scheduler_config.json")
@@ -63,6 +68,11 @@ class DiffusionPipeline:
                 f"bundle {bundle.root}: got a UNet of {self._unet['in_channels']} channels over latents of "
                 f"{self.codec.channels}, which no task of this version feeds; upgrade diffoundry"
             )
+
+    @property
+    def encoders(self) -> tuple[ClipEncoder, ...]:
+        """See `Adaptable`."""
+        return self.family.encoders
 
     @property
     def vae_scale_factor(self) -> int:

@@ -106,6 +106,26 @@ class ClipTokenizer:
             truncated.append(self.decode(cut))
         return TokenBatch(input_ids=ids, truncated=tuple(truncated))
 
+    @property
+    def files(self) -> ClipFiles:
+        """What its files say."""
+        return self._files
+
+    @property
+    def size(self) -> int:
+        """How many tokens there are, added ones included: the id of the next."""
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token, or None when there is none of this text."""
+        index: int | None = self._tokenizer.token_to_id(token)
+        return index
+
+    def tokenize(self, text: str) -> list[str]:
+        """The tokens of a text, none cut off; transformers: `tokenizer.tokenize(text)`."""
+        tokens: list[str] = self._tokenizer.encode(text, add_special_tokens=False).tokens
+        return tokens
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some ids, special tokens included; words are separated by one space."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)

@@ -1,10 +1,12 @@
 """Runs a lowered component in an ONNX Runtime session."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import onnxruntime as ort
 
 from diffoundry.runtime.engine import Array, EngineOptions
@@ -43,6 +45,15 @@ def precisions(device: str) -> tuple[str, ...]:
     return (*common, "bf16") if device.partition(":")[0] == "cuda" else common
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _State:
+    """A session and what it is fed beside the inputs of the engine."""
+
+    session: ort.InferenceSession
+    adapters: Mapping[str, Array]
+    graph: Path
+
+
 class OnnxRuntimeEngine:
     """One ONNX Runtime session. `run` may be called from several threads at once: sessions allow it.
 
@@ -56,24 +67,43 @@ class OnnxRuntimeEngine:
         Raises:
             EngineError: Unknown device, or ONNX Runtime refuses the file.
         """
+        self._spec, self._options = spec, options
+        self._base = path
+        self._state = self._open(path)
+        session = self._state.session
+        self.inputs = tuple(_spec(node) for node in session.get_inputs())
+        self.outputs = tuple(_spec(node) for node in session.get_outputs())
+        self._names = [spec.name for spec in self.outputs]
+
+    def _open(self, path: Path) -> _State:
         settings = ort.SessionOptions()
         settings.log_severity_level = _ERRORS_ONLY
-        if options.threads is not None:
-            settings.intra_op_num_threads = options.threads
+        if self._options.threads is not None:
+            settings.intra_op_num_threads = self._options.threads
+        provider = _provider(self._options.device or "cpu")
         try:
-            self._session = ort.InferenceSession(str(path), settings, providers=[_provider(options.device or "cpu")])
-        except EngineError:
-            raise
+            session = ort.InferenceSession(str(path), settings, providers=[provider])
         except Exception as error:  # onnxruntime's exceptions share no public base class
-            made = ", ".join(f"{name} {version}" for name, version in (spec.built_with if spec else {}).items())
+            built_with = self._spec.built_with if self._spec else {}
+            made = ", ".join(f"{name} {version}" for name, version in built_with.items())
             raise EngineError(
                 f"engine {path}: ONNX Runtime {ort.__version__} cannot open it"
                 + (f" (built with {made})" if made else "")
                 + f": {error}. Export it again with this version, or install the one it was built with"
             ) from error
-        self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
-        self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
-        self._names = [spec.name for spec in self.outputs]
+        return _State(session=session, adapters={}, graph=path)
+
+    def adapt(self, graph: Path | None, adapters: Mapping[str, Array]) -> None:
+        """See `runtime.engine.AdaptableEngine.adapt`."""
+        wanted = self._base if graph is None else graph
+        state = self._state if self._state.graph == wanted else self._open(wanted)
+        own = {spec.name for spec in self.inputs}
+        extra = {
+            node.name: adapters.get(node.name, _nothing(node.shape))
+            for node in state.session.get_inputs()
+            if node.name not in own
+        }
+        self._state = _State(session=state.session, adapters=extra, graph=wanted)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once; see `runtime.engine.Engine.run`.
@@ -81,15 +111,17 @@ class OnnxRuntimeEngine:
         Raises:
             EngineError: ONNX Runtime failed, with its own words (out of memory, a shape the graph cannot take).
         """
+        state = self._state  # one for the whole call: another thread may adapt the engine meanwhile
         try:
-            return dict(zip(self._names, self._session.run(self._names, dict(feeds)), strict=True))
+            results = state.session.run(self._names, {**feeds, **state.adapters})
         except Exception as error:  # onnxruntime's exceptions share no public base class
             shapes = {name: array.shape for name, array in feeds.items()}
             raise EngineError(f"ONNX Runtime {ort.__version__} failed on inputs of shape {shapes}: {error}") from error
+        return dict(zip(self._names, results, strict=True))
 
     def close(self) -> None:
         """Free the session and its weights."""
-        del self._session
+        del self._state
 
     def __enter__(self) -> Self:
         return self
@@ -108,6 +140,11 @@ def _provider(device: str) -> str | tuple[str, dict[str, Any]]:
             f"device: got {device!r}, expected one of {', '.join(devices())} (the installed ONNX Runtime){hint}"
         )
     return (_PROVIDERS[name], {"device_id": int(index)}) if index else _PROVIDERS[name]
+
+
+def _nothing(shape: list[int | str]) -> Array:
+    """What an input for adapters is fed where there is none: rank 1, all zeros."""
+    return np.zeros([size if isinstance(size, int) else 1 for size in shape], np.float32)
 
 
 def _spec(node: Any) -> TensorSpec:

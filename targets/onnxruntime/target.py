@@ -1,6 +1,6 @@
 """Lowers portable graphs to what ONNX Runtime's providers run fastest."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -9,7 +9,8 @@ import onnxruntime as ort
 from onnx_ir.passes import common
 
 from diffoundry.runtime.errors import ConfigError, EngineError
-from diffoundry.runtime.specs import EngineSpec
+from diffoundry.runtime.specs import AdapterSpec, EngineSpec
+from diffoundry.targets.adapter_graph import TakeAdapters, adapter_path, layers_of
 from diffoundry.targets.base import GraphForm, Lowering, choose_form, tensor_specs
 from diffoundry.targets.onnxruntime.fusions import FuseMultiHeadAttention, SplitGroupNorm, WinogradConvolution
 
@@ -92,7 +93,29 @@ class OnnxRuntimeTarget:
             outputs=tensor_specs(model.graph.outputs),
             options=asdict(self),
             built_with={"onnxruntime": ort.__version__},
+            adapters=self._adaptable(work, model),
         )
+
+    def _adaptable(self, work: Lowering, engine: ir.Model) -> AdapterSpec | None:
+        """Write the engine's graph once more, open for adapters; None where activations are int8, as nothing else fits.
+
+        It refers to the data files of the engine, so that it holds no weight itself.
+        """
+        if not work.takes_adapters or self.form(work.precision).activations is not None:
+            return None
+        model = ir.load(work.graph)
+        spec = layers_of(model.graph)
+        if not spec.layers:
+            return None
+        ir.passes.Sequential(TakeAdapters(), *self._passes())(model)
+        for name, value in model.graph.initializers.items():
+            mine = engine.graph.initializers.get(name)
+            if mine is not None:  # what passes made is stored already
+                value.const_value = mine.const_value
+        path = adapter_path(work.graph.with_name(f"{work.graph.stem}.{self.name}.onnx"))
+        save_beside(model, path)
+        files = path, *_data_files(model, path.parent)
+        return replace(spec, files=tuple(file.relative_to(work.bundle).as_posix() for file in files))
 
     def complete(self, bundle: Path) -> None:
         """See `Target.complete`. ONNX Runtime has no files of its own."""

@@ -1,7 +1,9 @@
 """Runs a lowered component in OpenVINO."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -11,6 +13,7 @@ import numpy as np
 from diffoundry.runtime.engine import Array, EngineOptions
 from diffoundry.runtime.errors import EngineError, InputError
 from diffoundry.runtime.specs import EngineSpec
+from diffoundry.targets.openvino.adapters import fit_ranks, read_adaptable
 from diffoundry.targets.openvino.compiled import Compiled
 from diffoundry.targets.openvino.devices import core, execution_precision, vendor_name
 from diffoundry.targets.openvino.native_attention import holds_native_attention
@@ -24,6 +27,18 @@ _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 
 _TOKENS = 77
 """Of a prompt, for a warm-up."""
+
+
+_Sizes = tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _State:
+    """One form of the model: where it comes from, what of it is compiled, and what it is fed beside its inputs."""
+
+    read: Callable[[], ov.Model]
+    adapters: Mapping[str, Array] = field(default_factory=dict)
+    compiled: dict[_Sizes, Compiled] = field(default_factory=dict)
 
 
 class OpenVinoEngine:
@@ -53,11 +68,34 @@ class OpenVinoEngine:
         self.inputs, self.outputs = spec.inputs, spec.outputs
         self.facts: dict[str, Any] = {"floats": floats}
         self._buckets = tuple((height, width) for height, width in spec.options.get("buckets", ()))
-        self._compiled: dict[tuple[tuple[str, int], ...], Compiled] = {}
         self._lock = threading.Lock()
-        model = self._read()
+        self._state = self._open(_State(read=partial(core().read_model, path)))
+
+    def _open(self, state: _State) -> _State:
+        """Read a form of the model, and compile it unless it has buckets."""
+        model = self._read(state)
         if not self._buckets:
-            self._compiled[()] = self._compile(model, None)
+            state.compiled[()] = self._compile(model, None)
+        return state
+
+    def adapt(self, graph: Path | None, adapters: Mapping[str, Array]) -> None:
+        """See `runtime.engine.AdaptableEngine.adapt`.
+
+        Compiled with branches for the layers that are adapted only: another layer, or a larger rank of a convolution,
+        means to compile anew.
+        """
+        last = self._state.adapters
+        if graph is None:
+            if last:
+                self._state = self._open(_State(read=partial(core().read_model, self._path)))
+            return
+        fed, compiled = fit_ranks(adapters, last)
+        if compiled:
+            self._state = replace(self._state, adapters=fed)
+            return
+        halves = self._spec.precision != "fp32"
+        read = partial(read_adaptable, graph, fed, halves=halves)
+        self._state = self._open(_State(read=read, adapters=fed))
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once; see `runtime.engine.Engine.run`.
@@ -69,9 +107,11 @@ class OpenVinoEngine:
             EngineError: OpenVINO failed, with its own words.
         """
         sizes = solve(self.inputs, {name: array.shape for name, array in feeds.items()})
+        state = self._state  # one for the whole call: another thread may adapt the engine meanwhile
         if not self._buckets:
-            return self._compiled[()].run(feeds, sizes)
-        rows, compiled = self._for_sizes(sizes)
+            return state.compiled[()].run({**feeds, **state.adapters}, sizes)
+        rows, compiled = self._for_sizes(state, sizes)
+        feeds = {**feeds, **state.adapters}
         if rows == sizes.get("batch", rows):
             return compiled.run(feeds, sizes)
         batched = {spec.name for spec in self.inputs if spec.shape[:1] == ("batch",)}
@@ -102,11 +142,11 @@ class OpenVinoEngine:
     @property
     def compiled_models(self) -> tuple[ov.CompiledModel, ...]:
         """OpenVINO's own objects, one for each size that was compiled; to look at."""
-        return tuple(compiled.model for compiled in self._compiled.values())
+        return tuple(compiled.model for compiled in self._state.compiled.values())
 
     def close(self) -> None:
         """Free the compiled models and their weights."""
-        self._compiled.clear()
+        self._state.compiled.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -116,7 +156,7 @@ class OpenVinoEngine:
     ) -> None:
         self.close()
 
-    def _for_sizes(self, sizes: Mapping[str, int]) -> tuple[int, Compiled]:
+    def _for_sizes(self, state: _State, sizes: Mapping[str, int]) -> tuple[int, Compiled]:
         """The rows at once and the compiled model for feeds of these sizes; compiled now when there is none."""
         bucket = (sizes.get("height"), sizes.get("width"))
         if None not in bucket and bucket not in self._buckets:
@@ -129,15 +169,15 @@ class OpenVinoEngine:
         with self._lock:
             for each in range(rows, 0, -1):
                 key = tuple(sorted({**sizes, "batch": each}.items()))
-                if rows % each == 0 and key in self._compiled:
-                    return each, self._compiled[key]
+                if rows % each == 0 and key in state.compiled:
+                    return each, state.compiled[key]
             key = tuple(sorted({**sizes, "batch": rows}.items()))
-            self._compiled[key] = compiled = self._compile(self._read(), sizes)
+            state.compiled[key] = compiled = self._compile(self._read(state), sizes)
             return rows, compiled
 
-    def _read(self) -> ov.Model:
+    def _read(self, state: _State) -> ov.Model:
         try:
-            return core().read_model(self._path)
+            return state.read()
         except RuntimeError as error:
             raise self._refused(error) from error
 

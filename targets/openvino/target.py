@@ -1,13 +1,14 @@
 """Lowers portable graphs to OpenVINO's intermediate representation."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import onnx_ir as ir
 
 from diffoundry.runtime.errors import EngineError
-from diffoundry.runtime.specs import EngineSpec
+from diffoundry.runtime.specs import AdapterSpec, EngineSpec
+from diffoundry.targets.adapter_graph import TakeAdapters, adapter_path, layers_of
 from diffoundry.targets.base import GraphForm, Lowering, choose_form, tensor_specs
 from diffoundry.targets.openvino.doubling import doubling
 from diffoundry.targets.openvino.edge import take_int64
@@ -88,7 +89,28 @@ class OpenVinoTarget:
             options={**asdict(self), **_buckets(work)},
             built_with={"openvino": ov.__version__.partition("-")[0]},
             facts=facts,
+            adapters=self._adaptable(work),
         )
+
+    def _adaptable(self, work: Lowering) -> AdapterSpec | None:
+        """Write the portable graph once more, open for adapters; None where its weights are not those of other engines.
+
+        Its file has no weights, it refers to the portable graph's. The engine rewrites it when the first adapter comes.
+        """
+        if not work.takes_adapters or self.form(work.precision).quantized:
+            return None
+        model, path = ir.load(work.graph), adapter_path(work.graph)
+        spec = layers_of(model.graph)
+        if not spec.layers:
+            return None
+        data = {
+            path.with_name(str(value.const_value.location))
+            for value in model.graph.initializers.values()
+            if isinstance(value.const_value, ir.ExternalTensor)
+        }
+        ir.save(TakeAdapters()(model).model, path)
+        files = tuple(file.relative_to(work.bundle).as_posix() for file in (path, *sorted(data)))
+        return replace(spec, files=files)
 
     def complete(self, bundle: Path) -> None:
         """See `Target.complete`. The tokenizer, so that OpenVINO GenAI opens the bundle as it is."""

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.pipelines.condition import Condition, Frame
-from diffoundry.runtime.tokenizers.clip import ClipTokenizer
+from diffoundry.runtime.pipelines.families.clip import ClipEncoder
 
 __all__ = ["Family", "Prompts", "as_list", "check_embeddings", "check_texts"]
 
@@ -84,7 +84,7 @@ class Family(Protocol):
             the scheduler looks the first timestep up, which is another place where it stands twice.
         standardizes: Whether mean and deviation of latents count, where the VAE's config has them.
         needs: Arguments that this checkpoint cannot do without, whatever its UNet takes.
-        tokenizers: Folder in the bundle to the tokenizer, in the order in which they are used.
+        encoders: Its text encoders, in the order in which they are used.
     """
 
     Arguments: ClassVar[type[Prompts]]
@@ -97,7 +97,7 @@ class Family(Protocol):
         """See above."""
 
     @property
-    def tokenizers(self) -> Mapping[str, ClipTokenizer]:
+    def encoders(self) -> tuple[ClipEncoder, ...]:
         """See above."""
 
     def mend(self, config: Mapping[str, Any]) -> Mapping[str, Any]:

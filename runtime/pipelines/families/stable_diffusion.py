@@ -10,7 +10,6 @@ from diffoundry.runtime.components import Components
 from diffoundry.runtime.pipelines.condition import Condition, Feeds, Frame
 from diffoundry.runtime.pipelines.families.base import Prompts
 from diffoundry.runtime.pipelines.families.clip import ClipEncoder
-from diffoundry.runtime.tokenizers.clip import ClipTokenizer
 
 __all__ = ["StableDiffusion"]
 
@@ -35,9 +34,9 @@ class StableDiffusion:
         self._encoder = ClipEncoder(components)
 
     @property
-    def tokenizers(self) -> Mapping[str, ClipTokenizer]:
+    def encoders(self) -> tuple[ClipEncoder, ...]:
         """See `Family`."""
-        return {self._encoder.folder: self._encoder.tokenizer}
+        return (self._encoder,)
 
     def mend(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
         """See `Family`: what old checkpoints have wrong.

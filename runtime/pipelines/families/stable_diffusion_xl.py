@@ -13,7 +13,6 @@ from diffoundry.runtime.pipelines.condition import Condition, Feeds, Frame
 from diffoundry.runtime.pipelines.families.base import Prompts, as_list, check_embeddings, check_texts
 from diffoundry.runtime.pipelines.families.clip import ClipEncoder
 from diffoundry.runtime.pipelines.families.size_conditions import SizeConditions, size_rows
-from diffoundry.runtime.tokenizers.clip import ClipTokenizer
 
 __all__ = ["StableDiffusionXL", "XLPrompts"]
 
@@ -77,8 +76,8 @@ class StableDiffusionXL:
         """
         bundle = components.bundle
         names = [name for name in ("text_encoder", "text_encoder_2") if name in bundle.components]
-        self._encoders = tuple(ClipEncoder(components, name) for name in (*names[:-1], "text_encoder_2"))
-        self._layers = tuple(int(bundle.config(one.name)["num_hidden_layers"]) for one in self._encoders)
+        self.encoders = tuple(ClipEncoder(components, name) for name in (*names[:-1], "text_encoder_2"))
+        self._layers = tuple(int(bundle.config(one.name)["num_hidden_layers"]) for one in self.encoders)
         self._zeros = bool(bundle.model_index.get("force_zeros_for_empty_prompt", True))
         self._scored = bool(bundle.model_index.get("requires_aesthetics_score", False))
 
@@ -86,11 +85,6 @@ class StableDiffusionXL:
     def needs(self) -> tuple[str, ...]:
         """See `Family`: a refiner begins with a picture."""
         return ("image",) if self._scored else ()
-
-    @property
-    def tokenizers(self) -> Mapping[str, ClipTokenizer]:
-        """See `Family`."""
-        return {encoder.folder: encoder.tokenizer for encoder in self._encoders}
 
     def mend(self, _config: Mapping[str, Any]) -> Mapping[str, Any]:
         """See `Family`: nothing."""
@@ -132,7 +126,7 @@ class StableDiffusionXL:
                 "all; pass both"
             )
         for name in ("prompt_2", "negative_prompt_2"):
-            if len(self._encoders) == 1 and getattr(prompts, name) is not None:
+            if len(self.encoders) == 1 and getattr(prompts, name) is not None:
                 raise InputError(f"{name}: got it, but this checkpoint has one text encoder; leave it out")
 
     def _skipped(self, clip_skip: int | None) -> int:
@@ -146,7 +140,7 @@ class StableDiffusionXL:
 
     def _both(self, first: list[str], second: str | Sequence[str] | None) -> tuple[list[str], ...]:
         """The texts of each encoder; diffusers gives the only one the first."""
-        return (first, as_list(second, len(first)) if second and first else first)[: len(self._encoders)]
+        return (first, as_list(second, len(first)) if second and first else first)[: len(self.encoders)]
 
     def _encode(
         self, negatives: tuple[list[str], ...], texts: tuple[list[str], ...], skipped: int
@@ -158,7 +152,7 @@ class StableDiffusionXL:
         if not negatives[0] + texts[0]:
             return np.zeros((0, 0, 0), np.float32), np.zeros((0, 0), np.float32), ()
         states, cut = [], [""] * len(texts[0])
-        for encoder, layers, before, after in zip(self._encoders, self._layers, negatives, texts, strict=True):
+        for encoder, layers, before, after in zip(self.encoders, self._layers, negatives, texts, strict=True):
             encoded = encoder(before + after)
             outputs, rows = encoded.outputs, len(before)
             last, chosen = outputs[f"hidden_states.{layers - 1}"], outputs[f"hidden_states.{layers - 1 - skipped}"]

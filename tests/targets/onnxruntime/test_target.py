@@ -92,8 +92,11 @@ def test_the_spec_describes_the_engine(portable):
     assert sorted(file.name for file in engine.parent.iterdir()) == [
         "model.onnx",
         "model.onnx_data",
+        "model.onnxruntime.adapters.onnx",
         "model.onnxruntime.onnx",
     ]
+    assert spec.adapters.files == ("unet/model.onnxruntime.adapters.onnx", "unet/model.onnx_data")
+    assert engine.with_name("model.onnxruntime.adapters.onnx").stat().st_size < 1_500_000
 
 
 def test_the_portable_graph_is_not_changed(portable):

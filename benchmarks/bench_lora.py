@@ -1,0 +1,129 @@
+"""What loading, switching, scaling and unloading a LoRA takes beside opening the bundle anew.
+
+python benchmarks/bench_lora.py BUNDLE [--target T] [--precision P] [--rank 16] [--layers attention|projections|all]
+    [--rounds 5] [--height H --width W] [--threads N] [--json FILE]
+
+Two random LoRAs of that rank are made for the layers of the bundle. Every row is the median over rounds, and its ratio
+to the reload: open the bundle, check its sums, open the engines that a LoRA changes. "paint" is a text and one step.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import struct
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffoundry.runtime import EngineOptions, load
+from diffoundry.runtime.bench.machine import machine_facts
+
+_LAYERS = {
+    "attention": r"(to_[qkv]|to_out\.0|[qkv]_proj|out_proj)$",
+    "projections": r"(to_[qkv]|to_out\.0|proj_in|proj_out|ff\.net\.\d.*|[qkv]_proj|out_proj|fc[12])$",
+    "all": r".",
+}
+_COMPONENTS = ("text_encoder", "unet")
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--target")
+    parser.add_argument("--precision")
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--layers", choices=_LAYERS, default="projections")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--height", type=int)
+    parser.add_argument("--width", type=int)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        report = _measure(asked, Path(folder))
+    reload_ = report["seconds"]["reload"]
+    print(f"{machine_facts().cpu}; {report['engine']}, rank {asked.rank}, {asked.layers}")
+    print(f"{'':<12}{'median s':>10}{'of reload':>11}")
+    for name, seconds in report["seconds"].items():
+        print(f"{name:<12}{seconds:>10.4f}{seconds / reload_:>11.3f}")
+    if asked.json:
+        asked.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def _paint(pipe: Any, asked: argparse.Namespace) -> None:
+    size = {key: value for key in ("height", "width") if (value := getattr(asked, key))}
+    pipe("a", num_inference_steps=1, output_type="latent", seed=0, **size)
+
+
+def _switch(pipe: Any, path: Path) -> None:
+    """From the LoRA that is loaded to another."""
+    pipe.unload_lora()
+    pipe.load_lora(path)
+
+
+def _write_lora(pipe: Any, asked: argparse.Namespace, path: Path, seed: int) -> Path:
+    """A random LoRA in PEFT's names and fp16, for the layers of the bundle."""
+    random = np.random.default_rng(seed)
+    header: dict[str, Any] = {}
+    end = 0
+    with tempfile.TemporaryFile() as data:
+        for component in _COMPONENTS:
+            for layer, shape in pipe.components.adapters(component).layers.items():
+                if not re.search(_LAYERS[asked.layers], layer):
+                    continue
+                sizes = {"A": (asked.rank, *shape[1:]), "B": (shape[0], asked.rank, *(1 for _ in shape[2:]))}
+                for factor, sides in sizes.items():
+                    array = (random.standard_normal(sides, np.float32) * 0.01).astype("<f2")
+                    data.write(array.tobytes())
+                    name = f"{component}.{layer}.lora_{factor}.weight"
+                    header[name] = {"dtype": "F16", "shape": sides, "data_offsets": [end, end + array.nbytes]}
+                    end += array.nbytes
+        data.seek(0)
+        text = json.dumps(header).encode()
+        path.write_bytes(struct.pack("<Q", len(text)) + text + data.read())
+    return path
+
+
+def _measure(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    options = EngineOptions(threads=asked.threads)
+    seconds: dict[str, list[float]] = {}
+
+    def timed(name: str, work: Callable[..., Any], *arguments: Any) -> Any:
+        start = time.perf_counter()
+        result = work(*arguments)
+        seconds.setdefault(name, []).append(time.perf_counter() - start)
+        return result
+
+    def reload_() -> Any:
+        pipe = load(asked.bundle, target=asked.target, precision=asked.precision, options=options)
+        for name in _COMPONENTS:
+            pipe.components.engine(name)
+        return pipe
+
+    files: list[Path] = []
+    for _ in range(asked.rounds):
+        pipe = timed("reload", reload_)
+        files = files or [_write_lora(pipe, asked, folder / f"{name}.safetensors", name) for name in (0, 1)]
+        _paint(pipe, asked)
+        timed("paint", _paint, pipe, asked)
+        timed("first load", pipe.load_lora, files[0])
+        _paint(pipe, asked)
+        timed("paint, LoRA", _paint, pipe, asked)
+        timed("switch", _switch, pipe, files[1])
+        timed("scale", pipe.set_lora_scale, 0.5)
+        pipe.unload_lora()
+        timed("back to base", _paint, pipe, asked)
+        pipe.components.close()
+    choice = pipe.components.choice("unet")
+    return {
+        "engine": f"{choice.spec.target} {choice.spec.precision}" if choice else "onnxruntime",
+        "rank": asked.rank,
+        "layers": asked.layers,
+        "seconds": {name: statistics.median(values) for name, values in seconds.items()},
+    }

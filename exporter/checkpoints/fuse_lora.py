@@ -1,0 +1,51 @@
+"""Adds LoRAs to the weights of a torch module before it is traced."""
+
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+import torch
+
+from diffoundry.exporter.component import Config
+from diffoundry.runtime.adapters.lora import Host, read_lora
+from diffoundry.runtime.errors import CheckpointError
+from diffoundry.runtime.specs import FusedLora
+from diffoundry.runtime.sums import sha256_of
+
+__all__ = ["fuse_loras"]
+
+
+def fuse_loras(
+    module: torch.nn.Module, component: str, loras: Iterable[FusedLora], config: Config, present: Collection[str]
+) -> None:
+    """W' = W + scale up down, for every layer that a LoRA names; diffusers: `fuse_lora`.
+
+    Args:
+        module: In fp32; changed in place, weights that lie in a mapped file are not.
+        component: Its folder in the checkpoint.
+        loras: In the order in which they are added.
+        config: The component's config.json.
+        present: The folders of all components.
+
+    Raises:
+        CheckpointError: A file is not the one that was asked for.
+        InputError: A file is no LoRA, or does not fit the module.
+    """
+    layers = {
+        name: child
+        for name, child in module.named_modules()
+        if isinstance(child, torch.nn.Linear) or (isinstance(child, torch.nn.Conv2d) and child.groups == 1)
+    }
+    host = Host(layers={name: tuple(child.weight.shape) for name, child in layers.items()}, config=config)
+    for wanted in loras:
+        found = sha256_of(Path(wanted.file))
+        if found != wanted.sha256:
+            raise CheckpointError(
+                f"LoRA {wanted.file}: got SHA-256 {found[:16]}..., expected {wanted.sha256[:16]}...; it was changed "
+                f"since the export began, run it again"
+            )
+        lora = read_lora(Path(wanted.file), {component: host}, present)
+        for name, factors in lora.factors.get(component, {}).items():
+            weight = layers[name].weight
+            down, up = torch.from_numpy(factors.down), torch.from_numpy(factors.up)
+            change = (up.flatten(1) @ down.flatten(1)).reshape(weight.shape)
+            weight.data = weight.data + wanted.scale * change

@@ -1,0 +1,182 @@
+"""What is loaded into the components of one pipeline: LoRAs with their scales, and rows for new tokens."""
+
+import math
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from diffoundry.runtime.adapters.lora import Factors, Host, Lora, join_factors, read_lora
+from diffoundry.runtime.components import Components
+from diffoundry.runtime.errors import DiffoundryError, InputError
+
+__all__ = ["Adapters", "LoraReport", "check_not_pickled"]
+
+FloatArray = npt.NDArray[np.float32]
+
+_ADAPTED = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
+"""Components that formats of LoRAs name."""
+
+_PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoraReport:
+    """What became of a LoRA file.
+
+    Attributes:
+        name: How it is called from now on.
+        layers: Component to how many of its layers it changes.
+        unused: Names of the tensors that belong to no component of any pipeline, and did nothing.
+    """
+
+    name: str
+    layers: Mapping[str, int]
+    unused: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _State:
+    """Everything loaded; a change makes a new one, which takes the old one's place when all engines have it."""
+
+    loras: Mapping[str, tuple[Lora, float]]
+    rows: Mapping[str, FloatArray]
+
+    def feeds(self, components: Components, name: str) -> dict[str, FloatArray]:
+        """What `Components.adapt` gives to a component."""
+        changes: dict[str, list[tuple[Factors, float]]] = {}
+        for lora, scale in self.loras.values():
+            for layer, factors in lora.factors.get(name, {}).items():
+                changes.setdefault(layer, []).append((factors, scale))
+        feeds: dict[str, FloatArray] = {}
+        for layer, parts in changes.items():
+            joined = join_factors(parts)
+            turned = joined.down.ndim == 2  # linear: as MatMul reads them
+            feeds[f"{layer}.lora_A"] = np.ascontiguousarray(joined.down.T if turned else joined.down)
+            feeds[f"{layer}.lora_B"] = np.ascontiguousarray(joined.up.T if turned else joined.up)
+        if name in self.rows:
+            feeds[f"{components.adapters(name).table}.rows"] = self.rows[name]
+        return feeds
+
+
+class Adapters:
+    """Changes all components at once or none: when an engine refuses, everything stays as it was.
+
+    Safe to use from several threads; pictures under way see a change at their next call of an engine.
+
+    Attributes:
+        components: What is changed.
+    """
+
+    def __init__(self, components: Components) -> None:
+        self.components = components
+        self._lock = threading.Lock()
+        self._state = _State(loras={}, rows={})
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """Name to scale of the LoRAs that are loaded, the first loaded first."""
+        return {name: scale for name, (_, scale) in self._state.loras.items()}
+
+    def load_lora(self, path: str | os.PathLike[str], scale: float, name: str | None) -> LoraReport:
+        """See `Adaptable.load_lora`."""
+        check_not_pickled(Path(path))
+        name = Path(path).stem if name is None else name
+        with self._lock:
+            if name in self._state.loras:
+                raise InputError(
+                    f"LoRA {name!r}: is loaded already, expected another name; pass name=, or change its scale"
+                )
+            lora = read_lora(Path(path), self._hosts(), self.components.bundle.components)
+            loras = {**self._state.loras, name: (lora, _checked_scale(scale))}
+            self._change(replace(self._state, loras=loras))
+        counts = {component: len(layers) for component, layers in lora.factors.items()}
+        return LoraReport(name=name, layers=counts, unused=lora.unused)
+
+    def set_scale(self, scale: float, name: str | None) -> None:
+        """See `Adaptable.set_lora_scale`."""
+        with self._lock:
+            chosen = self._chosen(name)
+            loras = {
+                key: (lora, _checked_scale(scale) if key in chosen else old)
+                for key, (lora, old) in self._state.loras.items()
+            }
+            self._change(replace(self._state, loras=loras))
+
+    def unload_lora(self, name: str | None) -> None:
+        """See `Adaptable.unload_lora`."""
+        with self._lock:
+            chosen = self._chosen(name)
+            loras = {key: value for key, value in self._state.loras.items() if key not in chosen}
+            self._change(replace(self._state, loras=loras))
+
+    def rows(self, component: str) -> FloatArray | None:
+        """The rows behind the table of tokens of a text encoder, (count, width), or None."""
+        return self._state.rows.get(component)
+
+    def set_rows(self, component: str, rows: FloatArray | None) -> None:
+        """Give a text encoder rows behind its table of tokens, float32 (count, width), or none any more.
+
+        Raises:
+            EngineError: The engine of the component takes none.
+        """
+        with self._lock:
+            others = {key: value for key, value in self._state.rows.items() if key != component}
+            self._change(replace(self._state, rows=others if rows is None else {**others, component: rows}))
+
+    def _chosen(self, name: str | None) -> set[str]:
+        loaded = self._state.loras
+        if name is not None and name not in loaded:
+            raise InputError(f"LoRA {name!r}: is not loaded, expected one of {', '.join(loaded) or 'none'}")
+        return set(loaded) if name is None else {name}
+
+    def _hosts(self) -> dict[str, Host]:
+        """The components of the bundle that take LoRAs, and what they offer.
+
+        Raises:
+            EngineError: One of them takes none.
+        """
+        bundle = self.components.bundle
+        names = [name for name in _ADAPTED if name in bundle.components]
+        return {name: Host.of(self.components.adapters(name), bundle.config(name)) for name in names}
+
+    def _change(self, state: _State) -> None:
+        old, done = self._state, []
+        for name in _ADAPTED:
+            if not (_touches(old, name) or _touches(state, name)):
+                continue
+            done.append(name)
+            try:
+                self.components.adapt(name, state.feeds(self.components, name))
+            except (DiffoundryError, MemoryError):
+                for changed in done:
+                    self.components.adapt(changed, old.feeds(self.components, changed))
+                raise
+        self._state = state
+
+
+def _touches(state: _State, name: str) -> bool:
+    return name in state.rows or any(name in lora.factors for lora, _ in state.loras.values())
+
+
+def _checked_scale(scale: float) -> float:
+    if not isinstance(scale, int | float) or isinstance(scale, bool) or not math.isfinite(scale):
+        raise InputError(f"scale: got {scale!r}, expected a finite number; 1 is the LoRA as it was trained")
+    return float(scale)
+
+
+def check_not_pickled(path: Path) -> None:
+    """Refuse the endings of pickled files.
+
+    Raises:
+        InputError: It is one.
+    """
+    if path.suffix in _PICKLES:
+        raise InputError(
+            f"{path}: is a pickled file, which can run code when read, and is refused; expected .safetensors; convert "
+            f"a file that you trust with safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW_FILE)"
+        )

@@ -1,0 +1,83 @@
+"""--lora and --embedding: files with a scale or a word behind a colon."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from diffoundry.runtime.adapters.pipeline import Adaptable
+from diffoundry.runtime.cli.console import remark
+from diffoundry.runtime.errors import InputError
+
+__all__ = ["adapter_options", "check_like", "load_adapters", "parse_lora"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_ENDING = ".safetensors"
+_LISTED = 3
+
+
+def adapter_options(command: Command) -> Command:
+    """Add --lora and --embedding."""
+    for option in (
+        click.option(
+            "--embedding", "embedding", multiple=True, metavar="FILE[:TOKEN]",
+            help="Load a textual inversion embedding as the word TOKEN; may be repeated.",
+        ),
+        click.option(
+            "--lora", "lora", multiple=True, metavar="FILE[:SCALE]", help="Load a LoRA; may be repeated.  [scale: 1]"
+        ),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def parse_lora(text: str) -> tuple[str, float]:
+    """Read "x.safetensors:0.8": file and scale.
+
+    Raises:
+        InputError: What stands behind the colon is no number.
+    """
+    path, scale = _split(text)
+    try:
+        return path, 1.0 if scale is None else float(scale)
+    except ValueError as error:
+        raise InputError(f"--lora: got {text!r}, expected FILE or FILE:SCALE such as x.safetensors:0.8") from error
+
+
+def load_adapters(pipeline: Adaptable, loras: Sequence[str], embeddings: Sequence[str]) -> None:
+    """Load what was named on the command line, and say which tensors did nothing.
+
+    Raises:
+        InputError: As `Adaptable.load_lora` and `load_textual_inversion`.
+    """
+    for number, text in enumerate(loras):
+        path, scale = parse_lora(text)
+        unused = pipeline.load_lora(path, scale=scale, name=f"{path} ({number + 1})").unused
+        if unused:
+            more = f" and {len(unused) - _LISTED} more" if len(unused) > _LISTED else ""
+            remark(f"warning: {path}: these tensors are unused: {', '.join(unused[:_LISTED])}{more}")
+    for text in embeddings:
+        path, token = _split(text)
+        word, count = pipeline.load_textual_inversion(path, token=token)
+        remark(f"note: {path}: {word} stands for {count} vectors")
+
+
+def check_like(picture: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Refuse to paint a picture again without the files that it was painted with.
+
+    Raises:
+        InputError: It had LoRAs or embeddings, and no option says which files they are now.
+    """
+    for name in ("lora", "embedding"):
+        if picture.get(name) and not given.get(name):
+            files = " ".join(f"--{name} {text}" for text in picture[name])
+            raise InputError(
+                f"--like: the picture was painted with {files}; pass that too, with where the files are now"
+            )
+
+
+def _split(text: str) -> tuple[str, str | None]:
+    """File, and what stands behind its ending and a colon."""
+    head, mark, tail = text.partition(f"{_ENDING}:")
+    return (head + _ENDING, tail) if mark else (text, None)

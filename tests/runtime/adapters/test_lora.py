@@ -1,0 +1,228 @@
+"""LoRAs at run time against diffusers and PEFT: latents after every step, for every format, engine and scale."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+# float32 through three UNet calls by libraries that sum in different orders: seen are 1e-6 to 3e-6. What the LoRAs of
+# these tests change shows as 1e-1, and one of their layers left out as 1e-3 and more.
+TOLERANCE = 2e-5
+
+# Weights and most of the arithmetic in fp16: seen are 1e-3 and 4e-3, with a LoRA as without.
+HALF_TOLERANCE = 1e-2
+
+
+@pytest.mark.parametrize(
+    ("form", "which", "dtype"),
+    [
+        ("peft", "everything", torch.float32),
+        ("kohya", "everything", torch.float16),
+        ("diffusers", "projections", torch.bfloat16),
+        ("processors", "attention", torch.float32),
+    ],
+)
+def test_every_step_is_diffusers(opened, theirs, make_lora, steps, error, tmp_path, form, which, dtype):
+    path = make_lora(tmp_path / "x.safetensors", form, which, dtype=dtype)
+    theirs.load_lora_weights(str(path))
+    expected = steps(theirs)
+    for target in ("onnxruntime", "openvino"):
+        ours = opened(target)
+        before = steps(ours)
+        report = ours.load_lora(path)
+        with_lora = steps(ours)
+        assert error(with_lora, expected) < TOLERANCE
+        assert error(with_lora, before) > 0.03
+        np.testing.assert_allclose(with_lora[1], expected[1], atol=2e-3)
+        assert report.unused == ()
+        assert set(report.layers) == {"unet", "text_encoder"}
+        ours.unload_lora()
+        after = steps(ours)
+        assert all(np.array_equal(a, b) for a, b in zip(before[0], after[0], strict=True))
+        assert np.array_equal(before[1], after[1])
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_half_precision(opened, theirs, make_lora, steps, error, tmp_path, target):
+    path = make_lora(tmp_path / "x.safetensors", "kohya", "everything")
+    theirs.load_lora_weights(str(path))
+    ours = opened(target, "fp16")
+    ours.load_lora(path)
+    assert error(steps(ours), steps(theirs)) < HALF_TOLERANCE
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_several_with_scales_of_their_own(opened, theirs, make_lora, steps, error, tmp_path, target):
+    first = make_lora(tmp_path / "first.safetensors", "peft", "attention", seed=1)
+    second = make_lora(tmp_path / "second.safetensors", "kohya", "everything", seed=2)
+    ours = opened(target)
+    ours.load_lora(first, scale=0.8)
+    ours.load_lora(second, scale=-0.5, name="other")
+    assert ours.loras == {"first": 0.8, "other": -0.5}
+    theirs.load_lora_weights(str(first), adapter_name="first")
+    theirs.load_lora_weights(str(second), adapter_name="second")
+    for a, b in ((0.8, -0.5), (0.0, 1.5)):
+        ours.set_lora_scale(a, "first")
+        ours.set_lora_scale(b, "other")
+        theirs.set_adapters(["first", "second"], [a, b])
+        assert error(steps(ours), steps(theirs)) < TOLERANCE
+    ours.unload_lora("first")
+    ours.set_lora_scale(1.0)
+    theirs.set_adapters(["second"], [1.0])
+    assert error(steps(ours), steps(theirs)) < TOLERANCE
+
+
+def test_switching_opens_nothing_anew(opened, make_lora, tmp_path, monkeypatch):
+    ranks = iter((lambda _count: 4, lambda _count: 3, lambda _count: 16))
+    files = [
+        make_lora(tmp_path / f"{n}.safetensors", "kohya", "everything", seed=n, rank=next(ranks)) for n in range(3)
+    ]
+    for target in ("onnxruntime", "openvino"):
+        ours = opened(target)
+        ours.components.open_all()
+        ours.load_lora(files[0])
+        states = [ours.components.engine(name) for name in ("unet", "text_encoder")]
+        for state in states:
+            monkeypatch.setattr(state, "_open", lambda *_: pytest.fail("an engine was opened"))
+        ours.load_lora(files[1], scale=0.3)
+        ours.unload_lora()
+        ours.load_lora(files[2], scale=0.3)
+        ours.set_lora_scale(0.4)
+        ours("x", num_inference_steps=1, output_type="latent")
+        monkeypatch.undo()
+
+
+def test_equal_to_fuse_lora(opened, theirs, make_lora, steps, error, tmp_path):
+    path = make_lora(tmp_path / "x.safetensors", "peft", "everything")
+    theirs.load_lora_weights(str(path))
+    theirs.fuse_lora(lora_scale=0.7)
+    theirs.unload_lora_weights()
+    ours = opened()
+    ours.load_lora(path, scale=0.7)
+    assert error(steps(ours), steps(theirs)) < TOLERANCE
+
+
+def test_alphas_in_the_metadata_of_diffusers(opened, theirs, make_lora, steps, error, tmp_path):
+    """What `save_lora_weights` writes since 0.34: PEFT's config beside the tensors."""
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    patterns = {"alpha_pattern": {"down_blocks.0.attentions.0.proj_in": 3}, "rank_pattern": {"attn2.to_q": 2}}
+    config = LoraConfig(r=4, lora_alpha=6, target_modules=["to_q", "proj_in"], init_lora_weights=False, **patterns)
+    torch.manual_seed(0)
+    theirs.unet.add_adapter(config)
+    layers = get_peft_model_state_dict(theirs.unet)
+    theirs.save_lora_weights(
+        tmp_path,
+        unet_lora_layers=convert_state_dict_to_diffusers(layers),
+        unet_lora_adapter_metadata=theirs.unet.peft_config["default"].to_dict(),
+    )
+    ours = opened()
+    ours.load_lora(tmp_path / "pytorch_lora_weights.safetensors")
+    assert error(steps(ours), steps(theirs)) < TOLERANCE
+
+
+def test_each_layer_has_its_own_alpha_in_the_text_encoder_too(opened, make_lora, layers, steps, error, tmp_path):
+    """Against the weights changed by hand, as kohya's trainer defines it."""
+    path = make_lora(tmp_path / "x.safetensors", "kohya", "attention")
+    tensors = load_file(path)
+    alphas = [name for name in tensors if name.startswith("lora_te_") and name.endswith("alpha")]
+    for count, name in enumerate(alphas):
+        tensors[name] = torch.tensor(1.0 + count)
+    save_file(tensors, path)
+    found = layers("attention")
+    kept = {module: module.weight.detach().clone() for some in found.values() for module in some.values()}
+    ours = opened()
+    ours.load_lora(path)
+    tokens = ours.encoders[0].tokenizer(["a red apple"]).input_ids
+    try:
+        for part, prefix in (("text_encoder", "lora_te_text_model_"),):
+            for name, module in found[part].items():
+                root = prefix + name.replace(".", "_")
+                up, down = tensors[f"{root}.lora_up.weight"], tensors[f"{root}.lora_down.weight"]
+                module.weight.data += tensors[f"{root}.alpha"] / len(down) * (up @ down)
+        encoder = layers.pipeline().text_encoder
+        expected = encoder(torch.from_numpy(tokens).long())[0].detach().numpy()
+    finally:
+        for module, weight in kept.items():
+            module.weight.data = weight
+    got = ours.components.run("text_encoder", {"input_ids": tokens})["last_hidden_state"]
+    np.testing.assert_allclose(got, expected, atol=2e-5)
+
+
+def test_engines_that_are_opened_later_and_again_have_it(opened, make_lora, steps, tmp_path):
+    path = make_lora(tmp_path / "x.safetensors")
+    ours = opened()
+    ours.load_lora(path)  # nothing is open yet
+    first = steps(ours)
+    ours.components.close()
+    again = steps(ours)
+    assert np.array_equal(first[1], again[1])
+    other = opened()
+    steps(other)
+    other.load_lora(path)
+    assert np.array_equal(first[1], steps(other)[1])
+
+
+def test_the_names_of_sdxl_in_kohyas_files(tmp_path):
+    """Names of its original code against diffusers' conversion, for every layer of the full-size UNet."""
+    from diffusers.loaders.lora_conversion_utils import (
+        _convert_non_diffusers_lora_to_diffusers,
+        _maybe_map_sgm_blocks_to_diffusers,
+    )
+    from diffusers.utils import convert_unet_state_dict_to_peft
+
+    from diffoundry.runtime.adapters.lora_names import LayerNames, parse_name
+    from diffoundry.runtime.ldm_names import ldm_unet_names
+
+    unet = _sdxl_unet()
+    layers = [n for n, m in unet.named_modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)]
+    originals = ldm_unet_names(layers, 2)
+    assert len(originals) == len(layers) == 794
+    names = LayerNames(layers, dict(unet.config))
+    state = {}
+    for count, layer in enumerate(layers):
+        root = f"lora_unet_{originals[layer].replace('.', '_')}"
+        assert names.find(parse_name(f"{root}.alpha").layer) == layer
+        state |= {f"{root}.lora_down.weight": torch.tensor(count), f"{root}.lora_up.weight": torch.tensor(count)}
+    mapped = _maybe_map_sgm_blocks_to_diffusers(dict(state), unet.config)
+    theirs, _ = _convert_non_diffusers_lora_to_diffusers(mapped)
+    theirs = convert_unet_state_dict_to_peft({key.removeprefix("unet."): value for key, value in theirs.items()})
+    found = {key.removesuffix(".lora_A.weight"): int(value) for key, value in theirs.items() if "lora_A" in key}
+    assert found == {layer: count for count, layer in enumerate(layers)}
+
+
+def _sdxl_unet():
+    """The UNet of Stable Diffusion XL, without weights."""
+    from accelerate import init_empty_weights
+    from diffusers import UNet2DConditionModel
+
+    with init_empty_weights():
+        return UNet2DConditionModel(
+            sample_size=128,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            block_out_channels=(320, 640, 1280),
+            layers_per_block=2,
+            cross_attention_dim=2048,
+            transformer_layers_per_block=[1, 2, 10],
+            attention_head_dim=[5, 10, 20],
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=2816,
+        )
+
+
+def test_the_manifest_says_what_each_engine_takes(bundle, layers):
+    manifest = json.loads((bundle / "diffoundry.json").read_text())
+    found = layers("everything")
+    for part in ("unet", "text_encoder"):
+        shapes = {name: list(module.weight.shape) for name, module in found[part].items()}
+        for engine in manifest["components"][part]["engines"]:
+            assert engine["adapters"]["layers"] == shapes
+            assert set(engine["adapters"]["files"]) <= set(manifest["files"])
+    assert all(engine["adapters"] is None for engine in manifest["components"]["vae_decoder"]["engines"])
