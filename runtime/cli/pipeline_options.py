@@ -18,18 +18,18 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _FILES = ("image", "mask_image")
 
 
-def _size(_context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    """Read WIDTHxHEIGHT as (height, width)."""
+def _size(_context: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:
+    """Read WIDTHxHEIGHT as [height, width]; a list, as JSON has it."""
     pair = _pair(parameter, value, "x", "WIDTHxHEIGHT")
     return pair and pair[::-1]
 
 
-def _corner(_context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
+def _corner(_context: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:
     """Read TOP,LEFT."""
     return _pair(parameter, value, ",", "TOP,LEFT")
 
 
-def _pair(parameter: click.Parameter, value: str | None, mark: str, form: str) -> tuple[int, int] | None:
+def _pair(parameter: click.Parameter, value: str | None, mark: str, form: str) -> list[int] | None:
     """Two whole numbers with a mark between them.
 
     Raises:
@@ -40,7 +40,7 @@ def _pair(parameter: click.Parameter, value: str | None, mark: str, form: str) -
     first, found, second = value.partition(mark)
     if not (found and first.isdecimal() and second.isdecimal()):
         raise InputError(f"{parameter.name}: got {value!r}, expected {form}, two whole numbers")
-    return int(first), int(second)
+    return [int(first), int(second)]
 
 
 _FILE = click.Path(path_type=Path)

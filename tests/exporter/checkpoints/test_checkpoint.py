@@ -192,7 +192,8 @@ def test_a_network_of_another_kind_is_refused(own_checkpoint, fields, message):
 
 
 def test_a_name_that_is_nothing():
-    forms = r"expected a diffusers folder, a hub id such as org/name, or an alias \(emoji, sd14, sd15, sd21\)"
+    aliases = "emoji, sd14, sd15, sd21, sdxl, sdxl-refiner"
+    forms = rf"expected a diffusers folder, a hub id such as org/name, or an alias \({aliases}\)"
     for model in ("sd99", "./no/such/folder", "", "a/b/c"):
         with pytest.raises(CheckpointError, match=re.escape(f"model {model!r}: not found, ") + forms):
             open_checkpoint(model)
