@@ -51,7 +51,7 @@ def test_int8_of_a_tiny_pipeline_for_two_targets_at_once(tiny_folder):
         expected = [site.name for site in quantizable(graph) if site.activation is not None]
         assert sorted((*part.quantized, *part.kept)) == sorted(expected)
         assert read_ranges(tiny_folder, name).tensors
-    assert len(read_ranges(tiny_folder, "unet").tensors["sample"].step_low) == 3
+    assert len(read_ranges(tiny_folder, "unet").tensors["sample"].step_low) == 4, "PNDM calls it once more than asked"
     assert not (tiny_folder / STATE).exists()
     assert not list(tiny_folder.rglob("calibrating-*"))
     assert any("left" in words for words in told)
