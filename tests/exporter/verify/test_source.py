@@ -7,15 +7,22 @@ import pytest
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.verify.source import find_checkpoint, identity_notes
 from diffoundry.runtime.errors import BundleError, CheckpointError, InputError
+from diffoundry.runtime.specs import FusedLora
 
 
-def _bundle(model, source):
-    return SimpleNamespace(root="b", manifest=SimpleNamespace(recipe=SimpleNamespace(model=model, source=source)))
+def _bundle(model, source, loras=()):
+    recipe = SimpleNamespace(model=model, source=source, loras=loras)
+    return SimpleNamespace(root="b", manifest=SimpleNamespace(recipe=recipe))
 
 
 def test_an_alias_of_the_recipe_is_opened():
     checkpoint = find_checkpoint(_bundle("emoji", {}))
     assert (checkpoint.name, checkpoint.seed) == ("emoji", None)
+
+
+def test_loras_of_the_recipe_are_added_again():
+    lora = FusedLora(file="x.safetensors", scale=0.5, sha256="0")
+    assert find_checkpoint(_bundle("emoji", {}, (lora,))).loras == (lora,)
 
 
 def test_random_weights_are_made_again_from_their_seed(tiny_sd_checkpoint):
