@@ -13,11 +13,11 @@ from diffoundry.runtime.random import Generator, randn_tensor
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["LatentCodec"]
+__all__ = ["SCALING_FACTOR", "LatentCodec"]
 
 FloatArray = npt.NDArray[np.float32]
 
-_SCALING_FACTOR = 0.18215
+SCALING_FACTOR = 0.18215
 """What diffusers assumes when the VAE's config does not say, as those of the first checkpoints."""
 
 _CHANNELS = 4
@@ -43,7 +43,7 @@ class LatentCodec:
         config = components.bundle.config("vae_decoder")
         self.factor = 1 << (len(config["block_out_channels"]) - 1)
         self.channels: int = config.get("latent_channels", _CHANNELS)
-        self.scaling_factor: float = config.get("scaling_factor", _SCALING_FACTOR)
+        self.scaling_factor: float = config.get("scaling_factor", SCALING_FACTOR)
         self._components = components
         self._statistics: tuple[FloatArray, FloatArray] | None = None
         mean, std = config.get("latents_mean"), config.get("latents_std")

@@ -15,6 +15,7 @@ from diffoundry.targets.openvino.edge import take_int64
 from diffoundry.targets.openvino.halves import store_halves
 from diffoundry.targets.openvino.rewrites import rewrite
 from diffoundry.targets.openvino.tokenizer import write_tokenizer
+from diffoundry.targets.openvino.vae_config import fill_in
 from diffoundry.targets.openvino.vendor import ov
 
 __all__ = ["OpenVinoTarget"]
@@ -113,9 +114,11 @@ class OpenVinoTarget:
         return replace(spec, files=files)
 
     def complete(self, bundle: Path) -> None:
-        """See `Target.complete`. The tokenizer, so that OpenVINO GenAI opens the bundle as it is."""
+        """See `Target.complete`. Tokenizers and defaults, so that OpenVINO GenAI opens the bundle as it is."""
         for folder in sorted(bundle.glob("tokenizer*")):
             write_tokenizer(folder)
+        for config in sorted(bundle.glob("vae_*/config.json")):
+            fill_in(config)
 
 
 def _imported(graph: Path) -> ov.Model:

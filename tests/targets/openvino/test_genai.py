@@ -1,14 +1,17 @@
 """OpenVINO GenAI opens our bundles as they are, and paints the pictures that our runtime paints."""
 
+import json
 import shutil
 
 import numpy as np
 import pytest
+from diffusers import AutoencoderKL
 
 from diffoundry.runtime.errors import EngineError, MissingExtraError
 from diffoundry.runtime.pipelines import load
 from diffoundry.targets.openvino import tokenizer, vendor
 from diffoundry.targets.openvino.tokenizer import TOKENIZER_FILES, write_tokenizer
+from diffoundry.targets.openvino.vae_config import fill_in
 
 STEPS = 10
 
@@ -60,6 +63,15 @@ def test_the_same_picture(genai, bundle, prompt, size):
     ours = our_picture(bundle, prompt, noise, size, STEPS)
     assert np.ptp(ours) > 100
     assert np.abs(ours - theirs).max() <= 2
+
+
+def test_a_silent_config_says_what_diffusers_assumes(tmp_path):
+    """OpenVINO GenAI takes 1 where the configs of the first checkpoints name no scaling factor."""
+    for given, written in (({"latent_channels": 4}, AutoencoderKL().config.scaling_factor), ({"scaling_factor": 2}, 2)):
+        (tmp_path / "config.json").write_text(json.dumps(given))
+        fill_in(tmp_path / "config.json")
+        assert json.loads((tmp_path / "config.json").read_text()) == {**given, "scaling_factor": written}
+    assert list(tmp_path.iterdir()) == [tmp_path / "config.json"]
 
 
 @pytest.mark.slow

@@ -1,0 +1,22 @@
+"""Says in a VAE's config what diffusers assumes where it is silent: OpenVINO GenAI would assume something else."""
+
+import json
+import os
+from pathlib import Path
+
+from diffoundry.runtime.pipelines.latents import SCALING_FACTOR
+
+__all__ = ["fill_in"]
+
+
+def fill_in(config: Path) -> None:
+    """Write the scaling factor of latents into a config.json that has none, as those of the first checkpoints.
+
+    diffusers: the default of `AutoencoderKL`'s `scaling_factor`; OpenVINO GenAI 2026.4 takes 1.
+    """
+    fields = json.loads(config.read_text(encoding="utf-8"))
+    if "scaling_factor" in fields:
+        return
+    beside = config.with_name(f".{config.name}")
+    beside.write_text(json.dumps({**fields, "scaling_factor": SCALING_FACTOR}, indent=2) + "\n", encoding="utf-8")
+    os.replace(beside, config)
