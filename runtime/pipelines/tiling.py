@@ -118,7 +118,7 @@ def _blend(before: FloatArray, tile: FloatArray, extent: int, axis: int) -> Floa
     diffusers: `AutoencoderKL.blend_v` (axis 2) and `blend_h` (axis 3). Where the tile is shorter than `extent`, they
     take the very last lines of the tile before it, not those of the same place; so do we.
     """
-    extent = min(before.shape[axis], tile.shape[axis], extent)
+    extent = min(tile.shape[axis], extent)  # only the last tile may be shorter
     share = np.arange(extent) / extent
     blended = tile.copy()
     lines, last = np.moveaxis(blended, axis, -1)[..., :extent], np.moveaxis(before, axis, -1)[..., -extent:]
