@@ -17,6 +17,7 @@ from diffoundry.runtime.cli.options import (
     tell_choice,
 )
 from diffoundry.runtime.cli.pipeline_options import PIPELINE_SETTINGS, pipeline_options, read_images, take_images
+from diffoundry.runtime.cli.vae_options import VAE_SETTINGS, take_vae_settings, vae_options
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.image import describe_image_fault
 from diffoundry.runtime.pipelines.run import PipelineOutput, Run
@@ -26,7 +27,7 @@ __all__ = ["command"]
 
 _SETTINGS = (
     "prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "guidance_rescale", "scheduler", "seed",
-    "height", "width", "num_images_per_prompt", "eta", *PIPELINE_SETTINGS,
+    "height", "width", "num_images_per_prompt", "eta", *PIPELINE_SETTINGS, *VAE_SETTINGS,
 )  # fmt: skip
 
 
@@ -46,6 +47,7 @@ _SETTINGS = (
 @click.option("--width", type=int, help="Pixels.  [default: the checkpoint's own]")
 @click.option("--num-images", "num_images_per_prompt", type=int, help="How many pictures.  [default: 1]")
 @pipeline_options
+@vae_options
 @click.option("--like", type=click.Path(path_type=Path), help="Take the settings of this PNG; options given win.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="out.png", show_default=True)
 @adapter_options
@@ -59,6 +61,7 @@ def command(bundle: Path, *, like: Path | None, output: Path, as_json: bool, **v
     images = take_images(values)
     adapters = {name: list(values.pop(name)) for name in ("lora", "embedding")}
     settings = _settings(like, values, adapters)
+    parts = take_vae_settings(pipeline, settings)
     load_adapters(pipeline, adapters["lora"], adapters["embedding"])
     pipeline.components.open_all(pipeline.used_components)
     paths = _paths(output, settings.get("num_images_per_prompt", 1))
@@ -66,12 +69,12 @@ def command(bundle: Path, *, like: Path | None, output: Path, as_json: bool, **v
     _tell_truncated(run)
     result = _paint(run)
     names = {name: path.name for name, path in images.items()}
-    facts: dict[str, Any] = {"seed": run.seed, "steps_run": run.total, "bundle": bundle.name}
+    facts: dict[str, Any] = {"seed": run.seed, "steps_run": run.total, "bundle": bundle.name, **parts}
     facts |= {name: texts for name, texts in adapters.items() if texts}
     files = _save(result, paths, {**settings, **names, **facts})
     seconds = round(time.perf_counter() - started, 3)
     if as_json:
-        report = {"files": files, "settings": {**settings, **names, "seed": run.seed}, "seconds": seconds}
+        report = {"files": files, "settings": {**settings, **names, **parts, "seed": run.seed}, "seconds": seconds}
         print_json({**report, "truncated": list(result.truncated)})
     else:
         remark(f"{', '.join(files)} (seed {run.seed}, {seconds:.1f} s)")

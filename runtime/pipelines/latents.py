@@ -1,6 +1,7 @@
 """Pictures to latents and back: the VAE's two halves with the arithmetic around them."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy.typing as npt
 
 from diffoundry.runtime.components import Components
 from diffoundry.runtime.image import postprocess
+from diffoundry.runtime.pipelines.tiling import Tiles
 from diffoundry.runtime.random import Generator, randn_tensor
 
 if TYPE_CHECKING:
@@ -23,6 +25,9 @@ SCALING_FACTOR = 0.18215
 _CHANNELS = 4
 """The same, for `latent_channels`."""
 
+_PORTS = {"vae_encoder": ("sample", "latent_parameters"), "vae_decoder": ("latent_sample", "sample")}
+"""What each half takes and what it gives."""
+
 
 class LatentCodec:
     """Drives vae_encoder and vae_decoder of a bundle. Latents are (B, channels, height/factor, width/factor).
@@ -31,6 +36,9 @@ class LatentCodec:
         factor: Pixels to a latent.
         channels: Of a latent.
         scaling_factor: From the VAE's own scale to the denoiser's.
+        tiles: The tiles in which larger pictures go through the VAE, or None to take them whole; diffusers:
+            `vae.use_tiling`.
+        slicing: Whether pictures go through the VAE one by one; diffusers: `vae.use_slicing`.
     """
 
     def __init__(self, components: Components, *, standardizes: bool) -> None:
@@ -44,6 +52,8 @@ class LatentCodec:
         self.factor = 1 << (len(config["block_out_channels"]) - 1)
         self.channels: int = config.get("latent_channels", _CHANNELS)
         self.scaling_factor: float = config.get("scaling_factor", SCALING_FACTOR)
+        self.tiles: Tiles | None = None
+        self.slicing = False
         self._components = components
         self._statistics: tuple[FloatArray, FloatArray] | None = None
         mean, std = config.get("latents_mean"), config.get("latents_std")
@@ -85,8 +95,25 @@ class LatentCodec:
         """The pictures that latents in the denoiser's scale stand for; see `PipelineOutput.images`."""
         if output_type == "latent":
             return latents
-        feeds = {"latent_sample": self._denormalize(latents)}
-        return postprocess(self._components.run("vae_decoder", feeds)["sample"], output_type)
+        return postprocess(self._run("vae_decoder", self._denormalize(latents)), output_type)
+
+    def own_tiles(self) -> Tiles:
+        """The tiles that the VAE's config stands for.
+
+        Raises:
+            InputError: As `Tiles.of`.
+        """
+        return Tiles.of(self._components.bundle.config("vae_decoder"), self.factor)
+
+    def check_tiles(self, height: int, width: int) -> None:
+        """Refuse a picture of this size in pixels when it goes in tiles that the engines do not take.
+
+        Raises:
+            InputError: As `Tiles.check`.
+        """
+        manifest = self._components.bundle.manifest
+        if self.tiles is not None and manifest is not None:
+            self.tiles.check((height, width), manifest.recipe.dims, manifest.recipe.buckets)
 
     def _denormalize(self, latents: FloatArray) -> FloatArray:
         if self._statistics is None:
@@ -95,4 +122,19 @@ class LatentCodec:
         return latents * std / self.scaling_factor + mean
 
     def _moments(self, pixels: FloatArray) -> FloatArray:
-        return self._components.run("vae_encoder", {"sample": pixels})["latent_parameters"]
+        return self._run("vae_encoder", pixels)
+
+    def _run(self, half: str, array: FloatArray) -> FloatArray:
+        """One half of the VAE, in slices and in tiles where they are on."""
+        run, tiles = partial(self._call, half), self.tiles
+        if tiles is not None:
+            scale = self.factor if half == "vae_decoder" else 1
+            self.check_tiles(array.shape[2] * scale, array.shape[3] * scale)
+            run = partial(tiles.decode if half == "vae_decoder" else tiles.encode, run)
+        if self.slicing:
+            return np.concatenate([run(row) for row in np.split(array, len(array))])
+        return run(array)
+
+    def _call(self, half: str, array: FloatArray) -> FloatArray:
+        feed, fetch = _PORTS[half]
+        return self._components.run(half, {feed: array})[fetch]

@@ -25,6 +25,7 @@ from diffoundry.runtime.pipelines.stand_in import STAND_INS
 from diffoundry.runtime.pipelines.tasks import choose_task, possible_tasks
 from diffoundry.runtime.pipelines.tasks.base import Stage, Task
 from diffoundry.runtime.pipelines.tasks.schedule import cut_end
+from diffoundry.runtime.pipelines.vae_memory import Frugal
 from diffoundry.runtime.schedulers import Scheduler, scheduler_class, scheduler_from_config
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ __all__ = ["DiffusionPipeline"]
 FloatArray = npt.NDArray[np.float32]
 
 
-class DiffusionPipeline(Adaptable):
+class DiffusionPipeline(Adaptable, Frugal):
     """A bundle's components, ready to paint. Several threads may share one: every call has its own scheduler.
 
     Attributes:
@@ -132,6 +133,8 @@ class DiffusionPipeline(Adaptable):
         task.check(request)
         height, width = task.size(request, self.default_size, self.codec)
         self._check(request, height, width)
+        if task.from_image or request.output_type != "latent":
+            self.codec.check_tiles(height, width)
         scheduler = self.scheduler(request.scheduler)
         steps = set_timesteps(scheduler, request.num_inference_steps, request.timesteps, request.sigmas)
         guidance = task.guidance(request, self._unet)

@@ -1,0 +1,145 @@
+"""Large pictures in bounded memory: the VAE's halves on overlapping tiles, which are blended where they overlap."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.specs import DimSpec
+
+__all__ = ["Tiles"]
+
+FloatArray = npt.NDArray[np.float32]
+
+_SAMPLE_SIZE = 32
+"""What diffusers assumes when the VAE's config does not say, in pixels."""
+
+_OVERLAPS = 4
+"""A tile shares the fourth part of its side with the next; diffusers: `tile_overlap_factor` of 0.25."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tiles:
+    """How large tiles are. diffusers: `AutoencoderKL.tiled_decode` and `_tiled_encode`.
+
+    Attributes:
+        pixels: Side of a tile of a picture; diffusers: `tile_sample_min_size`.
+        latents: Side of the same tile in latents; diffusers: `tile_latent_min_size`.
+    """
+
+    pixels: int
+    latents: int
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], factor: int) -> Self:
+        """The tiles of a VAE, from its config and its pixels to a latent.
+
+        Raises:
+            InputError: Tiles of this `sample_size` do not fit together.
+        """
+        size = config.get("sample_size", _SAMPLE_SIZE)
+        multiple = _OVERLAPS * factor
+        if not isinstance(size, int) or size < multiple or size % multiple:
+            raise InputError(
+                f"VAE tiling: got sample_size {size!r} in the VAE's config, expected a multiple of {multiple}, so that "
+                f"tiles fit together; change it in the checkpoint and export again, or leave VAE tiling off"
+            )
+        return cls(pixels=size, latents=size // factor)
+
+    def check(self, size: tuple[int, int], dims: Mapping[str, DimSpec], buckets: Sequence[tuple[int, int]]) -> None:
+        """Refuse a picture of which engines do not take every tile.
+
+        Args:
+            size: Height and width of the picture in pixels.
+            dims: What the bundle's engines take, from its recipe.
+            buckets: The only sizes (height, width) that they take, from its recipe; empty when dims say it all.
+
+        Raises:
+            InputError: A tile has another size; the message names every size that is needed.
+        """
+        if max(size) <= self.pixels:
+            return
+        heights, widths = (_lengths(side, self.pixels) for side in size)
+        needed = list(product(heights, widths))
+        lacking = [tile for tile in needed if (tile not in buckets if buckets else not _allowed(tile, dims))]
+        if lacking:
+            raise InputError(
+                f"VAE tiling: got tiles of {_list(lacking)} for a picture of {_list([size])}, which this bundle has no "
+                f"engines for; export with free sizes or with --buckets {_list([size, *needed], ',')}, or leave VAE "
+                f"tiling off"
+            )
+
+    def decode(self, run: Callable[[FloatArray], FloatArray], latents: FloatArray) -> FloatArray:
+        """Pictures (B, 3, H, W) of latents (B, C, h, w), by calls of `run` on at most a tile."""
+        return _in_tiles(run, latents, self.latents, self.pixels)
+
+    def encode(self, run: Callable[[FloatArray], FloatArray], pixels: FloatArray) -> FloatArray:
+        """Moments (B, 2 C, h, w) of pictures (B, 3, H, W), by calls of `run` on at most a tile."""
+        return _in_tiles(run, pixels, self.pixels, self.latents)
+
+
+def _in_tiles(run: Callable[[FloatArray], FloatArray], array: FloatArray, side: int, result_side: int) -> FloatArray:
+    """Run on tiles and put what comes of them together; two rows of tiles are held at once.
+
+    Args:
+        run: From a tile (B, C, h, w), sides of at most `side`, to its result, sides of `result_side / side` times that.
+        array: (B, C, H, W); what fits into one tile is run as it is.
+        side: Of a tile.
+        result_side: Of the result of a tile.
+    """
+    if max(array.shape[2:]) <= side:
+        return run(array)
+    height, width = array.shape[2:]
+    extent = result_side // _OVERLAPS
+    keep = result_side - extent
+    above: list[FloatArray] = []
+    bands = []
+    for top in _starts(height, side):
+        row: list[FloatArray] = []
+        for index, left in enumerate(_starts(width, side)):
+            tile = run(np.ascontiguousarray(array[:, :, top : top + side, left : left + side]))
+            if above:
+                tile = _blend(above[index], tile, extent, axis=2)
+            if row:
+                tile = _blend(row[-1], tile, extent, axis=3)
+            row.append(tile)
+        bands.append(np.concatenate([tile[:, :, :keep, :keep] for tile in row], axis=3))
+        above = row
+    return np.concatenate(bands, axis=2)
+
+
+def _blend(before: FloatArray, tile: FloatArray, extent: int, axis: int) -> FloatArray:
+    """The tile, its first `extent` lines going over from the last ones of the tile before it.
+
+    diffusers: `AutoencoderKL.blend_v` (axis 2) and `blend_h` (axis 3). Where the tile is shorter than `extent`, they
+    take the very last lines of the tile before it, not those of the same place; so do we.
+    """
+    extent = min(tile.shape[axis], extent)  # only the last tile may be shorter
+    share = np.arange(extent) / extent
+    blended = tile.copy()
+    lines, last = np.moveaxis(blended, axis, -1)[..., :extent], np.moveaxis(before, axis, -1)[..., -extent:]
+    lines[...] = last * (1 - share).astype(np.float32) + lines * share.astype(np.float32)
+    return blended
+
+
+def _starts(length: int, side: int) -> range:
+    """Where tiles begin along a side."""
+    return range(0, length, side - side // _OVERLAPS)
+
+
+def _lengths(length: int, side: int) -> list[int]:
+    """The different lengths of tiles along a side: the last is shorter."""
+    return list(dict.fromkeys(min(side, length - start) for start in _starts(length, side)))
+
+
+def _allowed(tile: tuple[int, int], dims: Mapping[str, DimSpec]) -> bool:
+    sides = zip(("height", "width"), tile, strict=True)
+    return all(dims[name].refusal(value) is None for name, value in sides if name in dims)
+
+
+def _list(sizes: Sequence[tuple[int, int]], mark: str = ", ") -> str:
+    return mark.join(dict.fromkeys(f"{width}x{height}" for height, width in sizes))

@@ -1,0 +1,38 @@
+"""The part of a pipeline that keeps the VAE's memory small: tiles and slices, both off by default."""
+
+from diffoundry.runtime.pipelines.latents import LatentCodec
+
+__all__ = ["Frugal"]
+
+
+class Frugal:
+    """Lets large or many pictures go through the VAE in parts. A picture under way goes by what holds at its decoding.
+
+    Attributes:
+        codec: Pictures to latents and back.
+    """
+
+    codec: LatentCodec
+
+    def enable_vae_tiling(self) -> None:
+        """Take pictures that are larger than what the VAE was trained on in overlapping tiles of that size.
+
+        Memory then grows with a tile and no longer with the picture. The answer changes, for no tile sees the others,
+        in the way it does in diffusers: `vae.enable_tiling`.
+
+        Raises:
+            InputError: The VAE's `sample_size` makes no tiles.
+        """
+        self.codec.tiles = self.codec.own_tiles()
+
+    def disable_vae_tiling(self) -> None:
+        """Take pictures whole again."""
+        self.codec.tiles = None
+
+    def enable_vae_slicing(self) -> None:
+        """Take several pictures one by one. diffusers: `vae.enable_slicing`."""
+        self.codec.slicing = True
+
+    def disable_vae_slicing(self) -> None:
+        """Take several pictures together again."""
+        self.codec.slicing = False

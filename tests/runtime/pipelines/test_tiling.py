@@ -1,0 +1,223 @@
+"""The VAE in tiles and slices against diffusers' own: what is put together, pictures, latents, and what is fed."""
+
+from types import SimpleNamespace
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pipeline_harness import compare, diffusers_pipeline
+
+from diffoundry.runtime import load
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.pipelines.tiling import Tiles
+from diffoundry.runtime.random import TorchCpuGenerator
+from diffoundry.runtime.specs import DimSpec
+
+KL = diffusers.AutoencoderKL
+
+
+class Network:
+    """Draws an answer of the right size for whatever it is given, and keeps what that was."""
+
+    def __init__(self, scale):
+        self.scale, self.seen, self.random = scale, [], np.random.default_rng(0)
+
+    def __call__(self, array):
+        self.seen.append(array.copy())
+        height, width = (int(side * self.scale) for side in array.shape[2:])
+        return self.random.standard_normal((len(array), 3, height, width), np.float32)
+
+
+@pytest.mark.parametrize("size", [(9, 8), (8, 9), (12, 14), (13, 20), (20, 13), (30, 3), (24, 25)])
+@pytest.mark.parametrize("half", ["decode", "encode"])
+def test_tiles_are_cut_and_blended_bit_for_bit_as_in_diffusers(half, size):
+    ours, theirs = (Network(8 if half == "decode" else 1 / 8) for _ in range(2))
+    unit = 1 if half == "decode" else 8
+    array = np.random.default_rng(1).standard_normal((2, 4, size[0] * unit, size[1] * unit), np.float32)
+    vae = SimpleNamespace(
+        tile_sample_min_size=64,
+        tile_latent_min_size=8,
+        tile_overlap_factor=0.25,
+        config=SimpleNamespace(use_quant_conv=False, use_post_quant_conv=False),
+        decoder=lambda tile: torch.from_numpy(theirs(tile.numpy())),
+        encoder=lambda tile: torch.from_numpy(theirs(tile.numpy())),
+        blend_v=lambda *arguments: KL.blend_v(None, *arguments),
+        blend_h=lambda *arguments: KL.blend_h(None, *arguments),
+    )
+    if half == "decode":
+        expected = KL.tiled_decode(vae, torch.from_numpy(array)).sample.numpy()
+    else:
+        expected = KL._tiled_encode(vae, torch.from_numpy(array)).numpy()
+    tiles = Tiles.of({"sample_size": 64}, 8)
+    result = (tiles.decode if half == "decode" else tiles.encode)(ours, array)
+    np.testing.assert_array_equal(result, expected)
+    for mine, other in zip(ours.seen, theirs.seen, strict=True):
+        np.testing.assert_array_equal(mine, other)
+
+
+@pytest.mark.parametrize(
+    ("config", "factor", "tiles"),
+    [({}, 8, (32, 4)), ({"sample_size": 512}, 8, (512, 64)), ({"sample_size": 64}, 4, (64, 16))],
+)
+def test_tiles_are_as_large_as_in_diffusers(config, factor, tiles):
+    levels = factor.bit_length()
+    theirs = KL(
+        **config,
+        block_out_channels=(8,) * levels,
+        norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+    )
+    assert (theirs.tile_sample_min_size, theirs.tile_latent_min_size) == tiles
+    ours = Tiles.of(config, factor)
+    assert (ours.pixels, ours.latents) == tiles
+
+
+@pytest.mark.parametrize("size", [[64, 64], 16, 40, 100])
+def test_sizes_that_make_no_tiles_are_refused(size):
+    message = r"VAE tiling: got sample_size .* in the VAE's config, expected a multiple of 32, so that tiles fit"
+    with pytest.raises(InputError, match=message):
+        Tiles.of({"sample_size": size}, 8)
+
+
+@pytest.fixture(scope="module", params=["emoji", "sd1", "emoji on openvino"])
+def pair(request, exported, emoji_folder, tiny_sd_checkpoint):
+    """A pipeline of ours and diffusers' VAE, both in tiles of 64 pixels."""
+    folder = tiny_sd_checkpoint("sd1") if request.param == "sd1" else emoji_folder
+    target = "openvino" if "openvino" in request.param else "onnxruntime"
+    ours = load(exported("emoji" if folder == emoji_folder else folder, target=target))
+    ours.enable_vae_tiling()
+    theirs = KL.from_pretrained(folder / "vae")
+    theirs.enable_tiling()
+    return ours, theirs
+
+
+@pytest.mark.parametrize("size", [(16, 16), (20, 13), (8, 19), (8, 8)])
+def test_latents_become_the_picture_of_diffusers(pair, size):
+    ours, theirs = pair
+    latents = np.random.default_rng(2).standard_normal((2, 4, *size), np.float32)
+    with torch.no_grad():
+        expected = theirs.decode(torch.from_numpy(latents / np.float32(theirs.config.scaling_factor))).sample
+    expected = (expected / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    picture = ours.decode(latents, "np")
+    np.testing.assert_allclose(picture, expected, atol=2e-4)
+    ours.disable_vae_tiling()
+    whole = ours.decode(latents, "np")
+    ours.enable_vae_tiling()
+    assert (np.abs(whole - picture).max() > 1e-3) == (max(size) > 8)  # where there is one tile it is the whole
+
+
+@pytest.mark.parametrize("size", [(128, 128), (160, 104), (64, 152)])
+def test_a_picture_becomes_the_latents_of_diffusers(pair, size):
+    ours, theirs = pair
+    pixels = np.random.default_rng(3).uniform(-1, 1, (2, 3, *size)).astype(np.float32)
+    with torch.no_grad():
+        distribution = theirs.encode(torch.from_numpy(pixels)).latent_dist
+    scale = distribution.mode().abs().max().item()
+    np.testing.assert_allclose(ours.codec.mode(pixels), distribution.mode(), atol=1e-4 * scale)
+    drawn = distribution.sample(torch.Generator().manual_seed(4))
+    np.testing.assert_allclose(ours.codec.sample(pixels, TorchCpuGenerator(4)), drawn, atol=1e-4 * scale)
+
+
+@pytest.fixture
+def frugal(emoji_bundle):
+    """The embedded model with both on, and the shape of whatever its engines are fed, by component."""
+    ours = load(emoji_bundle)
+    ours.enable_vae_tiling()
+    ours.enable_vae_slicing()
+    fed = {"vae_encoder": [], "vae_decoder": [], "unet": [], "text_encoder": []}
+    ours.components.on_call = lambda name, feeds, *_: fed[name].append(next(iter(feeds.values())).shape)
+    return ours, fed
+
+
+def frugal_diffusers(folder, name):
+    pipe = diffusers_pipeline(folder, name)
+    pipe.vae.enable_tiling()
+    pipe.vae.enable_slicing()
+    return pipe
+
+
+def test_every_task_paints_in_tiles_as_diffusers_does(frugal, emoji_folder):
+    ours, fed = frugal
+    settings = {"num_inference_steps": 3, "num_images_per_prompt": 2}
+    picture = Image.effect_noise((104, 160), 90).convert("RGB")
+    theirs = frugal_diffusers(emoji_folder, "StableDiffusionPipeline")
+    compare(ours, theirs, "a red apple", height=128, width=96, **settings)
+    assert fed["vae_decoder"] == [(1, 4, height, width) for height in (8, 8, 4) for width in (8, 6)] * 2
+    assert not fed["vae_encoder"]
+    theirs = frugal_diffusers(emoji_folder, "StableDiffusionImg2ImgPipeline")
+    compare(ours, theirs, "a red apple", image=picture, **settings)
+    assert fed["vae_encoder"] == [(1, 3, height, width) for height in (64, 64, 64, 16) for width in (64, 56, 8)]
+    theirs = frugal_diffusers(emoji_folder, "StableDiffusionInpaintPipeline")
+    mask = Image.linear_gradient("L").resize(picture.size)
+    compare(ours, theirs, "a cat", image=picture, mask_image=mask, height=160, width=104, **settings)
+    for shapes, side in ((fed["vae_decoder"], 8), (fed["vae_encoder"], 64)):
+        assert max(max(shape[2:]) for shape in shapes) == side
+        assert {shape[0] for shape in shapes} == {1}
+
+
+@pytest.mark.parametrize(
+    ("variant", "name"),
+    [("xl", "StableDiffusionXLImg2ImgPipeline"), ("instruct", "StableDiffusionInstructPix2PixPipeline")],
+)
+def test_other_families_and_tasks(exported, tiny_sd_checkpoint, variant, name):
+    folder = tiny_sd_checkpoint(variant)
+    ours = load(exported(folder))
+    ours.enable_vae_tiling()
+    picture = Image.effect_noise((104, 80), 90).convert("RGB")
+    compare(ours, frugal_diffusers(folder, name), "a cat", image=picture, num_inference_steps=8)
+
+
+def test_slices_are_the_same_pictures(frugal):
+    ours, fed = frugal
+    ours.disable_vae_tiling()
+    latents = np.random.default_rng(5).standard_normal((3, 4, 8, 12), np.float32)
+    sliced = ours.decode(latents, "np")
+    assert fed["vae_decoder"] == [(1, 4, 8, 12)] * 3
+    ours.disable_vae_slicing()
+    np.testing.assert_allclose(ours.decode(latents, "np"), sliced, atol=1e-5)
+    assert fed["vae_decoder"][3:] == [(3, 4, 8, 12)]
+
+
+BUCKETS = ((112, 112), (64, 64), (16, 64), (64, 16), (16, 16))  # (height, width)
+
+
+@pytest.fixture(scope="module")
+def bucketed(exported):
+    ours = load(exported("emoji", target="openvino", buckets=(*BUCKETS, (96, 96))))
+    ours.enable_vae_tiling()
+    return ours
+
+
+def test_buckets_of_every_tile_paint_as_diffusers_does(bucketed, emoji_folder):
+    theirs = frugal_diffusers(emoji_folder, "StableDiffusionPipeline")
+    compare(bucketed, theirs, "a red apple", height=112, width=112, num_inference_steps=2)
+
+
+def test_a_picture_without_a_bucket_for_every_tile_is_refused_before_the_first_step(bucketed, monkeypatch):
+    called = []
+    monkeypatch.setattr(bucketed.components, "on_call", lambda name, *_: called.append(name))
+    size = {"height": 96, "width": 96}
+    with pytest.raises(InputError, match="VAE tiling: got tiles of 48x64, 64x48, 48x48 for a picture of 96x96, which"):
+        bucketed.start("a cat", **size)
+    assert not called
+    latents = bucketed("a cat", **size, num_inference_steps=1, output_type="latent").images  # needs no tile
+    with pytest.raises(InputError, match="VAE tiling: got tiles of 48x64"):
+        bucketed.decode(latents)
+
+
+def test_what_is_refused_names_the_sizes_that_are_needed():
+    tiles = Tiles.of({"sample_size": 64}, 8)
+    tiles.check((112, 112), {}, BUCKETS)
+    tiles.check((64, 64), {}, [(64, 64)])
+    tiles.check((128, 200), {"height": DimSpec(min=8, multiple_of=8)}, [])
+    with pytest.raises(InputError) as caught:
+        tiles.check((112, 64), {}, [(112, 64), (64, 64)])
+    assert str(caught.value) == (
+        "VAE tiling: got tiles of 16x64, 64x16, 16x16 for a picture of 64x112, which this bundle has no engines for; "
+        "export with free sizes or with --buckets 64x112,64x64,16x64,64x16,16x16, or leave VAE tiling off"
+    )
+    with pytest.raises(InputError, match="got tiles of 64x32, 16x32 for a picture of 64x128"):
+        tiles.check((128, 64), {"height": DimSpec(min=64, max=128), "width": DimSpec(min=8)}, [])
