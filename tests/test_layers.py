@@ -14,7 +14,8 @@ import importlib, json, pkgutil, sys
 for name in {modules!r}:
     module = importlib.import_module(name)
     for info in pkgutil.walk_packages(getattr(module, "__path__", ()), name + "."):
-        importlib.import_module(info.name)
+        if not info.module_finder.find_spec(info.name).origin.endswith(".so"):  # native code that was built in place
+            importlib.import_module(info.name)
 print(json.dumps(sorted({{name.partition(".")[0] for name in sys.modules}})))
 """
 

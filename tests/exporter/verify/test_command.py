@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from diffoundry.exporter.cli.verify import command
+from diffoundry.runtime.cli import console
 from diffoundry.runtime.errors import InputError
 from tests.exporter.verify.conftest import EditableBundle
 
@@ -64,6 +65,7 @@ def test_a_true_bundle_as_json(emoji_bundle):
     assert data["passed"] is True
     assert data["settings"] == {
         "prompts": ["red apple"], "seeds": [3], "steps": 2, "guidance_scale": 7.5, "height": 64, "width": 64,
+        "stand_ins": [],
     }  # fmt: skip
     assert len(data["builds"][0]["loops"][0]["curve"]) == 2
 
@@ -132,7 +134,7 @@ def test_several_precisions_are_a_line_each(exported, tiny_sd_checkpoint, monkey
 
 
 def test_failures_of_several_precisions_are_told_apart(exported, tiny_sd_checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr(console.out, "width", 160)
     copied = EditableBundle(Path(shutil.copytree(_tiny(exported, tiny_sd_checkpoint), tmp_path / "b.bundle")))
     copied.edit_weight("vae_decoder", "decoder.conv_out.weight", lambda array: array.__imul__(0.8))
     result = CliRunner().invoke(command, [str(copied.path), *_TWO_WORDS])
