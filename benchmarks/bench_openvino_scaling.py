@@ -3,8 +3,8 @@
 python benchmarks/bench_openvino_scaling.py BUNDLE [--precision bf16] [--sizes 256 512 768] [--batches 1 2 4]
     [--threads 1 2] [--calls 3] [--json FILE] [--merge FILE ...] [--svg docs/images/openvino-scaling.svg]
 
-BUNDLE has an openvino engine. Seconds are the medians of `--calls` calls after a first one. Every engine is opened in a
-process of its own. On a machine that is not long at one's disposal, measure one size a run and --merge the files.
+BUNDLE has an openvino engine for any size (exported without --buckets). Seconds are the medians of `--calls` calls
+after a first one. Every engine is opened in a process of its own. On a machine that is not long at one's disposal, measure one size a run and --merge the files.
 """
 
 import argparse
