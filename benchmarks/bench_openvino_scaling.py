@@ -4,7 +4,8 @@ python benchmarks/bench_openvino_scaling.py BUNDLE [--precision bf16] [--sizes 2
     [--threads 1 2] [--calls 3] [--json FILE] [--merge FILE ...] [--svg docs/images/openvino-scaling.svg]
 
 BUNDLE has an openvino engine for any size (exported without --buckets). Seconds are the medians of `--calls` calls
-after a first one. Every engine is opened in a process of its own. On a machine that is not long at one's disposal, measure one size a run and --merge the files.
+after a first one. Every engine is opened in a process of its own. On a machine that is not long at one's disposal,
+measure one size a run and --merge the files.
 """
 
 import argparse
