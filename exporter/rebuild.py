@@ -215,8 +215,4 @@ def _save(path: Path, manifest: Manifest) -> Manifest:
 
 def _files(components: Mapping[str, ComponentSpec]) -> set[str]:
     """The files of graphs and engines."""
-    return {
-        file
-        for component in components.values()
-        for file in (*component.graph, *(file for engine in component.engines for file in engine.all_files))
-    }
+    return {file for component in components.values() for file in component.all_files}

@@ -58,7 +58,7 @@ class Bundle:
             _check_regular(self.root, name)
             _check_size(self.root, name, spec)
         for component in manifest.components.values():
-            for name in (*component.graph, *(name for engine in component.engines for name in engine.all_files)):
+            for name in component.all_files:
                 if name not in manifest.files:
                     raise BundleError(f"{path}: the file {name!r} is used but not listed under files; export again")
         return manifest

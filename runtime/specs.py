@@ -139,6 +139,11 @@ class ComponentSpec:
     graph: tuple[str, ...]
     engines: tuple[EngineSpec, ...]
 
+    @property
+    def all_files(self) -> tuple[str, ...]:
+        """The files of the graph and of every engine, those that only adapters need included."""
+        return (*self.graph, *(file for engine in self.engines for file in engine.all_files))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileSpec:

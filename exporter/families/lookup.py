@@ -7,22 +7,15 @@ from typing import Any, cast
 
 from diffoundry.exporter.component import Family
 from diffoundry.runtime.errors import CheckpointError
+from diffoundry.runtime.pipelines.classes import PIPELINE_CLASSES
 
-__all__ = ["FAMILIES", "find_family"]
+__all__ = ["find_family"]
 
-_SD = "diffoundry.exporter.families.stable_diffusion:FAMILY"
-_XL = "diffoundry.exporter.families.stable_diffusion_xl:FAMILY"
-
-FAMILIES = {
-    "StableDiffusionPipeline": _SD,
-    "StableDiffusionImg2ImgPipeline": _SD,
-    "StableDiffusionInpaintPipeline": _SD,
-    "StableDiffusionInstructPix2PixPipeline": _SD,
-    "StableDiffusionXLPipeline": _XL,
-    "StableDiffusionXLImg2ImgPipeline": _XL,
-    "StableDiffusionXLInpaintPipeline": _XL,
+_FAMILIES = {
+    "stable_diffusion": "diffoundry.exporter.families.stable_diffusion:FAMILY",
+    "stable_diffusion_xl": "diffoundry.exporter.families.stable_diffusion_xl:FAMILY",
 }
-"""Name of diffusers' pipeline class to "module:attribute" of the family. A new family adds its lines here."""
+"""Name to "module:attribute" of the family; the runtime's `PIPELINE_CLASSES` says which class is of which."""
 
 
 def find_family(index: Mapping[str, Any]) -> Family:
@@ -32,11 +25,10 @@ def find_family(index: Mapping[str, Any]) -> Family:
         CheckpointError: There is none for its pipeline class.
     """
     pipeline_class = index.get("_class_name")
-    if pipeline_class not in FAMILIES:
-        raise CheckpointError(
-            f"model_index.json: pipeline class: got {pipeline_class!r}, expected one of {', '.join(sorted(FAMILIES))}"
-        )
-    module, _, attribute = FAMILIES[pipeline_class].partition(":")
+    if pipeline_class not in PIPELINE_CLASSES:
+        known = ", ".join(sorted(PIPELINE_CLASSES))
+        raise CheckpointError(f"model_index.json: pipeline class: got {pipeline_class!r}, expected one of {known}")
+    module, _, attribute = _FAMILIES[PIPELINE_CLASSES[pipeline_class].family].partition(":")
     family = cast("Family", getattr(importlib.import_module(module), attribute))
     absent = [kind for kind in family.components if kind.optional and not any(index.get(kind.source) or ())]
     folders = {kind.source.replace("text_encoder", "tokenizer") for kind in absent}

@@ -170,11 +170,7 @@ def complete_targets(folder: Path, recipe: Recipe, progress: Progress) -> None:
 
 def remove_unused(folder: Path, components: Mapping[str, ComponentSpec]) -> None:
     """Remove the graphs in other forms that no engine of a bundle reads."""
-    used = {
-        file
-        for component in components.values()
-        for file in (*component.graph, *(file for engine in component.engines for file in engine.all_files))
-    }
+    used = {file for component in components.values() for file in component.all_files}
     for name in components:
         for path in (folder / name).glob("model*.onnx*"):
             if path.relative_to(folder).as_posix() not in used:

@@ -63,10 +63,10 @@ def command(bundle: Path, *, like: Path | None, output: Path, as_json: bool, **v
     settings = _settings(like, values, adapters)
     parts = take_vae_settings(pipeline, settings)
     load_adapters(pipeline, adapters["lora"], adapters["embedding"])
-    pipeline.components.open_all(pipeline.used_components)
     paths = _paths(output, settings.get("num_images_per_prompt", 1))
     run = pipeline.start(**settings, **read_images(images))
     _tell_truncated(run)
+    pipeline.components.open_all(pipeline.used_components)  # the request is checked: now both large ones at once
     result = _paint(run)
     names = {name: path.name for name, path in images.items()}
     facts: dict[str, Any] = {"seed": run.seed, "steps_run": run.total, "bundle": bundle.name, **parts}

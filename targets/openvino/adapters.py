@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from diffoundry.runtime.engine import Array
+from diffoundry.targets.openvino.halves import store_halves
 from diffoundry.targets.openvino.nodes import consumers, replace
 from diffoundry.targets.openvino.rewrites import rewrite
-from diffoundry.targets.openvino.vendor import compress_model_transformation, ov
+from diffoundry.targets.openvino.vendor import ov
 
 __all__ = ["fit_ranks", "read_adaptable"]
 
@@ -60,7 +61,7 @@ def read_adaptable(path: Path, adapters: Mapping[str, Array], *, halves: bool) -
     model.reshape({name: array.shape for name, array in adapters.items() if array.ndim == 4})
     rewrite(model, wide_heads=halves)
     if halves:
-        compress_model_transformation(model)
+        store_halves(model)
     return model
 
 

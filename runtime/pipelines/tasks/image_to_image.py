@@ -17,7 +17,7 @@ from diffoundry.runtime.pipelines.tasks.pictures import (
     picture_size,
     read_picture,
 )
-from diffoundry.runtime.pipelines.tasks.schedule import check_strength, start_at_fraction, start_at_strength
+from diffoundry.runtime.pipelines.tasks.schedule import check_strength, start_timesteps
 from diffoundry.runtime.random import randn_tensor
 
 __all__ = ["ImageToImage"]
@@ -64,10 +64,7 @@ class ImageToImage(Task):
 
     def begin(self, stage: Stage) -> Start:
         """Draw latents of the picture, then noise; diffusers: `prepare_latents`."""
-        if self.denoising_start is None:
-            timesteps = start_at_strength(stage.scheduler, stage.steps, self.strength)
-        else:
-            timesteps = start_at_fraction(stage.scheduler, self.denoising_start)
+        timesteps = start_timesteps(stage.scheduler, stage.steps, self.strength, self.denoising_start)
         latents = self._encode(stage)
         if self.denoising_start is None:
             noise = randn_tensor(stage.shape, stage.generator).astype(np.float32)

@@ -13,7 +13,7 @@ from diffoundry.runtime.pipelines.latents import LatentCodec
 from diffoundry.runtime.pipelines.request import Request, check_fraction
 from diffoundry.runtime.pipelines.tasks.base import FloatArray, Stage, Start, Task
 from diffoundry.runtime.pipelines.tasks.pictures import PictureInput, fill_batch, picture_size, read_picture
-from diffoundry.runtime.pipelines.tasks.schedule import check_strength, start_at_fraction, start_at_strength
+from diffoundry.runtime.pipelines.tasks.schedule import check_strength, start_timesteps
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -97,10 +97,7 @@ class Inpainting(Task):
 
     def begin(self, stage: Stage) -> Start:
         """Draw latents of the picture, noise, and latents of what is kept; diffusers: `prepare_latents`."""
-        if self.denoising_start is None:
-            timesteps = start_at_strength(stage.scheduler, stage.steps, self.strength)
-        else:
-            timesteps = start_at_fraction(stage.scheduler, self.denoising_start)
+        timesteps = start_timesteps(stage.scheduler, stage.steps, self.strength, self.denoising_start)
         box = self._box(stage)
         pixels, mask = self._read(stage, box)
         picture = None

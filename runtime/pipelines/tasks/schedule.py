@@ -8,7 +8,7 @@ import numpy.typing as npt
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.schedulers import Scheduler
 
-__all__ = ["check_strength", "cut_end", "start_at_fraction", "start_at_index", "start_at_strength"]
+__all__ = ["check_strength", "cut_end", "start_at_index", "start_timesteps"]
 
 Timesteps = npt.NDArray[Any]
 
@@ -23,7 +23,22 @@ def check_strength(strength: float) -> None:
         raise InputError(f"strength: got {strength!r}, expected a number above 0 and at most 1")
 
 
-def start_at_strength(scheduler: Scheduler[Any], steps: int, strength: float) -> Timesteps:
+def start_timesteps(scheduler: Scheduler[Any], steps: int, strength: float, fraction: float | None) -> Timesteps:
+    """The timesteps to run, with the scheduler told where it begins.
+
+    Args:
+        scheduler: With its timesteps set.
+        steps: Those that were asked for.
+        strength: How much of the picture may change.
+        fraction: What part of the schedule the picture has behind it, in place of `strength`; None for none.
+
+    Raises:
+        InputError: None is left.
+    """
+    return _at_strength(scheduler, steps, strength) if fraction is None else _at_fraction(scheduler, fraction)
+
+
+def _at_strength(scheduler: Scheduler[Any], steps: int, strength: float) -> Timesteps:
     """The timesteps that are left when a picture is changed with a strength: 1 runs all of them.
 
     diffusers: `StableDiffusionImg2ImgPipeline.get_timesteps`.
@@ -41,7 +56,7 @@ def start_at_strength(scheduler: Scheduler[Any], steps: int, strength: float) ->
     return timesteps
 
 
-def start_at_fraction(scheduler: Scheduler[Any], fraction: float) -> Timesteps:
+def _at_fraction(scheduler: Scheduler[Any], fraction: float) -> Timesteps:
     """The timesteps that are left after a fraction of the training schedule.
 
     diffusers: `StableDiffusionXLImg2ImgPipeline.get_timesteps`, `denoising_start`.
