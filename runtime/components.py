@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +37,10 @@ class Choice:
     skipped: tuple[str, ...]
 
 
+_IN_TURNS = ("unet", "controlnet")
+"""How the names of components begin that every step runs, one after the other."""
+
+
 class Components:
     """The engines of one bundle, for one choice of target, precision and options. Safe to share between threads.
 
@@ -52,6 +56,7 @@ class Components:
         target: str | None = None,
         precision: str | None = None,
         options: EngineOptions | None = None,
+        low_memory: bool = False,
     ) -> None:
         """Nothing is opened yet.
 
@@ -60,6 +65,8 @@ class Components:
             target: Only engines of this target, or None for the first that can run here.
             precision: Only engines of this precision, or None for the first that the device computes in itself.
             options: Device, threads and the like; the default is the target's first device.
+            low_memory: Close what is open before another component runs, save those that every step runs. Memory then
+                peaks at the largest component and every picture opens them anew; threads take turns.
         """
         self.bundle = bundle
         self.on_call: Call | None = None
@@ -70,6 +77,7 @@ class Components:
         self._adapters: dict[str, Mapping[str, Array]] = {}
         self._left: set[str] = set()  # adapted engines whose adapters are gone, until their next call
         self._locks = {name: threading.Lock() for name in bundle.components}
+        self._turn = threading.RLock() if low_memory else None
 
     def engine(self, name: str) -> Engine:
         """The engine of the component `name`, opened at the first call.
@@ -96,7 +104,8 @@ class Components:
     def open_all(self, names: Collection[str] | None = None) -> None:
         """Open components now, side by side, instead of one after the other when each is first needed.
 
-        Most of the time goes into the SHA-256 of the files, which takes one core each.
+        Most of the time goes into the SHA-256 of the files, which takes one core each. With low memory nothing is
+        opened ahead.
 
         Args:
             names: Which; None for all.
@@ -105,6 +114,8 @@ class Components:
             BundleError: As `engine`.
             EngineError: As `engine`; of several the first by `names`.
         """
+        if self._turn is not None:
+            return
         wanted = self.bundle.components if names is None else names
         with ThreadPoolExecutor(max_workers=max(len(wanted), 1)) as pool:
             for opened in [pool.submit(self.engine, name) for name in wanted]:
@@ -201,6 +212,14 @@ class Components:
             InputError: A feed does not fit the component.
             EngineError: The engine failed.
         """
+        if self._turn is None:
+            return self._run(name, feeds)
+        with self._turn:
+            together = name.startswith(_IN_TURNS)
+            self._close(o for o in self._locks if o != name and not (together and o.startswith(_IN_TURNS)))
+            return self._run(name, feeds)
+
+    def _run(self, name: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
         engine = self.engine(name)
         specs = {spec.name: spec for spec in engine.inputs}
         fitted = {key: _fit(array, specs[key], name) if key in specs else array for key, array in feeds.items()}
@@ -234,8 +253,11 @@ class Components:
 
     def close(self) -> None:
         """Close every engine that was opened; the next `run` opens them again."""
-        for name, lock in self._locks.items():
-            with lock:
+        self._close(self._locks)
+
+    def _close(self, names: Iterable[str]) -> None:
+        for name in names:
+            with self._locks[name]:
                 if name in self._engines:
                     self._engines.pop(name).close()
                 self._left.discard(name)
