@@ -17,6 +17,7 @@ import torch.onnx
 from diffoundry.exporter.component import Component, fixed_size
 from diffoundry.exporter.tracing.decomposition import without_decomposition
 from diffoundry.exporter.tracing.graph_names import name_dims, name_weights, tidy
+from diffoundry.runtime.dims import size_of
 from diffoundry.runtime.errors import DiffoundryError
 from diffoundry.runtime.specs import TensorSpec
 
@@ -85,8 +86,9 @@ def _wrap(module: torch.nn.Module, component: Component) -> torch.nn.Module:
 
 
 def _example(spec: TensorSpec, component: Component, fixed: Mapping[str, int]) -> torch.Tensor:
-    sizes = (fixed_size(dim, fixed) or component.example[str(dim)] for dim in spec.shape)
-    return torch.zeros(*sizes, dtype=getattr(torch, spec.dtype))
+    sizes = (fixed_size(dim, fixed) or component.example.get(str(dim)) for dim in spec.shape)
+    whole = [size or size_of(dim, component.example) for size, dim in zip(sizes, spec.shape, strict=True)]
+    return torch.zeros(whole, dtype=getattr(torch, spec.dtype))
 
 
 def _free_dims(wrapped: torch.nn.Module, component: Component, fixed: Mapping[str, int]) -> dict[str, Any]:

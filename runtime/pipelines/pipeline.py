@@ -14,6 +14,8 @@ from diffoundry.runtime.errors import BundleError
 from diffoundry.runtime.pipelines.arguments import sort_arguments
 from diffoundry.runtime.pipelines.classes import PIPELINE_CLASSES
 from diffoundry.runtime.pipelines.condition import Feeds, Frame
+from diffoundry.runtime.pipelines.control import ControlNets, Residuals
+from diffoundry.runtime.pipelines.control_arguments import Control
 from diffoundry.runtime.pipelines.denoising import denoise, set_timesteps
 from diffoundry.runtime.pipelines.families.base import Family
 from diffoundry.runtime.pipelines.families.clip import ClipEncoder
@@ -44,6 +46,7 @@ class DiffusionPipeline(Adaptable, Frugal):
         adapters: What is loaded into them.
         family: How prompts become inputs of the denoiser.
         codec: Pictures to latents and back.
+        controlnets: What guides the denoiser by pictures.
         scheduler_config: The checkpoint's.
     """
 
@@ -60,6 +63,7 @@ class DiffusionPipeline(Adaptable, Frugal):
         self.adapters = Adapters(components)
         self.family = family
         self.codec = LatentCodec(components, standardizes=family.standardizes)
+        self.controlnets = ControlNets(components)
         self.scheduler_config: Mapping[str, Any] = bundle.read_json("scheduler/scheduler_config.json")
         self._unet = bundle.config("unet")
         self._extra_channels: int = self._unet["in_channels"] - self.codec.channels
@@ -127,12 +131,15 @@ class DiffusionPipeline(Adaptable, Frugal):
         given = {"prompt": prompt, **arguments}
         task_class = choose_task(self._tasks, [name for name, value in given.items() if value is not None])
         defaults = self.family.defaults.get(task_class.name, {})
-        kinds = (Request, self.family.Arguments, task_class)
-        request, prompts, task = sort_arguments({**defaults, **given}, kinds, task_class, self._tasks)
+        kinds = (Request, self.family.Arguments, Control, task_class)
+        request, prompts, control, task = sort_arguments({**defaults, **given}, kinds, task_class, self._tasks)
         prompts.check()
         task.check(request)
-        height, width = task.size(request, self.default_size, self.codec)
+        self.controlnets.check(control, prompts.count)
+        shown = control.size(len(self.controlnets.names))
+        height, width = task.size(request, shown or self.default_size, self.codec)
         self._check(request, height, width)
+        control.check_size(len(self.controlnets.names), height, width)
         if task.from_image or request.output_type != "latent":
             self.codec.check_tiles(height, width)
         scheduler = self.scheduler(request.scheduler)
@@ -164,7 +171,16 @@ class DiffusionPipeline(Adaptable, Frugal):
             )
         )
         timesteps = cut_end(scheduler, start.timesteps, request.denoising_end)
-        denoiser = partial(self._predict, guidance, guidance.feeds(condition), start.channels)
+        residuals = self.controlnets.begin(
+            control,
+            guidance,
+            condition,
+            factor=self.codec.factor,
+            copies=request.num_images_per_prompt,
+            steps=len(start.timesteps),
+            scale=1.0,
+        )
+        denoiser = partial(self._predict, guidance, guidance.feeds(condition), start.channels, residuals)
         return Run(
             steps=denoise(
                 scheduler,
@@ -207,10 +223,13 @@ class DiffusionPipeline(Adaptable, Frugal):
         guidance: Guidance,
         feeds: Feeds,
         channels: FloatArray | None,
+        residuals: Residuals,
         latents: FloatArray,
         timestep: FloatArray,
+        index: int,
     ) -> FloatArray:
         """One guided call of the UNet: latents (B, C, h, w), timestep (1,) -> (B, C, h, w)."""
+        feeds = {**feeds, **residuals(latents, timestep, index, guidance.copies)}
         rows = np.concatenate([latents] * guidance.copies)
         sample = rows if channels is None else np.concatenate([rows, channels], axis=1)
         output = self.components.run("unet", {"sample": sample, "timestep": timestep, **feeds})["out_sample"]

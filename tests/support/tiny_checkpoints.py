@@ -119,6 +119,28 @@ def unet_xl(*, width: int = 80, numbers: int = 6, **options: Any) -> Any:
     )
 
 
+def controlnet(make_unet: Callable[[], Any] = unet, *, seed: int = 0, **options: Any) -> Any:
+    """A ControlNet of a UNet's build, all its weights random: as diffusers makes it, it would add nothing but zeros.
+
+    Args:
+        make_unet: Makes the UNet.
+        seed: Of the weights that diffusers sets to zero.
+        options: Of `ControlNetModel.from_unet`.
+    """
+    import diffusers
+    import torch
+
+    made = diffusers.ControlNetModel.from_unet(
+        make_unet(), conditioning_embedding_out_channels=(8, 12, 16, 24), load_weights_from_unet=False, **options
+    )
+    generator = torch.Generator().manual_seed(seed)
+    zeros = [made.controlnet_cond_embedding.conv_out, *made.controlnet_down_blocks, made.controlnet_mid_block]
+    for module in zeros:
+        for parameter in module.parameters():
+            parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
+    return made
+
+
 def vae(**options: Any) -> Any:
     """Factor 8, four channels."""
     import diffusers

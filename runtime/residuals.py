@@ -1,0 +1,21 @@
+"""The names of what a ControlNet gives and a denoiser adds: diffusers' `down_block_additional_residuals` and mid block.
+
+Zhang et al. 2023, section 3.2, https://arxiv.org/abs/2302.05543.
+"""
+
+__all__ = ["MID_RESIDUAL", "is_residual", "residual_name"]
+
+MID_RESIDUAL = "mid_block_additional_residual"
+"""What is added to the output of the denoiser's middle block."""
+
+_DOWN = "down_block_additional_residual_"
+
+
+def residual_name(index: int) -> str:
+    """The name of what is added to the denoiser's skip connection of this number, from 0 in the order of its blocks."""
+    return f"{_DOWN}{index}"
+
+
+def is_residual(name: str) -> bool:
+    """Whether an input of a denoiser is a residual: it may be left to zeros, with which the sum is what it was."""
+    return name == MID_RESIDUAL or name.startswith(_DOWN)
