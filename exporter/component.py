@@ -30,7 +30,7 @@ class Component:
             the order of `inputs` and returns a tuple of tensors in the order of `outputs`.
         inputs: What the graph takes.
         outputs: What the graph gives.
-        example: Size of each symbolic dimension of the inputs while tracing; of one that rounds up its symbol's will do.
+        example: Size of each symbolic dimension of the inputs while tracing; one that rounds up follows from others.
     """
 
     name: str
@@ -95,7 +95,7 @@ def fixed_size(dim: int | str, fixed: Mapping[str, int]) -> int | None:
     """The size of a dimension, or None when it is left free.
 
     Args:
-        dim: A number, or a symbolic size such as "batch", "height/8" or "ceil(height/16)".
+        dim: A number, or a symbolic size such as "batch", "height/8" or "(height+15)//16".
         fixed: Symbol ("batch", "height", "width", "sequence") to its size.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Symbolic sizes in the shapes of inputs and outputs: "height", "height/8", and "ceil(height/16)", which rounds up."""
+"""Symbolic sizes in the shapes of inputs and outputs: "height", "height/8", and "(height+15)//16", which rounds up."""
 
 import re
 from collections.abc import Mapping
@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 __all__ = ["Size", "parse_size", "size_of"]
 
-_FORM = re.compile(r"(?P<up>ceil\()?(?P<symbol>[^/()]+)(?:/(?P<divisor>\d+))?(?(up)\))")
+_EXACT = re.compile(r"(?P<symbol>\w+)(?:/(?P<divisor>\d+))?")
+_UP = re.compile(r"\((?P<symbol>\w+)\+(?P<rest>\d+)\)//(?P<divisor>\d+)")
 
 
 class Size(NamedTuple):
@@ -15,21 +16,29 @@ class Size(NamedTuple):
     Attributes:
         symbol: "batch", "height", "sequence" ...
         divisor: 1 where the symbol stands alone.
-        up: Whether the quotient is rounded up. Such a size follows from others and tells nothing of the symbol; one that
-            is not rounded is asked for whole.
+        up: Whether the quotient is rounded up. Such a size follows from others and tells nothing of the symbol; one
+            that is not rounded comes out whole.
     """
 
     symbol: str
     divisor: int
     up: bool
 
+    def __str__(self) -> str:
+        """As it is written in a shape, and as ONNX's tools reckon with it."""
+        if self.up:
+            return f"({self.symbol}+{self.divisor - 1})//{self.divisor}"
+        return self.symbol if self.divisor == 1 else f"{self.symbol}/{self.divisor}"
+
 
 def parse_size(text: str) -> Size:
     """Read a symbolic size; anything of another form is a symbol of its own."""
-    found = _FORM.fullmatch(text)
-    if found is None:
-        return Size(text, 1, up=False)
-    return Size(found["symbol"], int(found["divisor"] or 1), up=found["up"] is not None)
+    exact, up = _EXACT.fullmatch(text), _UP.fullmatch(text)
+    if exact is not None and exact["divisor"] != "0":
+        return Size(exact["symbol"], int(exact["divisor"] or 1), up=False)
+    if up is not None and int(up["rest"]) + 1 == int(up["divisor"]):
+        return Size(up["symbol"], int(up["divisor"]), up=True)
+    return Size(text, 1, up=False)
 
 
 def size_of(dim: int | str, sizes: Mapping[str, int]) -> int | None:

@@ -28,7 +28,7 @@ class TensorSpec:
     Attributes:
         name: The name in the graph, as in Optimum's exports.
         dtype: NumPy's name of the element type: "float32", "float16", "int32", "int64", "bool".
-        shape: Integers, and symbolic sizes such as "batch", "height/8", "ceil(height/16)": see `runtime.dims`.
+        shape: Integers, and symbolic sizes such as "batch", "height/8", "(height+15)//16": see `runtime.dims`.
     """
 
     name: str

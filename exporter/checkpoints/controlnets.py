@@ -7,12 +7,12 @@ from typing import Any
 from diffoundry.exporter.checkpoints.aliases import package_path, read_aliases
 from diffoundry.exporter.checkpoints.weight_files import read_json
 from diffoundry.exporter.components.controlnet import CONTROLNET_CLASS
+from diffoundry.runtime.controlnet_names import controlnet_name, is_controlnet
 from diffoundry.runtime.errors import CheckpointError
 from diffoundry.runtime.pipelines.classes import CONTROLNET_CLASSES
 
 __all__ = ["controlnet_folders", "diffusers_index", "joined_index"]
 
-_NAME = "controlnet"
 _SEVERAL = "MultiControlNetModel"
 
 
@@ -29,7 +29,7 @@ def controlnet_folders(root: Path, index: Mapping[str, Any], joined: Sequence[st
     """
     own = list(_own(root, index))
     folders = [*own, *(_find(text) for text in joined)]
-    return {_numbered(number): folder for number, folder in enumerate(folders)}
+    return {controlnet_name(number): folder for number, folder in enumerate(folders)}
 
 
 def joined_index(index: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -52,20 +52,20 @@ def joined_index(index: Mapping[str, Any], names: Sequence[str]) -> dict[str, An
 
 def diffusers_index(index: Mapping[str, Any]) -> dict[str, Any]:
     """The opposite of `joined_index`: as diffusers writes it, where several ControlNets are one entry."""
-    names = [name for name in index if name == _NAME or name.startswith(f"{_NAME}_")]
+    names = [name for name in index if is_controlnet(name)]
     if len(names) < 2:
         return dict(index)
     rest = {key: value for key, value in index.items() if key not in names}
-    return {**rest, _NAME: [CONTROLNET_CLASS[0], _SEVERAL]}
+    return {**rest, controlnet_name(0): [CONTROLNET_CLASS[0], _SEVERAL]}
 
 
 def _own(root: Path, index: Mapping[str, Any]) -> list[Path]:
-    entry = index.get(_NAME)
+    entry = index.get(controlnet_name(0))
     kind = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
     if kind != _SEVERAL:
-        return [root / _NAME] if kind is not None else []
-    folders = [root / _NAME]
-    while (following := root / _numbered(len(folders))).is_dir():
+        return [root / controlnet_name(0)] if kind is not None else []
+    folders = [root / controlnet_name(0)]
+    while (following := root / controlnet_name(len(folders))).is_dir():
         folders.append(following)
     return folders
 
@@ -83,7 +83,3 @@ def _find(text: str) -> Path:
     if found != CONTROLNET_CLASS[1]:
         raise CheckpointError(f"--controlnet: {folder}: got a {found}, expected a {CONTROLNET_CLASS[1]}")
     return folder
-
-
-def _numbered(number: int) -> str:
-    return f"{_NAME}_{number}" if number else _NAME

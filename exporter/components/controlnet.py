@@ -83,18 +83,28 @@ def _check_own(name: str, configs: Configs) -> None:
 
 def _check_same(name: str, configs: Configs) -> None:
     """Refuse a ControlNet that is of another build than the denoiser and its latents."""
-    factor = parse_size(latent_dims(configs)[0]).divisor
-    halvings = len(read_field(configs, name, "conditioning_embedding_out_channels", list)) - 1
-    widths = "cross_attention_dim", condition_width(configs, name), condition_width(configs), "the UNet's"
-    for field, found, expected, whose in (
-        ("block_out_channels", *(read_field(configs, one, "block_out_channels", list) for one in (name, "unet")), "the UNet's"),
-        ("layers_per_block", *(layers_of_levels(configs, one) for one in (name, "unet")), "the UNet's"),
-        widths,
-        ("in_channels", configs[name].get("in_channels"), read_field(configs, "vae", "latent_channels", int), "the VAE's latents'"),
-        ("conditioning_embedding_out_channels", f"{1 << halvings} pixels to a latent", f"{factor} pixels to a latent", "the VAE's"),
-    ):  # fmt: skip
-        if found != expected:
-            raise ConfigError(
-                f"{name}/config.json: field {field!r}: got {found}, expected {whose} {expected}; this ControlNet was "
-                f"made for another kind of checkpoint"
-            )
+    channels, unet = (read_field(configs, one, "block_out_channels", list) for one in (name, "unet"))
+    _compare(name, "block_out_channels", channels, f"the UNet has {unet}", same=channels == unet)
+    layers, others = layers_of_levels(configs, name), layers_of_levels(configs, "unet")
+    _compare(name, "layers_per_block", layers, f"the UNet has {others}", same=layers == others)
+    width, other = condition_width(configs, name), condition_width(configs)
+    _compare(name, "cross_attention_dim", width, f"the UNet has {other}", same=width == other)
+    taken, latent = read_field(configs, name, "in_channels", int), read_field(configs, "vae", "latent_channels", int)
+    _compare(name, "in_channels", taken, f"the VAE's latents have {latent}", same=taken == latent)
+    steps = read_field(configs, name, "conditioning_embedding_out_channels", list)
+    factor, whole = 1 << (len(steps) - 1), parse_size(latent_dims(configs)[0]).divisor
+    _compare(
+        name,
+        "conditioning_embedding_out_channels",
+        f"{steps}, for {factor} pixels to a latent",
+        f"the VAE has {whole}",
+        same=factor == whole,
+    )
+
+
+def _compare(name: str, field: str, found: object, expected: str, *, same: bool) -> None:
+    if not same:
+        raise ConfigError(
+            f"{name}/config.json: field {field!r}: got {found}, but {expected}; this ControlNet was made for another "
+            f"kind of checkpoint"
+        )

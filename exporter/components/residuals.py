@@ -2,8 +2,8 @@
 
 from diffoundry.exporter.component import Configs, read_field
 from diffoundry.exporter.components.latents import latent_dims
-from diffoundry.runtime.dims import parse_size
-from diffoundry.runtime.residuals import MID_RESIDUAL, residual_name
+from diffoundry.runtime.controlnet_names import MID_RESIDUAL, residual_name
+from diffoundry.runtime.dims import Size, parse_size
 from diffoundry.runtime.specs import TensorSpec
 
 __all__ = ["layers_of_levels", "residual_specs"]
@@ -53,5 +53,7 @@ def _size(configs: Configs, level: int) -> tuple[str, str]:
     height, width = latent_dims(configs)
     if level == 0:
         return height, width
-    (tall, factor, _), (wide, _, _) = parse_size(height), parse_size(width)
-    return f"ceil({tall}/{factor << level})", f"ceil({wide}/{factor << level})"
+    tall, wide = (parse_size(side) for side in (height, width))
+    return str(Size(tall.symbol, tall.divisor << level, up=True)), str(
+        Size(wide.symbol, wide.divisor << level, up=True)
+    )

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from diffoundry.exporter.component import Family
 from diffoundry.exporter.components.controlnet import controlnet
+from diffoundry.runtime.controlnet_names import is_controlnet
 from diffoundry.runtime.errors import CheckpointError
 from diffoundry.runtime.pipelines.classes import CONTROLNET_CLASSES, PIPELINE_CLASSES
 
@@ -35,7 +36,7 @@ def find_family(index: Mapping[str, Any]) -> Family:
     family = cast("Family", getattr(importlib.import_module(module), attribute))
     absent = [kind for kind in family.components if kind.optional and not any(index.get(kind.source) or ())]
     folders = {kind.source.replace("text_encoder", "tokenizer") for kind in absent}
-    controlnets = tuple(controlnet(name) for name in index if name.startswith("controlnet"))
+    controlnets = tuple(controlnet(name) for name in index if is_controlnet(name))
     if pipeline_class in CONTROLNET_CLASSES.values() and not controlnets:
         raise CheckpointError(
             f"model_index.json: got no 'controlnet' in a {pipeline_class}, expected one; it is damaged"

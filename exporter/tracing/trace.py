@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from typing import Any
+from typing import Any, cast
 
 import onnx_ir as ir
 import torch
@@ -86,9 +86,12 @@ def _wrap(module: torch.nn.Module, component: Component) -> torch.nn.Module:
 
 
 def _example(spec: TensorSpec, component: Component, fixed: Mapping[str, int]) -> torch.Tensor:
-    sizes = (fixed_size(dim, fixed) or component.example.get(str(dim)) for dim in spec.shape)
-    whole = [size or size_of(dim, component.example) for size, dim in zip(sizes, spec.shape, strict=True)]
-    return torch.zeros(whole, dtype=getattr(torch, spec.dtype))
+    sizes = [
+        fixed_size(dim, fixed) or component.example.get(str(dim)) or size_of(dim, component.example)
+        for dim in spec.shape
+    ]
+    assert None not in sizes, f"{component.name}: no example for {spec}"
+    return torch.zeros(cast("list[int]", sizes), dtype=getattr(torch, spec.dtype))
 
 
 def _free_dims(wrapped: torch.nn.Module, component: Component, fixed: Mapping[str, int]) -> dict[str, Any]:

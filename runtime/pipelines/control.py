@@ -3,21 +3,24 @@
 Zhang et al. 2023, https://arxiv.org/abs/2302.05543. diffusers: `StableDiffusionControlNetPipeline` and its kin.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from diffoundry.runtime.components import Components
+from diffoundry.runtime.controlnet_names import MID_RESIDUAL, is_controlnet, is_residual
 from diffoundry.runtime.dims import size_of
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.image import read_pixels
 from diffoundry.runtime.pipelines.condition import Condition, Feeds
 from diffoundry.runtime.pipelines.control_arguments import Control, pictures_of, unguided
 from diffoundry.runtime.pipelines.guidance import Guidance
-from diffoundry.runtime.residuals import MID_RESIDUAL, is_residual
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 __all__ = ["ControlNets", "Residuals"]
 
@@ -47,16 +50,17 @@ class ControlNets:
     def __init__(self, components: Components) -> None:
         """Read the configs; engines are opened when first needed."""
         self._components = components
-        self.names = tuple(name for name in components.bundle.components if name.startswith("controlnet"))
+        self.names = tuple(name for name in components.bundle.components if is_controlnet(name))
         configs = [components.bundle.config(name) for name in self.names]
         self._pooled = tuple(bool(config.get("global_pool_conditions")) for config in configs)
 
-    def check(self, control: Control, prompts: int) -> None:
+    def check(self, control: Control, prompts: int, label: str | None) -> None:
         """Refuse arguments that do not fit, before any work.
 
         Args:
             control: Of the call.
             prompts: How many there are.
+            label: Of the task, when it is none that ControlNets guide.
 
         Raises:
             InputError: Subject, got, expected.
@@ -71,6 +75,8 @@ class ControlNets:
                 "control_image: got one, but this bundle has no ControlNet; export it with --controlnet, or leave it "
                 "out"
             )
+        if label is not None:
+            raise InputError(f"control_image: {label} has no ControlNets; leave it out")
         control.check(len(self.names), prompts)
 
     def begin(
@@ -82,7 +88,7 @@ class ControlNets:
         factor: int,
         copies: int,
         steps: int,
-        scale: float,
+        part: "Callable[[Image], Image] | None",
     ) -> "Residuals":
         """What gives the residuals of one run.
 
@@ -93,13 +99,16 @@ class ControlNets:
             factor: Pixels to a latent.
             copies: Pictures for every prompt.
             steps: Timesteps of the run, before any are cut from its end.
-            scale: `controlnet_conditioning_scale` where the call names none.
+            part: As `Start.part`.
+
+        Raises:
+            InputError: A picture is none, or no PIL image where only a part of it counts.
         """
         guides: list[_Guide] = []
         guess = bool(self._pooled and control.control_image is not None and (control.guess_mode or self._pooled[0]))
         alone = guess and guidance.copies > 1
         if control.control_image is not None:
-            pictures = pictures_of(control.control_image, len(self.names))
+            pictures = [_parts(picture, part) for picture in pictures_of(control.control_image, len(self.names))]
             rows = len(next(iter(condition.conditional.values())))
             for index, (name, picture) in enumerate(zip(self.names, pictures, strict=True)):
                 pixels = _rows(read_pixels(picture), rows, copies)
@@ -107,7 +116,7 @@ class ControlNets:
                     _Guide(
                         name=name,
                         picture=pixels if alone else np.concatenate([pixels] * guidance.copies),
-                        scales=control.scales(index, len(self.names), steps, scale),
+                        scales=control.scales(index, len(self.names), steps),
                         pooled=self._pooled[index],
                     )
                 )
@@ -207,6 +216,17 @@ class Residuals:
         if name not in self._zeros:
             self._zeros[name] = np.zeros(shape, np.float32)
         return self._zeros[name]
+
+
+def _parts(picture: Any, part: "Callable[[Image], Image] | None") -> Any:
+    """What of a picture, or of a list of them, is painted."""
+    if part is None:
+        return picture
+    items = picture if isinstance(picture, list) else [picture]
+    for item in items:
+        if not hasattr(item, "crop"):
+            raise InputError(f"control_image: got {type(item).__name__} with padding_mask_crop, expected PIL images")
+    return [part(item) for item in items]
 
 
 def _rows(pixels: FloatArray, rows: int, copies: int) -> FloatArray:

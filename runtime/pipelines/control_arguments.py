@@ -22,10 +22,10 @@ class Control:
     """The arguments of ControlNets; a value for all of them, or a list with one for each.
 
     Attributes:
-        control_image: What they are shown, already prepared (edges, depth ...), in the size that is painted: PIL images,
-            or arrays (H, W, 3) of floats in 0..1. diffusers calls it `image` in text to image, and `control_image`
-            where another picture is the beginning.
-        controlnet_conditioning_scale: How much they count; None for diffusers' default, which depends on the task.
+        control_image: What they are shown, already prepared (edges, depth ...), in the size that is painted: PIL
+            images, or arrays (H, W, 3) of floats in 0..1. diffusers calls it `image` in text to image, and
+            `control_image` where another picture is the beginning.
+        controlnet_conditioning_scale: How much they count; None is 1, or what the family says for the task.
         control_guidance_start: The fraction of the steps at which they begin.
         control_guidance_end: The fraction of the steps at which they end.
         guess_mode: Whether they are not told of the negative prompt, and their first blocks count less; for pictures
@@ -93,9 +93,9 @@ class Control:
                 f"painted; resize it before edges or the like are taken from it"
             )
 
-    def scales(self, index: int, count: int, steps: int, default: float) -> tuple[float, ...]:
+    def scales(self, index: int, count: int, steps: int) -> tuple[float, ...]:
         """The scale of one ControlNet at every step, 0 outside of its part of the run; diffusers: `controlnet_keep`."""
-        scale = _each("controlnet_conditioning_scale", self.controlnet_conditioning_scale, count, default)[index]
+        scale = _each("controlnet_conditioning_scale", self.controlnet_conditioning_scale, count, 1.0)[index]
         start, end = self._starts(count)[index], self._ends(count)[index]
         return tuple(0.0 if i / steps < start or (i + 1) / steps > end else scale for i in range(steps))
 
@@ -125,8 +125,8 @@ def pictures_of(image: Any, count: int) -> list[Any]:
         counts = {len(entry) for entry in entries}
         if counts != {count}:
             raise InputError(
-                f"control_image: got lists of {', '.join(map(str, sorted(counts)))} pictures, expected {count} in each: "
-                f"one for each ControlNet of this bundle"
+                f"control_image: got lists of {', '.join(map(str, sorted(counts)))} pictures, expected {count} in "
+                f"each: one for each ControlNet of this bundle"
             )
         return [list(pictures) for pictures in zip(*entries, strict=True)]
     if len(entries) != count:
@@ -146,7 +146,7 @@ def _each(name: str, value: float | Sequence[float] | None, count: int, default:
     Raises:
         InputError: Something else, or a list of another length.
     """
-    values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value] * count
+    values = list(value) if isinstance(value, Sequence) else [value] * count
     if len(values) != count:
         raise InputError(f"{name}: got {len(values)} numbers, expected one, or {count}: one for each ControlNet")
     numbers = [default if value is None else value for value in values]

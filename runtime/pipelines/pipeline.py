@@ -23,7 +23,7 @@ from diffoundry.runtime.pipelines.guidance import Guidance
 from diffoundry.runtime.pipelines.latents import LatentCodec
 from diffoundry.runtime.pipelines.request import Request, check_request, make_generator_for
 from diffoundry.runtime.pipelines.run import PipelineOutput, Run
-from diffoundry.runtime.pipelines.stand_in import STAND_INS
+from diffoundry.runtime.pipelines.stand_in import CONTROL, STAND_INS
 from diffoundry.runtime.pipelines.tasks import choose_task, possible_tasks
 from diffoundry.runtime.pipelines.tasks.base import Stage, Task
 from diffoundry.runtime.pipelines.tasks.schedule import cut_end
@@ -92,8 +92,9 @@ class DiffusionPipeline(Adaptable, Frugal):
 
     @property
     def stand_ins(self) -> tuple[str, ...]:
-        """Which of `STAND_INS` the usual task takes."""
-        return tuple(name for name in STAND_INS if name in getattr(self.usual_task, "__dataclass_fields__", {}))
+        """What `size_arguments` stands in for: arguments of the usual task, and a picture for each ControlNet."""
+        own = [name for name in STAND_INS if name in getattr(self.usual_task, "__dataclass_fields__", {})]
+        return (*own, *[CONTROL] * len(self.controlnets.names))
 
     @property
     def used_components(self) -> tuple[str, ...]:
@@ -130,16 +131,18 @@ class DiffusionPipeline(Adaptable, Frugal):
         """
         given = {"prompt": prompt, **arguments}
         task_class = choose_task(self._tasks, [name for name, value in given.items() if value is not None])
-        defaults = self.family.defaults.get(task_class.name, {})
+        shown = arguments.get("control_image") is not None
+        defaults = (self.family.guided_defaults if shown else self.family.defaults).get(task_class.name, {})
         kinds = (Request, self.family.Arguments, Control, task_class)
         request, prompts, control, task = sort_arguments({**defaults, **given}, kinds, task_class, self._tasks)
         prompts.check()
         task.check(request)
-        self.controlnets.check(control, prompts.count)
-        shown = control.size(len(self.controlnets.names))
-        height, width = task.size(request, shown or self.default_size, self.codec)
+        guided = not shown or task.name in self.family.guided_defaults
+        self.controlnets.check(control, prompts.count, None if guided else task.label)
+        usual = control.size(len(self.controlnets.names)) or self.default_size
+        height, width = task.size(request, usual, self.codec)
         self._check(request, height, width)
-        control.check_size(len(self.controlnets.names), height, width)
+        control.check_size(len(self.controlnets.names), *task.canvas(height, width))
         if task.from_image or request.output_type != "latent":
             self.codec.check_tiles(height, width)
         scheduler = self.scheduler(request.scheduler)
@@ -160,7 +163,7 @@ class DiffusionPipeline(Adaptable, Frugal):
                 request=request,
                 scheduler=scheduler,
                 steps=steps,
-                first_index=self.family.first_index,
+                first_index=None if shown else self.family.first_index,
                 codec=self.codec,
                 generator=generator,
                 pictures=pictures,
@@ -178,7 +181,7 @@ class DiffusionPipeline(Adaptable, Frugal):
             factor=self.codec.factor,
             copies=request.num_images_per_prompt,
             steps=len(start.timesteps),
-            scale=1.0,
+            part=start.part,
         )
         denoiser = partial(self._predict, guidance, guidance.feeds(condition), start.channels, residuals)
         return Run(

@@ -5,6 +5,7 @@ All have a VAE of factor 8, attention heads of 16 channels and more, and the tok
 
 import json
 import shutil
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,36 @@ def write_tiny_checkpoint(folder: Path, name: str) -> None:
     (folder / "model_index.json").write_text(json.dumps(dict(sorted(index.items())), indent=2))
 
 
+def write_tiny_controlnet(folder: Path, base: str, name: str) -> None:
+    """Write a ControlNet for the variant `base` of `VARIANTS`.
+
+    All its weights are random, those included that diffusers sets to zero, with which it would add nothing.
+
+    Args:
+        folder: Where.
+        base: Of whose UNet's build it is.
+        name: Another name gives other weights; "pooled" is one that knows no places and takes blue before red.
+    """
+    import diffusers
+    import torch
+
+    odd = {"controlnet_conditioning_channel_order": "bgr"} if name == "pooled" else {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(zlib.crc32(name.encode()))
+        unet = VARIANTS[base].parts["unet"]()
+        made = diffusers.ControlNetModel.from_unet(
+            unet, conditioning_embedding_out_channels=(8, 12, 16, 24), load_weights_from_unet=False, **odd
+        )
+        if unet.config.in_channels != 4:  # ControlNets see latents alone
+            made = diffusers.ControlNetModel.from_config({**made.config, "in_channels": 4})
+        if name == "pooled":
+            made.register_to_config(global_pool_conditions=True)
+        for parameter in made.parameters():
+            if not parameter.any():
+                parameter.data = 0.1 * torch.randn(parameter.shape)
+    made.save_pretrained(folder)
+
+
 def text_encoder(**options: Any) -> Any:
     """Like the only encoder of Stable Diffusion 1: 2 layers of 32."""
     import transformers
@@ -117,28 +148,6 @@ def unet_xl(*, width: int = 80, numbers: int = 6, **options: Any) -> Any:
         projection_class_embeddings_input_dim=24 + numbers * 8,
         **options,
     )
-
-
-def controlnet(make_unet: Callable[[], Any] = unet, *, seed: int = 0, **options: Any) -> Any:
-    """A ControlNet of a UNet's build, all its weights random: as diffusers makes it, it would add nothing but zeros.
-
-    Args:
-        make_unet: Makes the UNet.
-        seed: Of the weights that diffusers sets to zero.
-        options: Of `ControlNetModel.from_unet`.
-    """
-    import diffusers
-    import torch
-
-    made = diffusers.ControlNetModel.from_unet(
-        make_unet(), conditioning_embedding_out_channels=(8, 12, 16, 24), load_weights_from_unet=False, **options
-    )
-    generator = torch.Generator().manual_seed(seed)
-    zeros = [made.controlnet_cond_embedding.conv_out, *made.controlnet_down_blocks, made.controlnet_mid_block]
-    for module in zeros:
-        for parameter in module.parameters():
-            parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
-    return made
 
 
 def vae(**options: Any) -> Any:
