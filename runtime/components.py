@@ -11,7 +11,7 @@ from typing import cast
 import numpy as np
 
 from diffoundry.runtime.bundle import Bundle
-from diffoundry.runtime.engine import AdaptableEngine, Array, Engine, EngineOptions, run_checked
+from diffoundry.runtime.engine import AdaptableEngine, Adapted, Array, Engine, EngineOptions, run_checked
 from diffoundry.runtime.errors import EngineError, InputError
 from diffoundry.runtime.plugins import TargetPlugin, find_plugin, list_plugins
 from diffoundry.runtime.specs import AdapterSpec, EngineSpec, TensorSpec
@@ -92,12 +92,9 @@ class Components:
         self.bundle.engines(name)  # says so when there is no such component
         with self._locks[name]:
             if name not in self._engines:
-                engine = self._open(name)
-                if name in self._adapters:
-                    self._adapt(name, engine, self._adapters[name])
-                self._engines[name] = engine
+                self._engines[name] = self._open(name)
             elif name in self._left:
-                self._adapt(name, self._engines[name], {})
+                self._adapt(name, {})
             self._left.discard(name)
             return self._engines[name]
 
@@ -157,7 +154,7 @@ class Components:
     def adapt(self, name: str, adapters: Mapping[str, Array]) -> None:
         """Let a component compute with adapters from its next call on, or without where there are none.
 
-        To go back takes opening its engine anew, so that waits for the next call: other adapters may come before it.
+        To go back may take opening its engine anew, so that waits for the next call: other adapters may come before it.
 
         Args:
             name: The component.
@@ -174,13 +171,18 @@ class Components:
                     self._left.add(name)
                 return
             if name in self._engines:
-                self._adapt(name, self._engines[name], adapters)
+                self._adapt(name, adapters)
             self._left.discard(name)
             self._adapters[name] = adapters
 
-    def _adapt(self, name: str, engine: Engine, adapters: Mapping[str, Array]) -> None:
-        graph = [self.bundle.file(file) for file in self.adapters(name).files][0] if adapters else None  # noqa: RUF015  # all are checked
-        cast("AdaptableEngine", engine).adapt(graph, adapters)
+    def _adapt(self, name: str, adapters: Mapping[str, Array]) -> None:
+        cast("AdaptableEngine", self._engines[name]).adapt(self._adapted(name, adapters))
+
+    def _adapted(self, name: str, adapters: Mapping[str, Array]) -> Adapted | None:
+        if not adapters:
+            return None
+        graph = [self.bundle.file(file) for file in self.adapters(name).files][0]  # noqa: RUF015  # all are checked
+        return Adapted(graph=graph, adapters=adapters)
 
     def notes(self) -> tuple[str, ...]:
         """Which engines were passed over and why, each sentence once; empty when the first ones run."""
@@ -199,7 +201,9 @@ class Components:
                 f"leave target and precision out, or make a bundle with 'diffoundry export'"
             )
         options = replace(self._options, device=device or "cpu")
-        engine: Engine = find_plugin(target).load("engine")(Path(path), spec, options)
+        adapted = self._adapted(name, self._adapters.get(name, {}))
+        begin = {} if adapted is None else {"adapted": adapted}
+        engine: Engine = find_plugin(target).load("engine")(Path(path), spec, options, **begin)
         return engine
 
     def run(self, name: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
