@@ -11,6 +11,7 @@ from typing import cast
 import numpy as np
 
 from diffoundry.runtime.bundle import Bundle
+from diffoundry.runtime.controlnet_names import is_controlnet
 from diffoundry.runtime.engine import AdaptableEngine, Adapted, Array, Engine, EngineOptions, run_checked
 from diffoundry.runtime.errors import EngineError, InputError
 from diffoundry.runtime.plugins import TargetPlugin, find_plugin, list_plugins
@@ -35,10 +36,6 @@ class Choice:
     spec: EngineSpec
     device: str
     skipped: tuple[str, ...]
-
-
-_IN_TURNS = ("unet", "controlnet")
-"""How the names of components begin that every step runs, one after the other."""
 
 
 class Components:
@@ -219,8 +216,7 @@ class Components:
         if self._turn is None:
             return self._run(name, feeds)
         with self._turn:
-            together = name.startswith(_IN_TURNS)
-            self._close(o for o in self._locks if o != name and not (together and o.startswith(_IN_TURNS)))
+            self._close(o for o in self._locks if o != name and not (_in_turns(o) and _in_turns(name)))
             return self._run(name, feeds)
 
     def _run(self, name: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -332,6 +328,11 @@ def _fit(array: Array, spec: TensorSpec, component: str) -> Array:
             f"or export with diffoundry, whose graphs take fractions"
         )
     return array.astype(wanted) if wanted.kind in "fiu" and array.dtype.kind in "fiu" else array
+
+
+def _in_turns(component: str) -> bool:
+    """Whether every step runs it."""
+    return component == "unet" or is_controlnet(component)
 
 
 def _widen(outputs: dict[str, Array]) -> dict[str, Array]:
