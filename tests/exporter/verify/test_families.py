@@ -104,3 +104,25 @@ def test_a_wrong_threshold_and_a_wrong_feature_extractor_are_found(wide_bundle, 
     assert ("config", "feature_extractor, 3 pictures") in failed()
     bundle.edit_json("feature_extractor/preprocessor_config.json", crop_size=20)
     assert {("config", "feature_extractor, 3 pictures"), flags} <= failed()
+
+
+def test_image_variation_is_compared_on_a_drawn_picture(wide_bundle, tiny_sd_checkpoint, quick):
+    folder = tiny_sd_checkpoint("variation")
+    report = verify(wide_bundle("variation"), open_checkpoint(str(folder)), replace(quick, seeds=(0, 1)))
+    assert [check for check in report.all_checks if not check.passed] == []
+    assert len(report.builds) == 4
+    for build in report.builds:
+        assert {result.component for result in build.outputs} == CHECKED - {"text_encoder"} | {"image_encoder"}
+        assert [loop.prompt for loop in build.loops] == ["a drawn picture"] * 2
+        assert [len(loop.curve) for loop in build.loops] == [loop.reference_steps for loop in build.loops] == [3, 3]
+    configs = {check.subject for check in report.checks if check.part == "config"}
+    assert {"image_encoder", "feature_extractor, 3 pictures"} <= configs
+
+
+def test_a_wrong_image_encoder_is_found(wide_bundle, tiny_sd_checkpoint, editable, quick):
+    bundle = editable(wide_bundle("variation"))
+    bundle.edit_weight("image_encoder", "visual_projection.weight", lambda weight: np.multiply(weight, 1.1, out=weight))
+    request = replace(quick, target="onnxruntime", precision="fp32")
+    report = verify(bundle.path, open_checkpoint(str(tiny_sd_checkpoint("variation"))), request)
+    failed = {check.subject for check in report.all_checks if not check.passed and check.part == "component"}
+    assert failed == {"image_encoder image_embeds"}
