@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from diffoundry.exporter.checkpoints.aliases import Alias, package_path, read_aliases
+from diffoundry.exporter.checkpoints.checks import check_classes, check_folder, check_index, read_configs
 from diffoundry.exporter.checkpoints.controlnets import controlnet_folders, diffusers_index, joined_index
 from diffoundry.exporter.checkpoints.other_vae import check_fits, vae_class
 from diffoundry.exporter.checkpoints.weight_files import read_json, resolve_weights
-from diffoundry.exporter.component import Component, Config, Configs, Family
+from diffoundry.exporter.component import Component, Config, Family
 from diffoundry.exporter.families.lookup import find_family
 from diffoundry.runtime.dims import parse_size
 from diffoundry.runtime.errors import CheckpointError, InputError
@@ -90,7 +91,7 @@ class Checkpoint:
             ConfigError: A network is configured in a way that is not supported.
         """
         index = read_json(root / _INDEX)
-        _check_index(root / _INDEX, index)
+        check_index(root / _INDEX, index)
         added = controlnet_folders(root, index, controlnets)
         index = joined_index(index, tuple(added))
         outside = added if vae is None else {"vae": Path(vae), **added}
@@ -98,10 +99,10 @@ class Checkpoint:
             index = {**index, "vae": ["diffusers", vae_class(vae)]}
         without = tuple(without)
         family = find_family(index, without)
-        _check_classes(root / _INDEX, index, family)
+        check_classes(root / _INDEX, index, family)
         for folder in family.folders:
-            _check_folder(root / folder)
-        configs = _read_configs(root, outside, index, family)
+            check_folder(root / folder)
+        configs = read_configs(root, outside, index, family)
         if vae is not None:
             check_fits(vae, configs, root / "vae" / "config.json")
         components = tuple(kind.describe(configs) for kind in family.components)
@@ -345,47 +346,3 @@ def _find_root(
 
 def _forms() -> str:
     return f"a diffusers folder, a hub id such as org/name, or an alias ({', '.join(sorted(read_aliases()))})"
-
-
-def _check_index(path: Path, index: Config) -> None:
-    if not isinstance(index.get("_class_name"), str):
-        raise CheckpointError(f"{path}: got no '_class_name', expected the name of a diffusers pipeline; it is damaged")
-    for key, entry in index.items():
-        for text in (key, *(entry if isinstance(entry, list) else [])):
-            if isinstance(text, str) and (".." in text or "/" in text or "\\" in text):
-                raise CheckpointError(f"{path}: names {text!r}, expected no path; the checkpoint is not trusted")
-
-
-def _check_classes(path: Path, index: Config, family: Family) -> None:
-    for kind in family.components:
-        entry = index.get(kind.source)
-        found = ":".join(str(part) for part in entry) if isinstance(entry, list) else str(entry)
-        if found not in kind.classes:
-            raise CheckpointError(
-                f"{path}: component {kind.source!r}: got {found}, expected {' or '.join(kind.classes)} "
-                f"in a {index['_class_name']}"
-            )
-
-
-def _read_configs(root: Path, outside: Mapping[str, Path], index: Config, family: Family) -> Configs:
-    folders = {kind.source: outside.get(kind.source, root / kind.source) for kind in family.components}
-    for source, folder in folders.items():
-        if not folder.is_dir():
-            raise CheckpointError(
-                f"{folder}: is missing, expected the folder of {index[source][1]}; the checkpoint is incomplete"
-            )
-    return {source: read_json(folder / "config.json") for source, folder in folders.items()}
-
-
-def _check_folder(folder: Path) -> None:
-    if folder.name.startswith("tokenizer"):
-        complete = (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
-        if not (complete or (folder / "tokenizer.json").is_file()):
-            raise CheckpointError(
-                f"{folder}: got no vocabulary, expected tokenizer.json, or vocab.json with merges.txt; "
-                f"the checkpoint is incomplete"
-            )
-    elif folder.name == "scheduler":
-        read_json(folder / "scheduler_config.json")
-    elif folder.name == "feature_extractor":
-        read_json(folder / "preprocessor_config.json")
