@@ -50,8 +50,9 @@ class ComponentKind:
         source: As in `Component`.
         classes: "library:class" of every module this can be, by the names of model_index.json; nothing else is loaded.
         describe: Makes the component for a checkpoint's configs.
-        optional: Whether a checkpoint may lack it, with `[null, null]` in model_index.json; a text encoder takes its
-            tokenizer with it.
+        optional: Whether a checkpoint may lack it, with `[null, null]` in model_index.json.
+        folder: Folder of the checkpoint that goes with it: the tokenizer of a text encoder, the feature extractor of
+            what looks at pictures; None for none.
     """
 
     name: str
@@ -59,6 +60,7 @@ class ComponentKind:
     classes: tuple[str, ...]
     describe: Callable[[Configs], Component]
     optional: bool = False
+    folder: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -69,6 +69,8 @@ def make_recipe(checkpoint: Checkpoint, request: ExportRequest) -> Recipe:
         opset=OPSET,
         loras=checkpoint.loras,
         controlnets=checkpoint.controlnets,
+        without=checkpoint.without,
+        vae=checkpoint.vae,
     )
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "read_pixels",
     "resize_nearest",
     "snap_size",
+    "to_pil",
 ]
 
 ImageInput: TypeAlias = "Image | NDArray[np.floating[Any]] | Sequence[Image] | Sequence[NDArray[np.floating[Any]]]"
@@ -137,7 +138,7 @@ def postprocess(sample: NDArray[Any], output_type: str = "pil") -> "list[Image] 
     pixels = np.clip(sample * 0.5 + 0.5, 0, 1).transpose(0, 2, 3, 1).astype(np.float32)
     if output_type == "np":
         return pixels
-    return _to_pil(pixels)
+    return to_pil(pixels)
 
 
 def describe_image_fault(image: "Image | NDArray[Any]") -> str | None:
@@ -233,7 +234,12 @@ def resize_nearest(pixels: NDArray[Any], height: int, width: int) -> NDArray[Any
     return pixels
 
 
-def _to_pil(pixels: NDArray[np.float32]) -> "list[Image]":
+def to_pil(pixels: NDArray[np.float32]) -> "list[Image]":
+    """PIL images of pixels (B, H, W, 3) in 0..1.
+
+    Raises:
+        EngineError: They hold NaN and a PIL image cannot; diffusers would give noise.
+    """
     from PIL.Image import fromarray
 
     broken = int(np.isnan(pixels).sum())

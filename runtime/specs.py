@@ -205,6 +205,9 @@ class Recipe:
         loras: What was added to the weights, in this order.
         controlnets: What was joined to the checkpoint, in this order, as the user called it: folder or alias; the sums
             of its files are in `source`.
+        without: Optional components that were left out although the checkpoint has them.
+        vae: Folder of the VAE in the place of the checkpoint's own, as the user named it, or None; its sums are in
+            `source`.
     """
 
     model: str
@@ -216,3 +219,5 @@ class Recipe:
     quantization: Mapping[str, QuantizationChoice] = field(default_factory=dict)
     loras: tuple[FusedLora, ...] = ()
     controlnets: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    vae: str | None = None

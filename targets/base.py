@@ -86,8 +86,9 @@ class Lowering:
 
     @property
     def takes_adapters(self) -> bool:
-        """Whether there are LoRAs for this component: no format of them names ControlNets or the halves of a VAE."""
-        return not (self.component.startswith("vae_") or is_controlnet(self.component))
+        """Whether there are LoRAs for this component: none name ControlNets, VAEs, or what looks at pictures."""
+        others = "vae_", "safety_checker", "image_encoder"
+        return not (self.component.startswith(others) or is_controlnet(self.component))
 
 
 class Target(Protocol):

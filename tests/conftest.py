@@ -56,13 +56,15 @@ def exported(shared_folder: Path) -> Callable[..., Path]:
         options: dict[str, dict[str, Any]] | None = None,
         random_weights: bool = False,
         controlnets: tuple[str, ...] = (),
+        vae: Path | None = None,
         **request: Any,
     ) -> Path:
         from diffoundry.exporter.build import ExportRequest, build
         from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
         from diffoundry.runtime.specs import BuildSpec
 
-        asked_for = (str(model), target, precision, options, random_weights, controlnets, sorted(request.items()))
+        more = controlnets, vae
+        asked_for = (str(model), target, precision, options, random_weights, *more, sorted(request.items()))
         key = hashlib.sha256(repr(asked_for).encode()).hexdigest()[:12]
         bundle = shared_folder / f"{Path(model).name}-{key}.bundle"
         with FileLock(shared_folder / f"{bundle.name}.lock"):
@@ -73,11 +75,18 @@ def exported(shared_folder: Path) -> Callable[..., Path]:
                     for word in precision.split(",")
                 )
                 asked = ExportRequest(builds=builds, **request)
-                checkpoint = open_checkpoint(str(model), random_weights=random_weights)
+                other = None if vae is None else str(vae)
+                checkpoint = open_checkpoint(str(model), random_weights=random_weights, vae=other)
                 build(checkpoint.with_controlnets(controlnets), asked, bundle, lambda *_: None, run=_work_here)
         return bundle
 
     return make
+
+
+@pytest.fixture(scope="session")
+def wide_bundle(exported: Callable[..., Path], tiny_sd_checkpoint: Callable[[str], Path]) -> Callable[[str], Path]:
+    """Factory: the bundle of a tiny checkpoint for both CPU targets in fp32 and fp16; one export for all its tests."""
+    return lambda variant: exported(tiny_sd_checkpoint(variant), target="onnxruntime,openvino", precision="fp32,fp16")
 
 
 @pytest.fixture(scope="session")

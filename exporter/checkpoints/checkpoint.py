@@ -1,30 +1,35 @@
 """A checkpoint: a diffusers folder, wherever it comes from, checked before anything of it is used."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from diffoundry.exporter.checkpoints.aliases import Alias, package_path, read_aliases
+from diffoundry.exporter.checkpoints.checks import check_classes, check_folder, check_index, read_configs
 from diffoundry.exporter.checkpoints.controlnets import controlnet_folders, diffusers_index, joined_index
+from diffoundry.exporter.checkpoints.other_vae import check_fits, vae_class
 from diffoundry.exporter.checkpoints.weight_files import read_json, resolve_weights
-from diffoundry.exporter.component import Component, Config, Configs, Family
+from diffoundry.exporter.component import Component, Config, Family
 from diffoundry.exporter.families.lookup import find_family
 from diffoundry.runtime.dims import parse_size
-from diffoundry.runtime.errors import CheckpointError
+from diffoundry.runtime.errors import CheckpointError, InputError
 from diffoundry.runtime.records import from_json, to_json
-from diffoundry.runtime.specs import FusedLora
+from diffoundry.runtime.specs import FusedLora, Recipe
 from diffoundry.runtime.sums import sha256_of
 
 if TYPE_CHECKING:  # reached lazily: the process that only plans an export stays free of torch
     import torch
 
-__all__ = ["Checkpoint", "Progress", "open_checkpoint"]
+__all__ = ["SEED", "Checkpoint", "Progress", "open_checkpoint", "open_recipe"]
 
 Progress = Callable[[str, int, int], None]
 """Called while files are downloaded: (file, bytes so far, bytes in all)."""
+
+SEED = "random_weights_seed"
+"""Name of the seed among a recipe's sources."""
 
 _INDEX = "model_index.json"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -44,6 +49,8 @@ class Checkpoint:
         loras: What is added to the weights when they are loaded.
         controlnets: Those that are joined to it, as the user called them: folders or aliases.
         outside: Networks to their folders, of those that may lie elsewhere than in the root.
+        without: Optional components that are left out although the folder has them, such as "safety_checker".
+        vae: Folder whose VAE stands in the place of the checkpoint's own, as the user named it; None for its own.
     """
 
     name: str
@@ -54,25 +61,50 @@ class Checkpoint:
     components: tuple[Component, ...]
     loras: tuple[FusedLora, ...] = ()
     controlnets: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    vae: str | None = None
     outside: Mapping[str, Path] = field(default_factory=dict)
 
     @classmethod
-    def at(cls, root: Path, *, name: str, seed: int | None = None, controlnets: Sequence[str] = ()) -> Self:
+    def at(
+        cls,
+        root: Path,
+        *,
+        name: str,
+        seed: int | None = None,
+        controlnets: Sequence[str] = (),
+        without: Iterable[str] = (),
+        vae: str | None = None,
+    ) -> Self:
         """Open a folder.
+
+        Args:
+            root: The folder.
+            name: What the user called it.
+            seed: Of random weights in the place of the folder's own.
+            controlnets: See above.
+            without: See above.
+            vae: See above.
 
         Raises:
             CheckpointError: Something in it is missing, damaged, unknown or not to be trusted.
             ConfigError: A network is configured in a way that is not supported.
         """
         index = read_json(root / _INDEX)
-        _check_index(root / _INDEX, index)
+        check_index(root / _INDEX, index)
         added = controlnet_folders(root, index, controlnets)
         index = joined_index(index, tuple(added))
-        family = find_family(index)
-        _check_classes(root / _INDEX, index, family)
+        outside = added if vae is None else {"vae": Path(vae), **added}
+        if vae is not None:
+            index = {**index, "vae": ["diffusers", vae_class(vae)]}
+        without = tuple(without)
+        family = find_family(index, without)
+        check_classes(root / _INDEX, index, family)
         for folder in family.folders:
-            _check_folder(root / folder)
-        configs = _read_configs(root, added, index, family)
+            check_folder(root / folder)
+        configs = read_configs(root, outside, index, family)
+        if vae is not None:
+            check_fits(vae, configs, root / "vae" / "config.json")
         components = tuple(kind.describe(configs) for kind in family.components)
         return cls(
             name=name,
@@ -82,24 +114,28 @@ class Checkpoint:
             family=family,
             components=components,
             controlnets=tuple(controlnets),
-            outside=added,
+            without=without,
+            vae=vae,
+            outside=outside,
         )
 
     def describe(self) -> dict[str, Any]:
         """Plain data from which `reopen` makes the same checkpoint in another process."""
         place = {"name": self.name, "root": str(self.root.resolve()), "seed": self.seed}
         joined = list(self.outside.values())[len(self.outside) - len(self.controlnets) :]
-        return {**place, "loras": to_json(self.loras), "controlnets": [str(path.resolve()) for path in joined]}
+        return {
+            **place,
+            "controlnets": [str(path.resolve()) for path in joined],
+            "without": list(self.without),
+            "vae": None if self.vae is None else str(Path(self.vae).resolve()),
+            "loras": to_json(self.loras),
+        }
 
     @classmethod
     def reopen(cls, description: Mapping[str, Any]) -> Self:
         """Open what `describe` described."""
-        plain = cls.at(
-            Path(description["root"]),
-            name=description["name"],
-            seed=description["seed"],
-            controlnets=description["controlnets"],
-        )
+        own = {key: description[key] for key in ("name", "seed", "controlnets", "without", "vae")}
+        plain = cls.at(Path(description["root"]), **own)
         return plain.with_loras(from_json(FusedLora, lora) for lora in description["loras"])
 
     def with_loras(self, loras: Iterable[FusedLora]) -> Self:
@@ -118,7 +154,14 @@ class Checkpoint:
         """
         if not controlnets:
             return self
-        opened = self.at(self.root, name=self.name, seed=self.seed, controlnets=(*self.controlnets, *controlnets))
+        opened = self.at(
+            self.root,
+            name=self.name,
+            seed=self.seed,
+            controlnets=(*self.controlnets, *controlnets),
+            without=self.without,
+            vae=self.vae,
+        )
         return opened.with_loras(self.loras)
 
     def folder(self, source: str) -> Path:
@@ -182,7 +225,7 @@ class Checkpoint:
                 files |= {f"{source}/{file}": folder / file for file in weights.files}
         sums = {file: sha256_of(path) for file, path in files.items()}
         sums |= {f"lora {lora.file}:{lora.scale:g}": lora.sha256 for lora in self.loras}
-        return sums if self.seed is None else {"random_weights_seed": str(self.seed), **sums}
+        return sums if self.seed is None else {SEED: str(self.seed), **sums}
 
     def bundle_files(self) -> list[tuple[Path, str]]:
         """What a bundle carries over as it is: (file, its path in the bundle)."""
@@ -199,16 +242,23 @@ class Checkpoint:
         """model_index.json without the parts that a bundle does not hold."""
         whole = diffusers_index(self.model_index)
         index = {name: [None, None] if name in self._left_out() else entry for name, entry in whole.items()}
-        return {**index, "requires_safety_checker": False} if "requires_safety_checker" in index else index
+        unchecked = "requires_safety_checker" in index and not any(index.get("safety_checker") or ())
+        return {**index, "requires_safety_checker": False} if unchecked else index
 
     def notices(self) -> list[str]:
         """What the user should know about a bundle of this checkpoint."""
-        notices = [f"{name} of the checkpoint is left out: it is not supported yet" for name in self._left_out()]
+        unasked = [name for name in self._left_out() if name not in (*self.without, *self._unneeded)]
+        notices = [f"{name} of the checkpoint is left out: it is not supported yet" for name in unasked]
         if self.seed is not None:
             notices.append(f"weights are random (seed {self.seed}): good for measuring, not for pictures")
         if self.root.is_relative_to(package_path("exporter/configs")):
             notices.append("the tokenizer's vocabulary is synthetic, of CLIP's size: see docs/checkpoints.md")
         return notices
+
+    @property
+    def _unneeded(self) -> tuple[str, ...]:
+        """Folders that go with components which are not there."""
+        return ("feature_extractor",) if "feature_extractor" not in self.family.folders else ()
 
     def _left_out(self) -> list[str]:
         kept = {*self.family.folders, *(component.source for component in self.components)}
@@ -226,6 +276,8 @@ def open_checkpoint(
     seed: int = 0,
     revision: str | None = None,
     progress: Progress | None = None,
+    without: Collection[str] = (),
+    vae: str | None = None,
 ) -> Checkpoint:
     """Find a checkpoint by what the user calls it, download it when it is on the hub, and check it.
 
@@ -235,6 +287,8 @@ def open_checkpoint(
         seed: Of the random weights.
         revision: Branch, tag or commit on the hub.
         progress: Told of the download.
+        without: As `Checkpoint.without`; nothing of these is downloaded.
+        vae: As `Checkpoint.vae`.
 
     Raises:
         CheckpointError: It cannot be found, read or trusted; the message is one sentence.
@@ -245,11 +299,34 @@ def open_checkpoint(
         root = package_path(alias.configs) if alias else Path(model)
         if not root.is_dir():
             raise CheckpointError(f"model {model!r}: got no config to build with random weights, expected {_forms()}")
-        return Checkpoint.at(root, name=model, seed=seed)
-    return Checkpoint.at(_find_root(model, alias, revision, progress), name=model)
+        return Checkpoint.at(root, name=model, seed=seed, without=without, vae=vae)
+    root = _find_root(model, alias, revision, progress, without)
+    return Checkpoint.at(root, name=model, without=without, vae=vae)
 
 
-def _find_root(model: str, alias: Alias | None, revision: str | None, progress: Progress | None) -> Path:
+def open_recipe(recipe: Recipe) -> Checkpoint:
+    """The checkpoint that a recipe names, as it was exported.
+
+    Raises:
+        CheckpointError: It is not there any more.
+        InputError: The recipe's seed is no number.
+    """
+    seed = recipe.source.get(SEED)
+    if seed is not None and not seed.isdecimal():
+        raise InputError(f"got the seed {seed!r} in its recipe, expected a number; export again")
+    plain = open_checkpoint(
+        recipe.model,
+        random_weights=seed is not None,
+        seed=int(seed or 0),
+        without=recipe.without,
+        vae=recipe.vae,
+    )
+    return plain.with_controlnets(recipe.controlnets).with_loras(recipe.loras)
+
+
+def _find_root(
+    model: str, alias: Alias | None, revision: str | None, progress: Progress | None, without: Collection[str]
+) -> Path:
     if alias is not None and alias.folder is not None:
         return package_path(alias.folder)
     path = Path(model)
@@ -264,50 +341,8 @@ def _find_root(model: str, alias: Alias | None, revision: str | None, progress: 
         raise CheckpointError(f"model {model!r}: not found, expected {_forms()}")
     from diffoundry.exporter.checkpoints.hub import download
 
-    return download((alias.hub if alias else None) or model, revision, progress)
+    return download((alias.hub if alias else None) or model, revision, progress, without=without)
 
 
 def _forms() -> str:
     return f"a diffusers folder, a hub id such as org/name, or an alias ({', '.join(sorted(read_aliases()))})"
-
-
-def _check_index(path: Path, index: Config) -> None:
-    if not isinstance(index.get("_class_name"), str):
-        raise CheckpointError(f"{path}: got no '_class_name', expected the name of a diffusers pipeline; it is damaged")
-    for key, entry in index.items():
-        for text in (key, *(entry if isinstance(entry, list) else [])):
-            if isinstance(text, str) and (".." in text or "/" in text or "\\" in text):
-                raise CheckpointError(f"{path}: names {text!r}, expected no path; the checkpoint is not trusted")
-
-
-def _check_classes(path: Path, index: Config, family: Family) -> None:
-    for kind in family.components:
-        entry = index.get(kind.source)
-        found = ":".join(str(part) for part in entry) if isinstance(entry, list) else str(entry)
-        if found not in kind.classes:
-            raise CheckpointError(
-                f"{path}: component {kind.source!r}: got {found}, expected {' or '.join(kind.classes)} "
-                f"in a {index['_class_name']}"
-            )
-
-
-def _read_configs(root: Path, outside: Mapping[str, Path], index: Config, family: Family) -> Configs:
-    folders = {kind.source: outside.get(kind.source, root / kind.source) for kind in family.components}
-    for source, folder in folders.items():
-        if not folder.is_dir():
-            raise CheckpointError(
-                f"{folder}: is missing, expected the folder of {index[source][1]}; the checkpoint is incomplete"
-            )
-    return {source: read_json(folder / "config.json") for source, folder in folders.items()}
-
-
-def _check_folder(folder: Path) -> None:
-    if folder.name.startswith("tokenizer"):
-        complete = (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
-        if not (complete or (folder / "tokenizer.json").is_file()):
-            raise CheckpointError(
-                f"{folder}: got no vocabulary, expected tokenizer.json, or vocab.json with merges.txt; "
-                f"the checkpoint is incomplete"
-            )
-    elif folder.name == "scheduler":
-        read_json(folder / "scheduler_config.json")

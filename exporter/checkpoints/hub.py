@@ -29,6 +29,7 @@ def download(
     progress: Callable[[str, int, int], None] | None = None,
     *,
     endpoint: str | None = None,
+    without: Collection[str] = (),
 ) -> Path:
     """Bring a repository's configs, tokenizer and weights into the hub's local cache and return its folder there.
 
@@ -40,6 +41,7 @@ def download(
         revision: Branch, tag or commit, or None for the main branch.
         progress: Called with (file, bytes so far, bytes in all).
         endpoint: Address of the hub, or None for the user's setting.
+        without: Optional components that are not needed.
 
     Raises:
         CheckpointError: The repository cannot be reached and is not in the cache, or holds no safetensors checkpoint.
@@ -60,7 +62,7 @@ def download(
 
     try:
         fetch(_INDEX, revision)  # by its branch, so that the cache learns which commit the branch stands for
-        return _fetch_all(repository, sizes, fetch)
+        return _fetch_all(repository, sizes, fetch, without)
     except CheckpointError:
         raise
     except Exception as error:
@@ -69,12 +71,12 @@ def download(
         ) from error
 
 
-def _fetch_all(repository: str, names: Collection[str], fetch: _Fetch) -> Path:
+def _fetch_all(repository: str, names: Collection[str], fetch: _Fetch, without: Collection[str]) -> Path:
     """Fetch the files that an export reads, and return the folder they are in."""
     index = fetch(_INDEX)
     held = read_json(index)
     nets = own_controlnets(held, {name.partition("/")[0] for name in names})
-    family = find_family(joined_index(held, nets))
+    family = find_family(joined_index(held, nets), without)
     for name in sorted(names):
         if name.partition("/")[0] in family.folders and name.endswith((".json", ".txt")):
             fetch(name)

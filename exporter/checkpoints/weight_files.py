@@ -10,7 +10,7 @@ from diffoundry.runtime.errors import CheckpointError
 
 __all__ = ["WeightFiles", "choose_weights", "read_json", "read_shards", "resolve_weights"]
 
-_STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
+_STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model", "stable_diffusion": "model"}
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 _CONVERSION = (
     "from diffusers import DiffusionPipeline; "
@@ -37,7 +37,8 @@ def choose_weights(folder: str, names: Collection[str], library: str) -> tuple[s
     Args:
         folder: For messages.
         names: File names, without folder.
-        library: "diffusers" or "transformers", which name their weights differently.
+        library: "diffusers" or "transformers", which name their weights differently, or "stable_diffusion", diffusers'
+            folder of a pipeline with a network in transformers' form.
 
     Raises:
         CheckpointError: There are no weights, or only pickled ones.

@@ -18,6 +18,9 @@ from diffoundry.runtime.pages import give_back
 
 __all__ = ["load_weights", "random_weights"]
 
+_MODULES = {"stable_diffusion": "diffusers.pipelines.stable_diffusion"}
+"""What model_index.json calls by the name of a folder of diffusers."""
+
 _LISTED = 5
 """Names of missing weights that a message lists."""
 
@@ -91,7 +94,7 @@ def random_weights(folder: Path, module_class: str, seed: int) -> torch.nn.Modul
 
 
 def _find_class(library: str, name: str) -> Any:
-    return getattr(importlib.import_module(library), name)
+    return getattr(importlib.import_module(_MODULES.get(library, library)), name)
 
 
 def _stored_types(path: Path) -> set[str]:

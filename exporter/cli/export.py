@@ -50,6 +50,10 @@ __all__ = ["command", "parse_builds", "read_loras"]
 @click.option(
     "--controlnet", multiple=True, metavar="NAME|DIR", help="Join a ControlNet: an alias or a folder; may be repeated."
 )
+@click.option(
+    "--vae", metavar="DIR", help="Take this AutoencoderTiny or AutoencoderKL in the place of the model's own."
+)
+@click.option("--no-safety-checker", is_flag=True, help="Leave out the checkpoint's safety checker.")
 @click.option("--overwrite", is_flag=True, help="Replace the bundle at DIR when the new one is complete.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="DIR")
 @json_option
@@ -66,6 +70,8 @@ def command(
     seed: int,
     lora: tuple[str, ...],
     controlnet: tuple[str, ...],
+    vae: str | None,
+    no_safety_checker: bool,
     overwrite: bool,
     output: Path,
     as_json: bool,
@@ -87,7 +93,8 @@ def command(
         quantization=quantization,
         overwrite=overwrite,
     )
-    plain = open_checkpoint(model, random_weights=random_weights, seed=seed)
+    without = ("safety_checker",) if no_safety_checker else ()
+    plain = open_checkpoint(model, random_weights=random_weights, seed=seed, without=without, vae=vae)
     checkpoint = plain.with_controlnets(controlnet).with_loras(read_loras(lora))
     for notice in checkpoint.notices():
         err.print(f"note: {notice}", markup=False, soft_wrap=True)

@@ -28,6 +28,7 @@ from diffoundry.exporter.verify.across_page import IN_SHORT, across_sections, ac
 from diffoundry.exporter.verify.page import report_sections, verdict
 from diffoundry.exporter.verify.prompts import PROMPTS
 from diffoundry.exporter.verify.request import FULL_SEEDS
+from diffoundry.runtime.bundle import Bundle
 from diffoundry.runtime.cli.console import err, out, print_json, remark
 from diffoundry.runtime.cli.options import bundle_argument, engine_options, json_option, take_engine_options
 from diffoundry.runtime.cli.report import require_report, write_report
@@ -77,7 +78,7 @@ def command(
     for library in (diffusers, transformers):  # they warn of what is left out on purpose, such as image preprocessors
         library.utils.logging.set_verbosity_error()
     request = _request(values)
-    checkpoint = open_checkpoint(against) if against is not None else None
+    checkpoint = _checkpoint(against, bundle) if against is not None else None
     work = _across if across else _against
     if not work(bundle, checkpoint, request, html, as_json=as_json):
         sys.exit(1)
@@ -123,6 +124,14 @@ def _across(
         write_report(html, f"The engines of {bundle.name}", sections, text=across_verdict(report))
         remark(f"report: {html}")
     return report.passed
+
+
+def _checkpoint(against: str, bundle: Path) -> Checkpoint:
+    """The checkpoint that the user names, without what the bundle leaves out of its own, and with another VAE."""
+    manifest = Bundle(bundle).manifest
+    if manifest is None:
+        return open_checkpoint(against)
+    return open_checkpoint(against, without=manifest.recipe.without, vae=manifest.recipe.vae)
 
 
 def _request(values: dict[str, Any]) -> VerifyRequest:

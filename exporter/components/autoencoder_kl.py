@@ -1,17 +1,17 @@
 """The two halves of AutoencoderKL: pictures to the moments of latents, latents to pictures."""
 
-from diffoundry.exporter.component import Component, ComponentKind, Configs, read_field
+from diffoundry.exporter.component import Component, Configs, read_field
 from diffoundry.exporter.components.latents import latent_dims
 from diffoundry.runtime.dims import parse_size
 from diffoundry.runtime.specs import TensorSpec
 
-__all__ = ["VAE_DECODER", "VAE_ENCODER"]
+__all__ = ["describe_decoder", "describe_encoder"]
 
-_CLASSES = ("diffusers:AutoencoderKL",)
 _MODULE = "diffoundry.exporter.components.autoencoder_kl_module"
 
 
-def _describe_encoder(configs: Configs) -> Component:
+def describe_encoder(configs: Configs) -> Component:
+    """Pictures to the moments of latents."""
     height, width = latent_dims(configs)
     pixels = read_field(configs, "vae", "in_channels", int)
     channels = read_field(configs, "vae", "latent_channels", int)
@@ -27,7 +27,8 @@ def _describe_encoder(configs: Configs) -> Component:
     )
 
 
-def _describe_decoder(configs: Configs) -> Component:
+def describe_decoder(configs: Configs) -> Component:
+    """Latents to pictures."""
     height, width = latent_dims(configs)
     pixels = read_field(configs, "vae", "out_channels", int)
     channels = read_field(configs, "vae", "latent_channels", int)
@@ -39,7 +40,3 @@ def _describe_decoder(configs: Configs) -> Component:
         outputs=(TensorSpec(name="sample", dtype="float32", shape=("batch", pixels, "height", "width")),),
         example={"batch": 2, height: 9, width: 11},
     )
-
-
-VAE_ENCODER = ComponentKind(name="vae_encoder", source="vae", classes=_CLASSES, describe=_describe_encoder)
-VAE_DECODER = ComponentKind(name="vae_decoder", source="vae", classes=_CLASSES, describe=_describe_decoder)

@@ -29,6 +29,7 @@ def clip_text_encoder(
         source=name,
         classes=(f"transformers:{model_class}",),
         describe=partial(_describe, name=name, pooled=pooled, hidden_states=hidden_states),
+        folder=name.replace("text_encoder", "tokenizer"),
     )
 
 

@@ -10,5 +10,8 @@ def latent_dims(configs: Configs) -> tuple[str, str]:
 
     The VAE halves the picture once between each two of its levels (diffusers: `vae_scale_factor`).
     """
-    factor = 2 ** (len(read_field(configs, "vae", "block_out_channels", list)) - 1)
+    vae = configs["vae"]
+    own = "decoder_block_out_channels"  # an AutoencoderTiny that was not written by diffusers may have these alone
+    field = own if own in vae and "block_out_channels" not in vae else "block_out_channels"
+    factor = 2 ** (len(read_field(configs, "vae", field, list)) - 1)
     return f"height/{factor}", f"width/{factor}"

@@ -1,7 +1,7 @@
 """Finds the family of a checkpoint by the pipeline class that it names."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -14,16 +14,21 @@ from diffoundry.runtime.pipelines.classes import CONTROLNET_CLASSES, PIPELINE_CL
 __all__ = ["find_family"]
 
 _FAMILIES = {
+    "image_variation": "diffoundry.exporter.families.image_variation:FAMILY",
     "stable_diffusion": "diffoundry.exporter.families.stable_diffusion:FAMILY",
     "stable_diffusion_xl": "diffoundry.exporter.families.stable_diffusion_xl:FAMILY",
 }
 """Name to "module:attribute" of the family; the runtime's `PIPELINE_CLASSES` says which class is of which."""
 
 
-def find_family(index: Mapping[str, Any]) -> Family:
+def find_family(index: Mapping[str, Any], without: Collection[str] = ()) -> Family:
     """The family of a model_index.json, without the optional components that the checkpoint does not have.
 
     ControlNets come last, as many as it names: "controlnet", "controlnet_1" ...
+
+    Args:
+        index: model_index.json.
+        without: Sources of optional components that are left out although the checkpoint has them.
 
     Raises:
         CheckpointError: There is none for its pipeline class.
@@ -34,8 +39,8 @@ def find_family(index: Mapping[str, Any]) -> Family:
         raise CheckpointError(f"model_index.json: pipeline class: got {pipeline_class!r}, expected one of {known}")
     module, _, attribute = _FAMILIES[PIPELINE_CLASSES[pipeline_class].family].partition(":")
     family = cast("Family", getattr(importlib.import_module(module), attribute))
-    absent = [kind for kind in family.components if kind.optional and not any(index.get(kind.source) or ())]
-    folders = {kind.source.replace("text_encoder", "tokenizer") for kind in absent}
+    kept = [kind for kind in family.components if not (kind.optional and _lacks(index, kind.source, without))]
+    unused = {kind.folder for kind in family.components} - {kind.folder for kind in kept}
     controlnets = tuple(controlnet(name) for name in index if is_controlnet(name))
     if pipeline_class in CONTROLNET_CLASSES.values() and not controlnets:
         raise CheckpointError(
@@ -43,6 +48,10 @@ def find_family(index: Mapping[str, Any]) -> Family:
         )
     return replace(
         family,
-        components=(*(kind for kind in family.components if kind not in absent), *controlnets),
-        folders=tuple(folder for folder in family.folders if folder not in folders),
+        components=(*kept, *controlnets),
+        folders=tuple(folder for folder in family.folders if folder not in unused),
     )
+
+
+def _lacks(index: Mapping[str, Any], source: str, without: Collection[str]) -> bool:
+    return source in without or not any(index.get(source) or ())

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
+from diffoundry.exporter.checkpoints.checkpoint import open_recipe
 from diffoundry.runtime.bench.contender import Load, Painting
 from diffoundry.runtime.bench.request import BenchRequest
 from diffoundry.runtime.bundle import Bundle
@@ -97,10 +97,7 @@ def _describe_checkpoint(bundle: Bundle) -> Mapping[str, Any]:
             f"bundle {bundle.root}: got a folder without a manifest, which does not tell its checkpoint, so there is "
             f"nothing to run in PyTorch; make a bundle of the checkpoint with 'diffoundry export'"
         )
-    recipe = bundle.manifest.recipe
-    seed = recipe.source.get("random_weights_seed")
-    plain = open_checkpoint(recipe.model, random_weights=seed is not None, seed=int(seed or 0))
-    return plain.with_controlnets(recipe.controlnets).with_loras(recipe.loras).describe()
+    return open_recipe(bundle.manifest.recipe).describe()
 
 
 class TorchContender:

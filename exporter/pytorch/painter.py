@@ -13,7 +13,12 @@ import torch
 
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
 from diffoundry.exporter.pytorch.baseline import PaintJob
-from diffoundry.exporter.pytorch.reference import reference_arguments, reference_pipeline, stand_ins
+from diffoundry.exporter.pytorch.reference import (
+    call_pipeline,
+    reference_arguments,
+    reference_pipeline,
+    stand_ins,
+)
 from diffoundry.runtime.bench.contender import Painting
 from diffoundry.runtime.bench.machine import machine_facts, peak_rss
 from diffoundry.runtime.pipelines.stand_in import size_arguments
@@ -54,12 +59,13 @@ class TorchPainter:
         default = self._default_size()
         start = time.perf_counter()
         generator = torch.Generator("cpu").manual_seed(request.seed)
-        output = self.pipeline(
+        output = call_pipeline(
+            self.pipeline,
             request.prompt,
+            self._end_step,
             **self._start_noise(generator, default),
             generator=generator,
             output_type="np",
-            callback_on_step_end=self._end_step,
             **request.picture_arguments(),
             **reference_arguments(
                 self.pipeline,
@@ -130,11 +136,10 @@ class TorchPainter:
         self._inside_before, self._mark = self._inside_so_far(), time.perf_counter()
         yield SimpleNamespace(update=lambda *_args: None)
 
-    def _end_step(self, _pipeline: Any, _index: int, _timestep: Any, _values: dict[str, Any]) -> dict[str, Any]:
+    def _end_step(self, _index: int, _timestep: Any, _latents: torch.Tensor) -> None:
         self._steps.append(time.perf_counter() - self._mark)
         self._inside.append(self._inside_so_far() - self._inside_before)
         self._inside_before, self._mark = self._inside_so_far(), time.perf_counter()
-        return {}
 
     def _inside_so_far(self) -> float:
         return sum(map(sum, self._calls.values()))

@@ -1,7 +1,10 @@
 """diffusers' own pipeline of a checkpoint: what a bundle is verified against and measured beside."""
 
+import functools
 import inspect
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import diffusers
@@ -11,16 +14,16 @@ import transformers
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
 from diffoundry.runtime.controlnet_names import controlnet_name, is_controlnet
 from diffoundry.runtime.errors import CheckpointError
-from diffoundry.runtime.pipelines.stand_in import CONTROL, STAND_INS
+from diffoundry.runtime.pipelines.stand_in import CONTROL, SEEN, STAND_INS
 
-__all__ = ["control_names", "network", "reference_arguments", "reference_pipeline", "stand_ins"]
+__all__ = ["call_pipeline", "control_names", "network", "reference_arguments", "reference_pipeline", "stand_ins"]
 
 
 def reference_pipeline(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Any:
     """Build the diffusers pipeline that a checkpoint names, from the modules that an export traces.
 
-    It has the checkpoint's networks, tokenizers and scheduler, and nothing that a bundle leaves out (safety checker,
-    feature extractor). Random weights are those of the export with the same seed. Its progress bar is off.
+    It has the checkpoint's networks, tokenizers and scheduler, and nothing that a bundle leaves out. Random weights are
+    those of the export with the same seed. Its progress bar is off.
 
     Args:
         checkpoint: An opened checkpoint.
@@ -41,6 +44,8 @@ def reference_pipeline(checkpoint: Checkpoint, dtype: torch.dtype = torch.float3
 
 def stand_ins(pipeline: Any) -> tuple[str, ...]:
     """What `size_arguments` stands in for in a diffusers pipeline: see `DiffusionPipeline.stand_ins`."""
+    if not _takes(pipeline, "prompt"):
+        return (SEEN,)
     own = [name for name in STAND_INS if _takes(pipeline, name)]
     nets = control_names(pipeline)
     if nets and not _takes(pipeline, CONTROL):
@@ -78,6 +83,50 @@ def _takes(pipeline: Any, name: str) -> bool:
     return name in inspect.signature(pipeline.__call__).parameters
 
 
+def call_pipeline(
+    pipeline: Any, prompt: str, on_step: Callable[[int, Any, torch.Tensor], None], **arguments: Any
+) -> Any:
+    """Paint with a diffusers pipeline.
+
+    Args:
+        pipeline: Of any of our families.
+        prompt: Passed over by a pipeline without text.
+        on_step: Called after every step with (index, timestep, latents).
+        arguments: Of the call; None where the pipeline has none of this name is passed over.
+    """
+    taken = inspect.signature(pipeline.__call__).parameters
+    arguments = {name: value for name, value in arguments.items() if name in taken or value is not None}
+    if "prompt" in taken:
+        arguments["prompt"] = prompt
+    if "callback_on_step_end" not in taken:
+        with _watched(pipeline.scheduler, on_step):
+            return pipeline(**arguments)
+
+    def tell(_pipeline: Any, index: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        on_step(index, timestep, values["latents"])
+        return {}
+
+    return pipeline(callback_on_step_end=tell, **arguments)
+
+
+@contextmanager
+def _watched(scheduler: Any, on_step: Callable[[int, Any, torch.Tensor], None]) -> Iterator[None]:
+    """Be told of every step of a scheduler: of an old pipeline whose callback is not called for all of them."""
+    step, count = scheduler.step, itertools.count()
+
+    @functools.wraps(step)
+    def watched(output: Any, timestep: Any, *args: Any, **kwargs: Any) -> Any:
+        given = step(output, timestep, *args, **kwargs)
+        on_step(next(count), timestep, given.prev_sample)
+        return given
+
+    scheduler.step = watched
+    try:
+        yield
+    finally:
+        del scheduler.step
+
+
 def _part(checkpoint: Checkpoint, name: str, entry: Any, dtype: torch.dtype) -> Any:
     """One argument of the pipeline's constructor, from its entry in model_index.json."""
     if not isinstance(entry, list):
@@ -90,6 +139,8 @@ def _part(checkpoint: Checkpoint, name: str, entry: Any, dtype: torch.dtype) -> 
         return transformers.CLIPTokenizer.from_pretrained(checkpoint.root / name, local_files_only=True)
     if is_controlnet(name):
         return _controlnets(checkpoint, dtype)
+    if name == "feature_extractor":
+        return transformers.CLIPImageProcessor.from_pretrained(checkpoint.root / name, local_files_only=True)
     # Not module.to, which diffusers overrides only to warn that some modules might have to stay in fp32.
     return torch.nn.Module.to(checkpoint.load(name), dtype)
 

@@ -87,7 +87,7 @@ def verify_across(
             f"bundle {opened.root}: got one set of engines that can run here, {builds[0].name}, and nothing to compare "
             f"it with; add another with 'diffoundry build', or name the checkpoint with --against"
         )
-    settings = settings_for(open_pipeline(builds[0].components), request)
+    settings = settings_for(open_pipeline(builds[0].components, safety_checker=None), request)
     painted = []
     if checkpoint is not None:
         painted.append(_paint_with_diffusers(checkpoint, settings, watch))
@@ -131,7 +131,7 @@ def _paint(build: Build, settings: Settings, watch: Watch) -> _Painted:
     painter = Painter(name=build.name, image_psnr=gates.image_psnr)
     pictures: list[FloatArray] = []
     try:
-        pipeline = open_pipeline(build.components)
+        pipeline = open_pipeline(build.components, safety_checker=None)
         for prompt, seed in product(settings.prompts, settings.seeds):
             tell = partial(watch.stage, f"{build.name}: {prompt}, seed {seed}")
             pictures.append(paint(pipeline, prompt, seed, settings, tell)[1])

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL.Image import Image
 
 from diffoundry.exporter.component import Component
 from diffoundry.exporter.pytorch.reference import network
@@ -14,7 +15,7 @@ from diffoundry.runtime.controlnet_names import MID_RESIDUAL, is_residual, resid
 from diffoundry.runtime.dims import parse_size, size_of
 from diffoundry.runtime.engine import Array
 
-__all__ = ["Case", "control_cases", "decoder_cases", "encoder_cases", "text_cases", "unet_cases"]
+__all__ = ["Case", "control_cases", "decoder_cases", "encoder_cases", "image_cases", "text_cases", "unet_cases"]
 
 _SWEEP_ROWS = 64
 """Rows of the vocabulary sweep: all of a vocabulary of up to 4800 tokens, every tenth of CLIP's 49408."""
@@ -60,6 +61,18 @@ def _cases_of(pipeline: Any, component: Component, prompts: Sequence[str]) -> li
     body = np.resize(order, (rows, length - 2))
     sweep = np.column_stack([np.full(rows, ends[0]), body, np.full(rows, ends[1])])
     return [_text_case(encoder, component, "prompts", ids), _text_case(encoder, component, "vocabulary", sweep)]
+
+
+def image_cases(pipeline: Any, pictures: Sequence[Image]) -> list[Case]:
+    """For an image encoder that conditions the denoiser: pictures as transformers prepares them."""
+    encoder = getattr(pipeline, "image_encoder", None)
+    if encoder is None:
+        return []
+    pixels = pipeline.feature_extractor(list(pictures), return_tensors="pt").pixel_values
+    with torch.inference_mode():
+        embeds = encoder(pixels).image_embeds
+    feeds, expected = {"pixel_values": to_numpy(pixels)}, {"image_embeds": to_numpy(embeds)}
+    return [Case(component="image_encoder", label=f"{len(pictures)} pictures", feeds=feeds, expected=expected)]
 
 
 def unet_cases(component: Component, trace: Trace, calls: Sequence[UnetCall], place: float) -> list[Case]:
@@ -109,8 +122,13 @@ def encoder_cases(pipeline: Any, trace: Trace) -> list[Case]:
     """The picture that a run ended with."""
     picture = np.ascontiguousarray(trace.picture.transpose(2, 0, 1)[None] * 2 - 1)
     with torch.inference_mode():
-        moments = pipeline.vae.encode(torch.from_numpy(picture)).latent_dist.parameters
-    feeds, expected = {"sample": picture}, {"latent_parameters": to_numpy(moments)}
+        encoded = pipeline.vae.encode(torch.from_numpy(picture))
+    said = (
+        {"latent_parameters": encoded.latent_dist.parameters}
+        if hasattr(encoded, "latent_dist")
+        else {"latents": encoded.latents}
+    )
+    feeds, expected = {"sample": picture}, {name: to_numpy(values) for name, values in said.items()}
     return [Case(component="vae_encoder", label=trace.name, feeds=feeds, expected=expected)]
 
 

@@ -25,6 +25,7 @@ from diffoundry.exporter.verify.report import (
     holds,
 )
 from diffoundry.exporter.verify.request import Settings, VerifyRequest
+from diffoundry.exporter.verify.safety_checks import check_safety
 from diffoundry.exporter.verify.sizes import settings_for
 from diffoundry.exporter.verify.source import find_checkpoint, identity_notes
 from diffoundry.exporter.verify.watch import PicturePair, Watch
@@ -65,7 +66,7 @@ def verify(
     checkpoint = checkpoint or find_checkpoint(opened)
     watch.stage("reading the bundle", 0, 1)
     files = check_files(opened)
-    pipeline = open_pipeline(builds[0].components)
+    pipeline = open_pipeline(builds[0].components, safety_checker=None)
     settings = settings_for(pipeline, request)
     reference = ask_pytorch(checkpoint, pipeline, settings, watch)
     reports = tuple(_verify_build(build, reference, settings, watch) for build in builds)
@@ -107,6 +108,7 @@ def _verify_build(build: Build, reference: Reference, settings: Settings, watch:
     findings = _Findings()
     try:
         _compare_components(build, reference.cases, engines, watch, findings)
+        findings.checks.extend(check_safety(build.components, reference.safety))
         _compare_loops(build, reference, gates, settings, watch, findings)
     except EngineError as error:
         findings.checks.append(holds("engine", build.name, "runs", str(error), "runs"))
@@ -138,7 +140,7 @@ def _compare_components(
 def _compare_loops(
     build: Build, reference: Reference, gates: Gates, settings: Settings, watch: Watch, findings: _Findings
 ) -> None:
-    pipeline = open_pipeline(build.components)
+    pipeline = open_pipeline(build.components, safety_checker=None)
     for trace in reference.traces:
         tell = partial(watch.stage, f"{build.name}: {trace.name}")
         result, picture = follow(pipeline, trace, reference.gallery, settings, tell)

@@ -1,4 +1,4 @@
-"""The bundle's files against the checkpoint's: sums, scheduler options, component configs, token ids."""
+"""The bundle's files against the checkpoint's: sums, scheduler options, component configs, token ids, pixels."""
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -6,14 +6,18 @@ from typing import Any
 
 import diffusers
 import numpy as np
+from PIL.Image import Image
 
 from diffoundry.exporter.component import Component
 from diffoundry.exporter.pytorch.reference import network
 from diffoundry.exporter.verify.report import Check, holds
 from diffoundry.runtime.bundle import Bundle
+from diffoundry.runtime.errors import ConfigError
+from diffoundry.runtime.feature_extractor import FeatureExtractor
+from diffoundry.runtime.pipelines.safety import EXTRACTOR_FILE
 from diffoundry.runtime.tokenizers.clip import ClipTokenizer
 
-__all__ = ["check_configs", "check_files", "check_scheduler", "check_tokenizer"]
+__all__ = ["check_configs", "check_extractor", "check_files", "check_scheduler", "check_tokenizer"]
 
 _TEXTS = (
     "",
@@ -104,6 +108,32 @@ def check_tokenizer(name: str, tokenizer: ClipTokenizer, reference: Any, prompts
     return holds("tokenizer", f"{name}, {len(texts)} texts", "ids", fault)
 
 
+def check_extractor(bundle: Bundle, reference: Any, pictures: Sequence[Image]) -> Iterator[Check]:
+    """Compare how pictures are prepared for networks that look at them with transformers, bit for bit.
+
+    Args:
+        bundle: The bundle.
+        reference: transformers' `CLIPImageProcessor`; None where nothing looks at pictures.
+        pictures: At least one.
+    """
+    if reference is None or not bundle.has(EXTRACTOR_FILE):
+        return
+    subject, measure = f"feature_extractor, {len(pictures)} pictures", "pixels"
+    try:
+        ours = [FeatureExtractor.from_config(bundle.read_json(EXTRACTOR_FILE))([picture]) for picture in pictures]
+    except ConfigError as error:
+        yield holds("config", subject, measure, str(error))
+        return
+    expected = [reference(picture, return_tensors="np").pixel_values for picture in pictures]
+    wrong = [i for i, pair in enumerate(zip(ours, expected, strict=True)) if not np.array_equal(*pair)]
+    fault = None
+    if wrong:
+        fault = (
+            f"other pixels of {len(wrong)} pictures, such as {pictures[wrong[0]].width} x {pictures[wrong[0]].height}"
+        )
+    yield holds("config", subject, measure, fault)
+
+
 def _completed(kind: type, config: Mapping[str, Any]) -> dict[str, Any]:
     """A diffusers config with the defaults of its class for what it does not name."""
     parameters = inspect.signature(kind).parameters.values()
@@ -118,5 +148,8 @@ def _plain(value: Any) -> Any:
 
 def _differences(ours: Mapping[str, Any], reference: Mapping[str, Any]) -> Iterable[str]:
     for name in sorted({*ours, *reference} - _NOT_NUMERIC):
-        if not name.startswith("_") and ours.get(name) != reference.get(name):
-            yield f"{name} {ours.get(name)!r}, expected {reference.get(name)!r}"
+        mine, other = ours.get(name), reference.get(name)
+        if isinstance(mine, Mapping) and isinstance(other, Mapping):  # a CLIP model's two halves
+            yield from (f"{name}.{words}" for words in _differences(mine, other))
+        elif not str(name).startswith("_") and mine != other:
+            yield f"{name} {mine!r}, expected {other!r}"

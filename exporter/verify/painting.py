@@ -33,7 +33,7 @@ def paint(
         EngineError: An engine failed.
     """
     run = pipeline.start(
-        prompt,
+        prompt if pipeline.encoders else None,
         seed=seed,
         output_type="np",
         **settings.picture_arguments(),

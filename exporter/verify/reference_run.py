@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffoundry.exporter.pytorch.reference import control_names, network, reference_arguments
+from diffoundry.exporter.pytorch.reference import call_pipeline, control_names, network, reference_arguments
 from diffoundry.exporter.verify.request import Settings
 from diffoundry.runtime.controlnet_names import is_residual, residual_name
 
@@ -83,18 +83,18 @@ def paint_reference(
     timesteps: list[float] = []
     latents: list[FloatArray] = []
 
-    def keep(pipe: Any, index: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+    def keep(index: int, timestep: Any, values: torch.Tensor) -> None:
         timesteps.append(float(timestep))
-        latents.append(to_numpy(values["latents"]))
-        tell(index + 1, pipe.num_timesteps)
-        return {}
+        latents.append(to_numpy(values))
+        tell(index + 1, getattr(pipeline, "num_timesteps", len(pipeline.scheduler.timesteps)))
 
-    output = pipeline(
+    output = call_pipeline(
+        pipeline,
         prompt,
+        keep,
         **reference_arguments(pipeline, settings.picture_arguments()),
         generator=torch.Generator("cpu").manual_seed(seed),
         output_type="np",
-        callback_on_step_end=keep,
     )
     picture = np.asarray(output.images[0], dtype=np.float32)
     return Trace(prompt=prompt, seed=seed, timesteps=tuple(timesteps), latents=tuple(latents), picture=picture)

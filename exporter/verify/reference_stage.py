@@ -5,18 +5,31 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import product
 
+import numpy as np
 import torch
+from PIL.Image import Image
 
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
 from diffoundry.exporter.pytorch.reference import reference_pipeline
-from diffoundry.exporter.verify.cases import Case, control_cases, decoder_cases, encoder_cases, text_cases, unet_cases
-from diffoundry.exporter.verify.config_checks import check_configs, check_scheduler, check_tokenizer
+from diffoundry.exporter.verify.cases import (
+    Case,
+    control_cases,
+    decoder_cases,
+    encoder_cases,
+    image_cases,
+    text_cases,
+    unet_cases,
+)
+from diffoundry.exporter.verify.config_checks import check_configs, check_extractor, check_scheduler, check_tokenizer
 from diffoundry.exporter.verify.recognition import Gallery, gallery_of_prompts, open_gallery
 from diffoundry.exporter.verify.reference_run import Trace, paint_reference, record_controls, record_unet
 from diffoundry.exporter.verify.report import Check
 from diffoundry.exporter.verify.request import Settings
+from diffoundry.exporter.verify.safety_checks import SafetyReference, ask_safety_checker
 from diffoundry.exporter.verify.watch import Watch
+from diffoundry.runtime.image import to_pil
 from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
+from diffoundry.runtime.pipelines.stand_in import size_arguments
 
 __all__ = ["Reference", "ask_pytorch"]
 
@@ -30,12 +43,14 @@ class Reference:
         cases: Inputs of every component that these met, and what PyTorch makes of them.
         checks: Of what needs no engine: configs and token ids.
         gallery: What names the pictures, or None when nothing is at hand.
+        safety: What the checkpoint's safety checker says of the pictures, or None when there is none.
     """
 
     traces: Sequence[Trace]
     cases: Sequence[Case]
     checks: Sequence[Check]
     gallery: Gallery | None
+    safety: SafetyReference | None = None
 
 
 def ask_pytorch(checkpoint: Checkpoint, pipeline: DiffusionPipeline, settings: Settings, watch: Watch) -> Reference:
@@ -61,6 +76,8 @@ def ask_pytorch(checkpoint: Checkpoint, pipeline: DiffusionPipeline, settings: S
             for encoder in pipeline.family.encoders
         ),
     ]
+    # Pictures are compared as they are painted; that the same ones are blacked out is a check of its own.
+    checker, reference.safety_checker = getattr(reference, "safety_checker", None), None
     traces: list[Trace] = []
     cases: list[Case] = []
     runs = list(product(settings.prompts, settings.seeds))
@@ -75,5 +92,19 @@ def ask_pytorch(checkpoint: Checkpoint, pipeline: DiffusionPipeline, settings: S
         cases += encoder_cases(reference, trace)
     watch.stage("PyTorch: text", 0, 1)
     cases += text_cases(reference, checkpoint.components, settings.prompts)
+    pictures = _pictures(traces, settings)
+    checks += check_extractor(bundle, getattr(reference, "feature_extractor", None), pictures)
+    cases += image_cases(reference, pictures)
+    safety = None
+    if checker is not None:
+        reference.safety_checker = checker
+        safety = ask_safety_checker(reference, [trace.picture for trace in traces])
+        cases += safety.cases
     gallery = open_gallery(checkpoint.root) or gallery_of_prompts(traces)
-    return Reference(traces=traces, cases=cases, checks=checks, gallery=gallery)
+    return Reference(traces=traces, cases=cases, checks=checks, gallery=gallery, safety=safety)
+
+
+def _pictures(traces: Sequence[Trace], settings: Settings) -> list[Image]:
+    """What was painted, and a drawn picture of sides that fit to nothing."""
+    drawn = size_arguments(["image"], settings.height + 37, settings.width + 5)["image"]
+    return [drawn, *to_pil(np.stack([trace.picture for trace in traces]))]

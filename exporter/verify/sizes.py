@@ -20,7 +20,7 @@ def settings_for(pipeline: DiffusionPipeline, request: VerifyRequest) -> Setting
             nearest(size, dims.get(name, DimSpec())) for name, size in zip(("height", "width"), own, strict=True)
         )
     return Settings(
-        prompts=request.prompts,
+        prompts=request.prompts if pipeline.encoders else ("a drawn picture",),
         seeds=request.seeds,
         steps=request.steps,
         guidance_scale=request.guidance_scale,

@@ -2,13 +2,11 @@
 
 from collections.abc import Iterator
 
-from diffoundry.exporter.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from diffoundry.exporter.checkpoints.checkpoint import Checkpoint, open_recipe
 from diffoundry.runtime.bundle import Bundle
 from diffoundry.runtime.errors import BundleError, CheckpointError, InputError
 
 __all__ = ["find_checkpoint", "identity_notes"]
-
-_SEED = "random_weights_seed"
 
 
 def find_checkpoint(bundle: Bundle) -> Checkpoint:
@@ -24,13 +22,10 @@ def find_checkpoint(bundle: Bundle) -> Checkpoint:
             f"bundle {bundle.root}: got a folder without a manifest, which does not say what it was made from; "
             f"name the checkpoint with --against"
         )
-    recipe = bundle.manifest.recipe
-    seed = recipe.source.get(_SEED)
-    if seed is not None and not seed.isdecimal():
-        raise BundleError(f"bundle {bundle.root}: got the seed {seed!r} in its recipe, expected a number; export again")
     try:
-        plain = open_checkpoint(recipe.model, random_weights=seed is not None, seed=int(seed or 0))
-        return plain.with_controlnets(recipe.controlnets).with_loras(recipe.loras)
+        return open_recipe(bundle.manifest.recipe)
+    except InputError as error:
+        raise BundleError(f"bundle {bundle.root}: {error}") from error
     except CheckpointError as error:
         raise CheckpointError(
             f"bundle {bundle.root}: the checkpoint of its recipe cannot be opened: {error}; "

@@ -97,7 +97,7 @@ class BundleContender:
         try:
             start = time.perf_counter()
             run = self.pipeline.start(
-                self._request.prompt,
+                self._request.prompt if self.pipeline.encoders else None,
                 seed=self._request.seed,
                 output_type="np",
                 **self._request.picture_arguments(),

@@ -52,21 +52,36 @@ _SETTINGS = (
 @pipeline_options
 @control_options
 @vae_options
+@click.option("--no-safety-checker", is_flag=True, help="Do not show pictures to the bundle's safety checker.")
 @click.option("--like", type=click.Path(path_type=Path), help="Take the settings of this PNG; options given win.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="out.png", show_default=True)
 @click.option("--low-memory", is_flag=True, help="Have no more components open than what runs now.")
 @adapter_options
 @engine_options
 @json_option
-def command(bundle: Path, *, like: Path | None, output: Path, low_memory: bool, as_json: bool, **values: Any) -> None:
-    """Paint PROMPT with the bundle DIR and write PNG files that hold their settings."""
+def command(
+    bundle: Path,
+    *,
+    like: Path | None,
+    output: Path,
+    low_memory: bool,
+    no_safety_checker: bool,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """Paint PROMPT with the bundle DIR and write PNG files that hold their settings.
+
+    A bundle that paints variations of a picture takes --image and no PROMPT.
+    """
     started = time.perf_counter()
-    pipeline = load(bundle, low_memory=low_memory, **take_engine_options(values))
+    checked = not no_safety_checker
+    pipeline = load(bundle, low_memory=low_memory, safety_checker=checked, **take_engine_options(values))
     tell_choice(pipeline.components)
     images = take_images(values)
     controls: tuple[Path, ...] = values.pop("control_image")
     adapters = {name: list(values.pop(name)) for name in ("lora", "embedding")}
-    settings = _settings(like, values, {**adapters, "control_image": controls})
+    shown = {**adapters, "control_image": controls}
+    settings = _settings(like, values, shown, texts=bool(pipeline.encoders))
     parts = take_vae_settings(pipeline, settings)
     load_adapters(pipeline, adapters["lora"], adapters["embedding"])
     paths = _paths(output, settings.get("num_images_per_prompt", 1))
@@ -84,18 +99,21 @@ def command(bundle: Path, *, like: Path | None, output: Path, low_memory: bool, 
     seconds = round(time.perf_counter() - started, 3)
     if as_json:
         report = {"files": files, "settings": {**settings, **names, **parts, "seed": run.seed}, "seconds": seconds}
-        print_json({**report, "truncated": list(result.truncated)})
+        flags = result.nsfw_content_detected
+        print_json({**report, "truncated": list(result.truncated), "nsfw_content_detected": flags})
     else:
         remark(f"{', '.join(files)} (seed {run.seed}, {seconds:.1f} s)")
 
 
-def _settings(like: Path | None, given: dict[str, Any], files: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+def _settings(
+    like: Path | None, given: dict[str, Any], files: Mapping[str, Sequence[Any]], *, texts: bool
+) -> dict[str, Any]:
     """The options given, over those of the picture to paint again, whose files are to be given again."""
     picture = read_settings(like) if like else {}
     check_like(picture, files)
     settings = {key: value for key, value in picture.items() if key in _SETTINGS}
     settings |= {key: value for key, value in given.items() if value is not None}
-    if not settings.get("prompt"):
+    if texts and not settings.get("prompt"):
         raise InputError("prompt: got none, expected a text after DIR, or --like with a picture painted by diffoundry")
     return settings
 
@@ -124,8 +142,14 @@ def _paint(run: Run) -> PipelineOutput:
 
 
 def _save(result: PipelineOutput, paths: list[Path], settings: dict[str, Any]) -> list[str]:
-    for index, (image, path) in enumerate(zip(result.images, paths, strict=True)):
-        fault = describe_image_fault(image)
+    flags = result.nsfw_content_detected or [False] * len(paths)
+    for index, (image, path, flagged) in enumerate(zip(result.images, paths, flags, strict=True)):
+        fault = None if flagged else describe_image_fault(image)
+        if flagged:
+            remark(
+                f"warning: {path}: the safety checker flagged this picture, so it is black; try another prompt or "
+                f"seed, or --no-safety-checker if you answer for what is shown"
+            )
         if fault:
             remark(f"warning: {path}: {fault}")
         save_png(image, path, {**settings, "image_index": index})

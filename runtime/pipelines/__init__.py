@@ -8,11 +8,13 @@ from diffoundry.runtime.engine import EngineOptions
 from diffoundry.runtime.errors import BundleError
 from diffoundry.runtime.pipelines.classes import PIPELINE_CLASSES
 from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
+from diffoundry.runtime.pipelines.safety import COMPONENT, SafetyChecker
 from diffoundry.runtime.plugins import resolve
 
 __all__ = ["FAMILIES", "load", "open_pipeline"]
 
 FAMILIES = {
+    "image_variation": "diffoundry.runtime.pipelines.families.image_variation:ImageVariation",
     "stable_diffusion": "diffoundry.runtime.pipelines.families.stable_diffusion:StableDiffusion",
     "stable_diffusion_xl": "diffoundry.runtime.pipelines.families.stable_diffusion_xl:StableDiffusionXL",
 }
@@ -25,6 +27,7 @@ def load(
     precision: str | None = None,
     options: EngineOptions | None = None,
     low_memory: bool = False,
+    safety_checker: bool | None = True,
 ) -> DiffusionPipeline:
     """Open a bundle, or an Optimum ONNX folder, as a pipeline ready to paint.
 
@@ -37,16 +40,22 @@ def load(
         options: Device and threads.
         low_memory: Have no more open than what runs now: memory peaks at the largest component, and every picture opens
             the components anew.
+        safety_checker: As in `open_pipeline`.
 
     Raises:
         BundleError: The folder is no bundle, was changed, or is of a family this version does not know.
     """
-    bundle = Bundle(path)
-    return open_pipeline(Components(bundle, target=target, precision=precision, options=options, low_memory=low_memory))
+    components = Components(Bundle(path), target=target, precision=precision, options=options, low_memory=low_memory)
+    return open_pipeline(components, safety_checker=safety_checker)
 
 
-def open_pipeline(components: Components) -> DiffusionPipeline:
+def open_pipeline(components: Components, *, safety_checker: bool | None = True) -> DiffusionPipeline:
     """The pipeline that drives these components, by the family of their bundle.
+
+    Args:
+        components: The engines.
+        safety_checker: Whether pictures are shown to the safety checker of a bundle that has one; None or False turns
+            it off, as `safety_checker=None` does in diffusers.
 
     Raises:
         BundleError: It is of a family this version does not know.
@@ -62,4 +71,6 @@ def open_pipeline(components: Components) -> DiffusionPipeline:
             f"bundle {bundle.root}: got the family {family!r}, expected one of {', '.join(FAMILIES)}; "
             "upgrade diffoundry"
         )
-    return DiffusionPipeline(components, resolve(FAMILIES[family])(components))
+    checked = safety_checker and bundle.manifest is not None and COMPONENT in bundle.components
+    checker = SafetyChecker(components) if checked else None
+    return DiffusionPipeline(components, resolve(FAMILIES[family])(components), checker)

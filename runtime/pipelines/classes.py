@@ -24,6 +24,7 @@ _PLAIN = {
     "StableDiffusionImg2ImgPipeline": PipelineClass(_SD, "image_to_image"),
     "StableDiffusionInpaintPipeline": PipelineClass(_SD, "inpainting"),
     "StableDiffusionInstructPix2PixPipeline": PipelineClass(_SD, "instruction"),
+    "StableDiffusionImageVariationPipeline": PipelineClass("image_variation", "text_to_image"),
     "StableDiffusionXLPipeline": PipelineClass(_XL, "text_to_image"),
     "StableDiffusionXLImg2ImgPipeline": PipelineClass(_XL, "image_to_image"),
     "StableDiffusionXLInpaintPipeline": PipelineClass(_XL, "inpainting"),

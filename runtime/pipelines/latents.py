@@ -10,6 +10,7 @@ import numpy.typing as npt
 from diffoundry.runtime.components import Components
 from diffoundry.runtime.image import postprocess
 from diffoundry.runtime.pipelines.tiling import Tiles
+from diffoundry.runtime.pipelines.tiny_tiling import TinyTiles
 from diffoundry.runtime.random import Generator, randn_tensor
 
 if TYPE_CHECKING:
@@ -22,11 +23,14 @@ FloatArray = npt.NDArray[np.float32]
 SCALING_FACTOR = 0.18215
 """What diffusers assumes when the VAE's config does not say, as those of the first checkpoints."""
 
+_TINY = "AutoencoderTiny"
+"""A VAE without a distribution of latents: its encoder gives them as they are."""
+
 _CHANNELS = 4
 """The same, for `latent_channels`."""
 
-_PORTS = {"vae_encoder": ("sample", "latent_parameters"), "vae_decoder": ("latent_sample", "sample")}
-"""What each half takes and what it gives."""
+_FEEDS = {"vae_encoder": "sample", "vae_decoder": "latent_sample"}
+"""What each half takes; it gives one tensor."""
 
 
 class LatentCodec:
@@ -49,9 +53,11 @@ class LatentCodec:
             standardizes: Whether `latents_mean` and `latents_std` of the VAE count, where it has both.
         """
         config = components.bundle.config("vae_decoder")
-        self.factor = 1 << (len(config["block_out_channels"]) - 1)
+        self._tiny = config.get("_class_name") == _TINY
+        levels = config["decoder_block_out_channels" if self._tiny else "block_out_channels"]
+        self.factor = 1 << (len(levels) - 1)
         self.channels: int = config.get("latent_channels", _CHANNELS)
-        self.scaling_factor: float = config.get("scaling_factor", SCALING_FACTOR)
+        self.scaling_factor: float = config.get("scaling_factor", 1.0 if self._tiny else SCALING_FACTOR)
         self.tiles: Tiles | None = None
         self.slicing = False
         self._components = components
@@ -62,25 +68,30 @@ class LatentCodec:
             self._statistics = np.asarray(mean, np.float32).reshape(shape), np.asarray(std, np.float32).reshape(shape)
 
     def sample(self, pixels: FloatArray, generator: Generator | Sequence[Generator]) -> FloatArray:
-        """Latents drawn from what the encoder says of pictures, in the VAE's own scale.
+        """Latents drawn from what the encoder says of pictures, in the VAE's own scale; of a tiny one as it says.
 
-        diffusers: `DiagonalGaussianDistribution.sample`.
+        diffusers: `retrieve_latents` and `DiagonalGaussianDistribution.sample`.
 
         Args:
             pixels: (B, 3, H, W), -1 to 1.
             generator: One, or one for each picture.
         """
-        mean, log_variance = np.split(self._moments(pixels), 2, axis=1)
+        if self._tiny:
+            return self._run("vae_encoder", pixels)
+        mean, log_variance = np.split(self._run("vae_encoder", pixels), 2, axis=1)
         deviation = np.exp(np.float32(0.5) * np.clip(log_variance, -30.0, 20.0))
         latents: FloatArray = mean + deviation * randn_tensor(mean.shape, generator).astype(np.float32)
         return latents
 
     def mode(self, pixels: FloatArray) -> FloatArray:
         """The likeliest latents of pictures (B, 3, H, W), in the VAE's own scale."""
-        return np.split(self._moments(pixels), 2, axis=1)[0]
+        said = self._run("vae_encoder", pixels)
+        return said if self._tiny else np.split(said, 2, axis=1)[0]
 
     def draw(self, pixels: FloatArray, generator: Generator | Sequence[Generator]) -> None:
         """Draw the random numbers that `sample` would, and nothing else."""
+        if self._tiny:
+            return
         rows, _, height, width = pixels.shape
         randn_tensor((rows, self.channels, height // self.factor, width // self.factor), generator)
 
@@ -112,7 +123,8 @@ class LatentCodec:
         Raises:
             InputError: As `Tiles.of`.
         """
-        return Tiles.of(self._components.bundle.config("vae_decoder"), self.factor)
+        config = self._components.bundle.config("vae_decoder")
+        return TinyTiles.of(config, self.factor) if self._tiny else Tiles.of(config, self.factor)
 
     def check_tiles(self, height: int, width: int) -> None:
         """Refuse a picture of this size in pixels when it goes in tiles that the engines do not take.
@@ -130,9 +142,6 @@ class LatentCodec:
         mean, std = self._statistics
         return latents * std / self.scaling_factor + mean
 
-    def _moments(self, pixels: FloatArray) -> FloatArray:
-        return self._run("vae_encoder", pixels)
-
     def _run(self, half: str, array: FloatArray) -> FloatArray:
         """One half of the VAE, in slices and in tiles where they are on."""
         run, tiles = partial(self._call, half), self.tiles
@@ -145,5 +154,5 @@ class LatentCodec:
         return run(array)
 
     def _call(self, half: str, array: FloatArray) -> FloatArray:
-        feed, fetch = _PORTS[half]
-        return self._components.run(half, {feed: array})[fetch]
+        (answer,) = self._components.run(half, {_FEEDS[half]: array}).values()
+        return answer

@@ -1,6 +1,7 @@
 """Drives the components of a bundle: a family conditions the denoiser, a task says what is made of what."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from diffoundry.runtime.adapters.loaded import Adapters
 from diffoundry.runtime.adapters.pipeline import Adaptable
 from diffoundry.runtime.components import Components
 from diffoundry.runtime.errors import BundleError
+from diffoundry.runtime.image import to_pil
 from diffoundry.runtime.pipelines.arguments import sort_arguments
 from diffoundry.runtime.pipelines.classes import PIPELINE_CLASSES
 from diffoundry.runtime.pipelines.condition import Feeds, Frame
@@ -23,7 +25,8 @@ from diffoundry.runtime.pipelines.guidance import Guidance
 from diffoundry.runtime.pipelines.latents import LatentCodec
 from diffoundry.runtime.pipelines.request import Request, check_request, make_generator_for
 from diffoundry.runtime.pipelines.run import PipelineOutput, Run
-from diffoundry.runtime.pipelines.stand_in import CONTROL, STAND_INS
+from diffoundry.runtime.pipelines.safety import COMPONENT, SafetyChecker
+from diffoundry.runtime.pipelines.stand_in import CONTROL, SEEN, STAND_INS
 from diffoundry.runtime.pipelines.tasks import choose_task, possible_tasks
 from diffoundry.runtime.pipelines.tasks.base import Stage, Task
 from diffoundry.runtime.pipelines.tasks.schedule import cut_end
@@ -47,10 +50,11 @@ class DiffusionPipeline(Adaptable, Frugal):
         family: How prompts become inputs of the denoiser.
         codec: Pictures to latents and back.
         controlnets: What guides the denoiser by pictures.
+        safety_checker: What finished pictures are shown to, or None; it may be set to None at any time.
         scheduler_config: The checkpoint's.
     """
 
-    def __init__(self, components: Components, family: Family) -> None:
+    def __init__(self, components: Components, family: Family, safety_checker: SafetyChecker | None = None) -> None:
         """Read the configs; engines are opened when first needed.
 
         Raises:
@@ -64,10 +68,12 @@ class DiffusionPipeline(Adaptable, Frugal):
         self.family = family
         self.codec = LatentCodec(components, standardizes=family.standardizes)
         self.controlnets = ControlNets(components)
+        self.safety_checker = safety_checker
         self.scheduler_config: Mapping[str, Any] = bundle.read_json("scheduler/scheduler_config.json")
         self._unet = bundle.config("unet")
         self._extra_channels: int = self._unet["in_channels"] - self.codec.channels
-        self._tasks = possible_tasks(self._extra_channels, self.codec.channels, family.needs)
+        taken = [field.name for field in fields(family.Arguments)]
+        self._tasks = possible_tasks(self._extra_channels, self.codec.channels, family.needs, taken)
         if not self._tasks:
             raise BundleError(
                 f"bundle {bundle.root}: got a UNet of {self._unet['in_channels']} channels over latents of "
@@ -92,14 +98,21 @@ class DiffusionPipeline(Adaptable, Frugal):
 
     @property
     def stand_ins(self) -> tuple[str, ...]:
-        """What `size_arguments` stands in for: arguments of the usual task, and a picture for each ControlNet."""
+        """What `size_arguments` stands in for.
+
+        Arguments of the usual task and a picture for each ControlNet, or `SEEN` for what a family without texts sees.
+        """
+        if not self.encoders:
+            return (SEEN,)
         own = [name for name in STAND_INS if name in getattr(self.usual_task, "__dataclass_fields__", {})]
         return (*own, *[CONTROL] * len(self.controlnets.names))
 
     @property
     def used_components(self) -> tuple[str, ...]:
         """The components that the usual task runs."""
-        spared = () if self.usual_task.from_image else ("vae_encoder",)
+        spared = [] if self.usual_task.from_image else ["vae_encoder"]
+        if self.safety_checker is None:
+            spared.append(COMPONENT)
         return tuple(name for name in self.components.bundle.components if name not in spared)
 
     @property
@@ -196,7 +209,7 @@ class DiffusionPipeline(Adaptable, Frugal):
             ),
             total=len(timesteps),
             latents=start.latents,
-            decode=partial(self.codec.decode, standardized=not (shown and task.name in self.family.unstandardized)),
+            decode=partial(self._show, standardized=not (shown and task.name in self.family.unstandardized)),
             complete=start.finish,
             output_type=request.output_type,
             seed=None if request.latents is not None and request.seed is None else seed,
@@ -214,6 +227,17 @@ class DiffusionPipeline(Adaptable, Frugal):
     def decode(self, latents: FloatArray, output_type: str = "pil") -> "list[Image] | FloatArray":
         """The pictures that latents (B, C, h, w) stand for; see `PipelineOutput.images` for the output types."""
         return self.codec.decode(latents, output_type)
+
+    def _show(
+        self, latents: FloatArray, output_type: str, *, standardized: bool
+    ) -> "tuple[list[Image] | FloatArray, list[bool] | None]":
+        """Decode, and black out what the safety checker flags; None when nothing was checked, as of latents."""
+        if self.safety_checker is None or output_type == "latent":
+            return self.codec.decode(latents, output_type, standardized=standardized), None
+        pixels = np.array(self.codec.decode(latents, "np", standardized=standardized))
+        flags = self.safety_checker(to_pil(pixels))
+        pixels[flags] = 0
+        return (to_pil(pixels) if output_type == "pil" else pixels), flags
 
     def _check(self, request: Request, height: int, width: int) -> None:
         manifest = self.components.bundle.manifest

@@ -26,11 +26,14 @@ class PipelineOutput:
             latents (B, C, h, w).
         seed: The seed used, or None when generators or latents were handed in.
         truncated: For each prompt the part that did not fit into the text encoder, "" where all of it did.
+        nsfw_content_detected: For each picture whether the safety checker flagged it, so that it is black now; None
+            when none looked at them.
     """
 
     images: "list[Image] | FloatArray"
     seed: int | tuple[int, ...] | None
     truncated: tuple[str, ...]
+    nsfw_content_detected: list[bool] | None = None
 
 
 class Run:
@@ -49,7 +52,7 @@ class Run:
         steps: Iterator[Step],
         total: int,
         latents: FloatArray,
-        decode: Callable[[FloatArray, str], Any],
+        decode: "Callable[[FloatArray, str], tuple[Any, list[bool] | None]]",
         complete: "Callable[[list[Image]], list[Image]] | None" = None,
         output_type: str,
         seed: int | tuple[int, ...] | None,
@@ -71,15 +74,15 @@ class Run:
             yield step
 
     def preview(self) -> "list[Image]":
-        """The pictures as they are now, through the VAE."""
-        images: list[Image] = self._decode(self.latents, "pil")
+        """The pictures as they are now, through the VAE, and past the safety checker where there is one."""
+        images: list[Image] = self._decode(self.latents, "pil")[0]
         return images
 
     def finish(self) -> PipelineOutput:
         """Run the steps that are left and decode."""
         for _ in self:
             pass
-        images = self._decode(self.latents, self._output_type)
+        images, flags = self._decode(self.latents, self._output_type)
         if self._complete is not None:
             images = self._complete(images)
-        return PipelineOutput(images=images, seed=self.seed, truncated=self.truncated)
+        return PipelineOutput(images=images, seed=self.seed, truncated=self.truncated, nsfw_content_detected=flags)

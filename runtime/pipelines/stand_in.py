@@ -6,13 +6,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CONTROL", "STAND_INS", "size_arguments"]
+__all__ = ["CONTROL", "SEEN", "STAND_INS", "size_arguments"]
 
 STAND_INS = ("image", "mask_image", "strength")
 """Arguments of tasks that are stood in for."""
 
 CONTROL = "control_image"
 """What ControlNets are shown is stood in for too."""
+
+SEEN = "seen image"
+"""A picture that is looked at and not painted on, so that a size is asked for beside it."""
 
 
 def size_arguments(names: Collection[str], height: int, width: int) -> dict[str, Any]:
@@ -21,10 +24,12 @@ def size_arguments(names: Collection[str], height: int, width: int) -> dict[str,
     Args:
         names: Those of `STAND_INS` that the pipeline takes: "image" is an orange disc on a gradient of blue, of
             "mask_image" the middle is white, and "strength" is 1, so that as many steps are run as are asked for;
-            and `CONTROL` once for each ControlNet, which is shown the disc's outline, white on black.
+            and `CONTROL` once for each ControlNet, which is shown the disc's outline, white on black. Or `SEEN`.
         height: Pixels.
         width: Pixels.
     """
+    if SEEN in names:
+        return {**size_arguments(["image"], height, width), "height": height, "width": width}
     down, across = np.mgrid[0:height, 0:width].astype(np.float32)
     down, across = down / height - 0.5, across / width - 0.5
     controls = _outlines(down, across, sum(name == CONTROL for name in names))

@@ -61,10 +61,9 @@ class Tiles:
         Raises:
             InputError: A tile has another size; the message names every size that is needed.
         """
-        if max(size) <= self.pixels:
+        needed = self.sizes(size)
+        if needed == [size]:
             return
-        heights, widths = (_lengths(side, self.pixels) for side in size)
-        needed = list(product(heights, widths))
         lacking = [tile for tile in needed if (tile not in buckets if buckets else not _allowed(tile, dims))]
         if lacking:
             raise InputError(
@@ -72,6 +71,13 @@ class Tiles:
                 f"engines for; export with free sizes or with --buckets {_list([size, *needed], ',')}, or leave VAE "
                 f"tiling off"
             )
+
+    def sizes(self, size: tuple[int, int]) -> list[tuple[int, int]]:
+        """The different tiles of a picture of this size (height, width) in pixels; itself when it is one tile."""
+        if max(size) <= self.pixels:
+            return [size]
+        heights, widths = (_lengths(side, self.pixels) for side in size)
+        return list(product(heights, widths))
 
     def decode(self, run: Callable[[FloatArray], FloatArray], latents: FloatArray) -> FloatArray:
         """Pictures (B, 3, H, W) of latents (B, C, h, w), by calls of `run` on at most a tile."""

@@ -15,7 +15,7 @@ def fill_in(config: Path) -> None:
     diffusers: the default of `AutoencoderKL`'s `scaling_factor`; OpenVINO GenAI 2026.4 takes 1.
     """
     fields = json.loads(config.read_text(encoding="utf-8"))
-    if "scaling_factor" in fields:
+    if "scaling_factor" in fields or fields.get("_class_name", "AutoencoderKL") != "AutoencoderKL":
         return
     beside = config.with_name(f".{config.name}")
     beside.write_text(json.dumps({**fields, "scaling_factor": SCALING_FACTOR}, indent=2) + "\n", encoding="utf-8")

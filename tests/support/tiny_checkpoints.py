@@ -7,7 +7,7 @@ import json
 import shutil
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def write_tiny_checkpoint(folder: Path, name: str) -> None:
     index = {"_class_name": variant.pipeline, "_diffusers_version": diffusers.__version__, **variant.index}
     for part, model in models.items():
         model.save_pretrained(folder / part)
-        index[part] = [type(model).__module__.partition(".")[0], type(model).__name__]
+        index[part] = [_library(model), type(model).__name__]
     for place in variant.tokenizers:
         shutil.copytree(EMOJI / "tokenizer", folder / place)
         index[place] = ["transformers", "CLIPTokenizer"]
@@ -91,6 +91,12 @@ def write_tiny_controlnet(folder: Path, base: str, name: str) -> None:
             if not parameter.any():
                 parameter.data = 0.1 * torch.randn(parameter.shape)
     made.save_pretrained(folder)
+
+
+def _library(model: Any) -> str:
+    """As diffusers names it: of a network that lies in a pipeline's folder, that folder."""
+    parts = type(model).__module__.split(".")
+    return parts[-2] if parts[1] == "pipelines" else parts[0]
 
 
 def text_encoder(**options: Any) -> Any:
@@ -166,9 +172,61 @@ def vae(**options: Any) -> Any:
     )
 
 
+def vae_tiny() -> Any:
+    """AutoencoderTiny, factor 8: latents without a distribution."""
+    import diffusers
+
+    sizes = {"encoder_block_out_channels": (16,) * 4, "decoder_block_out_channels": (16,) * 4}
+    return diffusers.AutoencoderTiny(**sizes, num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(1, 1, 1, 1))
+
+
 def vae_xl() -> Any:
     """With statistics of its latents, as some fine-tunes of Stable Diffusion XL have."""
     return vae(scaling_factor=0.13025, latents_mean=[-1.5, 0.6, 0.1, -0.4], latents_std=[8.0, 6.5, 5.0, 7.0])
+
+
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 8,
+    "initializer_factor": 8.0,  # so large that pictures of random networks are told apart
+}
+
+
+def feature_extractor() -> Any:
+    """For pictures of 32 x 32."""
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    return CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+
+
+def image_encoder() -> Any:
+    """As narrow as the UNet's condition."""
+    import transformers
+
+    config = transformers.CLIPVisionConfig(**VISION, projection_dim=32)
+    return transformers.CLIPVisionModelWithProjection(config)
+
+
+def safety_checker() -> Any:
+    """One concept and one special one are near enough to some pictures of `sd1`: seeds 0 to 5 have both verdicts."""
+    import torch
+    import transformers
+    from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+
+    text = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    checker = StableDiffusionSafetyChecker(
+        transformers.CLIPConfig(vision_config=VISION, text_config=text, projection_dim=24)
+    )
+    checker.concept_embeds.data = torch.randn(17, 24)
+    checker.special_care_embeds.data = torch.randn(3, 24)
+    checker.concept_embeds_weights.data = torch.full((17,), 0.7)
+    checker.concept_embeds_weights.data[13] = -0.14
+    checker.special_care_embeds_weights.data = torch.tensor([0.7, 0.1, 0.7])
+    return checker
 
 
 _FIRST = {
@@ -187,6 +245,16 @@ _EULER = ("EulerDiscreteScheduler", {**SCHEDULE, "timestep_spacing": "leading"})
 def _sd(pipeline: str, seed: int, scheduler: tuple[str, Mapping[str, Any]] = _PNDM, **options: Any) -> Variant:
     parts = {"text_encoder": text_encoder, "unet": lambda: unet(**options), "vae": vae}
     return Variant(pipeline=pipeline, seed=seed, scheduler=scheduler, parts=parts, index=_FIRST)
+
+
+def _with_vae(variant: Variant, make_vae: Callable[[], Any]) -> Variant:
+    return replace(variant, parts={**variant.parts, "vae": make_vae})
+
+
+def _checked(variant: Variant) -> Variant:
+    """With a safety checker; the other networks have the same weights."""
+    parts = {**variant.parts, "safety_checker": safety_checker, "feature_extractor": feature_extractor}
+    return replace(variant, parts=parts, index={**variant.index, "requires_safety_checker": True})
 
 
 def _xl(pipeline: str, seed: int, make_vae: Callable[[], Any] = vae_xl, **options: Any) -> Variant:
@@ -219,6 +287,22 @@ VARIANTS: dict[str, Variant] = {
         },
         index=_FIRST,
     ),
+    "sd1-checked": _checked(_sd("StableDiffusionPipeline", 3)),
+    "variation": Variant(
+        pipeline="StableDiffusionImageVariationPipeline",
+        seed=17,  # diffusers flags some pictures and some not
+        scheduler=_PNDM,
+        parts={
+            "image_encoder": image_encoder,
+            "unet": unet,
+            "vae": vae,
+            "safety_checker": safety_checker,
+            "feature_extractor": feature_extractor,
+        },
+        tokenizers=(),
+        index={"requires_safety_checker": True},
+    ),
+    "sd1-tiny": _with_vae(_sd("StableDiffusionPipeline", 13), vae_tiny),
     "inpaint": _sd("StableDiffusionInpaintPipeline", 5, _DDIM, in_channels=9),
     "instruct": _sd("StableDiffusionInstructPix2PixPipeline", 6, in_channels=8),
     "xl": _xl("StableDiffusionXLPipeline", 7),

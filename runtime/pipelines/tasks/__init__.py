@@ -15,15 +15,19 @@ TASKS: tuple[type[Task], ...] = (Inpainting, Instruction, ImageToImage, TextToIm
 """Those that need more arguments stand first."""
 
 
-def possible_tasks(extra: int, latent: int, needs: Collection[str]) -> tuple[type[Task], ...]:
+def possible_tasks(
+    extra: int, latent: int, needs: Collection[str], taken: Collection[str] = ()
+) -> tuple[type[Task], ...]:
     """What a checkpoint can be asked for.
 
     Args:
         extra: Channels that its denoiser takes beside those of the latents.
         latent: Channels of the latents.
         needs: As `Family.needs`.
+        taken: Arguments that the family itself takes, so that no task can be asked with them.
     """
-    return tuple(task for task in TASKS if task.fits(extra, latent) and set(needs) <= set(task.needs))
+    fitting = [task for task in TASKS if task.fits(extra, latent) and not set(taken) & set(task.needs)]
+    return tuple(task for task in fitting if set(needs) <= set(task.needs))
 
 
 def choose_task(possible: Sequence[type[Task]], given: Collection[str]) -> type[Task]:

@@ -72,6 +72,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Pad": Operator(shapes.pad, shapes.pad_limits),
     "Pow": Operator(elementwise.power),
     "QuantizeLinear": Operator(quantized.quantize, quantized.quantize_limits),
+    "ReduceL2": Operator(normalization.reduce_l2, normalization.reduce_l2_limits),
     "Relu": Operator(elementwise.unary(mb.relu)),
     "Reshape": Operator(shapes.reshape),
     "Resize": Operator(images.resize, images.resize_limits),

@@ -9,7 +9,15 @@ from diffoundry.targets.coreml.mil import mb
 from diffoundry.targets.coreml.operators.elementwise import plain_like
 from diffoundry.targets.coreml.translation import Translation, Var, is_read, shape_of
 
-__all__ = ["epsilon_of", "group_norm", "group_norm_limits", "layer_norm", "layer_norm_limits"]
+__all__ = [
+    "epsilon_of",
+    "group_norm",
+    "group_norm_limits",
+    "layer_norm",
+    "layer_norm_limits",
+    "reduce_l2",
+    "reduce_l2_limits",
+]
 
 _SMALLEST_HALF = 2.0**-24
 
@@ -35,6 +43,21 @@ def layer_norm_limits(node: ir.Node, _opset: Any) -> str | None:
         return "computes its scale or bias, expected constants"
     if is_read(node.outputs[1:]):
         return "gives mean or deviation, expected the normalised values only"
+    return None
+
+
+def reduce_l2(t: Translation, node: ir.Node) -> Var:
+    """ReduceL2: the length of vectors."""
+    axes = t.array(node.inputs[1])
+    assert axes is not None
+    keep = bool(node.attributes.get_int("keepdims", 1))
+    return mb.reduce_l2_norm(x=t.var(node.inputs[0]), axes=[int(axis) for axis in axes], keep_dims=keep)
+
+
+def reduce_l2_limits(node: ir.Node, _opset: Any) -> str | None:
+    """Constant axes."""
+    if len(node.inputs) < 2 or node.inputs[1] is None or node.inputs[1].const_value is None:
+        return "computes its axes or names none, expected constants"
     return None
 
 

@@ -94,14 +94,45 @@ def test_what_a_bundle_carries(own_checkpoint):
 
 def test_parts_that_are_left_out_are_told(own_checkpoint):
     index = own_checkpoint / "model_index.json"
-    checker = ["stable_diffusion", "StableDiffusionSafetyChecker"]
-    edit(index, safety_checker=checker, requires_safety_checker=True)
+    encoder = ["transformers", "CLIPVisionModelWithProjection"]
+    edit(index, image_encoder=encoder, feature_extractor=["transformers", "CLIPImageProcessor"])
+    edit(index, requires_safety_checker=True)
     checkpoint = open_checkpoint(str(own_checkpoint))
-    assert checkpoint.notices() == ["safety_checker of the checkpoint is left out: it is not supported yet"]
+    assert checkpoint.notices() == ["image_encoder of the checkpoint is left out: it is not supported yet"]
     carried = checkpoint.bundle_model_index()
-    assert carried["safety_checker"] == [None, None]
+    assert carried["image_encoder"] == carried["feature_extractor"] == [None, None]
     assert carried["requires_safety_checker"] is False
     assert carried["unet"] == ["diffusers", "UNet2DConditionModel"]
+
+
+def test_the_safety_checker_comes_along_unless_it_is_left_out(tiny_sd_checkpoint):
+    root = tiny_sd_checkpoint("sd1-checked")
+    checkpoint = open_checkpoint(str(root))
+    assert [component.name for component in checkpoint.components] == [*COMPONENTS, "safety_checker"]
+    assert checkpoint.notices() == []
+    assert checkpoint.bundle_model_index() == checkpoint.model_index
+    assert {name for _, name in checkpoint.bundle_files()} >= {
+        "safety_checker/config.json",
+        "feature_extractor/preprocessor_config.json",
+    }
+    assert "safety_checker/model.safetensors" in checkpoint.identity()
+    less = open_checkpoint(str(root), without=["safety_checker"])
+    again = Checkpoint.reopen(json.loads(json.dumps(less.describe())))
+    for one in (less, again):
+        assert [component.name for component in one.components] == COMPONENTS
+        assert one.notices() == []
+        carried = one.bundle_model_index()
+        assert carried["safety_checker"] == carried["feature_extractor"] == [None, None]
+        assert carried["requires_safety_checker"] is False
+        assert not any("safety" in name or "feature" in name for name in one.identity())
+
+
+def test_a_safety_checker_needs_a_feature_extractor(tiny_sd_checkpoint, tmp_path):
+    root = shutil.copytree(tiny_sd_checkpoint("sd1-checked"), tmp_path / "c")
+    (root / "feature_extractor/preprocessor_config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"feature_extractor/preprocessor_config.json: cannot be read"):
+        open_checkpoint(str(root))
+    open_checkpoint(str(root), without=["safety_checker"])
 
 
 def test_random_weights_are_told(tiny_sd_checkpoint):
@@ -141,7 +172,7 @@ def without_vocabulary(root):
         ),
         (
             change("model_index.json", _class_name="FluxPipeline"),
-            "pipeline class: got 'FluxPipeline', expected one of StableDiffusionImg2ImgPipeline",
+            "pipeline class: got 'FluxPipeline', expected one of StableDiffusionImageVariationPipeline",
         ),
         (
             change("model_index.json", unet=["os", "system"]),

@@ -1,6 +1,7 @@
 """Bundles of every kind of checkpoint pass against diffusers' own pipeline, and say so when something is wrong."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -69,3 +70,59 @@ def test_a_wrong_controlnet_is_found(controlled_bundle, editable, quick):
     report = verify(bundle.path, find_checkpoint(Bundle(bundle.path)), quick)
     failed = {check.subject for check in report.all_checks if not check.passed and check.part == "component"}
     assert failed == {f"controlnet_1 {MID_RESIDUAL}"}
+
+
+CHECKED = {"text_encoder", "unet", "vae_encoder", "vae_decoder", "safety_checker"}
+
+
+def test_the_safety_checker_is_compared_and_pictures_are_painted_without_it(wide_bundle, quick):
+    request = replace(quick, seeds=(0, 1))  # diffusers flags the second
+    report = verify(wide_bundle("sd1-checked"), None, request)
+    assert [check for check in report.all_checks if not check.passed] == []
+    assert len(report.builds) == 4
+    for build in report.builds:
+        assert {result.component for result in build.outputs} == CHECKED
+        assert [check.measure for check in build.checks if check.part == "safety"] == ["flags of 2 pictures"]
+    configs = {check.subject for check in report.checks if check.part == "config"}
+    assert {"safety_checker", "feature_extractor, 3 pictures"} <= configs
+
+
+def test_a_wrong_threshold_and_a_wrong_feature_extractor_are_found(wide_bundle, tiny_sd_checkpoint, editable, quick):
+    folder = tiny_sd_checkpoint("sd1-checked")
+    bundle = editable(wide_bundle("sd1-checked"))
+    request = replace(quick, target="onnxruntime", precision="fp32", seeds=(0, 1))
+
+    def failed():
+        report = verify(bundle.path, open_checkpoint(str(folder)), request)
+        return {(check.part, check.subject) for check in report.all_checks if not check.passed}
+
+    bundle.edit_weight("safety_checker", "concept_embeds_weights", lambda weight: np.add(weight, 1, out=weight))
+    flags = ("safety", "safety_checker")
+    assert failed() == {("component", "safety_checker concept_scores"), flags}
+    bundle.edit_weight("safety_checker", "concept_embeds_weights", lambda weight: np.subtract(weight, 1, out=weight))
+    bundle.edit_json("feature_extractor/preprocessor_config.json", resample=1)
+    assert ("config", "feature_extractor, 3 pictures") in failed()
+    bundle.edit_json("feature_extractor/preprocessor_config.json", crop_size=20)
+    assert {("config", "feature_extractor, 3 pictures"), flags} <= failed()
+
+
+def test_image_variation_is_compared_on_a_drawn_picture(wide_bundle, tiny_sd_checkpoint, quick):
+    folder = tiny_sd_checkpoint("variation")
+    report = verify(wide_bundle("variation"), open_checkpoint(str(folder)), replace(quick, seeds=(0, 1)))
+    assert [check for check in report.all_checks if not check.passed] == []
+    assert len(report.builds) == 4
+    for build in report.builds:
+        assert {result.component for result in build.outputs} == CHECKED - {"text_encoder"} | {"image_encoder"}
+        assert [loop.prompt for loop in build.loops] == ["a drawn picture"] * 2
+        assert [len(loop.curve) for loop in build.loops] == [loop.reference_steps for loop in build.loops] == [3, 3]
+    configs = {check.subject for check in report.checks if check.part == "config"}
+    assert {"image_encoder", "feature_extractor, 3 pictures"} <= configs
+
+
+def test_a_wrong_image_encoder_is_found(wide_bundle, tiny_sd_checkpoint, editable, quick):
+    bundle = editable(wide_bundle("variation"))
+    bundle.edit_weight("image_encoder", "visual_projection.weight", lambda weight: np.multiply(weight, 1.1, out=weight))
+    request = replace(quick, target="onnxruntime", precision="fp32")
+    report = verify(bundle.path, open_checkpoint(str(tiny_sd_checkpoint("variation"))), request)
+    failed = {check.subject for check in report.all_checks if not check.passed and check.part == "component"}
+    assert failed == {"image_encoder image_embeds"}

@@ -7,11 +7,11 @@ import pytest
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.verify.source import find_checkpoint, identity_notes
 from diffoundry.runtime.errors import BundleError, CheckpointError, InputError
-from diffoundry.runtime.specs import FusedLora
+from diffoundry.runtime.specs import FusedLora, Recipe
 
 
 def _bundle(model, source, loras=()):
-    recipe = SimpleNamespace(model=model, source=source, loras=loras)
+    recipe = Recipe(model=model, source=source, builds=(), dims={}, opset=24, loras=loras)
     return SimpleNamespace(root="b", manifest=SimpleNamespace(recipe=recipe))
 
 

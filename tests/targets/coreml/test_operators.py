@@ -105,6 +105,7 @@ CASES = {
               {"a": i(1, -6), "b": i(4, 2**62), "c": i(1, -1), "d": i(1, 1)}),
     "Slice with steps": (T, "float[2,2,12] y", "y = Slice(x, a, b, c, d)",
                          {"a": i(1), "b": i(-1), "c": i(1), "d": i(2)}),
+    "ReduceL2": (T, "float[2,5,1] y", "y = ReduceL2(x, a)", {"a": i(-1)}),
     "Softmax": (T, "float[2,5,12] y", "y = Softmax<axis=1>(x)", {}),
     "Split": (T, "float[2,5,5] y, float[2,5,7] z", "y, z = Split<axis=-1>(x, s)", {"s": i(5, 7)}),
     "Split in halves": (T, "float[2,5,6] y, float[2,5,6] z", "y, z = Split<axis=2, num_outputs=2>(x)", {}),

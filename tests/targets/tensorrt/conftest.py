@@ -55,11 +55,12 @@ def block_work(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def portable(exported, tiny_sd_checkpoint):
-    """Factory: the portable graph's file of a component of the tiny checkpoint; shared, so never write beside it."""
+def portable(exported, tiny_sd_checkpoint, wide_bundle):
+    """Factory: the portable graph's file of a component of a tiny checkpoint; shared, so never write beside it."""
 
-    def make(component):
-        return exported(tiny_sd_checkpoint()) / component / "model.onnx"
+    def make(component, model="sd1"):
+        bundle = exported(tiny_sd_checkpoint()) if model == "sd1" else wide_bundle(model)
+        return bundle / component / "model.onnx"
 
     return make
 
@@ -68,12 +69,12 @@ def portable(exported, tiny_sd_checkpoint):
 def built(shared_folder, portable):
     """Factory: the spec of a component of the tiny checkpoint, built for one size and one GPU by TensorRT for RTX."""
 
-    def make(component, precision, size=64):
-        folder = shared_folder / f"rtx-{component}-{precision}-{size}"
+    def make(component, precision, size=64, model="sd1"):
+        folder = shared_folder / f"rtx-{model}-{component}-{precision}-{size}"
         record = folder / "spec.json"
         with FileLock(f"{folder}.lock"):
             if not record.is_file():
-                spec = _build(portable(component), folder, component, precision, size)
+                spec = _build(portable(component, model), folder, component, precision, size)
                 record.write_text(json.dumps(to_json(spec)))
         return from_json(EngineSpec, json.loads(record.read_text()))
 

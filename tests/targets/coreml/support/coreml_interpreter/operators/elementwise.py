@@ -85,6 +85,10 @@ def _reduce(function):
     return reduce
 
 
+def _length(x, axis, keepdims):
+    return np.sqrt(np.sum(np.square(x), axis=axis, keepdims=keepdims))
+
+
 def reduce_argmax(x, axis=-1, keep_dims=False, output_dtype="int32"):
     """The reference does not say which of equals it is: take the last, so that nobody relies on the first."""
     axis = int(axis) % x.ndim
@@ -147,6 +151,7 @@ OPERATORS = {
     "quantize": quantize,
     "real_div": real_div,
     "reduce_argmax": reduce_argmax,
+    "reduce_l2_norm": _reduce(_length),
     "reduce_max": _reduce(np.max),
     "reduce_mean": _reduce(np.mean),
     "reduce_min": _reduce(np.min),

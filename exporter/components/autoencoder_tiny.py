@@ -1,0 +1,68 @@
+"""The two halves of AutoencoderTiny (TAESD): pictures to latents and back, without a distribution between them."""
+
+from diffoundry.exporter.component import Component, Configs, read_field
+from diffoundry.exporter.components.latents import latent_dims
+from diffoundry.runtime.errors import ConfigError
+from diffoundry.runtime.specs import TensorSpec
+
+__all__ = ["describe_tiny_decoder", "describe_tiny_encoder"]
+
+_MODULE = "diffoundry.exporter.components.autoencoder_tiny_module"
+
+
+def describe_tiny_encoder(configs: Configs) -> Component:
+    """Pictures to latents."""
+    height, width = _dims(configs)
+    factor = int(height.partition("/")[2])
+    return Component(
+        name="vae_encoder",
+        source="vae",
+        wrapper=f"{_MODULE}:TinyEncoderModule",
+        inputs=(
+            TensorSpec(name="sample", dtype="float32", shape=("batch", _channels(configs, "in"), "height", "width")),
+        ),
+        outputs=(
+            TensorSpec(name="latents", dtype="float32", shape=("batch", _channels(configs, "latent"), height, width)),
+        ),
+        example={"batch": 2, "height": 9 * factor, "width": 11 * factor},
+    )
+
+
+def describe_tiny_decoder(configs: Configs) -> Component:
+    """Latents to pictures."""
+    height, width = _dims(configs)
+    return Component(
+        name="vae_decoder",
+        source="vae",
+        wrapper=f"{_MODULE}:TinyDecoderModule",
+        inputs=(
+            TensorSpec(
+                name="latent_sample", dtype="float32", shape=("batch", _channels(configs, "latent"), height, width)
+            ),
+        ),
+        outputs=(
+            TensorSpec(name="sample", dtype="float32", shape=("batch", _channels(configs, "out"), "height", "width")),
+        ),
+        example={"batch": 2, height: 9, width: 11},
+    )
+
+
+def _channels(configs: Configs, kind: str) -> int:
+    return read_field(configs, "vae", f"{kind}_channels", int)
+
+
+def _dims(configs: Configs) -> tuple[str, str]:
+    """Of latents, once it is clear that both halves scale by two between each two of their levels.
+
+    Raises:
+        ConfigError: They do not.
+    """
+    config = configs["vae"]
+    levels = [len(config.get(f"{half}_block_out_channels", (64,) * 4)) for half in ("encoder", "decoder")]
+    scale = config.get("upsampling_scaling_factor", 2)
+    if levels[0] != levels[1] or scale != 2:
+        raise ConfigError(
+            f"vae/config.json: got {levels[0]} levels in the encoder, {levels[1]} in the decoder and an "
+            f"upsampling_scaling_factor of {scale}, expected as many on both sides and 2; nothing else is supported"
+        )
+    return latent_dims(configs)

@@ -1,0 +1,38 @@
+"""CLIP's image encoder: prepared pixels to one vector a picture."""
+
+from diffoundry.exporter.component import Component, ComponentKind, Config, Configs, read_field
+from diffoundry.runtime.specs import TensorSpec
+
+__all__ = ["IMAGE_ENCODER", "pixels_input"]
+
+
+def pixels_input(name: str, config: Config) -> TensorSpec:
+    """What a CLIP image encoder takes: as many pixels as it was trained for, float32, normalized.
+
+    Args:
+        name: Of the input.
+        config: Of transformers' `CLIPVisionConfig`, whose defaults stand for what it does not name.
+    """
+    side = config.get("image_size", 224)
+    return TensorSpec(name=name, dtype="float32", shape=("batch", config.get("num_channels", 3), side, side))
+
+
+def _describe(configs: Configs) -> Component:
+    width = read_field(configs, "image_encoder", "projection_dim", int)
+    return Component(
+        name="image_encoder",
+        source="image_encoder",
+        wrapper="diffoundry.exporter.components.clip_vision_module:ImageEncoderModule",
+        inputs=(pixels_input("pixel_values", configs["image_encoder"]),),
+        outputs=(TensorSpec(name="image_embeds", dtype="float32", shape=("batch", width)),),
+        example={"batch": 2},
+    )
+
+
+IMAGE_ENCODER = ComponentKind(
+    name="image_encoder",
+    source="image_encoder",
+    classes=("transformers:CLIPVisionModelWithProjection",),
+    describe=_describe,
+    folder="feature_extractor",
+)

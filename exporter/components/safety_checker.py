@@ -1,0 +1,37 @@
+"""Stable Diffusion's safety checker: a picture as CLIP sees it, and how far beyond which concepts' thresholds it is."""
+
+from diffoundry.exporter.component import Component, ComponentKind, Configs, read_field
+from diffoundry.exporter.components.clip_vision import pixels_input
+from diffoundry.runtime.specs import TensorSpec
+
+__all__ = ["SAFETY_CHECKER"]
+
+_SOURCE = "safety_checker"
+
+_SPECIAL, _CONCEPTS = 3, 17
+"""How many of each; diffusers: `StableDiffusionSafetyChecker.__init__`."""
+
+
+def _describe(configs: Configs) -> Component:
+    return Component(
+        name=_SOURCE,
+        source=_SOURCE,
+        wrapper="diffoundry.exporter.components.safety_checker_module:SafetyCheckerModule",
+        inputs=(pixels_input("clip_input", read_field(configs, _SOURCE, "vision_config", dict)),),
+        # How these become a verdict, rounding included, is the runtime's: see runtime/pipelines/safety.py.
+        outputs=(
+            TensorSpec(name="special_scores", dtype="float32", shape=("batch", _SPECIAL)),
+            TensorSpec(name="concept_scores", dtype="float32", shape=("batch", _CONCEPTS)),
+        ),
+        example={"batch": 2},
+    )
+
+
+SAFETY_CHECKER = ComponentKind(
+    name=_SOURCE,
+    source=_SOURCE,
+    classes=("stable_diffusion:StableDiffusionSafetyChecker",),
+    describe=_describe,
+    optional=True,
+    folder="feature_extractor",
+)

@@ -1,0 +1,85 @@
+"""The tiles of AutoencoderTiny: diffusers cuts and blends them in another way than those of AutoencoderKL."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.pipelines.tiling import Tiles
+
+__all__ = ["TinyTiles"]
+
+FloatArray = npt.NDArray[np.float32]
+
+_PIXELS = 512
+"""Side of a tile; diffusers: `tile_sample_min_size`."""
+
+_OVERLAPS = 8
+"""A tile shares the eighth part of its side with the next; diffusers: `tile_overlap_factor` of 0.125."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TinyTiles(Tiles):
+    """diffusers: `AutoencoderTiny._tiled_decode` and `_tiled_encode`.
+
+    Tiles begin at every 448 pixels, also where nothing but what is shared is left: a picture of 512 x 512 has four.
+    """
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], factor: int) -> Self:
+        """The tiles of a VAE, which are of one size whatever it was trained on.
+
+        Raises:
+            InputError: It has not the eight pixels to a latent that diffusers cuts its tiles by.
+        """
+        taken = 2 ** int(config.get("out_channels", 3))
+        if taken != factor:
+            raise InputError(
+                f"VAE tiling: got an AutoencoderTiny of {factor} pixels to a latent, expected {taken}, by which "
+                f"diffusers cuts its tiles; leave VAE tiling off"
+            )
+        return cls(pixels=_PIXELS, latents=_PIXELS // factor)
+
+    def sizes(self, size: tuple[int, int]) -> list[tuple[int, int]]:
+        """See `Tiles.sizes`."""
+        heights, widths = (
+            list(dict.fromkeys(min(self.pixels, side - start) for start in _starts(side, self.pixels))) for side in size
+        )
+        return list(product(heights, widths))
+
+    def decode(self, run: Callable[[FloatArray], FloatArray], latents: FloatArray) -> FloatArray:
+        """See `Tiles.decode`."""
+        return _in_tiles(run, latents, self.latents, self.pixels)
+
+    def encode(self, run: Callable[[FloatArray], FloatArray], pixels: FloatArray) -> FloatArray:
+        """See `Tiles.encode`; latents (B, C, h, w) of pictures."""
+        return _in_tiles(run, pixels, self.pixels, self.latents)
+
+
+def _in_tiles(run: Callable[[FloatArray], FloatArray], array: FloatArray, side: int, result_side: int) -> FloatArray:
+    """Run on tiles and lay each over what is there already, its first lines going over from it."""
+    height, width = array.shape[2:]
+    extent = result_side // _OVERLAPS
+    ramp = np.clip(np.arange(result_side, dtype=np.float32) / np.float32(extent - 1), 0, 1)
+    even = np.ones_like(ramp)
+    out: FloatArray | None = None
+    for top, left in product(_starts(height, side), _starts(width, side)):
+        tile = run(np.ascontiguousarray(array[:, :, top : top + side, left : left + side]))
+        if out is None:
+            sides = (length * result_side // side for length in (height, width))
+            out = np.zeros((*tile.shape[:2], *sides), np.float32)
+        rows, columns = tile.shape[2:]
+        mask = ((ramp if top else even)[:, None] * (ramp if left else even)[None])[:rows, :columns]
+        row, column = (start * result_side // side for start in (top, left))
+        place = out[:, :, row : row + rows, column : column + columns]
+        place[...] = mask * tile + (1 - mask) * place
+    assert out is not None
+    return out
+
+
+def _starts(length: int, side: int) -> range:
+    return range(0, length, side - side // _OVERLAPS)

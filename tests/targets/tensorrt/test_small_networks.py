@@ -1,0 +1,26 @@
+"""The networks that some checkpoints have beside the usual four, through the real builder."""
+
+import pytest
+
+pytestmark = pytest.mark.usefixtures("rtx")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize(
+    ("model", "component", "attentions"),
+    [
+        ("sd1-checked", "safety_checker", 2),
+        ("variation", "image_encoder", 2),
+        ("variation", "unet", 14),
+        ("sd1-tiny", "vae_encoder", 0),
+        ("sd1-tiny", "vae_decoder", 0),
+    ],
+)
+def test_it_is_built_and_its_attentions_are_one_kernel_each_in_half_precision(
+    built, model, component, attentions, precision
+):
+    spec = built(component, precision, model=model)
+    found = spec.facts["structure"]["64x64"]
+    assert spec.facts["attentions"] == attentions
+    assert found["attentions_fused"] == (attentions if precision == "fp16" else 0)
+    assert sum(found["convolutions"].values()) + sum(found["gemms"].values()) > 0
