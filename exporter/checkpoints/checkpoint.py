@@ -1,4 +1,4 @@
-"""A checkpoint: a diffusers folder, wherever it comes from, checked before anything of it is used."""
+"""A checkpoint: a diffusers folder or a single file, wherever it comes from, checked before anything of it is used."""
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -11,8 +11,10 @@ from diffoundry.exporter.checkpoints.aliases import Alias, package_path, read_al
 from diffoundry.exporter.checkpoints.checks import check_classes, check_folder, check_index, read_configs
 from diffoundry.exporter.checkpoints.controlnets import controlnet_folders, diffusers_index, joined_index
 from diffoundry.exporter.checkpoints.other_vae import check_fits, vae_class
+from diffoundry.exporter.checkpoints.single_file import SingleFile
 from diffoundry.exporter.checkpoints.weight_files import read_json, resolve_weights
 from diffoundry.exporter.component import Component, Config, Family
+from diffoundry.exporter.configs.assemble import assemble_configs
 from diffoundry.exporter.families.lookup import find_family
 from diffoundry.runtime.dims import parse_size
 from diffoundry.runtime.errors import CheckpointError, InputError
@@ -23,7 +25,7 @@ from diffoundry.runtime.sums import sha256_of
 if TYPE_CHECKING:  # reached lazily: the process that only plans an export stays free of torch
     import torch
 
-__all__ = ["SEED", "Checkpoint", "Progress", "open_checkpoint", "open_recipe"]
+__all__ = ["PREDICTION_TYPE", "SEED", "Checkpoint", "Progress", "open_checkpoint", "open_recipe"]
 
 Progress = Callable[[str, int, int], None]
 """Called while files are downloaded: (file, bytes so far, bytes in all)."""
@@ -31,16 +33,19 @@ Progress = Callable[[str, int, int], None]
 SEED = "random_weights_seed"
 """Name of the seed among a recipe's sources."""
 
+PREDICTION_TYPE = "prediction_type"
+"""Name of the prediction type among a recipe's sources, where the user named one for a single file."""
+
 _INDEX = "model_index.json"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A checked diffusers folder, with its weights or with random ones in their place.
+    """A checked diffusers folder, with its weights, with those of a single file or with random ones in their place.
 
     Attributes:
-        name: What the user called it: alias, hub id or folder.
+        name: What the user called it: alias, hub id, folder or file.
         root: The folder.
         seed: Of random weights, or None when the folder's weights are used.
         model_index: model_index.json.
@@ -51,6 +56,7 @@ class Checkpoint:
         outside: Networks to their folders, of those that may lie elsewhere than in the root.
         without: Optional components that are left out although the folder has them, such as "safety_checker".
         vae: Folder whose VAE stands in the place of the checkpoint's own, as the user named it; None for its own.
+        file: Holds the weights in the place of the folder, or None.
     """
 
     name: str
@@ -63,6 +69,7 @@ class Checkpoint:
     controlnets: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     vae: str | None = None
+    file: SingleFile | None = None
     outside: Mapping[str, Path] = field(default_factory=dict)
 
     @classmethod
@@ -75,6 +82,7 @@ class Checkpoint:
         controlnets: Sequence[str] = (),
         without: Iterable[str] = (),
         vae: str | None = None,
+        file: SingleFile | None = None,
     ) -> Self:
         """Open a folder.
 
@@ -85,6 +93,7 @@ class Checkpoint:
             controlnets: See above.
             without: See above.
             vae: See above.
+            file: See above.
 
         Raises:
             CheckpointError: Something in it is missing, damaged, unknown or not to be trusted.
@@ -116,8 +125,30 @@ class Checkpoint:
             controlnets=tuple(controlnets),
             without=without,
             vae=vae,
+            file=file,
             outside=outside,
         )
+
+    @classmethod
+    def of_file(
+        cls, path: Path, *, name: str, prediction_type: str | None = None, vae: str | None = None, **options: Any
+    ) -> Self:
+        """Open a single file.
+
+        Args:
+            path: The file.
+            name: What the user called it.
+            prediction_type: "epsilon" or "v_prediction", or None for what the file says.
+            vae: See above; the file then needs none.
+            options: Others of `at`.
+
+        Raises:
+            CheckpointError: It is pickled, damaged, unknown or incomplete, or does not say what its UNet predicts.
+            InputError: An unknown prediction type.
+        """
+        given = () if vae is None else ("vae",)
+        file = SingleFile.open(path, prediction_type=prediction_type, given=given)
+        return cls.at(file.configs, name=name, vae=vae, file=file, **options)
 
     def describe(self) -> dict[str, Any]:
         """Plain data from which `reopen` makes the same checkpoint in another process."""
@@ -128,6 +159,8 @@ class Checkpoint:
             "controlnets": [str(path.resolve()) for path in joined],
             "without": list(self.without),
             "vae": None if self.vae is None else str(Path(self.vae).resolve()),
+            "file": None if self.file is None else str(self.file.path.resolve()),
+            "prediction_type": None if self.file is None else self.file.asked,
             "loras": to_json(self.loras),
         }
 
@@ -135,7 +168,10 @@ class Checkpoint:
     def reopen(cls, description: Mapping[str, Any]) -> Self:
         """Open what `describe` described."""
         own = {key: description[key] for key in ("name", "seed", "controlnets", "without", "vae")}
-        plain = cls.at(Path(description["root"]), **own)
+        if description["file"] is not None:
+            plain = cls.of_file(Path(description["file"]), prediction_type=description["prediction_type"], **own)
+        else:
+            plain = cls.at(Path(description["root"]), **own)
         return plain.with_loras(from_json(FusedLora, lora) for lora in description["loras"])
 
     def with_loras(self, loras: Iterable[FusedLora]) -> Self:
@@ -161,6 +197,7 @@ class Checkpoint:
             controlnets=(*self.controlnets, *controlnets),
             without=self.without,
             vae=self.vae,
+            file=self.file,
         )
         return opened.with_loras(self.loras)
 
@@ -187,6 +224,8 @@ class Checkpoint:
         source = next((component.source for component in self.components if component.name == name), name)
         if self.seed is not None:
             module = random_weights(self.folder(source), self._module_class(source), self.seed)
+        elif self.file is not None and source not in self.outside:
+            module = self.file.load(source, self._module_class(source))
         else:
             module = load_weights(self.folder(source), self._module_class(source))
         if self.loras:
@@ -219,11 +258,12 @@ class Checkpoint:
         sources = sorted({component.source for component in self.components})
         files = {f"{source}/config.json": self.folder(source) / "config.json" for source in sources}
         if self.seed is None:
-            for source in sources:
+            for source in (source for source in sources if self.file is None or source in self.outside):
                 folder = self.folder(source)
                 weights = resolve_weights(folder, self._module_class(source).partition(":")[0])
                 files |= {f"{source}/{file}": folder / file for file in weights.files}
         sums = {file: sha256_of(path) for file, path in files.items()}
+        sums |= {} if self.file is None else self.file.identity()
         sums |= {f"lora {lora.file}:{lora.scale:g}": lora.sha256 for lora in self.loras}
         return sums if self.seed is None else {SEED: str(self.seed), **sums}
 
@@ -251,9 +291,7 @@ class Checkpoint:
         notices = [f"{name} of the checkpoint is left out: it is not supported yet" for name in unasked]
         if self.seed is not None:
             notices.append(f"weights are random (seed {self.seed}): good for measuring, not for pictures")
-        if self.root.is_relative_to(package_path("exporter/configs")):
-            notices.append("the tokenizer's vocabulary is synthetic, of CLIP's size: see docs/checkpoints.md")
-        return notices
+        return notices if self.file is None else [*self.file.notices(), *notices]
 
     @property
     def _unneeded(self) -> tuple[str, ...]:
@@ -275,6 +313,7 @@ def open_checkpoint(
     random_weights: bool = False,
     seed: int = 0,
     revision: str | None = None,
+    prediction_type: str | None = None,
     progress: Progress | None = None,
     without: Collection[str] = (),
     vae: str | None = None,
@@ -282,10 +321,11 @@ def open_checkpoint(
     """Find a checkpoint by what the user calls it, download it when it is on the hub, and check it.
 
     Args:
-        model: An alias, a diffusers folder, or a hub id ("organisation/name").
+        model: An alias, a diffusers folder, a single file, or a hub id ("organisation/name").
         random_weights: Build the networks of an alias or a folder with random weights; nothing is downloaded.
         seed: Of the random weights.
         revision: Branch, tag or commit on the hub.
+        prediction_type: What a single file predicts, "epsilon" or "v_prediction"; None for what it says itself.
         progress: Told of the download.
         without: As `Checkpoint.without`; nothing of these is downloaded.
         vae: As `Checkpoint.vae`.
@@ -293,10 +333,18 @@ def open_checkpoint(
     Raises:
         CheckpointError: It cannot be found, read or trusted; the message is one sentence.
         ConfigError: A network is configured in a way that is not supported.
+        InputError: A prediction type that is unknown, or given for anything but a single file.
     """
     alias = read_aliases().get(model)
+    if alias is None and Path(model).is_file() and not random_weights:
+        return Checkpoint.of_file(Path(model), name=model, prediction_type=prediction_type, without=without, vae=vae)
+    if prediction_type is not None:
+        raise InputError(
+            f"prediction type: got {prediction_type!r} with the model {model!r}, expected it with a single file only; "
+            f"elsewhere the scheduler's config says it"
+        )
     if random_weights:
-        root = package_path(alias.configs) if alias else Path(model)
+        root = _configs_of(alias) if alias else Path(model)
         if not root.is_dir():
             raise CheckpointError(f"model {model!r}: got no config to build with random weights, expected {_forms()}")
         return Checkpoint.at(root, name=model, seed=seed, without=without, vae=vae)
@@ -318,6 +366,7 @@ def open_recipe(recipe: Recipe) -> Checkpoint:
         recipe.model,
         random_weights=seed is not None,
         seed=int(seed or 0),
+        prediction_type=recipe.source.get(PREDICTION_TYPE),
         without=recipe.without,
         vae=recipe.vae,
     )
@@ -332,11 +381,6 @@ def _find_root(
     path = Path(model)
     if alias is None and model and path.is_dir():
         return path
-    if alias is None and path.is_file():
-        raise CheckpointError(
-            f"model {model!r}: got a single file, expected {_forms()}; convert it with diffusers' "
-            f"StableDiffusionPipeline.from_single_file('FILE').save_pretrained('FOLDER')"
-        )
     if alias is None and not _HUB_ID.fullmatch(model):
         raise CheckpointError(f"model {model!r}: not found, expected {_forms()}")
     from diffoundry.exporter.checkpoints.hub import download
@@ -344,5 +388,12 @@ def _find_root(
     return download((alias.hub if alias else None) or model, revision, progress, without=without)
 
 
+def _configs_of(alias: Alias) -> Path:
+    """A folder to build random weights from: with the weights, or assembled from what is installed."""
+    configs = package_path(alias.configs)
+    return configs if alias.folder is not None else assemble_configs(configs)
+
+
 def _forms() -> str:
-    return f"a diffusers folder, a hub id such as org/name, or an alias ({', '.join(sorted(read_aliases()))})"
+    aliases = ", ".join(sorted(read_aliases()))
+    return f"a diffusers folder, a single .safetensors file, a hub id such as org/name, or an alias ({aliases})"

@@ -1,17 +1,22 @@
 """Which files hold a component's weights: safetensors only, whole or in shards, full precision before fp16."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from diffoundry.runtime.errors import CheckpointError
 
-__all__ = ["WeightFiles", "choose_weights", "read_json", "read_shards", "resolve_weights"]
+__all__ = ["PICKLES", "WeightFiles", "choose_weights", "name_some", "read_json", "read_shards", "resolve_weights"]
 
 _STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model", "stable_diffusion": "model"}
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+"""Endings of files that can run code when they are read."""
+
+_LISTED = 5
+"""Names of weights that a message lists."""
+
 _CONVERSION = (
     "from diffusers import DiffusionPipeline; "
     "DiffusionPipeline.from_pretrained('FOLDER').save_pretrained('NEW_FOLDER', safe_serialization=True)"
@@ -51,7 +56,7 @@ def choose_weights(folder: str, names: Collection[str], library: str) -> tuple[s
         for name in (index, single) if library == "diffusers" else (single, index):
             if name in names:
                 return variant, name
-    pickles = sorted(name for name in names if name.endswith(_PICKLES))
+    pickles = sorted(name for name in names if name.endswith(PICKLES))
     if pickles:
         raise CheckpointError(
             f"{folder}/{pickles[0]}: weights are pickled, which can run code when read, and are refused; expected "
@@ -96,6 +101,13 @@ def read_shards(index: Path) -> tuple[str, ...]:
                 f"{index}: names the file {name!r}, expected a .safetensors file in the same folder; it is not trusted"
             )
     return tuple(names)
+
+
+def name_some(names: Sequence[str]) -> str:
+    """The first names of many, for messages: "a, b and 3 more"."""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    some = (name[:100] if name.isprintable() else repr(name[:100]) for name in names[:_LISTED])
+    return ", ".join(some) + more
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -12,17 +12,14 @@ import torch
 import transformers
 from safetensors import SafetensorError, safe_open
 
-from diffoundry.exporter.checkpoints.weight_files import resolve_weights
+from diffoundry.exporter.checkpoints.weight_files import name_some, resolve_weights
 from diffoundry.runtime.errors import CheckpointError
 from diffoundry.runtime.pages import give_back
 
-__all__ = ["load_weights", "random_weights"]
+__all__ = ["build_module", "load_weights", "random_weights", "widen"]
 
 _MODULES = {"stable_diffusion": "diffusers.pipelines.stable_diffusion"}
 """What model_index.json calls by the name of a folder of diffusers."""
-
-_LISTED = 5
-"""Names of missing weights that a message lists."""
 
 _HALVES = {"F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -58,12 +55,11 @@ def load_weights(folder: Path, module_class: str) -> torch.nn.Module:
             raise CheckpointError(f"{folder}: cannot be loaded as {name}: {_first_line(error)}") from error
     missing = sorted(info["missing_keys"])
     if missing:
-        more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
         raise CheckpointError(
-            f"{folder}: weights are missing: {', '.join(missing[:_LISTED])}{more}; got files without them, expected "
+            f"{folder}: weights are missing: {name_some(missing)}; got files without them, expected "
             f"all that config.json asks for; the files are incomplete or belong to another config"
         )
-    return _widen(cast("torch.nn.Module", module))
+    return widen(cast("torch.nn.Module", module))
 
 
 def random_weights(folder: Path, module_class: str, seed: int) -> torch.nn.Module:
@@ -79,10 +75,25 @@ def random_weights(folder: Path, module_class: str, seed: int) -> torch.nn.Modul
     Raises:
         CheckpointError: The config does not fit the class.
     """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(zlib.crc32(f"{seed}/{folder.name}".encode()))
+        module = build_module(folder, module_class)
+    return module.float().eval().requires_grad_(False)
+
+
+def build_module(folder: Path, module_class: str) -> torch.nn.Module:
+    """Build a module from its config, with its own initialisation.
+
+    Args:
+        folder: Holds config.json.
+        module_class: "library:class".
+
+    Raises:
+        CheckpointError: The config does not fit the class.
+    """
     library, _, name = module_class.partition(":")
     found = _find_class(library, name)
-    with _quiet(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(zlib.crc32(f"{seed}/{folder.name}".encode()))
+    with _quiet():
         try:
             if library == "diffusers":
                 module = found.from_config(found.load_config(folder))
@@ -90,7 +101,7 @@ def random_weights(folder: Path, module_class: str, seed: int) -> torch.nn.Modul
                 module = found(found.config_class.from_pretrained(folder))
         except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
             raise CheckpointError(f"{folder}: cannot be built as {name}: {_first_line(error)}") from error
-    return cast("torch.nn.Module", module.float().eval().requires_grad_(False))
+    return cast("torch.nn.Module", module)
 
 
 def _find_class(library: str, name: str) -> Any:
@@ -109,8 +120,8 @@ def _stored_types(path: Path) -> set[str]:
     return {name for name in types if name.startswith(("F", "BF"))}
 
 
-def _widen(module: torch.nn.Module) -> torch.nn.Module:
-    """Make every floating weight fp32, in place, one at a time.
+def widen(module: torch.nn.Module) -> torch.nn.Module:
+    """Make every floating weight fp32, in place, one at a time, and the module ready for inference.
 
     Each half precision weight lies in a mapped file. Its pages are given back as soon as it is widened, so that the
     file is never resident as a whole beside the fp32 copy.

@@ -11,6 +11,7 @@ import click
 
 from diffoundry.exporter.build import BuildReport, ExportRequest, build
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
+from diffoundry.exporter.checkpoints.single_file import PREDICTION_TYPES
 from diffoundry.exporter.cli.budget import budget_options, take_budget
 from diffoundry.exporter.cli.progress import jobs_json, jobs_table, show_progress, tell_pending
 from diffoundry.exporter.recipe import parse_buckets, parse_dim
@@ -27,7 +28,11 @@ __all__ = ["command", "parse_builds", "read_loras"]
 
 
 @click.command("export", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
-@click.option("--model", required=True, help="A diffusers folder, a hub id, or an alias: emoji, sd15, sdxl ...")
+@click.option(
+    "--model",
+    required=True,
+    help="A diffusers folder, a single .safetensors file, a hub id, or an alias: emoji, sd15, sdxl ...",
+)
 @click.option("--target", required=True, help="What to compile for, or several: openvino,onnxruntime.")
 @click.option(
     "--precision",
@@ -54,6 +59,11 @@ __all__ = ["command", "parse_builds", "read_loras"]
     "--vae", metavar="DIR", help="Take this AutoencoderTiny or AutoencoderKL in the place of the model's own."
 )
 @click.option("--no-safety-checker", is_flag=True, help="Leave out the checkpoint's safety checker.")
+@click.option(
+    "--prediction-type",
+    type=click.Choice(PREDICTION_TYPES),
+    help="What the UNet of a single file predicts.  [default: as it says]",
+)
 @click.option("--overwrite", is_flag=True, help="Replace the bundle at DIR when the new one is complete.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="DIR")
 @json_option
@@ -72,6 +82,7 @@ def command(
     controlnet: tuple[str, ...],
     vae: str | None,
     no_safety_checker: bool,
+    prediction_type: str | None,
     overwrite: bool,
     output: Path,
     as_json: bool,
@@ -94,7 +105,9 @@ def command(
         overwrite=overwrite,
     )
     without = ("safety_checker",) if no_safety_checker else ()
-    plain = open_checkpoint(model, random_weights=random_weights, seed=seed, without=without, vae=vae)
+    plain = open_checkpoint(
+        model, random_weights=random_weights, seed=seed, prediction_type=prediction_type, without=without, vae=vae
+    )
     checkpoint = plain.with_controlnets(controlnet).with_loras(read_loras(lora))
     for notice in checkpoint.notices():
         err.print(f"note: {notice}", markup=False, soft_wrap=True)

@@ -13,7 +13,7 @@ import transformers
 from numpy.typing import NDArray
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from diffoundry.exporter.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from diffoundry.exporter.checkpoints.checkpoint import PREDICTION_TYPE, Checkpoint, open_checkpoint
 from diffoundry.exporter.cli.verify_tables import checks_table, matrix_table, report_tables
 from diffoundry.exporter.verify import (
     Absence,
@@ -44,7 +44,7 @@ _QUICK = 2
 
 @click.command("verify")
 @bundle_argument
-@click.option("--against", metavar="MODEL", help="A diffusers folder, a hub id, or an alias.  [default: the recipe's]")
+@click.option("--against", metavar="MODEL", help="A folder, a file, a hub id, or an alias.  [default: the recipe's]")
 @click.option("--across", is_flag=True, help="Compare the bundle's engines with each other instead.")
 @click.option("--full", is_flag=True, help=f"Paint all {len(PROMPTS)} built-in prompts from {len(FULL_SEEDS)} seeds.")
 @click.option("--prompt", "given", multiple=True, help="Paint this prompt; may be given several times.")
@@ -131,7 +131,9 @@ def _checkpoint(against: str, bundle: Path) -> Checkpoint:
     manifest = Bundle(bundle).manifest
     if manifest is None:
         return open_checkpoint(against)
-    return open_checkpoint(against, without=manifest.recipe.without, vae=manifest.recipe.vae)
+    recipe = manifest.recipe
+    said = recipe.source.get(PREDICTION_TYPE) if Path(against).is_file() else None
+    return open_checkpoint(against, prediction_type=said, without=recipe.without, vae=recipe.vae)
 
 
 def _request(values: dict[str, Any]) -> VerifyRequest:

@@ -1,40 +1,34 @@
-"""Writes a synthetic CLIP vocabulary: python -m diffoundry.exporter.configs.vocabulary FOLDER.
+"""CLIP's vocabulary, from the merges that are installed: `write_vocabulary` makes the two files of a tokenizer.
 
-CLIP's own vocabulary is not ours to ship. This one has its size and its build (Radford et al. 2021, 2.4: byte pairs
-over lower-cased text): 256 bytes, the same at the end of a word, 48,894 merges, and two special tokens at 49406 and
-49407. So a text encoder of full size gets ids of its whole range. The merges are pairs, triples and some quadruples of
-letters.
+Radford et al. 2021, https://arxiv.org/abs/2103.00020, 2.4: byte pairs over lower-cased text. https://github.com/openai/CLIP,
+`clip/simple_tokenizer.py`, MIT licence: see NOTICE.
 """
 
+import gzip
 import json
-import sys
-from collections.abc import Iterator
-from itertools import islice, product
+from functools import cache
 from pathlib import Path
-from string import ascii_lowercase
+
+from diffoundry.exporter.checkpoints.aliases import package_path
 
 __all__ = ["clip_merges", "clip_vocabulary", "write_vocabulary"]
 
-_SIZE = 49_408
 _SPECIALS = ("<|startoftext|>", "<|endoftext|>")
 _END = "</w>"
 
 
-def clip_merges() -> list[tuple[str, str]]:
-    """The merges in their order: each side is a byte or what an earlier merge gave."""
-    return list(islice(_words(), _SIZE - 2 * 256 - len(_SPECIALS)))
+@cache
+def clip_merges() -> tuple[tuple[str, str], ...]:
+    """The 48,894 merges in their order: each side is a byte or what an earlier merge gave."""
+    text = gzip.decompress(package_path("exporter/configs/clip_merges.txt.gz").read_bytes()).decode("utf-8")
+    pairs = (line.partition(" ") for line in text.splitlines())
+    return tuple((left, right) for left, _, right in pairs)
 
 
-def _words() -> Iterator[tuple[str, str]]:
-    for length, end in product((2, 3, 4), ("", _END)):
-        for letters in product(ascii_lowercase, repeat=length):
-            yield "".join(letters[:-1]), letters[-1] + end
-
-
-def clip_vocabulary(merges: list[tuple[str, str]]) -> dict[str, int]:
-    """Token to id: bytes, bytes at the end of a word, merges, special tokens."""
+def clip_vocabulary() -> dict[str, int]:
+    """Token to id, 49,408 of them: bytes, bytes at the end of a word, merges, special tokens."""
     letters = [chr(code) for code in _byte_letters()]
-    tokens = [*letters, *(letter + _END for letter in letters), *("".join(pair) for pair in merges), *_SPECIALS]
+    tokens = [*letters, *(letter + _END for letter in letters), *("".join(pair) for pair in clip_merges()), *_SPECIALS]
     return {token: index for index, token in enumerate(tokens)}
 
 
@@ -45,13 +39,8 @@ def _byte_letters() -> list[int]:
 
 
 def write_vocabulary(folder: Path) -> None:
-    """Write vocab.json and merges.txt."""
-    merges = clip_merges()
-    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
+    """Write vocab.json and merges.txt, as transformers' `CLIPTokenizer` reads them."""
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in clip_merges())]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    vocabulary = json.dumps(clip_vocabulary(merges), ensure_ascii=False)
+    vocabulary = json.dumps(clip_vocabulary(), ensure_ascii=False)
     (folder / "vocab.json").write_text(vocabulary + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    write_vocabulary(Path(sys.argv[1]))

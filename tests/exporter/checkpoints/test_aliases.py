@@ -1,4 +1,4 @@
-"""Aliases, and the configs that random weights are built from: real architectures, a vocabulary of the real size."""
+"""Aliases, and the configs that random weights are built from: real architectures, the real vocabulary."""
 
 import importlib
 
@@ -8,7 +8,8 @@ import transformers
 
 from diffoundry.exporter.checkpoints.aliases import package_path, read_aliases
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
-from diffoundry.exporter.configs.vocabulary import clip_merges, clip_vocabulary, write_vocabulary
+from diffoundry.exporter.configs.vocabulary import clip_merges, clip_vocabulary
+from diffoundry.runtime.tokenizers.clip import ClipTokenizer
 
 # Parameters of the published checkpoints.
 SIZES = {
@@ -61,17 +62,9 @@ def test_interfaces(alias, width, prediction, size):
 
 
 class TestVocabulary:
-    @pytest.mark.parametrize("folder", ["sd1", "sd21"])
-    def test_is_the_one_that_the_script_writes(self, tmp_path, folder):
-        write_vocabulary(tmp_path)
-        shipped = package_path(f"exporter/configs/{folder}/tokenizer")
-        for name in ("vocab.json", "merges.txt"):
-            assert (tmp_path / name).read_bytes() == (shipped / name).read_bytes()
-
     def test_is_built_as_clips(self):
-        merges = clip_merges()
-        vocabulary = clip_vocabulary(merges)
-        assert len(vocabulary) == 49408
+        merges, vocabulary = clip_merges(), clip_vocabulary()
+        assert (len(merges), len(vocabulary)) == (48894, 49408)
         assert [vocabulary["!"], vocabulary["!</w>"], vocabulary["a</w>"]] == [0, 256, 320]
         assert [vocabulary["<|startoftext|>"], vocabulary["<|endoftext|>"]] == [49406, 49407]
         known = set(list(vocabulary)[:512])
@@ -80,13 +73,16 @@ class TestVocabulary:
             assert right in known
             known.add(left + right)
 
-    @pytest.mark.parametrize(("folder", "padding"), [("sd1", 49407), ("sd21", 0)])
-    def test_transformers_reads_it(self, folder, padding):
-        tokenizer = transformers.CLIPTokenizer.from_pretrained(package_path(f"exporter/configs/{folder}/tokenizer"))
-        text = "a photo of an astronaut riding a horse, 4k 🎉"
-        ids = tokenizer([text], padding="max_length", truncation=True).input_ids[0]
-        assert len(ids) == 77
-        assert ids[0] == 49406
-        assert ids[ids.index(49407) :] == [49407] + [padding] * (76 - ids.index(49407))
-        assert tokenizer.decode(ids, skip_special_tokens=True).rstrip("!").replace(" ", "") == text.replace(" ", "")
-        assert len(set(ids)) > 15
+    @pytest.mark.parametrize(
+        ("alias", "folder", "padding"),
+        [("sd15", "tokenizer", 49407), ("sd21", "tokenizer", 0), ("sdxl", "tokenizer_2", 0)],
+    )
+    def test_gives_the_ids_of_clip(self, alias, folder, padding):
+        place = open_checkpoint(alias, random_weights=True).root / folder
+        # The prompt and ids of the documentation of Stable Diffusion and CLIP.
+        text = "a photo of an astronaut riding a horse on mars"
+        words = [320, 1125, 539, 550, 18376, 6765, 320, 4558, 525, 7496]
+        expected = [49406, *words, 49407, *[padding] * 65]
+        theirs = transformers.CLIPTokenizer.from_pretrained(place)
+        assert theirs([text], padding="max_length", truncation=True).input_ids[0] == expected
+        assert ClipTokenizer.from_folder(place)([text]).input_ids[0].tolist() == expected

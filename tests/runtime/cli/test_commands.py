@@ -113,6 +113,11 @@ def test_a_long_prompt_says_what_was_cut(diffoundry, emoji_bundle, tmp_path):
             1,
             "precision: got 'fp12', expected one of fp32, fp16, bf16",
         ),
+        (
+            ["export", "--model", "emoji", "--target", "onnxruntime", "-o", "{tmp}/b", "--prediction-type", "epsilon"],
+            1,
+            "prediction type: got 'epsilon' with the model 'emoji', expected it with a single file only",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -1,0 +1,116 @@
+"""The architectures that a single file can have: their configs, where their networks lie, what they are for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diffoundry.exporter.checkpoints.aliases import package_path
+
+__all__ = ["ARCHITECTURES", "UNET_PREFIX", "Architecture", "Changes", "Part"]
+
+UNET_PREFIX = "model.diffusion_model."
+
+Changes = Mapping[str, Mapping[str, Any]]
+"""JSON file of a diffusers folder to fields that are set in it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """One network of a single file.
+
+    Attributes:
+        source: Its folder in a diffusers folder.
+        title: What to call it in messages.
+        layout: Whose names its tensors have: "unet" and "vae" (the original code of latent diffusion), "clip"
+            (transformers) or "open_clip".
+        prefixes: What the names begin with; the first that occurs is taken.
+    """
+
+    source: str
+    title: str
+    layout: str
+    prefixes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Architecture:
+    """What a family of single files has in common.
+
+    Attributes:
+        name: For messages.
+        configs: Diffusers folder without weights.
+        parts: The networks, all of which a file must have.
+        pipelines: Channels that the UNet takes to the pipeline class that feeds them.
+        prediction: What the UNet predicts when nothing in a file says otherwise: "epsilon", "v_prediction", or None
+            where published checkpoints differ.
+        for_prediction: Prediction type to how the configs of such checkpoints differ.
+        for_channels: Channels to the same.
+    """
+
+    name: str
+    configs: Path
+    parts: tuple[Part, ...]
+    pipelines: Mapping[int, str]
+    prediction: str | None = "epsilon"
+    for_prediction: Mapping[str, Changes] = field(default_factory=dict)
+    for_channels: Mapping[int, Changes] = field(default_factory=dict)
+
+
+_UNET = Part(source="unet", title="UNet", layout="unet", prefixes=(UNET_PREFIX,))
+_VAE = Part(source="vae", title="VAE", layout="vae", prefixes=("first_stage_model.", "vae."))
+
+
+def _text(source: str, layout: str, prefix: str) -> Part:
+    title = "second text encoder" if source == "text_encoder_2" else "text encoder"
+    return Part(source=source, title=title, layout=layout, prefixes=(prefix,))
+
+
+def _scheduler(name: str) -> Changes:
+    return {
+        "model_index.json": {"scheduler": ["diffusers", name]},
+        "scheduler/scheduler_config.json": {"_class_name": name},
+    }
+
+
+_TASKS = {
+    4: "StableDiffusionPipeline",
+    8: "StableDiffusionInstructPix2PixPipeline",
+    9: "StableDiffusionInpaintPipeline",
+}
+
+ARCHITECTURES: tuple[Architecture, ...] = (
+    Architecture(
+        name="Stable Diffusion 1.x",
+        configs=package_path("exporter/configs/sd1"),
+        parts=(_text("text_encoder", "clip", "cond_stage_model.transformer."), _UNET, _VAE),
+        pipelines=_TASKS,
+        for_channels={8: _scheduler("EulerAncestralDiscreteScheduler")},  # as its authors sample
+    ),
+    Architecture(
+        name="Stable Diffusion 2.x",
+        configs=package_path("exporter/configs/sd21"),
+        parts=(_text("text_encoder", "open_clip", "cond_stage_model.model."), _UNET, _VAE),
+        pipelines=_TASKS,
+        prediction=None,
+        # 2-base, 2-1-base and 2-inpainting were trained on 512 pixels, those that predict v on 768.
+        for_prediction={"epsilon": {**_scheduler("PNDMScheduler"), "unet/config.json": {"sample_size": 64}}},
+    ),
+    Architecture(
+        name="Stable Diffusion XL",
+        configs=package_path("exporter/configs/sdxl"),
+        parts=(
+            _text("text_encoder", "clip", "conditioner.embedders.0.transformer."),
+            _text("text_encoder_2", "open_clip", "conditioner.embedders.1.model."),
+            _UNET,
+            _VAE,
+        ),
+        pipelines={4: "StableDiffusionXLPipeline", 9: "StableDiffusionXLInpaintPipeline"},
+    ),
+    Architecture(
+        name="the refiner of Stable Diffusion XL",
+        configs=package_path("exporter/configs/sdxl_refiner"),
+        parts=(_text("text_encoder_2", "open_clip", "conditioner.embedders.0.model."), _UNET, _VAE),
+        pipelines={4: "StableDiffusionXLImg2ImgPipeline"},
+    ),
+)

@@ -1,0 +1,43 @@
+"""Makes a network's torch module with the weights of a single file, which stay mapped until they are read."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from safetensors import safe_open
+
+from diffoundry.exporter.checkpoints.single_file.architectures import Architecture, Part
+from diffoundry.exporter.checkpoints.single_file.match import match_part
+from diffoundry.exporter.checkpoints.weight_files import read_json
+from diffoundry.exporter.checkpoints.weights import build_module, widen
+from diffoundry.runtime.safetensors import Safetensors
+
+__all__ = ["load_part"]
+
+
+def load_part(
+    file: Safetensors, architecture: Architecture, part: Part, folder: Path, module_class: str
+) -> torch.nn.Module:
+    """Build a module in fp32 for inference.
+
+    Args:
+        file: The opened file.
+        architecture: What it holds.
+        part: The network.
+        folder: Holds config.json.
+        module_class: "library:class".
+
+    Raises:
+        CheckpointError: Tensors are missing, of another shape or type, or left over.
+    """
+    with init_empty_weights(include_buffers=False):
+        module = build_module(folder, module_class)
+    wanted = {name: tuple(weight.shape) for name, weight in module.state_dict().items()}
+    match = match_part(file.path, architecture, part, file.entries, wanted, read_json(folder / "config.json"))
+    weights: dict[str, Any] = {}
+    with safe_open(file.path, framework="pt") as opened:
+        for name, place in match.places.items():
+            weights[name] = place.take(opened.get_tensor(match.prefix + place.name)).contiguous()
+    module.load_state_dict(weights, assign=True)
+    return widen(module)

@@ -1,0 +1,176 @@
+"""Where each weight of a network lies in a single file: its name there, and what is done with the tensor.
+
+diffusers: `loaders.single_file_utils`, the functions `convert_ldm_...` and `convert_open_clip_checkpoint`.
+"""
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from diffoundry.exporter.component import Config
+from diffoundry.runtime.ldm_names import ldm_unet_names
+
+__all__ = ["Place", "place_weights", "unused_in"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """A weight's tensor in the file.
+
+    Attributes:
+        name: Without the network's prefix.
+        third: Which third of its rows: 0, 1, 2 for query, key, value in one; None for all.
+        transposed: Whether it is stored as (in, out).
+        flattened: Whether it may be stored as a convolution of one pixel, (out, in, 1, 1), for a linear layer.
+    """
+
+    name: str
+    third: int | None = None
+    transposed: bool = False
+    flattened: bool = False
+
+    def take(self, stored: Any) -> Any:
+        """The weight, of an array or tensor as it is stored; a view where possible."""
+        if self.third is not None:
+            rows = stored.shape[0] // 3
+            return stored[self.third * rows : (self.third + 1) * rows]
+        if self.flattened and stored.ndim > 2 and set(stored.shape[2:]) == {1}:
+            return stored.reshape(stored.shape[:2])
+        return stored.T if self.transposed and stored.ndim == 2 else stored
+
+
+def place_weights(layout: str, names: Collection[str], config: Config) -> dict[str, Place]:
+    """Each weight's place; a weight that the layout has no name for is left out.
+
+    Args:
+        layout: As in `Part`.
+        names: All weights of the network, as in its torch module's state dict.
+        config: Its config.json.
+    """
+    return _LAYOUTS[layout](names, config)
+
+
+def unused_in(layout: str, name: str, config: Config) -> bool:
+    """Whether a tensor that belongs to no weight is one of those that checkpoints carry along, which change nothing.
+
+    Args:
+        layout: As in `Part`.
+        name: Without the network's prefix.
+        config: The network's config.json.
+    """
+    if layout == "open_clip":
+        # Stable Diffusion 2 is conditioned on the last but one layer, so the config leaves the last one out.
+        last = f"transformer.resblocks.{config.get('num_hidden_layers')}."
+        return name in ("logit_scale", "attn_mask", "text_projection") or name.startswith(last)
+    return name.startswith(_UNUSED[layout])
+
+
+_UNUSED = {
+    "unet": (),
+    "vae": ("loss.", "model_ema."),
+    "clip": ("text_model.embeddings.position_ids", "logit_scale", "text_projection."),
+}
+
+
+def _place_unet(names: Collection[str], config: Config) -> dict[str, Place]:
+    found = ldm_unet_names(names, int(config.get("layers_per_block", 2)))
+    return {ours: Place(name=theirs) for ours, theirs in found.items()}
+
+
+_VAE_INSIDE = {
+    "conv_shortcut": "nin_shortcut",
+    "group_norm": "norm",
+    "to_q": "q",
+    "to_k": "k",
+    "to_v": "v",
+    "to_out.0": "proj_out",
+    "downsamplers.0": "downsample",
+    "upsamplers.0": "upsample",
+    "conv_norm_out": "norm_out",
+}
+"""Modules of the VAE that the original code (`ldm.modules.diffusionmodules.model`) calls otherwise."""
+
+_VAE_PLACES = re.compile(
+    r"(?P<half>encoder|decoder)\.(?:(?P<side>down|up)_blocks\.(?P<level>\d+)|mid_block)"
+    r"\.(?:(?P<kind>resnets|attentions)\.(?P<index>\d+)\.)?(?P<rest>.+)"
+)
+
+
+def _place_vae(names: Collection[str], config: Config) -> dict[str, Place]:
+    levels = len(config["block_out_channels"])
+    return {
+        name: Place(name=_vae_name(name, levels), flattened=".attentions." in name and name.endswith(".weight"))
+        for name in names
+    }
+
+
+def _vae_name(name: str, levels: int) -> str:
+    found = _VAE_PLACES.fullmatch(name)
+    if found is None:
+        half, _, rest = name.partition(".")
+        return f"{half}.{_inside_vae(rest)}"
+    half, rest, index = found["half"], _inside_vae(found["rest"]), int(found["index"] or 0)
+    if found["side"] is None:
+        return f"{half}.mid.{'attn' if found['kind'] == 'attentions' else 'block'}_{index + 1}.{rest}"
+    level = int(found["level"])
+    place = f"{half}.{found['side']}.{level if found['side'] == 'down' else levels - 1 - level}"
+    return f"{place}.block.{index}.{rest}" if found["kind"] else f"{place}.{rest}"
+
+
+def _inside_vae(rest: str) -> str:
+    for ours, theirs in _VAE_INSIDE.items():
+        if rest.startswith(f"{ours}."):
+            return theirs + rest.removeprefix(ours)
+    return rest
+
+
+def _place_clip(names: Collection[str], _config: Config) -> dict[str, Place]:
+    """The names of transformers, of a time when every model held its encoder as `text_model`."""
+    return {
+        name: Place(name=name if name.startswith(("text_model.", "text_projection.")) else f"text_model.{name}")
+        for name in names
+    }
+
+
+_OPEN_CLIP = {
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "embeddings.token_embedding.weight": "token_embedding.weight",
+    "final_layer_norm.weight": "ln_final.weight",
+    "final_layer_norm.bias": "ln_final.bias",
+}
+
+_OPEN_CLIP_LAYER = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
+
+_THIRDS = {"self_attn.q_proj": 0, "self_attn.k_proj": 1, "self_attn.v_proj": 2}
+
+
+def _place_open_clip(names: Collection[str], _config: Config) -> dict[str, Place]:
+    """https://github.com/mlfoundations/open_clip, `open_clip.transformer`."""
+    found = {name: _open_clip_place(name.removeprefix("text_model.")) for name in names}
+    return {name: place for name, place in found.items() if place is not None}
+
+
+def _open_clip_place(name: str) -> Place | None:
+    if name == "text_projection.weight":
+        return Place(name="text_projection", transposed=True)
+    if name in _OPEN_CLIP:
+        return Place(name=_OPEN_CLIP[name])
+    match = re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", name)
+    if match is None:
+        return None
+    layer, module, kind = match.groups()
+    block = f"transformer.resblocks.{layer}"
+    if module in _THIRDS:
+        return Place(name=f"{block}.attn.in_proj_{kind}", third=_THIRDS[module])
+    if module == "self_attn.out_proj":
+        return Place(name=f"{block}.attn.out_proj.{kind}")
+    return Place(name=f"{block}.{_OPEN_CLIP_LAYER[module]}.{kind}") if module in _OPEN_CLIP_LAYER else None
+
+
+_LAYOUTS: Mapping[str, Callable[[Collection[str], Config], dict[str, Place]]] = {
+    "unet": _place_unet,
+    "vae": _place_vae,
+    "clip": _place_clip,
+    "open_clip": _place_open_clip,
+}

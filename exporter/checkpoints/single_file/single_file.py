@@ -1,0 +1,151 @@
+"""A checkpoint in one safetensors file, opened by its header; its weights are read network by network."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from diffoundry.exporter.checkpoints.single_file.architectures import Architecture, Changes
+from diffoundry.exporter.checkpoints.single_file.detect import find_architecture
+from diffoundry.exporter.checkpoints.single_file.prediction import PREDICTION_TYPES, Prediction, find_prediction
+from diffoundry.exporter.checkpoints.weight_files import PICKLES, name_some
+from diffoundry.exporter.configs.assemble import assemble_configs
+from diffoundry.runtime.errors import CheckpointError, InputError
+from diffoundry.runtime.safetensors import Safetensors
+from diffoundry.runtime.sums import sha256_of
+
+if TYPE_CHECKING:  # reached lazily: the process that only plans an export stays free of torch
+    import torch
+
+__all__ = ["PREDICTION_TYPES", "SingleFile"]
+
+_CONVERSION = (
+    "import torch; from safetensors.torch import save_file; state = torch.load('FILE', weights_only=True); "
+    "state = state.get('state_dict', state); "
+    "save_file({k: v.clone() for k, v in state.items() if hasattr(v, 'clone')}, 'NEW.safetensors')"
+)
+
+_CARRIED = (
+    "model_ema.", "betas", "alphas_cumprod", "sqrt_", "log_one_minus_", "posterior_", "lvlb_weights", "logvar",
+    "scale_factor", "global_step", "denoiser.", "v_pred", "ztsnr",
+)  # fmt: skip
+"""What checkpoints carry along beside the networks: the training's schedule, averaged weights, marks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingleFile:
+    """A checked file.
+
+    Attributes:
+        file: Its header.
+        architecture: What it holds.
+        channels: That the UNet takes.
+        prediction: What the UNet predicts.
+        asked: The prediction type that the user named, or None.
+        configs: A diffusers folder without weights that describes it.
+    """
+
+    file: Safetensors
+    architecture: Architecture
+    channels: int
+    prediction: Prediction
+    asked: str | None
+    configs: Path
+
+    @classmethod
+    def open(cls, path: Path, *, prediction_type: str | None = None, given: Collection[str] = ()) -> Self:
+        """Open a file and find out what it is.
+
+        Args:
+            path: The file.
+            prediction_type: "epsilon" or "v_prediction", or None for what the file says.
+            given: Networks that come from elsewhere, so that the file may lack them.
+
+        Raises:
+            CheckpointError: It is pickled or damaged, of no known architecture, incomplete, or does not say what it
+                predicts.
+            InputError: An unknown prediction type.
+        """
+        if prediction_type is not None and prediction_type not in PREDICTION_TYPES:
+            raise InputError(f"prediction type: got {prediction_type!r}, expected {' or '.join(PREDICTION_TYPES)}")
+        if path.suffix in PICKLES:
+            raise CheckpointError(
+                f"{path}: is a pickled file, which can run code when read, and is refused; expected .safetensors; "
+                f'convert a file that you trust with: python -c "{_CONVERSION}"'
+            )
+        try:
+            file = Safetensors(path)
+        except InputError as error:
+            raise CheckpointError(str(error)) from error
+        shapes = {name: entry.shape for name, entry in file.entries.items()}
+        architecture, channels = find_architecture(path, shapes, given)
+        prediction = find_prediction(path, file, architecture, channels, prediction_type)
+        changes = _changes(architecture, channels, prediction.kind, zero_snr="ztsnr" in file)
+        return cls(
+            file=file,
+            architecture=architecture,
+            channels=channels,
+            prediction=prediction,
+            asked=prediction_type,
+            configs=assemble_configs(architecture.configs, changes),
+        )
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        return self.file.path
+
+    def load(self, source: str, module_class: str) -> "torch.nn.Module":
+        """A network's torch module in fp32 for inference.
+
+        Args:
+            source: Its folder in a diffusers folder.
+            module_class: "library:class".
+
+        Raises:
+            CheckpointError: Tensors are missing, of another shape or type, or left over.
+        """
+        from diffoundry.exporter.checkpoints.single_file.loading import load_part
+
+        part = next(part for part in self.architecture.parts if part.source == source)
+        return load_part(self.file, self.architecture, part, self.configs / source, module_class)
+
+    def identity(self) -> dict[str, str]:
+        """What a recipe records of it: its SHA-256, and the prediction type that was asked for."""
+        asked = {} if self.asked is None else {"prediction_type": self.asked}
+        return {self.path.name: sha256_of(self.path), **asked}
+
+    def notices(self) -> list[str]:
+        """What the user should know: what was found, and what is left out."""
+        predicts = f"predicts {self.prediction.kind} ({self.prediction.reason})"
+        notices = [
+            f"{self.path.name} is {self.architecture.name}, its UNet takes {self.channels} channels and {predicts}"
+        ]
+        if "ztsnr" in self.file:
+            notices.append("the file is marked ztsnr: the scheduler's betas are rescaled to no signal at the last step")
+        if any(name.startswith("model_ema.") for name in self.file):
+            notices.append("the averaged weights (EMA) in the file are left out, as diffusers does")
+        prefixes = tuple(prefix for part in self.architecture.parts for prefix in part.prefixes)
+        left = [name for name in self.file if not name.startswith((*prefixes, *_CARRIED))]
+        if left:
+            notices.append(f"tensors that belong to none of its networks are left out: {name_some(left)}")
+        return notices
+
+
+def _changes(architecture: Architecture, channels: int, prediction: str, *, zero_snr: bool) -> Changes:
+    """How the configs of a file differ from those that are installed."""
+    scheduler = {"prediction_type": prediction, **({"rescale_betas_zero_snr": True} if zero_snr else {})}
+    said: list[Changes] = [
+        {
+            "model_index.json": {"_class_name": architecture.pipelines[channels]},
+            "unet/config.json": {"in_channels": channels},
+            "scheduler/scheduler_config.json": scheduler,
+        },
+        architecture.for_prediction.get(prediction, {}),
+        architecture.for_channels.get(channels, {}),
+    ]
+    joined: dict[str, dict[str, Any]] = {}
+    for changes in said:
+        for file, fields in changes.items():
+            joined.setdefault(file, {}).update(fields)
+    return joined

@@ -1,0 +1,49 @@
+"""Makes diffusers folders without weights: the configs of an architecture, its tokenizers with CLIP's vocabulary."""
+
+import atexit
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from diffoundry.exporter.checkpoints.weight_files import read_json
+from diffoundry.exporter.configs.vocabulary import write_vocabulary
+
+__all__ = ["assemble_configs"]
+
+
+def assemble_configs(configs: Path, changes: Mapping[str, Mapping[str, Any]] | None = None) -> Path:
+    """A folder with the files of `configs`, changed, and whole tokenizers. It is removed when the process ends.
+
+    Args:
+        configs: A diffusers folder without weights, whose tokenizers may lack their vocabulary.
+        changes: JSON file, such as "unet/config.json", to the fields that are set in it.
+
+    Returns:
+        The folder, the same for the same arguments.
+    """
+    changed = changes or {}
+    digest = hashlib.sha256(json.dumps([str(configs), changed], sort_keys=True).encode()).hexdigest()[:16]
+    folder = _scratch() / digest
+    if not folder.is_dir():
+        draft = Path(tempfile.mkdtemp(dir=_scratch()))
+        shutil.copytree(configs, draft, dirs_exist_ok=True)
+        for name, fields in changed.items():
+            merged = {**read_json(draft / name), **fields}
+            (draft / name).write_text(json.dumps(merged, indent=2) + "\n", encoding="utf-8")
+        for tokenizer in draft.glob("tokenizer*"):
+            if not any((tokenizer / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+                write_vocabulary(tokenizer)
+        draft.rename(folder)
+    return folder
+
+
+@cache
+def _scratch() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="diffoundry-configs-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
