@@ -103,16 +103,17 @@ def command(
     result = _paint(run)
     names: dict[str, Any] = {name: path.name for name, path in images.items()}
     names |= {"control_image": [path.name for path in controls]} if controls else {}
-    facts: dict[str, Any] = {"seed": run.seed, "steps_run": run.total, "bundle": bundle.name, **parts}
+    seed = list(run.seed) if isinstance(run.seed, tuple) else run.seed  # as JSON has it
+    facts: dict[str, Any] = {"seed": seed, "steps_run": run.total, "bundle": bundle.name, **parts}
     facts |= {name: texts for name, texts in adapters.items() if texts}
     files = _save(result, paths, {**settings, **names, **facts})
     seconds = round(time.perf_counter() - started, 3)
     if as_json:
-        report = {"files": files, "settings": {**settings, **names, **parts, "seed": run.seed}, "seconds": seconds}
+        report = {"files": files, "settings": {**settings, **names, **parts, "seed": seed}, "seconds": seconds}
         flags = result.nsfw_content_detected
         print_json({**report, "truncated": list(result.truncated), "nsfw_content_detected": flags})
     else:
-        remark(f"{', '.join(files)} (seed {run.seed}, {seconds:.1f} s)")
+        remark(f"{', '.join(files)} (seed {seed}, {seconds:.1f} s)")
 
 
 def _settings(

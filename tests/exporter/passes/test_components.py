@@ -108,7 +108,8 @@ def test_every_layer_is_one_operator(graphs, modules, name):
     attention = (Attention, transformers.models.clip.modeling_clip.CLIPAttention)
     assert found["Attention"] == sum(isinstance(layer, attention) for layer in layers) > 0
     assert found["GroupNormalization"] == sum(isinstance(layer, torch.nn.GroupNorm) for layer in layers)
-    assert found["LayerNormalization"] == sum(isinstance(layer, torch.nn.LayerNorm) for layer in layers)
+    norms = sum(isinstance(layer, torch.nn.LayerNorm) for layer in layers)
+    assert found["LayerNormalization"] == norms + (name == "text_encoder"), "the last norm runs on earlier states too"
     assert not FOLDED & set(found)
 
 
