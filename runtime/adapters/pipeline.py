@@ -100,6 +100,10 @@ class Adaptable:
             EngineError: A text encoder's engine takes no further rows; the message names its precision.
         """
         check_not_pickled(Path(path))
+        if not self.encoders:
+            raise InputError(
+                "textual inversion: this checkpoint has no text encoder, and no use for a word; leave it out"
+            )
         specs = {encoder.name: self._table(encoder) for encoder in self.encoders}
         word, rows = read_embedding(Path(path), token, {name: spec.width for name, spec in specs.items()})
         tokenizers = {}
