@@ -14,6 +14,7 @@ def clip_text_encoder(
     model_class: str = "CLIPTextModel",
     pooled: str = "pooler_output",
     hidden_states: bool = False,
+    normalized: bool = False,
 ) -> ComponentKind:
     """Declare a CLIP text encoder.
 
@@ -23,25 +24,30 @@ def clip_text_encoder(
         pooled: Name of the pooled output: "pooler_output", or "text_embeds" of a model with projection.
         hidden_states: Whether the graph also gives "hidden_states.0" (the embeddings) to "hidden_states.N" (layer N),
             each before the final layer norm; Stable Diffusion XL is conditioned on the last but one.
+        normalized: Whether the graph also gives the hidden states but the last after the final layer norm, as one
+            tensor: what Stable Diffusion is conditioned on with `clip_skip`.
     """
     return ComponentKind(
         name=name,
         source=name,
         classes=(f"transformers:{model_class}",),
-        describe=partial(_describe, name=name, pooled=pooled, hidden_states=hidden_states),
+        describe=partial(_describe, name=name, pooled=pooled, hidden_states=hidden_states, normalized=normalized),
         folder=name.replace("text_encoder", "tokenizer"),
     )
 
 
-def _describe(configs: Configs, *, name: str, pooled: str, hidden_states: bool) -> Component:
+def _describe(configs: Configs, *, name: str, pooled: str, hidden_states: bool, normalized: bool) -> Component:
     width = read_field(configs, name, "hidden_size", int)
     pooled_width = read_field(configs, name, "projection_dim", int) if pooled == "text_embeds" else width
     outputs = [
         TensorSpec(name="last_hidden_state", dtype="float32", shape=("batch", "sequence", width)),
         TensorSpec(name=pooled, dtype="float32", shape=("batch", pooled_width)),
     ]
+    layers = read_field(configs, name, "num_hidden_layers", int)
+    if normalized:
+        shape = ("batch", layers, "sequence", width)
+        outputs.append(TensorSpec(name="normalized_hidden_states", dtype="float32", shape=shape))
     if hidden_states:
-        layers = read_field(configs, name, "num_hidden_layers", int)
         outputs += [
             TensorSpec(name=f"hidden_states.{layer}", dtype="float32", shape=("batch", "sequence", width))
             for layer in range(layers + 1)

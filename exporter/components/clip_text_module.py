@@ -1,5 +1,7 @@
 """CLIP's text encoder as a traceable module."""
 
+from typing import Any
+
 import torch
 
 from diffoundry.exporter.component import Component
@@ -17,9 +19,18 @@ class ClipTextModule(torch.nn.Module):
 
     def forward(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Encode token ids, int32, (batch, sequence); the outputs are the component's, in its order."""
-        states = any(name.startswith("hidden_states.") for name in self.names)
+        states = any("hidden_states" in name for name in self.names)
         given = self.model(input_ids=input_ids, output_hidden_states=states)
-        return tuple(_pick(given, name) for name in self.names)
+        return tuple(
+            self._normalize(given["hidden_states"]) if name == "normalized_hidden_states" else _pick(given, name)
+            for name in self.names
+        )
+
+    def _normalize(self, states: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """All but the last after the final layer norm, (batch, layers, sequence, width)."""
+        inner: Any = getattr(self.model, "text_model", self.model)  # transformers before 5 has it one deeper
+        normalized: torch.Tensor = inner.final_layer_norm(torch.stack(states[:-1], dim=1))
+        return normalized
 
 
 def _pick(given: dict[str, torch.Tensor], name: str) -> torch.Tensor:

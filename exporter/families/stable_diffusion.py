@@ -13,6 +13,6 @@ __all__ = ["FAMILY"]
 
 FAMILY = Family(
     name="stable_diffusion",
-    components=(clip_text_encoder(), UNET, VAE_ENCODER, VAE_DECODER, SAFETY_CHECKER),
+    components=(clip_text_encoder(normalized=True), UNET, VAE_ENCODER, VAE_DECODER, SAFETY_CHECKER),
     folders=("scheduler", "tokenizer", "feature_extractor"),
 )

@@ -1,5 +1,6 @@
-"""A textual inversion file: one word and the vectors that stand for it."""
+"""A textual inversion file: one word and the vectors that stand for it, for each text encoder."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,37 +13,70 @@ __all__ = ["read_embedding"]
 
 _LISTED = 3
 
+_TENSORS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
+"""Component to the tensor of a file for several of them."""
 
-def read_embedding(path: Path, token: str | None, width: int) -> tuple[str, npt.NDArray[np.float32]]:
-    """The word and its vectors, float32 (count, width).
 
-    Gal et al. 2022, https://arxiv.org/abs/2208.01618. diffusers: `_retrieve_tokens_and_embeddings`: the file has one
-    tensor, (width,) or (count, width), whose name is the word unless another is given.
+def read_embedding(
+    path: Path, token: str | None, widths: Mapping[str, int]
+) -> tuple[str, dict[str, npt.NDArray[np.float32]]]:
+    """The word and, for each text encoder, its vectors, float32 (count, width).
+
+    Gal et al. 2022, https://arxiv.org/abs/2208.01618. diffusers: `_retrieve_tokens_and_embeddings`: the file for one
+    text encoder has one tensor, (width,) or (count, width), whose name is the word unless another is given. That for
+    the two of Stable Diffusion XL has `clip_l` and `clip_g`, and no word.
 
     Args:
         path: A safetensors file.
         token: The word in prompts, or None for the tensor's name.
-        width: Of the text encoder's embeddings.
+        widths: Component to the width of its embeddings.
 
     Raises:
-        InputError: The file holds something else, or vectors of another width.
+        InputError: The file holds something else, vectors of another width, or none for a text encoder.
     """
     file = Safetensors(path)
-    names = list(file)
-    if len(names) != 1:
-        listed = ", ".join(repr(name) for name in names[:_LISTED]) or "none"
+    names = _tensor_names(file, path, list(widths))
+    word = next(iter(names.values())) if token is None and len(widths) == 1 else token
+    if word is None:
         raise InputError(
-            f"embedding {path}: got {len(names)} tensors ({listed}), expected one, named as the token; "
-            f"it is no textual inversion embedding, or one for a pipeline with several text encoders"
+            f"token: got none, expected the word for {path}, whose tensors do not name it; such as '<cat>'"
         )
-    word = names[0] if token is None else token
     if not word or word != word.strip():
         raise InputError(f"token: got {word!r}, expected a word without blanks at its ends, such as '<cat>'")
-    vectors = file.read(names[0])
+    rows = {part: _read_rows(file, path, names[part], width) for part, width in widths.items()}
+    counts = {names[part]: len(vectors) for part, vectors in rows.items()}
+    if len(set(counts.values())) != 1:
+        listed = ", ".join(f"{count} in {name!r}" for name, count in counts.items())
+        raise InputError(f"embedding {path}: got {listed}, expected as many vectors for each text encoder")
+    return word, rows
+
+
+def _tensor_names(file: Safetensors, path: Path, parts: list[str]) -> dict[str, str]:
+    """Text encoder to its tensor."""
+    names = list(file)
+    listed = ", ".join(repr(name) for name in names[:_LISTED]) or "none"
+    if len(parts) == 1:
+        if len(names) != 1:
+            raise InputError(
+                f"embedding {path}: got {len(names)} tensors ({listed}), expected one, named as the token; "
+                f"it is no textual inversion embedding, or one for a pipeline with several text encoders"
+            )
+        return {parts[0]: names[0]}
+    wanted = {part: _TENSORS[part] for part in parts}
+    if set(names) != set(wanted.values()):
+        raise InputError(
+            f"embedding {path}: got {len(names)} tensors ({listed}), expected {' and '.join(wanted.values())} for "
+            f"{' and '.join(parts)}; it is no textual inversion embedding, or one for another pipeline"
+        )
+    return wanted
+
+
+def _read_rows(file: Safetensors, path: Path, name: str, width: int) -> npt.NDArray[np.float32]:
+    vectors = file.read(name)
     rows = vectors.reshape(1, -1) if vectors.ndim == 1 else vectors
     if rows.ndim != 2 or rows.shape[1] != width or not len(rows):
         raise InputError(
-            f"embedding {path}: tensor {names[0]!r}: got shape {vectors.shape}, "
+            f"embedding {path}: tensor {name!r}: got shape {vectors.shape}, "
             f"expected ({width},) or (count, {width}); it was trained for another text encoder"
         )
-    return word, rows
+    return rows

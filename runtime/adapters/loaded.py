@@ -118,15 +118,19 @@ class Adapters:
         """The rows behind the table of tokens of a text encoder, (count, width), or None."""
         return self._state.rows.get(component)
 
-    def set_rows(self, component: str, rows: FloatArray | None) -> None:
-        """Give a text encoder rows behind its table of tokens, float32 (count, width), or none any more.
+    def set_rows(self, rows: Mapping[str, FloatArray | None]) -> None:
+        """Give text encoders rows behind their tables of tokens, float32 (count, width), or none any more.
+
+        Args:
+            rows: Component to its rows; components that are not named keep theirs.
 
         Raises:
-            EngineError: The engine of the component takes none.
+            EngineError: The engine of a component takes none; then all keep what they had.
         """
         with self._lock:
-            others = {key: value for key, value in self._state.rows.items() if key != component}
-            self._change(replace(self._state, rows=others if rows is None else {**others, component: rows}))
+            changed = {**self._state.rows, **rows}
+            kept = {name: array for name, array in changed.items() if array is not None}
+            self._change(replace(self._state, rows=kept))
 
     def _chosen(self, name: str | None) -> set[str]:
         loaded = self._state.loras

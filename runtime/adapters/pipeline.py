@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from diffoundry.runtime.adapters.embedding import read_embedding
 from diffoundry.runtime.adapters.loaded import Adapters, LoraReport, check_not_pickled
 from diffoundry.runtime.errors import EngineError, InputError
+from diffoundry.runtime.specs import AdapterSpec
 from diffoundry.runtime.tokenizers.clip import ClipTokenizer
 from diffoundry.runtime.tokenizers.extended import ExtendedTokenizer
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from diffoundry.runtime.pipelines.families.clip import ClipEncoder
 
 __all__ = ["Adaptable"]
+
+FloatArray = npt.NDArray[np.float32]
 
 
 class Adaptable:
@@ -85,49 +89,51 @@ class Adaptable:
         diffusers: `load_textual_inversion`. Not to be called while other threads paint.
 
         Args:
-            path: A safetensors file with one tensor.
-            token: The word; by default the name of the tensor.
+            path: A safetensors file with one tensor; for two text encoders, with `clip_l` and `clip_g`.
+            token: The word; by default the name of the tensor. For two text encoders it must be given.
 
         Returns:
             The word and how many vectors it stands for.
 
         Raises:
-            InputError: The file is no embedding or for another text encoder, or the word is in the vocabulary already.
-            EngineError: The text encoder's engine takes no further rows; the message names its precision.
+            InputError: The file is no embedding or for other text encoders, or the word is in a vocabulary already.
+            EngineError: A text encoder's engine takes no further rows; the message names its precision.
         """
         check_not_pickled(Path(path))
-        encoder = self._only_encoder()
+        if not self.encoders:
+            raise InputError(
+                "textual inversion: this checkpoint has no text encoder, and no use for a word; leave it out"
+            )
+        specs = {encoder.name: self._table(encoder) for encoder in self.encoders}
+        word, rows = read_embedding(Path(path), token, {name: spec.width for name, spec in specs.items()})
+        tokenizers = {}
+        for encoder in self.encoders:
+            base, words = _base_and_words(encoder.tokenizer)
+            if word in words:
+                raise InputError(f"token {word!r}: is loaded already, expected another word; pass token=")
+            added = {**words, word: len(rows[encoder.name])}
+            tokenizers[encoder.name] = ExtendedTokenizer(base, added, vocabulary=specs[encoder.name].vocabulary)
+        before = {name: self.adapters.rows(name) for name in rows}
+        self.adapters.set_rows({name: _below(before[name], new) for name, new in rows.items()})
+        for encoder in self.encoders:
+            encoder.tokenizer = tokenizers[encoder.name]
+        return word, len(next(iter(rows.values())))
+
+    def unload_textual_inversion(self) -> None:
+        """Forget every embedding: the words are plain text again."""
+        for encoder in self.encoders:
+            encoder.tokenizer = _base_and_words(encoder.tokenizer)[0]
+        self.adapters.set_rows({encoder.name: None for encoder in self.encoders})
+
+    def _table(self, encoder: "ClipEncoder") -> AdapterSpec:
         spec = self.adapters.components.adapters(encoder.name)
         if spec.table is None:
             raise EngineError(f"component {encoder.name!r}: got no table of token embeddings in it, expected one")
-        word, rows = read_embedding(Path(path), token, spec.width)
-        base, words = _base_and_words(encoder.tokenizer)
-        if word in words:
-            raise InputError(f"token {word!r}: is loaded already, expected another word; pass token=")
-        tokenizer = ExtendedTokenizer(base, {**words, word: len(rows)}, vocabulary=spec.vocabulary)
-        before = self.adapters.rows(encoder.name)
-        self.adapters.set_rows(encoder.name, rows if before is None else np.concatenate([before, rows]))
-        encoder.tokenizer = tokenizer
-        return word, len(rows)
+        return spec
 
-    def unload_textual_inversion(self) -> None:
-        """Forget every embedding: the words are plain text again.
 
-        Raises:
-            InputError: As `load_textual_inversion` for pipelines with several text encoders.
-        """
-        encoder = self._only_encoder()
-        encoder.tokenizer = _base_and_words(encoder.tokenizer)[0]
-        self.adapters.set_rows(encoder.name, None)
-
-    def _only_encoder(self) -> "ClipEncoder":
-        if len(self.encoders) != 1:
-            names = " and ".join(encoder.name for encoder in self.encoders)
-            raise InputError(
-                f"textual inversion: got a pipeline with {names}, expected one text encoder; embeddings for several "
-                f"are not supported yet"
-            )
-        return self.encoders[0]
+def _below(before: FloatArray | None, rows: FloatArray) -> FloatArray:
+    return rows if before is None else np.concatenate([before, rows])
 
 
 def _base_and_words(tokenizer: ClipTokenizer) -> tuple[ClipTokenizer, dict[str, int]]:

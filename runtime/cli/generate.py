@@ -19,6 +19,7 @@ from diffoundry.runtime.cli.options import (
     tell_choice,
 )
 from diffoundry.runtime.cli.pipeline_options import PIPELINE_SETTINGS, pipeline_options, read_images, take_images
+from diffoundry.runtime.cli.prompt_options import PROMPT_SETTINGS, prompt_options, take_prompts
 from diffoundry.runtime.cli.vae_options import VAE_SETTINGS, take_vae_settings, vae_options
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.image import describe_image_fault
@@ -29,14 +30,14 @@ __all__ = ["command"]
 
 _SETTINGS = (
     "prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "guidance_rescale", "scheduler", "seed",
-    "height", "width", "num_images_per_prompt", "eta", *PIPELINE_SETTINGS, *CONTROL_SETTINGS,
+    "height", "width", "num_images_per_prompt", "eta", *PROMPT_SETTINGS, *PIPELINE_SETTINGS, *CONTROL_SETTINGS,
     *VAE_SETTINGS,
 )  # fmt: skip
 
 
 @click.command("generate")
 @bundle_argument
-@click.argument("prompt", required=False)
+@click.argument("prompt", nargs=-1)
 @click.option("--negative", "negative_prompt", help="What the picture should not show.")
 @click.option("--steps", "num_inference_steps", type=int, help="Steps of the scheduler.  [default: 50]")
 @click.option(
@@ -45,10 +46,16 @@ _SETTINGS = (
 @click.option("--guidance-rescale", type=float, help="Lin et al. 2023; 0 is off.  [default: 0]")
 @click.option("--eta", type=float, help="DDIM's eta.  [default: 0]")
 @click.option("--scheduler", help="A scheduler's name, such as EulerDiscrete.  [default: the checkpoint's own]")
-@click.option("--seed", type=int, help="Seed of torch's CPU generator.  [default: drawn, and printed]")
+@click.option(
+    "--seed",
+    type=int,
+    multiple=True,
+    help="Seed of torch's CPU generator; repeated, one for each picture.  [default: drawn, and printed]",
+)
 @click.option("--height", type=int, help="Pixels.  [default: the checkpoint's own]")
 @click.option("--width", type=int, help="Pixels.  [default: the checkpoint's own]")
-@click.option("--num-images", "num_images_per_prompt", type=int, help="How many pictures.  [default: 1]")
+@click.option("--num-images", "num_images_per_prompt", type=int, help="Pictures for each prompt.  [default: 1]")
+@prompt_options
 @pipeline_options
 @control_options
 @vae_options
@@ -69,7 +76,7 @@ def command(
     as_json: bool,
     **values: Any,
 ) -> None:
-    """Paint PROMPT with the bundle DIR and write PNG files that hold their settings.
+    """Paint each PROMPT with the bundle DIR and write PNG files that hold their settings.
 
     A bundle that paints variations of a picture takes --image and no PROMPT.
     """
@@ -79,12 +86,15 @@ def command(
     tell_choice(pipeline.components)
     images = take_images(values)
     controls: tuple[Path, ...] = values.pop("control_image")
+    take_prompts(values)
     adapters = {name: list(values.pop(name)) for name in ("lora", "embedding")}
     shown = {**adapters, "control_image": controls}
     settings = _settings(like, values, shown, texts=bool(pipeline.encoders))
     parts = take_vae_settings(pipeline, settings)
     load_adapters(pipeline, adapters["lora"], adapters["embedding"])
-    paths = _paths(output, settings.get("num_images_per_prompt", 1))
+    prompts = settings.get("prompt")
+    count = len(prompts) if isinstance(prompts, list) else 1
+    paths = _paths(output, count * settings.get("num_images_per_prompt", 1))
     run = pipeline.start(**settings, **read_images(images), **read_controls(controls))
     _tell_truncated(run)
     spared = () if controls else pipeline.controlnets.names
@@ -93,16 +103,17 @@ def command(
     result = _paint(run)
     names: dict[str, Any] = {name: path.name for name, path in images.items()}
     names |= {"control_image": [path.name for path in controls]} if controls else {}
-    facts: dict[str, Any] = {"seed": run.seed, "steps_run": run.total, "bundle": bundle.name, **parts}
+    seed = list(run.seed) if isinstance(run.seed, tuple) else run.seed  # as JSON has it
+    facts: dict[str, Any] = {"seed": seed, "steps_run": run.total, "bundle": bundle.name, **parts}
     facts |= {name: texts for name, texts in adapters.items() if texts}
     files = _save(result, paths, {**settings, **names, **facts})
     seconds = round(time.perf_counter() - started, 3)
     if as_json:
-        report = {"files": files, "settings": {**settings, **names, **parts, "seed": run.seed}, "seconds": seconds}
+        report = {"files": files, "settings": {**settings, **names, **parts, "seed": seed}, "seconds": seconds}
         flags = result.nsfw_content_detected
         print_json({**report, "truncated": list(result.truncated), "nsfw_content_detected": flags})
     else:
-        remark(f"{', '.join(files)} (seed {run.seed}, {seconds:.1f} s)")
+        remark(f"{', '.join(files)} (seed {seed}, {seconds:.1f} s)")
 
 
 def _settings(
@@ -129,7 +140,10 @@ def _paths(output: Path, count: int) -> list[Path]:
 def _tell_truncated(run: Run) -> None:
     for text in run.truncated:
         if text:
-            remark(f"warning: the text encoder takes 77 tokens; this part of the prompt is cut off: {text!r}")
+            remark(
+                f"warning: the text encoder takes 77 tokens; this part of the prompt is cut off: {text!r}; "
+                f"--long-prompts takes it in"
+            )
 
 
 def _paint(run: Run) -> PipelineOutput:

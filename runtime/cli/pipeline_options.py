@@ -48,6 +48,10 @@ _FILE = click.Path(path_type=Path)
 _OPTIONS = (
     click.option("--image", type=_FILE, help="Begin with this picture instead of noise alone."),
     click.option("--strength", type=float, help="With --image: how much may change, 0 to 1."),
+    click.option(
+        "--denoising-start", type=float, help="With --image: how much of the schedule it has behind it, 0 to 1."
+    ),
+    click.option("--denoising-end", type=float, help="Stop after this part of the schedule, 0 to 1."),
     click.option("--mask", "mask_image", type=_FILE, help="With --image: paint anew where this picture is white."),
     click.option("--padding-mask-crop", type=int, help="Paint only what --mask covers and so many pixels around it."),
     click.option("--image-guidance-scale", type=float, help="InstructPix2Pix: how near to --image.  [default: 1.5]"),
@@ -64,6 +68,8 @@ _OPTIONS = (
 
 PIPELINE_SETTINGS = (
     "strength",
+    "denoising_start",
+    "denoising_end",
     "padding_mask_crop",
     "image_guidance_scale",
     "prompt_2",

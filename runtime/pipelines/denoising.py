@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.pipelines.callback import StepEnd
 from diffoundry.runtime.random import Generator
 from diffoundry.runtime.schedulers import Scheduler
 
@@ -50,6 +51,7 @@ def denoise(
     *,
     timesteps: npt.NDArray[Any],
     after_step: AfterStep | None = None,
+    step_end: StepEnd | None = None,
 ) -> Iterator[Step]:
     """Run the loop, yielding after every step; a caller that stops iterating has cancelled.
 
@@ -63,12 +65,14 @@ def denoise(
         eta: DDIM's eta; 0 unless the scheduler has one.
         timesteps: Those of the scheduler that are run, in order.
         after_step: Changes the latents of a step before they go on, or None.
+        step_end: The caller's own function, called after that, or None.
 
     Raises:
         InputError: At once, before the first step: `eta` is given to a scheduler without it, or the scheduler's `step`
             needs more than a denoising loop has.
     """
-    return _steps(scheduler, denoiser, latents, _step_arguments(scheduler, generator, eta), timesteps, after_step)
+    extra = _step_arguments(scheduler, generator, eta)
+    return _steps(scheduler, denoiser, latents, extra, timesteps, after_step, step_end)
 
 
 def _steps(
@@ -78,6 +82,7 @@ def _steps(
     extra: dict[str, Any],
     timesteps: npt.NDArray[Any],
     after_step: AfterStep | None,
+    step_end: StepEnd | None,
 ) -> Iterator[Step]:
     total = len(timesteps)
     for index, timestep in enumerate(timesteps):
@@ -86,6 +91,8 @@ def _steps(
         latents = scheduler.step(output, timestep, latents, **extra).prev_sample
         if after_step is not None:
             latents = after_step(timesteps[index + 1] if index + 1 < total else None, latents)
+        if step_end is not None:
+            latents = step_end(index, float(timestep), latents)
         yield Step(index=index, total=total, timestep=float(timestep), latents=latents)
 
 

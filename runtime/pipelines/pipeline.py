@@ -14,6 +14,7 @@ from diffoundry.runtime.components import Components
 from diffoundry.runtime.errors import BundleError
 from diffoundry.runtime.image import to_pil
 from diffoundry.runtime.pipelines.arguments import sort_arguments
+from diffoundry.runtime.pipelines.callback import make_step_end
 from diffoundry.runtime.pipelines.classes import PIPELINE_CLASSES
 from diffoundry.runtime.pipelines.condition import Feeds, Frame
 from diffoundry.runtime.pipelines.control import ControlNets, Residuals
@@ -196,7 +197,10 @@ class DiffusionPipeline(Adaptable, Frugal):
             steps=len(start.timesteps),
             part=start.part,
         )
-        denoiser = partial(self._predict, guidance, guidance.feeds(condition), start.channels, residuals)
+        feeds = dict(guidance.feeds(condition))
+        denoiser = partial(self._predict, guidance, feeds, start.channels, residuals)
+        names = request.callback_on_step_end_tensor_inputs
+        changeable = {} if shown else feeds  # ControlNets are fed the same prompts, and would not see a change
         return Run(
             steps=denoise(
                 scheduler,
@@ -206,6 +210,7 @@ class DiffusionPipeline(Adaptable, Frugal):
                 request.eta,
                 timesteps=timesteps,
                 after_step=start.after_step,
+                step_end=make_step_end(request.callback_on_step_end, names, self, changeable),
             ),
             total=len(timesteps),
             latents=start.latents,

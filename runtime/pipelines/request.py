@@ -1,8 +1,9 @@
 """The arguments of one picture, under the names diffusers gives them, checked before any work."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +43,10 @@ class Request:
         scheduler: A scheduler's name ("EulerDiscrete") that takes over the checkpoint's config; None keeps the
             checkpoint's own.
         output_type: "pil", "np" or "latent".
+        callback_on_step_end: Called after every step with the pipeline, the step's index, its timestep and a dict of
+            tensors; the dict that it returns replaces them. None calls nothing.
+        callback_on_step_end_tensor_inputs: Their names: "latents", "prompt_embeds", and of Stable Diffusion XL
+            "add_text_embeds", "add_time_ids".
     """
 
     height: int | None = None
@@ -59,6 +64,8 @@ class Request:
     latents: FloatArray | None = None
     scheduler: str | None = None
     output_type: str = "pil"
+    callback_on_step_end: Callable[..., Any] | None = None
+    callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",)
 
 
 def check_request(

@@ -13,7 +13,7 @@ from tokenizers.models import BPE
 from diffoundry.runtime.errors import BundleError, InputError
 from diffoundry.runtime.tokenizers._clip_files import MAX_LENGTH, TOKENIZER_FILES, ClipFiles, read_clip_files
 
-__all__ = ["TOKENIZER_FILES", "ClipTokenizer", "TokenBatch", "write_tokenizer_json"]
+__all__ = ["TOKENIZER_FILES", "ClipTokenizer", "TokenBatch", "check_texts", "write_tokenizer_json"]
 
 _WORD_END = "</w>"
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -91,20 +91,41 @@ class ClipTokenizer:
         Raises:
             InputError: No list of texts, a text that is no valid Unicode, or an impossible length.
         """
-        length = self._check_length(max_length)
-        _check_texts(texts)
-        left, room = self._files.cut_left, length - 2
-        ids = np.full((len(texts), length), self.pad_token_id, dtype=np.int32)
-        truncated = []
-        for row, text in zip(ids, texts, strict=True):
-            body = self._tokenizer.encode(text, add_special_tokens=False).ids
-            split = max(len(body) - room, 0) if left else room
-            kept, cut = (body[split:], body[:split]) if left else (body[:split], body[split:])
-            prompt = [self.bos_token_id, *kept, self.eos_token_id]
-            start = length - len(prompt) if self._files.pad_left else 0
-            row[start : start + len(prompt)] = prompt
-            truncated.append(self.decode(cut))
-        return TokenBatch(input_ids=ids, truncated=tuple(truncated))
+        length = self.check_length(max_length)
+        check_texts(texts)
+        rows, truncated = [], []
+        for text in texts:
+            body = self.ids(text)
+            kept = self.kept(len(body), length - 2)
+            rows.append(self.frame(body[kept], length))
+            truncated.append(self.decode(body[: kept.start] + body[kept.stop :]))
+        return TokenBatch(input_ids=np.stack(rows), truncated=tuple(truncated))
+
+    def ids(self, text: str) -> list[int]:
+        """The ids of a text, none cut off, without start and end token."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def kept(self, count: int, room: int) -> slice:
+        """Which of `count` ids stay where there is room for fewer: the first ones, or as the files say."""
+        start = max(count - room, 0) if self._files.cut_left else 0
+        return slice(start, min(start + room, count))
+
+    def frame(self, body: Sequence[int], length: int) -> NDArray[np.int32]:
+        """Ids between start and end token, padded: int32 (length,).
+
+        Args:
+            body: At most `length - 2` ids.
+            length: L.
+        """
+        row = np.full(length, self.pad_token_id, dtype=np.int32)
+        start = self.start(len(body), length)
+        row[start : start + len(body) + 2] = [self.bos_token_id, *body, self.eos_token_id]
+        return row
+
+    def start(self, count: int, length: int) -> int:
+        """Where the start token of `count` ids stands among `length`: first, or after the padding as the files say."""
+        return length - count - 2 if self._files.pad_left else 0
 
     @property
     def files(self) -> ClipFiles:
@@ -136,7 +157,12 @@ class ClipTokenizer:
         text: str = self._tokenizer.to_str(pretty=True)
         return text
 
-    def _check_length(self, max_length: int | None) -> int:
+    def check_length(self, max_length: int | None = None) -> int:
+        """The ids of a full prompt.
+
+        Raises:
+            InputError: The files do not say, or an impossible length.
+        """
         length = self.model_max_length if max_length is None else max_length
         if length is None:
             raise InputError(
@@ -220,7 +246,12 @@ def _id_of(tokenizer: Tokenizer, token: str) -> int:
     return index
 
 
-def _check_texts(texts: Sequence[str]) -> None:
+def check_texts(texts: Sequence[str]) -> None:
+    """Refuse what is no list of texts in valid Unicode.
+
+    Raises:
+        InputError: It is not.
+    """
     if isinstance(texts, str) or not isinstance(texts, Sequence) or not texts:
         got = "an empty one" if isinstance(texts, Sequence) and not texts else f"{type(texts).__name__}"
         raise InputError(

@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.tokenizers.clip import ClipTokenizer, TokenBatch
+from diffoundry.runtime.tokenizers.clip import ClipTokenizer
 
 __all__ = ["ExtendedTokenizer"]
 
@@ -48,12 +46,15 @@ class ExtendedTokenizer(ClipTokenizer):
                 f"they do not belong together, export the bundle again"
             )
 
-    def __call__(self, texts: Sequence[str], *, max_length: int | None = None) -> TokenBatch:
-        """See `ClipTokenizer.__call__`."""
-        plain = [self.expand(text) if isinstance(text, str) else text for text in texts] if _is_list(texts) else texts
-        batch = super().__call__(plain, max_length=max_length)
-        ids = np.where(batch.input_ids >= self.base.size, batch.input_ids + self._shift, batch.input_ids)
-        return TokenBatch(input_ids=ids.astype(np.int32), truncated=batch.truncated)
+    def ids(self, text: str) -> list[int]:
+        """See `ClipTokenizer.ids`; the new tokens' are the rows that stand behind the table."""
+        ids = super().ids(self.expand(text))
+        return [index + self._shift if index >= self.base.size else index for index in ids]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See `ClipTokenizer.decode`."""
+        first = self.base.size + self._shift
+        return super().decode([index - self._shift if index >= first else index for index in ids])
 
     def expand(self, text: str) -> str:
         """The text with every word of several vectors written out: "<cat>" as "<cat> <cat>_1 <cat>_2"."""
@@ -65,7 +66,3 @@ class ExtendedTokenizer(ClipTokenizer):
 
 def _tokens(word: str, count: int) -> list[str]:
     return [word, *(f"{word}_{i}" for i in range(1, count))]
-
-
-def _is_list(texts: object) -> bool:
-    return isinstance(texts, Sequence) and not isinstance(texts, str)

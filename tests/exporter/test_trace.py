@@ -59,8 +59,9 @@ def reference(module, name, feeds):
     """What diffusers and transformers compute, called as their own pipelines call them."""
     with torch.no_grad():
         if name == "text_encoder":
-            given = module(feeds[0].long())
-            return [given.last_hidden_state, given.pooler_output]
+            given = module(feeds[0].long(), output_hidden_states=True)
+            states = torch.stack(given.hidden_states[:-1], dim=1)
+            return [given.last_hidden_state, given.pooler_output, module.final_layer_norm(states)]
         if name == "unet":
             return [module(feeds[0], feeds[1][0], encoder_hidden_states=feeds[2]).sample]
         if name == "vae_encoder":
@@ -124,7 +125,11 @@ def test_timesteps_between_the_integers_count(traced):
 INTERFACE = {
     "text_encoder": (
         {"input_ids": ("INT32", ["batch", "sequence"])},
-        {"last_hidden_state": ("FLOAT", ["batch", "sequence", 32]), "pooler_output": ("FLOAT", ["batch", 32])},
+        {
+            "last_hidden_state": ("FLOAT", ["batch", "sequence", 32]),
+            "pooler_output": ("FLOAT", ["batch", 32]),
+            "normalized_hidden_states": ("FLOAT", ["batch", 2, "sequence", 32]),
+        },
     ),
     "unet": (
         {

@@ -11,7 +11,7 @@ from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.pipelines.condition import Condition, Frame
 from diffoundry.runtime.pipelines.families.clip import ClipEncoder
 
-__all__ = ["Family", "Prompts", "as_list", "check_embeddings", "check_texts"]
+__all__ = ["Family", "Prompts", "as_list", "check_clip_skip", "check_embeddings", "check_texts"]
 
 
 FloatArray = npt.NDArray[np.float32]
@@ -26,12 +26,21 @@ class Prompts:
         negative_prompt: One for all prompts, or one for each; only used when guiding.
         prompt_embeds: float32 (B, tokens, D), what the denoiser is fed in place of encoded prompts.
         negative_prompt_embeds: The same of the negative prompts.
+        clip_skip: Layers of the text encoders that are left out for the prompts, not for the negative ones; None for
+            none.
+        prompt_weighting: Whether brackets in prompts are weights: `(word:1.3)`, `(word)`, `[word]`; see
+            `parse_weights`.
+        long_prompts: Whether what does not fit into a text encoder's 77 tokens goes into further ones, and is not cut
+            off.
     """
 
     prompt: str | Sequence[str] | None = None
     negative_prompt: str | Sequence[str] | None = None
     prompt_embeds: FloatArray | None = None
     negative_prompt_embeds: FloatArray | None = None
+    clip_skip: int | None = None
+    prompt_weighting: bool = False
+    long_prompts: bool = False
 
     @property
     def count(self) -> int:
@@ -57,6 +66,11 @@ class Prompts:
         for name in ("prompt_embeds", "negative_prompt_embeds"):
             check_embeddings(name, getattr(self, name), self.count, 3)
         check_texts("negative_prompt", self.negative_prompt, self.count)
+        if self.clip_skip is not None and self.prompt_embeds is not None:
+            raise InputError("clip_skip: got it with prompt_embeds, for which no encoder runs; leave it out")
+        for name in ("prompt_weighting", "long_prompts"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name}: got {getattr(self, name)!r}, expected True or False")
         given, negative = self.prompt_embeds, self.negative_prompt_embeds
         if given is not None and negative is not None and given.shape != negative.shape:
             raise InputError(
@@ -123,6 +137,17 @@ class Family(Protocol):
 def as_list(texts: str | Sequence[str], count: int) -> list[str]:
     """One text for all prompts, or one for each, as a list."""
     return [texts] * count if isinstance(texts, str) else list(texts)
+
+
+def check_clip_skip(clip_skip: int | None, most: int) -> int:
+    """How many layers are left out.
+
+    Raises:
+        InputError: No whole number, or more than `most`.
+    """
+    if clip_skip is not None and not (isinstance(clip_skip, int) and 0 <= clip_skip <= most):
+        raise InputError(f"clip_skip: got {clip_skip!r}, expected a whole number from 0 to {most}")
+    return clip_skip or 0
 
 
 def check_embeddings(name: str, values: object, count: int, axes: int) -> None:

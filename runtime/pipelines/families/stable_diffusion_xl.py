@@ -10,9 +10,10 @@ import numpy.typing as npt
 from diffoundry.runtime.components import Components
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.pipelines.condition import Condition, Feeds, Frame
-from diffoundry.runtime.pipelines.families.base import Prompts, as_list, check_embeddings, check_texts
-from diffoundry.runtime.pipelines.families.clip import ClipEncoder
+from diffoundry.runtime.pipelines.families.base import Prompts, as_list, check_clip_skip, check_embeddings, check_texts
+from diffoundry.runtime.pipelines.families.clip import ClipEncoder, check_token_count
 from diffoundry.runtime.pipelines.families.size_conditions import SizeConditions, size_rows
+from diffoundry.runtime.pipelines.families.weighting import stretch_states
 
 __all__ = ["StableDiffusionXL", "XLPrompts"]
 
@@ -28,14 +29,12 @@ class XLPrompts(SizeConditions):
         negative_prompt_2: The same of `negative_prompt`.
         pooled_prompt_embeds: float32 (B, P), the pooled vector that belongs to `prompt_embeds`.
         negative_pooled_prompt_embeds: The same of `negative_prompt_embeds`.
-        clip_skip: Layers of the text encoders that are left out for the prompts, more than the last; None for none.
     """
 
     prompt_2: str | Sequence[str] | None = None
     negative_prompt_2: str | Sequence[str] | None = None
     pooled_prompt_embeds: FloatArray | None = None
     negative_pooled_prompt_embeds: FloatArray | None = None
-    clip_skip: int | None = None
 
     def check(self) -> None:
         """See `Prompts.check`."""
@@ -48,8 +47,6 @@ class XLPrompts(SizeConditions):
                 raise InputError(f"{name}_embeds and {pooled}: got one of them, expected both")
             if embeddings is not None and getattr(self, f"{name}_2") is not None:
                 raise InputError(f"{name}_2 and {name}_embeds: got both, expected one of them")
-        if self.clip_skip is not None and self.prompt_embeds is not None:
-            raise InputError("clip_skip: got it with prompt_embeds, for which no encoder runs; leave it out")
         self.check_sizes()
 
 
@@ -80,7 +77,7 @@ class StableDiffusionXL:
         Raises:
             BundleError: The bundle lacks the second text encoder, a tokenizer or a config.
         """
-        bundle = components.bundle
+        self._components, bundle = components, components.bundle
         names = [name for name in ("text_encoder", "text_encoder_2") if name in bundle.components]
         self.encoders = tuple(ClipEncoder(components, name) for name in (*names[:-1], "text_encoder_2"))
         self._layers = tuple(int(bundle.config(one.name)["num_hidden_layers"]) for one in self.encoders)
@@ -103,7 +100,7 @@ class StableDiffusionXL:
         self._check(prompts, zeros=zeros)
         negatives = self._negative_texts(prompts, guided=frame.guided and not zeros)
         texts = self._both(prompts.texts(prompts.count), prompts.prompt_2)
-        states, pooled, truncated = self._encode(negatives, texts, self._skipped(prompts.clip_skip))
+        states, pooled, truncated = self._encode(negatives, texts, prompts)
         rows, times = len(negatives[0]), frame.pictures_per_prompt
         sizes = size_rows(prompts, frame, prompts.count * times, scored=self._scored)
         conditional = _feeds(
@@ -135,12 +132,6 @@ class StableDiffusionXL:
             if len(self.encoders) == 1 and getattr(prompts, name) is not None:
                 raise InputError(f"{name}: got it, but this checkpoint has one text encoder; leave it out")
 
-    def _skipped(self, clip_skip: int | None) -> int:
-        most = min(self._layers) - 1
-        if clip_skip is not None and not (isinstance(clip_skip, int) and 0 <= clip_skip <= most):
-            raise InputError(f"clip_skip: got {clip_skip!r}, expected a whole number from 0 to {most}")
-        return clip_skip or 0
-
     def _negative_texts(self, prompts: XLPrompts, *, guided: bool) -> tuple[list[str], ...]:
         return self._both(prompts.negative_texts(guided=guided), prompts.negative_prompt_2)
 
@@ -149,22 +140,31 @@ class StableDiffusionXL:
         return (first, as_list(second, len(first)) if second and first else first)[: len(self.encoders)]
 
     def _encode(
-        self, negatives: tuple[list[str], ...], texts: tuple[list[str], ...], skipped: int
+        self, negatives: tuple[list[str], ...], texts: tuple[list[str], ...], prompts: XLPrompts
     ) -> tuple[FloatArray, FloatArray, tuple[str, ...]]:
         """Hidden states beside each other, the pooled vector, and what of the texts was cut off.
 
         Rows: the negatives first, whose states are always those of the last layer but one.
         """
+        skipped = check_clip_skip(prompts.clip_skip, min(self._layers) - 1)
         if not negatives[0] + texts[0]:
             return np.zeros((0, 0, 0), np.float32), np.zeros((0, 0), np.float32), ()
+        read = [
+            encoder.read(before + after, weighting=prompts.prompt_weighting, long=prompts.long_prompts)
+            for encoder, before, after in zip(self.encoders, negatives, texts, strict=True)
+        ]
+        chunks = max(encoder.chunks(some) for encoder, some in zip(self.encoders, read, strict=True))
+        check_token_count(self._components, chunks * self.encoders[0].length)
+        count = len(negatives[0])
         states, cut = [], [""] * len(texts[0])
-        for encoder, layers, before, after in zip(self.encoders, self._layers, negatives, texts, strict=True):
-            encoded = encoder(before + after)
-            outputs, rows = encoded.outputs, len(before)
+        for encoder, layers, some in zip(self.encoders, self._layers, read, strict=True):
+            encoded = encoder.encode(some, chunks)
+            outputs, rows = encoded.outputs, count * chunks
             last, chosen = outputs[f"hidden_states.{layers - 1}"], outputs[f"hidden_states.{layers - 1 - skipped}"]
-            states.append(np.concatenate([last[:rows], chosen[rows:]]))
-            cut = [old or new for old, new in zip(cut, encoded.truncated[rows:], strict=True)]
-        return np.concatenate(states, axis=-1), encoded.outputs["text_embeds"], tuple(cut)
+            joined = encoded.join(np.concatenate([last[:rows], chosen[rows:]]))
+            states.append(stretch_states(joined, encoded.weights, encoder.length))
+            cut = [old or new for old, new in zip(cut, encoded.truncated[count:], strict=True)]
+        return np.concatenate(states, axis=-1), encoded.pooled("text_embeds"), tuple(cut)
 
 
 def _feeds(states: FloatArray, pooled: FloatArray, times: int) -> dict[str, FloatArray]:

@@ -35,6 +35,8 @@ class Inpainting(Task):
         denoising_start: As `ImageToImage.denoising_start`.
         padding_mask_crop: Only the part of the picture that the mask covers is painted, in the full size, with so many
             pixels around it; then it is put into the picture. None paints the whole picture.
+        masked_image_latents: float32 (1 or B, C, h, w) in the denoiser's scale, in place of encoding what is kept, for
+            a UNet of nine channels.
     """
 
     name: ClassVar[str] = "inpainting"
@@ -47,6 +49,7 @@ class Inpainting(Task):
     strength: float = 1.0
     denoising_start: float | None = None
     padding_mask_crop: int | None = None
+    masked_image_latents: FloatArray | None = None
 
     @classmethod
     def fits(cls, extra: int, latent: int) -> bool:
@@ -115,9 +118,14 @@ class Inpainting(Task):
         finish = None if box is None else partial(self._put_back, box)
         part = None if box is None else partial(_cut_out, box, stage.width, stage.height)
         if stage.extra_channels:
-            rows = np.concatenate([small, _encode(stage, kept)], axis=1)
+            rows = np.concatenate([small, self._kept_latents(stage, kept)], axis=1)
             channels = np.concatenate([rows] * stage.copies)
             return Start(latents=latents, timesteps=timesteps, channels=channels, part=part, finish=finish)
+        if self.masked_image_latents is not None:
+            raise InputError(
+                "masked_image_latents: got them for a UNet of four channels, which is not told of what is kept; leave "
+                "them out"
+            )
         stage.codec.draw(kept, _generators(stage, len(kept)))  # unused, but diffusers draws it before the loop
         assert picture is not None
         after_step = partial(_keep, stage, picture, noise, small)
@@ -131,6 +139,17 @@ class Inpainting(Task):
         if picture is None or not self._begins_with_picture(stage.request):
             return noise * float(stage.scheduler.init_noise_sigma)
         return picture if self.denoising_start is not None else stage.add_noise(picture, noise, timesteps[0])
+
+    def _kept_latents(self, stage: Stage, kept: FloatArray) -> FloatArray:
+        """Latents of what is kept, a row a picture: the caller's, or encoded."""
+        given = self.masked_image_latents
+        if given is None:
+            return _encode(stage, kept)
+        if not isinstance(given, np.ndarray) or given.ndim != 4 or given.shape[1:] != stage.shape[1:]:
+            found = f"shape {given.shape}" if isinstance(given, np.ndarray) else type(given).__name__
+            expected = ", ".join(map(str, stage.shape[1:]))
+            raise InputError(f"masked_image_latents: got {found}, expected floats (1 or more, {expected})")
+        return fill_batch(given.astype(np.float32), stage.pictures, "masked_image_latents")
 
     def _box(self, stage: Stage) -> Box | None:
         if self.padding_mask_crop is None:

@@ -33,11 +33,14 @@ def _shift(index):
     return edit
 
 
+_TEXT = {"last_hidden_state", "pooler_output", "normalized_hidden_states"}
+
+
 @pytest.mark.parametrize(
     ("component", "tensor", "index", "outputs"),
     [
-        ("text_encoder", "token_embedding.weight", (4000, 5), {"last_hidden_state", "pooler_output"}),
-        ("text_encoder", "layers.1.mlp.fc1.bias", (3,), {"last_hidden_state", "pooler_output"}),
+        ("text_encoder", "token_embedding.weight", (4000, 5), _TEXT),
+        ("text_encoder", "layers.1.mlp.fc1.bias", (3,), _TEXT),
         ("unet", "conv_in.weight", (11, 2, 1, 1), {"out_sample"}),
         ("vae_encoder", "encoder.conv_in.weight", (5, 1, 1, 1), {"latent_parameters"}),
         ("vae_decoder", "decoder.conv_out.weight", (1, 7, 1, 1), {"sample"}),

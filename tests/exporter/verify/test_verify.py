@@ -63,6 +63,7 @@ def test_every_output_is_compared_on_every_case(passing):
     assert cases == {
         ("text_encoder", "last_hidden_state"): {"prompts", "vocabulary"},
         ("text_encoder", "pooler_output"): {"prompts", "vocabulary"},
+        ("text_encoder", "normalized_hidden_states"): {"prompts", "vocabulary"},
         ("unet", "out_sample"): {
             *(f"red apple, seed 0, t={t}" for t in (667, 334, 1)),
             "red apple, seed 7, t=667",

@@ -63,8 +63,13 @@ class _Torch:
         return {key: to_numpy(value) for key, value in outputs.items()}
 
     def _text_encoder(self, input_ids):
-        output = self.pipeline.text_encoder(input_ids.long())
-        return {"last_hidden_state": output.last_hidden_state, "pooler_output": output.pooler_output}
+        encoder = self.pipeline.text_encoder
+        output = encoder(input_ids.long(), output_hidden_states=True)
+        return {
+            "last_hidden_state": output.last_hidden_state,
+            "pooler_output": output.pooler_output,
+            "normalized_hidden_states": encoder.final_layer_norm(torch.stack(output.hidden_states[:-1], dim=1)),
+        }
 
     def _unet(self, **inputs):
         return {"out_sample": self.pipeline.unet(**inputs).sample}

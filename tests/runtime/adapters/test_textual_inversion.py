@@ -1,10 +1,12 @@
 """Textual inversion against diffusers: ids, embeddings, latents after every step."""
 
+import diffusers
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from diffoundry.runtime import load
 from diffoundry.runtime.errors import InputError
 
 TOLERANCE = 2e-5  # as of LoRAs
@@ -59,6 +61,65 @@ def test_beside_a_lora(opened, theirs, saved, make_lora, steps, error, tmp_path)
     theirs.load_textual_inversion(str(path))
     theirs.load_lora_weights(str(lora))
     assert error(steps(ours, "a <cat>"), steps(theirs, "a <cat>")) < TOLERANCE
+
+
+@pytest.fixture(scope="module")
+def xl_bundle(exported, tiny_sd_checkpoint):
+    return exported(tiny_sd_checkpoint("xl"), target="onnxruntime,openvino")
+
+
+@pytest.fixture
+def for_two(tmp_path):
+    """Factory: a file with random vectors for the two text encoders of the tiny Stable Diffusion XL."""
+
+    def save(name, *counts, widths=(32, 48), keys=("clip_l", "clip_g")):
+        made = torch.Generator().manual_seed(len(name))
+        tensors = {
+            key: torch.randn(count, width, generator=made)
+            for key, count, width in zip(keys, counts, widths, strict=True)
+        }
+        save_file(tensors, tmp_path / name)
+        return tmp_path / name
+
+    return save
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_two_text_encoders(xl_bundle, tiny_sd_checkpoint, for_two, steps, error, target):
+    theirs = diffusers.StableDiffusionXLPipeline.from_pretrained(tiny_sd_checkpoint("xl"))
+    theirs.set_progress_bar_config(disable=True)
+    ours = load(xl_bundle, target=target)
+    before = steps(ours, "a <cat> and a <dog>")
+    for path, word in ((for_two("one", 1, 1), "<cat>"), (for_two("three", 3, 3), "<dog>")):
+        tensors = load_file(path)
+        theirs.load_textual_inversion(
+            {word: tensors["clip_l"]}, text_encoder=theirs.text_encoder, tokenizer=theirs.tokenizer
+        )
+        theirs.load_textual_inversion(
+            {word: tensors["clip_g"]}, text_encoder=theirs.text_encoder_2, tokenizer=theirs.tokenizer_2
+        )
+        assert ours.load_textual_inversion(path, token=word) == (word, len(tensors["clip_l"]))
+    for prompt in ("a <cat> and a <dog>", "<dog><dog>, a red apple", "a red apple"):
+        assert error(steps(ours, prompt), steps(theirs, prompt)) < TOLERANCE
+    assert error(steps(ours, "a <cat> and a <dog>"), before) > 1e-3
+    ours.unload_textual_inversion()
+    assert np.array_equal(steps(ours, "a <cat> and a <dog>")[1], before[1])
+
+
+def test_refusals_of_two_text_encoders(xl_bundle, saved, for_two):
+    ours = load(xl_bundle)
+    one = saved("<cat>", 32)
+    with pytest.raises(InputError, match=r"got 1 tensors \('<cat>'\), expected clip_l and clip_g for text_encoder and"):
+        ours.load_textual_inversion(one, token="<cat>")
+    with pytest.raises(InputError, match="token: got none, expected the word for .*both, whose tensors do not name it"):
+        ours.load_textual_inversion(for_two("both", 1, 1))
+    with pytest.raises(InputError, match="got 2 in 'clip_l', 1 in 'clip_g', expected as many vectors for each"):
+        ours.load_textual_inversion(for_two("uneven", 2, 1), token="<cat>")
+    with pytest.raises(InputError, match=r"tensor 'clip_g': got shape \(1, 64\), expected \(48,\) or \(count, 48\)"):
+        ours.load_textual_inversion(for_two("wide", 1, 1, widths=(32, 64)), token="<cat>")
+    ours.load_textual_inversion(for_two("both", 1, 1), token="<cat>")
+    with pytest.raises(InputError, match="token '<cat>': is loaded already"):
+        ours.load_textual_inversion(for_two("both", 1, 1), token="<cat>")
 
 
 def test_refusals(opened, saved, tmp_path):

@@ -96,6 +96,15 @@ def test_every_engine_takes_every_size(controlled, controlled_bundle, target):
         follow((ours, theirs), control=picture(*size), control_guidance_end=0.7)
 
 
+def test_prompts_of_two_chunks(controlled):
+    noise = np.random.default_rng(0)
+    embeddings = {
+        name: noise.standard_normal((1, 154, 32)).astype(np.float32)
+        for name in ("prompt_embeds", "negative_prompt_embeds")
+    }
+    follow(controlled(), None, control=picture(), **embeddings)
+
+
 @pytest.mark.parametrize("base", ["sd1", "xl"])
 def test_odd_sizes_and_several_prompts(controlled, base):
     controls = [picture(72, 88, seed) for seed in (1, 2)]
@@ -244,6 +253,14 @@ def test_a_guess_asks_for_rows_of_the_prompt_alone(controlled):
             "controlnet_conditioning_scale: got nan, expected a number",
         ),
         ({"control_image": picture(), "guess_mode": "yes"}, "guess_mode: got 'yes', expected True or False"),
+        (
+            {
+                "control_image": picture(),
+                "callback_on_step_end": print,
+                "callback_on_step_end_tensor_inputs": ["prompt_embeds"],
+            },
+            "callback_on_step_end_tensor_inputs: got 'prompt_embeds', expected a list of latents$",
+        ),
         (
             {"control_image": picture(), "image": picture(72, 64)},
             "control_image: got 64 x 64 pixels, expected 64 x 72, the size that is painted; resize it before edges",

@@ -120,3 +120,8 @@ def test_other_engines(wide_bundle, theirs, target, precision):
 def test_wrong_arguments_are_named(ours, arguments, message):
     with pytest.raises(InputError, match=message):
         ours(**{"image": picture(32, 32), "seed": 0, "num_inference_steps": 1, **arguments})
+
+
+def test_it_has_no_use_for_an_embedding(ours, tmp_path):
+    with pytest.raises(InputError, match="textual inversion: this checkpoint has no text encoder"):
+        ours.load_textual_inversion(tmp_path / "cat.safetensors")

@@ -86,6 +86,28 @@ def test_schedulers_put_back_what_is_kept(emoji, emoji_folder, apple, name):
     compare(emoji, theirs, "a rocket", ours_only={"scheduler": name}, **arguments)
 
 
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_latents_in_place_of_what_is_kept(exported, tiny_sd_checkpoint, nine, apple, target):
+    ours = load(exported(tiny_sd_checkpoint("inpaint"), target=target))
+    latents = np.random.default_rng(0).standard_normal((1, 4, 8, 8)).astype(np.float32)
+    arguments = {"image": apple, "mask_image": MASK, "num_inference_steps": 4, "num_images_per_prompt": 2}
+    _, given = compare(ours, nine[1], "a green apple", **arguments, masked_image_latents=latents)
+    assert np.abs(given - ours("a green apple", seed=0, **arguments, output_type="np").images).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("latents", "message"),
+    [
+        (np.zeros((1, 4, 4, 4), np.float32), r"got shape \(1, 4, 4, 4\), expected floats \(1 or more, 4, 8, 8\)"),
+        ([0.5], "masked_image_latents: got list, expected floats"),
+        (np.zeros((2, 4, 8, 8), np.float32), "masked_image_latents: got 2 for 1 pictures"),
+    ],
+)
+def test_latents_that_do_not_fit_are_named(nine, apple, latents, message):
+    with pytest.raises(InputError, match=message):
+        nine[0]("x", image=apple, mask_image=MASK, seed=0, masked_image_latents=latents)
+
+
 def test_a_checkpoint_of_nine_channels_says_what_it_needs(nine):
     assert nine[0].usual_task.name == "inpainting"
     with pytest.raises(InputError, match="image: got none, expected image and mask_image: inpainting is what this"):
@@ -119,6 +141,10 @@ def test_a_checkpoint_of_nine_channels_says_what_it_needs(nine):
         (
             {"denoising_start": 0.5, "latents": np.zeros((1, 4, 8, 8), np.float32)},
             "latents: got them with denoising_start, expected one of the two",
+        ),
+        (
+            {"masked_image_latents": np.zeros((1, 4, 8, 8), np.float32)},
+            "masked_image_latents: got them for a UNet of four channels, which is not told of what is kept",
         ),
     ],
 )

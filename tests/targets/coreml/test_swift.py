@@ -126,7 +126,8 @@ def described(features):
 EDGES = {
     # As Swift feeds them: every input float32; the code takes "the first" output of all but the text encoder.
     "text_encoder": ([("input_ids", "float32", (1, 77))],
-                     [("last_hidden_state", "float32", (1, 77, 32)), ("pooler_output", "float32", (1, 32))]),
+                     [("last_hidden_state", "float32", (1, 77, 32)), ("pooler_output", "float32", (1, 32)),
+                      ("normalized_hidden_states", "float32", (1, 2, 77, 32))]),
     "unet": ([("sample", "float32", (2, 4, 8, 8)), ("timestep", "float32", (2,)),
               ("encoder_hidden_states", "float32", (2, 32, 1, 77))], [("out_sample", "float32", (2, 4, 8, 8))]),
     "vae_encoder": ([("sample", "float32", (1, 3, 64, 64))], [("latent_parameters", "float32", (1, 8, 8, 8))]),

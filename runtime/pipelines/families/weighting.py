@@ -1,0 +1,140 @@
+"""Weights in prompts: `(word:1.3)` and its like, and what they do to hidden states."""
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from diffoundry.runtime.errors import InputError
+
+__all__ = ["Part", "parse_weights", "scale_states", "stretch_states"]
+
+FloatArray = npt.NDArray[np.float32]
+
+_MORE = 1.1
+"""What a pair of round brackets without a number stands for; square ones for its reciprocal."""
+
+_PIECE = re.compile(r"\\(?P<literal>[()\[\]\\]?)|(?P<bracket>[(\[\])])|:(?P<weight>[+-]?[.\d]+)\)|[^\\()\[\]:]+|:")
+
+
+class Part(NamedTuple):
+    """A piece of a prompt, and how much it counts; 1 is as usual."""
+
+    text: str
+    weight: float
+
+
+def parse_weights(text: str) -> list[Part]:
+    r"""Read a prompt with weights.
+
+    `(word)` counts 1.1 times, `((word))` 1.21 times, `[word]` 1 / 1.1 times, `(word:1.3)` 1.3 times; brackets nest, and
+    those that nobody closes go to the end. `\(`, `\)`, `\[`, `\]` and `\\` are the characters themselves. The grammar
+    is that of AUTOMATIC1111's `parse_prompt_attention`, which diffusers' community pipelines `lpw_stable_diffusion` and
+    `lpw_stable_diffusion_xl` use (without the latter's BREAK).
+
+    Returns:
+        At least one part; neighbours differ in weight.
+
+    Raises:
+        InputError: What stands in the place of a weight is no number, such as 1.2.3.
+    """
+    texts: list[str] = []
+    weights: list[float] = []
+    opened: dict[str, list[int]] = {"(": [], "[": []}
+
+    def weigh(bracket: str, factor: float) -> None:
+        for index in range(opened[bracket].pop(), len(texts)):
+            weights[index] *= factor
+
+    for piece in _PIECE.finditer(text):
+        bracket, number = piece["bracket"], piece["weight"]
+        if bracket in ("(", "["):
+            opened[bracket].append(len(texts))
+        elif number is not None and opened["("]:
+            weigh("(", _number(number, text))
+        elif bracket == ")" and opened["("]:
+            weigh("(", _MORE)
+        elif bracket == "]" and opened["["]:
+            weigh("[", 1 / _MORE)
+        else:
+            texts.append(piece[0] if piece["literal"] is None else piece["literal"])
+            weights.append(1.0)
+    for bracket, factor in (("(", _MORE), ("[", 1 / _MORE)):
+        while opened[bracket]:
+            weigh(bracket, factor)
+    return _merge(texts, weights)
+
+
+def _merge(texts: list[str], weights: list[float]) -> list[Part]:
+    """Neighbours of the same weight as one part; an empty prompt is one too."""
+    parts: list[Part] = []
+    for text, weight in zip(texts, weights, strict=True):
+        if parts and parts[-1].weight == weight:
+            parts[-1] = Part(parts[-1].text + text, weight)
+        else:
+            parts.append(Part(text, weight))
+    return parts or [Part("", 1.0)]
+
+
+def _number(digits: str, text: str) -> float:
+    try:
+        return float(digits)
+    except ValueError as error:
+        raise InputError(
+            f"prompt: got the weight {digits!r} in {text!r}, expected a number as in (word:1.3); "
+            rf"write \( and \) for brackets that are meant"
+        ) from error
+
+
+def scale_states(states: FloatArray, weights: FloatArray) -> FloatArray:
+    """Hidden states times their weights, then all of a prompt times a number that gives them the mean back.
+
+    diffusers: community pipeline `lpw_stable_diffusion`, `get_weighted_text_embeddings`.
+
+    Args:
+        states: (B, tokens, D).
+        weights: (B, tokens).
+
+    Returns:
+        (B, tokens, D); rows of which all weights are 1 are the same bit for bit.
+
+    Raises:
+        InputError: A weight is so large, or the mean so small, that there is no such number.
+    """
+    with np.errstate(all="ignore"):
+        weighted = states * weights[..., None]
+        ratio = states.mean(axis=(1, 2)) / weighted.mean(axis=(1, 2))
+        ratio[(weights == 1).all(axis=1)] = 1
+        return _finite(weighted * ratio[:, None, None])
+
+
+def stretch_states(states: FloatArray, weights: FloatArray, chunk: int) -> FloatArray:
+    """Hidden states moved away from that of the end token of their chunk, or towards it: e + (h - e) w.
+
+    diffusers: community pipeline `lpw_stable_diffusion_xl`, `get_weighted_text_embeddings_sdxl`.
+
+    Args:
+        states: (B, tokens, D).
+        weights: (B, tokens).
+        chunk: Tokens in a chunk, whose last state is e.
+
+    Returns:
+        (B, tokens, D); states of weight 1 are the same bit for bit.
+
+    Raises:
+        InputError: A weight is too large for float32.
+    """
+    rows, tokens, width = states.shape
+    end = np.repeat(states.reshape(rows, tokens // chunk, chunk, width)[:, :, -1], chunk, axis=1)
+    factor = weights[..., None]
+    with np.errstate(all="ignore"):
+        return _finite(np.where(factor == 1, states, end + (states - end) * factor))
+
+
+def _finite(states: FloatArray) -> FloatArray:
+    if not np.isfinite(states).all():
+        raise InputError(
+            "prompt: got weights that leave no finite embedding, expected weights around 1, such as 0.5 to 2"
+        )
+    return states
