@@ -7,7 +7,9 @@ paints one picture in 10 steps on both sides, and the table of docs/pipelines.md
 already are used.
 """
 
+import inspect
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,11 @@ from diffoundry.exporter.build import ExportRequest, build
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.verify.metrics import psnr
 from diffoundry.runtime import load
-from diffoundry.runtime.pipelines.stand_in import size_arguments
+from diffoundry.runtime.pipelines.stand_in import CONTROL, SEEN, size_arguments
 from diffoundry.runtime.specs import BuildSpec
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
-from tiny_checkpoints import write_tiny_checkpoint
+from tiny_checkpoints import write_tiny_checkpoint, write_tiny_controlnet
 
 TARGETS = ("onnxruntime", "openvino")
 
@@ -40,6 +42,15 @@ PIPELINES = (
     ("StableDiffusionXLImg2ImgPipeline", "xl-refiner", ("image",)),
     ("StableDiffusionXLInpaintPipeline", "xl", ("image", "mask_image")),
     ("StableDiffusionXLInpaintPipeline", "xl-inpaint", ("image", "mask_image")),
+    ("StableDiffusionControlNetPipeline", "sd1", (CONTROL,)),
+    ("StableDiffusionControlNetPipeline", "sd1", (CONTROL, CONTROL)),
+    ("StableDiffusionControlNetImg2ImgPipeline", "sd1", ("image", CONTROL)),
+    ("StableDiffusionControlNetInpaintPipeline", "sd1", ("image", "mask_image", CONTROL)),
+    ("StableDiffusionXLControlNetPipeline", "xl", (CONTROL,)),
+    ("StableDiffusionXLControlNetImg2ImgPipeline", "xl", ("image", CONTROL)),
+    ("StableDiffusionXLControlNetInpaintPipeline", "xl", ("image", "mask_image", CONTROL)),
+    ("StableDiffusionImageVariationPipeline", "variation", (SEEN,)),
+    ("StableDiffusionPipeline", "sd1-tiny", ()),
 )
 
 
@@ -49,13 +60,14 @@ def main(place: str) -> None:
     print(f"| pipeline | checkpoint | {' | '.join(f'{name}: latents | picture' for name in TARGETS)} |")
     print("|---|---|" + "---|" * (2 * len(TARGETS)))
     for name, model, needs in PIPELINES:
-        sizes = size_arguments(needs, 64, 64)
+        given = {**({} if SEEN in needs else {"prompt": "red apple"}), **size_arguments(needs, 64, 64)}
         checkpoint = _checkpoint(folder, model)
-        latents, picture = _reference(checkpoint, name, sizes)
+        nets = [_controlnet(folder, model, f"net{index}") for index in range(needs.count(CONTROL))]
+        latents, picture = _reference(checkpoint, name, given, nets)
         cells = []
         for target in TARGETS:
-            run = load(_bundle(folder, checkpoint, model), target=target).start(
-                "red apple", seed=0, num_inference_steps=10, output_type="np", **sizes
+            run = load(_bundle(folder, checkpoint, model, nets), target=target).start(
+                seed=0, num_inference_steps=10, output_type="np", **given
             )
             errors = [
                 np.abs(step.latents - expected).max() / np.sqrt(np.mean(expected**2))
@@ -63,7 +75,8 @@ def main(place: str) -> None:
             ]
             value = psnr(np.asarray(run.finish().images[0]), picture, peak=1.0)
             cells += [f"{max(errors):.1e}", f"{value:.0f} dB"]
-        print(f"| `{name}` | {model} | {' | '.join(cells)} |", flush=True)
+        beside = f" with {len(nets)} ControlNets" if len(nets) > 1 else ""
+        print(f"| `{name}` | {model}{beside} | {' | '.join(cells)} |", flush=True)
 
 
 def _checkpoint(folder: Path, model: str) -> Path:
@@ -75,30 +88,41 @@ def _checkpoint(folder: Path, model: str) -> Path:
     return path
 
 
-def _bundle(folder: Path, checkpoint: Path, model: str) -> Path:
-    bundle = folder / f"{model}.bundle"
+def _controlnet(folder: Path, model: str, name: str) -> Path:
+    path = folder / f"{model}-{name}"
+    if not path.is_dir():
+        write_tiny_controlnet(path, model, name)
+    return path
+
+
+def _bundle(folder: Path, checkpoint: Path, model: str, nets: Sequence[Path]) -> Path:
+    bundle = folder / f"{'+'.join((model, *(net.name for net in nets)))}.bundle"
     if not bundle.is_dir():
         builds = tuple(BuildSpec(target=target, precision="fp32") for target in TARGETS)
-        build(open_checkpoint(str(checkpoint)), ExportRequest(builds=builds), bundle, lambda *_: None)
+        opened = open_checkpoint(str(checkpoint)).with_controlnets([str(net) for net in nets])
+        build(opened, ExportRequest(builds=builds), bundle, lambda *_: None)
     return bundle
 
 
-def _reference(checkpoint: Path, name: str, sizes: dict[str, Any]) -> tuple[list[Any], Any]:
-    pipe = getattr(diffusers, name).from_pretrained(checkpoint, torch_dtype=torch.float32)
+def _reference(
+    checkpoint: Path, name: str, given: dict[str, Any], nets: Sequence[Path]
+) -> tuple[list[np.ndarray], np.ndarray]:
+    models = [diffusers.ControlNetModel.from_pretrained(net) for net in nets]
+    beside = {"controlnet": models if len(models) > 1 else models[0]} if models else {}
+    pipe = getattr(diffusers, name).from_pretrained(checkpoint, torch_dtype=torch.float32, **beside)
     pipe.set_progress_bar_config(disable=True)
+    if CONTROL in given and "image" not in given:  # what text to image calls it there
+        given = {key: value for key, value in given.items() if key != CONTROL} | {"image": given[CONTROL]}
     latents = []
 
     def keep(_pipe: Any, _index: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
         latents.append(values["latents"].numpy().copy())
         return {}
 
+    new = "callback_on_step_end" in inspect.signature(type(pipe).__call__).parameters
+    watch = {"callback_on_step_end": keep} if new else {"callback": lambda i, t, x: keep(pipe, i, t, {"latents": x})}
     images = pipe(
-        "red apple",
-        generator=torch.Generator().manual_seed(0),
-        num_inference_steps=10,
-        output_type="np",
-        callback_on_step_end=keep,
-        **sizes,
+        generator=torch.Generator().manual_seed(0), num_inference_steps=10, output_type="np", **watch, **given
     ).images
     return latents, np.asarray(images[0], np.float32)
 
