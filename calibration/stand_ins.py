@@ -3,12 +3,10 @@
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Self
 
 from diffoundry.runtime.bundle import Bundle
 from diffoundry.runtime.components import Components
-from diffoundry.runtime.engine import Array, Engine
+from diffoundry.runtime.engine import Array, ClosedAtTheEnd, Engine
 from diffoundry.runtime.specs import TensorSpec
 
 __all__ = ["Remembering", "StandIns", "Wrapper"]
@@ -35,7 +33,7 @@ class StandIns(Components):
         return self._handed_in[name]
 
 
-class Wrapper:
+class Wrapper(ClosedAtTheEnd):
     """An engine around another one that does nothing by itself; it is closed with the one inside."""
 
     def __init__(self, engine: Engine) -> None:
@@ -51,16 +49,8 @@ class Wrapper:
         """Close the engine inside."""
         self.inner.close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class Remembering:
+class Remembering(ClosedAtTheEnd):
     """Runs a call only once: the same feeds again give the outputs of the first time.
 
     Where only one component changes from picture to picture, the others in front of it need not run again. The engine
@@ -102,11 +92,3 @@ class Remembering:
         """Close the engine inside and forget."""
         self.release()
         self._calls.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

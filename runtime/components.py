@@ -138,11 +138,13 @@ class Components:
         found = None if choice is None else choice.spec.adapters
         if found is None:
             which = "a folder without a manifest" if choice is None else f"{choice.spec.target} {choice.spec.precision}"
+            reason = None if choice is None else choice.spec.facts.get("adapters")
             takes = [
                 f"{spec.target} {spec.precision}" for spec in self.bundle.engines(name) if spec.adapters is not None
             ]
             raise EngineError(
-                f"component {name!r}: got {which}, which takes no LoRA or embedding at run time, expected "
+                f"component {name!r}: got {which}, which takes no LoRA or embedding at run time"
+                f"{f' ({reason})' if reason else ''}, expected "
                 f"{' or '.join(takes) or 'an engine that does, such as onnxruntime or openvino in fp32'}; "
                 f"ask for it with --target and --precision, or export with --lora"
             )

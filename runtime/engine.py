@@ -11,7 +11,16 @@ import numpy.typing as npt
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.specs import EngineSpec, TensorSpec
 
-__all__ = ["AdaptableEngine", "Adapted", "Array", "Engine", "EngineOptions", "OpenEngine", "run_checked"]
+__all__ = [
+    "AdaptableEngine",
+    "Adapted",
+    "Array",
+    "ClosedAtTheEnd",
+    "Engine",
+    "EngineOptions",
+    "OpenEngine",
+    "run_checked",
+]
 
 Array = npt.NDArray[Any]
 
@@ -72,6 +81,22 @@ class Engine(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+class ClosedAtTheEnd:
+    """What makes an engine a context manager: a class with `close` inherits it."""
+
+    def close(self) -> None:
+        """Free what is held."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

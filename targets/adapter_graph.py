@@ -11,7 +11,7 @@ from onnx_ir import tape
 from diffoundry.runtime.specs import AdapterSpec
 from diffoundry.targets.graph_edit import new_initializer, replace
 
-__all__ = ["TakeAdapters", "adapter_path", "layers_of"]
+__all__ = ["TakeAdapters", "adapter_path", "layer_weights", "layers_of"]
 
 _MODULE = "diffoundry.module"
 """Metadata that the exporter leaves on a node: path of the torch module that it computes a part of."""
@@ -57,8 +57,7 @@ def layers_of(graph: ir.Graph) -> AdapterSpec:
     layers = {}
     for module, node in _layer_nodes(graph).items():
         shape = _weight_shape(node)
-        turned = node.op_type == "MatMul" or (node.op_type == "Gemm" and not node.attributes.get_int("transB", 0))
-        layers[module] = shape[::-1] if turned else shape
+        layers[module] = shape[::-1] if _is_turned(node) else shape
     spec = AdapterSpec(files=(), layers=layers)
     table = _table_node(graph)
     if table is None:
@@ -66,6 +65,24 @@ def layers_of(graph: ir.Graph) -> AdapterSpec:
     module, node = table
     rows, width = _shape(node.inputs[0])
     return changed(spec, table=module, vocabulary=rows, width=width)
+
+
+def layer_weights(graph: ir.Graph) -> dict[str, tuple[str, bool]]:
+    """Layer to the initializer that is its weight, and whether that has the axes (in, out), where torch has (out, in).
+
+    Without those that are quantized or that several nodes read.
+    """
+    found = {}
+    for module, node in _layer_nodes(graph).items():
+        weight = node.inputs[1]
+        assert weight is not None
+        if weight.producer() is None and len(weight.uses()) == 1:
+            found[module] = str(weight.name), _is_turned(node)
+    return found
+
+
+def _is_turned(node: ir.Node) -> bool:
+    return node.op_type == "MatMul" or (node.op_type == "Gemm" and not node.attributes.get_int("transB", 0))
 
 
 def adapter_path(graph: Path) -> Path:

@@ -89,6 +89,18 @@ def wide_bundle(exported: Callable[..., Path], tiny_sd_checkpoint: Callable[[str
     return lambda variant: exported(tiny_sd_checkpoint(variant), target="onnxruntime,openvino", precision="fp32,fp16")
 
 
+_WIDE = ("sd1-checked", "sd1-tiny", "variation")
+"""Whose tests share a wide bundle."""
+
+
+@pytest.fixture(scope="session")
+def portable_bundle(
+    exported: Callable[..., Path], tiny_sd_checkpoint: Callable[[str], Path], wide_bundle: Callable[[str], Path]
+) -> Callable[[str], Path]:
+    """Factory: a bundle with the portable graphs of a tiny checkpoint, the one that its other tests export."""
+    return lambda variant: wide_bundle(variant) if variant in _WIDE else exported(tiny_sd_checkpoint(variant))
+
+
 @pytest.fixture(scope="session")
 def tiny_controlnet(shared_folder: Path) -> Callable[..., Path]:
     """Factory: the folder of a tiny random ControlNet for a checkpoint of `tiny_sd_checkpoint`; shared.

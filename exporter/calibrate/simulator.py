@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from diffoundry.runtime.engine import Array, Engine
+from diffoundry.runtime.engine import Array, ClosedAtTheEnd, Engine
 from diffoundry.runtime.errors import EngineError, MissingExtraError
 from diffoundry.targets.base import tensor_specs
 
@@ -63,7 +62,7 @@ class Simulator:
         return _Session(path, model, self._threads)
 
 
-class _Session:
+class _Session(ClosedAtTheEnd):
     """One ONNX Runtime session; its files go when it is closed."""
 
     def __init__(self, path: Path, model: ir.Model, threads: int | None) -> None:
@@ -98,11 +97,3 @@ class _Session:
         self._session = None
         for path in self._path.parent.glob(f"{self._path.name}*"):
             path.unlink()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

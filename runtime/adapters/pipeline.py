@@ -49,8 +49,9 @@ class Adaptable:
 
         diffusers: `load_lora_weights` and `set_adapters`.
 
-        The first one opens another form of each engine that it changes, which takes as long as opening them did; from
-        then on loading, unloading and scaling are quick.
+        The first one opens another form of each engine that it changes, which takes as long as opening them did or
+        longer; from then on loading, unloading and scaling are quick. Loaded before any engine is open, only that form
+        is opened. See `EngineOptions.hold` for the memory that this takes.
 
         Args:
             path: A safetensors file with the names of PEFT, diffusers or kohya.
@@ -128,7 +129,10 @@ class Adaptable:
     def _table(self, encoder: "ClipEncoder") -> AdapterSpec:
         spec = self.adapters.components.adapters(encoder.name)
         if spec.table is None:
-            raise EngineError(f"component {encoder.name!r}: got no table of token embeddings in it, expected one")
+            raise EngineError(
+                f"component {encoder.name!r}: got an engine whose table of tokens takes no further rows, expected one "
+                f"that does, such as onnxruntime or openvino in fp32; ask for it with --target and --precision"
+            )
         return spec
 
 

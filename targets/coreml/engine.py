@@ -11,10 +11,9 @@ import threading
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from diffoundry.runtime.engine import Array, EngineOptions
+from diffoundry.runtime.engine import Array, ClosedAtTheEnd, EngineOptions
 from diffoundry.runtime.errors import EngineError
 from diffoundry.runtime.specs import EngineSpec, TensorSpec
 from diffoundry.runtime.sums import sha256_of
@@ -51,7 +50,7 @@ def precisions(device: str) -> tuple[str, ...]:
     return _PRECISIONS.get(device, ())
 
 
-class CoreMlEngine:
+class CoreMlEngine(ClosedAtTheEnd):
     """The packages of one component, opened with Core ML. Threads take turns: Core ML's models are not shared."""
 
     def __init__(self, path: Path, spec: EngineSpec | None, options: EngineOptions) -> None:
@@ -142,14 +141,6 @@ class CoreMlEngine:
     def close(self) -> None:
         """Free the models."""
         del self._parts
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _tensor(feature: Any) -> TensorSpec:

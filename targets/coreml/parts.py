@@ -9,6 +9,7 @@ import numpy as np
 from diffoundry.runtime.engine import Array
 from diffoundry.runtime.errors import EngineError
 from diffoundry.runtime.specs import EngineSpec, TensorSpec
+from diffoundry.targets.coreml.names import clean_name
 
 __all__ = ["Part", "Parts", "package_folders"]
 
@@ -37,7 +38,7 @@ class Parts:
     """The functions of one component, and how the runtime's tensors become theirs.
 
     A part can run once everything it reads is there in the shape that it declares. So sizes find themselves, and so do
-    chunks: what the second one reads only the first one gives.
+    chunks: what the second one reads only the first one gives. Packages know "hidden_states.0" as "hidden_states_0".
     """
 
     def __init__(self, parts: Sequence[Part], outputs: Sequence[TensorSpec]) -> None:
@@ -53,9 +54,9 @@ class Parts:
         Raises:
             EngineError: No part takes these sizes; the message lists those there are.
         """
-        values = dict(feeds)
+        values = {clean_name(name): array for name, array in feeds.items()}
         waiting = list(self._parts)
-        while missing := [spec.name for spec in self._outputs if spec.name not in values]:
+        while missing := [spec.name for spec in self._outputs if clean_name(spec.name) not in values]:
             ready = next((part for part in waiting if self._arguments(part, values) is not None), None)
             if ready is None:
                 raise EngineError(self._refusal(feeds, missing))
@@ -63,7 +64,7 @@ class Parts:
             arguments = self._arguments(ready, values)
             assert arguments is not None
             values.update(ready.call(arguments))
-        return {spec.name: np.array(values[spec.name], dtype=spec.dtype) for spec in self._outputs}
+        return {spec.name: np.array(values[clean_name(spec.name)], dtype=spec.dtype) for spec in self._outputs}
 
     def _arguments(self, part: Part, values: Mapping[str, Array]) -> dict[str, Array] | None:
         """The inputs of a part, or None when one is missing or of another size."""

@@ -6,10 +6,11 @@ import onnx_ir as ir
 from coremltools.converters.mil.mil import Function, Program, types
 
 from diffoundry.targets.coreml.mil import mb
+from diffoundry.targets.coreml.names import clean_name
 from diffoundry.targets.coreml.neural_engine import in_tokens
 from diffoundry.targets.coreml.operators import OPERATORS
 from diffoundry.targets.coreml.pin import free_dims
-from diffoundry.targets.coreml.translation import Style, Translation, Var, clean_name, shape_of
+from diffoundry.targets.coreml.translation import Style, Translation, Var, shape_of
 
 __all__ = ["CONDITION", "LARGEST_RANK", "make_program", "refusals"]
 

@@ -1,6 +1,5 @@
 """One graph on its way into MIL: which value became what, and what the translators of operators may ask."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +10,10 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from diffoundry.targets.coreml.mil import mb
+from diffoundry.targets.coreml.names import clean_name
 from diffoundry.targets.coreml.weights import Dense, Scaled, Weight, emit, plain_constant
 
-__all__ = ["PALETTE_KEY", "Style", "Translation", "Var", "clean_name", "is_read", "shape_of"]
+__all__ = ["PALETTE_KEY", "Style", "Translation", "Var", "is_read", "shape_of"]
 
 PALETTE_KEY = "diffoundry.palette"
 """Metadata of a node: bits of the palette of its weight."""
@@ -142,9 +142,3 @@ def shape_of(value: ir.Value | None) -> tuple[int, ...]:
 def is_read(values: Iterable[ir.Value]) -> bool:
     """Whether anybody wants any of these values."""
     return any(value.uses() or value.is_graph_output() for value in values)
-
-
-def clean_name(name: str) -> str:
-    """A name of letters, digits and underscores, as packages want them."""
-    cleaned = re.sub(r"\W", "_", name, flags=re.ASCII)
-    return cleaned if cleaned and not cleaned[0].isdigit() else f"_{cleaned}"

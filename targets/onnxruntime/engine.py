@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
-from diffoundry.runtime.engine import Adapted, Array, EngineOptions
+from diffoundry.runtime.engine import Adapted, Array, ClosedAtTheEnd, EngineOptions
 from diffoundry.runtime.errors import EngineError
 from diffoundry.runtime.specs import EngineSpec, TensorSpec
 
@@ -53,7 +52,7 @@ class _State:
     adapters: Mapping[str, Array] = field(default_factory=dict)
 
 
-class OnnxRuntimeEngine:
+class OnnxRuntimeEngine(ClosedAtTheEnd):
     """One ONNX Runtime session. `run` may be called from several threads at once: sessions allow it.
 
     Outputs are fresh arrays of the caller's. On the CPU they are made without a copy, so IO binding has nothing
@@ -136,14 +135,6 @@ class OnnxRuntimeEngine:
         """Free the sessions and their weights."""
         self._sessions.clear()
         del self._state
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _provider(device: str) -> str | tuple[str, dict[str, Any]]:

@@ -93,8 +93,13 @@ class OnnxRuntimeTarget:
             outputs=tensor_specs(model.graph.outputs),
             options=asdict(self),
             built_with={"onnxruntime": ort.__version__},
+            facts=self._why_none(work),
             adapters=self._adaptable(work, model),
         )
+
+    def _why_none(self, work: Lowering) -> dict[str, str]:
+        smoothed = work.takes_adapters and self.form(work.precision).activations is not None
+        return {"adapters": "its activations are smoothed for int8"} if smoothed else {}
 
     def _adaptable(self, work: Lowering, engine: ir.Model) -> AdapterSpec | None:
         """Write the engine's graph once more, open for adapters; None where activations are int8, as nothing else fits.

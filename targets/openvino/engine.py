@@ -5,12 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
-from diffoundry.runtime.engine import Adapted, Array, EngineOptions
+from diffoundry.runtime.engine import Adapted, Array, ClosedAtTheEnd, EngineOptions
 from diffoundry.runtime.errors import EngineError, InputError
 from diffoundry.runtime.specs import EngineSpec
 from diffoundry.targets.openvino.adapters import fit_ranks, read_adaptable
@@ -41,7 +40,7 @@ class _State:
     compiled: dict[_Sizes, Compiled] = field(default_factory=dict)
 
 
-class OpenVinoEngine:
+class OpenVinoEngine(ClosedAtTheEnd):
     """A component of a bundle on one device. `run` may be called from several threads at once.
 
     Without buckets the model is compiled once, for any size. With buckets it is compiled for each size when it is first
@@ -153,14 +152,6 @@ class OpenVinoEngine:
         """Free the compiled models and their weights."""
         for state in self._forms.values():
             state.compiled.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _for_sizes(self, state: _State, sizes: Mapping[str, int]) -> tuple[int, Compiled]:
         """The rows at once and the compiled model for feeds of these sizes; compiled now when there is none."""

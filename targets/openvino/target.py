@@ -91,9 +91,13 @@ class OpenVinoTarget:
             outputs=tensor_specs(graph.graph.outputs),
             options={**asdict(self), **_buckets(work)},
             built_with={"openvino": ov.__version__.partition("-")[0]},
-            facts=facts,
+            facts=facts | self._why_none(work),
             adapters=self._adaptable(work),
         )
+
+    def _why_none(self, work: Lowering) -> dict[str, str]:
+        quantized = work.takes_adapters and self.form(work.precision).quantized
+        return {"adapters": "its integer weights are in its own file only"} if quantized else {}
 
     def _adaptable(self, work: Lowering) -> AdapterSpec | None:
         """Write the portable graph once more, open for adapters; None where its weights are not those of other engines.

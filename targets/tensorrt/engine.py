@@ -5,12 +5,11 @@ import threading
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
-from diffoundry.runtime.engine import Array, EngineOptions
+from diffoundry.runtime.engine import Adapted, Array, ClosedAtTheEnd, EngineOptions
 from diffoundry.runtime.errors import EngineError
 from diffoundry.runtime.specs import EngineSpec, TensorSpec
 from diffoundry.targets.tensorrt.buffers import Arena
@@ -20,6 +19,7 @@ from diffoundry.targets.tensorrt.cuda import Cuda, Gpu, find_cuda, list_gpus
 from diffoundry.targets.tensorrt.cuda_graph import CudaGraph
 from diffoundry.targets.tensorrt.flavour import RTX, TENSORRT, Flavour
 from diffoundry.targets.tensorrt.loading import Library, load_plan, open_library
+from diffoundry.targets.tensorrt.refitting import Refitting
 from diffoundry.targets.tensorrt.shape_choice import choose_profile, read_profiles
 
 __all__ = [
@@ -47,7 +47,7 @@ _DTYPES = {
 _Shapes = dict[str, tuple[int, ...]]
 
 
-class TensorRTEngine:
+class TensorRTEngine(ClosedAtTheEnd):
     """One plan on one GPU. `run` may be called from several threads at once: the calls take turns.
 
     Attributes:
@@ -77,6 +77,7 @@ class TensorRTEngine:
         cuda.call("cudaSetDevice", gpu.index)
         self._library = library
         self._runtime, self._engine = load_plan(library, path, spec, gpu)
+        self._refitting = Refitting(library, self._engine)
         self.inputs, self.outputs = self._tensors(spec)
         self._profiles = read_profiles(
             self._engine, [tensor.name for tensor in self.inputs], list(built.get("profiles", {}))
@@ -110,6 +111,19 @@ class TensorRTEngine:
             self._start()
             self._cuda.call("cudaStreamSynchronize", self._stream)
             return {name: made.view(name).copy() for name in made.slots}
+
+    def adapt(self, adapted: Adapted | None) -> None:
+        """See `runtime.engine.AdaptableEngine.adapt`. The weights themselves change, so that no call costs more.
+
+        Raises:
+            EngineError: TensorRT refuses, in its own words.
+        """
+        with self._lock:
+            self._cuda.call("cudaSetDevice", self._gpu.index)
+            self._cuda.call("cudaStreamSynchronize", self._stream)
+            self._forget_graph()
+            self._calls = 0
+            self._refitting.change(adapted)
 
     def _prepare(self, shapes: _Shapes) -> None:
         """Choose the profile, tell the context shapes and addresses, make room."""
@@ -196,15 +210,7 @@ class TensorRTEngine:
             for arena in self._arenas:
                 arena.free()
             self._cuda.call("cudaStreamDestroy", self._stream)
-            del self._context, self._engine, self._runtime
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+            del self._context, self._refitting, self._engine, self._runtime
 
 
 def _devices(flavour: Flavour) -> tuple[str, ...]:
@@ -231,11 +237,15 @@ def _find_gpu(device: str, cuda: Cuda | None) -> Gpu:
     return gpus[index]
 
 
-def _open(path: Path, spec: EngineSpec | None, options: EngineOptions, *, flavour: Flavour) -> TensorRTEngine:
+def _open(
+    path: Path, spec: EngineSpec | None, options: EngineOptions, *, flavour: Flavour, adapted: Adapted | None = None
+) -> TensorRTEngine:
     library, cuda = open_library(flavour), find_cuda()
     gpu = _find_gpu(options.device or "cuda", cuda)
     assert cuda is not None, "there is no GPU without CUDA"
-    return TensorRTEngine(path, spec, options, library=library, cuda=cuda, gpu=gpu)
+    engine = TensorRTEngine(path, spec, options, library=library, cuda=cuda, gpu=gpu)
+    engine.adapt(adapted)
+    return engine
 
 
 def _precisions(flavour: Flavour, device: str) -> tuple[str, ...]:

@@ -9,8 +9,9 @@ from typing import Any
 import onnx_ir as ir
 
 from diffoundry.runtime.records import to_json
+from diffoundry.targets.tensorrt.base_weights import BaseWeight, RefitFile
 from diffoundry.targets.tensorrt.job import BuildJob
-from diffoundry.targets.tensorrt.refit import FORMAT_VERSION
+from diffoundry.targets.tensorrt.refit import locate
 
 __all__ = ["EngineFiles"]
 
@@ -23,7 +24,7 @@ class EngineFiles:
         plan: The engine.
         graph: What TensorRT is given: the portable graph as this target rewrote it, on the same external data.
         recipe: The `BuildJob`, where the plan is still to be built.
-        refit: Which weight is which parameter of the PyTorch module.
+        refit: Which weight is which parameter of the PyTorch module, and where it lies.
     """
 
     plan: Path
@@ -38,10 +39,29 @@ class EngineFiles:
         names = {"plan": "plan", "graph": "onnx", "recipe": "job.json", "refit": "refit.json"}
         return cls(**{part: graph.with_name(f"{stem}.{ending}") for part, ending in names.items()})
 
-    def write_graph(self, model: ir.Model, weights: Mapping[str, Any]) -> None:
-        """Write the rewritten graph, whose large weights stay in the file that they are in, and the map of weights."""
+    def write_graph(self, model: ir.Model, weights: Mapping[str, BaseWeight], *, places: bool) -> None:
+        """Write the rewritten graph, whose large weights stay in the file that they are in, and the map of weights.
+
+        Args:
+            model: The graph.
+            weights: From `refit_map`.
+            places: Whether the map says where each weight lies; small ones get a file of their own.
+        """
+        if places:
+            self._move_out(model, weights)
+            weights = locate(model, weights)
         ir.save(model, self.graph)
-        _write_json(self.refit, {"format_version": FORMAT_VERSION, "weights": weights})
+        _write_json(self.refit, to_json(RefitFile(weights=weights)))
+
+    def _move_out(self, model: ir.Model, weights: Mapping[str, BaseWeight]) -> None:
+        """Write weights that are part of the graph's own file into one beside it."""
+        values = [model.graph.initializers[name] for name in weights]
+        inside = [value for value in values if not isinstance(value.const_value, ir.ExternalTensor)]
+        tensors = [value.const_value for value in inside if value.const_value is not None]
+        if tensors:
+            moved = ir.external_data.convert_tensors_to_external(tensors, self.graph.parent, f"{self.graph.name}_data")
+            for value, tensor in zip(inside, moved, strict=True):
+                value.const_value = tensor
 
     def write_recipe(self, job: BuildJob) -> None:
         """Write a job whose paths are names in this folder."""

@@ -1,12 +1,15 @@
-"""Which weight of an engine is which parameter of the PyTorch module, and how it was changed on the way."""
+"""Which weight of an engine is which parameter of the PyTorch module, how it was changed, and where it lies."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import onnx_ir as ir
 
-__all__ = ["FORMAT_VERSION", "refit_map"]
+from diffoundry.runtime.specs import AdapterSpec
+from diffoundry.targets.adapter_graph import layer_weights, layers_of
+from diffoundry.targets.tensorrt.base_weights import BaseWeight
 
-FORMAT_VERSION = 1
+__all__ = ["locate", "refit_map", "refittable_layers"]
 
 _PARAMETER = "diffoundry.weight"
 """Metadata that the exporter leaves on an initializer: the name of the parameter."""
@@ -17,24 +20,49 @@ _TRANSPOSED = ".T"
 _FLOATS = {ir.DataType.FLOAT: "float32", ir.DataType.FLOAT16: "float16", ir.DataType.BFLOAT16: "bfloat16"}
 
 
-def refit_map(model: ir.Model) -> dict[str, Mapping[str, str]]:
+def refit_map(model: ir.Model) -> dict[str, BaseWeight]:
     """How to change an engine's weights when the checkpoint's have changed, as a LoRA does.
 
     Args:
         model: The graph that the engine is built from.
 
     Returns:
-        Weight of the engine to "parameter" (name in the torch module's state dict), "transform" ("none", or
-        "transpose": swap both axes) and "dtype" to convert to afterwards. Quantized weights are not among them.
+        Weight of the engine to what it is. Quantized weights are not among them.
     """
-    weights: dict[str, Mapping[str, str]] = {}
+    weights: dict[str, BaseWeight] = {}
     for name, value in model.graph.initializers.items():
         parameter = value.metadata_props.get(_PARAMETER)
         if parameter is not None and value.dtype in _FLOATS and value.uses():
             transposed = name.removesuffix("_half").endswith(_TRANSPOSED)
-            weights[name] = {
-                "parameter": parameter,
-                "transform": "transpose" if transposed else "none",
-                "dtype": _FLOATS[value.dtype],
-            }
+            weights[name] = BaseWeight(
+                parameter=parameter,
+                transform="transpose" if transposed else "none",
+                dtype=_FLOATS[value.dtype],
+            )
     return weights
+
+
+def locate(model: ir.Model, weights: Mapping[str, BaseWeight]) -> dict[str, BaseWeight]:
+    """The same, with the layer that each is the weight of, and where its numbers lie; all of them are external data."""
+    layers = {name: (layer, turned) for layer, (name, turned) in layer_weights(model.graph).items()}
+    found = {}
+    for name, weight in weights.items():
+        tensor = model.graph.initializers[name].const_value
+        assert isinstance(tensor, ir.ExternalTensor), name
+        layer, turned = layers.get(name, (None, weight.transform == "transpose"))
+        found[name] = replace(
+            weight,
+            layer=layer,
+            transform="transpose" if turned else "none",
+            file=str(tensor.location),
+            offset=tensor.offset or 0,
+            shape=tuple(tensor.shape.numpy()),
+        )
+    return found
+
+
+def refittable_layers(model: ir.Model, weights: Mapping[str, BaseWeight]) -> AdapterSpec:
+    """What an engine can be adapted to by new weights; tables of tokens cannot grow. Files are for others to name."""
+    named = {layer for layer, (name, _) in layer_weights(model.graph).items() if name in weights}
+    spec = layers_of(model.graph)
+    return AdapterSpec(files=(), layers={layer: shape for layer, shape in spec.layers.items() if layer in named})

@@ -1,7 +1,7 @@
 """Lowers portable graphs to plans of TensorRT and of TensorRT for RTX, here or with a recipe for a GPU machine."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,16 +9,17 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from diffoundry.runtime.errors import ConfigError, EngineError, InputError
-from diffoundry.runtime.specs import EngineSpec
+from diffoundry.runtime.specs import AdapterSpec, EngineSpec
 from diffoundry.targets.base import GraphForm, Lowering, choose_form, tensor_specs
 from diffoundry.targets.tensorrt.attention import WriteOutAttention
+from diffoundry.targets.tensorrt.base_weights import BaseWeight
 from diffoundry.targets.tensorrt.capabilities import PRECISION_TYPES, describe, refusals
 from diffoundry.targets.tensorrt.files import EngineFiles
 from diffoundry.targets.tensorrt.flavour import RTX, TENSORRT, Flavour
 from diffoundry.targets.tensorrt.job import BuildJob, ProfileShapes
 from diffoundry.targets.tensorrt.plan_build import build_plan
 from diffoundry.targets.tensorrt.profiles import Native, Profile, make_profiles, read_native, shapes_of
-from diffoundry.targets.tensorrt.refit import refit_map
+from diffoundry.targets.tensorrt.refit import refit_map, refittable_layers
 from diffoundry.targets.tensorrt.support import unsupported
 from diffoundry.targets.tensorrt.weight_blocks import FlattenBlocks
 from diffoundry.targets.tensorrt.workplace import find_workplace
@@ -63,7 +64,7 @@ class TensorRTTarget:
             in pixels; none for one profile a bucket, or one around what the recipe allows.
         weight_streaming: Gigabytes of weights that stay on the GPU while the others are fetched from the host at each
             run, 0 for TensorRT's own choice; None for all of them.
-        refit: Whether weights can be changed later, which adapters need.
+        refit: Whether weights can be changed later, which LoRAs at run time need.
         strip_plan: Whether the plan goes without weights, which are taken from the graph when the engine is opened.
         version_compatible: Whether later versions of TensorRT can run it. TensorRT only.
     """
@@ -132,7 +133,13 @@ class TensorRTTarget:
         weights = refit_map(model)
         job = self._job(model, files, profiles, work.precision, tuple(weights))
         pending = place.obstacle(self._needing_gpu())
-        files.write_graph(model, weights)
+        adapters = self._adaptable(model, weights, work)
+        files.write_graph(model, weights, places=adapters is not None)
+        if adapters is None:
+            facts |= self._why_none(work)
+        else:
+            own = (files.refit, *files.data(model))
+            adapters = replace(adapters, files=tuple(file.relative_to(work.bundle).as_posix() for file in own))
         if pending is None:
             facts |= build_plan(job, files, files.data(model), place, work)
         else:
@@ -149,7 +156,21 @@ class TensorRTTarget:
             built_with={} if pending or place.version is None else {self.flavour.module: place.version},
             facts=facts,
             pending=pending,
+            adapters=adapters,
         )
+
+    def _adaptable(self, model: ir.Model, weights: Mapping[str, BaseWeight], work: Lowering) -> AdapterSpec | None:
+        """What refitting can adapt; None where weights cannot be changed, or are integers, to which nothing adds."""
+        if not self.refit or not work.takes_adapters or self.form(work.precision).quantized:
+            return None
+        spec = refittable_layers(model, weights)
+        return spec if spec.layers else None
+
+    def _why_none(self, work: Lowering) -> dict[str, str]:
+        quantized = self.form(work.precision).quantized
+        if not work.takes_adapters or (self.refit and not quantized):
+            return {}
+        return {"adapters": "its weights are quantized" if quantized else "it was built without --refit"}
 
     def complete(self, bundle: Path) -> None:
         """See `Target.complete`. TensorRT has no files of its own."""

@@ -8,7 +8,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from diffoundry.targets.coreml.mil import mb
-from diffoundry.targets.coreml.translation import Translation, Var, clean_name, shape_of
+from diffoundry.targets.coreml.names import clean_name
+from diffoundry.targets.coreml.translation import Translation, Var, shape_of
 from diffoundry.targets.coreml.weights import Scaled
 
 __all__ = ["dequantize", "dequantize_limits", "quantize", "quantize_limits"]

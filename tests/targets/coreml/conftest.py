@@ -93,18 +93,15 @@ def checkpoint_of(tiny_sd_checkpoint: Callable[[str], Path], tiny_controlnet: Ca
 @pytest.fixture(scope="session")
 def bundle_of(
     exported: Callable[..., Path],
-    tiny_sd_checkpoint: Callable[[str], Path],
     controlled_bundle: Callable[..., Path],
-    wide_bundle: Callable[[str], Path],
+    portable_bundle: Callable[[str], Path],
 ) -> Callable[[str], Path]:
     """Factory: a bundle with the portable graphs of a model; shared, so copy it before changing it."""
 
     def find(model: str) -> Path:
         if model == "controlled":
             return controlled_bundle()
-        if model in ("emoji", "sd1", "sd2"):
-            return exported("emoji" if model == "emoji" else tiny_sd_checkpoint(model))
-        return wide_bundle(model)
+        return exported("emoji") if model == "emoji" else portable_bundle(model)
 
     return find
 

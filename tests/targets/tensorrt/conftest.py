@@ -55,19 +55,18 @@ def block_work(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def portable(exported, tiny_sd_checkpoint, wide_bundle):
+def portable(portable_bundle):
     """Factory: the portable graph's file of a component of a tiny checkpoint; shared, so never write beside it."""
 
     def make(component, model="sd1"):
-        bundle = exported(tiny_sd_checkpoint()) if model == "sd1" else wide_bundle(model)
-        return bundle / component / "model.onnx"
+        return portable_bundle(model) / component / "model.onnx"
 
     return make
 
 
 @pytest.fixture(scope="session")
 def built(shared_folder, portable):
-    """Factory: the spec of a component of the tiny checkpoint, built for one size and one GPU by TensorRT for RTX."""
+    """Factory: the spec of a component of a tiny checkpoint, built for one size and one GPU by TensorRT for RTX."""
 
     def make(component, precision, size=64, model="sd1"):
         folder = shared_folder / f"rtx-{model}-{component}-{precision}-{size}"

@@ -14,7 +14,11 @@ HERE = Path(__file__).parent
 TENSORRT = json.loads((HERE / "recorded/api_tensorrt_11_4.json").read_text())
 CUDA = json.loads((HERE / "recorded/api_cuda_13_5.json").read_text())
 
-NOT_THE_VENDORS = {"dtype", "flags", "log", "logger", "name", "node", "parse", "refittable", "shape", "type"}
+NOT_THE_VENDORS = {
+    "dtype", "file", "flags", "itemsize", "log", "logger", "name", "node", "numpy", "parse", "refittable", "shape",
+    "size", "type",
+    "FLOAT", "INT32", "INT64", "UINT8",  # of ONNX's types
+}  # fmt: skip
 """Attributes of our own or of other libraries that happen to be called as some member of the classes in the table."""
 
 

@@ -1,10 +1,11 @@
 """The real thing: plans are loaded and run on an NVIDIA GPU, against ONNX Runtime. Skipped where there is none."""
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from diffoundry.runtime.engine import EngineOptions, run_checked
+from diffoundry.runtime.engine import Adapted, EngineOptions, run_checked
 from diffoundry.runtime.plugins import find_plugin
 from diffoundry.targets.tensorrt.cuda import find_cuda, list_gpus
 from diffoundry.targets.tensorrt.flavour import FLAVOURS
@@ -60,6 +61,40 @@ def test_options_that_only_a_gpu_honours(plugin, block_work, block_graph, option
     with plugin.load("engine")(path, spec, EngineOptions(device="cuda")) as engine:
         got = run_checked(engine, {"sample": sample}, "unet")["out_sample"]
     np.testing.assert_allclose(got, expected(block_graph, sample), rtol=0, atol=TOLERANCE["fp16"])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_weights_are_changed_and_changed_back(plugin, block_work, block_graph, tmp_path, precision):
+    """As a LoRA does: against the graph with W + B A in ONNX Runtime, and bit for bit where it began."""
+    work = block_work(precision)
+    model = ir.load(work.graph)
+    for node in model.graph:  # of the block's names, for the exporter names modules
+        if node.op_type in ("MatMul", "Conv") and node.inputs[1].is_initializer():
+            node.metadata_props["diffoundry.module"] = node.inputs[1].name
+    ir.save(model, work.graph)
+    spec, path = lowered(plugin, work, refit=True)
+    sample = np.random.default_rng(0).standard_normal((2, 4, 8, 8)).astype(np.float32)
+    changed = ir.load(block_graph)
+    adapters = {}
+    for layer, (out, into, *sides) in spec.adapters.layers.items():
+        random = np.random.default_rng(len(adapters))
+        down = random.standard_normal((2, into, *sides)).astype(np.float32) / 10
+        up = random.standard_normal((out, 2, *(1 for _ in sides))).astype(np.float32) / 10
+        value = changed.graph.initializers[next(n for n in changed.graph.initializers if layer.startswith(n))]
+        change = np.tensordot(up.reshape(out, 2), down, 1)
+        value.const_value = ir.tensor(value.const_value.numpy() + (change if sides else change.T), name=value.name)
+        adapters |= {f"{layer}.lora_A": down if sides else down.T, f"{layer}.lora_B": up if sides else up.T}
+    ir.save(changed, tmp_path / "changed.onnx")
+    with plugin.load("engine")(path, spec, EngineOptions(device="cuda")) as engine:
+        before = run_checked(engine, {"sample": sample}, "unet")["out_sample"]
+        engine.adapt(Adapted(graph=work.bundle / spec.adapters.files[0], adapters=adapters))
+        got = run_checked(engine, {"sample": sample}, "unet")["out_sample"]
+        engine.adapt(None)
+        after = run_checked(engine, {"sample": sample}, "unet")["out_sample"]
+    want = expected(tmp_path / "changed.onnx", sample)
+    np.testing.assert_allclose(got, want, rtol=0, atol=TOLERANCE[precision] * max(1, np.abs(want).max()))
+    assert np.abs(want - expected(block_graph, sample)).max() > 0.1
+    np.testing.assert_array_equal(after, before)
 
 
 def test_the_gpu_computes_in_something(plugin):

@@ -32,17 +32,17 @@ def test_each_weight_is_its_parameter_after_the_transform(portable, parameters, 
     assert len(weights) > 30
     for name, entry in weights.items():
         value = model.graph.initializers[name].const_value
-        expected = state[entry["parameter"]]
-        expected = expected.T if entry["transform"] == "transpose" else expected
-        assert value.dtype.name == {"float32": "FLOAT", "float16": "FLOAT16", "bfloat16": "BFLOAT16"}[entry["dtype"]]
+        expected = state[entry.parameter]
+        expected = expected.T if entry.transform == "transpose" else expected
+        assert value.dtype.name == {"float32": "FLOAT", "float16": "FLOAT16", "bfloat16": "BFLOAT16"}[entry.dtype]
         np.testing.assert_array_equal(value.numpy(), expected.astype(value.dtype.numpy()), err_msg=name)
 
 
 def test_no_weight_of_a_layer_is_left_out(portable, parameters):
     model = ir.load(portable("unet"))
-    named = {entry["parameter"] for entry in refit_map(model).values()}
+    named = {entry.parameter for entry in refit_map(model).values()}
     assert named == set(parameters("unet"))
-    assert {entry["transform"] for entry in refit_map(model).values()} == {"none", "transpose"}
+    assert {entry.transform for entry in refit_map(model).values()} == {"none", "transpose"}
 
 
 def test_quantized_weights_are_not_in_the_map(portable):

@@ -20,6 +20,7 @@ USED = {
     "BuilderFlag": "REFIT_INDIVIDUAL STRIP_PLAN TF32 VERSION_COMPATIBLE WEIGHT_STREAMING",
     "ComputeCapability": "SM75 SM80 SM86 SM89 SM120 SM121",
     "CudaGraphStrategy": "WHOLE_GRAPH_CAPTURE",
+    "DataType": "__members__",
     "EngineInvalidityDiagnostics": "CUDA_ERROR INSUFFICIENT_GPU_MEMORY MALFORMED_ENGINE OLD_CUDA_DRIVER "
     "OLD_CUDA_RUNTIME UNSUPPORTED_CC VERSION_MISMATCH __members__",
     "EngineValidity": "INVALID",
@@ -47,9 +48,10 @@ USED = {
     "OnnxParserRefitter": "refit_from_file",
     "ParserError": "code desc func node_name node_operator",
     "ProfilingVerbosity": "DETAILED",
-    "Refitter": "refit_cuda_engine",
+    "Refitter": "get_missing_weights refit_cuda_engine set_named_weights",
     "Runtime": "deserialize_cuda_engine engine_header_size engine_host_code_allowed get_engine_validity",
     "TensorIOMode": "INPUT OUTPUT",
+    "Weights": "__init__",
 }
 """Class to the members that the target's code uses."""
 

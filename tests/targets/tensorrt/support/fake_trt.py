@@ -7,15 +7,20 @@ is a JSON file that `write_plan` makes of an ONNX graph. `test_api_names.py` com
 modules.
 """
 
+import ctypes
 import enum
 import json
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime
 
 _NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "INT32": np.int32, "INT64": np.int64, "BOOL": np.bool_}
 _TYPES = {"tensor(float)": "FLOAT", "tensor(float16)": "HALF", "tensor(int32)": "INT32", "tensor(int64)": "INT64"}
+
+
+_BITS = {"FLOAT": np.float32, "HALF": np.float16, "BF16": np.uint16}
 
 
 class DataType(enum.Enum):
@@ -50,6 +55,13 @@ def write_plan(path, graph, profiles, **more):
     return path
 
 
+class Weights:
+    """Numbers of the host's, by their address: nothing is copied."""
+
+    def __init__(self, type, ptr, count):  # noqa: A002  # NVIDIA's name
+        self._type, self._address, self._count = type, ptr, count
+
+
 class FakeTrt:
     """The module; `cuda` is the fake that its kernels run on. Tests read `contexts`, the contexts that were made."""
 
@@ -59,11 +71,14 @@ class FakeTrt:
     EngineValidity = EngineValidity
     EngineInvalidityDiagnostics = EngineInvalidityDiagnostics
     ILogger = ILogger
+    Weights = Weights
 
     def __init__(self, cuda, version="1.7.1.116"):
         self.cuda, self.__version__ = cuda, version
         self.contexts = []
         self.invalid = 0
+        self.refits = []
+        self.refuses_refit = False
 
     def Runtime(self, logger):
         return Runtime(self, logger)
@@ -101,9 +116,8 @@ class Runtime:
 class ICudaEngine:
     def __init__(self, trt, plan, logger):
         self._trt, self._plan, self._logger = trt, plan, logger
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(plan["graph"], options, providers=["CPUExecutionProvider"])
+        self._model = None
+        self._session = _session(plan["graph"])
         self._io = [*self._session.get_inputs(), *self._session.get_outputs()]
         self.filled = not plan.get("stripped")
         self.streamable_weights_size = plan.get("streamable", 0)
@@ -158,6 +172,24 @@ class ICudaEngine:
 
     def _node(self, name):
         return next(node for node in self._io if node.name == name)
+
+    def _initializers(self):
+        """Of the graph, in memory."""
+        if self._model is None:
+            self._model = ir.external_data.load_to_model(ir.load(self._plan["graph"]))
+        return self._model.graph.initializers
+
+    def _change(self, arrays):
+        for name, array in arrays.items():
+            value = self._initializers()[name]
+            value.const_value = ir.Tensor(array, dtype=value.dtype, name=name)
+        self._session = _session(ir.to_proto(self._model).SerializeToString())
+
+
+def _session(graph):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 class IRuntimeConfig:
@@ -274,12 +306,45 @@ class IExecutionContext:
 
 
 class Refitter:
+    """Weights that a plan calls "combined" have to be given together, as those of fused layers."""
+
     def __init__(self, engine, logger):
         self._engine, self._logger, self._given = engine, logger, False
+        self._weights = {}
+
+    def set_named_weights(self, name, weights):
+        value = self._engine._initializers().get(name)
+        kind = weights._type.name
+        known = value is not None and name in self._engine._plan.get("refittable", ())
+        fits = known and weights._count == value.const_value.size
+        if not fits or kind != {"FLOAT": "FLOAT", "FLOAT16": "HALF", "BFLOAT16": "BF16"}[value.dtype.name]:
+            self._logger.log(1, f"IRefitter::setNamedWeights: Error Code 3: API Usage Error ({name} is refused)")
+            return False
+        self._weights[name] = weights
+        return True
+
+    def get_missing_weights(self):
+        groups = self._engine._plan.get("combined", ())
+        touched = [set(group) for group in groups if self._weights.keys() & set(group)]
+        return sorted(set().union(*touched) - self._weights.keys())
 
     def refit_cuda_engine(self):
+        if self._weights:
+            if self.get_missing_weights() or self._engine._trt.refuses_refit:
+                self._logger.log(1, "IRefitter::refitCudaEngine: Error Code 4: Internal Error (missing weights)")
+                return False
+            self._engine._trt.refits.append(sorted(self._weights))
+            self._engine._change({name: self._read(name, weights) for name, weights in self._weights.items()})
+            return True
         self._engine.filled = self._given
         return self._given
+
+    def _read(self, name, weights):
+        kind = np.dtype(_BITS[weights._type.name])
+        block = (ctypes.c_char * (weights._count * kind.itemsize)).from_address(weights._address)
+        value = self._engine._initializers()[name]
+        array = np.frombuffer(bytes(block), kind).reshape(value.const_value.shape.numpy())
+        return array.view(value.dtype.numpy())
 
 
 class OnnxParserRefitter:
