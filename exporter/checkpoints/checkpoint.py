@@ -1,20 +1,19 @@
 """A checkpoint: a diffusers folder or a single file, wherever it comes from, checked before anything of it is used."""
 
-import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from diffoundry.exporter.checkpoints.aliases import Alias, package_path, read_aliases
+from diffoundry.exporter.checkpoints.aliases import read_aliases
 from diffoundry.exporter.checkpoints.checks import check_classes, check_folder, check_index, read_configs
 from diffoundry.exporter.checkpoints.controlnets import controlnet_folders, diffusers_index, joined_index
 from diffoundry.exporter.checkpoints.other_vae import check_fits, vae_class
+from diffoundry.exporter.checkpoints.places import Progress, configs_of, find_root, forms
 from diffoundry.exporter.checkpoints.single_file import SingleFile
 from diffoundry.exporter.checkpoints.weight_files import read_json, resolve_weights
 from diffoundry.exporter.component import Component, Config, Family
-from diffoundry.exporter.configs.assemble import assemble_configs
 from diffoundry.exporter.families.lookup import find_family
 from diffoundry.runtime.dims import parse_size
 from diffoundry.runtime.errors import CheckpointError, InputError
@@ -25,10 +24,7 @@ from diffoundry.runtime.sums import sha256_of
 if TYPE_CHECKING:  # reached lazily: the process that only plans an export stays free of torch
     import torch
 
-__all__ = ["PREDICTION_TYPE", "SEED", "Checkpoint", "Progress", "open_checkpoint", "open_recipe"]
-
-Progress = Callable[[str, int, int], None]
-"""Called while files are downloaded: (file, bytes so far, bytes in all)."""
+__all__ = ["PREDICTION_TYPE", "SEED", "Checkpoint", "open_checkpoint", "open_recipe"]
 
 SEED = "random_weights_seed"
 """Name of the seed among a recipe's sources."""
@@ -37,7 +33,6 @@ PREDICTION_TYPE = "prediction_type"
 """Name of the prediction type among a recipe's sources, where the user named one for a single file."""
 
 _INDEX = "model_index.json"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,11 +339,11 @@ def open_checkpoint(
             f"elsewhere the scheduler's config says it"
         )
     if random_weights:
-        root = _configs_of(alias) if alias else Path(model)
+        root = configs_of(alias) if alias else Path(model)
         if not root.is_dir():
-            raise CheckpointError(f"model {model!r}: got no config to build with random weights, expected {_forms()}")
+            raise CheckpointError(f"model {model!r}: got no config to build with random weights, expected {forms()}")
         return Checkpoint.at(root, name=model, seed=seed, without=without, vae=vae)
-    root = _find_root(model, alias, revision, progress, without)
+    root = find_root(model, alias, revision, progress, without)
     return Checkpoint.at(root, name=model, without=without, vae=vae)
 
 
@@ -371,29 +366,3 @@ def open_recipe(recipe: Recipe) -> Checkpoint:
         vae=recipe.vae,
     )
     return plain.with_controlnets(recipe.controlnets).with_loras(recipe.loras)
-
-
-def _find_root(
-    model: str, alias: Alias | None, revision: str | None, progress: Progress | None, without: Collection[str]
-) -> Path:
-    if alias is not None and alias.folder is not None:
-        return package_path(alias.folder)
-    path = Path(model)
-    if alias is None and model and path.is_dir():
-        return path
-    if alias is None and not _HUB_ID.fullmatch(model):
-        raise CheckpointError(f"model {model!r}: not found, expected {_forms()}")
-    from diffoundry.exporter.checkpoints.hub import download
-
-    return download((alias.hub if alias else None) or model, revision, progress, without=without)
-
-
-def _configs_of(alias: Alias) -> Path:
-    """A folder to build random weights from: with the weights, or assembled from what is installed."""
-    configs = package_path(alias.configs)
-    return configs if alias.folder is not None else assemble_configs(configs)
-
-
-def _forms() -> str:
-    aliases = ", ".join(sorted(read_aliases()))
-    return f"a diffusers folder, a single .safetensors file, a hub id such as org/name, or an alias ({aliases})"

@@ -1,0 +1,55 @@
+"""Where a checkpoint lies: on the disk, in the package, or on the hub."""
+
+import re
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from diffoundry.exporter.checkpoints.aliases import Alias, package_path, read_aliases
+from diffoundry.exporter.configs.assemble import assemble_configs
+from diffoundry.runtime.errors import CheckpointError
+
+__all__ = ["Progress", "configs_of", "find_root", "forms"]
+
+Progress = Callable[[str, int, int], None]
+"""Called while files are downloaded: (file, bytes so far, bytes in all)."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def find_root(
+    model: str, alias: Alias | None, revision: str | None, progress: Progress | None, without: Collection[str]
+) -> Path:
+    """The folder of a checkpoint with weights, downloaded when it is on the hub.
+
+    Args:
+        model: What the user called it.
+        alias: What that stands for, or None.
+        revision: Branch, tag or commit on the hub.
+        progress: Told of the download.
+        without: Optional components that are not downloaded.
+
+    Raises:
+        CheckpointError: It cannot be found or downloaded.
+    """
+    if alias is not None and alias.folder is not None:
+        return package_path(alias.folder)
+    path = Path(model)
+    if alias is None and model and path.is_dir():
+        return path
+    if alias is None and not _HUB_ID.fullmatch(model):
+        raise CheckpointError(f"model {model!r}: not found, expected {forms()}")
+    from diffoundry.exporter.checkpoints.hub import download
+
+    return download((alias.hub if alias else None) or model, revision, progress, without=without)
+
+
+def configs_of(alias: Alias) -> Path:
+    """A folder to build random weights from: with the weights, or assembled from what is installed."""
+    configs = package_path(alias.configs)
+    return configs if alias.folder is not None else assemble_configs(configs)
+
+
+def forms() -> str:
+    """What a checkpoint may be called, for messages."""
+    aliases = ", ".join(sorted(read_aliases()))
+    return f"a diffusers folder, a single .safetensors file, a hub id such as org/name, or an alias ({aliases})"
