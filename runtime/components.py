@@ -4,38 +4,24 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 
 from diffoundry.runtime.bundle import Bundle
+from diffoundry.runtime.choice import Choice, choose_engine
 from diffoundry.runtime.controlnet_names import is_controlnet
 from diffoundry.runtime.engine import AdaptableEngine, Adapted, Array, Engine, EngineOptions, run_checked
 from diffoundry.runtime.errors import EngineError, InputError
-from diffoundry.runtime.plugins import TargetPlugin, find_plugin, list_plugins
-from diffoundry.runtime.specs import AdapterSpec, EngineSpec, TensorSpec
+from diffoundry.runtime.plugins import find_plugin
+from diffoundry.runtime.specs import AdapterSpec, TensorSpec
 
-__all__ = ["Call", "Choice", "Components", "choose_engine"]
+__all__ = ["Call", "Components"]
 
 Call = Callable[[str, Mapping[str, Array], Mapping[str, Array], float], None]
 """Observer of engine calls: component name, feeds, outputs, seconds inside the engine."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Choice:
-    """The engine that runs a component here, and why others before it do not.
-
-    Attributes:
-        spec: The engine.
-        device: Where it runs, in its target's words.
-        skipped: One sentence for every engine that stands before it in the bundle and would have fitted the request.
-    """
-
-    spec: EngineSpec
-    device: str
-    skipped: tuple[str, ...]
 
 
 class Components:
@@ -263,57 +249,6 @@ class Components:
                 if name in self._engines:
                     self._engines.pop(name).close()
                 self._left.discard(name)
-
-
-def choose_engine(
-    component: str,
-    specs: tuple[EngineSpec, ...],
-    target: str | None = None,
-    precision: str | None = None,
-    device: str | None = None,
-) -> Choice:
-    """The first engine that was asked for and that can run here: built, its library installed, its precision native.
-
-    Raises:
-        EngineError: There is none; the message lists what the bundle holds and why nothing of it runs.
-    """
-    held = ", ".join(f"{spec.target} {spec.precision}" for spec in specs)
-    wanted = [s for s in specs if target in (None, s.target) and precision in (None, s.precision)]
-    if not wanted:
-        asked = " ".join(word for word in (target, precision) if word)
-        raise EngineError(
-            f"component {component!r}: got no engine for {asked}, the bundle holds {held}; "
-            f"add it with 'diffoundry build' and --target and --precision, or ask for one of those"
-        )
-    plugins = {plugin.name: plugin for plugin in list_plugins()}
-    skipped: list[str] = []
-    for spec in wanted:
-        reason, place = _obstacle(spec, plugins.get(spec.target), device)
-        if reason is None:
-            return Choice(spec=spec, device=place, skipped=tuple(skipped))
-        skipped.append(f"{spec.target} {spec.precision}: {reason}")
-    raise EngineError(f"component {component!r}: no engine of the bundle can run here. {'. '.join(skipped)}")
-
-
-def _obstacle(spec: EngineSpec, plugin: TargetPlugin | None, device: str | None) -> tuple[str | None, str]:
-    """Why an engine cannot run here, or None; and the device it would run on."""
-    if plugin is None:
-        return f"no target of this name is installed; install the package that provides {spec.target!r}", ""
-    if spec.pending is not None:
-        return f"not built yet ({spec.pending}); run 'diffoundry build' on the machine it is for", ""
-    if not plugin.installed:
-        return f"its library is not installed; pip install 'diffoundry[{plugin.extra}]'", ""
-    place = device
-    if place is None:
-        devices = plugin.load("devices")()
-        if not devices:
-            return "it has no device on this machine; use another target here", ""
-        place = str(devices[0])
-    native = plugin.load("precisions")(place)
-    if spec.precision not in native:
-        computes = ", ".join(native) or "none that we have"
-        return f"the device {place!r} does not compute in {spec.precision} itself (it has {computes})", place
-    return None, place
 
 
 def _fit(array: Array, spec: TensorSpec, component: str) -> Array:

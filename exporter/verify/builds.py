@@ -7,7 +7,8 @@ from pathlib import Path
 from diffoundry.exporter.verify.report import Absence
 from diffoundry.exporter.verify.request import VerifyRequest
 from diffoundry.runtime.bundle import Bundle
-from diffoundry.runtime.components import Choice, Components
+from diffoundry.runtime.choice import Choice
+from diffoundry.runtime.components import Components
 from diffoundry.runtime.engine import Engine, EngineOptions, OpenEngine
 from diffoundry.runtime.errors import EngineError, InputError
 

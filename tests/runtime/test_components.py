@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from diffoundry.runtime.components import Components, choose_engine
+from diffoundry.runtime.choice import choose_engine
+from diffoundry.runtime.components import Components
 from diffoundry.runtime.engine import run_checked
 from diffoundry.runtime.errors import EngineError, InputError
 from diffoundry.runtime.plugins import TargetPlugin
@@ -188,7 +189,7 @@ def test_no_engine_as_asked():
 def test_no_library_for_the_engine(monkeypatch):
     parts = dict.fromkeys(("summary", "target", "engine", "devices", "precisions"), "")
     plugin = TargetPlugin(name="x", module="no_such_library", extra="spare", **parts)
-    monkeypatch.setattr("diffoundry.runtime.components.list_plugins", lambda: (plugin,))
+    monkeypatch.setattr("diffoundry.runtime.choice.list_plugins", lambda: (plugin,))
     with pytest.raises(EngineError, match=r"x fp32: its library is not installed; pip install 'diffoundry\[spare\]'"):
         choose_engine("unet", (_engine_spec("x", "fp32"),))
 

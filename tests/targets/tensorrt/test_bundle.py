@@ -8,7 +8,7 @@ import pytest
 
 from diffoundry.exporter.rebuild import pending_builds, rebuild
 from diffoundry.runtime.bundle import Bundle
-from diffoundry.runtime.components import choose_engine
+from diffoundry.runtime.choice import choose_engine
 from diffoundry.runtime.errors import EngineError, InputError
 from diffoundry.runtime.specs import BuildSpec
 from diffoundry.targets.tensorrt import plan_build
