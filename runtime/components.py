@@ -185,7 +185,8 @@ class Components:
                 f"bundle {self.bundle.root}: got no manifest, so it holds only ONNX graphs as they were exported; "
                 f"leave target and precision out, or make a bundle with 'diffoundry export'"
             )
-        options = replace(self._options, device=device or "cpu")
+        hold = self._options.hold and self._turn is None
+        options = replace(self._options, device=device or "cpu", hold=hold)
         adapted = self._adapted(name, self._adapters.get(name, {}))
         begin = {} if adapted is None else {"adapted": adapted}
         engine: Engine = find_plugin(target).load("engine")(Path(path), spec, options, **begin)
