@@ -18,6 +18,7 @@ from diffoundry.runtime.image import read_pixels
 from diffoundry.runtime.pipelines.condition import Condition, Feeds
 from diffoundry.runtime.pipelines.control_arguments import Control, pictures_of, unguided
 from diffoundry.runtime.pipelines.guidance import Guidance
+from diffoundry.runtime.specs import TensorSpec
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,12 +37,14 @@ class _Guide:
         picture: float32 (rows, 3, H, W) in 0..1.
         scales: For each step what its residuals are multiplied with; 0 where it is not run.
         pooled: Whether its residuals have one pixel each.
+        inputs: Names of what it takes.
     """
 
     name: str
     picture: FloatArray
     scales: tuple[float, ...]
     pooled: bool
+    inputs: tuple[str, ...]
 
 
 class ControlNets:
@@ -118,6 +121,7 @@ class ControlNets:
                         picture=pixels if alone else np.concatenate([pixels] * guidance.copies),
                         scales=control.scales(index, len(self.names), steps),
                         pooled=self._pooled[index],
+                        inputs=tuple(spec.name for spec in self._inputs(name)),
                     )
                 )
         return Residuals(
@@ -127,7 +131,13 @@ class ControlNets:
             factor=factor,
             alone=alone,
             graded=guess,
+            taken=[spec for spec in self._inputs("unet") if is_residual(spec.name)] if self.names else [],
         )
+
+    def _inputs(self, name: str) -> tuple[TensorSpec, ...]:
+        """What a component takes; its engine is opened only where no manifest says it."""
+        choice = self._components.choice(name)
+        return self._components.engine(name).inputs if choice is None else choice.spec.inputs
 
 
 class Residuals:
@@ -142,6 +152,7 @@ class Residuals:
         factor: int,
         alone: bool,
         graded: bool,
+        taken: Sequence[TensorSpec],
     ) -> None:
         """Nothing is run yet.
 
@@ -152,6 +163,7 @@ class Residuals:
             factor: Pixels to a latent.
             alone: Whether only the last of the guided rows, those of the prompts, have residuals.
             graded: Whether residuals of the first blocks count less, as in guess mode.
+            taken: The residuals that the denoiser takes.
         """
         self._components = components
         self._guides = guides
@@ -159,6 +171,7 @@ class Residuals:
         self._factor = factor
         self._alone = alone
         self._graded = graded
+        self._taken = taken
         self._zeros: dict[str, FloatArray] = {}
 
     def __call__(self, latents: FloatArray, timestep: FloatArray, index: int, copies: int) -> Feeds:
@@ -170,8 +183,7 @@ class Residuals:
             index: The step's place in the run.
             copies: Rows that the denoiser is fed for each of the latents.
         """
-        names = [spec for spec in self._components.engine("unet").inputs if is_residual(spec.name)]
-        if not names:
+        if not self._taken:
             return {}
         rows = latents if self._alone else np.concatenate([latents] * copies)
         sums: dict[str, FloatArray] = {}
@@ -180,7 +192,7 @@ class Residuals:
                 for name, residual in self._run(guide, rows, timestep, guide.scales[index]).items():
                     sums[name] = residual if name not in sums else sums[name] + residual
         feeds = {}
-        for spec in names:
+        for spec in self._taken:
             shape = self._shape(spec.shape, latents, copies)
             if spec.name not in sums:
                 feeds[spec.name] = self._zero(spec.name, shape)
@@ -188,7 +200,7 @@ class Residuals:
             given = sums[spec.name]
             if len(given) < shape[0]:
                 given = np.concatenate([np.zeros_like(given)] * (copies - 1) + [given])
-            feeds[spec.name] = np.ascontiguousarray(np.broadcast_to(given, shape))
+            feeds[spec.name] = given if given.shape == shape else np.array(np.broadcast_to(given, shape))
         return feeds
 
     def _run(self, guide: _Guide, rows: FloatArray, timestep: FloatArray, scale: float) -> dict[str, FloatArray]:
@@ -196,8 +208,7 @@ class Residuals:
         given: Mapping[str, Any] = {
             "sample": rows, "timestep": timestep, "controlnet_cond": guide.picture, **self._feeds
         }  # fmt: skip
-        taken = {spec.name for spec in self._components.engine(guide.name).inputs}
-        outputs = self._components.run(guide.name, {name: array for name, array in given.items() if name in taken})
+        outputs = self._components.run(guide.name, {name: given[name] for name in guide.inputs})
         down = [name for name in outputs if name != MID_RESIDUAL]
         grades = dict.fromkeys(outputs, np.float32(scale))
         if self._graded and not guide.pooled:  # diffusers: "logspace" from a tenth to one

@@ -118,10 +118,9 @@ def pictures_of(image: Any, count: int) -> list[Any]:
         InputError: There are not as many as ControlNets.
     """
     if count == 1:
-        nested = isinstance(image, Sequence) and len(image) == 1 and isinstance(image[0], Sequence)
-        return [list(image[0]) if nested else list(image) if isinstance(image, Sequence) else image]
-    entries = list(image) if isinstance(image, Sequence) else [image]
-    if entries and all(isinstance(entry, Sequence) for entry in entries):
+        return [list(image) if isinstance(image, list | tuple) else image]
+    entries = list(image) if isinstance(image, list | tuple) else [image]
+    if entries and all(isinstance(entry, list | tuple) for entry in entries):
         counts = {len(entry) for entry in entries}
         if counts != {count}:
             raise InputError(

@@ -196,7 +196,7 @@ class DiffusionPipeline(Adaptable, Frugal):
             ),
             total=len(timesteps),
             latents=start.latents,
-            decode=self.decode,
+            decode=partial(self.codec.decode, standardized=not (shown and task.name in self.family.unstandardized)),
             complete=start.finish,
             output_type=request.output_type,
             seed=None if request.latents is not None and request.seed is None else seed,

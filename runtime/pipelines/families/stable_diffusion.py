@@ -26,6 +26,7 @@ class StableDiffusion:
         "image_to_image": {"controlnet_conditioning_scale": 0.8},
         "inpainting": {"controlnet_conditioning_scale": 0.5},
     }
+    unstandardized: ClassVar[tuple[str, ...]] = ()
     first_index: ClassVar[int | None] = None
     standardizes: ClassVar[bool] = False
     needs: tuple[str, ...] = ()

@@ -70,6 +70,7 @@ class StableDiffusionXL:
         "image_to_image": {"guidance_scale": 5.0, "strength": 0.8, "controlnet_conditioning_scale": 0.8},
         "inpainting": {"guidance_scale": 5.0, "strength": 0.9999},
     }
+    unstandardized: ClassVar[tuple[str, ...]] = ("inpainting",)
     first_index: ClassVar[int | None] = 0
     standardizes: ClassVar[bool] = True
 

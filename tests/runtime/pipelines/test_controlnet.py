@@ -120,14 +120,16 @@ def test_two_controlnets(controlled):
 
 
 def test_one_that_knows_no_places_guesses_whatever_is_asked_for(controlled):
+    """The second of two, alone."""
     ours, theirs = controlled(nets=("first", "pooled"))
-    swapped, turned = copy.copy(ours), copy.copy(ours.controlnets)
-    turned.names, turned._pooled = turned.names[::-1], turned._pooled[::-1]
-    swapped.controlnets = turned
-    nets = diffusers.MultiControlNetModel(list(theirs.controlnet.nets)[::-1])
-    other = diffusers.StableDiffusionControlNetPipeline(**{**theirs.components, "controlnet": nets})
+    alone, net = copy.copy(ours), copy.copy(ours.controlnets)
+    net.names, net._pooled = net.names[1:], net._pooled[1:]
+    alone.controlnets = net
+    other = diffusers.StableDiffusionControlNetPipeline(
+        **{**theirs.components, "controlnet": theirs.controlnet.nets[1]}, requires_safety_checker=False
+    )
     other.set_progress_bar_config(disable=True)
-    follow((swapped, other), control=[picture(), picture(seed=1)])
+    follow((alone, other), control=picture(72, 88))
 
 
 @pytest.mark.parametrize("base", ["sd1", "xl"])
@@ -157,6 +159,7 @@ def test_inpainting_a_part(controlled):
     )
 
 
+@pytest.mark.slow
 def test_inpainting_with_nine_channels(controlled):
     follow(controlled("inpaint", kind="Inpaint"), image=picture(seed=5), mask_image=mask(), control=picture())
 
@@ -189,7 +192,8 @@ def test_a_controlnet_is_run_only_in_its_part_of_the_steps(controlled):
             controlnet_conditioning_scale=[1.0, 0.5],
         )
         loop = [name for name in calls if name.startswith(("unet", "controlnet"))]
-        assert loop == ["controlnet", "unet", "controlnet_1", "unet", "controlnet_1", "unet"]
+        # PNDM makes four steps of three; in the second neither counts.
+        assert loop == ["controlnet", "unet", "unet", "controlnet_1", "unet", "controlnet_1", "unet"]
         calls.clear()
         paint(pipe, control_image=[picture(), picture()], controlnet_conditioning_scale=0.0)
         assert not any(name.startswith("controlnet") for name in calls)
