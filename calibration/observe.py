@@ -19,6 +19,7 @@ from diffoundry.calibration.stand_ins import StandIns
 from diffoundry.calibration.statistics import Statistics
 from diffoundry.calibration.tasks import Case, Task
 from diffoundry.runtime.bundle import Bundle
+from diffoundry.runtime.controlnet_names import is_controlnet
 from diffoundry.runtime.engine import Array, Engine
 from diffoundry.runtime.records import to_json
 from diffoundry.runtime.specs import TensorSpec
@@ -101,7 +102,7 @@ def observe(
         step = index
 
     def look_into(component: str) -> Callable[[str, Array], None]:
-        stepped = component in task.stepped
+        stepped = component in task.stepped or is_controlnet(component)
         return lambda name, values: statistics[component].add(name, values, step if stepped else 0)
 
     engines = {name: _open(part, open_graph, look_into(name), name) for name, part in watched.items()}

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from diffoundry.runtime.dims import parse_size, size_of
 from diffoundry.runtime.errors import CheckpointError, InputError
 from diffoundry.runtime.specs import TensorSpec
 
@@ -29,7 +30,7 @@ class Component:
             the order of `inputs` and returns a tuple of tensors in the order of `outputs`.
         inputs: What the graph takes.
         outputs: What the graph gives.
-        example: Size of each symbolic dimension of the inputs while tracing.
+        example: Size of each symbolic dimension of the inputs while tracing; one that rounds up follows from others.
     """
 
     name: str
@@ -94,7 +95,7 @@ def fixed_size(dim: int | str, fixed: Mapping[str, int]) -> int | None:
     """The size of a dimension, or None when it is left free.
 
     Args:
-        dim: A number, or a symbol such as "batch" or "height/8".
+        dim: A number, or a symbolic size such as "batch", "height/8" or "(height+15)//16".
         fixed: Symbol ("batch", "height", "width", "sequence") to its size.
 
     Raises:
@@ -102,10 +103,10 @@ def fixed_size(dim: int | str, fixed: Mapping[str, int]) -> int | None:
     """
     if isinstance(dim, int):
         return dim
-    symbol, _, divisor = dim.partition("/")
+    symbol, divisor, _ = parse_size(dim)
     if symbol not in fixed:
         return None
-    size, rest = divmod(fixed[symbol], int(divisor or 1))
-    if rest:
+    size = size_of(dim, fixed)
+    if size is None:
         raise InputError(f"{symbol}: got {fixed[symbol]}, expected a multiple of {divisor} for this checkpoint")
     return size

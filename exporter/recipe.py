@@ -68,6 +68,7 @@ def make_recipe(checkpoint: Checkpoint, request: ExportRequest) -> Recipe:
         buckets=request.buckets,
         opset=OPSET,
         loras=checkpoint.loras,
+        controlnets=checkpoint.controlnets,
     )
 
 

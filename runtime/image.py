@@ -18,6 +18,7 @@ __all__ = [
     "describe_image_fault",
     "postprocess",
     "preprocess",
+    "read_pixels",
     "resize_nearest",
     "snap_size",
 ]
@@ -53,7 +54,7 @@ def snap_size(height: int, width: int, factor: int = 8) -> tuple[int, int]:
 def preprocess(
     image: ImageInput, height: int | None = None, width: int | None = None, *, factor: int = 8
 ) -> NDArray[np.float32]:
-    """Pictures as the VAE encoder takes them.
+    """Pictures as the VAE encoder takes them: as `read_pixels`, resized and in -1..1.
 
     PIL images are resized with Lanczos and converted to RGB, arrays are resized to the nearest pixel.
     diffusers: `VaeImageProcessor(vae_scale_factor=factor, do_convert_rgb=True).preprocess`.
@@ -71,18 +72,39 @@ def preprocess(
     Raises:
         InputError: Something else than such pictures, or a size below `factor`.
     """
+    pixels = _read(image, height, width, factor)
+    return np.ascontiguousarray((pixels * 2 - 1).transpose(0, 3, 1, 2), dtype=np.float32)
+
+
+def read_pixels(image: ImageInput) -> NDArray[np.float32]:
+    """Pictures in their own size as they are, not as the VAE takes them.
+
+    diffusers: `VaeImageProcessor(do_convert_rgb=True, do_normalize=False).preprocess`.
+
+    Args:
+        image: As in `preprocess`.
+
+    Returns:
+        float32, (B, 3, H, W), in 0..1.
+
+    Raises:
+        InputError: Something else than such pictures.
+    """
+    return np.ascontiguousarray(_read(image, None, None, 1).transpose(0, 3, 1, 2), dtype=np.float32)
+
+
+def _read(image: ImageInput, height: int | None, width: int | None, factor: int) -> NDArray[np.floating[Any]]:
+    """(B, H, W, 3) in 0..1; see `preprocess`."""
     images: list[Any] = list(image) if isinstance(image, Sequence) else [image]
     if not images:
         raise InputError("image: got an empty list, expected at least one picture")
     if all(isinstance(item, np.ndarray) for item in images):
         pixels = _stack(images)
         height, width = snap_size(height or pixels.shape[1], width or pixels.shape[2], factor)
-        pixels = resize_nearest(pixels, height, width)
-    else:
-        check_pil(images, "image")
-        height, width = snap_size(height or images[0].height, width or images[0].width, factor)
-        pixels = np.stack([_resize_pil(item, height, width) for item in images])
-    return np.ascontiguousarray((pixels * 2 - 1).transpose(0, 3, 1, 2), dtype=np.float32)
+        return resize_nearest(pixels, height, width)
+    check_pil(images, "image")
+    height, width = snap_size(height or images[0].height, width or images[0].width, factor)
+    return np.stack([_resize_pil(item, height, width) for item in images])
 
 
 @overload

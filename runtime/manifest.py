@@ -23,10 +23,11 @@ __all__ = [
 MANIFEST_NAME = "diffoundry.json"
 
 # One line a version, newest first: what changed, and what this reader makes of it.
+#   4: ControlNets that were joined: in the recipe. Read.
 #   3: what an engine can be adapted to at run time. Read.
 #   2: several sets of engines: the recipe's builds, buckets and quantization; an engine's facts and pending. Read.
 #   1: first format (2026-11): one target and precision in the recipe. Read, as one build.
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 OLDEST_FORMAT_VERSION = 1
 
 MAX_JSON_BYTES = 8 * 2**20

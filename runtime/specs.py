@@ -28,7 +28,7 @@ class TensorSpec:
     Attributes:
         name: The name in the graph, as in Optimum's exports.
         dtype: NumPy's name of the element type: "float32", "float16", "int32", "int64", "bool".
-        shape: Integers, and symbolic strings such as "batch", "height/8", "sequence".
+        shape: Integers, and symbolic sizes such as "batch", "height/8", "(height+15)//16": see `runtime.dims`.
     """
 
     name: str
@@ -203,6 +203,8 @@ class Recipe:
         opset: ONNX opset of the portable graph.
         quantization: Precision to what calibration chose for it; the ranges are in files of the bundle.
         loras: What was added to the weights, in this order.
+        controlnets: What was joined to the checkpoint, in this order, as the user called it: folder or alias; the sums
+            of its files are in `source`.
     """
 
     model: str
@@ -213,3 +215,4 @@ class Recipe:
     buckets: tuple[tuple[int, int], ...] = ()
     quantization: Mapping[str, QuantizationChoice] = field(default_factory=dict)
     loras: tuple[FusedLora, ...] = ()
+    controlnets: tuple[str, ...] = ()

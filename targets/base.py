@@ -7,6 +7,7 @@ from typing import ClassVar, Protocol
 
 import onnx_ir as ir
 
+from diffoundry.runtime.controlnet_names import is_controlnet
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.specs import DimSpec, EngineSpec, TensorSpec
 
@@ -85,8 +86,8 @@ class Lowering:
 
     @property
     def takes_adapters(self) -> bool:
-        """Whether there are LoRAs for this component: no format of them names the halves of a VAE."""
-        return not self.component.startswith("vae_")
+        """Whether there are LoRAs for this component: no format of them names ControlNets or the halves of a VAE."""
+        return not (self.component.startswith("vae_") or is_controlnet(self.component))
 
 
 class Target(Protocol):

@@ -55,13 +55,14 @@ def exported(shared_folder: Path) -> Callable[..., Path]:
         precision: str = "fp32",
         options: dict[str, dict[str, Any]] | None = None,
         random_weights: bool = False,
+        controlnets: tuple[str, ...] = (),
         **request: Any,
     ) -> Path:
         from diffoundry.exporter.build import ExportRequest, build
         from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
         from diffoundry.runtime.specs import BuildSpec
 
-        asked_for = (str(model), target, precision, options, random_weights, sorted(request.items()))
+        asked_for = (str(model), target, precision, options, random_weights, controlnets, sorted(request.items()))
         key = hashlib.sha256(repr(asked_for).encode()).hexdigest()[:12]
         bundle = shared_folder / f"{Path(model).name}-{key}.bundle"
         with FileLock(shared_folder / f"{bundle.name}.lock"):
@@ -73,8 +74,46 @@ def exported(shared_folder: Path) -> Callable[..., Path]:
                 )
                 asked = ExportRequest(builds=builds, **request)
                 checkpoint = open_checkpoint(str(model), random_weights=random_weights)
-                build(checkpoint, asked, bundle, lambda *_: None, run=_work_here)
+                build(checkpoint.with_controlnets(controlnets), asked, bundle, lambda *_: None, run=_work_here)
         return bundle
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_controlnet(shared_folder: Path) -> Callable[..., Path]:
+    """Factory: the folder of a tiny random ControlNet for a checkpoint of `tiny_sd_checkpoint`; shared.
+
+    Different names give different weights; "pooled" is one that knows no places.
+    """
+    from tiny_checkpoints import write_tiny_controlnet
+
+    def make(base: str = "sd1", name: str = "first") -> Path:
+        folder = shared_folder / f"tiny-{base}-control-{name}"
+        with FileLock(shared_folder / f"{folder.name}.lock"):
+            if not (folder / "config.json").is_file():
+                write_tiny_controlnet(folder, base, name)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def controlled_bundle(
+    exported: Callable[..., Path],
+    tiny_sd_checkpoint: Callable[[str], Path],
+    tiny_controlnet: Callable[..., Path],
+) -> Callable[..., Path]:
+    """Factory: as `exported`, the bundle of a tiny checkpoint with ControlNets of these names; shared.
+
+    The usual one has engines of both targets for the CPU in every precision of floats.
+    """
+
+    def make(base: str = "sd1", nets: tuple[str, ...] = ("first",), **request: Any) -> Path:
+        joined = tuple(str(tiny_controlnet(base, net)) for net in nets)
+        if (base, nets, request) == ("sd1", ("first",), {}):
+            request = {"target": "onnxruntime,openvino", "precision": "fp32,fp16,bf16"}
+        return exported(tiny_sd_checkpoint(base), controlnets=joined, **request)
 
     return make
 

@@ -1,16 +1,18 @@
 """A checkpoint: a diffusers folder, wherever it comes from, checked before anything of it is used."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from diffoundry.exporter.checkpoints.aliases import Alias, package_path, read_aliases
+from diffoundry.exporter.checkpoints.controlnets import controlnet_folders, diffusers_index, joined_index
 from diffoundry.exporter.checkpoints.weight_files import read_json, resolve_weights
 from diffoundry.exporter.component import Component, Config, Configs, Family
 from diffoundry.exporter.families.lookup import find_family
+from diffoundry.runtime.dims import parse_size
 from diffoundry.runtime.errors import CheckpointError
 from diffoundry.runtime.records import from_json, to_json
 from diffoundry.runtime.specs import FusedLora
@@ -40,6 +42,8 @@ class Checkpoint:
         family: Found by its pipeline class.
         components: The family's components as they are in this checkpoint, in the order of export.
         loras: What is added to the weights when they are loaded.
+        controlnets: Those that are joined to it, as the user called them: folders or aliases.
+        outside: Networks to their folders, of those that may lie elsewhere than in the root.
     """
 
     name: str
@@ -49,9 +53,11 @@ class Checkpoint:
     family: Family
     components: tuple[Component, ...]
     loras: tuple[FusedLora, ...] = ()
+    controlnets: tuple[str, ...] = ()
+    outside: Mapping[str, Path] = field(default_factory=dict)
 
     @classmethod
-    def at(cls, root: Path, *, name: str, seed: int | None = None) -> Self:
+    def at(cls, root: Path, *, name: str, seed: int | None = None, controlnets: Sequence[str] = ()) -> Self:
         """Open a folder.
 
         Raises:
@@ -60,28 +66,64 @@ class Checkpoint:
         """
         index = read_json(root / _INDEX)
         _check_index(root / _INDEX, index)
+        added = controlnet_folders(root, index, controlnets)
+        index = joined_index(index, tuple(added))
         family = find_family(index)
         _check_classes(root / _INDEX, index, family)
         for folder in family.folders:
             _check_folder(root / folder)
-        configs = _read_configs(root, index, family)
+        configs = _read_configs(root, added, index, family)
         components = tuple(kind.describe(configs) for kind in family.components)
-        return cls(name=name, root=root, seed=seed, model_index=index, family=family, components=components)
+        return cls(
+            name=name,
+            root=root,
+            seed=seed,
+            model_index=index,
+            family=family,
+            components=components,
+            controlnets=tuple(controlnets),
+            outside=added,
+        )
 
     def describe(self) -> dict[str, Any]:
         """Plain data from which `reopen` makes the same checkpoint in another process."""
         place = {"name": self.name, "root": str(self.root.resolve()), "seed": self.seed}
-        return {**place, "loras": to_json(self.loras)}
+        joined = list(self.outside.values())[len(self.outside) - len(self.controlnets) :]
+        return {**place, "loras": to_json(self.loras), "controlnets": [str(path.resolve()) for path in joined]}
 
     @classmethod
     def reopen(cls, description: Mapping[str, Any]) -> Self:
         """Open what `describe` described."""
-        plain = cls.at(Path(description["root"]), name=description["name"], seed=description["seed"])
+        plain = cls.at(
+            Path(description["root"]),
+            name=description["name"],
+            seed=description["seed"],
+            controlnets=description["controlnets"],
+        )
         return plain.with_loras(from_json(FusedLora, lora) for lora in description["loras"])
 
     def with_loras(self, loras: Iterable[FusedLora]) -> Self:
         """The same checkpoint with LoRAs added to its weights."""
         return replace(self, loras=(*self.loras, *loras))
+
+    def with_controlnets(self, controlnets: Sequence[str]) -> Self:
+        """The same checkpoint with further ControlNets, whose residuals its denoiser takes.
+
+        Args:
+            controlnets: Folders in diffusers' layout, or aliases.
+
+        Raises:
+            CheckpointError: One is missing, something else than a ControlNet, or the pipeline takes none.
+            ConfigError: One was made for another kind of checkpoint.
+        """
+        if not controlnets:
+            return self
+        opened = self.at(self.root, name=self.name, seed=self.seed, controlnets=(*self.controlnets, *controlnets))
+        return opened.with_loras(self.loras)
+
+    def folder(self, source: str) -> Path:
+        """Where the config and the weights of a network are."""
+        return self.outside.get(source, self.root / source)
 
     def component(self, name: str) -> Component:
         """The component called `name`."""
@@ -101,14 +143,14 @@ class Checkpoint:
 
         source = next((component.source for component in self.components if component.name == name), name)
         if self.seed is not None:
-            module = random_weights(self.root / source, self._module_class(source), self.seed)
+            module = random_weights(self.folder(source), self._module_class(source), self.seed)
         else:
-            module = load_weights(self.root / source, self._module_class(source))
+            module = load_weights(self.folder(source), self._module_class(source))
         if self.loras:
             from diffoundry.exporter.checkpoints.fuse_lora import fuse_loras
 
             present = {component.source for component in self.components}
-            fuse_loras(module, source, self.loras, read_json(self.root / source / "config.json"), present)
+            fuse_loras(module, source, self.loras, read_json(self.folder(source) / "config.json"), present)
         return module
 
     @cached_property
@@ -124,26 +166,28 @@ class Checkpoint:
     @property
     def dim_multiples(self) -> dict[str, int]:
         """Symbol ("height", "width") to the number that it must be a multiple of; absent where any number will do."""
-        dims = [str(dim) for component in self.components for spec in component.inputs for dim in spec.shape]
-        parts = [dim.partition("/") for dim in dims if "/" in dim]
-        return {symbol: max(int(factor) for name, _, factor in parts if name == symbol) for symbol, _, _ in parts}
+        shapes = [spec.shape for component in self.components for spec in component.inputs]
+        sizes = [parse_size(dim) for shape in shapes for dim in shape if isinstance(dim, str)]
+        parts = [size for size in sizes if size.divisor > 1 and not size.up]
+        return {part.symbol: max(p.divisor for p in parts if p.symbol == part.symbol) for part in parts}
 
     def identity(self) -> dict[str, str]:
         """What the networks were made of: SHA-256 of configs and weights, or of configs with the seed."""
         sources = sorted({component.source for component in self.components})
-        files = [f"{source}/config.json" for source in sources]
+        files = {f"{source}/config.json": self.folder(source) / "config.json" for source in sources}
         if self.seed is None:
             for source in sources:
-                weights = resolve_weights(self.root / source, self._module_class(source).partition(":")[0])
-                files += [f"{source}/{file}" for file in weights.files]
-        sums = {file: sha256_of(self.root / file) for file in files}
+                folder = self.folder(source)
+                weights = resolve_weights(folder, self._module_class(source).partition(":")[0])
+                files |= {f"{source}/{file}": folder / file for file in weights.files}
+        sums = {file: sha256_of(path) for file, path in files.items()}
         sums |= {f"lora {lora.file}:{lora.scale:g}": lora.sha256 for lora in self.loras}
         return sums if self.seed is None else {"random_weights_seed": str(self.seed), **sums}
 
     def bundle_files(self) -> list[tuple[Path, str]]:
         """What a bundle carries over as it is: (file, its path in the bundle)."""
         files = [
-            (self.root / component.source / "config.json", f"{component.name}/config.json")
+            (self.folder(component.source) / "config.json", f"{component.name}/config.json")
             for component in self.components
         ]
         for folder in self.family.folders:
@@ -153,7 +197,8 @@ class Checkpoint:
 
     def bundle_model_index(self) -> dict[str, Any]:
         """model_index.json without the parts that a bundle does not hold."""
-        index = {name: [None, None] if name in self._left_out() else entry for name, entry in self.model_index.items()}
+        whole = diffusers_index(self.model_index)
+        index = {name: [None, None] if name in self._left_out() else entry for name, entry in whole.items()}
         return {**index, "requires_safety_checker": False} if "requires_safety_checker" in index else index
 
     def notices(self) -> list[str]:
@@ -246,14 +291,14 @@ def _check_classes(path: Path, index: Config, family: Family) -> None:
             )
 
 
-def _read_configs(root: Path, index: Config, family: Family) -> Configs:
-    sources = dict.fromkeys(kind.source for kind in family.components)
-    for source in sources:
-        if not (root / source).is_dir():
+def _read_configs(root: Path, outside: Mapping[str, Path], index: Config, family: Family) -> Configs:
+    folders = {kind.source: outside.get(kind.source, root / kind.source) for kind in family.components}
+    for source, folder in folders.items():
+        if not folder.is_dir():
             raise CheckpointError(
-                f"{root / source}: is missing, expected the folder of {index[source][1]}; the checkpoint is incomplete"
+                f"{folder}: is missing, expected the folder of {index[source][1]}; the checkpoint is incomplete"
             )
-    return {source: read_json(root / source / "config.json") for source in sources}
+    return {source: read_json(folder / "config.json") for source, folder in folders.items()}
 
 
 def _check_folder(folder: Path) -> None:

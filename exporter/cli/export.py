@@ -47,6 +47,9 @@ __all__ = ["command", "parse_builds", "read_loras"]
 @click.option(
     "--lora", multiple=True, metavar="FILE[:SCALE]", help="Add a LoRA to the weights; may be repeated.  [scale: 1]"
 )
+@click.option(
+    "--controlnet", multiple=True, metavar="NAME|DIR", help="Join a ControlNet: an alias or a folder; may be repeated."
+)
 @click.option("--overwrite", is_flag=True, help="Replace the bundle at DIR when the new one is complete.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="DIR")
 @json_option
@@ -62,6 +65,7 @@ def command(
     random_weights: bool,
     seed: int,
     lora: tuple[str, ...],
+    controlnet: tuple[str, ...],
     overwrite: bool,
     output: Path,
     as_json: bool,
@@ -83,7 +87,8 @@ def command(
         quantization=quantization,
         overwrite=overwrite,
     )
-    checkpoint = open_checkpoint(model, random_weights=random_weights, seed=seed).with_loras(read_loras(lora))
+    plain = open_checkpoint(model, random_weights=random_weights, seed=seed)
+    checkpoint = plain.with_controlnets(controlnet).with_loras(read_loras(lora))
     for notice in checkpoint.notices():
         err.print(f"note: {notice}", markup=False, soft_wrap=True)
     with show_progress(len(checkpoint.components) * (1 + len(builds))) as tell:

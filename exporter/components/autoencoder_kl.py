@@ -2,6 +2,7 @@
 
 from diffoundry.exporter.component import Component, ComponentKind, Configs, read_field
 from diffoundry.exporter.components.latents import latent_dims
+from diffoundry.runtime.dims import parse_size
 from diffoundry.runtime.specs import TensorSpec
 
 __all__ = ["VAE_DECODER", "VAE_ENCODER"]
@@ -14,7 +15,7 @@ def _describe_encoder(configs: Configs) -> Component:
     height, width = latent_dims(configs)
     pixels = read_field(configs, "vae", "in_channels", int)
     channels = read_field(configs, "vae", "latent_channels", int)
-    factor = int(height.partition("/")[2])
+    factor = parse_size(height).divisor
     return Component(
         name="vae_encoder",
         source="vae",

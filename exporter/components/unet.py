@@ -2,10 +2,12 @@
 
 from diffoundry.exporter.component import Component, ComponentKind, Configs, read_field
 from diffoundry.exporter.components.latents import latent_dims
+from diffoundry.exporter.components.residuals import residual_specs
+from diffoundry.runtime.dims import parse_size
 from diffoundry.runtime.errors import ConfigError
 from diffoundry.runtime.specs import TensorSpec
 
-__all__ = ["UNET"]
+__all__ = ["UNET", "condition_width", "size_inputs"]
 
 _UNKNOWN_INPUTS = ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type")
 """Fields that ask for an input which no pipeline here can feed."""
@@ -20,6 +22,7 @@ def _describe(configs: Configs) -> Component:
                 f"unet/config.json: field {key!r}: got {config[key]!r}, expected null; it is not supported"
             )
     channels = read_field(configs, "unet", "in_channels", int)
+    factor = parse_size(height).divisor
     # The example's sizes can be halved at no level. So diffusers takes the branch that resizes to the size of the skip
     # connection, which is right for every size; the branch that doubles is right only where each level divides by two.
     return Component(
@@ -31,10 +34,11 @@ def _describe(configs: Configs) -> Component:
             # A float, since samplers on sigmas ask for timesteps between the integers.
             TensorSpec(name="timestep", dtype="float32", shape=(1,)),
             TensorSpec(
-                name="encoder_hidden_states", dtype="float32", shape=("batch", "sequence", _condition_width(configs))
+                name="encoder_hidden_states", dtype="float32", shape=("batch", "sequence", condition_width(configs))
             ),
             *_guidance_input(configs),
-            *_size_inputs(configs),
+            *size_inputs(configs),
+            *_residual_inputs(configs),
         ),
         outputs=(
             TensorSpec(
@@ -43,17 +47,24 @@ def _describe(configs: Configs) -> Component:
                 shape=("batch", read_field(configs, "unet", "out_channels", int), height, width),
             ),
         ),
-        example={"batch": 2, height: 9, width: 11, "sequence": 7},
-    )
+        example={
+            "batch": 2, height: 9, width: 11, "sequence": 7, "height": 9 * factor, "width": 11 * factor
+        },
+    )  # fmt: skip
 
 
-def _condition_width(configs: Configs) -> int:
-    width = configs["unet"].get("cross_attention_dim")
+def condition_width(configs: Configs, source: str = "unet") -> int:
+    """Width of the rows that a UNet, or a ControlNet, attends to.
+
+    Raises:
+        ConfigError: It differs between levels.
+    """
+    width = configs[source].get("cross_attention_dim")
     if isinstance(width, list) and len(set(width)) == 1:
         width = width[0]
     if not isinstance(width, int):
         raise ConfigError(
-            f"unet/config.json: field 'cross_attention_dim': got {width!r}, expected one number for all levels; "
+            f"{source}/config.json: field 'cross_attention_dim': got {width!r}, expected one number for all levels; "
             f"levels of different width are not supported"
         )
     return width
@@ -65,23 +76,32 @@ def _guidance_input(configs: Configs) -> tuple[TensorSpec, ...]:
     return () if width is None else (TensorSpec(name="timestep_cond", dtype="float32", shape=("batch", width)),)
 
 
-def _size_inputs(configs: Configs) -> tuple[TensorSpec, ...]:
-    """Pooled text and the picture's sizes, as Stable Diffusion XL takes them (Podell et al. 2023, 2307.01952, 2.2)."""
-    kind = configs["unet"].get("addition_embed_type")
+def size_inputs(configs: Configs, source: str = "unet") -> tuple[TensorSpec, ...]:
+    """Pooled text and the picture's sizes, as Stable Diffusion XL takes them (Podell et al. 2023, 2307.01952, 2.2).
+
+    Raises:
+        ConfigError: The UNet, or ControlNet, adds something else to its timestep.
+    """
+    kind = configs[source].get("addition_embed_type")
     if kind is None:
         return ()
     if kind != "text_time" or "text_encoder_2" not in configs:
         raise ConfigError(
-            f"unet/config.json: field 'addition_embed_type': got {kind!r}, expected null, or 'text_time' in a "
+            f"{source}/config.json: field 'addition_embed_type': got {kind!r}, expected null, or 'text_time' in a "
             f"checkpoint with a text_encoder_2; nothing else is supported"
         )
     pooled = read_field(configs, "text_encoder_2", "projection_dim", int)
-    width = read_field(configs, "unet", "projection_class_embeddings_input_dim", int) - pooled
-    numbers = width // read_field(configs, "unet", "addition_time_embed_dim", int)
+    width = read_field(configs, source, "projection_class_embeddings_input_dim", int) - pooled
+    numbers = width // read_field(configs, source, "addition_time_embed_dim", int)
     return (
         TensorSpec(name="text_embeds", dtype="float32", shape=("batch", pooled)),
         TensorSpec(name="time_ids", dtype="float32", shape=("batch", numbers)),
     )
+
+
+def _residual_inputs(configs: Configs) -> tuple[TensorSpec, ...]:
+    """What ControlNets add, in a checkpoint that has any."""
+    return residual_specs(configs, "unet") if "controlnet" in configs else ()
 
 
 UNET = ComponentKind(name="unet", source="unet", classes=("diffusers:UNet2DConditionModel",), describe=_describe)

@@ -4,6 +4,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from diffoundry.exporter.component import Component
+from diffoundry.runtime.controlnet_names import MID_RESIDUAL, is_residual
 
 __all__ = ["UNetModule"]
 
@@ -23,4 +24,14 @@ class UNetModule(torch.nn.Module):
         """Denoise; the inputs are the component's, in its order."""
         given = dict(zip(self.names, tensors, strict=True))
         added = {name: given.pop(name) for name in _ADDED if name in given}
-        return (self.unet(**given, added_cond_kwargs=added or None, return_dict=False)[0],)
+        residuals = {name: given.pop(name) for name in self.names if is_residual(name)}
+        middle = residuals.pop(MID_RESIDUAL, None)
+        return (
+            self.unet(
+                **given,
+                added_cond_kwargs=added or None,
+                down_block_additional_residuals=tuple(residuals.values()) or None,
+                mid_block_additional_residual=middle,
+                return_dict=False,
+            )[0],
+        )

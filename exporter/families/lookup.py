@@ -6,8 +6,10 @@ from dataclasses import replace
 from typing import Any, cast
 
 from diffoundry.exporter.component import Family
+from diffoundry.exporter.components.controlnet import controlnet
+from diffoundry.runtime.controlnet_names import is_controlnet
 from diffoundry.runtime.errors import CheckpointError
-from diffoundry.runtime.pipelines.classes import PIPELINE_CLASSES
+from diffoundry.runtime.pipelines.classes import CONTROLNET_CLASSES, PIPELINE_CLASSES
 
 __all__ = ["find_family"]
 
@@ -21,6 +23,8 @@ _FAMILIES = {
 def find_family(index: Mapping[str, Any]) -> Family:
     """The family of a model_index.json, without the optional components that the checkpoint does not have.
 
+    ControlNets come last, as many as it names: "controlnet", "controlnet_1" ...
+
     Raises:
         CheckpointError: There is none for its pipeline class.
     """
@@ -32,8 +36,13 @@ def find_family(index: Mapping[str, Any]) -> Family:
     family = cast("Family", getattr(importlib.import_module(module), attribute))
     absent = [kind for kind in family.components if kind.optional and not any(index.get(kind.source) or ())]
     folders = {kind.source.replace("text_encoder", "tokenizer") for kind in absent}
+    controlnets = tuple(controlnet(name) for name in index if is_controlnet(name))
+    if pipeline_class in CONTROLNET_CLASSES.values() and not controlnets:
+        raise CheckpointError(
+            f"model_index.json: got no 'controlnet' in a {pipeline_class}, expected one; it is damaged"
+        )
     return replace(
         family,
-        components=tuple(kind for kind in family.components if kind not in absent),
+        components=(*(kind for kind in family.components if kind not in absent), *controlnets),
         folders=tuple(folder for folder in family.folders if folder not in folders),
     )

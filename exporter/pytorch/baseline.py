@@ -100,7 +100,7 @@ def _describe_checkpoint(bundle: Bundle) -> Mapping[str, Any]:
     recipe = bundle.manifest.recipe
     seed = recipe.source.get("random_weights_seed")
     plain = open_checkpoint(recipe.model, random_weights=seed is not None, seed=int(seed or 0))
-    return plain.with_loras(recipe.loras).describe()
+    return plain.with_controlnets(recipe.controlnets).with_loras(recipe.loras).describe()
 
 
 class TorchContender:

@@ -13,7 +13,7 @@ import torch
 
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
 from diffoundry.exporter.pytorch.baseline import PaintJob
-from diffoundry.exporter.pytorch.reference import reference_pipeline, stand_ins
+from diffoundry.exporter.pytorch.reference import reference_arguments, reference_pipeline, stand_ins
 from diffoundry.runtime.bench.contender import Painting
 from diffoundry.runtime.bench.machine import machine_facts, peak_rss
 from diffoundry.runtime.pipelines.stand_in import size_arguments
@@ -61,7 +61,10 @@ class TorchPainter:
             output_type="np",
             callback_on_step_end=self._end_step,
             **request.picture_arguments(),
-            **size_arguments(stand_ins(self.pipeline), request.height or default[0], request.width or default[1]),
+            **reference_arguments(
+                self.pipeline,
+                size_arguments(stand_ins(self.pipeline), request.height or default[0], request.width or default[1]),
+            ),
         )
         seconds = time.perf_counter() - start
         return Painting(

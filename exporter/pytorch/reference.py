@@ -1,6 +1,7 @@
 """diffusers' own pipeline of a checkpoint: what a bundle is verified against and measured beside."""
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import diffusers
@@ -8,10 +9,11 @@ import torch
 import transformers
 
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
+from diffoundry.runtime.controlnet_names import controlnet_name, is_controlnet
 from diffoundry.runtime.errors import CheckpointError
-from diffoundry.runtime.pipelines.stand_in import STAND_INS
+from diffoundry.runtime.pipelines.stand_in import CONTROL, STAND_INS
 
-__all__ = ["reference_pipeline", "stand_ins"]
+__all__ = ["control_names", "network", "reference_arguments", "reference_pipeline", "stand_ins"]
 
 
 def reference_pipeline(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Any:
@@ -38,9 +40,42 @@ def reference_pipeline(checkpoint: Checkpoint, dtype: torch.dtype = torch.float3
 
 
 def stand_ins(pipeline: Any) -> tuple[str, ...]:
-    """Which of `STAND_INS` a diffusers pipeline takes."""
-    taken = inspect.signature(pipeline.__call__).parameters
-    return tuple(name for name in STAND_INS if name in taken)
+    """What `size_arguments` stands in for in a diffusers pipeline: see `DiffusionPipeline.stand_ins`."""
+    own = [name for name in STAND_INS if _takes(pipeline, name)]
+    nets = control_names(pipeline)
+    if nets and not _takes(pipeline, CONTROL):
+        own = []  # what it calls `image` is the picture for its ControlNet
+    return (*own, *[CONTROL] * len(nets))
+
+
+def reference_arguments(pipeline: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of our pipelines under the names of a diffusers pipeline.
+
+    Text to image calls the picture for its ControlNet `image`, which elsewhere is what the picture begins with.
+    """
+    name = CONTROL if _takes(pipeline, CONTROL) else "image"
+    return {name if key == CONTROL else key: value for key, value in arguments.items()}
+
+
+def control_names(pipeline: Any) -> tuple[str, ...]:
+    """The ControlNets of a diffusers pipeline by the names of our components."""
+    nets = getattr(pipeline, "controlnet", None)
+    if nets is None:
+        return ()
+    count = len(nets.nets) if isinstance(nets, diffusers.MultiControlNetModel) else 1
+    return tuple(controlnet_name(index) for index in range(count))
+
+
+def network(pipeline: Any, source: str) -> Any:
+    """The module of a diffusers pipeline that lies in a folder of the checkpoint."""
+    names = control_names(pipeline)
+    if source not in names or len(names) == 1:
+        return getattr(pipeline, source)
+    return pipeline.controlnet.nets[names.index(source)]
+
+
+def _takes(pipeline: Any, name: str) -> bool:
+    return name in inspect.signature(pipeline.__call__).parameters
 
 
 def _part(checkpoint: Checkpoint, name: str, entry: Any, dtype: torch.dtype) -> Any:
@@ -53,8 +88,17 @@ def _part(checkpoint: Checkpoint, name: str, entry: Any, dtype: torch.dtype) -> 
         return _scheduler(checkpoint)
     if name.startswith("tokenizer"):
         return transformers.CLIPTokenizer.from_pretrained(checkpoint.root / name, local_files_only=True)
+    if is_controlnet(name):
+        return _controlnets(checkpoint, dtype)
     # Not module.to, which diffusers overrides only to warn that some modules might have to stay in fp32.
     return torch.nn.Module.to(checkpoint.load(name), dtype)
+
+
+def _controlnets(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+    """The checkpoint's ControlNet, or diffusers' module around several."""
+    names = [component.name for component in checkpoint.components if is_controlnet(component.name)]
+    modules = [torch.nn.Module.to(checkpoint.load(name), dtype) for name in names]
+    return modules[0] if len(modules) == 1 else diffusers.MultiControlNetModel(modules)
 
 
 def _scheduler(checkpoint: Checkpoint) -> Any:

@@ -54,7 +54,7 @@ def _rename(dim: int | ir.SymbolicDim, symbols: Mapping[str, str]) -> int | str 
 
 
 def _atom(symbol: str) -> str:
-    return f"({symbol})" if "/" in symbol else symbol
+    return f"({symbol})" if not symbol.isidentifier() else symbol
 
 
 def _shape(spec: TensorSpec, fixed: Mapping[str, int]) -> ir.Shape:

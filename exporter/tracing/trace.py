@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from typing import Any
+from typing import Any, cast
 
 import onnx_ir as ir
 import torch
@@ -17,6 +17,7 @@ import torch.onnx
 from diffoundry.exporter.component import Component, fixed_size
 from diffoundry.exporter.tracing.decomposition import without_decomposition
 from diffoundry.exporter.tracing.graph_names import name_dims, name_weights, tidy
+from diffoundry.runtime.dims import size_of
 from diffoundry.runtime.errors import DiffoundryError
 from diffoundry.runtime.specs import TensorSpec
 
@@ -85,8 +86,12 @@ def _wrap(module: torch.nn.Module, component: Component) -> torch.nn.Module:
 
 
 def _example(spec: TensorSpec, component: Component, fixed: Mapping[str, int]) -> torch.Tensor:
-    sizes = (fixed_size(dim, fixed) or component.example[str(dim)] for dim in spec.shape)
-    return torch.zeros(*sizes, dtype=getattr(torch, spec.dtype))
+    sizes = [
+        fixed_size(dim, fixed) or component.example.get(str(dim)) or size_of(dim, component.example)
+        for dim in spec.shape
+    ]
+    assert None not in sizes, f"{component.name}: no example for {spec}"
+    return torch.zeros(cast("list[int]", sizes), dtype=getattr(torch, spec.dtype))
 
 
 def _free_dims(wrapped: torch.nn.Module, component: Component, fixed: Mapping[str, int]) -> dict[str, Any]:

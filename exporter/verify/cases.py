@@ -8,10 +8,13 @@ import numpy as np
 import torch
 
 from diffoundry.exporter.component import Component
+from diffoundry.exporter.pytorch.reference import network
 from diffoundry.exporter.verify.reference_run import Trace, UnetCall, to_numpy
+from diffoundry.runtime.controlnet_names import MID_RESIDUAL, is_residual, residual_name
+from diffoundry.runtime.dims import parse_size, size_of
 from diffoundry.runtime.engine import Array
 
-__all__ = ["Case", "decoder_cases", "encoder_cases", "text_cases", "unet_cases"]
+__all__ = ["Case", "control_cases", "decoder_cases", "encoder_cases", "text_cases", "unet_cases"]
 
 _SWEEP_ROWS = 64
 """Rows of the vocabulary sweep: all of a vocabulary of up to 4800 tokens, every tenth of CLIP's 49408."""
@@ -59,16 +62,38 @@ def _cases_of(pipeline: Any, component: Component, prompts: Sequence[str]) -> li
     return [_text_case(encoder, component, "prompts", ids), _text_case(encoder, component, "vocabulary", sweep)]
 
 
-def unet_cases(trace: Trace, calls: Sequence[UnetCall], place: float) -> list[Case]:
+def unet_cases(component: Component, trace: Trace, calls: Sequence[UnetCall], place: float) -> list[Case]:
     """Of the first picture the first, the middle and the last call: much noise, some, and little. Of others one.
 
     Args:
+        component: The UNet.
         trace: The picture.
         calls: All calls that it took.
         place: How many of all pictures were painted before, 0 to 1: the calls taken of them walk through the steps.
     """
-    chosen = {0, len(calls) // 2, len(calls) - 1} if place == 0 else {int(place * len(calls))}
-    return [_unet_case(trace, calls[index]) for index in sorted(chosen)]
+    return [_unet_case(component, trace, calls[index]) for index in _chosen(len(calls), place)]
+
+
+def control_cases(
+    pipeline: Any, trace: Trace, calls: Mapping[str, Sequence[Mapping[str, Array]]], place: float
+) -> list[Case]:
+    """Of every ControlNet the calls that `unet_cases` takes of the UNet.
+
+    Args:
+        pipeline: diffusers'.
+        trace: The picture.
+        calls: Of each ControlNet, from `record_controls`.
+        place: As in `unet_cases`.
+    """
+    return [
+        _control_case(network(pipeline, name), name, trace, fed[index])
+        for name, fed in calls.items()
+        for index in _chosen(len(fed), place)
+    ]
+
+
+def _chosen(calls: int, place: float) -> list[int]:
+    return sorted({0, calls // 2, calls - 1} if place == 0 else {int(place * calls)})
 
 
 def decoder_cases(pipeline: Any, trace: Trace) -> list[Case]:
@@ -107,14 +132,38 @@ def _output(given: Any, name: str) -> torch.Tensor:
     return tensor
 
 
-def _unet_case(trace: Trace, call: UnetCall) -> Case:
+def _unet_case(component: Component, trace: Trace, call: UnetCall) -> Case:
+    sample = next(spec for spec in component.inputs if spec.name == "sample")
+    known = {parse_size(str(dim)): size for dim, size in zip(sample.shape, call.sample.shape, strict=True)}
+    sizes = {dim.symbol: size * dim.divisor for dim, size in known.items()}
+    whole = {spec.name: tuple(size_of(dim, sizes) or 0 for dim in spec.shape) for spec in component.inputs}
     return Case(
         component="unet",
         label=f"{trace.name}, t={call.timestep:g}",
         feeds={
             "sample": call.sample,
             "timestep": np.asarray([call.timestep], dtype=np.float32),
-            **call.conditions,
+            # Residuals without places, of one pixel, are added everywhere.
+            **{
+                name: np.array(np.broadcast_to(array, whole[name])) if is_residual(name) else array
+                for name, array in call.conditions.items()
+            },
         },
         expected={"out_sample": call.output},
+    )
+
+
+def _control_case(module: Any, name: str, trace: Trace, fed: Mapping[str, Array]) -> Case:
+    """What a ControlNet gives before it is scaled."""
+    given = {key: torch.from_numpy(array) for key, array in fed.items()}
+    added = {key: given.pop(key) for key in ("text_embeds", "time_ids") if key in given}
+    with torch.inference_mode():
+        down, middle = module(**given, added_cond_kwargs=added or None, return_dict=False)
+    taken = {key: array for key, array in fed.items() if key not in added or module.config.addition_embed_type}
+    expected = {residual_name(index): to_numpy(tensor) for index, tensor in enumerate(down)}
+    return Case(
+        component=name,
+        label=f"{trace.name}, t={fed['timestep'][0]:g}",
+        feeds=taken,
+        expected={**expected, MID_RESIDUAL: to_numpy(middle)},
     )

@@ -8,6 +8,7 @@ import diffusers
 import numpy as np
 
 from diffoundry.exporter.component import Component
+from diffoundry.exporter.pytorch.reference import network
 from diffoundry.exporter.verify.report import Check, holds
 from diffoundry.runtime.bundle import Bundle
 from diffoundry.runtime.tokenizers.clip import ClipTokenizer
@@ -67,7 +68,7 @@ def check_configs(bundle: Bundle, components: Iterable[Component], pipeline: Any
     for component in components:
         if component.name not in bundle.components:
             continue
-        module = getattr(pipeline, component.source)
+        module = network(pipeline, component.source)
         ours, reference = bundle.config(component.name), module.config
         if isinstance(module, diffusers.ModelMixin):
             pair = _completed(type(module), ours), _completed(type(module), reference)

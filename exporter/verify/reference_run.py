@@ -3,20 +3,26 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from diffoundry.exporter.pytorch.reference import control_names, network, reference_arguments
 from diffoundry.exporter.verify.request import Settings
+from diffoundry.runtime.controlnet_names import is_residual, residual_name
 
-__all__ = ["Trace", "UnetCall", "paint_reference", "record_unet", "to_numpy"]
+__all__ = ["Trace", "UnetCall", "paint_reference", "record_controls", "record_unet", "to_numpy"]
 
 FloatArray = NDArray[np.float32]
 
 _CONDITIONS = ("encoder_hidden_states", "timestep_cond", "text_embeds", "time_ids")
-"""What the UNets of our families take beside sample and timestep."""
+"""What the UNets of our families take beside sample and timestep, and residuals."""
+
+_CONTROL_INPUTS = ("sample", "controlnet_cond")
+"""What ControlNets take beside timestep and those."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +58,7 @@ class UnetCall:
             two rows or more a picture when guided.
         timestep: The timestep.
         conditions: The other inputs by name: hidden states of the prompts, float32 (rows, 77, D), and what a family
-            adds to them.
+            adds to them, and the residuals of ControlNets.
         output: float32 (rows, channels of the latents, height/8, width/8).
     """
 
@@ -85,7 +91,7 @@ def paint_reference(
 
     output = pipeline(
         prompt,
-        **settings.picture_arguments(),
+        **reference_arguments(pipeline, settings.picture_arguments()),
         generator=torch.Generator("cpu").manual_seed(seed),
         output_type="np",
         callback_on_step_end=keep,
@@ -102,11 +108,16 @@ def record_unet(pipeline: Any) -> Iterator[list[UnetCall]]:
     def keep(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         call = dict(zip(("sample", "timestep", "encoder_hidden_states"), args, strict=False)) | kwargs
         call |= call.pop("added_cond_kwargs", None) or {}
+        call |= _residuals(call)
         calls.append(
             UnetCall(
                 sample=to_numpy(call["sample"]),
                 timestep=float(call["timestep"]),
-                conditions={name: to_numpy(call[name]) for name in _CONDITIONS if call.get(name) is not None},
+                conditions={
+                    name: to_numpy(call[name])
+                    for name in call
+                    if (name in _CONDITIONS or is_residual(name)) and call[name] is not None
+                },
                 output=to_numpy(output[0]),
             )
         )
@@ -116,6 +127,37 @@ def record_unet(pipeline: Any) -> Iterator[list[UnetCall]]:
         yield calls
     finally:
         handle.remove()
+
+
+def _residuals(call: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """What ControlNets add, by the names of the graph's inputs."""
+    down = call.get("down_block_additional_residuals") or ()
+    return {residual_name(index): tensor for index, tensor in enumerate(down)}
+
+
+@contextmanager
+def record_controls(pipeline: Any) -> Iterator[dict[str, list[dict[str, FloatArray]]]]:
+    """Keep what the pipeline feeds each of its ControlNets while the context lasts: name to one entry a call.
+
+    An entry has the inputs of our graph by name, as far as the ControlNet takes them; scales are not among them.
+    """
+    seen: dict[str, list[dict[str, FloatArray]]] = {name: [] for name in control_names(pipeline)}
+
+    def keep(name: str, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        call = dict(zip(("sample", "timestep"), args, strict=False)) | kwargs
+        call |= call.pop("added_cond_kwargs", None) or {}
+        fed = {key: to_numpy(call[key]) for key in (*_CONTROL_INPUTS, *_CONDITIONS) if call.get(key) is not None}
+        timestep = np.asarray([float(call["timestep"])], np.float32)
+        seen[name].append({**fed, "timestep": timestep})
+
+    handles = [
+        network(pipeline, name).register_forward_pre_hook(partial(keep, name), with_kwargs=True) for name in seen
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def to_numpy(tensor: torch.Tensor) -> FloatArray:

@@ -9,10 +9,10 @@ import torch
 
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
 from diffoundry.exporter.pytorch.reference import reference_pipeline
-from diffoundry.exporter.verify.cases import Case, decoder_cases, encoder_cases, text_cases, unet_cases
+from diffoundry.exporter.verify.cases import Case, control_cases, decoder_cases, encoder_cases, text_cases, unet_cases
 from diffoundry.exporter.verify.config_checks import check_configs, check_scheduler, check_tokenizer
 from diffoundry.exporter.verify.recognition import Gallery, gallery_of_prompts, open_gallery
-from diffoundry.exporter.verify.reference_run import Trace, paint_reference, record_unet
+from diffoundry.exporter.verify.reference_run import Trace, paint_reference, record_controls, record_unet
 from diffoundry.exporter.verify.report import Check
 from diffoundry.exporter.verify.request import Settings
 from diffoundry.exporter.verify.watch import Watch
@@ -66,10 +66,11 @@ def ask_pytorch(checkpoint: Checkpoint, pipeline: DiffusionPipeline, settings: S
     runs = list(product(settings.prompts, settings.seeds))
     for index, (prompt, seed) in enumerate(runs):
         tell = partial(watch.stage, f"PyTorch: {prompt}, seed {seed}")
-        with record_unet(reference) as calls:
+        with record_unet(reference) as calls, record_controls(reference) as controls:
             trace = paint_reference(reference, prompt, seed, settings, tell)
         traces.append(trace)
-        cases += unet_cases(trace, calls, index / len(runs))
+        cases += unet_cases(checkpoint.component("unet"), trace, calls, index / len(runs))
+        cases += control_cases(reference, trace, controls, index / len(runs))
         cases += decoder_cases(reference, trace)
         cases += encoder_cases(reference, trace)
     watch.stage("PyTorch: text", 0, 1)

@@ -30,7 +30,7 @@ def find_checkpoint(bundle: Bundle) -> Checkpoint:
         raise BundleError(f"bundle {bundle.root}: got the seed {seed!r} in its recipe, expected a number; export again")
     try:
         plain = open_checkpoint(recipe.model, random_weights=seed is not None, seed=int(seed or 0))
-        return plain.with_loras(recipe.loras)
+        return plain.with_controlnets(recipe.controlnets).with_loras(recipe.loras)
     except CheckpointError as error:
         raise CheckpointError(
             f"bundle {bundle.root}: the checkpoint of its recipe cannot be opened: {error}; "

@@ -67,11 +67,11 @@ def check_like(picture: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Refuse to paint a picture again without the files that it was painted with.
 
     Raises:
-        InputError: It had LoRAs or embeddings, and no option says which files they are now.
+        InputError: It had LoRAs, embeddings or pictures for ControlNets, and no option says which files they are now.
     """
-    for name in ("lora", "embedding"):
+    for name in ("lora", "embedding", "control_image"):
         if picture.get(name) and not given.get(name):
-            files = " ".join(f"--{name} {text}" for text in picture[name])
+            files = " ".join(f"--{name.replace('_', '-')} {text}" for text in picture[name])
             raise InputError(
                 f"--like: the picture was painted with {files}; pass that too, with where the files are now"
             )

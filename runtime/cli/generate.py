@@ -1,6 +1,7 @@
 """`diffoundry generate`: paints pictures with a bundle."""
 
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import click
 from diffoundry.runtime import load
 from diffoundry.runtime.cli.adapters import adapter_options, check_like, load_adapters
 from diffoundry.runtime.cli.console import bar, print_json, remark
+from diffoundry.runtime.cli.control_options import CONTROL_SETTINGS, control_options, read_controls
 from diffoundry.runtime.cli.options import (
     bundle_argument,
     engine_options,
@@ -27,7 +29,8 @@ __all__ = ["command"]
 
 _SETTINGS = (
     "prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "guidance_rescale", "scheduler", "seed",
-    "height", "width", "num_images_per_prompt", "eta", *PIPELINE_SETTINGS, *VAE_SETTINGS,
+    "height", "width", "num_images_per_prompt", "eta", *PIPELINE_SETTINGS, *CONTROL_SETTINGS,
+    *VAE_SETTINGS,
 )  # fmt: skip
 
 
@@ -47,6 +50,7 @@ _SETTINGS = (
 @click.option("--width", type=int, help="Pixels.  [default: the checkpoint's own]")
 @click.option("--num-images", "num_images_per_prompt", type=int, help="How many pictures.  [default: 1]")
 @pipeline_options
+@control_options
 @vae_options
 @click.option("--like", type=click.Path(path_type=Path), help="Take the settings of this PNG; options given win.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="out.png", show_default=True)
@@ -59,16 +63,20 @@ def command(bundle: Path, *, like: Path | None, output: Path, as_json: bool, **v
     pipeline = load(bundle, **take_engine_options(values))
     tell_choice(pipeline.components)
     images = take_images(values)
+    controls: tuple[Path, ...] = values.pop("control_image")
     adapters = {name: list(values.pop(name)) for name in ("lora", "embedding")}
-    settings = _settings(like, values, adapters)
+    settings = _settings(like, values, {**adapters, "control_image": controls})
     parts = take_vae_settings(pipeline, settings)
     load_adapters(pipeline, adapters["lora"], adapters["embedding"])
     paths = _paths(output, settings.get("num_images_per_prompt", 1))
-    run = pipeline.start(**settings, **read_images(images))
+    run = pipeline.start(**settings, **read_images(images), **read_controls(controls))
     _tell_truncated(run)
-    pipeline.components.open_all(pipeline.used_components)  # the request is checked: now both large ones at once
+    spared = () if controls else pipeline.controlnets.names
+    used = [name for name in pipeline.used_components if name not in spared]
+    pipeline.components.open_all(used)  # the request is checked: now all large ones at once
     result = _paint(run)
-    names = {name: path.name for name, path in images.items()}
+    names: dict[str, Any] = {name: path.name for name, path in images.items()}
+    names |= {"control_image": [path.name for path in controls]} if controls else {}
     facts: dict[str, Any] = {"seed": run.seed, "steps_run": run.total, "bundle": bundle.name, **parts}
     facts |= {name: texts for name, texts in adapters.items() if texts}
     files = _save(result, paths, {**settings, **names, **facts})
@@ -80,10 +88,10 @@ def command(bundle: Path, *, like: Path | None, output: Path, as_json: bool, **v
         remark(f"{', '.join(files)} (seed {run.seed}, {seconds:.1f} s)")
 
 
-def _settings(like: Path | None, given: dict[str, Any], adapters: dict[str, list[str]]) -> dict[str, Any]:
-    """The options given, over those of the picture to paint again."""
+def _settings(like: Path | None, given: dict[str, Any], files: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """The options given, over those of the picture to paint again, whose files are to be given again."""
     picture = read_settings(like) if like else {}
-    check_like(picture, adapters)
+    check_like(picture, files)
     settings = {key: value for key, value in picture.items() if key in _SETTINGS}
     settings |= {key: value for key, value in given.items() if value is not None}
     if not settings.get("prompt"):

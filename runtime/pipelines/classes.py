@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-__all__ = ["PIPELINE_CLASSES", "PipelineClass"]
+__all__ = ["CONTROLNET_CLASSES", "PIPELINE_CLASSES", "PipelineClass"]
 
 
 class PipelineClass(NamedTuple):
@@ -19,7 +19,7 @@ class PipelineClass(NamedTuple):
 
 _SD, _XL = "stable_diffusion", "stable_diffusion_xl"
 
-PIPELINE_CLASSES = {
+_PLAIN = {
     "StableDiffusionPipeline": PipelineClass(_SD, "text_to_image"),
     "StableDiffusionImg2ImgPipeline": PipelineClass(_SD, "image_to_image"),
     "StableDiffusionInpaintPipeline": PipelineClass(_SD, "inpainting"),
@@ -28,3 +28,16 @@ PIPELINE_CLASSES = {
     "StableDiffusionXLImg2ImgPipeline": PipelineClass(_XL, "image_to_image"),
     "StableDiffusionXLInpaintPipeline": PipelineClass(_XL, "inpainting"),
 }
+
+CONTROLNET_CLASSES = {
+    "StableDiffusionPipeline": "StableDiffusionControlNetPipeline",
+    "StableDiffusionImg2ImgPipeline": "StableDiffusionControlNetImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline": "StableDiffusionControlNetInpaintPipeline",
+    "StableDiffusionXLPipeline": "StableDiffusionXLControlNetPipeline",
+    "StableDiffusionXLImg2ImgPipeline": "StableDiffusionXLControlNetImg2ImgPipeline",
+    "StableDiffusionXLInpaintPipeline": "StableDiffusionXLControlNetInpaintPipeline",
+}
+"""Each class to the one that does the same with ControlNets."""
+
+PIPELINE_CLASSES = {**_PLAIN, **{guided: _PLAIN[plain] for plain, guided in CONTROLNET_CLASSES.items()}}
+"""Every class that a checkpoint may name."""

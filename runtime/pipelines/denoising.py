@@ -16,8 +16,8 @@ __all__ = ["AfterStep", "Denoiser", "Step", "denoise", "set_timesteps"]
 
 FloatArray = npt.NDArray[np.float32]
 
-Denoiser = Callable[[FloatArray, FloatArray], FloatArray]
-"""(scaled latents (B, C, h, w), timestep (1,)) -> guided model output (B, C, h, w)."""
+Denoiser = Callable[[FloatArray, FloatArray, int], FloatArray]
+"""(scaled latents (B, C, h, w), timestep (1,), its place in the run from 0) -> guided model output (B, C, h, w)."""
 
 
 AfterStep = Callable[[Any, FloatArray], FloatArray]
@@ -82,7 +82,7 @@ def _steps(
     total = len(timesteps)
     for index, timestep in enumerate(timesteps):
         scaled = scheduler.scale_model_input(latents, timestep)
-        output = denoiser(scaled, np.asarray([timestep], dtype=np.float32))
+        output = denoiser(scaled, np.asarray([timestep], dtype=np.float32), index)
         latents = scheduler.step(output, timestep, latents, **extra).prev_sample
         if after_step is not None:
             latents = after_step(timesteps[index + 1] if index + 1 < total else None, latents)

@@ -91,11 +91,20 @@ class LatentCodec:
         mean, std = self._statistics
         return (latents - mean) * self.scaling_factor / std
 
-    def decode(self, latents: FloatArray, output_type: str = "pil") -> "list[Image] | FloatArray":
-        """The pictures that latents in the denoiser's scale stand for; see `PipelineOutput.images`."""
+    def decode(
+        self, latents: FloatArray, output_type: str = "pil", *, standardized: bool = True
+    ) -> "list[Image] | FloatArray":
+        """The pictures that latents in the denoiser's scale stand for.
+
+        Args:
+            latents: (B, C, h, w).
+            output_type: See `PipelineOutput.images`.
+            standardized: Whether `latents_mean` and `latents_std` count, if they do at all.
+        """
         if output_type == "latent":
             return latents
-        return postprocess(self._run("vae_decoder", self._denormalize(latents)), output_type)
+        own = self._denormalize(latents) if standardized else latents / self.scaling_factor
+        return postprocess(self._run("vae_decoder", own), output_type)
 
     def own_tiles(self) -> Tiles:
         """The tiles that the VAE's config stands for.

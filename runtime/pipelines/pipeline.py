@@ -14,6 +14,8 @@ from diffoundry.runtime.errors import BundleError
 from diffoundry.runtime.pipelines.arguments import sort_arguments
 from diffoundry.runtime.pipelines.classes import PIPELINE_CLASSES
 from diffoundry.runtime.pipelines.condition import Feeds, Frame
+from diffoundry.runtime.pipelines.control import ControlNets, Residuals
+from diffoundry.runtime.pipelines.control_arguments import Control
 from diffoundry.runtime.pipelines.denoising import denoise, set_timesteps
 from diffoundry.runtime.pipelines.families.base import Family
 from diffoundry.runtime.pipelines.families.clip import ClipEncoder
@@ -21,7 +23,7 @@ from diffoundry.runtime.pipelines.guidance import Guidance
 from diffoundry.runtime.pipelines.latents import LatentCodec
 from diffoundry.runtime.pipelines.request import Request, check_request, make_generator_for
 from diffoundry.runtime.pipelines.run import PipelineOutput, Run
-from diffoundry.runtime.pipelines.stand_in import STAND_INS
+from diffoundry.runtime.pipelines.stand_in import CONTROL, STAND_INS
 from diffoundry.runtime.pipelines.tasks import choose_task, possible_tasks
 from diffoundry.runtime.pipelines.tasks.base import Stage, Task
 from diffoundry.runtime.pipelines.tasks.schedule import cut_end
@@ -44,6 +46,7 @@ class DiffusionPipeline(Adaptable, Frugal):
         adapters: What is loaded into them.
         family: How prompts become inputs of the denoiser.
         codec: Pictures to latents and back.
+        controlnets: What guides the denoiser by pictures.
         scheduler_config: The checkpoint's.
     """
 
@@ -60,6 +63,7 @@ class DiffusionPipeline(Adaptable, Frugal):
         self.adapters = Adapters(components)
         self.family = family
         self.codec = LatentCodec(components, standardizes=family.standardizes)
+        self.controlnets = ControlNets(components)
         self.scheduler_config: Mapping[str, Any] = bundle.read_json("scheduler/scheduler_config.json")
         self._unet = bundle.config("unet")
         self._extra_channels: int = self._unet["in_channels"] - self.codec.channels
@@ -88,8 +92,9 @@ class DiffusionPipeline(Adaptable, Frugal):
 
     @property
     def stand_ins(self) -> tuple[str, ...]:
-        """Which of `STAND_INS` the usual task takes."""
-        return tuple(name for name in STAND_INS if name in getattr(self.usual_task, "__dataclass_fields__", {}))
+        """What `size_arguments` stands in for: arguments of the usual task, and a picture for each ControlNet."""
+        own = [name for name in STAND_INS if name in getattr(self.usual_task, "__dataclass_fields__", {})]
+        return (*own, *[CONTROL] * len(self.controlnets.names))
 
     @property
     def used_components(self) -> tuple[str, ...]:
@@ -126,13 +131,18 @@ class DiffusionPipeline(Adaptable, Frugal):
         """
         given = {"prompt": prompt, **arguments}
         task_class = choose_task(self._tasks, [name for name, value in given.items() if value is not None])
-        defaults = self.family.defaults.get(task_class.name, {})
-        kinds = (Request, self.family.Arguments, task_class)
-        request, prompts, task = sort_arguments({**defaults, **given}, kinds, task_class, self._tasks)
+        shown = arguments.get("control_image") is not None
+        defaults = (self.family.guided_defaults if shown else self.family.defaults).get(task_class.name, {})
+        kinds = (Request, self.family.Arguments, Control, task_class)
+        request, prompts, control, task = sort_arguments({**defaults, **given}, kinds, task_class, self._tasks)
         prompts.check()
         task.check(request)
-        height, width = task.size(request, self.default_size, self.codec)
+        guided = not shown or task.name in self.family.guided_defaults
+        self.controlnets.check(control, prompts.count, None if guided else task.label)
+        usual = control.size(len(self.controlnets.names)) or self.default_size
+        height, width = task.size(request, usual, self.codec)
         self._check(request, height, width)
+        control.check_size(len(self.controlnets.names), *task.canvas(height, width))
         if task.from_image or request.output_type != "latent":
             self.codec.check_tiles(height, width)
         scheduler = self.scheduler(request.scheduler)
@@ -153,7 +163,7 @@ class DiffusionPipeline(Adaptable, Frugal):
                 request=request,
                 scheduler=scheduler,
                 steps=steps,
-                first_index=self.family.first_index,
+                first_index=None if shown else self.family.first_index,
                 codec=self.codec,
                 generator=generator,
                 pictures=pictures,
@@ -164,7 +174,16 @@ class DiffusionPipeline(Adaptable, Frugal):
             )
         )
         timesteps = cut_end(scheduler, start.timesteps, request.denoising_end)
-        denoiser = partial(self._predict, guidance, guidance.feeds(condition), start.channels)
+        residuals = self.controlnets.begin(
+            control,
+            guidance,
+            condition,
+            factor=self.codec.factor,
+            copies=request.num_images_per_prompt,
+            steps=len(start.timesteps),
+            part=start.part,
+        )
+        denoiser = partial(self._predict, guidance, guidance.feeds(condition), start.channels, residuals)
         return Run(
             steps=denoise(
                 scheduler,
@@ -177,7 +196,7 @@ class DiffusionPipeline(Adaptable, Frugal):
             ),
             total=len(timesteps),
             latents=start.latents,
-            decode=self.decode,
+            decode=partial(self.codec.decode, standardized=not (shown and task.name in self.family.unstandardized)),
             complete=start.finish,
             output_type=request.output_type,
             seed=None if request.latents is not None and request.seed is None else seed,
@@ -207,10 +226,13 @@ class DiffusionPipeline(Adaptable, Frugal):
         guidance: Guidance,
         feeds: Feeds,
         channels: FloatArray | None,
+        residuals: Residuals,
         latents: FloatArray,
         timestep: FloatArray,
+        index: int,
     ) -> FloatArray:
         """One guided call of the UNet: latents (B, C, h, w), timestep (1,) -> (B, C, h, w)."""
+        feeds = {**feeds, **residuals(latents, timestep, index, guidance.copies)}
         rows = np.concatenate([latents] * guidance.copies)
         sample = rows if channels is None else np.concatenate([rows, channels], axis=1)
         output = self.components.run("unet", {"sample": sample, "timestep": timestep, **feeds})["out_sample"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from diffoundry.runtime.dims import parse_size
 from diffoundry.runtime.specs import DimSpec, TensorSpec
 from diffoundry.targets.openvino.nodes import constant, sizes
 from diffoundry.targets.openvino.shapes import resolve
@@ -64,7 +65,7 @@ def _doubled(model: ov.Model, inputs: Iterable[TensorSpec], given: Mapping[str, 
     """The Interpolates that double at one size; all sizes of the model are known afterwards."""
     shapes = {}
     for spec in inputs:
-        others = {size: 1 for size in spec.shape if isinstance(size, str) and size.partition("/")[0] not in given}
+        others = {size: 1 for size in spec.shape if isinstance(size, str) and parse_size(size).symbol not in given}
         shapes[spec.name] = list(resolve(spec.shape, {**others, **given}) or ())
     model.reshape(shapes)
     found = set()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
+from diffoundry.runtime.dims import parse_size, size_of
 from diffoundry.runtime.specs import TensorSpec
 
 __all__ = ["resolve", "solve"]
@@ -13,15 +14,16 @@ def solve(specs: Iterable[TensorSpec], shapes: Mapping[str, Shape]) -> dict[str,
     """The values of the names in the shapes of `specs`: {"batch": 2, "height": 512} of ("batch", 4, "height/8").
 
     Args:
-        specs: Inputs; a symbolic size is a name, or a name divided by a number.
+        specs: Inputs; see `runtime.dims` for symbolic sizes, of which those that round up tell nothing.
         shapes: What they are given.
     """
     sizes: dict[str, int] = {}
     for spec in specs:
         for wanted, given in zip(spec.shape, shapes[spec.name], strict=True):
             if isinstance(wanted, str):
-                name, divisor = _parts(wanted)
-                sizes[name] = given * divisor
+                name, divisor, up = parse_size(wanted)
+                if not up:
+                    sizes[name] = given * divisor
     return sizes
 
 
@@ -29,16 +31,8 @@ def resolve(shape: tuple[int | str, ...], sizes: Mapping[str, int]) -> Shape | N
     """A shape in numbers, or None when it has a name that is not in `sizes`."""
     found = []
     for size in shape:
-        if isinstance(size, str):
-            name, divisor = _parts(size)
-            if name not in sizes or sizes[name] % divisor:
-                return None
-            found.append(sizes[name] // divisor)
-        else:
-            found.append(size)
+        number = size_of(size, sizes)
+        if number is None:
+            return None
+        found.append(number)
     return tuple(found)
-
-
-def _parts(size: str) -> tuple[str, int]:
-    name, _, divisor = size.partition("/")
-    return name, int(divisor) if divisor.isdecimal() else 1

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffoundry.runtime.dims import parse_size, size_of
 from diffoundry.runtime.errors import ConfigError
 from diffoundry.runtime.specs import DimSpec, TensorSpec
 
@@ -177,18 +178,22 @@ def _range(where: str, numbers: Any) -> Range:
 
 
 def _sizes(profile: Profile, tensor: TensorSpec, dim: int | str) -> tuple[int, int, int]:
-    """Smallest, preferred and largest size of one dimension, such as "height/8"."""
+    """Smallest, preferred and largest size of one dimension, such as "height/8" or "(height+15)//16"."""
     if isinstance(dim, int):
         return dim, dim, dim
     where = f"profile {profile.name!r}, input {tensor.name!r}, dimension {dim!r}"
-    base, _, divisor = dim.partition("/")
-    if base not in profile.dims or (divisor and not divisor.isdecimal()):
+    base, parts, _ = parse_size(dim)
+    if base not in profile.dims:
         raise ConfigError(
             f"{where}: got one that no range is known for, expected {', '.join(profile.dims)}, or a fraction of one; "
             f"this component has a dimension that the target does not know"
         )
-    extent, parts = profile.dims[base], int(divisor or 1)
+    extent = profile.dims[base]
+    sizes = []
     for size in (extent.min, extent.opt, extent.max):
-        if size % parts:
+        part = size_of(dim, {base: size})
+        if part is None:
             raise ConfigError(f"{where}: got {base} {size}, expected a multiple of {parts}; change the profile")
-    return extent.min // parts, extent.opt // parts, extent.max // parts
+        sizes.append(part)
+    low, middle, high = sizes
+    return low, middle, high

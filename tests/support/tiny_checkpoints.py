@@ -5,6 +5,7 @@ All have a VAE of factor 8, attention heads of 16 channels and more, and the tok
 
 import json
 import shutil
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +61,36 @@ def write_tiny_checkpoint(folder: Path, name: str) -> None:
         path = folder / "tokenizer_2/tokenizer_config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "pad_token": "!"}))
     (folder / "model_index.json").write_text(json.dumps(dict(sorted(index.items())), indent=2))
+
+
+def write_tiny_controlnet(folder: Path, base: str, name: str) -> None:
+    """Write a ControlNet for the variant `base` of `VARIANTS`.
+
+    All its weights are random, those included that diffusers sets to zero, with which it would add nothing.
+
+    Args:
+        folder: Where.
+        base: Of whose UNet's build it is.
+        name: Another name gives other weights; "pooled" is one that knows no places and takes blue before red.
+    """
+    import diffusers
+    import torch
+
+    odd = {"controlnet_conditioning_channel_order": "bgr"} if name == "pooled" else {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(zlib.crc32(name.encode()))
+        unet = VARIANTS[base].parts["unet"]()
+        made = diffusers.ControlNetModel.from_unet(
+            unet, conditioning_embedding_out_channels=(8, 12, 16, 24), load_weights_from_unet=False, **odd
+        )
+        if unet.config.in_channels != 4:  # ControlNets see latents alone
+            made = diffusers.ControlNetModel.from_config({**made.config, "in_channels": 4})
+        if name == "pooled":
+            made.register_to_config(global_pool_conditions=True)
+        for parameter in made.parameters():
+            if not parameter.any():
+                parameter.data = 0.1 * torch.randn(parameter.shape)
+    made.save_pretrained(folder)
 
 
 def text_encoder(**options: Any) -> Any:

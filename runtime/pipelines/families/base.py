@@ -80,8 +80,11 @@ class Family(Protocol):
         Arguments: What its prompts are asked with.
         defaults: Name of a task to the defaults of arguments that diffusers gives this family's pipelines in place of
             the usual ones.
-        first_index: What text to image tells the scheduler of the place of its first step; None for nothing, so that
-            the scheduler looks the first timestep up, which is another place where it stands twice.
+        guided_defaults: The same of those pipelines that have ControlNets; a task that is missing has none.
+        unstandardized: Tasks whose pictures diffusers decodes without mean and deviation of latents where ControlNets
+            guide them.
+        first_index: What text to image without ControlNets tells the scheduler of the place of its first step; None for
+            nothing, so that the scheduler looks the first timestep up, which is another place where it stands twice.
         standardizes: Whether mean and deviation of latents count, where the VAE's config has them.
         needs: Arguments that this checkpoint cannot do without, whatever its UNet takes.
         encoders: Its text encoders, in the order in which they are used.
@@ -89,6 +92,8 @@ class Family(Protocol):
 
     Arguments: ClassVar[type[Prompts]]
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]]
+    guided_defaults: ClassVar[Mapping[str, Mapping[str, Any]]]
+    unstandardized: ClassVar[tuple[str, ...]]
     first_index: ClassVar[int | None]
     standardizes: ClassVar[bool]
 

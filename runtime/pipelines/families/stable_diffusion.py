@@ -21,6 +21,12 @@ class StableDiffusion:
 
     Arguments: ClassVar[type[Prompts]] = Prompts
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    guided_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "text_to_image": {},
+        "image_to_image": {"controlnet_conditioning_scale": 0.8},
+        "inpainting": {"controlnet_conditioning_scale": 0.5},
+    }
+    unstandardized: ClassVar[tuple[str, ...]] = ()
     first_index: ClassVar[int | None] = None
     standardizes: ClassVar[bool] = False
     needs: tuple[str, ...] = ()

@@ -65,6 +65,12 @@ class StableDiffusionXL:
         "image_to_image": {"guidance_scale": 5.0, "strength": 0.3},
         "inpainting": {"guidance_scale": 7.5, "strength": 0.9999},
     }
+    guided_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "text_to_image": {"guidance_scale": 5.0},
+        "image_to_image": {"guidance_scale": 5.0, "strength": 0.8, "controlnet_conditioning_scale": 0.8},
+        "inpainting": {"guidance_scale": 5.0, "strength": 0.9999},
+    }
+    unstandardized: ClassVar[tuple[str, ...]] = ("inpainting",)
     first_index: ClassVar[int | None] = 0
     standardizes: ClassVar[bool] = True
 

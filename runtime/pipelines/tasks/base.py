@@ -99,6 +99,8 @@ class Start:
         timesteps: Those of the scheduler that are run.
         channels: float32 (copies * B, C', h, w), joined to the scaled latents in every call of the denoiser, or None.
         after_step: As `denoising.AfterStep`, or None.
+        part: From a PIL image over the one handed in to the part of it that is painted, in the size of what is painted;
+            None where that is all of it.
         finish: From the decoded PIL images to those that the caller gets, or None.
     """
 
@@ -106,6 +108,7 @@ class Start:
     timesteps: npt.NDArray[Any]
     channels: FloatArray | None = None
     after_step: AfterStep | None = None
+    part: "Callable[[Image], Image] | None" = None
     finish: "Callable[[list[Image]], list[Image]] | None" = None
 
 
@@ -145,6 +148,15 @@ class Task:
             InputError: A picture that was handed in has another size.
         """
         return request.height or default[0], request.width or default[1]
+
+    def canvas(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width in pixels of pictures that lie over the one handed in; by default of what is painted.
+
+        Args:
+            height: Of what is painted.
+            width: The same.
+        """
+        return height, width
 
     def guidance(self, request: Request, unet: Mapping[str, Any]) -> Guidance:
         """How the denoiser is guided; by default as its config and the request's scale say."""

@@ -90,10 +90,14 @@ class Inpainting(Task):
         asked = request.height is not None or request.width is not None or self.padding_mask_crop is not None
         if not asked and resolved != (height, width):
             raise InputError(
-                f"image: got {width} x {height} pixels, expected {resolved[1]} x {resolved[0]}, the checkpoint's own; "
-                f"resize it, or pass height and width, to which it is resized"
+                f"image: got {width} x {height} pixels, expected {resolved[1]} x {resolved[0]}, the size that is "
+                f"painted; resize it, or pass height and width, to which it is resized"
             )
         return resolved
+
+    def canvas(self, height: int, width: int) -> tuple[int, int]:
+        """See `Task.canvas`: the image's own where only a part of it is painted."""
+        return (height, width) if self.padding_mask_crop is None else picture_size(self.image)
 
     def begin(self, stage: Stage) -> Start:
         """Draw latents of the picture, noise, and latents of what is kept; diffusers: `prepare_latents`."""
@@ -109,14 +113,15 @@ class Inpainting(Task):
         factor = stage.codec.factor
         small = fill_batch(mask[:, :, ::factor, ::factor], stage.pictures, "mask_image")
         finish = None if box is None else partial(self._put_back, box)
+        part = None if box is None else partial(_cut_out, box, stage.width, stage.height)
         if stage.extra_channels:
             rows = np.concatenate([small, _encode(stage, kept)], axis=1)
             channels = np.concatenate([rows] * stage.copies)
-            return Start(latents=latents, timesteps=timesteps, channels=channels, finish=finish)
+            return Start(latents=latents, timesteps=timesteps, channels=channels, part=part, finish=finish)
         stage.codec.draw(kept, _generators(stage, len(kept)))  # unused, but diffusers draws it before the loop
         assert picture is not None
         after_step = partial(_keep, stage, picture, noise, small)
-        return Start(latents=latents, timesteps=timesteps, after_step=after_step, finish=finish)
+        return Start(latents=latents, timesteps=timesteps, after_step=after_step, part=part, finish=finish)
 
     def _begins_with_picture(self, request: Request) -> bool:
         return self.denoising_start is not None or (self.strength < 1 and request.latents is None)
@@ -138,7 +143,7 @@ class Inpainting(Task):
         image: Any = self.image
         mask: Any = self.mask_image
         if box is not None:
-            image, mask = (resize_and_fill(one.crop(box), stage.width, stage.height) for one in (image, mask))
+            image, mask = (_cut_out(box, stage.width, stage.height, one) for one in (image, mask))
         pixels = read_picture(image, stage.height, stage.width)
         masks = preprocess_mask(mask, stage.height, stage.width)
         if len(masks) not in (1, len(pixels)) and len(pixels) != 1:
@@ -150,6 +155,10 @@ class Inpainting(Task):
         original: Any = self.image
         mask: Any = self.mask_image
         return [overlay(picture, original, mask, box) for picture in painted]
+
+
+def _cut_out(box: Box, width: int, height: int, image: "Image") -> "Image":
+    return resize_and_fill(image.crop(box), width, height)
 
 
 def _mask_size(mask: MaskInput) -> tuple[int, int]:

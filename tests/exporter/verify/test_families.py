@@ -7,6 +7,9 @@ import pytest
 
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.verify import report_to_json, verify
+from diffoundry.exporter.verify.source import find_checkpoint
+from diffoundry.runtime.bundle import Bundle
+from diffoundry.runtime.controlnet_names import MID_RESIDUAL, residual_name
 
 _TEXT_2 = {"text_encoder_2", "unet", "vae_encoder", "vae_decoder"}
 
@@ -40,3 +43,29 @@ def test_a_wrong_second_encoder_is_found(exported, tiny_sd_checkpoint, editable,
     report = verify(bundle.path, open_checkpoint(str(folder)), quick)
     failed = {check.subject for check in report.all_checks if not check.passed and check.part == "component"}
     assert failed == {"text_encoder_2 text_embeds"}
+
+
+def test_a_bundle_with_a_controlnet_passes_on_every_engine(controlled_bundle, quick):
+    """The recipe says which ControlNet was joined; in the report it is a component like the others."""
+    bundle = controlled_bundle()
+    report = verify(bundle, find_checkpoint(Bundle(bundle)), quick)
+    assert [check for check in report.all_checks if not check.passed] == []
+    assert {build.name for build in report.builds} >= {"onnxruntime fp32", "openvino fp32"}
+    for build in report.builds:
+        results = {result.output for result in build.outputs if result.component == "controlnet"}
+        assert results == {*(residual_name(index) for index in range(6)), MID_RESIDUAL}
+
+
+def test_several_controlnets_pass(controlled_bundle, quick):
+    bundle = controlled_bundle(nets=("first", "pooled"))
+    report = verify(bundle, find_checkpoint(Bundle(bundle)), quick)
+    assert [check for check in report.all_checks if not check.passed] == []
+    assert {result.component for result in report.builds[0].outputs} >= {"unet", "controlnet", "controlnet_1"}
+
+
+def test_a_wrong_controlnet_is_found(controlled_bundle, editable, quick):
+    bundle = editable(controlled_bundle(nets=("first", "pooled")))
+    bundle.edit_weight("controlnet_1", "controlnet_mid_block.weight", lambda weight: np.multiply(weight, 3, out=weight))
+    report = verify(bundle.path, find_checkpoint(Bundle(bundle.path)), quick)
+    failed = {check.subject for check in report.all_checks if not check.passed and check.part == "component"}
+    assert failed == {f"controlnet_1 {MID_RESIDUAL}"}

@@ -19,15 +19,16 @@ _COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
 @pytest.fixture(scope="module")
 def cases():
     """Every component on what a picture of six steps feeds it."""
-    pipeline = reference_pipeline(open_checkpoint("emoji"), torch.float32)
+    checkpoint = open_checkpoint("emoji")
+    pipeline = reference_pipeline(checkpoint, torch.float32)
     settings = Settings(prompts=("rocket",), seeds=(3,), steps=6, guidance_scale=7.5, height=64, width=64)
     with record_unet(pipeline) as calls:
         trace = paint_reference(pipeline, "rocket", 3, settings, lambda *_: None)
     return [
-        *unet_cases(trace, calls, 0),
+        *unet_cases(checkpoint.component("unet"), trace, calls, 0),
         *decoder_cases(pipeline, trace),
         *encoder_cases(pipeline, trace),
-        *text_cases(pipeline, open_checkpoint("emoji").components, ["rocket"]),
+        *text_cases(pipeline, checkpoint.components, ["rocket"]),
     ]
 
 

@@ -104,7 +104,7 @@ def test_a_checkpoint_of_nine_channels_says_what_it_needs(nine):
         ({"mask_image": np.zeros((64, 72), np.float32)}, "mask_image: got 72 x 64 pixels, expected the image's"),
         (
             {"image": Image.new("RGB", (72, 64)), "mask_image": Image.new("L", (72, 64))},
-            "image: got 72 x 64 pixels, expected 64 x 64, the checkpoint's own; resize it, or pass height and width",
+            "image: got 72 x 64 pixels, expected 64 x 64, the size that is painted; resize it, or pass height and",
         ),
         ({"mask_image": Image.new("LA", (64, 64))}, "mask_image: got a picture with transparency"),
         ({"mask_image": [MASK] * 2, "image": [Image.new("RGB", (64, 64))] * 3}, "mask_image: got 2 for 3 images"),

@@ -79,15 +79,29 @@ class Lowered:
 
 
 @pytest.fixture(scope="session")
-def checkpoint_of(tiny_sd_checkpoint: Callable[[str], Path]) -> Callable[[str], Any]:
-    """Factory: the checkpoint called "emoji", "sd1" or "sd2"."""
-    return lambda model: open_checkpoint("emoji" if model == "emoji" else str(tiny_sd_checkpoint(model)))
+def checkpoint_of(tiny_sd_checkpoint: Callable[[str], Path], tiny_controlnet: Callable[..., Path]) -> Any:
+    """Factory: the checkpoint called "emoji", "sd1", "sd2", or "controlled": "sd1" with a ControlNet."""
+
+    def find(model: str) -> Any:
+        if model == "controlled":
+            return open_checkpoint(str(tiny_sd_checkpoint("sd1"))).with_controlnets([str(tiny_controlnet())])
+        return open_checkpoint("emoji" if model == "emoji" else str(tiny_sd_checkpoint(model)))
+
+    return find
 
 
 @pytest.fixture(scope="session")
-def bundle_of(exported: Callable[..., Path], tiny_sd_checkpoint: Callable[[str], Path]) -> Callable[[str], Path]:
+def bundle_of(
+    exported: Callable[..., Path], tiny_sd_checkpoint: Callable[[str], Path], controlled_bundle: Callable[..., Path]
+) -> Callable[[str], Path]:
     """Factory: a bundle with the portable graphs of a model; shared, so copy it before changing it."""
-    return lambda model: exported("emoji" if model == "emoji" else tiny_sd_checkpoint(model))
+
+    def find(model: str) -> Path:
+        if model == "controlled":
+            return controlled_bundle()
+        return exported("emoji" if model == "emoji" else tiny_sd_checkpoint(model))
+
+    return find
 
 
 @pytest.fixture(scope="session")

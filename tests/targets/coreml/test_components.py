@@ -63,3 +63,18 @@ def test_half_precision_is_near(lowered, open_engine, torch_outputs, make_feeds,
     )  # fmt: skip
     whole = lowered("emoji", component, **WAYS[way])
     assert made.size < 0.53 * whole.size
+
+
+@pytest.mark.parametrize("component", ["unet", "controlnet"])
+@pytest.mark.parametrize("way", ["iOS16", "iOS18", "neural engine", "two chunks"])
+def test_a_controlnet_and_the_denoiser_that_it_guides(lowered, open_engine, torch_outputs, make_feeds, component, way):
+    """A size that cannot be halved: 72 x 88 pixels are 9 x 11 latents, 5 x 6, 3 x 3."""
+    options = {"chunks": 2} if way == "two chunks" else WAYS[way]
+    made = lowered("controlled", component, buckets=((72, 88),), **options)
+    shapes = {spec.name: spec.shape for spec in (*made.spec.inputs, *made.spec.outputs)}
+    assert shapes["mid_block_additional_residual"] == (2, 64, 3, 3)
+    feeds = make_feeds(made.spec.inputs, sizes={"height": 72, "width": 88})
+    with open_engine(made) as engine:
+        outputs = engine.run(feeds)
+    for name, array in torch_outputs("controlled", component, feeds).items():
+        np.testing.assert_allclose(outputs[name], array, rtol=0, atol=1e-4)

@@ -1,0 +1,85 @@
+"""ControlNets of a checkpoint: those that it holds itself, and those that are joined to it from other folders."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from diffoundry.exporter.checkpoints.aliases import package_path, read_aliases
+from diffoundry.exporter.checkpoints.weight_files import read_json
+from diffoundry.exporter.components.controlnet import CONTROLNET_CLASS
+from diffoundry.runtime.controlnet_names import controlnet_name, is_controlnet
+from diffoundry.runtime.errors import CheckpointError
+from diffoundry.runtime.pipelines.classes import CONTROLNET_CLASSES
+
+__all__ = ["controlnet_folders", "diffusers_index", "joined_index"]
+
+_SEVERAL = "MultiControlNetModel"
+
+
+def controlnet_folders(root: Path, index: Mapping[str, Any], joined: Sequence[str]) -> dict[str, Path]:
+    """Name of each ControlNet, "controlnet", "controlnet_1" ..., to its folder: those of the checkpoint come first.
+
+    Args:
+        root: The checkpoint's folder.
+        index: Its model_index.json.
+        joined: Folders or aliases of others.
+
+    Raises:
+        CheckpointError: One cannot be found, or is something else.
+    """
+    own = list(_own(root, index))
+    folders = [*own, *(_find(text) for text in joined)]
+    return {controlnet_name(number): folder for number, folder in enumerate(folders)}
+
+
+def joined_index(index: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The checkpoint's model_index.json with an entry for each ControlNet, and the pipeline class that takes them.
+
+    Raises:
+        CheckpointError: diffusers has no such class.
+    """
+    if not names:
+        return dict(index)
+    found = index["_class_name"]
+    if found not in CONTROLNET_CLASSES.values() and found not in CONTROLNET_CLASSES:
+        raise CheckpointError(
+            f"model_index.json: pipeline class: got {found!r} with a ControlNet, expected one of "
+            f"{', '.join(CONTROLNET_CLASSES)}"
+        )
+    entries = {name: list(CONTROLNET_CLASS) for name in names}
+    return {**index, "_class_name": CONTROLNET_CLASSES.get(found, found), **entries}
+
+
+def diffusers_index(index: Mapping[str, Any]) -> dict[str, Any]:
+    """The opposite of `joined_index`: as diffusers writes it, where several ControlNets are one entry."""
+    names = [name for name in index if is_controlnet(name)]
+    if len(names) < 2:
+        return dict(index)
+    rest = {key: value for key, value in index.items() if key not in names}
+    return {**rest, controlnet_name(0): [CONTROLNET_CLASS[0], _SEVERAL]}
+
+
+def _own(root: Path, index: Mapping[str, Any]) -> list[Path]:
+    entry = index.get(controlnet_name(0))
+    kind = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+    if kind != _SEVERAL:
+        return [root / controlnet_name(0)] if kind is not None else []
+    folders = [root / controlnet_name(0)]
+    while (following := root / controlnet_name(len(folders))).is_dir():
+        folders.append(following)
+    return folders
+
+
+def _find(text: str) -> Path:
+    """The folder of a ControlNet by what the user calls it."""
+    alias = read_aliases().get(text)
+    folder = package_path(alias.folder) if alias is not None and alias.folder is not None else Path(text)
+    if not text or not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"--controlnet: got {text!r}, expected an alias or the folder of a ControlNet in diffusers' layout, with "
+            f"config.json and diffusion_pytorch_model.safetensors; one from a hub must be downloaded first"
+        )
+    found = read_json(folder / "config.json").get("_class_name")
+    if found != CONTROLNET_CLASS[1]:
+        raise CheckpointError(f"--controlnet: {folder}: got a {found}, expected a {CONTROLNET_CLASS[1]}")
+    return folder

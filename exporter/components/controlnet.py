@@ -1,0 +1,110 @@
+"""ControlNetModel: what a denoiser is fed, and a picture that says where things are, to residuals for the denoiser.
+
+Zhang et al. 2023, https://arxiv.org/abs/2302.05543.
+"""
+
+from functools import partial
+
+from diffoundry.exporter.component import Component, ComponentKind, Configs, read_field
+from diffoundry.exporter.components.latents import latent_dims
+from diffoundry.exporter.components.residuals import layers_of_levels, residual_specs
+from diffoundry.exporter.components.unet import condition_width, size_inputs
+from diffoundry.runtime.dims import parse_size
+from diffoundry.runtime.errors import ConfigError
+from diffoundry.runtime.specs import TensorSpec
+
+__all__ = ["CONTROLNET_CLASS", "controlnet"]
+
+CONTROLNET_CLASS = ("diffusers", "ControlNetModel")
+
+_UNKNOWN_INPUTS = ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type")
+"""Fields that ask for an input which no pipeline here can feed."""
+
+_PICTURE_CHANNELS = 3
+"""Red, green and blue, which is what a pipeline feeds."""
+
+
+def controlnet(name: str) -> ComponentKind:
+    """The ControlNet of this name; there may be several, "controlnet", "controlnet_1" ..., as diffusers saves them."""
+    return ComponentKind(
+        name=name, source=name, classes=(":".join(CONTROLNET_CLASS),), describe=partial(_describe, name)
+    )
+
+
+def _describe(name: str, configs: Configs) -> Component:
+    _check_own(name, configs)
+    _check_same(name, configs)
+    height, width = latent_dims(configs)
+    factor = parse_size(height).divisor
+    pooled = bool(configs[name].get("global_pool_conditions"))
+    return Component(
+        name=name,
+        source=name,
+        wrapper="diffoundry.exporter.components.controlnet_module:ControlNetModule",
+        inputs=(
+            TensorSpec(
+                name="sample",
+                dtype="float32",
+                shape=("batch", read_field(configs, name, "in_channels", int), height, width),
+            ),
+            TensorSpec(name="timestep", dtype="float32", shape=(1,)),
+            TensorSpec(
+                name="encoder_hidden_states",
+                dtype="float32",
+                shape=("batch", "sequence", condition_width(configs, name)),
+            ),
+            TensorSpec(
+                name="controlnet_cond", dtype="float32", shape=("batch", _PICTURE_CHANNELS, "height", "width")
+            ),
+            *size_inputs(configs, name),
+        ),
+        outputs=residual_specs(configs, name, pooled=pooled),
+        example={
+            "batch": 2, height: 9, width: 11, "sequence": 7, "height": 9 * factor, "width": 11 * factor
+        },
+    )  # fmt: skip
+
+
+def _check_own(name: str, configs: Configs) -> None:
+    """Refuse what no pipeline can feed."""
+    config = configs[name]
+    for key in _UNKNOWN_INPUTS:
+        if config.get(key) is not None:
+            raise ConfigError(
+                f"{name}/config.json: field {key!r}: got {config[key]!r}, expected null; it is not supported"
+            )
+    channels = config.get("conditioning_channels", _PICTURE_CHANNELS)
+    if channels != _PICTURE_CHANNELS:
+        raise ConfigError(
+            f"{name}/config.json: field 'conditioning_channels': got {channels!r}, expected {_PICTURE_CHANNELS}: it is "
+            f"fed pictures in RGB"
+        )
+
+
+def _check_same(name: str, configs: Configs) -> None:
+    """Refuse a ControlNet that is of another build than the denoiser and its latents."""
+    channels, unet = (read_field(configs, one, "block_out_channels", list) for one in (name, "unet"))
+    _compare(name, "block_out_channels", channels, f"the UNet has {unet}", same=channels == unet)
+    layers, others = layers_of_levels(configs, name), layers_of_levels(configs, "unet")
+    _compare(name, "layers_per_block", layers, f"the UNet has {others}", same=layers == others)
+    width, other = condition_width(configs, name), condition_width(configs)
+    _compare(name, "cross_attention_dim", width, f"the UNet has {other}", same=width == other)
+    taken, latent = read_field(configs, name, "in_channels", int), read_field(configs, "vae", "latent_channels", int)
+    _compare(name, "in_channels", taken, f"the VAE's latents have {latent}", same=taken == latent)
+    steps = read_field(configs, name, "conditioning_embedding_out_channels", list)
+    factor, whole = 1 << (len(steps) - 1), parse_size(latent_dims(configs)[0]).divisor
+    _compare(
+        name,
+        "conditioning_embedding_out_channels",
+        f"{steps}, for {factor} pixels to a latent",
+        f"the VAE has {whole}",
+        same=factor == whole,
+    )
+
+
+def _compare(name: str, field: str, found: object, expected: str, *, same: bool) -> None:
+    if not same:
+        raise ConfigError(
+            f"{name}/config.json: field {field!r}: got {found}, but {expected}; this ControlNet was made for another "
+            f"kind of checkpoint"
+        )

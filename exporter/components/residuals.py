@@ -1,0 +1,59 @@
+"""The one interface between ControlNets and denoisers, from the config of either: what is added, in which shapes."""
+
+from diffoundry.exporter.component import Configs, read_field
+from diffoundry.exporter.components.latents import latent_dims
+from diffoundry.runtime.controlnet_names import MID_RESIDUAL, residual_name
+from diffoundry.runtime.dims import Size, parse_size
+from diffoundry.runtime.specs import TensorSpec
+
+__all__ = ["layers_of_levels", "residual_specs"]
+
+
+def residual_specs(configs: Configs, source: str, *, pooled: bool = False) -> tuple[TensorSpec, ...]:
+    """One tensor for each skip connection of a UNet's way down, in its order, and one for its middle.
+
+    The skip connections are the first convolution, every layer, and what halves the picture between two levels, which
+    rounds up. diffusers: `down_block_res_samples` in `UNet2DConditionModel.forward` and `ControlNetModel.forward`.
+
+    Args:
+        configs: Of the checkpoint.
+        source: Of the UNet or of a ControlNet, whose way down is built the same.
+        pooled: Whether each tensor has one pixel, as a ControlNet that knows no places gives them.
+
+    Raises:
+        CheckpointError: A field is missing or damaged.
+    """
+    channels = read_field(configs, source, "block_out_channels", list)
+    skips = [(channels[0], 0)]
+    for level, (width, layers) in enumerate(zip(channels, layers_of_levels(configs, source), strict=True)):
+        skips += [(width, level)] * layers
+        if level + 1 < len(channels):
+            skips.append((width, level + 1))
+    names = [residual_name(index) for index in range(len(skips))]
+    shapes = [*zip(names, skips, strict=True), (MID_RESIDUAL, (channels[-1], len(channels) - 1))]
+    return tuple(
+        TensorSpec(
+            name=name,
+            dtype="float32",
+            shape=("batch", width, *((1, 1) if pooled else _size(configs, level))),
+        )
+        for name, (width, level) in shapes
+    )
+
+
+def layers_of_levels(configs: Configs, source: str) -> list[int]:
+    """`layers_per_block`, one number a level."""
+    levels = len(read_field(configs, source, "block_out_channels", list))
+    layers = configs[source].get("layers_per_block")
+    return layers if isinstance(layers, list) else [read_field(configs, source, "layers_per_block", int)] * levels
+
+
+def _size(configs: Configs, level: int) -> tuple[str, str]:
+    """Height and width of a level; halving twice, rounded up each time, is quartering rounded up."""
+    height, width = latent_dims(configs)
+    if level == 0:
+        return height, width
+    tall, wide = (parse_size(side) for side in (height, width))
+    return str(Size(tall.symbol, tall.divisor << level, up=True)), str(
+        Size(wide.symbol, wide.divisor << level, up=True)
+    )
