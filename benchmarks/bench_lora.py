@@ -4,7 +4,9 @@ python benchmarks/bench_lora.py BUNDLE [--target T] [--precision P] [--rank 16] 
     [--rounds 5] [--height H --width W] [--threads N] [--json FILE]
 
 Two random LoRAs of that rank are made for the layers of the bundle. Every row is the median over rounds, and its ratio
-to the reload: open the bundle, check its sums, open the engines that a LoRA changes. "paint" is a text and one step.
+to the reload: open the bundle, check its sums, open the engines that a LoRA changes. "paint" is a text and one guided
+step. What changes adapters is measured until the next call could begin: "first load" opens the adaptable form, "switch"
+is from one LoRA to another, "off" and "on" unload the only one and load it again. --no-hold holds one form at a time.
 """
 
 import argparse
@@ -21,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from diffoundry.runtime import EngineOptions, load
-from diffoundry.runtime.bench.machine import machine_facts
+from diffoundry.runtime.bench.machine import machine_facts, peak_rss
 
 _LAYERS = {
     "attention": r"(to_[qkv]|to_out\.0|[qkv]_proj|out_proj)$",
@@ -43,12 +45,14 @@ def main() -> None:
     parser.add_argument("--height", type=int)
     parser.add_argument("--width", type=int)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--hold", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         report = _measure(asked, Path(folder))
     reload_ = report["seconds"]["reload"]
-    print(f"{machine_facts().cpu}; {report['engine']}, rank {asked.rank}, {asked.layers}")
+    print(f"{machine_facts().cpu}; {report['engine']}, rank {asked.rank}, {asked.layers}, hold {asked.hold}")
+    print(f"peak memory {report['peak_rss_bytes'] / 1e9:.1f} GB")
     print(f"{'':<12}{'median s':>10}{'of reload':>11}")
     for name, seconds in report["seconds"].items():
         print(f"{name:<12}{seconds:>10.4f}{seconds / reload_:>11.3f}")
@@ -61,10 +65,26 @@ def _paint(pipe: Any, asked: argparse.Namespace) -> None:
     pipe("a", num_inference_steps=1, output_type="latent", seed=0, **size)
 
 
+def _settle(pipe: Any) -> None:
+    """Whatever waits for the next call of an engine."""
+    for name in _COMPONENTS:
+        pipe.components.engine(name)
+
+
+def _on(pipe: Any, path: Path) -> None:
+    pipe.load_lora(path)
+    _settle(pipe)
+
+
+def _off(pipe: Any) -> None:
+    pipe.unload_lora()
+    _settle(pipe)
+
+
 def _switch(pipe: Any, path: Path) -> None:
     """From the LoRA that is loaded to another."""
     pipe.unload_lora()
-    pipe.load_lora(path)
+    _on(pipe, path)
 
 
 def _write_lora(pipe: Any, asked: argparse.Namespace, path: Path, seed: int) -> Path:
@@ -91,7 +111,7 @@ def _write_lora(pipe: Any, asked: argparse.Namespace, path: Path, seed: int) -> 
 
 
 def _measure(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    options = EngineOptions(threads=asked.threads)
+    options = EngineOptions(threads=asked.threads, hold=asked.hold)
     seconds: dict[str, list[float]] = {}
 
     def timed(name: str, work: Callable[..., Any], *arguments: Any) -> Any:
@@ -102,8 +122,7 @@ def _measure(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
     def reload_() -> Any:
         pipe = load(asked.bundle, target=asked.target, precision=asked.precision, options=options)
-        for name in _COMPONENTS:
-            pipe.components.engine(name)
+        _settle(pipe)
         return pipe
 
     files: list[Path] = []
@@ -112,18 +131,27 @@ def _measure(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
         files = files or [_write_lora(pipe, asked, folder / f"{name}.safetensors", name) for name in (0, 1)]
         _paint(pipe, asked)
         timed("paint", _paint, pipe, asked)
-        timed("first load", pipe.load_lora, files[0])
+        timed("first load", _on, pipe, files[0])
         _paint(pipe, asked)
         timed("paint, LoRA", _paint, pipe, asked)
-        timed("switch", _switch, pipe, files[1])
-        timed("scale", pipe.set_lora_scale, 0.5)
-        pipe.unload_lora()
-        timed("back to base", _paint, pipe, asked)
+        for path in (files[1], files[0], files[1]):
+            timed("switch", _switch, pipe, path)
+            timed("scale", pipe.set_lora_scale, 0.5)
+        for path in files:
+            timed("off", _off, pipe)
+            timed("on", _on, pipe, path)
+        _paint(pipe, asked)
         pipe.components.close()
     choice = pipe.components.choice("unet")
     return {
         "engine": f"{choice.spec.target} {choice.spec.precision}" if choice else "onnxruntime",
         "rank": asked.rank,
         "layers": asked.layers,
+        "hold": asked.hold,
+        "peak_rss_bytes": peak_rss(),
         "seconds": {name: statistics.median(values) for name, values in seconds.items()},
     }
+
+
+if __name__ == "__main__":
+    main()

@@ -79,7 +79,7 @@ def open_row(
 
     model = ov.convert_model(graph)
     text = next(parameter for parameter in model.inputs if "encoder_hidden_states" in parameter.get_names())
-    feeds = unet_feeds(text.get_partial_shape()[2].get_length(), size, batch)
+    feeds = unet_feeds({"cross_attention_dim": text.get_partial_shape()[2].get_length()}, size, batch)
     facts = _rewrite(model, row, precision, feeds, dynamic=dynamic)
     settings = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERF_COUNT": True}
     request = core().compile_model(model, "CPU", settings).create_infer_request()

@@ -62,7 +62,7 @@ def open_engine(
     options = {name: value for name, value in spec.options.items() if name != "buckets"} | buckets
     path = [opened.file(file) for file in spec.files][0]  # noqa: RUF015  # all are checked, the first is opened
     engine = OpenVinoEngine(path, replace(spec, options=options), EngineOptions(device="cpu", threads=threads))
-    feeds = unet_feeds(opened.config("unet")["cross_attention_dim"], size, batch)
+    feeds = unet_feeds(opened.config("unet"), size, batch)
     return lambda: engine.run(feeds)["out_sample"].std().item(), engine.facts
 
 

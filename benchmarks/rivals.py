@@ -33,21 +33,27 @@ def plain_graph(model: str, *, random_weights: bool, size: int, batch: int, fold
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     module = open_checkpoint(model, random_weights=random_weights).load("unet")
-    feeds = unet_feeds(module.config.cross_attention_dim, size, batch)
+    feeds = unet_feeds(module.config, size, batch)
     arguments = tuple(torch.from_numpy(array) for array in feeds.values())
     names = {"input_names": list(feeds), "output_names": ["out_sample"]}
     torch.onnx.export(_with_tensors(module), arguments, path, dynamo=True, **names)
     return path
 
 
-def unet_feeds(width: int, size: int, batch: int) -> dict[str, np.ndarray]:
-    """Seeded inputs of one call."""
+def unet_feeds(config: Mapping[str, Any], size: int, batch: int) -> dict[str, np.ndarray]:
+    """Seeded inputs of one call of a UNet with this config, those of Stable Diffusion XL too."""
     rng = np.random.default_rng(0)
-    return {
+    feeds = {
         "sample": rng.standard_normal((batch, 4, size // 8, size // 8), dtype=np.float32),
         "timestep": np.asarray([481.0], np.float32),
-        "encoder_hidden_states": rng.standard_normal((batch, 77, width), dtype=np.float32),
+        "encoder_hidden_states": rng.standard_normal((batch, 77, config["cross_attention_dim"]), dtype=np.float32),
     }
+    if config.get("addition_embed_type") == "text_time":
+        sizes = [size, size, 0, 0, size, size]
+        pooled = config["projection_class_embeddings_input_dim"] - len(sizes) * config["addition_time_embed_dim"]
+        feeds["text_embeds"] = rng.standard_normal((batch, pooled), dtype=np.float32)
+        feeds["time_ids"] = np.asarray([sizes] * batch, np.float32)
+    return feeds
 
 
 def our_unet(bundle: str, target: str, precision: str, size: int, batch: int, *, native: bool = True) -> Opened:
@@ -58,16 +64,16 @@ def our_unet(bundle: str, target: str, precision: str, size: int, batch: int, *,
 
     components = Components(Bundle(bundle), target=target, precision=precision, options=EngineOptions(native=native))
     components.engine("unet")
-    feeds = unet_feeds(components.bundle.config("unet")["cross_attention_dim"], size, batch)
+    feeds = unet_feeds(components.bundle.config("unet"), size, batch)
     return lambda: components.run("unet", feeds)["out_sample"], {"engine": f"{target} {precision}"}
 
 
-def openvino_unet(graph: str, precision: str, width: int, size: int, batch: int) -> Opened:
+def openvino_unet(graph: str, precision: str, config: Mapping[str, Any], size: int, batch: int) -> Opened:
     """OpenVINO on a graph as it is, fixed in shape."""
     import openvino as ov
 
     kinds = {"fp32": ov.Type.f32, "bf16": ov.Type.bf16}
-    feeds = unet_feeds(width, size, batch)
+    feeds = unet_feeds(config, size, batch)
     model = ov.Core().read_model(graph)
     model.reshape({name: list(array.shape) for name, array in feeds.items()})
     request = (
@@ -76,14 +82,14 @@ def openvino_unet(graph: str, precision: str, width: int, size: int, batch: int)
     return lambda: request.infer(feeds)[0].copy(), {"openvino": ov.__version__}
 
 
-def onnxruntime_unet(graph: str, width: int, size: int, batch: int) -> Opened:
+def onnxruntime_unet(graph: str, config: Mapping[str, Any], size: int, batch: int) -> Opened:
     """ONNX Runtime on a graph as it is."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    feeds = unet_feeds(width, size, batch)
+    feeds = unet_feeds(config, size, batch)
     return lambda: session.run(None, feeds)[0], {"onnxruntime": onnxruntime.__version__}
 
 
@@ -99,12 +105,13 @@ def torch_unet(model: str, dtype: str, size: int, batch: int, *, random_weights:
     if channels_last:
         module = torch.nn.Module.to(module, memory_format=torch.channels_last)
     gc.collect()
-    arrays = unet_feeds(module.config.cross_attention_dim, size, batch).values()
-    sample, timestep, states = (torch.from_numpy(array).to(kind) for array in arrays)
+    feeds = unet_feeds(module.config, size, batch)
+    tensors = [torch.from_numpy(array).to(kind) for array in feeds.values()]
+    plain = _with_tensors(module)
 
     def call() -> np.ndarray:
         with torch.inference_mode():
-            result: np.ndarray = module(sample, timestep, states).sample.float().numpy()
+            result: np.ndarray = plain(*tensors).float().numpy()
             return result
 
     return call, {"torch": torch.__version__}
@@ -175,7 +182,10 @@ def _with_tensors(unet: Any) -> Any:
             super().__init__()
             self.unet = unet
 
-        def forward(self, sample: Any, timestep: Any, encoder_hidden_states: Any) -> Any:
-            return self.unet(sample, timestep, encoder_hidden_states, return_dict=False)[0]
+        def forward(
+            self, sample: Any, timestep: Any, encoder_hidden_states: Any, text_embeds: Any = None, time_ids: Any = None
+        ) -> Any:
+            added = None if text_embeds is None else {"text_embeds": text_embeds, "time_ids": time_ids}
+            return self.unet(sample, timestep, encoder_hidden_states, added_cond_kwargs=added, return_dict=False)[0]
 
     return Plain()

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import cast
 import numpy as np
 
 from diffoundry.runtime.bundle import Bundle
-from diffoundry.runtime.engine import AdaptableEngine, Array, Engine, EngineOptions, run_checked
+from diffoundry.runtime.engine import AdaptableEngine, Adapted, Array, Engine, EngineOptions, run_checked
 from diffoundry.runtime.errors import EngineError, InputError
 from diffoundry.runtime.plugins import TargetPlugin, find_plugin, list_plugins
 from diffoundry.runtime.specs import AdapterSpec, EngineSpec, TensorSpec
@@ -37,6 +37,10 @@ class Choice:
     skipped: tuple[str, ...]
 
 
+_IN_TURNS = ("unet", "controlnet")
+"""How the names of components begin that every step runs, one after the other."""
+
+
 class Components:
     """The engines of one bundle, for one choice of target, precision and options. Safe to share between threads.
 
@@ -52,6 +56,7 @@ class Components:
         target: str | None = None,
         precision: str | None = None,
         options: EngineOptions | None = None,
+        low_memory: bool = False,
     ) -> None:
         """Nothing is opened yet.
 
@@ -60,6 +65,8 @@ class Components:
             target: Only engines of this target, or None for the first that can run here.
             precision: Only engines of this precision, or None for the first that the device computes in itself.
             options: Device, threads and the like; the default is the target's first device.
+            low_memory: Close what is open before another component runs, save those that every step runs. Memory then
+                peaks at the largest component and every picture opens them anew; threads take turns.
         """
         self.bundle = bundle
         self.on_call: Call | None = None
@@ -70,6 +77,7 @@ class Components:
         self._adapters: dict[str, Mapping[str, Array]] = {}
         self._left: set[str] = set()  # adapted engines whose adapters are gone, until their next call
         self._locks = {name: threading.Lock() for name in bundle.components}
+        self._turn = threading.RLock() if low_memory else None
 
     def engine(self, name: str) -> Engine:
         """The engine of the component `name`, opened at the first call.
@@ -84,19 +92,17 @@ class Components:
         self.bundle.engines(name)  # says so when there is no such component
         with self._locks[name]:
             if name not in self._engines:
-                engine = self._open(name)
-                if name in self._adapters:
-                    self._adapt(name, engine, self._adapters[name])
-                self._engines[name] = engine
+                self._engines[name] = self._open(name)
             elif name in self._left:
-                self._adapt(name, self._engines[name], {})
+                self._adapt(name, {})
             self._left.discard(name)
             return self._engines[name]
 
     def open_all(self, names: Collection[str] | None = None) -> None:
         """Open components now, side by side, instead of one after the other when each is first needed.
 
-        Most of the time goes into the SHA-256 of the files, which takes one core each.
+        Most of the time goes into the SHA-256 of the files, which takes one core each. With low memory nothing is
+        opened ahead.
 
         Args:
             names: Which; None for all.
@@ -105,6 +111,8 @@ class Components:
             BundleError: As `engine`.
             EngineError: As `engine`; of several the first by `names`.
         """
+        if self._turn is not None:
+            return
         wanted = self.bundle.components if names is None else names
         with ThreadPoolExecutor(max_workers=max(len(wanted), 1)) as pool:
             for opened in [pool.submit(self.engine, name) for name in wanted]:
@@ -146,7 +154,7 @@ class Components:
     def adapt(self, name: str, adapters: Mapping[str, Array]) -> None:
         """Let a component compute with adapters from its next call on, or without where there are none.
 
-        To go back takes opening its engine anew, so that waits for the next call: other adapters may come before it.
+        To go back may take opening its engine anew, so that waits for the next call: other adapters may come before it.
 
         Args:
             name: The component.
@@ -163,13 +171,18 @@ class Components:
                     self._left.add(name)
                 return
             if name in self._engines:
-                self._adapt(name, self._engines[name], adapters)
+                self._adapt(name, adapters)
             self._left.discard(name)
             self._adapters[name] = adapters
 
-    def _adapt(self, name: str, engine: Engine, adapters: Mapping[str, Array]) -> None:
-        graph = [self.bundle.file(file) for file in self.adapters(name).files][0] if adapters else None  # noqa: RUF015  # all are checked
-        cast("AdaptableEngine", engine).adapt(graph, adapters)
+    def _adapt(self, name: str, adapters: Mapping[str, Array]) -> None:
+        cast("AdaptableEngine", self._engines[name]).adapt(self._adapted(name, adapters))
+
+    def _adapted(self, name: str, adapters: Mapping[str, Array]) -> Adapted | None:
+        if not adapters:
+            return None
+        graph = [self.bundle.file(file) for file in self.adapters(name).files][0]  # noqa: RUF015  # all are checked
+        return Adapted(graph=graph, adapters=adapters)
 
     def notes(self) -> tuple[str, ...]:
         """Which engines were passed over and why, each sentence once; empty when the first ones run."""
@@ -188,7 +201,9 @@ class Components:
                 f"leave target and precision out, or make a bundle with 'diffoundry export'"
             )
         options = replace(self._options, device=device or "cpu")
-        engine: Engine = find_plugin(target).load("engine")(Path(path), spec, options)
+        adapted = self._adapted(name, self._adapters.get(name, {}))
+        begin = {} if adapted is None else {"adapted": adapted}
+        engine: Engine = find_plugin(target).load("engine")(Path(path), spec, options, **begin)
         return engine
 
     def run(self, name: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -201,6 +216,14 @@ class Components:
             InputError: A feed does not fit the component.
             EngineError: The engine failed.
         """
+        if self._turn is None:
+            return self._run(name, feeds)
+        with self._turn:
+            together = name.startswith(_IN_TURNS)
+            self._close(o for o in self._locks if o != name and not (together and o.startswith(_IN_TURNS)))
+            return self._run(name, feeds)
+
+    def _run(self, name: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
         engine = self.engine(name)
         specs = {spec.name: spec for spec in engine.inputs}
         fitted = {key: _fit(array, specs[key], name) if key in specs else array for key, array in feeds.items()}
@@ -234,8 +257,11 @@ class Components:
 
     def close(self) -> None:
         """Close every engine that was opened; the next `run` opens them again."""
-        for name, lock in self._locks.items():
-            with lock:
+        self._close(self._locks)
+
+    def _close(self, names: Iterable[str]) -> None:
+        for name in names:
+            with self._locks[name]:
                 if name in self._engines:
                     self._engines.pop(name).close()
                 self._left.discard(name)

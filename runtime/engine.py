@@ -11,7 +11,7 @@ import numpy.typing as npt
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.specs import EngineSpec, TensorSpec
 
-__all__ = ["AdaptableEngine", "Array", "Engine", "EngineOptions", "OpenEngine", "run_checked"]
+__all__ = ["AdaptableEngine", "Adapted", "Array", "Engine", "EngineOptions", "OpenEngine", "run_checked"]
 
 Array = npt.NDArray[Any]
 
@@ -27,6 +27,8 @@ class EngineOptions:
         hint: "latency" or "throughput" where the vendor knows the difference, or None for the vendor's own choice.
         cache: Folder in which compiled engines are kept between runs, or None to keep none.
         native: Whether our own compiled kernels are used where they are installed.
+        hold: Whether an engine that was adapted holds both of its forms once each was needed: loading and unloading
+            adapters then takes no time, and the weights are in memory twice. Off, only the form in use is held.
     """
 
     device: str | None = None
@@ -34,6 +36,7 @@ class EngineOptions:
     hint: str | None = None
     cache: Path | None = None
     native: bool = True
+    hold: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what no vendor knows.
@@ -71,17 +74,29 @@ class Engine(Protocol):
     ) -> None: ...
 
 
-class AdaptableEngine(Engine, Protocol):
-    """An engine whose manifest entry has `adapters`."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Adapted:
+    """What an engine computes with beside its own weights.
 
-    def adapt(self, graph: Path | None, adapters: Mapping[str, Array]) -> None:
+    Attributes:
+        graph: First of the files in the manifest entry's `adapters`.
+        adapters: float32: "<layer>.lora_A", (in, rank) or (rank, in, h, w) of a convolution; "<layer>.lora_B",
+            (rank, out) or (out, rank, 1, 1), scales included; "<table>.rows", (count, width). A layer without stays as
+            it is. The arrays are kept, not copied.
+    """
+
+    graph: Path
+    adapters: Mapping[str, Array]
+
+
+class AdaptableEngine(Engine, Protocol):
+    """An engine whose manifest entry has `adapters`. Its `OpenEngine` takes `adapted` too: what to begin with."""
+
+    def adapt(self, adapted: Adapted | None) -> None:
         """Let every `run` from now on compute with these adapters; those under way may still end without.
 
         Args:
-            graph: First of the files in the manifest entry's `adapters`, or None to be as it was opened, bit for bit.
-            adapters: float32: "<layer>.lora_A", (in, rank) or (rank, in, h, w) of a convolution; "<layer>.lora_B",
-                (rank, out) or (out, rank, 1, 1), scales included; "<table>.rows", (count, width). A layer without stays
-                as it is. The arrays are kept, not copied.
+            adapted: The adapters, or None to be as an engine without any, bit for bit.
 
         Raises:
             EngineError: The library refuses.

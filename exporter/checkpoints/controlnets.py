@@ -1,6 +1,6 @@
 """ControlNets of a checkpoint: those that it holds itself, and those that are joined to it from other folders."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from diffoundry.runtime.controlnet_names import controlnet_name, is_controlnet
 from diffoundry.runtime.errors import CheckpointError
 from diffoundry.runtime.pipelines.classes import CONTROLNET_CLASSES
 
-__all__ = ["controlnet_folders", "diffusers_index", "joined_index"]
+__all__ = ["controlnet_folders", "diffusers_index", "joined_index", "own_controlnets"]
 
 _SEVERAL = "MultiControlNetModel"
 
@@ -27,9 +27,26 @@ def controlnet_folders(root: Path, index: Mapping[str, Any], joined: Sequence[st
     Raises:
         CheckpointError: One cannot be found, or is something else.
     """
-    own = list(_own(root, index))
-    folders = [*own, *(_find(text) for text in joined)]
+    own = own_controlnets(index, {path.name for path in root.iterdir()})
+    folders = [*(root / name for name in own), *(_find(text) for text in joined)]
     return {controlnet_name(number): folder for number, folder in enumerate(folders)}
+
+
+def own_controlnets(index: Mapping[str, Any], folders: Collection[str]) -> tuple[str, ...]:
+    """The ControlNets that a checkpoint holds; where model_index.json speaks of several, as many as there are folders.
+
+    Args:
+        index: model_index.json.
+        folders: Names of the folders beside it.
+    """
+    entry = index.get(controlnet_name(0))
+    kind = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+    if kind is None:
+        return ()
+    names = [controlnet_name(0)]
+    while kind == _SEVERAL and (following := controlnet_name(len(names))) in folders:
+        names.append(following)
+    return tuple(names)
 
 
 def joined_index(index: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -57,17 +74,6 @@ def diffusers_index(index: Mapping[str, Any]) -> dict[str, Any]:
         return dict(index)
     rest = {key: value for key, value in index.items() if key not in names}
     return {**rest, controlnet_name(0): [CONTROLNET_CLASS[0], _SEVERAL]}
-
-
-def _own(root: Path, index: Mapping[str, Any]) -> list[Path]:
-    entry = index.get(controlnet_name(0))
-    kind = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
-    if kind != _SEVERAL:
-        return [root / controlnet_name(0)] if kind is not None else []
-    folders = [root / controlnet_name(0)]
-    while (following := root / controlnet_name(len(folders))).is_dir():
-        folders.append(following)
-    return folders
 
 
 def _find(text: str) -> Path:

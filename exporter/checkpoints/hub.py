@@ -8,6 +8,7 @@ from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import tqdm
 
+from diffoundry.exporter.checkpoints.controlnets import joined_index, own_controlnets
 from diffoundry.exporter.checkpoints.weight_files import choose_weights, read_json, read_shards
 from diffoundry.exporter.families.lookup import find_family
 from diffoundry.runtime.errors import CheckpointError
@@ -71,7 +72,9 @@ def download(
 def _fetch_all(repository: str, names: Collection[str], fetch: _Fetch) -> Path:
     """Fetch the files that an export reads, and return the folder they are in."""
     index = fetch(_INDEX)
-    family = find_family(read_json(index))
+    held = read_json(index)
+    nets = own_controlnets(held, {name.partition("/")[0] for name in names})
+    family = find_family(joined_index(held, nets))
     for name in sorted(names):
         if name.partition("/")[0] in family.folders and name.endswith((".json", ".txt")):
             fetch(name)

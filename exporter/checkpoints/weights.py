@@ -1,8 +1,6 @@
 """Makes a component's torch module in fp32: with the checkpoint's weights, or with seeded random ones."""
 
-import ctypes
 import importlib
-import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from diffoundry.exporter.checkpoints.weight_files import resolve_weights
 from diffoundry.runtime.errors import CheckpointError
+from diffoundry.runtime.pages import give_back
 
 __all__ = ["load_weights", "random_weights"]
 
@@ -23,9 +22,6 @@ _LISTED = 5
 """Names of missing weights that a message lists."""
 
 _HALVES = {"F16": torch.float16, "BF16": torch.bfloat16}
-
-_MADV_PAGEOUT = 21
-"""From linux/mman.h, since Linux 5.4: give the pages back, losing nothing."""
 
 
 def load_weights(folder: Path, module_class: str) -> torch.nn.Module:
@@ -119,18 +115,8 @@ def _widen(module: torch.nn.Module) -> torch.nn.Module:
     for tensor in (*module.parameters(), *module.buffers()):
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             narrow, tensor.data = tensor.data, tensor.data.float()
-            _give_back(narrow)
+            give_back(narrow.data_ptr(), narrow.nbytes)
     return module.eval().requires_grad_(False)
-
-
-def _give_back(tensor: torch.Tensor) -> None:
-    if sys.platform != "linux":
-        return
-    page = 4096
-    start = -(-tensor.data_ptr() // page) * page
-    length = tensor.data_ptr() + tensor.nbytes - start
-    if length > 0:
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), _MADV_PAGEOUT)
 
 
 @contextmanager

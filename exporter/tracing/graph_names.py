@@ -9,7 +9,7 @@ import onnx_ir as ir
 from diffoundry.exporter.component import Component, fixed_size
 from diffoundry.runtime.specs import TensorSpec
 
-__all__ = ["MODULE_KEY", "WEIGHT_KEY", "name_dims", "name_weights", "tidy"]
+__all__ = ["MODULE_KEY", "WEIGHT_KEY", "name_dims", "name_outputs", "name_weights", "tidy"]
 
 WEIGHT_KEY = "diffoundry.weight"
 """Metadata of an initializer: the weight's name in the torch module."""
@@ -37,10 +37,17 @@ def name_dims(graph: ir.Model, component: Component, fixed: Mapping[str, int]) -
         for value in node.outputs:
             if value.shape is not None:
                 value.shape = ir.Shape([_rename(dim, symbols) for dim in value.shape])
-    for values, specs in ((graph.graph.inputs, component.inputs), (graph.graph.outputs, component.outputs)):
-        for value, spec in zip(values, specs, strict=True):
-            value.name = spec.name
-            value.shape = _shape(spec, fixed)
+    for value, spec in zip(graph.graph.inputs, component.inputs, strict=True):
+        value.name = spec.name
+        value.shape = _shape(spec, fixed)
+    name_outputs(graph, component, fixed)
+
+
+def name_outputs(graph: ir.Model, component: Component, fixed: Mapping[str, int]) -> None:
+    """Name outputs and their dimensions as the component does; again after passes, which may put others there."""
+    for value, spec in zip(graph.graph.outputs, component.outputs, strict=True):
+        value.name = spec.name
+        value.shape = _shape(spec, fixed)
 
 
 def _rename(dim: int | ir.SymbolicDim, symbols: Mapping[str, str]) -> int | str | None:

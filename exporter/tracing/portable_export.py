@@ -7,6 +7,7 @@ from pathlib import Path
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
 from diffoundry.exporter.passes import optimize
 from diffoundry.exporter.tracing.graph_files import save_graph
+from diffoundry.exporter.tracing.graph_names import name_outputs
 from diffoundry.exporter.tracing.trace import trace
 from diffoundry.exporter.work.jobs import PortableJob
 
@@ -28,6 +29,7 @@ def write_portable(job: PortableJob, phase: Callable[[str], AbstractContextManag
         graph = trace(module, component, opset=job.opset, fixed=fixed)
     with phase("passes"):
         graph = optimize(graph)
+        name_outputs(graph, component, fixed)
     with phase("save"):
         files = save_graph(graph, Path(job.folder) / job.component)
     return tuple(f"{job.component}/{file}" for file in files)

@@ -16,6 +16,7 @@ from typing import Any
 from diffoundry.exporter.work.jobs import Job, Result, outcome_of, perform
 from diffoundry.runtime.bench.machine import peak_rss
 from diffoundry.runtime.errors import DiffoundryError
+from diffoundry.runtime.pages import free_at_once
 from diffoundry.runtime.records import from_json, to_json
 
 __all__ = ["main"]
@@ -40,6 +41,7 @@ class _Phases:
 def main(job_file: str) -> int:
     """Run the job described in `job_file`; the last line on standard output is the outcome."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    free_at_once()
     job = from_json(typing.cast("type[Job]", Job), json.loads(Path(job_file).read_text(encoding="utf-8")))
     phases = _Phases()
     work: Result = ()

@@ -54,13 +54,14 @@ _SETTINGS = (
 @vae_options
 @click.option("--like", type=click.Path(path_type=Path), help="Take the settings of this PNG; options given win.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="out.png", show_default=True)
+@click.option("--low-memory", is_flag=True, help="Have no more components open than what runs now.")
 @adapter_options
 @engine_options
 @json_option
-def command(bundle: Path, *, like: Path | None, output: Path, as_json: bool, **values: Any) -> None:
+def command(bundle: Path, *, like: Path | None, output: Path, low_memory: bool, as_json: bool, **values: Any) -> None:
     """Paint PROMPT with the bundle DIR and write PNG files that hold their settings."""
     started = time.perf_counter()
-    pipeline = load(bundle, **take_engine_options(values))
+    pipeline = load(bundle, low_memory=low_memory, **take_engine_options(values))
     tell_choice(pipeline.components)
     images = take_images(values)
     controls: tuple[Path, ...] = values.pop("control_image")

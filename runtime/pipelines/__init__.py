@@ -24,6 +24,7 @@ def load(
     target: str | None = None,
     precision: str | None = None,
     options: EngineOptions | None = None,
+    low_memory: bool = False,
 ) -> DiffusionPipeline:
     """Open a bundle, or an Optimum ONNX folder, as a pipeline ready to paint.
 
@@ -34,11 +35,14 @@ def load(
         target: Which target's engines to use, or None for the first that can run here.
         precision: Which precision, or None for the first in the bundle.
         options: Device and threads.
+        low_memory: Have no more open than what runs now: memory peaks at the largest component, and every picture opens
+            the components anew.
 
     Raises:
         BundleError: The folder is no bundle, was changed, or is of a family this version does not know.
     """
-    return open_pipeline(Components(Bundle(path), target=target, precision=precision, options=options))
+    bundle = Bundle(path)
+    return open_pipeline(Components(bundle, target=target, precision=precision, options=options, low_memory=low_memory))
 
 
 def open_pipeline(components: Components) -> DiffusionPipeline:

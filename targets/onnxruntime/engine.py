@@ -1,7 +1,7 @@
 """Runs a lowered component in an ONNX Runtime session."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 import onnxruntime as ort
 
-from diffoundry.runtime.engine import Array, EngineOptions
+from diffoundry.runtime.engine import Adapted, Array, EngineOptions
 from diffoundry.runtime.errors import EngineError
 from diffoundry.runtime.specs import EngineSpec, TensorSpec
 
@@ -50,8 +50,7 @@ class _State:
     """A session and what it is fed beside the inputs of the engine."""
 
     session: ort.InferenceSession
-    adapters: Mapping[str, Array]
-    graph: Path
+    adapters: Mapping[str, Array] = field(default_factory=dict)
 
 
 class OnnxRuntimeEngine:
@@ -61,7 +60,9 @@ class OnnxRuntimeEngine:
     to save there.
     """
 
-    def __init__(self, path: Path, spec: EngineSpec | None, options: EngineOptions) -> None:
+    def __init__(
+        self, path: Path, spec: EngineSpec | None, options: EngineOptions, *, adapted: Adapted | None = None
+    ) -> None:
         """Open the session.
 
         Raises:
@@ -69,20 +70,31 @@ class OnnxRuntimeEngine:
         """
         self._spec, self._options = spec, options
         self._base = path
-        self._state = self._open(path)
-        session = self._state.session
-        self.inputs = tuple(_spec(node) for node in session.get_inputs())
+        self._sessions: dict[Path, ort.InferenceSession] = {}
+        session = self._session(path if adapted is None else adapted.graph)
+        own = None if spec is None else {tensor.name for tensor in spec.inputs}
+        self.inputs = tuple(_spec(node) for node in session.get_inputs() if own is None or node.name in own)
         self.outputs = tuple(_spec(node) for node in session.get_outputs())
-        self._names = [spec.name for spec in self.outputs]
+        self._names = [tensor.name for tensor in self.outputs]
+        self.adapt(adapted)
 
-    def _open(self, path: Path) -> _State:
+    def _session(self, path: Path) -> ort.InferenceSession:
+        """The plain form or the adaptable one, opened when it is first needed."""
+        if path not in self._sessions:
+            session = self._open(path)
+            if not self._options.hold:
+                self._sessions.clear()
+            self._sessions[path] = session
+        return self._sessions[path]
+
+    def _open(self, path: Path) -> ort.InferenceSession:
         settings = ort.SessionOptions()
         settings.log_severity_level = _ERRORS_ONLY
         if self._options.threads is not None:
             settings.intra_op_num_threads = self._options.threads
         provider = _provider(self._options.device or "cpu")
         try:
-            session = ort.InferenceSession(str(path), settings, providers=[provider])
+            return ort.InferenceSession(str(path), settings, providers=[provider])
         except Exception as error:  # onnxruntime's exceptions share no public base class
             built_with = self._spec.built_with if self._spec else {}
             made = ", ".join(f"{name} {version}" for name, version in built_with.items())
@@ -91,19 +103,20 @@ class OnnxRuntimeEngine:
                 + (f" (built with {made})" if made else "")
                 + f": {error}. Export it again with this version, or install the one it was built with"
             ) from error
-        return _State(session=session, adapters={}, graph=path)
 
-    def adapt(self, graph: Path | None, adapters: Mapping[str, Array]) -> None:
+    def adapt(self, adapted: Adapted | None) -> None:
         """See `runtime.engine.AdaptableEngine.adapt`."""
-        wanted = self._base if graph is None else graph
-        state = self._state if self._state.graph == wanted else self._open(wanted)
+        if adapted is None:
+            self._state = _State(session=self._session(self._base))
+            return
+        session = self._session(adapted.graph)
         own = {spec.name for spec in self.inputs}
         extra = {
-            node.name: adapters.get(node.name, _nothing(node.shape))
-            for node in state.session.get_inputs()
+            node.name: adapted.adapters.get(node.name, _nothing(node.shape))
+            for node in session.get_inputs()
             if node.name not in own
         }
-        self._state = _State(session=state.session, adapters=extra, graph=wanted)
+        self._state = _State(session=session, adapters=extra)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once; see `runtime.engine.Engine.run`.
@@ -120,7 +133,8 @@ class OnnxRuntimeEngine:
         return dict(zip(self._names, results, strict=True))
 
     def close(self) -> None:
-        """Free the session and its weights."""
+        """Free the sessions and their weights."""
+        self._sessions.clear()
         del self._state
 
     def __enter__(self) -> Self:

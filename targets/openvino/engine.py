@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from diffoundry.runtime.engine import Array, EngineOptions
+from diffoundry.runtime.engine import Adapted, Array, EngineOptions
 from diffoundry.runtime.errors import EngineError, InputError
 from diffoundry.runtime.specs import EngineSpec
 from diffoundry.targets.openvino.adapters import fit_ranks, read_adaptable
@@ -53,7 +53,7 @@ class OpenVinoEngine:
         facts: What it runs with, in words: the floats, and our own kernels where they are used.
     """
 
-    def __init__(self, path: Path, spec: EngineSpec, options: EngineOptions) -> None:
+    def __init__(self, path: Path, spec: EngineSpec, options: EngineOptions, *, adapted: Adapted | None = None) -> None:
         """Read the model, and compile it unless it has buckets.
 
         Raises:
@@ -69,7 +69,9 @@ class OpenVinoEngine:
         self.facts: dict[str, Any] = {"floats": floats}
         self._buckets = tuple((height, width) for height, width in spec.options.get("buckets", ()))
         self._lock = threading.Lock()
-        self._state = self._open(_State(read=partial(core().read_model, path)))
+        self._hold = options.hold
+        self._forms: dict[bool, _State] = {}  # the plain one and the adapted one, whichever were needed
+        self.adapt(adapted)
 
     def _open(self, state: _State) -> _State:
         """Read a form of the model, and compile it unless it has buckets."""
@@ -78,24 +80,27 @@ class OpenVinoEngine:
             state.compiled[()] = self._compile(model, None)
         return state
 
-    def adapt(self, graph: Path | None, adapters: Mapping[str, Array]) -> None:
+    def adapt(self, adapted: Adapted | None) -> None:
         """See `runtime.engine.AdaptableEngine.adapt`.
 
-        Compiled with branches for the layers that are adapted only: another layer, or a larger rank of a convolution,
-        means to compile anew.
+        Compiled with branches for the layers that were adapted last only: another layer, or a larger rank of a
+        convolution, means to compile anew.
         """
-        last = self._state.adapters
-        if graph is None:
-            if last:
-                self._state = self._open(_State(read=partial(core().read_model, self._path)))
-            return
-        fed, compiled = fit_ranks(adapters, last)
-        if compiled:
-            self._state = replace(self._state, adapters=fed)
-            return
+        state = self._plain() if adapted is None else self._adapted(adapted)
+        held = self._forms if self._hold else {}
+        self._forms = {**held, adapted is not None: state}
+        self._state = state
+
+    def _plain(self) -> _State:
+        return self._forms.get(False) or self._open(_State(read=partial(core().read_model, self._path)))
+
+    def _adapted(self, adapted: Adapted) -> _State:
+        last = self._forms.get(True)
+        fed, compiled = fit_ranks(adapted.adapters, {} if last is None else last.adapters)
+        if compiled and last is not None:
+            return replace(last, adapters=fed)
         halves = self._spec.precision != "fp32"
-        read = partial(read_adaptable, graph, fed, halves=halves)
-        self._state = self._open(_State(read=read, adapters=fed))
+        return self._open(_State(read=partial(read_adaptable, adapted.graph, fed, halves=halves), adapters=fed))
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once; see `runtime.engine.Engine.run`.
@@ -146,7 +151,8 @@ class OpenVinoEngine:
 
     def close(self) -> None:
         """Free the compiled models and their weights."""
-        self._state.compiled.clear()
+        for state in self._forms.values():
+            state.compiled.clear()
 
     def __enter__(self) -> Self:
         return self

@@ -12,7 +12,8 @@ from diffoundry.targets.adapter_graph import TakeAdapters, adapter_path, layers_
 from diffoundry.targets.base import GraphForm, Lowering, choose_form, tensor_specs
 from diffoundry.targets.openvino.doubling import doubling
 from diffoundry.targets.openvino.edge import take_int64
-from diffoundry.targets.openvino.halves import store_halves
+from diffoundry.targets.openvino.halves import save_halves
+from diffoundry.targets.openvino.importing import import_graph
 from diffoundry.targets.openvino.rewrites import rewrite
 from diffoundry.targets.openvino.tokenizer import write_tokenizer
 from diffoundry.targets.openvino.vae_config import fill_in
@@ -78,9 +79,10 @@ class OpenVinoTarget:
         work.tell("write")
         stem = "openvino_model" if work.first else f"openvino_model.{work.precision}"
         path = work.graph.with_name(f"{stem}.xml")
-        if work.precision != "fp32":
-            store_halves(model)
-        ov.save_model(model, path, compress_to_fp16=False)
+        if work.precision == "fp32":
+            ov.save_model(model, path, compress_to_fp16=False)
+        else:
+            save_halves(model, path)
         return EngineSpec(
             target=self.name,
             precision=work.precision,
@@ -123,7 +125,7 @@ class OpenVinoTarget:
 
 def _imported(graph: Path) -> ov.Model:
     try:
-        return ov.convert_model(graph)
+        return import_graph(graph)
     except Exception as error:  # OpenVINO's exceptions share no public base class
         raise EngineError(f"target 'openvino' cannot take {graph}: {error}") from error
 

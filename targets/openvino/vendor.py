@@ -7,7 +7,7 @@ which does it is not installed.
 
 import sys
 
-__all__ = ["TELEMETRY", "compress_model_transformation", "ops", "ov"]
+__all__ = ["TELEMETRY", "offline", "ops", "ov"]
 
 TELEMETRY = "openvino_telemetry"
 
@@ -20,5 +20,5 @@ if "openvino" not in sys.modules and TELEMETRY not in sys.modules:
 else:
     import openvino as ov
 
+from openvino import _offline_transformations as offline  # noqa: E402
 from openvino import opset13 as ops  # noqa: E402  # the lines above come first
-from openvino._offline_transformations import compress_model_transformation  # noqa: E402

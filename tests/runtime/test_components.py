@@ -191,3 +191,34 @@ def test_no_library_for_the_engine(monkeypatch):
     monkeypatch.setattr("diffoundry.runtime.components.list_plugins", lambda: (plugin,))
     with pytest.raises(EngineError, match=r"x fp32: its library is not installed; pip install 'diffoundry\[spare\]'"):
         choose_engine("unet", (_engine_spec("x", "fp32"),))
+
+
+def test_low_memory_closes_what_does_not_run_now(monkeypatch):
+    """What every step runs stays open together; the text encoder and the VAE never beside it."""
+    names = ("text_encoder", "unet", "controlnet", "vae_decoder")
+    bundle = types.SimpleNamespace(components=names, engines=lambda name: (), manifest=None)
+    opened, most = [], []
+
+    class Engine(_Doubler):
+        def __init__(self, name):
+            super().__init__("batch")
+            self.name = name
+            opened.append(name)
+
+        def run(self, feeds):
+            most.append(tuple(opened))
+            return super().run(feeds)
+
+        def close(self):
+            opened.remove(self.name)
+
+    monkeypatch.setattr(Components, "_open", lambda self, name: Engine(name))
+    feeds = {"sample": np.ones((1, 3), np.float32), "timestep": np.float32([1])}
+    components = Components(bundle, low_memory=True)
+    components.open_all()
+    for name in ("text_encoder", "controlnet", "unet", "controlnet", "unet", "vae_decoder", "text_encoder"):
+        components.run(name, feeds)
+    both = ("controlnet", "unet")
+    assert most == [("text_encoder",), ("controlnet",), both, both, both, ("vae_decoder",), ("text_encoder",)]
+    components.close()
+    assert not opened

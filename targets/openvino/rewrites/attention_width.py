@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffoundry.targets.openvino.linear import Change, Linear
-from diffoundry.targets.openvino.nodes import constant, new_constant, sizes, sole_user, source
+from diffoundry.targets.openvino.nodes import constant, new_constant, nodes_of, sizes, sole_user, source
 from diffoundry.targets.openvino.vendor import ops, ov
 
 __all__ = ["widen_heads"]
@@ -42,12 +42,11 @@ def widen_heads(model: ov.Model) -> int:
     merging its transposes into one, which at this width takes a sixth of the attention's time.
     """
     count = 0
-    for node in model.get_ordered_ops():
-        if node.get_type_name() == "ScaledDotProductAttention":
-            found = _match(node)
-            if found is not None and found.width % _INPUTS:
-                _rewrite(node, found)
-                count += 1
+    for node in nodes_of(model, "ScaledDotProductAttention"):
+        found = _match(node)
+        if found is not None and found.width % _INPUTS:
+            _rewrite(node, found)
+            count += 1
     if count:
         model.validate_nodes_and_infer_types()
     return count

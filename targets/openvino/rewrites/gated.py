@@ -1,7 +1,7 @@
 """A linear layer that is split into its halves, as gated feed-forward layers are, becomes two layers."""
 
 from diffoundry.targets.openvino.linear import Change, Linear
-from diffoundry.targets.openvino.nodes import constant, replace, sizes, sole_user
+from diffoundry.targets.openvino.nodes import constant, nodes_of, replace, sizes, sole_user
 from diffoundry.targets.openvino.vendor import ov
 
 __all__ = ["split_linears"]
@@ -22,8 +22,8 @@ def split_linears(model: ov.Model) -> int:
     second product.
     """
     count = 0
-    for node in model.get_ordered_ops():
-        if node.get_type_name() == "Split" and _is_along_last(node):
+    for node in nodes_of(model, "Split"):
+        if _is_along_last(node):
             linear = Linear.behind(node.input_value(0))
             if linear is not None and sole_user(linear.y, "Split") is not None:
                 _rewrite(node, linear)

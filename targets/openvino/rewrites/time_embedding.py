@@ -1,6 +1,6 @@
 """One time embedding for the whole batch."""
 
-from diffoundry.targets.openvino.nodes import constant, replace, sizes
+from diffoundry.targets.openvino.nodes import constant, nodes_of, replace, sizes
 from diffoundry.targets.openvino.vendor import ov
 
 __all__ = ["share_time_embedding"]
@@ -24,8 +24,8 @@ def share_time_embedding(model: ov.Model) -> int:
     It makes all sizes of the time embedding known, and its projections views of one product (see `join_linears`).
     """
     count = 0
-    for node in model.get_ordered_ops():
-        if node.get_type_name() == "Broadcast" and _of_one(node) and _ends_in_additions(model, node):
+    for node in nodes_of(model, "Broadcast"):
+        if _of_one(node) and _ends_in_additions(model, node):
             replace(node.output(0), node.input_value(0), rename=False)
             count += 1
     return count

@@ -5,7 +5,7 @@ from collections.abc import Collection
 import numpy as np
 import numpy.typing as npt
 
-from diffoundry.targets.openvino.nodes import constant, new_constant, replace, sole_user
+from diffoundry.targets.openvino.nodes import constant, new_constant, nodes_of, replace, sole_user
 from diffoundry.targets.openvino.vendor import ops, ov
 
 __all__ = ["merge_upsampling"]
@@ -35,8 +35,8 @@ def merge_upsampling(model: ov.Model, doubling: Collection[str]) -> int:
         doubling: Friendly names of the Interpolates that double height and width, whatever they are given.
     """
     count = 0
-    for node in model.get_ordered_ops():
-        if node.get_type_name() == "Interpolate" and _is_nearest(node) and node.get_friendly_name() in doubling:
+    for node in nodes_of(model, "Interpolate"):
+        if _is_nearest(node) and node.get_friendly_name() in doubling:
             convolution = sole_user(node.output(0), "Convolution")
             weight = None if convolution is None else _kernel(convolution)
             if convolution is not None and weight is not None:

@@ -177,6 +177,21 @@ def test_shards(hub, own_checkpoint):
     assert len(Checkpoint.at(root, name="org/model").load("unet").state_dict()) == len(tensors)
 
 
+def test_every_controlnet_of_a_pipeline(hub, own_checkpoint, tiny_controlnet):
+    path = own_checkpoint / "model_index.json"
+    several = {
+        "_class_name": "StableDiffusionControlNetPipeline",
+        "controlnet": ["diffusers", "MultiControlNetModel"],
+    }
+    path.write_text(json.dumps({**json.loads(path.read_text()), **several}))
+    for name, net in (("controlnet", "first"), ("controlnet_1", "pooled")):
+        shutil.copytree(tiny_controlnet("sd1", net), own_checkpoint / name)
+    root = download("org/model", endpoint=hub.address)
+    found = Checkpoint.at(root, name="org/model")
+    assert [part.name for part in found.components][-2:] == ["controlnet", "controlnet_1"]
+    assert found.identity() == Checkpoint.at(own_checkpoint, name="other").identity()
+
+
 def test_fp16_when_there_is_nothing_else(hub, own_checkpoint):
     (own_checkpoint / "unet/diffusion_pytorch_model.safetensors").unlink()
     root = download("org/model", endpoint=hub.address)

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from diffoundry.runtime import load
+from diffoundry.runtime.ldm_names import ldm_unet_names
 
 PATTERNS = {
     "attention": r"(to_[qkv]|to_out\.0|[qkv]_proj|out_proj)$",
@@ -22,8 +23,12 @@ PATTERNS = {
 """What trainers choose: the attentions, whole transformer blocks, or every layer."""
 
 
+PARTS = ("unet", "text_encoder", "text_encoder_2")
+"""What LoRAs are for."""
+
+
 def open_diffusers(folder: Path) -> Any:
-    pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipe = diffusers.DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -42,7 +47,8 @@ def layers(tiny_sd_checkpoint: Callable[[str], Path]) -> Callable[..., dict[str,
                 for name, module in getattr(pipe, part).named_modules()
                 if isinstance(module, torch.nn.Linear | torch.nn.Conv2d) and re.search(PATTERNS[which], name)
             }
-            for part in ("unet", "text_encoder")
+            for part in PARTS
+            if getattr(pipe, part, None) is not None
         }
 
     find.pipeline = functools.partial(opened, "sd1")
@@ -74,7 +80,14 @@ NAMES = {
         *(f"{part}.{processor(part, name)}_lora.{side}.weight" for side in ("down", "up")),
         None,
     ),
+    # of trainers for Stable Diffusion XL: two text encoders, the UNet's blocks by their original names
+    "kohya-xl": lambda part, name: tuple(
+        f"{KOHYA_XL[part]}{name.removeprefix('text_model.').replace('.', '_')}.{ending}"
+        for ending in ("lora_down.weight", "lora_up.weight", "alpha")
+    ),
 }
+
+KOHYA_XL = {"unet": "lora_unet_", "text_encoder": "lora_te1_text_model_", "text_encoder_2": "lora_te2_text_model_"}
 
 
 def processor(part: str, name: str) -> str:
@@ -104,8 +117,12 @@ def make_lora(layers: Callable[..., Any]) -> Callable[..., Path]:
         generator = torch.Generator().manual_seed(seed)
         tensors = {}
         found = [(part, name, m) for part, some in layers(which, variant).items() for name, m in some.items()]
+        originals = ldm_unet_names([name for part, name, _ in found if part == "unet"], 1) if form == "kohya-xl" else {}
         for count, (part, name, module) in enumerate(found):
-            down_name, up_name, alpha_name = NAMES[form](part, name)
+            if form == "kohya-xl" and name == "text_projection":
+                continue  # it is no layer of a transformer, and such trainers leave it as it is
+            own_name = originals[name] if part == "unet" and originals else name
+            down_name, up_name, alpha_name = NAMES[form](part, own_name)
             down, up = factors(module, rank(count), generator)
             tensors |= {down_name: down.to(dtype), up_name: up.to(dtype)}
             if alpha_name is not None:
@@ -161,7 +178,13 @@ def opened(bundle: Path) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def theirs(tiny_sd_checkpoint: Callable[[str], Path]) -> Any:
-    """diffusers' pipeline of the tiny checkpoint."""
+def diffusers_of(tiny_sd_checkpoint: Callable[[str], Path]) -> Callable[[str], Any]:
+    """Factory: diffusers' pipeline of a tiny checkpoint, into which LoRAs may be loaded."""
     pytest.importorskip("peft", reason="diffusers loads LoRAs with it")
-    return open_diffusers(tiny_sd_checkpoint())
+    return lambda variant: open_diffusers(tiny_sd_checkpoint(variant))
+
+
+@pytest.fixture
+def theirs(diffusers_of: Callable[[str], Any]) -> Any:
+    """diffusers' pipeline of the tiny checkpoint."""
+    return diffusers_of("sd1")

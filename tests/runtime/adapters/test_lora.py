@@ -7,6 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from diffoundry.runtime import EngineOptions, load
+
 # float32 through three UNet calls by libraries that sum in different orders: seen are 1e-6 to 3e-6. What the LoRAs of
 # these tests change shows as 1e-1, and one of their layers left out as 1e-3 and more.
 TOLERANCE = 2e-5
@@ -91,7 +93,35 @@ def test_switching_opens_nothing_anew(opened, make_lora, tmp_path, monkeypatch):
         ours.load_lora(files[2], scale=0.3)
         ours.set_lora_scale(0.4)
         ours("x", num_inference_steps=1, output_type="latent")
+        ours.unload_lora()
+        ours("x", num_inference_steps=1, output_type="latent")  # the plain form is held
+        ours.load_lora(files[1])
         monkeypatch.undo()
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_one_form_at_a_time_where_memory_is_short(bundle, make_lora, steps, tmp_path, target):
+    """The same pictures either way, and the other form is let go of."""
+    path = make_lora(tmp_path / "x.safetensors", "kohya", "everything")
+    held, saving = (load(bundle, target=target, options=EngineOptions(hold=hold)) for hold in (True, False))
+    for change in (lambda pipe: None, lambda pipe: pipe.load_lora(path), lambda pipe: pipe.unload_lora()):
+        pictures = []
+        for pipe in (held, saving):
+            change(pipe)
+            pictures.append(steps(pipe, num_inference_steps=1)[1])
+        assert np.array_equal(*pictures)
+    forms = "_sessions" if target == "onnxruntime" else "_forms"
+    engines = [pipe.components.engine("unet") for pipe in (held, saving)]
+    assert [len(getattr(engine, forms)) for engine in engines] == [2, 1]
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_an_engine_opened_with_adapters_opens_no_plain_form(opened, make_lora, tmp_path, target):
+    ours = opened(target)
+    ours.load_lora(make_lora(tmp_path / "x.safetensors"))
+    engine = ours.components.engine("unet")
+    assert len(engine._sessions if target == "onnxruntime" else engine._forms) == 1
+    assert [spec.name for spec in engine.inputs] == ["sample", "timestep", "encoder_hidden_states"]
 
 
 def test_equal_to_fuse_lora(opened, theirs, make_lora, steps, error, tmp_path):

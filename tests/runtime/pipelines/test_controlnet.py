@@ -201,6 +201,14 @@ def test_a_controlnet_is_run_only_in_its_part_of_the_steps(controlled):
         pipe.components.on_call = None
 
 
+def test_low_memory_keeps_both_open_in_the_loop_and_nothing_else(controlled, controlled_bundle):
+    pipe = load(controlled_bundle(), target="onnxruntime", precision="fp32", low_memory=True)
+    got = paint(pipe, control_image=picture())
+    assert set(pipe.components._engines) == {"unet", "controlnet"}
+    np.testing.assert_array_equal(got, paint(controlled()[0], control_image=picture()))
+    pipe.components.close()
+
+
 def test_a_guess_asks_for_rows_of_the_prompt_alone(controlled):
     pipe, rows = controlled()[0], {}
     pipe.components.on_call = lambda name, feeds, *_: rows.__setitem__(name, len(next(iter(feeds.values()))))

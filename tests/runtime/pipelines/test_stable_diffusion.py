@@ -190,3 +190,10 @@ def test_wrong_arguments_are_named(emoji, arguments, message):
     with pytest.raises(ValueError, match=message) as caught:
         emoji(**arguments)
     assert isinstance(caught.value, InputError) or "Magic" in message
+
+
+def test_low_memory_paints_the_same_picture(emoji, emoji_bundle):
+    arguments = {"prompt": "a red apple", "seed": 3, "num_inference_steps": 3, "output_type": "np"}
+    frugal = load(emoji_bundle, low_memory=True)
+    np.testing.assert_array_equal(frugal(**arguments).images, emoji(**arguments).images)
+    assert list(frugal.components._engines) == ["vae_decoder"]
