@@ -241,8 +241,10 @@ def open_checkpoint(
         ConfigError: A network is configured in a way that is not supported.
     """
     alias = read_aliases().get(model)
+    if alias is not None and alias.configs is None:
+        raise CheckpointError(f"model {model!r}: got the alias of a ControlNet, expected {_forms()}")
     if random_weights:
-        root = package_path(alias.configs) if alias else Path(model)
+        root = package_path(alias.configs) if alias is not None and alias.configs is not None else Path(model)
         if not root.is_dir():
             raise CheckpointError(f"model {model!r}: got no config to build with random weights, expected {_forms()}")
         return Checkpoint.at(root, name=model, seed=seed)
@@ -268,7 +270,8 @@ def _find_root(model: str, alias: Alias | None, revision: str | None, progress: 
 
 
 def _forms() -> str:
-    return f"a diffusers folder, a hub id such as org/name, or an alias ({', '.join(sorted(read_aliases()))})"
+    names = sorted(name for name, alias in read_aliases().items() if alias.configs is not None)
+    return f"a diffusers folder, a hub id such as org/name, or an alias ({', '.join(names)})"
 
 
 def _check_index(path: Path, index: Config) -> None:
