@@ -47,7 +47,8 @@ def _print_summary(path: Path, manifest: Manifest, scheduler: dict[str, Any]) ->
         f"[bold]{path}[/bold]: {manifest.family}, {builds}, {size_text(total)}",
         soft_wrap=True,
     )
-    out.print(f"model      {recipe.model}", soft_wrap=True)
+    joined = "".join(f" + {name}" for name in recipe.controlnets)
+    out.print(f"model      {recipe.model}{joined}", markup=False, soft_wrap=True)
     out.print(
         f"scheduler  {scheduler.get('_class_name')}, {scheduler.get('prediction_type', 'epsilon')}", soft_wrap=True
     )

@@ -7,6 +7,7 @@ from PIL import Image
 
 from diffoundry.runtime import load
 from diffoundry.runtime.cli.generate import command
+from diffoundry.runtime.cli.inspect import command as inspect
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.png import read_settings
 
@@ -80,3 +81,8 @@ def test_the_picture_is_that_of_the_library_and_can_be_painted_again(paint, bund
 def test_what_does_not_fit_is_refused(paint, pictures, options, message):
     options = [pictures / word if word.endswith(".png") else word for word in options]
     assert message in paint("x.png", *ASKED, *options, fails=True)
+
+
+def test_inspect_says_what_was_joined(controlled_bundle, tiny_controlnet):
+    told = CliRunner().invoke(inspect, [str(controlled_bundle(nets=("first", "pooled")))]).output
+    assert f" + {tiny_controlnet('sd1', 'first')} + {tiny_controlnet('sd1', 'pooled')}" in told.replace("\n", "")
