@@ -171,7 +171,7 @@ def without_vocabulary(root):
         ),
         (
             change("model_index.json", _class_name="FluxPipeline"),
-            "pipeline class: got 'FluxPipeline', expected one of StableDiffusionImageVariationPipeline",
+            "pipeline class: got 'FluxPipeline', expected one of StableDiffusionControlNetImg2ImgPipeline",
         ),
         (
             change("model_index.json", unet=["os", "system"]),
