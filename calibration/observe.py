@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from diffoundry.calibration.tasks import Case, Task
 from diffoundry.runtime.bundle import Bundle
 from diffoundry.runtime.controlnet_names import is_controlnet
 from diffoundry.runtime.engine import Array, Engine
+from diffoundry.runtime.files import write_text
 from diffoundry.runtime.records import to_json
 from diffoundry.runtime.specs import TensorSpec
 
@@ -173,9 +173,7 @@ class _Diary:
         for name, part in statistics.items():
             part.save(folder / f"{name}.npz")
         np.save(folder / "pictures.npy", np.stack(pictures), allow_pickle=False)
-        beside = self._folder / ".note.json"
-        beside.write_text(json.dumps({"fingerprint": self._fingerprint, "done": done}), encoding="utf-8")
-        os.replace(beside, self._folder / "note.json")
+        write_text(self._folder / "note.json", json.dumps({"fingerprint": self._fingerprint, "done": done}))
         for path in self._folder.iterdir():
             if path.is_dir() and path != folder:
                 shutil.rmtree(path)

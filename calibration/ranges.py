@@ -1,7 +1,6 @@
 """From statistics to ranges, and the file of a bundle that keeps them."""
 
 import json
-import os
 from collections.abc import Collection
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from diffoundry.calibration.grids import GRIDS
 from diffoundry.calibration.observers import OBSERVERS, cut
 from diffoundry.calibration.statistics import Statistics, TensorStatistics
 from diffoundry.runtime.errors import BundleError
+from diffoundry.runtime.files import write_text
 from diffoundry.runtime.quantization import RANGES_VERSION, ComponentRanges, TensorRanges
 from diffoundry.runtime.records import RecordError, from_json, to_json
 
@@ -65,11 +65,7 @@ def _tensor_ranges(tensor: TensorStatistics, *, power: bool, channels: bool) -> 
 
 def write_ranges(bundle: Path, component: str, ranges: ComponentRanges) -> None:
     """Write a component's file, whole or not at all."""
-    path = bundle / ranges_file(component)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}")
-    beside.write_text(json.dumps(to_json(ranges), separators=(",", ":")) + "\n", encoding="utf-8")
-    os.replace(beside, path)
+    write_text(bundle / ranges_file(component), json.dumps(to_json(ranges), separators=(",", ":")) + "\n")
 
 
 def read_ranges(bundle: Path, component: str) -> ComponentRanges:

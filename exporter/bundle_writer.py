@@ -12,8 +12,9 @@ from filelock import FileLock, Timeout
 
 import diffoundry
 from diffoundry.exporter.calibrate.calibrate import QuantizationRequest
-from diffoundry.exporter.work.journal import Journal, write_text
+from diffoundry.exporter.work.journal import Journal
 from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.files import write_text
 from diffoundry.runtime.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest, dump_manifest
 from diffoundry.runtime.records import to_json
 from diffoundry.runtime.specs import ComponentSpec, FileSpec, Recipe
@@ -111,9 +112,7 @@ class BundleWriter:
 
     def write_json(self, name: str, data: Any) -> None:
         """Write a config as JSON."""
-        target = self.folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_text(target, json.dumps(data, indent=2) + "\n")
+        write_text(self.folder / name, json.dumps(data, indent=2) + "\n")
 
     def finish(
         self, family: str, recipe: Recipe, components: Mapping[str, ComponentSpec], built_with: Mapping[str, str]

@@ -10,11 +10,12 @@ from diffoundry.calibration.quality import Budget
 from diffoundry.exporter.bundle_writer import sum_files
 from diffoundry.exporter.calibrate.calibrate import QuantizationRequest
 from diffoundry.exporter.recipe import check_builds, quantization_for
-from diffoundry.exporter.work.journal import Journal, write_text
+from diffoundry.exporter.work.journal import Journal
 from diffoundry.exporter.work.processes import run_job
 from diffoundry.exporter.work.workshop import Done, Progress, Run, Workshop, complete_targets, remove_unused
 from diffoundry.runtime.bundle import Bundle
 from diffoundry.runtime.errors import BundleError, InputError
+from diffoundry.runtime.files import write_text
 from diffoundry.runtime.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest, dump_manifest
 from diffoundry.runtime.quantization import QuantizationChoice
 from diffoundry.runtime.records import to_json

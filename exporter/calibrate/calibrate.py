@@ -1,7 +1,6 @@
 """Calibrates a bundle: observes its float pipeline and chooses, for each precision, what is quantized."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from diffoundry.exporter.calibrate.trials import GraphMaker, PictureTrials, Prob
 from diffoundry.exporter.passes.quantizable import quantizable
 from diffoundry.exporter.passes.smooth import smoothable
 from diffoundry.runtime.engine import Engine
+from diffoundry.runtime.files import write_text
 from diffoundry.runtime.quantization import ComponentChoice, QuantizationChoice
 from diffoundry.runtime.records import from_json, to_json
 from diffoundry.targets.base import GraphForm, tensor_specs
@@ -147,7 +147,7 @@ class _Calibration:
             prompts=len(self._cases),
             held_out=len(self._held_out),
         )
-        _write(path, json.dumps({"asked": asked, "choice": to_json(choice)}))
+        write_text(path, json.dumps({"asked": asked, "choice": to_json(choice)}))
         return choice
 
     def _quantize(self, precision: str, forms: Sequence[GraphForm], budget: Budget) -> Found:
@@ -257,10 +257,3 @@ def watch(studio: Studio, component: str) -> Watched:
 
 def _smoothable_nodes(studio: Studio, component: str) -> list[str]:
     return [site.name for sites in smoothable(studio.graph(component).graph).values() for site in sites]
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)

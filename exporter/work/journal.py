@@ -1,14 +1,13 @@
 """Remembers what a long piece of work has finished, so that an interrupted one is taken up again."""
 
 import json
-import os
 from pathlib import Path
 from typing import TypeVar
 
-from diffoundry.runtime.errors import BundleError
+from diffoundry.runtime.files import write_text
 from diffoundry.runtime.records import from_json, to_json
 
-__all__ = ["Journal", "write_text"]
+__all__ = ["Journal"]
 
 Record = TypeVar("Record")
 
@@ -36,24 +35,9 @@ class Journal:
         Raises:
             BundleError: It cannot be written.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / f"{key}.json", json.dumps(to_json(record)))
 
     def forget(self) -> None:
         """Drop every record."""
         for path in self.folder.glob("*.json"):
             path.unlink()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write beside and rename, so that a reader finds all of it or nothing.
-
-    Raises:
-        BundleError: It cannot be written.
-    """
-    beside = path.with_name(path.name + ".new")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be written ({error.strerror}); free some space and run again") from error

@@ -1,9 +1,9 @@
 """Says in a VAE's config what diffusers assumes where it is silent: OpenVINO GenAI would assume something else."""
 
 import json
-import os
 from pathlib import Path
 
+from diffoundry.runtime.files import write_text
 from diffoundry.runtime.pipelines.latents import SCALING_FACTOR
 
 __all__ = ["fill_in"]
@@ -17,6 +17,4 @@ def fill_in(config: Path) -> None:
     fields = json.loads(config.read_text(encoding="utf-8"))
     if "scaling_factor" in fields or fields.get("_class_name", "AutoencoderKL") != "AutoencoderKL":
         return
-    beside = config.with_name(f".{config.name}")
-    beside.write_text(json.dumps({**fields, "scaling_factor": SCALING_FACTOR}, indent=2) + "\n", encoding="utf-8")
-    os.replace(beside, config)
+    write_text(config, json.dumps({**fields, "scaling_factor": SCALING_FACTOR}, indent=2) + "\n")
