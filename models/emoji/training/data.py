@@ -1,5 +1,6 @@
 """Pictures and captions: the join of the two packages, and how one emoji becomes a picture and a sentence."""
 
+import dataclasses
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diffoundry.models.emoji.training.fetch import LABELS, PICTURES, fetch
+from diffoundry.models.emoji.training.fetch import FLAT, LABELS, PICTURES, fetch
 from diffoundry.runtime.errors import CheckpointError, DiffoundryError
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Emoji",
     "base_emoji",
     "draw_caption",
+    "flat_emoji",
     "load_emoji",
     "picture",
     "pictures",
@@ -100,6 +102,24 @@ def select(emoji: Iterable[Emoji], labels: Sequence[str]) -> list[Emoji]:
     return [known[label] for label in labels]
 
 
+def flat_emoji(emoji: Iterable[Emoji], folder: Path) -> list[Emoji]:
+    """The same emoji with Google's flat pictures in the place of their own, fetched to `folder` when not there yet.
+
+    Raises:
+        DiffoundryError: one has no flat picture.
+    """
+    images = fetch(FLAT, folder) / "img" / "google" / "64"
+    flat = []
+    for one in emoji:
+        code = one.file.stem.removesuffix("-fe0f")
+        files = (images / f"{code}.png", images / f"{code}-fe0f.png")
+        file = next((file for file in files if file.is_file()), None)
+        if file is None:
+            raise DiffoundryError(f"'{one.label}' has no flat picture in {images}. Remove the folder to fetch it again.")
+        flat.append(dataclasses.replace(one, file=file))
+    return flat
+
+
 def read_labels(captions: Path) -> list[str]:
     """The labels of a `captions.json`, in order.
 
@@ -124,19 +144,20 @@ def write_captions(emoji: Iterable[Emoji], captions: Path) -> None:
     captions.write_text(json.dumps(entries), encoding="utf-8")
 
 
-def picture(file: Path) -> np.ndarray:
-    """One picture on white, uint8 (3, 64, 64): 60 pixels wide (LANCZOS) in a white frame."""
-    canvas = Image.new("RGBA", (SIZE, SIZE), "white")
-    corner = (SIZE - _INNER) // 2
+def picture(file: Path, factor: int = 1) -> np.ndarray:
+    """One picture on white, uint8 (3, 64, 64): 60 pixels wide (LANCZOS) in a white frame; all of it `factor` times."""
+    size, inner = factor * SIZE, factor * _INNER
+    canvas = Image.new("RGBA", (size, size), "white")
+    corner = (size - inner) // 2
     with Image.open(file) as image:
-        small = image.convert("RGBA").resize((_INNER, _INNER), Image.Resampling.LANCZOS)
+        small = image.convert("RGBA").resize((inner, inner), Image.Resampling.LANCZOS)
     canvas.alpha_composite(small, (corner, corner))
     return np.asarray(canvas.convert("RGB")).transpose(2, 0, 1)
 
 
-def pictures(emoji: Iterable[Emoji]) -> torch.Tensor:
-    """All pictures, float32 (N, 3, 64, 64), from -1 (black) to 1 (white)."""
-    stack = torch.from_numpy(np.stack([picture(one.file) for one in emoji]))
+def pictures(emoji: Iterable[Emoji], factor: int = 1) -> torch.Tensor:
+    """All pictures, float32 (N, 3, 64 * factor, 64 * factor), from -1 (black) to 1 (white)."""
+    stack = torch.from_numpy(np.stack([picture(one.file, factor) for one in emoji]))
     return stack.float() / 127.5 - 1.0
 
 

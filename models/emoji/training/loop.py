@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from diffoundry.models.emoji.training.checkpoint import load_state, save_state
 from diffoundry.runtime.errors import CheckpointError, DiffoundryError
@@ -149,9 +150,8 @@ class Run:
         # A young average forgets fast, or it would keep the initial weights for long.
         decay = min(self.options.decay, (1 + self.step) / (10 + self.step))
         pairs = zip(self.averaged.parameters(), self.module.parameters(), strict=True)
-        for mean, value in pairs:
-            if value.requires_grad:
-                mean.lerp_(value, 1 - decay)
+        means, values = zip(*((mean, value) for mean, value in pairs if value.requires_grad), strict=True)
+        get_ema_multi_avg_fn(decay)(means, values, self.step)
 
 
 def learning_rate(options: Options, step: int) -> float:
