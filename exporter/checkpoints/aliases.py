@@ -1,4 +1,4 @@
-"""Short names for checkpoints: the table in aliases.toml."""
+"""Short names for checkpoints and ControlNets: the table in aliases.toml."""
 
 import importlib.resources
 import tomllib
@@ -13,12 +13,12 @@ class Alias:
     """Where an alias's weights and configs are.
 
     Attributes:
-        configs: Folder of the package with the configs, for random weights.
+        configs: Folder of the package with the configs, for random weights; None: the alias names a ControlNet.
         hub: Hub id of the weights, or None.
         folder: Folder of the package with the weights, or None.
     """
 
-    configs: str
+    configs: str | None = None
     hub: str | None = None
     folder: str | None = None
 

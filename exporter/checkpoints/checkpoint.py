@@ -331,6 +331,8 @@ def open_checkpoint(
         InputError: A prediction type that is unknown, or given for anything but a single file.
     """
     alias = read_aliases().get(model)
+    if alias is not None and alias.configs is None:
+        raise CheckpointError(f"model {model!r}: got the alias of a ControlNet, expected {forms()}")
     if alias is None and Path(model).is_file() and not random_weights:
         return Checkpoint.of_file(Path(model), name=model, prediction_type=prediction_type, without=without, vae=vae)
     if prediction_type is not None:

@@ -45,11 +45,12 @@ def find_root(
 
 def configs_of(alias: Alias) -> Path:
     """A folder to build random weights from: with the weights, or assembled from what is installed."""
+    assert alias.configs is not None, "a ControlNet is refused before"
     configs = package_path(alias.configs)
     return configs if alias.folder is not None else assemble_configs(configs)
 
 
 def forms() -> str:
     """What a checkpoint may be called, for messages."""
-    aliases = ", ".join(sorted(read_aliases()))
+    aliases = ", ".join(sorted(name for name, alias in read_aliases().items() if alias.configs is not None))
     return f"a diffusers folder, a single .safetensors file, a hub id such as org/name, or an alias ({aliases})"

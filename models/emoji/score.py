@@ -51,13 +51,16 @@ def open_pipeline(model: Path, device: str) -> Any:
     return pipeline.to(device=device, dtype=torch.float32)
 
 
-def paint(pipeline: Any, prompts: Sequence[str], options: argparse.Namespace) -> "torch.Tensor":
+def paint(
+    pipeline: Any, prompts: Sequence[str], options: argparse.Namespace, **shown: "torch.Tensor"
+) -> "torch.Tensor":
     """Paint every prompt from the same seed, so that the batch size changes nothing.
 
     Args:
         pipeline: a diffusers pipeline.
         prompts: N of them.
         options: `guidance`, `steps`, `seed` and `batch`.
+        **shown: further arguments of the pipeline that have N rows.
 
     Returns:
         float32 (N, 3, H, W), -1 to 1.
@@ -74,6 +77,7 @@ def paint(pipeline: Any, prompts: Sequence[str], options: argparse.Namespace) ->
             guidance_scale=options.guidance,
             generator=generators,
             output_type="pt",
+            **{name: rows[start : start + len(part)] for name, rows in shown.items()},
         )
         painted.append(output.images.float().cpu() * 2 - 1)
         report(f"painted {start + len(part)} of {len(prompts)}")

@@ -13,10 +13,10 @@ as one that ran through.
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from diffoundry.models.emoji.training.command import add_shared, report, run
+from diffoundry.models.emoji.training.command import add_schedule, add_shared, report, run
 
 __all__ = ["main"]
 
@@ -68,25 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     add_shared(parser)
     add("--init", type=Path, help="a checkpoint folder to start from; default: from scratch")
     add("--labels", choices=["shipped", "all"], default="shipped", help="263 emoji, or all 1,377 of one code point")
-    add("--resume", action="store_true", help="continue from the checkpoints in OUT")
-    add("--steps", type=_positive(int), help="length of a stage's schedule")
-    add("--minutes", type=_positive(float), help="stop a stage, resumably, after this long")
-    add("--batch", type=_positive(int), help="pictures a step")
-    add("--lr", type=_positive(float), help="highest learning rate")
-    add("--warmup", type=_positive(int), help="steps until the rate is reached")
-    add("--seed", type=int, help="of initial weights, batches and noise")
-    add("--save-every", type=_positive(int), default=200, help="steps between checkpoints (default: %(default)s)")
+    add_schedule(parser)
     return parser
-
-
-def _positive(kind: Callable[[str], float]) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        value = kind(text)
-        if value <= 0:
-            raise argparse.ArgumentTypeError(f"must be above zero, got {text}")
-        return value
-
-    return parse
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A tiny stand-in for the two npm packages, and a tiny checkpoint in diffusers' layout."""
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -88,5 +89,43 @@ def workspace(data_folder, tiny_checkpoint):
         init = None if scratch else tiny_checkpoint
         pictures = data.pictures(emoji)
         return Workspace(out=out, init=init, architecture=tiny_checkpoint, emoji=emoji, pictures=pictures)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def load_script():
+    """Opens a script of a folder of `models/` whose name no import statement could spell."""
+
+    def open_script(folder, name):
+        spec = importlib.util.spec_from_file_location(name, SHIPPED.parent / folder / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return open_script
+
+
+ENGINES = [
+    *(("onnxruntime", precision) for precision in ("fp32", "fp16", "int8-weights")),
+    *(("openvino", precision) for precision in ("fp32", "fp16", "bf16", "int8-weights")),
+]
+"""Target and precision of what the companions are tried on."""
+
+
+@pytest.fixture(scope="session")
+def guided(exported):
+    """Factory: the emoji model with its ControlNet on an engine of `ENGINES`; without edges it paints as ever."""
+    from diffoundry.runtime import load
+
+    def make(target, precision):
+        if target == "openvino" and precision == "bf16":
+            from diffoundry.targets.openvino import devices
+
+            if precision not in devices.precisions("cpu"):
+                pytest.skip("this processor does not compute in bf16")
+        precisions = ",".join(name for engine, name in ENGINES if engine == target)
+        bundle = exported("emoji", target=target, precision=precisions, controlnets=("emoji-edges",))
+        return load(bundle, target=target, precision=precision)
 
     return make

@@ -3,12 +3,12 @@
 import argparse
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from diffoundry.runtime.errors import DiffoundryError, InputError, MissingExtraError
 
-__all__ = ["add_shared", "report", "run"]
+__all__ = ["add_schedule", "add_shared", "positive", "report", "run"]
 
 _CACHE = Path.home() / ".cache" / "diffoundry" / "emoji"
 
@@ -21,24 +21,55 @@ def add_shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
 
 
+def add_schedule(parser: argparse.ArgumentParser) -> None:
+    """The options of a stage's schedule, which every training command has."""
+    add = parser.add_argument
+    add("--resume", action="store_true", help="continue from the checkpoints in OUT")
+    add("--steps", type=positive(int), help="length of a stage's schedule")
+    add("--minutes", type=positive(float), help="stop a stage, resumably, after this long")
+    add("--batch", type=positive(int), help="pictures a step")
+    add("--lr", type=positive(float), help="highest learning rate")
+    add("--warmup", type=positive(int), help="steps until the rate is reached")
+    add("--seed", type=int, help="of initial weights, batches and noise")
+    add("--save-every", type=positive(int), default=200, help="steps between checkpoints (default: %(default)s)")
+
+
+def positive(kind: Callable[[str], float]) -> Callable[[str], float]:
+    """An option's type: a number above zero."""
+
+    def parse(text: str) -> float:
+        value = kind(text)
+        if value <= 0:
+            raise argparse.ArgumentTypeError(f"must be above zero, got {text}")
+        return value
+
+    return parse
+
+
 def report(line: str) -> None:
     """One line of progress, on standard error: results alone go to standard output."""
     print(line, file=sys.stderr, flush=True)
 
 
-def run(what: str, work: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
+def run(
+    what: str,
+    work: Callable[[argparse.Namespace], None],
+    options: argparse.Namespace,
+    needs: Sequence[str] = ("torch", "diffusers", "transformers"),
+) -> int:
     """Do the work behind the checks of what it needs; a user's error becomes one line.
 
     Args:
         what: names the work in the message about a missing package.
         work: imports PyTorch only when called, so that `--help` neither needs it nor waits for it.
         options: `device` among them.
+        needs: modules of the extra `train` that must be there.
 
     Returns:
         The exit code.
     """
     try:
-        for module in ("torch", "diffusers", "transformers"):
+        for module in needs:
             if importlib.util.find_spec(module) is None:
                 raise MissingExtraError(what, module, "train")
         _prepare(options.device)

@@ -115,7 +115,9 @@ def flat_emoji(emoji: Iterable[Emoji], folder: Path) -> list[Emoji]:
         files = (images / f"{code}.png", images / f"{code}-fe0f.png")
         file = next((file for file in files if file.is_file()), None)
         if file is None:
-            raise DiffoundryError(f"'{one.label}' has no flat picture in {images}. Remove the folder to fetch it again.")
+            raise DiffoundryError(
+                f"'{one.label}' has no flat picture in {images}. Remove the folder to fetch it again."
+            )
         flat.append(dataclasses.replace(one, file=file))
     return flat
 

@@ -62,9 +62,7 @@ def encoder_task(space: Workspace, options: Options) -> Task:
         return move(space.pictures[picked], draw_motion(options.batch, generator))
 
     objective = graphed(_Objective(vae), [batch(torch.Generator().manual_seed(options.seed))])
-    return Task(
-        stage="encoder", module=vae, loss=lambda generator: objective(batch(generator)), data=space.fingerprint
-    )
+    return Task(stage="encoder", module=vae, loss=lambda generator: objective(batch(generator)), data=space.fingerprint)
 
 
 def write_encoder(vae: AutoencoderKL, folder: Path) -> None:

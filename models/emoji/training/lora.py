@@ -35,7 +35,9 @@ def lora_task(space: Workspace, options: Options) -> Task:
     base = load_base(folder, space.emoji, space.device, options.seed)
     latents = find_latents(base.vae, space.pictures) * base.vae.config.scaling_factor
     torch.manual_seed(options.seed)
-    base.unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, init_lora_weights="gaussian", target_modules=list(_LAYERS)))
+    base.unet.add_adapter(
+        LoraConfig(r=RANK, lora_alpha=RANK, init_lora_weights="gaussian", target_modules=list(_LAYERS))
+    )
     base.unet.train()
 
     def batch(generator: torch.Generator) -> tuple[torch.Tensor, ...]:

@@ -1,7 +1,7 @@
 """The stages in order: how each is set by default, and how it runs."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,9 @@ STAGES = {
 }
 
 
-def run_stage(name: str, space: Workspace, session: Session, changes: dict[str, Any]) -> bool:
+def run_stage(
+    name: str, space: Workspace, session: Session, changes: dict[str, Any], table: Mapping[str, Stage] = STAGES
+) -> bool:
     """Run or resume one stage.
 
     Args:
@@ -60,11 +62,12 @@ def run_stage(name: str, space: Workspace, session: Session, changes: dict[str, 
         space: the data and the place.
         session: when to write and when to stop.
         changes: fields of `Options` that differ from the stage's defaults.
+        table: where the stage is declared.
 
     Returns:
         Whether its schedule has ended.
     """
-    stage = STAGES[name]
+    stage = table[name]
     options = dataclasses.replace(stage.defaults, **changes)
 
     def write(module: nn.Module) -> None:

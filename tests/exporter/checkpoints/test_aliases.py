@@ -9,6 +9,7 @@ import transformers
 from diffoundry.exporter.checkpoints.aliases import package_path, read_aliases
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.configs.vocabulary import clip_merges, clip_vocabulary
+from diffoundry.runtime.errors import CheckpointError
 from diffoundry.runtime.tokenizers.clip import ClipTokenizer
 
 # Parameters of the published checkpoints.
@@ -22,10 +23,18 @@ SIZES = {
 
 def test_table():
     table = read_aliases()
-    assert set(table) == {"emoji", "sd14", "sd15", "sd21", "sdxl", "sdxl-refiner"}
-    for alias in table.values():
+    assert set(table) == {"emoji", "emoji-edges", "sd14", "sd15", "sd21", "sdxl", "sdxl-refiner"}
+    for name, alias in table.items():
         assert (alias.hub is None) != (alias.folder is None)
-        assert (package_path(alias.configs) / "model_index.json").is_file()
+        assert (alias.configs is None) == (name == "emoji-edges")
+        if alias.configs is not None:
+            assert (package_path(alias.configs) / "model_index.json").is_file()
+
+
+@pytest.mark.parametrize("random_weights", [False, True])
+def test_a_controlnet_is_no_checkpoint(random_weights):
+    with pytest.raises(CheckpointError, match=r"'emoji-edges': got the alias of a ControlNet, .*\(emoji, sd14"):
+        open_checkpoint("emoji-edges", random_weights=random_weights)
 
 
 @pytest.mark.parametrize(("alias", "source"), [(alias, source) for alias, parts in SIZES.items() for source in parts])

@@ -1,0 +1,53 @@
+"""Prompts without and with the ControlNet for edges: the picture of docs/controlnet.md.
+
+python docs/examples/controlnet_sheet.py BUNDLE FILE.png
+
+BUNDLE: diffoundry export --model emoji --controlnet emoji-edges --target onnxruntime -o BUNDLE
+"""
+
+import sys
+
+from PIL import Image, ImageDraw
+
+from diffoundry.models.emoji.training.edges import edge_picture
+from diffoundry.runtime import load
+
+PROMPTS = ("a red apple", "an umbrella", "a sailboat", "a balloon", "a whale", "a t-shirt")
+SETTINGS = {"num_inference_steps": 30, "guidance_scale": 2.0, "seed": 0}
+SCALE, LABEL = 2, 16
+
+
+def main(bundle: str, path: str) -> None:
+    """Paint each prompt, turn and move what came out, and paint along the edges of that."""
+    pipe = load(bundle)
+    rows = {"without": [pipe(prompt, **SETTINGS).images[0] for prompt in PROMPTS]}
+    rows["edges"] = [edge_picture(_moved(picture, number)) for number, picture in enumerate(rows["without"])]
+    for scale in (0.5, 1.0):
+        rows[f"scale {scale}"] = [
+            pipe(prompt, control_image=edges, controlnet_conditioning_scale=scale, **SETTINGS).images[0]
+            for prompt, edges in zip(PROMPTS, rows["edges"], strict=True)
+        ]
+    side = SCALE * rows["without"][0].width
+    sheet = Image.new("RGB", (len(PROMPTS) * side, len(rows) * (side + LABEL)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for down, (name, pictures) in enumerate(rows.items()):
+        top = down * (side + LABEL)
+        draw.text((4, top + side + 1), name, fill="black", font_size=11)
+        for across, picture in enumerate(pictures):
+            sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (across * side, top))
+    sheet.save(path)
+    print(f"{path}: {len(rows)} rows of {len(PROMPTS)} pictures")
+
+
+def _moved(picture: Image.Image, number: int) -> Image.Image:
+    """Mirrored, turned by 20 degrees one way or the other, three quarters as large, off the middle."""
+    side = picture.width
+    small = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).resize((side * 3 // 4, side * 3 // 4))
+    sheet = Image.new("RGB", picture.size, "white")
+    sheet.paste(small, (2 if number % 2 else side // 5, side // 6))
+    angle = 20 if number % 2 else -20
+    return sheet.rotate(angle, Image.Resampling.BICUBIC, fillcolor="white")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
