@@ -45,7 +45,7 @@ def find_root(
 
 def configs_of(alias: Alias) -> Path:
     """A folder to build random weights from: with the weights, or assembled from what is installed."""
-    assert alias.configs is not None, "only checkpoints are opened"
+    assert alias.configs is not None, "a ControlNet is refused before"
     configs = package_path(alias.configs)
     return configs if alias.folder is not None else assemble_configs(configs)
 

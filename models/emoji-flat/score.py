@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diffoundry.models.emoji.score import _write_grid, nearest, open_pipeline, paint
+from diffoundry.models.emoji.score import nearest, open_pipeline, paint, write_grid
 from diffoundry.models.emoji.training.command import add_shared, run
 
 __all__ = ["main"]
@@ -54,7 +54,7 @@ def _score(options: argparse.Namespace) -> None:
     emoji = data.select(data.load_emoji(options.data), options.only or labels)
     solid, flat = data.pictures(emoji), data.pictures(data.flat_emoji(emoji, options.data))
     if options.thumbnails:
-        _write_grid(functional.interpolate(flat, size=(_THUMBNAIL, _THUMBNAIL), mode="area"), options.thumbnails)
+        write_grid(functional.interpolate(flat, size=(_THUMBNAIL, _THUMBNAIL), mode="area"), options.thumbnails)
     pipeline = open_pipeline(options.base, options.device)
     pipeline.load_lora_weights(str(options.model), adapter_name="flat")
     result: dict[str, Any] = {}

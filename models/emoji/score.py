@@ -22,7 +22,7 @@ from diffoundry.runtime.errors import CheckpointError, InputError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["main", "nearest", "open_pipeline", "paint", "reconstruction_psnr", "score"]
+__all__ = ["main", "nearest", "open_pipeline", "paint", "reconstruction_psnr", "score", "write_grid"]
 
 _HERE = Path(__file__).resolve().parent
 _COMPARED = 32
@@ -164,9 +164,9 @@ def _score(options: argparse.Namespace) -> None:
     wanted = [labels.index(label) for label in chosen]
     painted = paint(pipeline, [f"a {label}" for label in chosen], options)
     if options.grid:
-        _write_grid(painted, options.grid)
+        write_grid(painted, options.grid)
     if options.thumbnails:
-        _write_grid(functional.interpolate(pictures, size=(_THUMBNAIL, _THUMBNAIL), mode="area"), options.thumbnails)
+        write_grid(functional.interpolate(pictures, size=(_THUMBNAIL, _THUMBNAIL), mode="area"), options.thumbnails)
     settings = {name: getattr(options, name) for name in ("guidance", "steps", "seed")}
     result = {
         "model": str(options.model),
@@ -189,7 +189,13 @@ def _show(result: dict[str, Any]) -> None:
         print(f"missed        {miss['label']}: painted as {miss['nearest']}")
 
 
-def _write_grid(painted: "torch.Tensor", file: Path) -> None:
+def write_grid(painted: "torch.Tensor", file: Path) -> None:
+    """Write pictures as one sheet, 16 in a row.
+
+    Args:
+        painted: float32 (N, 3, H, W), -1 to 1.
+        file: a PNG.
+    """
     import torch
     from PIL import Image
 

@@ -77,5 +77,5 @@ class _Objective(nn.Module):
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         latents = self.vae.encode(pictures).latent_dist.mean
-        loss: torch.Tensor = reconstruction_loss(self.vae.decode(latents).sample, pictures)
-        return loss + _PENALTY * latents.square().mean()
+        penalty: torch.Tensor = _PENALTY * latents.square().mean()
+        return reconstruction_loss(self.vae.decode(latents).sample, pictures) + penalty

@@ -151,7 +151,8 @@ class Run:
         decay = min(self.options.decay, (1 + self.step) / (10 + self.step))
         pairs = zip(self.averaged.parameters(), self.module.parameters(), strict=True)
         means, values = zip(*((mean, value) for mean, value in pairs if value.requires_grad), strict=True)
-        get_ema_multi_avg_fn(decay)(means, values, self.step)
+        average: Any = get_ema_multi_avg_fn  # untyped; one launch for all on a GPU
+        average(decay)(means, values, self.step)
 
 
 def learning_rate(options: Options, step: int) -> float:

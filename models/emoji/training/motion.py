@@ -5,7 +5,7 @@ import math
 import torch
 from torch.nn import functional
 
-__all__ = ["draw_motion", "move"]
+__all__ = ["FACTOR", "draw_motion", "move"]
 
 FACTOR = 2  # moved pictures are drawn twice as large and averaged down: no jagged lines
 
