@@ -36,17 +36,5 @@ def test_controlnets_are_calibrated_with_a_drawn_picture(controlled_bundle, tmp_
     choice = calibrate(folder, request, {"int8": [form]})["int8"]
     others = {"text_encoder", "unet", "vae_encoder", "vae_decoder"}
     assert set(choice.components) == {*others, "controlnet", "controlnet_1"}
-    shown = read_ranges(folder, "controlnet").tensors["controlnet_cond"]
-    assert (shown.low, shown.high) == (0, 1)
-    assert len(shown.step_low) == 2
-
-
-@pytest.mark.parametrize(("variant", "encoder"), [("variation", "image_encoder"), ("sd1-tiny", "text_encoder")])
-def test_other_networks_are_calibrated_and_the_safety_checker_is_left_in_float(wide_bundle, tmp_path, variant, encoder):
-    folder = shutil.copytree(wide_bundle(variant), tmp_path / "tiny.bundle")
-    small = {"prompts": ("red apple", "cat face"), "held_out": ("pizza",), "steps": 2, "threads": 1}
-    form = GraphForm(weights="int8", activations="uint8", outputs=True)
-    choice = calibrate(folder, QuantizationRequest(budget=Budget(min_psnr=10), **small), {"int8": [form]})["int8"]
-    assert set(choice.components) == {encoder, "unet", "vae_encoder", "vae_decoder"}
-    assert choice.psnr >= 10
-    assert sum(len(part.quantized) for part in choice.components.values()) > 20
+    for name in ("controlnet", "controlnet_1"):  # measured at every step, of which PNDM makes three of two
+        assert len(read_ranges(folder, name).tensors["sample"].step_low) == 3
