@@ -139,12 +139,17 @@ def _text_case(encoder: Any, component: Component, label: str, ids: Array) -> Ca
         component=component.name,
         label=label,
         feeds={"input_ids": ids.astype(np.int32)},
-        expected={spec.name: to_numpy(_output(output, spec.name)) for spec in component.outputs},
+        expected={spec.name: to_numpy(_output(encoder, output, spec.name)) for spec in component.outputs},
     )
 
 
-def _output(given: Any, name: str) -> torch.Tensor:
+def _output(encoder: Any, given: Any, name: str) -> torch.Tensor:
     """An output of transformers' model by its name in the graph, such as "hidden_states.2"."""
+    if name == "normalized_hidden_states":  # as diffusers' `encode_prompt` makes them for `clip_skip`
+        inner = getattr(encoder, "text_model", encoder)
+        with torch.inference_mode():
+            normalized: torch.Tensor = inner.final_layer_norm(torch.stack(given["hidden_states"][:-1], dim=1))
+        return normalized
     field, _, layer = name.partition(".")
     tensor: torch.Tensor = given[field][int(layer)] if layer else given[field]
     return tensor
