@@ -106,9 +106,10 @@ def load_script():
     return open_script
 
 
+PRECISIONS = ("fp32", "fp16", "int8-weights")
 ENGINES = [
-    *(("onnxruntime", precision) for precision in ("fp32", "fp16", "int8-weights")),
-    *(("openvino", precision) for precision in ("fp32", "fp16", "bf16", "int8-weights")),
+    *((target, precision) for target in ("onnxruntime", "openvino") for precision in PRECISIONS),
+    pytest.param("openvino", "bf16", marks=pytest.mark.slow),
 ]
 """Target and precision of what the companions are tried on."""
 
@@ -119,13 +120,15 @@ def guided(exported):
     from diffoundry.runtime import load
 
     def make(target, precision):
-        if target == "openvino" and precision == "bf16":
+        if precision in PRECISIONS:  # one bundle: what is traced is traced once
+            request = {"target": "onnxruntime,openvino", "precision": ",".join(PRECISIONS)}
+        else:
             from diffoundry.targets.openvino import devices
 
             if precision not in devices.precisions("cpu"):
-                pytest.skip("this processor does not compute in bf16")
-        precisions = ",".join(name for engine, name in ENGINES if engine == target)
-        bundle = exported("emoji", target=target, precision=precisions, controlnets=("emoji-edges",))
+                pytest.skip(f"this processor does not compute in {precision}")
+            request = {"target": target, "precision": precision}
+        bundle = exported("emoji", controlnets=("emoji-edges",), **request)
         return load(bundle, target=target, precision=precision)
 
     return make

@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from diffoundry.models.emoji.training.edges import edge_picture, edges, overlap
-from diffoundry.runtime import load
 from tests.models.conftest import ENGINES
 
 torch = pytest.importorskip("torch")
@@ -29,9 +28,9 @@ def moved(picture):
 
 
 @pytest.fixture(scope="module")
-def asked(emoji_bundle):
+def asked(guided):
     """Edges of what the base paints for each label, moved."""
-    pipe = load(emoji_bundle)
+    pipe = guided("onnxruntime", "fp32")
     return [edge_picture(moved(pipe(f"a {label}", **SETTINGS).images[0])) for label in LABELS]
 
 
