@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from diffoundry.exporter.cli.budget import budget_options, take_budget
-from diffoundry.exporter.cli.export import parse_builds
+from diffoundry.exporter.cli.export import joined, parse_builds
 from diffoundry.exporter.cli.progress import jobs_json, jobs_table, show_progress, tell_pending
 from diffoundry.exporter.rebuild import pending_builds, rebuild
 from diffoundry.runtime.bundle import Bundle
@@ -21,8 +21,8 @@ __all__ = ["command"]
 
 @click.command("build", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 @bundle_argument
-@click.option("--target", help="What to compile for, or several with commas between.")
-@click.option("--precision", help="Or several with commas between.  [default: fp32]")
+@click.option("--target", multiple=True, callback=joined, help="What to compile for, or several: openvino,onnxruntime.")
+@click.option("--precision", multiple=True, callback=joined, help="Or several: bf16,fp32.  [default: fp32]")
 @budget_options
 @click.option("--overwrite", is_flag=True, help="Build engines anew that are there already.")
 @json_option

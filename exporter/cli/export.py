@@ -24,7 +24,12 @@ from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.specs import PRECISIONS, BuildSpec, FusedLora
 from diffoundry.runtime.sums import sha256_of
 
-__all__ = ["command", "parse_builds", "read_loras"]
+__all__ = ["command", "joined", "parse_builds", "read_loras"]
+
+
+def joined(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> str | None:
+    """What a repeated option says: the same as once with commas between."""
+    return ",".join(values) or None
 
 
 @click.command("export", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
@@ -33,12 +38,18 @@ __all__ = ["command", "parse_builds", "read_loras"]
     required=True,
     help="A diffusers folder, a single .safetensors file, a hub id, or an alias: emoji, sd15, sdxl ...",
 )
-@click.option("--target", required=True, help="What to compile for, or several: openvino,onnxruntime.")
+@click.option(
+    "--target",
+    required=True,
+    multiple=True,
+    callback=joined,
+    help="What to compile for, or several: openvino,onnxruntime.",
+)
 @click.option(
     "--precision",
-    default="fp32",
-    show_default=True,
-    help=f"Or several, the preferred first: bf16,fp32. One of {', '.join(PRECISIONS)}.",
+    multiple=True,
+    callback=joined,
+    help=f"Or several, the preferred first: bf16,fp32. One of {', '.join(PRECISIONS)}.  [default: fp32]",
 )
 @click.option(
     "--batch", help="Rows of one engine call (a guided picture takes two): 2, or a range 1..8.  [default: any]"
@@ -74,7 +85,7 @@ def command(
     *,
     model: str,
     target: str,
-    precision: str,
+    precision: str | None,
     buckets: str | None,
     random_weights: bool,
     seed: int,
@@ -93,7 +104,7 @@ def command(
     A target's own options are typed behind: 'diffoundry targets NAME' lists them.
     """
     started = time.perf_counter()
-    builds = parse_builds(target, precision, context.args)
+    builds = parse_builds(target, precision or "fp32", context.args)
     quantization = take_budget(values)
     if buckets is not None and (values["height"] or values["width"]):
         raise InputError("buckets: got them with --height or --width, expected one of the two ways to name sizes")

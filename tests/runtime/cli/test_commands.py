@@ -92,6 +92,13 @@ def test_a_long_prompt_says_what_was_cut(diffoundry, emoji_bundle, tmp_path):
         (["frobnicate"], 2, "No such command 'frobnicate'"),
         (["export", "--model", "emoji", "-o", "{tmp}/b"], 2, "Missing option '--target'"),
         (["export", "--model", "emoji", "--target", "abacus", "-o", "{tmp}/b"], 1, "target: got 'abacus', expected"),
+        # A repeated option adds: the last one does not hide those before it.
+        (
+            ["export", "--model", "emoji", "--target", "abacus", "--target", "onnxruntime", "-o", "{tmp}/b"],
+            1,
+            "target: got 'abacus', expected",
+        ),
+        (["build", "{bundle}", "--target", "abacus", "--target", "onnxruntime"], 1, "target: got 'abacus', expected"),
         (["export", "--model", "nope", "--target", "onnxruntime", "-o", "{tmp}/b"], 1, "model 'nope': not found"),
         (
             ["export", "--model", "emoji", "--target", "onnxruntime", "-o", "{tmp}/b", "--height", "big"],
