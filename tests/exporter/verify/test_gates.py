@@ -74,6 +74,8 @@ def test_checks_at_their_limits():
 class _Pipeline:
     """Paints what it is told, one array a step."""
 
+    encoders = ("text_encoder",)
+
     def __init__(self, latents, picture):
         self.latents, self.picture = latents, picture
 

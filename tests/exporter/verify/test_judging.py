@@ -20,6 +20,8 @@ _SETTINGS = Settings(prompts=("red apple",), seeds=(0,), steps=1, guidance_scale
 class _Pipeline:
     """Makes one step, without an error, and then paints what it is told."""
 
+    encoders = ("text_encoder",)
+
     def __init__(self, picture):
         self.images = [picture]
 
