@@ -66,12 +66,13 @@ def main(place: str) -> None:
         latents, picture = _reference(checkpoint, name, given, nets)
         cells = []
         for target in TARGETS:
-            run = load(_bundle(folder, checkpoint, model, nets), target=target).start(
+            run = load(_bundle(folder, checkpoint, model, nets), target=target, safety_checker=None).start(
                 seed=0, num_inference_steps=10, output_type="np", **given
             )
             errors = [
-                np.abs(step.latents - expected).max() / np.sqrt(np.mean(expected**2))
-                for step, expected in zip(run, latents, strict=True)
+                np.abs(step.latents - latents[step.index]).max() / np.sqrt(np.mean(latents[step.index] ** 2))
+                for step in run
+                if step.index in latents  # an old kind of callback is not called for a scheduler's warm-up
             ]
             value = psnr(np.asarray(run.finish().images[0]), picture, peak=1.0)
             cells += [f"{max(errors):.1e}", f"{value:.0f} dB"]
@@ -106,17 +107,19 @@ def _bundle(folder: Path, checkpoint: Path, model: str, nets: Sequence[Path]) ->
 
 def _reference(
     checkpoint: Path, name: str, given: dict[str, Any], nets: Sequence[Path]
-) -> tuple[list[np.ndarray], np.ndarray]:
+) -> tuple[dict[int, np.ndarray], np.ndarray]:
     models = [diffusers.ControlNetModel.from_pretrained(net) for net in nets]
     beside = {"controlnet": models if len(models) > 1 else models[0]} if models else {}
     pipe = getattr(diffusers, name).from_pretrained(checkpoint, torch_dtype=torch.float32, **beside)
     pipe.set_progress_bar_config(disable=True)
+    if hasattr(pipe, "safety_checker"):  # black pictures would be the same whatever was painted
+        pipe.safety_checker = None
     if CONTROL in given and "image" not in given:  # what text to image calls it there
         given = {key: value for key, value in given.items() if key != CONTROL} | {"image": given[CONTROL]}
-    latents = []
+    latents: dict[int, np.ndarray] = {}
 
-    def keep(_pipe: Any, _index: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
-        latents.append(values["latents"].numpy().copy())
+    def keep(_pipe: Any, index: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        latents[index] = values["latents"].numpy().copy()
         return {}
 
     new = "callback_on_step_end" in inspect.signature(type(pipe).__call__).parameters
