@@ -7,7 +7,6 @@ paints one picture in 10 steps on both sides, and the table of docs/pipelines.md
 already are used.
 """
 
-import inspect
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 
 from diffoundry.exporter.build import ExportRequest, build
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
+from diffoundry.exporter.pytorch.reference import call_pipeline, reference_arguments
 from diffoundry.exporter.verify.metrics import psnr
 from diffoundry.runtime import load
 from diffoundry.runtime.pipelines.stand_in import CONTROL, SEEN, size_arguments
@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
 from tiny_checkpoints import write_tiny_checkpoint, write_tiny_controlnet
 
 TARGETS = ("onnxruntime", "openvino")
+PROMPT = "red apple"
 
 # diffusers' class, checkpoint, which pictures it takes
 PIPELINES = (
@@ -60,19 +61,18 @@ def main(place: str) -> None:
     print(f"| pipeline | checkpoint | {' | '.join(f'{name}: latents | picture' for name in TARGETS)} |")
     print("|---|---|" + "---|" * (2 * len(TARGETS)))
     for name, model, needs in PIPELINES:
-        given = {**({} if SEEN in needs else {"prompt": "red apple"}), **size_arguments(needs, 64, 64)}
+        given = size_arguments(needs, 64, 64)
         checkpoint = _checkpoint(folder, model)
         nets = [_controlnet(folder, model, f"net{index}") for index in range(needs.count(CONTROL))]
         latents, picture = _reference(checkpoint, name, given, nets)
         cells = []
         for target in TARGETS:
             run = load(_bundle(folder, checkpoint, model, nets), target=target, safety_checker=None).start(
-                seed=0, num_inference_steps=10, output_type="np", **given
+                None if SEEN in needs else PROMPT, seed=0, num_inference_steps=10, output_type="np", **given
             )
             errors = [
-                np.abs(step.latents - latents[step.index]).max() / np.sqrt(np.mean(latents[step.index] ** 2))
-                for step in run
-                if step.index in latents  # an old kind of callback is not called for a scheduler's warm-up
+                np.abs(step.latents - expected).max() / np.sqrt(np.mean(expected**2))
+                for step, expected in zip(run, latents, strict=True)
             ]
             value = psnr(np.asarray(run.finish().images[0]), picture, peak=1.0)
             cells += [f"{max(errors):.1e}", f"{value:.0f} dB"]
@@ -107,25 +107,27 @@ def _bundle(folder: Path, checkpoint: Path, model: str, nets: Sequence[Path]) ->
 
 def _reference(
     checkpoint: Path, name: str, given: dict[str, Any], nets: Sequence[Path]
-) -> tuple[dict[int, np.ndarray], np.ndarray]:
+) -> tuple[list[np.ndarray], np.ndarray]:
     models = [diffusers.ControlNetModel.from_pretrained(net) for net in nets]
     beside = {"controlnet": models if len(models) > 1 else models[0]} if models else {}
     pipe = getattr(diffusers, name).from_pretrained(checkpoint, torch_dtype=torch.float32, **beside)
     pipe.set_progress_bar_config(disable=True)
     if hasattr(pipe, "safety_checker"):  # black pictures would be the same whatever was painted
         pipe.safety_checker = None
-    if CONTROL in given and "image" not in given:  # what text to image calls it there
-        given = {key: value for key, value in given.items() if key != CONTROL} | {"image": given[CONTROL]}
-    latents: dict[int, np.ndarray] = {}
+    latents: list[np.ndarray] = []
 
-    def keep(_pipe: Any, index: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
-        latents[index] = values["latents"].numpy().copy()
-        return {}
+    def keep(_index: int, _timestep: Any, values: torch.Tensor) -> None:
+        latents.append(values.numpy().copy())
 
-    new = "callback_on_step_end" in inspect.signature(type(pipe).__call__).parameters
-    watch = {"callback_on_step_end": keep} if new else {"callback": lambda i, t, x: keep(pipe, i, t, {"latents": x})}
-    images = pipe(
-        generator=torch.Generator().manual_seed(0), num_inference_steps=10, output_type="np", **watch, **given
+    given = reference_arguments(pipe, given)
+    images = call_pipeline(
+        pipe,
+        PROMPT,
+        keep,
+        generator=torch.Generator().manual_seed(0),
+        num_inference_steps=10,
+        output_type="np",
+        **given,
     ).images
     return latents, np.asarray(images[0], np.float32)
 

@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from diffoundry.calibration.quality import Budget
 from diffoundry.exporter.calibrate.calibrate import QuantizationRequest
-from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
+from diffoundry.exporter.checkpoints.checkpoint import SEED, Checkpoint
 from diffoundry.exporter.passes import OPSET
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.plugins import find_plugin
@@ -80,7 +80,7 @@ def quantization_for(recipe: Recipe, request: QuantizationRequest) -> Quantizati
     Random weights are there to measure speed: one picture of two steps gives ranges that int8 kernels run with, and
     any picture will do.
     """
-    if "random_weights_seed" not in recipe.source or request != QuantizationRequest():
+    if SEED not in recipe.source or request != QuantizationRequest():
         return request
     anything = Budget(min_psnr=0.01)
     return replace(

@@ -7,14 +7,14 @@ BUNDLE: diffoundry export --model emoji --controlnet emoji-edges --target onnxru
 
 import sys
 
-from PIL import Image, ImageDraw
+from PIL import Image
+from sheet import write_sheet
 
 from diffoundry.models.emoji.training.edges import edge_picture
 from diffoundry.runtime import load
 
 PROMPTS = ("a red apple", "an umbrella", "a sailboat", "a balloon", "a whale", "a t-shirt")
 SETTINGS = {"num_inference_steps": 30, "guidance_scale": 2.0, "seed": 0}
-SCALE, LABEL = 2, 16
 
 
 def main(bundle: str, path: str) -> None:
@@ -27,16 +27,7 @@ def main(bundle: str, path: str) -> None:
             pipe(prompt, control_image=edges, controlnet_conditioning_scale=scale, **SETTINGS).images[0]
             for prompt, edges in zip(PROMPTS, rows["edges"], strict=True)
         ]
-    side = SCALE * rows["without"][0].width
-    sheet = Image.new("RGB", (len(PROMPTS) * side, len(rows) * (side + LABEL)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for down, (name, pictures) in enumerate(rows.items()):
-        top = down * (side + LABEL)
-        draw.text((4, top + side + 1), name, fill="black", font_size=11)
-        for across, picture in enumerate(pictures):
-            sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (across * side, top))
-    sheet.save(path)
-    print(f"{path}: {len(rows)} rows of {len(PROMPTS)} pictures")
+    write_sheet(rows, path)
 
 
 def _moved(picture: Image.Image, number: int) -> Image.Image:

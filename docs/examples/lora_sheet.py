@@ -6,7 +6,7 @@ python docs/examples/lora_sheet.py BUNDLE FILE.png
 import sys
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+from sheet import write_sheet
 
 from diffoundry.runtime import load
 
@@ -14,7 +14,6 @@ LORA = Path(__file__).parents[2] / "models/emoji-flat/pytorch_lora_weights.safet
 PROMPTS = ("a sailboat", "a tent", "a watch", "a dog face", "a backpack", "a rocket")
 SCALES = (0.0, 0.7, 1.0)
 SETTINGS = {"num_inference_steps": 30, "guidance_scale": 4.0, "seed": 0}
-SCALE, LABEL = 2, 16
 
 
 def main(bundle: str, path: str) -> None:
@@ -25,16 +24,7 @@ def main(bundle: str, path: str) -> None:
     for scale in SCALES[1:]:
         pipe.set_lora_scale(scale)
         rows[f"scale {scale}"] = [pipe(prompt, **SETTINGS).images[0] for prompt in PROMPTS]
-    side = SCALE * rows["without"][0].width
-    sheet = Image.new("RGB", (len(PROMPTS) * side, len(rows) * (side + LABEL)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for down, (name, pictures) in enumerate(rows.items()):
-        top = down * (side + LABEL)
-        draw.text((4, top + side + 1), name, fill="black", font_size=11)
-        for across, picture in enumerate(pictures):
-            sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (across * side, top))
-    sheet.save(path)
-    print(f"{path}: {len(rows)} rows of {len(PROMPTS)} pictures")
+    write_sheet(rows, path)
 
 
 if __name__ == "__main__":

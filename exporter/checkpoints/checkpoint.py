@@ -11,7 +11,7 @@ from diffoundry.exporter.checkpoints.checks import check_classes, check_folder, 
 from diffoundry.exporter.checkpoints.controlnets import controlnet_folders, diffusers_index, joined_index
 from diffoundry.exporter.checkpoints.other_vae import check_fits, vae_class
 from diffoundry.exporter.checkpoints.places import Progress, configs_of, find_root, forms
-from diffoundry.exporter.checkpoints.single_file import SingleFile
+from diffoundry.exporter.checkpoints.single_file import PREDICTION_TYPE, SingleFile
 from diffoundry.exporter.checkpoints.weight_files import read_json, resolve_weights
 from diffoundry.exporter.component import Component, Config, Family
 from diffoundry.exporter.families.lookup import find_family
@@ -24,13 +24,10 @@ from diffoundry.runtime.sums import sha256_of
 if TYPE_CHECKING:  # reached lazily: the process that only plans an export stays free of torch
     import torch
 
-__all__ = ["PREDICTION_TYPE", "SEED", "Checkpoint", "open_checkpoint", "open_recipe"]
+__all__ = ["SEED", "Checkpoint", "open_checkpoint", "open_recipe"]
 
 SEED = "random_weights_seed"
 """Name of the seed among a recipe's sources."""
-
-PREDICTION_TYPE = "prediction_type"
-"""Name of the prediction type among a recipe's sources, where the user named one for a single file."""
 
 _INDEX = "model_index.json"
 

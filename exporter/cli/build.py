@@ -47,7 +47,7 @@ def command(
         raise InputError(
             "build: got a precision or options without --target, expected both, or neither for what is pending"
         )
-    builds = () if target is None else parse_builds(target, precision or "fp32", context.args)
+    builds = () if target is None else parse_builds(target, precision, context.args)
     manifest = Bundle(bundle).manifest
     count = len(builds or (pending_builds(manifest) if manifest else ())) * len(manifest.components if manifest else ())
     with show_progress(count) as tell:

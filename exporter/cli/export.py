@@ -104,7 +104,7 @@ def command(
     A target's own options are typed behind: 'diffoundry targets NAME' lists them.
     """
     started = time.perf_counter()
-    builds = parse_builds(target, precision or "fp32", context.args)
+    builds = parse_builds(target, precision, context.args)
     quantization = take_budget(values)
     if buckets is not None and (values["height"] or values["width"]):
         raise InputError("buckets: got them with --height or --width, expected one of the two ways to name sizes")
@@ -134,8 +134,8 @@ def command(
     out.print(f"{output}: {size_text(total)} in {seconds:.1f} s", soft_wrap=True)
 
 
-def parse_builds(targets: str, precisions: str, arguments: list[str]) -> tuple[BuildSpec, ...]:
-    """Every target in every precision, targets first, with their options.
+def parse_builds(targets: str, precisions: str | None, arguments: list[str]) -> tuple[BuildSpec, ...]:
+    """Every target in every precision, fp32 where none is named, targets first, with their options.
 
     Raises:
         ConfigError: An option that no target has.
@@ -145,7 +145,7 @@ def parse_builds(targets: str, precisions: str, arguments: list[str]) -> tuple[B
     options = parse_target_options(arguments, names)
     return tuple(
         BuildSpec(target=name, precision=precision, options=options[name])
-        for name, precision in product(names, _words(precisions))
+        for name, precision in product(names, _words(precisions or "fp32"))
     )
 
 

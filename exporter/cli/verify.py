@@ -13,7 +13,8 @@ import transformers
 from numpy.typing import NDArray
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from diffoundry.exporter.checkpoints.checkpoint import PREDICTION_TYPE, Checkpoint, open_checkpoint
+from diffoundry.exporter.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from diffoundry.exporter.checkpoints.single_file import PREDICTION_TYPE
 from diffoundry.exporter.cli.verify_tables import checks_table, matrix_table, report_tables
 from diffoundry.exporter.verify import (
     Absence,

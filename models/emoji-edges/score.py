@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from diffoundry.models.emoji.score import nearest, paint
-from diffoundry.models.emoji.training.command import add_shared, run
+from diffoundry.models.emoji.training.command import add_painting, add_shared, run
 
 __all__ = ["main"]
 
@@ -33,14 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("model", type=Path, nargs="?", default=_HERE, help="folder of the ControlNet (default: the shipped one)")
     add("--base", type=Path, default=_BASE, help="the checkpoint (default: models/emoji)")
     add_shared(parser)
+    add_painting(parser)
     add("--scales", type=float, nargs="+", default=[0.0, 0.5, 1.0])
-    add("--only", nargs="+", metavar="LABEL", help="paint these labels; default: all")
-    add("--guidance", type=float, default=4.0)
-    add("--steps", type=int, default=25)
-    add("--seed", type=int, default=0)
     add("--moved", type=int, default=123, help="seed of how the pictures are moved (default: %(default)s)")
-    add("--batch", type=int, default=32, help="prompts at once (default: %(default)s)")
-    add("--json", action="store_true", help="print the score as JSON")
     return run("Scoring", _score, parser.parse_args(arguments))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from diffoundry.models.emoji.score import nearest, open_pipeline, paint, write_grid
-from diffoundry.models.emoji.training.command import add_shared, run
+from diffoundry.models.emoji.training.command import add_painting, add_shared, run
 
 __all__ = ["main"]
 
@@ -33,13 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("model", type=Path, nargs="?", default=_HERE, help="folder of the LoRA (default: the shipped one)")
     add("--base", type=Path, default=_BASE, help="the checkpoint (default: models/emoji)")
     add_shared(parser)
+    add_painting(parser)
     add("--scales", type=float, nargs="+", default=[0.0, 0.5, 1.0])
-    add("--only", nargs="+", metavar="LABEL", help="paint these labels; default: all")
-    add("--guidance", type=float, default=4.0)
-    add("--steps", type=int, default=25)
-    add("--seed", type=int, default=0)
-    add("--batch", type=int, default=32, help="prompts at once (default: %(default)s)")
-    add("--json", action="store_true", help="print the score as JSON")
     add("--thumbnails", type=Path, metavar="FILE", help="write the flat pictures, 16 x 16 pixels each, as one sheet")
     return run("Scoring", _score, parser.parse_args(arguments), needs=("torch", "diffusers", "transformers", "peft"))
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffoundry.models.emoji.training.command import add_shared, report, run
+from diffoundry.models.emoji.training.command import add_painting, add_shared, report, run
 from diffoundry.runtime.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
@@ -215,12 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("model", type=Path, nargs="?", default=_HERE, help="checkpoint folder (default: the shipped weights)")
     add_shared(parser)
-    add("--only", nargs="+", metavar="LABEL", help="paint these labels; default: all")
-    add("--guidance", type=float, default=4.0)
-    add("--steps", type=int, default=25)
-    add("--seed", type=int, default=0)
-    add("--batch", type=int, default=32, help="prompts at once (default: %(default)s)")
-    add("--json", action="store_true", help="print the score as JSON")
+    add_painting(parser)
     add("--grid", type=Path, metavar="FILE", help="write the painted pictures as one sheet, 16 in a row")
     add("--thumbnails", type=Path, metavar="FILE", help="write the known pictures, 16 x 16 pixels each, as one sheet")
     return parser

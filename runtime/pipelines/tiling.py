@@ -11,7 +11,7 @@ import numpy.typing as npt
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.specs import DimSpec
 
-__all__ = ["Tiles"]
+__all__ = ["Tiles", "lengths", "starts"]
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -76,46 +76,48 @@ class Tiles:
         """The different tiles of a picture of this size (height, width) in pixels; itself when it is one tile."""
         if max(size) <= self.pixels:
             return [size]
-        heights, widths = (_lengths(side, self.pixels) for side in size)
+        heights, widths = (lengths(side, self.pixels, _OVERLAPS) for side in size)
         return list(product(heights, widths))
 
     def decode(self, run: Callable[[FloatArray], FloatArray], latents: FloatArray) -> FloatArray:
         """Pictures (B, 3, H, W) of latents (B, C, h, w), by calls of `run` on at most a tile."""
-        return _in_tiles(run, latents, self.latents, self.pixels)
+        return self._in_tiles(run, latents, self.latents, self.pixels)
 
     def encode(self, run: Callable[[FloatArray], FloatArray], pixels: FloatArray) -> FloatArray:
         """Moments (B, 2 C, h, w) of pictures (B, 3, H, W), by calls of `run` on at most a tile."""
-        return _in_tiles(run, pixels, self.pixels, self.latents)
+        return self._in_tiles(run, pixels, self.pixels, self.latents)
 
+    def _in_tiles(
+        self, run: Callable[[FloatArray], FloatArray], array: FloatArray, side: int, result_side: int
+    ) -> FloatArray:
+        """Run on tiles and put what comes of them together; two rows of tiles are held at once.
 
-def _in_tiles(run: Callable[[FloatArray], FloatArray], array: FloatArray, side: int, result_side: int) -> FloatArray:
-    """Run on tiles and put what comes of them together; two rows of tiles are held at once.
-
-    Args:
-        run: From a tile (B, C, h, w), sides of at most `side`, to its result, sides of `result_side / side` times that.
-        array: (B, C, H, W); what fits into one tile is run as it is.
-        side: Of a tile.
-        result_side: Of the result of a tile.
-    """
-    if max(array.shape[2:]) <= side:
-        return run(array)
-    height, width = array.shape[2:]
-    extent = result_side // _OVERLAPS
-    keep = result_side - extent
-    above: list[FloatArray] = []
-    bands = []
-    for top in _starts(height, side):
-        row: list[FloatArray] = []
-        for index, left in enumerate(_starts(width, side)):
-            tile = run(np.ascontiguousarray(array[:, :, top : top + side, left : left + side]))
-            if above:
-                tile = _blend(above[index], tile, extent, axis=2)
-            if row:
-                tile = _blend(row[-1], tile, extent, axis=3)
-            row.append(tile)
-        bands.append(np.concatenate([tile[:, :, :keep, :keep] for tile in row], axis=3))
-        above = row
-    return np.concatenate(bands, axis=2)
+        Args:
+            run: From a tile (B, C, h, w), sides of at most `side`, to its result, sides of `result_side / side` times
+                that.
+            array: (B, C, H, W); what fits into one tile is run as it is.
+            side: Of a tile.
+            result_side: Of the result of a tile.
+        """
+        if max(array.shape[2:]) <= side:
+            return run(array)
+        height, width = array.shape[2:]
+        extent = result_side // _OVERLAPS
+        keep = result_side - extent
+        above: list[FloatArray] = []
+        bands = []
+        for top in starts(height, side, _OVERLAPS):
+            row: list[FloatArray] = []
+            for index, left in enumerate(starts(width, side, _OVERLAPS)):
+                tile = run(np.ascontiguousarray(array[:, :, top : top + side, left : left + side]))
+                if above:
+                    tile = _blend(above[index], tile, extent, axis=2)
+                if row:
+                    tile = _blend(row[-1], tile, extent, axis=3)
+                row.append(tile)
+            bands.append(np.concatenate([tile[:, :, :keep, :keep] for tile in row], axis=3))
+            above = row
+        return np.concatenate(bands, axis=2)
 
 
 def _blend(before: FloatArray, tile: FloatArray, extent: int, axis: int) -> FloatArray:
@@ -132,14 +134,14 @@ def _blend(before: FloatArray, tile: FloatArray, extent: int, axis: int) -> Floa
     return blended
 
 
-def _starts(length: int, side: int) -> range:
-    """Where tiles begin along a side."""
-    return range(0, length, side - side // _OVERLAPS)
+def starts(length: int, side: int, overlaps: int) -> range:
+    """Where tiles begin along a side, when each shares the `overlaps`-th part of itself with the next."""
+    return range(0, length, side - side // overlaps)
 
 
-def _lengths(length: int, side: int) -> list[int]:
-    """The different lengths of tiles along a side: the last is shorter."""
-    return list(dict.fromkeys(min(side, length - start) for start in _starts(length, side)))
+def lengths(length: int, side: int, overlaps: int) -> list[int]:
+    """The different lengths of tiles along a side: the last are shorter."""
+    return list(dict.fromkeys(min(side, length - start) for start in starts(length, side, overlaps)))
 
 
 def _allowed(tile: tuple[int, int], dims: Mapping[str, DimSpec]) -> bool:

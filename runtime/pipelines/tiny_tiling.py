@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.pipelines.tiling import Tiles
+from diffoundry.runtime.pipelines.tiling import Tiles, lengths, starts
 
 __all__ = ["TinyTiles"]
 
@@ -46,40 +46,27 @@ class TinyTiles(Tiles):
 
     def sizes(self, size: tuple[int, int]) -> list[tuple[int, int]]:
         """See `Tiles.sizes`."""
-        heights, widths = (
-            list(dict.fromkeys(min(self.pixels, side - start) for start in _starts(side, self.pixels))) for side in size
-        )
+        heights, widths = (lengths(side, self.pixels, _OVERLAPS) for side in size)
         return list(product(heights, widths))
 
-    def decode(self, run: Callable[[FloatArray], FloatArray], latents: FloatArray) -> FloatArray:
-        """See `Tiles.decode`."""
-        return _in_tiles(run, latents, self.latents, self.pixels)
-
-    def encode(self, run: Callable[[FloatArray], FloatArray], pixels: FloatArray) -> FloatArray:
-        """See `Tiles.encode`; latents (B, C, h, w) of pictures."""
-        return _in_tiles(run, pixels, self.pixels, self.latents)
-
-
-def _in_tiles(run: Callable[[FloatArray], FloatArray], array: FloatArray, side: int, result_side: int) -> FloatArray:
-    """Run on tiles and lay each over what is there already, its first lines going over from it."""
-    height, width = array.shape[2:]
-    extent = result_side // _OVERLAPS
-    ramp = np.clip(np.arange(result_side, dtype=np.float32) / np.float32(extent - 1), 0, 1)
-    even = np.ones_like(ramp)
-    out: FloatArray | None = None
-    for top, left in product(_starts(height, side), _starts(width, side)):
-        tile = run(np.ascontiguousarray(array[:, :, top : top + side, left : left + side]))
-        if out is None:
-            sides = (length * result_side // side for length in (height, width))
-            out = np.zeros((*tile.shape[:2], *sides), np.float32)
-        rows, columns = tile.shape[2:]
-        mask = ((ramp if top else even)[:, None] * (ramp if left else even)[None])[:rows, :columns]
-        row, column = (start * result_side // side for start in (top, left))
-        place = out[:, :, row : row + rows, column : column + columns]
-        place[...] = mask * tile + (1 - mask) * place
-    assert out is not None
-    return out
-
-
-def _starts(length: int, side: int) -> range:
-    return range(0, length, side - side // _OVERLAPS)
+    def _in_tiles(
+        self, run: Callable[[FloatArray], FloatArray], array: FloatArray, side: int, result_side: int
+    ) -> FloatArray:
+        """Run on tiles and lay each over what is there already, its first lines going over from it."""
+        height, width = array.shape[2:]
+        extent = result_side // _OVERLAPS
+        ramp = np.clip(np.arange(result_side, dtype=np.float32) / np.float32(extent - 1), 0, 1)
+        even = np.ones_like(ramp)
+        out: FloatArray | None = None
+        for top, left in product(starts(height, side, _OVERLAPS), starts(width, side, _OVERLAPS)):
+            tile = run(np.ascontiguousarray(array[:, :, top : top + side, left : left + side]))
+            if out is None:
+                sides = (length * result_side // side for length in (height, width))
+                out = np.zeros((*tile.shape[:2], *sides), np.float32)
+            rows, columns = tile.shape[2:]
+            mask = ((ramp if top else even)[:, None] * (ramp if left else even)[None])[:rows, :columns]
+            row, column = (start * result_side // side for start in (top, left))
+            place = out[:, :, row : row + rows, column : column + columns]
+            place[...] = mask * tile + (1 - mask) * place
+        assert out is not None
+        return out

@@ -7,7 +7,10 @@ from diffoundry.exporter.checkpoints.single_file.architectures import Architectu
 from diffoundry.runtime.errors import CheckpointError
 from diffoundry.runtime.safetensors import Safetensors
 
-__all__ = ["PREDICTION_TYPES", "Prediction", "find_prediction"]
+__all__ = ["PREDICTION_TYPE", "PREDICTION_TYPES", "Prediction", "find_prediction"]
+
+PREDICTION_TYPE = "prediction_type"
+"""Name of the prediction type among a recipe's sources, where the user named one."""
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from diffoundry.exporter.checkpoints.single_file.architectures import Architecture, Changes
 from diffoundry.exporter.checkpoints.single_file.detect import find_architecture
-from diffoundry.exporter.checkpoints.single_file.prediction import PREDICTION_TYPES, Prediction, find_prediction
+from diffoundry.exporter.checkpoints.single_file.prediction import (
+    PREDICTION_TYPE,
+    PREDICTION_TYPES,
+    Prediction,
+    find_prediction,
+)
 from diffoundry.exporter.checkpoints.weight_files import PICKLES, name_some
 from diffoundry.exporter.configs.assemble import assemble_configs
 from diffoundry.runtime.errors import CheckpointError, InputError
@@ -17,7 +22,7 @@ from diffoundry.runtime.sums import sha256_of
 if TYPE_CHECKING:  # reached lazily: the process that only plans an export stays free of torch
     import torch
 
-__all__ = ["PREDICTION_TYPES", "SingleFile"]
+__all__ = ["PREDICTION_TYPE", "PREDICTION_TYPES", "SingleFile"]
 
 _CONVERSION = (
     "import torch; from safetensors.torch import save_file; state = torch.load('FILE', weights_only=True); "
@@ -112,7 +117,7 @@ class SingleFile:
 
     def identity(self) -> dict[str, str]:
         """What a recipe records of it: its SHA-256, and the prediction type that was asked for."""
-        asked = {} if self.asked is None else {"prediction_type": self.asked}
+        asked = {} if self.asked is None else {PREDICTION_TYPE: self.asked}
         return {self.path.name: sha256_of(self.path), **asked}
 
     def notices(self) -> list[str]:

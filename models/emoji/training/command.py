@@ -8,7 +8,7 @@ from pathlib import Path
 
 from diffoundry.runtime.errors import DiffoundryError, InputError, MissingExtraError
 
-__all__ = ["add_schedule", "add_shared", "positive", "report", "run"]
+__all__ = ["add_painting", "add_schedule", "add_shared", "positive", "report", "run"]
 
 _CACHE = Path.home() / ".cache" / "diffoundry" / "emoji"
 
@@ -19,6 +19,17 @@ def add_shared(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, default=_CACHE, help="where the npm packages are kept (default: %(default)s)"
     )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+
+
+def add_painting(parser: argparse.ArgumentParser) -> None:
+    """The options of how pictures are painted, which every score has."""
+    add = parser.add_argument
+    add("--only", nargs="+", metavar="LABEL", help="paint these labels; default: all")
+    add("--guidance", type=float, default=4.0)
+    add("--steps", type=int, default=25)
+    add("--seed", type=int, default=0)
+    add("--batch", type=int, default=32, help="prompts at once (default: %(default)s)")
+    add("--json", action="store_true", help="print the score as JSON")
 
 
 def add_schedule(parser: argparse.ArgumentParser) -> None:

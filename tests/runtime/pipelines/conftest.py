@@ -34,3 +34,22 @@ def emoji_openvino(exported):
 def apple(emoji):
     """A picture to begin with: PIL, 64 x 64."""
     return emoji("a red apple", seed=7, num_inference_steps=10).images[0]
+
+
+@pytest.fixture(scope="module")
+def emoji_diffusers(emoji_folder):
+    """diffusers' pipeline of the embedded model."""
+    from pipeline_harness import diffusers_pipeline
+
+    return diffusers_pipeline(emoji_folder)
+
+
+@pytest.fixture(scope="module")
+def xl(exported, tiny_sd_checkpoint):
+    """Our pipeline and diffusers' of the tiny Stable Diffusion XL."""
+    from pipeline_harness import diffusers_pipeline
+
+    from diffoundry.runtime import load
+
+    folder = tiny_sd_checkpoint("xl")
+    return load(exported(folder)), diffusers_pipeline(folder, "StableDiffusionXLPipeline")

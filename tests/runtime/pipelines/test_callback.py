@@ -5,14 +5,7 @@ import pytest
 import torch
 from pipeline_harness import diffusers_pipeline
 
-from diffoundry.runtime import load
 from diffoundry.runtime.errors import InputError
-
-
-@pytest.fixture(scope="module")
-def xl(exported, tiny_sd_checkpoint):
-    folder = tiny_sd_checkpoint("xl")
-    return load(exported(folder)), diffusers_pipeline(folder, "StableDiffusionXLPipeline")
 
 
 def follow(pipe, prompt, change, names, **arguments):

@@ -3,21 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from pipeline_harness import compare, diffusers_pipeline
+from pipeline_harness import compare
 
-from diffoundry.runtime import load
 from diffoundry.runtime.errors import InputError
-
-
-@pytest.fixture(scope="module")
-def theirs(emoji_folder):
-    return diffusers_pipeline(emoji_folder)
-
-
-@pytest.fixture(scope="module")
-def xl(exported, tiny_sd_checkpoint):
-    folder = tiny_sd_checkpoint("xl")
-    return load(exported(folder)), diffusers_pipeline(folder, "StableDiffusionXLPipeline")
 
 
 def _mixed(pipe, names):
@@ -28,13 +16,13 @@ def _mixed(pipe, names):
     return {name: ((a + b) / 2).numpy() for name, a, b in zip(names, first, second, strict=True)}
 
 
-def test_stable_diffusion(emoji, theirs):
-    embeddings = _mixed(theirs, ("prompt_embeds", "negative_prompt_embeds"))
-    compare(emoji, theirs, None, **embeddings, num_inference_steps=5)
+def test_stable_diffusion(emoji, emoji_diffusers):
+    embeddings = _mixed(emoji_diffusers, ("prompt_embeds", "negative_prompt_embeds"))
+    compare(emoji, emoji_diffusers, None, **embeddings, num_inference_steps=5)
     only = {"prompt_embeds": embeddings["prompt_embeds"]}
-    compare(emoji, theirs, None, **only, negative_prompt="blue", num_inference_steps=4)
+    compare(emoji, emoji_diffusers, None, **only, negative_prompt="blue", num_inference_steps=4)
     twice = {"prompt_embeds": np.repeat(embeddings["prompt_embeds"], 2, axis=0), "num_images_per_prompt": 2}
-    compare(emoji, theirs, None, **twice, guidance_scale=1.0, num_inference_steps=3)
+    compare(emoji, emoji_diffusers, None, **twice, guidance_scale=1.0, num_inference_steps=3)
 
 
 def test_stable_diffusion_xl(xl):

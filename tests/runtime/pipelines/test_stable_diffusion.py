@@ -12,11 +12,6 @@ from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.random import TorchCpuGenerator
 
 
-@pytest.fixture(scope="module")
-def emoji_diffusers(emoji_folder):
-    return diffusers_pipeline(emoji_folder)
-
-
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pipeline_harness import compare, diffusers_pipeline
+from pipeline_harness import compare
 
 from diffoundry.runtime import load
 from diffoundry.runtime.errors import InputError
@@ -19,17 +19,6 @@ FRAME = Frame(height=64, width=64, pictures_per_prompt=1, guided=True, from_imag
 
 LONG = "a (red:1.4) apple, [green] leaf, " * 12
 """Two chunks."""
-
-
-@pytest.fixture(scope="module")
-def theirs(emoji_folder):
-    return diffusers_pipeline(emoji_folder)
-
-
-@pytest.fixture(scope="module")
-def xl(exported, tiny_sd_checkpoint):
-    folder = tiny_sd_checkpoint("xl")
-    return load(exported(folder)), diffusers_pipeline(folder, "StableDiffusionXLPipeline")
 
 
 def encode(pipe, **arguments):
@@ -75,7 +64,7 @@ def test_stable_diffusion_xl_is_lpw(exported, tiny_sd_checkpoint, target):
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
-def test_every_step_is_diffusers(emoji, emoji_openvino, theirs, target):
+def test_every_step_is_diffusers(emoji, emoji_openvino, emoji_diffusers, target):
     """diffusers given our embeddings, which the tests above hold to the community pipeline's."""
     ours = emoji if target == "onnxruntime" else emoji_openvino
     settings = {"prompt_weighting": True, "long_prompts": True}
@@ -85,7 +74,7 @@ def test_every_step_is_diffusers(emoji, emoji_openvino, theirs, target):
             "prompt_embeds": given["encoder_hidden_states"],
             "negative_prompt_embeds": negatives["encoder_hidden_states"],
         }
-        _, expected = compare(ours, theirs, None, **embeddings, num_inference_steps=4)
+        _, expected = compare(ours, emoji_diffusers, None, **embeddings, num_inference_steps=4)
         arguments = {"negative_prompt": negative, "num_inference_steps": 4, "output_type": "np"}
         got = ours(prompt, seed=0, **arguments, **settings).images
         np.testing.assert_allclose(got, expected, atol=2e-3)
