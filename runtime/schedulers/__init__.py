@@ -18,6 +18,7 @@ from typing import Any
 
 from diffoundry.runtime.schedulers.affine import NotAffineError
 from diffoundry.runtime.schedulers.base import Scheduler, StepResult
+from diffoundry.runtime.schedulers.dynamic_shift import mu_for
 from diffoundry.runtime.schedulers.lowering import lower
 from diffoundry.runtime.schedulers.plan import PlanStep, SamplingPlan, execute
 from diffoundry.runtime.schedulers.registry import scheduler_class, scheduler_from_config, scheduler_names
@@ -30,6 +31,7 @@ __all__ = [
     "StepResult",
     "execute",
     "lower",
+    "mu_for",
     "scheduler_class",
     "scheduler_from_config",
     "scheduler_names",

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import ConfigError, InputError
 from diffoundry.runtime.schedulers.affine import Sample
+from diffoundry.runtime.schedulers.arithmetic.noise import Generator
 from diffoundry.runtime.schedulers.config import (
     DIFFUSERS_VERSION,
     KNOWN_OPTIONS,
@@ -81,6 +82,10 @@ class Scheduler(Generic[C]):
     """Which of "timesteps", "sigmas" and "mu" `set_timesteps` takes."""
     combines_schedules: ClassVar[bool] = False
     """Whether `num_inference_steps`, `timesteps` and `sigmas` may be given together."""
+    takes_eta: ClassVar[bool] = False
+    """Whether `step` has the argument `eta`."""
+    needed_loop: ClassVar[str | None] = None
+    """The loop that this scheduler needs, where `loop_step` cannot drive it: its pipeline class, and what it does."""
     not_affine: ClassVar[str | None] = None
     """What makes every run of this scheduler unfit for a sampling plan; None where that is up to its options."""
 
@@ -189,24 +194,97 @@ class Scheduler(Generic[C]):
         raise NotImplementedError
 
     @property
+    def takes_mu(self) -> bool:
+        """Whether `set_timesteps` uses `mu`: the class knows dynamic shifting, and the config turns it on."""
+        return "mu" in self.custom_schedules and bool(self.config.get("use_dynamic_shifting"))
+
+    @property
     def model_timesteps(self) -> NDArray[Any]:
         """The timesteps at which a sampling loop calls the model: nearly always `timesteps`."""
         return self.timesteps
 
-    def loop_step(
-        self, model_output: Sample, timestep: Any, sample: Sample, *, generator: Any = None, **arguments: Any
-    ) -> StepResult:
-        """`step` as a sampling loop calls it, with the same arguments for every scheduler.
+    def output_channels(self, channels: int) -> tuple[int, ...]:
+        """Return the numbers of output channels that `step` accepts for a sample of `channels` channels."""
+        return (channels,)
 
-        A scheduler whose `step` wants more, as diffusers' has it (the timestep after this one, the clean sample
-        predicted before), remembers or looks it up here.
+    def check_loop(
+        self,
+        *,
+        channels: int | None = None,
+        output_channels: int | None = None,
+        eta: float = 0.0,
+        mu: float | None = None,
+    ) -> None:
+        """Refuse a sampling loop that this scheduler cannot finish, before its first step.
+
+        Such a loop calls the model with `scale_model_input(sample, t)` at each t of `model_timesteps`, then
+        `loop_step`. It depends on the options alone, so that it can be checked before `set_timesteps`.
+
+        Args:
+            channels: of the sample; None leaves channels unchecked.
+            output_channels: of the model's output; None leaves channels unchecked.
+            eta: as for `loop_step`.
+            mu: as for `set_timesteps`, given by the caller.
+
+        Raises:
+            InputError: the scheduler needs another loop or model, or ignores an argument.
+        """
+        name = type(self).__name__
+        if self.needed_loop is not None:
+            raise self._refusal(self.needed_loop)
+        if channels is not None and output_channels is not None:
+            expected = self.output_channels(channels)
+            if output_channels not in expected:
+                raise InputError(
+                    f"{name} needs a model with {' or '.join(map(str, expected))} output channels for a sample of "
+                    f"{channels} channels, but this model has {output_channels}. Choose another scheduler, for example "
+                    "EulerDiscreteScheduler."
+                )
+        if eta and not self.takes_eta:
+            raise InputError(f"{name} has no eta, but eta is {eta}. Leave it out, or choose DDIMScheduler.")
+        if mu is not None and not self.takes_mu:
+            raise InputError(
+                f"{name} ignores mu, but mu is {mu}. Leave it out, or choose a flow-matching scheduler with the option "
+                "'use_dynamic_shifting'."
+            )
+
+    def _refusal(self, needed_loop: str) -> InputError:
+        return InputError(
+            f"{type(self).__name__} cannot run in this denoising loop. It needs {needed_loop}. "
+            "Choose another scheduler, for example EulerDiscreteScheduler."
+        )
+
+    def loop_step(
+        self,
+        model_output: Sample,
+        timestep: float,
+        sample: Sample,
+        *,
+        generator: Generator = None,
+        eta: float | None = None,
+        **arguments: Any,
+    ) -> StepResult:
+        """Call `step` as a sampling loop does: with the same arguments for every scheduler.
 
         Args:
             model_output: of the model that was fed `scale_model_input(sample, timestep)`.
             timestep: one of `model_timesteps`, in order.
             sample: as for `step`.
             generator: source of noise, where the scheduler draws any.
-            arguments: what else `step` takes by name and stays the same for the whole run, such as `eta`.
+            eta: for schedulers with `takes_eta`, the others ignore it; None is the default of `step`.
+            arguments: further keyword arguments of `step` that stay the same for the whole run, such as `s_churn`.
+        """
+        if eta is not None and self.takes_eta:
+            arguments["eta"] = eta
+        return self._loop_step(model_output, timestep, sample, generator=generator, **arguments)
+
+    def _loop_step(
+        self, model_output: Sample, timestep: Any, sample: Sample, *, generator: Generator, **arguments: Any
+    ) -> StepResult:
+        """Call `step`.
+
+        A scheduler whose `step` takes more, as in diffusers (the following timestep, the clean sample predicted
+        before), remembers or looks it up in an override.
         """
         return self.step(model_output, timestep, sample, generator=generator, **arguments)
 

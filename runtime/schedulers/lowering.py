@@ -1,6 +1,6 @@
 """From a planned scheduler to a `SamplingPlan`: its own `step`, run on linear forms instead of arrays."""
 
-from typing import Any
+from typing import Any, cast
 
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.schedulers.affine import LinearForm, NotAffineError, Symbol
@@ -71,7 +71,9 @@ def _lower_step(
     if set(fed.terms) != {Symbol("sample", i)}:
         raise NotAffineError("feeding the model anything but a multiple of the sample")
     drawn = noise.drawn
-    following: LinearForm = scheduler.loop_step(output, timestep, sample, generator=noise, **step_arguments).prev_sample
+    following: LinearForm = scheduler.loop_step(
+        output, timestep, sample, generator=cast(Any, noise), **step_arguments
+    ).prev_sample
     if not following.is_finite():
         raise NotAffineError(f"step {i} has an infinite coefficient, which")
     return PlanStep(

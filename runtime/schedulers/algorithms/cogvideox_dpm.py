@@ -30,7 +30,7 @@ class CogVideoXDPMScheduler(CogVideoXScheduler):
     """
 
     def _reset(self) -> None:
-        # timestep and x0 of the call before, for `loop_step`
+        # timestep and x0 of the call before, for `_loop_step`
         self._before: tuple[int, Sample] | None = None
 
     def step(
@@ -87,8 +87,8 @@ class CogVideoXDPMScheduler(CogVideoXScheduler):
             return 0.0
         return math.log(q) / math.log(a_back * (1.0 - a) / (a * (1.0 - a_back)))
 
-    def loop_step(
-        self, model_output: Sample, timestep: Any, sample: Sample, *, generator: Any = None, **arguments: Any
+    def _loop_step(
+        self, model_output: Sample, timestep: Any, sample: Sample, *, generator: Generator, **arguments: Any
     ) -> StepResult:
         """`step` with the timestep and the x0 of the call before."""
         back, old = self._before if self._before is not None else (None, None)

@@ -48,6 +48,7 @@ class DDIMScheduler(DiscreteScheduler[DDIMOptions]):
     """
 
     Options = DDIMOptions
+    takes_eta = True
     compatible_names = KARRAS_COMPATIBLES
 
     def _prepare(self) -> None:

@@ -79,6 +79,10 @@ class DDPMScheduler(DiscreteScheduler[DDPMOptions]):
         order = self.timesteps.tolist()
         self._following = dict(zip(order, [*order[1:], -1], strict=True))
 
+    def output_channels(self, channels: int) -> tuple[int, ...]:
+        """Return the accepted numbers of output channels: twice the sample's where the variance is learned."""
+        return (2 * channels if is_learned(self.options.variance_type) else channels,)
+
     def step(self, model_output: Sample, timestep: int, sample: Sample, *, generator: Generator = None) -> StepResult:
         """Go from x_t to x_{t-1}.
 

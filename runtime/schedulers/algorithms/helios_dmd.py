@@ -41,7 +41,7 @@ class HeliosDMDScheduler(HeliosStageScheduler[HeliosDMDOptions]):
     _plans_end = True
 
     def _reset(self) -> None:
-        # for `loop_step`: n, and how many calls there have been
+        # for `_loop_step`: n, and how many calls there have been
         self._start: Sample | None = None
         self._calls = 0
 
@@ -88,8 +88,8 @@ class HeliosDMDScheduler(HeliosStageScheduler[HeliosDMDOptions]):
         sigma = _level(steps[cur_sampling_step + 1], sigmas, timesteps)
         return StepResult((1.0 - sigma) * x0 + sigma * dmd_noisy_tensor)
 
-    def loop_step(
-        self, model_output: Sample, timestep: Any, sample: Sample, *, generator: Any = None, **arguments: Any
+    def _loop_step(
+        self, model_output: Sample, timestep: Any, sample: Sample, *, generator: Generator, **arguments: Any
     ) -> StepResult:
         """`step` with the first sample of the run as n."""
         start = sample if self._start is None else self._start

@@ -65,6 +65,7 @@ class KarrasVeScheduler(Scheduler[KarrasVeOptions]):
 
     Options = KarrasVeOptions
     order = 2
+    needed_loop = "the loop of KarrasVePipeline, which adds noise before each model call and corrects each step"
     not_affine = "feeding the model anything but a multiple of the sample"
     schedule: Float32Array
 

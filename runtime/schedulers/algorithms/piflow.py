@@ -57,6 +57,10 @@ class PiflowScheduler(IndexedScheduler[PiflowOptions]):
     Options = PiflowOptions
     not_affine = "a sum over the n_grid outputs that share the model's channels"
 
+    def output_channels(self, channels: int) -> tuple[int, ...]:
+        """Return the accepted number of output channels: one set of velocities for each place of the grid."""
+        return (channels * self.options.n_grid,)
+
     def _training_schedule(self) -> Schedule:
         # nothing is planned, and there are no training steps to list
         empty = np.empty(0, dtype=np.float32)

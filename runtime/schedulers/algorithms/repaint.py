@@ -51,6 +51,7 @@ class RePaintScheduler(DiscreteScheduler[RePaintOptions]):
     """
 
     Options = RePaintOptions
+    needed_loop = "the loop of RePaintPipeline, which blends a known image in and goes back in time between the steps"
     not_affine = "the blend with argument 'mask'"
 
     def set_timesteps(

@@ -56,6 +56,7 @@ class ScoreSdeVeScheduler(Scheduler[ScoreSdeVeOptions]):
     """
 
     Options = ScoreSdeVeOptions
+    needed_loop = "the loop of ScoreSdeVePipeline, which corrects the sample before each step with more model calls"
     not_affine = "the corrector's step size (`step_correct`)"
     discrete_sigmas: Float32Array
 

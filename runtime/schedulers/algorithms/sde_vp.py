@@ -69,8 +69,8 @@ class ScoreSdeVpScheduler(Scheduler[ScoreSdeVpOptions]):
         mean = (1.0 + 0.5 * step * beta) * x - (step * beta / deviation) * score
         return SdeResult(mean + math.sqrt(beta * step) * noise_like(x, generator), mean)
 
-    def loop_step(
-        self, model_output: Sample, timestep: Any, sample: Sample, *, generator: Any = None, **arguments: Any
+    def _loop_step(
+        self, model_output: Sample, timestep: Any, sample: Sample, *, generator: Generator, **arguments: Any
     ) -> StepResult:
         """`step_pred`, in the order of arguments of the other schedulers."""
         return StepResult(self.step_pred(model_output, sample, timestep, generator=generator, **arguments).prev_sample)

@@ -42,6 +42,7 @@ class TCDScheduler(DistilledScheduler[DistilledOptions]):
     """
 
     Options = DistilledOptions
+    takes_eta = True
 
     def _distilled(self, original: int | None, strength: float) -> NDArray[np.int64]:
         """As the base class, and with a number given for one run every training step, as in diffusers."""

@@ -72,6 +72,10 @@ class UnCLIPScheduler(DiscreteScheduler[UnCLIPOptions]):
         order = self.timesteps.tolist()
         self._following: dict[int, int | None] = dict(zip(order, [*order[1:], None], strict=True))
 
+    def output_channels(self, channels: int) -> tuple[int, ...]:
+        """Return the accepted numbers of output channels: twice the sample's where the variance is learned."""
+        return (2 * channels if self.options.variance_type == "learned_range" else channels,)
+
     def step(
         self,
         model_output: Sample,
@@ -118,8 +122,8 @@ class UnCLIPScheduler(DiscreteScheduler[UnCLIPOptions]):
                 following = following + learned_deviation(predicted, "learned_range", small=small, large=b) * noise
         return StepResult(following, x0)
 
-    def loop_step(
-        self, model_output: Sample, timestep: Any, sample: Sample, *, generator: Any = None, **arguments: Any
+    def _loop_step(
+        self, model_output: Sample, timestep: Any, sample: Sample, *, generator: Generator, **arguments: Any
     ) -> StepResult:
         """`step` to the timestep that follows in the run."""
         following = self._following.get(int(timestep))

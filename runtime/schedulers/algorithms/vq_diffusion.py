@@ -78,6 +78,7 @@ class VQDiffusionScheduler(Scheduler[VQDiffusionOptions]):
     """
 
     Options = VQDiffusionOptions
+    needed_loop = "the loop of VQDiffusionPipeline, whose samples are classes of image patches and not numbers"
     not_affine = "the choice of the most likely class"
 
     def _prepare(self) -> None:

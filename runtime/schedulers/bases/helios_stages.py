@@ -99,6 +99,31 @@ class HeliosStageScheduler(StraightPathScheduler[H]):
         self.start_sigmas = [stage.start for stage in self._stages]
         self.end_sigmas = [stage.end for stage in self._stages]
 
+    def check_loop(
+        self,
+        *,
+        channels: int | None = None,
+        output_channels: int | None = None,
+        eta: float = 0.0,
+        mu: float | None = None,
+    ) -> None:
+        """Refuse a loop that this scheduler cannot finish: one of several stages, besides what the base refuses.
+
+        Args:
+            channels: as in the base.
+            output_channels: as in the base.
+            eta: as in the base.
+            mu: as in the base.
+
+        Raises:
+            InputError: the scheduler needs another loop or model, or ignores an argument.
+        """
+        if self.options.stages > 1:
+            raise self._refusal(
+                f"the loop of a Helios pipeline, which runs {self.options.stages} stages of growing resolution"
+            )
+        super().check_loop(channels=channels, output_channels=output_channels, eta=eta, mu=mu)
+
     def _training_schedule(self) -> Schedule:
         trained = self.options.num_train_timesteps
         even = 1.0 - np.linspace(1, 1 / trained, trained + 1)

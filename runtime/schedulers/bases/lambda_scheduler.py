@@ -172,9 +172,16 @@ class LambdaScheduler(IndexedScheduler[L]):
             epsilon = epsilon_from("sample", x0, sample, **scales)
         return epsilon
 
+    def output_channels(self, channels: int) -> tuple[int, ...]:
+        """Return the accepted numbers of output channels; the channels of a learned variance are ignored."""
+        return (channels, 2 * channels) if self._learned_variance else (channels,)
+
+    @property
+    def _learned_variance(self) -> bool:
+        return is_learned(getattr(self.options, "variance_type", None)) and self.options.prediction_type == "epsilon"
+
     def _mean(self, output: Sample, sample: Sample) -> Sample:
-        learned = is_learned(getattr(self.options, "variance_type", None))
-        return mean_of(output, sample) if learned and self.options.prediction_type == "epsilon" else output
+        return mean_of(output, sample) if self._learned_variance else output
 
     def _named_scales(self, sigma: float) -> dict[str, float]:
         if self.options.prediction_type == "flow_prediction":
