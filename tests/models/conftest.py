@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from device_precisions import requires_precision
 from PIL import Image, ImageDraw
 
 SHIPPED = Path(__file__).resolve().parents[2] / "models" / "emoji"
@@ -120,13 +121,10 @@ def guided(exported):
     from diffoundry.runtime import load
 
     def make(target, precision):
+        requires_precision(target, precision)
         if precision in PRECISIONS:  # one bundle: what is traced is traced once
             request = {"target": "onnxruntime,openvino", "precision": ",".join(PRECISIONS)}
         else:
-            from diffoundry.targets.openvino import devices
-
-            if precision not in devices.precisions("cpu"):
-                pytest.skip(f"this processor does not compute in {precision}")
             request = {"target": target, "precision": precision}
         bundle = exported("emoji", controlnets=("emoji-edges",), **request)
         return load(bundle, target=target, precision=precision)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from device_precisions import offers
 
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.verify import report_to_json, verify
@@ -51,7 +52,7 @@ def test_a_bundle_with_a_controlnet_passes_on_every_engine(controlled_bundle, qu
     bundle = controlled_bundle()
     report = verify(bundle, find_checkpoint(Bundle(bundle)), quick)
     assert [check for check in report.all_checks if not check.passed] == []
-    assert {build.name for build in report.builds} >= {"onnxruntime fp32", "openvino fp32"}
+    assert {build.name for build in report.builds} >= {"onnxruntime fp32", "onnxruntime fp16", "openvino fp32"}
     for build in report.builds:
         results = {result.output for result in build.outputs if result.component == "controlnet"}
         assert results == {*(residual_name(index) for index in range(6)), MID_RESIDUAL}
@@ -72,6 +73,19 @@ def test_a_wrong_controlnet_is_found(controlled_bundle, editable, quick):
     assert failed == {f"controlnet_1 {MID_RESIDUAL}"}
 
 
+TARGETS = ("onnxruntime", "openvino")
+
+
+def assert_runs_what_is_offered(report):
+    """Every engine of a wide bundle was compared, or is listed with the reason why it cannot run here."""
+    wide = {f"{target} {precision}": (target, precision) for target in TARGETS for precision in ("fp32", "fp16")}
+    assert {build.name for build in report.builds} == {name for name, pair in wide.items() if offers(*pair)}
+    assert {absence.name for absence in report.absent} == {name for name, pair in wide.items() if not offers(*pair)}
+    for absence in report.absent:
+        precision = wide[absence.name][1]
+        assert f"the device 'cpu' does not compute in {precision} itself" in absence.reason
+
+
 CHECKED = {"text_encoder", "unet", "vae_encoder", "vae_decoder", "safety_checker"}
 
 
@@ -79,7 +93,7 @@ def test_the_safety_checker_is_compared_and_pictures_are_painted_without_it(wide
     request = replace(quick, seeds=(0, 1))  # diffusers flags the second
     report = verify(wide_bundle("sd1-checked"), None, request)
     assert [check for check in report.all_checks if not check.passed] == []
-    assert len(report.builds) == 4
+    assert_runs_what_is_offered(report)
     for build in report.builds:
         assert {result.component for result in build.outputs} == CHECKED
         assert [check.measure for check in build.checks if check.part == "safety"] == ["flags of 2 pictures"]
@@ -110,7 +124,7 @@ def test_image_variation_is_compared_on_a_drawn_picture(wide_bundle, tiny_sd_che
     folder = tiny_sd_checkpoint("variation")
     report = verify(wide_bundle("variation"), open_checkpoint(str(folder)), replace(quick, seeds=(0, 1)))
     assert [check for check in report.all_checks if not check.passed] == []
-    assert len(report.builds) == 4
+    assert_runs_what_is_offered(report)
     for build in report.builds:
         assert {result.component for result in build.outputs} == CHECKED - {"text_encoder"} | {"image_encoder"}
         assert [loop.prompt for loop in build.loops] == ["a drawn picture"] * 2

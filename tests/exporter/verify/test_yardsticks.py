@@ -18,17 +18,21 @@ _COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
 
 @pytest.fixture(scope="module")
 def cases():
-    """Every component on what a picture of six steps feeds it."""
+    """Every component on what a picture of 20 steps feeds it, as the gates were measured.
+
+    The last step has the largest error: in bf16 2.5 times the fp16 gate, where one of six steps is on either side of
+    it, as the processor's order of sums decides.
+    """
     checkpoint = open_checkpoint("emoji")
     pipeline = reference_pipeline(checkpoint, torch.float32)
-    settings = Settings(prompts=("rocket",), seeds=(3,), steps=6, guidance_scale=7.5, height=64, width=64)
+    settings = Settings(prompts=("cat face",), seeds=(3,), steps=20, guidance_scale=7.5, height=64, width=64)
     with record_unet(pipeline) as calls:
-        trace = paint_reference(pipeline, "rocket", 3, settings, lambda *_: None)
+        trace = paint_reference(pipeline, "cat face", 3, settings, lambda *_: None)
     return [
         *unet_cases(checkpoint.component("unet"), trace, calls, 0),
         *decoder_cases(pipeline, trace),
         *encoder_cases(pipeline, trace),
-        *text_cases(pipeline, checkpoint.components, ["rocket"]),
+        *text_cases(pipeline, checkpoint.components, ["cat face"]),
     ]
 
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from device_precisions import requires_precision
 from safetensors.torch import load_file, save_file
 
 from diffoundry.runtime import EngineOptions, load
@@ -48,6 +49,7 @@ def test_every_step_is_diffusers(opened, theirs, make_lora, steps, error, tmp_pa
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_half_precision(opened, theirs, make_lora, steps, error, tmp_path, target):
+    requires_precision(target, "fp16")
     path = make_lora(tmp_path / "x.safetensors", "kohya", "everything")
     theirs.load_lora_weights(str(path))
     ours = opened(target, "fp16")

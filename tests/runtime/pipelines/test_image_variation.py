@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from device_precisions import requires_precision
 from PIL import Image
 from pipeline_harness import TOLERANCE, as_array, diffusers_pipeline
 
@@ -91,6 +92,7 @@ def test_the_picture_counts_and_flags_are_diffusers(ours, theirs):
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_other_engines(wide_bundle, theirs, target, precision):
     """fp16 leaves 1e-3 to 1e-2 on latents of random networks; a wrong condition moves them by 0.1 and more."""
+    requires_precision(target, precision)
     pipe = load(wide_bundle("variation"), target=target, precision=precision, safety_checker=None)
     theirs.safety_checker, checker = None, theirs.safety_checker
     try:

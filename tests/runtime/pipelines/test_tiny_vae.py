@@ -8,6 +8,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from device_precisions import requires_precision
 from PIL import Image
 from pipeline_harness import compare, diffusers_pipeline
 
@@ -62,6 +63,7 @@ def test_every_task_paints_as_diffusers_does(ours, folder, name, more):
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_both_halves_on_every_engine(bundle, folder, target, precision):
     """fp16 has 11 bits for numbers of a few units."""
+    requires_precision(target, precision)
     pipe = load(bundle, target=target, precision=precision)
     theirs = TINY.from_pretrained(folder / "vae")
     pixels = np.random.default_rng(1).uniform(-1, 1, (2, 3, 72, 40)).astype(np.float32)

@@ -8,8 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from device_precisions import requires_precision
 
 from diffoundry.exporter.verify.gates import gates_for
+from diffoundry.runtime.bench.machine import machine_facts
 from diffoundry.runtime.engine import EngineOptions, run_checked
 from diffoundry.runtime.errors import EngineError, InputError
 from diffoundry.runtime.native import attention_library
@@ -18,10 +20,6 @@ from diffoundry.targets.openvino.engine import OpenVinoEngine
 
 COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
 BUCKETS = ((64, 64), (96, 64))
-
-WITH_BF16 = pytest.mark.skipif(
-    "bf16" not in devices.precisions("cpu"), reason="this processor does not compute in bf16"
-)
 
 
 def kernels(engine):
@@ -51,10 +49,9 @@ def test_pytorchs_numbers_in_fp32(open_engine, feeds_for, torch_outputs, rms, mo
 
 @pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("component", COMPONENTS)
-@pytest.mark.parametrize("precision", [pytest.param("bf16", marks=WITH_BF16), "fp16", "int8-weights", "int4-weights"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "int8-weights", "int4-weights"])
 def test_other_precisions_are_near(open_engine, feeds_for, torch_outputs, rms, precision, component, native):
-    if precision not in devices.precisions("cpu"):
-        pytest.skip(f"this processor does not compute in {precision}")
+    requires_precision("openvino", precision)
     with open_engine("emoji", component, precision, native=native) as engine:
         feeds = feeds_for(engine)
         outputs = engine.run(feeds)
@@ -62,12 +59,16 @@ def test_other_precisions_are_near(open_engine, feeds_for, torch_outputs, rms, p
         assert 1e-5 < rms(outputs[name], expected) < gates_for(precision).relative_rms
 
 
-@WITH_BF16
-def test_bf16_runs_in_the_matrix_unit_and_weights_are_halves(open_engine, feeds_for, lowered):
+def test_bf16_runs_in_bf16_kernels_and_weights_are_halves(open_engine, feeds_for, lowered):
+    """Kernels of the matrix unit where the processor has one, else of its dot products; never emulated."""
+    requires_precision("openvino", "bf16")
     with open_engine("emoji", "unet", "bf16", buckets=((64, 64),)) as engine:  # of free sizes kernels show no names
         engine.run(feeds_for(engine))
-        assert {kernel for kind, kernel in kernels(engine) if kind == "FullyConnected"} == {"brgemm_avx512_amx_bf16"}
+        used = {kernel for kind, kernel in kernels(engine) if kind == "FullyConnected"}
         assert engine.facts["floats"] == "bf16"
+    assert used
+    assert all(kernel.startswith("brgemm_") and kernel.endswith("bf16") for kernel in used), used
+    assert all("amx" in kernel for kernel in used) == ("amx_bf16" in machine_facts().features)
     size = {name: lowered("emoji", "unet", name)[0].with_suffix(".bin").stat().st_size for name in ("fp32", "bf16")}
     assert size["bf16"] < 0.51 * size["fp32"]
 
