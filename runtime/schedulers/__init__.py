@@ -16,11 +16,11 @@ loaded on first use.
 
 from typing import Any
 
-from diffoundry.runtime.schedulers.affine import NotAffineError
 from diffoundry.runtime.schedulers.base import Scheduler, StepResult
 from diffoundry.runtime.schedulers.dynamic_shift import mu_for
-from diffoundry.runtime.schedulers.lowering import lower
-from diffoundry.runtime.schedulers.plan import PlanStep, SamplingPlan, execute
+from diffoundry.runtime.schedulers.plans.linear_form import NotAffineError
+from diffoundry.runtime.schedulers.plans.lowering import lower
+from diffoundry.runtime.schedulers.plans.sampling_plan import PlanStep, SamplingPlan, execute
 from diffoundry.runtime.schedulers.registry import scheduler_class, scheduler_from_config, scheduler_names
 
 __all__ = [

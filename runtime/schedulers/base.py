@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import ConfigError, InputError
-from diffoundry.runtime.schedulers.affine import Sample
+from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
 from diffoundry.runtime.schedulers.arithmetic.noise import Generator
 from diffoundry.runtime.schedulers.config import (
     DIFFUSERS_VERSION,
@@ -26,8 +26,6 @@ from diffoundry.runtime.schedulers.options import SchedulerOptions, build_option
 __all__ = ["RunRequest", "Schedule", "Scheduler", "StepResult"]
 
 C = TypeVar("C", bound=SchedulerOptions)
-
-FloatArray = NDArray[np.floating[Any]]
 
 
 class StepResult(NamedTuple):
@@ -86,8 +84,6 @@ class Scheduler(Generic[C]):
     """Whether `step` has the argument `eta`."""
     needed_loop: ClassVar[str | None] = None
     """The loop that this scheduler needs, where `loop_step` cannot drive it: its pipeline class, and what it does."""
-    not_affine: ClassVar[str | None] = None
-    """What makes every run of this scheduler unfit for a sampling plan; None where that is up to its options."""
 
     def __init__(self, **options: Any) -> None:
         """Make a scheduler from options; those not given take diffusers' defaults.

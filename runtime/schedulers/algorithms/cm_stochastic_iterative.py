@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffoundry.runtime.errors import ConfigError, InputError
-from diffoundry.runtime.schedulers.affine import Sample
+from diffoundry.runtime.schedulers.arithmetic.arrays import FloatArray, Sample
 from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
-from diffoundry.runtime.schedulers.arithmetic.sigmas import FloatArray
 from diffoundry.runtime.schedulers.arithmetic.spacing import custom_timesteps
 from diffoundry.runtime.schedulers.arithmetic.thresholding import clip
 from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
@@ -110,7 +109,7 @@ class CMStochasticIterativeScheduler(IndexedScheduler[CMStochasticIterativeOptio
         c_out = (sigma - low) * data / math.hypot(sigma, data)
         x0 = c_out * model_output + c_skip * sample
         if options.clip_denoised:
-            x0 = clip(x0, 1.0, option="clip_denoised")
+            x0 = clip(x0, 1.0)
         self._advance()
         if len(self.timesteps) == 1:
             return StepResult(x0, x0)

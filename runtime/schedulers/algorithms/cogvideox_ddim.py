@@ -1,6 +1,6 @@
 """DDIM as CogVideoX samples with it."""
 
-from diffoundry.runtime.schedulers.affine import Sample
+from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
 from diffoundry.runtime.schedulers.arithmetic.noise import Generator
 from diffoundry.runtime.schedulers.arithmetic.prediction import x0_from
 from diffoundry.runtime.schedulers.base import StepResult

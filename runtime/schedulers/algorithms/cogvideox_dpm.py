@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.schedulers.affine import Sample
+from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
 from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
 from diffoundry.runtime.schedulers.arithmetic.prediction import x0_from
 from diffoundry.runtime.schedulers.base import StepResult
@@ -31,7 +31,7 @@ class CogVideoXDPMScheduler(CogVideoXScheduler):
 
     def _reset(self) -> None:
         # timestep and x0 of the call before, for `_loop_step`
-        self._before: tuple[int, Sample] | None = None
+        self._before: tuple[int, Sample | None] | None = None
 
     def step(
         self,

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from diffoundry.runtime.errors import ConfigError, InputError
-from diffoundry.runtime.schedulers.affine import Sample
+from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Sample
 from diffoundry.runtime.schedulers.arithmetic.betas import make_betas
-from diffoundry.runtime.schedulers.arithmetic.float32 import Float32Array
 from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
 from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
 from diffoundry.runtime.schedulers.bases.discrete import DiscreteScheduler

@@ -6,9 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from diffoundry.runtime.schedulers.affine import Sample
+from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Sample
 from diffoundry.runtime.schedulers.arithmetic.brownian import BrownianNoise, path_seed
-from diffoundry.runtime.schedulers.arithmetic.float32 import Float32Array
 from diffoundry.runtime.schedulers.arithmetic.noise import Generator
 from diffoundry.runtime.schedulers.base import StepResult
 from diffoundry.runtime.schedulers.bases.edm_multistep import EDMMultistepOptions, EDMMultistepScheduler
@@ -40,7 +39,6 @@ class CosineDPMSolverMultistepScheduler(EDMMultistepScheduler[CosineDPMSolverMul
     """
 
     Options = CosineDPMSolverMultistepOptions
-    not_affine = "noise from a Brownian path"
 
     def _told(self, levels: Float32Array) -> Float32Array:
         angle = np.arctan(levels.astype(np.float64)).astype(np.float32)

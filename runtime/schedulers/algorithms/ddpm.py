@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.schedulers.affine import Sample
+from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
 from diffoundry.runtime.schedulers.arithmetic.learned_variance import (
     VarianceType,
     is_learned,
@@ -132,4 +132,5 @@ class DDPMScheduler(DiscreteScheduler[DDPMOptions]):
         """Standard deviation s of the noise: a number, or one for each pixel where it is learned."""
         if predicted is not None:
             return learned_deviation(predicted, self.options.variance_type, small=small, large=large)
-        return (large if self.options.variance_type in ("fixed_large", "fixed_large_log") else small) ** 0.5
+        variance = large if self.options.variance_type in ("fixed_large", "fixed_large_log") else small
+        return float(variance**0.5)

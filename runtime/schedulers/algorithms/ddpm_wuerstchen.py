@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.schedulers.affine import Sample
 from diffoundry.runtime.schedulers.arithmetic import float32
-from diffoundry.runtime.schedulers.arithmetic.broadcast import per_image
+from diffoundry.runtime.schedulers.arithmetic.arrays import FloatArray, Sample, per_image
 from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
-from diffoundry.runtime.schedulers.base import FloatArray, RunRequest, Schedule, Scheduler, StepResult
+from diffoundry.runtime.schedulers.base import RunRequest, Schedule, Scheduler, StepResult
 from diffoundry.runtime.schedulers.options import SchedulerOptions
 
 __all__ = ["DDPMWuerstchenOptions", "DDPMWuerstchenScheduler"]

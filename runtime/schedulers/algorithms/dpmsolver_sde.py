@@ -7,8 +7,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from diffoundry.runtime.schedulers.affine import Sample
 from diffoundry.runtime.schedulers.arithmetic import float32
+from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
 from diffoundry.runtime.schedulers.arithmetic.brownian import BrownianNoise, path_seed
 from diffoundry.runtime.schedulers.arithmetic.noise import Generator
 from diffoundry.runtime.schedulers.arithmetic.prediction import denoised_from_sigma
@@ -60,7 +60,6 @@ class DPMSolverSDEScheduler(SpacedSigmaScheduler[DPMSolverSDEOptions]):
     Options = DPMSolverSDEOptions
     order = 2
     compatible_names = KARRAS_COMPATIBLES
-    not_affine = "noise from a Brownian path"
     karras_between_own_ends = True
 
     def _plan(self, request: RunRequest, train_steps: int) -> Schedule:

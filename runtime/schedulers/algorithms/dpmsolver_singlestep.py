@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from diffoundry.runtime.errors import ConfigError
-from diffoundry.runtime.schedulers.affine import Sample
+from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
 from diffoundry.runtime.schedulers.arithmetic.learned_variance import VarianceType
 from diffoundry.runtime.schedulers.arithmetic.multistep import SolverType, read_solver_names, update_coefficients
 from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
@@ -103,7 +103,7 @@ class DPMSolverSinglestepScheduler(LambdaScheduler[DPMSolverSinglestepOptions]):
 
     def _reset(self) -> None:
         self._outputs: tuple[Sample, ...] = ()
-        self._block_start: Sample = None
+        self._block_start: Sample | None = None
 
     def step(self, model_output: Sample, timestep: int, sample: Sample, *, generator: Generator = None) -> StepResult:
         """Go to the next timestep.
@@ -149,6 +149,7 @@ class DPMSolverSinglestepScheduler(LambdaScheduler[DPMSolverSinglestepOptions]):
             c = update_coefficients(nodes[0], nodes[-1], order, algorithm, solver)
             weights = self._slopes([node.half_log_snr for node in nodes], c.phi1, c.phi2)
         weights[-1] += c.phi0
+        assert self._block_start is not None
         following = c.sample * self._block_start
         for weight, output in zip(weights, self._outputs, strict=False):
             following = following + weight * output

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from diffoundry.runtime.schedulers.affine import Sample
+from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
 from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
 from diffoundry.runtime.schedulers.arithmetic.prediction import denoised_from_sigma
 from diffoundry.runtime.schedulers.arithmetic.spacing import Spacing, spaced_timesteps

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from diffoundry.runtime.schedulers.affine import Sample, require_array
-from diffoundry.runtime.schedulers.arithmetic.float32 import Float32Array
+from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Sample
 from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
 from diffoundry.runtime.schedulers.base import StepResult
 from diffoundry.runtime.schedulers.bases.flow import ShiftedFlowOptions, ShiftedFlowScheduler
@@ -69,7 +68,6 @@ class FlowMatchEulerDiscreteScheduler(ShiftedFlowScheduler[FlowMatchEulerDiscret
     def _step_per_token(
         self, output: Sample, sample: Sample, timesteps: NDArray[np.floating], generator: Generator
     ) -> Float32Array:
-        require_array(sample, "per_token_timesteps")
         sigma = np.asarray(timesteps, dtype=np.float32) / self.options.num_train_timesteps
         levels = self.sigmas[:, None, None]
         sigma_next = np.where(levels < sigma - 1e-6, levels, np.float32(0)).max(axis=0)

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffoundry.runtime.schedulers.affine import Sample
-from diffoundry.runtime.schedulers.arithmetic.float32 import Float32Array
+from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Sample
 from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
 from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
 from diffoundry.runtime.schedulers.bases.flow import FlowOptions, FlowScheduler, shifted

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.schedulers.affine import Sample, require_array
+from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
 from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
 from diffoundry.runtime.schedulers.arithmetic.resampling import resample
 from diffoundry.runtime.schedulers.base import StepResult
@@ -72,7 +72,6 @@ class FlowMatchLCMScheduler(ShiftedFlowScheduler[FlowMatchLCMOptions]):
         return StepResult(following)
 
     def _resized(self, x0: Sample, i: int) -> Sample:
-        require_array(x0, "scale_factors")
         factors = self._scale_factors
         if len(factors) + 1 != len(self.timesteps):
             raise InputError(

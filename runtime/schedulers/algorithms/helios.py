@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from diffoundry.runtime.errors import ConfigError
-from diffoundry.runtime.schedulers.affine import Sample
+from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
 from diffoundry.runtime.schedulers.arithmetic.multistep import Node
 from diffoundry.runtime.schedulers.arithmetic.noise import Generator
 from diffoundry.runtime.schedulers.arithmetic.prediction import epsilon_from, x0_from
@@ -66,7 +66,7 @@ class HeliosScheduler(HeliosStageScheduler[HeliosOptions]):
 
     def _reset(self) -> None:
         self._outputs: tuple[Sample, ...] = ()
-        self._last_sample: Sample = None
+        self._last_sample: Sample | None = None
         self._last_order = 0
 
     def step(

@@ -7,10 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.schedulers.affine import Sample
-from diffoundry.runtime.schedulers.arithmetic.broadcast import per_image
+from diffoundry.runtime.schedulers.arithmetic.arrays import FloatArray, Sample, per_image
 from diffoundry.runtime.schedulers.arithmetic.noise import Generator
-from diffoundry.runtime.schedulers.base import FloatArray, StepResult
+from diffoundry.runtime.schedulers.base import StepResult
 from diffoundry.runtime.schedulers.bases.helios_stages import HeliosStageOptions, HeliosStageScheduler
 
 __all__ = ["HeliosDMDOptions", "HeliosDMDScheduler"]

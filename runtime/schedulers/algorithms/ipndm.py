@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffoundry.runtime.errors import ConfigError
-from diffoundry.runtime.schedulers.affine import Sample
 from diffoundry.runtime.schedulers.arithmetic import float32
-from diffoundry.runtime.schedulers.arithmetic.float32 import Float32Array
+from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Sample
 from diffoundry.runtime.schedulers.arithmetic.noise import Generator
 from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
 from diffoundry.runtime.schedulers.bases.indexed import CountedScheduler

@@ -9,7 +9,7 @@ from diffoundry.runtime.schedulers.algorithms.k_dpm_2_discrete import (
     log_middle,
 )
 from diffoundry.runtime.schedulers.arithmetic import float32
-from diffoundry.runtime.schedulers.arithmetic.float32 import Float32Array
+from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array
 
 __all__ = ["KDPM2AncestralDiscreteScheduler"]
 

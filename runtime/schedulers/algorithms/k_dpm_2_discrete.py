@@ -5,9 +5,8 @@ from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from diffoundry.runtime.schedulers.affine import Sample
 from diffoundry.runtime.schedulers.arithmetic import float32
-from diffoundry.runtime.schedulers.arithmetic.float32 import Float32Array
+from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Sample
 from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
 from diffoundry.runtime.schedulers.arithmetic.prediction import denoised_from_sigma
 from diffoundry.runtime.schedulers.arithmetic.sigmas import sigma_to_timestep
@@ -95,7 +94,7 @@ class KDPM2Scheduler(SpacedSigmaScheduler[K]):
         """The sample divided by sqrt(sigma^2 + 1), at the level of the first or the second call."""
         k = self._interval(timestep)
         sigma = self._level[k] if self._held is None else self._middle[k]
-        return sample * (sigma * sigma + 1.0) ** -0.5
+        return sample * float((sigma * sigma + 1.0) ** -0.5)
 
     def step(self, model_output: Sample, timestep: float, sample: Sample, *, generator: Generator = None) -> StepResult:
         """The first or the second half of a step, in turns.

@@ -6,8 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.schedulers.affine import Sample
-from diffoundry.runtime.schedulers.arithmetic.float32 import Float32Array
+from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Sample
 from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
 from diffoundry.runtime.schedulers.base import RunRequest, Schedule, Scheduler
 from diffoundry.runtime.schedulers.options import SchedulerOptions
@@ -66,7 +65,6 @@ class KarrasVeScheduler(Scheduler[KarrasVeOptions]):
     Options = KarrasVeOptions
     order = 2
     needed_loop = "the loop of KarrasVePipeline, which adds noise before each model call and corrects each step"
-    not_affine = "feeding the model anything but a multiple of the sample"
     schedule: Float32Array
 
     @property

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diffoundry.runtime.schedulers.affine import Sample
 from diffoundry.runtime.schedulers.algorithms.flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
 from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
 from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
 from diffoundry.runtime.schedulers.bases.flow import StraightPathScheduler

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.schedulers.algorithms.ddim import DDIMScheduler
 from diffoundry.runtime.schedulers.algorithms.ddpm import DDPMScheduler
+from diffoundry.runtime.schedulers.arithmetic.arrays import FloatArray
 from diffoundry.runtime.schedulers.arithmetic.learned_variance import is_learned, split_variance
-from diffoundry.runtime.schedulers.base import FloatArray
 
 __all__ = ["DDIMParallelScheduler", "DDPMParallelScheduler"]
 

@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import ConfigError, InputError
+from diffoundry.runtime.schedulers.arithmetic.arrays import FloatArray
 from diffoundry.runtime.schedulers.arithmetic.noise import Generator
-from diffoundry.runtime.schedulers.base import FloatArray, RunRequest, Schedule, StepResult
+from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
 from diffoundry.runtime.schedulers.bases.indexed import IndexedScheduler
 from diffoundry.runtime.schedulers.options import TrainingOptions
 
@@ -55,7 +56,6 @@ class PiflowScheduler(IndexedScheduler[PiflowOptions]):
     """
 
     Options = PiflowOptions
-    not_affine = "a sum over the n_grid outputs that share the model's channels"
 
     def output_channels(self, channels: int) -> tuple[int, ...]:
         """Return the accepted number of output channels: one set of velocities for each place of the grid."""

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.schedulers.affine import Sample
+from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
 from diffoundry.runtime.schedulers.arithmetic.noise import Generator
 from diffoundry.runtime.schedulers.arithmetic.prediction import epsilon_from
 from diffoundry.runtime.schedulers.arithmetic.spacing import Spacing, spaced_timesteps
@@ -77,7 +77,7 @@ class PNDMScheduler(DiscreteScheduler[PNDMOptions]):
         self._counter = 0
         self._outputs: tuple[Sample, ...] = ()
         self._held_sample: Sample | None = None
-        self._accumulated: Sample = 0.0
+        self._accumulated: Sample | float = 0.0
 
     def step(
         self,
@@ -118,6 +118,7 @@ class PNDMScheduler(DiscreteScheduler[PNDMOptions]):
             self._accumulated = 0.0
         else:
             self._accumulated = self._accumulated + output * (1 / 3 if stage else 1 / 6)
+        assert self._held_sample is not None
         return self._transfer(self._held_sample, begin, previous, output)
 
     def _multistep(self, output: Sample, t: int, sample: Sample, interval: int) -> Sample:
@@ -126,6 +127,7 @@ class PNDMScheduler(DiscreteScheduler[PNDMOptions]):
         if self._counter == 1:
             # the second visit: from the first sample again, with the mean of both outputs
             output = (output + self._outputs[-1]) * 0.5
+            assert self._held_sample is not None
             return self._transfer(self._held_sample, t + interval, t, output)
         if self._counter == 0:
             self._held_sample = sample
@@ -145,4 +147,5 @@ class PNDMScheduler(DiscreteScheduler[PNDMOptions]):
         a_next = self._alpha_bar[previous] if previous >= 0 else self._final_alpha_bar
         e = epsilon_from(self.options.prediction_type, output, sample, alpha=a**0.5, sigma=(1.0 - a) ** 0.5)
         denominator = a * (1.0 - a_next) ** 0.5 + (a * (1.0 - a) * a_next) ** 0.5
-        return sample * (a_next / a) ** 0.5 - e * ((a_next - a) / denominator)
+        moved: Sample = sample * (a_next / a) ** 0.5 - e * ((a_next - a) / denominator)
+        return moved

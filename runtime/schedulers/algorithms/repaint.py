@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.schedulers.affine import Sample
+from diffoundry.runtime.schedulers.arithmetic.arrays import FloatArray, Sample
 from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
 from diffoundry.runtime.schedulers.arithmetic.prediction import x0_from
 from diffoundry.runtime.schedulers.arithmetic.thresholding import clip
-from diffoundry.runtime.schedulers.base import FloatArray, RunRequest, Schedule, StepResult
+from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
 from diffoundry.runtime.schedulers.bases.discrete import DiscreteScheduler
 from diffoundry.runtime.schedulers.options import BetaOptions
 
@@ -52,7 +52,6 @@ class RePaintScheduler(DiscreteScheduler[RePaintOptions]):
 
     Options = RePaintOptions
     needed_loop = "the loop of RePaintPipeline, which blends a known image in and goes back in time between the steps"
-    not_affine = "the blend with argument 'mask'"
 
     def set_timesteps(
         self,

@@ -9,10 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import ConfigError
-from diffoundry.runtime.schedulers.affine import Sample
 from diffoundry.runtime.schedulers.arithmetic import float32
-from diffoundry.runtime.schedulers.arithmetic.broadcast import per_image
-from diffoundry.runtime.schedulers.arithmetic.float32 import Float32Array
+from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Sample, per_image
 from diffoundry.runtime.schedulers.arithmetic.learned_variance import VarianceType
 from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
 from diffoundry.runtime.schedulers.arithmetic.spacing import Spacing, spaced_timesteps_before_zero

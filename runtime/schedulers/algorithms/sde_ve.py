@@ -8,12 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.schedulers.affine import Sample
 from diffoundry.runtime.schedulers.arithmetic import float32
-from diffoundry.runtime.schedulers.arithmetic.broadcast import per_image
-from diffoundry.runtime.schedulers.arithmetic.float32 import Float32Array
+from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, FloatArray, Sample, per_image
 from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
-from diffoundry.runtime.schedulers.base import FloatArray, RunRequest, Schedule, Scheduler, StepResult
+from diffoundry.runtime.schedulers.base import RunRequest, Schedule, Scheduler, StepResult
 from diffoundry.runtime.schedulers.bases.sde import SdeResult
 from diffoundry.runtime.schedulers.options import TrainingOptions
 
@@ -57,7 +55,6 @@ class ScoreSdeVeScheduler(Scheduler[ScoreSdeVeOptions]):
 
     Options = ScoreSdeVeOptions
     needed_loop = "the loop of ScoreSdeVePipeline, which corrects the sample before each step with more model calls"
-    not_affine = "the corrector's step size (`step_correct`)"
     discrete_sigmas: Float32Array
 
     def _prepare(self) -> None:

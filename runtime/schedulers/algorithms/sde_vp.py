@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from diffoundry.runtime.schedulers.affine import Sample
 from diffoundry.runtime.schedulers.arithmetic import float32
+from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
 from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
 from diffoundry.runtime.schedulers.base import RunRequest, Schedule, Scheduler, StepResult
 from diffoundry.runtime.schedulers.bases.sde import SdeResult

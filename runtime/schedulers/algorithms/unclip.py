@@ -6,9 +6,8 @@ from typing import Any, Literal
 import numpy as np
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.schedulers.affine import Sample
+from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Sample
 from diffoundry.runtime.schedulers.arithmetic.betas import make_betas
-from diffoundry.runtime.schedulers.arithmetic.float32 import Float32Array
 from diffoundry.runtime.schedulers.arithmetic.learned_variance import learned_deviation, split_variance
 from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
 from diffoundry.runtime.schedulers.arithmetic.prediction import x0_from

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import ConfigError, InputError
-from diffoundry.runtime.schedulers.affine import Sample
+from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
 from diffoundry.runtime.schedulers.arithmetic.multistep import distinct_order
 from diffoundry.runtime.schedulers.arithmetic.noise import Generator
 from diffoundry.runtime.schedulers.arithmetic.prediction import epsilon_from
@@ -161,7 +161,7 @@ class UniPCMultistepScheduler(LambdaScheduler[UniPCMultistepOptions]):
 
     def _reset(self) -> None:
         self._outputs: tuple[Sample, ...] = ()
-        self._last_sample: Sample = None
+        self._last_sample: Sample | None = None
         self._last_order = 0
 
     def step(

@@ -1,16 +1,18 @@
 """VQ-Diffusion: a diffusion over the classes of a vector-quantised picture, which mask out one after the other."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffoundry.runtime import random
 from diffoundry.runtime.errors import ConfigError, InputError
-from diffoundry.runtime.schedulers.base import FloatArray, RunRequest, Schedule, Scheduler, StepResult
+from diffoundry.runtime.schedulers.arithmetic.arrays import FloatArray
+from diffoundry.runtime.schedulers.base import RunRequest, Schedule, Scheduler
 from diffoundry.runtime.schedulers.options import TrainingOptions
 
-__all__ = ["VQDiffusionOptions", "VQDiffusionScheduler"]
+__all__ = ["VQDiffusionOptions", "VQDiffusionResult", "VQDiffusionScheduler"]
 
 Tokens = NDArray[np.int64]
 LogProbabilities = FloatArray
@@ -18,6 +20,16 @@ LogProbabilities = FloatArray
 _TINY = 1e-30
 _LOG_ZERO = float(np.log(np.float32(_TINY)))
 """What stands for the logarithm of zero, as in diffusers."""
+
+
+class VQDiffusionResult(NamedTuple):
+    """What a step of `VQDiffusionScheduler` returns.
+
+    Attributes:
+        prev_sample: the classes at the next timestep, int64, (B, P).
+    """
+
+    prev_sample: Tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +91,6 @@ class VQDiffusionScheduler(Scheduler[VQDiffusionOptions]):
 
     Options = VQDiffusionOptions
     needed_loop = "the loop of VQDiffusionPipeline, whose samples are classes of image patches and not numbers"
-    not_affine = "the choice of the most likely class"
 
     def _prepare(self) -> None:
         options = self.options
@@ -104,14 +115,14 @@ class VQDiffusionScheduler(Scheduler[VQDiffusionOptions]):
             )
         return Schedule(np.arange(steps)[::-1].copy(), None, steps)
 
-    def step(
+    def step(  # type: ignore[override]  # its samples are classes
         self,
         model_output: LogProbabilities,
         timestep: int,
         sample: Tokens,
         *,
         generator: random.Generator | None = None,
-    ) -> StepResult:
+    ) -> VQDiffusionResult:
         """Draw the classes of x_{t-1}.
 
         Args:
@@ -133,7 +144,7 @@ class VQDiffusionScheduler(Scheduler[VQDiffusionOptions]):
         np.log(minus_g, out=minus_g)
         np.subtract(_TINY, minus_g, out=minus_g)
         np.log(minus_g, out=minus_g)
-        return StepResult(_most_likely(log_p - minus_g))
+        return VQDiffusionResult(_most_likely(log_p - minus_g))
 
     def q_posterior(self, log_p_x_0: LogProbabilities, x_t: Tokens, t: int) -> LogProbabilities:
         """The log probabilities of the classes of x_{t-1}.

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffoundry.runtime.schedulers.arithmetic import float32
-from diffoundry.runtime.schedulers.arithmetic.float32 import Float32Array
+from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array
 from diffoundry.runtime.schedulers.options import BetaOptions
 
 __all__ = [

@@ -6,11 +6,10 @@ last place off and not the same on every machine. Here they are computed in floa
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
-__all__ = ["Float32Array", "cumprod", "exp", "linspace", "log", "sigmoid", "sqrt"]
+from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array
 
-Float32Array = NDArray[np.float32]
+__all__ = ["cumprod", "exp", "linspace", "log", "sigmoid", "sqrt"]
 
 
 def linspace(start: float, stop: float, count: int) -> Float32Array:

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.schedulers.affine import Sample, require_array
+from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
 
 __all__ = ["VarianceType", "is_learned", "learned_deviation", "mean_of", "split_variance"]
 
@@ -32,7 +32,6 @@ def mean_of(output: Sample, sample: Sample) -> Sample:
         output: (B, C or 2 C, ...).
         sample: (B, C, ...).
     """
-    require_array(output, "variance_type")
     return output[:, : sample.shape[1]]
 
 
@@ -42,7 +41,6 @@ def split_variance(output: Sample, sample: Sample) -> tuple[Sample, Sample]:
     Raises:
         InputError: the output has not twice the sample's channels.
     """
-    require_array(output, "variance_type")
     channels = sample.shape[1]
     if output.shape[1] != 2 * channels:
         raise InputError(
@@ -64,8 +62,9 @@ def learned_deviation(predicted: Sample, variance_type: VarianceType | None, *, 
         small: posterior variance, the lower bound.
         large: beta_t, the upper bound.
     """
-    require_array(predicted, "variance_type")
     if variance_type == "learned":
-        return np.sqrt(predicted)
+        root: Sample = np.sqrt(predicted)
+        return root
     low, high = 0.5 * math.log(small), 0.5 * math.log(large)
-    return np.exp((predicted + 1.0) * (0.5 * (high - low)) + low)
+    deviation: Sample = np.exp((predicted + 1.0) * (0.5 * (high - low)) + low)
+    return deviation

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-from diffoundry.runtime.schedulers.affine import Sample
+from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
 from diffoundry.runtime.schedulers.arithmetic.sigmas import half_log_snr
 
 __all__ = [
@@ -181,4 +181,5 @@ def _expansion(m: Sequence[Sample], nodes: Sequence[Node], c: Coefficients) -> S
     # weights of (m0 - m1) and (m1 - m2)
     first = (c.phi1 * (1.0 + share) + c.phi2 / (r0 + r1)) / r0
     second = -(c.phi1 * share + c.phi2 / (r0 + r1)) / r1
-    return (c.phi0 + first) * m[0] + (second - first) * m[1] - second * m[2]
+    expanded: Sample = (c.phi0 + first) * m[0] + (second - first) * m[1] - second * m[2]
+    return expanded

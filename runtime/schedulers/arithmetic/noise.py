@@ -6,7 +6,7 @@ from typing import TypeAlias
 import numpy as np
 
 from diffoundry.runtime import random
-from diffoundry.runtime.schedulers.affine import Sample
+from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
 
 __all__ = ["Generator", "noise_like"]
 

@@ -13,7 +13,7 @@ diffusers: `prediction_type`.
 import math
 
 from diffoundry.runtime.errors import ConfigError
-from diffoundry.runtime.schedulers.affine import Sample
+from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
 
 __all__ = ["denoised_from_sigma", "epsilon_from", "x0_from"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.schedulers.arithmetic.sigmas import FloatArray
+from diffoundry.runtime.schedulers.arithmetic.arrays import FloatArray
 
 __all__ = ["MODES", "resample"]
 

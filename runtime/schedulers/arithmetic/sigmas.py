@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import ConfigError
 from diffoundry.runtime.schedulers.arithmetic import float32
+from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, FloatArray
 from diffoundry.runtime.schedulers.arithmetic.beta_quantile import beta_quantile
-from diffoundry.runtime.schedulers.arithmetic.float32 import Float32Array
 from diffoundry.runtime.schedulers.options import SigmaSchedule
 
 __all__ = [
@@ -32,7 +32,6 @@ __all__ = [
 ]
 
 Float64Array = NDArray[np.float64]
-FloatArray = NDArray[np.floating[Any]]
 
 
 def training_sigmas(alphas_cumprod: Float32Array) -> Float32Array:

@@ -5,20 +5,18 @@ from typing import Protocol
 
 import numpy as np
 
-from diffoundry.runtime.schedulers.affine import Sample, require_array
+from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
 
 __all__ = ["LimitOptions", "clip", "dynamic_threshold", "limit_x0"]
 
 
-def clip(x0: Sample, limit: float, option: str = "clip_sample") -> Sample:
+def clip(x0: Sample, limit: float) -> Sample:
     """x0 limited to [-limit, limit] (diffusers: `clip_sample`, `clip_sample_range`).
 
     Args:
         x0: float32, (B, ...).
         limit: largest magnitude kept.
-        option: the option that asks for it.
     """
-    require_array(x0, option)
     return np.clip(x0, -limit, limit)
 
 
@@ -32,8 +30,7 @@ def dynamic_threshold(x0: Sample, *, ratio: float, max_value: float) -> Sample:
         ratio: the quantile (diffusers: `dynamic_thresholding_ratio`).
         max_value: largest s (diffusers: `sample_max_value`).
     """
-    require_array(x0, "thresholding")
-    magnitude = np.abs(x0.reshape(x0.shape[0], -1))
+    magnitude = np.abs(x0).reshape(x0.shape[0], -1)
     s = np.clip(_quantile(magnitude, ratio), 1.0, None)
     # torch.clamp applies the upper bound last, so that a max_value below 1 wins
     s = np.minimum(s, s.dtype.type(max_value)).reshape(-1, *[1] * (x0.ndim - 1))

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from diffoundry.runtime.schedulers.affine import Sample
+from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
 from diffoundry.runtime.schedulers.arithmetic.multistep import Node
 
 __all__ = ["UniPCSolver", "read_unipc_solver", "unipc_update"]

@@ -5,9 +5,10 @@ from typing import Literal
 
 import numpy as np
 
+from diffoundry.runtime.schedulers.arithmetic.arrays import FloatArray
 from diffoundry.runtime.schedulers.arithmetic.betas import alphas_cumprod, ending_at_zero, make_betas
 from diffoundry.runtime.schedulers.arithmetic.spacing import Spacing, spaced_timesteps
-from diffoundry.runtime.schedulers.base import FloatArray, RunRequest, Schedule
+from diffoundry.runtime.schedulers.base import RunRequest, Schedule
 from diffoundry.runtime.schedulers.bases.discrete import DiscreteScheduler
 from diffoundry.runtime.schedulers.config import KARRAS_COMPATIBLES
 from diffoundry.runtime.schedulers.options import BetaOptions

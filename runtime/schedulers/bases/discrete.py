@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.schedulers.arithmetic import float32
+from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, per_image
 from diffoundry.runtime.schedulers.arithmetic.betas import alphas_cumprod, options_betas
-from diffoundry.runtime.schedulers.arithmetic.broadcast import per_image
-from diffoundry.runtime.schedulers.arithmetic.float32 import Float32Array
 from diffoundry.runtime.schedulers.base import Schedule, Scheduler
 from diffoundry.runtime.schedulers.options import BetaOptions, TrainingOptions
 

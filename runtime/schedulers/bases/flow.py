@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import ConfigError, InputError
-from diffoundry.runtime.schedulers.arithmetic.broadcast import per_image
-from diffoundry.runtime.schedulers.arithmetic.float32 import Float32Array
-from diffoundry.runtime.schedulers.arithmetic.sigmas import FloatArray, carried_ends, placed_sigmas
+from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, FloatArray, per_image
+from diffoundry.runtime.schedulers.arithmetic.sigmas import carried_ends, placed_sigmas
 from diffoundry.runtime.schedulers.base import RunRequest, Schedule
 from diffoundry.runtime.schedulers.bases.indexed import IndexedScheduler
 from diffoundry.runtime.schedulers.options import SchedulerOptions, SigmaOptions, SigmaSchedule, TrainingOptions

@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.schedulers.arithmetic.broadcast import per_image
-from diffoundry.runtime.schedulers.arithmetic.float32 import Float32Array
+from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, per_image
 from diffoundry.runtime.schedulers.base import Schedule, Scheduler
 from diffoundry.runtime.schedulers.options import SchedulerOptions
 

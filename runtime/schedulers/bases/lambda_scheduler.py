@@ -9,11 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import ConfigError, InputError
-from diffoundry.runtime.schedulers.affine import Sample
 from diffoundry.runtime.schedulers.arithmetic import float32
+from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Sample, per_image
 from diffoundry.runtime.schedulers.arithmetic.betas import alphas_cumprod, options_betas, without_zero_snr
-from diffoundry.runtime.schedulers.arithmetic.broadcast import per_image
-from diffoundry.runtime.schedulers.arithmetic.float32 import Float32Array
 from diffoundry.runtime.schedulers.arithmetic.learned_variance import is_learned, mean_of
 from diffoundry.runtime.schedulers.arithmetic.multistep import Node
 from diffoundry.runtime.schedulers.arithmetic.prediction import epsilon_from, x0_from

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from diffoundry.runtime.schedulers.affine import Sample
+from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
 
 __all__ = ["SdeResult"]
 

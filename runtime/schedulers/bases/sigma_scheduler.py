@@ -5,9 +5,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from diffoundry.runtime.schedulers.affine import Sample
+from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Sample
 from diffoundry.runtime.schedulers.arithmetic.betas import alphas_cumprod, options_betas, without_zero_snr
-from diffoundry.runtime.schedulers.arithmetic.float32 import Float32Array
 from diffoundry.runtime.schedulers.arithmetic.sigmas import training_sigmas
 from diffoundry.runtime.schedulers.bases.indexed import IndexedScheduler
 from diffoundry.runtime.schedulers.options import BetaOptions

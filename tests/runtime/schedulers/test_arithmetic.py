@@ -10,8 +10,7 @@ from scheduler_harness.covering import covering_rows
 from scheduler_harness.side_by_side import relative_error, ulp_distance
 
 from diffoundry.runtime.errors import ConfigError, InputError
-from diffoundry.runtime.schedulers import NotAffineError, scheduler_class
-from diffoundry.runtime.schedulers.affine import LinearForm, Symbol
+from diffoundry.runtime.schedulers import scheduler_class
 from diffoundry.runtime.schedulers.arithmetic import float32
 from diffoundry.runtime.schedulers.arithmetic.beta_quantile import beta_quantile
 from diffoundry.runtime.schedulers.arithmetic.betas import rescale_zero_terminal_snr
@@ -124,35 +123,6 @@ def test_a_list_of_generators_must_match_the_batch():
     x = np.ones((2, 3, 2, 2), dtype=np.float32)
     with pytest.raises(InputError, match="list of 3 random generators was passed for noise of shape"):
         scheduler.step(x, scheduler.timesteps[0], x, generator=[None] * 3)
-
-
-def test_linear_forms_add_and_scale():
-    a, b = LinearForm.of("sample", 0), LinearForm.of("output", 0)
-    form = -(2.0 * a - b / 4.0) * np.float64(3.0) + 0.0
-    assert form.terms == {Symbol("sample", 0): -6.0, Symbol("output", 0): 0.75}
-    assert sum([a, b]).terms == {Symbol("sample", 0): 1.0, Symbol("output", 0): 1.0}
-    assert repr(a - 0.5 * b) == "-0.5 output[0] + 1 sample[0]"
-
-
-@pytest.mark.parametrize(
-    ("compute", "message"),
-    [
-        (lambda a: a * a, "multiplying two of sample, model output and noise"),
-        (lambda a: a / a, "dividing by the sample"),
-        (lambda a: a + 1.0, "adding the constant 1.0 to the sample"),
-        (lambda a: 1.0 - a, "adding the constant 1.0 to the sample"),
-    ],
-)
-def test_what_is_not_linear_is_refused(compute, message):
-    with pytest.raises(NotAffineError, match=message):
-        compute(LinearForm.of("sample", 0))
-
-
-def test_numpy_functions_do_not_swallow_linear_forms():
-    with pytest.raises(TypeError):
-        np.sqrt(LinearForm.of("sample", 0))
-    with pytest.raises(TypeError):
-        np.ones(3) * LinearForm.of("sample", 0)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.schedulers.affine import Sample
+from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
 
 __all__ = ["PLAN_VERSION", "PlanStep", "SamplingPlan", "execute"]
 

@@ -101,7 +101,7 @@ def test_noise_is_drawn_also_where_its_coefficient_is_zero():
 
 
 def test_lowering_needs_a_planned_run():
-    with pytest.raises(InputError, match="no run is planned, call set_timesteps first"):
+    with pytest.raises(InputError, match="no run is planned. Call set_timesteps first"):
         lower(scheduler_class("DDIMScheduler")())
 
 
