@@ -17,7 +17,7 @@ help: ## this list
 
 install: .venv/installed ## make .venv with everything in it
 
-demo: install ## export, paint, verify and measure the embedded model; leaves demo/report.html
+demo: install ## export, generate, verify and measure the embedded model; leaves demo/report.html
 	rm -rf demo && mkdir demo
 	$(BIN)/diffoundry export --model emoji --target onnxruntime -o demo/emoji.bundle
 	$(BIN)/python docs/examples/paint_grid.py demo/emoji.bundle demo

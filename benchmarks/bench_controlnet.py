@@ -4,7 +4,7 @@ python benchmarks/bench_controlnet.py PLAIN GUIDED [--target T] [--precision P] 
     [--rounds 20]
 
 PLAIN is a bundle of a checkpoint, GUIDED one of the same with ControlNets. Rows: seconds of a guided step (two rows),
-median over rounds in turns in one process, and the ratio to PLAIN. The picture of the last row is grey.
+median over rounds in turns in one process, and the ratio to PLAIN. The image of the last row is grey.
 """
 
 import argparse

@@ -4,9 +4,10 @@ python benchmarks/bench_lora.py BUNDLE [--target T] [--precision P] [--rank 16] 
     [--rounds 5] [--height H --width W] [--threads N] [--json FILE]
 
 Two random LoRAs of that rank are made for the layers of the bundle. Every row is the median over rounds, and its ratio
-to the reload: open the bundle, check its sums, open the engines that a LoRA changes. "paint" is a text and one guided
-step. What changes adapters is measured until the next call could begin: "first load" opens the adaptable form, "switch"
-is from one LoRA to another, "off" and "on" unload the only one and load it again. --no-hold holds one form at a time.
+to the reload: open the bundle, check its sums, open the engines that a LoRA changes. "generate" is one text encoding
+and one guided step. Adapter changes are measured until the next call could begin: "first load" opens the adaptable
+graph, "switch" is from one LoRA to another, "off" and "on" unload the only one and load it again. --no-hold holds one
+form at a time.
 """
 
 import argparse
@@ -60,7 +61,7 @@ def main() -> None:
         asked.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
-def _paint(pipe: Any, asked: argparse.Namespace) -> None:
+def _generate(pipe: Any, asked: argparse.Namespace) -> None:
     size = {key: value for key in ("height", "width") if (value := getattr(asked, key))}
     pipe("a", num_inference_steps=1, output_type="latent", seed=0, **size)
 
@@ -129,18 +130,18 @@ def _measure(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for _ in range(asked.rounds):
         pipe = timed("reload", reload_)
         files = files or [_write_lora(pipe, asked, folder / f"{name}.safetensors", name) for name in (0, 1)]
-        _paint(pipe, asked)
-        timed("paint", _paint, pipe, asked)
+        _generate(pipe, asked)
+        timed("generate", _generate, pipe, asked)
         timed("first load", _on, pipe, files[0])
-        _paint(pipe, asked)
-        timed("paint, LoRA", _paint, pipe, asked)
+        _generate(pipe, asked)
+        timed("generate, LoRA", _generate, pipe, asked)
         for path in (files[1], files[0], files[1]):
             timed("switch", _switch, pipe, path)
             timed("scale", pipe.set_lora_scale, 0.5)
         for path in files:
             timed("off", _off, pipe)
             timed("on", _on, pipe, path)
-        _paint(pipe, asked)
+        _generate(pipe, asked)
         pipe.components.close()
     choice = pipe.components.choice("unet")
     return {

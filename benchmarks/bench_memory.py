@@ -1,8 +1,8 @@
-"""Peak memory of one picture, with every component open and with `--low-memory`, each in a process of its own.
+"""Peak memory of one image, with every component open and with `--low-memory`, each in a process of its own.
 
 python benchmarks/bench_memory.py BUNDLE [--size 512] [--steps 2] [--precision P] [--json FILE]
 
-The peak is the largest resident memory that the system saw, mapped files included. The pictures must be the same.
+The peak is the largest resident memory that the system saw, mapped files included. The images must be the same.
 """
 
 import argparse
@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from in_turns import machine
+from interleaved import machine
 from PIL import Image
 
 
 def main() -> None:
-    """Paint twice, compare, print."""
+    """Generate twice, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--size", type=int, default=512)
@@ -30,12 +30,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        pictures = [Path(folder, name) for name in ("whole.png", "low.png")]
+        images = [Path(folder, name) for name in ("whole.png", "low.png")]
         rows = {
-            "every component open": _paint(asked, pictures[0]),
-            "--low-memory": _paint(asked, pictures[1], low=True),
+            "every component open": _generate(asked, images[0]),
+            "--low-memory": _generate(asked, images[1], low=True),
         }
-        assert np.array_equal(*(np.asarray(Image.open(picture)) for picture in pictures)), "the pictures differ"
+        assert np.array_equal(*(np.asarray(Image.open(image)) for image in images)), "the images differ"
     print(f"{machine()}; {asked.bundle.name}, {asked.size} pixels, {asked.steps} steps")
     for name, row in rows.items():
         print(f"{name:<24}{row['peak_rss'] / 1e9:>8.2f} GB{row['seconds']:>8.1f} s")
@@ -43,8 +43,8 @@ def main() -> None:
         asked.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=2) + "\n", encoding="utf-8")
 
 
-def _paint(asked: argparse.Namespace, picture: Path, *, low: bool) -> dict[str, Any]:
-    command = ["diffoundry", "generate", str(asked.bundle), "a red apple", "--seed", "0", "-o", str(picture)]
+def _generate(asked: argparse.Namespace, image: Path, *, low: bool) -> dict[str, Any]:
+    command = ["diffoundry", "generate", str(asked.bundle), "a red apple", "--seed", "0", "-o", str(image)]
     command += ["--steps", str(asked.steps), "--height", str(asked.size), "--width", str(asked.size)]
     command += ["--precision", asked.precision] if asked.precision else []
     command += ["--low-memory"] if low else []

@@ -8,7 +8,7 @@ value and the projection of the output. OpenVINO is asked with static shapes and
 graph but the projections, so transposes and conversions around the attention count for whoever needs them; "native" is
 the same graph after `use_native_attention`. PyTorch is `scaled_dot_product_attention` on (batch, tokens, heads * width)
 tensors as diffusers calls it, ONNX Runtime `com.microsoft.MultiHeadAttention`. "native avx2" is the kernel alone on a
-path that this machine would not choose. Medians over the rounds; every contender is a process of its own.
+path that this machine would not choose. Medians over the rounds; every candidate is a process of its own.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from in_turns import Contender, Result, machine, run_in_turns
+from interleaved import Candidate, Result, machine, run_in_turns
 
 CASES = (
     *("4096x4096x8x40", "1024x1024x8x80", "256x256x8x160", "64x64x8x160"),  # SD 1.5 at 512 x 512
@@ -55,11 +55,11 @@ def main() -> None:
         queries, keys, heads, width = (int(size) for size in case.split("x"))
         sizes = {"batch": asked.batch, "queries": queries, "keys": keys, "heads": heads, "width": width}
         sizes["threads"] = asked.threads
-        contenders = [
-            Contender(name=name, opener=f"bench_native_attention:{opener}", options={**sizes, **options})
+        candidates = [
+            Candidate(name=name, opener=f"bench_native_attention:{opener}", options={**sizes, **options})
             for name, (opener, options) in ROWS.items()
         ]
-        results = run_in_turns(contenders, asked.rounds, lambda line: print(line, file=sys.stderr))
+        results = run_in_turns(candidates, asked.rounds, lambda line: print(line, file=sys.stderr))
         table.append({"case": case, "milliseconds": {name: _milliseconds(result) for name, result in results.items()}})
     print(f"{machine()}; batch {asked.batch}, {asked.threads} threads; milliseconds\n")
     print(_markdown(table))

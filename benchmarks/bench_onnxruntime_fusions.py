@@ -103,8 +103,8 @@ def _feeds(checkpoint: Checkpoint, asked: argparse.Namespace) -> dict[str, np.nd
 
 def _make_portable(checkpoint: Checkpoint, asked: argparse.Namespace) -> dict[str, Any]:
     from diffoundry.exporter.passes import OPSET, optimize
-    from diffoundry.exporter.tracing.graph_files import save_graph
-    from diffoundry.exporter.tracing.trace import trace
+    from diffoundry.exporter.steps.graph_files import save_graph
+    from diffoundry.exporter.steps.trace import trace
 
     folder = _graph(asked, "portable").parent
     folder.mkdir(parents=True, exist_ok=True)

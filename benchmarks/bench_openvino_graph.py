@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from baselines import unet_feeds
 from bench_unet import TERA_OPERATIONS
-from in_turns import Contender, Result, machine, run_in_turns
-from rivals import unet_feeds
+from interleaved import Candidate, Result, machine, run_in_turns
 
 ROWS = ("traced", "portable", "gated", "heads", "time", "upsampling", "native", "winograd")
 """From `gated` on, each row has the rewrites of the rows before it."""
@@ -52,8 +52,8 @@ def main() -> None:
     asked = parser.parse_args()
     rows = [row for row in ROWS if row not in _SKIPPED[asked.precision] and (row != "traced" or asked.traced)]
     work = {name: getattr(asked, name) for name in ("precision", "size", "batch", "dynamic")}
-    contenders = [
-        Contender(
+    candidates = [
+        Candidate(
             name=row,
             opener="bench_openvino_graph:open_row",
             options={"graph": str(asked.traced if row == "traced" else asked.graph), "row": row, **work},
@@ -61,7 +61,7 @@ def main() -> None:
         for row in rows
         if not asked.only or row in asked.only
     ]
-    results = run_in_turns(contenders, asked.rounds, lambda line: print(line, file=sys.stderr), together=False)
+    results = run_in_turns(candidates, asked.rounds, lambda line: print(line, file=sys.stderr), together=False)
     rates = measure_rates(asked.precision)
     report = {"machine": machine(), **work, "tera_operations_a_second": rates, "rows": _table(results)}
     report["floor"] = TERA_OPERATIONS.get(("sd15", asked.size, asked.batch), 0.0) / max(rates.values())

@@ -16,8 +16,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from in_turns import Contender, machine, run_in_turns
-from rivals import unet_feeds
+from baselines import unet_feeds
+from interleaved import Candidate, machine, run_in_turns
 
 KINDS = ("static", "dynamic")
 
@@ -52,8 +52,8 @@ def open_engine(
     """One engine, for one size or for any."""
     from dataclasses import replace
 
-    from diffoundry.runtime.bundle import Bundle
-    from diffoundry.runtime.engine import EngineOptions
+    from diffoundry.runtime.bundle.bundle import Bundle
+    from diffoundry.runtime.engines.protocol import EngineOptions
     from diffoundry.targets.openvino.engine import OpenVinoEngine
 
     opened = Bundle(bundle)
@@ -70,15 +70,15 @@ def _measure(asked: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for size, batch, threads in product(asked.sizes, asked.batches, asked.threads):
         work = {"size": size, "batch": batch, "threads": threads}
-        contenders = [
-            Contender(
+        candidates = [
+            Candidate(
                 name=kind,
                 opener="bench_openvino_scaling:open_engine",
                 options={"bundle": str(asked.bundle), "precision": asked.precision, "kind": kind, **work},
             )
             for kind in KINDS
         ]
-        results = run_in_turns(contenders, asked.calls, lambda line: print(line, file=sys.stderr))
+        results = run_in_turns(candidates, asked.calls, lambda line: print(line, file=sys.stderr))
         for kind, result in results.items():
             seconds = {"seconds": result.median, "first": result.first, "load": result.load}
             rows.append({**work, "kind": kind, **seconds, "peak_rss": result.peak_rss})
@@ -98,7 +98,7 @@ def _print(rows: Iterable[dict[str, Any]]) -> None:
 
 
 def _draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Seconds a picture over pixels, one panel a number of threads."""
+    """Seconds an image over pixels, one panel a number of threads."""
     from matplotlib import pyplot as plt
 
     plt.rcParams["svg.hashsalt"] = "diffoundry"  # the same file for the same numbers

@@ -8,9 +8,9 @@ DIR holds fp32 and int8 for the engines, as of
     diffoundry export --model emoji --target onnxruntime,openvino --precision fp32,int8 -o DIR
 
 The rivals start from the fp32 graph that the target lowered, so that what is compared is how it was quantized, and see
-calls of the same prompts. Quality is the PSNR of the held-out pictures against those of the fp32 engine. Speed is that
-of one guided call of the UNet and of one picture of the VAE, all rows in turns in one process, medians. With
-`--speed-only` the calls are random and no picture is painted: for weights that mean nothing.
+calls of the same prompts. Quality is the PSNR of the held-out images against those of the fp32 engine. Speed is that
+of one guided call of the UNet and of one image of the VAE, all rows in turns in one process, medians. With
+`--speed-only` the calls are random and no image is generated: for weights that mean nothing.
 """
 
 import argparse
@@ -27,10 +27,10 @@ from quantization_rivals import RIVALS
 
 from diffoundry.calibration.prompts import CALIBRATION_PROMPTS, HELD_OUT_PROMPTS, cases_of
 from diffoundry.calibration.quality import judge, mean_square
-from diffoundry.calibration.stand_ins import StandIns
-from diffoundry.calibration.tasks import Painting
-from diffoundry.runtime.bundle import Bundle
-from diffoundry.runtime.specs import EngineSpec
+from diffoundry.calibration.stand_ins import FixedEngines
+from diffoundry.calibration.tasks import Generation
+from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.bundle.specs import EngineSpec
 
 COMPONENTS = ("text_encoder", "unet", "vae_decoder")
 
@@ -42,7 +42,7 @@ Calls = Mapping[str, Sequence[Mapping[str, np.ndarray]]]
 
 
 def main() -> None:
-    """Make the rivals, paint, measure, print the tables."""
+    """Make the rivals, generate, measure, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--engine", action="append", choices=list(RIVALS))
@@ -96,17 +96,17 @@ class Comparison:
         ]
         if not self._asked.speed_only:
             fp32 = self._rows["fp32"]
-            reference = self._paint(fp32)
+            reference = self._generate(fp32)
             for entry in table[1:]:
                 graphs = self._rows[entry["row"]]
-                entry.update(_quality("", self._paint(graphs), reference))
-                entry.update(_quality("unet_", self._paint({**fp32, "unet": graphs["unet"]}), reference))
+                entry.update(_quality("", self._generate(graphs), reference))
+                entry.update(_quality("unet_", self._generate({**fp32, "unet": graphs["unet"]}), reference))
         return table
 
-    def _paint(self, graphs: Graphs) -> np.ndarray:
+    def _generate(self, graphs: Graphs) -> np.ndarray:
         engines = {name: self._open(name, path) for name, path in graphs.items()}
-        components, cases = StandIns(self._bundle, engines), cases_of(HELD_OUT_PROMPTS, held_out=True)
-        return np.concatenate([Painting().paint(components, cases[i : i + 4]) for i in range(0, len(cases), 4)])
+        components, cases = FixedEngines(self._bundle, engines), cases_of(HELD_OUT_PROMPTS, held_out=True)
+        return np.concatenate([Generation().generate(components, cases[i : i + 4]) for i in range(0, len(cases), 4)])
 
     def _open(self, component: str, path: Path, feeds: Mapping[str, np.ndarray] | None = None) -> Any:
         return OPENERS[self._engine](path, self._spec(component), self._asked.threads, self._asked.hint, feeds)
@@ -114,10 +114,12 @@ class Comparison:
     def _real_calls(self) -> Calls:
         """Calls of the fp32 pipeline on the calibration prompts: of the UNet a sample of all steps."""
         seen: dict[str, list[Mapping[str, np.ndarray]]] = {name: [] for name in COMPONENTS}
-        components = StandIns(self._bundle, {name: self._open(name, path) for name, path in self._rows["fp32"].items()})
+        components = FixedEngines(
+            self._bundle, {name: self._open(name, path) for name, path in self._rows["fp32"].items()}
+        )
         components.on_call = lambda name, feeds, _outputs, _seconds: seen[name].append(dict(feeds))
         for case in cases_of(CALIBRATION_PROMPTS):
-            Painting().paint(components, [case])
+            Generation().generate(components, [case])
         chosen = np.random.default_rng(0).permutation(len(seen["unet"]))[: self._asked.calls]
         return seen | {"unet": [seen["unet"][i] for i in sorted(chosen)]}
 
@@ -125,7 +127,7 @@ class Comparison:
         return {name: [self._random_feeds(name)] for name in COMPONENTS}
 
     def _random_feeds(self, component: str) -> dict[str, np.ndarray]:
-        """A guided call of the UNet, or one picture."""
+        """A guided call of the UNet, or one image."""
         latent, rng = self._asked.size // 8, np.random.default_rng(0)
         sizes = {"batch": 1 if component == "vae_decoder" else 2, "sequence": 77}
         sizes |= {"height/8": latent, "width/8": latent}
@@ -167,8 +169,8 @@ def _size(graph: Path) -> int:
     return graph.stat().st_size + outside
 
 
-def _quality(prefix: str, pictures: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-    quality = judge(mean_square(pictures, reference))
+def _quality(prefix: str, images: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+    quality = judge(mean_square(images, reference))
     return {f"{prefix}psnr": quality.mean, f"{prefix}worst": quality.worst}
 
 

@@ -1,4 +1,4 @@
-"""What each option of quantization is worth on the embedded model, in dB of its pictures and in bytes.
+"""What each option of quantization is worth on the embedded model, in dB of its images and in bytes.
 
 python benchmarks/bench_quantization_options.py --bundle DIR [--prompts 16] [--steps 20] [--threads 2]
 
@@ -17,35 +17,35 @@ from diffoundry.calibration.observers import OBSERVERS
 from diffoundry.calibration.prompts import HELD_OUT_PROMPTS, cases_of
 from diffoundry.calibration.quality import judge
 from diffoundry.calibration.ranges import read_ranges
-from diffoundry.calibration.tasks import Painting
-from diffoundry.exporter.calibrate.studio import Studio
+from diffoundry.calibration.tasks import Generation
+from diffoundry.exporter.calibrate.reference import FloatReference
 from diffoundry.exporter.passes.quantizable import quantizable
-from diffoundry.exporter.passes.smooth import smoothable
-from diffoundry.exporter.precision import convert
-from diffoundry.runtime.quantization import ComponentChoice
-from diffoundry.targets.base import GraphForm
+from diffoundry.exporter.passes.smooth_quant import smoothable
+from diffoundry.exporter.steps.convert_precision import convert
+from diffoundry.runtime.bundle.quantization import ComponentChoice
+from diffoundry.targets.base import PrecisionFormat
 
 FORMS = {
-    "int8": GraphForm(weights="int8", activations="int8"),
-    "uint8": GraphForm(weights="int8", activations="uint8"),
-    "uint8, outputs": GraphForm(weights="int8", activations="uint8", outputs=True),
-    "fp8": GraphForm(weights="fp8", activations="fp8"),
-    "int8 weights": GraphForm(weights="int8"),
-    "int4 weights": GraphForm(weights="int4"),
+    "int8": PrecisionFormat(weights="int8", activations="int8"),
+    "uint8": PrecisionFormat(weights="int8", activations="uint8"),
+    "uint8, outputs": PrecisionFormat(weights="int8", activations="uint8", outputs=True),
+    "fp8": PrecisionFormat(weights="fp8", activations="fp8"),
+    "int8 weights": PrecisionFormat(weights="int8"),
+    "int4 weights": PrecisionFormat(weights="int4"),
 }
 
 RANKS = (4, 8, 16)
 
 
 def main() -> None:
-    """Paint every row, print the table."""
+    """Generate every row, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--prompts", type=int, default=len(HELD_OUT_PROMPTS))
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
-    studio = Studio(asked.bundle, Painting(steps=asked.steps), asked.threads)
+    studio = FloatReference(asked.bundle, Generation(steps=asked.steps), asked.threads)
     studio.tasks = studio.tasks[:1]
     cases = cases_of(HELD_OUT_PROMPTS[: asked.prompts], held_out=True)
     ranges = read_ranges(asked.bundle, "unet")
@@ -58,7 +58,7 @@ def main() -> None:
         print(f"| {words} | {size / 1e6:.2f} | {quality.mean:.1f} | {quality.worst:.1f} |", flush=True)
 
 
-def rows(graph: ir.Graph) -> Iterator[tuple[str, GraphForm, ComponentChoice]]:
+def rows(graph: ir.Graph) -> Iterator[tuple[str, PrecisionFormat, ComponentChoice]]:
     """Each row's name, form and choice."""
     everything = tuple(site.name for site in quantizable(graph))
     after_norms = [site.name for sites in smoothable(graph).values() for site in sites]

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from in_turns import Contender, Result, machine, run_in_turns
-from rivals import plain_graph
+from baselines import plain_graph
+from interleaved import Candidate, Result, machine, run_in_turns
 
-from diffoundry.runtime.bundle import Bundle
+from diffoundry.runtime.bundle.bundle import Bundle
 
 TERA_OPERATIONS = {("sd15", 512, 2): 1.354}
 """Multiplications and additions of one call, counted by torch.utils.flop_counter."""
@@ -38,13 +38,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="*", help="Names of rows, as the table has them.")
-    parser.add_argument("--apart", action="store_true", help="One contender in memory at a time.")
+    parser.add_argument("--apart", action="store_true", help="One candidate in memory at a time.")
     parser.add_argument("--folder", type=Path, default=Path("bench-plain"))
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
-    contenders = _contenders(asked)
+    candidates = _candidates(asked)
     results = run_in_turns(
-        contenders, asked.rounds, lambda line: print(line, file=sys.stderr), together=not asked.apart
+        candidates, asked.rounds, lambda line: print(line, file=sys.stderr), together=not asked.apart
     )
     report = _report(results, asked)
     _print(report)
@@ -56,13 +56,13 @@ def _tell(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _contenders(asked: argparse.Namespace) -> list[Contender]:
+def _candidates(asked: argparse.Namespace) -> list[Candidate]:
     bundle = Bundle(asked.bundle)
     assert bundle.manifest is not None, f"{asked.bundle} has no manifest"
     random = "random_weights_seed" in bundle.manifest.recipe.source
     work = {"size": asked.size, "batch": asked.batch}
     rows = [
-        Contender(
+        Candidate(
             name=f"diffoundry {spec.target} {spec.precision}",
             opener="rivals:our_unet",
             options={"bundle": str(asked.bundle), "target": spec.target, "precision": spec.precision, **work},
@@ -72,16 +72,16 @@ def _contenders(asked: argparse.Namespace) -> list[Contender]:
     ]
     plain = {"config": dict(bundle.config("unet")), "graph": "", **work}
     rows += [
-        Contender(
+        Candidate(
             name=f"plain graph, OpenVINO {kind}", opener="rivals:openvino_unet", options={"precision": kind, **plain}
         )
         for kind in ("bf16", "fp32")
     ]
-    rows.append(Contender(name="plain graph, ONNX Runtime fp32", opener="rivals:onnxruntime_unet", options=plain))
+    rows.append(Candidate(name="plain graph, ONNX Runtime fp32", opener="rivals:onnxruntime_unet", options=plain))
     torch = {"model": asked.model, "random_weights": random, **work}
     kinds = {"bf16": ("bfloat16", True), "fp32": ("float32", False)}
     rows += [
-        Contender(
+        Candidate(
             name=f"PyTorch {kind}{', channels last' if last else ''}",
             opener="rivals:torch_unet",
             options={"dtype": dtype, "channels_last": last, **torch},

@@ -1,9 +1,9 @@
-"""How far every pipeline is from diffusers' own: worst error of the latents over all steps, and PSNR of the picture.
+"""How far every pipeline is from diffusers' own: worst error of the latents over all steps, and PSNR of the image.
 
 python benchmarks/pipeline_parity.py FOLDER
 
 Tiny random checkpoints (tests/support) are exported to FOLDER for ONNX Runtime and OpenVINO in fp32, each pipeline
-paints one picture in 10 steps on both sides, and the table of docs/pipelines.md is printed. Bundles that are there
+generates one image in 10 steps on both sides, and the table of docs/pipelines.md is printed. Bundles that are there
 already are used.
 """
 
@@ -16,13 +16,13 @@ import diffusers
 import numpy as np
 import torch
 
-from diffoundry.exporter.build import ExportRequest, build
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
-from diffoundry.exporter.pytorch.reference import call_pipeline, reference_arguments
-from diffoundry.exporter.verify.metrics import psnr
+from diffoundry.exporter.export import ExportRequest, build
+from diffoundry.exporter.reference.pipeline import call_pipeline, reference_arguments
+from diffoundry.exporter.verify.checks.metrics import psnr
 from diffoundry.runtime import load
+from diffoundry.runtime.bundle.specs import Variant
 from diffoundry.runtime.pipelines.stand_in import CONTROL, SEEN, size_arguments
-from diffoundry.runtime.specs import BuildSpec
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
 from tiny_checkpoints import write_tiny_checkpoint, write_tiny_controlnet
@@ -30,7 +30,7 @@ from tiny_checkpoints import write_tiny_checkpoint, write_tiny_controlnet
 TARGETS = ("onnxruntime", "openvino")
 PROMPT = "red apple"
 
-# diffusers' class, checkpoint, which pictures it takes
+# diffusers' class, checkpoint, which images it takes
 PIPELINES = (
     ("StableDiffusionPipeline", "emoji", ()),
     ("StableDiffusionImg2ImgPipeline", "emoji", ("image",)),
@@ -58,13 +58,13 @@ PIPELINES = (
 def main(place: str) -> None:
     """Print the table."""
     folder = Path(place)
-    print(f"| pipeline | checkpoint | {' | '.join(f'{name}: latents | picture' for name in TARGETS)} |")
+    print(f"| pipeline | checkpoint | {' | '.join(f'{name}: latents | image' for name in TARGETS)} |")
     print("|---|---|" + "---|" * (2 * len(TARGETS)))
     for name, model, needs in PIPELINES:
         given = size_arguments(needs, 64, 64)
         checkpoint = _checkpoint(folder, model)
         nets = [_controlnet(folder, model, f"net{index}") for index in range(needs.count(CONTROL))]
-        latents, picture = _reference(checkpoint, name, given, nets)
+        latents, image = _reference(checkpoint, name, given, nets)
         cells = []
         for target in TARGETS:
             run = load(_bundle(folder, checkpoint, model, nets), target=target, safety_checker=None).start(
@@ -74,7 +74,7 @@ def main(place: str) -> None:
                 np.abs(step.latents - expected).max() / np.sqrt(np.mean(expected**2))
                 for step, expected in zip(run, latents, strict=True)
             ]
-            value = psnr(np.asarray(run.finish().images[0]), picture, peak=1.0)
+            value = psnr(np.asarray(run.finish().images[0]), image, peak=1.0)
             cells += [f"{max(errors):.1e}", f"{value:.0f} dB"]
         beside = f" with {len(nets)} ControlNets" if len(nets) > 1 else ""
         print(f"| `{name}` | {model}{beside} | {' | '.join(cells)} |", flush=True)
@@ -99,7 +99,7 @@ def _controlnet(folder: Path, model: str, name: str) -> Path:
 def _bundle(folder: Path, checkpoint: Path, model: str, nets: Sequence[Path]) -> Path:
     bundle = folder / f"{'+'.join((model, *(net.name for net in nets)))}.bundle"
     if not bundle.is_dir():
-        builds = tuple(BuildSpec(target=target, precision="fp32") for target in TARGETS)
+        builds = tuple(Variant(target=target, precision="fp32") for target in TARGETS)
         opened = open_checkpoint(str(checkpoint)).with_controlnets([str(net) for net in nets])
         build(opened, ExportRequest(builds=builds), bundle, lambda *_: None)
     return bundle
@@ -112,7 +112,7 @@ def _reference(
     beside = {"controlnet": models if len(models) > 1 else models[0]} if models else {}
     pipe = getattr(diffusers, name).from_pretrained(checkpoint, torch_dtype=torch.float32, **beside)
     pipe.set_progress_bar_config(disable=True)
-    if hasattr(pipe, "safety_checker"):  # black pictures would be the same whatever was painted
+    if hasattr(pipe, "safety_checker"):  # black images would be the same whatever was generated
         pipe.safety_checker = None
     latents: list[np.ndarray] = []
 

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from diffoundry.runtime.specs import EngineSpec
+from diffoundry.runtime.bundle.specs import EngineSpec
 
 __all__ = ["OPENERS", "OnnxRuntimeFile", "OpenVinoFile"]
 

@@ -38,7 +38,7 @@ class Inputs:
 
     def __init__(self, name: str, convert: Callable[[np.ndarray], Any]) -> None:
         rng = np.random.default_rng(0)
-        sample, output, noise, picture = (rng.standard_normal(SHAPE, dtype=np.float32) for _ in range(4))
+        sample, output, noise, image = (rng.standard_normal(SHAPE, dtype=np.float32) for _ in range(4))
         if name == "VQDiffusionScheduler":
             sample = np.full((1, TOKENS), CLASSES - 1)
             logits = rng.standard_normal((1, CLASSES - 1, TOKENS), dtype=np.float32)
@@ -48,7 +48,7 @@ class Inputs:
             output = np.concatenate([output] * 10, axis=-1)  # the outputs of a grid of ten, side by side
         elif name.startswith("Helios"):
             sample, output, noise = sample[:, :, None], output[:, :, None], noise[:, :, None]  # a video of one frame
-        self.sample, self.output, self.noise, self.picture = map(convert, (sample, output, noise, picture))
+        self.sample, self.output, self.noise, self.image = map(convert, (sample, output, noise, image))
         self.mask = convert((rng.random((1, 1, 64, 64)) < 0.5).astype(np.float32))
 
 
@@ -132,7 +132,7 @@ def _repaint(scheduler: Any, inputs: Inputs, extra: dict[str, Any]) -> int:
     sample, last = inputs.sample, scheduler.timesteps[0] + 1
     for timestep in scheduler.timesteps:
         if timestep < last:
-            sample = scheduler.step(inputs.output, timestep, sample, inputs.picture, inputs.mask, **extra)[0]
+            sample = scheduler.step(inputs.output, timestep, sample, inputs.image, inputs.mask, **extra)[0]
         else:
             sample = scheduler.undo_step(sample, last, **extra)
         last = timestep

@@ -44,4 +44,4 @@ def round_e4m3(values: FloatArray) -> FloatArray:
 
 
 GRIDS: Mapping[str, Grid] = MappingProxyType({"int8": _round_int8, "uint8": _round_uint8, "fp8": _round_fp8})
-"""Under the names of `GraphForm.activations`."""
+"""Under the names of `PrecisionFormat.activations`."""

@@ -14,15 +14,15 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from diffoundry.calibration.stages import OpenGraph, StagedEngine, cut_into_stages
-from diffoundry.calibration.stand_ins import StandIns
+from diffoundry.calibration.stand_ins import FixedEngines
 from diffoundry.calibration.statistics import Statistics
 from diffoundry.calibration.tasks import Case, Task
-from diffoundry.runtime.bundle import Bundle
-from diffoundry.runtime.controlnet_names import is_controlnet
-from diffoundry.runtime.engine import Array, Engine
-from diffoundry.runtime.files import write_text
-from diffoundry.runtime.records import to_json
-from diffoundry.runtime.specs import TensorSpec
+from diffoundry.runtime.bundle.atomic_write import write_text
+from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.bundle.json_codec import to_json
+from diffoundry.runtime.bundle.specs import TensorSpec
+from diffoundry.runtime.engines.protocol import Array, Engine
+from diffoundry.runtime.models.controlnet_names import is_controlnet
 
 __all__ = ["Observed", "Watched", "observe"]
 
@@ -55,11 +55,11 @@ class Observed:
 
     Attributes:
         statistics: Component to what its tensors held.
-        pictures: Case to its picture by the float pipeline, float32 (H, W, 3) in 0..1.
+        images: Case to its image by the float pipeline, float32 (H, W, 3) in 0..1.
     """
 
     statistics: Mapping[str, Statistics]
-    pictures: Mapping[Case, FloatArray]
+    images: Mapping[Case, FloatArray]
 
 
 def observe(
@@ -74,27 +74,27 @@ def observe(
     at_once: int = 1,
     tell: Callable[[str], None] = lambda _words: None,
 ) -> Observed:
-    """Paint all cases with the float pipeline and take down every call of the watched components as it happens.
+    """Generate all cases with the float pipeline and take down every call of the watched components as it happens.
 
     After each batch the state is written; the same call in a new process goes on behind the last batch that was
     finished, and ends with the same numbers, bit for bit.
 
     Args:
         bundle: For configs and tokenizers.
-        task: How to paint.
-        cases: What to paint, in this order.
+        task: How to generate.
+        cases: What to generate, in this order.
         watched: Component to what is looked at in it.
         others: Engines of the components that run unwatched.
         open_graph: Opens an engine for a part of a graph.
         state: A folder for the state; made when missing.
-        at_once: Pictures to a batch.
+        at_once: Images to a batch.
         tell: Told how far it is.
 
     Raises:
         EngineError: A tensor holds an infinity or a NaN.
     """
     diary = _Diary(state, _fingerprint(task, cases, watched, at_once), watched)
-    done, statistics, pictures = diary.read()
+    done, statistics, images = diary.read()
     step = 0
 
     def at_step(index: int) -> None:
@@ -110,15 +110,15 @@ def observe(
         start, first = time.perf_counter(), done
         while done < len(cases):
             batch = cases[done : done + at_once]
-            painted = task.paint(StandIns(bundle, {**others, **engines}), batch, at_step)
-            pictures += list(painted)
+            generated = task.generate(FixedEngines(bundle, {**others, **engines}), batch, at_step)
+            images += list(generated)
             done += len(batch)
-            diary.write(done, statistics, pictures)
+            diary.write(done, statistics, images)
             tell(_progress(done, len(cases), first, time.perf_counter() - start))
     finally:
         for engine in engines.values():
             engine.close()
-    return Observed(statistics=statistics, pictures=dict(zip(cases, pictures, strict=True)))
+    return Observed(statistics=statistics, images=dict(zip(cases, images, strict=True)))
 
 
 def _open(part: Watched, open_graph: OpenGraph, look: Callable[[str, Array], None], name: str) -> StagedEngine:
@@ -143,11 +143,11 @@ def _fingerprint(task: Task, cases: Sequence[Case], watched: Mapping[str, Watche
 
 def _progress(done: int, total: int, first: int, seconds: float) -> str:
     left = seconds / (done - first) * (total - done)
-    return f"observed {done} of {total} pictures, {seconds:.0f} s, about {left:.0f} s left"
+    return f"observed {done} of {total} images, {seconds:.0f} s, about {left:.0f} s left"
 
 
 class _Diary:
-    """The state of one observation on disk: the files of a number of pictures, and a note of which number holds."""
+    """The state of one observation on disk: the files of a number of images, and a note of which number holds."""
 
     def __init__(self, folder: Path, fingerprint: str, watched: Mapping[str, Watched]) -> None:
         self._folder = folder
@@ -155,7 +155,7 @@ class _Diary:
         self._watched = watched
 
     def read(self) -> tuple[int, dict[str, Statistics], list[FloatArray]]:
-        """Pictures done, statistics, pictures; none when the state on disk is of another observation."""
+        """Images done, statistics, images; none when the state on disk is of another observation."""
         note = self._folder / "note.json"
         found: dict[str, Any] = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
         if found.get("fingerprint") != self._fingerprint:
@@ -164,15 +164,15 @@ class _Diary:
             return 0, {name: Statistics(part.axes) for name, part in self._watched.items()}, []
         folder = self._folder / str(found["done"])
         statistics = {name: Statistics.load(folder / f"{name}.npz", part.axes) for name, part in self._watched.items()}
-        return found["done"], statistics, list(np.load(folder / "pictures.npy", allow_pickle=False))
+        return found["done"], statistics, list(np.load(folder / "images.npy", allow_pickle=False))
 
-    def write(self, done: int, statistics: Mapping[str, Statistics], pictures: Sequence[FloatArray]) -> None:
+    def write(self, done: int, statistics: Mapping[str, Statistics], images: Sequence[FloatArray]) -> None:
         """Replace the state."""
         folder = self._folder / str(done)
         folder.mkdir(exist_ok=True)
         for name, part in statistics.items():
             part.save(folder / f"{name}.npz")
-        np.save(folder / "pictures.npy", np.stack(pictures), allow_pickle=False)
+        np.save(folder / "images.npy", np.stack(images), allow_pickle=False)
         write_text(self._folder / "note.json", json.dumps({"fingerprint": self._fingerprint, "done": done}))
         for path in self._folder.iterdir():
             if path.is_dir() and path != folder:

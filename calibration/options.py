@@ -8,7 +8,7 @@ from diffoundry.calibration.quality import Quality
 from diffoundry.calibration.search import Trials
 from diffoundry.calibration.tasks import Case
 from diffoundry.calibration.units import Plan
-from diffoundry.runtime.quantization import ComponentChoice
+from diffoundry.runtime.bundle.quantization import ComponentChoice
 
 __all__ = ["choose_options"]
 
@@ -16,7 +16,7 @@ _STRENGTH = 0.5
 """Migration strength that the paper recommends."""
 
 _LEAST_GAIN = 0.5
-"""dB that smoothing must bring to be used: less is within the noise of a handful of pictures."""
+"""dB that smoothing must bring to be used: less is within the noise of a handful of images."""
 
 
 def choose_options(
@@ -26,12 +26,12 @@ def choose_options(
     smoothable: Mapping[str, Collection[str]],
     tell: Callable[[str], None] = lambda _words: None,
 ) -> Plan:
-    """The plan with the observer whose pictures are best with everything quantized, and with smoothing if that pays.
+    """The plan with the observer whose images are best with everything quantized, and with smoothing if that pays.
 
     Args:
         plan: Whose base is to be completed.
         trials: Where it is tried.
-        cases: What is painted for each try.
+        cases: What is generated for each try.
         smoothable: Component to the nodes that can be smoothed.
         tell: Told what came of each try.
     """

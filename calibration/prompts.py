@@ -1,4 +1,4 @@
-"""The prompts that calibration paints, built in or from a user's file, and those held back to judge by."""
+"""The prompts that calibration generates, built in or from a user's file, and those held back to judge by."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""How near pictures are to those of the float pipeline, and what is asked of them."""
+"""How near images are to those of the float pipeline, and what is asked of them."""
 
 import math
 from collections.abc import Sequence
@@ -15,18 +15,18 @@ __all__ = ["BEST", "Budget", "Quality", "decibels", "judge", "mean_square"]
 FloatArray = NDArray[np.floating[Any]]
 
 BEST = 120.0
-"""dB. Pictures that are nearer than this count as equal: it is where float32 ends."""
+"""dB. Images that are nearer than this count as equal: it is where float32 ends."""
 
 _SPREAD = 6.0
-"""dB. One picture may have twice the error that is asked of the mean, as in `verify`."""
+"""dB. One image may have twice the error that is asked of the mean, as in `verify`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quality:
-    """PSNR of pictures in 0..1 against fp32, in dB.
+    """PSNR of images in 0..1 against fp32, in dB.
 
     Attributes:
-        mean: Over the pictures.
+        mean: Over the images.
         worst: The smallest.
     """
 
@@ -34,7 +34,7 @@ class Quality:
     worst: float
 
     def __str__(self) -> str:
-        return f"{self.mean:.1f} dB (worst picture {self.worst:.1f} dB)"
+        return f"{self.mean:.1f} dB (worst image {self.worst:.1f} dB)"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +42,7 @@ class Budget:
     """What is asked of a precision.
 
     Attributes:
-        min_psnr: dB that the mean over all pictures must have; no picture may be 6 dB below it. None: no limit.
+        min_psnr: dB that the mean over all images must have; no image may be 6 dB below it. None: no limit.
         max_size: Bytes that the graphs of all components may have together. None: no limit.
     """
 
@@ -61,7 +61,7 @@ class Budget:
             raise InputError(f"max-size: got {self.max_size}, expected a number of bytes")
 
     def fits(self, quality: Quality) -> bool:
-        """Whether the pictures are good enough."""
+        """Whether the images are good enough."""
         return self.min_psnr is None or (quality.mean >= self.min_psnr and quality.worst >= self.min_psnr - _SPREAD)
 
     def __str__(self) -> str:
@@ -70,20 +70,20 @@ class Budget:
         return " and ".join(parts) or "no limit"
 
 
-def mean_square(pictures: FloatArray, references: FloatArray) -> NDArray[np.float64]:
-    """Mean squared difference of each picture: (B, H, W, 3) twice -> (B,). Infinite where a picture holds NaN."""
-    error = np.square(pictures.astype(np.float64) - references).mean(axis=(1, 2, 3))
+def mean_square(images: FloatArray, references: FloatArray) -> NDArray[np.float64]:
+    """Mean squared difference of each image: (B, H, W, 3) twice -> (B,). Infinite where an image holds NaN."""
+    error = np.square(images.astype(np.float64) - references).mean(axis=(1, 2, 3))
     return np.where(np.isnan(error), np.inf, error)
 
 
 def decibels(error: float) -> float:
-    """PSNR of a mean squared difference, at most `BEST`; 0 for a picture that is broken."""
+    """PSNR of a mean squared difference, at most `BEST`; 0 for an image that is broken."""
     if error <= 10 ** (-BEST / 10):
         return BEST
     return max(-10 * math.log10(error), 0.0) if error < math.inf else 0.0
 
 
 def judge(errors: Sequence[float] | NDArray[np.float64]) -> Quality:
-    """The quality of pictures with these mean squared differences."""
+    """The quality of images with these mean squared differences."""
     found = [decibels(float(error)) for error in errors]
     return Quality(mean=math.fsum(found) / len(found), worst=min(found))

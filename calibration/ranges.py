@@ -7,10 +7,10 @@ from pathlib import Path
 from diffoundry.calibration.grids import GRIDS
 from diffoundry.calibration.observers import OBSERVERS, cut
 from diffoundry.calibration.statistics import Statistics, TensorStatistics
+from diffoundry.runtime.bundle.atomic_write import write_text
+from diffoundry.runtime.bundle.json_codec import RecordError, from_json, to_json
+from diffoundry.runtime.bundle.quantization import RANGES_VERSION, ComponentRanges, TensorRanges
 from diffoundry.runtime.errors import BundleError
-from diffoundry.runtime.files import write_text
-from diffoundry.runtime.quantization import RANGES_VERSION, ComponentRanges, TensorRanges
-from diffoundry.runtime.records import RecordError, from_json, to_json
 
 __all__ = ["make_ranges", "ranges_file", "read_ranges", "write_ranges"]
 

@@ -7,22 +7,22 @@ from typing import Protocol
 from diffoundry.calibration.quality import Budget, Quality
 from diffoundry.calibration.tasks import Case
 from diffoundry.calibration.units import Move, Plan, Unit, rank
+from diffoundry.runtime.bundle.quantization import ComponentChoice
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.quantization import ComponentChoice
 
 __all__ = ["Found", "Trials", "search"]
 
 Choices = Mapping[str, ComponentChoice]
 
 _FURTHER = 20
-"""Where the held-out pictures want more than those that were searched with, this part of all moves is made at once."""
+"""Where the held-out images want more than those that were searched with, this part of all moves is made at once."""
 
 
 class Trials(Protocol):
     """Where choices are tried."""
 
     def quality(self, choices: Choices, cases: Sequence[Case]) -> Quality:
-        """The pictures of cases with these choices, in the worst of all graph forms."""
+        """The images of cases with these choices, in the worst of all graph forms."""
 
     def size(self, choices: Choices) -> int:
         """Bytes of all graphs with these choices, in the largest of all graph forms."""
@@ -57,7 +57,7 @@ def search(
 ) -> Found:
     """The choice that quantizes most within a budget.
 
-    With everything quantized the held-out pictures may be good enough: then nothing has to be measured. Otherwise each
+    With everything quantized the held-out images may be good enough: then nothing has to be measured. Otherwise each
     unit is measured alone, the moves back to finer types are ranked by the error they take away for what they cost, and
     the shortest beginning of that list is looked for by bisection over `cases`; `held_out` has the last word.
     With a size alone, the longest beginning that fits is taken.
@@ -83,7 +83,7 @@ def search(
 
 
 class _Walk:
-    """Places in the list of moves, judged by the held-out pictures."""
+    """Places in the list of moves, judged by the held-out images."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class _Walk:
         return found
 
     def on(self, moves: Sequence[Move], start: int) -> Found:
-        """The first place from `start` on where the held-out pictures are good enough.
+        """The first place from `start` on where the held-out images are good enough.
 
         Raises:
             InputError: There is none that leaves something quantized and fits the size.

@@ -1,4 +1,4 @@
-"""What each unit costs by itself: pictures with only that one quantized."""
+"""What each unit costs by itself: images with only that one quantized."""
 
 import statistics
 import time
@@ -10,17 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffoundry.calibration.quality import mean_square
-from diffoundry.calibration.stand_ins import StandIns, Wrapper
+from diffoundry.calibration.stand_ins import EngineProxy, FixedEngines
 from diffoundry.calibration.tasks import Case, Task
 from diffoundry.calibration.units import Unit
-from diffoundry.runtime.engine import Array, Engine
+from diffoundry.runtime.engines.protocol import Array, Engine
 
-__all__ = ["Switched", "Switching", "measure_alone", "refine"]
+__all__ = ["SwitchedEngine", "Switching", "measure_alone", "refine"]
 
 FloatArray = NDArray[np.float32]
 
 
-class Switched(Wrapper):
+class SwitchedEngine(EngineProxy):
     """An engine with an input for switches, which the pipeline does not see.
 
     Attributes:
@@ -46,10 +46,12 @@ class Switching(Protocol):
     def task_of(self, component: str, steps: int | None) -> Task:
         """The task that shows what a component does, in this many steps instead of its own."""
 
-    def floats(self) -> StandIns:
+    def floats(self) -> FixedEngines:
         """All float engines."""
 
-    def gated(self, component: str, units: Sequence[Unit]) -> AbstractContextManager[tuple[Switched, StandIns]]:
+    def gated(
+        self, component: str, units: Sequence[Unit]
+    ) -> AbstractContextManager[tuple[SwitchedEngine, FixedEngines]]:
         """A component's engine with one switch for each of the units, alone and among the other float engines."""
 
     def chunks(self, units: Sequence[Unit]) -> Iterator[Sequence[Unit]]:
@@ -63,12 +65,12 @@ def measure_alone(
     steps: int | None,
     tell: Callable[[str], None] = lambda _words: None,
 ) -> dict[Unit, float]:
-    """The mean squared difference of the pictures of `cases` when one unit alone is quantized, for each unit.
+    """The mean squared difference of the images of `cases` when one unit alone is quantized, for each unit.
 
     Args:
         place: Where the engines come from.
         units: Of any components.
-        cases: Few: every unit paints them all.
+        cases: Few: every unit generates them all.
         steps: Steps of the denoising loop, or None for those of the task.
         tell: Told how far it is.
     """
@@ -77,13 +79,13 @@ def measure_alone(
     for component in dict.fromkeys(unit.component for unit in units):
         mine = [unit for unit in units if unit.component == component]
         task = place.task_of(component, steps)
-        reference = task.paint(place.floats(), cases)
+        reference = task.generate(place.floats(), cases)
         for chunk in place.chunks(mine):
             with place.gated(component, chunk) as (engine, engines):
                 for i, unit in enumerate(chunk):
                     engine.states[:] = False
                     engine.states[i] = True
-                    found[unit] = float(mean_square(task.paint(engines, cases), reference).mean())
+                    found[unit] = float(mean_square(task.generate(engines, cases), reference).mean())
                     tell(_progress(len(found), len(units), time.perf_counter() - start))
     return {unit: found[unit] for unit in units}
 
@@ -101,7 +103,7 @@ def refine(
         place: Where the engines come from.
         costs: As measured in few steps.
         top: The units to measure again.
-        cases: What to paint.
+        cases: What to generate.
         tell: Told how far it is.
     """
     whole = measure_alone(place, top, cases, None, tell)

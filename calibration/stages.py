@@ -7,8 +7,8 @@ from typing import Self
 
 import onnx_ir as ir
 
-from diffoundry.runtime.engine import Array, Engine
-from diffoundry.runtime.specs import TensorSpec
+from diffoundry.runtime.bundle.specs import TensorSpec
+from diffoundry.runtime.engines.protocol import Array, Engine
 
 __all__ = ["OpenGraph", "Stage", "StagedEngine", "cut_into_stages"]
 

@@ -4,18 +4,18 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
-from diffoundry.runtime.bundle import Bundle
-from diffoundry.runtime.components import Components
-from diffoundry.runtime.engine import Array, ClosedAtTheEnd, Engine
-from diffoundry.runtime.specs import TensorSpec
+from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.bundle.specs import TensorSpec
+from diffoundry.runtime.engines.protocol import Array, Closeable, Engine
+from diffoundry.runtime.engines.session import EngineSession
 
-__all__ = ["Remembering", "StandIns", "Wrapper"]
+__all__ = ["CachedEngine", "EngineProxy", "FixedEngines"]
 
 _REMEMBERED = 512
 """Calls whose outputs are kept: latents and embeddings, of large models some 100 MB."""
 
 
-class StandIns(Components):
+class FixedEngines(EngineSession):
     """The components of a bundle whose engines are all handed in; a pipeline drives them as it would its own."""
 
     def __init__(self, bundle: Bundle, engines: Mapping[str, Engine]) -> None:
@@ -33,7 +33,7 @@ class StandIns(Components):
         return self._handed_in[name]
 
 
-class Wrapper(ClosedAtTheEnd):
+class EngineProxy(Closeable):
     """An engine around another one that does nothing by itself; it is closed with the one inside."""
 
     def __init__(self, engine: Engine) -> None:
@@ -50,10 +50,10 @@ class Wrapper(ClosedAtTheEnd):
         self.inner.close()
 
 
-class Remembering(ClosedAtTheEnd):
+class CachedEngine(Closeable):
     """Runs a call only once: the same feeds again give the outputs of the first time.
 
-    Where only one component changes from picture to picture, the others in front of it need not run again. The engine
+    Where only one component changes from image to image, the others in front of it need not run again. The engine
     is opened when a call is new, and may be released in between.
     """
 

@@ -48,7 +48,7 @@ class TensorStatistics:
 
         Args:
             values: float32 of any shape.
-            step: Which call of the picture it was, 0 for the first.
+            step: Which call of the image it was, 0 for the first.
             channel_axis: Axis of the channels.
 
         Raises:
@@ -60,7 +60,7 @@ class TensorStatistics:
         if not (np.isfinite(low).all() and np.isfinite(high).all()):
             raise EngineError(
                 f"calibration: got an infinite value or a NaN in tensor {self.name!r} in step {step}, expected finite "
-                f"numbers of the fp32 network; look at its pictures with 'diffoundry verify' first"
+                f"numbers of the fp32 network; look at its images with 'diffoundry verify' first"
             )
         self.channel_low, self.channel_high = np.minimum(self.channel_low, low), np.maximum(self.channel_high, high)
         self.channel_squares += np.square(values).sum(axis=others, dtype=np.float64)

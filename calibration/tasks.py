@@ -1,4 +1,4 @@
-"""What a pipeline is asked to do while it is measured: the same pictures, for the float engines and for others."""
+"""What a pipeline is asked to do while it is measured: the same images, for the float engines and for others."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,21 +7,21 @@ from typing import ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from diffoundry.runtime.bundle import Bundle
-from diffoundry.runtime.components import Components
-from diffoundry.runtime.image import postprocess, preprocess
+from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.images.pixels import postprocess, preprocess
 from diffoundry.runtime.pipelines import open_pipeline
 from diffoundry.runtime.pipelines.latents import LatentCodec
 from diffoundry.runtime.pipelines.stand_in import size_arguments
 
-__all__ = ["Case", "Painting", "Reconstruction", "Task", "ignore_step"]
+__all__ = ["Case", "Generation", "Reconstruction", "Task", "ignore_step"]
 
 FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """One picture.
+    """One image.
 
     Attributes:
         prompt: What it shows.
@@ -37,10 +37,10 @@ def ignore_step(_step: int) -> None:
 
 
 class Task(Protocol):
-    """Makes pictures with a bundle's components. Deterministic: the same engines make the same pictures.
+    """Makes images with a bundle's components. Deterministic: the same engines make the same images.
 
     Attributes:
-        stepped: Components that run once a step of the denoising loop; the others run once a picture.
+        stepped: Components that run once a step of the denoising loop; the others run once an image.
     """
 
     stepped: ClassVar[tuple[str, ...]]
@@ -48,10 +48,10 @@ class Task(Protocol):
     def components(self, bundle: Bundle) -> tuple[str, ...]:
         """Which components of a bundle it runs."""
 
-    def paint(
-        self, components: Components, cases: Sequence[Case], at_step: Callable[[int], None] = ignore_step
+    def generate(
+        self, components: EngineSession, cases: Sequence[Case], at_step: Callable[[int], None] = ignore_step
     ) -> FloatArray:
-        """Pictures of all cases in one batch.
+        """Images of all cases in one batch.
 
         Args:
             components: The engines to use.
@@ -64,8 +64,8 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Painting:
-    """Paints prompts, from a drawn picture where that is the checkpoint's usual task.
+class Generation:
+    """Generates prompts, from a drawn image where that is the checkpoint's usual task.
 
     Attributes:
         steps: Steps of the scheduler.
@@ -83,14 +83,14 @@ class Painting:
 
     def components(self, bundle: Bundle) -> tuple[str, ...]:
         """See `Task.components`."""
-        return open_pipeline(Components(bundle), safety_checker=None).used_components
+        return open_pipeline(EngineSession(bundle), safety_checker=None).used_components
 
-    def paint(
-        self, components: Components, cases: Sequence[Case], at_step: Callable[[int], None] = ignore_step
+    def generate(
+        self, components: EngineSession, cases: Sequence[Case], at_step: Callable[[int], None] = ignore_step
     ) -> FloatArray:
-        """See `Task.paint`."""
+        """See `Task.generate`."""
         at_step(0)
-        pipeline = open_pipeline(components, safety_checker=None)  # black pictures measure nothing
+        pipeline = open_pipeline(components, safety_checker=None)  # black images measure nothing
         default = pipeline.default_size
         height, width = self.height or default[0], self.width or default[1]
         run = pipeline.start(
@@ -109,26 +109,26 @@ class Painting:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reconstruction:
-    """Encodes pictures and decodes them again, as image-to-image does without its denoising.
+    """Encodes images and decodes them again, as image-to-image does without its denoising.
 
     Attributes:
-        pictures: Case to its picture, float32 (H, W, 3) in 0..1.
+        images: Case to its image, float32 (H, W, 3) in 0..1.
     """
 
     stepped: ClassVar[tuple[str, ...]] = ()
 
-    pictures: Mapping[Case, FloatArray]
+    images: Mapping[Case, FloatArray]
 
     def components(self, bundle: Bundle) -> tuple[str, ...]:  # noqa: ARG002
         """See `Task.components`."""
         return "vae_encoder", "vae_decoder"
 
-    def paint(
-        self, components: Components, cases: Sequence[Case], at_step: Callable[[int], None] = ignore_step
+    def generate(
+        self, components: EngineSession, cases: Sequence[Case], at_step: Callable[[int], None] = ignore_step
     ) -> FloatArray:
-        """See `Task.paint`; the latents are the means of what the encoder says."""
+        """See `Task.generate`; the latents are the means of what the encoder says."""
         at_step(0)
-        pixels = preprocess([self.pictures[case] for case in cases])
+        pixels = preprocess([self.images[case] for case in cases])
         latents = LatentCodec(components, standardizes=False).mode(pixels)
         decoded = components.run("vae_decoder", {"latent_sample": latents})["sample"]
         return np.asarray(postprocess(decoded, "np"), np.float32)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from diffoundry.calibration.quality import decibels
-from diffoundry.runtime.quantization import ComponentChoice
+from diffoundry.runtime.bundle.quantization import ComponentChoice
 
 __all__ = ["Move", "Plan", "Unit", "rank"]
 
@@ -37,7 +37,7 @@ class Move:
     Attributes:
         unit: The unit.
         to: "int8" or "float".
-        relief: Squared error of the pictures that goes with it.
+        relief: Squared error of the images that goes with it.
         price: What is no longer saved.
     """
 
@@ -59,7 +59,7 @@ def rank(costs: Mapping[Unit, float]) -> list[Move]:
     moved before.
 
     Args:
-        costs: Unit to the mean squared difference of the pictures when it alone is quantized.
+        costs: Unit to the mean squared difference of the images when it alone is quantized.
     """
     moves = []
     for unit, cost in costs.items():

@@ -12,13 +12,13 @@ from filelock import FileLock, Timeout
 
 import diffoundry
 from diffoundry.exporter.calibrate.calibrate import QuantizationRequest
-from diffoundry.exporter.work.journal import Journal
+from diffoundry.exporter.jobs.journal import Journal
+from diffoundry.runtime.bundle.atomic_write import write_text
+from diffoundry.runtime.bundle.checksums import describe_file
+from diffoundry.runtime.bundle.json_codec import to_json
+from diffoundry.runtime.bundle.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest, dump_manifest
+from diffoundry.runtime.bundle.specs import ComponentSpec, FileSpec, Recipe
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.files import write_text
-from diffoundry.runtime.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest, dump_manifest
-from diffoundry.runtime.records import to_json
-from diffoundry.runtime.specs import ComponentSpec, FileSpec, Recipe
-from diffoundry.runtime.sums import describe_file
 
 __all__ = ["BundleWriter", "sum_files"]
 

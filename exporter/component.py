@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from diffoundry.runtime.dims import parse_size, size_of
+from diffoundry.runtime.bundle.dims import parse_size, size_of
+from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.errors import CheckpointError, InputError
-from diffoundry.runtime.specs import TensorSpec
 
 __all__ = ["Component", "ComponentKind", "Config", "Configs", "Family", "fixed_size", "read_field"]
 
@@ -52,7 +52,7 @@ class ComponentKind:
         describe: Makes the component for a checkpoint's configs.
         optional: Whether a checkpoint may lack it, with `[null, null]` in model_index.json.
         folder: Folder of the checkpoint that goes with it: the tokenizer of a text encoder, the feature extractor of
-            what looks at pictures; None for none.
+            what looks at images; None for none.
     """
 
     name: str

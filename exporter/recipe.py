@@ -8,9 +8,9 @@ from diffoundry.calibration.quality import Budget
 from diffoundry.exporter.calibrate.calibrate import QuantizationRequest
 from diffoundry.exporter.checkpoints.checkpoint import SEED, Checkpoint
 from diffoundry.exporter.passes import OPSET
+from diffoundry.runtime.bundle.specs import DimSpec, Recipe, Variant
+from diffoundry.runtime.engines.plugins import find_plugin
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.plugins import find_plugin
-from diffoundry.runtime.specs import BuildSpec, DimSpec, Recipe
 
 __all__ = [
     "ExportRequest",
@@ -37,7 +37,7 @@ class ExportRequest:
         overwrite: Whether an existing bundle may be replaced.
     """
 
-    builds: tuple[BuildSpec, ...]
+    builds: tuple[Variant, ...]
     dims: Mapping[str, DimSpec] = field(default_factory=dict)
     buckets: tuple[tuple[int, int], ...] = ()
     quantization: QuantizationRequest = field(default_factory=QuantizationRequest)
@@ -75,10 +75,10 @@ def make_recipe(checkpoint: Checkpoint, request: ExportRequest) -> Recipe:
 
 
 def quantization_for(recipe: Recipe, request: QuantizationRequest) -> QuantizationRequest:
-    """What calibration is asked for, and as little as it takes where weights are random and no picture means anything.
+    """What calibration is asked for, and as little as it takes where weights are random and no image means anything.
 
-    Random weights are there to measure speed: one picture of two steps gives ranges that int8 kernels run with, and
-    any picture will do.
+    Random weights are there to measure speed: one image of two steps gives ranges that int8 kernels run with, and
+    any image will do.
     """
     if SEED not in recipe.source or request != QuantizationRequest():
         return request
@@ -93,7 +93,7 @@ def quantization_for(recipe: Recipe, request: QuantizationRequest) -> Quantizati
     )
 
 
-def check_builds(builds: Sequence[BuildSpec]) -> None:
+def check_builds(builds: Sequence[Variant]) -> None:
     """Refuse builds that a target cannot make, and the same one twice, before any work.
 
     Raises:
@@ -116,7 +116,7 @@ def _hull(buckets: Sequence[tuple[int, int]]) -> dict[str, DimSpec]:
 
 
 def parse_buckets(text: str) -> tuple[tuple[int, int], ...]:
-    """Read "512x512,768x512": width by height in pixels, as pictures are named; the result is (height, width).
+    """Read "512x512,768x512": width by height in pixels, as images are named; the result is (height, width).
 
     Raises:
         InputError: Anything else, or one size twice.

@@ -10,16 +10,16 @@ What is named here is loaded when it is first used, so that `diffoundry.runtime.
 
 from typing import TYPE_CHECKING, Any
 
-from diffoundry.runtime.plugins import resolve
+from diffoundry.runtime.engines.plugins import resolve
 
 if TYPE_CHECKING:
-    from diffoundry.runtime.engine import EngineOptions
+    from diffoundry.runtime.engines.protocol import EngineOptions
     from diffoundry.runtime.pipelines import load
 
 __all__ = ["EngineOptions", "load"]
 
 _LAZY = {
-    "EngineOptions": "diffoundry.runtime.engine:EngineOptions",
+    "EngineOptions": "diffoundry.runtime.engines.protocol:EngineOptions",
     "load": "diffoundry.runtime.pipelines:load",
 }
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir import tape
 
-from diffoundry.runtime.specs import AdapterSpec
+from diffoundry.runtime.bundle.specs import AdapterSpec
 from diffoundry.targets.graph_edit import new_initializer, replace
 
 __all__ = ["TakeAdapters", "adapter_path", "layer_weights", "layers_of"]

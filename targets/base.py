@@ -7,11 +7,11 @@ from typing import ClassVar, Protocol
 
 import onnx_ir as ir
 
-from diffoundry.runtime.controlnet_names import is_controlnet
+from diffoundry.runtime.bundle.specs import DimSpec, EngineSpec, TensorSpec
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.specs import DimSpec, EngineSpec, TensorSpec
+from diffoundry.runtime.models.controlnet_names import is_controlnet
 
-__all__ = ["GraphForm", "Lowering", "Target", "choose_form", "tensor_specs"]
+__all__ = ["Lowering", "PrecisionFormat", "Target", "choose_form", "tensor_specs"]
 
 _DTYPES = {
     ir.DataType.FLOAT: "float32",
@@ -24,7 +24,7 @@ _DTYPES = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GraphForm:
+class PrecisionFormat:
     """The graph that a target wants for a precision; the exporter makes it from the portable one.
 
     Attributes:
@@ -86,7 +86,7 @@ class Lowering:
 
     @property
     def takes_adapters(self) -> bool:
-        """Whether there are LoRAs for this component: none name ControlNets, VAEs, or what looks at pictures."""
+        """Whether there are LoRAs for this component: none name ControlNets, VAEs, or what looks at images."""
         others = "vae_", "safety_checker", "image_encoder"
         return not (self.component.startswith(others) or is_controlnet(self.component))
 
@@ -100,7 +100,7 @@ class Target(Protocol):
 
     name: ClassVar[str]
 
-    def form(self, precision: str) -> GraphForm:
+    def form(self, precision: str) -> PrecisionFormat:
         """The graph it wants for a precision.
 
         Raises:
@@ -128,7 +128,7 @@ class Target(Protocol):
         """
 
 
-def choose_form(target: str, forms: Mapping[str, GraphForm], precision: str) -> GraphForm:
+def choose_form(target: str, forms: Mapping[str, PrecisionFormat], precision: str) -> PrecisionFormat:
     """The entry of a target's table.
 
     Raises:

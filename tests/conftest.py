@@ -59,9 +59,9 @@ def exported(shared_folder: Path) -> Callable[..., Path]:
         vae: Path | None = None,
         **request: Any,
     ) -> Path:
-        from diffoundry.exporter.build import ExportRequest, build
         from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
-        from diffoundry.runtime.specs import BuildSpec
+        from diffoundry.exporter.export import ExportRequest, build
+        from diffoundry.runtime.bundle.specs import Variant
 
         more = controlnets, vae
         asked_for = (str(model), target, precision, options, random_weights, *more, sorted(request.items()))
@@ -70,7 +70,7 @@ def exported(shared_folder: Path) -> Callable[..., Path]:
         with FileLock(shared_folder / f"{bundle.name}.lock"):
             if not bundle.is_dir():
                 builds = tuple(
-                    BuildSpec(target=name, precision=word, options=(options or {}).get(name, {}))
+                    Variant(target=name, precision=word, options=(options or {}).get(name, {}))
                     for name in target.split(",")
                     for word in precision.split(",")
                 )
@@ -146,7 +146,7 @@ def work_here() -> Callable[..., Any]:
 
 
 def _work_here(job: Any, _progress: Any) -> Any:
-    from diffoundry.exporter.work.jobs import outcome_of, perform
+    from diffoundry.exporter.jobs.job import outcome_of, perform
 
     return outcome_of(perform(job, lambda _name: contextlib.nullcontext()))
 

@@ -1,4 +1,4 @@
-"""Prompts without and with the ControlNet for edges: the picture of docs/controlnet.md.
+"""Prompts without and with the ControlNet for edges: the image of docs/controlnet.md.
 
 python docs/examples/controlnet_sheet.py BUNDLE FILE.png
 
@@ -10,7 +10,7 @@ import sys
 from PIL import Image
 from sheet import write_sheet
 
-from diffoundry.models.emoji.training.edges import edge_picture
+from diffoundry.models.emoji.training.edges import edge_image
 from diffoundry.runtime import load
 
 PROMPTS = ("a red apple", "an umbrella", "a sailboat", "a balloon", "a whale", "a t-shirt")
@@ -18,10 +18,10 @@ SETTINGS = {"num_inference_steps": 30, "guidance_scale": 2.0, "seed": 0}
 
 
 def main(bundle: str, path: str) -> None:
-    """Paint each prompt, turn and move what came out, and paint along the edges of that."""
+    """Generate each prompt, turn and move what came out, and generate along the edges of that."""
     pipe = load(bundle)
     rows = {"without": [pipe(prompt, **SETTINGS).images[0] for prompt in PROMPTS]}
-    rows["edges"] = [edge_picture(_moved(picture, number)) for number, picture in enumerate(rows["without"])]
+    rows["edges"] = [edge_image(_moved(image, number)) for number, image in enumerate(rows["without"])]
     for scale in (0.5, 1.0):
         rows[f"scale {scale}"] = [
             pipe(prompt, control_image=edges, controlnet_conditioning_scale=scale, **SETTINGS).images[0]
@@ -30,11 +30,11 @@ def main(bundle: str, path: str) -> None:
     write_sheet(rows, path)
 
 
-def _moved(picture: Image.Image, number: int) -> Image.Image:
+def _moved(image: Image.Image, number: int) -> Image.Image:
     """Mirrored, turned by 20 degrees one way or the other, three quarters as large, off the middle."""
-    side = picture.width
-    small = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).resize((side * 3 // 4, side * 3 // 4))
-    sheet = Image.new("RGB", picture.size, "white")
+    side = image.width
+    small = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).resize((side * 3 // 4, side * 3 // 4))
+    sheet = Image.new("RGB", image.size, "white")
     sheet.paste(small, (2 if number % 2 else side // 5, side // 6))
     angle = 20 if number % 2 else -20
     return sheet.rotate(angle, Image.Resampling.BICUBIC, fillcolor="white")

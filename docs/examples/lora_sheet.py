@@ -1,4 +1,4 @@
-"""Prompts without and with the LoRA for flat pictures: the picture of docs/lora.md.
+"""Prompts without and with the LoRA for flat images: the image of docs/lora.md.
 
 python docs/examples/lora_sheet.py BUNDLE FILE.png
 """

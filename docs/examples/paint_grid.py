@@ -1,4 +1,4 @@
-"""Paints a grid of pictures with the runtime alone: what an app without PyTorch does.
+"""Generates a grid of images with the runtime alone: what an app without PyTorch does.
 
 python docs/examples/paint_grid.py BUNDLE FOLDER
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from diffoundry.runtime import load
-from diffoundry.runtime.png import save_png
+from diffoundry.runtime.images.png import save_png
 
 PROMPTS = (
     *("a red apple", "a rocket", "a castle", "a guitar", "a panda", "a sunflower", "a pizza", "a rainbow"),
@@ -20,27 +20,27 @@ STEPS, GUIDANCE, SEED, COLUMNS = 25, 4.0, 0, 8
 
 
 def main(bundle: str, folder: str) -> None:
-    """Paint every prompt into FOLDER, and all of them as one grid."""
+    """Generate every prompt into FOLDER, and all of them as one grid."""
     pipe = load(bundle)
-    pictures = []
+    images = []
     started = time.perf_counter()
     for number, prompt in enumerate(PROMPTS, 1):
         settings = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "seed": SEED}
-        picture = pipe(prompt, **settings).images[0]
-        save_png(picture, Path(folder) / f"{prompt.replace(' ', '-')}.png", {"prompt": prompt, **settings})
-        pictures.append(picture)
-        print(f"\rpainted {number}/{len(PROMPTS)} in {time.perf_counter() - started:.1f} s", end="", file=sys.stderr)
+        image = pipe(prompt, **settings).images[0]
+        save_png(image, Path(folder) / f"{prompt.replace(' ', '-')}.png", {"prompt": prompt, **settings})
+        images.append(image)
+        print(f"\rgenerated {number}/{len(PROMPTS)} in {time.perf_counter() - started:.1f} s", end="", file=sys.stderr)
     print(file=sys.stderr)
-    width, height = pictures[0].size
-    rows = -(-len(pictures) // COLUMNS)
+    width, height = images[0].size
+    rows = -(-len(images) // COLUMNS)
     grid = Image.new("RGB", (COLUMNS * width, rows * height), "white")
-    for index, picture in enumerate(pictures):
-        grid.paste(picture, (index % COLUMNS * width, index // COLUMNS * height))
+    for index, image in enumerate(images):
+        grid.paste(image, (index % COLUMNS * width, index // COLUMNS * height))
     grid.save(Path(folder) / "grid.png")
     loaded = sorted({"torch", "diffusers", "transformers", "onnx"} & set(sys.modules))
     if loaded:
         sys.exit(f"this process loaded {', '.join(loaded)}: the runtime must not")
-    print(f"{folder}/grid.png: {len(pictures)} pictures, and PyTorch was never imported")
+    print(f"{folder}/grid.png: {len(images)} images, and PyTorch was never imported")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Chooses, for each precision, what is quantized and what stays in float: by painting pictures."""
+"""Chooses, for each precision, what is quantized and what stays in float: by generation images."""

@@ -14,19 +14,19 @@ from diffoundry.calibration.prompts import CALIBRATION_PROMPTS, HELD_OUT_PROMPTS
 from diffoundry.calibration.quality import Budget
 from diffoundry.calibration.ranges import make_ranges, read_ranges, write_ranges
 from diffoundry.calibration.search import Found, search
-from diffoundry.calibration.tasks import Painting
+from diffoundry.calibration.tasks import Generation
 from diffoundry.calibration.units import Plan
-from diffoundry.exporter.calibrate.graph_makers import NarrowFloats, QuantizedGraphs
+from diffoundry.exporter.calibrate.candidate_graphs import NarrowFloats, QuantizedGraphs
 from diffoundry.exporter.calibrate.overflow import find_overflows
-from diffoundry.exporter.calibrate.studio import Studio
-from diffoundry.exporter.calibrate.trials import GraphMaker, PictureTrials, Probe
+from diffoundry.exporter.calibrate.reference import FloatReference
+from diffoundry.exporter.calibrate.trials import CandidateGraphs, ImageTrials, SensitivitySettings
 from diffoundry.exporter.passes.quantizable import quantizable
-from diffoundry.exporter.passes.smooth import smoothable
-from diffoundry.runtime.engine import Engine
-from diffoundry.runtime.files import write_text
-from diffoundry.runtime.quantization import ComponentChoice, QuantizationChoice
-from diffoundry.runtime.records import from_json, to_json
-from diffoundry.targets.base import GraphForm, tensor_specs
+from diffoundry.exporter.passes.smooth_quant import smoothable
+from diffoundry.runtime.bundle.atomic_write import write_text
+from diffoundry.runtime.bundle.json_codec import from_json, to_json
+from diffoundry.runtime.bundle.quantization import ComponentChoice, QuantizationChoice
+from diffoundry.runtime.engines.protocol import Engine
+from diffoundry.targets.base import PrecisionFormat, tensor_specs
 
 __all__ = ["STATE", "QuantizationRequest", "calibrate", "watch"]
 
@@ -44,10 +44,10 @@ _DEFAULT_PSNR = {
 """dB, where the user names no budget: from 30 on one has to look for differences; half floats as in `verify`."""
 
 _SEARCHED = 16
-"""Pictures that the search compares; the held-out ones come on top."""
+"""Images that the search compares; the held-out ones come on top."""
 
 _PROBED = 4
-"""Pictures that are painted for every layer."""
+"""Images that are generated for every layer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,24 +75,24 @@ class QuantizationRequest:
     threads: int | None = None
 
     @property
-    def task(self) -> Painting:
-        """How pictures are painted."""
-        return Painting(steps=self.steps, guidance_scale=self.guidance_scale, height=self.height, width=self.width)
+    def task(self) -> Generation:
+        """How images are generated."""
+        return Generation(steps=self.steps, guidance_scale=self.guidance_scale, height=self.height, width=self.width)
 
 
 def calibrate(
     folder: Path,
     request: QuantizationRequest,
-    forms: Mapping[str, Sequence[GraphForm]],
+    forms: Mapping[str, Sequence[PrecisionFormat]],
     tell: Callable[[str], None] = lambda _words: None,
 ) -> dict[str, QuantizationChoice]:
     """Choose what is quantized in a bundle, and write the ranges that its graphs are made with.
 
-    A killed run is taken up by the same call: pictures that were observed and precisions that were chosen are kept.
+    A killed run is taken up by the same call: images that were observed and precisions that were chosen are kept.
 
     Args:
         folder: The bundle, finished or not: portable fp32 graphs, configs, scheduler and tokenizer are in it.
-        request: Budget, prompts and how to paint them.
+        request: Budget, prompts and how to generate them.
         forms: Precision to the graph forms that its targets want.
         tell: Told how far it is.
 
@@ -117,7 +117,7 @@ class _Calibration:
     """One run: the studio, and what was measured so far."""
 
     def __init__(self, folder: Path, request: QuantizationRequest, tell: Callable[[str], None]) -> None:
-        self.studio = Studio(folder, request.task, request.threads)
+        self.studio = FloatReference(folder, request.task, request.threads)
         self._folder = folder
         self._request = request
         self._tell = tell
@@ -125,7 +125,7 @@ class _Calibration:
         self._held_out = cases_of(request.held_out, held_out=True)
         self._rows: dict[str, dict[str, int]] = {}
 
-    def choose(self, precision: str, forms: Sequence[GraphForm]) -> QuantizationChoice:
+    def choose(self, precision: str, forms: Sequence[PrecisionFormat]) -> QuantizationChoice:
         """The choice for one precision, from the state on disk when it is there."""
         path = self._folder / STATE / f"{precision}.json"
         asked = to_json([self._request, list(forms)])
@@ -150,7 +150,7 @@ class _Calibration:
         write_text(path, json.dumps({"asked": asked, "choice": to_json(choice)}))
         return choice
 
-    def _quantize(self, precision: str, forms: Sequence[GraphForm], budget: Budget) -> Found:
+    def _quantize(self, precision: str, forms: Sequence[PrecisionFormat], budget: Budget) -> Found:
         activations = any(form.activations is not None for form in forms)
         if (activations or any(form.weights == "int4" for form in forms)) and not self._rows:
             self._observe()
@@ -169,12 +169,12 @@ class _Calibration:
             base={name: ComponentChoice(observer="mse", float32=float32.get(name, ())) for name in components},
         )
         trials = self._trials(maker)
-        if activations and len(self._cases) >= _PROBED:  # fewer pictures cannot tell them apart
+        if activations and len(self._cases) >= _PROBED:  # fewer images cannot tell them apart
             nodes = {name: _smoothable_nodes(self.studio, name) for name in components}
             plan = choose_options(plan, trials, self._cases[: _PROBED * 2], nodes, self._telling(precision))
         return self._search(precision, plan, trials, budget)
 
-    def _narrow(self, precision: str, forms: Sequence[GraphForm], budget: Budget) -> Found:
+    def _narrow(self, precision: str, forms: Sequence[PrecisionFormat], budget: Budget) -> Found:
         floats = forms[0].floats
         float32 = self._overflows() if floats == "fp16" else {}
         components = self.studio.components
@@ -186,12 +186,12 @@ class _Calibration:
         plan = Plan(units=maker.units, base=base, floats=True)
         return self._search(precision, plan, self._trials(maker), budget)
 
-    def _search(self, precision: str, plan: Plan, trials: PictureTrials, budget: Budget) -> Found:
+    def _search(self, precision: str, plan: Plan, trials: ImageTrials, budget: Budget) -> Found:
         searched = self._cases[:_SEARCHED]
         return search(precision, plan, budget, trials, searched, self._held_out, self._telling(precision))
 
-    def _trials(self, maker: GraphMaker) -> PictureTrials:
-        return PictureTrials(self.studio, maker, Probe(cases=self._cases[:_PROBED]), self._tell)
+    def _trials(self, maker: CandidateGraphs) -> ImageTrials:
+        return ImageTrials(self.studio, maker, SensitivitySettings(cases=self._cases[:_PROBED]), self._tell)
 
     def _telling(self, precision: str) -> Callable[[str], None]:
         return lambda words: self._tell(f"{precision}: {words}")
@@ -222,7 +222,7 @@ class _Calibration:
                 tell=self._tell,
             )
             if i == 0:
-                self.studio.know(found.pictures)
+                self.studio.know(found.images)
             self._take(found, watched)
             seen |= set(names)
 
@@ -240,7 +240,7 @@ class _Calibration:
             self._rows[name] = {tensor: part.rows for tensor, part in statistics.tensors.items()}
 
 
-def watch(studio: Studio, component: str) -> Watched:
+def watch(studio: FloatReference, component: str) -> Watched:
     """What has to be looked at in a component: what its nodes with weights read, and what its convolutions make."""
     graph = studio.graph(component)
     axes: dict[str, int] = {}
@@ -255,5 +255,5 @@ def watch(studio: Studio, component: str) -> Watched:
     )
 
 
-def _smoothable_nodes(studio: Studio, component: str) -> list[str]:
+def _smoothable_nodes(studio: FloatReference, component: str) -> list[str]:
     return [site.name for sites in smoothable(studio.graph(component).graph).values() for site in sites]

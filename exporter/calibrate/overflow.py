@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from diffoundry.calibration.stand_ins import Wrapper
+from diffoundry.calibration.stand_ins import EngineProxy
 from diffoundry.calibration.tasks import Case
-from diffoundry.exporter.calibrate.studio import Studio
-from diffoundry.exporter.passes.peaks import PEAK, ReportPeaks
-from diffoundry.runtime.engine import Array, Engine
+from diffoundry.exporter.calibrate.reference import FloatReference
+from diffoundry.exporter.passes.add_range_outputs import PEAK, ReportPeaks
+from diffoundry.runtime.engines.protocol import Array, Engine
 
 __all__ = ["find_overflows"]
 
@@ -16,8 +16,8 @@ _ROOM = 2.0
 """Other prompts reach further than those that were looked at."""
 
 
-def find_overflows(studio: Studio, cases: Sequence[Case]) -> dict[str, tuple[str, ...]]:
-    """Component to the nodes that read, make or hold inside more than half of what fp16 can, while painting."""
+def find_overflows(studio: FloatReference, cases: Sequence[Case]) -> dict[str, tuple[str, ...]]:
+    """Component to the nodes that read, make or hold inside more than half of what fp16 can, while generation."""
     engines: dict[str, _PeakEngine] = {}
     try:
         for component in studio.components:
@@ -34,7 +34,7 @@ def find_overflows(studio: Studio, cases: Sequence[Case]) -> dict[str, tuple[str
     }
 
 
-class _PeakEngine(Wrapper):
+class _PeakEngine(EngineProxy):
     """Takes the peaks out of what an engine gives, and keeps the largest of each."""
 
     def __init__(self, engine: Engine) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from diffoundry.runtime.engine import Array, ClosedAtTheEnd, Engine
+from diffoundry.runtime.engines.protocol import Array, Closeable, Engine
 from diffoundry.runtime.errors import EngineError, MissingExtraError
 from diffoundry.targets.base import tensor_specs
 
@@ -62,7 +62,7 @@ class Simulator:
         return _Session(path, model, self._threads)
 
 
-class _Session(ClosedAtTheEnd):
+class _Session(Closeable):
     """One ONNX Runtime session; its files go when it is closed."""
 
     def __init__(self, path: Path, model: ir.Model, threads: int | None) -> None:

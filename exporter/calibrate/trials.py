@@ -1,4 +1,4 @@
-"""Tries choices of a precision on the pictures of a bundle, in every graph form that its targets want."""
+"""Tries choices of a precision on the images of a bundle, in every graph form that its targets want."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -8,15 +8,15 @@ from typing import Protocol
 import onnx_ir as ir
 
 from diffoundry.calibration.quality import Quality, judge
-from diffoundry.calibration.sensitivity import Switched, measure_alone, refine
-from diffoundry.calibration.stand_ins import StandIns
+from diffoundry.calibration.sensitivity import SwitchedEngine, measure_alone, refine
+from diffoundry.calibration.stand_ins import FixedEngines
 from diffoundry.calibration.tasks import Case, Task
 from diffoundry.calibration.units import Unit
-from diffoundry.exporter.calibrate.studio import Studio
-from diffoundry.exporter.passes.gates import SWITCHES
-from diffoundry.runtime.quantization import ComponentChoice
+from diffoundry.exporter.calibrate.reference import FloatReference
+from diffoundry.exporter.passes.quantization_switches import SWITCHES
+from diffoundry.runtime.bundle.quantization import ComponentChoice
 
-__all__ = ["GraphMaker", "PictureTrials", "Probe"]
+__all__ = ["CandidateGraphs", "ImageTrials", "SensitivitySettings"]
 
 Choices = Mapping[str, ComponentChoice]
 
@@ -28,11 +28,11 @@ _SWITCHED_UNITS = 32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Probe:
+class SensitivitySettings:
     """How sensitivity is measured.
 
     Attributes:
-        cases: What is painted for each unit.
+        cases: What is generated for each unit.
         steps: In how many steps.
         top: How many of the costliest units are measured again in all steps.
     """
@@ -42,7 +42,7 @@ class Probe:
     top: int = 8
 
 
-class GraphMaker(Protocol):
+class CandidateGraphs(Protocol):
     """Makes the graphs of one precision for a simulation."""
 
     @property
@@ -62,10 +62,12 @@ class GraphMaker(Protocol):
         """Bytes of the float weights of a unit."""
 
 
-class PictureTrials:
+class ImageTrials:
     """Implements `calibration.search.Trials` and `calibration.sensitivity.Switching`."""
 
-    def __init__(self, studio: Studio, maker: GraphMaker, probe: Probe, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, studio: FloatReference, maker: CandidateGraphs, probe: SensitivitySettings, tell: Callable[[str], None]
+    ) -> None:
         self._studio = studio
         self._maker = maker
         self._probe = probe
@@ -99,15 +101,15 @@ class PictureTrials:
         """See `Switching.task_of`."""
         return self._studio.task_of(component, steps)
 
-    def floats(self) -> StandIns:
+    def floats(self) -> FixedEngines:
         """See `Switching.floats`."""
         return self._studio.floats()
 
     @contextmanager
-    def gated(self, component: str, units: Sequence[Unit]) -> Iterator[tuple[Switched, StandIns]]:
+    def gated(self, component: str, units: Sequence[Unit]) -> Iterator[tuple[SwitchedEngine, FixedEngines]]:
         """See `Switching.gated`."""
         model = self._maker.switched(component, units, self._worst)
-        with Switched(self._studio.open(component, model, "switched"), SWITCHES) as engine:
+        with SwitchedEngine(self._studio.open(component, model, "switched"), SWITCHES) as engine:
             yield engine, self._studio.floats({component: engine})
 
     def chunks(self, units: Sequence[Unit]) -> Iterator[Sequence[Unit]]:
@@ -125,7 +127,7 @@ class PictureTrials:
             yield chunk
 
     @contextmanager
-    def _opened(self, choices: Choices, form: int) -> Iterator[StandIns]:
+    def _opened(self, choices: Choices, form: int) -> Iterator[FixedEngines]:
         with ExitStack() as stack:
             changed = {}
             for name, choice in choices.items():

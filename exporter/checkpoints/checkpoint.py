@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any, Self
 from diffoundry.exporter.checkpoints.aliases import read_aliases
 from diffoundry.exporter.checkpoints.checks import check_classes, check_folder, check_index, read_configs
 from diffoundry.exporter.checkpoints.controlnets import controlnet_folders, diffusers_index, joined_index
-from diffoundry.exporter.checkpoints.other_vae import check_fits, vae_class
-from diffoundry.exporter.checkpoints.places import Progress, configs_of, find_root, forms
+from diffoundry.exporter.checkpoints.resolve import Progress, configs_of, find_root, forms
 from diffoundry.exporter.checkpoints.single_file import PREDICTION_TYPE, SingleFile
+from diffoundry.exporter.checkpoints.vae_override import check_fits, vae_class
 from diffoundry.exporter.checkpoints.weight_files import read_json, resolve_weights
 from diffoundry.exporter.component import Component, Config, Family
 from diffoundry.exporter.families.lookup import find_family
-from diffoundry.runtime.dims import parse_size
+from diffoundry.runtime.bundle.checksums import sha256_of
+from diffoundry.runtime.bundle.dims import parse_size
+from diffoundry.runtime.bundle.json_codec import from_json, to_json
+from diffoundry.runtime.bundle.specs import FusedLora, Recipe
 from diffoundry.runtime.errors import CheckpointError, InputError
-from diffoundry.runtime.records import from_json, to_json
-from diffoundry.runtime.specs import FusedLora, Recipe
-from diffoundry.runtime.sums import sha256_of
 
 if TYPE_CHECKING:  # reached lazily: the process that only plans an export stays free of torch
     import torch
@@ -282,7 +282,7 @@ class Checkpoint:
         unasked = [name for name in self._left_out() if name not in (*self.without, *self._unneeded)]
         notices = [f"{name} of the checkpoint is left out: it is not supported yet" for name in unasked]
         if self.seed is not None:
-            notices.append(f"weights are random (seed {self.seed}): good for measuring, not for pictures")
+            notices.append(f"weights are random (seed {self.seed}): good for measuring, not for images")
         return notices if self.file is None else [*self.file.notices(), *notices]
 
     @property

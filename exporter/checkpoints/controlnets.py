@@ -7,8 +7,8 @@ from typing import Any
 from diffoundry.exporter.checkpoints.aliases import package_path, read_aliases
 from diffoundry.exporter.checkpoints.weight_files import read_json
 from diffoundry.exporter.components.controlnet import CONTROLNET_CLASS
-from diffoundry.runtime.controlnet_names import controlnet_name, is_controlnet
 from diffoundry.runtime.errors import CheckpointError
+from diffoundry.runtime.models.controlnet_names import controlnet_name, is_controlnet
 from diffoundry.runtime.pipelines.classes import CONTROLNET_CLASSES
 
 __all__ = ["controlnet_folders", "diffusers_index", "joined_index", "own_controlnets"]

@@ -7,9 +7,9 @@ import torch
 
 from diffoundry.exporter.component import Config
 from diffoundry.runtime.adapters.lora import Host, read_lora
+from diffoundry.runtime.bundle.checksums import sha256_of
+from diffoundry.runtime.bundle.specs import FusedLora
 from diffoundry.runtime.errors import CheckpointError
-from diffoundry.runtime.specs import FusedLora
-from diffoundry.runtime.sums import sha256_of
 
 __all__ = ["fuse_loras"]
 

@@ -13,8 +13,8 @@ import transformers
 from safetensors import SafetensorError, safe_open
 
 from diffoundry.exporter.checkpoints.weight_files import name_some, resolve_weights
+from diffoundry.runtime.engines.memory import give_back
 from diffoundry.runtime.errors import CheckpointError
-from diffoundry.runtime.pages import give_back
 
 __all__ = ["build_module", "load_weights", "random_weights", "widen"]
 

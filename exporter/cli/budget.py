@@ -31,7 +31,7 @@ def budget_options(command: Command) -> Command:
         click.option(
             "--min-psnr",
             type=float,
-            help="dB that the pictures keep against fp32 over prompts that calibration has not seen.  "
+            help="dB that the images keep against fp32 over prompts that calibration has not seen.  "
             "[default: each precision's own]",
         ),
     ):

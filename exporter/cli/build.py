@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
+from diffoundry.exporter.add_engines import pending_builds, rebuild
 from diffoundry.exporter.cli.budget import budget_options, take_budget
 from diffoundry.exporter.cli.export import joined, parse_builds
 from diffoundry.exporter.cli.progress import jobs_json, jobs_table, show_progress, tell_pending
-from diffoundry.exporter.rebuild import pending_builds, rebuild
-from diffoundry.runtime.bundle import Bundle
+from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.cli.console import out, print_json
 from diffoundry.runtime.cli.options import bundle_argument, json_option
 from diffoundry.runtime.errors import InputError

@@ -9,20 +9,20 @@ from typing import Any
 
 import click
 
-from diffoundry.exporter.build import BuildReport, ExportRequest, build
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.checkpoints.single_file import PREDICTION_TYPES
 from diffoundry.exporter.cli.budget import budget_options, take_budget
 from diffoundry.exporter.cli.progress import jobs_json, jobs_table, show_progress, tell_pending
+from diffoundry.exporter.export import BuildReport, ExportRequest, build
 from diffoundry.exporter.recipe import parse_buckets, parse_dim
 from diffoundry.runtime.adapters.loaded import check_not_pickled
+from diffoundry.runtime.bundle.checksums import sha256_of
+from diffoundry.runtime.bundle.specs import PRECISIONS, FusedLora, Variant
 from diffoundry.runtime.cli.adapters import parse_lora
 from diffoundry.runtime.cli.console import err, out, print_json, size_text
 from diffoundry.runtime.cli.options import json_option
 from diffoundry.runtime.cli.target_options import parse_target_options
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.specs import PRECISIONS, BuildSpec, FusedLora
-from diffoundry.runtime.sums import sha256_of
 
 __all__ = ["command", "joined", "parse_builds", "read_loras"]
 
@@ -51,9 +51,7 @@ def joined(_context: click.Context, _parameter: click.Parameter, values: tuple[s
     callback=joined,
     help=f"Or several, the preferred first: bf16,fp32. One of {', '.join(PRECISIONS)}.  [default: fp32]",
 )
-@click.option(
-    "--batch", help="Rows of one engine call (a guided picture takes two): 2, or a range 1..8.  [default: any]"
-)
+@click.option("--batch", help="Rows of one engine call (a guided image takes two): 2, or a range 1..8.  [default: any]")
 @click.option("--height", help="Pixels: 512, or a range 256..1024.  [default: any]")
 @click.option("--width", help="Pixels: 512, or a range 256..1024.  [default: any]")
 @click.option("--buckets", help="The only sizes, WIDTHxHEIGHT, each compiled by itself: 512x512,768x512.")
@@ -134,7 +132,7 @@ def command(
     out.print(f"{output}: {size_text(total)} in {seconds:.1f} s", soft_wrap=True)
 
 
-def parse_builds(targets: str, precisions: str | None, arguments: list[str]) -> tuple[BuildSpec, ...]:
+def parse_builds(targets: str, precisions: str | None, arguments: list[str]) -> tuple[Variant, ...]:
     """Every target in every precision, fp32 where none is named, targets first, with their options.
 
     Raises:
@@ -144,7 +142,7 @@ def parse_builds(targets: str, precisions: str | None, arguments: list[str]) -> 
     names = _words(targets)
     options = parse_target_options(arguments, names)
     return tuple(
-        BuildSpec(target=name, precision=precision, options=options[name])
+        Variant(target=name, precision=precision, options=options[name])
         for name, precision in product(names, _words(precisions or "fp32"))
     )
 

@@ -7,9 +7,9 @@ from typing import Any
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from diffoundry.exporter.work.workshop import Done
+from diffoundry.exporter.jobs.runner import Done
+from diffoundry.runtime.bundle.manifest import Manifest
 from diffoundry.runtime.cli.console import err, remark, size_text
-from diffoundry.runtime.manifest import Manifest
 
 __all__ = ["jobs_json", "jobs_table", "show_progress", "tell_pending"]
 

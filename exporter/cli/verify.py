@@ -18,41 +18,43 @@ from diffoundry.exporter.checkpoints.single_file import PREDICTION_TYPE
 from diffoundry.exporter.cli.verify_tables import checks_table, matrix_table, report_tables
 from diffoundry.exporter.verify import (
     Absence,
-    PicturePair,
+    ImagePair,
     VerifyRequest,
     Watch,
     report_to_json,
     verify,
     verify_across,
 )
-from diffoundry.exporter.verify.across_page import IN_SHORT, across_sections, across_verdict
-from diffoundry.exporter.verify.page import report_sections, verdict
 from diffoundry.exporter.verify.prompts import PROMPTS
+from diffoundry.exporter.verify.report.cross_engine_page import IN_SHORT, across_sections, across_verdict
+from diffoundry.exporter.verify.report.page import report_sections, verdict
 from diffoundry.exporter.verify.request import FULL_SEEDS
-from diffoundry.runtime.bundle import Bundle
+from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.cli.console import err, out, print_json, remark
 from diffoundry.runtime.cli.options import bundle_argument, engine_options, json_option, take_engine_options
-from diffoundry.runtime.cli.report import require_report, write_report
-from diffoundry.runtime.engine import OpenEngine
+from diffoundry.runtime.engines.plugins import resolve
+from diffoundry.runtime.engines.protocol import OpenEngine
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.plugins import resolve
+from diffoundry.runtime.report import require_report, write_report
 
 __all__ = ["command"]
 
 _QUICK = 2
-"""Built-in prompts that are painted when nothing is said."""
+"""Built-in prompts that are generated when nothing is said."""
 
 
 @click.command("verify")
 @bundle_argument
 @click.option("--against", metavar="MODEL", help="A folder, a file, a hub id, or an alias.  [default: the recipe's]")
 @click.option("--across", is_flag=True, help="Compare the bundle's engines with each other instead.")
-@click.option("--full", is_flag=True, help=f"Paint all {len(PROMPTS)} built-in prompts from {len(FULL_SEEDS)} seeds.")
-@click.option("--prompt", "given", multiple=True, help="Paint this prompt; may be given several times.")
+@click.option(
+    "--full", is_flag=True, help=f"Generate all {len(PROMPTS)} built-in prompts from {len(FULL_SEEDS)} seeds."
+)
+@click.option("--prompt", "given", multiple=True, help="Generate this prompt; may be given several times.")
 @click.option(
     "--prompts",
     type=click.IntRange(1, len(PROMPTS)),
-    help=f"How many of the built-in prompts to paint when no --prompt is given.  [default: {_QUICK}]",
+    help=f"How many of the built-in prompts to generate when no --prompt is given.  [default: {_QUICK}]",
 )
 @click.option("--seed", "seeds", type=int, multiple=True, help="May be given several times.  [default: 0]")
 @click.option("--steps", type=click.IntRange(min=1), default=20, show_default=True, help="Steps of the scheduler.")
@@ -66,11 +68,11 @@ _QUICK = 2
     help="Open the engines of TARGET with this function instead of its own, such as an interpreter of its files.",
 )
 @json_option
-@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a report with the pictures.")
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a report with the images.")
 def command(
     bundle: Path, *, across: bool, against: str | None, html: Path | None, as_json: bool, **values: Any
 ) -> None:
-    """Compare the bundle DIR with PyTorch: every component, the latents after every step, the pictures, the configs.
+    """Compare the bundle DIR with PyTorch: every component, the latents after every step, the images, the configs.
 
     Every target and precision that can run here is compared. Exit code 1 when a gate fails.
     """
@@ -179,11 +181,11 @@ def _remarks(notes: Sequence[str], absent: Sequence[Absence]) -> None:
 
 
 class _Watch(Watch):
-    """Shows what is under way on standard error, and keeps the pictures when a report will show them."""
+    """Shows what is under way on standard error, and keeps the images when a report will show them."""
 
     def __init__(self, *, keep: bool) -> None:
         columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
-        self.pairs: list[PicturePair] = []
+        self.pairs: list[ImagePair] = []
         self.sets: dict[str, Sequence[NDArray[np.float32]]] = {}
         self._keep = keep
         self._progress = Progress(*columns, console=err)
@@ -200,12 +202,12 @@ class _Watch(Watch):
         """Show the stage, and how far it is when it has several steps."""
         self._progress.update(self._task, description=f"{text} ({done}/{total})" if total > 1 else text)
 
-    def pictures(self, pair: PicturePair) -> None:
+    def images(self, pair: ImagePair) -> None:
         """Keep them for the report."""
         if self._keep:
             self.pairs.append(pair)
 
-    def painted(self, name: str, pictures: Sequence[NDArray[np.float32]]) -> None:
+    def generated(self, name: str, images: Sequence[NDArray[np.float32]]) -> None:
         """Keep them for the report."""
         if self._keep:
-            self.sets[name] = pictures
+            self.sets[name] = images

@@ -6,8 +6,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from diffoundry.exporter.verify import AcrossReport, Check, VerifyReport
-from diffoundry.exporter.verify.across_page import matrix
-from diffoundry.exporter.verify.page import build_row, measured_text, worst_checks
+from diffoundry.exporter.verify.report.cross_engine_page import matrix
+from diffoundry.exporter.verify.report.page import build_row, measured_text, worst_checks
 
 __all__ = ["checks_table", "matrix_table", "report_tables"]
 
@@ -26,7 +26,7 @@ def report_tables(report: VerifyReport) -> list[Table]:
 
 
 def checks_table(checks: Sequence[Check], title: str | None = None) -> Table:
-    """Checks with what was measured and its gate, a section a part; of many pictures the worst."""
+    """Checks with what was measured and its gate, a section a part; of many images the worst."""
     table = Table("part", "what", "measure", "measured", "gate", "", title=title, title_justify="left")
     previous = None
     for check in worst_checks(checks):
@@ -41,7 +41,7 @@ def checks_table(checks: Sequence[Check], title: str | None = None) -> Table:
 
 def _builds_table(report: VerifyReport) -> Table:
     """Every set of engines in numbers, those that cannot run here with the reason."""
-    caption = "PSNR in dB, SSIM and latents of the worst picture; same: pictures that show the same thing"
+    caption = "PSNR in dB, SSIM and latents of the worst image; same: images that show the same thing"
     table = Table("engines", "PSNR", "mean", "SSIM", "same", "latents", "s", "", caption=caption)
     table.columns[0].no_wrap = True
     for build in report.builds:
@@ -53,8 +53,8 @@ def _builds_table(report: VerifyReport) -> Table:
 
 
 def matrix_table(report: AcrossReport, title: str) -> Table:
-    """One of `MATRICES` of the painters, whose columns are numbered to keep it narrow."""
-    numbers = [str(index) for index in range(1, len(report.painters) + 1)]
+    """One of `MATRICES` of the participants, whose columns are numbered to keep it narrow."""
+    numbers = [str(index) for index in range(1, len(report.participants) + 1)]
     table = Table("", *numbers, title=title, title_justify="left")
     table.columns[0].no_wrap = True
     for number, row in zip(numbers, matrix(report, title), strict=True):

@@ -1,9 +1,9 @@
-"""The two halves of AutoencoderKL: pictures to the moments of latents, latents to pictures."""
+"""The two halves of AutoencoderKL: images to the moments of latents, latents to images."""
 
 from diffoundry.exporter.component import Component, Configs, read_field
 from diffoundry.exporter.components.latents import latent_dims
-from diffoundry.runtime.dims import parse_size
-from diffoundry.runtime.specs import TensorSpec
+from diffoundry.runtime.bundle.dims import parse_size
+from diffoundry.runtime.bundle.specs import TensorSpec
 
 __all__ = ["describe_decoder", "describe_encoder"]
 
@@ -11,7 +11,7 @@ _MODULE = "diffoundry.exporter.components.autoencoder_kl_module"
 
 
 def describe_encoder(configs: Configs) -> Component:
-    """Pictures to the moments of latents."""
+    """Images to the moments of latents."""
     height, width = latent_dims(configs)
     pixels = read_field(configs, "vae", "in_channels", int)
     channels = read_field(configs, "vae", "latent_channels", int)
@@ -28,7 +28,7 @@ def describe_encoder(configs: Configs) -> Component:
 
 
 def describe_decoder(configs: Configs) -> Component:
-    """Latents to pictures."""
+    """Latents to images."""
     height, width = latent_dims(configs)
     pixels = read_field(configs, "vae", "out_channels", int)
     channels = read_field(configs, "vae", "latent_channels", int)

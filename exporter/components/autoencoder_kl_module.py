@@ -17,7 +17,7 @@ class EncoderModule(torch.nn.Module):
         self.quant_conv = vae.quant_conv
 
     def forward(self, sample: torch.Tensor) -> tuple[torch.Tensor]:
-        """Encode pictures.
+        """Encode images.
 
         Args:
             sample: Between -1 and 1, (batch, 3, height, width).
@@ -44,7 +44,7 @@ class DecoderModule(torch.nn.Module):
             latent_sample: Divided by the scaling factor, (batch, 4, height/8, width/8).
 
         Returns:
-            Pictures around -1 to 1, (batch, 3, height, width).
+            Images around -1 to 1, (batch, 3, height, width).
         """
         hidden = latent_sample if self.post_quant_conv is None else self.post_quant_conv(latent_sample)
         return (self.decoder(hidden),)

@@ -1,9 +1,9 @@
-"""The two halves of AutoencoderTiny (TAESD): pictures to latents and back, without a distribution between them."""
+"""The two halves of AutoencoderTiny (TAESD): images to latents and back, without a distribution between them."""
 
 from diffoundry.exporter.component import Component, Configs, read_field
 from diffoundry.exporter.components.latents import latent_dims
+from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.errors import ConfigError
-from diffoundry.runtime.specs import TensorSpec
 
 __all__ = ["describe_tiny_decoder", "describe_tiny_encoder"]
 
@@ -11,7 +11,7 @@ _MODULE = "diffoundry.exporter.components.autoencoder_tiny_module"
 
 
 def describe_tiny_encoder(configs: Configs) -> Component:
-    """Pictures to latents."""
+    """Images to latents."""
     height, width = _dims(configs)
     factor = int(height.partition("/")[2])
     return Component(
@@ -29,7 +29,7 @@ def describe_tiny_encoder(configs: Configs) -> Component:
 
 
 def describe_tiny_decoder(configs: Configs) -> Component:
-    """Latents to pictures."""
+    """Latents to images."""
     height, width = _dims(configs)
     return Component(
         name="vae_decoder",

@@ -16,7 +16,7 @@ class TinyEncoderModule(torch.nn.Module):
         self.encoder = vae.encoder
 
     def forward(self, sample: torch.Tensor) -> tuple[torch.Tensor]:
-        """Encode pictures.
+        """Encode images.
 
         Args:
             sample: Between -1 and 1, (batch, 3, height, width).
@@ -41,6 +41,6 @@ class TinyDecoderModule(torch.nn.Module):
             latent_sample: Divided by the scaling factor, (batch, 4, height/8, width/8).
 
         Returns:
-            Pictures around -1 to 1, (batch, 3, height, width).
+            Images around -1 to 1, (batch, 3, height, width).
         """
         return (self.decoder(latent_sample),)

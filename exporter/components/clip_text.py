@@ -3,7 +3,7 @@
 from functools import partial
 
 from diffoundry.exporter.component import Component, ComponentKind, Configs, read_field
-from diffoundry.runtime.specs import TensorSpec
+from diffoundry.runtime.bundle.specs import TensorSpec
 
 __all__ = ["clip_text_encoder"]
 

@@ -1,7 +1,7 @@
-"""CLIP's image encoder: prepared pixels to one vector a picture."""
+"""CLIP's image encoder: prepared pixels to one vector an image."""
 
 from diffoundry.exporter.component import Component, ComponentKind, Config, Configs, read_field
-from diffoundry.runtime.specs import TensorSpec
+from diffoundry.runtime.bundle.specs import TensorSpec
 
 __all__ = ["IMAGE_ENCODER", "pixels_input"]
 

@@ -15,7 +15,7 @@ class ImageEncoderModule(torch.nn.Module):
         self.model = model
 
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor]:
-        """Encode pictures.
+        """Encode images.
 
         Args:
             pixel_values: As the feature extractor gives them, (batch, 3, side, side).

@@ -1,4 +1,4 @@
-"""ControlNetModel: what a denoiser is fed, and a picture that says where things are, to residuals for the denoiser.
+"""ControlNetModel: what a denoiser is fed, and an image that says where things are, to residuals for the denoiser.
 
 Zhang et al. 2023, https://arxiv.org/abs/2302.05543.
 """
@@ -9,9 +9,9 @@ from diffoundry.exporter.component import Component, ComponentKind, Configs, rea
 from diffoundry.exporter.components.latents import latent_dims
 from diffoundry.exporter.components.residuals import layers_of_levels, residual_specs
 from diffoundry.exporter.components.unet import condition_width, size_inputs
-from diffoundry.runtime.dims import parse_size
+from diffoundry.runtime.bundle.dims import parse_size
+from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.errors import ConfigError
-from diffoundry.runtime.specs import TensorSpec
 
 __all__ = ["CONTROLNET_CLASS", "controlnet"]
 
@@ -20,7 +20,7 @@ CONTROLNET_CLASS = ("diffusers", "ControlNetModel")
 _UNKNOWN_INPUTS = ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type")
 """Fields that ask for an input which no pipeline here can feed."""
 
-_PICTURE_CHANNELS = 3
+_IMAGE_CHANNELS = 3
 """Red, green and blue, which is what a pipeline feeds."""
 
 
@@ -54,7 +54,7 @@ def _describe(name: str, configs: Configs) -> Component:
                 shape=("batch", "sequence", condition_width(configs, name)),
             ),
             TensorSpec(
-                name="controlnet_cond", dtype="float32", shape=("batch", _PICTURE_CHANNELS, "height", "width")
+                name="controlnet_cond", dtype="float32", shape=("batch", _IMAGE_CHANNELS, "height", "width")
             ),
             *size_inputs(configs, name),
         ),
@@ -73,11 +73,11 @@ def _check_own(name: str, configs: Configs) -> None:
             raise ConfigError(
                 f"{name}/config.json: field {key!r}: got {config[key]!r}, expected null; it is not supported"
             )
-    channels = config.get("conditioning_channels", _PICTURE_CHANNELS)
-    if channels != _PICTURE_CHANNELS:
+    channels = config.get("conditioning_channels", _IMAGE_CHANNELS)
+    if channels != _IMAGE_CHANNELS:
         raise ConfigError(
-            f"{name}/config.json: field 'conditioning_channels': got {channels!r}, expected {_PICTURE_CHANNELS}: it is "
-            f"fed pictures in RGB"
+            f"{name}/config.json: field 'conditioning_channels': got {channels!r}, expected {_IMAGE_CHANNELS}: it is "
+            f"fed images in RGB"
         )
 
 

@@ -6,9 +6,9 @@ __all__ = ["latent_dims"]
 
 
 def latent_dims(configs: Configs) -> tuple[str, str]:
-    """Height and width of latents in symbols of the picture's, such as ("height/8", "width/8").
+    """Height and width of latents in symbols of the image's, such as ("height/8", "width/8").
 
-    The VAE halves the picture once between each two of its levels (diffusers: `vae_scale_factor`).
+    The VAE halves the image once between each two of its levels (diffusers: `vae_scale_factor`).
     """
     vae = configs["vae"]
     own = "decoder_block_out_channels"  # an AutoencoderTiny that was not written by diffusers may have these alone

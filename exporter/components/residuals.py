@@ -2,9 +2,9 @@
 
 from diffoundry.exporter.component import Configs, read_field
 from diffoundry.exporter.components.latents import latent_dims
-from diffoundry.runtime.controlnet_names import MID_RESIDUAL, residual_name
-from diffoundry.runtime.dims import Size, parse_size
-from diffoundry.runtime.specs import TensorSpec
+from diffoundry.runtime.bundle.dims import Size, parse_size
+from diffoundry.runtime.bundle.specs import TensorSpec
+from diffoundry.runtime.models.controlnet_names import MID_RESIDUAL, residual_name
 
 __all__ = ["layers_of_levels", "residual_specs"]
 
@@ -12,7 +12,7 @@ __all__ = ["layers_of_levels", "residual_specs"]
 def residual_specs(configs: Configs, source: str, *, pooled: bool = False) -> tuple[TensorSpec, ...]:
     """One tensor for each skip connection of a UNet's way down, in its order, and one for its middle.
 
-    The skip connections are the first convolution, every layer, and what halves the picture between two levels, which
+    The skip connections are the first convolution, every layer, and what halves the image between two levels, which
     rounds up. diffusers: `down_block_res_samples` in `UNet2DConditionModel.forward` and `ControlNetModel.forward`.
 
     Args:

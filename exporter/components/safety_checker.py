@@ -1,8 +1,8 @@
-"""Stable Diffusion's safety checker: a picture as CLIP sees it, and how far beyond which concepts' thresholds it is."""
+"""Stable Diffusion's safety checker: an image as CLIP sees it, and how far beyond which concepts' thresholds it is."""
 
 from diffoundry.exporter.component import Component, ComponentKind, Configs, read_field
 from diffoundry.exporter.components.clip_vision import pixels_input
-from diffoundry.runtime.specs import TensorSpec
+from diffoundry.runtime.bundle.specs import TensorSpec
 
 __all__ = ["SAFETY_CHECKER"]
 

@@ -16,7 +16,7 @@ class SafetyCheckerModule(torch.nn.Module):
         self.checker = checker
 
     def forward(self, clip_input: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Score pictures.
+        """Score images.
 
         Args:
             clip_input: As the feature extractor gives them, (batch, 3, side, side).

@@ -3,9 +3,9 @@
 from diffoundry.exporter.component import Component, ComponentKind, Configs, read_field
 from diffoundry.exporter.components.latents import latent_dims
 from diffoundry.exporter.components.residuals import residual_specs
-from diffoundry.runtime.dims import parse_size
+from diffoundry.runtime.bundle.dims import parse_size
+from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.errors import ConfigError
-from diffoundry.runtime.specs import TensorSpec
 
 __all__ = ["UNET", "condition_width", "size_inputs"]
 
@@ -77,7 +77,7 @@ def _guidance_input(configs: Configs) -> tuple[TensorSpec, ...]:
 
 
 def size_inputs(configs: Configs, source: str = "unet") -> tuple[TensorSpec, ...]:
-    """Pooled text and the picture's sizes, as Stable Diffusion XL takes them (Podell et al. 2023, 2307.01952, 2.2).
+    """Pooled text and the image's sizes, as Stable Diffusion XL takes them (Podell et al. 2023, 2307.01952, 2.2).
 
     Raises:
         ConfigError: The UNet, or ControlNet, adds something else to its timestep.

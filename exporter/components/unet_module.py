@@ -4,7 +4,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from diffoundry.exporter.component import Component
-from diffoundry.runtime.controlnet_names import MID_RESIDUAL, is_residual
+from diffoundry.runtime.models.controlnet_names import MID_RESIDUAL, is_residual
 
 __all__ = ["UNetModule"]
 

@@ -1,4 +1,4 @@
-"""Image variation: Stable Diffusion whose denoiser is told of a picture by CLIP's image encoder, in one token.
+"""Image variation: Stable Diffusion whose denoiser is told of an image by CLIP's image encoder, in one token.
 
 diffusers: `StableDiffusionImageVariationPipeline`.
 """

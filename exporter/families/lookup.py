@@ -7,8 +7,8 @@ from typing import Any, cast
 
 from diffoundry.exporter.component import Family
 from diffoundry.exporter.components.controlnet import controlnet
-from diffoundry.runtime.controlnet_names import is_controlnet
 from diffoundry.runtime.errors import CheckpointError
+from diffoundry.runtime.models.controlnet_names import is_controlnet
 from diffoundry.runtime.pipelines.classes import CONTROLNET_CLASSES, PIPELINE_CLASSES
 
 __all__ = ["find_family"]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from diffoundry.exporter.tracing.graph_names import WEIGHT_KEY
+from diffoundry.exporter.steps.graph_names import WEIGHT_KEY
 
 __all__ = ["DeduplicateConstants"]
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from diffoundry.exporter.passes.opset import OPSET
-from diffoundry.exporter.passes.quantizable import Site, quantizable
+from diffoundry.exporter.passes.quantizable import QuantizableNode, quantizable
 from diffoundry.targets.graph_edit import new_initializer
 
 __all__ = ["LowRank"]
@@ -53,7 +53,7 @@ class LowRank(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified)
 
 
-def _split(graph: ir.Graph, site: Site, rank: int, power: Mapping[str, Array]) -> bool:
+def _split(graph: ir.Graph, site: QuantizableNode, rank: int, power: Mapping[str, Array]) -> bool:
     tensor, x = site.weight_value.const_value, site.activation_value
     assert tensor is not None
     assert x is not None
@@ -93,7 +93,7 @@ def _factors(matrix: Array, rank: int, power: Array | None) -> tuple[Array, Arra
     return u[:, :rank] * root / shares, root[:, None] * v[:rank]
 
 
-def _add_branch(graph: ir.Graph, site: Site, x: ir.Value, weights: list[Array], name: str) -> None:
+def _add_branch(graph: ir.Graph, site: QuantizableNode, x: ir.Value, weights: list[Array], name: str) -> None:
     node, y = site.node, site.node.outputs[0]
     op_type = "Conv" if node.op_type == "Conv" else "MatMul"
     attributes = dict(node.attributes) if op_type == "Conv" else {}

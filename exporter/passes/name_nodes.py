@@ -5,7 +5,7 @@ from collections import Counter
 
 import onnx_ir as ir
 
-from diffoundry.exporter.tracing.graph_names import MODULE_KEY
+from diffoundry.exporter.steps.graph_names import MODULE_KEY
 
 __all__ = ["NameNodes"]
 

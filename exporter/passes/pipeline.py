@@ -3,14 +3,14 @@
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from diffoundry.exporter.passes.attention import FuseAttention
 from diffoundry.exporter.passes.attention_mask import SimplifyAttentionMask
 from diffoundry.exporter.passes.deduplicate_constants import DeduplicateConstants
 from diffoundry.exporter.passes.fold_constants import FoldConstants
-from diffoundry.exporter.passes.group_norm import FuseGroupNorm
+from diffoundry.exporter.passes.fuse_attention import FuseAttention
+from diffoundry.exporter.passes.fuse_group_norm import FuseGroupNorm
+from diffoundry.exporter.passes.merge_redundant_ops import Simplify
 from diffoundry.exporter.passes.name_nodes import NameNodes
 from diffoundry.exporter.passes.reshape_constants import ReshapeConstants
-from diffoundry.exporter.passes.simplify import Simplify
 from diffoundry.exporter.passes.transpose_weights import TransposeWeights
 
 __all__ = ["optimize", "portable_passes"]

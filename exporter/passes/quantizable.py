@@ -4,14 +4,14 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-__all__ = ["Site", "quantizable"]
+__all__ = ["QuantizableNode", "quantizable"]
 
 _LEAST = 256
 """Weights of a node below which its scales and casts would cost more than they save."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Site:
+class QuantizableNode:
     """A node with a weight.
 
     Attributes:
@@ -47,7 +47,7 @@ class Site:
         return None if self.activation is None else self.node.inputs[self.activation]
 
 
-def quantizable(graph: ir.Graph) -> list[Site]:
+def quantizable(graph: ir.Graph) -> list[QuantizableNode]:
     """The sites of a graph in its order: convolutions, linear layers and embedding tables with constant float weights.
 
     Attention's own products have no weight and no kernel that takes them in int8 without writing the scores to memory:
@@ -56,20 +56,26 @@ def quantizable(graph: ir.Graph) -> list[Site]:
     return [site for node in graph if node.domain == "" for site in [_site(node)] if site is not None]
 
 
-def _site(node: ir.Node) -> Site | None:
+def _site(node: ir.Node) -> QuantizableNode | None:
     if node.op_type == "Gather":
         axis = node.attributes.get_int("axis", 0)
         fits = _is_weight(node.inputs[0], rank=2) and axis == 0
-        return Site(node=node, activation=None, weight=0, channel_axis=0, input_axis=1) if fits else None
+        return QuantizableNode(node=node, activation=None, weight=0, channel_axis=0, input_axis=1) if fits else None
     if node.op_type not in {"Conv", "Gemm", "MatMul"} or not _is_activation(node.inputs[0]):
         return None
     weight = node.inputs[1]
     if node.op_type == "Conv":
-        return Site(node=node, activation=0, weight=1, channel_axis=0, input_axis=1) if _is_weight(weight) else None
+        return (
+            QuantizableNode(node=node, activation=0, weight=1, channel_axis=0, input_axis=1)
+            if _is_weight(weight)
+            else None
+        )
     if not _is_weight(weight, rank=2) or bool(node.attributes.get_int("transA", 0)):
         return None
     rows = node.op_type == "Gemm" and bool(node.attributes.get_int("transB", 0))
-    return Site(node=node, activation=0, weight=1, channel_axis=0 if rows else 1, input_axis=1 if rows else 0)
+    return QuantizableNode(
+        node=node, activation=0, weight=1, channel_axis=0 if rows else 1, input_axis=1 if rows else 0
+    )
 
 
 def _is_weight(value: ir.Value | None, rank: int | None = None) -> bool:

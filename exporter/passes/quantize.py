@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from diffoundry.exporter.passes.opset import OPSET, require_opset
-from diffoundry.exporter.passes.quantizable import Site, quantizable
+from diffoundry.exporter.passes.quantizable import QuantizableNode, quantizable
 from diffoundry.exporter.passes.quantize_weights import WeightFormat, per_block, per_channel, round_scales
 from diffoundry.runtime.errors import ConfigError
 from diffoundry.targets.graph_edit import new_initializer
@@ -94,7 +94,7 @@ class Quantize(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=bool(self.nodes))
 
 
-def weight_format(site: Site, weights: str, block: int, *, fallback: bool = False) -> WeightFormat:
+def weight_format(site: QuantizableNode, weights: str, block: int, *, fallback: bool = False) -> WeightFormat:
     """How the weight of a site is stored; see `Quantize`. Tables of embeddings have no int4 form."""
     if weights == "int4" and not fallback and site.activation is not None:
         tensor = site.weight_value.const_value
@@ -103,7 +103,7 @@ def weight_format(site: Site, weights: str, block: int, *, fallback: bool = Fals
     return per_channel(_WEIGHTS.get(weights, ir.DataType.INT8), site.channel_axis)
 
 
-def has_output_kernel(site: Site) -> bool:
+def has_output_kernel(site: QuantizableNode) -> bool:
     """Whether ONNX Runtime has an int8 kernel for a node where outputs of convolutions are quantized and biases float.
 
     It does so for a convolution whose output is quantized, and for MatMul. What has no such kernel is converted back to
@@ -122,7 +122,7 @@ class _Edit:
         self._activations: dict[str, ir.Value] = {}
         self._weights: dict[tuple[str, WeightFormat], ir.Value] = {}
 
-    def site(self, site: Site) -> None:
+    def site(self, site: QuantizableNode) -> None:
         """Let a node read quantized tensors, and write one if convolutions are to."""
         node, options = site.node, self._options
         if options.outputs and not has_output_kernel(site):
@@ -140,7 +140,7 @@ class _Edit:
             for use in readers:
                 use.node.replace_input_with(use.idx, rounded)
 
-    def _weight(self, site: Site) -> ir.Value:
+    def _weight(self, site: QuantizableNode) -> ir.Value:
         options = self._options
         form = weight_format(site, options.weights, options.block, fallback=site.name in options.fallback)
         value = site.weight_value
@@ -149,7 +149,7 @@ class _Edit:
             self._weights[key] = self._new_weight(site, value, form)
         return self._weights[key]
 
-    def _new_weight(self, site: Site, value: ir.Value, form: WeightFormat) -> ir.Value:
+    def _new_weight(self, site: QuantizableNode, value: ir.Value, form: WeightFormat) -> ir.Value:
         tensor = value.const_value
         assert tensor is not None
         x = site.activation_value

@@ -1,14 +1,19 @@
-"""Compares a bundle with the PyTorch checkpoint it was made from: components, every step, pictures, configs.
+"""Compares a bundle with the PyTorch checkpoint it was made from: components, every step, images, configs.
 
 from diffoundry.exporter.verify import verify
 report = verify("emoji.bundle")
 """
 
-from diffoundry.exporter.verify.across import verify_across
-from diffoundry.exporter.verify.across_report import ACROSS_SCHEMA_VERSION, AcrossReport, Painter, PairDistance
-from diffoundry.exporter.verify.compare import verify
-from diffoundry.exporter.verify.gates import GATES, Gates
-from diffoundry.exporter.verify.report import (
+from diffoundry.exporter.verify.checks.gates import GATES, Gates
+from diffoundry.exporter.verify.cross_engine import verify_across
+from diffoundry.exporter.verify.progress import ImagePair, Watch
+from diffoundry.exporter.verify.report.cross_engine_report import (
+    ACROSS_SCHEMA_VERSION,
+    AcrossReport,
+    PairDistance,
+    Participant,
+)
+from diffoundry.exporter.verify.report.report import (
     SCHEMA_VERSION,
     Absence,
     BuildReport,
@@ -17,7 +22,7 @@ from diffoundry.exporter.verify.report import (
     report_to_json,
 )
 from diffoundry.exporter.verify.request import VerifyRequest
-from diffoundry.exporter.verify.watch import PicturePair, Watch
+from diffoundry.exporter.verify.run import verify
 
 __all__ = [
     "ACROSS_SCHEMA_VERSION",
@@ -28,9 +33,9 @@ __all__ = [
     "BuildReport",
     "Check",
     "Gates",
-    "Painter",
+    "ImagePair",
     "PairDistance",
-    "PicturePair",
+    "Participant",
     "VerifyReport",
     "VerifyRequest",
     "Watch",

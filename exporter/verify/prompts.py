@@ -1,4 +1,4 @@
-"""The prompts that `verify` paints when it is given none: short, concrete, and known to small models too."""
+"""The prompts that `verify` generates when it is given none: short, concrete, and known to small models too."""
 
 __all__ = ["PROMPTS"]
 

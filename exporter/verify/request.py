@@ -5,22 +5,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diffoundry.exporter.verify.prompts import PROMPTS
-from diffoundry.runtime.engine import EngineOptions, OpenEngine
+from diffoundry.runtime.engines.protocol import EngineOptions, OpenEngine
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.pipelines.stand_in import size_arguments
 
 __all__ = ["FULL_SEEDS", "Settings", "VerifyRequest"]
 
 FULL_SEEDS = (0, 1)
-"""Every built-in prompt with each of these is the full proof: 32 pictures."""
+"""Every built-in prompt with each of these is the full proof: 32 images."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VerifyRequest:
-    """What to paint, and with which engines of the bundle.
+    """What to generate, and with which engines of the bundle.
 
     Attributes:
-        prompts: Every prompt is painted with every seed.
+        prompts: Every prompt is generated with every seed.
         seeds: Seeds of torch's CPU generator.
         steps: Steps of the scheduler.
         guidance_scale: 1 or less runs without guidance.
@@ -54,10 +54,10 @@ class VerifyRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """The pictures that were painted on both sides.
+    """The images that were generated on both sides.
 
     Attributes:
-        prompts: Every prompt was painted with every seed.
+        prompts: Every prompt was generated with every seed.
         seeds: Seeds of torch's CPU generator.
         steps: Steps of the scheduler.
         guidance_scale: 1 or less ran without guidance.
@@ -74,7 +74,7 @@ class Settings:
     width: int
     stand_ins: tuple[str, ...] = ()
 
-    def picture_arguments(self) -> dict[str, Any]:
+    def image_arguments(self) -> dict[str, Any]:
         """The arguments of a pipeline's call, without prompt and seed, for diffusers' pipelines and ours."""
         return {
             "num_inference_steps": self.steps,

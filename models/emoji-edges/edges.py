@@ -1,21 +1,21 @@
-"""Make the picture that the ControlNet is shown: white edges on black.
+"""Make the image that the ControlNet is shown: white edges on black.
 
-python models/emoji-edges/edges.py PICTURE EDGES.png
+python models/emoji-edges/edges.py IMAGE EDGES.png
 """
 
 import sys
 
 from PIL import Image
 
-from diffoundry.models.emoji.training.edges import edge_picture
+from diffoundry.models.emoji.training.edges import edge_image
 
 
-def main(picture: str, path: str) -> None:
-    """Read a picture, transparency on white, and write its edges in the same size."""
-    with Image.open(picture) as image:
+def main(source: str, path: str) -> None:
+    """Read an image, transparency on white, and write its edges in the same size."""
+    with Image.open(source) as image:
         shown = Image.new("RGBA", image.size, "white")
         shown.alpha_composite(image.convert("RGBA"))
-    edge_picture(shown).save(path)
+    edge_image(shown).save(path)
 
 
 if __name__ == "__main__":

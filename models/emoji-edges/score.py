@@ -1,11 +1,11 @@
-"""Score the ControlNet for edges: does the picture follow the edges that it is shown?
+"""Score the ControlNet for edges: does the image follow the edges that it is shown?
 
     python models/emoji-edges/score.py                       # the shipped weights
     python models/emoji-edges/score.py my-edges --scales 0 0.5 1 --json
 
-Every label's picture is moved by chance (mirrored, turned, scaled, shifted), as in training but from another seed; the
-base paints "a {label}" with the moved picture's edges, at each scale of the ControlNet. Overlap: see `overlap` in
-models/emoji/training/edges.py. Distance: mean squared error to the moved picture, at 32 x 32, values from -1 to 1.
+Every label's image is moved by chance (mirrored, turned, scaled, shifted), as in training but from another seed; the
+base generates "a {label}" with the moved image's edges, at each scale of the ControlNet. Overlap: see `overlap` in
+models/emoji/training/edges.py. Distance: mean squared error to the moved image, at 32 x 32, values from -1 to 1.
 """
 
 import argparse
@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diffoundry.models.emoji.score import nearest, paint
-from diffoundry.models.emoji.training.command import add_painting, add_shared, run
+from diffoundry.models.emoji.score import generate, nearest
+from diffoundry.models.emoji.training.command import add_generation, add_shared, run
 
 __all__ = ["main"]
 
@@ -33,9 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("model", type=Path, nargs="?", default=_HERE, help="folder of the ControlNet (default: the shipped one)")
     add("--base", type=Path, default=_BASE, help="the checkpoint (default: models/emoji)")
     add_shared(parser)
-    add_painting(parser)
+    add_generation(parser)
     add("--scales", type=float, nargs="+", default=[0.0, 0.5, 1.0])
-    add("--moved", type=int, default=123, help="seed of how the pictures are moved (default: %(default)s)")
+    add("--moved", type=int, default=123, help="seed of how the images are moved (default: %(default)s)")
     return run("Scoring", _score, parser.parse_args(arguments))
 
 
@@ -51,16 +51,16 @@ def _score(options: argparse.Namespace) -> None:
     labels = data.read_labels(options.base / "captions.json")
     emoji = data.select(data.load_emoji(options.data), options.only or labels)
     maps = draw_motion(len(emoji), torch.Generator().manual_seed(options.moved))
-    moved = move(data.pictures(emoji, FACTOR), maps)
+    moved = move(data.images(emoji, FACTOR), maps)
     lines = edges(moved)
     pipeline = _open(options)
     result: dict[str, Any] = {}
     for scale in options.scales:
         scaled = functools.partial(pipeline, controlnet_conditioning_scale=scale)
-        painted = paint(scaled, [f"a {one.label}" for one in emoji], options, image=lines.expand(-1, 3, -1, -1))
+        generated = generate(scaled, [f"a {one.label}" for one in emoji], options, image=lines.expand(-1, 3, -1, -1))
         result[str(scale)] = {
-            "overlap": round(float(overlap(edges(painted), lines).mean()), 3),
-            "mse": round(float(nearest(painted, moved).diagonal().mean()), 4),
+            "overlap": round(float(overlap(edges(generated), lines).mean()), 3),
+            "mse": round(float(nearest(generated, moved).diagonal().mean()), 4),
         }
     print(json.dumps(result, indent=2) if options.json else "\n".join(f"{k}: {v}" for k, v in result.items()))
 

@@ -4,7 +4,7 @@
     python models/emoji-edges/train.py --out my-edges --device cuda
     python models/emoji-edges/train.py --out my-edges --device cuda --resume     # continue where it was stopped
 
-The pictures and labels are fetched with `npm pack`. OUT becomes a folder of diffusers' ControlNetModel; the encoder,
+The images and labels are fetched with `npm pack`. OUT becomes a folder of diffusers' ControlNetModel; the encoder,
 and what `--resume` needs, lie in OUT/checkpoints.
 """
 

@@ -1,10 +1,10 @@
-"""Score the LoRA for flat pictures: how near are the pictures to the flat ones, with and without it?
+"""Score the LoRA for flat images: how near are the images to the flat ones, with and without it?
 
     python models/emoji-flat/score.py                        # the shipped weights
     python models/emoji-flat/score.py my-flat --scales 0 0.5 1 --json
 
-For every label the base paints "a {label}" from one seed, at each scale of the LoRA. Distances are mean squared errors
-at 32 x 32 pixels, values from -1 to 1, as in models/emoji/score.py.
+For every label the base generates "a {label}" from one seed, at each scale of the LoRA. Distances are mean squared
+errors at 32 x 32 pixels, values from -1 to 1, as in models/emoji/score.py.
 """
 
 import argparse
@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diffoundry.models.emoji.score import nearest, open_pipeline, paint, write_grid
-from diffoundry.models.emoji.training.command import add_painting, add_shared, run
+from diffoundry.models.emoji.score import generate, nearest, open_pipeline, write_grid
+from diffoundry.models.emoji.training.command import add_generation, add_shared, run
 
 __all__ = ["main"]
 
@@ -33,9 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("model", type=Path, nargs="?", default=_HERE, help="folder of the LoRA (default: the shipped one)")
     add("--base", type=Path, default=_BASE, help="the checkpoint (default: models/emoji)")
     add_shared(parser)
-    add_painting(parser)
+    add_generation(parser)
     add("--scales", type=float, nargs="+", default=[0.0, 0.5, 1.0])
-    add("--thumbnails", type=Path, metavar="FILE", help="write the flat pictures, 16 x 16 pixels each, as one sheet")
+    add("--thumbnails", type=Path, metavar="FILE", help="write the flat images, 16 x 16 pixels each, as one sheet")
     return run("Scoring", _score, parser.parse_args(arguments), needs=("torch", "diffusers", "transformers", "peft"))
 
 
@@ -47,7 +47,7 @@ def _score(options: argparse.Namespace) -> None:
 
     labels = data.read_labels(options.base / "captions.json")
     emoji = data.select(data.load_emoji(options.data), options.only or labels)
-    solid, flat = data.pictures(emoji), data.pictures(data.flat_emoji(emoji, options.data))
+    solid, flat = data.images(emoji), data.images(data.flat_emoji(emoji, options.data))
     if options.thumbnails:
         write_grid(functional.interpolate(flat, size=(_THUMBNAIL, _THUMBNAIL), mode="area"), options.thumbnails)
     pipeline = open_pipeline(options.base, options.device)
@@ -55,8 +55,8 @@ def _score(options: argparse.Namespace) -> None:
     result: dict[str, Any] = {}
     for scale in options.scales:
         pipeline.set_adapters("flat", scale)
-        painted = paint(pipeline, [f"a {one.label}" for one in emoji], options)
-        to_flat, to_solid = nearest(painted, flat), nearest(painted, solid)
+        generated = generate(pipeline, [f"a {one.label}" for one in emoji], options)
+        to_flat, to_solid = nearest(generated, flat), nearest(generated, solid)
         own, base = to_flat.diagonal(), to_solid.diagonal()
         result[str(scale)] = {
             "to_flat": round(float(own.mean()), 4),

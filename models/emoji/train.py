@@ -5,7 +5,7 @@
     python models/emoji/train.py --out my-emoji --resume                   # continue where it was stopped
     python models/emoji/train.py --out better --init models/emoji --stage denoiser --lr 1e-4 --steps 2000
 
-The pictures and labels are fetched with `npm pack`. OUT becomes a checkpoint in diffusers' layout; what
+The images and labels are fetched with `npm pack`. OUT becomes a checkpoint in diffusers' layout; what
 `--resume` needs lies in OUT/checkpoints. `--steps`, `--batch`, `--lr`, `--warmup` and `--seed` decide the weights:
 on a processor with the same number of threads, a run stopped and resumed gives the same weights, bit for bit,
 as one that ran through.
@@ -46,7 +46,7 @@ def _train(options: argparse.Namespace) -> None:
         init=options.init,
         architecture=SHIPPED,
         emoji=emoji,
-        pictures=data.pictures(emoji).to(options.device),
+        images=data.images(emoji).to(options.device),
     )
     session = Session(resume=options.resume, minutes=options.minutes, save_every=options.save_every, report=report)
     names = ("steps", "batch", "lr", "warmup", "seed")

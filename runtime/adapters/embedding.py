@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.safetensors import Safetensors
+from diffoundry.runtime.formats.safetensors import Safetensors
 
 __all__ = ["read_embedding"]
 

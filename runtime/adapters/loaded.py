@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffoundry.runtime.adapters.lora import Factors, Host, Lora, join_factors, read_lora
-from diffoundry.runtime.components import Components
+from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import DiffoundryError, InputError
 
 __all__ = ["Adapters", "LoraReport", "check_not_pickled"]
@@ -19,7 +19,7 @@ __all__ = ["Adapters", "LoraReport", "check_not_pickled"]
 FloatArray = npt.NDArray[np.float32]
 
 _ADAPTED = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
-"""Components that formats of LoRAs name."""
+"""EngineSession that formats of LoRAs name."""
 
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
@@ -46,8 +46,8 @@ class _State:
     loras: Mapping[str, tuple[Lora, float]]
     rows: Mapping[str, FloatArray]
 
-    def feeds(self, components: Components, name: str) -> dict[str, FloatArray]:
-        """What `Components.adapt` gives to a component."""
+    def feeds(self, components: EngineSession, name: str) -> dict[str, FloatArray]:
+        """What `EngineSession.adapt` gives to a component."""
         changes: dict[str, list[tuple[Factors, float]]] = {}
         for lora, scale in self.loras.values():
             for layer, factors in lora.factors.get(name, {}).items():
@@ -66,13 +66,13 @@ class _State:
 class Adapters:
     """Changes all components at once or none: when an engine refuses, everything stays as it was.
 
-    Safe to use from several threads; pictures under way see a change at their next call of an engine.
+    Safe to use from several threads; images under way see a change at their next call of an engine.
 
     Attributes:
         components: What is changed.
     """
 
-    def __init__(self, components: Components) -> None:
+    def __init__(self, components: EngineSession) -> None:
         self.components = components
         self._lock = threading.Lock()
         self._state = _State(loras={}, rows={})

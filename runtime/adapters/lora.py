@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from diffoundry.runtime.adapters.lora_names import LayerNames, TensorName, parse_name
+from diffoundry.runtime.bundle.specs import AdapterSpec
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.safetensors import Safetensors
-from diffoundry.runtime.specs import AdapterSpec
+from diffoundry.runtime.formats.safetensors import Safetensors
 
 __all__ = ["Factors", "Host", "Lora", "join_factors", "read_lora"]
 

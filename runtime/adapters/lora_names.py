@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from diffoundry.runtime.ldm_names import ldm_unet_names
+from diffoundry.runtime.formats.ldm_keys import ldm_unet_names
 
 __all__ = ["LayerNames", "TensorName", "parse_name"]
 

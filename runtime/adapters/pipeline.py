@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from diffoundry.runtime.adapters.embedding import read_embedding
 from diffoundry.runtime.adapters.loaded import Adapters, LoraReport, check_not_pickled
+from diffoundry.runtime.bundle.specs import AdapterSpec
 from diffoundry.runtime.errors import EngineError, InputError
-from diffoundry.runtime.specs import AdapterSpec
 from diffoundry.runtime.tokenizers.clip import ClipTokenizer
 from diffoundry.runtime.tokenizers.extended import ExtendedTokenizer
 
@@ -26,7 +26,7 @@ FloatArray = npt.NDArray[np.float32]
 class Adaptable:
     """Loads LoRAs into the engines of a pipeline, without another export.
 
-    Several threads may paint meanwhile: each call of an engine is with one state or the other.
+    Several threads may generate meanwhile: each call of an engine is with one state or the other.
 
     Attributes:
         adapters: What is loaded.
@@ -77,7 +77,7 @@ class Adaptable:
         self.adapters.set_scale(scale, name)
 
     def unload_lora(self, name: str | None = None) -> None:
-        """Forget one LoRA, or all; without any, every picture is bit for bit what it was before the first.
+        """Forget one LoRA, or all; without any, every image is bit for bit what it was before the first.
 
         Raises:
             InputError: There is none of this name.
@@ -87,7 +87,7 @@ class Adaptable:
     def load_textual_inversion(self, path: str | os.PathLike[str], *, token: str | None = None) -> tuple[str, int]:
         """Load a textual inversion embedding: a word that prompts may hold from now on.
 
-        diffusers: `load_textual_inversion`. Not to be called while other threads paint.
+        diffusers: `load_textual_inversion`. Not to be called while other threads generate.
 
         Args:
             path: A safetensors file with one tensor; for two text encoders, with `clip_l` and `clip_g`.

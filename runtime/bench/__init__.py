@@ -3,14 +3,14 @@
 from diffoundry.runtime.bench import BenchRequest, bench
 
 report = bench("emoji.bundle", BenchRequest(prompt="red apple", steps=20))
-report.contenders[0].measured.step.seconds.median
+report.candidates[0].measured.step.seconds.median
 
 The JSON form, `to_json(report)`, is described in docs/bench.md.
 """
 
-from diffoundry.runtime.bench.contender import Contender, Painting
+from diffoundry.runtime.bench.candidate import Candidate, Generation
 from diffoundry.runtime.bench.measure import bench, compare
 from diffoundry.runtime.bench.report import BenchReport
 from diffoundry.runtime.bench.request import BenchRequest
 
-__all__ = ["BenchReport", "BenchRequest", "Contender", "Painting", "bench", "compare"]
+__all__ = ["BenchReport", "BenchRequest", "Candidate", "Generation", "bench", "compare"]

@@ -1,4 +1,4 @@
-"""Runs a benchmark: load, first picture, warm-ups, then rounds in which the contenders take turns."""
+"""Runs a benchmark: load, first image, warm-ups, then rounds in which the candidates take turns."""
 
 import os
 import time
@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 import diffoundry
-from diffoundry.runtime.bench.bundle_contender import BundleContender
-from diffoundry.runtime.bench.contender import Contender, Load, Painting
+from diffoundry.runtime.bench.bundle_candidate import BundleCandidate
+from diffoundry.runtime.bench.candidate import Candidate, Generation, Load
 from diffoundry.runtime.bench.machine import machine_facts, thread_times
 from diffoundry.runtime.bench.report import (
     SCHEMA_VERSION,
     BenchReport,
-    ContenderReport,
+    CandidateReport,
     Distance,
     Measured,
     Work,
@@ -26,7 +26,7 @@ from diffoundry.runtime.bench.report import (
     summarize,
 )
 from diffoundry.runtime.bench.request import BenchRequest
-from diffoundry.runtime.engine import EngineOptions
+from diffoundry.runtime.engines.protocol import EngineOptions
 from diffoundry.runtime.errors import DiffoundryError
 
 __all__ = ["Comparison", "Progress", "bench", "compare"]
@@ -45,25 +45,25 @@ _PATIENCE = 20.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """A report, and the pictures that belong to it.
+    """A report, and the images that belong to it.
 
     Attributes:
         report: The figures.
-        pictures: Contender's name to its picture, float32 (height, width, 3) in 0..1, of those that could paint.
+        images: Candidate's name to its image, float32 (height, width, 3) in 0..1, of those that could generate.
     """
 
     report: BenchReport
-    pictures: Mapping[str, FloatArray]
+    images: Mapping[str, FloatArray]
 
 
 class _Turn:
-    """One contender on its way through the benchmark."""
+    """One candidate on its way through the benchmark."""
 
-    def __init__(self, contender: Contender) -> None:
-        self.contender = contender
+    def __init__(self, candidate: Candidate) -> None:
+        self.candidate = candidate
         self.load: Load | None = None
-        self.first: Painting | None = None
-        self.paintings: list[Painting] = []
+        self.first: Generation | None = None
+        self.generations: list[Generation] = []
         self.facts: Mapping[str, str] = {}
         self.peak_rss: int | None = None
         self.ran = self.waited = 0
@@ -71,39 +71,39 @@ class _Turn:
         self.failure: str | None = None
 
     def begin(self) -> None:
-        self.load = self.contender.load()
-        self.facts = self.contender.facts()
+        self.load = self.candidate.load()
+        self.facts = self.candidate.facts()
 
-    def paint_first(self) -> None:
-        self.first = self.contender.paint()
+    def generate_first(self) -> None:
+        self.first = self.candidate.generate()
 
     def warm_up(self) -> None:
-        self.contender.paint()
+        self.candidate.generate()
 
-    def paint(self, ours: "_Turn") -> None:
+    def generate(self, ours: "_Turn") -> None:
         if self._out_of_patience(ours):
             return
         before = thread_times()
-        self.paintings.append(self.contender.paint())
+        self.generations.append(self.candidate.generate())
         after = thread_times()
         if before and after:
             self.ran += after[0] - before[0]
             self.waited += after[1] - before[1]
 
     def end(self) -> None:
-        self.peak_rss = self.contender.peak_rss()
+        self.peak_rss = self.candidate.peak_rss()
 
     @property
     def waiting(self) -> float | None:
-        """Share of their time that threads of this process waited for a processor while it painted."""
+        """Share of their time that threads of this process waited for a processor while it generated."""
         return self.waited / (self.ran + self.waited) if self.ran else None
 
     def _out_of_patience(self, ours: "_Turn") -> bool:
         """Whether this is a rival so slow that one measurement says enough; noted the first time."""
-        if not self.paintings or self.paintings[0].seconds <= _PATIENCE * ours.paintings[0].seconds:
+        if not self.generations or self.generations[0].seconds <= _PATIENCE * ours.generations[0].seconds:
             return False
         if not self.notes:
-            self.notes.append(f"measured once: it takes more than {_PATIENCE:g} times as long as {ours.contender.name}")
+            self.notes.append(f"measured once: it takes more than {_PATIENCE:g} times as long as {ours.candidate.name}")
         return True
 
 
@@ -120,7 +120,7 @@ def bench(
 
     Args:
         bundle: The bundle's folder.
-        request: What to paint and how often.
+        request: What to generate and how often.
         target: Which target's engines, or None for the first that can run here.
         precision: Which precision, or None for the first in the bundle.
         options: Device and threads.
@@ -132,12 +132,12 @@ def bench(
         EngineError: An engine cannot be opened, or failed.
     """
     request = request or BenchRequest()
-    ours = BundleContender(bundle, request, target=target, precision=precision, options=options)
+    ours = BundleCandidate(bundle, request, target=target, precision=precision, options=options)
     return compare(ours, (), request, progress=progress).report
 
 
 def compare(
-    ours: BundleContender, rivals: Sequence[Contender], request: BenchRequest, *, progress: Progress | None = None
+    ours: BundleCandidate, rivals: Sequence[Candidate], request: BenchRequest, *, progress: Progress | None = None
 ) -> Comparison:
     """Measure a bundle and others at the same work in one run, taking turns so that noise hits all alike.
 
@@ -147,14 +147,14 @@ def compare(
         DiffoundryError: Ours failed; see `bench`.
     """
     machine = machine_facts()
-    turns = [_Turn(contender) for contender in (ours, *rivals)]
+    turns = [_Turn(candidate) for candidate in (ours, *rivals)]
     try:
         _run(turns, request, progress or (lambda _what, _done, _total: None))
         reports = [_report(turn, turns) for turn in turns]
         work = _work(ours, turns[0], request)
     finally:
         for turn in turns:
-            turn.contender.close()
+            turn.candidate.close()
     bundle = ours.pipeline.components.bundle
     report = BenchReport(
         schema_version=SCHEMA_VERSION,
@@ -165,18 +165,18 @@ def compare(
         machine=machine,
         waiting=turns[0].waiting,
         work=work,
-        contenders=tuple(reports),
+        candidates=tuple(reports),
     )
     return Comparison(
         report=report,
-        pictures={turn.contender.name: turn.paintings[-1].picture[0] for turn in turns if not turn.failure},
+        images={turn.candidate.name: turn.generations[-1].image[0] for turn in turns if not turn.failure},
     )
 
 
 def _run(turns: Sequence[_Turn], request: BenchRequest, tell: Progress) -> None:
     acts = list(_acts(turns, request))
     for index, (turn, what, act) in enumerate(acts):
-        tell(f"{turn.contender.name}: {what}", index, len(acts))
+        tell(f"{turn.candidate.name}: {what}", index, len(acts))
         if turn.failure:
             continue
         if len(turns) > 1:
@@ -194,13 +194,13 @@ def _acts(turns: Sequence[_Turn], request: BenchRequest) -> Iterator[tuple[_Turn
     """Everything that is done, in order: whose turn, what it is, the deed."""
     for turn in turns:
         yield turn, "loading", turn.begin
-        yield turn, "first picture", turn.paint_first
+        yield turn, "first image", turn.generate_first
     for index in range(request.warmups):
         for turn in _rotated(turns, index):
             yield turn, f"warm-up {index + 1} of {request.warmups}", turn.warm_up
     for index in range(request.repeats):
         for turn in _rotated(turns, index):
-            yield turn, f"picture {index + 1} of {request.repeats}", partial(turn.paint, turns[0])
+            yield turn, f"image {index + 1} of {request.repeats}", partial(turn.generate, turns[0])
     for turn in turns:
         yield turn, "end", turn.end
 
@@ -211,10 +211,10 @@ def _rotated(turns: Sequence[_Turn], index: int) -> list[_Turn]:
     return [*turns[start:], *turns[:start]]
 
 
-def _report(turn: _Turn, turns: Sequence[_Turn]) -> ContenderReport:
-    return ContenderReport(
-        name=turn.contender.name,
-        reference=turn.contender.reference,
+def _report(turn: _Turn, turns: Sequence[_Turn]) -> CandidateReport:
+    return CandidateReport(
+        name=turn.candidate.name,
+        reference=turn.candidate.reference,
         facts=turn.facts,
         notes=tuple(turn.notes),
         failure=turn.failure,
@@ -227,24 +227,24 @@ def _measured(turn: _Turn, turns: Sequence[_Turn]) -> Measured:
     assert turn.first is not None
     ours = turns[0]
     return summarize(
-        turn.paintings,
+        turn.generations,
         load=turn.load,
-        first_picture=turn.first.seconds,
+        first_image=turn.first.seconds,
         peak_rss=turn.peak_rss,
         distance=_distance(turn, turns),
-        relative=None if turn is ours else relative_of(turn.paintings, ours.paintings),
+        relative=None if turn is ours else relative_of(turn.generations, ours.generations),
     )
 
 
 def _distance(turn: _Turn, turns: Sequence[_Turn]) -> Distance | None:
-    references = [other for other in turns if other.contender.reference and not other.failure]
+    references = [other for other in turns if other.candidate.reference and not other.failure]
     if not references or turn is references[0]:
         return None
-    return distance_of(turn.paintings[-1].picture, references[0].paintings[-1].picture)
+    return distance_of(turn.generations[-1].image, references[0].generations[-1].image)
 
 
-def _work(ours: BundleContender, turn: _Turn, request: BenchRequest) -> Work:
-    _, height, width, _ = turn.paintings[-1].picture.shape
+def _work(ours: BundleCandidate, turn: _Turn, request: BenchRequest) -> Work:
+    _, height, width, _ = turn.generations[-1].image.shape
     return Work(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from diffoundry.runtime.bench.contender import Load, Painting
+from diffoundry.runtime.bench.candidate import Generation, Load
 from diffoundry.runtime.bench.machine import Machine
 from diffoundry.runtime.bench.spread import Ratio, Spread, ratio_of, spread_of
-from diffoundry.runtime.image import describe_image_fault
+from diffoundry.runtime.images.pixels import describe_image_fault
 
 __all__ = [
     "SCHEMA_VERSION",
     "BenchReport",
+    "CandidateReport",
     "ComponentTime",
-    "ContenderReport",
     "Distance",
     "Measured",
     "Relative",
@@ -35,7 +35,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """What every contender did.
+    """What every candidate did.
 
     Attributes:
         prompt: The prompt.
@@ -46,8 +46,8 @@ class Work:
         seed: Seed of torch's CPU generator.
         height: Pixels.
         width: Pixels.
-        warmups: Pictures painted and dropped after the first.
-        repeats: Pictures measured.
+        warmups: Images generated and dropped after the first.
+        repeats: Images measured.
     """
 
     prompt: str
@@ -64,17 +64,17 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepTime:
-    """One step of the denoising loop, over all steps of all measured pictures. All times in seconds.
+    """One step of the denoising loop, over all steps of all measured images. All times in seconds.
 
     Attributes:
-        per_picture: Steps of one picture; some schedulers make more than were asked for.
+        per_image: Steps of one image; some schedulers make more than were asked for.
         seconds: The whole step.
         inside: Inside the engines, checks of their inputs included.
         outside: The rest: scheduler, guidance, copies. In every single step inside + outside = seconds.
         outside_share: Median of outside / seconds.
     """
 
-    per_picture: int
+    per_image: int
     seconds: Spread
     inside: Spread
     outside: Spread
@@ -86,22 +86,22 @@ class ComponentTime:
     """The calls of one component.
 
     Attributes:
-        per_picture: Calls for one picture.
+        per_image: Calls for one image.
         seconds: One call.
     """
 
-    per_picture: int
+    per_image: int
     seconds: Spread
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Distance:
-    """How far a picture is from the reference's, pixels in 0..1 as floats, before they are rounded to 8 bits.
+    """How far an image is from the reference's, pixels in 0..1 as floats, before they are rounded to 8 bits.
 
     Attributes:
-        psnr: -20 log10 of the root mean squared difference, in dB; None when both are equal, or when the picture
+        psnr: -20 log10 of the root mean squared difference, in dB; None when both are equal, or when the image
             holds NaN.
-        max_abs: Largest difference; None when the picture holds NaN.
+        max_abs: Largest difference; None when the image holds NaN.
     """
 
     psnr: float | None
@@ -113,52 +113,52 @@ class Relative:
     """Times as long as ours.
 
     Attributes:
-        picture: A whole picture.
+        image: A whole image.
         step: One step of the denoising loop.
     """
 
-    picture: Ratio
+    image: Ratio
     step: Ratio
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """What was measured of one contender. All times in seconds.
+    """What was measured of one candidate. All times in seconds.
 
     Attributes:
-        load: Until the first picture can begin.
-        first_picture: The first, cold picture.
-        picture: A warm picture, from the call to the pixels.
-        picture_outside: The part of it outside the engines.
-        pictures_per_minute: 60 over the median of `picture`.
+        load: Until the first image can begin.
+        first_image: The first, cold image.
+        image: A warm image, from the call to the pixels.
+        image_outside: The part of it outside the engines.
+        images_per_minute: 60 over the median of `image`.
         step: One step.
         components: Component to its calls.
         peak_rss: Largest resident memory of the process in bytes, or None where the system does not tell.
-        picture_fault: What is plainly wrong with its picture (NaN, one colour), or None.
-        distance: From the reference's picture; None without a reference.
+        image_fault: What is plainly wrong with its image (NaN, one colour), or None.
+        distance: From the reference's image; None without a reference.
         relative: Against ours; None for ours.
     """
 
     load: Load
-    first_picture: float
-    picture: Spread
-    picture_outside: Spread
-    pictures_per_minute: float
+    first_image: float
+    image: Spread
+    image_outside: Spread
+    images_per_minute: float
     step: StepTime
     components: Mapping[str, ComponentTime]
     peak_rss: int | None
-    picture_fault: str | None
+    image_fault: str | None
     distance: Distance | None
     relative: Relative | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ContenderReport:
-    """One contender: what it is, and its figures or the reason why there are none.
+class CandidateReport:
+    """One candidate: what it is, and its figures or the reason why there are none.
 
     Attributes:
         name: As in tables.
-        reference: Whether distances are measured from its picture.
+        reference: Whether distances are measured from its image.
         facts: Library, precision, threads and the like.
         notes: What a reader of its figures must know.
         failure: Why it could not be measured, or None.
@@ -184,11 +184,11 @@ class BenchReport:
         bundle: Name of the bundle's folder.
         model: The checkpoint as the recipe names it, or None for a folder without a manifest.
         machine: Where.
-        waiting: Share of their time that threads of our process waited for a processor while our measured pictures were
-            painted; near 0 when nobody else is at work, None where the system does not tell. Where it is more, figures
-            are too high and ratios unsafe.
+        waiting: Share of their time that threads of our process waited for a processor while our measured images were
+            generated. It is near 0 on an idle machine, and None where the system does not report it. A larger share
+            makes times too high and ratios unsafe.
         work: What everybody did.
-        contenders: Ours first.
+        candidates: Ours first.
     """
 
     schema_version: int
@@ -199,34 +199,34 @@ class BenchReport:
     machine: Machine
     waiting: float | None
     work: Work
-    contenders: tuple[ContenderReport, ...]
+    candidates: tuple[CandidateReport, ...]
 
 
 def summarize(
-    paintings: Sequence[Painting],
+    generations: Sequence[Generation],
     *,
     load: Load,
-    first_picture: float,
+    first_image: float,
     peak_rss: int | None,
     distance: Distance | None,
     relative: Relative | None,
 ) -> Measured:
-    """The figures of one contender from its warm pictures, of which there is at least one."""
-    steps = [seconds for painting in paintings for seconds in painting.steps]
-    inside = [seconds for painting in paintings for seconds in painting.inside]
+    """The figures of one candidate from its warm images, of which there is at least one."""
+    steps = [seconds for generation in generations for seconds in generation.steps]
+    inside = [seconds for generation in generations for seconds in generation.inside]
     outside = [whole - part for whole, part in zip(steps, inside, strict=True)]
-    picture = spread_of([painting.seconds for painting in paintings])
-    last = paintings[-1]
+    image = spread_of([generation.seconds for generation in generations])
+    last = generations[-1]
     return Measured(
         load=load,
-        first_picture=first_picture,
-        picture=picture,
-        picture_outside=spread_of(
-            [painting.seconds - sum(map(sum, painting.calls.values())) for painting in paintings]
+        first_image=first_image,
+        image=image,
+        image_outside=spread_of(
+            [generation.seconds - sum(map(sum, generation.calls.values())) for generation in generations]
         ),
-        pictures_per_minute=60 * len(last.picture) / picture.median,
+        images_per_minute=60 * len(last.image) / image.median,
         step=StepTime(
-            per_picture=len(last.steps),
+            per_image=len(last.steps),
             seconds=spread_of(steps),
             inside=spread_of(inside),
             outside=spread_of(outside),
@@ -234,34 +234,34 @@ def summarize(
         ),
         components={
             name: ComponentTime(
-                per_picture=len(calls),
-                seconds=spread_of([seconds for painting in paintings for seconds in painting.calls[name]]),
+                per_image=len(calls),
+                seconds=spread_of([seconds for generation in generations for seconds in generation.calls[name]]),
             )
             for name, calls in last.calls.items()
         },
         peak_rss=peak_rss,
-        picture_fault=describe_image_fault(last.picture[0]),
+        image_fault=describe_image_fault(last.image[0]),
         distance=distance,
         relative=relative,
     )
 
 
-def distance_of(picture: FloatArray, reference: FloatArray) -> Distance:
-    """Compare two pictures of one shape, floats in 0..1."""
-    error = picture.astype(np.float64) - reference
+def distance_of(image: FloatArray, reference: FloatArray) -> Distance:
+    """Compare two images of one shape, floats in 0..1."""
+    error = image.astype(np.float64) - reference
     rms, max_abs = float(np.sqrt(np.mean(np.square(error)))), float(np.abs(error).max())
     if not np.isfinite(rms):
         return Distance(psnr=None, max_abs=None)
     return Distance(psnr=-20 * float(np.log10(rms)) if rms else None, max_abs=max_abs)
 
 
-def relative_of(theirs: Sequence[Painting], ours: Sequence[Painting]) -> Relative:
-    """How many times as long as ours another takes; paintings of the same index were made in the same round."""
+def relative_of(theirs: Sequence[Generation], ours: Sequence[Generation]) -> Relative:
+    """How many times as long as ours another takes; generations of the same index were made in the same round."""
     return Relative(
-        picture=ratio_of([painting.seconds for painting in theirs], [painting.seconds for painting in ours]),
+        image=ratio_of([generation.seconds for generation in theirs], [generation.seconds for generation in ours]),
         step=ratio_of(_step_medians(theirs), _step_medians(ours)),
     )
 
 
-def _step_medians(paintings: Sequence[Painting]) -> list[float]:
-    return [float(np.median(painting.steps)) for painting in paintings]
+def _step_medians(generations: Sequence[Generation]) -> list[float]:
+    return [float(np.median(generation.steps)) for generation in generations]

@@ -1,4 +1,4 @@
-"""What is to be measured: one picture, painted again and again."""
+"""What is to be measured: one image, generated again and again."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,18 +10,18 @@ __all__ = ["BenchRequest"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchRequest:
-    """One picture and how often it is painted. The picture's fields are those of `pipelines.request.Request`.
+    """One image and how often it is generated. The image's fields are those of `pipelines.request.Request`.
 
     Attributes:
         prompt: The prompt.
-        negative_prompt: What the picture should not show.
+        negative_prompt: What the image should not show.
         steps: Steps of the scheduler.
         height: Pixels; None takes the checkpoint's own size.
         width: Pixels; None takes the checkpoint's own size.
         guidance_scale: 1 or less runs without guidance, at half the cost.
         seed: Seed of torch's CPU generator.
-        warmups: Pictures painted and dropped after the first one, before anything warm is measured.
-        repeats: Pictures measured.
+        warmups: Images generated and dropped after the first one, before anything warm is measured.
+        repeats: Images measured.
     """
 
     prompt: str = "red apple"
@@ -35,16 +35,16 @@ class BenchRequest:
     repeats: int = 5
 
     def __post_init__(self) -> None:
-        """Check how often; the pipeline checks the rest before it paints.
+        """Check how often; the pipeline checks the rest before it generates.
 
         Raises:
-            InputError: Not a single measured picture, or a negative count.
+            InputError: Not a single measured image, or a negative count.
         """
         for name, least in (("repeats", 1), ("warmups", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name}: got {getattr(self, name)}, expected at least {least}")
 
-    def picture_arguments(self) -> dict[str, Any]:
+    def image_arguments(self) -> dict[str, Any]:
         """The arguments of the pipeline's call, without prompt, seed and size, as diffusers names them too."""
         return {
             "negative_prompt": self.negative_prompt,

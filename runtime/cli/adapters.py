@@ -63,17 +63,17 @@ def load_adapters(pipeline: Adaptable, loras: Sequence[str], embeddings: Sequenc
         remark(f"note: {path}: {word} stands for {count} vectors")
 
 
-def check_like(picture: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Refuse to paint a picture again without the files that it was painted with.
+def check_like(image: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Refuse to generate an image again without the files that it was generated with.
 
     Raises:
-        InputError: It had LoRAs, embeddings or pictures for ControlNets, and no option says which files they are now.
+        InputError: It had LoRAs, embeddings or images for ControlNets, and no option says which files they are now.
     """
     for name in ("lora", "embedding", "control_image"):
-        if picture.get(name) and not given.get(name):
-            files = " ".join(f"--{name.replace('_', '-')} {text}" for text in picture[name])
+        if image.get(name) and not given.get(name):
+            files = " ".join(f"--{name.replace('_', '-')} {text}" for text in image[name])
             raise InputError(
-                f"--like: the picture was painted with {files}; pass that too, with where the files are now"
+                f"--like: the image was generated with {files}; pass that too, with where the files are now"
             )
 
 

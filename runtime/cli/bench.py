@@ -7,11 +7,12 @@ from typing import Any
 import click
 from rich.table import Table
 
-from diffoundry.runtime.bench import BenchRequest, Contender, compare
-from diffoundry.runtime.bench.bundle_contender import BundleContender
+from diffoundry.runtime.bench import BenchRequest, Candidate, compare
+from diffoundry.runtime.bench.bundle_candidate import BundleCandidate
 from diffoundry.runtime.bench.measure import Comparison
 from diffoundry.runtime.bench.report import BenchReport
-from diffoundry.runtime.bundle import Bundle
+from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.bundle.json_codec import to_json
 from diffoundry.runtime.cli.bench_page import bench_sections
 from diffoundry.runtime.cli.bench_view import figure_grid, machine_words, remarks, work_words
 from diffoundry.runtime.cli.console import bar, out, print_json, remark
@@ -22,28 +23,27 @@ from diffoundry.runtime.cli.options import (
     take_engine_options,
     tell_choice,
 )
-from diffoundry.runtime.cli.report import require_report, write_report
-from diffoundry.runtime.components import Components
-from diffoundry.runtime.engine import EngineOptions
-from diffoundry.runtime.plugins import resolve
-from diffoundry.runtime.records import to_json
+from diffoundry.runtime.engines.plugins import resolve
+from diffoundry.runtime.engines.protocol import EngineOptions
+from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.report import require_report, write_report
 
 __all__ = ["command", "print_report"]
 
-_TORCH = "diffoundry.exporter.pytorch.baseline:torch_contenders"
+_TORCH = "diffoundry.exporter.reference.baseline:torch_candidates"
 
 
 @click.command("bench")
 @bundle_argument
-@click.option("--prompt", help="What to paint.  [default: red apple]")
-@click.option("--negative", "negative_prompt", help="What the picture should not show.")
+@click.option("--prompt", help="What to generate.  [default: red apple]")
+@click.option("--negative", "negative_prompt", help="What the image should not show.")
 @click.option("--steps", type=int, help="Steps of the scheduler.  [default: 20]")
 @click.option("--guidance-scale", type=float, help="1 or less runs without guidance.  [default: 7.5]")
 @click.option("--height", type=int, help="Pixels.  [default: the checkpoint's own]")
 @click.option("--width", type=int, help="Pixels.  [default: the checkpoint's own]")
 @click.option("--seed", type=int, help="Seed of torch's CPU generator.  [default: 0]")
-@click.option("--warmups", type=int, help="Pictures dropped after the first.  [default: 1]")
-@click.option("--repeats", type=int, help="Pictures measured.  [default: 5]")
+@click.option("--warmups", type=int, help="Images dropped after the first.  [default: 1]")
+@click.option("--repeats", type=int, help="Images measured.  [default: 5]")
 @click.option(
     "--against",
     multiple=True,
@@ -55,13 +55,13 @@ _TORCH = "diffoundry.exporter.pytorch.baseline:torch_contenders"
 @engine_options
 @json_option
 def command(bundle: Path, *, against: Sequence[str], html: Path | None, as_json: bool, **values: Any) -> None:
-    """Measure the bundle DIR on this machine: load, first picture, steps, components, memory."""
+    """Measure the bundle DIR on this machine: load, first image, steps, components, memory."""
     if html is not None:
         require_report()
     engine = take_engine_options(values)
-    tell_choice(Components(Bundle(bundle), **engine))
+    tell_choice(EngineSession(Bundle(bundle), **engine))
     request = BenchRequest(**{key: value for key, value in values.items() if value is not None})
-    ours = BundleContender(bundle, request, **engine)
+    ours = BundleCandidate(bundle, request, **engine)
     comparison = _compare(ours, _rivals(bundle, request, against, engine["options"]), request)
     if html is not None:
         write_report(html, f"{comparison.report.bundle}: benchmark", bench_sections(comparison))
@@ -72,14 +72,14 @@ def command(bundle: Path, *, against: Sequence[str], html: Path | None, as_json:
         print_report(comparison.report)
 
 
-def _rivals(bundle: Path, request: BenchRequest, against: Sequence[str], options: EngineOptions) -> list[Contender]:
+def _rivals(bundle: Path, request: BenchRequest, against: Sequence[str], options: EngineOptions) -> list[Candidate]:
     if not against:
         return []
-    rivals: list[Contender] = resolve(_TORCH)(bundle, request, against, threads=options.threads)
+    rivals: list[Candidate] = resolve(_TORCH)(bundle, request, against, threads=options.threads)
     return rivals
 
 
-def _compare(ours: BundleContender, rivals: Sequence[Contender], request: BenchRequest) -> Comparison:
+def _compare(ours: BundleCandidate, rivals: Sequence[Candidate], request: BenchRequest) -> Comparison:
     with bar() as progress:
         task = progress.add_task("starting", total=None)
         return compare(

@@ -9,7 +9,7 @@ from diffoundry.runtime.cli.console import size_text
 
 __all__ = [
     "Grid",
-    "contender_grid",
+    "candidate_grid",
     "distance_words",
     "duration",
     "figure_grid",
@@ -37,37 +37,37 @@ class Grid:
 
 
 def figure_grid(report: BenchReport) -> Grid:
-    """One column a contender, one row a figure; rows that nobody has are left out."""
-    measured = [contender.measured for contender in report.contenders]
+    """One column a candidate, one row a figure; rows that nobody has are left out."""
+    measured = [candidate.measured for candidate in report.candidates]
     names = list(dict.fromkeys(name for one in measured if one for name in one.components))
     figures: list[tuple[str, Callable[[Measured], str]]] = [
         ("load", lambda m: duration(m.load.total)),
-        ("first picture, cold", lambda m: duration(m.first_picture)),
-        ("picture, warm", lambda m: _spread(m.picture)),
-        ("picture, outside engines", lambda m: _spread(m.picture_outside)),
+        ("first image, cold", lambda m: duration(m.first_image)),
+        ("image, warm", lambda m: _spread(m.image)),
+        ("image, outside engines", lambda m: _spread(m.image_outside)),
         ("step", lambda m: _spread(m.step.seconds)),
         ("step, inside engines", lambda m: _spread(m.step.inside)),
         ("step, outside engines", lambda m: _spread(m.step.outside)),
         ("step, share outside", lambda m: f"{m.step.outside_share:.1%}"),
         *((f"{name}, one call", lambda m, name=name: _component(m, name)) for name in names),
-        ("pictures a minute", lambda m: f"{m.pictures_per_minute:.3g}"),
+        ("images a minute", lambda m: f"{m.images_per_minute:.3g}"),
         ("peak memory", lambda m: size_text(m.peak_rss) if m.peak_rss else "–"),
-        ("picture, times ours", lambda m: _ratio(m.relative.picture, m) if m.relative else "–"),
+        ("image, times ours", lambda m: _ratio(m.relative.image, m) if m.relative else "–"),
         ("step, times ours", lambda m: _ratio(m.relative.step, m) if m.relative else "–"),
         ("PSNR to the reference", lambda m: distance_words(m.distance)),
     ]
     rows = [[label, *(show(m) if m else "–" for m in measured)] for label, show in figures]
     return Grid(
-        columns=["", *(contender.name for contender in report.contenders)],
+        columns=["", *(candidate.name for candidate in report.candidates)],
         rows=[row for row in rows if any(cell != "–" for cell in row[1:])],
     )
 
 
-def contender_grid(report: BenchReport) -> Grid:
-    """One row a contender: what it is."""
-    keys = list(dict.fromkeys(key for contender in report.contenders for key in contender.facts))
-    rows = [[contender.name, *(contender.facts.get(key, "–") for key in keys)] for contender in report.contenders]
-    return Grid(columns=["contender", *keys], rows=rows)
+def candidate_grid(report: BenchReport) -> Grid:
+    """One row a candidate: what it is."""
+    keys = list(dict.fromkeys(key for candidate in report.candidates for key in candidate.facts))
+    rows = [[candidate.name, *(candidate.facts.get(key, "–") for key in keys)] for candidate in report.candidates]
+    return Grid(columns=["candidate", *keys], rows=rows)
 
 
 def work_words(report: BenchReport) -> dict[str, str]:
@@ -77,9 +77,9 @@ def work_words(report: BenchReport) -> dict[str, str]:
     return {
         "bundle": report.bundle + (f", model {report.model}" if report.model else ""),
         "prompt": repr(work.prompt) + (f", not {work.negative_prompt!r}" if work.negative_prompt else ""),
-        "picture": f"{work.width} x {work.height} pixels, {work.steps} steps of {work.scheduler}, {guided}",
+        "image": f"{work.width} x {work.height} pixels, {work.steps} steps of {work.scheduler}, {guided}",
         "seed": str(work.seed),
-        "rounds": f"{work.repeats} pictures each, in turns, after the first and {work.warmups} to warm up",
+        "rounds": f"{work.repeats} images each, in turns, after the first and {work.warmups} to warm up",
     }
 
 
@@ -101,19 +101,19 @@ def machine_words(report: BenchReport) -> dict[str, str]:
 
 
 def remarks(report: BenchReport) -> list[str]:
-    """What must be said in words: others at work, failures, notes, broken pictures."""
+    """What must be said in words: others at work, failures, notes, broken images."""
     lines = []
     if report.waiting is not None and report.waiting > _BUSY:
         lines.append(
             f"other programs were at work: our threads waited {report.waiting:.0%} of their time for a processor, so "
             f"figures are too high and ratios unsafe; measure again on a quiet machine"
         )
-    for contender in report.contenders:
-        if contender.failure:
-            lines.append(f"{contender.name}: not measured: {contender.failure}")
-        lines += [f"{contender.name}: {note}" for note in contender.notes]
-        if contender.measured and contender.measured.picture_fault:
-            lines.append(f"{contender.name}: {contender.measured.picture_fault}")
+    for candidate in report.candidates:
+        if candidate.failure:
+            lines.append(f"{candidate.name}: not measured: {candidate.failure}")
+        lines += [f"{candidate.name}: {note}" for note in candidate.notes]
+        if candidate.measured and candidate.measured.image_fault:
+            lines.append(f"{candidate.name}: {candidate.measured.image_fault}")
     return lines
 
 
@@ -147,13 +147,13 @@ def _component(measured: Measured, name: str) -> str:
 
 
 def _ratio(ratio: Ratio, measured: Measured) -> str:
-    if measured.picture.count == 1:
+    if measured.image.count == 1:
         return f"{ratio.of_medians:.2f} x"
     return f"{ratio.of_medians:.2f} x ({ratio.p10:.2f}–{ratio.p90:.2f})"
 
 
 def distance_words(distance: Distance | None) -> str:
-    """How far a picture is from the reference's, in words."""
+    """How far an image is from the reference's, in words."""
     if distance is None:
         return "–"
     if distance.psnr is None:

@@ -18,7 +18,7 @@ CONTROL_SETTINGS = (
     "control_guidance_end",
     "guess_mode",
 )
-"""Their names as arguments of a pipeline, without the pictures."""
+"""Their names as arguments of a pipeline, without the images."""
 
 
 def _numbers(_context: click.Context, _parameter: click.Parameter, values: Sequence[float]) -> Any:
@@ -45,7 +45,7 @@ _OPTIONS = (
     ),
     click.option(
         "--guess-mode/--no-guess-mode", default=None,
-        help="ControlNets go by their picture alone, not by the negative prompt.  [default: off]",
+        help="ControlNets go by their image alone, not by the negative prompt.  [default: off]",
     ),
 )  # fmt: skip
 
@@ -61,7 +61,7 @@ def read_controls(paths: Sequence[Path]) -> dict[str, Any]:
     """The pipeline's argument: a PIL image, a list of several, or nothing.
 
     Raises:
-        InputError: A file that cannot be read as a picture.
+        InputError: A file that cannot be read as an image.
     """
-    pictures = [read_images({"control_image": path})["control_image"] for path in paths]
-    return {} if not pictures else {"control_image": pictures[0] if len(pictures) == 1 else pictures}
+    images = [read_images({"control_image": path})["control_image"] for path in paths]
+    return {} if not images else {"control_image": images[0] if len(images) == 1 else images}

@@ -5,15 +5,15 @@ import sys
 import click
 
 import diffoundry
+from diffoundry.runtime.engines.plugins import resolve
 from diffoundry.runtime.errors import DiffoundryError, MissingExtraError
-from diffoundry.runtime.plugins import resolve
 
 __all__ = ["COMMANDS", "run"]
 
 COMMANDS = {
     "export": ("diffoundry.exporter.cli.export:command", "Compile a checkpoint into a bundle."),
     "build": ("diffoundry.exporter.cli.build:command", "Add engines to a bundle, from its own graphs."),
-    "generate": ("diffoundry.runtime.cli.generate:command", "Paint pictures with a bundle."),
+    "generate": ("diffoundry.runtime.cli.generate:command", "Generate images with a bundle."),
     "verify": ("diffoundry.exporter.cli.verify:command", "Compare a bundle with PyTorch: component, step, image."),
     "bench": ("diffoundry.runtime.cli.bench:command", "Measure a bundle's latency and memory."),
     "inspect": ("diffoundry.runtime.cli.inspect:command", "Show what a bundle holds."),

@@ -6,13 +6,13 @@ from typing import Any
 import click
 from rich.table import Column, Table
 
-from diffoundry.runtime.bundle import Bundle
+from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.bundle.json_codec import to_json
+from diffoundry.runtime.bundle.manifest import Manifest
+from diffoundry.runtime.bundle.quantization import QuantizationChoice
+from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.cli.console import out, print_json, size_text
 from diffoundry.runtime.cli.options import bundle_argument, json_option
-from diffoundry.runtime.manifest import Manifest
-from diffoundry.runtime.quantization import QuantizationChoice
-from diffoundry.runtime.records import to_json
-from diffoundry.runtime.specs import TensorSpec
 
 __all__ = ["command"]
 
@@ -101,7 +101,7 @@ def _choice(choice: QuantizationChoice) -> str:
         for name, part in choice.components.items()
     ]
     if choice.psnr is not None:
-        parts.append(f"{choice.psnr:.1f} dB over {choice.held_out} held-out pictures")
+        parts.append(f"{choice.psnr:.1f} dB over {choice.held_out} held-out images")
     return ", ".join(parts)
 
 

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 import click
 
 from diffoundry.runtime.cli.console import remark
-from diffoundry.runtime.components import Components
-from diffoundry.runtime.engine import EngineOptions
+from diffoundry.runtime.engines.protocol import EngineOptions
+from diffoundry.runtime.engines.session import EngineSession
 
 __all__ = ["bundle_argument", "engine_options", "json_option", "take_engine_options", "tell_choice"]
 
@@ -45,7 +45,7 @@ def take_engine_options(values: dict[str, Any]) -> dict[str, Any]:
     return {"target": values.pop("target"), "precision": values.pop("precision"), "options": options}
 
 
-def tell_choice(components: Components) -> None:
+def tell_choice(components: EngineSession) -> None:
     """Say which engines of a bundle are passed over here and why.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Options of `generate` that only some pipelines take: pictures to begin with, second prompts, sizes."""
+"""Options of `generate` that only some pipelines take: images to begin with, second prompts, sizes."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -46,14 +46,14 @@ def _pair(parameter: click.Parameter, value: str | None, mark: str, form: str) -
 _FILE = click.Path(path_type=Path)
 
 _OPTIONS = (
-    click.option("--image", type=_FILE, help="Begin with this picture instead of noise alone."),
+    click.option("--image", type=_FILE, help="Begin with this image instead of noise alone."),
     click.option("--strength", type=float, help="With --image: how much may change, 0 to 1."),
     click.option(
         "--denoising-start", type=float, help="With --image: how much of the schedule it has behind it, 0 to 1."
     ),
     click.option("--denoising-end", type=float, help="Stop after this part of the schedule, 0 to 1."),
-    click.option("--mask", "mask_image", type=_FILE, help="With --image: paint anew where this picture is white."),
-    click.option("--padding-mask-crop", type=int, help="Paint only what --mask covers and so many pixels around it."),
+    click.option("--mask", "mask_image", type=_FILE, help="With --image: regenerate where this mask is white."),
+    click.option("--padding-mask-crop", type=int, help="Generate only the area of --mask and N pixels around it."),
     click.option("--image-guidance-scale", type=float, help="InstructPix2Pix: how near to --image.  [default: 1.5]"),
     click.option("--prompt-2", help="XL: for the second text encoder.  [default: PROMPT]"),
     click.option("--negative-2", "negative_prompt_2", help="The same of --negative."),
@@ -97,7 +97,7 @@ def take_images(values: dict[str, Any]) -> dict[str, Path]:
 
 
 def read_images(paths: Mapping[str, Path]) -> dict[str, Any]:
-    """Open pictures: argument of the pipeline to PIL image.
+    """Open images: argument of the pipeline to PIL image.
 
     Raises:
         InputError: A file that cannot be read as one.
@@ -112,7 +112,5 @@ def _read(name: str, path: Path) -> "Image":
         image = Image.open(path)
         image.load()
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise InputError(
-            f"{name} {path}: cannot be read ({error}); expected a picture such as a PNG or JPEG"
-        ) from error
+        raise InputError(f"{name} {path}: cannot be read ({error}); expected an image such as a PNG or JPEG") from error
     return image

@@ -22,11 +22,11 @@ def prompt_options(command: Command) -> Command:
         click.option("--clip-skip", type=int, help="Leave out so many layers of the text encoder.  [default: none]"),
         click.option(
             "--long-prompts/--no-long-prompts", default=None,
-            help="Prompts may have more than 77 tokens; changes the picture of those that do.  [default: off]",
+            help="Prompts may have more than 77 tokens; changes the image of those that do.  [default: off]",
         ),
         click.option(
             "--prompt-weighting/--no-prompt-weighting", default=None,
-            help="Read (word:1.3), (word) and [word] as weights; changes the picture.  [default: off]",
+            help="Read (word:1.3), (word) and [word] as weights; changes the image.  [default: off]",
         ),
         click.option(
             "--prompts", "prompts_file", type=click.Path(path_type=Path), metavar="FILE",

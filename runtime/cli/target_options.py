@@ -7,8 +7,8 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
+from diffoundry.runtime.engines.plugins import find_plugin
 from diffoundry.runtime.errors import ConfigError
-from diffoundry.runtime.plugins import find_plugin
 
 __all__ = ["describe_options", "parse_target_options"]
 

@@ -9,7 +9,7 @@ from rich.table import Column, Table
 from diffoundry.runtime.cli.console import out, print_json
 from diffoundry.runtime.cli.options import json_option
 from diffoundry.runtime.cli.target_options import describe_options
-from diffoundry.runtime.plugins import TargetPlugin, list_plugins
+from diffoundry.runtime.engines.plugins import TargetPlugin, list_plugins
 
 __all__ = ["command"]
 

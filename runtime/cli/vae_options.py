@@ -13,7 +13,7 @@ __all__ = ["VAE_SETTINGS", "take_vae_settings", "vae_options"]
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 VAE_SETTINGS = ("vae_tiling", "vae_slicing")
-"""Their names in the settings of a picture."""
+"""Their names in the settings of an image."""
 
 
 def vae_options(command: Command) -> Command:
@@ -21,11 +21,11 @@ def vae_options(command: Command) -> Command:
     for option in (
         click.option(
             "--vae-slicing/--no-vae-slicing", default=None,
-            help="Several pictures go through the VAE one by one, in less memory.  [default: off]",
+            help="Several images go through the VAE one by one, in less memory.  [default: off]",
         ),
         click.option(
             "--vae-tiling/--no-vae-tiling", default=None,
-            help="Large pictures go through the VAE in tiles, in less memory; changes the picture.  [default: off]",
+            help="Large images go through the VAE in tiles, in less memory; changes the image.  [default: off]",
         ),
     ):  # fmt: skip
         command = option(command)
@@ -33,7 +33,7 @@ def vae_options(command: Command) -> Command:
 
 
 def take_vae_settings(pipeline: Frugal, settings: dict[str, Any]) -> dict[str, bool]:
-    """Move them out of the settings of a picture and let the pipeline go by them; gives those that are on.
+    """Move them out of the settings of an image and let the pipeline go by them; gives those that are on.
 
     Raises:
         InputError: As `Frugal.enable_vae_tiling`.
@@ -41,7 +41,7 @@ def take_vae_settings(pipeline: Frugal, settings: dict[str, Any]) -> dict[str, b
     wanted = {name: True for name in VAE_SETTINGS if settings.pop(name, None)}
     if "vae_tiling" in wanted:
         pipeline.enable_vae_tiling()
-        remark("VAE tiling: a picture larger than a tile differs from the one without tiling")
+        remark("VAE tiling: an image larger than a tile differs from the one without tiling")
     if "vae_slicing" in wanted:
         pipeline.enable_vae_slicing()
     return wanted

@@ -2,14 +2,14 @@
 
 import os
 
-from diffoundry.runtime.bundle import Bundle
-from diffoundry.runtime.components import Components
-from diffoundry.runtime.engine import EngineOptions
+from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.engines.plugins import resolve
+from diffoundry.runtime.engines.protocol import EngineOptions
+from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import BundleError
 from diffoundry.runtime.pipelines.classes import PIPELINE_CLASSES
 from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
 from diffoundry.runtime.pipelines.safety import COMPONENT, SafetyChecker
-from diffoundry.runtime.plugins import resolve
 
 __all__ = ["FAMILIES", "load", "open_pipeline"]
 
@@ -29,7 +29,7 @@ def load(
     low_memory: bool = False,
     safety_checker: bool | None = True,
 ) -> DiffusionPipeline:
-    """Open a bundle, or an Optimum ONNX folder, as a pipeline ready to paint.
+    """Open a bundle, or an Optimum ONNX folder, as a pipeline ready to generate.
 
     Files and sizes are checked now; sums are checked and engines opened when first needed.
 
@@ -38,23 +38,23 @@ def load(
         target: Which target's engines to use, or None for the first that can run here.
         precision: Which precision, or None for the first in the bundle.
         options: Device and threads.
-        low_memory: Have no more open than what runs now: memory peaks at the largest component, and every picture opens
+        low_memory: Have no more open than what runs now: memory peaks at the largest component, and every image opens
             the components anew.
         safety_checker: As in `open_pipeline`.
 
     Raises:
         BundleError: The folder is no bundle, was changed, or is of a family this version does not know.
     """
-    components = Components(Bundle(path), target=target, precision=precision, options=options, low_memory=low_memory)
+    components = EngineSession(Bundle(path), target=target, precision=precision, options=options, low_memory=low_memory)
     return open_pipeline(components, safety_checker=safety_checker)
 
 
-def open_pipeline(components: Components, *, safety_checker: bool | None = True) -> DiffusionPipeline:
+def open_pipeline(components: EngineSession, *, safety_checker: bool | None = True) -> DiffusionPipeline:
     """The pipeline that drives these components, by the family of their bundle.
 
     Args:
         components: The engines.
-        safety_checker: Whether pictures are shown to the safety checker of a bundle that has one; None or False turns
+        safety_checker: Whether images are shown to the safety checker of a bundle that has one; None or False turns
             it off, as `safety_checker=None` does in diffusers.
 
     Raises:

@@ -1,4 +1,4 @@
-"""`callback_on_step_end`: the caller looks at a picture after every step, and may change it."""
+"""`callback_on_step_end`: the caller looks at an image after every step, and may change it."""
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any

@@ -11,24 +11,24 @@ from diffoundry.runtime.errors import InputError
 __all__ = ["Condition", "Feeds", "Frame", "stack"]
 
 Feeds = Mapping[str, npt.NDArray[np.float32]]
-"""Name of an input of the denoiser to its rows, float32 (B, ...), one row a picture."""
+"""Name of an input of the denoiser to its rows, float32 (B, ...), one row an image."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Frame:
-    """What a family has to know of a picture to condition it.
+    """What a family has to know of an image to condition it.
 
     Attributes:
         height: Pixels.
         width: Pixels.
-        pictures_per_prompt: Rows for each prompt; rows of one prompt follow each other.
+        images_per_prompt: Rows for each prompt; rows of one prompt follow each other.
         guided: Whether unconditional rows are needed.
-        from_image: Whether the picture begins with another one.
+        from_image: Whether the image begins with another one.
     """
 
     height: int
     width: int
-    pictures_per_prompt: int
+    images_per_prompt: int
     guided: bool
     from_image: bool
 

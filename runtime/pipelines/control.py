@@ -1,4 +1,4 @@
-"""ControlNets of a pipeline: pictures that say where things are, as residuals for every call of the denoiser.
+"""ControlNets of a pipeline: images that say where things are, as residuals for every call of the denoiser.
 
 Zhang et al. 2023, https://arxiv.org/abs/2302.05543. diffusers: `StableDiffusionControlNetPipeline` and its kin.
 """
@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from diffoundry.runtime.components import Components
-from diffoundry.runtime.controlnet_names import MID_RESIDUAL, is_controlnet, is_residual
-from diffoundry.runtime.dims import size_of
+from diffoundry.runtime.bundle.dims import size_of
+from diffoundry.runtime.bundle.specs import TensorSpec
+from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.image import read_pixels
+from diffoundry.runtime.images.pixels import read_pixels
+from diffoundry.runtime.models.controlnet_names import MID_RESIDUAL, is_controlnet, is_residual
 from diffoundry.runtime.pipelines.condition import Condition, Feeds
-from diffoundry.runtime.pipelines.control_arguments import Control, pictures_of, unguided
+from diffoundry.runtime.pipelines.control_arguments import Control, images_of, unguided
 from diffoundry.runtime.pipelines.guidance import Guidance
-from diffoundry.runtime.specs import TensorSpec
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,14 +34,14 @@ class _Guide:
 
     Attributes:
         name: Of the component.
-        picture: float32 (rows, 3, H, W) in 0..1.
+        image: float32 (rows, 3, H, W) in 0..1.
         scales: For each step what its residuals are multiplied with; 0 where it is not run.
         pooled: Whether its residuals have one pixel each.
         inputs: Names of what it takes.
     """
 
     name: str
-    picture: FloatArray
+    image: FloatArray
     scales: tuple[float, ...]
     pooled: bool
     inputs: tuple[str, ...]
@@ -50,7 +50,7 @@ class _Guide:
 class ControlNets:
     """The ControlNets of a bundle, in their order. Safe to share between threads."""
 
-    def __init__(self, components: Components) -> None:
+    def __init__(self, components: EngineSession) -> None:
         """Read the configs; engines are opened when first needed."""
         self._components = components
         self.names = tuple(name for name in components.bundle.components if is_controlnet(name))
@@ -71,7 +71,7 @@ class ControlNets:
         if control.control_image is None:
             given = [name for name, value in unguided(control).items() if value is not None]
             if given:
-                raise InputError(f"{given[0]}: got it without control_image, expected a picture for every ControlNet")
+                raise InputError(f"{given[0]}: got it without control_image, expected an image for every ControlNet")
             return
         if not self.names:
             raise InputError(
@@ -100,25 +100,25 @@ class ControlNets:
             guidance: How the denoiser is guided.
             condition: Of the prompts.
             factor: Pixels to a latent.
-            copies: Pictures for every prompt.
+            copies: Images for every prompt.
             steps: Timesteps of the run, before any are cut from its end.
             part: As `Start.part`.
 
         Raises:
-            InputError: A picture is none, or no PIL image where only a part of it counts.
+            InputError: An image is none, or no PIL image where only a part of it counts.
         """
         guides: list[_Guide] = []
         guess = bool(self._pooled and control.control_image is not None and (control.guess_mode or self._pooled[0]))
         alone = guess and guidance.copies > 1
         if control.control_image is not None:
-            pictures = [_parts(picture, part) for picture in pictures_of(control.control_image, len(self.names))]
+            images = [_parts(image, part) for image in images_of(control.control_image, len(self.names))]
             rows = len(next(iter(condition.conditional.values())))
-            for index, (name, picture) in enumerate(zip(self.names, pictures, strict=True)):
-                pixels = _rows(read_pixels(picture), rows, copies)
+            for index, (name, image) in enumerate(zip(self.names, images, strict=True)):
+                pixels = _rows(read_pixels(image), rows, copies)
                 guides.append(
                     _Guide(
                         name=name,
-                        picture=pixels if alone else np.concatenate([pixels] * guidance.copies),
+                        image=pixels if alone else np.concatenate([pixels] * guidance.copies),
                         scales=control.scales(index, len(self.names), steps),
                         pooled=self._pooled[index],
                         inputs=tuple(spec.name for spec in self._inputs(name)),
@@ -145,7 +145,7 @@ class Residuals:
 
     def __init__(
         self,
-        components: Components,
+        components: EngineSession,
         guides: Sequence[_Guide],
         *,
         feeds: Feeds,
@@ -159,7 +159,7 @@ class Residuals:
         Args:
             components: The engines.
             guides: The ControlNets.
-            feeds: What they take beside latents, timestep and picture; may hold more.
+            feeds: What they take beside latents, timestep and image; may hold more.
             factor: Pixels to a latent.
             alone: Whether only the last of the guided rows, those of the prompts, have residuals.
             graded: Whether residuals of the first blocks count less, as in guess mode.
@@ -206,7 +206,7 @@ class Residuals:
     def _run(self, guide: _Guide, rows: FloatArray, timestep: FloatArray, scale: float) -> dict[str, FloatArray]:
         """One ControlNet's residuals, scaled, in float32."""
         given: Mapping[str, Any] = {
-            "sample": rows, "timestep": timestep, "controlnet_cond": guide.picture, **self._feeds
+            "sample": rows, "timestep": timestep, "controlnet_cond": guide.image, **self._feeds
         }  # fmt: skip
         outputs = self._components.run(guide.name, {name: given[name] for name in guide.inputs})
         down = [name for name in outputs if name != MID_RESIDUAL]
@@ -229,11 +229,11 @@ class Residuals:
         return self._zeros[name]
 
 
-def _parts(picture: Any, part: "Callable[[Image], Image] | None") -> Any:
-    """What of a picture, or of a list of them, is painted."""
+def _parts(image: Any, part: "Callable[[Image], Image] | None") -> Any:
+    """What of an image, or of a list of them, is generated."""
     if part is None:
-        return picture
-    items = picture if isinstance(picture, list) else [picture]
+        return image
+    items = image if isinstance(image, list) else [image]
     for item in items:
         if not hasattr(item, "crop"):
             raise InputError(f"control_image: got {type(item).__name__} with padding_mask_crop, expected PIL images")
@@ -241,5 +241,5 @@ def _parts(picture: Any, part: "Callable[[Image], Image] | None") -> Any:
 
 
 def _rows(pixels: FloatArray, rows: int, copies: int) -> FloatArray:
-    """One picture for all rows, or one for each prompt; diffusers: `prepare_image`."""
+    """One image for all rows, or one for each prompt; diffusers: `prepare_image`."""
     return np.repeat(pixels, rows if len(pixels) == 1 else copies, axis=0)

@@ -7,14 +7,14 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.image import ImageInput
-from diffoundry.runtime.pipelines.tasks.pictures import picture_size
+from diffoundry.runtime.images.pixels import ImageInput
+from diffoundry.runtime.pipelines.tasks.source_images import image_size
 
-__all__ = ["Control", "ControlInput", "pictures_of", "unguided"]
+__all__ = ["Control", "ControlInput", "images_of", "unguided"]
 
 ControlInput: TypeAlias = "ImageInput | Sequence[ImageInput] | Sequence[Sequence[ImageInput]]"
-"""For one ControlNet a picture for all prompts or a list with one for each. For several ControlNets a list with a
-picture for each of them; or, as in diffusers, one such list for each prompt."""
+"""For one ControlNet an image for all prompts or a list with one for each. For several ControlNets a list with a
+image for each of them; or, as in diffusers, one such list for each prompt."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -22,13 +22,13 @@ class Control:
     """The arguments of ControlNets; a value for all of them, or a list with one for each.
 
     Attributes:
-        control_image: What they are shown, already prepared (edges, depth ...), in the size that is painted: PIL
+        control_image: What they are shown, already prepared (edges, depth ...), in the size that is generated: PIL
             images, or arrays (H, W, 3) of floats in 0..1. diffusers calls it `image` in text to image, and
-            `control_image` where another picture is the beginning.
+            `control_image` where another image is the beginning.
         controlnet_conditioning_scale: How much they count; None is 1, or what the family says for the task.
         control_guidance_start: The fraction of the steps at which they begin.
         control_guidance_end: The fraction of the steps at which they end.
-        guess_mode: Whether they are not told of the negative prompt, and their first blocks count less; for pictures
+        guess_mode: Whether they are not told of the negative prompt, and their first blocks count less; for images
             without a prompt.
     """
 
@@ -48,12 +48,12 @@ class Control:
         Raises:
             InputError: Subject, got, expected.
         """
-        for number, picture in enumerate(pictures_of(self.control_image, count)):
-            shown = len(picture) if isinstance(picture, list) else _batch(picture)
+        for number, image in enumerate(images_of(self.control_image, count)):
+            shown = len(image) if isinstance(image, list) else _batch(image)
             if shown not in (1, prompts):
                 which = f" of ControlNet {number + 1}" if count > 1 else ""
                 raise InputError(
-                    f"control_image{which}: got {shown} pictures for {prompts} prompts, expected one, or one for each"
+                    f"control_image{which}: got {shown} images for {prompts} prompts, expected one, or one for each"
                 )
         for name in ("controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end"):
             _each(name, getattr(self, name), count, 0.0)
@@ -67,21 +67,21 @@ class Control:
             raise InputError(f"guess_mode: got {self.guess_mode!r}, expected True or False")
 
     def size(self, count: int) -> tuple[int, int] | None:
-        """Height and width in pixels of the pictures, or None without any.
+        """Height and width in pixels of the images, or None without any.
 
         Raises:
             InputError: They differ.
         """
         if self.control_image is None:
             return None
-        sizes = {picture_size(picture, "control_image") for picture in pictures_of(self.control_image, count)}
+        sizes = {image_size(image, "control_image") for image in images_of(self.control_image, count)}
         if len(sizes) > 1:
             listed = ", ".join(f"{width} x {height}" for height, width in sorted(sizes))
-            raise InputError(f"control_image: got pictures of {listed} pixels, expected one size; resize them")
+            raise InputError(f"control_image: got images of {listed} pixels, expected one size; resize them")
         return sizes.pop()
 
     def check_size(self, count: int, height: int, width: int) -> None:
-        """Refuse pictures of another size than what is painted.
+        """Refuse images of another size than what is generated.
 
         Raises:
             InputError: As said.
@@ -90,7 +90,7 @@ class Control:
         if found is not None and found != (height, width):
             raise InputError(
                 f"control_image: got {found[1]} x {found[0]} pixels, expected {width} x {height}, the size that is "
-                f"painted; resize it before edges or the like are taken from it"
+                f"generated; resize it before edges or the like are taken from it"
             )
 
     def scales(self, index: int, count: int, steps: int) -> tuple[float, ...]:
@@ -107,12 +107,12 @@ class Control:
 
 
 def unguided(control: Control) -> dict[str, Any]:
-    """The arguments that mean nothing without a picture."""
+    """The arguments that mean nothing without an image."""
     return {field.name: getattr(control, field.name) for field in fields(control) if field.name != "control_image"}
 
 
-def pictures_of(image: Any, count: int) -> list[Any]:
-    """What each ControlNet is shown: a picture, or a list with one for each prompt.
+def images_of(image: Any, count: int) -> list[Any]:
+    """What each ControlNet is shown: an image, or a list with one for each prompt.
 
     Raises:
         InputError: There are not as many as ControlNets.
@@ -124,10 +124,10 @@ def pictures_of(image: Any, count: int) -> list[Any]:
         counts = {len(entry) for entry in entries}
         if counts != {count}:
             raise InputError(
-                f"control_image: got lists of {', '.join(map(str, sorted(counts)))} pictures, expected {count} in "
+                f"control_image: got lists of {', '.join(map(str, sorted(counts)))} images, expected {count} in "
                 f"each: one for each ControlNet of this bundle"
             )
-        return [list(pictures) for pictures in zip(*entries, strict=True)]
+        return [list(images) for images in zip(*entries, strict=True)]
     if len(entries) != count:
         raise InputError(
             f"control_image: got {len(entries)}, expected a list of {count}: one for each ControlNet of this bundle"
@@ -135,8 +135,8 @@ def pictures_of(image: Any, count: int) -> list[Any]:
     return entries
 
 
-def _batch(picture: Any) -> int:
-    return len(picture) if isinstance(picture, np.ndarray) and picture.ndim == 4 else 1
+def _batch(image: Any) -> int:
+    return len(image) if isinstance(image, np.ndarray) and image.ndim == 4 else 1
 
 
 def _each(name: str, value: float | Sequence[float] | None, count: int, default: float) -> list[float]:

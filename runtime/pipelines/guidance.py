@@ -1,4 +1,4 @@
-"""Which rows the denoiser is fed for a picture, and how what comes out is made one prediction."""
+"""Which rows the denoiser is fed for an image, and how what comes out is made one prediction."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from diffoundry.runtime.guidance import guidance_embedding, guide, rescale_guidance
 from diffoundry.runtime.pipelines.condition import Condition, Feeds, stack
+from diffoundry.runtime.pipelines.guidance_arithmetic import guidance_embedding, guide, rescale_guidance
 
 __all__ = [
     "ClassifierFreeGuidance",
@@ -26,7 +26,7 @@ class Guidance(Protocol):
     """Rows in, one prediction out.
 
     Attributes:
-        copies: Rows for each picture: the latents are fed so many times, the copies below each other.
+        copies: Rows for each image: the latents are fed so many times, the copies below each other.
         guided: Whether the unconditional half of the condition is used.
     """
 
@@ -58,11 +58,11 @@ class Unguided:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassifierFreeGuidance:
-    """Away from the negative prompt; see `runtime.guidance.guide`. The negative rows come first.
+    """Away from the negative prompt; see `runtime.pipelines.guidance_arithmetic.guide`. The negative rows come first.
 
     Attributes:
         scale: Above 1.
-        rescale: See `runtime.guidance.rescale_guidance`; 0 is off.
+        rescale: See `runtime.pipelines.guidance_arithmetic.rescale_guidance`; 0 is off.
     """
 
     copies: ClassVar[int] = 2
@@ -85,7 +85,7 @@ class ClassifierFreeGuidance:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EmbeddedGuidance:
-    """The scale as an input of a distilled denoiser, `timestep_cond`; see `runtime.guidance.guidance_embedding`.
+    """The scale as an input of a distilled denoiser, `timestep_cond`; see `guidance_embedding`.
 
     Attributes:
         scale: As a guided pipeline takes it.
@@ -111,10 +111,10 @@ class EmbeddedGuidance:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InstructionGuidance:
-    """Away from what the picture alone gives, and that away from nothing: e = e_0 + s (e_TI - e_I) + s_I (e_I - e_0).
+    """Away from what the image alone gives, and that away from nothing: e = e_0 + s (e_TI - e_I) + s_I (e_I - e_0).
 
-    Brooks et al. 2023, equation 3, https://arxiv.org/abs/2211.09800. The rows are those for text and picture, for the
-    picture alone, and for neither.
+    Brooks et al. 2023, equation 3, https://arxiv.org/abs/2211.09800. The rows are those for text and image, for the
+    image alone, and for neither.
 
     Attributes:
         scale: s, above 1.
@@ -140,7 +140,7 @@ class InstructionGuidance:
 
 
 def choose_guidance(scale: float, rescale: float, unet: Mapping[str, Any]) -> Guidance:
-    """What a guidance scale means for a UNet: an input of its own, two rows a picture, or nothing.
+    """What a guidance scale means for a UNet: an input of its own, two rows an image, or nothing.
 
     diffusers: `StableDiffusionPipeline.do_classifier_free_guidance`.
 

@@ -1,4 +1,4 @@
-"""Pictures to latents and back: the VAE's two halves with the arithmetic around them."""
+"""Images to latents and back: the VAE's two halves with the arithmetic around them."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from diffoundry.runtime.components import Components
-from diffoundry.runtime.image import postprocess
+from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.images.pixels import postprocess
 from diffoundry.runtime.pipelines.tiling import Tiles
 from diffoundry.runtime.pipelines.tiny_tiling import TinyTiles
 from diffoundry.runtime.random import Generator, randn_tensor
@@ -40,12 +40,12 @@ class LatentCodec:
         factor: Pixels to a latent.
         channels: Of a latent.
         scaling_factor: From the VAE's own scale to the denoiser's.
-        tiles: The tiles in which larger pictures go through the VAE, or None to take them whole; diffusers:
+        tiles: The tiles in which larger images go through the VAE, or None to take them whole; diffusers:
             `vae.use_tiling`.
-        slicing: Whether pictures go through the VAE one by one; diffusers: `vae.use_slicing`.
+        slicing: Whether images go through the VAE one by one; diffusers: `vae.use_slicing`.
     """
 
-    def __init__(self, components: Components, *, standardizes: bool) -> None:
+    def __init__(self, components: EngineSession, *, standardizes: bool) -> None:
         """Read the config; engines are opened when first needed.
 
         Args:
@@ -68,13 +68,13 @@ class LatentCodec:
             self._statistics = np.asarray(mean, np.float32).reshape(shape), np.asarray(std, np.float32).reshape(shape)
 
     def sample(self, pixels: FloatArray, generator: Generator | Sequence[Generator]) -> FloatArray:
-        """Latents drawn from what the encoder says of pictures, in the VAE's own scale; of a tiny one as it says.
+        """Latents drawn from what the encoder says of images, in the VAE's own scale; of a tiny one as it says.
 
         diffusers: `retrieve_latents` and `DiagonalGaussianDistribution.sample`.
 
         Args:
             pixels: (B, 3, H, W), -1 to 1.
-            generator: One, or one for each picture.
+            generator: One, or one for each image.
         """
         if self._tiny:
             return self._run("vae_encoder", pixels)
@@ -84,7 +84,7 @@ class LatentCodec:
         return latents
 
     def mode(self, pixels: FloatArray) -> FloatArray:
-        """The likeliest latents of pictures (B, 3, H, W), in the VAE's own scale."""
+        """The likeliest latents of images (B, 3, H, W), in the VAE's own scale."""
         said = self._run("vae_encoder", pixels)
         return said if self._tiny else np.split(said, 2, axis=1)[0]
 
@@ -105,7 +105,7 @@ class LatentCodec:
     def decode(
         self, latents: FloatArray, output_type: str = "pil", *, standardized: bool = True
     ) -> "list[Image] | FloatArray":
-        """The pictures that latents in the denoiser's scale stand for.
+        """The images that latents in the denoiser's scale stand for.
 
         Args:
             latents: (B, C, h, w).
@@ -127,7 +127,7 @@ class LatentCodec:
         return TinyTiles.of(config, self.factor) if self._tiny else Tiles.of(config, self.factor)
 
     def check_tiles(self, height: int, width: int) -> None:
-        """Refuse a picture of this size in pixels when it goes in tiles that the engines do not take.
+        """Refuse an image of this size in pixels when it goes in tiles that the engines do not take.
 
         Raises:
             InputError: As `Tiles.check`.

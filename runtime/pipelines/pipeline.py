@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from diffoundry.runtime.adapters.loaded import Adapters
 from diffoundry.runtime.adapters.pipeline import Adaptable
-from diffoundry.runtime.components import Components
+from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import BundleError
-from diffoundry.runtime.image import to_pil
+from diffoundry.runtime.images.pixels import to_pil
 from diffoundry.runtime.pipelines.arguments import sort_arguments
 from diffoundry.runtime.pipelines.callback import make_step_end
 from diffoundry.runtime.pipelines.classes import PIPELINE_CLASSES
@@ -43,19 +43,19 @@ FloatArray = npt.NDArray[np.float32]
 
 
 class DiffusionPipeline(Adaptable, Frugal):
-    """A bundle's components, ready to paint. Several threads may share one: every call has its own scheduler.
+    """A bundle's components, ready to generate. Several threads may share one: every call has its own scheduler.
 
     Attributes:
         components: The engines.
         adapters: What is loaded into them.
         family: How prompts become inputs of the denoiser.
-        codec: Pictures to latents and back.
-        controlnets: What guides the denoiser by pictures.
-        safety_checker: What finished pictures are shown to, or None; it may be set to None at any time.
+        codec: Images to latents and back.
+        controlnets: What guides the denoiser by images.
+        safety_checker: What finished images are shown to, or None; it may be set to None at any time.
         scheduler_config: The checkpoint's.
     """
 
-    def __init__(self, components: Components, family: Family, safety_checker: SafetyChecker | None = None) -> None:
+    def __init__(self, components: EngineSession, family: Family, safety_checker: SafetyChecker | None = None) -> None:
         """Read the configs; engines are opened when first needed.
 
         Raises:
@@ -101,7 +101,7 @@ class DiffusionPipeline(Adaptable, Frugal):
     def stand_ins(self) -> tuple[str, ...]:
         """What `size_arguments` stands in for.
 
-        Arguments of the usual task and a picture for each ControlNet, or `SEEN` for what a family without texts sees.
+        Arguments of the usual task and an image for each ControlNet, or `SEEN` for what a family without texts sees.
         """
         if not self.encoders:
             return (SEEN,)
@@ -124,12 +124,12 @@ class DiffusionPipeline(Adaptable, Frugal):
         return height * self.codec.factor, width * self.codec.factor
 
     def __call__(self, prompt: str | Sequence[str] | None = None, **arguments: Any) -> PipelineOutput:
-        """Paint.
+        """Generate.
 
         Args:
             prompt: One prompt or several; None where `prompt_embeds` are given.
             arguments: Any field of `Request`, of the family's `Arguments` and of the task, under diffusers' names.
-                With `image` a picture is the beginning.
+                With `image` an image is the beginning.
 
         Raises:
             InputError: An argument does not fit; the message names it.
@@ -138,7 +138,7 @@ class DiffusionPipeline(Adaptable, Frugal):
         return self.start(prompt, **arguments).finish()
 
     def start(self, prompt: str | Sequence[str] | None = None, **arguments: Any) -> Run:
-        """The same picture step by step: iterate over the result for steps and previews, then `finish` it.
+        """The same image step by step: iterate over the result for steps and previews, then `finish` it.
 
         Raises:
             InputError: As `__call__`.
@@ -165,13 +165,13 @@ class DiffusionPipeline(Adaptable, Frugal):
         frame = Frame(
             height=height,
             width=width,
-            pictures_per_prompt=request.num_images_per_prompt,
+            images_per_prompt=request.num_images_per_prompt,
             guided=guidance.guided,
             from_image=task.from_image,
         )
         condition = self.family.encode(prompts, frame)
-        pictures = prompts.count * request.num_images_per_prompt
-        seed, generator = make_generator_for(request, pictures)
+        images = prompts.count * request.num_images_per_prompt
+        seed, generator = make_generator_for(request, images)
         start = task.begin(
             Stage(
                 request=request,
@@ -180,7 +180,7 @@ class DiffusionPipeline(Adaptable, Frugal):
                 first_index=None if shown else self.family.first_index,
                 codec=self.codec,
                 generator=generator,
-                pictures=pictures,
+                images=images,
                 height=height,
                 width=width,
                 copies=guidance.copies,
@@ -230,7 +230,7 @@ class DiffusionPipeline(Adaptable, Frugal):
         return scheduler_class(f"{name.removesuffix('Scheduler')}Scheduler").from_config({**own.config, **mended})
 
     def decode(self, latents: FloatArray, output_type: str = "pil") -> "list[Image] | FloatArray":
-        """The pictures that latents (B, C, h, w) stand for; see `PipelineOutput.images` for the output types."""
+        """The images that latents (B, C, h, w) stand for; see `PipelineOutput.images` for the output types."""
         return self.codec.decode(latents, output_type)
 
     def _show(

@@ -1,4 +1,4 @@
-"""The arguments of one picture, under the names diffusers gives them, checked before any work."""
+"""The arguments of one image, under the names diffusers gives them, checked before any work."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from diffoundry.runtime.bundle.specs import DimSpec
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.random import Generator, TorchCpuGenerator
-from diffoundry.runtime.specs import DimSpec
 
 __all__ = ["Request", "check_fraction", "check_request", "make_generator_for"]
 
@@ -35,10 +35,10 @@ class Request:
             model goes on with its latents; None runs to the end.
         guidance_scale: 1 or less runs without guidance, at half the cost.
         guidance_rescale: Lin et al. 2023; 0 is off.
-        num_images_per_prompt: Pictures for every prompt.
+        num_images_per_prompt: Images for every prompt.
         eta: DDIM's eta.
-        seed: Seed of torch's CPU generator, or one for each picture; None draws one and reports it.
-        generator: Generators in place of `seed`: one, or one for each picture.
+        seed: Seed of torch's CPU generator, or one for each image; None draws one and reports it.
+        generator: Generators in place of `seed`: one, or one for each image.
         latents: Start noise, float32 (B, C, height/8, width/8), in place of drawing it.
         scheduler: A scheduler's name ("EulerDiscrete") that takes over the checkpoint's config; None keeps the
             checkpoint's own.
@@ -129,24 +129,24 @@ def _check_numbers(request: Request) -> None:
 
 
 def make_generator_for(
-    request: Request, pictures: int
+    request: Request, images: int
 ) -> tuple[int | tuple[int, ...] | None, Generator | Sequence[Generator]]:
     """The seed to report and the generators to draw from.
 
-    Without seed, generator and latents a seed is drawn from the system, so that every picture can be painted again.
+    Without seed, generator and latents a seed is drawn from the system, so that every image can be generated again.
 
     Raises:
-        InputError: A list of seeds or generators of another length than there are pictures.
+        InputError: A list of seeds or generators of another length than there are images.
     """
     if request.generator is not None:
-        if isinstance(request.generator, Sequence) and len(request.generator) != pictures:
-            raise InputError(f"generator: got {len(request.generator)}, expected one or {pictures}")
+        if isinstance(request.generator, Sequence) and len(request.generator) != images:
+            raise InputError(f"generator: got {len(request.generator)}, expected one or {images}")
         return None, request.generator
     seed = request.seed
     if seed is None:
         seed = int.from_bytes(os.urandom(4), "little")
     if isinstance(seed, int):
         return seed, TorchCpuGenerator(seed)
-    if len(seed) != pictures:
-        raise InputError(f"seed: got {len(seed)} seeds, expected one or {pictures}, one for each picture")
+    if len(seed) != images:
+        raise InputError(f"seed: got {len(seed)} seeds, expected one or {images}, one for each image")
     return tuple(seed), [TorchCpuGenerator(value) for value in seed]

@@ -1,4 +1,4 @@
-"""One picture under way: iterate over its steps, look at previews, stop, or finish."""
+"""One image under way: iterate over its steps, look at previews, stop, or finish."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,11 +22,11 @@ class PipelineOutput:
     """What a call of a pipeline gives.
 
     Attributes:
-        images: One PIL image a picture; for output_type "np" a float32 array (B, H, W, 3) in 0..1, for "latent" the
+        images: One PIL image an image; for output_type "np" a float32 array (B, H, W, 3) in 0..1, for "latent" the
             latents (B, C, h, w).
         seed: The seed used, or None when generators or latents were handed in.
         truncated: For each prompt the part that did not fit into the text encoder, "" where all of it did.
-        nsfw_content_detected: For each picture whether the safety checker flagged it, so that it is black now; None
+        nsfw_content_detected: For each image whether the safety checker flagged it, so that it is black now; None
             when none looked at them.
     """
 
@@ -74,7 +74,7 @@ class Run:
             yield step
 
     def preview(self) -> "list[Image]":
-        """The pictures as they are now, through the VAE, and past the safety checker where there is one."""
+        """The images as they are now, through the VAE, and past the safety checker where there is one."""
         images: list[Image] = self._decode(self.latents, "pil")[0]
         return images
 

@@ -1,4 +1,4 @@
-"""Stable Diffusion's safety checker: which pictures are near to concepts that its makers would not show."""
+"""Stable Diffusion's safety checker: which images are near to concepts that its makers would not show."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from diffoundry.runtime.components import Components
-from diffoundry.runtime.feature_extractor import FeatureExtractor
+from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.images.feature_extractor import FeatureExtractor
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,7 +19,7 @@ FloatArray = npt.NDArray[np.float32]
 COMPONENT = "safety_checker"
 
 EXTRACTOR_FILE = "feature_extractor/preprocessor_config.json"
-"""How pictures are prepared for a component that looks at them."""
+"""How images are prepared for a component that looks at them."""
 
 _STRICTER = 0.01
 """What a special concept adds to the score of every other one."""
@@ -28,8 +28,8 @@ _STRICTER = 0.01
 class SafetyChecker:
     """Drives safety_checker of a bundle. diffusers: `StableDiffusionPipeline.run_safety_checker`."""
 
-    def __init__(self, components: Components) -> None:
-        """Read how pictures are prepared; the engine is opened when first needed.
+    def __init__(self, components: EngineSession) -> None:
+        """Read how images are prepared; the engine is opened when first needed.
 
         Raises:
             BundleError: The bundle lacks the component or the feature extractor's config.
@@ -40,10 +40,10 @@ class SafetyChecker:
         self._components = components
 
     def __call__(self, images: "Sequence[Image]") -> list[bool]:
-        """Whether each picture is flagged.
+        """Whether each image is flagged.
 
         Args:
-            images: RGB, as they were painted.
+            images: RGB, as they were generated.
 
         Raises:
             InputError: The feature extractor makes another size than the component takes.
@@ -54,7 +54,7 @@ class SafetyChecker:
 
 
 def verdicts(special: FloatArray, concepts: FloatArray) -> list[bool]:
-    """Whether each picture is flagged, from the scores of the component.
+    """Whether each image is flagged, from the scores of the component.
 
     diffusers: `StableDiffusionSafetyChecker.forward`, where a score counts when it is above 0 after it was rounded to
     three digits, and where every concept is judged more strictly once a special one counts.

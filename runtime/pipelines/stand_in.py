@@ -1,4 +1,4 @@
-"""A picture and a mask for whoever measures a checkpoint that paints from pictures, and has none at hand."""
+"""An image and a mask for whoever measures a checkpoint that generates from images, and has none at hand."""
 
 from collections.abc import Collection
 from typing import Any
@@ -15,11 +15,11 @@ CONTROL = "control_image"
 """What ControlNets are shown is stood in for too."""
 
 SEEN = "seen image"
-"""A picture that is looked at and not painted on, so that a size is asked for beside it."""
+"""An image that is looked at and not generated on, so that a size is asked for beside it."""
 
 
 def size_arguments(names: Collection[str], height: int, width: int) -> dict[str, Any]:
-    """The arguments of a pipeline's call that make a picture of this size, under diffusers' names.
+    """The arguments of a pipeline's call that make an image of this size, under diffusers' names.
 
     Args:
         names: Those of `STAND_INS` that the pipeline takes: "image" is an orange disc on a gradient of blue, of
@@ -49,7 +49,7 @@ def size_arguments(names: Collection[str], height: int, width: int) -> dict[str,
 
 
 def _outlines(down: npt.NDArray[np.float32], across: npt.NDArray[np.float32], count: int) -> dict[str, Any]:
-    """The argument for so many ControlNets: one picture, or a list of several."""
+    """The argument for so many ControlNets: one image, or a list of several."""
     if not count:
         return {}
     from PIL.Image import fromarray

@@ -1,4 +1,4 @@
-"""Large pictures in bounded memory: the VAE's halves on overlapping tiles, which are blended where they overlap."""
+"""Large images in bounded memory: the VAE's halves on overlapping tiles, which are blended where they overlap."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from diffoundry.runtime.bundle.specs import DimSpec
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.specs import DimSpec
 
 __all__ = ["Tiles", "lengths", "starts"]
 
@@ -27,7 +27,7 @@ class Tiles:
     """How large tiles are. diffusers: `AutoencoderKL.tiled_decode` and `_tiled_encode`.
 
     Attributes:
-        pixels: Side of a tile of a picture; diffusers: `tile_sample_min_size`.
+        pixels: Side of a tile of an image; diffusers: `tile_sample_min_size`.
         latents: Side of the same tile in latents; diffusers: `tile_latent_min_size`.
     """
 
@@ -51,10 +51,10 @@ class Tiles:
         return cls(pixels=size, latents=size // factor)
 
     def check(self, size: tuple[int, int], dims: Mapping[str, DimSpec], buckets: Sequence[tuple[int, int]]) -> None:
-        """Refuse a picture of which engines do not take every tile.
+        """Refuse an image of which engines do not take every tile.
 
         Args:
-            size: Height and width of the picture in pixels.
+            size: Height and width of the image in pixels.
             dims: What the bundle's engines take, from its recipe.
             buckets: The only sizes (height, width) that they take, from its recipe; empty when dims say it all.
 
@@ -67,24 +67,24 @@ class Tiles:
         lacking = [tile for tile in needed if (tile not in buckets if buckets else not _allowed(tile, dims))]
         if lacking:
             raise InputError(
-                f"VAE tiling: got tiles of {_list(lacking)} for a picture of {_list([size])}, which this bundle has no "
+                f"VAE tiling: got tiles of {_list(lacking)} for an image of {_list([size])}, which this bundle has no "
                 f"engines for; export with free sizes or with --buckets {_list([size, *needed], ',')}, or leave VAE "
                 f"tiling off"
             )
 
     def sizes(self, size: tuple[int, int]) -> list[tuple[int, int]]:
-        """The different tiles of a picture of this size (height, width) in pixels; itself when it is one tile."""
+        """The different tiles of an image of this size (height, width) in pixels; itself when it is one tile."""
         if max(size) <= self.pixels:
             return [size]
         heights, widths = (lengths(side, self.pixels, _OVERLAPS) for side in size)
         return list(product(heights, widths))
 
     def decode(self, run: Callable[[FloatArray], FloatArray], latents: FloatArray) -> FloatArray:
-        """Pictures (B, 3, H, W) of latents (B, C, h, w), by calls of `run` on at most a tile."""
+        """Images (B, 3, H, W) of latents (B, C, h, w), by calls of `run` on at most a tile."""
         return self._in_tiles(run, latents, self.latents, self.pixels)
 
     def encode(self, run: Callable[[FloatArray], FloatArray], pixels: FloatArray) -> FloatArray:
-        """Moments (B, 2 C, h, w) of pictures (B, 3, H, W), by calls of `run` on at most a tile."""
+        """Moments (B, 2 C, h, w) of images (B, 3, H, W), by calls of `run` on at most a tile."""
         return self._in_tiles(run, pixels, self.pixels, self.latents)
 
     def _in_tiles(

@@ -26,7 +26,7 @@ _OVERLAPS = 8
 class TinyTiles(Tiles):
     """diffusers: `AutoencoderTiny._tiled_decode` and `_tiled_encode`.
 
-    Tiles begin at every 448 pixels, also where nothing but what is shared is left: a picture of 512 x 512 has four.
+    Tiles begin at every 448 pixels, also where nothing but what is shared is left: an image of 512 x 512 has four.
     """
 
     @classmethod

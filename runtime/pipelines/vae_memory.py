@@ -6,18 +6,18 @@ __all__ = ["Frugal"]
 
 
 class Frugal:
-    """Lets large or many pictures go through the VAE in parts. A picture under way goes by what holds at its decoding.
+    """Lets large or many images go through the VAE in parts. An image under way goes by what holds at its decoding.
 
     Attributes:
-        codec: Pictures to latents and back.
+        codec: Images to latents and back.
     """
 
     codec: LatentCodec
 
     def enable_vae_tiling(self) -> None:
-        """Take pictures that are larger than what the VAE was trained on in overlapping tiles of that size.
+        """Take images that are larger than what the VAE was trained on in overlapping tiles of that size.
 
-        Memory then grows with a tile and no longer with the picture. The answer changes, for no tile sees the others,
+        Memory then grows with a tile and no longer with the image. The answer changes, for no tile sees the others,
         in the way it does in diffusers: `vae.enable_tiling`.
 
         Raises:
@@ -26,13 +26,13 @@ class Frugal:
         self.codec.tiles = self.codec.own_tiles()
 
     def disable_vae_tiling(self) -> None:
-        """Take pictures whole again."""
+        """Take images whole again."""
         self.codec.tiles = None
 
     def enable_vae_slicing(self) -> None:
-        """Take several pictures one by one. diffusers: `vae.enable_slicing`."""
+        """Take several images one by one. diffusers: `vae.enable_slicing`."""
         self.codec.slicing = True
 
     def disable_vae_slicing(self) -> None:
-        """Take several pictures together again."""
+        """Take several images together again."""
         self.codec.slicing = False

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffoundry.runtime.bundle.manifest import parse_json
 from diffoundry.runtime.errors import BundleError
-from diffoundry.runtime.manifest import parse_json
 from diffoundry.runtime.tokenizers._fields import expect, read_bounded, read_object, shorten
 from diffoundry.runtime.tokenizers._special_tokens import SpecialTokens, read_special_tokens
 

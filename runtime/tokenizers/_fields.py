@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from diffoundry.runtime.bundle.manifest import MAX_JSON_BYTES, parse_json
 from diffoundry.runtime.errors import BundleError
-from diffoundry.runtime.manifest import MAX_JSON_BYTES, parse_json
 
 __all__ = ["expect", "read_bounded", "read_object", "shorten"]
 

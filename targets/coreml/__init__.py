@@ -2,7 +2,7 @@
 
 import logging
 
-from diffoundry.runtime.plugins import TargetPlugin
+from diffoundry.runtime.engines.plugins import TargetPlugin
 
 __all__ = ["PLUGIN"]
 

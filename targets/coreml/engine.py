@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffoundry.runtime.engine import Array, ClosedAtTheEnd, EngineOptions
+from diffoundry.runtime.bundle.checksums import sha256_of
+from diffoundry.runtime.bundle.specs import EngineSpec, TensorSpec
+from diffoundry.runtime.engines.protocol import Array, Closeable, EngineOptions
 from diffoundry.runtime.errors import EngineError
-from diffoundry.runtime.specs import EngineSpec, TensorSpec
-from diffoundry.runtime.sums import sha256_of
 from diffoundry.targets.coreml.parts import Part, Parts, package_folders
 
 __all__ = ["CoreMlEngine", "devices", "precisions"]
@@ -50,7 +50,7 @@ def precisions(device: str) -> tuple[str, ...]:
     return _PRECISIONS.get(device, ())
 
 
-class CoreMlEngine(ClosedAtTheEnd):
+class CoreMlEngine(Closeable):
     """The packages of one component, opened with Core ML. Threads take turns: Core ML's models are not shared."""
 
     def __init__(self, path: Path, spec: EngineSpec | None, options: EngineOptions) -> None:
@@ -124,7 +124,7 @@ class CoreMlEngine(ClosedAtTheEnd):
         return model
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once; see `runtime.engine.Engine.run`.
+        """Run once; see `runtime.engines.protocol.Engine.run`.
 
         Raises:
             EngineError: Core ML failed, with its own words, or the bundle has no package for these sizes.

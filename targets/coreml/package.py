@@ -25,7 +25,7 @@ _PASSES = (
     "common::cast_optimization",  # half precision at the edges: two casts in a row
     "common::fuse_linear_bias",  # ONNX adds it apart
     "common::fuse_conv_bias",  # the same where a linear layer became a convolution
-    "common::merge_consecutive_reshapes",  # a group norm's last and a picture's first
+    "common::merge_consecutive_reshapes",  # a group norm's last and an image's first
     "common::guard_negative_gather_indices",  # ONNX counts them from the end; from iOS 17 on they are out of bounds
     "common::const_elimination",  # the sizes that the guard asks for
     "common::const_deduplication",  # weights and masks that several layers share

@@ -6,9 +6,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from diffoundry.runtime.engine import Array
+from diffoundry.runtime.bundle.specs import EngineSpec, TensorSpec
+from diffoundry.runtime.engines.protocol import Array
 from diffoundry.runtime.errors import EngineError
-from diffoundry.runtime.specs import EngineSpec, TensorSpec
 from diffoundry.targets.coreml.names import clean_name
 
 __all__ = ["Part", "Parts", "package_folders"]

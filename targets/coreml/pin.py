@@ -8,8 +8,8 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript.optimizer import fold_constants_ir
 
+from diffoundry.runtime.bundle.specs import DimSpec
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.specs import DimSpec
 from diffoundry.targets.base import Lowering
 
 __all__ = ["Sizes", "free_dims", "pin", "sizes_of"]
@@ -40,7 +40,7 @@ class Sizes:
 
     @property
     def label(self) -> str:
-        """Width by height, as pictures are named: "512x768"."""
+        """Width by height, as images are named: "512x768"."""
         return f"{self.width}x{self.height}"
 
 
@@ -48,7 +48,7 @@ def sizes_of(work: Lowering, model: ir.Model, sequence: int) -> tuple[Sizes, ...
     """The sizes to lower a component for: one a bucket, and one for a graph without pixels such as a text encoder.
 
     Where nobody named a size it is the one that the checkpoint was trained for, as its configs say. The denoiser takes
-    the recipe's batch, two rows when it is free: with guidance a picture asks for two. The others run once a picture
+    the recipe's batch, two rows when it is free: with guidance an image asks for two. The others run once an image
     and take one row; the runtime feeds them in turns.
 
     Raises:

@@ -8,26 +8,26 @@ from typing import ClassVar
 import coremltools as ct
 import onnx_ir as ir
 
+from diffoundry.runtime.bundle.specs import EngineSpec, TensorSpec
 from diffoundry.runtime.errors import ConfigError, EngineError, InputError
-from diffoundry.runtime.specs import EngineSpec, TensorSpec
-from diffoundry.targets.base import GraphForm, Lowering, choose_form, tensor_specs
+from diffoundry.targets.base import Lowering, PrecisionFormat, choose_form, tensor_specs
 from diffoundry.targets.coreml.chunks import cut_in_two
 from diffoundry.targets.coreml.package import merge_packages, operator_counts, write_package
 from diffoundry.targets.coreml.palettes import recipe_palette
 from diffoundry.targets.coreml.pin import Sizes, pin, sizes_of
 from diffoundry.targets.coreml.program import make_program, refusals
 from diffoundry.targets.coreml.resources import write_resources
-from diffoundry.targets.coreml.tokens import AttentionOnTokens, FlattenPictures
+from diffoundry.targets.coreml.tokens import AttentionOnTokens, FlattenImages
 from diffoundry.targets.coreml.translation import Style
 
 __all__ = ["CoreMlTarget"]
 
 _FORMS = {
-    "fp16": GraphForm(floats="fp16"),
-    "fp32": GraphForm(),
-    "int8": GraphForm(floats="fp16", weights="int8", activations="int8"),
-    "int8-weights": GraphForm(floats="fp16", weights="int8"),
-    "int4-weights": GraphForm(floats="fp16", weights="int4", block=32),
+    "fp16": PrecisionFormat(floats="fp16"),
+    "fp32": PrecisionFormat(),
+    "int8": PrecisionFormat(floats="fp16", weights="int8", activations="int8"),
+    "int8-weights": PrecisionFormat(floats="fp16", weights="int8"),
+    "int4-weights": PrecisionFormat(floats="fp16", weights="int4", block=32),
 }
 
 _OPSETS = {"iOS16": ct.target.iOS16, "iOS17": ct.target.iOS17, "iOS18": ct.target.iOS18}
@@ -100,7 +100,7 @@ class CoreMlTarget:
         if self.sequence < 1:
             raise ConfigError(f"coreml option 'sequence': got {self.sequence}, expected at least 1")
 
-    def form(self, precision: str) -> GraphForm:
+    def form(self, precision: str) -> PrecisionFormat:
         """See `Target.form`."""
         form = choose_form(self.name, _FORMS, precision)
         refusal = self._refusal(form)
@@ -184,10 +184,10 @@ class CoreMlTarget:
         if self.palette == "recipe":
             recipe_palette(model, work.graph.with_name("model.onnx"))
         if self.neural_engine:
-            ir.passes.Sequential(AttentionOnTokens(), FlattenPictures())(model)
+            ir.passes.Sequential(AttentionOnTokens(), FlattenImages())(model)
         return model
 
-    def _refusal(self, form: GraphForm) -> str | None:
+    def _refusal(self, form: PrecisionFormat) -> str | None:
         """What of the options forbids a form, what is expected, and what to do; None when they go together."""
         opset = _OPSETS[self.deployment_target]
         if form.activations is not None and opset < ct.target.iOS17:

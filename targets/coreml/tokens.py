@@ -1,4 +1,4 @@
-"""Rewrites a graph so that its tokens can be computed as (B, C, 1, S): heads in the channels, pictures flat."""
+"""Rewrites a graph so that its tokens can be computed as (B, C, 1, S): heads in the channels, images flat."""
 
 import numpy as np
 import onnx_ir as ir
@@ -7,7 +7,7 @@ from onnx_ir import tape
 from diffoundry.targets.coreml.translation import shape_of
 from diffoundry.targets.graph_edit import new_initializer, producer, remove_unused, replace, sole_user
 
-__all__ = ["AttentionOnTokens", "FlattenPictures"]
+__all__ = ["AttentionOnTokens", "FlattenImages"]
 
 _HEADS = (0, 2, 1, 3)
 
@@ -31,8 +31,8 @@ class AttentionOnTokens(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified)
 
 
-class FlattenPictures(ir.passes.InPlacePass):
-    """Makes pictures flat before they become tokens, and tokens channels before they become pictures.
+class FlattenImages(ir.passes.InPlacePass):
+    """Makes images flat before they become tokens, and tokens channels before they become images.
 
     Given:
         %t = Reshape(Transpose<perm=[0, 2, 3, 1]>(%x), [2, 4096, 320])          # %x: [2, 320, 64, 64]
@@ -103,10 +103,10 @@ def _flatten(reshape: ir.Node, graph: ir.Graph) -> bool:
 
 
 def _unflatten(transpose: ir.Node, graph: ir.Graph) -> bool:
-    picture = producer(transpose.inputs[0], "Reshape")
-    if picture is None or transpose.attributes.get_ints("perm", ()) != (0, 3, 1, 2):
+    image = producer(transpose.inputs[0], "Reshape")
+    if image is None or transpose.attributes.get_ints("perm", ()) != (0, 3, 1, 2):
         return False
-    source = picture.inputs[0]
+    source = image.inputs[0]
     batch, channels, height, width = shape_of(transpose.outputs[0])
     if source is None or shape_of(source) != (batch, height * width, channels):
         return False

@@ -1,6 +1,6 @@
 """ONNX Runtime: CPU everywhere, CUDA where onnxruntime-gpu is installed."""
 
-from diffoundry.runtime.plugins import TargetPlugin
+from diffoundry.runtime.engines.plugins import TargetPlugin
 
 __all__ = ["PLUGIN"]
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from diffoundry.runtime.engine import Adapted, Array, ClosedAtTheEnd, EngineOptions
+from diffoundry.runtime.bundle.specs import EngineSpec, TensorSpec
+from diffoundry.runtime.engines.protocol import Adapted, Array, Closeable, EngineOptions
 from diffoundry.runtime.errors import EngineError
-from diffoundry.runtime.specs import EngineSpec, TensorSpec
 
 __all__ = ["OnnxRuntimeEngine", "devices", "precisions"]
 
@@ -52,7 +52,7 @@ class _State:
     adapters: Mapping[str, Array] = field(default_factory=dict)
 
 
-class OnnxRuntimeEngine(ClosedAtTheEnd):
+class OnnxRuntimeEngine(Closeable):
     """One ONNX Runtime session. `run` may be called from several threads at once: sessions allow it.
 
     Outputs are fresh arrays of the caller's. On the CPU they are made without a copy, so IO binding has nothing
@@ -104,7 +104,7 @@ class OnnxRuntimeEngine(ClosedAtTheEnd):
             ) from error
 
     def adapt(self, adapted: Adapted | None) -> None:
-        """See `runtime.engine.AdaptableEngine.adapt`."""
+        """See `runtime.engines.protocol.AdaptableEngine.adapt`."""
         if adapted is None:
             self._state = _State(session=self._session(self._base))
             return
@@ -118,7 +118,7 @@ class OnnxRuntimeEngine(ClosedAtTheEnd):
         self._state = _State(session=session, adapters=extra)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once; see `runtime.engine.Engine.run`.
+        """Run once; see `runtime.engines.protocol.Engine.run`.
 
         Raises:
             EngineError: ONNX Runtime failed, with its own words (out of memory, a shape the graph cannot take).

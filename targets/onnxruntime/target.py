@@ -8,10 +8,10 @@ import onnx_ir as ir
 import onnxruntime as ort
 from onnx_ir.passes import common
 
+from diffoundry.runtime.bundle.specs import AdapterSpec, EngineSpec
 from diffoundry.runtime.errors import ConfigError, EngineError
-from diffoundry.runtime.specs import AdapterSpec, EngineSpec
 from diffoundry.targets.adapter_graph import TakeAdapters, adapter_path, layers_of
-from diffoundry.targets.base import GraphForm, Lowering, choose_form, tensor_specs
+from diffoundry.targets.base import Lowering, PrecisionFormat, choose_form, tensor_specs
 from diffoundry.targets.onnxruntime.fusions import FuseMultiHeadAttention, SplitGroupNorm, WinogradConvolution
 
 __all__ = ["OnnxRuntimeTarget", "save_beside"]
@@ -25,12 +25,12 @@ _SMALLEST_EXTERNAL = 64 << 10
 _DEVICES = ("cpu", "cuda")
 
 _FORMS = {
-    "fp32": GraphForm(),
-    "fp16": GraphForm(floats="fp16"),
-    "bf16": GraphForm(floats="bf16"),
-    "int8": GraphForm(weights="int8", activations="uint8", outputs=True),
-    "int8-weights": GraphForm(weights="int8"),
-    "int4-weights": GraphForm(weights="int4"),
+    "fp32": PrecisionFormat(),
+    "fp16": PrecisionFormat(floats="fp16"),
+    "bf16": PrecisionFormat(floats="bf16"),
+    "int8": PrecisionFormat(weights="int8", activations="uint8", outputs=True),
+    "int8-weights": PrecisionFormat(weights="int8"),
+    "int4-weights": PrecisionFormat(weights="int4"),
 }
 """bf16 runs on CUDA only. Asymmetric activations: the CPU's int8 kernels take them at the same speed. Outputs: without
 them ONNX Runtime converts back to float in front of every convolution, which is slower than fp32."""
@@ -69,7 +69,7 @@ class OnnxRuntimeTarget:
                 reasons.append(f"the graph needs opset {version} of {domain or 'ONNX'!r}, ONNX Runtime {takes}")
         return reasons
 
-    def form(self, precision: str) -> GraphForm:
+    def form(self, precision: str) -> PrecisionFormat:
         """See `Target.form`."""
         return choose_form(self.name, _FORMS, precision)
 

@@ -1,6 +1,6 @@
 """OpenVINO: CPUs, GPUs and NPUs of Intel, CPUs of ARM."""
 
-from diffoundry.runtime.plugins import TargetPlugin
+from diffoundry.runtime.engines.plugins import TargetPlugin
 
 __all__ = ["PLUGIN"]
 

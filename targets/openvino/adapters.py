@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffoundry.runtime.engine import Array
+from diffoundry.runtime.engines.protocol import Array
 from diffoundry.targets.openvino.halves import store_halves
 from diffoundry.targets.openvino.nodes import consumers, replace
 from diffoundry.targets.openvino.rewrites import rewrite

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from diffoundry.runtime.engine import Array
+from diffoundry.runtime.bundle.specs import TensorSpec
+from diffoundry.runtime.engines.protocol import Array
 from diffoundry.runtime.errors import EngineError
-from diffoundry.runtime.specs import TensorSpec
 from diffoundry.targets.openvino.shapes import resolve
 from diffoundry.targets.openvino.vendor import ov
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from diffoundry.runtime.dims import parse_size
-from diffoundry.runtime.specs import DimSpec, TensorSpec
+from diffoundry.runtime.bundle.dims import parse_size
+from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
 from diffoundry.targets.openvino.nodes import constant, sizes
 from diffoundry.targets.openvino.shapes import resolve
 from diffoundry.targets.openvino.vendor import ov

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from diffoundry.runtime.specs import TensorSpec
+from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.targets.openvino.vendor import ops, ov
 
 __all__ = ["expect_specs", "take_int64"]

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from diffoundry.runtime.engine import Adapted, Array, ClosedAtTheEnd, EngineOptions
+from diffoundry.runtime.bundle.specs import EngineSpec
+from diffoundry.runtime.engines.protocol import Adapted, Array, Closeable, EngineOptions
 from diffoundry.runtime.errors import EngineError, InputError
-from diffoundry.runtime.specs import EngineSpec
 from diffoundry.targets.openvino.adapters import fit_ranks, read_adaptable
 from diffoundry.targets.openvino.compiled import Compiled
 from diffoundry.targets.openvino.devices import core, execution_precision, vendor_name
@@ -40,7 +40,7 @@ class _State:
     compiled: dict[_Sizes, Compiled] = field(default_factory=dict)
 
 
-class OpenVinoEngine(ClosedAtTheEnd):
+class OpenVinoEngine(Closeable):
     """A component of a bundle on one device. `run` may be called from several threads at once.
 
     Without buckets the model is compiled once, for any size. With buckets it is compiled for each size when it is first
@@ -80,7 +80,7 @@ class OpenVinoEngine(ClosedAtTheEnd):
         return state
 
     def adapt(self, adapted: Adapted | None) -> None:
-        """See `runtime.engine.AdaptableEngine.adapt`.
+        """See `runtime.engines.protocol.AdaptableEngine.adapt`.
 
         Compiled with branches for the layers that were adapted last only: another layer, or a larger rank of a
         convolution, means to compile anew.
@@ -102,7 +102,7 @@ class OpenVinoEngine(ClosedAtTheEnd):
         return self._open(_State(read=partial(read_adaptable, adapted.graph, fed, halves=halves), adapters=fed))
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once; see `runtime.engine.Engine.run`.
+        """Run once; see `runtime.engines.protocol.Engine.run`.
 
         With buckets, a batch that is a multiple of one already compiled runs in parts of that size.
 
@@ -129,10 +129,10 @@ class OpenVinoEngine(ClosedAtTheEnd):
         return {spec.name: np.concatenate([part[spec.name] for part in parts]) for spec in self.outputs}
 
     def warm_up(self, batch: int, sizes: Sequence[tuple[int, int]] = ()) -> None:
-        """Compile for sizes and run once with zeros, so that the first picture does not wait for it.
+        """Compile for sizes and run once with zeros, so that the first image does not wait for it.
 
         Args:
-            batch: Rows; a guided call has two for every picture.
+            batch: Rows; a guided call has two for every image.
             sizes: (height, width) in pixels; the buckets when none are named.
 
         Raises:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from diffoundry.runtime.pages import give_back
+from diffoundry.runtime.engines.memory import give_back
 from diffoundry.targets.openvino.nodes import new_constant, nodes_of, replace, transposed
 from diffoundry.targets.openvino.vendor import offline, ops, ov
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffoundry.runtime.engine import EngineOptions
+from diffoundry.runtime.bundle.specs import EngineSpec
+from diffoundry.runtime.engines.protocol import EngineOptions
 from diffoundry.runtime.native import attention_library, describe_attention
-from diffoundry.runtime.specs import EngineSpec
 from diffoundry.targets.openvino.devices import add_extension
 from diffoundry.targets.openvino.edge import expect_specs
 from diffoundry.targets.openvino.native_attention import use_native_attention

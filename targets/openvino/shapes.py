@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
-from diffoundry.runtime.dims import parse_size, size_of
-from diffoundry.runtime.specs import TensorSpec
+from diffoundry.runtime.bundle.dims import parse_size, size_of
+from diffoundry.runtime.bundle.specs import TensorSpec
 
 __all__ = ["resolve", "solve"]
 
@@ -14,7 +14,7 @@ def solve(specs: Iterable[TensorSpec], shapes: Mapping[str, Shape]) -> dict[str,
     """The values of the names in the shapes of `specs`: {"batch": 2, "height": 512} of ("batch", 4, "height/8").
 
     Args:
-        specs: Inputs; see `runtime.dims` for symbolic sizes, of which those that round up tell nothing.
+        specs: Inputs; see `runtime.bundle.dims` for symbolic sizes, of which those that round up tell nothing.
         shapes: What they are given.
     """
     sizes: dict[str, int] = {}

@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 import onnx_ir as ir
 
+from diffoundry.runtime.bundle.specs import AdapterSpec, EngineSpec
 from diffoundry.runtime.errors import EngineError
-from diffoundry.runtime.specs import AdapterSpec, EngineSpec
 from diffoundry.targets.adapter_graph import TakeAdapters, adapter_path, layers_of
-from diffoundry.targets.base import GraphForm, Lowering, choose_form, tensor_specs
+from diffoundry.targets.base import Lowering, PrecisionFormat, choose_form, tensor_specs
 from diffoundry.targets.openvino.doubling import doubling
 from diffoundry.targets.openvino.edge import take_int64
 from diffoundry.targets.openvino.halves import save_halves
@@ -24,12 +24,12 @@ __all__ = ["OpenVinoTarget"]
 _NEWEST_OPSET = 23
 
 _FORMS = {
-    "fp32": GraphForm(),
-    "bf16": GraphForm(),
-    "fp16": GraphForm(),
-    "int8": GraphForm(weights="int8", activations="uint8"),
-    "int8-weights": GraphForm(weights="int8"),
-    "int4-weights": GraphForm(weights="int4"),
+    "fp32": PrecisionFormat(),
+    "bf16": PrecisionFormat(),
+    "fp16": PrecisionFormat(),
+    "int8": PrecisionFormat(weights="int8", activations="uint8"),
+    "int8-weights": PrecisionFormat(weights="int8"),
+    "int4-weights": PrecisionFormat(weights="int4"),
 }
 """The plugins convert floats themselves, to what the engine asks of them; weights are stored as halves all the same."""
 
@@ -47,7 +47,7 @@ class OpenVinoTarget:
 
     winograd: bool = True
 
-    def form(self, precision: str) -> GraphForm:
+    def form(self, precision: str) -> PrecisionFormat:
         """See `Target.form`."""
         return choose_form(self.name, _FORMS, precision)
 

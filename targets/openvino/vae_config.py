@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from diffoundry.runtime.files import write_text
+from diffoundry.runtime.bundle.atomic_write import write_text
 from diffoundry.runtime.pipelines.latents import SCALING_FACTOR
 
 __all__ = ["fill_in"]

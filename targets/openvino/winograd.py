@@ -27,7 +27,7 @@ _SMALLEST_AREA = 32 * 32
 """Pixels. Below, the weights, four times as large, are read for too few tiles."""
 
 _LARGEST_PATCHES = 256 << 20
-"""Bytes. Above this the transformed map of one picture, 2.25 times the map, would be most of the engine's memory."""
+"""Bytes. Above this the transformed map of one image, 2.25 times the map, would be most of the engine's memory."""
 
 
 def use_winograd(model: ov.Model, judged: ov.Model) -> int:

@@ -1,6 +1,6 @@
 """TensorRT and TensorRT for RTX: one backend, two libraries."""
 
-from diffoundry.runtime.plugins import TargetPlugin
+from diffoundry.runtime.engines.plugins import TargetPlugin
 
 __all__ = ["RTX_PLUGIN", "TENSORRT_PLUGIN"]
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diffoundry.runtime.engine import Array
+from diffoundry.runtime.bundle.json_codec import RecordError, from_json
+from diffoundry.runtime.engines.protocol import Array
 from diffoundry.runtime.errors import BundleError
-from diffoundry.runtime.records import RecordError, from_json
 
 __all__ = ["FORMAT_VERSION", "BaseWeight", "RefitFile", "adapted_weight", "read_base_weight", "read_refit_file"]
 
@@ -98,7 +98,7 @@ def adapted_weight(base: npt.NDArray[Any], weight: BaseWeight, adapters: Mapping
     Args:
         base: From `read_base_weight`.
         weight: What it is.
-        adapters: As in `runtime.engine.Adapted`, the two factors of `weight.layer` among them.
+        adapters: As in `runtime.engines.protocol.Adapted`, the two factors of `weight.layer` among them.
     """
     down, up = (adapters[f"{weight.layer}.{factor}"] for factor in ("lora_A", "lora_B"))
     if down.ndim == 2:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diffoundry.runtime.engine import Array
+from diffoundry.runtime.engines.protocol import Array
 from diffoundry.targets.tensorrt.cuda import Cuda
 
 __all__ = ["Arena", "Slot"]

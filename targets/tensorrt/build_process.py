@@ -8,8 +8,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from diffoundry.runtime.bundle.json_codec import from_json, to_json
 from diffoundry.runtime.errors import EngineError
-from diffoundry.runtime.records import from_json, to_json
 from diffoundry.targets.tensorrt.flavour import FLAVOURS
 from diffoundry.targets.tensorrt.job import BuildJob, BuildResult, Failure
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from diffoundry.runtime.bench.machine import peak_rss
+from diffoundry.runtime.bundle.json_codec import from_json, to_json
 from diffoundry.runtime.errors import EngineError
-from diffoundry.runtime.records import from_json, to_json
 from diffoundry.targets.tensorrt.failures import build_failure
 from diffoundry.targets.tensorrt.flavour import FLAVOURS, RTX
 from diffoundry.targets.tensorrt.job import BuildJob, BuildResult, Failure

@@ -50,7 +50,7 @@ class Cuda:
 
 _RESTART = "run again, and when it stays, look whether 'nvidia-smi' works"
 _ADVICE = {
-    "cudaErrorMemoryAllocation": "close what else uses the GPU, or choose smaller pictures or fewer at once",
+    "cudaErrorMemoryAllocation": "close what else uses the GPU, or choose smaller images or fewer at once",
     "cudaErrorInsufficientDriver": "install NVIDIA's driver, or a newer one",
     "cudaErrorNoDevice": "this machine has no NVIDIA GPU",
 }

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from diffoundry.runtime.engine import Adapted, Array, ClosedAtTheEnd, EngineOptions
+from diffoundry.runtime.bundle.specs import EngineSpec, TensorSpec
+from diffoundry.runtime.engines.protocol import Adapted, Array, Closeable, EngineOptions
 from diffoundry.runtime.errors import EngineError
-from diffoundry.runtime.specs import EngineSpec, TensorSpec
 from diffoundry.targets.tensorrt.buffers import Arena
 from diffoundry.targets.tensorrt.capabilities import native_precisions
 from diffoundry.targets.tensorrt.context import Context
@@ -47,7 +47,7 @@ _DTYPES = {
 _Shapes = dict[str, tuple[int, ...]]
 
 
-class TensorRTEngine(ClosedAtTheEnd):
+class TensorRTEngine(Closeable):
     """One plan on one GPU. `run` may be called from several threads at once: the calls take turns.
 
     Attributes:
@@ -94,7 +94,7 @@ class TensorRTEngine(ClosedAtTheEnd):
         self._calls = 0
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once; see `runtime.engine.Engine.run`.
+        """Run once; see `runtime.engines.protocol.Engine.run`.
 
         Raises:
             InputError: No profile takes these shapes.
@@ -113,7 +113,7 @@ class TensorRTEngine(ClosedAtTheEnd):
             return {name: made.view(name).copy() for name in made.slots}
 
     def adapt(self, adapted: Adapted | None) -> None:
-        """See `runtime.engine.AdaptableEngine.adapt`. The weights themselves change, so that no call costs more.
+        """See `AdaptableEngine.adapt`. The weights themselves change, so that no call costs more.
 
         Raises:
             EngineError: TensorRT refuses, in its own words.

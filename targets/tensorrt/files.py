@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from diffoundry.runtime.records import to_json
+from diffoundry.runtime.bundle.json_codec import to_json
 from diffoundry.targets.tensorrt.base_weights import BaseWeight, RefitFile
 from diffoundry.targets.tensorrt.job import BuildJob
 from diffoundry.targets.tensorrt.refit import locate

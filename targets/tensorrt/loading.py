@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from diffoundry.runtime.bundle.specs import EngineSpec
 from diffoundry.runtime.errors import EngineError
-from diffoundry.runtime.specs import EngineSpec
 from diffoundry.targets.tensorrt.cuda import Gpu
 from diffoundry.targets.tensorrt.failures import advice, clean
 from diffoundry.targets.tensorrt.flavour import Flavour

@@ -12,8 +12,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from diffoundry.runtime.records import to_json
-from diffoundry.runtime.sums import sha256_of
+from diffoundry.runtime.bundle.checksums import sha256_of
+from diffoundry.runtime.bundle.json_codec import to_json
 from diffoundry.targets.tensorrt.job import BuildJob
 
 __all__ = ["PlanCache", "plan_key", "user_cache"]

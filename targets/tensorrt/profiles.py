@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffoundry.runtime.dims import parse_size, size_of
+from diffoundry.runtime.bundle.dims import parse_size, size_of
+from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
 from diffoundry.runtime.errors import ConfigError
-from diffoundry.runtime.specs import DimSpec, TensorSpec
 
 __all__ = ["Native", "Profile", "Range", "Shapes", "make_profiles", "read_native", "shapes_of"]
 
@@ -16,7 +16,7 @@ Shapes = Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 """Input to its smallest, its preferred and its largest shape."""
 
 _FREE_BATCH = (1, 2, 4)
-"""Where the recipe bounds nothing: one guided picture is two rows, two are four."""
+"""Where the recipe bounds nothing: one guided image is two rows, two are four."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +51,7 @@ class Profile:
     """A named set of ranges.
 
     Attributes:
-        name: "default", "512x512" (width by height, as pictures are named) or the user's own.
+        name: "default", "512x512" (width by height, as images are named) or the user's own.
         dims: "batch", "height", "width" (pixels), "sequence" to what they may be.
     """
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from diffoundry.runtime.specs import AdapterSpec
+from diffoundry.runtime.bundle.specs import AdapterSpec
 from diffoundry.targets.adapter_graph import layer_weights, layers_of
 from diffoundry.targets.tensorrt.base_weights import BaseWeight
 

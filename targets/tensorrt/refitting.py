@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from diffoundry.runtime.engine import Adapted, Array
+from diffoundry.runtime.engines.protocol import Adapted, Array
 from diffoundry.targets.tensorrt.base_weights import BaseWeight, adapted_weight, read_base_weight, read_refit_file
 from diffoundry.targets.tensorrt.loading import Library
 

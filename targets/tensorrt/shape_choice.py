@@ -67,7 +67,7 @@ def choose_profile(
     taken = "; ".join(f"{profile.name}: {_bounds(profile)}" for profile in profiles)
     raise InputError(
         f"engine: got {got}, expected shapes within one of its profiles ({taken}); "
-        f"ask for another size or fewer pictures at once, or build with --buckets, --batch, --height and --width for it"
+        f"ask for another size or fewer images at once, or build with --buckets, --batch, --height and --width for it"
     )
 
 

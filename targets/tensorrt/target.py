@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from diffoundry.runtime.bundle.specs import AdapterSpec, EngineSpec
 from diffoundry.runtime.errors import ConfigError, EngineError, InputError
-from diffoundry.runtime.specs import AdapterSpec, EngineSpec
-from diffoundry.targets.base import GraphForm, Lowering, choose_form, tensor_specs
+from diffoundry.targets.base import Lowering, PrecisionFormat, choose_form, tensor_specs
 from diffoundry.targets.tensorrt.attention import WriteOutAttention
 from diffoundry.targets.tensorrt.base_weights import BaseWeight
 from diffoundry.targets.tensorrt.capabilities import PRECISION_TYPES, describe, refusals
@@ -27,13 +27,13 @@ from diffoundry.targets.tensorrt.workplace import find_workplace
 __all__ = ["RTXTarget", "TensorRTTarget"]
 
 _FORMS = {
-    "fp32": GraphForm(),
-    "fp16": GraphForm(floats="fp16"),
-    "bf16": GraphForm(floats="bf16"),
-    "int8": GraphForm(floats="fp16", weights="int8", activations="int8"),
-    "int8-weights": GraphForm(floats="fp16", weights="int8"),
-    "int4-weights": GraphForm(floats="fp16", weights="int4"),
-    "fp8": GraphForm(floats="fp16", weights="fp8", activations="fp8"),
+    "fp32": PrecisionFormat(),
+    "fp16": PrecisionFormat(floats="fp16"),
+    "bf16": PrecisionFormat(floats="bf16"),
+    "int8": PrecisionFormat(floats="fp16", weights="int8", activations="int8"),
+    "int8-weights": PrecisionFormat(floats="fp16", weights="int8"),
+    "int4-weights": PrecisionFormat(floats="fp16", weights="int4"),
+    "fp8": PrecisionFormat(floats="fp16", weights="fp8", activations="fp8"),
 }
 
 _PASSES = (
@@ -101,7 +101,7 @@ class TensorRTTarget:
             )
         make_profiles(self.profiles, {}, (), Native())
 
-    def form(self, precision: str) -> GraphForm:
+    def form(self, precision: str) -> PrecisionFormat:
         """See `Target.form`. TensorRT takes types from the graph alone: there are no flags of precision."""
         form = choose_form(self.name, _FORMS, precision)
         reasons = refusals(PRECISION_TYPES[precision], self._capabilities(precision), self.flavour.types)

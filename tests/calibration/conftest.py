@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from diffoundry.calibration.tasks import Case, Painting
-from diffoundry.exporter.calibrate.studio import Studio
+from diffoundry.calibration.tasks import Case, Generation
+from diffoundry.exporter.calibrate.reference import FloatReference
 
 CASES = tuple(Case(prompt=prompt, seed=i) for i, prompt in enumerate(("red apple", "cat face", "rocket", "snowman")))
 
@@ -24,8 +24,8 @@ def tiny_folder(exported: Callable[..., Path], tiny_sd_checkpoint: Callable[[str
 
 
 @pytest.fixture
-def studio(tiny_folder: Path) -> Iterator[Studio]:
-    """Its float pipeline, painting in three steps."""
-    studio = Studio(tiny_folder, Painting(steps=3), threads=1)
+def studio(tiny_folder: Path) -> Iterator[FloatReference]:
+    """Its float pipeline, generation in three steps."""
+    studio = FloatReference(tiny_folder, Generation(steps=3), threads=1)
     yield studio
     studio.close()

@@ -10,29 +10,29 @@ import pytest
 
 from diffoundry.calibration.quality import Budget, judge, mean_square
 from diffoundry.calibration.ranges import read_ranges
-from diffoundry.calibration.stand_ins import StandIns
-from diffoundry.calibration.tasks import Case, Painting
+from diffoundry.calibration.stand_ins import FixedEngines
+from diffoundry.calibration.tasks import Case, Generation
 from diffoundry.exporter.calibrate.calibrate import STATE, QuantizationRequest, calibrate
-from diffoundry.exporter.calibrate.studio import Studio
+from diffoundry.exporter.calibrate.reference import FloatReference
 from diffoundry.exporter.passes.quantizable import quantizable
-from diffoundry.exporter.precision import make_graph
-from diffoundry.exporter.tracing.graph_files import save_graph
-from diffoundry.runtime.bundle import Bundle
-from diffoundry.runtime.engine import EngineOptions
+from diffoundry.exporter.steps.convert_precision import make_graph
+from diffoundry.exporter.steps.graph_files import save_graph
+from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.bundle.json_codec import from_json, to_json
+from diffoundry.runtime.bundle.quantization import QuantizationChoice
+from diffoundry.runtime.engines.protocol import EngineOptions
 from diffoundry.runtime.errors import BundleError, InputError
-from diffoundry.runtime.quantization import QuantizationChoice
-from diffoundry.runtime.records import from_json, to_json
-from diffoundry.targets.base import GraphForm
+from diffoundry.targets.base import PrecisionFormat
 from diffoundry.targets.onnxruntime.engine import OnnxRuntimeEngine
 
-ORT = GraphForm(weights="int8", activations="uint8", outputs=True)
-TRT = GraphForm(weights="int8", activations="int8")
-INT4 = GraphForm(weights="int4", block=16)
-FP16 = GraphForm(floats="fp16")
+ORT = PrecisionFormat(weights="int8", activations="uint8", outputs=True)
+TRT = PrecisionFormat(weights="int8", activations="int8")
+INT4 = PrecisionFormat(weights="int4", block=16)
+FP16 = PrecisionFormat(floats="fp16")
 
 
 def request(**options) -> QuantizationRequest:
-    """Three pictures to calibrate with and two to judge by, in three steps."""
+    """Three images to calibrate with and two to judge by, in three steps."""
     small = {"prompts": ("red apple", "cat face", "rocket"), "held_out": ("pizza", "crown"), "steps": 3, "threads": 1}
     return QuantizationRequest(**{**small, **options})
 
@@ -62,7 +62,7 @@ def test_the_recipe_makes_the_same_graphs_again_for_any_target(tiny_folder):
     choice = calibrate(tiny_folder, request(budget=budget), {"int8": [ORT]})["int8"]
     again = from_json(QuantizationChoice, json.loads(json.dumps(to_json(choice))))
     assert again == choice
-    for form in (ORT, TRT, GraphForm(weights="int8", activations="int8", floats="fp16")):
+    for form in (ORT, TRT, PrecisionFormat(weights="int8", activations="int8", floats="fp16")):
         first, second = (
             ir.to_proto(
                 ir.external_data.load_to_model(
@@ -102,7 +102,7 @@ def test_a_budget_in_bytes_is_kept_and_counted_right(tiny_folder):
     assert any(part.fallback for part in choice.components.values())
 
 
-def weights_of(folder: Path, choice: QuantizationChoice, form: GraphForm) -> int:
+def weights_of(folder: Path, choice: QuantizationChoice, form: PrecisionFormat) -> int:
     """Bytes of all initializers of all graphs of a precision."""
     total = 0
     for name in choice.components:
@@ -115,11 +115,13 @@ def test_a_size_that_cannot_be_met_is_refused_with_the_smallest(tiny_folder):
     with pytest.raises(
         InputError, match=r"max-size: got 1,000 bytes for int8-weights, expected at least [\d,]+: that is"
     ):
-        calibrate(tiny_folder, request(budget=Budget(max_size=1000)), {"int8-weights": [GraphForm(weights="int8")]})
+        calibrate(
+            tiny_folder, request(budget=Budget(max_size=1000)), {"int8-weights": [PrecisionFormat(weights="int8")]}
+        )
 
 
 def test_weights_alone_need_no_ranges(tiny_folder):
-    choice = calibrate(tiny_folder, request(), {"int8-weights": [GraphForm(weights="int8")]})["int8-weights"]
+    choice = calibrate(tiny_folder, request(), {"int8-weights": [PrecisionFormat(weights="int8")]})["int8-weights"]
     assert choice.min_psnr == 40  # the default of this precision
     assert not (tiny_folder / "calibration").exists()
     graph = ir.load(tiny_folder / "text_encoder/model.onnx").graph
@@ -153,7 +155,7 @@ def test_what_was_done_before_a_kill_is_not_done_again(tiny_folder, monkeypatch)
 
 
 def overflowing(folder: Path) -> set[str]:
-    """Make a VAE whose pictures are the same in fp32 and that fp16 has not the range for, as SDXL's is.
+    """Make a VAE whose images are the same in fp32 and that fp16 has not the range for, as SDXL's is.
 
     What a convolution hands to a group norm may have any size: the norm takes it away.
     """
@@ -231,8 +233,8 @@ def test_int8_emoji_are_the_emoji(emoji_bundle, tmp_path):
         save_graph(graph, folder / name, "int8.onnx")
         engines[name] = OnnxRuntimeEngine(folder / name / "int8.onnx", None, EngineOptions(threads=1))
     cases = [Case(prompt=prompt, seed=77 + i) for i, prompt in enumerate(("a turtle", "an umbrella", "a green book"))]
-    task, studio = Painting(steps=10), Studio(folder, Painting(steps=10), threads=1)
-    painted = task.paint(StandIns(Bundle(folder), engines), cases)
-    quality = judge(mean_square(painted, task.paint(studio.floats(), cases)))
+    task, studio = Generation(steps=10), FloatReference(folder, Generation(steps=10), threads=1)
+    generated = task.generate(FixedEngines(Bundle(folder), engines), cases)
+    quality = judge(mean_square(generated, task.generate(studio.floats(), cases)))
     assert quality.mean >= 30
     assert quality.worst >= 24

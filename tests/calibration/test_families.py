@@ -7,14 +7,14 @@ import pytest
 from diffoundry.calibration.quality import Budget
 from diffoundry.calibration.ranges import read_ranges
 from diffoundry.exporter.calibrate.calibrate import QuantizationRequest, calibrate
-from diffoundry.targets.base import GraphForm
+from diffoundry.targets.base import PrecisionFormat
 
 
 @pytest.mark.parametrize("variant", ["xl", "inpaint"])
 def test_every_component_is_calibrated(exported, tiny_sd_checkpoint, tmp_path, variant):
     folder = shutil.copytree(exported(tiny_sd_checkpoint(variant)), tmp_path / "tiny.bundle")
     small = {"prompts": ("red apple", "cat face"), "held_out": ("pizza",), "steps": 2, "threads": 1}
-    form = GraphForm(weights="int8", activations="uint8", outputs=True)
+    form = PrecisionFormat(weights="int8", activations="uint8", outputs=True)
     request = QuantizationRequest(budget=Budget(min_psnr=15), **small)
     choice = calibrate(folder, request, {"int8": [form]})["int8"]
     encoders = {"text_encoder", "text_encoder_2"} if variant == "xl" else {"text_encoder"}
@@ -26,13 +26,13 @@ def test_every_component_is_calibrated(exported, tiny_sd_checkpoint, tmp_path, v
         assert ranges["sample"].high >= 1
 
 
-def test_controlnets_are_calibrated_with_a_drawn_picture(controlled_bundle, tmp_path):
+def test_controlnets_are_calibrated_with_a_drawn_image(controlled_bundle, tmp_path):
     folder = shutil.copytree(controlled_bundle(nets=("first", "pooled")), tmp_path / "tiny.bundle")
     (folder / "diffoundry.json").unlink()  # as during an export
     request = QuantizationRequest(
         budget=Budget(min_psnr=15), prompts=("red apple", "cat face"), held_out=("pizza",), steps=2, threads=1
     )
-    form = GraphForm(weights="int8", activations="uint8", outputs=True)
+    form = PrecisionFormat(weights="int8", activations="uint8", outputs=True)
     choice = calibrate(folder, request, {"int8": [form]})["int8"]
     others = {"text_encoder", "unet", "vae_encoder", "vae_decoder"}
     assert set(choice.components) == {*others, "controlnet", "controlnet_1"}

@@ -11,17 +11,17 @@ import pytest
 from diffoundry.calibration.observe import Observed, Watched, observe
 from diffoundry.calibration.ranges import make_ranges
 from diffoundry.calibration.stages import StagedEngine, cut_into_stages
-from diffoundry.calibration.stand_ins import StandIns
+from diffoundry.calibration.stand_ins import FixedEngines
 from diffoundry.calibration.statistics import SAMPLES
-from diffoundry.calibration.tasks import Painting
+from diffoundry.calibration.tasks import Generation
 from diffoundry.exporter.calibrate.calibrate import watch
-from diffoundry.exporter.calibrate.studio import Studio
-from diffoundry.runtime.engine import Engine
+from diffoundry.exporter.calibrate.reference import FloatReference
+from diffoundry.runtime.engines.protocol import Engine
 from diffoundry.targets.base import tensor_specs
 
 
 def run_observation(
-    studio: Studio, cases, state: Path, task=None, open_graph=None, tell=lambda _words: None
+    studio: FloatReference, cases, state: Path, task=None, open_graph=None, tell=lambda _words: None
 ) -> Observed:
     names = ("text_encoder", "unet", "vae_decoder")
     return observe(
@@ -37,7 +37,7 @@ def run_observation(
     )
 
 
-def all_values(studio: Studio, cases) -> dict[str, list[list[np.ndarray]]]:
+def all_values(studio: FloatReference, cases) -> dict[str, list[list[np.ndarray]]]:
     """Component to its calls to what the watched tensors held, each from one session with all of them as outputs."""
     found: dict[str, list] = {}
     engines: dict[str, Engine] = {}
@@ -48,7 +48,7 @@ def all_values(studio: Studio, cases) -> dict[str, list[list[np.ndarray]]]:
         graph.graph.outputs.extend(made)
         engines[name] = Recorder(studio.open(name, graph, "all"), part, found.setdefault(name, []))
     for start in range(0, len(cases), 2):
-        studio.tasks[0].paint(StandIns(studio.bundle, engines), cases[start : start + 2])
+        studio.tasks[0].generate(FixedEngines(studio.bundle, engines), cases[start : start + 2])
     return found
 
 
@@ -91,11 +91,11 @@ def test_observation_is_brute_force_over_stored_activations(studio, cases, tmp_p
                 assert np.abs(histogram.counts - expected).sum() <= 0.002 * sampled.size
 
 
-def test_the_pictures_are_those_of_the_float_pipeline(studio, cases, tmp_path):
+def test_the_images_are_those_of_the_float_pipeline(studio, cases, tmp_path):
     observed = run_observation(studio, cases, tmp_path / "state")
-    expected = studio.tasks[0].paint(studio.floats(), cases)
-    assert list(observed.pictures) == list(cases)
-    np.testing.assert_allclose(np.stack(list(observed.pictures.values())), expected, atol=1e-4)
+    expected = studio.tasks[0].generate(studio.floats(), cases)
+    assert list(observed.images) == list(cases)
+    np.testing.assert_allclose(np.stack(list(observed.images.values())), expected, atol=1e-4)
 
 
 class Killed(BaseException):
@@ -137,10 +137,10 @@ def test_killed_between_and_within_batches_it_goes_on_to_the_same_bits(studio, c
             run_observation(studio, cases, tmp_path / "state", open_graph=kill_at(count))
     told: list[str] = []
     found = run_observation(studio, cases, tmp_path / "state", tell=told.append)
-    assert len(told) == 1  # the first batch was not painted again
+    assert len(told) == 1  # the first batch was not generated again
     assert ranges_of(found) == ranges_of(expected)
     for case in cases:
-        np.testing.assert_array_equal(found.pictures[case], expected.pictures[case])
+        np.testing.assert_array_equal(found.images[case], expected.images[case])
 
 
 def test_a_finished_observation_is_read_and_not_run_again(studio, cases, tmp_path):
@@ -164,14 +164,14 @@ def test_a_finished_observation_is_read_and_not_run_again(studio, cases, tmp_pat
 def test_another_question_starts_anew(studio, cases, tmp_path):
     run_observation(studio, cases[:2], tmp_path / "state")
     told: list[str] = []
-    run_observation(studio, cases[:2], tmp_path / "state", task=Painting(steps=2), tell=told.append)
+    run_observation(studio, cases[:2], tmp_path / "state", task=Generation(steps=2), tell=told.append)
     assert len(told) == 1
 
 
 def test_progress_says_what_how_far_and_how_long(studio, cases, tmp_path):
     told: list[str] = []
     run_observation(studio, cases, tmp_path / "state", tell=told.append)
-    assert [words.partition(",")[0] for words in told] == ["observed 2 of 4 pictures", "observed 4 of 4 pictures"]
+    assert [words.partition(",")[0] for words in told] == ["observed 2 of 4 images", "observed 4 of 4 images"]
     assert all(words.endswith("s left") for words in told)
 
 

@@ -17,7 +17,7 @@ def test_held_out_prompts_are_others_than_those_of_calibration_and_of_verify():
     assert not things & set(PROMPTS)
 
 
-def test_no_two_pictures_have_a_seed_in_common():
+def test_no_two_images_have_a_seed_in_common():
     cases = [*cases_of(CALIBRATION_PROMPTS), *cases_of(HELD_OUT_PROMPTS, held_out=True)]
     assert len({case.seed for case in cases}) == len(cases)
 

@@ -11,8 +11,8 @@ from diffoundry.calibration.quality import Budget, Quality, decibels, judge, mea
 from diffoundry.calibration.search import search
 from diffoundry.calibration.tasks import Case
 from diffoundry.calibration.units import Plan, Unit, rank
+from diffoundry.runtime.bundle.quantization import ComponentChoice
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.quantization import ComponentChoice
 
 SEARCHED, HELD_OUT = [Case(prompt="a", seed=0)], [Case(prompt="b", seed=1)]
 
@@ -27,7 +27,7 @@ class World:
     errors: dict[Unit, float]
     floor: float = 0.0
     harder: float = 1.0
-    """How much larger errors are on the held-out pictures."""
+    """How much larger errors are on the held-out images."""
     asked: list[str] = field(default_factory=list)
 
     def error(self, choices) -> float:
@@ -127,7 +127,7 @@ def test_what_stays_in_float_is_reported_with_what_it_would_have_cost():
             assert kept[unit.nodes[0]] == pytest.approx(decibels(some.errors[unit]), abs=0.01)
 
 
-def test_held_out_pictures_that_are_harder_have_the_last_word():
+def test_held_out_images_that_are_harder_have_the_last_word():
     some = world(2, harder=2.0)
     found = found_with(some, min_psnr=50)
     assert some.quality(found.choices, HELD_OUT).mean >= 50
@@ -217,23 +217,23 @@ def test_limits_that_cannot_be_meant_are_refused(limits, words):
         Budget(**limits)
 
 
-def test_one_bad_picture_breaks_a_budget_that_the_mean_keeps():
+def test_one_bad_image_breaks_a_budget_that_the_mean_keeps():
     budget = Budget(min_psnr=30)
     assert budget.fits(Quality(mean=30, worst=24))
     assert not budget.fits(Quality(mean=40, worst=23.9))
     assert not budget.fits(Quality(mean=29.9, worst=29.9))
 
 
-def test_quality_is_psnr_of_pictures():
+def test_quality_is_psnr_of_images():
     rng = np.random.default_rng(0)
-    pictures = rng.random((2, 8, 8, 3)).astype(np.float32)
-    other = pictures.copy()
+    images = rng.random((2, 8, 8, 3)).astype(np.float32)
+    other = images.copy()
     other[1] += 0.1
-    quality = judge(mean_square(other, pictures))
+    quality = judge(mean_square(other, images))
     assert quality.worst == pytest.approx(20, abs=1e-3)
     assert quality.mean == pytest.approx((20 + 120) / 2, abs=1e-3)
     other[0, 0, 0, 0] = np.nan
-    assert judge(mean_square(other, pictures)).worst == 0
+    assert judge(mean_square(other, images)).worst == 0
 
 
 @dataclass

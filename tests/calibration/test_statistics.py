@@ -59,7 +59,7 @@ def test_large_tensors_are_sampled_and_their_extremes_are_not():
 
 
 def test_samples_are_spread_over_rows_and_columns_alike():
-    """A stride of a power of two would see one column of a picture only."""
+    """A stride of a power of two would see one column of an image only."""
     columns = np.broadcast_to(np.arange(512, dtype=np.float32), (1, 1, 512, 512))
     tensor = take_in(Statistics({"x": 1}), [[columns]]).tensors["x"]
     centers = tensor.histogram.centers[tensor.histogram.counts > 0]

@@ -5,9 +5,9 @@ import os
 import pytest
 
 from diffoundry.exporter.bundle_writer import BundleWriter
-from diffoundry.runtime.bundle import Bundle
+from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.bundle.specs import ComponentSpec, EngineSpec, Recipe, Variant
 from diffoundry.runtime.errors import BundleError, InputError
-from diffoundry.runtime.specs import BuildSpec, ComponentSpec, EngineSpec, Recipe
 
 _SPEC = ComponentSpec(
     graph=("unet/model.onnx",),
@@ -16,7 +16,7 @@ _SPEC = ComponentSpec(
 
 
 def _recipe(**changes) -> Recipe:
-    builds = (BuildSpec(target="onnxruntime", precision="fp32"),)
+    builds = (Variant(target="onnxruntime", precision="fp32"),)
     values = {"model": "m", "source": {}, "builds": builds, "dims": {}, "opset": 20}
     return Recipe(**(values | changes))
 

@@ -8,7 +8,7 @@ import torch
 
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
 from diffoundry.exporter.passes import OPSET
-from diffoundry.exporter.tracing.trace import trace
+from diffoundry.exporter.steps.trace import trace
 
 ATOL = 3e-5  # as in test_trace.py
 

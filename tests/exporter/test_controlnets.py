@@ -11,11 +11,11 @@ from diffoundry.exporter.checkpoints import controlnets
 from diffoundry.exporter.checkpoints.aliases import Alias
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from diffoundry.exporter.recipe import ExportRequest, make_recipe
-from diffoundry.runtime.controlnet_names import is_residual
-from diffoundry.runtime.dims import size_of
+from diffoundry.runtime.bundle.dims import size_of
+from diffoundry.runtime.bundle.json_codec import from_json, to_json
+from diffoundry.runtime.bundle.specs import Recipe, Variant
 from diffoundry.runtime.errors import CheckpointError, ConfigError
-from diffoundry.runtime.records import from_json, to_json
-from diffoundry.runtime.specs import BuildSpec, Recipe
+from diffoundry.runtime.models.controlnet_names import is_residual
 
 SIZES = {"batch": 2, "height": 72, "width": 88}
 
@@ -75,7 +75,7 @@ def test_joined_ones_are_numbered_and_recorded(joined, tiny_controlnet, monkeypa
     sums = checkpoint.identity()
     weights = [sums[f"{name}/diffusion_pytorch_model.safetensors"] for name in ("controlnet", "controlnet_1")]
     assert weights[0] != weights[1]
-    recipe = make_recipe(checkpoint, ExportRequest(builds=(BuildSpec(target="onnxruntime", precision="fp32"),)))
+    recipe = make_recipe(checkpoint, ExportRequest(builds=(Variant(target="onnxruntime", precision="fp32"),)))
     assert recipe.controlnets == tuple(str(tiny_controlnet("sd1", net)) for net in ("first", "second"))
     assert from_json(Recipe, to_json(recipe)) == recipe
     monkeypatch.chdir("/")
@@ -127,7 +127,7 @@ def test_an_alias_may_name_a_folder_that_is_installed(tiny_controlnet, monkeypat
             {"conditioning_embedding_out_channels": [8, 16, 24]},
             r"'conditioning_embedding_out_channels': got \[8, 16, 24\], for 4 pixels to a latent, but the VAE has 8",
         ),
-        ({"conditioning_channels": 4}, "'conditioning_channels': got 4, expected 3: it is fed pictures in RGB"),
+        ({"conditioning_channels": 4}, "'conditioning_channels': got 4, expected 3: it is fed images in RGB"),
         ({"class_embed_type": "timestep"}, "'class_embed_type': got 'timestep', expected null; it is not supported"),
     ],
 )

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 SHIPPED = Path(__file__).resolve().parents[2] / "models" / "emoji"
 
-# label, code point in the table, file name, colour; a file name of None: no picture.
+# label, code point in the table, file name, colour; a file name of None: no image.
 EMOJI = [
     ("red heart", "2764", "2764-fe0f", (220, 20, 40)),
     ("Christmas tree", "1F384", "1f384", (20, 160, 60)),
@@ -24,7 +24,7 @@ EMOJI = [
 
 @pytest.fixture(scope="session")
 def data_folder(tmp_path_factory):
-    """What --data holds once both packages are unpacked: four base emoji, a flag, and one without a picture."""
+    """What --data holds once both packages are unpacked: four base emoji, a flag, and one without an image."""
     folder = tmp_path_factory.mktemp("data")
     assets = folder / "fluent-emoji-3d-1.1.0" / "assets"
     assets.mkdir(parents=True)
@@ -88,8 +88,8 @@ def workspace(data_folder, tiny_checkpoint):
         emoji = data.load_emoji(data_folder)[:count]
         checkpoint.prepare_folder(out, tiny_checkpoint)
         init = None if scratch else tiny_checkpoint
-        pictures = data.pictures(emoji)
-        return Workspace(out=out, init=init, architecture=tiny_checkpoint, emoji=emoji, pictures=pictures)
+        images = data.images(emoji)
+        return Workspace(out=out, init=init, architecture=tiny_checkpoint, emoji=emoji, images=images)
 
     return make
 
@@ -117,7 +117,7 @@ ENGINES = [
 
 @pytest.fixture(scope="session")
 def guided(exported):
-    """Factory: the emoji model with its ControlNet on an engine of `ENGINES`; without edges it paints as ever."""
+    """Factory: the emoji model with its ControlNet on an engine of `ENGINES`; without edges it generates as ever."""
     from diffoundry.runtime import load
 
     def make(target, precision):

@@ -33,14 +33,14 @@ OPTIONS = loop.Options(steps=3, batch=4, lr=1e-2, warmup=2, decay=0.5, seed=4)
 
 @pytest.fixture
 def space(workspace, tmp_path):
-    """A workspace whose pictures are twice as large, as the stages for edges want them."""
+    """A workspace whose images are twice as large, as the stages for edges want them."""
     made = workspace(tmp_path)
-    return dataclasses.replace(made, pictures=data.pictures(made.emoji, motion.FACTOR))
+    return dataclasses.replace(made, images=data.images(made.emoji, motion.FACTOR))
 
 
 @pytest.fixture(scope="session")
 def flat_folder(data_folder):
-    """What --data holds once the flat pictures are there too: a square for every emoji."""
+    """What --data holds once the flat images are there too: a square for every emoji."""
     images = data_folder / "emoji-datasource-google-16.0.0" / "img" / "google" / "64"
     images.mkdir(parents=True, exist_ok=True)
     for number, one in enumerate(data.load_emoji(data_folder)):
@@ -50,15 +50,15 @@ def flat_folder(data_folder):
     return data_folder
 
 
-def test_flat_pictures_are_found_by_code_point(flat_folder, tmp_path):
+def test_flat_images_are_found_by_code_point(flat_folder, tmp_path):
     emoji = data.load_emoji(flat_folder)
     flat = data.flat_emoji(emoji, flat_folder)
     assert [one.label for one in flat] == [one.label for one in emoji]
     assert {one.file.suffix for one in flat} == {".png"}
-    shown = data.pictures(flat)
+    shown = data.images(flat)
     assert torch.equal(shown[:, :, 32, 32], (torch.tensor([[50 * i, 100, 200] for i in range(len(flat))]) / 127.5 - 1))
     stranger = dataclasses.replace(emoji[0], label="void", file=tmp_path / "ffff.webp")
-    with pytest.raises(DiffoundryError, match="'void' has no flat picture in"):
+    with pytest.raises(DiffoundryError, match="'void' has no flat image in"):
         data.flat_emoji([stranger], flat_folder)
 
 
@@ -102,11 +102,11 @@ def test_found_latents_decode_better_than_the_encoders(workspace, tmp_path):
     vae = checkpoint.load_network(diffusers.AutoencoderKL, checkpoint.SHIPPED / "vae").requires_grad_(False)
 
     def error(latents):
-        return float((vae.decode(latents).sample - space.pictures).square().mean())
+        return float((vae.decode(latents).sample - space.images).square().mean())
 
-    found = inversion.find_latents(vae, space.pictures, steps=12)
+    found = inversion.find_latents(vae, space.images, steps=12)
     assert found.shape == (2, 4, 8, 8)
-    assert error(found) < 0.8 * error(encode(vae, space.pictures)[0])
+    assert error(found) < 0.8 * error(encode(vae, space.images)[0])
 
 
 def test_the_encoder_stage_moves_the_encoder_only(space):
@@ -138,9 +138,9 @@ def test_words_are_those_of_the_text_encoder(workspace, tmp_path):
 
 
 def test_the_lora_is_diffusers_own(workspace, tmp_path, monkeypatch):
-    """What training has in memory is what diffusers paints with after loading the file."""
+    """What training has in memory is what diffusers generates with after loading the file."""
     space = workspace(tmp_path)
-    monkeypatch.setattr(lora, "find_latents", lambda vae, pictures: encode(vae, pictures)[0].detach())
+    monkeypatch.setattr(lora, "find_latents", lambda vae, images: encode(vae, images)[0].detach())
     task = lora.lora_task(space, OPTIONS)
     seen = []
     session = loop.Session(report=lambda _: None)

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
-from diffoundry.exporter.verify.recognition import open_gallery  # noqa: E402
+from diffoundry.exporter.verify.checks.nearest_image import open_gallery  # noqa: E402
 from diffoundry.models.emoji import score, train  # noqa: E402
 from diffoundry.models.emoji.training import command, data, fetch  # noqa: E402
 
@@ -41,7 +41,7 @@ def test_shipped_captions_are_263_different_labels():
 def test_shipped_card_and_notice_name_the_sources_and_the_licences():
     card, notice = ((SHIPPED / name).read_text(encoding="utf-8") for name in ("README.md", "NOTICE"))
     assert card.startswith("---\nlicense: ")
-    for package in (fetch.PICTURES, fetch.LABELS):
+    for package in (fetch.IMAGES, fetch.LABELS):
         assert f"{package.name} {package.version}" in notice
         assert package.name in card
     for holder in ("Microsoft Corporation", "Miles Johnson", "LobeHub"):
@@ -51,10 +51,10 @@ def test_shipped_card_and_notice_name_the_sources_and_the_licences():
 
 def test_nearest_against_numpy():
     rng = np.random.default_rng(0)
-    painted, known = rng.uniform(-1, 1, (2, 3, 64, 64)), rng.uniform(-1, 1, (3, 3, 128, 128))
-    small, other = (x.reshape(len(x), 3, 32, x.shape[2] // 32, 32, -1).mean((3, 5)) for x in (painted, known))
+    generated, known = rng.uniform(-1, 1, (2, 3, 64, 64)), rng.uniform(-1, 1, (3, 3, 128, 128))
+    small, other = (x.reshape(len(x), 3, 32, x.shape[2] // 32, 32, -1).mean((3, 5)) for x in (generated, known))
     want = ((small[:, None] - other[None]) ** 2).mean((2, 3, 4))
-    got = score.nearest(torch.tensor(painted), torch.tensor(known))
+    got = score.nearest(torch.tensor(generated), torch.tensor(known))
     np.testing.assert_allclose(got.numpy(), want, rtol=1e-6)
 
 
@@ -78,17 +78,19 @@ def test_psnr_of_an_autoencoder_that_adds_a_constant():
         def decode(self, z):
             return argparse.Namespace(sample=z + 0.02)
 
-    pictures = torch.zeros(40, 3, 8, 8)
-    pictures[:20] = 0.99  # clamped at 1: an error of 0.01
+    images = torch.zeros(40, 3, 8, 8)
+    images[:20] = 0.99  # clamped at 1: an error of 0.01
     want = 10 * np.log10(4 / ((0.01**2 + 0.02**2) / 2))
-    assert score.reconstruction_psnr(Shift(), pictures) == pytest.approx(want, abs=1e-3)
+    assert score.reconstruction_psnr(Shift(), images) == pytest.approx(want, abs=1e-3)
 
 
-def test_paint_does_not_depend_on_the_batch(tiny_checkpoint):
+def test_generate_does_not_depend_on_the_batch(tiny_checkpoint):
     pipeline = score.open_pipeline(tiny_checkpoint, "cpu")
     prompts = ["a sun", "a droplet", "a red heart"]
     settings = {"guidance": 4.0, "steps": 2, "seed": 3}
-    together, alone = (score.paint(pipeline, prompts, argparse.Namespace(batch=batch, **settings)) for batch in (3, 1))
+    together, alone = (
+        score.generate(pipeline, prompts, argparse.Namespace(batch=batch, **settings)) for batch in (3, 1)
+    )
     assert together.shape == (3, 3, 64, 64)
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
     whole = pipeline(
@@ -125,9 +127,9 @@ def test_the_commands_train_score_and_resume(tmp_path, data_folder, tiny_checkpo
     assert {entry["label"] for entry in result["worst"]} == {"sun", "red heart"}
     assert grid.read_bytes().startswith(b"\x89PNG")
     gallery = open_gallery(out)
-    pictures = data.pictures(data.select(data.load_emoji(data_folder), gallery.labels))
+    images = data.images(data.select(data.load_emoji(data_folder), gallery.labels))
     shown = gallery.thumbnails.reshape(-1, 16, 16, 3)[gallery.labels.index("sun")]
-    sun = pictures[gallery.labels.index("sun")].reshape(3, 16, 4, 16, 4).mean((2, 4)).permute(1, 2, 0)
+    sun = images[gallery.labels.index("sun")].reshape(3, 16, 4, 16, 4).mean((2, 4)).permute(1, 2, 0)
     np.testing.assert_allclose(shown, (sun + 1) / 2, atol=0.51 / 255)
 
 
@@ -141,7 +143,7 @@ def test_the_commands_say_what_is_wrong(tmp_path, data_folder, tiny_checkpoint, 
     assert score.main([str(tmp_path), *given, "--only", "fog"]) == 1
     assert "--only fog: not among the 263 labels of" in capsys.readouterr().err
     assert train.main([*given, "--out", str(tmp_path / "o")]) == 1
-    assert "259 of 263 labels have no picture, the first is 'grinning face'" in capsys.readouterr().err
+    assert "259 of 263 labels have no image, the first is 'grinning face'" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         train.main(["--out", "o", "--steps", "0"])
     assert "argument --steps: must be above zero, got 0" in capsys.readouterr().err
@@ -153,11 +155,11 @@ def test_the_commands_say_what_is_wrong(tmp_path, data_folder, tiny_checkpoint, 
     assert "pip install 'diffoundry[train]'" in capsys.readouterr().err
 
 
-def test_shipped_weights_paint_a_red_apple():
-    """Without the training pictures: red where the apple is, white in the corners, and never flat."""
+def test_shipped_weights_generate_a_red_apple():
+    """Without the training images: red where the apple is, white in the corners, and never flat."""
     pipeline = score.open_pipeline(SHIPPED, "cpu")
     settings = argparse.Namespace(guidance=4.0, steps=10, seed=0, batch=1)
-    red, green, blue = score.paint(pipeline, ["a red apple"], settings)[0]
+    red, green, blue = score.generate(pipeline, ["a red apple"], settings)[0]
     middle = (slice(28, 52), slice(16, 48))
     assert red[middle].mean() > 0.5
     assert green[middle].mean() < -0.3

@@ -1,4 +1,4 @@
-"""The emoji model's data: npm packages, their join, pictures, captions, tokenizer."""
+"""The emoji model's data: npm packages, their join, images, captions, tokenizer."""
 
 import base64
 import collections
@@ -99,7 +99,7 @@ def test_join_names_what_is_missing(tmp_path, data_folder):
 
 def test_select_keeps_the_order_of_the_labels(emoji):
     assert [one.label for one in data.select(emoji, ["sun", "red heart"])] == ["sun", "red heart"]
-    with pytest.raises(DiffoundryError, match="2 of 3 labels have no picture, the first is 'phantom'"):
+    with pytest.raises(DiffoundryError, match="2 of 3 labels have no image, the first is 'phantom'"):
         data.select(emoji, ["sun", "phantom", "flag: finland"])
 
 
@@ -123,9 +123,9 @@ def test_captions_of_another_form_are_refused(tmp_path, text):
         data.read_labels(tmp_path / "captions.json")
 
 
-def test_picture_lies_on_white_inside_a_frame_of_two(tmp_path):
+def test_image_lies_on_white_inside_a_frame_of_two(tmp_path):
     Image.new("RGBA", (256, 256), (200, 0, 0, 128)).save(tmp_path / "half.webp", lossless=True)
-    got = data.picture(tmp_path / "half.webp")
+    got = data.image(tmp_path / "half.webp")
     assert got.shape == (3, 64, 64)
     assert got.dtype == np.uint8
     inner = got[:, 2:62, 2:62]
@@ -135,8 +135,8 @@ def test_picture_lies_on_white_inside_a_frame_of_two(tmp_path):
     assert got.sum() - inner.sum(dtype=np.int64) == 255 * 3 * (64 * 64 - 60 * 60)
 
 
-def test_pictures_span_minus_one_to_one(emoji):
-    stack = data.pictures(emoji)
+def test_images_span_minus_one_to_one(emoji):
+    stack = data.images(emoji)
     assert stack.shape == (4, 3, 64, 64)
     assert stack.dtype == torch.float32
     assert stack.max() == 1.0

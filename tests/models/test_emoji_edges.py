@@ -1,4 +1,4 @@
-"""The shipped ControlNet for edges: pictures follow edges that the base never painted along, on every engine."""
+"""The shipped ControlNet for edges: images follow edges that the base never generated along, on every engine."""
 
 import importlib.resources
 import json
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffoundry.models.emoji.training.edges import edge_picture, edges, overlap
+from diffoundry.models.emoji.training.edges import edge_image, edges, overlap
 from tests.models.conftest import ENGINES
 
 torch = pytest.importorskip("torch")
@@ -19,9 +19,9 @@ LABELS = ("red apple", "umbrella", "balloon")
 SETTINGS = {"num_inference_steps": 10, "guidance_scale": 2.0, "seed": 0, "output_type": "np"}
 
 
-def moved(picture):
+def moved(pixels):
     """Mirrored, three quarters as large, in the lower left corner."""
-    image = Image.fromarray((255 * picture).round().astype(np.uint8)).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    image = Image.fromarray((255 * pixels).round().astype(np.uint8)).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     sheet = Image.new("RGB", (64, 64), "white")
     sheet.paste(image.resize((48, 48), Image.Resampling.BICUBIC), (4, 14))
     return sheet
@@ -29,20 +29,20 @@ def moved(picture):
 
 @pytest.fixture(scope="module")
 def asked(guided):
-    """Edges of what the base paints for each label, moved."""
+    """Edges of what the base generates for each label, moved."""
     pipe = guided("onnxruntime", "fp32")
-    return [edge_picture(moved(pipe(f"a {label}", **SETTINGS).images[0])) for label in LABELS]
+    return [edge_image(moved(pipe(f"a {label}", **SETTINGS).images[0])) for label in LABELS]
 
 
-def follows(pictures, asked):
-    """Overlap of the pictures' edges with those asked for, (N,)."""
-    drawn = edges(2 * np.stack(pictures).transpose(0, 3, 1, 2) - 1)
+def follows(images, asked):
+    """Overlap of the images' edges with those asked for, (N,)."""
+    drawn = edges(2 * np.stack(images).transpose(0, 3, 1, 2) - 1)
     wanted = np.stack([np.asarray(lines) for lines in asked]).transpose(0, 3, 1, 2)[:, :1]
     return overlap(drawn, wanted)
 
 
 @pytest.mark.parametrize(("target", "precision"), ENGINES)
-def test_pictures_follow_the_edges(guided, asked, target, precision):
+def test_images_follow_the_edges(guided, asked, target, precision):
     pipe = guided(target, precision)
     scores = []
     for scale in (0.0, 0.5, 1.0):
@@ -54,7 +54,7 @@ def test_pictures_follow_the_edges(guided, asked, target, precision):
     assert whole.mean() > 0.85
 
 
-def test_the_folder_opens_in_diffusers_and_paints_the_same(guided, asked):
+def test_the_folder_opens_in_diffusers_and_generates_the_same(guided, asked):
     net = diffusers.ControlNetModel.from_pretrained(EDGES, torch_dtype=torch.float32, use_safetensors=True)
     theirs = diffusers.StableDiffusionControlNetPipeline.from_pretrained(
         MODELS / "emoji", controlnet=net, torch_dtype=torch.float32, safety_checker=None
@@ -80,17 +80,17 @@ def test_shipped_files():
 
 
 def test_edges_of_a_square_are_its_outline():
-    picture = np.ones((1, 3, 64, 64), np.float32)
-    picture[..., 20:40, 10:50] = -1
-    lines = edges(picture)[0, 0]
+    image = np.ones((1, 3, 64, 64), np.float32)
+    image[..., 20:40, 10:50] = -1
+    lines = edges(image)[0, 0]
     down, across = np.nonzero(lines)
     assert set(np.unique(down)) <= {19, 20, 39, 40, *range(20, 40)}
     inside = (down > 21) & (down < 38)
     assert set(across[inside]) <= {9, 10, 49, 50}
     assert (lines[25:35] == 1).sum() == 2 * 10  # one pixel thin, left and right
-    tensor = edges(torch.from_numpy(picture))
+    tensor = edges(torch.from_numpy(image))
     assert np.array_equal(tensor.numpy()[0, 0], lines)
-    assert not edges(picture * 0).any()
+    assert not edges(image * 0).any()
 
 
 def test_overlap_is_the_harmonic_mean_of_two_shares():
@@ -110,4 +110,4 @@ def test_the_command_makes_edges(tmp_path, load_script):
     load_script("emoji-edges", "edges").main(str(tmp_path / "clear.png"), str(tmp_path / "edges.png"))
     with Image.open(tmp_path / "edges.png") as image:
         assert image.mode == "RGB"
-        assert not np.asarray(image).any()  # what is transparent is white, as pictures are when they are painted on
+        assert not np.asarray(image).any()  # what is transparent is white, as images are when they are generated on

@@ -1,4 +1,4 @@
-"""The shipped LoRA for flat pictures: what is painted moves to the flat pictures, on every engine that takes LoRAs."""
+"""The shipped LoRA for flat images: what is generated moves to the flat images, on every engine that takes LoRAs."""
 
 import importlib.resources
 import json
@@ -21,7 +21,7 @@ ADAPTABLE = [engine for engine in ENGINES if engine != ("openvino", "int8-weight
 
 
 def thumbnails(folder):
-    """Label to its training picture, float (16, 16, 3) in 0..1."""
+    """Label to its training image, float (16, 16, 3) in 0..1."""
     labels = [entry["label"] for entry in json.loads((MODELS / "emoji" / "captions.json").read_text(encoding="utf-8"))]
     with Image.open(folder / "thumbnails.png") as image:
         sheet = np.asarray(image.convert("RGB"), dtype=np.float64) / 255
@@ -29,35 +29,35 @@ def thumbnails(folder):
     return dict(zip(labels, tiles, strict=False))
 
 
-def distances(pictures, folder):
-    """Mean squared error of each label's picture to its thumbnail in a folder, (N,)."""
+def distances(images, folder):
+    """Mean squared error of each label's image to its thumbnail in a folder, (N,)."""
     known = thumbnails(folder)
-    small = np.stack(pictures).reshape(-1, 16, 4, 16, 4, 3).mean((2, 4))
+    small = np.stack(images).reshape(-1, 16, 4, 16, 4, 3).mean((2, 4))
     return ((small - np.stack([known[label] for label in LABELS])) ** 2).mean((1, 2, 3))
 
 
-def paint(pipe):
+def generate(pipe):
     return pipe([f"a {label}" for label in LABELS], **SETTINGS).images
 
 
 @pytest.mark.parametrize(("target", "precision"), ADAPTABLE)
-def test_pictures_move_to_the_flat_ones(guided, target, precision):
+def test_images_move_to_the_flat_ones(guided, target, precision):
     pipe = guided(target, precision)
-    before = paint(pipe)
+    before = generate(pipe)
     report = pipe.load_lora(LORA)
     assert report.unused == ()
-    whole = paint(pipe)
+    whole = generate(pipe)
     pipe.set_lora_scale(0.5)
-    half = paint(pipe)
+    half = generate(pipe)
     pipe.unload_lora()
-    assert np.array_equal(paint(pipe), before)
+    assert np.array_equal(generate(pipe), before)
     assert (distances(before, MODELS / "emoji") < 0.01).all()
     assert (distances(whole, FLAT) < 0.4 * distances(before, FLAT)).all()
     assert (distances(whole, FLAT) < 0.3 * distances(whole, MODELS / "emoji")).all()
     assert distances(whole, FLAT).mean() < distances(half, FLAT).mean() < distances(before, FLAT).mean()
 
 
-def test_diffusers_loads_it_and_paints_the_same(guided):
+def test_diffusers_loads_it_and_generates_the_same(guided):
     pytest.importorskip("peft")
     theirs = diffusers.StableDiffusionPipeline.from_pretrained(MODELS / "emoji", torch_dtype=torch.float32)
     theirs.set_progress_bar_config(disable=True)

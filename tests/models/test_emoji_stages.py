@@ -46,14 +46,14 @@ def test_autoencoder_loss_has_the_divergence_of_diffusers(tmp_path, workspace, m
     assert loss.item() == pytest.approx(5e-4 * per_latent.item(), rel=1e-4)
 
 
-def test_pictures_are_shifted_by_at_most_one_pixel(tmp_path, workspace, monkeypatch):
+def test_images_are_shifted_by_at_most_one_pixel(tmp_path, workspace, monkeypatch):
     space = workspace(tmp_path, count=1)
     task = vae.autoencoder_task(space, dataclasses.replace(OPTIONS, batch=64))
     seen = []
     monkeypatch.setattr(vae, "reconstruction_loss", lambda output, target: seen.append(target) or output.sum() * 0)
     task.loss(torch.Generator().manual_seed(1))
-    moved = {(y, x): torch.roll(space.pictures[0], (y, x), (1, 2)) for y in (-1, 0, 1) for x in (-1, 0, 1)}
-    found = {next(k for k, v in moved.items() if torch.equal(v, picture)) for picture in seen[0]}
+    moved = {(y, x): torch.roll(space.images[0], (y, x), (1, 2)) for y in (-1, 0, 1) for x in (-1, 0, 1)}
+    found = {next(k for k, v in moved.items() if torch.equal(v, image)) for image in seen[0]}
     assert found == set(moved)
 
 
@@ -76,9 +76,9 @@ def test_decoder_stage_disturbs_latents_by_a_quarter_of_their_spread(tmp_path, w
         network.quant_conv.bias[4:] = -30  # hardly any variance: what is left is the disturbance
     checkpoint.write_component(network.half(), tmp_path / "vae")
     task = vae.decoder_task(space, dataclasses.replace(OPTIONS, batch=512))
-    mean = task.module.encode(space.pictures).latent_dist.mean.detach()
+    mean = task.module.encode(space.images).latent_dist.mean.detach()
     shifted = [
-        task.module.encode(torch.roll(space.pictures, (y, x), (2, 3))).latent_dist.mean.detach()
+        task.module.encode(torch.roll(space.images, (y, x), (2, 3))).latent_dist.mean.detach()
         for y in (-1, 0, 1)
         for x in (-1, 0, 1)
     ]
@@ -90,7 +90,7 @@ def test_decoder_stage_disturbs_latents_by_a_quarter_of_their_spread(tmp_path, w
     spread = float(torch.stack(shifted).std())
     noise = torch.stack([seen[0] - one for one in shifted]).square().mean((2, 3, 4)).min(0).values.sqrt() / spread
     assert mean.shape == (1, 4, 8, 8)
-    # 256 numbers a picture: the strength that was drawn, to about 5 %.
+    # 256 numbers an image: the strength that was drawn, to about 5 %.
     assert 0.23 < noise.max() < 0.29
     assert noise.min() < 0.01
     assert float(noise.mean()) == pytest.approx(0.125, abs=0.01)
@@ -100,7 +100,7 @@ def test_scaling_factor_is_the_inverse_of_the_latents_spread(tmp_path, workspace
     space = workspace(tmp_path)
     network = checkpoint.load_network(AutoencoderKL, tiny_checkpoint / "vae")
     vae.write_vae(space, network, rescale=True)
-    posterior = network.encode(space.pictures).latent_dist
+    posterior = network.encode(space.images).latent_dist
     draws = torch.cat([posterior.sample(torch.Generator().manual_seed(i)) for i in range(50)])
     factor = AutoencoderKL.load_config(tmp_path / "vae")["scaling_factor"]
     assert factor == pytest.approx(1 / draws.std().item(), rel=0.01)
@@ -108,7 +108,7 @@ def test_scaling_factor_is_the_inverse_of_the_latents_spread(tmp_path, workspace
 
 
 def test_denoiser_loss_is_zero_for_a_network_that_knows_v(tmp_path, workspace, tiny_checkpoint):
-    """An oracle that knows the only picture's latents gives v exactly, so scale, noise and target must all be right."""
+    """An oracle that knows the only image's latents gives v exactly, so scale, noise and target must all be right."""
     space = workspace(tmp_path, count=1)
     network = checkpoint.load_network(AutoencoderKL, tiny_checkpoint / "vae")
     with torch.no_grad():
@@ -116,7 +116,7 @@ def test_denoiser_loss_is_zero_for_a_network_that_knows_v(tmp_path, workspace, t
         network.quant_conv.bias[4:] = -30
     checkpoint.write_component(network.half(), tmp_path / "vae")
     network = network.float()
-    clean = network.encode(space.pictures).latent_dist.mean.detach() * network.config.scaling_factor
+    clean = network.encode(space.images).latent_dist.mean.detach() * network.config.scaling_factor
     alphas = DDIMScheduler.from_pretrained(tmp_path / "scheduler").alphas_cumprod
     steps_seen = []
 
@@ -175,7 +175,7 @@ def test_what_is_written_opens_in_diffusers_and_names_no_folder(tmp_path, worksp
 
 def test_missing_parts_are_named(tmp_path, data_folder, tiny_checkpoint):
     emoji = data.load_emoji(data_folder)
-    space = Workspace(out=tmp_path, init=None, architecture=tiny_checkpoint, emoji=emoji, pictures=data.pictures(emoji))
+    space = Workspace(out=tmp_path, init=None, architecture=tiny_checkpoint, emoji=emoji, images=data.images(emoji))
     for name, missing, stage in (("vae-decoder", "vae", "vae"), ("denoiser", "tokenizer", "tokenizer")):
         with pytest.raises(CheckpointError, match=f"has no {missing} yet. Run --stage {stage} first, or .*--init"):
             stages.run_stage(name, space, loop.Session(), {})

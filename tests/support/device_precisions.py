@@ -2,7 +2,7 @@
 
 import pytest
 
-from diffoundry.runtime.plugins import find_plugin
+from diffoundry.runtime.engines.plugins import find_plugin
 
 __all__ = ["offers", "requires_precision"]
 

@@ -138,7 +138,7 @@ def unet_xl(*, width: int = 80, numbers: int = 6, **options: Any) -> Any:
 
     Args:
         width: Of the text encoders' hidden states together.
-        numbers: That say how large the picture is.
+        numbers: That say how large the image is.
         options: Over the usual ones.
     """
     return unet(
@@ -192,12 +192,12 @@ VISION = {
     "num_attention_heads": 2,
     "image_size": 32,
     "patch_size": 8,
-    "initializer_factor": 8.0,  # so large that pictures of random networks are told apart
+    "initializer_factor": 8.0,  # so large that images of random networks are told apart
 }
 
 
 def feature_extractor() -> Any:
-    """For pictures of 32 x 32."""
+    """For images of 32 x 32."""
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     return CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
@@ -212,7 +212,7 @@ def image_encoder() -> Any:
 
 
 def safety_checker() -> Any:
-    """One concept and one special one are near enough to some pictures of `sd1`: seeds 0 to 5 have both verdicts."""
+    """One concept and one special one are near enough to some images of `sd1`: seeds 0 to 5 have both verdicts."""
     import torch
     import transformers
     from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
@@ -290,7 +290,7 @@ VARIANTS: dict[str, Variant] = {
     "sd1-checked": _checked(_sd("StableDiffusionPipeline", 3)),
     "variation": Variant(
         pipeline="StableDiffusionImageVariationPipeline",
-        seed=17,  # diffusers flags some pictures and some not
+        seed=17,  # diffusers flags some images and some not
         scheduler=_PNDM,
         parts={
             "image_encoder": image_encoder,

@@ -7,8 +7,8 @@ import pytest
 from device_precisions import offers
 
 from diffoundry.runtime import load
+from diffoundry.runtime.engines.plugins import find_plugin
 from diffoundry.runtime.errors import EngineError
-from diffoundry.runtime.plugins import find_plugin
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])

@@ -60,7 +60,7 @@ _ALONE = {
 _OTHER_CHANNELS = {
     5: "one that is told of depth (StableDiffusionDepth2ImgPipeline)",
     7: "an upscaler (StableDiffusionUpscalePipeline)",
-    8: "one that changes pictures as told (StableDiffusionXLInstructPix2PixPipeline)",
+    8: "one that changes images as told (StableDiffusionXLInstructPix2PixPipeline)",
 }
 
 

@@ -11,7 +11,7 @@ from diffoundry.exporter.checkpoints.single_file.architectures import Architectu
 from diffoundry.exporter.checkpoints.single_file.match import match_part
 from diffoundry.exporter.checkpoints.weight_files import read_json
 from diffoundry.exporter.checkpoints.weights import build_module, widen
-from diffoundry.runtime.safetensors import Safetensors
+from diffoundry.runtime.formats.safetensors import Safetensors
 
 __all__ = ["load_part"]
 

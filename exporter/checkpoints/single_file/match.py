@@ -11,7 +11,7 @@ from diffoundry.exporter.checkpoints.single_file.names import Place, place_weigh
 from diffoundry.exporter.checkpoints.weight_files import name_some
 from diffoundry.exporter.component import Config
 from diffoundry.runtime.errors import CheckpointError
-from diffoundry.runtime.safetensors import TensorEntry
+from diffoundry.runtime.formats.safetensors import TensorEntry
 
 __all__ = ["Match", "match_part"]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffoundry.exporter.component import Config
-from diffoundry.runtime.ldm_names import ldm_unet_names
+from diffoundry.runtime.formats.ldm_keys import ldm_unet_names
 
 __all__ = ["Place", "place_weights", "unused_in"]
 

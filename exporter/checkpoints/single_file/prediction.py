@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from diffoundry.exporter.checkpoints.single_file.architectures import Architecture
 from diffoundry.runtime.errors import CheckpointError
-from diffoundry.runtime.safetensors import Safetensors
+from diffoundry.runtime.formats.safetensors import Safetensors
 
 __all__ = ["PREDICTION_TYPE", "PREDICTION_TYPES", "Prediction", "find_prediction"]
 

@@ -15,9 +15,9 @@ from diffoundry.exporter.checkpoints.single_file.prediction import (
 )
 from diffoundry.exporter.checkpoints.weight_files import PICKLES, name_some
 from diffoundry.exporter.configs.assemble import assemble_configs
+from diffoundry.runtime.bundle.checksums import sha256_of
 from diffoundry.runtime.errors import CheckpointError, InputError
-from diffoundry.runtime.safetensors import Safetensors
-from diffoundry.runtime.sums import sha256_of
+from diffoundry.runtime.formats.safetensors import Safetensors
 
 if TYPE_CHECKING:  # reached lazily: the process that only plans an export stays free of torch
     import torch

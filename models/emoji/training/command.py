@@ -8,7 +8,7 @@ from pathlib import Path
 
 from diffoundry.runtime.errors import DiffoundryError, InputError, MissingExtraError
 
-__all__ = ["add_painting", "add_schedule", "add_shared", "positive", "report", "run"]
+__all__ = ["add_generation", "add_schedule", "add_shared", "positive", "report", "run"]
 
 _CACHE = Path.home() / ".cache" / "diffoundry" / "emoji"
 
@@ -21,10 +21,10 @@ def add_shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
 
 
-def add_painting(parser: argparse.ArgumentParser) -> None:
-    """The options of how pictures are painted, which every score has."""
+def add_generation(parser: argparse.ArgumentParser) -> None:
+    """The options of how images are generated, which every score has."""
     add = parser.add_argument
-    add("--only", nargs="+", metavar="LABEL", help="paint these labels; default: all")
+    add("--only", nargs="+", metavar="LABEL", help="generate these labels; default: all")
     add("--guidance", type=float, default=4.0)
     add("--steps", type=int, default=25)
     add("--seed", type=int, default=0)
@@ -38,7 +38,7 @@ def add_schedule(parser: argparse.ArgumentParser) -> None:
     add("--resume", action="store_true", help="continue from the checkpoints in OUT")
     add("--steps", type=positive(int), help="length of a stage's schedule")
     add("--minutes", type=positive(float), help="stop a stage, resumably, after this long")
-    add("--batch", type=positive(int), help="pictures a step")
+    add("--batch", type=positive(int), help="images a step")
     add("--lr", type=positive(float), help="highest learning rate")
     add("--warmup", type=positive(int), help="steps until the rate is reached")
     add("--seed", type=int, help="of initial weights, batches and noise")

@@ -34,7 +34,7 @@ EDGES = {
 
 
 def train_flat(options: argparse.Namespace) -> None:
-    """Train the style LoRA on the flat pictures of the base's labels."""
+    """Train the style LoRA on the flat images of the base's labels."""
     # Here, not above: training the other companion must not need peft.
     from diffoundry.models.emoji.training.lora import lora_task, write_lora
 
@@ -46,14 +46,14 @@ def train_flat(options: argparse.Namespace) -> None:
         )
     }
     emoji = data.flat_emoji(_known(options), options.data)
-    _run(options, emoji, data.pictures(emoji), table, ["lora"])
+    _run(options, emoji, data.images(emoji), table, ["lora"])
 
 
 def train_edges(options: argparse.Namespace) -> None:
     """Train the ControlNet, after the encoder that its training needs."""
     emoji = _known(options)
     stages = list(EDGES) if options.stage == "all" else [options.stage]
-    _run(options, emoji, data.pictures(emoji, FACTOR), EDGES, stages)
+    _run(options, emoji, data.images(emoji, FACTOR), EDGES, stages)
 
 
 def _known(options: argparse.Namespace) -> list[data.Emoji]:
@@ -68,7 +68,7 @@ def _known(options: argparse.Namespace) -> list[data.Emoji]:
 def _run(
     options: argparse.Namespace,
     emoji: Sequence[data.Emoji],
-    pictures: torch.Tensor,
+    images: torch.Tensor,
     table: Mapping[str, Stage],
     stages: Sequence[str],
 ) -> None:
@@ -80,7 +80,7 @@ def _run(
         init=options.base,
         architecture=options.base,
         emoji=emoji,
-        pictures=pictures.to(options.device),
+        images=images.to(options.device),
     )
     session = Session(resume=options.resume, minutes=options.minutes, save_every=options.save_every, report=report)
     names = ("steps", "batch", "lr", "warmup", "seed")

@@ -26,12 +26,12 @@ _READERS = (32, 64, 96, 128)  # channels of the layers that read the edges: 64 p
 
 
 def controlnet_task(space: Workspace, options: Options) -> Task:
-    """MSE on v for pictures moved by chance, with their edges as the condition and the base standing still.
+    """MSE on v for images moved by chance, with their edges as the condition and the base standing still.
 
     Zhang, Rao and Agrawala 2023, section 3.3, https://arxiv.org/abs/2302.05543; three captions in ten are empty.
 
     Args:
-        space: its pictures are twice as large, for `move`; its folder holds the stage `encoder`'s autoencoder.
+        space: its images are twice as large, for `move`; its folder holds the stage `encoder`'s autoencoder.
         options: of the stage.
     """
     base = load_base(space.init or space.architecture, space.emoji, space.device, options.seed)
@@ -41,11 +41,11 @@ def controlnet_task(space: Workspace, options: Options) -> Task:
 
     def batch(generator: torch.Generator) -> tuple[torch.Tensor, ...]:
         draw = base.draw(options.batch, _EMPTY, generator)
-        pictures = move(space.pictures[draw.picked], draw_motion(options.batch, generator))
+        images = move(space.images[draw.picked], draw_motion(options.batch, generator))
         with torch.no_grad():
-            latents = vae.encode(pictures).latent_dist.mean * vae.config.scaling_factor
+            latents = vae.encode(images).latent_dist.mean * vae.config.scaling_factor
         noisy, target = base.noised(latents, draw.steps, generator)
-        return noisy, draw.steps, draw.words, edges(pictures).expand(-1, 3, -1, -1).contiguous(), target
+        return noisy, draw.steps, draw.words, edges(images).expand(-1, 3, -1, -1).contiguous(), target
 
     objective = graphed(_Objective(base.unet, controlnet), batch(torch.Generator().manual_seed(options.seed)))
     return Task(

@@ -1,4 +1,4 @@
-"""Pictures and captions: the join of the two packages, and how one emoji becomes a picture and a sentence."""
+"""Images and captions: the join of the two packages, and how one emoji becomes an image and a sentence."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diffoundry.models.emoji.training.fetch import FLAT, LABELS, PICTURES, fetch
+from diffoundry.models.emoji.training.fetch import FLAT, IMAGES, LABELS, fetch
 from diffoundry.runtime.errors import CheckpointError, DiffoundryError
 
 __all__ = [
@@ -20,9 +20,9 @@ __all__ = [
     "base_emoji",
     "draw_caption",
     "flat_emoji",
+    "image",
+    "images",
     "load_emoji",
-    "picture",
-    "pictures",
     "read_labels",
     "select",
     "write_captions",
@@ -39,12 +39,12 @@ _MOST_TAGS = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Emoji:
-    """One picture with its words.
+    """One image with its words.
 
     Attributes:
         label: in lower case, unique.
         tags: emojibase's search words.
-        file: the picture.
+        file: the image.
     """
 
     label: str
@@ -54,13 +54,13 @@ class Emoji:
 
 def load_emoji(folder: Path) -> list[Emoji]:
     """All base emoji, their packages fetched to `folder` when they are not there yet."""
-    return base_emoji(fetch(PICTURES, folder) / "assets", fetch(LABELS, folder) / "en" / "data.json")
+    return base_emoji(fetch(IMAGES, folder) / "assets", fetch(LABELS, folder) / "en" / "data.json")
 
 
 def base_emoji(assets: Path, table: Path) -> list[Emoji]:
-    """The emoji of one code point that have a picture, in the table's order.
+    """The emoji of one code point that have an image, in the table's order.
 
-    One code point: this leaves out flags of countries, skin tones, and people joined from parts. The pictures'
+    One code point: this leaves out flags of countries, skin tones, and people joined from parts. The images'
     names carry the variation selector FE0F where the table's code points often do not, so both are tried.
 
     Args:
@@ -82,7 +82,7 @@ def base_emoji(assets: Path, table: Path) -> list[Emoji]:
         if file is not None and "-" not in code:
             found.append(Emoji(label=entry["label"].lower(), tags=tuple(entry.get("tags", ())), file=file))
     if not found:
-        raise DiffoundryError(f"No label of {table} has a picture in {assets}: the two do not fit together.")
+        raise DiffoundryError(f"No label of {table} has an image in {assets}: the two do not fit together.")
     return found
 
 
@@ -90,23 +90,23 @@ def select(emoji: Iterable[Emoji], labels: Sequence[str]) -> list[Emoji]:
     """The emoji of these labels, in the labels' order.
 
     Raises:
-        DiffoundryError: some labels have no picture.
+        DiffoundryError: some labels have no image.
     """
     known = {one.label: one for one in emoji}
     missing = [label for label in labels if label not in known]
     if missing:
         raise DiffoundryError(
-            f"{len(missing)} of {len(labels)} labels have no picture, the first is '{missing[0]}'. "
+            f"{len(missing)} of {len(labels)} labels have no image, the first is '{missing[0]}'. "
             "Labels are emojibase's English ones in lower case."
         )
     return [known[label] for label in labels]
 
 
 def flat_emoji(emoji: Iterable[Emoji], folder: Path) -> list[Emoji]:
-    """The same emoji with Google's flat pictures in the place of their own, fetched to `folder` when not there yet.
+    """The same emoji with Google's flat images in the place of their own, fetched to `folder` when not there yet.
 
     Raises:
-        DiffoundryError: one has no flat picture.
+        DiffoundryError: one has no flat image.
     """
     images = fetch(FLAT, folder) / "img" / "google" / "64"
     flat = []
@@ -115,9 +115,7 @@ def flat_emoji(emoji: Iterable[Emoji], folder: Path) -> list[Emoji]:
         files = (images / f"{code}.png", images / f"{code}-fe0f.png")
         file = next((file for file in files if file.is_file()), None)
         if file is None:
-            raise DiffoundryError(
-                f"'{one.label}' has no flat picture in {images}. Remove the folder to fetch it again."
-            )
+            raise DiffoundryError(f"'{one.label}' has no flat image in {images}. Remove the folder to fetch it again.")
         flat.append(dataclasses.replace(one, file=file))
     return flat
 
@@ -146,8 +144,8 @@ def write_captions(emoji: Iterable[Emoji], captions: Path) -> None:
     captions.write_text(json.dumps(entries), encoding="utf-8")
 
 
-def picture(file: Path, factor: int = 1) -> np.ndarray:
-    """One picture on white, uint8 (3, 64, 64): 60 pixels wide (LANCZOS) in a white frame; all of it `factor` times."""
+def image(file: Path, factor: int = 1) -> np.ndarray:
+    """One image on white, uint8 (3, 64, 64): 60 pixels wide (LANCZOS) in a white frame; all of it `factor` times."""
     size, inner = factor * SIZE, factor * _INNER
     canvas = Image.new("RGBA", (size, size), "white")
     corner = (size - inner) // 2
@@ -157,9 +155,9 @@ def picture(file: Path, factor: int = 1) -> np.ndarray:
     return np.asarray(canvas.convert("RGB")).transpose(2, 0, 1)
 
 
-def pictures(emoji: Iterable[Emoji], factor: int = 1) -> torch.Tensor:
-    """All pictures, float32 (N, 3, 64 * factor, 64 * factor), from -1 (black) to 1 (white)."""
-    stack = torch.from_numpy(np.stack([picture(one.file, factor) for one in emoji]))
+def images(emoji: Iterable[Emoji], factor: int = 1) -> torch.Tensor:
+    """All images, float32 (N, 3, 64 * factor, 64 * factor), from -1 (black) to 1 (white)."""
+    stack = torch.from_numpy(np.stack([image(one.file, factor) for one in emoji]))
     return stack.float() / 127.5 - 1.0
 
 

@@ -29,7 +29,7 @@ def denoiser_task(space: Workspace, options: Options) -> Task:
     module = _networks(space, tokenizer, options.seed).to(space.device).train()
     scheduler = DDIMScheduler.from_pretrained(space.out / "scheduler")
     vae = load_network(AutoencoderKL, space.component("vae", "vae")).to(space.device)
-    mean, deviation = encode(vae, space.pictures)
+    mean, deviation = encode(vae, space.images)
     scale = vae.config.scaling_factor
 
     def loss(generator: torch.Generator) -> torch.Tensor:

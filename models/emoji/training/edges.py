@@ -1,30 +1,30 @@
-"""Edges of pictures: what the companion for edges is trained on and asked with. NumPy arrays or PyTorch tensors."""
+"""Edges of images: what the companion for edges is trained on and asked with. NumPy arrays or PyTorch tensors."""
 
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-__all__ = ["edge_picture", "edges", "overlap"]
+__all__ = ["edge_image", "edges", "overlap"]
 
 _STRENGTH = 0.3
 _BORDER = 3
 
 
-def edges(pictures: Any, strength: float = _STRENGTH) -> Any:
-    """Thin lines where a picture changes: Canny's first steps (1986), without hysteresis.
+def edges(images: Any, strength: float = _STRENGTH) -> Any:
+    """Thin lines where an image changes: Canny's first steps (1986), without hysteresis.
 
     A 3 x 3 binomial blur; central differences; their energy, summed over the channels (Di Zenzo 1986); of it what is
     above `strength` squared and not less than both neighbours in the direction, across or down, that changes more.
 
     Args:
-        pictures: (N, 3, H, W), -1 to 1; an array of NumPy or of PyTorch on any device: slices and arithmetic alone.
-        strength: least length of the gradient in all channels, in the pictures' unit over two pixels.
+        images: (N, 3, H, W), -1 to 1; an array of NumPy or of PyTorch on any device: slices and arithmetic alone.
+        strength: least length of the gradient in all channels, in the images' unit over two pixels.
 
     Returns:
         Of the same kind, (N, 1, H, W): 1 on a line, 0 elsewhere and in a border of three pixels.
     """
-    rows = (pictures[..., :-2, :] + 2 * pictures[..., 1:-1, :] + pictures[..., 2:, :]) / 4
+    rows = (images[..., :-2, :] + 2 * images[..., 1:-1, :] + images[..., 2:, :]) / 4
     smooth = (rows[..., :-2] + 2 * rows[..., 1:-1] + rows[..., 2:]) / 4
     across = ((smooth[..., 1:-1, 2:] - smooth[..., 1:-1, :-2]) ** 2).sum(1)
     down = ((smooth[..., 2:, 1:-1] - smooth[..., :-2, 1:-1]) ** 2).sum(1)
@@ -33,15 +33,15 @@ def edges(pictures: Any, strength: float = _STRENGTH) -> Any:
     ridge_across = (middle >= energy[:, 1:-1, :-2]) & (middle > energy[:, 1:-1, 2:])
     ridge_down = (middle >= energy[:, :-2, 1:-1]) & (middle > energy[:, 2:, 1:-1])
     steeper = (across >= down)[:, 1:-1, 1:-1]
-    lines = pictures[:, :1] * 0
+    lines = images[:, :1] * 0
     inner = slice(_BORDER, -_BORDER)
     lines[:, 0, inner, inner] = (middle > strength**2) & ((ridge_across & steeper) | (ridge_down & ~steeper))
     return lines
 
 
-def edge_picture(picture: Image.Image) -> Image.Image:
-    """The edges of one picture as the companion wants them: white lines on black, RGB, of the same size."""
-    values = np.asarray(picture.convert("RGB"), dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1.0
+def edge_image(image: Image.Image) -> Image.Image:
+    """The edges of one image as the companion wants them: white lines on black, RGB, of the same size."""
+    values = np.asarray(image.convert("RGB"), dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1.0
     lines = edges(values[None])[0, 0]
     return Image.fromarray((255 * lines).astype(np.uint8)).convert("RGB")
 

@@ -1,4 +1,4 @@
-"""The public npm packages that hold the pictures and the labels, fetched by name through npm itself."""
+"""The public npm packages that hold the images and the labels, fetched by name through npm itself."""
 
 import base64
 import hashlib
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from diffoundry.runtime.errors import DiffoundryError
 
-__all__ = ["FLAT", "LABELS", "PICTURES", "NpmPackage", "fetch"]
+__all__ = ["FLAT", "IMAGES", "LABELS", "NpmPackage", "fetch"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +36,7 @@ class NpmPackage:
         return f"{self.name.rpartition('/')[2]}-{self.version}"
 
 
-PICTURES = NpmPackage(
+IMAGES = NpmPackage(
     name="@lobehub/fluent-emoji-3d",
     version="1.1.0",
     integrity="Wlq2lVStTnr8BDpIJ0pEnTKO4LuDxxqTEhTvRtD1DLRF0me7ogeRQjKoehDHXuVJ2Qaecgl5wRBv60lUAG3h7g==",

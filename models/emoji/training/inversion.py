@@ -1,4 +1,4 @@
-"""Latents of pictures that the autoencoder was not trained on, found through its decoder, which stands still."""
+"""Latents of images that the autoencoder was not trained on, found through its decoder, which stands still."""
 
 import copy
 from pathlib import Path
@@ -18,39 +18,39 @@ __all__ = ["encoder_task", "find_latents", "write_encoder"]
 
 _STEPS = 400
 _RATE = 0.05
-_PENALTY = 2e-3  # on the latents' square: what no diffusion model would paint is no good
+_PENALTY = 2e-3  # on the latents' square: what no diffusion model would generate is no good
 
 
-def find_latents(vae: AutoencoderKL, pictures: torch.Tensor, steps: int = _STEPS) -> torch.Tensor:
-    """Latents whose decoding is closest to each picture, by gradient descent (Adam) from where the encoder puts them.
+def find_latents(vae: AutoencoderKL, images: torch.Tensor, steps: int = _STEPS) -> torch.Tensor:
+    """Latents whose decoding is closest to each image, by gradient descent (Adam) from where the encoder puts them.
 
     Args:
         vae: its weights must not need gradients.
-        pictures: float32 (N, 3, H, W), -1 to 1.
+        images: float32 (N, 3, H, W), -1 to 1.
         steps: of the descent.
 
     Returns:
         float32 (N, 4, H/8, W/8), unscaled.
     """
-    latents = encode(vae, pictures)[0].requires_grad_()
+    latents = encode(vae, images)[0].requires_grad_()
     optimizer = torch.optim.Adam([latents], lr=_RATE)
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = _RATE * (1 - step / steps)
         optimizer.zero_grad()
-        # A picture's gradient must not depend on how many there are, or Adam's epsilon would count.
-        loss = reconstruction_loss(vae.decode(latents).sample, pictures) + _PENALTY * latents.square().mean()
-        torch.autograd.backward(loss * len(pictures))
+        # An image's gradient must not depend on how many there are, or Adam's epsilon would count.
+        loss = reconstruction_loss(vae.decode(latents).sample, images) + _PENALTY * latents.square().mean()
+        torch.autograd.backward(loss * len(images))
         optimizer.step()
     return latents.detach()
 
 
 def encoder_task(space: Workspace, options: Options) -> Task:
-    """An encoder for moved pictures: the base's own blurs them, for it has seen each in one place only.
+    """An encoder for moved images: the base's own blurs them, for it has seen each in one place only.
 
     It finds in one pass what `find_latents` finds by descent. Only the training of the companion for edges needs it.
 
     Args:
-        space: its pictures are twice as large, for `move`.
+        space: its images are twice as large, for `move`.
         options: of the stage.
     """
     vae = load_network(AutoencoderKL, (space.init or space.architecture) / "vae").to(space.device).train()
@@ -58,8 +58,8 @@ def encoder_task(space: Workspace, options: Options) -> Task:
         part.requires_grad_(False)
 
     def batch(generator: torch.Generator) -> torch.Tensor:
-        picked = draw_indices(options.batch, len(space.pictures), generator, space.device)
-        return move(space.pictures[picked], draw_motion(options.batch, generator))
+        picked = draw_indices(options.batch, len(space.images), generator, space.device)
+        return move(space.images[picked], draw_motion(options.batch, generator))
 
     objective = graphed(_Objective(vae), [batch(torch.Generator().manual_seed(options.seed))])
     return Task(stage="encoder", module=vae, loss=lambda generator: objective(batch(generator)), data=space.fingerprint)
@@ -75,7 +75,7 @@ class _Objective(nn.Module):
         super().__init__()
         self.vae = vae
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        latents = self.vae.encode(pictures).latent_dist.mean
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        latents = self.vae.encode(images).latent_dist.mean
         penalty: torch.Tensor = _PENALTY * latents.square().mean()
-        return reconstruction_loss(self.vae.decode(latents).sample, pictures) + penalty
+        return reconstruction_loss(self.vae.decode(latents).sample, images) + penalty

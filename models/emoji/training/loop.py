@@ -27,7 +27,7 @@ class Options:
 
     Attributes:
         steps: length of the schedule.
-        batch: pictures a step.
+        batch: images a step.
         lr: the highest learning rate.
         warmup: steps over which the rate rises to it.
         decay: of the averaged weights, once the average is long enough.
@@ -203,7 +203,7 @@ def train(task: Task, options: Options, session: Session, file: Path, write: Cal
 
 
 class _Meter:
-    """Mean loss since the last line, pictures a second, and the time that is left."""
+    """Mean loss since the last line, images a second, and the time that is left."""
 
     def __init__(self, run: Run, session: Session) -> None:
         self._run = run
@@ -240,7 +240,7 @@ class _Meter:
         self._session.report(
             f"{run.task.stage}: step {run.step}/{run.options.steps}, loss {mean:.4f}, "
             f"rate {learning_rate(run.options, run.step - 1):.1e}, "
-            f"{pace * run.options.batch:.0f} pictures/s, left {left}"
+            f"{pace * run.options.batch:.0f} images/s, left {left}"
         )
 
     def _mean(self) -> float:

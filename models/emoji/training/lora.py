@@ -1,4 +1,4 @@
-"""The style LoRA: low-rank changes of the base's UNet that make it paint the flat pictures."""
+"""The style LoRA: low-rank changes of the base's UNet that make it generate the flat images."""
 
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,14 @@ _LAYERS = (
 
 
 def lora_task(space: Workspace, options: Options) -> Task:
-    """MSE on v for the pictures of the workspace, as the base was trained, with the base's weights standing still.
+    """MSE on v for the images of the workspace, as the base was trained, with the base's weights standing still.
 
     Low-rank adaptation: Hu et al. 2021, section 4.1, https://arxiv.org/abs/2106.09685, of every attention, feed-forward
     layer and convolution of the UNet.
     """
     folder = space.init or space.architecture
     base = load_base(folder, space.emoji, space.device, options.seed)
-    latents = find_latents(base.vae, space.pictures) * base.vae.config.scaling_factor
+    latents = find_latents(base.vae, space.images) * base.vae.config.scaling_factor
     torch.manual_seed(options.seed)
     base.unet.add_adapter(
         LoraConfig(r=RANK, lora_alpha=RANK, init_lora_weights="gaussian", target_modules=list(_LAYERS))

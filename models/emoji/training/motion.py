@@ -1,4 +1,4 @@
-"""Pictures moved by chance, so that where something is must be read off its edges."""
+"""Images moved by chance, so that where something is must be read off its edges."""
 
 import math
 
@@ -7,7 +7,7 @@ from torch.nn import functional
 
 __all__ = ["FACTOR", "draw_motion", "move"]
 
-FACTOR = 2  # moved pictures are drawn twice as large and averaged down: no jagged lines
+FACTOR = 2  # moved images are drawn twice as large and averaged down: no jagged lines
 
 _TURN = math.radians(25)
 _SCALES = (0.75, 1.05)
@@ -40,17 +40,17 @@ def draw_motion(count: int, generator: torch.Generator) -> torch.Tensor:
     return torch.where((chance[:, 6] < _STILL)[:, None, None], still, maps)
 
 
-def move(pictures: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
-    """Each picture under its map, on white.
+def move(images: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+    """Each image under its map, on white.
 
     Args:
-        pictures: float32 (N, 3, 128, 128), 1 is white.
+        images: float32 (N, 3, 128, 128), 1 is white.
         maps: float32 (N, 2, 3), from `draw_motion`.
 
     Returns:
         float32 (N, 3, 64, 64).
     """
-    size = [len(pictures), *pictures.shape[1:]]
-    grid = functional.affine_grid(maps.to(pictures.device), size, align_corners=False)
-    moved = functional.grid_sample(pictures - 1, grid, align_corners=False) + 1
+    size = [len(images), *images.shape[1:]]
+    grid = functional.affine_grid(maps.to(images.device), size, align_corners=False)
+    moved = functional.grid_sample(images - 1, grid, align_corners=False) + 1
     return functional.avg_pool2d(moved, FACTOR)

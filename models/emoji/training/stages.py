@@ -80,7 +80,7 @@ def run_stage(
 def make_tokenizer(out: Path, emoji: list[Emoji], report: Callable[[str], None]) -> None:
     """Learn the vocabulary from the captions of all base emoji, unless `out` has one.
 
-    All, also when fewer are painted: weights that are continued on more of them keep their vocabulary.
+    All, also when fewer are generated: weights that are continued on more of them keep their vocabulary.
     """
     folder = out / "tokenizer"
     if folder.exists():

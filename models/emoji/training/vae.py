@@ -22,7 +22,7 @@ _ENCODE_BATCH = 64
 
 
 def autoencoder_task(space: Workspace, options: Options) -> Task:
-    """The first stage: L1 + MSE + gradients + KL on pictures shifted by at most one pixel."""
+    """The first stage: L1 + MSE + gradients + KL on images shifted by at most one pixel."""
     if space.init is not None:
         vae = load_network(AutoencoderKL, space.init / "vae")
     else:
@@ -31,9 +31,9 @@ def autoencoder_task(space: Workspace, options: Options) -> Task:
     vae.to(space.device).train()
 
     def loss(generator: torch.Generator) -> torch.Tensor:
-        picked = draw_indices(options.batch, len(space.pictures), generator, space.device)
+        picked = draw_indices(options.batch, len(space.images), generator, space.device)
         shifts = draw_indices(options.batch, len(_SHIFTS), generator, space.device)
-        target = _shift(space.pictures[picked], shifts)
+        target = _shift(space.images[picked], shifts)
         mean, log_variance = _moments(vae, target)
         sample = mean + torch.exp(0.5 * log_variance) * draw_normal(mean, generator)
         output = vae.decode(sample).sample
@@ -45,23 +45,23 @@ def autoencoder_task(space: Workspace, options: Options) -> Task:
 def decoder_task(space: Workspace, options: Options) -> Task:
     """The second stage: the encoder stands still, and latents are disturbed as a sampler leaves them.
 
-    Noise of up to a quarter of the latents' spread, its strength drawn for each picture.
+    Noise of up to a quarter of the latents' spread, its strength drawn for each image.
     """
     vae = load_network(AutoencoderKL, space.component("vae", "vae")).to(space.device).train()
     vae.encoder.requires_grad_(False)
     vae.quant_conv.requires_grad_(False)
-    mean, deviation = _encode_shifted(vae, space.pictures)
+    mean, deviation = _encode_shifted(vae, space.images)
     spread = float(mean.std())
 
     def loss(generator: torch.Generator) -> torch.Tensor:
-        picked = draw_indices(options.batch, len(space.pictures), generator, space.device)
+        picked = draw_indices(options.batch, len(space.images), generator, space.device)
         shifts = draw_indices(options.batch, len(_SHIFTS), generator, space.device)
         latents = mean[shifts, picked]
         latents = latents + deviation[shifts, picked] * draw_normal(latents, generator)
         strength = _DISTURBANCE * torch.rand((options.batch, 1, 1, 1), generator=generator).to(space.device)
         latents = latents + strength * spread * draw_normal(latents, generator)
         output = vae.decode(latents).sample
-        return reconstruction_loss(output, _shift(space.pictures[picked], shifts))
+        return reconstruction_loss(output, _shift(space.images[picked], shifts))
 
     return Task(stage="vae-decoder", module=vae, loss=loss, data=space.fingerprint)
 
@@ -82,9 +82,9 @@ def reconstruction_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Ten
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of the latents of all pictures, each float32 (N, 4, H/8, W/8), unscaled."""
-    means, log_variances = zip(*(_moments(vae, part) for part in torch.split(pictures, _ENCODE_BATCH)), strict=True)
+def encode(vae: AutoencoderKL, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of the latents of all images, each float32 (N, 4, H/8, W/8), unscaled."""
+    means, log_variances = zip(*(_moments(vae, part) for part in torch.split(images, _ENCODE_BATCH)), strict=True)
     return torch.cat(means), torch.exp(0.5 * torch.cat(log_variances))
 
 
@@ -99,15 +99,15 @@ def write_vae(space: Workspace, vae: AutoencoderKL, *, rescale: bool) -> None:
     """
     vae = copy.deepcopy(vae)
     if rescale:
-        mean, deviation = encode(vae, space.pictures)
+        mean, deviation = encode(vae, space.images)
         # The variance of a draw is the variance of the means plus the mean variance: no chance is needed.
         spread = torch.sqrt(mean.var() + deviation.square().mean())
         vae.register_to_config(scaling_factor=1.0 / float(spread))
     write_component(vae.half(), space.out / "vae")
 
 
-def _moments(vae: AutoencoderKL, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    posterior = vae.encode(pictures).latent_dist
+def _moments(vae: AutoencoderKL, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    posterior = vae.encode(images).latent_dist
     return posterior.mean, posterior.logvar
 
 
@@ -116,14 +116,14 @@ def _kl(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
     return 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean()
 
 
-def _shift(pictures: torch.Tensor, shifts: torch.Tensor) -> torch.Tensor:
-    """Each picture moved by its entry of `_SHIFTS`; what wraps around is the white frame."""
+def _shift(images: torch.Tensor, shifts: torch.Tensor) -> torch.Tensor:
+    """Each image moved by its entry of `_SHIFTS`; what wraps around is the white frame."""
     moves = (_SHIFTS[i] for i in shifts.tolist())
-    return torch.stack([torch.roll(p, move, (1, 2)) for p, move in zip(pictures, moves, strict=True)])
+    return torch.stack([torch.roll(p, move, (1, 2)) for p, move in zip(images, moves, strict=True)])
 
 
-def _encode_shifted(vae: AutoencoderKL, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """`encode` of all pictures under all shifts, each (9, N, 4, H/8, W/8): the encoder runs once, not every step."""
-    rolled = (torch.roll(pictures, move, (2, 3)) for move in _SHIFTS)
+def _encode_shifted(vae: AutoencoderKL, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`encode` of all images under all shifts, each (9, N, 4, H/8, W/8): the encoder runs once, not every step."""
+    rolled = (torch.roll(images, move, (2, 3)) for move in _SHIFTS)
     means, deviations = zip(*map(functools.partial(encode, vae), rolled), strict=True)
     return torch.stack(means), torch.stack(deviations)

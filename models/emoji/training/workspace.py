@@ -22,25 +22,25 @@ class Workspace:
         init: a checkpoint folder whose weights training starts from; None: from scratch.
         architecture: a checkpoint folder whose configs say how networks from scratch are built.
         emoji: what is learned.
-        pictures: theirs, float32 (N, 3, 64, 64), -1 to 1, on the device.
+        images: theirs, float32 (N, 3, 64, 64), -1 to 1, on the device.
     """
 
     out: Path
     init: Path | None
     architecture: Path
     emoji: Sequence[Emoji]
-    pictures: torch.Tensor
+    images: torch.Tensor
 
     @property
     def device(self) -> torch.device:
         """Where training runs."""
-        return self.pictures.device
+        return self.images.device
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the captions and pictures, in order."""
+        """Hash of the captions and images, in order."""
         digest = hashlib.sha256(repr([(one.label, one.tags) for one in self.emoji]).encode())
-        digest.update(self.pictures.cpu().numpy().tobytes())
+        digest.update(self.images.cpu().numpy().tobytes())
         return digest.hexdigest()
 
     def component(self, name: str, made_by: str) -> Path:

@@ -95,7 +95,7 @@ class Family(Protocol):
         defaults: Name of a task to the defaults of arguments that diffusers gives this family's pipelines in place of
             the usual ones.
         guided_defaults: The same of those pipelines that have ControlNets; a task that is missing has none.
-        unstandardized: Tasks whose pictures diffusers decodes without mean and deviation of latents where ControlNets
+        unstandardized: Tasks whose images diffusers decodes without mean and deviation of latents where ControlNets
             guide them.
         first_index: What text to image without ControlNets tells the scheduler of the place of its first step; None for
             nothing, so that the scheduler looks the first timestep up, which is another place where it stands twice.
@@ -127,10 +127,10 @@ class Family(Protocol):
 
         Args:
             prompts: Of the class `Arguments`, checked.
-            frame: The picture.
+            frame: The image.
 
         Raises:
-            InputError: Something of the prompts does not fit the picture.
+            InputError: Something of the prompts does not fit the image.
         """
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from diffoundry.runtime.components import Components
+from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.pipelines.families.weighting import Part, parse_weights
 from diffoundry.runtime.tokenizers.clip import TOKENIZER_FILES, ClipTokenizer, check_texts
@@ -65,7 +65,7 @@ class ClipEncoder:
         tokenizer: Its own.
     """
 
-    def __init__(self, components: Components, name: str = "text_encoder") -> None:
+    def __init__(self, components: EngineSession, name: str = "text_encoder") -> None:
         """Read the tokenizer; the engine is opened when first needed.
 
         Args:
@@ -152,7 +152,7 @@ class ClipEncoder:
         )
 
 
-def check_token_count(components: Components, count: int) -> None:
+def check_token_count(components: EngineSession, count: int) -> None:
     """Refuse more tokens than the denoiser's engine takes, before any work.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Image variation: the denoiser is conditioned on a picture as CLIP sees it, in the place of a text."""
+"""Image variation: the denoiser is conditioned on an image as CLIP sees it, in the place of a text."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from diffoundry.runtime.components import Components
+from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.feature_extractor import FeatureExtractor
+from diffoundry.runtime.images.feature_extractor import FeatureExtractor
 from diffoundry.runtime.pipelines.condition import Condition, Feeds, Frame
 from diffoundry.runtime.pipelines.families.clip import ClipEncoder
 from diffoundry.runtime.pipelines.safety import EXTRACTOR_FILE
-from diffoundry.runtime.pipelines.tasks.pictures import picture_size
+from diffoundry.runtime.pipelines.tasks.source_images import image_size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -25,7 +25,7 @@ FloatArray = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Seen:
-    """The pictures of one call, in the place of prompts.
+    """The images of one call, in the place of prompts.
 
     Attributes:
         image: A PIL image of any size, or several; or an array of what the feature extractor makes of them, floats
@@ -40,11 +40,11 @@ class Seen:
 
     @property
     def count(self) -> int:
-        """How many pictures there are."""
+        """How many images there are."""
         return len(self.image) if isinstance(self.image, Sequence | np.ndarray) else 1
 
     def check(self) -> None:
-        """Refuse what is no picture.
+        """Refuse what is no image.
 
         Raises:
             InputError: Subject, got, expected.
@@ -52,25 +52,25 @@ class Seen:
         for name in ("prompt", "negative_prompt"):
             if getattr(self, name) is not None:
                 raise InputError(
-                    f"{name}: got {getattr(self, name)!r}, expected none: this checkpoint paints variations of a "
-                    f"picture and takes no text; leave it out"
+                    f"{name}: got {getattr(self, name)!r}, expected none: this checkpoint generates variations of a "
+                    f"image and takes no text; leave it out"
                 )
         if self.image is None:
-            raise InputError("image: got none, expected a picture: variations of it are what this checkpoint paints")
+            raise InputError("image: got none, expected an image: variations of it are what this checkpoint generates")
         if isinstance(self.image, np.ndarray):
             if self.image.dtype.kind != "f" or self.image.ndim != 4 or not len(self.image):
                 raise InputError(
                     f"image: got an array of {self.image.dtype} {self.image.shape}, expected PIL images, or floats "
-                    f"(pictures, 3, side, side) as CLIP's image processor gives them"
+                    f"(images, 3, side, side) as CLIP's image processor gives them"
                 )
             return
         images: list[Any] = list(self.image) if isinstance(self.image, Sequence) else [self.image]
         if not images:
-            raise InputError("image: got an empty list, expected at least one picture")
+            raise InputError("image: got an empty list, expected at least one image")
         for image in images:
             if isinstance(image, np.ndarray):
                 raise InputError("image: got a list of arrays, expected PIL images, or one array of prepared pixels")
-            picture_size(image)  # says so when it is none, or transparent
+            image_size(image)  # says so when it is none, or transparent
 
 
 class ImageVariation:
@@ -85,8 +85,8 @@ class ImageVariation:
     needs: tuple[str, ...] = ()
     encoders: tuple[ClipEncoder, ...] = ()
 
-    def __init__(self, components: Components) -> None:
-        """Read how pictures are prepared.
+    def __init__(self, components: EngineSession) -> None:
+        """Read how images are prepared.
 
         Raises:
             BundleError: The bundle lacks the image encoder or the feature extractor's config.
@@ -103,7 +103,7 @@ class ImageVariation:
     def encode(self, prompts: Seen, frame: Frame) -> Condition:
         """See `Family`; the unconditional rows are zeros. diffusers: `_encode_image`."""
         embeds = self._components.run("image_encoder", {"pixel_values": self._pixels(prompts)})["image_embeds"]
-        states = np.repeat(embeds[:, None], frame.pictures_per_prompt, axis=0)
+        states = np.repeat(embeds[:, None], frame.images_per_prompt, axis=0)
         conditional: Feeds = {"encoder_hidden_states": states}
         unconditional: Feeds = {"encoder_hidden_states": np.zeros_like(states)}
         return Condition(

@@ -1,4 +1,4 @@
-"""The numbers that tell a denoiser of the size of its training pictures: `time_ids` of Stable Diffusion XL."""
+"""The numbers that tell a denoiser of the size of its training images: `time_ids` of Stable Diffusion XL."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ class SizeConditions(Prompts):
     """Prompts with sizes as (height, width) in pixels; Podell et al. 2023, section 2.2, https://arxiv.org/abs/2307.01952.
 
     Attributes:
-        original_size: Of the picture before it was scaled to the size painted; None takes the size painted.
+        original_size: Of the image before it was scaled to the size generated; None takes the size generated.
         crops_coords_top_left: (top, left) of the part that was cut out; (0, 0) centres things.
         target_size: As `original_size`, afterwards.
         negative_original_size: For the negative prompt; None takes the other.
         negative_crops_coords_top_left: The same.
         negative_target_size: The same.
-        aesthetic_score: How well a refiner's picture should please, 0 to 10.
+        aesthetic_score: How well a refiner's image should please, 0 to 10.
         negative_aesthetic_score: For the negative prompt.
     """
 
@@ -65,22 +65,22 @@ def _is_pair(value: object) -> bool:
 
 
 class SizeRows(NamedTuple):
-    """`time_ids`, a row a picture: float32 (B, 6), of a refiner (B, 5)."""
+    """`time_ids`, a row an image: float32 (B, 6), of a refiner (B, 5)."""
 
     conditional: FloatArray
     unconditional: FloatArray
 
 
-def size_rows(sizes: SizeConditions, frame: Frame, pictures: int, *, scored: bool) -> SizeRows:
-    """The rows for some pictures.
+def size_rows(sizes: SizeConditions, frame: Frame, images: int, *, scored: bool) -> SizeRows:
+    """The rows for some images.
 
     diffusers: `_get_add_time_ids` of `StableDiffusionXLPipeline` and of `StableDiffusionXLImg2ImgPipeline`, and what
     each does with the rows.
 
     Args:
         sizes: Checked.
-        frame: The picture.
-        pictures: B.
+        frame: The image.
+        images: B.
         scored: Whether the denoiser takes the score in place of the target size.
 
     Raises:
@@ -92,26 +92,26 @@ def size_rows(sizes: SizeConditions, frame: Frame, pictures: int, *, scored: boo
     if scored:
         _refuse_unused(sizes, scored=True, corner=True)
         second = (*tuple(sizes.negative_original_size or original), *sizes.negative_crops_coords_top_left)
-        return _repeated((*first, sizes.aesthetic_score), (*second, sizes.negative_aesthetic_score), pictures)
+        return _repeated((*first, sizes.aesthetic_score), (*second, sizes.negative_aesthetic_score), images)
     if frame.from_image:
         _refuse_unused(sizes, scored=False, corner=False)
         negative = tuple(sizes.negative_original_size or original), tuple(sizes.negative_target_size or target)
         # With the corner of the other, as diffusers has it.
-        return _repeated((*first, *target), (*negative[0], *sizes.crops_coords_top_left, *negative[1]), pictures)
+        return _repeated((*first, *target), (*negative[0], *sizes.crops_coords_top_left, *negative[1]), images)
     both = sizes.negative_original_size, sizes.negative_target_size
     _refuse_unused(sizes, scored=False, corner=None not in both)
     if any(both) and None in both:
         raise InputError("negative_original_size and negative_target_size: got one of them, expected both")
     if both[0] is None or both[1] is None or not frame.guided:
-        return _repeated((*first, *target), (*first, *target), pictures)
+        return _repeated((*first, *target), (*first, *target), images)
     second = (*both[0], *sizes.negative_crops_coords_top_left, *both[1])
-    # In turns down both halves, as diffusers has it: with several pictures the halves do not tell them apart.
-    rows = np.tile(np.asarray([second, (*first, *target)], np.float32), (pictures, 1))
-    return SizeRows(conditional=rows[pictures:], unconditional=rows[:pictures])
+    # In turns down both halves, as diffusers has it: with several images the halves do not tell them apart.
+    rows = np.tile(np.asarray([second, (*first, *target)], np.float32), (images, 1))
+    return SizeRows(conditional=rows[images:], unconditional=rows[:images])
 
 
-def _repeated(first: tuple[float, ...], second: tuple[float, ...], pictures: int) -> SizeRows:
-    rows = [np.tile(np.asarray(row, np.float32), (pictures, 1)) for row in (first, second)]
+def _repeated(first: tuple[float, ...], second: tuple[float, ...], images: int) -> SizeRows:
+    rows = [np.tile(np.asarray(row, np.float32), (images, 1)) for row in (first, second)]
     return SizeRows(conditional=rows[0], unconditional=rows[1])
 
 

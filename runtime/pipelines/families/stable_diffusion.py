@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from diffoundry.runtime.components import Components
+from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.pipelines.condition import Condition, Feeds, Frame
 from diffoundry.runtime.pipelines.families.base import Prompts, check_clip_skip
@@ -33,7 +33,7 @@ class StableDiffusion:
     standardizes: ClassVar[bool] = False
     needs: tuple[str, ...] = ()
 
-    def __init__(self, components: Components) -> None:
+    def __init__(self, components: EngineSession) -> None:
         """Read the tokenizer.
 
         Raises:
@@ -105,4 +105,4 @@ class StableDiffusion:
 
 
 def _feeds(states: FloatArray, frame: Frame) -> Feeds:
-    return {"encoder_hidden_states": np.repeat(states.astype(np.float32), frame.pictures_per_prompt, axis=0)}
+    return {"encoder_hidden_states": np.repeat(states.astype(np.float32), frame.images_per_prompt, axis=0)}

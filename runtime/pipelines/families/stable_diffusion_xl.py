@@ -1,4 +1,4 @@
-"""Stable Diffusion XL and its refiner: hidden states of two text encoders, a pooled vector, and the picture's sizes."""
+"""Stable Diffusion XL and its refiner: hidden states of two text encoders, a pooled vector, and the image's sizes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from diffoundry.runtime.components import Components
+from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.pipelines.condition import Condition, Feeds, Frame
 from diffoundry.runtime.pipelines.families.base import Prompts, as_list, check_clip_skip, check_embeddings, check_texts
@@ -71,7 +71,7 @@ class StableDiffusionXL:
     first_index: ClassVar[int | None] = 0
     standardizes: ClassVar[bool] = True
 
-    def __init__(self, components: Components) -> None:
+    def __init__(self, components: EngineSession) -> None:
         """Read tokenizers and what model_index.json says.
 
         Raises:
@@ -86,7 +86,7 @@ class StableDiffusionXL:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """See `Family`: a refiner begins with a picture."""
+        """See `Family`: a refiner begins with an image."""
         return ("image",) if self._scored else ()
 
     def mend(self, _config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -101,7 +101,7 @@ class StableDiffusionXL:
         negatives = self._negative_texts(prompts, guided=frame.guided and not zeros)
         texts = self._both(prompts.texts(prompts.count), prompts.prompt_2)
         states, pooled, truncated = self._encode(negatives, texts, prompts)
-        rows, times = len(negatives[0]), frame.pictures_per_prompt
+        rows, times = len(negatives[0]), frame.images_per_prompt
         sizes = size_rows(prompts, frame, prompts.count * times, scored=self._scored)
         conditional = _feeds(
             states[rows:] if prompts.prompt_embeds is None else prompts.prompt_embeds,

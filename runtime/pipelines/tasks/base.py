@@ -32,9 +32,9 @@ class Stage:
         scheduler: With its timesteps set; the run's own.
         steps: The number of steps as the caller counts them; a scheduler may make more of them.
         first_index: As `Family.first_index`.
-        codec: Pictures to latents and back.
-        generator: One, or one for each picture; what is drawn, and in which order, is diffusers'.
-        pictures: B.
+        codec: Images to latents and back.
+        generator: One, or one for each image; what is drawn, and in which order, is diffusers'.
+        images: B.
         height: Pixels.
         width: Pixels.
         copies: As `Guidance.copies`.
@@ -47,7 +47,7 @@ class Stage:
     first_index: int | None
     codec: LatentCodec
     generator: Generator | Sequence[Generator]
-    pictures: int
+    images: int
     height: int
     width: int
     copies: int
@@ -57,7 +57,7 @@ class Stage:
     def shape(self) -> tuple[int, int, int, int]:
         """Of the latents: (B, C, h, w)."""
         factor = self.codec.factor
-        return self.pictures, self.codec.channels, self.height // factor, self.width // factor
+        return self.images, self.codec.channels, self.height // factor, self.width // factor
 
     def noise(self) -> FloatArray:
         """The caller's `latents`, or fresh noise of `shape`.
@@ -85,7 +85,7 @@ class Stage:
         adder: Callable[..., FloatArray] | None = getattr(self.scheduler, "add_noise", None)
         if adder is None:
             raise InputError(
-                f"scheduler: got {type(self.scheduler).__name__}, which cannot add noise to a picture; choose another"
+                f"scheduler: got {type(self.scheduler).__name__}, which cannot add noise to an image; choose another"
             )
         return adder
 
@@ -99,8 +99,8 @@ class Start:
         timesteps: Those of the scheduler that are run.
         channels: float32 (copies * B, C', h, w), joined to the scaled latents in every call of the denoiser, or None.
         after_step: As `denoising.AfterStep`, or None.
-        part: From a PIL image over the one handed in to the part of it that is painted, in the size of what is painted;
-            None where that is all of it.
+        part: Crops a full-size image to the inpainted region and resizes it to the working size. None if the region is
+            the whole image.
         finish: From the decoded PIL images to those that the caller gets, or None.
     """
 
@@ -113,13 +113,13 @@ class Start:
 
 
 class Task:
-    """One kind of picture making; a frozen dataclass of the arguments that only this kind has.
+    """One kind of image making; a frozen dataclass of the arguments that only this kind has.
 
     Attributes:
         name: As the pipelines' defaults name it.
         label: In a message.
         needs: Arguments that must be given; that they are given is what chooses the task.
-        from_image: Whether it begins with a picture.
+        from_image: Whether it begins with an image.
     """
 
     __slots__ = ()
@@ -142,18 +142,18 @@ class Task:
         """
 
     def size(self, request: Request, default: tuple[int, int], codec: LatentCodec) -> tuple[int, int]:  # noqa: ARG002
-        """Height and width of the picture in pixels; by default those asked for, or the checkpoint's own.
+        """Height and width of the image in pixels; by default those asked for, or the checkpoint's own.
 
         Raises:
-            InputError: A picture that was handed in has another size.
+            InputError: An image that was handed in has another size.
         """
         return request.height or default[0], request.width or default[1]
 
     def canvas(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width in pixels of pictures that lie over the one handed in; by default of what is painted.
+        """Height and width in pixels of images that lie over the one handed in; by default of what is generated.
 
         Args:
-            height: Of what is painted.
+            height: Of what is generated.
             width: The same.
         """
         return height, width

@@ -1,4 +1,4 @@
-"""Image to image: a picture gets noise and is denoised from there."""
+"""Image to image: an image gets noise and is denoised from there."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,18 +6,18 @@ from typing import ClassVar
 import numpy as np
 
 from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.images.pixels import ImageInput
 from diffoundry.runtime.pipelines.latents import LatentCodec
 from diffoundry.runtime.pipelines.request import Request, check_fraction
 from diffoundry.runtime.pipelines.tasks.base import FloatArray, Stage, Start, Task
-from diffoundry.runtime.pipelines.tasks.pictures import (
-    PictureInput,
+from diffoundry.runtime.pipelines.tasks.schedule import check_strength, start_timesteps
+from diffoundry.runtime.pipelines.tasks.source_images import (
     are_latents,
     check_own_size,
     fill_batch,
-    picture_size,
-    read_picture,
+    image_size,
+    read_image,
 )
-from diffoundry.runtime.pipelines.tasks.schedule import check_strength, start_timesteps
 from diffoundry.runtime.random import randn_tensor
 
 __all__ = ["ImageToImage"]
@@ -30,10 +30,10 @@ class ImageToImage(Task):
     Meng et al. 2021, SDEdit, https://arxiv.org/abs/2108.01073.
 
     Attributes:
-        image: What to begin with: one picture for all, or several, whose sides are multiples of the VAE's factor; or
+        image: What to begin with: one image for all, or several, whose sides are multiples of the VAE's factor; or
             latents (B, C, h, w) in the denoiser's scale, as output_type "latent" gives them.
         strength: How much of it may change, above 0 to 1; less runs fewer steps.
-        denoising_start: The fraction of the schedule that the picture has behind it, above 0 and below 1, in place of
+        denoising_start: The fraction of the schedule that the image has behind it, above 0 and below 1, in place of
             `strength`: no noise is added, for another model has left it. None is off.
     """
 
@@ -42,7 +42,7 @@ class ImageToImage(Task):
     needs: ClassVar[tuple[str, ...]] = ("image",)
     from_image: ClassVar[bool] = True
 
-    image: PictureInput
+    image: ImageInput
     strength: float = 0.8
     denoising_start: float | None = None
 
@@ -54,16 +54,16 @@ class ImageToImage(Task):
             raise InputError("latents: got them with image, expected one of the two; latents may be passed as image")
 
     def size(self, request: Request, default: tuple[int, int], codec: LatentCodec) -> tuple[int, int]:  # noqa: ARG002
-        """See `Task.size`: the picture's own."""
+        """See `Task.size`: the image's own."""
         if are_latents(self.image, codec.channels):
             height, width = (side * codec.factor for side in self.image.shape[2:])
         else:
-            height, width = picture_size(self.image)
+            height, width = image_size(self.image)
         check_own_size(request, height, width, codec.factor)
         return height, width
 
     def begin(self, stage: Stage) -> Start:
-        """Draw latents of the picture, then noise; diffusers: `prepare_latents`."""
+        """Draw latents of the image, then noise; diffusers: `prepare_latents`."""
         timesteps = start_timesteps(stage.scheduler, stage.steps, self.strength, self.denoising_start)
         latents = self._encode(stage)
         if self.denoising_start is None:
@@ -72,11 +72,11 @@ class ImageToImage(Task):
         return Start(latents=latents, timesteps=timesteps)
 
     def _encode(self, stage: Stage) -> FloatArray:
-        """The picture's latents, a row for each picture to paint."""
+        """The image's latents, a row for each image to generate."""
         if are_latents(self.image, stage.codec.channels):
-            return fill_batch(np.asarray(self.image, np.float32), stage.pictures)
-        pixels = read_picture(self.image)
-        if isinstance(stage.generator, list | tuple):  # each generator draws its picture's own
-            pixels = fill_batch(pixels, stage.pictures)
+            return fill_batch(np.asarray(self.image, np.float32), stage.images)
+        pixels = read_image(self.image)
+        if isinstance(stage.generator, list | tuple):  # each generator draws its image's own
+            pixels = fill_batch(pixels, stage.images)
         drawn = stage.codec.sample(pixels, stage.generator)
-        return fill_batch(stage.codec.normalize(drawn), stage.pictures)
+        return fill_batch(stage.codec.normalize(drawn), stage.images)

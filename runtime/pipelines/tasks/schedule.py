@@ -29,8 +29,8 @@ def start_timesteps(scheduler: Scheduler[Any], steps: int, strength: float, frac
     Args:
         scheduler: With its timesteps set.
         steps: Those that were asked for.
-        strength: How much of the picture may change.
-        fraction: What part of the schedule the picture has behind it, in place of `strength`; None for none.
+        strength: How much of the image may change.
+        fraction: What part of the schedule the image has behind it, in place of `strength`; None for none.
 
     Raises:
         InputError: None is left.
@@ -39,7 +39,7 @@ def start_timesteps(scheduler: Scheduler[Any], steps: int, strength: float, frac
 
 
 def _at_strength(scheduler: Scheduler[Any], steps: int, strength: float) -> Timesteps:
-    """The timesteps that are left when a picture is changed with a strength: 1 runs all of them.
+    """The timesteps that are left when an image is changed with a strength: 1 runs all of them.
 
     diffusers: `StableDiffusionImg2ImgPipeline.get_timesteps`.
 

@@ -1,4 +1,4 @@
-"""Text to image: from noise to a picture."""
+"""Text to image: from noise to an image."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -32,11 +32,11 @@ _SMALLEST_AREA = 32 * 32
 """Pixels. Below this the weights, four times as large, are read for too few tiles."""
 
 _LARGEST_PATCHES = 256 << 20
-"""Bytes. Above this the transformed map of one picture, 2.25 times the map, would be most of the engine's memory: the
+"""Bytes. Above this the transformed map of one image, 2.25 times the map, would be most of the engine's memory: the
 last convolutions of a VAE."""
 
 _SIZE = {"height": 512, "width": 512}
-"""Pixels of the picture by which layers are judged where the graph leaves its size free."""
+"""Pixels of the image by which layers are judged where the graph leaves its size free."""
 
 _PADS = [1, 1, 1, 1]
 

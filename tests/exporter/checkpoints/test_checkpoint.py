@@ -137,7 +137,7 @@ def test_a_safety_checker_needs_a_feature_extractor(tiny_sd_checkpoint, tmp_path
 
 def test_random_weights_are_told(tiny_sd_checkpoint):
     checkpoint = open_checkpoint(str(tiny_sd_checkpoint()), random_weights=True, seed=7)
-    random = "weights are random (seed 7): good for measuring, not for pictures"
+    random = "weights are random (seed 7): good for measuring, not for images"
     assert checkpoint.notices() == [random]
     assert open_checkpoint("sd21", random_weights=True, seed=7).notices() == [random]
 

@@ -103,7 +103,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def hub(own_checkpoint):
-    """A repository as they are: pickles, EMA weights, other frameworks and pictures beside what is needed."""
+    """A repository as they are: pickles, EMA weights, other frameworks and images beside what is needed."""
     for name in (
         "unet/diffusion_pytorch_model.bin",
         "unet/diffusion_pytorch_model.fp16.safetensors",

@@ -224,7 +224,7 @@ class TestRandomWeights:
         assert not same(*made)
 
     @pytest.mark.parametrize("variant", ["sd1", "sd2"])
-    def test_paint_something(self, tiny_sd_checkpoint, variant):
+    def test_generate_something(self, tiny_sd_checkpoint, variant):
         """Activations stay finite, and differ from row to row."""
         checkpoint = open_checkpoint(str(tiny_sd_checkpoint(variant)), random_weights=True)
         text, unet, vae = (checkpoint.load(name) for name in ("text_encoder", "unet", "vae"))
@@ -232,8 +232,8 @@ class TestRandomWeights:
         with torch.no_grad():
             states = text(ids).last_hidden_state
             noise = unet(torch.randn(2, 4, 8, 8), 500, states).sample
-            picture = vae.decode(noise).sample
-        for tensor in (states, noise, picture):
+            image = vae.decode(noise).sample
+        for tensor in (states, noise, image):
             assert tensor.isfinite().all()
             assert tensor.std() > 0.01
             assert (tensor[0] - tensor[1]).std() > 0.01

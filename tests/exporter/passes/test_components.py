@@ -14,7 +14,7 @@ from diffusers.models.attention_processor import Attention
 
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.passes import OPSET, optimize, to_fp16
-from diffoundry.exporter.tracing.trace import trace
+from diffoundry.exporter.steps.trace import trace
 
 COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
 

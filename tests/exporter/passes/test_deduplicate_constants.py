@@ -4,7 +4,7 @@ import onnx_ir as ir
 import pytest
 
 from diffoundry.exporter.passes.deduplicate_constants import DeduplicateConstants
-from diffoundry.exporter.tracing.graph_names import WEIGHT_KEY
+from diffoundry.exporter.steps.graph_names import WEIGHT_KEY
 
 TEXT = """
 <ir_version: 10, opset_import: ["": 23]>

@@ -3,7 +3,7 @@
 import onnx_ir as ir
 
 from diffoundry.exporter.passes.name_nodes import NameNodes
-from diffoundry.exporter.tracing.graph_names import MODULE_KEY
+from diffoundry.exporter.steps.graph_names import MODULE_KEY
 
 TEXT = """
 <ir_version: 10, opset_import: ["": 23]>

@@ -12,8 +12,8 @@ import torch
 from onnx import numpy_helper
 
 from diffoundry.exporter.verify import VerifyRequest
-from diffoundry.runtime.engine import EngineOptions
-from diffoundry.runtime.sums import sha256_of
+from diffoundry.runtime.bundle.checksums import sha256_of
+from diffoundry.runtime.engines.protocol import EngineOptions
 
 
 class EditableBundle:
@@ -65,7 +65,7 @@ def editable(tmp_path: Path) -> Callable[[Path], EditableBundle]:
 
 @pytest.fixture
 def quick() -> VerifyRequest:
-    """One picture in two steps, on one thread."""
+    """One image in two steps, on one thread."""
     return VerifyRequest(prompts=("red apple",), steps=2, options=EngineOptions(threads=1))
 
 

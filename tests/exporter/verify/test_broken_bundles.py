@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from diffoundry.exporter.verify import VerifyRequest, report_to_json, verify
 from diffoundry.runtime import load
-from diffoundry.runtime.engine import EngineOptions
+from diffoundry.runtime.engines.protocol import EngineOptions
 from diffoundry.runtime.errors import BundleError
 
 
@@ -115,7 +115,7 @@ def test_nan_is_found_wherever_it_shows(copied, quick):
     failed = _failed(report)
     assert _subjects(report, "component") == {"unet out_sample"}
     assert np.isnan(failed["loop", "red apple, seed 0"])
-    assert failed["image", "1 pictures"] == 0
+    assert failed["image", "1 images"] == 0
     assert failed["image", "red apple, seed 0"] == "12288 of 12288 values are NaN or infinite; use a higher precision"
     spelled = json.loads(json.dumps(report_to_json(report), allow_nan=False))
     assert spelled["builds"][0]["loops"][0]["curve"][0]["max_abs"] == "nan"
@@ -127,7 +127,7 @@ def test_a_decoder_of_zeros_is_seen_as_one_colour(copied, quick):
     report = verify(copied.path, request=quick)
     assert "one colour" in _failed(report)["image", "red apple, seed 0"]
     (loop,) = report.builds[0].loops
-    assert loop.fault.startswith("the picture is one colour (0.5, 0.5, 0.5)")
+    assert loop.fault.startswith("the image is one colour (0.5, 0.5, 0.5)")
     assert loop.reference_fault is None
     assert _subjects(report, "component") == {"vae_decoder sample"}
 
@@ -168,13 +168,13 @@ def test_another_model_fails_without_breaking_off(emoji_bundle, tiny_sd_checkpoi
 
 
 def _failed_measures(report):
-    """Measures of the pictures that failed."""
+    """Measures of the images that failed."""
     return {check.measure for check in report.all_checks if check.part == "image" and not check.passed}
 
 
 @pytest.fixture
 def shows() -> VerifyRequest:
-    """The quickest two pictures whose reference shows what it should."""
+    """The quickest two images whose reference shows what it should."""
     return VerifyRequest(
         prompts=("red apple", "cat face"), steps=6, guidance_scale=3.0, options=EngineOptions(threads=1)
     )
@@ -222,5 +222,5 @@ def test_a_reference_that_shows_nothing_yet_is_noted(emoji_bundle, quick):
     report = verify(emoji_bundle, request=quick)
     assert report.passed
     (note,) = report.notes
-    assert note.startswith("diffusers' own pictures show something else for red apple, seed 0 (")
-    assert note.endswith("in so few steps or with this guidance, what a picture shows says little")
+    assert note.startswith("diffusers' own images show something else for red apple, seed 0 (")
+    assert note.endswith("in so few steps or with this guidance, what an image shows says little")

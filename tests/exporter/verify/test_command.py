@@ -152,9 +152,9 @@ def test_across_prints_two_matrices_and_writes_the_page(exported, tiny_sd_checkp
     given = [str(bundle), *_TWO_WORDS, "--across", "--html", str(html), "--engine", f"onnxruntime={_OPENER}"]
     result = CliRunner().invoke(command, given)
     assert result.exit_code == 0
-    assert "PSNR of the worst picture, dB" in result.stdout
+    assert "PSNR of the worst image, dB" in result.stdout
     assert "3 onnxruntime fp16" in result.stdout
-    assert result.stdout.splitlines()[-1].startswith("passed: 3 painters agree")
+    assert result.stdout.splitlines()[-1].startswith("passed: 3 participants agree")
     assert html.read_text().count("<img ") == 3
 
 
@@ -162,7 +162,7 @@ def test_across_as_json(exported, tiny_sd_checkpoint):
     bundle = _tiny(exported, tiny_sd_checkpoint)
     result = CliRunner().invoke(command, [str(bundle), *_TWO_WORDS, "--across", "--precision", "fp16", "--json"])
     data = json.loads(result.stdout)
-    assert [painter["name"] for painter in data["painters"]] == ["diffusers fp32", "onnxruntime fp16"]
+    assert [participant["name"] for participant in data["participants"]] == ["diffusers fp32", "onnxruntime fp16"]
     assert data["passed"] is True
 
 

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from diffoundry.exporter.verify.cases import Case
-from diffoundry.exporter.verify.component_checks import compare_component
-from diffoundry.exporter.verify.gates import GATES
+from diffoundry.exporter.verify.checks.components import compare_component
+from diffoundry.exporter.verify.checks.gates import GATES
+from diffoundry.exporter.verify.reference.component_cases import Case
 from diffoundry.runtime.errors import InputError
 
 _TRUE = np.float32([-1, 0, 1, 2])

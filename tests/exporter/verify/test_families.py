@@ -9,9 +9,9 @@ from device_precisions import offers
 
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.verify import report_to_json, verify
-from diffoundry.exporter.verify.source import find_checkpoint
-from diffoundry.runtime.bundle import Bundle
-from diffoundry.runtime.controlnet_names import MID_RESIDUAL, residual_name
+from diffoundry.exporter.verify.checkpoint_source import find_checkpoint
+from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.models.controlnet_names import MID_RESIDUAL, residual_name
 
 _TEXT_2 = {"text_encoder_2", "unet", "vae_encoder", "vae_decoder"}
 
@@ -89,16 +89,16 @@ def assert_runs_what_is_offered(report):
 CHECKED = {"text_encoder", "unet", "vae_encoder", "vae_decoder", "safety_checker"}
 
 
-def test_the_safety_checker_is_compared_and_pictures_are_painted_without_it(wide_bundle, quick):
+def test_the_safety_checker_is_compared_and_images_are_generated_without_it(wide_bundle, quick):
     request = replace(quick, seeds=(0, 1))  # diffusers flags the second
     report = verify(wide_bundle("sd1-checked"), None, request)
     assert [check for check in report.all_checks if not check.passed] == []
     assert_runs_what_is_offered(report)
     for build in report.builds:
         assert {result.component for result in build.outputs} == CHECKED
-        assert [check.measure for check in build.checks if check.part == "safety"] == ["flags of 2 pictures"]
+        assert [check.measure for check in build.checks if check.part == "safety"] == ["flags of 2 images"]
     configs = {check.subject for check in report.checks if check.part == "config"}
-    assert {"safety_checker", "feature_extractor, 3 pictures"} <= configs
+    assert {"safety_checker", "feature_extractor, 3 images"} <= configs
 
 
 def test_a_wrong_threshold_and_a_wrong_feature_extractor_are_found(wide_bundle, tiny_sd_checkpoint, editable, quick):
@@ -115,22 +115,22 @@ def test_a_wrong_threshold_and_a_wrong_feature_extractor_are_found(wide_bundle, 
     assert failed() == {("component", "safety_checker concept_scores"), flags}
     bundle.edit_weight("safety_checker", "concept_embeds_weights", lambda weight: np.subtract(weight, 1, out=weight))
     bundle.edit_json("feature_extractor/preprocessor_config.json", resample=1)
-    assert ("config", "feature_extractor, 3 pictures") in failed()
+    assert ("config", "feature_extractor, 3 images") in failed()
     bundle.edit_json("feature_extractor/preprocessor_config.json", crop_size=20)
-    assert {("config", "feature_extractor, 3 pictures"), flags} <= failed()
+    assert {("config", "feature_extractor, 3 images"), flags} <= failed()
 
 
-def test_image_variation_is_compared_on_a_drawn_picture(wide_bundle, tiny_sd_checkpoint, quick):
+def test_image_variation_is_compared_on_a_drawn_image(wide_bundle, tiny_sd_checkpoint, quick):
     folder = tiny_sd_checkpoint("variation")
     report = verify(wide_bundle("variation"), open_checkpoint(str(folder)), replace(quick, seeds=(0, 1)))
     assert [check for check in report.all_checks if not check.passed] == []
     assert_runs_what_is_offered(report)
     for build in report.builds:
         assert {result.component for result in build.outputs} == CHECKED - {"text_encoder"} | {"image_encoder"}
-        assert [loop.prompt for loop in build.loops] == ["a drawn picture"] * 2
+        assert [loop.prompt for loop in build.loops] == ["a drawn image"] * 2
         assert [len(loop.curve) for loop in build.loops] == [loop.reference_steps for loop in build.loops] == [3, 3]
     configs = {check.subject for check in report.checks if check.part == "config"}
-    assert {"image_encoder", "feature_extractor, 3 pictures"} <= configs
+    assert {"image_encoder", "feature_extractor, 3 images"} <= configs
 
 
 def test_a_wrong_image_encoder_is_found(wide_bundle, tiny_sd_checkpoint, editable, quick):

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from diffoundry.calibration.prompts import CALIBRATION_PROMPTS, HELD_OUT_PROMPTS
-from diffoundry.exporter.verify.gates import GATES, coarsest, gates_for, pair_psnr
-from diffoundry.exporter.verify.loop_checks import follow, judge_loop
-from diffoundry.exporter.verify.metrics import psnr
+from diffoundry.exporter.verify.checks.gates import GATES, coarsest, gates_for, pair_psnr
+from diffoundry.exporter.verify.checks.loop import follow, judge_loop
+from diffoundry.exporter.verify.checks.metrics import psnr
+from diffoundry.exporter.verify.image_size import nearest
 from diffoundry.exporter.verify.prompts import PROMPTS
-from diffoundry.exporter.verify.reference_run import Trace
-from diffoundry.exporter.verify.report import at_least, at_most, holds
+from diffoundry.exporter.verify.reference.pipeline_trace import Trace
+from diffoundry.exporter.verify.report.report import at_least, at_most, holds
 from diffoundry.exporter.verify.request import Settings
-from diffoundry.exporter.verify.sizes import nearest
+from diffoundry.runtime.bundle.specs import PRECISIONS, DimSpec
 from diffoundry.runtime.errors import ConfigError
 from diffoundry.runtime.pipelines.denoising import Step
-from diffoundry.runtime.specs import PRECISIONS, DimSpec
 
 
 def test_every_precision_has_gates_and_a_coarser_one_has_no_tighter_ones():
@@ -42,7 +42,7 @@ def test_what_was_promised_to_users():
     assert GATES["bf16"].image_psnr == 28
 
 
-def test_the_coarsest_component_decides_for_the_picture():
+def test_the_coarsest_component_decides_for_the_image():
     assert coarsest(["fp32", "fp16", "fp32"]) == "fp16"
     assert coarsest(["fp32"]) == "fp32"
     assert coarsest(["int8", "int8-weights", "bf16"]) == "int8"
@@ -50,7 +50,7 @@ def test_the_coarsest_component_decides_for_the_picture():
         gates_for("fp12")
 
 
-def test_two_pictures_may_differ_by_the_errors_of_both():
+def test_two_images_may_differ_by_the_errors_of_both():
     assert pair_psnr(35.0) == 35
     assert pair_psnr(35.0, 35.0) == pytest.approx(35 - 6.0206, abs=0.1)
     assert pair_psnr(60.0, 28.0) == pair_psnr(28.0, 60.0) == 27.7
@@ -72,12 +72,12 @@ def test_checks_at_their_limits():
 
 
 class _Pipeline:
-    """Paints what it is told, one array a step."""
+    """Generates what it is told, one array a step."""
 
     encoders = ("text_encoder",)
 
-    def __init__(self, latents, picture):
-        self.latents, self.picture = latents, picture
+    def __init__(self, latents, image):
+        self.latents, self.image = latents, image
 
     def start(self, prompt, **arguments):
         self.arguments = {"prompt": prompt, **arguments}
@@ -88,18 +88,18 @@ class _Pipeline:
             yield Step(index=index, total=len(self.latents), timestep=0.0, latents=latents)
 
     def finish(self):
-        return dataclasses.make_dataclass("Output", ["images"])(images=[self.picture])
+        return dataclasses.make_dataclass("Output", ["images"])(images=[self.image])
 
 
 _SETTINGS = Settings(prompts=("p",), seeds=(5,), steps=3, guidance_scale=2.0, height=8, width=8)
 
 
-def _painted(latents, picture=None):
+def _generated(latents, image=None):
     """What is found when diffusers' latents are -2 and 2 after each of three steps, and ours are these."""
     reference = np.float32([[-2, 2]])
     true = np.linspace(0, 1, 192, dtype=np.float32).reshape(8, 8, 3)
-    trace = Trace(prompt="p", seed=5, timesteps=(9.0, 5.0, 1.0), latents=(reference,) * 3, picture=true)
-    pipeline = _Pipeline(latents, true if picture is None else picture)
+    trace = Trace(prompt="p", seed=5, timesteps=(9.0, 5.0, 1.0), latents=(reference,) * 3, image=true)
+    pipeline = _Pipeline(latents, true if image is None else image)
     result, _ = follow(pipeline, trace, None, _SETTINGS, lambda *_: None)
     assert pipeline.arguments == {
         "prompt": "p", "seed": 5, "num_inference_steps": 3, "guidance_scale": 2.0, "height": 8, "width": 8,
@@ -114,7 +114,7 @@ def _off(error):
 
 
 def test_the_worst_step_decides_by_its_error_over_the_rms():
-    result, failed = _painted([_off(0), _off(0.5), _off(0.25)])
+    result, failed = _generated([_off(0), _off(0.5), _off(0.25)])
     assert [step.relative_max for step in result.curve] == [0, 0.25, 0.125]
     assert result.curve[1].relative_rms == pytest.approx(0.25 / math.sqrt(2))
     assert [step.timestep for step in result.curve] == [9, 5, 1]
@@ -123,30 +123,30 @@ def test_the_worst_step_decides_by_its_error_over_the_rms():
 
 
 def test_an_error_that_goes_away_again_still_fails():
-    assert list(_painted([_off(1e-3), _off(0), _off(0)])[1]) == ["latents, max abs error / RMS"]
+    assert list(_generated([_off(1e-3), _off(0), _off(0)])[1]) == ["latents, max abs error / RMS"]
 
 
 def test_a_nan_is_the_worst_step():
-    result, failed = _painted([_off(100), _off(math.nan), _off(200)])
+    result, failed = _generated([_off(100), _off(math.nan), _off(200)])
     assert result.worst == 1
     assert math.isnan(failed["latents, max abs error / RMS"])
 
 
 def test_a_missing_step_fails():
-    _, failed = _painted([_off(0), _off(0)])
+    _, failed = _generated([_off(0), _off(0)])
     assert failed == {"number of steps": "2, expected 3"}
 
 
 def test_latents_of_another_shape_fail():
-    _, failed = _painted([np.zeros((1, 3), np.float32)] * 3)
+    _, failed = _generated([np.zeros((1, 3), np.float32)] * 3)
     assert math.isnan(failed["latents, max abs error / RMS"])
 
 
-def test_another_picture_fails():
-    picture = np.full((8, 8, 3), 0.5, dtype=np.float32)
-    result, failed = _painted([_off(0)] * 3, picture)
+def test_another_image_fails():
+    image = np.full((8, 8, 3), 0.5, dtype=np.float32)
+    result, failed = _generated([_off(0)] * 3, image)
     assert failed["PSNR, dB"] == result.psnr < 20
-    assert "one colour" in failed["bundle's picture"]
+    assert "one colour" in failed["bundle's image"]
 
 
 @pytest.mark.parametrize(
@@ -160,6 +160,6 @@ def test_another_picture_fails():
         (DimSpec(min=96, max=None, multiple_of=96), 480),
     ],
 )
-def test_the_size_painted_is_one_that_the_bundle_takes(dim, size):
+def test_the_size_generated_is_one_that_the_bundle_takes(dim, size):
     assert nearest(512, dim) == size
     assert dim.refusal(size) is None

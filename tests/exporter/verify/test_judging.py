@@ -1,4 +1,4 @@
-"""Pictures spoiled on purpose, judged by the gates of every precision: each check finds what it is there for."""
+"""Images spoiled on purpose, judged by the gates of every precision: each check finds what it is there for."""
 
 import math
 from pathlib import Path
@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffoundry.exporter.verify.gates import GATES, promised_gates
-from diffoundry.exporter.verify.loop_checks import follow, judge_loop, judge_pictures
-from diffoundry.exporter.verify.recognition import open_gallery
-from diffoundry.exporter.verify.reference_run import Trace
+from diffoundry.exporter.verify.checks.gates import GATES, promised_gates
+from diffoundry.exporter.verify.checks.loop import follow, judge_images, judge_loop
+from diffoundry.exporter.verify.checks.nearest_image import open_gallery
+from diffoundry.exporter.verify.reference.pipeline_trace import Trace
 from diffoundry.exporter.verify.request import Settings
 from diffoundry.runtime.pipelines.denoising import Step
 
@@ -18,12 +18,12 @@ _SETTINGS = Settings(prompts=("red apple",), seeds=(0,), steps=1, guidance_scale
 
 
 class _Pipeline:
-    """Makes one step, without an error, and then paints what it is told."""
+    """Makes one step, without an error, and then generates what it is told."""
 
     encoders = ("text_encoder",)
 
-    def __init__(self, picture):
-        self.images = [picture]
+    def __init__(self, image):
+        self.images = [image]
 
     def start(self, prompt, **arguments):
         return self
@@ -42,21 +42,21 @@ def gallery():
 
 @pytest.fixture(scope="module")
 def things(gallery):
-    """Label to picture, 64 x 64."""
+    """Label to image, 64 x 64."""
     return {
         label: np.repeat(np.repeat(gallery.thumbnails[gallery.labels.index(label)], 4, 0), 4, 1)
         for label in ("red apple", "cat face", "rocket", "cloud", "envelope")
     }
 
 
-def _found(reference, picture, gallery):
-    trace = Trace(prompt="red apple", seed=0, timesteps=(1.0,), latents=(_LATENTS,), picture=reference)
-    return follow(_Pipeline(picture.astype(np.float32)), trace, gallery, _SETTINGS, lambda *_: None)[0]
+def _found(reference, image, gallery):
+    trace = Trace(prompt="red apple", seed=0, timesteps=(1.0,), latents=(_LATENTS,), image=reference)
+    return follow(_Pipeline(image.astype(np.float32)), trace, gallery, _SETTINGS, lambda *_: None)[0]
 
 
-def _failed(reference, picture, gallery, precision):
-    result = _found(reference, picture, gallery)
-    checks = [*judge_loop(result, GATES[precision]), *judge_pictures([result], GATES[precision])]
+def _failed(reference, image, gallery, precision):
+    result = _found(reference, image, gallery)
+    checks = [*judge_loop(result, GATES[precision]), *judge_images([result], GATES[precision])]
     return {check.measure for check in checks if not check.passed}
 
 
@@ -64,12 +64,12 @@ _EVERY = pytest.mark.parametrize("precision", GATES)
 
 
 @_EVERY
-def test_the_same_picture_passes(things, gallery, precision):
+def test_the_same_image_passes(things, gallery, precision):
     assert _failed(things["red apple"], things["red apple"], gallery, precision) == set()
 
 
 @_EVERY
-def test_a_picture_that_is_5_percent_darker_is_a_shift_in_every_precision(things, gallery, precision):
+def test_a_image_that_is_5_percent_darker_is_a_shift_in_every_precision(things, gallery, precision):
     failed = _failed(things["red apple"], things["red apple"] * 0.95, gallery, precision)
     assert "mean shift" in failed
     assert "show the same, %" not in failed, "it still shows the apple: only the shift gives it away"
@@ -83,7 +83,7 @@ def test_a_tint_of_one_colour_is_a_shift(things, gallery, precision):
 
 
 @_EVERY
-def test_another_prompts_picture_fails_everything_that_looks_at_it(things, gallery, precision):
+def test_another_prompts_image_fails_everything_that_looks_at_it(things, gallery, precision):
     failed = _failed(things["red apple"], things["cat face"], gallery, precision)
     assert failed >= {"PSNR, dB", "SSIM", "show the same, %"}
 
@@ -117,21 +117,21 @@ def test_fine_noise_on_a_flat_ground_is_found_by_ssim_alone():
     assert _failed(reference, noisy, None, "fp16") == {"SSIM"}
 
 
-def test_agreement_counts_all_pictures_and_names_those_that_changed(things, gallery):
+def test_agreement_counts_all_images_and_names_those_that_changed(things, gallery):
     apple = things["red apple"]
     right, wrong = _found(apple, apple, gallery), _found(apple, things["rocket"], gallery)
-    (check,) = judge_pictures([right] * 9 + [wrong], GATES["int8"])
-    assert (check.subject, check.measure, check.measured, check.passed) == ("10 pictures", "show the same, %", 90, True)
+    (check,) = judge_images([right] * 9 + [wrong], GATES["int8"])
+    assert (check.subject, check.measure, check.measured, check.passed) == ("10 images", "show the same, %", 90, True)
     assert check.detail == "red apple, seed 0: rocket, expected red apple"
-    (check,) = judge_pictures([right] * 8 + [wrong] * 2, GATES["int8"])
+    (check,) = judge_images([right] * 8 + [wrong] * 2, GATES["int8"])
     assert (check.measured, check.passed) == (80, False)
-    (check,) = judge_pictures([right] * 31 + [wrong], GATES["fp16"])
+    (check,) = judge_images([right] * 31 + [wrong], GATES["fp16"])
     assert not check.passed
 
 
 def test_without_a_gallery_nothing_is_said_of_what_is_shown(things):
     apple = things["red apple"]
-    assert judge_pictures([_found(apple, apple, None)] * 9, GATES["fp32"]) == []
+    assert judge_images([_found(apple, apple, None)] * 9, GATES["fp32"]) == []
 
 
 def _with_psnr(decibels):
@@ -141,17 +141,17 @@ def _with_psnr(decibels):
     return _found(reference, reference + sign * 10 ** (-decibels / 20), None)
 
 
-def test_a_promise_is_kept_in_the_mean_over_8_pictures_and_by_half_in_each():
+def test_a_promise_is_kept_in_the_mean_over_8_images_and_by_half_in_each():
     gates = promised_gates("int8", 30.0)
     assert (gates.mean_psnr, gates.image_psnr) == (30, 24)
     good, bad = _with_psnr(32), _with_psnr(25)
     assert good.psnr == pytest.approx(32, abs=1e-3)
-    (check,) = judge_pictures([good] * 6 + [bad] * 2, gates)
+    (check,) = judge_images([good] * 6 + [bad] * 2, gates)
     assert (check.measure, check.passed) == ("mean PSNR, dB", True)
     assert check.measured == pytest.approx((6 * 32 + 2 * 25) / 8, abs=1e-3)
-    (check,) = judge_pictures([good] * 4 + [bad] * 4, gates)
+    (check,) = judge_images([good] * 4 + [bad] * 4, gates)
     assert not check.passed
-    assert judge_pictures([bad] * 7, gates) == [], "too few to judge a mean"
+    assert judge_images([bad] * 7, gates) == [], "too few to judge a mean"
     worst = next(check for check in judge_loop(_with_psnr(23.9), gates) if check.measure == "PSNR, dB")
     assert (worst.passed, worst.limit) == (False, 24)
 
@@ -161,9 +161,9 @@ def test_a_promise_does_not_loosen_the_gate_of_a_float_precision():
     assert promised_gates("int8", None) == GATES["int8"]
 
 
-def test_a_picture_with_nan_shows_nothing_and_fails(things, gallery):
+def test_a_image_with_nan_shows_nothing_and_fails(things, gallery):
     broken = things["red apple"].copy()
     broken[0, 0, 0] = math.nan
     assert _failed(things["red apple"], broken, gallery, "int4-weights") == {
-        "PSNR, dB", "SSIM", "mean shift", "show the same, %", "bundle's picture",
+        "PSNR, dB", "SSIM", "mean shift", "show the same, %", "bundle's image",
     }  # fmt: skip

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from diffoundry.exporter.verify.metrics import measure, psnr
+from diffoundry.exporter.verify.checks.metrics import measure, psnr
 
 
 def test_known_numbers():
@@ -59,5 +59,5 @@ def test_what_is_not_finite_passes_no_gate(bad):
     assert not distance.psnr >= -1e30
 
 
-def test_psnr_of_pictures_takes_the_peak_it_is_given():
+def test_psnr_of_images_takes_the_peak_it_is_given():
     assert psnr(np.full((2, 2, 3), 0.5), np.full((2, 2, 3), 0.4), peak=1.0) == pytest.approx(20)

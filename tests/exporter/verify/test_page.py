@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffoundry.exporter.verify.page import build_row, report_sections, verdict, worst_checks
-from diffoundry.exporter.verify.report import (
+from diffoundry.exporter.verify.progress import ImagePair
+from diffoundry.exporter.verify.report.image_rows import amplification, image_section, to_image
+from diffoundry.exporter.verify.report.page import build_row, report_sections, verdict, worst_checks
+from diffoundry.exporter.verify.report.report import (
     SCHEMA_VERSION,
     Absence,
     BuildReport,
@@ -20,9 +22,7 @@ from diffoundry.exporter.verify.report import (
     holds,
 )
 from diffoundry.exporter.verify.request import Settings
-from diffoundry.exporter.verify.shown import amplification, picture_section, to_image
-from diffoundry.exporter.verify.watch import PicturePair
-from diffoundry.runtime.cli.report import Curves, Gate, Pictures, Table, write_report
+from diffoundry.runtime.report import Curves, Gate, Images, Table, write_report
 
 
 def _loop(prompt, psnr, errors=(1e-6, 2e-6), shows="cat"):
@@ -54,10 +54,10 @@ def _report(*builds, checks=(), absent=()):
 
 def _pair(build, prompt, error=0.0):
     reference = np.full((8, 8, 3), 0.25, np.float32)
-    return PicturePair(build=build, prompt=prompt, seed=0, ours=reference + np.float32(error), reference=reference)
+    return ImagePair(build=build, prompt=prompt, seed=0, ours=reference + np.float32(error), reference=reference)
 
 
-def test_a_build_in_numbers_is_its_worst_pictures():
+def test_a_build_in_numbers_is_its_worst_images():
     loops = [_loop("a", 40.0), _loop("b", 30.0, errors=(0.5, 0.1), shows="dog")]
     assert build_row(_build("ort", loops)) == ["ort", "30.0", "35.0", "0.90000", "1 of 2", "0.5"]
     assert build_row(_build("ort", [_loop("a", math.nan), loops[0]]))[1:3] == ["nan", "nan"]
@@ -73,7 +73,7 @@ def test_all_failures_are_shown_and_of_what_passed_the_nearest_to_its_gate():
         at_least("component", "vae sample", "PSNR, dB", 90, 50),
         *(at_least("image", f"p{i}", "PSNR, dB", value, 35) for i, value in enumerate((50, 40, 45))),
         *(at_most("loop", f"p{i}", "latents", value, 0.1) for i, value in enumerate((0.01, 0.2, 0.09, 0.3))),
-        *(holds("image", f"p{i}", "picture", None) for i in range(3)),
+        *(holds("image", f"p{i}", "image", None) for i in range(3)),
     ]
     assert [(check.part, check.subject, check.measured) for check in worst_checks(checks)] == [
         ("component", "unet", "equal"),
@@ -86,11 +86,11 @@ def test_all_failures_are_shown_and_of_what_passed_the_nearest_to_its_gate():
     ]
 
 
-def test_pictures_stand_in_threes_with_the_worst_first():
+def test_images_stand_in_threes_with_the_worst_first():
     build = _build("ort", [_loop("a", 40.0), _loop("b", math.nan), _loop("c", 30.0)])
-    section = picture_section(build, [_pair("ort", "a"), _pair("ort", "b"), _pair("ort", "c", 0.1)])
-    assert [picture.caption for picture in section.pictures[::3]] == ["b, seed 0", "c, seed 0", "a, seed 0"]
-    reference, ours, difference = section.pictures[3:6]
+    section = image_section(build, [_pair("ort", "a"), _pair("ort", "b"), _pair("ort", "c", 0.1)])
+    assert [image.caption for image in section.images[::3]] == ["b, seed 0", "c, seed 0", "a, seed 0"]
+    reference, ours, difference = section.images[3:6]
     assert ours.note == "shows cat, 30.0 dB, SSIM 0.9000"
     assert difference.note == "8 times"
     assert [np.asarray(one.image)[0, 0, 0] for one in (reference, ours, difference)] == [64, 89, 204]
@@ -99,8 +99,8 @@ def test_pictures_stand_in_threes_with_the_worst_first():
 def test_only_the_worst_of_many_are_shown_and_large_ones_scaled_down():
     loops = [_loop(str(i), 20.0 + i) for i in range(20)]
     pairs = [_pair("ort", str(i)) for i in range(20)]
-    section = picture_section(_build("ort", loops), pairs)
-    assert len(section.pictures) == 3 * 16
+    section = image_section(_build("ort", loops), pairs)
+    assert len(section.images) == 3 * 16
     assert "The 16 worst of 20." in section.text
     image = to_image(np.full((512, 384, 3), 2.0))
     assert (image.size, image.getpixel((0, 0))) == ((192, 256), (255, 255, 255))
@@ -138,9 +138,9 @@ def test_the_page_tells_of_every_build_and_of_those_that_did_not_run(tmp_path):
     assert [(curve.label, list(curve.values), curve.limit) for curve in curves.curves] == [
         ("ort fp16", [0.01, 0.05], 0.1), ("ov fp16", [0.2, 0.1], 0.1),
     ]  # fmt: skip
-    assert sum(isinstance(section, Pictures) for section in sections) == 2
+    assert sum(isinstance(section, Images) for section in sections) == 2
     assert [section.title for section in sections if isinstance(section, Table)] == [
-        "Engines", "ort fp16: every picture", "ort fp16: checks", "ov fp16: every picture", "ov fp16: checks",
+        "Engines", "ort fp16: every image", "ort fp16: checks", "ov fp16: every image", "ov fp16: checks",
         "x fp16: checks", "Files, configs, token ids",
     ]  # fmt: skip
     write_report(tmp_path / "r.html", "t", sections, text=verdict(report))
@@ -150,7 +150,7 @@ def test_the_page_tells_of_every_build_and_of_those_that_did_not_run(tmp_path):
     assert "no file" in page
 
 
-def test_the_worst_picture_of_a_build_is_named_in_its_plot():
+def test_the_worst_image_of_a_build_is_named_in_its_plot():
     loops = [_loop("a", 40.0, errors=(0.01, 0.05)), _loop("b", 40.0, errors=(0.3, 0.01))]
     build = _build("ort", loops)
     pairs = [_pair("ort", "a"), _pair("ort", "b")]
@@ -159,8 +159,8 @@ def test_the_worst_picture_of_a_build_is_named_in_its_plot():
     assert "The worst is b, seed 0 after step 1, timestep 9: largest error 0.3" in plot.text
 
 
-def test_pictures_of_another_size_are_shown_as_wholly_different():
+def test_images_of_another_size_are_shown_as_wholly_different():
     pair = dataclasses.replace(_pair("ort", "a"), ours=np.zeros((4, 4, 3), np.float32))
-    section = picture_section(_build("ort", [_loop("a", math.nan)]), [pair])
-    assert isinstance(section.pictures[2].image, Image.Image)
-    assert np.asarray(section.pictures[2].image).min() == 255
+    section = image_section(_build("ort", [_loop("a", math.nan)]), [pair])
+    assert isinstance(section.images[2].image, Image.Image)
+    assert np.asarray(section.images[2].image).min() == 255

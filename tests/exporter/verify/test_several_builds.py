@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from diffoundry.exporter.verify import VerifyRequest, verify
-from diffoundry.exporter.verify.builds import find_builds
-from diffoundry.runtime.bundle import Bundle
-from diffoundry.runtime.engine import EngineOptions
+from diffoundry.exporter.verify.variants import find_builds
+from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.engines.protocol import EngineOptions
 from diffoundry.runtime.errors import EngineError, InputError
 from diffoundry.targets.onnxruntime.engine import OnnxRuntimeEngine
 from tests.exporter.verify.conftest import EditableBundle
@@ -139,7 +139,7 @@ def test_what_calibration_promised_is_kept_or_not(two, promise, passed):
     assert report.notes == ()
 
 
-def test_a_promise_is_not_judged_over_two_pictures(two):
+def test_a_promise_is_not_judged_over_two_images(two):
     _promise(two, 200.0)
     request = VerifyRequest(prompts=("a", "b"), steps=1, precision="fp16", options=EngineOptions(threads=1))
     report = verify(two.path, request=request)

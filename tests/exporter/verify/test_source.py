@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
-from diffoundry.exporter.verify.source import find_checkpoint, identity_notes
+from diffoundry.exporter.verify.checkpoint_source import find_checkpoint, identity_notes
+from diffoundry.runtime.bundle.specs import FusedLora, Recipe
 from diffoundry.runtime.errors import BundleError, CheckpointError, InputError
-from diffoundry.runtime.specs import FusedLora, Recipe
 
 
 def _bundle(model, source, loras=()):

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from diffoundry.exporter.verify.ssim import ssim
+from diffoundry.exporter.verify.checks.ssim import ssim
 
 
-def _pictures():
+def _images():
     """Three colours, (32, 40, 3) in 0..1: two ramps and a disc; and what may become of them."""
     y, x = np.mgrid[0:32, 0:40] / 40
     reference = np.stack([x, y, np.hypot(x - 0.5, y - 0.4) < 0.3], -1).astype(np.float32)
@@ -36,12 +36,12 @@ def _pictures():
     ],
 )
 def test_the_numbers_are_scikit_images(name, expected):
-    reference, outputs = _pictures()
+    reference, outputs = _images()
     assert ssim(outputs[name], reference) == pytest.approx(expected, abs=1e-10)
 
 
 def test_the_formula_window_by_window():
-    reference, outputs = _pictures()
+    reference, outputs = _images()
     x, y = outputs["noise"][:14, :13].astype(np.float64), reference[:14, :13].astype(np.float64)
     places = np.arange(11) - 5
     weights = np.exp(-(places[:, None] ** 2 + places**2) / (2 * 1.5**2))
@@ -58,19 +58,19 @@ def test_the_formula_window_by_window():
     assert ssim(x, y) == pytest.approx(np.mean(values), abs=1e-12)
 
 
-def test_equal_pictures_give_one_and_the_order_does_not_matter():
-    reference, outputs = _pictures()
+def test_equal_images_give_one_and_the_order_does_not_matter():
+    reference, outputs = _images()
     assert ssim(reference, reference) == pytest.approx(1, abs=1e-12)
     assert ssim(outputs["noise"], reference) == pytest.approx(ssim(reference, outputs["noise"]), abs=1e-14)
 
 
-def test_a_picture_smaller_than_the_window_has_a_number_too():
+def test_a_image_smaller_than_the_window_has_a_number_too():
     ramp = np.linspace(0, 1, 8 * 5 * 3).reshape(8, 5, 3)
     assert ssim(ramp, ramp) == pytest.approx(1, abs=1e-12)
     assert ssim(1 - ramp, ramp) < 0.5
 
 
 def test_a_nan_anywhere_gives_nan():
-    reference, outputs = _pictures()
+    reference, outputs = _images()
     outputs["noise"][3, 4, 1] = math.nan
     assert math.isnan(ssim(outputs["noise"], reference))

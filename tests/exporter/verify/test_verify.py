@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
-from diffoundry.exporter.pytorch.reference import reference_pipeline
+from diffoundry.exporter.reference.pipeline import reference_pipeline
 from diffoundry.exporter.verify import SCHEMA_VERSION, VerifyReport, VerifyRequest, Watch, report_to_json, verify
 from diffoundry.runtime import load
+from diffoundry.runtime.bundle.json_codec import from_json
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.records import from_json
 
 _NAMES = ("red apple, seed 0", "red apple, seed 7", "cat face, seed 0", "cat face, seed 7")
 
@@ -26,7 +26,7 @@ class _Memory(Watch):
     def stage(self, text, done, total):
         self.stages.append((text, done, total))
 
-    def pictures(self, pair):
+    def images(self, pair):
         self.pairs.append(pair)
 
 
@@ -75,7 +75,7 @@ def test_every_output_is_compared_on_every_case(passing):
     }
 
 
-def test_every_picture_has_a_curve_with_its_worst_step(passing):
+def test_every_image_has_a_curve_with_its_worst_step(passing):
     loops = passing[0].builds[0].loops
     assert [loop.name for loop in loops] == list(_NAMES)
     for loop in loops:
@@ -100,9 +100,9 @@ def test_the_numbers_are_those_of_an_independent_comparison(passing, emoji_bundl
     scale = np.sqrt(np.mean(np.square(theirs, dtype=np.float64)))
     assert step.scale == pytest.approx(scale, rel=1e-5)
     assert step.max_abs == pytest.approx(float(np.abs(ours - theirs).max()), rel=0.5)
-    picture = reference("cat face", generator=generator.manual_seed(7), output_type="np", **arguments).images[0]
-    np.testing.assert_allclose(memory.pairs[3].reference, picture, atol=1e-5)
-    np.testing.assert_allclose(memory.pairs[3].ours, picture, atol=1e-4)
+    image = reference("cat face", generator=generator.manual_seed(7), output_type="np", **arguments).images[0]
+    np.testing.assert_allclose(memory.pairs[3].reference, image, atol=1e-5)
+    np.testing.assert_allclose(memory.pairs[3].ours, image, atol=1e-4)
 
 
 def test_progress_counts_the_steps_of_both_sides(passing):

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
-from diffoundry.exporter.pytorch.reference import reference_pipeline
-from diffoundry.exporter.verify.cases import decoder_cases, encoder_cases, text_cases, unet_cases
-from diffoundry.exporter.verify.component_checks import compare_component
-from diffoundry.exporter.verify.gates import GATES
-from diffoundry.exporter.verify.reference_run import paint_reference, record_unet, to_numpy
+from diffoundry.exporter.reference.pipeline import reference_pipeline
+from diffoundry.exporter.verify.checks.components import compare_component
+from diffoundry.exporter.verify.checks.gates import GATES
+from diffoundry.exporter.verify.reference.component_cases import decoder_cases, encoder_cases, text_cases, unet_cases
+from diffoundry.exporter.verify.reference.pipeline_trace import generate_reference, record_unet, to_numpy
 from diffoundry.exporter.verify.request import Settings
 
 _COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
@@ -18,7 +18,7 @@ _COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
 
 @pytest.fixture(scope="module")
 def cases():
-    """Every component on what a picture of 20 steps feeds it, as the gates were measured.
+    """Every component on what an image of 20 steps feeds it, as the gates were measured.
 
     The last step has the largest error: in bf16 2.5 times the fp16 gate, where one of six steps is on either side of
     it, as the processor's order of sums decides.
@@ -27,7 +27,7 @@ def cases():
     pipeline = reference_pipeline(checkpoint, torch.float32)
     settings = Settings(prompts=("cat face",), seeds=(3,), steps=20, guidance_scale=7.5, height=64, width=64)
     with record_unet(pipeline) as calls:
-        trace = paint_reference(pipeline, "cat face", 3, settings, lambda *_: None)
+        trace = generate_reference(pipeline, "cat face", 3, settings, lambda *_: None)
     return [
         *unet_cases(checkpoint.component("unet"), trace, calls, 0),
         *decoder_cases(pipeline, trace),

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from diffoundry.runtime import load
-from diffoundry.runtime.ldm_names import ldm_unet_names
+from diffoundry.runtime.formats.ldm_keys import ldm_unet_names
 
 PATTERNS = {
     "attention": r"(to_[qkv]|to_out\.0|[qkv]_proj|out_proj)$",
@@ -137,7 +137,7 @@ def make_lora(layers: Callable[..., Any]) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def steps() -> Callable[..., tuple[list[np.ndarray], np.ndarray]]:
-    """Latents after every step and the picture, of ours or of diffusers."""
+    """Latents after every step and the image, of ours or of diffusers."""
 
     def follow(pipe: Any, prompt: str = "a red apple", **arguments: Any) -> tuple[list[np.ndarray], np.ndarray]:
         arguments = {"num_inference_steps": 3, "height": 64, "width": 64, **arguments}

@@ -110,15 +110,15 @@ def test_switching_opens_nothing_anew(opened, make_lora, tmp_path, monkeypatch):
     ],
 )
 def test_one_form_at_a_time_where_memory_is_short(bundle, make_lora, steps, tmp_path, target, frugal):
-    """The same pictures either way, and the other form is let go of."""
+    """The same images either way, and the other form is let go of."""
     path = make_lora(tmp_path / "x.safetensors", "kohya", "everything")
     held, saving = load(bundle, target=target), load(bundle, target=target, **frugal)
     for change in (lambda pipe: None, lambda pipe: pipe.load_lora(path), lambda pipe: pipe.unload_lora()):
-        pictures = []
+        images = []
         for pipe in (held, saving):
             change(pipe)
-            pictures.append(steps(pipe, num_inference_steps=1)[1])
-        assert np.array_equal(*pictures)
+            images.append(steps(pipe, num_inference_steps=1)[1])
+        assert np.array_equal(*images)
     forms = "_sessions" if target == "onnxruntime" else "_forms"
     engines = [pipe.components.engine("unet") for pipe in (held, saving)]
     assert [len(getattr(engine, forms)) for engine in engines] == [2, 1]
@@ -215,7 +215,7 @@ def test_the_names_of_sdxl_in_kohyas_files(tmp_path):
     from diffusers.utils import convert_unet_state_dict_to_peft
 
     from diffoundry.runtime.adapters.lora_names import LayerNames, parse_name
-    from diffoundry.runtime.ldm_names import ldm_unet_names
+    from diffoundry.runtime.formats.ldm_keys import ldm_unet_names
 
     unet = _sdxl_unet()
     layers = [n for n, m in unet.named_modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)]

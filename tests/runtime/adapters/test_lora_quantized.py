@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffoundry.exporter.verify.gates import gates_for
+from diffoundry.exporter.verify.checks.gates import gates_for
 from diffoundry.runtime import load
 from diffoundry.runtime.errors import EngineError
 

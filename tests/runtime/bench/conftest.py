@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from diffoundry.runtime.bundle.specs import TensorSpec
+from diffoundry.runtime.engines.plugins import TargetPlugin
 from diffoundry.runtime.errors import EngineError
-from diffoundry.runtime.plugins import TargetPlugin
-from diffoundry.runtime.specs import TensorSpec
 
 _EMOJI = Path(__file__).parents[3] / "models/emoji"
 
@@ -94,8 +94,8 @@ class ScriptedEngine:
             return {"last_hidden_state": np.zeros((*first.shape, 4), np.float32)}
         if self.name == "unet":
             return {"out_sample": first * np.float32(0.1)}
-        picture = np.repeat(np.repeat(first[:, :3], 8, axis=2), 8, axis=3)
-        return {"sample": np.tanh(picture)}
+        image = np.repeat(np.repeat(first[:, :3], 8, axis=2), 8, axis=3)
+        return {"sample": np.tanh(image)}
 
     def close(self):
         self.closed = True
@@ -145,7 +145,7 @@ def scripted_bundle(tmp_path: Path, clock: Clock, script: Script, monkeypatch: p
         return lambda path, _spec, _options: ScriptedEngine(path.parent.name, clock, script)
 
     monkeypatch.setattr(TargetPlugin, "load", load_part)
-    monkeypatch.setattr("diffoundry.runtime.components.find_plugin", lambda _name: plugin)
+    monkeypatch.setattr("diffoundry.runtime.engines.session.find_plugin", lambda _name: plugin)
 
     from diffoundry.runtime.schedulers.algorithms.ddim import DDIMScheduler
 

@@ -5,14 +5,14 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from diffoundry.runtime.bench import BenchRequest, Painting, bench
-from diffoundry.runtime.bench.contender import Load
+from diffoundry.runtime.bench import BenchRequest, Generation, bench
+from diffoundry.runtime.bench.candidate import Load
 from diffoundry.runtime.bench.report import BenchReport, Distance
+from diffoundry.runtime.bundle.json_codec import from_json
 from diffoundry.runtime.cli import bench as bench_command
 from diffoundry.runtime.cli.bench import command
 from diffoundry.runtime.cli.bench_view import distance_words, duration
 from diffoundry.runtime.errors import EngineError, InputError, MissingExtraError
-from diffoundry.runtime.records import from_json
 
 
 class _Rival:
@@ -26,11 +26,11 @@ class _Rival:
             raise EngineError(self._failure)
         return Load(total=1.0, open=1.0, components={})
 
-    def paint(self):
+    def generate(self):
         import numpy as np
 
-        picture = np.random.default_rng(0).random((1, 16, 16, 3), dtype=np.float32)
-        return Painting(picture=picture, seconds=8.0, steps=(1.5,), inside=(1.25,), calls={"unet": (1.25,)})
+        image = np.random.default_rng(0).random((1, 16, 16, 3), dtype=np.float32)
+        return Generation(image=image, seconds=8.0, steps=(1.5,), inside=(1.25,), calls={"unet": (1.25,)})
 
     def facts(self):
         return {"library": "torch 9"}
@@ -65,13 +65,13 @@ def test_json_is_the_report_and_nothing_else(scripted_bundle):
     result = _run(scripted_bundle, "--json", "--steps", 2, "--repeats", 2, "--prompt", "ghost", "--seed", 9)
     report = from_json(BenchReport, json.loads(result.stdout))
     assert (report.work.steps, report.work.repeats, report.work.prompt, report.work.seed) == (2, 2, "ghost", 9)
-    assert report.contenders[0].measured.step.seconds.median == 1.0
+    assert report.candidates[0].measured.step.seconds.median == 1.0
 
 
 def test_table_shows_medians_and_the_machine(scripted_bundle):
     result = _run(scripted_bundle, "--steps", 2, "--repeats", 2)
     words = " ".join(result.stdout.split())
-    assert "│ picture, warm │ 6.25 s (6.25–6.25) │" in words
+    assert "│ image, warm │ 6.25 s (6.25–6.25) │" in words
     assert "│ step, outside engines │ 0.00 µs (0.00–0.00) │" in words
     assert "│ unet, one call │ 1.00 s (1.00–1.00) │" in words
     assert "instructions" in words
@@ -88,7 +88,7 @@ def test_against_hands_over_request_names_and_threads(scripted_bundle, rivals):
     assert "PyTorch compiled: not measured: InvalidCxxCompiler: no compiler" in result.stderr
 
 
-def test_html_holds_pictures_figures_and_remarks(scripted_bundle, rivals, tmp_path):
+def test_html_holds_images_figures_and_remarks(scripted_bundle, rivals, tmp_path):
     page = tmp_path / "report.html"
     result = _run(scripted_bundle, "--steps", 2, "--repeats", 2, "--against", "torch", "--html", page, "--json")
     report = json.loads(result.stdout)
@@ -97,7 +97,7 @@ def test_html_holds_pictures_figures_and_remarks(scripted_bundle, rivals, tmp_pa
     assert "6.25 s (6.25–6.25)" in text
     assert "no compiler" in text
     assert report["machine"]["cpu"] in text
-    psnr = report["contenders"][0]["measured"]["distance"]["psnr"]
+    psnr = report["candidates"][0]["measured"]["distance"]["psnr"]
     assert f"{psnr:.1f} dB" in text
 
 
@@ -112,7 +112,7 @@ def test_a_missing_report_extra_is_told_before_measuring(scripted_bundle, monkey
 
 
 def test_a_missing_torch_is_told_before_measuring(scripted_bundle, monkeypatch, script):
-    monkeypatch.setattr("diffoundry.exporter.pytorch.baseline.importlib.util.find_spec", lambda _name: None)
+    monkeypatch.setattr("diffoundry.exporter.reference.baseline.importlib.util.find_spec", lambda _name: None)
     result = _run(scripted_bundle, "--against", "torch", code=1)
     assert isinstance(result.exception, MissingExtraError)
     assert script.opened == []
@@ -124,9 +124,9 @@ def test_a_wrong_size_ends_in_the_pipeline_s_sentence(scripted_bundle):
     assert "height: got 30, expected a multiple of 8" in str(result.exception)
 
 
-def test_a_report_of_a_broken_picture_says_so(scripted_bundle, monkeypatch):
-    monkeypatch.setattr("diffoundry.runtime.bench.report.describe_image_fault", lambda _picture: "one colour")
-    assert bench(scripted_bundle, BenchRequest(steps=1, repeats=1)).contenders[0].measured.picture_fault == "one colour"
+def test_a_report_of_a_broken_image_says_so(scripted_bundle, monkeypatch):
+    monkeypatch.setattr("diffoundry.runtime.bench.report.describe_image_fault", lambda _image: "one colour")
+    assert bench(scripted_bundle, BenchRequest(steps=1, repeats=1)).candidates[0].measured.image_fault == "one colour"
     assert "diffoundry: one colour" in _run(scripted_bundle, "--steps", 1, "--repeats", 1).stderr
 
 

@@ -102,6 +102,6 @@ def test_measuring_needs_neither_torch_nor_onnx():
 def test_the_library_is_named_with_its_version(scripted_bundle):
     from diffoundry.runtime.bench import BenchRequest, bench
 
-    facts = bench(scripted_bundle, BenchRequest(steps=1, repeats=1)).contenders[0].facts
+    facts = bench(scripted_bundle, BenchRequest(steps=1, repeats=1)).candidates[0].facts
     assert re.fullmatch(r"onnxruntime(-gpu)? [\d.]+", facts["library"])
     assert (facts["target"], facts["device"]) == ("onnxruntime", "cpu")

@@ -5,16 +5,16 @@ import json
 import numpy as np
 import pytest
 
-from diffoundry.runtime.bench import BenchRequest, Painting, bench, compare
-from diffoundry.runtime.bench.bundle_contender import BundleContender
-from diffoundry.runtime.bench.contender import Load
+from diffoundry.runtime.bench import BenchRequest, Generation, bench, compare
+from diffoundry.runtime.bench.bundle_candidate import BundleCandidate
+from diffoundry.runtime.bench.candidate import Load
 from diffoundry.runtime.bench.report import BenchReport
+from diffoundry.runtime.bundle.json_codec import from_json, to_json
 from diffoundry.runtime.errors import EngineError, InputError
-from diffoundry.runtime.records import from_json, to_json
 
 
 def _measured(bundle, **request):
-    return bench(bundle, BenchRequest(steps=3, **request)).contenders[0].measured
+    return bench(bundle, BenchRequest(steps=3, **request)).candidates[0].measured
 
 
 def test_load_counts_what_text_to_image_opens(scripted_bundle, script):
@@ -24,14 +24,14 @@ def test_load_counts_what_text_to_image_opens(scripted_bundle, script):
     assert "vae_encoder" not in script.opened
 
 
-def test_first_picture_is_kept_apart_and_warm_ups_are_dropped(scripted_bundle, script):
-    # Three steps a picture: the first one cold, one to warm up, then two that count.
+def test_first_image_is_kept_apart_and_warm_ups_are_dropped(scripted_bundle, script):
+    # Three steps an image: the first one cold, one to warm up, then two that count.
     script.calls["unet"] = [9.0] * 3 + [7.0] * 3 + [1.0] * 3 + [2.0] * 3
     measured = _measured(scripted_bundle, warmups=1, repeats=2)
-    assert measured.first_picture == 0.25 + 3 * 9 + 4
-    assert (measured.picture.min, measured.picture.max, measured.picture.count) == (7.25, 10.25, 2)
-    assert measured.picture.median == 8.75
-    assert measured.pictures_per_minute == pytest.approx(60 / 8.75)
+    assert measured.first_image == 0.25 + 3 * 9 + 4
+    assert (measured.image.min, measured.image.max, measured.image.count) == (7.25, 10.25, 2)
+    assert measured.image.median == 8.75
+    assert measured.images_per_minute == pytest.approx(60 / 8.75)
 
 
 def test_steps_medians_and_percentiles(scripted_bundle, script):
@@ -40,7 +40,7 @@ def test_steps_medians_and_percentiles(scripted_bundle, script):
     outside = [0.1, 0.9, 0.8, 0.7, 0.2, 0.3, 0.4, 0.5, 0.6]
     script.outside = [0.0] * 6 + list(outside)
     measured = _measured(scripted_bundle, repeats=3)
-    assert measured.step.per_picture == 3
+    assert measured.step.per_image == 3
     assert measured.step.inside.median == 5.0
     assert measured.step.seconds.median == pytest.approx(5.2)
     assert (measured.step.outside.median, measured.step.outside.max) == (pytest.approx(0.5), pytest.approx(0.9))
@@ -49,7 +49,7 @@ def test_steps_medians_and_percentiles(scripted_bundle, script):
     shares = [o / (t + o) for t, o in zip(times, outside, strict=True)]
     assert measured.step.outside_share == pytest.approx(np.median(shares))
     unet = measured.components["unet"]
-    assert (unet.per_picture, unet.seconds.count, unet.seconds.median) == (3, 9, 5.0)
+    assert (unet.per_image, unet.seconds.count, unet.seconds.median) == (3, 9, 5.0)
     assert measured.components["vae_decoder"].seconds.median == 4.0
 
 
@@ -60,29 +60,29 @@ def test_inside_and_outside_add_up(scripted_bundle, script):
     measured = _measured(scripted_bundle, repeats=4)
     step = measured.step
     assert step.inside.mean + step.outside.mean == pytest.approx(step.seconds.mean, rel=1e-12)
-    calls = sum(one.seconds.mean * one.per_picture for one in measured.components.values())
-    assert calls + measured.picture_outside.mean == pytest.approx(measured.picture.mean, rel=1e-12)
-    assert measured.picture_outside.mean == pytest.approx(3 * step.outside.mean, rel=1e-9)
+    calls = sum(one.seconds.mean * one.per_image for one in measured.components.values())
+    assert calls + measured.image_outside.mean == pytest.approx(measured.image.mean, rel=1e-12)
+    assert measured.image_outside.mean == pytest.approx(3 * step.outside.mean, rel=1e-9)
 
 
-def test_work_says_what_was_painted(scripted_bundle):
+def test_work_says_what_was_generated(scripted_bundle):
     report = bench(scripted_bundle, BenchRequest(steps=3, repeats=1, height=24, guidance_scale=1.0))
     assert (report.work.height, report.work.width) == (24, 16)
     assert (report.work.scheduler, report.work.steps) == ("DDIMScheduler", 3)
     assert (report.bundle, report.model) == ("scripted.bundle", None)
-    assert report.contenders[0].facts["threads"] == "the library's own choice"
+    assert report.candidates[0].facts["threads"] == "the library's own choice"
 
 
 def test_alone_nobody_pauses_and_the_observer_is_gone(scripted_bundle, clock):
     request = BenchRequest(steps=2, repeats=1)
-    ours = BundleContender(scripted_bundle, request)
+    ours = BundleCandidate(scripted_bundle, request)
     compare(ours, (), request)
     assert clock.sleeps == []
     assert ours.pipeline.components.on_call is None
 
 
-def test_waiting_is_counted_over_our_measured_pictures(scripted_bundle, monkeypatch):
-    times = iter([(1000, 500), (1700, 800), (9000, 9000), (9200, 9000)])  # before and after each of two pictures
+def test_waiting_is_counted_over_our_measured_images(scripted_bundle, monkeypatch):
+    times = iter([(1000, 500), (1700, 800), (9000, 9000), (9200, 9000)])  # before and after each of two images
     monkeypatch.setattr("diffoundry.runtime.bench.measure.thread_times", lambda: next(times))
     report = bench(scripted_bundle, BenchRequest(steps=2, repeats=2))
     assert report.waiting == pytest.approx(300 / (700 + 200 + 300))
@@ -105,29 +105,29 @@ def test_counts_that_measure_nothing_are_refused(field, value):
 
 
 class _Rival:
-    """Paints a flat picture in scripted time, and notes its turns in a list shared with others."""
+    """Generates a flat image in scripted time, and notes its turns in a list shared with others."""
 
     def __init__(self, name, clock, turns, seconds=(2.0,), level=0.5, reference=False, fail=None):
         self.name, self.reference = name, reference
         self._clock, self._turns, self._seconds, self._level, self._fail = clock, turns, list(seconds), level, fail
-        self.painted, self.closed = 0, False
+        self.generated, self.closed = 0, False
 
     def load(self):
         if self._fail == "load":
             raise EngineError("no compiler")
         return Load(total=1.0, open=1.0, components={})
 
-    def paint(self):
+    def generate(self):
         self._turns.append(self.name)
-        if self._fail == self.painted:
+        if self._fail == self.generated:
             raise EngineError("its process ended")
-        self.painted += 1
+        self.generated += 1
         seconds = self._seconds.pop(0) if len(self._seconds) > 1 else self._seconds[0]
         self._clock.advance(seconds)
-        picture = np.full((1, 16, 16, 3), self._level, np.float32)
-        picture[0, 0, 0] = 0
-        return Painting(
-            picture=picture,
+        image = np.full((1, 16, 16, 3), self._level, np.float32)
+        image[0, 0, 0] = 0
+        return Generation(
+            image=image,
             seconds=seconds,
             steps=(seconds / 2,),
             inside=(seconds / 4,),
@@ -146,24 +146,24 @@ class _Rival:
 
 @pytest.fixture
 def turns(monkeypatch):
-    """Who painted, in order, ours included."""
+    """Who generated, in order, ours included."""
     order = []
-    paint = BundleContender.paint
+    generate = BundleCandidate.generate
 
     def noted(self):
         order.append("diffoundry")
-        return paint(self)
+        return generate(self)
 
-    monkeypatch.setattr(BundleContender, "paint", noted)
+    monkeypatch.setattr(BundleCandidate, "generate", noted)
     return order
 
 
 def _compare(bundle, rivals, **values):
     request = BenchRequest(steps=2, **values)
-    return compare(BundleContender(bundle, request), rivals, request)
+    return compare(BundleCandidate(bundle, request), rivals, request)
 
 
-def test_contenders_take_turns_and_each_round_another_begins(scripted_bundle, clock, turns):
+def test_candidates_take_turns_and_each_round_another_begins(scripted_bundle, clock, turns):
     rivals = [_Rival("a", clock, turns), _Rival("b", clock, turns)]
     _compare(scripted_bundle, rivals, warmups=1, repeats=3)
     first, warm, rounds = turns[:3], turns[3:6], turns[6:]
@@ -174,17 +174,17 @@ def test_contenders_take_turns_and_each_round_another_begins(scripted_bundle, cl
 
 
 def test_ratios_are_theirs_over_ours(scripted_bundle, clock, turns, script):
-    script.calls["unet"] = [1.0]  # a picture takes 0.25 + 2 * 1 + 4 seconds, a step 1
+    script.calls["unet"] = [1.0]  # an image takes 0.25 + 2 * 1 + 4 seconds, a step 1
     rival = _Rival("a", clock, turns, seconds=[99, 99, 12.5, 6.25, 25.0])
     report = _compare(scripted_bundle, [rival], repeats=3).report
-    relative = report.contenders[1].measured.relative
-    assert relative.picture.of_medians == pytest.approx(2.0)
-    assert relative.picture.p10 == pytest.approx(1.2)
-    assert relative.picture.p90 == pytest.approx(3.6)
+    relative = report.candidates[1].measured.relative
+    assert relative.image.of_medians == pytest.approx(2.0)
+    assert relative.image.p10 == pytest.approx(1.2)
+    assert relative.image.p90 == pytest.approx(3.6)
     assert relative.step.of_medians == pytest.approx(6.25)
-    assert report.contenders[0].measured.relative is None
-    assert report.contenders[1].measured.peak_rss == 12345
-    assert report.contenders[1].measured.first_picture == 99
+    assert report.candidates[0].measured.relative is None
+    assert report.candidates[1].measured.peak_rss == 12345
+    assert report.candidates[1].measured.first_image == 99
 
 
 def test_distance_is_measured_from_the_reference(scripted_bundle, clock, turns):
@@ -195,14 +195,14 @@ def test_distance_is_measured_from_the_reference(scripted_bundle, clock, turns):
         _Rival("broken", clock, turns, level=np.nan),
     ]
     comparison = _compare(scripted_bundle, rivals, repeats=1)
-    measured = {one.name: one.measured for one in comparison.report.contenders}
+    measured = {one.name: one.measured for one in comparison.report.candidates}
     assert measured["fp32"].distance is None
     assert measured["bf16"].distance.max_abs == pytest.approx(0.1)
     assert measured["bf16"].distance.psnr == pytest.approx(20 - 10 * np.log10(255 / 256), abs=1e-4)
     assert (measured["same"].distance.psnr, measured["same"].distance.max_abs) == (None, 0.0)
     assert measured["broken"].distance.max_abs is None
-    assert "NaN" in measured["broken"].picture_fault
-    error = comparison.pictures["diffoundry"].astype(np.float64) - comparison.pictures["fp32"]
+    assert "NaN" in measured["broken"].image_fault
+    error = comparison.images["diffoundry"].astype(np.float64) - comparison.images["fp32"]
     assert measured["diffoundry"].distance.psnr == pytest.approx(-10 * np.log10(np.mean(error**2)))
 
 
@@ -212,21 +212,21 @@ def test_distance_is_measured_from_the_reference(scripted_bundle, clock, turns):
 def test_a_failing_rival_is_reported_and_the_others_go_on(scripted_bundle, clock, turns, fail, reason):
     rivals = [_Rival("bad", clock, turns, fail=fail), _Rival("good", clock, turns)]
     comparison = _compare(scripted_bundle, rivals, repeats=3)
-    ours, bad, good = comparison.report.contenders
+    ours, bad, good = comparison.report.candidates
     assert (bad.failure, bad.measured) == (reason, None)
-    assert ours.measured.picture.count == good.measured.picture.count == 3
-    assert rivals[0].painted == (0 if fail == "load" else fail)
-    assert set(comparison.pictures) == {"diffoundry", "good"}
+    assert ours.measured.image.count == good.measured.image.count == 3
+    assert rivals[0].generated == (0 if fail == "load" else fail)
+    assert set(comparison.images) == {"diffoundry", "good"}
     assert rivals[0].closed
 
 
 def test_a_very_slow_rival_is_measured_once(scripted_bundle, clock, turns, script):
     slow, fast = _Rival("slow", clock, turns, seconds=[126.0]), _Rival("fast", clock, turns, seconds=[124.0])
     report = _compare(scripted_bundle, [slow, fast], repeats=3).report  # ours takes 6.25 seconds
-    assert report.contenders[1].measured.picture.count == 1
-    assert report.contenders[1].notes == ("measured once: it takes more than 20 times as long as diffoundry",)
-    assert report.contenders[2].measured.picture.count == 3
-    assert report.contenders[2].notes == ()
+    assert report.candidates[1].measured.image.count == 1
+    assert report.candidates[1].notes == ("measured once: it takes more than 20 times as long as diffoundry",)
+    assert report.candidates[2].measured.image.count == 3
+    assert report.candidates[2].notes == ()
 
 
 def test_our_own_failure_ends_the_benchmark_and_closes_everybody(scripted_bundle, clock, turns, script):
@@ -241,7 +241,7 @@ def test_progress_counts_every_turn_to_the_end(scripted_bundle, clock, turns):
     told = []
     request = BenchRequest(steps=2, repeats=2)
     compare(
-        BundleContender(scripted_bundle, request),
+        BundleCandidate(scripted_bundle, request),
         [_Rival("a", clock, turns, fail="load")],
         request,
         progress=lambda *values: told.append(values),

@@ -9,20 +9,20 @@ from pathlib import Path
 import pytest
 
 from diffoundry.runtime.bench import BenchRequest, bench
-from diffoundry.runtime.bench.contender import Load
+from diffoundry.runtime.bench.candidate import Load
 from diffoundry.runtime.bench.machine import Machine
 from diffoundry.runtime.bench.report import (
     SCHEMA_VERSION,
     BenchReport,
+    CandidateReport,
     ComponentTime,
-    ContenderReport,
     Distance,
     Measured,
     StepTime,
     Work,
 )
 from diffoundry.runtime.bench.spread import Ratio, Spread
-from diffoundry.runtime.records import to_json
+from diffoundry.runtime.bundle.json_codec import to_json
 
 _SCHEMA = json.loads((Path(__file__).parents[3] / "docs/bench.schema.json").read_text(encoding="utf-8"))
 
@@ -117,13 +117,13 @@ def test_a_report_is_valid(report):
         (("schema_version",), 2),
         (("machine", "cores"), "2"),
         (("work", "extra"), 1),
-        (("contenders",), []),
-        (("contenders", 0, "measured", "picture", "median"), None),
-        (("contenders", 0, "measured", "step", "outside_share"), 1.5),
-        (("contenders", 0, "measured", "components", "unet", "seconds", "p10"), "fast"),
-        (("contenders", 0, "measured", "load", "components", "unet"), -1.0),
-        (("contenders", 0, "measured", "peak_rss"), 1.5),
-        (("contenders", 0, "reference"), 0),
+        (("candidates",), []),
+        (("candidates", 0, "measured", "image", "median"), None),
+        (("candidates", 0, "measured", "step", "outside_share"), 1.5),
+        (("candidates", 0, "measured", "components", "unet", "seconds", "p10"), "fast"),
+        (("candidates", 0, "measured", "load", "components", "unet"), -1.0),
+        (("candidates", 0, "measured", "peak_rss"), 1.5),
+        (("candidates", 0, "reference"), 0),
     ],
 )
 def test_a_wrong_report_is_not(report, path, value):
@@ -137,7 +137,7 @@ def test_a_wrong_report_is_not(report, path, value):
 
 
 def test_a_missing_field_is_not_valid(report):
-    del report["contenders"][0]["measured"]["step"]
+    del report["candidates"][0]["measured"]["step"]
     with pytest.raises(AssertionError):
         check(_SCHEMA, report)
 
@@ -147,7 +147,7 @@ def test_a_missing_field_is_not_valid(report):
     [
         (Machine, "machine"),
         (Work, "work"),
-        (ContenderReport, "contender"),
+        (CandidateReport, "candidate"),
         (Measured, "measured"),
         (Load, "load"),
         (StepTime, "step"),

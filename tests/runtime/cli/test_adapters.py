@@ -1,4 +1,4 @@
-"""--lora and --embedding of `generate`: the picture of the library, what a PNG keeps, what is refused."""
+"""--lora and --embedding of `generate`: the image of the library, what a PNG keeps, what is refused."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from diffoundry.runtime import load
 from diffoundry.runtime.cli.adapters import parse_lora
 from diffoundry.runtime.cli.generate import command
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.png import read_settings
+from diffoundry.runtime.images.png import read_settings
 
 
 @pytest.fixture(scope="module")
@@ -31,15 +31,15 @@ def files(emoji_bundle, tmp_path_factory):
     return folder / "x.safetensors", folder / "cat.safetensors"
 
 
-def paint(bundle, output, *options):
+def generate(bundle, output, *options):
     arguments = [str(bundle), "a <dog>", "--steps", "2", "--seed", "0", "-o", str(output), *options]
     return CliRunner().invoke(command, arguments)
 
 
-def test_the_picture_is_that_of_the_library(emoji_bundle, files, tmp_path):
+def test_the_image_is_that_of_the_library(emoji_bundle, files, tmp_path):
     lora, embedding = files
     output = tmp_path / "x.png"
-    result = paint(emoji_bundle, output, "--lora", f"{lora}:0.7", "--embedding", f"{embedding}:<dog>")
+    result = generate(emoji_bundle, output, "--lora", f"{lora}:0.7", "--embedding", f"{embedding}:<dog>")
     assert result.exit_code == 0, result.output
     assert "these tensors are unused: else" in result.output
     assert "<dog> stands for 2 vectors" in result.output
@@ -49,15 +49,15 @@ def test_the_picture_is_that_of_the_library(emoji_bundle, files, tmp_path):
     pipe.load_lora(lora, scale=0.7)
     pipe.load_textual_inversion(embedding, token="<dog>")
     expected = np.asarray(pipe("a <dog>", **arguments).images[0])
-    painted = np.asarray(Image.open(output))
-    np.testing.assert_array_equal(painted, expected)
-    assert not np.array_equal(painted, plain)
+    generated = np.asarray(Image.open(output))
+    np.testing.assert_array_equal(generated, expected)
+    assert not np.array_equal(generated, plain)
     settings = read_settings(output)
     assert settings["lora"] == [f"{lora}:0.7"]
     assert settings["embedding"] == [f"{embedding}:<dog>"]
     again = CliRunner().invoke(command, [str(emoji_bundle), "--like", str(output), "-o", str(tmp_path / "y.png")])
     assert isinstance(again.exception, InputError)
-    assert f"--like: the picture was painted with --lora {lora}:0.7; pass that too" in str(again.exception)
+    assert f"--like: the image was generated with --lora {lora}:0.7; pass that too" in str(again.exception)
 
 
 def test_scales_behind_a_colon():

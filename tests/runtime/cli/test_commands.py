@@ -33,15 +33,15 @@ def diffoundry(monkeypatch, capsys):
 _QUICK = ("--steps", "3", "--seed", "7")
 
 
-def test_generate_writes_a_picture_with_its_settings(diffoundry, emoji_bundle, tmp_path):
-    picture = tmp_path / "apple.png"
-    code, out, _ = diffoundry("generate", emoji_bundle, "a red apple", *_QUICK, "-o", picture, "--json")
+def test_generate_writes_a_image_with_its_settings(diffoundry, emoji_bundle, tmp_path):
+    image = tmp_path / "apple.png"
+    code, out, _ = diffoundry("generate", emoji_bundle, "a red apple", *_QUICK, "-o", image, "--json")
     report = json.loads(out)
     assert code == 0
-    assert report["files"] == [str(picture)]
+    assert report["files"] == [str(image)]
     assert report["settings"]["seed"] == 7
-    assert Image.open(picture).size == (64, 64)
-    assert np.asarray(Image.open(picture)).std() > 10
+    assert Image.open(image).size == (64, 64)
+    assert np.asarray(Image.open(image)).std() > 10
 
 
 def test_the_same_seed_gives_the_same_file(diffoundry, emoji_bundle, tmp_path):
@@ -50,7 +50,7 @@ def test_the_same_seed_gives_the_same_file(diffoundry, emoji_bundle, tmp_path):
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
 
 
-def test_like_paints_the_same_again_and_options_win(diffoundry, emoji_bundle, tmp_path):
+def test_like_generates_the_same_again_and_options_win(diffoundry, emoji_bundle, tmp_path):
     first, again, other = tmp_path / "first.png", tmp_path / "again.png", tmp_path / "other.png"
     settings = ("--negative", "blue", "--guidance-scale", "5", "--scheduler", "EulerDiscrete")
     diffoundry("generate", emoji_bundle, "a cat face", *settings, *_QUICK, "-o", first)
@@ -60,7 +60,7 @@ def test_like_paints_the_same_again_and_options_win(diffoundry, emoji_bundle, tm
     assert Image.open(other).tobytes() != Image.open(first).tobytes()
 
 
-def test_like_paints_several_again(diffoundry, emoji_bundle, tmp_path):
+def test_like_generates_several_again(diffoundry, emoji_bundle, tmp_path):
     _, out, _ = diffoundry(
         "generate", emoji_bundle, "a fish", *_QUICK, "--num-images", "2", "-o", tmp_path / "fish.png", "--json"
     )
@@ -147,7 +147,7 @@ def test_inspect_shows_recipe_and_engines(diffoundry, emoji_bundle):
     assert shown["components"] == ["text_encoder", "unet", "vae_encoder", "vae_decoder"]
 
 
-def test_a_folder_without_a_manifest_paints_the_same(diffoundry, emoji_bundle, tmp_path):
+def test_a_folder_without_a_manifest_generates_the_same(diffoundry, emoji_bundle, tmp_path):
     folder = tmp_path / "optimum"
     shutil.copytree(emoji_bundle, folder)
     (folder / "diffoundry.json").unlink()
@@ -186,7 +186,7 @@ def test_without_click_the_command_says_what_to_install():
     )
 
 
-def test_generate_from_a_picture(diffoundry, emoji_bundle, tmp_path):
+def test_generate_from_a_image(diffoundry, emoji_bundle, tmp_path):
     first, second, again = tmp_path / "first.png", tmp_path / "second.png", tmp_path / "again.png"
     diffoundry("generate", emoji_bundle, "a red apple", *_QUICK, "-o", first)
     words = "--image", first, "--strength", "0.7"
@@ -198,23 +198,23 @@ def test_generate_from_a_picture(diffoundry, emoji_bundle, tmp_path):
     assert again.read_bytes() == second.read_bytes()
 
 
-def test_a_file_that_is_no_picture_is_named(diffoundry, emoji_bundle, tmp_path):
-    (tmp_path / "no.png").write_text("no picture")
+def test_a_file_that_is_no_image_is_named(diffoundry, emoji_bundle, tmp_path):
+    (tmp_path / "no.png").write_text("no image")
     code, _, err = diffoundry("generate", emoji_bundle, "x", "--image", tmp_path / "no.png", "-o", tmp_path / "x.png")
     assert code == 1
     assert f"image {tmp_path / 'no.png'}: cannot be read" in err
 
 
 def test_generate_with_stable_diffusion_xl(diffoundry, exported, tiny_sd_checkpoint, tmp_path):
-    bundle, picture, again = exported(tiny_sd_checkpoint("xl")), tmp_path / "xl.png", tmp_path / "again.png"
+    bundle, image, again = exported(tiny_sd_checkpoint("xl")), tmp_path / "xl.png", tmp_path / "again.png"
     words = "--prompt-2", "a cat", "--original-size", "48x32", "--crops-coords-top-left", "8,4"
-    code, out, _ = diffoundry("generate", bundle, "a red apple", *words, *_QUICK, "-o", picture, "--json")
+    code, out, _ = diffoundry("generate", bundle, "a red apple", *words, *_QUICK, "-o", image, "--json")
     assert code == 0
     settings = json.loads(out)["settings"]
     assert settings["original_size"] == [32, 48]
     assert settings["crops_coords_top_left"] == [8, 4]
-    diffoundry("generate", bundle, "--like", picture, "-o", again)
-    assert again.read_bytes() == picture.read_bytes()
-    code, _, err = diffoundry("generate", bundle, "x", "--target-size", "48", "-o", picture)
+    diffoundry("generate", bundle, "--like", image, "-o", again)
+    assert again.read_bytes() == image.read_bytes()
+    code, _, err = diffoundry("generate", bundle, "x", "--target-size", "48", "-o", image)
     assert code == 1
     assert "target_size: got '48', expected WIDTHxHEIGHT, two whole numbers" in err

@@ -1,4 +1,4 @@
-"""`generate` with a bundle that paints variations: a picture in the place of a prompt."""
+"""`generate` with a bundle that generates variations: an image in the place of a prompt."""
 
 import numpy as np
 import pytest
@@ -7,22 +7,22 @@ from PIL import Image
 
 from diffoundry.runtime import load
 from diffoundry.runtime.cli.generate import command
-from diffoundry.runtime.png import read_settings
+from diffoundry.runtime.images.png import read_settings
 
 
 @pytest.fixture
-def picture(tmp_path):
+def image(tmp_path):
     path = tmp_path / "in.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)).save(path)
     return path
 
 
-def test_a_picture_and_no_prompt(wide_bundle, picture, tmp_path):
+def test_a_image_and_no_prompt(wide_bundle, image, tmp_path):
     bundle, out = wide_bundle("variation"), tmp_path / "out.png"
-    options = ["--image", str(picture), "--steps", "2", "--seed", "1", "-o", str(out)]
+    options = ["--image", str(image), "--steps", "2", "--seed", "1", "-o", str(out)]
     result = CliRunner().invoke(command, [str(bundle), *options])
     assert result.exit_code == 0, result.output
-    expected = load(bundle)(image=Image.open(picture), num_inference_steps=2, seed=1).images[0]
+    expected = load(bundle)(image=Image.open(image), num_inference_steps=2, seed=1).images[0]
     np.testing.assert_array_equal(np.asarray(Image.open(out)), np.asarray(expected))
     assert read_settings(out)["image"] == "in.png"
 
@@ -30,13 +30,13 @@ def test_a_picture_and_no_prompt(wide_bundle, picture, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "image: got none, expected a picture"),
-        (["a cat", "--image", "{picture}"], "prompt: got 'a cat', expected none: this checkpoint paints variations"),
-        (["--image", "{picture}", "--strength", "0.5"], "strength: no such argument"),
+        ([], "image: got none, expected an image"),
+        (["a cat", "--image", "{image}"], "prompt: got 'a cat', expected none: this checkpoint generates variations"),
+        (["--image", "{image}", "--strength", "0.5"], "strength: no such argument"),
     ],
 )
-def test_wrong_usage(wide_bundle, picture, tmp_path, words, message):
-    words = [word.format(picture=picture) for word in words]
+def test_wrong_usage(wide_bundle, image, tmp_path, words, message):
+    words = [word.format(image=image) for word in words]
     result = CliRunner().invoke(command, [str(wide_bundle("variation")), *words, "-o", str(tmp_path / "out.png")])
     assert result.exit_code
     assert message in f"{result.exception}{result.output}"

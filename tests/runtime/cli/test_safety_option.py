@@ -1,4 +1,4 @@
-"""`generate` says which pictures the safety checker flagged, and both commands leave it out when told to."""
+"""`generate` says which images the safety checker flagged, and both commands leave it out when told to."""
 
 import json
 
@@ -8,51 +8,51 @@ from click.testing import CliRunner
 from PIL import Image
 
 from diffoundry.exporter.cli.export import command as export
-from diffoundry.runtime.bundle import Bundle
-from diffoundry.runtime.cli.generate import command as generate
+from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.cli.generate import command as generate_command
 
 ASKED = ("a cat", "--steps", "2", "--seed", "1")
 """What diffusers flags."""
 
 
 @pytest.fixture
-def paint(wide_bundle, tmp_path):
+def run_generate(wide_bundle, tmp_path):
     def run(*options):
         path = tmp_path / "out.png"
-        result = CliRunner().invoke(generate, [str(wide_bundle("sd1-checked")), "-o", str(path), *options])
+        result = CliRunner().invoke(generate_command, [str(wide_bundle("sd1-checked")), "-o", str(path), *options])
         assert result.exit_code == 0, result.output
         return np.asarray(Image.open(path)), result
 
     return run
 
 
-def test_a_flagged_picture_is_black_and_told(paint):
-    pixels, result = paint(*ASKED)
+def test_a_flagged_image_is_black_and_told(run_generate):
+    pixels, result = run_generate(*ASKED)
     assert not pixels.any()
-    assert "the safety checker flagged this picture, so it is black; try another prompt or seed" in " ".join(
+    assert "the safety checker flagged this image, so it is black; try another prompt or seed" in " ".join(
         result.stderr.split()
     )
     assert "one colour" not in result.stderr
 
 
-def test_without_it(paint):
-    pixels, result = paint(*ASKED, "--no-safety-checker")
+def test_without_it(run_generate):
+    pixels, result = run_generate(*ASKED, "--no-safety-checker")
     assert pixels.any()
     assert "safety" not in result.stderr
 
 
-def test_json_has_the_flags(paint):
-    assert json.loads(paint(*ASKED, "--json")[1].stdout)["nsfw_content_detected"] == [True]
-    assert json.loads(paint("a cat", "--steps", "2", "--seed", "0", "--json")[1].stdout)["nsfw_content_detected"] == [
-        False
-    ]
-    off = json.loads(paint(*ASKED, "--no-safety-checker", "--json")[1].stdout)
+def test_json_has_the_flags(run_generate):
+    assert json.loads(run_generate(*ASKED, "--json")[1].stdout)["nsfw_content_detected"] == [True]
+    assert json.loads(run_generate("a cat", "--steps", "2", "--seed", "0", "--json")[1].stdout)[
+        "nsfw_content_detected"
+    ] == [False]
+    off = json.loads(run_generate(*ASKED, "--no-safety-checker", "--json")[1].stdout)
     assert off["nsfw_content_detected"] is None
 
 
 def test_export_without_it(tiny_sd_checkpoint, tmp_path, work_here, monkeypatch):
-    monkeypatch.setattr("diffoundry.exporter.build.run_job", work_here)
-    monkeypatch.setattr("diffoundry.exporter.build.build.__kwdefaults__", {"run": work_here})
+    monkeypatch.setattr("diffoundry.exporter.export.run_job", work_here)
+    monkeypatch.setattr("diffoundry.exporter.export.build.__kwdefaults__", {"run": work_here})
     folder, output = tiny_sd_checkpoint("sd1-checked"), tmp_path / "b"
     options = ["--model", str(folder), "--target", "onnxruntime", "--no-safety-checker", "-o", str(output)]
     result = CliRunner().invoke(export, options, catch_exceptions=False)

@@ -1,4 +1,4 @@
-"""--vae-tiling and --vae-slicing of `generate`: the picture of the library, and what a PNG keeps."""
+"""--vae-tiling and --vae-slicing of `generate`: the image of the library, and what a PNG keeps."""
 
 import numpy as np
 import pytest
@@ -7,14 +7,14 @@ from PIL import Image
 
 from diffoundry.runtime import load
 from diffoundry.runtime.cli.generate import command
-from diffoundry.runtime.png import read_settings
+from diffoundry.runtime.images.png import read_settings
 
 SIZE = ("--height", "96", "--width", "72")
 
 
 @pytest.fixture(scope="module")
-def paint(emoji_bundle, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("painted")
+def generate(emoji_bundle, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("generated")
 
     def run(name, *options):
         result = CliRunner().invoke(command, [str(emoji_bundle), "-o", str(folder / name), *options])
@@ -24,13 +24,13 @@ def paint(emoji_bundle, tmp_path_factory):
     return run
 
 
-def test_the_picture_is_that_of_the_library_and_can_be_painted_again(paint, emoji_bundle):
+def test_the_image_is_that_of_the_library_and_can_be_generated_again(generate, emoji_bundle):
     asked = ("a dog", "--steps", "2", "--seed", "0", *SIZE)
-    plain, told = paint("plain.png", *asked)
+    plain, told = generate("plain.png", *asked)
     assert "VAE tiling" not in told
     assert not {"vae_tiling", "vae_slicing"} & read_settings(plain).keys()
-    tiled, told = paint("tiled.png", *asked, "--vae-tiling", "--vae-slicing")
-    assert "VAE tiling: a picture larger than a tile differs from the one without tiling" in told
+    tiled, told = generate("tiled.png", *asked, "--vae-tiling", "--vae-slicing")
+    assert "VAE tiling: an image larger than a tile differs from the one without tiling" in told
     settings = read_settings(tiled)
     assert settings["vae_tiling"] is True
     assert settings["vae_slicing"] is True
@@ -39,7 +39,7 @@ def test_the_picture_is_that_of_the_library_and_can_be_painted_again(paint, emoj
     expected = pipe("a dog", seed=0, num_inference_steps=2, height=96, width=72).images[0]
     np.testing.assert_array_equal(np.asarray(Image.open(tiled)), np.asarray(expected))
     assert plain.read_bytes() != tiled.read_bytes()
-    again, _ = paint("again.png", "--like", str(tiled))
+    again, _ = generate("again.png", "--like", str(tiled))
     assert again.read_bytes() == tiled.read_bytes()
-    whole, _ = paint("whole.png", "--like", str(tiled), "--no-vae-tiling", "--no-vae-slicing")
+    whole, _ = generate("whole.png", "--like", str(tiled), "--no-vae-tiling", "--no-vae-slicing")
     assert whole.read_bytes() == plain.read_bytes()

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from diffoundry.runtime import load
-from diffoundry.runtime.bundle import Bundle
+from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.bundle.manifest import FORMAT_VERSION
 from diffoundry.runtime.errors import BundleError, EngineError
-from diffoundry.runtime.manifest import FORMAT_VERSION
 
 HERE = Path(__file__).parent
 

@@ -32,7 +32,7 @@ def emoji_openvino(exported):
 
 @pytest.fixture(scope="session")
 def apple(emoji):
-    """A picture to begin with: PIL, 64 x 64."""
+    """An image to begin with: PIL, 64 x 64."""
     return emoji("a red apple", seed=7, num_inference_steps=10).images[0]
 
 

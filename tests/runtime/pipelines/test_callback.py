@@ -28,7 +28,7 @@ def follow(pipe, prompt, change, names, **arguments):
 
 
 def change(index, tensors):
-    """Another picture from the second step on, another prompt from the fourth on."""
+    """Another image from the second step on, another prompt from the fourth on."""
     changed = {"latents": tensors["latents"] * 0.9} if index == 1 else {}
     if index == 3:
         changed |= {name: values * 0.5 for name, values in tensors.items() if name != "latents"}

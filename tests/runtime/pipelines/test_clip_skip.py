@@ -21,10 +21,10 @@ def test_every_step_is_diffusers(exported, tiny_sd_checkpoint, variant):
     folder = tiny_sd_checkpoint(variant)
     ours, theirs = load(exported(folder)), diffusers_pipeline(folder)
     arguments = {"negative_prompt": "blue", "num_inference_steps": 4}
-    pictures = [compare(ours, theirs, "a red apple", **arguments, clip_skip=skip)[1] for skip in (0, 1, 2)]
-    pictures.append(compare(ours, theirs, "a red apple", **arguments)[1])
-    np.testing.assert_array_equal(pictures[0], pictures[-1])
-    assert all(np.abs(pictures[skip] - pictures[0]).max() > 1e-3 for skip in (1, 2))
+    images = [compare(ours, theirs, "a red apple", **arguments, clip_skip=skip)[1] for skip in (0, 1, 2)]
+    images.append(compare(ours, theirs, "a red apple", **arguments)[1])
+    np.testing.assert_array_equal(images[0], images[-1])
+    assert all(np.abs(images[skip] - images[0]).max() > 1e-3 for skip in (1, 2))
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])

@@ -22,7 +22,7 @@ CLASSES = {
 }
 
 
-def picture(height=64, width=64, seed=0):
+def image(height=64, width=64, seed=0):
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
@@ -53,7 +53,7 @@ def controlled(controlled_bundle, tiny_sd_checkpoint, tiny_controlnet):
 
 
 class Renamed:
-    """Our pipeline, taking the picture for ControlNets under the name that diffusers' text to image gives it."""
+    """Our pipeline, taking the image for ControlNets under the name that diffusers' text to image gives it."""
 
     def __init__(self, pipe):
         self.pipe = pipe
@@ -63,7 +63,7 @@ class Renamed:
 
 
 def follow(pair, prompt=PROMPT, *, control, steps=3, **arguments):
-    """`compare`, the picture for ControlNets under the name that each side gives it."""
+    """`compare`, the image for ControlNets under the name that each side gives it."""
     ours, theirs = pair
     name = "control_image"
     if "image" not in arguments:
@@ -85,7 +85,7 @@ def follow(pair, prompt=PROMPT, *, control, steps=3, **arguments):
     ],
 )
 def test_text_to_image(controlled, base, arguments):
-    follow(controlled(base), control=picture(), **arguments)
+    follow(controlled(base), control=image(), **arguments)
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
@@ -93,7 +93,7 @@ def test_every_engine_takes_every_size(controlled, controlled_bundle, target):
     theirs = controlled()[1]
     ours = load(controlled_bundle(), target=target, precision="fp32")
     for size in ((64, 64), (72, 88), (128, 64)):
-        follow((ours, theirs), control=picture(*size), control_guidance_end=0.7)
+        follow((ours, theirs), control=image(*size), control_guidance_end=0.7)
 
 
 def test_prompts_of_two_chunks(controlled):
@@ -102,12 +102,12 @@ def test_prompts_of_two_chunks(controlled):
         name: noise.standard_normal((1, 154, 32)).astype(np.float32)
         for name in ("prompt_embeds", "negative_prompt_embeds")
     }
-    follow(controlled(), None, control=picture(), **embeddings)
+    follow(controlled(), None, control=image(), **embeddings)
 
 
 @pytest.mark.parametrize("base", ["sd1", "xl"])
 def test_odd_sizes_and_several_prompts(controlled, base):
-    controls = [picture(72, 88, seed) for seed in (1, 2)]
+    controls = [image(72, 88, seed) for seed in (1, 2)]
     follow(controlled(base), PAIR, control=controls, num_images_per_prompt=2, guess_mode=True)
     follow(controlled(base), PAIR, control=controls[0], num_images_per_prompt=2)
 
@@ -115,7 +115,7 @@ def test_odd_sizes_and_several_prompts(controlled, base):
 def test_two_controlnets(controlled):
     """The second knows no places, and takes blue before red."""
     pair = controlled(nets=("first", "pooled"))
-    controls = [picture(seed=1), picture(seed=2)]
+    controls = [image(seed=1), image(seed=2)]
     follow(
         pair,
         control=controls,
@@ -124,7 +124,7 @@ def test_two_controlnets(controlled):
         control_guidance_end=[0.6, 1.0],
     )
     follow(pair, control=controls, guess_mode=True, controlnet_conditioning_scale=0.6)
-    nested = [controls, [picture(seed=3), picture(seed=4)]]
+    nested = [controls, [image(seed=3), image(seed=4)]]
     follow(pair, PAIR, control=nested)
 
 
@@ -138,29 +138,29 @@ def test_one_that_knows_no_places_guesses_whatever_is_asked_for(controlled):
         **{**theirs.components, "controlnet": theirs.controlnet.nets[1]}, requires_safety_checker=False
     )
     other.set_progress_bar_config(disable=True)
-    follow((alone, other), control=picture(72, 88))
+    follow((alone, other), control=image(72, 88))
 
 
 @pytest.mark.parametrize("base", ["sd1", "xl"])
 @pytest.mark.parametrize("guess", [False, True])
 def test_image_to_image(controlled, base, guess):
-    follow(controlled(base, kind="Img2Img"), image=picture(72, 64, 5), control=picture(72, 64), guess_mode=guess)
+    follow(controlled(base, kind="Img2Img"), image=image(72, 64, 5), control=image(72, 64), guess_mode=guess)
 
 
 @pytest.mark.parametrize("base", ["sd1", "xl"])
 @pytest.mark.parametrize("arguments", [{}, {"strength": 0.7, "guess_mode": True}])
 def test_inpainting(controlled, base, arguments):
     pair = controlled(base, kind="Inpaint")
-    follow(pair, image=picture(seed=5), mask_image=mask(), control=picture(), **arguments)
+    follow(pair, image=image(seed=5), mask_image=mask(), control=image(), **arguments)
 
 
 def test_inpainting_a_part(controlled):
-    """The picture is larger than what is painted; what the ControlNet is shown lies over all of it."""
+    """The image is larger than what is generated; what the ControlNet is shown lies over all of it."""
     follow(
         controlled(kind="Inpaint"),
-        image=picture(96, 80, 5),
+        image=image(96, 80, 5),
         mask_image=mask(96, 80),
-        control=picture(96, 80),
+        control=image(96, 80),
         padding_mask_crop=8,
         height=64,
         width=64,
@@ -170,32 +170,32 @@ def test_inpainting_a_part(controlled):
 
 @pytest.mark.slow
 def test_inpainting_with_nine_channels(controlled):
-    follow(controlled("inpaint", kind="Inpaint"), image=picture(seed=5), mask_image=mask(), control=picture())
+    follow(controlled("inpaint", kind="Inpaint"), image=image(seed=5), mask_image=mask(), control=image())
 
 
-def test_arrays_are_pictures_too(controlled):
+def test_arrays_are_images_too(controlled):
     pixels = np.random.default_rng(3).random((2, 64, 64, 3), dtype=np.float32)
     follow(controlled(), PAIR, control=pixels)
 
 
-def paint(pipe, **arguments):
+def generate(pipe, **arguments):
     return pipe(PROMPT, seed=0, num_inference_steps=3, output_type="latent", **arguments).images
 
 
-def test_without_a_picture_it_paints_as_without_controlnets(controlled, exported, tiny_sd_checkpoint):
-    guided = paint(controlled()[0])
-    plain = paint(load(exported(tiny_sd_checkpoint())))
+def test_without_a_image_it_generates_as_without_controlnets(controlled, exported, tiny_sd_checkpoint):
+    guided = generate(controlled()[0])
+    plain = generate(load(exported(tiny_sd_checkpoint())))
     np.testing.assert_allclose(guided, plain, atol=1e-5)
-    assert np.abs(guided - paint(controlled()[0], control_image=picture())).max() > 0.05
+    assert np.abs(guided - generate(controlled()[0], control_image=image())).max() > 0.05
 
 
 def test_a_controlnet_is_run_only_in_its_part_of_the_steps(controlled):
     pipe, calls = controlled(nets=("first", "pooled"))[0], []
     pipe.components.on_call = lambda name, *_: calls.append(name)
     try:
-        paint(
+        generate(
             pipe,
-            control_image=[picture(), picture()],
+            control_image=[image(), image()],
             control_guidance_start=[0.0, 0.3],
             control_guidance_end=[0.4, 1.0],
             controlnet_conditioning_scale=[1.0, 0.5],
@@ -204,7 +204,7 @@ def test_a_controlnet_is_run_only_in_its_part_of_the_steps(controlled):
         # PNDM makes four steps of three; in the second neither counts.
         assert loop == ["controlnet", "unet", "unet", "controlnet_1", "unet", "controlnet_1", "unet"]
         calls.clear()
-        paint(pipe, control_image=[picture(), picture()], controlnet_conditioning_scale=0.0)
+        generate(pipe, control_image=[image(), image()], controlnet_conditioning_scale=0.0)
         assert not any(name.startswith("controlnet") for name in calls)
     finally:
         pipe.components.on_call = None
@@ -212,9 +212,9 @@ def test_a_controlnet_is_run_only_in_its_part_of_the_steps(controlled):
 
 def test_low_memory_keeps_both_open_in_the_loop_and_nothing_else(controlled, controlled_bundle):
     pipe = load(controlled_bundle(), target="onnxruntime", precision="fp32", low_memory=True)
-    got = paint(pipe, control_image=picture())
+    got = generate(pipe, control_image=image())
     assert set(pipe.components._engines) == {"unet", "controlnet"}
-    np.testing.assert_array_equal(got, paint(controlled()[0], control_image=picture()))
+    np.testing.assert_array_equal(got, generate(controlled()[0], control_image=image()))
     pipe.components.close()
 
 
@@ -222,7 +222,7 @@ def test_a_guess_asks_for_rows_of_the_prompt_alone(controlled):
     pipe, rows = controlled()[0], {}
     pipe.components.on_call = lambda name, feeds, *_: rows.__setitem__(name, len(next(iter(feeds.values()))))
     try:
-        paint(pipe, control_image=picture(), guess_mode=True)
+        generate(pipe, control_image=image(), guess_mode=True)
     finally:
         pipe.components.on_call = None
     assert (rows["controlnet"], rows["unet"]) == (1, 2)
@@ -231,65 +231,65 @@ def test_a_guess_asks_for_rows_of_the_prompt_alone(controlled):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"control_image": picture(72, 64), "height": 64}, "got 64 x 72 pixels, expected 64 x 64, the size that is"),
-        ({"control_image": picture(60, 64)}, "height: got 60, expected a multiple of 8"),
-        ({"control_image": [picture()] * 3}, "control_image: got 3 pictures for 1 prompts, expected one, or one for"),
+        ({"control_image": image(72, 64), "height": 64}, "got 64 x 72 pixels, expected 64 x 64, the size that is"),
+        ({"control_image": image(60, 64)}, "height: got 60, expected a multiple of 8"),
+        ({"control_image": [image()] * 3}, "control_image: got 3 images for 1 prompts, expected one, or one for"),
         ({"control_image": "edges.png"}, "control_image: got str, expected a PIL image or an array of floats in 0..1"),
         (
-            {"control_image": picture().convert("RGBA")},
-            "control_image: got a picture with transparency, expected one without",
+            {"control_image": image().convert("RGBA")},
+            "control_image: got an image with transparency, expected one without",
         ),
-        ({"guess_mode": True}, "guess_mode: got it without control_image, expected a picture for every ControlNet"),
+        ({"guess_mode": True}, "guess_mode: got it without control_image, expected an image for every ControlNet"),
         (
-            {"control_image": picture(), "control_guidance_start": 0.5, "control_guidance_end": 0.5},
+            {"control_image": image(), "control_guidance_start": 0.5, "control_guidance_end": 0.5},
             "control_guidance_start and control_guidance_end: got 0.5 and 0.5, expected 0 <= start < end <= 1",
         ),
         (
-            {"control_image": picture(), "controlnet_conditioning_scale": [1.0, 0.5]},
+            {"control_image": image(), "controlnet_conditioning_scale": [1.0, 0.5]},
             "controlnet_conditioning_scale: got 2 numbers, expected one, or 1: one for each ControlNet",
         ),
         (
-            {"control_image": picture(), "controlnet_conditioning_scale": float("nan")},
+            {"control_image": image(), "controlnet_conditioning_scale": float("nan")},
             "controlnet_conditioning_scale: got nan, expected a number",
         ),
-        ({"control_image": picture(), "guess_mode": "yes"}, "guess_mode: got 'yes', expected True or False"),
+        ({"control_image": image(), "guess_mode": "yes"}, "guess_mode: got 'yes', expected True or False"),
         (
             {
-                "control_image": picture(),
+                "control_image": image(),
                 "callback_on_step_end": print,
                 "callback_on_step_end_tensor_inputs": ["prompt_embeds"],
             },
             "callback_on_step_end_tensor_inputs: got 'prompt_embeds', expected a list of latents$",
         ),
         (
-            {"control_image": picture(), "image": picture(72, 64)},
-            "control_image: got 64 x 64 pixels, expected 64 x 72, the size that is painted; resize it before edges",
+            {"control_image": image(), "image": image(72, 64)},
+            "control_image: got 64 x 64 pixels, expected 64 x 72, the size that is generated; resize it before edges",
         ),
     ],
 )
 def test_what_does_not_fit_is_refused(controlled, arguments, message):
     with pytest.raises(InputError, match=message):
-        paint(controlled()[0], **arguments)
+        generate(controlled()[0], **arguments)
 
 
 @pytest.mark.parametrize(
     ("control", "message"),
     [
-        (picture(), "control_image: got 1, expected a list of 2: one for each ControlNet of this bundle"),
-        ([[picture()], [picture()]], "control_image: got lists of 1 pictures, expected 2 in each"),
-        ([picture(), picture(72, 64)], "control_image: got pictures of 64 x 64, 64 x 72 pixels, expected one size"),
+        (image(), "control_image: got 1, expected a list of 2: one for each ControlNet of this bundle"),
+        ([[image()], [image()]], "control_image: got lists of 1 images, expected 2 in each"),
+        ([image(), image(72, 64)], "control_image: got images of 64 x 64, 64 x 72 pixels, expected one size"),
     ],
 )
-def test_pictures_for_two_are_counted(controlled, control, message):
+def test_images_for_two_are_counted(controlled, control, message):
     with pytest.raises(InputError, match=message):
-        paint(controlled(nets=("first", "pooled"))[0], control_image=control)
+        generate(controlled(nets=("first", "pooled"))[0], control_image=control)
 
 
 def test_bundles_and_tasks_without_controlnets_say_so(exported, tiny_sd_checkpoint, controlled):
     with pytest.raises(InputError, match="control_image: got one, but this bundle has no ControlNet; export it with"):
-        paint(load(exported(tiny_sd_checkpoint())), control_image=picture())
+        generate(load(exported(tiny_sd_checkpoint())), control_image=image())
     pixels = np.zeros((64, 64, 3), np.float32)
-    parts = {"image": picture(), "mask_image": mask(), "padding_mask_crop": 8, "output_type": "pil"}
+    parts = {"image": image(), "mask_image": mask(), "padding_mask_crop": 8, "output_type": "pil"}
     with pytest.raises(InputError, match="control_image: got ndarray with padding_mask_crop, expected PIL images"):
         controlled()[0](PROMPT, control_image=pixels, num_inference_steps=1, **parts)
 
@@ -309,14 +309,14 @@ def test_a_lora_goes_with_it(controlled, tmp_path):
     save_file(unet, tmp_path / "unet.safetensors")
     save_file({**unet, **own}, tmp_path / "both.safetensors")
     theirs.load_lora_weights(str(tmp_path / "unet.safetensors"))
-    before = paint(ours, control_image=picture())
+    before = generate(ours, control_image=image())
     try:
         report = ours.load_lora(tmp_path / "both.safetensors")
         assert set(report.unused) == set(own)
         assert report.layers == {"unet": 1}
-        follow((ours, theirs), control=picture())
-        assert np.abs(paint(ours, control_image=picture()) - before).max() > 1e-3
+        follow((ours, theirs), control=image())
+        assert np.abs(generate(ours, control_image=image()) - before).max() > 1e-3
     finally:
         ours.unload_lora()
         theirs.unload_lora_weights()
-    np.testing.assert_array_equal(paint(ours, control_image=picture()), before)
+    np.testing.assert_array_equal(generate(ours, control_image=image()), before)

@@ -1,4 +1,4 @@
-"""Image to image against diffusers' own: latents after every step, the picture, and what is refused."""
+"""Image to image against diffusers' own: latents after every step, the image, and what is refused."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_every_step_is_diffusers_on_openvino(emoji_openvino, theirs, apple):
     compare(emoji_openvino, theirs, "a green apple", image=apple, num_inference_steps=6)
 
 
-def test_several_pictures_prompts_and_seeds(emoji, theirs, apple):
+def test_several_images_prompts_and_seeds(emoji, theirs, apple):
     images = [apple, Image.effect_noise((64, 64), 90).convert("RGB")]
     settings = {"num_inference_steps": 5, "num_images_per_prompt": 2}
     compare(emoji, theirs, ["a green apple", "a cat face"], image=images, **settings)
@@ -63,8 +63,8 @@ def test_schedulers_begin_in_the_middle(emoji, emoji_folder, apple, name):
 @pytest.mark.parametrize("variant", ["sd1", "sd2"])
 def test_other_architectures_and_sizes(exported, tiny_sd_checkpoint, variant, apple):
     folder = tiny_sd_checkpoint(variant)
-    picture = apple.resize((72, 56))
-    compare(load(exported(folder)), diffusers_pipeline(folder, CLASS), "anything", image=picture, num_inference_steps=5)
+    image = apple.resize((72, 56))
+    compare(load(exported(folder)), diffusers_pipeline(folder, CLASS), "anything", image=image, num_inference_steps=5)
 
 
 @pytest.mark.parametrize(
@@ -77,14 +77,14 @@ def test_other_architectures_and_sizes(exported, tiny_sd_checkpoint, variant, ap
             "strength: got 0.1 of 5 steps, which leaves none; expected at least 0.2, or more steps",
         ),
         ({"image": Image.new("RGB", (60, 64))}, "image: got 60 x 64 pixels, expected multiples of 8; resize or crop"),
-        ({"image": Image.new("RGBA", (64, 64))}, "image: got a picture with transparency, expected one without"),
-        ({"image": []}, "image: got no picture, expected pictures of one size"),
+        ({"image": Image.new("RGBA", (64, 64))}, "image: got an image with transparency, expected one without"),
+        ({"image": []}, "image: got no image, expected images of one size"),
         ({"image": "apple.png"}, "image: got str, expected a PIL image or an array"),
         (
             {"image": [Image.new("RGB", (64, 64)), Image.new("RGB", (72, 64))]},
-            "image: got 64 x 64, 72 x 64, expected pictures of one size",
+            "image: got 64 x 64, 72 x 64, expected images of one size",
         ),
-        ({"image": [Image.new("RGB", (64, 64))] * 2}, "image: got 2 for 1 pictures, expected one, or a number that"),
+        ({"image": [Image.new("RGB", (64, 64))] * 2}, "image: got 2 for 1 images, expected one, or a number that"),
         ({"image": np.zeros((64, 64, 3), np.uint8)}, "image: got an array of uint8, expected floats in 0..1"),
         ({"height": 72}, "height: got 72, expected the image's 64; leave it out, or resize the image"),
         ({"latents": np.zeros((1, 4, 8, 8), np.float32)}, "latents: got them with image, expected one of the two"),

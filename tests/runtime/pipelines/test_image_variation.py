@@ -1,4 +1,4 @@
-"""Image variation against diffusers' own: latents after every step, the picture, and what is refused."""
+"""Image variation against diffusers' own: latents after every step, the image, and what is refused."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from device_precisions import requires_precision
 from PIL import Image
 from pipeline_harness import TOLERANCE, as_array, diffusers_pipeline
 
-from diffoundry.exporter.pytorch.reference import call_pipeline
+from diffoundry.exporter.reference.pipeline import call_pipeline
 from diffoundry.runtime import load
 from diffoundry.runtime.errors import InputError
 
@@ -24,7 +24,7 @@ def ours(wide_bundle):
     return load(wide_bundle("variation"))
 
 
-def picture(width, height, seed=0):
+def image(width, height, seed=0):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
 
 
@@ -62,11 +62,11 @@ def follow(ours, theirs, image, seed=0, tolerance=TOLERANCE, **arguments):
     ids=lambda arguments: " ".join(f"{key}={value}" for key, value in arguments.items()),
 )
 def test_every_step_is_diffusers(ours, theirs, arguments):
-    follow(ours, theirs, picture(90, 61), **arguments)
+    follow(ours, theirs, image(90, 61), **arguments)
 
 
-def test_several_pictures_of_any_size(ours, theirs):
-    several = [picture(40, 90), picture(64, 64, seed=1), Image.linear_gradient("L")]
+def test_several_images_of_any_size(ours, theirs):
+    several = [image(40, 90), image(64, 64, seed=1), Image.linear_gradient("L")]
     follow(ours, theirs, several, num_inference_steps=2)
     follow(ours, theirs, several[:2], num_inference_steps=2, num_images_per_prompt=2, seed=[3, 4, 5, 6])
 
@@ -76,15 +76,15 @@ def test_prepared_pixels(ours, theirs):
     follow(ours, theirs, pixels, num_inference_steps=2)
 
 
-def test_the_picture_counts_and_flags_are_diffusers(ours, theirs):
+def test_the_image_counts_and_flags_are_diffusers(ours, theirs):
     first, second = (
-        ours(image=picture(64, 64, seed), seed=0, num_inference_steps=2, output_type="latent").images for seed in (0, 1)
+        ours(image=image(64, 64, seed), seed=0, num_inference_steps=2, output_type="latent").images for seed in (0, 1)
     )
     assert np.abs(first - second).max() > 1e-3
-    flags = [follow(ours, theirs, picture(64, 64), seed=seed, num_inference_steps=2)[0] for seed in range(6)]
+    flags = [follow(ours, theirs, image(64, 64), seed=seed, num_inference_steps=2)[0] for seed in range(6)]
     assert set(flags) == {True, False}
     ours.safety_checker, checker = None, ours.safety_checker
-    assert ours(image=picture(64, 64), seed=0, num_inference_steps=2).nsfw_content_detected is None
+    assert ours(image=image(64, 64), seed=0, num_inference_steps=2).nsfw_content_detected is None
     ours.safety_checker = checker
 
 
@@ -97,7 +97,7 @@ def test_other_engines(wide_bundle, theirs, target, precision):
     theirs.safety_checker, checker = None, theirs.safety_checker
     try:
         tolerance = TOLERANCE if precision == "fp32" else 0.03
-        follow(pipe, theirs, picture(90, 61), num_inference_steps=3, tolerance=tolerance)
+        follow(pipe, theirs, image(90, 61), num_inference_steps=3, tolerance=tolerance)
     finally:
         theirs.safety_checker = checker
 
@@ -105,12 +105,15 @@ def test_other_engines(wide_bundle, theirs, target, precision):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"image": None}, "image: got none, expected a picture: variations of it are what this checkpoint paints"),
-        ({"prompt": "a cat"}, "prompt: got 'a cat', expected none: this checkpoint paints variations of a picture"),
-        ({"negative_prompt": "blue"}, "negative_prompt: got 'blue', expected none: this checkpoint paints variations"),
+        ({"image": None}, "image: got none, expected an image: variations of it are what this checkpoint generates"),
+        ({"prompt": "a cat"}, "prompt: got 'a cat', expected none: this checkpoint generates variations of an image"),
+        (
+            {"negative_prompt": "blue"},
+            "negative_prompt: got 'blue', expected none: this checkpoint generates variations",
+        ),
         ({"image": "x.png"}, "image: got str, expected a PIL image"),
-        ({"image": []}, "image: got an empty list, expected at least one picture"),
-        ({"image": Image.new("RGBA", (9, 9))}, "image: got a picture with transparency, expected one without"),
+        ({"image": []}, "image: got an empty list, expected at least one image"),
+        ({"image": Image.new("RGBA", (9, 9))}, "image: got an image with transparency, expected one without"),
         ({"image": Image.new("I;16", (9, 9))}, "image: got the PIL mode 'I;16', expected 8 bits a channel"),
         ({"image": np.zeros((32, 32, 3), np.float32)}, r"image: got an array of float32 \(32, 32, 3\), expected PIL"),
         ({"image": [np.zeros((3, 32, 32))]}, "image: got a list of arrays, expected PIL images, or one array"),
@@ -121,7 +124,7 @@ def test_other_engines(wide_bundle, theirs, target, precision):
 )
 def test_wrong_arguments_are_named(ours, arguments, message):
     with pytest.raises(InputError, match=message):
-        ours(**{"image": picture(32, 32), "seed": 0, "num_inference_steps": 1, **arguments})
+        ours(**{"image": image(32, 32), "seed": 0, "num_inference_steps": 1, **arguments})
 
 
 def test_it_has_no_use_for_an_embedding(ours, tmp_path):

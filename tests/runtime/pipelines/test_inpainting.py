@@ -1,4 +1,4 @@
-"""Inpainting against diffusers' own, with UNets of four and nine channels: every step, the picture, what is refused."""
+"""Inpainting against diffusers' own, with UNets of four and nine channels: every step, the image, what is refused."""
 
 import diffusers
 import numpy as np
@@ -57,7 +57,7 @@ def test_every_step_is_diffusers_on_openvino(emoji_openvino, theirs, exported, t
 
 
 @pytest.mark.parametrize("channels", [4, 9])
-def test_several_pictures_masks_and_seeds(emoji, theirs, nine, apple, channels):
+def test_several_images_masks_and_seeds(emoji, theirs, nine, apple, channels):
     pair = (emoji, theirs) if channels == 4 else nine
     noise = Image.effect_noise((64, 64), 90).convert("RGB")
     masks = [MASK, mask_of(box=(0, 0, 20, 64))]
@@ -70,12 +70,12 @@ def test_several_pictures_masks_and_seeds(emoji, theirs, nine, apple, channels):
 @pytest.mark.parametrize("channels", [4, 9])
 def test_only_what_the_mask_covers(emoji, theirs, nine, apple, channels):
     pair = (emoji, theirs) if channels == 4 else nine
-    picture = apple.resize((150, 110))
+    image = apple.resize((150, 110))
     mask = mask_of(150, 110, box=(60, 20, 100, 50))
-    arguments = {"image": picture, "mask_image": mask, "padding_mask_crop": 8, "output_type": "pil"}
-    _, pictures = compare(*pair, "a green apple", num_inference_steps=4, **arguments)
+    arguments = {"image": image, "mask_image": mask, "padding_mask_crop": 8, "output_type": "pil"}
+    _, images = compare(*pair, "a green apple", num_inference_steps=4, **arguments)
     outside = np.asarray(mask) == 0
-    np.testing.assert_array_equal(pictures[0][outside], np.asarray(picture)[outside])
+    np.testing.assert_array_equal(images[0][outside], np.asarray(image)[outside])
 
 
 @pytest.mark.parametrize("name", ["EulerAncestralDiscrete", "DPMSolverMultistep", "PNDM"])
@@ -100,7 +100,7 @@ def test_latents_in_place_of_what_is_kept(exported, tiny_sd_checkpoint, nine, ap
     [
         (np.zeros((1, 4, 4, 4), np.float32), r"got shape \(1, 4, 4, 4\), expected floats \(1 or more, 4, 8, 8\)"),
         ([0.5], "masked_image_latents: got list, expected floats"),
-        (np.zeros((2, 4, 8, 8), np.float32), "masked_image_latents: got 2 for 1 pictures"),
+        (np.zeros((2, 4, 8, 8), np.float32), "masked_image_latents: got 2 for 1 images"),
     ],
 )
 def test_latents_that_do_not_fit_are_named(nine, apple, latents, message):
@@ -126,9 +126,9 @@ def test_a_checkpoint_of_nine_channels_says_what_it_needs(nine):
         ({"mask_image": np.zeros((64, 72), np.float32)}, "mask_image: got 72 x 64 pixels, expected the image's"),
         (
             {"image": Image.new("RGB", (72, 64)), "mask_image": Image.new("L", (72, 64))},
-            "image: got 72 x 64 pixels, expected 64 x 64, the size that is painted; resize it, or pass height and",
+            "image: got 72 x 64 pixels, expected 64 x 64, the size that is generated; resize it, or pass height and",
         ),
-        ({"mask_image": Image.new("LA", (64, 64))}, "mask_image: got a picture with transparency"),
+        ({"mask_image": Image.new("LA", (64, 64))}, "mask_image: got an image with transparency"),
         ({"mask_image": [MASK] * 2, "image": [Image.new("RGB", (64, 64))] * 3}, "mask_image: got 2 for 3 images"),
         ({"strength": 2}, "strength: got 2, expected a number above 0 and at most 1"),
         ({"padding_mask_crop": -1}, "padding_mask_crop: got -1, expected a whole number of at least 0"),

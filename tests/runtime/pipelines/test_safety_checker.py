@@ -1,4 +1,4 @@
-"""The safety checker against diffusers': verdicts, black pictures, every task, and how it is turned off."""
+"""The safety checker against diffusers': verdicts, black images, every task, and how it is turned off."""
 
 from types import SimpleNamespace
 
@@ -11,7 +11,7 @@ from PIL import Image
 from pipeline_harness import compare, diffusers_pipeline
 
 from diffoundry.runtime import load
-from diffoundry.runtime.components import Components
+from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import BundleError, InputError
 from diffoundry.runtime.pipelines.safety import verdicts
 
@@ -68,7 +68,7 @@ def test_scores_become_the_verdicts_of_diffusers(spread):
     assert 0 < sum(expected) < 400
 
 
-def test_flagged_pictures_are_black_and_told(ours, theirs):
+def test_flagged_images_are_black_and_told(ours, theirs):
     arguments = {"seed": SEEDS, "num_images_per_prompt": 4, **SETTINGS}
     compare(ours, theirs, "a cat", **arguments)
     compare(ours, theirs, "a cat", output_type="pil", **arguments)
@@ -93,8 +93,8 @@ def test_engines_give_the_scores_of_diffusers(bundle, theirs, target, precision)
     """Within 2e-6 in fp32; fp16 rounds activations of a few units to 1e-3, which moves a cosine by as much."""
     requires_precision(target, precision)
     random = np.random.default_rng(0)
-    pictures = [Image.fromarray(random.integers(0, 256, (48, 40, 3), np.uint8)) for _ in range(5)]
-    pixels = theirs.feature_extractor(pictures, return_tensors="pt").pixel_values
+    images = [Image.fromarray(random.integers(0, 256, (48, 40, 3), np.uint8)) for _ in range(5)]
+    pixels = theirs.feature_extractor(images, return_tensors="pt").pixel_values
     checker = theirs.safety_checker
     with torch.no_grad():
         embeds = checker.visual_projection(checker.vision_model(pixels)[1])
@@ -119,10 +119,10 @@ def test_turned_off(bundle, folder, ours, theirs):
 
 def test_every_task_of_the_checkpoint(ours, folder):
     random = np.random.default_rng(3)
-    picture = Image.fromarray(random.integers(0, 256, (64, 64, 3), np.uint8))
+    image = Image.fromarray(random.integers(0, 256, (64, 64, 3), np.uint8))
     mask = Image.fromarray(np.kron([[0, 255], [255, 0]], np.ones((32, 32))).astype(np.uint8))
     seen = set()
-    for name, more in (("Img2Img", {"image": picture}), ("Inpaint", {"image": picture, "mask_image": mask})):
+    for name, more in (("Img2Img", {"image": image}), ("Inpaint", {"image": image, "mask_image": mask})):
         theirs = diffusers_pipeline(folder, f"StableDiffusion{name}Pipeline")
         for seed in (0, 1, 2):
             arguments = {**more, "num_inference_steps": 3, "strength": 0.9}
@@ -133,15 +133,15 @@ def test_every_task_of_the_checkpoint(ours, folder):
     assert seen == {True, False}
 
 
-def test_a_black_part_is_put_into_the_picture_as_diffusers_does(ours, folder):
+def test_a_black_part_is_put_into_the_image_as_diffusers_does(ours, folder):
     random = np.random.default_rng(4)
-    picture = Image.fromarray(random.integers(0, 256, (96, 80, 3), np.uint8))
-    mask = Image.new("L", picture.size)
+    image = Image.fromarray(random.integers(0, 256, (96, 80, 3), np.uint8))
+    mask = Image.new("L", image.size)
     mask.paste(255, (20, 30, 60, 60))
     theirs = diffusers_pipeline(folder, "StableDiffusionInpaintPipeline")
     flags = []
     for seed in (0, 1, 2, 3):
-        arguments = {"image": picture, "mask_image": mask, "padding_mask_crop": 8, **SETTINGS, "output_type": "pil"}
+        arguments = {"image": image, "mask_image": mask, "padding_mask_crop": 8, **SETTINGS, "output_type": "pil"}
         compare(ours, theirs, "a dog", seed=seed, height=64, width=64, **arguments)
         flags += ours("a dog", seed=seed, height=64, width=64, **arguments).nsfw_content_detected
     assert set(flags) == {True, False}
@@ -162,7 +162,7 @@ def test_a_bundle_without_a_feature_extractor(bundle, tmp_path):
 
 def test_a_feature_extractor_of_another_size_is_refused(bundle):
     pipe = load(bundle)
-    assert isinstance(pipe.components, Components)
+    assert isinstance(pipe.components, EngineSession)
     pipe.safety_checker.extractor = type(pipe.safety_checker.extractor)()  # CLIP's own 224 pixels
     with pytest.raises(InputError, match=r"clip_input.*\(1, 3, 224, 224\)"):
         pipe("a cat", seed=1, **SETTINGS)

@@ -1,4 +1,4 @@
-"""The pipeline against diffusers' own: latents after every step, the picture, and everything that may be asked for."""
+"""The pipeline against diffusers' own: latents after every step, the image, and everything that may be asked for."""
 
 import threading
 
@@ -98,7 +98,7 @@ def test_generator_and_latents_in_place_of_a_seed(emoji):
     np.testing.assert_array_equal(seeded.images, handed.images)
 
 
-def test_without_a_seed_one_is_drawn_and_paints_the_same_again(emoji):
+def test_without_a_seed_one_is_drawn_and_generates_the_same_again(emoji):
     settings = {"num_inference_steps": 2, "output_type": "latent"}
     first = emoji("a fish", **settings)
     np.testing.assert_array_equal(first.images, emoji("a fish", seed=first.seed, **settings).images)
@@ -123,10 +123,10 @@ def test_threads_share_a_pipeline(emoji):
     alone = [emoji(prompt, seed=1, num_inference_steps=4).images[0].tobytes() for prompt in prompts]
     together: dict[str, bytes] = {}
 
-    def paint(prompt):
+    def generate(prompt):
         together[prompt] = emoji(prompt, seed=1, num_inference_steps=4).images[0].tobytes()
 
-    threads = [threading.Thread(target=paint, args=(prompt,)) for prompt in prompts]
+    threads = [threading.Thread(target=generate, args=(prompt,)) for prompt in prompts]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -187,7 +187,7 @@ def test_wrong_arguments_are_named(emoji, arguments, message):
     assert isinstance(caught.value, InputError) or "Magic" in message
 
 
-def test_low_memory_paints_the_same_picture(emoji, emoji_bundle):
+def test_low_memory_generates_the_same_image(emoji, emoji_bundle):
     arguments = {"prompt": "a red apple", "seed": 3, "num_inference_steps": 3, "output_type": "np"}
     frugal = load(emoji_bundle, low_memory=True)
     np.testing.assert_array_equal(frugal(**arguments).images, emoji(**arguments).images)

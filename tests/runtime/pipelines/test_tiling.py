@@ -1,4 +1,4 @@
-"""The VAE in tiles and slices against diffusers' own: what is put together, pictures, latents, and what is fed."""
+"""The VAE in tiles and slices against diffusers' own: what is put together, images, latents, and what is fed."""
 
 from types import SimpleNamespace
 
@@ -10,10 +10,10 @@ from PIL import Image
 from pipeline_harness import compare, diffusers_pipeline
 
 from diffoundry.runtime import load
+from diffoundry.runtime.bundle.specs import DimSpec
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.pipelines.tiling import Tiles
 from diffoundry.runtime.random import TorchCpuGenerator
-from diffoundry.runtime.specs import DimSpec
 
 KL = diffusers.AutoencoderKL
 
@@ -95,22 +95,22 @@ def pair(request, exported, emoji_folder, tiny_sd_checkpoint):
 
 
 @pytest.mark.parametrize("size", [(16, 16), (20, 13), (8, 19), (8, 8)])
-def test_latents_become_the_picture_of_diffusers(pair, size):
+def test_latents_become_the_image_of_diffusers(pair, size):
     ours, theirs = pair
     latents = np.random.default_rng(2).standard_normal((2, 4, *size), np.float32)
     with torch.no_grad():
         expected = theirs.decode(torch.from_numpy(latents / np.float32(theirs.config.scaling_factor))).sample
     expected = (expected / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
-    picture = ours.decode(latents, "np")
-    np.testing.assert_allclose(picture, expected, atol=2e-4)
+    image = ours.decode(latents, "np")
+    np.testing.assert_allclose(image, expected, atol=2e-4)
     ours.disable_vae_tiling()
     whole = ours.decode(latents, "np")
     ours.enable_vae_tiling()
-    assert (np.abs(whole - picture).max() > 1e-3) == (max(size) > 8)  # where there is one tile it is the whole
+    assert (np.abs(whole - image).max() > 1e-3) == (max(size) > 8)  # where there is one tile it is the whole
 
 
 @pytest.mark.parametrize("size", [(128, 128), (160, 104), (64, 152)])
-def test_a_picture_becomes_the_latents_of_diffusers(pair, size):
+def test_a_image_becomes_the_latents_of_diffusers(pair, size):
     ours, theirs = pair
     pixels = np.random.default_rng(3).uniform(-1, 1, (2, 3, *size)).astype(np.float32)
     with torch.no_grad():
@@ -139,20 +139,20 @@ def frugal_diffusers(folder, name):
     return pipe
 
 
-def test_every_task_paints_in_tiles_as_diffusers_does(frugal, emoji_folder):
+def test_every_task_generates_in_tiles_as_diffusers_does(frugal, emoji_folder):
     ours, fed = frugal
     settings = {"num_inference_steps": 3, "num_images_per_prompt": 2}
-    picture = Image.effect_noise((104, 160), 90).convert("RGB")
+    image = Image.effect_noise((104, 160), 90).convert("RGB")
     theirs = frugal_diffusers(emoji_folder, "StableDiffusionPipeline")
     compare(ours, theirs, "a red apple", height=128, width=96, **settings)
     assert fed["vae_decoder"] == [(1, 4, height, width) for height in (8, 8, 4) for width in (8, 6)] * 2
     assert not fed["vae_encoder"]
     theirs = frugal_diffusers(emoji_folder, "StableDiffusionImg2ImgPipeline")
-    compare(ours, theirs, "a red apple", image=picture, **settings)
+    compare(ours, theirs, "a red apple", image=image, **settings)
     assert fed["vae_encoder"] == [(1, 3, height, width) for height in (64, 64, 64, 16) for width in (64, 56, 8)]
     theirs = frugal_diffusers(emoji_folder, "StableDiffusionInpaintPipeline")
-    mask = Image.linear_gradient("L").resize(picture.size)
-    compare(ours, theirs, "a cat", image=picture, mask_image=mask, height=160, width=104, **settings)
+    mask = Image.linear_gradient("L").resize(image.size)
+    compare(ours, theirs, "a cat", image=image, mask_image=mask, height=160, width=104, **settings)
     for shapes, side in ((fed["vae_decoder"], 8), (fed["vae_encoder"], 64)):
         assert max(max(shape[2:]) for shape in shapes) == side
         assert {shape[0] for shape in shapes} == {1}
@@ -166,11 +166,11 @@ def test_other_families_and_tasks(exported, tiny_sd_checkpoint, variant, name):
     folder = tiny_sd_checkpoint(variant)
     ours = load(exported(folder))
     ours.enable_vae_tiling()
-    picture = Image.effect_noise((104, 80), 90).convert("RGB")
-    compare(ours, frugal_diffusers(folder, name), "a cat", image=picture, num_inference_steps=8)
+    image = Image.effect_noise((104, 80), 90).convert("RGB")
+    compare(ours, frugal_diffusers(folder, name), "a cat", image=image, num_inference_steps=8)
 
 
-def test_slices_are_the_same_pictures(frugal):
+def test_slices_are_the_same_images(frugal):
     ours, fed = frugal
     ours.disable_vae_tiling()
     latents = np.random.default_rng(5).standard_normal((3, 4, 8, 12), np.float32)
@@ -191,16 +191,16 @@ def bucketed(exported):
     return ours
 
 
-def test_buckets_of_every_tile_paint_as_diffusers_does(bucketed, emoji_folder):
+def test_buckets_of_every_tile_generate_as_diffusers_does(bucketed, emoji_folder):
     theirs = frugal_diffusers(emoji_folder, "StableDiffusionPipeline")
     compare(bucketed, theirs, "a red apple", height=112, width=112, num_inference_steps=2)
 
 
-def test_a_picture_without_a_bucket_for_every_tile_is_refused_before_the_first_step(bucketed, monkeypatch):
+def test_a_image_without_a_bucket_for_every_tile_is_refused_before_the_first_step(bucketed, monkeypatch):
     called = []
     monkeypatch.setattr(bucketed.components, "on_call", lambda name, *_: called.append(name))
     size = {"height": 96, "width": 96}
-    with pytest.raises(InputError, match="VAE tiling: got tiles of 48x64, 64x48, 48x48 for a picture of 96x96, which"):
+    with pytest.raises(InputError, match="VAE tiling: got tiles of 48x64, 64x48, 48x48 for an image of 96x96, which"):
         bucketed.start("a cat", **size)
     assert not called
     latents = bucketed("a cat", **size, num_inference_steps=1, output_type="latent").images  # needs no tile
@@ -216,8 +216,8 @@ def test_what_is_refused_names_the_sizes_that_are_needed():
     with pytest.raises(InputError) as caught:
         tiles.check((112, 64), {}, [(112, 64), (64, 64)])
     assert str(caught.value) == (
-        "VAE tiling: got tiles of 16x64, 64x16, 16x16 for a picture of 64x112, which this bundle has no engines for; "
+        "VAE tiling: got tiles of 16x64, 64x16, 16x16 for an image of 64x112, which this bundle has no engines for; "
         "export with free sizes or with --buckets 64x112,64x64,16x64,64x16,16x16, or leave VAE tiling off"
     )
-    with pytest.raises(InputError, match="got tiles of 64x32, 16x32 for a picture of 64x128"):
+    with pytest.raises(InputError, match="got tiles of 64x32, 16x32 for an image of 64x128"):
         tiles.check((128, 64), {"height": DimSpec(min=64, max=128), "width": DimSpec(min=8)}, [])

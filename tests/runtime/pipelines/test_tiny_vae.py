@@ -15,7 +15,7 @@ from pipeline_harness import compare, diffusers_pipeline
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.components.autoencoder_tiny import describe_tiny_encoder
 from diffoundry.runtime import load
-from diffoundry.runtime.bundle import Bundle
+from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.errors import CheckpointError, ConfigError, InputError
 from diffoundry.runtime.pipelines.tiny_tiling import TinyTiles
 
@@ -37,7 +37,7 @@ def ours(bundle):
     return load(bundle)
 
 
-def picture(width=72, height=56, seed=0):
+def image(width=72, height=56, seed=0):
     small = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
     return Image.fromarray(small).resize((width, height))
 
@@ -50,12 +50,12 @@ MASK = Image.fromarray(np.kron([[0, 255], [255, 0]], np.ones((32, 32))).astype(n
     [
         ("StableDiffusionPipeline", {}),
         ("StableDiffusionPipeline", {"height": 72, "width": 40, "num_images_per_prompt": 2, "output_type": "pil"}),
-        ("StableDiffusionImg2ImgPipeline", {"image": picture(), "strength": 0.7}),
-        ("StableDiffusionInpaintPipeline", {"image": picture(64, 64), "mask_image": MASK, "strength": 0.9}),
-        ("StableDiffusionInpaintPipeline", {"image": picture(64, 64), "mask_image": MASK}),
+        ("StableDiffusionImg2ImgPipeline", {"image": image(), "strength": 0.7}),
+        ("StableDiffusionInpaintPipeline", {"image": image(64, 64), "mask_image": MASK, "strength": 0.9}),
+        ("StableDiffusionInpaintPipeline", {"image": image(64, 64), "mask_image": MASK}),
     ],
 )
-def test_every_task_paints_as_diffusers_does(ours, folder, name, more):
+def test_every_task_generates_as_diffusers_does(ours, folder, name, more):
     compare(ours, diffusers_pipeline(folder, name), "a cat", num_inference_steps=5, **more)
 
 
@@ -118,7 +118,7 @@ def test_tiles_are_cut_and_blended_as_in_diffusers(half, size):
         np.testing.assert_array_equal(mine, other)
 
 
-def test_a_large_picture_in_tiles_is_diffusers(ours, folder):
+def test_a_large_image_in_tiles_is_diffusers(ours, folder):
     theirs = TINY.from_pretrained(folder / "vae")
     theirs.enable_tiling()
     latents = np.random.default_rng(2).standard_normal((1, 4, 64, 70), np.float32)
@@ -138,7 +138,7 @@ def test_sizes_of_tiles():
     assert tiles.sizes((64, 448)) == [(64, 448)]
     assert tiles.sizes((512, 512)) == [(512, 512), (512, 64), (64, 512), (64, 64)]
     assert tiles.sizes((520, 1000)) == [(512, 512), (512, 104), (72, 512), (72, 104)]
-    with pytest.raises(InputError, match="got tiles of 64x512, 512x64, 64x64 for a picture of 512x512, which this bun"):
+    with pytest.raises(InputError, match="got tiles of 64x512, 512x64, 64x64 for an image of 512x512, which this bun"):
         tiles.check((512, 512), {}, [(512, 512)])
     with pytest.raises(InputError, match="VAE tiling: got an AutoencoderTiny of 4 pixels to a latent, expected 8"):
         TinyTiles.of({}, 4)
@@ -153,8 +153,8 @@ def xl(exported, tiny_sd_checkpoint, folder):
     ("name", "more"),
     [
         ("StableDiffusionXLPipeline", {}),
-        ("StableDiffusionXLImg2ImgPipeline", {"image": picture(), "strength": 0.7}),
-        ("StableDiffusionXLInpaintPipeline", {"image": picture(64, 64), "mask_image": MASK, "strength": 0.9}),
+        ("StableDiffusionXLImg2ImgPipeline", {"image": image(), "strength": 0.7}),
+        ("StableDiffusionXLInpaintPipeline", {"image": image(64, 64), "mask_image": MASK, "strength": 0.9}),
     ],
 )
 def test_in_the_place_of_the_vae_of_stable_diffusion_xl(xl, tiny_sd_checkpoint, folder, name, more):

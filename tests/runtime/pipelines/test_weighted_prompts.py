@@ -15,7 +15,7 @@ from diffoundry.runtime.pipelines.families.weighting import parse_weights, scale
 
 RECORDED = json.loads((Path(__file__).parent / "weighted_prompts.json").read_text(encoding="utf-8"))
 
-FRAME = Frame(height=64, width=64, pictures_per_prompt=1, guided=True, from_image=False)
+FRAME = Frame(height=64, width=64, images_per_prompt=1, guided=True, from_image=False)
 
 LONG = "a (red:1.4) apple, [green] leaf, " * 12
 """Two chunks."""
@@ -97,7 +97,7 @@ def test_every_step_of_stable_diffusion_xl(xl):
     np.testing.assert_allclose(ours("a (red:1.5) apple", seed=0, **texts, **settings).images, expected, atol=1e-5)
 
 
-def test_prompts_that_need_neither_give_the_same_picture(emoji, xl):
+def test_prompts_that_need_neither_give_the_same_image(emoji, xl):
     arguments = {"negative_prompt": "blue", "num_inference_steps": 2, "seed": 0, "output_type": "latent"}
     for ours in (emoji, xl[0]):
         plain = ours("a red apple, a fox", **arguments).images

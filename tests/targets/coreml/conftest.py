@@ -19,11 +19,11 @@ from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.passes.half_precision import HalfPrecision
 from diffoundry.exporter.passes.quantizable import quantizable
 from diffoundry.exporter.passes.quantize import Quantize
-from diffoundry.exporter.tracing.graph_files import save_graph
-from diffoundry.runtime.engine import EngineOptions
-from diffoundry.runtime.plugins import resolve
-from diffoundry.runtime.records import from_json, to_json
-from diffoundry.runtime.specs import EngineSpec
+from diffoundry.exporter.steps.graph_files import save_graph
+from diffoundry.runtime.bundle.json_codec import from_json, to_json
+from diffoundry.runtime.bundle.specs import EngineSpec
+from diffoundry.runtime.engines.plugins import resolve
+from diffoundry.runtime.engines.protocol import EngineOptions
 from diffoundry.targets.base import Lowering
 from diffoundry.targets.coreml.engine import CoreMlEngine
 from diffoundry.targets.coreml.target import CoreMlTarget

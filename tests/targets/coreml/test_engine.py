@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from coreml_interpreter.run import Interpreter
 
-from diffoundry.runtime.engine import EngineOptions, run_checked
+from diffoundry.runtime.engines.protocol import EngineOptions, run_checked
 from diffoundry.runtime.errors import EngineError, InputError
 from diffoundry.targets.coreml import PLUGIN, engine
 from diffoundry.targets.coreml.engine import CoreMlEngine, devices, precisions

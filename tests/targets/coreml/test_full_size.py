@@ -7,7 +7,7 @@ import pytest
 from coreml_interpreter.run import Interpreter
 
 from diffoundry.exporter.passes.half_precision import HalfPrecision
-from diffoundry.exporter.tracing.graph_files import save_graph
+from diffoundry.exporter.steps.graph_files import save_graph
 from diffoundry.targets.base import Lowering
 from diffoundry.targets.coreml.target import CoreMlTarget
 

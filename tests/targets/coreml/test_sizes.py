@@ -5,8 +5,8 @@ import onnx_ir as ir
 import pytest
 from coreml_interpreter.package import Package
 
+from diffoundry.runtime.bundle.specs import DimSpec
 from diffoundry.runtime.errors import EngineError, InputError
-from diffoundry.runtime.specs import DimSpec
 from diffoundry.targets.base import Lowering
 from diffoundry.targets.coreml.pin import free_dims, pin, sizes_of
 

@@ -8,7 +8,7 @@ import pytest
 from coreml_interpreter.package import Package
 from onnx_ir.passes import common
 
-from diffoundry.targets.coreml.tokens import AttentionOnTokens, FlattenPictures
+from diffoundry.targets.coreml.tokens import AttentionOnTokens, FlattenImages
 
 HEADS = """
 <ir_version: 10, opset_import: ["": 23]>
@@ -27,7 +27,7 @@ g (float[2,5,24] q, float[2,7,24] k, float[2,7,24] v) => (float[2,5,24] y)
 }
 """
 
-PICTURES = """
+IMAGES = """
 <ir_version: 10, opset_import: ["": 23]>
 g (float[2,6,3,4] x) => (float[2,6,3,4] y)
 <int64[3] s = {2, 12, 6}, int64[4] t = {2, 3, 4, 6}>
@@ -68,14 +68,14 @@ def test_attention_splits_and_joins_the_heads_itself():
     assert rewritten(HEADS, AttentionOnTokens()) == ["Attention"]
 
 
-def test_pictures_are_flat_before_they_are_tokens():
-    ops = rewritten(PICTURES, FlattenPictures())
+def test_images_are_flat_before_they_are_tokens():
+    ops = rewritten(IMAGES, FlattenImages())
     assert ops == ["Reshape", "Transpose", "Tanh", "Transpose", "Reshape"]
 
 
 NEGATED_HEADS = HEADS.replace("(q4)", "(q6)").replace("    q5 =", "    q6 = Neg(q4)\n    q5 =")
 NEGATED_RESULT = HEADS.replace("y = Reshape(b, t)", "n = Neg(b)\n    y = Reshape(n, t)")
-TURNED_PICTURES = PICTURES.replace("[0, 2, 3, 1]", "[0, 3, 2, 1]").replace("[0, 3, 1, 2]", "[0, 3, 2, 1]").replace(
+TURNED_IMAGES = IMAGES.replace("[0, 2, 3, 1]", "[0, 3, 2, 1]").replace("[0, 3, 1, 2]", "[0, 3, 2, 1]").replace(
     "{2, 3, 4, 6}", "{2, 4, 3, 6}"
 )  # fmt: skip
 
@@ -85,9 +85,9 @@ TURNED_PICTURES = PICTURES.replace("[0, 2, 3, 1]", "[0, 3, 2, 1]").replace("[0, 
     [
         (NEGATED_HEADS, AttentionOnTokens()),
         (NEGATED_RESULT, AttentionOnTokens()),
-        (PICTURES, AttentionOnTokens()),
-        (HEADS, FlattenPictures()),
-        (TURNED_PICTURES, FlattenPictures()),
+        (IMAGES, AttentionOnTokens()),
+        (HEADS, FlattenImages()),
+        (TURNED_IMAGES, FlattenImages()),
     ],
 )
 def test_other_graphs_are_left_alone(text, pass_):

@@ -29,7 +29,7 @@ def test_the_transforms_filter_exactly():
 
 
 class OfLatents(WinogradConvolution):
-    """The pass on a graph whose free map is an eighth of the picture, which ONNX's text cannot say."""
+    """The pass on a graph whose free map is an eighth of the image, which ONNX's text cannot say."""
 
     def call(self, model):
         for value in (*model.graph.inputs, *model.graph.outputs):

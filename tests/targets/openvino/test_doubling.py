@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffoundry.runtime.specs import DimSpec, TensorSpec
+from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
 from diffoundry.targets.openvino.doubling import doubling
 
 BY_SIZE = """<ir_version: 10, opset_import: ["" : 23]>

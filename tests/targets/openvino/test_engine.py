@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from device_precisions import requires_precision
 
-from diffoundry.exporter.verify.gates import gates_for
+from diffoundry.exporter.verify.checks.gates import gates_for
 from diffoundry.runtime.bench.machine import machine_facts
-from diffoundry.runtime.engine import EngineOptions, run_checked
+from diffoundry.runtime.engines.protocol import EngineOptions, run_checked
 from diffoundry.runtime.errors import EngineError, InputError
 from diffoundry.runtime.native import attention_library
 from diffoundry.targets.openvino import devices

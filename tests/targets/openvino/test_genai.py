@@ -1,4 +1,4 @@
-"""OpenVINO GenAI opens our bundles as they are, and paints the pictures that our runtime paints."""
+"""OpenVINO GenAI opens our bundles as they are, and generates the images that our runtime generates."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ def bundle(exported):
     return exported("emoji", target="openvino", precision="fp32")
 
 
-def genai_picture(genai, bundle, prompt, noise, size, steps, precision="f32"):
+def genai_image(genai, bundle, prompt, noise, size, steps, precision="f32"):
     class Noise(genai.Generator):
         def __init__(self):
             genai.Generator.__init__(self)
@@ -46,7 +46,7 @@ def genai_picture(genai, bundle, prompt, noise, size, steps, precision="f32"):
     return tensor.data[0].astype(int)
 
 
-def our_picture(bundle, prompt, noise, size, steps):
+def our_image(bundle, prompt, noise, size, steps):
     made = load(bundle, target="openvino")(
         prompt, height=size, width=size, num_inference_steps=steps, guidance_scale=7.5, latents=noise
     )
@@ -56,11 +56,11 @@ def our_picture(bundle, prompt, noise, size, steps):
 @pytest.mark.parametrize(
     ("prompt", "size"), [("red apple", 64), ("a grinning face " * 40, 64), ("Naïve CAFÉ, don't!", 96)]
 )
-def test_the_same_picture(genai, bundle, prompt, size):
+def test_the_same_image(genai, bundle, prompt, size):
     """GenAI cuts the last fraction of a colour off where we round it; sums of other shapes move it by one more."""
     noise = np.random.default_rng(0).standard_normal((1, 4, size // 8, size // 8)).astype(np.float32)
-    theirs = genai_picture(genai, bundle, prompt, noise, size, STEPS)
-    ours = our_picture(bundle, prompt, noise, size, STEPS)
+    theirs = genai_image(genai, bundle, prompt, noise, size, STEPS)
+    ours = our_image(bundle, prompt, noise, size, STEPS)
     assert np.ptp(ours) > 100
     assert np.abs(ours - theirs).max() <= 2
 
@@ -75,12 +75,12 @@ def test_a_silent_config_says_what_diffusers_assumes(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_same_picture_at_full_size(genai, exported):
+def test_the_same_image_at_full_size(genai, exported):
     """Stable Diffusion 1.5 with random weights, 512 x 512, three steps of its own scheduler."""
     bundle = exported("sd15", target="openvino", precision="fp32", random_weights=True)
     noise = np.random.default_rng(0).standard_normal((1, 4, 64, 64)).astype(np.float32)
-    theirs = genai_picture(genai, bundle, "a lighthouse", noise, 512, 3)
-    ours = our_picture(bundle, "a lighthouse", noise, 512, 3)
+    theirs = genai_image(genai, bundle, "a lighthouse", noise, 512, 3)
+    ours = our_image(bundle, "a lighthouse", noise, 512, 3)
     assert set(np.unique(ours - theirs)) <= {0, 1}
 
 

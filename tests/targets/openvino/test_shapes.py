@@ -2,7 +2,7 @@
 
 import pytest
 
-from diffoundry.runtime.specs import TensorSpec
+from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.targets.openvino.shapes import resolve, solve
 
 

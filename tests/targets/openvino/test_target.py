@@ -4,7 +4,7 @@ import onnx_ir as ir
 import pytest
 
 from diffoundry.runtime.errors import EngineError, InputError
-from diffoundry.targets.base import GraphForm, Lowering
+from diffoundry.targets.base import Lowering, PrecisionFormat
 from diffoundry.targets.openvino.target import OpenVinoTarget
 from diffoundry.targets.openvino.vendor import ov
 
@@ -52,8 +52,8 @@ def test_the_manifest_entry(work):
 
 def test_forms():
     target = OpenVinoTarget()
-    assert target.form("bf16") == target.form("fp16") == target.form("fp32") == GraphForm()
-    assert target.form("int8") == GraphForm(weights="int8", activations="uint8")
+    assert target.form("bf16") == target.form("fp16") == target.form("fp32") == PrecisionFormat()
+    assert target.form("int8") == PrecisionFormat(weights="int8", activations="uint8")
     with pytest.raises(InputError, match="precision: got 'fp8', expected one of fp32, bf16, .* for target 'openvino'"):
         target.form("fp8")
 

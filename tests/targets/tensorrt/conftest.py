@@ -15,9 +15,9 @@ from fake_cuda import FakeCuda
 from rig import Rig
 from small_graphs import in_form, make_block
 
-from diffoundry.exporter.tracing.graph_files import save_graph
-from diffoundry.runtime.records import from_json, to_json
-from diffoundry.runtime.specs import DimSpec, EngineSpec
+from diffoundry.exporter.steps.graph_files import save_graph
+from diffoundry.runtime.bundle.json_codec import from_json, to_json
+from diffoundry.runtime.bundle.specs import DimSpec, EngineSpec
 from diffoundry.targets.base import Lowering
 from diffoundry.targets.tensorrt.flavour import RTX, TENSORRT
 from diffoundry.targets.tensorrt.loading import open_library

@@ -12,8 +12,8 @@ import onnx_ir as ir
 import pytest
 from small_graphs import in_form, make_block
 
+from diffoundry.runtime.bundle.json_codec import to_json
 from diffoundry.runtime.errors import EngineError
-from diffoundry.runtime.records import to_json
 from diffoundry.targets.tensorrt import build_process
 from diffoundry.targets.tensorrt.build_process import run_build
 from diffoundry.targets.tensorrt.job import BuildJob, ProfileShapes

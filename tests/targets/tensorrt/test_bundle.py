@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from diffoundry.exporter.rebuild import pending_builds, rebuild
-from diffoundry.runtime.bundle import Bundle
-from diffoundry.runtime.choice import choose_engine
+from diffoundry.exporter.add_engines import pending_builds, rebuild
+from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.bundle.specs import Variant
+from diffoundry.runtime.engines.select import select_engine
 from diffoundry.runtime.errors import EngineError, InputError
-from diffoundry.runtime.specs import BuildSpec
 from diffoundry.targets.tensorrt import plan_build
 from diffoundry.targets.tensorrt import target as target_module
 from diffoundry.targets.tensorrt.cuda import Gpu
@@ -18,7 +18,7 @@ from diffoundry.targets.tensorrt.flavour import TENSORRT
 from diffoundry.targets.tensorrt.job import BuildResult
 from diffoundry.targets.tensorrt.workplace import Workplace
 
-FP16 = BuildSpec(target="tensorrt", precision="fp16", options={"weight_streaming": 0})
+FP16 = Variant(target="tensorrt", precision="fp16", options={"weight_streaming": 0})
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_a_bundle_waits_for_the_gpu_machine_and_is_finished_there(bundle, work_h
     for engine in waiting.values():
         assert [opened.file(file) for file in engine.files]
     with pytest.raises(EngineError, match=r"not built yet \(TensorRT is not installed.* run 'diffoundry build' on the"):
-        choose_engine("unet", (waiting["unet"],))
+        select_engine("unet", (waiting["unet"],))
 
     flags = []
 
@@ -78,7 +78,7 @@ def test_two_precisions_of_rtx_live_in_one_bundle(rtx, bundle, work_here):
         return replace(waiting, engine=replace(waiting.engine, target="tensorrt-rtx"))
 
     options = {"compute_capabilities": ["sm89"]}
-    builds = [BuildSpec(target="tensorrt-rtx", precision=word, options=options) for word in ("fp16", "bf16")]
+    builds = [Variant(target="tensorrt-rtx", precision=word, options=options) for word in ("fp16", "bf16")]
     manifest = rebuild(bundle, builds, lambda *_: None, run=work).manifest
     built = [engine for engine in manifest.components["text_encoder"].engines if engine.target == "tensorrt-rtx"]
     assert [engine.files[0] for engine in built] == [
@@ -87,4 +87,4 @@ def test_two_precisions_of_rtx_live_in_one_bundle(rtx, bundle, work_here):
     ]
     assert [engine.facts["structure"]["default"]["attentions_fused"] for engine in built] == [2, 2]
     with pytest.raises(EngineError, match="tensorrt-rtx fp16: it has no device on this machine"):
-        choose_engine("text_encoder", tuple(built))
+        select_engine("text_encoder", tuple(built))

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from diffoundry.runtime.specs import DimSpec, TensorSpec
+from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
 from diffoundry.targets.base import Lowering
 from diffoundry.targets.tensorrt.profiles import Native, make_profiles, shapes_of
 from diffoundry.targets.tensorrt.target import RTXTarget

@@ -8,9 +8,9 @@ from fake_cuda import FakeCuda
 from fake_trt import CudaGraphStrategy, as_library, write_plan
 from rig import SMALL, SPEC, SQUARE, TALL, WIDE, Rig, check, noise
 
-from diffoundry.runtime.engine import EngineOptions
+from diffoundry.runtime.bundle.specs import TensorSpec
+from diffoundry.runtime.engines.protocol import EngineOptions
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.specs import TensorSpec
 from diffoundry.targets.tensorrt.cuda import Cuda, list_gpus
 from diffoundry.targets.tensorrt.engine import TensorRTEngine
 from diffoundry.targets.tensorrt.flavour import RTX, TENSORRT

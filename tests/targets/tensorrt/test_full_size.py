@@ -5,10 +5,10 @@ from contextlib import nullcontext
 import pytest
 
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
-from diffoundry.exporter.engine_export import write_engine
-from diffoundry.exporter.tracing.portable_export import write_portable
-from diffoundry.exporter.work.jobs import EngineJob, PortableJob
-from diffoundry.runtime.specs import BuildSpec, DimSpec
+from diffoundry.exporter.jobs.job import EngineJob, PortableJob
+from diffoundry.exporter.steps.lower import write_engine
+from diffoundry.exporter.steps.portable_graph import write_portable
+from diffoundry.runtime.bundle.specs import DimSpec, Variant
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("rtx")]
 
@@ -24,7 +24,7 @@ def test_every_attention_and_group_norm_of_sd15_is_fused(tmp_path):
     (tmp_path / "unet").mkdir()
     common = {"component": "unet", "dims": DIMS, "folder": str(tmp_path)}
     write_portable(PortableJob(checkpoint=checkpoint.describe(), opset=23, **common), lambda _: nullcontext())
-    build = BuildSpec(target="tensorrt-rtx", precision="fp16", options={"compute_capabilities": ["sm89"]})
+    build = Variant(target="tensorrt-rtx", precision="fp16", options={"compute_capabilities": ["sm89"]})
     job = EngineJob(build=build, first=True, buckets=(), quantization=None, **common)
     facts = write_engine(job, lambda _: nullcontext()).facts
     found = facts["structure"]["default"]

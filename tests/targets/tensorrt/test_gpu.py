@@ -5,8 +5,8 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from diffoundry.runtime.engine import Adapted, EngineOptions, run_checked
-from diffoundry.runtime.plugins import find_plugin
+from diffoundry.runtime.engines.plugins import find_plugin
+from diffoundry.runtime.engines.protocol import Adapted, EngineOptions, run_checked
 from diffoundry.targets.tensorrt.cuda import find_cuda, list_gpus
 from diffoundry.targets.tensorrt.flavour import FLAVOURS
 

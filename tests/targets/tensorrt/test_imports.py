@@ -18,7 +18,7 @@ def loaded_by(statement):
 @pytest.mark.parametrize("part", ["engine", "devices", "precisions"])
 def test_the_engine_loads_no_framework(part):
     loaded = loaded_by(
-        f"from diffoundry.runtime.plugins import find_plugin\nfind_plugin('tensorrt').load({part!r})\n"
+        f"from diffoundry.runtime.engines.plugins import find_plugin\nfind_plugin('tensorrt').load({part!r})\n"
         f"find_plugin('tensorrt-rtx').load({part!r})"
     )
     assert not loaded & (FRAMEWORKS | VENDORS)
@@ -27,7 +27,7 @@ def test_the_engine_loads_no_framework(part):
 
 def test_the_target_is_there_without_the_library():
     loaded = loaded_by(
-        "from diffoundry.runtime.plugins import find_plugin\n"
+        "from diffoundry.runtime.engines.plugins import find_plugin\n"
         "for name in ('tensorrt', 'tensorrt-rtx'): find_plugin(name).make_target({}).form('fp8')"
     )
     assert not loaded & (VENDORS | {"torch"})

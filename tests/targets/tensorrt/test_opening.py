@@ -5,7 +5,7 @@ from fake_cuda import FakeCuda
 from fake_trt import EngineInvalidityDiagnostics
 from rig import SPEC, SQUARE, check, noise
 
-from diffoundry.runtime.engine import EngineOptions
+from diffoundry.runtime.engines.protocol import EngineOptions
 from diffoundry.runtime.errors import EngineError
 from diffoundry.targets.tensorrt import engine as engine_module
 from diffoundry.targets.tensorrt.cuda import Cuda

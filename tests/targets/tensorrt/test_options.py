@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
+from diffoundry.runtime.bundle.specs import PRECISIONS
+from diffoundry.runtime.engines.plugins import find_plugin, resolve
 from diffoundry.runtime.errors import ConfigError, InputError
-from diffoundry.runtime.plugins import find_plugin, resolve
-from diffoundry.runtime.specs import PRECISIONS
 from diffoundry.targets.tensorrt import RTX_PLUGIN, TENSORRT_PLUGIN
 from diffoundry.targets.tensorrt.capabilities import PRECISION_TYPES
 from diffoundry.targets.tensorrt.target import RTXTarget, TensorRTTarget

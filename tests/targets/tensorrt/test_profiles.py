@@ -5,8 +5,8 @@ import re
 
 import pytest
 
+from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
 from diffoundry.runtime.errors import ConfigError
-from diffoundry.runtime.specs import DimSpec, TensorSpec
 from diffoundry.targets.tensorrt.profiles import Native, Profile, Range, make_profiles, read_native, shapes_of
 
 FREE = {"batch": DimSpec(), "height": DimSpec(min=8, multiple_of=8), "width": DimSpec(min=8, multiple_of=8)}
@@ -55,7 +55,7 @@ def test_ranges_of_the_recipe_are_kept_and_the_native_size_preferred_within_them
     assert profile.dims["width"] == Range(min=512, opt=512, max=512)
 
 
-def test_each_bucket_is_a_profile_of_its_own_named_as_pictures_are():
+def test_each_bucket_is_a_profile_of_its_own_named_as_images_are():
     dims = {**FREE, "batch": DimSpec(min=2, max=2)}
     tall, wide = make_profiles({}, dims, ((768, 512), (512, 768)), Native())
     assert (tall.name, wide.name) == ("512x768", "768x512")

@@ -6,7 +6,7 @@ import pytest
 from small_graphs import in_form
 
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
-from diffoundry.exporter.tracing.graph_files import save_graph
+from diffoundry.exporter.steps.graph_files import save_graph
 from diffoundry.targets.tensorrt.network import parse
 from diffoundry.targets.tensorrt.refit import refit_map
 from diffoundry.targets.tensorrt.target import RTXTarget

@@ -13,11 +13,11 @@ from fake_trt import FakeTrt, as_library, write_plan
 from lora_files import random_lora
 from pipeline_pair import diffusers_steps, our_steps
 
-from diffoundry.exporter.rebuild import rebuild
+from diffoundry.exporter.add_engines import rebuild
 from diffoundry.runtime import load
-from diffoundry.runtime.engine import Adapted
+from diffoundry.runtime.bundle.specs import Variant
+from diffoundry.runtime.engines.protocol import Adapted
 from diffoundry.runtime.errors import BundleError, EngineError
-from diffoundry.runtime.specs import BuildSpec
 from diffoundry.targets.tensorrt import engine as engine_module
 from diffoundry.targets.tensorrt import plan_build
 from diffoundry.targets.tensorrt import target as target_module
@@ -67,7 +67,7 @@ def built_here(rtx, machine, exported, tiny_sd_checkpoint, tmp_path, work_here):
 
     def make(precision="fp32", **options):
         bundle = Path(shutil.copytree(exported(tiny_sd_checkpoint()), tmp_path / "b"))
-        spec = BuildSpec(
+        spec = Variant(
             target="tensorrt-rtx", precision=precision, options={"compute_capabilities": ["sm89"], **options}
         )
         rebuild(bundle, [spec], lambda *_: None, run=work_here)

@@ -13,9 +13,9 @@ import onnx_ir as ir
 import pytest
 from small_graphs import make_block
 
+from diffoundry.runtime.bundle.json_codec import from_json, to_json
+from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.errors import ConfigError, EngineError
-from diffoundry.runtime.records import from_json, to_json
-from diffoundry.runtime.specs import TensorSpec
 from diffoundry.targets.tensorrt import plan_build
 from diffoundry.targets.tensorrt import target as target_module
 from diffoundry.targets.tensorrt.cuda import Gpu

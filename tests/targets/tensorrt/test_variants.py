@@ -4,7 +4,7 @@ import onnx_ir as ir
 import pytest
 from small_graphs import in_form
 
-from diffoundry.exporter.tracing.graph_files import save_graph
+from diffoundry.exporter.steps.graph_files import save_graph
 from diffoundry.targets.base import tensor_specs
 from diffoundry.targets.tensorrt.network import parse
 from diffoundry.targets.tensorrt.target import RTXTarget

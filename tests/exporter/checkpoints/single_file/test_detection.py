@@ -87,7 +87,7 @@ def test_a_mark_of_zero_terminal_snr_sets_the_scheduler(tmp_path):
     assert "rescale_betas_zero_snr" not in opened(XL, tmp_path).scheduler_config
 
 
-def test_pictures_to_change_are_sampled_as_their_authors_do(tmp_path):
+def test_images_to_change_are_sampled_as_their_authors_do(tmp_path):
     checkpoint = opened({**SD1, **unet(channels=8)}, tmp_path)
     assert checkpoint.scheduler_config["_class_name"] == "EulerAncestralDiscreteScheduler"
     assert checkpoint.model_index["scheduler"][1] == "EulerAncestralDiscreteScheduler"

@@ -1,4 +1,4 @@
-"""A pipeline of ours beside diffusers': the same arguments, the latents after every step, the pictures."""
+"""A pipeline of ours beside diffusers': the same arguments, the latents after every step, the images."""
 
 import diffusers
 import numpy as np
@@ -17,7 +17,7 @@ def diffusers_pipeline(folder, name="StableDiffusionPipeline", **parts):
 
 
 def reference(pipe, prompt, seed, **arguments):
-    """diffusers' latents after every step, and its pictures: an array (B, H, W, 3), or PIL images as one."""
+    """diffusers' latents after every step, and its images: an array (B, H, W, 3), or PIL images as one."""
     latents = []
 
     def keep(_pipe, _index, _timestep, values):
@@ -37,7 +37,7 @@ def reference(pipe, prompt, seed, **arguments):
 
 
 def compare(ours, theirs, prompt, *, seed=0, ours_only=None, **arguments):
-    """Follow a run step by step; returns the worst error of the latents, relative to their scale, and the pictures."""
+    """Follow a run step by step; returns the worst error of the latents, relative to their scale, and the images."""
     latents, images = reference(theirs, prompt, seed, **arguments)
     assert latents
     run = ours.start(prompt, seed=seed, **{"output_type": "np", **arguments, **(ours_only or {})})
@@ -46,10 +46,10 @@ def compare(ours, theirs, prompt, *, seed=0, ours_only=None, **arguments):
         error = np.abs(step.latents - expected).max() / max(1.0, np.abs(expected).max())
         worst = max(worst, error)
         assert error < TOLERANCE, f"step {step.index}: {error}"
-    pictures = as_array(run.finish().images)
-    tolerance = 2e-3 if pictures.dtype.kind == "f" else 1
-    np.testing.assert_allclose(pictures, images, atol=tolerance)
-    return worst, pictures
+    ours_images = as_array(run.finish().images)
+    tolerance = 2e-3 if ours_images.dtype.kind == "f" else 1
+    np.testing.assert_allclose(ours_images, images, atol=tolerance)
+    return worst, ours_images
 
 
 def as_array(images):
@@ -60,7 +60,7 @@ def as_array(images):
 
 
 def to_torch(value):
-    """Latents and embeddings for diffusers, which takes arrays for pictures; everything else as it is."""
+    """Latents and embeddings for diffusers, which takes arrays for images; everything else as it is."""
     return torch.from_numpy(value) if isinstance(value, np.ndarray) and _is_tensor(value) else value
 
 

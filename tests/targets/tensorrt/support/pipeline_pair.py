@@ -1,4 +1,4 @@
-"""The latents after every step of one picture, of a pipeline of ours and of diffusers'."""
+"""The latents after every step of one image, of a pipeline of ours and of diffusers'."""
 
 import diffusers
 import numpy as np

@@ -6,8 +6,8 @@ import numpy as np
 import onnxruntime
 from fake_trt import FakeTrt, as_library, write_plan
 
-from diffoundry.runtime.engine import EngineOptions, run_checked
-from diffoundry.runtime.specs import EngineSpec, TensorSpec
+from diffoundry.runtime.bundle.specs import EngineSpec, TensorSpec
+from diffoundry.runtime.engines.protocol import EngineOptions, run_checked
 from diffoundry.targets.tensorrt.cuda import Cuda, list_gpus
 from diffoundry.targets.tensorrt.engine import TensorRTEngine
 

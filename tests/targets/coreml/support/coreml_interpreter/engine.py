@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from coreml_interpreter.run import Interpreter
-from diffoundry.runtime.engine import EngineOptions
-from diffoundry.runtime.plugins import TargetPlugin
-from diffoundry.runtime.specs import EngineSpec, TensorSpec
+from diffoundry.runtime.bundle.specs import EngineSpec, TensorSpec
+from diffoundry.runtime.engines.plugins import TargetPlugin
+from diffoundry.runtime.engines.protocol import EngineOptions
 from diffoundry.targets.coreml.parts import Part, Parts, package_folders
 
 __all__ = ["PLUGIN", "InterpretedEngine", "devices", "precisions"]
@@ -22,7 +22,7 @@ def precisions(_device):
 
 
 class InterpretedEngine:
-    """Interprets the packages of one component; `runtime.engine.OpenEngine`.
+    """Interprets the packages of one component; `runtime.engines.protocol.OpenEngine`.
 
     Attributes:
         non_finite: Names of the values that were not finite in any call so far.
@@ -52,7 +52,7 @@ class InterpretedEngine:
         return run.outputs
 
     def run(self, feeds):
-        """See `runtime.engine.Engine.run`."""
+        """See `runtime.engines.protocol.Engine.run`."""
         return self._parts.run(feeds)
 
     def close(self):

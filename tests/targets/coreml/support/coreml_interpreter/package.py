@@ -28,7 +28,7 @@ _FEATURES = {65568: "float32", 65552: "float16", 131104: "int32", 65600: "float6
 
 
 class UnsupportedPackageError(Exception):
-    """A package uses what ours never do: sizes that are not fixed, lists, pictures, blocks in operations."""
+    """A package uses what ours never do: sizes that are not fixed, lists, images, blocks in operations."""
 
 
 class Name(str):

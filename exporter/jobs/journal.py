@@ -1,0 +1,43 @@
+"""Remembers what a long piece of work has finished, so that an interrupted one is taken up again."""
+
+import json
+from pathlib import Path
+from typing import TypeVar
+
+from diffoundry.runtime.bundle.atomic_write import write_text
+from diffoundry.runtime.bundle.json_codec import from_json, to_json
+
+__all__ = ["Journal"]
+
+Record = TypeVar("Record")
+
+
+class Journal:
+    """A folder with one JSON file a finished part.
+
+    Attributes:
+        folder: Where the records are; made when the first one is noted.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def recall(self, key: str, kind: type[Record]) -> Record | None:
+        """What was noted under `key`, or None."""
+        path = self.folder / f"{key}.json"
+        if not path.is_file():
+            return None
+        return from_json(kind, json.loads(path.read_text(encoding="utf-8")))
+
+    def note(self, key: str, record: object) -> None:
+        """Remember that the part `key` is finished, with a record (a dataclass or JSON values) of what it gave.
+
+        Raises:
+            BundleError: It cannot be written.
+        """
+        write_text(self.folder / f"{key}.json", json.dumps(to_json(record)))
+
+    def forget(self) -> None:
+        """Drop every record."""
+        for path in self.folder.glob("*.json"):
+            path.unlink()

@@ -1,0 +1,163 @@
+"""diffusers' own pipeline of a checkpoint: what a bundle is verified against and measured beside."""
+
+import functools
+import inspect
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+
+from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
+from diffoundry.runtime.errors import CheckpointError
+from diffoundry.runtime.models.controlnet_names import controlnet_name, is_controlnet
+from diffoundry.runtime.pipelines.stand_in import CONTROL, SEEN, STAND_INS
+
+__all__ = ["call_pipeline", "control_names", "network", "reference_arguments", "reference_pipeline", "stand_ins"]
+
+
+def reference_pipeline(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Any:
+    """Build the diffusers pipeline that a checkpoint names, from the modules that an export traces.
+
+    It has the checkpoint's networks, tokenizers and scheduler, and nothing that a bundle leaves out. Random weights are
+    those of the export with the same seed. Its progress bar is off.
+
+    Args:
+        checkpoint: An opened checkpoint.
+        dtype: Of all networks.
+
+    Returns:
+        A diffusers pipeline on the CPU, such as `diffusers.StableDiffusionPipeline`.
+
+    Raises:
+        CheckpointError: Weights are missing or damaged, or diffusers does not take the scheduler's config.
+    """
+    index = checkpoint.bundle_model_index()
+    parts = {name: _part(checkpoint, name, entry, dtype) for name, entry in index.items() if not name.startswith("_")}
+    pipeline = getattr(diffusers, index["_class_name"])(**parts)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def stand_ins(pipeline: Any) -> tuple[str, ...]:
+    """What `size_arguments` stands in for in a diffusers pipeline: see `DiffusionPipeline.stand_ins`."""
+    if not _takes(pipeline, "prompt"):
+        return (SEEN,)
+    own = [name for name in STAND_INS if _takes(pipeline, name)]
+    nets = control_names(pipeline)
+    if nets and not _takes(pipeline, CONTROL):
+        own = []  # what it calls `image` is the image for its ControlNet
+    return (*own, *[CONTROL] * len(nets))
+
+
+def reference_arguments(pipeline: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of our pipelines under the names of a diffusers pipeline.
+
+    Text to image calls the image for its ControlNet `image`, which elsewhere is what the image begins with.
+    """
+    name = CONTROL if _takes(pipeline, CONTROL) else "image"
+    return {name if key == CONTROL else key: value for key, value in arguments.items()}
+
+
+def control_names(pipeline: Any) -> tuple[str, ...]:
+    """The ControlNets of a diffusers pipeline by the names of our components."""
+    nets = getattr(pipeline, "controlnet", None)
+    if nets is None:
+        return ()
+    count = len(nets.nets) if isinstance(nets, diffusers.MultiControlNetModel) else 1
+    return tuple(controlnet_name(index) for index in range(count))
+
+
+def network(pipeline: Any, source: str) -> Any:
+    """The module of a diffusers pipeline that lies in a folder of the checkpoint."""
+    names = control_names(pipeline)
+    if source not in names or len(names) == 1:
+        return getattr(pipeline, source)
+    return pipeline.controlnet.nets[names.index(source)]
+
+
+def _takes(pipeline: Any, name: str) -> bool:
+    return name in inspect.signature(pipeline.__call__).parameters
+
+
+def call_pipeline(
+    pipeline: Any, prompt: str, on_step: Callable[[int, Any, torch.Tensor], None], **arguments: Any
+) -> Any:
+    """Generate with a diffusers pipeline.
+
+    Args:
+        pipeline: Of any of our families.
+        prompt: Passed over by a pipeline without text.
+        on_step: Called after every step with (index, timestep, latents).
+        arguments: Of the call; None where the pipeline has none of this name is passed over.
+    """
+    taken = inspect.signature(pipeline.__call__).parameters
+    arguments = {name: value for name, value in arguments.items() if name in taken or value is not None}
+    if "prompt" in taken:
+        arguments["prompt"] = prompt
+    if "callback_on_step_end" not in taken:
+        with _watched(pipeline.scheduler, on_step):
+            return pipeline(**arguments)
+
+    def tell(_pipeline: Any, index: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        on_step(index, timestep, values["latents"])
+        return {}
+
+    return pipeline(callback_on_step_end=tell, **arguments)
+
+
+@contextmanager
+def _watched(scheduler: Any, on_step: Callable[[int, Any, torch.Tensor], None]) -> Iterator[None]:
+    """Be told of every step of a scheduler: of an old pipeline whose callback is not called for all of them."""
+    step, count = scheduler.step, itertools.count()
+
+    @functools.wraps(step)
+    def watched(output: Any, timestep: Any, *args: Any, **kwargs: Any) -> Any:
+        given = step(output, timestep, *args, **kwargs)
+        on_step(next(count), timestep, given.prev_sample)
+        return given
+
+    scheduler.step = watched
+    try:
+        yield
+    finally:
+        del scheduler.step
+
+
+def _part(checkpoint: Checkpoint, name: str, entry: Any, dtype: torch.dtype) -> Any:
+    """One argument of the pipeline's constructor, from its entry in model_index.json."""
+    if not isinstance(entry, list):
+        return entry
+    if not any(entry):
+        return None
+    if name == "scheduler":
+        return _scheduler(checkpoint)
+    if name.startswith("tokenizer"):
+        return transformers.CLIPTokenizer.from_pretrained(checkpoint.root / name, local_files_only=True)
+    if is_controlnet(name):
+        return _controlnets(checkpoint, dtype)
+    if name == "feature_extractor":
+        return transformers.CLIPImageProcessor.from_pretrained(checkpoint.root / name, local_files_only=True)
+    # Not module.to, which diffusers overrides only to warn that some modules might have to stay in fp32.
+    return torch.nn.Module.to(checkpoint.load(name), dtype)
+
+
+def _controlnets(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+    """The checkpoint's ControlNet, or diffusers' module around several."""
+    names = [component.name for component in checkpoint.components if is_controlnet(component.name)]
+    modules = [torch.nn.Module.to(checkpoint.load(name), dtype) for name in names]
+    return modules[0] if len(modules) == 1 else diffusers.MultiControlNetModel(modules)
+
+
+def _scheduler(checkpoint: Checkpoint) -> Any:
+    config = dict(checkpoint.scheduler_config)
+    name = str(config.get("_class_name"))
+    if not name.endswith("Scheduler") or not hasattr(diffusers, name):
+        raise CheckpointError(
+            f"{checkpoint.root / 'scheduler'}: got the scheduler {name!r}, expected one of diffusers' "
+            f"{diffusers.__version__}; install a version that has it"
+        )
+    return getattr(diffusers, name).from_config(config)

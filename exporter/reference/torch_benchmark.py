@@ -1,0 +1,153 @@
+"""Generates one image with diffusers' pipeline again and again, and says where the time went."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from importlib.metadata import version
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
+from diffoundry.exporter.reference.baseline import GenerateJob
+from diffoundry.exporter.reference.pipeline import (
+    call_pipeline,
+    reference_arguments,
+    reference_pipeline,
+    stand_ins,
+)
+from diffoundry.runtime.bench.candidate import Generation
+from diffoundry.runtime.bench.machine import machine_facts, peak_rss
+from diffoundry.runtime.pipelines.stand_in import size_arguments
+
+__all__ = ["TorchBenchmark"]
+
+_BF16_FEATURES = ("amx_bf16", "avx512_bf16", "bf16")
+
+
+class TorchBenchmark:
+    """Diffusers' pipeline of a checkpoint with a stopwatch around its networks. One thread uses it."""
+
+    def __init__(self, job: GenerateJob) -> None:
+        """Build the pipeline.
+
+        Raises:
+            CheckpointError: The checkpoint cannot be loaded.
+        """
+        if job.threads is not None:
+            torch.set_num_threads(job.threads)
+        self._job = job
+        self._dtype: torch.dtype = getattr(torch, job.dtype)
+        self._calls: dict[str, list[float]] = {}
+        self._steps: list[float] = []
+        self._inside: list[float] = []
+        self._mark = self._inside_before = 0.0
+        self.pipeline = reference_pipeline(Checkpoint.reopen(job.checkpoint), self._dtype)
+        self.pipeline.progress_bar = self._enter_loop
+        self._watch_networks()
+
+    def generate(self) -> Generation:
+        """Generate from the start noise that our runtime draws too: in fp32, whatever the networks' dtype.
+
+        Where an image is the beginning, diffusers draws the noise itself, in the networks' dtype.
+        """
+        request = self._job.request
+        self._calls, self._steps, self._inside = {}, [], []
+        default = self._default_size()
+        start = time.perf_counter()
+        generator = torch.Generator("cpu").manual_seed(request.seed)
+        output = call_pipeline(
+            self.pipeline,
+            request.prompt,
+            self._end_step,
+            **self._start_noise(generator, default),
+            generator=generator,
+            output_type="np",
+            **request.image_arguments(),
+            **reference_arguments(
+                self.pipeline,
+                size_arguments(stand_ins(self.pipeline), request.height or default[0], request.width or default[1]),
+            ),
+        )
+        seconds = time.perf_counter() - start
+        return Generation(
+            image=np.asarray(output.images, dtype=np.float32),
+            seconds=seconds,
+            steps=tuple(self._steps),
+            inside=tuple(self._inside),
+            calls={name: tuple(values) for name, values in self._calls.items()},
+        )
+
+    def facts(self) -> dict[str, str]:
+        """Target, libraries, precision, device and threads, in the words of `BundleCandidate.facts`."""
+        compiled = "torch.compile of UNet and VAE decoder, the rest eager"
+        return {
+            "target": compiled if self._job.compiled else "eager",
+            "library": f"torch {version('torch')}, diffusers {version('diffusers')}",
+            "precision": _precision(self._job.dtype),
+            "device": "cpu",
+            "threads": str(torch.get_num_threads()),
+        }
+
+    def peak_rss(self) -> int | None:
+        """Of this process."""
+        return peak_rss()
+
+    def _default_size(self) -> tuple[int, int]:
+        factor, size = self.pipeline.vae_scale_factor, self.pipeline.unet.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return height * factor, width * factor
+
+    def _start_noise(self, generator: torch.Generator, default: tuple[int, int]) -> dict[str, torch.Tensor]:
+        if stand_ins(self.pipeline):
+            return {}
+        request, factor = self._job.request, self.pipeline.vae_scale_factor
+        height, width = request.height or default[0], request.width or default[1]
+        shape = 1, self.pipeline.vae.config.latent_channels, height // factor, width // factor
+        return {"latents": torch.randn(shape, generator=generator).to(self._dtype)}
+
+    def _watch_networks(self) -> None:
+        """Put a stopwatch around every network, outside of what is compiled."""
+        for name, part in self.pipeline.components.items():
+            if not isinstance(part, torch.nn.Module):
+                continue
+            method, called = ("decode", "vae_decoder") if name == "vae" else ("forward", name)
+            function = getattr(part, method)
+            if self._job.compiled and not name.startswith("text_encoder"):
+                function = torch.compile(function)
+            setattr(part, method, self._timed(called, function))
+
+    def _timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            output = function(*args, **kwargs)
+            self._calls.setdefault(name, []).append(time.perf_counter() - start)
+            return output
+
+        return timed
+
+    @contextmanager
+    def _enter_loop(self, *_args: Any, **_kwargs: Any) -> Iterator[SimpleNamespace]:
+        """Stands in for the pipeline's progress bar, which it opens right before its first step."""
+        self._inside_before, self._mark = self._inside_so_far(), time.perf_counter()
+        yield SimpleNamespace(update=lambda *_args: None)
+
+    def _end_step(self, _index: int, _timestep: Any, _latents: torch.Tensor) -> None:
+        self._steps.append(time.perf_counter() - self._mark)
+        self._inside.append(self._inside_so_far() - self._inside_before)
+        self._inside_before, self._mark = self._inside_so_far(), time.perf_counter()
+
+    def _inside_so_far(self) -> float:
+        return sum(map(sum, self._calls.values()))
+
+
+def _precision(dtype: str) -> str:
+    """The dtype, and for bf16 whether the processor computes in it: without, it is emulated and slow."""
+    if dtype == "float32":
+        return "fp32"
+    native = [feature for feature in machine_facts().features if feature in _BF16_FEATURES]
+    return f"bf16, native: {', '.join(native)}" if native else "bf16, emulated: the processor has no bf16 instructions"

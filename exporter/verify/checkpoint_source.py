@@ -1,0 +1,53 @@
+"""The checkpoint that a bundle says it was made from, and what differs when it is not the one at hand."""
+
+from collections.abc import Iterator
+
+from diffoundry.exporter.checkpoints.checkpoint import Checkpoint, open_recipe
+from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.errors import BundleError, CheckpointError, InputError
+
+__all__ = ["find_checkpoint", "identity_notes"]
+
+
+def find_checkpoint(bundle: Bundle) -> Checkpoint:
+    """Open the checkpoint of the bundle's recipe; random weights are made again from their seed.
+
+    Raises:
+        InputError: The folder has no manifest, so it does not say.
+        CheckpointError: The checkpoint is not there any more.
+        BundleError: The recipe's seed is no number.
+    """
+    if bundle.manifest is None:
+        raise InputError(
+            f"bundle {bundle.root}: got a folder without a manifest, which does not say what it was made from; "
+            f"name the checkpoint with --against"
+        )
+    try:
+        return open_recipe(bundle.manifest.recipe)
+    except InputError as error:
+        raise BundleError(f"bundle {bundle.root}: {error}") from error
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"bundle {bundle.root}: the checkpoint of its recipe cannot be opened: {error}; "
+            f"name it where it is now with --against"
+        ) from error
+
+
+def identity_notes(bundle: Bundle, checkpoint: Checkpoint) -> Iterator[str]:
+    """Say it plainly when the checkpoint's configs or weights are not, byte for byte, those of the recipe."""
+    if bundle.manifest is None:
+        yield "the folder has no manifest: nothing says which weights it was made of, and no sums could be checked"
+        return
+    recorded, found = bundle.manifest.recipe.source, checkpoint.identity()
+    changed = sorted(name for name in {*recorded, *found} if recorded.get(name) != found.get(name))
+    if changed:
+        names = ", ".join(changed[:4]) + (" ..." if len(changed) > 4 else "")
+        first = changed[0]
+        yield (
+            f"the checkpoint {checkpoint.name} is not the one that the bundle was made from: {names} differ "
+            f"(SHA-256 of {first}: {_short(found.get(first))}, in the recipe: {_short(recorded.get(first))})"
+        )
+
+
+def _short(value: str | None) -> str:
+    return "missing" if value is None else value[:12]

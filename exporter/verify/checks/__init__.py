@@ -1,0 +1,1 @@
+"""The checks of a verification, their metrics and gates."""

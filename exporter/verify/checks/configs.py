@@ -1,0 +1,153 @@
+"""The bundle's files against the checkpoint's: sums, scheduler options, component configs, token ids, pixels."""
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import diffusers
+import numpy as np
+from PIL.Image import Image
+
+from diffoundry.exporter.component import Component
+from diffoundry.exporter.reference.pipeline import network
+from diffoundry.exporter.verify.report.report import Check, holds
+from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.errors import ConfigError
+from diffoundry.runtime.images.feature_extractor import FeatureExtractor
+from diffoundry.runtime.pipelines.safety import EXTRACTOR_FILE
+from diffoundry.runtime.tokenizers.clip import ClipTokenizer
+
+__all__ = ["check_configs", "check_extractor", "check_files", "check_scheduler", "check_tokenizer"]
+
+_TEXTS = (
+    "",
+    "A red apple on a table, 4k, trending!",
+    "  naïve café, ２０２４ 🍎 苹果\tand\nnew lines  ",
+    "don't stop: it's 100% <|endoftext|> fun",
+    "very " * 90 + "long",
+)
+"""Beside the prompts: padding alone, punctuation, Unicode, special tokens, and a text that is cut off."""
+
+_NOT_NUMERIC = frozenset(("architectures", "dtype", "torch_dtype", "transformers_version", "model_type"))
+"""Keys of a transformers config that say how weights were stored or by whom, not what is computed."""
+
+
+def check_files(bundle: Bundle) -> Check:
+    """Read every file of the bundle and compare its SHA-256.
+
+    Raises:
+        BundleError: A file was changed since the export.
+    """
+    names = () if bundle.manifest is None else tuple(bundle.manifest.files)
+    for name in names:
+        bundle.file(name)
+    return holds("bundle", f"{len(names)} files", "SHA-256 as in the manifest", None)
+
+
+def check_scheduler(bundle: Bundle, reference: Mapping[str, Any]) -> Check:
+    """Compare the scheduler's class and every option, defaults filled in by diffusers on both sides.
+
+    Args:
+        bundle: The bundle.
+        reference: The checkpoint's scheduler_config.json.
+    """
+    ours = bundle.read_json("scheduler/scheduler_config.json")
+    classes = ours.get("_class_name"), reference.get("_class_name")
+    if classes[0] != classes[1]:
+        fault = f"_class_name {classes[0]!r}, expected {classes[1]!r}"
+    else:
+        kind = getattr(diffusers, str(classes[1]))
+        fault = "; ".join(_differences(_completed(kind, ours), _completed(kind, reference)))
+    return holds("config", f"scheduler {classes[1]}", "options", fault or None)
+
+
+def check_configs(bundle: Bundle, components: Iterable[Component], pipeline: Any) -> Iterator[Check]:
+    """Compare each component's config.json with that of the module it was traced from, defaults filled in.
+
+    Args:
+        bundle: The bundle.
+        components: The checkpoint's; those that the bundle lacks are passed over.
+        pipeline: diffusers' pipeline with the checkpoint's modules.
+    """
+    for component in components:
+        if component.name not in bundle.components:
+            continue
+        module = network(pipeline, component.source)
+        ours, reference = bundle.config(component.name), module.config
+        if isinstance(module, diffusers.ModelMixin):
+            pair = _completed(type(module), ours), _completed(type(module), reference)
+        else:
+            pair = type(reference).from_dict(dict(ours)).to_dict(), reference.to_dict()
+        yield holds("config", component.name, "options", "; ".join(_differences(*pair)) or None)
+
+
+def check_tokenizer(name: str, tokenizer: ClipTokenizer, reference: Any, prompts: Sequence[str]) -> Check:
+    """Compare the ids of the prompts and of some odd texts with transformers'.
+
+    Args:
+        name: The tokenizer's folder.
+        tokenizer: The bundle's.
+        reference: transformers'.
+        prompts: What is generated.
+    """
+    texts = [*prompts, *_TEXTS]
+    length = reference.model_max_length
+    expected = reference(texts, padding="max_length", max_length=length, truncation=True)["input_ids"]
+    ids = tokenizer(texts).input_ids
+    fault = None
+    if ids.shape != np.shape(expected):
+        fault = f"shape {ids.shape}, expected {np.shape(expected)}"
+    else:
+        places = np.argwhere(ids != np.asarray(expected))
+        if len(places):
+            row, column = places[0]
+            fault = (
+                f"{ids[row, column]} at place {column} of {texts[row][:30]!r}, expected {expected[row][column]} "
+                f"({len(places)} of {ids.size} ids differ)"
+            )
+    return holds("tokenizer", f"{name}, {len(texts)} texts", "ids", fault)
+
+
+def check_extractor(bundle: Bundle, reference: Any, images: Sequence[Image]) -> Iterator[Check]:
+    """Compare how images are prepared for networks that look at them with transformers, bit for bit.
+
+    Args:
+        bundle: The bundle.
+        reference: transformers' `CLIPImageProcessor`; None where nothing looks at images.
+        images: At least one.
+    """
+    if reference is None or not bundle.has(EXTRACTOR_FILE):
+        return
+    subject, measure = f"feature_extractor, {len(images)} images", "pixels"
+    try:
+        ours = [FeatureExtractor.from_config(bundle.read_json(EXTRACTOR_FILE))([image]) for image in images]
+    except ConfigError as error:
+        yield holds("config", subject, measure, str(error))
+        return
+    expected = [reference(image, return_tensors="np").pixel_values for image in images]
+    wrong = [i for i, pair in enumerate(zip(ours, expected, strict=True)) if not np.array_equal(*pair)]
+    fault = None
+    if wrong:
+        fault = f"other pixels of {len(wrong)} images, such as {images[wrong[0]].width} x {images[wrong[0]].height}"
+    yield holds("config", subject, measure, fault)
+
+
+def _completed(kind: type, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A diffusers config with the defaults of its class for what it does not name."""
+    parameters = inspect.signature(kind).parameters.values()
+    defaults = {item.name: item.default for item in parameters if item.default is not inspect.Parameter.empty}
+    return {name: _plain(config.get(name, default)) for name, default in defaults.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, as JSON has them."""
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _differences(ours: Mapping[str, Any], reference: Mapping[str, Any]) -> Iterable[str]:
+    for name in sorted({*ours, *reference} - _NOT_NUMERIC):
+        mine, other = ours.get(name), reference.get(name)
+        if isinstance(mine, Mapping) and isinstance(other, Mapping):  # a CLIP model's two halves
+            yield from (f"{name}.{words}" for words in _differences(mine, other))
+        elif not str(name).startswith("_") and mine != other:
+            yield f"{name} {mine!r}, expected {other!r}"

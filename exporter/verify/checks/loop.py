@@ -1,0 +1,137 @@
+"""The bundle's pipeline beside diffusers' trace: latents after every step, and the final image."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffoundry.exporter.verify.checks.gates import Gates
+from diffoundry.exporter.verify.checks.metrics import psnr
+from diffoundry.exporter.verify.checks.nearest_image import Gallery
+from diffoundry.exporter.verify.checks.ssim import ssim
+from diffoundry.exporter.verify.generate import generate
+from diffoundry.exporter.verify.reference.pipeline_trace import Trace
+from diffoundry.exporter.verify.report.report import Check, LoopResult, StepDistance, at_least, at_most, holds
+from diffoundry.exporter.verify.request import Settings
+from diffoundry.runtime.images.pixels import describe_image_fault
+from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
+
+__all__ = ["ENOUGH", "follow", "judge_images", "judge_loop"]
+
+ENOUGH = 8
+"""Images over which a promised mean is judged."""
+
+FloatArray = NDArray[np.float32]
+
+
+def follow(
+    pipeline: DiffusionPipeline,
+    trace: Trace,
+    gallery: Gallery | None,
+    settings: Settings,
+    tell: Callable[[int, int], None],
+) -> tuple[LoopResult, FloatArray]:
+    """Generate a trace's image with the bundle.
+
+    Args:
+        pipeline: The bundle's.
+        trace: What diffusers did.
+        gallery: What names both images, or None.
+        settings: Steps, guidance and size of the trace.
+        tell: Called with (steps done, steps in all) after every step.
+
+    Returns:
+        The distances, and the bundle's image: float32 (height, width, 3) in 0..1.
+
+    Raises:
+        EngineError: An engine failed.
+    """
+    ours, image = generate(pipeline, trace.prompt, trace.seed, settings, tell)
+    curve, same = tuple(_distances(ours, trace)), image.shape == trace.image.shape
+    result = LoopResult(
+        prompt=trace.prompt,
+        seed=trace.seed,
+        steps=len(ours),
+        reference_steps=len(trace.latents),
+        curve=curve,
+        worst=max(range(len(curve)), key=lambda i: _badness(curve[i].relative_max)),
+        psnr=psnr(image, trace.image, peak=1.0) if same else math.nan,
+        ssim=ssim(image, trace.image) if same else math.nan,
+        shift=_shift(image, trace.image) if same else math.nan,
+        shows=gallery.name(image) if gallery else None,
+        reference_shows=gallery.name(trace.image) if gallery else None,
+        fault=describe_image_fault(image),
+        reference_fault=describe_image_fault(trace.image),
+    )
+    return result, image
+
+
+def judge_loop(result: LoopResult, gates: Gates) -> list[Check]:
+    """The checks of one image: number of steps, worst step, final image, and faults that can be seen."""
+    subject = result.name
+    worst = result.curve[result.worst]
+    steps = None
+    if result.steps != result.reference_steps:
+        steps = f"{result.steps}, expected {result.reference_steps}"
+    place = f"after step {worst.index + 1} of {result.reference_steps}"
+    return [
+        holds("loop", subject, "number of steps", steps),
+        at_most("loop", subject, "latents, max abs error / RMS", worst.relative_max, gates.latents, place),
+        at_least("image", subject, "PSNR, dB", result.psnr, gates.image_psnr),
+        at_least("image", subject, "SSIM", result.ssim, gates.ssim),
+        at_most("image", subject, "mean shift", result.shift, gates.shift),
+        holds("image", subject, "bundle's image", result.fault, "no fault"),
+        holds("image", subject, "diffusers' image", result.reference_fault, "no fault"),
+    ]
+
+
+def judge_images(results: Sequence[LoopResult], gates: Gates) -> list[Check]:
+    """The checks of all images together: what they show, and the promise of calibration.
+
+    A promise is kept or broken over many images; of fewer than 8 nothing is said.
+    """
+    subject = f"{len(results)} images"
+    checks = []
+    named = [result for result in results if result.reference_shows is not None]
+    if named:
+        others = [result for result in named if result.shows != result.reference_shows]
+        detail = "; ".join(f"{one.name}: {one.shows}, expected {one.reference_shows}" for one in others)
+        percent = 100 * (1 - len(others) / len(named))
+        checks.append(at_least("image", subject, "show the same, %", percent, gates.agreement, detail))
+    if gates.mean_psnr is not None and len(results) >= ENOUGH:
+        mean = math.fsum(result.psnr for result in results) / len(results)
+        checks.append(at_least("image", subject, "mean PSNR, dB", mean, gates.mean_psnr, "as calibration promised"))
+    return checks
+
+
+def _shift(image: FloatArray, reference: FloatArray) -> float:
+    """Largest difference of the mean of a colour."""
+    with np.errstate(all="ignore"):
+        return float(np.abs((image.astype(np.float64) - reference).mean(axis=(0, 1))).max())
+
+
+def _distances(ours: Sequence[FloatArray], trace: Trace) -> list[StepDistance]:
+    """The curve, as far as both go."""
+    curve = []
+    pairs = zip(ours, trace.latents, trace.timesteps, strict=False)
+    for index, (mine, reference, timestep) in enumerate(pairs):
+        with np.errstate(all="ignore"):
+            error = mine.astype(np.float64) - reference if mine.shape == reference.shape else np.float64(np.nan)
+            scale = float(np.sqrt(np.mean(np.square(reference, dtype=np.float64))))
+            max_abs, rms = float(np.abs(error).max()), float(np.sqrt(np.mean(np.square(error))))
+        curve.append(
+            StepDistance(
+                index=index,
+                timestep=timestep,
+                max_abs=max_abs,
+                scale=scale,
+                relative_max=max_abs / scale,
+                relative_rms=rms / scale,
+            )
+        )
+    return curve
+
+
+def _badness(value: float) -> float:
+    return math.inf if math.isnan(value) else value

@@ -1,0 +1,82 @@
+"""The safety checker on generated images: its scores, and which of them it flags."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diffoundry.exporter.components.safety_checker_module import SafetyCheckerModule
+from diffoundry.exporter.verify.reference.component_cases import Case
+from diffoundry.exporter.verify.reference.pipeline_trace import to_numpy
+from diffoundry.exporter.verify.report.report import Check, holds
+from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.errors import ConfigError, InputError
+from diffoundry.runtime.images.pixels import to_pil
+from diffoundry.runtime.pipelines.safety import COMPONENT, SafetyChecker
+
+__all__ = ["SafetyReference", "ask_safety_checker", "check_safety"]
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SafetyReference:
+    """What diffusers' safety checker says.
+
+    Attributes:
+        images: float32 (height, width, 3) in 0..1.
+        flags: For each of them, whether diffusers' pipeline would black it out.
+        cases: The checker on what transformers' feature extractor makes of them.
+    """
+
+    images: Sequence[FloatArray]
+    flags: Sequence[bool]
+    cases: Sequence[Case]
+
+
+def ask_safety_checker(pipeline: Any, images: Sequence[FloatArray]) -> SafetyReference:
+    """Show images to the checker of diffusers' pipeline, in fp32.
+
+    Args:
+        pipeline: With safety checker and feature extractor.
+        images: float32 (height, width, 3) in 0..1, of one size.
+    """
+    checker = pipeline.safety_checker
+    pixels = pipeline.feature_extractor(to_pil(np.stack(images)), return_tensors="pt").pixel_values
+    with torch.inference_mode():
+        scores = SafetyCheckerModule(checker, None)(pixels)  # type: ignore[arg-type]  # its component says nothing
+    _, flags = pipeline.run_safety_checker(np.stack(images), "cpu", torch.float32)
+    names = "special_scores", "concept_scores"
+    case = Case(
+        component=COMPONENT,
+        label=f"{len(images)} images",
+        feeds={"clip_input": to_numpy(pixels)},
+        expected=dict(zip(names, map(to_numpy, scores), strict=True)),
+    )
+    return SafetyReference(images=images, flags=[bool(flag) for flag in flags], cases=[case])
+
+
+def check_safety(components: EngineSession, reference: SafetyReference | None) -> Iterator[Check]:
+    """Compare which of the images are flagged.
+
+    Args:
+        components: The bundle's engines.
+        reference: diffusers' answer; None where there is no checker.
+
+    Raises:
+        EngineError: The engine failed.
+    """
+    if reference is None or COMPONENT not in components.bundle.components:
+        return
+    images = to_pil(np.stack(reference.images))
+    try:
+        flags = SafetyChecker(components)(images)
+    except (ConfigError, InputError) as error:
+        yield holds("safety", COMPONENT, f"flags of {len(images)} images", str(error))
+        return
+    wrong = [number for number, pair in enumerate(zip(flags, reference.flags, strict=True), 1) if pair[0] != pair[1]]
+    words = ", ".join(f"image {number}: {flags[number - 1]}, expected {not flags[number - 1]}" for number in wrong)
+    yield holds("safety", COMPONENT, f"flags of {len(images)} images", words or None)

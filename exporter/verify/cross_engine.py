@@ -1,0 +1,172 @@
+"""The same noise on every engine of a bundle that can run here: how far their images are from each other."""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations, product
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import diffoundry
+from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
+from diffoundry.exporter.reference.pipeline import reference_pipeline
+from diffoundry.exporter.verify.checkpoint_source import find_checkpoint
+from diffoundry.exporter.verify.checks.gates import coarsest, pair_psnr, promised_gates
+from diffoundry.exporter.verify.checks.metrics import psnr
+from diffoundry.exporter.verify.checks.ssim import ssim
+from diffoundry.exporter.verify.generate import generate
+from diffoundry.exporter.verify.image_size import settings_for
+from diffoundry.exporter.verify.progress import Watch
+from diffoundry.exporter.verify.reference.pipeline_trace import generate_reference
+from diffoundry.exporter.verify.report.cross_engine_report import (
+    ACROSS_SCHEMA_VERSION,
+    REFERENCE,
+    AcrossReport,
+    PairDistance,
+    Participant,
+)
+from diffoundry.exporter.verify.report.report import Check, at_least, holds
+from diffoundry.exporter.verify.request import Settings, VerifyRequest
+from diffoundry.exporter.verify.variants import Build, find_builds, promise
+from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.errors import CheckpointError, EngineError, InputError
+from diffoundry.runtime.images.pixels import describe_image_fault
+from diffoundry.runtime.pipelines import open_pipeline
+
+__all__ = ["verify_across"]
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Generated:
+    """What one participant made: its images in the order of prompts and seeds, or the reason why there are none."""
+
+    participant: Participant
+    images: Sequence[FloatArray]
+    fault: str | None = None
+
+
+def verify_across(
+    bundle: str | os.PathLike[str],
+    checkpoint: Checkpoint | None = None,
+    request: VerifyRequest | None = None,
+    watch: Watch | None = None,
+) -> AcrossReport:
+    """Generate the same images with every engine of a bundle that can run here, and compare each pair.
+
+    diffusers in fp32 is one more participant when the checkpoint is at hand. The engines are opened one after another.
+
+    Args:
+        bundle: The bundle.
+        checkpoint: What it was made from, or None for the one that its recipe names, if that can be opened.
+        request: What to generate, and with which engines.
+        watch: Told of progress, and shown the images of each participant.
+
+    Raises:
+        BundleError: The folder is no bundle, or a file of it was changed after the export.
+        InputError: There is nothing to compare: one engine, and no checkpoint.
+        EngineError: No engine of the bundle can run here. One that fails while it runs is a failed check.
+    """
+    started = time.perf_counter()
+    request, watch = request or VerifyRequest(), watch or Watch()
+    opened = Bundle(bundle)
+    builds, absent = find_builds(opened, request)
+    notes: list[str] = []
+    if checkpoint is None:
+        try:
+            checkpoint = find_checkpoint(opened)
+        except (CheckpointError, InputError) as error:
+            notes.append(f"without diffusers: {error}")
+    if len(builds) + (checkpoint is not None) < 2:
+        raise InputError(
+            f"bundle {opened.root}: got one set of engines that can run here, {builds[0].name}, and nothing to compare "
+            f"it with; add another with 'diffoundry build', or name the checkpoint with --against"
+        )
+    settings = settings_for(open_pipeline(builds[0].components, safety_checker=None), request)
+    generated = []
+    if checkpoint is not None:
+        generated.append(_generate_with_diffusers(checkpoint, settings, watch))
+    generated += [_generate(build, settings, watch) for build in builds]
+    for one in generated:
+        watch.generated(one.participant.name, one.images)
+    complete = [one for one in generated if one.fault is None]
+    distances = [_distance(a, b) for a, b in combinations(complete, 2)]
+    checks = (*_judge_participants(generated, settings), *_judge_pairs(complete, distances))
+    return AcrossReport(
+        schema_version=ACROSS_SCHEMA_VERSION,
+        diffoundry=diffoundry.__version__,
+        bundle=os.fspath(bundle),
+        checkpoint=checkpoint.name if checkpoint else None,
+        settings=settings,
+        notes=tuple(notes),
+        participants=tuple(one.participant for one in generated),
+        distances=tuple(distances),
+        checks=checks,
+        absent=tuple(absent),
+        seconds=time.perf_counter() - started,
+        passed=all(check.passed for check in checks),
+    )
+
+
+def _generate_with_diffusers(checkpoint: Checkpoint, settings: Settings, watch: Watch) -> _Generated:
+    watch.stage("PyTorch: loading", 0, 1)
+    pipeline = reference_pipeline(checkpoint, torch.float32)
+    images = [
+        generate_reference(
+            pipeline, prompt, seed, settings, partial(watch.stage, f"PyTorch: {prompt}, seed {seed}")
+        ).image
+        for prompt, seed in product(settings.prompts, settings.seeds)
+    ]
+    return _Generated(participant=Participant(name=REFERENCE, image_psnr=None), images=images)
+
+
+def _generate(build: Build, settings: Settings, watch: Watch) -> _Generated:
+    precision = coarsest(precision for _, precision in build.engines().values())
+    gates = promised_gates(precision, promise(build.components.bundle, precision))
+    participant = Participant(name=build.name, image_psnr=gates.image_psnr)
+    images: list[FloatArray] = []
+    try:
+        pipeline = open_pipeline(build.components, safety_checker=None)
+        for prompt, seed in product(settings.prompts, settings.seeds):
+            tell = partial(watch.stage, f"{build.name}: {prompt}, seed {seed}")
+            images.append(generate(pipeline, prompt, seed, settings, tell)[1])
+    except EngineError as error:
+        return _Generated(participant=participant, images=(), fault=str(error))
+    finally:
+        build.components.close()
+    return _Generated(participant=participant, images=images)
+
+
+def _distance(a: _Generated, b: _Generated) -> PairDistance:
+    pairs = list(zip(a.images, b.images, strict=True))
+    with np.errstate(all="ignore"):
+        values = [psnr(x, y, peak=1.0) for x, y in pairs]
+        errors = [float(np.abs(x.astype(np.float64) - y).max()) for x, y in pairs]
+    return PairDistance(
+        a=a.participant.name,
+        b=b.participant.name,
+        psnr=float(np.min(values)),  # NaN when one is
+        mean_psnr=float(np.mean(values)),
+        ssim=float(np.min([ssim(x, y) for x, y in pairs])),
+        max_abs=float(np.max(errors)),
+    )
+
+
+def _judge_participants(generated: Sequence[_Generated], settings: Settings) -> Iterator[Check]:
+    names = [f"{prompt}, seed {seed}" for prompt, seed in product(settings.prompts, settings.seeds)]
+    for one in generated:
+        faults = [(name, describe_image_fault(image)) for name, image in zip(names, one.images, strict=False)]
+        words = "; ".join(f"{name}: {fault}" for name, fault in faults if fault)
+        yield holds("across", one.participant.name, "images", one.fault or words or None, "no fault")
+
+
+def _judge_pairs(generated: Sequence[_Generated], distances: Sequence[PairDistance]) -> Iterator[Check]:
+    gates = {one.participant.name: one.participant.image_psnr for one in generated}
+    for pair in distances:
+        limit = pair_psnr(*(gate for gate in (gates[pair.a], gates[pair.b]) if gate is not None))
+        yield at_least("across", f"{pair.a} | {pair.b}", "PSNR, dB", pair.psnr, limit)

@@ -1,0 +1,46 @@
+"""One image by a bundle, with what it was after every step."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffoundry.exporter.verify.request import Settings
+from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
+
+__all__ = ["generate"]
+
+FloatArray = NDArray[np.float32]
+
+
+def generate(
+    pipeline: DiffusionPipeline, prompt: str, seed: int, settings: Settings, tell: Callable[[int, int], None]
+) -> tuple[list[FloatArray], FloatArray]:
+    """Generate a prompt from a seed.
+
+    Args:
+        pipeline: The bundle's.
+        prompt: The prompt.
+        seed: Seed of torch's CPU generator.
+        settings: Steps, guidance and size.
+        tell: Called with (steps done, steps in all) after every step.
+
+    Returns:
+        The latents after every step, float32 (1, C, height/8, width/8), and the image, float32 (height, width, 3) in
+        0..1.
+
+    Raises:
+        EngineError: An engine failed.
+    """
+    run = pipeline.start(
+        prompt if pipeline.encoders else None,
+        seed=seed,
+        output_type="np",
+        **settings.image_arguments(),
+    )
+    latents: list[FloatArray] = []
+    with np.errstate(all="ignore"):  # a broken bundle overflows: that is reported as a failed check
+        for step in run:
+            latents.append(step.latents)
+            tell(step.index + 1, step.total)
+        return latents, np.asarray(run.finish().images[0])

@@ -1,0 +1,38 @@
+"""The size at which a bundle is verified: the checkpoint's own, or the nearest that its engines take."""
+
+from diffoundry.exporter.verify.request import Settings, VerifyRequest
+from diffoundry.runtime.bundle.specs import DimSpec
+from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
+
+__all__ = ["nearest", "settings_for"]
+
+
+def settings_for(pipeline: DiffusionPipeline, request: VerifyRequest) -> Settings:
+    """The request with a size that the pipeline's bundle takes."""
+    manifest = pipeline.components.bundle.manifest
+    own = pipeline.default_size
+    height, width = own
+    if manifest is not None and manifest.recipe.buckets:
+        height, width = min(manifest.recipe.buckets, key=lambda size: abs(size[0] - own[0]) + abs(size[1] - own[1]))
+    elif manifest is not None:
+        dims = manifest.recipe.dims
+        height, width = (
+            nearest(size, dims.get(name, DimSpec())) for name, size in zip(("height", "width"), own, strict=True)
+        )
+    return Settings(
+        prompts=request.prompts if pipeline.encoders else ("a drawn image",),
+        seeds=request.seeds,
+        steps=request.steps,
+        guidance_scale=request.guidance_scale,
+        height=height,
+        width=width,
+        stand_ins=pipeline.stand_ins,
+    )
+
+
+def nearest(size: int, dim: DimSpec) -> int:
+    """The size itself when `dim` allows it, or one near to it that it allows."""
+    if dim.refusal(size) is None:
+        return size
+    bounded = max(dim.min, size if dim.max is None else min(size, dim.max))
+    return bounded - bounded % dim.multiple_of

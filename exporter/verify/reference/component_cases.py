@@ -1,0 +1,192 @@
+"""The inputs on which components are compared with PyTorch, taken from a real run, and what PyTorch makes of them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL.Image import Image
+
+from diffoundry.exporter.component import Component
+from diffoundry.exporter.reference.pipeline import network
+from diffoundry.exporter.verify.reference.pipeline_trace import Trace, UnetCall, to_numpy
+from diffoundry.runtime.bundle.dims import parse_size, size_of
+from diffoundry.runtime.engines.protocol import Array
+from diffoundry.runtime.models.controlnet_names import MID_RESIDUAL, is_residual, residual_name
+
+__all__ = ["Case", "control_cases", "decoder_cases", "encoder_cases", "image_cases", "text_cases", "unet_cases"]
+
+_SWEEP_ROWS = 64
+"""Rows of the vocabulary sweep: all of a vocabulary of up to 4800 tokens, every tenth of CLIP's 49408."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """One set of inputs of one component.
+
+    Attributes:
+        component: Name of the component.
+        label: What the inputs are, in a word.
+        feeds: Input name to array.
+        expected: Output name to what PyTorch in fp32 gives.
+    """
+
+    component: str
+    label: str
+    feeds: Mapping[str, Array]
+    expected: Mapping[str, Array]
+
+
+def text_cases(pipeline: Any, components: Iterable[Component], prompts: Sequence[str]) -> list[Case]:
+    """For every text encoder the prompts with the empty one, and a sweep over the vocabulary: no embedding goes unread.
+
+    The sweep takes every token in a seeded order; of a large vocabulary a seeded sample.
+    """
+    encoders = [component for component in components if component.source.startswith("text_encoder")]
+    return [case for component in encoders for case in _cases_of(pipeline, component, prompts)]
+
+
+def _cases_of(pipeline: Any, component: Component, prompts: Sequence[str]) -> list[Case]:
+    tokenizer = getattr(pipeline, component.source.replace("text_encoder", "tokenizer"))
+    encoder = getattr(pipeline, component.source)
+    length = tokenizer.model_max_length
+    texts = ["", *prompts]
+    ids = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="np")["input_ids"]
+    vocabulary = encoder.config.vocab_size
+    ends = tokenizer.bos_token_id, tokenizer.eos_token_id
+    words = np.setdiff1d(np.arange(vocabulary), ends)
+    order = np.random.default_rng(0).permutation(words)
+    rows = min(_SWEEP_ROWS, -(-len(order) // (length - 2)))
+    body = np.resize(order, (rows, length - 2))
+    sweep = np.column_stack([np.full(rows, ends[0]), body, np.full(rows, ends[1])])
+    return [_text_case(encoder, component, "prompts", ids), _text_case(encoder, component, "vocabulary", sweep)]
+
+
+def image_cases(pipeline: Any, images: Sequence[Image]) -> list[Case]:
+    """For an image encoder that conditions the denoiser: images as transformers prepares them."""
+    encoder = getattr(pipeline, "image_encoder", None)
+    if encoder is None:
+        return []
+    pixels = pipeline.feature_extractor(list(images), return_tensors="pt").pixel_values
+    with torch.inference_mode():
+        embeds = encoder(pixels).image_embeds
+    feeds, expected = {"pixel_values": to_numpy(pixels)}, {"image_embeds": to_numpy(embeds)}
+    return [Case(component="image_encoder", label=f"{len(images)} images", feeds=feeds, expected=expected)]
+
+
+def unet_cases(component: Component, trace: Trace, calls: Sequence[UnetCall], place: float) -> list[Case]:
+    """Of the first image the first, the middle and the last call: much noise, some, and little. Of others one.
+
+    Args:
+        component: The UNet.
+        trace: The image.
+        calls: All calls that it took.
+        place: How many of all images were generated before, 0 to 1: the calls taken of them walk through the steps.
+    """
+    return [_unet_case(component, trace, calls[index]) for index in _chosen(len(calls), place)]
+
+
+def control_cases(
+    pipeline: Any, trace: Trace, calls: Mapping[str, Sequence[Mapping[str, Array]]], place: float
+) -> list[Case]:
+    """Of every ControlNet the calls that `unet_cases` takes of the UNet.
+
+    Args:
+        pipeline: diffusers'.
+        trace: The image.
+        calls: Of each ControlNet, from `record_controls`.
+        place: As in `unet_cases`.
+    """
+    return [
+        _control_case(network(pipeline, name), name, trace, fed[index])
+        for name, fed in calls.items()
+        for index in _chosen(len(fed), place)
+    ]
+
+
+def _chosen(calls: int, place: float) -> list[int]:
+    return sorted({0, calls // 2, calls - 1} if place == 0 else {int(place * calls)})
+
+
+def decoder_cases(pipeline: Any, trace: Trace) -> list[Case]:
+    """The latents that a run ended with, in the VAE's own scale."""
+    latents = trace.latents[-1] / np.float32(pipeline.vae.config.scaling_factor)
+    with torch.inference_mode():
+        sample = pipeline.vae.decode(torch.from_numpy(latents)).sample
+    feeds, expected = {"latent_sample": latents}, {"sample": to_numpy(sample)}
+    return [Case(component="vae_decoder", label=f"latents of {trace.name}", feeds=feeds, expected=expected)]
+
+
+def encoder_cases(pipeline: Any, trace: Trace) -> list[Case]:
+    """The image that a run ended with."""
+    image = np.ascontiguousarray(trace.image.transpose(2, 0, 1)[None] * 2 - 1)
+    with torch.inference_mode():
+        encoded = pipeline.vae.encode(torch.from_numpy(image))
+    said = (
+        {"latent_parameters": encoded.latent_dist.parameters}
+        if hasattr(encoded, "latent_dist")
+        else {"latents": encoded.latents}
+    )
+    feeds, expected = {"sample": image}, {name: to_numpy(values) for name, values in said.items()}
+    return [Case(component="vae_encoder", label=trace.name, feeds=feeds, expected=expected)]
+
+
+def _text_case(encoder: Any, component: Component, label: str, ids: Array) -> Case:
+    with torch.inference_mode():
+        output = encoder(torch.from_numpy(ids.astype(np.int64)), output_hidden_states=True)
+    return Case(
+        component=component.name,
+        label=label,
+        feeds={"input_ids": ids.astype(np.int32)},
+        expected={spec.name: to_numpy(_output(encoder, output, spec.name)) for spec in component.outputs},
+    )
+
+
+def _output(encoder: Any, given: Any, name: str) -> torch.Tensor:
+    """An output of transformers' model by its name in the graph, such as "hidden_states.2"."""
+    if name == "normalized_hidden_states":  # as diffusers' `encode_prompt` makes them for `clip_skip`
+        inner = getattr(encoder, "text_model", encoder)
+        with torch.inference_mode():
+            normalized: torch.Tensor = inner.final_layer_norm(torch.stack(given["hidden_states"][:-1], dim=1))
+        return normalized
+    field, _, layer = name.partition(".")
+    tensor: torch.Tensor = given[field][int(layer)] if layer else given[field]
+    return tensor
+
+
+def _unet_case(component: Component, trace: Trace, call: UnetCall) -> Case:
+    sample = next(spec for spec in component.inputs if spec.name == "sample")
+    known = {parse_size(str(dim)): size for dim, size in zip(sample.shape, call.sample.shape, strict=True)}
+    sizes = {dim.symbol: size * dim.divisor for dim, size in known.items()}
+    whole = {spec.name: tuple(size_of(dim, sizes) or 0 for dim in spec.shape) for spec in component.inputs}
+    return Case(
+        component="unet",
+        label=f"{trace.name}, t={call.timestep:g}",
+        feeds={
+            "sample": call.sample,
+            "timestep": np.asarray([call.timestep], dtype=np.float32),
+            # Residuals without places, of one pixel, are added everywhere.
+            **{
+                name: np.array(np.broadcast_to(array, whole[name])) if is_residual(name) else array
+                for name, array in call.conditions.items()
+            },
+        },
+        expected={"out_sample": call.output},
+    )
+
+
+def _control_case(module: Any, name: str, trace: Trace, fed: Mapping[str, Array]) -> Case:
+    """What a ControlNet gives before it is scaled."""
+    given = {key: torch.from_numpy(array) for key, array in fed.items()}
+    added = {key: given.pop(key) for key in ("text_embeds", "time_ids") if key in given}
+    with torch.inference_mode():
+        down, middle = module(**given, added_cond_kwargs=added or None, return_dict=False)
+    taken = {key: array for key, array in fed.items() if key not in added or module.config.addition_embed_type}
+    expected = {residual_name(index): to_numpy(tensor) for index, tensor in enumerate(down)}
+    return Case(
+        component=name,
+        label=f"{trace.name}, t={fed['timestep'][0]:g}",
+        feeds=taken,
+        expected={**expected, MID_RESIDUAL: to_numpy(middle)},
+    )

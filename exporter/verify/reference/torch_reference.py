@@ -1,0 +1,110 @@
+"""All that PyTorch has to say of a checkpoint, asked for once and freed before the engines are opened."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+
+import numpy as np
+import torch
+from PIL.Image import Image
+
+from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
+from diffoundry.exporter.reference.pipeline import reference_pipeline
+from diffoundry.exporter.verify.checks.configs import check_configs, check_extractor, check_scheduler, check_tokenizer
+from diffoundry.exporter.verify.checks.nearest_image import Gallery, gallery_of_prompts, open_gallery
+from diffoundry.exporter.verify.checks.safety import SafetyReference, ask_safety_checker
+from diffoundry.exporter.verify.progress import Watch
+from diffoundry.exporter.verify.reference.component_cases import (
+    Case,
+    control_cases,
+    decoder_cases,
+    encoder_cases,
+    image_cases,
+    text_cases,
+    unet_cases,
+)
+from diffoundry.exporter.verify.reference.pipeline_trace import Trace, generate_reference, record_controls, record_unet
+from diffoundry.exporter.verify.report.report import Check
+from diffoundry.exporter.verify.request import Settings
+from diffoundry.runtime.images.pixels import to_pil
+from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
+from diffoundry.runtime.pipelines.stand_in import size_arguments
+
+__all__ = ["Reference", "ask_pytorch"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Reference:
+    """What a bundle is compared with.
+
+    Attributes:
+        traces: One for each prompt and seed.
+        cases: Inputs of every component that these met, and what PyTorch makes of them.
+        checks: Of what needs no engine: configs and token ids.
+        gallery: What names the images, or None when nothing is at hand.
+        safety: What the checkpoint's safety checker says of the images, or None when there is none.
+    """
+
+    traces: Sequence[Trace]
+    cases: Sequence[Case]
+    checks: Sequence[Check]
+    gallery: Gallery | None
+    safety: SafetyReference | None = None
+
+
+def ask_pytorch(checkpoint: Checkpoint, pipeline: DiffusionPipeline, settings: Settings, watch: Watch) -> Reference:
+    """Compare configs and token ids, generate every image, and run the components on what these fed them.
+
+    Args:
+        checkpoint: Runs in fp32 on the CPU.
+        pipeline: The bundle's, for its configs and its tokenizer; none of its engines is opened.
+        settings: What to generate.
+        watch: Told of progress.
+
+    Raises:
+        CheckpointError: It cannot be loaded.
+    """
+    watch.stage("PyTorch: loading", 0, 1)
+    reference = reference_pipeline(checkpoint, torch.float32)
+    bundle = pipeline.components.bundle
+    checks = [
+        check_scheduler(bundle, checkpoint.scheduler_config),
+        *check_configs(bundle, checkpoint.components, reference),
+        *(
+            check_tokenizer(encoder.folder, encoder.tokenizer, getattr(reference, encoder.folder), settings.prompts)
+            for encoder in pipeline.family.encoders
+        ),
+    ]
+    # Images are compared as they are generated; that the same ones are blacked out is a check of its own.
+    checker, reference.safety_checker = getattr(reference, "safety_checker", None), None
+    traces: list[Trace] = []
+    cases: list[Case] = []
+    runs = list(product(settings.prompts, settings.seeds))
+    for index, (prompt, seed) in enumerate(runs):
+        tell = partial(watch.stage, f"PyTorch: {prompt}, seed {seed}")
+        with record_unet(reference) as calls, record_controls(reference) as controls:
+            trace = generate_reference(reference, prompt, seed, settings, tell)
+        traces.append(trace)
+        cases += unet_cases(checkpoint.component("unet"), trace, calls, index / len(runs))
+        cases += control_cases(reference, trace, controls, index / len(runs))
+        cases += decoder_cases(reference, trace)
+        cases += encoder_cases(reference, trace)
+    watch.stage("PyTorch: text", 0, 1)
+    cases += text_cases(reference, checkpoint.components, settings.prompts)
+    images = _images(traces, settings)
+    checks += check_extractor(bundle, getattr(reference, "feature_extractor", None), images)
+    cases += image_cases(reference, images)
+    safety = None
+    if checker is not None:
+        reference.safety_checker = checker
+        safety = ask_safety_checker(reference, [trace.image for trace in traces])
+        cases += safety.cases
+    gallery = open_gallery(checkpoint.root) or gallery_of_prompts(traces)
+    return Reference(traces=traces, cases=cases, checks=checks, gallery=gallery, safety=safety)
+
+
+def _images(traces: Sequence[Trace], settings: Settings) -> list[Image]:
+    """What was generated, and a drawn image of sides that fit to nothing."""
+    drawn = size_arguments(["image"], settings.height + 37, settings.width + 5)["image"]
+    return [drawn, *to_pil(np.stack([trace.image for trace in traces]))]

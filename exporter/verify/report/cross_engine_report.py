@@ -1,0 +1,88 @@
+"""What `verify_across` hands back: who generated, and how far each is from each other."""
+
+from dataclasses import dataclass
+
+from diffoundry.exporter.verify.report.report import Absence, Check
+from diffoundry.exporter.verify.request import Settings
+
+__all__ = ["ACROSS_SCHEMA_VERSION", "REFERENCE", "AcrossReport", "PairDistance", "Participant"]
+
+ACROSS_SCHEMA_VERSION = 1
+"""Version of the JSON form of `AcrossReport`; it grows when a field changes its meaning or goes away.
+
+1: the first.
+"""
+
+REFERENCE = "diffusers fp32"
+"""The name of the participant that is no engine of the bundle."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Participant:
+    """Who generated.
+
+    Attributes:
+        name: Target and precision, or "diffusers fp32".
+        image_psnr: How near its images have to be to diffusers', in dB; None for diffusers itself.
+    """
+
+    name: str
+    image_psnr: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairDistance:
+    """How far the images of two participants are from each other, values in 0..1.
+
+    Attributes:
+        a: Name of the one.
+        b: Name of the other.
+        psnr: Of the image in which they differ most, in dB, peak 1.
+        mean_psnr: The mean over all images.
+        ssim: The smallest; see `ssim`.
+        max_abs: The largest difference of any value of any image.
+    """
+
+    a: str
+    b: str
+    psnr: float
+    mean_psnr: float
+    ssim: float
+    max_abs: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AcrossReport:
+    """The whole answer.
+
+    Attributes:
+        schema_version: `ACROSS_SCHEMA_VERSION`.
+        diffoundry: Version that compared.
+        bundle: Path of the bundle.
+        checkpoint: Name of the checkpoint that diffusers generated from, or None.
+        settings: What was generated.
+        notes: Remarks, such as why diffusers did not generate.
+        participants: diffusers first, when it generated, then the bundle's engines in its order.
+        distances: One for each pair of participants whose images are complete.
+        checks: Of every participant that its images are no noise of NaN and no single colour; of every pair its PSNR.
+        absent: Engines of the bundle that cannot run here.
+        seconds: How long it took.
+        passed: Whether every check passed.
+    """
+
+    schema_version: int
+    diffoundry: str
+    bundle: str
+    checkpoint: str | None
+    settings: Settings
+    notes: tuple[str, ...]
+    participants: tuple[Participant, ...]
+    distances: tuple[PairDistance, ...]
+    checks: tuple[Check, ...]
+    absent: tuple[Absence, ...]
+    seconds: float
+    passed: bool
+
+    def between(self, a: str, b: str) -> PairDistance | None:
+        """The distance of two participants, in either order; None when one of them has no images."""
+        return next((pair for pair in self.distances if {pair.a, pair.b} == {a, b}), None)

@@ -1,0 +1,193 @@
+"""The answer of `verify` as sections of an HTML report, and its numbers as text."""
+
+import math
+from collections.abc import Sequence
+
+from diffoundry.exporter.verify.checks.gates import gates_for
+from diffoundry.exporter.verify.progress import ImagePair
+from diffoundry.exporter.verify.report.image_rows import image_section
+from diffoundry.exporter.verify.report.report import BuildReport, Check, LoopResult, StepDistance, VerifyReport
+from diffoundry.runtime.report import Cell, Curve, Curves, Facts, Gate, Section, Table
+
+__all__ = ["build_row", "measured_text", "report_sections", "verdict", "worst_checks"]
+
+
+def verdict(report: VerifyReport) -> str:
+    """The answer in one sentence."""
+    checks = report.all_checks
+    failed = sum(not check.passed for check in checks)
+    if failed:
+        wrong = ", ".join(build.name for build in report.builds if not build.passed)
+        where = f" ({wrong})" if wrong else ""
+        return f"FAILED: {failed} of {len(checks)} checks{where}; {report.bundle} is not the model {report.checkpoint}"
+    return f"passed: all {len(checks)} checks; {report.bundle} is the model {report.checkpoint}"
+
+
+def measured_text(check: Check) -> str:
+    """What was measured, for a table; a cosine with all the digits that matter."""
+    if isinstance(check.measured, str):
+        return check.measured
+    text = f"{check.measured:.12f}" if check.measure == "cosine" else f"{check.measured:.4g}"
+    return f"{text} ({check.detail})" if check.detail else text
+
+
+def build_row(build: BuildReport) -> list[str]:
+    """A build in numbers: name, worst and mean PSNR, worst SSIM, images that show the same, worst latents."""
+    loops = build.loops
+    if not loops:
+        return [build.name, *["–"] * 5]
+    named = [loop for loop in loops if loop.reference_shows is not None]
+    same = sum(loop.shows == loop.reference_shows for loop in named)
+    return [
+        build.name,
+        f"{_smallest(loops, 'psnr'):.1f}",
+        f"{sum(loop.psnr for loop in loops) / len(loops):.1f}",
+        f"{_smallest(loops, 'ssim'):.5f}",
+        f"{same} of {len(named)}" if named else "–",
+        f"{max(_number(loop.curve[loop.worst].relative_max) for loop in loops):.2g}",
+    ]
+
+
+def worst_checks(checks: Sequence[Check]) -> list[Check]:
+    """Every failed check, and of the passed ones of many images, measure by measure, the one nearest to its gate."""
+    groups: dict[tuple[str, ...], list[Check]] = {}
+    for check in checks:
+        alone = check.subject if check.part not in ("loop", "image") else ""
+        groups.setdefault((check.part, check.measure, alone), []).append(check)
+    kept: list[Check] = []
+    for group in groups.values():
+        failed = [check for check in group if not check.passed]
+        kept += failed or [max(group, key=_nearness)]
+    parts = list(dict.fromkeys(check.part for check in checks))
+    return sorted(kept, key=lambda check: parts.index(check.part))
+
+
+def report_sections(report: VerifyReport, pairs: Sequence[ImagePair]) -> list[Section]:
+    """The builds in numbers, what was compared, the latents after every step, then each build's images and checks.
+
+    Args:
+        report: The answer.
+        pairs: What `Watch.images` was shown, in that order.
+    """
+    sections: list[Section] = [_overview(report), _facts(report), *_latents(report)]
+    for build in report.builds:
+        mine = [pair for pair in pairs if pair.build == build.name]
+        if mine:
+            sections += [image_section(build, mine), _every_step(build), _every_image(build)]
+        text = "Against PyTorch in fp32. A component's numbers are those of its worst inputs."
+        sections.append(_checks(f"{build.name}: checks", build.checks, text))
+    return [*sections, _checks("Files, configs, token ids", report.checks, "What all engines share.")]
+
+
+def _overview(report: VerifyReport) -> Table:
+    columns = ["engines", "worst PSNR, dB", "mean PSNR, dB", "worst SSIM", "show the same", "worst latents", "checks"]
+    rows: list[list[Cell]] = []
+    for build in report.builds:
+        passed = sum(check.passed for check in build.checks)
+        rows.append([*build_row(build), Gate(passed=build.passed, text=f"{passed} of {len(build.checks)}")])
+    rows += [[one.name, *["–"] * 5, Gate(passed=None, text=one.reason)] for one in report.absent]
+    text = "Latents: the largest error after any step over the RMS of diffusers' latents after it."
+    if report.gallery:
+        text += f" Show the same: the nearest of {report.gallery} is the same for both images."
+    return Table(title="Engines", columns=columns, rows=rows, text=text)
+
+
+def _facts(report: VerifyReport) -> Facts:
+    settings = report.settings
+    images = len(settings.prompts) * len(settings.seeds)
+    facts = {
+        "bundle": report.bundle,
+        "checkpoint": report.checkpoint,
+        "images": f"{images} for each set of engines, {settings.width} x {settings.height} pixels",
+        "prompts": ", ".join(settings.prompts),
+        "seeds": ", ".join(map(str, settings.seeds)),
+        "steps": str(settings.steps),
+        "guidance scale": f"{settings.guidance_scale:g}",
+        "diffoundry": report.diffoundry,
+        "seconds": f"{report.seconds:.1f}",
+    }
+    return Facts(title="What was compared", facts=facts, text="\n\n".join(report.notes))
+
+
+def _latents(report: VerifyReport) -> list[Curves]:
+    """One line for each build: the worst of its images at every step."""
+    curves = [
+        Curve(
+            label=build.name,
+            values=[max(_number(step.relative_max) for step in steps) for steps in _by_step(build.loops)],
+            limit=gates_for(build.precision).latents,
+        )
+        for build in report.builds
+        if build.loops
+    ]
+    text = "The worst image at every step; the dashed line is the gate."
+    return [_curves("Latents after every step", curves, text)] if curves else []
+
+
+def _every_step(build: BuildReport) -> Curves:
+    """One line for each image, the worst of them named."""
+    worst = max(build.loops, key=lambda loop: _number(loop.curve[loop.worst].relative_max))
+    others = [Curve(label="", values=_values(loop)) for loop in build.loops if loop is not worst]
+    step = worst.curve[worst.worst]
+    text = (
+        f"Every line is an image. The worst is {worst.name} after step {step.index + 1}, timestep {step.timestep:g}: "
+        f"largest error {step.max_abs:.3g}, latents' RMS {step.scale:.3g}."
+    )
+    named = Curve(label=worst.name, values=_values(worst), limit=gates_for(build.precision).latents)
+    return _curves(f"{build.name}: latents", [*others, named], text)
+
+
+def _curves(title: str, curves: Sequence[Curve], text: str) -> Curves:
+    return Curves(title=title, curves=curves, x="step", y="largest error / RMS", text=text)
+
+
+def _every_image(build: BuildReport) -> Table:
+    columns = ["image", "PSNR, dB", "SSIM", "mean shift", "latents", "shows", "diffusers' shows"]
+    order = sorted(build.loops, key=lambda loop: (not math.isnan(loop.psnr), loop.psnr))
+    rows = [
+        [
+            loop.name,
+            f"{loop.psnr:.2f}",
+            f"{loop.ssim:.6f}",
+            f"{loop.shift:.2g}",
+            f"{loop.curve[loop.worst].relative_max:.2g}",
+            loop.shows or "–",
+            loop.reference_shows or "–",
+        ]
+        for loop in order
+    ]
+    return Table(title=f"{build.name}: every image", columns=columns, rows=rows)
+
+
+def _checks(title: str, checks: Sequence[Check], text: str) -> Table:
+    rows = [
+        (check.part, check.subject, check.measure, measured_text(check), Gate(passed=check.passed, text=check.gate))
+        for check in worst_checks(checks)
+    ]
+    many = " Of checks that every image passed, the one nearest to its gate." if len(rows) < len(checks) else ""
+    return Table(title=title, columns=["part", "what", "measure", "measured", "gate"], rows=rows, text=text + many)
+
+
+def _by_step(loops: Sequence[LoopResult]) -> list[list[StepDistance]]:
+    return [list(steps) for steps in zip(*(loop.curve for loop in loops), strict=False)]
+
+
+def _values(loop: LoopResult) -> list[float]:
+    return [step.relative_max for step in loop.curve]
+
+
+def _smallest(loops: Sequence[LoopResult], field: str) -> float:
+    """The smallest of a field; NaN is worse than any number."""
+    values = [float(getattr(loop, field)) for loop in loops]
+    return math.nan if any(map(math.isnan, values)) else min(values)
+
+
+def _number(value: float) -> float:
+    return math.inf if math.isnan(value) else value
+
+
+def _nearness(check: Check) -> float:
+    """How near a number is to its limit, on the scale of the limit; words are not near at all."""
+    if isinstance(check.measured, str) or check.limit is None:
+        return -math.inf
+    return -abs(check.measured - check.limit)

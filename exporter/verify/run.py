@@ -1,0 +1,178 @@
+"""Is the bundle still the same model? Components, the loop after every step, and the images, against PyTorch."""
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import diffoundry
+from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
+from diffoundry.exporter.verify.checkpoint_source import find_checkpoint, identity_notes
+from diffoundry.exporter.verify.checks.components import compare_component
+from diffoundry.exporter.verify.checks.configs import check_files
+from diffoundry.exporter.verify.checks.gates import Gates, coarsest, gates_for, promised_gates
+from diffoundry.exporter.verify.checks.loop import ENOUGH, follow, judge_images, judge_loop
+from diffoundry.exporter.verify.checks.safety import check_safety
+from diffoundry.exporter.verify.image_size import settings_for
+from diffoundry.exporter.verify.progress import ImagePair, Watch
+from diffoundry.exporter.verify.reference.component_cases import Case
+from diffoundry.exporter.verify.reference.torch_reference import Reference, ask_pytorch
+from diffoundry.exporter.verify.report.report import (
+    SCHEMA_VERSION,
+    BuildReport,
+    Check,
+    LoopResult,
+    OutputResult,
+    VerifyReport,
+    holds,
+)
+from diffoundry.exporter.verify.request import Settings, VerifyRequest
+from diffoundry.exporter.verify.variants import Build, find_builds, promise
+from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.errors import EngineError
+from diffoundry.runtime.pipelines import open_pipeline
+
+__all__ = ["verify"]
+
+
+def verify(
+    bundle: str | os.PathLike[str],
+    checkpoint: Checkpoint | None = None,
+    request: VerifyRequest | None = None,
+    watch: Watch | None = None,
+) -> VerifyReport:
+    """Compare a bundle with the checkpoint it was made from, in fp32 PyTorch on the CPU.
+
+    PyTorch runs first and is freed before the engines are opened, and one set of engines is closed before the next is
+    opened: memory peaks at the largest of them.
+
+    Args:
+        bundle: The bundle, or an Optimum ONNX folder.
+        checkpoint: What to compare with, or None for the one that the bundle's recipe names.
+        request: How much to generate, and with which engines.
+        watch: Told of progress, and shown the images.
+
+    Raises:
+        BundleError: The folder is no bundle, or a file of it was changed after the export.
+        CheckpointError: The checkpoint cannot be read.
+        InputError: A folder without a recipe and no checkpoint.
+        EngineError: No engine of the bundle can run here. One that fails while it runs is a failed check.
+    """
+    started = time.perf_counter()
+    request, watch = request or VerifyRequest(), watch or Watch()
+    opened = Bundle(bundle)
+    builds, absent = find_builds(opened, request)
+    checkpoint = checkpoint or find_checkpoint(opened)
+    watch.stage("reading the bundle", 0, 1)
+    files = check_files(opened)
+    pipeline = open_pipeline(builds[0].components, safety_checker=None)
+    settings = settings_for(pipeline, request)
+    reference = ask_pytorch(checkpoint, pipeline, settings, watch)
+    reports = tuple(_verify_build(build, reference, settings, watch) for build in builds)
+    checks = (files, *reference.checks)
+    return VerifyReport(
+        schema_version=SCHEMA_VERSION,
+        diffoundry=diffoundry.__version__,
+        bundle=os.fspath(bundle),
+        checkpoint=checkpoint.name,
+        settings=settings,
+        gallery=reference.gallery.source if reference.gallery else None,
+        notes=(
+            *identity_notes(opened, checkpoint),
+            *_gallery_notes(reference),
+            *_promise_notes(opened, reports, len(reference.traces)),
+        ),
+        checks=checks,
+        builds=reports,
+        absent=tuple(absent),
+        seconds=time.perf_counter() - started,
+        passed=all(check.passed for check in checks) and all(report.passed for report in reports),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Findings:
+    """What was found of a build so far: an engine that fails ends it, and what came before is kept."""
+
+    checks: list[Check] = field(default_factory=list)
+    outputs: list[OutputResult] = field(default_factory=list)
+    loops: list[LoopResult] = field(default_factory=list)
+
+
+def _verify_build(build: Build, reference: Reference, settings: Settings, watch: Watch) -> BuildReport:
+    started = time.perf_counter()
+    engines = build.engines()
+    precision = coarsest(precision for _, precision in engines.values())
+    gates = promised_gates(precision, promise(build.components.bundle, precision))
+    findings = _Findings()
+    try:
+        _compare_components(build, reference.cases, engines, watch, findings)
+        findings.checks.extend(check_safety(build.components, reference.safety))
+        _compare_loops(build, reference, gates, settings, watch, findings)
+    except EngineError as error:
+        findings.checks.append(holds("engine", build.name, "runs", str(error), "runs"))
+    finally:
+        build.components.close()
+    return BuildReport(
+        name=build.name,
+        precision=precision,
+        engines={name: " ".join(engine) for name, engine in engines.items()},
+        checks=tuple(findings.checks),
+        outputs=tuple(findings.outputs),
+        loops=tuple(findings.loops),
+        seconds=time.perf_counter() - started,
+        passed=all(check.passed for check in findings.checks),
+    )
+
+
+def _compare_components(
+    build: Build, cases: Sequence[Case], engines: Mapping[str, tuple[str, str]], watch: Watch, findings: _Findings
+) -> None:
+    for index, (name, (_, precision)) in enumerate(engines.items()):
+        watch.stage(f"{build.name}: components", index, len(engines))
+        mine = [case for case in cases if case.component == name]
+        found, judged = compare_component(build.components, name, mine, gates_for(precision))
+        findings.outputs.extend(found)
+        findings.checks.extend(judged)
+
+
+def _compare_loops(
+    build: Build, reference: Reference, gates: Gates, settings: Settings, watch: Watch, findings: _Findings
+) -> None:
+    pipeline = open_pipeline(build.components, safety_checker=None)
+    for trace in reference.traces:
+        tell = partial(watch.stage, f"{build.name}: {trace.name}")
+        result, image = follow(pipeline, trace, reference.gallery, settings, tell)
+        watch.images(
+            ImagePair(build=build.name, prompt=trace.prompt, seed=trace.seed, ours=image, reference=trace.image)
+        )
+        findings.loops.append(result)
+        findings.checks.extend(judge_loop(result, gates))
+    findings.checks.extend(judge_images(findings.loops, gates))
+
+
+def _gallery_notes(reference: Reference) -> Iterator[str]:
+    """The checkpoint's own failures: images by diffusers that do not show what the prompt names."""
+    if reference.gallery is None:
+        return
+    known = [trace for trace in reference.traces if trace.prompt in reference.gallery.labels]
+    named = [(trace, reference.gallery.name(trace.image)) for trace in known]
+    others = [f"{trace.name} ({shown})" for trace, shown in named if shown != trace.prompt]
+    if others:
+        yield (
+            f"diffusers' own images show something else for {', '.join(others)}: in so few steps or with this "
+            f"guidance, what an image shows says little"
+        )
+
+
+def _promise_notes(bundle: Bundle, reports: Sequence[BuildReport], images: int) -> Iterator[str]:
+    if images >= ENOUGH:
+        return
+    for report in reports:
+        promised = promise(bundle, report.precision)
+        if promised is not None:
+            yield (
+                f"{report.name}: calibration promised a mean of {promised:g} dB, which is judged over {ENOUGH} or more "
+                f"images; --full generates 32"
+            )

@@ -1,0 +1,140 @@
+"""The sets of engines that a bundle holds: which can run here, and why the others cannot."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from diffoundry.exporter.verify.report.report import Absence
+from diffoundry.exporter.verify.request import VerifyRequest
+from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.engines.protocol import Engine, EngineOptions, OpenEngine
+from diffoundry.runtime.engines.select import EngineSelection
+from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.errors import EngineError, InputError
+
+__all__ = ["Build", "HandedComponents", "find_builds", "promise"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Build:
+    """One set of engines that can run here: a target's in one precision.
+
+    Attributes:
+        name: Target and precision, such as "onnxruntime fp16".
+        components: Its engines; none is open yet.
+    """
+
+    name: str
+    components: EngineSession
+
+    def engines(self) -> dict[str, tuple[str, str]]:
+        """Component to (target, precision). Those of a folder without a manifest are opened to see their types."""
+        engines = {}
+        for name in self.components.bundle.components:
+            choice = self.components.choice(name)
+            if choice is not None:
+                engines[name] = choice.spec.target, choice.spec.precision
+            else:
+                engine = self.components.engine(name)
+                halves = any(tensor.dtype == "float16" for tensor in (*engine.inputs, *engine.outputs))
+                engines[name] = "onnxruntime", "fp16" if halves else "fp32"
+        return engines
+
+
+class HandedComponents(EngineSession):
+    """Engines of one target and precision that a caller's own function opens, whatever this machine has.
+
+    For what runs a vendor's files without the vendor, such as an interpreter of Core ML packages.
+    """
+
+    def __init__(
+        self, bundle: Bundle, *, target: str, precision: str, options: EngineOptions, opener: OpenEngine
+    ) -> None:
+        """Nothing is opened yet; `opener` is called with what a plugin's engine is called with."""
+        super().__init__(bundle, target=target, precision=precision, options=options)
+        self._wanted = target, precision
+        self._given = options
+        self._opener = opener
+
+    def choice(self, name: str) -> EngineSelection:
+        """The engine of this target and precision, unless the bundle has none or only a promise of it.
+
+        Raises:
+            BundleError: The bundle has no such component.
+            EngineError: It has no such engine, or it is not built yet.
+        """
+        target, precision = self._wanted
+        for spec in self.bundle.engines(name):
+            if (spec.target, spec.precision) == self._wanted and spec.pending is None:
+                return EngineSelection(spec=spec, device=self._given.device or "cpu", skipped=())
+        raise EngineError(
+            f"component {name!r}: got no engine for {target} {precision} that is built; "
+            f"add it with 'diffoundry build' and --target and --precision"
+        )
+
+    def _open(self, name: str) -> Engine:
+        choice = self.choice(name)
+        paths = [self.bundle.file(file) for file in choice.spec.files]
+        return self._opener(Path(paths[0]), choice.spec, replace(self._given, device=choice.device))
+
+
+def find_builds(bundle: Bundle, request: VerifyRequest) -> tuple[list[Build], list[Absence]]:
+    """Every target and precision that was asked for, in the bundle's order.
+
+    Returns:
+        Those that can run here, and those that cannot with their reason.
+
+    Raises:
+        EngineError: None can; the message says why.
+        InputError: An opener for a target that the bundle has no engines for.
+    """
+    if bundle.manifest is None:
+        components = EngineSession(bundle, target=request.target, precision=request.precision, options=request.options)
+        return [Build(name="onnxruntime", components=components)], []
+    held = _held(bundle)
+    _check_openers(request, held)
+    builds, absent = [], []
+    for target, precision in held:
+        if request.target not in (None, target) or request.precision not in (None, precision):
+            continue
+        name, components = f"{target} {precision}", _components(bundle, request, target, precision)
+        try:
+            for component in bundle.components:
+                components.choice(component)
+        except EngineError as error:
+            absent.append(Absence(name=name, reason=str(error)))
+        else:
+            builds.append(Build(name=name, components=components))
+    if not builds and absent:
+        raise EngineError(f"bundle {bundle.root}: {' '.join(absence.reason for absence in absent)}")
+    if not builds:  # nothing of the kind is held: the runtime says so better
+        EngineSession(bundle, target=request.target, precision=request.precision).choice(bundle.components[0])
+    return builds, absent
+
+
+def promise(bundle: Bundle, precision: str) -> float | None:
+    """The image PSNR that calibration was asked for and promised of a precision, in dB of the mean, or None."""
+    choice = bundle.manifest.recipe.quantization.get(precision) if bundle.manifest else None
+    return choice.min_psnr if choice else None
+
+
+def _check_openers(request: VerifyRequest, held: Sequence[tuple[str, str]]) -> None:
+    for target in request.openers:
+        if target not in {name for name, _ in held}:
+            raise InputError(
+                f"engine: got one for the target {target!r}, the bundle holds "
+                f"{', '.join(f'{name} {precision}' for name, precision in held)}; leave it out, or name one of those"
+            )
+
+
+def _held(bundle: Bundle) -> list[tuple[str, str]]:
+    """Every (target, precision) of the bundle, once."""
+    engines = (spec for name in bundle.components for spec in bundle.engines(name))
+    return list(dict.fromkeys((spec.target, spec.precision) for spec in engines))
+
+
+def _components(bundle: Bundle, request: VerifyRequest, target: str, precision: str) -> EngineSession:
+    opener = request.openers.get(target)
+    if opener is None:
+        return EngineSession(bundle, target=target, precision=precision, options=request.options)
+    return HandedComponents(bundle, target=target, precision=precision, options=request.options, opener=opener)

@@ -1,0 +1,153 @@
+"""A bundle as a candidate: our own side of every benchmark."""
+
+import os
+import time
+from collections.abc import Mapping
+from importlib.metadata import packages_distributions, version
+
+import numpy as np
+
+from diffoundry.runtime.bench.candidate import Generation, Load
+from diffoundry.runtime.bench.machine import peak_rss
+from diffoundry.runtime.bench.request import BenchRequest
+from diffoundry.runtime.engines.plugins import find_plugin
+from diffoundry.runtime.engines.protocol import Array, EngineOptions
+from diffoundry.runtime.pipelines import load
+from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
+from diffoundry.runtime.pipelines.stand_in import size_arguments
+
+__all__ = ["BundleCandidate"]
+
+
+class BundleCandidate:
+    """Loads a bundle and generates with it, in this process."""
+
+    reference = False
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        request: BenchRequest,
+        *,
+        target: str | None = None,
+        precision: str | None = None,
+        options: EngineOptions | None = None,
+    ) -> None:
+        """Nothing is opened yet.
+
+        Args:
+            path: The bundle.
+            request: What to generate.
+            target: As `load`.
+            precision: As `load`.
+            options: As `load`.
+        """
+        self.name = "diffoundry"
+        self._path = path
+        self._request = request
+        self._target = target
+        self._precision = precision
+        self._options = options or EngineOptions()
+        self._pipeline: DiffusionPipeline | None = None
+
+    @property
+    def pipeline(self) -> DiffusionPipeline:
+        """The pipeline under test."""
+        assert self._pipeline is not None, "load comes first"
+        return self._pipeline
+
+    def load(self) -> Load:
+        """Open the bundle and the engines that its usual task runs; loading others is no part of its cost.
+
+        Raises:
+            BundleError: As `pipelines.load`.
+            EngineError: An engine cannot be opened.
+        """
+        start = time.perf_counter()
+        self._pipeline = load(self._path, target=self._target, precision=self._precision, options=self._options)
+        opened = time.perf_counter()
+        mark, seconds = opened, {}
+        for name in self.pipeline.used_components:
+            self.pipeline.components.engine(name)
+            now = time.perf_counter()
+            mark, seconds[name] = now, now - mark
+        return Load(total=mark - start, open=opened - start, components=seconds)
+
+    def generate(self) -> Generation:
+        """Generate, noting the time of every engine call and step.
+
+        Raises:
+            InputError: The request does not fit the bundle.
+            EngineError: An engine failed.
+        """
+        calls: dict[str, list[float]] = {}
+
+        def note(name: str, _feeds: Mapping[str, Array], _outputs: Mapping[str, Array], seconds: float) -> None:
+            calls.setdefault(name, []).append(seconds)
+
+        def inside_so_far() -> float:
+            return sum(map(sum, calls.values()))
+
+        components = self.pipeline.components
+        components.on_call = note
+        default = self.pipeline.default_size
+        height, width = self._request.height or default[0], self._request.width or default[1]
+        sizes = size_arguments(self.pipeline.stand_ins, height, width)
+        steps, inside = [], []
+        try:
+            start = time.perf_counter()
+            run = self.pipeline.start(
+                self._request.prompt if self.pipeline.encoders else None,
+                seed=self._request.seed,
+                output_type="np",
+                **self._request.image_arguments(),
+                **sizes,
+            )
+            before, mark = inside_so_far(), time.perf_counter()
+            for _ in run:
+                steps.append(time.perf_counter() - mark)
+                inside.append(inside_so_far() - before)
+                before, mark = inside_so_far(), time.perf_counter()
+            image = np.asarray(run.finish().images, dtype=np.float32)
+            seconds = time.perf_counter() - start
+        finally:
+            components.on_call = None
+        return Generation(
+            image=image,
+            seconds=seconds,
+            steps=tuple(steps),
+            inside=tuple(inside),
+            calls={name: tuple(values) for name, values in calls.items()},
+        )
+
+    def facts(self) -> dict[str, str]:
+        """Target, its library's version, precision, device and threads."""
+        choices = [self.pipeline.components.choice(name) for name in self.pipeline.used_components]
+        found = [choice for choice in choices if choice is not None]
+        target = found[0].spec.target if found else "onnxruntime"
+        precisions = list(dict.fromkeys(choice.spec.precision for choice in found)) or ["as exported"]
+        device = found[0].device if found else self._options.device or "cpu"
+        threads = self._options.threads
+        return {
+            "target": target,
+            "library": _library(target),
+            "precision": ", ".join(precisions),
+            "device": device,
+            "threads": "the library's own choice" if threads is None else str(threads),
+        }
+
+    def peak_rss(self) -> int | None:
+        """Of this process."""
+        return peak_rss()
+
+    def close(self) -> None:
+        """Close the engines."""
+        if self._pipeline is not None:
+            self._pipeline.components.close()
+
+
+def _library(target: str) -> str:
+    """The vendor's package with its version, such as "onnxruntime 1.31.1"."""
+    module = find_plugin(target).module
+    distributions = packages_distributions().get(module, [])
+    return ", ".join(f"{name} {version(name)}" for name in dict.fromkeys(distributions)) or module

@@ -1,0 +1,1 @@
+"""The bundle format: specs, manifest, checksums, and files written whole."""

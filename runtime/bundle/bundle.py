@@ -1,0 +1,186 @@
+"""Opens a bundle, or an Optimum ONNX folder, and hands out nothing that has not been checked."""
+
+import os
+import stat
+import threading
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from diffoundry.runtime.bundle.checksums import changed
+from diffoundry.runtime.bundle.manifest import MANIFEST_NAME, MAX_JSON_BYTES, Manifest, parse_json, parse_manifest
+from diffoundry.runtime.bundle.specs import EngineSpec, FileSpec
+from diffoundry.runtime.errors import BundleError
+
+__all__ = ["Bundle"]
+
+
+class Bundle:
+    """A folder with a `diffoundry.json`, hostile until checked, or an Optimum ONNX folder without one.
+
+    Paths, file types and sizes are checked when the bundle is opened, SHA-256 sums when a file is first used.
+    A folder without a manifest has no sums: only the fixed names of Optimum's layout are opened in it.
+    Safe to use from several threads.
+
+    Attributes:
+        root: The folder.
+        manifest: What `diffoundry.json` holds, or None.
+        model_index: What `model_index.json` holds.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root)
+        if not self.root.is_dir():
+            found = "a file" if self.root.exists() else "nothing"
+            raise BundleError(f"bundle {self.root}: got {found} there, expected a folder made by 'diffoundry export'")
+        self._lock = threading.Lock()
+        self._trusted: set[str] = set()
+        self.manifest = self._read_manifest()
+        self.model_index = self.read_json("model_index.json")
+        if not isinstance(self.model_index, dict):
+            raise BundleError(
+                f"{self.root / 'model_index.json'}: got {type(self.model_index).__name__}, expected an object"
+            )
+
+    def _read_manifest(self) -> Manifest | None:
+        path = self.root / MANIFEST_NAME
+        if not path.exists() and not path.is_symlink():
+            if (self.root / "model_index.json").is_file():
+                return None
+            raise BundleError(
+                f"bundle {self.root}: got a folder without {MANIFEST_NAME} and model_index.json, expected a bundle; "
+                f"an unfinished export continues when the same 'diffoundry export' is run again"
+            )
+        _check_regular(self.root, MANIFEST_NAME)
+        manifest = parse_manifest(_read_bounded(path), path)
+        for name, spec in manifest.files.items():
+            _check_relative(self.root, name)
+            _check_regular(self.root, name)
+            _check_size(self.root, name, spec)
+        for component in manifest.components.values():
+            for name in component.all_files:
+                if name not in manifest.files:
+                    raise BundleError(f"{path}: the file {name!r} is used but not listed under files; export again")
+        return manifest
+
+    @property
+    def pipeline_class(self) -> str:
+        """The class in model_index.json as diffusers names it, without Optimum's and diffusers' ONNX prefixes."""
+        return str(self.model_index.get("_class_name", "")).removeprefix("ORT").removeprefix("Onnx")
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Names of the components present."""
+        if self.manifest is not None:
+            return tuple(self.manifest.components)
+        return tuple(sorted(path.parent.name for path in self.root.glob("*/model.onnx")))
+
+    def has(self, name: str) -> bool:
+        """Whether the bundle holds the file `name` (relative, forward slashes)."""
+        if self.manifest is not None:
+            return name in self.manifest.files
+        return (self.root / name).is_file()
+
+    def file(self, name: str) -> Path:
+        """The path of a file of the bundle after all checks, its SHA-256 included.
+
+        Raises:
+            BundleError: It is not part of the bundle, or was changed since the bundle was written.
+        """
+        if self.manifest is None:
+            path = self.root / name
+            if not path.is_file():
+                raise BundleError(f"{self.root}: got no file {name!r}, expected one as in Optimum's ONNX exports")
+            return path
+        if name not in self.manifest.files:
+            raise BundleError(f"bundle {self.root}: got no file {name!r} in its manifest; export the bundle again")
+        with self._lock:
+            trusted = name in self._trusted
+        if not trusted:
+            _check_sum(self.root, name, self.manifest.files[name])
+            with self._lock:
+                self._trusted.add(name)
+        return self.root / name
+
+    def read_json(self, name: str) -> Any:
+        """Parse a JSON file of the bundle.
+
+        Raises:
+            BundleError: As `file`, or it is no JSON.
+        """
+        path = self.file(name)
+        return parse_json(_read_bounded(path), path)
+
+    def config(self, component: str) -> Mapping[str, Any]:
+        """The component's own config.json, as diffusers or transformers wrote it."""
+        config = self.read_json(f"{component}/config.json")
+        if not isinstance(config, dict):
+            raise BundleError(f"{self.root}/{component}/config.json: expected an object; export the bundle again")
+        return config
+
+    def engines(self, component: str) -> tuple[EngineSpec, ...]:
+        """The engines recorded for a component; empty for a folder without a manifest.
+
+        Raises:
+            BundleError: The bundle has no such component.
+        """
+        if component not in self.components:
+            raise BundleError(
+                f"bundle {self.root}: got no component {component!r}, it has {', '.join(self.components) or 'none'}; "
+                f"export it again from a checkpoint that has one"
+            )
+        return () if self.manifest is None else self.manifest.components[component].engines
+
+
+def _check_relative(root: Path, name: str) -> None:
+    """Refuse everything but plain relative paths with forward slashes."""
+    path = PurePosixPath(name)
+    plain = name and not path.is_absolute() and str(path) == name and ".." not in path.parts
+    if not plain or any(mark in name for mark in ("\\", ":", "\0")):
+        raise BundleError(
+            f"bundle {root}: got the path {name!r} in its manifest, expected a relative path inside the bundle; "
+            f"do not trust this bundle"
+        )
+
+
+def _check_regular(root: Path, name: str) -> None:
+    """Refuse links on the way to a file, and anything that is not a plain file with one name."""
+    path = root
+    for part in PurePosixPath(name).parts:
+        path = path / part
+        try:
+            mode = path.lstat()
+        except OSError as error:
+            raise BundleError(
+                f"bundle {root}: the file {name!r} is missing ({error.strerror}); copy the bundle again, whole"
+            ) from error
+        if stat.S_ISLNK(mode.st_mode):
+            raise BundleError(f"bundle {root}: {path} is a symbolic link, expected a plain file; copy it with 'cp -rL'")
+    if not stat.S_ISREG(mode.st_mode):
+        raise BundleError(f"bundle {root}: {path} is not a plain file; do not trust this bundle")
+    if mode.st_nlink > 1:
+        raise BundleError(f"bundle {root}: {path} is a hard link, expected a file of its own; copy it with 'cp -r'")
+
+
+def _check_size(root: Path, name: str, spec: FileSpec) -> None:
+    size = (root / name).stat().st_size
+    if size != spec.size:
+        raise BundleError(
+            f"bundle {root}: {name} has {size} bytes, expected {spec.size}; it is truncated or was replaced, "
+            f"copy or export it again"
+        )
+
+
+def _check_sum(root: Path, name: str, spec: FileSpec) -> None:
+    _check_regular(root, name)
+    _check_size(root, name, spec)
+    difference = changed(root / name, spec)
+    if difference is not None:
+        raise BundleError(
+            f"bundle {root}: {name} has {difference}; it was changed after the export, copy or export it again"
+        )
+
+
+def _read_bounded(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(MAX_JSON_BYTES + 1)

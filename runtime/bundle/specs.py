@@ -1,0 +1,223 @@
+"""The values that a bundle's manifest is made of: tensors, engines, components, recipe."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from diffoundry.runtime.bundle.quantization import QuantizationChoice
+
+__all__ = [
+    "PRECISIONS",
+    "AdapterSpec",
+    "ComponentSpec",
+    "DimSpec",
+    "EngineSpec",
+    "FileSpec",
+    "Recipe",
+    "TensorSpec",
+    "Variant",
+]
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-weights", "int4-weights", "fp8")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TensorSpec:
+    """One input or output of a network.
+
+    Attributes:
+        name: The name in the graph, as in Optimum's exports.
+        dtype: NumPy's name of the element type: "float32", "float16", "int32", "int64", "bool".
+        shape: Integers, and symbolic sizes such as "batch", "height/8", "(height+15)//16": see `runtime.bundle.dims`.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DimSpec:
+    """What a symbolic dimension ("batch", "height", "width", in images and pixels) may be.
+
+    Attributes:
+        min: Smallest value that the engines take.
+        max: Largest value, or None for no bound.
+        multiple_of: Every value is a multiple of this.
+    """
+
+    min: int = 1
+    max: int | None = None
+    multiple_of: int = 1
+
+    @property
+    def fixed(self) -> int | None:
+        """The only value allowed, or None when there are several."""
+        return self.min if self.min == self.max else None
+
+    def refusal(self, value: int) -> str | None:
+        """Why `value` is not allowed, in words, or None when it is."""
+        if value < self.min or (self.max is not None and value > self.max):
+            return f"expected {self.describe()}"
+        if value % self.multiple_of:
+            return f"expected a multiple of {self.multiple_of}"
+        return None
+
+    def describe(self) -> str:
+        """The allowed values in words, such as "512" or "256 to 1024 in steps of 64"."""
+        if self.fixed is not None:
+            return str(self.fixed)
+        upper = "any size" if self.max is None else str(self.max)
+        steps = f" in steps of {self.multiple_of}" if self.multiple_of > 1 else ""
+        return f"{self.min} to {upper}{steps}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdapterSpec:
+    """What an engine can be adapted to at run time, without another export.
+
+    Attributes:
+        files: What is opened for it, relative to the bundle: the adaptable form of the graph first, then its data.
+        layers: Name of each layer in the torch module that takes a LoRA, to the shape of its weight there: (out, in),
+            or (out, in, h, w) of a convolution.
+        table: Name of the module whose table of token embeddings takes further rows, or None.
+        vocabulary: Rows that the table has; the first further row is the token of this number.
+        width: Numbers in a row.
+    """
+
+    files: tuple[str, ...]
+    layers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    table: str | None = None
+    vocabulary: int = 0
+    width: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineSpec:
+    """One lowered form of a component.
+
+    Attributes:
+        target: Name of the plugin that made it and can run it.
+        precision: One of `PRECISIONS`.
+        files: Paths relative to the bundle with forward slashes; the engine opens the first, the others lie beside it.
+        inputs: What `run` is fed, in order.
+        outputs: What `run` returns, in order.
+        options: The target's build options, as they were.
+        built_with: Library name to version; an engine that needs the same version says so when it opens.
+        facts: What the target has to tell of it: counts of fused layers, what was checked and how. Shown, never read.
+        pending: Why it could not be built where the bundle was made, or None; `diffoundry build` finishes it elsewhere
+            from `files`.
+        adapters: What can be loaded into it at run time, or None when it takes nothing.
+    """
+
+    target: str
+    precision: str
+    files: tuple[str, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    built_with: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    pending: str | None = None
+    adapters: AdapterSpec | None = None
+
+    @property
+    def all_files(self) -> tuple[str, ...]:
+        """`files`, and those that only adapters need."""
+        return self.files if self.adapters is None else tuple(dict.fromkeys((*self.files, *self.adapters.files)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ComponentSpec:
+    """One component of a bundle: its portable graph and the engines lowered from it.
+
+    Attributes:
+        graph: The portable graph's files, relative to the bundle: model.onnx first, then its external data.
+        engines: At least one.
+    """
+
+    graph: tuple[str, ...]
+    engines: tuple[EngineSpec, ...]
+
+    @property
+    def all_files(self) -> tuple[str, ...]:
+        """The files of the graph and of every engine, those that only adapters need included."""
+        return (*self.graph, *(file for engine in self.engines for file in engine.all_files))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileSpec:
+    """One file of the bundle.
+
+    Attributes:
+        size: In bytes.
+        sha256: Of the whole, hexadecimal.
+        parts: SHA-256 of each of its parts of `sums.PART_BYTES`, which are checked side by side; empty for small files.
+    """
+
+    size: int
+    sha256: str
+    parts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variant:
+    """One set of engines of a bundle: every component for one target in one precision.
+
+    Attributes:
+        target: Target name.
+        precision: One of `PRECISIONS`.
+        options: The target's options that differ from its defaults.
+    """
+
+    target: str
+    precision: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FusedLora:
+    """A LoRA that was added to the weights before the export.
+
+    Attributes:
+        file: As the user named it.
+        scale: Factor of its change.
+        sha256: Of the file, hexadecimal.
+    """
+
+    file: str
+    scale: float
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """Everything needed to build the bundle again.
+
+    Attributes:
+        model: The checkpoint as the user named it: folder, hub id or alias.
+        source: What the weights were: a map from weight file to SHA-256, or the seed of random weights.
+        builds: The sets of engines, in the user's order of preference.
+        dims: What batch, height and width may be.
+        buckets: (height, width) in pixels of the sizes that engines are made for; none when they take what dims say.
+        opset: ONNX opset of the portable graph.
+        quantization: Precision to what calibration chose for it; the ranges are in files of the bundle.
+        loras: What was added to the weights, in this order.
+        controlnets: What was joined to the checkpoint, in this order, as the user called it: folder or alias; the sums
+            of its files are in `source`.
+        without: Optional components that were left out although the checkpoint has them.
+        vae: Folder of the VAE in the place of the checkpoint's own, as the user named it, or None; its sums are in
+            `source`.
+    """
+
+    model: str
+    source: Mapping[str, str]
+    builds: tuple[Variant, ...]
+    dims: Mapping[str, DimSpec]
+    opset: int
+    buckets: tuple[tuple[int, int], ...] = ()
+    quantization: Mapping[str, QuantizationChoice] = field(default_factory=dict)
+    loras: tuple[FusedLora, ...] = ()
+    controlnets: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    vae: str | None = None

@@ -1,0 +1,114 @@
+"""The door for targets: entry points of the group `diffoundry.targets`, nothing heavy loaded until asked for."""
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
+
+from diffoundry.runtime.errors import EngineError, InputError, MissingExtraError
+
+__all__ = ["TargetPlugin", "find_plugin", "list_plugins", "resolve"]
+
+_GROUP = "diffoundry.targets"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TargetPlugin:
+    """What a target tells about itself before any of its code is loaded.
+
+    Attributes:
+        name: What users type after --target and what the manifest records.
+        summary: One line for `diffoundry targets`.
+        module: The vendor's Python package, without which neither half works.
+        extra: The extra of diffoundry that installs `module`.
+        target: "module:attribute" of the frozen dataclass that lowers graphs (needs onnx_ir).
+        engine: "module:attribute" of the callable that opens engines (`runtime.engines.protocol.OpenEngine`).
+        devices: "module:attribute" of a function without arguments that lists the devices usable on this machine.
+        precisions: "module:attribute" of a function (device) that lists the precisions which the device computes in
+            itself, the fastest first. What it only emulates is not among them.
+        defers: Whether `target` works without `module`: it then writes what `diffoundry build` needs elsewhere.
+    """
+
+    name: str
+    summary: str
+    module: str
+    extra: str
+    target: str
+    engine: str
+    devices: str
+    precisions: str
+    defers: bool = False
+
+    @property
+    def installed(self) -> bool:
+        """Whether the vendor's package can be found; it is not loaded."""
+        return importlib.util.find_spec(self.module) is not None
+
+    def load(self, part: str) -> Any:
+        """Import and return the object behind the field `part` ("target", "engine", "devices" or "precisions").
+
+        Raises:
+            MissingExtraError: The vendor's package, or another one that this part needs, is not installed.
+        """
+        try:
+            return resolve(getattr(self, part))
+        except ModuleNotFoundError as error:
+            missing = (error.name or "").partition(".")[0]
+            if missing == "diffoundry":
+                raise EngineError(
+                    f"target {self.name!r}: its plugin points at {getattr(self, part)!r}, which does not exist; "
+                    f"reinstall the package that provides this target"
+                ) from error
+            extra = self.extra if missing == self.module else "export"
+            raise MissingExtraError(f"target {self.name!r}", missing, extra) from error
+
+    def make_target(self, options: Mapping[str, Any]) -> Any:
+        """The target with these options; lists, which JSON makes of tuples, become tuples again.
+
+        Raises:
+            ConfigError: An option has a value that it cannot have.
+            MissingExtraError: As `load`.
+        """
+        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+        return self.load("target")(**plain)
+
+
+def resolve(reference: str) -> Any:
+    """Import "module:attribute" and return the attribute."""
+    module, _, attribute = reference.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def list_plugins() -> tuple[TargetPlugin, ...]:
+    """All installed targets in order of name.
+
+    Raises:
+        EngineError: Two packages claim one name, or a plugin is no `TargetPlugin`.
+    """
+    plugins: dict[str, TargetPlugin] = {}
+    for entry in sorted(entry_points(group=_GROUP), key=lambda entry: entry.name):
+        if entry.name in plugins:
+            claimants = [str(e.dist.name if e.dist else e.value) for e in entry_points(group=_GROUP, name=entry.name)]
+            raise EngineError(f"target {entry.name!r}: claimed by {', '.join(claimants)}; uninstall all but one")
+        plugin = entry.load()
+        if not isinstance(plugin, TargetPlugin) or plugin.name != entry.name:
+            raise EngineError(
+                f"target {entry.name!r}: its entry point {entry.value!r} gives {plugin!r}, "
+                f"expected a TargetPlugin of that name; reinstall the package that provides it"
+            )
+        plugins[entry.name] = plugin
+    return tuple(plugins.values())
+
+
+def find_plugin(name: str) -> TargetPlugin:
+    """The target called `name`.
+
+    Raises:
+        InputError: There is none; the message lists those there are.
+    """
+    plugins = {plugin.name: plugin for plugin in list_plugins()}
+    if name not in plugins:
+        raise InputError(f"target: got {name!r}, expected one of {', '.join(plugins)}")
+    return plugins[name]

@@ -1,0 +1,184 @@
+"""What every engine looks like to the runtime, and the one place where feeds are checked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy.typing as npt
+
+from diffoundry.runtime.bundle.specs import EngineSpec, TensorSpec
+from diffoundry.runtime.errors import InputError
+
+__all__ = [
+    "AdaptableEngine",
+    "Adapted",
+    "Array",
+    "Closeable",
+    "Engine",
+    "EngineOptions",
+    "OpenEngine",
+    "run_checked",
+]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineOptions:
+    """Where and how an engine runs.
+
+    Attributes:
+        device: A device in the target's own words ("cpu", "cuda", "cuda:1", "gpu", "npu", "auto"), or None for the
+            first that the target lists. Engines are handed the device itself, never None.
+        threads: Threads for one `run`, or None for the vendor's own choice.
+        hint: "latency" or "throughput" where the vendor knows the difference, or None for the vendor's own choice.
+        cache: Folder in which compiled engines are kept between runs, or None to keep none.
+        native: Whether our own compiled kernels are used where they are installed.
+        hold: Whether an engine that was adapted holds both of its forms once each was needed: loading and unloading
+            adapters then takes no time, and the weights are in memory twice. Off, only the form in use is held.
+    """
+
+    device: str | None = None
+    threads: int | None = None
+    hint: str | None = None
+    cache: Path | None = None
+    native: bool = True
+    hold: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what no vendor knows.
+
+        Raises:
+            InputError: Another hint.
+        """
+        if self.hint not in (None, "latency", "throughput"):
+            raise InputError(f"hint: got {self.hint!r}, expected 'latency', 'throughput' or none")
+
+
+class Engine(Protocol):
+    """Runs one lowered component. A context manager; `run` may be called from several threads at once."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once.
+
+        Args:
+            feeds: One array for each of `inputs`, of its dtype and shape; callers go through `run_checked`.
+
+        Returns:
+            One array for each of `outputs`; they belong to the caller.
+        """
+
+    def close(self) -> None:
+        """Free the vendor's session; `run` must not be called afterwards."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Closeable:
+    """What makes an engine a context manager: a class with `close` inherits it."""
+
+    def close(self) -> None:
+        """Free what is held."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Adapted:
+    """What an engine computes with beside its own weights.
+
+    Attributes:
+        graph: First of the files in the manifest entry's `adapters`.
+        adapters: float32: "<layer>.lora_A", (in, rank) or (rank, in, h, w) of a convolution; "<layer>.lora_B",
+            (rank, out) or (out, rank, 1, 1), scales included; "<table>.rows", (count, width). A layer without stays as
+            it is. The arrays are kept, not copied.
+    """
+
+    graph: Path
+    adapters: Mapping[str, Array]
+
+
+class AdaptableEngine(Engine, Protocol):
+    """An engine whose manifest entry has `adapters`. Its `OpenEngine` takes `adapted` too: what to begin with."""
+
+    def adapt(self, adapted: Adapted | None) -> None:
+        """Let every `run` from now on compute with these adapters; those under way may still end without.
+
+        Args:
+            adapted: The adapters, or None to be as an engine without any, bit for bit.
+
+        Raises:
+            EngineError: The library refuses.
+        """
+
+
+class OpenEngine(Protocol):
+    """How a plugin opens an engine: the callable behind `TargetPlugin.engine`."""
+
+    def __call__(self, path: Path, spec: EngineSpec | None, options: EngineOptions) -> Engine:
+        """Open an engine.
+
+        Args:
+            path: The engine's first file; the bundle has checked it.
+            spec: Its manifest entry, or None for a folder without a manifest.
+            options: Where and how to run.
+
+        Raises:
+            EngineError: The library, the device or the file does not fit; the message says what to do.
+        """
+
+
+def run_checked(engine: Engine, feeds: Mapping[str, Array], component: str) -> dict[str, Array]:
+    """Check `feeds` against the engine's inputs, then run it.
+
+    Every symbolic dimension must have one value throughout the feeds.
+
+    Raises:
+        InputError: A name, dtype or shape does not fit; the message names component and tensor.
+    """
+    expected = {spec.name for spec in engine.inputs}
+    if feeds.keys() != expected:
+        raise InputError(
+            f"component {component!r}: got the inputs {sorted(feeds)}, expected {sorted(expected)}; "
+            f"missing {sorted(expected - feeds.keys())}, unknown {sorted(feeds.keys() - expected)}"
+        )
+    sizes: dict[str, int] = {}
+    for spec in engine.inputs:
+        array = feeds[spec.name]
+        if array.dtype.name != spec.dtype:
+            raise InputError(
+                f"component {component!r}, input {spec.name!r}: got dtype {array.dtype.name}, expected {spec.dtype}"
+            )
+        if not _shape_fits(array.shape, spec.shape, sizes):
+            known = {name: size for name, size in sizes.items() if name in spec.shape}
+            raise InputError(
+                f"component {component!r}, input {spec.name!r}: got shape {array.shape}, expected {spec.shape}"
+                + (f" with {known}" if known else "")
+            )
+    return engine.run(feeds)
+
+
+def _shape_fits(shape: tuple[int, ...], expected: tuple[int | str, ...], sizes: dict[str, int]) -> bool:
+    """Compare a shape with a spec; symbolic sizes seen for the first time are noted in `sizes`."""
+    if len(shape) != len(expected):
+        return False
+    return all(
+        size == (sizes.setdefault(dim, size) if isinstance(dim, str) else dim)
+        for size, dim in zip(shape, expected, strict=True)
+    )

@@ -1,0 +1,75 @@
+"""Which engine of a component runs here: the first that was asked for, is built, installed and native to the device."""
+
+from dataclasses import dataclass
+
+from diffoundry.runtime.bundle.specs import EngineSpec
+from diffoundry.runtime.engines.plugins import TargetPlugin, list_plugins
+from diffoundry.runtime.errors import EngineError
+
+__all__ = ["EngineSelection", "select_engine"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineSelection:
+    """The engine that runs a component here, and why others before it do not.
+
+    Attributes:
+        spec: The engine.
+        device: Where it runs, in its target's words.
+        skipped: One sentence for every engine that stands before it in the bundle and would have fitted the request.
+    """
+
+    spec: EngineSpec
+    device: str
+    skipped: tuple[str, ...]
+
+
+def select_engine(
+    component: str,
+    specs: tuple[EngineSpec, ...],
+    target: str | None = None,
+    precision: str | None = None,
+    device: str | None = None,
+) -> EngineSelection:
+    """The first engine that was asked for and that can run here: built, its library installed, its precision native.
+
+    Raises:
+        EngineError: There is none; the message lists what the bundle holds and why nothing of it runs.
+    """
+    held = ", ".join(f"{spec.target} {spec.precision}" for spec in specs)
+    wanted = [s for s in specs if target in (None, s.target) and precision in (None, s.precision)]
+    if not wanted:
+        asked = " ".join(word for word in (target, precision) if word)
+        raise EngineError(
+            f"component {component!r}: got no engine for {asked}, the bundle holds {held}; "
+            f"add it with 'diffoundry build' and --target and --precision, or ask for one of those"
+        )
+    plugins = {plugin.name: plugin for plugin in list_plugins()}
+    skipped: list[str] = []
+    for spec in wanted:
+        reason, place = _obstacle(spec, plugins.get(spec.target), device)
+        if reason is None:
+            return EngineSelection(spec=spec, device=place, skipped=tuple(skipped))
+        skipped.append(f"{spec.target} {spec.precision}: {reason}")
+    raise EngineError(f"component {component!r}: no engine of the bundle can run here. {'. '.join(skipped)}")
+
+
+def _obstacle(spec: EngineSpec, plugin: TargetPlugin | None, device: str | None) -> tuple[str | None, str]:
+    """Why an engine cannot run here, or None; and the device it would run on."""
+    if plugin is None:
+        return f"no target of this name is installed; install the package that provides {spec.target!r}", ""
+    if spec.pending is not None:
+        return f"not built yet ({spec.pending}); run 'diffoundry build' on the machine it is for", ""
+    if not plugin.installed:
+        return f"its library is not installed; pip install 'diffoundry[{plugin.extra}]'", ""
+    place = device
+    if place is None:
+        devices = plugin.load("devices")()
+        if not devices:
+            return "it has no device on this machine; use another target here", ""
+        place = str(devices[0])
+    native = plugin.load("precisions")(place)
+    if spec.precision not in native:
+        computes = ", ".join(native) or "none that we have"
+        return f"the device {place!r} does not compute in {spec.precision} itself (it has {computes})", place
+    return None, place

@@ -1,0 +1,292 @@
+"""The opened engines of a bundle: chosen, opened when first needed, fed in the form and batch they take."""
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.bundle.specs import AdapterSpec, TensorSpec
+from diffoundry.runtime.engines.plugins import find_plugin
+from diffoundry.runtime.engines.protocol import AdaptableEngine, Adapted, Array, Engine, EngineOptions, run_checked
+from diffoundry.runtime.engines.select import EngineSelection, select_engine
+from diffoundry.runtime.errors import EngineError, InputError
+from diffoundry.runtime.models.controlnet_names import is_controlnet
+
+__all__ = ["Call", "EngineSession"]
+
+Call = Callable[[str, Mapping[str, Array], Mapping[str, Array], float], None]
+"""Observer of engine calls: component name, feeds, outputs, seconds inside the engine."""
+
+
+class EngineSession:
+    """The engines of one bundle, for one choice of target, precision and options. Safe to share between threads.
+
+    Attributes:
+        bundle: Where they come from.
+        on_call: Called after every engine call, or None. For benchmarks and calibration.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        target: str | None = None,
+        precision: str | None = None,
+        options: EngineOptions | None = None,
+        low_memory: bool = False,
+    ) -> None:
+        """Nothing is opened yet.
+
+        Args:
+            bundle: An opened bundle.
+            target: Only engines of this target, or None for the first that can run here.
+            precision: Only engines of this precision, or None for the first that the device computes in itself.
+            options: Device, threads and the like; the default is the target's first device.
+            low_memory: Close what is open before another component runs, save those that every step runs. Memory then
+                peaks at the largest component and every image opens them anew; threads take turns.
+        """
+        self.bundle = bundle
+        self.on_call: Call | None = None
+        self._target = target
+        self._precision = precision
+        self._options = options or EngineOptions()
+        self._engines: dict[str, Engine] = {}
+        self._adapters: dict[str, Mapping[str, Array]] = {}
+        self._left: set[str] = set()  # adapted engines whose adapters are gone, until their next call
+        self._locks = {name: threading.Lock() for name in bundle.components}
+        self._turn = threading.RLock() if low_memory else None
+
+    def engine(self, name: str) -> Engine:
+        """The engine of the component `name`, opened at the first call.
+
+        Raises:
+            BundleError: The bundle has no such component, or a file of it was changed.
+            EngineError: No engine of it can run here.
+        """
+        opened = self._engines.get(name)
+        if opened is not None and name not in self._left:  # as in every step: no lock, no look at the folder
+            return opened
+        self.bundle.engines(name)  # says so when there is no such component
+        with self._locks[name]:
+            if name not in self._engines:
+                self._engines[name] = self._open(name)
+            elif name in self._left:
+                self._adapt(name, {})
+            self._left.discard(name)
+            return self._engines[name]
+
+    def open_all(self, names: Collection[str] | None = None) -> None:
+        """Open components now, side by side, instead of one after the other when each is first needed.
+
+        Most of the time goes into the SHA-256 of the files, which takes one core each. With low memory nothing is
+        opened ahead.
+
+        Args:
+            names: Which; None for all.
+
+        Raises:
+            BundleError: As `engine`.
+            EngineError: As `engine`; of several the first by `names`.
+        """
+        if self._turn is not None:
+            return
+        wanted = self.bundle.components if names is None else names
+        with ThreadPoolExecutor(max_workers=max(len(wanted), 1)) as pool:
+            for opened in [pool.submit(self.engine, name) for name in wanted]:
+                opened.result()
+
+    def choice(self, name: str) -> EngineSelection | None:
+        """Which engine runs the component `name` here, without opening it; None for a folder without a manifest.
+
+        Raises:
+            BundleError: The bundle has no such component.
+            EngineError: No engine of it can run here.
+        """
+        specs = self.bundle.engines(name)
+        if self.bundle.manifest is None:
+            return None
+        return select_engine(name, specs, self._target, self._precision, self._options.device)
+
+    def adapters(self, name: str) -> AdapterSpec:
+        """What the engine of a component can be adapted to.
+
+        Raises:
+            BundleError: The bundle has no such component.
+            EngineError: It takes no adapters; the message names its target and precision.
+        """
+        choice = self.choice(name)
+        found = None if choice is None else choice.spec.adapters
+        if found is None:
+            which = "a folder without a manifest" if choice is None else f"{choice.spec.target} {choice.spec.precision}"
+            reason = None if choice is None else choice.spec.facts.get("adapters")
+            takes = [
+                f"{spec.target} {spec.precision}" for spec in self.bundle.engines(name) if spec.adapters is not None
+            ]
+            raise EngineError(
+                f"component {name!r}: got {which}, which takes no LoRA or embedding at run time"
+                f"{f' ({reason})' if reason else ''}, expected "
+                f"{' or '.join(takes) or 'an engine that does, such as onnxruntime or openvino in fp32'}; "
+                f"ask for it with --target and --precision, or export with --lora"
+            )
+        return found
+
+    def adapt(self, name: str, adapters: Mapping[str, Array]) -> None:
+        """Let a component compute with adapters from its next call on, or without where there are none.
+
+        To go back may take opening its engine anew, so that waits for the next call: other adapters may come before it.
+
+        Args:
+            name: The component.
+            adapters: As in `AdaptableEngine.adapt`, of the layers in `adapters(name)`.
+
+        Raises:
+            BundleError: A file of the bundle was changed.
+            EngineError: The engine takes no adapters, or failed.
+        """
+        self.adapters(name)
+        with self._locks[name]:
+            if not adapters:
+                if self._adapters.pop(name, None) is not None and name in self._engines:
+                    self._left.add(name)
+                return
+            if name in self._engines:
+                self._adapt(name, adapters)
+            self._left.discard(name)
+            self._adapters[name] = adapters
+
+    def _adapt(self, name: str, adapters: Mapping[str, Array]) -> None:
+        cast("AdaptableEngine", self._engines[name]).adapt(self._adapted(name, adapters))
+
+    def _adapted(self, name: str, adapters: Mapping[str, Array]) -> Adapted | None:
+        if not adapters:
+            return None
+        graph = [self.bundle.file(file) for file in self.adapters(name).files][0]  # noqa: RUF015  # all are checked
+        return Adapted(graph=graph, adapters=adapters)
+
+    def notes(self) -> tuple[str, ...]:
+        """Which engines were passed over and why, each sentence once; empty when the first ones run."""
+        choices = [choice for name in self.bundle.components if (choice := self.choice(name)) is not None]
+        return tuple(dict.fromkeys(sentence for choice in choices for sentence in choice.skipped))
+
+    def _open(self, name: str) -> Engine:
+        choice = self.choice(name)
+        spec, path, target, device = None, self.bundle.root / name / "model.onnx", "onnxruntime", self._options.device
+        if choice is not None:
+            spec, target, device = choice.spec, choice.spec.target, choice.device
+            path = [self.bundle.file(file) for file in spec.files][0]  # noqa: RUF015  # all are checked, the first is opened
+        elif self._target not in (None, "onnxruntime") or self._precision is not None:
+            raise EngineError(
+                f"bundle {self.bundle.root}: got no manifest, so it holds only ONNX graphs as they were exported; "
+                f"leave target and precision out, or make a bundle with 'diffoundry export'"
+            )
+        hold = self._options.hold and self._turn is None
+        options = replace(self._options, device=device or "cpu", hold=hold)
+        adapted = self._adapted(name, self._adapters.get(name, {}))
+        begin = {} if adapted is None else {"adapted": adapted}
+        engine: Engine = find_plugin(target).load("engine")(Path(path), spec, options, **begin)
+        return engine
+
+    def run(self, name: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run a component on arrays with any number of rows.
+
+        Floats and integers are given to the engine in its own widths, and more rows than it takes at once are run
+        in turns. Floating outputs come back as float32.
+
+        Raises:
+            InputError: A feed does not fit the component.
+            EngineError: The engine failed.
+        """
+        if self._turn is None:
+            return self._run(name, feeds)
+        with self._turn:
+            self._close(o for o in self._locks if o != name and not (_in_turns(o) and _in_turns(name)))
+            return self._run(name, feeds)
+
+    def _run(self, name: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        engine = self.engine(name)
+        specs = {spec.name: spec for spec in engine.inputs}
+        fitted = {key: _fit(array, specs[key], name) if key in specs else array for key, array in feeds.items()}
+        limit = self._rows_at_once(engine)
+        rows = max((len(array) for array in fitted.values() if array.ndim), default=1)
+        fixed = isinstance(engine.inputs[0].shape[0], int)
+        if limit is None or rows == limit or (rows < limit and not fixed):
+            return _widen(self._call(name, engine, fitted))
+        batched = {key for key, array in fitted.items() if _is_batched(specs.get(key), array, rows, limit)}
+        pieces = []
+        for start in range(0, rows, limit):
+            piece = {key: array[start : start + limit] if key in batched else array for key, array in fitted.items()}
+            if fixed:
+                piece |= {key: _fill(piece[key], limit) for key in batched}
+            pieces.append(self._call(name, engine, piece))
+        return _widen({key: np.concatenate([piece[key] for piece in pieces])[:rows] for key in pieces[0]})
+
+    def _call(self, name: str, engine: Engine, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        start = time.perf_counter()
+        outputs = run_checked(engine, feeds, name)
+        if self.on_call is not None:
+            self.on_call(name, feeds, outputs, time.perf_counter() - start)
+        return outputs
+
+    def _rows_at_once(self, engine: Engine) -> int | None:
+        first = engine.inputs[0].shape[0]
+        if isinstance(first, int):
+            return first
+        manifest = self.bundle.manifest
+        return manifest.recipe.dims["batch"].max if manifest is not None and "batch" in manifest.recipe.dims else None
+
+    def close(self) -> None:
+        """Close every engine that was opened; the next `run` opens them again."""
+        self._close(self._locks)
+
+    def _close(self, names: Iterable[str]) -> None:
+        for name in names:
+            with self._locks[name]:
+                if name in self._engines:
+                    self._engines.pop(name).close()
+                self._left.discard(name)
+
+
+def _fit(array: Array, spec: TensorSpec, component: str) -> Array:
+    """Bring a feed to the engine's dtype within its kind; whole numbers may pass as integers, fractions never."""
+    if not spec.shape and array.size == 1:
+        array = array.reshape(())
+    if array.dtype == spec.dtype:
+        return array
+    wanted = np.dtype(spec.dtype)
+    if wanted.kind in "iu" and array.dtype.kind == "f" and not np.all(array == np.trunc(array)):
+        raise InputError(
+            f"component {component!r}, input {spec.name!r}: got {array.ravel()[0]}, expected a whole number "
+            f"because this graph was exported with {spec.dtype}; choose a scheduler with whole timesteps, "
+            f"or export with diffoundry, whose graphs take fractions"
+        )
+    return array.astype(wanted) if wanted.kind in "fiu" and array.dtype.kind in "fiu" else array
+
+
+def _in_turns(component: str) -> bool:
+    """Whether every step runs it."""
+    return component == "unet" or is_controlnet(component)
+
+
+def _widen(outputs: dict[str, Array]) -> dict[str, Array]:
+    return {
+        key: array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
+        for key, array in outputs.items()
+    }
+
+
+def _is_batched(spec: TensorSpec | None, array: Array, rows: int, limit: int) -> bool:
+    """Whether the first dimension of a feed is the batch: timesteps and the like are handed to every piece whole."""
+    if spec is None or not spec.shape or not array.ndim:
+        return False
+    return len(array) == rows and (isinstance(spec.shape[0], str) or spec.shape[0] == limit)
+
+
+def _fill(array: Array, rows: int) -> Array:
+    """Fill a fixed batch up by repeating its last row; the caller drops what comes of it."""
+    return np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)])

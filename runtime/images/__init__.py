@@ -1,0 +1,1 @@
+"""Images: pixels, masks, PNG files with settings, feature extractors."""

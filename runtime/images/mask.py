@@ -1,0 +1,171 @@
+"""Masks of inpainting, bit for bit as diffusers' `VaeImageProcessor` makes them, and the part that they cover."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.images.pixels import check_pil, resize_nearest
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["Box", "MaskInput", "crop_region", "overlay", "preprocess_mask", "resize_and_fill"]
+
+MaskInput: TypeAlias = "Image | NDArray[np.floating[Any]] | Sequence[Image] | Sequence[NDArray[np.floating[Any]]]"
+
+Box: TypeAlias = tuple[int, int, int, int]
+"""Left, top, right, bottom in pixels; right and bottom are outside."""
+
+
+def preprocess_mask(mask: MaskInput, height: int, width: int) -> NDArray[np.float32]:
+    """Masks as ones where the image is repainted and zeros where it is kept.
+
+    PIL images are resized with Lanczos and converted to grey, arrays are resized to the nearest pixel; from 0.5 on a
+    pixel counts as white.
+    diffusers: `VaeImageProcessor(do_normalize=False, do_binarize=True, do_convert_grayscale=True).preprocess`.
+
+    Args:
+        mask: PIL images, or arrays (H, W) or (n, H, W) of floats in 0..1.
+        height: Pixels.
+        width: Pixels.
+
+    Returns:
+        float32, (n, 1, height, width), 0 or 1.
+
+    Raises:
+        InputError: Something else.
+    """
+    items: list[Any] = list(mask) if isinstance(mask, Sequence) else [mask]
+    if items and all(isinstance(item, np.ndarray) for item in items):
+        values = resize_nearest(_stack(items), height, width)
+    else:
+        from PIL.Image import Resampling
+
+        check_pil(items, "mask_image")
+        greys = [item.resize((width, height), resample=Resampling.LANCZOS).convert("L") for item in items]
+        values = np.stack([np.asarray(grey) for grey in greys])[..., None].astype(np.float32) / 255.0
+    return (values >= 0.5).astype(np.float32).transpose(0, 3, 1, 2)
+
+
+def _stack(items: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """(n, H, W, 1), checked."""
+    shapes = {item.shape for item in items}
+    values = items[0] if len(items) == 1 and items[0].ndim == 3 else np.stack(items) if len(shapes) == 1 else None
+    if values is None or values.ndim != 3 or not np.issubdtype(values.dtype, np.floating):
+        raise InputError(
+            f"mask_image: got arrays of {items[0].dtype} {sorted(shapes)}, expected floats (height, width) of one shape"
+        )
+    if not (values.min() >= 0 and values.max() <= 1):
+        raise InputError(f"mask_image: got values from {values.min():g} to {values.max():g}, expected 0 to 1; scale it")
+    return values[..., None]
+
+
+def crop_region(mask: "Image", width: int, height: int, padding: int) -> Box:
+    """The part of an image that is generated: what the mask covers, with a margin, in the proportions of the size.
+
+    diffusers: `VaeImageProcessor.get_crop_region`.
+
+    Args:
+        mask: White is repainted.
+        width: Pixels of the size that is generated in.
+        height: The same.
+        padding: Pixels of the margin.
+
+    Raises:
+        InputError: The mask is black.
+    """
+    covered = np.asarray(mask.convert("L")) != 0
+    columns, rows = np.flatnonzero(covered.any(axis=0)), np.flatnonzero(covered.any(axis=1))
+    if not len(columns):
+        raise InputError("mask_image: got a black one, expected white where the image is repainted")
+    left, right = _padded(columns, padding, mask.width)
+    top, bottom = _padded(rows, padding, mask.height)
+    proportion = width / height
+    if (right - left) / (bottom - top) > proportion:
+        missing = int((right - left) / proportion - (bottom - top))
+        top, bottom = _widened(top, bottom, missing, mask.height)
+    else:
+        missing = int((bottom - top) * proportion - (right - left))
+        left, right = _widened(left, right, missing, mask.width)
+    return left, top, right, bottom
+
+
+def _padded(places: NDArray[np.intp], padding: int, limit: int) -> tuple[int, int]:
+    return max(int(places[0]) - padding, 0), min(int(places[-1]) + 1 + padding, limit)
+
+
+def _widened(low: int, high: int, missing: int, limit: int) -> tuple[int, int]:
+    """An interval made longer on both sides, and moved or cut where it leaves 0 .. limit."""
+    low, high = low - missing // 2, high + missing - missing // 2
+    if high >= limit:
+        low, high = low - (high - limit), limit
+    if low < 0:
+        low, high = 0, high - low
+    return low, min(high, limit)
+
+
+def resize_and_fill(image: "Image", width: int, height: int) -> "Image":
+    """An RGB image of the size, the whole image in its middle and its edges drawn out where it does not reach.
+
+    diffusers: `VaeImageProcessor._resize_and_fill`.
+    """
+    from PIL.Image import Resampling, new
+
+    wider = width / height < image.width / image.height
+    inner_width = width if wider else image.width * height // image.height
+    inner_height = image.height * width // image.width if wider else height
+    resized = image.resize((inner_width, inner_height), resample=Resampling.LANCZOS)
+    filled = new("RGB", (width, height))
+    above, beside = height // 2 - inner_height // 2, width // 2 - inner_width // 2
+    filled.paste(resized, box=(beside, above))
+    if wider and above > 0:
+        filled.paste(resized.resize((width, above), box=(0, 0, width, 0)), box=(0, 0))
+        edge = (0, resized.height, width, resized.height)
+        filled.paste(resized.resize((width, above), box=edge), box=(0, above + inner_height))
+    elif not wider and beside > 0:
+        filled.paste(resized.resize((beside, height), box=(0, 0, 0, height)), box=(0, 0))
+        edge = (resized.width, 0, resized.width, height)
+        filled.paste(resized.resize((beside, height), box=edge), box=(beside + inner_width, 0))
+    return filled
+
+
+def overlay(generated: "Image", original: "Image", mask: "Image", box: Box) -> "Image":
+    """The original with what was generated for a part of it, where the mask is white.
+
+    diffusers: `VaeImageProcessor.apply_overlay`.
+
+    Args:
+        generated: The part, in any size.
+        original: The whole image.
+        mask: Of the whole image's size.
+        box: Where the part belongs.
+    """
+    from PIL.Image import new
+    from PIL.ImageOps import invert
+
+    kept = new("RGBa", original.size)
+    kept.paste(original.convert("RGBA").convert("RGBa"), mask=invert(mask.convert("L")))
+    whole = new("RGBA", original.size)
+    whole.paste(_resize_and_crop(generated, box[2] - box[0], box[3] - box[1]), box[:2])
+    result = whole.convert("RGB").convert("RGBA")
+    result.alpha_composite(kept.convert("RGBA"))
+    return result.convert("RGB")
+
+
+def _resize_and_crop(image: "Image", width: int, height: int) -> "Image":
+    """An RGB image of the size, the image over all of it and what does not fit cut off.
+
+    diffusers: `VaeImageProcessor._resize_and_crop`.
+    """
+    from PIL.Image import Resampling, new
+
+    proportion, own = width / height, image.width / image.height
+    outer_width = width if proportion > own else image.width * height // image.height
+    outer_height = height if proportion <= own else image.height * width // image.width
+    resized = image.resize((outer_width, outer_height), resample=Resampling.LANCZOS)
+    cropped = new("RGB", (width, height))
+    cropped.paste(resized, box=(width // 2 - outer_width // 2, height // 2 - outer_height // 2))
+    return cropped

@@ -1,0 +1,251 @@
+"""Images into the VAE and out of it, bit for bit as diffusers' `VaeImageProcessor`."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffoundry.runtime.errors import EngineError, InputError
+
+if TYPE_CHECKING:  # Pillow takes a fifth of a second to import: only who handles images pays it
+    from PIL.Image import Image
+
+__all__ = [
+    "OUTPUT_TYPES",
+    "ImageInput",
+    "check_pil",
+    "describe_image_fault",
+    "postprocess",
+    "preprocess",
+    "read_pixels",
+    "resize_nearest",
+    "snap_size",
+    "to_pil",
+]
+
+ImageInput: TypeAlias = "Image | NDArray[np.floating[Any]] | Sequence[Image] | Sequence[NDArray[np.floating[Any]]]"
+
+OUTPUT_TYPES = ("pil", "np", "latent")
+
+# Modes whose samples are 8 bits a channel; PIL's conversion of the others to RGB cuts off instead of scaling.
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB")
+
+
+def snap_size(height: int, width: int, factor: int = 8) -> tuple[int, int]:
+    """Height and width in pixels, rounded down to whole latents.
+
+    diffusers: `VaeImageProcessor.get_default_height_width`.
+
+    Args:
+        height: Pixels.
+        width: Pixels.
+        factor: Pixels to a latent.
+
+    Raises:
+        InputError: Nothing would be left.
+    """
+    if min(height, width) < factor:
+        raise InputError(
+            f"image size: got {width} x {height} pixels, expected at least {factor} x {factor}; enlarge it"
+        )
+    return height - height % factor, width - width % factor
+
+
+def preprocess(
+    image: ImageInput, height: int | None = None, width: int | None = None, *, factor: int = 8
+) -> NDArray[np.float32]:
+    """Images as the VAE encoder takes them: as `read_pixels`, resized and in -1..1.
+
+    PIL images are resized with Lanczos and converted to RGB, arrays are resized to the nearest pixel.
+    diffusers: `VaeImageProcessor(vae_scale_factor=factor, do_convert_rgb=True).preprocess`.
+
+    Args:
+        image: A PIL image, or an array (H, W, 3) or (B, H, W, 3) of floats in 0..1, or a list of either
+            (arrays of one shape (H, W, 3)). Arrays of float64 are rounded to float32 first.
+        height: Pixels, rounded down by `snap_size`; by default those of the first image.
+        width: As `height`.
+        factor: Pixels to a latent.
+
+    Returns:
+        float32, (B, 3, H, W), in -1..1.
+
+    Raises:
+        InputError: Something else than such images, or a size below `factor`.
+    """
+    pixels = _read(image, height, width, factor)
+    return np.ascontiguousarray((pixels * 2 - 1).transpose(0, 3, 1, 2), dtype=np.float32)
+
+
+def read_pixels(image: ImageInput) -> NDArray[np.float32]:
+    """Images in their own size as they are, not as the VAE takes them.
+
+    diffusers: `VaeImageProcessor(do_convert_rgb=True, do_normalize=False).preprocess`.
+
+    Args:
+        image: As in `preprocess`.
+
+    Returns:
+        float32, (B, 3, H, W), in 0..1.
+
+    Raises:
+        InputError: Something else than such images.
+    """
+    return np.ascontiguousarray(_read(image, None, None, 1).transpose(0, 3, 1, 2), dtype=np.float32)
+
+
+def _read(image: ImageInput, height: int | None, width: int | None, factor: int) -> NDArray[np.floating[Any]]:
+    """(B, H, W, 3) in 0..1; see `preprocess`."""
+    images: list[Any] = list(image) if isinstance(image, Sequence) else [image]
+    if not images:
+        raise InputError("image: got an empty list, expected at least one image")
+    if all(isinstance(item, np.ndarray) for item in images):
+        pixels = _stack(images)
+        height, width = snap_size(height or pixels.shape[1], width or pixels.shape[2], factor)
+        return resize_nearest(pixels, height, width)
+    check_pil(images, "image")
+    height, width = snap_size(height or images[0].height, width or images[0].width, factor)
+    return np.stack([_resize_pil(item, height, width) for item in images])
+
+
+@overload
+def postprocess(sample: NDArray[Any], output_type: Literal["pil"] = "pil") -> "list[Image]": ...
+@overload
+def postprocess(sample: NDArray[Any], output_type: Literal["np", "latent"]) -> NDArray[Any]: ...
+@overload
+def postprocess(sample: NDArray[Any], output_type: str) -> "list[Image] | NDArray[Any]": ...
+def postprocess(sample: NDArray[Any], output_type: str = "pil") -> "list[Image] | NDArray[Any]":
+    """Images from what the VAE decoder gave.
+
+    diffusers: `VaeImageProcessor.postprocess`.
+
+    Args:
+        sample: Floats, (B, 3, H, W), about -1..1.
+        output_type: "pil" for PIL images; "np" for a float32 array (B, H, W, 3) in 0..1; "latent" for `sample` itself.
+
+    Raises:
+        InputError: Another shape or output type.
+        EngineError: The sample holds NaN and a PIL image cannot; diffusers would give noise.
+    """
+    if output_type not in OUTPUT_TYPES:
+        raise InputError(f"output_type: got {output_type!r}, expected one of {', '.join(OUTPUT_TYPES)}")
+    if output_type == "latent":
+        return sample
+    if sample.ndim != 4 or sample.shape[1] != 3 or not np.issubdtype(sample.dtype, np.floating):
+        raise InputError(
+            f"decoded sample: got {sample.dtype} {sample.shape}, expected floats (batch, 3, height, width)"
+        )
+    pixels = np.clip(sample * 0.5 + 0.5, 0, 1).transpose(0, 2, 3, 1).astype(np.float32)
+    if output_type == "np":
+        return pixels
+    return to_pil(pixels)
+
+
+def describe_image_fault(image: "Image | NDArray[Any]") -> str | None:
+    """What is plainly wrong with one image: NaN, infinity, or a single colour; None when nothing is.
+
+    A half-precision engine that overflows gives such images, and so does a VAE without weights. Two levels of 256
+    that lie side by side still count as one colour: that is how a flat value comes out of rounding.
+
+    Args:
+        image: A PIL image, or an array (C, H, W) or (H, W, C) of 8-bit integers or floats in 0..1 or -1..1,
+            the channels being the axis shorter than 5.
+
+    Raises:
+        InputError: An array of another shape.
+    """
+    pixels = np.asarray(image)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.ndim != 3 or min(pixels.shape[0], pixels.shape[2]) > 4 or not pixels.size:
+        raise InputError(f"image: got shape {pixels.shape}, expected (3, height, width) or (height, width, 3)")
+    if pixels.shape[2] > 4:
+        pixels = np.moveaxis(pixels, 0, 2)
+    level = 1.0
+    if np.issubdtype(pixels.dtype, np.floating):
+        broken = pixels.size - int(np.isfinite(pixels).sum())
+        if broken:
+            return f"{broken} of {pixels.size} values are NaN or infinite; use a higher precision"
+        pixels, level = np.clip(pixels, -1, 1), 1 / 255
+    spread = pixels.max(axis=(0, 1)).astype(np.float64) - pixels.min(axis=(0, 1))
+    if (spread <= level).all():
+        colour = ", ".join(f"{value:.3g}" for value in pixels[0, 0].astype(np.float64))
+        return f"the image is one colour ({colour}); verify the bundle, or use a higher precision"
+    return None
+
+
+def check_pil(images: Sequence[Any], name: str) -> None:
+    """Refuse what is no PIL image of 8 bits a channel.
+
+    Args:
+        images: At least one.
+        name: Of the argument.
+
+    Raises:
+        InputError: Another type, or a mode of more bits.
+    """
+    from PIL.Image import Image
+
+    for item in images:
+        if not isinstance(item, Image):
+            kind = type(item).__name__
+            raise InputError(f"{name}: got {kind}, expected PIL images, or only arrays of floats in 0..1; convert it")
+        if item.mode not in _MODES:
+            raise InputError(
+                f"{name}: got the PIL mode {item.mode!r}, expected 8 bits a channel such as 'RGB'; scale and convert it"
+            )
+
+
+def _resize_pil(image: "Image", height: int, width: int) -> NDArray[np.float32]:
+    """(H, W, 3) in 0..1; resized before the conversion to RGB, in diffusers' order."""
+    from PIL.Image import Resampling
+
+    resized = image.resize((width, height), resample=Resampling.LANCZOS).convert("RGB")
+    return np.asarray(resized).astype(np.float32) / 255.0
+
+
+def _stack(images: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """(B, H, W, 3), checked."""
+    if len({item.shape for item in images}) > 1:
+        raise InputError(f"image: got arrays of shapes {sorted({item.shape for item in images})}, expected only one")
+    pixels = images[0] if len(images) == 1 and images[0].ndim == 4 else np.stack(images)
+    if pixels.ndim != 4 or pixels.shape[3] != 3 or not pixels.size:
+        raise InputError(f"image: got an array of shape {images[0].shape}, expected (height, width, 3)")
+    if not np.issubdtype(pixels.dtype, np.floating):
+        raise InputError(
+            f"image: got an array of {pixels.dtype}, expected floats in 0..1; pass a PIL image or divide by 255"
+        )
+    if not (pixels.min() >= 0 and pixels.max() <= 1):
+        raise InputError(
+            f"image: got an array with values from {pixels.min():g} to {pixels.max():g}, expected 0 to 1; scale it"
+        )
+    return pixels.astype(np.float32) if pixels.dtype.itemsize > 4 else pixels
+
+
+def resize_nearest(pixels: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+    """Pixels (B, H, W, C) in another size.
+
+    torch: `interpolate(mode="nearest")`, whose index is floor(i * scale) in float32.
+    """
+    for axis, size in ((1, height), (2, width)):
+        scale = np.divide(pixels.shape[axis], size, dtype=np.float32)
+        index = np.multiply(np.arange(size), scale, dtype=np.float32).astype(np.intp)
+        pixels = pixels.take(np.minimum(index, pixels.shape[axis] - 1), axis=axis)
+    return pixels
+
+
+def to_pil(pixels: NDArray[np.float32]) -> "list[Image]":
+    """PIL images of pixels (B, H, W, 3) in 0..1.
+
+    Raises:
+        EngineError: They hold NaN and a PIL image cannot; diffusers would give noise.
+    """
+    from PIL.Image import fromarray
+
+    broken = int(np.isnan(pixels).sum())
+    if broken:
+        raise EngineError(
+            f"decoded sample: {broken} of {pixels.size} values are NaN, expected numbers; run the bundle in a higher "
+            f"precision, or 'diffoundry verify' to find the component at fault"
+        )
+    return [fromarray(image) for image in np.round(pixels * 255).astype(np.uint8)]

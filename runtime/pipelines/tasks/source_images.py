@@ -1,0 +1,87 @@
+"""Images that are handed in: looked at before any work, so that nothing is resized or left out in silence."""
+
+from collections.abc import Sequence
+from typing import Any, TypeGuard
+
+import numpy as np
+import numpy.typing as npt
+
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.images.pixels import ImageInput, preprocess
+from diffoundry.runtime.pipelines.request import Request
+
+__all__ = ["are_latents", "check_own_size", "fill_batch", "image_size", "read_image"]
+
+FloatArray = npt.NDArray[np.float32]
+
+
+def are_latents(image: Any, channels: int) -> TypeGuard[FloatArray]:
+    """Whether what was handed in for an image is an array of latents (B, channels, h, w).
+
+    diffusers takes a tensor with as many channels for latents too.
+    """
+    return isinstance(image, np.ndarray) and image.ndim == 4 and image.shape[1] == channels and image.shape[3] != 3
+
+
+def image_size(image: ImageInput, name: str = "image") -> tuple[int, int]:
+    """Height and width in pixels of the images handed in, all of one size.
+
+    Raises:
+        InputError: They differ, or one has an alpha channel, which would be left out.
+    """
+    items: list[Any] = list(image) if isinstance(image, Sequence) else [image]
+    sizes = set()
+    for item in items:
+        if isinstance(item, np.ndarray):
+            sizes.add(item.shape[-3:-1] if item.ndim > 2 else item.shape)
+            continue
+        if not hasattr(item, "getbands"):
+            raise InputError(f"{name}: got {type(item).__name__}, expected a PIL image or an array of floats in 0..1")
+        if "A" in item.getbands() or "transparency" in item.info:
+            raise InputError(
+                f"{name}: got an image with transparency, expected one without; paste it on a background and "
+                f"convert it to RGB"
+            )
+        sizes.add((item.height, item.width))
+    if len(sizes) != 1:
+        found = ", ".join(f"{size[-1]} x {size[0]}" for size in sorted(sizes)) or "no image"
+        raise InputError(f"{name}: got {found}, expected images of one size")
+    height, width = sizes.pop()
+    return height, width
+
+
+def check_own_size(request: Request, height: int, width: int, factor: int) -> None:
+    """Refuse an image whose size is not the one that is generated.
+
+    Args:
+        request: May name a size too.
+        height: Pixels of the image.
+        width: Pixels of the image.
+        factor: Pixels to a latent.
+
+    Raises:
+        InputError: Its sides are no multiples of the factor, or the request's size is another one.
+    """
+    if height % factor or width % factor:
+        raise InputError(f"image: got {width} x {height} pixels, expected multiples of {factor}; resize or crop it")
+    for name, side in (("height", height), ("width", width)):
+        asked = getattr(request, name)
+        if asked is not None and asked != side:
+            raise InputError(f"{name}: got {asked}, expected the image's {side}; leave it out, or resize the image")
+
+
+def read_image(image: ImageInput, height: int | None = None, width: int | None = None) -> FloatArray:
+    """Images as the VAE encoder takes them: float32 (n, 3, height, width) in -1..1; see `preprocess`."""
+    return preprocess(image, height, width, factor=1)
+
+
+def fill_batch(rows: FloatArray, images: int, name: str = "image") -> FloatArray:
+    """As many rows as there are images, repeated in turns: a, b, a, b.
+
+    Raises:
+        InputError: Their number does not divide the number of images.
+    """
+    count = len(rows)
+    if images % count:
+        raise InputError(f"{name}: got {count} for {images} images, expected one, or a number that divides theirs")
+    return np.tile(rows, (images // count, *[1] * (rows.ndim - 1)))

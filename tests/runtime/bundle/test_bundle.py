@@ -1,0 +1,218 @@
+"""A bundle is hostile until checked: every attack gets its own sentence, and nothing is read before it."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.bundle.checksums import sha256_of
+from diffoundry.runtime.bundle.manifest import FORMAT_VERSION, MAX_JSON_BYTES
+from diffoundry.runtime.errors import BundleError
+
+
+def _write(root: Path, name: str, content: bytes) -> None:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    """A small honest bundle in `tmp_path / "b"`, and its manifest as a dict to be tampered with."""
+    root = tmp_path / "b"
+    _write(root, "model_index.json", b'{"_class_name": "StableDiffusionPipeline"}')
+    _write(root, "unet/model.onnx", b"graph")
+    _write(root, "unet/model.onnx_data", b"weights" * 100)
+    _write(root, "unet/config.json", b'{"sample_size": 8}')
+    engine = {"target": "onnxruntime", "precision": "fp32", "files": ["unet/model.onnx"], "inputs": [], "outputs": []}
+    files = {
+        path.relative_to(root).as_posix(): {"size": path.stat().st_size, "sha256": sha256_of(path)}
+        for path in root.rglob("*")
+        if path.is_file()
+    }
+    builds = [{"target": "onnxruntime", "precision": "fp32"}]
+    recipe = {"model": "m", "source": {}, "builds": builds, "dims": {}, "opset": 20}
+    data = {
+        "format_version": FORMAT_VERSION,
+        "diffoundry": "0",
+        "family": "stable_diffusion",
+        "recipe": recipe,
+        "components": {"unet": {"graph": ["unet/model.onnx", "unet/model.onnx_data"], "engines": [engine]}},
+        "files": files,
+    }
+    _write(root, "diffoundry.json", json.dumps(data).encode())
+    return data
+
+
+@pytest.fixture
+def root(tmp_path, manifest):
+    return tmp_path / "b"
+
+
+def _tamper(root: Path, manifest: dict) -> None:
+    (root / "diffoundry.json").write_text(json.dumps(manifest))
+
+
+def test_an_honest_bundle_opens(root):
+    bundle = Bundle(root)
+    assert bundle.components == ("unet",)
+    assert bundle.config("unet") == {"sample_size": 8}
+    assert bundle.file("unet/model.onnx_data").read_bytes() == b"weights" * 100
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../secret",
+        "unet/../../secret",
+        "/etc/passwd",
+        "unet\\model.onnx",
+        "C:/x",
+        "",
+        "./unet/model.onnx",
+        "a//b",
+        "a\0b",
+    ],
+)
+def test_paths_out_of_the_bundle_are_refused(root, manifest, name):
+    manifest["files"][name] = {"size": 1, "sha256": "0"}
+    _tamper(root, manifest)
+    with pytest.raises(BundleError, match="expected a relative path inside the bundle; do not trust"):
+        Bundle(root)
+
+
+def test_a_symbolic_link_is_refused(root, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"graph")
+    (root / "unet/model.onnx").unlink()
+    (root / "unet/model.onnx").symlink_to(secret)
+    with pytest.raises(BundleError, match="model.onnx is a symbolic link, expected a plain file"):
+        Bundle(root)
+
+
+def test_a_linked_folder_is_refused(root, tmp_path):
+    (root / "unet").rename(tmp_path / "elsewhere")
+    (root / "unet").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BundleError, match="unet is a symbolic link"):
+        Bundle(root)
+
+
+def test_a_linked_manifest_is_refused(root, tmp_path):
+    (root / "diffoundry.json").rename(tmp_path / "m.json")
+    (root / "diffoundry.json").symlink_to(tmp_path / "m.json")
+    with pytest.raises(BundleError, match="diffoundry.json is a symbolic link"):
+        Bundle(root)
+
+
+def test_a_hard_link_is_refused(root, tmp_path):
+    os.link(root / "unet/model.onnx", tmp_path / "other")
+    with pytest.raises(BundleError, match="model.onnx is a hard link, expected a file of its own"):
+        Bundle(root)
+
+
+def test_a_pipe_is_refused(root):
+    (root / "unet/model.onnx").unlink()
+    os.mkfifo(root / "unet/model.onnx")
+    with pytest.raises(BundleError, match="is not a plain file"):
+        Bundle(root)
+
+
+def test_a_truncated_file_is_refused_at_once(root):
+    (root / "unet/model.onnx_data").write_bytes(b"weights")
+    with pytest.raises(BundleError, match="model.onnx_data has 7 bytes, expected 700; it is truncated"):
+        Bundle(root)
+
+
+def test_a_swapped_file_is_refused_before_use(root):
+    (root / "unet/model.onnx_data").write_bytes(b"WEIGHTS" * 100)
+    bundle = Bundle(root)
+    with pytest.raises(BundleError, match=r"model.onnx_data has SHA-256 .* it was changed after the export"):
+        bundle.file("unet/model.onnx_data")
+
+
+def test_a_link_put_there_after_opening_is_refused(root, tmp_path):
+    bundle = Bundle(root)
+    (root / "unet/model.onnx").rename(tmp_path / "moved")
+    (root / "unet/model.onnx").symlink_to(tmp_path / "moved")
+    with pytest.raises(BundleError, match="symbolic link"):
+        bundle.file("unet/model.onnx")
+
+
+def test_a_missing_file_is_named(root):
+    (root / "unet/model.onnx").unlink()
+    with pytest.raises(BundleError, match=r"the file 'unet/model.onnx' is missing .* copy the bundle again"):
+        Bundle(root)
+
+
+def test_an_engine_file_outside_the_list_is_refused(root, manifest):
+    manifest["components"]["unet"]["engines"][0]["files"] = ["unet/other.onnx"]
+    _tamper(root, manifest)
+    with pytest.raises(BundleError, match="'unet/other.onnx' is used but not listed"):
+        Bundle(root)
+
+
+@pytest.mark.parametrize(
+    ("version", "advice"), [(FORMAT_VERSION + 1, "upgrade diffoundry"), (0, "export the bundle again")]
+)
+def test_other_format_versions_are_refused(root, manifest, version, advice):
+    manifest["format_version"] = version
+    _tamper(root, manifest)
+    with pytest.raises(BundleError, match=f"got format version {version} .*{advice}"):
+        Bundle(root)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"{", "not valid JSON"),
+        (b"\xff\xfe{}", "not valid JSON"),
+        (b"[]", "got no format_version"),
+        (b'{"format_version": true}', "got no format_version"),
+        (b"[" * 200_000, "nested too deeply|not valid JSON"),
+        (b" " * (MAX_JSON_BYTES + 1), f"got more than {MAX_JSON_BYTES} bytes"),
+    ],
+)
+def test_broken_manifests_are_refused(root, text, message):
+    (root / "diffoundry.json").write_bytes(text)
+    with pytest.raises(BundleError, match=message):
+        Bundle(root)
+
+
+def test_a_wrong_field_is_named(root, manifest):
+    manifest["recipe"]["opset"] = "20"
+    _tamper(root, manifest)
+    with pytest.raises(BundleError, match=r"\$\.recipe\.opset: got '20', expected an integer; export the bundle again"):
+        Bundle(root)
+
+
+def test_no_bundle_at_all(tmp_path):
+    with pytest.raises(BundleError, match="got nothing there, expected a folder made by"):
+        Bundle(tmp_path / "absent")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BundleError, match="got a file there"):
+        Bundle(tmp_path / "file")
+    with pytest.raises(BundleError, match="got a folder without diffoundry.json and model_index.json"):
+        Bundle(tmp_path)
+
+
+def test_unknown_component_lists_those_there_are(root):
+    with pytest.raises(BundleError, match="got no component 'controlnet', it has unet"):
+        Bundle(root).engines("controlnet")
+
+
+def test_version_1_is_read_as_one_build(root, manifest):
+    manifest["format_version"] = 1
+    del manifest["recipe"]["builds"]
+    manifest["recipe"] |= {"target": "onnxruntime", "precision": "fp16", "target_options": {"winograd": False}}
+    _tamper(root, manifest)
+    (build,) = Bundle(root).manifest.recipe.builds
+    assert (build.target, build.precision, build.options) == ("onnxruntime", "fp16", {"winograd": False})
+
+
+def test_version_1_with_words_of_version_2_is_refused(root, manifest):
+    manifest["format_version"] = 1
+    _tamper(root, manifest)
+    with pytest.raises(BundleError, match=r"recipe.builds\[0\]: the field 'target' is missing"):
+        Bundle(root)

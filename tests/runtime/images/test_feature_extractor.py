@@ -1,0 +1,105 @@
+"""CLIP's image processor against transformers', bit for bit, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from transformers import CLIPImageProcessor
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from diffoundry.runtime.errors import ConfigError, InputError
+from diffoundry.runtime.images.feature_extractor import FeatureExtractor
+
+OLD = {
+    "crop_size": 224,
+    "do_center_crop": True,
+    "do_convert_rgb": True,
+    "do_normalize": True,
+    "do_resize": True,
+    "feature_extractor_type": "CLIPFeatureExtractor",
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+    "resample": 3,
+    "size": 224,
+}
+"""As Stable Diffusion 1.5 has it."""
+
+CONFIGS = {
+    "nothing said": {},
+    "old": OLD,
+    "new": {**OLD, "size": {"shortest_edge": 30}, "crop_size": {"height": 30, "width": 30}, "rescale_factor": 1 / 255},
+    "odd sides": {"size": {"shortest_edge": 41}, "crop_size": {"height": 17, "width": 33}},
+    "a margin": {"size": {"shortest_edge": 21}, "crop_size": {"height": 64, "width": 33}},
+    "a margin, odd": {"do_resize": False, "crop_size": {"height": 200, "width": 333}},
+    "a rectangle": {"size": {"height": 20, "width": 31}, "do_center_crop": False, "resample": 1},
+    "not scaled": {"do_rescale": False, "size": 25, "crop_size": 25, "resample": 2},
+    "not normalized": {"do_normalize": False, "size": 25, "crop_size": 24, "rescale_factor": 0.01},
+    "one mean": {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.25, 1.0], "size": 25, "crop_size": 24},
+}
+
+
+def images():
+    random = np.random.default_rng(0)
+    for width, height in ((224, 224), (97, 64), (64, 97), (301, 300), (32, 190)):
+        yield Image.fromarray(random.integers(0, 256, (height, width, 3), np.uint8))
+    yield Image.linear_gradient("L")
+    yield Image.effect_noise((60, 50), 90).convert("RGBA")
+    yield Image.effect_noise((60, 50), 90).convert("P")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_bit_is_transformers(name):
+    config = CONFIGS[name]
+    theirs, ours = CLIPImageProcessorPil(**config), FeatureExtractor.from_config(config)
+    for image in images():
+        expected = theirs(images=image, return_tensors="np").pixel_values
+        given = ours([image])
+        assert given.dtype == np.float32
+        np.testing.assert_array_equal(given, expected.astype(np.float32))
+
+
+def test_several_images_of_any_size_together():
+    several = [next(images()), *list(images())[1:4]]
+    expected = CLIPImageProcessorPil()(images=several, return_tensors="np").pixel_values
+    np.testing.assert_array_equal(FeatureExtractor()(several), expected)
+
+
+@pytest.mark.parametrize("config", [{}, CONFIGS["odd sides"], CONFIGS["not normalized"]])
+def test_what_transformers_writes_is_read(config, tmp_path):
+    theirs = CLIPImageProcessor(**config)
+    theirs.save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert FeatureExtractor.from_config(written) == FeatureExtractor.from_config(config)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            {"image_processor_type": "ViTImageProcessor"},
+            "'image_processor_type': got 'ViTImageProcessor', expected CLIP",
+        ),
+        ({"do_pad": True}, "'do_pad': got True, expected none: it is not supported"),
+        ({"size": {"longest_edge": 3}}, "'size': got {'longest_edge': 3}, expected a number of pixels"),
+        ({"size": -3}, "'size': got -3, expected a number of pixels"),
+        ({"crop_size": {"shortest_edge": 3}}, "'crop_size': got {'shortest_edge': 3}, expected a number"),
+        ({"resample": 9}, "'resample': got 9, expected one of PIL's filters, 0 to 5"),
+        ({"resample": "bicubic"}, "'resample': got 'bicubic', expected a number"),
+        ({"do_resize": "yes"}, "'do_resize': got 'yes', expected true or false"),
+        ({"image_mean": [0.5]}, r"'image_mean': got \[0.5\], expected a number for each of three channels"),
+    ],
+)
+def test_options_that_are_not_honoured_are_named(config, message):
+    with pytest.raises(ConfigError, match=f"preprocessor_config.json: field {message}"):
+        FeatureExtractor.from_config(config)
+
+
+def test_images_that_do_not_fit():
+    ours = FeatureExtractor(crop=None)
+    with pytest.raises(InputError, match=r"image: got images of 10 x 20, 20 x 10, expected some, of one size"):
+        ours([Image.new("RGB", (10, 20)), Image.new("RGB", (20, 10))])
+    with pytest.raises(InputError, match="image: got the PIL mode 'L', expected 'RGB' for this checkpoint"):
+        FeatureExtractor(converts=False)([Image.new("L", (9, 9))])
+    with pytest.raises(InputError, match="image: got the PIL mode 'I;16', expected 8 bits a channel"):
+        ours([Image.new("I;16", (9, 9))])
