@@ -28,8 +28,8 @@ native: install .typing/diffoundry ## build the native kernels beside the Python
 	cmake --build build/native --parallel
 	cmake --install build/native --prefix .typing
 
-test: install ## the tests, without those marked slow
-	$(TEST_ENV) $(BIN)/pytest -n 2 --dist worksteal -m "not slow"
+test: install ## the tests without those marked slow, and the ten slowest of them
+	$(TEST_ENV) $(BIN)/pytest -n 2 --dist worksteal --durations=10 -m "not slow"
 
 test-slow: install ## full-size models and long sweeps
 	$(BIN)/pytest -m slow

@@ -3,15 +3,12 @@
 import contextlib
 import hashlib
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from filelock import FileLock
-
-sys.path.insert(0, str(Path(__file__).parent / "support"))  # modules of names of their own
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,10 @@
-"""Shared by the tests of pipelines: the harness in `support/`, and the embedded model."""
+"""Shared by the tests of pipelines: the embedded model."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE / "support"))  # a folder with one module of a name of its own, `pipeline_harness`
-
-EMOJI = HERE.parents[2] / "models/emoji"
+EMOJI = Path(__file__).parents[3] / "models/emoji"
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
-"""Shared by the schedulers' tests: the harness in `support/`, and one parameter for each declared case."""
+"""Shared by the schedulers' tests: one parameter for each declared case."""
 
 import importlib.util
-import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -9,7 +8,6 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE / "support"))  # a folder with one package of a name of its own, `scheduler_harness`
 
 
 def pytest_configure(config: pytest.Config) -> None:

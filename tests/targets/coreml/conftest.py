@@ -28,9 +28,6 @@ from diffoundry.targets.base import Lowering
 from diffoundry.targets.coreml.engine import CoreMlEngine
 from diffoundry.targets.coreml.target import CoreMlTarget
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE / "support"))  # a folder with one package of a name of its own, `coreml_interpreter`
-
 _ON_A_MAC = pytest.mark.skipif(sys.platform != "darwin", reason="Core ML runs on macOS only")
 
 

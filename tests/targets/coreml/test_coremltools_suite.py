@@ -30,7 +30,7 @@ QUICK = {
 
 FULL = {"iOS14": 2500, "iOS15": 10, "iOS16": 500, "iOS17": 3000, "iOS18": 2000}
 
-SUPPORT = Path(__file__).parent / "support"
+SUPPORT = Path(__file__).parents[2] / "support"
 
 
 def run(modules, tmp_path, *options):

@@ -2,16 +2,11 @@
 
 import json
 import shutil
-import sys
-from pathlib import Path
 
 import onnx_ir as ir
 import pytest
-from filelock import FileLock
-
-sys.path.insert(0, str(Path(__file__).parent / "support"))  # a folder of helpers with names of their own
-
 from fake_cuda import FakeCuda
+from filelock import FileLock
 from rig import Rig
 from small_graphs import in_form, make_block
 

@@ -1,7 +1,6 @@
 """Fixtures: tiny single files, and the architectures that they are told by."""
 
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +12,6 @@ from single_files import read_folder, write_tensors
 
 from diffoundry.exporter.checkpoints.single_file import architectures
 from diffoundry.exporter.checkpoints.single_file.architectures import ARCHITECTURES
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "runtime/pipelines/support"))  # `pipeline_harness`
 
 KINDS = {
     "sd1": "sd1",

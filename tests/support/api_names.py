@@ -13,7 +13,7 @@ import json
 import sys
 from pathlib import Path
 
-BACKEND = Path(__file__).parents[4] / "targets" / "tensorrt"
+BACKEND = Path(__file__).parents[2] / "targets" / "tensorrt"
 
 USED = {
     "Builder": "build_serialized_network create_builder_config create_network create_optimization_profile",
