@@ -1,11 +1,11 @@
-"""Run time: opens a bundle and drives its engines with NumPy alone.
+"""Runtime: opens a bundle and runs its engines with NumPy alone.
 
     from diffoundry.runtime import load
     pipe = load("emoji.bundle")
     pipe("red apple", seed=0).images[0].save("apple.png")
 
-What is named here is loaded when it is first used, so that `diffoundry.runtime.schedulers` or
-`diffoundry.runtime.random` can be used alone.
+Submodules load on first use, so `diffoundry.runtime.schedulers` and `diffoundry.runtime.random` can be
+used alone.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""Benchmarks: what a bundle costs here, alone or beside others at the same work. NumPy only.
+"""Benchmarks: time and memory of a bundle on this machine, alone or beside baselines at the same work. NumPy only.
 
 from diffoundry.runtime.bench import BenchRequest, bench
 

@@ -1,4 +1,4 @@
-"""A bundle as a candidate: our own side of every benchmark."""
+"""A bundle as a candidate of a benchmark."""
 
 import os
 import time
@@ -33,11 +33,11 @@ class BundleCandidate:
         precision: str | None = None,
         options: EngineOptions | None = None,
     ) -> None:
-        """Nothing is opened yet.
+        """Store the arguments. Nothing is opened yet.
 
         Args:
             path: The bundle.
-            request: What to generate.
+            request: Prompts and settings to generate.
             target: As `load`.
             precision: As `load`.
             options: As `load`.
@@ -57,7 +57,7 @@ class BundleCandidate:
         return self._pipeline
 
     def load(self) -> Load:
-        """Open the bundle and the engines that its usual task runs; loading others is no part of its cost.
+        """Open the bundle and the engines that its default task runs; other engines are not part of its cost.
 
         Raises:
             BundleError: As `pipelines.load`.
@@ -74,7 +74,7 @@ class BundleCandidate:
         return Load(total=mark - start, open=opened - start, components=seconds)
 
     def generate(self) -> Generation:
-        """Generate, noting the time of every engine call and step.
+        """Generate, recording the time of every engine call and step.
 
         Raises:
             InputError: The request does not fit the bundle.
@@ -137,7 +137,7 @@ class BundleCandidate:
         }
 
     def peak_rss(self) -> int | None:
-        """Of this process."""
+        """Peak resident memory of this process."""
         return peak_rss()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What is measured: anything that can load and generate the same image again and again."""
+"""Candidates of a benchmark: anything that can load and generate the same image repeatedly."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ class Load:
     """Seconds until the first image can begin.
 
     Attributes:
-        total: All of it.
-        open: Reading configs, tokenizer and whatever else is not listed under `components`.
-        components: Component to the seconds its engine took to open, sums of its files included.
+        total: Total.
+        open: Reading configs, the tokenizer and everything else not listed under `components`.
+        components: Component to the seconds that opening its engine took, files included.
     """
 
     total: float
@@ -47,27 +47,27 @@ class Generation:
 
 
 class Candidate(Protocol):
-    """Generates one image, always the same. Errors it raises are `DiffoundryError`.
+    """Generates one image, always the same. Raises only `DiffoundryError`.
 
     Attributes:
-        name: How it is called in tables.
-        reference: Whether the images of the others are compared with its images.
+        name: Name in tables.
+        reference: True if the images of the others are compared with its images.
     """
 
     name: str
     reference: bool
 
     def load(self) -> Load:
-        """Make ready to generate; called once, first."""
+        """Prepare to generate; called once, first."""
 
     def generate(self) -> Generation:
         """Generate the image."""
 
     def facts(self) -> Mapping[str, str]:
-        """What it is, for the report: library, version, precision ... Called after `load`."""
+        """Describe it for the report: library, version, precision ... Called after `load`."""
 
     def peak_rss(self) -> int | None:
-        """Largest resident memory of its process so far in bytes, or None where the system does not tell."""
+        """Peak resident memory of its process in bytes, or None where the system does not report it."""
 
     def close(self) -> None:
         """Free everything; called once, last, even after a failure."""

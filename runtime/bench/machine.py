@@ -1,4 +1,4 @@
-"""Where a figure was made: processor, memory, system, versions. A figure without this says nothing."""
+"""Describes the machine of a benchmark: processor, memory, system, versions."""
 
 import os
 import platform
@@ -25,13 +25,13 @@ _LIBRARIES = ("numpy", "pillow", "tokenizers")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
-    """The machine and what runs on it.
+    """The machine and its software.
 
     Attributes:
         cpu: Model of the processor as the system names it.
         cores: Logical processors that this process may use.
-        features: Which of the instruction sets that matter the processor reports; empty where the system hides them.
-        memory: Bytes of main memory, or None where the system does not tell.
+        features: Relevant instruction sets that the processor reports; empty where the system hides them.
+        memory: Bytes of main memory, or None where the system does not report it.
         system: Operating system, its release and architecture.
         load_average: Mean number of running processes over the minute before the measurement, or None.
         python: Version of Python.
@@ -73,9 +73,9 @@ def machine_facts(cpuinfo: Path = Path("/proc/cpuinfo"), board: Path = Path("/pr
 
 
 def peak_rss(status: Path = Path("/proc/self/status")) -> int | None:
-    """Largest resident memory of this process so far in bytes, or None where the system does not tell.
+    """Peak resident memory of this process in bytes, or None where the system does not report it.
 
-    On Linux VmHWM, because getrusage's figure may be that of the process that started this one.
+    On Linux VmHWM, because getrusage's figure may be that of the parent process.
     """
     peak = re.search(r"^VmHWM:\s*(\d+) kB$", _read(status), re.MULTILINE)
     if peak:
@@ -90,7 +90,7 @@ def peak_rss(status: Path = Path("/proc/self/status")) -> int | None:
 def thread_times(tasks: Path = Path("/proc/self/task")) -> tuple[int, int] | None:
     """Nanoseconds that the threads of this process have run, and that they have waited for a processor.
 
-    None where the system does not tell. Threads that have ended are not counted.
+    None where the system does not report it. Threads that have ended are not counted.
     Source: Linux, Documentation/scheduler/sched-stats.rst, /proc/<pid>/schedstat.
     """
     fields = [_read(thread / "schedstat").split() for thread in tasks.iterdir()] if tasks.is_dir() else []

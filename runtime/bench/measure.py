@@ -34,13 +34,13 @@ __all__ = ["Comparison", "Progress", "bench", "compare"]
 FloatArray = npt.NDArray[np.float32]
 
 Progress = Callable[[str, int, int], None]
-"""Called with (what begins now, units done, units in all)."""
+"""Called with (label of the act that begins, acts done, acts in all)."""
 
 _PAUSE = 0.1
-"""Seconds of rest before each turn, because the threads of whoever was last spin for a while before they sleep."""
+"""Seconds of rest before each turn, because the threads of the last candidate spin for a while before they sleep."""
 
 _PATIENCE = 20.0
-"""Whoever takes this many times as long as ours is measured once."""
+"""A candidate that takes this many times as long as ours is measured once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,11 +95,11 @@ class _Turn:
 
     @property
     def waiting(self) -> float | None:
-        """Share of their time that threads of this process waited for a processor while it generated."""
+        """Share of the time that threads of this process waited for a processor while it generated."""
         return self.waited / (self.ran + self.waited) if self.ran else None
 
     def _out_of_patience(self, ours: "_Turn") -> bool:
-        """Whether this is a rival so slow that one measurement says enough; noted the first time."""
+        """Return whether this is a baseline so slow that one measurement suffices; adds a note the first time."""
         if not self.generations or self.generations[0].seconds <= _PATIENCE * ours.generations[0].seconds:
             return False
         if not self.notes:
@@ -116,15 +116,15 @@ def bench(
     options: EngineOptions | None = None,
     progress: Progress | None = None,
 ) -> BenchReport:
-    """Measure a bundle on this machine. Needs the runtime and the bundle's engine, nothing else.
+    """Measure a bundle on this machine. Needs only the runtime and the bundle's engine.
 
     Args:
         bundle: The bundle's folder.
-        request: What to generate and how often.
-        target: Which target's engines, or None for the first that can run here.
-        precision: Which precision, or None for the first in the bundle.
+        request: Image to generate, warm-ups and repeats.
+        target: Target whose engines run, or None for the first that can run here.
+        precision: Precision of the engines, or None for the first in the bundle.
         options: Device and threads.
-        progress: Told what begins.
+        progress: Called when an act begins.
 
     Raises:
         BundleError: As `pipelines.load`.
@@ -137,17 +137,17 @@ def bench(
 
 
 def compare(
-    ours: BundleCandidate, rivals: Sequence[Candidate], request: BenchRequest, *, progress: Progress | None = None
+    ours: BundleCandidate, baselines: Sequence[Candidate], request: BenchRequest, *, progress: Progress | None = None
 ) -> Comparison:
-    """Measure a bundle and others at the same work in one run, taking turns so that noise hits all alike.
+    """Measure a bundle and baselines at the same work in one run, taking turns so that noise affects all alike.
 
-    A rival that fails is reported with its reason and does not stop the others. All are closed at the end.
+    A baseline that fails is reported with its reason and does not stop the others. All are closed at the end.
 
     Raises:
         DiffoundryError: Ours failed; see `bench`.
     """
     machine = machine_facts()
-    turns = [_Turn(candidate) for candidate in (ours, *rivals)]
+    turns = [_Turn(candidate) for candidate in (ours, *baselines)]
     try:
         _run(turns, request, progress or (lambda _what, _done, _total: None))
         reports = [_report(turn, turns) for turn in turns]
@@ -173,10 +173,10 @@ def compare(
     )
 
 
-def _run(turns: Sequence[_Turn], request: BenchRequest, tell: Progress) -> None:
+def _run(turns: Sequence[_Turn], request: BenchRequest, progress: Progress) -> None:
     acts = list(_acts(turns, request))
     for index, (turn, what, act) in enumerate(acts):
-        tell(f"{turn.candidate.name}: {what}", index, len(acts))
+        progress(f"{turn.candidate.name}: {what}", index, len(acts))
         if turn.failure:
             continue
         if len(turns) > 1:
@@ -187,11 +187,11 @@ def _run(turns: Sequence[_Turn], request: BenchRequest, tell: Progress) -> None:
             if turn is turns[0]:
                 raise
             turn.failure = str(error)
-    tell("done", len(acts), len(acts))
+    progress("done", len(acts), len(acts))
 
 
 def _acts(turns: Sequence[_Turn], request: BenchRequest) -> Iterator[tuple[_Turn, str, Callable[[], None]]]:
-    """Everything that is done, in order: whose turn, what it is, the deed."""
+    """Yield all acts in order: the turn, its label, the function to call."""
     for turn in turns:
         yield turn, "loading", turn.begin
         yield turn, "first image", turn.generate_first
@@ -206,7 +206,7 @@ def _acts(turns: Sequence[_Turn], request: BenchRequest) -> Iterator[tuple[_Turn
 
 
 def _rotated(turns: Sequence[_Turn], index: int) -> list[_Turn]:
-    """Everybody once, each round another one first: so nobody always follows the same neighbour."""
+    """Rotate the turns by one each round, so that no candidate always follows the same neighbour."""
     start = index % len(turns)
     return [*turns[start:], *turns[:start]]
 

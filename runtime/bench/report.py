@@ -1,4 +1,4 @@
-"""The result of a benchmark as frozen values; `to_json` of it is the JSON form that docs/bench.md describes."""
+"""The result of a benchmark as frozen dataclasses. docs/bench.md describes its JSON form, `to_json(report)`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,20 +28,20 @@ __all__ = [
 
 FloatArray = npt.NDArray[np.float32]
 
-# One line a version, newest first: what changed.
+# One line a version, newest first.
 #   1: first form.
 SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """What every candidate did.
+    """The work that every candidate did.
 
     Attributes:
         prompt: The prompt.
         negative_prompt: The negative prompt, or None.
-        steps: Steps asked of the scheduler.
-        guidance_scale: 1 or less ran without guidance.
+        steps: Value of num_inference_steps.
+        guidance_scale: At 1 or less the images ran without guidance.
         scheduler: Class name.
         seed: Seed of torch's CPU generator.
         height: Pixels.
@@ -67,7 +67,7 @@ class StepTime:
     """One step of the denoising loop, over all steps of all measured images. All times in seconds.
 
     Attributes:
-        per_image: Steps of one image; some schedulers make more than were asked for.
+        per_image: Steps of one image; some schedulers make more than num_inference_steps.
         seconds: The whole step.
         inside: Inside the engines, checks of their inputs included.
         outside: The rest: scheduler, guidance, copies. In every single step inside + outside = seconds.
@@ -96,7 +96,7 @@ class ComponentTime:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Distance:
-    """How far an image is from the reference's, pixels in 0..1 as floats, before they are rounded to 8 bits.
+    """Distance of an image from the reference's, pixels in 0..1 as floats, before they are rounded to 8 bits.
 
     Attributes:
         psnr: -20 log10 of the root mean squared difference, in dB; None when both are equal, or when the image
@@ -110,7 +110,7 @@ class Distance:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Relative:
-    """Times as long as ours.
+    """Time as a multiple of ours.
 
     Attributes:
         image: A whole image.
@@ -123,20 +123,20 @@ class Relative:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """What was measured of one candidate. All times in seconds.
+    """Measurements of one candidate. All times in seconds.
 
     Attributes:
-        load: Until the first image can begin.
+        load: Time until the first image can begin.
         first_image: The first, cold image.
         image: A warm image, from the call to the pixels.
         image_outside: The part of it outside the engines.
         images_per_minute: 60 over the median of `image`.
         step: One step.
         components: Component to its calls.
-        peak_rss: Largest resident memory of the process in bytes, or None where the system does not tell.
-        image_fault: What is plainly wrong with its image (NaN, one colour), or None.
-        distance: From the reference's image; None without a reference.
-        relative: Against ours; None for ours.
+        peak_rss: Peak resident memory of the process in bytes, or None where the system does not report it.
+        image_fault: Obvious fault of its image (NaN, one colour), or None.
+        distance: Distance from the reference's image; None without a reference.
+        relative: Ratio to ours; None for ours.
     """
 
     load: Load
@@ -154,14 +154,14 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CandidateReport:
-    """One candidate: what it is, and its figures or the reason why there are none.
+    """One candidate: its description, and its figures or the reason why there are none.
 
     Attributes:
-        name: As in tables.
-        reference: Whether distances are measured from its image.
+        name: Name in tables.
+        reference: True if distances are measured from its image.
         facts: Library, precision, threads and the like.
-        notes: What a reader of its figures must know.
-        failure: Why it could not be measured, or None.
+        notes: Remarks needed to read its figures.
+        failure: Reason why it could not be measured, or None.
         measured: Its figures, or None after a failure.
     """
 
@@ -180,14 +180,14 @@ class BenchReport:
     Attributes:
         schema_version: Version of this form.
         diffoundry: Version of diffoundry that measured.
-        created: When, UTC, ISO 8601.
+        created: Time in UTC, ISO 8601.
         bundle: Name of the bundle's folder.
         model: The checkpoint as the recipe names it, or None for a folder without a manifest.
-        machine: Where.
+        machine: Machine that ran the benchmark.
         waiting: Share of their time that threads of our process waited for a processor while our measured images were
             generated. It is near 0 on an idle machine, and None where the system does not report it. A larger share
             makes times too high and ratios unsafe.
-        work: What everybody did.
+        work: Work that every candidate did.
         candidates: Ours first.
     """
 
@@ -211,7 +211,7 @@ def summarize(
     distance: Distance | None,
     relative: Relative | None,
 ) -> Measured:
-    """The figures of one candidate from its warm images, of which there is at least one."""
+    """Summarize one candidate's warm images, of which there is at least one."""
     steps = [seconds for generation in generations for seconds in generation.steps]
     inside = [seconds for generation in generations for seconds in generation.inside]
     outside = [whole - part for whole, part in zip(steps, inside, strict=True)]
@@ -256,7 +256,7 @@ def distance_of(image: FloatArray, reference: FloatArray) -> Distance:
 
 
 def relative_of(theirs: Sequence[Generation], ours: Sequence[Generation]) -> Relative:
-    """How many times as long as ours another takes; generations of the same index were made in the same round."""
+    """Time of another candidate as a multiple of ours. Generations of one index were made in the same round."""
     return Relative(
         image=ratio_of([generation.seconds for generation in theirs], [generation.seconds for generation in ours]),
         step=ratio_of(_step_medians(theirs), _step_medians(ours)),

@@ -1,4 +1,4 @@
-"""What is to be measured: one image, generated again and again."""
+"""Request of a benchmark: one image, generated repeatedly."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +10,11 @@ __all__ = ["BenchRequest"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchRequest:
-    """One image and how often it is generated. The image's fields are those of `pipelines.request.Request`.
+    """One image and the number of times it is generated. The image's fields are those of `pipelines.request.Request`.
 
     Attributes:
         prompt: The prompt.
-        negative_prompt: What the image should not show.
+        negative_prompt: Content to keep out of the image.
         steps: Steps of the scheduler.
         height: Pixels; None takes the checkpoint's own size.
         width: Pixels; None takes the checkpoint's own size.
@@ -35,17 +35,17 @@ class BenchRequest:
     repeats: int = 5
 
     def __post_init__(self) -> None:
-        """Check how often; the pipeline checks the rest before it generates.
+        """Check the counts; the pipeline checks the rest before it generates.
 
         Raises:
-            InputError: Not a single measured image, or a negative count.
+            InputError: No measured image, or a negative count.
         """
         for name, least in (("repeats", 1), ("warmups", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name}: got {getattr(self, name)}, expected at least {least}")
 
     def image_arguments(self) -> dict[str, Any]:
-        """The arguments of the pipeline's call, without prompt, seed and size, as diffusers names them too."""
+        """Arguments of the pipeline's call in diffusers' names, without prompt, seed and size."""
         return {
             "negative_prompt": self.negative_prompt,
             "num_inference_steps": self.steps,

@@ -1,4 +1,4 @@
-"""Medians with their spread: no number is shown without saying how much it moved."""
+"""Medians with their spread: every number is reported with its variation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ class Spread:
     """The distribution of a measured quantity.
 
     Attributes:
-        count: How many measurements.
+        count: Number of measurements.
         median: Their median.
         p10: 10th percentile, interpolated linearly.
         p90: 90th percentile.
@@ -33,7 +33,7 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ratio:
-    """How many times as long as ours another takes; above 1 ours is faster.
+    """Time of another candidate as a multiple of ours; above 1 ours is faster.
 
     Attributes:
         of_medians: Its median over our median.
@@ -47,7 +47,7 @@ class Ratio:
 
 
 def spread_of(values: Sequence[float]) -> Spread:
-    """Median and spread of at least one measurement."""
+    """Compute median and spread of at least one measurement."""
     array = np.asarray(values, dtype=np.float64)
     p10, median, p90 = np.percentile(array, [10, 50, 90])
     return Spread(
@@ -62,7 +62,7 @@ def spread_of(values: Sequence[float]) -> Spread:
 
 
 def ratio_of(theirs: Sequence[float], ours: Sequence[float]) -> Ratio:
-    """The ratio of medians, and the spread of the ratios round by round.
+    """Compute the ratio of medians, and the spread of the ratios round by round.
 
     Args:
         theirs: One duration a round.

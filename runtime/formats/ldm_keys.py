@@ -1,4 +1,4 @@
-"""What the weights of a UNet are called in the original code of latent diffusion, and in files that follow it.
+"""Names of a UNet's weights in the original code of latent diffusion, and in files that follow it.
 
 Rombach et al. 2022, https://github.com/CompVis/latent-diffusion, `ldm.modules.diffusionmodules.openaimodel`. diffusers:
 `loaders.single_file_utils.convert_ldm_unet_checkpoint`, the other way round.
@@ -31,11 +31,11 @@ _RESNET = {
 
 
 def ldm_unet_names(names: Collection[str], layers_per_block: int) -> dict[str, str]:
-    """The original name of each module or weight; what the original has no name for is left out.
+    """Map module or weight names to their original names; names that the original lacks are left out.
 
     Args:
-        names: diffusers' names: "down_blocks.0.resnets.0.conv1", with or without ".weight". All of one UNet: where
-            an upsampler stands depends on whether its block has attentions.
+        names: diffusers' names, such as "down_blocks.0.resnets.0.conv1", with or without ".weight". All of one UNet:
+            an upsampler's index depends on whether its block has attentions.
         layers_per_block: As in the UNet's config.
     """
     with_attention = {

@@ -1,4 +1,4 @@
-"""Reads safetensors files with NumPy alone; a file is hostile until its header was checked."""
+"""Reads safetensors files with NumPy alone. A file is hostile until its header was checked."""
 
 import json
 import os
@@ -22,7 +22,7 @@ _DTYPES = {
     "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
 }  # fmt: skip
-"""Name in the file to what NumPy reads: bfloat16, which NumPy has not, as the upper halves of float32."""
+"""Dtype name in the file to NumPy dtype. NumPy lacks bfloat16: it is read as the upper halves of float32."""
 
 _METADATA = "__metadata__"
 _LISTED = 60
@@ -30,7 +30,7 @@ _LISTED = 60
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TensorEntry:
-    """Where a tensor lies.
+    """Position of a tensor in the file.
 
     Attributes:
         dtype: By the file's name: "F32", "F16", "BF16" ...
@@ -44,13 +44,13 @@ class TensorEntry:
 
 
 class Safetensors:
-    """The tensors of one file. The header is read and checked at once, tensors are mapped when asked for.
+    """The tensors of one file. The header is read and checked at once; tensors are mapped on access.
 
     Format: https://github.com/huggingface/safetensors, section "Format".
 
     Attributes:
         path: The file.
-        entries: Name to place of every tensor, in the order of the header.
+        entries: Name to position of every tensor, in the order of the header.
         metadata: The strings under `__metadata__`.
     """
 
@@ -58,7 +58,7 @@ class Safetensors:
         """Read the header.
 
         Raises:
-            InputError: The file cannot be read or is no safetensors file; the message says where it is wrong.
+            InputError: The file cannot be read or is no safetensors file; the message names the fault.
         """
         self.path = Path(path)
         try:
@@ -126,7 +126,7 @@ class Safetensors:
         return {name: entry for name, (entry, _) in spans.items()}
 
     def _read_entry(self, name: str, entry: Any, data: int) -> tuple[TensorEntry, int]:
-        """The place of a tensor, and the offset behind it."""
+        """Position of a tensor, and the offset behind it."""
         fields = entry if isinstance(entry, dict) else {}
         dtype, shape, span = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
         if not isinstance(dtype, str) or dtype not in _DTYPES:
@@ -151,5 +151,5 @@ def _are_sizes(value: Any) -> TypeGuard[list[int]]:
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) != len(pairs):
-        raise ValueError("a name stands twice")
+        raise ValueError("a name occurs twice")
     return table

@@ -1,4 +1,4 @@
-"""Images as CLIP's image encoders see them: resized, cropped, scaled and normalized as transformers does it."""
+"""Prepares images for CLIP's image encoder as transformers does: resize, crop, rescale, normalize."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,12 +42,12 @@ class FeatureExtractor:
     """transformers: `CLIPImageProcessorPil`, bit for bit; the name is that of diffusers' component.
 
     Attributes:
-        resize: What images are resized to, or None to leave their size.
-        resample: PIL's number of the filter.
-        crop: (height, width) of the middle that is kept, or None for all; what is smaller gets a black margin.
+        resize: Size that images are resized to, or None to keep their size.
+        resample: Number of the PIL filter.
+        crop: (height, width) of the middle that is kept, or None to keep all. Smaller images get a black margin.
         rescale: Factor of the 8-bit values, or None.
         normalize: Mean and deviation of the channels, or None.
-        converts: Whether images of other modes are converted to RGB.
+        converts: True if images of other modes are converted to RGB.
     """
 
     resize: Size | None = 224
@@ -59,10 +59,10 @@ class FeatureExtractor:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Read a preprocessor_config.json, also an old one of a `CLIPFeatureExtractor`.
+        """Read a preprocessor_config.json, including an old one of a `CLIPFeatureExtractor`.
 
         Raises:
-            ConfigError: Another class, or an option that is not honoured here; the message names it.
+            ConfigError: Another class, or an unsupported option; the message names it.
         """
         known = {"do_resize", "size", "default_to_square", "resample", "do_center_crop", "crop_size", "do_rescale"}
         known |= {"rescale_factor", "do_normalize", "image_mean", "image_std", "do_convert_rgb", *_IDLE}
@@ -93,13 +93,15 @@ class FeatureExtractor:
             float32, (n, 3, height, width).
 
         Raises:
-            InputError: Something else, or they do not come out in one size.
+            InputError: Other values, or the prepared images differ in size.
         """
         check_pil(images, "image")
         prepared = [self._prepare(image) for image in images]
         if len({one.shape for one in prepared}) != 1:
             sizes = ", ".join(f"{image.width} x {image.height}" for image in images)
-            raise InputError(f"image: got images of {sizes}, expected some, of one size: this checkpoint crops none")
+            raise InputError(
+                f"image: got images of {sizes}, expected one size: this checkpoint does not crop; resize them"
+            )
         return np.stack(prepared)
 
     def _prepare(self, image: "Image") -> FloatArray:

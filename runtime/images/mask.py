@@ -1,4 +1,4 @@
-"""Masks of inpainting, bit for bit as diffusers' `VaeImageProcessor` makes them, and the part that they cover."""
+"""Inpainting masks and the region they cover, bit for bit as diffusers' `VaeImageProcessor` makes them."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -21,10 +21,10 @@ Box: TypeAlias = tuple[int, int, int, int]
 
 
 def preprocess_mask(mask: MaskInput, height: int, width: int) -> NDArray[np.float32]:
-    """Masks as ones where the image is repainted and zeros where it is kept.
+    """Convert masks to ones where the image is regenerated and zeros where it is kept.
 
-    PIL images are resized with Lanczos and converted to grey, arrays are resized to the nearest pixel; from 0.5 on a
-    pixel counts as white.
+    PIL images are resized with Lanczos and converted to grey. Arrays are resized to the nearest pixel. Values from
+    0.5 on count as white.
     diffusers: `VaeImageProcessor(do_normalize=False, do_binarize=True, do_convert_grayscale=True).preprocess`.
 
     Args:
@@ -36,7 +36,7 @@ def preprocess_mask(mask: MaskInput, height: int, width: int) -> NDArray[np.floa
         float32, (n, 1, height, width), 0 or 1.
 
     Raises:
-        InputError: Something else.
+        InputError: The mask has another type, shape or range.
     """
     items: list[Any] = list(mask) if isinstance(mask, Sequence) else [mask]
     if items and all(isinstance(item, np.ndarray) for item in items):
@@ -64,14 +64,14 @@ def _stack(items: Sequence[NDArray[Any]]) -> NDArray[Any]:
 
 
 def crop_region(mask: "Image", width: int, height: int, padding: int) -> Box:
-    """The part of an image that is generated: what the mask covers, with a margin, in the proportions of the size.
+    """Find the box that is generated: the mask's extent plus a margin, widened to the proportions of the size.
 
     diffusers: `VaeImageProcessor.get_crop_region`.
 
     Args:
-        mask: White is repainted.
-        width: Pixels of the size that is generated in.
-        height: The same.
+        mask: White is regenerated.
+        width: Width in pixels of the generated image.
+        height: Height in pixels of the generated image.
         padding: Pixels of the margin.
 
     Raises:
@@ -80,7 +80,7 @@ def crop_region(mask: "Image", width: int, height: int, padding: int) -> Box:
     covered = np.asarray(mask.convert("L")) != 0
     columns, rows = np.flatnonzero(covered.any(axis=0)), np.flatnonzero(covered.any(axis=1))
     if not len(columns):
-        raise InputError("mask_image: got a black one, expected white where the image is repainted")
+        raise InputError("mask_image: got a black one, expected white where the image is regenerated")
     left, right = _padded(columns, padding, mask.width)
     top, bottom = _padded(rows, padding, mask.height)
     proportion = width / height
@@ -98,7 +98,7 @@ def _padded(places: NDArray[np.intp], padding: int, limit: int) -> tuple[int, in
 
 
 def _widened(low: int, high: int, missing: int, limit: int) -> tuple[int, int]:
-    """An interval made longer on both sides, and moved or cut where it leaves 0 .. limit."""
+    """Lengthen an interval on both sides, then move or cut it where it leaves 0 .. limit."""
     low, high = low - missing // 2, high + missing - missing // 2
     if high >= limit:
         low, high = low - (high - limit), limit
@@ -108,7 +108,7 @@ def _widened(low: int, high: int, missing: int, limit: int) -> tuple[int, int]:
 
 
 def resize_and_fill(image: "Image", width: int, height: int) -> "Image":
-    """An RGB image of the size, the whole image in its middle and its edges drawn out where it does not reach.
+    """Fit an image into an RGB image of the size, centred, with its edges stretched into the margins.
 
     diffusers: `VaeImageProcessor._resize_and_fill`.
     """
@@ -133,15 +133,15 @@ def resize_and_fill(image: "Image", width: int, height: int) -> "Image":
 
 
 def overlay(generated: "Image", original: "Image", mask: "Image", box: Box) -> "Image":
-    """The original with what was generated for a part of it, where the mask is white.
+    """Paste the generated region into the original where the mask is white.
 
     diffusers: `VaeImageProcessor.apply_overlay`.
 
     Args:
-        generated: The part, in any size.
+        generated: The region, in any size.
         original: The whole image.
-        mask: Of the whole image's size.
-        box: Where the part belongs.
+        mask: Mask of the whole image's size.
+        box: Place of the region in the original.
     """
     from PIL.Image import new
     from PIL.ImageOps import invert
@@ -156,7 +156,7 @@ def overlay(generated: "Image", original: "Image", mask: "Image", box: Box) -> "
 
 
 def _resize_and_crop(image: "Image", width: int, height: int) -> "Image":
-    """An RGB image of the size, the image over all of it and what does not fit cut off.
+    """Scale an image to cover an RGB image of the size, and crop the rest.
 
     diffusers: `VaeImageProcessor._resize_and_crop`.
     """

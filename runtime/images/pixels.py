@@ -1,4 +1,4 @@
-"""Images into the VAE and out of it, bit for bit as diffusers' `VaeImageProcessor`."""
+"""Converts images for the VAE and back, bit for bit as diffusers' `VaeImageProcessor`."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import EngineError, InputError
 
-if TYPE_CHECKING:  # Pillow takes a fifth of a second to import: only who handles images pays it
+if TYPE_CHECKING:  # Pillow takes 0.2 s to import: only code that handles images pays for it
     from PIL.Image import Image
 
 __all__ = [
@@ -33,17 +33,17 @@ _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB
 
 
 def snap_size(height: int, width: int, factor: int = 8) -> tuple[int, int]:
-    """Height and width in pixels, rounded down to whole latents.
+    """Round a height and width in pixels down to multiples of `factor`.
 
     diffusers: `VaeImageProcessor.get_default_height_width`.
 
     Args:
         height: Pixels.
         width: Pixels.
-        factor: Pixels to a latent.
+        factor: Pixels per latent.
 
     Raises:
-        InputError: Nothing would be left.
+        InputError: A side would become 0.
     """
     if min(height, width) < factor:
         raise InputError(
@@ -55,7 +55,7 @@ def snap_size(height: int, width: int, factor: int = 8) -> tuple[int, int]:
 def preprocess(
     image: ImageInput, height: int | None = None, width: int | None = None, *, factor: int = 8
 ) -> NDArray[np.float32]:
-    """Images as the VAE encoder takes them: as `read_pixels`, resized and in -1..1.
+    """Prepare images for the VAE encoder: read as by `read_pixels`, resized and scaled to -1..1.
 
     PIL images are resized with Lanczos and converted to RGB, arrays are resized to the nearest pixel.
     diffusers: `VaeImageProcessor(vae_scale_factor=factor, do_convert_rgb=True).preprocess`.
@@ -65,20 +65,20 @@ def preprocess(
             (arrays of one shape (H, W, 3)). Arrays of float64 are rounded to float32 first.
         height: Pixels, rounded down by `snap_size`; by default those of the first image.
         width: As `height`.
-        factor: Pixels to a latent.
+        factor: Pixels per latent.
 
     Returns:
         float32, (B, 3, H, W), in -1..1.
 
     Raises:
-        InputError: Something else than such images, or a size below `factor`.
+        InputError: Not such images, or a size below `factor`.
     """
     pixels = _read(image, height, width, factor)
     return np.ascontiguousarray((pixels * 2 - 1).transpose(0, 3, 1, 2), dtype=np.float32)
 
 
 def read_pixels(image: ImageInput) -> NDArray[np.float32]:
-    """Images in their own size as they are, not as the VAE takes them.
+    """Read images in their own size, without the VAE's scaling.
 
     diffusers: `VaeImageProcessor(do_convert_rgb=True, do_normalize=False).preprocess`.
 
@@ -89,7 +89,7 @@ def read_pixels(image: ImageInput) -> NDArray[np.float32]:
         float32, (B, 3, H, W), in 0..1.
 
     Raises:
-        InputError: Something else than such images.
+        InputError: Not such images.
     """
     return np.ascontiguousarray(_read(image, None, None, 1).transpose(0, 3, 1, 2), dtype=np.float32)
 
@@ -115,7 +115,7 @@ def postprocess(sample: NDArray[Any], output_type: Literal["np", "latent"]) -> N
 @overload
 def postprocess(sample: NDArray[Any], output_type: str) -> "list[Image] | NDArray[Any]": ...
 def postprocess(sample: NDArray[Any], output_type: str = "pil") -> "list[Image] | NDArray[Any]":
-    """Images from what the VAE decoder gave.
+    """Convert the VAE decoder's output to images.
 
     diffusers: `VaeImageProcessor.postprocess`.
 
@@ -125,7 +125,7 @@ def postprocess(sample: NDArray[Any], output_type: str = "pil") -> "list[Image] 
 
     Raises:
         InputError: Another shape or output type.
-        EngineError: The sample holds NaN and a PIL image cannot; diffusers would give noise.
+        EngineError: The sample holds NaN, which a PIL image cannot hold; diffusers would give noise.
     """
     if output_type not in OUTPUT_TYPES:
         raise InputError(f"output_type: got {output_type!r}, expected one of {', '.join(OUTPUT_TYPES)}")
@@ -142,10 +142,10 @@ def postprocess(sample: NDArray[Any], output_type: str = "pil") -> "list[Image] 
 
 
 def describe_image_fault(image: "Image | NDArray[Any]") -> str | None:
-    """What is plainly wrong with one image: NaN, infinity, or a single colour; None when nothing is.
+    """Describe an obvious fault of one image: NaN, infinity, or a single colour. None when there is none.
 
-    A half-precision engine that overflows gives such images, and so does a VAE without weights. Two levels of 256
-    that lie side by side still count as one colour: that is how a flat value comes out of rounding.
+    A half-precision engine that overflows gives such images, and so does a VAE without weights. Two neighbouring
+    levels of 256 still count as one colour, because rounding turns a flat value into both.
 
     Args:
         image: A PIL image, or an array (C, H, W) or (H, W, C) of 8-bit integers or floats in 0..1 or -1..1,
@@ -175,11 +175,11 @@ def describe_image_fault(image: "Image | NDArray[Any]") -> str | None:
 
 
 def check_pil(images: Sequence[Any], name: str) -> None:
-    """Refuse what is no PIL image of 8 bits a channel.
+    """Raise unless all are PIL images of 8 bits a channel.
 
     Args:
         images: At least one.
-        name: Of the argument.
+        name: Name of the argument.
 
     Raises:
         InputError: Another type, or a mode of more bits.
@@ -223,7 +223,7 @@ def _stack(images: Sequence[NDArray[Any]]) -> NDArray[Any]:
 
 
 def resize_nearest(pixels: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    """Pixels (B, H, W, C) in another size.
+    """Resize pixels (B, H, W, C).
 
     torch: `interpolate(mode="nearest")`, whose index is floor(i * scale) in float32.
     """
@@ -235,10 +235,10 @@ def resize_nearest(pixels: NDArray[Any], height: int, width: int) -> NDArray[Any
 
 
 def to_pil(pixels: NDArray[np.float32]) -> "list[Image]":
-    """PIL images of pixels (B, H, W, 3) in 0..1.
+    """Convert pixels (B, H, W, 3) in 0..1 to PIL images.
 
     Raises:
-        EngineError: They hold NaN and a PIL image cannot; diffusers would give noise.
+        EngineError: They hold NaN, which a PIL image cannot hold; diffusers would give noise.
     """
     from PIL.Image import fromarray
 

@@ -1,4 +1,4 @@
-"""Our own compiled attention: optional, found beside this package where it was built."""
+"""Optional compiled attention, loaded from this package's folder where it was built."""
 
 from diffoundry.runtime.native.kernel import AttentionKernel, attention_kernel
 from diffoundry.runtime.native.library import attention_library, describe_attention

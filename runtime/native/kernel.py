@@ -1,4 +1,4 @@
-"""The attention kernel (`native/attention/`): found, asked what this processor can do, and called with NumPy arrays."""
+"""Finds and loads the attention kernel (`native/attention/`) and calls it with NumPy arrays."""
 
 import ctypes
 import os
@@ -37,8 +37,8 @@ class AttentionKernel:
     """The loaded kernel; its calls release the GIL and may run at the same time.
 
     Attributes:
-        path: Where the library was found.
-        openvino: The release of OpenVINO that the extension beside it was built against, or "" when there is none.
+        path: Path of the library.
+        openvino: OpenVINO release that the extension beside it was built against, or "" when there is none.
     """
 
     path: Path
@@ -46,32 +46,32 @@ class AttentionKernel:
     _calls: ctypes.CDLL
 
     def available(self, name: str) -> bool:
-        """Whether this machine can run the path "avx2", "avx512" or "amx"."""
+        """Return whether this machine can run the path "avx2", "avx512" or "amx"."""
         return bool(self._calls.diffoundry_attention_available(_PATHS.index(name)))
 
     def best_path(self, precision: str) -> str:
-        """The path that tensors of "fp32", "fp16" or "bf16" get here: "amx", "avx512", "avx2" or "none"."""
+        """Name the path for tensors of "fp32", "fp16" or "bf16" here: "amx", "avx512", "avx2" or "none"."""
         return _PATHS[self._calls.diffoundry_attention_best_path(_PRECISIONS[precision])]
 
     def attention(
         self, q: Array, k: Array, v: Array, *, heads: int, scale: float, path: str, threads: int | None = None
     ) -> Array:
-        """softmax(scale * Q K^T) V of every head.
+        """Compute softmax(scale * Q K^T) V for every head.
 
         Args:
             q: (batch, queries, heads * width); float32, float16, or bfloat16 as its bits in uint16.
             k: (batch, keys, heads * width), of the same type.
             v: (batch, keys, heads * value width), of the same type.
-            heads: How many.
-            scale: Of the scores.
+            heads: Number of heads.
+            scale: Factor of the scores.
             path: "avx2" or "avx512", which compute in float32, or "amx", which takes bfloat16 only.
-            threads: How many, or None for one a processor.
+            threads: Number of threads, or None for one a processor.
 
         Returns:
             (batch, queries, heads * value width), of the same type.
 
         Raises:
-            InputError: The arrays do not belong together.
+            InputError: The arrays' types or shapes do not match.
             EngineError: The kernel refuses the sizes or the path.
         """
         q, k, v = (np.ascontiguousarray(array) for array in (q, k, v))
@@ -101,13 +101,13 @@ def _check(q: Array, k: Array, v: Array, heads: int) -> None:
 
 
 def attention_kernel() -> AttentionKernel | None:
-    """The kernel, or None where it is not installed."""
+    """Load the kernel, or return None where it is not installed."""
     found = installed_file(_LIBRARY)
     return _load(found) if found else None
 
 
 def installed_file(name: str) -> Path | None:
-    """A library of ours: beside this file in a checkout, or where an editable install puts what it compiles."""
+    """Find a compiled library of ours: beside this file in a checkout, or in an editable install's build folder."""
     folders = [Path(__file__).parent, *(Path(base) / "runtime" / "native" for base in diffoundry.__path__)]
     return next((folder / name for folder in folders if (folder / name).is_file()), None)
 

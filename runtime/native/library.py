@@ -1,4 +1,4 @@
-"""Which compiled extension an engine may load: the one beside this package, when it fits processor and OpenVINO."""
+"""Selects the compiled attention extension for OpenVINO, when it fits the processor and the OpenVINO release."""
 
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,7 +12,7 @@ _PRECISIONS = ("bf16", "fp16", "fp32")
 
 
 def attention_library() -> Path | None:
-    """The extension to hand to `openvino.Core.add_extension`, or None; `describe_attention` says why there is none.
+    """Path of the extension for `openvino.Core.add_extension`, or None; `describe_attention` gives the reason.
 
     Raises:
         EngineError: A library is there that cannot be loaded.
@@ -22,7 +22,7 @@ def attention_library() -> Path | None:
 
 
 def describe_attention() -> str:
-    """What computes attention in OpenVINO's engines here, in words.
+    """Describe the code that computes attention in OpenVINO's engines here.
 
     Raises:
         EngineError: A library is there that cannot be loaded.
@@ -34,7 +34,7 @@ def describe_attention() -> str:
 
 
 def _find() -> Path | str:
-    """The extension, or why there is none."""
+    """The extension, or the reason why there is none."""
     kernel = attention_kernel()
     if kernel is None:
         return "the native attention kernel is not installed"

@@ -1,4 +1,4 @@
-"""What every random generator has in common: the protocol, dtypes, shapes and seeds."""
+"""Shared parts of the random generators: the protocol, dtypes, shapes and seeds."""
 
 import operator
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ class Generator(Protocol):
 
     @property
     def kind(self) -> str:
-        """Name of the stream, as `make_generator` takes it."""
+        """Name of the stream, as passed to `make_generator`."""
 
     @property
     def seed(self) -> int:
@@ -56,7 +56,7 @@ class Generator(Protocol):
 
 
 def float_name(dtype: DTypeLike) -> FloatName:
-    """Name of a floating point type that generators draw: float16, bfloat16, float32 or float64.
+    """Name a floating point type that generators draw: float16, bfloat16, float32 or float64.
 
     Raises:
         InputError: any other dtype.
@@ -71,7 +71,7 @@ def float_name(dtype: DTypeLike) -> FloatName:
 
 
 def converted(values: FloatArray, name: FloatName) -> FloatArray:
-    """`values`, float32 or float64, as the dtype `name`; bfloat16 values stay in float32 storage.
+    """Convert `values`, float32 or float64, to the dtype `name`; bfloat16 values stay in float32 storage.
 
     Rounds to nearest, ties to even; from float64 to 16 bits by way of float32, as torch's conversions go.
     """
@@ -86,7 +86,7 @@ def converted(values: FloatArray, name: FloatName) -> FloatArray:
 
 
 def checked_index(value: SupportsIndex, what: str) -> int:
-    """`value` as an int.
+    """Convert `value` to an int.
 
     Raises:
         InputError: `value` is not an integer; the message calls it `what`.
@@ -98,7 +98,7 @@ def checked_index(value: SupportsIndex, what: str) -> int:
 
 
 def checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    """`shape` as a tuple of ints.
+    """Convert `shape` to a tuple of ints.
 
     Raises:
         InputError: a dimension is negative or not an integer.
@@ -113,7 +113,7 @@ def checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def checked_bounds(low: int, high: int) -> tuple[int, int]:
-    """The bounds of `randint` as ints within int64.
+    """Convert the bounds of `randint` to ints within int64.
 
     Raises:
         InputError: `low` is not below `high`, or one of them does not fit int64.
@@ -128,7 +128,7 @@ def checked_bounds(low: int, high: int) -> tuple[int, int]:
 
 
 def torch_seed(seed: int) -> int:
-    """The 64 bits that torch seeds a generator with, as an int from 0 to 2**64 - 1.
+    """Convert a seed to the 64 bits that torch uses, as an int from 0 to 2**64 - 1.
 
     A negative seed is taken in two's complement, as `torch.Generator.manual_seed` does.
 

@@ -2,10 +2,10 @@
 
 torch transforms 16 uniforms at a time with AVX2 code whose logarithm, sine and cosine are the polynomials of
 Cephes (ATen/native/cpu/avx_mathfun.h, after J. Pommier and G. Garberoglio), not those of the C library.
-Its compiler fuses each multiplication with the addition that follows. Here a fused step is computed in
-float64, where the product of two float32 is exact, and rounded to float32 once; the sum is rounded in float64
-first, which could change the float32 in one case of 2**28, but changes none of the 2**24 radii and none of the
-2**24 directions that there are (`tests/runtime/random/test_box_muller.py`).
+Its compiler fuses each multiplication with the addition that follows. Here a fused step is computed in float64,
+where the product of two float32 is exact, and rounded to float32 once. The sum is rounded in float64 first. This
+could change the float32 in one case of 2**28, but changes none of the 2**24 radii and none of the 2**24 directions
+that exist (`tests/runtime/random/test_box_muller.py`).
 """
 
 import threading
@@ -28,7 +28,7 @@ _Words = NDArray[np.uint32]
 
 
 def _wide(value: float) -> _Float64:
-    """A float32 constant as float64, as an array, which NumPy reads faster than a number."""
+    """A float32 constant as a float64 array, which NumPy reads faster than a number."""
     return np.array(np.float32(value), np.float64)
 
 
@@ -59,7 +59,7 @@ _SIGN = np.int32(-(2**31))
 
 
 class _Scratch(threading.local):
-    """Memory for the transform of one thread: asking the system for it anew would take a third of the time."""
+    """Scratch memory for one thread's transform: allocating it each time would take a third of the time."""
 
     def __init__(self) -> None:
         self.wide = np.empty((4, CHUNK // 2), np.float64)
@@ -71,14 +71,14 @@ _SCRATCH = _Scratch()
 
 
 def box_muller_float32(words: _Words, normals: _Float32) -> None:
-    """Normals from random words, block by block, as torch's AVX2 `normal_fill` computes them.
+    """Compute normals from random words, block by block, as torch's AVX2 `normal_fill` does.
 
     radius = sqrt(-2 log(1 - u1)), theta = 2 pi u2; a block holds radius cos(theta), then radius sin(theta).
 
     Args:
-        words: whose low 24 bits over 2**24 are the uniforms, uint32, (n,), n a multiple of 16 up to `CHUNK`; per
+        words: uint32, (n,), n a multiple of 16 up to `CHUNK`; the low 24 bits over 2**24 are the uniforms; per
             block 8 of u1, then 8 of u2. Overwritten.
-        normals: where the result goes, float32, (n,).
+        normals: the result, float32, (n,).
     """
     words &= np.uint32(2**24 - 1)
     pairs = len(words) // 2
@@ -155,7 +155,7 @@ def _log(x: _Float32, wide: _Float64, narrow: _Float32, exponent: _Int32) -> Non
 
 
 def _cos_sin(theta: _Float32, directions: _Float32, square: _Float32, wide: _Float64, integers: _Int32) -> None:
-    """Cosine and sine of angles in [0, 2 pi], (n,), into `directions`, (2, n); the rest is scratch.
+    """Write cosine and sine of angles in [0, 2 pi], (n,), into `directions`, (2, n); the rest is scratch.
 
     theta = j pi / 4 + x with j even and x in [-pi / 4, pi / 4]; j chooses between the polynomials and the signs.
     sin x = x + x**3 S(x**2), cos x = 1 - x**2 / 2 + x**4 C(x**2).
@@ -212,7 +212,7 @@ def _turn(cos: _Int32, sin: _Int32, j: _Int32, mask: _Int32, difference: _Int32)
 
 
 def box_muller_float64(uniforms: _Float64) -> _Float64:
-    """Normals from uniforms, block by block, as torch's float64 `normal_fill` computes them.
+    """Compute normals from uniforms, block by block, as torch's float64 `normal_fill` does.
 
     torch takes logarithm, sine and cosine from the C library, NumPy its own: they differ in the last bits.
 

@@ -1,4 +1,4 @@
-"""Generators by name, and noise for a batch of images from one generator or from one for each image."""
+"""Makes generators by name, and noise for a batch of images from one generator or one per image."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -35,9 +35,9 @@ def make_generator(kind: GeneratorKind, seed: int) -> Generator:
     """Start the stream `kind` from `seed`.
 
     Args:
-        kind: "torch-cpu", what `torch.Generator("cpu")` draws; "torch-cuda", what `torch.Generator("cuda")`
-            draws on an H100 SXM or H200 (see `TorchCudaGenerator` for others); "numpy", `numpy.random.RandomState`.
-        seed: whole number; the generator's class says which range.
+        kind: "torch-cpu", the stream of `torch.Generator("cpu")`; "torch-cuda", that of `torch.Generator("cuda")`
+            on an H100 SXM or H200 (see `TorchCudaGenerator` for others); "numpy", `numpy.random.RandomState`.
+        seed: whole number; the generator's class documents the range.
 
     Raises:
         InputError: another kind, or a seed out of range.
@@ -50,7 +50,7 @@ def make_generator(kind: GeneratorKind, seed: int) -> Generator:
 def randn_tensor(
     shape: Sequence[int], generator: Generator | Sequence[Generator], dtype: DTypeLike = np.float32
 ) -> FloatArray:
-    """Normal noise for a batch, as `diffusers.utils.torch_utils.randn_tensor` draws it.
+    """Draw normal noise for a batch, as `diffusers.utils.torch_utils.randn_tensor` does.
 
     A list of generators draws image i, of shape (1, ...), from generator i; a list of one counts as that one
     generator, which then draws the whole batch.

@@ -1,6 +1,6 @@
-"""The native random numbers (`native/random/`): found, checked and loaded where they are installed.
+"""Finds, checks and loads the native random numbers (`native/random/`).
 
-They give the same bits as the NumPy code, some fifteen times as fast, and let other threads run meanwhile.
+They give the same bits as the NumPy code, some fifteen times as fast, and release the GIL.
 """
 
 import ctypes
@@ -30,7 +30,7 @@ _SIGNATURES = {
     "diffoundry_random_normals": _FILL,
 }
 _FIRST_WORDS = (3499211612, 581869302, 3890346734)
-"""What Matsumoto's mt19937ar.c draws first with its own seed, 5489."""
+"""First numbers of Matsumoto's mt19937ar.c with its own seed, 5489."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class NativeLibrary:
     """A loaded library; its calls release the GIL.
 
     Attributes:
-        path: where it was found.
-        level: which instructions it uses: 0 portable code, 1 AVX2, 2 AVX-512; the bits are the same.
+        path: of the library.
+        level: instruction set in use: 0 portable code, 1 AVX2, 2 AVX-512; the bits are the same.
     """
 
     path: Path
@@ -60,7 +60,7 @@ class NativeLibrary:
 
 
 def describe_random_numbers() -> str:
-    """What computes torch's CPU random numbers here, in words: the native library, or NumPy and why."""
+    """Describe the code that computes torch's CPU random numbers here: the native library, or NumPy and the reason."""
     found = _search()
     if isinstance(found, str):
         return f"NumPy ({found})"
@@ -68,7 +68,7 @@ def describe_random_numbers() -> str:
 
 
 def native_library() -> NativeLibrary | None:
-    """The native library, or None where there is none that works.
+    """Load the native library, or return None where none works.
 
     Raises:
         ConfigError: DIFFOUNDRY_NATIVE_RANDOM names a folder without a library that works.
@@ -79,7 +79,7 @@ def native_library() -> NativeLibrary | None:
 
 @cache
 def _search() -> NativeLibrary | str:
-    """The library, or why there is none."""
+    """The library, or the reason why there is none."""
     asked = os.environ.get(VARIABLE, "")
     if asked.lower() == "off":
         return f"{VARIABLE} is off"

@@ -30,7 +30,7 @@ _TORCH_STATE = np.dtype(
         ("next_float", "<f4"), ("next_float_is_valid", "<i4"),
     ]
 )  # fmt: skip
-"""`at::detail::CPUGeneratorImplState` (ATen/CPUGeneratorImpl.cpp), what `torch.Generator.get_state` returns."""
+"""Layout of `torch.Generator.get_state`: `at::detail::CPUGeneratorImplState` (ATen/CPUGeneratorImpl.cpp)."""
 
 
 class TorchCpuGenerator:
@@ -60,14 +60,14 @@ class TorchCpuGenerator:
 
     @property
     def seed(self) -> int:
-        """The seed as torch's `initial_seed()` says it: 0 to 2**64 - 1."""
+        """The seed as torch's `initial_seed()` returns it: 0 to 2**64 - 1."""
         return self._seed
 
     def randn(self, shape: Sequence[int], dtype: DTypeLike = np.float32) -> FloatArray:
-        """Draw what `torch.randn(shape, dtype=dtype, generator=generator)` draws.
+        """Draw the numbers of `torch.randn(shape, dtype=dtype, generator=generator)`.
 
-        Fewer than 16 numbers are drawn one by one in float64, in pairs whose second half waits for the next such
-        call; 16 or more in blocks of 16.
+        Fewer than 16 numbers are drawn one at a time in float64, in pairs; the second half of a pair waits for the next
+        such call. 16 or more are drawn in blocks of 16.
 
         Args:
             shape: tuple of ints.
@@ -82,16 +82,16 @@ class TorchCpuGenerator:
         return converted(normals, name).reshape(shape)
 
     def rand(self, shape: Sequence[int], dtype: DTypeLike = np.float32) -> FloatArray:
-        """Draw what `torch.rand(shape, dtype=dtype, generator=generator)` draws; arguments as in `randn`."""
+        """Draw the numbers of `torch.rand(shape, dtype=dtype, generator=generator)`; arguments as in `randn`."""
         name, shape = float_name(dtype), checked_shape(shape)
         size = math.prod(shape)
         values = converted(self._uniform53(size) if name == "float64" else self._uniform24(size), name)
         if name in {"float16", "bfloat16"}:
-            values[values == 1] = 0  # torch folds what is rounded up to the open bound
+            values[values == 1] = 0  # torch folds values rounded up to the open bound
         return values.reshape(shape)
 
     def randint(self, low: int, high: int, shape: Sequence[int]) -> IntArray:
-        """Draw what `torch.randint(low, high, shape, generator=generator)` draws, int64.
+        """Draw the numbers of `torch.randint(low, high, shape, generator=generator)`, int64.
 
         A range of 2**28 or more takes 64 bits a number, a smaller one 32.
 
@@ -170,7 +170,7 @@ class TorchCpuGenerator:
         return np.array([self._next_normal() for _ in range(size)], np.float64)
 
     def _next_normal(self) -> float:
-        """`at::normal_distribution<double>`: the cosine now, the sine at the next call."""
+        """Draw from `at::normal_distribution<double>`: the cosine now, the sine at the next call."""
         if self._cached_normal is not None:
             normal, self._cached_normal = self._cached_normal, None
             return normal
@@ -181,10 +181,10 @@ class TorchCpuGenerator:
         return radius * math.cos(theta)
 
     def _normal_blocks(self, size: int, name: FloatName) -> FloatArray:
-        """Whole blocks in order; when `size` is no multiple of 16, the last 16 numbers are drawn anew.
+        """Draw whole blocks in order; when `size` is no multiple of 16, the last 16 numbers are drawn again.
 
-        torch's `normal_fill` fills float32 and float64 buffers with uniforms first, so that those of the remainder
-        are drawn and thrown away; float16 and bfloat16 go block by block and never draw them.
+        torch's `normal_fill` fills float32 and float64 buffers with uniforms first, so those of the remainder are drawn
+        and thrown away. float16 and bfloat16 go block by block and never draw them.
         """
         remainder = size % BLOCK
         if name == "float64":

@@ -1,4 +1,4 @@
-"""torch's CUDA generator: Philox 4x32-10, spread over a GPU's threads as torch's kernels spread it."""
+"""torch's CUDA generator: Philox 4x32-10, distributed over a GPU's threads as torch's kernels do."""
 
 import itertools
 import math
@@ -26,7 +26,7 @@ __all__ = ["TorchCudaGenerator"]
 
 _BLOCK_THREADS = 256
 _WORDS = 4
-"""Philox words of one counter, and what torch adds to the offset for each."""
+"""Philox words of one counter, and torch's increment of the offset for each."""
 
 _CHUNK = 1 << 14
 """Threads computed at once, so that the intermediate arrays stay in the processor's cache."""
@@ -40,20 +40,20 @@ _Number = TypeVar("_Number", np.float32, np.uint64)
 class TorchCudaGenerator:
     """The stream of `torch.Generator("cuda").manual_seed(seed)`, without torch and without a GPU.
 
-    Each GPU thread owns a Philox subsequence; four words at a time fill the numbers i, i + T, i + 2 T, i + 3 T,
-    T being the number of threads that torch launches: the count of numbers rounded up to blocks of 256, but no more
-    than the GPU holds at once. So draws of up to `multiprocessors * threads_per_multiprocessor` numbers are the
-    same on every GPU at least as large, and longer ones depend on these two. `torch.cuda.get_device_properties`
-    says them: `multi_processor_count` and `max_threads_per_multi_processor`. Examples:
+    Each GPU thread owns a Philox subsequence. Four words at a time fill the numbers i, i + T, i + 2 T, i + 3 T. T is
+    the number of threads that torch launches: the count of numbers rounded up to blocks of 256, but no more than the
+    GPU holds at once. So draws of up to `multiprocessors * threads_per_multiprocessor` numbers are the same on every
+    GPU at least as large. Longer draws depend on these two. `torch.cuda.get_device_properties`
+    gives both: `multi_processor_count` and `max_threads_per_multi_processor`. Examples:
     H100 SXM and H200 132 x 2048 (the default), H100 PCIe 114 x 2048, A100 108 x 2048, L40S 142 x 1536,
     RTX 4090 128 x 1536, RTX 3060 28 x 1536, T4 40 x 1024.
 
-    What was checked: Philox against the known-answer vectors of Random123; `randn` (float32, float16), `rand` and
-    `randint` against numbers that others printed from torch 1.11 to 2.7 on an A100, H100, RTX A4000, RTX A6000 and
-    others, long draws and a second draw among them, to the four decimals printed. What was not: this code has not
-    run beside a GPU, so no whole tensor was compared, and bfloat16 and 64-bit integers rest on torch's source alone.
-    Uniforms and integers are exact arithmetic. Normals go through the GPU's approximate sine (`__sincosf`), whose
-    error, up to about 2**-21 times the radius, this code does not imitate: expect differences of about 1e-6.
+    Checked: Philox against the known-answer vectors of Random123; `randn` (float32, float16), `rand` and `randint`
+    against numbers published for torch 1.11 to 2.7 on an A100, H100, RTX A4000, RTX A6000 and others, long draws and a
+    second draw among them, to the four decimals printed. Not checked: this code has not run beside a GPU, so no whole
+    tensor was compared, and bfloat16 and 64-bit integers rest on torch's source alone. Uniforms and integers are exact
+    arithmetic. Normals go through the GPU's approximate sine (`__sincosf`). Its error, up to about 2**-21 times the
+    radius, is not imitated: expect differences of about 1e-6.
 
     torch: ATen/native/cuda/DistributionTemplates.h; cuRAND: `curand_init`, `curand_normal4`, `curand_uniform4`.
 
@@ -82,16 +82,16 @@ class TorchCudaGenerator:
 
     @property
     def seed(self) -> int:
-        """The seed as torch's `initial_seed()` says it: 0 to 2**64 - 1."""
+        """The seed as torch's `initial_seed()` returns it: 0 to 2**64 - 1."""
         return self._seed
 
     @property
     def offset(self) -> int:
-        """Words of every subsequence that the draws so far have passed, as torch's `get_offset()` says it."""
+        """Words of every subsequence drawn so far, as torch's `get_offset()` returns it."""
         return self._offset
 
     def randn(self, shape: Sequence[int], dtype: DTypeLike = np.float32) -> FloatArray:
-        """Draw what `torch.randn(shape, dtype=dtype, device="cuda", generator=generator)` draws.
+        """Draw the numbers of `torch.randn(shape, dtype=dtype, device="cuda", generator=generator)`.
 
         Args:
             shape: tuple of ints.
@@ -103,13 +103,13 @@ class TorchCudaGenerator:
         return self._floats(shape, dtype, _normal)
 
     def rand(self, shape: Sequence[int], dtype: DTypeLike = np.float32) -> FloatArray:
-        """Draw what `torch.rand(..., device="cuda")` draws; arguments as in `randn`."""
+        """Draw the numbers of `torch.rand(..., device="cuda")`; arguments as in `randn`."""
         values = self._floats(shape, dtype, _uniform)
         values[values == 1] = 0  # cuRAND's interval is (0, 1], torch's [0, 1)
         return values
 
     def randint(self, low: int, high: int, shape: Sequence[int]) -> IntArray:
-        """Draw what `torch.randint(low, high, shape, device="cuda", generator=generator)` draws, int64.
+        """Draw the numbers of `torch.randint(low, high, shape, device="cuda", generator=generator)`, int64.
 
         A range of 2**28 or more takes 64 bits a number, a smaller one 32.
 
@@ -135,12 +135,12 @@ class TorchCudaGenerator:
     def _draw(
         self, size: int, number: Callable[[Words, int], NDArray[_Number]], lanes: int, dtype: type[_Number]
     ) -> NDArray[_Number]:
-        """`distribution_nullary_kernel`: sweeps of the whole grid, `lanes` numbers a thread in each.
+        """Draw as `distribution_nullary_kernel`: sweeps of the whole grid, `lanes` numbers a thread in each.
 
         Args:
-            size: how many numbers, n.
-            number: from Philox words, (4, threads), and a lane, the numbers of that lane, (threads,).
-            lanes: how many numbers four words give.
+            size: number of numbers, n.
+            number: maps Philox words, (4, threads), and a lane to the numbers of that lane, (threads,).
+            lanes: count of numbers that four words give.
             dtype: of the numbers.
 
         Returns:
@@ -166,7 +166,7 @@ class TorchCudaGenerator:
         return numbers.reshape(-1)[:size]
 
     def _words(self, sweep: int, threads: slice) -> Words:
-        """`curand_init(seed, thread, offset)`, `curand4`: the counter is 64 bits of position, 64 of thread."""
+        """Words of `curand_init(seed, thread, offset)`, `curand4`: the counter is 64 bits of position, 64 of thread."""
         position = self._offset // _WORDS + sweep
         low, high, none = np.array([[position & 0xFFFFFFFF], [position >> 32], [0]], np.uint64)
         return philox4x32((low, high, np.arange(threads.start, threads.stop, dtype=np.uint64), none), self._seed)
@@ -183,13 +183,13 @@ def _drawn_name(dtype: DTypeLike) -> FloatName:
 
 
 def _uniform(words: Words, lane: int) -> NDArray[np.float32]:
-    """`_curand_uniform`, (0, 1]."""
+    """Convert as `_curand_uniform`, (0, 1]."""
     uniforms: NDArray[np.float32] = words[lane].astype(np.float32) * _TO_UNIT + _TO_UNIT / 2
     return uniforms
 
 
 def _normal(words: Words, lane: int) -> NDArray[np.float32]:
-    """`_curand_box_muller`: words 0 and 1 give lanes 0 (sine) and 1 (cosine), words 2 and 3 lanes 2 and 3."""
+    """Convert as `_curand_box_muller`: words 0, 1 give lanes 0 (sine), 1 (cosine); words 2, 3 give lanes 2, 3."""
     first = lane & ~1
     radius = np.sqrt(-2 * np.log(_uniform(words, first).astype(np.float64)).astype(np.float32))
     # One rounding: the GPU's compiler fuses the multiplication with the addition.

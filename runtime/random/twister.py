@@ -1,4 +1,4 @@
-"""Mersenne Twister 19937: its words, and torch's float32 normals of them, from NumPy or from the native library."""
+"""Mersenne Twister 19937: its words and torch's float32 normals, by NumPy or by the native library."""
 
 from typing import Protocol
 
@@ -17,21 +17,21 @@ class Twister(Protocol):
     """A stream of 32-bit words, seeded as Matsumoto's `init_genrand` does it."""
 
     def words(self, count: int) -> NDArray[np.uint32]:
-        """The next words, (count,)."""
+        """Draw the next words, (count,)."""
 
     def fill_normals(self, normals: NDArray[np.float32]) -> None:
-        """Fill a contiguous array, (n,) with n a multiple of 16, with the normals that torch makes of n words."""
+        """Fill a contiguous array, (n,) with n a multiple of 16, with the normals that torch computes from n words."""
 
     @property
     def state(self) -> tuple[NDArray[np.uint32], int]:
-        """The 624 words of the current batch, and how many of them were drawn."""
+        """The 624 words of the current batch, and the number of them already drawn."""
 
     @state.setter
     def state(self, state: tuple[NDArray[np.uint32], int]) -> None: ...
 
 
 def make_twister(seed: int) -> Twister:
-    """A twister from 32 bits: native where the library is there, else NumPy's; the same stream either way."""
+    """Make a twister from 32 bits: native where the library is installed, else NumPy's. Both give the same stream."""
     library = native_library()
     return NumpyTwister(seed) if library is None else NativeTwister(library, seed)
 
@@ -46,7 +46,7 @@ class NativeTwister:
         library.seed(self._address, seed)
 
     def words(self, count: int) -> NDArray[np.uint32]:
-        """The next words, (count,)."""
+        """Draw the next words, (count,)."""
         words = np.empty(count, np.uint32)
         self._library.words(self._address, words)
         return words
@@ -57,7 +57,7 @@ class NativeTwister:
 
     @property
     def state(self) -> tuple[NDArray[np.uint32], int]:
-        """Words and how many were drawn."""
+        """The words, and the number already drawn."""
         return self._state[:STATE_WORDS].copy(), int(self._state[STATE_WORDS])
 
     @state.setter
@@ -75,7 +75,7 @@ class NumpyTwister:
         self._legacy.seed(seed)
 
     def words(self, count: int) -> NDArray[np.uint32]:
-        """The next words, (count,)."""
+        """Draw the next words, (count,)."""
         return self._legacy.randint(0, 2**32, size=count, dtype=np.uint32)
 
     def fill_normals(self, normals: NDArray[np.float32]) -> None:
@@ -86,7 +86,7 @@ class NumpyTwister:
 
     @property
     def state(self) -> tuple[NDArray[np.uint32], int]:
-        """Words and how many were drawn."""
+        """The words, and the number already drawn."""
         inner = self._twister.state["state"]
         return inner["key"], int(inner["pos"])
 
@@ -96,7 +96,7 @@ class NumpyTwister:
 
 
 class _NoEntropy(np.random.SeedSequence):
-    """What MT19937 is made with before it is seeded: SeedSequence's own mixing would take four times as long."""
+    """Seeds MT19937 before its real seeding: SeedSequence's own mixing would take four times as long."""
 
     def generate_state(self, n_words: int, dtype: DTypeLike = np.uint32) -> NDArray[np.uint32 | np.uint64]:
         """Zeros."""

@@ -1,1 +1,1 @@
-"""Prompts to token ids, without transformers."""
+"""Convert prompts to token ids without transformers."""

@@ -20,28 +20,28 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-"""Every file that has a say in the ids."""
+"""Every file that can change the ids."""
 
 MAX_LENGTH = 2**16
-"""Most ids of a prompt: CLIP has 77, Long-CLIP 248; a file that asks for far more wants our memory."""
+"""Most ids of a prompt. CLIP has 77, Long-CLIP 248. A file that asks for far more would exhaust memory."""
 
 _UNLIMITED = 10**20  # transformers writes 1e30 for "no limit" and compares with this
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClipFiles:
-    """What the files say.
+    """Content of the files.
 
     Attributes:
-        name: What to call the tokenizer in messages.
+        name: Name of the tokenizer in messages.
         source: The file that holds the vocabulary, for messages.
         vocab: Token to id, without the tokens that are only added.
         merges: Pairs of the byte-pair encoding, best first.
         special: The special and added tokens.
-        model_max_length: Ids of a full prompt, or None when no file says.
-        pad_left: Whether padding stands before the prompt.
-        cut_left: Whether a prompt that is too long loses its beginning.
-        split_special: Whether "<|endoftext|>" in a prompt is plain text.
+        model_max_length: Ids of a full prompt, or None when no file gives it.
+        pad_left: True if padding comes before the prompt.
+        cut_left: True if a prompt that is too long loses its beginning.
+        split_special: True if "<|endoftext|>" in a prompt is plain text.
     """
 
     name: str
@@ -59,18 +59,18 @@ def read_clip_files(files: Mapping[str, Path], name: str) -> ClipFiles:
     """Read a tokenizer from its files.
 
     Args:
-        files: Name (one of `TOKENIZER_FILES`) to path, of those that there are.
-        name: What to call the tokenizer in messages.
+        files: Name (one of `TOKENIZER_FILES`) to path, of the existing files.
+        name: Name of the tokenizer in messages.
 
     Raises:
-        BundleError: A file is missing, too large, or does not hold what it must; the message names file and fault.
+        BundleError: A file is missing, too large or damaged; the message names file and fault.
     """
     path = files.get("tokenizer_config.json", Path("tokenizer_config.json"))
     if "tokenizer.json" not in files and not {"vocab.json", "merges.txt"} <= set(files):
         got = ", ".join(sorted(files)) or "no file"
         raise BundleError(
-            f"tokenizer {name}: got {got} there, expected tokenizer.json, or vocab.json and merges.txt; "
-            f"copy or export the tokenizer again, whole"
+            f"tokenizer {name}: got {got}, expected tokenizer.json, or vocab.json and merges.txt; "
+            f"copy or export the whole tokenizer again"
         )
     config = read_object(files, "tokenizer_config.json")
     saved = read_object(files, "tokenizer.json")

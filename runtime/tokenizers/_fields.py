@@ -1,4 +1,4 @@
-"""Bounded reading of a tokenizer's files and typed access to what they hold; every fault is a `BundleError`."""
+"""Bounded reading of a tokenizer's files and typed access to their fields; every fault is a `BundleError`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +21,7 @@ _NAMES: Mapping[type, str] = {
 
 
 def read_bounded(path: Path) -> bytes:
-    """The bytes of a file, refused when it is larger than any CLIP tokenizer's."""
+    """Read a file's bytes; refuse a file larger than any CLIP tokenizer's."""
     try:
         with path.open("rb") as stream:
             data = stream.read(MAX_JSON_BYTES + 1)
@@ -33,7 +33,7 @@ def read_bounded(path: Path) -> bytes:
 
 
 def read_object(files: Mapping[str, Path], name: str) -> dict[str, Any]:
-    """The JSON object in the file `name`; empty when there is no such file."""
+    """Read the JSON object in the file `name`; empty when the file does not exist."""
     if name not in files:
         return {}
     path = files[name]
@@ -41,7 +41,7 @@ def read_object(files: Mapping[str, Path], name: str) -> dict[str, Any]:
 
 
 def expect(kind: type[Kind], value: Any, path: Path, where: str) -> Kind:
-    """`value`, when its type is exactly `kind`."""
+    """Return `value` if its type is exactly `kind`, else raise."""
     if type(value) is not kind:
         raise BundleError(
             f"{path}: {where} is {shorten(value)}, expected {_NAMES[kind]}; copy or export the tokenizer again"
@@ -50,6 +50,6 @@ def expect(kind: type[Kind], value: Any, path: Path, where: str) -> Kind:
 
 
 def shorten(value: Any) -> str:
-    """`repr` for messages, at most 60 characters."""
+    """Format as `repr` for messages, at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

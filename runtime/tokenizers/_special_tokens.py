@@ -1,6 +1,6 @@
-"""Which tokens of a CLIP tokenizer are special or added, and in which order, from three generations of files.
+"""Special and added tokens of a CLIP tokenizer and their order, from three generations of files.
 
-A checkpoint says them in tokenizer_config.json (`added_tokens_decoder`, since transformers 4.34), or in
+A checkpoint stores them in tokenizer_config.json (`added_tokens_decoder`, since transformers 4.34), or in
 special_tokens_map.json, added_tokens.json and tokenizer.json (older). Order and flags decide ids: a token that is
 not in the vocabulary takes the next free id, and a `normalized` one also matches in upper case. So this follows
 `PreTrainedTokenizerBase._from_pretrained` and `TokenizersBackend.__init__` of transformers 5.23 line by line.
@@ -41,7 +41,7 @@ _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SpecialTokens:
-    """What the files say about tokens outside the byte-pair encoding.
+    """Tokens outside the byte-pair encoding.
 
     Attributes:
         bos: Text of the token before a prompt.
@@ -65,8 +65,8 @@ def read_special_tokens(
 
     Args:
         files: Name to path of the tokenizer's files.
-        config: What tokenizer_config.json holds.
-        saved: What tokenizer.json holds.
+        config: Content of tokenizer_config.json.
+        saved: Content of tokenizer.json.
 
     Raises:
         BundleError: A token has another form, or a role that every CLIP tokenizer has is null.
@@ -107,7 +107,7 @@ def _extra_tokens(config: Mapping[str, Any], path: Path) -> tuple[Token, ...] | 
 def _read_legacy(
     files: Mapping[str, Path], roles: Mapping[str, Token], extra: tuple[Token, ...] | None
 ) -> tuple[dict[str, Token], tuple[Token, ...] | None, dict[int, AddedToken]]:
-    """Roles, extra and added tokens with special_tokens_map.json, which overrides the config, and added_tokens.json."""
+    """Merge special_tokens_map.json, which overrides the config, and added_tokens.json into roles, extra and added."""
     path = files.get(_MAP, Path(_MAP))
     said = read_object(files, _MAP)
     roles = {**roles, **{key: _token(said[key], path, key, special=True) for key in said if _is_role(key, said[key])}}
@@ -116,13 +116,13 @@ def _read_legacy(
         extra = (*(extra or ()), *(token for token in more if token not in (extra or ())))
     special = {str(token) for token in (*(roles[role] for role in _ROLES if role in roles), *(extra or ()))}
     if extra is None and "additional_special_tokens" in said:
-        # After `special` was taken: transformers knows these by their old name here and adds them as normalized.
+        # After reading `special`: transformers knows these by their old name here and adds them as normalized.
         extra = _token_list(said["additional_special_tokens"], path, "additional_special_tokens", special=True)
     return roles, extra, _read_added(files, special)
 
 
 def _read_added(files: Mapping[str, Path], special: set[str]) -> dict[int, AddedToken]:
-    """added_tokens.json: text to id."""
+    """Read added_tokens.json: text to id."""
     path = files.get(_ADDED, Path(_ADDED))
     known = {}
     for text, index in read_object(files, _ADDED).items():
@@ -132,7 +132,7 @@ def _read_added(files: Mapping[str, Path], special: set[str]) -> dict[int, Added
 
 
 def _read_saved(files: Mapping[str, Path], saved: Mapping[str, Any]) -> dict[int, AddedToken]:
-    """The list `added_tokens` of tokenizer.json."""
+    """Read the list `added_tokens` of tokenizer.json."""
     if _SAVED not in files:
         return {}
     path = files[_SAVED]
@@ -145,7 +145,7 @@ def _read_saved(files: Mapping[str, Path], saved: Mapping[str, Any]) -> dict[int
 
 
 def _in_order(known: list[AddedToken], special: tuple[Token, ...], extra: Iterable[Token]) -> tuple[AddedToken, ...]:
-    """The known tokens, then those special and extra ones that are not among them; all that have a role are special."""
+    """Append missing special and extra tokens to the known ones; every token with a role becomes special."""
     texts = {token.content for token in known}
     tokens: list[Token] = list(known)
     for value in (*special, *extra):
@@ -163,7 +163,7 @@ def _mark(token: Token, special: set[str]) -> AddedToken:
 
 
 def _is_role(key: str, value: Any) -> bool:
-    """Whether a config entry names a special token; `add_bos_token: true` does not, a null role neither."""
+    """Return whether a config entry names a special token; `add_bos_token: true` and null roles do not."""
     return value is not None and (key in _ROLES or (key.endswith("_token") and isinstance(value, str | dict)))
 
 
@@ -178,7 +178,7 @@ def _token(value: Any, path: Path, where: str, *, special: bool = False) -> Toke
 
 
 def _added(value: Any, path: Path, where: str, *, special: bool = False) -> AddedToken:
-    """An AddedToken from its JSON object, {"content": ..., "lstrip": ..., ...}."""
+    """Build an AddedToken from its JSON object, {"content": ..., "lstrip": ..., ...}."""
     fields = {key: item for key, item in expect(dict, value, path, where).items() if key != "__type"}
     content = expect(str, fields.pop("content", None), path, f"{where}: content")
     for key, item in fields.items():

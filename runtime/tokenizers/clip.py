@@ -1,4 +1,4 @@
-"""The CLIP tokenizer of Stable Diffusion: prompts to exactly the ids that transformers' `CLIPTokenizer` gives."""
+"""The CLIP tokenizer of Stable Diffusion. Gives exactly the ids of transformers' `CLIPTokenizer`."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ class TokenBatch:
 
     Attributes:
         input_ids: int32, (B, L): start token, prompt, end token, padding.
-        truncated: For each prompt the text that did not fit and was cut, as diffusers reports it; "" when all fitted.
+        truncated: For each prompt the text that was cut, as diffusers reports it; "" when all fitted.
     """
 
     input_ids: NDArray[np.int32]
@@ -35,14 +35,14 @@ class TokenBatch:
 class ClipTokenizer:
     """Byte-pair encoding of Radford et al. 2021 (https://arxiv.org/abs/2103.00020), as in transformers 5.23.
 
-    Of a tokenizer.json only vocabulary, merges and added tokens are taken: normaliser and splitting are CLIP's own,
-    as in transformers' class, so a file of strangers brings no regular expressions.
+    From a tokenizer.json only vocabulary, merges and added tokens are read. Normaliser and splitting are CLIP's own, as
+    in transformers' class, so an untrusted file brings no regular expressions.
 
     Safe to use from several threads: nothing changes after construction. (The library's own padding and truncation
     are settings of the shared object, so they stay off and are done here.)
 
     Attributes:
-        model_max_length: Ids of a full prompt (77), or None when the files do not say.
+        model_max_length: Ids of a full prompt (77), or None when the files do not give it.
         bos_token_id: Id before a prompt.
         eos_token_id: Id after a prompt.
         pad_token_id: Id that fills up: the end token's in SD 1.x, 0 ("!") in SD 2.x.
@@ -67,11 +67,11 @@ class ClipTokenizer:
 
     @classmethod
     def from_files(cls, files: Mapping[str, Path], *, name: str) -> "ClipTokenizer":
-        """Open a tokenizer of which only these files are trusted.
+        """Open a tokenizer from trusted files only.
 
         Args:
             files: Name, one of `TOKENIZER_FILES`, to path.
-            name: What to call the tokenizer in messages.
+            name: Name of the tokenizer in messages.
 
         Raises:
             BundleError: As `from_folder`.
@@ -82,7 +82,7 @@ class ClipTokenizer:
         """Tokenize prompts, each padded or cut to the same length.
 
         transformers: `tokenizer(texts, padding="max_length", max_length=max_length, truncation=True)`.
-        diffusers: `StableDiffusionPipeline.encode_prompt`, for what was cut.
+        diffusers: `StableDiffusionPipeline.encode_prompt`, for the truncated text.
 
         Args:
             texts: The prompts, at least one.
@@ -102,17 +102,17 @@ class ClipTokenizer:
         return TokenBatch(input_ids=np.stack(rows), truncated=tuple(truncated))
 
     def ids(self, text: str) -> list[int]:
-        """The ids of a text, none cut off, without start and end token."""
+        """Encode a text without truncation, start and end token."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
     def kept(self, count: int, room: int) -> slice:
-        """Which of `count` ids stay where there is room for fewer: the first ones, or as the files say."""
+        """Slice of `count` ids kept when only `room` fit: the first ones, or as the files say."""
         start = max(count - room, 0) if self._files.cut_left else 0
         return slice(start, min(start + room, count))
 
     def frame(self, body: Sequence[int], length: int) -> NDArray[np.int32]:
-        """Ids between start and end token, padded: int32 (length,).
+        """Put ids between start and end token and pad them: int32 (length,).
 
         Args:
             body: At most `length - 2` ids.
@@ -124,44 +124,44 @@ class ClipTokenizer:
         return row
 
     def start(self, count: int, length: int) -> int:
-        """Where the start token of `count` ids stands among `length`: first, or after the padding as the files say."""
+        """Index of the start token among `length` ids: 0, or after the padding if the files say so."""
         return length - count - 2 if self._files.pad_left else 0
 
     @property
     def files(self) -> ClipFiles:
-        """What its files say."""
+        """The content of its files."""
         return self._files
 
     @property
     def size(self) -> int:
-        """How many tokens there are, added ones included: the id of the next."""
+        """Number of tokens, added ones included: the id of the next."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
     def token_id(self, token: str) -> int | None:
-        """The id of a token, or None when there is none of this text."""
+        """Id of a token, or None when the text is no token."""
         index: int | None = self._tokenizer.token_to_id(token)
         return index
 
     def tokenize(self, text: str) -> list[str]:
-        """The tokens of a text, none cut off; transformers: `tokenizer.tokenize(text)`."""
+        """Split a text into tokens without truncation; transformers: `tokenizer.tokenize(text)`."""
         tokens: list[str] = self._tokenizer.encode(text, add_special_tokens=False).tokens
         return tokens
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of some ids, special tokens included; words are separated by one space."""
+        """Convert ids to text, special tokens included; words are separated by one space."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
         return text.replace(_WORD_END, " ").strip()
 
     def to_json(self) -> str:
-        """The tokenizer as the text of a tokenizer.json."""
+        """Serialize the tokenizer as a tokenizer.json."""
         text: str = self._tokenizer.to_str(pretty=True)
         return text
 
     def check_length(self, max_length: int | None = None) -> int:
-        """The ids of a full prompt.
+        """Number of ids of a full prompt.
 
         Raises:
-            InputError: The files do not say, or an impossible length.
+            InputError: The files do not give it, or an impossible length.
         """
         length = self.model_max_length if max_length is None else max_length
         if length is None:
@@ -175,16 +175,16 @@ class ClipTokenizer:
 
 
 def write_tokenizer_json(folder: str | os.PathLike[str]) -> Path:
-    """Give a folder that has only vocab.json and merges.txt the tokenizer.json that other programs want.
+    """Write tokenizer.json, which other programs need, into a folder that has only vocab.json and merges.txt.
 
-    The ids stay the same. A tokenizer.json that is there is checked and left alone.
+    The ids stay the same. An existing tokenizer.json is checked and left alone.
 
     Returns:
         The path of tokenizer.json.
 
     Raises:
         BundleError: The files are no CLIP tokenizer.
-        OSError: The folder cannot be written; nothing half-written stays under the name tokenizer.json.
+        OSError: The folder cannot be written; no half-written tokenizer.json remains.
     """
     path = Path(folder) / "tokenizer.json"
     tokenizer = ClipTokenizer.from_folder(folder)
@@ -205,7 +205,7 @@ def _files_in(folder: Path) -> dict[str, Path]:
 
 
 def _build(files: ClipFiles) -> Tokenizer:
-    """The library's tokenizer. transformers: `CLIPTokenizer.__init__`."""
+    """Build the library's tokenizer. transformers: `CLIPTokenizer.__init__`."""
     special = files.special
     try:
         model = BPE(
@@ -247,7 +247,7 @@ def _id_of(tokenizer: Tokenizer, token: str) -> int:
 
 
 def check_texts(texts: Sequence[str]) -> None:
-    """Refuse what is no list of texts in valid Unicode.
+    """Raise unless `texts` is a list of texts in valid Unicode.
 
     Raises:
         InputError: It is not.

@@ -1,4 +1,4 @@
-"""A CLIP tokenizer with tokens of textual inversion embeddings, one or several for a word."""
+"""A CLIP tokenizer extended by textual inversion tokens, one or several for a word."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,14 +9,14 @@ __all__ = ["ExtendedTokenizer"]
 
 
 class ExtendedTokenizer(ClipTokenizer):
-    """Tokenizes as the base does, but for some words, which are tokens of their own.
+    """Tokenizes as the base does, except for the added words, which become tokens of their own.
 
     diffusers: `TextualInversionLoaderMixin.load_textual_inversion` and `maybe_convert_prompt`. Safe to use from several
     threads: nothing changes after construction.
 
     Attributes:
         base: The checkpoint's tokenizer.
-        words: Word to how many vectors it stands for; those after the first are the tokens "<word>_1", "<word>_2" ...
+        words: Word to its number of vectors; those after the first are the tokens "<word>_1", "<word>_2" ...
     """
 
     def __init__(self, base: ClipTokenizer, words: Mapping[str, int], *, vocabulary: int) -> None:
@@ -24,8 +24,8 @@ class ExtendedTokenizer(ClipTokenizer):
 
         Args:
             base: The checkpoint's tokenizer.
-            words: As the attribute, in the order of the rows that stand behind the table of embeddings.
-            vocabulary: Rows of that table: the id of the first new token.
+            words: As the attribute, in the order of the rows appended to the embedding table.
+            vocabulary: Rows of the original table: the id of the first new token.
 
         Raises:
             InputError: A token is in the vocabulary already.
@@ -47,7 +47,7 @@ class ExtendedTokenizer(ClipTokenizer):
             )
 
     def ids(self, text: str) -> list[int]:
-        """See `ClipTokenizer.ids`; the new tokens' are the rows that stand behind the table."""
+        """See `ClipTokenizer.ids`; ids of new tokens are the rows appended to the table."""
         ids = super().ids(self.expand(text))
         return [index + self._shift if index >= self.base.size else index for index in ids]
 
@@ -57,7 +57,7 @@ class ExtendedTokenizer(ClipTokenizer):
         return super().decode([index - self._shift if index >= first else index for index in ids])
 
     def expand(self, text: str) -> str:
-        """The text with every word of several vectors written out: "<cat>" as "<cat> <cat>_1 <cat>_2"."""
+        """Write out every word of several vectors: "<cat>" as "<cat> <cat>_1 <cat>_2"."""
         found = [token for token in dict.fromkeys(self.tokenize(text)) if token in self.words]
         for word in found:
             text = text.replace(word, " ".join(_tokens(word, self.words[word])))

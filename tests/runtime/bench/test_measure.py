@@ -1,4 +1,4 @@
-"""Benchmarks on engines with scripted times: what is counted where, medians, turns, rivals, failures."""
+"""Benchmarks on engines with scripted times: what is counted where, medians, turns, baselines, failures."""
 
 import json
 
@@ -104,7 +104,7 @@ def test_counts_that_measure_nothing_are_refused(field, value):
         BenchRequest(**{field: value})
 
 
-class _Rival:
+class _Baseline:
     """Generates a flat image in scripted time, and notes its turns in a list shared with others."""
 
     def __init__(self, name, clock, turns, seconds=(2.0,), level=0.5, reference=False, fail=None):
@@ -158,25 +158,25 @@ def turns(monkeypatch):
     return order
 
 
-def _compare(bundle, rivals, **values):
+def _compare(bundle, baselines, **values):
     request = BenchRequest(steps=2, **values)
-    return compare(BundleCandidate(bundle, request), rivals, request)
+    return compare(BundleCandidate(bundle, request), baselines, request)
 
 
 def test_candidates_take_turns_and_each_round_another_begins(scripted_bundle, clock, turns):
-    rivals = [_Rival("a", clock, turns), _Rival("b", clock, turns)]
-    _compare(scripted_bundle, rivals, warmups=1, repeats=3)
+    baselines = [_Baseline("a", clock, turns), _Baseline("b", clock, turns)]
+    _compare(scripted_bundle, baselines, warmups=1, repeats=3)
     first, warm, rounds = turns[:3], turns[3:6], turns[6:]
     assert first == warm == ["diffoundry", "a", "b"]
     assert rounds == ["diffoundry", "a", "b", "a", "b", "diffoundry", "b", "diffoundry", "a"]
     assert len(clock.sleeps) == 3 * (2 + 1 + 3 + 1)
-    assert all(rival.closed for rival in rivals)
+    assert all(baseline.closed for baseline in baselines)
 
 
 def test_ratios_are_theirs_over_ours(scripted_bundle, clock, turns, script):
     script.calls["unet"] = [1.0]  # an image takes 0.25 + 2 * 1 + 4 seconds, a step 1
-    rival = _Rival("a", clock, turns, seconds=[99, 99, 12.5, 6.25, 25.0])
-    report = _compare(scripted_bundle, [rival], repeats=3).report
+    baseline = _Baseline("a", clock, turns, seconds=[99, 99, 12.5, 6.25, 25.0])
+    report = _compare(scripted_bundle, [baseline], repeats=3).report
     relative = report.candidates[1].measured.relative
     assert relative.image.of_medians == pytest.approx(2.0)
     assert relative.image.p10 == pytest.approx(1.2)
@@ -188,13 +188,13 @@ def test_ratios_are_theirs_over_ours(scripted_bundle, clock, turns, script):
 
 
 def test_distance_is_measured_from_the_reference(scripted_bundle, clock, turns):
-    rivals = [
-        _Rival("fp32", clock, turns, level=0.5, reference=True),
-        _Rival("bf16", clock, turns, level=0.6),
-        _Rival("same", clock, turns, level=0.5),
-        _Rival("broken", clock, turns, level=np.nan),
+    baselines = [
+        _Baseline("fp32", clock, turns, level=0.5, reference=True),
+        _Baseline("bf16", clock, turns, level=0.6),
+        _Baseline("same", clock, turns, level=0.5),
+        _Baseline("broken", clock, turns, level=np.nan),
     ]
-    comparison = _compare(scripted_bundle, rivals, repeats=1)
+    comparison = _compare(scripted_bundle, baselines, repeats=1)
     measured = {one.name: one.measured for one in comparison.report.candidates}
     assert measured["fp32"].distance is None
     assert measured["bf16"].distance.max_abs == pytest.approx(0.1)
@@ -209,19 +209,19 @@ def test_distance_is_measured_from_the_reference(scripted_bundle, clock, turns):
 @pytest.mark.parametrize(
     ("fail", "reason"), [("load", "no compiler"), (0, "its process ended"), (3, "its process ended")]
 )
-def test_a_failing_rival_is_reported_and_the_others_go_on(scripted_bundle, clock, turns, fail, reason):
-    rivals = [_Rival("bad", clock, turns, fail=fail), _Rival("good", clock, turns)]
-    comparison = _compare(scripted_bundle, rivals, repeats=3)
+def test_a_failing_baseline_is_reported_and_the_others_go_on(scripted_bundle, clock, turns, fail, reason):
+    baselines = [_Baseline("bad", clock, turns, fail=fail), _Baseline("good", clock, turns)]
+    comparison = _compare(scripted_bundle, baselines, repeats=3)
     ours, bad, good = comparison.report.candidates
     assert (bad.failure, bad.measured) == (reason, None)
     assert ours.measured.image.count == good.measured.image.count == 3
-    assert rivals[0].generated == (0 if fail == "load" else fail)
+    assert baselines[0].generated == (0 if fail == "load" else fail)
     assert set(comparison.images) == {"diffoundry", "good"}
-    assert rivals[0].closed
+    assert baselines[0].closed
 
 
-def test_a_very_slow_rival_is_measured_once(scripted_bundle, clock, turns, script):
-    slow, fast = _Rival("slow", clock, turns, seconds=[126.0]), _Rival("fast", clock, turns, seconds=[124.0])
+def test_a_very_slow_baseline_is_measured_once(scripted_bundle, clock, turns, script):
+    slow, fast = _Baseline("slow", clock, turns, seconds=[126.0]), _Baseline("fast", clock, turns, seconds=[124.0])
     report = _compare(scripted_bundle, [slow, fast], repeats=3).report  # ours takes 6.25 seconds
     assert report.candidates[1].measured.image.count == 1
     assert report.candidates[1].notes == ("measured once: it takes more than 20 times as long as diffoundry",)
@@ -231,10 +231,10 @@ def test_a_very_slow_rival_is_measured_once(scripted_bundle, clock, turns, scrip
 
 def test_our_own_failure_ends_the_benchmark_and_closes_everybody(scripted_bundle, clock, turns, script):
     script.fail_at_call = 5
-    rival = _Rival("a", clock, turns)
+    baseline = _Baseline("a", clock, turns)
     with pytest.raises(EngineError, match="the engine is broken"):
-        _compare(scripted_bundle, [rival])
-    assert rival.closed
+        _compare(scripted_bundle, [baseline])
+    assert baseline.closed
 
 
 def test_progress_counts_every_turn_to_the_end(scripted_bundle, clock, turns):
@@ -242,7 +242,7 @@ def test_progress_counts_every_turn_to_the_end(scripted_bundle, clock, turns):
     request = BenchRequest(steps=2, repeats=2)
     compare(
         BundleCandidate(scripted_bundle, request),
-        [_Rival("a", clock, turns, fail="load")],
+        [_Baseline("a", clock, turns, fail="load")],
         request,
         progress=lambda *values: told.append(values),
     )

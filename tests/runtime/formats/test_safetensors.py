@@ -50,7 +50,7 @@ HOSTILE = {
     "twice": (
         b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
         {"data": bytes(4)},
-        "a name stands twice",
+        "a name occurs twice",
     ),
     "beyond": ({"a": entry(0, 8, (2,))}, {"data": bytes(4)}, "its tensors end at byte .*, the file at"),
     "overlap": (

@@ -97,7 +97,9 @@ def test_options_that_are_not_honoured_are_named(config, message):
 
 def test_images_that_do_not_fit():
     ours = FeatureExtractor(crop=None)
-    with pytest.raises(InputError, match=r"image: got images of 10 x 20, 20 x 10, expected some, of one size"):
+    with pytest.raises(
+        InputError, match=r"image: got images of 10 x 20, 20 x 10, expected one size: this checkpoint does not crop"
+    ):
         ours([Image.new("RGB", (10, 20)), Image.new("RGB", (20, 10))])
     with pytest.raises(InputError, match="image: got the PIL mode 'L', expected 'RGB' for this checkpoint"):
         FeatureExtractor(converts=False)([Image.new("L", (9, 9))])

@@ -39,14 +39,14 @@ def test_file_in_place_of_a_folder(emoji_folder):
 
 
 def test_empty_folder(tmp_path):
-    refused(tmp_path, r"got no file there, expected tokenizer\.json, or vocab\.json and merges\.txt")
+    refused(tmp_path, r"got no file, expected tokenizer\.json, or vocab\.json and merges\.txt")
 
 
 @pytest.mark.parametrize(("lost", "left"), [("vocab.json", "merges.txt"), ("merges.txt", "vocab.json")])
 def test_half_of_the_pair(plain_folder, lost, left):
     (plain_folder / lost).unlink()
 
-    refused(plain_folder, f"tokenizer: got {left} there, expected tokenizer.json, or vocab.json and merges.txt")
+    refused(plain_folder, f"tokenizer: got {left}, expected tokenizer.json, or vocab.json and merges.txt")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
@@ -54,7 +54,7 @@ def test_pipe_in_place_of_a_file_does_not_block(plain_folder):
     (plain_folder / "vocab.json").unlink()
     os.mkfifo(plain_folder / "vocab.json")
 
-    refused(plain_folder, r"got merges\.txt there, expected")
+    refused(plain_folder, r"got merges\.txt, expected")
 
 
 def test_file_that_cannot_be_read(plain_folder):
