@@ -23,7 +23,7 @@ class Candidate:
     """One row of a table.
 
     Attributes:
-        name: How it is called there.
+        name: Name in the tables.
         opener: "module:function" that opens it, in a process of its own.
         options: The function's arguments.
     """
@@ -41,7 +41,7 @@ class Result:
         load: Seconds to open, until the first call could begin.
         first: Seconds of the first call.
         seconds: Of every other call.
-        facts: What it says of itself, such as its library's version.
+        facts: Its own description, such as its library's version.
         value: The last result of its calls.
         peak_rss: Of its process in bytes.
         fault: Why it could not, or None.
@@ -70,7 +70,7 @@ def run_in_turns(
         candidates: The rows.
         rounds: Calls of each beside the first, which is kept apart.
         tell: Told of progress.
-        together: Whether all stay open from the first round to the last. Otherwise one is open at a time, and each
+        together: True if all stay open from the first round to the last. Otherwise one is open at a time, and each
             round opens it anew: for machines whose memory does not hold them all.
     """
     results = {candidate.name: Result() for candidate in candidates}

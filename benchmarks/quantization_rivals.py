@@ -61,7 +61,7 @@ def nncf_hybrid(graph: Path, output: Path, calls: Sequence[Feeds], component: st
 
 
 def _has_weight(op: Any) -> bool:
-    """Whether it is a MatMul or an embedding with a constant."""
+    """Return whether it is a MatMul or an embedding with a constant."""
     if op.get_type_name() not in {"MatMul", "Gather"}:
         return False
     for value in op.input_values():

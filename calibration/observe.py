@@ -81,8 +81,8 @@ def observe(
 
     Args:
         bundle: For configs and tokenizers.
-        task: How to generate.
-        cases: What to generate, in this order.
+        task: Task that generates the images.
+        cases: Prompts and settings to generate, in this order.
         watched: Component to what is looked at in it.
         others: Engines of the components that run unwatched.
         open_graph: Opens an engine for a part of a graph.

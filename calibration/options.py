@@ -29,9 +29,9 @@ def choose_options(
     """The plan with the observer whose images are best with everything quantized, and with smoothing if that pays.
 
     Args:
-        plan: Whose base is to be completed.
-        trials: Where it is tried.
-        cases: What is generated for each try.
+        plan: Plan whose base is completed.
+        trials: Evaluates each candidate.
+        cases: Prompts and settings generated for each trial.
         smoothable: Component to the nodes that can be smoothed.
         tell: Told what came of each try.
     """

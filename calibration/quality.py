@@ -61,7 +61,7 @@ class Budget:
             raise InputError(f"max-size: got {self.max_size}, expected a number of bytes")
 
     def fits(self, quality: Quality) -> bool:
-        """Whether the images are good enough."""
+        """Return whether the images are good enough."""
         return self.min_psnr is None or (quality.mean >= self.min_psnr and quality.worst >= self.min_psnr - _SPREAD)
 
     def __str__(self) -> str:

@@ -68,7 +68,7 @@ def measure_alone(
     """The mean squared difference of the images of `cases` when one unit alone is quantized, for each unit.
 
     Args:
-        place: Where the engines come from.
+        place: Opens the engines.
         units: Of any components.
         cases: Few: every unit generates them all.
         steps: Steps of the denoising loop, or None for those of the task.
@@ -100,10 +100,10 @@ def refine(
     """Measure some units again over whole trajectories, and bring the others to their scale.
 
     Args:
-        place: Where the engines come from.
+        place: Opens the engines.
         costs: As measured in few steps.
         top: The units to measure again.
-        cases: What to generate.
+        cases: Prompts and settings to generate.
         tell: Told how far it is.
     """
     whole = measure_alone(place, top, cases, None, tell)

@@ -30,7 +30,7 @@ class TensorStatistics:
         channel_low: Smallest value in each channel over all steps, float32, (channels,).
         channel_high: Largest value in each channel.
         channel_squares: Sum of squares in each channel, float64.
-        rows: How many values each channel has had.
+        rows: Number of values seen for each channel.
     """
 
     def __init__(self, name: str, channels: int) -> None:
@@ -48,7 +48,7 @@ class TensorStatistics:
 
         Args:
             values: float32 of any shape.
-            step: Which call of the image it was, 0 for the first.
+            step: Index of the call within the image, from 0.
             channel_axis: Axis of the channels.
 
         Raises:

@@ -24,7 +24,7 @@ class Case:
     """One image.
 
     Attributes:
-        prompt: What it shows.
+        prompt: The prompt.
         seed: Of torch's CPU generator.
     """
 

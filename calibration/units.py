@@ -17,7 +17,7 @@ class Unit:
     """Nodes of one component that change their type together.
 
     Attributes:
-        component: Whose they are.
+        component: Component that owns the weights.
         nodes: Their names.
         worth: What is saved by changing it: multiplications, bytes, or 1.
         intermediate: What is saved by the type in between (int8 weights where int4 is asked for), or None when there
@@ -81,7 +81,7 @@ class Plan:
         units: In the order of the graphs.
         base: Component to what else is chosen for it: observer, smoothing.
         costs: Unit to its measured cost, for those that were measured.
-        floats: Whether the units compute in fp16 or bf16, and in fp32 when moved, instead of being quantized.
+        floats: True if the units compute in fp16 or bf16, and in fp32 when moved, instead of being quantized.
     """
 
     units: Sequence[Unit]

@@ -28,7 +28,7 @@ class QuantizedGraphs:
     that of quantization, and has a search of its own.
 
     Attributes:
-        forms: How many different forms there are.
+        forms: Number of different forms.
         units: One for each node that can be quantized.
     """
 
@@ -45,12 +45,12 @@ class QuantizedGraphs:
         """Look at the graphs.
 
         Args:
-            load: Where they come from.
-            components: Which there are.
+            load: Loads a component's graph.
+            components: Names of the components.
             forms: What the targets want for this precision; all with the same weights.
             ranges: Component to what was measured.
             rows: Component to tensor to how many rows of channels it had in all: what a node's work goes by.
-            by_size: Whether units are worth the bytes they save; otherwise the multiplications.
+            by_size: True if units are worth the bytes they save; otherwise the multiplications.
         """
         self._load = load
         self._forms = list(dict.fromkeys(replace(form, floats="fp32") for form in forms))
@@ -123,8 +123,8 @@ class NarrowFloats:
         """Look at the graphs.
 
         Args:
-            load: Where they come from.
-            components: Which there are.
+            load: Loads a component's graph.
+            components: Names of the components.
             floats: "fp16" or "bf16".
             float32: Component to the nodes that stay in float32 in any case.
         """

@@ -37,13 +37,13 @@ class Checkpoint:
     """A checked diffusers folder, with its weights, with those of a single file or with random ones in their place.
 
     Attributes:
-        name: What the user called it: alias, hub id, folder or file.
+        name: The user's name for it: alias, hub id, folder or file.
         root: The folder.
         seed: Of random weights, or None when the folder's weights are used.
         model_index: model_index.json.
         family: Found by its pipeline class.
         components: The family's components as they are in this checkpoint, in the order of export.
-        loras: What is added to the weights when they are loaded.
+        loras: LoRAs added to the weights when they are loaded.
         controlnets: Those that are joined to it, as the user called them: folders or aliases.
         outside: Networks to their folders, of those that may lie elsewhere than in the root.
         without: Optional components that are left out although the folder has them, such as "safety_checker".
@@ -80,7 +80,7 @@ class Checkpoint:
 
         Args:
             root: The folder.
-            name: What the user called it.
+            name: The user's name for it.
             seed: Of random weights in the place of the folder's own.
             controlnets: See above.
             without: See above.
@@ -129,7 +129,7 @@ class Checkpoint:
 
         Args:
             path: The file.
-            name: What the user called it.
+            name: The user's name for it.
             prediction_type: "epsilon" or "v_prediction", or None for what the file says.
             vae: See above; the file then needs none.
             options: Others of `at`.

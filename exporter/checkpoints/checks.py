@@ -47,7 +47,7 @@ def read_configs(root: Path, outside: Mapping[str, Path], index: Config, family:
         root: The checkpoint's folder.
         outside: Networks to their folders, of those that lie elsewhere.
         index: model_index.json.
-        family: Whose networks.
+        family: Family of the networks.
 
     Raises:
         CheckpointError: One is missing or damaged.

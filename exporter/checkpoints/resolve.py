@@ -22,7 +22,7 @@ def find_root(
     """The folder of a checkpoint with weights, downloaded when it is on the hub.
 
     Args:
-        model: What the user called it.
+        model: The user's name for it.
         alias: What that stands for, or None.
         revision: Branch, tag or commit on the hub.
         progress: Told of the download.

@@ -18,7 +18,7 @@ def residual_specs(configs: Configs, source: str, *, pooled: bool = False) -> tu
     Args:
         configs: Of the checkpoint.
         source: Of the UNet or of a ControlNet, whose way down is built the same.
-        pooled: Whether each tensor has one pixel, as a ControlNet that knows no places gives them.
+        pooled: True if each tensor has one pixel, as a ControlNet that knows no places gives them.
 
     Raises:
         CheckpointError: A field is missing or damaged.

@@ -91,7 +91,7 @@ def _is_causal(visible: npt.NDArray[np.bool_], node: ir.Node) -> bool:
 
 
 def _compares_positions(mask: ir.Value | None, node: ir.Node) -> bool:
-    """Whether `mask` is (1, 1, n, n), true where the key's position is not after the query's."""
+    """Return whether `mask` is (1, 1, n, n), true where the key's position is not after the query's."""
     compare = producer(mask, "LessOrEqual", "GreaterOrEqual")
     if compare is None:
         return False

@@ -68,7 +68,7 @@ class HalfPrecision(ir.passes.InPlacePass):
 
     Attributes:
         dtype: FLOAT16 or BFLOAT16.
-        keep: What stays in float32.
+        keep: Nodes that stay in float32.
     """
 
     dtype: ir.DataType = ir.DataType.FLOAT16

@@ -16,8 +16,8 @@ class QuantizableNode:
 
     Attributes:
         node: Conv, Gemm, MatMul or Gather.
-        activation: Which of its inputs is the activation, or None when it has none (Gather).
-        weight: Which of its inputs is the weight, an initializer.
+        activation: Index of its activation input, or None when it has none (Gather).
+        weight: Index of its weight input, an initializer.
         channel_axis: Axis of the weight along the output channels; for Gather along the rows.
         input_axis: Axis of the weight that is summed over with the activation's channels.
     """

@@ -30,7 +30,7 @@ class GateQuantized(ir.passes.InPlacePass):
     Attributes:
         nodes: Names of the nodes that were quantized, in the order of the switches.
         original: The graph before `Quantize`, for what the nodes read.
-        outputs: Whether `Quantize` did the outputs of convolutions too.
+        outputs: True if `Quantize` did the outputs of convolutions too.
     """
 
     nodes: Sequence[str]
@@ -84,7 +84,7 @@ class RoundFloats(ir.passes.InPlacePass):
     Attributes:
         groups: Names of nodes; those of one group share a switch.
         dtype: FLOAT16 or BFLOAT16.
-        switched: Whether there are switches; without them every node of the groups is rounded for good.
+        switched: True if there are switches; without them every node of the groups is rounded for good.
     """
 
     groups: Sequence[Sequence[str]]

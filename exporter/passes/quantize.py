@@ -50,7 +50,7 @@ class Quantize(ir.passes.InPlacePass):
             "fp8": E4M3, one scale an output channel.
         activations: None; "int8": symmetric, zero point 0; "uint8": asymmetric; "fp8": E4M3. One scale a tensor.
         ranges: Tensor name to its range, for every activation that is quantized.
-        outputs: Whether the outputs of convolutions are quantized too, and all stays float for which ONNX Runtime has
+        outputs: True if the outputs of convolutions are quantized too, and all stays float for which ONNX Runtime has
             no int8 kernel then; see `has_output_kernel`.
         block: Weights to a scale where weights are int4.
         fallback: Those of `nodes` whose weights are int8 where `weights` says int4.
@@ -104,7 +104,7 @@ def weight_format(site: QuantizableNode, weights: str, block: int, *, fallback: 
 
 
 def has_output_kernel(site: QuantizableNode) -> bool:
-    """Whether ONNX Runtime has an int8 kernel for a node where outputs of convolutions are quantized and biases float.
+    """Return whether ONNX Runtime has an int8 kernel for the node if convolution outputs are quantized and biases not.
 
     It does so for a convolution whose output is quantized, and for MatMul. What has no such kernel is converted back to
     float in every call, which is slower than never to have left it.

@@ -54,7 +54,7 @@ def _make_constant(node: ir.Node, graph: ir.Graph) -> bool:
 
 
 def _is_idle(source: ir.Value, result: ir.Value) -> bool:
-    """Whether input and output are known to have one shape; an output of the graph keeps its node for its name."""
+    """Return whether input and output have the same known shape. A node that gives a graph output keeps its name."""
     if source.shape is None or result.shape is None or result.is_graph_output() or not result.uses():
         return False
     return source.shape == result.shape and None not in [getattr(size, "value", size) for size in source.shape]

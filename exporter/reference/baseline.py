@@ -38,11 +38,11 @@ class GenerateJob:
     """What a generation process is told.
 
     Attributes:
-        name: How the candidate is called.
-        checkpoint: What `Checkpoint.describe` gave.
-        request: What to generate.
+        name: Name of the candidate.
+        checkpoint: Result of `Checkpoint.describe`.
+        request: Prompts and settings to generate.
         dtype: "float32" or "bfloat16".
-        compiled: Whether UNet and VAE decoder go through `torch.compile`.
+        compiled: True if UNet and VAE decoder go through `torch.compile`.
         threads: Of torch's pool, or None for torch's own choice.
     """
 
@@ -68,7 +68,7 @@ def torch_candidates(
 
     Args:
         bundle: The bundle.
-        request: What to generate.
+        request: Prompts and settings to generate.
         names: "torch" for all, or any of "torch-fp32", "torch-bf16", "torch-compile".
         threads: Of torch's pool, or None for torch's own choice.
 

@@ -63,8 +63,8 @@ def verify_across(
 
     Args:
         bundle: The bundle.
-        checkpoint: What it was made from, or None for the one that its recipe names, if that can be opened.
-        request: What to generate, and with which engines.
+        checkpoint: Checkpoint of the bundle, or None for the one that its recipe names, if that can be opened.
+        request: Images to generate and engines to use.
         watch: Told of progress, and shown the images of each participant.
 
     Raises:

@@ -14,7 +14,7 @@ class ImagePair:
     """One image, generated twice; both float32 (height, width, 3) in 0..1.
 
     Attributes:
-        build: Which of the bundle's engines generated `ours`.
+        build: Name of the variant that generated `ours`.
         prompt: The prompt.
         seed: The seed.
         ours: By the bundle.

@@ -49,8 +49,8 @@ def verify(
 
     Args:
         bundle: The bundle, or an Optimum ONNX folder.
-        checkpoint: What to compare with, or None for the one that the bundle's recipe names.
-        request: How much to generate, and with which engines.
+        checkpoint: Checkpoint to compare with, or None for the one that the bundle's recipe names.
+        request: Images to generate and engines to use.
         watch: Told of progress, and shown the images.
 
     Raises:

@@ -21,10 +21,10 @@ class Part:
 
     Attributes:
         source: Its folder in a diffusers folder.
-        title: What to call it in messages.
+        title: Name used in messages.
         layout: Whose names its tensors have: "unet" and "vae" (the original code of latent diffusion), "clip"
             (transformers) or "open_clip".
-        prefixes: What the names begin with; the first that occurs is taken.
+        prefixes: Prefixes of the tensor names; the first one that occurs is used.
     """
 
     source: str

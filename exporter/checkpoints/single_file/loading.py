@@ -23,7 +23,7 @@ def load_part(
 
     Args:
         file: The opened file.
-        architecture: What it holds.
+        architecture: Architecture of the file's networks.
         part: The network.
         folder: Holds config.json.
         module_class: "library:class".

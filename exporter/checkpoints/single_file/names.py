@@ -21,8 +21,8 @@ class Place:
     Attributes:
         name: Without the network's prefix.
         third: Which third of its rows: 0, 1, 2 for query, key, value in one; None for all.
-        transposed: Whether it is stored as (in, out).
-        flattened: Whether it may be stored as a convolution of one pixel, (out, in, 1, 1), for a linear layer.
+        transposed: True if it is stored as (in, out).
+        flattened: True if it may be stored as a convolution of one pixel, (out, in, 1, 1), for a linear layer.
     """
 
     name: str
@@ -52,7 +52,7 @@ def place_weights(layout: str, names: Collection[str], config: Config) -> dict[s
 
 
 def unused_in(layout: str, name: str, config: Config) -> bool:
-    """Whether a tensor that belongs to no weight is one of those that checkpoints carry along, which change nothing.
+    """Return whether a tensor belongs to no weight but is known and harmless in checkpoints of this layout.
 
     Args:
         layout: As in `Part`.

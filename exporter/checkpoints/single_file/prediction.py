@@ -31,7 +31,7 @@ class Prediction(NamedTuple):
 
     Attributes:
         kind: One of `PREDICTION_TYPES`.
-        reason: How it is known, for people.
+        reason: Evidence for it, for messages.
     """
 
     kind: str

@@ -43,9 +43,9 @@ class SingleFile:
 
     Attributes:
         file: Its header.
-        architecture: What it holds.
+        architecture: Architecture of the file's networks.
         channels: That the UNet takes.
-        prediction: What the UNet predicts.
+        prediction: Prediction type of the UNet.
         asked: The prediction type that the user named, or None.
         configs: A diffusers folder without weights that describes it.
     """

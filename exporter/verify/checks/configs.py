@@ -88,7 +88,7 @@ def check_tokenizer(name: str, tokenizer: ClipTokenizer, reference: Any, prompts
         name: The tokenizer's folder.
         tokenizer: The bundle's.
         reference: transformers'.
-        prompts: What is generated.
+        prompts: Prompts to generate.
     """
     texts = [*prompts, *_TEXTS]
     length = reference.model_max_length

@@ -36,8 +36,8 @@ def follow(
 
     Args:
         pipeline: The bundle's.
-        trace: What diffusers did.
-        gallery: What names both images, or None.
+        trace: Record of diffusers' run.
+        gallery: Gallery that labels both images, or None.
         settings: Steps, guidance and size of the trace.
         tell: Called with (steps done, steps in all) after every step.
 

@@ -32,7 +32,7 @@ class Gallery:
     """Known images with their names.
 
     Attributes:
-        source: Where they are from, in words.
+        source: Origin of the images, in words.
         labels: N names; several images may have the same one.
         thumbnails: float32 (N, 16, 16, 3) in 0..1.
     """

@@ -32,7 +32,7 @@ class Trace:
     Attributes:
         prompt: The prompt.
         seed: Seed of `torch.Generator("cpu")`.
-        timesteps: What the scheduler called the steps.
+        timesteps: The scheduler's timestep of each step.
         latents: After each of them, float32 (1, C, height/8, width/8).
         image: float32 (height, width, 3) in 0..1.
     """

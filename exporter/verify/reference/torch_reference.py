@@ -42,8 +42,8 @@ class Reference:
         traces: One for each prompt and seed.
         cases: Inputs of every component that these met, and what PyTorch makes of them.
         checks: Of what needs no engine: configs and token ids.
-        gallery: What names the images, or None when nothing is at hand.
-        safety: What the checkpoint's safety checker says of the images, or None when there is none.
+        gallery: Gallery that labels the images, or None when there is none.
+        safety: Result of the checkpoint's safety checker, or None when it has none.
     """
 
     traces: Sequence[Trace]
@@ -59,7 +59,7 @@ def ask_pytorch(checkpoint: Checkpoint, pipeline: DiffusionPipeline, settings: S
     Args:
         checkpoint: Runs in fp32 on the CPU.
         pipeline: The bundle's, for its configs and its tokenizer; none of its engines is opened.
-        settings: What to generate.
+        settings: Prompts and settings to generate.
         watch: Told of progress.
 
     Raises:

@@ -51,7 +51,7 @@ def across_sections(report: AcrossReport, generated: Mapping[str, Sequence[NDArr
 
     Args:
         report: The answer.
-        generated: What `Watch.generated` was shown: name to images.
+        generated: Images reported through `Progress.generated`: name to images.
     """
     names = [participant.name for participant in report.participants]
     sections: list[Section] = [

@@ -23,7 +23,7 @@ class Participant:
 
     Attributes:
         name: Target and precision, or "diffusers fp32".
-        image_psnr: How near its images have to be to diffusers', in dB; None for diffusers itself.
+        image_psnr: Least PSNR of its images against diffusers', in dB; None for diffusers itself.
     """
 
     name: str
@@ -60,14 +60,14 @@ class AcrossReport:
         diffoundry: Version that compared.
         bundle: Path of the bundle.
         checkpoint: Name of the checkpoint that diffusers generated from, or None.
-        settings: What was generated.
+        settings: Prompts and settings of the images.
         notes: Remarks, such as why diffusers did not generate.
         participants: diffusers first, when it generated, then the bundle's engines in its order.
         distances: One for each pair of participants whose images are complete.
         checks: Of every participant that its images are no noise of NaN and no single colour; of every pair its PSNR.
         absent: Engines of the bundle that cannot run here.
-        seconds: How long it took.
-        passed: Whether every check passed.
+        seconds: Duration.
+        passed: True if every check passed.
     """
 
     schema_version: int

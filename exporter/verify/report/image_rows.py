@@ -24,7 +24,7 @@ def image_section(build: BuildReport, pairs: Sequence[ImagePair]) -> Images:
     """What diffusers generated, what the bundle did, and how they differ.
 
     Args:
-        build: What was measured of them.
+        build: Measurements of the variant.
         pairs: Those of this build, in the order of its loops.
     """
     order = sorted(range(len(pairs)), key=lambda i: (not math.isnan(build.loops[i].psnr), build.loops[i].psnr))

@@ -67,7 +67,7 @@ def report_sections(report: VerifyReport, pairs: Sequence[ImagePair]) -> list[Se
 
     Args:
         report: The answer.
-        pairs: What `Watch.images` was shown, in that order.
+        pairs: Image pairs reported through `Progress.images`, in that order.
     """
     sections: list[Section] = [_overview(report), _facts(report), *_latents(report)]
     for build in report.builds:

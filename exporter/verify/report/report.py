@@ -40,13 +40,13 @@ class Check:
     Attributes:
         part: "bundle", "config", "tokenizer", "engine", "component", "loop",
             "image" or "across".
-        subject: What was looked at, such as "unet out_sample" or "red apple, seed 0".
-        measure: What was measured of it.
+        subject: Item checked, such as "unet out_sample" or "red apple, seed 0".
+        measure: Measured quantity.
         measured: The number, or words where no number says it.
-        gate: What it had to be, in words: "<= 1e-05", "equal".
+        gate: Limit in words: "<= 1e-05", "equal".
         limit: The number in `gate`, or None.
-        passed: Whether it was.
-        detail: Where the number comes from, or "".
+        passed: True if it was.
+        detail: Origin of the number, or "".
     """
 
     part: str
@@ -66,8 +66,8 @@ class OutputResult:
     Attributes:
         component: Name of the component.
         output: Name of the output.
-        case: Which inputs: "prompts", "t=981" ...
-        distance: How far it is.
+        case: Label of the inputs: "prompts", "t=981" ...
+        distance: Distance from diffusers.
     """
 
     component: str
@@ -82,7 +82,7 @@ class StepDistance:
 
     Attributes:
         index: 0 for the first step.
-        timestep: What the scheduler called it.
+        timestep: The scheduler's timestep.
         max_abs: Largest absolute difference.
         scale: RMS of diffusers' latents after this step.
         relative_max: max_abs / scale; this is what the gate looks at.
@@ -104,8 +104,8 @@ class LoopResult:
     Attributes:
         prompt: The prompt.
         seed: The seed of torch's CPU generator.
-        steps: How many steps the bundle's pipeline made.
-        reference_steps: How many diffusers made.
+        steps: Number of steps of the bundle's pipeline.
+        reference_steps: Number of steps of diffusers.
         curve: The latents after every step.
         worst: Index into `curve` of the largest relative_max (NaN counts as largest).
         psnr: Of the final image, values in 0..1, peak 1.
@@ -113,8 +113,8 @@ class LoopResult:
         shift: Largest difference of the mean of a colour over the image, values in 0..1.
         shows: Label of the gallery's image that the bundle's is nearest to; None without a gallery, or with NaN.
         reference_shows: That of diffusers' image.
-        fault: What is plainly wrong with the bundle's image, or None.
-        reference_fault: What is plainly wrong with diffusers' image, or None.
+        fault: Obvious fault of the bundle's image, or None.
+        reference_fault: Obvious fault of diffusers' image, or None.
     """
 
     prompt: str
@@ -148,8 +148,8 @@ class BuildReport:
         checks: Everything that was looked at.
         outputs: The components' outputs, one entry a set of inputs.
         loops: One entry an image.
-        seconds: How long it took.
-        passed: Whether every check passed.
+        seconds: Duration.
+        passed: True if every check passed.
     """
 
     name: str
@@ -184,14 +184,14 @@ class VerifyReport:
         diffoundry: Version that verified.
         bundle: Path of the bundle.
         checkpoint: Name of the checkpoint it was compared with.
-        settings: What was generated on both sides.
-        gallery: What the images were named by, in words, or None when nothing was at hand.
+        settings: Prompts and settings generated on both sides.
+        gallery: Description of the gallery that labelled the images, or None when there was none.
         notes: Remarks that change nothing about passing, such as a checkpoint that is not the recipe's.
-        checks: What all builds share: files, configs, token ids.
+        checks: Checks that all variants share: files, configs, token ids.
         builds: Every set of engines that can run here.
         absent: Those that cannot.
-        seconds: How long it took.
-        passed: Whether every check passed, of the builds too.
+        seconds: Duration.
+        passed: True if every check passed, of the builds too.
     """
 
     schema_version: int

@@ -96,7 +96,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the schedule has ended."""
+        """Return whether the schedule has ended."""
         return self.step >= self.options.steps
 
     def advance(self) -> torch.Tensor:
