@@ -9,7 +9,7 @@ from typing import Any, Protocol, Self
 import numpy.typing as npt
 
 from diffoundry.runtime.bundle.specs import EngineSpec, TensorSpec
-from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.errors import EngineError, InputError
 
 __all__ = [
     "AdaptableEngine",
@@ -19,6 +19,7 @@ __all__ = [
     "Engine",
     "EngineOptions",
     "OpenEngine",
+    "closed_error",
     "run_checked",
 ]
 
@@ -74,7 +75,7 @@ class Engine(Protocol):
         """
 
     def close(self) -> None:
-        """Free the vendor's session; `run` must not be called afterwards."""
+        """Free the vendor's session. A second call does nothing; `run` raises `EngineError` afterwards."""
 
     def __enter__(self) -> Self: ...
 
@@ -142,6 +143,11 @@ class OpenEngine(Protocol):
         Raises:
             EngineError: The library, the device or the file does not fit; the message says what to do.
         """
+
+
+def closed_error(path: Path) -> EngineError:
+    """Return the error of an engine that is used after `close`."""
+    return EngineError(f"engine {path}: got a call after it was closed, expected it open; open the engine again")
 
 
 def run_checked(engine: Engine, feeds: Mapping[str, Array], component: str) -> dict[str, Array]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from diffoundry.runtime.bundle.checksums import sha256_of
 from diffoundry.runtime.bundle.specs import EngineSpec, TensorSpec
-from diffoundry.runtime.engines.protocol import Array, Closeable, EngineOptions
+from diffoundry.runtime.engines.protocol import Array, Closeable, EngineOptions, closed_error
 from diffoundry.runtime.errors import EngineError
 from diffoundry.targets.coreml.parts import Part, Parts, package_folders
 
@@ -71,12 +71,12 @@ class CoreMlEngine(Closeable):
         # it is needed.
         self._tools = importlib.import_module("coremltools")
         self._unit = getattr(self._tools.ComputeUnit, _UNITS[device])
-        self._cache = options.cache
+        self._path, self._cache = path, options.cache
         self._lock = threading.Lock()
         parts = [part for folder in package_folders(path, spec) for part in self._open(folder)]
         self.inputs = spec.inputs if spec is not None else parts[0].inputs
         self.outputs = spec.outputs if spec is not None else parts[-1].outputs
-        self._parts = Parts(parts, self.outputs)
+        self._parts: Parts | None = Parts(parts, self.outputs)
 
     def _open(self, folder: Path) -> list[Part]:
         """Open every function of a package.
@@ -127,9 +127,12 @@ class CoreMlEngine(Closeable):
         """Run once; see `runtime.engines.protocol.Engine.run`.
 
         Raises:
-            EngineError: Core ML failed, with its own words, or the bundle has no package for these sizes.
+            EngineError: The engine is closed, Core ML failed, with its own words, or the bundle has no package for
+                these sizes.
         """
         with self._lock:
+            if self._parts is None:
+                raise closed_error(self._path)
             try:
                 return self._parts.run(feeds)
             except EngineError:
@@ -140,7 +143,8 @@ class CoreMlEngine(Closeable):
 
     def close(self) -> None:
         """Free the models."""
-        del self._parts
+        with self._lock:
+            self._parts = None
 
 
 def _tensor(feature: Any) -> TensorSpec:

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 
 from diffoundry.runtime.bundle.specs import EngineSpec, TensorSpec
-from diffoundry.runtime.engines.protocol import Adapted, Array, Closeable, EngineOptions
+from diffoundry.runtime.engines.protocol import Adapted, Array, Closeable, EngineOptions, closed_error
 from diffoundry.runtime.errors import EngineError
 
 __all__ = ["OnnxRuntimeEngine", "devices", "precisions"]
@@ -69,6 +69,7 @@ class OnnxRuntimeEngine(Closeable):
         """
         self._spec, self._options = spec, options
         self._base = path
+        self._closed = False
         self._sessions: dict[Path, ort.InferenceSession] = {}
         session = self._session(path if adapted is None else adapted.graph)
         own = None if spec is None else {tensor.name for tensor in spec.inputs}
@@ -105,6 +106,8 @@ class OnnxRuntimeEngine(Closeable):
 
     def adapt(self, adapted: Adapted | None) -> None:
         """See `runtime.engines.protocol.AdaptableEngine.adapt`."""
+        if self._closed:
+            raise closed_error(self._base)
         if adapted is None:
             self._state = _State(session=self._session(self._base))
             return
@@ -121,8 +124,11 @@ class OnnxRuntimeEngine(Closeable):
         """Run once; see `runtime.engines.protocol.Engine.run`.
 
         Raises:
-            EngineError: ONNX Runtime failed, with its own words (out of memory, a shape the graph cannot take).
+            EngineError: The engine is closed, or ONNX Runtime failed, with its own words (out of memory, a shape the
+                graph cannot take).
         """
+        if self._closed:
+            raise closed_error(self._base)
         state = self._state  # one for the whole call: another thread may adapt the engine meanwhile
         try:
             results = state.session.run(self._names, {**feeds, **state.adapters})
@@ -133,8 +139,10 @@ class OnnxRuntimeEngine(Closeable):
 
     def close(self) -> None:
         """Free the sessions and their weights."""
-        self._sessions.clear()
-        del self._state
+        if not self._closed:
+            self._closed = True
+            self._sessions.clear()
+            del self._state
 
 
 def _provider(device: str) -> str | tuple[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from diffoundry.runtime.bundle.specs import EngineSpec
-from diffoundry.runtime.engines.protocol import Adapted, Array, Closeable, EngineOptions
+from diffoundry.runtime.engines.protocol import Adapted, Array, Closeable, EngineOptions, closed_error
 from diffoundry.runtime.errors import EngineError, InputError
 from diffoundry.targets.openvino.adapters import fit_ranks, read_adaptable
 from diffoundry.targets.openvino.compiled import Compiled
@@ -69,6 +69,7 @@ class OpenVinoEngine(Closeable):
         self._buckets = tuple((height, width) for height, width in spec.options.get("buckets", ()))
         self._lock = threading.Lock()
         self._hold = options.hold
+        self._closed = False
         self._forms: dict[bool, _State] = {}  # the plain one and the adapted one, whichever were needed
         self.adapt(adapted)
 
@@ -85,6 +86,8 @@ class OpenVinoEngine(Closeable):
         Compiled with branches for the layers that were adapted last only: another layer, or a larger rank of a
         convolution, means to compile anew.
         """
+        if self._closed:
+            raise closed_error(self._path)
         state = self._plain() if adapted is None else self._adapted(adapted)
         held = self._forms if self._hold else {}
         self._forms = {**held, adapted is not None: state}
@@ -108,10 +111,12 @@ class OpenVinoEngine(Closeable):
 
         Raises:
             InputError: The feeds are of a size outside the buckets.
-            EngineError: OpenVINO failed, with its own words.
+            EngineError: The engine is closed, or OpenVINO failed, with its own words.
         """
-        sizes = solve(self.inputs, {name: array.shape for name, array in feeds.items()})
+        if self._closed:
+            raise closed_error(self._path)
         state = self._state  # one for the whole call: another thread may adapt the engine meanwhile
+        sizes = solve(self.inputs, {name: array.shape for name, array in feeds.items()})
         if not self._buckets:
             return state.compiled[()].run({**feeds, **state.adapters}, sizes)
         rows, compiled = self._for_sizes(state, sizes)
@@ -150,6 +155,7 @@ class OpenVinoEngine(Closeable):
 
     def close(self) -> None:
         """Free the compiled models and their weights."""
+        self._closed = True
         for state in self._forms.values():
             state.compiled.clear()
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from diffoundry.runtime.bundle.specs import EngineSpec, TensorSpec
-from diffoundry.runtime.engines.protocol import Adapted, Array, Closeable, EngineOptions
+from diffoundry.runtime.engines.protocol import Adapted, Array, Closeable, EngineOptions, closed_error
 from diffoundry.runtime.errors import EngineError
 from diffoundry.targets.tensorrt.buffers import Arena
 from diffoundry.targets.tensorrt.capabilities import native_precisions
@@ -73,7 +73,8 @@ class TensorRTEngine(Closeable):
             EngineError: Plan, library and GPU do not fit, or memory is short.
         """
         built = spec.options if spec else {}
-        self._cuda, self._gpu, self._lock = cuda, gpu, threading.Lock()
+        self._path, self._cuda, self._gpu = path, cuda, gpu
+        self._lock, self._closed = threading.Lock(), False
         cuda.call("cudaSetDevice", gpu.index)
         self._library = library
         self._runtime, self._engine = load_plan(library, path, spec, gpu)
@@ -98,10 +99,12 @@ class TensorRTEngine(Closeable):
 
         Raises:
             InputError: No profile takes these shapes.
-            EngineError: TensorRT or CUDA failed, in their own words.
+            EngineError: The engine is closed, or TensorRT or CUDA failed, in their own words.
         """
         shapes = {tensor.name: tuple(feeds[tensor.name].shape) for tensor in self.inputs}
         with self._lock:
+            if self._closed:
+                raise closed_error(self._path)
             self._cuda.call("cudaSetDevice", self._gpu.index)  # a matter of each thread
             if shapes != self._shapes:
                 self._prepare(shapes)
@@ -119,6 +122,8 @@ class TensorRTEngine(Closeable):
             EngineError: TensorRT refuses, in its own words.
         """
         with self._lock:
+            if self._closed:
+                raise closed_error(self._path)
             self._cuda.call("cudaSetDevice", self._gpu.index)
             self._cuda.call("cudaStreamSynchronize", self._stream)
             self._forget_graph()
@@ -204,6 +209,9 @@ class TensorRTEngine(Closeable):
     def close(self) -> None:
         """Free the GPU; compiled kernels are kept where `cache` says."""
         with self._lock:
+            if self._closed:
+                return
+            self._closed = True
             self._cuda.call("cudaSetDevice", self._gpu.index)
             self._context.save()
             self._forget_graph()

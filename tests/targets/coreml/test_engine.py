@@ -1,21 +1,18 @@
 """The engine: what it says where there is no Mac, and how it drives coremltools, by a stand-in that interprets."""
 
-import importlib
 import platform
 import shutil
 import subprocess
 import sys
-import types
 import warnings
 
-import coremltools as ct
 import numpy as np
 import pytest
-from coreml_interpreter.run import Interpreter
+from coreml_interpreter.fake_coremltools import install_fake
 
 from diffoundry.runtime.engines.protocol import EngineOptions, run_checked
 from diffoundry.runtime.errors import EngineError, InputError
-from diffoundry.targets.coreml import PLUGIN, engine
+from diffoundry.targets.coreml import PLUGIN
 from diffoundry.targets.coreml.engine import CoreMlEngine, devices, precisions
 
 
@@ -39,50 +36,10 @@ def test_importing_the_engine_loads_neither_torch_nor_coremltools():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-class StandIn:
-    """coremltools on a Mac, as far as the engine needs it: `MLModel.predict` interprets."""
-
-    def __init__(self):
-        self.opened = []
-        self.compiled = []
-        stand_in = self
-
-        class MLModel:
-            def __init__(self, path, compute_units, function_name=None):
-                stand_in.opened.append((path, compute_units.name, function_name))
-                self._path = path
-                self._interpreter = Interpreter(path, function_name)
-
-            def predict(self, feeds):
-                return self._interpreter.run(feeds).outputs
-
-            def get_compiled_model_path(self):
-                return self._path
-
-        class CompiledMLModel(MLModel):
-            def __init__(self, path, compute_units, function_name=None):
-                stand_in.compiled.append(path)
-                self._interpreter = Interpreter(path, function_name)
-
-        self.models = types.SimpleNamespace(MLModel=MLModel, CompiledMLModel=CompiledMLModel)
-        self.utils = types.SimpleNamespace(load_spec=ct.utils.load_spec)
-        self.ComputeUnit = ct.ComputeUnit
-
-
 @pytest.fixture
 def mac(monkeypatch):
-    """A Mac with Apple's processor and `StandIn` for coremltools."""
-    stand_in = StandIn()
-    real = importlib.import_module
-    monkeypatch.setattr(sys, "platform", "darwin")
-    monkeypatch.setattr(platform, "machine", lambda: "arm64")
-    monkeypatch.setattr(platform, "mac_ver", lambda: ("15.1", ("", "", ""), "arm64"))
-    monkeypatch.setattr(
-        engine.importlib,
-        "import_module",
-        lambda name, package=None: stand_in if name == "coremltools" else real(name, package),
-    )
-    return stand_in
+    """A Mac with Apple's processor, whose coremltools interprets packages."""
+    return install_fake(monkeypatch)
 
 
 @pytest.mark.parametrize(

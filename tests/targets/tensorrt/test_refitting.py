@@ -5,11 +5,9 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
 import pytest
 import torch
-from fake_cuda import FakeCuda
-from fake_trt import FakeTrt, as_library, write_plan
+from fake_machine import install_fakes
 from lora_files import random_lora
 from pipeline_pair import diffusers_steps, our_steps
 
@@ -18,19 +16,12 @@ from diffoundry.runtime import load
 from diffoundry.runtime.bundle.specs import Variant
 from diffoundry.runtime.engines.protocol import Adapted
 from diffoundry.runtime.errors import BundleError, EngineError
-from diffoundry.targets.tensorrt import engine as engine_module
-from diffoundry.targets.tensorrt import plan_build
-from diffoundry.targets.tensorrt import target as target_module
 from diffoundry.targets.tensorrt.base_weights import (
     BaseWeight,
     adapted_weight,
     read_base_weight,
     read_refit_file,
 )
-from diffoundry.targets.tensorrt.cuda import Cuda, Gpu
-from diffoundry.targets.tensorrt.flavour import RTX
-from diffoundry.targets.tensorrt.job import BuildResult
-from diffoundry.targets.tensorrt.workplace import Workplace
 
 TOLERANCE = {"fp32": 2e-5, "fp16": 2e-2}
 """fp32 as on ONNX Runtime, whose kernels these are; in fp16 the changed weights are rounded once more."""
@@ -39,26 +30,7 @@ TOLERANCE = {"fp32": 2e-5, "fp16": 2e-2}
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
     """A machine with a GPU, of fakes: `FakeTrt`, whose plans are built from the real rewritten graphs."""
-    cuda = FakeCuda(gpus=((89, "RTX 4090", 1 << 34),))
-    trt = FakeTrt(cuda)
-
-    def build(job, tell, where):
-        """A plan is the graph with its weights; the first two refittable weights are taken to be combined."""
-        graph = tmp_path / f"{where}.onnx"
-        ir.save(ir.external_data.load_to_model(ir.load(job.graph)), graph)
-        shapes = [{name: list(sizes) for name, sizes in profile.shapes.items()} for profile in job.profiles]
-        combined = [list(job.refittable[:2])]
-        write_plan(Path(job.plan), graph, shapes, refittable=list(job.refittable), combined=combined)
-        return BuildResult(facts={"plan_bytes": 1})
-
-    place = Workplace(
-        flavour=RTX, version=trt.__version__, gpus=(Gpu(index=0, capability=89, name="RTX 4090"),), has_cuda=True
-    )
-    monkeypatch.setattr(target_module, "find_workplace", lambda flavour: place)
-    monkeypatch.setattr(plan_build, "run_build", build)
-    monkeypatch.setattr(engine_module, "find_cuda", lambda: Cuda(cuda))
-    monkeypatch.setattr(engine_module, "open_library", lambda flavour: as_library(trt, flavour))
-    return trt
+    return install_fakes(monkeypatch, tmp_path)
 
 
 @pytest.fixture
