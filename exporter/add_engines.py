@@ -51,7 +51,7 @@ def pending_builds(manifest: Manifest) -> tuple[Variant, ...]:
         for engine in component.engines
         if engine.pending is not None
     }
-    return tuple(build for build in manifest.recipe.builds if (build.target, build.precision) in waiting)
+    return tuple(build for build in manifest.recipe.variants if (build.target, build.precision) in waiting)
 
 
 def rebuild(
@@ -88,7 +88,7 @@ def rebuild(
     asked = quantization or QuantizationRequest()
     halves = asked.budget != Budget()
     request = quantization_for(manifest.recipe, asked)
-    recipe = replace(manifest.recipe, builds=_joined(manifest.recipe.builds, chosen))
+    recipe = replace(manifest.recipe, variants=_joined(manifest.recipe.variants, chosen))
     if halves:
         recipe = replace(recipe, quantization=_choices_to_keep(path, manifest, chosen))
     state = path / _STATE
@@ -103,7 +103,7 @@ def rebuild(
             recipe = replace(recipe, quantization=shop.choices(recipe, request, halves=halves))
             components = _build(shop, kept_engines, recipe, chosen)
             remove_unused(path, components)
-            complete_targets(path, replace(recipe, builds=chosen), progress)
+            complete_targets(path, replace(recipe, variants=chosen), progress)
             progress("bundle", "sums")
             manifest = _write(path, replace(manifest, recipe=recipe, components=components), kept_engines)
             journal.forget()
@@ -126,7 +126,7 @@ def _open(path: Path) -> Manifest:
 
 def _refuse_present(path: Path, manifest: Manifest, chosen: Sequence[Variant], *, overwrite: bool) -> None:
     waiting = {(build.target, build.precision) for build in pending_builds(manifest)}
-    present = {(build.target, build.precision) for build in manifest.recipe.builds} - waiting
+    present = {(build.target, build.precision) for build in manifest.recipe.variants} - waiting
     for build in chosen:
         if (build.target, build.precision) in present and not overwrite:
             raise InputError(
@@ -148,7 +148,7 @@ def _choices_to_keep(path: Path, manifest: Manifest, chosen: Sequence[Variant]) 
         InputError: Another target has engines that were made with a choice which would go.
     """
     anew = {build.precision for build in chosen}
-    for build in manifest.recipe.builds:
+    for build in manifest.recipe.variants:
         stays = all((build.target, build.precision) != (other.target, other.precision) for other in chosen)
         if stays and build.precision in anew and build.precision in manifest.recipe.quantization:
             raise InputError(
@@ -180,7 +180,7 @@ def _build(
     shop: JobRunner, components: dict[str, ComponentSpec], recipe: Recipe, chosen: Sequence[Variant]
 ) -> dict[str, ComponentSpec]:
     """Build the chosen engines of every component; all of them in the order of the recipe."""
-    order = [(build.target, build.precision) for build in recipe.builds]
+    order = [(build.target, build.precision) for build in recipe.variants]
 
     def place(engine: EngineSpec) -> int:
         return order.index((engine.target, engine.precision))

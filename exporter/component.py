@@ -25,6 +25,8 @@ class Component:
 
     Attributes:
         name: Its folder in the bundle, as in Optimum's exports.
+        role: One of `runtime.models.roles.ROLES`, for the manifest.
+        network: Its class in diffusers or transformers, for the manifest.
         source: Its folder in the checkpoint; two components may come from one (both halves of a VAE).
         wrapper: "module:class" of a torch module, made as `class(module, component)`, whose forward takes tensors in
             the order of `inputs` and returns a tuple of tensors in the order of `outputs`.
@@ -34,6 +36,8 @@ class Component:
     """
 
     name: str
+    role: str
+    network: str
     source: str
     wrapper: str
     inputs: tuple[TensorSpec, ...]

@@ -51,18 +51,17 @@ def build(
     """
     recipe = make_recipe(checkpoint, request)
     quantization = quantization_for(recipe, request.quantization)
-    names = [component.name for component in checkpoint.components]
     with BundleWriter(output, recipe, request=quantization, overwrite=request.overwrite) as writer:
         shop = JobRunner(writer.folder, writer.journal, progress, run)
-        for name in names:
-            shop.portable(checkpoint, name, recipe, writer.empty)
+        for component in checkpoint.components:
+            shop.portable(checkpoint, component.name, recipe, writer.empty)
         writer.copy(checkpoint.bundle_files())
         for folder in checkpoint.tokenizer_folders:
             write_tokenizer_json(writer.folder / folder)
         writer.write_json("model_index.json", checkpoint.bundle_model_index())
         halves = request.quantization.budget != Budget()
         recipe = replace(recipe, quantization=shop.choices(recipe, quantization, halves=halves))
-        components = shop.components(names, recipe)
+        components = shop.components(checkpoint.components, recipe)
         remove_unused(writer.folder, components)
         complete_targets(writer.folder, recipe, progress)
         progress("bundle", "sums")

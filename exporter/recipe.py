@@ -63,7 +63,7 @@ def make_recipe(checkpoint: Checkpoint, request: ExportRequest) -> Recipe:
     return Recipe(
         model=checkpoint.name,
         source=checkpoint.identity(),
-        builds=request.builds,
+        variants=request.builds,
         dims=dims,
         buckets=request.buckets,
         opset=OPSET,

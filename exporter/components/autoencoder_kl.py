@@ -4,6 +4,7 @@ from diffoundry.exporter.component import Component, Configs, read_field
 from diffoundry.exporter.components.latents import latent_dims
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.bundle.specs import TensorSpec
+from diffoundry.runtime.models.roles import VAE_DECODER, VAE_ENCODER
 
 __all__ = ["describe_decoder", "describe_encoder"]
 
@@ -18,6 +19,8 @@ def describe_encoder(configs: Configs) -> Component:
     factor = parse_size(height).divisor
     return Component(
         name="vae_encoder",
+        role=VAE_ENCODER,
+        network="AutoencoderKL",
         source="vae",
         wrapper=f"{_MODULE}:EncoderModule",
         inputs=(TensorSpec(name="sample", dtype="float32", shape=("batch", pixels, "height", "width")),),
@@ -34,6 +37,8 @@ def describe_decoder(configs: Configs) -> Component:
     channels = read_field(configs, "vae", "latent_channels", int)
     return Component(
         name="vae_decoder",
+        role=VAE_DECODER,
+        network="AutoencoderKL",
         source="vae",
         wrapper=f"{_MODULE}:DecoderModule",
         inputs=(TensorSpec(name="latent_sample", dtype="float32", shape=("batch", channels, height, width)),),

@@ -4,6 +4,7 @@ from diffoundry.exporter.component import Component, Configs, read_field
 from diffoundry.exporter.components.latents import latent_dims
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.errors import ConfigError
+from diffoundry.runtime.models.roles import VAE_DECODER, VAE_ENCODER
 
 __all__ = ["describe_tiny_decoder", "describe_tiny_encoder"]
 
@@ -16,6 +17,8 @@ def describe_tiny_encoder(configs: Configs) -> Component:
     factor = int(height.partition("/")[2])
     return Component(
         name="vae_encoder",
+        role=VAE_ENCODER,
+        network="AutoencoderTiny",
         source="vae",
         wrapper=f"{_MODULE}:TinyEncoderModule",
         inputs=(
@@ -33,6 +36,8 @@ def describe_tiny_decoder(configs: Configs) -> Component:
     height, width = _dims(configs)
     return Component(
         name="vae_decoder",
+        role=VAE_DECODER,
+        network="AutoencoderTiny",
         source="vae",
         wrapper=f"{_MODULE}:TinyDecoderModule",
         inputs=(

@@ -4,6 +4,7 @@ from functools import partial
 
 from diffoundry.exporter.component import Component, ComponentKind, Configs, read_field
 from diffoundry.runtime.bundle.specs import TensorSpec
+from diffoundry.runtime.models.roles import TEXT_ENCODER
 
 __all__ = ["clip_text_encoder"]
 
@@ -31,12 +32,21 @@ def clip_text_encoder(
         name=name,
         source=name,
         classes=(f"transformers:{model_class}",),
-        describe=partial(_describe, name=name, pooled=pooled, hidden_states=hidden_states, normalized=normalized),
+        describe=partial(
+            _describe,
+            name=name,
+            network=model_class,
+            pooled=pooled,
+            hidden_states=hidden_states,
+            normalized=normalized,
+        ),
         folder=name.replace("text_encoder", "tokenizer"),
     )
 
 
-def _describe(configs: Configs, *, name: str, pooled: str, hidden_states: bool, normalized: bool) -> Component:
+def _describe(
+    configs: Configs, *, name: str, network: str, pooled: str, hidden_states: bool, normalized: bool
+) -> Component:
     width = read_field(configs, name, "hidden_size", int)
     pooled_width = read_field(configs, name, "projection_dim", int) if pooled == "text_embeds" else width
     outputs = [
@@ -54,6 +64,8 @@ def _describe(configs: Configs, *, name: str, pooled: str, hidden_states: bool, 
         ]
     return Component(
         name=name,
+        role=TEXT_ENCODER,
+        network=network,
         source=name,
         wrapper="diffoundry.exporter.components.clip_text_module:ClipTextModule",
         inputs=(TensorSpec(name="input_ids", dtype="int32", shape=("batch", "sequence")),),

@@ -2,6 +2,7 @@
 
 from diffoundry.exporter.component import Component, ComponentKind, Config, Configs, read_field
 from diffoundry.runtime.bundle.specs import TensorSpec
+from diffoundry.runtime.models.roles import IMAGE_ENCODER as ENCODER_ROLE
 
 __all__ = ["IMAGE_ENCODER", "pixels_input"]
 
@@ -21,6 +22,8 @@ def _describe(configs: Configs) -> Component:
     width = read_field(configs, "image_encoder", "projection_dim", int)
     return Component(
         name="image_encoder",
+        role=ENCODER_ROLE,
+        network="CLIPVisionModelWithProjection",
         source="image_encoder",
         wrapper="diffoundry.exporter.components.clip_vision_module:ImageEncoderModule",
         inputs=(pixels_input("pixel_values", configs["image_encoder"]),),

@@ -12,6 +12,7 @@ from diffoundry.exporter.components.unet import condition_width, size_inputs
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.errors import ConfigError
+from diffoundry.runtime.models.roles import CONTROLNET
 
 __all__ = ["CONTROLNET_CLASS", "controlnet"]
 
@@ -39,6 +40,8 @@ def _describe(name: str, configs: Configs) -> Component:
     pooled = bool(configs[name].get("global_pool_conditions"))
     return Component(
         name=name,
+        role=CONTROLNET,
+        network=CONTROLNET_CLASS[1],
         source=name,
         wrapper="diffoundry.exporter.components.controlnet_module:ControlNetModule",
         inputs=(

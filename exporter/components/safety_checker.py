@@ -3,6 +3,7 @@
 from diffoundry.exporter.component import Component, ComponentKind, Configs, read_field
 from diffoundry.exporter.components.clip_vision import pixels_input
 from diffoundry.runtime.bundle.specs import TensorSpec
+from diffoundry.runtime.models.roles import SAFETY_CHECKER as CHECKER_ROLE
 
 __all__ = ["SAFETY_CHECKER"]
 
@@ -15,6 +16,8 @@ _SPECIAL, _CONCEPTS = 3, 17
 def _describe(configs: Configs) -> Component:
     return Component(
         name=_SOURCE,
+        role=CHECKER_ROLE,
+        network="StableDiffusionSafetyChecker",
         source=_SOURCE,
         wrapper="diffoundry.exporter.components.safety_checker_module:SafetyCheckerModule",
         inputs=(pixels_input("clip_input", read_field(configs, _SOURCE, "vision_config", dict)),),

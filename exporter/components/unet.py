@@ -6,6 +6,7 @@ from diffoundry.exporter.components.residuals import residual_specs
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.errors import ConfigError
+from diffoundry.runtime.models.roles import DENOISER
 
 __all__ = ["UNET", "condition_width", "size_inputs"]
 
@@ -27,6 +28,8 @@ def _describe(configs: Configs) -> Component:
     # connection, which is right for every size; the branch that doubles is right only where each level divides by two.
     return Component(
         name="unet",
+        role=DENOISER,
+        network="UNet2DConditionModel",
         source="unet",
         wrapper="diffoundry.exporter.components.unet_module:UNetModule",
         inputs=(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from diffoundry.exporter.calibrate.calibrate import QuantizationRequest
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
+from diffoundry.exporter.component import Component
 from diffoundry.exporter.jobs.job import CalibrationJob, EngineJob, Job, Outcome, PortableJob, forms_of
 from diffoundry.exporter.jobs.journal import Journal
 from diffoundry.exporter.jobs.processes import run_job
@@ -95,7 +96,7 @@ class JobRunner:
         Raises:
             BundleError: The job failed, or the budget cannot be met.
         """
-        forms = forms_of(recipe.builds)
+        forms = forms_of(recipe.variants)
         wanted = {
             precision
             for precision, some in forms.items()
@@ -104,7 +105,7 @@ class JobRunner:
         }
         if not wanted:
             return recipe.quantization
-        builds = tuple(build for build in recipe.builds if build.precision in wanted)
+        builds = tuple(build for build in recipe.variants if build.precision in wanted)
         job = CalibrationJob(request=request, builds=builds, folder=str(self._folder))
         return {**recipe.quantization, **self._once(job, "calibration").choices}
 
@@ -114,7 +115,7 @@ class JobRunner:
         Raises:
             BundleError: The job failed.
         """
-        first = next(other for other in recipe.builds if other.target == build.target)
+        first = next(other for other in recipe.variants if other.target == build.target)
         job = EngineJob(
             component=component,
             build=build,
@@ -128,18 +129,18 @@ class JobRunner:
         assert outcome.engine is not None, f"{job.label}: a worker without an error brings an engine"
         return outcome.engine
 
-    def components(self, names: Iterable[str], recipe: Recipe) -> dict[str, ComponentSpec]:
-        """Lower components for every build of the recipe; their entries of the manifest.
+    def components(self, components: Iterable[Component], recipe: Recipe) -> dict[str, ComponentSpec]:
+        """Lower components for every variant of the recipe and return their entries of the manifest.
 
         Raises:
             BundleError: A job failed.
         """
         specs = {}
-        for name in names:
-            graph = self._journal.recall(name, Outcome)
-            assert graph is not None, f"{name}: its portable graph comes first"
-            engines = tuple(self.engine(name, build, recipe) for build in recipe.builds)
-            specs[name] = ComponentSpec(graph=graph.graph, engines=engines)
+        for one in components:
+            graph = self._journal.recall(one.name, Outcome)
+            assert graph is not None, f"{one.name}: its portable graph comes first"
+            engines = tuple(self.engine(one.name, variant, recipe) for variant in recipe.variants)
+            specs[one.name] = ComponentSpec(role=one.role, network=one.network, graph=graph.graph, engines=engines)
         return specs
 
     def _once(self, job: Job, key: str) -> Outcome:
@@ -163,7 +164,7 @@ def complete_targets(folder: Path, recipe: Recipe, progress: Progress) -> None:
     Raises:
         EngineError: A target cannot.
     """
-    for build in {build.target: build for build in recipe.builds}.values():
+    for build in {build.target: build for build in recipe.variants}.values():
         progress(f"bundle, {build.target}", "complete")
         find_plugin(build.target).make_target(build.options).complete(folder)
 

@@ -1,9 +1,10 @@
-"""Opens a bundle, or an Optimum ONNX folder, and hands out nothing that has not been checked."""
+"""Opens a bundle, or an Optimum ONNX folder, and checks every file before it is used."""
 
 import os
 import stat
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -11,8 +12,15 @@ from diffoundry.runtime.bundle.checksums import changed
 from diffoundry.runtime.bundle.manifest import MANIFEST_NAME, MAX_JSON_BYTES, Manifest, parse_json, parse_manifest
 from diffoundry.runtime.bundle.specs import EngineSpec, FileSpec
 from diffoundry.runtime.errors import BundleError
+from diffoundry.runtime.models.roles import VAE_DECODER, VAE_ENCODER, role_of_folder
 
 __all__ = ["Bundle"]
+
+_VAE_HALVES = (VAE_ENCODER, VAE_DECODER)
+"""Components that model_index.json lists as one `vae`."""
+
+_LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
+"""Libraries whose class names model_index.json may be trusted with; Optimum writes its own there."""
 
 
 class Bundle:
@@ -41,6 +49,8 @@ class Bundle:
             raise BundleError(
                 f"{self.root / 'model_index.json'}: got {type(self.model_index).__name__}, expected an object"
             )
+        if self.manifest is not None:
+            self.manifest = self._with_networks(self.manifest)
 
     def _read_manifest(self) -> Manifest | None:
         path = self.root / MANIFEST_NAME
@@ -75,6 +85,48 @@ class Bundle:
             return tuple(self.manifest.components)
         return tuple(sorted(path.parent.name for path in self.root.glob("*/model.onnx")))
 
+    def role(self, name: str) -> str:
+        """The role of a component, one of `ROLES`; in a folder without a manifest it follows from the folder's name.
+
+        Raises:
+            BundleError: The bundle has no such component.
+        """
+        self._check_component(name)
+        return role_of_folder(name) if self.manifest is None else self.manifest.components[name].role
+
+    def with_role(self, role: str) -> tuple[str, ...]:
+        """Names of the components that have a role, in the order of the bundle."""
+        return tuple(name for name in self.components if self.role(name) == role)
+
+    def network(self, name: str) -> str:
+        """The class of a component's network in diffusers or transformers; "" where nothing in the bundle names it.
+
+        Raises:
+            BundleError: The bundle has no such component.
+        """
+        self._check_component(name)
+        return self._find_network(name) if self.manifest is None else self.manifest.components[name].network
+
+    def _with_networks(self, manifest: Manifest) -> Manifest:
+        """The manifest with the network classes that formats 1 to 4 leave to model_index.json."""
+        components = {
+            name: spec if spec.network else replace(spec, network=self._find_network(name))
+            for name, spec in manifest.components.items()
+        }
+        return replace(manifest, components=components)
+
+    def _find_network(self, name: str) -> str:
+        """Look a network's class up in model_index.json, then in its config.json."""
+        entry = self.model_index.get(name, self.model_index.get("vae") if name in _VAE_HALVES else None)
+        if isinstance(entry, list) and len(entry) == 2 and entry[0] in _LIBRARIES:
+            return str(entry[1])
+        if not self.has(f"{name}/config.json"):
+            return ""
+        config = self.config(name)
+        architectures = config.get("architectures")
+        named = architectures[0] if isinstance(architectures, list) and architectures else config.get("_class_name")
+        return named if isinstance(named, str) else ""
+
     def has(self, name: str) -> bool:
         """Whether the bundle holds the file `name` (relative, forward slashes)."""
         if self.manifest is not None:
@@ -82,7 +134,7 @@ class Bundle:
         return (self.root / name).is_file()
 
     def file(self, name: str) -> Path:
-        """The path of a file of the bundle after all checks, its SHA-256 included.
+        """Return the path of a file of the bundle after all checks, its SHA-256 included.
 
         Raises:
             BundleError: It is not part of the bundle, or was changed since the bundle was written.
@@ -124,12 +176,15 @@ class Bundle:
         Raises:
             BundleError: The bundle has no such component.
         """
-        if component not in self.components:
+        self._check_component(component)
+        return () if self.manifest is None else self.manifest.components[component].engines
+
+    def _check_component(self, name: str) -> None:
+        if name not in self.components:
             raise BundleError(
-                f"bundle {self.root}: got no component {component!r}, it has {', '.join(self.components) or 'none'}; "
+                f"bundle {self.root}: got no component {name!r}, it has {', '.join(self.components) or 'none'}; "
                 f"export it again from a checkpoint that has one"
             )
-        return () if self.manifest is None else self.manifest.components[component].engines
 
 
 def _check_relative(root: Path, name: str) -> None:

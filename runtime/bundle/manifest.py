@@ -1,4 +1,4 @@
-"""The manifest `diffoundry.json`: what a bundle holds, how it was made, and the version window that is read."""
+"""The manifest `diffoundry.json`: the content of a bundle, its recipe, and the versions that are read."""
 
 import json
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from typing import Any
 from diffoundry.runtime.bundle.json_codec import RecordError, from_json, to_json
 from diffoundry.runtime.bundle.specs import ComponentSpec, FileSpec, Recipe
 from diffoundry.runtime.errors import BundleError
+from diffoundry.runtime.models.roles import ROLES, role_of_folder
 
 __all__ = [
     "FORMAT_VERSION",
@@ -23,11 +24,12 @@ __all__ = [
 MANIFEST_NAME = "diffoundry.json"
 
 # One line a version, newest first: what changed, and what this reader makes of it.
+#   5: role and network class of each component; `builds` is called `variants`, `facts` `metadata`. Read.
 #   4: ControlNets that were joined: in the recipe. Read.
 #   3: what an engine can be adapted to at run time. Read.
 #   2: several sets of engines: the recipe's builds, buckets and quantization; an engine's facts and pending. Read.
-#   1: first format (2026-11): one target and precision in the recipe. Read, as one build.
-FORMAT_VERSION = 4
+#   1: first format (2026-11): one target and precision in the recipe. Read, as one variant.
+FORMAT_VERSION = 5
 OLDEST_FORMAT_VERSION = 1
 
 MAX_JSON_BYTES = 8 * 2**20
@@ -80,13 +82,29 @@ def parse_manifest(text: bytes, path: Path) -> Manifest:
             + ("upgrade diffoundry" if version > FORMAT_VERSION else "export the bundle again")
         )
     try:
-        return from_json(Manifest, _from_version_1(data) if version == 1 else data)
+        manifest = from_json(Manifest, _upgrade(data, version))
     except RecordError as error:
         raise BundleError(f"{path}: {error}; export the bundle again") from error
+    for name, component in manifest.components.items():
+        if version == FORMAT_VERSION and component.role not in ROLES:
+            raise BundleError(
+                f"{path}: $.components.{name}.role: got {component.role!r}, expected one of {', '.join(ROLES)}; "
+                f"upgrade diffoundry"
+            )
+    return manifest
+
+
+def _upgrade(data: dict[str, Any], version: int) -> dict[str, Any]:
+    """Convert a manifest of an older version to the words of the newest; the versions follow each other."""
+    if version == 1:
+        data = _from_version_1(data)
+    if version <= 4:  # versions 2 to 4 differ only in optional fields
+        data = _from_version_4(data)
+    return data
 
 
 def _from_version_1(data: dict[str, Any]) -> dict[str, Any]:
-    """A manifest of version 1 in the words of version 2; what has another form is left for the reader to refuse."""
+    """Convert a manifest of version 1 to the words of version 2; a malformed one is left for the reader to refuse."""
     recipe = data.get("recipe")
     if not isinstance(recipe, dict):
         return data
@@ -96,8 +114,38 @@ def _from_version_1(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "recipe": {**recipe, "builds": [build]}}
 
 
+def _from_version_4(data: dict[str, Any]) -> dict[str, Any]:
+    """Convert a manifest of version 4 to the words of version 5.
+
+    The network's class is left empty: model_index.json knows it, and `Bundle` reads that.
+    """
+    upgraded = dict(data)
+    if isinstance(data.get("recipe"), dict):
+        upgraded["recipe"] = _renamed(data["recipe"], "builds", "variants")
+    components = data.get("components")
+    if isinstance(components, dict):
+        upgraded["components"] = {
+            name: {"role": role_of_folder(name), "network": "", **spec, "engines": _engines_from_version_4(spec)}
+            if isinstance(spec, dict) and "engines" in spec
+            else spec
+            for name, spec in components.items()
+        }
+    return upgraded
+
+
+def _engines_from_version_4(component: dict[str, Any]) -> Any:
+    engines = component["engines"]
+    if not isinstance(engines, list):
+        return engines
+    return [_renamed(engine, "facts", "metadata") if isinstance(engine, dict) else engine for engine in engines]
+
+
+def _renamed(record: dict[str, Any], old: str, new: str) -> dict[str, Any]:
+    return {new if key == old else key: value for key, value in record.items()}
+
+
 def parse_json(text: bytes, path: Path) -> Any:
-    """`json.loads` for files of strangers: bounded, and every failure is a `BundleError`."""
+    """Parse untrusted JSON: the size is bounded, and every failure is a `BundleError`."""
     if len(text) > MAX_JSON_BYTES:
         raise BundleError(f"{path}: got more than {MAX_JSON_BYTES} bytes, expected a small JSON file; do not trust it")
     try:

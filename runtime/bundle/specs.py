@@ -104,7 +104,7 @@ class EngineSpec:
         outputs: What `run` returns, in order.
         options: The target's build options, as they were.
         built_with: Library name to version; an engine that needs the same version says so when it opens.
-        facts: What the target has to tell of it: counts of fused layers, what was checked and how. Shown, never read.
+        metadata: Notes of the target on its build, such as counts of fused layers. Shown to users, never interpreted.
         pending: Why it could not be built where the bundle was made, or None; `diffoundry build` finishes it elsewhere
             from `files`.
         adapters: What can be loaded into it at run time, or None when it takes nothing.
@@ -117,7 +117,7 @@ class EngineSpec:
     outputs: tuple[TensorSpec, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     built_with: Mapping[str, str] = field(default_factory=dict)
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
     pending: str | None = None
     adapters: AdapterSpec | None = None
 
@@ -132,10 +132,15 @@ class ComponentSpec:
     """One component of a bundle: its portable graph and the engines lowered from it.
 
     Attributes:
+        role: One of `runtime.models.roles.ROLES`.
+        network: Class of the network in diffusers or transformers, such as "UNet2DConditionModel". In bundles of format
+            1 to 4 it follows from model_index.json.
         graph: The portable graph's files, relative to the bundle: model.onnx first, then its external data.
         engines: At least one.
     """
 
+    role: str
+    network: str
     graph: tuple[str, ...]
     engines: tuple[EngineSpec, ...]
 
@@ -152,7 +157,7 @@ class FileSpec:
     Attributes:
         size: In bytes.
         sha256: Of the whole, hexadecimal.
-        parts: SHA-256 of each of its parts of `sums.PART_BYTES`, which are checked side by side; empty for small files.
+        parts: SHA-256 of each of its parts of `checksums.PART_BYTES`, checked in parallel; empty for small files.
     """
 
     size: int
@@ -197,7 +202,7 @@ class Recipe:
     Attributes:
         model: The checkpoint as the user named it: folder, hub id or alias.
         source: What the weights were: a map from weight file to SHA-256, or the seed of random weights.
-        builds: The sets of engines, in the user's order of preference.
+        variants: The sets of engines, in the user's order of preference.
         dims: What batch, height and width may be.
         buckets: (height, width) in pixels of the sizes that engines are made for; none when they take what dims say.
         opset: ONNX opset of the portable graph.
@@ -212,7 +217,7 @@ class Recipe:
 
     model: str
     source: Mapping[str, str]
-    builds: tuple[Variant, ...]
+    variants: tuple[Variant, ...]
     dims: Mapping[str, DimSpec]
     opset: int
     buckets: tuple[tuple[int, int], ...] = ()

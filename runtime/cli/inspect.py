@@ -41,7 +41,7 @@ def command(bundle: Path, *, as_json: bool) -> None:
 
 def _print_summary(path: Path, manifest: Manifest, scheduler: dict[str, Any]) -> None:
     recipe = manifest.recipe
-    builds = " + ".join(f"{build.target} {build.precision}" for build in recipe.builds)
+    builds = " + ".join(f"{build.target} {build.precision}" for build in recipe.variants)
     total = sum(file.size for file in manifest.files.values())
     out.print(
         f"[bold]{path}[/bold]: {manifest.family}, {builds}, {size_text(total)}",
@@ -84,7 +84,7 @@ def _remarks(manifest: Manifest) -> list[str]:
     lines = []
     for name, component in manifest.components.items():
         for engine in component.engines:
-            facts = [f"{key.replace('_', ' ')} {value}" for key, value in engine.facts.items()]
+            facts = [f"{key.replace('_', ' ')} {value}" for key, value in engine.metadata.items()]
             if engine.pending is not None:
                 facts.insert(0, f"not built: {engine.pending}")
             if facts:

@@ -16,7 +16,7 @@ from diffoundry.runtime.engines.plugins import find_plugin
 from diffoundry.runtime.engines.protocol import AdaptableEngine, Adapted, Array, Engine, EngineOptions, run_checked
 from diffoundry.runtime.engines.select import EngineSelection, select_engine
 from diffoundry.runtime.errors import EngineError, InputError
-from diffoundry.runtime.models.controlnet_names import is_controlnet
+from diffoundry.runtime.models.roles import CONTROLNET, DENOISER
 
 __all__ = ["Call", "EngineSession"]
 
@@ -81,6 +81,10 @@ class EngineSession:
             self._left.discard(name)
             return self._engines[name]
 
+    def with_role(self, role: str) -> tuple[str, ...]:
+        """Names of the components that have a role, as `Bundle.with_role`."""
+        return self.bundle.with_role(role)
+
     def open_all(self, names: Collection[str] | None = None) -> None:
         """Open components now, side by side, instead of one after the other when each is first needed.
 
@@ -124,7 +128,7 @@ class EngineSession:
         found = None if choice is None else choice.spec.adapters
         if found is None:
             which = "a folder without a manifest" if choice is None else f"{choice.spec.target} {choice.spec.precision}"
-            reason = None if choice is None else choice.spec.facts.get("adapters")
+            reason = None if choice is None else choice.spec.metadata.get("adapters")
             takes = [
                 f"{spec.target} {spec.precision}" for spec in self.bundle.engines(name) if spec.adapters is not None
             ]
@@ -205,8 +209,12 @@ class EngineSession:
         if self._turn is None:
             return self._run(name, feeds)
         with self._turn:
-            self._close(o for o in self._locks if o != name and not (_in_turns(o) and _in_turns(name)))
+            stepped = self._in_every_step(name)
+            self._close(o for o in self._locks if o != name and not (stepped and self._in_every_step(o)))
             return self._run(name, feeds)
+
+    def _in_every_step(self, name: str) -> bool:
+        return self.bundle.role(name) in (DENOISER, CONTROLNET)
 
     def _run(self, name: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
         engine = self.engine(name)
@@ -266,11 +274,6 @@ def _fit(array: Array, spec: TensorSpec, component: str) -> Array:
             f"or export with diffoundry, whose graphs take fractions"
         )
     return array.astype(wanted) if wanted.kind in "fiu" and array.dtype.kind in "fiu" else array
-
-
-def _in_turns(component: str) -> bool:
-    """Whether every step runs it."""
-    return component == "unet" or is_controlnet(component)
 
 
 def _widen(outputs: dict[str, Array]) -> dict[str, Array]:

@@ -125,7 +125,7 @@ class CoreMlTarget:
             outputs=_specs(portable.graph.outputs, sizes),
             options=asdict(self),
             built_with={"coremltools": ct.__version__},
-            facts={
+            metadata={
                 "proof": _PROOF,
                 "sizes": [size.label for size in sizes if size.height is not None],
                 "operators": {package.name: operator_counts(package) for package in packages},

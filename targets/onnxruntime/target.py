@@ -93,7 +93,7 @@ class OnnxRuntimeTarget:
             outputs=tensor_specs(model.graph.outputs),
             options=asdict(self),
             built_with={"onnxruntime": ort.__version__},
-            facts=self._why_none(work),
+            metadata=self._why_none(work),
             adapters=self._adaptable(work, model),
         )
 

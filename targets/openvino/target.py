@@ -91,7 +91,7 @@ class OpenVinoTarget:
             outputs=tensor_specs(graph.graph.outputs),
             options={**asdict(self), **_buckets(work)},
             built_with={"openvino": ov.__version__.partition("-")[0]},
-            facts=facts | self._why_none(work),
+            metadata=facts | self._why_none(work),
             adapters=self._adaptable(work),
         )
 

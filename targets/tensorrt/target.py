@@ -154,7 +154,7 @@ class TensorRTTarget:
             options=asdict(self)
             | {"profiles": _as_data(profiles), "compute_capabilities": self._words(work.precision)},
             built_with={} if pending or place.version is None else {self.flavour.module: place.version},
-            facts=facts,
+            metadata=facts,
             pending=pending,
             adapters=adapters,
         )

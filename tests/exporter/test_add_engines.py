@@ -41,7 +41,7 @@ def test_a_precision_is_added(own_bundle, exported, tiny_sd_checkpoint, work_her
     report = rebuild(own_bundle, [_FP16], _quiet, run=work_here)
     after = Bundle(own_bundle).manifest
     assert report.manifest == after
-    assert [build.precision for build in after.recipe.builds] == ["fp32", "fp16"]
+    assert [build.precision for build in after.recipe.variants] == ["fp32", "fp16"]
     assert all([e.precision for e in spec.engines] == ["fp32", "fp16"] for spec in after.components.values())
     assert {name: after.files[name] for name in before.files} == before.files
     assert not list(own_bundle.glob(".build/*.json"))
@@ -57,7 +57,7 @@ def test_what_is_there_is_not_built_again_unless_asked(own_bundle, work_here):
     expected = _latents(own_bundle, "fp32")
     rebuild(own_bundle, [replace(fp32, options={"winograd": False})], _quiet, overwrite=True, run=work_here)
     manifest = Bundle(own_bundle).manifest
-    assert [dict(build.options) for build in manifest.recipe.builds] == [{"winograd": False}]
+    assert [dict(build.options) for build in manifest.recipe.variants] == [{"winograd": False}]
     np.testing.assert_allclose(_latents(own_bundle, "fp32"), expected, atol=1e-4)
 
 
@@ -73,7 +73,7 @@ def test_what_is_pending_is_built(own_bundle, work_here):
         for name, spec in manifest.components.items()
     }
     _rewrite(own_bundle, replace(manifest, components=waiting))
-    assert pending_builds(Bundle(own_bundle).manifest) == manifest.recipe.builds
+    assert pending_builds(Bundle(own_bundle).manifest) == manifest.recipe.variants
     rebuild(own_bundle, [], _quiet, run=work_here)
     assert Bundle(own_bundle).manifest == manifest
 

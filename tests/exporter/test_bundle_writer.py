@@ -10,6 +10,8 @@ from diffoundry.runtime.bundle.specs import ComponentSpec, EngineSpec, Recipe, V
 from diffoundry.runtime.errors import BundleError, InputError
 
 _SPEC = ComponentSpec(
+    role="denoiser",
+    network="UNet2DConditionModel",
     graph=("unet/model.onnx",),
     engines=(EngineSpec(target="onnxruntime", precision="fp32", files=("unet/model.onnx",), inputs=(), outputs=()),),
 )
@@ -17,7 +19,7 @@ _SPEC = ComponentSpec(
 
 def _recipe(**changes) -> Recipe:
     builds = (Variant(target="onnxruntime", precision="fp32"),)
-    values = {"model": "m", "source": {}, "builds": builds, "dims": {}, "opset": 20}
+    values = {"model": "m", "source": {}, "variants": builds, "dims": {}, "opset": 20}
     return Recipe(**(values | changes))
 
 

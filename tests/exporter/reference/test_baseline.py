@@ -155,7 +155,7 @@ def _bundle(folder, model, source=None):
     folder.mkdir()
     (folder / "model_index.json").write_text("{}")
     builds = (Variant(target="onnxruntime", precision="fp32"),)
-    recipe = Recipe(model=model, source=source or {}, builds=builds, dims={}, opset=18)
+    recipe = Recipe(model=model, source=source or {}, variants=builds, dims={}, opset=18)
     files = {"model_index.json": {"size": 2, "sha256": _sha256(folder / "model_index.json")}}
     manifest = Manifest(
         format_version=FORMAT_VERSION,

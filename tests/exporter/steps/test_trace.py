@@ -305,7 +305,14 @@ def toy():
     spec = TensorSpec(name="x", dtype="float32", shape=("batch", 3))
     sys.modules.setdefault(__name__, sys.modules[Toy.__module__])
     return Component(
-        name="toy", source="toy", wrapper=f"{__name__}:Toy", inputs=(spec,), outputs=(spec,), example={"batch": 2}
+        name="toy",
+        role="denoiser",
+        network="Toy",
+        source="toy",
+        wrapper=f"{__name__}:Toy",
+        inputs=(spec,),
+        outputs=(spec,),
+        example={"batch": 2},
     )
 
 

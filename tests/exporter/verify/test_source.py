@@ -11,7 +11,7 @@ from diffoundry.runtime.errors import BundleError, CheckpointError, InputError
 
 
 def _bundle(model, source, loras=()):
-    recipe = Recipe(model=model, source=source, builds=(), dims={}, opset=24, loras=loras)
+    recipe = Recipe(model=model, source=source, variants=(), dims={}, opset=24, loras=loras)
     return SimpleNamespace(root="b", manifest=SimpleNamespace(recipe=recipe))
 
 

@@ -32,14 +32,20 @@ def manifest(tmp_path):
         for path in root.rglob("*")
         if path.is_file()
     }
-    builds = [{"target": "onnxruntime", "precision": "fp32"}]
-    recipe = {"model": "m", "source": {}, "builds": builds, "dims": {}, "opset": 20}
+    variants = [{"target": "onnxruntime", "precision": "fp32"}]
+    recipe = {"model": "m", "source": {}, "variants": variants, "dims": {}, "opset": 20}
+    unet = {
+        "role": "denoiser",
+        "network": "UNet2DConditionModel",
+        "graph": ["unet/model.onnx", "unet/model.onnx_data"],
+        "engines": [engine],
+    }
     data = {
         "format_version": FORMAT_VERSION,
         "diffoundry": "0",
         "family": "stable_diffusion",
         "recipe": recipe,
-        "components": {"unet": {"graph": ["unet/model.onnx", "unet/model.onnx_data"], "engines": [engine]}},
+        "components": {"unet": unet},
         "files": files,
     }
     _write(root, "diffoundry.json", json.dumps(data).encode())
@@ -202,17 +208,80 @@ def test_unknown_component_lists_those_there_are(root):
         Bundle(root).engines("controlnet")
 
 
-def test_version_1_is_read_as_one_build(root, manifest):
+def _as_version_4(manifest: dict) -> None:
+    manifest["format_version"] = 4
+    manifest["recipe"]["builds"] = manifest["recipe"].pop("variants")
+    for name in ("role", "network"):
+        del manifest["components"]["unet"][name]
+
+
+def test_version_1_is_read_as_one_variant(root, manifest):
+    _as_version_4(manifest)
     manifest["format_version"] = 1
     del manifest["recipe"]["builds"]
     manifest["recipe"] |= {"target": "onnxruntime", "precision": "fp16", "target_options": {"winograd": False}}
     _tamper(root, manifest)
-    (build,) = Bundle(root).manifest.recipe.builds
-    assert (build.target, build.precision, build.options) == ("onnxruntime", "fp16", {"winograd": False})
+    (variant,) = Bundle(root).manifest.recipe.variants
+    assert (variant.target, variant.precision, variant.options) == ("onnxruntime", "fp16", {"winograd": False})
 
 
 def test_version_1_with_words_of_version_2_is_refused(root, manifest):
+    _as_version_4(manifest)
     manifest["format_version"] = 1
     _tamper(root, manifest)
-    with pytest.raises(BundleError, match=r"recipe.builds\[0\]: the field 'target' is missing"):
+    with pytest.raises(BundleError, match=r"recipe.variants\[0\]: the field 'target' is missing"):
         Bundle(root)
+
+
+def test_version_4_gets_role_and_network_from_folder_and_model_index(root, manifest):
+    _as_version_4(manifest)
+    index = b'{"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}'
+    _write(root, "model_index.json", index)
+    manifest["files"]["model_index.json"] = {
+        "size": len(index),
+        "sha256": sha256_of(root / "model_index.json"),
+    }
+    manifest["components"]["unet"]["engines"][0]["facts"] = {"attentions": 3}
+    _tamper(root, manifest)
+    bundle = Bundle(root)
+    assert (bundle.role("unet"), bundle.network("unet")) == ("denoiser", "UNet2DConditionModel")
+    assert bundle.manifest.components["unet"].network == "UNet2DConditionModel"
+    assert bundle.engines("unet")[0].metadata == {"attentions": 3}
+
+
+def test_version_5_does_not_take_words_of_version_4(root, manifest):
+    manifest["components"]["unet"]["engines"][0]["facts"] = {}
+    _tamper(root, manifest)
+    with pytest.raises(BundleError, match=r"engines\[0\]: .*'facts'"):
+        Bundle(root)
+
+
+def test_an_unknown_role_is_refused(root, manifest):
+    manifest["components"]["unet"]["role"] = "oracle"
+    _tamper(root, manifest)
+    with pytest.raises(BundleError, match=r"unet\.role: got 'oracle', expected one of text_encoder, .*; upgrade"):
+        Bundle(root)
+
+
+@pytest.mark.parametrize(
+    ("folder", "config", "index", "role", "network"),
+    [
+        ("unet", {"_class_name": "UNet2DConditionModel"}, None, "denoiser", "UNet2DConditionModel"),
+        ("transformer", {"_class_name": "SD3Transformer2DModel"}, None, "denoiser", "SD3Transformer2DModel"),
+        ("text_encoder_2", {"architectures": ["CLIPTextModelWithProjection"]}, None, "text_encoder",
+         "CLIPTextModelWithProjection"),
+        ("vae_decoder", {}, {"vae": ["diffusers", "AutoencoderTiny"]}, "vae_decoder", "AutoencoderTiny"),
+        ("vae_decoder", {"_class_name": "AutoencoderKL"},
+         {"vae_decoder": ["optimum.onnxruntime.modeling_diffusion", "ORTModelVaeDecoder"]}, "vae_decoder",
+         "AutoencoderKL"),
+        ("controlnet_1", {}, None, "controlnet", ""),
+    ],
+)  # fmt: skip
+def test_a_folder_without_a_manifest_has_roles_too(tmp_path, folder, config, index, role, network):
+    _write(tmp_path, "model_index.json", json.dumps({"_class_name": "P", **(index or {})}).encode())
+    _write(tmp_path, f"{folder}/model.onnx", b"graph")
+    _write(tmp_path, f"{folder}/config.json", json.dumps(config).encode())
+    bundle = Bundle(tmp_path)
+    assert (bundle.role(folder), bundle.network(folder)) == (role, network)
+    assert bundle.with_role(role) == (folder,)
+    assert bundle.with_role("prior") == ()

@@ -17,7 +17,12 @@ _ENGINE = EngineSpec(
     options={"level": 2},
     built_with={"onnxruntime": "1.31"},
 )
-_COMPONENT = ComponentSpec(graph=("unet/model.onnx", "unet/model.onnx_data"), engines=(_ENGINE,))
+_COMPONENT = ComponentSpec(
+    role="denoiser",
+    network="UNet2DConditionModel",
+    graph=("unet/model.onnx", "unet/model.onnx_data"),
+    engines=(_ENGINE,),
+)
 
 
 def test_round_trip_through_json_text():
@@ -51,7 +56,7 @@ def test_wrong_forms_name_their_path(change, message):
 
 def test_missing_field_is_named():
     with pytest.raises(RecordError, match=r"\$: the field 'graph' is missing"):
-        from_json(ComponentSpec, {"engines": []})
+        from_json(ComponentSpec, {"role": "denoiser", "network": "", "engines": []})
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from diffoundry.runtime.engines.protocol import run_checked
 from diffoundry.runtime.engines.select import select_engine
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import EngineError, InputError
+from diffoundry.runtime.models.roles import role_of_folder
 
 
 class _Doubler:
@@ -197,7 +198,7 @@ def test_no_library_for_the_engine(monkeypatch):
 def test_low_memory_closes_what_does_not_run_now(monkeypatch):
     """What every step runs stays open together; the text encoder and the VAE never beside it."""
     names = ("text_encoder", "unet", "controlnet", "vae_decoder")
-    bundle = types.SimpleNamespace(components=names, engines=lambda name: (), manifest=None)
+    bundle = types.SimpleNamespace(components=names, engines=lambda name: (), manifest=None, role=role_of_folder)
     opened, most = [], []
 
     class Engine(_Doubler):

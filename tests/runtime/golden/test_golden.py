@@ -14,7 +14,7 @@ from diffoundry.runtime.errors import BundleError, EngineError
 
 HERE = Path(__file__).parent
 
-VERSIONS = (1, 2, 3, 4)
+VERSIONS = (1, 2, 3, 4, 5)
 
 TOLERANCE = 1e-4
 """Of latents, relative to their largest: fp32 in two libraries that sum in different orders."""
@@ -56,7 +56,7 @@ def follow(pipe, expected, name, tolerance=TOLERANCE, **arguments):
 def test_every_format_is_read_and_gives_the_image_of_diffusers(unpack, expected, version):
     folder = unpack(version)
     assert json.loads((folder / "diffoundry.json").read_text())["format_version"] == version
-    net = {"control_image": expected["hint"], "controlnet_conditioning_scale": 0.0} if version == 4 else {}
+    net = {"control_image": expected["hint"], "controlnet_conditioning_scale": 0.0} if version >= 4 else {}
     follow(load(folder), expected, "plain", **net)
 
 
@@ -69,12 +69,12 @@ def test_every_file_is_as_it_was_written(unpack, version):
 
 
 def test_format_1_names_its_only_variant(unpack):
-    (variant,) = Bundle(unpack(1)).manifest.recipe.builds
+    (variant,) = Bundle(unpack(1)).manifest.recipe.variants
     assert (variant.target, variant.precision, variant.options) == ("onnxruntime", "fp32", {})
 
 
 def test_format_2_holds_several_variants(unpack, expected):
-    variants = Bundle(unpack(2)).manifest.recipe.builds
+    variants = Bundle(unpack(2)).manifest.recipe.variants
     assert [(variant.target, variant.precision) for variant in variants] == [
         ("onnxruntime", "fp32"),
         ("onnxruntime", "fp16"),
@@ -82,11 +82,11 @@ def test_format_2_holds_several_variants(unpack, expected):
     follow(load(unpack(2), precision="fp16"), expected, "plain", tolerance=2e-2)
 
 
-@pytest.mark.parametrize("version", [3, 4])
+@pytest.mark.parametrize("version", [3, 4, 5])
 def test_engines_from_format_3_on_take_a_lora(unpack, expected, version):
     pipe = load(unpack(version))
     pipe.load_lora(HERE / "lora.safetensors")
-    net = {"control_image": expected["hint"], "controlnet_conditioning_scale": 0.0} if version == 4 else {}
+    net = {"control_image": expected["hint"], "controlnet_conditioning_scale": 0.0} if version >= 4 else {}
     follow(pipe, expected, "lora", **net)
     pipe.unload_lora()
     follow(pipe, expected, "plain", **net)
@@ -98,9 +98,25 @@ def test_engines_of_older_formats_say_that_they_take_no_lora(unpack, version):
         load(unpack(version)).load_lora(HERE / "lora.safetensors")
 
 
-def test_format_4_has_a_controlnet(unpack, expected):
-    assert Bundle(unpack(4)).manifest.recipe.controlnets == ("controlnet",)
-    follow(load(unpack(4)), expected, "controlnet", control_image=expected["hint"])
+@pytest.mark.parametrize("version", [4, 5])
+def test_formats_from_4_on_have_a_controlnet(unpack, expected, version):
+    assert Bundle(unpack(version)).manifest.recipe.controlnets == ("controlnet",)
+    follow(load(unpack(version)), expected, "controlnet", control_image=expected["hint"])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_component_has_a_role_and_a_network(unpack, version):
+    bundle = Bundle(unpack(version))
+    found = {name: (bundle.role(name), bundle.network(name)) for name in bundle.components}
+    expected = {
+        "text_encoder": ("text_encoder", "CLIPTextModel"),
+        "unet": ("denoiser", "UNet2DConditionModel"),
+        "vae_encoder": ("vae_encoder", "AutoencoderKL"),
+        "vae_decoder": ("vae_decoder", "AutoencoderKL"),
+        "controlnet": ("controlnet", "ControlNetModel"),
+    }
+    assert found == {name: expected[name] for name in found}
+    assert bundle.with_role("denoiser") == ("unet",)
 
 
 def test_the_newest_format_has_a_golden_bundle():

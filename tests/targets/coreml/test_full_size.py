@@ -46,7 +46,7 @@ def test_sd15_becomes_packages(half, make_feeds, psnr, component):
         return CoreMlTarget(**options).lower(work)
 
     spec = lower(512, deployment_target="iOS18", chunks=2)
-    counts = spec.facts["operators"].values()
+    counts = spec.metadata["operators"].values()
     assert sum(package.get("scaled_dot_product_attention", 0) for package in counts) == attentions
     assert sum(package.get("instance_norm", 0) for package in counts) == norms
     size = sum((graph.parent.parent / file).stat().st_size for file in spec.files)

@@ -64,7 +64,7 @@ def test_the_spec_has_numbers_where_sizes_agree(lowered):
     assert sample.shape == (2, 4, "height/8", "width/8")
     assert timestep.shape == (1,)
     assert condition.shape == (2, 77, 32)
-    assert made.spec.facts["sizes"] == ["64x64", "72x96"]
+    assert made.spec.metadata["sizes"] == ["64x64", "72x96"]
     assert lowered("sd1", "unet").spec.inputs[0].shape == (2, 4, 8, 8)
 
 

@@ -265,7 +265,7 @@ def test_all_together_on_a_whole_network(lowered, feeds_for, torch_outputs, rms)
     Timesteps are whole numbers, as the file on disk takes them.
     """
     path, spec = lowered("sd2", "unet", "bf16")
-    assert spec.facts == {
+    assert spec.metadata == {
         "gated layers split": 7,
         "heads widened": 7,
         "timesteps shared": 1,

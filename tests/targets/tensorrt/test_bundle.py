@@ -85,6 +85,6 @@ def test_two_precisions_of_rtx_live_in_one_bundle(rtx, bundle, work_here):
         "text_encoder/model.fp16.tensorrt-rtx.plan",
         "text_encoder/model.bf16.tensorrt-rtx.plan",
     ]
-    assert [engine.facts["structure"]["default"]["attentions_fused"] for engine in built] == [2, 2]
+    assert [engine.metadata["structure"]["default"]["attentions_fused"] for engine in built] == [2, 2]
     with pytest.raises(EngineError, match="tensorrt-rtx fp16: it has no device on this machine"):
         select_engine("text_encoder", tuple(built))

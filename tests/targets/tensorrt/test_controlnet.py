@@ -35,4 +35,4 @@ def test_the_builder_takes_them(controlled_bundle, tmp_path, component):
     tensors = {tensor.name: tensor.shape for tensor in (*spec.inputs, *spec.outputs)}
     assert tensors["down_block_additional_residual_2"] == ("batch", 32, "(height+15)//16", "(width+15)//16")
     assert tensors["mid_block_additional_residual"] == ("batch", 64, "(height+31)//32", "(width+31)//32")
-    assert spec.facts["proof"] == "compiled without a GPU, never run"
+    assert spec.metadata["proof"] == "compiled without a GPU, never run"

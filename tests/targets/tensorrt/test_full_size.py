@@ -26,7 +26,7 @@ def test_every_attention_and_group_norm_of_sd15_is_fused(tmp_path):
     write_portable(PortableJob(checkpoint=checkpoint.describe(), opset=23, **common), lambda _: nullcontext())
     build = Variant(target="tensorrt-rtx", precision="fp16", options={"compute_capabilities": ["sm89"]})
     job = EngineJob(build=build, first=True, buckets=(), quantization=None, **common)
-    facts = write_engine(job, lambda _: nullcontext()).facts
+    facts = write_engine(job, lambda _: nullcontext()).metadata
     found = facts["structure"]["default"]
     assert found["attentions_fused"] == facts["attentions"] == 32
     assert found["group_norms_fused"] == facts["group_norms"] == 61

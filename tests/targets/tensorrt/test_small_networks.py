@@ -21,7 +21,7 @@ def test_it_is_built_and_its_attentions_are_one_kernel_each_in_half_precision(
 ):
     """But those over a single token, as of image variation: the builder makes ordinary products of them."""
     spec = built(component, precision, model=model)
-    found = spec.facts["structure"]["64x64"]
-    assert spec.facts["attentions"] == attentions
+    found = spec.metadata["structure"]["64x64"]
+    assert spec.metadata["attentions"] == attentions
     assert found["attentions_fused"] == (fused if precision == "fp16" else 0)
     assert sum(found["convolutions"].values()) + sum(found["gemms"].values()) > 0

@@ -18,20 +18,20 @@ SIZE = 256
 
 
 def structure(spec, size=64):
-    return spec.facts["structure"][f"{size}x{size}"]
+    return spec.metadata["structure"][f"{size}x{size}"]
 
 
 @pytest.mark.parametrize("component", ["text_encoder", "unet", "vae_encoder", "vae_decoder"])
 def test_every_attention_is_one_kernel_in_half_precision(built, component):
     spec = built(component, "fp16", SIZE)
-    assert structure(spec, SIZE)["attentions_fused"] == spec.facts["attentions"] > 0
+    assert structure(spec, SIZE)["attentions_fused"] == spec.metadata["attentions"] > 0
 
 
 @pytest.mark.parametrize(("component", "left"), [("unet", 2), ("vae_encoder", 1), ("vae_decoder", 1)])
 def test_group_norms_are_one_kernel_each(built, component, left):
     """All but those of a number of channels to a group that the kernel does not take; there are none at full size."""
     spec = built(component, "fp16", SIZE)
-    assert spec.facts["group_norms"] - structure(spec, SIZE)["group_norms_fused"] == left
+    assert spec.metadata["group_norms"] - structure(spec, SIZE)["group_norms_fused"] == left
 
 
 def test_scratch_memory_stays_small_while_attention_is_fused(built):
@@ -84,5 +84,5 @@ def test_every_component_builds_in_every_precision(built, component, precision):
     assert 0 < sum(found["gemms"].values()) <= max(products, 83)
     if precision == "int4-weights" and component == "unet":
         assert found["gemms"]["Half x Int4"] > 40
-    fused = 0 if precision == "fp32" else spec.facts["attentions"]
+    fused = 0 if precision == "fp32" else spec.metadata["attentions"]
     assert found["attentions_fused"] == fused

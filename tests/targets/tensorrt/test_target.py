@@ -50,11 +50,11 @@ def test_a_plan_and_the_map_of_its_weights(rtx, block_work):
         "64x64": {"batch": (1, 2, 4), "height": (64, 64, 64), "width": (64, 64, 64), "sequence": (77, 77, 77)}
     }
     assert spec.options["compute_capabilities"] == ("sm89",)
-    assert spec.facts["built_for"] == ["sm89"]
-    assert spec.facts["proof"] == "compiled without a GPU, never run"
-    assert (spec.facts["attentions"], spec.facts["group_norms"]) == (1, 1)
-    assert spec.facts["structure"]["64x64"]["attentions_fused"] == 1
-    assert spec.facts["peak_rss_bytes"] > spec.facts["plan_bytes"]
+    assert spec.metadata["built_for"] == ["sm89"]
+    assert spec.metadata["proof"] == "compiled without a GPU, never run"
+    assert (spec.metadata["attentions"], spec.metadata["group_norms"]) == (1, 1)
+    assert spec.metadata["structure"]["64x64"]["attentions_fused"] == 1
+    assert spec.metadata["peak_rss_bytes"] > spec.metadata["plan_bytes"]
     weights = json.loads((work.bundle / names[1]).read_text())
     assert weights["format_version"] == 2
     entry = {"parameter": "to_q_weight", "transform": "none", "dtype": "float16"}
@@ -69,22 +69,22 @@ def test_the_same_build_comes_from_the_cache(rtx, block_work, user_cache):
     plan = (work.bundle / first.files[0]).read_bytes()
     (work.bundle / first.files[0]).unlink()
     second = RTXTarget(**ONE).lower(work)
-    assert (first.facts["from_cache"], second.facts["from_cache"]) == (False, True)
+    assert (first.metadata["from_cache"], second.metadata["from_cache"]) == (False, True)
     assert (work.bundle / first.files[0]).read_bytes() == plan
-    assert {**second.facts, "from_cache": False} == first.facts
+    assert {**second.metadata, "from_cache": False} == first.metadata
     assert len(list(user_cache.glob("*.plan"))) == 1
-    assert not RTXTarget(compute_capabilities=("sm86",)).lower(work).facts["from_cache"]
+    assert not RTXTarget(compute_capabilities=("sm86",)).lower(work).metadata["from_cache"]
 
 
 def test_by_default_it_is_built_for_the_cards_that_compute_in_the_precision(rtx, block_work):
-    assert RTXTarget().lower(block_work("fp16")).facts["built_for"] == ["sm86", "sm89", "sm120"]
-    assert RTXTarget().lower(block_work("fp8")).facts["built_for"] == ["sm89", "sm120"]
+    assert RTXTarget().lower(block_work("fp16")).metadata["built_for"] == ["sm86", "sm89", "sm120"]
+    assert RTXTarget().lower(block_work("fp8")).metadata["built_for"] == ["sm89", "sm120"]
 
 
 def test_several_profiles_of_the_user_are_built_into_one_plan(rtx, block_work):
     profiles = {"small": {"height": [64, 64, 128], "width": [64, 64, 128]}, "one": {"batch": [1, 1, 1]}}
     spec = RTXTarget(**ONE, profiles=profiles).lower(block_work("fp16", buckets=()))
-    assert list(spec.options["profiles"]) == list(spec.facts["structure"]) == ["small", "one"]
+    assert list(spec.options["profiles"]) == list(spec.metadata["structure"]) == ["small", "one"]
     assert spec.options["profiles"]["one"]["height"] == (256, 512, 768)
 
 
@@ -92,7 +92,7 @@ def test_weight_streaming_builds_without_a_gpu_also_with_a_budget_of_nothing(rtx
     spec = RTXTarget(**ONE, weight_streaming=0).lower(block_work("fp16"))
     assert spec.pending is None
     assert spec.options["weight_streaming"] == 0
-    assert not RTXTarget(**ONE).lower(block_work("fp16")).facts["from_cache"]
+    assert not RTXTarget(**ONE).lower(block_work("fp16")).metadata["from_cache"]
 
 
 def test_a_graph_that_tensorrt_does_not_take_is_refused_with_the_reasons(block_work):
@@ -127,7 +127,7 @@ def test_without_tensorrt_a_recipe_is_left_that_says_what_to_do(block_work):
         "unet/model.fp16.onnx_data",
     )
     assert spec.built_with == {}
-    assert spec.facts == {"attentions": 1, "group_norms": 1, "proof": "not built"}
+    assert spec.metadata == {"attentions": 1, "group_norms": 1, "proof": "not built"}
     job = from_json(BuildJob, json.loads((work.bundle / spec.files[0]).read_text()))
     assert (job.flavour, job.graph, job.plan) == ("tensorrt", "model.fp16.tensorrt.onnx", "model.fp16.tensorrt.plan")
     assert job.flags == ("REFIT_INDIVIDUAL",)
@@ -238,15 +238,15 @@ def test_a_pending_engine_is_finished_on_the_gpu_machine(block_work, monkeypatch
         "model.fp16.onnx", "model.fp16.onnx_data", "model.fp16.tensorrt.plan", "model.fp16.tensorrt.refit.json",
     ]  # fmt: skip
     assert spec.built_with == {"tensorrt": "11.4.0.106"}
-    assert spec.facts["built_for"] == ["RTX 4090 sm89"]
-    assert spec.facts["proof"] == "compiled on its GPU"
-    assert spec.facts["warnings"] == ["a remark"]
+    assert spec.metadata["built_for"] == ["RTX 4090 sm89"]
+    assert spec.metadata["proof"] == "compiled on its GPU"
+    assert spec.metadata["warnings"] == ["a remark"]
     (job,) = jobs
     assert set(job.flags) == {"REFIT_INDIVIDUAL", "WEIGHT_STREAMING", "VERSION_COMPATIBLE"}
     assert job.compute_capabilities == ()
     assert job.timing_cache == str(user_cache / "timing 11.4.0.106 RTX 4090 sm89.cache")
     on_a_gpu_machine(monkeypatch, Gpu(index=0, capability=86, name="RTX 3090"))
-    assert not TensorRTTarget(**options).lower(work).facts["from_cache"]
+    assert not TensorRTTarget(**options).lower(work).metadata["from_cache"]
 
 
 def test_a_stripped_plan_keeps_its_graph_and_weights(block_work, monkeypatch):

@@ -51,4 +51,4 @@ def test_the_parser_takes_it(rtx, portable, tmp_path, variant, component):
 def test_the_builder_fuses_every_attention(built, variant, component):
     spec = built(component, "fp16", model=variant)
     assert spec.pending is None
-    assert spec.facts["structure"]["64x64"]["attentions_fused"] == spec.facts["attentions"] > 0
+    assert spec.metadata["structure"]["64x64"]["attentions_fused"] == spec.metadata["attentions"] > 0

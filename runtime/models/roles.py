@@ -1,0 +1,48 @@
+"""Roles of components: what a network does in a pipeline, whatever its class is called."""
+
+import re
+
+__all__ = [
+    "CONTROLNET",
+    "DENOISER",
+    "IMAGE_ENCODER",
+    "PRIOR",
+    "ROLES",
+    "SAFETY_CHECKER",
+    "TEXT_ENCODER",
+    "UPSCALER",
+    "VAE_DECODER",
+    "VAE_ENCODER",
+    "role_of_folder",
+]
+
+TEXT_ENCODER = "text_encoder"
+IMAGE_ENCODER = "image_encoder"
+DENOISER = "denoiser"
+VAE_ENCODER = "vae_encoder"
+VAE_DECODER = "vae_decoder"
+CONTROLNET = "controlnet"
+PRIOR = "prior"
+UPSCALER = "upscaler"
+SAFETY_CHECKER = "safety_checker"
+
+ROLES = (
+    TEXT_ENCODER, IMAGE_ENCODER, DENOISER, VAE_ENCODER, VAE_DECODER, CONTROLNET, PRIOR, UPSCALER, SAFETY_CHECKER
+)  # fmt: skip
+"""Every role that a manifest may name."""
+
+_DENOISERS = ("unet", "transformer")
+"""Folders of denoisers in diffusers' checkpoints."""
+
+_NUMBER = re.compile(r"_\d+$")
+
+
+def role_of_folder(name: str) -> str:
+    """Return the role of a component that has only a folder name, as in Optimum's folders and bundles of format 1 to 4.
+
+    Args:
+        name: As diffusers names the folder: "unet", "text_encoder_2", "controlnet_1". A name without a role is a
+            role of its own, so that no wrapper takes it.
+    """
+    base = _NUMBER.sub("", name)
+    return DENOISER if base in _DENOISERS else base
