@@ -9,7 +9,7 @@ import onnx_ir as ir
 from diffoundry.calibration.units import Unit
 from diffoundry.exporter.passes.half_precision import HalfPrecision, KeepList
 from diffoundry.exporter.passes.quantizable import QuantizableNode, quantizable
-from diffoundry.exporter.passes.quantization_switches import GateQuantized, RoundFloats
+from diffoundry.exporter.passes.quantization_switches import RoundFloats, SwitchQuantized
 from diffoundry.exporter.passes.quantize import has_output_kernel, weight_format
 from diffoundry.exporter.steps.convert_precision import DTYPES, convert
 from diffoundry.runtime.bundle.quantization import ComponentChoice, ComponentRanges
@@ -90,7 +90,7 @@ class QuantizedGraphs:
         """See `trials.GraphMaker.switched`."""
         nodes = tuple(node for unit in units for node in unit.nodes)
         model = self.graph(component, ComponentChoice(quantized=nodes), form)
-        GateQuantized(nodes=nodes, original=self._load(component), outputs=self._forms[form].outputs)(model)
+        SwitchQuantized(nodes=nodes, original=self._load(component), outputs=self._forms[form].outputs)(model)
         return model
 
     def size(self, component: str, choice: ComponentChoice, form: int) -> int:

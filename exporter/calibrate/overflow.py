@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from diffoundry.calibration.stand_ins import EngineProxy
 from diffoundry.calibration.tasks import Case
 from diffoundry.exporter.calibrate.reference import FloatReference
-from diffoundry.exporter.passes.add_range_outputs import PEAK, ReportPeaks
+from diffoundry.exporter.passes.add_range_outputs import PEAK, AddRangeOutputs
 from diffoundry.runtime.engines.protocol import Array, Engine
 
 __all__ = ["find_overflows"]
@@ -22,7 +22,7 @@ def find_overflows(studio: FloatReference, cases: Sequence[Case]) -> dict[str, t
     try:
         for component in studio.components:
             model = studio.graph(component)
-            ReportPeaks()(model)
+            AddRangeOutputs()(model)
             engines[component] = _PeakEngine(studio.open(component, model, "peaks"))
         studio.errors(studio.floats(engines), cases)
     finally:

@@ -1,4 +1,4 @@
-"""Graph to graph: what every target is given."""
+"""ONNX graph passes that run before every target."""
 
 from diffoundry.exporter.passes.half_precision import KeepList, to_fp16
 from diffoundry.exporter.passes.opset import OPSET

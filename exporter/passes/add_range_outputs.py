@@ -1,4 +1,4 @@
-"""Lets a graph say how large its numbers become."""
+"""Adds graph outputs that report the largest magnitude of inner values."""
 
 from dataclasses import dataclass
 
@@ -8,23 +8,23 @@ import onnx_ir as ir
 from diffoundry.exporter.passes.opset import OPSET
 from diffoundry.targets.graph_edit import new_initializer
 
-__all__ = ["PEAK", "ReportPeaks"]
+__all__ = ["PEAK", "AddRangeOutputs"]
 
 PEAK = "peak:"
-"""What the names of the added outputs begin with; the name of a node follows."""
+"""Prefix of the added outputs; the name of a node follows."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportPeaks(ir.passes.InPlacePass):
-    """Adds an output for every node that computes floats: the largest magnitude of what it reads and makes.
+class AddRangeOutputs(ir.passes.InPlacePass):
+    """Adds an output for every node that computes floats: the largest magnitude among its inputs and outputs.
 
     Given:
         [scale] %y = Mul(%x, %w)
     Result:
-        %peak:scale = Max(ReduceMax(Abs(%x)), ReduceMax(Abs(%y)))    # and of %w, which is an initializer: not again
+        %peak:scale = Max(ReduceMax(Abs(%x)), ReduceMax(Abs(%y)))    # %w is an initializer and is left out
 
-    Attention computes its scores inside: for it the largest length of a query times that of a key counts too, which no
-    score exceeds (Cauchy-Schwarz), times its scale.
+    Attention computes its scores internally. By Cauchy-Schwarz no score exceeds the largest norm of a query times that
+    of a key, times the scale. That bound counts too.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -52,13 +52,13 @@ class _Tails:
         self._peaks: dict[ir.Value, ir.Value] = {}
 
     def peak(self, value: ir.Value) -> ir.Value:
-        """The largest magnitude of a value, a scalar."""
+        """Add a scalar with the largest magnitude of a value."""
         if value not in self._peaks:
             self._peaks[value] = self.add("ReduceMax", [self.add("Abs", [value])], keepdims=0)
         return self._peaks[value]
 
     def score(self, node: ir.Node) -> ir.Value:
-        """What no score of an Attention exceeds, a scalar."""
+        """Add a scalar upper bound of an Attention's scores."""
         query, key = node.inputs[0], node.inputs[1]
         assert query is not None
         assert key is not None
@@ -73,7 +73,7 @@ class _Tails:
         return self.add("Mul", [self.add("Mul", lengths), factor])
 
     def add(self, op_type: str, inputs: list[ir.Value], **attributes: int) -> ir.Value:
-        """A node at the end."""
+        """Append a node."""
         node = ir.node(op_type, inputs, attributes, version=OPSET)
         node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
         self._graph.append(node)

@@ -1,4 +1,4 @@
-"""Turns masks that are known at build time into what Attention knows by itself."""
+"""Turns masks that are known at build time into attributes of Attention."""
 
 import logging
 
@@ -17,7 +17,7 @@ _MASKED = -1e4
 
 
 class SimplifyAttentionMask(ir.passes.InPlacePass):
-    """Takes masks off Attention nodes.
+    """Removes masks from Attention nodes.
 
     Given:
         %m = Expand(tril(ones(1, 1, 77, 77)), [%batch, 1, 77, 77])
@@ -25,11 +25,11 @@ class SimplifyAttentionMask(ir.passes.InPlacePass):
     Result:
         %y = Attention<is_causal=1>(%q, %k, %v)
 
-    1. An Expand is taken off: the mask broadcasts by itself.
+    1. An Expand is removed: Attention broadcasts the mask.
     2. A constant lower triangle, boolean or of 0 and large negative numbers, becomes is_causal.
-    3. So does the comparison Range(0, n) <= Range(0, n) of key positions with query positions, for a free n, by itself
+    3. So does the comparison Range(0, n) <= Range(0, n) of key positions with query positions, for a free n, alone
        or as the condition of a Where between 0 and a large negative number.
-    4. A constant that masks nothing goes.
+    4. A constant that masks nothing is removed.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -64,7 +64,7 @@ def _simplify(node: ir.Node) -> bool:
 
 
 def _condition(mask: ir.Value | None) -> ir.Value | None:
-    """What decides whether a key is seen, where `mask` is that or a Where between 0 and a large negative number."""
+    """Find the condition that makes a key visible: `mask` itself, or that of a Where between 0 and a large negative."""
     choice = producer(mask, "Where")
     if choice is not None and scalar(choice.inputs[1]) == 0 and (scalar(choice.inputs[2]) or 0) <= _MASKED:
         mask = choice.inputs[0]
@@ -73,7 +73,7 @@ def _condition(mask: ir.Value | None) -> ir.Value | None:
 
 
 def _visible(mask: npt.NDArray[np.generic] | None) -> npt.NDArray[np.bool_] | None:
-    """True where a key is seen, or None when the mask is not of that kind."""
+    """Convert a constant mask to True where a key is visible; None when the mask is not of that kind."""
     if mask is None:
         return None
     if mask.dtype == np.bool_:
@@ -103,7 +103,7 @@ def _compares_positions(mask: ir.Value | None, node: ir.Node) -> bool:
 
 
 def _counted_axis(value: ir.Value | None, axis: int) -> int | ir.SymbolicDim | None:
-    """n, when `value` is 0, 1, ... n - 1 along `axis` and has size 1 along every other axis."""
+    """Size n, when `value` is 0, 1, ... n - 1 along `axis` and has size 1 along every other axis."""
     if value is None or value.shape is None or len(value.shape) < 2:
         return None
     sizes = list(value.shape)

@@ -16,7 +16,7 @@ _LARGEST = 1024
 
 
 class DeduplicateConstants(ir.passes.InPlacePass):
-    """Lets every reader of equal constants read the first of them.
+    """Makes every node that reads one of several equal constants read the first of them.
 
     Given:
         %a = Unsqueeze(%x, %c1)            # %c1 = [1]
@@ -25,8 +25,8 @@ class DeduplicateConstants(ir.passes.InPlacePass):
         %a = Unsqueeze(%x, %c1)
         %b = Unsqueeze(%y, %c1)
 
-    Weights are left alone even where they are equal, such as biases of zero in a fresh model: each keeps its name, by
-    which it can be exchanged later.
+    Weights are left alone even where they are equal, such as biases of zero in a fresh model: each keeps its name,
+    under which it can be replaced later.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

@@ -1,4 +1,4 @@
-"""Folds what is known at build time: constants, shape arithmetic, casts, sequences."""
+"""Evaluates parts of a graph that are known at build time: constants, shape arithmetic, casts, sequences."""
 
 import onnx_ir as ir
 from onnxscript.optimizer import fold_constants_ir
@@ -6,14 +6,14 @@ from onnxscript.optimizer import fold_constants_ir
 __all__ = ["FoldConstants"]
 
 _INPUT_LIMIT = 1 << 17
-"""Elements of an input: lets a causal mask fold, leaves weights alone."""
+"""Largest input in elements: lets a causal mask fold, leaves weights alone."""
 
 _OUTPUT_LIMIT = 1 << 20
-"""Elements of a result: keeps a folded Expand or Range from growing the file."""
+"""Largest result in elements: keeps a folded Expand or Range from growing the file."""
 
 
 class FoldConstants(ir.passes.InPlacePass):
-    """Evaluates nodes whose inputs are known, and follows shapes as symbols.
+    """Evaluates nodes whose inputs are known, and propagates symbolic shapes.
 
     Given:
         %n = Squeeze(Shape<start=1, end=2>(%x))               # %x: [batch, 77]
@@ -21,11 +21,11 @@ class FoldConstants(ir.passes.InPlacePass):
     Result:
         %r = initializer [0, 1, ..., 76]
 
-    onnxscript's folder does the work; it also turns SplitToSequence with SequenceAt into Split, and CastLike into Cast.
+    onnxscript's folder does the work. It also turns SplitToSequence with SequenceAt into Split, and CastLike into Cast.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Fold until nothing changes in one sweep over the graph."""
+        """Fold until a sweep over the graph changes nothing."""
         result = fold_constants_ir(
             model, onnx_shape_inference=True, input_size_limit=_INPUT_LIMIT, output_size_limit=_OUTPUT_LIMIT
         )

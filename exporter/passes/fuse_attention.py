@@ -1,4 +1,4 @@
-"""Recognises attention that was written out as matrix products and a softmax."""
+"""Fuses attention that is written as matrix products and a softmax."""
 
 import logging
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class _Match:
 
 
 class FuseAttention(ir.passes.InPlacePass):
-    """Puts the standard's Attention in the place of MatMul, Softmax, MatMul.
+    """Replaces MatMul, Softmax, MatMul by the standard's Attention.
 
     Given:
         %kt = Transpose<perm=[0, 1, 3, 2]>(%k)
@@ -36,20 +36,20 @@ class FuseAttention(ir.passes.InPlacePass):
     Result:
         %y = Attention<scale=0.158>(%q, %k, %v, %mask)
 
-    The scale may stand on the query, on the key (before or after the transpose) or on the scores, as Mul or Div, or be
-    spread over them; the key's transpose may have merged with the one that split its heads. The mask is optional, and
-    so is the guard that turns the NaN of a wholly masked row into 0: rows of our components are never wholly masked.
-    Inputs are (batch, heads, tokens, width), or (batch * heads, tokens, width), which is Attention with one head.
-    Torch's exporter writes `scaled_dot_product_attention` as Attention by itself from opset 23 on; this pass is for
-    modules that spell it out, such as transformers' "eager" and diffusers' `AttnProcessor`.
+    The scale may be applied to the query, to the key (before or after the transpose) or to the scores, as Mul or Div,
+    or be split among them. The key's transpose may have merged with the one that splits its heads. The mask is
+    optional. So is the guard that turns the NaN of a wholly masked row into 0: rows of our components are never wholly
+    masked. Inputs are (batch, heads, tokens, width), or (batch * heads, tokens, width), which is Attention with one
+    head. Torch's exporter writes `scaled_dot_product_attention` as Attention from opset 23 on. This pass is for modules
+    that spell it out, such as transformers' "eager" and diffusers' `AttnProcessor`.
     """
 
     def requires(self, model: ir.Model) -> None:
-        """Attention exists from opset 23 on."""
+        """Require opset 23, the first with Attention."""
         require_opset(model, 23, "Attention")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Rewrite every softmax that stands in such a pattern."""
+        """Rewrite every softmax that matches the pattern."""
         modified = False
         for node in tuple(model.graph):
             if node.op_type == "Softmax" and node.domain == "":
@@ -63,7 +63,7 @@ class FuseAttention(ir.passes.InPlacePass):
 
 
 def _match(softmax: ir.Node) -> _Match | str:
-    """What the pattern binds, or why it does not hold."""
+    """Bind the pattern's values, or give the reason why it does not match."""
     scores = softmax.inputs[0]
     rank = None if scores is None or scores.shape is None else len(scores.shape)
     if rank not in (3, 4):
@@ -86,7 +86,7 @@ def _match(softmax: ir.Node) -> _Match | str:
 
 
 def _weighted_sum(weights: ir.Value) -> ir.Node | str:
-    """The MatMul that the softmax's output is the left side of, with or without the guard against NaN."""
+    """Find the MatMul whose left side is the softmax's output, with or without the guard against NaN."""
     guard = next((node for node in weights.consumers() if node.op_type == "Where"), None)
     if guard is not None:
         test = producer(guard.inputs[0], "IsNaN")
@@ -126,7 +126,7 @@ def _bind(scores: ir.Value | None, mask: ir.Value | None, scale: float, product:
 
 
 def _unscaled(value: ir.Value | None) -> tuple[ir.Value | None, float]:
-    """`value` without a multiplication or division by a constant, and that factor."""
+    """Split `value` into its source without a multiplication or division by a constant, and that factor."""
     node = producer(value, "Mul", "Div")
     if node is None:
         return value, 1.0

@@ -1,4 +1,4 @@
-"""Recognises group normalisation that was written out with InstanceNormalization."""
+"""Fuses group normalization that is written with InstanceNormalization."""
 
 import logging
 
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class FuseGroupNorm(ir.passes.InPlacePass):
-    """Puts the standard's GroupNormalization in the place of its decomposition.
+    """Replaces the decomposition of GroupNormalization by the standard's operator.
 
     Given:
         %r = Reshape(%x, [0, 32, -1])                      # %x: [batch, 320, height, width]
@@ -24,15 +24,15 @@ class FuseGroupNorm(ir.passes.InPlacePass):
     Result:
         %y = GroupNormalization<num_groups=32>(%x, %scale, %bias)    # %scale, %bias: [320]
 
-    Torch's exporter writes this decomposition below opset 21 and GroupNormalization from there on.
+    Torch's exporter writes this decomposition below opset 21 and GroupNormalization from opset 21 on.
     """
 
     def requires(self, model: ir.Model) -> None:
-        """GroupNormalization exists from opset 21 on."""
+        """Require opset 21, the first with GroupNormalization."""
         require_opset(model, 21, "GroupNormalization")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Rewrite every InstanceNormalization that stands in such a pattern."""
+        """Rewrite every InstanceNormalization that matches the pattern."""
         modified = False
         for node in tuple(model.graph):
             if node.op_type == "InstanceNormalization" and node.domain == "":
@@ -44,7 +44,7 @@ class FuseGroupNorm(ir.passes.InPlacePass):
 
 
 def _rewrite(norm: ir.Node, graph: ir.Graph) -> str | None:
-    """Rewrite the pattern around `norm`, or say why it does not hold."""
+    """Rewrite the pattern around `norm`, or give the reason why it does not match."""
     inner = producer(norm.inputs[0], "Reshape")
     if inner is None:
         return "its input is not reshaped into groups"
@@ -77,7 +77,7 @@ def _is_filled_with(value: ir.Value | None, number: float) -> bool:
 
 
 def _with_channels(value: ir.Value, op_type: str, channels: int, rank: int) -> tuple[ir.Value, ir.Value] | None:
-    """The result and the other operand of the node that combines `value` with a constant along the channels."""
+    """Find the node that combines `value` with a constant along the channels: its result and that constant."""
     node = sole_user(value)
     if node is None or node.op_type != op_type:
         return None

@@ -1,4 +1,4 @@
-"""Weights and compute in half precision, with a list of nodes that stay in float32."""
+"""Converts weights and compute to half precision, except for a list of nodes that stay in float32."""
 
 import logging
 from collections.abc import Iterable
@@ -21,10 +21,10 @@ _LARGEST = {
 }
 
 _PINNED = {("Resize", 1), ("Resize", 2)}
-"""Inputs that the ONNX standard wants in float32 whatever the node computes in: Resize's roi and scales."""
+"""Inputs that ONNX requires in float32 whatever the node computes in: Resize's roi and scales."""
 
 _ANY_INPUT = {"Cast", "Shape", "Size"}
-"""Operators that read any type, so that nothing has to be cast for them."""
+"""Operators that read any type, so their inputs need no cast."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,10 +32,10 @@ class KeepList:
     """Nodes that stay in float32.
 
     Attributes:
-        op_types: Operators that stay wherever they stand. Range: its type is that of its bounds.
-        upstream_of: Operators that stay together with all that only leads to them. Sin and Cos: the timestep embedding
-            multiplies a step of up to 1000 by its frequencies, where half precision rounds to half a radian.
-        nodes: Names of nodes, as calibration found them.
+        op_types: Operators that stay everywhere. Range: its type is that of its bounds.
+        upstream_of: Operators that stay together with all nodes that lead only to them. Sin and Cos: the timestep
+            embedding multiplies a step of up to 1000 by its frequencies, where half precision rounds to half a radian.
+        nodes: Names of nodes found by calibration.
     """
 
     op_types: frozenset[str] = frozenset({"Range"})
@@ -60,11 +60,10 @@ class HalfPrecision(ir.passes.InPlacePass):
         %y_half = Conv(%x_half, %w)             # %w: float16
         %y = Cast<to=FLOAT>(%y_half)
 
-    The edges stay float32 because the runtime's loop is NumPy in float32, so every precision of a component is called
-    in one way, and because the casts touch only latents: under a thousandth of a UNet's time.
-    Finite constants beyond the type's range are clamped to its largest number, so that a mask of -3.4e38 stays a mask
-    instead of turning into -inf, whose rows of softmax are NaN. Weights are converted one at a time, while they are
-    written.
+    The graph's inputs and outputs stay float32 because the runtime's loop is NumPy in float32, so every precision of a
+    component has the same interface. The casts touch only latents: under a thousandth of a UNet's time. Finite
+    constants beyond the type's range are clamped to its largest number, so that a mask of -3.4e38 stays a mask. As -inf
+    its rows of softmax would be NaN. Weights are converted one at a time, while they are written.
 
     Attributes:
         dtype: FLOAT16 or BFLOAT16.
@@ -75,7 +74,7 @@ class HalfPrecision(ir.passes.InPlacePass):
     keep: KeepList = field(default_factory=KeepList)
 
     def requires(self, model: ir.Model) -> None:
-        """Only flat graphs of known types whose constants are initializers: `portable_passes` makes them so."""
+        """Require a flat graph of known types whose constants are initializers, as `portable_passes` makes it."""
         if model.functions or any(node.op_type == "Constant" or _has_subgraph(node) for node in model.graph):
             raise ir.passes.PreconditionError(
                 "half precision: got a graph with functions, Constant nodes or subgraphs; run portable_passes first"
@@ -87,7 +86,7 @@ class HalfPrecision(ir.passes.InPlacePass):
             )
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Convert every float32 value that no kept node makes."""
+        """Convert every float32 value that no kept node computes."""
         graph = model.graph
         if not any(value.dtype == _FLOAT for node in graph for value in (*node.inputs, *node.outputs) if value):
             logger.debug("nothing is float32 in %s", graph.name)
@@ -112,7 +111,7 @@ def to_fp16(graph: ir.Model, keep: KeepList | None = None) -> ir.Model:
 
 
 class _Conversion:
-    """The values of one graph that are half precision by now, and the casts between the two types."""
+    """The values of one graph converted so far, and the casts between the two types."""
 
     def __init__(self, graph: ir.Graph, dtype: ir.DataType) -> None:
         self._graph = graph
@@ -120,7 +119,7 @@ class _Conversion:
         self._casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
 
     def initializer(self, value: ir.Value, kept: set[ir.Node]) -> None:
-        """Convert a float32 initializer for the nodes that compute in half; kept nodes go on reading float32."""
+        """Convert a float32 initializer for the nodes that compute in half; kept nodes still read float32."""
         if value.dtype != _FLOAT:
             return
         half = [(node, i) for node, i in value.uses() if node not in kept and (node.op_type, i) not in _PINNED]
@@ -138,7 +137,7 @@ class _Conversion:
             node.replace_input_with(i, copy)
 
     def node(self, node: ir.Node) -> None:
-        """Let a node compute in half: its outputs, and the types that its attributes name."""
+        """Make a node compute in half: its outputs, and the types that its attributes name."""
         for name, attribute in node.attributes.items():
             if name in {"to", "dtype"} and attribute.as_int() == _FLOAT:
                 node.attributes[name] = ir.AttrInt64(name, int(self._dtype))
@@ -149,7 +148,7 @@ class _Conversion:
                 output.dtype = self._dtype
 
     def connect(self, node: ir.Node, *, in_half: bool) -> None:
-        """Cast the inputs of a node that are not of the type it computes in."""
+        """Cast the inputs of a node whose type differs from the one it computes in."""
         have, want = (_FLOAT, self._dtype) if in_half else (self._dtype, _FLOAT)
         if node.op_type in _ANY_INPUT:
             return
@@ -158,7 +157,7 @@ class _Conversion:
                 node.replace_input_with(i, self._cast(value, want))
 
     def outputs(self) -> None:
-        """Give the graph's outputs their type and names back."""
+        """Restore the type and names of the graph's outputs."""
         for i, value in enumerate(self._graph.outputs):
             if value.dtype != self._dtype or value.producer() is None:
                 continue
@@ -183,7 +182,7 @@ class _Conversion:
 
 
 def _upstream(seeds: Iterable[ir.Node]) -> set[ir.Node]:
-    """The seeds and every node all of whose readers are in the set."""
+    """Collect the seeds and every node all of whose readers are in the set."""
     found = set(seeds)
     queue = list(found)
     while queue:
@@ -211,7 +210,7 @@ def _half_tensor(tensor: ir.TensorProtocol | None, dtype: ir.DataType) -> ir.Ten
 
 
 def _untyped(graph: ir.Graph) -> ir.Value | None:
-    """A value that is read and whose type nobody knows, or None."""
+    """Find a value that is read and has no type, or None."""
     values = (value for node in graph for value in node.outputs)
     return next((value for value in values if value.dtype is None and value.uses()), None)
 

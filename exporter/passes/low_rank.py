@@ -1,4 +1,4 @@
-"""Takes what is hardest to quantize in a weight out into a narrow branch of floats beside it."""
+"""Moves the part of a weight that is hardest to quantize into a narrow float branch beside it."""
 
 import logging
 from collections.abc import Mapping
@@ -22,19 +22,19 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class LowRank(ir.passes.InPlacePass):
-    """Splits weights into a product of two narrow ones and a rest that is easier to quantize.
+    """Splits weights into a product of two narrow matrices and a rest that is easier to quantize.
 
     Given:
         %y = MatMul(%x, %w)                       # %w: [in, out], an initializer
     Result:
         %d = MatMul(%x, %w_down)                  # [in, rank]
         %u = MatMul(%d, %w_up)                    # [rank, out]
-        %r = MatMul(%x, %w - %w_down %w_up)       # under the node's own name: this one will be quantized
+        %r = MatMul(%x, %w - %w_down %w_up)       # keeps the node's name: this one will be quantized
         %y = Add(%r, %u)
 
-    A convolution becomes one of its own size with `rank` outputs and one of 1 x 1 behind it.
-    Li et al. 2024, "SVDQuant", equation 5, https://arxiv.org/abs/2411.05007; where the power of the input channels is
-    known, the singular values are those of the weight times its root, so that what is taken out is what shows most.
+    A convolution becomes one of its own size with `rank` outputs, followed by one of 1 x 1.
+    Li et al. 2024, "SVDQuant", equation 5, https://arxiv.org/abs/2411.05007. Where the power of the input channels is
+    known, the singular values are those of the weight times its root, so the branch holds what changes the output most.
 
     Attributes:
         ranks: Name of a node to the rank of its branch.
@@ -83,7 +83,7 @@ def _split(graph: ir.Graph, site: QuantizableNode, rank: int, power: Mapping[str
 
 
 def _factors(matrix: Array, rank: int, power: Array | None) -> tuple[Array, Array]:
-    """The best product of that rank: (in, rank) and (rank, out)."""
+    """Compute the best product of that rank: (in, rank) and (rank, out)."""
     shares = np.ones((len(matrix), 1))
     if power is not None and power.any():
         root = np.sqrt(power + 1e-6 * power.max())

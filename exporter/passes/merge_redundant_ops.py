@@ -4,7 +4,7 @@ import onnx_ir as ir
 from onnxscript.rewriter import RewritePass
 from onnxscript.rewriter.rules import common as rules
 
-__all__ = ["Simplify"]
+__all__ = ["MergeRedundantOps"]
 
 _RULES = (
     # diffusers divides by output scale factors that are 1, and torch records the division.
@@ -17,7 +17,7 @@ _RULES = (
     # Casts to the type a value already has, and two casts in a row.
     rules.no_op_cast_rule,
     rules.cast_cast_rule,
-    # Shape handling that torch's views leave behind.
+    # Shape handling that torch's views leave.
     rules.no_op_expand_rule,
     rules.no_op_transpose_rule,
     rules.transpose_transpose_rule,
@@ -28,16 +28,16 @@ _RULES = (
 )
 
 
-class Simplify(ir.passes.InPlacePass):
-    """Applies onnxscript's rewrite rules that hold on every target.
+class MergeRedundantOps(ir.passes.InPlacePass):
+    """Applies onnxscript's rewrite rules that are safe for every target.
 
     Given:
         %a = Div(%x, 1.0)
         %b = Cast<to=FLOAT>(%a)          # %a: float32
     Result:
-        %b = Identity(%x)                # the next pass takes the Identity
+        %b = Identity(%x)                # the next pass removes the Identity
 
-    Rules that bake weights into one another are left out: they would make new copies of large initializers.
+    Rules that bake weights into one another are left out: they would copy large initializers.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

@@ -1,4 +1,4 @@
-"""Names nodes after the torch modules that they come from."""
+"""Names nodes after their torch modules."""
 
 import logging
 from collections import Counter
@@ -13,19 +13,19 @@ logger = logging.getLogger(__name__)
 
 
 class NameNodes(ir.passes.InPlacePass):
-    """Gives each node the path of its torch module and its operator as its name.
+    """Sets the name of each node to the path of its torch module and its operator.
 
     Given:
         node_conv2d_1 = Conv                        # metadata: diffoundry.module = down_blocks.0.resnets.0.conv1
     Result:
         down_blocks.0.resnets.0.conv1/Conv
 
-    So a name in a keep-list or in a recipe says what it means, and holds across torch versions, which number nodes
-    anew. The second node of an operator in a module gets "/Conv_2". Nodes of no module keep their name.
+    Names in a keep-list or recipe are thus readable, and stay valid across torch versions, which number nodes
+    differently. The second node of an operator in a module gets "/Conv_2". Nodes of no module keep their name.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Rename every node that knows its module."""
+        """Rename every node whose module is known."""
         seen: Counter[str] = Counter()
         modified = False
         for node in model.graph:

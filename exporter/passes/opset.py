@@ -5,13 +5,13 @@ import onnx_ir as ir
 __all__ = ["OPSET", "require_opset"]
 
 OPSET = 23
-"""The lowest opset in which attention, group normalisation and GELU are one operator each, and the highest that all
-targets take: ONNX Runtime from 1.23, OpenVINO 2026.4, TensorRT-RTX 1.7, and torch's exporter writes it itself.
+"""Lowest opset in which attention, group normalization and GELU are one operator each, and the highest that all
+targets take: ONNX Runtime from 1.23, OpenVINO 2026.4, TensorRT-RTX 1.7, and torch's exporter writes it directly.
 Measurements in docs/graph.md."""
 
 
 def require_opset(model: ir.Model, lowest: int, operator: str) -> None:
-    """Refuse a graph whose opset does not have `operator` yet.
+    """Raise unless the graph's opset has `operator`.
 
     Raises:
         PreconditionError: It is older than `lowest`.

@@ -1,4 +1,4 @@
-"""The passes in their order."""
+"""The ordered list of passes."""
 
 import onnx_ir as ir
 from onnx_ir.passes import common
@@ -8,7 +8,7 @@ from diffoundry.exporter.passes.deduplicate_constants import DeduplicateConstant
 from diffoundry.exporter.passes.fold_constants import FoldConstants
 from diffoundry.exporter.passes.fuse_attention import FuseAttention
 from diffoundry.exporter.passes.fuse_group_norm import FuseGroupNorm
-from diffoundry.exporter.passes.merge_redundant_ops import Simplify
+from diffoundry.exporter.passes.merge_redundant_ops import MergeRedundantOps
 from diffoundry.exporter.passes.name_nodes import NameNodes
 from diffoundry.exporter.passes.reshape_constants import ReshapeConstants
 from diffoundry.exporter.passes.transpose_weights import TransposeWeights
@@ -19,12 +19,12 @@ _ROUNDS = 3
 
 
 def portable_passes() -> tuple[ir.passes.PassBase, ...]:
-    """The passes that make a traced graph portable and small, in their order."""
+    """List the passes that make a traced graph portable and small, in their order."""
     clean = ir.passes.PassManager(
         [
-            FoldConstants(),  # first: shapes and constants are what every rule below looks at
-            Simplify(),  # after folding: its rules test for the constants 0 and 1
-            common.IdentityEliminationPass(),  # takes the Identities that rules leave
+            FoldConstants(),  # first: every rule below looks at shapes and constants
+            MergeRedundantOps(),  # after folding: its rules test for the constants 0 and 1
+            common.IdentityEliminationPass(),  # removes the Identities that rules leave
             ReshapeConstants(),  # after the views were merged: their shapes are final
             common.RemoveUnusedNodesPass(),  # the shape arithmetic that no Reshape reads any more
         ],
@@ -32,14 +32,14 @@ def portable_passes() -> tuple[ir.passes.PassBase, ...]:
         early_stop=True,
     )
     return (
-        common.InlinePass(),  # torch's exporter calls functions; passes look at one flat graph
+        common.InlinePass(),  # torch's exporter calls functions; passes need one flat graph
         TransposeWeights(),  # before folding, which would copy the weights and lose their names
         clean,
         FuseAttention(),  # needs constant scales; before the mask is looked at
         SimplifyAttentionMask(),  # needs the folded mask
         FuseGroupNorm(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),  # one place for constants
-        DeduplicateConstants(),  # so that equal nodes show
+        DeduplicateConstants(),  # so that equal nodes can be found
         common.CommonSubexpressionEliminationPass(),  # SiLU of the time embedding, once instead of per block
         common.RemoveUnusedNodesPass(),
         common.RemoveUnusedOpsetsPass(),

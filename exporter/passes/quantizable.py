@@ -1,4 +1,4 @@
-"""Which nodes of a graph can be quantized, and where their weight and its channels are."""
+"""Finds the nodes of a graph that can be quantized, with their weights and channels."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import onnx_ir as ir
 __all__ = ["QuantizableNode", "quantizable"]
 
 _LEAST = 256
-"""Weights of a node below which its scales and casts would cost more than they save."""
+"""Least number of weights of a node: with fewer, its scales and casts cost more than they save."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,15 +43,15 @@ class QuantizableNode:
 
     @property
     def activation_value(self) -> ir.Value | None:
-        """What it is multiplied with."""
+        """The activation that the weight is multiplied with."""
         return None if self.activation is None else self.node.inputs[self.activation]
 
 
 def quantizable(graph: ir.Graph) -> list[QuantizableNode]:
-    """The sites of a graph in its order: convolutions, linear layers and embedding tables with constant float weights.
+    """List a graph's quantizable nodes: convolutions, linear layers and embedding tables with constant float weights.
 
-    Attention's own products have no weight and no kernel that takes them in int8 without writing the scores to memory:
-    they stay in float.
+    Attention's own products stay in float: they have no weight, and no kernel takes them in int8 without writing the
+    scores to memory.
     """
     return [site for node in graph if node.domain == "" for site in [_site(node)] if site is not None]
 

@@ -1,4 +1,4 @@
-"""Switches in a graph that let calibration try one node after the other without building a graph for each."""
+"""Adds inputs that switch nodes between quantized and float, so that calibration needs one graph for many trials."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,27 +10,27 @@ from diffoundry.exporter.passes.opset import OPSET
 from diffoundry.exporter.passes.quantizable import quantizable
 from diffoundry.targets.graph_edit import new_initializer
 
-__all__ = ["SWITCHES", "GateQuantized", "RoundFloats"]
+__all__ = ["SWITCHES", "RoundFloats", "SwitchQuantized"]
 
 SWITCHES = "switches"
-"""Name of the input that both passes add: bool, one for each node or group of nodes, true for the coarser numbers."""
+"""Name of the input that both passes add: bool, one for each node or group of nodes, true for the coarser values."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class GateQuantized(ir.passes.InPlacePass):
+class SwitchQuantized(ir.passes.InPlacePass):
     """Makes each quantized node choose between quantized and float operands when the graph runs.
 
     Given:
-        %y = Conv(%d, %e, %b)                       # as `Quantize` left it: %d stands for %x, %e for %w
+        %y = Conv(%d, %e, %b)                       # from `Quantize`: %d is the quantized %x, %e the quantized %w
     Result:
         %s = Gather(%switches, 3)                   # for the fourth of `nodes`
         %y = Conv(Where(%s, %d, %x), Where(%s, %e, %w), %b)
         ... = ...(Where(%s, %y_dequantized, %y))    # where its output is quantized too
 
     Attributes:
-        nodes: Names of the nodes that were quantized, in the order of the switches.
-        original: The graph before `Quantize`, for what the nodes read.
-        outputs: True if `Quantize` did the outputs of convolutions too.
+        nodes: Names of the quantized nodes, in the order of the switches.
+        original: The graph before `Quantize`, for the float operands.
+        outputs: True if `Quantize` quantized the outputs of convolutions too.
     """
 
     nodes: Sequence[str]
@@ -38,12 +38,12 @@ class GateQuantized(ir.passes.InPlacePass):
     outputs: bool = False
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Put the switches in."""
+        """Insert the switches."""
         sites = {site.name: site for site in quantizable(self.original.graph)}
         values = ir.convenience.create_value_mapping(model.graph)
         switches = _Switches(model.graph, len(self.nodes))
         chosen: dict[str, ir.Value] = {}
-        for i, name in enumerate(self.nodes):  # before inputs: a node may read what another one's switch chose
+        for i, name in enumerate(self.nodes):  # before inputs: a node may read the choice of another one's switch
             y = str(sites[name].node.outputs[0].name)
             if self.outputs and sites[name].node.op_type == "Conv" and f"{y}_dequantized" in values:
                 chosen[y] = switches.choose_after(i, values[f"{y}_dequantized"], values[y])
@@ -58,7 +58,7 @@ class GateQuantized(ir.passes.InPlacePass):
                 key = str(exact.name)
                 if key in chosen:
                     coarse = values[f"{key}_dequantized"]
-                elif key not in values:  # a float weight that nobody read any more
+                elif key not in values:  # a float weight that no node reads any more
                     assert exact.const_value is not None
                     values[key] = new_initializer(model.graph, key, exact.const_value)
                 node.replace_input_with(index, switches.choose(i, coarse, chosen.get(key, values[key])))
@@ -68,7 +68,7 @@ class GateQuantized(ir.passes.InPlacePass):
 
 @dataclass(frozen=True, kw_only=True)
 class RoundFloats(ir.passes.InPlacePass):
-    """Rounds what nodes read and compute to another float type and back, each group of nodes with a switch.
+    """Rounds inputs and outputs of nodes to another float type and back, with one switch for each group of nodes.
 
     Given:
         %y = Mul(%x, %w)                                                # float32
@@ -78,13 +78,13 @@ class RoundFloats(ir.passes.InPlacePass):
         %z = Mul(%u, %v)
         %y = Where(%s, Cast<FLOAT>(Cast<FLOAT16>(%z)), %z)
 
-    Every operator computes in float32 and its result is rounded, as on devices whose sums are float32. What is beyond
-    the type's range becomes infinite.
+    Every operator computes in float32 and its result is rounded, as on devices whose sums are float32. Values beyond
+    the type's range become infinite.
 
     Attributes:
         groups: Names of nodes; those of one group share a switch.
         dtype: FLOAT16 or BFLOAT16.
-        switched: True if there are switches; without them every node of the groups is rounded for good.
+        switched: True if there are switches; without them every node of the groups is always rounded.
     """
 
     groups: Sequence[Sequence[str]]
@@ -92,7 +92,7 @@ class RoundFloats(ir.passes.InPlacePass):
     switched: bool = True
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Put roundings and switches in."""
+        """Insert roundings and switches."""
         nodes = {node.name: node for node in model.graph}
         switches = _Switches(model.graph, len(self.groups) if self.switched else 0)
         for i, group in enumerate(self.groups):
@@ -109,7 +109,7 @@ class RoundFloats(ir.passes.InPlacePass):
 
 
 class _Switches:
-    """The switches of one graph and what they choose between. New nodes come last: the caller sorts the graph."""
+    """The switches of one graph and the values they choose between. New nodes come last: the caller sorts the graph."""
 
     def __init__(self, graph: ir.Graph, count: int) -> None:
         self._graph = graph
@@ -122,7 +122,7 @@ class _Switches:
         self._count = 0
 
     def choose(self, i: int | None, coarse: ir.Value, exact: ir.Value) -> ir.Value:
-        """One of two values by the state of switch `i`; without a switch the coarse one."""
+        """Choose one of two values by the state of switch `i`; without a switch the coarse one."""
         if i is None:
             return coarse
         if i not in self._states:
@@ -131,7 +131,7 @@ class _Switches:
         return self._add("Where", [self._states[i], coarse, exact], ir.DataType.FLOAT, exact.shape)
 
     def choose_after(self, i: int | None, coarse: ir.Value, exact: ir.Value) -> ir.Value:
-        """Let all that read `exact` or `coarse` read what switch `i` chooses; how `coarse` is made stays as it is."""
+        """Make all readers of `exact` or `coarse` read the choice of switch `i`; `coarse` keeps its inputs."""
         maker = coarse.producer()
         assert maker is not None
         making = {maker} | {value.producer() for value in maker.inputs if value is not None}
@@ -142,7 +142,7 @@ class _Switches:
         return chosen
 
     def round(self, i: int | None, value: ir.Value, dtype: ir.DataType) -> ir.Value:
-        """A value, rounded when switch `i` says so; several readers of one switch share it."""
+        """Round a value when switch `i` is on; several readers of one switch share it."""
         if i is None and value in self._made:
             return value
         if (value, i) not in self._rounded:
@@ -150,7 +150,7 @@ class _Switches:
         return self._rounded[value, i]
 
     def rounded(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
-        """A value rounded to another type and back."""
+        """Round a value to another type and back."""
         down = self._add("Cast", [value], dtype, value.shape, to=int(dtype))
         up = self._add("Cast", [down], ir.DataType.FLOAT, value.shape, to=int(ir.DataType.FLOAT))
         self._made.add(up)

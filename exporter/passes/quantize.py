@@ -1,4 +1,4 @@
-"""Quantized weights and activations, as QuantizeLinear and DequantizeLinear around the nodes that were chosen."""
+"""Quantizes weights and activations by QuantizeLinear and DequantizeLinear around the chosen nodes."""
 
 import logging
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ __all__ = ["Quantize", "Range", "has_output_kernel", "weight_format"]
 logger = logging.getLogger(__name__)
 
 Range = tuple[float, float]
-"""Smallest and largest number that a quantized tensor has to stand for."""
+"""Smallest and largest value that a quantized tensor has to hold."""
 
 _WEIGHTS = {"int8": ir.DataType.INT8, "fp8": ir.DataType.FLOAT8E4M3FN}
 
@@ -36,26 +36,26 @@ class Quantize(ir.passes.InPlacePass):
     Given:
         %y = Conv(%x, %w, %b)                                       # float32, %w and %b initializers
     Result:
-        %q = QuantizeLinear(%x, %x_scale, %x_zero)                  # one for all that read %x in int8
+        %q = QuantizeLinear(%x, %x_scale, %x_zero)                  # one for all nodes that read %x in int8
         %d = DequantizeLinear(%q, %x_scale, %x_zero)
         %e = DequantizeLinear<axis=0>(%w_int8, %w_scale, %w_zero)   # one scale an output channel
         %y = Conv(%d, %e, %b)                                       # the bias stays float
 
-    What reads %x or %w and was not chosen goes on reading them in float. Engines fuse the pairs into int8 kernels;
-    one that does not still computes the same numbers in float.
+    Other nodes that read %x or %w still read them in float. Engines fuse the pairs into int8 kernels. An engine that
+    does not still computes the same numbers in float.
 
     Attributes:
-        nodes: Names of the nodes to quantize; those that `quantizable` does not list are an error.
+        nodes: Names of the nodes to quantize; a name that `quantizable` does not list is an error.
         weights: "int8": symmetric, one scale an output channel; "int4": symmetric, blocks along the input axis;
             "fp8": E4M3, one scale an output channel.
         activations: None; "int8": symmetric, zero point 0; "uint8": asymmetric; "fp8": E4M3. One scale a tensor.
-        ranges: Tensor name to its range, for every activation that is quantized.
-        outputs: True if the outputs of convolutions are quantized too, and all stays float for which ONNX Runtime has
-            no int8 kernel then; see `has_output_kernel`.
-        block: Weights to a scale where weights are int4.
-        fallback: Those of `nodes` whose weights are int8 where `weights` says int4.
+        ranges: Tensor name to its range, for every quantized activation.
+        outputs: True if the outputs of convolutions are quantized too. Nodes without an int8 kernel in ONNX Runtime
+            then stay float; see `has_output_kernel`.
+        block: Weights per scale where weights are int4.
+        fallback: Those of `nodes` whose weights are int8 although `weights` says int4.
         power: Tensor name to the mean square of each of its channels; the scales of int4 blocks are fitted to it.
-        floats: What the graph's floats will be converted to: scales are rounded to it before anything is divided by
+        floats: Type that the graph's floats will be converted to: scales are rounded to it before any division by
             them.
     """
 
@@ -70,14 +70,14 @@ class Quantize(ir.passes.InPlacePass):
     floats: ir.DataType = ir.DataType.FLOAT
 
     def requires(self, model: ir.Model) -> None:
-        """Blocks exist from opset 21 on, fp8 from 19."""
+        """Require opset 21: blocks exist from opset 21 on, fp8 from 19."""
         require_opset(model, 21, "DequantizeLinear with blocks")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Quantize the chosen nodes.
 
         Raises:
-            ConfigError: A chosen node cannot be quantized or is not there, or a range is missing.
+            ConfigError: A chosen node cannot be quantized or does not exist, or a range is missing.
         """
         sites = {site.name: site for site in quantizable(model.graph)}
         unknown = sorted(self.nodes - sites.keys())
@@ -95,7 +95,7 @@ class Quantize(ir.passes.InPlacePass):
 
 
 def weight_format(site: QuantizableNode, weights: str, block: int, *, fallback: bool = False) -> WeightFormat:
-    """How the weight of a site is stored; see `Quantize`. Tables of embeddings have no int4 form."""
+    """Choose the format of a node's weight; see `Quantize`. Embedding tables have no int4 form."""
     if weights == "int4" and not fallback and site.activation is not None:
         tensor = site.weight_value.const_value
         assert tensor is not None
@@ -106,15 +106,15 @@ def weight_format(site: QuantizableNode, weights: str, block: int, *, fallback: 
 def has_output_kernel(site: QuantizableNode) -> bool:
     """Return whether ONNX Runtime has an int8 kernel for the node if convolution outputs are quantized and biases not.
 
-    It does so for a convolution whose output is quantized, and for MatMul. What has no such kernel is converted back to
-    float in every call, which is slower than never to have left it.
+    These are convolutions whose output is quantized, and MatMul. Any other node is converted back to float in every
+    call, which is slower than staying float.
     """
     node = site.node
     return node.op_type == "MatMul" or (node.op_type == "Conv" and not node.outputs[0].is_graph_output())
 
 
 class _Edit:
-    """The tensors of one graph that are quantized by now."""
+    """The tensors of one graph quantized so far."""
 
     def __init__(self, graph: ir.Graph, options: Quantize) -> None:
         self._graph = graph
@@ -123,7 +123,7 @@ class _Edit:
         self._weights: dict[tuple[str, WeightFormat], ir.Value] = {}
 
     def site(self, site: QuantizableNode) -> None:
-        """Let a node read quantized tensors, and write one if convolutions are to."""
+        """Make a node read quantized tensors, and write one if convolution outputs are quantized."""
         node, options = site.node, self._options
         if options.outputs and not has_output_kernel(site):
             logger.debug("%s stays in float", node.name)

@@ -1,4 +1,4 @@
-"""How weights become int8, int4 or fp8: their scales, and the numbers that DequantizeLinear reads back."""
+"""Converts weights to int8, int4 or fp8: their scales, and the numbers that DequantizeLinear reads back."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,22 +13,22 @@ Array = NDArray[Any]
 FloatArray = NDArray[np.float32]
 
 _LARGEST = {ir.DataType.INT8: 127.0, ir.DataType.FLOAT8E4M3FN: 448.0}
-"""Of each type with one scale a channel. int8's -128 is left out: kernels may negate a weight."""
+"""Largest number of each type with one scale a channel. int8's -128 is left out: kernels may negate a weight."""
 
 _INT4 = (-8.0, 7.0)
 
 _CLIPS = tuple(1 - 0.025 * i for i in range(17))
-"""Parts of the range of a block that are tried as its scale: cutting the extremes off a little pays with 16 levels."""
+"""Fractions of a block's range that are tried as its scale: with 16 levels, clipping the extremes a little pays."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightFormat:
-    """The type of a quantized weight and what shares a scale.
+    """The type of a quantized weight and the extent of its scales.
 
     Attributes:
         dtype: INT8, INT4 or FLOAT8E4M3FN.
         axis: DequantizeLinear's axis: the output channels, or with blocks the axis they run along.
-        block: Weights to a scale along `axis`, or None for one scale a channel.
+        block: Weights per scale along `axis`, or None for one scale a channel.
     """
 
     dtype: ir.DataType
@@ -37,16 +37,16 @@ class WeightFormat:
 
     @property
     def attributes(self) -> dict[str, int]:
-        """What DequantizeLinear has to know."""
+        """Attributes of DequantizeLinear."""
         return {"axis": self.axis} | ({} if self.block is None else {"block_size": self.block})
 
     def scales(self, weight: FloatArray, power: Array | None = None) -> FloatArray:
-        """The scales of a weight, positive, float32.
+        """Compute the scales of a weight, positive, float32.
 
         Args:
             weight: Any shape.
-            power: Mean square of what each index of `axis` is multiplied by, (weight.shape[axis],), or None when
-                nobody measured it; only blocks make use of it.
+            power: Mean square of the inputs multiplied by each index of `axis`, (weight.shape[axis],), or None when
+                unmeasured; only blocks use it.
 
         Returns:
             (channels,), or with blocks the shape of the weight with `axis` divided by `block`. A channel of zeros
@@ -61,7 +61,7 @@ class WeightFormat:
         return _from_blocks(_best_scales(blocks, shares), weight, self.axis)
 
     def quantize(self, weight: FloatArray, scales: FloatArray) -> Array:
-        """The weight in units of its scales, rounded to even and cut to the type, in NumPy's name for the type."""
+        """Divide the weight by its scales, round to even and clip to the type, in NumPy's dtype for it."""
         if self.block is None:
             shape = [1] * weight.ndim
             shape[self.axis] = -1
@@ -77,36 +77,36 @@ class WeightFormat:
 
 
 def per_channel(dtype: ir.DataType, axis: int) -> WeightFormat:
-    """One scale for each index of `axis`, the output channels."""
+    """Make a format with one scale for each index of `axis`, the output channels."""
     return WeightFormat(dtype=dtype, axis=axis)
 
 
 def per_block(axis: int, size: int, block: int) -> WeightFormat:
-    """int4 with one scale for `block` weights along the input axis of `size`, or fewer so that blocks are equal."""
+    """Make an int4 format with one scale per `block` weights along the input axis, or fewer for blocks of one size."""
     fitting = next(length for length in range(min(block, size), 0, -1) if size % length == 0)
     return WeightFormat(dtype=ir.DataType.INT4, axis=axis, block=fitting)
 
 
 def round_scales(scales: FloatArray, dtype: ir.DataType) -> FloatArray:
-    """Scales as they will be stored, so that numbers are quantized by the scale that reads them back; never zero."""
+    """Round scales to their stored type, so that quantizing and reading back use the same scale; never zero."""
     smallest = np.finfo(np.float16 if dtype == ir.DataType.FLOAT16 else np.float32).smallest_subnormal
     return np.maximum(scales.astype(dtype.numpy()).astype(np.float32), np.float32(smallest))
 
 
 def _in_blocks(weight: FloatArray, axis: int, block: int) -> FloatArray:
-    """(blocks, block, everything else)."""
+    """Reshape to (blocks, block, everything else)."""
     moved = np.moveaxis(weight, axis, 0)
     return moved.reshape(moved.shape[0] // block, block, -1)
 
 
 def _from_blocks(scales: FloatArray, weight: FloatArray, axis: int) -> FloatArray:
-    """Scales (blocks, 1, everything else) in the layout of the weight."""
+    """Reshape scales (blocks, 1, everything else) to the layout of the weight."""
     others = [size for i, size in enumerate(weight.shape) if i != axis]
     return np.ascontiguousarray(np.moveaxis(scales.reshape(scales.shape[0], *others), 0, axis))
 
 
 def _best_scales(blocks: FloatArray, shares: FloatArray) -> FloatArray:
-    """The scale of each block with the least squared error, each weight counted by its share: (blocks, 1, rest)."""
+    """Find the scale of each block with the least squared error, weights counted by share: (blocks, 1, rest)."""
     low, high = _INT4
     widest = np.maximum(blocks.max(axis=1, keepdims=True) / high, blocks.min(axis=1, keepdims=True) / low)
     widest = np.where(widest > 0, widest, 1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Turns computed Reshape targets into constants where the symbolic shapes allow it, and drops idle ones."""
+"""Turns computed Reshape targets into constants where symbolic shapes allow it, and removes needless Reshapes."""
 
 import logging
 
@@ -23,8 +23,8 @@ class ReshapeConstants(ir.passes.InPlacePass):
     Result:
         %y = Reshape(%x, [0, 0, 8, 40])
 
-    A Reshape to the shape that its input has already gives way to its input. Left alone is a Reshape when its
-    shapes are unknown, or when two dimensions are neither numbers nor copies.
+    A Reshape to the shape that its input already has is replaced by its input. A Reshape is left alone when its shapes
+    are unknown, or when two dimensions are neither numbers nor copies.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

@@ -1,4 +1,4 @@
-"""Moves what makes an activation hard to quantize into the weights that read it."""
+"""Moves the outliers of an activation into the weights that read it, which makes it easier to quantize."""
 
 import logging
 from collections.abc import Mapping
@@ -12,22 +12,22 @@ from numpy.typing import NDArray
 from diffoundry.exporter.passes.quantizable import QuantizableNode, quantizable
 from diffoundry.targets.graph_edit import new_initializer
 
-__all__ = ["Smooth", "smoothable", "smoothing_factors"]
+__all__ = ["SmoothQuant", "smoothable", "smoothing_factors"]
 
 logger = logging.getLogger(__name__)
 
 FloatArray = NDArray[np.floating[Any]]
 
 _NORMS = {"LayerNormalization": -1, "GroupNormalization": 1}
-"""Norms with a scale and a bias a channel, and the axis of the channels."""
+"""Norms with a scale and a bias per channel, and the axis of the channels."""
 
 _SMALLEST = 1e-5
-"""Channels that are never larger are taken to be this large: their factor would be without meaning."""
+"""Least magnitude assumed for a channel: below it the factor would be meaningless."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Smooth(ir.passes.InPlacePass):
-    """Divides the channels of a norm's output by factors and multiplies the weights that read it by them.
+class SmoothQuant(ir.passes.InPlacePass):
+    """Divides the channels of a norm's output by factors and multiplies the weights that read it by the same factors.
 
     Given:
         %n = LayerNormalization(%x, %scale, %bias)
@@ -36,11 +36,11 @@ class Smooth(ir.passes.InPlacePass):
         %n = LayerNormalization(%x, %scale / s, %bias / s)    # initializers
         %y = MatMul(%n, s * %w)                                # s along the input channels
 
-    Xiao et al. 2022, "SmoothQuant", equation 3, https://arxiv.org/abs/2211.10438. The network stays the same, nothing
-    is added to it, and %n has fewer outliers.
+    Xiao et al. 2022, "SmoothQuant", equation 3, https://arxiv.org/abs/2211.10438. The network's output stays the same,
+    no node is added, and %n has fewer outliers.
 
     Attributes:
-        factors: Output of a norm to its s, float64, (channels,), all positive; of those that `smoothable` lists.
+        factors: Output of a norm to its s, float64, (channels,), all positive; only outputs that `smoothable` lists.
     """
 
     factors: Mapping[str, FloatArray]
@@ -57,7 +57,7 @@ class Smooth(ir.passes.InPlacePass):
 
 
 def smoothable(graph: ir.Graph) -> dict[str, list[QuantizableNode]]:
-    """The outputs of norms that only convolutions and linear layers read, and those."""
+    """Map the outputs of norms that only convolutions and linear layers read to those layers."""
     sites = {site.node: site for site in quantizable(graph) if site.activation is not None}
     found = {}
     for node in graph:
@@ -75,14 +75,14 @@ def smoothable(graph: ir.Graph) -> dict[str, list[QuantizableNode]]:
 def smoothing_factors(
     graph: ir.Graph, strengths: Mapping[str, float], largest: Mapping[str, FloatArray]
 ) -> dict[str, FloatArray]:
-    """The factors of every norm all of whose readers are to be smoothed.
+    """Compute the factors of every norm all of whose readers are to be smoothed.
 
     s_j = max |x_j|^a / max |w_j|^(1 - a), brought to a geometric mean of 1.
 
     Args:
         graph: Before smoothing.
-        strengths: Name of a node to a, from 0 (all stays in the activation) to 1 (all goes into the weight); the nodes
-            that read one tensor have the same.
+        strengths: Name of a node to a, from 0 (all stays in the activation) to 1 (all goes into the weight). Nodes
+            that read the same tensor have the same value.
         largest: Tensor name to the largest magnitude of each channel.
     """
     factors = {}
@@ -103,7 +103,7 @@ def _has_parameters(node: ir.Node) -> bool:
 
 
 def _largest_input(site: QuantizableNode) -> FloatArray:
-    """The largest magnitude of the weights of each input channel."""
+    """Find the largest weight magnitude of each input channel."""
     tensor = site.weight_value.const_value
     assert tensor is not None
     array = tensor.numpy()
@@ -124,7 +124,7 @@ def _fold(graph: ir.Graph, sites: list[QuantizableNode], factors: FloatArray) ->
 
 
 def _scaled(graph: ir.Graph, value: ir.Value | None, factors: FloatArray, axis: int, suffix: str) -> ir.Value:
-    """An initializer times factors along an axis, computed when it is written; others may go on reading the old one."""
+    """Multiply an initializer by factors along an axis when it is written; other nodes may still read the old one."""
     assert value is not None
     tensor = value.const_value
     assert tensor is not None

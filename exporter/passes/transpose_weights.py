@@ -1,4 +1,4 @@
-"""Stores the weights of linear layers the way round that MatMul reads them."""
+"""Stores the weights of linear layers in the orientation that MatMul reads."""
 
 import logging
 
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 class TransposeWeights(ir.passes.InPlacePass):
-    """Folds the transposition of a weight matrix, without reading it before it is written.
+    """Folds the transposition of a weight matrix; the data is read only when it is written.
 
     Given:
         %t = Transpose<perm=[1, 0]>(%to_q.weight)            # an initializer, (out, in)
@@ -21,8 +21,8 @@ class TransposeWeights(ir.passes.InPlacePass):
     Result:
         %y = MatMul(%x, %to_q.weight.T)                      # an initializer, (in, out)
 
-    The name "<parameter>.T" records which torch parameter it is and how it was changed, and the tracer's metadata goes
-    along: refitting weights needs both.
+    The name "<parameter>.T" records the torch parameter and the change. The tracer's metadata is kept. Refitting
+    weights needs both.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

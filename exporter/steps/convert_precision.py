@@ -12,7 +12,7 @@ from diffoundry.exporter.passes.half_precision import HalfPrecision, KeepList
 from diffoundry.exporter.passes.low_rank import LowRank
 from diffoundry.exporter.passes.quantizable import quantizable
 from diffoundry.exporter.passes.quantize import Quantize, Range
-from diffoundry.exporter.passes.smooth_quant import Smooth, smoothing_factors
+from diffoundry.exporter.passes.smooth_quant import SmoothQuant, smoothing_factors
 from diffoundry.runtime.bundle.quantization import ComponentChoice, ComponentRanges, QuantizationChoice, TensorRanges
 from diffoundry.runtime.errors import InputError
 from diffoundry.targets.base import PrecisionFormat
@@ -83,7 +83,7 @@ def _quantize(model: ir.Model, form: PrecisionFormat, choice: ComponentChoice, r
             if tensor.channel_low
         }
         factors = smoothing_factors(model.graph, choice.smooth, largest)
-        Smooth(factors=factors)(model)
+        SmoothQuant(factors=factors)(model)
         tensors |= {name: _smoothed(tensors[name], s) for name, s in factors.items()}
     power = {name: np.array(tensor.channel_power) for name, tensor in tensors.items() if tensor.channel_power}
     if choice.low_rank:

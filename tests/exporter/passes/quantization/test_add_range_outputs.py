@@ -4,13 +4,13 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from diffoundry.exporter.passes.add_range_outputs import PEAK, ReportPeaks
+from diffoundry.exporter.passes.add_range_outputs import PEAK, AddRangeOutputs
 
 
 def test_every_node_reports_the_largest_of_what_it_reads_and_makes(toy):
     model = toy.network()
     nodes = {node.name: node for node in model.graph}
-    ReportPeaks()(model)
+    AddRangeOutputs()(model)
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
     found = dict(zip([value.name for value in model.graph.outputs], toy.run(model), strict=True))
     assert set(found) == {"y"} | {f"{PEAK}{name}" for name in nodes}
@@ -31,7 +31,7 @@ def test_attention_reports_what_no_score_exceeds(toy):
     feeds = {name: rng.standard_normal((1, 2, 5 if name == "q" else 7, 8)).astype(np.float32) for name in "qkv"}
     feeds["q"] *= 300
     model = ir.from_onnx_text(ATTENTION)
-    ReportPeaks()(model)
+    AddRangeOutputs()(model)
     _, peak = toy.run(model, feeds)
     scores = np.abs(feeds["q"] @ feeds["k"].transpose(0, 1, 3, 2)).max() / np.sqrt(8)
     assert max(scores, np.abs(feeds["q"]).max()) <= peak <= 3 * scores

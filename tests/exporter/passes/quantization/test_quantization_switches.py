@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 from onnx_ir.passes.common import ShapeInferencePass
 
-from diffoundry.exporter.passes.quantization_switches import SWITCHES, GateQuantized, RoundFloats
+from diffoundry.exporter.passes.quantization_switches import SWITCHES, RoundFloats, SwitchQuantized
 from diffoundry.exporter.passes.quantize import Quantize
 
 PROFILES = {
@@ -24,7 +24,7 @@ def test_every_position_of_the_switches_is_the_graph_with_those_nodes_quantized(
     options = PROFILES[profile] | {"ranges": toy.ranges}
     gated = toy.network()
     Quantize(nodes=frozenset(toy.nodes), **options)(gated)
-    pass_ = GateQuantized(nodes=toy.nodes, original=toy.network(), outputs=bool(options.get("outputs")))
+    pass_ = SwitchQuantized(nodes=toy.nodes, original=toy.network(), outputs=bool(options.get("outputs")))
     assert pass_(gated).modified
     onnx.checker.check_model(ir.to_proto(gated), full_check=True)
     for states in itertools.product([False, True], repeat=len(toy.nodes)):
@@ -39,7 +39,7 @@ def test_every_position_of_the_switches_is_the_graph_with_those_nodes_quantized(
 def test_all_switches_off_is_the_float_network(toy):
     gated = toy.network()
     Quantize(nodes=frozenset(toy.nodes), activations="int8", ranges=toy.ranges)(gated)
-    GateQuantized(nodes=toy.nodes, original=toy.network())(gated)
+    SwitchQuantized(nodes=toy.nodes, original=toy.network())(gated)
     (found,) = toy.run(gated, toy.feeds() | {SWITCHES: np.zeros(len(toy.nodes), bool)})
     np.testing.assert_array_equal(found, toy.run(toy.network())[0])
 

@@ -6,7 +6,7 @@ import onnx_ir as ir
 import pytest
 
 from diffoundry.exporter.passes.quantize import Quantize
-from diffoundry.exporter.passes.smooth_quant import Smooth, smoothable, smoothing_factors
+from diffoundry.exporter.passes.smooth_quant import SmoothQuant, smoothable, smoothing_factors
 
 LINEAR = frozenset({"to_q", "to_k"})
 
@@ -33,7 +33,7 @@ def test_only_norms_that_feed_layers_alone_can_be_smoothed(toy):
 @pytest.mark.parametrize("strength", [0.25, 0.5, 1.0])
 def test_the_float_network_stays_the_same(toy, largest, strength):
     model = toy.network()
-    assert Smooth(factors=factors_of(toy, largest, strength))(model).modified
+    assert SmoothQuant(factors=factors_of(toy, largest, strength))(model).modified
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
     np.testing.assert_allclose(toy.run(model)[0], toy.run(toy.network())[0], rtol=1e-4, atol=1e-4)
     assert [node.op_type for node in model.graph] == [node.op_type for node in toy.network().graph]
@@ -50,7 +50,7 @@ def test_factors_are_those_of_the_paper(toy, largest):
 
 def test_with_all_strength_every_channel_of_the_activation_is_equally_large(toy, largest):
     model = toy.network()
-    Smooth(factors=factors_of(toy, largest, 1.0))(model)
+    SmoothQuant(factors=factors_of(toy, largest, 1.0))(model)
     norm = next(node for node in model.graph if node.name == "norm")
     model.graph.outputs.append(norm.outputs[0])
     channels = np.abs(toy.run(model)[1]).max(axis=(0, 1))
@@ -77,7 +77,7 @@ def test_an_outlier_channel_costs_less_after_smoothing(toy):
         factors = np.ones(20)
         if strength is not None:
             factors = smoothing_factors(model.graph, dict.fromkeys(LINEAR, strength), {"t": channels})["t"]
-            Smooth(factors={"t": factors})(model)
+            SmoothQuant(factors={"t": factors})(model)
         limits = float((t / factors).min()), float((t / factors).max())
         Quantize(nodes=LINEAR, activations="int8", ranges={"t": limits})(model)
         errors.append(float(np.square(toy.run(model)[0] - before).mean()))
@@ -95,11 +95,11 @@ def test_a_weight_that_others_read_too_is_copied(toy, largest):
     other.outputs[0].name, other.outputs[0].type = "seen", ir.TensorType(ir.DataType.FLOAT)
     model.graph.append(other)
     model.graph.outputs.append(other.outputs[0])
-    Smooth(factors=factors_of(toy, largest))(model)
+    SmoothQuant(factors=factors_of(toy, largest))(model)
     expected = toy.network().graph.initializers["to_q_w"].const_value.numpy()
     np.testing.assert_array_equal(toy.run(model)[1], expected)
 
 
 def test_without_factors_it_does_not_fire(toy):
-    assert not Smooth(factors={})(toy.network()).modified
-    assert not Smooth(factors={"a": np.ones(8)})(toy.network()).modified
+    assert not SmoothQuant(factors={})(toy.network()).modified
+    assert not SmoothQuant(factors={"a": np.ones(8)})(toy.network()).modified
