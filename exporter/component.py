@@ -1,14 +1,14 @@
 """What a component and a family are: declarations, from which everything about a checkpoint's networks follows."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from diffoundry.runtime.bundle.dims import parse_size, size_of
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.errors import CheckpointError, InputError
 
-__all__ = ["Component", "ComponentKind", "Config", "Configs", "Family", "fixed_size", "read_field"]
+__all__ = ["Call", "Component", "ComponentKind", "Config", "Configs", "Family", "fixed_size", "read_field"]
 
 _T = TypeVar("_T")
 
@@ -20,6 +20,26 @@ Configs = Mapping[str, Config]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Call:
+    """How a network is called while it is traced.
+
+    Attributes:
+        keywords: Input of the graph to its keyword in the network's `forward`, where the two differ. "group.name" is an
+            entry of a dictionary that `forward` takes as `group`, "group.0" an entry of a tuple.
+        results: Output of the graph to its place in what `forward` returns, where the two differ: names of attributes
+            or keys, and numbers of entries, joined by dots.
+        options: Further keyword arguments, the same at every call.
+        layers: Attributes of the network that run one after another, each on the result of the one before, and no
+            `forward` of the network. One that is None or absent is skipped.
+    """
+
+    keywords: Mapping[str, str] = field(default_factory=dict)
+    results: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    layers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Component:
     """One network of one checkpoint, as it is traced.
 
@@ -28,21 +48,23 @@ class Component:
         role: One of `runtime.models.roles.ROLES`, for the manifest.
         network: Its class in diffusers or transformers, for the manifest.
         source: Its folder in the checkpoint; two components may come from one (both halves of a VAE).
-        wrapper: "module:class" of a torch module, made as `class(module, component)`, whose forward takes tensors in
-            the order of `inputs` and returns a tuple of tensors in the order of `outputs`.
         inputs: What the graph takes.
         outputs: What the graph gives.
         example: Size of each symbolic dimension of the inputs while tracing; one that rounds up follows from others.
+        call: How the network is called.
+        wrapper: "module:class" of the torch module that is traced, made as `class(network, component)`. Its forward
+            takes tensors in the order of `inputs` and returns a tuple of tensors in the order of `outputs`.
     """
 
     name: str
     role: str
     network: str
     source: str
-    wrapper: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     example: Mapping[str, int]
+    call: Call = field(default_factory=Call)
+    wrapper: str = "diffoundry.exporter.components.network_module:NetworkModule"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

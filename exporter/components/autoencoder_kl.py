@@ -1,14 +1,12 @@
 """The two halves of AutoencoderKL: images to the moments of latents, latents to images."""
 
-from diffoundry.exporter.component import Component, Configs, read_field
+from diffoundry.exporter.component import Call, Component, Configs, read_field
 from diffoundry.exporter.components.latents import latent_dims
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.models.roles import VAE_DECODER, VAE_ENCODER
 
 __all__ = ["describe_decoder", "describe_encoder"]
-
-_MODULE = "diffoundry.exporter.components.autoencoder_kl_module"
 
 
 def describe_encoder(configs: Configs) -> Component:
@@ -22,11 +20,11 @@ def describe_encoder(configs: Configs) -> Component:
         role=VAE_ENCODER,
         network="AutoencoderKL",
         source="vae",
-        wrapper=f"{_MODULE}:EncoderModule",
         inputs=(TensorSpec(name="sample", dtype="float32", shape=("batch", pixels, "height", "width")),),
         # Mean and log-variance on top of each other; which is drawn from them is the pipeline's choice.
         outputs=(TensorSpec(name="latent_parameters", dtype="float32", shape=("batch", 2 * channels, height, width)),),
         example={"batch": 2, "height": 9 * factor, "width": 11 * factor},
+        call=Call(layers=("encoder", "quant_conv")),
     )
 
 
@@ -40,8 +38,8 @@ def describe_decoder(configs: Configs) -> Component:
         role=VAE_DECODER,
         network="AutoencoderKL",
         source="vae",
-        wrapper=f"{_MODULE}:DecoderModule",
         inputs=(TensorSpec(name="latent_sample", dtype="float32", shape=("batch", channels, height, width)),),
         outputs=(TensorSpec(name="sample", dtype="float32", shape=("batch", pixels, "height", "width")),),
         example={"batch": 2, height: 9, width: 11},
+        call=Call(layers=("post_quant_conv", "decoder")),
     )

@@ -1,14 +1,12 @@
 """The two halves of AutoencoderTiny (TAESD): images to latents and back, without a distribution between them."""
 
-from diffoundry.exporter.component import Component, Configs, read_field
+from diffoundry.exporter.component import Call, Component, Configs, read_field
 from diffoundry.exporter.components.latents import latent_dims
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.errors import ConfigError
 from diffoundry.runtime.models.roles import VAE_DECODER, VAE_ENCODER
 
 __all__ = ["describe_tiny_decoder", "describe_tiny_encoder"]
-
-_MODULE = "diffoundry.exporter.components.autoencoder_tiny_module"
 
 
 def describe_tiny_encoder(configs: Configs) -> Component:
@@ -20,7 +18,6 @@ def describe_tiny_encoder(configs: Configs) -> Component:
         role=VAE_ENCODER,
         network="AutoencoderTiny",
         source="vae",
-        wrapper=f"{_MODULE}:TinyEncoderModule",
         inputs=(
             TensorSpec(name="sample", dtype="float32", shape=("batch", _channels(configs, "in"), "height", "width")),
         ),
@@ -28,6 +25,7 @@ def describe_tiny_encoder(configs: Configs) -> Component:
             TensorSpec(name="latents", dtype="float32", shape=("batch", _channels(configs, "latent"), height, width)),
         ),
         example={"batch": 2, "height": 9 * factor, "width": 11 * factor},
+        call=Call(layers=("encoder",)),
     )
 
 
@@ -39,7 +37,6 @@ def describe_tiny_decoder(configs: Configs) -> Component:
         role=VAE_DECODER,
         network="AutoencoderTiny",
         source="vae",
-        wrapper=f"{_MODULE}:TinyDecoderModule",
         inputs=(
             TensorSpec(
                 name="latent_sample", dtype="float32", shape=("batch", _channels(configs, "latent"), height, width)
@@ -49,6 +46,7 @@ def describe_tiny_decoder(configs: Configs) -> Component:
             TensorSpec(name="sample", dtype="float32", shape=("batch", _channels(configs, "out"), "height", "width")),
         ),
         example={"batch": 2, height: 9, width: 11},
+        call=Call(layers=("decoder",)),
     )
 
 

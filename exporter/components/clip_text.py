@@ -1,12 +1,15 @@
 """CLIP's text encoder: token ids to hidden states and a pooled vector."""
 
+from dataclasses import replace
 from functools import partial
 
-from diffoundry.exporter.component import Component, ComponentKind, Configs, read_field
+from diffoundry.exporter.component import Call, Component, ComponentKind, Configs, read_field
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.models.roles import TEXT_ENCODER
 
 __all__ = ["clip_text_encoder"]
+
+_NORMALIZING = "diffoundry.exporter.components.clip_text_module:NormalizedClipText"
 
 
 def clip_text_encoder(
@@ -62,13 +65,14 @@ def _describe(
             TensorSpec(name=f"hidden_states.{layer}", dtype="float32", shape=("batch", "sequence", width))
             for layer in range(layers + 1)
         ]
-    return Component(
+    component = Component(
         name=name,
         role=TEXT_ENCODER,
         network=network,
         source=name,
-        wrapper="diffoundry.exporter.components.clip_text_module:ClipTextModule",
         inputs=(TensorSpec(name="input_ids", dtype="int32", shape=("batch", "sequence")),),
         outputs=tuple(outputs),
         example={"batch": 2, "sequence": 7},
+        call=Call(options={"output_hidden_states": hidden_states or normalized}),
     )
+    return replace(component, wrapper=_NORMALIZING) if normalized else component

@@ -25,7 +25,6 @@ def _describe(configs: Configs) -> Component:
         role=ENCODER_ROLE,
         network="CLIPVisionModelWithProjection",
         source="image_encoder",
-        wrapper="diffoundry.exporter.components.clip_vision_module:ImageEncoderModule",
         inputs=(pixels_input("pixel_values", configs["image_encoder"]),),
         outputs=(TensorSpec(name="image_embeds", dtype="float32", shape=("batch", width)),),
         example={"batch": 2},

@@ -5,10 +5,10 @@ Zhang et al. 2023, https://arxiv.org/abs/2302.05543.
 
 from functools import partial
 
-from diffoundry.exporter.component import Component, ComponentKind, Configs, read_field
+from diffoundry.exporter.component import Call, Component, ComponentKind, Configs, read_field
 from diffoundry.exporter.components.latents import latent_dims
 from diffoundry.exporter.components.residuals import layers_of_levels, residual_specs
-from diffoundry.exporter.components.unet import condition_width, size_inputs
+from diffoundry.exporter.components.unet import ADDED_KEYWORDS, condition_width, size_inputs
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.errors import ConfigError
@@ -38,12 +38,12 @@ def _describe(name: str, configs: Configs) -> Component:
     height, width = latent_dims(configs)
     factor = parse_size(height).divisor
     pooled = bool(configs[name].get("global_pool_conditions"))
+    outputs = residual_specs(configs, name, pooled=pooled)
     return Component(
         name=name,
         role=CONTROLNET,
         network=CONTROLNET_CLASS[1],
         source=name,
-        wrapper="diffoundry.exporter.components.controlnet_module:ControlNetModule",
         inputs=(
             TensorSpec(
                 name="sample",
@@ -61,10 +61,17 @@ def _describe(name: str, configs: Configs) -> Component:
             ),
             *size_inputs(configs, name),
         ),
-        outputs=residual_specs(configs, name, pooled=pooled),
+        outputs=outputs,
         example={
             "batch": 2, height: 9, width: 11, "sequence": 7, "height": 9 * factor, "width": 11 * factor
         },
+        call=Call(
+            keywords=ADDED_KEYWORDS,
+            results={
+                **{spec.name: f"down_block_res_samples.{index}" for index, spec in enumerate(outputs[:-1])},
+                outputs[-1].name: "mid_block_res_sample",
+            },
+        ),
     )  # fmt: skip
 
 

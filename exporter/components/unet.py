@@ -1,17 +1,21 @@
 """UNet2DConditionModel: noisy latents, a timestep and a condition, to what the scheduler asks for."""
 
-from diffoundry.exporter.component import Component, ComponentKind, Configs, read_field
+from diffoundry.exporter.component import Call, Component, ComponentKind, Configs, read_field
 from diffoundry.exporter.components.latents import latent_dims
 from diffoundry.exporter.components.residuals import residual_specs
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.errors import ConfigError
+from diffoundry.runtime.models.controlnet_names import MID_RESIDUAL
 from diffoundry.runtime.models.roles import DENOISER
 
-__all__ = ["UNET", "condition_width", "size_inputs"]
+__all__ = ["ADDED_KEYWORDS", "UNET", "condition_width", "size_inputs"]
 
 _UNKNOWN_INPUTS = ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type")
 """Fields that ask for an input which no pipeline here can feed."""
+
+ADDED_KEYWORDS = {name: f"added_cond_kwargs.{name}" for name in ("text_embeds", "time_ids")}
+"""Inputs that diffusers' UNet and ControlNet take in one dictionary, to their keywords."""
 
 
 def _describe(configs: Configs) -> Component:
@@ -31,7 +35,6 @@ def _describe(configs: Configs) -> Component:
         role=DENOISER,
         network="UNet2DConditionModel",
         source="unet",
-        wrapper="diffoundry.exporter.components.unet_module:UNetModule",
         inputs=(
             TensorSpec(name="sample", dtype="float32", shape=("batch", channels, height, width)),
             # A float, since samplers on sigmas ask for timesteps between the integers.
@@ -53,6 +56,7 @@ def _describe(configs: Configs) -> Component:
         example={
             "batch": 2, height: 9, width: 11, "sequence": 7, "height": 9 * factor, "width": 11 * factor
         },
+        call=Call(keywords={**ADDED_KEYWORDS, **_residual_keywords(configs)}, results={"out_sample": "sample"}),
     )  # fmt: skip
 
 
@@ -105,6 +109,12 @@ def size_inputs(configs: Configs, source: str = "unet") -> tuple[TensorSpec, ...
 def _residual_inputs(configs: Configs) -> tuple[TensorSpec, ...]:
     """What ControlNets add, in a checkpoint that has any."""
     return residual_specs(configs, "unet") if "controlnet" in configs else ()
+
+
+def _residual_keywords(configs: Configs) -> dict[str, str]:
+    names = [spec.name for spec in _residual_inputs(configs) if spec.name != MID_RESIDUAL]
+    down = {name: f"down_block_additional_residuals.{index}" for index, name in enumerate(names)}
+    return {**down, MID_RESIDUAL: "mid_block_additional_residual"}
 
 
 UNET = ComponentKind(name="unet", source="unet", classes=("diffusers:UNet2DConditionModel",), describe=_describe)
