@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffoundry.runtime.errors import ConfigError, InputError
-from diffoundry.runtime.schedulers.arithmetic.arrays import FloatArray, Sample
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
-from diffoundry.runtime.schedulers.arithmetic.spacing import custom_timesteps
+from diffoundry.runtime.schedulers.arithmetic.arrays import FloatArray, Generator, Sample, noise_like
+from diffoundry.runtime.schedulers.arithmetic.integer_timesteps import custom_timesteps
 from diffoundry.runtime.schedulers.arithmetic.thresholding import clip
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
+from diffoundry.runtime.schedulers.base import Schedule, StepResult
 from diffoundry.runtime.schedulers.bases.indexed import IndexedScheduler
 from diffoundry.runtime.schedulers.options import TrainingOptions
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["CMStochasticIterativeOptions", "CMStochasticIterativeScheduler"]
 
@@ -67,11 +67,10 @@ class CMStochasticIterativeScheduler(IndexedScheduler[CMStochasticIterativeOptio
         return Schedule(_told(levels), levels, None)
 
     def _schedule(self, request: RunRequest) -> Schedule:
-        trained, steps = self.options.num_train_timesteps, request.num_inference_steps
+        trained, steps = self.options.num_train_timesteps, request.steps
         if request.timesteps is not None:
             places = custom_timesteps(type(self).__name__, request.timesteps, trained)
         else:
-            assert steps is not None
             if steps > trained:
                 raise InputError(
                     f"{type(self).__name__}.set_timesteps: num_inference_steps is {steps}, expected at most "
@@ -80,7 +79,7 @@ class CMStochasticIterativeScheduler(IndexedScheduler[CMStochasticIterativeOptio
             places = (np.arange(steps) * (trained // steps))[::-1]
         levels = self._levels(places[::-1] / (trained - 1))
         sigmas = np.append(levels, self.options.sigma_min).astype(np.float32)
-        return Schedule(_told(levels), sigmas, steps or len(levels))
+        return Schedule(_told(levels), sigmas, steps)
 
     def _levels(self, ramp: FloatArray) -> FloatArray:
         """The noise level of places between 0, sigma_max, and 1, sigma_min; float64."""

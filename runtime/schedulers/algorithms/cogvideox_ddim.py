@@ -1,7 +1,6 @@
 """DDIM as CogVideoX samples with it."""
 
-from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator
+from diffoundry.runtime.schedulers.arithmetic.arrays import Generator, Sample
 from diffoundry.runtime.schedulers.arithmetic.prediction import x0_from
 from diffoundry.runtime.schedulers.base import StepResult
 from diffoundry.runtime.schedulers.bases.cogvideox import CogVideoXScheduler

@@ -4,8 +4,7 @@ import math
 from typing import Any
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
+from diffoundry.runtime.schedulers.arithmetic.arrays import Generator, Sample, noise_like
 from diffoundry.runtime.schedulers.arithmetic.prediction import x0_from
 from diffoundry.runtime.schedulers.base import StepResult
 from diffoundry.runtime.schedulers.bases.cogvideox import CogVideoXScheduler

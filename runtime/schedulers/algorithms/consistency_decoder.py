@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from diffoundry.runtime.errors import ConfigError, InputError
-from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Sample
+from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Generator, Sample, noise_like
 from diffoundry.runtime.schedulers.arithmetic.betas import make_betas
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
+from diffoundry.runtime.schedulers.base import Schedule, StepResult
 from diffoundry.runtime.schedulers.bases.discrete import DiscreteScheduler
 from diffoundry.runtime.schedulers.options import TrainingOptions
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["ConsistencyDecoderOptions", "ConsistencyDecoderScheduler"]
 

@@ -6,9 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Sample
+from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Generator, Sample
 from diffoundry.runtime.schedulers.arithmetic.brownian import BrownianNoise, path_seed
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator
 from diffoundry.runtime.schedulers.base import StepResult
 from diffoundry.runtime.schedulers.bases.edm_multistep import EDMMultistepOptions, EDMMultistepScheduler
 

@@ -6,15 +6,15 @@ from typing import Literal
 import numpy as np
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
+from diffoundry.runtime.schedulers.arithmetic.arrays import Generator, Sample, noise_like
 from diffoundry.runtime.schedulers.arithmetic.prediction import epsilon_from, x0_from
 from diffoundry.runtime.schedulers.arithmetic.spacing import Spacing, spaced_timesteps
 from diffoundry.runtime.schedulers.arithmetic.thresholding import limit_x0
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
+from diffoundry.runtime.schedulers.base import Schedule, StepResult
 from diffoundry.runtime.schedulers.bases.discrete import DiscreteScheduler
 from diffoundry.runtime.schedulers.config import KARRAS_COMPATIBLES
 from diffoundry.runtime.schedulers.options import BetaOptions
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["DDIMOptions", "DDIMScheduler"]
 
@@ -57,8 +57,7 @@ class DDIMScheduler(DiscreteScheduler[DDIMOptions]):
         self._final_alpha_bar = 1.0 if self.options.set_alpha_to_one else self._alpha_bar[0]
 
     def _schedule(self, request: RunRequest) -> Schedule:
-        steps = request.num_inference_steps
-        assert steps is not None
+        steps = request.steps
         self._check_steps(steps)
         timesteps = spaced_timesteps(
             self.options.timestep_spacing,

@@ -6,14 +6,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator
+from diffoundry.runtime.schedulers.arithmetic.arrays import Generator, Sample
 from diffoundry.runtime.schedulers.arithmetic.prediction import epsilon_from, x0_from
 from diffoundry.runtime.schedulers.arithmetic.spacing import spaced_timesteps
 from diffoundry.runtime.schedulers.arithmetic.thresholding import clip
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
+from diffoundry.runtime.schedulers.base import Schedule, StepResult
 from diffoundry.runtime.schedulers.bases.discrete import DiscreteScheduler
 from diffoundry.runtime.schedulers.options import BetaOptions
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["DDIMInverseOptions", "DDIMInverseScheduler"]
 
@@ -59,8 +59,7 @@ class DDIMInverseScheduler(DiscreteScheduler[DDIMInverseOptions]):
         return Schedule(np.arange(self.options.num_train_timesteps), None, None)
 
     def _schedule(self, request: RunRequest) -> Schedule:
-        steps = request.num_inference_steps
-        assert steps is not None
+        steps = request.steps
         self._check_steps(steps)
         timesteps = spaced_timesteps(
             self.options.timestep_spacing,

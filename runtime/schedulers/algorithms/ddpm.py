@@ -6,21 +6,22 @@ from typing import Literal
 import numpy as np
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
+from diffoundry.runtime.schedulers.arithmetic.arrays import Generator, Sample, noise_like
+from diffoundry.runtime.schedulers.arithmetic.integer_timesteps import custom_timesteps
 from diffoundry.runtime.schedulers.arithmetic.learned_variance import (
     VarianceType,
     is_learned,
     learned_deviation,
     split_variance,
 )
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
 from diffoundry.runtime.schedulers.arithmetic.prediction import x0_from
-from diffoundry.runtime.schedulers.arithmetic.spacing import Spacing, custom_timesteps, spaced_timesteps
+from diffoundry.runtime.schedulers.arithmetic.spacing import Spacing, spaced_timesteps
 from diffoundry.runtime.schedulers.arithmetic.thresholding import limit_x0
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
+from diffoundry.runtime.schedulers.base import Schedule, StepResult
 from diffoundry.runtime.schedulers.bases.discrete import DiscreteScheduler
 from diffoundry.runtime.schedulers.config import KARRAS_COMPATIBLES
 from diffoundry.runtime.schedulers.options import BetaOptions
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["DDPMOptions", "DDPMScheduler"]
 
@@ -66,8 +67,7 @@ class DDPMScheduler(DiscreteScheduler[DDPMOptions]):
         if request.timesteps is not None:
             given = custom_timesteps(type(self).__name__, request.timesteps, options.num_train_timesteps)
             return Schedule(given, None, None)
-        steps = request.num_inference_steps
-        assert steps is not None
+        steps = request.steps
         self._check_steps(steps)
         timesteps = spaced_timesteps(
             options.timestep_spacing, steps=steps, train_steps=options.num_train_timesteps, offset=options.steps_offset

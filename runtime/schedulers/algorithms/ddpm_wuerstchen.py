@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.schedulers.arithmetic import float32
-from diffoundry.runtime.schedulers.arithmetic.arrays import FloatArray, Sample, per_image
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule, Scheduler, StepResult
+from diffoundry.runtime.schedulers.arithmetic.arrays import FloatArray, Generator, Sample, noise_like, per_image
+from diffoundry.runtime.schedulers.base import Schedule, Scheduler, StepResult
 from diffoundry.runtime.schedulers.options import SchedulerOptions
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["DDPMWuerstchenOptions", "DDPMWuerstchenScheduler"]
 
@@ -53,8 +53,7 @@ class DDPMWuerstchenScheduler(Scheduler[DDPMWuerstchenOptions]):
         if request.timesteps is not None:
             timesteps = np.asarray(request.timesteps, dtype=np.float32)
         else:
-            assert request.num_inference_steps is not None
-            timesteps = float32.linspace(1.0, 0.0, request.num_inference_steps + 1)
+            timesteps = float32.linspace(1.0, 0.0, request.steps + 1)
         return Schedule(timesteps, None, len(timesteps) - 1)
 
     @property

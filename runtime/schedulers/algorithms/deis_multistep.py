@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
+from diffoundry.runtime.schedulers.arithmetic.arrays import Generator, Sample
+from diffoundry.runtime.schedulers.arithmetic.integer_timesteps import spaced_timesteps_before_zero
 from diffoundry.runtime.schedulers.arithmetic.multistep import distinct_order
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator
-from diffoundry.runtime.schedulers.arithmetic.spacing import Spacing, spaced_timesteps_before_zero
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
+from diffoundry.runtime.schedulers.arithmetic.spacing import Spacing
+from diffoundry.runtime.schedulers.base import Schedule, StepResult
 from diffoundry.runtime.schedulers.bases.lambda_scheduler import LambdaOptions, LambdaScheduler, refuse_flow_with
 from diffoundry.runtime.schedulers.config import KARRAS_COMPATIBLES
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["DEISMultistepOptions", "DEISMultistepScheduler"]
 
@@ -63,18 +64,15 @@ class DEISMultistepScheduler(LambdaScheduler[DEISMultistepOptions]):
 
     def _schedule(self, request: RunRequest) -> Schedule:
         options = self.options
-        assert request.num_inference_steps is not None
         timesteps = spaced_timesteps_before_zero(
             options.timestep_spacing,
-            steps=request.num_inference_steps,
+            steps=request.steps,
             train_steps=options.num_train_timesteps,
             last=options.num_train_timesteps,
             offset=options.steps_offset,
         )
         shift = self._flow_shift(request)
-        return self._ending_above_zero(
-            *self._levels(timesteps, request.num_inference_steps, shift=shift, round_karras=True)
-        )
+        return self._ending_above_zero(*self._levels(timesteps, request.steps, shift=shift, round_karras=True))
 
     def _reset(self) -> None:
         self._outputs: tuple[Sample, ...] = ()

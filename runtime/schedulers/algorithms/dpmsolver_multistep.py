@@ -7,7 +7,9 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from diffoundry.runtime.errors import ConfigError
-from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
+from diffoundry.runtime.schedulers.arithmetic.arrays import Generator, Sample, noise_like
+from diffoundry.runtime.schedulers.arithmetic.integer_timesteps import spaced_timesteps_before_zero
+from diffoundry.runtime.schedulers.arithmetic.lambda_sigmas import lu_sigmas
 from diffoundry.runtime.schedulers.arithmetic.learned_variance import VarianceType
 from diffoundry.runtime.schedulers.arithmetic.multistep import (
     Algorithm,
@@ -16,13 +18,13 @@ from diffoundry.runtime.schedulers.arithmetic.multistep import (
     order_in_run,
     read_solver_names,
 )
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
-from diffoundry.runtime.schedulers.arithmetic.sigmas import lu_sigmas, sigma_to_timestep
-from diffoundry.runtime.schedulers.arithmetic.spacing import Spacing, spaced_timesteps_before_zero
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
+from diffoundry.runtime.schedulers.arithmetic.sigmas import sigma_to_timestep
+from diffoundry.runtime.schedulers.arithmetic.spacing import Spacing
+from diffoundry.runtime.schedulers.base import Schedule, StepResult
 from diffoundry.runtime.schedulers.bases.lambda_scheduler import LambdaOptions, LambdaScheduler, refuse_flow_with
 from diffoundry.runtime.schedulers.config import KARRAS_COMPATIBLES
 from diffoundry.runtime.schedulers.options import SigmaSchedule
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["DPMSolverMultistepOptions", "DPMSolverMultistepScheduler", "MultistepOptions", "MultistepScheduler"]
 
@@ -179,8 +181,7 @@ class DPMSolverMultistepScheduler(MultistepScheduler[DPMSolverMultistepOptions])
             timesteps = np.asarray(request.timesteps).astype(np.int64)
             steps = len(timesteps)
         else:
-            assert request.num_inference_steps is not None
-            steps = request.num_inference_steps
+            steps = request.steps
             timesteps = spaced_timesteps_before_zero(
                 options.timestep_spacing,
                 steps=steps,

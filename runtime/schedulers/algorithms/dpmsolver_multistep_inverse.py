@@ -8,12 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffoundry.runtime.schedulers.algorithms.dpmsolver_multistep import MultistepOptions, MultistepScheduler
+from diffoundry.runtime.schedulers.arithmetic.lambda_sigmas import flow_sigmas
 from diffoundry.runtime.schedulers.arithmetic.multistep import read_solver_names
-from diffoundry.runtime.schedulers.arithmetic.sigmas import carried_ends, flow_sigmas, placed_sigmas, sigma_to_timestep
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule
+from diffoundry.runtime.schedulers.arithmetic.sigmas import placed_sigmas, sigma_to_timestep
+from diffoundry.runtime.schedulers.base import Schedule
 from diffoundry.runtime.schedulers.bases.lambda_scheduler import refuse_flow_with
 from diffoundry.runtime.schedulers.config import KARRAS_COMPATIBLES
 from diffoundry.runtime.schedulers.options import SigmaSchedule
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["DPMSolverMultistepInverseOptions", "DPMSolverMultistepInverseScheduler"]
 
@@ -54,13 +56,12 @@ class DPMSolverMultistepInverseScheduler(MultistepScheduler[DPMSolverMultistepIn
 
     def _schedule(self, request: RunRequest) -> Schedule:
         options, trained = self.options, self._training_sigmas
-        steps = request.num_inference_steps
-        assert steps is not None
+        steps = request.steps
         usable = self._usable_steps(options.lambda_min_clipped)
         rule = options.sigma_schedule
         timesteps: NDArray[Any]
         if rule is not SigmaSchedule.TRAINED:
-            low, high = carried_ends(self.config, trained[-1].item(), trained[0].item())
+            low, high = self._carried_ends(trained[-1].item(), trained[0].item())
             levels = placed_sigmas(rule, low, high, steps)
             timesteps = sigma_to_timestep(levels, self._log_training_sigmas)
             timesteps = timesteps.round() if rule is SigmaSchedule.KARRAS else timesteps

@@ -8,16 +8,16 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from diffoundry.runtime.schedulers.arithmetic import float32
-from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
+from diffoundry.runtime.schedulers.arithmetic.arrays import Generator, Sample
 from diffoundry.runtime.schedulers.arithmetic.brownian import BrownianNoise, path_seed
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator
-from diffoundry.runtime.schedulers.arithmetic.prediction import denoised_from_sigma
 from diffoundry.runtime.schedulers.arithmetic.sigmas import placed_sigmas, sigma_to_timestep
 from diffoundry.runtime.schedulers.arithmetic.spacing import spaced_timesteps
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
-from diffoundry.runtime.schedulers.bases.spaced_sigmas import SpacedSigmaOptions, SpacedSigmaScheduler
+from diffoundry.runtime.schedulers.base import Schedule, StepResult
+from diffoundry.runtime.schedulers.bases.respaced_sigmas import RespacedSigmaScheduler
+from diffoundry.runtime.schedulers.bases.spaced_sigmas import SpacedSigmaOptions
 from diffoundry.runtime.schedulers.config import KARRAS_COMPATIBLES
 from diffoundry.runtime.schedulers.options import SigmaSchedule
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["DPMSolverSDEOptions", "DPMSolverSDEScheduler"]
 
@@ -40,7 +40,7 @@ class _Levels(NamedTuple):
     end: float
 
 
-class DPMSolverSDEScheduler(SpacedSigmaScheduler[DPMSolverSDEOptions]):
+class DPMSolverSDEScheduler(RespacedSigmaScheduler[DPMSolverSDEOptions]):
     """Two model calls for each step from sigma to sigma', over the middle m = sqrt(sigma sigma'); the last has one.
 
         x1 = r x + (1 - r) x0(x, sigma) + up z,     up and r for the target m
@@ -63,8 +63,7 @@ class DPMSolverSDEScheduler(SpacedSigmaScheduler[DPMSolverSDEOptions]):
     karras_between_own_ends = True
 
     def _plan(self, request: RunRequest, train_steps: int) -> Schedule:
-        options, trained, steps = self.options, self._training_sigmas, request.num_inference_steps
-        assert steps is not None
+        options, trained, steps = self.options, self._training_sigmas, request.steps
         spacing, offset = options.timestep_spacing, options.steps_offset
         timesteps: NDArray[np.floating[Any]] = spaced_timesteps(
             spacing, steps=steps, train_steps=train_steps, offset=offset
@@ -135,7 +134,7 @@ class DPMSolverSDEScheduler(SpacedSigmaScheduler[DPMSolverSDEOptions]):
         levels_here = self._step_levels(i, sample.dtype)
         first = self._held is None
         seen = self._sigma[i] if first else levels_here.middle
-        x0 = denoised_from_sigma(self.options.prediction_type, model_output, sample, seen)
+        x0 = self._denoised(model_output, sample, seen)
         self._advance()
         if levels_here.end == 0.0:
             return StepResult(x0, x0)

@@ -7,14 +7,14 @@ from typing import Any, Literal
 import numpy as np
 
 from diffoundry.runtime.errors import ConfigError
-from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
+from diffoundry.runtime.schedulers.arithmetic.arrays import Generator, Sample, noise_like
+from diffoundry.runtime.schedulers.arithmetic.integer_timesteps import spaced_timesteps_before_zero
 from diffoundry.runtime.schedulers.arithmetic.learned_variance import VarianceType
 from diffoundry.runtime.schedulers.arithmetic.multistep import SolverType, read_solver_names, update_coefficients
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
-from diffoundry.runtime.schedulers.arithmetic.spacing import spaced_timesteps_before_zero
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
+from diffoundry.runtime.schedulers.base import Schedule, StepResult
 from diffoundry.runtime.schedulers.bases.lambda_scheduler import LambdaOptions, LambdaScheduler, refuse_flow_with
 from diffoundry.runtime.schedulers.config import KARRAS_COMPATIBLES
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["DPMSolverSinglestepOptions", "DPMSolverSinglestepScheduler"]
 
@@ -89,10 +89,9 @@ class DPMSolverSinglestepScheduler(LambdaScheduler[DPMSolverSinglestepOptions]):
             self._refuse_rules_with_timesteps(_RULES)
             timesteps = np.asarray(request.timesteps).astype(np.int64)
         else:
-            assert request.num_inference_steps is not None
             timesteps = spaced_timesteps_before_zero(
                 "linspace",
-                steps=request.num_inference_steps,
+                steps=request.steps,
                 train_steps=options.num_train_timesteps,
                 last=self._usable_steps(options.lambda_min_clipped),
             )

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from diffoundry.runtime.errors import ConfigError
-from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
+from diffoundry.runtime.schedulers.arithmetic.arrays import Generator, Sample, noise_like
 from diffoundry.runtime.schedulers.arithmetic.thresholding import dynamic_threshold
 from diffoundry.runtime.schedulers.base import StepResult
 from diffoundry.runtime.schedulers.bases.edm_multistep import EDMMultistepOptions, EDMMultistepScheduler

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
+from diffoundry.runtime.schedulers.arithmetic.arrays import Generator, Sample, noise_like
+from diffoundry.runtime.schedulers.base import Schedule, StepResult
 from diffoundry.runtime.schedulers.bases.edm import EDMOptions, EDMScheduler, c_noise
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["EDMEulerOptions", "EDMEulerScheduler"]
 
@@ -44,8 +44,7 @@ class EDMEulerScheduler(EDMScheduler[EDMEulerOptions]):
         if request.sigmas is not None:
             ramp = np.asarray(request.sigmas, dtype=np.float64)
             return self._planned(ramp, request.num_inference_steps or len(ramp))
-        assert request.num_inference_steps is not None
-        return self._planned(np.linspace(0, 1, request.num_inference_steps), request.num_inference_steps)
+        return self._planned(np.linspace(0, 1, request.steps), request.steps)
 
     def _planned(self, ramp: NDArray[np.float64], steps: int | None) -> Schedule:
         levels = self._levels(ramp)

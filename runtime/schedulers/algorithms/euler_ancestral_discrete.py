@@ -6,29 +6,24 @@ from typing import Literal
 
 import numpy as np
 
-from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
-from diffoundry.runtime.schedulers.arithmetic.prediction import denoised_from_sigma
-from diffoundry.runtime.schedulers.arithmetic.spacing import Spacing, spaced_timesteps
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
-from diffoundry.runtime.schedulers.bases.sigma_scheduler import SigmaScheduler
+from diffoundry.runtime.schedulers.arithmetic.arrays import Generator, Sample, noise_like
+from diffoundry.runtime.schedulers.base import Schedule, StepResult
+from diffoundry.runtime.schedulers.bases.spaced_sigmas import SpacedOptions, SpacedSigmaScheduler
 from diffoundry.runtime.schedulers.config import KARRAS_COMPATIBLES
-from diffoundry.runtime.schedulers.options import BetaOptions
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["EulerAncestralDiscreteOptions", "EulerAncestralDiscreteScheduler"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EulerAncestralDiscreteOptions(BetaOptions):
+class EulerAncestralDiscreteOptions(SpacedOptions):
     """Options of `EulerAncestralDiscreteScheduler`, named as in diffusers."""
 
     prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
-    timestep_spacing: Spacing = "linspace"
-    steps_offset: int = 0
     rescale_betas_zero_snr: bool = False
 
 
-class EulerAncestralDiscreteScheduler(SigmaScheduler[EulerAncestralDiscreteOptions]):
+class EulerAncestralDiscreteScheduler(SpacedSigmaScheduler[EulerAncestralDiscreteOptions]):
     """One Euler step to sigma_down, then noise of sigma_up, which together reach the next level sigma'.
 
         sigma_up^2 = sigma'^2 (sigma^2 - sigma'^2) / sigma^2,    sigma_down^2 = sigma'^2 - sigma_up^2
@@ -46,17 +41,8 @@ class EulerAncestralDiscreteScheduler(SigmaScheduler[EulerAncestralDiscreteOptio
         return Schedule(np.arange(self.options.num_train_timesteps, dtype=np.float64)[::-1].copy(), sigmas, None)
 
     def _schedule(self, request: RunRequest) -> Schedule:
-        steps = request.num_inference_steps
-        assert steps is not None
-        timesteps = spaced_timesteps(
-            self.options.timestep_spacing,
-            steps=steps,
-            train_steps=self.options.num_train_timesteps,
-            offset=self.options.steps_offset,
-        ).astype(np.float32)
-        trained = self._training_sigmas
-        levels = np.interp(timesteps, np.arange(len(trained)), trained)
-        return Schedule(timesteps, np.append(levels, 0.0).astype(np.float32), steps)
+        timesteps, levels = self._levels(request, self.options.num_train_timesteps)
+        return Schedule(timesteps, np.append(levels, 0.0).astype(np.float32), request.steps)
 
     def step(self, model_output: Sample, timestep: float, sample: Sample, *, generator: Generator = None) -> StepResult:
         """Go from sigma to the next lower sigma.
@@ -76,7 +62,7 @@ class EulerAncestralDiscreteScheduler(SigmaScheduler[EulerAncestralDiscreteOptio
         up_squared = sigma_next**2 * max(0.0, sigma**2 - sigma_next**2) / sigma**2
         down = math.sqrt(sigma_next**2 - up_squared)
 
-        x0 = denoised_from_sigma(self.options.prediction_type, model_output, sample, sigma)
+        x0 = self._denoised(model_output, sample, sigma)
         following = x0 + (down / sigma) * (sample - x0)
         following = following + math.sqrt(up_squared) * noise_like(model_output, generator)
         self._advance()

@@ -7,42 +7,36 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.schedulers.arithmetic import float32
-from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Sample, per_image
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
-from diffoundry.runtime.schedulers.arithmetic.prediction import denoised_from_sigma
-from diffoundry.runtime.schedulers.arithmetic.sigmas import carried_ends, placed_sigmas, sigma_to_timestep
-from diffoundry.runtime.schedulers.arithmetic.spacing import Spacing, spaced_timesteps
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
-from diffoundry.runtime.schedulers.bases.sigma_scheduler import SigmaScheduler
+from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Generator, Sample, noise_like, per_image
+from diffoundry.runtime.schedulers.arithmetic.sigmas import sigma_to_timestep
+from diffoundry.runtime.schedulers.base import Schedule, StepResult
+from diffoundry.runtime.schedulers.bases.spaced_sigmas import SpacedSigmaOptions, SpacedSigmaScheduler
 from diffoundry.runtime.schedulers.config import KARRAS_COMPATIBLES
-from diffoundry.runtime.schedulers.options import BetaOptions, SigmaOptions, SigmaSchedule
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["EulerDiscreteOptions", "EulerDiscreteScheduler"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EulerDiscreteOptions(BetaOptions, SigmaOptions):
+class EulerDiscreteOptions(SpacedSigmaOptions):
     """Options of `EulerDiscreteScheduler`, named as in diffusers."""
 
     prediction_type: Literal["epsilon", "sample", "original_sample", "v_prediction"] = "epsilon"
     interpolation_type: Literal["linear", "log_linear"] = "linear"
     sigma_min: float | None = None
     sigma_max: float | None = None
-    timestep_spacing: Spacing = "linspace"
     timestep_type: Literal["discrete", "continuous"] = "discrete"
-    steps_offset: int = 0
     rescale_betas_zero_snr: bool = False
     final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
 
     @property
     def log_sigma_timesteps(self) -> bool:
-        """Whether the model is told 0.25 log sigma instead of a training step (EDM's c_noise)."""
+        """Whether timesteps are 0.25 log sigma instead of training steps (EDM's c_noise)."""
         return self.timestep_type == "continuous" and self.prediction_type == "v_prediction"
 
 
-class EulerDiscreteScheduler(SigmaScheduler[EulerDiscreteOptions]):
+class EulerDiscreteScheduler(SpacedSigmaScheduler[EulerDiscreteOptions]):
     """One Euler step from sigma to the next lower sigma', with optional churn.
 
         x^ = x + sqrt(s^2 - sigma^2) S_noise z,    s = (1 + gamma) sigma
@@ -60,68 +54,32 @@ class EulerDiscreteScheduler(SigmaScheduler[EulerDiscreteOptions]):
 
     def _training_schedule(self) -> Schedule:
         sigmas = np.append(self._training_sigmas[::-1], np.float32(0))
-        if self.options.log_sigma_timesteps:
-            return Schedule(_quarter_log(sigmas[:-1]), sigmas, None)
-        return Schedule(np.arange(self.options.num_train_timesteps, dtype=np.float32)[::-1].copy(), sigmas, None)
+        timesteps = np.arange(self.options.num_train_timesteps, dtype=np.float32)[::-1].copy()
+        return Schedule(self._model_times(timesteps, sigmas), sigmas, None)
 
     def _schedule(self, request: RunRequest) -> Schedule:
+        timesteps: NDArray[Any]
         if request.sigmas is not None:
             sigmas = np.asarray(request.sigmas, dtype=np.float32)
-            timesteps: NDArray[Any] = sigma_to_timestep(sigmas[:-1], self._log_training_sigmas)
+            timesteps = sigma_to_timestep(sigmas[:-1], self._log_training_sigmas)
         else:
-            timesteps, levels = self._levels(request)
+            if request.timesteps is not None and self.options.log_sigma_timesteps:
+                self._refuse_timesteps("'timestep_type': 'continuous' with 'v_prediction'")
+            timesteps, levels = self._levels(request, self.options.num_train_timesteps)
             last = self._training_sigmas[0] if self.options.final_sigmas_type == "sigma_min" else 0.0
             sigmas = np.append(levels, last).astype(np.float32)
-        told = _quarter_log(sigmas[:-1]) if self.options.log_sigma_timesteps else timesteps.astype(np.float32)
-        return Schedule(told, sigmas, request.num_inference_steps or len(told))
+        timesteps = self._model_times(timesteps.astype(np.float32), sigmas)
+        return Schedule(timesteps, sigmas, request.num_inference_steps or len(timesteps))
 
-    def _levels(self, request: RunRequest) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Timesteps and noise levels of a run, without the final level."""
-        options = self.options
-        if request.timesteps is not None:
-            self._check_custom_timesteps()
-            timesteps: NDArray[Any] = np.asarray(request.timesteps, dtype=np.float32)
-            steps = len(timesteps)
-        else:
-            assert request.num_inference_steps is not None
-            steps = request.num_inference_steps
-            timesteps = spaced_timesteps(
-                options.timestep_spacing,
-                steps=steps,
-                train_steps=options.num_train_timesteps,
-                offset=options.steps_offset,
-            ).astype(np.float32)
+    def _trained_levels(self, timesteps: Float32Array, steps: int) -> NDArray[np.floating[Any]]:
+        if self.options.interpolation_type == "linear":
+            return super()._trained_levels(timesteps, steps)
+        first, last = self._log_training_sigmas[[-1, 0]].tolist()
+        return float32.exp(float32.linspace(first, last, steps + 1))
 
-        trained = self._training_sigmas
-        levels: NDArray[Any]
-        if options.interpolation_type == "log_linear":
-            ends = self._log_training_sigmas[[-1, 0]].tolist()
-            levels = float32.exp(float32.linspace(ends[0], ends[1], steps + 1))
-        else:
-            levels = np.interp(timesteps, np.arange(len(trained)), trained)
-        if options.sigma_schedule is not SigmaSchedule.TRAINED:
-            low, high = carried_ends(self.config, levels[-1].item(), levels[0].item())
-            levels = placed_sigmas(options.sigma_schedule, low, high, steps)
-            timesteps = sigma_to_timestep(levels, self._log_training_sigmas)
-        return timesteps, levels
-
-    def _check_custom_timesteps(self) -> None:
-        """Refuse custom timesteps where the options compute them from the noise levels.
-
-        Raises:
-            InputError: naming the option.
-        """
-        options = self.options
-        blocker = None
-        if options.sigma_schedule is not SigmaSchedule.TRAINED:
-            blocker = f"'use_{options.sigma_schedule}_sigmas'"
-        if options.log_sigma_timesteps:
-            blocker = "'timestep_type': 'continuous' with 'v_prediction'"
-        if blocker:
-            raise InputError(
-                f"EulerDiscreteScheduler.set_timesteps: got timesteps, which option {blocker} computes itself: "
-                "pass num_inference_steps, or turn the option off."
-            )
+    def _model_times(self, timesteps: Float32Array, sigmas: Float32Array) -> Float32Array:
+        """Return the timesteps, or 0.25 log sigma, as the options have it."""
+        return float32.log(sigmas[:-1]) * 0.25 if self.options.log_sigma_timesteps else timesteps
 
     def step(
         self,
@@ -160,8 +118,7 @@ class EulerDiscreteScheduler(SigmaScheduler[EulerDiscreteOptions]):
             sample = sample + noise_like(model_output, generator) * (s_noise * math.sqrt(s * s - sigma * sigma))
 
         # diffusers converts v-predictions at sigma, not at the raised level
-        prediction = self.options.prediction_type
-        x0 = denoised_from_sigma(prediction, model_output, sample, s if prediction == "epsilon" else sigma)
+        x0 = self._denoised(model_output, sample, s if self.options.prediction_type == "epsilon" else sigma)
         following = x0 + (sigma_next / s) * (sample - x0)
         self._advance()
         return StepResult(following, x0)
@@ -173,7 +130,3 @@ class EulerDiscreteScheduler(SigmaScheduler[EulerDiscreteOptions]):
         signal, spread = float32.sqrt(alpha_bar), float32.sqrt(np.float32(1) - alpha_bar)
         velocity: NDArray[Any] = per_image(signal, sample.ndim) * noise - per_image(spread, sample.ndim) * sample
         return velocity
-
-
-def _quarter_log(sigmas: Float32Array) -> Float32Array:
-    return float32.log(sigmas) * 0.25

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Sample, per_image
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
+from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Generator, Sample, per_image
+from diffoundry.runtime.schedulers.base import Schedule, StepResult
 from diffoundry.runtime.schedulers.bases.flow import FlowOptions, FlowScheduler, check_lengths, shifted
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["FlowMapEulerDiscreteScheduler"]
 
@@ -40,8 +40,7 @@ class FlowMapEulerDiscreteScheduler(FlowScheduler[FlowOptions]):
         elif request.timesteps is not None:
             start = np.asarray(request.timesteps, dtype=np.float64) / trained
         else:
-            assert request.num_inference_steps is not None
-            start = _one_to_zero(request.num_inference_steps)
+            start = _one_to_zero(request.steps)
         sigmas = start if self.options.shift == 1.0 else shifted(start, self.options.shift)
         return Schedule(sigmas * trained, np.append(sigmas, 0.0), len(sigmas))
 

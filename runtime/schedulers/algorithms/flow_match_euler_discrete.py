@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Sample
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
+from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Generator, Sample, noise_like
 from diffoundry.runtime.schedulers.base import StepResult
 from diffoundry.runtime.schedulers.bases.flow import ShiftedFlowOptions, ShiftedFlowScheduler
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Sample
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
+from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Generator, Sample, noise_like
+from diffoundry.runtime.schedulers.base import Schedule, StepResult
 from diffoundry.runtime.schedulers.bases.flow import FlowOptions, FlowScheduler, shifted
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["FlowMatchHeunDiscreteScheduler"]
 
@@ -31,8 +31,7 @@ class FlowMatchHeunDiscreteScheduler(FlowScheduler[FlowOptions]):
     order = 2
 
     def _schedule(self, request: RunRequest) -> Schedule:
-        steps = request.num_inference_steps
-        assert steps is not None
+        steps = request.steps
         sigmas = shifted(self._even_sigmas(steps), self.options.shift).astype(np.float32)
         timesteps = sigmas * self.options.num_train_timesteps
         return Schedule(

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
+from diffoundry.runtime.schedulers.arithmetic.arrays import Generator, Sample, noise_like
 from diffoundry.runtime.schedulers.arithmetic.resampling import resample
 from diffoundry.runtime.schedulers.base import StepResult
 from diffoundry.runtime.schedulers.bases.flow import ShiftedFlowOptions, ShiftedFlowScheduler

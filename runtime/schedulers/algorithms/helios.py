@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from diffoundry.runtime.errors import ConfigError
-from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
+from diffoundry.runtime.schedulers.arithmetic.arrays import Generator, Sample
+from diffoundry.runtime.schedulers.arithmetic.lambda_sigmas import variance_preserving
 from diffoundry.runtime.schedulers.arithmetic.multistep import Node
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator
 from diffoundry.runtime.schedulers.arithmetic.prediction import epsilon_from, x0_from
-from diffoundry.runtime.schedulers.arithmetic.sigmas import variance_preserving
 from diffoundry.runtime.schedulers.arithmetic.unipc import UniPCSolver, read_unipc_solver, unipc_update
 from diffoundry.runtime.schedulers.base import StepResult
 from diffoundry.runtime.schedulers.bases.helios_stages import HeliosStageOptions, HeliosStageScheduler

@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.schedulers.arithmetic.arrays import FloatArray, Sample, per_image
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator
+from diffoundry.runtime.schedulers.arithmetic.arrays import FloatArray, Generator, Sample, per_image
 from diffoundry.runtime.schedulers.base import StepResult
 from diffoundry.runtime.schedulers.bases.helios_stages import HeliosStageOptions, HeliosStageScheduler
 

@@ -5,14 +5,14 @@ from typing import Literal
 
 import numpy as np
 
-from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator
-from diffoundry.runtime.schedulers.arithmetic.prediction import denoised_from_sigma
+from diffoundry.runtime.schedulers.arithmetic.arrays import Generator, Sample
 from diffoundry.runtime.schedulers.arithmetic.thresholding import clip
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
-from diffoundry.runtime.schedulers.bases.spaced_sigmas import SpacedSigmaOptions, SpacedSigmaScheduler
+from diffoundry.runtime.schedulers.base import Schedule, StepResult
+from diffoundry.runtime.schedulers.bases.respaced_sigmas import RespacedSigmaScheduler
+from diffoundry.runtime.schedulers.bases.spaced_sigmas import SpacedSigmaOptions
 from diffoundry.runtime.schedulers.config import KARRAS_COMPATIBLES
 from diffoundry.runtime.schedulers.options import BetaOptions
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["HeunDiscreteOptions", "HeunDiscreteScheduler"]
 
@@ -30,7 +30,7 @@ class HeunDiscreteOptions(SpacedSigmaOptions):
     BETA_SCHEDULES = (*BetaOptions.BETA_SCHEDULES, "exp")
 
 
-class HeunDiscreteScheduler(SpacedSigmaScheduler[HeunDiscreteOptions]):
+class HeunDiscreteScheduler(RespacedSigmaScheduler[HeunDiscreteOptions]):
     """Two model calls for each step from sigma to sigma'; the last step, to zero, has one.
 
         d = (x - x0(x, sigma)) / sigma,    x1 = x + (sigma' - sigma) d
@@ -80,7 +80,7 @@ class HeunDiscreteScheduler(SpacedSigmaScheduler[HeunDiscreteOptions]):
         """
         i = self._index(timestep)
         here = self._sigma[i]
-        x0 = denoised_from_sigma(self.options.prediction_type, model_output, sample, here)
+        x0 = self._denoised(model_output, sample, here)
         if self.options.clip_sample:
             x0 = clip(x0, self.options.clip_sample_range)
 

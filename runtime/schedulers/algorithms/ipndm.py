@@ -8,11 +8,11 @@ import numpy as np
 
 from diffoundry.runtime.errors import ConfigError
 from diffoundry.runtime.schedulers.arithmetic import float32
-from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Sample
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
-from diffoundry.runtime.schedulers.bases.indexed import CountedScheduler
+from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Generator, Sample
+from diffoundry.runtime.schedulers.base import Schedule, StepResult
+from diffoundry.runtime.schedulers.bases.indexed import IndexedScheduler
 from diffoundry.runtime.schedulers.options import TrainingOptions
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["IPNDMOptions", "IPNDMScheduler"]
 
@@ -41,7 +41,7 @@ class IPNDMOptions(TrainingOptions):
             )
 
 
-class IPNDMScheduler(CountedScheduler[IPNDMOptions]):
+class IPNDMScheduler(IndexedScheduler[IPNDMOptions]):
     """Improved pseudo numerical methods: the linear multistep rule from the first step on, at growing order.
 
         e_t = beta x + alpha output,    beta = sin^2(pi t / 2),    alpha = sqrt(1 - beta^2)
@@ -59,8 +59,7 @@ class IPNDMScheduler(CountedScheduler[IPNDMOptions]):
         return self._schedule(RunRequest(num_inference_steps=self.options.num_train_timesteps))
 
     def _schedule(self, request: RunRequest) -> Schedule:
-        steps = request.num_inference_steps
-        assert steps is not None
+        steps = request.steps
         betas, alphas = self._rates(steps)
         angles = np.arctan2(betas.astype(np.float64), alphas.astype(np.float64)).astype(np.float32)
         return Schedule((angles / math.pi * 2)[:-1], None, steps)

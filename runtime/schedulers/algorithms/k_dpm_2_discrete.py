@@ -6,14 +6,14 @@ from typing import Literal, NamedTuple, TypeVar
 import numpy as np
 
 from diffoundry.runtime.schedulers.arithmetic import float32
-from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Sample
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
-from diffoundry.runtime.schedulers.arithmetic.prediction import denoised_from_sigma
+from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Generator, Sample, noise_like
 from diffoundry.runtime.schedulers.arithmetic.sigmas import sigma_to_timestep
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
-from diffoundry.runtime.schedulers.bases.spaced_sigmas import SpacedSigmaOptions, SpacedSigmaScheduler
+from diffoundry.runtime.schedulers.base import Schedule, StepResult
+from diffoundry.runtime.schedulers.bases.respaced_sigmas import RespacedSigmaScheduler
+from diffoundry.runtime.schedulers.bases.spaced_sigmas import SpacedSigmaOptions
 from diffoundry.runtime.schedulers.config import KARRAS_COMPATIBLES
 from diffoundry.runtime.schedulers.options import SigmaSchedule
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["Intervals", "KDPM2DiscreteScheduler", "KDPM2Options", "KDPM2Scheduler", "log_middle"]
 
@@ -44,7 +44,7 @@ class Intervals(NamedTuple):
 K = TypeVar("K", bound=KDPM2Options)
 
 
-class KDPM2Scheduler(SpacedSigmaScheduler[K]):
+class KDPM2Scheduler(RespacedSigmaScheduler[K]):
     """Two model calls for each step from sigma over the middle m to the target; the last step has one, to zero.
 
         x1 = x + (m - sigma) (x - x0(x, sigma)) / sigma
@@ -111,12 +111,11 @@ class KDPM2Scheduler(SpacedSigmaScheduler[K]):
         k = self._interval(timestep)
         self._advance()
         sigma, middle = self._level[k], self._middle[k]
-        kind = self.options.prediction_type
         if self._held is None:
             self._held = sample
-            x0 = denoised_from_sigma(kind, model_output, sample, sigma)
+            x0 = self._denoised(model_output, sample, sigma)
             return StepResult(x0 + (middle / sigma) * (sample - x0), x0)
-        x0 = denoised_from_sigma(kind, model_output, sample, middle)
+        x0 = self._denoised(model_output, sample, middle)
         following = self._held + ((self._target[k] - sigma) / middle) * (sample - x0)
         if self._added is not None:
             following = following + self._added[k] * noise_like(model_output, generator)

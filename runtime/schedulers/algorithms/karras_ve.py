@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Sample
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule, Scheduler
+from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Generator, Sample, noise_like
+from diffoundry.runtime.schedulers.base import Schedule, Scheduler
 from diffoundry.runtime.schedulers.options import SchedulerOptions
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["KarrasVeOptions", "KarrasVeResult", "KarrasVeScheduler"]
 
@@ -77,8 +77,7 @@ class KarrasVeScheduler(Scheduler[KarrasVeOptions]):
         return Schedule(np.empty(0, dtype=np.int64), None, None)
 
     def _schedule(self, request: RunRequest) -> Schedule:
-        steps = request.num_inference_steps
-        assert steps is not None
+        steps = request.steps
         if steps < 2:
             raise InputError(
                 f"KarrasVeScheduler.set_timesteps: num_inference_steps is {steps}, expected at least 2: its levels "

@@ -3,8 +3,7 @@
 import math
 from typing import NamedTuple
 
-from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
+from diffoundry.runtime.schedulers.arithmetic.arrays import Generator, Sample, noise_like
 from diffoundry.runtime.schedulers.arithmetic.prediction import x0_from
 from diffoundry.runtime.schedulers.arithmetic.thresholding import limit_x0
 from diffoundry.runtime.schedulers.bases.distilled import DistilledOptions, DistilledScheduler

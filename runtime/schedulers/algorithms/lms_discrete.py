@@ -6,12 +6,12 @@ from typing import Literal
 
 import numpy as np
 
-from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator
-from diffoundry.runtime.schedulers.arithmetic.prediction import denoised_from_sigma
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
-from diffoundry.runtime.schedulers.bases.spaced_sigmas import SpacedSigmaOptions, SpacedSigmaScheduler
+from diffoundry.runtime.schedulers.arithmetic.arrays import Generator, Sample
+from diffoundry.runtime.schedulers.base import Schedule, StepResult
+from diffoundry.runtime.schedulers.bases.respaced_sigmas import RespacedSigmaScheduler
+from diffoundry.runtime.schedulers.bases.spaced_sigmas import SpacedSigmaOptions
 from diffoundry.runtime.schedulers.config import KARRAS_COMPATIBLES
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["LMSDiscreteOptions", "LMSDiscreteScheduler", "lagrange_integral"]
 
@@ -23,7 +23,7 @@ class LMSDiscreteOptions(SpacedSigmaOptions):
     prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
 
 
-class LMSDiscreteScheduler(SpacedSigmaScheduler[LMSDiscreteOptions]):
+class LMSDiscreteScheduler(RespacedSigmaScheduler[LMSDiscreteOptions]):
     """x' = x + sum over j of c_j d_j, with d_j the derivative (x - x0) / sigma j steps ago.
 
     c_j is the integral from sigma to sigma' of the Lagrange polynomial that is one at sigma_j and zero at the other
@@ -69,7 +69,7 @@ class LMSDiscreteScheduler(SpacedSigmaScheduler[LMSDiscreteOptions]):
         """
         i = self._index(timestep)
         sigma, sigma_next = self._sigma[i], self._sigma[i + 1]
-        x0 = denoised_from_sigma(self.options.prediction_type, model_output, sample, sigma)
+        x0 = self._denoised(model_output, sample, sigma)
         derivative = (sample - x0) * (1.0 / sigma)
         self._derivatives = (derivative, *self._derivatives[: order - 1])
 

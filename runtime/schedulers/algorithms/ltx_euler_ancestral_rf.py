@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffoundry.runtime.schedulers.algorithms.flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
-from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
+from diffoundry.runtime.schedulers.arithmetic.arrays import Generator, Sample, noise_like
+from diffoundry.runtime.schedulers.base import Schedule, StepResult
 from diffoundry.runtime.schedulers.bases.flow import StraightPathScheduler
 from diffoundry.runtime.schedulers.options import TrainingOptions
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["LTXEulerAncestralRFOptions", "LTXEulerAncestralRFScheduler"]
 

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import ConfigError, InputError
 from diffoundry.runtime.schedulers.arithmetic import float32
-from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Sample, per_image
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
+from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Generator, Sample, per_image
+from diffoundry.runtime.schedulers.base import Schedule, StepResult
 from diffoundry.runtime.schedulers.bases.flow import StraightPathScheduler, shifted
 from diffoundry.runtime.schedulers.options import SchedulerOptions
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["MiniMaxH3Options", "MiniMaxH3Scheduler"]
 
@@ -75,8 +75,7 @@ class MiniMaxH3Scheduler(StraightPathScheduler[MiniMaxH3Options]):
         return Schedule(np.float32(1) - sigmas[:-1], sigmas, len(sigmas) - 1)
 
     def _even(self, request: RunRequest) -> Float32Array:
-        steps = request.num_inference_steps
-        assert steps is not None
+        steps = request.steps
         if steps < 2:
             raise InputError(
                 f"MiniMaxH3Scheduler.set_timesteps: num_inference_steps is {steps}, expected at least 2: it counts "

@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import ConfigError, InputError
-from diffoundry.runtime.schedulers.arithmetic.arrays import FloatArray
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
+from diffoundry.runtime.schedulers.arithmetic.arrays import FloatArray, Generator
+from diffoundry.runtime.schedulers.base import Schedule, StepResult
 from diffoundry.runtime.schedulers.bases.indexed import IndexedScheduler
 from diffoundry.runtime.schedulers.options import TrainingOptions
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["PiflowOptions", "PiflowScheduler"]
 
@@ -67,8 +67,7 @@ class PiflowScheduler(IndexedScheduler[PiflowOptions]):
         return Schedule(empty, empty, None)
 
     def _schedule(self, request: RunRequest) -> Schedule:
-        steps = request.num_inference_steps
-        assert steps is not None
+        steps = request.steps
         sigmas = self._shifted(self._raw_times(steps))
         # Python's float keeps the product in float32, as torch's scalars do
         return Schedule(sigmas * float(self.options.num_train_timesteps), np.append(sigmas, np.float32(0)), steps)

@@ -6,14 +6,14 @@ from typing import Literal
 import numpy as np
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator
+from diffoundry.runtime.schedulers.arithmetic.arrays import Generator, Sample
 from diffoundry.runtime.schedulers.arithmetic.prediction import epsilon_from
 from diffoundry.runtime.schedulers.arithmetic.spacing import Spacing, spaced_timesteps
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
+from diffoundry.runtime.schedulers.base import Schedule, StepResult
 from diffoundry.runtime.schedulers.bases.discrete import DiscreteScheduler
 from diffoundry.runtime.schedulers.config import KARRAS_COMPATIBLES
 from diffoundry.runtime.schedulers.options import BetaOptions
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["PNDMOptions", "PNDMScheduler"]
 
@@ -54,8 +54,7 @@ class PNDMScheduler(DiscreteScheduler[PNDMOptions]):
         self._final_alpha_bar = 1.0 if self.options.set_alpha_to_one else self._alpha_bar[0]
 
     def _schedule(self, request: RunRequest) -> Schedule:
-        options, steps = self.options, request.num_inference_steps
-        assert steps is not None
+        options, steps = self.options, request.steps
         trained = options.num_train_timesteps
         descending = spaced_timesteps(
             options.timestep_spacing, steps=steps, train_steps=trained, offset=options.steps_offset

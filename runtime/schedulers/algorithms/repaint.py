@@ -7,13 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.schedulers.arithmetic.arrays import FloatArray, Sample
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
+from diffoundry.runtime.schedulers.arithmetic.arrays import FloatArray, Generator, Sample, noise_like
 from diffoundry.runtime.schedulers.arithmetic.prediction import x0_from
 from diffoundry.runtime.schedulers.arithmetic.thresholding import clip
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
+from diffoundry.runtime.schedulers.base import Schedule, StepResult
 from diffoundry.runtime.schedulers.bases.discrete import DiscreteScheduler
 from diffoundry.runtime.schedulers.options import BetaOptions
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["RePaintOptions", "RePaintScheduler"]
 
@@ -86,8 +86,7 @@ class RePaintScheduler(DiscreteScheduler[RePaintOptions]):
         self._adopt(schedule._replace(timesteps=order * stride))
 
     def _schedule(self, request: RunRequest) -> Schedule:
-        assert request.num_inference_steps is not None
-        steps = min(self.options.num_train_timesteps, request.num_inference_steps)
+        steps = min(self.options.num_train_timesteps, request.steps)
         return Schedule(np.arange(steps)[::-1], None, steps)
 
     def step(

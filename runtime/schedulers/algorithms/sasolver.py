@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import ConfigError
 from diffoundry.runtime.schedulers.arithmetic import float32
-from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Sample, per_image
+from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Generator, Sample, noise_like, per_image
+from diffoundry.runtime.schedulers.arithmetic.integer_timesteps import spaced_timesteps_before_zero
 from diffoundry.runtime.schedulers.arithmetic.learned_variance import VarianceType
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
-from diffoundry.runtime.schedulers.arithmetic.spacing import Spacing, spaced_timesteps_before_zero
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
+from diffoundry.runtime.schedulers.arithmetic.spacing import Spacing
+from diffoundry.runtime.schedulers.base import Schedule, StepResult
 from diffoundry.runtime.schedulers.bases.lambda_scheduler import LambdaOptions, LambdaScheduler, refuse_flow_with
 from diffoundry.runtime.schedulers.config import KARRAS_COMPATIBLES
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["SASolverOptions", "SASolverScheduler", "TauFunction"]
 
@@ -82,8 +83,7 @@ class SASolverScheduler(LambdaScheduler[SASolverOptions]):
 
     def _schedule(self, request: RunRequest) -> Schedule:
         options = self.options
-        steps = request.num_inference_steps
-        assert steps is not None
+        steps = request.steps
         timesteps = spaced_timesteps_before_zero(
             options.timestep_spacing,
             steps=steps,

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.schedulers.arithmetic import float32
-from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Sample
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
+from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Generator, Sample, noise_like
 from diffoundry.runtime.schedulers.base import Schedule, StepResult
-from diffoundry.runtime.schedulers.bases.indexed import CountedScheduler
+from diffoundry.runtime.schedulers.bases.indexed import IndexedScheduler
 from diffoundry.runtime.schedulers.options import TrainingOptions
 
 __all__ = ["SCMOptions", "SCMScheduler"]
@@ -27,7 +26,7 @@ class SCMOptions(TrainingOptions):
     sigma_data: float = 0.5
 
 
-class SCMScheduler(CountedScheduler[SCMOptions]):
+class SCMScheduler(IndexedScheduler[SCMOptions]):
     """x_t = cos(t) x0 + sin(t) noise, t from pi / 2 to 0; predict the picture, then noise it again.
 
         x0 = cos(t) x - sin(t) output

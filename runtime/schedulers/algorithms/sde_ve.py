@@ -9,11 +9,18 @@ from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.schedulers.arithmetic import float32
-from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, FloatArray, Sample, per_image
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule, Scheduler, StepResult
+from diffoundry.runtime.schedulers.arithmetic.arrays import (
+    Float32Array,
+    FloatArray,
+    Generator,
+    Sample,
+    noise_like,
+    per_image,
+)
+from diffoundry.runtime.schedulers.base import Schedule, Scheduler, StepResult
 from diffoundry.runtime.schedulers.bases.sde import SdeResult
 from diffoundry.runtime.schedulers.options import TrainingOptions
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["ScoreSdeVeOptions", "ScoreSdeVeScheduler"]
 
@@ -65,8 +72,7 @@ class ScoreSdeVeScheduler(Scheduler[ScoreSdeVeOptions]):
         return Schedule(timesteps, self._levels(timesteps), None)
 
     def _schedule(self, request: RunRequest) -> Schedule:
-        steps = request.num_inference_steps
-        assert steps is not None
+        steps = request.steps
         # diffusers leaves the noise levels to `set_sigmas`
         return Schedule(float32.linspace(1.0, self.options.sampling_eps, steps), self.sigmas, steps)
 

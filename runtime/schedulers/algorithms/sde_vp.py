@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from diffoundry.runtime.schedulers.arithmetic import float32
-from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule, Scheduler, StepResult
+from diffoundry.runtime.schedulers.arithmetic.arrays import Generator, Sample, noise_like
+from diffoundry.runtime.schedulers.base import Schedule, Scheduler, StepResult
 from diffoundry.runtime.schedulers.bases.sde import SdeResult
 from diffoundry.runtime.schedulers.options import TrainingOptions
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["ScoreSdeVpOptions", "ScoreSdeVpScheduler"]
 
@@ -46,8 +46,7 @@ class ScoreSdeVpScheduler(Scheduler[ScoreSdeVpOptions]):
         return Schedule(np.empty(0, dtype=np.float32), None, None)
 
     def _schedule(self, request: RunRequest) -> Schedule:
-        steps = request.num_inference_steps
-        assert steps is not None
+        steps = request.steps
         return Schedule(float32.linspace(1.0, self.options.sampling_eps, steps), None, steps)
 
     def step_pred(self, score: Sample, x: Sample, t: float, *, generator: Generator = None) -> SdeResult:

@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
+from diffoundry.runtime.schedulers.arithmetic.arrays import Generator, Sample, noise_like
 from diffoundry.runtime.schedulers.arithmetic.prediction import epsilon_from, x0_from
 from diffoundry.runtime.schedulers.bases.distilled import DistilledOptions, DistilledScheduler
 

@@ -6,15 +6,15 @@ from typing import Any, Literal
 import numpy as np
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Sample
+from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Generator, Sample, noise_like
 from diffoundry.runtime.schedulers.arithmetic.betas import make_betas
 from diffoundry.runtime.schedulers.arithmetic.learned_variance import learned_deviation, split_variance
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator, noise_like
 from diffoundry.runtime.schedulers.arithmetic.prediction import x0_from
 from diffoundry.runtime.schedulers.arithmetic.thresholding import clip
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
+from diffoundry.runtime.schedulers.base import Schedule, StepResult
 from diffoundry.runtime.schedulers.bases.discrete import DiscreteScheduler
 from diffoundry.runtime.schedulers.options import TrainingOptions
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["UnCLIPOptions", "UnCLIPScheduler"]
 
@@ -55,8 +55,7 @@ class UnCLIPScheduler(DiscreteScheduler[UnCLIPOptions]):
         self._beta: list[float] = self.betas.tolist()
 
     def _schedule(self, request: RunRequest) -> Schedule:
-        steps = request.num_inference_steps
-        assert steps is not None
+        steps = request.steps
         self._check_steps(steps)
         if steps < 2:
             raise InputError(

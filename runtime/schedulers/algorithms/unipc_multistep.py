@@ -9,17 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import ConfigError, InputError
-from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
+from diffoundry.runtime.schedulers.arithmetic.arrays import Generator, Sample
+from diffoundry.runtime.schedulers.arithmetic.integer_timesteps import spaced_timesteps_before_zero
 from diffoundry.runtime.schedulers.arithmetic.multistep import distinct_order
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator
 from diffoundry.runtime.schedulers.arithmetic.prediction import epsilon_from
-from diffoundry.runtime.schedulers.arithmetic.sigmas import carried_ends, placed_sigmas, sigma_to_timestep
-from diffoundry.runtime.schedulers.arithmetic.spacing import Spacing, spaced_timesteps_before_zero
+from diffoundry.runtime.schedulers.arithmetic.sigmas import placed_sigmas, sigma_to_timestep
+from diffoundry.runtime.schedulers.arithmetic.spacing import Spacing
 from diffoundry.runtime.schedulers.arithmetic.unipc import UniPCSolver, read_unipc_solver, unipc_update
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule, StepResult
+from diffoundry.runtime.schedulers.base import Schedule, StepResult
 from diffoundry.runtime.schedulers.bases.lambda_scheduler import LambdaOptions, LambdaScheduler, refuse_flow_with
 from diffoundry.runtime.schedulers.config import KARRAS_COMPATIBLES
 from diffoundry.runtime.schedulers.options import SigmaSchedule
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["UniPCMultistepOptions", "UniPCMultistepScheduler"]
 
@@ -89,8 +90,7 @@ class UniPCMultistepScheduler(LambdaScheduler[UniPCMultistepOptions]):
         options = self.options
         self._check_request(request)
         given = request.sigmas
-        steps = request.num_inference_steps if given is None else len(given)
-        assert steps is not None
+        steps = request.steps if given is None else len(given)
         if options.sigma_schedule is not SigmaSchedule.TRAINED:
             timesteps, levels = self._placed(options.sigma_schedule, steps)
         elif options.use_flow_sigmas:
@@ -132,7 +132,7 @@ class UniPCMultistepScheduler(LambdaScheduler[UniPCMultistepOptions]):
     def _placed(self, rule: SigmaSchedule, steps: int) -> tuple[NDArray[Any], NDArray[np.float64]]:
         """Timesteps and levels of Karras, exponential and beta sigmas, between `sigma_min` and `sigma_max`."""
         options, trained = self.options, self._training_sigmas
-        low, high = carried_ends(self.config, trained[0].item(), trained[-1].item())
+        low, high = self._carried_ends(trained[0].item(), trained[-1].item())
         levels = placed_sigmas(rule, low, high, steps)
         if rule is SigmaSchedule.KARRAS and options.use_flow_sigmas:
             levels = levels / (levels + 1)

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from diffoundry.runtime import random
 from diffoundry.runtime.errors import ConfigError, InputError
 from diffoundry.runtime.schedulers.arithmetic.arrays import FloatArray
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule, Scheduler
+from diffoundry.runtime.schedulers.base import Schedule, Scheduler
 from diffoundry.runtime.schedulers.options import TrainingOptions
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["VQDiffusionOptions", "VQDiffusionResult", "VQDiffusionScheduler"]
 
@@ -106,8 +107,7 @@ class VQDiffusionScheduler(Scheduler[VQDiffusionOptions]):
         return Schedule(np.arange(self.options.num_train_timesteps)[::-1].copy(), None, None)
 
     def _schedule(self, request: RunRequest) -> Schedule:
-        steps, trained = request.num_inference_steps, self.options.num_train_timesteps
-        assert steps is not None
+        steps, trained = request.steps, self.options.num_train_timesteps
         if steps > trained:
             raise InputError(
                 f"VQDiffusionScheduler.set_timesteps: num_inference_steps is {steps}, expected at most "

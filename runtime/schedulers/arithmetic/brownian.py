@@ -8,8 +8,7 @@ import numpy as np
 
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.random import TorchCpuGenerator
-from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Sample
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator
+from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Generator, Sample
 
 __all__ = ["BrownianNoise", "BrownianPath", "path_seed"]
 

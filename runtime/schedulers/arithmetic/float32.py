@@ -17,9 +17,6 @@ def linspace(start: float, stop: float, count: int) -> Float32Array:
 
     torch walks from both ends to the middle with a float32 increment and a fused multiply-add, which float64
     arithmetic followed by one rounding reproduces: a product of two float32 is exact in float64.
-
-    Returns:
-        float32, (count,).
     """
     first, last = np.float64(np.float32(start)), np.float64(np.float32(stop))
     if count < 2:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
-from diffoundry.runtime.schedulers.arithmetic.sigmas import half_log_snr
+from diffoundry.runtime.schedulers.arithmetic.lambda_sigmas import half_log_snr
 
 __all__ = [
     "Algorithm",

@@ -1,21 +1,17 @@
 """What a model's output means: from (output, sample) to the clean sample x0 or to the noise epsilon.
 
-Two parametrisations of the same sample:
-
-* variance preserving (DDIM, DPM-Solver): x = alpha x0 + sigma epsilon. The signal's and noise's scales are given.
-* sigma (Karras et al. 2022, Euler): x = x0 + sigma epsilon; the model sees x / sqrt(sigma^2 + 1).
+x = alpha x0 + sigma epsilon, with the scales of signal and noise as arguments (DDIM, DPM-Solver). For x = x0 + sigma
+epsilon see `SpacedSigmaScheduler`.
 
 v-prediction: v = alpha epsilon - sigma x0 (Salimans & Ho 2022, appendix D, https://arxiv.org/abs/2202.00512).
 Flow prediction: v = epsilon - x0 with alpha = 1 - sigma (Lipman et al. 2022, https://arxiv.org/abs/2210.02747).
 diffusers: `prediction_type`.
 """
 
-import math
-
 from diffoundry.runtime.errors import ConfigError
 from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
 
-__all__ = ["denoised_from_sigma", "epsilon_from", "x0_from"]
+__all__ = ["epsilon_from", "x0_from"]
 
 
 def x0_from(prediction: str, output: Sample, sample: Sample, *, alpha: float, sigma: float) -> Sample:
@@ -53,23 +49,6 @@ def epsilon_from(prediction: str, output: Sample, sample: Sample, *, alpha: floa
     if prediction == "v_prediction":
         return alpha * output + sigma * sample
     return sample + alpha * output
-
-
-def denoised_from_sigma(prediction: str, output: Sample, sample: Sample, sigma: float) -> Sample:
-    """The clean sample that the model predicts, sigma parametrisation.
-
-    Args:
-        prediction: "epsilon", "sample" ("original_sample" is an older name of it) or "v_prediction".
-        output: the model's output for the scaled x.
-        sample: x, unscaled, same shape.
-        sigma: the noise's standard deviation in x.
-    """
-    if prediction == "epsilon":
-        return sample - sigma * output
-    if prediction == "v_prediction":
-        variance = sigma * sigma + 1.0
-        return output * (-sigma / math.sqrt(variance)) + sample * (1.0 / variance)
-    return output
 
 
 def _nonzero(scale: float, prediction: str, why: str) -> float:

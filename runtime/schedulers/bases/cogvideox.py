@@ -8,10 +8,11 @@ import numpy as np
 from diffoundry.runtime.schedulers.arithmetic.arrays import FloatArray
 from diffoundry.runtime.schedulers.arithmetic.betas import alphas_cumprod, ending_at_zero, make_betas
 from diffoundry.runtime.schedulers.arithmetic.spacing import Spacing, spaced_timesteps
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule
+from diffoundry.runtime.schedulers.base import Schedule
 from diffoundry.runtime.schedulers.bases.discrete import DiscreteScheduler
 from diffoundry.runtime.schedulers.config import KARRAS_COMPATIBLES
 from diffoundry.runtime.schedulers.options import BetaOptions
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["CogVideoXOptions", "CogVideoXScheduler"]
 
@@ -74,8 +75,7 @@ class CogVideoXScheduler(DiscreteScheduler[CogVideoXOptions]):
         return alphas_cumprod(self.betas)
 
     def _schedule(self, request: RunRequest) -> Schedule:
-        steps = request.num_inference_steps
-        assert steps is not None
+        steps = request.steps
         self._check_steps(steps)
         timesteps = spaced_timesteps(
             self.options.timestep_spacing,

@@ -17,7 +17,7 @@ __all__ = ["DiscreteScheduler"]
 
 B = TypeVar("B", bound=TrainingOptions)
 
-Timesteps = Sequence[int] | NDArray[Any]
+Timesteps = Sequence[float] | NDArray[Any]
 
 
 class DiscreteScheduler(Scheduler[B]):

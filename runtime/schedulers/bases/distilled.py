@@ -8,11 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.schedulers.arithmetic.spacing import Spacing, custom_timesteps
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule
+from diffoundry.runtime.schedulers.arithmetic.integer_timesteps import custom_timesteps
+from diffoundry.runtime.schedulers.arithmetic.spacing import Spacing
+from diffoundry.runtime.schedulers.base import Schedule
 from diffoundry.runtime.schedulers.bases.discrete import DiscreteScheduler
-from diffoundry.runtime.schedulers.bases.indexed import CountedScheduler
+from diffoundry.runtime.schedulers.bases.indexed import IndexedScheduler
 from diffoundry.runtime.schedulers.options import BetaOptions
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["DistilledOptions", "DistilledScheduler"]
 
@@ -44,7 +46,7 @@ class DistilledOptions(BetaOptions):
 D = TypeVar("D", bound=DistilledOptions)
 
 
-class DistilledScheduler(CountedScheduler[D], DiscreteScheduler[D]):
+class DistilledScheduler(DiscreteScheduler[D], IndexedScheduler[D]):
     """Of the `original_inference_steps` timesteps of the distillation, a run takes evenly spaced ones from the top.
 
     Luo et al. 2023, section 4.3 (skipping-step), https://arxiv.org/abs/2310.04378.
@@ -90,8 +92,7 @@ class DistilledScheduler(CountedScheduler[D], DiscreteScheduler[D]):
             kept = min(int(len(custom) * strength), len(custom))
             return Schedule(custom[len(custom) - kept :], None, len(custom))
 
-        steps = request.num_inference_steps
-        assert steps is not None
+        steps = request.steps
         self._check_steps(steps)
         most = min(len(distilled), original if original is not None else self.options.original_inference_steps)
         if steps > most:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from diffoundry.runtime.schedulers.arithmetic import float32
 from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Sample
@@ -16,8 +15,9 @@ from diffoundry.runtime.schedulers.arithmetic.multistep import (
     order_in_run,
     read_solver_names,
 )
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule
+from diffoundry.runtime.schedulers.base import Schedule
 from diffoundry.runtime.schedulers.bases.edm import EDMOptions, EDMScheduler, c_noise
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["EDMMultistepOptions", "EDMMultistepScheduler"]
 
@@ -46,9 +46,8 @@ class EDMMultistepScheduler(EDMScheduler[M]):
         return self._planned(self.options.num_train_timesteps, 0.0)._replace(num_inference_steps=None)
 
     def _schedule(self, request: RunRequest) -> Schedule:
-        assert request.num_inference_steps is not None
         last = self.options.sigma_min if self.options.final_sigmas_type == "sigma_min" else 0.0
-        return self._planned(request.num_inference_steps, last)
+        return self._planned(request.steps, last)
 
     def _planned(self, steps: int, last: float) -> Schedule:
         levels = self._levels(float32.linspace(0.0, 1.0, steps))
@@ -58,12 +57,8 @@ class EDMMultistepScheduler(EDMScheduler[M]):
         """What the model is told of noise levels."""
         return c_noise(levels)
 
-    def index_for_timestep(self, timestep: float) -> int:
-        """The index of a timestep, the second where it stands twice; the last index where it is not there."""
-        found: NDArray[np.intp] = np.flatnonzero(self.timesteps == timestep)
-        if len(found) == 0:
-            return len(self.timesteps) - 1
-        return int(found[1] if len(found) > 1 else found[0])
+    def _index_of_unknown(self, timestep: float) -> int:  # noqa: ARG002
+        return len(self.timesteps) - 1
 
     def _reset(self) -> None:
         self._outputs: tuple[Sample, ...] = ()

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import ConfigError, InputError
 from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, FloatArray, per_image
-from diffoundry.runtime.schedulers.arithmetic.sigmas import carried_ends, placed_sigmas
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule
+from diffoundry.runtime.schedulers.arithmetic.sigmas import placed_sigmas
+from diffoundry.runtime.schedulers.base import Schedule
 from diffoundry.runtime.schedulers.bases.indexed import IndexedScheduler
 from diffoundry.runtime.schedulers.options import SchedulerOptions, SigmaOptions, SigmaSchedule, TrainingOptions
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = [
     "FlowOptions",
@@ -34,6 +35,8 @@ class StraightPathScheduler(IndexedScheduler[C]):
 
     Lipman et al. 2022, https://arxiv.org/abs/2210.02747.
     """
+
+    sigmas: Float32Array
 
     def scale_noise(
         self, sample: Float32Array, timestep: Sequence[float] | NDArray[Any], noise: Float32Array
@@ -151,8 +154,7 @@ class ShiftedFlowScheduler(FlowScheduler[S]):
         elif given is not None:
             start = given / trained
         else:
-            assert request.num_inference_steps is not None
-            start = self._even_sigmas(request.num_inference_steps)
+            start = self._even_sigmas(request.steps)
 
         sigmas = self._placed(self._stretched(self._shifted(start, request.mu))).astype(np.float32)
         timesteps = given if given is not None else sigmas * trained
@@ -206,7 +208,7 @@ class ShiftedFlowScheduler(FlowScheduler[S]):
         rule = self.options.sigma_schedule
         if rule is SigmaSchedule.TRAINED:
             return sigmas
-        low, high = carried_ends(self.config, sigmas[-1].item(), sigmas[0].item())
+        low, high = self._carried_ends(sigmas[-1].item(), sigmas[0].item())
         if rule is SigmaSchedule.EXPONENTIAL and low <= 0.0:
             raise InputError(
                 f"{type(self).__name__}.set_timesteps: the last sigma is {low}, expected more than zero: the option "

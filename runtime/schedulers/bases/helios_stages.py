@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import ConfigError, InputError
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule
+from diffoundry.runtime.schedulers.base import Schedule
 from diffoundry.runtime.schedulers.bases.flow import StraightPathScheduler, shifted
 from diffoundry.runtime.schedulers.options import TrainingOptions
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["HeliosStageOptions", "HeliosStageScheduler"]
 

@@ -12,21 +12,20 @@ from diffoundry.runtime.errors import ConfigError, InputError
 from diffoundry.runtime.schedulers.arithmetic import float32
 from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Sample, per_image
 from diffoundry.runtime.schedulers.arithmetic.betas import alphas_cumprod, options_betas, without_zero_snr
+from diffoundry.runtime.schedulers.arithmetic.lambda_sigmas import flow_sigmas, variance_preserving
 from diffoundry.runtime.schedulers.arithmetic.learned_variance import is_learned, mean_of
 from diffoundry.runtime.schedulers.arithmetic.multistep import Node
 from diffoundry.runtime.schedulers.arithmetic.prediction import epsilon_from, x0_from
 from diffoundry.runtime.schedulers.arithmetic.sigmas import (
-    carried_ends,
-    flow_sigmas,
     placed_sigmas,
     sigma_to_timestep,
     training_sigmas,
-    variance_preserving,
 )
 from diffoundry.runtime.schedulers.arithmetic.thresholding import dynamic_threshold
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule
+from diffoundry.runtime.schedulers.base import Schedule
 from diffoundry.runtime.schedulers.bases.indexed import IndexedScheduler
 from diffoundry.runtime.schedulers.options import BetaOptions, SigmaOptions, SigmaSchedule
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
 __all__ = ["LambdaOptions", "LambdaScheduler", "refuse_flow_with"]
 
@@ -93,7 +92,7 @@ class LambdaScheduler(IndexedScheduler[L]):
         """
         rule, trained = self.options.sigma_schedule, self._training_sigmas
         if rule is not SigmaSchedule.TRAINED:
-            low, high = carried_ends(self.config, trained[0].item(), trained[-1].item())
+            low, high = self._carried_ends(trained[0].item(), trained[-1].item())
             levels = placed_sigmas(rule, low, high, steps)
             placed = sigma_to_timestep(levels, self._log_training_sigmas)
             return placed.round() if rule is SigmaSchedule.KARRAS and round_karras else placed, levels
@@ -136,10 +135,7 @@ class LambdaScheduler(IndexedScheduler[L]):
         """
         blocker = next((name for name in rules if getattr(self.options, name)), None)
         if blocker:
-            raise InputError(
-                f"{type(self).__name__}.set_timesteps: got timesteps, which option '{blocker}' computes itself: pass "
-                "num_inference_steps, or turn the option off."
-            )
+            self._refuse_timesteps(f"'{blocker}'")
 
     def _scales(self, sigma: float) -> tuple[float, float]:
         """(alpha_t, sigma_t) at a noise level."""
@@ -149,12 +145,8 @@ class LambdaScheduler(IndexedScheduler[L]):
         """The noise level of index i, as the solvers take it."""
         return Node(*self._scales(self._sigma[i]))
 
-    def index_for_timestep(self, timestep: float) -> int:
-        """The index of a timestep, the second where it stands twice; the last index where it is not there."""
-        found = np.flatnonzero(self.timesteps == timestep)
-        if len(found) == 0:
-            return len(self.timesteps) - 1
-        return int(found[1] if len(found) > 1 else found[0])
+    def _index_of_unknown(self, timestep: float) -> int:  # noqa: ARG002
+        return len(self.timesteps) - 1
 
     def _x0(self, output: Sample, sample: Sample, sigma: float) -> Sample:
         """The model's clean sample, thresholded when the options say so."""

@@ -1,103 +1,117 @@
-"""The base of Heun, KDPM2 and LMS: noise levels at spaced timesteps, or placed between their ends."""
+"""The base of schedulers over x = x0 + sigma noise: noise levels at spaced timesteps, or placed between their ends."""
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.schedulers.arithmetic.sigmas import carried_ends, placed_sigmas, sigma_to_timestep
+from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Sample
+from diffoundry.runtime.schedulers.arithmetic.betas import alphas_cumprod, options_betas, without_zero_snr
+from diffoundry.runtime.schedulers.arithmetic.sigmas import placed_sigmas, sigma_to_timestep, training_sigmas
 from diffoundry.runtime.schedulers.arithmetic.spacing import Spacing, spaced_timesteps
-from diffoundry.runtime.schedulers.base import RunRequest, Schedule
-from diffoundry.runtime.schedulers.bases.sigma_scheduler import SigmaScheduler
+from diffoundry.runtime.schedulers.bases.indexed import IndexedScheduler
 from diffoundry.runtime.schedulers.options import BetaOptions, SigmaOptions, SigmaSchedule
+from diffoundry.runtime.schedulers.run_request import RunRequest
 
-__all__ = ["SpacedSigmaOptions", "SpacedSigmaScheduler"]
+__all__ = ["SpacedOptions", "SpacedSigmaOptions", "SpacedSigmaScheduler"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpacedSigmaOptions(BetaOptions, SigmaOptions):
+class SpacedOptions(BetaOptions):
     """Options that all these schedulers have, named as in diffusers."""
 
     timestep_spacing: Spacing = "linspace"
     steps_offset: int = 0
 
+    @property
+    def sigma_schedule(self) -> SigmaSchedule:
+        """The rule that places the noise levels."""
+        return SigmaSchedule.TRAINED
 
-P = TypeVar("P", bound=SpacedSigmaOptions)
+
+@dataclass(frozen=True, kw_only=True)
+class SpacedSigmaOptions(SigmaOptions, SpacedOptions):
+    """The same with the rules `use_*_sigmas`."""
 
 
-class SpacedSigmaScheduler(SigmaScheduler[P]):
-    """A subclass writes `_plan`, the schedule over any number of training steps."""
+P = TypeVar("P", bound=SpacedOptions)
 
-    karras_between_own_ends: ClassVar[bool] = False
-    """Whether Karras sigmas keep the run's own ends where a config carries `sigma_min` and `sigma_max`."""
 
-    def _plan(self, request: RunRequest, train_steps: int) -> Schedule:
-        raise NotImplementedError
+class SpacedSigmaScheduler(IndexedScheduler[P]):
+    """Euler, Heun, LMS, KDPM2: the sample's noise has standard deviation sigma, the model sees x / sqrt(sigma^2 + 1).
 
-    def _training_schedule(self) -> Schedule:
-        trained = self.options.num_train_timesteps
-        return self._plan(RunRequest(num_inference_steps=trained), trained)
+    Karras et al. 2022, Table 1 (VP preconditioning), https://arxiv.org/abs/2206.00364.
 
-    def _schedule(self, request: RunRequest) -> Schedule:
-        return self._plan(request, self.options.num_train_timesteps)
+    Attributes:
+        betas: float32, (T,).
+        alphas_cumprod: alpha_bar, float32, (T,).
+    """
 
-    def set_timesteps(
-        self,
-        num_inference_steps: int | None = None,
-        *,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
-        mu: float | None = None,
-        num_train_timesteps: int | None = None,
-    ) -> None:
-        """Plan a run and forget the one before; arguments as for the base class, and one more.
+    sigmas: Float32Array
 
-        Args:
-            num_inference_steps: number of steps.
-            timesteps: the timesteps themselves, where the scheduler takes them.
-            sigmas: not taken.
-            mu: not taken.
-            num_train_timesteps: number of training steps to space the timesteps over, instead of the option.
-        """
-        request = self._request(num_inference_steps, timesteps, sigmas, mu)
-        self._adopt(self._plan(request, num_train_timesteps or self.options.num_train_timesteps))
+    def _prepare(self) -> None:
+        self.betas = options_betas(self.options)
+        self.alphas_cumprod = alphas_cumprod(self.betas)
+        if getattr(self.options, "rescale_betas_zero_snr", False):
+            self.alphas_cumprod = without_zero_snr(self.alphas_cumprod)
+        self._training_sigmas: Float32Array = training_sigmas(self.alphas_cumprod)
+        self._log_training_sigmas: Float32Array = np.log(self._training_sigmas)
 
-    def _levels(self, request: RunRequest, train_steps: int) -> tuple[NDArray[Any], NDArray[np.float64]]:
-        """Timesteps and noise levels of a run, without the final zero.
+    @property
+    def init_noise_sigma(self) -> float:
+        """Standard deviation of the first sample: sigma_max, or with the image's variance where t < T - 1."""
+        sigma = max(self._sigma)
+        if self.options.timestep_spacing in ("linspace", "trailing"):
+            return sigma
+        return math.sqrt(sigma * sigma + 1.0)
+
+    def scale_model_input(self, sample: Sample, timestep: float | None = None) -> Sample:
+        """Divide the sample by sqrt(sigma^2 + 1); the first call of a run finds its place by the timestep."""
+        sigma = self._sigma[self._index(timestep)]
+        return sample * (1.0 / math.sqrt(sigma * sigma + 1.0))
+
+    def _levels(self, request: RunRequest, train_steps: int) -> tuple[NDArray[Any], NDArray[np.floating[Any]]]:
+        """Compute timesteps and noise levels of a run, without the final level.
 
         Returns:
-            timesteps, float32 or where a rule of `use_*_sigmas` has placed them float64, and float64 levels.
+            timesteps, float32, or float64 where a rule of `use_*_sigmas` has placed them, and the levels.
 
         Raises:
             InputError: custom timesteps beside such a rule.
         """
-        options, rule, trained = self.options, self.options.sigma_schedule, self._training_sigmas
+        options, rule, steps = self.options, self.options.sigma_schedule, request.steps
         if request.timesteps is None:
-            steps = request.num_inference_steps
-            assert steps is not None
             spacing, offset = options.timestep_spacing, options.steps_offset
             timesteps = spaced_timesteps(spacing, steps=steps, train_steps=train_steps, offset=offset)
         elif rule is SigmaSchedule.TRAINED:
             timesteps = np.asarray(request.timesteps, dtype=np.float64)
         else:
-            raise InputError(
-                f"{type(self).__name__}.set_timesteps: got timesteps, which option 'use_{rule}_sigmas' computes "
-                "itself: pass num_inference_steps, or turn the option off."
-            )
-        told = timesteps.astype(np.float32)
-        levels = np.interp(told, np.arange(len(trained)), trained)
+            self._refuse_timesteps(f"'use_{rule}_sigmas'")
+        spaced = timesteps.astype(np.float32)
+        levels = self._trained_levels(spaced, steps)
         if rule is SigmaSchedule.TRAINED:
-            return told, levels
-        # as many as asked for, where "trailing" spaces one more
+            return spaced, levels
+        # `steps` levels, where "trailing" spaces one more
         low, high = self._ends(rule, levels[-1].item(), levels[0].item())
-        placed = placed_sigmas(rule, low, high, request.num_inference_steps or len(told))
+        placed = placed_sigmas(rule, low, high, steps)
         return sigma_to_timestep(placed, self._log_training_sigmas), placed
 
-    def _ends(self, rule: SigmaSchedule, low: float, high: float) -> tuple[float, float]:
-        """The ends of the levels that a rule places, from those of the spaced ones."""
-        if rule is SigmaSchedule.KARRAS and self.karras_between_own_ends:
-            return low, high
-        return carried_ends(self.config, low, high)
+    def _trained_levels(self, timesteps: Float32Array, steps: int) -> NDArray[np.floating[Any]]:  # noqa: ARG002
+        """Interpolate the training sigmas at timesteps."""
+        return np.interp(timesteps, np.arange(len(self._training_sigmas)), self._training_sigmas)
+
+    def _ends(self, rule: SigmaSchedule, low: float, high: float) -> tuple[float, float]:  # noqa: ARG002
+        """Return the ends of the levels that a rule places, from those of the spaced ones."""
+        return self._carried_ends(low, high)
+
+    def _denoised(self, output: Sample, sample: Sample, sigma: float) -> Sample:
+        """Compute the clean sample from the model's output for the scaled x, and x itself."""
+        prediction = getattr(self.options, "prediction_type", "epsilon")
+        if prediction == "epsilon":
+            return sample - sigma * output
+        if prediction == "v_prediction":
+            variance = sigma * sigma + 1.0
+            return output * (-sigma / math.sqrt(variance)) + sample * (1.0 / variance)
+        return output

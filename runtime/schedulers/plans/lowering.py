@@ -3,8 +3,7 @@
 from typing import Any, cast
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
-from diffoundry.runtime.schedulers.arithmetic.noise import Generator
+from diffoundry.runtime.schedulers.arithmetic.arrays import Generator, Sample
 from diffoundry.runtime.schedulers.base import Scheduler
 from diffoundry.runtime.schedulers.plans.linear_form import LinearForm, NotAffineError, Symbol
 from diffoundry.runtime.schedulers.plans.sampling_plan import PlanStep, SamplingPlan

@@ -11,8 +11,9 @@ HERE = Path(__file__).parent
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Silence what diffusers' own calls of NumPy warn about."""
+    """Silence the warnings of diffusers' own calls of NumPy and torchsde."""
     config.addinivalue_line("filterwarnings", "ignore:__array_:DeprecationWarning")
+    config.addinivalue_line("filterwarnings", "ignore:Should have t:UserWarning")
 
 
 def _load(path: Path) -> list:

@@ -167,7 +167,7 @@ def test_config_is_read_only_and_has_attributes():
         ({}, "'_class_name' is None, expected one of"),
         (
             {**DDIM, "clip_smaple": True},
-            "config key 'clip_smaple' is an option of no scheduler",
+            r"key 'clip_smaple' is not an option of any scheduler of diffusers 0.42.1. Did you mean 'clip_sample'\?",
         ),
         (
             {**DDIM, "beta_schedule": "foo"},

@@ -65,5 +65,5 @@ def test_ddim_adds_no_noise():
 
 
 def test_ddim_needs_a_planned_run():
-    with pytest.raises(InputError, match="no run is planned, call set_timesteps first"):
+    with pytest.raises(InputError, match="no run is planned. Call set_timesteps first"):
         scheduler_class("DDIMParallelScheduler")().batch_step_no_noise(*_arrays()[:1], [9] * 4, _arrays()[1])

@@ -205,7 +205,7 @@ def test_mu_is_taken_with_dynamic_shifting_and_refused_by_the_others(declaration
         with pytest.raises(InputError, match=f"{name} ignores mu, but mu is 0.5. Leave it out, or choose a flow-match"):
             scheduler.check_loop(mu=0.5)
     if name not in MU_TAKERS:
-        with pytest.raises(InputError, match=f"{name}.set_timesteps: got 'mu', which it does not take"):
+        with pytest.raises(InputError, match=f"{name}.set_timesteps does not take 'mu'. It takes "):
             scheduler.set_timesteps(4, mu=0.5)
 
 

@@ -47,7 +47,7 @@ def _refusals(step):
             set_timesteps={"num_inference_steps": 1001},
         ),
         Refusal(
-            match="step: no run is planned, call set_timesteps first", step=lambda scheduler, a: step(scheduler, a, 5)
+            match="step: no run is planned. Call set_timesteps first", step=lambda scheduler, a: step(scheduler, a, 5)
         ),
         Refusal(match="option 'beta_schedule' is 'foo'", options={"beta_schedule": "foo"}),
         Refusal(match="option 'timestep_spacing' is 'foo'", options={"timestep_spacing": "foo"}, set_timesteps=two),

@@ -52,7 +52,7 @@ DECLARATIONS = [
                 step=_all_steps,
             ),
             Refusal(match="got nothing, expected exactly one of num_inference_steps", set_timesteps={}),
-            Refusal(match="step: no run is planned, call set_timesteps first", step=_step),
+            Refusal(match="step: no run is planned. Call set_timesteps first", step=_step),
         ),
     )
 ]

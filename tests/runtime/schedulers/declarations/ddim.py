@@ -32,7 +32,7 @@ REFUSALS = (
         match="num_inference_steps is 1001, expected at most num_train_timesteps = 1000",
         set_timesteps={"num_inference_steps": 1001},
     ),
-    Refusal(match="step: no run is planned, call set_timesteps first", step=_step()),
+    Refusal(match="step: no run is planned. Call set_timesteps first", step=_step()),
     Refusal(match="option 'beta_schedule' is 'foo', expected", options={"beta_schedule": "foo"}),
     Refusal(match="option 'timestep_spacing' is 'foo'", options={"timestep_spacing": "foo"}, set_timesteps=TWO),
     Refusal(

@@ -42,7 +42,7 @@ DECLARATIONS = [
                 set_timesteps={"num_inference_steps": 1001},
             ),
             Refusal(
-                match="step: no run is planned, call set_timesteps first",
+                match="step: no run is planned. Call set_timesteps first",
                 step=lambda scheduler, array: scheduler.step(array(), 3, array()),
             ),
             Refusal(match="option 'beta_schedule' is 'foo'", options={"beta_schedule": "foo"}),

@@ -35,7 +35,7 @@ DECLARATIONS = [
                 step=lambda scheduler, array: scheduler.step(array(), scheduler.timesteps[-1:], array()),
             ),
             Refusal(
-                match="step: no run is planned, call set_timesteps first",
+                match="step: no run is planned. Call set_timesteps first",
                 step=lambda scheduler, array: scheduler.step(array(), array()[0, 0, 0, :1] + 1, array()),
             ),
             Refusal(match="got nothing, expected exactly one of num_inference_steps, timesteps", set_timesteps={}),

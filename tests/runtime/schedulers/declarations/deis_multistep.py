@@ -65,14 +65,14 @@ DECLARATIONS = [
             ),
             Refusal(match="got nothing, expected exactly one of num_inference_steps", set_timesteps={}),
             Refusal(
-                match="got 'timesteps', which it does not take; it takes num_inference_steps, mu",
+                match="set_timesteps does not take 'timesteps'. It takes num_inference_steps, mu",
                 set_timesteps={"timesteps": [9, 5]},
             ),
             Refusal(
                 match="got mu = 0.5, expected none unless the option 'use_dynamic_shifting' is true",
                 set_timesteps={"num_inference_steps": 2, "mu": 0.5},
             ),
-            Refusal(match="step: no run is planned, call set_timesteps first", step=_step),
+            Refusal(match="step: no run is planned. Call set_timesteps first", step=_step),
         ),
     )
 ]

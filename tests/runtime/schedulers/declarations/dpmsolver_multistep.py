@@ -129,7 +129,7 @@ DECLARATIONS = [
             ),
             *(
                 Refusal(
-                    match=f"got timesteps, which option '{name}' computes itself",
+                    match=f"got timesteps, but the option '{name}' computes them",
                     options={name: True},
                     set_timesteps={"timesteps": [9, 5]},
                 )
@@ -144,7 +144,7 @@ DECLARATIONS = [
                 match="got mu = 0.5, expected none unless the option 'use_dynamic_shifting' is true",
                 set_timesteps={"num_inference_steps": 2, "mu": 0.5},
             ),
-            Refusal(match="step: no run is planned, call set_timesteps first", step=_step),
+            Refusal(match="step: no run is planned. Call set_timesteps first", step=_step),
         ),
     )
 ]

@@ -92,10 +92,10 @@ DECLARATIONS = [
             ),
             Refusal(match="got nothing, expected exactly one of num_inference_steps", set_timesteps={}),
             Refusal(
-                match="got 'timesteps', which it does not take; it takes num_inference_steps",
+                match="set_timesteps does not take 'timesteps'. It takes num_inference_steps",
                 set_timesteps={"timesteps": [5, 9]},
             ),
-            Refusal(match="step: no run is planned, call set_timesteps first", step=_step),
+            Refusal(match="step: no run is planned. Call set_timesteps first", step=_step),
         ),
     )
 ]

@@ -58,14 +58,14 @@ DECLARATIONS = [
             Refusal(match="got nothing, expected exactly one of", set_timesteps={}),
             *(
                 Refusal(
-                    match=f"got timesteps, which option '{name}' computes itself",
+                    match=f"got timesteps, but the option '{name}' computes them",
                     options={name: True},
                     set_timesteps={"timesteps": [9, 5]},
                 )
                 for name in PLACED
             ),
             Refusal(
-                match="got timesteps, which option 'timestep_type': 'continuous' with 'v_prediction' computes itself",
+                match="got timesteps, but the option 'timestep_type': 'continuous' with 'v_prediction' computes them",
                 options={"timestep_type": "continuous", "prediction_type": "v_prediction"},
                 set_timesteps={"timesteps": [9, 5]},
             ),

@@ -23,7 +23,7 @@ DECLARATIONS = [
                 set_timesteps={"num_inference_steps": 2},
                 step=lambda scheduler, array: [scheduler.step(array(), t, array()) for t in [*scheduler.timesteps] * 2],
             ),
-            Refusal(match="got 'sigmas', which it does not take", set_timesteps={"sigmas": [1.0, 0.5]}),
+            Refusal(match="set_timesteps does not take 'sigmas'. It takes ", set_timesteps={"sigmas": [1.0, 0.5]}),
         ),
     )
 ]

@@ -186,7 +186,12 @@ DECLARATIONS = [
                 set_timesteps=TWO,
                 step=lambda scheduler, array: scheduler.step(array(), 3, array()),
             ),
-            Refusal(match="the run of 2 steps is over, plan another one", options=EULER, set_timesteps=TWO, step=_over),
+            Refusal(
+                match="the run of 2 steps is over. Call set_timesteps again",
+                options=EULER,
+                set_timesteps=TWO,
+                step=_over,
+            ),
         ),
     ),
 ]

@@ -44,7 +44,7 @@ DECLARATIONS = [
         refusals=(
             *(
                 Refusal(
-                    match=f"got timesteps, which option '{name}' computes itself",
+                    match=f"got timesteps, but the option '{name}' computes them",
                     options={name: True},
                     set_timesteps={"timesteps": [9, 5]},
                 )
@@ -75,7 +75,7 @@ DECLARATIONS = [
                 step=lambda scheduler, array: scheduler.step(array(), 3.5, array()),
             ),
             Refusal(
-                match="the run of 3 steps is over, plan another one",
+                match="the run of 3 steps is over. Call set_timesteps again",
                 set_timesteps={"num_inference_steps": 2},
                 step=lambda scheduler, array: [scheduler.step(array(), t, array()) for t in [*scheduler.timesteps] * 3],
             ),

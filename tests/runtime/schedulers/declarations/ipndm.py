@@ -23,11 +23,13 @@ DECLARATIONS = [
                 step=lambda scheduler, array: scheduler.step(array(), 3.5, array()),
             ),
             Refusal(
-                match="the run of 2 steps is over, plan another one",
+                match="the run of 2 steps is over. Call set_timesteps again",
                 set_timesteps={"num_inference_steps": 2},
                 step=lambda scheduler, array: [scheduler.step(array(), t, array()) for t in [*scheduler.timesteps] * 2],
             ),
-            Refusal(match="got 'timesteps', which it does not take", set_timesteps={"timesteps": [0.9, 0.5]}),
+            Refusal(
+                match="set_timesteps does not take 'timesteps'. It takes ", set_timesteps={"timesteps": [0.9, 0.5]}
+            ),
         ),
     )
 ]

@@ -58,7 +58,7 @@ DECLARATIONS = [
                 step=lambda scheduler, array: scheduler.step(array(), 3.5, array()),
             ),
             Refusal(
-                match="the run of 3 steps is over, plan another one",
+                match="the run of 3 steps is over. Call set_timesteps again",
                 set_timesteps={"num_inference_steps": 2},
                 step=lambda scheduler, array: [scheduler.step(array(), t, array()) for t in [*scheduler.timesteps] * 3],
             ),

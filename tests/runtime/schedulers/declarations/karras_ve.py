@@ -51,7 +51,7 @@ DECLARATIONS = [
         loop=_loop,
         refusals=(
             Refusal(
-                match="step: no run is planned, call set_timesteps first",
+                match="step: no run is planned. Call set_timesteps first",
                 step=lambda scheduler, array: scheduler.add_noise_to_input(array(), 1.0),
             ),
         ),

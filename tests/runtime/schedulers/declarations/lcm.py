@@ -85,7 +85,7 @@ DECLARATIONS = [
                 set_timesteps={"num_inference_steps": 2},
             ),
             Refusal(
-                match="step: no run is planned, call set_timesteps first",
+                match="step: no run is planned. Call set_timesteps first",
                 step=lambda scheduler, array: scheduler.step(array(), 5, array()),
             ),
             Refusal(

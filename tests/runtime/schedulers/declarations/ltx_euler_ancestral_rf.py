@@ -18,7 +18,7 @@ DECLARATIONS = [
         refusals=(
             Refusal(match="got nothing, expected exactly one of num_inference_steps", set_timesteps={}),
             Refusal(
-                match="no run is planned, call set_timesteps first",
+                match="no run is planned. Call set_timesteps first",
                 step=lambda scheduler, array: scheduler.step(array(), 1.0, array()),
             ),
             Refusal(

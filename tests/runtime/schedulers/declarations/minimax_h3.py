@@ -44,7 +44,7 @@ DECLARATIONS = [
                 set_timesteps=TWO,
                 step=lambda scheduler, array: scheduler.step(array(), 3.5, array()),
             ),
-            Refusal(match="the run of 2 steps is over, plan another one", set_timesteps=TWO, step=_over),
+            Refusal(match="the run of 2 steps is over. Call set_timesteps again", set_timesteps=TWO, step=_over),
         ),
     )
 ]

@@ -59,9 +59,9 @@ DECLARATIONS = [
                 )
                 for scale in (0.0, 1.1)
             ),
-            Refusal(match="got 'sigmas', which it does not take", set_timesteps={"sigmas": [1.0, 0.0]}),
-            Refusal(match="got 'timesteps', which it does not take", set_timesteps={"timesteps": [900, 0]}),
-            Refusal(match="got 'mu', which it does not take", set_timesteps={**TWO, "mu": 1.0}),
+            Refusal(match="set_timesteps does not take 'sigmas'. It takes ", set_timesteps={"sigmas": [1.0, 0.0]}),
+            Refusal(match="set_timesteps does not take 'timesteps'. It takes ", set_timesteps={"timesteps": [900, 0]}),
+            Refusal(match="set_timesteps does not take 'mu'. It takes ", set_timesteps={**TWO, "mu": 1.0}),
             Refusal(
                 match="timestep is the integer 3, expected one of",
                 set_timesteps=TWO,
@@ -70,7 +70,7 @@ DECLARATIONS = [
             Refusal(
                 match="timestep 3.5 is not in the schedule", set_timesteps=TWO, step=_step(_beside(10), timestep=3.5)
             ),
-            Refusal(match="the run of 2 steps is over, plan another one", set_timesteps=TWO, step=_over),
+            Refusal(match="the run of 2 steps is over. Call set_timesteps again", set_timesteps=TWO, step=_over),
             *(
                 Refusal(
                     match=r"model output has shape \(1, 3, 4, \d+\), expected \(1, 3, 4, 80\): that of the sample with",

@@ -45,7 +45,7 @@ DECLARATIONS = [
                 step=lambda scheduler, array: scheduler.step(array(), scheduler.timesteps[0], array()),
             ),
             Refusal(
-                match="step: no run is planned, call set_timesteps first",
+                match="step: no run is planned. Call set_timesteps first",
                 options={"skip_prk_steps": True},
                 step=lambda scheduler, array: scheduler.step(array(), 3, array()),
             ),

@@ -53,7 +53,7 @@ DECLARATIONS = [
                 set_timesteps={"num_inference_steps": 2, "max_timesteps": None},
             ),
             Refusal(
-                match="step: no run is planned, call set_timesteps first",
+                match="step: no run is planned. Call set_timesteps first",
                 step=lambda scheduler, array: scheduler.step(array(), 1.5, array()),
             ),
             Refusal(

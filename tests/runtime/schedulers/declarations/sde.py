@@ -71,7 +71,7 @@ DECLARATIONS = [
         loop=_variance_preserving,
         refusals=(
             Refusal(
-                match="step: no run is planned, call set_timesteps first",
+                match="step: no run is planned. Call set_timesteps first",
                 step=lambda scheduler, array: scheduler.step_pred(array(), array(), array()[0, 0, 0, 0]),
             ),
         ),

@@ -147,7 +147,7 @@ DECLARATIONS = [
                 match="got sigmas, which it only takes with the option 'use_flow_sigmas'",
                 set_timesteps={"sigmas": np.array([0.9, 0.5])},
             ),
-            Refusal(match="step: no run is planned, call set_timesteps first", step=_step),
+            Refusal(match="step: no run is planned. Call set_timesteps first", step=_step),
         ),
     )
 ]

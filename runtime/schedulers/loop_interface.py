@@ -1,0 +1,146 @@
+"""The half of a scheduler that a pipeline's denoising loop calls, the same for every scheduler."""
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from numpy.typing import NDArray
+
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Generator, Sample
+from diffoundry.runtime.schedulers.config import SchedulerConfig
+
+if TYPE_CHECKING:
+    from diffoundry.runtime.schedulers.base import StepResult
+
+__all__ = ["LoopInterface"]
+
+
+class LoopInterface:
+    """A sampler as a loop sees it.
+
+    scheduler.check_loop(channels=4, output_channels=4)
+    scheduler.set_timesteps(20)
+    for t in scheduler.model_timesteps:
+        output = model(scheduler.scale_model_input(sample, t), t)
+        sample = scheduler.loop_step(output, t, sample, generator=generator).prev_sample
+    """
+
+    config: SchedulerConfig
+    timesteps: NDArray[Any]
+
+    order: ClassVar[int] = 1
+    """Model calls of a step."""
+    custom_schedules: ClassVar[frozenset[str]] = frozenset()
+    """Those of "timesteps", "sigmas" and "mu" that `set_timesteps` takes."""
+    takes_eta: ClassVar[bool] = False
+    """Whether `step` has the argument `eta`."""
+    needed_loop: ClassVar[str | None] = None
+    """The loop that this scheduler needs, where `loop_step` cannot drive it: its pipeline class and its work."""
+
+    @property
+    def takes_mu(self) -> bool:
+        """Whether `set_timesteps` uses `mu`: the class knows dynamic shifting, and the config turns it on."""
+        return "mu" in self.custom_schedules and bool(self.config.get("use_dynamic_shifting"))
+
+    @property
+    def model_timesteps(self) -> NDArray[Any]:
+        """The timesteps at which a loop calls the model: nearly always `timesteps`."""
+        return self.timesteps
+
+    def step(self, *args: Any, **kwargs: Any) -> "StepResult":
+        """Advance the sample by one model call.
+
+        All schedulers take (model_output, timestep, sample), and `generator` by name where they draw noise.
+        """
+        raise NotImplementedError
+
+    def add_noise(self, original_samples: Float32Array, noise: Float32Array, timesteps: Any) -> Float32Array:  # noqa: ARG002
+        """Compute the noisy sample at given timesteps, for image to image.
+
+        Raises:
+            InputError: this scheduler cannot.
+        """
+        raise InputError(
+            f"{type(self).__name__} cannot add noise to an image. Choose another scheduler, for example "
+            "EulerDiscreteScheduler."
+        )
+
+    def output_channels(self, channels: int) -> tuple[int, ...]:
+        """Return the numbers of output channels that `step` accepts for a sample of `channels` channels."""
+        return (channels,)
+
+    def check_loop(
+        self,
+        *,
+        channels: int | None = None,
+        output_channels: int | None = None,
+        eta: float = 0.0,
+        mu: float | None = None,
+    ) -> None:
+        """Refuse a sampling loop that this scheduler cannot finish, before its first step.
+
+        Such a loop calls the model with `scale_model_input(sample, t)` at each t of `model_timesteps`, then
+        `loop_step`. The answer depends on the options alone, so that `set_timesteps` may follow.
+
+        Args:
+            channels: of the sample; None leaves channels unchecked.
+            output_channels: of the model's output; None leaves channels unchecked.
+            eta: as for `loop_step`.
+            mu: as for `set_timesteps`, passed by the caller.
+
+        Raises:
+            InputError: the scheduler needs another loop or model, or ignores an argument.
+        """
+        name = type(self).__name__
+        if self.needed_loop is not None:
+            raise self._refusal(self.needed_loop)
+        if channels is not None and output_channels is not None:
+            accepted = self.output_channels(channels)
+            if output_channels not in accepted:
+                raise InputError(
+                    f"{name} needs a model with {' or '.join(map(str, accepted))} output channels for a sample of "
+                    f"{channels} channels, but this model has {output_channels}. Choose another scheduler, for example "
+                    "EulerDiscreteScheduler."
+                )
+        if eta and not self.takes_eta:
+            raise InputError(f"{name} has no eta, but eta is {eta}. Leave it out, or choose DDIMScheduler.")
+        if mu is not None and not self.takes_mu:
+            raise InputError(
+                f"{name} ignores mu, but mu is {mu}. Leave it out, or choose a flow-matching scheduler with the option "
+                "'use_dynamic_shifting'."
+            )
+
+    def loop_step(
+        self,
+        model_output: Sample,
+        timestep: float,
+        sample: Sample,
+        *,
+        generator: Generator = None,
+        eta: float | None = None,
+        **arguments: Any,
+    ) -> "StepResult":
+        """Call `step` as a sampling loop does: with the same arguments for every scheduler.
+
+        Args:
+            model_output: of the model for the input `scale_model_input(sample, timestep)`.
+            timestep: one of `model_timesteps`, in order.
+            sample: as for `step`.
+            generator: source of noise, where the scheduler draws any.
+            eta: for schedulers with `takes_eta`, the others ignore it; None is the default of `step`.
+            arguments: further keyword arguments of `step` that stay the same for the whole run, such as `s_churn`.
+        """
+        if eta is not None and self.takes_eta:
+            arguments["eta"] = eta
+        return self._loop_step(model_output, timestep, sample, generator=generator, **arguments)
+
+    def _loop_step(
+        self, model_output: Sample, timestep: Any, sample: Sample, *, generator: Generator, **arguments: Any
+    ) -> "StepResult":
+        """Call `step`; overridden where it needs more, such as the timestep or the clean sample of the call before."""
+        return self.step(model_output, timestep, sample, generator=generator, **arguments)
+
+    def _refusal(self, needed_loop: str) -> InputError:
+        return InputError(
+            f"{type(self).__name__} cannot run in this denoising loop. It needs {needed_loop}. "
+            "Choose another scheduler, for example EulerDiscreteScheduler."
+        )

@@ -1,0 +1,54 @@
+"""The arguments of `set_timesteps`, checked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from diffoundry.runtime.errors import InputError
+
+__all__ = ["RunRequest"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """The arguments of `set_timesteps`. At least one of the first three is not None."""
+
+    num_inference_steps: int | None = None
+    timesteps: Sequence[float] | None = None
+    sigmas: Sequence[float] | None = None
+    mu: float | None = None
+
+    @property
+    def steps(self) -> int:
+        """Number of steps: `num_inference_steps`, or the length of the list that replaces it."""
+        if self.num_inference_steps is not None:
+            return self.num_inference_steps
+        given = self.timesteps if self.timesteps is not None else self.sigmas
+        return 0 if given is None else len(given)
+
+    def check(self, owner: str, *, takes: frozenset[str], combines: bool) -> None:
+        """Refuse arguments that a scheduler does not take, none at all, and those that exclude each other.
+
+        Args:
+            owner: the scheduler's class name, for the message.
+            takes: as `Scheduler.custom_schedules`.
+            combines: as `Scheduler.combines_schedules`.
+
+        Raises:
+            InputError: naming the arguments.
+        """
+        subject, names = f"{owner}.set_timesteps", ["num_inference_steps", *sorted(takes)]
+        for name in ("timesteps", "sigmas", "mu"):
+            value = getattr(self, name)
+            if value is not None and name not in takes:
+                raise InputError(f"{subject} does not take '{name}'. It takes {', '.join(names)}.")
+            if isinstance(value, Sequence | np.ndarray) and len(value) == 0:
+                raise InputError(f"{subject}: '{name}' is empty, expected at least one value.")
+        counts = [name for name in ("num_inference_steps", "timesteps", "sigmas") if name in names]
+        given = [name for name in counts if getattr(self, name) is not None]
+        if not given or (len(given) > 1 and not combines):
+            got, expected = " and ".join(given) or "nothing", ", ".join(counts)
+            raise InputError(f"{subject}: got {got}, expected exactly one of {expected}.")
+        if self.num_inference_steps is not None and self.num_inference_steps < 1:
+            raise InputError(f"{subject}: num_inference_steps is {self.num_inference_steps}, expected at least 1.")
