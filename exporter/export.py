@@ -6,11 +6,11 @@ from pathlib import Path
 from diffoundry.calibration.quality import Budget
 from diffoundry.exporter.bundle_writer import BundleWriter
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
+from diffoundry.exporter.checkpoints.tokenizer_files import write_tokenizer
 from diffoundry.exporter.jobs.processes import run_job
 from diffoundry.exporter.jobs.runner import Done, JobRunner, Progress, Run, complete_targets, remove_unused
 from diffoundry.exporter.recipe import ExportRequest, make_recipe, quantization_for, tool_versions
 from diffoundry.runtime.bundle.manifest import Manifest
-from diffoundry.runtime.tokenizers.clip import write_tokenizer_json
 
 __all__ = ["BuildReport", "ExportRequest", "Progress", "build"]
 
@@ -57,7 +57,7 @@ def build(
             shop.portable(checkpoint, component.name, recipe, writer.empty)
         writer.copy(checkpoint.bundle_files())
         for folder in checkpoint.tokenizer_folders:
-            write_tokenizer_json(writer.folder / folder)
+            write_tokenizer(checkpoint.root / folder, checkpoint.model_index[folder][1], writer.folder / folder)
         writer.write_json("model_index.json", checkpoint.bundle_model_index())
         halves = request.quantization.budget != Budget()
         recipe = replace(recipe, quantization=shop.choices(recipe, quantization, halves=halves))

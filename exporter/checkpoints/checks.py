@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from diffoundry.exporter.checkpoints.tokenizer_files import check_tokenizer_files
 from diffoundry.exporter.checkpoints.weight_files import read_json
 from diffoundry.exporter.component import Config, Configs, Family
 from diffoundry.runtime.errors import CheckpointError
@@ -68,12 +69,7 @@ def check_folder(folder: Path) -> None:
         CheckpointError: A file is missing or damaged.
     """
     if folder.name.startswith("tokenizer"):
-        complete = (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
-        if not (complete or (folder / "tokenizer.json").is_file()):
-            raise CheckpointError(
-                f"{folder}: got no vocabulary, expected tokenizer.json, or vocab.json with merges.txt; "
-                f"the checkpoint is incomplete"
-            )
+        check_tokenizer_files(folder)
     elif folder.name == "scheduler":
         read_json(folder / "scheduler_config.json")
     elif folder.name == "feature_extractor":

@@ -9,6 +9,7 @@ from huggingface_hub.errors import GatedRepoError, HFValidationError, Repository
 from huggingface_hub.utils import tqdm
 
 from diffoundry.exporter.checkpoints.controlnets import joined_index, own_controlnets
+from diffoundry.exporter.checkpoints.tokenizer_files import ENDINGS
 from diffoundry.exporter.checkpoints.weight_files import choose_weights, read_json, read_shards
 from diffoundry.exporter.families.lookup import find_family
 from diffoundry.runtime.errors import CheckpointError
@@ -78,7 +79,7 @@ def _fetch_all(repository: str, names: Collection[str], fetch: _Fetch, without: 
     nets = own_controlnets(held, {name.partition("/")[0] for name in names})
     family = find_family(joined_index(held, nets), without)
     for name in sorted(names):
-        if name.partition("/")[0] in family.folders and name.endswith((".json", ".txt")):
+        if name.partition("/")[0] in family.folders and name.endswith(ENDINGS):
             fetch(name)
     for source, kind in {kind.source: kind for kind in family.components}.items():
         fetch(f"{source}/config.json")

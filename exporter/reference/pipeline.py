@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
+from diffoundry.exporter.checkpoints.tokenizer_files import open_tokenizer
 from diffoundry.runtime.errors import CheckpointError
 from diffoundry.runtime.models.controlnet_names import controlnet_name, is_controlnet
 from diffoundry.runtime.pipelines.stand_in import CONTROL, SEEN, STAND_INS
@@ -136,7 +137,7 @@ def _part(checkpoint: Checkpoint, name: str, entry: Any, dtype: torch.dtype) -> 
     if name == "scheduler":
         return _scheduler(checkpoint)
     if name.startswith("tokenizer"):
-        return transformers.CLIPTokenizer.from_pretrained(checkpoint.root / name, local_files_only=True)
+        return open_tokenizer(checkpoint.root / name, entry[1])
     if is_controlnet(name):
         return _controlnets(checkpoint, dtype)
     if name == "feature_extractor":

@@ -7,10 +7,17 @@ from typing import Any
 
 from diffoundry.runtime.bundle.manifest import parse_json
 from diffoundry.runtime.errors import BundleError
-from diffoundry.runtime.tokenizers._fields import expect, read_bounded, read_object, shorten
+from diffoundry.runtime.tokenizers._fields import (
+    expect,
+    is_left,
+    read_bounded,
+    read_max_length,
+    read_object,
+    shorten,
+)
 from diffoundry.runtime.tokenizers._special_tokens import SpecialTokens, read_special_tokens
 
-__all__ = ["MAX_LENGTH", "TOKENIZER_FILES", "ClipFiles", "read_clip_files"]
+__all__ = ["TOKENIZER_FILES", "ClipFiles", "read_clip_files"]
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -21,11 +28,6 @@ TOKENIZER_FILES = (
     "added_tokens.json",
 )
 """Every file that can change the ids."""
-
-MAX_LENGTH = 2**16
-"""Most ids of a prompt. CLIP has 77, Long-CLIP 248. A file that asks for far more would exhaust memory."""
-
-_UNLIMITED = 10**20  # transformers writes 1e30 for "no limit" and compares with this
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,9 +86,9 @@ def read_clip_files(files: Mapping[str, Path], name: str) -> ClipFiles:
         vocab=vocab,
         merges=merges,
         special=special,
-        model_max_length=_max_length(config, path),
-        pad_left=_is_left(config, "padding_side", saved.get("padding"), path),
-        cut_left=_is_left(config, "truncation_side", saved.get("truncation"), path),
+        model_max_length=read_max_length(config, path),
+        pad_left=is_left(config, "padding_side", saved.get("padding"), path),
+        cut_left=is_left(config, "truncation_side", saved.get("truncation"), path),
         split_special=expect(bool, config.get("split_special_tokens", False), path, "split_special_tokens"),
     )
 
@@ -136,24 +138,3 @@ def _check_merges(pairs: list[Any], path: Path) -> list[tuple[str, str]]:
                 f"{path}: merge {i + 1} is {shorten(pair)}, expected two tokens; copy or export the tokenizer again"
             )
     return [(first, second) for first, second in pairs]
-
-
-def _max_length(config: Mapping[str, Any], path: Path) -> int | None:
-    value = config.get("model_max_length", config.get("max_len"))
-    if value is None or (isinstance(value, int | float) and value > _UNLIMITED):
-        return None
-    if type(value) is not int or not 2 <= value <= MAX_LENGTH:
-        raise BundleError(
-            f"{path}: model_max_length is {shorten(value)}, expected an integer from 2 to {MAX_LENGTH}, as 77; "
-            f"export the tokenizer again"
-        )
-    return value
-
-
-def _is_left(config: Mapping[str, Any], key: str, saved: Any, path: Path) -> bool:
-    """A side of tokenizer_config.json, else the direction stored in tokenizer.json, else right."""
-    stored = saved.get("direction", "Right") if isinstance(saved, dict) else "Right"
-    side = config.get(key, str(stored).lower())
-    if side not in ("left", "right"):
-        raise BundleError(f"{path}: {key} is {shorten(side)}, expected 'left' or 'right'; export the tokenizer again")
-    return bool(side == "left")

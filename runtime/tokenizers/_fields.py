@@ -7,9 +7,14 @@ from typing import Any, TypeVar
 from diffoundry.runtime.bundle.manifest import MAX_JSON_BYTES, parse_json
 from diffoundry.runtime.errors import BundleError
 
-__all__ = ["expect", "read_bounded", "read_object", "shorten"]
+__all__ = ["MAX_LENGTH", "expect", "is_left", "read_bounded", "read_max_length", "read_object", "shorten"]
+
+MAX_LENGTH = 2**16
+"""Most ids of a prompt: CLIP has 77, T5 512. A file that asks for far more wants our memory."""
 
 Kind = TypeVar("Kind")
+
+_UNLIMITED = 10**20  # transformers writes 1e30 for "no limit" and compares with this
 
 _NAMES: Mapping[type, str] = {
     dict: "an object",
@@ -21,14 +26,14 @@ _NAMES: Mapping[type, str] = {
 
 
 def read_bounded(path: Path) -> bytes:
-    """Read a file's bytes; refuse a file larger than any CLIP tokenizer's."""
+    """Read a file's bytes; refuse a file larger than any tokenizer's."""
     try:
         with path.open("rb") as stream:
             data = stream.read(MAX_JSON_BYTES + 1)
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error.strerror}); copy or export it again") from error
     if len(data) > MAX_JSON_BYTES:
-        raise BundleError(f"{path}: got more than {MAX_JSON_BYTES} bytes, expected a CLIP tokenizer; do not trust it")
+        raise BundleError(f"{path}: got more than {MAX_JSON_BYTES} bytes, expected a tokenizer; do not trust it")
     return data
 
 
@@ -53,3 +58,25 @@ def shorten(value: Any) -> str:
     """Format as `repr` for messages, at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def read_max_length(config: Mapping[str, Any], path: Path) -> int | None:
+    """Read the number of ids of a full prompt from tokenizer_config.json: None where it gives no limit."""
+    value = config.get("model_max_length", config.get("max_len"))
+    if value is None or (isinstance(value, int | float) and value > _UNLIMITED):
+        return None
+    if type(value) is not int or not 2 <= value <= MAX_LENGTH:
+        raise BundleError(
+            f"{path}: model_max_length is {shorten(value)}, expected an integer from 2 to {MAX_LENGTH}, as 77; "
+            f"export the tokenizer again"
+        )
+    return value
+
+
+def is_left(config: Mapping[str, Any], key: str, saved: Any, path: Path) -> bool:
+    """A side of tokenizer_config.json, else the direction stored in tokenizer.json, else right."""
+    stored = saved.get("direction", "Right") if isinstance(saved, dict) else "Right"
+    side = config.get(key, str(stored).lower())
+    if side not in ("left", "right"):
+        raise BundleError(f"{path}: {key} is {shorten(side)}, expected 'left' or 'right'; export the tokenizer again")
+    return bool(side == "left")

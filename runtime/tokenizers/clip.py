@@ -11,7 +11,8 @@ from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, 
 from tokenizers.models import BPE
 
 from diffoundry.runtime.errors import BundleError, InputError
-from diffoundry.runtime.tokenizers._clip_files import MAX_LENGTH, TOKENIZER_FILES, ClipFiles, read_clip_files
+from diffoundry.runtime.tokenizers._clip_files import TOKENIZER_FILES, ClipFiles, read_clip_files
+from diffoundry.runtime.tokenizers._fields import MAX_LENGTH
 
 __all__ = ["TOKENIZER_FILES", "ClipTokenizer", "TokenBatch", "check_texts", "write_tokenizer_json"]
 

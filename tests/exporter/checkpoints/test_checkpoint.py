@@ -192,7 +192,7 @@ def without_vocabulary(root):
         (remove("scheduler/scheduler_config.json"), r"scheduler_config\.json: cannot be read"),
         (
             without_vocabulary,
-            r"tokenizer: got no vocabulary, expected tokenizer\.json, or vocab\.json with merges\.txt",
+            r"tokenizer: got no vocabulary, expected tokenizer\.json, vocab\.json with merges\.txt, or spiece\.model",
         ),
         (remove("tokenizer"), r"tokenizer: got no vocabulary"),
         (change("unet/config.json", in_channels="4"), r"unet/config\.json: field 'in_channels': got '4', expected int"),

@@ -1,0 +1,104 @@
+"""Files of a checkpoint's tokenizers: checked, opened with transformers, and written as a tokenizer.json."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from diffoundry.runtime.errors import CheckpointError
+from diffoundry.runtime.tokenizers.clip import write_tokenizer_json
+
+__all__ = ["ENDINGS", "check_tokenizer_files", "open_tokenizer", "write_tokenizer"]
+
+_SENTENCEPIECE = "spiece.model"
+
+ENDINGS = (".json", ".txt", _SENTENCEPIECE)
+"""Endings of the files that say how texts are tokenized."""
+
+_EXTRA_IDS = 100
+"""Sentinel tokens that T5 has behind the pieces of its sentencepiece model. transformers: `T5Tokenizer.__init__`."""
+
+
+def check_tokenizer_files(folder: Path) -> None:
+    """Refuse a folder without a vocabulary.
+
+    Raises:
+        CheckpointError: It has none in a known form.
+    """
+    complete = (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
+    if not complete and not any((folder / name).is_file() for name in ("tokenizer.json", _SENTENCEPIECE)):
+        raise CheckpointError(
+            f"{folder}: got no vocabulary, expected tokenizer.json, vocab.json with merges.txt, or {_SENTENCEPIECE}; "
+            f"the checkpoint is incomplete"
+        )
+
+
+def open_tokenizer(folder: Path, kind: str) -> Any:
+    """Open a tokenizer with transformers, as diffusers does.
+
+    Args:
+        folder: Of the checkpoint. A sentencepiece model needs no further library: it is read here.
+        kind: Class in transformers, as model_index.json names it.
+
+    Raises:
+        CheckpointError: transformers has no such class, or cannot read the files.
+    """
+    import transformers
+
+    found = getattr(transformers, kind, None)
+    if found is None:
+        raise CheckpointError(
+            f"{folder}: got the tokenizer {kind!r}, expected a class of transformers {transformers.__version__}; "
+            f"install a version that has it"
+        )
+    try:
+        if (folder / "tokenizer.json").is_file() or not (folder / _SENTENCEPIECE).is_file():
+            return found.from_pretrained(folder, local_files_only=True)
+        with tempfile.TemporaryDirectory() as converted:
+            for path in folder.glob("*.json"):
+                shutil.copy(path, converted)
+            _convert_sentencepiece(folder / _SENTENCEPIECE, Path(converted) / "tokenizer.json")
+            return found.from_pretrained(converted, local_files_only=True)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise CheckpointError(f"{folder}: cannot be read as {kind}: {reason}; fetch the tokenizer again") from error
+
+
+def write_tokenizer(source: Path, kind: str, target: Path) -> None:
+    """Write tokenizer.json, which the runtime and other programs need, into a bundle.
+
+    Args:
+        source: Folder of the checkpoint.
+        kind: Class in transformers, as model_index.json names it.
+        target: Folder of the bundle, with the checkpoint's JSON files. A CLIP tokenizer keeps them as they are. Those
+            of another class are written again by transformers, with the defaults of the class.
+
+    Raises:
+        CheckpointError: The checkpoint's files cannot be read.
+        BundleError: A CLIP tokenizer is damaged.
+    """
+    if kind.startswith("CLIP"):
+        write_tokenizer_json(target)
+    else:
+        open_tokenizer(source, kind).save_pretrained(target)
+
+
+def _convert_sentencepiece(model: Path, target: Path) -> None:
+    """Write a tokenizer.json with the pieces, scores and normalization of a sentencepiece model.
+
+    transformers 4: `T5Converter`, with the sentinel tokens at the end, the first last.
+    """
+    from transformers import T5Tokenizer
+    from transformers.utils import sentencepiece_model_pb2_new as schema
+
+    proto = schema.ModelProto()
+    proto.ParseFromString(model.read_bytes())
+    if proto.trainer_spec.model_type != proto.trainer_spec.UNIGRAM:
+        raise CheckpointError(f"{model}: got a sentencepiece model of another type, expected unigram, as T5's")
+    pieces = [(piece.piece, piece.score) for piece in proto.pieces]
+    sentinels = [(f"<extra_id_{index}>", 0.0) for index in reversed(range(_EXTRA_IDS))]
+    charsmap = proto.normalizer_spec.precompiled_charsmap or None
+    tokenizer = T5Tokenizer(vocab=[*pieces, *sentinels], _spm_precompiled_charsmap=charsmap)
+    tokenizer.backend_tokenizer.save(str(target))
