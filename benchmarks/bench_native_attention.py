@@ -72,8 +72,8 @@ def openvino(
 ) -> Opened:
     """Attention between its projections, as in a UNet."""
     from diffoundry.runtime.native import attention_library
-    from diffoundry.targets.openvino.native_attention import use_native_attention
-    from diffoundry.targets.openvino.vendor import ov
+    from diffoundry.targets.openvino.import_openvino import ov
+    from diffoundry.targets.openvino.run.native_attention import use_native_attention
 
     core, model = ov.Core(), _graph(batch, queries, keys, heads, width)
     if native:
@@ -97,7 +97,7 @@ def openvino(
 
 
 def _graph(batch: int, queries: int, keys: int, heads: int, width: int) -> Any:
-    from diffoundry.targets.openvino.vendor import ops, ov
+    from diffoundry.targets.openvino.import_openvino import ops, ov
 
     rng, channels = np.random.default_rng(0), heads * width
     x, context = (

@@ -132,8 +132,8 @@ def _make_rewritten(row: str) -> Callable[[Checkpoint, argparse.Namespace], dict
         import onnx_ir as ir
         from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-        from diffoundry.targets.onnxruntime import fusions
-        from diffoundry.targets.onnxruntime.target import save_beside
+        from diffoundry.targets.onnxruntime.build import fusions
+        from diffoundry.targets.onnxruntime.build.target import save_beside
 
         rewrites = (fusions.FuseMultiHeadAttention(), fusions.SplitGroupNorm(), fusions.WinogradConvolution())
         model = ir.load(_graph(asked, "portable"))

@@ -74,8 +74,8 @@ def open_row(
     graph: str, row: str, precision: str, size: int, batch: int, dynamic: bool
 ) -> tuple[Callable[[], Any], dict[str, Any]]:
     """Compile one row; its calls return the output and the milliseconds of every type of layer."""
-    from diffoundry.targets.openvino.devices import core
-    from diffoundry.targets.openvino.vendor import ov
+    from diffoundry.targets.openvino.import_openvino import ov
+    from diffoundry.targets.openvino.run.devices import core
 
     model = ov.convert_model(graph)
     text = next(parameter for parameter in model.inputs if "encoder_hidden_states" in parameter.get_names())
@@ -103,9 +103,9 @@ def _rewrite(model: Any, row: str, precision: str, feeds: dict[str, np.ndarray],
     """Do what the rows up to `row` do, and return how often each found something."""
     from diffoundry.runtime.native import attention_library
     from diffoundry.targets.openvino import rewrites
-    from diffoundry.targets.openvino.devices import add_extension
-    from diffoundry.targets.openvino.native_attention import use_native_attention
-    from diffoundry.targets.openvino.winograd import use_winograd
+    from diffoundry.targets.openvino.run.devices import add_extension
+    from diffoundry.targets.openvino.run.native_attention import use_native_attention
+    from diffoundry.targets.openvino.run.winograd import use_winograd
 
     shapes = {name: list(array.shape) for name, array in feeds.items()}
     judged = None
@@ -136,8 +136,8 @@ def _rewrite(model: Any, row: str, precision: str, feeds: dict[str, np.ndarray],
 
 def measure_rates(precision: str) -> dict[str, float]:
     """Tera-operations a second of a large product and of a large 3 x 3 convolution: the best of several calls."""
-    from diffoundry.targets.openvino.devices import core
-    from diffoundry.targets.openvino.vendor import ops, ov
+    from diffoundry.targets.openvino.import_openvino import ops, ov
+    from diffoundry.targets.openvino.run.devices import core
 
     generator = np.random.default_rng(0)
     product, map_ = ops.parameter([4096, 2048], np.float32), ops.parameter([2, 320, 64, 64], np.float32)

@@ -54,7 +54,7 @@ def open_engine(
 
     from diffoundry.runtime.bundle.bundle import Bundle
     from diffoundry.runtime.engines.protocol import EngineOptions
-    from diffoundry.targets.openvino.engine import OpenVinoEngine
+    from diffoundry.targets.openvino.run.engine import OpenVinoEngine
 
     opened = Bundle(bundle)
     spec = next(s for s in opened.engines("unet") if (s.target, s.precision) == ("openvino", precision))

@@ -33,7 +33,7 @@ def test_the_whole_runtime_loads_no_framework_and_no_vendor():
 
 @pytest.mark.parametrize("target", ["onnxruntime"])
 def test_an_engine_loads_no_framework(target):
-    loaded = _loaded_by("diffoundry.runtime", f"diffoundry.targets.{target}.engine")
+    loaded = _loaded_by("diffoundry.runtime", f"diffoundry.targets.{target}.run")
     assert not loaded & _FRAMEWORKS
     assert target in loaded
 

@@ -49,8 +49,8 @@ class Simulator:
             MissingExtraError: ONNX Runtime is not installed.
         """
         try:
-            from diffoundry.targets.onnxruntime.fusions import FuseMultiHeadAttention, SplitGroupNorm
-            from diffoundry.targets.onnxruntime.target import save_beside
+            from diffoundry.targets.onnxruntime.build.fusions import FuseMultiHeadAttention, SplitGroupNorm
+            from diffoundry.targets.onnxruntime.build.target import save_beside
         except ImportError as error:
             raise MissingExtraError("calibration", "onnxruntime", "onnxruntime") from error
         copy = model.clone()

@@ -14,8 +14,8 @@ PLUGIN = TargetPlugin(
     summary="Core ML (Apple CPU, GPU, Neural Engine), fp16 to 4-bit weights; built anywhere, run on macOS",
     module="coremltools",
     extra="coreml",
-    target="diffoundry.targets.coreml.target:CoreMlTarget",
-    engine="diffoundry.targets.coreml.engine:CoreMlEngine",
-    devices="diffoundry.targets.coreml.engine:devices",
-    precisions="diffoundry.targets.coreml.engine:precisions",
+    target="diffoundry.targets.coreml.build.target:CoreMlTarget",
+    engine="diffoundry.targets.coreml.run.engine:CoreMlEngine",
+    devices="diffoundry.targets.coreml.run.engine:devices",
+    precisions="diffoundry.targets.coreml.run.engine:precisions",
 )

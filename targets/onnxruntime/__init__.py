@@ -9,8 +9,8 @@ PLUGIN = TargetPlugin(
     summary="ONNX Runtime (CPU, CUDA): fp32, fp16, int8",
     module="onnxruntime",
     extra="onnxruntime",
-    target="diffoundry.targets.onnxruntime.target:OnnxRuntimeTarget",
-    engine="diffoundry.targets.onnxruntime.engine:OnnxRuntimeEngine",
-    devices="diffoundry.targets.onnxruntime.engine:devices",
-    precisions="diffoundry.targets.onnxruntime.engine:precisions",
+    target="diffoundry.targets.onnxruntime.build.target:OnnxRuntimeTarget",
+    engine="diffoundry.targets.onnxruntime.run.engine:OnnxRuntimeEngine",
+    devices="diffoundry.targets.onnxruntime.run.engine:devices",
+    precisions="diffoundry.targets.onnxruntime.run.engine:precisions",
 )

@@ -9,8 +9,8 @@ PLUGIN = TargetPlugin(
     summary="OpenVINO (CPU, GPU, NPU), fp32, bf16, fp16, int8 and weights in int8 or int4",
     module="openvino",
     extra="openvino",
-    target="diffoundry.targets.openvino.target:OpenVinoTarget",
-    engine="diffoundry.targets.openvino.engine:OpenVinoEngine",
-    devices="diffoundry.targets.openvino.devices:devices",
-    precisions="diffoundry.targets.openvino.devices:precisions",
+    target="diffoundry.targets.openvino.build.target:OpenVinoTarget",
+    engine="diffoundry.targets.openvino.run.engine:OpenVinoEngine",
+    devices="diffoundry.targets.openvino.run.devices:devices",
+    precisions="diffoundry.targets.openvino.run.devices:precisions",
 )

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from diffoundry.targets.openvino.vendor import ov
+from diffoundry.targets.openvino.import_openvino import ov
 
 __all__ = ["constant", "consumers", "new_constant", "nodes_of", "replace", "sizes", "sole_user", "source", "transposed"]
 

@@ -11,10 +11,10 @@ TENSORRT_PLUGIN = TargetPlugin(
     summary="TensorRT (NVIDIA GPUs): fp32, fp16, bf16, int8, int4, fp8; built on the GPU it runs on",
     module="tensorrt",
     extra="tensorrt",
-    target=f"{_HERE}.target:TensorRTTarget",
-    engine=f"{_HERE}.engine:open_tensorrt",
-    devices=f"{_HERE}.engine:tensorrt_devices",
-    precisions=f"{_HERE}.engine:tensorrt_precisions",
+    target=f"{_HERE}.build.target:TensorRTTarget",
+    engine=f"{_HERE}.run.engine:open_tensorrt",
+    devices=f"{_HERE}.run.engine:tensorrt_devices",
+    precisions=f"{_HERE}.run.engine:tensorrt_precisions",
     defers=True,
 )
 
@@ -23,9 +23,9 @@ RTX_PLUGIN = TargetPlugin(
     summary="TensorRT for RTX (GeForce and RTX GPUs): fp32, fp16, bf16, int8, int4, fp8; built on any x86-64 machine",
     module="tensorrt_rtx",
     extra="tensorrt-rtx",
-    target=f"{_HERE}.target:RTXTarget",
-    engine=f"{_HERE}.engine:open_rtx",
-    devices=f"{_HERE}.engine:rtx_devices",
-    precisions=f"{_HERE}.engine:rtx_precisions",
+    target=f"{_HERE}.build.target:RTXTarget",
+    engine=f"{_HERE}.run.engine:open_rtx",
+    devices=f"{_HERE}.run.engine:rtx_devices",
+    precisions=f"{_HERE}.run.engine:rtx_precisions",
     defers=True,
 )

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from diffoundry.targets.tensorrt.job import Failure
+from diffoundry.targets.tensorrt.build.job import Failure
 
 __all__ = ["advice", "build_failure", "clean", "parse_failure"]
 

@@ -23,7 +23,7 @@ from diffoundry.runtime.bundle.quantization import QuantizationChoice
 from diffoundry.runtime.engines.protocol import EngineOptions
 from diffoundry.runtime.errors import BundleError, InputError
 from diffoundry.targets.base import PrecisionFormat
-from diffoundry.targets.onnxruntime.engine import OnnxRuntimeEngine
+from diffoundry.targets.onnxruntime.run.engine import OnnxRuntimeEngine
 
 ORT = PrecisionFormat(weights="int8", activations="uint8", outputs=True)
 TRT = PrecisionFormat(weights="int8", activations="int8")

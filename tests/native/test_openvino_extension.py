@@ -7,11 +7,11 @@ import pytest
 
 from diffoundry.runtime.native import attention_library
 
-vendor = pytest.importorskip("diffoundry.targets.openvino.vendor", reason="no OpenVINO")
+vendor = pytest.importorskip("diffoundry.targets.openvino.import_openvino", reason="no OpenVINO")
 
-from diffoundry.targets.openvino import native_attention  # noqa: E402  # these need what may be missing
-from diffoundry.targets.openvino.native_attention import use_native_attention  # noqa: E402
-from diffoundry.targets.openvino.rewrites.attention_width import widen_heads  # noqa: E402
+from diffoundry.targets.openvino.rewrites.widen_heads import widen_heads  # noqa: E402
+from diffoundry.targets.openvino.run import native_attention  # noqa: E402  # these need what may be missing
+from diffoundry.targets.openvino.run.native_attention import use_native_attention  # noqa: E402
 
 ov, ops = vendor.ov, vendor.ops
 

@@ -7,13 +7,13 @@ import onnx_ir as ir
 from fake_cuda import FakeCuda
 from fake_trt import FakeTrt, as_library, write_plan
 
-from diffoundry.targets.tensorrt import engine as engine_module
-from diffoundry.targets.tensorrt import plan_build
-from diffoundry.targets.tensorrt import target as target_module
+from diffoundry.targets.tensorrt.build import build_plan as plan_build
+from diffoundry.targets.tensorrt.build import target as target_module
+from diffoundry.targets.tensorrt.build.host import Workplace
+from diffoundry.targets.tensorrt.build.job import BuildResult
 from diffoundry.targets.tensorrt.cuda import Cuda, Gpu
-from diffoundry.targets.tensorrt.flavour import RTX
-from diffoundry.targets.tensorrt.job import BuildResult
-from diffoundry.targets.tensorrt.workplace import Workplace
+from diffoundry.targets.tensorrt.run import engine as engine_module
+from diffoundry.targets.tensorrt.sdk import RTX
 
 
 def install_fakes(monkeypatch, folder):

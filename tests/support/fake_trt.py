@@ -360,8 +360,8 @@ class OnnxParserRefitter:
 
 def as_library(trt, flavour):
     """What `loading.open_library` gives, over the fake."""
-    from diffoundry.targets.tensorrt.loading import Library
-    from diffoundry.targets.tensorrt.log import Log, make_logger
+    from diffoundry.targets.tensorrt.message_log import Log, make_logger
+    from diffoundry.targets.tensorrt.run.open_plan import Library
 
     log = Log()
     log.logger = make_logger(trt, log)

@@ -9,7 +9,7 @@ from fake_trt import FakeTrt, as_library, write_plan
 from diffoundry.runtime.bundle.specs import EngineSpec, TensorSpec
 from diffoundry.runtime.engines.protocol import EngineOptions, run_checked
 from diffoundry.targets.tensorrt.cuda import Cuda, list_gpus
-from diffoundry.targets.tensorrt.engine import TensorRTEngine
+from diffoundry.targets.tensorrt.run.engine import TensorRTEngine
 
 WIDE = {"sample": [(1, 4, 8, 8), (2, 4, 16, 16), (4, 4, 32, 32)]}
 SMALL = {"sample": [(1, 4, 8, 8), (2, 4, 8, 8), (2, 4, 8, 8)]}

@@ -2,12 +2,12 @@
 
 from collections.abc import Collection
 
-from diffoundry.targets.openvino.rewrites.attention_width import widen_heads
-from diffoundry.targets.openvino.rewrites.gated import split_linears
-from diffoundry.targets.openvino.rewrites.shared_input import join_linears
-from diffoundry.targets.openvino.rewrites.time_embedding import share_time_embedding
-from diffoundry.targets.openvino.rewrites.upsample import merge_upsampling
-from diffoundry.targets.openvino.vendor import ov
+from diffoundry.targets.openvino.import_openvino import ov
+from diffoundry.targets.openvino.rewrites.join_linears import join_linears
+from diffoundry.targets.openvino.rewrites.resize_conv import merge_upsampling
+from diffoundry.targets.openvino.rewrites.share_time_embedding import share_time_embedding
+from diffoundry.targets.openvino.rewrites.split_gated_linear import split_linears
+from diffoundry.targets.openvino.rewrites.widen_heads import widen_heads
 
 __all__ = ["join_linears", "merge_upsampling", "rewrite", "share_time_embedding", "split_linears", "widen_heads"]
 

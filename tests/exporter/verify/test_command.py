@@ -83,7 +83,7 @@ def test_wrong_usage(arguments, message):
     assert message in result.output
 
 
-_OPENER = "diffoundry.targets.onnxruntime.engine:OnnxRuntimeEngine"
+_OPENER = "diffoundry.targets.onnxruntime.run.engine:OnnxRuntimeEngine"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from diffoundry.exporter.verify.variants import find_builds
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.engines.protocol import EngineOptions
 from diffoundry.runtime.errors import EngineError, InputError
-from diffoundry.targets.onnxruntime.engine import OnnxRuntimeEngine
+from diffoundry.targets.onnxruntime.run.engine import OnnxRuntimeEngine
 from tests.exporter.verify.conftest import EditableBundle
 
 _REQUEST = VerifyRequest(prompts=("a", "b"), steps=2, options=EngineOptions(threads=1))

@@ -6,7 +6,7 @@ from coreml_interpreter.run import Interpreter
 from diffoundry.runtime.bundle.specs import EngineSpec, TensorSpec
 from diffoundry.runtime.engines.plugins import TargetPlugin
 from diffoundry.runtime.engines.protocol import EngineOptions
-from diffoundry.targets.coreml.parts import Part, Parts, package_folders
+from diffoundry.targets.coreml.run.functions import Part, Parts, package_folders
 
 __all__ = ["PLUGIN", "InterpretedEngine", "devices", "precisions"]
 
@@ -70,7 +70,7 @@ PLUGIN = TargetPlugin(
     summary="Core ML packages, interpreted",
     module="coremltools",
     extra="coreml",
-    target="diffoundry.targets.coreml.target:CoreMlTarget",
+    target="diffoundry.targets.coreml.build.target:CoreMlTarget",
     engine="coreml_interpreter.engine:InterpretedEngine",
     devices="coreml_interpreter.engine:devices",
     precisions="coreml_interpreter.engine:precisions",

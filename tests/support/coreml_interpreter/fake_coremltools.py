@@ -8,7 +8,7 @@ import types
 import coremltools as ct
 
 from coreml_interpreter.run import Interpreter
-from diffoundry.targets.coreml import engine
+from diffoundry.targets.coreml.run import engine
 
 __all__ = ["FakeCoremltools", "install_fake"]
 

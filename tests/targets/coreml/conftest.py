@@ -25,8 +25,8 @@ from diffoundry.runtime.bundle.specs import EngineSpec
 from diffoundry.runtime.engines.plugins import resolve
 from diffoundry.runtime.engines.protocol import EngineOptions
 from diffoundry.targets.base import Lowering
-from diffoundry.targets.coreml.engine import CoreMlEngine
-from diffoundry.targets.coreml.target import CoreMlTarget
+from diffoundry.targets.coreml.build.target import CoreMlTarget
+from diffoundry.targets.coreml.run.engine import CoreMlEngine
 
 _ON_A_MAC = pytest.mark.skipif(sys.platform != "darwin", reason="Core ML runs on macOS only")
 

@@ -11,8 +11,8 @@ from coreml_interpreter.run import Interpreter, MismatchError, UnknownOperatorEr
 from coremltools.converters.mil.mil import Function, Program, types
 from coremltools.libmilstoragepython import _BlobStorageWriter
 
-from diffoundry.targets.coreml.mil import mb
-from diffoundry.targets.coreml.package import write_package
+from diffoundry.targets.coreml.build.mil import mb
+from diffoundry.targets.coreml.build.package import write_package
 
 GENERATOR = np.random.default_rng(3)
 

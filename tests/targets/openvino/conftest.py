@@ -23,10 +23,10 @@ from diffoundry.runtime.bundle.specs import DimSpec, EngineSpec
 from diffoundry.runtime.engines.plugins import resolve
 from diffoundry.runtime.engines.protocol import EngineOptions
 from diffoundry.targets.base import Lowering
-from diffoundry.targets.openvino.devices import core
-from diffoundry.targets.openvino.engine import OpenVinoEngine
-from diffoundry.targets.openvino.target import OpenVinoTarget
-from diffoundry.targets.openvino.vendor import ov
+from diffoundry.targets.openvino.build.target import OpenVinoTarget
+from diffoundry.targets.openvino.import_openvino import ov
+from diffoundry.targets.openvino.run.devices import core
+from diffoundry.targets.openvino.run.engine import OpenVinoEngine
 
 DIMS = {"batch": DimSpec(), "height": DimSpec(min=8, multiple_of=8), "width": DimSpec(min=8, multiple_of=8)}
 

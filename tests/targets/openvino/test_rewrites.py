@@ -5,7 +5,7 @@ import openvino as ov
 import pytest
 
 from diffoundry.targets.openvino import rewrites
-from diffoundry.targets.openvino.devices import core
+from diffoundry.targets.openvino.run.devices import core
 
 HEAD = '<ir_version: 10, opset_import: ["" : 23]>\n'
 

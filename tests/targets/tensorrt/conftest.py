@@ -14,9 +14,9 @@ from diffoundry.exporter.steps.graph_files import save_graph
 from diffoundry.runtime.bundle.json_codec import from_json, to_json
 from diffoundry.runtime.bundle.specs import DimSpec, EngineSpec
 from diffoundry.targets.base import Lowering
-from diffoundry.targets.tensorrt.flavour import RTX, TENSORRT
-from diffoundry.targets.tensorrt.loading import open_library
-from diffoundry.targets.tensorrt.target import RTXTarget
+from diffoundry.targets.tensorrt.build.target import RTXTarget
+from diffoundry.targets.tensorrt.run.open_plan import open_library
+from diffoundry.targets.tensorrt.sdk import RTX, TENSORRT
 
 DIMS = {"batch": DimSpec(), "height": DimSpec(min=8, multiple_of=8), "width": DimSpec(min=8, multiple_of=8)}
 

@@ -11,12 +11,12 @@ from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.bundle.specs import Variant
 from diffoundry.runtime.engines.select import select_engine
 from diffoundry.runtime.errors import EngineError, InputError
-from diffoundry.targets.tensorrt import plan_build
-from diffoundry.targets.tensorrt import target as target_module
+from diffoundry.targets.tensorrt.build import build_plan as plan_build
+from diffoundry.targets.tensorrt.build import target as target_module
+from diffoundry.targets.tensorrt.build.host import Workplace
+from diffoundry.targets.tensorrt.build.job import BuildResult
 from diffoundry.targets.tensorrt.cuda import Gpu
-from diffoundry.targets.tensorrt.flavour import TENSORRT
-from diffoundry.targets.tensorrt.job import BuildResult
-from diffoundry.targets.tensorrt.workplace import Workplace
+from diffoundry.targets.tensorrt.sdk import TENSORRT
 
 FP16 = Variant(target="tensorrt", precision="fp16", options={"weight_streaming": 0})
 

@@ -8,7 +8,7 @@ import pytest
 from diffoundry.runtime.engines.plugins import find_plugin
 from diffoundry.runtime.engines.protocol import Adapted, EngineOptions, run_checked
 from diffoundry.targets.tensorrt.cuda import find_cuda, list_gpus
-from diffoundry.targets.tensorrt.flavour import FLAVOURS
+from diffoundry.targets.tensorrt.sdk import FLAVOURS
 
 pytestmark = pytest.mark.gpu
 

@@ -1,0 +1,1 @@
+"""Build time: lowers portable graphs to engines of Core ML."""

@@ -1,0 +1,41 @@
+"""Operators on images."""
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from diffoundry.targets.coreml.build.mil import mb
+from diffoundry.targets.coreml.build.translation import Translation, Var, shape_of
+
+__all__ = ["resize", "resize_limits"]
+
+
+def resize(t: Translation, node: ir.Node) -> Var:
+    """Resize to the nearest pixel: whole factors as upsampling, others as two lookups of rows and columns."""
+    x = t.var(node.inputs[0])
+    before, after = shape_of(node.inputs[0])[2:], shape_of(node.outputs[0])[2:]
+    if all(new % old == 0 for new, old in zip(after, before, strict=True)):
+        factors = [new // old for new, old in zip(after, before, strict=True)]
+        return mb.upsample_nearest_neighbor(x=x, scale_factor_height=factors[0], scale_factor_width=factors[1])
+    for axis, (old, new) in enumerate(zip(before, after, strict=True), 2):
+        if old != new:
+            x = mb.gather(x=x, indices=(np.arange(new) * old // new).astype(np.int32), axis=axis)
+    return x
+
+
+def resize_limits(node: ir.Node, _opset: Any) -> str | None:
+    """Nearest neighbours of the last two axes, as torch takes them."""
+    shapes = shape_of(node.inputs[0]), shape_of(node.outputs[0])
+    if len(shapes[0]) != 4 or shapes[0][:2] != shapes[1][:2]:
+        return "does not resize the last two of four axes"
+    modes = {
+        "mode": node.attributes.get_string("mode", "nearest"),
+        "coordinate_transformation_mode": node.attributes.get_string("coordinate_transformation_mode", "half_pixel"),
+        "nearest_mode": node.attributes.get_string("nearest_mode", "round_prefer_floor"),
+    }
+    expected = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    wrong = [
+        f"{name} {modes[name]!r}, expected {wanted!r}" for name, wanted in expected.items() if modes[name] != wanted
+    ]
+    return f"has the {wrong[0]}" if wrong else None

@@ -1,0 +1,94 @@
+"""Normalisation layers."""
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from diffoundry.targets.coreml.build.mil import mb
+from diffoundry.targets.coreml.build.operators.elementwise import plain_like
+from diffoundry.targets.coreml.build.translation import Translation, Var, is_read, shape_of
+
+__all__ = [
+    "epsilon_of",
+    "group_norm",
+    "group_norm_limits",
+    "layer_norm",
+    "layer_norm_limits",
+    "reduce_l2",
+    "reduce_l2_limits",
+]
+
+_SMALLEST_HALF = 2.0**-24
+
+
+def layer_norm(t: Translation, node: ir.Node) -> Var:
+    """LayerNormalization."""
+    x = t.var(node.inputs[0])
+    rank = len(shape_of(node.inputs[0]))
+    axis = node.attributes.get_int("axis", -1) % rank
+    scale, bias = [*node.inputs[1:], None][:2]
+    return mb.layer_norm(
+        x=x,
+        axes=list(range(axis, rank)),
+        gamma=t.var(scale),
+        beta=None if bias is None else t.var(bias),
+        epsilon=epsilon_of(node, x),
+    )
+
+
+def layer_norm_limits(node: ir.Node, _opset: Any) -> str | None:
+    """Constant scale and bias, one output."""
+    if any(value is not None and value.const_value is None for value in node.inputs[1:]):
+        return "computes its scale or bias, expected constants"
+    if is_read(node.outputs[1:]):
+        return "gives mean or deviation, expected the normalised values only"
+    return None
+
+
+def reduce_l2(t: Translation, node: ir.Node) -> Var:
+    """ReduceL2: the length of vectors."""
+    axes = t.array(node.inputs[1])
+    assert axes is not None
+    keep = bool(node.attributes.get_int("keepdims", 1))
+    return mb.reduce_l2_norm(x=t.var(node.inputs[0]), axes=[int(axis) for axis in axes], keep_dims=keep)
+
+
+def reduce_l2_limits(node: ir.Node, _opset: Any) -> str | None:
+    """Constant axes."""
+    if len(node.inputs) < 2 or node.inputs[1] is None or node.inputs[1].const_value is None:
+        return "computes its axes or names none, expected constants"
+    return None
+
+
+def group_norm(t: Translation, node: ir.Node) -> Var:
+    """GroupNormalization as instance normalisation of the groups, and a factor and a summand for each channel.
+
+    These are a `batch_norm` of mean 0 and variance 1. Ranks stay at four, which is what the Neural Engine is laid out
+    for: (B, groups, channels of a group, everything else).
+    """
+    x = t.var(node.inputs[0])
+    batch, channels, *axes = shape_of(node.inputs[0])
+    groups = node.attributes.get_int("num_groups", 1)
+    split = mb.reshape(x=x, shape=[batch, groups, channels // groups, int(np.prod(axes))])
+    normal = mb.reshape(x=mb.instance_norm(x=split, epsilon=epsilon_of(node, x)), shape=[batch, channels, *axes])
+    scale, bias = (t.var(value) for value in node.inputs[1:3])
+    return mb.batch_norm(
+        x=normal,
+        mean=plain_like(x, np.zeros(channels)),
+        variance=plain_like(x, np.ones(channels)),
+        gamma=scale,
+        beta=bias,
+        epsilon=plain_like(x, 0),
+    )
+
+
+def group_norm_limits(node: ir.Node, opset: Any) -> str | None:
+    """Constant scale and bias."""
+    return layer_norm_limits(node, opset)
+
+
+def epsilon_of(node: ir.Node, x: Var) -> Any:
+    """The node's epsilon in the type of `x`; it must not become zero in half precision."""
+    epsilon = node.attributes.get_float("epsilon", 1e-5)
+    return plain_like(x, max(epsilon, _SMALLEST_HALF))

@@ -1,0 +1,1 @@
+"""Run time: opens and runs engines of Core ML; loads no graph library."""

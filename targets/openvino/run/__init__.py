@@ -1,0 +1,1 @@
+"""Run time: opens and runs engines of OpenVINO; loads no graph library."""

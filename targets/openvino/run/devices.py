@@ -1,0 +1,90 @@
+"""The devices that OpenVINO finds here, and the precisions that they compute in themselves."""
+
+from functools import cache
+from pathlib import Path
+
+from diffoundry.runtime.errors import EngineError
+from diffoundry.targets.openvino.import_openvino import ov
+
+__all__ = ["add_extension", "core", "devices", "execution_precision", "precisions", "vendor_name"]
+
+_FLOATS = {"BF16": "bf16", "FP16": "fp16", "FP32": "fp32"}
+_ORDER = {"CPU": ("BF16", "FP32", "FP16")}
+"""What is fastest stands first. A CPU with BF16 has it in its matrix unit or its dot products, FP16 in neither."""
+
+_GPU_ORDER = ("FP16", "FP32", "BF16")
+
+_WEIGHTS_ONLY = ("int8-weights", "int4-weights")
+
+
+@cache
+def add_extension(library: Path) -> None:
+    """Let the registry know the operations of a compiled library."""
+    core().add_extension(str(library))
+
+
+@cache
+def core() -> ov.Core:
+    """OpenVINO's registry of devices, one a process: a second one would load the plugins again."""
+    return ov.Core()
+
+
+def devices() -> tuple[str, ...]:
+    """The devices that OpenVINO finds on this machine, in our words: "cpu", "gpu", "gpu:1", "npu", and "auto"."""
+    found = [_our_name(name) for name in core().available_devices]
+    return (*found, "auto") if found else ()
+
+
+def precisions(device: str) -> tuple[str, ...]:
+    """The precisions that `device` computes in itself, fastest first; "auto" has those that all devices have.
+
+    Weights alone in int8 or int4 are a matter of storage: every device decompresses them.
+
+    Raises:
+        EngineError: There is no such device.
+    """
+    names = [vendor_name(each) for each in devices() if each != "auto"] if device == "auto" else [vendor_name(device)]
+    common = set.intersection(*(_capabilities(name) for name in names))
+    order = _ORDER.get(names[0].partition(".")[0], _GPU_ORDER)
+    floats = [_FLOATS[word] for word in order if word in common]
+    return (*floats, *(("int8",) if "INT8" in common else ()), *_WEIGHTS_ONLY)
+
+
+def execution_precision(precision: str, device: str) -> str:
+    """What floats are computed in by an engine of `precision`: "fp32", "fp16" or "bf16".
+
+    What is not quantized of a quantized engine runs in the fastest floats of the device. OpenVINO left alone would do
+    that to an engine of float32, too, where the CPU has bf16.
+
+    Raises:
+        EngineError: The device does not compute in `precision` itself.
+    """
+    native = precisions(device)
+    if precision not in native:
+        raise EngineError(
+            f"precision: got {precision!r}, expected one of {', '.join(native)}, which the device {device!r} computes "
+            f"in itself; choose another engine of the bundle, or add one with 'diffoundry build'"
+        )
+    return precision if precision in _FLOATS.values() else native[0]
+
+
+def vendor_name(device: str) -> str:
+    """OpenVINO's name of a device of ours: "gpu:1" is "GPU.1".
+
+    Raises:
+        EngineError: There is no such device on this machine.
+    """
+    if device not in devices():
+        raise EngineError(
+            f"device: got {device!r}, expected one of {', '.join(devices())} (OpenVINO {ov.__version__} on this "
+            f"machine); a GPU or NPU that is missing needs its driver installed"
+        )
+    return device.upper().replace(":", ".")
+
+
+def _our_name(name: str) -> str:
+    return name.lower().replace(".", ":")
+
+
+def _capabilities(name: str) -> set[str]:
+    return set(core().get_property(name, "OPTIMIZATION_CAPABILITIES"))

@@ -1,0 +1,224 @@
+"""Runs a lowered component in OpenVINO."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffoundry.runtime.bundle.specs import EngineSpec
+from diffoundry.runtime.engines.protocol import Adapted, Array, Closeable, EngineOptions, closed_error
+from diffoundry.runtime.errors import EngineError, InputError
+from diffoundry.targets.openvino.import_openvino import ov
+from diffoundry.targets.openvino.run.adapters import fit_ranks, read_adaptable
+from diffoundry.targets.openvino.run.devices import core, execution_precision, vendor_name
+from diffoundry.targets.openvino.run.load_transforms import Preparation
+from diffoundry.targets.openvino.run.native_attention import holds_native_attention
+from diffoundry.targets.openvino.run.request_pool import Compiled
+from diffoundry.targets.openvino.run.symbolic_sizes import resolve, solve
+
+__all__ = ["OpenVinoEngine"]
+
+_HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+
+_TOKENS = 77
+"""Of a prompt, for a warm-up."""
+
+
+_Sizes = tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _State:
+    """One form of the model: where it comes from, what of it is compiled, and what it is fed beside its inputs."""
+
+    read: Callable[[], ov.Model]
+    adapters: Mapping[str, Array] = field(default_factory=dict)
+    compiled: dict[_Sizes, Compiled] = field(default_factory=dict)
+
+
+class OpenVinoEngine(Closeable):
+    """A component of a bundle on one device. `run` may be called from several threads at once.
+
+    Without buckets the model is compiled once, for any size. With buckets it is compiled for each size when it is first
+    asked for: static sizes run faster, but every compiled model has weights of its own in the device's layout.
+
+    Attributes:
+        inputs: See `Engine`.
+        outputs: See `Engine`.
+        facts: What it runs with, in words: the floats, and our own kernels where they are used.
+    """
+
+    def __init__(self, path: Path, spec: EngineSpec, options: EngineOptions, *, adapted: Adapted | None = None) -> None:
+        """Read the model, and compile it unless it has buckets.
+
+        Raises:
+            EngineError: The device is not there or lacks the precision, or OpenVINO refuses the file.
+        """
+        self._path, self._spec = path, spec
+        self._device = vendor_name(options.device or "cpu")
+        floats = execution_precision(spec.precision, options.device or "cpu")
+        self._config = {"INFERENCE_PRECISION_HINT": _HINTS[floats], **_config(spec, options)}
+        self._cache = options.cache
+        self._prepare = Preparation.of(spec, options, floats)
+        self.inputs, self.outputs = spec.inputs, spec.outputs
+        self.facts: dict[str, Any] = {"floats": floats}
+        self._buckets = tuple((height, width) for height, width in spec.options.get("buckets", ()))
+        self._lock = threading.Lock()
+        self._hold = options.hold
+        self._closed = False
+        self._forms: dict[bool, _State] = {}  # the plain one and the adapted one, whichever were needed
+        self.adapt(adapted)
+
+    def _open(self, state: _State) -> _State:
+        """Read a form of the model, and compile it unless it has buckets."""
+        model = self._read(state)
+        if not self._buckets:
+            state.compiled[()] = self._compile(model, None)
+        return state
+
+    def adapt(self, adapted: Adapted | None) -> None:
+        """See `runtime.engines.protocol.AdaptableEngine.adapt`.
+
+        Compiled with branches for the layers that were adapted last only: another layer, or a larger rank of a
+        convolution, means to compile anew.
+        """
+        if self._closed:
+            raise closed_error(self._path)
+        state = self._plain() if adapted is None else self._adapted(adapted)
+        held = self._forms if self._hold else {}
+        self._forms = {**held, adapted is not None: state}
+        self._state = state
+
+    def _plain(self) -> _State:
+        return self._forms.get(False) or self._open(_State(read=partial(core().read_model, self._path)))
+
+    def _adapted(self, adapted: Adapted) -> _State:
+        last = self._forms.get(True)
+        fed, compiled = fit_ranks(adapted.adapters, {} if last is None else last.adapters)
+        if compiled and last is not None:
+            return replace(last, adapters=fed)
+        halves = self._spec.precision != "fp32"
+        return self._open(_State(read=partial(read_adaptable, adapted.graph, fed, halves=halves), adapters=fed))
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once; see `runtime.engines.protocol.Engine.run`.
+
+        With buckets, a batch that is a multiple of one already compiled runs in parts of that size.
+
+        Raises:
+            InputError: The feeds are of a size outside the buckets.
+            EngineError: The engine is closed, or OpenVINO failed, with its own words.
+        """
+        if self._closed:
+            raise closed_error(self._path)
+        state = self._state  # one for the whole call: another thread may adapt the engine meanwhile
+        sizes = solve(self.inputs, {name: array.shape for name, array in feeds.items()})
+        if not self._buckets:
+            return state.compiled[()].run({**feeds, **state.adapters}, sizes)
+        rows, compiled = self._for_sizes(state, sizes)
+        feeds = {**feeds, **state.adapters}
+        if rows == sizes.get("batch", rows):
+            return compiled.run(feeds, sizes)
+        batched = {spec.name for spec in self.inputs if spec.shape[:1] == ("batch",)}
+        parts = [
+            compiled.run(
+                {name: array[start : start + rows] if name in batched else array for name, array in feeds.items()},
+                {**sizes, "batch": rows},
+            )
+            for start in range(0, sizes["batch"], rows)
+        ]
+        return {spec.name: np.concatenate([part[spec.name] for part in parts]) for spec in self.outputs}
+
+    def warm_up(self, batch: int, sizes: Sequence[tuple[int, int]] = ()) -> None:
+        """Compile for sizes and run once with zeros, so that the first image does not wait for it.
+
+        Args:
+            batch: Rows; a guided call has two for every image.
+            sizes: (height, width) in pixels; the buckets when none are named.
+
+        Raises:
+            InputError: A size is outside the buckets.
+            EngineError: OpenVINO failed.
+        """
+        for height, width in sizes or self._buckets:
+            given = {"batch": batch, "height": height, "width": width, "sequence": _TOKENS}
+            self.run({spec.name: np.zeros(resolve(spec.shape, given) or (), spec.dtype) for spec in self.inputs})
+
+    @property
+    def compiled_models(self) -> tuple[ov.CompiledModel, ...]:
+        """OpenVINO's own objects, one for each size that was compiled; to look at."""
+        return tuple(compiled.model for compiled in self._state.compiled.values())
+
+    def close(self) -> None:
+        """Free the compiled models and their weights."""
+        self._closed = True
+        for state in self._forms.values():
+            state.compiled.clear()
+
+    def _for_sizes(self, state: _State, sizes: Mapping[str, int]) -> tuple[int, Compiled]:
+        """The rows at once and the compiled model for feeds of these sizes; compiled now when there is none."""
+        bucket = (sizes.get("height"), sizes.get("width"))
+        if None not in bucket and bucket not in self._buckets:
+            held = ", ".join(f"{height}x{width}" for height, width in self._buckets)
+            raise InputError(
+                f"height and width: got {bucket[0]}x{bucket[1]}, expected one of the engine's buckets {held}; "
+                f"export with --buckets that name this size, or without them"
+            )
+        rows = sizes.get("batch", 1)
+        with self._lock:
+            for each in range(rows, 0, -1):
+                key = tuple(sorted({**sizes, "batch": each}.items()))
+                if rows % each == 0 and key in state.compiled:
+                    return each, state.compiled[key]
+            key = tuple(sorted({**sizes, "batch": rows}.items()))
+            state.compiled[key] = compiled = self._compile(self._read(state), sizes)
+            return rows, compiled
+
+    def _read(self, state: _State) -> ov.Model:
+        try:
+            return state.read()
+        except RuntimeError as error:
+            raise self._refused(error) from error
+
+    def _compile(self, model: ov.Model, sizes: Mapping[str, int] | None) -> Compiled:
+        try:
+            self.facts |= self._prepare(model, sizes)
+            config = {**self._config, **self._keeping(model)}
+            return Compiled(core().compile_model(model, self._device, config), self.outputs)
+        except RuntimeError as error:
+            raise self._refused(error) from error
+
+    def _keeping(self, model: ov.Model) -> dict[str, Any]:
+        """OpenVINO's properties for keeping what is compiled: without the weights, to which it then refers.
+
+        A model with an operation of ours is kept with them: OpenVINO 2026.4 compiles it anew every time otherwise.
+        """
+        if self._cache is None:
+            return {}
+        if holds_native_attention(model):
+            return {"CACHE_DIR": str(self._cache)}
+        weights = {"CACHE_MODE": "OPTIMIZE_SIZE", "WEIGHTS_PATH": str(self._path.with_suffix(".bin"))}
+        return {"CACHE_DIR": str(self._cache), **weights}
+
+    def _refused(self, error: RuntimeError) -> EngineError:
+        made = ", ".join(f"{name} {version}" for name, version in self._spec.built_with.items())
+        return EngineError(
+            f"engine {self._path}: OpenVINO {ov.__version__} cannot open it on {self._device} (built with {made}): "
+            f"{error}. Install the version it was built with, or run 'diffoundry build' with this one"
+        )
+
+
+def _config(spec: EngineSpec, options: EngineOptions) -> dict[str, Any]:
+    """OpenVINO's properties for an engine, but for its floats and its cache."""
+    config: dict[str, Any] = {}
+    if spec.precision.startswith("int"):  # activations that nobody calibrated stay floats
+        config["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
+    if options.threads is not None:
+        config["INFERENCE_NUM_THREADS"] = options.threads
+    if options.hint is not None:
+        config["PERFORMANCE_HINT"] = options.hint.upper()
+    return config

@@ -1,0 +1,75 @@
+"""What is done to a model of a bundle before it is compiled here, and would not be true of every machine."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffoundry.runtime.bundle.specs import EngineSpec
+from diffoundry.runtime.engines.protocol import EngineOptions
+from diffoundry.runtime.native import attention_library, describe_attention
+from diffoundry.targets.openvino.import_openvino import ov
+from diffoundry.targets.openvino.input_types import expect_specs
+from diffoundry.targets.openvino.run.devices import add_extension
+from diffoundry.targets.openvino.run.native_attention import use_native_attention
+from diffoundry.targets.openvino.run.symbolic_sizes import resolve
+from diffoundry.targets.openvino.run.winograd import use_winograd
+
+__all__ = ["Preparation"]
+
+_USUAL = {"batch": 1, "height": 512, "width": 512, "sequence": 77}
+"""The sizes by which layers are judged where the model leaves them open; pixels."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preparation:
+    """How the models of one engine are prepared.
+
+    Attributes:
+        spec: The engine's manifest entry.
+        floats: What the device computes floats in: "fp32", "fp16" or "bf16".
+        library: Our attention kernel for OpenVINO, or None.
+        winograd: Whether large convolutions in float32 are worth more memory.
+    """
+
+    spec: EngineSpec
+    floats: str
+    library: Path | None
+    winograd: bool
+
+    @classmethod
+    def of(cls, spec: EngineSpec, options: EngineOptions, floats: str) -> "Preparation":
+        """What the processor at hand rewards; devices other than the CPU get the model as it is."""
+        on_cpu = options.device in (None, "cpu")
+        library = attention_library() if on_cpu and options.native else None
+        if library is not None:
+            add_extension(library)
+        return cls(
+            spec=spec,
+            floats=floats,
+            library=library,
+            winograd=on_cpu and floats == "fp32" and bool(spec.options.get("winograd", True)),
+        )
+
+    def __call__(self, model: ov.Model, sizes: Mapping[str, int] | None = None) -> dict[str, Any]:
+        """Prepare a model in place, and return what was done in words.
+
+        Args:
+            model: As read.
+            sizes: What its symbolic sizes are to be, or None to leave them open.
+        """
+        facts: dict[str, Any] = {}
+        expect_specs(model, self.spec.inputs)
+        if sizes is not None:
+            self._reshape(model, sizes)
+        if self.library is not None:
+            count = use_native_attention(model, self.library, floats=self.floats)
+            facts["native attention"] = f"{count} layers, {describe_attention()}"
+        if self.winograd:
+            judged = model.clone()
+            self._reshape(judged, _USUAL if sizes is None else sizes)
+            facts["Winograd convolutions"] = use_winograd(model, judged)
+        return {fact: value for fact, value in facts.items() if value}
+
+    def _reshape(self, model: ov.Model, sizes: Mapping[str, int]) -> None:
+        model.reshape({spec.name: list(resolve(spec.shape, sizes) or ()) for spec in self.spec.inputs})

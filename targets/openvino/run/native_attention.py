@@ -1,0 +1,220 @@
+"""Our own attention kernel in place of OpenVINO's: swapped in when a model is loaded, never written to disk."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from diffoundry.targets.openvino.import_openvino import ops, ov
+from diffoundry.targets.openvino.nodes import constant, replace, sizes, sole_user, source
+from diffoundry.targets.openvino.rewrites.linear import Change, Linear
+
+__all__ = ["holds_native_attention", "use_native_attention"]
+
+_OPERATION = "DiffoundryAttention"
+
+_WIDEST = 256
+_LONG = 2048
+"""Queries from which on it pays in fp32: 4096 take two thirds of OpenVINO's time, 1024 all of it. In bf16 all pay."""
+
+_FLOATS = {"bf16": ov.Type.bf16, "fp16": ov.Type.f16, "fp32": ov.Type.f32}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Attention:
+    """Attention between values (batch, tokens, heads * width).
+
+    Attributes:
+        inputs: Query, key and value.
+        output: What takes its place.
+        heads: How many.
+        scale: Of the scores.
+    """
+
+    inputs: tuple[ov.Output, ov.Output, ov.Output]
+    output: ov.Output
+    heads: int
+    scale: float
+
+    @property
+    def linears(self) -> list[Linear]:
+        """The layers that make query, key and value and the one that reads the output; [] if another reads those."""
+        reader = sole_user(self.output, "MatMul")
+        found = [*(Linear.behind(value) for value in self.inputs), reader and Linear.behind(reader.output(0))]
+        alone = all(len(value.get_target_inputs()) == 1 for value in self.inputs)
+        return [linear for linear in found if linear is not None] if alone and None not in found else []
+
+
+def use_native_attention(model: ov.Model, library: Path, *, floats: str) -> int:
+    """Let our kernel compute attention without a mask, and return how many attentions were changed.
+
+    Given:
+        q = Transpose(Reshape(x, [0, 0, 8, 40]), [0, 2, 1, 3])      # k, v alike; k perhaps times a number
+        y = Reshape(Transpose(ScaledDotProductAttention(q, k, v, 0), [0, 2, 1, 3]), [0, 0, 320])
+    Result:
+        y = Convert(DiffoundryAttention(Convert(x_q), Convert(x_k), Convert(x_v)), f32)
+
+    The plugin would hand float32 to an operation that it does not know, whatever it computes the others in; the
+    Converts to `floats` keep bfloat16 as it is.
+
+    Args:
+        model: Changed in place. It can then be compiled by a `Core` that `library` was added to.
+        library: What `diffoundry.runtime.native.attention_library` found.
+        floats: What the plugin computes in: "bf16", "fp16" or "fp32".
+    """
+    found = [
+        attention
+        for node in model.get_ordered_ops()
+        if node.get_type_name() == "ScaledDotProductAttention" and (attention := _match(node)) is not None
+        if floats == "bf16" or _is_long(attention)
+    ]
+    for attention in found:
+        _narrow(attention)
+        _rewrite(attention, library, _FLOATS[floats])
+    if found:
+        model.validate_nodes_and_infer_types()
+    return len(found)
+
+
+def holds_native_attention(model: ov.Model) -> bool:
+    """Whether our kernel computes anything in a model."""
+    return any(node.get_type_name() == _OPERATION for node in model.get_ops())
+
+
+def _match(node: ov.Node) -> _Attention | None:
+    scale = _scale(node)
+    splits = [_split_heads(node.input_value(index)) for index in range(3)]
+    join = _joined_heads(node.output(0))
+    if scale is None or join is None or None in splits:
+        return None
+    reshapes, factors = zip(*(split for split in splits if split is not None), strict=True)
+    shapes = [sizes(reshape.output(0))[2:] for reshape in reshapes]
+    heads, width = shapes[0]
+    if heads is None or width is None or shapes[1] != (heads, width) or shapes[2][0] != heads:
+        return None
+    value_width = shapes[2][1]
+    if value_width is None or any(size % 8 or size > _WIDEST for size in (width, value_width)):
+        return None
+    query, key, value = (reshape.input_value(0) for reshape in reshapes)
+    if factors[2] != 1.0:
+        return None
+    return _Attention(
+        inputs=(query, key, value), output=join, heads=heads, scale=(scale or width**-0.5) * factors[0] * factors[1]
+    )
+
+
+def _is_long(attention: _Attention) -> bool:
+    """Whether there are many queries; a number that is not known yet counts as many."""
+    queries = sizes(attention.inputs[0])[1]
+    return queries is None or queries >= _LONG
+
+
+def _scale(node: ov.Node) -> float | None:
+    """The factor of the scores, 0 when it is the usual one, or None when the attention masks something."""
+    if node.get_attributes()["causal"]:
+        return None
+    extra = [constant(value) for value in node.input_values()[3:]]
+    if any(array is None or array.size != 1 for array in extra):
+        return None
+    numbers = [float(array.item()) for array in extra if array is not None]
+    if numbers and numbers[0] != 0.0:
+        return None
+    return numbers[1] if len(numbers) > 1 else 0.0
+
+
+def _split_heads(value: ov.Output) -> tuple[ov.Node, float] | None:
+    """The Reshape to (batch, tokens, heads, width) behind a value (batch, heads, tokens, width), and its factor."""
+    node, factor = value.get_node(), 1.0
+    if node.get_type_name() == "Multiply":
+        number = constant(node.input_value(1))
+        if number is None or number.size != 1:
+            return None
+        node, factor = node.input_value(0).get_node(), float(number.item())
+    if node.get_type_name() != "Transpose" or not _swaps_middle(node):
+        return None
+    reshape = source(node, 0, "Reshape")
+    if reshape is None or len(sizes(reshape.input_value(0))) != 3:
+        return None
+    return reshape, factor
+
+
+def _joined_heads(value: ov.Output) -> ov.Output | None:
+    """The Reshape to (batch, tokens, heads * width) after a value (batch, heads, tokens, width)."""
+    transpose = sole_user(value, "Transpose")
+    if transpose is None or not _swaps_middle(transpose):
+        return None
+    reshape = sole_user(transpose.output(0), "Reshape")
+    if reshape is None or len(sizes(reshape.output(0))) != 3:
+        return None
+    output: ov.Output = reshape.output(0)
+    return output
+
+
+def _swaps_middle(transpose: ov.Node) -> bool:
+    order = constant(transpose.input_value(1))
+    return order is not None and order.tolist() == [0, 2, 1, 3]
+
+
+def _narrow(attention: _Attention) -> None:
+    """Take the zeros out of the heads that only OpenVINO's own kernel likes there (`rewrites.widen_heads`)."""
+    if not attention.linears:
+        return
+    query, key, value, reader = attention.linears
+    inner = max(_filled(linear, attention.heads) for linear in (query, key))
+    outer = _filled(value, attention.heads)
+    for linear, width in ((query, inner), (key, inner), (value, outer)):
+        linear.change_outputs(_narrowed(attention.heads, width))
+    reader.change_inputs(_narrowed(attention.heads, outer))
+
+
+def _filled(linear: Linear, heads: int) -> int:
+    """How wide a head is without the zeros at its end, as a multiple of 8."""
+    width = linear.outputs // heads
+    weight, bias = _stored(linear.matmul.input_value(1)), linear.bias
+    if weight is None:
+        return width
+    used = weight.any(axis=1 if linear.matmul.get_attributes()["transpose_b"] else 0).reshape(heads, width)
+    if bias is not None:
+        used |= bias.reshape(heads, width) != 0
+    return -(-(int(np.flatnonzero(used.any(axis=0)).max(initial=0)) + 1) // 8) * 8
+
+
+def _stored(output: ov.Output) -> npt.NDArray[np.generic] | None:
+    """The array behind a constant, though it is stored as halves; None when it is quantized."""
+    inner = source(output.get_node(), 0, "Constant") if output.get_node().get_type_name() == "Convert" else None
+    return constant(output if inner is None else inner.output(0))
+
+
+def _narrowed(heads: int, width: int) -> Change:
+    def change(array: np.ndarray, fill: float) -> np.ndarray:  # noqa: ARG001  # nothing is filled up
+        return array.reshape(heads, -1, *array.shape[1:])[:, :width].reshape(heads * width, *array.shape[1:])
+
+    return change
+
+
+def _rewrite(found: _Attention, library: Path, floats: ov.Type) -> None:
+    before, name = found.output.get_element_type(), found.output.get_node().get_friendly_name()
+    inputs = [_converted(value, floats, f"{name}/input{index}") for index, value in enumerate(found.inputs)]
+    attributes = {"heads": found.heads, "scale": np.float32(found.scale).item()}
+    node = _factory(library).create(_OPERATION, inputs, attributes)
+    node.set_friendly_name(f"{name}/native")
+    replace(found.output, _converted(node.output(0), before, name))
+
+
+def _converted(value: ov.Output, to: ov.Type, name: str) -> ov.Output:
+    """The value in another type. Names are given, since OpenVINO's own count up and its cache of models heeds them."""
+    if value.get_element_type() == to:
+        return value
+    node = ops.convert(value, to.get_type_name())
+    node.set_friendly_name(name)
+    return node.output(0)
+
+
+@cache
+def _factory(library: Path) -> Any:
+    factory = ov.utils.node_factory.NodeFactory()
+    factory.add_extension(str(library))
+    return factory

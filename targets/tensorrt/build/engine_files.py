@@ -1,0 +1,96 @@
+"""The files that a lowered component leaves beside its graph."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from diffoundry.runtime.bundle.json_codec import to_json
+from diffoundry.targets.tensorrt.base_weights import BaseWeight, RefitFile
+from diffoundry.targets.tensorrt.build.job import BuildJob
+from diffoundry.targets.tensorrt.build.weight_map import locate
+
+__all__ = ["EngineFiles"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineFiles:
+    """Their paths.
+
+    Attributes:
+        plan: The engine.
+        graph: What TensorRT is given: the portable graph as this target rewrote it, on the same external data.
+        recipe: The `BuildJob`, where the plan is still to be built.
+        refit: Which weight is which parameter of the PyTorch module, and where it lies.
+    """
+
+    plan: Path
+    graph: Path
+    recipe: Path
+    refit: Path
+
+    @classmethod
+    def beside(cls, graph: Path, target: str) -> "EngineFiles":
+        """Named after the graph in the target's form, such as `model.fp16.onnx`."""
+        stem = f"{graph.stem}.{target}"
+        names = {"plan": "plan", "graph": "onnx", "recipe": "job.json", "refit": "refit.json"}
+        return cls(**{part: graph.with_name(f"{stem}.{ending}") for part, ending in names.items()})
+
+    def write_graph(self, model: ir.Model, weights: Mapping[str, BaseWeight], *, places: bool) -> None:
+        """Write the rewritten graph, whose large weights stay in the file that they are in, and the map of weights.
+
+        Args:
+            model: The graph.
+            weights: From `refit_map`.
+            places: Whether the map says where each weight lies; small ones get a file of their own.
+        """
+        if places:
+            self._move_out(model, weights)
+            weights = locate(model, weights)
+        ir.save(model, self.graph)
+        _write_json(self.refit, to_json(RefitFile(weights=weights)))
+
+    def _move_out(self, model: ir.Model, weights: Mapping[str, BaseWeight]) -> None:
+        """Write weights that are part of the graph's own file into one beside it."""
+        values = [model.graph.initializers[name] for name in weights]
+        inside = [value for value in values if not isinstance(value.const_value, ir.ExternalTensor)]
+        tensors = [value.const_value for value in inside if value.const_value is not None]
+        if tensors:
+            moved = ir.external_data.convert_tensors_to_external(tensors, self.graph.parent, f"{self.graph.name}_data")
+            for value, tensor in zip(inside, moved, strict=True):
+                value.const_value = tensor
+
+    def write_recipe(self, job: BuildJob) -> None:
+        """Write a job whose paths are names in this folder."""
+        _write_json(self.recipe, to_json(job))
+
+    def keep(self, model: ir.Model, bundle: Path, *, pending: bool, graph: bool) -> tuple[str, ...]:
+        """The files that belong to the engine, relative to the bundle, the first one first; the others are removed.
+
+        Args:
+            model: The rewritten graph.
+            bundle: The bundle's folder.
+            pending: Whether the plan is still to be built, from recipe and graph.
+            graph: Whether the plan needs the graph for its weights.
+        """
+        first = self.recipe if pending else self.plan
+        kept = [first, self.refit]
+        if pending or graph:
+            kept += [self.graph, *self.data(model)]
+        for path in (self.recipe, self.graph, self.plan):
+            if path not in kept:
+                path.unlink(missing_ok=True)
+        return tuple(path.relative_to(bundle).as_posix() for path in kept)
+
+    def data(self, model: ir.Model) -> tuple[Path, ...]:
+        """The files with the weights of the rewritten graph."""
+        tensors = (value.const_value for value in model.graph.initializers.values())
+        names = {str(tensor.location) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
+        return tuple(self.graph.with_name(name) for name in sorted(names))
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

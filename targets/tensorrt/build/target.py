@@ -1,0 +1,237 @@
+"""Lowers portable graphs to plans of TensorRT and of TensorRT for RTX, here or with a recipe for a GPU machine."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from diffoundry.runtime.bundle.specs import AdapterSpec, EngineSpec
+from diffoundry.runtime.errors import ConfigError, EngineError, InputError
+from diffoundry.targets.base import Lowering, PrecisionFormat, choose_form, tensor_specs
+from diffoundry.targets.tensorrt.base_weights import BaseWeight
+from diffoundry.targets.tensorrt.build.build_plan import build_plan
+from diffoundry.targets.tensorrt.build.engine_files import EngineFiles
+from diffoundry.targets.tensorrt.build.host import find_workplace
+from diffoundry.targets.tensorrt.build.int4_layout import FlattenBlocks
+from diffoundry.targets.tensorrt.build.job import BuildJob, ProfileShapes
+from diffoundry.targets.tensorrt.build.profiles import Native, Profile, make_profiles, read_native, shapes_of
+from diffoundry.targets.tensorrt.build.unsupported import unsupported
+from diffoundry.targets.tensorrt.build.weight_map import refit_map, refittable_layers
+from diffoundry.targets.tensorrt.build.write_out_attention import WriteOutAttention
+from diffoundry.targets.tensorrt.gpu_types import PRECISION_TYPES, describe, refusals
+from diffoundry.targets.tensorrt.sdk import RTX, TENSORRT, Flavour
+
+__all__ = ["RTXTarget", "TensorRTTarget"]
+
+_FORMS = {
+    "fp32": PrecisionFormat(),
+    "fp16": PrecisionFormat(floats="fp16"),
+    "bf16": PrecisionFormat(floats="bf16"),
+    "int8": PrecisionFormat(floats="fp16", weights="int8", activations="int8"),
+    "int8-weights": PrecisionFormat(floats="fp16", weights="int8"),
+    "int4-weights": PrecisionFormat(floats="fp16", weights="int4"),
+    "fp8": PrecisionFormat(floats="fp16", weights="fp8", activations="fp8"),
+}
+
+_PASSES = (
+    WriteOutAttention(),
+    FlattenBlocks(),
+    common.RemoveUnusedNodesPass(),  # with what was replaced
+)
+
+_USUAL_CAPABILITIES = (86, 89, 120)
+"""GeForce RTX 30, 40 and 50: the cards that people have."""
+
+_FLAGS = {
+    "weight_streaming": "WEIGHT_STREAMING",
+    "refit": "REFIT_INDIVIDUAL",
+    "strip_plan": "STRIP_PLAN",
+    "version_compatible": "VERSION_COMPATIBLE",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TensorRTTarget:
+    """TensorRT: a plan for the GPU that it is built on.
+
+    Attributes:
+        compute_capabilities: GPUs to build for, such as "sm89"; none for sm86, sm89 and sm120, as far as they compute
+            in the precision. TensorRT for RTX only.
+        profiles: Name to {"batch": [min, opt, max], "height": ..., "width": ..., "sequence": ...}, heights and widths
+            in pixels; none for one profile a bucket, or one around what the recipe allows.
+        weight_streaming: Gigabytes of weights that stay on the GPU while the others are fetched from the host at each
+            run, 0 for TensorRT's own choice; None for all of them.
+        refit: Whether weights can be changed later, which LoRAs at run time need.
+        strip_plan: Whether the plan goes without weights, which are taken from the graph when the engine is opened.
+        version_compatible: Whether later versions of TensorRT can run it. TensorRT only.
+    """
+
+    name: ClassVar[str] = "tensorrt"
+    flavour: ClassVar[Flavour] = TENSORRT
+
+    compute_capabilities: tuple[str, ...] = ()
+    profiles: Mapping[str, Any] = field(default_factory=dict)
+    weight_streaming: float | None = None
+    refit: bool = False
+    strip_plan: bool = False
+    version_compatible: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant.
+
+        Raises:
+            ConfigError: An option that the library does not have, or a value that it cannot have.
+        """
+        for option, reason in self.flavour.refused.items():
+            if getattr(self, option):
+                given = getattr(self, option)
+                raise ConfigError(f"{self.name} option {option!r}: got {given!r}, expected none: {reason}")
+        known = [describe(capability) for capability in self.flavour.compute_capabilities]
+        for word in self.compute_capabilities:
+            if word not in known:
+                raise ConfigError(
+                    f"{self.name} option 'compute_capabilities': got {word!r}, expected some of {', '.join(known)}"
+                )
+        if self.weight_streaming is not None and self.weight_streaming < 0:
+            raise ConfigError(
+                f"{self.name} option 'weight_streaming': got {self.weight_streaming}, expected gigabytes, 0 or more"
+            )
+        make_profiles(self.profiles, {}, (), Native())
+
+    def form(self, precision: str) -> PrecisionFormat:
+        """See `Target.form`. TensorRT takes types from the graph alone: there are no flags of precision."""
+        form = choose_form(self.name, _FORMS, precision)
+        reasons = refusals(PRECISION_TYPES[precision], self._capabilities(precision), self.flavour.types)
+        if reasons:
+            raise InputError(
+                f"precision: got {precision!r} for {', '.join(self.compute_capabilities)}, expected one that they "
+                f"compute in: {'; '.join(reasons)}"
+            )
+        return form
+
+    def unsupported(self, graph: ir.Model) -> list[str]:
+        """See `Target.unsupported`."""
+        return unsupported(graph)
+
+    def lower(self, work: Lowering) -> EngineSpec:
+        """See `Target.lower`. Where the library or a GPU is missing, the spec is pending and its files are a recipe.
+
+        TensorRT's own tools look for no file by name, so `work.first` makes no difference.
+
+        Raises:
+            EngineError: As `Target.lower`, or the build failed: node, operator, reason, hint.
+            ConfigError: The profiles do not fit the graph.
+        """
+        model = self._load(work.graph)
+        facts: dict[str, Any] = _to_fuse(model)
+        ir.passes.Sequential(*_PASSES)(model)
+        profiles = make_profiles(self.profiles, work.dims, work.buckets, read_native(work.bundle))
+        place, files = find_workplace(self.flavour), EngineFiles.beside(work.graph, self.name)
+        weights = refit_map(model)
+        job = self._job(model, files, profiles, work.precision, tuple(weights))
+        pending = place.obstacle(self._needing_gpu())
+        adapters = self._adaptable(model, weights, work)
+        files.write_graph(model, weights, places=adapters is not None)
+        if adapters is None:
+            facts |= self._why_none(work)
+        else:
+            own = (files.refit, *files.data(model))
+            adapters = replace(adapters, files=tuple(file.relative_to(work.bundle).as_posix() for file in own))
+        if pending is None:
+            facts |= build_plan(job, files, files.data(model), place, work)
+        else:
+            facts |= {"proof": "not built"}
+            files.write_recipe(job)
+        return EngineSpec(
+            target=self.name,
+            precision=work.precision,
+            files=files.keep(model, work.bundle, pending=pending is not None, graph=self.strip_plan),
+            inputs=tensor_specs(model.graph.inputs),
+            outputs=tensor_specs(model.graph.outputs),
+            options=asdict(self)
+            | {"profiles": _as_data(profiles), "compute_capabilities": self._words(work.precision)},
+            built_with={} if pending or place.version is None else {self.flavour.module: place.version},
+            metadata=facts,
+            pending=pending,
+            adapters=adapters,
+        )
+
+    def _adaptable(self, model: ir.Model, weights: Mapping[str, BaseWeight], work: Lowering) -> AdapterSpec | None:
+        """What refitting can adapt; None where weights cannot be changed, or are integers, to which nothing adds."""
+        if not self.refit or not work.takes_adapters or self.form(work.precision).quantized:
+            return None
+        spec = refittable_layers(model, weights)
+        return spec if spec.layers else None
+
+    def _why_none(self, work: Lowering) -> dict[str, str]:
+        quantized = self.form(work.precision).quantized
+        if not work.takes_adapters or (self.refit and not quantized):
+            return {}
+        return {"adapters": "its weights are quantized" if quantized else "it was built without --refit"}
+
+    def complete(self, bundle: Path) -> None:
+        """See `Target.complete`. TensorRT has no files of its own."""
+
+    def _load(self, path: Path) -> ir.Model:
+        model = ir.load(path)
+        reasons = self.unsupported(model)
+        if reasons:
+            raise EngineError(f"target {self.name!r} cannot take {path}: {'; '.join(reasons)}")
+        return model
+
+    def _job(
+        self, model: ir.Model, files: EngineFiles, profiles: Sequence[Profile], precision: str, weights: tuple[str, ...]
+    ) -> BuildJob:
+        inputs = tensor_specs(model.graph.inputs)
+        return BuildJob(
+            flavour=self.name,
+            graph=files.graph.name,
+            plan=files.plan.name,
+            profiles=tuple(ProfileShapes(name=p.name, shapes=shapes_of(p, inputs)) for p in profiles),
+            compute_capabilities=self._capabilities(precision),
+            flags=tuple(flag for option, flag in _FLAGS.items() if self._asks(option)),
+            refittable=weights if self.refit else (),
+        )
+
+    def _capabilities(self, precision: str) -> tuple[int, ...]:
+        """The GPUs to build for; none when it is the one that is there."""
+        if self.compute_capabilities:
+            return tuple(int(word.removeprefix("sm")) for word in self.compute_capabilities)
+        usual = _USUAL_CAPABILITIES if self.flavour.compute_capabilities else ()
+        types, table = PRECISION_TYPES[precision], self.flavour.types
+        return tuple(capability for capability in usual if not refusals(types, [capability], table))
+
+    def _words(self, precision: str) -> tuple[str, ...]:
+        return tuple(describe(capability) for capability in self._capabilities(precision))
+
+    def _asks(self, option: str) -> bool:
+        value = getattr(self, option)
+        return value is not None and value is not False
+
+    def _needing_gpu(self) -> tuple[str, ...]:
+        asked = (option for option in _FLAGS if option in self.flavour.needs_gpu and self._asks(option))
+        return tuple(f"--{option.replace('_', '-')}" for option in asked)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RTXTarget(TensorRTTarget):
+    """TensorRT for RTX: a plan for GeForce and RTX cards, built on any machine; the options are those of TensorRT."""
+
+    name: ClassVar[str] = "tensorrt-rtx"
+    flavour: ClassVar[Flavour] = RTX
+
+
+def _as_data(profiles: Sequence[Profile]) -> dict[str, Any]:
+    return {
+        profile.name: {name: (extent.min, extent.opt, extent.max) for name, extent in profile.dims.items()}
+        for profile in profiles
+    }
+
+
+def _to_fuse(model: ir.Model) -> dict[str, int]:
+    """How many attentions and group norms there are to fuse."""
+    operators = [node.op_type for node in model.graph]
+    return {"attentions": operators.count("Attention"), "group_norms": operators.count("GroupNormalization")}

@@ -1,0 +1,1 @@
+"""Run time: opens and runs engines of TensorRT and TensorRT for RTX; loads no graph library."""

@@ -1,0 +1,70 @@
+"""Changes the weights of an opened plan for adapters, and back to those that it was built with."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from diffoundry.runtime.engines.protocol import Adapted, Array
+from diffoundry.targets.tensorrt.base_weights import BaseWeight, adapted_weight, read_base_weight, read_refit_file
+from diffoundry.targets.tensorrt.run.open_plan import Library
+
+__all__ = ["Refitting"]
+
+_TYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16"}
+
+
+class Refitting:
+    """The weights of one plan. Nothing may run in it while they change."""
+
+    def __init__(self, library: Library, engine: Any) -> None:
+        """Nothing is changed yet.
+
+        Args:
+            library: The loaded module.
+            engine: The library's `ICudaEngine`, built with refittable weights.
+        """
+        self._library, self._engine = library, engine
+        self._file: Path | None = None
+        self._changed: Collection[str] = ()
+
+    def change(self, adapted: Adapted | None) -> None:
+        """Give the plan new weights where adapters are, and its own bytes where some were before.
+
+        Raises:
+            BundleError: The files of the weights are damaged.
+            EngineError: The library refuses; some weights may have changed, and the next call changes them all again.
+        """
+        if adapted is not None:
+            self._file = adapted.graph
+        if self._file is None:
+            return
+        weights = read_refit_file(self._file)
+        adapters = {} if adapted is None else adapted.adapters
+        wanted = {name for name, weight in weights.items() if f"{weight.layer}.lora_A" in adapters}
+        names, self._changed = wanted.union(self._changed), wanted.union(self._changed)
+        self._refit(names, weights, adapters)
+        self._changed = wanted
+
+    def _refit(self, names: Collection[str], weights: Mapping[str, BaseWeight], adapters: Mapping[str, Array]) -> None:
+        trt, library = self._library.trt, self._library
+        assert self._file is not None
+        library.log.take_errors()
+        refitter = trt.Refitter(self._engine, library.log.logger)
+        given: dict[str, npt.NDArray[Any]] = {}  # kept: the library only holds their addresses
+        waiting = sorted(names)
+        while waiting:
+            for name in waiting:
+                weight = weights[name]
+                array = read_base_weight(self._file.parent, weight)
+                if f"{weight.layer}.lora_A" in adapters:
+                    array = adapted_weight(array, weight, adapters)
+                given[name] = array
+                kind = trt.DataType.__members__[_TYPES[weight.dtype]]
+                if not refitter.set_named_weights(name, trt.Weights(kind, array.ctypes.data, array.size)):
+                    raise library.failure(f"weight {name!r}", "build the engine again with --refit")
+            # weights that the library has combined with the new ones have to be given again
+            waiting = sorted(name for name in refitter.get_missing_weights() if name in weights and name not in given)
+        if given and not refitter.refit_cuda_engine():
+            raise library.failure(f"{len(given)} weights", "build the engine again with --refit")

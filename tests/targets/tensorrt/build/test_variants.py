@@ -1,0 +1,54 @@
+"""Components of other pipelines than Stable Diffusion 1's, by the real parser and the real builder."""
+
+import onnx_ir as ir
+import pytest
+from small_graphs import in_form
+
+from diffoundry.exporter.steps.graph_files import save_graph
+from diffoundry.targets.base import tensor_specs
+from diffoundry.targets.tensorrt.build.network import parse
+from diffoundry.targets.tensorrt.build.target import RTXTarget
+
+CONDITIONS = ["sample", "timestep", "encoder_hidden_states"]
+SIZES = [*CONDITIONS, "text_embeds", "time_ids"]
+
+INPUTS = {
+    ("xl", "unet"): SIZES,
+    ("xl", "text_encoder"): ["input_ids"],
+    ("xl", "text_encoder_2"): ["input_ids"],
+    ("xl-distilled", "unet"): [*CONDITIONS, "timestep_cond", "text_embeds", "time_ids"],
+    ("xl-refiner", "unet"): SIZES,
+    ("xl-inpaint", "unet"): SIZES,
+    ("inpaint", "unet"): CONDITIONS,
+    ("instruct", "unet"): CONDITIONS,
+}
+CHANNELS = {"inpaint": 9, "xl-inpaint": 9, "instruct": 8}
+
+
+@pytest.mark.parametrize(("variant", "component"), INPUTS)
+def test_the_parser_takes_it(rtx, portable, tmp_path, variant, component):
+    path = portable(component, variant)
+    inputs = {spec.name: spec.shape for spec in tensor_specs(ir.load(path).graph.inputs)}
+    assert sorted(inputs) == sorted(INPUTS[variant, component])
+    if component == "unet":
+        assert inputs["sample"][1] == CHANNELS.get(variant, 4)
+    save_graph(in_form(ir.load(path), RTXTarget().form("fp16")), tmp_path, "model.onnx")
+    builder = rtx.trt.Builder(rtx.log.logger)
+    network = builder.create_network(1 << int(rtx.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    assert parse(rtx.trt, network, rtx.log, tmp_path / "model.onnx") is None
+
+
+@pytest.mark.usefixtures("rtx")
+@pytest.mark.parametrize(
+    ("variant", "component"),
+    [
+        ("xl-distilled", "unet"),  # with every input that the others have
+        ("xl", "text_encoder_2"),
+        ("instruct", "unet"),
+        *(pytest.param(*key, marks=pytest.mark.slow) for key in INPUTS if key[0] in ("xl-refiner", "inpaint")),
+    ],
+)
+def test_the_builder_fuses_every_attention(built, variant, component):
+    spec = built(component, "fp16", model=variant)
+    assert spec.pending is None
+    assert spec.metadata["structure"]["64x64"]["attentions_fused"] == spec.metadata["attentions"] > 0
