@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from diffoundry.runtime.bundle.dims import parse_size, size_of
-from diffoundry.runtime.bundle.specs import TensorSpec
+from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
 from diffoundry.runtime.errors import CheckpointError, InputError
 
 __all__ = ["Call", "Component", "ComponentKind", "Config", "Configs", "Family", "fixed_size", "read_field"]
@@ -52,6 +52,9 @@ class Component:
         outputs: What the graph gives.
         example: Size of each symbolic dimension of the inputs while tracing; one that rounds up follows from others.
         call: How the network is called.
+        sizes: "height" and "width" to the sizes that the network takes, where it takes fewer than the shapes say.
+        usual: Symbolic dimension to its size unless a user asks for another, where it is not 77 tokens; engines for one
+            size alone are made for this.
         wrapper: "module:class" of the torch module that is traced, made as `class(network, component)`. Its forward
             takes tensors in the order of `inputs` and returns a tuple of tensors in the order of `outputs`.
     """
@@ -64,6 +67,8 @@ class Component:
     outputs: tuple[TensorSpec, ...]
     example: Mapping[str, int]
     call: Call = field(default_factory=Call)
+    sizes: Mapping[str, DimSpec] = field(default_factory=dict)
+    usual: Mapping[str, int] = field(default_factory=dict)
     wrapper: str = "diffoundry.exporter.components.network_module:NetworkModule"
 
 

@@ -51,15 +51,16 @@ def make_recipe(checkpoint: Checkpoint, request: ExportRequest) -> Recipe:
         InputError: A precision that its target does not do, or a size that the checkpoint's networks cannot take.
     """
     check_builds(request.builds)
-    steps = checkpoint.dim_multiples
+    known = checkpoint.dims
     asked = {**request.dims, **_hull(request.buckets)}
     dims = {}
     for name in ("batch", "height", "width"):
-        dim, step = asked.get(name, DimSpec()), steps.get(name, 1)
+        dim, own = asked.get(name, DimSpec()), known.get(name, DimSpec())
         for value in (dim.min, dim.max):
-            if name in asked and value is not None and value % step:
-                raise InputError(f"{name}: got {value}, expected a multiple of {step} for this checkpoint")
-        dims[name] = DimSpec(min=max(dim.min, step), max=dim.max, multiple_of=step)
+            if name in asked and value is not None:
+                _check_size(name, value, own)
+        largest = own.max if dim.max is None else dim.max
+        dims[name] = DimSpec(min=max(dim.min, own.multiple_of), max=largest, multiple_of=own.multiple_of)
     return Recipe(
         model=checkpoint.name,
         source=checkpoint.identity(),
@@ -72,6 +73,13 @@ def make_recipe(checkpoint: Checkpoint, request: ExportRequest) -> Recipe:
         without=checkpoint.without,
         vae=checkpoint.vae,
     )
+
+
+def _check_size(name: str, value: int, own: DimSpec) -> None:
+    if value % own.multiple_of:
+        raise InputError(f"{name}: got {value}, expected a multiple of {own.multiple_of} for this checkpoint")
+    if own.max is not None and value > own.max:
+        raise InputError(f"{name}: got {value}, expected at most {own.max} for this checkpoint")
 
 
 def quantization_for(recipe: Recipe, request: QuantizationRequest) -> QuantizationRequest:

@@ -1,5 +1,6 @@
 """What every target looks like to the exporter."""
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,10 @@ from diffoundry.runtime.bundle.specs import DimSpec, EngineSpec, TensorSpec
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.controlnet_names import is_controlnet
 
-__all__ = ["Lowering", "PrecisionFormat", "Target", "choose_form", "tensor_specs"]
+__all__ = ["USUAL_SIZES", "Lowering", "PrecisionFormat", "Target", "choose_form", "tensor_specs", "usual_sizes"]
+
+USUAL_SIZES = "diffoundry.usual_sizes"
+"""Metadata of a portable graph: symbolic dimensions to the sizes that a pipeline feeds by default, as JSON."""
 
 _DTYPES = {
     ir.DataType.FLOAT: "float32",
@@ -137,6 +141,15 @@ def choose_form(target: str, forms: Mapping[str, PrecisionFormat], precision: st
     if precision not in forms:
         raise InputError(f"precision: got {precision!r}, expected one of {', '.join(forms)} for target {target!r}")
     return forms[precision]
+
+
+def usual_sizes(graph: ir.Model) -> dict[str, int]:
+    """Symbolic dimensions of a graph, such as "sequence", to the sizes that engines of one size are made for.
+
+    Empty where every pipeline feeds the same: 77 tokens of CLIP.
+    """
+    sizes: dict[str, int] = json.loads(graph.metadata_props.get(USUAL_SIZES, "{}"))
+    return sizes
 
 
 def tensor_specs(values: Iterable[ir.Value]) -> tuple[TensorSpec, ...]:

@@ -1,5 +1,6 @@
 """A checkpoint: a diffusers folder or a single file, wherever it comes from, checked before anything of it is used."""
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,7 +19,7 @@ from diffoundry.exporter.families.lookup import find_family
 from diffoundry.runtime.bundle.checksums import sha256_of
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.bundle.json_codec import from_json, to_json
-from diffoundry.runtime.bundle.specs import FusedLora, Recipe
+from diffoundry.runtime.bundle.specs import DimSpec, FusedLora, Recipe
 from diffoundry.runtime.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:  # reached lazily: the process that only plans an export stays free of torch
@@ -238,12 +239,15 @@ class Checkpoint:
         return tuple(folder for folder in self.family.folders if folder.startswith("tokenizer"))
 
     @property
-    def dim_multiples(self) -> dict[str, int]:
-        """Symbol ("height", "width") to the number that it must be a multiple of; absent where any number will do."""
+    def dims(self) -> dict[str, DimSpec]:
+        """Symbol ("height", "width") to the sizes that every component takes; absent where any number will do."""
         shapes = [spec.shape for component in self.components for spec in component.inputs]
         sizes = [parse_size(dim) for shape in shapes for dim in shape if isinstance(dim, str)]
-        parts = [size for size in sizes if size.divisor > 1 and not size.up]
-        return {part.symbol: max(p.divisor for p in parts if p.symbol == part.symbol) for part in parts}
+        parts = [(size.symbol, DimSpec(multiple_of=size.divisor)) for size in sizes if size.divisor > 1 and not size.up]
+        dims: dict[str, DimSpec] = {}
+        for symbol, dim in (*parts, *(item for component in self.components for item in component.sizes.items())):
+            dims[symbol] = _both(dims.get(symbol, DimSpec()), dim)
+        return dims
 
     def identity(self) -> dict[str, str]:
         """What the networks were made of: SHA-256 of configs and weights, or of configs with the seed."""
@@ -288,7 +292,8 @@ class Checkpoint:
     @property
     def _unneeded(self) -> tuple[str, ...]:
         """Folders that go with components which are not there."""
-        return ("feature_extractor",) if "feature_extractor" not in self.family.folders else ()
+        extractor = ("feature_extractor",) if "feature_extractor" not in self.family.folders else ()
+        return (*extractor, *(name.replace("text_encoder", "tokenizer") for name in self.without))
 
     def _left_out(self) -> list[str]:
         kept = {*self.family.folders, *(component.source for component in self.components)}
@@ -297,6 +302,12 @@ class Checkpoint:
 
     def _module_class(self, source: str) -> str:
         return ":".join(self.model_index[source])
+
+
+def _both(one: DimSpec, other: DimSpec) -> DimSpec:
+    """Sizes that are in both."""
+    bounds = [dim.max for dim in (one, other) if dim.max is not None]
+    return DimSpec(max=min(bounds, default=None), multiple_of=math.lcm(one.multiple_of, other.multiple_of))
 
 
 def open_checkpoint(

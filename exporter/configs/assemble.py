@@ -1,4 +1,4 @@
-"""Makes diffusers folders without weights: the configs of an architecture, its tokenizers with CLIP's vocabulary."""
+"""Makes diffusers folders without weights: the configs of an architecture, its tokenizers with a vocabulary."""
 
 import atexit
 import hashlib
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from diffoundry.exporter.checkpoints.weight_files import read_json
-from diffoundry.exporter.configs.vocabulary import write_vocabulary
+from diffoundry.exporter.configs.vocabulary import write_t5_vocabulary, write_vocabulary
 
 __all__ = ["assemble_configs"]
 
@@ -37,7 +37,8 @@ def assemble_configs(configs: Path, changes: Mapping[str, Mapping[str, Any]] | N
             (draft / name).write_text(json.dumps(merged, indent=2) + "\n", encoding="utf-8")
         for tokenizer in draft.glob("tokenizer*"):
             if not any((tokenizer / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-                write_vocabulary(tokenizer)
+                is_t5 = read_json(tokenizer / "tokenizer_config.json").get("tokenizer_class", "").startswith("T5")
+                (write_t5_vocabulary if is_t5 else write_vocabulary)(tokenizer)
         draft.rename(folder)
     return folder
 

@@ -1,4 +1,4 @@
-"""CLIP's vocabulary, from the merges that are installed: `write_vocabulary` makes the two files of a tokenizer.
+"""CLIP's vocabulary, from the merges that are installed, and one of T5's size that is made of its words.
 
 Radford et al. 2021, https://arxiv.org/abs/2103.00020, 2.4: byte pairs over lower-cased text. https://github.com/openai/CLIP,
 `clip/simple_tokenizer.py`, MIT licence: see NOTICE.
@@ -6,15 +6,20 @@ Radford et al. 2021, https://arxiv.org/abs/2103.00020, 2.4: byte pairs over lowe
 
 import gzip
 import json
+import math
 from functools import cache
 from pathlib import Path
 
 from diffoundry.exporter.checkpoints.aliases import package_path
 
-__all__ = ["clip_merges", "clip_vocabulary", "write_vocabulary"]
+__all__ = ["clip_merges", "clip_vocabulary", "write_t5_vocabulary", "write_vocabulary"]
 
 _SPECIALS = ("<|startoftext|>", "<|endoftext|>")
 _END = "</w>"
+
+_T5_SPECIALS = ("<pad>", "</s>", "<unk>")
+_T5_PIECES, _T5_SENTINELS = 32_000, 100
+_T5_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
 
 @cache
@@ -44,3 +49,23 @@ def write_vocabulary(folder: Path) -> None:
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     vocabulary = json.dumps(clip_vocabulary(), ensure_ascii=False)
     (folder / "vocab.json").write_text(vocabulary + "\n", encoding="utf-8")
+
+
+def write_t5_vocabulary(folder: Path) -> None:
+    """Write a tokenizer.json of T5's kind and size, for networks with random weights.
+
+    T5's own pieces are not installed. These are the special tokens, printable characters, and the words of CLIP's
+    vocabulary, the likeliest first.
+    """
+    from tokenizers import Tokenizer
+    from tokenizers.models import Unigram
+
+    texts = [left + right for left, right in clip_merges() if (left + right).isascii()]
+    words = [_T5_SPACE + text.removesuffix(_END) for text in texts if text.endswith(_END)]
+    parts = [text for text in texts if not text.endswith(_END)]
+    pieces = dict.fromkeys((_T5_SPACE, *map(chr, range(33, 127)), *words, *parts))
+    kept = list(pieces)[: _T5_PIECES - len(_T5_SPECIALS)]
+    vocabulary = [(token, 0.0) for token in _T5_SPECIALS]
+    vocabulary += [(piece, -math.log(rank + 2)) for rank, piece in enumerate(kept)]
+    vocabulary += [(f"<extra_id_{index}>", 0.0) for index in reversed(range(_T5_SENTINELS))]
+    Tokenizer(Unigram(vocabulary, unk_id=_T5_SPECIALS.index("<unk>"))).save(str(folder / "tokenizer.json"))

@@ -16,6 +16,7 @@ __all__ = ["find_family"]
 _FAMILIES = {
     "image_variation": "diffoundry.exporter.families.image_variation:FAMILY",
     "stable_diffusion": "diffoundry.exporter.families.stable_diffusion:FAMILY",
+    "stable_diffusion_3": "diffoundry.exporter.families.stable_diffusion_3:FAMILY",
     "stable_diffusion_xl": "diffoundry.exporter.families.stable_diffusion_xl:FAMILY",
 }
 """Name to "module:attribute" of the family; the runtime's `PIPELINE_CLASSES` says which class is of which."""

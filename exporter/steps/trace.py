@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import io
+import json
 import logging
 import re
 import warnings
@@ -20,6 +21,7 @@ from diffoundry.exporter.steps.graph_names import name_dims, name_weights, tidy
 from diffoundry.runtime.bundle.dims import size_of
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.errors import DiffoundryError
+from diffoundry.targets.base import USUAL_SIZES
 
 __all__ = ["TraceError", "trace"]
 
@@ -66,6 +68,8 @@ def trace(
     name_dims(graph, component, fixed)
     name_weights(graph, {tensor.data_ptr(): name for name, tensor in module.state_dict().items()})
     tidy(graph, component.name, prefix)
+    if component.usual:
+        graph.metadata_props[USUAL_SIZES] = json.dumps(component.usual, sort_keys=True)
     return graph
 
 

@@ -28,6 +28,7 @@ _PLAIN = {
     "StableDiffusionXLPipeline": PipelineClass(_XL, "text_to_image"),
     "StableDiffusionXLImg2ImgPipeline": PipelineClass(_XL, "image_to_image"),
     "StableDiffusionXLInpaintPipeline": PipelineClass(_XL, "inpainting"),
+    "StableDiffusion3Pipeline": PipelineClass("stable_diffusion_3", "text_to_image"),
 }
 
 CONTROLNET_CLASSES = {

@@ -13,7 +13,7 @@ from diffoundry.exporter.checkpoints.checkpoint import Checkpoint, open_checkpoi
 from diffoundry.exporter.recipe import ExportRequest, make_recipe
 from diffoundry.runtime.bundle.dims import size_of
 from diffoundry.runtime.bundle.json_codec import from_json, to_json
-from diffoundry.runtime.bundle.specs import Recipe, Variant
+from diffoundry.runtime.bundle.specs import DimSpec, Recipe, Variant
 from diffoundry.runtime.errors import CheckpointError, ConfigError
 from diffoundry.runtime.models.controlnet_names import is_residual
 
@@ -71,7 +71,7 @@ def test_joined_ones_are_numbered_and_recorded(joined, tiny_controlnet, monkeypa
     assert index["_class_name"] == "StableDiffusionControlNetPipeline"
     assert index["controlnet"] == ["diffusers", "MultiControlNetModel"]
     assert "controlnet_1" not in index
-    assert checkpoint.dim_multiples == {"height": 8, "width": 8}
+    assert checkpoint.dims == dict.fromkeys(("height", "width"), DimSpec(multiple_of=8))
     sums = checkpoint.identity()
     weights = [sums[f"{name}/diffusion_pytorch_model.safetensors"] for name in ("controlnet", "controlnet_1")]
     assert weights[0] != weights[1]

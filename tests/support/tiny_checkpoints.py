@@ -11,6 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from t5_tokenizer import write_sentencepiece
+
+from diffoundry.exporter.checkpoints.tokenizer_files import write_tokenizer
+
 EMOJI = Path(__file__).parents[2] / "models/emoji"
 
 VOCABULARY = {"vocab_size": 4295, "bos_token_id": 4293, "eos_token_id": 4294, "pad_token_id": 4294}
@@ -27,7 +31,9 @@ class Variant:
         seed: Of the weights.
         scheduler: Class and options.
         parts: Folder to what makes the network, in this order.
-        tokenizers: Folders.
+        tokenizers: Folders of CLIP tokenizers.
+        t5: Folder of a T5 tokenizer, or None; it is a sentencepiece model alone if `sentencepiece`.
+        sentencepiece: True if the T5 tokenizer is not converted yet.
         index: What else model_index.json says.
     """
 
@@ -36,6 +42,8 @@ class Variant:
     scheduler: tuple[str, Mapping[str, Any]]
     parts: Mapping[str, Callable[[], Any]]
     tokenizers: tuple[str, ...] = ("tokenizer",)
+    t5: str | None = None
+    sentencepiece: bool = False
     index: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -60,7 +68,17 @@ def write_tiny_checkpoint(folder: Path, name: str) -> None:
     if "tokenizer_2" in variant.tokenizers:  # padded with another token, as Stable Diffusion XL's
         path = folder / "tokenizer_2/tokenizer_config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "pad_token": "!"}))
+    if variant.t5 is not None:
+        index[variant.t5] = ["transformers", "T5TokenizerFast"]
+        _write_t5(folder / variant.t5, sentencepiece=variant.sentencepiece)
     (folder / "model_index.json").write_text(json.dumps(dict(sorted(index.items())), indent=2))
+
+
+def _write_t5(folder: Path, *, sentencepiece: bool) -> None:
+    write_sentencepiece(folder)
+    if not sentencepiece:
+        write_tokenizer(folder, "T5TokenizerFast", folder)
+        (folder / "spiece.model").unlink()
 
 
 def write_tiny_controlnet(folder: Path, base: str, name: str) -> None:
@@ -167,8 +185,7 @@ def vae(**options: Any) -> Any:
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         norm_num_groups=8,
-        latent_channels=4,
-        **options,
+        **{"latent_channels": 4, **options},
     )
 
 
@@ -183,6 +200,52 @@ def vae_tiny() -> Any:
 def vae_xl() -> Any:
     """With statistics of its latents, as some fine-tunes of Stable Diffusion XL have."""
     return vae(scaling_factor=0.13025, latents_mean=[-1.5, 0.6, 0.1, -0.4], latents_std=[8.0, 6.5, 5.0, 7.0])
+
+
+def vae_3() -> Any:
+    """Like Stable Diffusion 3: 16 channels with a shift, no convolutions around the latents."""
+    return vae(
+        latent_channels=16, scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False
+    )
+
+
+def text_encoder_projected() -> Any:
+    """Like the first encoder of Stable Diffusion 3: `text_encoder` with a projection, 24 out."""
+    import transformers
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.CLIPTextConfig(**VOCABULARY, **sizes, projection_dim=24)
+    return transformers.CLIPTextModelWithProjection(config)
+
+
+def text_encoder_t5() -> Any:
+    """T5's encoder: 2 layers of 96."""
+    import transformers
+
+    sizes = {"d_model": 96, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+    return transformers.T5EncoderModel(transformers.T5Config(vocab_size=512, feed_forward_proj="gated-gelu", **sizes))
+
+
+def transformer_3(**options: Any) -> Any:
+    """Like Stable Diffusion 3: patches of 2, positions for latents of up to 24 x 24."""
+    import diffusers
+    import torch
+
+    usual = {
+        "sample_size": 8,
+        "num_layers": 2,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 96,
+        "caption_projection_dim": 32,
+        "pooled_projection_dim": 48,
+        "pos_embed_max_size": 12,
+    }
+    made = diffusers.SD3Transformer2DModel(**{**usual, **options})
+    for parameter in made.parameters():
+        if not parameter.any():  # biases, with which nothing would tell whether they are read
+            parameter.data = 0.1 * torch.randn(parameter.shape)
+    return made
 
 
 VISION = {
@@ -273,6 +336,34 @@ def _xl(pipeline: str, seed: int, make_vae: Callable[[], Any] = vae_xl, **option
     )
 
 
+_FLOW = ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0})
+_DYNAMIC = (_FLOW[0], {"use_dynamic_shifting": True, "base_image_seq_len": 16, "max_image_seq_len": 64})
+
+
+def _sd3(seed: int, scheduler: tuple[str, Mapping[str, Any]] = _FLOW, **options: Any) -> Variant:
+    return Variant(
+        pipeline="StableDiffusion3Pipeline",
+        seed=seed,
+        scheduler=scheduler,
+        parts={
+            "text_encoder": text_encoder_projected,
+            "text_encoder_2": text_encoder_2,
+            "text_encoder_3": text_encoder_t5,
+            "transformer": lambda: transformer_3(**options),
+            "vae": vae_3,
+        },
+        tokenizers=("tokenizer", "tokenizer_2"),
+        t5="tokenizer_3",
+        index={"feature_extractor": [None, None], "image_encoder": [None, None]},
+    )
+
+
+def _without_t5(variant: Variant) -> Variant:
+    parts = {part: make for part, make in variant.parts.items() if part != "text_encoder_3"}
+    lacking = {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}
+    return replace(variant, parts=parts, t5=None, index={**variant.index, **lacking})
+
+
 VARIANTS: dict[str, Variant] = {
     "sd1": _sd("StableDiffusionPipeline", 3),
     # v-prediction, heads per level, linear projections, GELU
@@ -327,4 +418,8 @@ VARIANTS: dict[str, Variant] = {
             "tokenizer": [None, None],
         },
     ),
+    "sd3": _sd3(20),
+    # As 3.5: normalized queries and keys, a second attention in some layers. The T5 tokenizer is not converted yet.
+    "sd3.5": replace(_sd3(21, _DYNAMIC, qk_norm="rms_norm", dual_attention_layers=(0,)), sentencepiece=True),
+    "sd3-without-t5": _without_t5(_sd3(20)),
 }

@@ -9,6 +9,7 @@ import transformers
 from diffoundry.exporter.checkpoints.aliases import package_path, read_aliases
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.configs.vocabulary import clip_merges, clip_vocabulary
+from diffoundry.runtime.bundle.specs import DimSpec
 from diffoundry.runtime.errors import CheckpointError
 from diffoundry.runtime.tokenizers.clip import ClipTokenizer
 
@@ -18,12 +19,19 @@ SIZES = {
     "sd15": {"text_encoder": 123_060_480, "unet": 859_520_964, "vae": 83_653_863},
     "sd21": {"text_encoder": 340_387_840, "unet": 865_910_724, "vae": 83_653_863},
     "sdxl": {"text_encoder": 123_060_480, "text_encoder_2": 694_659_840, "unet": 2_567_463_684, "vae": 83_653_863},
+    "sd3-medium": {
+        "text_encoder": 123_650_304,
+        "text_encoder_2": 694_659_840,
+        "text_encoder_3": 4_762_310_656,
+        "transformer": 2_028_328_000,
+        "vae": 83_819_683,
+    },
 }
 
 
 def test_table():
     table = read_aliases()
-    assert set(table) == {"emoji", "emoji-edges", "sd14", "sd15", "sd21", "sdxl", "sdxl-refiner"}
+    assert set(table) == {"emoji", "emoji-edges", "sd14", "sd15", "sd21", "sdxl", "sdxl-refiner", "sd3-medium"}
     for name, alias in table.items():
         assert (alias.hub is None) != (alias.folder is None)
         assert (alias.configs is None) == (name == "emoji-edges")
@@ -65,7 +73,7 @@ def test_interfaces(alias, width, prediction, size):
     assert checkpoint.component("text_encoder").outputs[0].shape == ("batch", "sequence", width)
     assert checkpoint.component("vae_encoder").outputs[0].shape == ("batch", 8, "height/8", "width/8")
     assert checkpoint.scheduler_config.get("prediction_type", "epsilon") == prediction
-    assert checkpoint.dim_multiples == {"height": 8, "width": 8}
+    assert checkpoint.dims == dict.fromkeys(("height", "width"), DimSpec(multiple_of=8))
     files = {name for _, name in checkpoint.bundle_files()}
     assert {"tokenizer/vocab.json", "tokenizer/merges.txt", "scheduler/scheduler_config.json"} <= files
 

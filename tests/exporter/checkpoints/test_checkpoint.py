@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from diffoundry.runtime.bundle.specs import DimSpec
 from diffoundry.runtime.errors import CheckpointError, ConfigError
 
 COMPONENTS = ["text_encoder", "unet", "vae_encoder", "vae_decoder"]
@@ -29,7 +30,7 @@ def test_folder(tiny_sd_checkpoint):
     assert checkpoint.component("vae_decoder").source == "vae"
     assert checkpoint.scheduler_config["_class_name"] == "PNDMScheduler"
     assert checkpoint.tokenizer_folders == ("tokenizer",)
-    assert checkpoint.dim_multiples == {"height": 8, "width": 8}
+    assert checkpoint.dims == dict.fromkeys(("height", "width"), DimSpec(multiple_of=8))
     assert checkpoint.notices() == []
 
 

@@ -3,10 +3,10 @@
 import json
 
 import pytest
+from t5_tokenizer import sentencepiece_ids, write_sentencepiece
 
 from diffoundry.exporter.checkpoints.tokenizer_files import check_tokenizer_files, open_tokenizer, write_tokenizer
 from diffoundry.runtime.errors import CheckpointError
-from tests.support.t5_tokenizer import sentencepiece_ids, write_sentencepiece
 
 
 def test_a_sentencepiece_model_is_converted(tmp_path):

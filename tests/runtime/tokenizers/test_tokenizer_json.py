@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from t5_tokenizer import sentencepiece_ids, write_sentencepiece
 
 from diffoundry.exporter.checkpoints.tokenizer_files import open_tokenizer, write_tokenizer
 from diffoundry.runtime.errors import BundleError, InputError
 from diffoundry.runtime.tokenizers.tokenizer_json import JsonTokenizer
-from tests.support.t5_tokenizer import sentencepiece_ids, write_sentencepiece
 
 TEXTS = [*(text for text, _ in sentencepiece_ids()), "100% </s> fun <extra_id_3>x <pad>", "<unk> ▁ \u200b\x07"]
 

@@ -1,0 +1,113 @@
+"""SD3Transformer2DModel: noisy latents, a timestep and prompts, to the velocity that a flow matching scheduler takes.
+
+Esser et al. 2024, https://arxiv.org/abs/2403.03206.
+"""
+
+from diffoundry.exporter.component import Call, Component, ComponentKind, Configs, read_field
+from diffoundry.exporter.components.latents import latent_dims
+from diffoundry.runtime.bundle.dims import parse_size
+from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
+from diffoundry.runtime.errors import ConfigError
+from diffoundry.runtime.models.roles import DENOISER
+
+__all__ = ["sd3_transformer"]
+
+_CLASS = "SD3Transformer2DModel"
+_SOURCE = "transformer"
+
+
+def sd3_transformer(tokens: int) -> ComponentKind:
+    """Declare the denoiser of Stable Diffusion 3.
+
+    Args:
+        tokens: Rows of all prompt encoders together, unless a user asks for others.
+    """
+    return ComponentKind(
+        name=_SOURCE,
+        source=_SOURCE,
+        classes=(f"diffusers:{_CLASS}",),
+        describe=lambda configs: _describe(configs, tokens),
+    )
+
+
+def _describe(configs: Configs, tokens: int) -> Component:
+    height, width = latent_dims(configs)
+    factor = parse_size(height).divisor
+    patch = configs[_SOURCE].get("patch_size", 2)
+    # Latents are cut into patches, whose positions are cropped from a table.
+    sides = DimSpec(max=_positions(configs) * patch * factor, multiple_of=patch * factor)
+    return Component(
+        name=_SOURCE,
+        role=DENOISER,
+        network=_CLASS,
+        source=_SOURCE,
+        inputs=(
+            TensorSpec(name="hidden_states", dtype="float32", shape=("batch", _channels(configs), height, width)),
+            # Between the integers too, as shifted schedules have them.
+            TensorSpec(name="timestep", dtype="float32", shape=(1,)),
+            TensorSpec(
+                name="encoder_hidden_states",
+                dtype="float32",
+                shape=("batch", "sequence", read_field(configs, _SOURCE, "joint_attention_dim", int)),
+            ),
+            TensorSpec(name="pooled_projections", dtype="float32", shape=("batch", _pooled_width(configs))),
+        ),
+        outputs=(
+            TensorSpec(name="out_hidden_states", dtype="float32", shape=("batch", _channels(configs), height, width)),
+        ),
+        example={
+            "batch": 2, "sequence": 7, height: 5 * patch, width: 7 * patch,
+            "height": 5 * patch * factor, "width": 7 * patch * factor,
+        },
+        call=Call(results={"out_hidden_states": "sample"}),
+        sizes={"height": sides, "width": sides},
+        usual={"sequence": tokens},
+    )  # fmt: skip
+
+
+def _channels(configs: Configs) -> int:
+    """Channels of the latents, which the network gives back.
+
+    Raises:
+        ConfigError: It gives others, as editing models do.
+    """
+    channels = read_field(configs, _SOURCE, "in_channels", int)
+    latent = read_field(configs, "vae", "latent_channels", int)
+    given = configs[_SOURCE].get("out_channels") or channels
+    if not channels == given == latent:
+        raise ConfigError(
+            f"{_SOURCE}/config.json: fields 'in_channels' and 'out_channels': got {channels} and {given}, expected "
+            f"{latent} for both, the latent_channels of the VAE"
+        )
+    return channels
+
+
+def _pooled_width(configs: Configs) -> int:
+    """Width of the pooled prompts side by side.
+
+    Raises:
+        ConfigError: The text encoders give another width.
+    """
+    width = read_field(configs, _SOURCE, "pooled_projection_dim", int)
+    given = sum(read_field(configs, name, "projection_dim", int) for name in ("text_encoder", "text_encoder_2"))
+    if width != given:
+        raise ConfigError(
+            f"{_SOURCE}/config.json: field 'pooled_projection_dim': got {width}, expected {given}, the projection_dim "
+            f"of both CLIP text encoders together"
+        )
+    return width
+
+
+def _positions(configs: Configs) -> int:
+    """Patches to a side that the table of positions has.
+
+    Raises:
+        ConfigError: There is no table to crop from.
+    """
+    positions = configs[_SOURCE].get("pos_embed_max_size", 96)
+    if not isinstance(positions, int) or positions < 1:
+        raise ConfigError(
+            f"{_SOURCE}/config.json: field 'pos_embed_max_size': got {positions!r}, expected a number such as 192; "
+            f"other position embeddings are not supported"
+        )
+    return positions

@@ -1,0 +1,30 @@
+"""Stable Diffusion 3 and 3.5: two CLIP text encoders, T5 (optional), a joint transformer, a VAE of 16 channels.
+
+Esser et al. 2024, https://arxiv.org/abs/2403.03206. diffusers: `StableDiffusion3Pipeline`.
+"""
+
+from diffoundry.exporter.component import Family
+from diffoundry.exporter.components.clip_text import clip_text_encoder
+from diffoundry.exporter.components.sd3_transformer import sd3_transformer
+from diffoundry.exporter.components.t5_text import t5_text_encoder
+from diffoundry.exporter.components.vae import VAE_DECODER, VAE_ENCODER
+
+__all__ = ["FAMILY"]
+
+_CLIP_TOKENS, _T5_TOKENS = 77, 256
+"""Of a prompt; the second is the default of diffusers' `max_sequence_length`."""
+
+FAMILY = Family(
+    name="stable_diffusion_3",
+    components=(
+        *(
+            clip_text_encoder(name, model_class="CLIPTextModelWithProjection", pooled="text_embeds", hidden_states=True)
+            for name in ("text_encoder", "text_encoder_2")
+        ),
+        t5_text_encoder("text_encoder_3", tokens=_T5_TOKENS, optional=True),
+        sd3_transformer(_CLIP_TOKENS + _T5_TOKENS),
+        VAE_ENCODER,
+        VAE_DECODER,
+    ),
+    folders=("scheduler", "tokenizer", "tokenizer_2", "tokenizer_3"),
+)
