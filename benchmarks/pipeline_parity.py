@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
-from diffoundry.exporter.export import ExportRequest, build
+from diffoundry.exporter.export import ExportRequest, export
 from diffoundry.exporter.reference.pipeline import call_pipeline, reference_arguments
 from diffoundry.exporter.verify.checks.metrics import psnr
 from diffoundry.runtime import load
@@ -99,9 +99,9 @@ def _controlnet(folder: Path, model: str, name: str) -> Path:
 def _bundle(folder: Path, checkpoint: Path, model: str, nets: Sequence[Path]) -> Path:
     bundle = folder / f"{'+'.join((model, *(net.name for net in nets)))}.bundle"
     if not bundle.is_dir():
-        builds = tuple(Variant(target=target, precision="fp32") for target in TARGETS)
+        variants = tuple(Variant(target=target, precision="fp32") for target in TARGETS)
         opened = open_checkpoint(str(checkpoint)).with_controlnets([str(net) for net in nets])
-        build(opened, ExportRequest(builds=builds), bundle, lambda *_: None)
+        export(opened, ExportRequest(variants=variants), bundle, lambda *_: None)
     return bundle
 
 

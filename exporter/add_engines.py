@@ -1,4 +1,4 @@
-"""Adds engines to a bundle from its own graphs: other targets, other precisions, and those still to be built."""
+"""Adds engines to a bundle from its own graphs: other targets, other precisions, and pending engines."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,11 +8,11 @@ from filelock import FileLock, Timeout
 
 from diffoundry.calibration.quality import Budget
 from diffoundry.exporter.bundle_writer import sum_files
-from diffoundry.exporter.calibrate.calibrate import QuantizationRequest
+from diffoundry.exporter.calibrate.request import QuantizationRequest
 from diffoundry.exporter.jobs.journal import Journal
-from diffoundry.exporter.jobs.processes import run_job
-from diffoundry.exporter.jobs.runner import Done, JobRunner, Progress, Run, complete_targets, remove_unused
-from diffoundry.exporter.recipe import check_builds, quantization_for
+from diffoundry.exporter.jobs.processes import JobProcesses
+from diffoundry.exporter.jobs.runner import FinishedJob, JobRunner, Progress, Run, complete_targets, remove_unused
+from diffoundry.exporter.recipe import check_variants, quantization_for
 from diffoundry.runtime.bundle.atomic_write import write_text
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.bundle.json_codec import to_json
@@ -21,69 +21,69 @@ from diffoundry.runtime.bundle.quantization import QuantizationChoice
 from diffoundry.runtime.bundle.specs import ComponentSpec, EngineSpec, Recipe, Variant
 from diffoundry.runtime.errors import BundleError, InputError
 
-__all__ = ["RebuildReport", "pending_builds", "rebuild"]
+__all__ = ["AddEnginesReport", "add_engines", "pending_variants"]
 
 _STATE = ".build"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RebuildReport:
-    """What was added to a bundle.
+class AddEnginesReport:
+    """Result of adding engines to a bundle.
 
     Attributes:
-        manifest: As it is now.
-        builds: What was built.
+        manifest: The new manifest.
+        variants: The variants that were added.
         done: The jobs of this run.
-        kept: Labels of the jobs taken over from an interrupted run.
+        kept: Labels of the jobs that an interrupted run has finished.
     """
 
     manifest: Manifest
-    builds: tuple[Variant, ...]
-    done: tuple[Done, ...]
+    variants: tuple[Variant, ...]
+    done: tuple[FinishedJob, ...]
     kept: tuple[str, ...]
 
 
-def pending_builds(manifest: Manifest) -> tuple[Variant, ...]:
-    """The builds of which some engine is not built yet."""
+def pending_variants(manifest: Manifest) -> tuple[Variant, ...]:
+    """Variants of which some engine is pending."""
     waiting = {
         (engine.target, engine.precision)
         for component in manifest.components.values()
         for engine in component.engines
         if engine.pending is not None
     }
-    return tuple(build for build in manifest.recipe.variants if (build.target, build.precision) in waiting)
+    return tuple(variant for variant in manifest.recipe.variants if _key(variant) in waiting)
 
 
-def rebuild(
+def add_engines(
     path: Path,
-    builds: Sequence[Variant],
+    variants: Sequence[Variant],
     progress: Progress,
     *,
     quantization: QuantizationRequest | None = None,
     overwrite: bool = False,
-    run: Run = run_job,
-) -> RebuildReport:
+    run: Run | None = None,
+) -> AddEnginesReport:
     """Build engines from the portable graphs of a bundle and add them to it.
 
     The bundle can be used all the while: the manifest that names the new engines is written last, and at once.
 
     Args:
         path: The bundle.
-        builds: What to build; none builds what is pending.
-        progress: Told as each phase begins.
+        variants: The variants to add; none adds the pending engines.
+        progress: Called as each phase begins.
         quantization: Budget and prompts, for precisions that need calibration and that the recipe has no choice for.
-        overwrite: Whether engines that are there already are built anew.
-        run: As `build`.
+        overwrite: Whether existing engines are built again.
+        run: As in `export`.
 
     Raises:
-        BundleError: It is no bundle, a file of it was changed, or a job failed.
-        InputError: Nothing is pending, an engine is there already, or a target does not do a precision.
+        BundleError: The folder is no bundle, a file of it was changed, or a job failed.
+        InputError: Nothing is pending, an engine exists already, or a target does not support a precision.
     """
     manifest = _open(path)
-    chosen = tuple(builds) or pending_builds(manifest)
+    chosen = tuple(variants) or pending_variants(manifest)
     if not chosen:
-        raise InputError(f"bundle {path}: nothing is pending, expected --target and --precision of what to build")
-    check_builds(chosen)
+        raise InputError(f"bundle {path}: no engine is pending; pass --target and --precision of the engines to add")
+    check_variants(chosen)
     _refuse_present(path, manifest, chosen, overwrite=overwrite)
     asked = quantization or QuantizationRequest()
     halves = asked.budget != Budget()
@@ -94,22 +94,26 @@ def rebuild(
     state = path / _STATE
     state.mkdir(exist_ok=True)
     try:
-        with FileLock(state / "lock", timeout=0):
+        with FileLock(state / "lock", timeout=0), JobProcesses() as processes:
             journal = _journal(state, recipe, request)
-            shop = JobRunner(path, journal, progress, run)
+            jobs = JobRunner(path, journal, progress, run or processes)
             kept_engines = _without(manifest, chosen)
             if overwrite:
                 _take_out(path, manifest, kept_engines)
-            recipe = replace(recipe, quantization=shop.choices(recipe, request, halves=halves))
-            components = _build(shop, kept_engines, recipe, chosen)
+            recipe = replace(recipe, quantization=jobs.quantization(recipe, request, halves=halves))
+            components = _built(jobs, kept_engines, recipe, chosen)
             remove_unused(path, components)
             complete_targets(path, replace(recipe, variants=chosen), progress)
             progress("bundle", "sums")
             manifest = _write(path, replace(manifest, recipe=recipe, components=components), kept_engines)
             journal.forget()
     except Timeout as error:
-        raise InputError(f"bundle {path}: another build is adding to it just now; wait for it") from error
-    return RebuildReport(manifest=manifest, builds=chosen, done=tuple(shop.done), kept=tuple(shop.kept))
+        raise InputError(f"bundle {path}: another command is adding engines to it; wait for it") from error
+    return AddEnginesReport(manifest=manifest, variants=chosen, done=tuple(jobs.done), kept=tuple(jobs.kept))
+
+
+def _key(variant: Variant) -> tuple[str, str]:
+    return variant.target, variant.precision
 
 
 def _open(path: Path) -> Manifest:
@@ -125,37 +129,37 @@ def _open(path: Path) -> Manifest:
 
 
 def _refuse_present(path: Path, manifest: Manifest, chosen: Sequence[Variant], *, overwrite: bool) -> None:
-    waiting = {(build.target, build.precision) for build in pending_builds(manifest)}
-    present = {(build.target, build.precision) for build in manifest.recipe.variants} - waiting
-    for build in chosen:
-        if (build.target, build.precision) in present and not overwrite:
+    waiting = {_key(variant) for variant in pending_variants(manifest)}
+    present = {_key(variant) for variant in manifest.recipe.variants} - waiting
+    for variant in chosen:
+        if _key(variant) in present and not overwrite:
             raise InputError(
-                f"bundle {path}: holds {build.target} {build.precision} already; pass --overwrite to build it anew"
+                f"bundle {path}: holds {variant.target} {variant.precision} already; pass --overwrite to build it again"
             )
 
 
 def _joined(old: Sequence[Variant], new: Sequence[Variant]) -> tuple[Variant, ...]:
-    """The old builds in order, new ones of the same target and precision in their places, then the others."""
-    fresh = {(build.target, build.precision): build for build in new}
-    joined = [fresh.pop((build.target, build.precision), build) for build in old]
+    """The old variants in order, each replaced by a new one of the same target and precision, then the others."""
+    fresh = {_key(variant): variant for variant in new}
+    joined = [fresh.pop(_key(variant), variant) for variant in old]
     return (*joined, *fresh.values())
 
 
 def _choices_to_keep(path: Path, manifest: Manifest, chosen: Sequence[Variant]) -> dict[str, QuantizationChoice]:
-    """The recipe's choices but those of the precisions that a new budget is given for.
+    """The recipe's choices, except for the precisions that get a new budget.
 
     Raises:
-        InputError: Another target has engines that were made with a choice which would go.
+        InputError: Another target has engines that were made with a choice which would be replaced.
     """
-    anew = {build.precision for build in chosen}
-    for build in manifest.recipe.variants:
-        stays = all((build.target, build.precision) != (other.target, other.precision) for other in chosen)
-        if stays and build.precision in anew and build.precision in manifest.recipe.quantization:
+    replaced = {variant.precision for variant in chosen}
+    for variant in manifest.recipe.variants:
+        stays = all(_key(variant) != _key(other) for other in chosen)
+        if stays and variant.precision in replaced and variant.precision in manifest.recipe.quantization:
             raise InputError(
-                f"bundle {path}: its {build.target} {build.precision} engines were made with the choice that a new "
+                f"bundle {path}: its {variant.target} {variant.precision} engines were made with the choice that a new "
                 f"budget would replace; name both targets with --overwrite, or leave the budget out"
             )
-    return {name: choice for name, choice in manifest.recipe.quantization.items() if name not in anew}
+    return {name: choice for name, choice in manifest.recipe.quantization.items() if name not in replaced}
 
 
 def _journal(state: Path, recipe: Recipe, request: QuantizationRequest) -> Journal:
@@ -167,33 +171,33 @@ def _journal(state: Path, recipe: Recipe, request: QuantizationRequest) -> Journ
     return journal
 
 
-def _without(manifest: Manifest, builds: Sequence[Variant]) -> dict[str, ComponentSpec]:
-    """The components without the engines that are to be built."""
-    gone = {(build.target, build.precision) for build in builds}
+def _without(manifest: Manifest, variants: Sequence[Variant]) -> dict[str, ComponentSpec]:
+    """The components without the engines of these variants."""
+    gone = {_key(variant) for variant in variants}
     return {
         name: replace(spec, engines=tuple(e for e in spec.engines if (e.target, e.precision) not in gone))
         for name, spec in manifest.components.items()
     }
 
 
-def _build(
-    shop: JobRunner, components: dict[str, ComponentSpec], recipe: Recipe, chosen: Sequence[Variant]
+def _built(
+    jobs: JobRunner, components: dict[str, ComponentSpec], recipe: Recipe, chosen: Sequence[Variant]
 ) -> dict[str, ComponentSpec]:
     """Build the chosen engines of every component; all of them in the order of the recipe."""
-    order = [(build.target, build.precision) for build in recipe.variants]
+    order = [_key(variant) for variant in recipe.variants]
 
     def place(engine: EngineSpec) -> int:
         return order.index((engine.target, engine.precision))
 
     built = {}
     for name, spec in components.items():
-        fresh = [shop.engine(name, build, recipe) for build in chosen]
+        fresh = [jobs.engine(name, variant, recipe) for variant in chosen]
         built[name] = replace(spec, engines=tuple(sorted((*spec.engines, *fresh), key=place)))
     return built
 
 
 def _take_out(path: Path, manifest: Manifest, left: dict[str, ComponentSpec]) -> None:
-    """Take engines that are to be built anew out of the bundle, so that it is one whatever becomes of the build."""
+    """Remove the engines that will be replaced, so that the folder stays a valid bundle if the command fails."""
     gone = _files(manifest.components) - _files(left)
     files = {name: spec for name, spec in manifest.files.items() if name not in gone}
     _save(path, replace(manifest, components=left, files=files))
@@ -202,7 +206,7 @@ def _take_out(path: Path, manifest: Manifest, left: dict[str, ComponentSpec]) ->
 
 
 def _write(path: Path, manifest: Manifest, unchanged: dict[str, ComponentSpec]) -> Manifest:
-    """Write the manifest; sums are taken over for portable graphs and for engines that did not change."""
+    """Write the manifest. The checksums of portable graphs and of unchanged engines are kept."""
     trusted = _files(unchanged)
     known = {name: spec for name, spec in manifest.files.items() if name in trusted}
     return _save(path, replace(manifest, files=sum_files(path, known)))

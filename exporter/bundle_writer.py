@@ -11,7 +11,7 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 import diffoundry
-from diffoundry.exporter.calibrate.calibrate import QuantizationRequest
+from diffoundry.exporter.calibrate.request import QuantizationRequest
 from diffoundry.exporter.jobs.journal import Journal
 from diffoundry.runtime.bundle.atomic_write import write_text
 from diffoundry.runtime.bundle.checksums import describe_file

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 
 from diffoundry.calibration.quality import Budget
-from diffoundry.exporter.calibrate.calibrate import QuantizationRequest
+from diffoundry.exporter.calibrate.request import QuantizationRequest
 from diffoundry.exporter.checkpoints.checkpoint import SEED, Checkpoint
 from diffoundry.exporter.passes import OPSET
 from diffoundry.runtime.bundle.specs import DimSpec, Recipe, Variant
@@ -14,7 +14,7 @@ from diffoundry.runtime.errors import InputError
 
 __all__ = [
     "ExportRequest",
-    "check_builds",
+    "check_variants",
     "make_recipe",
     "parse_buckets",
     "parse_dim",
@@ -30,14 +30,14 @@ class ExportRequest:
     """What a user asked for.
 
     Attributes:
-        builds: Sets of engines in the user's order of preference: at run time the first that can run is taken.
+        variants: Sets of engines in the user's order of preference: the first that can run is used.
         dims: "batch", "height", "width" (rows of one engine call, pixels, pixels) that were given; the others are free.
         buckets: (height, width) in pixels of the only sizes that engines are made for; empty for what dims say.
         quantization: Budget and prompts of calibration, where a precision needs it.
         overwrite: Whether an existing bundle may be replaced.
     """
 
-    builds: tuple[Variant, ...]
+    variants: tuple[Variant, ...]
     dims: Mapping[str, DimSpec] = field(default_factory=dict)
     buckets: tuple[tuple[int, int], ...] = ()
     quantization: QuantizationRequest = field(default_factory=QuantizationRequest)
@@ -50,7 +50,7 @@ def make_recipe(checkpoint: Checkpoint, request: ExportRequest) -> Recipe:
     Raises:
         InputError: A precision that its target does not do, or a size that the checkpoint's networks cannot take.
     """
-    check_builds(request.builds)
+    check_variants(request.variants)
     known = checkpoint.dims
     asked = {**request.dims, **_hull(request.buckets)}
     dims = {}
@@ -64,7 +64,7 @@ def make_recipe(checkpoint: Checkpoint, request: ExportRequest) -> Recipe:
     return Recipe(
         model=checkpoint.name,
         source=checkpoint.identity(),
-        variants=request.builds,
+        variants=request.variants,
         dims=dims,
         buckets=request.buckets,
         opset=OPSET,
@@ -77,9 +77,9 @@ def make_recipe(checkpoint: Checkpoint, request: ExportRequest) -> Recipe:
 
 def _check_size(name: str, value: int, own: DimSpec) -> None:
     if value % own.multiple_of:
-        raise InputError(f"{name}: got {value}, expected a multiple of {own.multiple_of} for this checkpoint")
+        raise InputError(f"--{name}: got {value}, expected a multiple of {own.multiple_of} for this checkpoint")
     if own.max is not None and value > own.max:
-        raise InputError(f"{name}: got {value}, expected at most {own.max} for this checkpoint")
+        raise InputError(f"--{name}: got {value}, expected at most {own.max} for this checkpoint")
 
 
 def quantization_for(recipe: Recipe, request: QuantizationRequest) -> QuantizationRequest:
@@ -101,20 +101,26 @@ def quantization_for(recipe: Recipe, request: QuantizationRequest) -> Quantizati
     )
 
 
-def check_builds(builds: Sequence[Variant]) -> None:
-    """Refuse builds that a target cannot make, and the same one twice, before any work.
+def check_variants(variants: Sequence[Variant]) -> None:
+    """Refuse variants that a target does not support, and duplicates, before any work.
 
     Raises:
-        InputError: No build, one twice, an unknown target, or a precision that the target does not do.
+        InputError: No variant, one twice, an unknown target, or a precision that the target does not do.
         ConfigError: An option that the target does not have, or a value that it cannot have.
         MissingExtraError: The target's library is not installed.
     """
-    if not builds:
-        raise InputError("targets: got none, expected at least one; see 'diffoundry targets'")
-    for number, build in enumerate(builds):
-        find_plugin(build.target).make_target(build.options).form(build.precision)
-        if any((other.target, other.precision) == (build.target, build.precision) for other in builds[:number]):
-            raise InputError(f"builds: got {build.target} {build.precision} twice, expected each once")
+    if not variants:
+        raise InputError("--target: got none, expected at least one; see 'diffoundry targets'")
+    for number, variant in enumerate(variants):
+        find_plugin(variant.target).make_target(variant.options).form(variant.precision)
+        if any(_key(other) == _key(variant) for other in variants[:number]):
+            raise InputError(
+                f"--target and --precision: got {variant.target} {variant.precision} twice, expected it once"
+            )
+
+
+def _key(variant: Variant) -> tuple[str, str]:
+    return variant.target, variant.precision
 
 
 def _hull(buckets: Sequence[tuple[int, int]]) -> dict[str, DimSpec]:
@@ -133,9 +139,9 @@ def parse_buckets(text: str) -> tuple[tuple[int, int], ...]:
     for part in text.split(","):
         width, _, height = part.strip().partition("x")
         if not width.isdecimal() or not height.isdecimal() or not int(width) or not int(height):
-            raise InputError(f"buckets: got {part.strip()!r}, expected WIDTHxHEIGHT in pixels such as 512x512,768x512")
+            raise InputError(f"--buckets: got {part.strip()!r}, expected WIDTHxHEIGHT in pixels, such as 512x512")
         if (int(height), int(width)) in buckets:
-            raise InputError(f"buckets: got {part.strip()} twice, expected each size once")
+            raise InputError(f"--buckets: got {part.strip()} twice, expected each size once")
         buckets.append((int(height), int(width)))
     return tuple(buckets)
 
@@ -148,10 +154,10 @@ def parse_dim(name: str, text: str) -> DimSpec:
     """
     low, dots, high = text.partition("..")
     if not low.isdecimal() or (dots and not high.isdecimal()) or int(low) < 1:
-        raise InputError(f"{name}: got {text!r}, expected a number such as 512 or a range such as 256..1024")
+        raise InputError(f"--{name}: got {text!r}, expected a number such as 512 or a range such as 256..1024")
     bounds = int(low), int(high) if dots else int(low)
     if bounds[1] < bounds[0]:
-        raise InputError(f"{name}: got the range {text!r}, expected the smaller end first")
+        raise InputError(f"--{name}: got the range {text!r}, expected the smaller end first")
     return DimSpec(min=bounds[0], max=bounds[1])
 
 

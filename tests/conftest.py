@@ -57,7 +57,7 @@ def exported(shared_folder: Path) -> Callable[..., Path]:
         **request: Any,
     ) -> Path:
         from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
-        from diffoundry.exporter.export import ExportRequest, build
+        from diffoundry.exporter.export import ExportRequest, export
         from diffoundry.runtime.bundle.specs import Variant
 
         more = controlnets, vae
@@ -66,15 +66,15 @@ def exported(shared_folder: Path) -> Callable[..., Path]:
         bundle = shared_folder / f"{Path(model).name}-{key}.bundle"
         with FileLock(shared_folder / f"{bundle.name}.lock"):
             if not bundle.is_dir():
-                builds = tuple(
+                variants = tuple(
                     Variant(target=name, precision=word, options=(options or {}).get(name, {}))
                     for name in target.split(",")
                     for word in precision.split(",")
                 )
-                asked = ExportRequest(builds=builds, **request)
+                asked = ExportRequest(variants=variants, **request)
                 other = None if vae is None else str(vae)
                 checkpoint = open_checkpoint(str(model), random_weights=random_weights, vae=other)
-                build(checkpoint.with_controlnets(controlnets), asked, bundle, lambda *_: None, run=_work_here)
+                export(checkpoint.with_controlnets(controlnets), asked, bundle, lambda *_: None, run=_work_here)
         return bundle
 
     return make
@@ -143,9 +143,9 @@ def work_here() -> Callable[..., Any]:
 
 
 def _work_here(job: Any, _progress: Any) -> Any:
-    from diffoundry.exporter.jobs.job import outcome_of, perform
+    from diffoundry.exporter.jobs.dispatch import run_job
 
-    return outcome_of(perform(job, lambda _name: contextlib.nullcontext()))
+    return run_job(job, lambda _name: contextlib.nullcontext())
 
 
 @pytest.fixture(scope="session")

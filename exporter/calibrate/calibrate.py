@@ -3,22 +3,21 @@
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx_ir as ir
 
 from diffoundry.calibration.observe import Observed, Watched, observe
 from diffoundry.calibration.options import choose_options
-from diffoundry.calibration.prompts import CALIBRATION_PROMPTS, HELD_OUT_PROMPTS, cases_of
+from diffoundry.calibration.prompts import cases_of
 from diffoundry.calibration.quality import Budget
 from diffoundry.calibration.ranges import make_ranges, read_ranges, write_ranges
 from diffoundry.calibration.search import Found, search
-from diffoundry.calibration.tasks import Generation
 from diffoundry.calibration.units import Plan
 from diffoundry.exporter.calibrate.candidate_graphs import NarrowFloats, QuantizedGraphs
 from diffoundry.exporter.calibrate.overflow import find_overflows
 from diffoundry.exporter.calibrate.reference import FloatReference
+from diffoundry.exporter.calibrate.request import QuantizationRequest
 from diffoundry.exporter.calibrate.trials import CandidateGraphs, ImageTrials, SensitivitySettings
 from diffoundry.exporter.passes.quantizable import quantizable
 from diffoundry.exporter.passes.smooth_quant import smoothable
@@ -28,7 +27,7 @@ from diffoundry.runtime.bundle.quantization import ComponentChoice, Quantization
 from diffoundry.runtime.engines.protocol import Engine
 from diffoundry.targets.base import PrecisionFormat, tensor_specs
 
-__all__ = ["STATE", "QuantizationRequest", "calibrate", "watch"]
+__all__ = ["STATE", "calibrate", "watch"]
 
 STATE = ".calibration"
 """Folder in the bundle that holds what is done while calibration runs; gone when it has finished."""
@@ -48,36 +47,6 @@ _SEARCHED = 16
 
 _PROBED = 4
 """Images that are generated for every layer."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class QuantizationRequest:
-    """What calibration is to do.
-
-    Attributes:
-        budget: What is asked of every precision; without any limit each precision has its own default.
-        prompts: What ranges and sensitivity are measured with.
-        held_out: What the budget is kept on.
-        steps: Steps of the scheduler.
-        guidance_scale: 1 or less runs without guidance.
-        height: Pixels; None takes the checkpoint's own size.
-        width: Pixels; None takes the checkpoint's own size.
-        threads: For one call, or None for ONNX Runtime's own choice.
-    """
-
-    budget: Budget = field(default_factory=Budget)
-    prompts: tuple[str, ...] = CALIBRATION_PROMPTS
-    held_out: tuple[str, ...] = HELD_OUT_PROMPTS
-    steps: int = 20
-    guidance_scale: float = 7.5
-    height: int | None = None
-    width: int | None = None
-    threads: int | None = None
-
-    @property
-    def task(self) -> Generation:
-        """How images are generated."""
-        return Generation(steps=self.steps, guidance_scale=self.guidance_scale, height=self.height, width=self.width)
 
 
 def calibrate(

@@ -9,7 +9,7 @@ import click
 
 from diffoundry.calibration.prompts import read_prompts
 from diffoundry.calibration.quality import Budget
-from diffoundry.exporter.calibrate.calibrate import QuantizationRequest
+from diffoundry.exporter.calibrate.request import QuantizationRequest
 from diffoundry.runtime.errors import InputError
 
 __all__ = ["budget_options", "take_budget"]
@@ -56,5 +56,5 @@ def take_budget(values: dict[str, Any]) -> QuantizationRequest:
 def _read_size(text: str) -> int:
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([kmgKMG]?(?:[iI]?[bB])?)", text.strip())
     if found is None:
-        raise InputError(f"max-size: got {text!r}, expected a size such as 500MB or 1.2GB")
+        raise InputError(f"--max-size: got {text!r}, expected a size such as 500MB or 1.2GB")
     return int(float(found[1]) * _UNITS.get(found[2].upper(), _UNITS.get(f"{found[2].upper()}B", 1)))

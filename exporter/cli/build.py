@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from diffoundry.exporter.add_engines import pending_builds, rebuild
+from diffoundry.exporter.add_engines import add_engines, pending_variants
 from diffoundry.exporter.cli.budget import budget_options, take_budget
-from diffoundry.exporter.cli.export import joined, parse_builds
+from diffoundry.exporter.cli.export import joined, parse_variants
 from diffoundry.exporter.cli.progress import jobs_json, jobs_table, show_progress, tell_pending
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.cli.console import out, print_json
@@ -47,18 +47,19 @@ def command(
         raise InputError(
             "build: got a precision or options without --target, expected both, or neither for what is pending"
         )
-    builds = () if target is None else parse_builds(target, precision, context.args)
+    variants = () if target is None else parse_variants(target, precision, context.args)
     manifest = Bundle(bundle).manifest
-    count = len(builds or (pending_builds(manifest) if manifest else ())) * len(manifest.components if manifest else ())
+    pending = pending_variants(manifest) if manifest else ()
+    count = len(variants or pending) * len(manifest.components if manifest else ())
     with show_progress(count) as tell:
-        report = rebuild(bundle, builds, tell, quantization=take_budget(values), overwrite=overwrite)
+        report = add_engines(bundle, variants, tell, quantization=take_budget(values), overwrite=overwrite)
     seconds = time.perf_counter() - started
     if as_json:
         print_json(
             {
                 "bundle": os.fspath(bundle),
                 "seconds": round(seconds, 3),
-                "builds": [f"{build.target} {build.precision}" for build in report.builds],
+                "variants": [f"{variant.target} {variant.precision}" for variant in report.variants],
                 "kept": list(report.kept),
                 "jobs": jobs_json(report.done),
             }

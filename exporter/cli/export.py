@@ -13,7 +13,7 @@ from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.checkpoints.single_file import PREDICTION_TYPES
 from diffoundry.exporter.cli.budget import budget_options, take_budget
 from diffoundry.exporter.cli.progress import jobs_json, jobs_table, show_progress, tell_pending
-from diffoundry.exporter.export import BuildReport, ExportRequest, build
+from diffoundry.exporter.export import ExportReport, ExportRequest, export
 from diffoundry.exporter.recipe import parse_buckets, parse_dim
 from diffoundry.runtime.adapters.loaded import check_not_pickled
 from diffoundry.runtime.bundle.checksums import sha256_of
@@ -24,7 +24,7 @@ from diffoundry.runtime.cli.options import json_option
 from diffoundry.runtime.cli.target_options import parse_target_options
 from diffoundry.runtime.errors import InputError
 
-__all__ = ["command", "joined", "parse_builds", "read_loras"]
+__all__ = ["command", "joined", "parse_variants", "read_loras"]
 
 
 def joined(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> str | None:
@@ -102,12 +102,12 @@ def command(
     A target's own options are typed behind: 'diffoundry targets NAME' lists them.
     """
     started = time.perf_counter()
-    builds = parse_builds(target, precision, context.args)
+    variants = parse_variants(target, precision, context.args)
     quantization = take_budget(values)
     if buckets is not None and (values["height"] or values["width"]):
         raise InputError("buckets: got them with --height or --width, expected one of the two ways to name sizes")
     request = ExportRequest(
-        builds=builds,
+        variants=variants,
         dims={name: parse_dim(name, text) for name, text in values.items() if text},
         buckets=parse_buckets(buckets) if buckets is not None else (),
         quantization=quantization,
@@ -120,8 +120,8 @@ def command(
     checkpoint = plain.with_controlnets(controlnet).with_loras(read_loras(lora))
     for notice in checkpoint.notices():
         err.print(f"note: {notice}", markup=False, soft_wrap=True)
-    with show_progress(len(checkpoint.components) * (1 + len(builds))) as tell:
-        report = build(checkpoint, request, output, tell)
+    with show_progress(len(checkpoint.components) * (1 + len(variants))) as tell:
+        report = export(checkpoint, request, output, tell)
     seconds = time.perf_counter() - started
     if as_json:
         print_json(_as_json(report, output, seconds))
@@ -132,7 +132,7 @@ def command(
     out.print(f"{output}: {size_text(total)} in {seconds:.1f} s", soft_wrap=True)
 
 
-def parse_builds(targets: str, precisions: str | None, arguments: list[str]) -> tuple[Variant, ...]:
+def parse_variants(targets: str, precisions: str | None, arguments: list[str]) -> tuple[Variant, ...]:
     """Every target in every precision, fp32 where none is named, targets first, with their options.
 
     Raises:
@@ -165,7 +165,7 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def _as_json(report: BuildReport, output: Path, seconds: float) -> dict[str, Any]:
+def _as_json(report: ExportReport, output: Path, seconds: float) -> dict[str, Any]:
     return {
         "bundle": os.fspath(output),
         "seconds": round(seconds, 3),

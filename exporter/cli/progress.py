@@ -7,7 +7,7 @@ from typing import Any
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from diffoundry.exporter.jobs.runner import Done
+from diffoundry.exporter.jobs.runner import FinishedJob
 from diffoundry.runtime.bundle.manifest import Manifest
 from diffoundry.runtime.cli.console import err, remark, size_text
 
@@ -34,7 +34,7 @@ def show_progress(jobs: int) -> Iterator[Callable[[str, str], None]]:
         yield tell
 
 
-def jobs_table(done: Sequence[Done], kept: Sequence[str], manifest: Manifest) -> Table:
+def jobs_table(done: Sequence[FinishedJob], kept: Sequence[str], manifest: Manifest) -> Table:
     """Seconds and memory of every job, and what each component weighs in the bundle."""
     table = Table(Column("job", no_wrap=True), "seconds", "slowest phase", "peak memory", "size")
     for label in kept:
@@ -46,7 +46,7 @@ def jobs_table(done: Sequence[Done], kept: Sequence[str], manifest: Manifest) ->
     return table
 
 
-def jobs_json(done: Sequence[Done]) -> Mapping[str, Any]:
+def jobs_json(done: Sequence[FinishedJob]) -> Mapping[str, Any]:
     """The same for programs: label of the job to seconds and memory."""
     return {
         job.label: {"component": job.component, "seconds": dict(job.seconds), "peak_rss_bytes": job.peak_rss}

@@ -1,1 +1,1 @@
-"""The jobs of an export, each in a process of its own, done once and remembered."""
+"""Jobs of an export: each runs once, in a process of its own, and is recorded."""

@@ -1,16 +1,16 @@
-"""One engine, from a component's portable graph: brought into the target's form, then lowered. Needs no PyTorch."""
+"""Makes one engine from a component's portable graph: converts the precision, then lowers. Needs no PyTorch."""
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import onnx_ir as ir
 
-from diffoundry.exporter.jobs.job import EngineJob
 from diffoundry.exporter.steps.convert_precision import make_graph
 from diffoundry.exporter.steps.graph_files import GRAPH_NAME, save_graph
-from diffoundry.runtime.bundle.specs import EngineSpec
+from diffoundry.runtime.bundle.quantization import QuantizationChoice
+from diffoundry.runtime.bundle.specs import DimSpec, EngineSpec, Variant
 from diffoundry.runtime.engines.plugins import find_plugin
 from diffoundry.runtime.errors import EngineError
 from diffoundry.targets.base import Lowering, PrecisionFormat
@@ -19,47 +19,68 @@ __all__ = ["write_engine"]
 
 
 def write_engine(
-    job: EngineJob,
+    *,
+    component: str,
+    variant: Variant,
+    first: bool,
+    dims: Mapping[str, DimSpec],
+    buckets: tuple[tuple[int, int], ...],
+    quantization: QuantizationChoice | None,
+    folder: str,
     phase: Callable[[str], AbstractContextManager[None]],
-    tell: Callable[[str], None] = lambda _words: None,
+    progress: Callable[[str], None],
 ) -> EngineSpec:
-    """Bring the portable graph into the form that the target wants, and lower it.
+    """Convert the portable graph to the target's format for the precision, and lower it.
+
+    Args:
+        component: Name of the component.
+        variant: Target, precision and the target's options.
+        first: As in `Lowering`.
+        dims: As in the recipe.
+        buckets: As in the recipe.
+        quantization: The choice of calibration for this precision, or None.
+        folder: The bundle's folder.
+        phase: Wraps each phase.
+        progress: Called with a text while the target compiles.
+
+    Returns:
+        The engine's entry of the manifest.
 
     Raises:
-        EngineError: The target does not take this graph; the message lists the reasons.
+        EngineError: The target does not support this graph; the message lists the reasons.
         MissingExtraError: The vendor's library is not installed.
     """
-    bundle = Path(job.folder)
-    target = find_plugin(job.build.target).make_target(job.build.options)
-    form = target.form(job.build.precision)
+    bundle = Path(folder)
+    target = find_plugin(variant.target).make_target(variant.options)
+    wanted = target.form(variant.precision)
     with phase("convert"):
-        graph = _in_form(job, bundle / job.component / GRAPH_NAME, form)
+        graph = _converted(bundle, component, wanted, quantization)
     gc.collect()
     with phase("lower"):
         spec: EngineSpec = target.lower(
             Lowering(
-                component=job.component,
+                component=component,
                 graph=graph,
                 bundle=bundle,
-                precision=job.build.precision,
-                dims=job.dims,
-                buckets=job.buckets,
-                first=job.first,
-                tell=tell,
+                precision=variant.precision,
+                dims=dims,
+                buckets=buckets,
+                first=first,
+                tell=progress,
             )
         )
     _check_files(spec, bundle)
     return spec
 
 
-def _in_form(job: EngineJob, portable: Path, form: PrecisionFormat) -> Path:
-    """The graph in another form, written beside the portable one unless an engine of the bundle has it already."""
-    if form == PrecisionFormat():
+def _converted(bundle: Path, component: str, wanted: PrecisionFormat, quantization: QuantizationChoice | None) -> Path:
+    """Write the graph in another format beside the portable one, unless an engine of the bundle has it already."""
+    portable = bundle / component / GRAPH_NAME
+    if wanted == PrecisionFormat():
         return portable
-    choice = job.quantization
-    path = portable.with_name(f"{portable.stem}.{form.label}.onnx")
+    path = portable.with_name(f"{portable.stem}.{wanted.label}.onnx")
     if not path.is_file():
-        graph = make_graph(ir.load(portable), form, choice, Path(job.folder), job.component)
+        graph = make_graph(ir.load(portable), wanted, quantization, bundle, component)
         save_graph(graph, portable.parent, path.name)
     return path
 
@@ -68,6 +89,6 @@ def _check_files(spec: EngineSpec, bundle: Path) -> None:
     missing = [name for name in spec.all_files if not (bundle / name).is_file()]
     if missing or not spec.files:
         raise EngineError(
-            f"target {spec.target!r}: its engine names {', '.join(missing) or 'no file'}, expected its own files; "
-            f"this is a fault of the target, report it to who provides it"
+            f"target {spec.target!r}: its engine names {', '.join(missing) or 'no file'}, expected its own files. "
+            f"This is a fault of the target: report it to its provider"
         )

@@ -12,8 +12,9 @@ from diffoundry.calibration.quality import Budget, judge, mean_square
 from diffoundry.calibration.ranges import read_ranges
 from diffoundry.calibration.stand_ins import FixedEngines
 from diffoundry.calibration.tasks import Case, Generation
-from diffoundry.exporter.calibrate.calibrate import STATE, QuantizationRequest, calibrate
+from diffoundry.exporter.calibrate.calibrate import STATE, calibrate
 from diffoundry.exporter.calibrate.reference import FloatReference
+from diffoundry.exporter.calibrate.request import QuantizationRequest
 from diffoundry.exporter.passes.quantizable import quantizable
 from diffoundry.exporter.steps.convert_precision import make_graph
 from diffoundry.exporter.steps.graph_files import save_graph

@@ -6,7 +6,8 @@ import pytest
 
 from diffoundry.calibration.quality import Budget
 from diffoundry.calibration.ranges import read_ranges
-from diffoundry.exporter.calibrate.calibrate import QuantizationRequest, calibrate
+from diffoundry.exporter.calibrate.calibrate import calibrate
+from diffoundry.exporter.calibrate.request import QuantizationRequest
 from diffoundry.targets.base import PrecisionFormat
 
 

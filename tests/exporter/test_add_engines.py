@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from diffoundry.exporter.add_engines import pending_builds, rebuild
+from diffoundry.exporter.add_engines import add_engines, pending_variants
 from diffoundry.runtime import load
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.bundle.manifest import dump_manifest
@@ -38,7 +38,7 @@ def _rewrite(bundle, manifest):
 
 def test_a_precision_is_added(own_bundle, exported, tiny_sd_checkpoint, work_here):
     before = Bundle(own_bundle).manifest
-    report = rebuild(own_bundle, [_FP16], _quiet, run=work_here)
+    report = add_engines(own_bundle, [_FP16], _quiet, run=work_here)
     after = Bundle(own_bundle).manifest
     assert report.manifest == after
     assert [build.precision for build in after.recipe.variants] == ["fp32", "fp16"]
@@ -52,18 +52,18 @@ def test_a_precision_is_added(own_bundle, exported, tiny_sd_checkpoint, work_her
 
 def test_what_is_there_is_not_built_again_unless_asked(own_bundle, work_here):
     fp32 = Variant(target="onnxruntime", precision="fp32")
-    with pytest.raises(InputError, match="holds onnxruntime fp32 already; pass --overwrite to build it anew"):
-        rebuild(own_bundle, [fp32], _quiet, run=work_here)
+    with pytest.raises(InputError, match="holds onnxruntime fp32 already; pass --overwrite to build it again"):
+        add_engines(own_bundle, [fp32], _quiet, run=work_here)
     expected = _latents(own_bundle, "fp32")
-    rebuild(own_bundle, [replace(fp32, options={"winograd": False})], _quiet, overwrite=True, run=work_here)
+    add_engines(own_bundle, [replace(fp32, options={"winograd": False})], _quiet, overwrite=True, run=work_here)
     manifest = Bundle(own_bundle).manifest
     assert [dict(build.options) for build in manifest.recipe.variants] == [{"winograd": False}]
     np.testing.assert_allclose(_latents(own_bundle, "fp32"), expected, atol=1e-4)
 
 
 def test_nothing_pending(own_bundle, work_here):
-    with pytest.raises(InputError, match="nothing is pending, expected --target and --precision of what to build"):
-        rebuild(own_bundle, [], _quiet, run=work_here)
+    with pytest.raises(InputError, match="no engine is pending; pass --target and --precision of the engines to add"):
+        add_engines(own_bundle, [], _quiet, run=work_here)
 
 
 def test_what_is_pending_is_built(own_bundle, work_here):
@@ -73,8 +73,8 @@ def test_what_is_pending_is_built(own_bundle, work_here):
         for name, spec in manifest.components.items()
     }
     _rewrite(own_bundle, replace(manifest, components=waiting))
-    assert pending_builds(Bundle(own_bundle).manifest) == manifest.recipe.variants
-    rebuild(own_bundle, [], _quiet, run=work_here)
+    assert pending_variants(Bundle(own_bundle).manifest) == manifest.recipe.variants
+    add_engines(own_bundle, [], _quiet, run=work_here)
     assert Bundle(own_bundle).manifest == manifest
 
 
@@ -87,10 +87,10 @@ def test_a_failed_build_leaves_the_bundle_and_continues(own_bundle, work_here):
         return work_here(job, progress)
 
     with pytest.raises(BundleError, match="no space left"):
-        rebuild(own_bundle, [_FP16], _quiet, run=fail)
+        add_engines(own_bundle, [_FP16], _quiet, run=fail)
     assert (own_bundle / "diffoundry.json").read_bytes() == before
     assert _latents(own_bundle, "fp32").shape[1] == 4
-    report = rebuild(own_bundle, [_FP16], _quiet, run=work_here)
+    report = add_engines(own_bundle, [_FP16], _quiet, run=work_here)
     assert report.kept == tuple(f"{name}, onnxruntime fp16" for name in ("text_encoder", "unet", "vae_encoder"))
     assert _latents(own_bundle, "fp16").shape[1] == 4
 
@@ -106,10 +106,10 @@ def test_an_interrupted_build_anew_leaves_a_bundle_and_is_taken_up(own_bundle, w
 
     old = (own_bundle / "unet/model.onnxruntime.onnx").read_bytes()
     with pytest.raises(KeyboardInterrupt):
-        rebuild(own_bundle, [anew], _quiet, overwrite=True, run=interrupted)
+        add_engines(own_bundle, [anew], _quiet, overwrite=True, run=interrupted)
     assert (own_bundle / "unet/model.onnxruntime.onnx").read_bytes() != old
     assert not any(spec.engines for spec in Bundle(own_bundle).manifest.components.values())
-    report = rebuild(own_bundle, [anew], _quiet, overwrite=True, run=work_here)
+    report = add_engines(own_bundle, [anew], _quiet, overwrite=True, run=work_here)
     assert report.kept == tuple(f"{name}, onnxruntime fp32" for name in ("text_encoder", "unet", "vae_encoder"))
     assert _latents(own_bundle, "fp32").shape[1] == 4
 
@@ -119,22 +119,22 @@ def test_a_changed_graph_is_refused(own_bundle, work_here):
         graph.seek(100)
         graph.write(b"\0")
     with pytest.raises(BundleError, match="it was changed after the export"):
-        rebuild(own_bundle, [_FP16], _quiet, run=work_here)
+        add_engines(own_bundle, [_FP16], _quiet, run=work_here)
 
 
 def test_two_builds_at_once(own_bundle, work_here):
     def again(job, progress):
-        with pytest.raises(InputError, match="another build is adding to it just now; wait for it"):
-            rebuild(own_bundle, [_FP16], _quiet, run=work_here)
+        with pytest.raises(InputError, match="another command is adding engines to it; wait for it"):
+            add_engines(own_bundle, [_FP16], _quiet, run=work_here)
         return work_here(job, progress)
 
-    rebuild(own_bundle, [_FP16], _quiet, run=again)
+    add_engines(own_bundle, [_FP16], _quiet, run=again)
 
 
 def test_a_folder_without_a_manifest(own_bundle, work_here):
     (own_bundle / "diffoundry.json").unlink()
     with pytest.raises(BundleError, match="got a folder without diffoundry.json, expected a bundle"):
-        rebuild(own_bundle, [_FP16], _quiet, run=work_here)
+        add_engines(own_bundle, [_FP16], _quiet, run=work_here)
 
 
 def test_the_command_adds_and_says_what(own_bundle, capsys):
@@ -143,5 +143,5 @@ def test_the_command_adds_and_says_what(own_bundle, capsys):
     words = [str(own_bundle), "--target", "onnxruntime", "--precision", "fp16", "--winograd", "false", "--json"]
     command.main(words, standalone_mode=False)
     report = json.loads(capsys.readouterr().out)
-    assert report["builds"] == ["onnxruntime fp16"]
+    assert report["variants"] == ["onnxruntime fp16"]
     assert Bundle(own_bundle).manifest.components["unet"].engines[1].options["winograd"] is False

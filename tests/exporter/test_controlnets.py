@@ -75,7 +75,7 @@ def test_joined_ones_are_numbered_and_recorded(joined, tiny_controlnet, monkeypa
     sums = checkpoint.identity()
     weights = [sums[f"{name}/diffusion_pytorch_model.safetensors"] for name in ("controlnet", "controlnet_1")]
     assert weights[0] != weights[1]
-    recipe = make_recipe(checkpoint, ExportRequest(builds=(Variant(target="onnxruntime", precision="fp32"),)))
+    recipe = make_recipe(checkpoint, ExportRequest(variants=(Variant(target="onnxruntime", precision="fp32"),)))
     assert recipe.controlnets == tuple(str(tiny_controlnet("sd1", net)) for net in ("first", "second"))
     assert from_json(Recipe, to_json(recipe)) == recipe
     monkeypatch.chdir("/")

@@ -52,7 +52,7 @@ def test_weights_are_those_of_fuse_lora(tiny_sd_checkpoint, lora):
 
 def test_the_recipe_has_file_scale_and_sum(tiny_sd_checkpoint, lora):
     checkpoint = open_checkpoint(str(tiny_sd_checkpoint())).with_loras(read_loras([str(lora), f"{lora}:-0.5"]))
-    recipe = make_recipe(checkpoint, ExportRequest(builds=(Variant(target="onnxruntime", precision="fp32"),)))
+    recipe = make_recipe(checkpoint, ExportRequest(variants=(Variant(target="onnxruntime", precision="fp32"),)))
     assert [(fused.file, fused.scale) for fused in recipe.loras] == [(str(lora), 1.0), (str(lora), -0.5)]
     assert {fused.sha256 for fused in recipe.loras} == {recipe.source[f"lora {lora}:1"]}
     assert recipe.source[f"lora {lora}:-0.5"] == recipe.loras[1].sha256

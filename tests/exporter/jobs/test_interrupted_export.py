@@ -30,8 +30,9 @@ def _wait_for(path: Path, process: subprocess.Popen) -> None:
         time.sleep(0.01)
 
 
-def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def _descendants(pid: int) -> list[int]:
+    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return children + [one for child in children for one in _descendants(child)]
 
 
 def test_kill_then_resume(tiny_checkpoint, tmp_path):
@@ -40,7 +41,9 @@ def test_kill_then_resume(tiny_checkpoint, tmp_path):
     export = subprocess.Popen(_command(tiny_checkpoint, output), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     _wait_for(partial / ".export/text_encoder.json", export)
     _wait_for(partial / "unet", export)
-    workers = _children(export.pid)
+    while len(workers := _descendants(export.pid)) < 2:  # the process that forks, and the job
+        assert export.poll() is None, "the export ended before it could be killed"
+        time.sleep(0.01)
     export.send_signal(signal.SIGKILL)
     export.wait()
     assert not output.exists()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diffoundry.exporter.add_engines import pending_builds, rebuild
+from diffoundry.exporter.add_engines import add_engines, pending_variants
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.bundle.specs import Variant
 from diffoundry.runtime.engines.select import select_engine
@@ -34,11 +34,11 @@ def engines(manifest):
 
 
 def test_a_bundle_waits_for_the_gpu_machine_and_is_finished_there(bundle, work_here, monkeypatch):
-    report = rebuild(bundle, [FP16], lambda *_: None, run=work_here)
+    report = add_engines(bundle, [FP16], lambda *_: None, run=work_here)
     waiting = engines(report.manifest)
     assert len(waiting) == 4
     assert all("TensorRT is not installed: on the GPU machine" in engine.pending for engine in waiting.values())
-    assert pending_builds(report.manifest) == (FP16,)
+    assert pending_variants(report.manifest) == (FP16,)
     opened = Bundle(bundle)
     for engine in waiting.values():
         assert [opened.file(file) for file in engine.files]
@@ -56,16 +56,16 @@ def test_a_bundle_waits_for_the_gpu_machine_and_is_finished_there(bundle, work_h
     place = Workplace(flavour=TENSORRT, version="11.4.0.106", gpus=(gpu,), has_cuda=True)
     monkeypatch.setattr(target_module, "find_workplace", lambda flavour: place)
     monkeypatch.setattr(plan_build, "run_build", build)
-    finished = rebuild(bundle, (), lambda *_: None, run=work_here).manifest
+    finished = add_engines(bundle, (), lambda *_: None, run=work_here).manifest
     assert flags == [("WEIGHT_STREAMING",)] * 4
-    assert pending_builds(finished) == ()
+    assert pending_variants(finished) == ()
     opened = Bundle(bundle)
     for name, engine in engines(finished).items():
         assert opened.file(engine.files[0]).read_bytes() == f"plan of {name} in fp16".encode()
         assert not list((bundle / name).glob("*.job.json"))
     assert not any("tensorrt.onnx" in name for name in finished.files)
-    with pytest.raises(InputError, match="nothing is pending"):
-        rebuild(bundle, (), lambda *_: None, run=work_here)
+    with pytest.raises(InputError, match="no engine is pending"):
+        add_engines(bundle, (), lambda *_: None, run=work_here)
 
 
 def test_two_precisions_of_rtx_live_in_one_bundle(rtx, bundle, work_here):
@@ -74,12 +74,12 @@ def test_two_precisions_of_rtx_live_in_one_bundle(rtx, bundle, work_here):
     def work(job, progress):
         if job.component == "text_encoder":
             return work_here(job, progress)
-        waiting = work_here(replace(job, build=replace(job.build, target="tensorrt", options={})), progress)
+        waiting = work_here(replace(job, variant=replace(job.variant, target="tensorrt", options={})), progress)
         return replace(waiting, engine=replace(waiting.engine, target="tensorrt-rtx"))
 
     options = {"compute_capabilities": ["sm89"]}
     builds = [Variant(target="tensorrt-rtx", precision=word, options=options) for word in ("fp16", "bf16")]
-    manifest = rebuild(bundle, builds, lambda *_: None, run=work).manifest
+    manifest = add_engines(bundle, builds, lambda *_: None, run=work).manifest
     built = [engine for engine in manifest.components["text_encoder"].engines if engine.target == "tensorrt-rtx"]
     assert [engine.files[0] for engine in built] == [
         "text_encoder/model.fp16.tensorrt-rtx.plan",

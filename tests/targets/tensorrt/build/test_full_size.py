@@ -5,9 +5,8 @@ from contextlib import nullcontext
 import pytest
 
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
+from diffoundry.exporter.jobs.dispatch import run_job
 from diffoundry.exporter.jobs.job import EngineJob, PortableJob
-from diffoundry.exporter.steps.lower import write_engine
-from diffoundry.exporter.steps.portable_graph import write_portable
 from diffoundry.runtime.bundle.specs import DimSpec, Variant
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("rtx")]
@@ -23,10 +22,10 @@ def test_every_attention_and_group_norm_of_sd15_is_fused(tmp_path):
     checkpoint = open_checkpoint("sd15", random_weights=True, seed=0)
     (tmp_path / "unet").mkdir()
     common = {"component": "unet", "dims": DIMS, "folder": str(tmp_path)}
-    write_portable(PortableJob(checkpoint=checkpoint.describe(), opset=23, **common), lambda _: nullcontext())
-    build = Variant(target="tensorrt-rtx", precision="fp16", options={"compute_capabilities": ["sm89"]})
-    job = EngineJob(build=build, first=True, buckets=(), quantization=None, **common)
-    facts = write_engine(job, lambda _: nullcontext()).metadata
+    run_job(PortableJob(checkpoint=checkpoint.describe(), opset=23, **common), lambda _: nullcontext())
+    variant = Variant(target="tensorrt-rtx", precision="fp16", options={"compute_capabilities": ["sm89"]})
+    job = EngineJob(variant=variant, first=True, buckets=(), quantization=None, **common)
+    facts = run_job(job, lambda _: nullcontext()).engine.metadata
     found = facts["structure"]["default"]
     assert found["attentions_fused"] == facts["attentions"] == 32
     assert found["group_norms_fused"] == facts["group_norms"] == 61

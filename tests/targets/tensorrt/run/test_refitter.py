@@ -11,7 +11,7 @@ from fake_machine import install_fakes
 from lora_files import random_lora
 from pipeline_pair import diffusers_steps, our_steps
 
-from diffoundry.exporter.add_engines import rebuild
+from diffoundry.exporter.add_engines import add_engines
 from diffoundry.runtime import load
 from diffoundry.runtime.bundle.specs import Variant
 from diffoundry.runtime.engines.protocol import Adapted
@@ -42,7 +42,7 @@ def built_here(rtx, machine, exported, tiny_sd_checkpoint, tmp_path, work_here):
         spec = Variant(
             target="tensorrt-rtx", precision=precision, options={"compute_capabilities": ["sm89"], **options}
         )
-        rebuild(bundle, [spec], lambda *_: None, run=work_here)
+        add_engines(bundle, [spec], lambda *_: None, run=work_here)
         return bundle
 
     return make
