@@ -115,9 +115,8 @@ def test_t5_may_be_left_out(tiny_sd_checkpoint):
 
 def test_sizes_are_checked(checkpoint):
     variants = (Variant(target="onnxruntime", precision="fp32"),)
-    assert make_recipe(checkpoint, ExportRequest(variants=variants)).dims["width"] == DimSpec(
-        min=16, max=192, multiple_of=16
-    )
+    dims = make_recipe(checkpoint, ExportRequest(variants=variants)).dims
+    assert dims["width"] == DimSpec(min=16, max=192, multiple_of=16)
     for size, message in ((72, "width: got 72, expected a multiple of 16"), (208, "got 208, expected at most 192")):
         with pytest.raises(InputError, match=message):
             make_recipe(checkpoint, ExportRequest(variants=variants, dims={"width": DimSpec(min=size, max=size)}))
