@@ -25,10 +25,10 @@ import numpy as np
 from quantization_engines import OPENERS
 from quantization_rivals import RIVALS
 
-from diffoundry.calibration.prompts import CALIBRATION_PROMPTS, HELD_OUT_PROMPTS, cases_of
+from diffoundry.calibration.prompts import CALIBRATION_PROMPTS, HELD_OUT_PROMPTS, seeded_prompts
 from diffoundry.calibration.quality import judge, mean_square
-from diffoundry.calibration.stand_ins import FixedEngines
-from diffoundry.calibration.tasks import Generation
+from diffoundry.exporter.calibrate.engine_proxies import FixedEngines
+from diffoundry.exporter.calibrate.generation_tasks import PromptTask
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.bundle.specs import EngineSpec
 
@@ -105,8 +105,10 @@ class Comparison:
 
     def _generate(self, graphs: Graphs) -> np.ndarray:
         engines = {name: self._open(name, path) for name, path in graphs.items()}
-        components, cases = FixedEngines(self._bundle, engines), cases_of(HELD_OUT_PROMPTS, held_out=True)
-        return np.concatenate([Generation().generate(components, cases[i : i + 4]) for i in range(0, len(cases), 4)])
+        components, prompts = FixedEngines(self._bundle, engines), seeded_prompts(HELD_OUT_PROMPTS, held_out=True)
+        return np.concatenate(
+            [PromptTask().generate(components, prompts[i : i + 4]) for i in range(0, len(prompts), 4)]
+        )
 
     def _open(self, component: str, path: Path, feeds: Mapping[str, np.ndarray] | None = None) -> Any:
         return OPENERS[self._engine](path, self._spec(component), self._asked.threads, self._asked.hint, feeds)
@@ -118,8 +120,8 @@ class Comparison:
             self._bundle, {name: self._open(name, path) for name, path in self._rows["fp32"].items()}
         )
         components.on_call = lambda name, feeds, _outputs, _seconds: seen[name].append(dict(feeds))
-        for case in cases_of(CALIBRATION_PROMPTS):
-            Generation().generate(components, [case])
+        for prompt in seeded_prompts(CALIBRATION_PROMPTS):
+            PromptTask().generate(components, [prompt])
         chosen = np.random.default_rng(0).permutation(len(seen["unet"]))[: self._asked.calls]
         return seen | {"unet": [seen["unet"][i] for i in sorted(chosen)]}
 

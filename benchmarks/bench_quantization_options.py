@@ -1,4 +1,4 @@
-"""What each option of quantization is worth on the embedded model, in dB of its images and in bytes.
+"""What each option of quantization is saving on the embedded model, in dB of its images and in bytes.
 
 python benchmarks/bench_quantization_options.py --bundle DIR [--prompts 16] [--steps 20] [--threads 2]
 
@@ -14,11 +14,11 @@ from pathlib import Path
 import onnx_ir as ir
 
 from diffoundry.calibration.observers import OBSERVERS
-from diffoundry.calibration.prompts import HELD_OUT_PROMPTS, cases_of
+from diffoundry.calibration.prompts import HELD_OUT_PROMPTS, seeded_prompts
 from diffoundry.calibration.quality import judge
 from diffoundry.calibration.ranges import read_ranges
-from diffoundry.calibration.tasks import Generation
-from diffoundry.exporter.calibrate.reference import FloatReference
+from diffoundry.exporter.calibrate.float_reference import FloatReference
+from diffoundry.exporter.calibrate.generation_tasks import PromptTask
 from diffoundry.exporter.passes.quantizable import quantizable
 from diffoundry.exporter.passes.smooth_quant import smoothable
 from diffoundry.exporter.steps.convert_precision import convert
@@ -45,16 +45,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
-    studio = FloatReference(asked.bundle, Generation(steps=asked.steps), asked.threads)
-    studio.tasks = studio.tasks[:1]
-    cases = cases_of(HELD_OUT_PROMPTS[: asked.prompts], held_out=True)
+    reference = FloatReference(asked.bundle, PromptTask(steps=asked.steps), asked.threads)
+    reference.tasks = reference.tasks[:1]
+    prompts = seeded_prompts(HELD_OUT_PROMPTS[: asked.prompts], held_out=True)
     ranges = read_ranges(asked.bundle, "unet")
     print("| | weights, MB | PSNR, dB | worst |\n| --- | --- | --- | --- |")
-    for words, form, choice in rows(studio.graph("unet").graph):
-        model = convert(studio.graph("unet"), form, choice, ranges)
+    for words, form, choice in rows(reference.graph("unet").graph):
+        model = convert(reference.graph("unet"), form, choice, ranges)
         size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
-        with studio.open("unet", model, "row") as engine:
-            quality = judge(studio.errors(studio.floats({"unet": engine}), cases)[0])
+        with reference.open("unet", model, "row") as engine:
+            quality = judge(reference.errors(reference.floats({"unet": engine}), prompts)[0])
         print(f"| {words} | {size / 1e6:.2f} | {quality.mean:.1f} | {quality.worst:.1f} |", flush=True)
 
 

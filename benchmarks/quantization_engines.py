@@ -15,7 +15,7 @@ Feeds = Mapping[str, np.ndarray]
 
 
 class _File:
-    """An engine for `calibration.stand_ins.StandIns`."""
+    """An engine for `FixedEngines`."""
 
     def __init__(self, spec: EngineSpec) -> None:
         self.inputs, self.outputs = spec.inputs, spec.outputs

@@ -1,1 +1,1 @@
-"""Measures tensors of a running pipeline and decides what may be quantized."""
+"""Search on data: statistics of tensors, ranges, and the choice of layers to quantize."""

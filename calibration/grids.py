@@ -1,4 +1,4 @@
-"""The numbers that a quantized tensor can hold, as calibration sees them: rounding to int8, uint8 and fp8."""
+"""Rounding to the values that int8, uint8 and fp8 tensors can hold."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -12,7 +12,7 @@ __all__ = ["GRIDS", "Grid", "round_e4m3"]
 FloatArray = NDArray[np.floating[Any]]
 
 Grid = Callable[[FloatArray, float, float], FloatArray]
-"""(values, low, high) -> the values after rounding to the grid that is laid over low..high, 0 always on it."""
+"""(values, low, high) -> the values rounded to the grid over low..high, which always contains 0."""
 
 
 def _round_int8(values: FloatArray, low: float, high: float) -> FloatArray:
@@ -33,7 +33,7 @@ def _round_fp8(values: FloatArray, low: float, high: float) -> FloatArray:
 
 
 def round_e4m3(values: FloatArray) -> FloatArray:
-    """The nearest number of the 8-bit floats with 4 bits of exponent and 3 of mantissa, ties to even, cut to +-448.
+    """Round to the nearest 8-bit float with 4 exponent and 3 mantissa bits, ties to even, clipped to +-448.
 
     Micikevicius et al. 2022, "FP8 formats for deep learning", table 1, https://arxiv.org/abs/2209.05433: exponents from
     -6 on, below that steps of 2^-9.
@@ -44,4 +44,4 @@ def round_e4m3(values: FloatArray) -> FloatArray:
 
 
 GRIDS: Mapping[str, Grid] = MappingProxyType({"int8": _round_int8, "uint8": _round_uint8, "fp8": _round_fp8})
-"""Under the names of `PrecisionFormat.activations`."""
+"""Keyed by the names of `PrecisionFormat.activations`."""

@@ -1,4 +1,4 @@
-"""Counts how often a tensor has which values, in bounded memory, however large the values turn out to be."""
+"""Histograms of a tensor's values, in bounded memory for values of any size."""
 
 import math
 from typing import Any
@@ -11,21 +11,21 @@ __all__ = ["BINS", "Histogram"]
 Array = NDArray[Any]
 
 BINS = 2048
-"""Bins of every histogram, half of them below zero. The widest value lies in the outer half of its side."""
+"""Bins of every histogram, half of them below zero. The largest magnitude lies in the outer half of its side."""
 
 _SMALLEST = -120
-"""Exponent of the narrowest bins; 2 to the power of it is still a float32 that can be divided by."""
+"""Exponent of the narrowest bins; 2 to this power is still a float32 that can be divided by."""
 
 
 class Histogram:
     """Bin i counts the values v with floor(v / 2^exponent) = i - BINS / 2.
 
     The width of the bins is a power of two. A value that does not fit doubles it as often as needed by adding pairs of
-    bins, and floor(floor(v / w) / 2) = floor(v / 2w): whatever the order in which values come, the counts are those of
-    the final width over all of them. So histograms can be built in pieces, stopped, taken up and added, and stay exact.
+    bins. Since floor(floor(v / w) / 2) = floor(v / 2w), the counts are those of the final width over all values, in
+    whatever order they come. So histograms can be built in pieces, saved, resumed and added, and stay exact.
 
     Attributes:
-        exponent: Of the width of the bins.
+        exponent: Exponent of the bins' width.
         counts: int64, (BINS,).
     """
 
@@ -42,12 +42,12 @@ class Histogram:
         self.counts += np.bincount(bins + BINS // 2, minlength=BINS)
 
     def merge(self, other: "Histogram") -> None:
-        """Add the counts of another one, which stays as it is."""
+        """Add the counts of another histogram, which stays unchanged."""
         self.widen(other.exponent)
         self.counts += Histogram(other.exponent, other.counts.copy()).widen(self.exponent).counts
 
     def widen(self, exponent: int) -> "Histogram":
-        """Make the bins at least 2^exponent wide, and return itself."""
+        """Make the bins at least 2^exponent wide, and return the histogram."""
         while self.exponent < exponent:
             if not self.counts.any():
                 self.exponent = exponent
@@ -60,22 +60,22 @@ class Histogram:
 
     @property
     def width(self) -> float:
-        """The width of a bin."""
+        """Width of a bin."""
         return 2.0**self.exponent
 
     @property
     def edges(self) -> NDArray[np.float64]:
-        """The lower edge of every bin, and the upper one of the last: (BINS + 1,)."""
+        """Lower edge of every bin, and the upper edge of the last: (BINS + 1,)."""
         return (np.arange(BINS + 1, dtype=np.float64) - BINS // 2) * self.width
 
     @property
     def centers(self) -> NDArray[np.float64]:
-        """The middle of every bin, (BINS,)."""
+        """Middle of every bin, (BINS,)."""
         return (np.arange(BINS, dtype=np.float64) - BINS // 2 + 0.5) * self.width
 
 
 def _exponent_for(largest: float) -> int:
-    """The narrowest bins of which BINS / 2 hold everything from -largest to largest."""
+    """Exponent of the narrowest bins of which BINS / 2 hold everything from -largest to largest."""
     if largest == 0:
         return _SMALLEST
     _, exponent = math.frexp(largest)  # largest < 2^exponent, and -2^exponent itself has a bin too

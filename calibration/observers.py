@@ -1,4 +1,4 @@
-"""Which part of what a tensor held its numbers should stand for: four answers to one histogram."""
+"""Observers: four ways to choose the range of a tensor from its histogram."""
 
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
@@ -21,27 +21,27 @@ Observer = Callable[[Histogram, Limits, str], Limits]
 """(histogram, exact extremes, one of `GRIDS`) -> the limits to quantize with. Never wider than the extremes."""
 
 PERCENTILE = 99.999
-"""Percent of all values that the percentile observer keeps on each side."""
+"""Percent of all values kept by the percentile observer on each side."""
 
 _WITHIN = np.array([-0.375, -0.125, 0.125, 0.375])
-"""Places in a bin, in widths from its middle."""
+"""Sample positions in a bin, in widths from its middle."""
 
 _PARTS = tuple(1 - 0.025 * i for i in range(29))
-"""Parts of each side that the searching observers try, from all of it down to 0.3."""
+"""Fractions of each side that the searching observers try, from all of it down to 0.3."""
 
 
 def cut(observer: str, histogram: Histogram, extremes: Limits, kind: str) -> Limits:
-    """The limits by one of `OBSERVERS`."""
+    """Choose the limits by one of `OBSERVERS`."""
     return OBSERVERS[observer](histogram, extremes, kind)
 
 
 def _minmax(_histogram: Histogram, extremes: Limits, _kind: str) -> Limits:
-    """Everything: nothing is ever cut off, and one outlier makes the grid coarse for all."""
+    """Keep everything: nothing is clipped, and one outlier makes the grid coarse for all."""
     return extremes
 
 
 def _percentile(histogram: Histogram, extremes: Limits, _kind: str) -> Limits:
-    """All but one value in a hundred thousand on each side, interpolated within a bin."""
+    """Keep all but one value in a hundred thousand on each side, interpolated within a bin."""
     below = np.concatenate([[0], np.cumsum(histogram.counts)]) / max(int(histogram.counts.sum()), 1)
     tail = 1 - PERCENTILE / 100
     low, high = np.interp([tail, 1 - tail], below, histogram.edges)
@@ -50,9 +50,9 @@ def _percentile(histogram: Histogram, extremes: Limits, _kind: str) -> Limits:
 
 
 def _mse(histogram: Histogram, extremes: Limits, kind: str) -> Limits:
-    """The limits whose grid has the least mean squared error; what lies beyond has the error of being cut off.
+    """Choose the limits whose grid has the least mean squared error, clipping errors included.
 
-    A step of the grid may be as narrow as a few bins, so that each bin counts as several values spread over it.
+    A step of the grid may be as narrow as a few bins, so each bin counts as several values spread over it.
     """
     centers, counts = _filled(histogram)
     values = np.add.outer(centers, _WITHIN * histogram.width).ravel()
@@ -65,10 +65,10 @@ def _mse(histogram: Histogram, extremes: Limits, kind: str) -> Limits:
 
 
 def _entropy(histogram: Histogram, extremes: Limits, kind: str) -> Limits:
-    """The limits whose quantized distribution is nearest to that of the values, by Kullback-Leibler divergence.
+    """Choose the limits whose quantized distribution is nearest to that of the values, by Kullback-Leibler divergence.
 
-    Migacz 2017, "8-bit inference with TensorRT": P is the distribution with what lies outside added to the outermost
-    bins inside; Q spreads what each number of the grid stands for evenly over those of its bins that are not empty.
+    Migacz 2017, "8-bit inference with TensorRT": P is the distribution, with the values outside added to the outermost
+    bins inside. Q spreads the count of each grid value evenly over its non-empty bins.
     """
     values, counts = _filled(histogram)
 
@@ -94,7 +94,7 @@ OBSERVERS: Mapping[str, Observer] = MappingProxyType(
 
 
 def _filled(histogram: Histogram) -> tuple[FloatArray, FloatArray]:
-    """Middles and counts of the bins that are not empty; one bin of zeros when all are."""
+    """Middles and counts of the non-empty bins; one bin of zeros when all are empty."""
     filled = np.flatnonzero(histogram.counts)
     if not filled.size:
         return np.zeros(1), np.ones(1)
@@ -102,7 +102,7 @@ def _filled(histogram: Histogram) -> tuple[FloatArray, FloatArray]:
 
 
 def _candidates(extremes: Limits, kind: str) -> Iterator[Limits]:
-    """The widest limits first, so that they win a tie; of asymmetric ones both sides are cut alike, or only one."""
+    """Yield limits, widest first, so that they win a tie; asymmetric ones are cut on both sides alike, or on one."""
     low, high = extremes
     if kind == "uint8":
         yield from ((low * part, high * part) for part in _PARTS)

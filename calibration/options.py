@@ -1,13 +1,13 @@
-"""Options of a precision that are not matters of layers: which observer, and whether smoothing pays."""
+"""Chooses the options of a precision that concern all layers: the observer and smoothing."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from diffoundry.calibration.observers import OBSERVERS
+from diffoundry.calibration.prompts import SeededPrompt
 from diffoundry.calibration.quality import Quality
 from diffoundry.calibration.search import Trials
-from diffoundry.calibration.tasks import Case
-from diffoundry.calibration.units import Plan
+from diffoundry.calibration.units import QuantizationPlan
 from diffoundry.runtime.bundle.quantization import ComponentChoice
 
 __all__ = ["choose_options"]
@@ -16,29 +16,29 @@ _STRENGTH = 0.5
 """Migration strength that the paper recommends."""
 
 _LEAST_GAIN = 0.5
-"""dB that smoothing must bring to be used: less is within the noise of a handful of images."""
+"""Gain in dB that smoothing must reach to be used: less is within the noise of a handful of images."""
 
 
 def choose_options(
-    plan: Plan,
+    plan: QuantizationPlan,
     trials: Trials,
-    cases: Sequence[Case],
+    prompts: Sequence[SeededPrompt],
     smoothable: Mapping[str, Collection[str]],
-    tell: Callable[[str], None] = lambda _words: None,
-) -> Plan:
-    """The plan with the observer whose images are best with everything quantized, and with smoothing if that pays.
+    progress: Callable[[str], None] = lambda _message: None,
+) -> QuantizationPlan:
+    """Choose the observer with the best images when everything is quantized, and smoothing if it pays.
 
     Args:
         plan: Plan whose base is completed.
         trials: Evaluates each candidate.
-        cases: Prompts and settings generated for each trial.
+        prompts: Prompts generated for each trial.
         smoothable: Component to the nodes that can be smoothed.
-        tell: Told what came of each try.
+        progress: Called with a message after each trial.
     """
 
-    def attempt(words: str, candidate: Plan) -> Quality:
-        quality = trials.quality(candidate.choices(), cases)
-        tell(f"{words}: {quality}")
+    def attempt(words: str, candidate: QuantizationPlan) -> Quality:
+        quality = trials.quality(candidate.choices(), prompts)
+        progress(f"{words}: {quality}")
         return quality
 
     tried = [(name, _with(plan, {part: {"observer": name} for part in plan.base})) for name in OBSERVERS]
@@ -52,7 +52,7 @@ def choose_options(
     return chosen
 
 
-def _with(plan: Plan, changes: Mapping[str, Mapping[str, object]]) -> Plan:
+def _with(plan: QuantizationPlan, changes: Mapping[str, Mapping[str, object]]) -> QuantizationPlan:
     base: dict[str, ComponentChoice] = {
         name: replace(choice, **changes.get(name, {}))  # type: ignore[arg-type]  # fields of ComponentChoice
         for name, choice in plan.base.items()

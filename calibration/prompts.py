@@ -1,11 +1,11 @@
-"""The prompts that calibration generates, built in or from a user's file, and those held back to judge by."""
+"""Prompts for calibration, built in or from a user's file, and held-out prompts for judging the result."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from diffoundry.calibration.tasks import Case
 from diffoundry.runtime.errors import InputError
 
-__all__ = ["CALIBRATION_PROMPTS", "HELD_OUT_PROMPTS", "cases_of", "read_prompts"]
+__all__ = ["CALIBRATION_PROMPTS", "HELD_OUT_PROMPTS", "SeededPrompt", "read_prompts", "seeded_prompts"]
 
 CALIBRATION_PROMPTS = (
     "a grinning face",
@@ -41,7 +41,7 @@ CALIBRATION_PROMPTS = (
     "an envelope",
     "a microscope",
 )
-"""Ranges and sensitivity come from these: things of many shapes and colours that small models know too."""
+"""Ranges and sensitivity are measured on these: things of many shapes and colours that small models know too."""
 
 HELD_OUT_PROMPTS = (
     "a robot",
@@ -61,16 +61,29 @@ HELD_OUT_PROMPTS = (
     "a trumpet",
     "a green book",
 )
-"""A budget is kept on these, with seeds of their own. None of them is a built-in prompt of `verify`."""
+"""The budget is checked on these, with their own seeds. None of them is a built-in prompt of `verify`."""
 
 _FIRST_SEED, _FIRST_HELD_OUT_SEED = 1000, 2000
 
 _EVERY = 3
-"""Of a user's file every third prompt is held back."""
+"""Every third prompt of a user's file is held out."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SeededPrompt:
+    """One image to generate.
+
+    Attributes:
+        text: The prompt.
+        seed: Seed of torch's CPU generator.
+    """
+
+    text: str
+    seed: int
 
 
 def read_prompts(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The prompts of a text file, one a line, blank lines left out: those to calibrate with and those held back.
+    """Read a text file with one prompt a line, blank lines ignored: prompts for calibration and held-out prompts.
 
     Raises:
         InputError: It cannot be read, or has fewer than three prompts.
@@ -89,7 +102,7 @@ def read_prompts(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(prompt for i, prompt in enumerate(prompts) if i % _EVERY != _EVERY - 1), held_out
 
 
-def cases_of(prompts: tuple[str, ...], *, held_out: bool = False) -> list[Case]:
-    """A case for every prompt, each with a seed of its own."""
+def seeded_prompts(prompts: tuple[str, ...], *, held_out: bool = False) -> list[SeededPrompt]:
+    """Give each prompt its own seed."""
     first = _FIRST_HELD_OUT_SEED if held_out else _FIRST_SEED
-    return [Case(prompt=prompt, seed=first + i) for i, prompt in enumerate(prompts)]
+    return [SeededPrompt(text=prompt, seed=first + i) for i, prompt in enumerate(prompts)]

@@ -1,4 +1,4 @@
-"""How near images are to those of the float pipeline, and what is asked of them."""
+"""Quality of images against those of the float pipeline, and the budget for it."""
 
 import math
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ __all__ = ["BEST", "Budget", "Quality", "decibels", "judge", "mean_square"]
 FloatArray = NDArray[np.floating[Any]]
 
 BEST = 120.0
-"""dB. Images that are nearer than this count as equal: it is where float32 ends."""
+"""dB. A higher PSNR counts as equal: it is the limit of float32."""
 
 _SPREAD = 6.0
-"""dB. One image may have twice the error that is asked of the mean, as in `verify`."""
+"""dB. One image may have twice the error allowed for the mean, as in `verify`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,8 +26,8 @@ class Quality:
     """PSNR of images in 0..1 against fp32, in dB.
 
     Attributes:
-        mean: Over the images.
-        worst: The smallest.
+        mean: Mean over the images.
+        worst: Smallest of the images.
     """
 
     mean: float
@@ -39,26 +39,26 @@ class Quality:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Budget:
-    """What is asked of a precision.
+    """Limits for a precision.
 
     Attributes:
-        min_psnr: dB that the mean over all images must have; no image may be 6 dB below it. None: no limit.
-        max_size: Bytes that the graphs of all components may have together. None: no limit.
+        min_psnr: Least mean PSNR in dB over all images; no image may be 6 dB below it. None: no limit.
+        max_size: Most bytes of the graphs of all components together. None: no limit.
     """
 
     min_psnr: float | None = None
     max_size: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant.
+        """Check the limits.
 
         Raises:
             InputError: A limit that is not a positive number.
         """
         if self.min_psnr is not None and not 0 < self.min_psnr < BEST:
-            raise InputError(f"min-psnr: got {self.min_psnr}, expected decibels between 0 and {BEST:.0f}")
+            raise InputError(f"--min-psnr: got {self.min_psnr}, expected decibels between 0 and {BEST:.0f}")
         if self.max_size is not None and self.max_size < 1:
-            raise InputError(f"max-size: got {self.max_size}, expected a number of bytes")
+            raise InputError(f"--max-size: got {self.max_size}, expected a number of bytes")
 
     def fits(self, quality: Quality) -> bool:
         """Return whether the images are good enough."""
@@ -77,13 +77,13 @@ def mean_square(images: FloatArray, references: FloatArray) -> NDArray[np.float6
 
 
 def decibels(error: float) -> float:
-    """PSNR of a mean squared difference, at most `BEST`; 0 for an image that is broken."""
+    """PSNR of a mean squared difference, at most `BEST`; 0 for a broken image."""
     if error <= 10 ** (-BEST / 10):
         return BEST
     return max(-10 * math.log10(error), 0.0) if error < math.inf else 0.0
 
 
 def judge(errors: Sequence[float] | NDArray[np.float64]) -> Quality:
-    """The quality of images with these mean squared differences."""
+    """Compute the quality of images with these mean squared differences."""
     found = [decibels(float(error)) for error in errors]
     return Quality(mean=math.fsum(found) / len(found), worst=min(found))

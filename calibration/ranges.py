@@ -1,4 +1,4 @@
-"""From statistics to ranges, and the file of a bundle that keeps them."""
+"""Converts statistics to ranges, and reads and writes the bundle's file of them."""
 
 import json
 from collections.abc import Collection
@@ -19,21 +19,21 @@ _LARGEST_FILE = 64 << 20
 
 _DIGITS = 7
 _CHANNEL_DIGITS = 4
-"""Significant digits in the file. Graphs are only ever made from the numbers as written, so nothing is lost."""
+"""Significant digits in the file. Graphs are made only from the written numbers, so nothing is lost."""
 
 
 def ranges_file(component: str) -> str:
-    """Where a bundle keeps a component's ranges."""
+    """Path of a component's ranges in a bundle."""
     return f"calibration/{component}.json"
 
 
 def make_ranges(statistics: Statistics, *, inputs: Collection[str], norms: Collection[str]) -> ComponentRanges:
-    """What is worth keeping of the statistics of a component.
+    """Summarize a component's statistics as ranges.
 
     Args:
-        statistics: Of all prompts.
-        inputs: The tensors that nodes with weights read: their channels' power is kept.
-        norms: The tensors that norms wrote: their channels' extremes are kept.
+        statistics: Statistics over all prompts.
+        inputs: Tensors that nodes with weights read: their channels' power is kept.
+        norms: Output tensors of norms: their channels' extremes are kept.
     """
     return ComponentRanges(
         tensors={
@@ -64,12 +64,12 @@ def _tensor_ranges(tensor: TensorStatistics, *, power: bool, channels: bool) -> 
 
 
 def write_ranges(bundle: Path, component: str, ranges: ComponentRanges) -> None:
-    """Write a component's file, whole or not at all."""
+    """Write a component's file atomically."""
     write_text(bundle / ranges_file(component), json.dumps(to_json(ranges), separators=(",", ":")) + "\n")
 
 
 def read_ranges(bundle: Path, component: str) -> ComponentRanges:
-    """The ranges of a component; none when it was not calibrated.
+    """Read the ranges of a component; empty when it was not calibrated.
 
     Raises:
         BundleError: The file is damaged or of another version.

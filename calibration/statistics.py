@@ -1,4 +1,4 @@
-"""What is remembered of the tensors of a running network: for every tensor and step, never the values themselves."""
+"""Statistics of the tensors of a running network, for every tensor and step. The values themselves are not kept."""
 
 import os
 from collections.abc import Mapping
@@ -16,17 +16,17 @@ __all__ = ["SAMPLES", "Statistics", "TensorStatistics"]
 Array = NDArray[Any]
 
 SAMPLES = 1 << 16
-"""Values of one tensor in one call that enter its histogram. Extremes and sums over channels take in all of them."""
+"""Most values of one tensor in one call that enter its histogram. Extremes and channel sums use all of them."""
 
 
 class TensorStatistics:
-    """What one tensor held, step by step.
+    """Statistics of one tensor, step by step.
 
     Attributes:
-        name: The tensor's.
-        low: Smallest value in each step, float32, (steps,); +inf where the step never came.
+        name: Name of the tensor.
+        low: Smallest value in each step, float32, (steps,); +inf for a step that never ran.
         high: Largest value in each step.
-        histograms: One a step.
+        histograms: One histogram a step.
         channel_low: Smallest value in each channel over all steps, float32, (channels,).
         channel_high: Largest value in each channel.
         channel_squares: Sum of squares in each channel, float64.
@@ -44,7 +44,7 @@ class TensorStatistics:
         self.rows = 0
 
     def add(self, values: Array, step: int, channel_axis: int) -> None:
-        """Take in what the tensor held in one call.
+        """Add the tensor's values of one call.
 
         Args:
             values: float32 of any shape.
@@ -52,7 +52,7 @@ class TensorStatistics:
             channel_axis: Axis of the channels.
 
         Raises:
-            EngineError: It holds an infinity or a NaN: then the float network itself is broken.
+            EngineError: It holds an infinity or a NaN, so the float network itself is broken.
         """
         self._reach(step)
         others = tuple(axis for axis in range(values.ndim) if axis != channel_axis % values.ndim)
@@ -77,12 +77,12 @@ class TensorStatistics:
 
     @property
     def extremes(self) -> tuple[float, float]:
-        """Smallest and largest value of all steps."""
+        """Smallest and largest value over all steps."""
         return float(self.low.min()), float(self.high.max())
 
     @property
     def histogram(self) -> Histogram:
-        """The histograms of all steps in one."""
+        """Sum of the histograms of all steps."""
         total = Histogram()
         for histogram in self.histograms:
             total.merge(histogram)
@@ -90,11 +90,11 @@ class TensorStatistics:
 
 
 class Statistics:
-    """The statistics of the watched tensors of one network; can be written and read back without a difference.
+    """Statistics of the watched tensors of one network. Saving and loading loses nothing.
 
     Attributes:
         axes: Tensor name to the axis of its channels.
-        tensors: Tensor name to what is known of it, for those that were seen.
+        tensors: Tensor name to its statistics, for the tensors seen.
     """
 
     def __init__(self, axes: Mapping[str, int]) -> None:
@@ -102,13 +102,13 @@ class Statistics:
         self.tensors: dict[str, TensorStatistics] = {}
 
     def add(self, name: str, values: Array, step: int) -> None:
-        """Take in one tensor of one call; see `TensorStatistics.add`."""
+        """Add one tensor of one call; see `TensorStatistics.add`."""
         if name not in self.tensors:
             self.tensors[name] = TensorStatistics(name, values.shape[self.axes[name]])
         self.tensors[name].add(values, step, self.axes[name])
 
     def save(self, path: Path) -> None:
-        """Write everything to an .npz file, beside it first, so that a reader finds all of it or the state before."""
+        """Write everything to an .npz file atomically."""
         arrays: dict[str, Array] = {}
         for name, tensor in self.tensors.items():
             arrays |= {
@@ -127,7 +127,7 @@ class Statistics:
 
     @classmethod
     def load(cls, path: Path, axes: Mapping[str, int]) -> "Statistics":
-        """Read what `save` wrote."""
+        """Read a file of `save`."""
         found = cls(axes)
         with np.load(path, allow_pickle=False) as arrays:
             for key in arrays.files:
@@ -149,6 +149,6 @@ def _read_tensor(arrays: Mapping[str, Array], name: str) -> TensorStatistics:
 
 
 def _sample(values: Array) -> Array:
-    """Every n-th value, n odd, so that at most `SAMPLES` are left and rows of a power of two are met at every place."""
+    """Take every n-th value, n odd, at most `SAMPLES`, so that rows of a power of two are sampled at every position."""
     stride = -(-values.size // SAMPLES)
     return values.ravel()[:: stride | 1]

@@ -1,4 +1,4 @@
-"""What can be quantized or not: units, how they are ranked, and the choice that a place in the ranking stands for."""
+"""Quantization units, their ranking, and the choice of layers that follows from a prefix of the ranking."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from diffoundry.calibration.quality import decibels
 from diffoundry.runtime.bundle.quantization import ComponentChoice
 
-__all__ = ["Move", "Plan", "Unit", "rank"]
+__all__ = ["Move", "QuantizationPlan", "Unit", "rank"]
 
 _INT8_SHARE = (7 / 127) ** 2
 """Squared error of int8 weights over that of int4 weights with the same range."""
@@ -19,78 +19,79 @@ class Unit:
     Attributes:
         component: Component that owns the weights.
         nodes: Their names.
-        worth: What is saved by changing it: multiplications, bytes, or 1.
-        intermediate: What is saved by the type in between (int8 weights where int4 is asked for), or None when there
-            is none.
+        saving: Amount saved by quantizing it: multiplications, bytes, or 1.
+        intermediate: Amount saved by the intermediate type (int8 weights for an int4 precision), or None without one.
     """
 
     component: str
     nodes: tuple[str, ...]
-    worth: float
+    saving: float
     intermediate: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Move:
-    """A unit that goes back to a finer type.
+    """Moves a unit back to a finer type.
 
     Attributes:
         unit: The unit.
         to: "int8" or "float".
-        relief: Squared error of the images that goes with it.
-        price: What is no longer saved.
+        error_reduction: Squared error of the images removed by the move.
+        cost: Saving lost by the move.
     """
 
     unit: Unit
     to: str
-    relief: float
-    price: float
+    error_reduction: float
+    cost: float
 
     @property
-    def pays(self) -> float:
-        """Relief for the price."""
-        return self.relief / max(self.price, 1.0)
+    def ratio(self) -> float:
+        """Error reduction per cost."""
+        return self.error_reduction / max(self.cost, 1.0)
 
 
-def rank(costs: Mapping[Unit, float]) -> list[Move]:
-    """The moves, most relief for the price first; those of one unit from coarse to fine.
+def rank(errors: Mapping[Unit, float]) -> list[Move]:
+    """Rank the moves by error reduction per cost; moves of one unit go from coarse to fine.
 
-    Errors of different units add up, as those of independent noises do: so each move has its own relief, whatever was
-    moved before.
+    Errors of different units add up, as independent noises do. So the error reduction of a move does not depend on the
+    moves before it.
 
     Args:
-        costs: Unit to the mean squared difference of the images when it alone is quantized.
+        errors: Unit to the mean squared difference of the images when it alone is quantized.
     """
     moves = []
-    for unit, cost in costs.items():
+    for unit, error in errors.items():
         if unit.intermediate is None:
-            moves.append(Move(unit=unit, to="float", relief=cost, price=unit.worth))
+            moves.append(Move(unit=unit, to="float", error_reduction=error, cost=unit.saving))
             continue
-        first = Move(unit=unit, to="int8", relief=cost * (1 - _INT8_SHARE), price=unit.worth - unit.intermediate)
-        second = Move(unit=unit, to="float", relief=cost * _INT8_SHARE, price=unit.intermediate)
+        first = Move(
+            unit=unit, to="int8", error_reduction=error * (1 - _INT8_SHARE), cost=unit.saving - unit.intermediate
+        )
+        second = Move(unit=unit, to="float", error_reduction=error * _INT8_SHARE, cost=unit.intermediate)
         moves += [first, second]
-    order = {unit: i for i, unit in enumerate(costs)}
-    return sorted(moves, key=lambda move: (-move.pays, order[move.unit], move.to == "float"))
+    order = {unit: i for i, unit in enumerate(errors)}
+    return sorted(moves, key=lambda move: (-move.ratio, order[move.unit], move.to == "float"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
-    """All units of a precision and how they are quantized; moves make choices of it.
+class QuantizationPlan:
+    """All units of a precision and their options. Moves turn it into choices.
 
     Attributes:
         units: In the order of the graphs.
-        base: Component to what else is chosen for it: observer, smoothing.
-        costs: Unit to its measured cost, for those that were measured.
+        base: Component to its other options: observer, smoothing.
+        errors: Unit to the mean squared difference of the images when it alone is quantized, where measured.
         floats: True if the units compute in fp16 or bf16, and in fp32 when moved, instead of being quantized.
     """
 
     units: Sequence[Unit]
     base: Mapping[str, ComponentChoice]
-    costs: Mapping[Unit, float] = field(default_factory=dict)
+    errors: Mapping[Unit, float] = field(default_factory=dict)
     floats: bool = False
 
     def choices(self, moves: Sequence[Move] = ()) -> dict[str, ComponentChoice]:
-        """The choice for every component when these moves are made."""
+        """Choices of all components after these moves."""
         moved: dict[Unit, str] = {}
         for move in moves:
             if moved.get(move.unit) != "float":
@@ -102,7 +103,7 @@ class Plan:
         quantized = [node for unit in mine if moved.get(unit) != "float" for node in unit.nodes]
         fallback = [node for unit in mine if moved.get(unit) == "int8" for node in unit.nodes]
         kept = {
-            node: round(decibels(self.costs.get(unit, 0.0)), 2)
+            node: round(decibels(self.errors.get(unit, 0.0)), 2)
             for unit in mine
             if moved.get(unit) == "float"
             for node in unit.nodes

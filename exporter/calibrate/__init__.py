@@ -1,1 +1,1 @@
-"""Chooses, for each precision, what is quantized and what stays in float: by generation images."""
+"""Chooses the quantized layers of each precision by generating images."""

@@ -1,4 +1,4 @@
-"""Calibrates a bundle: observes its float pipeline and chooses, for each precision, what is quantized."""
+"""Calibrates a bundle: observes its float pipeline and chooses the quantized layers of each precision."""
 
 import json
 import shutil
@@ -7,16 +7,16 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from diffoundry.calibration.observe import Observed, Watched, observe
 from diffoundry.calibration.options import choose_options
-from diffoundry.calibration.prompts import cases_of
+from diffoundry.calibration.prompts import seeded_prompts
 from diffoundry.calibration.quality import Budget
 from diffoundry.calibration.ranges import make_ranges, read_ranges, write_ranges
-from diffoundry.calibration.search import Found, search
-from diffoundry.calibration.units import Plan
+from diffoundry.calibration.search import SearchResult, search
+from diffoundry.calibration.units import QuantizationPlan
 from diffoundry.exporter.calibrate.candidate_graphs import NarrowFloats, QuantizedGraphs
+from diffoundry.exporter.calibrate.float_reference import FloatReference
+from diffoundry.exporter.calibrate.observe import Observation, WatchedGraph, observe
 from diffoundry.exporter.calibrate.overflow import find_overflows
-from diffoundry.exporter.calibrate.reference import FloatReference
 from diffoundry.exporter.calibrate.request import QuantizationRequest
 from diffoundry.exporter.calibrate.trials import CandidateGraphs, ImageTrials, SensitivitySettings
 from diffoundry.exporter.passes.quantizable import quantizable
@@ -30,7 +30,7 @@ from diffoundry.targets.base import PrecisionFormat, tensor_specs
 __all__ = ["STATE", "calibrate", "watch"]
 
 STATE = ".calibration"
-"""Folder in the bundle that holds what is done while calibration runs; gone when it has finished."""
+"""Folder in the bundle with the state of a running calibration; removed at the end."""
 
 _DEFAULT_PSNR = {
     "int8": 30.0,
@@ -40,64 +40,64 @@ _DEFAULT_PSNR = {
     "fp16": 35.0,
     "bf16": 28.0,
 }
-"""dB, where the user names no budget: from 30 on one has to look for differences; half floats as in `verify`."""
+"""Least PSNR in dB without a budget: from 30 on differences are hard to see; half floats as in `verify`."""
 
 _SEARCHED = 16
-"""Images that the search compares; the held-out ones come on top."""
+"""Number of images for the search; the held-out images are extra."""
 
 _PROBED = 4
-"""Images that are generated for every layer."""
+"""Number of images generated for every layer."""
 
 
 def calibrate(
     folder: Path,
     request: QuantizationRequest,
-    forms: Mapping[str, Sequence[PrecisionFormat]],
-    tell: Callable[[str], None] = lambda _words: None,
+    formats: Mapping[str, Sequence[PrecisionFormat]],
+    progress: Callable[[str], None] = lambda _message: None,
 ) -> dict[str, QuantizationChoice]:
-    """Choose what is quantized in a bundle, and write the ranges that its graphs are made with.
+    """Choose the quantized layers of a bundle, and write the ranges for its graphs.
 
-    A killed run is taken up by the same call: images that were observed and precisions that were chosen are kept.
+    The same call resumes an interrupted run: observed images and chosen precisions are kept.
 
     Args:
-        folder: The bundle, finished or not: portable fp32 graphs, configs, scheduler and tokenizer are in it.
-        request: Budget, prompts and how to generate them.
-        forms: Precision to the graph forms that its targets want.
-        tell: Told how far it is.
+        folder: The bundle, finished or not; it contains portable fp32 graphs, configs, scheduler and tokenizer.
+        request: Budget, prompts and settings.
+        formats: Precision to the graph formats that its targets want.
+        progress: Called with a message about the progress.
 
     Returns:
-        Precision to its choice, for every precision of `forms`.
+        Precision to its choice, for every precision of `formats`.
 
     Raises:
-        InputError: A budget cannot be met; the message says what was reached.
+        InputError: A budget cannot be met; the message gives the best result.
         EngineError: The float pipeline gives infinities or NaN.
         MissingExtraError: ONNX Runtime is not installed.
     """
-    run = _Calibration(folder, request, tell)
+    run = _Calibration(folder, request, progress)
     try:
-        choices = {precision: run.choose(precision, list(wanted)) for precision, wanted in forms.items()}
+        choices = {precision: run.choose(precision, list(wanted)) for precision, wanted in formats.items()}
     finally:
-        run.studio.close()
+        run.reference.close()
     shutil.rmtree(folder / STATE, ignore_errors=True)
     return choices
 
 
 class _Calibration:
-    """One run: the studio, and what was measured so far."""
+    """One run: the reference, and the measurements so far."""
 
-    def __init__(self, folder: Path, request: QuantizationRequest, tell: Callable[[str], None]) -> None:
-        self.studio = FloatReference(folder, request.task, request.threads)
+    def __init__(self, folder: Path, request: QuantizationRequest, progress: Callable[[str], None]) -> None:
+        self.reference = FloatReference(folder, request.task, request.threads)
         self._folder = folder
         self._request = request
-        self._tell = tell
-        self._cases = cases_of(request.prompts)
-        self._held_out = cases_of(request.held_out, held_out=True)
+        self._progress = progress
+        self._prompts = seeded_prompts(request.prompts)
+        self._held_out = seeded_prompts(request.held_out, held_out=True)
         self._rows: dict[str, dict[str, int]] = {}
 
-    def choose(self, precision: str, forms: Sequence[PrecisionFormat]) -> QuantizationChoice:
-        """The choice for one precision, from the state on disk when it is there."""
+    def choose(self, precision: str, formats: Sequence[PrecisionFormat]) -> QuantizationChoice:
+        """Make the choice for one precision, or read it from the state on disk."""
         path = self._folder / STATE / f"{precision}.json"
-        asked = to_json([self._request, list(forms)])
+        asked = to_json([self._request, list(formats)])
         if path.is_file():
             found = json.loads(path.read_text(encoding="utf-8"))
             if found["asked"] == json.loads(json.dumps(asked)):
@@ -105,100 +105,100 @@ class _Calibration:
         budget = self._request.budget
         if budget == Budget():
             budget = Budget(min_psnr=_DEFAULT_PSNR.get(precision))
-        quantized = [form for form in forms if form.quantized]
-        result = self._quantize(precision, quantized, budget) if quantized else self._narrow(precision, forms, budget)
+        quantized = [form for form in formats if form.quantized]
+        result = self._quantize(precision, quantized, budget) if quantized else self._narrow(precision, formats, budget)
         choice = QuantizationChoice(
             components=result.choices,
             psnr=round(result.quality.mean, 2),
             worst_psnr=round(result.quality.worst, 2),
             budget=str(budget),
             min_psnr=budget.min_psnr,
-            prompts=len(self._cases),
+            prompts=len(self._prompts),
             held_out=len(self._held_out),
         )
         write_text(path, json.dumps({"asked": asked, "choice": to_json(choice)}))
         return choice
 
-    def _quantize(self, precision: str, forms: Sequence[PrecisionFormat], budget: Budget) -> Found:
-        activations = any(form.activations is not None for form in forms)
-        if (activations or any(form.weights == "int4" for form in forms)) and not self._rows:
+    def _quantize(self, precision: str, formats: Sequence[PrecisionFormat], budget: Budget) -> SearchResult:
+        activations = any(form.activations is not None for form in formats)
+        if (activations or any(form.weights == "int4" for form in formats)) and not self._rows:
             self._observe()
-        components = self.studio.components
-        maker = QuantizedGraphs(
-            self.studio.graph,
+        components = self.reference.components
+        graphs = QuantizedGraphs(
+            self.reference.graph,
             components,
-            forms,
+            formats,
             {name: read_ranges(self._folder, name) for name in components},
             self._rows,
             by_size=not activations or budget.min_psnr is None,
         )
-        float32 = self._overflows() if any(form.floats == "fp16" for form in forms) else {}
-        plan = Plan(
-            units=maker.units,
+        float32 = self._overflows() if any(form.floats == "fp16" for form in formats) else {}
+        plan = QuantizationPlan(
+            units=graphs.units,
             base={name: ComponentChoice(observer="mse", float32=float32.get(name, ())) for name in components},
         )
-        trials = self._trials(maker)
-        if activations and len(self._cases) >= _PROBED:  # fewer images cannot tell them apart
-            nodes = {name: _smoothable_nodes(self.studio, name) for name in components}
-            plan = choose_options(plan, trials, self._cases[: _PROBED * 2], nodes, self._telling(precision))
+        trials = self._trials(graphs)
+        if activations and len(self._prompts) >= _PROBED:  # fewer images cannot distinguish the options
+            nodes = {name: _smoothable_nodes(self.reference, name) for name in components}
+            plan = choose_options(plan, trials, self._prompts[: _PROBED * 2], nodes, self._progress_of(precision))
         return self._search(precision, plan, trials, budget)
 
-    def _narrow(self, precision: str, forms: Sequence[PrecisionFormat], budget: Budget) -> Found:
-        floats = forms[0].floats
+    def _narrow(self, precision: str, formats: Sequence[PrecisionFormat], budget: Budget) -> SearchResult:
+        floats = formats[0].floats
         float32 = self._overflows() if floats == "fp16" else {}
-        components = self.studio.components
-        maker = NarrowFloats(self.studio.graph, components, floats, float32)
+        components = self.reference.components
+        graphs = NarrowFloats(self.reference.graph, components, floats, float32)
         base = {
             name: ComponentChoice(float32=float32.get(name, ()), kept=dict.fromkeys(float32.get(name, ()), 0.0))
             for name in components
         }
-        plan = Plan(units=maker.units, base=base, floats=True)
-        return self._search(precision, plan, self._trials(maker), budget)
+        plan = QuantizationPlan(units=graphs.units, base=base, floats=True)
+        return self._search(precision, plan, self._trials(graphs), budget)
 
-    def _search(self, precision: str, plan: Plan, trials: ImageTrials, budget: Budget) -> Found:
-        searched = self._cases[:_SEARCHED]
-        return search(precision, plan, budget, trials, searched, self._held_out, self._telling(precision))
+    def _search(self, precision: str, plan: QuantizationPlan, trials: ImageTrials, budget: Budget) -> SearchResult:
+        searched = self._prompts[:_SEARCHED]
+        return search(precision, plan, budget, trials, searched, self._held_out, self._progress_of(precision))
 
-    def _trials(self, maker: CandidateGraphs) -> ImageTrials:
-        return ImageTrials(self.studio, maker, SensitivitySettings(cases=self._cases[:_PROBED]), self._tell)
+    def _trials(self, graphs: CandidateGraphs) -> ImageTrials:
+        return ImageTrials(self.reference, graphs, SensitivitySettings(prompts=self._prompts[:_PROBED]), self._progress)
 
-    def _telling(self, precision: str) -> Callable[[str], None]:
-        return lambda words: self._tell(f"{precision}: {words}")
+    def _progress_of(self, precision: str) -> Callable[[str], None]:
+        return lambda message: self._progress(f"{precision}: {message}")
 
     def _overflows(self) -> dict[str, tuple[str, ...]]:
-        found = find_overflows(self.studio, self._cases[:_PROBED])
+        found = find_overflows(self.reference, self._prompts[:_PROBED])
         count = sum(len(nodes) for nodes in found.values())
-        self._tell(f"fp16: {count} nodes hold numbers near the end of its range and stay in fp32")
+        self._progress(f"fp16: {count} nodes hold numbers near the end of its range and stay in fp32")
         return found
 
     def _observe(self) -> None:
         """Measure ranges with every task, and write them."""
         seen: set[str] = set()
-        for i, task in enumerate(self.studio.tasks):
-            run = task.components(self.studio.bundle)
+        for i, task in enumerate(self.reference.tasks):
+            run = task.components(self.reference.bundle)
             names = [name for name in run if name not in seen]
-            watched = {name: watch(self.studio, name) for name in names}
-            others = {name: self.studio.floats().engine(name) for name in run if name in seen}
+            watched = {name: watch(self.reference, name) for name in names}
+            others = {name: self.reference.floats().engine(name) for name in run if name in seen}
             found = observe(
-                self.studio.bundle,
+                self.reference.bundle,
                 task,
-                self._cases,
+                self._prompts,
                 watched,
                 others=others,
-                open_graph=self._open_stage,
+                open_graph=self._open_part,
                 state=self._folder / STATE / f"observed-{i}",
-                at_once=self.studio.at_once,
-                tell=self._tell,
+                at_once=self.reference.at_once,
+                progress=self._progress,
             )
             if i == 0:
-                self.studio.know(found.images)
-            self._take(found, watched)
+                self.reference.add_images(found.images)
+            self._write_ranges(found, watched)
             seen |= set(names)
 
-    def _open_stage(self, graph: ir.Model, name: str) -> Engine:
-        return self.studio.open(name.partition("-")[0], graph, name)
+    def _open_part(self, graph: ir.Model, name: str) -> Engine:
+        return self.reference.open(name.partition("-")[0], graph, name)
 
-    def _take(self, found: Observed, watched: Mapping[str, Watched]) -> None:
+    def _write_ranges(self, found: Observation, watched: Mapping[str, WatchedGraph]) -> None:
         for name, statistics in found.statistics.items():
             graph = watched[name].graph.graph
             inputs = {
@@ -209,9 +209,9 @@ class _Calibration:
             self._rows[name] = {tensor: part.rows for tensor, part in statistics.tensors.items()}
 
 
-def watch(studio: FloatReference, component: str) -> Watched:
-    """What has to be looked at in a component: what its nodes with weights read, and what its convolutions make."""
-    graph = studio.graph(component)
+def watch(reference: FloatReference, component: str) -> WatchedGraph:
+    """Collect a component's tensors to watch: inputs of nodes with weights, and outputs of convolutions."""
+    graph = reference.graph(component)
     axes: dict[str, int] = {}
     for site in quantizable(graph.graph):
         convolution = site.node.op_type == "Conv"
@@ -219,10 +219,10 @@ def watch(studio: FloatReference, component: str) -> Watched:
             axes[str(site.activation_value.name)] = 1 if convolution else -1
         if convolution:
             axes[str(site.node.outputs[0].name)] = 1
-    return Watched(
+    return WatchedGraph(
         graph=graph, axes=axes, inputs=tensor_specs(graph.graph.inputs), outputs=tensor_specs(graph.graph.outputs)
     )
 
 
-def _smoothable_nodes(studio: FloatReference, component: str) -> list[str]:
-    return [site.name for sites in smoothable(studio.graph(component).graph).values() for site in sites]
+def _smoothable_nodes(reference: FloatReference, component: str) -> list[str]:
+    return [site.name for sites in smoothable(reference.graph(component).graph).values() for site in sites]

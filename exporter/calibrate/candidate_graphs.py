@@ -1,4 +1,4 @@
-"""The graphs of one precision as calibration tries them: quantized ones, and ones whose floats are narrower."""
+"""Builds the candidate graphs of one precision: quantized graphs, and graphs with narrower floats."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -18,43 +18,43 @@ from diffoundry.targets.base import PrecisionFormat
 __all__ = ["NarrowFloats", "QuantizedGraphs"]
 
 Load = Callable[[str], ir.Model]
-"""Component to its portable graph, fresh."""
+"""Loads a component's portable graph."""
 
 
 class QuantizedGraphs:
-    """Graphs with quantized nodes. Implements `trials.GraphMaker`.
+    """Graphs with quantized nodes. Implements `trials.CandidateGraphs`.
 
-    What is not quantized is simulated in fp32, whatever the form makes of it: the error of half floats is small beside
-    that of quantization, and has a search of its own.
+    Nodes that are not quantized run in fp32, whatever the format says. The error of half floats is small beside that of
+    quantization, and has its own search.
 
     Attributes:
-        forms: Number of different forms.
-        units: One for each node that can be quantized.
+        format_count: Number of different formats.
+        units: One for each quantizable node.
     """
 
     def __init__(
         self,
         load: Load,
         components: Sequence[str],
-        forms: Sequence[PrecisionFormat],
+        formats: Sequence[PrecisionFormat],
         ranges: Mapping[str, ComponentRanges],
         rows: Mapping[str, Mapping[str, int]],
         *,
         by_size: bool,
     ) -> None:
-        """Look at the graphs.
+        """Collect the units of the graphs.
 
         Args:
             load: Loads a component's graph.
             components: Names of the components.
-            forms: What the targets want for this precision; all with the same weights.
-            ranges: Component to what was measured.
-            rows: Component to tensor to how many rows of channels it had in all: what a node's work goes by.
-            by_size: True if units are worth the bytes they save; otherwise the multiplications.
+            formats: Formats that the targets want for this precision; all with the same weights.
+            ranges: Component to its measured ranges.
+            rows: Component to tensor to its number of rows of channels, which determines a node's work.
+            by_size: True if a unit's saving is in bytes, otherwise in multiplications.
         """
         self._load = load
-        self._forms = list(dict.fromkeys(replace(form, floats="fp32") for form in forms))
-        self._wanted = list(forms)
+        self._formats = list(dict.fromkeys(replace(form, floats="fp32") for form in formats))
+        self._wanted = list(formats)
         self._ranges = ranges
         self._sizes: dict[str, _Sizes] = {}
         self.units: list[Unit] = []
@@ -65,68 +65,68 @@ class QuantizedGraphs:
             self.units += [self._unit(component, site, rows.get(component, {}), by_size=by_size) for site in sites]
 
     @property
-    def forms(self) -> int:
-        """How many different forms there are."""
-        return len(self._forms)
+    def format_count(self) -> int:
+        """Number of different formats."""
+        return len(self._formats)
 
     @property
     def _activations(self) -> bool:
-        return any(form.activations is not None for form in self._forms)
+        return any(form.activations is not None for form in self._formats)
 
     def _unit(self, component: str, site: QuantizableNode, rows: Mapping[str, int], *, by_size: bool) -> Unit:
         sizes, form = self._sizes[component], self._wanted[0]
         if by_size:
-            worth = float(sizes.saved(site.name, form, fallback=False))
+            saving = float(sizes.saved(site.name, form, fallback=False))
         else:
-            worth = float(_multiplications(site, rows))
+            saving = float(_multiplications(site, rows))
         middle = float(sizes.saved(site.name, form, fallback=True)) if form.weights == "int4" else None
-        return Unit(component=component, nodes=(site.name,), worth=worth, intermediate=middle)
+        return Unit(component=component, nodes=(site.name,), saving=saving, intermediate=middle)
 
-    def graph(self, component: str, choice: ComponentChoice, form: int) -> ir.Model:
-        """See `trials.GraphMaker.graph`."""
-        return convert(self._load(component), self._forms[form], choice, self._ranges[component])
+    def graph(self, component: str, choice: ComponentChoice, index: int) -> ir.Model:
+        """See `trials.CandidateGraphs.graph`."""
+        return convert(self._load(component), self._formats[index], choice, self._ranges[component])
 
-    def switched(self, component: str, units: Sequence[Unit], form: int) -> ir.Model:
-        """See `trials.GraphMaker.switched`."""
+    def switched(self, component: str, units: Sequence[Unit], index: int) -> ir.Model:
+        """See `trials.CandidateGraphs.switched`."""
         nodes = tuple(node for unit in units for node in unit.nodes)
-        model = self.graph(component, ComponentChoice(quantized=nodes), form)
-        SwitchQuantized(nodes=nodes, original=self._load(component), outputs=self._forms[form].outputs)(model)
+        model = self.graph(component, ComponentChoice(quantized=nodes), index)
+        SwitchQuantized(nodes=nodes, original=self._load(component), outputs=self._formats[index].outputs)(model)
         return model
 
-    def size(self, component: str, choice: ComponentChoice, form: int) -> int:
-        """See `trials.GraphMaker.size`: in the floats that the targets want."""
+    def size(self, component: str, choice: ComponentChoice, index: int) -> int:
+        """See `trials.CandidateGraphs.size`; counts the floats that the targets want."""
         sizes, fallback = self._sizes[component], set(choice.fallback)
         return max(
             sizes.total(wanted) - sum(sizes.saved(name, wanted, fallback=name in fallback) for name in choice.quantized)
             for wanted in self._wanted
-            if replace(wanted, floats="fp32") == self._forms[form]
+            if replace(wanted, floats="fp32") == self._formats[index]
         )
 
     def weight_bytes(self, unit: Unit) -> int:
-        """See `trials.GraphMaker.weight_bytes`."""
+        """See `trials.CandidateGraphs.weight_bytes`."""
         return sum(self._sizes[unit.component].weights[node][0] * 4 for node in unit.nodes)
 
 
 class NarrowFloats:
-    """Graphs that compute in fp16 or bf16. Implements `trials.GraphMaker`.
+    """Graphs that compute in fp16 or bf16. Implements `trials.CandidateGraphs`.
 
     Attributes:
-        forms: One.
-        units: The nodes that can compute in the type, those of one module of the network together.
+        format_count: One.
+        units: Nodes that can compute in the type, grouped by module of the network.
     """
 
-    forms: ClassVar[int] = 1
+    format_count: ClassVar[int] = 1
 
     def __init__(
         self, load: Load, components: Sequence[str], floats: str, float32: Mapping[str, Sequence[str]]
     ) -> None:
-        """Look at the graphs.
+        """Collect the units of the graphs.
 
         Args:
             load: Loads a component's graph.
             components: Names of the components.
             floats: "fp16" or "bf16".
-            float32: Component to the nodes that stay in float32 in any case.
+            float32: Component to the nodes that always stay in float32.
         """
         self._load = load
         self._dtype = DTYPES[floats]
@@ -137,41 +137,41 @@ class NarrowFloats:
             for name in self._narrow(load(component), self._float32.get(component, frozenset())):
                 module = name.rpartition("/")[0] or name
                 groups.setdefault(module, []).append(name)
-            self.units += [Unit(component=component, nodes=tuple(nodes), worth=1.0) for nodes in groups.values()]
+            self.units += [Unit(component=component, nodes=tuple(nodes), saving=1.0) for nodes in groups.values()]
 
     def _narrow(self, model: ir.Model, float32: frozenset[str]) -> list[str]:
-        """The nodes that compute in the narrow type when these stay in float32."""
+        """Names of the nodes that compute in the narrow type when these stay in float32."""
         kept = KeepList(nodes=float32).select(model.graph)
         return [str(node.name) for node in model.graph if node not in kept and _computes_floats(node)]
 
-    def graph(self, component: str, choice: ComponentChoice, form: int) -> ir.Model:  # noqa: ARG002  # there is one
-        """See `trials.GraphMaker.graph`."""
+    def graph(self, component: str, choice: ComponentChoice, index: int) -> ir.Model:  # noqa: ARG002  # there is one
+        """See `trials.CandidateGraphs.graph`."""
         model = self._load(component)
         groups = [self._narrow(model, frozenset(choice.float32))]
         RoundFloats(groups=groups, dtype=self._dtype, switched=False)(model)
         return model
 
-    def switched(self, component: str, units: Sequence[Unit], form: int) -> ir.Model:  # noqa: ARG002  # there is one
-        """See `trials.GraphMaker.switched`."""
+    def switched(self, component: str, units: Sequence[Unit], index: int) -> ir.Model:  # noqa: ARG002  # there is one
+        """See `trials.CandidateGraphs.switched`."""
         model = self._load(component)
         RoundFloats(groups=[unit.nodes for unit in units], dtype=self._dtype)(model)
         return model
 
-    def size(self, component: str, choice: ComponentChoice, form: int) -> int:  # noqa: ARG002  # there is one
-        """See `trials.GraphMaker.size`."""
+    def size(self, component: str, choice: ComponentChoice, index: int) -> int:  # noqa: ARG002  # there is one
+        """See `trials.CandidateGraphs.size`."""
         model = self._load(component)
         HalfPrecision(dtype=self._dtype, keep=KeepList(nodes=frozenset(choice.float32)))(model)
         return _bytes_of(model.graph)
 
     def weight_bytes(self, unit: Unit) -> int:
-        """See `trials.GraphMaker.weight_bytes`."""
+        """See `trials.CandidateGraphs.weight_bytes`."""
         nodes = {node.name: node for node in self._load(unit.component).graph}
         values = {value for name in unit.nodes for value in nodes[name].inputs if value is not None}
         return sum(value.const_value.nbytes for value in values if value.is_initializer() and value.const_value)
 
 
 class _Sizes:
-    """How large the weights of a graph are in which form."""
+    """Sizes of a graph's weights in each format."""
 
     def __init__(self, graph: ir.Graph, sites: Sequence[QuantizableNode]) -> None:
         self._floats = sum(v.const_value.size for v in graph.initializers.values() if _is_float(v) and v.const_value)
@@ -195,7 +195,7 @@ class _Sizes:
 
 
 def _multiplications(site: QuantizableNode, rows: Mapping[str, int]) -> int:
-    """What a node multiplies for all rows of its activation."""
+    """Count a node's multiplications for all rows of its activation."""
     x = site.activation_value
     strides = site.node.attributes.get_ints("strides", (1,)) if site.node.op_type == "Conv" else (1,)
     each = _size_of(site)

@@ -1,10 +1,10 @@
-"""Finds the nodes of a bundle that fp16 has not the range for."""
+"""Finds the nodes of a bundle whose values come near the largest number of fp16."""
 
 from collections.abc import Mapping, Sequence
 
-from diffoundry.calibration.stand_ins import EngineProxy
-from diffoundry.calibration.tasks import Case
-from diffoundry.exporter.calibrate.reference import FloatReference
+from diffoundry.calibration.prompts import SeededPrompt
+from diffoundry.exporter.calibrate.engine_proxies import EngineProxy
+from diffoundry.exporter.calibrate.float_reference import FloatReference
 from diffoundry.exporter.passes.add_range_outputs import PEAK, AddRangeOutputs
 from diffoundry.runtime.engines.protocol import Array, Engine
 
@@ -13,18 +13,18 @@ __all__ = ["find_overflows"]
 _LARGEST = 65504.0
 
 _ROOM = 2.0
-"""Other prompts reach further than those that were looked at."""
+"""Margin, because other prompts reach larger values than the measured ones."""
 
 
-def find_overflows(studio: FloatReference, cases: Sequence[Case]) -> dict[str, tuple[str, ...]]:
-    """Component to the nodes that read, make or hold inside more than half of what fp16 can, while generation."""
+def find_overflows(reference: FloatReference, prompts: Sequence[SeededPrompt]) -> dict[str, tuple[str, ...]]:
+    """Map components to the nodes that read, write or hold more than half of fp16's largest number."""
     engines: dict[str, _PeakEngine] = {}
     try:
-        for component in studio.components:
-            model = studio.graph(component)
+        for component in reference.components:
+            model = reference.graph(component)
             AddRangeOutputs()(model)
-            engines[component] = _PeakEngine(studio.open(component, model, "peaks"))
-        studio.errors(studio.floats(engines), cases)
+            engines[component] = _PeakEngine(reference.open(component, model, "peaks"))
+        reference.errors(reference.floats(engines), prompts)
     finally:
         for engine in engines.values():
             engine.close()
@@ -35,7 +35,7 @@ def find_overflows(studio: FloatReference, cases: Sequence[Case]) -> dict[str, t
 
 
 class _PeakEngine(EngineProxy):
-    """Takes the peaks out of what an engine gives, and keeps the largest of each."""
+    """Removes the peaks from an engine's outputs, and keeps the largest of each."""
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
@@ -43,7 +43,7 @@ class _PeakEngine(EngineProxy):
         self.peaks: dict[str, float] = {}
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run, and look at the peaks."""
+        """Run, and record the peaks."""
         outputs = self.inner.run(feeds)
         for name in [name for name in outputs if name.startswith(PEAK)]:
             node, peak = name.removeprefix(PEAK), float(outputs.pop(name))

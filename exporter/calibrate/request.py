@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from diffoundry.calibration.prompts import CALIBRATION_PROMPTS, HELD_OUT_PROMPTS
 from diffoundry.calibration.quality import Budget
-from diffoundry.calibration.tasks import Generation
+from diffoundry.exporter.calibrate.generation_tasks import PromptTask
 
 __all__ = ["QuantizationRequest"]
 
@@ -21,7 +21,7 @@ class QuantizationRequest:
         guidance_scale: 1 or less runs without guidance.
         height: Pixels; None takes the checkpoint's own size.
         width: Pixels; None takes the checkpoint's own size.
-        threads: For one call, or None for ONNX Runtime's own choice.
+        threads: Threads of one call, or None for ONNX Runtime's own choice.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -34,6 +34,6 @@ class QuantizationRequest:
     threads: int | None = None
 
     @property
-    def task(self) -> Generation:
-        """Settings for generating images."""
-        return Generation(steps=self.steps, guidance_scale=self.guidance_scale, height=self.height, width=self.width)
+    def task(self) -> PromptTask:
+        """Task that generates the images."""
+        return PromptTask(steps=self.steps, guidance_scale=self.guidance_scale, height=self.height, width=self.width)

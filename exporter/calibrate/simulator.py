@@ -1,4 +1,4 @@
-"""Runs graphs on this machine as their numbers say, without an engine's own way of computing quantized ones."""
+"""Runs graphs on this machine exactly as written, without an engine's own kernels for quantized operators."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,22 +14,22 @@ from diffoundry.targets.base import tensor_specs
 __all__ = ["Simulator"]
 
 _PREFIX = "calibrating-"
-"""Of the names of files that exist while an engine is open."""
+"""Prefix of the files that exist while an engine is open."""
 
 
 class Simulator:
     """Opens graphs whose weights lie in one folder.
 
-    ONNX Runtime computes every operator in float32 and rounds where the graph says so: what comes out does not depend
-    on which int8 kernels the machine has.
+    ONNX Runtime computes every operator in float32 and rounds where the graph says so. The results do not depend on the
+    machine's int8 kernels.
     """
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
-        """Take the folder, and remove what a killed run left in it.
+        """Store the folder, and remove the leftovers of an interrupted run.
 
         Args:
-            folder: Where the graphs' external data lie; graphs are written here while their engines are open.
-            threads: For one call, or None for ONNX Runtime's own choice.
+            folder: Folder of the graphs' external data; graphs are written here while their engines are open.
+            threads: Threads of one call, or None for ONNX Runtime's own choice.
         """
         self._folder = folder
         self._threads = threads
@@ -38,14 +38,14 @@ class Simulator:
             path.unlink()
 
     def open(self, model: ir.Model, name: str) -> Engine:
-        """An engine for a graph, which stays as it is.
+        """Open an engine for a graph, which stays unchanged.
 
         Args:
             model: Any graph of the standard's operators.
-            name: What it is, for the names of files and for messages.
+            name: Name for files and messages.
 
         Raises:
-            EngineError: ONNX Runtime does not take it.
+            EngineError: ONNX Runtime rejects the graph.
             MissingExtraError: ONNX Runtime is not installed.
         """
         try:
@@ -63,7 +63,7 @@ class Simulator:
 
 
 class _Session(Closeable):
-    """One ONNX Runtime session; its files go when it is closed."""
+    """One ONNX Runtime session; its files are removed when it is closed."""
 
     def __init__(self, path: Path, model: ir.Model, threads: int | None) -> None:
         import onnxruntime

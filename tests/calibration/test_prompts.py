@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from diffoundry.calibration.prompts import CALIBRATION_PROMPTS, HELD_OUT_PROMPTS, cases_of, read_prompts
+from diffoundry.calibration.prompts import CALIBRATION_PROMPTS, HELD_OUT_PROMPTS, read_prompts, seeded_prompts
 from diffoundry.exporter.verify.prompts import PROMPTS
 from diffoundry.runtime.errors import InputError
 
@@ -18,8 +18,8 @@ def test_held_out_prompts_are_others_than_those_of_calibration_and_of_verify():
 
 
 def test_no_two_images_have_a_seed_in_common():
-    cases = [*cases_of(CALIBRATION_PROMPTS), *cases_of(HELD_OUT_PROMPTS, held_out=True)]
-    assert len({case.seed for case in cases}) == len(cases)
+    prompts = [*seeded_prompts(CALIBRATION_PROMPTS), *seeded_prompts(HELD_OUT_PROMPTS, held_out=True)]
+    assert len({prompt.seed for prompt in prompts}) == len(prompts)
 
 
 def test_every_third_prompt_of_a_file_is_held_back(tmp_path):

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from diffoundry.calibration.options import choose_options
+from diffoundry.calibration.prompts import SeededPrompt
 from diffoundry.calibration.quality import Budget, Quality, decibels, judge, mean_square
 from diffoundry.calibration.search import search
-from diffoundry.calibration.tasks import Case
-from diffoundry.calibration.units import Plan, Unit, rank
+from diffoundry.calibration.units import QuantizationPlan, Unit, rank
 from diffoundry.runtime.bundle.quantization import ComponentChoice
 from diffoundry.runtime.errors import InputError
 
-SEARCHED, HELD_OUT = [Case(prompt="a", seed=0)], [Case(prompt="b", seed=1)]
+SEARCHED, HELD_OUT = [SeededPrompt(text="a", seed=0)], [SeededPrompt(text="b", seed=1)]
 
 _INT8 = (7 / 127) ** 2
 
@@ -40,9 +40,9 @@ class World:
                 total += self.errors[unit]
         return total
 
-    def quality(self, choices, cases) -> Quality:
-        self.asked.append("held out" if cases == HELD_OUT else "searched")
-        return judge([self.error(choices) * (self.harder if cases == HELD_OUT else 1)])
+    def quality(self, choices, prompts) -> Quality:
+        self.asked.append("held out" if prompts == HELD_OUT else "searched")
+        return judge([self.error(choices) * (self.harder if prompts == HELD_OUT else 1)])
 
     def size(self, choices) -> int:
         saved = 0.0
@@ -51,10 +51,10 @@ class World:
             if unit.nodes[0] in choice.fallback:
                 saved += unit.intermediate
             elif unit.nodes[0] in choice.quantized:
-                saved += unit.worth
+                saved += unit.saving
         return 1_000_000 - int(saved)
 
-    def costs(self, units):
+    def unit_errors(self, units):
         self.asked.append("costs")
         return {unit: self.errors[unit] for unit in units}
 
@@ -63,16 +63,16 @@ def world(seed: int = 0, count: int = 12, int4: bool = False, **options) -> Worl
     rng = np.random.default_rng(seed)
     units, errors = [], {}
     for i in range(count):
-        worth = float(rng.integers(1_000, 60_000))
-        middle = worth * 6 / 7 if int4 else None
-        unit = Unit(component="unet" if i % 3 else "vae", nodes=(f"n{i}",), worth=worth, intermediate=middle)
+        saving = float(rng.integers(1_000, 60_000))
+        middle = saving * 6 / 7 if int4 else None
+        unit = Unit(component="unet" if i % 3 else "vae", nodes=(f"n{i}",), saving=saving, intermediate=middle)
         units.append(unit)
         errors[unit] = float(10 ** rng.uniform(-7, -3))
     return World(units, errors, **options)
 
 
-def plan_of(some: World) -> Plan:
-    return Plan(units=some.units, base={"unet": ComponentChoice(observer="mse"), "vae": ComponentChoice()})
+def plan_of(some: World) -> QuantizationPlan:
+    return QuantizationPlan(units=some.units, base={"unet": ComponentChoice(observer="mse"), "vae": ComponentChoice()})
 
 
 def found_with(some: World, **budget):
@@ -80,7 +80,7 @@ def found_with(some: World, **budget):
 
 
 def lost(some: World, choices) -> float:
-    return sum(u.worth for u in some.units if u.nodes[0] not in choices[u.component].quantized)
+    return sum(u.saving for u in some.units if u.nodes[0] not in choices[u.component].quantized)
 
 
 def test_where_everything_is_good_enough_nothing_is_measured():
@@ -99,13 +99,13 @@ def test_the_budget_is_kept_and_hardly_more_is_lost_than_trying_everything_would
     assert found.quality.mean >= psnr
     assert found.quality == some.quality(found.choices, HELD_OUT)
     best = min(
-        sum(unit.worth for unit in kept)
+        sum(unit.saving for unit in kept)
         for count in range(len(some.units) + 1)
         for kept in itertools.combinations(some.units, count)
         if decibels(sum(some.errors[unit] for unit in some.units if unit not in kept)) >= psnr
     )
-    # A beginning of a ranked list is at most one unit away from the best choice by worth.
-    assert lost(some, found.choices) <= best + max(unit.worth for unit in some.units)
+    # A beginning of a ranked list is at most one unit away from the best choice by saving.
+    assert lost(some, found.choices) <= best + max(unit.saving for unit in some.units)
 
 
 def test_the_fewest_moves_that_will_do_are_made():
@@ -146,7 +146,7 @@ def test_with_a_size_alone_as_much_stays_fine_as_fits(int4):
     made = sum(len(c.kept) + len(c.fallback) for c in found.choices.values())
     assert made
     one_more = next(m for m in moves if m.unit.nodes[0] in found.choices[m.unit.component].quantized)
-    assert found.size + one_more.price > limit or one_more.to == "float"
+    assert found.size + one_more.cost > limit or one_more.to == "float"
 
 
 def test_int4_goes_back_to_int8_before_it_goes_back_to_float():
@@ -191,7 +191,7 @@ def test_both_limits_that_agree_are_kept():
 
 def test_half_floats_stay_in_float32_by_name():
     some = world(6)
-    plan = Plan(
+    plan = QuantizationPlan(
         units=some.units,
         base={"unet": ComponentChoice(float32=("big",), kept={"big": 0.0}), "vae": ComponentChoice()},
         floats=True,
@@ -243,7 +243,7 @@ class Tastes:
     observers: dict[str, float]
     smoothing: float
 
-    def quality(self, choices, _cases) -> Quality:
+    def quality(self, choices, _prompts) -> Quality:
         (choice,) = choices.values()
         gain = self.smoothing if choice.smooth else 0
         return Quality(mean=self.observers[choice.observer] + gain, worst=0)
@@ -252,11 +252,11 @@ class Tastes:
 @pytest.mark.parametrize(("gain", "smoothed"), [(0.4, {}), (0.6, {"n0": 0.5})])
 def test_the_best_observer_is_taken_and_smoothing_only_where_it_pays(gain, smoothed):
     tastes = Tastes({"minmax": 40, "percentile": 42, "mse": 41.9, "entropy": 30}, gain)
-    unit = Unit(component="unet", nodes=("n0",), worth=1)
-    told: list[str] = []
-    plan = Plan(units=[unit], base={"unet": ComponentChoice()})
-    chosen = choose_options(plan, tastes, SEARCHED, {"unet": ["n0"]}, told.append)
+    unit = Unit(component="unet", nodes=("n0",), saving=1)
+    messages: list[str] = []
+    plan = QuantizationPlan(units=[unit], base={"unet": ComponentChoice()})
+    chosen = choose_options(plan, tastes, SEARCHED, {"unet": ["n0"]}, messages.append)
     assert chosen.base["unet"].observer == "percentile"
     assert chosen.base["unet"].smooth == smoothed
     assert chosen.choices()["unet"].quantized == ("n0",)
-    assert len(told) == 5
+    assert len(messages) == 5

@@ -8,12 +8,13 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from diffoundry.calibration.prompts import SeededPrompt
 from diffoundry.calibration.quality import Budget, judge, mean_square
 from diffoundry.calibration.ranges import read_ranges
-from diffoundry.calibration.stand_ins import FixedEngines
-from diffoundry.calibration.tasks import Case, Generation
 from diffoundry.exporter.calibrate.calibrate import STATE, calibrate
-from diffoundry.exporter.calibrate.reference import FloatReference
+from diffoundry.exporter.calibrate.engine_proxies import FixedEngines
+from diffoundry.exporter.calibrate.float_reference import FloatReference
+from diffoundry.exporter.calibrate.generation_tasks import PromptTask
 from diffoundry.exporter.calibrate.request import QuantizationRequest
 from diffoundry.exporter.passes.quantizable import quantizable
 from diffoundry.exporter.steps.convert_precision import make_graph
@@ -39,8 +40,8 @@ def request(**options) -> QuantizationRequest:
 
 
 def test_int8_of_a_tiny_pipeline_for_two_targets_at_once(tiny_folder):
-    told: list[str] = []
-    choice = calibrate(tiny_folder, request(budget=Budget(min_psnr=20)), {"int8": [ORT, TRT]}, told.append)["int8"]
+    messages: list[str] = []
+    choice = calibrate(tiny_folder, request(budget=Budget(min_psnr=20)), {"int8": [ORT, TRT]}, messages.append)["int8"]
     assert set(choice.components) == {"text_encoder", "unet", "vae_decoder", "vae_encoder"}
     assert choice.psnr >= 20
     assert choice.worst_psnr <= choice.psnr
@@ -55,7 +56,7 @@ def test_int8_of_a_tiny_pipeline_for_two_targets_at_once(tiny_folder):
     assert len(read_ranges(tiny_folder, "unet").tensors["sample"].step_low) == 4, "PNDM calls it once more than asked"
     assert not (tiny_folder / STATE).exists()
     assert not list(tiny_folder.rglob("calibrating-*"))
-    assert any("left" in words for words in told)
+    assert any("left" in words for words in messages)
 
 
 def test_the_recipe_makes_the_same_graphs_again_for_any_target(tiny_folder):
@@ -148,9 +149,9 @@ def test_what_was_done_before_a_kill_is_not_done_again(tiny_folder, monkeypatch)
         with pytest.raises(Killed):
             calibrate(tiny_folder, asked, forms)
     assert (tiny_folder / STATE / "int8.json").is_file()
-    told: list[str] = []
-    found = calibrate(tiny_folder, asked, forms, told.append)
-    assert not any(words.startswith(("observed", "int8:")) for words in told)
+    messages: list[str] = []
+    found = calibrate(tiny_folder, asked, forms, messages.append)
+    assert not any(words.startswith(("observed", "int8:")) for words in messages)
     assert found.keys() == forms.keys()
     assert found["int8"].psnr >= 5
 
@@ -233,9 +234,11 @@ def test_int8_emoji_are_the_emoji(emoji_bundle, tmp_path):
         graph = make_graph(ir.load(folder / name / "model.onnx"), ORT, choice, folder, name)
         save_graph(graph, folder / name, "int8.onnx")
         engines[name] = OnnxRuntimeEngine(folder / name / "int8.onnx", None, EngineOptions(threads=1))
-    cases = [Case(prompt=prompt, seed=77 + i) for i, prompt in enumerate(("a turtle", "an umbrella", "a green book"))]
-    task, studio = Generation(steps=10), FloatReference(folder, Generation(steps=10), threads=1)
-    generated = task.generate(FixedEngines(Bundle(folder), engines), cases)
-    quality = judge(mean_square(generated, task.generate(studio.floats(), cases)))
+    prompts = [
+        SeededPrompt(text=prompt, seed=77 + i) for i, prompt in enumerate(("a turtle", "an umbrella", "a green book"))
+    ]
+    task, reference = PromptTask(steps=10), FloatReference(folder, PromptTask(steps=10), threads=1)
+    generated = task.generate(FixedEngines(Bundle(folder), engines), prompts)
+    quality = judge(mean_square(generated, task.generate(reference.floats(), prompts)))
     assert quality.mean >= 30
     assert quality.worst >= 24

@@ -1,4 +1,4 @@
-"""What a pipeline is asked to do while it is measured: the same images, for the float engines and for others."""
+"""Image tasks for measurements: the same images, by the float engines and by candidates."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from diffoundry.calibration.prompts import SeededPrompt
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.images.pixels import postprocess, preprocess
@@ -14,48 +15,35 @@ from diffoundry.runtime.pipelines import open_pipeline
 from diffoundry.runtime.pipelines.latents import LatentCodec
 from diffoundry.runtime.pipelines.stand_in import size_arguments
 
-__all__ = ["Case", "Generation", "Reconstruction", "Task", "ignore_step"]
+__all__ = ["ImageTask", "PromptTask", "ReconstructionTask", "ignore_step"]
 
 FloatArray = NDArray[np.float32]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Case:
-    """One image.
-
-    Attributes:
-        prompt: The prompt.
-        seed: Of torch's CPU generator.
-    """
-
-    prompt: str
-    seed: int
-
-
 def ignore_step(_step: int) -> None:
-    """For whoever does not want to know."""
+    """Do nothing at a step."""
 
 
-class Task(Protocol):
+class ImageTask(Protocol):
     """Makes images with a bundle's components. Deterministic: the same engines make the same images.
 
     Attributes:
-        stepped: Components that run once a step of the denoising loop; the others run once an image.
+        stepped: Components that run in every step of the denoising loop; the others run once an image.
     """
 
     stepped: ClassVar[tuple[str, ...]]
 
     def components(self, bundle: Bundle) -> tuple[str, ...]:
-        """Which components of a bundle it runs."""
+        """Names of the components of a bundle that the task runs."""
 
     def generate(
-        self, components: EngineSession, cases: Sequence[Case], at_step: Callable[[int], None] = ignore_step
+        self, components: EngineSession, prompts: Sequence[SeededPrompt], at_step: Callable[[int], None] = ignore_step
     ) -> FloatArray:
-        """Images of all cases in one batch.
+        """Generate images of all prompts in one batch.
 
         Args:
-            components: The engines to use.
-            cases: At least one.
+            components: Session to use.
+            prompts: At least one.
             at_step: Called with the index of a step of the denoising loop before it begins.
 
         Returns:
@@ -64,8 +52,8 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Generation:
-    """Generates prompts, from a drawn image where that is the checkpoint's usual task.
+class PromptTask:
+    """Generates prompts. Where the checkpoint's default task starts from an image, that is an example image.
 
     Attributes:
         steps: Steps of the scheduler.
@@ -82,21 +70,21 @@ class Generation:
     width: int | None = None
 
     def components(self, bundle: Bundle) -> tuple[str, ...]:
-        """See `Task.components`."""
+        """See `ImageTask.components`."""
         return open_pipeline(EngineSession(bundle), safety_checker=None).used_components
 
     def generate(
-        self, components: EngineSession, cases: Sequence[Case], at_step: Callable[[int], None] = ignore_step
+        self, components: EngineSession, prompts: Sequence[SeededPrompt], at_step: Callable[[int], None] = ignore_step
     ) -> FloatArray:
-        """See `Task.generate`."""
+        """See `ImageTask.generate`."""
         at_step(0)
-        pipeline = open_pipeline(components, safety_checker=None)  # black images measure nothing
+        pipeline = open_pipeline(components, safety_checker=None)  # black images would measure nothing
         default = pipeline.default_size
         height, width = self.height or default[0], self.width or default[1]
         run = pipeline.start(
-            [case.prompt for case in cases] if pipeline.encoders else None,
-            num_images_per_prompt=1 if pipeline.encoders else len(cases),
-            seed=[case.seed for case in cases],
+            [prompt.text for prompt in prompts] if pipeline.encoders else None,
+            num_images_per_prompt=1 if pipeline.encoders else len(prompts),
+            seed=[prompt.seed for prompt in prompts],
             num_inference_steps=self.steps,
             guidance_scale=self.guidance_scale,
             output_type="np",
@@ -108,27 +96,27 @@ class Generation:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reconstruction:
-    """Encodes images and decodes them again, as image-to-image does without its denoising.
+class ReconstructionTask:
+    """Encodes and decodes images, as image-to-image without denoising.
 
     Attributes:
-        images: Case to its image, float32 (H, W, 3) in 0..1.
+        images: Prompt to its image, float32 (H, W, 3) in 0..1.
     """
 
     stepped: ClassVar[tuple[str, ...]] = ()
 
-    images: Mapping[Case, FloatArray]
+    images: Mapping[SeededPrompt, FloatArray]
 
     def components(self, bundle: Bundle) -> tuple[str, ...]:  # noqa: ARG002
-        """See `Task.components`."""
+        """See `ImageTask.components`."""
         return "vae_encoder", "vae_decoder"
 
     def generate(
-        self, components: EngineSession, cases: Sequence[Case], at_step: Callable[[int], None] = ignore_step
+        self, components: EngineSession, prompts: Sequence[SeededPrompt], at_step: Callable[[int], None] = ignore_step
     ) -> FloatArray:
-        """See `Task.generate`; the latents are the means of what the encoder says."""
+        """See `ImageTask.generate`; the latents are the means of the encoder's distribution."""
         at_step(0)
-        pixels = preprocess([self.images[case] for case in cases])
+        pixels = preprocess([self.images[prompt] for prompt in prompts])
         latents = LatentCodec(components, standardizes=False).mode(pixels)
         decoded = components.run("vae_decoder", {"latent_sample": latents})["sample"]
         return np.asarray(postprocess(decoded, "np"), np.float32)

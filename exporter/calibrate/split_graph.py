@@ -1,4 +1,4 @@
-"""Lets inner tensors of a network be seen: the graph is cut into stages, each run by an engine of its own."""
+"""Exposes intermediate tensors by splitting the graph into parts that run one after another."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,23 +10,23 @@ import onnx_ir as ir
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.engines.protocol import Array, Engine
 
-__all__ = ["OpenGraph", "Stage", "StagedEngine", "cut_into_stages"]
+__all__ = ["GraphPart", "OpenGraph", "SplitEngine", "split_graph"]
 
 OpenGraph = Callable[[ir.Model, str], Engine]
 """(graph, a name for its files) -> an engine that runs it."""
 
 _AT_ONCE = 16
-"""Watched tensors to a stage: that many are in memory at the same time."""
+"""Watched tensors per part: that many are in memory at the same time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Stage:
-    """A part of a graph that runs when all stages before it have run.
+class GraphPart:
+    """A part of a graph that runs after all parts before it.
 
     Attributes:
-        graph: The part.
-        watched: Which of its outputs are to be looked at.
-        keep: Names of the tensors that stages after it still read, or that are outputs of the whole.
+        graph: Graph of the part.
+        watched: Names of its watched outputs.
+        keep: Names of the tensors that later parts read, or that are outputs of the whole graph.
     """
 
     graph: ir.Model
@@ -34,15 +34,15 @@ class Stage:
     keep: frozenset[str]
 
 
-def cut_into_stages(model: ir.Model, watched: Collection[str], *, at_once: int = _AT_ONCE) -> list[Stage]:
-    """Cut a graph behind every `at_once` watched tensors.
+def split_graph(model: ir.Model, watched: Collection[str], *, at_once: int = _AT_ONCE) -> list[GraphPart]:
+    """Cut a graph after every `at_once` watched tensors.
 
-    Everything is computed once, and memory holds the watched tensors of one stage beside those that cross a cut.
+    Everything is computed once. Memory holds the watched tensors of one part and the tensors that cross a cut.
 
     Args:
-        model: In topological order; stays as it is.
-        watched: Names of tensors that nodes make. Inputs of the graph are no work for a stage.
-        at_once: Watched tensors to a stage.
+        model: In topological order; stays unchanged.
+        watched: Names of tensors that nodes compute. Inputs of the graph are not included.
+        at_once: Watched tensors per part.
     """
     groups: list[list[ir.Node]] = [[]]
     seen = 0
@@ -53,10 +53,10 @@ def cut_into_stages(model: ir.Model, watched: Collection[str], *, at_once: int =
             groups.append([])
             seen = 0
     groups = [group for group in groups if group]
-    return [_stage(model, groups, i, watched) for i in range(len(groups))]
+    return [_part(model, groups, i, watched) for i in range(len(groups))]
 
 
-def _stage(model: ir.Model, groups: Sequence[Sequence[ir.Node]], i: int, watched: Collection[str]) -> Stage:
+def _part(model: ir.Model, groups: Sequence[Sequence[ir.Node]], i: int, watched: Collection[str]) -> GraphPart:
     made = [output for node in groups[i] for output in node.outputs]
     own, later = set(groups[i]), {node for group in groups[i + 1 :] for node in group}
     inputs: dict[ir.Value, None] = {}
@@ -71,24 +71,24 @@ def _stage(model: ir.Model, groups: Sequence[Sequence[ir.Node]], i: int, watched
     keep = [
         v for v in (*model.graph.inputs, *known, *made) if v.is_graph_output() or any(u.node in later for u in v.uses())
     ]
-    return Stage(
+    return GraphPart(
         graph=ir.Model(graph, ir_version=model.ir_version),
         watched=tuple(str(value.name) for value in looked_at),
         keep=frozenset(str(value.name) for value in keep),
     )
 
 
-class StagedEngine:
-    """Runs the stages of a graph one after the other and shows the watched tensors of each. For one thread.
+class SplitEngine:
+    """Runs the parts of a graph in turn and reports the watched tensors of each. For one thread.
 
     Attributes:
-        inputs: Of the whole graph.
-        outputs: Of the whole graph.
+        inputs: Inputs of the whole graph.
+        outputs: Outputs of the whole graph.
     """
 
     def __init__(
         self,
-        stages: Sequence[Stage],
+        parts: Sequence[GraphPart],
         open_graph: OpenGraph,
         look: Callable[[str, Array], None],
         *,
@@ -96,33 +96,33 @@ class StagedEngine:
         outputs: tuple[TensorSpec, ...],
         watched_inputs: Collection[str] = (),
     ) -> None:
-        """Open an engine for every stage.
+        """Open an engine for every part.
 
         Args:
-            stages: Of `cut_into_stages`.
-            open_graph: Opens them.
-            look: Called with the name and the content of every watched tensor in every run.
-            inputs: Of the whole graph.
-            outputs: Of the whole graph.
-            watched_inputs: Those of the inputs that are shown too.
+            parts: Result of `split_graph`.
+            open_graph: Opens the engines.
+            look: Called with name and content of every watched tensor in every run.
+            inputs: Inputs of the whole graph.
+            outputs: Outputs of the whole graph.
+            watched_inputs: Inputs that are reported too.
         """
         self.inputs = inputs
         self.outputs = outputs
         self._look = look
         self._watched_inputs = watched_inputs
-        self._stages = list(stages)
-        self._engines = [open_graph(stage.graph, f"stage-{i}") for i, stage in enumerate(stages)]
+        self._parts = list(parts)
+        self._engines = [open_graph(part.graph, f"part-{i}") for i, part in enumerate(parts)]
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run all stages."""
+        """Run all parts."""
         values = dict(feeds)
         for name in self._watched_inputs:
             self._look(name, values[name])
-        for stage, engine in zip(self._stages, self._engines, strict=True):
+        for part, engine in zip(self._parts, self._engines, strict=True):
             made = engine.run({spec.name: values[spec.name] for spec in engine.inputs})
-            for name in stage.watched:
+            for name in part.watched:
                 self._look(name, made[name])
-            values = {name: array for name, array in (values | made).items() if name in stage.keep}
+            values = {name: array for name, array in (values | made).items() if name in part.keep}
         return {spec.name: values[spec.name] for spec in self.outputs}
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Observation of a running pipeline: every value of every call, in any number of stages, stopped anywhere."""
+"""Observation of a running pipeline: every value of every call, in any number of parts, stopped anywhere."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,47 +8,47 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from diffoundry.calibration.observe import Observed, Watched, observe
 from diffoundry.calibration.ranges import make_ranges
-from diffoundry.calibration.stages import StagedEngine, cut_into_stages
-from diffoundry.calibration.stand_ins import FixedEngines
 from diffoundry.calibration.statistics import SAMPLES
-from diffoundry.calibration.tasks import Generation
 from diffoundry.exporter.calibrate.calibrate import watch
-from diffoundry.exporter.calibrate.reference import FloatReference
+from diffoundry.exporter.calibrate.engine_proxies import FixedEngines
+from diffoundry.exporter.calibrate.float_reference import FloatReference
+from diffoundry.exporter.calibrate.generation_tasks import PromptTask
+from diffoundry.exporter.calibrate.observe import Observation, WatchedGraph, observe
+from diffoundry.exporter.calibrate.split_graph import SplitEngine, split_graph
 from diffoundry.runtime.engines.protocol import Engine
 from diffoundry.targets.base import tensor_specs
 
 
 def run_observation(
-    studio: FloatReference, cases, state: Path, task=None, open_graph=None, tell=lambda _words: None
-) -> Observed:
+    reference: FloatReference, prompts, state: Path, task=None, open_graph=None, progress=lambda _message: None
+) -> Observation:
     names = ("text_encoder", "unet", "vae_decoder")
     return observe(
-        studio.bundle,
-        task or studio.tasks[0],
-        cases,
-        {name: watch(studio, name) for name in names},
+        reference.bundle,
+        task or reference.tasks[0],
+        prompts,
+        {name: watch(reference, name) for name in names},
         others={},
-        open_graph=open_graph or (lambda graph, name: studio.open(name.partition("-")[0], graph, name)),
+        open_graph=open_graph or (lambda graph, name: reference.open(name.partition("-")[0], graph, name)),
         state=state,
         at_once=2,
-        tell=tell,
+        progress=progress,
     )
 
 
-def all_values(studio: FloatReference, cases) -> dict[str, list[list[np.ndarray]]]:
+def all_values(reference: FloatReference, prompts) -> dict[str, list[list[np.ndarray]]]:
     """Component to its calls to what the watched tensors held, each from one session with all of them as outputs."""
     found: dict[str, list] = {}
     engines: dict[str, Engine] = {}
     for name in ("text_encoder", "unet", "vae_decoder"):
-        part = watch(studio, name)
+        part = watch(reference, name)
         graph = part.graph
         made = [v for node in graph.graph for v in node.outputs if v.name in part.axes and not v.is_graph_output()]
         graph.graph.outputs.extend(made)
-        engines[name] = Recorder(studio.open(name, graph, "all"), part, found.setdefault(name, []))
-    for start in range(0, len(cases), 2):
-        studio.tasks[0].generate(FixedEngines(studio.bundle, engines), cases[start : start + 2])
+        engines[name] = Recorder(reference.open(name, graph, "all"), part, found.setdefault(name, []))
+    for start in range(0, len(prompts), 2):
+        reference.tasks[0].generate(FixedEngines(reference.bundle, engines), prompts[start : start + 2])
     return found
 
 
@@ -57,7 +57,7 @@ class Recorder:
     """Keeps everything, as calibration must not."""
 
     engine: Engine
-    part: Watched
+    part: WatchedGraph
     calls: list
 
     def __post_init__(self) -> None:
@@ -70,9 +70,9 @@ class Recorder:
         return {spec.name: outputs[spec.name] for spec in self.outputs}
 
 
-def test_observation_is_brute_force_over_stored_activations(studio, cases, tmp_path):
-    observed = run_observation(studio, cases, tmp_path / "state")
-    for component, calls in all_values(studio, cases).items():
+def test_observation_is_brute_force_over_stored_activations(reference, prompts, tmp_path):
+    observed = run_observation(reference, prompts, tmp_path / "state")
+    for component, calls in all_values(reference, prompts).items():
         statistics = observed.statistics[component]
         assert statistics.tensors.keys() == calls[0].keys()
         steps = 4 if component == "unet" else 1  # PNDM runs it once more than it was asked for steps
@@ -82,7 +82,7 @@ def test_observation_is_brute_force_over_stored_activations(studio, cases, tmp_p
                 taken = [call[name].ravel() for call in calls[step::steps]]
                 values = np.concatenate(taken)
                 sampled = np.concatenate([array[:: -(-array.size // SAMPLES) | 1] for array in taken])
-                # Other stages are other sessions, whose sums may have another order: a few ulp.
+                # Other parts are other sessions, whose sums may have another order: a few ulp.
                 assert tensor.low[step] == pytest.approx(values.min(), rel=1e-4, abs=1e-5)
                 assert tensor.high[step] == pytest.approx(values.max(), rel=1e-4, abs=1e-5)
                 histogram = tensor.histograms[step]
@@ -91,10 +91,10 @@ def test_observation_is_brute_force_over_stored_activations(studio, cases, tmp_p
                 assert np.abs(histogram.counts - expected).sum() <= 0.002 * sampled.size
 
 
-def test_the_images_are_those_of_the_float_pipeline(studio, cases, tmp_path):
-    observed = run_observation(studio, cases, tmp_path / "state")
-    expected = studio.tasks[0].generate(studio.floats(), cases)
-    assert list(observed.images) == list(cases)
+def test_the_images_are_those_of_the_float_pipeline(reference, prompts, tmp_path):
+    observed = run_observation(reference, prompts, tmp_path / "state")
+    expected = reference.tasks[0].generate(reference.floats(), prompts)
+    assert list(observed.images) == list(prompts)
     np.testing.assert_allclose(np.stack(list(observed.images.values())), expected, atol=1e-4)
 
 
@@ -102,12 +102,12 @@ class Killed(BaseException):
     """As Ctrl-C or the end of a machine: nothing catches it."""
 
 
-def ranges_of(observed: Observed) -> dict:
+def ranges_of(observed: Observation) -> dict:
     return {n: make_ranges(s, inputs=set(s.tensors), norms=set(s.tensors)) for n, s in observed.statistics.items()}
 
 
-def test_killed_between_and_within_batches_it_goes_on_to_the_same_bits(studio, cases, tmp_path):
-    expected = run_observation(studio, cases, tmp_path / "whole")
+def test_killed_between_and_within_batches_it_goes_on_to_the_same_bits(reference, prompts, tmp_path):
+    expected = run_observation(reference, prompts, tmp_path / "whole")
 
     calls = 0
 
@@ -116,7 +116,7 @@ def test_killed_between_and_within_batches_it_goes_on_to_the_same_bits(studio, c
         calls = 0
 
         def open_graph(graph: ir.Model, name: str) -> Engine:
-            engine = studio.open(name.partition("-")[0], graph, name)
+            engine = reference.open(name.partition("-")[0], graph, name)
             run = engine.run
 
             def counting(feeds):
@@ -131,20 +131,20 @@ def test_killed_between_and_within_batches_it_goes_on_to_the_same_bits(studio, c
 
         return open_graph
 
-    run_observation(studio, cases, tmp_path / "counted", open_graph=kill_at(0))
+    run_observation(reference, prompts, tmp_path / "counted", open_graph=kill_at(0))
     for count in (3, calls * 3 // 4):  # within the first batch, and within the second
         with pytest.raises(Killed):
-            run_observation(studio, cases, tmp_path / "state", open_graph=kill_at(count))
-    told: list[str] = []
-    found = run_observation(studio, cases, tmp_path / "state", tell=told.append)
-    assert len(told) == 1  # the first batch was not generated again
+            run_observation(reference, prompts, tmp_path / "state", open_graph=kill_at(count))
+    messages: list[str] = []
+    found = run_observation(reference, prompts, tmp_path / "state", progress=messages.append)
+    assert len(messages) == 1  # the first batch was not generated again
     assert ranges_of(found) == ranges_of(expected)
-    for case in cases:
-        np.testing.assert_array_equal(found.images[case], expected.images[case])
+    for prompt in prompts:
+        np.testing.assert_array_equal(found.images[prompt], expected.images[prompt])
 
 
-def test_a_finished_observation_is_read_and_not_run_again(studio, cases, tmp_path):
-    expected = run_observation(studio, cases, tmp_path / "state")
+def test_a_finished_observation_is_read_and_not_run_again(reference, prompts, tmp_path):
+    expected = run_observation(reference, prompts, tmp_path / "state")
 
     def refuse(_graph, _name):
         class Never:
@@ -158,26 +158,26 @@ def test_a_finished_observation_is_read_and_not_run_again(studio, cases, tmp_pat
 
         return Never()
 
-    assert ranges_of(run_observation(studio, cases, tmp_path / "state", open_graph=refuse)) == ranges_of(expected)
+    assert ranges_of(run_observation(reference, prompts, tmp_path / "state", open_graph=refuse)) == ranges_of(expected)
 
 
-def test_another_question_starts_anew(studio, cases, tmp_path):
-    run_observation(studio, cases[:2], tmp_path / "state")
-    told: list[str] = []
-    run_observation(studio, cases[:2], tmp_path / "state", task=Generation(steps=2), tell=told.append)
-    assert len(told) == 1
+def test_another_question_starts_anew(reference, prompts, tmp_path):
+    run_observation(reference, prompts[:2], tmp_path / "state")
+    messages: list[str] = []
+    run_observation(reference, prompts[:2], tmp_path / "state", task=PromptTask(steps=2), progress=messages.append)
+    assert len(messages) == 1
 
 
-def test_progress_says_what_how_far_and_how_long(studio, cases, tmp_path):
-    told: list[str] = []
-    run_observation(studio, cases, tmp_path / "state", tell=told.append)
-    assert [words.partition(",")[0] for words in told] == ["observed 2 of 4 images", "observed 4 of 4 images"]
-    assert all(words.endswith("s left") for words in told)
+def test_progress_says_what_how_far_and_how_long(reference, prompts, tmp_path):
+    messages: list[str] = []
+    run_observation(reference, prompts, tmp_path / "state", progress=messages.append)
+    assert [words.partition(",")[0] for words in messages] == ["observed 2 of 4 images", "observed 4 of 4 images"]
+    assert all(words.endswith("s left") for words in messages)
 
 
 @pytest.mark.parametrize("at_once", [1, 7, 1000])
-def test_stages_compute_what_the_whole_graph_does(studio, at_once):
-    graph = studio.graph("unet")
+def test_parts_compute_what_the_whole_graph_does(reference, at_once):
+    graph = reference.graph("unet")
     feeds = {
         "sample": np.random.default_rng(0).standard_normal((2, 4, 8, 8)).astype(np.float32),
         "timestep": np.array([7.0], np.float32),
@@ -185,14 +185,14 @@ def test_stages_compute_what_the_whole_graph_does(studio, at_once):
     }
     watched = [v.name for node in graph.graph for v in node.outputs if node.op_type in ("Conv", "MatMul")]
     seen: dict[str, np.ndarray] = {}
-    stages = cut_into_stages(graph, watched, at_once=at_once)
-    assert len(stages) == (1 if at_once == 1000 else -(-len(watched) // at_once))
-    assert all(len(stage.watched) <= at_once for stage in stages)
+    parts = split_graph(graph, watched, at_once=at_once)
+    assert len(parts) == (1 if at_once == 1000 else -(-len(watched) // at_once))
+    assert all(len(part.watched) <= at_once for part in parts)
     specs = tensor_specs(graph.graph.inputs), tensor_specs(graph.graph.outputs)
-    opener = lambda part, name: studio.open("unet", part, name)  # noqa: E731
-    with StagedEngine(stages, opener, seen.__setitem__, inputs=specs[0], outputs=specs[1]) as engine:
+    opener = lambda part, name: reference.open("unet", part, name)  # noqa: E731
+    with SplitEngine(parts, opener, seen.__setitem__, inputs=specs[0], outputs=specs[1]) as engine:
         found = engine.run(feeds)
-    with studio.open("unet", graph, "whole") as whole:
+    with reference.open("unet", graph, "whole") as whole:
         expected = whole.run(feeds)
     assert seen.keys() == set(watched)
     np.testing.assert_allclose(found["out_sample"], expected["out_sample"], rtol=1e-4, atol=1e-5)

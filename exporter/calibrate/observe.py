@@ -1,4 +1,4 @@
-"""Runs the float pipeline over prompts and takes down what its tensors hold; can be stopped and taken up."""
+"""Runs the float pipeline over prompts and records statistics of its tensors. Can be interrupted and resumed."""
 
 import hashlib
 import json
@@ -13,10 +13,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from diffoundry.calibration.stages import OpenGraph, StagedEngine, cut_into_stages
-from diffoundry.calibration.stand_ins import FixedEngines
+from diffoundry.calibration.prompts import SeededPrompt
 from diffoundry.calibration.statistics import Statistics
-from diffoundry.calibration.tasks import Case, Task
+from diffoundry.exporter.calibrate.engine_proxies import FixedEngines
+from diffoundry.exporter.calibrate.generation_tasks import ImageTask
+from diffoundry.exporter.calibrate.split_graph import OpenGraph, SplitEngine, split_graph
 from diffoundry.runtime.bundle.atomic_write import write_text
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.bundle.json_codec import to_json
@@ -24,23 +25,23 @@ from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.engines.protocol import Array, Engine
 from diffoundry.runtime.models.controlnet_names import is_controlnet
 
-__all__ = ["Observed", "Watched", "observe"]
+__all__ = ["Observation", "WatchedGraph", "observe"]
 
 FloatArray = NDArray[np.float32]
 
 _VERSION = 1
-"""Of the state on disk; a state of another version is not taken up."""
+"""Version of the state on disk; a state of another version is discarded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Watched:
-    """A component that is looked into.
+class WatchedGraph:
+    """A component with watched tensors.
 
     Attributes:
         graph: Its float graph.
-        axes: Tensor name to the axis of its channels, for every tensor to look at.
-        inputs: Of the graph.
-        outputs: Of the graph.
+        axes: Tensor name to the axis of its channels, for every watched tensor.
+        inputs: Inputs of the graph.
+        outputs: Outputs of the graph.
     """
 
     graph: ir.Model
@@ -50,51 +51,51 @@ class Watched:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Observed:
-    """What came of it.
+class Observation:
+    """Result of an observation.
 
     Attributes:
-        statistics: Component to what its tensors held.
-        images: Case to its image by the float pipeline, float32 (H, W, 3) in 0..1.
+        statistics: Component to the statistics of its tensors.
+        images: Prompt to its image by the float pipeline, float32 (H, W, 3) in 0..1.
     """
 
     statistics: Mapping[str, Statistics]
-    images: Mapping[Case, FloatArray]
+    images: Mapping[SeededPrompt, FloatArray]
 
 
 def observe(
     bundle: Bundle,
-    task: Task,
-    cases: Sequence[Case],
-    watched: Mapping[str, Watched],
+    task: ImageTask,
+    prompts: Sequence[SeededPrompt],
+    watched: Mapping[str, WatchedGraph],
     *,
     others: Mapping[str, Engine],
     open_graph: OpenGraph,
     state: Path,
     at_once: int = 1,
-    tell: Callable[[str], None] = lambda _words: None,
-) -> Observed:
-    """Generate all cases with the float pipeline and take down every call of the watched components as it happens.
+    progress: Callable[[str], None] = lambda _message: None,
+) -> Observation:
+    """Generate all prompts with the float pipeline and record every call of the watched components.
 
-    After each batch the state is written; the same call in a new process goes on behind the last batch that was
-    finished, and ends with the same numbers, bit for bit.
+    The state is written after each batch. The same call in a new process continues after the last finished batch and
+    ends with the same numbers, bit for bit.
 
     Args:
-        bundle: For configs and tokenizers.
+        bundle: Gives configs and tokenizers.
         task: Task that generates the images.
-        cases: Prompts and settings to generate, in this order.
-        watched: Component to what is looked at in it.
-        others: Engines of the components that run unwatched.
+        prompts: Prompts to generate, in this order.
+        watched: Component to its watched tensors.
+        others: Engines of the unwatched components.
         open_graph: Opens an engine for a part of a graph.
-        state: A folder for the state; made when missing.
-        at_once: Images to a batch.
-        tell: Told how far it is.
+        state: Folder for the state; created when missing.
+        at_once: Images per batch.
+        progress: Called with a message about the progress.
 
     Raises:
         EngineError: A tensor holds an infinity or a NaN.
     """
-    diary = _Diary(state, _fingerprint(task, cases, watched, at_once), watched)
-    done, statistics, images = diary.read()
+    saved = _SavedState(state, _fingerprint(task, prompts, watched, at_once), watched)
+    done, statistics, images = saved.read()
     step = 0
 
     def at_step(index: int) -> None:
@@ -108,24 +109,24 @@ def observe(
     engines = {name: _open(part, open_graph, look_into(name), name) for name, part in watched.items()}
     try:
         start, first = time.perf_counter(), done
-        while done < len(cases):
-            batch = cases[done : done + at_once]
+        while done < len(prompts):
+            batch = prompts[done : done + at_once]
             generated = task.generate(FixedEngines(bundle, {**others, **engines}), batch, at_step)
             images += list(generated)
             done += len(batch)
-            diary.write(done, statistics, images)
-            tell(_progress(done, len(cases), first, time.perf_counter() - start))
+            saved.write(done, statistics, images)
+            progress(_progress_message(done, len(prompts), first, time.perf_counter() - start))
     finally:
         for engine in engines.values():
             engine.close()
-    return Observed(statistics=statistics, images=dict(zip(cases, images, strict=True)))
+    return Observation(statistics=statistics, images=dict(zip(prompts, images, strict=True)))
 
 
-def _open(part: Watched, open_graph: OpenGraph, look: Callable[[str, Array], None], name: str) -> StagedEngine:
+def _open(part: WatchedGraph, open_graph: OpenGraph, look: Callable[[str, Array], None], name: str) -> SplitEngine:
     inputs = {spec.name for spec in part.inputs}
-    return StagedEngine(
-        cut_into_stages(part.graph, part.axes.keys() - inputs),
-        lambda graph, stage: open_graph(graph, f"{name}-{stage}"),
+    return SplitEngine(
+        split_graph(part.graph, part.axes.keys() - inputs),
+        lambda graph, part_name: open_graph(graph, f"{name}-{part_name}"),
         look,
         inputs=part.inputs,
         outputs=part.outputs,
@@ -133,29 +134,31 @@ def _open(part: Watched, open_graph: OpenGraph, look: Callable[[str, Array], Non
     )
 
 
-def _fingerprint(task: Task, cases: Sequence[Case], watched: Mapping[str, Watched], at_once: int) -> str:
-    """Changes with everything that the numbers depend on but the weights, which belong to the bundle."""
+def _fingerprint(
+    task: ImageTask, prompts: Sequence[SeededPrompt], watched: Mapping[str, WatchedGraph], at_once: int
+) -> str:
+    """Hash everything that the numbers depend on, except the weights, which belong to the bundle."""
     options = {name: value for name, value in to_json(task).items() if not isinstance(value, Mapping)}
     axes = {name: dict(sorted(part.axes.items())) for name, part in sorted(watched.items())}
-    described = [_VERSION, type(task).__name__, options, to_json(list(cases)), axes, at_once]
+    described = [_VERSION, type(task).__name__, options, to_json(list(prompts)), axes, at_once]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
-def _progress(done: int, total: int, first: int, seconds: float) -> str:
+def _progress_message(done: int, total: int, first: int, seconds: float) -> str:
     left = seconds / (done - first) * (total - done)
     return f"observed {done} of {total} images, {seconds:.0f} s, about {left:.0f} s left"
 
 
-class _Diary:
-    """The state of one observation on disk: the files of a number of images, and a note of which number holds."""
+class _SavedState:
+    """The state of one observation on disk: the files of a number of images, and a note with the valid number."""
 
-    def __init__(self, folder: Path, fingerprint: str, watched: Mapping[str, Watched]) -> None:
+    def __init__(self, folder: Path, fingerprint: str, watched: Mapping[str, WatchedGraph]) -> None:
         self._folder = folder
         self._fingerprint = fingerprint
         self._watched = watched
 
     def read(self) -> tuple[int, dict[str, Statistics], list[FloatArray]]:
-        """Images done, statistics, images; none when the state on disk is of another observation."""
+        """Read images done, statistics, images; empty when the state on disk belongs to another observation."""
         note = self._folder / "note.json"
         found: dict[str, Any] = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
         if found.get("fingerprint") != self._fingerprint:

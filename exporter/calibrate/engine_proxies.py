@@ -1,4 +1,4 @@
-"""Engines that are handed in, in the place of a bundle's own."""
+"""Engines that replace those of a bundle: fixed, proxied or cached."""
 
 import hashlib
 from collections import OrderedDict
@@ -11,30 +11,30 @@ from diffoundry.runtime.engines.session import EngineSession
 
 __all__ = ["CachedEngine", "EngineProxy", "FixedEngines"]
 
-_REMEMBERED = 512
-"""Calls whose outputs are kept: latents and embeddings, of large models some 100 MB."""
+_MOST_CALLS = 512
+"""Calls whose outputs are kept: latents and embeddings, some 100 MB for large models."""
 
 
 class FixedEngines(EngineSession):
-    """The components of a bundle whose engines are all handed in; a pipeline drives them as it would its own."""
+    """Session over engines passed in by the caller, for a pipeline to run."""
 
     def __init__(self, bundle: Bundle, engines: Mapping[str, Engine]) -> None:
-        """Take the engines; whoever opened them closes them.
+        """Store the engines; the caller closes them.
 
         Args:
-            bundle: For configs, tokenizers and the scheduler.
+            bundle: Gives configs, tokenizers and the scheduler.
             engines: Component to engine, for every component that will run.
         """
         super().__init__(bundle)
         self._handed_in = dict(engines)
 
     def engine(self, name: str) -> Engine:
-        """The engine that was handed in."""
+        """Return the engine of a component."""
         return self._handed_in[name]
 
 
 class EngineProxy(Closeable):
-    """An engine around another one that does nothing by itself; it is closed with the one inside."""
+    """Wraps another engine and passes everything through; closing it closes the wrapped engine."""
 
     def __init__(self, engine: Engine) -> None:
         self.inner = engine
@@ -42,25 +42,25 @@ class EngineProxy(Closeable):
         self.outputs: tuple[TensorSpec, ...] = engine.outputs
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run the engine inside."""
+        """Run the wrapped engine."""
         return self.inner.run(feeds)
 
     def close(self) -> None:
-        """Close the engine inside."""
+        """Close the wrapped engine."""
         self.inner.close()
 
 
 class CachedEngine(Closeable):
-    """Runs a call only once: the same feeds again give the outputs of the first time.
+    """Runs each call only once: repeated feeds return the stored outputs.
 
-    Where only one component changes from image to image, the others in front of it need not run again. The engine
-    is opened when a call is new, and may be released in between.
+    Where only one component changes from image to image, the components before it need not run again. The engine is
+    opened when a call is new, and may be released in between.
     """
 
     def __init__(
         self, open_engine: Callable[[], Engine], inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
     ) -> None:
-        """Nothing is opened yet."""
+        """Store the arguments. Nothing is opened yet."""
         self.inputs = inputs
         self.outputs = outputs
         self._open = open_engine
@@ -68,7 +68,7 @@ class CachedEngine(Closeable):
         self._calls: OrderedDict[bytes, dict[str, Array]] = OrderedDict()
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """The outputs for these feeds."""
+        """Return the outputs for these feeds."""
         digest = hashlib.blake2b()
         for name, array in sorted(feeds.items()):
             digest.update(f"{name} {array.dtype} {array.shape}".encode())
@@ -78,17 +78,17 @@ class CachedEngine(Closeable):
             if self._inner is None:
                 self._inner = self._open()
             self._calls[key] = self._inner.run(feeds)
-            if len(self._calls) > _REMEMBERED:
+            if len(self._calls) > _MOST_CALLS:
                 self._calls.popitem(last=False)
         return dict(self._calls[key])
 
     def release(self) -> None:
-        """Close the engine inside, and go on remembering."""
+        """Close the wrapped engine and keep the stored outputs."""
         if self._inner is not None:
             self._inner.close()
             self._inner = None
 
     def close(self) -> None:
-        """Close the engine inside and forget."""
+        """Close the wrapped engine and drop the stored outputs."""
         self.release()
         self._calls.clear()
