@@ -5,7 +5,7 @@ BIN := .venv/bin
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo native test test-slow lint types layers format bench clean
+.PHONY: help install demo docs native test test-slow lint types layers format bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,8 +20,11 @@ install: .venv/installed ## make .venv with everything in it
 demo: install ## export, generate, verify and measure the embedded model; leaves demo/report.html
 	rm -rf demo && mkdir demo
 	$(BIN)/diffoundry export --model emoji --target onnxruntime -o demo/emoji.bundle
-	$(BIN)/python docs/examples/paint_grid.py demo/emoji.bundle demo
+	$(BIN)/python docs/examples/generate_grid.py demo/emoji.bundle demo
 	$(BIN)/python docs/examples/demo_report.py demo/emoji.bundle demo
+
+docs: install ## build the documentation, offline; open build/site/index.html
+	$(BIN)/python -m mkdocs build --quiet --strict
 
 native: install .typing/diffoundry ## build the native kernels beside the Python files that use them
 	cmake -S . -B build/native -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python

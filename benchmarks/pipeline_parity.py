@@ -3,8 +3,8 @@
 python benchmarks/pipeline_parity.py FOLDER
 
 Tiny random checkpoints (tests/support) are exported to FOLDER for ONNX Runtime and OpenVINO in fp32, each pipeline
-generates one image in 10 steps on both sides, and the table of docs/pipelines.md is printed. Bundles that are there
-already are used.
+generates one image in 10 steps on both sides, and the table of docs/reference/pipelines.md is printed. Existing
+bundles are used.
 """
 
 import sys

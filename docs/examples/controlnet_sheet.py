@@ -1,4 +1,4 @@
-"""Prompts without and with the ControlNet for edges: the image of docs/controlnet.md.
+"""Prompts without and with the ControlNet for edges: the figure of docs/how-to/guide-with-controlnet.md.
 
 python docs/examples/controlnet_sheet.py BUNDLE FILE.png
 
@@ -8,7 +8,7 @@ BUNDLE: diffoundry export --model emoji --controlnet emoji-edges --target onnxru
 import sys
 
 from PIL import Image
-from sheet import write_sheet
+from sheet import write_rows
 
 from diffoundry.models.emoji.training.edges import edge_image
 from diffoundry.runtime import load
@@ -20,14 +20,14 @@ SETTINGS = {"num_inference_steps": 30, "guidance_scale": 2.0, "seed": 0}
 def main(bundle: str, path: str) -> None:
     """Generate each prompt, turn and move what came out, and generate along the edges of that."""
     pipe = load(bundle)
-    rows = {"without": [pipe(prompt, **SETTINGS).images[0] for prompt in PROMPTS]}
-    rows["edges"] = [edge_image(_moved(image, number)) for number, image in enumerate(rows["without"])]
+    rows = {"without a ControlNet": [pipe(prompt, **SETTINGS).images[0] for prompt in PROMPTS]}
+    rows["edges"] = [edge_image(_moved(image, number)) for number, image in enumerate(rows["without a ControlNet"])]
     for scale in (0.5, 1.0):
         rows[f"scale {scale}"] = [
             pipe(prompt, control_image=edges, controlnet_conditioning_scale=scale, **SETTINGS).images[0]
             for prompt, edges in zip(PROMPTS, rows["edges"], strict=True)
         ]
-    write_sheet(rows, path)
+    write_rows(rows, path, scale=2)
 
 
 def _moved(image: Image.Image, number: int) -> Image.Image:

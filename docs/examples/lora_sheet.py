@@ -1,4 +1,4 @@
-"""Prompts without and with the LoRA for flat images: the image of docs/lora.md.
+"""Prompts without and with the LoRA for flat emoji: the figure of docs/how-to/use-loras.md.
 
 python docs/examples/lora_sheet.py BUNDLE FILE.png
 """
@@ -6,25 +6,25 @@ python docs/examples/lora_sheet.py BUNDLE FILE.png
 import sys
 from pathlib import Path
 
-from sheet import write_sheet
+from sheet import write_rows
 
 from diffoundry.runtime import load
 
 LORA = Path(__file__).parents[2] / "models/emoji-flat/pytorch_lora_weights.safetensors"
 PROMPTS = ("a sailboat", "a tent", "a watch", "a dog face", "a backpack", "a rocket")
-SCALES = (0.0, 0.7, 1.0)
+SCALES = (1.0, 0.4)
 SETTINGS = {"num_inference_steps": 30, "guidance_scale": 4.0, "seed": 0}
 
 
 def main(bundle: str, path: str) -> None:
-    """One row a scale, one column a prompt."""
+    """Generate one row for each scale and one column for each prompt."""
     pipe = load(bundle)
-    rows = {"without": [pipe(prompt, **SETTINGS).images[0] for prompt in PROMPTS]}
+    rows = {"without the LoRA": [pipe(prompt, **SETTINGS).images[0] for prompt in PROMPTS]}
     pipe.load_lora(LORA)
-    for scale in SCALES[1:]:
+    for scale in SCALES:
         pipe.set_lora_scale(scale)
         rows[f"scale {scale}"] = [pipe(prompt, **SETTINGS).images[0] for prompt in PROMPTS]
-    write_sheet(rows, path)
+    write_rows(rows, path, scale=2)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""One prompt, one seed, every scheduler: a contact sheet.
+"""Writes a contact sheet of one prompt and one seed with every scheduler.
 
 python docs/examples/scheduler_sheet.py BUNDLE FILE.png [PROMPT]
 """
 
 import sys
 
-from PIL import Image, ImageDraw
+from sheet import write_grid
 
 from diffoundry.runtime import load
 
@@ -15,24 +15,17 @@ SCHEDULERS = (
     *("DPMSolverSinglestep", "EulerAncestralDiscrete", "EulerDiscrete", "HeunDiscrete", "KDPM2AncestralDiscrete"),
     *("KDPM2Discrete", "LCM", "LMSDiscrete", "PNDM", "SASolver", "TCD", "UniPCMultistep"),
 )
-STEPS, GUIDANCE, SEED, COLUMNS, SCALE, LABEL = 20, 4.0, 0, 7, 2, 14
+OPTIONS = {"skip_prk_steps": True}  # PNDM as Stable Diffusion uses it
+STEPS, GUIDANCE, SEED, COLUMNS, SCALE = 20, 4.0, 0, 5, 3
 
 
 def main(bundle: str, path: str, prompt: str = "a rocket") -> None:
     """Generate PROMPT with every scheduler in turn."""
     pipe = load(bundle)
+    pipe.scheduler_config = {**pipe.scheduler_config, **OPTIONS}
     settings = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "seed": SEED}
     images = {name: pipe(prompt, scheduler=name, **settings).images[0] for name in SCHEDULERS}
-    width, height = (SCALE * size for size in next(iter(images.values())).size)
-    rows = -(-len(images) // COLUMNS)
-    sheet = Image.new("RGB", (COLUMNS * width, rows * (height + LABEL)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for index, (name, image) in enumerate(images.items()):
-        left, top = index % COLUMNS * width, index // COLUMNS * (height + LABEL)
-        sheet.paste(image.resize((width, height), Image.Resampling.NEAREST), (left, top))
-        draw.text((left + 4, top + height), name, fill="black", font_size=9)
-    sheet.save(path)
-    print(f"{path}: {len(images)} schedulers")
+    write_grid(images, path, columns=COLUMNS, scale=SCALE)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ __all__ = ["OPSET", "require_opset"]
 OPSET = 23
 """Lowest opset in which attention, group normalization and GELU are one operator each, and the highest that all
 targets take: ONNX Runtime from 1.23, OpenVINO 2026.4, TensorRT-RTX 1.7, and torch's exporter writes it directly.
-Measurements in docs/graph.md."""
+Measurements in docs/design/graph.md."""
 
 
 def require_opset(model: ir.Model, lowest: int, operator: str) -> None:

@@ -5,7 +5,7 @@ from diffoundry.runtime.bench import BenchRequest, bench
 report = bench("emoji.bundle", BenchRequest(prompt="red apple", steps=20))
 report.candidates[0].measured.step.seconds.median
 
-The JSON form, `to_json(report)`, is described in docs/bench.md.
+The JSON form, `to_json(report)`, is described in docs/how-to/benchmark.md.
 """
 
 from diffoundry.runtime.bench.candidate import Candidate, Generation

@@ -1,4 +1,4 @@
-"""The result of a benchmark as frozen dataclasses. docs/bench.md describes its JSON form, `to_json(report)`."""
+"""The result of a benchmark as frozen dataclasses; docs/how-to/benchmark.md describes `to_json(report)`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The JSON form against docs/bench.schema.json, and the schema against the dataclasses."""
+"""The JSON form against docs/reference/bench.schema.json, and the schema against the dataclasses."""
 
 import copy
 import dataclasses
@@ -24,7 +24,7 @@ from diffoundry.runtime.bench.report import (
 from diffoundry.runtime.bench.spread import Ratio, Spread
 from diffoundry.runtime.bundle.json_codec import to_json
 
-_SCHEMA = json.loads((Path(__file__).parents[3] / "docs/bench.schema.json").read_text(encoding="utf-8"))
+_SCHEMA = json.loads((Path(__file__).parents[3] / "docs/reference/bench.schema.json").read_text(encoding="utf-8"))
 
 _TYPES = {
     "object": dict,
