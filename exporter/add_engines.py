@@ -191,7 +191,7 @@ def _built(
 
     built = {}
     for name, spec in components.items():
-        fresh = [jobs.engine(name, variant, recipe) for variant in chosen]
+        fresh = [jobs.engine(name, spec.role, variant, recipe) for variant in chosen]
         built[name] = replace(spec, engines=tuple(sorted((*spec.engines, *fresh), key=place)))
     return built
 

@@ -1,21 +1,29 @@
-"""What every target looks like to the exporter."""
+"""The base class of all targets: the half of lowering that they share."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar
 
 import onnx_ir as ir
 
-from diffoundry.runtime.bundle.specs import DimSpec, EngineSpec, TensorSpec
-from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.models.controlnet_names import is_controlnet
+from diffoundry.runtime.bundle.specs import AdapterSpec, DimSpec, EngineSpec, TensorSpec
+from diffoundry.runtime.errors import EngineError, InputError
+from diffoundry.runtime.models.roles import DENOISER, PRIOR, TEXT_ENCODER
+from diffoundry.targets.adapter_graph import TakeAdapters, layers_of
 
-__all__ = ["USUAL_SIZES", "Lowering", "PrecisionFormat", "Target", "choose_form", "tensor_specs", "usual_sizes"]
+__all__ = ["USUAL_SIZES", "Lowered", "Lowering", "PrecisionFormat", "Target", "tensor_specs", "usual_sizes"]
 
 USUAL_SIZES = "diffoundry.usual_sizes"
 """Metadata of a portable graph: symbolic dimensions to the sizes that a pipeline feeds by default, as JSON."""
+
+_WITH_ADAPTERS = (DENOISER, PRIOR, TEXT_ENCODER)
+"""Roles of the components that LoRAs are trained for."""
+
+_SHOWN_REASONS = 5
+"""Reasons that an error lists: a quantized graph that is refused is refused at every node."""
 
 _DTYPES = {
     ir.DataType.FLOAT: "float32",
@@ -69,6 +77,7 @@ class Lowering:
 
     Attributes:
         component: Its name: "text_encoder", "unet" ...
+        role: Its role in the pipeline, of `runtime.models.roles`.
         graph: `<bundle>/<component>/model.onnx`, or `model.<label>.onnx` in the form that the target asked for, with
             its external data beside it. Never changed; the engine's files lie beside it under names of their own.
         bundle: The bundle's folder: the files of the returned spec are relative to it.
@@ -80,6 +89,7 @@ class Lowering:
     """
 
     component: str
+    role: str
     graph: Path
     bundle: Path
     precision: str
@@ -89,30 +99,70 @@ class Lowering:
     tell: Callable[[str], None] = lambda _words: None
 
     @property
-    def takes_adapters(self) -> bool:
-        """Whether there are LoRAs for this component: none name ControlNets, VAEs, or what looks at images."""
-        others = "vae_", "safety_checker", "image_encoder"
-        return not (self.component.startswith(others) or is_controlnet(self.component))
+    def for_adapters(self) -> bool:
+        """Whether LoRAs are trained for components of this role."""
+        return self.role in _WITH_ADAPTERS
+
+    def relative(self, files: Iterable[Path]) -> tuple[str, ...]:
+        """Return the paths of files of the bundle as the manifest has them."""
+        return tuple(file.relative_to(self.bundle).as_posix() for file in files)
 
 
-class Target(Protocol):
-    """Lowers portable graphs to engines. A frozen dataclass whose fields are the target's options.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lowered:
+    """Result of `Target._lower`.
 
     Attributes:
-        name: The name of its plugin.
+        files: The engine's files; the engine opens the first.
+        inputs: Inputs of the engine, or None for those of the portable graph.
+        outputs: Outputs of the engine, or None for those of the portable graph.
+        options: Build options beside the target's own fields, or in their place.
+        built_with: Library name to version.
+        metadata: Notes on the build for users.
+        pending: Reason why the engine could not be built here, or None.
+        adapters: Description of what can be loaded into the engine at run time, from targets that override `_adapters`.
+    """
+
+    files: Sequence[Path]
+    inputs: tuple[TensorSpec, ...] | None = None
+    outputs: tuple[TensorSpec, ...] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    built_with: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    pending: str | None = None
+    adapters: AdapterSpec | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target(ABC):
+    """Lowers portable graphs to engines. Subclasses are frozen dataclasses whose fields are the target's options.
+
+    A subclass gives `name`, `formats`, `unsupported` and `_lower`. One whose engines take LoRAs also gives
+    `_adapter_refusal` and `_write_adaptable`.
+
+    Attributes:
+        name: Name of its plugin.
+        formats: Precision to the graph that the target wants for it.
     """
 
     name: ClassVar[str]
+    formats: ClassVar[Mapping[str, PrecisionFormat]]
 
     def form(self, precision: str) -> PrecisionFormat:
-        """The graph it wants for a precision.
+        """Return the graph that the target wants for a precision.
 
         Raises:
-            InputError: It does not do this precision; the message lists those it does.
+            InputError: The target does not do this precision; the message lists those it does.
         """
+        if precision not in self.formats:
+            raise InputError(
+                f"precision: got {precision!r}, expected one of {', '.join(self.formats)} for target {self.name!r}"
+            )
+        return self.formats[precision]
 
+    @abstractmethod
     def unsupported(self, graph: ir.Model) -> list[str]:
-        """Why this target cannot take `graph`, one sentence a reason; empty when it can. Does no work."""
+        """List why this target cannot take `graph`, one sentence a reason; empty when it can. Does no work."""
 
     def lower(self, work: Lowering) -> EngineSpec:
         """Write the engine of one component.
@@ -120,9 +170,32 @@ class Target(Protocol):
         Raises:
             EngineError: The target does not take this graph; the message lists the reasons of `unsupported`.
         """
+        model = ir.load(work.graph)
+        self._check(model, work)
+        inputs, outputs = tensor_specs(model.graph.inputs), tensor_specs(model.graph.outputs)
+        lowered = self._lower(model, work)
+        metadata, adapters = dict(lowered.metadata), None
+        if work.for_adapters:
+            refusal = self._adapter_refusal(work.precision)
+            if refusal is None:
+                adapters = self._adapters(model, work, lowered)
+            else:
+                metadata["adapters"] = refusal
+        return EngineSpec(
+            target=self.name,
+            precision=work.precision,
+            files=work.relative(lowered.files),
+            inputs=lowered.inputs or inputs,
+            outputs=lowered.outputs or outputs,
+            options={**asdict(self), **lowered.options},
+            built_with=lowered.built_with,
+            metadata=metadata,
+            pending=lowered.pending,
+            adapters=adapters,
+        )
 
-    def complete(self, bundle: Path) -> None:
-        """After all components: write what the vendor's own tools look for in a bundle beside the engines, if anything.
+    def complete(self, bundle: Path) -> None:  # noqa: B027  # most vendors have no files of their own
+        """Write what the vendor's own tools look for in a bundle beside the engines, after all components.
 
         Args:
             bundle: The bundle's folder, complete but for its manifest.
@@ -131,16 +204,54 @@ class Target(Protocol):
             EngineError: It cannot be made.
         """
 
+    @abstractmethod
+    def _lower(self, model: ir.Model, work: Lowering) -> Lowered:
+        """Write the engine's files.
 
-def choose_form(target: str, forms: Mapping[str, PrecisionFormat], precision: str) -> PrecisionFormat:
-    """The entry of a target's table.
+        Args:
+            model: The graph of `work`, which the target may change in place.
+            work: The component.
+        """
 
-    Raises:
-        InputError: There is none; the message lists those there are.
-    """
-    if precision not in forms:
-        raise InputError(f"precision: got {precision!r}, expected one of {', '.join(forms)} for target {target!r}")
-    return forms[precision]
+    def _check(self, model: ir.Model, work: Lowering) -> None:
+        """Refuse a graph that the target cannot take."""
+        self._refuse(work, self.unsupported(model))
+
+    def _refuse(self, work: Lowering, reasons: Sequence[str]) -> None:
+        """Raise an error with the reasons, if there are any."""
+        if reasons:
+            more = f"; and {len(reasons) - _SHOWN_REASONS} more" if len(reasons) > _SHOWN_REASONS else ""
+            shown = "; ".join(reasons[:_SHOWN_REASONS])
+            raise EngineError(f"target {self.name!r} cannot take {work.graph}: {shown}{more}")
+
+    def _adapter_refusal(self, precision: str) -> str | None:  # noqa: ARG002  # for subclasses
+        """Return why engines of a precision take no adapters, or None when they do."""
+        return "engines of this target take none"
+
+    def _adapters(self, model: ir.Model, work: Lowering, lowered: Lowered) -> AdapterSpec | None:  # noqa: ARG002
+        """Write the graph once more with inputs for adapters, and describe it; None when no layer takes any.
+
+        Args:
+            model: The graph as `_lower` left it.
+            work: The component.
+            lowered: Result of `_lower`.
+        """
+        opened = ir.load(work.graph)
+        spec = layers_of(opened.graph)
+        if not spec.layers:
+            return None
+        TakeAdapters()(opened)
+        return replace(spec, files=work.relative(self._write_adaptable(opened, model, work)))
+
+    def _write_adaptable(self, opened: ir.Model, model: ir.Model, work: Lowering) -> Sequence[Path]:
+        """Write a graph that has inputs for adapters, and return its files, the graph first.
+
+        Args:
+            opened: The graph of `work` after `TakeAdapters`.
+            model: The graph as `_lower` left it, whose weights can be shared.
+            work: The component.
+        """
+        raise NotImplementedError
 
 
 def usual_sizes(graph: ir.Model) -> dict[str, int]:
@@ -153,7 +264,7 @@ def usual_sizes(graph: ir.Model) -> dict[str, int]:
 
 
 def tensor_specs(values: Iterable[ir.Value]) -> tuple[TensorSpec, ...]:
-    """The manifest's description of a graph's inputs or outputs."""
+    """Describe a graph's inputs or outputs for the manifest."""
     return tuple(_tensor_spec(value) for value in values)
 
 

@@ -41,6 +41,7 @@ class EngineJob:
 
     Attributes:
         component: Name of the component.
+        role: Its role, of `runtime.models.roles`.
         variant: Target, precision and the target's options.
         first: As in `targets.base.Lowering`.
         dims: As in the recipe.
@@ -50,6 +51,7 @@ class EngineJob:
     """
 
     component: str
+    role: str
     variant: Variant
     first: bool
     dims: Mapping[str, DimSpec]

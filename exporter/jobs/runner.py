@@ -109,7 +109,7 @@ class JobRunner:
         job = CalibrationJob(request=request, variants=variants, folder=str(self._folder))
         return {**recipe.quantization, **self._once(job, "calibration").choices}
 
-    def engine(self, component: str, variant: Variant, recipe: Recipe) -> EngineSpec:
+    def engine(self, component: str, role: str, variant: Variant, recipe: Recipe) -> EngineSpec:
         """Lower a component, whose portable graph exists, for one of the recipe's variants.
 
         Raises:
@@ -118,6 +118,7 @@ class JobRunner:
         first = next(other for other in recipe.variants if other.target == variant.target)
         job = EngineJob(
             component=component,
+            role=role,
             variant=variant,
             first=variant == first,
             dims=recipe.dims,
@@ -139,7 +140,7 @@ class JobRunner:
         for one in components:
             graph = self._journal.recall(one.name, JobResult)
             assert graph is not None, f"{one.name}: its portable graph comes first"
-            engines = tuple(self.engine(one.name, variant, recipe) for variant in recipe.variants)
+            engines = tuple(self.engine(one.name, one.role, variant, recipe) for variant in recipe.variants)
             specs[one.name] = ComponentSpec(role=one.role, network=one.network, graph=graph.graph, engines=engines)
         return specs
 

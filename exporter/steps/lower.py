@@ -21,6 +21,7 @@ __all__ = ["write_engine"]
 def write_engine(
     *,
     component: str,
+    role: str,
     variant: Variant,
     first: bool,
     dims: Mapping[str, DimSpec],
@@ -34,6 +35,7 @@ def write_engine(
 
     Args:
         component: Name of the component.
+        role: Its role, of `runtime.models.roles`.
         variant: Target, precision and the target's options.
         first: As in `Lowering`.
         dims: As in the recipe.
@@ -60,6 +62,7 @@ def write_engine(
         spec: EngineSpec = target.lower(
             Lowering(
                 component=component,
+                role=role,
                 graph=graph,
                 bundle=bundle,
                 precision=variant.precision,

@@ -45,12 +45,17 @@ class Backend:
             The bundle's folder and the manifest entry.
         """
         bundle = self.folder / f"{name}-{batch}"
-        # the name decides whether LoRAs exist for it
-        component = "text_encoder" if name == "tokens" else "unet"
+        component, role = ("text_encoder", "text_encoder") if name == "tokens" else ("unet", "denoiser")
         if not bundle.is_dir():
             graph = write_graph(name, bundle, component, batch)
             work = Lowering(
-                component=component, graph=graph, bundle=bundle, precision="fp32", dims=DIMS, buckets=self.buckets
+                component=component,
+                role=role,
+                graph=graph,
+                bundle=bundle,
+                precision="fp32",
+                dims=DIMS,
+                buckets=self.buckets,
             )
             self._specs[bundle] = self.plugin.make_target(self.options).lower(work)
         return bundle, self._specs[bundle]

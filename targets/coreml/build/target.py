@@ -1,16 +1,16 @@
 """Lowers portable graphs to Core ML packages."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 import coremltools as ct
 import onnx_ir as ir
 
-from diffoundry.runtime.bundle.specs import EngineSpec, TensorSpec
-from diffoundry.runtime.errors import ConfigError, EngineError, InputError
-from diffoundry.targets.base import Lowering, PrecisionFormat, choose_form, tensor_specs
+from diffoundry.runtime.bundle.specs import TensorSpec
+from diffoundry.runtime.errors import ConfigError, InputError
+from diffoundry.targets.base import Lowered, Lowering, PrecisionFormat, Target, tensor_specs
 from diffoundry.targets.coreml.build.chunks import cut_in_two
 from diffoundry.targets.coreml.build.fix_sizes import Sizes, pin, sizes_of
 from diffoundry.targets.coreml.build.package import merge_packages, operator_counts, write_package
@@ -22,7 +22,7 @@ from diffoundry.targets.coreml.build.translation import Style
 
 __all__ = ["CoreMlTarget"]
 
-_FORMS = {
+_FORMATS = {
     "fp16": PrecisionFormat(floats="fp16"),
     "fp32": PrecisionFormat(),
     "int8": PrecisionFormat(floats="fp16", weights="int8", activations="int8"),
@@ -40,14 +40,11 @@ _CHOICES = {
     "palette": ("none", "4", "6", "8", "recipe"),
 }
 
-_REASONS = 5
-"""How many reasons an error lists: a quantized graph that is refused is refused at every node."""
-
 _PROOF = "never run on Apple hardware here; values are checked by an interpreter of saved packages"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CoreMlTarget:
+class CoreMlTarget(Target):
     """Core ML: ML program packages for Apple's devices, made without one.
 
     Attributes:
@@ -66,6 +63,7 @@ class CoreMlTarget:
     """
 
     name: ClassVar[str] = "coreml"
+    formats: ClassVar[Mapping[str, PrecisionFormat]] = _FORMATS
 
     deployment_target: str = "iOS17"
     layout: str = "diffusers"
@@ -102,7 +100,7 @@ class CoreMlTarget:
 
     def form(self, precision: str) -> PrecisionFormat:
         """See `Target.form`."""
-        form = choose_form(self.name, _FORMS, precision)
+        form = super(CoreMlTarget, self).form(precision)  # slots=True makes another class than super() looks for
         refusal = self._refusal(form)
         if refusal is not None:
             raise InputError(f"precision: got {precision!r} with coreml's {refusal}")
@@ -112,18 +110,17 @@ class CoreMlTarget:
         """See `Target.unsupported`. A graph of free sizes is refused; `lower` fixes them first."""
         return refusals(graph, _OPSETS[self.deployment_target])
 
-    def lower(self, work: Lowering) -> EngineSpec:
-        """See `Target.lower`."""
-        portable = ir.load(work.graph)
-        sizes = sizes_of(work, portable, self.sequence)
+    def _check(self, model: ir.Model, work: Lowering) -> None:
+        """Refuse nothing yet: the graph is checked once it has one size."""
+
+    def _lower(self, model: ir.Model, work: Lowering) -> Lowered:
+        """Write the packages of every size."""
+        sizes = sizes_of(work, model, self.sequence)
         packages = self._packages(work, sizes)
-        return EngineSpec(
-            target=self.name,
-            precision=work.precision,
-            files=tuple(file for package in packages for file in _files(package, work.bundle)),
-            inputs=_specs(portable.graph.inputs, sizes),
-            outputs=_specs(portable.graph.outputs, sizes),
-            options=asdict(self),
+        return Lowered(
+            files=[file for package in packages for file in _files(package)],
+            inputs=_specs(model.graph.inputs, sizes),
+            outputs=_specs(model.graph.outputs, sizes),
             built_with={"coremltools": ct.__version__},
             metadata={
                 "proof": _PROOF,
@@ -165,10 +162,7 @@ class CoreMlTarget:
             return self._pinned(work, size)
 
         whole = load()
-        reasons = self.unsupported(whole)
-        if reasons:
-            more = f"; and {len(reasons) - _REASONS} more" if len(reasons) > _REASONS else ""
-            raise EngineError(f"target {self.name!r} cannot take {work.graph}: {'; '.join(reasons[:_REASONS])}{more}")
+        self._refuse(work, self.unsupported(whole))
         yield from cut_in_two(load) if self._cut(work) else (whole,)
 
     def _cut(self, work: Lowering) -> bool:
@@ -234,11 +228,11 @@ def _path(work: Lowering, size: Sizes | None, chunk: int | None) -> Path:
     return work.graph.with_name(".".join([*parts, "mlpackage"]))
 
 
-def _files(package: Path, bundle: Path) -> tuple[str, ...]:
+def _files(package: Path) -> list[Path]:
     """The files of a package, its manifest first."""
     files = sorted(path for path in package.rglob("*") if path.is_file())
     files.sort(key=lambda path: path.name != "Manifest.json")
-    return tuple(path.relative_to(bundle).as_posix() for path in files)
+    return files
 
 
 def _specs(values: Iterable[ir.Value], sizes: tuple[Sizes, ...]) -> tuple[TensorSpec, ...]:

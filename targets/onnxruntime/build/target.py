@@ -1,6 +1,7 @@
 """Lowers portable graphs to what ONNX Runtime's providers run fastest."""
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -8,10 +9,9 @@ import onnx_ir as ir
 import onnxruntime as ort
 from onnx_ir.passes import common
 
-from diffoundry.runtime.bundle.specs import AdapterSpec, EngineSpec
-from diffoundry.runtime.errors import ConfigError, EngineError
-from diffoundry.targets.adapter_graph import TakeAdapters, adapter_path, layers_of
-from diffoundry.targets.base import Lowering, PrecisionFormat, choose_form, tensor_specs
+from diffoundry.runtime.errors import ConfigError
+from diffoundry.targets.adapter_graph import adapter_path
+from diffoundry.targets.base import Lowered, Lowering, PrecisionFormat, Target
 from diffoundry.targets.onnxruntime.build.fusions import FuseMultiHeadAttention, SplitGroupNorm, WinogradConvolution
 
 __all__ = ["OnnxRuntimeTarget", "save_beside"]
@@ -24,7 +24,7 @@ _SMALLEST_EXTERNAL = 64 << 10
 
 _DEVICES = ("cpu", "cuda")
 
-_FORMS = {
+_FORMATS = {
     "fp32": PrecisionFormat(),
     "fp16": PrecisionFormat(floats="fp16"),
     "bf16": PrecisionFormat(floats="bf16"),
@@ -37,7 +37,7 @@ them ONNX Runtime converts back to float in front of every convolution, which is
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OnnxRuntimeTarget:
+class OnnxRuntimeTarget(Target):
     """ONNX Runtime: a graph file in the operators that its kernels reward.
 
     Attributes:
@@ -46,6 +46,7 @@ class OnnxRuntimeTarget:
     """
 
     name: ClassVar[str] = "onnxruntime"
+    formats: ClassVar[Mapping[str, PrecisionFormat]] = _FORMATS
 
     device: str = "cpu"
     winograd: bool = True
@@ -69,61 +70,30 @@ class OnnxRuntimeTarget:
                 reasons.append(f"the graph needs opset {version} of {domain or 'ONNX'!r}, ONNX Runtime {takes}")
         return reasons
 
-    def form(self, precision: str) -> PrecisionFormat:
-        """See `Target.form`."""
-        return choose_form(self.name, _FORMS, precision)
-
-    def lower(self, work: Lowering) -> EngineSpec:
-        """See `Target.lower`. The engine's graph refers to the given graph's data file for unchanged weights."""
-        model = ir.load(work.graph)
-        reasons = self.unsupported(model)
-        if reasons:
-            raise EngineError(f"target {self.name!r} cannot take {work.graph}: {'; '.join(reasons)}")
-        result = ir.passes.Sequential(*self._passes())(model)
+    def _lower(self, model: ir.Model, work: Lowering) -> Lowered:
+        """Write the engine's graph, which refers to the portable graph's data file for unchanged weights."""
         engine = work.graph
-        if result.modified:
-            engine = work.graph.with_name(f"{work.graph.stem}.{self.name}.onnx")
+        if ir.passes.Sequential(*self._passes())(model).modified:
+            engine = self._path(work)
             save_beside(model, engine)
-        files = engine, *_data_files(model, work.graph.parent)
-        return EngineSpec(
-            target=self.name,
-            precision=work.precision,
-            files=tuple(file.relative_to(work.bundle).as_posix() for file in files),
-            inputs=tensor_specs(model.graph.inputs),
-            outputs=tensor_specs(model.graph.outputs),
-            options=asdict(self),
-            built_with={"onnxruntime": ort.__version__},
-            metadata=self._why_none(work),
-            adapters=self._adaptable(work, model),
-        )
+        return Lowered(files=(engine, *_data_files(model, engine.parent)), built_with={"onnxruntime": ort.__version__})
 
-    def _why_none(self, work: Lowering) -> dict[str, str]:
-        smoothed = work.takes_adapters and self.form(work.precision).activations is not None
-        return {"adapters": "its activations are smoothed for int8"} if smoothed else {}
+    def _adapter_refusal(self, precision: str) -> str | None:
+        return "its activations are smoothed for int8" if self.form(precision).activations is not None else None
 
-    def _adaptable(self, work: Lowering, engine: ir.Model) -> AdapterSpec | None:
-        """Write the engine's graph once more, open for adapters; None where activations are int8, as nothing else fits.
+    def _write_adaptable(self, opened: ir.Model, model: ir.Model, work: Lowering) -> Sequence[Path]:
+        """Write the graph with references to the engine's data files, so that it holds no weight itself."""
+        ir.passes.Sequential(*self._passes())(opened)
+        for name, value in opened.graph.initializers.items():
+            shared = model.graph.initializers.get(name)
+            if shared is not None:
+                value.const_value = shared.const_value
+        path = adapter_path(self._path(work))
+        save_beside(opened, path)
+        return path, *_data_files(opened, path.parent)
 
-        It refers to the data files of the engine, so that it holds no weight itself.
-        """
-        if not work.takes_adapters or self.form(work.precision).activations is not None:
-            return None
-        model = ir.load(work.graph)
-        spec = layers_of(model.graph)
-        if not spec.layers:
-            return None
-        ir.passes.Sequential(TakeAdapters(), *self._passes())(model)
-        for name, value in model.graph.initializers.items():
-            mine = engine.graph.initializers.get(name)
-            if mine is not None:  # what passes made is stored already
-                value.const_value = mine.const_value
-        path = adapter_path(work.graph.with_name(f"{work.graph.stem}.{self.name}.onnx"))
-        save_beside(model, path)
-        files = path, *_data_files(model, path.parent)
-        return replace(spec, files=tuple(file.relative_to(work.bundle).as_posix() for file in files))
-
-    def complete(self, bundle: Path) -> None:
-        """See `Target.complete`. ONNX Runtime has no files of its own."""
+    def _path(self, work: Lowering) -> Path:
+        return work.graph.with_name(f"{work.graph.stem}.{self.name}.onnx")
 
     def _passes(self) -> tuple[ir.passes.PassBase, ...]:
         cpu = self.device == "cpu"

@@ -1,15 +1,15 @@
 """Lowers portable graphs to OpenVINO's intermediate representation."""
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import onnx_ir as ir
 
-from diffoundry.runtime.bundle.specs import AdapterSpec, EngineSpec
 from diffoundry.runtime.errors import EngineError
-from diffoundry.targets.adapter_graph import TakeAdapters, adapter_path, layers_of
-from diffoundry.targets.base import Lowering, PrecisionFormat, choose_form, tensor_specs
+from diffoundry.targets.adapter_graph import adapter_path
+from diffoundry.targets.base import Lowered, Lowering, PrecisionFormat, Target, tensor_specs
 from diffoundry.targets.openvino.build.genai_files import write_tokenizer
 from diffoundry.targets.openvino.build.import_graph import import_graph
 from diffoundry.targets.openvino.build.upsample_sizes import doubling
@@ -23,7 +23,7 @@ __all__ = ["OpenVinoTarget"]
 
 _NEWEST_OPSET = 23
 
-_FORMS = {
+_FORMATS = {
     "fp32": PrecisionFormat(),
     "bf16": PrecisionFormat(),
     "fp16": PrecisionFormat(),
@@ -35,7 +35,7 @@ _FORMS = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OpenVinoTarget:
+class OpenVinoTarget(Target):
     """OpenVINO: one file of graph and one of weights a component, in the operators that its plugins reward.
 
     Attributes:
@@ -44,12 +44,9 @@ class OpenVinoTarget:
     """
 
     name: ClassVar[str] = "openvino"
+    formats: ClassVar[Mapping[str, PrecisionFormat]] = _FORMATS
 
     winograd: bool = True
-
-    def form(self, precision: str) -> PrecisionFormat:
-        """See `Target.form`."""
-        return choose_form(self.name, _FORMS, precision)
 
     def unsupported(self, graph: ir.Model) -> list[str]:
         """See `Target.unsupported`."""
@@ -61,63 +58,44 @@ class OpenVinoTarget:
                 reasons.append(f"the graph needs opset {version} of ONNX, OpenVINO takes up to {_NEWEST_OPSET}")
         return reasons
 
-    def lower(self, work: Lowering) -> EngineSpec:
-        """See `Target.lower`. The first precision gets the file names that OpenVINO GenAI opens."""
-        graph = ir.load(work.graph)
-        reasons = self.unsupported(graph)
-        if reasons:
-            raise EngineError(f"target {self.name!r} cannot take {work.graph}: {'; '.join(reasons)}")
-        inputs = tensor_specs(graph.graph.inputs)
+    def _lower(self, model: ir.Model, work: Lowering) -> Lowered:
+        """Import, rewrite and write the graph; the first precision gets the file names that OpenVINO GenAI opens."""
+        inputs = tensor_specs(model.graph.inputs)
         work.tell("import")
-        model = _imported(work.graph)
-        facts = rewrite(
-            model,
-            doubling=doubling(model, inputs, work.dims, work.buckets),
+        imported = _imported(work.graph)
+        metadata = rewrite(
+            imported,
+            doubling=doubling(imported, inputs, work.dims, work.buckets),
             wide_heads=work.precision != "fp32",
         )
-        take_int64(model)
+        take_int64(imported)
         work.tell("write")
         stem = "openvino_model" if work.first else f"openvino_model.{work.precision}"
         path = work.graph.with_name(f"{stem}.xml")
         if work.precision == "fp32":
-            ov.save_model(model, path, compress_to_fp16=False)
+            ov.save_model(imported, path, compress_to_fp16=False)
         else:
-            save_halves(model, path)
-        return EngineSpec(
-            target=self.name,
-            precision=work.precision,
-            files=tuple(file.relative_to(work.bundle).as_posix() for file in (path, path.with_suffix(".bin"))),
-            inputs=inputs,
-            outputs=tensor_specs(graph.graph.outputs),
-            options={**asdict(self), **_buckets(work)},
+            save_halves(imported, path)
+        return Lowered(
+            files=(path, path.with_suffix(".bin")),
+            options={"buckets": [list(bucket) for bucket in work.buckets]} if work.buckets else {},
             built_with={"openvino": ov.__version__.partition("-")[0]},
-            metadata=facts | self._why_none(work),
-            adapters=self._adaptable(work),
+            metadata=metadata,
         )
 
-    def _why_none(self, work: Lowering) -> dict[str, str]:
-        quantized = work.takes_adapters and self.form(work.precision).quantized
-        return {"adapters": "its integer weights are in its own file only"} if quantized else {}
+    def _adapter_refusal(self, precision: str) -> str | None:
+        return "its integer weights are in its own file only" if self.form(precision).quantized else None
 
-    def _adaptable(self, work: Lowering) -> AdapterSpec | None:
-        """Write the portable graph once more, open for adapters; None where its weights are not those of other engines.
-
-        Its file has no weights, it refers to the portable graph's. The engine rewrites it when the first adapter comes.
-        """
-        if not work.takes_adapters or self.form(work.precision).quantized:
-            return None
-        model, path = ir.load(work.graph), adapter_path(work.graph)
-        spec = layers_of(model.graph)
-        if not spec.layers:
-            return None
+    def _write_adaptable(self, opened: ir.Model, model: ir.Model, work: Lowering) -> Sequence[Path]:  # noqa: ARG002
+        """Write the graph with references to the portable graph's weights; the engine rewrites it when it is needed."""
+        path = adapter_path(work.graph)
         data = {
             path.with_name(str(value.const_value.location))
-            for value in model.graph.initializers.values()
+            for value in opened.graph.initializers.values()
             if isinstance(value.const_value, ir.ExternalTensor)
         }
-        ir.save(TakeAdapters()(model).model, path)
-        files = tuple(file.relative_to(work.bundle).as_posix() for file in (path, *sorted(data)))
-        return replace(spec, files=files)
+        ir.save(opened, path)
+        return path, *sorted(data)
 
     def complete(self, bundle: Path) -> None:
         """See `Target.complete`. Tokenizers and defaults, so that OpenVINO GenAI opens the bundle as it is."""
@@ -132,7 +110,3 @@ def _imported(graph: Path) -> ov.Model:
         return import_graph(graph)
     except Exception as error:  # OpenVINO's exceptions share no public base class
         raise EngineError(f"target 'openvino' cannot take {graph}: {error}") from error
-
-
-def _buckets(work: Lowering) -> dict[str, Any]:
-    return {"buckets": [list(bucket) for bucket in work.buckets]} if work.buckets else {}

@@ -67,12 +67,11 @@ class EngineFiles:
         """Write a job whose paths are names in this folder."""
         _write_json(self.recipe, to_json(job))
 
-    def keep(self, model: ir.Model, bundle: Path, *, pending: bool, graph: bool) -> tuple[str, ...]:
-        """The files that belong to the engine, relative to the bundle, the first one first; the others are removed.
+    def keep(self, model: ir.Model, *, pending: bool, graph: bool) -> tuple[Path, ...]:
+        """Return the files that belong to the engine, the first one first, and remove the others.
 
         Args:
             model: The rewritten graph.
-            bundle: The bundle's folder.
             pending: Whether the plan is still to be built, from recipe and graph.
             graph: Whether the plan needs the graph for its weights.
         """
@@ -83,7 +82,7 @@ class EngineFiles:
         for path in (self.recipe, self.graph, self.plan):
             if path not in kept:
                 path.unlink(missing_ok=True)
-        return tuple(path.relative_to(bundle).as_posix() for path in kept)
+        return tuple(kept)
 
     def data(self, model: ir.Model) -> tuple[Path, ...]:
         """The files with the weights of the rewritten graph."""

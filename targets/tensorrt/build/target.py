@@ -1,16 +1,15 @@
 """Lowers portable graphs to plans of TensorRT and of TensorRT for RTX, here or with a recipe for a GPU machine."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from diffoundry.runtime.bundle.specs import AdapterSpec, EngineSpec
-from diffoundry.runtime.errors import ConfigError, EngineError, InputError
-from diffoundry.targets.base import Lowering, PrecisionFormat, choose_form, tensor_specs
+from diffoundry.runtime.bundle.specs import AdapterSpec
+from diffoundry.runtime.errors import ConfigError, InputError
+from diffoundry.targets.base import Lowered, Lowering, PrecisionFormat, Target, tensor_specs
 from diffoundry.targets.tensorrt.base_weights import BaseWeight
 from diffoundry.targets.tensorrt.build.build_plan import build_plan
 from diffoundry.targets.tensorrt.build.engine_files import EngineFiles
@@ -26,7 +25,7 @@ from diffoundry.targets.tensorrt.sdk import RTX, TENSORRT, Flavour
 
 __all__ = ["RTXTarget", "TensorRTTarget"]
 
-_FORMS = {
+_FORMATS = {
     "fp32": PrecisionFormat(),
     "fp16": PrecisionFormat(floats="fp16"),
     "bf16": PrecisionFormat(floats="bf16"),
@@ -54,7 +53,7 @@ _FLAGS = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TensorRTTarget:
+class TensorRTTarget(Target):
     """TensorRT: a plan for the GPU that it is built on.
 
     Attributes:
@@ -70,6 +69,7 @@ class TensorRTTarget:
     """
 
     name: ClassVar[str] = "tensorrt"
+    formats: ClassVar[Mapping[str, PrecisionFormat]] = _FORMATS
     flavour: ClassVar[Flavour] = TENSORRT
 
     compute_capabilities: tuple[str, ...] = ()
@@ -103,7 +103,7 @@ class TensorRTTarget:
 
     def form(self, precision: str) -> PrecisionFormat:
         """See `Target.form`. TensorRT takes types from the graph alone: there are no flags of precision."""
-        form = choose_form(self.name, _FORMS, precision)
+        form = super(TensorRTTarget, self).form(precision)  # slots=True makes another class than super() looks for
         reasons = refusals(PRECISION_TYPES[precision], self._capabilities(precision), self.flavour.types)
         if reasons:
             raise InputError(
@@ -116,71 +116,54 @@ class TensorRTTarget:
         """See `Target.unsupported`."""
         return unsupported(graph)
 
-    def lower(self, work: Lowering) -> EngineSpec:
-        """See `Target.lower`. Where the library or a GPU is missing, the spec is pending and its files are a recipe.
+    def _lower(self, model: ir.Model, work: Lowering) -> Lowered:
+        """Build the plan. Where the library or a GPU is missing, the engine is pending and its files are a recipe.
 
         TensorRT's own tools look for no file by name, so `work.first` makes no difference.
 
         Raises:
-            EngineError: As `Target.lower`, or the build failed: node, operator, reason, hint.
+            EngineError: The build failed: node, operator, reason, hint.
             ConfigError: The profiles do not fit the graph.
         """
-        model = self._load(work.graph)
-        facts: dict[str, Any] = _to_fuse(model)
+        metadata: dict[str, Any] = _to_fuse(model)
         ir.passes.Sequential(*_PASSES)(model)
         profiles = make_profiles(self.profiles, work.dims, work.buckets, read_native(work.bundle))
         place, files = find_workplace(self.flavour), EngineFiles.beside(work.graph, self.name)
         weights = refit_map(model)
         job = self._job(model, files, profiles, work.precision, tuple(weights))
         pending = place.obstacle(self._needing_gpu())
-        adapters = self._adaptable(model, weights, work)
+        adapters = self._refittable(model, weights, work)
         files.write_graph(model, weights, places=adapters is not None)
-        if adapters is None:
-            facts |= self._why_none(work)
-        else:
-            own = (files.refit, *files.data(model))
-            adapters = replace(adapters, files=tuple(file.relative_to(work.bundle).as_posix() for file in own))
+        if adapters is not None:
+            adapters = replace(adapters, files=work.relative((files.refit, *files.data(model))))
         if pending is None:
-            facts |= build_plan(job, files, files.data(model), place, work)
+            metadata |= build_plan(job, files, files.data(model), place, work)
         else:
-            facts |= {"proof": "not built"}
+            metadata |= {"proof": "not built"}
             files.write_recipe(job)
-        return EngineSpec(
-            target=self.name,
-            precision=work.precision,
-            files=files.keep(model, work.bundle, pending=pending is not None, graph=self.strip_plan),
-            inputs=tensor_specs(model.graph.inputs),
-            outputs=tensor_specs(model.graph.outputs),
-            options=asdict(self)
-            | {"profiles": _as_data(profiles), "compute_capabilities": self._words(work.precision)},
+        return Lowered(
+            files=files.keep(model, pending=pending is not None, graph=self.strip_plan),
+            options={"profiles": _as_data(profiles), "compute_capabilities": self._words(work.precision)},
             built_with={} if pending or place.version is None else {self.flavour.module: place.version},
-            metadata=facts,
+            metadata=metadata,
             pending=pending,
             adapters=adapters,
         )
 
-    def _adaptable(self, model: ir.Model, weights: Mapping[str, BaseWeight], work: Lowering) -> AdapterSpec | None:
-        """What refitting can adapt; None where weights cannot be changed, or are integers, to which nothing adds."""
-        if not self.refit or not work.takes_adapters or self.form(work.precision).quantized:
+    def _adapter_refusal(self, precision: str) -> str | None:
+        if self.form(precision).quantized:
+            return "its weights are quantized"
+        return None if self.refit else "it was built without --refit"
+
+    def _adapters(self, model: ir.Model, work: Lowering, lowered: Lowered) -> AdapterSpec | None:  # noqa: ARG002
+        """Return what refitting can adapt: the weights themselves change, the graph takes no further inputs."""
+        return lowered.adapters
+
+    def _refittable(self, model: ir.Model, weights: Mapping[str, BaseWeight], work: Lowering) -> AdapterSpec | None:
+        if not work.for_adapters or self._adapter_refusal(work.precision) is not None:
             return None
         spec = refittable_layers(model, weights)
         return spec if spec.layers else None
-
-    def _why_none(self, work: Lowering) -> dict[str, str]:
-        quantized = self.form(work.precision).quantized
-        if not work.takes_adapters or (self.refit and not quantized):
-            return {}
-        return {"adapters": "its weights are quantized" if quantized else "it was built without --refit"}
-
-    def complete(self, bundle: Path) -> None:
-        """See `Target.complete`. TensorRT has no files of its own."""
-
-    def _load(self, path: Path) -> ir.Model:
-        model = ir.load(path)
-        reasons = self.unsupported(model)
-        if reasons:
-            raise EngineError(f"target {self.name!r} cannot take {path}: {'; '.join(reasons)}")
-        return model
 
     def _job(
         self, model: ir.Model, files: EngineFiles, profiles: Sequence[Profile], precision: str, weights: tuple[str, ...]

@@ -22,6 +22,7 @@ def job(exported, tiny_sd_checkpoint, tmp_path):
     """A job that takes a second."""
     return EngineJob(
         component="text_encoder",
+        role="text_encoder",
         variant=Variant(target="onnxruntime", precision="fp32"),
         first=True,
         dims={},

@@ -24,6 +24,7 @@ from diffoundry.runtime.bundle.json_codec import from_json, to_json
 from diffoundry.runtime.bundle.specs import EngineSpec
 from diffoundry.runtime.engines.plugins import resolve
 from diffoundry.runtime.engines.protocol import EngineOptions
+from diffoundry.runtime.models.roles import role_of_folder
 from diffoundry.targets.base import Lowering
 from diffoundry.targets.coreml.build.target import CoreMlTarget
 from diffoundry.targets.coreml.run.engine import CoreMlEngine
@@ -130,7 +131,14 @@ def lowered(shared_folder: Path, bundle_of: Callable[[str], Path]) -> Callable[.
                     shutil.copy(source / component / file, bundle / component)
                 graph = in_form(bundle / component / "model.onnx", target.form(precision), keep)
                 spec = target.lower(
-                    Lowering(component=component, graph=graph, bundle=bundle, precision=precision, buckets=buckets)
+                    Lowering(
+                        component=component,
+                        role=role_of_folder(component),
+                        graph=graph,
+                        bundle=bundle,
+                        precision=precision,
+                        buckets=buckets,
+                    )
                 )
                 record.write_text(json.dumps({"spec": to_json(spec), "graph": graph.name}))
         saved = json.loads(record.read_text())

@@ -22,6 +22,7 @@ from diffoundry.runtime.bundle.json_codec import from_json, to_json
 from diffoundry.runtime.bundle.specs import DimSpec, EngineSpec
 from diffoundry.runtime.engines.plugins import resolve
 from diffoundry.runtime.engines.protocol import EngineOptions
+from diffoundry.runtime.models.roles import role_of_folder
 from diffoundry.targets.base import Lowering
 from diffoundry.targets.openvino.build.target import OpenVinoTarget
 from diffoundry.targets.openvino.import_openvino import ov
@@ -52,7 +53,13 @@ def lowered(
                 source = exported("emoji" if model == "emoji" else tiny_sd_checkpoint(model)) / component
                 graph = _in_form(source, bundle / component, precision)
                 work = Lowering(
-                    component=component, graph=graph, bundle=bundle, precision=precision, dims=DIMS, buckets=buckets
+                    component=component,
+                    role=role_of_folder(component),
+                    graph=graph,
+                    bundle=bundle,
+                    precision=precision,
+                    dims=DIMS,
+                    buckets=buckets,
                 )
                 record.write_text(json.dumps(to_json(OpenVinoTarget().lower(work))))
         spec = from_json(EngineSpec, json.loads(record.read_text()))

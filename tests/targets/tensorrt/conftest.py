@@ -13,6 +13,7 @@ from small_graphs import in_form, make_block
 from diffoundry.exporter.steps.graph_files import save_graph
 from diffoundry.runtime.bundle.json_codec import from_json, to_json
 from diffoundry.runtime.bundle.specs import DimSpec, EngineSpec
+from diffoundry.runtime.models.roles import role_of_folder
 from diffoundry.targets.base import Lowering
 from diffoundry.targets.tensorrt.build.target import RTXTarget
 from diffoundry.targets.tensorrt.run.open_plan import open_library
@@ -44,7 +45,9 @@ def block_work(tmp_path):
         name = "model.onnx" if form.label == "fp32" else f"model.{form.label}.onnx"
         save_graph(in_form(make_block(), form), folder, name)
         given = {"dims": DIMS, "buckets": buckets} | more
-        return Lowering(component="unet", graph=folder / name, bundle=tmp_path, precision=precision, **given)
+        return Lowering(
+            component="unet", role="denoiser", graph=folder / name, bundle=tmp_path, precision=precision, **given
+        )
 
     return make
 
@@ -83,6 +86,7 @@ def _build(source, folder, component, precision, size):
     save_graph(in_form(ir.load(source), form), folder / component, name)
     work = Lowering(
         component=component,
+        role=role_of_folder(component),
         graph=folder / component / name,
         bundle=folder,
         precision=precision,

@@ -7,6 +7,7 @@ from coreml_interpreter.package import Package
 
 from diffoundry.runtime.bundle.specs import DimSpec
 from diffoundry.runtime.errors import EngineError, InputError
+from diffoundry.runtime.models.roles import role_of_folder
 from diffoundry.targets.base import Lowering
 from diffoundry.targets.coreml.build.fix_sizes import free_dims, pin, sizes_of
 
@@ -75,7 +76,14 @@ def test_a_text_encoder_has_one_size(lowered):
 
 
 def work(component, graph, **settings):
-    return Lowering(component=component, graph=graph, bundle=graph.parent.parent, precision="fp32", **settings)
+    return Lowering(
+        component=component,
+        role=role_of_folder(component),
+        graph=graph,
+        bundle=graph.parent.parent,
+        precision="fp32",
+        **settings,
+    )
 
 
 @pytest.mark.parametrize(
@@ -120,7 +128,7 @@ def test_sizes_without_the_checkpoints_own_are_refused(bundle_of, height, width,
 
 def test_a_bundle_without_configs_needs_a_size(bundle_of, tmp_path):
     graph = bundle_of("emoji") / "unet/model.onnx"
-    bare = Lowering(component="unet", graph=graph, bundle=tmp_path, precision="fp32")
+    bare = Lowering(component="unet", role="denoiser", graph=graph, bundle=tmp_path, precision="fp32")
     with pytest.raises(InputError, match="height 1 to any size and .*, and no size of the checkpoint's own, expected"):
         sizes_of(bare, ir.load(graph), 77)
 

@@ -8,6 +8,7 @@ from coreml_interpreter.run import Interpreter
 
 from diffoundry.exporter.passes.half_precision import HalfPrecision
 from diffoundry.exporter.steps.graph_files import save_graph
+from diffoundry.runtime.models.roles import role_of_folder
 from diffoundry.targets.base import Lowering
 from diffoundry.targets.coreml.build.target import CoreMlTarget
 
@@ -41,7 +42,12 @@ def test_sd15_becomes_packages(half, make_feeds, psnr, component):
 
     def lower(side, **options):
         work = Lowering(
-            component=component, graph=graph, bundle=graph.parent.parent, precision="fp16", buckets=((side, side),)
+            component=component,
+            role=role_of_folder(component),
+            graph=graph,
+            bundle=graph.parent.parent,
+            precision="fp16",
+            buckets=((side, side),),
         )
         return CoreMlTarget(**options).lower(work)
 

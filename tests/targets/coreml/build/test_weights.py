@@ -189,7 +189,12 @@ def test_options_that_cannot_be(options, message):
 def test_weights_that_a_target_cannot_store_are_refused_with_the_node(lowered):
     made = lowered("emoji", "unet", "int4-weights", deployment_target="iOS18")
     work = Lowering(
-        component="unet", graph=made.graph, bundle=made.bundle, precision="int4-weights", buckets=((64, 64),)
+        component="unet",
+        role="denoiser",
+        graph=made.graph,
+        bundle=made.bundle,
+        precision="int4-weights",
+        buckets=((64, 64),),
     )
     with pytest.raises(EngineError, match=r"cannot take .*: DequantizeLinear '.*' has weights of 4 bits .* iOS18"):
         CoreMlTarget().lower(work)

@@ -10,6 +10,7 @@ import pytest
 from onnx_ir.passes.common import ShapeInferencePass
 
 from diffoundry.runtime.errors import ConfigError, EngineError
+from diffoundry.runtime.models.roles import role_of_folder
 from diffoundry.targets.base import Lowering
 from diffoundry.targets.onnxruntime.build.target import OnnxRuntimeTarget
 
@@ -32,7 +33,13 @@ def portable(emoji_bundle, tmp_path):
 
 def lower(graph, **options):
     bundle = graph.parent.parent
-    work = Lowering(component=graph.parent.name, graph=graph, bundle=bundle, precision="fp32")
+    work = Lowering(
+        component=graph.parent.name,
+        role=role_of_folder(graph.parent.name),
+        graph=graph,
+        bundle=bundle,
+        precision="fp32",
+    )
     spec = OnnxRuntimeTarget(**options).lower(work)
     return spec, bundle / spec.files[0]
 

@@ -20,7 +20,9 @@ def work(tmp_path):
         (tmp_path / "unet").mkdir(exist_ok=True)
         graph = tmp_path / "unet/model.onnx"
         ir.save(ir.from_onnx_text(TEXT.format(op=op, more=more)), graph)
-        return Lowering(component="unet", graph=graph, bundle=tmp_path, **{"precision": "fp32", **options})
+        return Lowering(
+            component="unet", role="denoiser", graph=graph, bundle=tmp_path, **{"precision": "fp32", **options}
+        )
 
     return make
 

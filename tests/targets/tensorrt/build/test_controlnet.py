@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
+from diffoundry.runtime.models.roles import role_of_folder
 from diffoundry.targets.base import Lowering
 from diffoundry.targets.tensorrt.build.profiles import Native, make_profiles, shapes_of
 from diffoundry.targets.tensorrt.build.target import RTXTarget
@@ -28,7 +29,13 @@ def test_the_builder_takes_them(controlled_bundle, tmp_path, component):
     sizes = {"sizes": {"batch": [1, 2, 2], "height": [64, 72, 72], "width": [64, 88, 88]}}
     target = RTXTarget(compute_capabilities=("sm89",), profiles=sizes)
     work = Lowering(
-        component=component, graph=folder / "model.onnx", bundle=tmp_path, precision="fp32", dims=DIMS, buckets=()
+        component=component,
+        role=role_of_folder(component),
+        graph=folder / "model.onnx",
+        bundle=tmp_path,
+        precision="fp32",
+        dims=DIMS,
+        buckets=(),
     )
     spec = target.lower(work)
     assert spec.pending is None

@@ -24,7 +24,7 @@ def test_every_attention_and_group_norm_of_sd15_is_fused(tmp_path):
     common = {"component": "unet", "dims": DIMS, "folder": str(tmp_path)}
     run_job(PortableJob(checkpoint=checkpoint.describe(), opset=23, **common), lambda _: nullcontext())
     variant = Variant(target="tensorrt-rtx", precision="fp16", options={"compute_capabilities": ["sm89"]})
-    job = EngineJob(variant=variant, first=True, buckets=(), quantization=None, **common)
+    job = EngineJob(role="denoiser", variant=variant, first=True, buckets=(), quantization=None, **common)
     facts = run_job(job, lambda _: nullcontext()).engine.metadata
     found = facts["structure"]["default"]
     assert found["attentions_fused"] == facts["attentions"] == 32
