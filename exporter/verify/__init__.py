@@ -1,4 +1,4 @@
-"""Compares a bundle with the PyTorch checkpoint it was made from: components, every step, images, configs.
+"""Compares a bundle with its PyTorch checkpoint: components, every step, images, configs.
 
 from diffoundry.exporter.verify import verify
 report = verify("emoji.bundle")

@@ -1,4 +1,4 @@
-"""The checkpoint that a bundle says it was made from, and what differs when it is not the one at hand."""
+"""Finds the checkpoint of a bundle, and reports the differences when another one is used."""
 
 from collections.abc import Iterator
 
@@ -13,13 +13,13 @@ def find_checkpoint(bundle: Bundle) -> Checkpoint:
     """Open the checkpoint of the bundle's recipe; random weights are made again from their seed.
 
     Raises:
-        InputError: The folder has no manifest, so it does not say.
-        CheckpointError: The checkpoint is not there any more.
+        InputError: The folder has no manifest, so its checkpoint is unknown.
+        CheckpointError: The checkpoint no longer exists.
         BundleError: The recipe's seed is no number.
     """
     if bundle.manifest is None:
         raise InputError(
-            f"bundle {bundle.root}: got a folder without a manifest, which does not say what it was made from; "
+            f"bundle {bundle.root}: got a folder without a manifest, so its checkpoint is unknown; "
             f"name the checkpoint with --against"
         )
     try:
@@ -29,14 +29,14 @@ def find_checkpoint(bundle: Bundle) -> Checkpoint:
     except CheckpointError as error:
         raise CheckpointError(
             f"bundle {bundle.root}: the checkpoint of its recipe cannot be opened: {error}; "
-            f"name it where it is now with --against"
+            f"name its current place with --against"
         ) from error
 
 
 def identity_notes(bundle: Bundle, checkpoint: Checkpoint) -> Iterator[str]:
-    """Say it plainly when the checkpoint's configs or weights are not, byte for byte, those of the recipe."""
+    """Yield a note for each file of the checkpoint whose bytes differ from those of the recipe."""
     if bundle.manifest is None:
-        yield "the folder has no manifest: nothing says which weights it was made of, and no sums could be checked"
+        yield "the folder has no manifest: its weights are of unknown origin, and no checksums could be checked"
         return
     recorded, found = bundle.manifest.recipe.source, checkpoint.identity()
     changed = sorted(name for name in {*recorded, *found} if recorded.get(name) != found.get(name))

@@ -1,4 +1,4 @@
-"""The same noise on every engine of a bundle that can run here: how far their images are from each other."""
+"""Compares the images of all engines of a bundle that can run here, from the same noise."""
 
 import os
 import time
@@ -44,7 +44,7 @@ FloatArray = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Generated:
-    """What one participant made: its images in the order of prompts and seeds, or the reason why there are none."""
+    """Images of one participant in the order of prompts and seeds, or the reason why there are none."""
 
     participant: Participant
     images: Sequence[FloatArray]
@@ -59,18 +59,18 @@ def verify_across(
 ) -> AcrossReport:
     """Generate the same images with every engine of a bundle that can run here, and compare each pair.
 
-    diffusers in fp32 is one more participant when the checkpoint is at hand. The engines are opened one after another.
+    diffusers in fp32 takes part when the checkpoint is available. The engines are opened one after another.
 
     Args:
         bundle: The bundle.
         checkpoint: Checkpoint of the bundle, or None for the one that its recipe names, if that can be opened.
         request: Images to generate and engines to use.
-        watch: Told of progress, and shown the images of each participant.
+        watch: Receives the progress, and the images of each participant.
 
     Raises:
         BundleError: The folder is no bundle, or a file of it was changed after the export.
         InputError: There is nothing to compare: one engine, and no checkpoint.
-        EngineError: No engine of the bundle can run here. One that fails while it runs is a failed check.
+        EngineError: No engine of the bundle can run here. An engine that fails while it runs is a failed check.
     """
     started = time.perf_counter()
     request, watch = request or VerifyRequest(), watch or Watch()

@@ -1,4 +1,4 @@
-"""One image by a bundle, with what it was after every step."""
+"""Generates one image with a bundle and records the latents after every step."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ def generate(
     """Generate a prompt from a seed.
 
     Args:
-        pipeline: The bundle's.
+        pipeline: The bundle's pipeline.
         prompt: The prompt.
         seed: Seed of torch's CPU generator.
         settings: Steps, guidance and size.
@@ -39,7 +39,7 @@ def generate(
         **settings.image_arguments(),
     )
     latents: list[FloatArray] = []
-    with np.errstate(all="ignore"):  # a broken bundle overflows: that is reported as a failed check
+    with np.errstate(all="ignore"):  # a broken bundle overflows: a failed check reports it
         for step in run:
             latents.append(step.latents)
             tell(step.index + 1, step.total)

@@ -1,4 +1,4 @@
-"""The size at which a bundle is verified: the checkpoint's own, or the nearest that its engines take."""
+"""Chooses the image size for a verification: the checkpoint's own, or the nearest that the engines support."""
 
 from diffoundry.exporter.verify.request import Settings, VerifyRequest
 from diffoundry.runtime.bundle.specs import DimSpec
@@ -8,7 +8,7 @@ __all__ = ["nearest", "settings_for"]
 
 
 def settings_for(pipeline: DiffusionPipeline, request: VerifyRequest) -> Settings:
-    """The request with a size that the pipeline's bundle takes."""
+    """Combine the request with a size that the pipeline's bundle supports."""
     manifest = pipeline.components.bundle.manifest
     own = pipeline.default_size
     height, width = own
@@ -31,7 +31,7 @@ def settings_for(pipeline: DiffusionPipeline, request: VerifyRequest) -> Setting
 
 
 def nearest(size: int, dim: DimSpec) -> int:
-    """The size itself when `dim` allows it, or one near to it that it allows."""
+    """Return the size itself when `dim` allows it, or a near size that it allows."""
     if dim.refusal(size) is None:
         return size
     bounded = max(dim.min, size if dim.max is None else min(size, dim.max))

@@ -1,4 +1,4 @@
-"""The prompts that `verify` generates when it is given none: short, concrete, and known to small models too."""
+"""Default prompts of `verify`: short, concrete, and known to small models too."""
 
 __all__ = ["PROMPTS"]
 
@@ -20,4 +20,4 @@ PROMPTS = (
     "blue book",
     "crown",
 )
-"""Things of many shapes and colours, every one a label of the embedded model and a word that Stable Diffusion knows."""
+"""Things of many shapes and colours, each a label of the embedded model and a word that Stable Diffusion knows."""

@@ -1,4 +1,4 @@
-"""What is to be verified and how much of it."""
+"""Request of a verification: images to generate and engines to check."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,22 +12,22 @@ from diffoundry.runtime.pipelines.stand_in import size_arguments
 __all__ = ["FULL_SEEDS", "Settings", "VerifyRequest"]
 
 FULL_SEEDS = (0, 1)
-"""Every built-in prompt with each of these is the full proof: 32 images."""
+"""Seeds of the full check: with every built-in prompt 32 images."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VerifyRequest:
-    """What to generate, and with which engines of the bundle.
+    """Images to generate, and engines of the bundle to use.
 
     Attributes:
         prompts: Every prompt is generated with every seed.
         seeds: Seeds of torch's CPU generator.
         steps: Steps of the scheduler.
         guidance_scale: 1 or less runs without guidance.
-        target: Only engines of this target, or None for every one that can run here.
-        precision: Only engines of this precision, or None for every one that can run here.
+        target: Check only engines of this target; None for every one that can run here.
+        precision: Check only engines of this precision; None for every one that can run here.
         options: Device and threads of the engines; PyTorch always runs on the CPU.
-        openers: Target to what opens its engines instead of its own plugin, whatever this machine has.
+        openers: Target to a function that opens its engines instead of its plugin, whatever this machine supports.
     """
 
     prompts: tuple[str, ...] = PROMPTS[:2]
@@ -40,7 +40,7 @@ class VerifyRequest:
     openers: Mapping[str, OpenEngine] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse what would leave nothing to compare; the pipeline checks the rest.
+        """Check that something is left to compare; the pipeline checks the rest.
 
         Raises:
             InputError: No prompts, no seeds, or no steps.
@@ -63,7 +63,7 @@ class Settings:
         guidance_scale: 1 or less ran without guidance.
         height: Pixels.
         width: Pixels.
-        stand_ins: Arguments beside these that were stood in for, such as "image": see `size_arguments`.
+        stand_ins: Extra arguments that get example values, such as "image": see `size_arguments`.
     """
 
     prompts: tuple[str, ...]
@@ -75,7 +75,7 @@ class Settings:
     stand_ins: tuple[str, ...] = ()
 
     def image_arguments(self) -> dict[str, Any]:
-        """The arguments of a pipeline's call, without prompt and seed, for diffusers' pipelines and ours."""
+        """Arguments of a pipeline's call, without prompt and seed, for diffusers' pipelines and ours."""
         return {
             "num_inference_steps": self.steps,
             "guidance_scale": self.guidance_scale,

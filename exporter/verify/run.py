@@ -1,4 +1,4 @@
-"""Is the bundle still the same model? Components, the loop after every step, and the images, against PyTorch."""
+"""Checks that a bundle is still the same model: components, the loop after every step, and images, against PyTorch."""
 
 import os
 import time
@@ -42,22 +42,22 @@ def verify(
     request: VerifyRequest | None = None,
     watch: Watch | None = None,
 ) -> VerifyReport:
-    """Compare a bundle with the checkpoint it was made from, in fp32 PyTorch on the CPU.
+    """Compare a bundle with its checkpoint in fp32 PyTorch on the CPU.
 
-    PyTorch runs first and is freed before the engines are opened, and one set of engines is closed before the next is
-    opened: memory peaks at the largest of them.
+    PyTorch runs first and is freed before the engines are opened. One set of engines is closed before the next is
+    opened. Memory peaks at the largest of them.
 
     Args:
         bundle: The bundle, or an Optimum ONNX folder.
         checkpoint: Checkpoint to compare with, or None for the one that the bundle's recipe names.
         request: Images to generate and engines to use.
-        watch: Told of progress, and shown the images.
+        watch: Receives progress and images.
 
     Raises:
         BundleError: The folder is no bundle, or a file of it was changed after the export.
         CheckpointError: The checkpoint cannot be read.
         InputError: A folder without a recipe and no checkpoint.
-        EngineError: No engine of the bundle can run here. One that fails while it runs is a failed check.
+        EngineError: No engine of the bundle can run here. An engine that fails while it runs is a failed check.
     """
     started = time.perf_counter()
     request, watch = request or VerifyRequest(), watch or Watch()
@@ -93,7 +93,7 @@ def verify(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Findings:
-    """What was found of a build so far: an engine that fails ends it, and what came before is kept."""
+    """Results of a variant so far. An engine that fails ends the variant; earlier results are kept."""
 
     checks: list[Check] = field(default_factory=list)
     outputs: list[OutputResult] = field(default_factory=list)
@@ -153,7 +153,7 @@ def _compare_loops(
 
 
 def _gallery_notes(reference: Reference) -> Iterator[str]:
-    """The checkpoint's own failures: images by diffusers that do not show what the prompt names."""
+    """Yield notes about the checkpoint's own failures: diffusers' images that do not show the prompt's object."""
     if reference.gallery is None:
         return
     known = [trace for trace in reference.traces if trace.prompt in reference.gallery.labels]
@@ -161,8 +161,8 @@ def _gallery_notes(reference: Reference) -> Iterator[str]:
     others = [f"{trace.name} ({shown})" for trace, shown in named if shown != trace.prompt]
     if others:
         yield (
-            f"diffusers' own images show something else for {', '.join(others)}: in so few steps or with this "
-            f"guidance, what an image shows says little"
+            f"diffusers' own images show something else for {', '.join(others)}: with so few steps or this "
+            f"guidance, the object in an image means little"
         )
 
 

@@ -1,4 +1,4 @@
-"""The sets of engines that a bundle holds: which can run here, and why the others cannot."""
+"""Finds a bundle's variants: those that can run here, and the reasons why the others cannot."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,18 +17,18 @@ __all__ = ["Build", "HandedComponents", "find_builds", "promise"]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Build:
-    """One set of engines that can run here: a target's in one precision.
+    """One set of engines that can run here: one target in one precision.
 
     Attributes:
         name: Target and precision, such as "onnxruntime fp16".
-        components: Its engines; none is open yet.
+        components: Session over its engines; none is open yet.
     """
 
     name: str
     components: EngineSession
 
     def engines(self) -> dict[str, tuple[str, str]]:
-        """Component to (target, precision). Those of a folder without a manifest are opened to see their types."""
+        """Map components to (target, precision). Without a manifest the engines are opened to read their types."""
         engines = {}
         for name in self.components.bundle.components:
             choice = self.components.choice(name)
@@ -42,33 +42,33 @@ class Build:
 
 
 class HandedComponents(EngineSession):
-    """Engines of one target and precision that a caller's own function opens, whatever this machine has.
+    """Opens the engines of one target and precision with a caller's function, whatever this machine supports.
 
-    For what runs a vendor's files without the vendor, such as an interpreter of Core ML packages.
+    For running a vendor's files without the vendor, as by an interpreter of Core ML packages.
     """
 
     def __init__(
         self, bundle: Bundle, *, target: str, precision: str, options: EngineOptions, opener: OpenEngine
     ) -> None:
-        """Nothing is opened yet; `opener` is called with what a plugin's engine is called with."""
+        """Store the arguments. Nothing is opened yet. `opener` takes the arguments of a plugin's engine."""
         super().__init__(bundle, target=target, precision=precision, options=options)
         self._wanted = target, precision
         self._given = options
         self._opener = opener
 
     def choice(self, name: str) -> EngineSelection:
-        """The engine of this target and precision, unless the bundle has none or only a promise of it.
+        """Select the engine of this target and precision.
 
         Raises:
             BundleError: The bundle has no such component.
-            EngineError: It has no such engine, or it is not built yet.
+            EngineError: There is no such engine, or it is not built yet.
         """
         target, precision = self._wanted
         for spec in self.bundle.engines(name):
             if (spec.target, spec.precision) == self._wanted and spec.pending is None:
                 return EngineSelection(spec=spec, device=self._given.device or "cpu", skipped=())
         raise EngineError(
-            f"component {name!r}: got no engine for {target} {precision} that is built; "
+            f"component {name!r}: got no built engine for {target} {precision}; "
             f"add it with 'diffoundry build' and --target and --precision"
         )
 
@@ -79,13 +79,13 @@ class HandedComponents(EngineSession):
 
 
 def find_builds(bundle: Bundle, request: VerifyRequest) -> tuple[list[Build], list[Absence]]:
-    """Every target and precision that was asked for, in the bundle's order.
+    """Find every requested target and precision, in the bundle's order.
 
     Returns:
-        Those that can run here, and those that cannot with their reason.
+        Variants that can run here, and variants that cannot with their reason.
 
     Raises:
-        EngineError: None can; the message says why.
+        EngineError: No variant can run; the message gives the reasons.
         InputError: An opener for a target that the bundle has no engines for.
     """
     if bundle.manifest is None:
@@ -107,13 +107,13 @@ def find_builds(bundle: Bundle, request: VerifyRequest) -> tuple[list[Build], li
             builds.append(Build(name=name, components=components))
     if not builds and absent:
         raise EngineError(f"bundle {bundle.root}: {' '.join(absence.reason for absence in absent)}")
-    if not builds:  # nothing of the kind is held: the runtime says so better
+    if not builds:  # the bundle has no such engines: the runtime's message is better
         EngineSession(bundle, target=request.target, precision=request.precision).choice(bundle.components[0])
     return builds, absent
 
 
 def promise(bundle: Bundle, precision: str) -> float | None:
-    """The image PSNR that calibration was asked for and promised of a precision, in dB of the mean, or None."""
+    """Image PSNR that was calibration's budget for a precision, in dB of the mean, or None."""
     choice = bundle.manifest.recipe.quantization.get(precision) if bundle.manifest else None
     return choice.min_psnr if choice else None
 
@@ -128,7 +128,7 @@ def _check_openers(request: VerifyRequest, held: Sequence[tuple[str, str]]) -> N
 
 
 def _held(bundle: Bundle) -> list[tuple[str, str]]:
-    """Every (target, precision) of the bundle, once."""
+    """List every (target, precision) of the bundle, once."""
     engines = (spec for name in bundle.components for spec in bundle.engines(name))
     return list(dict.fromkeys((spec.target, spec.precision) for spec in engines))
 

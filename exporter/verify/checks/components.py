@@ -1,4 +1,4 @@
-"""Every component of the bundle on the recorded inputs, against PyTorch."""
+"""Compares every component of the bundle with PyTorch on recorded inputs."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -17,9 +17,9 @@ __all__ = ["compare_component"]
 def compare_component(
     components: EngineSession, name: str, cases: Sequence[Case], gates: Gates
 ) -> tuple[list[OutputResult], list[Check]]:
-    """Run a component on its cases: one result a case and output, four checks an output, each on its worst case.
+    """Run a component on its cases: one result per case and output, four checks per output, each on its worst case.
 
-    Inputs that the component does not take, and outputs that are missing or of another shape, are failed checks too.
+    Inputs that the component lacks, and outputs that are missing or of another shape, are failed checks too.
 
     Raises:
         EngineError: The component cannot be opened, or its engine failed.
@@ -54,7 +54,7 @@ def _shape_fault(output: Array | None, expected: Array) -> str | None:
 
 
 def _judge(subject: str, results: Sequence[OutputResult], gates: Gates) -> Iterator[Check]:
-    """One check a measure, on the case that is worst in it."""
+    """Make one check per measure, on its worst case."""
     for field, words in (("relative_max", "max abs error / range"), ("relative_rms", "relative RMS error")):
         value, case = _worst(results, field, largest=True)
         yield at_most("component", subject, words, value, getattr(gates, field), case)
@@ -64,7 +64,7 @@ def _judge(subject: str, results: Sequence[OutputResult], gates: Gates) -> Itera
 
 
 def _worst(results: Sequence[OutputResult], field: str, *, largest: bool) -> tuple[float, str]:
-    """The worst value of a field of `Distance` and its case; NaN is worse than any number."""
+    """Find the worst value of a field of `Distance` and its case; NaN is worse than any number."""
     assert field in Distance.__dataclass_fields__
     sign = 1 if largest else -1
 

@@ -1,4 +1,4 @@
-"""The bundle's files against the checkpoint's: sums, scheduler options, component configs, token ids, pixels."""
+"""Compares the bundle's files with the checkpoint's: checksums, scheduler options, configs, token ids, pixels."""
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,10 +26,10 @@ _TEXTS = (
     "don't stop: it's 100% <|endoftext|> fun",
     "very " * 90 + "long",
 )
-"""Beside the prompts: padding alone, punctuation, Unicode, special tokens, and a text that is cut off."""
+"""Extra texts: padding alone, punctuation, Unicode, special tokens, and a text that is truncated."""
 
 _NOT_NUMERIC = frozenset(("architectures", "dtype", "torch_dtype", "transformers_version", "model_type"))
-"""Keys of a transformers config that say how weights were stored or by whom, not what is computed."""
+"""Keys of a transformers config that describe how and by whom weights were stored, not the computation."""
 
 
 def check_files(bundle: Bundle) -> Check:
@@ -45,7 +45,7 @@ def check_files(bundle: Bundle) -> Check:
 
 
 def check_scheduler(bundle: Bundle, reference: Mapping[str, Any]) -> Check:
-    """Compare the scheduler's class and every option, defaults filled in by diffusers on both sides.
+    """Compare the scheduler's class and every option. diffusers fills in the defaults on both sides.
 
     Args:
         bundle: The bundle.
@@ -62,11 +62,11 @@ def check_scheduler(bundle: Bundle, reference: Mapping[str, Any]) -> Check:
 
 
 def check_configs(bundle: Bundle, components: Iterable[Component], pipeline: Any) -> Iterator[Check]:
-    """Compare each component's config.json with that of the module it was traced from, defaults filled in.
+    """Compare each component's config.json with that of its torch module, defaults filled in.
 
     Args:
         bundle: The bundle.
-        components: The checkpoint's; those that the bundle lacks are passed over.
+        components: The checkpoint's components; those that the bundle lacks are skipped.
         pipeline: diffusers' pipeline with the checkpoint's modules.
     """
     for component in components:
@@ -82,12 +82,12 @@ def check_configs(bundle: Bundle, components: Iterable[Component], pipeline: Any
 
 
 def check_tokenizer(name: str, tokenizer: ClipTokenizer, reference: Any, prompts: Sequence[str]) -> Check:
-    """Compare the ids of the prompts and of some odd texts with transformers'.
+    """Compare the ids of the prompts and of some unusual texts with transformers'.
 
     Args:
         name: The tokenizer's folder.
-        tokenizer: The bundle's.
-        reference: transformers'.
+        tokenizer: The bundle's tokenizer.
+        reference: transformers' tokenizer.
         prompts: Prompts to generate.
     """
     texts = [*prompts, *_TEXTS]
@@ -109,11 +109,11 @@ def check_tokenizer(name: str, tokenizer: ClipTokenizer, reference: Any, prompts
 
 
 def check_extractor(bundle: Bundle, reference: Any, images: Sequence[Image]) -> Iterator[Check]:
-    """Compare how images are prepared for networks that look at them with transformers, bit for bit.
+    """Compare image preprocessing for image encoders and safety checkers with transformers, bit for bit.
 
     Args:
         bundle: The bundle.
-        reference: transformers' `CLIPImageProcessor`; None where nothing looks at images.
+        reference: transformers' `CLIPImageProcessor`; None where no network reads images.
         images: At least one.
     """
     if reference is None or not bundle.has(EXTRACTOR_FILE):
@@ -133,14 +133,14 @@ def check_extractor(bundle: Bundle, reference: Any, images: Sequence[Image]) -> 
 
 
 def _completed(kind: type, config: Mapping[str, Any]) -> dict[str, Any]:
-    """A diffusers config with the defaults of its class for what it does not name."""
+    """Complete a diffusers config with the defaults of its class."""
     parameters = inspect.signature(kind).parameters.values()
     defaults = {item.name: item.default for item in parameters if item.default is not inspect.Parameter.empty}
     return {name: _plain(config.get(name, default)) for name, default in defaults.items()}
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists, as JSON has them."""
+    """Convert tuples to lists, as JSON has them."""
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 

@@ -1,12 +1,13 @@
-"""How far a bundle may be from PyTorch fp32 before `verify` fails it, per precision, with the reason for each.
+"""Limits of `verify` per precision: the largest distance from PyTorch fp32, with the reason for each.
 
-Every gate but those of fp32 leaves room over a yardstick that nobody here wrote: PyTorch's own modules of the embedded
-model in that precision, 4 prompts x 2 seeds of 20 steps, guided by 7.5. fp16 and bf16 are PyTorch's own. For the
-quantized ones every convolution and every linear layer of all networks had its weights rounded, one scale an output
-channel (int4: 64 weights a scale), and where activations are quantized its input too, with one scale a tensor from the
-extremes over 8 other prompts; the rest is fp32. Nothing was left out: what calibration keeps in float is finer.
+Every gate except those of fp32 leaves room over an independent yardstick: PyTorch's own modules of the embedded model
+in that precision, 4 prompts x 2 seeds of 20 steps, guidance 7.5. fp16 and bf16 are PyTorch's own. For the quantized
+ones every convolution and every linear layer of all networks had its weights rounded, one scale per output channel
+(int4: 64 weights per scale). Where activations are quantized, inputs were rounded too, with one scale per tensor from
+the extremes over 8 other prompts. The rest is fp32. Nothing was left out: a bundle keeps some layers in float by
+calibration, and is finer.
 
-What was measured, worst of all cases; the smallest gate that a wrong model has to miss is in the last line:
+Measurements, worst of all cases. The last line is the smallest error that a wrong model has to fail on:
 
     yardstick       relative RMS   max / range   component   latents   image PSNR   SSIM     mean shift
     fp16            0.0028         0.0018        67.8 dB     0.012     68.9 dB        0.99999  0.0001
@@ -17,12 +18,12 @@ What was measured, worst of all cases; the smallest gate that a wrong model has 
     int4-weights    0.44           0.23          23.7 dB     0.65      29.8 dB        0.956    0.020
     5 % darker                                                         26.9 dB        0.998    0.045
 
-All of them showed the same thing as fp32 in 8 of 8 images.
+All of them showed the same object as fp32 in 8 of 8 images.
 
-What the fp32 gates see: one single weight, moved by one standard deviation of its tensor, fails its component in 30 of
-30 random places of the embedded model's text encoder and VAE decoder, in 17 of 30 of its VAE encoder and in 16 of 30
-of its UNet. The others move their output by less than 1e-5, seven of the UNet's by less than the order of sums does:
-those only the SHA-256 sums of the manifest see.
+Sensitivity of the fp32 gates: one single weight, moved by one standard deviation of its tensor, fails its component at
+30 of 30 random positions of the embedded model's text encoder and VAE decoder, at 17 of 30 of its VAE encoder and at 16
+of 30 of its UNet. The others move their output by less than 1e-5, seven of the UNet's by less than the order of sums
+does. Only the SHA-256 sums of the manifest find those.
 """
 
 import math
@@ -40,16 +41,16 @@ class Gates:
     """Limits for one precision.
 
     Attributes:
-        relative_max: Of a component's output: largest absolute error over the range of the reference.
-        relative_rms: Of a component's output.
-        cosine: Of a component's output, at least.
-        psnr: Of a component's output with the range of the reference as peak, in dB, at least.
-        latents: After every step: largest absolute error over the RMS of the reference's latents.
-        image_psnr: Of every image, in dB, at least.
-        ssim: Of every image, at least.
-        shift: Of every image: largest difference of the mean of a colour, of values in 0..1.
-        agreement: Part of all images that show what diffusers' show, in percent, at least.
-        mean_psnr: Of all images, the mean in dB, at least; None when nothing was promised.
+        relative_max: Component output: largest absolute error over the range of the reference.
+        relative_rms: Component output: RMS of the error over RMS of the reference.
+        cosine: Component output: least cosine similarity.
+        psnr: Component output: least PSNR in dB, with the range of the reference as peak.
+        latents: Latents after every step: largest absolute error over the RMS of the reference's latents.
+        image_psnr: Every image: least PSNR in dB.
+        ssim: Every image: least SSIM.
+        shift: Every image: largest difference of the mean of a colour, of values in 0..1.
+        agreement: All images: least percentage that shows the same as diffusers'.
+        mean_psnr: All images: least mean PSNR in dB; None when calibration had no such budget.
     """
 
     relative_max: float
@@ -77,8 +78,8 @@ FP32 = Gates(
     # Every step feeds its error to the next, and guidance multiplies the difference of two outputs by 7.5. On
     # the embedded model: 1.5e-5 in 50 steps of 16 prompts with DDIM, 3.5e-5 with PNDM, the worst of six samplers.
     latents=1e-4,
-    # An RMS error of a quarter of one of the 256 levels: nobody can tell the images apart. 120 dB and more on
-    # the embedded model, where the latents are the tighter gate.
+    # An RMS error of a quarter of one of the 256 levels: the images look identical. 120 dB and more on the embedded
+    # model, where the latents are the tighter gate.
     image_psnr=60.0,
     # Noise of 60 dB leaves 1 - 1e-6 / 9e-4 in a wholly flat image, where it shows most.
     ssim=0.9985,
@@ -97,10 +98,9 @@ FP16 = Gates(
     psnr=50.0,
     # 0.013 in 50 steps of PyTorch's own fp16, 0.015 in ours; a wrong sampler option gives 0.2 to 10.
     latents=0.1,
-    # An RMS error of 4.5 of the 256 levels, from where on one sees a difference when two images take turns.
+    # An RMS error of 4.5 of the 256 levels: from here on a difference is visible when two images alternate.
     image_psnr=35.0,
-    # Noise of 35 dB leaves 0.74 in flat areas and 0.99 in textured ones: this finds noise where eyes see it, and lets
-    # the other pass.
+    # Noise of 35 dB leaves 0.74 in flat areas and 0.99 in textured ones: this finds visible noise and ignores the rest.
     ssim=0.95,
     # A level and a quarter of 256; rounding errors of both signs cancel in a mean.
     shift=5e-3,
@@ -115,8 +115,8 @@ BF16 = Gates(
     psnr=38.0,
     # Six times the yardstick; OpenVINO's bf16 has 0.19 over 16 prompts x 2 seeds.
     latents=0.5,
-    # An RMS error of 10 of the 256 levels: details differ, the image is the same. The yardstick's are far better;
-    # the room is for images whose fate a sampler decides early on, as those of large models.
+    # An RMS error of 10 of the 256 levels: details differ, the image is the same. The yardstick's are far better. The
+    # room is for images that a sampler decides early on, as those of large models.
     image_psnr=28.0,
     ssim=0.9,
     shift=1e-2,
@@ -138,20 +138,20 @@ INT8_WEIGHTS = Gates(
 )
 
 INT8 = Gates(
-    # Twice the yardstick, which has a range of its own for no channel and no step.
+    # Twice the yardstick, which has no separate ranges for channels or steps.
     relative_rms=0.4,
     relative_max=0.35,
     cosine=0.92,
     psnr=25.0,
     # Three times the yardstick: some latents end up elsewhere. A wrong sampler option is left to the config checks.
     latents=2.0,
-    # Twice the yardstick's error and two decibels more. What calibration promised takes the place of this.
+    # Twice the yardstick's error and two decibels more. The budget of calibration replaces this.
     image_psnr=25.0,
     # Six times the yardstick's loss.
     ssim=0.85,
     # Four times the yardstick, half of what an image 5 % darker has.
     shift=2e-2,
-    # One image of ten may turn into its nearest neighbour among 263.
+    # One image of ten may change to its nearest neighbour among 263.
     agreement=90.0,
 )
 
@@ -171,7 +171,7 @@ FP8 = Gates(
 )
 
 INT4_WEIGHTS = Gates(
-    # 15 levels a weight: one and a half of the yardstick, which is near to what is still a model.
+    # 15 levels per weight: one and a half of the yardstick, which is near the limit of a working model.
     relative_rms=0.65,
     relative_max=0.4,
     cosine=0.78,
@@ -195,20 +195,20 @@ GATES: Mapping[str, Gates] = MappingProxyType(
         "int4-weights": INT4_WEIGHTS,
     }
 )
-"""From the finest precision to the coarsest."""
+"""Ordered from the finest precision to the coarsest."""
 
 QUANTIZED = frozenset(("int8-weights", "int8", "fp8", "int4-weights"))
-"""The precisions whose image quality is chosen and not given: a promise moves their gate."""
+"""Precisions whose image quality is a choice: the budget of calibration sets their gate."""
 
 _SPREAD = 6.0
-"""Decibels: one image may have twice the error that was promised of the mean."""
+"""Decibels: one image may have twice the error promised for the mean."""
 
 
 def gates_for(precision: str) -> Gates:
-    """The limits of a precision.
+    """Look up the limits of a precision.
 
     Raises:
-        ConfigError: There are none.
+        ConfigError: There are none for it.
     """
     if precision not in GATES:
         raise ConfigError(
@@ -219,14 +219,13 @@ def gates_for(precision: str) -> Gates:
 
 
 def promised_gates(precision: str, promised: float | None) -> Gates:
-    """The limits of a precision with the image PSNR that calibration was asked for and promised.
+    """Look up the limits of a precision, with the image PSNR that was calibration's budget.
 
-    The mean over all images has to keep the promise, and of a quantized precision no image may be worse by more
-    than twice the error.
+    The mean over all images has to keep the budget. For a quantized precision no image may exceed twice the error.
 
     Args:
         precision: The precision.
-        promised: dB, of the mean over images; None when there was no such budget.
+        promised: Mean PSNR over images, in dB; None when there was no such budget.
 
     Raises:
         ConfigError: The precision has no gates.
@@ -239,7 +238,7 @@ def promised_gates(precision: str, promised: float | None) -> Gates:
 
 
 def coarsest(precisions: Iterable[str]) -> str:
-    """The precision that decides for a whole image: the coarsest of its components'.
+    """Find the precision whose gates apply to a whole image: the coarsest of its components'.
 
     Raises:
         ConfigError: One of them has no gates.
@@ -249,8 +248,8 @@ def coarsest(precisions: Iterable[str]) -> str:
 
 
 def pair_psnr(*image_gates: float) -> float:
-    """How near two images are, in dB, when each is as near to the true one as its gate allows; one gate alone for
-    the distance from the true one.
+    """Least PSNR of two images, in dB, when each is as near to the true one as its gate allows. With one gate, the
+    distance from the true image.
 
     RMS errors add up at most: of the RMS errors e that the two gates allow, 20 log10(1 / (e_a + e_b)), rounded down to
     a tenth.

@@ -1,4 +1,4 @@
-"""The bundle's pipeline beside diffusers' trace: latents after every step, and the final image."""
+"""Compares the bundle's pipeline with diffusers' trace: latents after every step, and the final image."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
 __all__ = ["ENOUGH", "follow", "judge_images", "judge_loop"]
 
 ENOUGH = 8
-"""Images over which a promised mean is judged."""
+"""Least number of images for judging a promised mean."""
 
 FloatArray = NDArray[np.float32]
 
@@ -35,7 +35,7 @@ def follow(
     """Generate a trace's image with the bundle.
 
     Args:
-        pipeline: The bundle's.
+        pipeline: The bundle's pipeline.
         trace: Record of diffusers' run.
         gallery: Gallery that labels both images, or None.
         settings: Steps, guidance and size of the trace.
@@ -68,7 +68,7 @@ def follow(
 
 
 def judge_loop(result: LoopResult, gates: Gates) -> list[Check]:
-    """The checks of one image: number of steps, worst step, final image, and faults that can be seen."""
+    """Check one image: number of steps, worst step, final image, and visible faults."""
     subject = result.name
     worst = result.curve[result.worst]
     steps = None
@@ -87,9 +87,9 @@ def judge_loop(result: LoopResult, gates: Gates) -> list[Check]:
 
 
 def judge_images(results: Sequence[LoopResult], gates: Gates) -> list[Check]:
-    """The checks of all images together: what they show, and the promise of calibration.
+    """Check all images together: the objects they show, and the PSNR that calibration promised.
 
-    A promise is kept or broken over many images; of fewer than 8 nothing is said.
+    A promise is judged over 8 images or more.
     """
     subject = f"{len(results)} images"
     checks = []
@@ -112,7 +112,7 @@ def _shift(image: FloatArray, reference: FloatArray) -> float:
 
 
 def _distances(ours: Sequence[FloatArray], trace: Trace) -> list[StepDistance]:
-    """The curve, as far as both go."""
+    """Distances after each step, as far as both sides go."""
     curve = []
     pairs = zip(ours, trace.latents, trace.timesteps, strict=False)
     for index, (mine, reference, timestep) in enumerate(pairs):

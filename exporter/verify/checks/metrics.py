@@ -1,4 +1,4 @@
-"""How far an array is from its reference: the four numbers that every comparison of `verify` reports."""
+"""Distance of an array from its reference: the four numbers of every comparison in `verify`."""
 
 import math
 from dataclasses import dataclass
@@ -75,7 +75,7 @@ def psnr(output: FloatArray, reference: FloatArray, peak: float) -> float:
 
 
 def _ratio(value: float, scale: float) -> float:
-    """The quotient, where nothing over nothing is nothing and something over nothing is infinite."""
+    """Quotient with 0 / 0 = 0 and x / 0 infinite."""
     if scale == 0:
         return 0.0 if value == 0 else value * math.inf
     return value / scale

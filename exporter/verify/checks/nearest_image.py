@@ -1,4 +1,4 @@
-"""Does an image still show the thing? The nearest image of a gallery of known ones says what it shows."""
+"""Checks what an image shows by nearest neighbour in a gallery of labelled images."""
 
 import json
 from collections.abc import Sequence
@@ -18,18 +18,18 @@ __all__ = ["CAPTIONS", "THUMBNAILS", "Gallery", "gallery_of_prompts", "open_gall
 FloatArray = NDArray[np.float32]
 
 THUMBNAILS, CAPTIONS = "thumbnails.png", "captions.json"
-"""A checkpoint's gallery: a sheet of square thumbnails, row by row, and a list of objects with a "label"."""
+"""Files of a checkpoint's gallery: a sheet of square thumbnails, row by row, and a list of objects with a "label"."""
 
 SIZE = 16
-"""Width and height of a thumbnail: small enough that noise of a pixel or two names nothing else."""
+"""Width and height of a thumbnail: small enough that noise of a pixel or two does not change the label."""
 
 _APART = 1e-3
-"""Mean squared error of thumbnails, 30 dB: images that are nearer to each other show the same thing."""
+"""Mean squared error of thumbnails, 30 dB: images nearer than this show the same thing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Gallery:
-    """Known images with their names.
+    """Labelled images.
 
     Attributes:
         source: Origin of the images, in words.
@@ -43,11 +43,11 @@ class Gallery:
 
     @classmethod
     def of_images(cls, source: str, labels: Sequence[str], images: Sequence[FloatArray]) -> "Gallery":
-        """From images of any size, float32 (height, width, 3) in 0..1."""
+        """Build a gallery from images of any size, float32 (height, width, 3) in 0..1."""
         return cls(source=source, labels=tuple(labels), thumbnails=np.stack([shrink(one) for one in images]))
 
     def name(self, image: FloatArray) -> str | None:
-        """The label of the nearest image by mean squared error of the thumbnails; None for one with NaN.
+        """Label an image by its nearest neighbour, by mean squared error of the thumbnails; None for one with NaN.
 
         Args:
             image: Floats (height, width, 3) in 0..1.
@@ -59,10 +59,10 @@ class Gallery:
 
 
 def open_gallery(root: Path) -> Gallery | None:
-    """The gallery that a checkpoint brings along, or None when it brings none.
+    """Open a checkpoint's gallery, or return None when it has none.
 
     Raises:
-        CheckpointError: Its two files do not fit together.
+        CheckpointError: Its two files do not match.
     """
     sheet, captions = root / THUMBNAILS, root / CAPTIONS
     if not (sheet.is_file() and captions.is_file()):
@@ -89,10 +89,10 @@ def open_gallery(root: Path) -> Gallery | None:
 
 
 def gallery_of_prompts(traces: Sequence[Trace]) -> Gallery | None:
-    """A gallery of diffusers' own images, named by their prompts: for a checkpoint that brings none along.
+    """Build a gallery of diffusers' own images, labelled by their prompts, for a checkpoint without one.
 
-    None for a single prompt, and for prompts whose images look alike, as those of a network with random weights:
-    the nearest of them would say nothing.
+    None for a single prompt, and for prompts whose images look alike, as those of random weights: the nearest of them
+    would mean nothing.
     """
     labels = [trace.prompt for trace in traces]
     source = f"diffusers' images of {len(set(labels))} prompts"

@@ -1,4 +1,4 @@
-"""The safety checker on generated images: its scores, and which of them it flags."""
+"""Compares the safety checker on generated images: its scores, and the images that it flags."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ FloatArray = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SafetyReference:
-    """What diffusers' safety checker says.
+    """Results of diffusers' safety checker.
 
     Attributes:
         images: float32 (height, width, 3) in 0..1.
-        flags: For each of them, whether diffusers' pipeline would black it out.
-        cases: The checker on what transformers' feature extractor makes of them.
+        flags: For each image, True if diffusers' pipeline would black it out.
+        cases: The checker's inputs, as transformers' feature extractor prepares them, and its outputs.
     """
 
     images: Sequence[FloatArray]
@@ -38,10 +38,10 @@ class SafetyReference:
 
 
 def ask_safety_checker(pipeline: Any, images: Sequence[FloatArray]) -> SafetyReference:
-    """Show images to the checker of diffusers' pipeline, in fp32.
+    """Run the checker of diffusers' pipeline on images, in fp32.
 
     Args:
-        pipeline: With safety checker and feature extractor.
+        pipeline: Pipeline with safety checker and feature extractor.
         images: float32 (height, width, 3) in 0..1, of one size.
     """
     checker = pipeline.safety_checker
@@ -60,11 +60,11 @@ def ask_safety_checker(pipeline: Any, images: Sequence[FloatArray]) -> SafetyRef
 
 
 def check_safety(components: EngineSession, reference: SafetyReference | None) -> Iterator[Check]:
-    """Compare which of the images are flagged.
+    """Compare the flags of the images.
 
     Args:
         components: The bundle's engines.
-        reference: diffusers' answer; None where there is no checker.
+        reference: diffusers' results; None where there is no checker.
 
     Raises:
         EngineError: The engine failed.

@@ -15,10 +15,10 @@ FloatArray = NDArray[np.float64]
 
 
 def ssim(output: NDArray[np.floating[Any]], reference: NDArray[np.floating[Any]]) -> float:
-    """The mean structural similarity index: 1 for equal images, about 0 for unrelated ones; NaN when a value is.
+    """Compute the mean structural similarity index: 1 for equal images, about 0 for unrelated ones; NaN for NaN.
 
-    Means mu, variances s^2 and covariance s_xy are taken in a Gaussian window of 11 x 11 pixels, sigma 1.5, wherever
-    it lies wholly inside the image; of each of the three colours, whose results are averaged:
+    Means mu, variances s^2 and covariance s_xy are taken in a Gaussian window of 11 x 11 pixels, sigma 1.5, at every
+    position wholly inside the image. The results of the three colours are averaged:
 
         SSIM(x, y) = (2 mu_x mu_y + C1) (2 s_xy + C2) / ((mu_x^2 + mu_y^2 + C1) (s_x^2 + s_y^2 + C2)),
 

@@ -1,4 +1,4 @@
-"""The answer of `verify_across` as sections of an HTML report, and its matrices as text."""
+"""Formats the report of `verify_across` as sections of an HTML report, and its matrices as text."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -22,14 +22,14 @@ MATRICES: Mapping[str, Callable[[PairDistance], str]] = {
     "Mean PSNR, dB": lambda pair: f"{pair.mean_psnr:.1f}",
     "SSIM of the worst image": lambda pair: f"{pair.ssim:.5f}",
 }
-"""What is shown of every pair: heading and text."""
+"""Heading of each matrix, and the text of a cell."""
 
 IN_SHORT = tuple(MATRICES)[:2]
-"""What a terminal is shown of them."""
+"""Matrices printed in a terminal."""
 
 
 def across_verdict(report: AcrossReport) -> str:
-    """The answer in one sentence."""
+    """Sum the report up in one sentence."""
     failed = sum(not check.passed for check in report.checks)
     count = len(report.participants)
     if failed:
@@ -39,7 +39,7 @@ def across_verdict(report: AcrossReport) -> str:
 
 
 def matrix(report: AcrossReport, title: str) -> list[list[str]]:
-    """One of `MATRICES`: a row and a column a participant, the name first, a dash where there is no distance."""
+    """Format one of `MATRICES`: one row and column per participant, the name first, a dash for no distance."""
     text = MATRICES[title]
     names = [participant.name for participant in report.participants]
     found = {(a, b): report.between(a, b) for a, b in product(names, names) if a != b}
@@ -47,10 +47,10 @@ def matrix(report: AcrossReport, title: str) -> list[list[str]]:
 
 
 def across_sections(report: AcrossReport, generated: Mapping[str, Sequence[NDArray[np.float32]]]) -> list[Section]:
-    """The matrices, the images with a column for each participant, what was generated, and every check.
+    """Build the matrices, the images with a column for each participant, the settings, and every check.
 
     Args:
-        report: The answer.
+        report: The report.
         generated: Images reported through `Progress.generated`: name to images.
     """
     names = [participant.name for participant in report.participants]

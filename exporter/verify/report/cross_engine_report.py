@@ -1,4 +1,4 @@
-"""What `verify_across` hands back: who generated, and how far each is from each other."""
+"""Report of `verify_across`: the participants, and the distance of each pair."""
 
 from dataclasses import dataclass
 
@@ -8,18 +8,18 @@ from diffoundry.exporter.verify.request import Settings
 __all__ = ["ACROSS_SCHEMA_VERSION", "REFERENCE", "AcrossReport", "PairDistance", "Participant"]
 
 ACROSS_SCHEMA_VERSION = 1
-"""Version of the JSON form of `AcrossReport`; it grows when a field changes its meaning or goes away.
+"""Version of the JSON form of `AcrossReport`; raised when a field changes its meaning or is removed.
 
 1: the first.
 """
 
 REFERENCE = "diffusers fp32"
-"""The name of the participant that is no engine of the bundle."""
+"""Name of diffusers as a participant."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Participant:
-    """Who generated.
+    """One system that generated images.
 
     Attributes:
         name: Target and precision, or "diffusers fp32".
@@ -32,15 +32,15 @@ class Participant:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PairDistance:
-    """How far the images of two participants are from each other, values in 0..1.
+    """Distance of the images of two participants, values in 0..1.
 
     Attributes:
-        a: Name of the one.
-        b: Name of the other.
-        psnr: Of the image in which they differ most, in dB, peak 1.
-        mean_psnr: The mean over all images.
-        ssim: The smallest; see `ssim`.
-        max_abs: The largest difference of any value of any image.
+        a: Name of the first.
+        b: Name of the second.
+        psnr: Least PSNR of an image, in dB, peak 1.
+        mean_psnr: Mean PSNR over all images.
+        ssim: Least SSIM of an image.
+        max_abs: Largest difference of any value of any image.
     """
 
     a: str
@@ -53,7 +53,7 @@ class PairDistance:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AcrossReport:
-    """The whole answer.
+    """The whole report.
 
     Attributes:
         schema_version: `ACROSS_SCHEMA_VERSION`.
@@ -61,10 +61,10 @@ class AcrossReport:
         bundle: Path of the bundle.
         checkpoint: Name of the checkpoint that diffusers generated from, or None.
         settings: Prompts and settings of the images.
-        notes: Remarks, such as why diffusers did not generate.
+        notes: Notes, such as the reason why diffusers did not generate.
         participants: diffusers first, when it generated, then the bundle's engines in its order.
         distances: One for each pair of participants whose images are complete.
-        checks: Of every participant that its images are no noise of NaN and no single colour; of every pair its PSNR.
+        checks: For every participant: no NaN and no single colour in its images. For every pair: its PSNR.
         absent: Engines of the bundle that cannot run here.
         seconds: Duration.
         passed: True if every check passed.
@@ -84,5 +84,5 @@ class AcrossReport:
     passed: bool
 
     def between(self, a: str, b: str) -> PairDistance | None:
-        """The distance of two participants, in either order; None when one of them has no images."""
+        """Find the distance of two participants, in either order; None when one of them has no images."""
         return next((pair for pair in self.distances if {pair.a, pair.b} == {a, b}), None)

@@ -1,4 +1,4 @@
-"""Images as a report shows them: side by side with their difference, worst first."""
+"""Image rows of a report: both sides and their difference, worst first."""
 
 import math
 from collections.abc import Sequence
@@ -15,17 +15,17 @@ __all__ = ["amplification", "image_section", "to_image"]
 
 _SHOWN = 16
 _LARGEST = 256
-"""Pixels: larger images are scaled down, so that a report of many stays of a size that one sends around."""
+"""Pixels: larger images are scaled down, so that a report of many stays small enough to send."""
 
 FloatArray = NDArray[np.float32]
 
 
 def image_section(build: BuildReport, pairs: Sequence[ImagePair]) -> Images:
-    """What diffusers generated, what the bundle did, and how they differ.
+    """Show diffusers' images, the bundle's, and the differences.
 
     Args:
         build: Measurements of the variant.
-        pairs: Those of this build, in the order of its loops.
+        pairs: Pairs of this variant, in the order of its loops.
     """
     order = sorted(range(len(pairs)), key=lambda i: (not math.isnan(build.loops[i].psnr), build.loops[i].psnr))
     shown = order[:_SHOWN]
@@ -49,17 +49,17 @@ def image_section(build: BuildReport, pairs: Sequence[ImagePair]) -> Images:
 
 
 def amplification(differences: Sequence[FloatArray]) -> int:
-    """The power of two that brings the largest difference near to white, where one in a thousand may be larger.
+    """Find the power of two that brings the largest difference near white, with one value in a thousand allowed beyond.
 
     Args:
-        differences: Absolute, of values in 0..1; NaN counts as nothing.
+        differences: Absolute differences of values in 0..1; NaN is ignored.
     """
     largest = max((float(np.quantile(np.nan_to_num(one), 0.999)) for one in differences), default=0.0)
     return 1 << max(0, min(20, math.floor(-math.log2(largest)))) if largest > 0 else 1
 
 
 def to_image(pixels: NDArray[np.floating]) -> Image.Image:
-    """An image of at most 256 pixels a side; NaN is shown as black.
+    """Convert to an image of at most 256 pixels a side; NaN is shown as black.
 
     Args:
         pixels: Floats (height, width, 3) in 0..1.

@@ -1,4 +1,4 @@
-"""The answer of `verify` as sections of an HTML report, and its numbers as text."""
+"""Formats the report of `verify` as sections of an HTML report, and its numbers as text."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ __all__ = ["build_row", "measured_text", "report_sections", "verdict", "worst_ch
 
 
 def verdict(report: VerifyReport) -> str:
-    """The answer in one sentence."""
+    """Sum the report up in one sentence."""
     checks = report.all_checks
     failed = sum(not check.passed for check in checks)
     if failed:
@@ -24,7 +24,7 @@ def verdict(report: VerifyReport) -> str:
 
 
 def measured_text(check: Check) -> str:
-    """What was measured, for a table; a cosine with all the digits that matter."""
+    """Format a measurement for a table; a cosine with all significant digits."""
     if isinstance(check.measured, str):
         return check.measured
     text = f"{check.measured:.12f}" if check.measure == "cosine" else f"{check.measured:.4g}"
@@ -32,7 +32,7 @@ def measured_text(check: Check) -> str:
 
 
 def build_row(build: BuildReport) -> list[str]:
-    """A build in numbers: name, worst and mean PSNR, worst SSIM, images that show the same, worst latents."""
+    """Summarize a variant: name, worst and mean PSNR, worst SSIM, images that show the same, worst latents."""
     loops = build.loops
     if not loops:
         return [build.name, *["–"] * 5]
@@ -49,7 +49,7 @@ def build_row(build: BuildReport) -> list[str]:
 
 
 def worst_checks(checks: Sequence[Check]) -> list[Check]:
-    """Every failed check, and of the passed ones of many images, measure by measure, the one nearest to its gate."""
+    """Select every failed check and, for each measure over many images, the passed one nearest to its gate."""
     groups: dict[tuple[str, ...], list[Check]] = {}
     for check in checks:
         alone = check.subject if check.part not in ("loop", "image") else ""
@@ -63,10 +63,10 @@ def worst_checks(checks: Sequence[Check]) -> list[Check]:
 
 
 def report_sections(report: VerifyReport, pairs: Sequence[ImagePair]) -> list[Section]:
-    """The builds in numbers, what was compared, the latents after every step, then each build's images and checks.
+    """Build the overview, the settings, the latents after every step, then each variant's images and checks.
 
     Args:
-        report: The answer.
+        report: The report.
         pairs: Image pairs reported through `Progress.images`, in that order.
     """
     sections: list[Section] = [_overview(report), _facts(report), *_latents(report)]
@@ -76,7 +76,7 @@ def report_sections(report: VerifyReport, pairs: Sequence[ImagePair]) -> list[Se
             sections += [image_section(build, mine), _every_step(build), _every_image(build)]
         text = "Against PyTorch in fp32. A component's numbers are those of its worst inputs."
         sections.append(_checks(f"{build.name}: checks", build.checks, text))
-    return [*sections, _checks("Files, configs, token ids", report.checks, "What all engines share.")]
+    return [*sections, _checks("Files, configs, token ids", report.checks, "Shared by all engines.")]
 
 
 def _overview(report: VerifyReport) -> Table:
@@ -110,7 +110,7 @@ def _facts(report: VerifyReport) -> Facts:
 
 
 def _latents(report: VerifyReport) -> list[Curves]:
-    """One line for each build: the worst of its images at every step."""
+    """Draw one line per variant: the worst of its images at every step."""
     curves = [
         Curve(
             label=build.name,
@@ -125,7 +125,7 @@ def _latents(report: VerifyReport) -> list[Curves]:
 
 
 def _every_step(build: BuildReport) -> Curves:
-    """One line for each image, the worst of them named."""
+    """Draw one line per image, the worst of them labelled."""
     worst = max(build.loops, key=lambda loop: _number(loop.curve[loop.worst].relative_max))
     others = [Curve(label="", values=_values(loop)) for loop in build.loops if loop is not worst]
     step = worst.curve[worst.worst]
@@ -177,7 +177,7 @@ def _values(loop: LoopResult) -> list[float]:
 
 
 def _smallest(loops: Sequence[LoopResult], field: str) -> float:
-    """The smallest of a field; NaN is worse than any number."""
+    """Smallest value of a field; NaN is worse than any number."""
     values = [float(getattr(loop, field)) for loop in loops]
     return math.nan if any(map(math.isnan, values)) else min(values)
 
@@ -187,7 +187,7 @@ def _number(value: float) -> float:
 
 
 def _nearness(check: Check) -> float:
-    """How near a number is to its limit, on the scale of the limit; words are not near at all."""
+    """Distance of a number from its limit, on the scale of the limit; a check without number is infinitely far."""
     if isinstance(check.measured, str) or check.limit is None:
         return -math.inf
     return -abs(check.measured - check.limit)

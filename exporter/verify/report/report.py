@@ -1,4 +1,4 @@
-"""What `verify` hands back: every check with its number and gate, and the curves they were taken from."""
+"""Report of `verify`: every check with its number and gate, and the curves behind them."""
 
 import math
 from collections.abc import Mapping
@@ -35,17 +35,17 @@ SCHEMA_VERSION = 2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
-    """One thing that was looked at.
+    """One check.
 
     Attributes:
         part: "bundle", "config", "tokenizer", "engine", "component", "loop",
             "image" or "across".
         subject: Item checked, such as "unet out_sample" or "red apple, seed 0".
         measure: Measured quantity.
-        measured: The number, or words where no number says it.
+        measured: The number, or words for a check without a number.
         gate: Limit in words: "<= 1e-05", "equal".
         limit: The number in `gate`, or None.
-        passed: True if it was.
+        passed: True if the check passed.
         detail: Origin of the number, or "".
     """
 
@@ -78,14 +78,14 @@ class OutputResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepDistance:
-    """How far the latents are from diffusers' after one step.
+    """Distance of the latents from diffusers' after one step.
 
     Attributes:
-        index: 0 for the first step.
+        index: Index of the step, from 0.
         timestep: The scheduler's timestep.
         max_abs: Largest absolute difference.
         scale: RMS of diffusers' latents after this step.
-        relative_max: max_abs / scale; this is what the gate looks at.
+        relative_max: max_abs / scale; the gate limits this.
         relative_rms: RMS of the difference / scale.
     """
 
@@ -108,11 +108,11 @@ class LoopResult:
         reference_steps: Number of steps of diffusers.
         curve: The latents after every step.
         worst: Index into `curve` of the largest relative_max (NaN counts as largest).
-        psnr: Of the final image, values in 0..1, peak 1.
-        ssim: Of the final image, see `ssim`.
+        psnr: PSNR of the final image, values in 0..1, peak 1.
+        ssim: SSIM of the final image, see `ssim`.
         shift: Largest difference of the mean of a colour over the image, values in 0..1.
-        shows: Label of the gallery's image that the bundle's is nearest to; None without a gallery, or with NaN.
-        reference_shows: That of diffusers' image.
+        shows: Label of the gallery's image nearest to the bundle's; None without a gallery, or with NaN.
+        reference_shows: Label of the gallery's image nearest to diffusers'.
         fault: Obvious fault of the bundle's image, or None.
         reference_fault: Obvious fault of diffusers' image, or None.
     """
@@ -133,7 +133,7 @@ class LoopResult:
 
     @property
     def name(self) -> str:
-        """What checks call it."""
+        """Name in checks."""
         return f"{self.prompt}, seed {self.seed}"
 
 
@@ -143,11 +143,11 @@ class BuildReport:
 
     Attributes:
         name: Target and precision, such as "onnxruntime fp16".
-        precision: The coarsest of its engines', whose gates the images have to pass.
+        precision: Coarsest precision of its engines; its gates apply to the images.
         engines: Component to "target precision".
-        checks: Everything that was looked at.
-        outputs: The components' outputs, one entry a set of inputs.
-        loops: One entry an image.
+        checks: All checks of this variant.
+        outputs: The components' outputs, one entry per set of inputs.
+        loops: One entry per image.
         seconds: Duration.
         passed: True if every check passed.
     """
@@ -164,11 +164,11 @@ class BuildReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Absence:
-    """Engines of the bundle that were not looked at.
+    """Engines of the bundle that were not checked.
 
     Attributes:
         name: Target and precision.
-        reason: Why they cannot run here.
+        reason: Reason why they cannot run here.
     """
 
     name: str
@@ -177,19 +177,18 @@ class Absence:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VerifyReport:
-    """The whole answer.
+    """The whole report.
 
-    Attributes:
-        schema_version: `SCHEMA_VERSION`.
-        diffoundry: Version that verified.
+    schema_version: `SCHEMA_VERSION`.
+    diffoundry: Version of diffoundry that verified.
         bundle: Path of the bundle.
-        checkpoint: Name of the checkpoint it was compared with.
+        checkpoint: Name of the checkpoint that the bundle was compared with.
         settings: Prompts and settings generated on both sides.
         gallery: Description of the gallery that labelled the images, or None when there was none.
-        notes: Remarks that change nothing about passing, such as a checkpoint that is not the recipe's.
+        notes: Notes that do not change the result, such as a checkpoint that is not the recipe's.
         checks: Checks that all variants share: files, configs, token ids.
         builds: Every set of engines that can run here.
-        absent: Those that cannot.
+        absent: The sets that cannot run here.
         seconds: Duration.
         passed: True if every check passed, of the builds too.
     """
@@ -209,24 +208,24 @@ class VerifyReport:
 
     @property
     def all_checks(self) -> tuple[Check, ...]:
-        """Those that all builds share, then those of each build."""
+        """Shared checks, then those of each variant."""
         return sum((build.checks for build in self.builds), self.checks)
 
 
 def at_most(part: str, subject: str, measure: str, value: float, limit: float, detail: str = "") -> Check:
-    """A check that a number does not exceed a limit; NaN exceeds every limit."""
+    """Check that a number does not exceed a limit; NaN exceeds every limit."""
     gate, passed = f"<= {limit:g}", value <= limit
     return _numeric(part, subject, measure, value, limit, detail, gate, passed=passed)
 
 
 def at_least(part: str, subject: str, measure: str, value: float, limit: float, detail: str = "") -> Check:
-    """A check that a number reaches a limit; NaN reaches none."""
+    """Check that a number reaches a limit; NaN reaches none."""
     gate, passed = f">= {limit:.10g}", value >= limit
     return _numeric(part, subject, measure, value, limit, detail, gate, passed=passed)
 
 
 def holds(part: str, subject: str, measure: str, fault: str | None, gate: str = "equal") -> Check:
-    """A check without a number: passed when there is no fault, and `fault` says what is measured otherwise."""
+    """Check a property without a number: passes without a fault, else `fault` is the measured value."""
     return Check(
         part=part,
         subject=subject,
@@ -239,7 +238,7 @@ def holds(part: str, subject: str, measure: str, fault: str | None, gate: str = 
 
 
 def report_to_json(report: Any) -> Any:
-    """A report as JSON values; "nan", "inf" and "-inf" stand for what JSON has no numbers for."""
+    """Convert a report to JSON values; "nan", "inf" and "-inf" represent those numbers."""
     return _spell(to_json(report))
 
 
