@@ -1,4 +1,4 @@
-"""Shared by the schedulers' tests: one parameter for each declared case."""
+"""Shared by the schedulers' tests: their declarations, and one parameter for each table of cases."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -31,28 +31,32 @@ def declarations() -> list:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Fill `declaration`; with `case`, each of its cases; with `refusal`, each of its refusals.
+    """Fill `declaration`, and `cases` with its few cases and, among the slow tests, with all of them.
 
-    The scope makes the tests of one case follow each other, so that they share what is planned and run for it.
+    The scope makes the tests of one table follow each other, so that they share what is planned and run for it.
     """
     names = metafunc.fixturenames
-    if "declaration" not in names:
-        return
-    if "case" in names:
-        params = [param for declaration in declarations() for param in _case_params(declaration)]
-        metafunc.parametrize(("declaration", "case"), params, scope="module")
-    elif "refusal" in names:
-        params = [(d, refusal, f"{d.name}-{i:02}") for d in declarations() for i, refusal in enumerate(d.refusals)]
-        metafunc.parametrize(("declaration", "refusal"), [p[:2] for p in params], ids=[p[2] for p in params])
-    else:
+    if "cases" in names:
+        params = [param for declaration in declarations() for param in _tables(declaration)]
+        metafunc.parametrize(("declaration", "cases"), params, indirect=["cases"], scope="module")
+    elif "declaration" in names:
         metafunc.parametrize("declaration", declarations(), ids=lambda d: d.name)
 
 
-def _case_params(declaration) -> Iterator:
-    for i, case in enumerate(declaration.cases):
-        yield pytest.param(declaration, case, id=f"{declaration.name}-{i:03}")
-    for i, case in enumerate(declaration.further_cases, start=len(declaration.cases)):
-        yield pytest.param(declaration, case, id=f"{declaration.name}-{i:03}", marks=pytest.mark.slow)
+def _tables(declaration) -> Iterator:
+    yield pytest.param(declaration, lambda: declaration.few_cases, id=declaration.name)
+    yield pytest.param(
+        declaration,
+        lambda: [*declaration.cases, *declaration.further_cases],
+        id=f"{declaration.name}-all",
+        marks=pytest.mark.slow,
+    )
+
+
+@pytest.fixture(scope="module")
+def cases(request: pytest.FixtureRequest) -> list:
+    """The table of cases that a test checks; made here, because it takes seconds for all declarations."""
+    return request.param()
 
 
 @pytest.fixture(scope="session")

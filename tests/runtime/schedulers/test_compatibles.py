@@ -31,6 +31,9 @@ REFUSED_HERE = re.compile(
 )
 """What diffusers reads and does not obey."""
 
+BROKEN_THERE = "The size of tensor a"
+"""diffusers' singlestep solver thresholds "dpmsolver" with the whole schedule instead of one level, and breaks."""
+
 CASES = 4
 
 
@@ -74,7 +77,7 @@ def _files(all_declarations, name):
     """Configs as diffusers writes them, of the classes whose configs this one takes."""
     for source in all_declarations:
         if source.name != name and name in scheduler_class(source.name).compatible_names:
-            for case in source.cases[:CASES]:
+            for case in source.few_cases[:CASES]:
                 config = json.loads(make_theirs(source.name, case.options).to_json_string())
                 yield {**config, "noise_sampler_seed": 0}  # without one diffusers takes an arbitrary seed
 
@@ -92,7 +95,9 @@ def test_a_config_of_a_compatible_class_is_obeyed_as_diffusers_does(declaration,
         channels = _channels(name, config)
         try:
             theirs, expected = _step_of_theirs(name, config, channels)
-        except Exception:  # noqa: BLE001 - diffusers' refusals are of many types
+        except Exception as error:  # noqa: BLE001 - diffusers' refusals are of many types
+            if BROKEN_THERE in str(error):
+                continue
             with pytest.raises((DiffoundryError, ValueError)):
                 _step_of_ours(name, config, channels)
             continue

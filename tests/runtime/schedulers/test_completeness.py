@@ -6,6 +6,7 @@ import itertools
 import diffusers
 import pytest
 from diffusers import schedulers as reference
+from scheduler_harness.declaration import FEW
 
 from diffoundry.runtime.errors import ConfigError
 from diffoundry.runtime.schedulers import scheduler_class, scheduler_from_config, scheduler_names
@@ -59,13 +60,35 @@ def test_every_one_of_ours_is_tested(all_declarations):
     assert [declaration.name for declaration in all_declarations] == list(scheduler_names())
 
 
+def test_few_cases_hold_every_value(declaration):
+    """Twelve cases hold each value that any case holds, but for runs of which there are more than twelve."""
+    assert len(declaration.few_cases) == min(FEW, len(declaration.cases))
+    every, held = (
+        {value for case in table for value in _values(declaration, case)}
+        for table in (declaration.cases, declaration.few_cases)
+    )
+    assert {kind for kind, *_ in every - held} <= ({"run"} if len(declaration.runs) > FEW else set())
+
+
+@pytest.mark.slow
+def test_few_cases_hold_most_pairs_of_values(all_declarations):
+    few, possible = 0, 0
+    for declaration in all_declarations:
+        run = {pair for case in declaration.few_cases for pair in _pairs(declaration, case)}
+        few += len(run)
+        possible += len(run | {pair for case in declaration.cases for pair in _pairs(declaration, case)})
+    assert few / possible > 0.8
+
+
+@pytest.mark.slow
 def test_configurations_are_many(all_declarations):
-    """Each is a whole run against diffusers, step by step; the slow tests add as many again."""
+    """Each is a whole run against diffusers, step by step."""
     count = sum(len(declaration.cases) for declaration in all_declarations)
     assert count >= 1500
     assert count + sum(len(declaration.further_cases) for declaration in all_declarations) >= 3000
 
 
+@pytest.mark.slow
 def test_every_pair_of_values_is_run(declaration):
     """Of options, runs and arguments of steps: hundreds of random cases hold no pair that none of the cases has."""
     run = {pair for case in declaration.cases for pair in _pairs(declaration, case)}
@@ -75,14 +98,17 @@ def test_every_pair_of_values_is_run(declaration):
 
 
 def _pairs(declaration, case):
-    values = [
+    return itertools.combinations(_values(declaration, case), 2)
+
+
+def _values(declaration, case):
+    return [
         *((name, str(case.options[name])[:60]) for name in sorted(declaration.option_names)),
         *(("step", name, str(value)) for name, value in case.step.items()),
         ("run", str(case.set_timesteps)),
         ("batch", case.batch),
         ("begin", case.begin),
     ]
-    return itertools.combinations(values, 2)
 
 
 STEP_COUNTS = {1, 2, 5, 20, 50}
@@ -95,20 +121,20 @@ REFUSED_COUNTS = {
 """Numbers of steps that a class refuses; the declarations and tests of each class provoke it."""
 
 
-def test_every_class_is_run_with_every_number_of_steps(declaration):
-    run = {case.set_timesteps.get("num_inference_steps") for case in declaration.cases}
+def test_every_class_is_run_with_every_number_of_steps(declaration, cases):
+    run = {case.set_timesteps.get("num_inference_steps") for case in cases}
     refused = REFUSED_COUNTS.get(declaration.name, set())
-    assert run >= STEP_COUNTS - refused
+    assert run >= STEP_COUNTS - refused or (len(cases) <= FEW < len(declaration.runs))
     assert not run & refused
 
 
-def test_custom_schedules_are_run(declaration):
-    run = {name for case in declaration.cases for name in case.set_timesteps}
+def test_custom_schedules_are_run(declaration, cases):
+    run = {name for case in cases for name in case.set_timesteps}
     assert run >= scheduler_class(declaration.name).custom_schedules
 
 
-def test_both_batches_are_run(declaration):
-    assert {case.batch for case in declaration.cases} == {1, 3}
+def test_both_batches_are_run(declaration, cases):
+    assert {case.batch for case in cases} == {1, 3}
 
 
 @pytest.mark.parametrize("name", sorted(LEFT_OUT))

@@ -1,10 +1,12 @@
 """What every scheduler offers around its steps: noise in, scaled input, forks, fresh runs."""
 
 import copy
+import itertools
 import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from scheduler_harness.side_by_side import (
     takes_generator,
     usual_loop,
 )
+from scheduler_harness.tables import check_each
 
 import diffoundry.runtime.schedulers as package
 from diffoundry.runtime.errors import InputError
@@ -34,7 +37,7 @@ NOISE = np.random.default_rng(2).standard_normal((3, *SHAPE), dtype=np.float32)
 
 
 def _few(declaration):
-    return declaration.cases[:6]
+    return declaration.few_cases[:6]
 
 
 def _same_noised(declaration, method):
@@ -116,7 +119,7 @@ def test_two_loops_at_once_do_not_disturb_each_other(declaration):
 
 
 def test_two_loops_in_two_threads_do_not_disturb_each_other(declaration):
-    case = declaration.cases[0]
+    case = declaration.few_cases[0]
     alone = run_ours(declaration, case).samples
 
     def run(seed):
@@ -129,25 +132,35 @@ def test_two_loops_in_two_threads_do_not_disturb_each_other(declaration):
                 np.testing.assert_array_equal(got, expected)
 
 
-@pytest.mark.parametrize(
-    "fork", [copy.copy, copy.deepcopy, lambda s: s.copy(), lambda s: pickle.loads(pickle.dumps(s))]
-)
-def test_a_fork_in_the_middle_of_a_run_is_independent(declaration, fork):
+FORKS = {
+    "copy.copy": copy.copy,
+    "copy.deepcopy": copy.deepcopy,
+    "Scheduler.copy": lambda scheduler: scheduler.copy(),
+    "pickle": lambda scheduler: pickle.loads(pickle.dumps(scheduler)),
+}
+
+
+def test_a_fork_in_the_middle_of_a_run_is_independent(declaration):
     """Fork after two steps, finish the fork with other samples, then finish the original: it must not notice."""
     if declaration.loop is not None:
         pytest.skip("its loop is not one of single steps")
-    for case in [case for case in declaration.cases if case.begin == 0.0][:3]:
-        alone = run_ours(declaration, case).samples
-        scheduler = plan_ours(declaration, case)
-        arguments, net = _arguments(scheduler, case), _net(declaration, case)
-        sample = start(case.batch) * scheduler.init_noise_sigma
-        for i, timestep in enumerate(scheduler.timesteps):
-            if i == 2:
-                other = fork(scheduler)
-                _finish(other, _arguments(other, case, seed=3), net, sample * 0.5)
-            fed = scheduler.scale_model_input(sample, timestep)
-            sample = scheduler.step(net(fed, timestep), timestep, sample, **arguments).prev_sample
-            np.testing.assert_array_equal(sample, alone[i], err_msg=str(case))
+    cases = [case for case in declaration.few_cases if case.begin == 0.0][:3]
+    check_each(itertools.product(FORKS, cases), partial(_check_fork, declaration), lambda row: f"{row[0]}, {row[1]}")
+
+
+def _check_fork(declaration, row):
+    fork, case = FORKS[row[0]], row[1]
+    alone = run_ours(declaration, case).samples
+    scheduler = plan_ours(declaration, case)
+    arguments, net = _arguments(scheduler, case), _net(declaration, case)
+    sample = start(case.batch) * scheduler.init_noise_sigma
+    for i, timestep in enumerate(scheduler.timesteps):
+        if i == 2:
+            other = fork(scheduler)
+            _finish(other, _arguments(other, case, seed=3), net, sample * 0.5)
+        fed = scheduler.scale_model_input(sample, timestep)
+        sample = scheduler.step(net(fed, timestep), timestep, sample, **arguments).prev_sample
+        np.testing.assert_array_equal(sample, alone[i])
 
 
 def _finish(scheduler, arguments, net, sample):
@@ -157,7 +170,7 @@ def _finish(scheduler, arguments, net, sample):
 
 
 def test_steps_leave_their_arguments_alone(declaration):
-    case = declaration.cases[0]
+    case = declaration.few_cases[0]
     if declaration.loop is not None:
         pytest.skip("its loop is not one of single steps")
     scheduler = plan_ours(declaration, case)

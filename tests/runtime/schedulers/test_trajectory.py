@@ -1,5 +1,7 @@
 """Whole runs against diffusers: timesteps and sigmas exactly, and the sample after every step."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from scheduler_harness.side_by_side import (
@@ -13,18 +15,18 @@ from scheduler_harness.side_by_side import (
     run_theirs,
     ulp_distance,
 )
+from scheduler_harness.tables import check_each
 
 EPS = float(np.finfo(np.float32).eps)
 
 
-def test_schedule_is_exactly_that_of_diffusers(declaration, case):
+def test_schedule_is_exactly_that_of_diffusers(declaration, cases):
     """Bit for bit, once torch's elementary functions are rounded correctly; `CorrectRounding` says why."""
-    ours = plan_ours(declaration, case)
-    theirs = plan_theirs(declaration, case)
-    _same_schedule(ours, theirs, declaration.max_sigma_ulp)
+    check_each(cases, partial(_check_schedule, declaration))
 
 
-def _same_schedule(ours, theirs, max_ulp):
+def _check_schedule(declaration, case):
+    ours, theirs = plan_ours(declaration, case), plan_theirs(declaration, case)
     timesteps = np.asarray(theirs.timesteps)
     assert ours.timesteps.dtype == timesteps.dtype
     # exact in float32; the float64 timesteps of KDPM2 pass through logarithms and quantiles
@@ -33,7 +35,7 @@ def _same_schedule(ours, theirs, max_ulp):
         sigmas = np.asarray(theirs.sigmas)
         assert ours.sigmas.dtype == sigmas.dtype
         assert ours.sigmas.shape == sigmas.shape
-        assert ulp_distance(ours.sigmas, sigmas) <= max_ulp
+        assert ulp_distance(ours.sigmas, sigmas) <= declaration.max_sigma_ulp
     assert ours.init_noise_sigma == pytest.approx(init_noise_sigma(theirs), rel=3e-7)
 
 
@@ -42,18 +44,21 @@ def test_schedule_is_that_of_diffusers_as_installed(declaration):
 
     `rescale_betas_zero_snr` subtracts nearly equal square roots, which magnifies their last bits.
     """
-    for case in declaration.cases[:12]:
-        growth = 1e4 if case.options.get("rescale_betas_zero_snr") else 1.0
-        ours, theirs = plan_ours(declaration, case), make_theirs(declaration.name, case.options)
-        theirs.set_timesteps(**case.set_timesteps)
-        # timesteps cut to integers may fall on either side
-        slack = 1.0 if ours.timesteps.dtype == np.int64 else 1e-3 * declaration.magnification(theirs)
-        np.testing.assert_allclose(ours.timesteps, np.asarray(theirs.timesteps), rtol=2e-4, atol=slack * growth)
-        if getattr(theirs, "sigmas", None) is not None:
-            np.testing.assert_allclose(ours.sigmas, np.asarray(theirs.sigmas), rtol=2e-6 * growth, atol=1e-7)
+    check_each(declaration.few_cases, partial(_check_schedule_as_installed, declaration))
 
 
-def test_every_step_is_that_of_diffusers(declaration, case):
+def _check_schedule_as_installed(declaration, case):
+    growth = 1e4 if case.options.get("rescale_betas_zero_snr") else 1.0
+    ours, theirs = plan_ours(declaration, case), make_theirs(declaration.name, case.options)
+    theirs.set_timesteps(**case.set_timesteps)
+    # timesteps cut to integers may fall on either side
+    slack = 1.0 if ours.timesteps.dtype == np.int64 else 1e-3 * declaration.magnification(theirs)
+    np.testing.assert_allclose(ours.timesteps, np.asarray(theirs.timesteps), rtol=2e-4, atol=slack * growth)
+    if getattr(theirs, "sigmas", None) is not None:
+        np.testing.assert_allclose(ours.sigmas, np.asarray(theirs.sigmas), rtol=2e-6 * growth, atol=1e-7)
+
+
+def test_every_step_is_that_of_diffusers(declaration, cases):
     """Unchanged diffusers; the same model and the same noise, each library following its own samples.
 
     Tolerance: diffusers computes coefficients in float32, with differences of nearly equal numbers among them; after
@@ -61,6 +66,10 @@ def test_every_step_is_that_of_diffusers(declaration, case):
     starts in the thousands, both subtract numbers of that size, which leaves their rounding in all that follows: some
     units in the last place of the largest of them. The test after this one looks below that.
     """
+    check_each(cases, partial(_check_steps, declaration))
+
+
+def _check_steps(declaration, case):
     theirs, ours = run_theirs(declaration, case), run_ours(declaration, case)
     assert len(ours.samples) == len(theirs.samples) > 0
     for i, (got, expected) in enumerate(zip(ours.samples, theirs.samples, strict=True)):
@@ -73,8 +82,12 @@ def test_every_step_is_that_of_diffusers(declaration, case):
             assert error <= declaration.tolerance, f"x0 at step {i}"
 
 
-def test_every_step_is_that_of_diffusers_without_rounding(declaration, case):
+def test_every_step_is_that_of_diffusers_without_rounding(declaration, cases):
     """The same in float64, where nothing but the schedule is rounded: the formulas are the same to six digits."""
+    check_each(cases, partial(_check_exact_steps, declaration))
+
+
+def _check_exact_steps(declaration, case):
     theirs, ours = run_theirs(declaration, case, double=True), run_ours(declaration, case, double=True)
     for i, (got, expected) in enumerate(zip(ours.samples, theirs.samples, strict=True)):
         assert got.dtype == expected.dtype == np.float64

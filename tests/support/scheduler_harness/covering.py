@@ -88,6 +88,32 @@ def covering_rows(
     return rows[:needed], rows[needed:]
 
 
+def chosen_rows(rows: Sequence[Row], count: int) -> list[int]:
+    """Choose the rows that hold the most values not held by those before them, then the most pairs of values.
+
+    Greedy; of equally good rows the first.
+
+    Args:
+        rows: by factor; values are told apart by their text.
+        count: number of rows, if there are as many.
+
+    Returns:
+        the places of the chosen rows.
+    """
+    texts = [{(str(name), str(value)) for name, value in row.items()} for row in rows]
+    pairs = [set(itertools.combinations(sorted(text), 2)) for text in texts]
+    seen_values: set[Any] = set()
+    seen_pairs: set[Any] = set()
+    chosen: list[int] = []
+    for _ in range(min(count, len(rows))):
+        left = (i for i in range(len(rows)) if i not in chosen)
+        best = max(left, key=lambda i: (len(texts[i] - seen_values), len(pairs[i] - seen_pairs), -i))
+        chosen.append(best)
+        seen_values |= texts[best]
+        seen_pairs |= pairs[best]
+    return chosen
+
+
 def _random(factors: Mapping[Any, Sequence[Any]], rng: random.Random) -> _Places:
     return {name: rng.randrange(len(values)) for name, values in factors.items()}
 

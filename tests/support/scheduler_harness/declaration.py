@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from scheduler_harness.covering import covering_rows
+from scheduler_harness.covering import chosen_rows, covering_rows
 
 STEPS = (1, 2, 5, 20, 50)
+FEW = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,17 @@ class Case:
     step: dict[str, Any]
     batch: int
     begin: float
+
+    @property
+    def values(self) -> dict[Any, Any]:
+        """All that makes the case, by kind and name."""
+        return {
+            **{("option", name): value for name, value in self.options.items()},
+            **{("step", name): value for name, value in self.step.items()},
+            ("run", ""): self.set_timesteps,
+            ("batch", ""): self.batch,
+            ("begin", ""): self.begin,
+        }
 
     def __str__(self) -> str:
         changed = {**self.options, **self.set_timesteps, **self.step}
@@ -106,6 +118,11 @@ class Declaration:
     def further_cases(self) -> list[Case]:
         """Random ones beside them."""
         return self._all_cases[1]
+
+    @cached_property
+    def few_cases(self) -> list[Case]:
+        """Twelve of `cases` that hold every value where twelve can, and as many pairs of values as possible."""
+        return [self.cases[i] for i in chosen_rows([case.values for case in self.cases], FEW)]
 
     @cached_property
     def _all_cases(self) -> tuple[list[Case], list[Case]]:

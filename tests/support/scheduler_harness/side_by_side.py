@@ -112,17 +112,23 @@ def make_theirs(name: str, options: dict[str, Any]) -> Any:
         return getattr(reference, name)(**options)
 
 
+REMEMBERED = 200
+"""Results that are kept: the runs of one declaration, which the tests of one table share."""
+
+
 def _remembered(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with its last result kept: the tests of one case follow each other."""
-    last: dict[str, Any] = {"key": None}
+    """The function with its last results kept, by the identity of declaration and case."""
+    kept: dict[tuple[int, int, bool], tuple[Any, Any]] = {}
 
     @wraps(function)
     def remembering(declaration: Declaration, case: Case, *, double: bool = False) -> Any:
         key = id(declaration), id(case), double
-        if last["key"] != key:
-            last["result"] = function(declaration, case, double=double)
-            last["key"], last["alive"] = key, (declaration, case)
-        return last["result"]
+        if key not in kept:
+            if len(kept) >= REMEMBERED:
+                del kept[next(iter(kept))]
+            # the declaration and case are kept alive, and with them their identities
+            kept[key] = function(declaration, case, double=double), (declaration, case)
+        return kept[key][0]
 
     return remembering
 
