@@ -1,4 +1,4 @@
-"""Who is measured beside us: PyTorch, the plain traced graph in ONNX Runtime and OpenVINO, and OpenVINO GenAI."""
+"""Openers of the compared systems: PyTorch, the plain traced graph in ONNX Runtime and OpenVINO, OpenVINO GenAI."""
 
 import gc
 import time

@@ -1,10 +1,11 @@
-"""What a step costs with a ControlNet, and what its inputs cost a UNet that none guides.
+"""Measures the cost of a ControlNet per step, and of its unused inputs.
 
 python benchmarks/bench_controlnet.py PLAIN GUIDED [--target T] [--precision P] [--height H --width W] [--threads N]
     [--rounds 20]
 
-PLAIN is a bundle of a checkpoint, GUIDED one of the same with ControlNets. Rows: seconds of a guided step (two rows),
-median over rounds in turns in one process, and the ratio to PLAIN. The image of the last row is grey.
+PLAIN is a bundle of a checkpoint, GUIDED a bundle of the same checkpoint with ControlNets. Rows: seconds of a guided
+step (two rows), median over interleaved rounds in one process, and the ratio to PLAIN. The last row's image
+is grey.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""The whole image (text, steps, VAE) against OpenVINO GenAI on the same bundle, in turns.
+"""Measures a whole image (text, steps, VAE) against OpenVINO GenAI on the same bundle, interleaved.
 
 python benchmarks/bench_image.py BUNDLE [--precision bf16] [--size 512] [--steps 20] [--rounds 3] [--apart]
     [--json FILE]
 
-Both begin with the same noise and find the bundle's files in the page cache. Load is opening all that text to image
-needs; the first image comes without a warm-up.
+Both begin with the same noise and find the bundle's files in the page cache. Load is the time to open
+everything that text to image needs; the first image comes without a warm-up.
 """
 
 import argparse
@@ -30,7 +30,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--guidance-scale", type=float, default=7.5)
-    parser.add_argument("--apart", action="store_true", help="One of them in memory at a time; each round loads anew.")
+    parser.add_argument(
+        "--apart", action="store_true", help="Keep one of them in memory at a time and load it again each round."
+    )
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     request = {
@@ -42,8 +44,8 @@ def main() -> None:
     }
     common = {"bundle": str(asked.bundle), "request": request, "precision": asked.precision}
     rows = [
-        Candidate(name=OURS, opener="rivals:our_image", options={"target": "openvino", **common}),
-        Candidate(name=THEIRS, opener="rivals:genai_image", options=common),
+        Candidate(name=OURS, opener="baselines:our_image", options={"target": "openvino", **common}),
+        Candidate(name=THEIRS, opener="baselines:genai_image", options=common),
     ]
     for file in asked.bundle.rglob("*.bin"):  # who comes first would read them from the disk
         sha256_of(file)

@@ -1,4 +1,4 @@
-"""What loading, switching, scaling and unloading a LoRA takes beside opening the bundle anew.
+"""Measures loading, switching, scaling and unloading a LoRA against reloading the bundle.
 
 python benchmarks/bench_lora.py BUNDLE [--target T] [--precision P] [--rank 16] [--layers attention|projections|all]
     [--rounds 5] [--height H --width W] [--threads N] [--json FILE]
@@ -67,7 +67,7 @@ def _generate(pipe: Any, asked: argparse.Namespace) -> None:
 
 
 def _settle(pipe: Any) -> None:
-    """Whatever waits for the next call of an engine."""
+    """Run all work that was deferred to the next call of an engine."""
     for name in _COMPONENTS:
         pipe.components.engine(name)
 

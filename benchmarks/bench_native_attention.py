@@ -1,12 +1,12 @@
-"""One attention by our kernel, OpenVINO, PyTorch and ONNX Runtime, in turns: milliseconds and ratios.
+"""One attention by our kernel, OpenVINO, PyTorch and ONNX Runtime, interleaved: milliseconds and ratios.
 
 python benchmarks/bench_native_attention.py [--case 4096x4096x8x40 ...] [--batch 2] [--rounds 9] [--threads 2]
     [--json FILE]
 
 A case is queries x keys x heads x width of a head. What counts is everything between the projections of query, key and
-value and the projection of the output. OpenVINO is asked with static shapes and counts by itself: every node of the
-graph but the projections, so transposes and conversions around the attention count for whoever needs them; "native" is
-the same graph after `use_native_attention`. PyTorch is `scaled_dot_product_attention` on (batch, tokens, heads * width)
+value and the projection of the output. OpenVINO runs with static shapes and its own counters: every node of the
+graph except the projections counts, with transposes and conversions around the attention; "native" is the same graph
+after `use_native_attention`. PyTorch is `scaled_dot_product_attention` on (batch, tokens, heads * width)
 tensors as diffusers calls it, ONNX Runtime `com.microsoft.MultiHeadAttention`. "native avx2" is the kernel alone on a
 path that this machine would not choose. Medians over the rounds; every candidate is a process of its own.
 """

@@ -1,4 +1,4 @@
-"""What each rewrite of the onnxruntime target is worth: one component, with one rewrite more from row to row.
+"""Measures each rewrite of the onnxruntime target: one component, with one more rewrite from row to row.
 
 python benchmarks/bench_onnxruntime_fusions.py [--model sd15 --random-weights] [--component unet] [--size 512]
     [--batch 2] [--rounds 3] [--calls 2] [--threads N] [--plain] [--folder DIR] [--json FILE]
@@ -6,8 +6,8 @@ python benchmarks/bench_onnxruntime_fusions.py [--model sd15 --random-weights] [
 Every row runs in a process of its own, since two engines of a UNet do not fit side by side on a small machine; the
 rows take turns, `--rounds` times. Seconds are medians over all calls but each process's first. CPU seconds are those of
 all threads: on a machine that does other work they say more. The error is the root mean square of the difference to
-PyTorch's fp32 output over that of the output. `--plain` adds what `torch.onnx.export` makes by itself (its default
-opset, its own optimiser, fixed sizes), for those who want to know what the portable graph is worth.
+PyTorch's fp32 output over that of the output. `--plain` adds the plain output of `torch.onnx.export`
+(default opset, its own optimizer, fixed sizes) to show the effect of the portable graph.
 """
 
 import argparse

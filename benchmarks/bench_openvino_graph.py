@@ -1,12 +1,12 @@
-"""What each rewrite of the openvino target is worth: one UNet call, with one rewrite more from row to row.
+"""Measures each rewrite of the openvino target: one UNet call, with one more rewrite from row to row.
 
 python benchmarks/bench_openvino_graph.py GRAPH [--traced GRAPH] [--precision bf16] [--size 512] [--batch 2] [--dynamic]
     [--rounds 3] [--only ROW ...] [--json FILE]
 
 GRAPH is the portable graph of a bundle, `<bundle>/unet/model.onnx`; --traced adds the plain graph that
 `torch.onnx.export` gives as a row (`bench_unet.py` makes one). The rows take turns, one in memory at a time, each in a
-process of its own. Seconds are medians of every call but each process's first. Beside them stands where they go, by
-OpenVINO's own counters, and the floor: the call's arithmetic at the rate of the fastest large product or convolution
+process of its own. Seconds are medians of every call but each process's first. The table adds where they go,
+by OpenVINO's own counters, and the floor: the call's arithmetic at the rate of the fastest large product or convolution
 in the same library.
 """
 
@@ -29,7 +29,7 @@ ROWS = ("traced", "portable", "gated", "heads", "time", "upsampling", "native", 
 """From `gated` on, each row has the rewrites of the rows before it."""
 
 _SKIPPED = {"bf16": {"winograd"}, "fp32": {"heads"}}
-"""What a precision does not use."""
+"""List the rewrites that a precision does not use."""
 
 _CALLS = 3
 """To a turn, of which the median counts."""

@@ -1,11 +1,11 @@
-"""How the openvino target scales: static against dynamic sizes, threads, batch and pixels, one UNet call each.
+"""Measures how the openvino target scales: static against dynamic sizes, threads, batch and pixels, one UNet call each.
 
 python benchmarks/bench_openvino_scaling.py BUNDLE [--precision bf16] [--sizes 256 512 768] [--batches 1 2 4]
     [--threads 1 2] [--calls 3] [--json FILE] [--merge FILE ...] [--svg docs/images/openvino-scaling.svg]
 
 BUNDLE has an openvino engine for any size (exported without --buckets). Seconds are the medians of `--calls` calls
-after a first one. Every engine is opened in a process of its own. On a machine that is not long at one's disposal,
-measure one size a run and --merge the files.
+after a first one. Every engine is opened in a process of its own. If the machine is available for
+short times only, measure one size per run and --merge the files.
 """
 
 import argparse

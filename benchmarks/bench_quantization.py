@@ -1,4 +1,4 @@
-"""int8 of ours against NNCF's and ONNX Runtime's own, on the same engine: quality, speed and size.
+"""Compares our int8 with NNCF's and ONNX Runtime's on the same engine: quality, speed and size.
 
 python benchmarks/bench_quantization.py --bundle DIR [--engine openvino] [--engine onnxruntime] [--hint f32|bf16]
     [--folder DIR] [--calls 64] [--rounds 41] [--size 64] [--threads 2] [--speed-only] [--json FILE]
@@ -7,9 +7,9 @@ DIR holds fp32 and int8 for the engines, as of
 
     diffoundry export --model emoji --target onnxruntime,openvino --precision fp32,int8 -o DIR
 
-The rivals start from the fp32 graph that the target lowered, so that what is compared is how it was quantized, and see
-calls of the same prompts. Quality is the PSNR of the held-out images against those of the fp32 engine. Speed is that
-of one guided call of the UNet and of one image of the VAE, all rows in turns in one process, medians. With
+The other tools start from the fp32 graph that the target lowered, so that only the quantization differs, and see calls
+of the same prompts. Quality is the PSNR of the held-out images against those of the fp32 engine. Speed is that
+of one guided call of the UNet and of one image of the VAE, all rows interleaved in one process, medians. With
 `--speed-only` the calls are random and no image is generated: for weights that mean nothing.
 """
 
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from quantization_engines import OPENERS
-from quantization_rivals import RIVALS
+from quantization_tools import TOOLS
 
 from diffoundry.calibration.prompts import CALIBRATION_PROMPTS, HELD_OUT_PROMPTS, seeded_prompts
 from diffoundry.calibration.quality import judge, mean_square
@@ -42,20 +42,20 @@ Calls = Mapping[str, Sequence[Mapping[str, np.ndarray]]]
 
 
 def main() -> None:
-    """Make the rivals, generate, measure, print the tables."""
+    """Quantize with every tool, generate, measure, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, required=True)
-    parser.add_argument("--engine", action="append", choices=list(RIVALS))
+    parser.add_argument("--engine", action="append", choices=list(TOOLS))
     parser.add_argument("--hint", default="f32", help="floats of OpenVINO: f32 or bf16")
     parser.add_argument("--folder", type=Path, default=Path("bench-quantization"))
-    parser.add_argument("--calls", type=int, default=64, help="calls of the UNet that the rivals see")
+    parser.add_argument("--calls", type=int, default=64, help="calls of the UNet that the other tools see")
     parser.add_argument("--rounds", type=int, default=41)
     parser.add_argument("--size", type=int, default=64, help="pixels, for speed")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--speed-only", action="store_true")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
-    tables = {name: Comparison(Bundle(asked.bundle), name, asked).table() for name in asked.engine or list(RIVALS)}
+    tables = {name: Comparison(Bundle(asked.bundle), name, asked).table() for name in asked.engine or list(TOOLS)}
     for name, table in tables.items():
         print(f"\n{name}\n\n{markdown(table)}")
     if asked.json:
@@ -66,20 +66,20 @@ class Comparison:
     """All rows on one engine."""
 
     def __init__(self, bundle: Bundle, engine: str, asked: argparse.Namespace) -> None:
-        """Make the rivals' graphs unless they are there."""
+        """Quantize with the other tools unless their graphs exist."""
         self._bundle, self._engine, self._asked = bundle, engine, asked
         self._rows = {"fp32": self._own("fp32"), "ours": self._own("int8")}
         calls: Calls | None = None
-        for rival, make in RIVALS[engine].items():
+        for tool, make in TOOLS[engine].items():
             graphs = {
-                name: asked.folder / engine / rival / name / path.name for name, path in self._rows["fp32"].items()
+                name: asked.folder / engine / tool / name / path.name for name, path in self._rows["fp32"].items()
             }
             for name, path in graphs.items():
                 if not path.is_file():
                     calls = calls or (self._random_calls() if asked.speed_only else self._real_calls())
                     path.parent.mkdir(parents=True, exist_ok=True)
                     make(self._rows["fp32"][name], path, calls[name], name)
-            self._rows[rival] = graphs
+            self._rows[tool] = graphs
 
     def _own(self, precision: str) -> Graphs:
         return {name: self._bundle.file(self._spec(name, precision).files[0]) for name in COMPONENTS}

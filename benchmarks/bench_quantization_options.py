@@ -1,4 +1,4 @@
-"""What each option of quantization is saving on the embedded model, in dB of its images and in bytes.
+"""Measures each quantization option on the embedded model, in dB of its images and in bytes.
 
 python benchmarks/bench_quantization_options.py --bundle DIR [--prompts 16] [--steps 20] [--threads 2]
 

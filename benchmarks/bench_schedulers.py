@@ -1,11 +1,11 @@
-"""Microseconds per `step` of every scheduler against diffusers on the CPU, in turns in one process.
+"""Microseconds per `step` of every scheduler against diffusers on the CPU, interleaved in one process.
 
 python benchmarks/bench_schedulers.py [--json FILE] [--only NAME ...]
 
 Both follow a whole run of 20 steps, without model, on latents of (1, 4, 64, 64); VQ-Diffusion on 1024 tokens of 2887
 classes, consistency decoders for the 2 steps that they have. A step is what a pipeline does between two calls of the
-model. Time is that of the processor in this thread, which is the only one, so that other work on the machine takes
-nothing of either side's; medians over rounds. Ratios are diffusers' time over ours: above 1 ours is faster.
+model. Time is that of the processor in this thread, which is the only one, so that other work on the machine does
+not count on either side; medians over rounds. Ratios are diffusers' time over ours: above 1 ours is faster.
 
 "Noise given": every normal that a step asks for was drawn before, on both sides. "Noise drawn": both draw torch's
 numbers, the same ones, in the step; schedulers that draw none have no figure there. DIFFOUNDRY_NATIVE_RANDOM says

@@ -1,4 +1,4 @@
-"""One guided UNet call at full size: our engines against every other way to run the same network, in turns.
+"""One guided UNet call at full size: our engines against every other way to run the same network, interleaved.
 
 python benchmarks/bench_unet.py BUNDLE [--model sd15] [--size 512] [--batch 2] [--rounds 3] [--only NAME ...]
     [--apart] [--folder DIR] [--json FILE]
@@ -64,7 +64,7 @@ def _candidates(asked: argparse.Namespace) -> list[Candidate]:
     rows = [
         Candidate(
             name=f"diffoundry {spec.target} {spec.precision}",
-            opener="rivals:our_unet",
+            opener="baselines:our_unet",
             options={"bundle": str(asked.bundle), "target": spec.target, "precision": spec.precision, **work},
         )
         for spec in bundle.engines("unet")
@@ -73,17 +73,17 @@ def _candidates(asked: argparse.Namespace) -> list[Candidate]:
     plain = {"config": dict(bundle.config("unet")), "graph": "", **work}
     rows += [
         Candidate(
-            name=f"plain graph, OpenVINO {kind}", opener="rivals:openvino_unet", options={"precision": kind, **plain}
+            name=f"plain graph, OpenVINO {kind}", opener="baselines:openvino_unet", options={"precision": kind, **plain}
         )
         for kind in ("bf16", "fp32")
     ]
-    rows.append(Candidate(name="plain graph, ONNX Runtime fp32", opener="rivals:onnxruntime_unet", options=plain))
+    rows.append(Candidate(name="plain graph, ONNX Runtime fp32", opener="baselines:onnxruntime_unet", options=plain))
     torch = {"model": asked.model, "random_weights": random, **work}
     kinds = {"bf16": ("bfloat16", True), "fp32": ("float32", False)}
     rows += [
         Candidate(
             name=f"PyTorch {kind}{', channels last' if last else ''}",
-            opener="rivals:torch_unet",
+            opener="baselines:torch_unet",
             options={"dtype": dtype, "channels_last": last, **torch},
         )
         for kind, (dtype, last) in kinds.items()

@@ -1,4 +1,4 @@
-"""Candidates in processes of their own that work in turns, so that every ratio comes from one run on one machine.
+"""Runs candidates in turns, each in a process of its own, so that every ratio comes from one run on one machine.
 
 A candidate is a function `open(**options) -> (call, facts)`: it loads and warms up, `call()` does the work once and
 returns its seconds (and may return a result of any picklable kind beside them).
@@ -35,7 +35,7 @@ class Candidate:
 
 @dataclass(kw_only=True)
 class Result:
-    """What a candidate did.
+    """Result of a candidate.
 
     Attributes:
         load: Seconds to open, until the first call could begin.
@@ -71,7 +71,7 @@ def run_in_turns(
         rounds: Calls of each beside the first, which is kept apart.
         tell: Told of progress.
         together: True if all stay open from the first round to the last. Otherwise one is open at a time, and each
-            round opens it anew: for machines whose memory does not hold them all.
+            round opens it again, for machines whose memory does not hold them all.
     """
     results = {candidate.name: Result() for candidate in candidates}
     if together:
@@ -161,6 +161,6 @@ def _serve(candidate: Candidate, pipe: Connection) -> None:
                 seconds, value = value
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
             pipe.send({"seconds": seconds, "value": value, "rss": peak})
-    except Exception as error:  # noqa: BLE001  # a rival that cannot is a row of the table
+    except Exception as error:  # noqa: BLE001  # a baseline that fails is a row of the table
         traceback.print_exc()
         pipe.send({"fault": f"{type(error).__name__}: {str(error)[:200]}"})

@@ -1,4 +1,4 @@
-"""How far every pipeline is from diffusers' own: worst error of the latents over all steps, and PSNR of the image.
+"""Measures the distance of every pipeline to diffusers: worst error of the latents of any step, PSNR of the image.
 
 python benchmarks/pipeline_parity.py FOLDER
 

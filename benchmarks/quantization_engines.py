@@ -1,4 +1,4 @@
-"""A graph file in the vendor's own session, with the same settings whoever quantized it."""
+"""Runs a graph file in the vendor's own session, with the same settings for every quantization tool."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The sampling loop of every scheduler class, written once for diffusers' and for ours: what the benchmark times.
+"""The sampling loop of every scheduler class, written once for diffusers' and for ours; the benchmark times it.
 
 The model is left out: its output is the same array at every call. Each loop returns how many steps it took.
 """
@@ -85,7 +85,7 @@ def _wuerstchen(scheduler: Any, inputs: Inputs, extra: dict[str, Any]) -> int:
 
 
 def _cogvideox_dpm(scheduler: Any, inputs: Inputs, extra: dict[str, Any]) -> int:
-    """The step is told the timestep and the x0 of the step before."""
+    """Pass the timestep and the previous step's x0 to `step`."""
     sample, old, back = inputs.sample, None, None
     for timestep in scheduler.timesteps:
         sample, old = scheduler.step(inputs.output, old, timestep, back, sample, **extra)
@@ -94,7 +94,7 @@ def _cogvideox_dpm(scheduler: Any, inputs: Inputs, extra: dict[str, Any]) -> int
 
 
 def _helios_dmd(scheduler: Any, inputs: Inputs, extra: dict[str, Any]) -> int:
-    """The step is told its number and the sample that the stage started from."""
+    """Pass the step's number and the sample that the stage started from to `step`."""
     sample, timesteps = inputs.sample, scheduler.timesteps
     for i, timestep in enumerate(timesteps):
         sample = scheduler.step(

@@ -52,9 +52,9 @@ def main(bundle: str, folder: str) -> None:
 
 def _measure(bundle: Path) -> Comparison:
     request = BenchRequest(steps=20)
-    rivals = torch_candidates(bundle, request, ["torch-fp32"], threads=None)
+    baselines = torch_candidates(bundle, request, ["torch-fp32"], threads=None)
     with console.status("measuring, in turns with PyTorch"):
-        comparison = compare(BundleCandidate(bundle, request), rivals, request)
+        comparison = compare(BundleCandidate(bundle, request), baselines, request)
     print_report(comparison.report)
     return comparison
 

@@ -105,7 +105,7 @@ def nearest(generated: "torch.Tensor", known: "torch.Tensor") -> "torch.Tensor":
 
 
 def score(distances: "torch.Tensor", wanted: Sequence[int], labels: Sequence[str]) -> dict[str, Any]:
-    """What the distances say.
+    """Summary of the distances.
 
     Args:
         distances: float32 (N, M), from `nearest`.

@@ -1,4 +1,4 @@
-"""What training leaves on disk: checkpoints to resume from, and components in diffusers' layout."""
+"""Writes checkpoints to resume from, and components in diffusers' layout."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""What both commands do before and around their work."""
+"""Shared parts of the training commands: options, devices, interruption."""
 
 import argparse
 import importlib.util

@@ -1,4 +1,4 @@
-"""What both companions are trained with: the frozen base, its words for the captions, and the loss on v."""
+"""Shared parts of the companions' training: the frozen base, its text embeddings, and the loss on v."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -47,10 +47,10 @@ def edge_image(image: Image.Image) -> Image.Image:
 
 
 def overlap(drawn: Any, wanted: Any) -> Any:
-    """How well lines lie on each other: the harmonic mean of two shares, each within one pixel's reach.
+    """Measure how well lines overlap: the harmonic mean of two shares, each within one pixel's reach.
 
     The share of drawn pixels that have a wanted one among their 3 x 3 neighbours, and the reverse (Martin, Fowlkes and
-    Malik 2004, https://doi.org/10.1109/TPAMI.2004.1273918, with a fixed reach in place of a matching).
+    Malik 2004, https://doi.org/10.1109/TPAMI.2004.1273918, with a fixed reach instead of a matching).
 
     Args:
         drawn: (N, 1, H, W), lines above 0.

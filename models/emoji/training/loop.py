@@ -23,7 +23,7 @@ _CLIP_NORM = 1.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """What decides the weights that come out; a resumed run must have the same.
+    """Settings that determine the trained weights; a resumed run must have the same.
 
     Attributes:
         steps: length of the schedule.
@@ -44,7 +44,7 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Session:
-    """What decides only when to write and to stop.
+    """Settings that determine only when to write and to stop.
 
     Attributes:
         resume: continue from the stage's checkpoint where there is one.

@@ -1,4 +1,4 @@
-"""What every stage works with, and the draws that they share."""
+"""State that every training stage uses, and their shared random draws."""
 
 import hashlib
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class Workspace:
 
     @property
     def device(self) -> torch.device:
-        """Where training runs."""
+        """Device of the training."""
         return self.images.device
 
     @property

@@ -1,4 +1,4 @@
-"""What other tools make of the same float graphs: NNCF's two recipes for OpenVINO, ONNX Runtime's quantize_static."""
+"""Quantizes float graphs with other tools: NNCF's two recipes for OpenVINO, ONNX Runtime's quantize_static."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["RIVALS"]
+__all__ = ["TOOLS"]
 
 Feeds = Mapping[str, np.ndarray]
 
@@ -107,7 +107,7 @@ def _quantize_static(graph: Path, output: Path, calls: Sequence[Feeds], **option
     )
 
 
-RIVALS = {
+TOOLS = {
     "openvino": {"NNCF post-training": nncf_ptq, "NNCF hybrid": nncf_hybrid},
     "onnxruntime": {"quantize_static": ort_static, "quantize_static, layers": ort_static_layers},
 }
