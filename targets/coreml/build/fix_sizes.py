@@ -1,6 +1,5 @@
 """Gives a portable graph one size: Core ML takes no symbolic ones, and everything that follows from them is folded."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,9 +9,14 @@ from onnxscript.optimizer import fold_constants_ir
 
 from diffoundry.runtime.bundle.specs import DimSpec
 from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.models.roles import CONTROLNET, DENOISER, PRIOR, UPSCALER
 from diffoundry.targets.base import Lowering
+from diffoundry.targets.default_sizes import DefaultSizes, read_default_sizes
 
 __all__ = ["Sizes", "free_dims", "pin", "sizes_of"]
+
+_GUIDED = (DENOISER, CONTROLNET, PRIOR, UPSCALER)
+"""Roles whose calls have two rows an image with guidance."""
 
 _INPUT_LIMIT = 1 << 17
 """Elements of an input of what is folded: lets shape arithmetic and masks fold, leaves weights alone."""
@@ -44,7 +48,7 @@ class Sizes:
         return f"{self.width}x{self.height}"
 
 
-def sizes_of(work: Lowering, model: ir.Model, sequence: int) -> tuple[Sizes, ...]:
+def sizes_of(work: Lowering, model: ir.Model, sequence: int | None) -> tuple[Sizes, ...]:
     """The sizes to lower a component for: one a bucket, and one for a graph without pixels such as a text encoder.
 
     Where nobody named a size it is the one that the checkpoint was trained for, as its configs say. The denoiser takes
@@ -55,13 +59,14 @@ def sizes_of(work: Lowering, model: ir.Model, sequence: int) -> tuple[Sizes, ...
         InputError: The graph has height and width, nothing fixes them, and the checkpoint's own size is not allowed.
     """
     fixed = {name: spec.fixed for name, spec in work.dims.items()}
-    denoises = any(value.name == "timestep" for value in model.graph.inputs)
-    batch = (fixed.get("batch") or 2) if denoises else 1
+    batch = (fixed.get("batch") or 2) if work.role in _GUIDED else 1
+    default = read_default_sizes(model, work.bundle)
+    sequence = sequence or default.sequence
     symbols = _symbols(model)
     if not symbols & {"height", "width"}:
         return (Sizes(batch=batch, height=None, width=None, sequence=sequence),)
     height, width = fixed.get("height"), fixed.get("width")
-    buckets = work.buckets or ((height, width) if height and width else _own_size(work),)
+    buckets = work.buckets or ((height, width) if height and width else _own_size(work, default),)
     return tuple(Sizes(batch=batch, height=height, width=width, sequence=sequence) for height, width in buckets)
 
 
@@ -103,16 +108,12 @@ def free_dims(graph: ir.Graph) -> dict[str, list[str]]:
     return free
 
 
-def _own_size(work: Lowering) -> tuple[int, int]:
-    """Height and width in pixels that the checkpoint was trained for: the denoiser's latents times the VAE's factor."""
+def _own_size(work: Lowering, default: DefaultSizes) -> tuple[int, int]:
+    """Return height and width in pixels that the checkpoint was trained for."""
     allowed = {name: work.dims.get(name, DimSpec()) for name in ("height", "width")}
-    files = [work.bundle / folder / "config.json" for folder in ("unet", "vae_decoder")]
+    height, width = default.height, default.width
     own = "no size of the checkpoint's own"
-    if all(file.is_file() for file in files):
-        unet, vae = (json.loads(file.read_text(encoding="utf-8")) for file in files)
-        side = unet["sample_size"]
-        factor = 1 << (len(vae["block_out_channels"]) - 1)
-        height, width = (factor * size for size in ((side, side) if isinstance(side, int) else side))
+    if height and width:
         own = f"{width}x{height} pixels, the checkpoint's own size"
         if allowed["height"].refusal(height) is None and allowed["width"].refusal(width) is None:
             work.tell(own)

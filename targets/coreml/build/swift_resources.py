@@ -8,20 +8,22 @@ import subprocess
 from pathlib import Path
 
 from diffoundry.runtime.errors import EngineError
+from diffoundry.runtime.models.roles import DENOISER, TEXT_ENCODER, VAE_DECODER, VAE_ENCODER
+from diffoundry.targets.default_sizes import folders_of_role
 
 __all__ = ["FOLDER", "write_resources"]
 
 FOLDER = "Resources"
 
 _MODELS = {
-    "TextEncoder": "text_encoder/model.mlpackage",
-    "Unet": "unet/model.mlpackage",
-    "UnetChunk1": "unet/model.chunk1.mlpackage",
-    "UnetChunk2": "unet/model.chunk2.mlpackage",
-    "VAEDecoder": "vae_decoder/model.mlpackage",
-    "VAEEncoder": "vae_encoder/model.mlpackage",
+    "TextEncoder": (TEXT_ENCODER, "model.mlpackage"),
+    "Unet": (DENOISER, "model.mlpackage"),
+    "UnetChunk1": (DENOISER, "model.chunk1.mlpackage"),
+    "UnetChunk2": (DENOISER, "model.chunk2.mlpackage"),
+    "VAEDecoder": (VAE_DECODER, "model.mlpackage"),
+    "VAEEncoder": (VAE_ENCODER, "model.mlpackage"),
 }
-"""The model's name there, and the package that it is compiled from."""
+"""The model's name there, and the role of its component with the package that it is compiled from."""
 
 _VOCABULARY = ("vocab.json", "merges.txt")
 
@@ -44,7 +46,7 @@ def write_resources(bundle: Path) -> None:
     Raises:
         EngineError: A file is missing, there is more than one size before iOS 18, or the compiler failed.
     """
-    models = {name: package for name, package in _MODELS.items() if (bundle / package / "Manifest.json").is_file()}
+    models = {name: package for name, place in _MODELS.items() if (package := _package(bundle, *place)) is not None}
     missing = [name for name in ("TextEncoder", "VAEDecoder") if name not in models]
     if not {"Unet", "UnetChunk1"} & set(models):
         missing.append("Unet")
@@ -70,6 +72,14 @@ def write_resources(bundle: Path) -> None:
     script.chmod(0o755)
     if _has_compiler():
         _compile(script)
+
+
+def _package(bundle: Path, role: str, file: str) -> str | None:
+    """Return the path of a package in the bundle, or None when the bundle has none; of several encoders the first."""
+    for folder in folders_of_role(bundle, role):
+        if (folder / file / "Manifest.json").is_file():
+            return f"{folder.name}/{file}"
+    return None
 
 
 def _has_compiler() -> bool:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.errors import ConfigError, InputError
+from diffoundry.runtime.models.roles import DENOISER
 from diffoundry.targets.base import Lowered, Lowering, PrecisionFormat, Target, tensor_specs
 from diffoundry.targets.coreml.build.chunks import cut_in_two
 from diffoundry.targets.coreml.build.fix_sizes import Sizes, pin, sizes_of
@@ -59,7 +60,7 @@ class CoreMlTarget(Target):
         chunks: 2 cuts the denoiser in two packages of half the weight.
         palette: Weights as indices into a table found by k-means: "4", "6" or "8" bits for all of them; "recipe" for
             as many bits as the quantized graph gives each, which needs the precision int8-weights or int4-weights.
-        sequence: Tokens of a text; CLIP's tokenizer always gives 77.
+        sequence: Tokens of a text; the default is the number that the pipeline feeds, 77 with CLIP.
     """
 
     name: ClassVar[str] = "coreml"
@@ -71,7 +72,7 @@ class CoreMlTarget(Target):
     neural_engine: bool = False
     chunks: int = 1
     palette: str = "none"
-    sequence: int = 77
+    sequence: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant.
@@ -95,7 +96,7 @@ class CoreMlTarget(Target):
                 f"coreml option 'attention': got {self.attention!r} with neural_engine, expected split-einsum, the "
                 f"only one in its layout; leave --attention out"
             )
-        if self.sequence < 1:
+        if self.sequence is not None and self.sequence < 1:
             raise ConfigError(f"coreml option 'sequence': got {self.sequence}, expected at least 1")
 
     def form(self, precision: str) -> PrecisionFormat:
@@ -121,6 +122,7 @@ class CoreMlTarget(Target):
             files=[file for package in packages for file in _files(package)],
             inputs=_specs(model.graph.inputs, sizes),
             outputs=_specs(model.graph.outputs, sizes),
+            options={"sequence": sizes[0].sequence},
             built_with={"coremltools": ct.__version__},
             metadata={
                 "proof": _PROOF,
@@ -166,7 +168,7 @@ class CoreMlTarget(Target):
         yield from cut_in_two(load) if self._cut(work) else (whole,)
 
     def _cut(self, work: Lowering) -> bool:
-        return self.chunks == 2 and work.component == "unet"
+        return self.chunks == 2 and work.role == DENOISER
 
     def _pinned(self, work: Lowering, size: Sizes) -> ir.Model:
         model = ir.load(work.graph)

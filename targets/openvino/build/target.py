@@ -3,13 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import onnx_ir as ir
 
 from diffoundry.runtime.errors import EngineError
+from diffoundry.runtime.models.roles import VAE_DECODER, VAE_ENCODER
 from diffoundry.targets.adapter_graph import adapter_path
 from diffoundry.targets.base import Lowered, Lowering, PrecisionFormat, Target, tensor_specs
+from diffoundry.targets.default_sizes import folders_of_role, read_default_sizes
 from diffoundry.targets.openvino.build.genai_files import write_tokenizer
 from diffoundry.targets.openvino.build.import_graph import import_graph
 from diffoundry.targets.openvino.build.upsample_sizes import doubling
@@ -62,6 +64,9 @@ class OpenVinoTarget(Target):
         """Import, rewrite and write the graph; the first precision gets the file names that OpenVINO GenAI opens."""
         inputs = tensor_specs(model.graph.inputs)
         work.tell("import")
+        options: dict[str, Any] = {"buckets": [list(bucket) for bucket in work.buckets]} if work.buckets else {}
+        if any("sequence" in tensor.shape for tensor in inputs):
+            options["sequence"] = read_default_sizes(model, work.bundle).sequence
         imported = _imported(work.graph)
         metadata = rewrite(
             imported,
@@ -78,7 +83,7 @@ class OpenVinoTarget(Target):
             save_halves(imported, path)
         return Lowered(
             files=(path, path.with_suffix(".bin")),
-            options={"buckets": [list(bucket) for bucket in work.buckets]} if work.buckets else {},
+            options=options,
             built_with={"openvino": ov.__version__.partition("-")[0]},
             metadata=metadata,
         )
@@ -101,8 +106,8 @@ class OpenVinoTarget(Target):
         """See `Target.complete`. Tokenizers and defaults, so that OpenVINO GenAI opens the bundle as it is."""
         for folder in sorted(bundle.glob("tokenizer*")):
             write_tokenizer(folder)
-        for config in sorted(bundle.glob("vae_*/config.json")):
-            fill_in(config)
+        for folder in folders_of_role(bundle, VAE_ENCODER, VAE_DECODER):
+            fill_in(folder / "config.json")
 
 
 def _imported(graph: Path) -> ov.Model:

@@ -18,14 +18,11 @@ from diffoundry.targets.openvino.run.devices import core, execution_precision, v
 from diffoundry.targets.openvino.run.load_transforms import Preparation
 from diffoundry.targets.openvino.run.native_attention import holds_native_attention
 from diffoundry.targets.openvino.run.request_pool import Compiled
-from diffoundry.targets.openvino.run.symbolic_sizes import resolve, solve
+from diffoundry.targets.openvino.run.symbolic_sizes import default_sequence, resolve, solve
 
 __all__ = ["OpenVinoEngine"]
 
 _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
-
-_TOKENS = 77
-"""Of a prompt, for a warm-up."""
 
 
 _Sizes = tuple[tuple[str, int], ...]
@@ -145,7 +142,7 @@ class OpenVinoEngine(Closeable):
             EngineError: OpenVINO failed.
         """
         for height, width in sizes or self._buckets:
-            given = {"batch": batch, "height": height, "width": width, "sequence": _TOKENS}
+            given = {"batch": batch, "height": height, "width": width, "sequence": default_sequence(self._spec)}
             self.run({spec.name: np.zeros(resolve(spec.shape, given) or (), spec.dtype) for spec in self.inputs})
 
     @property

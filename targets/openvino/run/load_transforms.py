@@ -12,12 +12,12 @@ from diffoundry.targets.openvino.import_openvino import ov
 from diffoundry.targets.openvino.input_types import expect_specs
 from diffoundry.targets.openvino.run.devices import add_extension
 from diffoundry.targets.openvino.run.native_attention import use_native_attention
-from diffoundry.targets.openvino.run.symbolic_sizes import resolve
+from diffoundry.targets.openvino.run.symbolic_sizes import default_sequence, resolve
 from diffoundry.targets.openvino.run.winograd import use_winograd
 
 __all__ = ["Preparation"]
 
-_USUAL = {"batch": 1, "height": 512, "width": 512, "sequence": 77}
+_USUAL = {"batch": 1, "height": 512, "width": 512}
 """The sizes by which layers are judged where the model leaves them open; pixels."""
 
 
@@ -67,7 +67,7 @@ class Preparation:
             facts["native attention"] = f"{count} layers, {describe_attention()}"
         if self.winograd:
             judged = model.clone()
-            self._reshape(judged, _USUAL if sizes is None else sizes)
+            self._reshape(judged, {**_USUAL, "sequence": default_sequence(self.spec)} if sizes is None else sizes)
             facts["Winograd convolutions"] = use_winograd(model, judged)
         return {fact: value for fact, value in facts.items() if value}
 

@@ -3,11 +3,18 @@
 from collections.abc import Iterable, Mapping
 
 from diffoundry.runtime.bundle.dims import parse_size, size_of
-from diffoundry.runtime.bundle.specs import TensorSpec
+from diffoundry.runtime.bundle.specs import EngineSpec, TensorSpec
 
-__all__ = ["resolve", "solve"]
+__all__ = ["default_sequence", "resolve", "solve"]
 
 Shape = tuple[int, ...]
+
+_CLIP_TOKENS = 77
+
+
+def default_sequence(spec: EngineSpec) -> int:
+    """Return the tokens of a text that the pipeline feeds; older bundles do not name them, and theirs are CLIP's."""
+    return int(spec.options.get("sequence", _CLIP_TOKENS))
 
 
 def solve(specs: Iterable[TensorSpec], shapes: Mapping[str, Shape]) -> dict[str, int]:

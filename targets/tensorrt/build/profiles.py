@@ -1,16 +1,15 @@
 """Shape profiles: the sizes that an engine takes, as data, checked before TensorRT sees them."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from diffoundry.runtime.bundle.dims import parse_size, size_of
 from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
 from diffoundry.runtime.errors import ConfigError
+from diffoundry.targets.default_sizes import DefaultSizes
 
-__all__ = ["Native", "Profile", "Range", "Shapes", "make_profiles", "read_native", "shapes_of"]
+__all__ = ["Profile", "Range", "Shapes", "make_profiles", "shapes_of"]
 
 Shapes = Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 """Input to its smallest, its preferred and its largest shape."""
@@ -18,18 +17,8 @@ Shapes = Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 _FREE_BATCH = (1, 2, 4)
 """Where the recipe bounds nothing: one guided image is two rows, two are four."""
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Native:
-    """What a checkpoint was made for: where its sizes are free, profiles are laid around this.
-
-    Attributes:
-        size: Height and width in pixels.
-        sequence: Tokens of a text.
-    """
-
-    size: int = 512
-    sequence: int = 77
+_PIXELS = 512
+"""Height and width where no config says: those of Stable Diffusion 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,21 +53,8 @@ class Profile:
         return all(extent.static for extent in self.dims.values())
 
 
-def read_native(bundle: Path) -> Native:
-    """What the configs of a bundle say; where they say nothing, Stable Diffusion 1's 512 pixels and 77 tokens."""
-    latents = _config(bundle / "unet" / "config.json").get("sample_size")
-    levels = _config(bundle / "vae_decoder" / "config.json").get("block_out_channels")
-    tokens = _config(bundle / "text_encoder" / "config.json").get("max_position_embeddings")
-    usual = Native()
-    known = isinstance(latents, int) and isinstance(levels, list)
-    return Native(
-        size=latents * 2 ** (len(levels or ()) - 1) if known else usual.size,
-        sequence=tokens if isinstance(tokens, int) else usual.sequence,
-    )
-
-
 def make_profiles(
-    given: Mapping[str, Any], dims: Mapping[str, DimSpec], buckets: Sequence[tuple[int, int]], native: Native
+    given: Mapping[str, Any], dims: Mapping[str, DimSpec], buckets: Sequence[tuple[int, int]], default: DefaultSizes
 ) -> tuple[Profile, ...]:
     """The profiles of a component.
 
@@ -86,13 +62,17 @@ def make_profiles(
         given: Of the user: name to {"height": [min, opt, max], ...}; dimensions that are left out are as by default.
         dims: What the recipe allows.
         buckets: (height, width) in pixels; each gets a profile of that size alone.
-        native: Where free dimensions are laid around.
+        default: Sizes that the ranges of free dimensions lie around.
 
     Raises:
         ConfigError: A profile that TensorRT could not take or the recipe does not allow, or both ways at once.
     """
-    usual = {name: _usual(name, dims.get(name, DimSpec()), native) for name in ("batch", "height", "width")}
-    usual["sequence"] = Range(min=native.sequence, opt=native.sequence, max=native.sequence)
+    usual = {
+        "batch": _usual(_FREE_BATCH, dims.get("batch", DimSpec())),
+        "height": _usual(_around(default.height, dims, "height"), dims.get("height", DimSpec())),
+        "width": _usual(_around(default.width, dims, "width"), dims.get("width", DimSpec())),
+        "sequence": _only(default.sequence),
+    }
     if given and buckets:
         raise ConfigError("profiles: got them together with buckets, expected one of the two ways to name sizes")
     if given:
@@ -120,22 +100,17 @@ def shapes_of(profile: Profile, inputs: Sequence[TensorSpec]) -> Shapes:
     return shapes
 
 
-def _config(path: Path) -> Mapping[str, Any]:
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return held if isinstance(held, dict) else {}
-
-
-def _usual(name: str, dim: DimSpec, native: Native) -> Range:
-    """What a dimension may be when no profile says so: what the recipe bounds, or half to one and a half of native."""
-    if name == "batch":
-        low, middle, high = _FREE_BATCH
-    else:
-        low, middle, high = (_multiple(size, dim) for size in (native.size // 2, native.size, native.size * 3 // 2))
+def _usual(free: tuple[int, int, int], dim: DimSpec) -> Range:
+    """Return the range of a dimension that no profile names: the bounds of the recipe, or `free` where it has none."""
+    low, middle, high = free
     low, high = (dim.min, dim.max) if dim.max is not None else (max(low, dim.min), max(high, dim.min))
     return Range(min=low, opt=min(max(middle, low), high), max=high)
+
+
+def _around(default: int | None, dims: Mapping[str, DimSpec], name: str) -> tuple[int, int, int]:
+    """Return half, all and one and a half of a default number of pixels."""
+    size, dim = default or _PIXELS, dims.get(name, DimSpec())
+    return _multiple(size // 2, dim), _multiple(size, dim), _multiple(size * 3 // 2, dim)
 
 
 def _multiple(size: int, dim: DimSpec) -> int:

@@ -10,13 +10,14 @@ from onnx_ir.passes import common
 from diffoundry.runtime.bundle.specs import AdapterSpec
 from diffoundry.runtime.errors import ConfigError, InputError
 from diffoundry.targets.base import Lowered, Lowering, PrecisionFormat, Target, tensor_specs
+from diffoundry.targets.default_sizes import DefaultSizes, read_default_sizes
 from diffoundry.targets.tensorrt.base_weights import BaseWeight
 from diffoundry.targets.tensorrt.build.build_plan import build_plan
 from diffoundry.targets.tensorrt.build.engine_files import EngineFiles
 from diffoundry.targets.tensorrt.build.host import find_workplace
 from diffoundry.targets.tensorrt.build.int4_layout import FlattenBlocks
 from diffoundry.targets.tensorrt.build.job import BuildJob, ProfileShapes
-from diffoundry.targets.tensorrt.build.profiles import Native, Profile, make_profiles, read_native, shapes_of
+from diffoundry.targets.tensorrt.build.profiles import Profile, make_profiles, shapes_of
 from diffoundry.targets.tensorrt.build.unsupported import unsupported
 from diffoundry.targets.tensorrt.build.weight_map import refit_map, refittable_layers
 from diffoundry.targets.tensorrt.build.write_out_attention import WriteOutAttention
@@ -99,7 +100,7 @@ class TensorRTTarget(Target):
             raise ConfigError(
                 f"{self.name} option 'weight_streaming': got {self.weight_streaming}, expected gigabytes, 0 or more"
             )
-        make_profiles(self.profiles, {}, (), Native())
+        make_profiles(self.profiles, {}, (), DefaultSizes())
 
     def form(self, precision: str) -> PrecisionFormat:
         """See `Target.form`. TensorRT takes types from the graph alone: there are no flags of precision."""
@@ -126,8 +127,9 @@ class TensorRTTarget(Target):
             ConfigError: The profiles do not fit the graph.
         """
         metadata: dict[str, Any] = _to_fuse(model)
+        default = read_default_sizes(model, work.bundle)
         ir.passes.Sequential(*_PASSES)(model)
-        profiles = make_profiles(self.profiles, work.dims, work.buckets, read_native(work.bundle))
+        profiles = make_profiles(self.profiles, work.dims, work.buckets, default)
         place, files = find_workplace(self.flavour), EngineFiles.beside(work.graph, self.name)
         weights = refit_map(model)
         job = self._job(model, files, profiles, work.precision, tuple(weights))

@@ -7,7 +7,8 @@ import pytest
 from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
 from diffoundry.runtime.models.roles import role_of_folder
 from diffoundry.targets.base import Lowering
-from diffoundry.targets.tensorrt.build.profiles import Native, make_profiles, shapes_of
+from diffoundry.targets.default_sizes import DefaultSizes
+from diffoundry.targets.tensorrt.build.profiles import make_profiles, shapes_of
 from diffoundry.targets.tensorrt.build.target import RTXTarget
 
 DIMS = {"batch": DimSpec(), "height": DimSpec(min=8, multiple_of=8), "width": DimSpec(min=8, multiple_of=8)}
@@ -15,7 +16,7 @@ DIMS = {"batch": DimSpec(), "height": DimSpec(min=8, multiple_of=8), "width": Di
 
 def test_profiles_round_up():
     residual = TensorSpec(name="r", dtype="float32", shape=("batch", 64, "(height+15)//16", "(width+31)//32"))
-    (profile,) = make_profiles({"odd": {"height": [64, 72, 88], "width": [64, 72, 136]}}, DIMS, (), Native())
+    (profile,) = make_profiles({"odd": {"height": [64, 72, 88], "width": [64, 72, 136]}}, DIMS, (), DefaultSizes())
     assert shapes_of(profile, (residual,))["r"] == ((1, 64, 4, 2), (2, 64, 5, 3), (4, 64, 6, 5))
 
 

@@ -1,13 +1,13 @@
 """Shape profiles: what recipes, buckets and users make of them, and the messages before TensorRT's own."""
 
-import json
 import re
 
 import pytest
 
 from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
 from diffoundry.runtime.errors import ConfigError
-from diffoundry.targets.tensorrt.build.profiles import Native, Profile, Range, make_profiles, read_native, shapes_of
+from diffoundry.targets.default_sizes import DefaultSizes
+from diffoundry.targets.tensorrt.build.profiles import Profile, Range, make_profiles, shapes_of
 
 FREE = {"batch": DimSpec(), "height": DimSpec(min=8, multiple_of=8), "width": DimSpec(min=8, multiple_of=8)}
 
@@ -22,7 +22,7 @@ def only(profiles):
 
 
 def test_free_sizes_are_laid_around_what_the_checkpoint_was_made_for():
-    profile = only(make_profiles({}, FREE, (), Native(size=512, sequence=77)))
+    profile = only(make_profiles({}, FREE, (), DefaultSizes(height=512, width=512)))
     assert profile.name == "default"
     assert profile.dims == {
         "batch": Range(min=1, opt=2, max=4),
@@ -39,7 +39,7 @@ def test_free_sizes_are_laid_around_what_the_checkpoint_was_made_for():
 
 def test_small_checkpoints_keep_to_the_multiple():
     dims = {**FREE, "height": DimSpec(min=64, multiple_of=64)}
-    height = only(make_profiles({}, dims, (), Native(size=64))).dims["height"]
+    height = only(make_profiles({}, dims, (), DefaultSizes(height=64, width=64))).dims["height"]
     assert height == Range(min=64, opt=64, max=64)
 
 
@@ -49,7 +49,7 @@ def test_ranges_of_the_recipe_are_kept_and_the_native_size_preferred_within_them
         "height": DimSpec(min=640, max=1024, multiple_of=8),
         "width": DimSpec(min=512, max=512, multiple_of=8),
     }
-    profile = only(make_profiles({}, dims, (), Native()))
+    profile = only(make_profiles({}, dims, (), DefaultSizes()))
     assert profile.dims["batch"] == Range(min=2, opt=2, max=8)
     assert profile.dims["height"] == Range(min=640, opt=640, max=1024)
     assert profile.dims["width"] == Range(min=512, opt=512, max=512)
@@ -57,7 +57,7 @@ def test_ranges_of_the_recipe_are_kept_and_the_native_size_preferred_within_them
 
 def test_each_bucket_is_a_profile_of_its_own_named_as_images_are():
     dims = {**FREE, "batch": DimSpec(min=2, max=2)}
-    tall, wide = make_profiles({}, dims, ((768, 512), (512, 768)), Native())
+    tall, wide = make_profiles({}, dims, ((768, 512), (512, 768)), DefaultSizes())
     assert (tall.name, wide.name) == ("512x768", "768x512")
     assert shapes_of(tall, (SAMPLE,)) == {"sample": ((2, 4, 96, 64),) * 3}
     assert tall.static
@@ -65,7 +65,7 @@ def test_each_bucket_is_a_profile_of_its_own_named_as_images_are():
 
 def test_the_users_profiles_fill_up_from_the_default():
     given = {"small": {"height": [256, 256, 512]}, "batchy": {"batch": [1, 4, 8], "sequence": [77, 77, 231]}}
-    small, batchy = make_profiles(given, FREE, (), Native())
+    small, batchy = make_profiles(given, FREE, (), DefaultSizes())
     assert small.dims["height"] == Range(min=256, opt=256, max=512)
     assert small.dims["width"] == Range(min=256, opt=512, max=768)
     assert batchy.dims["sequence"] == Range(min=77, opt=77, max=231)
@@ -91,12 +91,12 @@ def test_the_users_profiles_fill_up_from_the_default():
 def test_a_wrong_profile_is_refused_in_our_words(sizes, message):
     dims = {**FREE, "batch": DimSpec(min=1, max=8)}
     with pytest.raises(ConfigError, match=re.escape(message)):
-        make_profiles({"mine": sizes}, dims, (), Native())
+        make_profiles({"mine": sizes}, dims, (), DefaultSizes())
 
 
 def test_profiles_and_buckets_at_once_are_refused():
     with pytest.raises(ConfigError, match="got them together with buckets, expected one of the two ways to name sizes"):
-        make_profiles({"mine": {}}, FREE, ((512, 512),), Native())
+        make_profiles({"mine": {}}, FREE, ((512, 512),), DefaultSizes())
 
 
 @pytest.mark.parametrize(
@@ -111,17 +111,3 @@ def test_a_dimension_that_does_not_come_out_is_refused(shape, message):
     profile = Profile(name="default", dims={"batch": Range(min=1, opt=1, max=1), "height": Range(min=8, opt=8, max=8)})
     with pytest.raises(ConfigError, match=re.escape(message)):
         shapes_of(profile, (TensorSpec(name="x", dtype="float32", shape=shape),))
-
-
-def test_the_native_size_is_what_the_configs_say(tmp_path):
-    assert read_native(tmp_path) == Native(size=512, sequence=77)
-    for name, config in {
-        "unet": {"sample_size": 96},
-        "vae_decoder": {"block_out_channels": [128, 256, 512, 512]},
-        "text_encoder": {"max_position_embeddings": 64},
-    }.items():
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text(json.dumps(config))
-    assert read_native(tmp_path) == Native(size=768, sequence=64)
-    (tmp_path / "unet/config.json").write_text("no json")
-    assert read_native(tmp_path).size == 512
