@@ -1,1 +1,1 @@
-"""Where a checkpoint comes from, and what is checked before anything of it is used."""
+"""Opens checkpoints and checks them before anything of them is used."""

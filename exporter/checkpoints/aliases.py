@@ -10,7 +10,7 @@ __all__ = ["Alias", "package_path", "read_aliases"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Alias:
-    """Where an alias's weights and configs are.
+    """Location of an alias's weights and configs.
 
     Attributes:
         configs: Folder of the package with the configs, for random weights; None: the alias names a ControlNet.
@@ -24,11 +24,11 @@ class Alias:
 
 
 def read_aliases() -> dict[str, Alias]:
-    """Alias to what it stands for."""
+    """Read the table of aliases."""
     table = package_path("exporter/checkpoints/aliases.toml").read_text(encoding="utf-8")
     return {name: Alias(**entry) for name, entry in tomllib.loads(table).items()}
 
 
 def package_path(path: str) -> Path:
-    """A file or folder that is installed with diffoundry, also from a wheel or an editable install."""
+    """Path of a file or folder installed with diffoundry, also from a wheel or an editable install."""
     return Path(str(importlib.resources.files("diffoundry").joinpath(path)))

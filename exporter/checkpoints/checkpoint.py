@@ -1,4 +1,4 @@
-"""A checkpoint: a diffusers folder or a single file, wherever it comes from, checked before anything of it is used."""
+"""A checkpoint: a diffusers folder or a single file, from any source, checked before anything of it is used."""
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -35,21 +35,21 @@ _INDEX = "model_index.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A checked diffusers folder, with its weights, with those of a single file or with random ones in their place.
+    """A checked diffusers folder, with its own weights, those of a single file, or random ones.
 
     Attributes:
         name: The user's name for it: alias, hub id, folder or file.
         root: The folder.
-        seed: Of random weights, or None when the folder's weights are used.
+        seed: Seed of random weights, or None when the folder's weights are used.
         model_index: model_index.json.
-        family: Found by its pipeline class.
-        components: The family's components as they are in this checkpoint, in the order of export.
+        family: Family of its pipeline class.
+        components: The family's components as configured in this checkpoint, in the order of export.
         loras: LoRAs added to the weights when they are loaded.
-        controlnets: Those that are joined to it, as the user called them: folders or aliases.
-        outside: Networks to their folders, of those that may lie elsewhere than in the root.
+        controlnets: Joined ControlNets by the user's names: folders or aliases.
+        outside: Networks to their folders, for networks that may lie outside the root.
         without: Optional components that are left out although the folder has them, such as "safety_checker".
-        vae: Folder whose VAE stands in the place of the checkpoint's own, as the user named it; None for its own.
-        file: Holds the weights in the place of the folder, or None.
+        vae: Folder of a VAE that replaces the checkpoint's own, by the user's name; None for its own.
+        file: Single file that holds the weights, or None.
     """
 
     name: str
@@ -82,14 +82,14 @@ class Checkpoint:
         Args:
             root: The folder.
             name: The user's name for it.
-            seed: Of random weights in the place of the folder's own.
+            seed: Seed for random weights; None uses the folder's weights.
             controlnets: See above.
             without: See above.
             vae: See above.
             file: See above.
 
         Raises:
-            CheckpointError: Something in it is missing, damaged, unknown or not to be trusted.
+            CheckpointError: A part is missing, damaged, unknown or untrusted.
             ConfigError: A network is configured in a way that is not supported.
         """
         index = read_json(root / _INDEX)
@@ -131,12 +131,12 @@ class Checkpoint:
         Args:
             path: The file.
             name: The user's name for it.
-            prediction_type: "epsilon" or "v_prediction", or None for what the file says.
+            prediction_type: "epsilon" or "v_prediction", or None for the type recorded in the file.
             vae: See above; the file then needs none.
-            options: Others of `at`.
+            options: Other options of `at`.
 
         Raises:
-            CheckpointError: It is pickled, damaged, unknown or incomplete, or does not say what its UNet predicts.
+            CheckpointError: It is pickled, damaged, unknown or incomplete, or its prediction type is unknown.
             InputError: An unknown prediction type.
         """
         given = () if vae is None else ("vae",)
@@ -144,7 +144,7 @@ class Checkpoint:
         return cls.at(file.configs, name=name, vae=vae, file=file, **options)
 
     def describe(self) -> dict[str, Any]:
-        """Plain data from which `reopen` makes the same checkpoint in another process."""
+        """Describe the checkpoint as plain data for `reopen` in another process."""
         place = {"name": self.name, "root": str(self.root.resolve()), "seed": self.seed}
         joined = list(self.outside.values())[len(self.outside) - len(self.controlnets) :]
         return {
@@ -159,7 +159,7 @@ class Checkpoint:
 
     @classmethod
     def reopen(cls, description: Mapping[str, Any]) -> Self:
-        """Open what `describe` described."""
+        """Open a checkpoint from the data of `describe`."""
         own = {key: description[key] for key in ("name", "seed", "controlnets", "without", "vae")}
         if description["file"] is not None:
             plain = cls.of_file(Path(description["file"]), prediction_type=description["prediction_type"], **own)
@@ -168,17 +168,17 @@ class Checkpoint:
         return plain.with_loras(from_json(FusedLora, lora) for lora in description["loras"])
 
     def with_loras(self, loras: Iterable[FusedLora]) -> Self:
-        """The same checkpoint with LoRAs added to its weights."""
+        """Copy the checkpoint with LoRAs added to its weights."""
         return replace(self, loras=(*self.loras, *loras))
 
     def with_controlnets(self, controlnets: Sequence[str]) -> Self:
-        """The same checkpoint with further ControlNets, whose residuals its denoiser takes.
+        """Copy the checkpoint with further ControlNets, whose residuals its denoiser takes.
 
         Args:
             controlnets: Folders in diffusers' layout, or aliases.
 
         Raises:
-            CheckpointError: One is missing, something else than a ControlNet, or the pipeline takes none.
+            CheckpointError: One is missing or no ControlNet, or the pipeline supports none.
             ConfigError: One was made for another kind of checkpoint.
         """
         if not controlnets:
@@ -195,18 +195,18 @@ class Checkpoint:
         return opened.with_loras(self.loras)
 
     def folder(self, source: str) -> Path:
-        """Where the config and the weights of a network are."""
+        """Folder with the config and the weights of a network."""
         return self.outside.get(source, self.root / source)
 
     def component(self, name: str) -> Component:
-        """The component called `name`."""
+        """Find a component by name."""
         return next(component for component in self.components if component.name == name)
 
     def load(self, name: str) -> "torch.nn.Module":
         """Build a torch module in fp32 for inference, with its weights.
 
         Args:
-            name: A component, or the folder that holds it; both halves of a VAE give the whole VAE.
+            name: A component, or its folder; both halves of a VAE give the whole VAE.
 
         Raises:
             CheckpointError: Weights are missing, damaged, pickled, or do not fit the config.
@@ -235,12 +235,12 @@ class Checkpoint:
 
     @property
     def tokenizer_folders(self) -> tuple[str, ...]:
-        """The folders of the tokenizers, in the checkpoint and in the bundle."""
+        """Folders of the tokenizers, in the checkpoint and in the bundle."""
         return tuple(folder for folder in self.family.folders if folder.startswith("tokenizer"))
 
     @property
     def dims(self) -> dict[str, DimSpec]:
-        """Symbol ("height", "width") to the sizes that every component takes; absent where any number will do."""
+        """Map "height" and "width" to the sizes that every component supports; a symbol without limits is absent."""
         shapes = [spec.shape for component in self.components for spec in component.inputs]
         sizes = [parse_size(dim) for shape in shapes for dim in shape if isinstance(dim, str)]
         parts = [(size.symbol, DimSpec(multiple_of=size.divisor)) for size in sizes if size.divisor > 1 and not size.up]
@@ -250,7 +250,7 @@ class Checkpoint:
         return dims
 
     def identity(self) -> dict[str, str]:
-        """What the networks were made of: SHA-256 of configs and weights, or of configs with the seed."""
+        """Checksums of the networks' sources: SHA-256 of configs and weights, or of configs with the seed."""
         sources = sorted({component.source for component in self.components})
         files = {f"{source}/config.json": self.folder(source) / "config.json" for source in sources}
         if self.seed is None:
@@ -264,7 +264,7 @@ class Checkpoint:
         return sums if self.seed is None else {SEED: str(self.seed), **sums}
 
     def bundle_files(self) -> list[tuple[Path, str]]:
-        """What a bundle carries over as it is: (file, its path in the bundle)."""
+        """List the files that a bundle copies unchanged: (file, its path in the bundle)."""
         files = [
             (self.folder(component.source) / "config.json", f"{component.name}/config.json")
             for component in self.components
@@ -275,14 +275,14 @@ class Checkpoint:
         return files
 
     def bundle_model_index(self) -> dict[str, Any]:
-        """model_index.json without the parts that a bundle does not hold."""
+        """Build model_index.json without the parts that a bundle does not hold."""
         whole = diffusers_index(self.model_index)
         index = {name: [None, None] if name in self._left_out() else entry for name, entry in whole.items()}
         unchecked = "requires_safety_checker" in index and not any(index.get("safety_checker") or ())
         return {**index, "requires_safety_checker": False} if unchecked else index
 
     def notices(self) -> list[str]:
-        """What the user should know about a bundle of this checkpoint."""
+        """Notes for the user about a bundle of this checkpoint."""
         unasked = [name for name in self._left_out() if name not in (*self.without, *self._unneeded)]
         notices = [f"{name} of the checkpoint is left out: it is not supported yet" for name in unasked]
         if self.seed is not None:
@@ -291,7 +291,7 @@ class Checkpoint:
 
     @property
     def _unneeded(self) -> tuple[str, ...]:
-        """Folders that go with components which are not there."""
+        """Folders that belong to components which are left out."""
         extractor = ("feature_extractor",) if "feature_extractor" not in self.family.folders else ()
         return (*extractor, *(name.replace("text_encoder", "tokenizer") for name in self.without))
 
@@ -305,7 +305,7 @@ class Checkpoint:
 
 
 def _both(one: DimSpec, other: DimSpec) -> DimSpec:
-    """Sizes that are in both."""
+    """Intersect two ranges of sizes."""
     bounds = [dim.max for dim in (one, other) if dim.max is not None]
     return DimSpec(max=min(bounds, default=None), multiple_of=math.lcm(one.multiple_of, other.multiple_of))
 
@@ -321,22 +321,22 @@ def open_checkpoint(
     without: Collection[str] = (),
     vae: str | None = None,
 ) -> Checkpoint:
-    """Find a checkpoint by what the user calls it, download it when it is on the hub, and check it.
+    """Find a checkpoint by the user's name for it, download it from the hub if needed, and check it.
 
     Args:
         model: An alias, a diffusers folder, a single file, or a hub id ("organisation/name").
         random_weights: Build the networks of an alias or a folder with random weights; nothing is downloaded.
-        seed: Of the random weights.
+        seed: Seed of the random weights.
         revision: Branch, tag or commit on the hub.
-        prediction_type: What a single file predicts, "epsilon" or "v_prediction"; None for what it says itself.
-        progress: Told of the download.
+        prediction_type: Prediction type of a single file, "epsilon" or "v_prediction"; None for the recorded one.
+        progress: Called during a download.
         without: As `Checkpoint.without`; nothing of these is downloaded.
         vae: As `Checkpoint.vae`.
 
     Raises:
         CheckpointError: It cannot be found, read or trusted; the message is one sentence.
         ConfigError: A network is configured in a way that is not supported.
-        InputError: A prediction type that is unknown, or given for anything but a single file.
+        InputError: A prediction type that is unknown, or combined with anything but a single file.
     """
     alias = read_aliases().get(model)
     if alias is not None and alias.configs is None:
@@ -358,10 +358,10 @@ def open_checkpoint(
 
 
 def open_recipe(recipe: Recipe) -> Checkpoint:
-    """The checkpoint that a recipe names, as it was exported.
+    """Open the checkpoint that a recipe names, as it was exported.
 
     Raises:
-        CheckpointError: It is not there any more.
+        CheckpointError: It no longer exists.
         InputError: The recipe's seed is no number.
     """
     seed = recipe.source.get(SEED)

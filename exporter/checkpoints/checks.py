@@ -1,4 +1,4 @@
-"""What is checked of a checkpoint's folder before anything of it is used."""
+"""Checks a checkpoint's folder before anything of it is used."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +12,10 @@ __all__ = ["check_classes", "check_folder", "check_index", "read_configs"]
 
 
 def check_index(path: Path, index: Config) -> None:
-    """Refuse a model_index.json that names no pipeline, or a path in the place of a name.
+    """Check that model_index.json names a pipeline, and no paths.
 
     Raises:
-        CheckpointError: It does.
+        CheckpointError: It does not.
     """
     if not isinstance(index.get("_class_name"), str):
         raise CheckpointError(f"{path}: got no '_class_name', expected the name of a diffusers pipeline; it is damaged")
@@ -26,10 +26,10 @@ def check_index(path: Path, index: Config) -> None:
 
 
 def check_classes(path: Path, index: Config, family: Family) -> None:
-    """Refuse a model_index.json that names other classes than the family's.
+    """Check that model_index.json names only classes of the family.
 
     Raises:
-        CheckpointError: It does.
+        CheckpointError: It does not.
     """
     for kind in family.components:
         entry = index.get(kind.source)
@@ -42,11 +42,11 @@ def check_classes(path: Path, index: Config, family: Family) -> None:
 
 
 def read_configs(root: Path, outside: Mapping[str, Path], index: Config, family: Family) -> Configs:
-    """The config.json of every network.
+    """Read the config.json of every network.
 
     Args:
         root: The checkpoint's folder.
-        outside: Networks to their folders, of those that lie elsewhere.
+        outside: Networks to their folders, for networks that lie elsewhere.
         index: model_index.json.
         family: Family of the networks.
 
@@ -63,7 +63,7 @@ def read_configs(root: Path, outside: Mapping[str, Path], index: Config, family:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder without what a bundle takes over from it.
+    """Check that a folder has the files that a bundle copies.
 
     Raises:
         CheckpointError: A file is missing or damaged.

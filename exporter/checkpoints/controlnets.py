@@ -1,4 +1,4 @@
-"""ControlNets of a checkpoint: those that it holds itself, and those that are joined to it from other folders."""
+"""Finds the ControlNets of a checkpoint: its own, and those joined from other folders."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -17,15 +17,15 @@ _SEVERAL = "MultiControlNetModel"
 
 
 def controlnet_folders(root: Path, index: Mapping[str, Any], joined: Sequence[str]) -> dict[str, Path]:
-    """Name of each ControlNet, "controlnet", "controlnet_1" ..., to its folder: those of the checkpoint come first.
+    """Map ControlNet names, "controlnet", "controlnet_1" ..., to their folders, the checkpoint's own first.
 
     Args:
         root: The checkpoint's folder.
         index: Its model_index.json.
-        joined: Folders or aliases of others.
+        joined: Folders or aliases of the joined ControlNets.
 
     Raises:
-        CheckpointError: One cannot be found, or is something else.
+        CheckpointError: One cannot be found, or is no ControlNet.
     """
     own = own_controlnets(index, {path.name for path in root.iterdir()})
     folders = [*(root / name for name in own), *(_find(text) for text in joined)]
@@ -33,7 +33,7 @@ def controlnet_folders(root: Path, index: Mapping[str, Any], joined: Sequence[st
 
 
 def own_controlnets(index: Mapping[str, Any], folders: Collection[str]) -> tuple[str, ...]:
-    """The ControlNets that a checkpoint holds; where model_index.json speaks of several, as many as there are folders.
+    """Names of a checkpoint's own ControlNets; if model_index.json names several, as many as there are folders.
 
     Args:
         index: model_index.json.
@@ -50,7 +50,7 @@ def own_controlnets(index: Mapping[str, Any], folders: Collection[str]) -> tuple
 
 
 def joined_index(index: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """The checkpoint's model_index.json with an entry for each ControlNet, and the pipeline class that takes them.
+    """Add an entry for each ControlNet to model_index.json, and choose the pipeline class with ControlNets.
 
     Raises:
         CheckpointError: diffusers has no such class.
@@ -68,7 +68,7 @@ def joined_index(index: Mapping[str, Any], names: Sequence[str]) -> dict[str, An
 
 
 def diffusers_index(index: Mapping[str, Any]) -> dict[str, Any]:
-    """The opposite of `joined_index`: as diffusers writes it, where several ControlNets are one entry."""
+    """Undo `joined_index`: build diffusers' form, where several ControlNets are one entry."""
     names = [name for name in index if is_controlnet(name)]
     if len(names) < 2:
         return dict(index)
@@ -77,7 +77,7 @@ def diffusers_index(index: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _find(text: str) -> Path:
-    """The folder of a ControlNet by what the user calls it."""
+    """Find the folder of a ControlNet by the user's name for it."""
     alias = read_aliases().get(text)
     folder = package_path(alias.folder) if alias is not None and alias.folder is not None else Path(text)
     if not text or not (folder / "config.json").is_file():

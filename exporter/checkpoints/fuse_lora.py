@@ -17,17 +17,17 @@ __all__ = ["fuse_loras"]
 def fuse_loras(
     module: torch.nn.Module, component: str, loras: Iterable[FusedLora], config: Config, present: Collection[str]
 ) -> None:
-    """W' = W + scale up down, for every layer that a LoRA names; diffusers: `fuse_lora`.
+    """Add LoRAs: W' = W + scale up down for every layer that a LoRA names; diffusers: `fuse_lora`.
 
     Args:
-        module: In fp32; changed in place, weights that lie in a mapped file are not.
+        module: In fp32; changed in place, except for weights in a mapped file.
         component: Its folder in the checkpoint.
         loras: In the order in which they are added.
         config: The component's config.json.
         present: The folders of all components.
 
     Raises:
-        CheckpointError: A file is not the one that was asked for.
+        CheckpointError: A file's checksum has changed.
         InputError: A file is no LoRA, or does not fit the module.
     """
     layers = {

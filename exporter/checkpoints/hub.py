@@ -1,4 +1,4 @@
-"""Downloads from the Hugging Face hub: of a repository only what an export needs."""
+"""Downloads the files that an export needs from the Hugging Face hub."""
 
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -17,7 +17,7 @@ from diffoundry.runtime.errors import CheckpointError
 __all__ = ["download"]
 
 _TIMEOUT = 10.0
-"""Seconds that the hub has for its first answer."""
+"""Timeout in seconds for the hub's first answer."""
 
 _INDEX = "model_index.json"
 
@@ -32,17 +32,17 @@ def download(
     endpoint: str | None = None,
     without: Collection[str] = (),
 ) -> Path:
-    """Bring a repository's configs, tokenizer and weights into the hub's local cache and return its folder there.
+    """Download a repository's configs, tokenizer and weights to the hub's local cache and return the folder there.
 
-    Weights in full precision are preferred to those in fp16. The other copies that a repository holds (pickles, EMA,
-    other frameworks) and the parts that are not exported stay where they are. Without a connection the cache is used.
+    Full precision weights are preferred to fp16. Other copies in the repository (pickles, EMA, other frameworks) and
+    parts that are not exported are not downloaded. Without a connection the cache is used.
 
     Args:
         repository: "organisation/name".
         revision: Branch, tag or commit, or None for the main branch.
         progress: Called with (file, bytes so far, bytes in all).
         endpoint: Address of the hub, or None for the user's setting.
-        without: Optional components that are not needed.
+        without: Optional components that are not downloaded.
 
     Raises:
         CheckpointError: The repository cannot be reached and is not in the cache, or holds no safetensors checkpoint.
@@ -62,7 +62,7 @@ def download(
         return Path(hf_hub_download(repository, name, revision=at, endpoint=endpoint, tqdm_class=bar))
 
     try:
-        fetch(_INDEX, revision)  # by its branch, so that the cache learns which commit the branch stands for
+        fetch(_INDEX, revision)  # by its branch, so that the cache records the branch's commit
         return _fetch_all(repository, sizes, fetch, without)
     except CheckpointError:
         raise
@@ -73,7 +73,7 @@ def download(
 
 
 def _fetch_all(repository: str, names: Collection[str], fetch: _Fetch, without: Collection[str]) -> Path:
-    """Fetch the files that an export reads, and return the folder they are in."""
+    """Fetch the files that an export reads, and return their folder."""
     index = fetch(_INDEX)
     held = read_json(index)
     nets = own_controlnets(held, {name.partition("/")[0] for name in names})
@@ -93,7 +93,7 @@ def _fetch_all(repository: str, names: Collection[str], fetch: _Fetch, without: 
 
 
 def _from_cache(repository: str, revision: str | None, error: Exception) -> Path:
-    """The repository as it was downloaded before, when the hub gives no answer."""
+    """Find an earlier download of the repository when the hub does not answer."""
     if isinstance(error, HFValidationError):
         raise CheckpointError(f"model {repository!r}: is no valid hub id ({_reason(error)})") from error
     if isinstance(error, GatedRepoError):
@@ -118,7 +118,7 @@ def _from_cache(repository: str, revision: str | None, error: Exception) -> Path
 
 
 def _progress_bar(progress: Callable[[str, int, int], None], name: str, size: int) -> type[tqdm]:
-    """A class that the hub library takes for its progress bar, and that only reports."""
+    """Make a progress bar class for the hub library that only reports."""
 
     class Reporter(tqdm):  # type: ignore[misc]  # the library has no types
         def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""Where a checkpoint lies: on the disk, in the package, or on the hub."""
+"""Finds a checkpoint's folder: on disk, in the package, or on the hub."""
 
 import re
 from collections.abc import Callable, Collection
@@ -19,13 +19,13 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 def find_root(
     model: str, alias: Alias | None, revision: str | None, progress: Progress | None, without: Collection[str]
 ) -> Path:
-    """The folder of a checkpoint with weights, downloaded when it is on the hub.
+    """Find the folder of a checkpoint with weights, downloaded from the hub if needed.
 
     Args:
         model: The user's name for it.
-        alias: What that stands for, or None.
+        alias: The alias of this name, or None.
         revision: Branch, tag or commit on the hub.
-        progress: Told of the download.
+        progress: Called during a download.
         without: Optional components that are not downloaded.
 
     Raises:
@@ -44,13 +44,13 @@ def find_root(
 
 
 def configs_of(alias: Alias) -> Path:
-    """A folder to build random weights from: with the weights, or assembled from what is installed."""
+    """Find or build a folder for random weights: with the weights, or assembled from the package."""
     assert alias.configs is not None, "a ControlNet is refused before"
     configs = package_path(alias.configs)
     return configs if alias.folder is not None else assemble_configs(configs)
 
 
 def forms() -> str:
-    """What a checkpoint may be called, for messages."""
+    """Describe the accepted names of a checkpoint, for messages."""
     aliases = ", ".join(sorted(name for name, alias in read_aliases().items() if alias.configs is not None))
     return f"a diffusers folder, a single .safetensors file, a hub id such as org/name, or an alias ({aliases})"

@@ -13,14 +13,14 @@ __all__ = ["ENDINGS", "check_tokenizer_files", "open_tokenizer", "write_tokenize
 _SENTENCEPIECE = "spiece.model"
 
 ENDINGS = (".json", ".txt", _SENTENCEPIECE)
-"""Endings of the files that say how texts are tokenized."""
+"""Suffixes of the files that define tokenization."""
 
 _EXTRA_IDS = 100
-"""Sentinel tokens that T5 has behind the pieces of its sentencepiece model. transformers: `T5Tokenizer.__init__`."""
+"""Number of sentinel tokens after the pieces of T5's sentencepiece model. transformers: `T5Tokenizer.__init__`."""
 
 
 def check_tokenizer_files(folder: Path) -> None:
-    """Refuse a folder without a vocabulary.
+    """Check that a folder has a vocabulary.
 
     Raises:
         CheckpointError: It has none in a known form.
@@ -37,7 +37,7 @@ def open_tokenizer(folder: Path, kind: str) -> Any:
     """Open a tokenizer with transformers, as diffusers does.
 
     Args:
-        folder: Of the checkpoint. A sentencepiece model needs no further library: it is read here.
+        folder: Folder in the checkpoint. A sentencepiece model is read here, without a further library.
         kind: Class in transformers, as model_index.json names it.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A VAE from another folder in the place of a checkpoint's own: what it is, and whether it fits."""
+"""Replaces a checkpoint's VAE by one from another folder, after checking that it fits."""
 
 from pathlib import Path
 
@@ -12,10 +12,10 @@ __all__ = ["check_fits", "vae_class"]
 
 
 def vae_class(folder: str) -> str:
-    """The class that a folder's config.json names.
+    """Read the class named in a folder's config.json.
 
     Raises:
-        CheckpointError: There is no such folder, or it holds something else than a VAE.
+        CheckpointError: The folder does not exist, or holds no VAE.
     """
     if not (Path(folder) / "config.json").is_file():
         raise CheckpointError(
@@ -29,12 +29,12 @@ def vae_class(folder: str) -> str:
 
 
 def check_fits(folder: str, configs: Configs, own: Path) -> None:
-    """Refuse a VAE whose latents are of another form than those of the checkpoint's own.
+    """Check that another VAE has latents like the checkpoint's own.
 
     Args:
-        folder: Of the other VAE.
-        configs: Of the checkpoint, with the other VAE's.
-        own: config.json of the checkpoint's own VAE; where it is missing nothing is compared.
+        folder: Folder of the other VAE.
+        configs: Configs of the checkpoint, with the other VAE's.
+        own: config.json of the checkpoint's own VAE; without it nothing is compared.
 
     Raises:
         CheckpointError: It has other channels, or another number of pixels to a latent.

@@ -1,4 +1,4 @@
-"""Which files hold a component's weights: safetensors only, whole or in shards, full precision before fp16."""
+"""Chooses the files of a component's weights: safetensors only, whole or in shards, full precision before fp16."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -12,10 +12,10 @@ __all__ = ["PICKLES", "WeightFiles", "choose_weights", "name_some", "read_json",
 
 _STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model", "stable_diffusion": "model"}
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
-"""Endings of files that can run code when they are read."""
+"""Suffixes of files that can run code when they are read."""
 
 _LISTED = 5
-"""Names of weights that a message lists."""
+"""Number of weight names listed in a message."""
 
 _CONVERSION = (
     "from diffusers import DiffusionPipeline; "
@@ -40,10 +40,10 @@ def choose_weights(folder: str, names: Collection[str], library: str) -> tuple[s
     """Choose among the file names of a component's folder: (variant, the file or index to read).
 
     Args:
-        folder: For messages.
+        folder: Used in messages.
         names: File names, without folder.
-        library: "diffusers" or "transformers", which name their weights differently, or "stable_diffusion", diffusers'
-            folder of a pipeline with a network in transformers' form.
+        library: "diffusers" or "transformers", which name their weights differently, or "stable_diffusion", a package
+            of diffusers whose network has transformers' names.
 
     Raises:
         CheckpointError: There are no weights, or only pickled ones.
@@ -51,7 +51,7 @@ def choose_weights(folder: str, names: Collection[str], library: str) -> tuple[s
     stem = _STEMS[library]
     for variant in (None, "fp16"):
         middle = f".{variant}" if variant else ""
-        # Where a file and an index both lie, the libraries differ in which they read.
+        # With both a file and an index, the libraries differ in their choice.
         single, index = f"{stem}{middle}.safetensors", f"{stem}.safetensors.index{middle}.json"
         for name in (index, single) if library == "diffusers" else (single, index):
             if name in names:
@@ -68,7 +68,7 @@ def choose_weights(folder: str, names: Collection[str], library: str) -> tuple[s
 
 
 def resolve_weights(folder: Path, library: str) -> WeightFiles:
-    """The weight files of a component's folder; every one is there.
+    """Find the weight files of a component's folder; all of them exist.
 
     Raises:
         CheckpointError: Weights are missing or pickled, or an index names a file that is missing or outside.
@@ -86,7 +86,7 @@ def resolve_weights(folder: Path, library: str) -> WeightFiles:
 
 
 def read_shards(index: Path) -> tuple[str, ...]:
-    """The files that an index of shards names; each is a plain name, so that none leads outside.
+    """Read the file names in an index of shards; each is a plain name, so none leads outside.
 
     Raises:
         CheckpointError: The index is damaged, or names anything else.
@@ -104,7 +104,7 @@ def read_shards(index: Path) -> tuple[str, ...]:
 
 
 def name_some(names: Sequence[str]) -> str:
-    """The first names of many, for messages: "a, b and 3 more"."""
+    """List the first of many names, for messages: "a, b and 3 more"."""
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     some = (name[:100] if name.isprintable() else repr(name[:100]) for name in names[:_LISTED])
     return ", ".join(some) + more

@@ -1,4 +1,4 @@
-"""Makes a component's torch module in fp32: with the checkpoint's weights, or with seeded random ones."""
+"""Builds a component's torch module in fp32: with the checkpoint's weights, or with seeded random ones."""
 
 import importlib
 import zlib
@@ -19,7 +19,7 @@ from diffoundry.runtime.errors import CheckpointError
 __all__ = ["build_module", "load_weights", "random_weights", "widen"]
 
 _MODULES = {"stable_diffusion": "diffusers.pipelines.stable_diffusion"}
-"""What model_index.json calls by the name of a folder of diffusers."""
+"""Module names in model_index.json that are packages of diffusers."""
 
 _HALVES = {"F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -63,12 +63,12 @@ def load_weights(folder: Path, module_class: str) -> torch.nn.Module:
 
 
 def random_weights(folder: Path, module_class: str, seed: int) -> torch.nn.Module:
-    """Build a module from its config with its own initialisation, under a seed of the component's own.
+    """Build a module from its config with its own initialization, with a seed derived for the component.
 
-    The same seed gives the same weights in every process, whichever components are made before.
+    The same seed gives the same weights in every process, whichever components are built before.
 
     Args:
-        folder: Holds config.json; its name takes part in the seed.
+        folder: Holds config.json; its name is part of the derived seed.
         module_class: "library:class".
         seed: The checkpoint's seed.
 
@@ -82,7 +82,7 @@ def random_weights(folder: Path, module_class: str, seed: int) -> torch.nn.Modul
 
 
 def build_module(folder: Path, module_class: str) -> torch.nn.Module:
-    """Build a module from its config, with its own initialisation.
+    """Build a module from its config, with its own initialization.
 
     Args:
         folder: Holds config.json.
@@ -109,7 +109,7 @@ def _find_class(library: str, name: str) -> Any:
 
 
 def _stored_types(path: Path) -> set[str]:
-    """The floating types in a safetensors file, by the names of the format."""
+    """Collect the floating types in a safetensors file, by the format's names."""
     try:
         with safe_open(path, framework="pt") as file:
             types = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  # no mapping
@@ -121,10 +121,10 @@ def _stored_types(path: Path) -> set[str]:
 
 
 def widen(module: torch.nn.Module) -> torch.nn.Module:
-    """Make every floating weight fp32, in place, one at a time, and the module ready for inference.
+    """Convert every floating weight to fp32, in place, one at a time, and prepare the module for inference.
 
-    Each half precision weight lies in a mapped file. Its pages are given back as soon as it is widened, so that the
-    file is never resident as a whole beside the fp32 copy.
+    Each half precision weight lies in a mapped file. Its pages are released as soon as it is converted, so the file is
+    never resident as a whole beside the fp32 copy.
     """
     for tensor in (*module.parameters(), *module.buffers()):
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
@@ -135,7 +135,7 @@ def widen(module: torch.nn.Module) -> torch.nn.Module:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the libraries: what they would warn of is checked here and raised."""
+    """Silence the libraries' warnings: the same faults are checked here and raised."""
     levels = diffusers.utils.logging.get_verbosity(), transformers.utils.logging.get_verbosity()
     bars = transformers.utils.logging.is_progress_bar_enabled()
     diffusers.utils.logging.set_verbosity_error()

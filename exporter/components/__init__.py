@@ -1,1 +1,1 @@
-"""The networks that families are made of: one kind a file, described without torch, and its torch wrapper beside it."""
+"""Networks of the families: one kind per file, described without torch, with its torch wrapper beside it."""

@@ -10,7 +10,7 @@ __all__ = ["describe_decoder", "describe_encoder"]
 
 
 def describe_encoder(configs: Configs) -> Component:
-    """Images to the moments of latents."""
+    """Describe the encoder: images to the moments of latents."""
     height, width = latent_dims(configs)
     pixels = read_field(configs, "vae", "in_channels", int)
     channels = read_field(configs, "vae", "latent_channels", int)
@@ -21,7 +21,7 @@ def describe_encoder(configs: Configs) -> Component:
         network="AutoencoderKL",
         source="vae",
         inputs=(TensorSpec(name="sample", dtype="float32", shape=("batch", pixels, "height", "width")),),
-        # Mean and log-variance on top of each other; which is drawn from them is the pipeline's choice.
+        # Mean and log-variance, concatenated; the pipeline decides how to sample from them.
         outputs=(TensorSpec(name="latent_parameters", dtype="float32", shape=("batch", 2 * channels, height, width)),),
         example={"batch": 2, "height": 9 * factor, "width": 11 * factor},
         call=Call(layers=("encoder", "quant_conv")),
@@ -29,7 +29,7 @@ def describe_encoder(configs: Configs) -> Component:
 
 
 def describe_decoder(configs: Configs) -> Component:
-    """Latents to images."""
+    """Describe the decoder: latents to images."""
     height, width = latent_dims(configs)
     pixels = read_field(configs, "vae", "out_channels", int)
     channels = read_field(configs, "vae", "latent_channels", int)

@@ -10,7 +10,7 @@ __all__ = ["describe_tiny_decoder", "describe_tiny_encoder"]
 
 
 def describe_tiny_encoder(configs: Configs) -> Component:
-    """Images to latents."""
+    """Describe the encoder: images to latents."""
     height, width = _dims(configs)
     factor = int(height.partition("/")[2])
     return Component(
@@ -30,7 +30,7 @@ def describe_tiny_encoder(configs: Configs) -> Component:
 
 
 def describe_tiny_decoder(configs: Configs) -> Component:
-    """Latents to images."""
+    """Describe the decoder: latents to images."""
     height, width = _dims(configs)
     return Component(
         name="vae_decoder",
@@ -55,7 +55,7 @@ def _channels(configs: Configs, kind: str) -> int:
 
 
 def _dims(configs: Configs) -> tuple[str, str]:
-    """Of latents, once it is clear that both halves scale by two between each two of their levels.
+    """Symbols of the latents' sides. Checks that both halves scale by two between two levels.
 
     Raises:
         ConfigError: They do not.

@@ -26,10 +26,10 @@ def clip_text_encoder(
         name: Folder in the checkpoint and in the bundle.
         model_class: Its class in transformers.
         pooled: Name of the pooled output: "pooler_output", or "text_embeds" of a model with projection.
-        hidden_states: True if the graph also gives "hidden_states.0" (the embeddings) to "hidden_states.N" (layer N),
-            each before the final layer norm; Stable Diffusion XL is conditioned on the last but one.
-        normalized: True if the graph also gives the hidden states but the last after the final layer norm, as one
-            tensor: what Stable Diffusion is conditioned on with `clip_skip`.
+        hidden_states: True if the graph also outputs "hidden_states.0" (the embeddings) to "hidden_states.N" (layer
+            N), each before the final layer norm. Stable Diffusion XL uses the last but one.
+        normalized: True if the graph also outputs all hidden states but the last, after the final layer norm, as one
+            tensor. Stable Diffusion uses them for `clip_skip`.
     """
     return ComponentKind(
         name=name,

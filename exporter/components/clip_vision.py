@@ -1,4 +1,4 @@
-"""CLIP's image encoder: prepared pixels to one vector an image."""
+"""CLIP's image encoder: prepared pixels to one vector per image."""
 
 from diffoundry.exporter.component import Component, ComponentKind, Config, Configs, read_field
 from diffoundry.runtime.bundle.specs import TensorSpec
@@ -8,11 +8,11 @@ __all__ = ["IMAGE_ENCODER", "pixels_input"]
 
 
 def pixels_input(name: str, config: Config) -> TensorSpec:
-    """What a CLIP image encoder takes: as many pixels as it was trained for, float32, normalized.
+    """Describe the input of a CLIP image encoder: pixels of the trained size, float32, normalized.
 
     Args:
-        name: Of the input.
-        config: Of transformers' `CLIPVisionConfig`, whose defaults stand for what it does not name.
+        name: Name of the input.
+        config: Config of transformers' `CLIPVisionConfig`; missing fields have its defaults.
     """
     side = config.get("image_size", 224)
     return TensorSpec(name=name, dtype="float32", shape=("batch", config.get("num_channels", 3), side, side))

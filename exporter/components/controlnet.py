@@ -1,4 +1,4 @@
-"""ControlNetModel: what a denoiser is fed, and an image that says where things are, to residuals for the denoiser.
+"""ControlNetModel: the denoiser's inputs and a control image to residuals for the denoiser.
 
 Zhang et al. 2023, https://arxiv.org/abs/2302.05543.
 """
@@ -19,14 +19,14 @@ __all__ = ["CONTROLNET_CLASS", "controlnet"]
 CONTROLNET_CLASS = ("diffusers", "ControlNetModel")
 
 _UNKNOWN_INPUTS = ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type")
-"""Fields that ask for an input which no pipeline here can feed."""
+"""Fields that require an input which no pipeline here can feed."""
 
 _IMAGE_CHANNELS = 3
-"""Red, green and blue, which is what a pipeline feeds."""
+"""Red, green and blue: the channels that a pipeline feeds."""
 
 
 def controlnet(name: str) -> ComponentKind:
-    """The ControlNet of this name; there may be several, "controlnet", "controlnet_1" ..., as diffusers saves them."""
+    """Declare the ControlNet of this name; diffusers saves several as "controlnet", "controlnet_1" ..."""
     return ComponentKind(
         name=name, source=name, classes=(":".join(CONTROLNET_CLASS),), describe=partial(_describe, name)
     )
@@ -76,7 +76,7 @@ def _describe(name: str, configs: Configs) -> Component:
 
 
 def _check_own(name: str, configs: Configs) -> None:
-    """Refuse what no pipeline can feed."""
+    """Check that a pipeline can feed this ControlNet."""
     config = configs[name]
     for key in _UNKNOWN_INPUTS:
         if config.get(key) is not None:
@@ -92,7 +92,7 @@ def _check_own(name: str, configs: Configs) -> None:
 
 
 def _check_same(name: str, configs: Configs) -> None:
-    """Refuse a ControlNet that is of another build than the denoiser and its latents."""
+    """Check that a ControlNet matches the denoiser and its latents."""
     channels, unet = (read_field(configs, one, "block_out_channels", list) for one in (name, "unet"))
     _compare(name, "block_out_channels", channels, f"the UNet has {unet}", same=channels == unet)
     layers, others = layers_of_levels(configs, name), layers_of_levels(configs, "unet")

@@ -1,4 +1,4 @@
-"""The size of latents, which the denoiser and both halves of the VAE must agree on."""
+"""Size of latents, on which the denoiser and both halves of the VAE must agree."""
 
 from diffoundry.exporter.component import Configs, read_field
 
@@ -6,9 +6,9 @@ __all__ = ["latent_dims"]
 
 
 def latent_dims(configs: Configs) -> tuple[str, str]:
-    """Height and width of latents in symbols of the image's, such as ("height/8", "width/8").
+    """Height and width of latents as symbols of the image's, such as ("height/8", "width/8").
 
-    The VAE halves the image once between each two of its levels (diffusers: `vae_scale_factor`).
+    The VAE halves the image once between two of its levels (diffusers: `vae_scale_factor`).
     """
     vae = configs["vae"]
     own = "decoder_block_out_channels"  # an AutoencoderTiny that was not written by diffusers may have these alone

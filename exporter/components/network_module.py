@@ -1,4 +1,4 @@
-"""The torch module that is traced for a component: any network, called by keywords as its component declares."""
+"""Torch module that is traced for a component: calls any network with the keywords that its component declares."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -60,7 +60,7 @@ class NetworkModule(torch.nn.Module):
         return keywords
 
     def pick(self, result: Any, name: str) -> torch.Tensor:
-        """An output, out of what the network returns."""
+        """Select an output from the network's result."""
         for key in self.call.results.get(name, name).split("."):
             result = _item(result, key)
         tensor: torch.Tensor = result

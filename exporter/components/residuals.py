@@ -1,4 +1,4 @@
-"""The one interface between ControlNets and denoisers, from the config of either: what is added, in which shapes."""
+"""Interface between ControlNets and denoisers: names and shapes of the residuals, from the config of either."""
 
 from diffoundry.exporter.component import Configs, read_field
 from diffoundry.exporter.components.latents import latent_dims
@@ -10,15 +10,15 @@ __all__ = ["layers_of_levels", "residual_specs"]
 
 
 def residual_specs(configs: Configs, source: str, *, pooled: bool = False) -> tuple[TensorSpec, ...]:
-    """One tensor for each skip connection of a UNet's way down, in its order, and one for its middle.
+    """Describe one tensor per skip connection of a UNet's way down, in its order, and one for its middle.
 
-    The skip connections are the first convolution, every layer, and what halves the image between two levels, which
-    rounds up. diffusers: `down_block_res_samples` in `UNet2DConditionModel.forward` and `ControlNetModel.forward`.
+    The skip connections are the first convolution, every layer, and the downsampling between two levels, which rounds
+    up. diffusers: `down_block_res_samples` in `UNet2DConditionModel.forward` and `ControlNetModel.forward`.
 
     Args:
-        configs: Of the checkpoint.
-        source: Of the UNet or of a ControlNet, whose way down is built the same.
-        pooled: True if each tensor has one pixel, as a ControlNet that knows no places gives them.
+        configs: Configs of the checkpoint.
+        source: Folder of the UNet or of a ControlNet, which have the same way down.
+        pooled: True if each tensor has one pixel, as those of a ControlNet with global pooling.
 
     Raises:
         CheckpointError: A field is missing or damaged.
@@ -42,7 +42,7 @@ def residual_specs(configs: Configs, source: str, *, pooled: bool = False) -> tu
 
 
 def layers_of_levels(configs: Configs, source: str) -> list[int]:
-    """`layers_per_block`, one number a level."""
+    """Read `layers_per_block` as one number per level."""
     levels = len(read_field(configs, source, "block_out_channels", list))
     layers = configs[source].get("layers_per_block")
     return layers if isinstance(layers, list) else [read_field(configs, source, "layers_per_block", int)] * levels

@@ -1,4 +1,4 @@
-"""Stable Diffusion's safety checker: an image as CLIP sees it, and how far beyond which concepts' thresholds it is."""
+"""Stable Diffusion's safety checker: CLIP-preprocessed images to scores against the thresholds of its concepts."""
 
 from diffoundry.exporter.component import Component, ComponentKind, Configs, read_field
 from diffoundry.exporter.components.clip_vision import pixels_input
@@ -10,7 +10,7 @@ __all__ = ["SAFETY_CHECKER"]
 _SOURCE = "safety_checker"
 
 _SPECIAL, _CONCEPTS = 3, 17
-"""How many of each; diffusers: `StableDiffusionSafetyChecker.__init__`."""
+"""Numbers of special and other concepts; diffusers: `StableDiffusionSafetyChecker.__init__`."""
 
 
 def _describe(configs: Configs) -> Component:
@@ -21,7 +21,7 @@ def _describe(configs: Configs) -> Component:
         source=_SOURCE,
         wrapper="diffoundry.exporter.components.safety_checker_module:SafetyCheckerModule",
         inputs=(pixels_input("clip_input", read_field(configs, _SOURCE, "vision_config", dict)),),
-        # How these become a verdict, rounding included, is the runtime's: see runtime/pipelines/safety.py.
+        # The runtime turns scores into a verdict, rounding included: see runtime/pipelines/safety.py.
         outputs=(
             TensorSpec(name="special_scores", dtype="float32", shape=("batch", _SPECIAL)),
             TensorSpec(name="concept_scores", dtype="float32", shape=("batch", _CONCEPTS)),

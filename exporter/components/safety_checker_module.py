@@ -9,7 +9,7 @@ __all__ = ["SafetyCheckerModule"]
 
 
 class SafetyCheckerModule(torch.nn.Module):
-    """diffusers' `StableDiffusionSafetyChecker.forward` up to its scores, before they are rounded."""
+    """Computes diffusers' `StableDiffusionSafetyChecker.forward` up to its scores, before they are rounded."""
 
     def __init__(self, checker: StableDiffusionSafetyChecker, _component: Component) -> None:
         super().__init__()
@@ -19,11 +19,10 @@ class SafetyCheckerModule(torch.nn.Module):
         """Score images.
 
         Args:
-            clip_input: As the feature extractor gives them, (batch, 3, side, side).
+            clip_input: Output of the feature extractor, (batch, 3, side, side).
 
         Returns:
-            Cosine with each concept less the concept's threshold: of the special ones (batch, 3), of the others
-            (batch, 17).
+            Cosine with each concept minus the concept's threshold: special concepts (batch, 3), others (batch, 17).
         """
         checker = self.checker
         embeds = checker.visual_projection(checker.vision_model(clip_input)[1])

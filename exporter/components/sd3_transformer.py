@@ -1,4 +1,4 @@
-"""SD3Transformer2DModel: noisy latents, a timestep and prompts, to the velocity that a flow matching scheduler takes.
+"""SD3Transformer2DModel: noisy latents, a timestep and prompts to the velocity for a flow matching scheduler.
 
 Esser et al. 2024, https://arxiv.org/abs/2403.03206.
 """
@@ -20,7 +20,7 @@ def sd3_transformer(tokens: int) -> ComponentKind:
     """Declare the denoiser of Stable Diffusion 3.
 
     Args:
-        tokens: Rows of all prompt encoders together, unless a user asks for others.
+        tokens: Rows of all prompt encoders together by default.
     """
     return ComponentKind(
         name=_SOURCE,
@@ -43,7 +43,7 @@ def _describe(configs: Configs, tokens: int) -> Component:
         source=_SOURCE,
         inputs=(
             TensorSpec(name="hidden_states", dtype="float32", shape=("batch", _channels(configs), height, width)),
-            # Between the integers too, as shifted schedules have them.
+            # Also between the integers, as shifted schedules have them.
             TensorSpec(name="timestep", dtype="float32", shape=(1,)),
             TensorSpec(
                 name="encoder_hidden_states",
@@ -66,10 +66,10 @@ def _describe(configs: Configs, tokens: int) -> Component:
 
 
 def _channels(configs: Configs) -> int:
-    """Channels of the latents, which the network gives back.
+    """Number of channels of the latents, which the network also returns.
 
     Raises:
-        ConfigError: It gives others, as editing models do.
+        ConfigError: It returns others, as editing models do.
     """
     channels = read_field(configs, _SOURCE, "in_channels", int)
     latent = read_field(configs, "vae", "latent_channels", int)
@@ -83,7 +83,7 @@ def _channels(configs: Configs) -> int:
 
 
 def _pooled_width(configs: Configs) -> int:
-    """Width of the pooled prompts side by side.
+    """Width of the concatenated pooled prompts.
 
     Raises:
         ConfigError: The text encoders give another width.
@@ -99,7 +99,7 @@ def _pooled_width(configs: Configs) -> int:
 
 
 def _positions(configs: Configs) -> int:
-    """Patches to a side that the table of positions has.
+    """Number of patches per side in the table of positions.
 
     Raises:
         ConfigError: There is no table to crop from.

@@ -16,7 +16,7 @@ def t5_text_encoder(name: str, *, tokens: int, optional: bool = False) -> Compon
 
     Args:
         name: Folder in the checkpoint and in the bundle.
-        tokens: Tokens of a prompt unless a user asks for others.
+        tokens: Tokens of a prompt by default.
         optional: True if a checkpoint may lack it.
     """
     return ComponentKind(

@@ -1,4 +1,4 @@
-"""UNet2DConditionModel: noisy latents, a timestep and a condition, to what the scheduler asks for."""
+"""UNet2DConditionModel: noisy latents, a timestep and a condition to the scheduler's prediction type."""
 
 from diffoundry.exporter.component import Call, Component, ComponentKind, Configs, read_field
 from diffoundry.exporter.components.latents import latent_dims
@@ -12,7 +12,7 @@ from diffoundry.runtime.models.roles import DENOISER
 __all__ = ["ADDED_KEYWORDS", "UNET", "condition_width", "size_inputs"]
 
 _UNKNOWN_INPUTS = ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type")
-"""Fields that ask for an input which no pipeline here can feed."""
+"""Fields that require an input which no pipeline here can feed."""
 
 ADDED_KEYWORDS = {name: f"added_cond_kwargs.{name}" for name in ("text_embeds", "time_ids")}
 """Inputs that diffusers' UNet and ControlNet take in one dictionary, to their keywords."""
@@ -29,7 +29,7 @@ def _describe(configs: Configs) -> Component:
     channels = read_field(configs, "unet", "in_channels", int)
     factor = parse_size(height).divisor
     # The example's sizes can be halved at no level. So diffusers takes the branch that resizes to the size of the skip
-    # connection, which is right for every size; the branch that doubles is right only where each level divides by two.
+    # connection, which is right for every size. The branch that doubles is right only where each level divides by two.
     return Component(
         name="unet",
         role=DENOISER,
@@ -37,7 +37,7 @@ def _describe(configs: Configs) -> Component:
         source="unet",
         inputs=(
             TensorSpec(name="sample", dtype="float32", shape=("batch", channels, height, width)),
-            # A float, since samplers on sigmas ask for timesteps between the integers.
+            # A float, since samplers on sigmas use timesteps between the integers.
             TensorSpec(name="timestep", dtype="float32", shape=(1,)),
             TensorSpec(
                 name="encoder_hidden_states", dtype="float32", shape=("batch", "sequence", condition_width(configs))
@@ -61,7 +61,7 @@ def _describe(configs: Configs) -> Component:
 
 
 def condition_width(configs: Configs, source: str = "unet") -> int:
-    """Width of the rows that a UNet, or a ControlNet, attends to.
+    """Width of the conditioning of a UNet or ControlNet.
 
     Raises:
         ConfigError: It differs between levels.
@@ -78,13 +78,13 @@ def condition_width(configs: Configs, source: str = "unet") -> int:
 
 
 def _guidance_input(configs: Configs) -> tuple[TensorSpec, ...]:
-    """The embedded guidance scale of distilled checkpoints (Luo et al. 2023, https://arxiv.org/abs/2310.04378, 4.1)."""
+    """Embedded guidance scale of distilled checkpoints (Luo et al. 2023, https://arxiv.org/abs/2310.04378, 4.1)."""
     width = configs["unet"].get("time_cond_proj_dim")
     return () if width is None else (TensorSpec(name="timestep_cond", dtype="float32", shape=("batch", width)),)
 
 
 def size_inputs(configs: Configs, source: str = "unet") -> tuple[TensorSpec, ...]:
-    """Pooled text and the image's sizes, as Stable Diffusion XL takes them (Podell et al. 2023, 2307.01952, 2.2).
+    """Describe pooled text and image sizes, as Stable Diffusion XL takes them (Podell et al. 2023, 2307.01952, 2.2).
 
     Raises:
         ConfigError: The UNet, or ControlNet, adds something else to its timestep.
@@ -107,7 +107,7 @@ def size_inputs(configs: Configs, source: str = "unet") -> tuple[TensorSpec, ...
 
 
 def _residual_inputs(configs: Configs) -> tuple[TensorSpec, ...]:
-    """What ControlNets add, in a checkpoint that has any."""
+    """Describe the residuals of ControlNets, in a checkpoint that has any."""
     return residual_specs(configs, "unet") if "controlnet" in configs else ()
 
 

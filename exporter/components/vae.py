@@ -1,4 +1,4 @@
-"""The two halves of a VAE, of whichever class the checkpoint's is."""
+"""The two halves of a VAE, for each supported class."""
 
 from collections.abc import Callable, Mapping
 
@@ -10,7 +10,7 @@ from diffoundry.runtime.errors import CheckpointError
 __all__ = ["VAE_CLASSES", "VAE_DECODER", "VAE_ENCODER"]
 
 VAE_CLASSES = ("AutoencoderKL", "AutoencoderTiny")
-"""diffusers' classes that a checkpoint's VAE may be of."""
+"""Supported VAE classes of diffusers."""
 
 _Describe = Callable[[Configs], Component]
 

@@ -1,1 +1,1 @@
-"""One file a family: which components a pipeline has."""
+"""Families: one file each, with the components of its pipeline."""

@@ -1,4 +1,4 @@
-"""Image variation: Stable Diffusion whose denoiser is told of an image by CLIP's image encoder, in one token.
+"""Image variation: Stable Diffusion conditioned on an image by CLIP's image encoder, in one token.
 
 diffusers: `StableDiffusionImageVariationPipeline`.
 """
@@ -16,7 +16,7 @@ __all__ = ["FAMILY"]
 
 
 def _describe_unet(configs: Configs) -> Component:
-    """The UNet with a condition of exactly one token, as wide as the encoder's answer."""
+    """Describe the UNet with a condition of exactly one token, as wide as the encoder's output."""
     unet = UNET.describe(configs)
     width = read_field(configs, "image_encoder", "projection_dim", int)
     name = "encoder_hidden_states"

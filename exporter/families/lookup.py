@@ -19,20 +19,20 @@ _FAMILIES = {
     "stable_diffusion_3": "diffoundry.exporter.families.stable_diffusion_3:FAMILY",
     "stable_diffusion_xl": "diffoundry.exporter.families.stable_diffusion_xl:FAMILY",
 }
-"""Name to "module:attribute" of the family; the runtime's `PIPELINE_CLASSES` says which class is of which."""
+"""Name to "module:attribute" of the family; the runtime's `PIPELINE_CLASSES` maps classes to families."""
 
 
 def find_family(index: Mapping[str, Any], without: Collection[str] = ()) -> Family:
-    """The family of a model_index.json, without the optional components that the checkpoint does not have.
+    """Find the family of a model_index.json, without the optional components that the checkpoint lacks.
 
-    ControlNets come last, as many as it names: "controlnet", "controlnet_1" ...
+    ControlNets come last, named "controlnet", "controlnet_1" ...
 
     Args:
         index: model_index.json.
         without: Sources of optional components that are left out although the checkpoint has them.
 
     Raises:
-        CheckpointError: There is none for its pipeline class.
+        CheckpointError: Its pipeline class has no family.
     """
     pipeline_class = index.get("_class_name")
     if pipeline_class not in PIPELINE_CLASSES:

@@ -12,7 +12,7 @@ from diffoundry.exporter.components.vae import VAE_DECODER, VAE_ENCODER
 __all__ = ["FAMILY"]
 
 _CLIP_TOKENS, _T5_TOKENS = 77, 256
-"""Of a prompt; the second is the default of diffusers' `max_sequence_length`."""
+"""Tokens of a prompt; the second is the default of diffusers' `max_sequence_length`."""
 
 FAMILY = Family(
     name="stable_diffusion_3",

@@ -1,4 +1,4 @@
-"""Stable Diffusion XL and its refiner: two CLIP text encoders or the second alone, a UNet told of sizes, a VAE.
+"""Stable Diffusion XL and its refiner: two CLIP text encoders or the second alone, a UNet with size inputs, a VAE.
 
 Podell et al. 2023, https://arxiv.org/abs/2307.01952.
 """

@@ -1,4 +1,4 @@
-"""Checkpoints in one file, as they are shared on model sites: what is in them, and where each network's weights lie."""
+"""Checkpoints in one file, as shared on model sites: their architecture and the position of each network's weights."""
 
 from diffoundry.exporter.checkpoints.single_file.single_file import PREDICTION_TYPE, PREDICTION_TYPES, SingleFile
 

@@ -1,4 +1,4 @@
-"""The architectures that a single file can have: their configs, where their networks lie, what they are for."""
+"""Architectures of single files: their configs, the tensor names of their networks, their pipelines."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ __all__ = ["ARCHITECTURES", "UNET_PREFIX", "Architecture", "Changes", "Part"]
 UNET_PREFIX = "model.diffusion_model."
 
 Changes = Mapping[str, Mapping[str, Any]]
-"""JSON file of a diffusers folder to fields that are set in it."""
+"""JSON file of a diffusers folder to changed fields."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,9 +20,9 @@ class Part:
     """One network of a single file.
 
     Attributes:
-        source: Its folder in a diffusers folder.
+        source: Its folder in diffusers' layout.
         title: Name used in messages.
-        layout: Whose names its tensors have: "unet" and "vae" (the original code of latent diffusion), "clip"
+        layout: Naming scheme of its tensors: "unet" and "vae" (the original code of latent diffusion), "clip"
             (transformers) or "open_clip".
         prefixes: Prefixes of the tensor names; the first one that occurs is used.
     """
@@ -35,17 +35,17 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Architecture:
-    """What a family of single files has in common.
+    """Common facts of a family of single files.
 
     Attributes:
-        name: For messages.
+        name: Name used in messages.
         configs: Diffusers folder without weights.
         parts: The networks, all of which a file must have.
-        pipelines: Channels that the UNet takes to the pipeline class that feeds them.
-        prediction: What the UNet predicts when nothing in a file says otherwise: "epsilon", "v_prediction", or None
-            where published checkpoints differ.
-        for_prediction: Prediction type to how the configs of such checkpoints differ.
-        for_channels: Channels to the same.
+        pipelines: Number of UNet input channels to the pipeline class.
+        prediction: Prediction type when the file does not record one: "epsilon", "v_prediction", or None where
+            published checkpoints differ.
+        for_prediction: Prediction type to changes of the configs.
+        for_channels: Number of input channels to changes of the configs.
     """
 
     name: str
@@ -93,7 +93,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         parts=(_text("text_encoder", "open_clip", "cond_stage_model.model."), _UNET, _VAE),
         pipelines=_TASKS,
         prediction=None,
-        # 2-base, 2-1-base and 2-inpainting were trained on 512 pixels, those that predict v on 768.
+        # 2-base, 2-1-base and 2-inpainting were trained on 512 pixels, the v-prediction models on 768.
         for_prediction={"epsilon": {**_scheduler("PNDMScheduler"), "unet/config.json": {"sample_size": 64}}},
     ),
     Architecture(

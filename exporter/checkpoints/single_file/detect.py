@@ -1,6 +1,6 @@
-"""Which architecture a single file has, told from the names and shapes of its tensors; what it is when it has none.
+"""Detects the architecture of a single file from the names and shapes of its tensors, or the kind of another file.
 
-diffusers: `loaders.single_file_utils.infer_diffusers_model_type`, which takes whatever it does not know for version 1.
+diffusers: `loaders.single_file_utils.infer_diffusers_model_type`, which treats unknown files as version 1.
 """
 
 from collections import Counter
@@ -30,7 +30,7 @@ _NOT_ALONE = {
     "an embedding (textual inversion)": ("emb_params", "string_to_param"),
     "a motion module of AnimateDiff": ("motion_modules.",),
 }
-"""What stands beside a checkpoint, by a part of the names of its tensors."""
+"""Files that are no checkpoints, by a part of the names of their tensors."""
 
 _OTHERS = {
     "Stable Diffusion 3": ("joint_blocks.",),
@@ -49,7 +49,7 @@ _OTHERS = {
     "Cosmos": ("net.x_embedder.proj.",),
     "Qwen-Image or Krea": ("txt_in.text_norm.", "txtfusion.projector."),
 }
-"""Architectures that are not converted, by a part of the names of their tensors; the first that fits."""
+"""Unsupported architectures, by a part of the names of their tensors; the first match counts."""
 
 _ALONE = {
     "one network in diffusers' names, which belongs into a diffusers folder": ("down_blocks.0.resnets.", "mid_block."),
@@ -58,14 +58,14 @@ _ALONE = {
 }
 
 _OTHER_CHANNELS = {
-    5: "one that is told of depth (StableDiffusionDepth2ImgPipeline)",
+    5: "one conditioned on depth (StableDiffusionDepth2ImgPipeline)",
     7: "an upscaler (StableDiffusionUpscalePipeline)",
-    8: "one that changes images as told (StableDiffusionXLInstructPix2PixPipeline)",
+    8: "one that follows editing instructions (StableDiffusionXLInstructPix2PixPipeline)",
 }
 
 
 class _Look(NamedTuple):
-    """What tells architectures apart: the UNet's width, that of its text, and the numbers it takes beside (XL)."""
+    """Features that tell architectures apart: the UNet's width, its text width, and its number of extra inputs (XL)."""
 
     width: int
     text: int | None
@@ -77,15 +77,15 @@ class _Look(NamedTuple):
 
 
 def find_architecture(path: Path, shapes: Shapes, given: Collection[str] = ()) -> tuple[Architecture, int]:
-    """The architecture of a file, and the channels that its UNet takes.
+    """Detect the architecture of a file, and the number of channels that its UNet takes.
 
     Args:
-        path: For messages.
-        shapes: Of all its tensors.
-        given: Networks that come from elsewhere, so that the file may lack them.
+        path: Used in messages.
+        shapes: Shapes of all its tensors.
+        given: Networks from elsewhere, which the file may lack.
 
     Raises:
-        CheckpointError: It is something else, which the message names when it is known, or lacks a network.
+        CheckpointError: It is of another kind, which the message names when known, or lacks a network.
     """
     first = shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight", ())
     if len(first) != 4:
@@ -154,7 +154,7 @@ def _what_else(shapes: Shapes) -> str:
 
 
 def _groups(names: Iterable[str]) -> str:
-    """What the names begin with, the most frequent first."""
+    """Summarize the prefixes of tensor names, the most frequent first."""
     counts = Counter(".".join(name.split(".")[:2])[:60] for name in names)
     some = ", ".join(f"{count} of {name}.*" for name, count in counts.most_common(3))
     return f"tensors: {some}{' ...' if len(counts) > 3 else ''}"

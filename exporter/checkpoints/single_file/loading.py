@@ -1,4 +1,4 @@
-"""Makes a network's torch module with the weights of a single file, which stay mapped until they are read."""
+"""Builds a network's torch module with the weights of a single file, which stay mapped until they are read."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Compares what a network needs with what a single file holds, by names and shapes alone."""
+"""Matches a network's weights with a single file's tensors, by names and shapes alone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ class Match:
     """Every weight of a network in a single file.
 
     Attributes:
-        prefix: Of the network's tensors.
-        places: Weight, as in the torch module's state dict, to its place.
+        prefix: Prefix of the network's tensors.
+        places: Weight name in the torch module's state dict to its place.
     """
 
     prefix: str
@@ -42,8 +42,8 @@ def match_part(
     """Find every weight of a network.
 
     Args:
-        path: For messages.
-        architecture: Of the file.
+        path: Used in messages.
+        architecture: Architecture of the file.
         part: The network.
         entries: All tensors of the file.
         wanted: Weight of the torch module to its shape.

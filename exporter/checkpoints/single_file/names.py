@@ -1,4 +1,4 @@
-"""Where each weight of a network lies in a single file: its name there, and what is done with the tensor.
+"""Maps each weight of a network to a tensor in a single file: its name, and the change of layout.
 
 diffusers: `loaders.single_file_utils`, the functions `convert_ldm_...` and `convert_open_clip_checkpoint`.
 """
@@ -19,8 +19,8 @@ class Place:
     """A weight's tensor in the file.
 
     Attributes:
-        name: Without the network's prefix.
-        third: Which third of its rows: 0, 1, 2 for query, key, value in one; None for all.
+        name: Name without the network's prefix.
+        third: Third of its rows: 0, 1, 2 for fused query, key, value; None for all rows.
         transposed: True if it is stored as (in, out).
         flattened: True if it may be stored as a convolution of one pixel, (out, in, 1, 1), for a linear layer.
     """
@@ -31,7 +31,7 @@ class Place:
     flattened: bool = False
 
     def take(self, stored: Any) -> Any:
-        """The weight, of an array or tensor as it is stored; a view where possible."""
+        """Extract the weight from a stored array or tensor; a view where possible."""
         if self.third is not None:
             rows = stored.shape[0] // 3
             return stored[self.third * rows : (self.third + 1) * rows]
@@ -41,7 +41,7 @@ class Place:
 
 
 def place_weights(layout: str, names: Collection[str], config: Config) -> dict[str, Place]:
-    """Each weight's place; a weight that the layout has no name for is left out.
+    """Map weights to their places; a weight that the layout has no name for is left out.
 
     Args:
         layout: As in `Part`.
@@ -56,11 +56,11 @@ def unused_in(layout: str, name: str, config: Config) -> bool:
 
     Args:
         layout: As in `Part`.
-        name: Without the network's prefix.
+        name: Name without the network's prefix.
         config: The network's config.json.
     """
     if layout == "open_clip":
-        # Stable Diffusion 2 is conditioned on the last but one layer, so the config leaves the last one out.
+        # Stable Diffusion 2 uses the last but one layer, so the config leaves the last one out.
         last = f"transformer.resblocks.{config.get('num_hidden_layers')}."
         return name in ("logit_scale", "attn_mask", "text_projection") or name.startswith(last)
     return name.startswith(_UNUSED[layout])
@@ -89,7 +89,7 @@ _VAE_INSIDE = {
     "upsamplers.0": "upsample",
     "conv_norm_out": "norm_out",
 }
-"""Modules of the VAE that the original code (`ldm.modules.diffusionmodules.model`) calls otherwise."""
+"""Modules of the VAE with other names in the original code (`ldm.modules.diffusionmodules.model`)."""
 
 _VAE_PLACES = re.compile(
     r"(?P<half>encoder|decoder)\.(?:(?P<side>down|up)_blocks\.(?P<level>\d+)|mid_block)"
@@ -126,7 +126,7 @@ def _inside_vae(rest: str) -> str:
 
 
 def _place_clip(names: Collection[str], _config: Config) -> dict[str, Place]:
-    """The names of transformers, of a time when every model held its encoder as `text_model`."""
+    """Map to the names of older transformers versions, in which every model held its encoder as `text_model`."""
     return {
         name: Place(name=name if name.startswith(("text_model.", "text_projection.")) else f"text_model.{name}")
         for name in names
@@ -146,7 +146,7 @@ _THIRDS = {"self_attn.q_proj": 0, "self_attn.k_proj": 1, "self_attn.v_proj": 2}
 
 
 def _place_open_clip(names: Collection[str], _config: Config) -> dict[str, Place]:
-    """https://github.com/mlfoundations/open_clip, `open_clip.transformer`."""
+    """Map to the names of https://github.com/mlfoundations/open_clip, `open_clip.transformer`."""
     found = {name: _open_clip_place(name.removeprefix("text_model.")) for name in names}
     return {name: place for name, place in found.items() if place is not None}
 

@@ -1,4 +1,4 @@
-"""What the UNet of a single file predicts: said by the user, by the file, or by its architecture; never guessed."""
+"""Finds a single file's prediction type: given by the user, the file, or the architecture; never guessed."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from diffoundry.runtime.formats.safetensors import Safetensors
 __all__ = ["PREDICTION_TYPE", "PREDICTION_TYPES", "Prediction", "find_prediction"]
 
 PREDICTION_TYPE = "prediction_type"
-"""Name of the prediction type among a recipe's sources, where the user named one."""
+"""Key of the prediction type among a recipe's sources, where the user passed one."""
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 
@@ -18,7 +18,7 @@ _MODELSPEC = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_pred
 """Values of `modelspec.prediction_type`: https://github.com/Stability-AI/ModelSpec."""
 
 _MODELSPEC_V2 = {"stable-diffusion-v2-512": "epsilon", "stable-diffusion-v2-768-v": "v_prediction"}
-"""Values of `modelspec.architecture` that tell versions 2 apart."""
+"""Values of `modelspec.architecture` that distinguish versions 2."""
 
 _BASE_STEPS = 875_000
 """`global_step` of Stable Diffusion 2 base; diffusers: `_legacy_load_scheduler`."""
@@ -27,7 +27,7 @@ _INPAINTING = 9
 
 
 class Prediction(NamedTuple):
-    """What is predicted.
+    """A prediction type with its evidence.
 
     Attributes:
         kind: One of `PREDICTION_TYPES`.
@@ -41,10 +41,10 @@ class Prediction(NamedTuple):
 def find_prediction(
     path: Path, file: Safetensors, architecture: Architecture, channels: int, asked: str | None
 ) -> Prediction:
-    """Decide by the first that says it: the user, the file's metadata, tensors that are marks, the architecture.
+    """Decide by the first source that names it: the user, the file's metadata, marker tensors, the architecture.
 
     Raises:
-        CheckpointError: The metadata names another type, or nothing says it.
+        CheckpointError: The metadata names another type, or no source names one.
     """
     if asked is not None:
         return Prediction(asked, "as asked for")

@@ -34,7 +34,7 @@ _CARRIED = (
     "model_ema.", "betas", "alphas_cumprod", "sqrt_", "log_one_minus_", "posterior_", "lvlb_weights", "logvar",
     "scale_factor", "global_step", "denoiser.", "v_pred", "ztsnr",
 )  # fmt: skip
-"""What checkpoints carry along beside the networks: the training's schedule, averaged weights, marks."""
+"""Tensors that checkpoints hold beside the networks: the training's schedule, averaged weights, markers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +44,10 @@ class SingleFile:
     Attributes:
         file: Its header.
         architecture: Architecture of the file's networks.
-        channels: That the UNet takes.
+        channels: Number of channels that the UNet takes.
         prediction: Prediction type of the UNet.
-        asked: The prediction type that the user named, or None.
-        configs: A diffusers folder without weights that describes it.
+        asked: Prediction type passed by the user, or None.
+        configs: A diffusers folder without weights that describes the file.
     """
 
     file: Safetensors
@@ -59,16 +59,16 @@ class SingleFile:
 
     @classmethod
     def open(cls, path: Path, *, prediction_type: str | None = None, given: Collection[str] = ()) -> Self:
-        """Open a file and find out what it is.
+        """Open a file and detect its architecture.
 
         Args:
             path: The file.
-            prediction_type: "epsilon" or "v_prediction", or None for what the file says.
-            given: Networks that come from elsewhere, so that the file may lack them.
+            prediction_type: "epsilon" or "v_prediction", or None for the type recorded in the file.
+            given: Networks from elsewhere, which the file may lack.
 
         Raises:
-            CheckpointError: It is pickled or damaged, of no known architecture, incomplete, or does not say what it
-                predicts.
+            CheckpointError: It is pickled or damaged, of no known architecture, incomplete, or its prediction type is
+                unknown.
             InputError: An unknown prediction type.
         """
         if prediction_type is not None and prediction_type not in PREDICTION_TYPES:
@@ -97,14 +97,14 @@ class SingleFile:
 
     @property
     def path(self) -> Path:
-        """Where it lies."""
+        """Path of the file."""
         return self.file.path
 
     def load(self, source: str, module_class: str) -> "torch.nn.Module":
-        """A network's torch module in fp32 for inference.
+        """Build a network's torch module in fp32 for inference.
 
         Args:
-            source: Its folder in a diffusers folder.
+            source: Its folder in diffusers' layout.
             module_class: "library:class".
 
         Raises:
@@ -116,12 +116,12 @@ class SingleFile:
         return load_part(self.file, self.architecture, part, self.configs / source, module_class)
 
     def identity(self) -> dict[str, str]:
-        """What a recipe records of it: its SHA-256, and the prediction type that was asked for."""
+        """Entries for the recipe: its SHA-256, and the prediction type passed by the user."""
         asked = {} if self.asked is None else {PREDICTION_TYPE: self.asked}
         return {self.path.name: sha256_of(self.path), **asked}
 
     def notices(self) -> list[str]:
-        """What the user should know: what was found, and what is left out."""
+        """Notes for the user: the detected architecture, and the parts left out."""
         predicts = f"predicts {self.prediction.kind} ({self.prediction.reason})"
         notices = [
             f"{self.path.name} is {self.architecture.name}, its UNet takes {self.channels} channels and {predicts}"
@@ -138,7 +138,7 @@ class SingleFile:
 
 
 def _changes(architecture: Architecture, channels: int, prediction: str, *, zero_snr: bool) -> Changes:
-    """How the configs of a file differ from those that are installed."""
+    """Changes of the installed configs for this file."""
     scheduler = {"prediction_type": prediction, **({"rescale_betas_zero_snr": True} if zero_snr else {})}
     said: list[Changes] = [
         {

@@ -114,7 +114,7 @@ def without(shapes, start):
         (unet(), r"without its text encoder and VAE \(.*\), expected all networks in one file; it was pruned"),
         (
             {**SD1, **unet(channels=5)},
-            "takes 5 channels, expected 4 or 8 or 9; it looks like one that is told of depth",
+            "takes 5 channels, expected 4 or 8 or 9; it looks like one conditioned on depth",
         ),
         ({**XL, **unet(text=2048, numbers=2816, channels=8)}, "8 channels, expected 4 or 9; it looks like one that ch"),
         ({**SD1, **unet(channels=6)}, "takes 6 channels, expected 4 or 8 or 9$"),
