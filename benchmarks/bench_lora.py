@@ -73,18 +73,18 @@ def _settle(pipe: Any) -> None:
 
 
 def _on(pipe: Any, path: Path) -> None:
-    pipe.load_lora(path)
+    pipe.loras.load(path)
     _settle(pipe)
 
 
 def _off(pipe: Any) -> None:
-    pipe.unload_lora()
+    pipe.loras.unload()
     _settle(pipe)
 
 
 def _switch(pipe: Any, path: Path) -> None:
     """From the LoRA that is loaded to another."""
-    pipe.unload_lora()
+    pipe.loras.unload()
     _on(pipe, path)
 
 
@@ -137,7 +137,7 @@ def _measure(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
         timed("generate, LoRA", _generate, pipe, asked)
         for path in (files[1], files[0], files[1]):
             timed("switch", _switch, pipe, path)
-            timed("scale", pipe.set_lora_scale, 0.5)
+            timed("scale", pipe.loras.set_scale, 0.5)
         for path in files:
             timed("off", _off, pipe)
             timed("on", _on, pipe, path)

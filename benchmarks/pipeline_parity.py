@@ -22,7 +22,7 @@ from diffoundry.exporter.reference.pipeline import call_pipeline, reference_argu
 from diffoundry.exporter.verify.checks.metrics import psnr
 from diffoundry.runtime import load
 from diffoundry.runtime.bundle.specs import Variant
-from diffoundry.runtime.pipelines.stand_in import CONTROL, SEEN, size_arguments
+from diffoundry.runtime.pipelines.example_inputs import CONTROL, IMAGE_PROMPT, make_example_inputs
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
 from tiny_checkpoints import write_tiny_checkpoint, write_tiny_controlnet
@@ -50,7 +50,7 @@ PIPELINES = (
     ("StableDiffusionXLControlNetPipeline", "xl", (CONTROL,)),
     ("StableDiffusionXLControlNetImg2ImgPipeline", "xl", ("image", CONTROL)),
     ("StableDiffusionXLControlNetInpaintPipeline", "xl", ("image", "mask_image", CONTROL)),
-    ("StableDiffusionImageVariationPipeline", "variation", (SEEN,)),
+    ("StableDiffusionImageVariationPipeline", "variation", (IMAGE_PROMPT,)),
     ("StableDiffusionPipeline", "sd1-tiny", ()),
 )
 
@@ -61,14 +61,14 @@ def main(place: str) -> None:
     print(f"| pipeline | checkpoint | {' | '.join(f'{name}: latents | image' for name in TARGETS)} |")
     print("|---|---|" + "---|" * (2 * len(TARGETS)))
     for name, model, needs in PIPELINES:
-        given = size_arguments(needs, 64, 64)
+        given = make_example_inputs(needs, 64, 64)
         checkpoint = _checkpoint(folder, model)
         nets = [_controlnet(folder, model, f"net{index}") for index in range(needs.count(CONTROL))]
         latents, image = _reference(checkpoint, name, given, nets)
         cells = []
         for target in TARGETS:
             run = load(_bundle(folder, checkpoint, model, nets), target=target, safety_checker=None).start(
-                None if SEEN in needs else PROMPT, seed=0, num_inference_steps=10, output_type="np", **given
+                None if IMAGE_PROMPT in needs else PROMPT, seed=0, num_inference_steps=10, output_type="np", **given
             )
             errors = [
                 np.abs(step.latents - expected).max() / np.sqrt(np.mean(expected**2))

@@ -20,9 +20,9 @@ def main(bundle: str, path: str) -> None:
     """Generate one row for each scale and one column for each prompt."""
     pipe = load(bundle)
     rows = {"without the LoRA": [pipe(prompt, **SETTINGS).images[0] for prompt in PROMPTS]}
-    pipe.load_lora(LORA)
+    pipe.loras.load(LORA)
     for scale in SCALES:
-        pipe.set_lora_scale(scale)
+        pipe.loras.set_scale(scale)
         rows[f"scale {scale}"] = [pipe(prompt, **SETTINGS).images[0] for prompt in PROMPTS]
     write_rows(rows, path, scale=2)
 

@@ -56,7 +56,7 @@ class FloatReference:
             self.tasks.append(ReconstructionTask(images=self._images))
         self._floats = {name: self._cached(name) for name in self.components}
         height, width = open_pipeline(self.floats()).default_size
-        factor = open_pipeline(self.floats()).vae_scale_factor
+        factor = open_pipeline(self.floats()).vae.scale_factor
         tokens = ((task.height or height) // factor) * ((task.width or width) // factor)
         self.at_once = max(1, min(_MOST_AT_ONCE, _TOKENS_AT_ONCE // tokens))
 

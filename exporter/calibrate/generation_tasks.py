@@ -11,9 +11,9 @@ from diffoundry.calibration.prompts import SeededPrompt
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.images.pixels import postprocess, preprocess
+from diffoundry.runtime.models.autoencoder_kl import open_vae
 from diffoundry.runtime.pipelines import open_pipeline
-from diffoundry.runtime.pipelines.latents import LatentCodec
-from diffoundry.runtime.pipelines.stand_in import size_arguments
+from diffoundry.runtime.pipelines.example_inputs import make_example_inputs
 
 __all__ = ["ImageTask", "PromptTask", "ReconstructionTask", "ignore_step"]
 
@@ -82,13 +82,13 @@ class PromptTask:
         default = pipeline.default_size
         height, width = self.height or default[0], self.width or default[1]
         run = pipeline.start(
-            [prompt.text for prompt in prompts] if pipeline.encoders else None,
-            num_images_per_prompt=1 if pipeline.encoders else len(prompts),
+            [prompt.text for prompt in prompts] if pipeline.text_encoders else None,
+            num_images_per_prompt=1 if pipeline.text_encoders else len(prompts),
             seed=[prompt.seed for prompt in prompts],
             num_inference_steps=self.steps,
             guidance_scale=self.guidance_scale,
             output_type="np",
-            **size_arguments(pipeline.stand_ins, height, width),
+            **make_example_inputs(pipeline.example_inputs, height, width),
         )
         for step in run:
             at_step(step.index + 1)
@@ -117,6 +117,5 @@ class ReconstructionTask:
         """See `ImageTask.generate`; the latents are the means of the encoder's distribution."""
         at_step(0)
         pixels = preprocess([self.images[prompt] for prompt in prompts])
-        latents = LatentCodec(components, standardizes=False).mode(pixels)
-        decoded = components.run("vae_decoder", {"latent_sample": latents})["sample"]
-        return np.asarray(postprocess(decoded, "np"), np.float32)
+        vae = open_vae(components)
+        return np.asarray(postprocess(vae.decode(vae.mode(pixels)), "np"), np.float32)

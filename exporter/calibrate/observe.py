@@ -23,7 +23,7 @@ from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.bundle.json_codec import to_json
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.engines.protocol import Array, Engine
-from diffoundry.runtime.models.controlnet_names import is_controlnet
+from diffoundry.runtime.models.controlnet import is_controlnet
 
 __all__ = ["Observation", "WatchedGraph", "observe"]
 

@@ -8,8 +8,8 @@ from diffoundry.exporter.checkpoints.aliases import package_path, read_aliases
 from diffoundry.exporter.checkpoints.weight_files import read_json
 from diffoundry.exporter.components.controlnet import CONTROLNET_CLASS
 from diffoundry.runtime.errors import CheckpointError
-from diffoundry.runtime.models.controlnet_names import controlnet_name, is_controlnet
-from diffoundry.runtime.pipelines.classes import CONTROLNET_CLASSES
+from diffoundry.runtime.models.controlnet import controlnet_name, is_controlnet
+from diffoundry.runtime.pipelines.registry import FAMILY_TABLE, controlnet_class
 
 __all__ = ["controlnet_folders", "diffusers_index", "joined_index", "own_controlnets"]
 
@@ -58,13 +58,15 @@ def joined_index(index: Mapping[str, Any], names: Sequence[str]) -> dict[str, An
     if not names:
         return dict(index)
     found = index["_class_name"]
-    if found not in CONTROLNET_CLASSES.values() and found not in CONTROLNET_CLASSES:
+    joined = controlnet_class(found)
+    if joined is None:
+        plain = [name for entry in FAMILY_TABLE for name, (_, controlnet) in entry.classes.items() if not controlnet]
         raise CheckpointError(
             f"model_index.json: pipeline class: got {found!r} with a ControlNet, expected one of "
-            f"{', '.join(CONTROLNET_CLASSES)}"
+            f"{', '.join(name for name in plain if controlnet_class(name))}"
         )
     entries = {name: list(CONTROLNET_CLASS) for name in names}
-    return {**index, "_class_name": CONTROLNET_CLASSES.get(found, found), **entries}
+    return {**index, "_class_name": joined, **entries}
 
 
 def diffusers_index(index: Mapping[str, Any]) -> dict[str, Any]:

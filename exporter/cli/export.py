@@ -15,7 +15,7 @@ from diffoundry.exporter.cli.budget import budget_options, take_budget
 from diffoundry.exporter.cli.progress import jobs_json, jobs_table, show_progress, tell_pending
 from diffoundry.exporter.export import ExportReport, ExportRequest, export
 from diffoundry.exporter.recipe import parse_buckets, parse_dim
-from diffoundry.runtime.adapters.loaded import check_not_pickled
+from diffoundry.runtime.adapters.adapter_set import check_not_pickled
 from diffoundry.runtime.bundle.checksums import sha256_of
 from diffoundry.runtime.bundle.specs import PRECISIONS, FusedLora, Variant
 from diffoundry.runtime.cli.adapters import parse_lora

@@ -4,7 +4,7 @@ from diffoundry.exporter.component import Configs, read_field
 from diffoundry.exporter.components.latents import latent_dims
 from diffoundry.runtime.bundle.dims import Size, parse_size
 from diffoundry.runtime.bundle.specs import TensorSpec
-from diffoundry.runtime.models.controlnet_names import MID_RESIDUAL, residual_name
+from diffoundry.runtime.models.controlnet import MID_RESIDUAL, residual_name
 
 __all__ = ["layers_of_levels", "residual_specs"]
 

@@ -6,7 +6,7 @@ from diffoundry.exporter.components.residuals import residual_specs
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.errors import ConfigError
-from diffoundry.runtime.models.controlnet_names import MID_RESIDUAL
+from diffoundry.runtime.models.controlnet import MID_RESIDUAL
 from diffoundry.runtime.models.roles import DENOISER
 
 __all__ = ["ADDED_KEYWORDS", "UNET", "condition_width", "size_inputs"]

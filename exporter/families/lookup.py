@@ -1,25 +1,17 @@
 """Finds the family of a checkpoint by the pipeline class that it names."""
 
-import importlib
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
 from diffoundry.exporter.component import Family
 from diffoundry.exporter.components.controlnet import controlnet
+from diffoundry.runtime.engines.plugins import resolve
 from diffoundry.runtime.errors import CheckpointError
-from diffoundry.runtime.models.controlnet_names import is_controlnet
-from diffoundry.runtime.pipelines.classes import CONTROLNET_CLASSES, PIPELINE_CLASSES
+from diffoundry.runtime.models.controlnet import is_controlnet
+from diffoundry.runtime.pipelines.registry import FAMILY_TABLE, family_of_class
 
 __all__ = ["find_family"]
-
-_FAMILIES = {
-    "image_variation": "diffoundry.exporter.families.image_variation:FAMILY",
-    "stable_diffusion": "diffoundry.exporter.families.stable_diffusion:FAMILY",
-    "stable_diffusion_3": "diffoundry.exporter.families.stable_diffusion_3:FAMILY",
-    "stable_diffusion_xl": "diffoundry.exporter.families.stable_diffusion_xl:FAMILY",
-}
-"""Name to "module:attribute" of the family; the runtime's `PIPELINE_CLASSES` maps classes to families."""
 
 
 def find_family(index: Mapping[str, Any], without: Collection[str] = ()) -> Family:
@@ -35,15 +27,15 @@ def find_family(index: Mapping[str, Any], without: Collection[str] = ()) -> Fami
         CheckpointError: Its pipeline class has no family.
     """
     pipeline_class = index.get("_class_name")
-    if pipeline_class not in PIPELINE_CLASSES:
-        known = ", ".join(sorted(PIPELINE_CLASSES))
+    entry = family_of_class(pipeline_class) if isinstance(pipeline_class, str) else None
+    if entry is None:
+        known = ", ".join(sorted(name for entry in FAMILY_TABLE for name in entry.classes))
         raise CheckpointError(f"model_index.json: pipeline class: got {pipeline_class!r}, expected one of {known}")
-    module, _, attribute = _FAMILIES[PIPELINE_CLASSES[pipeline_class].family].partition(":")
-    family = cast("Family", getattr(importlib.import_module(module), attribute))
+    family = cast("Family", resolve(entry.exporter))
     kept = [kind for kind in family.components if not (kind.optional and _lacks(index, kind.source, without))]
     unused = {kind.folder for kind in family.components} - {kind.folder for kind in kept}
     controlnets = tuple(controlnet(name) for name in index if is_controlnet(name))
-    if pipeline_class in CONTROLNET_CLASSES.values() and not controlnets:
+    if entry.classes[str(pipeline_class)].controlnet and not controlnets:
         raise CheckpointError(
             f"model_index.json: got no 'controlnet' in a {pipeline_class}, expected one; it is damaged"
         )

@@ -14,10 +14,10 @@ import transformers
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
 from diffoundry.exporter.checkpoints.tokenizer_files import open_tokenizer
 from diffoundry.runtime.errors import CheckpointError
-from diffoundry.runtime.models.controlnet_names import controlnet_name, is_controlnet
-from diffoundry.runtime.pipelines.stand_in import CONTROL, SEEN, STAND_INS
+from diffoundry.runtime.models.controlnet import controlnet_name, is_controlnet
+from diffoundry.runtime.pipelines.example_inputs import CONTROL, EXAMPLE_INPUTS, IMAGE_PROMPT
 
-__all__ = ["call_pipeline", "control_names", "network", "reference_arguments", "reference_pipeline", "stand_ins"]
+__all__ = ["call_pipeline", "control_names", "example_inputs", "network", "reference_arguments", "reference_pipeline"]
 
 
 def reference_pipeline(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Any:
@@ -43,11 +43,11 @@ def reference_pipeline(checkpoint: Checkpoint, dtype: torch.dtype = torch.float3
     return pipeline
 
 
-def stand_ins(pipeline: Any) -> tuple[str, ...]:
-    """What `size_arguments` stands in for in a diffusers pipeline: see `DiffusionPipeline.stand_ins`."""
+def example_inputs(pipeline: Any) -> tuple[str, ...]:
+    """What `make_example_inputs` stands in for in a diffusers pipeline: see `DiffusionPipeline.example_inputs`."""
     if not _takes(pipeline, "prompt"):
-        return (SEEN,)
-    own = [name for name in STAND_INS if _takes(pipeline, name)]
+        return (IMAGE_PROMPT,)
+    own = [name for name in EXAMPLE_INPUTS if _takes(pipeline, name)]
     nets = control_names(pipeline)
     if nets and not _takes(pipeline, CONTROL):
         own = []  # what it calls `image` is the image for its ControlNet

@@ -15,13 +15,13 @@ from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
 from diffoundry.exporter.reference.baseline import GenerateJob
 from diffoundry.exporter.reference.pipeline import (
     call_pipeline,
+    example_inputs,
     reference_arguments,
     reference_pipeline,
-    stand_ins,
 )
 from diffoundry.runtime.bench.candidate import Generation
 from diffoundry.runtime.bench.machine import machine_facts, peak_rss
-from diffoundry.runtime.pipelines.stand_in import size_arguments
+from diffoundry.runtime.pipelines.example_inputs import make_example_inputs
 
 __all__ = ["TorchBenchmark"]
 
@@ -69,7 +69,9 @@ class TorchBenchmark:
             **request.image_arguments(),
             **reference_arguments(
                 self.pipeline,
-                size_arguments(stand_ins(self.pipeline), request.height or default[0], request.width or default[1]),
+                make_example_inputs(
+                    example_inputs(self.pipeline), request.height or default[0], request.width or default[1]
+                ),
             ),
         )
         seconds = time.perf_counter() - start
@@ -102,7 +104,7 @@ class TorchBenchmark:
         return height * factor, width * factor
 
     def _start_noise(self, generator: torch.Generator, default: tuple[int, int]) -> dict[str, torch.Tensor]:
-        if stand_ins(self.pipeline):
+        if example_inputs(self.pipeline):
             return {}
         request, factor = self._job.request, self.pipeline.vae_scale_factor
         height, width = request.height or default[0], request.width or default[1]

@@ -33,7 +33,7 @@ def generate(
         EngineError: An engine failed.
     """
     run = pipeline.start(
-        prompt if pipeline.encoders else None,
+        prompt if pipeline.text_encoders else None,
         seed=seed,
         output_type="np",
         **settings.image_arguments(),

@@ -20,13 +20,13 @@ def settings_for(pipeline: DiffusionPipeline, request: VerifyRequest) -> Setting
             nearest(size, dims.get(name, DimSpec())) for name, size in zip(("height", "width"), own, strict=True)
         )
     return Settings(
-        prompts=request.prompts if pipeline.encoders else ("a drawn image",),
+        prompts=request.prompts if pipeline.text_encoders else ("a drawn image",),
         seeds=request.seeds,
         steps=request.steps,
         guidance_scale=request.guidance_scale,
         height=height,
         width=width,
-        stand_ins=pipeline.stand_ins,
+        example_inputs=pipeline.example_inputs,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from diffoundry.exporter.verify.prompts import PROMPTS
 from diffoundry.runtime.engines.protocol import EngineOptions, OpenEngine
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.pipelines.stand_in import size_arguments
+from diffoundry.runtime.pipelines.example_inputs import make_example_inputs
 
 __all__ = ["FULL_SEEDS", "Settings", "VerifyRequest"]
 
@@ -63,7 +63,7 @@ class Settings:
         guidance_scale: 1 or less ran without guidance.
         height: Pixels.
         width: Pixels.
-        stand_ins: Extra arguments that get example values, such as "image": see `size_arguments`.
+        example_inputs: Extra arguments that get example values, such as "image": see `make_example_inputs`.
     """
 
     prompts: tuple[str, ...]
@@ -72,12 +72,12 @@ class Settings:
     guidance_scale: float
     height: int
     width: int
-    stand_ins: tuple[str, ...] = ()
+    example_inputs: tuple[str, ...] = ()
 
     def image_arguments(self) -> dict[str, Any]:
         """Arguments of a pipeline's call, without prompt and seed, for diffusers' pipelines and ours."""
         return {
             "num_inference_steps": self.steps,
             "guidance_scale": self.guidance_scale,
-            **size_arguments(self.stand_ins, self.height, self.width),
+            **make_example_inputs(self.example_inputs, self.height, self.width),
         }

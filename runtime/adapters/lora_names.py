@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from diffoundry.runtime.formats.ldm_keys import ldm_unet_names
+from diffoundry.runtime.models.roles import DENOISER_FOLDERS
 
 __all__ = ["LayerNames", "TensorName", "parse_name"]
 
@@ -24,13 +25,13 @@ _FACTORS = {
 """End of a tensor's name to what it is: the factor next to the input, the one next to the output, or alpha."""
 
 _KOHYA = {
-    "lora_unet_": "unet",
+    "lora_unet_": DENOISER_FOLDERS[0],
     "lora_te_": "text_encoder",
     "lora_te1_": "text_encoder",
     "lora_te2_": "text_encoder_2",
 }
 
-_DOTTED = ("unet", "text_encoder", "text_encoder_2", "text_encoder_3", "transformer", "prior")
+_DOTTED = (*DENOISER_FOLDERS, "text_encoder", "text_encoder_2", "text_encoder_3", "prior")
 
 _PROCESSOR = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 """What attention processors call the layers of a text encoder. diffusers: `DIFFUSERS_OLD_TO_PEFT`."""

@@ -13,8 +13,8 @@ from diffoundry.runtime.bench.request import BenchRequest
 from diffoundry.runtime.engines.plugins import find_plugin
 from diffoundry.runtime.engines.protocol import Array, EngineOptions
 from diffoundry.runtime.pipelines import load
+from diffoundry.runtime.pipelines.example_inputs import make_example_inputs
 from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
-from diffoundry.runtime.pipelines.stand_in import size_arguments
 
 __all__ = ["BundleCandidate"]
 
@@ -92,12 +92,12 @@ class BundleCandidate:
         components.on_call = note
         default = self.pipeline.default_size
         height, width = self._request.height or default[0], self._request.width or default[1]
-        sizes = size_arguments(self.pipeline.stand_ins, height, width)
+        sizes = make_example_inputs(self.pipeline.example_inputs, height, width)
         steps, inside = [], []
         try:
             start = time.perf_counter()
             run = self.pipeline.start(
-                self._request.prompt if self.pipeline.encoders else None,
+                self._request.prompt if self.pipeline.text_encoders else None,
                 seed=self._request.seed,
                 output_type="np",
                 **self._request.image_arguments(),

@@ -98,6 +98,20 @@ class Bundle:
         """Names of the components that have a role, in the order of the bundle."""
         return tuple(name for name in self.components if self.role(name) == role)
 
+    def component(self, role: str) -> str:
+        """The name of the only, or first, component that has a role.
+
+        Raises:
+            BundleError: No component has it.
+        """
+        found = self.with_role(role)
+        if not found:
+            raise BundleError(
+                f"bundle {self.root}: got no component with the role {role!r}, it has "
+                f"{', '.join(self.components) or 'none'}; export it again from a checkpoint that has one"
+            )
+        return found[0]
+
     def network(self, name: str) -> str:
         """The class of a component's network in diffusers or transformers; "" where nothing in the bundle names it.
 

@@ -5,9 +5,9 @@ from typing import Any, TypeVar
 
 import click
 
-from diffoundry.runtime.adapters.pipeline import Adaptable
 from diffoundry.runtime.cli.console import remark
 from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
 
 __all__ = ["adapter_options", "check_like", "load_adapters", "parse_lora"]
 
@@ -45,21 +45,21 @@ def parse_lora(text: str) -> tuple[str, float]:
         raise InputError(f"--lora: got {text!r}, expected FILE or FILE:SCALE such as x.safetensors:0.8") from error
 
 
-def load_adapters(pipeline: Adaptable, loras: Sequence[str], embeddings: Sequence[str]) -> None:
+def load_adapters(pipeline: DiffusionPipeline, loras: Sequence[str], embeddings: Sequence[str]) -> None:
     """Load what was named on the command line, and say which tensors did nothing.
 
     Raises:
-        InputError: As `Adaptable.load_lora` and `load_textual_inversion`.
+        InputError: As `Loras.load` and `TextualInversions.load`.
     """
     for number, text in enumerate(loras):
         path, scale = parse_lora(text)
-        unused = pipeline.load_lora(path, scale=scale, name=f"{path} ({number + 1})").unused
+        unused = pipeline.loras.load(path, scale=scale, name=f"{path} ({number + 1})").unused
         if unused:
             more = f" and {len(unused) - _LISTED} more" if len(unused) > _LISTED else ""
             remark(f"warning: {path}: these tensors are unused: {', '.join(unused[:_LISTED])}{more}")
     for text in embeddings:
         path, token = _split(text)
-        word, count = pipeline.load_textual_inversion(path, token=token)
+        word, count = pipeline.embeddings.load(path, token=token)
         remark(f"note: {path}: {word} stands for {count} vectors")
 
 

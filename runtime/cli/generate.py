@@ -24,7 +24,7 @@ from diffoundry.runtime.cli.vae_options import VAE_SETTINGS, take_vae_settings, 
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.pixels import describe_image_fault
 from diffoundry.runtime.images.png import check_png_path, read_settings, save_png
-from diffoundry.runtime.pipelines.run import PipelineOutput, Run
+from diffoundry.runtime.pipelines.pipeline import PipelineOutput, Run
 
 __all__ = ["command"]
 
@@ -89,7 +89,7 @@ def command(
     take_prompts(values)
     adapters = {name: list(values.pop(name)) for name in ("lora", "embedding")}
     shown = {**adapters, "control_image": controls}
-    settings = _settings(like, values, shown, texts=bool(pipeline.encoders))
+    settings = _settings(like, values, shown, texts=bool(pipeline.text_encoders))
     parts = take_vae_settings(pipeline, settings)
     load_adapters(pipeline, adapters["lora"], adapters["embedding"])
     prompts = settings.get("prompt")

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import click
 
 from diffoundry.runtime.cli.console import remark
-from diffoundry.runtime.pipelines.vae_memory import Frugal
+from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
 
 __all__ = ["VAE_SETTINGS", "take_vae_settings", "vae_options"]
 
@@ -32,16 +32,16 @@ def vae_options(command: Command) -> Command:
     return command
 
 
-def take_vae_settings(pipeline: Frugal, settings: dict[str, Any]) -> dict[str, bool]:
+def take_vae_settings(pipeline: DiffusionPipeline, settings: dict[str, Any]) -> dict[str, bool]:
     """Move them out of the settings of an image and let the pipeline go by them; gives those that are on.
 
     Raises:
-        InputError: As `Frugal.enable_vae_tiling`.
+        InputError: As `AutoencoderKL.enable_tiling`.
     """
     wanted = {name: True for name in VAE_SETTINGS if settings.pop(name, None)}
     if "vae_tiling" in wanted:
-        pipeline.enable_vae_tiling()
+        pipeline.vae.enable_tiling()
         remark("VAE tiling: an image larger than a tile differs from the one without tiling")
     if "vae_slicing" in wanted:
-        pipeline.enable_vae_slicing()
+        pipeline.vae.enable_slicing()
     return wanted

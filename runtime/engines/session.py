@@ -117,6 +117,15 @@ class EngineSession:
             return None
         return select_engine(name, specs, self._target, self._precision, self._options.device)
 
+    def declared_inputs(self, name: str) -> tuple[TensorSpec, ...]:
+        """The inputs of the engine that runs a component, from the manifest; none without a manifest."""
+        choice = self.choice(name)
+        return () if choice is None else choice.spec.inputs
+
+    def inputs(self, name: str) -> tuple[TensorSpec, ...]:
+        """The inputs of the engine that runs a component; the engine is opened only when no manifest names them."""
+        return self.declared_inputs(name) or self.engine(name).inputs
+
     def adapters(self, name: str) -> AdapterSpec:
         """What the engine of a component can be adapted to.
 

@@ -5,6 +5,7 @@ import re
 __all__ = [
     "CONTROLNET",
     "DENOISER",
+    "DENOISER_FOLDERS",
     "IMAGE_ENCODER",
     "PRIOR",
     "ROLES",
@@ -31,7 +32,7 @@ ROLES = (
 )  # fmt: skip
 """Every role that a manifest may name."""
 
-_DENOISERS = ("unet", "transformer")
+DENOISER_FOLDERS = ("unet", "transformer")
 """Folders of denoisers in diffusers' checkpoints."""
 
 _NUMBER = re.compile(r"_\d+$")
@@ -45,4 +46,4 @@ def role_of_folder(name: str) -> str:
             role of its own, so that no wrapper takes it.
     """
     base = _NUMBER.sub("", name)
-    return DENOISER if base in _DENOISERS else base
+    return DENOISER if base in DENOISER_FOLDERS else base

@@ -1,4 +1,4 @@
-"""Pipelines: a family (how prompts condition) and a task (what is made of what). `load` opens a bundle's."""
+"""Pipelines: `load` opens the pipeline of a bundle."""
 
 import os
 
@@ -7,17 +7,12 @@ from diffoundry.runtime.engines.plugins import resolve
 from diffoundry.runtime.engines.protocol import EngineOptions
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import BundleError
-from diffoundry.runtime.pipelines.classes import PIPELINE_CLASSES
+from diffoundry.runtime.models.roles import SAFETY_CHECKER
+from diffoundry.runtime.models.safety_checker import StableDiffusionSafetyChecker
 from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
-from diffoundry.runtime.pipelines.safety import COMPONENT, SafetyChecker
+from diffoundry.runtime.pipelines.registry import FAMILY_TABLE, family_of_class, find_family_entry
 
-__all__ = ["FAMILIES", "load", "open_pipeline"]
-
-FAMILIES = {
-    "image_variation": "diffoundry.runtime.pipelines.families.image_variation:ImageVariation",
-    "stable_diffusion": "diffoundry.runtime.pipelines.families.stable_diffusion:StableDiffusion",
-    "stable_diffusion_xl": "diffoundry.runtime.pipelines.families.stable_diffusion_xl:StableDiffusionXL",
-}
+__all__ = ["load", "open_pipeline"]
 
 
 def load(
@@ -35,11 +30,11 @@ def load(
 
     Args:
         path: The folder.
-        target: Which target's engines to use, or None for the first that can run here.
-        precision: Which precision, or None for the first in the bundle.
+        target: Target whose engines to use, or None for the first that can run here.
+        precision: Precision of the engines, or None for the first in the bundle.
         options: Device and threads.
-        low_memory: Have no more open than what runs now: memory peaks at the largest component, and every image opens
-            the components anew.
+        low_memory: Keep only one component loaded at a time (except those used in every step). Lowers peak memory;
+            reloads components for every image.
         safety_checker: As in `open_pipeline`.
 
     Raises:
@@ -50,27 +45,24 @@ def load(
 
 
 def open_pipeline(components: EngineSession, *, safety_checker: bool | None = True) -> DiffusionPipeline:
-    """The pipeline that drives these components, by the family of their bundle.
+    """Return the pipeline of a session's bundle, by its family.
 
     Args:
         components: The engines.
-        safety_checker: Whether images are shown to the safety checker of a bundle that has one; None or False turns
-            it off, as `safety_checker=None` does in diffusers.
+        safety_checker: Whether to run the safety checker of a bundle that has one; None or False turns it off, as
+            `safety_checker=None` does in diffusers.
 
     Raises:
         BundleError: It is of a family this version does not know.
     """
     bundle = components.bundle
     if bundle.manifest is not None:
-        family = bundle.manifest.family
+        name, entry = bundle.manifest.family, find_family_entry(bundle.manifest.family)
     else:
-        name = bundle.pipeline_class
-        family = PIPELINE_CLASSES[name].family if name in PIPELINE_CLASSES else name
-    if family not in FAMILIES:
-        raise BundleError(
-            f"bundle {bundle.root}: got the family {family!r}, expected one of {', '.join(FAMILIES)}; "
-            "upgrade diffoundry"
-        )
-    checked = safety_checker and bundle.manifest is not None and COMPONENT in bundle.components
-    checker = SafetyChecker(components) if checked else None
-    return DiffusionPipeline(components, resolve(FAMILIES[family])(components), checker)
+        name, entry = bundle.pipeline_class, family_of_class(bundle.pipeline_class)
+    if entry is None:
+        known = ", ".join(entry.name for entry in FAMILY_TABLE)
+        raise BundleError(f"bundle {bundle.root}: got the family {name!r}, expected one of {known}; upgrade diffoundry")
+    checked = safety_checker and bundle.manifest is not None and bundle.with_role(SAFETY_CHECKER)
+    checker = StableDiffusionSafetyChecker(components) if checked else None
+    return DiffusionPipeline(components, resolve(entry.runtime)(components), checker)

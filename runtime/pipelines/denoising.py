@@ -1,7 +1,6 @@
-"""The denoising loop: one generator that every pipeline drives, so previews and cancelling need no hook."""
+"""The denoising loop: one generator for every pipeline, so that previews and cancelling need no hook."""
 
-import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,20 +8,23 @@ import numpy as np
 import numpy.typing as npt
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.pipelines.callback import StepEnd
+from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.random import Generator
 from diffoundry.runtime.schedulers import Scheduler
 
-__all__ = ["AfterStep", "Denoiser", "Step", "denoise", "set_timesteps"]
+__all__ = ["AfterStep", "Predict", "Step", "StepEnd", "denoise", "make_step_end", "set_timesteps"]
 
-FloatArray = npt.NDArray[np.float32]
-
-Denoiser = Callable[[FloatArray, FloatArray, int], FloatArray]
-"""(scaled latents (B, C, h, w), timestep (1,), its place in the run from 0) -> guided model output (B, C, h, w)."""
-
+Predict = Callable[[FloatArray, float, int], FloatArray]
+"""(scaled latents (B, ...), timestep, index of the step) -> guided model output (B, ...)."""
 
 AfterStep = Callable[[Any, FloatArray], FloatArray]
 """(the timestep that follows, or None after the last; a step's latents) -> the latents that go on."""
+
+StepEnd = Callable[[int, float, FloatArray], FloatArray]
+"""(index of a step, its timestep, its latents) -> the latents that go on."""
+
+_FEEDS = {"prompt_embeds": "encoder_hidden_states", "add_text_embeds": "text_embeds", "add_time_ids": "time_ids"}
+"""Names of diffusers' callback tensors to inputs of the denoiser."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,8 +33,8 @@ class Step:
 
     Attributes:
         index: 0 for the first.
-        total: How many there are; some schedulers make more than `num_inference_steps`.
-        timestep: What the scheduler called it.
+        total: Number of steps; some schedulers make more than `num_inference_steps`.
+        timestep: As the scheduler counts.
         latents: float32, (B, C, height/8, width/8), in the scheduler's scale.
     """
 
@@ -44,51 +46,33 @@ class Step:
 
 def denoise(
     scheduler: Scheduler[Any],
-    denoiser: Denoiser,
+    predict: Predict,
     latents: FloatArray,
+    timesteps: npt.NDArray[Any],
+    *,
     generator: Generator | Sequence[Generator],
     eta: float = 0.0,
-    *,
-    timesteps: npt.NDArray[Any],
     after_step: AfterStep | None = None,
     step_end: StepEnd | None = None,
 ) -> Iterator[Step]:
-    """Run the loop, yielding after every step; a caller that stops iterating has cancelled.
+    """Run the loop and yield after every step; a caller that stops iterating has cancelled.
 
     diffusers: section "Denoising loop" of `StableDiffusionPipeline.__call__`.
 
     Args:
-        scheduler: With its timesteps set; this loop alone uses it.
-        denoiser: The model, guidance included.
-        latents: Start, float32 (B, C, h, w), already in units of `init_noise_sigma`.
+        scheduler: With its timesteps set; no other loop may use it.
+        predict: The model, guidance included.
+        latents: Start, float32 (B, ...), in units of `init_noise_sigma`.
+        timesteps: Those of the scheduler's `model_timesteps` that are run, in order.
         generator: Noise for stochastic schedulers.
-        eta: DDIM's eta; 0 unless the scheduler has one.
-        timesteps: Those of the scheduler that are run, in order.
+        eta: DDIM's eta; schedulers without one ignore it.
         after_step: Changes the latents of a step before they go on, or None.
         step_end: The caller's own function, called after that, or None.
-
-    Raises:
-        InputError: At once, before the first step: `eta` is given to a scheduler without it, or the scheduler's `step`
-            needs more than a denoising loop has.
     """
-    extra = _step_arguments(scheduler, generator, eta)
-    return _steps(scheduler, denoiser, latents, extra, timesteps, after_step, step_end)
-
-
-def _steps(
-    scheduler: Scheduler[Any],
-    denoiser: Denoiser,
-    latents: FloatArray,
-    extra: dict[str, Any],
-    timesteps: npt.NDArray[Any],
-    after_step: AfterStep | None,
-    step_end: StepEnd | None,
-) -> Iterator[Step]:
     total = len(timesteps)
     for index, timestep in enumerate(timesteps):
-        scaled = scheduler.scale_model_input(latents, timestep)
-        output = denoiser(scaled, np.asarray([timestep], dtype=np.float32), index)
-        latents = scheduler.step(output, timestep, latents, **extra).prev_sample
+        output = predict(scheduler.scale_model_input(latents, timestep), timestep, index)
+        latents = scheduler.loop_step(output, timestep, latents, generator=generator, eta=eta).prev_sample
         if after_step is not None:
             latents = after_step(timesteps[index + 1] if index + 1 < total else None, latents)
         if step_end is not None:
@@ -97,35 +81,109 @@ def _steps(
 
 
 def set_timesteps(
-    scheduler: Scheduler[Any], steps: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None
+    scheduler: Scheduler[Any],
+    steps: int,
+    timesteps: Sequence[float] | None = None,
+    sigmas: Sequence[float] | None = None,
+    *,
+    mu: float | None = None,
+    image_tokens: int | None = None,
 ) -> int:
-    """Give the scheduler a number of steps, or the caller's own timesteps or sigmas in its place.
+    """Plan a run by a number of steps, or by the caller's own timesteps or sigmas.
 
-    diffusers: `retrieve_timesteps`.
+    diffusers: `retrieve_timesteps`, and `calculate_shift` of `StableDiffusion3Pipeline`.
+
+    Args:
+        scheduler: Gets the plan.
+        steps: Number of steps.
+        timesteps: The caller's own.
+        sigmas: The caller's own.
+        mu: The caller's own exponent of the resolution-dependent shift.
+        image_tokens: From which mu follows where the scheduler takes one.
 
     Returns:
-        How many steps the caller asked for; the scheduler may make more of them.
+        The number of steps as the caller counts them; the scheduler may make more.
 
     Raises:
-        InputError: Both lists are given, or the scheduler takes no such list.
+        InputError: Both lists are given, or the scheduler does not take them.
     """
     if timesteps is not None and sigmas is not None:
         raise InputError("timesteps and sigmas: got both, expected at most one of them")
+    if mu is None and scheduler.takes_mu and image_tokens is not None:
+        mu = _shift(image_tokens, scheduler.config)
     own_schedule = timesteps is not None or sigmas is not None
-    scheduler.set_timesteps(None if own_schedule else steps, timesteps=timesteps, sigmas=sigmas)
+    scheduler.set_timesteps(None if own_schedule else steps, timesteps=timesteps, sigmas=sigmas, mu=mu)
     return len(scheduler.timesteps) if own_schedule else steps
 
 
-def _step_arguments(scheduler: Scheduler[Any], generator: object, eta: float) -> dict[str, Any]:
-    """Which of generator and eta this scheduler's `step` knows; diffusers: `prepare_extra_step_kwargs`."""
-    known = inspect.signature(scheduler.step).parameters
-    needed = [name for name, parameter in known.items() if parameter.default is parameter.empty]
-    if needed != ["model_output", "timestep", "sample"]:
+def _shift(tokens: int, config: Mapping[str, Any]) -> float:
+    """Return mu on the line through (base_image_seq_len, base_shift) and (max_image_seq_len, max_shift)."""
+    low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    base, most = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    slope = (most - base) / (high - low)
+    return float(tokens * slope + (base - slope * low))
+
+
+def make_step_end(
+    callback: Callable[..., Any] | None, names: Sequence[str], pipeline: object, feeds: MutableMapping[str, FloatArray]
+) -> StepEnd | None:
+    """Return the function that the loop calls after each step, or None without a callback.
+
+    diffusers: `callback_on_step_end` and `callback_on_step_end_tensor_inputs` of `StableDiffusionPipeline.__call__`.
+
+    Args:
+        callback: (pipeline, index, timestep, tensors by name) -> those of them that it changes, by name.
+        names: Tensors that the callback gets: "latents", and of `_FEEDS` those that the denoiser is fed, with the rows
+            of the negative prompts first where it is guided.
+        pipeline: First argument of the callback.
+        feeds: Inputs of the denoiser; changed tensors are stored here.
+
+    Raises:
+        InputError: No function, or an unknown name.
+    """
+    if callback is None:
+        return None
+    if not callable(callback):
+        raise InputError(f"callback_on_step_end: got {type(callback).__name__}, expected a function")
+    known = ["latents", *(name for name, feed in _FEEDS.items() if feed in feeds)]
+    unknown = [name for name in names if name not in known]
+    if unknown or isinstance(names, str):
         raise InputError(
-            f"scheduler: got {type(scheduler).__name__}, expected one whose step takes model_output, "
-            "timestep and sample; it samples for another kind of pipeline"
+            f"callback_on_step_end_tensor_inputs: got {names if isinstance(names, str) else unknown[0]!r}, expected "
+            f"a list of {', '.join(known)}"
         )
-    if eta and "eta" not in known:
-        raise InputError(f"eta: got {eta}, but {type(scheduler).__name__} has no eta; leave it out or choose DDIM")
-    candidates = {"generator": generator, "eta": eta}
-    return {name: value for name, value in candidates.items() if name in known}
+
+    def step_end(index: int, timestep: float, latents: FloatArray) -> FloatArray:
+        tensors = {name: latents if name == "latents" else feeds[_FEEDS[name]] for name in names}
+        changed = _check_changes(callback(pipeline, index, timestep, dict(tensors)), tensors)
+        for name, values in changed.items():
+            if name != "latents":
+                feeds[_FEEDS[name]] = values
+        return changed.get("latents", latents)
+
+    return step_end
+
+
+def _check_changes(changes: object, tensors: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    """Return a callback's changes as float32.
+
+    Raises:
+        InputError: Something else than tensors that it got, in their shape.
+    """
+    if not isinstance(changes, Mapping):
+        raise InputError(
+            f"callback_on_step_end: it returned {type(changes).__name__}, expected a dict; return callback_kwargs, or "
+            f"an empty one to change nothing"
+        )
+    for name, values in changes.items():
+        if name not in tensors:
+            raise InputError(
+                f"callback_on_step_end: it returned {name!r}, expected some of {', '.join(tensors)}; name it in "
+                f"callback_on_step_end_tensor_inputs"
+            )
+        found = values.shape if isinstance(values, np.ndarray) and values.dtype.kind == "f" else type(values).__name__
+        if found != tensors[name].shape:
+            raise InputError(
+                f"callback_on_step_end: it returned {name!r} of {found}, expected floats {tensors[name].shape}"
+            )
+    return {name: values.astype(np.float32, copy=False) for name, values in changes.items()}

@@ -1,25 +1,38 @@
-"""Which rows the denoiser is fed for an image, and how what comes out is made one prediction."""
+"""Guidance: the rows that the denoiser is fed for each image, and the prediction made of its outputs."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from diffoundry.runtime.pipelines.condition import Condition, Feeds, stack
-from diffoundry.runtime.pipelines.guidance_arithmetic import guidance_embedding, guide, rescale_guidance
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.models.protocols import Denoiser, Feeds, FloatArray
 
 __all__ = [
     "ClassifierFreeGuidance",
+    "Condition",
     "EmbeddedGuidance",
     "Guidance",
-    "InstructionGuidance",
     "Unguided",
     "choose_guidance",
+    "stack",
 ]
 
-FloatArray = npt.NDArray[np.float32]
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Condition:
+    """The denoiser's inputs besides latents and timestep.
+
+    Attributes:
+        conditional: Those of the prompts.
+        unconditional: Those of the negative prompts, of the same names and shapes; None without guidance.
+        truncated: For each prompt the part that did not fit into a text encoder, "" where all of it did.
+    """
+
+    conditional: Feeds
+    unconditional: Feeds | None
+    truncated: tuple[str, ...]
 
 
 class Guidance(Protocol):
@@ -34,10 +47,10 @@ class Guidance(Protocol):
     guided: ClassVar[bool]
 
     def feeds(self, condition: Condition) -> Feeds:
-        """The denoiser's inputs beside latents and timestep, (copies * B, ...)."""
+        """Return the denoiser's inputs besides latents and timestep, (copies * B, ...)."""
 
     def combine(self, output: FloatArray) -> FloatArray:
-        """The denoiser's output (copies * B, C, h, w) as one prediction (B, C, h, w)."""
+        """Make one prediction (B, ...) of the denoiser's output (copies * B, ...)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,11 +71,13 @@ class Unguided:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassifierFreeGuidance:
-    """Away from the negative prompt; see `runtime.pipelines.guidance_arithmetic.guide`. The negative rows come first.
+    """Away from the negative prompt, whose rows come first: e = e_u + s (e_c - e_u).
+
+    Ho and Salimans 2022, equation 6 (with s = 1 + w), https://arxiv.org/abs/2207.12598.
 
     Attributes:
-        scale: Above 1.
-        rescale: See `runtime.pipelines.guidance_arithmetic.rescale_guidance`; 0 is off.
+        scale: s, above 1.
+        rescale: See `rescale_guidance`; 0 is off.
     """
 
     copies: ClassVar[int] = 2
@@ -79,77 +94,77 @@ class ClassifierFreeGuidance:
     def combine(self, output: FloatArray) -> FloatArray:
         """See `Guidance.combine`."""
         unconditional, conditional = np.split(output, 2)
-        guided = guide(unconditional, conditional, self.scale)
+        guided: FloatArray = unconditional + self.scale * (conditional - unconditional)
         return rescale_guidance(guided, conditional, self.rescale) if self.rescale > 0 else guided
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EmbeddedGuidance:
-    """The scale as an input of a distilled denoiser, `timestep_cond`; see `guidance_embedding`.
-
-    Attributes:
-        scale: As a guided pipeline takes it.
-        width: Of the embedding: the UNet's `time_cond_proj_dim`.
-    """
+    """The scale as an input of a distilled denoiser; see `Denoiser.embed_guidance`."""
 
     copies: ClassVar[int] = 1
     guided: ClassVar[bool] = False
 
     scale: float
-    width: int
+    denoiser: Denoiser
 
     def feeds(self, condition: Condition) -> Feeds:
         """See `Guidance.feeds`."""
         rows = len(next(iter(condition.conditional.values())))
-        embedding = guidance_embedding(self.scale - 1, self.width)
-        return {**condition.conditional, "timestep_cond": np.repeat(embedding, rows, axis=0)}
+        return {**condition.conditional, **self.denoiser.embed_guidance(self.scale, rows)}
 
     def combine(self, output: FloatArray) -> FloatArray:
         """See `Guidance.combine`."""
         return output
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InstructionGuidance:
-    """Away from what the image alone gives, and that away from nothing: e = e_0 + s (e_TI - e_I) + s_I (e_I - e_0).
-
-    Brooks et al. 2023, equation 3, https://arxiv.org/abs/2211.09800. The rows are those for text and image, for the
-    image alone, and for neither.
-
-    Attributes:
-        scale: s, above 1.
-        image_scale: s_I, at least 1.
-    """
-
-    copies: ClassVar[int] = 3
-    guided: ClassVar[bool] = True
-
-    scale: float
-    image_scale: float
-
-    def feeds(self, condition: Condition) -> Feeds:
-        """See `Guidance.feeds`."""
-        assert condition.unconditional is not None
-        return stack([condition.conditional, condition.unconditional, condition.unconditional])
-
-    def combine(self, output: FloatArray) -> FloatArray:
-        """See `Guidance.combine`."""
-        told, shown, neither = np.split(output, 3)
-        guided: FloatArray = neither + self.scale * (told - shown) + self.image_scale * (shown - neither)
-        return guided
-
-
-def choose_guidance(scale: float, rescale: float, unet: Mapping[str, Any]) -> Guidance:
-    """What a guidance scale means for a UNet: an input of its own, two rows an image, or nothing.
+def choose_guidance(scale: float, rescale: float, denoiser: Denoiser) -> Guidance:
+    """Return the guidance that a scale means for a denoiser: embedded, classifier-free, or none.
 
     diffusers: `StableDiffusionPipeline.do_classifier_free_guidance`.
 
     Args:
         scale: 1 or less runs without guidance.
         rescale: 0 to 1.
-        unet: The UNet's config.
+        denoiser: The network.
     """
-    width = unet.get("time_cond_proj_dim")
-    if width is not None:
-        return EmbeddedGuidance(scale=scale, width=width)
+    if denoiser.embeds_guidance:
+        return EmbeddedGuidance(scale=scale, denoiser=denoiser)
     return ClassifierFreeGuidance(scale=scale, rescale=rescale) if scale > 1 else Unguided()
+
+
+def rescale_guidance(guided: FloatArray, conditional: FloatArray, rescale: float) -> FloatArray:
+    """Bring the guided prediction back to the spread of the conditional one.
+
+    e' = phi e std(e_c) / std(e) + (1 - phi) e, the standard deviations per image over channels and pixels.
+
+    Lin et al. 2023, section 3.4, equations 15 and 16, https://arxiv.org/abs/2305.08891.
+    diffusers: `rescale_noise_cfg`.
+
+    Args:
+        guided: e, (B, C, H, W).
+        conditional: e_c, same shape.
+        rescale: phi, 0 to 1; 0 changes nothing.
+    """
+    axes = tuple(range(1, guided.ndim))
+    spread: FloatArray = conditional.std(axis=axes, ddof=1, keepdims=True) / guided.std(
+        axis=axes, ddof=1, keepdims=True
+    )
+    rescaled: FloatArray = rescale * (guided * spread) + (1.0 - rescale) * guided
+    return rescaled
+
+
+def stack(parts: Sequence[Feeds]) -> Feeds:
+    """Concatenate the rows of several feeds of the same names.
+
+    Raises:
+        InputError: Embeddings that the caller passed have another shape than their counterpart.
+    """
+    for name, first in parts[0].items():
+        for part in parts[1:]:
+            if part[name].shape != first.shape:
+                raise InputError(
+                    f"{name}: got shapes {first.shape} and {part[name].shape} for the prompt and its negative, "
+                    f"expected the same; pass embeddings of both"
+                )
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

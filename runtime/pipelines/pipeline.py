@@ -1,135 +1,221 @@
-"""Drives the components of a bundle: a family conditions the denoiser, a task says what is made of what."""
+"""Runs a diffusion pipeline. The family encodes prompts; the task prepares the starting latents."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from diffoundry.runtime.adapters.loaded import Adapters
-from diffoundry.runtime.adapters.pipeline import Adaptable
+from diffoundry.runtime.adapters.adapter_set import AdapterSet
+from diffoundry.runtime.adapters.loras import Loras
+from diffoundry.runtime.adapters.textual_inversion import TextualInversions
 from diffoundry.runtime.engines.session import EngineSession
-from diffoundry.runtime.errors import BundleError
-from diffoundry.runtime.images.pixels import to_pil
-from diffoundry.runtime.pipelines.arguments import sort_arguments
-from diffoundry.runtime.pipelines.callback import make_step_end
-from diffoundry.runtime.pipelines.classes import PIPELINE_CLASSES
-from diffoundry.runtime.pipelines.condition import Feeds, Frame
-from diffoundry.runtime.pipelines.control import ControlNets, Residuals
-from diffoundry.runtime.pipelines.control_arguments import Control
-from diffoundry.runtime.pipelines.denoising import denoise, set_timesteps
-from diffoundry.runtime.pipelines.families.base import Family
-from diffoundry.runtime.pipelines.families.clip import ClipEncoder
-from diffoundry.runtime.pipelines.guidance import Guidance
-from diffoundry.runtime.pipelines.latents import LatentCodec
-from diffoundry.runtime.pipelines.request import Request, check_request, make_generator_for
-from diffoundry.runtime.pipelines.run import PipelineOutput, Run
-from diffoundry.runtime.pipelines.safety import COMPONENT, SafetyChecker
-from diffoundry.runtime.pipelines.stand_in import CONTROL, SEEN, STAND_INS
-from diffoundry.runtime.pipelines.tasks import choose_task, possible_tasks
-from diffoundry.runtime.pipelines.tasks.base import Stage, Task
+from diffoundry.runtime.errors import BundleError, InputError
+from diffoundry.runtime.images.pixels import postprocess, to_pil
+from diffoundry.runtime.models.autoencoder_kl import open_vae
+from diffoundry.runtime.models.protocols import Feeds, FloatArray, TextEncoder
+from diffoundry.runtime.models.roles import SAFETY_CHECKER, VAE_ENCODER
+from diffoundry.runtime.models.safety_checker import StableDiffusionSafetyChecker
+from diffoundry.runtime.pipelines.controlnet import ControlNetInputs, ControlNets, Residuals
+from diffoundry.runtime.pipelines.denoising import Step, denoise, make_step_end, set_timesteps
+from diffoundry.runtime.pipelines.example_inputs import example_input_names
+from diffoundry.runtime.pipelines.families.base import EncodeOptions, Family
+from diffoundry.runtime.pipelines.guidance import Condition, Guidance
+from diffoundry.runtime.pipelines.inputs import CommonInputs, make_generators, sort_arguments
+from diffoundry.runtime.pipelines.registry import family_of_class
+from diffoundry.runtime.pipelines.tasks import choose_task, other_task, possible_tasks
+from diffoundry.runtime.pipelines.tasks.base import LoopInit, Task, TaskContext
 from diffoundry.runtime.pipelines.tasks.schedule import cut_end
-from diffoundry.runtime.pipelines.vae_memory import Frugal
 from diffoundry.runtime.schedulers import Scheduler, scheduler_class, scheduler_from_config
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["DiffusionPipeline"]
-
-FloatArray = npt.NDArray[np.float32]
+__all__ = ["DiffusionPipeline", "PipelineOutput", "Run"]
 
 
-class DiffusionPipeline(Adaptable, Frugal):
-    """A bundle's components, ready to generate. Several threads may share one: every call has its own scheduler.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PipelineOutput:
+    """The result of a call.
+
+    Attributes:
+        images: PIL images; a float32 array (B, H, W, 3) in 0..1 for "np"; the latents (B, ...) for "latent".
+        seed: The seed used, or None when the caller passed generators or latents.
+        truncated: For each prompt the part that did not fit into the text encoder, "" where all of it did.
+        nsfw_content_detected: For each image whether the safety checker flagged it, so that it is black; None without
+            a safety checker.
+    """
+
+    images: "list[Image] | FloatArray"
+    seed: int | tuple[int, ...] | None
+    truncated: tuple[str, ...]
+    nsfw_content_detected: list[bool] | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class Run:
+    """One call under way: an iterator over its steps. Belongs to one thread.
+
+    Attributes:
+        steps: The denoising loop.
+        total: Number of steps.
+        latents: The current latents, float32 (B, ...).
+        decode: (latents, output type) -> (images, flags of the safety checker).
+        finish_images: Converts the decoded PIL images to those that the caller gets, or None.
+        output_type: "pil", "np" or "latent".
+        seed: As `PipelineOutput.seed`.
+        truncated: As `PipelineOutput.truncated`.
+    """
+
+    steps: Iterator[Step]
+    total: int
+    latents: FloatArray
+    decode: "Callable[[FloatArray, str], tuple[Any, list[bool] | None]]"
+    finish_images: "Callable[[list[Image]], list[Image]] | None"
+    output_type: str
+    seed: int | tuple[int, ...] | None
+    truncated: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[Step]:
+        """Run the remaining steps one by one. Stop iterating to cancel."""
+        for step in self.steps:
+            self.latents = step.latents
+            yield step
+
+    def preview(self) -> "list[Image]":
+        """Decode the current latents, with the safety checker where there is one."""
+        images: list[Image] = self.decode(self.latents, "pil")[0]
+        return images
+
+    def finish(self) -> PipelineOutput:
+        """Run the remaining steps and decode."""
+        for _ in self:
+            pass
+        images, flags = self.decode(self.latents, self.output_type)
+        if self.finish_images is not None:
+            images = self.finish_images(images)
+        return PipelineOutput(images=images, seed=self.seed, truncated=self.truncated, nsfw_content_detected=flags)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Call:
+    """The arguments of one call, checked.
+
+    Attributes:
+        common: Those of every call.
+        prompts: Those of the family.
+        control: Those of ControlNets.
+        task: Those of the task.
+        images: Number of images.
+        size: Height and width in pixels.
+    """
+
+    common: CommonInputs
+    prompts: Any
+    control: ControlNetInputs
+    task: Task
+    images: int
+    size: tuple[int, int]
+
+    @property
+    def controlled(self) -> bool:
+        """Whether ControlNets guide it."""
+        return self.control.control_image is not None
+
+
+class DiffusionPipeline:
+    """The components of a bundle, ready to generate. Several threads may share one: every call has its own scheduler.
 
     Attributes:
         components: The engines.
-        adapters: What is loaded into them.
-        family: How prompts become inputs of the denoiser.
-        codec: Images to latents and back.
-        controlnets: What guides the denoiser by images.
-        safety_checker: What finished images are shown to, or None; it may be set to None at any time.
+        family: The networks that make a condition of prompts.
+        denoiser: The network that is called in every step.
+        vae: Images to latents and back; `vae.enable_tiling()`, `vae.enable_slicing()`.
+        loras: The LoRAs that are loaded; `loras.load("style.safetensors", scale=0.8)`.
+        embeddings: The textual inversions that are loaded; `embeddings.load("cat.safetensors", token="<cat>")`.
+        controlnets: The ControlNets.
+        safety_checker: Blackens images that it flags, or None; it may be set to None at any time.
         scheduler_config: The checkpoint's.
     """
 
-    def __init__(self, components: EngineSession, family: Family, safety_checker: SafetyChecker | None = None) -> None:
+    def __init__(
+        self, components: EngineSession, family: Family, safety_checker: StableDiffusionSafetyChecker | None = None
+    ) -> None:
         """Read the configs; engines are opened when first needed.
 
         Raises:
-            BundleError: The bundle lacks a component or a config, or its denoiser takes what no task feeds.
+            BundleError: The bundle lacks a component or a config, or its denoiser takes inputs that no task feeds.
         """
         bundle = components.bundle
-        for name in ("unet", "vae_decoder"):
-            bundle.engines(name)
         self.components = components
-        self.adapters = Adapters(components)
         self.family = family
-        self.codec = LatentCodec(components, standardizes=family.standardizes)
-        self.controlnets = ControlNets(components)
+        self.denoiser = family.denoiser
+        self.vae = open_vae(components, normalize_latents=family.normalize_latents)
+        adapters = AdapterSet(components)
+        self.loras = Loras(adapters)
+        self.embeddings = TextualInversions(adapters, family.text_encoders)
+        self.controlnets = ControlNets(components, lambda: self.denoiser.residual_inputs)
         self.safety_checker = safety_checker
         self.scheduler_config: Mapping[str, Any] = bundle.read_json("scheduler/scheduler_config.json")
-        self._unet = bundle.config("unet")
-        self._extra_channels: int = self._unet["in_channels"] - self.codec.channels
-        taken = [field.name for field in fields(family.Arguments)]
-        self._tasks = possible_tasks(self._extra_channels, self.codec.channels, family.needs, taken)
+        latent = self.vae.latent_channels
+        taken = [field.name for field in fields(family.Inputs)]
+        extra = self.denoiser.in_channels - latent
+        self._tasks = possible_tasks(extra, latent, family.required_args, taken)
         if not self._tasks:
             raise BundleError(
-                f"bundle {bundle.root}: got a UNet of {self._unet['in_channels']} channels over latents of "
-                f"{self.codec.channels}, which no task of this version feeds; upgrade diffoundry"
+                f"bundle {bundle.root}: got a denoiser of {self.denoiser.in_channels} channels over latents of "
+                f"{latent}, which no task of this version feeds; upgrade diffoundry"
             )
 
     @property
-    def encoders(self) -> tuple[ClipEncoder, ...]:
-        """See `Adaptable`."""
-        return self.family.encoders
+    def text_encoders(self) -> tuple[TextEncoder, ...]:
+        """The text encoders, in the order in which they are used; none where an image conditions."""
+        return self.family.text_encoders
 
     @property
-    def vae_scale_factor(self) -> int:
-        """Pixels to a latent."""
-        return self.codec.factor
+    def default_task(self) -> type[Task]:
+        """The task of the pipeline class that the checkpoint names; otherwise the one with the fewest arguments."""
+        name = self.components.bundle.pipeline_class
+        entry = family_of_class(name)
+        return next((task for task in self._tasks if entry and task.name == entry.classes[name].task), self._tasks[-1])
 
     @property
-    def usual_task(self) -> type[Task]:
-        """What the checkpoint calls itself a pipeline for; where it does not, the task that needs the least."""
-        known = PIPELINE_CLASSES.get(self.components.bundle.pipeline_class)
-        return next((task for task in self._tasks if known and task.name == known.task), self._tasks[-1])
-
-    @property
-    def stand_ins(self) -> tuple[str, ...]:
-        """What `size_arguments` stands in for.
-
-        Arguments of the usual task and an image for each ControlNet, or `SEEN` for what a family without texts sees.
-        """
-        if not self.encoders:
-            return (SEEN,)
-        own = [name for name in STAND_INS if name in getattr(self.usual_task, "__dataclass_fields__", {})]
-        return (*own, *[CONTROL] * len(self.controlnets.names))
+    def example_inputs(self) -> tuple[str, ...]:
+        """The names for `make_example_inputs`: arguments of the default task, and an image for each ControlNet."""
+        return example_input_names(self.default_task, len(self.controlnets.names), texts=bool(self.text_encoders))
 
     @property
     def used_components(self) -> tuple[str, ...]:
-        """The components that the usual task runs."""
-        spared = [] if self.usual_task.from_image else ["vae_encoder"]
+        """The components that the default task runs."""
+        spared = [] if self.default_task.from_image else [VAE_ENCODER]
         if self.safety_checker is None:
-            spared.append(COMPONENT)
-        return tuple(name for name in self.components.bundle.components if name not in spared)
+            spared.append(SAFETY_CHECKER)
+        bundle = self.components.bundle
+        return tuple(name for name in bundle.components if bundle.role(name) not in spared)
 
     @property
     def default_size(self) -> tuple[int, int]:
-        """Height and width in pixels that the checkpoint was trained for."""
-        size = self._unet["sample_size"]
-        height, width = (size, size) if isinstance(size, int) else size
-        return height * self.codec.factor, width * self.codec.factor
+        """Height and width in pixels that the checkpoint was trained for.
+
+        Raises:
+            InputError: Its config does not say.
+        """
+        size = self.denoiser.sample_size
+        if size is None:
+            raise InputError(
+                f"height and width: the config of {self.denoiser.component!r} names no sample_size, so there is no "
+                f"default size; pass both"
+            )
+        return size[0] * self.vae.scale_factor, size[1] * self.vae.scale_factor
 
     def __call__(self, prompt: str | Sequence[str] | None = None, **arguments: Any) -> PipelineOutput:
         """Generate.
 
         Args:
             prompt: One prompt or several; None where `prompt_embeds` are given.
-            arguments: Any field of `Request`, of the family's `Arguments` and of the task, under diffusers' names.
-                With `image` an image is the beginning.
+            arguments: Any field of `CommonInputs`, of the family's `Inputs`, of `ControlNetInputs` and of the task,
+                under diffusers' names. With `image` the run starts from an image.
 
         Raises:
             InputError: An argument does not fit; the message names it.
@@ -138,131 +224,171 @@ class DiffusionPipeline(Adaptable, Frugal):
         return self.start(prompt, **arguments).finish()
 
     def start(self, prompt: str | Sequence[str] | None = None, **arguments: Any) -> Run:
-        """The same image step by step: iterate over the result for steps and previews, then `finish` it.
+        """Prepare a run: iterate over the result for steps and previews, then `finish` it.
 
         Raises:
             InputError: As `__call__`.
         """
-        given = {"prompt": prompt, **arguments}
-        task_class = choose_task(self._tasks, [name for name, value in given.items() if value is not None])
-        shown = arguments.get("control_image") is not None
-        defaults = (self.family.guided_defaults if shown else self.family.defaults).get(task_class.name, {})
-        kinds = (Request, self.family.Arguments, Control, task_class)
-        request, prompts, control, task = sort_arguments({**defaults, **given}, kinds, task_class, self._tasks)
-        prompts.check()
-        task.check(request)
-        guided = not shown or task.name in self.family.guided_defaults
-        self.controlnets.check(control, prompts.count, None if guided else task.label)
-        usual = control.size(len(self.controlnets.names)) or self.default_size
-        height, width = task.size(request, usual, self.codec)
-        self._check(request, height, width)
-        control.check_size(len(self.controlnets.names), *task.canvas(height, width))
-        if task.from_image or request.output_type != "latent":
-            self.codec.check_tiles(height, width)
-        scheduler = self.scheduler(request.scheduler)
-        steps = set_timesteps(scheduler, request.num_inference_steps, request.timesteps, request.sigmas)
-        guidance = task.guidance(request, self._unet)
-        frame = Frame(
-            height=height,
-            width=width,
-            images_per_prompt=request.num_images_per_prompt,
-            guided=guidance.guided,
-            from_image=task.from_image,
-        )
-        condition = self.family.encode(prompts, frame)
-        images = prompts.count * request.num_images_per_prompt
-        seed, generator = make_generator_for(request, images)
-        start = task.begin(
-            Stage(
-                request=request,
+        call = self._parse({"prompt": prompt, **arguments})
+        common, task = call.common, call.task
+        guidance = task.guidance(common, self.denoiser)
+        shape = self.denoiser.latent_shape(call.images, *call.size, self.vae)
+        scheduler, steps = self._plan(common, shape)
+        condition = self._encode(call, guidance)
+        seed, generator = make_generators(common, call.images)
+        init = task.begin(
+            TaskContext(
+                inputs=common,
                 scheduler=scheduler,
                 steps=steps,
-                first_index=None if shown else self.family.first_index,
-                codec=self.codec,
+                begin_index=None if call.controlled else self.family.begin_index,
+                vae=self.vae,
                 generator=generator,
-                images=images,
-                height=height,
-                width=width,
+                shape=shape,
+                height=call.size[0],
+                width=call.size[1],
                 copies=guidance.copies,
-                extra_channels=self._extra_channels,
+                extra_channels=self.denoiser.in_channels - self.vae.latent_channels,
             )
         )
-        timesteps = cut_end(scheduler, start.timesteps, request.denoising_end)
-        residuals = self.controlnets.begin(
-            control,
-            guidance,
-            condition,
-            factor=self.codec.factor,
-            copies=request.num_images_per_prompt,
-            steps=len(start.timesteps),
-            part=start.part,
-        )
+        end = common.denoising_end
+        timesteps = init.timesteps if end is None else cut_end(scheduler, init.timesteps, end)
+        residuals = self._residuals(call, guidance, condition, init)
         feeds = dict(guidance.feeds(condition))
-        denoiser = partial(self._predict, guidance, feeds, start.channels, residuals)
-        names = request.callback_on_step_end_tensor_inputs
-        changeable = {} if shown else feeds  # ControlNets are fed the same prompts, and would not see a change
+        names, changeable = common.callback_on_step_end_tensor_inputs, {} if call.controlled else feeds
+        loop = denoise(
+            scheduler,
+            partial(self._predict, guidance, feeds, init.channels, residuals),
+            init.latents,
+            timesteps,
+            generator=generator,
+            eta=common.eta,
+            after_step=init.after_step,
+            step_end=make_step_end(common.callback_on_step_end, names, self, changeable),
+        )
+        skips = call.controlled and task.name in self.family.skip_normalization_tasks
         return Run(
-            steps=denoise(
-                scheduler,
-                denoiser,
-                start.latents,
-                generator,
-                request.eta,
-                timesteps=timesteps,
-                after_step=start.after_step,
-                step_end=make_step_end(request.callback_on_step_end, names, self, changeable),
-            ),
+            steps=loop,
             total=len(timesteps),
-            latents=start.latents,
-            decode=partial(self._show, standardized=not (shown and task.name in self.family.unstandardized)),
-            complete=start.finish,
-            output_type=request.output_type,
-            seed=None if request.latents is not None and request.seed is None else seed,
+            latents=init.latents,
+            decode=partial(self._decode, statistics=not skips),
+            finish_images=init.finish,
+            output_type=common.output_type,
+            seed=seed,
             truncated=condition.truncated,
         )
 
-    def scheduler(self, name: str | None = None) -> Scheduler[Any]:
-        """A fresh scheduler with the checkpoint's config: its own class, or the one called `name`."""
-        own = scheduler_from_config(self.scheduler_config)
-        mended = self.family.mend(own.config)
-        if name is None:
-            return scheduler_from_config(self.scheduler_config, **mended) if mended else own
-        return scheduler_class(f"{name.removesuffix('Scheduler')}Scheduler").from_config({**own.config, **mended})
-
-    def decode(self, latents: FloatArray, output_type: str = "pil") -> "list[Image] | FloatArray":
-        """The images that latents (B, C, h, w) stand for; see `PipelineOutput.images` for the output types."""
-        return self.codec.decode(latents, output_type)
-
-    def _show(
-        self, latents: FloatArray, output_type: str, *, standardized: bool
-    ) -> "tuple[list[Image] | FloatArray, list[bool] | None]":
-        """Decode, and black out what the safety checker flags; None when nothing was checked, as of latents."""
-        if self.safety_checker is None or output_type == "latent":
-            return self.codec.decode(latents, output_type, standardized=standardized), None
-        pixels = np.array(self.codec.decode(latents, "np", standardized=standardized))
-        flags = self.safety_checker(to_pil(pixels))
-        pixels[flags] = 0
-        return (to_pil(pixels) if output_type == "pil" else pixels), flags
-
-    def _check(self, request: Request, height: int, width: int) -> None:
+    def _parse(self, arguments: Mapping[str, Any]) -> _Call:
+        """Sort the arguments of a call and check them."""
+        family, nets = self.family, len(self.controlnets.names)
+        kind = choose_task(self._tasks, [name for name, value in arguments.items() if value is not None])
+        controlled = arguments.get("control_image") is not None
+        defaults = family.controlnet_defaults if controlled else family.defaults
+        common, prompts, control, task = sort_arguments(
+            {**defaults.get(kind.name, {}), **arguments},
+            (CommonInputs, family.Inputs, ControlNetInputs, kind),
+            lambda name: other_task(name, kind, self._tasks),
+        )
+        prompts.check()
+        task.check(common)
+        refuses = controlled and kind.name not in family.controlnet_defaults
+        if controlled or control.without_image:
+            self.controlnets.check(control, prompts.count, kind.label if refuses else None)
+        default = control.size(nets) if controlled else None
+        if default is None:
+            default = (common.height, common.width) if common.height and common.width else self.default_size
+        height, width = size = task.size(common, default, self.vae)
         manifest = self.components.bundle.manifest
-        recipe = manifest.recipe if manifest else None
-        dims, buckets = (recipe.dims, recipe.buckets) if recipe else ({}, ())
-        check_request(request, (height, width), self.codec.factor, dims, buckets)
+        dims, buckets = (manifest.recipe.dims, manifest.recipe.buckets) if manifest else ({}, ())
+        common.check(size, self.vae.scale_factor * self.denoiser.patch_size, dims, buckets)
+        if controlled:
+            control.check_size(nets, *task.canvas(height, width))
+        if kind.from_image or common.output_type != "latent":
+            self.vae.check_tiles(height, width)
+        images = prompts.count * common.num_images_per_prompt
+        return _Call(common=common, prompts=prompts, control=control, task=task, images=images, size=size)
+
+    def _plan(self, common: CommonInputs, shape: tuple[int, ...]) -> tuple[Scheduler[Any], int]:
+        """Return a scheduler with its timesteps set, and the number of steps as the caller counts them."""
+        scheduler = self.scheduler(common.scheduler)
+        scheduler.check_loop(
+            channels=shape[1], output_channels=self.denoiser.out_channels, eta=common.eta, mu=common.mu
+        )
+        steps = set_timesteps(
+            scheduler,
+            common.num_inference_steps,
+            common.timesteps,
+            common.sigmas,
+            mu=common.mu,
+            image_tokens=self.denoiser.image_tokens(shape),
+        )
+        return scheduler, steps
+
+    def scheduler(self, name: str | None = None) -> Scheduler[Any]:
+        """Return a fresh scheduler with the checkpoint's config: its own class, or the one called `name`."""
+        own = scheduler_from_config(self.scheduler_config)
+        overrides = self.family.scheduler_overrides(own.config)
+        if name is None:
+            return scheduler_from_config(self.scheduler_config, **overrides) if overrides else own
+        return scheduler_class(f"{name.removesuffix('Scheduler')}Scheduler").from_config({**own.config, **overrides})
+
+    def _encode(self, call: _Call, guidance: Guidance) -> Condition:
+        options = EncodeOptions(
+            height=call.size[0],
+            width=call.size[1],
+            images_per_prompt=call.common.num_images_per_prompt,
+            guided=guidance.guided,
+            from_image=call.task.from_image,
+        )
+        return self.family.encode(call.prompts, options)
+
+    def _residuals(self, call: _Call, guidance: Guidance, condition: Condition, init: LoopInit) -> Residuals | None:
+        """Return the source of the ControlNets' residuals, or None in a bundle without ControlNets."""
+        if not self.controlnets.names:
+            return None
+        return self.controlnets.begin(
+            call.control,
+            guidance,
+            condition,
+            scale_factor=self.vae.scale_factor,
+            copies=call.common.num_images_per_prompt,
+            steps=len(init.timesteps),
+            crop=init.crop,
+        )
 
     def _predict(
         self,
         guidance: Guidance,
         feeds: Feeds,
         channels: FloatArray | None,
-        residuals: Residuals,
+        residuals: Residuals | None,
         latents: FloatArray,
-        timestep: FloatArray,
+        timestep: float,
         index: int,
     ) -> FloatArray:
-        """One guided call of the UNet: latents (B, C, h, w), timestep (1,) -> (B, C, h, w)."""
-        feeds = {**feeds, **residuals(latents, timestep, index, guidance.copies)}
+        """Call the denoiser once, with guidance: scaled latents (B, ...) -> (B, ...)."""
+        if residuals is not None:
+            feeds = {**feeds, **residuals(latents, timestep, index, guidance.copies)}
         rows = np.concatenate([latents] * guidance.copies)
         sample = rows if channels is None else np.concatenate([rows, channels], axis=1)
-        output = self.components.run("unet", {"sample": sample, "timestep": timestep, **feeds})["out_sample"]
-        return guidance.combine(output)
+        return guidance.combine(self.denoiser(sample, timestep, feeds))
+
+    def decode(self, latents: FloatArray, output_type: str = "pil") -> "list[Image] | FloatArray":
+        """Return the images of latents (B, ...); see `PipelineOutput.images` for the output types."""
+        if output_type == "latent":
+            return latents
+        return postprocess(self.vae.decode(self.vae.denormalize(latents)), output_type)
+
+    def _decode(
+        self, latents: FloatArray, output_type: str, *, statistics: bool
+    ) -> "tuple[list[Image] | FloatArray, list[bool] | None]":
+        """Decode, and blacken the images that the safety checker flags; flags are None without a check."""
+        if output_type == "latent":
+            return latents, None
+        decoded = self.vae.decode(self.vae.denormalize(latents, statistics=statistics))
+        if self.safety_checker is None:
+            return postprocess(decoded, output_type), None
+        pixels = np.array(postprocess(decoded, "np"))
+        flags = self.safety_checker(to_pil(pixels))
+        pixels[flags] = 0
+        return (to_pil(pixels) if output_type == "pil" else pixels), flags

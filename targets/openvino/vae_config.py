@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from diffoundry.runtime.bundle.atomic_write import write_text
-from diffoundry.runtime.pipelines.latents import SCALING_FACTOR
+from diffoundry.runtime.models.autoencoder_kl import SCALING_FACTOR
 
 __all__ = ["fill_in"]
 

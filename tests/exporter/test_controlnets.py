@@ -15,7 +15,7 @@ from diffoundry.runtime.bundle.dims import size_of
 from diffoundry.runtime.bundle.json_codec import from_json, to_json
 from diffoundry.runtime.bundle.specs import DimSpec, Recipe, Variant
 from diffoundry.runtime.errors import CheckpointError, ConfigError
-from diffoundry.runtime.models.controlnet_names import is_residual
+from diffoundry.runtime.models.controlnet import is_residual
 
 SIZES = {"batch": 2, "height": 72, "width": 88}
 

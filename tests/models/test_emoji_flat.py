@@ -44,12 +44,12 @@ def generate(pipe):
 def test_images_move_to_the_flat_ones(guided, target, precision):
     pipe = guided(target, precision)
     before = generate(pipe)
-    report = pipe.load_lora(LORA)
+    report = pipe.loras.load(LORA)
     assert report.unused == ()
     whole = generate(pipe)
-    pipe.set_lora_scale(0.5)
+    pipe.loras.set_scale(0.5)
     half = generate(pipe)
-    pipe.unload_lora()
+    pipe.loras.unload()
     assert np.array_equal(generate(pipe), before)
     assert (distances(before, MODELS / "emoji") < 0.01).all()
     assert (distances(whole, FLAT) < 0.4 * distances(before, FLAT)).all()
@@ -66,7 +66,7 @@ def test_diffusers_loads_it_and_generates_the_same(guided):
     generator = torch.Generator().manual_seed(SETTINGS["seed"])
     expected = theirs("a watch", generator=generator, **settings).images[0]
     pipe = guided("onnxruntime", "fp32")
-    pipe.load_lora(LORA)
+    pipe.loras.load(LORA)
     np.testing.assert_allclose(pipe("a watch", **SETTINGS).images[0], expected, atol=2e-3)
 
 

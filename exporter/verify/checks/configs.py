@@ -14,7 +14,7 @@ from diffoundry.exporter.verify.report.report import Check, holds
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.errors import ConfigError
 from diffoundry.runtime.images.feature_extractor import FeatureExtractor
-from diffoundry.runtime.pipelines.safety import EXTRACTOR_FILE
+from diffoundry.runtime.models.clip_vision import EXTRACTOR_FILE
 from diffoundry.runtime.tokenizers.clip import ClipTokenizer
 
 __all__ = ["check_configs", "check_extractor", "check_files", "check_scheduler", "check_tokenizer"]

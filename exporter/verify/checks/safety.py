@@ -15,7 +15,8 @@ from diffoundry.exporter.verify.report.report import Check, holds
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import ConfigError, InputError
 from diffoundry.runtime.images.pixels import to_pil
-from diffoundry.runtime.pipelines.safety import COMPONENT, SafetyChecker
+from diffoundry.runtime.models.roles import SAFETY_CHECKER
+from diffoundry.runtime.models.safety_checker import StableDiffusionSafetyChecker
 
 __all__ = ["SafetyReference", "ask_safety_checker", "check_safety"]
 
@@ -51,7 +52,7 @@ def ask_safety_checker(pipeline: Any, images: Sequence[FloatArray]) -> SafetyRef
     _, flags = pipeline.run_safety_checker(np.stack(images), "cpu", torch.float32)
     names = "special_scores", "concept_scores"
     case = Case(
-        component=COMPONENT,
+        component=SAFETY_CHECKER,
         label=f"{len(images)} images",
         feeds={"clip_input": to_numpy(pixels)},
         expected=dict(zip(names, map(to_numpy, scores), strict=True)),
@@ -69,14 +70,14 @@ def check_safety(components: EngineSession, reference: SafetyReference | None) -
     Raises:
         EngineError: The engine failed.
     """
-    if reference is None or COMPONENT not in components.bundle.components:
+    if reference is None or SAFETY_CHECKER not in components.bundle.components:
         return
     images = to_pil(np.stack(reference.images))
     try:
-        flags = SafetyChecker(components)(images)
+        flags = StableDiffusionSafetyChecker(components)(images)
     except (ConfigError, InputError) as error:
-        yield holds("safety", COMPONENT, f"flags of {len(images)} images", str(error))
+        yield holds("safety", SAFETY_CHECKER, f"flags of {len(images)} images", str(error))
         return
     wrong = [number for number, pair in enumerate(zip(flags, reference.flags, strict=True), 1) if pair[0] != pair[1]]
     words = ", ".join(f"image {number}: {flags[number - 1]}, expected {not flags[number - 1]}" for number in wrong)
-    yield holds("safety", COMPONENT, f"flags of {len(images)} images", words or None)
+    yield holds("safety", SAFETY_CHECKER, f"flags of {len(images)} images", words or None)

@@ -13,7 +13,7 @@ from diffoundry.exporter.reference.pipeline import network
 from diffoundry.exporter.verify.reference.pipeline_trace import Trace, UnetCall, to_numpy
 from diffoundry.runtime.bundle.dims import parse_size, size_of
 from diffoundry.runtime.engines.protocol import Array
-from diffoundry.runtime.models.controlnet_names import MID_RESIDUAL, is_residual, residual_name
+from diffoundry.runtime.models.controlnet import MID_RESIDUAL, is_residual, residual_name
 
 __all__ = ["Case", "control_cases", "decoder_cases", "encoder_cases", "image_cases", "text_cases", "unet_cases"]
 

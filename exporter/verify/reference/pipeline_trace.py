@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from diffoundry.exporter.reference.pipeline import call_pipeline, control_names, network, reference_arguments
 from diffoundry.exporter.verify.request import Settings
-from diffoundry.runtime.models.controlnet_names import is_residual, residual_name
+from diffoundry.runtime.models.controlnet import is_residual, residual_name
 
 __all__ = ["Trace", "UnetCall", "generate_reference", "record_controls", "record_unet", "to_numpy"]
 

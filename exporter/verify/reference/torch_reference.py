@@ -28,8 +28,8 @@ from diffoundry.exporter.verify.reference.pipeline_trace import Trace, generate_
 from diffoundry.exporter.verify.report.report import Check
 from diffoundry.exporter.verify.request import Settings
 from diffoundry.runtime.images.pixels import to_pil
+from diffoundry.runtime.pipelines.example_inputs import make_example_inputs
 from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
-from diffoundry.runtime.pipelines.stand_in import size_arguments
 
 __all__ = ["Reference", "ask_pytorch"]
 
@@ -73,7 +73,7 @@ def ask_pytorch(checkpoint: Checkpoint, pipeline: DiffusionPipeline, settings: S
         *check_configs(bundle, checkpoint.components, reference),
         *(
             check_tokenizer(encoder.folder, encoder.tokenizer, getattr(reference, encoder.folder), settings.prompts)
-            for encoder in pipeline.family.encoders
+            for encoder in pipeline.text_encoders
         ),
     ]
     # Images are compared as they are generated; that the same ones are blacked out is a check of its own.
@@ -106,5 +106,5 @@ def ask_pytorch(checkpoint: Checkpoint, pipeline: DiffusionPipeline, settings: S
 
 def _images(traces: Sequence[Trace], settings: Settings) -> list[Image]:
     """What was generated, and a drawn image of sides that fit to nothing."""
-    drawn = size_arguments(["image"], settings.height + 37, settings.width + 5)["image"]
+    drawn = make_example_inputs(["image"], settings.height + 37, settings.width + 5)["image"]
     return [drawn, *to_pil(np.stack([trace.image for trace in traces]))]

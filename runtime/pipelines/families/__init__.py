@@ -1,1 +1,1 @@
-"""One file a family: how prompts become inputs of the denoiser, and where its pipelines differ from others."""
+"""One file a family: the conversion of prompts to inputs of the denoiser, and the defaults of its pipelines."""

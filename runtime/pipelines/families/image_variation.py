@@ -1,34 +1,32 @@
-"""Image variation: the denoiser is conditioned on an image as CLIP sees it, in the place of a text."""
+"""Image variation: the denoiser is conditioned on an image, encoded by CLIP, instead of a text."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.images.feature_extractor import FeatureExtractor
-from diffoundry.runtime.pipelines.condition import Condition, Feeds, Frame
-from diffoundry.runtime.pipelines.families.clip import ClipEncoder
-from diffoundry.runtime.pipelines.safety import EXTRACTOR_FILE
+from diffoundry.runtime.models.clip_vision import CLIPVisionModelWithProjection
+from diffoundry.runtime.models.protocols import FloatArray
+from diffoundry.runtime.models.unet_2d_condition import UNet2DConditionModel
+from diffoundry.runtime.pipelines.families.base import EncodeOptions, Family
+from diffoundry.runtime.pipelines.guidance import Condition
 from diffoundry.runtime.pipelines.tasks.source_images import image_size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["ImageVariation", "Seen"]
-
-FloatArray = npt.NDArray[np.float32]
+__all__ = ["ImagePrompt", "ImageVariation"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Seen:
-    """The images of one call, in the place of prompts.
+class ImagePrompt:
+    """The images of one call, instead of prompts.
 
     Attributes:
-        image: A PIL image of any size, or several; or an array of what the feature extractor makes of them, floats
+        image: A PIL image of any size, or several; or the array that the feature extractor makes of them, floats
             (B, 3, side, side), as diffusers takes a tensor.
         prompt: Refused: there is no text encoder.
         negative_prompt: Refused.
@@ -40,11 +38,11 @@ class Seen:
 
     @property
     def count(self) -> int:
-        """How many images there are."""
+        """Number of images."""
         return len(self.image) if isinstance(self.image, Sequence | np.ndarray) else 1
 
     def check(self) -> None:
-        """Refuse what is no image.
+        """Refuse texts, and anything that is no image.
 
         Raises:
             InputError: Subject, got, expected.
@@ -52,7 +50,7 @@ class Seen:
         for name in ("prompt", "negative_prompt"):
             if getattr(self, name) is not None:
                 raise InputError(
-                    f"{name}: got {getattr(self, name)!r}, expected none: this checkpoint generates variations of a "
+                    f"{name}: got {getattr(self, name)!r}, expected none: this checkpoint generates variations of an "
                     f"image and takes no text; leave it out"
                 )
         if self.image is None:
@@ -70,50 +68,30 @@ class Seen:
         for image in images:
             if isinstance(image, np.ndarray):
                 raise InputError("image: got a list of arrays, expected PIL images, or one array of prepared pixels")
-            image_size(image)  # says so when it is none, or transparent
+            image_size(image)  # refuses other types and transparent images
 
 
-class ImageVariation:
-    """Drives image_encoder; see `Family`. diffusers: `StableDiffusionImageVariationPipeline`."""
+class ImageVariation(Family):
+    """diffusers: `StableDiffusionImageVariationPipeline`."""
 
-    Arguments: ClassVar[type[Any]] = Seen
-    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    guided_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    unstandardized: ClassVar[tuple[str, ...]] = ()
-    first_index: ClassVar[int | None] = None
-    standardizes: ClassVar[bool] = False
-    needs: tuple[str, ...] = ()
-    encoders: tuple[ClipEncoder, ...] = ()
+    Inputs: ClassVar[type[Any]] = ImagePrompt
 
-    def __init__(self, components: EngineSession) -> None:
-        """Read how images are prepared.
+    def __init__(self, session: EngineSession) -> None:
+        """See `Family`."""
+        self.denoiser = UNet2DConditionModel(session)
+        self._encoder = CLIPVisionModelWithProjection(session)
 
-        Raises:
-            BundleError: The bundle lacks the image encoder or the feature extractor's config.
-            ConfigError: The feature extractor is of another kind.
-        """
-        components.bundle.engines("image_encoder")
-        self._extractor = FeatureExtractor.from_config(components.bundle.read_json(EXTRACTOR_FILE))
-        self._components = components
-
-    def mend(self, _config: Mapping[str, Any]) -> Mapping[str, Any]:
-        """See `Family`: nothing."""
-        return {}
-
-    def encode(self, prompts: Seen, frame: Frame) -> Condition:
+    def encode(self, inputs: ImagePrompt, options: EncodeOptions) -> Condition:
         """See `Family`; the unconditional rows are zeros. diffusers: `_encode_image`."""
-        embeds = self._components.run("image_encoder", {"pixel_values": self._pixels(prompts)})["image_embeds"]
-        states = np.repeat(embeds[:, None], frame.images_per_prompt, axis=0)
-        conditional: Feeds = {"encoder_hidden_states": states}
-        unconditional: Feeds = {"encoder_hidden_states": np.zeros_like(states)}
+        states = np.repeat(self._encoder(self._pixels(inputs))[:, None], options.images_per_prompt, axis=0)
         return Condition(
-            conditional=conditional,
-            unconditional=unconditional if frame.guided else None,
-            truncated=("",) * prompts.count,
+            conditional={"encoder_hidden_states": states},
+            unconditional={"encoder_hidden_states": np.zeros_like(states)} if options.guided else None,
+            truncated=("",) * inputs.count,
         )
 
-    def _pixels(self, seen: Seen) -> FloatArray:
-        if isinstance(seen.image, np.ndarray):
-            return seen.image.astype(np.float32)
-        images: Any = seen.image
-        return self._extractor(list(images) if isinstance(images, Sequence) else [images])
+    def _pixels(self, inputs: ImagePrompt) -> FloatArray:
+        images: Any = inputs.image
+        if isinstance(images, np.ndarray):
+            return images.astype(np.float32)
+        return self._encoder.prepare(list(images) if isinstance(images, Sequence) else [images])

@@ -1,108 +1,154 @@
-"""Stable Diffusion 1.x and 2.x: the hidden states of one text encoder."""
+"""Stable Diffusion 1.x and 2.x: the hidden states of one CLIP text encoder."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.pipelines.condition import Condition, Feeds, Frame
-from diffoundry.runtime.pipelines.families.base import Prompts, check_clip_skip
-from diffoundry.runtime.pipelines.families.clip import ClipEncoder, Encoded, check_token_count
-from diffoundry.runtime.pipelines.families.weighting import scale_states
+from diffoundry.runtime.models.clip_text import CLIPTextModel, EncodedPrompts
+from diffoundry.runtime.models.prompt_weights import scale_states
+from diffoundry.runtime.models.protocols import Denoiser, Feeds, FloatArray
+from diffoundry.runtime.models.unet_2d_condition import UNet2DConditionModel
+from diffoundry.runtime.pipelines.families.base import EncodeOptions, Family
+from diffoundry.runtime.pipelines.guidance import Condition
+from diffoundry.runtime.pipelines.inputs import PromptInputs
 
-__all__ = ["StableDiffusion"]
-
-FloatArray = npt.NDArray[np.float32]
+__all__ = ["CLIPPromptInputs", "StableDiffusion", "check_clip_skip", "check_token_count"]
 
 
-class StableDiffusion:
-    """Drives text_encoder; see `Family`. diffusers: `StableDiffusionPipeline`."""
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class CLIPPromptInputs(PromptInputs):
+    """Prompts for CLIP text encoders.
 
-    Arguments: ClassVar[type[Prompts]] = Prompts
-    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    guided_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    Attributes:
+        clip_skip: Layers of the text encoders that are skipped for the prompts, not for the negative ones; None for
+            none.
+        prompt_weighting: Whether brackets in prompts are weights: `(word:1.3)`, `(word)`, `[word]`; see
+            `parse_weights`.
+        long_prompts: Whether text beyond a text encoder's 77 tokens goes into further chunks. Otherwise it is cut off.
+    """
+
+    clip_skip: int | None = None
+    prompt_weighting: bool = False
+    long_prompts: bool = False
+
+    def check(self) -> None:
+        """See `PromptInputs.check`."""
+        PromptInputs.check(self)
+        if self.clip_skip is not None and self.prompt_embeds is not None:
+            raise InputError("clip_skip: no encoder runs with prompt_embeds; leave it out")
+        for name in ("prompt_weighting", "long_prompts"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name}: got {getattr(self, name)!r}, expected True or False")
+
+
+class StableDiffusion(Family):
+    """Rombach et al. 2022, https://arxiv.org/abs/2112.10752. diffusers: `StableDiffusionPipeline`."""
+
+    Inputs: ClassVar[type[PromptInputs]] = CLIPPromptInputs
+    controlnet_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "text_to_image": {},
         "image_to_image": {"controlnet_conditioning_scale": 0.8},
         "inpainting": {"controlnet_conditioning_scale": 0.5},
     }
-    unstandardized: ClassVar[tuple[str, ...]] = ()
-    first_index: ClassVar[int | None] = None
-    standardizes: ClassVar[bool] = False
-    needs: tuple[str, ...] = ()
 
-    def __init__(self, components: EngineSession) -> None:
-        """Read the tokenizer.
-
-        Raises:
-            BundleError: The bundle lacks the text encoder or its tokenizer.
-        """
-        self._components = components
-        self._encoder = ClipEncoder(components)
-
-    @property
-    def encoders(self) -> tuple[ClipEncoder, ...]:
+    def __init__(self, session: EngineSession) -> None:
         """See `Family`."""
-        return (self._encoder,)
+        self.denoiser = UNet2DConditionModel(session)
+        self._encoder = CLIPTextModel(session)
+        self.text_encoders = (self._encoder,)
 
-    def mend(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        """See `Family`: what old checkpoints have wrong.
+    def scheduler_overrides(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Correct options that old checkpoints have wrong.
 
         diffusers: `StableDiffusionPipeline.__init__`, "steps_offset" and "clip_sample".
         """
-        mended: dict[str, Any] = {}
+        overrides: dict[str, Any] = {}
         if config.get("steps_offset", 1) != 1:
-            mended["steps_offset"] = 1
+            overrides["steps_offset"] = 1
         if config.get("clip_sample", False) is True:
-            mended["clip_sample"] = False
-        return mended
+            overrides["clip_sample"] = False
+        return overrides
 
-    def encode(self, prompts: Prompts, frame: Frame) -> Condition:
+    def encode(self, inputs: CLIPPromptInputs, options: EncodeOptions) -> Condition:
         """See `Family`. diffusers: `StableDiffusionPipeline.encode_prompt`."""
-        negatives, texts = prompts.negative_texts(guided=frame.guided), prompts.texts(prompts.count)
-        rows, truncated = self._encode(negatives, texts, prompts)
+        negatives, texts = inputs.negative_texts(guided=options.guided), inputs.texts()
+        rows, truncated = self._encode(negatives, texts, inputs)
         unconditional, conditional = np.split(rows, [len(negatives)])
-        given, negative = prompts.prompt_embeds, prompts.negative_prompt_embeds
+        if inputs.prompt_embeds is not None:
+            conditional = inputs.prompt_embeds
+        if inputs.negative_prompt_embeds is not None:
+            unconditional = inputs.negative_prompt_embeds
         return Condition(
-            conditional=_feeds(conditional if given is None else given, frame),
-            unconditional=_feeds(unconditional if negative is None else negative, frame) if frame.guided else None,
-            truncated=truncated[len(negatives) :] or ("",) * prompts.count,
+            conditional=_feeds(conditional, options),
+            unconditional=_feeds(unconditional, options) if options.guided else None,
+            truncated=truncated[len(negatives) :] or ("",) * inputs.count,
         )
 
-    def _encode(self, negatives: list[str], texts: list[str], prompts: Prompts) -> tuple[FloatArray, tuple[str, ...]]:
-        """Hidden states (B, tokens, D), of the negatives first, and what was cut off; of no text nothing."""
+    def _encode(
+        self, negatives: list[str], texts: list[str], inputs: CLIPPromptInputs
+    ) -> tuple[FloatArray, tuple[str, ...]]:
+        """Return hidden states (B, tokens, D), the negatives first, and the parts cut off; nothing without texts."""
         if not negatives + texts:
             return np.zeros((0, 0, 0), np.float32), ()
         encoder = self._encoder
-        read = encoder.read(negatives + texts, weighting=prompts.prompt_weighting, long=prompts.long_prompts)
-        chunks = encoder.chunks(read)
-        check_token_count(self._components, chunks * encoder.length)
-        encoded = encoder.encode(read, chunks)
+        prompts = encoder.tokenize(negatives + texts, weighting=inputs.prompt_weighting, long=inputs.long_prompts)
+        chunks = encoder.chunks(prompts)
+        check_token_count(self.denoiser, chunks * encoder.length)
+        encoded = encoder.encode(prompts, chunks)
         last = encoded.outputs["last_hidden_state"]
-        rows, skipped = len(negatives) * chunks, self._skip(encoded, prompts.clip_skip)
+        rows, skipped = len(negatives) * chunks, self._skip(encoded, inputs.clip_skip)
         states = encoded.join(last if skipped is None else np.concatenate([last[:rows], skipped[rows:]]))
-        return scale_states(states, encoded.weights), encoded.truncated
+        weighted = scale_states(states, encoded.weights) if inputs.prompt_weighting else states
+        return weighted, encoded.truncated
 
-    def _skip(self, encoded: Encoded, clip_skip: int | None) -> FloatArray | None:
-        """The hidden states without the last layers, or None where none is left out.
+    def _skip(self, encoded: EncodedPrompts, clip_skip: int | None) -> FloatArray | None:
+        """Return the hidden states without the last layers, or None where none is skipped.
 
         Raises:
-            InputError: Not so many layers, or a bundle whose text encoder does not give them.
+            InputError: Too many layers, or a bundle whose text encoder does not give them.
         """
         if clip_skip is None:
             return None
         states = encoded.outputs.get("normalized_hidden_states")
         if states is None:
             raise InputError(
-                "clip_skip: got it for a bundle whose text encoder gives its last hidden state alone; export it again "
-                "with this version of diffoundry, or leave clip_skip out"
+                "clip_skip: the text encoder of this bundle gives its last hidden state alone; export it again with "
+                "this version of diffoundry, or leave clip_skip out"
             )
         layers = states.shape[1]
         skipped = check_clip_skip(clip_skip, layers)
         return states[:, layers - skipped] if skipped else None
 
 
-def _feeds(states: FloatArray, frame: Frame) -> Feeds:
-    return {"encoder_hidden_states": np.repeat(states.astype(np.float32), frame.images_per_prompt, axis=0)}
+def check_clip_skip(clip_skip: int | None, most: int) -> int:
+    """Return the number of layers to skip.
+
+    Raises:
+        InputError: No whole number, or more than `most`.
+    """
+    if clip_skip is not None and not (isinstance(clip_skip, int) and 0 <= clip_skip <= most):
+        raise InputError(f"clip_skip: got {clip_skip!r}, expected a whole number from 0 to {most}")
+    return clip_skip or 0
+
+
+def check_token_count(denoiser: Denoiser, count: int) -> None:
+    """Refuse another number of tokens than the denoiser's engine takes, before any work.
+
+    Raises:
+        InputError: As said.
+        EngineError: No engine of the bundle can run here.
+    """
+    limit = denoiser.token_limit
+    if limit is not None and limit != count:
+        raise InputError(
+            f"long_prompts: got {count} tokens, expected {limit}: the engine of {denoiser.component!r} was made for no "
+            f"other number; shorten the prompts, or use an engine for onnxruntime or openvino"
+        )
+
+
+def _feeds(states: FloatArray, options: EncodeOptions) -> Feeds:
+    return {"encoder_hidden_states": np.repeat(states.astype(np.float32), options.images_per_prompt, axis=0)}

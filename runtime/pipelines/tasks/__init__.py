@@ -1,50 +1,60 @@
-"""One file a task: what is made of what. `choose_task` finds it by the arguments of a call."""
+"""One file a task. `choose_task` finds the task of a call by its arguments."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import fields
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.pipelines.tasks.base import Task
+from diffoundry.runtime.pipelines.tasks.base import Task, TextToImage
 from diffoundry.runtime.pipelines.tasks.image_to_image import ImageToImage
 from diffoundry.runtime.pipelines.tasks.inpainting import Inpainting
 from diffoundry.runtime.pipelines.tasks.instruction import Instruction
-from diffoundry.runtime.pipelines.tasks.text_to_image import TextToImage
 
-__all__ = ["TASKS", "choose_task", "possible_tasks"]
+__all__ = ["TASKS", "choose_task", "other_task", "possible_tasks"]
 
 TASKS: tuple[type[Task], ...] = (Inpainting, Instruction, ImageToImage, TextToImage)
-"""Those that need more arguments stand first."""
+"""Those with more required arguments come first."""
 
 
 def possible_tasks(
-    extra: int, latent: int, needs: Collection[str], taken: Collection[str] = ()
+    extra: int, latent: int, required: Collection[str], taken: Collection[str] = ()
 ) -> tuple[type[Task], ...]:
-    """What a checkpoint can be asked for.
+    """Return the tasks of a checkpoint.
 
     Args:
-        extra: Channels that its denoiser takes beside those of the latents.
+        extra: Channels that its denoiser takes besides those of the latents.
         latent: Channels of the latents.
-        needs: As `Family.needs`.
-        taken: Arguments that the family itself takes, so that no task can be asked with them.
+        required: As `Family.required_args`.
+        taken: Arguments that the family itself takes, which rules out the tasks that take them.
     """
-    fitting = [task for task in TASKS if task.fits(extra, latent) and not set(taken) & set(task.needs)]
-    return tuple(task for task in fitting if set(needs) <= set(task.needs))
+    fitting = [task for task in TASKS if task.fits(extra, latent) and not set(taken) & set(task.required_args)]
+    return tuple(task for task in fitting if set(required) <= set(task.required_args))
 
 
 def choose_task(possible: Sequence[type[Task]], given: Collection[str]) -> type[Task]:
-    """The task that has the arguments given.
+    """Return the task that has the arguments of a call.
 
     Args:
         possible: As `possible_tasks`.
         given: Names of the arguments that are not None.
 
     Raises:
-        InputError: Something is missing for everything that this checkpoint can do.
+        InputError: A required argument is missing for every task of this checkpoint.
     """
     for task in possible:
-        if set(task.needs) <= set(given):
+        if set(task.required_args) <= set(given):
             return task
     least = possible[-1]
-    missing = [name for name in least.needs if name not in given]
+    missing = [name for name in least.required_args if name not in given]
     raise InputError(
-        f"{missing[0]}: got none, expected {' and '.join(least.needs)}: {least.label} is what this checkpoint does"
+        f"{missing[0]}: got none, expected {' and '.join(least.required_args)}: {least.label} is what this checkpoint "
+        f"does"
     )
+
+
+def other_task(name: str, task: type[Task], possible: Sequence[type[Task]]) -> str | None:
+    """Return a hint for an argument that only other tasks of the checkpoint take; None where no task takes it."""
+    others = [other for other in possible if other is not task and name in {field.name for field in fields(other)}]  # type: ignore[arg-type]  # every task is a dataclass
+    if not others:
+        return None
+    ways = ", or ".join(f"{' and '.join(other.required_args)} for {other.label}" for other in reversed(others))
+    return f"{task.label} has no such argument; pass {ways} too"

@@ -1,4 +1,4 @@
-"""Inpainting: a part of an image is generated again, the rest is kept."""
+"""Inpainting: generates a part of an image again and keeps the rest."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +10,10 @@ import numpy as np
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.mask import Box, MaskInput, crop_region, overlay, preprocess_mask, resize_and_fill
 from diffoundry.runtime.images.pixels import ImageInput
-from diffoundry.runtime.pipelines.latents import LatentCodec
-from diffoundry.runtime.pipelines.request import Request, check_fraction
-from diffoundry.runtime.pipelines.tasks.base import FloatArray, Stage, Start, Task
+from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
+from diffoundry.runtime.models.protocols import FloatArray
+from diffoundry.runtime.pipelines.inputs import CommonInputs, check_fraction
+from diffoundry.runtime.pipelines.tasks.base import LoopInit, Task, TaskContext
 from diffoundry.runtime.pipelines.tasks.schedule import check_strength, start_timesteps
 from diffoundry.runtime.pipelines.tasks.source_images import fill_batch, image_size, read_image
 
@@ -26,23 +27,23 @@ __all__ = ["Inpainting"]
 class Inpainting(Task):
     """diffusers: `StableDiffusionInpaintPipeline`, `StableDiffusionXLInpaintPipeline`.
 
-    A UNet of nine channels is told of the mask and of what is kept; with one of four, what is kept is put back, with
-    the noise of the time, after every step.
+    A UNet of nine channels takes the mask and the kept part as inputs. With one of four channels, the kept part is put
+    back after every step, with the noise of that step.
 
     Attributes:
         image: The image, or several.
-        mask_image: Of the image's size: white is generated again, black is kept.
-        strength: How much of the noise the image begins with, above 0 to 1; 1 begins with noise alone.
+        mask_image: Mask of the image's size: white is generated again, black is kept.
+        strength: Fraction of the schedule that is run, above 0 to 1; 1 starts from noise alone.
         denoising_start: As `ImageToImage.denoising_start`.
-        padding_mask_crop: Only the part of the image that the mask covers is generated, in the full size, with so many
-            pixels around it; then it is put into the image. None generates the whole image.
-        masked_image_latents: float32 (1 or B, C, h, w) in the denoiser's scale, in place of encoding what is kept, for
+        padding_mask_crop: Pixels around the mask. Only this region is generated, in the full size, and then put into
+            the image. None generates the whole image.
+        masked_image_latents: float32 (1 or B, C, h, w) in the denoiser's scale, instead of encoding the kept part, for
             a UNet of nine channels.
     """
 
     name: ClassVar[str] = "inpainting"
     label: ClassVar[str] = "inpainting"
-    needs: ClassVar[tuple[str, ...]] = ("image", "mask_image")
+    required_args: ClassVar[tuple[str, ...]] = ("image", "mask_image")
     from_image: ClassVar[bool] = True
 
     image: ImageInput
@@ -54,19 +55,19 @@ class Inpainting(Task):
 
     @classmethod
     def fits(cls, extra: int, latent: int) -> bool:
-        """See `Task.fits`: nothing more, or a mask and the latents of what is kept."""
+        """See `Task.fits`: no more channels, or a mask and the latents of the kept part."""
         return extra in (0, latent + 1)
 
-    def check(self, request: Request) -> None:
+    def check(self, inputs: CommonInputs) -> None:
         """See `Task.check`."""
         check_strength(self.strength)
         check_fraction("denoising_start", self.denoising_start)
-        if self.denoising_start is not None and request.latents is not None:
-            raise InputError("latents: got them with denoising_start, expected one of the two")
+        if self.denoising_start is not None and inputs.latents is not None:
+            raise InputError("latents and denoising_start: got both, expected one of them")
         if self.padding_mask_crop is not None:
-            self._check_crop(request)
+            self._check_crop(inputs)
 
-    def _check_crop(self, request: Request) -> None:
+    def _check_crop(self, inputs: CommonInputs) -> None:
         if not isinstance(self.padding_mask_crop, int) or self.padding_mask_crop < 0:
             raise InputError(
                 f"padding_mask_crop: got {self.padding_mask_crop!r}, expected a whole number of at least 0"
@@ -76,22 +77,22 @@ class Inpainting(Task):
                 raise InputError(
                     f"{name}: got {type(value).__name__} with padding_mask_crop, expected a single PIL image"
                 )
-        if request.output_type != "pil":
+        if inputs.output_type != "pil":
             raise InputError(
-                f"output_type: got {request.output_type!r} with padding_mask_crop, expected 'pil': the part is put "
+                f"output_type: got {inputs.output_type!r} with padding_mask_crop, expected 'pil': the region is put "
                 f"into the image"
             )
 
-    def size(self, request: Request, default: tuple[int, int], codec: LatentCodec) -> tuple[int, int]:  # noqa: ARG002
-        """See `Task.size`: the checkpoint's own, unless the caller says what the image is resized to."""
+    def size(self, inputs: CommonInputs, default: tuple[int, int], vae: AutoencoderKL) -> tuple[int, int]:  # noqa: ARG002
+        """See `Task.size`: the checkpoint's own, unless the call names the size to resize the image to."""
         height, width = image_size(self.image)
         mask_height, mask_width = _mask_size(self.mask_image)
         if (mask_height, mask_width) != (height, width):
             raise InputError(
                 f"mask_image: got {mask_width} x {mask_height} pixels, expected the image's {width} x {height}"
             )
-        resolved = request.height or default[0], request.width or default[1]
-        asked = request.height is not None or request.width is not None or self.padding_mask_crop is not None
+        resolved = inputs.height or default[0], inputs.width or default[1]
+        asked = inputs.height is not None or inputs.width is not None or self.padding_mask_crop is not None
         if not asked and resolved != (height, width):
             raise InputError(
                 f"image: got {width} x {height} pixels, expected {resolved[1]} x {resolved[0]}, the size that is "
@@ -103,72 +104,74 @@ class Inpainting(Task):
         """See `Task.canvas`: the image's own where only a part of it is generated."""
         return (height, width) if self.padding_mask_crop is None else image_size(self.image)
 
-    def begin(self, stage: Stage) -> Start:
-        """Draw latents of the image, noise, and latents of what is kept; diffusers: `prepare_latents`."""
-        timesteps = start_timesteps(stage.scheduler, stage.steps, self.strength, self.denoising_start)
-        box = self._box(stage)
-        pixels, mask = self._read(stage, box)
+    def begin(self, context: TaskContext) -> LoopInit:
+        """Draw latents of the image, noise, and latents of the kept part; diffusers: `prepare_latents`."""
+        timesteps = start_timesteps(context.scheduler, context.steps, self.strength, self.denoising_start)
+        box = self._box(context)
+        pixels, mask = self._read(context, box)
         image = None
-        if self._begins_with_image(stage.request) or not stage.extra_channels:
-            image = _encode(stage, pixels)
-        noise = stage.noise()
-        latents = self._first_latents(stage, image, noise, timesteps)
+        if self._begins_with_image(context.inputs) or not context.extra_channels:
+            image = _encode(context, pixels)
+        noise = context.noise()
+        latents = self._first_latents(context, image, noise, timesteps)
         kept = pixels * (mask < 0.5)
-        factor = stage.codec.factor
-        small = fill_batch(mask[:, :, ::factor, ::factor], stage.images, "mask_image")
+        factor = context.vae.scale_factor
+        small = fill_batch(mask[:, :, ::factor, ::factor], context.images, "mask_image")
         finish = None if box is None else partial(self._put_back, box)
-        part = None if box is None else partial(_cut_out, box, stage.width, stage.height)
-        if stage.extra_channels:
-            rows = np.concatenate([small, self._kept_latents(stage, kept)], axis=1)
-            channels = np.concatenate([rows] * stage.copies)
-            return Start(latents=latents, timesteps=timesteps, channels=channels, part=part, finish=finish)
+        crop = None if box is None else partial(_cut_out, box, context.width, context.height)
+        if context.extra_channels:
+            rows = np.concatenate([small, self._kept_latents(context, kept)], axis=1)
+            channels = np.concatenate([rows] * context.copies)
+            return LoopInit(latents=latents, timesteps=timesteps, channels=channels, crop=crop, finish=finish)
         if self.masked_image_latents is not None:
             raise InputError(
-                "masked_image_latents: got them for a UNet of four channels, which is not told of what is kept; leave "
-                "them out"
+                "masked_image_latents: this checkpoint's denoiser does not take them, only one of nine channels does; "
+                "leave them out"
             )
-        stage.codec.draw(kept, _generators(stage, len(kept)))  # unused, but diffusers draws it before the loop
+        context.vae.draw(kept, _generators(context, len(kept)))  # unused, but diffusers draws it before the loop
         assert image is not None
-        after_step = partial(_keep, stage, image, noise, small)
-        return Start(latents=latents, timesteps=timesteps, after_step=after_step, part=part, finish=finish)
+        after_step = partial(_keep, context, image, noise, small)
+        return LoopInit(latents=latents, timesteps=timesteps, after_step=after_step, crop=crop, finish=finish)
 
-    def _begins_with_image(self, request: Request) -> bool:
-        return self.denoising_start is not None or (self.strength < 1 and request.latents is None)
+    def _begins_with_image(self, inputs: CommonInputs) -> bool:
+        return self.denoising_start is not None or (self.strength < 1 and inputs.latents is None)
 
-    def _first_latents(self, stage: Stage, image: FloatArray | None, noise: FloatArray, timesteps: Any) -> FloatArray:
-        """Noise alone, the image with the noise of the first timestep, or the image that has it already."""
-        if image is None or not self._begins_with_image(stage.request):
-            return noise * float(stage.scheduler.init_noise_sigma)
-        return image if self.denoising_start is not None else stage.add_noise(image, noise, timesteps[0])
+    def _first_latents(
+        self, context: TaskContext, image: FloatArray | None, noise: FloatArray, timesteps: Any
+    ) -> FloatArray:
+        """Return noise alone, the image with the noise of the first timestep, or the image that has it already."""
+        if image is None or not self._begins_with_image(context.inputs):
+            return noise * float(context.scheduler.init_noise_sigma)
+        return image if self.denoising_start is not None else context.add_noise(image, noise, timesteps[0])
 
-    def _kept_latents(self, stage: Stage, kept: FloatArray) -> FloatArray:
-        """Latents of what is kept, a row an image: the caller's, or encoded."""
+    def _kept_latents(self, context: TaskContext, kept: FloatArray) -> FloatArray:
+        """Return the latents of the kept part, a row an image: the caller's, or encoded."""
         given = self.masked_image_latents
         if given is None:
-            return _encode(stage, kept)
-        if not isinstance(given, np.ndarray) or given.ndim != 4 or given.shape[1:] != stage.shape[1:]:
+            return _encode(context, kept)
+        if not isinstance(given, np.ndarray) or given.ndim != 4 or given.shape[1:] != context.shape[1:]:
             found = f"shape {given.shape}" if isinstance(given, np.ndarray) else type(given).__name__
-            expected = ", ".join(map(str, stage.shape[1:]))
+            expected = ", ".join(map(str, context.shape[1:]))
             raise InputError(f"masked_image_latents: got {found}, expected floats (1 or more, {expected})")
-        return fill_batch(given.astype(np.float32), stage.images, "masked_image_latents")
+        return fill_batch(given.astype(np.float32), context.images, "masked_image_latents")
 
-    def _box(self, stage: Stage) -> Box | None:
+    def _box(self, context: TaskContext) -> Box | None:
         if self.padding_mask_crop is None:
             return None
         mask: Any = self.mask_image
-        return crop_region(mask, stage.width, stage.height, self.padding_mask_crop)
+        return crop_region(mask, context.width, context.height, self.padding_mask_crop)
 
-    def _read(self, stage: Stage, box: Box | None) -> tuple[FloatArray, FloatArray]:
-        """Pixels (n, 3, H, W) in -1..1 and masks (m, 1, H, W) in the size that is generated."""
+    def _read(self, context: TaskContext, box: Box | None) -> tuple[FloatArray, FloatArray]:
+        """Return pixels (n, 3, H, W) in -1..1 and masks (m, 1, H, W) in the generated size."""
         image: Any = self.image
         mask: Any = self.mask_image
         if box is not None:
-            image, mask = (_cut_out(box, stage.width, stage.height, one) for one in (image, mask))
-        pixels = read_image(image, stage.height, stage.width)
-        masks = preprocess_mask(mask, stage.height, stage.width)
+            image, mask = (_cut_out(box, context.width, context.height, one) for one in (image, mask))
+        pixels = read_image(image, context.height, context.width)
+        masks = preprocess_mask(mask, context.height, context.width)
         if len(masks) not in (1, len(pixels)) and len(pixels) != 1:
             raise InputError(f"mask_image: got {len(masks)} for {len(pixels)} images, expected one, or one for each")
-        fill_batch(pixels, stage.images)  # says so when their number does not fit
+        fill_batch(pixels, context.images)  # refuses a number that does not fit
         return pixels, masks
 
     def _put_back(self, box: Box, generated: "list[Image]") -> "list[Image]":
@@ -189,21 +192,21 @@ def _mask_size(mask: MaskInput) -> tuple[int, int]:
     return image_size(mask, "mask_image")
 
 
-def _encode(stage: Stage, pixels: FloatArray) -> FloatArray:
-    """Latents of images, in the denoiser's scale; without its mean and deviation, as in diffusers."""
-    drawn = stage.codec.sample(pixels, _generators(stage, len(pixels)))
-    return fill_batch(stage.codec.scaling_factor * drawn, stage.images)
+def _encode(context: TaskContext, pixels: FloatArray) -> FloatArray:
+    """Return latents of images in the scheduler's scale, without `latents_mean` and `latents_std`, as in diffusers."""
+    drawn = context.vae.sample(pixels, _generators(context, len(pixels)))
+    return fill_batch(context.vae.scaling_factor * drawn, context.images)
 
 
-def _generators(stage: Stage, count: int) -> Any:
-    """The generators of so many images: one for all, or the first of those that there are."""
-    generator = stage.generator
+def _generators(context: TaskContext, count: int) -> Any:
+    """Return the generators of `count` images: one for all, or the first of the list."""
+    generator = context.generator
     return generator[:count] if isinstance(generator, Sequence) else generator
 
 
 def _keep(
-    stage: Stage, image: FloatArray, noise: FloatArray, mask: FloatArray, following: Any, latents: FloatArray
+    context: TaskContext, image: FloatArray, noise: FloatArray, mask: FloatArray, following: Any, latents: FloatArray
 ) -> FloatArray:
-    """Put back what is kept, with the noise of the timestep that follows; none after the last."""
-    clean = image if following is None else stage.add_noise(image, noise, following)
+    """Put the kept part back, with the noise of the timestep that follows; without noise after the last."""
+    clean = image if following is None else context.add_noise(image, noise, following)
     return (1 - mask) * clean + mask * latents

@@ -1,4 +1,4 @@
-"""Which part of a scheduler's timesteps is run."""
+"""Cuts a scheduler's timesteps at either end."""
 
 from typing import Any
 
@@ -6,15 +6,16 @@ import numpy as np
 import numpy.typing as npt
 
 from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.pipelines.tasks.base import start_at_index
 from diffoundry.runtime.schedulers import Scheduler
 
-__all__ = ["check_strength", "cut_end", "start_at_index", "start_timesteps"]
+__all__ = ["check_strength", "cut_end", "start_timesteps"]
 
 Timesteps = npt.NDArray[Any]
 
 
 def check_strength(strength: float) -> None:
-    """Refuse a strength that is none.
+    """Refuse a strength out of range.
 
     Raises:
         InputError: Not above 0 and at most 1.
@@ -24,13 +25,13 @@ def check_strength(strength: float) -> None:
 
 
 def start_timesteps(scheduler: Scheduler[Any], steps: int, strength: float, fraction: float | None) -> Timesteps:
-    """The timesteps to run, with the scheduler told where it begins.
+    """Return the timesteps to run, after setting the scheduler's begin index.
 
     Args:
         scheduler: With its timesteps set.
-        steps: Those that were asked for.
-        strength: How much of the image may change.
-        fraction: What part of the schedule the image has behind it, in place of `strength`; None for none.
+        steps: Number of steps as the caller counts them.
+        strength: As `ImageToImage.strength`.
+        fraction: As `ImageToImage.denoising_start`, instead of `strength`; None for none.
 
     Raises:
         InputError: None is left.
@@ -39,7 +40,7 @@ def start_timesteps(scheduler: Scheduler[Any], steps: int, strength: float, frac
 
 
 def _at_strength(scheduler: Scheduler[Any], steps: int, strength: float) -> Timesteps:
-    """The timesteps that are left when an image is changed with a strength: 1 runs all of them.
+    """Return the timesteps that are left for a strength: 1 runs all of them.
 
     diffusers: `StableDiffusionImg2ImgPipeline.get_timesteps`.
 
@@ -57,40 +58,29 @@ def _at_strength(scheduler: Scheduler[Any], steps: int, strength: float) -> Time
 
 
 def _at_fraction(scheduler: Scheduler[Any], fraction: float) -> Timesteps:
-    """The timesteps that are left after a fraction of the training schedule.
+    """Return the timesteps that are left after a fraction of the training schedule.
 
     diffusers: `StableDiffusionXLImg2ImgPipeline.get_timesteps`, `denoising_start`.
 
     Raises:
         InputError: None is left.
     """
-    count = int((scheduler.timesteps < _cutoff(scheduler, fraction)).sum())
+    count = int((scheduler.model_timesteps < _cutoff(scheduler, fraction)).sum())
     if scheduler.order == 2 and count % 2 == 0:
         count += 1  # such a schedule has every timestep twice but the first, and a step is not cut in two
     if not count:
         raise InputError(f"denoising_start: got {fraction}, which leaves no step; expected less, or more steps")
-    return start_at_index(scheduler, len(scheduler.timesteps) - count)
+    return start_at_index(scheduler, len(scheduler.model_timesteps) - count)
 
 
-def start_at_index(scheduler: Scheduler[Any], index: int) -> Timesteps:
-    """The timesteps from an index on, the scheduler told of it where it wants to know."""
-    tell = getattr(scheduler, "set_begin_index", None)
-    if tell is not None:
-        tell(index)
-    timesteps: Timesteps = scheduler.timesteps[index:]
-    return timesteps
-
-
-def cut_end(scheduler: Scheduler[Any], timesteps: Timesteps, fraction: float | None) -> Timesteps:
-    """The timesteps of a run that ends after a fraction of the training schedule; None runs to the end.
+def cut_end(scheduler: Scheduler[Any], timesteps: Timesteps, fraction: float) -> Timesteps:
+    """Return the timesteps of a run that ends after a fraction of the training schedule.
 
     diffusers: `StableDiffusionXLPipeline.__call__`, `denoising_end`.
 
     Raises:
         InputError: None is left.
     """
-    if fraction is None:
-        return timesteps
     kept = timesteps[: int(np.sum(timesteps >= _cutoff(scheduler, fraction)))]
     if not len(kept):
         raise InputError(f"denoising_end: got {fraction}, which leaves no step; expected more, or more steps")

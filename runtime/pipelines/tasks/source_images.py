@@ -1,33 +1,31 @@
-"""Images that are handed in: looked at before any work, so that nothing is resized or left out in silence."""
+"""Checks and reads the images of a call, so that nothing is resized or ignored silently."""
 
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 import numpy as np
-import numpy.typing as npt
 
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.pixels import ImageInput, preprocess
-from diffoundry.runtime.pipelines.request import Request
+from diffoundry.runtime.models.protocols import FloatArray
+from diffoundry.runtime.pipelines.inputs import CommonInputs
 
 __all__ = ["are_latents", "check_own_size", "fill_batch", "image_size", "read_image"]
 
-FloatArray = npt.NDArray[np.float32]
-
 
 def are_latents(image: Any, channels: int) -> TypeGuard[FloatArray]:
-    """Whether what was handed in for an image is an array of latents (B, channels, h, w).
+    """Return whether the image of a call is an array of latents (B, channels, h, w).
 
-    diffusers takes a tensor with as many channels for latents too.
+    diffusers also takes a tensor with as many channels for latents.
     """
     return isinstance(image, np.ndarray) and image.ndim == 4 and image.shape[1] == channels and image.shape[3] != 3
 
 
 def image_size(image: ImageInput, name: str = "image") -> tuple[int, int]:
-    """Height and width in pixels of the images handed in, all of one size.
+    """Return height and width in pixels of images, all of one size.
 
     Raises:
-        InputError: They differ, or one has an alpha channel, which would be left out.
+        InputError: They differ, or one has an alpha channel, which would be ignored.
     """
     items: list[Any] = list(image) if isinstance(image, Sequence) else [image]
     sizes = set()
@@ -50,33 +48,33 @@ def image_size(image: ImageInput, name: str = "image") -> tuple[int, int]:
     return height, width
 
 
-def check_own_size(request: Request, height: int, width: int, factor: int) -> None:
-    """Refuse an image whose size is not the one that is generated.
+def check_own_size(inputs: CommonInputs, height: int, width: int, factor: int) -> None:
+    """Refuse an image of another size than the generated one.
 
     Args:
-        request: May name a size too.
+        inputs: May name a size too.
         height: Pixels of the image.
         width: Pixels of the image.
         factor: Pixels to a latent.
 
     Raises:
-        InputError: Its sides are no multiples of the factor, or the request's size is another one.
+        InputError: Its sides are no multiples of the factor, or the call names another size.
     """
     if height % factor or width % factor:
         raise InputError(f"image: got {width} x {height} pixels, expected multiples of {factor}; resize or crop it")
     for name, side in (("height", height), ("width", width)):
-        asked = getattr(request, name)
+        asked = getattr(inputs, name)
         if asked is not None and asked != side:
             raise InputError(f"{name}: got {asked}, expected the image's {side}; leave it out, or resize the image")
 
 
 def read_image(image: ImageInput, height: int | None = None, width: int | None = None) -> FloatArray:
-    """Images as the VAE encoder takes them: float32 (n, 3, height, width) in -1..1; see `preprocess`."""
+    """Read images for the VAE encoder: float32 (n, 3, height, width) in -1..1; see `preprocess`."""
     return preprocess(image, height, width, factor=1)
 
 
 def fill_batch(rows: FloatArray, images: int, name: str = "image") -> FloatArray:
-    """As many rows as there are images, repeated in turns: a, b, a, b.
+    """Repeat rows in turns, a, b, a, b, to one for each image.
 
     Raises:
         InputError: Their number does not divide the number of images.

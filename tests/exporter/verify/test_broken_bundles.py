@@ -204,7 +204,7 @@ def test_a_decoder_that_darkens_by_5_percent_is_a_shift(copied, shows):
 
 def test_words_that_changed_places_show_another_thing(copied, shows):
     """Two rows of the token embedding are swapped: all weights are there, and every number has its size."""
-    words = load(copied.path).encoders[0].tokenizer(["apple", "cat"]).input_ids[:, 1]
+    words = load(copied.path).text_encoders[0].tokenizer(["apple", "cat"]).input_ids[:, 1]
 
     def swap(array):
         array[words] = array[words[::-1]]

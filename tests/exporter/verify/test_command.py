@@ -65,7 +65,7 @@ def test_a_true_bundle_as_json(emoji_bundle):
     assert data["passed"] is True
     assert data["settings"] == {
         "prompts": ["red apple"], "seeds": [3], "steps": 2, "guidance_scale": 7.5, "height": 64, "width": 64,
-        "stand_ins": [],
+        "example_inputs": [],
     }  # fmt: skip
     assert len(data["builds"][0]["loops"][0]["curve"]) == 2
 

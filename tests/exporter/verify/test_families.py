@@ -11,7 +11,7 @@ from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.verify import report_to_json, verify
 from diffoundry.exporter.verify.checkpoint_source import find_checkpoint
 from diffoundry.runtime.bundle.bundle import Bundle
-from diffoundry.runtime.models.controlnet_names import MID_RESIDUAL, residual_name
+from diffoundry.runtime.models.controlnet import MID_RESIDUAL, residual_name
 
 _TEXT_2 = {"text_encoder_2", "unet", "vae_encoder", "vae_decoder"}
 

@@ -34,14 +34,14 @@ def test_every_step_is_diffusers(opened, theirs, make_lora, steps, error, tmp_pa
     for target in ("onnxruntime", "openvino"):
         ours = opened(target)
         before = steps(ours)
-        report = ours.load_lora(path)
+        report = ours.loras.load(path)
         with_lora = steps(ours)
         assert error(with_lora, expected) < TOLERANCE
         assert error(with_lora, before) > 0.03
         np.testing.assert_allclose(with_lora[1], expected[1], atol=2e-3)
         assert report.unused == ()
         assert set(report.layers) == {"unet", "text_encoder"}
-        ours.unload_lora()
+        ours.loras.unload()
         after = steps(ours)
         assert all(np.array_equal(a, b) for a, b in zip(before[0], after[0], strict=True))
         assert np.array_equal(before[1], after[1])
@@ -53,7 +53,7 @@ def test_half_precision(opened, theirs, make_lora, steps, error, tmp_path, targe
     path = make_lora(tmp_path / "x.safetensors", "kohya", "everything")
     theirs.load_lora_weights(str(path))
     ours = opened(target, "fp16")
-    ours.load_lora(path)
+    ours.loras.load(path)
     assert error(steps(ours), steps(theirs)) < HALF_TOLERANCE
 
 
@@ -62,18 +62,18 @@ def test_several_with_scales_of_their_own(opened, theirs, make_lora, steps, erro
     first = make_lora(tmp_path / "first.safetensors", "peft", "attention", seed=1)
     second = make_lora(tmp_path / "second.safetensors", "kohya", "everything", seed=2)
     ours = opened(target)
-    ours.load_lora(first, scale=0.8)
-    ours.load_lora(second, scale=-0.5, name="other")
-    assert ours.loras == {"first": 0.8, "other": -0.5}
+    ours.loras.load(first, scale=0.8)
+    ours.loras.load(second, scale=-0.5, name="other")
+    assert ours.loras.scales == {"first": 0.8, "other": -0.5}
     theirs.load_lora_weights(str(first), adapter_name="first")
     theirs.load_lora_weights(str(second), adapter_name="second")
     for a, b in ((0.8, -0.5), (0.0, 1.5)):
-        ours.set_lora_scale(a, "first")
-        ours.set_lora_scale(b, "other")
+        ours.loras.set_scale(a, "first")
+        ours.loras.set_scale(b, "other")
         theirs.set_adapters(["first", "second"], [a, b])
         assert error(steps(ours), steps(theirs)) < TOLERANCE
-    ours.unload_lora("first")
-    ours.set_lora_scale(1.0)
+    ours.loras.unload("first")
+    ours.loras.set_scale(1.0)
     theirs.set_adapters(["second"], [1.0])
     assert error(steps(ours), steps(theirs)) < TOLERANCE
 
@@ -86,18 +86,18 @@ def test_switching_opens_nothing_anew(opened, make_lora, tmp_path, monkeypatch):
     for target in ("onnxruntime", "openvino"):
         ours = opened(target)
         ours.components.open_all()
-        ours.load_lora(files[0])
+        ours.loras.load(files[0])
         states = [ours.components.engine(name) for name in ("unet", "text_encoder")]
         for state in states:
             monkeypatch.setattr(state, "_open", lambda *_: pytest.fail("an engine was opened"))
-        ours.load_lora(files[1], scale=0.3)
-        ours.unload_lora()
-        ours.load_lora(files[2], scale=0.3)
-        ours.set_lora_scale(0.4)
+        ours.loras.load(files[1], scale=0.3)
+        ours.loras.unload()
+        ours.loras.load(files[2], scale=0.3)
+        ours.loras.set_scale(0.4)
         ours("x", num_inference_steps=1, output_type="latent")
-        ours.unload_lora()
+        ours.loras.unload()
         ours("x", num_inference_steps=1, output_type="latent")  # the plain form is held
-        ours.load_lora(files[1])
+        ours.loras.load(files[1])
         monkeypatch.undo()
 
 
@@ -113,7 +113,7 @@ def test_one_form_at_a_time_where_memory_is_short(bundle, make_lora, steps, tmp_
     """The same images either way, and the other form is let go of."""
     path = make_lora(tmp_path / "x.safetensors", "kohya", "everything")
     held, saving = load(bundle, target=target), load(bundle, target=target, **frugal)
-    for change in (lambda pipe: None, lambda pipe: pipe.load_lora(path), lambda pipe: pipe.unload_lora()):
+    for change in (lambda pipe: None, lambda pipe: pipe.loras.load(path), lambda pipe: pipe.loras.unload()):
         images = []
         for pipe in (held, saving):
             change(pipe)
@@ -127,7 +127,7 @@ def test_one_form_at_a_time_where_memory_is_short(bundle, make_lora, steps, tmp_
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_an_engine_opened_with_adapters_opens_no_plain_form(opened, make_lora, tmp_path, target):
     ours = opened(target)
-    ours.load_lora(make_lora(tmp_path / "x.safetensors"))
+    ours.loras.load(make_lora(tmp_path / "x.safetensors"))
     engine = ours.components.engine("unet")
     assert len(engine._sessions if target == "onnxruntime" else engine._forms) == 1
     assert [spec.name for spec in engine.inputs] == ["sample", "timestep", "encoder_hidden_states"]
@@ -139,7 +139,7 @@ def test_equal_to_fuse_lora(opened, theirs, make_lora, steps, error, tmp_path):
     theirs.fuse_lora(lora_scale=0.7)
     theirs.unload_lora_weights()
     ours = opened()
-    ours.load_lora(path, scale=0.7)
+    ours.loras.load(path, scale=0.7)
     assert error(steps(ours), steps(theirs)) < TOLERANCE
 
 
@@ -160,7 +160,7 @@ def test_alphas_in_the_metadata_of_diffusers(opened, theirs, make_lora, steps, e
         unet_lora_adapter_metadata=theirs.unet.peft_config["default"].to_dict(),
     )
     ours = opened()
-    ours.load_lora(tmp_path / "pytorch_lora_weights.safetensors")
+    ours.loras.load(tmp_path / "pytorch_lora_weights.safetensors")
     assert error(steps(ours), steps(theirs)) < TOLERANCE
 
 
@@ -175,8 +175,8 @@ def test_each_layer_has_its_own_alpha_in_the_text_encoder_too(opened, make_lora,
     found = layers("attention")
     kept = {module: module.weight.detach().clone() for some in found.values() for module in some.values()}
     ours = opened()
-    ours.load_lora(path)
-    tokens = ours.encoders[0].tokenizer(["a red apple"]).input_ids
+    ours.loras.load(path)
+    tokens = ours.text_encoders[0].tokenizer(["a red apple"]).input_ids
     try:
         for part, prefix in (("text_encoder", "lora_te_text_model_"),):
             for name, module in found[part].items():
@@ -195,14 +195,14 @@ def test_each_layer_has_its_own_alpha_in_the_text_encoder_too(opened, make_lora,
 def test_engines_that_are_opened_later_and_again_have_it(opened, make_lora, steps, tmp_path):
     path = make_lora(tmp_path / "x.safetensors")
     ours = opened()
-    ours.load_lora(path)  # nothing is open yet
+    ours.loras.load(path)  # nothing is open yet
     first = steps(ours)
     ours.components.close()
     again = steps(ours)
     assert np.array_equal(first[1], again[1])
     other = opened()
     steps(other)
-    other.load_lora(path)
+    other.loras.load(path)
     assert np.array_equal(first[1], steps(other)[1])
 
 

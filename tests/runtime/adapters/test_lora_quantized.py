@@ -23,7 +23,7 @@ def test_no_further_from_diffusers_than_without(quantized, theirs, make_lora, st
     ours = load(quantized, target="onnxruntime", precision=precision)
     plain, plain_theirs = steps(ours), steps(theirs)
     theirs.load_lora_weights(str(path))
-    ours.load_lora(path)
+    ours.loras.load(path)
     with_lora, expected = steps(ours), steps(theirs)
     change = error(plain_theirs, expected)
     assert change > 0.1
@@ -32,7 +32,7 @@ def test_no_further_from_diffusers_than_without(quantized, theirs, make_lora, st
     gate = gates_for(precision).latents
     for got, want in zip(with_lora[0], expected[0], strict=True):
         assert np.abs(got - want).max() / np.sqrt(np.mean(want**2)) < gate
-    ours.unload_lora()
+    ours.loras.unload()
     assert np.array_equal(steps(ours)[1], plain[1])
 
 
@@ -46,5 +46,5 @@ def test_openvino_says_why_not(quantized, make_lora, tmp_path, precision):
     )
     ours = load(quantized, target="openvino", precision=precision)
     with pytest.raises(EngineError, match=message):
-        ours.load_lora(path)
-    assert ours.loras == {}
+        ours.loras.load(path)
+    assert ours.loras.scales == {}

@@ -35,13 +35,13 @@ def test_every_step_is_diffusers(xl, theirs, make_lora, steps, error, tmp_path, 
     for target in ("onnxruntime", "openvino"):
         ours = load(xl, target=target)
         before = steps(ours)
-        report = ours.load_lora(path)
+        report = ours.loras.load(path)
         with_lora = steps(ours)
         assert error(with_lora, expected) < TOLERANCE
         assert error(with_lora, before) > 0.03
         assert report.unused == ()
         assert set(report.layers) == {"unet", "text_encoder", "text_encoder_2"}
-        ours.unload_lora()
+        ours.loras.unload()
         after = steps(ours)
         assert all(np.array_equal(a, b) for a, b in zip(before[0], after[0], strict=True))
         assert np.array_equal(before[1], after[1])
@@ -68,8 +68,8 @@ def test_a_lora_of_stable_diffusion_1_is_refused(xl, make_lora, tmp_path, form, 
     ours = load(xl)
     path = make_lora(tmp_path / "x.safetensors", form, pattern)
     with pytest.raises(InputError, match=f"LoRA .*x.safetensors: {message} bundle has not; it was trained for another"):
-        ours.load_lora(path)
-    assert ours.loras == {}
+        ours.loras.load(path)
+    assert ours.loras.scales == {}
 
 
 def test_a_lora_of_xl_is_refused_by_stable_diffusion_1(opened, make_lora, tmp_path):
@@ -77,4 +77,4 @@ def test_a_lora_of_xl_is_refused_by_stable_diffusion_1(opened, make_lora, tmp_pa
     with pytest.raises(
         InputError, match=r"LoRA .*: tensor 'lora_.*' is for .*; it was trained for another (family|model)"
     ):
-        opened().load_lora(path)
+        opened().loras.load(path)

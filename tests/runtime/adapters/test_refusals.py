@@ -92,8 +92,8 @@ REFUSED = {
 def test_files_for_something_else(pipe, saved, case):
     tensors, message = REFUSED[case]
     with pytest.raises(InputError, match=f"LoRA .*x.safetensors: .*{message}"):
-        pipe.load_lora(saved(tensors))
-    assert pipe.loras == {}
+        pipe.loras.load(saved(tensors))
+    assert pipe.loras.scales == {}
 
 
 @pytest.mark.parametrize(
@@ -107,31 +107,31 @@ def test_files_for_something_else(pipe, saved, case):
 )
 def test_damaged_metadata(pipe, saved, metadata, message):
     with pytest.raises(InputError, match=message):
-        pipe.load_lora(saved(FITTING, {"lora_adapter_metadata": metadata}))
+        pipe.loras.load(saved(FITTING, {"lora_adapter_metadata": metadata}))
 
 
 def test_unused_tensors_are_reported(pipe, saved):
-    report = pipe.load_lora(saved({**FITTING, "clip_l": torch.ones(2, 3)}), name="mine")
+    report = pipe.loras.load(saved({**FITTING, "clip_l": torch.ones(2, 3)}), name="mine")
     assert report.name == "mine"
     assert report.unused == ("clip_l",)
     assert report.layers == {"unet": 1}
-    with pytest.raises(InputError, match="LoRA 'mine': is loaded already, expected another name"):
-        pipe.load_lora(saved(FITTING), name="mine")
-    for call in (pipe.unload_lora, lambda name: pipe.set_lora_scale(1.0, name)):
-        with pytest.raises(InputError, match="LoRA 'yours': is not loaded, expected one of mine"):
+    with pytest.raises(InputError, match="LoRA 'mine' is loaded already; pass another name"):
+        pipe.loras.load(saved(FITTING), name="mine")
+    for call in (pipe.loras.unload, lambda name: pipe.loras.set_scale(1.0, name)):
+        with pytest.raises(InputError, match="LoRA 'yours' is not loaded, expected one of mine"):
             call("yours")
     for scale in (float("nan"), "1", True, None):
         with pytest.raises(InputError, match="scale: got .*, expected a finite number"):
-            pipe.set_lora_scale(scale)
-    pipe.unload_lora()
+            pipe.loras.set_scale(scale)
+    pipe.loras.unload()
 
 
 @pytest.mark.parametrize("ending", ["pt", "bin", "ckpt", "pth"])
 def test_pickles_are_refused(pipe, tmp_path, ending):
     with pytest.raises(InputError, match=rf"x\.{ending}: is a pickled file, which can run code when read"):
-        pipe.load_lora(tmp_path / f"x.{ending}")
+        pipe.loras.load(tmp_path / f"x.{ending}")
     with pytest.raises(InputError, match=rf"x\.{ending}: is a pickled file"):
-        pipe.load_textual_inversion(tmp_path / f"x.{ending}")
+        pipe.embeddings.load(tmp_path / f"x.{ending}")
 
 
 def test_an_engine_that_takes_none_is_named(bundle, saved, tmp_path):
@@ -146,13 +146,13 @@ def test_an_engine_that_takes_none_is_named(bundle, saved, tmp_path):
         "component 'unet': got onnxruntime fp32, which takes no LoRA .* expected onnxruntime fp16 or openvino fp32"
     )
     with pytest.raises(EngineError, match=message):
-        load(own).load_lora(saved(FITTING))
+        load(own).loras.load(saved(FITTING))
 
 
 def test_when_one_engine_refuses_nothing_has_changed(opened, make_lora, steps, tmp_path, monkeypatch):
     pipe = opened()
     first = make_lora(tmp_path / "first.safetensors", seed=1)
-    pipe.load_lora(first)
+    pipe.loras.load(first)
     before = steps(pipe)
     encoder = pipe.components.engine("text_encoder")
     adapt, calls = encoder.adapt, []
@@ -165,8 +165,8 @@ def test_when_one_engine_refuses_nothing_has_changed(opened, make_lora, steps, t
 
     monkeypatch.setattr(encoder, "adapt", refuse)
     with pytest.raises(EngineError, match="no"):
-        pipe.load_lora(make_lora(tmp_path / "second.safetensors", seed=2))
-    assert pipe.loras == {"first": 1.0}
+        pipe.loras.load(make_lora(tmp_path / "second.safetensors", seed=2))
+    assert pipe.loras.scales == {"first": 1.0}
     assert np.array_equal(before[1], steps(pipe)[1])
 
 
@@ -178,5 +178,5 @@ def test_a_changed_graph_for_adapters_is_noticed(bundle, make_lora, tmp_path):
     pipe("x", num_inference_steps=1, output_type="latent")
     lora = make_lora(tmp_path / "x.safetensors")
     with pytest.raises(BundleError, match=r"adapters\.onnx has SHA-256"):
-        pipe.load_lora(lora)
-    assert pipe.loras == {}
+        pipe.loras.load(lora)
+    assert pipe.loras.scales == {}

@@ -32,12 +32,12 @@ def test_every_step_is_diffusers(opened, theirs, saved, steps, error, target):
     before = [steps(ours, prompt) for prompt in prompts]
     theirs.load_textual_inversion(str(one))
     theirs.load_textual_inversion(str(three), token="<puppy>")
-    assert ours.load_textual_inversion(one) == ("<cat>", 1)
-    assert ours.load_textual_inversion(three, token="<puppy>") == ("<puppy>", 3)
+    assert ours.embeddings.load(one) == ("<cat>", 1)
+    assert ours.embeddings.load(three, token="<puppy>") == ("<puppy>", 3)
     for prompt in (*prompts, "a <puppy> beside <cat>"):
         assert error(steps(ours, prompt), steps(theirs, prompt)) < TOLERANCE
     assert error(steps(ours, prompts[0]), before[0]) > 1e-3
-    ours.unload_textual_inversion()
+    ours.embeddings.unload()
     for prompt, expected in zip(prompts, before, strict=True):
         assert np.array_equal(steps(ours, prompt)[1], expected[1])
 
@@ -46,18 +46,18 @@ def test_ids_are_those_of_transformers(opened, theirs, saved):
     ours = opened()
     path = saved("<cat>", 2, 32)
     theirs.load_textual_inversion(str(path))
-    ours.load_textual_inversion(path)
+    ours.embeddings.load(path)
     for prompt in ("<cat>", "a<cat>b", "<CAT> <cat>_1", "x " * 80 + "<cat>", ""):
         text = theirs.maybe_convert_prompt(prompt, theirs.tokenizer)
         expected = theirs.tokenizer([text], padding="max_length", max_length=77, truncation=True).input_ids
-        np.testing.assert_array_equal(ours.encoders[0].tokenizer([prompt]).input_ids, expected)
+        np.testing.assert_array_equal(ours.text_encoders[0].tokenizer([prompt]).input_ids, expected)
 
 
 def test_beside_a_lora(opened, theirs, saved, make_lora, steps, error, tmp_path):
     lora, path = make_lora(tmp_path / "x.safetensors"), saved("<cat>", 32)
     ours = opened()
-    ours.load_lora(lora)
-    ours.load_textual_inversion(path)
+    ours.loras.load(lora)
+    ours.embeddings.load(path)
     theirs.load_textual_inversion(str(path))
     theirs.load_lora_weights(str(lora))
     assert error(steps(ours, "a <cat>"), steps(theirs, "a <cat>")) < TOLERANCE
@@ -98,11 +98,11 @@ def test_two_text_encoders(xl_bundle, tiny_sd_checkpoint, for_two, steps, error,
         theirs.load_textual_inversion(
             {word: tensors["clip_g"]}, text_encoder=theirs.text_encoder_2, tokenizer=theirs.tokenizer_2
         )
-        assert ours.load_textual_inversion(path, token=word) == (word, len(tensors["clip_l"]))
+        assert ours.embeddings.load(path, token=word) == (word, len(tensors["clip_l"]))
     for prompt in ("a <cat> and a <dog>", "<dog><dog>, a red apple", "a red apple"):
         assert error(steps(ours, prompt), steps(theirs, prompt)) < TOLERANCE
     assert error(steps(ours, "a <cat> and a <dog>"), before) > 1e-3
-    ours.unload_textual_inversion()
+    ours.embeddings.unload()
     assert np.array_equal(steps(ours, "a <cat> and a <dog>")[1], before[1])
 
 
@@ -110,31 +110,31 @@ def test_refusals_of_two_text_encoders(xl_bundle, saved, for_two):
     ours = load(xl_bundle)
     one = saved("<cat>", 32)
     with pytest.raises(InputError, match=r"got 1 tensors \('<cat>'\), expected clip_l and clip_g for text_encoder and"):
-        ours.load_textual_inversion(one, token="<cat>")
+        ours.embeddings.load(one, token="<cat>")
     with pytest.raises(InputError, match="token: got none, expected the word for .*both, whose tensors do not name it"):
-        ours.load_textual_inversion(for_two("both", 1, 1))
+        ours.embeddings.load(for_two("both", 1, 1))
     with pytest.raises(InputError, match="got 2 in 'clip_l', 1 in 'clip_g', expected as many vectors for each"):
-        ours.load_textual_inversion(for_two("uneven", 2, 1), token="<cat>")
+        ours.embeddings.load(for_two("uneven", 2, 1), token="<cat>")
     with pytest.raises(InputError, match=r"tensor 'clip_g': got shape \(1, 64\), expected \(48,\) or \(count, 48\)"):
-        ours.load_textual_inversion(for_two("wide", 1, 1, widths=(32, 64)), token="<cat>")
-    ours.load_textual_inversion(for_two("both", 1, 1), token="<cat>")
-    with pytest.raises(InputError, match="token '<cat>': is loaded already"):
-        ours.load_textual_inversion(for_two("both", 1, 1), token="<cat>")
+        ours.embeddings.load(for_two("wide", 1, 1, widths=(32, 64)), token="<cat>")
+    ours.embeddings.load(for_two("both", 1, 1), token="<cat>")
+    with pytest.raises(InputError, match="token '<cat>' is loaded already"):
+        ours.embeddings.load(for_two("both", 1, 1), token="<cat>")
 
 
 def test_refusals(opened, saved, tmp_path):
     ours = opened()
     with pytest.raises(InputError, match=r"tensor '<cat>': got shape \(768,\), expected \(32,\) or \(count, 32\)"):
-        ours.load_textual_inversion(saved("<cat>", 768))
+        ours.embeddings.load(saved("<cat>", 768))
     path = saved("<cat>", 32)
     with pytest.raises(InputError, match="token: got ' ', expected a word"):
-        ours.load_textual_inversion(path, token=" ")
+        ours.embeddings.load(path, token=" ")
     with pytest.raises(InputError, match="token 'a</w>': is in the tokenizer's vocabulary already"):
-        ours.load_textual_inversion(path, token="a</w>")
-    ours.load_textual_inversion(path)
-    with pytest.raises(InputError, match="token '<cat>': is loaded already"):
-        ours.load_textual_inversion(path)
+        ours.embeddings.load(path, token="a</w>")
+    ours.embeddings.load(path)
+    with pytest.raises(InputError, match="token '<cat>' is loaded already"):
+        ours.embeddings.load(path)
     both = tmp_path / "both.safetensors"
     save_file({"clip_l": torch.ones(1, 32), "clip_g": torch.ones(1, 64)}, both)
     with pytest.raises(InputError, match="got 2 tensors .*'clip_g'.*, expected one, named as the token"):
-        ours.load_textual_inversion(both)
+        ours.embeddings.load(both)

@@ -46,8 +46,8 @@ def test_the_image_is_that_of_the_library(emoji_bundle, files, tmp_path):
     pipe = load(emoji_bundle)
     arguments = {"seed": 0, "num_inference_steps": 2}
     plain = np.asarray(pipe("a <dog>", **arguments).images[0])
-    pipe.load_lora(lora, scale=0.7)
-    pipe.load_textual_inversion(embedding, token="<dog>")
+    pipe.loras.load(lora, scale=0.7)
+    pipe.embeddings.load(embedding, token="<dog>")
     expected = np.asarray(pipe("a <dog>", **arguments).images[0])
     generated = np.asarray(Image.open(output))
     np.testing.assert_array_equal(generated, expected)

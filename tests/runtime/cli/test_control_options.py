@@ -74,7 +74,7 @@ def test_the_image_is_that_of_the_library_and_can_be_generated_again(generate, b
     [
         (["--control-image", "edges.png"], "control_image: got 1, expected a list of 2: one for each ControlNet"),
         (["--control-image", "edges.png", "--control-image", "wide.png"], "got images of 64 x 64, 72 x 64 pixels"),
-        (["--control-scale", "0.5"], "controlnet_conditioning_scale: got it without control_image"),
+        (["--control-scale", "0.5"], "controlnet_conditioning_scale needs control_image"),
         (["--control-image", "nothing.png"], "nothing.png: cannot be read"),
     ],
 )

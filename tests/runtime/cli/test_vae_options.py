@@ -35,7 +35,7 @@ def test_the_image_is_that_of_the_library_and_can_be_generated_again(generate, e
     assert settings["vae_tiling"] is True
     assert settings["vae_slicing"] is True
     pipe = load(emoji_bundle)
-    pipe.enable_vae_tiling()
+    pipe.vae.enable_tiling()
     expected = pipe("a dog", seed=0, num_inference_steps=2, height=96, width=72).images[0]
     np.testing.assert_array_equal(np.asarray(Image.open(tiled)), np.asarray(expected))
     assert plain.read_bytes() != tiled.read_bytes()

@@ -85,17 +85,17 @@ def test_format_2_holds_several_variants(unpack, expected):
 @pytest.mark.parametrize("version", [3, 4, 5])
 def test_engines_from_format_3_on_take_a_lora(unpack, expected, version):
     pipe = load(unpack(version))
-    pipe.load_lora(HERE / "lora.safetensors")
+    pipe.loras.load(HERE / "lora.safetensors")
     net = {"control_image": expected["hint"], "controlnet_conditioning_scale": 0.0} if version >= 4 else {}
     follow(pipe, expected, "lora", **net)
-    pipe.unload_lora()
+    pipe.loras.unload()
     follow(pipe, expected, "plain", **net)
 
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_engines_of_older_formats_say_that_they_take_no_lora(unpack, version):
     with pytest.raises(EngineError, match="got onnxruntime fp32, which takes no LoRA"):
-        load(unpack(version)).load_lora(HERE / "lora.safetensors")
+        load(unpack(version)).loras.load(HERE / "lora.safetensors")
 
 
 @pytest.mark.parametrize("version", [4, 5])

@@ -37,7 +37,7 @@ def test_the_trained_model(emoji, emoji_openvino, emoji_folder, target):
 
 def test_the_states_of_every_layer(emoji, emoji_folder):
     theirs = diffusers_pipeline(emoji_folder).text_encoder
-    ids = emoji.encoders[0].tokenizer(["a red apple", ""]).input_ids
+    ids = emoji.text_encoders[0].tokenizer(["a red apple", ""]).input_ids
     with torch.inference_mode():
         states = theirs(torch.from_numpy(ids).long(), output_hidden_states=True).hidden_states
         expected = [theirs.final_layer_norm(state).numpy() for state in states]
@@ -55,7 +55,7 @@ def test_the_states_of_every_layer(emoji, emoji_folder):
         ({"clip_skip": 0.5}, "clip_skip: got 0.5, expected a whole number"),
         (
             {"clip_skip": 1, "prompt": None, "prompt_embeds": np.zeros((1, 77, 128), np.float32)},
-            "clip_skip: got it with prompt_embeds, for which no encoder runs",
+            "clip_skip: no encoder runs with prompt_embeds; leave it out",
         ),
     ],
 )
@@ -73,5 +73,5 @@ def test_a_bundle_without_the_states_says_so(emoji, monkeypatch):
         return outputs
 
     monkeypatch.setattr(emoji.components, "run", run_as_before)
-    with pytest.raises(InputError, match="clip_skip: got it for a bundle whose text encoder gives its last hidden"):
+    with pytest.raises(InputError, match="clip_skip: the text encoder of this bundle gives its last hidden"):
         emoji("x", seed=0, clip_skip=1)

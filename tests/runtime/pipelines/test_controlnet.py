@@ -239,7 +239,7 @@ def test_a_guess_asks_for_rows_of_the_prompt_alone(controlled):
             {"control_image": image().convert("RGBA")},
             "control_image: got an image with transparency, expected one without",
         ),
-        ({"guess_mode": True}, "guess_mode: got it without control_image, expected an image for every ControlNet"),
+        ({"guess_mode": True}, "guess_mode needs control_image, an image for every ControlNet"),
         (
             {"control_image": image(), "control_guidance_start": 0.5, "control_guidance_end": 0.5},
             "control_guidance_start and control_guidance_end: got 0.5 and 0.5, expected 0 <= start < end <= 1",
@@ -311,12 +311,12 @@ def test_a_lora_goes_with_it(controlled, tmp_path):
     theirs.load_lora_weights(str(tmp_path / "unet.safetensors"))
     before = generate(ours, control_image=image())
     try:
-        report = ours.load_lora(tmp_path / "both.safetensors")
+        report = ours.loras.load(tmp_path / "both.safetensors")
         assert set(report.unused) == set(own)
         assert report.layers == {"unet": 1}
         follow((ours, theirs), control=image())
         assert np.abs(generate(ours, control_image=image()) - before).max() > 1e-3
     finally:
-        ours.unload_lora()
+        ours.loras.unload()
         theirs.unload_lora_weights()
     np.testing.assert_array_equal(generate(ours, control_image=image()), before)

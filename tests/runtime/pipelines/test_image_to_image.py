@@ -87,7 +87,7 @@ def test_other_architectures_and_sizes(exported, tiny_sd_checkpoint, variant, ap
         ({"image": [Image.new("RGB", (64, 64))] * 2}, "image: got 2 for 1 images, expected one, or a number that"),
         ({"image": np.zeros((64, 64, 3), np.uint8)}, "image: got an array of uint8, expected floats in 0..1"),
         ({"height": 72}, "height: got 72, expected the image's 64; leave it out, or resize the image"),
-        ({"latents": np.zeros((1, 4, 8, 8), np.float32)}, "latents: got them with image, expected one of the two"),
+        ({"latents": np.zeros((1, 4, 8, 8), np.float32)}, "latents and image: got both, expected one of them"),
         ({"denoising_start": 1.0}, "denoising_start: got 1.0, expected a number above 0 and below 1"),
         ({"denoising_start": 0.999, "num_inference_steps": 3}, "denoising_start: got 0.999, which leaves no step"),
         (

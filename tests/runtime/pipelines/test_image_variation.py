@@ -128,5 +128,5 @@ def test_wrong_arguments_are_named(ours, arguments, message):
 
 
 def test_it_has_no_use_for_an_embedding(ours, tmp_path):
-    with pytest.raises(InputError, match="textual inversion: this checkpoint has no text encoder"):
-        ours.load_textual_inversion(tmp_path / "cat.safetensors")
+    with pytest.raises(InputError, match="textual inversion: this checkpoint has no CLIP text encoder"):
+        ours.embeddings.load(tmp_path / "cat.safetensors")

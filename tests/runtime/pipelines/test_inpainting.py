@@ -109,7 +109,7 @@ def test_latents_that_do_not_fit_are_named(nine, apple, latents, message):
 
 
 def test_a_checkpoint_of_nine_channels_says_what_it_needs(nine):
-    assert nine[0].usual_task.name == "inpainting"
+    assert nine[0].default_task.name == "inpainting"
     with pytest.raises(InputError, match="image: got none, expected image and mask_image: inpainting is what this"):
         nine[0]("x")
     with pytest.raises(InputError, match="mask_image: got none, expected image and mask_image"):
@@ -140,11 +140,11 @@ def test_a_checkpoint_of_nine_channels_says_what_it_needs(nine):
         ({"padding_mask_crop": 4, "mask_image": Image.new("L", (64, 64))}, "mask_image: got a black one"),
         (
             {"denoising_start": 0.5, "latents": np.zeros((1, 4, 8, 8), np.float32)},
-            "latents: got them with denoising_start, expected one of the two",
+            "latents and denoising_start: got both, expected one of them",
         ),
         (
             {"masked_image_latents": np.zeros((1, 4, 8, 8), np.float32)},
-            "masked_image_latents: got them for a UNet of four channels, which is not told of what is kept",
+            "masked_image_latents: this checkpoint's denoiser does not take them, only one of nine channels does",
         ),
     ],
 )

@@ -51,7 +51,10 @@ def test_several_images_prompts_and_seeds(ours, theirs, apple):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"image": None}, "image: got none, expected image: changing an image as told is what this checkpoint does"),
+        (
+            {"image": None},
+            "image: got none, expected image: changing an image by instruction is what this checkpoint does",
+        ),
         ({"image_guidance_scale": -1.0}, "image_guidance_scale: got -1.0, expected a number of at least 0"),
         ({"guidance_rescale": 0.5}, "guidance_rescale: got 0.5, expected 0: it is for guidance by text alone"),
         ({"image": Image.new("RGB", (63, 64))}, "image: got 63 x 64 pixels, expected multiples of 8"),

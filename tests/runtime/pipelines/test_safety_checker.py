@@ -1,4 +1,4 @@
-"""The safety checker against diffusers': verdicts, black images, every task, and how it is turned off."""
+"""The safety checker against diffusers': flag_images, black images, every task, and how it is turned off."""
 
 from types import SimpleNamespace
 
@@ -13,7 +13,7 @@ from pipeline_harness import compare, diffusers_pipeline
 from diffoundry.runtime import load
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import BundleError, InputError
-from diffoundry.runtime.pipelines.safety import verdicts
+from diffoundry.runtime.models.safety_checker import flag_images
 
 SEEDS = [0, 1, 2, 3]
 SETTINGS = {"num_inference_steps": 2}
@@ -45,7 +45,7 @@ def flags_of(pipe, prompt, seeds, **arguments):
 
 
 @pytest.mark.parametrize("spread", [0.3, 0.01, 0.003])
-def test_scores_become_the_verdicts_of_diffusers(spread):
+def test_scores_become_the_flag_images_of_diffusers(spread):
     """Thousands of scores around the thresholds, so near that rounding and the stricter judgement decide."""
     random = torch.Generator().manual_seed(0)
     embeds = torch.randn(400, 20, generator=random)
@@ -64,7 +64,7 @@ def test_scores_become_the_verdicts_of_diffusers(spread):
     )
     _, expected = StableDiffusionSafetyChecker.forward(checker, embeds, [np.zeros(1)] * 400)
     scores = (cosines - thresholds).numpy()
-    assert verdicts(scores[:, :3], scores[:, 3:]) == expected
+    assert flag_images(scores[:, :3], scores[:, 3:]) == expected
     assert 0 < sum(expected) < 400
 
 

@@ -165,9 +165,12 @@ def test_what_was_cut_off_is_reported(emoji):
         ({"prompt": "x", "scheduler": "EulerDiscrete", "eta": 0.5}, "EulerDiscreteScheduler has no eta"),
         (
             {"prompt": "x", "scheduler": "RePaint"},
-            "RePaintScheduler, expected one whose step takes model_output, timestep and sample",
+            "RePaintScheduler cannot run in this denoising loop. It needs the loop of RePaintPipeline",
         ),
-        ({"prompt": "x", "scheduler": "ScoreSdeVe"}, "it samples for another kind of pipeline"),
+        (
+            {"prompt": "x", "scheduler": "ScoreSdeVe"},
+            "ScoreSdeVeScheduler cannot run in this denoising loop. It needs the",
+        ),
         ({"prompt": "x", "timesteps": [3, 1], "sigmas": [2.0, 1.0]}, "timesteps and sigmas: got both"),
         (
             {"prompt": "x", "strength": 0.5},

@@ -142,7 +142,10 @@ def _seeded(seed):
     ("arguments", "message"),
     [
         ({"prompt_2": ["a", "b"]}, "prompt_2: got 2 entries, expected a string or 1 of them"),
-        ({"negative_prompt_2": "blue"}, "negative_prompt_2: got it without negative_prompt, which this checkpoint"),
+        (
+            {"negative_prompt_2": "blue"},
+            "negative_prompt_2 needs negative_prompt: without it this checkpoint ignores",
+        ),
         ({"original_size": (64,)}, r"original_size: got \(64,\), expected two whole numbers of at least 0"),
         ({"negative_target_size": (64, -1)}, "negative_target_size: got .* expected two whole numbers"),
         ({"negative_target_size": (64, 64)}, "negative_original_size and negative_target_size: got one of them"),
@@ -163,7 +166,7 @@ def test_wrong_arguments_are_named(xl, arguments, message):
     ("arguments", "message"),
     [
         ({"image": None}, "image: got none, expected image: image to image is what this checkpoint does"),
-        ({"prompt_2": "cat"}, "prompt_2: got it, but this checkpoint has one text encoder; leave it out"),
+        ({"prompt_2": "cat"}, "prompt_2: this checkpoint has only one text encoder; leave it out"),
         ({"target_size": (8, 8)}, r"target_size: got \(8, 8\), which is not used here; leave it out"),
     ],
 )

@@ -12,7 +12,7 @@ from pipeline_harness import compare, diffusers_pipeline
 from diffoundry.runtime import load
 from diffoundry.runtime.bundle.specs import DimSpec
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.pipelines.tiling import Tiles
+from diffoundry.runtime.models.vae_tiling import Tiles
 from diffoundry.runtime.random import TorchCpuGenerator
 
 KL = diffusers.AutoencoderKL
@@ -88,7 +88,7 @@ def pair(request, exported, emoji_folder, tiny_sd_checkpoint):
     folder = tiny_sd_checkpoint("sd1") if request.param == "sd1" else emoji_folder
     target = "openvino" if "openvino" in request.param else "onnxruntime"
     ours = load(exported("emoji" if folder == emoji_folder else folder, target=target))
-    ours.enable_vae_tiling()
+    ours.vae.enable_tiling()
     theirs = KL.from_pretrained(folder / "vae")
     theirs.enable_tiling()
     return ours, theirs
@@ -103,9 +103,9 @@ def test_latents_become_the_image_of_diffusers(pair, size):
     expected = (expected / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
     image = ours.decode(latents, "np")
     np.testing.assert_allclose(image, expected, atol=2e-4)
-    ours.disable_vae_tiling()
+    ours.vae.disable_tiling()
     whole = ours.decode(latents, "np")
-    ours.enable_vae_tiling()
+    ours.vae.enable_tiling()
     assert (np.abs(whole - image).max() > 1e-3) == (max(size) > 8)  # where there is one tile it is the whole
 
 
@@ -116,17 +116,17 @@ def test_a_image_becomes_the_latents_of_diffusers(pair, size):
     with torch.no_grad():
         distribution = theirs.encode(torch.from_numpy(pixels)).latent_dist
     scale = distribution.mode().abs().max().item()
-    np.testing.assert_allclose(ours.codec.mode(pixels), distribution.mode(), atol=1e-4 * scale)
+    np.testing.assert_allclose(ours.vae.mode(pixels), distribution.mode(), atol=1e-4 * scale)
     drawn = distribution.sample(torch.Generator().manual_seed(4))
-    np.testing.assert_allclose(ours.codec.sample(pixels, TorchCpuGenerator(4)), drawn, atol=1e-4 * scale)
+    np.testing.assert_allclose(ours.vae.sample(pixels, TorchCpuGenerator(4)), drawn, atol=1e-4 * scale)
 
 
 @pytest.fixture
 def frugal(emoji_bundle):
     """The embedded model with both on, and the shape of whatever its engines are fed, by component."""
     ours = load(emoji_bundle)
-    ours.enable_vae_tiling()
-    ours.enable_vae_slicing()
+    ours.vae.enable_tiling()
+    ours.vae.enable_slicing()
     fed = {"vae_encoder": [], "vae_decoder": [], "unet": [], "text_encoder": []}
     ours.components.on_call = lambda name, feeds, *_: fed[name].append(next(iter(feeds.values())).shape)
     return ours, fed
@@ -165,18 +165,18 @@ def test_every_task_generates_in_tiles_as_diffusers_does(frugal, emoji_folder):
 def test_other_families_and_tasks(exported, tiny_sd_checkpoint, variant, name):
     folder = tiny_sd_checkpoint(variant)
     ours = load(exported(folder))
-    ours.enable_vae_tiling()
+    ours.vae.enable_tiling()
     image = Image.effect_noise((104, 80), 90).convert("RGB")
     compare(ours, frugal_diffusers(folder, name), "a cat", image=image, num_inference_steps=8)
 
 
 def test_slices_are_the_same_images(frugal):
     ours, fed = frugal
-    ours.disable_vae_tiling()
+    ours.vae.disable_tiling()
     latents = np.random.default_rng(5).standard_normal((3, 4, 8, 12), np.float32)
     sliced = ours.decode(latents, "np")
     assert fed["vae_decoder"] == [(1, 4, 8, 12)] * 3
-    ours.disable_vae_slicing()
+    ours.vae.disable_slicing()
     np.testing.assert_allclose(ours.decode(latents, "np"), sliced, atol=1e-5)
     assert fed["vae_decoder"][3:] == [(3, 4, 8, 12)]
 
@@ -187,7 +187,7 @@ BUCKETS = ((112, 112), (64, 64), (16, 64), (64, 16), (16, 16))  # (height, width
 @pytest.fixture(scope="module")
 def bucketed(exported):
     ours = load(exported("emoji", target="openvino", buckets=(*BUCKETS, (96, 96))))
-    ours.enable_vae_tiling()
+    ours.vae.enable_tiling()
     return ours
 
 

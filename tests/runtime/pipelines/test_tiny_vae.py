@@ -17,7 +17,7 @@ from diffoundry.exporter.components.autoencoder_tiny import describe_tiny_encode
 from diffoundry.runtime import load
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.errors import CheckpointError, ConfigError, InputError
-from diffoundry.runtime.pipelines.tiny_tiling import TinyTiles
+from diffoundry.runtime.models.autoencoder_tiny import TinyTiles
 
 TINY = diffusers.AutoencoderTiny
 
@@ -72,15 +72,15 @@ def test_both_halves_on_every_engine(bundle, folder, target, precision):
         encoded = theirs.encode(torch.from_numpy(pixels)).latents.numpy()
         decoded = theirs.decode(torch.from_numpy(latents)).sample.numpy()
     tolerance = {"fp32": 1e-5, "fp16": 5e-3}[precision]
-    np.testing.assert_allclose(pipe.codec.mode(pixels), encoded, atol=tolerance * np.abs(encoded).max())
+    np.testing.assert_allclose(pipe.vae.mode(pixels), encoded, atol=tolerance * np.abs(encoded).max())
     given = pipe.components.run("vae_decoder", {"latent_sample": latents})["sample"]
     np.testing.assert_allclose(given, decoded, atol=tolerance * np.abs(decoded).max())
 
 
 def test_no_random_numbers_are_drawn_for_its_latents(ours):
-    assert ours.codec.sample(np.zeros((1, 3, 64, 64), np.float32), None).shape == (1, 4, 8, 8)
-    ours.codec.draw(np.zeros((1, 3, 64, 64), np.float32), None)
-    assert ours.codec.scaling_factor == 1.0
+    assert ours.vae.sample(np.zeros((1, 3, 64, 64), np.float32), None).shape == (1, 4, 8, 8)
+    ours.vae.draw(np.zeros((1, 3, 64, 64), np.float32), None)
+    assert ours.vae.scaling_factor == 1.0
 
 
 class Network:
@@ -125,11 +125,11 @@ def test_a_large_image_in_tiles_is_diffusers(ours, folder):
     with torch.no_grad():
         expected = theirs.decode(torch.from_numpy(latents)).sample
     expected = (expected / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
-    ours.enable_vae_tiling()
+    ours.vae.enable_tiling()
     try:
         np.testing.assert_allclose(ours.decode(latents, "np"), expected, atol=2e-4)
     finally:
-        ours.disable_vae_tiling()
+        ours.vae.disable_tiling()
     assert np.abs(ours.decode(latents, "np") - expected).max() > 1e-3
 
 

@@ -10,12 +10,12 @@ from pipeline_harness import compare
 
 from diffoundry.runtime import load
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.pipelines.condition import Frame
-from diffoundry.runtime.pipelines.families.weighting import parse_weights, scale_states, stretch_states
+from diffoundry.runtime.models.prompt_weights import parse_weights, scale_states, stretch_states
+from diffoundry.runtime.pipelines.families.base import EncodeOptions
 
 RECORDED = json.loads((Path(__file__).parent / "weighted_prompts.json").read_text(encoding="utf-8"))
 
-FRAME = Frame(height=64, width=64, images_per_prompt=1, guided=True, from_image=False)
+OPTIONS = EncodeOptions(height=64, width=64, images_per_prompt=1, guided=True, from_image=False)
 
 LONG = "a (red:1.4) apple, [green] leaf, " * 12
 """Two chunks."""
@@ -23,9 +23,9 @@ LONG = "a (red:1.4) apple, [green] leaf, " * 12
 
 def encode(pipe, **arguments):
     """Inputs of the denoiser, for the prompts and for the negative ones."""
-    prompts = pipe.family.Arguments(**{"prompt_weighting": True, "long_prompts": True, **arguments})
+    prompts = pipe.family.Inputs(**{"prompt_weighting": True, "long_prompts": True, **arguments})
     prompts.check()
-    condition = pipe.family.encode(prompts, FRAME)
+    condition = pipe.family.encode(prompts, OPTIONS)
     return condition.conditional, condition.unconditional
 
 
@@ -125,8 +125,8 @@ def test_words_of_embeddings_have_weights(exported, tiny_sd_checkpoint, tmp_path
     path = tmp_path / "cat.safetensors"
     save_file({"<cat>": torch.ones(2, 32)}, path)
     ours = load(exported(tiny_sd_checkpoint()))
-    ours.load_textual_inversion(path)
-    (prompt,) = ours.encoders[0].read(["a (<cat>:1.5)"], weighting=True, long=False)
+    ours.embeddings.load(path)
+    (prompt,) = ours.text_encoders[0].tokenize(["a (<cat>:1.5)"], weighting=True, long=False)
     assert prompt.ids[1:] == [4295, 4296]
     assert prompt.weights == [1.0, 1.5, 1.5]
 
@@ -162,7 +162,7 @@ def test_an_engine_of_one_length_says_so(emoji, monkeypatch):
 
     monkeypatch.setattr(emoji.components, "choice", fixed)
     with pytest.raises(
-        InputError, match="long_prompts: got 154 tokens, expected 77: the unet's engine for onnxruntime"
+        InputError, match="long_prompts: got 154 tokens, expected 77: the engine of 'unet' was made for no other"
     ):
         emoji(LONG, seed=0, long_prompts=True, prompt_weighting=True)
 

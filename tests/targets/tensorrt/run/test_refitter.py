@@ -55,18 +55,18 @@ def test_every_step_is_diffusers_and_back_is_bit_for_bit(built_here, machine, ti
     path = random_lora(tiny_sd_checkpoint(), tmp_path / "x.safetensors")
     ours = load(bundle, target="tensorrt-rtx", precision=precision)
     before, base = our_steps(ours), diffusers_steps(tiny_sd_checkpoint())
-    ours.load_lora(path, scale=0.7)
+    ours.loras.load(path, scale=0.7)
     with_lora, expected = our_steps(ours), diffusers_steps(tiny_sd_checkpoint(), path, 0.7)
     scale = np.abs(expected).max()
     assert np.abs(before - base).max() / scale < TOLERANCE[precision]
     assert np.abs(with_lora - expected).max() / scale < TOLERANCE[precision]
     assert np.abs(with_lora - before).max() / scale > 0.03
-    ours.unload_lora()
+    ours.loras.unload()
     assert np.array_equal(our_steps(ours), before)
     assert len(machine.contexts) == len(ours.components._engines)  # no engine was opened twice
     ours.components.close()
     later = load(bundle, target="tensorrt-rtx", precision=precision)
-    later.load_lora(path, scale=0.7)  # before anything is open
+    later.loras.load(path, scale=0.7)  # before anything is open
     assert np.array_equal(our_steps(later), with_lora)
 
 
@@ -108,9 +108,9 @@ def test_when_the_library_refuses_the_old_weights_come_back(built_here, machine,
     with pytest.raises(
         EngineError, match=r"\d+ weights: TensorRT for RTX .* refused: .*; build the engine again with --refit"
     ):
-        ours.load_lora(path)
+        ours.loras.load(path)
     machine.refuses_refit = False
-    assert ours.loras == {}
+    assert ours.loras.scales == {}
     assert np.array_equal(our_steps(ours), before)
 
 
@@ -125,7 +125,7 @@ def test_plans_that_cannot_be_changed_say_why(built_here, tiny_sd_checkpoint, tm
         rf"got tensorrt-rtx {precision}, which takes no LoRA or embedding at run time \({reason}\), expected onnxr"
     )
     with pytest.raises(EngineError, match=message):
-        ours.load_lora(random_lora(tiny_sd_checkpoint(), tmp_path / "x.safetensors"))
+        ours.loras.load(random_lora(tiny_sd_checkpoint(), tmp_path / "x.safetensors"))
 
 
 def test_an_embedding_needs_an_engine_whose_table_grows(built_here, tmp_path):
@@ -133,7 +133,7 @@ def test_an_embedding_needs_an_engine_whose_table_grows(built_here, tmp_path):
 
     save_file({"<cat>": torch.ones(1, 32)}, tmp_path / "x.safetensors")
     with pytest.raises(EngineError, match="'text_encoder': got an engine whose table of tokens takes no further rows"):
-        load(built_here(refit=True), target="tensorrt-rtx").load_textual_inversion(tmp_path / "x.safetensors")
+        load(built_here(refit=True), target="tensorrt-rtx").embeddings.load(tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])

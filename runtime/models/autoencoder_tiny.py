@@ -1,25 +1,48 @@
-"""The tiles of AutoencoderTiny: diffusers cuts and blends them in another way than those of AutoencoderKL."""
+"""AutoencoderTiny (TAESD): a VAE without a distribution of latents, and with tiles of its own kind."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.pipelines.tiling import Tiles, lengths, starts
+from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
+from diffoundry.runtime.models.protocols import FloatArray
+from diffoundry.runtime.models.roles import VAE_ENCODER
+from diffoundry.runtime.models.vae_tiling import Tiles, lengths, starts
+from diffoundry.runtime.random import Generator
 
-__all__ = ["TinyTiles"]
-
-FloatArray = npt.NDArray[np.float32]
+__all__ = ["AutoencoderTiny", "TinyTiles"]
 
 _PIXELS = 512
 """Side of a tile; diffusers: `tile_sample_min_size`."""
 
 _OVERLAPS = 8
 """A tile shares the eighth part of its side with the next; diffusers: `tile_overlap_factor` of 0.125."""
+
+
+class AutoencoderTiny(AutoencoderKL):
+    """Runs both halves; the encoder returns the latents themselves. diffusers: `AutoencoderTiny`."""
+
+    levels_key: ClassVar[str] = "decoder_block_out_channels"
+    default_levels: ClassVar[Sequence[int]] = (64, 64, 64, 64)
+    default_scaling: ClassVar[float] = 1.0
+
+    def sample(self, pixels: FloatArray, generator: Generator | Sequence[Generator]) -> FloatArray:  # noqa: ARG002
+        """Return the latents of images (B, 3, H, W); nothing is drawn."""
+        return self._run(VAE_ENCODER, pixels)
+
+    def mode(self, pixels: FloatArray) -> FloatArray:
+        """Return the latents of images (B, 3, H, W)."""
+        return self._run(VAE_ENCODER, pixels)
+
+    def draw(self, pixels: FloatArray, generator: Generator | Sequence[Generator]) -> None:
+        """Draw nothing, as `sample`."""
+
+    def _own_tiles(self) -> Tiles:
+        return TinyTiles.of(self._config, self.scale_factor)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

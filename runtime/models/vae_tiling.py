@@ -1,4 +1,4 @@
-"""Large images in bounded memory: the VAE's halves on overlapping tiles, which are blended where they overlap."""
+"""Overlapping tiles for the VAE, blended where they overlap: large images in bounded memory."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

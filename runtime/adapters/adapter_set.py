@@ -1,4 +1,4 @@
-"""What is loaded into the components of one pipeline: LoRAs with their scales, and rows for new tokens."""
+"""The adapters of one pipeline: LoRAs with their scales, and rows for new tokens."""
 
 import math
 import os
@@ -13,25 +13,26 @@ import numpy.typing as npt
 from diffoundry.runtime.adapters.lora import Factors, Host, Lora, join_factors, read_lora
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import DiffoundryError, InputError
+from diffoundry.runtime.models.roles import DENOISER, TEXT_ENCODER
 
-__all__ = ["Adapters", "LoraReport", "check_not_pickled"]
+__all__ = ["AdapterSet", "LoraReport", "check_not_pickled"]
 
 FloatArray = npt.NDArray[np.float32]
 
-_ADAPTED = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
-"""EngineSession that formats of LoRAs name."""
+_ADAPTED_ROLES = (DENOISER, TEXT_ENCODER)
+"""Roles of the components that LoRAs change."""
 
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoraReport:
-    """What became of a LoRA file.
+    """The result of loading a LoRA file.
 
     Attributes:
-        name: How it is called from now on.
-        layers: Component to how many of its layers it changes.
-        unused: Names of the tensors that belong to no component of any pipeline, and did nothing.
+        name: Its name, by which its scale is set and it is unloaded.
+        layers: Component to the number of its layers that it changes.
+        unused: Names of the tensors that belong to no component of any pipeline and had no effect.
     """
 
     name: str
@@ -41,13 +42,13 @@ class LoraReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _State:
-    """Everything loaded; a change makes a new one, which takes the old one's place when all engines have it."""
+    """Everything loaded; a change makes a new state, which replaces the old one when all engines have it."""
 
     loras: Mapping[str, tuple[Lora, float]]
     rows: Mapping[str, FloatArray]
 
     def feeds(self, components: EngineSession, name: str) -> dict[str, FloatArray]:
-        """What `EngineSession.adapt` gives to a component."""
+        """Return the arrays that `EngineSession.adapt` gives to a component."""
         changes: dict[str, list[tuple[Factors, float]]] = {}
         for lora, scale in self.loras.values():
             for layer, factors in lora.factors.get(name, {}).items():
@@ -63,13 +64,13 @@ class _State:
         return feeds
 
 
-class Adapters:
+class AdapterSet:
     """Changes all components at once or none: when an engine refuses, everything stays as it was.
 
     Safe to use from several threads; images under way see a change at their next call of an engine.
 
     Attributes:
-        components: What is changed.
+        components: The engines to change.
     """
 
     def __init__(self, components: EngineSession) -> None:
@@ -83,14 +84,12 @@ class Adapters:
         return {name: scale for name, (_, scale) in self._state.loras.items()}
 
     def load_lora(self, path: str | os.PathLike[str], scale: float, name: str | None) -> LoraReport:
-        """See `Adaptable.load_lora`."""
+        """See `Loras.load`."""
         check_not_pickled(Path(path))
         name = Path(path).stem if name is None else name
         with self._lock:
             if name in self._state.loras:
-                raise InputError(
-                    f"LoRA {name!r}: is loaded already, expected another name; pass name=, or change its scale"
-                )
+                raise InputError(f"LoRA {name!r} is loaded already; pass another name, or change its scale")
             lora = read_lora(Path(path), self._hosts(), self.components.bundle.components)
             loras = {**self._state.loras, name: (lora, _checked_scale(scale))}
             self._change(replace(self._state, loras=loras))
@@ -98,7 +97,7 @@ class Adapters:
         return LoraReport(name=name, layers=counts, unused=lora.unused)
 
     def set_scale(self, scale: float, name: str | None) -> None:
-        """See `Adaptable.set_lora_scale`."""
+        """See `Loras.set_scale`."""
         with self._lock:
             chosen = self._chosen(name)
             loras = {
@@ -108,24 +107,24 @@ class Adapters:
             self._change(replace(self._state, loras=loras))
 
     def unload_lora(self, name: str | None) -> None:
-        """See `Adaptable.unload_lora`."""
+        """See `Loras.unload`."""
         with self._lock:
             chosen = self._chosen(name)
             loras = {key: value for key, value in self._state.loras.items() if key not in chosen}
             self._change(replace(self._state, loras=loras))
 
     def rows(self, component: str) -> FloatArray | None:
-        """The rows behind the table of tokens of a text encoder, (count, width), or None."""
+        """Return the rows appended to the token table of a text encoder, (count, width), or None."""
         return self._state.rows.get(component)
 
     def set_rows(self, rows: Mapping[str, FloatArray | None]) -> None:
-        """Give text encoders rows behind their tables of tokens, float32 (count, width), or none any more.
+        """Append rows to the token tables of text encoders, float32 (count, width), or remove them.
 
         Args:
-            rows: Component to its rows; components that are not named keep theirs.
+            rows: Component to its rows, or to None; components that are not named keep theirs.
 
         Raises:
-            EngineError: The engine of a component takes none; then all keep what they had.
+            EngineError: The engine of a component takes none; then all stay as they were.
         """
         with self._lock:
             changed = {**self._state.rows, **rows}
@@ -135,22 +134,24 @@ class Adapters:
     def _chosen(self, name: str | None) -> set[str]:
         loaded = self._state.loras
         if name is not None and name not in loaded:
-            raise InputError(f"LoRA {name!r}: is not loaded, expected one of {', '.join(loaded) or 'none'}")
+            raise InputError(f"LoRA {name!r} is not loaded, expected one of {', '.join(loaded) or 'none'}")
         return set(loaded) if name is None else {name}
 
     def _hosts(self) -> dict[str, Host]:
-        """The components of the bundle that take LoRAs, and what they offer.
+        """Return the components of the bundle that take LoRAs, with their layers.
 
         Raises:
             EngineError: One of them takes none.
         """
         bundle = self.components.bundle
-        names = [name for name in _ADAPTED if name in bundle.components]
-        return {name: Host.of(self.components.adapters(name), bundle.config(name)) for name in names}
+        return {name: Host.of(self.components.adapters(name), bundle.config(name)) for name in self._names()}
+
+    def _names(self) -> list[str]:
+        return [name for role in _ADAPTED_ROLES for name in self.components.with_role(role)]
 
     def _change(self, state: _State) -> None:
         old, done = self._state, []
-        for name in _ADAPTED:
+        for name in self._names():
             if not (_touches(old, name) or _touches(state, name)):
                 continue
             done.append(name)

@@ -1,4 +1,4 @@
-"""Weights in prompts: `(word:1.3)` and its like, and what they do to hidden states."""
+"""Prompt weights such as `(word:1.3)`: their syntax, and their effect on hidden states."""
 
 import re
 from typing import NamedTuple
@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from diffoundry.runtime.errors import InputError
 
-__all__ = ["Part", "parse_weights", "scale_states", "stretch_states"]
+__all__ = ["WeightedText", "parse_weights", "scale_states", "stretch_states"]
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -18,14 +18,14 @@ _MORE = 1.1
 _PIECE = re.compile(r"\\(?P<literal>[()\[\]\\]?)|(?P<bracket>[(\[\])])|:(?P<weight>[+-]?[.\d]+)\)|[^\\()\[\]:]+|:")
 
 
-class Part(NamedTuple):
+class WeightedText(NamedTuple):
     """A piece of a prompt, and how much it counts; 1 is as usual."""
 
     text: str
     weight: float
 
 
-def parse_weights(text: str) -> list[Part]:
+def parse_weights(text: str) -> list[WeightedText]:
     r"""Read a prompt with weights.
 
     `(word)` counts 1.1 times, `((word))` 1.21 times, `[word]` 1 / 1.1 times, `(word:1.3)` 1.3 times; brackets nest, and
@@ -66,15 +66,15 @@ def parse_weights(text: str) -> list[Part]:
     return _merge(texts, weights)
 
 
-def _merge(texts: list[str], weights: list[float]) -> list[Part]:
+def _merge(texts: list[str], weights: list[float]) -> list[WeightedText]:
     """Neighbours of the same weight as one part; an empty prompt is one too."""
-    parts: list[Part] = []
+    parts: list[WeightedText] = []
     for text, weight in zip(texts, weights, strict=True):
         if parts and parts[-1].weight == weight:
-            parts[-1] = Part(parts[-1].text + text, weight)
+            parts[-1] = WeightedText(parts[-1].text + text, weight)
         else:
-            parts.append(Part(text, weight))
-    return parts or [Part("", 1.0)]
+            parts.append(WeightedText(text, weight))
+    return parts or [WeightedText("", 1.0)]
 
 
 def _number(digits: str, text: str) -> float:

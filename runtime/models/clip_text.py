@@ -1,28 +1,25 @@
-"""A CLIP text encoder of a bundle with its tokenizer: prompts to hidden states, in one chunk of tokens or several."""
+"""CLIPTextModel: prompts to hidden states, in one chunk of tokens or several."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from diffoundry.runtime.engines.session import EngineSession
-from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.pipelines.families.weighting import Part, parse_weights
+from diffoundry.runtime.models.prompt_weights import WeightedText, parse_weights
+from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.tokenizers.clip import TOKENIZER_FILES, ClipTokenizer, check_texts
 
-__all__ = ["ClipEncoder", "Encoded", "TokenizedPrompt", "check_token_count"]
-
-FloatArray = npt.NDArray[np.float32]
+__all__ = ["CLIPTextModel", "EncodedPrompts", "TokenizedPrompt"]
 
 
 class TokenizedPrompt(NamedTuple):
-    """A prompt as an encoder reads it.
+    """One prompt as token ids.
 
     Attributes:
         ids: Without start and end tokens and padding.
-        weights: Of each id; 1 is as usual.
+        weights: Weight of each id; 1 is neutral.
         cut: The text that did not fit.
     """
 
@@ -32,15 +29,15 @@ class TokenizedPrompt(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Encoded:
-    """What an encoder makes of prompts.
+class EncodedPrompts:
+    """The output of a text encoder.
 
     Attributes:
         outputs: Name to float32 array, a row for each chunk of each prompt: "last_hidden_state" (B * chunks, 77, D), a
             pooled vector (B * chunks, P), "hidden_states.N", "normalized_hidden_states" (B * chunks, layers, 77, D).
         weights: float32 (B, chunks * 77).
-        chunks: For each prompt.
-        truncated: What of each prompt was cut off.
+        chunks: Chunks of each prompt.
+        truncated: The part of each prompt that was cut off.
     """
 
     outputs: dict[str, FloatArray]
@@ -49,40 +46,40 @@ class Encoded:
     truncated: tuple[str, ...]
 
     def join(self, states: FloatArray) -> FloatArray:
-        """States (B * chunks, 77, D) of each prompt in one row (B, chunks * 77, D)."""
+        """Return states (B * chunks, 77, D) with each prompt in one row (B, chunks * 77, D)."""
         return states.reshape(len(self.weights), -1, states.shape[-1])
 
     def pooled(self, name: str) -> FloatArray:
-        """A pooled vector (B, P): of the first chunk, which is all that a plain encoder sees."""
+        """Return a pooled vector (B, P) of the first chunk, the only one that a plain encoder sees."""
         return self.outputs[name][:: self.chunks]
 
 
-class ClipEncoder:
-    """Texts to hidden states.
+class CLIPTextModel:
+    """A `TextEncoder`. transformers: `CLIPTextModel` and `CLIPTextModelWithProjection`.
 
     Attributes:
-        name: Of the component.
-        tokenizer: Its own.
+        name: Name of the component.
+        folder: Folder of its tokenizer, named alike ("text_encoder_2", "tokenizer_2").
+        tokenizer: Its tokenizer; textual inversion replaces it by one with more words.
+        layers: Hidden layers.
     """
 
-    def __init__(self, components: EngineSession, name: str = "text_encoder") -> None:
-        """Read the tokenizer; the engine is opened when first needed.
-
-        Args:
-            components: The engines.
-            name: Of the component; its tokenizer's folder is named alike ("text_encoder_2", "tokenizer_2").
+    def __init__(self, session: EngineSession, name: str = "text_encoder") -> None:
+        """Read tokenizer and config; the engine is opened when first needed.
 
         Raises:
             BundleError: The bundle lacks the component or the tokenizer.
         """
-        bundle = components.bundle
+        bundle = session.bundle
         bundle.engines(name)
         self.name = name
         self.folder = name.replace("text_encoder", "tokenizer")
         files = {file: f"{self.folder}/{file}" for file in TOKENIZER_FILES}
         checked = {file: bundle.file(path) for file, path in files.items() if bundle.has(path)}
         self.tokenizer = ClipTokenizer.from_files(checked, name=str(bundle.root / self.folder))
-        self._components = components
+        config = bundle.config(name) if bundle.has(f"{name}/config.json") else {}
+        self.layers: int = config.get("num_hidden_layers", 12)
+        self._session = session
 
     @property
     def length(self) -> int:
@@ -93,16 +90,16 @@ class ClipEncoder:
         """
         return self.tokenizer.check_length()
 
-    def read(self, texts: Sequence[str], *, weighting: bool, long: bool) -> tuple[TokenizedPrompt, ...]:
+    def tokenize(self, texts: Sequence[str], *, weighting: bool, long: bool) -> tuple[TokenizedPrompt, ...]:
         """Tokenize prompts.
 
         Args:
             texts: The prompts, at least one.
             weighting: Whether brackets are weights, as `parse_weights` reads them.
-            long: Whether what does not fit into one chunk goes into further ones, and is not cut off.
+            long: Whether text beyond one chunk goes into further chunks. Otherwise it is cut off.
 
         Raises:
-            InputError: What is no text, or a weight that is none.
+            InputError: An entry is no text, or a weight is no number.
         """
         check_texts(texts)
         tokenizer = self.tokenizer
@@ -110,7 +107,7 @@ class ClipEncoder:
         for text in texts:
             ids: list[int] = []
             weights: list[float] = []
-            for part in parse_weights(text) if weighting else [Part(text, 1.0)]:
+            for part in parse_weights(text) if weighting else [WeightedText(text, 1.0)]:
                 own = tokenizer.ids(part.text)
                 ids += own
                 weights += [part.weight] * len(own)
@@ -120,17 +117,17 @@ class ClipEncoder:
         return tuple(prompts)
 
     def chunks(self, prompts: Sequence[TokenizedPrompt]) -> int:
-        """How many chunks the longest prompt takes, at least one."""
+        """Return the number of chunks that the longest prompt takes, at least one."""
         return max(1, *(-(-len(prompt.ids) // (self.length - 2)) for prompt in prompts))
 
-    def encode(self, prompts: Sequence[TokenizedPrompt], chunks: int) -> Encoded:
-        """Run the encoder on chunks that each have a start and an end token; shorter prompts get empty ones.
+    def encode(self, prompts: Sequence[TokenizedPrompt], chunks: int) -> EncodedPrompts:
+        """Run the encoder on chunks with a start and an end token each; shorter prompts get empty chunks.
 
         diffusers: community pipeline `lpw_stable_diffusion`, `get_unweighted_text_embeddings`.
 
         Args:
             prompts: At least one.
-            chunks: For each prompt.
+            chunks: Chunks of each prompt.
         """
         length, room = self.length, self.length - 2
         rows = []
@@ -141,29 +138,11 @@ class ClipEncoder:
                 ids = prompt.ids[own]
                 rows.append(self.tokenizer.frame(ids, length))
                 first = self.tokenizer.start(len(ids), length) + 1
-                with np.errstate(over="ignore"):  # what comes of it is looked at
+                with np.errstate(over="ignore"):  # the weighted states are checked to be finite
                     row[chunk, first : first + len(ids)] = prompt.weights[own]
-        outputs = self._components.run(self.name, {"input_ids": np.stack(rows)})
-        return Encoded(
-            outputs=outputs,
+        return EncodedPrompts(
+            outputs=self._session.run(self.name, {"input_ids": np.stack(rows)}),
             weights=weights.reshape(len(prompts), -1),
             chunks=chunks,
             truncated=tuple(prompt.cut for prompt in prompts),
-        )
-
-
-def check_token_count(components: EngineSession, count: int) -> None:
-    """Refuse more tokens than the denoiser's engine takes, before any work.
-
-    Raises:
-        InputError: The engine was made for another number of them.
-        EngineError: No engine of the bundle can run here.
-    """
-    choice = components.choice("unet")
-    specs = {} if choice is None else {spec.name: spec.shape for spec in choice.spec.inputs}
-    taken = specs.get("encoder_hidden_states", (None, None))[1]
-    if choice is not None and isinstance(taken, int) and taken != count:
-        raise InputError(
-            f"long_prompts: got {count} tokens, expected {taken}: the unet's engine for {choice.spec.target} was made "
-            f"for no other number; shorten the prompts, or use an engine for onnxruntime or openvino"
         )

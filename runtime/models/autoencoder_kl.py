@@ -1,0 +1,180 @@
+"""AutoencoderKL: images to latents and back, with the arithmetic around both halves."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import ClassVar
+
+import numpy as np
+
+from diffoundry.runtime.engines.plugins import resolve
+from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.errors import BundleError
+from diffoundry.runtime.models.protocols import FloatArray
+from diffoundry.runtime.models.roles import VAE_DECODER, VAE_ENCODER
+from diffoundry.runtime.models.vae_tiling import Tiles
+from diffoundry.runtime.random import Generator, randn_tensor
+
+__all__ = ["SCALING_FACTOR", "AutoencoderKL", "open_vae"]
+
+SCALING_FACTOR = 0.18215
+"""Default of diffusers for `scaling_factor`, which the configs of the first checkpoints do not name."""
+
+_CLASSES = {
+    "AutoencoderKL": "diffoundry.runtime.models.autoencoder_kl:AutoencoderKL",
+    "AutoencoderTiny": "diffoundry.runtime.models.autoencoder_tiny:AutoencoderTiny",
+}
+
+_INPUTS = {VAE_ENCODER: "sample", VAE_DECODER: "latent_sample"}
+
+
+def open_vae(session: EngineSession, *, normalize_latents: bool = False) -> "AutoencoderKL":
+    """Return the wrapper of the bundle's VAE, by the class of its network.
+
+    Args:
+        session: The engines.
+        normalize_latents: As in `AutoencoderKL`.
+
+    Raises:
+        BundleError: The bundle has no VAE decoder, or one of a class that this version does not know.
+    """
+    network = session.bundle.network(session.bundle.component(VAE_DECODER)) or "AutoencoderKL"
+    if network not in _CLASSES:
+        raise BundleError(
+            f"bundle {session.bundle.root}: got the VAE {network!r}, expected one of {', '.join(_CLASSES)}; "
+            f"upgrade diffoundry"
+        )
+    vae: AutoencoderKL = resolve(_CLASSES[network])(session, normalize_latents=normalize_latents)
+    return vae
+
+
+class AutoencoderKL:
+    """Runs both halves of the VAE. Latents are (B, latent_channels, height / scale_factor, width / scale_factor).
+
+    A scheduler's latents z and the VAE's own latents v: z = (v - shift_factor) scaling_factor, or with statistics
+    z = (v - latents_mean) scaling_factor / latents_std.
+
+    Attributes:
+        scale_factor: Pixels to a latent; diffusers: `vae_scale_factor`.
+        latent_channels: Channels of latents.
+        scaling_factor: See above.
+        shift_factor: See above; 0 without.
+        tiles: Tiles in which large images go through the VAE; None takes them whole.
+        slicing: Whether images go through the VAE one by one.
+    """
+
+    levels_key: ClassVar[str] = "block_out_channels"
+    default_levels: ClassVar[Sequence[int]] = (64,)
+    default_scaling: ClassVar[float] = SCALING_FACTOR
+
+    def __init__(self, session: EngineSession, *, normalize_latents: bool = False) -> None:
+        """Read the config; engines are opened when first needed.
+
+        Args:
+            session: The engines.
+            normalize_latents: Whether `latents_mean` and `latents_std` count, where the config has both.
+        """
+        self._session = session
+        config = self._config = session.bundle.config(session.bundle.component(VAE_DECODER))
+        self.scale_factor = 2 ** (len(config.get(self.levels_key, self.default_levels)) - 1)
+        self.latent_channels: int = config.get("latent_channels", 4)
+        self.scaling_factor: float = config.get("scaling_factor", self.default_scaling)
+        self.shift_factor: float = config.get("shift_factor") or 0.0
+        self.tiles: Tiles | None = None
+        self.slicing = False
+        statistics = config.get("latents_mean"), config.get("latents_std")
+        self._statistics: list[FloatArray] | None = None
+        if normalize_latents and None not in statistics:
+            self._statistics = [np.asarray(one, np.float32).reshape(1, -1, 1, 1) for one in statistics]
+
+    def sample(self, pixels: FloatArray, generator: Generator | Sequence[Generator]) -> FloatArray:
+        """Draw latents of images, in the VAE's own scale.
+
+        diffusers: `retrieve_latents` and `DiagonalGaussianDistribution.sample`.
+
+        Args:
+            pixels: (B, 3, H, W), -1 to 1.
+            generator: One, or one for each image.
+        """
+        mean, log_variance = np.split(self._run(VAE_ENCODER, pixels), 2, axis=1)
+        deviation = np.exp(np.float32(0.5) * np.clip(log_variance, -30.0, 20.0))
+        latents: FloatArray = mean + deviation * randn_tensor(mean.shape, generator).astype(np.float32)
+        return latents
+
+    def mode(self, pixels: FloatArray) -> FloatArray:
+        """Return the likeliest latents of images (B, 3, H, W), in the VAE's own scale."""
+        return np.split(self._run(VAE_ENCODER, pixels), 2, axis=1)[0]
+
+    def draw(self, pixels: FloatArray, generator: Generator | Sequence[Generator]) -> None:
+        """Draw the random numbers that `sample` would draw, and nothing else."""
+        rows, _, height, width = pixels.shape
+        randn_tensor((rows, self.latent_channels, height // self.scale_factor, width // self.scale_factor), generator)
+
+    def normalize(self, latents: FloatArray) -> FloatArray:
+        """Convert latents from the VAE's own scale to the scheduler's."""
+        if self._statistics is not None:
+            mean, std = self._statistics
+            return (latents - mean) * self.scaling_factor / std
+        return self.scaling_factor * (latents - self.shift_factor if self.shift_factor else latents)
+
+    def denormalize(self, latents: FloatArray, *, statistics: bool = True) -> FloatArray:
+        """Convert latents from the scheduler's scale to the VAE's own; `statistics` says whether they count."""
+        if self._statistics is not None and statistics:
+            mean, std = self._statistics
+            return latents * std / self.scaling_factor + mean
+        own = latents / self.scaling_factor
+        return own + self.shift_factor if self.shift_factor else own
+
+    def decode(self, latents: FloatArray) -> FloatArray:
+        """Return the images (B, 3, H, W), about -1 to 1, of latents in the VAE's own scale."""
+        return self._run(VAE_DECODER, latents)
+
+    def enable_tiling(self) -> None:
+        """Process images larger than a tile in overlapping tiles. diffusers: `enable_tiling`.
+
+        Memory then grows with a tile and no longer with the image. The image changes, because no tile sees the others.
+
+        Raises:
+            InputError: The VAE's `sample_size` makes no tiles.
+        """
+        self.tiles = self._own_tiles()
+
+    def disable_tiling(self) -> None:
+        """Process images whole again."""
+        self.tiles = None
+
+    def enable_slicing(self) -> None:
+        """Process several images one by one. diffusers: `enable_slicing`."""
+        self.slicing = True
+
+    def disable_slicing(self) -> None:
+        """Process several images together again."""
+        self.slicing = False
+
+    def check_tiles(self, height: int, width: int) -> None:
+        """Refuse an image of this size in pixels whose tiles the engines do not take.
+
+        Raises:
+            InputError: As `Tiles.check`.
+        """
+        manifest = self._session.bundle.manifest
+        if self.tiles is not None and manifest is not None:
+            self.tiles.check((height, width), manifest.recipe.dims, manifest.recipe.buckets)
+
+    def _own_tiles(self) -> Tiles:
+        return Tiles.of(self._config, self.scale_factor)
+
+    def _run(self, half: str, array: FloatArray) -> FloatArray:
+        """Run one half of the VAE, in slices and in tiles where they are on."""
+        run: Callable[[FloatArray], FloatArray] = partial(self._call, half)
+        if self.tiles is not None:
+            decodes = half == VAE_DECODER
+            scale = self.scale_factor if decodes else 1
+            self.check_tiles(array.shape[2] * scale, array.shape[3] * scale)
+            run = partial(self.tiles.decode if decodes else self.tiles.encode, run)
+        if self.slicing:
+            return np.concatenate([run(row) for row in np.split(array, len(array))])
+        return run(array)
+
+    def _call(self, half: str, array: FloatArray) -> FloatArray:
+        (output,) = self._session.run(self._session.bundle.component(half), {_INPUTS[half]: array}).values()
+        return output

@@ -1,0 +1,44 @@
+"""CLIPVisionModelWithProjection: the image encoder that conditions on an image instead of a text."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.images.feature_extractor import FeatureExtractor
+from diffoundry.runtime.models.protocols import FloatArray
+from diffoundry.runtime.models.roles import IMAGE_ENCODER
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["EXTRACTOR_FILE", "CLIPVisionModelWithProjection"]
+
+EXTRACTOR_FILE = "feature_extractor/preprocessor_config.json"
+"""Config of the preparation of images for networks that look at them."""
+
+
+class CLIPVisionModelWithProjection:
+    """Runs the image encoder. transformers: `CLIPVisionModelWithProjection`.
+
+    Attributes:
+        extractor: Prepares PIL images.
+    """
+
+    def __init__(self, session: EngineSession) -> None:
+        """Read the config of the feature extractor; the engine is opened when first needed.
+
+        Raises:
+            BundleError: The bundle lacks the image encoder or the feature extractor's config.
+            ConfigError: The feature extractor is of another kind.
+        """
+        self.component = session.bundle.component(IMAGE_ENCODER)
+        self.extractor = FeatureExtractor.from_config(session.bundle.read_json(EXTRACTOR_FILE))
+        self._session = session
+
+    def prepare(self, images: "Sequence[Image]") -> FloatArray:
+        """Prepare images as the network takes them, (B, 3, side, side)."""
+        return self.extractor(images)
+
+    def __call__(self, pixels: FloatArray) -> FloatArray:
+        """Return one projected vector an image, (B, D)."""
+        return self._session.run(self.component, {"pixel_values": pixels})["image_embeds"]

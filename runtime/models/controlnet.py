@@ -1,0 +1,86 @@
+"""ControlNetModel: an image that guides the composition, as residuals for every call of the denoiser.
+
+Zhang et al. 2023, section 3.2, https://arxiv.org/abs/2302.05543.
+"""
+
+import numpy as np
+
+from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.models.protocols import Feeds, FloatArray
+
+__all__ = ["MID_RESIDUAL", "ControlNetModel", "controlnet_name", "is_controlnet", "is_residual", "residual_name"]
+
+MID_RESIDUAL = "mid_block_additional_residual"
+"""Name of the residual that is added to the output of the denoiser's middle block."""
+
+_DOWN = "down_block_additional_residual_"
+_COMPONENT = "controlnet"
+
+
+class ControlNetModel:
+    """Runs one ControlNet. diffusers: `ControlNetModel`.
+
+    Attributes:
+        component: Name of the component.
+        pooled: Whether each residual is one value a channel, for all places alike: `global_pool_conditions`.
+    """
+
+    def __init__(self, session: EngineSession, component: str) -> None:
+        """Read the config; the engine is opened when first needed."""
+        self.component = component
+        self.pooled = bool(session.bundle.config(component).get("global_pool_conditions"))
+        self._session = session
+
+    def __call__(
+        self,
+        sample: FloatArray,
+        timestep: float,
+        conditioning: Feeds,
+        image: FloatArray,
+        *,
+        scale: float = 1.0,
+        guess_mode: bool = False,
+    ) -> dict[str, FloatArray]:
+        """Return the scaled residuals by name.
+
+        Args:
+            sample: float32 (B, C, h, w), scaled by the scheduler.
+            timestep: As the scheduler counts.
+            conditioning: The denoiser's; inputs that the ControlNet does not take are left out.
+            image: float32 (B, 3, H, W) in 0..1.
+            scale: Factor of all residuals.
+            guess_mode: Whether residuals of the first blocks count less, rising from a tenth to one.
+        """
+        time = np.asarray([timestep], np.float32)
+        offered = {"sample": sample, "timestep": time, "controlnet_cond": image, **conditioning}
+        feeds = {spec.name: offered[spec.name] for spec in self._session.inputs(self.component)}
+        outputs = self._session.run(self.component, feeds)
+        factors = dict.fromkeys(outputs, np.float32(scale))
+        if guess_mode and not self.pooled:  # diffusers: "logspace"
+            names = [*(name for name in outputs if name != MID_RESIDUAL), MID_RESIDUAL]
+            weights = np.logspace(-1, 0, len(outputs), dtype=np.float32) * np.float32(scale)
+            factors = dict(zip(names, weights, strict=True))
+        return {name: array * factors[name] for name, array in outputs.items()}
+
+
+def controlnet_name(index: int) -> str:
+    """Return the folder of the ControlNet of this number: "controlnet", "controlnet_1" ...
+
+    diffusers: `MultiControlNetModel.save_pretrained`.
+    """
+    return f"{_COMPONENT}_{index}" if index else _COMPONENT
+
+
+def is_controlnet(name: str) -> bool:
+    """Return whether a folder of a checkpoint holds a ControlNet."""
+    return name == _COMPONENT or name.startswith(f"{_COMPONENT}_")
+
+
+def residual_name(index: int) -> str:
+    """Return the name of the residual of the denoiser's skip connection of this number, from 0 in block order."""
+    return f"{_DOWN}{index}"
+
+
+def is_residual(name: str) -> bool:
+    """Return whether an input of a denoiser is a residual; zeros there change nothing."""
+    return name == MID_RESIDUAL or name.startswith(_DOWN)

@@ -1,0 +1,83 @@
+"""UNet2DConditionModel: the denoiser of Stable Diffusion 1, 2 and XL."""
+
+import numpy as np
+
+from diffoundry.runtime.bundle.specs import TensorSpec
+from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
+from diffoundry.runtime.models.controlnet import is_residual
+from diffoundry.runtime.models.protocols import Feeds, FloatArray
+from diffoundry.runtime.models.roles import DENOISER
+from diffoundry.runtime.schedulers.arithmetic.float32 import exp
+
+__all__ = ["UNet2DConditionModel"]
+
+
+class UNet2DConditionModel:
+    """A `Denoiser` over latents (B, C, h, w). diffusers: `UNet2DConditionModel`.
+
+    Its conditioning: "encoder_hidden_states" (B, tokens, D); of Stable Diffusion XL "text_embeds" (B, P) and
+    "time_ids" (B, 6), which diffusers passes in `added_cond_kwargs`; "timestep_cond" of distilled checkpoints; and the
+    residuals of ControlNets.
+    """
+
+    patch_size = 1
+
+    def __init__(self, session: EngineSession) -> None:
+        """Read the config; the engine is opened when first needed.
+
+        Raises:
+            BundleError: The bundle has no denoiser, or no config of it.
+        """
+        self.component = session.bundle.component(DENOISER)
+        config = session.bundle.config(self.component)
+        self.in_channels: int = config.get("in_channels", 4)
+        self.out_channels: int = config.get("out_channels", 4)
+        size = config.get("sample_size")
+        self.sample_size: tuple[int, int] | None = (size, size) if isinstance(size, int) else size and tuple(size)
+        self._guidance_width: int | None = config.get("time_cond_proj_dim")
+        self._session = session
+
+    @property
+    def embeds_guidance(self) -> bool:
+        """See `Denoiser`: True for distilled checkpoints, which have `time_cond_proj_dim`."""
+        return self._guidance_width is not None
+
+    @property
+    def token_limit(self) -> int | None:
+        """See `Denoiser`."""
+        shapes = {spec.name: spec.shape for spec in self._session.declared_inputs(self.component)}
+        tokens = shapes.get("encoder_hidden_states", (None, None))[1]
+        return tokens if isinstance(tokens, int) else None
+
+    @property
+    def residual_inputs(self) -> tuple[TensorSpec, ...]:
+        """Inputs for the residuals of ControlNets; none when the checkpoint was exported without any."""
+        return tuple(spec for spec in self._session.inputs(self.component) if is_residual(spec.name))
+
+    def latent_shape(self, batch: int, height: int, width: int, vae: AutoencoderKL) -> tuple[int, ...]:
+        """See `Denoiser`."""
+        return batch, vae.latent_channels, height // vae.scale_factor, width // vae.scale_factor
+
+    def image_tokens(self, shape: tuple[int, ...]) -> int | None:  # noqa: ARG002
+        """See `Denoiser`: a UNet has none."""
+        return None
+
+    def embed_guidance(self, scale: float, rows: int) -> Feeds:
+        """Return the guidance scale w as sines and cosines of 1000 (w - 1).
+
+        Luo et al. 2023, section 4.1, https://arxiv.org/abs/2310.04378.
+        diffusers: `StableDiffusionPipeline.get_guidance_scale_embedding`.
+        """
+        assert self._guidance_width is not None, "only where `embeds_guidance`"
+        half = self._guidance_width // 2
+        step = np.log(np.float32(10000.0)) / np.float32(half - 1)
+        angles = np.float32(scale - 1) * np.float32(1000.0) * exp(np.arange(half, dtype=np.float32) * -step)
+        embedding = np.pad(np.concatenate([np.sin(angles), np.cos(angles)]), (0, self._guidance_width % 2))
+        return {"timestep_cond": np.repeat(embedding[None], rows, axis=0)}
+
+    def __call__(self, sample: FloatArray, timestep: float, conditioning: Feeds) -> FloatArray:
+        """See `Denoiser`; the timestep is passed as it is."""
+        time = np.asarray([timestep], np.float32)
+        feeds = {"sample": sample, "timestep": time, **conditioning}
+        return self._session.run(self.component, feeds)["out_sample"]

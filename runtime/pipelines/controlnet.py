@@ -1,0 +1,365 @@
+"""ControlNets of a pipeline: their arguments, and the sum of their residuals for every call of the denoiser.
+
+diffusers: `StableDiffusionControlNetPipeline`, `MultiControlNetModel`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from diffoundry.runtime.bundle.dims import size_of
+from diffoundry.runtime.bundle.specs import TensorSpec
+from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.images.pixels import ImageInput, read_pixels
+from diffoundry.runtime.models.controlnet import ControlNetModel
+from diffoundry.runtime.models.protocols import Feeds, FloatArray
+from diffoundry.runtime.models.roles import CONTROLNET
+from diffoundry.runtime.pipelines.guidance import Condition, Guidance
+from diffoundry.runtime.pipelines.tasks.source_images import image_size
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["ControlInput", "ControlNetInputs", "ControlNets", "Residuals"]
+
+ControlInput: TypeAlias = "ImageInput | Sequence[ImageInput] | Sequence[Sequence[ImageInput]]"
+"""For one ControlNet an image for all prompts or a list with one for each. For several ControlNets a list with an
+image for each of them; or, as in diffusers, one such list for each prompt."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ControlNetInputs:
+    """The arguments for ControlNets; a value for all of them, or a list with one for each.
+
+    Attributes:
+        control_image: Prepared images (edges, depth ...), in the size that is generated: PIL images, or arrays
+            (H, W, 3) of floats in 0..1. diffusers calls it `image` in text to image, and `control_image` elsewhere.
+        controlnet_conditioning_scale: Factor of the residuals; None is 1, or the family's default for the task.
+        control_guidance_start: The fraction of the steps at which they begin.
+        control_guidance_end: The fraction of the steps at which they end.
+        guess_mode: Whether ControlNets ignore the negative prompt, and their first blocks count less; for images
+            without a prompt.
+    """
+
+    control_image: "ControlInput | None" = None
+    controlnet_conditioning_scale: float | Sequence[float] | None = None
+    control_guidance_start: float | Sequence[float] | None = None
+    control_guidance_end: float | Sequence[float] | None = None
+    guess_mode: bool | None = None
+
+    @property
+    def without_image(self) -> list[str]:
+        """The arguments that were given and mean nothing without an image."""
+        names = [field.name for field in fields(self) if field.name != "control_image"]
+        return [name for name in names if getattr(self, name) is not None]
+
+    def check(self, count: int, prompts: int) -> None:
+        """Refuse arguments that do not fit the ControlNets or each other.
+
+        Args:
+            count: Number of ControlNets.
+            prompts: Number of prompts.
+
+        Raises:
+            InputError: Subject, got, expected.
+        """
+        for number, image in enumerate(self.images(count)):
+            shown = len(image) if isinstance(image, list) else _batch(image)
+            if shown not in (1, prompts):
+                which = f" of ControlNet {number + 1}" if count > 1 else ""
+                raise InputError(
+                    f"control_image{which}: got {shown} images for {prompts} prompts, expected one, or one for each"
+                )
+        for name in ("controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end"):
+            _each(name, getattr(self, name), count, 0.0)
+        for start, end in zip(self._starts(count), self._ends(count), strict=True):
+            if not 0 <= start < end <= 1:
+                raise InputError(
+                    f"control_guidance_start and control_guidance_end: got {start:g} and {end:g}, expected "
+                    f"0 <= start < end <= 1"
+                )
+        if self.guess_mode not in (None, True, False):
+            raise InputError(f"guess_mode: got {self.guess_mode!r}, expected True or False")
+
+    def size(self, count: int) -> tuple[int, int] | None:
+        """Return height and width in pixels of the images, or None without any.
+
+        Raises:
+            InputError: They differ.
+        """
+        if self.control_image is None:
+            return None
+        sizes = {image_size(image, "control_image") for image in self.images(count)}
+        if len(sizes) > 1:
+            listed = ", ".join(f"{width} x {height}" for height, width in sorted(sizes))
+            raise InputError(f"control_image: got images of {listed} pixels, expected one size; resize them")
+        return sizes.pop()
+
+    def check_size(self, count: int, height: int, width: int) -> None:
+        """Refuse images of another size than the generated one.
+
+        Raises:
+            InputError: As said.
+        """
+        found = self.size(count)
+        if found is not None and found != (height, width):
+            raise InputError(
+                f"control_image: got {found[1]} x {found[0]} pixels, expected {width} x {height}, the size that is "
+                f"generated; resize it before edges or the like are taken from it"
+            )
+
+    def scales(self, index: int, count: int, steps: int) -> tuple[float, ...]:
+        """Return the scale of one ControlNet at every step, 0 outside its part of the run.
+
+        diffusers: `controlnet_keep`.
+        """
+        scale = _each("controlnet_conditioning_scale", self.controlnet_conditioning_scale, count, 1.0)[index]
+        start, end = self._starts(count)[index], self._ends(count)[index]
+        return tuple(0.0 if i / steps < start or (i + 1) / steps > end else scale for i in range(steps))
+
+    def images(self, count: int) -> list[Any]:
+        """Return the input of each ControlNet: an image, or a list with one for each prompt.
+
+        Raises:
+            InputError: There are not as many as ControlNets.
+        """
+        image: Any = self.control_image
+        if count == 1:
+            return [list(image) if isinstance(image, list | tuple) else image]
+        entries = list(image) if isinstance(image, list | tuple) else [image]
+        if entries and all(isinstance(entry, list | tuple) for entry in entries):
+            counts = {len(entry) for entry in entries}
+            if counts != {count}:
+                raise InputError(
+                    f"control_image: got lists of {', '.join(map(str, sorted(counts)))} images, expected {count} in "
+                    f"each: one for each ControlNet of this bundle"
+                )
+            return [list(images) for images in zip(*entries, strict=True)]
+        if len(entries) != count:
+            raise InputError(
+                f"control_image: got {len(entries)}, expected a list of {count}: one for each ControlNet of this bundle"
+            )
+        return entries
+
+    def _starts(self, count: int) -> list[float]:
+        return _each("control_guidance_start", self.control_guidance_start, count, 0.0)
+
+    def _ends(self, count: int) -> list[float]:
+        return _each("control_guidance_end", self.control_guidance_end, count, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _ActiveNet:
+    """One ControlNet in one run.
+
+    Attributes:
+        model: The network.
+        image: float32 (rows, 3, H, W) in 0..1.
+        scales: Factor of its residuals at each step; 0 where it is not run.
+    """
+
+    model: ControlNetModel
+    image: FloatArray
+    scales: tuple[float, ...]
+
+
+class ControlNets:
+    """The ControlNets of a bundle, in their order. Safe to share between threads.
+
+    Attributes:
+        names: Names of their components.
+    """
+
+    def __init__(self, session: EngineSession, residual_inputs: Callable[[], Sequence[TensorSpec]]) -> None:
+        """Read the configs; engines are opened when first needed.
+
+        Args:
+            session: The engines.
+            residual_inputs: Lists the inputs of the denoiser for residuals.
+        """
+        self._models = [ControlNetModel(session, name) for name in session.with_role(CONTROLNET)]
+        self._residual_inputs = residual_inputs
+        self.names = tuple(model.component for model in self._models)
+
+    def check(self, inputs: ControlNetInputs, prompts: int, refused_by: str | None) -> None:
+        """Refuse arguments that do not fit, before any work.
+
+        Args:
+            inputs: Of the call.
+            prompts: Number of prompts.
+            refused_by: Label of a task that has no ControlNets; None where it has.
+
+        Raises:
+            InputError: Subject, got, expected.
+        """
+        if inputs.control_image is None:
+            if inputs.without_image:
+                raise InputError(
+                    f"{inputs.without_image[0]} needs control_image, an image for every ControlNet; pass both"
+                )
+            return
+        if not self.names:
+            raise InputError(
+                "control_image: got one, but this bundle has no ControlNet; export it with --controlnet, or leave it "
+                "out"
+            )
+        if refused_by is not None:
+            raise InputError(f"control_image: {refused_by} has no ControlNets; leave it out")
+        inputs.check(len(self.names), prompts)
+
+    def begin(
+        self,
+        inputs: ControlNetInputs,
+        guidance: Guidance,
+        condition: Condition,
+        *,
+        scale_factor: int,
+        copies: int,
+        steps: int,
+        crop: "Callable[[Image], Image] | None",
+    ) -> "Residuals":
+        """Return the source of the residuals of one run.
+
+        Args:
+            inputs: Of the call, checked.
+            guidance: Of the denoiser.
+            condition: Of the prompts.
+            scale_factor: Pixels to a latent.
+            copies: Images for every prompt.
+            steps: Timesteps of the run, before any are cut from its end.
+            crop: As `LoopInit.crop`.
+
+        Raises:
+            InputError: An image is none, or no PIL image where it must be cropped.
+        """
+        nets: list[_ActiveNet] = []
+        guess_mode = inputs.control_image is not None and bool(inputs.guess_mode or self._models[0].pooled)
+        conditional_only = guess_mode and guidance.copies > 1
+        if inputs.control_image is not None:
+            count = len(self._models)
+            rows = len(next(iter(condition.conditional.values())))
+            for index, (model, image) in enumerate(zip(self._models, inputs.images(count), strict=True)):
+                pixels = read_pixels(_cropped(image, crop))
+                pixels = np.repeat(pixels, rows if len(pixels) == 1 else copies, axis=0)
+                full = pixels if conditional_only else np.concatenate([pixels] * guidance.copies)
+                nets.append(_ActiveNet(model=model, image=full, scales=inputs.scales(index, count, steps)))
+        return Residuals(
+            nets,
+            conditioning=condition.conditional if conditional_only else guidance.feeds(condition),
+            scale_factor=scale_factor,
+            conditional_only=conditional_only,
+            guess_mode=guess_mode,
+            taken=self._residual_inputs() if self.names else (),
+        )
+
+
+class Residuals:
+    """The residuals of one run; belongs to one thread."""
+
+    def __init__(
+        self,
+        nets: Sequence[_ActiveNet],
+        *,
+        conditioning: Feeds,
+        scale_factor: int,
+        conditional_only: bool,
+        guess_mode: bool,
+        taken: Sequence[TensorSpec],
+    ) -> None:
+        """Nothing is run yet.
+
+        Args:
+            nets: The ControlNets.
+            conditioning: Inputs besides latents, timestep and image.
+            scale_factor: Pixels to a latent.
+            conditional_only: Whether only the rows of the prompts, the last ones, get residuals.
+            guess_mode: As in `ControlNetModel.__call__`.
+            taken: The denoiser's inputs for residuals.
+        """
+        self._nets = nets
+        self._conditioning = conditioning
+        self._scale_factor = scale_factor
+        self._conditional_only = conditional_only
+        self._guess_mode = guess_mode
+        self._taken = taken
+        self._zeros: dict[str, FloatArray] = {}
+
+    def __call__(self, latents: FloatArray, timestep: float, index: int, copies: int) -> Feeds:
+        """Return the denoiser's inputs for a step: the sums over ControlNets, zeros where none runs.
+
+        Args:
+            latents: Scaled, (B, C, h, w).
+            timestep: Of the step.
+            index: Index of the step.
+            copies: Rows that the denoiser is fed for each of the latents.
+        """
+        if not self._taken:
+            return {}
+        rows = latents if self._conditional_only else np.concatenate([latents] * copies)
+        sums: dict[str, FloatArray] = {}
+        for net in self._nets:
+            scale = net.scales[index]
+            if scale:
+                residuals = net.model(
+                    rows, timestep, self._conditioning, net.image, scale=scale, guess_mode=self._guess_mode
+                )
+                for name, residual in residuals.items():
+                    sums[name] = residual if name not in sums else sums[name] + residual
+        feeds = {}
+        for spec in self._taken:
+            shape = self._shape(spec.shape, latents, copies)
+            if spec.name not in sums:
+                feeds[spec.name] = self._zero(spec.name, shape)
+                continue
+            total = sums[spec.name]
+            if len(total) < shape[0]:
+                total = np.concatenate([np.zeros_like(total)] * (copies - 1) + [total])
+            feeds[spec.name] = total if total.shape == shape else np.array(np.broadcast_to(total, shape))
+        return feeds
+
+    def _shape(self, shape: tuple[int | str, ...], latents: FloatArray, copies: int) -> tuple[int, ...]:
+        factor = self._scale_factor
+        sizes = {"height": latents.shape[2] * factor, "width": latents.shape[3] * factor}
+        rest = [size_of(dim, sizes) for dim in shape[1:]]
+        assert None not in rest, f"a residual of the sizes {shape}"
+        return (len(latents) * copies, *(size for size in rest if size is not None))
+
+    def _zero(self, name: str, shape: tuple[int, ...]) -> FloatArray:
+        """Return zeros, made once a run."""
+        if name not in self._zeros:
+            self._zeros[name] = np.zeros(shape, np.float32)
+        return self._zeros[name]
+
+
+def _cropped(image: Any, crop: "Callable[[Image], Image] | None") -> Any:
+    """Crop an image, or each of a list, to the part that is generated."""
+    if crop is None:
+        return image
+    items = image if isinstance(image, list) else [image]
+    for item in items:
+        if not hasattr(item, "crop"):
+            raise InputError(f"control_image: got {type(item).__name__} with padding_mask_crop, expected PIL images")
+    return [crop(item) for item in items]
+
+
+def _batch(image: Any) -> int:
+    return len(image) if isinstance(image, np.ndarray) and image.ndim == 4 else 1
+
+
+def _each(name: str, value: float | Sequence[float] | None, count: int, default: float) -> list[float]:
+    """Return one number for each ControlNet.
+
+    Raises:
+        InputError: Something else, or a list of another length.
+    """
+    values = list(value) if isinstance(value, Sequence) else [value] * count
+    if len(values) != count:
+        raise InputError(f"{name}: got {len(values)} numbers, expected one, or {count}: one for each ControlNet")
+    numbers = [default if value is None else value for value in values]
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, int | float) or not np.isfinite(number):
+            raise InputError(f"{name}: got {number!r}, expected a number")
+    return numbers

@@ -1,0 +1,273 @@
+"""The arguments of one call, under diffusers' names, sorted and checked before any work."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from diffoundry.runtime.bundle.specs import DimSpec
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.images.pixels import OUTPUT_TYPES
+from diffoundry.runtime.models.protocols import FloatArray
+from diffoundry.runtime.random import Generator, TorchCpuGenerator
+
+__all__ = [
+    "CommonInputs",
+    "PromptInputs",
+    "as_list",
+    "check_embeddings",
+    "check_fraction",
+    "check_texts",
+    "make_generators",
+    "sort_arguments",
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CommonInputs:
+    """The arguments of every call, with the names and defaults of diffusers' `StableDiffusionPipeline`.
+
+    Each family has a class for its prompts (`Family.Inputs`), each task one for the arguments that only it needs.
+
+    Attributes:
+        height: Pixels; None takes the checkpoint's own size.
+        width: Pixels; None takes the checkpoint's own size.
+        num_inference_steps: Steps of the scheduler.
+        timesteps: The caller's own timesteps instead of `num_inference_steps`.
+        sigmas: The caller's own sigmas instead of `num_inference_steps`.
+        mu: The caller's own exponent of the resolution-dependent shift; None computes it where the scheduler takes one.
+        denoising_end: The fraction of the schedule after which the run ends, above 0 and below 1, so that another
+            model continues with its latents; None runs to the end.
+        guidance_scale: 1 or less runs without guidance, at half the cost.
+        guidance_rescale: Lin et al. 2023; 0 is off.
+        num_images_per_prompt: Images for every prompt.
+        eta: DDIM's eta.
+        seed: Seed of torch's CPU generator, or one for each image; None draws one and reports it.
+        generator: Generators instead of `seed`: one, or one for each image.
+        latents: Start noise, float32 (B, C, height/8, width/8), instead of drawing it.
+        scheduler: Name of a scheduler ("EulerDiscrete") that takes over the checkpoint's config; None keeps the
+            checkpoint's own.
+        output_type: "pil", "np" or "latent".
+        callback_on_step_end: Called after every step with the pipeline, the step's index, its timestep and a dict of
+            tensors; the dict that it returns replaces them. None calls nothing.
+        callback_on_step_end_tensor_inputs: Names of these tensors: "latents", "prompt_embeds", and of Stable Diffusion
+            XL "add_text_embeds", "add_time_ids".
+    """
+
+    height: int | None = None
+    width: int | None = None
+    num_inference_steps: int = 50
+    timesteps: Sequence[float] | None = None
+    sigmas: Sequence[float] | None = None
+    mu: float | None = None
+    denoising_end: float | None = None
+    guidance_scale: float = 7.5
+    guidance_rescale: float = 0.0
+    num_images_per_prompt: int = 1
+    eta: float = 0.0
+    seed: int | Sequence[int] | None = None
+    generator: Generator | Sequence[Generator] | None = None
+    latents: FloatArray | None = None
+    scheduler: str | None = None
+    output_type: str = "pil"
+    callback_on_step_end: Callable[..., Any] | None = None
+    callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",)
+
+    def check(
+        self,
+        size: tuple[int, int],
+        multiple: int,
+        dims: Mapping[str, DimSpec],
+        buckets: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        """Check everything that can be checked before an engine runs.
+
+        Args:
+            size: Height and width in pixels after defaults.
+            multiple: Pixels of which each side must be a multiple.
+            dims: Sizes that the bundle's engines take, from its recipe; empty for a folder without a manifest.
+            buckets: The only sizes (height, width) that they take, from its recipe; empty for all within `dims`.
+
+        Raises:
+            InputError: The first argument that does not fit: subject, got, expected.
+        """
+        self._check_numbers()
+        check_fraction("denoising_end", self.denoising_end)
+        for name, value in zip(("height", "width"), size, strict=True):
+            if value % multiple or value < multiple:
+                raise InputError(f"{name}: got {value}, expected a multiple of {multiple} (pixels to a latent)")
+            refusal = dims[name].refusal(value) if name in dims else None
+            if refusal:
+                raise InputError(f"{name}: got {value}, {refusal}: that is what this bundle was exported for")
+        if buckets and size not in buckets:
+            known = ", ".join(f"{width}x{height}" for height, width in buckets)
+            raise InputError(
+                f"size: got {size[1]}x{size[0]}, expected one of {known}: the sizes that this bundle has engines for"
+            )
+
+    def _check_numbers(self) -> None:
+        for name in ("num_inference_steps", "num_images_per_prompt"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"{name}: got {value!r}, expected a whole number of at least 1")
+        for name, low, high in (("guidance_scale", 0.0, np.inf), ("guidance_rescale", 0.0, 1.0), ("eta", 0.0, 1.0)):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not low <= value <= high or not np.isfinite(value):
+                upper = "" if high == np.inf else f" and at most {high:g}"
+                raise InputError(f"{name}: got {value!r}, expected a number of at least {low:g}{upper}")
+        if self.output_type not in OUTPUT_TYPES:
+            raise InputError(f"output_type: got {self.output_type!r}, expected one of {', '.join(OUTPUT_TYPES)}")
+        if self.seed is not None and self.generator is not None:
+            raise InputError("seed and generator: got both, expected at most one of them")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PromptInputs:
+    """The texts of one call; a family with more arguments derives from it.
+
+    Attributes:
+        prompt: One prompt or several; None where `prompt_embeds` are given.
+        negative_prompt: One for all prompts, or one for each; only used with guidance.
+        prompt_embeds: float32 (B, tokens, D), fed to the denoiser instead of encoded prompts.
+        negative_prompt_embeds: The same of the negative prompts.
+    """
+
+    prompt: str | Sequence[str] | None = None
+    negative_prompt: str | Sequence[str] | None = None
+    prompt_embeds: FloatArray | None = None
+    negative_prompt_embeds: FloatArray | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of prompts."""
+        if self.prompt_embeds is not None:
+            return len(self.prompt_embeds)
+        return 1 if isinstance(self.prompt, str) else len(self.prompt or ())
+
+    def check(self) -> None:
+        """Refuse arguments that are no texts, and lists that do not fit each other.
+
+        Raises:
+            InputError: The first argument that does not fit: subject, got, expected.
+        """
+        if (self.prompt is None) == (self.prompt_embeds is None):
+            got = "neither" if self.prompt is None else "both"
+            raise InputError(f"prompt and prompt_embeds: got {got}, expected one of them")
+        if self.negative_prompt is not None and self.negative_prompt_embeds is not None:
+            raise InputError("negative_prompt and negative_prompt_embeds: got both, expected one of them")
+        prompts = [self.prompt] if isinstance(self.prompt, str) else list(self.prompt or ())
+        if self.prompt is not None and not (prompts and all(isinstance(prompt, str) for prompt in prompts)):
+            raise InputError(f"prompt: got {self.prompt!r}, expected a string or a list of at least one")
+        for name in ("prompt_embeds", "negative_prompt_embeds"):
+            check_embeddings(name, getattr(self, name), self.count, 3)
+        check_texts("negative_prompt", self.negative_prompt, self.count)
+        positive, negative = self.prompt_embeds, self.negative_prompt_embeds
+        if positive is not None and negative is not None and positive.shape != negative.shape:
+            raise InputError(
+                f"negative_prompt_embeds: got shape {negative.shape}, expected that of prompt_embeds, {positive.shape}"
+            )
+
+    def texts(self) -> list[str]:
+        """The prompts to encode; none where embeddings are given instead."""
+        return [] if self.prompt is None else as_list(self.prompt, self.count)
+
+    def negative_texts(self, *, guided: bool) -> list[str]:
+        """The negative prompts to encode; none without guidance, or where embeddings are given instead."""
+        needed = guided and self.negative_prompt_embeds is None
+        return as_list(self.negative_prompt or "", self.count) if needed else []
+
+
+def sort_arguments(
+    arguments: Mapping[str, Any], kinds: Sequence[type[Any]], hint: Callable[[str], str | None]
+) -> list[Any]:
+    """Make one object of each kind from the arguments that are its fields.
+
+    Args:
+        arguments: Name to value.
+        kinds: Dataclasses without a field in common.
+        hint: Name of an argument that none of them has, to the way to use it; None when there is no such argument.
+
+    Raises:
+        InputError: An unknown argument, or a missing one.
+    """
+    names = [{field.name for field in fields(kind)} for kind in kinds]
+    for name in arguments:
+        if not any(name in own for own in names):
+            expected = ", ".join(sorted(set().union(*names)))
+            raise InputError(f"{name}: {hint(name) or f'no such argument, expected one of {expected}'}")
+    for kind in kinds:
+        for field in fields(kind):
+            if field.default is MISSING and field.default_factory is MISSING and field.name not in arguments:
+                raise InputError(f"{field.name}: got none, expected one")
+    return [
+        kind(**{name: value for name, value in arguments.items() if name in own})
+        for kind, own in zip(kinds, names, strict=True)
+    ]
+
+
+def make_generators(
+    inputs: CommonInputs, images: int
+) -> tuple[int | tuple[int, ...] | None, Generator | Sequence[Generator]]:
+    """Return the seed to report and the generators to draw from.
+
+    Without seed and generator a seed is drawn from the system, so that every image can be generated again.
+
+    Raises:
+        InputError: A list of seeds or generators of another length than there are images.
+    """
+    if inputs.generator is not None:
+        if isinstance(inputs.generator, Sequence) and len(inputs.generator) != images:
+            raise InputError(f"generator: got {len(inputs.generator)}, expected one or {images}")
+        return None, inputs.generator
+    seed = int.from_bytes(os.urandom(4), "little") if inputs.seed is None else inputs.seed
+    if isinstance(seed, int):
+        drawn = inputs.seed is None and inputs.latents is not None  # the latents decide, not the seed
+        return None if drawn else seed, TorchCpuGenerator(seed)
+    if len(seed) != images:
+        raise InputError(f"seed: got {len(seed)} seeds, expected one or {images}, one for each image")
+    return tuple(seed), [TorchCpuGenerator(value) for value in seed]
+
+
+def as_list(texts: str | Sequence[str], count: int) -> list[str]:
+    """Return one text for all prompts, or one for each, as a list."""
+    return [texts] * count if isinstance(texts, str) else list(texts)
+
+
+def check_fraction(name: str, value: float | None) -> None:
+    """Refuse a fraction of the schedule that is not above 0 and below 1; None is taken.
+
+    Raises:
+        InputError: As said.
+    """
+    if value is not None and not (isinstance(value, int | float) and 0 < value < 1):
+        raise InputError(f"{name}: got {value!r}, expected a number above 0 and below 1")
+
+
+def check_embeddings(name: str, values: object, count: int, axes: int) -> None:
+    """Refuse an optional argument that is no array of embeddings with a row for each prompt.
+
+    Raises:
+        InputError: Another type, number of axes or of rows.
+    """
+    if values is None:
+        return
+    shape = values.shape if isinstance(values, np.ndarray) and values.dtype.kind == "f" else None
+    if shape is None or len(shape) != axes or shape[0] != count or not count:
+        found = type(values).__name__ if shape is None else f"shape {shape}"
+        tokens = "tokens, width" if axes == 3 else "width"
+        raise InputError(f"{name}: got {found}, expected floats ({count or 'prompts'}, {tokens})")
+
+
+def check_texts(name: str, texts: object, count: int) -> None:
+    """Refuse an optional argument that is neither a text nor one for each prompt.
+
+    Raises:
+        InputError: It is something else, or of another length.
+    """
+    if texts is None or isinstance(texts, str):
+        return
+    entries = list(texts) if isinstance(texts, Sequence) else [texts]
+    if len(entries) != count or not all(isinstance(text, str) for text in entries):
+        raise InputError(f"{name}: got {len(entries)} entries, expected a string or {count} of them")

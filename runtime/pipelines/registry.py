@@ -1,0 +1,102 @@
+"""The table of families: the pipeline classes of diffusers that each covers, and its two halves.
+
+A new family is its files and one entry here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+__all__ = ["FAMILY_TABLE", "FamilyEntry", "PipelineClass", "controlnet_class", "family_of_class", "find_family_entry"]
+
+
+class PipelineClass(NamedTuple):
+    """A pipeline class of diffusers.
+
+    Attributes:
+        task: `Task.name` of the task that it is for.
+        controlnet: Whether it has ControlNets.
+    """
+
+    task: str
+    controlnet: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FamilyEntry:
+    """One family.
+
+    Attributes:
+        name: Name in the manifest.
+        classes: Name of a pipeline class to its task.
+        runtime: "module:attribute" of the subclass of `runtime.pipelines.families.base.Family`.
+        exporter: "module:attribute" of the `exporter.component.Family`.
+    """
+
+    name: str
+    classes: Mapping[str, PipelineClass]
+    runtime: str
+    exporter: str
+
+
+FAMILY_TABLE = (
+    FamilyEntry(
+        name="stable_diffusion",
+        classes={
+            "StableDiffusionPipeline": PipelineClass("text_to_image"),
+            "StableDiffusionImg2ImgPipeline": PipelineClass("image_to_image"),
+            "StableDiffusionInpaintPipeline": PipelineClass("inpainting"),
+            "StableDiffusionInstructPix2PixPipeline": PipelineClass("instruction"),
+            "StableDiffusionControlNetPipeline": PipelineClass("text_to_image", controlnet=True),
+            "StableDiffusionControlNetImg2ImgPipeline": PipelineClass("image_to_image", controlnet=True),
+            "StableDiffusionControlNetInpaintPipeline": PipelineClass("inpainting", controlnet=True),
+        },
+        runtime="diffoundry.runtime.pipelines.families.stable_diffusion:StableDiffusion",
+        exporter="diffoundry.exporter.families.stable_diffusion:FAMILY",
+    ),
+    FamilyEntry(
+        name="stable_diffusion_xl",
+        classes={
+            "StableDiffusionXLPipeline": PipelineClass("text_to_image"),
+            "StableDiffusionXLImg2ImgPipeline": PipelineClass("image_to_image"),
+            "StableDiffusionXLInpaintPipeline": PipelineClass("inpainting"),
+            "StableDiffusionXLControlNetPipeline": PipelineClass("text_to_image", controlnet=True),
+            "StableDiffusionXLControlNetImg2ImgPipeline": PipelineClass("image_to_image", controlnet=True),
+            "StableDiffusionXLControlNetInpaintPipeline": PipelineClass("inpainting", controlnet=True),
+        },
+        runtime="diffoundry.runtime.pipelines.families.stable_diffusion_xl:StableDiffusionXL",
+        exporter="diffoundry.exporter.families.stable_diffusion_xl:FAMILY",
+    ),
+    FamilyEntry(
+        name="stable_diffusion_3",
+        classes={"StableDiffusion3Pipeline": PipelineClass("text_to_image")},
+        runtime="diffoundry.runtime.pipelines.families.stable_diffusion_3:StableDiffusion3",
+        exporter="diffoundry.exporter.families.stable_diffusion_3:FAMILY",
+    ),
+    FamilyEntry(
+        name="image_variation",
+        classes={"StableDiffusionImageVariationPipeline": PipelineClass("text_to_image")},
+        runtime="diffoundry.runtime.pipelines.families.image_variation:ImageVariation",
+        exporter="diffoundry.exporter.families.image_variation:FAMILY",
+    ),
+)
+"""Every family that the exporter and the runtime know."""
+
+
+def find_family_entry(name: str) -> FamilyEntry | None:
+    """Return the family of this name."""
+    return next((entry for entry in FAMILY_TABLE if entry.name == name), None)
+
+
+def family_of_class(pipeline_class: str) -> FamilyEntry | None:
+    """Return the family that covers a pipeline class of diffusers."""
+    return next((entry for entry in FAMILY_TABLE if pipeline_class in entry.classes), None)
+
+
+def controlnet_class(pipeline_class: str) -> str | None:
+    """Return the class that does the same with ControlNets; the class itself when it has them. None without one."""
+    entry = family_of_class(pipeline_class)
+    if entry is None:
+        return None
+    wanted = entry.classes[pipeline_class]._replace(controlnet=True)
+    return next((name for name, found in entry.classes.items() if found == wanted), None)
