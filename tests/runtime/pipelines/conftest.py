@@ -49,3 +49,16 @@ def xl(exported, tiny_sd_checkpoint):
 
     folder = tiny_sd_checkpoint("xl")
     return load(exported(folder)), diffusers_pipeline(folder, "StableDiffusionXLPipeline")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A pipeline of 8 channels, VAE of factor 2, from the golden bundle of the newest format without a ControlNet."""
+    import tarfile
+
+    from diffoundry.runtime import load
+
+    folder = tmp_path_factory.mktemp("tiny")
+    with tarfile.open(Path(__file__).parents[1] / "golden/v3.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return load(folder)
