@@ -10,7 +10,7 @@ __all__ = ["BenchRequest"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchRequest:
-    """One image and the number of times it is generated. The image's fields are those of `pipelines.inputs.CommonInputs`.
+    """One image and the number of times it is generated. Its fields are those of `pipelines.inputs.CommonInputs`.
 
     Attributes:
         prompt: The prompt.
