@@ -53,7 +53,7 @@ class Scheduler(Configurable[C], LoopInterface):
     """
 
     combines_schedules: ClassVar[bool] = False
-    """Whether `num_inference_steps`, `timesteps` and `sigmas` may be passed together."""
+    """True where `num_inference_steps`, `timesteps` and `sigmas` may be passed together."""
 
     @property
     def init_noise_sigma(self) -> float:

@@ -38,7 +38,8 @@ def build_options(cls: type[O], owner: str, given: Mapping[str, Any]) -> O:
     known = {field.name for field in fields(cls)}
     unknown = sorted(set(given) - known)
     if unknown:
-        raise ConfigError(f"{owner}: option '{unknown[0]}' is unknown, expected some of {', '.join(sorted(known))}.")
+        hint = suggestion(unknown[0], known)
+        raise ConfigError(f"{owner}: option '{unknown[0]}' is unknown.{hint} It takes {', '.join(sorted(known))}.")
     plain = {
         name: value.tolist() if isinstance(value, np.generic | np.ndarray) else value for name, value in given.items()
     }
@@ -59,7 +60,7 @@ def build_options(cls: type[O], owner: str, given: Mapping[str, Any]) -> O:
 
 
 def _matches(value: Any, hint: Any) -> bool:
-    """Whether a value that JSON can hold fits an annotation; an int is a float, a bool is no number."""
+    """Compare a JSON value with an annotation. An int is a float, a bool is no number."""
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
         return any(_matches(value, part) for part in get_args(hint))

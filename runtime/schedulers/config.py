@@ -1,4 +1,4 @@
-"""Scheduler configs as diffusers reads and writes them: which keys are known, the JSON file, the read-only view."""
+"""Scheduler configs as diffusers reads and writes them: known keys, JSON file, read-only view."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -62,7 +62,7 @@ KNOWN_OPTIONS = frozenset(
     """.split()  # noqa: SIM905 - a hundred names read better as text
 )
 """Every argument of every scheduler of diffusers. A config may hold those of another class: they are kept and
-ignored. A key outside this set is refused, because nobody knows what it should have changed."""
+ignored. A key outside this set is refused: its effect is unknown."""
 
 
 class SchedulerConfig(Mapping[str, Any]):

@@ -32,13 +32,13 @@ class LoopInterface:
     custom_schedules: ClassVar[frozenset[str]] = frozenset()
     """Those of "timesteps", "sigmas" and "mu" that `set_timesteps` takes."""
     takes_eta: ClassVar[bool] = False
-    """Whether `step` has the argument `eta`."""
+    """True where `step` has the argument `eta`."""
     needed_loop: ClassVar[str | None] = None
     """The loop that this scheduler needs, where `loop_step` cannot drive it: its pipeline class and its work."""
 
     @property
     def takes_mu(self) -> bool:
-        """Whether `set_timesteps` uses `mu`: the class knows dynamic shifting, and the config turns it on."""
+        """True where `set_timesteps` uses `mu`: the class knows dynamic shifting, and the config turns it on."""
         return "mu" in self.custom_schedules and bool(self.config.get("use_dynamic_shifting"))
 
     @property

@@ -58,7 +58,7 @@ class BetaOptions(TrainingOptions):
     """The values of `beta_schedule` that are honoured; a class variable, because classes know more or fewer."""
 
     def check(self, owner: str) -> None:
-        """Refuse an unknown schedule, unless the betas are given, and fewer betas than steps."""
+        """Refuse an unknown schedule, unless the betas are listed, and fewer betas than steps."""
         super().check(owner)
         if self.trained_betas is None and self.beta_schedule not in self.BETA_SCHEDULES:
             expected = " or ".join(map(repr, self.BETA_SCHEDULES))

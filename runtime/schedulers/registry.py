@@ -1,6 +1,7 @@
-"""The table of schedulers: class name, as configs spell it, to where the class lives."""
+"""The table of schedulers: class name, as in configs, to module and class."""
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from importlib import import_module
 from os import PathLike
 from typing import Any
@@ -75,10 +76,21 @@ def scheduler_class(name: str) -> type[Scheduler[Any]]:
         ConfigError: unknown name.
     """
     if name not in _SCHEDULERS:
-        raise ConfigError(f"scheduler '{name}' is unknown, expected one of {', '.join(scheduler_names())}.")
+        nearest = _nearest(name)
+        hint = f". Did you mean '{nearest}'?" if nearest else f", expected one of {', '.join(scheduler_names())}."
+        raise ConfigError(f"scheduler '{name}' is unknown{hint}")
     module, _, attribute = _SCHEDULERS[name].partition(":")
     cls: type[Scheduler[Any]] = getattr(import_module(module), attribute)
     return cls
+
+
+def _nearest(name: str) -> str | None:
+    """Return the scheduler that a misspelled or shortened name means, if one is near."""
+    stems = {known.removesuffix("Scheduler").lower(): known for known in _SCHEDULERS}
+    stem = name.removesuffix("Scheduler").lower()
+    longer = sorted((known for known in stems if stem and known.startswith(stem)), key=len)
+    near = longer or get_close_matches(stem, stems, n=1, cutoff=0.8)
+    return stems[near[0]] if near else None
 
 
 def scheduler_from_config(config: Mapping[str, Any] | str | PathLike[str], **overrides: Any) -> Scheduler[Any]:

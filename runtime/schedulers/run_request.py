@@ -27,6 +27,19 @@ class RunRequest:
         given = self.timesteps if self.timesteps is not None else self.sigmas
         return 0 if given is None else len(given)
 
+    def require_mu(self, owner: str) -> float:
+        """Return mu.
+
+        Raises:
+            InputError: mu is None.
+        """
+        if self.mu is None:
+            raise InputError(
+                f"{owner}.set_timesteps needs mu, because the option 'use_dynamic_shifting' is true. Pass the exponent "
+                "of the shift for this image size (see `mu_for`), or turn the option off."
+            )
+        return self.mu
+
     def check(self, owner: str, *, takes: frozenset[str], combines: bool) -> None:
         """Refuse arguments that a scheduler does not take, none at all, and those that exclude each other.
 

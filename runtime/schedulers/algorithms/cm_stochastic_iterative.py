@@ -1,4 +1,4 @@
-"""Multistep consistency sampling: predict the picture in one call, noise it again to a lower level."""
+"""Multistep consistency sampling: predict the image in one call, noise it again to a lower level."""
 
 import math
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class CMStochasticIterativeScheduler(IndexedScheduler[CMStochasticIterativeOptio
         c_out = sigma_data (sigma - sigma_min) / sqrt(sigma^2 + sigma_data^2)
 
     Song et al. 2023, Algorithm 1 and appendix C, https://arxiv.org/abs/2303.01469; the noise levels are Karras et al.
-    2022's, equation 5. A timestep is a number of the training steps' levels, and the model is told 250 log sigma.
+    2022's, equation 5. Custom timesteps are indices of the training levels; the model's timestep is 250 log sigma.
     diffusers: x0 = `denoised`, sigma' = `sigma_hat`.
     """
 
@@ -64,7 +64,7 @@ class CMStochasticIterativeScheduler(IndexedScheduler[CMStochasticIterativeOptio
 
     def _training_schedule(self) -> Schedule:
         levels = self._levels(np.linspace(0, 1, self.options.num_train_timesteps))
-        return Schedule(_told(levels), levels, None)
+        return Schedule(_timesteps_of(levels), levels, None)
 
     def _schedule(self, request: RunRequest) -> Schedule:
         trained, steps = self.options.num_train_timesteps, request.steps
@@ -79,7 +79,7 @@ class CMStochasticIterativeScheduler(IndexedScheduler[CMStochasticIterativeOptio
             places = (np.arange(steps) * (trained // steps))[::-1]
         levels = self._levels(places[::-1] / (trained - 1))
         sigmas = np.append(levels, self.options.sigma_min).astype(np.float32)
-        return Schedule(_told(levels), sigmas, steps)
+        return Schedule(_timesteps_of(levels), sigmas, steps)
 
     def _levels(self, ramp: FloatArray) -> FloatArray:
         """The noise level of places between 0, sigma_max, and 1, sigma_min; float64."""
@@ -112,13 +112,13 @@ class CMStochasticIterativeScheduler(IndexedScheduler[CMStochasticIterativeOptio
         self._advance()
         if len(self.timesteps) == 1:
             return StepResult(x0, x0)
-        # the last step leads to sigma_min, which training has left in the picture
+        # the last step leads to sigma_min, which training has left in the image
         target = min(max(self._sigma[min(i + 1, len(self._sigma) - 1)], low), options.sigma_max)
         spread = options.s_noise * math.sqrt(target**2 - low**2)
         return StepResult(x0 + spread * noise_like(model_output, generator), x0)
 
 
-def _told(levels: FloatArray) -> FloatArray:
-    """What the model is told about noise levels; diffusers: `sigma_to_t`."""
-    told: FloatArray = 1000 * 0.25 * np.log(levels + 1e-44)
-    return told
+def _timesteps_of(levels: FloatArray) -> FloatArray:
+    """Timesteps of noise levels; diffusers: `sigma_to_t`."""
+    timesteps: FloatArray = 1000 * 0.25 * np.log(levels + 1e-44)
+    return timesteps

@@ -62,7 +62,7 @@ class ConsistencyDecoderScheduler(DiscreteScheduler[ConsistencyDecoderOptions]):
         if request.num_inference_steps != len(_TIMESTEPS):
             raise InputError(
                 f"ConsistencyDecoderScheduler.set_timesteps: num_inference_steps is {request.num_inference_steps}, "
-                f"expected {len(_TIMESTEPS)}, the only number that it has timesteps for."
+                f"expected {len(_TIMESTEPS)}: consistency decoders run two steps."
             )
         return Schedule(np.array(_TIMESTEPS), None, len(_TIMESTEPS))
 
@@ -75,14 +75,14 @@ class ConsistencyDecoderScheduler(DiscreteScheduler[ConsistencyDecoderOptions]):
 
     @property
     def init_noise_sigma(self) -> float:
-        """What the first noise is multiplied with: sqrt(1 - a) of the first timestep."""
+        """Factor of the first noise: sqrt(1 - a) of the first timestep."""
         return math.sqrt(1.0 - self._alpha_bar[_TIMESTEPS[0]])
 
     def scale_model_input(self, sample: Sample, timestep: Any = None) -> Sample:
         """The sample times c_in.
 
         Raises:
-            InputError: no timestep is given.
+            InputError: the timestep is None.
         """
         if timestep is None:
             raise InputError("ConsistencyDecoderScheduler.scale_model_input: timestep is None, expected a timestep.")

@@ -29,7 +29,7 @@ class CosineDPMSolverMultistepOptions(EDMMultistepOptions):
 class CosineDPMSolverMultistepScheduler(EDMMultistepScheduler[CosineDPMSolverMultistepOptions]):
     """DPM-Solver++ for the SDE, of order one or two, over EDM's preconditioning with another time.
 
-    The model is told t = 2 / pi atan(sigma), the time of the cosine schedule. The update stands in `multistep.py`,
+    The model's timestep is t = 2 / pi atan(sigma), the time of the cosine schedule. The update is in `multistep.py`,
     the preconditioning in `edm.py`; the noise is that of a Brownian path over [sigma_min, sigma_max], seeded by the
     generator's seed, whatever was drawn from it.
 
@@ -39,7 +39,7 @@ class CosineDPMSolverMultistepScheduler(EDMMultistepScheduler[CosineDPMSolverMul
 
     Options = CosineDPMSolverMultistepOptions
 
-    def _told(self, levels: Float32Array) -> Float32Array:
+    def _timesteps_of(self, levels: Float32Array) -> Float32Array:
         angle = np.arctan(levels.astype(np.float64)).astype(np.float32)
         return angle / np.float32(math.pi) * np.float32(2)
 

@@ -90,7 +90,7 @@ class DDIMScheduler(DiscreteScheduler[DDIMOptions]):
             variance_noise: z itself, instead of a generator.
 
         Raises:
-            InputError: no run is planned, or both generator and variance_noise are given.
+            InputError: no run is planned, or both generator and variance_noise are passed.
         """
         t = int(timestep)
         previous = t - self.options.num_train_timesteps // self._require_run()

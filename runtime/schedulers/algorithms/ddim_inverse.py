@@ -37,7 +37,7 @@ class DDIMInverseScheduler(DiscreteScheduler[DDIMInverseOptions]):
         x_t = sqrt(a') x0 + sqrt(1 - a') epsilon
 
     with x0 and epsilon predicted from the sample at t - T // N, whose alpha_bar is a, and a' = alpha_bar of the
-    timestep t that the model is told: the model is asked about the level that the step goes to. Timesteps ascend.
+    timestep t of the model's input: the model predicts at the level that the step goes to. Timesteps ascend.
 
     Song et al. 2020, equation 13, read backwards (section 4.3), https://arxiv.org/abs/2010.02502.
     diffusers: a = `alpha_prod_t`, a' = `alpha_prod_t_prev`, t = `prev_timestep`.

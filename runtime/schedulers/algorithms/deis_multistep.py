@@ -115,7 +115,7 @@ class DEISMultistepScheduler(LambdaScheduler[DEISMultistepOptions]):
         return StepResult(following)
 
     def _interpolated(self, output: Sample, sample: Sample, sigma: float) -> Sample:
-        """What the polynomial goes through: the noise that leads to the (thresholded) clean sample."""
+        """The noise that leads to the (thresholded) clean sample: the values that the polynomial interpolates."""
         options = self.options
         if options.prediction_type == "epsilon" and not options.thresholding:
             return output

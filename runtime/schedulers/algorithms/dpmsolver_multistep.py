@@ -34,7 +34,7 @@ _RULES = ("use_karras_sigmas", "use_lu_lambdas", "use_exponential_sigmas", "use_
 
 @dataclass(frozen=True, kw_only=True)
 class MultistepOptions(LambdaOptions):
-    """What multistep DPM-Solver and its inverse share."""
+    """Options of multistep DPM-Solver and its inverse."""
 
     solver_order: Literal[1, 2, 3] = 2
     algorithm_type: Algorithm = "dpmsolver++"
@@ -48,12 +48,12 @@ class MultistepOptions(LambdaOptions):
 
     @property
     def predicts_x0(self) -> bool:
-        """Whether the integral is over the clean sample ("++") and not over the noise."""
+        """True where the integral is over the clean sample ("++"), False for the noise."""
         return self.algorithm_type.endswith("++")
 
     @property
     def is_stochastic(self) -> bool:
-        """Whether the SDE is solved and not the ODE."""
+        """True for the SDE, False for the ODE."""
         return self.algorithm_type.startswith("sde")
 
     def check(self, owner: str) -> None:
@@ -164,7 +164,7 @@ class DPMSolverMultistepScheduler(MultistepScheduler[DPMSolverMultistepOptions])
         x' = c x + phi0 D0 + phi1 D1 + phi2 D2 + s z
 
     with D_k the k-th derivative in lambda of the model's x0 ("++") or epsilon, from its last outputs. The update and
-    its table of coefficients stand in `multistep.py`; here are the noise levels and the order of each step.
+    its table of coefficients are in `multistep.py`; here are the noise levels and the order of each step.
 
     Lu et al. 2022, https://arxiv.org/abs/2206.00927 and https://arxiv.org/abs/2211.01095.
     diffusers: `dpm_solver_first_order_update`, `multistep_dpm_solver_second_order_update` and `..._third_order_update`.
@@ -197,5 +197,5 @@ class DPMSolverMultistepScheduler(MultistepScheduler[DPMSolverMultistepOptions])
         else:
             placed, levels = self._levels(timesteps, steps, shift=self._flow_shift(request), round_karras=rounds)
         last = self._training_sigmas[0] if options.final_sigmas_type == "sigma_min" else 0.0
-        told = placed.astype(np.int64)
-        return Schedule(told, np.append(levels, last).astype(np.float32), len(told))
+        timesteps = placed.astype(np.int64)
+        return Schedule(timesteps, np.append(levels, last).astype(np.float32), len(timesteps))

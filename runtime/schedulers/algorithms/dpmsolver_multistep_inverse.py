@@ -1,4 +1,4 @@
-"""DPM-Solver and DPM-Solver++ from the picture to the noise: the levels of DPM-Solver, ascending."""
+"""DPM-Solver and DPM-Solver++ from the image to the noise: the levels of DPM-Solver, ascending."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class DPMSolverMultistepInverseOptions(MultistepOptions):
 
 
 class DPMSolverMultistepInverseScheduler(MultistepScheduler[DPMSolverMultistepInverseOptions]):
-    """DPM-Solver run backwards, to find the noise from which a picture comes.
+    """DPM-Solver run backwards, to find the noise from which an image comes.
 
     The steps are those of `DPMSolverMultistepScheduler`, from sigma_min up to the noisiest usable level, so h < 0.
     Where that makes the variance of the "sde-" algorithms negative no noise is added; diffusers gives NaN.
@@ -72,10 +72,10 @@ class DPMSolverMultistepInverseScheduler(MultistepScheduler[DPMSolverMultistepIn
         else:
             timesteps = self._spaced(steps, usable)
             levels, last = np.interp(timesteps, np.arange(len(trained)), trained), trained[usable - 1]
-        # a timestep that would stand twice is visited once
+        # equal timesteps are visited once
         first = np.sort(np.unique(timesteps, return_index=True)[1])
-        told = timesteps[first].astype(np.int64)
-        return Schedule(told, np.append(levels, last).astype(np.float32), len(told))
+        kept = timesteps[first].astype(np.int64)
+        return Schedule(kept, np.append(levels, last).astype(np.float32), len(kept))
 
     def _indices(self, timesteps: Sequence[float] | NDArray[Any]) -> list[int]:
         """As in every scheduler, but never from `begin_index`, which diffusers' class does not have."""

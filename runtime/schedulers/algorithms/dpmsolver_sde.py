@@ -75,11 +75,11 @@ class DPMSolverSDEScheduler(RespacedSigmaScheduler[DPMSolverSDEOptions]):
             timesteps = sigma_to_timestep(levels, self._log_training_sigmas)
         logs = -np.log(levels)
         middles = np.exp(-(logs[:-1] + np.diff(logs) * 0.5))
-        told = np.empty(2 * len(timesteps) - 1)
-        told[::2] = timesteps
-        told[1::2] = sigma_to_timestep(middles, self._log_training_sigmas)
+        calls = np.empty(2 * len(timesteps) - 1)
+        calls[::2] = timesteps
+        calls[1::2] = sigma_to_timestep(middles, self._log_training_sigmas)
         single = np.append(levels, 0.0).astype(np.float32)
-        return Schedule(told, np.concatenate([single[:1], single[1:-1].repeat(2), single[-1:]]), steps)
+        return Schedule(calls, np.concatenate([single[:1], single[1:-1].repeat(2), single[-1:]]), steps)
 
     def _reset(self) -> None:
         self._noise: BrownianNoise | None = None

@@ -71,12 +71,12 @@ class DPMSolverSinglestepScheduler(LambdaScheduler[DPMSolverSinglestepOptions]):
                  "heun": D1 = (r_2 E_1 - r_1 E_2) / (r_2 - r_1),    D2 = 2 (E_2 - E_1) / (r_2 - r_1)
 
     with the coefficients of `multistep.py` between the levels b and '. Blocks have `solver_order` calls; the last call
-    has order one where the run ends at sigma zero, and where `lower_order_final` asks for it.
+    has order one where the run ends at sigma zero, and where `lower_order_final` is true.
 
     Lu et al. 2022, Algorithms 1 and 2, https://arxiv.org/abs/2206.00927 and https://arxiv.org/abs/2211.01095.
     diffusers: `order_list`, x_b is `sample`, r_1 and r_2 at third order are `r1` and `r0`. There a run whose number of
-    steps is no multiple of `solver_order` turns `lower_order_final` on for all later runs too; here each run stands
-    for itself. With `use_flow_sigmas`, custom timesteps only say how many steps there are, as in diffusers.
+    steps is no multiple of `solver_order` turns `lower_order_final` on for all later runs too; here runs are
+    independent. With `use_flow_sigmas`, custom timesteps count only the steps, as in diffusers.
     """
 
     Options = DPMSolverSinglestepOptions

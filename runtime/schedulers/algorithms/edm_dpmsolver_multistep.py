@@ -34,7 +34,7 @@ class EDMDPMSolverMultistepOptions(EDMMultistepOptions):
 class EDMDPMSolverMultistepScheduler(EDMMultistepScheduler[EDMDPMSolverMultistepOptions]):
     """DPM-Solver++ of order one to three, for the ODE and the SDE, over EDM's noise levels.
 
-    The update stands in `multistep.py`, the model's preconditioning in `edm.py`.
+    The update is in `multistep.py`, the model's preconditioning in `edm.py`.
 
     Lu et al. 2022, https://arxiv.org/abs/2211.01095; Karras et al. 2022, https://arxiv.org/abs/2206.00364.
     """

@@ -32,7 +32,7 @@ class EulerDiscreteOptions(SpacedSigmaOptions):
 
     @property
     def log_sigma_timesteps(self) -> bool:
-        """Whether timesteps are 0.25 log sigma instead of training steps (EDM's c_noise)."""
+        """True where timesteps are 0.25 log sigma instead of training steps (EDM's c_noise)."""
         return self.timestep_type == "continuous" and self.prediction_type == "v_prediction"
 
 

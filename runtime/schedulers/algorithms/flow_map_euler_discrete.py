@@ -22,7 +22,7 @@ class FlowMapEulerDiscreteScheduler(FlowScheduler[FlowOptions]):
     """x_r = x_t - (sigma_t - sigma_r) u, where u is the mean velocity between t and r that the model predicts.
 
     Gu et al. 2026 (AnyFlow), https://arxiv.org/abs/2605.13724. The schedule is float64, as in diffusers. A step depends
-    on the timesteps that it is given, not on the step counter, which only counts.
+    on the arguments `timestep` and `r_timestep`, not on the step counter.
     """
 
     Options = FlowOptions

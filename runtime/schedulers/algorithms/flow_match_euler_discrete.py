@@ -25,7 +25,7 @@ class FlowMatchEulerDiscreteScheduler(ShiftedFlowScheduler[FlowMatchEulerDiscret
         x' = x + (sigma' - sigma) v
         x' = (1 - sigma') (x - sigma v) + sigma' z          with `stochastic_sampling`
 
-    Esser et al. 2024, equation 1, https://arxiv.org/abs/2403.03206. The stochastic form predicts the picture and noises
+    Esser et al. 2024, equation 1, https://arxiv.org/abs/2403.03206. The stochastic form predicts the image and noises
     it again, as consistency models do (Song et al. 2023, Algorithm 1, https://arxiv.org/abs/2303.01469).
     """
 

@@ -22,9 +22,9 @@ class FlowMatchHeunDiscreteScheduler(FlowScheduler[FlowOptions]):
         d1 = (sigma / s) v(x^, sigma),    x1 = x^ + (sigma' - s) d1
         x' = x^ + (sigma' - s) (d1 + v(x1, sigma')) / 2
 
-    Karras et al. 2022, Algorithm 2, https://arxiv.org/abs/2206.00364, with v in place of the derivative.
+    Karras et al. 2022, Algorithm 2, https://arxiv.org/abs/2206.00364, with v as the derivative.
     diffusers: s = `sigma_hat`, d1 = `prev_derivative`. With churn it draws noise for the second call too, which
-    cancels; here it is drawn and dropped. Timesteps after the first stand twice, once for each call.
+    cancels; here it is drawn and dropped. Timesteps after the first occur twice, once for each call.
     """
 
     Options = FlowOptions

@@ -1,4 +1,4 @@
-"""Latent consistency sampling for flow matching: predict the picture, noise it again, optionally at a larger size."""
+"""Latent consistency sampling for flow matching: predict the image, noise it again, optionally at a larger size."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

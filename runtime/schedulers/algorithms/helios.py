@@ -15,7 +15,7 @@ from diffoundry.runtime.schedulers.bases.helios_stages import HeliosStageOptions
 
 __all__ = ["HeliosOptions", "HeliosScheduler"]
 
-_LEAST_SIGMA = 1e-8  # what stands for sigma = 0 in logarithms
+_LEAST_SIGMA = 1e-8  # replaces sigma = 0 in logarithms
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,7 @@ class HeunDiscreteScheduler(RespacedSigmaScheduler[HeunDiscreteOptions]):
         x' = x + (sigma' - sigma) (d + d') / 2
 
     Karras et al. 2022, Algorithm 1, https://arxiv.org/abs/2206.00364.
-    diffusers: d = `prev_derivative`. Timesteps after the first stand twice, once for each call.
+    diffusers: d = `prev_derivative`. Timesteps after the first occur twice, once for each call.
     """
 
     Options = HeunDiscreteOptions
@@ -48,11 +48,11 @@ class HeunDiscreteScheduler(RespacedSigmaScheduler[HeunDiscreteOptions]):
 
     def _plan(self, request: RunRequest, train_steps: int) -> Schedule:
         timesteps, levels = self._levels(request, train_steps)
-        told, sigmas = timesteps.astype(np.float32), levels.astype(np.float32)
+        rounded, sigmas = timesteps.astype(np.float32), levels.astype(np.float32)
         return Schedule(
-            np.concatenate([told[:1], told[1:].repeat(2)]),
+            np.concatenate([rounded[:1], rounded[1:].repeat(2)]),
             np.concatenate([sigmas[:1], sigmas[1:].repeat(2), np.zeros(1, dtype=np.float32)]),
-            request.num_inference_steps or len(told),
+            request.num_inference_steps or len(rounded),
         )
 
     def _reset(self) -> None:

@@ -68,12 +68,12 @@ class KDPM2Scheduler(RespacedSigmaScheduler[K]):
             timesteps = timesteps.round()
         levels = np.append(placed, 0.0).astype(np.float32)
         middles = self._intervals(levels).middle[:-1]
-        told = np.empty(2 * len(timesteps) - 1, dtype=timesteps.dtype)
-        told[::2] = timesteps
-        told[1::2] = sigma_to_timestep(middles, self._log_training_sigmas, dtype=np.float32)
+        calls = np.empty(2 * len(timesteps) - 1, dtype=timesteps.dtype)
+        calls[::2] = timesteps
+        calls[1::2] = sigma_to_timestep(middles, self._log_training_sigmas, dtype=np.float32)
         # the zeros are one more than a run needs, as in diffusers
         sigmas = np.concatenate([levels[:1], levels[1:].repeat(2), levels[-1:]])
-        return Schedule(told, sigmas, request.num_inference_steps)
+        return Schedule(calls, sigmas, request.num_inference_steps)
 
     def _reset(self) -> None:
         levels = np.append(self.sigmas[:1], self.sigmas[1:-1:2])
@@ -86,7 +86,7 @@ class KDPM2Scheduler(RespacedSigmaScheduler[K]):
         self._held: Sample | None = None
 
     def _interval(self, timestep: float | None) -> int:
-        """Which step the run is in: the first call of one stands at twice its number."""
+        """Number of the current step. Step k starts at index 2 k."""
         i = self._index(timestep)
         return (i + 1) // 2 if self._held is None else i // 2
 

@@ -15,7 +15,7 @@ __all__ = ["KarrasVeOptions", "KarrasVeResult", "KarrasVeScheduler"]
 
 
 class KarrasVeResult(NamedTuple):
-    """What a step of `KarrasVeScheduler` returns.
+    """The result of a step of `KarrasVeScheduler`.
 
     Attributes:
         prev_sample: the sample at the next, lower noise level.
@@ -69,7 +69,7 @@ class KarrasVeScheduler(Scheduler[KarrasVeOptions]):
 
     @property
     def init_noise_sigma(self) -> float:
-        """What the first noise is multiplied with: sigma_max."""
+        """Factor of the first noise: sigma_max."""
         return self.options.sigma_max
 
     def _training_schedule(self) -> Schedule:

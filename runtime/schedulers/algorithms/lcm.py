@@ -1,4 +1,4 @@
-"""LCM: sampling from latent consistency models, a few steps that predict the picture and noise it again."""
+"""LCM: sampling from latent consistency models, a few steps that predict the image and noise it again."""
 
 import math
 from typing import NamedTuple
@@ -14,7 +14,7 @@ _SIGMA_DATA = 0.5
 
 
 class LCMResult(NamedTuple):
-    """What a step of `LCMScheduler` returns.
+    """The result of a step of `LCMScheduler`.
 
     Attributes:
         prev_sample: the sample at the next, less noisy timestep.

@@ -30,7 +30,7 @@ class LTXEulerAncestralRFScheduler(StraightPathScheduler[LTXEulerAncestralRFOpti
         x_down = x + (sigma_down - sigma) v
         x' = a x_down + S_noise sqrt(sigma'^2 - a^2 sigma_down^2) z,    a = (1 - sigma') / (1 - sigma_down)
 
-    The factor a brings the picture's scale from 1 - sigma_down to 1 - sigma'. ComfyUI, `sample_euler_ancestral_RF`.
+    The factor a brings the image's scale from 1 - sigma_down to 1 - sigma'. ComfyUI, `sample_euler_ancestral_RF`.
     diffusers: a = `alpha_ip1 / alpha_down`.
 
     The schedule is that of `FlowMatchEulerDiscreteScheduler`, with the options of such a scheduler that this one's

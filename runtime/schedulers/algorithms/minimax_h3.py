@@ -37,7 +37,7 @@ class MiniMaxH3Scheduler(StraightPathScheduler[MiniMaxH3Options]):
         x' = r x + (1 - r) x0,    x0 = x + (1 - t) v,    r = sigma' / sigma
 
     with the timestep t = 1 - sigma and v = x0 - noise, the opposite of other flow models. The levels are evenly spaced
-    from 1 to 0, both counted as steps, and shifted; those that the shift makes equal in float32 stand once.
+    from 1 to 0, both counted as steps, and shifted; those that the shift makes equal in float32 occur once.
 
     Lipman et al. 2022, https://arxiv.org/abs/2210.02747; the shift as in `flow.py`. diffusers: r = `ratio`,
     x0 = `denoised`.

@@ -1,4 +1,4 @@
-"""RePaint: inpainting that noises the known part afresh at every step, and goes back in time to blend it in."""
+"""RePaint: inpainting that adds new noise to the known part at every step, and goes back in time to blend it in."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,10 +29,10 @@ class RePaintOptions(BetaOptions):
 
 
 class RePaintScheduler(DiscreteScheduler[RePaintOptions]):
-    """DDIM for the unknown part, the noised picture for the known part, and resampling.
+    """DDIM for the unknown part, the noised image for the known part, and resampling.
 
         unknown = sqrt(a') x0 + sqrt(1 - a' - s^2) epsilon + s z
-        known = sqrt(a') picture + sqrt(1 - a') z
+        known = sqrt(a') image + sqrt(1 - a') z
         x_{t-1} = mask known + (1 - mask) unknown
 
     with a, a', s as in `ddim.py` and one noise z for both parts. `timesteps` go down, jump up by `jump_length` steps
@@ -41,7 +41,7 @@ class RePaintScheduler(DiscreteScheduler[RePaintOptions]):
         t_last = scheduler.timesteps[0] + 1
         for t in scheduler.timesteps:
             if t < t_last:
-                sample = scheduler.step(model(sample, t), t, sample, picture, mask, generator=g).prev_sample
+                sample = scheduler.step(model(sample, t), t, sample, image, mask, generator=g).prev_sample
             else:
                 sample = scheduler.undo_step(sample, t_last, generator=g)
             t_last = t
@@ -105,8 +105,8 @@ class RePaintScheduler(DiscreteScheduler[RePaintOptions]):
             model_output: epsilon, float32, (B, C, H, W).
             timestep: t, one of `timesteps`.
             sample: x_t, same shape.
-            original_image: the picture whose known part is kept, same shape.
-            mask: 1 where the picture is known, 0 where it is painted, broadcast to that shape.
+            original_image: the image whose known part is kept, same shape.
+            mask: 1 where the image is known, 0 where it is generated, broadcast to that shape.
             generator: source of z.
 
         Raises:

@@ -24,7 +24,7 @@ __all__ = ["SASolverOptions", "SASolverScheduler", "TauFunction"]
 
 @runtime_checkable
 class TauFunction(Protocol):
-    """How much noise is added at a timestep: 0 is the ODE, 1 the usual SDE."""
+    """Strength of the noise at a timestep: 0 is the ODE, 1 the usual SDE."""
 
     def __call__(self, timestep: float, /) -> float:
         """The value at a timestep."""
@@ -70,12 +70,12 @@ class SASolverScheduler(LambdaScheduler[SASolverOptions]):
     | data_prediction | x0 | 1 + tau^2 | e^(-tau^2 h) sigma' / sigma | k alpha' | sigma' sqrt(1 - e^(-2 tau^2 h)) |
     | noise_prediction | epsilon | -1 | alpha' / alpha | -(1 + tau^2) sigma' | tau sigma' sqrt(e^(2 h) - 1) |
 
-    At order two on x0 the integrals of the two polynomials' slopes are those of tau = 0 to leading order: (h^2 / 2) in
-    place of (h k - 1 + e^(-h k)) / k^2.
+    At order two on x0 the integrals of the two polynomials' slopes are those of tau = 0 to leading order: h^2 / 2
+    instead of (h k - 1 + e^(-h k)) / k^2.
 
     Xue et al. 2023, equations 14 and 17 and Algorithm 1, https://arxiv.org/abs/2309.05019. diffusers:
     `get_coefficients_fn` times its prefactors is g C_i, with powers of lambda itself instead of u; the adjustment at
-    order two stands in `stochastic_adams_bashforth_update` and `stochastic_adams_moulton_update`.
+    order two is in `stochastic_adams_bashforth_update` and `stochastic_adams_moulton_update`.
     """
 
     Options = SASolverOptions

@@ -27,7 +27,7 @@ class SCMOptions(TrainingOptions):
 
 
 class SCMScheduler(IndexedScheduler[SCMOptions]):
-    """x_t = cos(t) x0 + sin(t) noise, t from pi / 2 to 0; predict the picture, then noise it again.
+    """x_t = cos(t) x0 + sin(t) noise, t from pi / 2 to 0; predict the image, then noise it again.
 
         x0 = cos(t) x - sin(t) output
         x' = cos(t') x0 + sin(t') sigma_data z
@@ -68,10 +68,10 @@ class SCMScheduler(IndexedScheduler[SCMOptions]):
         """
         request = self._request(num_inference_steps, timesteps, sigmas, mu)
         steps = request.num_inference_steps or len(request.timesteps or ()) - 1
-        told = self._told(steps, request.timesteps, max_timesteps, intermediate_timesteps)
-        self._adopt(Schedule(told, None, steps))
+        planned = self._planned(steps, request.timesteps, max_timesteps, intermediate_timesteps)
+        self._adopt(Schedule(planned, None, steps))
 
-    def _told(
+    def _planned(
         self, steps: int, timesteps: Sequence[float] | None, first: float | None, second: float | None
     ) -> Float32Array:
         trained = self.options.num_train_timesteps

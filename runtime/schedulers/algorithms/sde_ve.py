@@ -56,7 +56,7 @@ class ScoreSdeVeScheduler(Scheduler[ScoreSdeVeOptions]):
     diffusers: r = `snr`, e = `step_size`, s_{i-1} = `adjacent_sigma`.
 
     Attributes:
-        sigmas: float32, (N,), what the model is told at each timestep.
+        sigmas: float32, (N,), the model's input at each timestep.
         discrete_sigmas: float32, (N,), s_i, ascending.
     """
 
@@ -78,7 +78,7 @@ class ScoreSdeVeScheduler(Scheduler[ScoreSdeVeOptions]):
 
     @property
     def init_noise_sigma(self) -> float:
-        """What the first noise is multiplied with: sigma_max."""
+        """Factor of the first noise: sigma_max."""
         return self.options.sigma_max
 
     def set_timesteps(
@@ -138,7 +138,7 @@ class ScoreSdeVeScheduler(Scheduler[ScoreSdeVeOptions]):
         if i >= len(self.discrete_sigmas):
             raise InputError(
                 f"ScoreSdeVeScheduler.step_pred: there are {len(self.discrete_sigmas)} noise levels for "
-                f"{len(self.timesteps)} timesteps, call set_sigmas({len(self.timesteps)}) after set_timesteps."
+                f"{len(self.timesteps)} timesteps. Call set_sigmas({len(self.timesteps)}) after set_timesteps."
             )
         level = float(self.discrete_sigmas[i])
         below = float(self.discrete_sigmas[i - 1]) if i > 0 else 0.0

@@ -15,7 +15,7 @@ __all__ = ["TCDResult", "TCDScheduler"]
 
 
 class TCDResult(NamedTuple):
-    """What a step of `TCDScheduler` returns.
+    """The result of a step of `TCDScheduler`.
 
     Attributes:
         prev_sample: the sample at the next, less noisy timestep.

@@ -107,26 +107,24 @@ class UniPCMultistepScheduler(LambdaScheduler[UniPCMultistepOptions]):
             timesteps, levels = self._levels(spaced, steps, shift=1.0, round_karras=True)
         if options.final_sigmas_type == "sigma_min":
             return self._ending_above_zero(timesteps, levels)
-        told = timesteps.astype(np.int64)
-        return Schedule(told, np.append(levels, 0.0).astype(np.float32), len(told))
+        integers = timesteps.astype(np.int64)
+        return Schedule(integers, np.append(levels, 0.0).astype(np.float32), len(integers))
 
     def _check_request(self, request: RunRequest) -> None:
         owner, options = type(self).__name__, self.options
-        if options.use_dynamic_shifting and request.mu is None:
-            raise InputError(
-                f"{owner}.set_timesteps: got no mu, expected one: the option 'use_dynamic_shifting' is true."
-            )
+        if options.use_dynamic_shifting:
+            request.require_mu(owner)
         if request.sigmas is None:
             return
         if not options.use_flow_sigmas:
             raise InputError(
-                f"{owner}.set_timesteps: got sigmas, which it only takes with the option 'use_flow_sigmas': turn that "
-                "on, or pass num_inference_steps."
+                f"{owner}.set_timesteps takes sigmas only with the option 'use_flow_sigmas'. Turn it on, or pass "
+                "num_inference_steps."
             )
         if options.sigma_schedule is not SigmaSchedule.TRAINED:
             raise InputError(
-                f"{owner}.set_timesteps: got sigmas, which the option 'use_{options.sigma_schedule}_sigmas' places by "
-                "itself: pass num_inference_steps, or turn the option off."
+                f"{owner}.set_timesteps: got sigmas, but the option 'use_{options.sigma_schedule}_sigmas' places them. "
+                "Pass num_inference_steps, or turn the option off."
             )
 
     def _placed(self, rule: SigmaSchedule, steps: int) -> tuple[NDArray[Any], NDArray[np.float64]]:

@@ -1,4 +1,4 @@
-"""VQ-Diffusion: a diffusion over the classes of a vector-quantised picture, which mask out one after the other."""
+"""VQ-Diffusion: a diffusion over the classes of a vector-quantised image, which are masked one after the other."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,11 +20,11 @@ LogProbabilities = FloatArray
 
 _TINY = 1e-30
 _LOG_ZERO = float(np.log(np.float32(_TINY)))
-"""What stands for the logarithm of zero, as in diffusers."""
+"""A finite logarithm of zero, as in diffusers."""
 
 
 class VQDiffusionResult(NamedTuple):
-    """What a step of `VQDiffusionScheduler` returns.
+    """The result of a step of `VQDiffusionScheduler`.
 
     Attributes:
         prev_sample: the classes at the next timestep, int64, (B, P).

@@ -1,1 +1,1 @@
-"""What several schedulers compute alike: betas, noise levels, predictions, updates, noise; each stands once."""
+"""Formulas that several schedulers share: betas, noise levels, spacing, predictions, solver updates."""

@@ -26,13 +26,13 @@ class _Interval(NamedTuple):
 
 
 class BrownianPath:
-    """One Brownian path W over [start, end], the same for the same seed whatever is asked of it.
+    """One Brownian path W over [start, end], the same for the same seed, whatever the order of queries.
 
-    W(end) - W(start) is drawn first. An interval of which a part is asked is halved at m, with
+    W(end) - W(start) is drawn first. An interval of which a part is needed is halved at m, with
 
         W(m) - W(s) = (m - s) / (e - s) (W(e) - W(s)) + sqrt((m - s) (e - m) / (e - s)) z
 
-    and z from a seed of the interval's own, until the parts add up to what is asked.
+    and z from a seed of the interval's own, until the parts add up to the queried interval.
 
     Kidger et al. 2021, section 4 and appendix E, https://arxiv.org/abs/2105.13493 (`torchsde.BrownianInterval` with
     `halfway_tree`, `tol` 1e-6 and `pool_size` 24, number for number: torch's CPU generator, NumPy's `SeedSequence`).

@@ -30,7 +30,7 @@ def flow_sigmas(shift: float, train_steps: int, steps: int) -> Float64Array:
 
 
 def variance_preserving(sigma: float) -> tuple[float, float]:
-    """The scales (alpha_t, sigma_t) of picture and noise where the sample's variance stays one.
+    """The scales (alpha_t, sigma_t) of image and noise where the sample's variance stays one.
 
     alpha_t = 1 / sqrt(sigma^2 + 1), sigma_t = sigma alpha_t.
 

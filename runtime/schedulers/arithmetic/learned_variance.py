@@ -17,11 +17,11 @@ __all__ = ["VarianceType", "is_learned", "learned_deviation", "mean_of", "split_
 VarianceType: TypeAlias = Literal[
     "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range"
 ]
-"""Where the variance of a step comes from; solvers that take the configs of DDPM only look whether it is learned."""
+"""Source of the variance of a step. Solvers that read DDPM's configs only check whether it is learned."""
 
 
 def is_learned(variance_type: VarianceType | None) -> bool:
-    """Whether the model's output holds a variance."""
+    """Return True where the model's output holds a variance."""
     return variance_type in ("learned", "learned_range")
 
 
@@ -51,7 +51,7 @@ def split_variance(output: Sample, sample: Sample) -> tuple[Sample, Sample]:
 
 
 def learned_deviation(predicted: Sample, variance_type: VarianceType | None, *, small: float, large: float) -> Sample:
-    """Standard deviation of the noise from what the model says about the variance.
+    """Standard deviation of the noise from the model's variance output.
 
     "learned" is the variance itself; "learned_range" is v in [-1, 1] between the logarithms of the smallest and the
     largest variance: exp(f log large + (1 - f) log small), f = (v + 1) / 2 (equation 15).

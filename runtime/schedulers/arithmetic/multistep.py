@@ -97,7 +97,7 @@ def multistep_update(
 def distinct_order(sigmas: Sequence[float], i: int, order: int) -> int:
     """The order that the noise levels around step i allow: there is no slope between equal ones.
 
-    The last step may end where it begins, and timesteps may stand twice; diffusers divides by zero there.
+    The last step may end where it begins, and timesteps may repeat; diffusers divides by zero there.
 
     Args:
         sigmas: noise levels of the run.

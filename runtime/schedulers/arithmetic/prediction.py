@@ -1,4 +1,4 @@
-"""What a model's output means: from (output, sample) to the clean sample x0 or to the noise epsilon.
+"""The meaning of a model's output: from (output, sample) to the clean sample x0 or to the noise epsilon.
 
 x = alpha x0 + sigma epsilon, with the scales of signal and noise as arguments (DDIM, DPM-Solver). For x = x0 + sigma
 epsilon see `SpacedSigmaScheduler`.

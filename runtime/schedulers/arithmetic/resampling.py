@@ -50,9 +50,9 @@ def resample(x: FloatArray, size: Sequence[int], mode: str) -> FloatArray:
 
 
 def _weights(mode: str, source: int, target: int, dtype: np.dtype[Any]) -> FloatArray:
-    """What each target pixel takes of each source pixel, (target, source).
+    """Weights of each source pixel in each target pixel, (target, source).
 
-    Positions are computed in the dtype of the pixels, as torch does it: which is the nearest depends on their rounding.
+    Positions are computed in the dtype of the pixels, as torch does it: their rounding decides which pixel is nearest.
     """
     if mode == "area":
         return _area_weights(source, target).astype(dtype)
@@ -71,7 +71,7 @@ def _weights(mode: str, source: int, target: int, dtype: np.dtype[Any]) -> Float
     offset = position - low.astype(dtype)
     taps = _cubic_taps(offset) if mode == "bicubic" else {0: 1 - offset, 1: offset}
     for shift, weight in taps.items():
-        # the border pixel stands for those beyond it
+        # the border pixel replaces those beyond it
         np.add.at(weights, (rows, np.clip(low + shift, 0, source - 1)), weight)
     return weights
 

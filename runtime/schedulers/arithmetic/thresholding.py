@@ -1,4 +1,4 @@
-"""What is done to the predicted clean sample x0 and is not affine: static clipping and dynamic thresholding."""
+"""Limits of the predicted clean sample x0: static clipping and dynamic thresholding."""
 
 import math
 from typing import Protocol
@@ -52,7 +52,7 @@ class LimitOptions(Protocol):
 
     @property
     def thresholding(self) -> bool:
-        """Whether to threshold dynamically; wins over `clip_sample`."""
+        """Thresholds dynamically if True; wins over `clip_sample`."""
         ...
 
     @property
@@ -67,7 +67,7 @@ class LimitOptions(Protocol):
 
     @property
     def clip_sample(self) -> bool:
-        """Whether to clip."""
+        """Clips if True."""
         ...
 
     @property

@@ -1,1 +1,1 @@
-"""What the schedulers of one kind share: how they plan a run and count its steps."""
+"""The shared part of schedulers of one kind: plan of a run, place in it, added noise."""

@@ -37,7 +37,7 @@ class EDMScheduler(IndexedScheduler[E]):
         x0 = c_skip x + c_out F(c_in x, c_noise),    c_noise = log(sigma) / 4
         c_skip = d^2 / (sigma^2 + d^2),    c_out = sigma d / sqrt(sigma^2 + d^2),    c_in = 1 / sqrt(sigma^2 + d^2)
 
-    with d = `sigma_data`, the pictures' standard deviation; "v_prediction" has -F. Timesteps are c_noise.
+    with d = `sigma_data`, the images' standard deviation; "v_prediction" has -F. Timesteps are c_noise.
 
     Karras et al. 2022, equation 7 and Table 1 (right column), https://arxiv.org/abs/2206.00364.
     """
@@ -73,5 +73,5 @@ class EDMScheduler(IndexedScheduler[E]):
 
 
 def c_noise(sigmas: Float32Array) -> Float32Array:
-    """What the model is told of noise levels: log(sigma) / 4."""
+    """Timesteps of noise levels: log(sigma) / 4."""
     return float32.log(sigmas) * 0.25

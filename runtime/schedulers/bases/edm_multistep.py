@@ -51,10 +51,10 @@ class EDMMultistepScheduler(EDMScheduler[M]):
 
     def _planned(self, steps: int, last: float) -> Schedule:
         levels = self._levels(float32.linspace(0.0, 1.0, steps))
-        return Schedule(self._told(levels), np.append(levels, np.float32(last)), steps)
+        return Schedule(self._timesteps_of(levels), np.append(levels, np.float32(last)), steps)
 
-    def _told(self, levels: Float32Array) -> Float32Array:
-        """What the model is told of noise levels."""
+    def _timesteps_of(self, levels: Float32Array) -> Float32Array:
+        """Timesteps of noise levels."""
         return c_noise(levels)
 
     def _index_of_unknown(self, timestep: float) -> int:  # noqa: ARG002

@@ -69,7 +69,7 @@ F = TypeVar("F", bound=FlowOptions)
 
 
 class FlowScheduler(StraightPathScheduler[F]):
-    """Straight paths over T = `num_train_timesteps` training steps; the model is told T sigma."""
+    """Straight paths over T = `num_train_timesteps` training steps; timesteps are T sigma."""
 
     _shifts_training_sigmas = True
 
@@ -156,7 +156,7 @@ class ShiftedFlowScheduler(FlowScheduler[S]):
         else:
             start = self._even_sigmas(request.steps)
 
-        sigmas = self._placed(self._stretched(self._shifted(start, request.mu))).astype(np.float32)
+        sigmas = self._placed(self._stretched(self._shifted(start, request))).astype(np.float32)
         timesteps = given if given is not None else sigmas * trained
         if options.invert_sigmas:
             sigmas = 1.0 - sigmas
@@ -164,7 +164,7 @@ class ShiftedFlowScheduler(FlowScheduler[S]):
         end = np.float32(1.0 if options.invert_sigmas else 0.0)
         return Schedule(timesteps, np.append(sigmas, end), len(sigmas))
 
-    def _shifted(self, sigmas: FloatArray, mu: float | None) -> FloatArray:
+    def _shifted(self, sigmas: FloatArray, request: RunRequest) -> FloatArray:
         """The static or the dynamic shift.
 
         Raises:
@@ -172,11 +172,7 @@ class ShiftedFlowScheduler(FlowScheduler[S]):
         """
         if not self.options.use_dynamic_shifting:
             return shifted(sigmas, self._shift)
-        if mu is None:
-            raise InputError(
-                f"{type(self).__name__}.set_timesteps: got no mu, which the option 'use_dynamic_shifting' needs: pass "
-                "the exponent of the shift for this image size, or turn the option off."
-            )
+        mu = request.require_mu(type(self).__name__)
         s = math.exp(mu) if self.options.time_shift_type == "exponential" else mu
         with np.errstate(divide="ignore"):
             result: FloatArray = s / (s + (1 / sigmas - 1))
@@ -234,5 +230,5 @@ def check_lengths(owner: str, request: RunRequest) -> None:
     if request.num_inference_steps is not None:
         counts["num_inference_steps"] = request.num_inference_steps
     if len(set(counts.values())) > 1:
-        told = ", ".join(f"{name}: {count}" for name, count in counts.items())
-        raise InputError(f"{owner}.set_timesteps: got different numbers of steps ({told}), expected the same.")
+        lengths = ", ".join(f"{name}: {count}" for name, count in counts.items())
+        raise InputError(f"{owner}.set_timesteps: got different numbers of steps ({lengths}), expected the same.")

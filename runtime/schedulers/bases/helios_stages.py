@@ -74,7 +74,7 @@ H = TypeVar("H", bound=HeliosStageOptions)
 class HeliosStageScheduler(StraightPathScheduler[H]):
     """A flow over T training steps, in one piece (`stages` = 1) or cut at `stage_range`.
 
-    Enlarging a picture correlates its noise; new noise decorrelates it and takes the signal's coefficient from 1 - s
+    Enlarging an image correlates its noise; new noise decorrelates it and takes the signal's coefficient from 1 - s
     to (1 - s) / (sqrt(1 + 1 / gamma) s + 1 - s): that is where a later stage starts. Every stage has the model's
     timesteps in proportion to its length, and levels of its own from 0.999 to 0.
 
@@ -90,7 +90,7 @@ class HeliosStageScheduler(StraightPathScheduler[H]):
     custom_schedules = frozenset({"sigmas", "mu"})
     combines_schedules = True
     _plans_end = False
-    """Whether a level is planned for the end of the run and then left out, so that the last step jumps over it."""
+    """True where a level is planned for the end of the run and then left out, so that the last step skips it."""
 
     def _prepare(self) -> None:
         training = self._training_schedule()
@@ -201,13 +201,11 @@ class HeliosStageScheduler(StraightPathScheduler[H]):
 
     def _check(self, request: RunRequest, stage_index: int | None) -> None:
         owner, stages = f"{type(self).__name__}.set_timesteps", self.options.stages
-        if self.options.use_dynamic_shifting and request.mu is None:
-            raise InputError(
-                f"{owner}: got no mu, which the option 'use_dynamic_shifting' needs: pass it, or turn the option off."
-            )
+        if self.options.use_dynamic_shifting:
+            request.require_mu(type(self).__name__)
         if stages > 1 and request.sigmas is not None:
             raise InputError(
-                f"{owner}: got sigmas, which the option 'stages' = {stages} places itself: pass num_inference_steps."
+                f"{owner}: got sigmas, but the option 'stages' = {stages} places them. Pass num_inference_steps."
             )
         if stages > 1 and (stage_index is None or not 0 <= stage_index < stages):
             raise InputError(
@@ -233,14 +231,14 @@ def _cut(timesteps: NDArray[np.float64], sigmas: NDArray[np.float64], options: H
     for i, (trained_start, start, end) in enumerate(levels):
         place = sum(lengths[:i]) / sum(lengths) if i > 0 else 0.0
         next_place = sum(lengths[: i + 1]) / sum(lengths) if i + 1 < len(levels) else math.nextafter(1.0, 0.0)
-        told = np.linspace(
+        own_timesteps = np.linspace(
             min(timesteps[int(place * trained)], _LAST_TIMESTEP),
             timesteps[min(int(next_place * trained), trained - 1)],
             trained + 1,
         )
         stages.append(
             Stage(
-                timesteps=(float(told[0]), float(told[-2])),
+                timesteps=(float(own_timesteps[0]), float(own_timesteps[-2])),
                 sigmas=(float(own[0]), float(own[-2])),
                 trained_start=trained_start,
                 start=start,

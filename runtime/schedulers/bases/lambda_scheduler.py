@@ -70,7 +70,7 @@ class LambdaScheduler(IndexedScheduler[L]):
         return Schedule(timesteps, self._training_sigmas, None)
 
     def _usable_steps(self, lambda_min: float) -> int:
-        """How many training steps have lambda >= lambda_min (diffusers: `lambda_min_clipped`)."""
+        """Number of training steps with lambda >= lambda_min (diffusers: `lambda_min_clipped`)."""
         alpha_bar = self.alphas_cumprod
         spread = float32.sqrt(np.float32(1) - alpha_bar)
         lambdas = float32.log(float32.sqrt(alpha_bar)) - float32.log(spread)
@@ -103,14 +103,14 @@ class LambdaScheduler(IndexedScheduler[L]):
         return timesteps, np.interp(timesteps, np.arange(len(trained)), trained)
 
     def _ending_above_zero(self, placed: NDArray[Any], levels: NDArray[np.float64]) -> Schedule:
-        """The schedule of `_levels` in the solvers that never reach zero: a rule's last level stands twice."""
+        """The schedule of `_levels` in the solvers that never reach zero: a rule's last level occurs twice."""
         ruled = self.options.use_flow_sigmas or self.options.sigma_schedule is not SigmaSchedule.TRAINED
         last = levels[-1] if ruled else self._training_sigmas[0]
-        told = placed.astype(np.int64)
-        return Schedule(told, np.append(levels, last).astype(np.float32), len(told))
+        timesteps = placed.astype(np.int64)
+        return Schedule(timesteps, np.append(levels, last).astype(np.float32), len(timesteps))
 
     def _flow_shift(self, request: RunRequest) -> float:
-        """The shift of a run: exp(mu) where mu is given.
+        """The shift of a run: exp(mu), or the option's without mu.
 
         Raises:
             InputError: mu without `use_dynamic_shifting`.
@@ -208,7 +208,7 @@ def refuse_flow_with(options: LambdaOptions, owner: str, rules: Sequence[str]) -
     Args:
         options: of the scheduler.
         owner: class name, for the message.
-        rules: names of the options that cannot stand beside `use_flow_sigmas`.
+        rules: names of the options that exclude `use_flow_sigmas`.
 
     Raises:
         ConfigError: naming both.

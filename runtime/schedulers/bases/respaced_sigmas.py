@@ -17,7 +17,7 @@ class RespacedSigmaScheduler(SpacedSigmaScheduler[P]):
     """A subclass writes `_plan`, the schedule over any number of training steps."""
 
     karras_between_own_ends: ClassVar[bool] = False
-    """Whether Karras sigmas keep the run's own ends where a config carries `sigma_min` and `sigma_max`."""
+    """True where Karras sigmas keep the run's own ends although the config has `sigma_min` and `sigma_max`."""
 
     def _plan(self, request: RunRequest, train_steps: int) -> Schedule:
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""What the samplers of score-based models by stochastic differential equations share."""
+"""The step result of samplers that solve a stochastic differential equation."""
 
 from typing import NamedTuple
 
@@ -8,11 +8,11 @@ __all__ = ["SdeResult"]
 
 
 class SdeResult(NamedTuple):
-    """What a predictor step returns.
+    """The result of a predictor step.
 
     Attributes:
         prev_sample: the next sample.
-        prev_sample_mean: the same without the noise of this step; the last one is the picture.
+        prev_sample_mean: the same without the noise of this step; the last one is the image.
     """
 
     prev_sample: Sample

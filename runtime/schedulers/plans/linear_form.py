@@ -41,7 +41,7 @@ class LinearForm:
 
     Attributes:
         terms: coefficient of each symbol.
-        shape: of the array that it is a stand-in for, one image with one pixel.
+        shape: of the array that it replaces, one image with one pixel.
     """
 
     dtype = np.dtype(np.float32)
@@ -120,7 +120,7 @@ class LinearForm:
         return self
 
     def is_finite(self) -> bool:
-        """Whether every coefficient is a number."""
+        """Return True where every coefficient is a finite number."""
         return all(math.isfinite(coefficient) for coefficient in self.terms.values())
 
 

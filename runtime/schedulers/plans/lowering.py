@@ -28,7 +28,7 @@ _CAUSES = {
     "moveaxis": ("scale_factors",),
     "multiply": ("per_token_timesteps",),
 }
-"""The options and arguments of `step` that ask for an operation that is not affine."""
+"""The options and arguments of `step` that need an operation that is not affine."""
 
 
 class _SymbolicNoise:
@@ -77,7 +77,7 @@ def lower(scheduler: Scheduler[Any], *, begin: int | None = None, **step_argumen
 
 
 def _cause(error: NotAffineError, scheduler: Scheduler[Any], step_arguments: dict[str, Any]) -> str:
-    """Name the option or argument that asked for an operation, as far as one is known to."""
+    """Name the option or argument that needs the operation; without a known one, the operation."""
     for name in _CAUSES.get(error.operation or "", ()):
         if scheduler.config.get(name) or name in step_arguments:
             return f"option '{name}'"

@@ -25,7 +25,7 @@ class PlanStep:
         sum_k samples[k] * sample_k + sum_k outputs[k] * output_k + sum_k noises[k] * noise_k
 
     Attributes:
-        timestep: what the model is told.
+        timestep: the model's timestep input.
         input_scale: what the sample is multiplied with before the model sees it.
         draws: how many noises are drawn after the model call, before the update; also those of coefficient zero,
             so that a generator stays in step.
@@ -58,7 +58,7 @@ class SamplingPlan:
 
     @property
     def history(self) -> int:
-        """How many samples, outputs and noises an executor must remember."""
+        """Number of samples, outputs and noises that an executor must remember."""
         return max((len(row) for step in self.steps for row in (step.samples, step.outputs, step.noises)), default=1)
 
     def to_json(self) -> str:

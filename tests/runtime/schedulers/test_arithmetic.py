@@ -1,4 +1,4 @@
-"""The shared arithmetic by itself: against torch, scipy and formulas."""
+"""The shared arithmetic against torch, SciPy and formulas."""
 
 import numpy as np
 import pytest

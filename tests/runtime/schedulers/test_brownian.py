@@ -11,7 +11,16 @@ from diffoundry.runtime.random import TorchCpuGenerator
 from diffoundry.runtime.schedulers.arithmetic.brownian import BrownianNoise, BrownianPath, path_seed
 
 SHAPE = (2, 3, 4, 8)
-ASKED = [(9.0, 14.6), (3.3, 9.0), (0.03, 14.6), (1.234567, 3.3), (0.5, 0.500001), (0.0, 0.5), (14.0, 20.0), (2.0, 2.0)]
+INTERVALS = [
+    (9.0, 14.6),
+    (3.3, 9.0),
+    (0.03, 14.6),
+    (1.234567, 3.3),
+    (0.5, 0.500001),
+    (0.0, 0.5),
+    (14.0, 20.0),
+    (2.0, 2.0),
+]
 
 
 @pytest.mark.parametrize("seed", [0, 11, 2**63 - 2])
@@ -20,7 +29,7 @@ def test_increments_are_those_of_torchsde(seed):
     theirs = torchsde.BrownianInterval(
         t0=0.03, t1=14.6, size=SHAPE, dtype=torch.float32, entropy=seed, tol=1e-6, pool_size=24, halfway_tree=True
     )
-    for a, b in ASKED:
+    for a, b in INTERVALS:
         with pytest.warns() if a < 0.03 or b > 14.6 else np.errstate():
             expected = theirs(a, b).numpy()
         got = ours.increment(a, b)
@@ -28,11 +37,11 @@ def test_increments_are_those_of_torchsde(seed):
         np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_a_path_does_not_depend_on_what_was_asked_before():
-    asked, fresh = BrownianPath(0.0, 10.0, (4,), 3), BrownianPath(0.0, 10.0, (4,), 3)
-    for a, b in ASKED:
-        asked.increment(a, b)
-    np.testing.assert_array_equal(asked.increment(2.5, 7.125), fresh.increment(2.5, 7.125))
+def test_a_path_does_not_depend_on_earlier_queries():
+    used, fresh = BrownianPath(0.0, 10.0, (4,), 3), BrownianPath(0.0, 10.0, (4,), 3)
+    for a, b in INTERVALS:
+        used.increment(a, b)
+    np.testing.assert_array_equal(used.increment(2.5, 7.125), fresh.increment(2.5, 7.125))
     halves = fresh.increment(2.5, 4.0) + fresh.increment(4.0, 7.125)
     np.testing.assert_allclose(halves, fresh.increment(2.5, 7.125), atol=1e-6)
 

@@ -29,7 +29,7 @@ REFUSED_HERE = re.compile(
     "|options 'use_flow_sigmas' and '.*' are both true"  # diffusers takes the other one
     "|nothing can be predicted from it"  # diffusers clips infinity
 )
-"""What diffusers reads and does not obey."""
+"""Configs that diffusers reads and does not obey."""
 
 BROKEN_THERE = "The size of tensor a"
 """diffusers' singlestep solver thresholds "dpmsolver" with the whole schedule instead of one level, and breaks."""
@@ -42,7 +42,7 @@ def _public(config):
 
 
 def _plan(scheduler):
-    """As a pipeline that begins at the first timestep, which may stand twice."""
+    """As a pipeline that begins at the first timestep, which may repeat."""
     scheduler.set_timesteps(5)
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)
@@ -83,7 +83,7 @@ def _files(all_declarations, name):
 
 
 def _channels(name, config):
-    """Of the model's output: twice the sample's where this class is told that the variance is learned."""
+    """Of the model's output: twice the sample's where the config of this class has a learned variance."""
     learned = str(config.get("variance_type")).startswith("learned")
     return SHAPE[0] * (2 if learned and "variance_type" in scheduler_class(name).Options.__dataclass_fields__ else 1)
 

@@ -19,7 +19,7 @@ LEFT_OUT = {
     "EntropyBoundScheduler": "accepts text tokens by the entropy of their distribution",
     "RFD4ProteinaScheduler": "samples the coordinates of protein backbones",
 }
-"""Schedulers of diffusers that are not for pictures or videos in pixels or latents, with what they are for."""
+"""Schedulers of diffusers that do not sample images or videos, with their purpose."""
 
 
 def _exported():
@@ -31,7 +31,7 @@ def test_the_reference_is_the_version_that_is_followed():
     assert diffusers.__version__ == DIFFUSERS_VERSION
 
 
-def test_scheduler_classes_are_told_by_their_names():
+def test_scheduler_classes_are_recognised_by_their_names():
     """So that a class which diffusers cannot load here, for want of another package, is counted as well."""
     loaded = {name: getattr(reference, name) for name in dir(reference)}
     mixins = {name for name, value in loaded.items() if isinstance(value, type) and issubclass(value, _mixin())}

@@ -74,7 +74,7 @@ STEPS = ("step", "step_pred", "step_correct", "add_noise_to_input", "undo_step")
 
 
 def test_steps_take_what_those_of_diffusers_obey(declaration):
-    """Arguments that diffusers never reads are not taken, so that nobody passes one in vain."""
+    """Arguments that diffusers never reads are not taken: they would have no effect."""
     own = vars(getattr(reference, declaration.name))
     check_each([method for method in STEPS if own.get(method)], partial(_check_arguments, declaration))
 
@@ -214,8 +214,30 @@ def test_wrong_files_are_refused(tmp_path):
 
 
 def test_unknown_keyword_is_refused():
-    with pytest.raises(ConfigError, match="DDIMScheduler: option 'use_karras_sigmas' is unknown, expected some of"):
+    with pytest.raises(ConfigError, match="DDIMScheduler: option 'use_karras_sigmas' is unknown. It takes beta_end, "):
         scheduler_class("DDIMScheduler")(use_karras_sigmas=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("EulerDiscretScheduler", "EulerDiscreteScheduler"),
+        ("EulerScheduler", "EulerDiscreteScheduler"),
+        ("ddim", "DDIMScheduler"),
+        ("UniPC", "UniPCMultistepScheduler"),
+        ("DPMSolverMultistpScheduler", "DPMSolverMultistepScheduler"),
+    ],
+)
+def test_a_misspelled_scheduler_is_answered_with_the_nearest(name, nearest):
+    with pytest.raises(ConfigError, match=re.escape(f"scheduler '{name}' is unknown. Did you mean '{nearest}'?")):
+        scheduler_class(name)
+
+
+def test_a_misspelled_option_is_answered_with_the_nearest():
+    with pytest.raises(
+        ConfigError, match=r"option 'beta_strat' is unknown. Did you mean 'beta_start'\? It takes beta_end"
+    ):
+        scheduler_class("DDIMScheduler")(beta_strat=0.1)
 
 
 def test_known_options_are_all_options_of_diffusers():

@@ -1,4 +1,4 @@
-"""Flow matching beyond the usual loop: noising pictures, timesteps for each token, changed shifts, carried options."""
+"""Flow matching beyond the usual loop: noising images, timesteps for each token, changed shifts, carried options."""
 
 import diffusers
 import numpy as np
@@ -40,52 +40,52 @@ def test_scale_noise_looks_each_timestep_up(name):
     ours, theirs = _pair(name, shift=2.0)
     for scheduler in (ours, theirs):
         scheduler.set_timesteps(6)
-    picture, noise = _arrays(3, 2, 4, 4)
+    image, noise = _arrays(3, 2, 4, 4)
     chosen = [4, 0, 2]
-    expected = theirs.scale_noise(*map(torch.from_numpy, (picture,)), theirs.timesteps[chosen], torch.from_numpy(noise))
-    _close(ours.scale_noise(picture, ours.timesteps[chosen], noise), expected)
-    _close(ours.add_noise(picture, noise, ours.timesteps[chosen]), expected)
+    expected = theirs.scale_noise(*map(torch.from_numpy, (image,)), theirs.timesteps[chosen], torch.from_numpy(noise))
+    _close(ours.scale_noise(image, ours.timesteps[chosen], noise), expected)
+    _close(ours.add_noise(image, noise, ours.timesteps[chosen]), expected)
 
 
 @pytest.mark.parametrize("name", SCALING)
 def test_scale_noise_of_a_run_that_starts_in_the_middle_takes_its_place(name):
     ours, theirs = _pair(name)
-    picture, noise = _arrays(2, 2, 4, 4)
-    p, n = torch.from_numpy(picture), torch.from_numpy(noise)
+    image, noise = _arrays(2, 2, 4, 4)
+    p, n = torch.from_numpy(image), torch.from_numpy(noise)
     for scheduler in (ours, theirs):
         scheduler.set_timesteps(6)
         scheduler.set_begin_index(2)
-    _close(ours.scale_noise(picture, ours.timesteps[:1], noise), theirs.scale_noise(p, theirs.timesteps[:1], n))
-    ours.step(noise, ours.timesteps[2], picture)
+    _close(ours.scale_noise(image, ours.timesteps[:1], noise), theirs.scale_noise(p, theirs.timesteps[:1], n))
+    ours.step(noise, ours.timesteps[2], image)
     theirs.step(n, theirs.timesteps[2], p)
-    _close(ours.scale_noise(picture, ours.timesteps[:1], noise), theirs.scale_noise(p, theirs.timesteps[:1], n))
+    _close(ours.scale_noise(image, ours.timesteps[:1], noise), theirs.scale_noise(p, theirs.timesteps[:1], n))
 
 
 def test_heun_scales_noise_at_its_place_in_the_run():
     ours, theirs = _pair("FlowMatchHeunDiscreteScheduler", shift=2.0)
-    picture, noise = _arrays(2, 2, 4, 4)
-    p, n = torch.from_numpy(picture), torch.from_numpy(noise)
+    image, noise = _arrays(2, 2, 4, 4)
+    p, n = torch.from_numpy(image), torch.from_numpy(noise)
     for scheduler in (ours, theirs):
         scheduler.set_timesteps(6)
-    _close(ours.scale_noise(picture, ours.timesteps[3], noise), theirs.scale_noise(p, theirs.timesteps[3], n))
+    _close(ours.scale_noise(image, ours.timesteps[3], noise), theirs.scale_noise(p, theirs.timesteps[3], n))
     assert ours.step_index == theirs.step_index
     for t in (3, 4):
-        ours.step(noise, ours.timesteps[t], picture)
+        ours.step(noise, ours.timesteps[t], image)
         theirs.step(n, theirs.timesteps[t], p)
-        _close(ours.add_noise(picture, noise, ours.timesteps[:1]), theirs.scale_noise(p, theirs.timesteps[0], n))
+        _close(ours.add_noise(image, noise, ours.timesteps[:1]), theirs.scale_noise(p, theirs.timesteps[0], n))
 
 
 def test_flow_map_scales_noise_at_any_timestep():
     ours, theirs = _pair("FlowMapEulerDiscreteScheduler", num_train_timesteps=400)
-    picture, noise = _arrays(2, 2, 4, 4)
+    image, noise = _arrays(2, 2, 4, 4)
     timesteps = np.array([399.5, 12.0], dtype=np.float32)
-    expected = theirs.scale_noise(torch.from_numpy(picture), torch.from_numpy(timesteps), torch.from_numpy(noise))
-    _close(ours.scale_noise(picture, timesteps, noise), expected)
+    expected = theirs.scale_noise(torch.from_numpy(image), torch.from_numpy(timesteps), torch.from_numpy(noise))
+    _close(ours.scale_noise(image, timesteps, noise), expected)
 
 
 @pytest.mark.parametrize("stochastic", [False, True])
 def test_every_token_has_its_own_timestep(stochastic):
-    """As LTX-Video's pipeline does it: frames that are given stand at zero, and the output's sign is turned."""
+    """As LTX-Video's pipeline does it: known frames are at zero, and the output's sign is turned."""
     ours, theirs = _pair(EULER, stochastic_sampling=stochastic, shift=2.0)
     for scheduler in (ours, theirs):
         scheduler.set_timesteps(6)
@@ -152,7 +152,7 @@ def test_ltx_takes_its_schedule_from_the_flow_options_in_its_config(config):
 
 def test_ltx_refuses_a_dynamic_shift_without_mu():
     scheduler = scheduler_class("LTXEulerAncestralRFScheduler").from_config({"use_dynamic_shifting": True})
-    with pytest.raises(InputError, match="got no mu, which the option 'use_dynamic_shifting' needs"):
+    with pytest.raises(InputError, match="set_timesteps needs mu, because the option 'use_dynamic_shifting' is true"):
         scheduler.set_timesteps(3)
 
 

@@ -28,12 +28,12 @@ def test_ends_of_stages_are_those_of_diffusers(name, options):
 def test_noise_is_added_at_the_nearest_timesteps():
     ours, theirs = scheduler_class(NAMES[1])(stages=1), getattr(diffusers, NAMES[1])(stages=1)
     rng = np.random.default_rng(0)
-    picture, noise = rng.standard_normal((2, 2, 3, 1, 4, 8), dtype=np.float32)
+    image, noise = rng.standard_normal((2, 2, 3, 1, 4, 8), dtype=np.float32)
     for scheduler in (ours, theirs):
         scheduler.set_timesteps(4)
     timesteps = np.array([740, 13])
-    got = ours.add_noise(picture, noise, timesteps, ours.sigmas, ours.timesteps)
-    arrays = [torch.from_numpy(array) for array in (picture, noise, timesteps)]
+    got = ours.add_noise(image, noise, timesteps, ours.sigmas, ours.timesteps)
+    arrays = [torch.from_numpy(array) for array in (image, noise, timesteps)]
     expected = theirs.add_noise(*arrays, theirs.sigmas, theirs.timesteps)
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, expected.numpy(), atol=1e-6)
@@ -60,5 +60,5 @@ def test_no_solver_is_refused():
 
 def test_levels_that_stages_place_are_refused():
     """diffusers ignores them."""
-    with pytest.raises(InputError, match="got sigmas, which the option 'stages' = 3 places itself"):
+    with pytest.raises(InputError, match="got sigmas, but the option 'stages' = 3 places them"):
         scheduler_class(NAMES[0])().set_timesteps(2, 0, sigmas=[0.9, 0.5])

@@ -1,4 +1,4 @@
-"""What every scheduler offers around its steps: noise in, scaled input, forks, fresh runs."""
+"""The methods around the steps of every scheduler: added noise, scaled input, forks, repeated runs."""
 
 import copy
 import itertools
@@ -32,7 +32,7 @@ from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.random import TorchCpuGenerator
 from diffoundry.runtime.schedulers import scheduler_class, scheduler_names
 
-PICTURE = np.random.default_rng(1).uniform(-1, 1, (3, *SHAPE)).astype(np.float32)
+IMAGE = np.random.default_rng(1).uniform(-1, 1, (3, *SHAPE)).astype(np.float32)
 NOISE = np.random.default_rng(2).standard_normal((3, *SHAPE), dtype=np.float32)
 
 
@@ -47,10 +47,10 @@ def _same_noised(declaration, method):
             pytest.skip(f"diffusers has no such {method}")
         first = begin_index(ours, case)
         timesteps = ours.timesteps[[first, len(ours.timesteps) // 2, -1]]
-        got = getattr(ours, method)(PICTURE, NOISE, timesteps)
+        got = getattr(ours, method)(IMAGE, NOISE, timesteps)
         with CorrectRounding():
             expected = getattr(theirs, method)(
-                torch.from_numpy(PICTURE), torch.from_numpy(NOISE), torch.from_numpy(timesteps)
+                torch.from_numpy(IMAGE), torch.from_numpy(NOISE), torch.from_numpy(timesteps)
             )
         assert got.dtype == np.float32
         assert relative_error(got, expected.numpy()) <= 1e-6, str(case)
@@ -68,11 +68,11 @@ def test_model_input_is_that_of_diffusers(declaration):
     for case in _few(declaration):
         ours, theirs = plan_ours(declaration, case), plan_theirs(declaration, case)
         first = begin_index(ours, case)
-        got = ours.scale_model_input(PICTURE, ours.timesteps[first])
+        got = ours.scale_model_input(IMAGE, ours.timesteps[first])
         if "scale_model_input" not in dir(type(theirs)):
-            assert got is PICTURE
+            assert got is IMAGE
             continue
-        expected = theirs.scale_model_input(torch.from_numpy(PICTURE), theirs.timesteps[first])
+        expected = theirs.scale_model_input(torch.from_numpy(IMAGE), theirs.timesteps[first])
         assert got.dtype == np.float32
         assert relative_error(got, expected.numpy()) <= 1e-6, str(case)
 
@@ -97,7 +97,7 @@ def _loop(declaration, scheduler, case, seed=SEED, sample=None):
         yield result.prev_sample
 
 
-def test_a_second_run_starts_afresh(declaration):
+def test_a_second_run_equals_the_first(declaration):
     for case in _few(declaration):
         scheduler = plan_ours(declaration, case)
         first = list(_loop(declaration, scheduler, case))

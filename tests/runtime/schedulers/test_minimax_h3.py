@@ -1,4 +1,4 @@
-"""MiniMax-H3: its own shift, noise at any time, timesteps that stand twice."""
+"""MiniMax-H3: its own shift, noise at any time, repeated timesteps."""
 
 import diffusers
 import numpy as np
@@ -26,11 +26,11 @@ def test_another_shift_is_for_the_runs_to_come():
 def test_noise_at_any_time_is_that_of_diffusers():
     ours, theirs = _pair()
     rng = np.random.default_rng(0)
-    picture, noise = rng.standard_normal((2, 3, 3, 4, 8), dtype=np.float32)
+    image, noise = rng.standard_normal((2, 3, 3, 4, 8), dtype=np.float32)
     for time in (0.3, np.array([0.1, 0.7, 1.0], np.float32)):
-        got = ours.scale_noise(picture, time, noise)
-        told = torch.from_numpy(time) if isinstance(time, np.ndarray) else time
-        expected = theirs.scale_noise(torch.from_numpy(picture), told, torch.from_numpy(noise))
+        got = ours.scale_noise(image, time, noise)
+        theirs_time = torch.from_numpy(time) if isinstance(time, np.ndarray) else time
+        expected = theirs.scale_noise(torch.from_numpy(image), theirs_time, torch.from_numpy(noise))
         assert got.dtype == np.float32
         np.testing.assert_allclose(got, expected.numpy(), atol=1e-6)
 

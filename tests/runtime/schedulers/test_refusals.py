@@ -1,4 +1,4 @@
-"""What diffusers refuses, we refuse, and say more."""
+"""Refusals of diffusers, which are ours too, with a message that names the argument."""
 
 from functools import partial
 

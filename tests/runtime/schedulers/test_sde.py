@@ -27,10 +27,10 @@ def test_levels_are_those_of_diffusers(ends):
 def test_noise_is_added_at_indices():
     ours, theirs = scheduler_class(NAME)(), getattr(diffusers, NAME)()
     rng = np.random.default_rng(0)
-    picture, noise = rng.standard_normal((2, 3, 3, 4, 8), dtype=np.float32)
+    image, noise = rng.standard_normal((2, 3, 3, 4, 8), dtype=np.float32)
     indices = np.array([0, 700, 1999])
-    got = ours.add_noise(picture, noise, indices)
-    expected = theirs.add_noise(torch.from_numpy(picture), torch.from_numpy(noise), torch.from_numpy(indices))
+    got = ours.add_noise(image, noise, indices)
+    expected = theirs.add_noise(torch.from_numpy(image), torch.from_numpy(noise), torch.from_numpy(indices))
     np.testing.assert_allclose(got, expected.numpy(), rtol=1e-6)
 
 
@@ -38,5 +38,5 @@ def test_more_timesteps_than_levels_are_refused():
     scheduler = scheduler_class(NAME)(num_train_timesteps=5)
     scheduler.set_timesteps(9)
     sample = np.zeros((1, 3, 4, 8), np.float32)
-    with pytest.raises(InputError, match=r"there are 5 noise levels for 9 timesteps, call set_sigmas\(9\)"):
+    with pytest.raises(InputError, match=r"there are 5 noise levels for 9 timesteps. Call set_sigmas\(9\)"):
         scheduler.step_pred(sample, scheduler.timesteps[0], sample)

@@ -1,4 +1,4 @@
-"""LMS's coefficients, and what Heun, KDPM2 and IPNDM take and refuse beside diffusers."""
+"""LMS's coefficients, and arguments that Heun, KDPM2, IPNDM and UniPC take or refuse unlike diffusers."""
 
 import diffusers
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import integrate
 
-from diffoundry.runtime.errors import ConfigError
+from diffoundry.runtime.errors import ConfigError, InputError
 from diffoundry.runtime.random import TorchCpuGenerator
 from diffoundry.runtime.schedulers import scheduler_class
 from diffoundry.runtime.schedulers.algorithms.lms_discrete import lagrange_integral
@@ -65,3 +65,13 @@ def test_ipndm_needs_betas_that_have_an_alpha_and_a_next_one(betas):
 def test_flow_schedulers_need_a_training_step():
     with pytest.raises(ConfigError, match="option 'num_train_timesteps' is 0, expected at least 1"):
         scheduler_class("FlowMatchEulerDiscreteScheduler")(num_train_timesteps=0)
+
+
+def test_sigmas_beside_an_option_that_places_them_are_refused():
+    scheduler = scheduler_class("UniPCMultistepScheduler")(use_karras_sigmas=True, use_flow_sigmas=True)
+    with pytest.raises(
+        InputError,
+        match="UniPCMultistepScheduler.set_timesteps: got sigmas, but the option 'use_karras_sigmas' places them. "
+        "Pass num_inference_steps, or turn the option off",
+    ):
+        scheduler.set_timesteps(sigmas=[0.9, 0.5])

@@ -28,7 +28,7 @@ class _Uncovered:
         return pair[1] in self._with[pair[0]]
 
     def gain(self, value: _Value, row: _Places) -> int:
-        """How many pairs a value would cover in a row."""
+        """Number of pairs that a value would cover in a row."""
         return len(self._with[value].intersection(row.items()))
 
     def cover(self, row: _Places) -> None:
@@ -94,7 +94,7 @@ def chosen_rows(rows: Sequence[Row], count: int) -> list[int]:
     Greedy; of equally good rows the first.
 
     Args:
-        rows: by factor; values are told apart by their text.
+        rows: by factor; values are compared by their text.
         count: number of rows, if there are as many.
 
     Returns:

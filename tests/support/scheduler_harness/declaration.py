@@ -1,4 +1,4 @@
-"""What a scheduler's test declares: its option values, how it is run, what it refuses."""
+"""The declaration of a scheduler's test: option values, runs, refusals."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -72,8 +72,8 @@ class Declaration:
         refusals: what both libraries refuse.
         output_channels: (case) -> the model's output channels for a sample of 3 channels; 6 for learned variances.
         tolerance: relative error allowed at every step in float32.
-        magnification: (planned diffusers scheduler) -> how much larger than the rounding of the numbers that a step is
-            computed with its error in float32 may be; say why where it is not one.
+        magnification: (planned diffusers scheduler) -> the largest error of a step in float32, as a multiple
+            of the rounding of its inputs; say why where it is not one.
         rounded_steps: whether diffusers' steps are compared in `CorrectRounding` too; say why.
         exact_tolerance: the same in float64; say why if it is above 1e-6.
         max_sigma_ulp: how many float32 ulp sigmas may differ from the correctly rounded diffusers; say why if > 0.

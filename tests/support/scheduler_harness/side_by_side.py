@@ -38,7 +38,7 @@ class RoundedNoise:
 
 @dataclass
 class Trajectory:
-    """What one library did: the schedule, and after each step the sample and the predicted clean sample.
+    """The run of one library: the schedule, and after each step the sample and the predicted clean sample.
 
     `peaks` are the largest magnitudes so far, up to and with each step, of anything that is computed with: the sample,
     and the noise that is taken off it to get x0.
@@ -54,7 +54,7 @@ class Trajectory:
 
 
 def model(sample: np.ndarray, timestep: float, channels: int) -> np.ndarray:
-    """A smooth, bounded, nonlinear stand-in for a network; float64 inside, so that both sides get the same float32.
+    """A smooth, bounded, nonlinear function as a network; float64 inside, so that both sides get the same float32.
 
     The channels beyond the sample's are a learned variance: positive, as "learned" takes its root.
     """
@@ -71,18 +71,18 @@ def start(batch: int) -> np.ndarray:
 
 
 def takes_generator(scheduler: Any) -> bool:
-    """Whether `step` draws noise; the schedulers of score-based models have no `step` and their own loops."""
+    """True where `step` draws noise; the schedulers of score-based models have no `step` and their own loops."""
     return hasattr(scheduler, "step") and "generator" in inspect.signature(scheduler.step).parameters
 
 
 def begin_index(scheduler: Any, case: Case) -> int:
-    """Where an image-to-image run starts, on a multiple of the order as pipelines do it."""
+    """Index of the first timestep of an image-to-image run, a multiple of the order as in pipelines."""
     order = getattr(scheduler, "order", 1)
     return int(case.begin * (len(scheduler.timesteps) // order)) * order
 
 
 def init_noise_sigma(scheduler: Any) -> float:
-    """What the first noise is multiplied with; the flow matching classes of diffusers do not say, it is one."""
+    """Factor of the first noise; one for the flow matching classes of diffusers, which do not have it."""
     return float(getattr(scheduler, "init_noise_sigma", 1.0))
 
 
@@ -95,7 +95,7 @@ SLOW_CONSTRUCTORS = {
 
 @contextmanager
 def quick_constructor(name: str) -> Iterator[None]:
-    """Within it, they plan a run of two steps: nobody looks at that run."""
+    """Let them plan a run of two steps, which no test reads."""
     cls = getattr(reference, name)
     if name not in SLOW_CONSTRUCTORS:
         yield
@@ -146,7 +146,7 @@ def _planned(declaration: Declaration, case: Case, *, double: bool) -> Any:
 def set_begin(scheduler: Any, case: Case) -> None:
     """`set_begin_index` for a start in the middle.
 
-    Also where the first timestep stands twice: a run that looks it up begins at the second of them, to skip no sigma,
+    Also where the first timestep repeats: a run that looks it up begins at the second of them, to skip no sigma,
     and then runs off the end, here as in diffusers. Pipelines that set the begin index do not.
     """
     twice = bool((scheduler.timesteps[1:] == scheduler.timesteps[0]).any())
@@ -235,7 +235,7 @@ def _follow(
 
 
 def _gain(scheduler: Any) -> float:
-    """What epsilon, of magnitude one, is multiplied with at the start of the run: sigma / alpha."""
+    """Factor of epsilon, of magnitude one, at the start of the run: sigma / alpha."""
     if getattr(scheduler, "sigmas", None) is not None:
         sigma = float(np.max(np.asarray(scheduler.sigmas)))
         return sigma / (1.0 - sigma) if scheduler.config.get("use_flow_sigmas") and sigma < 1.0 else sigma

@@ -37,6 +37,7 @@ def check_each(items: Iterable[T], check: Callable[[T], None], describe: Callabl
 
 def _brief(error: BaseException) -> str:
     """The error with the place that raised it, shortened."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
+    frames = traceback.extract_tb(error.__traceback__)
+    place = next((frame for frame in reversed(frames) if "site-packages" not in frame.filename), frames[-1])
     text = f"{Path(place.filename).name}:{place.lineno}: {type(error).__name__}: {error}".splitlines()
     return "\n".join(f"    {line[:400]}" for line in text[:LINES])

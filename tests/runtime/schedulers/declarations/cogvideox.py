@@ -30,7 +30,7 @@ def _keep(case):
 
 
 def _dpm_loop(scheduler, sample, net, arguments, first):
-    """As the CogVideoX pipelines: the step is told the timestep and the x0 of the step before."""
+    """As the CogVideoX pipelines: the step takes the timestep and the x0 of the step before."""
     old, back = None, None
     for timestep in scheduler.timesteps[first:]:
         sample, old = scheduler.step(net(sample, timestep), old, timestep, back, sample, **arguments)

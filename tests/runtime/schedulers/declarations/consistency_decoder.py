@@ -11,7 +11,7 @@ DECLARATIONS = [
         refusals=(
             *(
                 Refusal(
-                    match=f"num_inference_steps is {steps}, expected 2, the only number",
+                    match=f"num_inference_steps is {steps}, expected 2: consistency decoders run two steps",
                     set_timesteps={"num_inference_steps": steps},
                 )
                 for steps in (1, 3)

@@ -11,7 +11,7 @@ ALGORITHM = ("algorithm_type", "final_sigmas_type")
 
 
 def _one_rule():
-    """None of the rules, one of them, or Karras over Lu, which diffusers allows; flow sigmas stand alone."""
+    """None of the rules, one of them, or Karras over Lu, which diffusers allows; flow sigmas exclude the others."""
     rows = [tuple(i == chosen for i in range(len(RULES))) for chosen in range(-1, len(RULES))]
     return [*rows, (True, False, False, True, False)]
 
@@ -32,12 +32,12 @@ def _last_step_is_finite(options, run):
     """A rule's last level is sigma_min, so the step to a final sigma_min has h = 0, by which diffusers then divides."""
     steps = run.get("num_inference_steps", 0)
     if options["use_lu_lambdas"] and options["algorithm_type"].startswith("sde"):
-        # rounding may put the level that stands twice above the one before: a variance below zero
+        # rounding may put the repeated level above the one before: a variance below zero
         return options["final_sigmas_type"] == "zero"
-    standing = options["final_sigmas_type"] == "sigma_min" and any(options[name] for name in RULES[:-1])
+    repeats = options["final_sigmas_type"] == "sigma_min" and any(options[name] for name in RULES[:-1])
     first_order = options["euler_at_final"] or (options["lower_order_final"] and steps < 15)
     midpoint = options["solver_order"] == 2 and options["solver_type"] != "heun"
-    return not standing or first_order or midpoint or options["solver_order"] == 1
+    return not repeats or first_order or midpoint or options["solver_order"] == 1
 
 
 def _step(scheduler, array):

@@ -28,11 +28,11 @@ def _keep(case):
     fractional = any(options[name] for name in RULES[1:])
     if fractional and run["num_inference_steps"] > 5:
         return False  # two of its timesteps are cut to the same integer: diffusers looks up the wrong one, or fails
-    # a rule's last level stands twice, "trailing" ends where it should go: h = 0, by which diffusers then divides
-    standing = options["timestep_spacing"] == "trailing" or any(options[name] for name in RULES)
+    # a rule's last level repeats, "trailing" ends where it should go: h = 0, by which diffusers then divides
+    repeats = options["timestep_spacing"] == "trailing" or any(options[name] for name in RULES)
     first_order = options["euler_at_final"] or (options["lower_order_final"] and run["num_inference_steps"] < 15)
     midpoint = order == 2 and options["solver_type"] != "heun"
-    return not standing or first_order or midpoint or order == 1
+    return not repeats or first_order or midpoint or order == 1
 
 
 def _learned(case):

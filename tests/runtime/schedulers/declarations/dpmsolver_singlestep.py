@@ -23,14 +23,14 @@ def _keep(case):
         return True
     if options["final_sigmas_type"] == "zero" or options["prediction_type"] == "flow_prediction":
         return False  # refused
-    # diffusers indexes its whole schedule with a timestep that nobody passes, and gets shapes that do not fit
+    # diffusers indexes its whole schedule with a timestep that is never passed, and gets shapes that do not fit
     return not options["thresholding"]
 
 
 def _block_growth(scheduler):
-    """How much a block of calls raises alpha / sigma, by which it magnifies what was rounded at its start.
+    """The factor by which a block of calls raises alpha / sigma, and with it the rounding at its start.
 
-    Each call of a block goes back to the block's first sample, in which the picture may be a thousandth. At most 300.
+    Each call of a block goes back to the block's first sample, in which the image may be a thousandth. At most 300.
     """
     sigmas = scheduler.sigmas[scheduler.sigmas > 0].double()
     noise = sigmas / (1 - sigmas) if scheduler.config.use_flow_sigmas else sigmas

@@ -8,13 +8,13 @@ SOLVER = ("algorithm_type", "solver_order")
 
 def _keep(case):
     options = case.options
-    # ending at sigma_min stands still: h = 0, or what rounding makes of it, by which diffusers then divides
-    standing = options["final_sigmas_type"] == "sigma_min"
-    if standing and options["algorithm_type"] == "sde-dpmsolver++":
+    # the last step to sigma_min has no length: h = 0, or what rounding makes of it, by which diffusers then divides
+    repeats = options["final_sigmas_type"] == "sigma_min"
+    if repeats and options["algorithm_type"] == "sde-dpmsolver++":
         return False  # where it is rounded up, diffusers takes the root of a negative number
     short = options["lower_order_final"] and case.set_timesteps["num_inference_steps"] < 15
     midpoint = options["solver_order"] == 2 and options["solver_type"] != "heun"
-    return not standing or short or options["euler_at_final"] or midpoint or options["solver_order"] == 1
+    return not repeats or short or options["euler_at_final"] or midpoint or options["solver_order"] == 1
 
 
 def _step(scheduler, array):

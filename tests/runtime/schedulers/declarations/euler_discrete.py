@@ -10,7 +10,7 @@ def _keep(case):
     options, run = case.options, case.set_timesteps
     continuous = options["timestep_type"] == "continuous" and options["prediction_type"] == "v_prediction"
     if options["sigma_max"] is not None and options["num_train_timesteps"] == 100:
-        return False  # above the trained sigmas: the first timestep stands twice, and diffusers runs off the end
+        return False  # above the trained sigmas: the first timestep repeats, and diffusers runs off the end
     # refused together
     return not ("timesteps" in run and (continuous or any(options[name] for name in PLACED)))
 

@@ -62,7 +62,7 @@ DECLARATIONS = [
                 options={"time_shift_type": "foo"},
             ),
             Refusal(
-                match="got no mu, which the option 'use_dynamic_shifting' needs",
+                match="set_timesteps needs mu, because the option 'use_dynamic_shifting' is true",
                 options={"use_dynamic_shifting": True},
                 set_timesteps={"num_inference_steps": 2},
             ),

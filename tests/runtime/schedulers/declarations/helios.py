@@ -31,13 +31,13 @@ RUNS = (
 
 
 def _fits(case):
-    """Whether the run's arguments belong to the number of stages; diffusers ignores or misses them otherwise."""
+    """Keep arguments that belong to the number of stages; diffusers ignores or misses the others."""
     stage, stages = case.set_timesteps.get("stage_index"), case.options["stages"]
     return stage is None if stages == 1 else stage is not None and stage < stages
 
 
 def _dmd_loop(scheduler, sample, net, arguments, first):
-    """As the Helios pipelines on videos (here of one frame): every step is told the first sample and its number."""
+    """As the Helios pipelines on videos (here of one frame): every step takes the first sample and its number."""
     sample = sample[:, :, None]
     start = sample
     for i, timestep in enumerate(scheduler.timesteps):
@@ -65,7 +65,7 @@ def _stage_refusals():
             set_timesteps={**two, "mu": 1.0},
         ),
         Refusal(
-            match="got no mu, which the option 'use_dynamic_shifting' needs",
+            match="set_timesteps needs mu, because the option 'use_dynamic_shifting' is true",
             options={"use_dynamic_shifting": True, "stages": 1},
             set_timesteps=two,
         ),

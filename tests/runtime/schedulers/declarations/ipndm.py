@@ -6,7 +6,7 @@ BETAS = [0.99, 0.93, 0.8, 0.61, 0.44, 0.3, 0.12, 0.05, 0.0]
 
 
 def _steepest(scheduler):
-    """What the first alphas divide by, which are near zero."""
+    """The reciprocal of the first alphas, which are near zero."""
     return float(1 / scheduler.alphas[scheduler.alphas > 0].min())
 
 

@@ -28,7 +28,7 @@ def _variance_exploding(scheduler, sample, net, arguments, first):
 
 
 def _variance_preserving(scheduler, sample, net, arguments, first):
-    """Each step told its time in the sample's precision, which is the precision of diffusers' coefficients."""
+    """Each step takes its time in the sample's precision, which is the precision of diffusers' coefficients."""
     generator = _generator(sample)
     for timestep in scheduler.timesteps[first:]:
         time = timestep.to(sample.dtype) if isinstance(sample, torch.Tensor) else timestep

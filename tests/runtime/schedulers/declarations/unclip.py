@@ -17,7 +17,7 @@ def _not_affine(case):
 
 
 def _loop(scheduler, sample, net, arguments, first):
-    """As the unCLIP pipelines: the step is told which timestep follows."""
+    """As the unCLIP pipelines: the step takes the following timestep."""
     timesteps = scheduler.timesteps
     for i in range(first, len(timesteps)):
         following = timesteps[i + 1] if i + 1 < len(timesteps) else None

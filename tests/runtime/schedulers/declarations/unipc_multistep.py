@@ -54,7 +54,7 @@ def _keep(case):
         return False  # NaN in diffusers: B is infinite at the last step, and multiplied with 0
     if options["lower_order_final"] or options["solver_order"] == 1:
         return True
-    # the last step then divides by an infinite h at sigma zero, or by h = 0 at a level that stands twice
+    # the last step then divides by an infinite h at sigma zero, or by h = 0 at a repeated level
     return options["final_sigmas_type"] == "sigma_min" and not (ruled or whole_flow)
 
 
@@ -139,12 +139,12 @@ DECLARATIONS = [
             ),
             Refusal(match="got nothing, expected exactly one of num_inference_steps, sigmas", set_timesteps={}),
             Refusal(
-                match="got no mu, expected one: the option 'use_dynamic_shifting' is true",
+                match="set_timesteps needs mu, because the option 'use_dynamic_shifting' is true",
                 options={"use_dynamic_shifting": True},
                 set_timesteps=TWO,
             ),
             Refusal(
-                match="got sigmas, which it only takes with the option 'use_flow_sigmas'",
+                match="set_timesteps takes sigmas only with the option 'use_flow_sigmas'. Turn it on",
                 set_timesteps={"sigmas": np.array([0.9, 0.5])},
             ),
             Refusal(match="step: no run is planned. Call set_timesteps first", step=_step),

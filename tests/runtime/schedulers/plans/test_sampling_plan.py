@@ -1,4 +1,4 @@
-"""Sampling plans: they reproduce the scheduler's run, survive JSON, and are refused where nothing is affine."""
+"""Sampling plans: they reproduce the scheduler's run, survive JSON, and are refused where an update is not affine."""
 
 import json
 from functools import partial
