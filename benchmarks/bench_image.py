@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from interleaved import Candidate, Result, machine, run_in_turns
+from lib.interleaved import Candidate, Result, machine, run_in_turns
 
 from diffoundry.runtime.bundle.checksums import sha256_of
 
@@ -44,10 +44,10 @@ def main() -> None:
     }
     common = {"bundle": str(asked.bundle), "request": request, "precision": asked.precision}
     rows = [
-        Candidate(name=OURS, opener="baselines:our_image", options={"target": "openvino", **common}),
-        Candidate(name=THEIRS, opener="baselines:genai_image", options=common),
+        Candidate(name=OURS, opener="lib.baselines:our_image", options={"target": "openvino", **common}),
+        Candidate(name=THEIRS, opener="lib.baselines:genai_image", options=common),
     ]
-    for file in asked.bundle.rglob("*.bin"):  # who comes first would read them from the disk
+    for file in asked.bundle.rglob("*.bin"):  # otherwise the first candidate would read them from the disk
         sha256_of(file)
     results = run_in_turns(rows, asked.rounds, lambda line: print(line, file=sys.stderr), together=not asked.apart)
     report = {"machine": machine(), **request, "precision": asked.precision, "rows": _rows(results)}

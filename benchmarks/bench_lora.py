@@ -83,13 +83,13 @@ def _off(pipe: Any) -> None:
 
 
 def _switch(pipe: Any, path: Path) -> None:
-    """From the LoRA that is loaded to another."""
+    """Switch from the loaded LoRA to another."""
     pipe.loras.unload()
     _on(pipe, path)
 
 
 def _write_lora(pipe: Any, asked: argparse.Namespace, path: Path, seed: int) -> Path:
-    """A random LoRA in PEFT's names and fp16, for the layers of the bundle."""
+    """Write a random LoRA in PEFT's names and fp16, for the layers of the bundle."""
     random = np.random.default_rng(seed)
     header: dict[str, Any] = {}
     end = 0

@@ -1,4 +1,4 @@
-"""Peak memory of one image, with every component open and with `--low-memory`, each in a process of its own.
+"""Measures peak memory of one image, with every component open and with `--low-memory`, in separate processes.
 
 python benchmarks/bench_memory.py BUNDLE [--size 512] [--steps 2] [--precision P] [--json FILE]
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from interleaved import machine
+from lib.interleaved import machine
 from PIL import Image
 
 

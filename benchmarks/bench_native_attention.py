@@ -1,4 +1,4 @@
-"""One attention by our kernel, OpenVINO, PyTorch and ONNX Runtime, interleaved: milliseconds and ratios.
+"""Measures one attention in our kernel, OpenVINO, PyTorch and ONNX Runtime, interleaved: milliseconds and ratios.
 
 python benchmarks/bench_native_attention.py [--case 4096x4096x8x40 ...] [--batch 2] [--rounds 9] [--threads 2]
     [--json FILE]
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from interleaved import Candidate, Result, machine, run_in_turns
+from lib.interleaved import Candidate, Result, machine, run_in_turns
 
 CASES = (
     *("4096x4096x8x40", "1024x1024x8x80", "256x256x8x160", "64x64x8x160"),  # SD 1.5 at 512 x 512
@@ -70,7 +70,7 @@ def main() -> None:
 def openvino(
     *, batch: int, queries: int, keys: int, heads: int, width: int, precision: str, native: bool, threads: int
 ) -> Opened:
-    """Attention between its projections, as in a UNet."""
+    """Open attention between its projections, as in a UNet."""
     from diffoundry.runtime.native import attention_library
     from diffoundry.targets.openvino.import_openvino import ov
     from diffoundry.targets.openvino.run.native_attention import use_native_attention
@@ -123,7 +123,7 @@ def _random(*shape: int) -> np.ndarray:
 
 
 def pytorch(*, batch: int, queries: int, keys: int, heads: int, width: int, precision: str, threads: int) -> Opened:
-    """`scaled_dot_product_attention`, with the views around it that diffusers makes."""
+    """Open `scaled_dot_product_attention`, with the views around it that diffusers makes."""
     import torch
 
     torch.set_num_threads(threads)
@@ -139,7 +139,7 @@ def pytorch(*, batch: int, queries: int, keys: int, heads: int, width: int, prec
 
 
 def onnxruntime(*, batch: int, queries: int, keys: int, heads: int, width: int, threads: int) -> Opened:
-    """`com.microsoft.MultiHeadAttention`, alone in its graph."""
+    """Open `com.microsoft.MultiHeadAttention`, alone in its graph."""
     import onnx
     import onnxruntime as ort
     from onnx import TensorProto, helper
@@ -162,7 +162,7 @@ def onnxruntime(*, batch: int, queries: int, keys: int, heads: int, width: int, 
 
 
 def kernel(*, batch: int, queries: int, keys: int, heads: int, width: int, path: str, threads: int) -> Opened:
-    """Our kernel without OpenVINO, on one path, in fp32."""
+    """Open our kernel without OpenVINO, on one path, in fp32."""
     from diffoundry.runtime.native import attention_kernel
 
     found = attention_kernel()

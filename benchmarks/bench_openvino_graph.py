@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from baselines import unet_feeds
 from bench_unet import TERA_OPERATIONS
-from interleaved import Candidate, Result, machine, run_in_turns
+from lib.baselines import unet_feeds
+from lib.interleaved import Candidate, Result, machine, run_in_turns
 
 ROWS = ("traced", "portable", "gated", "heads", "time", "upsampling", "native", "winograd")
 """From `gated` on, each row has the rewrites of the rows before it."""
@@ -32,7 +32,7 @@ _SKIPPED = {"bf16": {"winograd"}, "fp32": {"heads"}}
 """List the rewrites that a precision does not use."""
 
 _CALLS = 3
-"""To a turn, of which the median counts."""
+"""Calls per turn; the median counts."""
 
 _HINTS = {"bf16": "bf16", "fp32": "f32"}
 
@@ -100,7 +100,7 @@ def open_row(
 
 
 def _rewrite(model: Any, row: str, precision: str, feeds: dict[str, np.ndarray], *, dynamic: bool) -> dict[str, int]:
-    """Do what the rows up to `row` do, and return how often each found something."""
+    """Apply the rewrites up to `row`, and return the number of matches of each."""
     from diffoundry.runtime.native import attention_library
     from diffoundry.targets.openvino import rewrites
     from diffoundry.targets.openvino.run.devices import add_extension
@@ -135,7 +135,7 @@ def _rewrite(model: Any, row: str, precision: str, feeds: dict[str, np.ndarray],
 
 
 def measure_rates(precision: str) -> dict[str, float]:
-    """Tera-operations a second of a large product and of a large 3 x 3 convolution: the best of several calls."""
+    """Measure tera-operations per second of a large product and a large 3 x 3 convolution, best of several calls."""
     from diffoundry.targets.openvino.import_openvino import ops, ov
     from diffoundry.targets.openvino.run.devices import core
 

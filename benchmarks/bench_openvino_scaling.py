@@ -16,14 +16,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from baselines import unet_feeds
-from interleaved import Candidate, machine, run_in_turns
+from lib.baselines import unet_feeds
+from lib.interleaved import Candidate, machine, run_in_turns
 
 KINDS = ("static", "dynamic")
 
 
 def main() -> None:
-    """Measure what is asked for, add what other runs measured, print and draw it."""
+    """Measure the requested rows, add those of other runs, print and draw them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path, nargs="?")
     parser.add_argument("--precision", default="bf16")
@@ -49,7 +49,7 @@ def main() -> None:
 def open_engine(
     bundle: str, precision: str, size: int, batch: int, threads: int, kind: str
 ) -> tuple[Callable[[], Any], dict[str, Any]]:
-    """One engine, for one size or for any."""
+    """Open one engine, for one size or for any."""
     from dataclasses import replace
 
     from diffoundry.runtime.bundle.bundle import Bundle
@@ -98,7 +98,7 @@ def _print(rows: Iterable[dict[str, Any]]) -> None:
 
 
 def _draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Seconds an image over pixels, one panel a number of threads."""
+    """Draw seconds per image over pixels, one panel per number of threads."""
     from matplotlib import pyplot as plt
 
     plt.rcParams["svg.hashsalt"] = "diffoundry"  # the same file for the same numbers

@@ -10,7 +10,7 @@ DIR holds fp32 and int8 for the engines, as of
 The other tools start from the fp32 graph that the target lowered, so that only the quantization differs, and see calls
 of the same prompts. Quality is the PSNR of the held-out images against those of the fp32 engine. Speed is that
 of one guided call of the UNet and of one image of the VAE, all rows interleaved in one process, medians. With
-`--speed-only` the calls are random and no image is generated: for weights that mean nothing.
+`--speed-only` the calls are random and no image is generated, for random weights.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from quantization_engines import OPENERS
-from quantization_tools import TOOLS
+from lib.quantization_engines import OPENERS
+from lib.quantization_tools import TOOLS
 
 from diffoundry.calibration.prompts import CALIBRATION_PROMPTS, HELD_OUT_PROMPTS, seeded_prompts
 from diffoundry.calibration.quality import judge, mean_square
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--engine", action="append", choices=list(TOOLS))
     parser.add_argument("--hint", default="f32", help="floats of OpenVINO: f32 or bf16")
     parser.add_argument("--folder", type=Path, default=Path("bench-quantization"))
-    parser.add_argument("--calls", type=int, default=64, help="calls of the UNet that the other tools see")
+    parser.add_argument("--calls", type=int, default=64, help="calls of the UNet that the other tools receive")
     parser.add_argument("--rounds", type=int, default=41)
     parser.add_argument("--size", type=int, default=64, help="pixels, for speed")
     parser.add_argument("--threads", type=int, default=2)
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 class Comparison:
-    """All rows on one engine."""
+    """Compares all rows on one engine."""
 
     def __init__(self, bundle: Bundle, engine: str, asked: argparse.Namespace) -> None:
         """Quantize with the other tools unless their graphs exist."""
@@ -89,7 +89,7 @@ class Comparison:
         return next(spec for spec in specs if (spec.target, spec.precision) == (self._engine, precision))
 
     def table(self) -> list[dict[str, Any]]:
-        """An entry a row."""
+        """Build one entry per row."""
         speeds = self._speeds()
         table = [
             {"row": row, "bytes": sum(map(_size, graphs.values()))} | speeds[row] for row, graphs in self._rows.items()
@@ -114,7 +114,7 @@ class Comparison:
         return OPENERS[self._engine](path, self._spec(component), self._asked.threads, self._asked.hint, feeds)
 
     def _real_calls(self) -> Calls:
-        """Calls of the fp32 pipeline on the calibration prompts: of the UNet a sample of all steps."""
+        """Record calls of the fp32 pipeline on the calibration prompts: of the UNet a sample of all steps."""
         seen: dict[str, list[Mapping[str, np.ndarray]]] = {name: [] for name in COMPONENTS}
         components = FixedEngines(
             self._bundle, {name: self._open(name, path) for name, path in self._rows["fp32"].items()}
@@ -129,7 +129,7 @@ class Comparison:
         return {name: [self._random_feeds(name)] for name in COMPONENTS}
 
     def _random_feeds(self, component: str) -> dict[str, np.ndarray]:
-        """A guided call of the UNet, or one image."""
+        """Make a guided call of the UNet, or one image."""
         latent, rng = self._asked.size // 8, np.random.default_rng(0)
         sizes = {"batch": 1 if component == "vae_decoder" else 2, "sequence": 77}
         sizes |= {"height/8": latent, "width/8": latent}
@@ -177,7 +177,7 @@ def _quality(prefix: str, images: np.ndarray, reference: np.ndarray) -> dict[str
 
 
 def markdown(table: Sequence[Mapping[str, Any]]) -> str:
-    """The table, speeds as multiples of fp32's."""
+    """Format the table, speeds as multiples of fp32's."""
     lines = [
         "| | PSNR, dB (worst) | UNet alone, dB (worst) | UNet call, ms (x fp32) | VAE, ms (x fp32) | MB |",
         "| --- | --- | --- | --- | --- | --- |",

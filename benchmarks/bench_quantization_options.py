@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def rows(graph: ir.Graph) -> Iterator[tuple[str, PrecisionFormat, ComponentChoice]]:
-    """Each row's name, form and choice."""
+    """Yield each row's name, format and choice."""
     everything = tuple(site.name for site in quantizable(graph))
     after_norms = [site.name for sites in smoothable(graph).values() for site in sites]
     for name in ("int8", "uint8", "uint8, outputs", "fp8"):
@@ -84,7 +84,7 @@ def rows(graph: ir.Graph) -> Iterator[tuple[str, PrecisionFormat, ComponentChoic
 
 
 def smallest_first(sizes: dict[str, int], share: float) -> tuple[str, ...]:
-    """The smallest layers that hold this share of all weights."""
+    """Select the smallest layers that hold this share of all weights."""
     chosen, left = [], share * sum(sizes.values())
     for name in sorted(sizes, key=sizes.__getitem__):
         left -= sizes[name]

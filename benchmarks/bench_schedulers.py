@@ -1,4 +1,4 @@
-"""Microseconds per `step` of every scheduler against diffusers on the CPU, interleaved in one process.
+"""Measures microseconds per `step` of every scheduler against diffusers on the CPU, interleaved in one process.
 
 python benchmarks/bench_schedulers.py [--json FILE] [--only NAME ...]
 
@@ -7,9 +7,9 @@ classes, consistency decoders for the 2 steps that they have. A step is what a p
 model. Time is that of the processor in this thread, which is the only one, so that other work on the machine does
 not count on either side; medians over rounds. Ratios are diffusers' time over ours: above 1 ours is faster.
 
-"Noise given": every normal that a step asks for was drawn before, on both sides. "Noise drawn": both draw torch's
-numbers, the same ones, in the step; schedulers that draw none have no figure there. DIFFOUNDRY_NATIVE_RANDOM says
-where the native random numbers lie, or "off".
+"Noise given": all normals of a step were drawn before, on both sides. "Noise drawn": both draw torch's
+numbers, the same ones, in the step; schedulers that draw none have no figure there. DIFFOUNDRY_NATIVE_RANDOM
+names the folder of the native random numbers, or is "off".
 """
 
 import argparse
@@ -31,20 +31,20 @@ import diffusers
 import numpy as np
 import torch
 from diffusers import schedulers as reference
-from scheduler_loops import OPTIONS, Inputs, loop_of, plan
+from lib.scheduler_loops import OPTIONS, Inputs, loop_of, plan
 
 from diffoundry.runtime.random import TorchCpuGenerator, describe_random_numbers
 from diffoundry.runtime.schedulers import scheduler_class, scheduler_names
 
 ROUNDS, WARMUPS, SECONDS = 21, 3, 3.0
-"""Rounds of each measurement, and after how long it ends with fewer."""
+"""Rounds of each measurement, and seconds after which it ends with fewer."""
 
 BROWNIAN = {"CosineDPMSolverMultistepScheduler", "DPMSolverSDEScheduler"}
-"""They take the generator's seed and draw from paths of their own."""
+"""Schedulers that take the generator's seed and draw from their own Brownian paths."""
 
 
 class _Stored:
-    """A generator whose numbers were drawn before."""
+    """A generator that returns stored numbers."""
 
     seed = 0
 
@@ -59,7 +59,7 @@ class _Stored:
 
 
 class _StoredPath:
-    """A Brownian path whose increments were drawn before."""
+    """A Brownian path that returns stored increments."""
 
     def __init__(self, noise: Any) -> None:
         self._noise = noise
@@ -70,7 +70,7 @@ class _StoredPath:
 
 @contextmanager
 def _noise_given(ours: Any, theirs: Any, mine: Any, other: Any) -> Iterator[None]:
-    """Within it nothing draws: diffusers' functions return `other`, Brownian paths return `mine` and `other`."""
+    """Stop all draws in the context: diffusers' functions return `other`, Brownian paths return `mine` and `other`."""
     modules = sys.modules[type(ours).__module__], sys.modules[type(theirs).__module__]
     with ExitStack() as stack:
         for module, name, stored in (
@@ -93,7 +93,7 @@ def _takes_generator(scheduler: Any) -> bool:
 
 
 def measure(name: str) -> dict[str, float]:
-    """Medians of both, in microseconds, and their ratios."""
+    """Measure the medians of both, in microseconds, and their ratios."""
     options = OPTIONS.get(name, {})
     ours, theirs = scheduler_class(name)(**options), getattr(reference, name)(**options)
     mine, other = Inputs(name, lambda array: array), Inputs(name, torch.from_numpy)
@@ -132,7 +132,7 @@ def _in_turns(ours: Callable[[], float], theirs: Callable[[], float]) -> dict[st
 
 
 def machine() -> str:
-    """The processor and what computes here, in words."""
+    """Describe the processor and the libraries."""
     facts = Path("/proc/cpuinfo")
     text = facts.read_text() if facts.exists() else ""
     model = next((line.split(":")[1].strip() for line in text.splitlines() if "model name" in line), platform.machine())
@@ -151,7 +151,7 @@ def _cells(row: dict[str, float], suffix: str) -> str:
 
 
 def _summary(rows: dict[str, dict[str, float]]) -> Iterator[str]:
-    """Medians and extremes; with noise drawn, those that draw none count as they are."""
+    """Yield medians and extremes; with noise drawn, schedulers that draw none count with their only figure."""
     for what, key in (("noise given", "ratio"), ("noise drawn", "ratio_drawn")):
         ratios = {name: row.get(key, row["ratio"]) for name, row in rows.items()}
         least = min(ratios, key=lambda name: ratios[name])

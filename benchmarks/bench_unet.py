@@ -1,4 +1,4 @@
-"""One guided UNet call at full size: our engines against every other way to run the same network, interleaved.
+"""Measures one guided UNet call at full size: our engines against every other way to run the network, interleaved.
 
 python benchmarks/bench_unet.py BUNDLE [--model sd15] [--size 512] [--batch 2] [--rounds 3] [--only NAME ...]
     [--apart] [--folder DIR] [--json FILE]
@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from baselines import plain_graph
-from interleaved import Candidate, Result, machine, run_in_turns
+from lib.baselines import plain_graph
+from lib.interleaved import Candidate, Result, machine, run_in_turns
 
 from diffoundry.runtime.bundle.bundle import Bundle
 
@@ -30,7 +30,7 @@ _REFERENCE = "PyTorch fp32"
 
 
 def main() -> None:
-    """Run everybody in turns and print the table."""
+    """Run all candidates in turns and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--model", default="sd15")
@@ -52,7 +52,7 @@ def main() -> None:
         asked.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
-def _tell(line: str) -> None:
+def _report_line(line: str) -> None:
     print(line, file=sys.stderr)
 
 
@@ -64,7 +64,7 @@ def _candidates(asked: argparse.Namespace) -> list[Candidate]:
     rows = [
         Candidate(
             name=f"diffoundry {spec.target} {spec.precision}",
-            opener="baselines:our_unet",
+            opener="lib.baselines:our_unet",
             options={"bundle": str(asked.bundle), "target": spec.target, "precision": spec.precision, **work},
         )
         for spec in bundle.engines("unet")
@@ -73,23 +73,27 @@ def _candidates(asked: argparse.Namespace) -> list[Candidate]:
     plain = {"config": dict(bundle.config("unet")), "graph": "", **work}
     rows += [
         Candidate(
-            name=f"plain graph, OpenVINO {kind}", opener="baselines:openvino_unet", options={"precision": kind, **plain}
+            name=f"plain graph, OpenVINO {kind}",
+            opener="lib.baselines:openvino_unet",
+            options={"precision": kind, **plain},
         )
         for kind in ("bf16", "fp32")
     ]
-    rows.append(Candidate(name="plain graph, ONNX Runtime fp32", opener="baselines:onnxruntime_unet", options=plain))
+    rows.append(
+        Candidate(name="plain graph, ONNX Runtime fp32", opener="lib.baselines:onnxruntime_unet", options=plain)
+    )
     torch = {"model": asked.model, "random_weights": random, **work}
     kinds = {"bf16": ("bfloat16", True), "fp32": ("float32", False)}
     rows += [
         Candidate(
             name=f"PyTorch {kind}{', channels last' if last else ''}",
-            opener="baselines:torch_unet",
+            opener="lib.baselines:torch_unet",
             options={"dtype": dtype, "channels_last": last, **torch},
         )
         for kind, (dtype, last) in kinds.items()
     ]
     rows = [row for row in rows if not asked.only or row.name in asked.only]
-    if any("graph" in row.options for row in rows):  # made only when somebody runs it: it is as large as the UNet
+    if any("graph" in row.options for row in rows):  # made only when needed: it is as large as the UNet
         graph = str(plain_graph(asked.model, random_weights=random, folder=asked.folder, **work))
         rows = [
             replace(row, options={**row.options, "graph": graph}) if "graph" in row.options else row for row in rows
@@ -128,7 +132,7 @@ def _report(results: dict[str, Result], asked: argparse.Namespace) -> dict[str, 
 
 
 def _matmul_rate(kind: str) -> float:
-    """TFLOP/s of a large matrix product in OpenVINO: what the floor is counted from."""
+    """TFLOP/s of a large matrix product in OpenVINO, from which the floor is computed."""
     import openvino as ov
     from openvino import opset13 as ops
 

@@ -1,4 +1,4 @@
-"""The order of convergence of the deterministic schedulers, on an ODE whose solution is known.
+"""Measures the order of convergence of the deterministic schedulers, on an ODE with a known solution.
 
 python benchmarks/order_of_convergence.py [--plot FILE.svg] [--json FILE]
 
@@ -32,7 +32,7 @@ BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_line
 
 @dataclass(frozen=True, kw_only=True)
 class Solver:
-    """A scheduler with its options, and the order that its paper claims."""
+    """A scheduler with its options, and the order claimed by its paper."""
 
     name: str
     order: float
@@ -67,7 +67,7 @@ def _model_tables() -> tuple[np.ndarray, np.ndarray]:
 
 
 def error_of(solver: Solver, steps: int) -> tuple[int, float]:
-    """Model calls and relative error of one run, in float64."""
+    """Compute model calls and relative error of one run, in float64."""
     scheduler = scheduler_class(solver.name)(**BETAS, **solver.options)
     scheduler.set_timesteps(steps)
     times, log_sigmas = _model_tables()
@@ -97,7 +97,7 @@ def error_of(solver: Solver, steps: int) -> tuple[int, float]:
 
 
 def order_of(solver: Solver) -> tuple[float, list[tuple[int, float]]]:
-    """The measured order, and the points it was fitted to."""
+    """Fit the order, and return it with the fitted points."""
     points = [error_of(solver, steps) for steps in STEPS]
     calls, errors = zip(*points, strict=True)
     return -float(np.polyfit(np.log(calls), np.log(errors), 1)[0]), points

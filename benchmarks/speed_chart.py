@@ -1,4 +1,4 @@
-"""Draws the chart of the README from measured numbers: benchmarks/results/speed.json says where each comes from.
+"""Draws the chart of the README from the measurements in benchmarks/results/speed.json.
 
 python benchmarks/speed_chart.py [docs/images/speed.svg]
 """
@@ -17,7 +17,7 @@ _OURS, _OTHERS = "#5e35b1", "#b0b0b0"
 
 
 def main(path: str = "docs/images/speed.svg") -> None:
-    """Write one panel beside the other."""
+    """Write both panels side by side."""
     mpl.rcParams.update({"svg.hashsalt": "diffoundry", "font.size": 10})
     panels = json.loads(_NUMBERS.read_text(encoding="utf-8"))["panels"]
     figure, axes = plt.subplots(1, len(panels), figsize=(14, 2.7), layout="constrained")

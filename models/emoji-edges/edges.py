@@ -1,4 +1,4 @@
-"""Make the image that the ControlNet is shown: white edges on black.
+"""Make the control image of the ControlNet: white edges on black.
 
 python models/emoji-edges/edges.py IMAGE EDGES.png
 """
@@ -11,7 +11,7 @@ from diffoundry.models.emoji.training.edges import edge_image
 
 
 def main(source: str, path: str) -> None:
-    """Read an image, transparency on white, and write its edges in the same size."""
+    """Read an image, put it on white, and write its edges in the same size."""
     with Image.open(source) as image:
         shown = Image.new("RGBA", image.size, "white")
         shown.alpha_composite(image.convert("RGBA"))

@@ -1,9 +1,9 @@
-"""Score the ControlNet for edges: does the image follow the edges that it is shown?
+"""Score the ControlNet for edges: how well images follow the edges of its control image.
 
     python models/emoji-edges/score.py                       # the shipped weights
     python models/emoji-edges/score.py my-edges --scales 0 0.5 1 --json
 
-Every label's image is moved by chance (mirrored, turned, scaled, shifted), as in training but from another seed; the
+Every label's image is moved at random (mirrored, turned, scaled, shifted), as in training but from another seed; the
 base generates "a {label}" with the moved image's edges, at each scale of the ControlNet. Overlap: see `overlap` in
 models/emoji/training/edges.py. Distance: mean squared error to the moved image, at 32 x 32, values from -1 to 1.
 """
@@ -25,7 +25,7 @@ _BASE = _HERE.parent / "emoji"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns the exit code."""
+    """Run the command and return the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_shared(parser)
     add_generation(parser)
     add("--scales", type=float, nargs="+", default=[0.0, 0.5, 1.0])
-    add("--moved", type=int, default=123, help="seed of how the images are moved (default: %(default)s)")
+    add("--moved", type=int, default=123, help="seed of the images' motion (default: %(default)s)")
     return run("Scoring", _score, parser.parse_args(arguments))
 
 

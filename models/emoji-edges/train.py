@@ -1,11 +1,11 @@
-"""Train the ControlNet that makes the emoji model follow edges, after an encoder that its training needs.
+"""Train the ControlNet that makes the emoji model follow edges, after an encoder for its training.
 
     pip install 'diffoundry[train]'
     python models/emoji-edges/train.py --out my-edges --device cuda
     python models/emoji-edges/train.py --out my-edges --device cuda --resume     # continue where it was stopped
 
 The images and labels are fetched with `npm pack`. OUT becomes a folder of diffusers' ControlNetModel; the encoder,
-and what `--resume` needs, lie in OUT/checkpoints.
+and the state for `--resume`, lie in OUT/checkpoints.
 """
 
 import argparse
@@ -21,7 +21,7 @@ _BASE = Path(__file__).resolve().parent.parent / "emoji"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns the exit code."""
+    """Run the command and return the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )

@@ -1,4 +1,4 @@
-"""Score the LoRA for flat images: how near are the images to the flat ones, with and without it?
+"""Score the LoRA for flat images: distance of the images to the flat ones, with and without it.
 
     python models/emoji-flat/score.py                        # the shipped weights
     python models/emoji-flat/score.py my-flat --scales 0 0.5 1 --json
@@ -25,7 +25,7 @@ _THUMBNAIL = 16
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns the exit code."""
+    """Run the command and return the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )

@@ -4,8 +4,8 @@
     python models/emoji-flat/train.py --out my-flat --device cuda
     python models/emoji-flat/train.py --out my-flat --device cuda --resume       # continue where it was stopped
 
-The images and labels are fetched with `npm pack`. OUT gets `pytorch_lora_weights.safetensors`; what `--resume` needs
-lies in OUT/checkpoints.
+The images and labels are fetched with `npm pack`. OUT gets `pytorch_lora_weights.safetensors`; the state for
+`--resume` lies in OUT/checkpoints.
 """
 
 import argparse
@@ -21,7 +21,7 @@ _BASE = Path(__file__).resolve().parent.parent / "emoji"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns the exit code."""
+    """Run the command and return the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )

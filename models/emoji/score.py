@@ -1,4 +1,4 @@
-"""Score an emoji checkpoint: does it generate what the prompt names, and how closely?
+"""Score an emoji checkpoint: whether it generates the prompt's object, and how closely.
 
     python models/emoji/score.py                                # the shipped weights
     python models/emoji/score.py my-emoji --json --grid grid.png
@@ -31,15 +31,15 @@ _COLUMNS = 16
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns the exit code."""
+    """Run the command and return the exit code."""
     return run("Scoring", _score, _parser().parse_args(arguments))
 
 
 def open_pipeline(model: Path, device: str) -> Any:
-    """The diffusers pipeline of a checkpoint folder, in float32.
+    """Open the diffusers pipeline of a checkpoint folder, in float32.
 
     Raises:
-        CheckpointError: the folder is none.
+        CheckpointError: the folder is no checkpoint.
     """
     import torch
     from diffusers import DiffusionPipeline
@@ -60,7 +60,7 @@ def generate(
         pipeline: a diffusers pipeline.
         prompts: N of them.
         options: `guidance`, `steps`, `seed` and `batch`.
-        **shown: further arguments of the pipeline that have N rows.
+        **shown: further arguments of the pipeline with N rows.
 
     Returns:
         float32 (N, 3, H, W), -1 to 1.
@@ -85,7 +85,7 @@ def generate(
 
 
 def nearest(generated: "torch.Tensor", known: "torch.Tensor") -> "torch.Tensor":
-    """Mean squared error between every generated and every known image, both averaged down to 32 x 32.
+    """Compute the mean squared error between every generated and known image, both averaged down to 32 x 32.
 
     Args:
         generated: float32 (N, 3, H, W), -1 to 1.
@@ -105,7 +105,7 @@ def nearest(generated: "torch.Tensor", known: "torch.Tensor") -> "torch.Tensor":
 
 
 def score(distances: "torch.Tensor", wanted: Sequence[int], labels: Sequence[str]) -> dict[str, Any]:
-    """Summary of the distances.
+    """Summarize the distances.
 
     Args:
         distances: float32 (N, M), from `nearest`.
@@ -130,7 +130,7 @@ def score(distances: "torch.Tensor", wanted: Sequence[int], labels: Sequence[str
 
 
 def reconstruction_psnr(vae: Any, images: "torch.Tensor") -> float:
-    """Peak signal-to-noise ratio, in dB, of images through the autoencoder: of the mean squared error over all.
+    """Compute the peak signal-to-noise ratio, in dB, of images through the autoencoder: of the mean error over all.
 
     Args:
         vae: diffusers' AutoencoderKL; its latents' mean is decoded.

@@ -5,10 +5,10 @@
     python models/emoji/train.py --out my-emoji --resume                   # continue where it was stopped
     python models/emoji/train.py --out better --init models/emoji --stage denoiser --lr 1e-4 --steps 2000
 
-The images and labels are fetched with `npm pack`. OUT becomes a checkpoint in diffusers' layout; what
-`--resume` needs lies in OUT/checkpoints. `--steps`, `--batch`, `--lr`, `--warmup` and `--seed` decide the weights:
-on a processor with the same number of threads, a run stopped and resumed gives the same weights, bit for bit,
-as one that ran through.
+The images and labels are fetched with `npm pack`. OUT becomes a checkpoint in diffusers' layout; the state for
+`--resume` lies in OUT/checkpoints. `--steps`, `--batch`, `--lr`, `--warmup` and `--seed` determine the weights: on
+a processor with the same number of threads, a run stopped and resumed gives the same weights, bit for bit, as an
+uninterrupted one.
 """
 
 import argparse
@@ -24,7 +24,7 @@ _STAGES = ("tokenizer", "vae", "vae-decoder", "denoiser")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns the exit code."""
+    """Run the command and return the exit code."""
     return run("Training", _train, _parser().parse_args(arguments))
 
 

@@ -64,7 +64,7 @@ def test_a_step_is_adamw_and_the_average_follows():
     def loss_of(network):
         return lambda generator: network(target + torch.randn(7, 3, generator=generator)).square().mean()
 
-    run = loop.Run(loop.Task(stage="s", module=module, loss=loss_of(module), data="d"), OPTIONS)
+    run = loop.Run(loop.TrainingTask(stage="s", module=module, loss=loss_of(module), data="d"), OPTIONS)
     optimizer = torch.optim.AdamW([mine.weight], lr=1.0)
     generator = torch.Generator().manual_seed(OPTIONS.seed)
     mean = mine.weight.detach().clone()
@@ -161,7 +161,7 @@ def test_a_checkpoint_is_not_overwritten_without_resume(tmp_path, workspace):
 def test_a_loss_that_is_no_number_reaches_no_checkpoint(tmp_path):
     module = torch.nn.Linear(1, 1)
     losses = iter([1.0, 1.0, math.nan, 1.0])
-    task = loop.Task(stage="s", module=module, loss=lambda _: module.weight.sum() * next(losses), data="d")
+    task = loop.TrainingTask(stage="s", module=module, loss=lambda _: module.weight.sum() * next(losses), data="d")
     session = loop.Session(report=_silent, save_every=1)
     with pytest.raises(DiffoundryError, match=r"s: the loss is nan near step 3\. .*lower --lr"):
         loop.train(task, OPTIONS, session, tmp_path / "s.pt", lambda _: None)
@@ -173,7 +173,7 @@ def test_a_loss_that_is_no_number_reaches_no_checkpoint(tmp_path):
 def test_progress_is_told_once_a_step_also_where_it_saves(tmp_path):
     module = torch.nn.Linear(1, 1)
     losses = iter([4.0, 3.0, 2.0, 1.0, 0.5])
-    task = loop.Task(stage="s", module=module, loss=lambda _: module.weight.sum() * 0 + next(losses), data="d")
+    task = loop.TrainingTask(stage="s", module=module, loss=lambda _: module.weight.sum() * 0 + next(losses), data="d")
     lines = []
     session = loop.Session(report=lines.append, report_every=0, save_every=1)
     assert loop.train(task, OPTIONS, session, tmp_path / "s.pt", lambda _: None)

@@ -61,9 +61,9 @@ def load_state(file: Path) -> dict[str, Any]:
 
 
 def load_network(kind: type[_Network], folder: Path) -> _Network:
-    """A network of diffusers from its component folder, in float32.
+    """Load a network of diffusers from its component folder, in float32.
 
-    Unlike `from_pretrained`, nothing of where it lay goes into its config, and so into what is saved later.
+    Unlike `from_pretrained`, its config does not record the folder, and neither does a later save.
 
     Args:
         kind: its class, such as `diffusers.AutoencoderKL`.
@@ -77,7 +77,7 @@ def load_network(kind: type[_Network], folder: Path) -> _Network:
 
 
 def write_component(component: _Savable, folder: Path) -> None:
-    """Save a component to its folder, whole: written beside it, then put in its place."""
+    """Save a component to its folder atomically: write it beside, then rename it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         fresh = Path(scratch) / "fresh"
@@ -90,7 +90,7 @@ def write_component(component: _Savable, folder: Path) -> None:
 
 
 def prepare_folder(out: Path, init: Path | None) -> None:
-    """Make `out` a checkpoint folder: the wiring and scheduler, and from `init` every component it does not have.
+    """Make `out` a checkpoint folder: pipeline config and scheduler, and every component that it lacks from `init`.
 
     Raises:
         CheckpointError: `init` is not a checkpoint in diffusers' layout.
@@ -111,7 +111,7 @@ def prepare_folder(out: Path, init: Path | None) -> None:
 
 
 class _Copy:
-    """A component that is saved by copying its files, permissions left behind."""
+    """A component that is saved by copying its files, without permissions."""
 
     def __init__(self, source: Path) -> None:
         self._source = source

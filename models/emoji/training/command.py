@@ -14,7 +14,7 @@ _CACHE = Path.home() / ".cache" / "diffoundry" / "emoji"
 
 
 def add_shared(parser: argparse.ArgumentParser) -> None:
-    """The options that both commands have."""
+    """Add the options that all commands share."""
     parser.add_argument(
         "--data", type=Path, default=_CACHE, help="where the npm packages are kept (default: %(default)s)"
     )
@@ -22,7 +22,7 @@ def add_shared(parser: argparse.ArgumentParser) -> None:
 
 
 def add_generation(parser: argparse.ArgumentParser) -> None:
-    """The options of how images are generated, which every score has."""
+    """Add the options for generating images, which every score has."""
     add = parser.add_argument
     add("--only", nargs="+", metavar="LABEL", help="generate these labels; default: all")
     add("--guidance", type=float, default=4.0)
@@ -33,7 +33,7 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
 
 
 def add_schedule(parser: argparse.ArgumentParser) -> None:
-    """The options of a stage's schedule, which every training command has."""
+    """Add the options of a stage's schedule, which every training command has."""
     add = parser.add_argument
     add("--resume", action="store_true", help="continue from the checkpoints in OUT")
     add("--steps", type=positive(int), help="length of a stage's schedule")
@@ -46,7 +46,7 @@ def add_schedule(parser: argparse.ArgumentParser) -> None:
 
 
 def positive(kind: Callable[[str], float]) -> Callable[[str], float]:
-    """An option's type: a number above zero."""
+    """Make an option's type: a number above zero."""
 
     def parse(text: str) -> float:
         value = kind(text)
@@ -58,7 +58,7 @@ def positive(kind: Callable[[str], float]) -> Callable[[str], float]:
 
 
 def report(line: str) -> None:
-    """One line of progress, on standard error: results alone go to standard output."""
+    """Print one line of progress to standard error: only results go to standard output."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -68,13 +68,13 @@ def run(
     options: argparse.Namespace,
     needs: Sequence[str] = ("torch", "diffusers", "transformers"),
 ) -> int:
-    """Do the work behind the checks of what it needs; a user's error becomes one line.
+    """Check the requirements, then do the work; a user's error becomes one line.
 
     Args:
         what: names the work in the message about a missing package.
         work: imports PyTorch only when called, so that `--help` neither needs it nor waits for it.
         options: `device` among them.
-        needs: modules of the extra `train` that must be there.
+        needs: required modules of the extra `train`.
 
     Returns:
         The exit code.

@@ -21,7 +21,7 @@ _CHANCE = 4  # captions a label that `draw_caption` draws beforehand, beside tho
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
-    """One batch of what every loss on v needs.
+    """One batch of inputs for a loss on v.
 
     Attributes:
         picked: indices of emoji, int64 (B,), on the device.
@@ -36,7 +36,7 @@ class Draw:
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
-    """The networks that stand still while a companion learns.
+    """Frozen networks of the base while a companion trains.
 
     Attributes:
         unet: float32, on the device, without gradients.
@@ -52,7 +52,7 @@ class Base:
     words: torch.Tensor
 
     def draw(self, count: int, empty: float, generator: torch.Generator) -> Draw:
-        """Emoji, captions and steps by chance, drawn on the processor; a share `empty` has the empty caption."""
+        """Draw random emoji, captions and steps on the processor; a share `empty` has the empty caption."""
         device = self.words.device
         kinds = self.words.shape[1] - 1
         picked = draw_indices(count, len(self.words), generator, device)
@@ -64,19 +64,19 @@ class Base:
     def noised(
         self, latents: torch.Tensor, steps: torch.Tensor, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scaled latents with noise, and the v that a network should see in them: both of the latents' shape."""
+        """Add noise to scaled latents, and compute the v that a network should predict: both of the latents' shape."""
         noise = draw_normal(latents, generator)
         return self.scheduler.add_noise(latents, noise, steps), self.scheduler.get_velocity(latents, noise, steps)
 
 
 def load_base(folder: Path, emoji: Sequence[Emoji], device: torch.device, seed: int) -> Base:
-    """Open a checkpoint folder and put the captions of all emoji through its text encoder.
+    """Open a checkpoint folder and run its text encoder on the captions of all emoji.
 
     Args:
         folder: a checkpoint in diffusers' layout.
-        emoji: N of them; four captions of each are those of the templates, four are drawn by chance.
-        device: where the networks will be.
-        seed: of the captions that are drawn.
+        emoji: N of them; four captions of each come from the templates, four are drawn at random.
+        device: device of the networks.
+        seed: seed of the random captions.
     """
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", use_safetensors=True).float().to(device).eval()
@@ -95,7 +95,7 @@ def load_base(folder: Path, emoji: Sequence[Emoji], device: torch.device, seed: 
 
 
 def graphed(objective: nn.Module, batch: Sequence[torch.Tensor]) -> Any:
-    """The objective as it is on a processor; on a CUDA device forward and backward pass as one CUDA graph each.
+    """Return the objective unchanged on a processor; on a CUDA device capture forward and backward pass as CUDA graphs.
 
     These networks are so small that a GPU waits for the next launch most of the time.
 

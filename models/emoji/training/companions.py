@@ -1,4 +1,4 @@
-"""The commands that train a companion: their options, their stages, and what they train on."""
+"""Commands that train a companion: their options, stages and data."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -13,19 +13,19 @@ from diffoundry.models.emoji.training.controlnet import ENCODER, controlnet_task
 from diffoundry.models.emoji.training.inversion import encoder_task, write_encoder
 from diffoundry.models.emoji.training.loop import Options, Session
 from diffoundry.models.emoji.training.motion import FACTOR
-from diffoundry.models.emoji.training.stages import Stage, run_stage
+from diffoundry.models.emoji.training.stages import TrainingStage, run_stage
 from diffoundry.models.emoji.training.workspace import Workspace
 from diffoundry.runtime.errors import CheckpointError
 
 __all__ = ["EDGES", "train_edges", "train_flat"]
 
 EDGES = {
-    "encoder": Stage(
+    "encoder": TrainingStage(
         defaults=Options(steps=4600, batch=128, lr=5e-4, warmup=50, decay=0.99),
         task=encoder_task,
         write=lambda space, vae: write_encoder(vae, space.out / ENCODER),
     ),
-    "controlnet": Stage(
+    "controlnet": TrainingStage(
         defaults=Options(steps=12100, batch=256, lr=1e-3, warmup=200, decay=0.9995),
         task=controlnet_task,
         write=lambda space, controlnet: write_controlnet(controlnet, space.out),
@@ -39,7 +39,7 @@ def train_flat(options: argparse.Namespace) -> None:
     from diffoundry.models.emoji.training.lora import lora_task, write_lora
 
     table = {
-        "lora": Stage(
+        "lora": TrainingStage(
             defaults=Options(steps=1400, batch=256, lr=1.5e-3, warmup=200, decay=0.9995),
             task=lora_task,
             write=lambda space, unet: write_lora(unet, space.out),
@@ -50,7 +50,7 @@ def train_flat(options: argparse.Namespace) -> None:
 
 
 def train_edges(options: argparse.Namespace) -> None:
-    """Train the ControlNet, after the encoder that its training needs."""
+    """Train the ControlNet, after the encoder for its training."""
     emoji = _known(options)
     stages = list(EDGES) if options.stage == "all" else [options.stage]
     _run(options, emoji, data.images(emoji, FACTOR), EDGES, stages)
@@ -69,7 +69,7 @@ def _run(
     options: argparse.Namespace,
     emoji: Sequence[data.Emoji],
     images: torch.Tensor,
-    table: Mapping[str, Stage],
+    table: Mapping[str, TrainingStage],
     stages: Sequence[str],
 ) -> None:
     if options.device == "cuda":

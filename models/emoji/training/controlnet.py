@@ -1,4 +1,4 @@
-"""The ControlNet for edges: a small encoder beside the frozen base that says where things are."""
+"""The ControlNet for edges: a small encoder beside the frozen base that encodes positions."""
 
 import copy
 import inspect
@@ -13,7 +13,7 @@ from torch.nn import functional
 from diffoundry.models.emoji.training.checkpoint import load_network, write_component
 from diffoundry.models.emoji.training.companion import graphed, load_base
 from diffoundry.models.emoji.training.edges import edges
-from diffoundry.models.emoji.training.loop import Options, Task
+from diffoundry.models.emoji.training.loop import Options, TrainingTask
 from diffoundry.models.emoji.training.motion import draw_motion, move
 from diffoundry.models.emoji.training.workspace import Workspace
 
@@ -25,8 +25,8 @@ _EMPTY = 0.3
 _READERS = (32, 64, 96, 128)  # channels of the layers that read the edges: 64 pixels become 8
 
 
-def controlnet_task(space: Workspace, options: Options) -> Task:
-    """MSE on v for images moved by chance, with their edges as the condition and the base standing still.
+def controlnet_task(space: Workspace, options: Options) -> TrainingTask:
+    """Make the task: MSE on v for images moved at random, with their edges as the condition and the base frozen.
 
     Zhang, Rao and Agrawala 2023, section 3.3, https://arxiv.org/abs/2302.05543; three captions in ten are empty.
 
@@ -48,7 +48,7 @@ def controlnet_task(space: Workspace, options: Options) -> Task:
         return noisy, draw.steps, draw.words, edges(images).expand(-1, 3, -1, -1).contiguous(), target
 
     objective = graphed(_Objective(base.unet, controlnet), batch(torch.Generator().manual_seed(options.seed)))
-    return Task(
+    return TrainingTask(
         stage="controlnet",
         module=controlnet,
         loss=lambda generator: objective(*batch(generator)),
@@ -57,7 +57,7 @@ def controlnet_task(space: Workspace, options: Options) -> Task:
 
 
 def new_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
-    """A ControlNet that changes nothing yet: the UNet's encoder with a smaller middle, and zero convolutions.
+    """Make a ControlNet that changes nothing yet: the UNet's encoder with a smaller middle, and zero convolutions.
 
     The middle block is one residual block without attention, so that the weights stay below 5 MB in float16.
     """

@@ -1,4 +1,4 @@
-"""Images and captions: the join of the two packages, and how one emoji becomes an image and a sentence."""
+"""Images and captions: joins the two packages, and turns one emoji into an image and a sentence."""
 
 import dataclasses
 import json
@@ -39,7 +39,7 @@ _MOST_TAGS = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Emoji:
-    """One image with its words.
+    """One image with its labels.
 
     Attributes:
         label: in lower case, unique.
@@ -53,12 +53,12 @@ class Emoji:
 
 
 def load_emoji(folder: Path) -> list[Emoji]:
-    """All base emoji, their packages fetched to `folder` when they are not there yet."""
+    """Load all base emoji; their packages are fetched to `folder` if missing."""
     return base_emoji(fetch(IMAGES, folder) / "assets", fetch(LABELS, folder) / "en" / "data.json")
 
 
 def base_emoji(assets: Path, table: Path) -> list[Emoji]:
-    """The emoji of one code point that have an image, in the table's order.
+    """List the emoji of one code point that have an image, in the table's order.
 
     One code point: this leaves out flags of countries, skin tones, and people joined from parts. The images'
     names carry the variation selector FE0F where the table's code points often do not, so both are tried.
@@ -68,12 +68,10 @@ def base_emoji(assets: Path, table: Path) -> list[Emoji]:
         table: emojibase's `en/data.json`.
 
     Raises:
-        DiffoundryError: the packages' files are not what was expected.
+        DiffoundryError: the packages' files are not as expected.
     """
     if not assets.is_dir() or not table.is_file():
-        raise DiffoundryError(
-            f"The emoji data lacks {assets} or {table}. Remove the folder and let it be fetched again."
-        )
+        raise DiffoundryError(f"The emoji data lacks {assets} or {table}. Remove the folder to fetch it again.")
     found = []
     for entry in json.loads(table.read_text(encoding="utf-8")):
         code = entry["hexcode"].lower().removesuffix("-fe0f")
@@ -87,7 +85,7 @@ def base_emoji(assets: Path, table: Path) -> list[Emoji]:
 
 
 def select(emoji: Iterable[Emoji], labels: Sequence[str]) -> list[Emoji]:
-    """The emoji of these labels, in the labels' order.
+    """Select the emoji of these labels, in the labels' order.
 
     Raises:
         DiffoundryError: some labels have no image.
@@ -103,7 +101,7 @@ def select(emoji: Iterable[Emoji], labels: Sequence[str]) -> list[Emoji]:
 
 
 def flat_emoji(emoji: Iterable[Emoji], folder: Path) -> list[Emoji]:
-    """The same emoji with Google's flat images in the place of their own, fetched to `folder` when not there yet.
+    """Replace the images of the emoji by Google's flat ones, fetched to `folder` if missing.
 
     Raises:
         DiffoundryError: one has no flat image.
@@ -121,7 +119,7 @@ def flat_emoji(emoji: Iterable[Emoji], folder: Path) -> list[Emoji]:
 
 
 def read_labels(captions: Path) -> list[str]:
-    """The labels of a `captions.json`, in order.
+    """Read the labels of a `captions.json`, in order.
 
     Raises:
         CheckpointError: the file is missing or holds something else.
@@ -145,7 +143,7 @@ def write_captions(emoji: Iterable[Emoji], captions: Path) -> None:
 
 
 def image(file: Path, factor: int = 1) -> np.ndarray:
-    """One image on white, uint8 (3, 64, 64): 60 pixels wide (LANCZOS) in a white frame; all of it `factor` times."""
+    """Read one image onto white, uint8 (3, 64, 64): 60 pixels wide (LANCZOS) in a white frame; all `factor` times."""
     size, inner = factor * SIZE, factor * _INNER
     canvas = Image.new("RGBA", (size, size), "white")
     corner = (size - inner) // 2
@@ -156,13 +154,13 @@ def image(file: Path, factor: int = 1) -> np.ndarray:
 
 
 def images(emoji: Iterable[Emoji], factor: int = 1) -> torch.Tensor:
-    """All images, float32 (N, 3, 64 * factor, 64 * factor), from -1 (black) to 1 (white)."""
+    """Read all images, float32 (N, 3, 64 * factor, 64 * factor), from -1 (black) to 1 (white)."""
     stack = torch.from_numpy(np.stack([image(one.file, factor) for one in emoji]))
     return stack.float() / 127.5 - 1.0
 
 
 def draw_caption(one: Emoji, generator: torch.Generator) -> str:
-    """One caption by chance: none (10 %), one to three of its tags (15 % of the rest), or its label in a template."""
+    """Draw a random caption: none (10 %), one to three of its tags (15 % of the rest), or its label in a template."""
     kind, of_tags = torch.rand(2, generator=generator).tolist()
     if kind < _EMPTY:
         return ""

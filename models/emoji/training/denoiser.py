@@ -12,7 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from diffoundry.models.emoji.training.checkpoint import load_network, write_component
 from diffoundry.models.emoji.training.data import draw_caption
-from diffoundry.models.emoji.training.loop import Options, Task
+from diffoundry.models.emoji.training.loop import Options, TrainingTask
 from diffoundry.models.emoji.training.vae import encode
 from diffoundry.models.emoji.training.workspace import Workspace, draw_indices, draw_normal
 from diffoundry.runtime.errors import CheckpointError
@@ -20,8 +20,8 @@ from diffoundry.runtime.errors import CheckpointError
 __all__ = ["denoiser_task", "write_denoiser"]
 
 
-def denoiser_task(space: Workspace, options: Options) -> Task:
-    """MSE on v over latents, steps and captions drawn by chance; one caption in ten is empty.
+def denoiser_task(space: Workspace, options: Options) -> TrainingTask:
+    """Make the task: MSE on v over random latents, steps and captions; one caption in ten is empty.
 
     v = sqrt(a) noise - sqrt(1 - a) x. Salimans and Ho 2022, appendix D, https://arxiv.org/abs/2202.00512.
     """
@@ -44,7 +44,7 @@ def denoiser_task(space: Workspace, options: Options) -> Task:
         output = module["unet"](scheduler.add_noise(latents, noise, steps), steps, words).sample
         return functional.mse_loss(output, scheduler.get_velocity(latents, noise, steps))
 
-    return Task(stage="denoiser", module=module, loss=loss, data=space.fingerprint)
+    return TrainingTask(stage="denoiser", module=module, loss=loss, data=space.fingerprint)
 
 
 def write_denoiser(space: Workspace, module: nn.ModuleDict) -> None:

@@ -1,4 +1,4 @@
-"""Edges of images: what the companion for edges is trained on and asked with. NumPy arrays or PyTorch tensors."""
+"""Edges of images, for training the companion for edges and for its control images. NumPy arrays or torch tensors."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ _BORDER = 3
 
 
 def edges(images: Any, strength: float = _STRENGTH) -> Any:
-    """Thin lines where an image changes: Canny's first steps (1986), without hysteresis.
+    """Find thin lines where an image changes: Canny's first steps (1986), without hysteresis.
 
     A 3 x 3 binomial blur; central differences; their energy, summed over the channels (Di Zenzo 1986); of it what is
     above `strength` squared and not less than both neighbours in the direction, across or down, that changes more.
@@ -40,7 +40,7 @@ def edges(images: Any, strength: float = _STRENGTH) -> Any:
 
 
 def edge_image(image: Image.Image) -> Image.Image:
-    """The edges of one image as the companion wants them: white lines on black, RGB, of the same size."""
+    """Convert one image to the control image of its edges: white lines on black, RGB, of the same size."""
     values = np.asarray(image.convert("RGB"), dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1.0
     lines = edges(values[None])[0, 0]
     return Image.fromarray((255 * lines).astype(np.uint8)).convert("RGB")

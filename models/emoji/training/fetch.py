@@ -57,9 +57,9 @@ FLAT = NpmPackage(
 
 
 def fetch(package: NpmPackage, folder: Path) -> Path:
-    """The unpacked package below `folder`, fetched with `npm pack` when it is not there yet.
+    """Fetch a package below `folder` with `npm pack`, unless it is there.
 
-    The package appears whole or not at all: it is unpacked beside its place and renamed into it.
+    It is unpacked beside its place and renamed, so it is whole or absent.
 
     Returns:
         The folder that holds the package's own files.

@@ -1,4 +1,4 @@
-"""Latents of images that the autoencoder was not trained on, found through its decoder, which stands still."""
+"""Latents of images that the autoencoder was not trained on, found through its frozen decoder."""
 
 import copy
 from pathlib import Path
@@ -9,7 +9,7 @@ from torch import nn
 
 from diffoundry.models.emoji.training.checkpoint import load_network, write_component
 from diffoundry.models.emoji.training.companion import graphed
-from diffoundry.models.emoji.training.loop import Options, Task
+from diffoundry.models.emoji.training.loop import Options, TrainingTask
 from diffoundry.models.emoji.training.motion import draw_motion, move
 from diffoundry.models.emoji.training.vae import encode, reconstruction_loss
 from diffoundry.models.emoji.training.workspace import Workspace, draw_indices
@@ -22,7 +22,7 @@ _PENALTY = 2e-3  # on the latents' square: what no diffusion model would generat
 
 
 def find_latents(vae: AutoencoderKL, images: torch.Tensor, steps: int = _STEPS) -> torch.Tensor:
-    """Latents whose decoding is closest to each image, by gradient descent (Adam) from where the encoder puts them.
+    """Find the latents whose decoding is closest to each image, by gradient descent (Adam) from the encoder's result.
 
     Args:
         vae: its weights must not need gradients.
@@ -44,10 +44,10 @@ def find_latents(vae: AutoencoderKL, images: torch.Tensor, steps: int = _STEPS) 
     return latents.detach()
 
 
-def encoder_task(space: Workspace, options: Options) -> Task:
-    """An encoder for moved images: the base's own blurs them, for it has seen each in one place only.
+def encoder_task(space: Workspace, options: Options) -> TrainingTask:
+    """Make the task: an encoder for moved images, which the base blurs because it has seen each in one place only.
 
-    It finds in one pass what `find_latents` finds by descent. Only the training of the companion for edges needs it.
+    In one pass it finds the latents of `find_latents`. Only the training of the companion for edges needs it.
 
     Args:
         space: its images are twice as large, for `move`.
@@ -62,7 +62,9 @@ def encoder_task(space: Workspace, options: Options) -> Task:
         return move(space.images[picked], draw_motion(options.batch, generator))
 
     objective = graphed(_Objective(vae), [batch(torch.Generator().manual_seed(options.seed))])
-    return Task(stage="encoder", module=vae, loss=lambda generator: objective(batch(generator)), data=space.fingerprint)
+    return TrainingTask(
+        stage="encoder", module=vae, loss=lambda generator: objective(batch(generator)), data=space.fingerprint
+    )
 
 
 def write_encoder(vae: AutoencoderKL, folder: Path) -> None:

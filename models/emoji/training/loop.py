@@ -1,4 +1,4 @@
-"""The training loop: a fixed schedule of steps, averaged weights, checkpoints from which it resumes exactly."""
+"""The training loop: a fixed schedule of steps, averaged weights, checkpoints that resume exactly."""
 
 import copy
 import math
@@ -16,7 +16,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from diffoundry.models.emoji.training.checkpoint import load_state, save_state
 from diffoundry.runtime.errors import CheckpointError, DiffoundryError
 
-__all__ = ["Options", "Run", "Session", "Task", "learning_rate", "train"]
+__all__ = ["Options", "Run", "Session", "TrainingTask", "learning_rate", "train"]
 
 _CLIP_NORM = 1.0
 
@@ -62,13 +62,13 @@ class Session:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Task:
+class TrainingTask:
     """One stage's work.
 
     Attributes:
         stage: its name.
-        module: what trains: the parameters that require a gradient.
-        loss: draws a batch from the random stream and gives its loss.
+        module: the trained module: its parameters with gradients.
+        loss: draws a batch from the random stream and computes its loss.
         data: identity of the training data; a resumed run must have the same.
     """
 
@@ -79,13 +79,13 @@ class Task:
 
 
 class Run:
-    """Everything that changes while a stage trains: weights, their average, the optimizer, the random stream, the step.
+    """State that changes while a stage trains: weights, their average, the optimizer, the random stream, the step.
 
-    All chance comes from one generator on the processor, so that its state is the whole state and a GPU sees the same
+    All random numbers come from one generator on the processor. Its state is the whole state, and a GPU sees the same
     batches and noise.
     """
 
-    def __init__(self, task: Task, options: Options) -> None:
+    def __init__(self, task: TrainingTask, options: Options) -> None:
         self.task = task
         self.options = options
         self.module = task.module
@@ -100,7 +100,7 @@ class Run:
         return self.step >= self.options.steps
 
     def advance(self) -> torch.Tensor:
-        """One step. Returns its loss, a float32 scalar."""
+        """Take one step and return its loss, a float32 scalar."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.options, self.step)
         loss = self.task.loss(self.generator)
@@ -113,7 +113,7 @@ class Run:
         return loss.detach()
 
     def state(self) -> dict[str, Any]:
-        """All of it, as tensors and plain values."""
+        """Collect the state as tensors and plain values."""
         return {
             "stage": self.task.stage,
             "options": asdict(self.options),
@@ -156,7 +156,7 @@ class Run:
 
 
 def learning_rate(options: Options, step: int) -> float:
-    """Linear rise over `warmup` steps times a cosine that falls from `lr` at step 0 towards 0 at step `steps`.
+    """Compute a linear rise over `warmup` steps times a cosine from `lr` at step 0 towards 0 at step `steps`.
 
     Loshchilov and Hutter 2017, equation 5, https://arxiv.org/abs/1608.03983, one period.
     """
@@ -164,19 +164,21 @@ def learning_rate(options: Options, step: int) -> float:
     return options.lr * rise * 0.5 * (1 + math.cos(math.pi * step / options.steps))
 
 
-def train(task: Task, options: Options, session: Session, file: Path, write: Callable[[nn.Module], None]) -> bool:
+def train(
+    task: TrainingTask, options: Options, session: Session, file: Path, write: Callable[[nn.Module], None]
+) -> bool:
     """Train one stage to the end of its schedule or of the session's time.
 
     Args:
         task: the stage's work.
         options: its schedule.
-        session: when to write and when to stop.
+        session: settings for writing and stopping.
         file: the stage's checkpoint.
         write: saves the averaged weights as components; called before the last checkpoint, so that a finished
             checkpoint means that they are written.
 
     Returns:
-        Whether the schedule has ended.
+        True if the schedule has ended.
 
     Raises:
         CheckpointError: there is a checkpoint and `session.resume` is off, or it does not fit.
@@ -203,7 +205,7 @@ def train(task: Task, options: Options, session: Session, file: Path, write: Cal
 
 
 class _Meter:
-    """Mean loss since the last line, images a second, and the time that is left."""
+    """Prints mean loss since the last line, images per second, and the time left."""
 
     def __init__(self, run: Run, session: Session) -> None:
         self._run = run
@@ -253,7 +255,7 @@ class _Meter:
         return mean
 
 
-def _open(task: Task, options: Options, session: Session, file: Path) -> Run:
+def _open(task: TrainingTask, options: Options, session: Session, file: Path) -> Run:
     run = Run(task, options)
     if not file.exists():
         return run

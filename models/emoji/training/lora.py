@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from diffoundry.models.emoji.training.companion import graphed, load_base
 from diffoundry.models.emoji.training.inversion import find_latents
-from diffoundry.models.emoji.training.loop import Options, Task
+from diffoundry.models.emoji.training.loop import Options, TrainingTask
 from diffoundry.models.emoji.training.workspace import Workspace
 
 __all__ = ["RANK", "lora_task", "write_lora"]
@@ -25,8 +25,8 @@ _LAYERS = (
 )
 
 
-def lora_task(space: Workspace, options: Options) -> Task:
-    """MSE on v for the images of the workspace, as the base was trained, with the base's weights standing still.
+def lora_task(space: Workspace, options: Options) -> TrainingTask:
+    """Make the task: MSE on v for the images of the workspace, as the base was trained, with the base frozen.
 
     Low-rank adaptation: Hu et al. 2021, section 4.1, https://arxiv.org/abs/2106.09685, of every attention, feed-forward
     layer and convolution of the UNet.
@@ -46,13 +46,13 @@ def lora_task(space: Workspace, options: Options) -> Task:
         return noisy, draw.steps, draw.words, target
 
     objective = graphed(_Objective(base.unet), batch(torch.Generator().manual_seed(options.seed)))
-    return Task(
+    return TrainingTask(
         stage="lora", module=base.unet, loss=lambda generator: objective(*batch(generator)), data=space.fingerprint
     )
 
 
 def write_lora(unet: UNet2DConditionModel, out: Path) -> None:
-    """Save the adapter in float16 as `pytorch_lora_weights.safetensors`, whole: written beside it, then renamed."""
+    """Save the adapter in float16 as `pytorch_lora_weights.safetensors` atomically."""
     layers = get_peft_model_state_dict(unet)
     config = {**unet.peft_config["default"].to_dict(), "target_modules": sorted(_LAYERS)}
     name, scratch = "pytorch_lora_weights.safetensors", "pytorch_lora_weights.tmp.safetensors"

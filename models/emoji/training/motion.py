@@ -1,4 +1,4 @@
-"""Images moved by chance, so that where something is must be read off its edges."""
+"""Random motion of images, so that positions must be read off the edges."""
 
 import math
 
@@ -17,10 +17,10 @@ _STILL = 0.1
 
 
 def draw_motion(count: int, generator: torch.Generator) -> torch.Tensor:
-    """Affine maps for `move`, float32 (count, 2, 3), on the processor.
+    """Draw affine maps for `move`, float32 (count, 2, 3), on the processor.
 
-    Mirrored for one half, turned by up to 25 degrees, scaled by 0.75 to 1.05, one side by up to 10 % more than the
-    other, shifted by up to 7 pixels; one in ten stays as it is.
+    One half is mirrored; all are turned by up to 25 degrees, scaled by 0.75 to 1.05, one side by up to 10 % more than
+    the other, shifted by up to 7 pixels. One in ten stays unchanged.
     """
     chance = torch.rand((count, 7), generator=generator)
     signed = 2 * chance - 1
@@ -41,7 +41,7 @@ def draw_motion(count: int, generator: torch.Generator) -> torch.Tensor:
 
 
 def move(images: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
-    """Each image under its map, on white.
+    """Move each image by its map, on white.
 
     Args:
         images: float32 (N, 3, 128, 128), 1 is white.

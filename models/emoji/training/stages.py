@@ -1,4 +1,4 @@
-"""The stages in order: how each is set by default, and how it runs."""
+"""The training stages in order: their defaults, and their runs."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -11,61 +11,61 @@ from torch import nn
 from diffoundry.models.emoji.training.checkpoint import write_component
 from diffoundry.models.emoji.training.data import Emoji
 from diffoundry.models.emoji.training.denoiser import denoiser_task, write_denoiser
-from diffoundry.models.emoji.training.loop import Options, Session, Task, train
+from diffoundry.models.emoji.training.loop import Options, Session, TrainingTask, train
 from diffoundry.models.emoji.training.vae import autoencoder_task, decoder_task, write_vae
 from diffoundry.models.emoji.training.vocabulary import train_tokenizer, write_tokenizer
 from diffoundry.models.emoji.training.workspace import Workspace
 
-__all__ = ["STAGES", "Stage", "make_tokenizer", "run_stage"]
+__all__ = ["STAGES", "TrainingStage", "make_tokenizer", "run_stage"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Stage:
+class TrainingStage:
     """A stage that trains a network.
 
     Attributes:
-        defaults: those of the shipped weights.
+        defaults: options of the shipped weights.
         task: makes the work from the workspace.
         write: saves the averaged weights.
     """
 
     defaults: Options
-    task: Callable[[Workspace, Options], Task]
+    task: Callable[[Workspace, Options], TrainingTask]
     write: Callable[[Workspace, Any], None]
 
 
 # Steps: what the shipped weights saw, 20 and 25 minutes of two processor cores for the autoencoder's stages.
 STAGES = {
-    "vae": Stage(
+    "vae": TrainingStage(
         defaults=Options(steps=500, batch=32, lr=1e-3, decay=0.995),
         task=autoencoder_task,
         write=lambda space, vae: write_vae(space, vae, rescale=True),
     ),
-    "vae-decoder": Stage(
+    "vae-decoder": TrainingStage(
         defaults=Options(steps=1000, batch=32, lr=1e-3, decay=0.995),
         task=decoder_task,
         write=lambda space, vae: write_vae(space, vae, rescale=False),
     ),
-    "denoiser": Stage(
+    "denoiser": TrainingStage(
         defaults=Options(steps=4700, batch=64, lr=1.5e-3, decay=0.999), task=denoiser_task, write=write_denoiser
     ),
 }
 
 
 def run_stage(
-    name: str, space: Workspace, session: Session, changes: dict[str, Any], table: Mapping[str, Stage] = STAGES
+    name: str, space: Workspace, session: Session, changes: dict[str, Any], table: Mapping[str, TrainingStage] = STAGES
 ) -> bool:
     """Run or resume one stage.
 
     Args:
         name: of the stage.
         space: the data and the place.
-        session: when to write and when to stop.
+        session: settings for writing and stopping.
         changes: fields of `Options` that differ from the stage's defaults.
-        table: where the stage is declared.
+        table: table of the stages.
 
     Returns:
-        Whether its schedule has ended.
+        True if its schedule has ended.
     """
     stage = table[name]
     options = dataclasses.replace(stage.defaults, **changes)
@@ -80,7 +80,7 @@ def run_stage(
 def make_tokenizer(out: Path, emoji: list[Emoji], report: Callable[[str], None]) -> None:
     """Learn the vocabulary from the captions of all base emoji, unless `out` has one.
 
-    All, also when fewer are generated: weights that are continued on more of them keep their vocabulary.
+    All, even when fewer are generated: weights that are trained further on more of them keep their vocabulary.
     """
     folder = out / "tokenizer"
     if folder.exists():

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL
 from torch.nn import functional
 
 from diffoundry.models.emoji.training.checkpoint import load_network, write_component
-from diffoundry.models.emoji.training.loop import Options, Task
+from diffoundry.models.emoji.training.loop import Options, TrainingTask
 from diffoundry.models.emoji.training.workspace import Workspace, draw_indices, draw_normal
 
 __all__ = ["autoencoder_task", "decoder_task", "encode", "reconstruction_loss", "write_vae"]
@@ -21,8 +21,8 @@ _SHIFTS = tuple(itertools.product((-1, 0, 1), repeat=2))
 _ENCODE_BATCH = 64
 
 
-def autoencoder_task(space: Workspace, options: Options) -> Task:
-    """The first stage: L1 + MSE + gradients + KL on images shifted by at most one pixel."""
+def autoencoder_task(space: Workspace, options: Options) -> TrainingTask:
+    """Make the first stage: L1 + MSE + gradients + KL on images shifted by at most one pixel."""
     if space.init is not None:
         vae = load_network(AutoencoderKL, space.init / "vae")
     else:
@@ -39,11 +39,11 @@ def autoencoder_task(space: Workspace, options: Options) -> Task:
         output = vae.decode(sample).sample
         return reconstruction_loss(output, target) + _KL_WEIGHT * _kl(mean, log_variance)
 
-    return Task(stage="vae", module=vae, loss=loss, data=space.fingerprint)
+    return TrainingTask(stage="vae", module=vae, loss=loss, data=space.fingerprint)
 
 
-def decoder_task(space: Workspace, options: Options) -> Task:
-    """The second stage: the encoder stands still, and latents are disturbed as a sampler leaves them.
+def decoder_task(space: Workspace, options: Options) -> TrainingTask:
+    """Make the second stage: the encoder is frozen, and latents are disturbed as a sampler leaves them.
 
     Noise of up to a quarter of the latents' spread, its strength drawn for each image.
     """
@@ -63,11 +63,11 @@ def decoder_task(space: Workspace, options: Options) -> Task:
         output = vae.decode(latents).sample
         return reconstruction_loss(output, _shift(space.images[picked], shifts))
 
-    return Task(stage="vae-decoder", module=vae, loss=loss, data=space.fingerprint)
+    return TrainingTask(stage="vae-decoder", module=vae, loss=loss, data=space.fingerprint)
 
 
 def reconstruction_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """L1 + MSE + half the L1 of the differences between neighbours, which keeps edges sharp.
+    """Compute L1 + MSE + half the L1 of the differences between neighbours, which keeps edges sharp.
 
     Args:
         output: float32 (B, 3, H, W), -1 to 1.
@@ -83,7 +83,7 @@ def reconstruction_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Ten
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of the latents of all images, each float32 (N, 4, H/8, W/8), unscaled."""
+    """Compute mean and standard deviation of the latents of all images, each float32 (N, 4, H/8, W/8), unscaled."""
     means, log_variances = zip(*(_moments(vae, part) for part in torch.split(images, _ENCODE_BATCH)), strict=True)
     return torch.cat(means), torch.exp(0.5 * torch.cat(log_variances))
 
@@ -93,9 +93,9 @@ def write_vae(space: Workspace, vae: AutoencoderKL, *, rescale: bool) -> None:
 
     Args:
         space: the data and the place.
-        vae: the weights; left as they are, in float32.
+        vae: the weights; unchanged, in float32.
         rescale: measure the latents' spread and set the scaling factor to its inverse, as latent diffusion does
-            (Rombach et al. 2022, appendix G); not for the decoder stage, whose latents are as they were.
+            (Rombach et al. 2022, appendix G); not for the decoder stage, whose latents do not change.
     """
     vae = copy.deepcopy(vae)
     if rescale:
@@ -112,18 +112,18 @@ def _moments(vae: AutoencoderKL, images: torch.Tensor) -> tuple[torch.Tensor, to
 
 
 def _kl(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
-    """Divergence from the standard normal, the mean over all latents. Kingma and Welling 2014, appendix B."""
+    """Compute the divergence from the standard normal, mean over all latents. Kingma and Welling 2014, appendix B."""
     return 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean()
 
 
 def _shift(images: torch.Tensor, shifts: torch.Tensor) -> torch.Tensor:
-    """Each image moved by its entry of `_SHIFTS`; what wraps around is the white frame."""
+    """Shift each image by its entry of `_SHIFTS`; the white frame wraps around."""
     moves = (_SHIFTS[i] for i in shifts.tolist())
     return torch.stack([torch.roll(p, move, (1, 2)) for p, move in zip(images, moves, strict=True)])
 
 
 def _encode_shifted(vae: AutoencoderKL, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """`encode` of all images under all shifts, each (9, N, 4, H/8, W/8): the encoder runs once, not every step."""
+    """Apply `encode` to all images under all shifts, each (9, N, 4, H/8, W/8): the encoder runs only once."""
     rolled = (torch.roll(images, move, (2, 3)) for move in _SHIFTS)
     means, deviations = zip(*map(functools.partial(encode, vae), rolled), strict=True)
     return torch.stack(means), torch.stack(deviations)

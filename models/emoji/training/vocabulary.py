@@ -20,13 +20,13 @@ _END = "</w>"
 
 
 def train_tokenizer(emoji: Iterable[Emoji], size: int = _VOCABULARY) -> CLIPTokenizer:
-    """A CLIP tokenizer whose merges come from the labels, in all templates, and the tags.
+    """Train a CLIP tokenizer whose merges come from the labels, in all templates, and the tags.
 
     The order of the entries is CLIP's: 256 bytes, 256 bytes that end a word, merges, then the two specials. They come
     last because CLIP's text encoder finds the end of the text as the largest id.
 
     Args:
-        emoji: whose captions the merges come from.
+        emoji: emoji whose captions give the merges.
         size: entries at most; fewer when the captions do not yield as many merges.
     """
     alphabet = sorted(ByteLevel.alphabet())

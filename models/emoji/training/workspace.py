@@ -15,14 +15,14 @@ __all__ = ["Workspace", "draw_indices", "draw_normal"]
 
 @dataclass(frozen=True, kw_only=True)
 class Workspace:
-    """The data, the place, and where the weights start.
+    """The data, the output folder, and the initial weights.
 
     Attributes:
         out: the checkpoint folder that is being made.
-        init: a checkpoint folder whose weights training starts from; None: from scratch.
-        architecture: a checkpoint folder whose configs say how networks from scratch are built.
-        emoji: what is learned.
-        images: theirs, float32 (N, 3, 64, 64), -1 to 1, on the device.
+        init: a checkpoint folder with the initial weights; None: from scratch.
+        architecture: a checkpoint folder whose configs define networks from scratch.
+        emoji: emoji to learn.
+        images: images of the emoji, float32 (N, 3, 64, 64), -1 to 1, on the device.
     """
 
     out: Path
@@ -58,10 +58,10 @@ class Workspace:
 
 
 def draw_indices(count: int, below: int, generator: torch.Generator, device: torch.device) -> torch.Tensor:
-    """`count` whole numbers from 0 up to `below`, int64 (count,), drawn on the processor."""
+    """Draw `count` whole numbers from 0 up to `below`, int64 (count,), on the processor."""
     return torch.randint(below, (count,), generator=generator).to(device)
 
 
 def draw_normal(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Standard normal numbers of the shape and on the device of `like`, float32, drawn on the processor."""
+    """Draw standard normal numbers of the shape and on the device of `like`, float32, on the processor."""
     return torch.randn(like.shape, generator=generator).to(like.device)

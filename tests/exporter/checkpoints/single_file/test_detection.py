@@ -116,7 +116,10 @@ def without(shapes, start):
             {**SD1, **unet(channels=5)},
             "takes 5 channels, expected 4 or 8 or 9; it looks like one conditioned on depth",
         ),
-        ({**XL, **unet(text=2048, numbers=2816, channels=8)}, "8 channels, expected 4 or 9; it looks like one that ch"),
+        (
+            {**XL, **unet(text=2048, numbers=2816, channels=8)},
+            "8 channels, expected 4 or 9; it looks like one that follows",
+        ),
         ({**SD1, **unet(channels=6)}, "takes 6 channels, expected 4 or 8 or 9$"),
         ({**SD1, **unet(width=256, text=1024)}, "got a UNet of width 256 for text of width 1024, expected Stable Diff"),
         ({**SD1, **unet(text=1024, numbers=768)}, "got a UNet of width 320 .* and with 768 further numbers, expected"),

@@ -40,11 +40,11 @@ class Result:
     Attributes:
         load: Seconds to open, until the first call could begin.
         first: Seconds of the first call.
-        seconds: Of every other call.
+        seconds: Seconds of every other call.
         facts: Its own description, such as its library's version.
         value: The last result of its calls.
-        peak_rss: Of its process in bytes.
-        fault: Why it could not, or None.
+        peak_rss: Peak resident memory of its process in bytes.
+        fault: Reason why it failed, or None.
     """
 
     load: float = 0.0
@@ -62,39 +62,39 @@ class Result:
 
 
 def run_in_turns(
-    candidates: Sequence[Candidate], rounds: int, tell: Callable[[str], None] = print, *, together: bool = True
+    candidates: Sequence[Candidate], rounds: int, progress: Callable[[str], None] = print, *, together: bool = True
 ) -> dict[str, Result]:
     """Open every candidate, then let each do one call a round.
 
     Args:
         candidates: The rows.
-        rounds: Calls of each beside the first, which is kept apart.
-        tell: Told of progress.
+        rounds: Calls of each after the first, which is kept apart.
+        progress: Called with a line about the progress.
         together: True if all stay open from the first round to the last. Otherwise one is open at a time, and each
             round opens it again, for machines whose memory does not hold them all.
     """
     results = {candidate.name: Result() for candidate in candidates}
     if together:
-        open_now = {candidate.name: _Process(candidate, results[candidate.name], tell) for candidate in candidates}
+        open_now = {candidate.name: _Process(candidate, results[candidate.name], progress) for candidate in candidates}
         for number in range(rounds + 1):
             for name, process in open_now.items():
                 process.call()
-                tell(f"round {number}/{rounds} {name}: {results[name].fault or ''}{_last(results[name])}")
+                progress(f"round {number}/{rounds} {name}: {results[name].fault or ''}{_last(results[name])}")
         for process in open_now.values():
             process.close()
         return results
     for number in range(rounds):
         for candidate in candidates:
-            process = _Process(candidate, results[candidate.name], tell)
+            process = _Process(candidate, results[candidate.name], progress)
             process.call(first=True)
             process.call()
             process.close()
-            tell(f"round {number + 1}/{rounds} {candidate.name}: {_last(results[candidate.name])}")
+            progress(f"round {number + 1}/{rounds} {candidate.name}: {_last(results[candidate.name])}")
     return results
 
 
 def machine() -> str:
-    """The processor and whether it has AMX, for the head of a table."""
+    """Describe the processor and whether it has AMX, for the head of a table."""
     from diffoundry.runtime.bench.machine import machine_facts
 
     facts = machine_facts()
@@ -106,7 +106,7 @@ def _last(result: Result) -> str:
 
 
 class _Process:
-    def __init__(self, candidate: Candidate, result: Result, tell: Callable[[str], None]) -> None:
+    def __init__(self, candidate: Candidate, result: Result, progress: Callable[[str], None]) -> None:
         context = multiprocessing.get_context("spawn")
         self._result = result
         self._pipe, theirs = context.Pipe()
@@ -115,7 +115,7 @@ class _Process:
         theirs.close()
         answer = self._ask(None)
         result.load, result.facts = answer.get("seconds", 0.0), answer.get("facts", {})
-        tell(f"{candidate.name}: {result.fault or f'open in {result.load:.1f} s'}")
+        progress(f"{candidate.name}: {result.fault or f'open in {result.load:.1f} s'}")
 
     def call(self, *, first: bool = False) -> None:
         if self._result.fault is not None:

@@ -1,6 +1,6 @@
-"""The sampling loop of every scheduler class, written once for diffusers' and for ours; the benchmark times it.
+"""Sampling loops of every scheduler class, written once for diffusers' and ours, for the benchmark.
 
-The model is left out: its output is the same array at every call. Each loop returns how many steps it took.
+The model is left out: its output is the same array at every call. Each loop returns its number of steps.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ __all__ = ["STEPS", "Inputs", "loop_of", "plan"]
 STEPS = 20
 SHAPE = (1, 4, 64, 64)
 CLASSES, TOKENS = 2887, 1024
-"""Of VQ-Diffusion's published models: 32 x 32 pixels of a VQ-VAE with 2886 entries, and the mask."""
+"""Sizes of VQ-Diffusion's published models: 32 x 32 pixels of a VQ-VAE with 2886 entries, and the mask."""
 
 PLANS: Mapping[str, Mapping[str, Any]] = {
     "ConsistencyDecoderScheduler": {"num_inference_steps": 2},
@@ -23,18 +23,18 @@ PLANS: Mapping[str, Mapping[str, Any]] = {
     "RePaintScheduler": {"num_inference_steps": STEPS, "jump_length": 5, "jump_n_sample": 2},
     "SCMScheduler": {"num_inference_steps": STEPS, "intermediate_timesteps": None},
 }
-"""Arguments of `set_timesteps`, where they are not the number of steps alone."""
+"""Arguments of `set_timesteps`, where the number of steps is not enough."""
 
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "DPMSolverMultistepScheduler": {"use_karras_sigmas": True},
     "FlowMatchEulerDiscreteScheduler": {"shift": 3.0},
     "VQDiffusionScheduler": {"num_vec_classes": CLASSES},
 }
-"""Options of the constructor, where the defaults are not what people run."""
+"""Options of the constructor, where the defaults are unusual."""
 
 
 class Inputs:
-    """The arrays that a loop of one class starts from, as NumPy's or as torch's, over the same memory."""
+    """The arrays that a loop of one class starts from, as NumPy or torch arrays over the same memory."""
 
     def __init__(self, name: str, convert: Callable[[np.ndarray], Any]) -> None:
         rng = np.random.default_rng(0)
@@ -53,7 +53,7 @@ class Inputs:
 
 
 def plan(name: str, scheduler: Any) -> None:
-    """Plan the run that is timed."""
+    """Plan the timed run."""
     scheduler.set_timesteps(**PLANS.get(name, {"num_inference_steps": STEPS}))
     if name == "ScoreSdeVeScheduler":
         scheduler.set_sigmas(STEPS)
@@ -112,7 +112,7 @@ def _helios_dmd(scheduler: Any, inputs: Inputs, extra: dict[str, Any]) -> int:
 
 
 def _karras_ve(scheduler: Any, inputs: Inputs, extra: dict[str, Any]) -> int:
-    """Noise before the model, then Heun's two calls."""
+    """Add noise before the model, then make Heun's two calls."""
     sample = inputs.sample
     for timestep in scheduler.timesteps:
         sigma = scheduler.schedule[timestep]
@@ -128,7 +128,7 @@ def _karras_ve(scheduler: Any, inputs: Inputs, extra: dict[str, Any]) -> int:
 
 
 def _repaint(scheduler: Any, inputs: Inputs, extra: dict[str, Any]) -> int:
-    """Steps down, and steps undone where the timesteps go up."""
+    """Step down, and undo steps where the timesteps go up."""
     sample, last = inputs.sample, scheduler.timesteps[0] + 1
     for timestep in scheduler.timesteps:
         if timestep < last:
@@ -140,7 +140,7 @@ def _repaint(scheduler: Any, inputs: Inputs, extra: dict[str, Any]) -> int:
 
 
 def _variance_exploding(scheduler: Any, inputs: Inputs, extra: dict[str, Any]) -> int:
-    """The corrector, then the predictor."""
+    """Run the corrector, then the predictor."""
     sample = inputs.sample
     for timestep in scheduler.timesteps:
         sample = scheduler.step_correct(inputs.output, sample, **extra).prev_sample
@@ -168,5 +168,5 @@ _LOOPS: Mapping[str, Callable[[Any, Inputs, dict[str, Any]], int]] = {
 
 
 def loop_of(name: str) -> Callable[[Any, Inputs, dict[str, Any]], int]:
-    """The loop of a class: (planned scheduler, inputs, {"generator": ...} or {}) to the number of steps."""
+    """Select the loop of a class: (planned scheduler, inputs, {"generator": ...} or {}) to the number of steps."""
     return _LOOPS.get(name, _usual)

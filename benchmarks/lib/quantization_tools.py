@@ -12,7 +12,7 @@ Feeds = Mapping[str, np.ndarray]
 
 
 def nncf_ptq(graph: Path, output: Path, calls: Sequence[Feeds], component: str) -> None:  # noqa: ARG001
-    """Post-training quantization with the preset and the model type that NNCF's documents give for diffusion models."""
+    """Apply post-training quantization with the preset and model type that NNCF's documents name for diffusion."""
     import nncf
     import openvino
 
@@ -28,7 +28,7 @@ def nncf_ptq(graph: Path, output: Path, calls: Sequence[Feeds], component: str) 
 
 
 def nncf_hybrid(graph: Path, output: Path, calls: Sequence[Feeds], component: str) -> None:
-    """Optimum Intel's hybrid recipe: the UNet's linear layers weight-only, its other layers with activations.
+    """Apply Optimum Intel's hybrid recipe: the UNet's linear layers weight-only, its other layers with activations.
 
     optimum-intel 1.2x, `optimum/intel/openvino/quantization.py`: `_hybrid_quantization`; the other components get
     weights of 8 bits.
@@ -74,12 +74,12 @@ def _has_weight(op: Any) -> bool:
 
 
 def ort_static(graph: Path, output: Path, calls: Sequence[Feeds], component: str) -> None:  # noqa: ARG001
-    """`quantize_static` as its documents show it for QDQ on CPUs: every operator it knows, weights by channel."""
+    """Apply `quantize_static` as its documents show for QDQ on CPUs: all supported operators, weights by channel."""
     _quantize_static(graph, output, calls)
 
 
 def ort_static_layers(graph: Path, output: Path, calls: Sequence[Feeds], component: str) -> None:  # noqa: ARG001
-    """The same for the layers with weights only, and without zero points that were not asked for."""
+    """Apply it only to the layers with weights, and without zero points by default."""
     _quantize_static(graph, output, calls, op_types_to_quantize=["Conv", "MatMul", "Gemm"])
 
 

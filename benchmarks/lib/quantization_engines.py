@@ -33,10 +33,10 @@ class _File:
 
 
 class OpenVinoFile(_File):
-    """A model of OpenVINO on the CPU."""
+    """An OpenVINO model on the CPU."""
 
     def __init__(self, path: Path, spec: EngineSpec, threads: int, hint: str, feeds: Feeds | None = None) -> None:
-        """Compile, for the sizes of `feeds` when there are any."""
+        """Compile, with the sizes of `feeds` fixed when passed."""
         import openvino
 
         super().__init__(spec)

@@ -23,7 +23,7 @@ Opened = tuple[Callable[[], Any], dict[str, Any]]
 
 
 def plain_graph(model: str, *, random_weights: bool, size: int, batch: int, folder: Path) -> Path:
-    """The UNet as `torch.onnx.export` gives it, dynamic in nothing: `<folder>/plain-<size>-<batch>/model.onnx`."""
+    """Export the UNet by `torch.onnx.export` with fixed sizes: `<folder>/plain-<size>-<batch>/model.onnx`."""
     import torch
 
     from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
@@ -41,7 +41,7 @@ def plain_graph(model: str, *, random_weights: bool, size: int, batch: int, fold
 
 
 def unet_feeds(config: Mapping[str, Any], size: int, batch: int) -> dict[str, np.ndarray]:
-    """Seeded inputs of one call of a UNet with this config, those of Stable Diffusion XL too."""
+    """Make seeded inputs of one call of a UNet with this config, including those of Stable Diffusion XL."""
     rng = np.random.default_rng(0)
     feeds = {
         "sample": rng.standard_normal((batch, 4, size // 8, size // 8), dtype=np.float32),
@@ -57,7 +57,7 @@ def unet_feeds(config: Mapping[str, Any], size: int, batch: int) -> dict[str, np
 
 
 def our_unet(bundle: str, target: str, precision: str, size: int, batch: int, *, native: bool = True) -> Opened:
-    """An engine of a bundle."""
+    """Open an engine of a bundle."""
     from diffoundry.runtime.bundle.bundle import Bundle
     from diffoundry.runtime.engines.protocol import EngineOptions
     from diffoundry.runtime.engines.session import EngineSession
@@ -69,7 +69,7 @@ def our_unet(bundle: str, target: str, precision: str, size: int, batch: int, *,
 
 
 def openvino_unet(graph: str, precision: str, config: Mapping[str, Any], size: int, batch: int) -> Opened:
-    """OpenVINO on a graph as it is, fixed in shape."""
+    """Open OpenVINO on an unchanged graph, fixed in shape."""
     import openvino as ov
 
     kinds = {"fp32": ov.Type.f32, "bf16": ov.Type.bf16}
@@ -83,7 +83,7 @@ def openvino_unet(graph: str, precision: str, config: Mapping[str, Any], size: i
 
 
 def onnxruntime_unet(graph: str, config: Mapping[str, Any], size: int, batch: int) -> Opened:
-    """ONNX Runtime on a graph as it is."""
+    """Open ONNX Runtime on an unchanged graph."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -94,7 +94,7 @@ def onnxruntime_unet(graph: str, config: Mapping[str, Any], size: int, batch: in
 
 
 def torch_unet(model: str, dtype: str, size: int, batch: int, *, random_weights: bool, channels_last: bool) -> Opened:
-    """PyTorch in eager mode."""
+    """Open PyTorch in eager mode."""
     import torch
 
     from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
@@ -118,7 +118,7 @@ def torch_unet(model: str, dtype: str, size: int, batch: int, *, random_weights:
 
 
 def genai_image(bundle: str, request: Mapping[str, Any], precision: str) -> Opened:
-    """OpenVINO GenAI's pipeline on the same bundle; the latents it begins with are ours."""
+    """Open OpenVINO GenAI's pipeline on the same bundle; it starts from our latents."""
     import openvino_genai as genai
 
     kind = {"fp32": "f32", "bf16": "bf16"}[precision]
@@ -142,7 +142,7 @@ def genai_image(bundle: str, request: Mapping[str, Any], precision: str) -> Open
 
 
 def our_image(bundle: str, request: Mapping[str, Any], target: str, precision: str) -> Opened:
-    """Our runtime's pipeline."""
+    """Open our runtime's pipeline."""
     from diffoundry.runtime import load
 
     pipeline = load(bundle, target=target, precision=precision)
@@ -174,7 +174,7 @@ def our_image(bundle: str, request: Mapping[str, Any], target: str, precision: s
 
 
 def _with_tensors(unet: Any) -> Any:
-    """The UNet with tensors in and a tensor out, and nothing else changed."""
+    """Wrap the UNet so that inputs and output are tensors."""
     import torch
 
     class Plain(torch.nn.Module):
