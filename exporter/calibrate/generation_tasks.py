@@ -12,6 +12,7 @@ from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.images.pixels import postprocess, preprocess
 from diffoundry.runtime.models.autoencoder_kl import open_vae
+from diffoundry.runtime.models.roles import CONTROLNET, DENOISER
 from diffoundry.runtime.pipelines import open_pipeline
 from diffoundry.runtime.pipelines.example_inputs import make_example_inputs
 
@@ -28,7 +29,7 @@ class ImageTask(Protocol):
     """Makes images with a bundle's components. Deterministic: the same engines make the same images.
 
     Attributes:
-        stepped: Components that run in every step of the denoising loop; the others run once an image.
+        stepped: Roles of the components that run in every step of the denoising loop; the others run once an image.
     """
 
     stepped: ClassVar[tuple[str, ...]]
@@ -62,7 +63,7 @@ class PromptTask:
         width: Pixels; None takes the checkpoint's own size.
     """
 
-    stepped: ClassVar[tuple[str, ...]] = ("unet",)
+    stepped: ClassVar[tuple[str, ...]] = (DENOISER, CONTROLNET)
 
     steps: int = 20
     guidance_scale: float = 7.5

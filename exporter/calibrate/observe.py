@@ -23,7 +23,6 @@ from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.bundle.json_codec import to_json
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.engines.protocol import Array, Engine
-from diffoundry.runtime.models.controlnet import is_controlnet
 
 __all__ = ["Observation", "WatchedGraph", "observe"]
 
@@ -103,7 +102,7 @@ def observe(
         step = index
 
     def look_into(component: str) -> Callable[[str, Array], None]:
-        stepped = component in task.stepped or is_controlnet(component)
+        stepped = bundle.role(component) in task.stepped
         return lambda name, values: statistics[component].add(name, values, step if stepped else 0)
 
     engines = {name: _open(part, open_graph, look_into(name), name) for name, part in watched.items()}

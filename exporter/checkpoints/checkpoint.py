@@ -202,6 +202,10 @@ class Checkpoint:
         """Find a component by name."""
         return next(component for component in self.components if component.name == name)
 
+    def with_role(self, role: str) -> tuple[Component, ...]:
+        """The components with a role, one of `runtime.models.roles.ROLES`."""
+        return tuple(component for component in self.components if component.role == role)
+
     def load(self, name: str) -> "torch.nn.Module":
         """Build a torch module in fp32 for inference, with its weights.
 

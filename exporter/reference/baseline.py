@@ -42,7 +42,7 @@ class GenerateJob:
         checkpoint: Result of `Checkpoint.describe`.
         request: Prompts and settings to generate.
         dtype: "float32" or "bfloat16".
-        compiled: True if UNet and VAE decoder go through `torch.compile`.
+        compiled: True if denoiser and VAE decoder go through `torch.compile`.
         threads: Of torch's pool, or None for torch's own choice.
     """
 

@@ -15,6 +15,7 @@ from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
 from diffoundry.exporter.checkpoints.tokenizer_files import open_tokenizer
 from diffoundry.runtime.errors import CheckpointError
 from diffoundry.runtime.models.controlnet import controlnet_name, is_controlnet
+from diffoundry.runtime.models.roles import CONTROLNET
 from diffoundry.runtime.pipelines.example_inputs import CONTROL, EXAMPLE_INPUTS, IMAGE_PROMPT
 
 __all__ = ["call_pipeline", "control_names", "example_inputs", "network", "reference_arguments", "reference_pipeline"]
@@ -148,7 +149,7 @@ def _part(checkpoint: Checkpoint, name: str, entry: Any, dtype: torch.dtype) -> 
 
 def _controlnets(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     """The checkpoint's ControlNet, or diffusers' module around several."""
-    names = [component.name for component in checkpoint.components if is_controlnet(component.name)]
+    names = [component.name for component in checkpoint.with_role(CONTROLNET)]
     modules = [torch.nn.Module.to(checkpoint.load(name), dtype) for name in names]
     return modules[0] if len(modules) == 1 else diffusers.MultiControlNetModel(modules)
 

@@ -16,11 +16,13 @@ from diffoundry.exporter.reference.baseline import GenerateJob
 from diffoundry.exporter.reference.pipeline import (
     call_pipeline,
     example_inputs,
+    network,
     reference_arguments,
     reference_pipeline,
 )
 from diffoundry.runtime.bench.candidate import Generation
 from diffoundry.runtime.bench.machine import machine_facts, peak_rss
+from diffoundry.runtime.models.roles import DENOISER
 from diffoundry.runtime.pipelines.example_inputs import make_example_inputs
 
 __all__ = ["TorchBenchmark"]
@@ -45,7 +47,10 @@ class TorchBenchmark:
         self._steps: list[float] = []
         self._inside: list[float] = []
         self._mark = self._inside_before = 0.0
-        self.pipeline = reference_pipeline(Checkpoint.reopen(job.checkpoint), self._dtype)
+        checkpoint = Checkpoint.reopen(job.checkpoint)
+        self.pipeline = reference_pipeline(checkpoint, self._dtype)
+        (denoiser,) = checkpoint.with_role(DENOISER)
+        self._denoiser = network(self.pipeline, denoiser.source)
         self.pipeline.progress_bar = self._enter_loop
         self._watch_networks()
 
@@ -85,7 +90,7 @@ class TorchBenchmark:
 
     def facts(self) -> dict[str, str]:
         """Target, libraries, precision, device and threads, in the words of `BundleCandidate.facts`."""
-        compiled = "torch.compile of UNet and VAE decoder, the rest eager"
+        compiled = "torch.compile of denoiser and VAE decoder, the rest eager"
         return {
             "target": compiled if self._job.compiled else "eager",
             "library": f"torch {version('torch')}, diffusers {version('diffusers')}",
@@ -99,7 +104,7 @@ class TorchBenchmark:
         return peak_rss()
 
     def _default_size(self) -> tuple[int, int]:
-        factor, size = self.pipeline.vae_scale_factor, self.pipeline.unet.config.sample_size
+        factor, size = self.pipeline.vae_scale_factor, self._denoiser.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         return height * factor, width * factor
 

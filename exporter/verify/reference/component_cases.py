@@ -9,13 +9,15 @@ import torch
 from PIL.Image import Image
 
 from diffoundry.exporter.component import Component
+from diffoundry.exporter.components.network_module import NetworkModule
 from diffoundry.exporter.reference.pipeline import network
-from diffoundry.exporter.verify.reference.pipeline_trace import Trace, UnetCall, to_numpy
+from diffoundry.exporter.verify.reference.pipeline_trace import NetworkCall, Trace, to_numpy
 from diffoundry.runtime.bundle.dims import parse_size, size_of
 from diffoundry.runtime.engines.protocol import Array
-from diffoundry.runtime.models.controlnet import MID_RESIDUAL, is_residual, residual_name
+from diffoundry.runtime.models.controlnet import is_residual
+from diffoundry.runtime.models.roles import TEXT_ENCODER
 
-__all__ = ["Case", "control_cases", "decoder_cases", "encoder_cases", "image_cases", "text_cases", "unet_cases"]
+__all__ = ["Case", "control_cases", "decoder_cases", "denoiser_cases", "encoder_cases", "image_cases", "text_cases"]
 
 _SWEEP_ROWS = 64
 """Rows of the vocabulary sweep: all of a vocabulary of up to 4800 tokens, every tenth of CLIP's 49408."""
@@ -43,23 +45,27 @@ def text_cases(pipeline: Any, components: Iterable[Component], prompts: Sequence
 
     The sweep takes every token in a seeded order; of a large vocabulary a seeded sample.
     """
-    encoders = [component for component in components if component.source.startswith("text_encoder")]
+    encoders = [component for component in components if component.role == TEXT_ENCODER]
     return [case for component in encoders for case in _cases_of(pipeline, component, prompts)]
 
 
 def _cases_of(pipeline: Any, component: Component, prompts: Sequence[str]) -> list[Case]:
     tokenizer = getattr(pipeline, component.source.replace("text_encoder", "tokenizer"))
     encoder = getattr(pipeline, component.source)
-    length = tokenizer.model_max_length
+    length = component.usual.get("sequence", tokenizer.model_max_length)
     texts = ["", *prompts]
     ids = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="np")["input_ids"]
     vocabulary = encoder.config.vocab_size
-    ends = tokenizer.bos_token_id, tokenizer.eos_token_id
-    words = np.setdiff1d(np.arange(vocabulary), ends)
+    starts = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]  # T5 has none
+    ends = [tokenizer.eos_token_id]
+    room = length - len(starts) - len(ends)
+    words = np.setdiff1d(np.arange(vocabulary), (*starts, *ends))
     order = np.random.default_rng(0).permutation(words)
-    rows = min(_SWEEP_ROWS, -(-len(order) // (length - 2)))
-    body = np.resize(order, (rows, length - 2))
-    sweep = np.column_stack([np.full(rows, ends[0]), body, np.full(rows, ends[1])])
+    rows = min(_SWEEP_ROWS, -(-len(order) // room))
+    body = np.resize(order, (rows, room))
+    sweep = np.column_stack(
+        [*(np.full(rows, token) for token in starts), body, *(np.full(rows, token) for token in ends)]
+    )
     return [_text_case(encoder, component, "prompts", ids), _text_case(encoder, component, "vocabulary", sweep)]
 
 
@@ -75,34 +81,32 @@ def image_cases(pipeline: Any, images: Sequence[Image]) -> list[Case]:
     return [Case(component="image_encoder", label=f"{len(images)} images", feeds=feeds, expected=expected)]
 
 
-def unet_cases(component: Component, trace: Trace, calls: Sequence[UnetCall], place: float) -> list[Case]:
+def denoiser_cases(component: Component, trace: Trace, calls: Sequence[NetworkCall], place: float) -> list[Case]:
     """Of the first image the first, the middle and the last call: much noise, some, and little. Of others one.
 
     Args:
-        component: The UNet.
+        component: The denoiser.
         trace: The image.
         calls: All calls that it took.
         place: How many of all images were generated before, 0 to 1: the calls taken of them walk through the steps.
     """
-    return [_unet_case(component, trace, calls[index]) for index in _chosen(len(calls), place)]
+    return [_denoiser_case(component, trace, calls[index]) for index in _chosen(len(calls), place)]
 
 
 def control_cases(
-    pipeline: Any, trace: Trace, calls: Mapping[str, Sequence[Mapping[str, Array]]], place: float
+    pipeline: Any, component: Component, trace: Trace, calls: Sequence[NetworkCall], place: float
 ) -> list[Case]:
-    """Of every ControlNet the calls that `unet_cases` takes of the UNet.
+    """Of a ControlNet the calls that `denoiser_cases` takes of the denoiser.
 
     Args:
         pipeline: diffusers'.
+        component: The ControlNet.
         trace: The image.
-        calls: Of each ControlNet, from `record_controls`.
-        place: As in `unet_cases`.
+        calls: All calls that it took.
+        place: As in `denoiser_cases`.
     """
-    return [
-        _control_case(network(pipeline, name), name, trace, fed[index])
-        for name, fed in calls.items()
-        for index in _chosen(len(fed), place)
-    ]
+    module = NetworkModule(network(pipeline, component.source), component)
+    return [_control_case(module, component, trace, calls[index]) for index in _chosen(len(calls), place)]
 
 
 def _chosen(calls: int, place: float) -> list[int]:
@@ -111,7 +115,9 @@ def _chosen(calls: int, place: float) -> list[int]:
 
 def decoder_cases(pipeline: Any, trace: Trace) -> list[Case]:
     """The latents that a run ended with, in the VAE's own scale."""
-    latents = trace.latents[-1] / np.float32(pipeline.vae.config.scaling_factor)
+    config = pipeline.vae.config
+    shift = getattr(config, "shift_factor", None) or 0.0
+    latents = trace.latents[-1] / np.float32(config.scaling_factor) + np.float32(shift)
     with torch.inference_mode():
         sample = pipeline.vae.decode(torch.from_numpy(latents)).sample
     feeds, expected = {"latent_sample": latents}, {"sample": to_numpy(sample)}
@@ -155,38 +161,33 @@ def _output(encoder: Any, given: Any, name: str) -> torch.Tensor:
     return tensor
 
 
-def _unet_case(component: Component, trace: Trace, call: UnetCall) -> Case:
-    sample = next(spec for spec in component.inputs if spec.name == "sample")
-    known = {parse_size(str(dim)): size for dim, size in zip(sample.shape, call.sample.shape, strict=True)}
+def _denoiser_case(component: Component, trace: Trace, call: NetworkCall) -> Case:
+    latents = component.inputs[0]
+    known = {
+        parse_size(str(dim)): size for dim, size in zip(latents.shape, call.feeds[latents.name].shape, strict=True)
+    }
     sizes = {dim.symbol: size * dim.divisor for dim, size in known.items()}
     whole = {spec.name: tuple(size_of(dim, sizes) or 0 for dim in spec.shape) for spec in component.inputs}
     return Case(
-        component="unet",
+        component=component.name,
         label=f"{trace.name}, t={call.timestep:g}",
+        # Residuals without places, of one pixel, are added everywhere.
         feeds={
-            "sample": call.sample,
-            "timestep": np.asarray([call.timestep], dtype=np.float32),
-            # Residuals without places, of one pixel, are added everywhere.
-            **{
-                name: np.array(np.broadcast_to(array, whole[name])) if is_residual(name) else array
-                for name, array in call.conditions.items()
-            },
+            name: np.array(np.broadcast_to(array, whole[name])) if is_residual(name) else array
+            for name, array in call.feeds.items()
         },
-        expected={"out_sample": call.output},
+        expected=call.outputs,
     )
 
 
-def _control_case(module: Any, name: str, trace: Trace, fed: Mapping[str, Array]) -> Case:
+def _control_case(module: NetworkModule, component: Component, trace: Trace, call: NetworkCall) -> Case:
     """What a ControlNet gives before it is scaled."""
-    given = {key: torch.from_numpy(array) for key, array in fed.items()}
-    added = {key: given.pop(key) for key in ("text_embeds", "time_ids") if key in given}
     with torch.inference_mode():
-        down, middle = module(**given, added_cond_kwargs=added or None, return_dict=False)
-    taken = {key: array for key, array in fed.items() if key not in added or module.config.addition_embed_type}
-    expected = {residual_name(index): to_numpy(tensor) for index, tensor in enumerate(down)}
+        tensors = module(*(torch.from_numpy(call.feeds[spec.name]) for spec in component.inputs))
+    names = (spec.name for spec in component.outputs)
     return Case(
-        component=name,
-        label=f"{trace.name}, t={fed['timestep'][0]:g}",
-        feeds=taken,
-        expected={**expected, MID_RESIDUAL: to_numpy(middle)},
+        component=component.name,
+        label=f"{trace.name}, t={call.timestep:g}",
+        feeds=call.feeds,
+        expected={name: to_numpy(tensor) for name, tensor in zip(names, tensors, strict=True)},
     )

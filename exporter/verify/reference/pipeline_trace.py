@@ -1,6 +1,7 @@
 """Runs diffusers' pipeline once and keeps what the bundle is compared with: latents after every step, the image."""
 
-from collections.abc import Callable, Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -10,19 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffoundry.exporter.reference.pipeline import call_pipeline, control_names, network, reference_arguments
+from diffoundry.exporter.component import Component
+from diffoundry.exporter.reference.pipeline import call_pipeline, network, reference_arguments
 from diffoundry.exporter.verify.request import Settings
-from diffoundry.runtime.models.controlnet import is_residual, residual_name
+from diffoundry.runtime.bundle.specs import TensorSpec
 
-__all__ = ["Trace", "UnetCall", "generate_reference", "record_controls", "record_unet", "to_numpy"]
+__all__ = ["NetworkCall", "Trace", "generate_reference", "record_calls", "to_numpy"]
 
 FloatArray = NDArray[np.float32]
-
-_CONDITIONS = ("encoder_hidden_states", "timestep_cond", "text_embeds", "time_ids")
-"""What the UNets of our families take beside sample and timestep, and residuals."""
-
-_CONTROL_INPUTS = ("sample", "controlnet_cond")
-"""What ControlNets take beside timestep and those."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,22 +46,22 @@ class Trace:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class UnetCall:
-    """What the pipeline fed the UNet at one step, and what came out.
+class NetworkCall:
+    """What the pipeline fed a network at one step, and what came out.
 
     Attributes:
-        sample: float32 (rows, C, height/8, width/8), scaled as the scheduler wants, what a task joins to it included;
-            two rows or more an image when guided.
-        timestep: The timestep.
-        conditions: The other inputs by name: hidden states of the prompts, float32 (rows, 77, D), and what a family
-            adds to them, and the residuals of ControlNets.
-        output: float32 (rows, channels of the latents, height/8, width/8).
+        feeds: Inputs of the component's graph by name, those that the pipeline passed: latents as the scheduler wants
+            them, hidden states of the prompts, residuals of ControlNets. Two rows or more an image when guided.
+        outputs: Outputs of the graph by name. A ControlNet's are scaled as the pipeline asked for.
     """
 
-    sample: FloatArray
-    timestep: float
-    conditions: Mapping[str, FloatArray]
-    output: FloatArray
+    feeds: Mapping[str, FloatArray]
+    outputs: Mapping[str, FloatArray]
+
+    @property
+    def timestep(self) -> float:
+        """The scheduler's timestep."""
+        return float(self.feeds["timestep"][0])
 
 
 def generate_reference(
@@ -101,63 +97,51 @@ def generate_reference(
 
 
 @contextmanager
-def record_unet(pipeline: Any) -> Iterator[list[UnetCall]]:
-    """Keep every call that the pipeline makes of its UNet while the context lasts."""
-    calls: list[UnetCall] = []
+def record_calls(pipeline: Any, components: Sequence[Component]) -> Iterator[dict[str, list[NetworkCall]]]:
+    """Keep every call that the pipeline makes of some networks while the context lasts: component to its calls.
 
-    def keep(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        call = dict(zip(("sample", "timestep", "encoder_hidden_states"), args, strict=False)) | kwargs
-        call |= call.pop("added_cond_kwargs", None) or {}
-        call |= _residuals(call)
-        calls.append(
-            UnetCall(
-                sample=to_numpy(call["sample"]),
-                timestep=float(call["timestep"]),
-                conditions={
-                    name: to_numpy(call[name])
-                    for name in call
-                    if (name in _CONDITIONS or is_residual(name)) and call[name] is not None
-                },
-                output=to_numpy(output[0]),
-            )
-        )
+    Args:
+        pipeline: diffusers'.
+        components: Denoisers and ControlNets, which run once a step.
+    """
+    calls: dict[str, list[NetworkCall]] = {component.name: [] for component in components}
 
-    handle = pipeline.unet.register_forward_hook(keep, with_kwargs=True)
+    def keep(component: Component, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        passed = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+        found = {
+            spec: _argument(passed, component.call.keywords.get(spec.name, spec.name)) for spec in component.inputs
+        }
+        feeds = {spec.name: _as_fed(tensor, spec) for spec, tensor in found.items() if tensor is not None}
+        parts = output if isinstance(output, tuple) else output.to_tuple()
+        flat = [tensor for part in parts for tensor in (part if isinstance(part, list | tuple) else [part])]
+        names = [spec.name for spec in component.outputs]
+        outputs = {name: to_numpy(tensor) for name, tensor in zip(names, flat, strict=True)}
+        calls[component.name].append(NetworkCall(feeds=feeds, outputs=outputs))
+
+    handles = [
+        network(pipeline, component.source).register_forward_hook(partial(keep, component), with_kwargs=True)
+        for component in components
+    ]
     try:
         yield calls
     finally:
-        handle.remove()
-
-
-def _residuals(call: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """What ControlNets add, by the names of the graph's inputs."""
-    down = call.get("down_block_additional_residuals") or ()
-    return {residual_name(index): tensor for index, tensor in enumerate(down)}
-
-
-@contextmanager
-def record_controls(pipeline: Any) -> Iterator[dict[str, list[dict[str, FloatArray]]]]:
-    """Keep what the pipeline feeds each of its ControlNets while the context lasts: name to one entry a call.
-
-    An entry has the inputs of our graph by name, as far as the ControlNet takes them; scales are not among them.
-    """
-    seen: dict[str, list[dict[str, FloatArray]]] = {name: [] for name in control_names(pipeline)}
-
-    def keep(name: str, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        call = dict(zip(("sample", "timestep"), args, strict=False)) | kwargs
-        call |= call.pop("added_cond_kwargs", None) or {}
-        fed = {key: to_numpy(call[key]) for key in (*_CONTROL_INPUTS, *_CONDITIONS) if call.get(key) is not None}
-        timestep = np.asarray([float(call["timestep"])], np.float32)
-        seen[name].append({**fed, "timestep": timestep})
-
-    handles = [
-        network(pipeline, name).register_forward_pre_hook(partial(keep, name), with_kwargs=True) for name in seen
-    ]
-    try:
-        yield seen
-    finally:
         for handle in handles:
             handle.remove()
+
+
+def _argument(passed: Mapping[str, Any], path: str) -> Any:
+    """An argument of `forward`, or an entry of one: "added_cond_kwargs.time_ids"."""
+    keyword, _, key = path.partition(".")
+    value = passed.get(keyword)
+    if not key or value is None:
+        return value
+    return value[int(key)] if key.isdecimal() else value.get(key)
+
+
+def _as_fed(value: Any, spec: TensorSpec) -> FloatArray:
+    """A timestep for each row is one number in our graphs."""
+    array = to_numpy(torch.as_tensor(value))
+    return array.reshape(-1)[:1] if spec.shape == (1,) else array
 
 
 def to_numpy(tensor: torch.Tensor) -> FloatArray:

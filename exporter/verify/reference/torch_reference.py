@@ -19,15 +19,16 @@ from diffoundry.exporter.verify.reference.component_cases import (
     Case,
     control_cases,
     decoder_cases,
+    denoiser_cases,
     encoder_cases,
     image_cases,
     text_cases,
-    unet_cases,
 )
-from diffoundry.exporter.verify.reference.pipeline_trace import Trace, generate_reference, record_controls, record_unet
+from diffoundry.exporter.verify.reference.pipeline_trace import Trace, generate_reference, record_calls
 from diffoundry.exporter.verify.report.report import Check
 from diffoundry.exporter.verify.request import Settings
 from diffoundry.runtime.images.pixels import to_pil
+from diffoundry.runtime.models.roles import CONTROLNET, DENOISER
 from diffoundry.runtime.pipelines.example_inputs import make_example_inputs
 from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
 
@@ -78,16 +79,20 @@ def ask_pytorch(checkpoint: Checkpoint, pipeline: DiffusionPipeline, settings: S
     ]
     # Images are compared as they are generated; that the same ones are blacked out is a check of its own.
     checker, reference.safety_checker = getattr(reference, "safety_checker", None), None
+    (denoiser,) = checkpoint.with_role(DENOISER)
+    controlnets = checkpoint.with_role(CONTROLNET)
     traces: list[Trace] = []
     cases: list[Case] = []
     runs = list(product(settings.prompts, settings.seeds))
     for index, (prompt, seed) in enumerate(runs):
         tell = partial(watch.stage, f"PyTorch: {prompt}, seed {seed}")
-        with record_unet(reference) as calls, record_controls(reference) as controls:
+        with record_calls(reference, (denoiser, *controlnets)) as calls:
             trace = generate_reference(reference, prompt, seed, settings, tell)
         traces.append(trace)
-        cases += unet_cases(checkpoint.component("unet"), trace, calls, index / len(runs))
-        cases += control_cases(reference, trace, controls, index / len(runs))
+        place = index / len(runs)
+        cases += denoiser_cases(denoiser, trace, calls[denoiser.name], place)
+        for controlnet in controlnets:
+            cases += control_cases(reference, controlnet, trace, calls[controlnet.name], place)
         cases += decoder_cases(reference, trace)
         cases += encoder_cases(reference, trace)
     watch.stage("PyTorch: text", 0, 1)

@@ -9,9 +9,15 @@ from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.reference.pipeline import reference_pipeline
 from diffoundry.exporter.verify.checks.components import compare_component
 from diffoundry.exporter.verify.checks.gates import GATES
-from diffoundry.exporter.verify.reference.component_cases import decoder_cases, encoder_cases, text_cases, unet_cases
-from diffoundry.exporter.verify.reference.pipeline_trace import generate_reference, record_unet, to_numpy
+from diffoundry.exporter.verify.reference.component_cases import (
+    decoder_cases,
+    denoiser_cases,
+    encoder_cases,
+    text_cases,
+)
+from diffoundry.exporter.verify.reference.pipeline_trace import generate_reference, record_calls, to_numpy
 from diffoundry.exporter.verify.request import Settings
+from diffoundry.runtime.models.roles import DENOISER
 
 _COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
 
@@ -26,10 +32,11 @@ def cases():
     checkpoint = open_checkpoint("emoji")
     pipeline = reference_pipeline(checkpoint, torch.float32)
     settings = Settings(prompts=("cat face",), seeds=(3,), steps=20, guidance_scale=7.5, height=64, width=64)
-    with record_unet(pipeline) as calls:
+    (denoiser,) = checkpoint.with_role(DENOISER)
+    with record_calls(pipeline, [denoiser]) as calls:
         trace = generate_reference(pipeline, "cat face", 3, settings, lambda *_: None)
     return [
-        *unet_cases(checkpoint.component("unet"), trace, calls, 0),
+        *denoiser_cases(denoiser, trace, calls[denoiser.name], 0),
         *decoder_cases(pipeline, trace),
         *encoder_cases(pipeline, trace),
         *text_cases(pipeline, checkpoint.components, ["cat face"]),
