@@ -63,7 +63,7 @@ def open_engine(
     path = [opened.file(file) for file in spec.files][0]  # noqa: RUF015  # all are checked, the first is opened
     engine = OpenVinoEngine(path, replace(spec, options=options), EngineOptions(device="cpu", threads=threads))
     feeds = unet_feeds(opened.config("unet"), size, batch)
-    return lambda: engine.run(feeds)["out_sample"].std().item(), engine.facts
+    return lambda: engine.run(feeds)["out_sample"].std().item(), engine.metadata
 
 
 def _measure(asked: argparse.Namespace) -> list[dict[str, Any]]:

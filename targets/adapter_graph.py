@@ -29,7 +29,7 @@ class TakeAdapters(ir.passes.InPlacePass):
     Result:
         %a = MatMul(%x, %attn.to_q.lora_A)                     # inputs, float32: (in, rank)
         %b = MatMul(%a, %attn.to_q.lora_B)                     # (rank, out)
-        %s = Add(%y, %b)                                       # in the place of %y
+        %s = Add(%y, %b)                                       # replaces %y
 
     Of a convolution they are (rank, in, h, w), with its strides and padding, and (out, rank, 1, 1). Hu et al. 2021,
     https://arxiv.org/abs/2106.09685, equation 3; PEFT: `lora.Linear.forward`, `lora.Conv2d.forward`. The scale is
@@ -53,7 +53,7 @@ class TakeAdapters(ir.passes.InPlacePass):
 
 
 def layers_of(graph: ir.Graph) -> AdapterSpec:
-    """What `TakeAdapters` will open, with the shapes that torch has; its files are for the target to name."""
+    """Describe the layers that `TakeAdapters` will open, with the shapes that torch has. The target names the files."""
     layers = {}
     for module, node in _layer_nodes(graph).items():
         shape = _weight_shape(node)
@@ -86,7 +86,7 @@ def _is_turned(node: ir.Node) -> bool:
 
 
 def adapter_path(graph: Path) -> Path:
-    """Where the opened form of a graph lies: "model.adapters.onnx" beside "model.onnx"."""
+    """Path of the opened form of a graph: "model.adapters.onnx" beside "model.onnx"."""
     return graph.with_name(f"{graph.stem}.adapters.onnx")
 
 
@@ -114,7 +114,7 @@ def _is_layer(node: ir.Node) -> bool:
 
 
 def _is_constant(value: ir.Value | None) -> bool:
-    """Whether a value is an initializer, or one that was quantized and is brought back."""
+    """Return True for an initializer, and for the DequantizeLinear of one."""
     if value is None:
         return False
     producer = value.producer()

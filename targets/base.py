@@ -57,7 +57,7 @@ class PrecisionFormat:
 
     @property
     def quantized(self) -> bool:
-        """Whether anything of it is quantized."""
+        """True if weights are quantized."""
         return self.weights is not None
 
     @property
@@ -85,7 +85,7 @@ class Lowering:
         dims: What "batch", "height" and "width" (pixels) may be.
         buckets: (height, width) in pixels of the sizes to make engines for; none when they take what `dims` says.
         first: Whether this is the target's first precision in the bundle: the vendor's own file names belong to it.
-        tell: Called with words about how far it is.
+        progress: Called with a short text as the work goes on.
     """
 
     component: str
@@ -96,11 +96,11 @@ class Lowering:
     dims: Mapping[str, DimSpec] = field(default_factory=dict)
     buckets: tuple[tuple[int, int], ...] = ()
     first: bool = True
-    tell: Callable[[str], None] = lambda _words: None
+    progress: Callable[[str], None] = lambda _words: None
 
     @property
     def for_adapters(self) -> bool:
-        """Whether LoRAs are trained for components of this role."""
+        """True if LoRAs are trained for components of this role."""
         return self.role in _WITH_ADAPTERS
 
     def relative(self, files: Iterable[Path]) -> tuple[str, ...]:

@@ -36,8 +36,8 @@ def read_default_sizes(model: ir.Model, bundle: Path) -> DefaultSizes:
     """Read the sizes from the graph's metadata and from the configs of the denoiser and the text encoder.
 
     Args:
-        model: A portable graph, whose dimensions tell how many pixels an element of the latents covers.
-        bundle: The bundle's folder. During an export it has no manifest yet, so a folder's name tells its role.
+        model: A portable graph, whose dimensions give the pixels that an element of the latents covers.
+        bundle: The bundle's folder. During an export it has no manifest yet, so the role follows from a folder's name.
     """
     side = _config(bundle, DENOISER).get("sample_size")
     sides = (side, side) if isinstance(side, int) else side if isinstance(side, list) else (None, None)

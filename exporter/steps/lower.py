@@ -69,7 +69,7 @@ def write_engine(
                 dims=dims,
                 buckets=buckets,
                 first=first,
-                tell=progress,
+                progress=progress,
             )
         )
     _check_files(spec, bundle)

@@ -1,4 +1,4 @@
-"""What tensors are called in packages."""
+"""Names of tensors in packages."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Stores a model's floats as halves, but for those that no half can stand for."""
+"""Stores a model's floats as halves, except those outside the range of halves."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -8,7 +8,7 @@ from diffoundry.targets.openvino.import_openvino import ops, ov
 __all__ = ["expect_specs", "take_int64"]
 
 _INT64 = ("timestep", "input_ids")
-"""What OpenVINO GenAI feeds as int64: whole timesteps always, tokens unless its tokenizer is one for int32."""
+"""Inputs that OpenVINO GenAI feeds as int64: timesteps always, tokens unless its tokenizer is one for int32."""
 
 
 def take_int64(model: ov.Model) -> None:

@@ -51,7 +51,7 @@ class BaseWeight:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RefitFile:
-    """What stands in `*.refit.json`."""
+    """Content of `*.refit.json`."""
 
     format_version: int = FORMAT_VERSION
     weights: Mapping[str, BaseWeight]

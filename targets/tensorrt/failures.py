@@ -11,7 +11,7 @@ _ECHO = re.compile(r"catchCudaError.*cudaError 35")
 """After an error of its own, the library often asks the driver for one more and logs that there is none."""
 
 _POSITION = re.compile(r"\s*:?\s*\bIn \w+ at \S+?:\d+")
-"""Where in NVIDIA's sources the error was raised."""
+"""Place in NVIDIA's sources where the error was raised."""
 
 _PREFIX = re.compile(r"^\w+::\w+: Error Code (?P<code>\d+): (?P<kind>[\w ]+?) \((?P<text>.*)\)$", re.DOTALL)
 
@@ -23,7 +23,7 @@ _HINTS = (
         "build for later GPUs only (--compute-capabilities), or choose another --precision",
     ),
     (r"zero point is not supported", "quantize symmetrically: zero points of 0, int8 instead of uint8"),
-    (r"must have same input types", "the graph mixes types, and TensorRT casts nothing by itself: cast one of them"),
+    (r"must have same input types", "the graph mixes types, and TensorRT casts nothing implicitly: cast one of them"),
     (r"Plugin not found", "the operator is not of the ONNX standard: export the graph without it"),
     (r"[Aa]ntialias", "TensorRT resizes without antialiasing only"),
     (r"within workspace limit|[Oo]ut ?[Oo]f ?[Mm]emory", "allow smaller sizes or fewer rows, or use a larger GPU"),
@@ -86,5 +86,5 @@ def build_failure(messages: Sequence[str]) -> Failure:
 
 
 def advice(text: str, otherwise: str = _REPORT) -> str:
-    """What to do about what the library said, or `otherwise`."""
+    """Return what to do about a message of the library, or `otherwise`."""
     return next((hint for pattern, hint in _HINTS if re.search(pattern, text)), otherwise)

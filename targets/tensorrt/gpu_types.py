@@ -1,4 +1,4 @@
-"""Which GPU computes in which type: the table that is asked before a build, and by the engine."""
+"""Types that each GPU computes in; the build and the engine read this table."""
 
 from collections.abc import Iterable, Mapping
 

@@ -5,18 +5,18 @@ from typing import Any
 
 from diffoundry.targets.tensorrt.build.layer_report import interesting
 
-__all__ = ["Log", "make_logger", "make_monitor"]
+__all__ = ["MessageLog", "make_logger", "make_monitor"]
 
 _ERROR, _WARNING = 1, 2
 """Of `ILogger.Severity`, whose lower numbers are worse."""
 
 
-class Log:
-    """The messages of one process: TensorRT keeps the first logger that it is given.
+class MessageLog:
+    """The messages of one process: TensorRT keeps the first logger of a process.
 
     Attributes:
         logger: The `ILogger` that feeds it.
-        details: Messages that tell of the engine's structure; the others of their severity are dropped, which for a
+        details: Messages about the engine's structure; the others of their severity are dropped, which for a
             large graph are millions.
     """
 
@@ -48,7 +48,7 @@ class Log:
         return tuple(dict.fromkeys(message.strip() for severity, message in self._kept if severity == _WARNING))
 
 
-def make_logger(trt: Any, log: Log) -> Any:
+def make_logger(trt: Any, log: MessageLog) -> Any:
     """An `ILogger` of the module `trt` that fills `log`."""
 
     class Logger(trt.ILogger):  # type: ignore[misc]  # the module is only known at run time
@@ -61,12 +61,12 @@ def make_logger(trt: Any, log: Log) -> Any:
     return Logger()
 
 
-def make_monitor(trt: Any, tell: Callable[[str, int, int], None], cancelled: Callable[[], bool]) -> Any:
+def make_monitor(trt: Any, progress: Callable[[str, int, int], None], cancelled: Callable[[], bool]) -> Any:
     """An `IProgressMonitor` of the module `trt`.
 
     Args:
         trt: The module.
-        tell: Called with the name of a phase, its step and its number of steps, as each step ends.
+        progress: Called with the name of a phase, its step and its number of steps, as each step ends.
         cancelled: Asked after each step; the build stops when it says yes.
     """
 
@@ -77,10 +77,10 @@ def make_monitor(trt: Any, tell: Callable[[str, int, int], None], cancelled: Cal
 
         def phase_start(self, phase_name: str, _parent_phase: str | None, num_steps: int) -> None:
             self._steps[phase_name] = num_steps
-            tell(phase_name, 0, num_steps)
+            progress(phase_name, 0, num_steps)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            tell(phase_name, step + 1, self._steps.get(phase_name, 0))
+            progress(phase_name, step + 1, self._steps.get(phase_name, 0))
             return not cancelled()
 
         def phase_finish(self, phase_name: str) -> None:

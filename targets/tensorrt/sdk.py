@@ -9,7 +9,7 @@ from typing import Any
 
 from diffoundry.targets.tensorrt.gpu_types import RTX_TYPES, TENSORRT_TYPES
 
-__all__ = ["FLAVOURS", "RTX", "TENSORRT", "Flavour"]
+__all__ = ["RTX", "SDKS", "TENSORRT", "Sdk"]
 
 
 _OLDEST = 75
@@ -17,7 +17,7 @@ _OLDEST = 75
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Flavour:
+class Sdk:
     """One of the two libraries. Its Python module is loaded when it is needed and handed on; nothing else imports it.
 
     Attributes:
@@ -30,7 +30,7 @@ class Flavour:
         other_capabilities: GPUs that it does not run on, from 75 on.
         timing_cache: Whether it times kernels while it builds, and keeps the times.
         runtime_cache: Whether it compiles kernels while it loads, and keeps the kernels.
-        validates: Whether it can tell from the head of a plan that it will not run.
+        validates: Whether it can see from the head of a plan that it will not run.
         needs_gpu: Options that it only honours where a GPU is.
         refused: Options that it does not have, and why.
     """
@@ -50,7 +50,7 @@ class Flavour:
 
     @property
     def installed(self) -> bool:
-        """Whether its Python package can be found; it is not loaded."""
+        """True if its Python package can be found; it is not loaded."""
         return importlib.util.find_spec(self.module) is not None
 
     @property
@@ -62,7 +62,7 @@ class Flavour:
             return None
 
     def runs_on(self, capability: int) -> bool:
-        """Whether it runs on GPUs of this compute capability."""
+        """Return True if it runs on GPUs of this compute capability."""
         return capability >= _OLDEST and capability not in self.other_capabilities
 
     def load(self) -> Any:
@@ -74,7 +74,7 @@ class Flavour:
         return importlib.import_module(self.module)
 
 
-TENSORRT = Flavour(
+TENSORRT = Sdk(
     name="tensorrt",
     product="TensorRT",
     module="tensorrt",
@@ -84,7 +84,7 @@ TENSORRT = Flavour(
     refused={"compute_capabilities": "TensorRT builds for the GPU of the machine it runs on and for no other"},
 )
 
-RTX = Flavour(
+RTX = Sdk(
     name="tensorrt-rtx",
     product="TensorRT for RTX",
     module="tensorrt_rtx",
@@ -98,4 +98,4 @@ RTX = Flavour(
     refused={"version_compatible": "its packages come without the lean runtime that runs such an engine"},
 )
 
-FLAVOURS: Mapping[str, Flavour] = {flavour.name: flavour for flavour in (TENSORRT, RTX)}
+SDKS: Mapping[str, Sdk] = {sdk.name: sdk for sdk in (TENSORRT, RTX)}

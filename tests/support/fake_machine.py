@@ -9,7 +9,7 @@ from fake_trt import FakeTrt, as_library, write_plan
 
 from diffoundry.targets.tensorrt.build import build_plan as plan_build
 from diffoundry.targets.tensorrt.build import target as target_module
-from diffoundry.targets.tensorrt.build.host import Workplace
+from diffoundry.targets.tensorrt.build.host import Host
 from diffoundry.targets.tensorrt.build.job import BuildResult
 from diffoundry.targets.tensorrt.cuda import Cuda, Gpu
 from diffoundry.targets.tensorrt.run import engine as engine_module
@@ -30,20 +30,18 @@ def install_fakes(monkeypatch, folder):
     trt = FakeTrt(cuda)
     numbers = itertools.count()
 
-    def build(job, tell, where):
+    def build(job, progress, where):
         """Write a graph with its weights as the plan; the first two refittable weights count as combined."""
         graph = folder / f"{where} {next(numbers)}.onnx"
         ir.save(ir.external_data.load_to_model(ir.load(job.graph)), graph)
         shapes = [{name: list(sizes) for name, sizes in profile.shapes.items()} for profile in job.profiles]
         combined = [list(job.refittable[:2])]
         write_plan(Path(job.plan), graph, shapes, refittable=list(job.refittable), combined=combined)
-        return BuildResult(facts={"plan_bytes": 1})
+        return BuildResult(metadata={"plan_bytes": 1})
 
-    place = Workplace(
-        flavour=RTX, version=trt.__version__, gpus=(Gpu(index=0, capability=89, name="RTX 4090"),), has_cuda=True
-    )
-    monkeypatch.setattr(target_module, "find_workplace", lambda flavour: place)
-    monkeypatch.setattr(plan_build, "run_build", build)
+    place = Host(sdk=RTX, version=trt.__version__, gpus=(Gpu(index=0, capability=89, name="RTX 4090"),), has_cuda=True)
+    monkeypatch.setattr(target_module, "find_host", lambda sdk: place)
+    monkeypatch.setattr(plan_build, "run_worker", build)
     monkeypatch.setattr(engine_module, "find_cuda", lambda: Cuda(cuda))
-    monkeypatch.setattr(engine_module, "open_library", lambda flavour: as_library(trt, flavour))
+    monkeypatch.setattr(engine_module, "open_library", lambda sdk: as_library(trt, sdk))
     return trt

@@ -358,11 +358,11 @@ class OnnxParserRefitter:
         return self._refitter._given
 
 
-def as_library(trt, flavour):
+def as_library(trt, sdk):
     """What `loading.open_library` gives, over the fake."""
-    from diffoundry.targets.tensorrt.message_log import Log, make_logger
+    from diffoundry.targets.tensorrt.message_log import MessageLog, make_logger
     from diffoundry.targets.tensorrt.run.open_plan import Library
 
-    log = Log()
+    log = MessageLog()
     log.logger = make_logger(trt, log)
-    return Library(trt=trt, flavour=flavour, log=log)
+    return Library(trt=trt, sdk=sdk, log=log)

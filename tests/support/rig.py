@@ -31,10 +31,10 @@ SPEC = EngineSpec(
 class Rig:
     """A machine of fakes with one plan on it."""
 
-    def __init__(self, graph, folder, flavour, cuda):
+    def __init__(self, graph, folder, sdk, cuda):
         self.cuda = cuda
         self.trt = FakeTrt(cuda)
-        self.flavour, self._graph, self._folder = flavour, graph, folder
+        self.sdk, self._graph, self._folder = sdk, graph, folder
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
@@ -47,7 +47,7 @@ class Rig:
             path,
             spec,
             EngineOptions(cache=cache),
-            library=as_library(self.trt, self.flavour),
+            library=as_library(self.trt, self.sdk),
             cuda=wrapped,
             gpu=list_gpus(wrapped)[device],
         )

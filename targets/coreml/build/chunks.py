@@ -11,7 +11,7 @@ from diffoundry.targets.coreml.build.translation import shape_of
 __all__ = ["cut_in_two", "cut_place"]
 
 _WINDOW = 0.05
-"""How far from one half of the weights the cut may lie, as a part of all weights."""
+"""Largest distance of the cut from one half of the weights, as a fraction of all weights."""
 
 
 def cut_in_two(load: Callable[[], ir.Model]) -> tuple[ir.Model, ir.Model]:
@@ -35,7 +35,7 @@ def cut_in_two(load: Callable[[], ir.Model]) -> tuple[ir.Model, ir.Model]:
 
 
 def cut_place(graph: ir.Graph) -> int:
-    """How many nodes the first half has: near one half of the weights, where the fewest numbers cross.
+    """Return the number of nodes in the first half: near half of the weights, where the fewest numbers cross the cut.
 
     Raises:
         EngineError: No such place.
@@ -59,7 +59,7 @@ def cut_place(graph: ir.Graph) -> int:
 
 
 def _crossing(graph: ir.Graph, place: int) -> list[ir.Value]:
-    """What the nodes before `place` make and those from there on read."""
+    """List the values made before `place` that later nodes read."""
     nodes = list(graph)
     behind = set(nodes[place:])
     return [

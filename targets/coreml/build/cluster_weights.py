@@ -61,7 +61,7 @@ def _table(array: npt.NDArray[Any], indices: npt.NDArray[np.uint8], size: int) -
 
 
 def _cluster(values: Floats, counts: Floats, size: int) -> Starts:
-    """Where each cluster starts in ascending `values` that occur `counts` times; at most `size`, none empty."""
+    """Return the start of each cluster in ascending `values` that occur `counts` times; at most `size`, none empty."""
     if len(values) <= size:
         return np.arange(len(values))
     sums = _Sums(values, counts)
@@ -92,7 +92,7 @@ class _Sums:
         return total / number
 
     def halves(self, starts: Starts) -> Starts:
-        """Where to split each interval: at its mean, or midway where that parts off what lies far out.
+        """Return the split of each interval: at its mean, or midway where that separates outliers.
 
         An interval of one value gives its own start.
         """

@@ -71,7 +71,7 @@ def sizes_of(work: Lowering, model: ir.Model, sequence: int | None) -> tuple[Siz
 
 
 def pin(model: ir.Model, symbols: Mapping[str, int]) -> ir.Model:
-    """Put numbers in the place of symbols, fold what they make known, and return the same graph.
+    """Replace symbols by numbers, fold what they make known, and return the same graph.
 
     Given:
         %n = Shape(%x)                          # %x: [batch, 4, height/8, width/8]
@@ -116,7 +116,7 @@ def _own_size(work: Lowering, default: DefaultSizes) -> tuple[int, int]:
     if height and width:
         own = f"{width}x{height} pixels, the checkpoint's own size"
         if allowed["height"].refusal(height) is None and allowed["width"].refusal(width) is None:
-            work.tell(own)
+            work.progress(own)
             return height, width
     got = " and ".join(f"{name} {spec.describe()}" for name, spec in allowed.items())
     raise InputError(

@@ -15,7 +15,7 @@ from coremltools.converters.mil.mil import Program
 __all__ = ["Counts", "merge_packages", "operator_counts", "write_package"]
 
 Counts = dict[str, int]
-"""Operator to how often it stands in a package, without constants."""
+"""Operator to its count in a package, without constants."""
 
 _MODEL = "Data/com.apple.CoreML/model.mlmodel"
 _DATE = "com.github.apple.coremltools.conversion_date"
@@ -84,7 +84,7 @@ def merge_packages(parts: Mapping[str, Path], path: Path, metadata: Mapping[str,
 
 
 def operator_counts(path: Path) -> Counts:
-    """What a package's first function is made of."""
+    """Count the operators of a package's first function."""
     function = next(iter(_read_model(path).mlProgram.functions.values()))
     block = next(iter(function.block_specializations.values()))
     counts: Counts = {}

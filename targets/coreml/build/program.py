@@ -15,7 +15,7 @@ from diffoundry.targets.coreml.names import clean_name
 __all__ = ["CONDITION", "LARGEST_RANK", "make_program", "refusals"]
 
 CONDITION = "encoder_hidden_states"
-"""The denoiser's input that Apple's Swift package hands over as (B, C, 1, S)."""
+"""The denoiser's input that Apple's Swift package passes as (B, C, 1, S)."""
 
 LARGEST_RANK = 5
 

@@ -75,7 +75,7 @@ def _initializer(graph: ir.Graph, floats: ir.Value, dtype: ir.DataType | None) -
 
 
 def _was(floats: ir.TensorProtocol, dequantize: ir.Node) -> bool:
-    """Whether a weight is what was rounded to the integers of a DequantizeLinear, to within one step."""
+    """Return True if a weight rounds to the integers of a DequantizeLinear, to within one step."""
     data, scale, *rest = (
         None if value is None or value.const_value is None else np.asarray(value.const_value.numpy())
         for value in dequantize.inputs

@@ -83,7 +83,7 @@ def _package(bundle: Path, role: str, file: str) -> str | None:
 
 
 def _has_compiler() -> bool:
-    """Whether Apple's compiler is here; `xcrun` also exists without it."""
+    """Return True if Apple's compiler is installed; `xcrun` also exists without it."""
     if shutil.which("xcrun") is None:
         return False
     return subprocess.run(["xcrun", "--find", "coremlcompiler"], capture_output=True, check=False).returncode == 0

@@ -142,7 +142,7 @@ class CoreMlTarget(Target):
         written: dict[int, dict[str, Path]] = {}
         for size in sizes:
             for chunk, model in enumerate(self._chunks(work, size)):
-                work.tell(f"{size.label} pixels" if size.height else "translate")
+                work.progress(f"{size.label} pixels" if size.height else "translate")
                 path = _path(work, size if len(sizes) > 1 else None, chunk + 1 if self._cut(work) else None)
                 program = make_program(model, self._style, swift=self.layout == "swift")
                 write_package(program, path, _OPSETS[self.deployment_target], self._metadata(work))
@@ -151,7 +151,7 @@ class CoreMlTarget(Target):
             return [path for parts in written.values() for path in parts.values()]
         merged = []
         for chunk, parts in written.items():
-            work.tell("merge sizes")
+            work.progress("merge sizes")
             path = _path(work, None, chunk + 1 if self._cut(work) else None)
             merge_packages(parts, path, self._metadata(work))
             merged.append(path)
@@ -184,7 +184,7 @@ class CoreMlTarget(Target):
         return model
 
     def _refusal(self, form: PrecisionFormat) -> str | None:
-        """What of the options forbids a form, what is expected, and what to do; None when they go together."""
+        """Explain which option forbids a precision format and what to do, or return None when they go together."""
         opset = _OPSETS[self.deployment_target]
         if form.activations is not None and opset < ct.target.iOS17:
             return (
@@ -219,7 +219,7 @@ class CoreMlTarget(Target):
 
 
 def _path(work: Lowering, size: Sizes | None, chunk: int | None) -> Path:
-    """Where a package lies: beside the graph, under the name that the target's first precision has to itself."""
+    """Path of a package: beside the graph, without the precision in its name for the target's first precision."""
     parts = ["model"]
     if not work.first:
         parts.append(work.precision)

@@ -81,7 +81,7 @@ def _join_heads(node: ir.Node) -> bool:
 
 
 def _split_into_heads(value: ir.Value | None) -> ir.Value | None:
-    """What a value (B, heads, S, width) was split from, or None when it was not."""
+    """Return the value that (B, heads, S, width) was split from, or None."""
     turned = producer(value, "Transpose")
     split = None if turned is None else producer(turned.inputs[0], "Reshape")
     if turned is None or split is None or turned.attributes.get_ints("perm", ()) != _HEADS:

@@ -24,7 +24,7 @@ Var = Any
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Style:
-    """How a graph is translated where there are several ways.
+    """Choices of a translation where MIL has several ways.
 
     Attributes:
         opset: The deployment target, `coremltools.target`: which operators there are.
@@ -43,7 +43,7 @@ class Style:
 class Translation:
     """The values of one graph that have been translated.
 
-    A value (B, S, C) may stand in the program as it is, as (B, C, 1, S), or both ways: each is made when asked for.
+    A value (B, S, C) may exist in the program as it is, as (B, C, 1, S), or both ways: each is made on first use.
     """
 
     def __init__(self, style: Style) -> None:
@@ -69,7 +69,7 @@ class Translation:
         self._scaled[value] = weight
 
     def var(self, value: ir.Value | None) -> Var:
-        """What `value` became; constants are added to the program when they are first asked for."""
+        """Return the MIL variable of `value`; constants are added to the program on first use."""
         assert value is not None, "an optional input that was not checked"
         if value not in self._plain:
             if value in self._tokens:
@@ -84,7 +84,7 @@ class Translation:
         return self._plain[value]
 
     def tokens(self, value: ir.Value) -> Var:
-        """What `value`, (B, S, C), became in the form (B, C, 1, S)."""
+        """Return `value`, (B, S, C), in the layout (B, C, 1, S)."""
         if value not in self._tokens:
             maker = value.producer()
             swapped = (
@@ -97,7 +97,7 @@ class Translation:
         return self._tokens[value]
 
     def in_tokens(self, value: ir.Value) -> bool:
-        """Whether `value` stands in the program as (B, C, 1, S) by now."""
+        """Return True if the program already has `value` in the layout (B, C, 1, S)."""
         return value in self._tokens
 
     def array(self, value: ir.Value | None) -> npt.NDArray[Any] | None:
@@ -128,7 +128,7 @@ class Translation:
 
     @property
     def fused_attention(self) -> bool:
-        """Whether attention is one operator."""
+        """True if attention is one operator."""
         return self.style.attention == "fused" and bool(self.style.opset >= ct.target.iOS18)
 
 
@@ -140,5 +140,5 @@ def shape_of(value: ir.Value | None) -> tuple[int, ...]:
 
 
 def is_read(values: Iterable[ir.Value]) -> bool:
-    """Whether anybody wants any of these values."""
+    """Return True if any of these values is read."""
     return any(value.uses() or value.is_graph_output() for value in values)

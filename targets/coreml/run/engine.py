@@ -17,7 +17,7 @@ from diffoundry.runtime.bundle.checksums import sha256_of
 from diffoundry.runtime.bundle.specs import EngineSpec, TensorSpec
 from diffoundry.runtime.engines.protocol import Array, Closeable, EngineOptions, closed_error
 from diffoundry.runtime.errors import EngineError
-from diffoundry.targets.coreml.run.functions import Part, Parts, package_folders
+from diffoundry.targets.coreml.run.functions import PackageFunction, PackageFunctions, package_folders
 
 __all__ = ["CoreMlEngine", "devices", "precisions"]
 
@@ -46,7 +46,7 @@ def devices() -> tuple[str, ...]:
 
 
 def precisions(device: str) -> tuple[str, ...]:
-    """What a device computes in itself, the fastest first."""
+    """List the precisions that a device computes in natively, fastest first."""
     return _PRECISIONS.get(device, ())
 
 
@@ -76,9 +76,9 @@ class CoreMlEngine(Closeable):
         parts = [part for folder in package_folders(path, spec) for part in self._open(folder)]
         self.inputs = spec.inputs if spec is not None else parts[0].inputs
         self.outputs = spec.outputs if spec is not None else parts[-1].outputs
-        self._parts: Parts | None = Parts(parts, self.outputs)
+        self._functions: PackageFunctions | None = PackageFunctions(parts, self.outputs)
 
-    def _open(self, folder: Path) -> list[Part]:
+    def _open(self, folder: Path) -> list[PackageFunction]:
         """Open every function of a package.
 
         Raises:
@@ -97,7 +97,7 @@ class CoreMlEngine(Closeable):
                     f"again for this system with 'diffoundry build' and --deployment-target"
                 ) from error
             parts.append(
-                Part(
+                PackageFunction(
                     label=folder.name if name is None else f"{folder.name} {name}",
                     inputs=tuple(_tensor(feature) for feature in function.input),
                     outputs=tuple(_tensor(feature) for feature in function.output),
@@ -131,10 +131,10 @@ class CoreMlEngine(Closeable):
                 these sizes.
         """
         with self._lock:
-            if self._parts is None:
+            if self._functions is None:
                 raise closed_error(self._path)
             try:
-                return self._parts.run(feeds)
+                return self._functions.run(feeds)
             except EngineError:
                 raise
             except Exception as error:  # coremltools raises what its native part gives it
@@ -144,7 +144,7 @@ class CoreMlEngine(Closeable):
     def close(self) -> None:
         """Free the models."""
         with self._lock:
-            self._parts = None
+            self._functions = None
 
 
 def _tensor(feature: Any) -> TensorSpec:
@@ -154,6 +154,6 @@ def _tensor(feature: Any) -> TensorSpec:
 
 
 def _digest(folder: Path) -> str:
-    """What a compiled package depends on: its content and the system."""
+    """Return a digest of everything that a compiled package depends on: its content and the system."""
     sums = [sha256_of(file) for file in sorted(folder.rglob("*")) if file.is_file()]
     return hashlib.sha256("\n".join([platform.mac_ver()[0], platform.machine(), *sums]).encode()).hexdigest()[:32]

@@ -11,14 +11,14 @@ from diffoundry.runtime.engines.protocol import Array
 from diffoundry.runtime.errors import EngineError
 from diffoundry.targets.coreml.names import clean_name
 
-__all__ = ["Part", "Parts", "package_folders"]
+__all__ = ["PackageFunction", "PackageFunctions", "package_folders"]
 
 Call = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 """Runs a function on arrays of exactly the types and shapes that it declares."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
+class PackageFunction:
     """One function of one package.
 
     Attributes:
@@ -34,15 +34,15 @@ class Part:
     call: Call
 
 
-class Parts:
+class PackageFunctions:
     """The functions of one component, and how the runtime's tensors become theirs.
 
     A part can run once everything it reads is there in the shape that it declares. So sizes find themselves, and so do
     chunks: what the second one reads only the first one gives. Packages know "hidden_states.0" as "hidden_states_0".
     """
 
-    def __init__(self, parts: Sequence[Part], outputs: Sequence[TensorSpec]) -> None:
-        self._parts = tuple(parts)
+    def __init__(self, parts: Sequence[PackageFunction], outputs: Sequence[TensorSpec]) -> None:
+        self._functions = tuple(parts)
         self._outputs = tuple(outputs)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -55,7 +55,7 @@ class Parts:
             EngineError: No part takes these sizes; the message lists those there are.
         """
         values = {clean_name(name): array for name, array in feeds.items()}
-        waiting = list(self._parts)
+        waiting = list(self._functions)
         while missing := [spec.name for spec in self._outputs if clean_name(spec.name) not in values]:
             ready = next((part for part in waiting if self._arguments(part, values) is not None), None)
             if ready is None:
@@ -66,7 +66,7 @@ class Parts:
             values.update(ready.call(arguments))
         return {spec.name: np.array(values[clean_name(spec.name)], dtype=spec.dtype) for spec in self._outputs}
 
-    def _arguments(self, part: Part, values: Mapping[str, Array]) -> dict[str, Array] | None:
+    def _arguments(self, part: PackageFunction, values: Mapping[str, Array]) -> dict[str, Array] | None:
         """The inputs of a part, or None when one is missing or of another size."""
         arguments = {}
         for spec in part.inputs:
@@ -79,7 +79,8 @@ class Parts:
     def _refusal(self, feeds: Mapping[str, Array], missing: Sequence[str]) -> str:
         shapes = {name: array.shape for name, array in feeds.items()}
         have = "; ".join(
-            f"{part.label}: " + ", ".join(f"{spec.name} {spec.shape}" for spec in part.inputs) for part in self._parts
+            f"{part.label}: " + ", ".join(f"{spec.name} {spec.shape}" for spec in part.inputs)
+            for part in self._functions
         )
         return (
             f"Core ML packages: got inputs of shape {shapes}, expected those of one of: {have} (for "

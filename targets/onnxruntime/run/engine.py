@@ -35,7 +35,7 @@ def devices() -> tuple[str, ...]:
 
 
 def precisions(device: str) -> tuple[str, ...]:
-    """What a device computes in itself.
+    """List the precisions that a device computes in natively.
 
     fp16 is among the CPU's although it computes most of it in float32: only weights and edges are half there, so that
     nothing is emulated. bf16 has no kernels on the CPU.
@@ -148,7 +148,7 @@ class OnnxRuntimeEngine(Closeable):
 def _provider(device: str) -> str | tuple[str, dict[str, Any]]:
     name, _, index = device.partition(":")
     if name not in devices() or (index and not index.isdecimal()):
-        hint = "; for CUDA install onnxruntime-gpu in place of onnxruntime" if name == "cuda" else ""
+        hint = "; for CUDA install onnxruntime-gpu instead of onnxruntime" if name == "cuda" else ""
         raise EngineError(
             f"device: got {device!r}, expected one of {', '.join(devices())} (the installed ONNX Runtime){hint}"
         )
@@ -156,7 +156,7 @@ def _provider(device: str) -> str | tuple[str, dict[str, Any]]:
 
 
 def _nothing(shape: list[int | str]) -> Array:
-    """What an input for adapters is fed where there is none: rank 1, all zeros."""
+    """Zeros of rank 1, for an input whose layer has no adapter."""
     return np.zeros([size if isinstance(size, int) else 1 for size in shape], np.float32)
 
 

@@ -1,14 +1,17 @@
-"""The tokenizer as an OpenVINO model, which OpenVINO GenAI looks for beside the tokenizer's own files."""
+"""Files that OpenVINO GenAI needs: tokenizers as OpenVINO models, and VAE configs without gaps."""
 
+import json
 import subprocess
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from diffoundry.runtime.bundle.atomic_write import write_text
 from diffoundry.runtime.errors import EngineError, MissingExtraError
+from diffoundry.runtime.models.autoencoder_kl import SCALING_FACTOR
 from diffoundry.targets.openvino.import_openvino import TELEMETRY
 
-__all__ = ["TOKENIZER_FILES", "write_tokenizer"]
+__all__ = ["TOKENIZER_FILES", "fill_in", "write_tokenizer"]
 
 TOKENIZER_FILES = tuple(
     f"openvino_{kind}.{suffix}" for kind in ("tokenizer", "detokenizer") for suffix in ("xml", "bin")
@@ -45,3 +48,14 @@ def write_tokenizer(folder: Path) -> None:
     if done.returncode or missing:
         words = (done.stderr or done.stdout).strip().splitlines() or [f"it did not write {', '.join(missing)}"]
         raise EngineError(f"tokenizer {folder}: openvino-tokenizers cannot convert it: {words[-1]}; check its files")
+
+
+def fill_in(config: Path) -> None:
+    """Write the scaling factor of latents into a config.json that has none, as those of the first checkpoints.
+
+    diffusers: the default of `AutoencoderKL`'s `scaling_factor`; OpenVINO GenAI 2026.4 takes 1.
+    """
+    fields = json.loads(config.read_text(encoding="utf-8"))
+    if "scaling_factor" in fields or fields.get("_class_name", "AutoencoderKL") != "AutoencoderKL":
+        return
+    write_text(config, json.dumps({**fields, "scaling_factor": SCALING_FACTOR}, indent=2) + "\n")

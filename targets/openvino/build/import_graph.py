@@ -10,7 +10,7 @@ __all__ = ["import_graph"]
 
 
 def import_graph(path: Path) -> ov.Model:
-    """What `openvino.convert_model` gives; the weights of linear layers are turned first, one at a time.
+    """Import a graph with `openvino.convert_model`; the weights of linear layers are transposed first, one at a time.
 
     The converter turns them too, from inputs x outputs to outputs x inputs, but holds all of them twice meanwhile: the
     new ones, and the pages of the mapped file.

@@ -12,14 +12,13 @@ from diffoundry.runtime.models.roles import VAE_DECODER, VAE_ENCODER
 from diffoundry.targets.adapter_graph import adapter_path
 from diffoundry.targets.base import Lowered, Lowering, PrecisionFormat, Target, tensor_specs
 from diffoundry.targets.default_sizes import folders_of_role, read_default_sizes
-from diffoundry.targets.openvino.build.genai_files import write_tokenizer
+from diffoundry.targets.openvino.build.genai_files import fill_in, write_tokenizer
 from diffoundry.targets.openvino.build.import_graph import import_graph
 from diffoundry.targets.openvino.build.upsample_sizes import doubling
 from diffoundry.targets.openvino.fp16_weights import save_halves
 from diffoundry.targets.openvino.import_openvino import ov
 from diffoundry.targets.openvino.input_types import take_int64
 from diffoundry.targets.openvino.rewrites import rewrite
-from diffoundry.targets.openvino.vae_config import fill_in
 
 __all__ = ["OpenVinoTarget"]
 
@@ -63,7 +62,7 @@ class OpenVinoTarget(Target):
     def _lower(self, model: ir.Model, work: Lowering) -> Lowered:
         """Import, rewrite and write the graph; the first precision gets the file names that OpenVINO GenAI opens."""
         inputs = tensor_specs(model.graph.inputs)
-        work.tell("import")
+        work.progress("import")
         options: dict[str, Any] = {"buckets": [list(bucket) for bucket in work.buckets]} if work.buckets else {}
         if any("sequence" in tensor.shape for tensor in inputs):
             options["sequence"] = read_default_sizes(model, work.bundle).sequence
@@ -74,7 +73,7 @@ class OpenVinoTarget(Target):
             wide_heads=work.precision != "fp32",
         )
         take_int64(imported)
-        work.tell("write")
+        work.progress("write")
         stem = "openvino_model" if work.first else f"openvino_model.{work.precision}"
         path = work.graph.with_name(f"{stem}.xml")
         if work.precision == "fp32":

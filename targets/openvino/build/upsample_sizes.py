@@ -1,4 +1,4 @@
-"""Which upsamplings of a model double its feature maps at every size that it may be given."""
+"""Finds the upsamplings that double the feature maps at every size that the engine takes."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""Linear layers of an `openvino.Model`: found behind a value, changed in place, or made anew for some channels."""
+"""Linear layers of an `openvino.Model`: found behind a value, changed in place, or copied in part."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ __all__ = ["Change", "Linear", "join"]
 Array = npt.NDArray[np.generic]
 
 Change = Callable[[Array, float], Array]
-"""What is done to channels: an array that has them along axis 0, and what new channels hold: 0, but 1 in a scale."""
+"""Function of an array with channels along axis 0 and of the value of new channels: 0, or 1 in a scale."""
 
 _ARITHMETIC = ("Convert", "Multiply", "Subtract")
 
@@ -61,7 +61,7 @@ class Linear:
 
     @property
     def outputs(self) -> int:
-        """How many output channels it has."""
+        """Number of output channels."""
         return sizes(self.matmul.input_value(1))[self.output_axis] or 0
 
     @property
@@ -82,7 +82,7 @@ class Linear:
         return 0 if self.matmul.get_attributes()["transpose_b"] else 1
 
     def change_outputs(self, change: Change) -> None:
-        """Change the output channels of weight and bias; the shapes of the model are not inferred anew."""
+        """Change the output channels of weight and bias; the shapes of the model are not inferred again."""
         weight = _changed(self.matmul.input_value(1), change, self.output_axis, self.outputs)
         if self.add is not None:
             bias = _changed(self.add.input_value(1), change, len(sizes(self.y)) - 1, self.outputs)
@@ -90,7 +90,7 @@ class Linear:
         self.matmul.input(1).replace_source_output(weight)
 
     def change_inputs(self, change: Change) -> None:
-        """Change the input channels of the weight; the shapes of the model are not inferred anew."""
+        """Change the input channels of the weight; the shapes of the model are not inferred again."""
         weight, axis = self.matmul.input_value(1), 1 - self.output_axis
         self.matmul.input(1).replace_source_output(_changed(weight, change, axis, sizes(weight)[axis] or 0))
 

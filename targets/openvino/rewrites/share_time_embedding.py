@@ -9,7 +9,7 @@ _ELEMENTWISE = frozenset(
     {"Multiply", "Add", "Sin", "Cos", "Swish", "Gelu", "Sigmoid", "Relu", "MatMul", "FakeQuantize"}
 )
 _AXIS = {"Unsqueeze": 1, "Slice": 4}
-"""Which input of an operator names its axes."""
+"""Index of the input that names an operator's axes."""
 
 
 def share_time_embedding(model: ov.Model) -> int:
@@ -36,7 +36,7 @@ def _of_one(broadcast: ov.Node) -> bool:
 
 
 def _ends_in_additions(model: ov.Model, broadcast: ov.Node) -> bool:
-    """Whether whatever comes of the timestep is at last added to feature maps, which broadcasts it."""
+    """Return True if every result of the timestep ends in an addition to feature maps, which broadcasts it."""
     constants: set[int] = set()
     embedding = {broadcast.get_instance_id()}
     for node in model.get_ordered_ops():
@@ -53,7 +53,7 @@ def _ends_in_additions(model: ov.Model, broadcast: ov.Node) -> bool:
 
 
 def _works_on_rows(node: ov.Node) -> bool:
-    """Whether a node does the same to every row of the batch."""
+    """Return True if a node does the same to every row of the batch."""
     kind = node.get_type_name()
     if kind in _ELEMENTWISE:
         return True

@@ -38,7 +38,7 @@ def widen_heads(model: ov.Model) -> int:
         y = MatMul(Reshape(Transpose(a), [0, 0, 384]), Wo')                # v is filled up to 48 only
 
     The products with zeros are the same products. In bf16 with AMX, at 4096 tokens of 8 heads, it takes 0.82 of the
-    time: the kernel handles a rest of 8 numbers a row slowly. The factor stands on the key to keep the plugin from
+    time: the kernel handles a rest of 8 numbers a row slowly. The factor is applied to the key to keep the plugin from
     merging its transposes into one, which at this width takes a sixth of the attention's time.
     """
     count = 0

@@ -21,7 +21,7 @@ _RANKS = 16
 
 
 def fit_ranks(adapters: Mapping[str, Array], last: Mapping[str, Array]) -> tuple[dict[str, Array], bool]:
-    """What a model is fed for new adapters, and whether the one that was compiled for the last ones takes it.
+    """Return the feeds for new adapters, and True if the model compiled for the last ones takes them.
 
     The plugin wants to know the shapes of a convolution's weights: zeros fill a rank up, and change nothing. Weights of
     products may have any rank.

@@ -10,7 +10,7 @@ __all__ = ["add_extension", "core", "devices", "execution_precision", "precision
 
 _FLOATS = {"BF16": "bf16", "FP16": "fp16", "FP32": "fp32"}
 _ORDER = {"CPU": ("BF16", "FP32", "FP16")}
-"""What is fastest stands first. A CPU with BF16 has it in its matrix unit or its dot products, FP16 in neither."""
+"""Fastest first. A CPU with BF16 has it in its matrix unit or its dot products, FP16 in neither."""
 
 _GPU_ORDER = ("FP16", "FP32", "BF16")
 
@@ -51,7 +51,7 @@ def precisions(device: str) -> tuple[str, ...]:
 
 
 def execution_precision(precision: str, device: str) -> str:
-    """What floats are computed in by an engine of `precision`: "fp32", "fp16" or "bf16".
+    """Return the type that an engine of `precision` computes floats in: "fp32", "fp16" or "bf16".
 
     What is not quantized of a quantized engine runs in the fastest floats of the device. OpenVINO left alone would do
     that to an engine of float32, too, where the CPU has bf16.

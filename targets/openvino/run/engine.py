@@ -15,9 +15,9 @@ from diffoundry.runtime.errors import EngineError, InputError
 from diffoundry.targets.openvino.import_openvino import ov
 from diffoundry.targets.openvino.run.adapters import fit_ranks, read_adaptable
 from diffoundry.targets.openvino.run.devices import core, execution_precision, vendor_name
-from diffoundry.targets.openvino.run.load_transforms import Preparation
+from diffoundry.targets.openvino.run.load_transforms import LoadTransforms
 from diffoundry.targets.openvino.run.native_attention import holds_native_attention
-from diffoundry.targets.openvino.run.request_pool import Compiled
+from diffoundry.targets.openvino.run.request_pool import RequestPool
 from diffoundry.targets.openvino.run.symbolic_sizes import default_sequence, resolve, solve
 
 __all__ = ["OpenVinoEngine"]
@@ -34,7 +34,7 @@ class _State:
 
     read: Callable[[], ov.Model]
     adapters: Mapping[str, Array] = field(default_factory=dict)
-    compiled: dict[_Sizes, Compiled] = field(default_factory=dict)
+    compiled: dict[_Sizes, RequestPool] = field(default_factory=dict)
 
 
 class OpenVinoEngine(Closeable):
@@ -46,7 +46,7 @@ class OpenVinoEngine(Closeable):
     Attributes:
         inputs: See `Engine`.
         outputs: See `Engine`.
-        facts: What it runs with, in words: the floats, and our own kernels where they are used.
+        metadata: Type of floats, and our own kernels where they are used, for users.
     """
 
     def __init__(self, path: Path, spec: EngineSpec, options: EngineOptions, *, adapted: Adapted | None = None) -> None:
@@ -60,9 +60,9 @@ class OpenVinoEngine(Closeable):
         floats = execution_precision(spec.precision, options.device or "cpu")
         self._config = {"INFERENCE_PRECISION_HINT": _HINTS[floats], **_config(spec, options)}
         self._cache = options.cache
-        self._prepare = Preparation.of(spec, options, floats)
+        self._transform = LoadTransforms.of(spec, options, floats)
         self.inputs, self.outputs = spec.inputs, spec.outputs
-        self.facts: dict[str, Any] = {"floats": floats}
+        self.metadata: dict[str, Any] = {"floats": floats}
         self._buckets = tuple((height, width) for height, width in spec.options.get("buckets", ()))
         self._lock = threading.Lock()
         self._hold = options.hold
@@ -81,7 +81,7 @@ class OpenVinoEngine(Closeable):
         """See `runtime.engines.protocol.AdaptableEngine.adapt`.
 
         Compiled with branches for the layers that were adapted last only: another layer, or a larger rank of a
-        convolution, means to compile anew.
+        convolution, means another compilation.
         """
         if self._closed:
             raise closed_error(self._path)
@@ -156,7 +156,7 @@ class OpenVinoEngine(Closeable):
         for state in self._forms.values():
             state.compiled.clear()
 
-    def _for_sizes(self, state: _State, sizes: Mapping[str, int]) -> tuple[int, Compiled]:
+    def _for_sizes(self, state: _State, sizes: Mapping[str, int]) -> tuple[int, RequestPool]:
         """The rows at once and the compiled model for feeds of these sizes; compiled now when there is none."""
         bucket = (sizes.get("height"), sizes.get("width"))
         if None not in bucket and bucket not in self._buckets:
@@ -181,18 +181,18 @@ class OpenVinoEngine(Closeable):
         except RuntimeError as error:
             raise self._refused(error) from error
 
-    def _compile(self, model: ov.Model, sizes: Mapping[str, int] | None) -> Compiled:
+    def _compile(self, model: ov.Model, sizes: Mapping[str, int] | None) -> RequestPool:
         try:
-            self.facts |= self._prepare(model, sizes)
+            self.metadata |= self._transform(model, sizes)
             config = {**self._config, **self._keeping(model)}
-            return Compiled(core().compile_model(model, self._device, config), self.outputs)
+            return RequestPool(core().compile_model(model, self._device, config), self.outputs)
         except RuntimeError as error:
             raise self._refused(error) from error
 
     def _keeping(self, model: ov.Model) -> dict[str, Any]:
         """OpenVINO's properties for keeping what is compiled: without the weights, to which it then refers.
 
-        A model with an operation of ours is kept with them: OpenVINO 2026.4 compiles it anew every time otherwise.
+        A model with an operation of ours is kept with them: OpenVINO 2026.4 compiles it again every time otherwise.
         """
         if self._cache is None:
             return {}

@@ -1,4 +1,4 @@
-"""What is done to a model of a bundle before it is compiled here, and would not be true of every machine."""
+"""Machine-specific model transformations, applied at load time."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ from diffoundry.targets.openvino.run.native_attention import use_native_attentio
 from diffoundry.targets.openvino.run.symbolic_sizes import default_sequence, resolve
 from diffoundry.targets.openvino.run.winograd import use_winograd
 
-__all__ = ["Preparation"]
+__all__ = ["LoadTransforms"]
 
 _USUAL = {"batch": 1, "height": 512, "width": 512}
 """The sizes by which layers are judged where the model leaves them open; pixels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Preparation:
-    """How the models of one engine are prepared.
+class LoadTransforms:
+    """Transformations for the models of one engine on this machine.
 
     Attributes:
         spec: The engine's manifest entry.
@@ -38,8 +38,8 @@ class Preparation:
     winograd: bool
 
     @classmethod
-    def of(cls, spec: EngineSpec, options: EngineOptions, floats: str) -> "Preparation":
-        """What the processor at hand rewards; devices other than the CPU get the model as it is."""
+    def of(cls, spec: EngineSpec, options: EngineOptions, floats: str) -> "LoadTransforms":
+        """Choose the transformations for this processor; devices other than the CPU get the model unchanged."""
         on_cpu = options.device in (None, "cpu")
         library = attention_library() if on_cpu and options.native else None
         if library is not None:
@@ -52,24 +52,24 @@ class Preparation:
         )
 
     def __call__(self, model: ov.Model, sizes: Mapping[str, int] | None = None) -> dict[str, Any]:
-        """Prepare a model in place, and return what was done in words.
+        """Transform a model in place, and return notes on what was done.
 
         Args:
             model: As read.
             sizes: What its symbolic sizes are to be, or None to leave them open.
         """
-        facts: dict[str, Any] = {}
+        metadata: dict[str, Any] = {}
         expect_specs(model, self.spec.inputs)
         if sizes is not None:
             self._reshape(model, sizes)
         if self.library is not None:
             count = use_native_attention(model, self.library, floats=self.floats)
-            facts["native attention"] = f"{count} layers, {describe_attention()}"
+            metadata["native attention"] = f"{count} layers, {describe_attention()}"
         if self.winograd:
             judged = model.clone()
             self._reshape(judged, {**_USUAL, "sequence": default_sequence(self.spec)} if sizes is None else sizes)
-            facts["Winograd convolutions"] = use_winograd(model, judged)
-        return {fact: value for fact, value in facts.items() if value}
+            metadata["Winograd convolutions"] = use_winograd(model, judged)
+        return {fact: value for fact, value in metadata.items() if value}
 
     def _reshape(self, model: ov.Model, sizes: Mapping[str, int]) -> None:
         model.reshape({spec.name: list(resolve(spec.shape, sizes) or ()) for spec in self.spec.inputs})

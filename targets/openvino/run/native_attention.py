@@ -1,4 +1,4 @@
-"""Our own attention kernel in place of OpenVINO's: swapped in when a model is loaded, never written to disk."""
+"""Replaces OpenVINO's attention by our own kernel when a model is loaded; never written to disk."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -80,7 +80,7 @@ def use_native_attention(model: ov.Model, library: Path, *, floats: str) -> int:
 
 
 def holds_native_attention(model: ov.Model) -> bool:
-    """Whether our kernel computes anything in a model."""
+    """Return True if our kernel computes anything in a model."""
     return any(node.get_type_name() == _OPERATION for node in model.get_ops())
 
 
@@ -107,7 +107,7 @@ def _match(node: ov.Node) -> _Attention | None:
 
 
 def _is_long(attention: _Attention) -> bool:
-    """Whether there are many queries; a number that is not known yet counts as many."""
+    """Return True if there are many queries; an unknown number counts as many."""
     queries = sizes(attention.inputs[0])[1]
     return queries is None or queries >= _LONG
 
@@ -171,7 +171,7 @@ def _narrow(attention: _Attention) -> None:
 
 
 def _filled(linear: Linear, heads: int) -> int:
-    """How wide a head is without the zeros at its end, as a multiple of 8."""
+    """Return the width of a head without the zeros at its end, as a multiple of 8."""
     width = linear.outputs // heads
     weight, bias = _stored(linear.matmul.input_value(1)), linear.bias
     if weight is None:

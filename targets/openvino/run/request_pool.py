@@ -11,10 +11,10 @@ from diffoundry.runtime.errors import EngineError
 from diffoundry.targets.openvino.import_openvino import ov
 from diffoundry.targets.openvino.run.symbolic_sizes import resolve
 
-__all__ = ["Compiled"]
+__all__ = ["RequestPool"]
 
 
-class Compiled:
+class RequestPool:
     """Runs feeds from several threads at once, each in a request of its own, made when it is first needed.
 
     Nothing is copied: requests read the caller's arrays, and write into fresh arrays that become the caller's.

@@ -21,7 +21,7 @@ def solve(specs: Iterable[TensorSpec], shapes: Mapping[str, Shape]) -> dict[str,
     """The values of the names in the shapes of `specs`: {"batch": 2, "height": 512} of ("batch", 4, "height/8").
 
     Args:
-        specs: Inputs; see `runtime.bundle.dims` for symbolic sizes, of which those that round up tell nothing.
+        specs: Inputs; see `runtime.bundle.dims` for symbolic sizes, of which those that round up are skipped.
         shapes: What they are given.
     """
     sizes: dict[str, int] = {}

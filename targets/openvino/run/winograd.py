@@ -18,7 +18,7 @@ _TILE = 4
 _PATCH = _TILE + 2
 
 _POINTS = (0, 5 / 8, -5 / 8, 3 / 2, -3 / 2)
-"""Where the polynomials are evaluated, besides infinity. The usual 0, 1, -1, 2, -2 err 2.4 times as much."""
+"""Evaluation points of the polynomials, besides infinity. The usual 0, 1, -1, 2, -2 err 2.4 times as much."""
 
 _SMALLEST_CHANNELS = 256
 """At 128 it is no faster."""

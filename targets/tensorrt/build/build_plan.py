@@ -8,18 +8,16 @@ from typing import Any
 from diffoundry.runtime.errors import EngineError
 from diffoundry.targets.base import Lowering
 from diffoundry.targets.tensorrt.build.engine_files import EngineFiles
-from diffoundry.targets.tensorrt.build.host import Workplace
+from diffoundry.targets.tensorrt.build.host import Host
 from diffoundry.targets.tensorrt.build.job import BuildJob
 from diffoundry.targets.tensorrt.build.plan_cache import PlanCache, plan_key, user_cache
-from diffoundry.targets.tensorrt.build.run_worker import run_build
+from diffoundry.targets.tensorrt.build.run_worker import run_worker
 from diffoundry.targets.tensorrt.gpu_types import PRECISION_TYPES, describe, refusals
 
 __all__ = ["build_plan"]
 
 
-def build_plan(
-    job: BuildJob, files: EngineFiles, data: Sequence[Path], place: Workplace, work: Lowering
-) -> dict[str, Any]:
+def build_plan(job: BuildJob, files: EngineFiles, data: Sequence[Path], place: Host, work: Lowering) -> dict[str, Any]:
     """Build the plan, or take it from the cache.
 
     Args:
@@ -36,7 +34,7 @@ def build_plan(
         EngineError: The GPU cannot compute in the precision, or the build failed.
     """
     gpu = None if job.compute_capabilities else place.gpu
-    reasons = refusals(PRECISION_TYPES[work.precision], [gpu.capability], place.flavour.types) if gpu else []
+    reasons = refusals(PRECISION_TYPES[work.precision], [gpu.capability], place.sdk.types) if gpu else []
     if gpu and reasons:
         raise EngineError(
             f"{work.component} in {work.precision}: got the GPU {gpu.name}, expected one that computes in it: "
@@ -44,16 +42,16 @@ def build_plan(
         )
     version, folder = str(place.version), user_cache()
     card = f"{gpu.name} {describe(gpu.capability)}" if gpu else ""
-    timing = str(folder / f"timing {version} {card}.cache") if place.flavour.timing_cache else None
+    timing = str(folder / f"timing {version} {card}.cache") if place.sdk.timing_cache else None
     here = replace(job, graph=str(files.graph), plan=str(files.plan), timing_cache=timing)
 
     def build() -> Mapping[str, Any]:
-        result = run_build(here, work.tell, f"{work.component} in {work.precision}")
-        return {**result.facts, **({"warnings": list(result.warnings)} if result.warnings else {})}
+        result = run_worker(here, work.progress, f"{work.component} in {work.precision}")
+        return {**result.metadata, **({"warnings": list(result.warnings)} if result.warnings else {})}
 
-    facts, kept = PlanCache(folder).fetch(plan_key(here, data, version, card), files.plan, build)
+    metadata, kept = PlanCache(folder).fetch(plan_key(here, data, version, card), files.plan, build)
     return {
-        **facts,
+        **metadata,
         "built_for": [describe(capability) for capability in job.compute_capabilities] or [card],
         "from_cache": kept,
         "proof": "compiled on its GPU" if gpu else "compiled without a GPU, never run",

@@ -22,7 +22,7 @@ class EngineFiles:
 
     Attributes:
         plan: The engine.
-        graph: What TensorRT is given: the portable graph as this target rewrote it, on the same external data.
+        graph: Input of TensorRT: the portable graph as this target rewrote it, on the same external data.
         recipe: The `BuildJob`, where the plan is still to be built.
         refit: Which weight is which parameter of the PyTorch module, and where it lies.
     """

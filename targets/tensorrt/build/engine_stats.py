@@ -1,4 +1,4 @@
-"""What became of a graph: fused attentions and norms, the types that matrices are multiplied in, memory."""
+"""Statistics of a built engine: fused attentions and norms, types of matrix products, memory."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ def describe_structure(messages: Sequence[str], version: str, profiles: Sequence
     Args:
         messages: See `build_log.read_layers`.
         version: Of the library.
-        profiles: Names of the optimization profiles; each is compiled by itself.
+        profiles: Names of the optimization profiles; each is compiled separately.
 
     Returns:
         "weight_bytes", and "structure": profile to "layers"; "attentions_fused" and "group_norms_fused" (one kernel
@@ -45,7 +45,7 @@ def describe_structure(messages: Sequence[str], version: str, profiles: Sequence
 
 
 def _is_gemm(layer: FusedLayer) -> bool:
-    """A matrix product by itself, or with what follows it in a kernel that is compiled when the engine loads."""
+    """Return True for a matrix product, alone or fused into a kernel that is compiled when the engine loads."""
     return layer.kind == "gemm" or (layer.kind == "runtime_fusion" and "Fc" in layer.name)
 
 

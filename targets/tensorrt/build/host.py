@@ -1,13 +1,13 @@
-"""What this machine offers to a build: the library, the driver, the GPU; and a sentence for what it lacks."""
+"""Library, driver and GPU of this machine, and a sentence for what a build lacks here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffoundry.targets.tensorrt.cuda import Gpu, find_cuda, list_gpus
 from diffoundry.targets.tensorrt.gpu_types import describe
-from diffoundry.targets.tensorrt.sdk import RTX, Flavour
+from diffoundry.targets.tensorrt.sdk import RTX, Sdk
 
-__all__ = ["Workplace", "find_workplace"]
+__all__ = ["Host", "find_host"]
 
 _THEN = "run 'diffoundry build DIR'"
 
@@ -18,17 +18,17 @@ _MEANWHILE = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Workplace:
-    """What is here.
+class Host:
+    """Library and GPUs of this machine.
 
     Attributes:
-        flavour: The library that is asked for.
+        sdk: The library of the target.
         version: Its version, or None when it is not installed.
-        gpus: The GPUs, which only `cuda-python` can tell of.
+        gpus: The GPUs that `cuda-python` finds.
         has_cuda: Whether `cuda-python` is installed.
     """
 
-    flavour: Flavour
+    sdk: Sdk
     version: str | None
     gpus: tuple[Gpu, ...]
     has_cuda: bool
@@ -39,23 +39,23 @@ class Workplace:
         Args:
             needs_gpu: Options, as they are typed, that this library only honours where a GPU is.
         """
-        flavour = self.flavour
-        extra = f"pip install 'diffoundry[{flavour.name}]'"
+        sdk = self.sdk
+        extra = f"pip install 'diffoundry[{sdk.name}]'"
         if self.version is None:
-            if flavour.builds_without_gpu:
-                return f"{flavour.product} is not installed: {extra}, which needs no GPU to compile, then {_THEN}"
-            return f"{flavour.product} is not installed: on the GPU machine, {extra} and {_THEN}; {_MEANWHILE}"
-        if self.gpus or (flavour.builds_without_gpu and not needs_gpu):
+            if sdk.builds_without_gpu:
+                return f"{sdk.product} is not installed: {extra}, which needs no GPU to compile, then {_THEN}"
+            return f"{sdk.product} is not installed: on the GPU machine, {extra} and {_THEN}; {_MEANWHILE}"
+        if self.gpus or (sdk.builds_without_gpu and not needs_gpu):
             return None
         if not self.has_cuda:
             return f"cuda-python, which finds the GPU, is not installed: {extra}, then {_THEN}"
         if needs_gpu:
             return (
-                f"{flavour.product} needs a GPU to build with {' and '.join(needs_gpu)}: "
+                f"{sdk.product} needs a GPU to build with {' and '.join(needs_gpu)}: "
                 f"on the GPU machine, {extra} and {_THEN}"
             )
         return (
-            f"{flavour.product} builds on the GPU that will run the engine, and here is none: on the GPU machine, "
+            f"{sdk.product} builds on the GPU that will run the engine, and here is none: on the GPU machine, "
             f"{extra} and {_THEN}; {_MEANWHILE}"
         )
 
@@ -65,12 +65,12 @@ class Workplace:
         return self.gpus[0] if self.gpus else None
 
 
-def find_workplace(flavour: Flavour) -> Workplace:
+def find_host(sdk: Sdk) -> Host:
     """Look around; nothing is loaded but `cuda-python`."""
     cuda = find_cuda()
-    return Workplace(
-        flavour=flavour,
-        version=flavour.version if flavour.installed else None,
+    return Host(
+        sdk=sdk,
+        version=sdk.version if sdk.installed else None,
         gpus=list_gpus(cuda),
         has_cuda=cuda is not None,
     )

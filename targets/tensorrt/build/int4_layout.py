@@ -58,7 +58,7 @@ def _rewrite(node: ir.Node, graph: ir.Graph) -> None:
 
 
 def _flat(graph: ir.Graph, value: ir.Value, axis: int) -> ir.Value:
-    """An initializer with one axis in the place of all behind `axis`; the bytes are those of the old one."""
+    """Return an initializer whose axes behind `axis` are one; the bytes are those of the old one."""
     tensor = value.const_value
     assert tensor is not None, "scales and zero points are initializers"
     name, sizes = f"{value.name}.flat", tensor.shape.numpy()

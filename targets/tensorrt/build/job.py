@@ -1,4 +1,4 @@
-"""What passes between a target and the process that builds an engine: a job one way, a result the other."""
+"""Messages between a target and the process that builds an engine: a job one way, a result the other."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,8 +6,8 @@ from typing import Any
 
 __all__ = ["FORMAT_VERSION", "BuildJob", "BuildResult", "Failure", "ProfileShapes"]
 
-FORMAT_VERSION = 1
-"""Of a `BuildJob` on disk: the recipe that a pending engine leaves in a bundle."""
+FORMAT_VERSION = 2
+"""Version of a `BuildJob` on disk, the recipe of a pending engine in a bundle. 1 called the target `flavour`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +29,7 @@ class BuildJob:
 
     Attributes:
         format_version: Of this record.
-        flavour: "tensorrt" or "tensorrt-rtx".
+        target: "tensorrt" or "tensorrt-rtx".
         graph: The ONNX file, its external data beside it. Relative to the folder of the record when that is a file.
         plan: The engine to write, likewise.
         profiles: At least one where the graph has free dimensions.
@@ -40,7 +40,7 @@ class BuildJob:
     """
 
     format_version: int = FORMAT_VERSION
-    flavour: str
+    target: str
     graph: str
     plan: str
     profiles: tuple[ProfileShapes, ...]
@@ -71,14 +71,14 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildResult:
-    """What became of a job.
+    """Result of a job.
 
     Attributes:
         failure: Why there is no engine, or None.
-        facts: Seconds, memory, and the structure that the build log tells of; for the manifest.
+        metadata: Seconds, memory, and the structure that the build log describes; for the manifest.
         warnings: What the library warned of, each once.
     """
 
     failure: Failure | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()

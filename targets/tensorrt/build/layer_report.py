@@ -36,7 +36,7 @@ class FusedLayer:
     """One layer of a built engine.
 
     Attributes:
-        profile: Number of the optimization profile: each is compiled by itself.
+        profile: Number of the optimization profile: each is compiled separately.
         name: Such as "_gemm_mha_v2", without its serial number.
         kind: "gemm", "correlation" (a convolution), "kgen" (generated kernel), "runtime_fusion", ...
         inputs: Types of its inputs, such as "Half" and "Int8".
@@ -56,7 +56,7 @@ class FusedLayer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Memory:
-    """What an engine needs on the GPU at its largest sizes.
+    """GPU memory of an engine at its largest sizes.
 
     Attributes:
         scratch: Bytes that the layers share for their own purposes, one number a profile.
@@ -70,7 +70,7 @@ class Memory:
 
 
 def interesting(message: str) -> bool:
-    """Whether a message of the log is one that the functions here read."""
+    """Return True for messages of the log that the functions here read."""
     return message.startswith(_LAYERS) or any(words in message for words in _MEMORY.values())
 
 
@@ -129,5 +129,5 @@ def _layer(row: str, version: str) -> FusedLayer:
 def _unreadable(version: str, what: str) -> EngineError:
     return EngineError(
         f"build log of TensorRT for RTX {version}: {what}, expected the form of {' or '.join(KNOWN_VERSIONS)}; "
-        f"the engine's structure cannot be told from this version"
+        f"the engine's structure cannot be read from this version"
     )

@@ -1,17 +1,17 @@
-"""Fills a network from an ONNX file and a builder's configuration from a job; the module is handed in."""
+"""Fills a network from an ONNX file and a builder's configuration from a job; the caller passes the module."""
 
 from pathlib import Path
 from typing import Any
 
 from diffoundry.targets.tensorrt.build.job import BuildJob, Failure
 from diffoundry.targets.tensorrt.failures import build_failure, parse_failure
-from diffoundry.targets.tensorrt.message_log import Log
-from diffoundry.targets.tensorrt.sdk import FLAVOURS
+from diffoundry.targets.tensorrt.message_log import MessageLog
+from diffoundry.targets.tensorrt.sdk import SDKS
 
 __all__ = ["configure", "parse"]
 
 
-def parse(trt: Any, network: Any, log: Log, graph: Path) -> Failure | None:
+def parse(trt: Any, network: Any, log: MessageLog, graph: Path) -> Failure | None:
     """Parse an ONNX file, its external data beside it, into a network; why it cannot be, or None."""
     parser = trt.OnnxParser(network, log.logger)
     if not parser.parse_from_file(str(graph)):
@@ -44,7 +44,7 @@ def configure(trt: Any, builder: Any, job: BuildJob, monitor: Any) -> Any:
     config.clear_flag(trt.BuilderFlag.TF32)
     for flag in job.flags:
         config.set_flag(getattr(trt.BuilderFlag, flag))
-    if FLAVOURS[job.flavour].compute_capabilities:
+    if SDKS[job.target].compute_capabilities:
         config.num_compute_capabilities = len(job.compute_capabilities)
         for index, capability in enumerate(job.compute_capabilities):
             config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{capability}"), index)

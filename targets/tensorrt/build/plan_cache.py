@@ -34,7 +34,7 @@ def user_cache() -> Path:
 
 
 def plan_key(job: BuildJob, data: Iterable[Path], version: str, gpu: str) -> str:
-    """What a plan is kept under: a SHA-256, hexadecimal, of the graph, its data, the library and the whole job.
+    """Return the cache key of a plan: a hexadecimal SHA-256 of the graph, its data, the library and the whole job.
 
     Args:
         job: Its graph is read; where it lies and where the plan goes makes no difference.
@@ -53,7 +53,7 @@ def plan_key(job: BuildJob, data: Iterable[Path], version: str, gpu: str) -> str
 
 
 class PlanCache:
-    """A folder of plans, each with the facts of its build; safe to share between processes."""
+    """A folder of plans, each with the metadata of its build; safe to share between processes."""
 
     def __init__(self, folder: Path, largest: int = _LARGEST) -> None:
         self.folder = folder
@@ -65,10 +65,10 @@ class PlanCache:
         Args:
             key: From `plan_key`.
             plan: Where the plan is wanted.
-            build: Writes it there and returns the facts of the build.
+            build: Writes it there and returns the metadata of the build.
 
         Returns:
-            The facts, and whether the plan was there already.
+            The metadata, and whether the plan was there already.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         kept, notes = self.folder / f"{key}.plan", self.folder / f"{key}.json"
@@ -77,13 +77,13 @@ class PlanCache:
                 shutil.copyfile(kept, plan)
                 os.utime(notes)
                 return json.loads(notes.read_text(encoding="utf-8")), True
-            facts = build()
+            metadata = build()
             beside = kept.with_suffix(".new")
             shutil.copyfile(plan, beside)
             beside.replace(kept)
-            notes.write_text(json.dumps(to_json(facts)), encoding="utf-8")
+            notes.write_text(json.dumps(to_json(metadata)), encoding="utf-8")
         self._shrink(keep=key)
-        return facts, False
+        return metadata, False
 
     def _shrink(self, keep: str) -> None:
         """Drop the plans used least recently until the rest fits."""

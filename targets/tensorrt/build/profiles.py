@@ -15,15 +15,15 @@ Shapes = Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 """Input to its smallest, its preferred and its largest shape."""
 
 _FREE_BATCH = (1, 2, 4)
-"""Where the recipe bounds nothing: one guided image is two rows, two are four."""
+"""Range of the batch if the recipe has none: one guided image is two rows, two are four."""
 
 _PIXELS = 512
-"""Height and width where no config says: those of Stable Diffusion 1."""
+"""Height and width if no config has them: those of Stable Diffusion 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Range:
-    """What one dimension may be: kernels are chosen for `opt` and run from `min` to `max`."""
+    """Range of one dimension: kernels are chosen for `opt` and run from `min` to `max`."""
 
     min: int
     opt: int
@@ -31,7 +31,7 @@ class Range:
 
     @property
     def static(self) -> bool:
-        """Whether there is only one size."""
+        """True if there is only one size."""
         return self.min == self.max
 
 
@@ -49,7 +49,7 @@ class Profile:
 
     @property
     def static(self) -> bool:
-        """Whether every size is fixed."""
+        """True if every size is fixed."""
         return all(extent.static for extent in self.dims.values())
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from diffoundry.runtime.bundle.json_codec import from_json, to_json
 from diffoundry.runtime.errors import EngineError
 from diffoundry.targets.tensorrt.build.job import BuildJob, BuildResult, Failure
-from diffoundry.targets.tensorrt.sdk import FLAVOURS
+from diffoundry.targets.tensorrt.sdk import SDKS
 
-__all__ = ["run_build"]
+__all__ = ["run_worker"]
 
 _PATIENCE = 20
 """Seconds that a cancelled build gets to reach its next step, before it is killed."""
@@ -22,14 +22,14 @@ _STEPS = {"Optimizing graph": "fusing", "Computing profile costs": "compiling"}
 """Of the phases that the library names, those that take the time."""
 
 
-def run_build(job: BuildJob, tell: Callable[[str], None], where: str) -> BuildResult:
+def run_worker(job: BuildJob, progress: Callable[[str], None], where: str) -> BuildResult:
     """Build an engine in a process of its own, whose memory goes with it.
 
-    An exception out of `tell`, or Ctrl-C, cancels the build.
+    An exception out of `progress`, or Ctrl-C, cancels the build.
 
     Args:
         job: With absolute paths.
-        tell: Told in words how far it is.
+        progress: Called with a short text as the build goes on.
         where: What is built, for messages.
 
     Raises:
@@ -49,7 +49,7 @@ def run_build(job: BuildJob, tell: Callable[[str], None], where: str) -> BuildRe
                 start_new_session=os.name == "posix",  # so that Ctrl-C reaches it through us, and it can end in order
             )
             try:
-                result = _listen(worker, tell)
+                result = _listen(worker, progress)
             finally:
                 _stop(worker)
         if result is None:
@@ -59,9 +59,9 @@ def run_build(job: BuildJob, tell: Callable[[str], None], where: str) -> BuildRe
     return result
 
 
-def _listen(worker: "subprocess.Popen[str]", tell: Callable[[str], None]) -> BuildResult | None:
+def _listen(worker: "subprocess.Popen[str]", progress: Callable[[str], None]) -> BuildResult | None:
     """Read the worker's lines until it ends; the library may print between ours."""
-    told = ""
+    shown = ""
     for line in worker.stdout or ():
         try:
             message = json.loads(line)
@@ -71,9 +71,9 @@ def _listen(worker: "subprocess.Popen[str]", tell: Callable[[str], None]) -> Bui
             return from_json(BuildResult, message["result"])
         if isinstance(message, dict) and message.get("phase") in _STEPS:
             words = f"{_STEPS[message['phase']]} {10 * (10 * message['done'] // max(message['of'], 1))} %"
-            if words != told:
-                told = words
-                tell(words)
+            if words != shown:
+                shown = words
+                progress(words)
     return None
 
 
@@ -91,7 +91,7 @@ def _stop(worker: "subprocess.Popen[str]") -> None:
 
 
 def _sentence(job: BuildJob, failure: Failure, where: str) -> str:
-    product = FLAVOURS[job.flavour].product
+    product = SDKS[job.target].product
     place = "".join(
         f", {what} {name!r}" for what, name in (("node", failure.node), ("operator", failure.operator)) if name
     )
@@ -102,6 +102,6 @@ def _died(job: BuildJob, code: int, said: Path, where: str) -> str:
     tail = said.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-10:]
     reason = "killed, most likely for want of memory" if code == -9 else f"ended with code {code}"
     return (
-        f"{where}: the process that builds the {FLAVOURS[job.flavour].product} engine was {reason}; close other "
+        f"{where}: the process that builds the {SDKS[job.target].product} engine was {reason}; close other "
         f"programs or allow smaller sizes, and run the same command again" + ("\n" + "\n".join(tail) if tail else "")
     )

@@ -14,7 +14,7 @@ from diffoundry.targets.default_sizes import DefaultSizes, read_default_sizes
 from diffoundry.targets.tensorrt.base_weights import BaseWeight
 from diffoundry.targets.tensorrt.build.build_plan import build_plan
 from diffoundry.targets.tensorrt.build.engine_files import EngineFiles
-from diffoundry.targets.tensorrt.build.host import find_workplace
+from diffoundry.targets.tensorrt.build.host import find_host
 from diffoundry.targets.tensorrt.build.int4_layout import FlattenBlocks
 from diffoundry.targets.tensorrt.build.job import BuildJob, ProfileShapes
 from diffoundry.targets.tensorrt.build.profiles import Profile, make_profiles, shapes_of
@@ -22,7 +22,7 @@ from diffoundry.targets.tensorrt.build.unsupported import unsupported
 from diffoundry.targets.tensorrt.build.weight_map import refit_map, refittable_layers
 from diffoundry.targets.tensorrt.build.write_out_attention import WriteOutAttention
 from diffoundry.targets.tensorrt.gpu_types import PRECISION_TYPES, describe, refusals
-from diffoundry.targets.tensorrt.sdk import RTX, TENSORRT, Flavour
+from diffoundry.targets.tensorrt.sdk import RTX, TENSORRT, Sdk
 
 __all__ = ["RTXTarget", "TensorRTTarget"]
 
@@ -71,7 +71,7 @@ class TensorRTTarget(Target):
 
     name: ClassVar[str] = "tensorrt"
     formats: ClassVar[Mapping[str, PrecisionFormat]] = _FORMATS
-    flavour: ClassVar[Flavour] = TENSORRT
+    sdk: ClassVar[Sdk] = TENSORRT
 
     compute_capabilities: tuple[str, ...] = ()
     profiles: Mapping[str, Any] = field(default_factory=dict)
@@ -86,11 +86,11 @@ class TensorRTTarget(Target):
         Raises:
             ConfigError: An option that the library does not have, or a value that it cannot have.
         """
-        for option, reason in self.flavour.refused.items():
+        for option, reason in self.sdk.refused.items():
             if getattr(self, option):
                 given = getattr(self, option)
                 raise ConfigError(f"{self.name} option {option!r}: got {given!r}, expected none: {reason}")
-        known = [describe(capability) for capability in self.flavour.compute_capabilities]
+        known = [describe(capability) for capability in self.sdk.compute_capabilities]
         for word in self.compute_capabilities:
             if word not in known:
                 raise ConfigError(
@@ -105,7 +105,7 @@ class TensorRTTarget(Target):
     def form(self, precision: str) -> PrecisionFormat:
         """See `Target.form`. TensorRT takes types from the graph alone: there are no flags of precision."""
         form = super(TensorRTTarget, self).form(precision)  # slots=True makes another class than super() looks for
-        reasons = refusals(PRECISION_TYPES[precision], self._capabilities(precision), self.flavour.types)
+        reasons = refusals(PRECISION_TYPES[precision], self._capabilities(precision), self.sdk.types)
         if reasons:
             raise InputError(
                 f"precision: got {precision!r} for {', '.join(self.compute_capabilities)}, expected one that they "
@@ -130,7 +130,7 @@ class TensorRTTarget(Target):
         default = read_default_sizes(model, work.bundle)
         ir.passes.Sequential(*_PASSES)(model)
         profiles = make_profiles(self.profiles, work.dims, work.buckets, default)
-        place, files = find_workplace(self.flavour), EngineFiles.beside(work.graph, self.name)
+        place, files = find_host(self.sdk), EngineFiles.beside(work.graph, self.name)
         weights = refit_map(model)
         job = self._job(model, files, profiles, work.precision, tuple(weights))
         pending = place.obstacle(self._needing_gpu())
@@ -146,7 +146,7 @@ class TensorRTTarget(Target):
         return Lowered(
             files=files.keep(model, pending=pending is not None, graph=self.strip_plan),
             options={"profiles": _as_data(profiles), "compute_capabilities": self._words(work.precision)},
-            built_with={} if pending or place.version is None else {self.flavour.module: place.version},
+            built_with={} if pending or place.version is None else {self.sdk.module: place.version},
             metadata=metadata,
             pending=pending,
             adapters=adapters,
@@ -172,7 +172,7 @@ class TensorRTTarget(Target):
     ) -> BuildJob:
         inputs = tensor_specs(model.graph.inputs)
         return BuildJob(
-            flavour=self.name,
+            target=self.name,
             graph=files.graph.name,
             plan=files.plan.name,
             profiles=tuple(ProfileShapes(name=p.name, shapes=shapes_of(p, inputs)) for p in profiles),
@@ -185,8 +185,8 @@ class TensorRTTarget(Target):
         """The GPUs to build for; none when it is the one that is there."""
         if self.compute_capabilities:
             return tuple(int(word.removeprefix("sm")) for word in self.compute_capabilities)
-        usual = _USUAL_CAPABILITIES if self.flavour.compute_capabilities else ()
-        types, table = PRECISION_TYPES[precision], self.flavour.types
+        usual = _USUAL_CAPABILITIES if self.sdk.compute_capabilities else ()
+        types, table = PRECISION_TYPES[precision], self.sdk.types
         return tuple(capability for capability in usual if not refusals(types, [capability], table))
 
     def _words(self, precision: str) -> tuple[str, ...]:
@@ -197,7 +197,7 @@ class TensorRTTarget(Target):
         return value is not None and value is not False
 
     def _needing_gpu(self) -> tuple[str, ...]:
-        asked = (option for option in _FLAGS if option in self.flavour.needs_gpu and self._asks(option))
+        asked = (option for option in _FLAGS if option in self.sdk.needs_gpu and self._asks(option))
         return tuple(f"--{option.replace('_', '-')}" for option in asked)
 
 
@@ -206,7 +206,7 @@ class RTXTarget(TensorRTTarget):
     """TensorRT for RTX: a plan for GeForce and RTX cards, built on any machine; the options are those of TensorRT."""
 
     name: ClassVar[str] = "tensorrt-rtx"
-    flavour: ClassVar[Flavour] = RTX
+    sdk: ClassVar[Sdk] = RTX
 
 
 def _as_data(profiles: Sequence[Profile]) -> dict[str, Any]:
@@ -217,6 +217,6 @@ def _as_data(profiles: Sequence[Profile]) -> dict[str, Any]:
 
 
 def _to_fuse(model: ir.Model) -> dict[str, int]:
-    """How many attentions and group norms there are to fuse."""
+    """Count the attentions and group norms that can be fused."""
     operators = [node.op_type for node in model.graph]
     return {"attentions": operators.count("Attention"), "group_norms": operators.count("GroupNormalization")}

@@ -1,4 +1,4 @@
-"""What TensorRT cannot take, told before any work, and also where it is not installed."""
+"""Lists what TensorRT cannot take, before any work and without the library."""
 
 import numpy as np
 import onnx_ir as ir

@@ -1,4 +1,4 @@
-"""Which weight of an engine is which parameter of the PyTorch module, how it was changed, and where it lies."""
+"""Maps the weights of an engine to parameters of the PyTorch module, with transposition and place in the file."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,13 +15,13 @@ _PARAMETER = "diffoundry.weight"
 """Metadata that the exporter leaves on an initializer: the name of the parameter."""
 
 _TRANSPOSED = ".T"
-"""What the exporter adds to the name of a weight that it stores the other way round."""
+"""Suffix that the exporter adds to the name of a transposed weight."""
 
 _FLOATS = {ir.DataType.FLOAT: "float32", ir.DataType.FLOAT16: "float16", ir.DataType.BFLOAT16: "bfloat16"}
 
 
 def refit_map(model: ir.Model) -> dict[str, BaseWeight]:
-    """How to change an engine's weights when the checkpoint's have changed, as a LoRA does.
+    """Map an engine's weights to the checkpoint's, so that a LoRA can change them.
 
     Args:
         model: The graph that the engine is built from.
@@ -62,7 +62,7 @@ def locate(model: ir.Model, weights: Mapping[str, BaseWeight]) -> dict[str, Base
 
 
 def refittable_layers(model: ir.Model, weights: Mapping[str, BaseWeight]) -> AdapterSpec:
-    """What an engine can be adapted to by new weights; tables of tokens cannot grow. Files are for others to name."""
+    """Describe the layers that new weights can adapt. Tables of tokens cannot grow. The caller names the files."""
     named = {layer for layer, (name, _) in layer_weights(model.graph).items() if name in weights}
     spec = layers_of(model.graph)
     return AdapterSpec(files=(), layers={layer: shape for layer, shape in spec.layers.items() if layer in named})

@@ -18,18 +18,18 @@ from diffoundry.targets.tensorrt.build.job import BuildJob, BuildResult, Failure
 from diffoundry.targets.tensorrt.build.network import configure, parse
 from diffoundry.targets.tensorrt.build.timing_cache import TimingCache
 from diffoundry.targets.tensorrt.failures import build_failure
-from diffoundry.targets.tensorrt.message_log import Log, make_logger, make_monitor
-from diffoundry.targets.tensorrt.sdk import FLAVOURS, RTX
+from diffoundry.targets.tensorrt.message_log import MessageLog, make_logger, make_monitor
+from diffoundry.targets.tensorrt.sdk import RTX, SDKS
 
 __all__ = ["build", "main"]
 
 
-def build(job: BuildJob, trt: Any, log: Log, monitor: Any) -> BuildResult:
+def build(job: BuildJob, trt: Any, log: MessageLog, monitor: Any) -> BuildResult:
     """Parse, compile and write the plan.
 
     Args:
         job: What to build; its paths lead somewhere from here.
-        trt: The module of its flavour.
+        trt: The Python module of the SDK.
         log: Where `trt` logs to, through the logger made for it.
         monitor: An `IProgressMonitor`, which may cancel.
     """
@@ -49,13 +49,13 @@ def build(job: BuildJob, trt: Any, log: Log, monitor: Any) -> BuildResult:
     if plan is None:
         return BuildResult(failure=build_failure(log.errors()), warnings=log.warnings())
     Path(job.plan).write_bytes(plan)
-    facts = _structure(job, log, str(trt.__version__)) | {
+    metadata = _structure(job, log, str(trt.__version__)) | {
         "plan_bytes": plan.nbytes,
         "parse_seconds": round(parsed - started, 2),
         "build_seconds": round(time.perf_counter() - parsed, 2),
         "peak_rss_bytes": peak_rss(),
     }
-    return BuildResult(facts=facts, warnings=log.warnings())
+    return BuildResult(metadata=metadata, warnings=log.warnings())
 
 
 def main(job_file: str) -> int:
@@ -66,11 +66,11 @@ def main(job_file: str) -> int:
     job = from_json(BuildJob, json.loads(path.read_text(encoding="utf-8")))
     job = replace(job, graph=str(path.parent / job.graph), plan=str(path.parent / job.plan))
     try:
-        trt = FLAVOURS[job.flavour].load()
+        trt = SDKS[job.target].load()
     except ImportError as error:
         result = BuildResult(failure=_broken_library(job, error))
     else:
-        log = Log()
+        log = MessageLog()
         log.logger = make_logger(trt, log)
         result = build(job, trt, log, make_monitor(trt, _tell, cancelled.is_set))
     _say({"result": to_json(result)})
@@ -81,10 +81,10 @@ def _tell(phase: str, done: int, of: int) -> None:
     _say({"phase": phase, "done": done, "of": of})
 
 
-def _structure(job: BuildJob, log: Log, version: str) -> dict[str, Any]:
-    """What the log tells of the engine; of a library whose log is not known, that it is not."""
-    if job.flavour != RTX.name:
-        return {"structure": f"not read: the log of {FLAVOURS[job.flavour].product} is not known"}
+def _structure(job: BuildJob, log: MessageLog, version: str) -> dict[str, Any]:
+    """Read the engine's structure from the log, or say that the log of this library is not known."""
+    if job.target != RTX.name:
+        return {"structure": f"not read: the log of {SDKS[job.target].product} is not known"}
     try:
         return describe_structure(log.details, version, [profile.name for profile in job.profiles])
     except EngineError as error:
@@ -101,7 +101,7 @@ def _unknown_weights(names: list[str]) -> Failure:
 def _broken_library(job: BuildJob, error: ImportError) -> Failure:
     return Failure(
         message=f"its Python package is installed but cannot be loaded: {error}",
-        hint=f"pip install --force-reinstall 'diffoundry[{job.flavour}]'",
+        hint=f"pip install --force-reinstall 'diffoundry[{job.target}]'",
     )
 
 

@@ -1,4 +1,4 @@
-"""Writes attention out as matrix products, which TensorRT fuses with what stands around them."""
+"""Writes attention out as matrix products, which TensorRT fuses with their neighbours."""
 
 import logging
 
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class WriteOutAttention(ir.passes.InPlacePass):
-    """Puts MatMul, Softmax and MatMul in the place of an Attention without a mask.
+    """Replaces an Attention without a mask by MatMul, Softmax and MatMul.
 
     Given:
         %y = Attention<scale=0.158>(%q, %k, %v)             # (batch, heads, tokens, width)

@@ -17,7 +17,7 @@ _ALIGNMENT = 256
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Slot:
-    """Where a tensor lies in an arena: bytes from its start, shape and dtype."""
+    """Place of a tensor in an arena: bytes from its start, shape and dtype."""
 
     offset: int
     shape: tuple[int, ...]
@@ -60,7 +60,7 @@ class Arena:
             self._capacity = offset
 
     def address(self, name: str) -> int:
-        """Where a tensor lies on the GPU."""
+        """Return the address of a tensor on the GPU."""
         return self.device + self.slots[name].offset
 
     def view(self, name: str) -> Array:

@@ -15,7 +15,7 @@ class Context:
 
     Attributes:
         api: The library's `IExecutionContext`.
-        records: Whether the library records and repeats CUDA graphs by itself.
+        records: Whether the library records and repeats CUDA graphs itself.
     """
 
     def __init__(self, library: Library, engine: Any, plan: Path, folder: Path | None, *, static: bool) -> None:
@@ -31,11 +31,11 @@ class Context:
         Raises:
             EngineError: There is not enough memory for it.
         """
-        trt, flavour = library.trt, library.flavour
-        self.records = static and flavour.runtime_cache
+        trt, sdk = library.trt, library.sdk
+        self.records = static and sdk.runtime_cache
         self._file: Path | None = None
         self._cache: Any = None
-        if flavour.runtime_cache:
+        if sdk.runtime_cache:
             config = engine.create_runtime_config()
             if self.records:
                 config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE

@@ -18,9 +18,9 @@ from diffoundry.targets.tensorrt.run.buffers import Arena
 from diffoundry.targets.tensorrt.run.context import Context
 from diffoundry.targets.tensorrt.run.cuda_graph import CudaGraph
 from diffoundry.targets.tensorrt.run.open_plan import Library, load_plan, open_library
-from diffoundry.targets.tensorrt.run.refitter import Refitting
+from diffoundry.targets.tensorrt.run.refitter import Refitter
 from diffoundry.targets.tensorrt.run.select_profile import choose_profile, read_profiles
-from diffoundry.targets.tensorrt.sdk import RTX, TENSORRT, Flavour
+from diffoundry.targets.tensorrt.sdk import RTX, TENSORRT, Sdk
 
 __all__ = [
     "TensorRTEngine",
@@ -65,7 +65,7 @@ class TensorRTEngine(Closeable):
             path: The plan.
             spec: Its manifest entry.
             options: `cache` keeps the kernels that TensorRT for RTX compiles.
-            library: The loaded module; tests hand in another one.
+            library: The loaded module; tests pass another one.
             cuda: CUDA's runtime, likewise.
             gpu: Where to run.
 
@@ -78,7 +78,7 @@ class TensorRTEngine(Closeable):
         cuda.call("cudaSetDevice", gpu.index)
         self._library = library
         self._runtime, self._engine = load_plan(library, path, spec, gpu)
-        self._refitting = Refitting(library, self._engine)
+        self._refitter = Refitter(library, self._engine)
         self.inputs, self.outputs = self._tensors(spec)
         self._profiles = read_profiles(
             self._engine, [tensor.name for tensor in self.inputs], list(built.get("profiles", {}))
@@ -128,10 +128,10 @@ class TensorRTEngine(Closeable):
             self._cuda.call("cudaStreamSynchronize", self._stream)
             self._forget_graph()
             self._calls = 0
-            self._refitting.change(adapted)
+            self._refitter.change(adapted)
 
     def _prepare(self, shapes: _Shapes) -> None:
-        """Choose the profile, tell the context shapes and addresses, make room."""
+        """Choose the profile, set shapes and addresses in the context, allocate memory."""
         self._shapes = {}
         self._forget_graph()
         profile = choose_profile(self._profiles, shapes, self._profile)
@@ -151,7 +151,7 @@ class TensorRTEngine(Closeable):
 
     def _output_shape(self, name: str) -> tuple[int, ...]:
         shape = tuple(int(size) for size in self._context.api.get_tensor_shape(name))
-        self._check(min(shape, default=0) >= 0, f"tell the shape of {name!r}, which it gave as {shape}")
+        self._check(min(shape, default=0) >= 0, f"give the shape of {name!r}, got {shape}")
         return shape
 
     def _start(self) -> None:
@@ -163,7 +163,7 @@ class TensorRTEngine(Closeable):
             try:
                 self._graph = CudaGraph(self._cuda, self._stream, self._enqueue)
             except EngineError as error:
-                logger.info("not recorded, so every call is enqueued by itself: %s", error)
+                logger.info("not recorded, so every call is enqueued: %s", error)
                 self._records = False
         if self._graph is None:
             self._enqueue()
@@ -218,12 +218,12 @@ class TensorRTEngine(Closeable):
             for arena in self._arenas:
                 arena.free()
             self._cuda.call("cudaStreamDestroy", self._stream)
-            del self._context, self._refitting, self._engine, self._runtime
+            del self._context, self._refitter, self._engine, self._runtime
 
 
-def _devices(flavour: Flavour) -> tuple[str, ...]:
-    """The GPUs that a flavour runs on, "cuda" for the first."""
-    gpus = [gpu for gpu in list_gpus(find_cuda()) if flavour.runs_on(gpu.capability)]
+def _devices(sdk: Sdk) -> tuple[str, ...]:
+    """List the GPUs that an SDK runs on, "cuda" for the first."""
+    gpus = [gpu for gpu in list_gpus(find_cuda()) if sdk.runs_on(gpu.capability)]
     return tuple("cuda" if gpu.index == 0 else f"cuda:{gpu.index}" for gpu in gpus)
 
 
@@ -246,9 +246,9 @@ def _find_gpu(device: str, cuda: Cuda | None) -> Gpu:
 
 
 def _open(
-    path: Path, spec: EngineSpec | None, options: EngineOptions, *, flavour: Flavour, adapted: Adapted | None = None
+    path: Path, spec: EngineSpec | None, options: EngineOptions, *, sdk: Sdk, adapted: Adapted | None = None
 ) -> TensorRTEngine:
-    library, cuda = open_library(flavour), find_cuda()
+    library, cuda = open_library(sdk), find_cuda()
     gpu = _find_gpu(options.device or "cuda", cuda)
     assert cuda is not None, "there is no GPU without CUDA"
     engine = TensorRTEngine(path, spec, options, library=library, cuda=cuda, gpu=gpu)
@@ -256,16 +256,16 @@ def _open(
     return engine
 
 
-def _precisions(flavour: Flavour, device: str) -> tuple[str, ...]:
-    """What a GPU computes in itself, the fastest first; nothing where there is no such GPU."""
+def _precisions(sdk: Sdk, device: str) -> tuple[str, ...]:
+    """List the precisions that a GPU computes in natively, fastest first; empty if there is no such GPU."""
     try:
-        return native_precisions(_find_gpu(device, find_cuda()).capability, flavour.types)
+        return native_precisions(_find_gpu(device, find_cuda()).capability, sdk.types)
     except EngineError:
         return ()
 
 
-open_tensorrt = partial(_open, flavour=TENSORRT)
-open_rtx = partial(_open, flavour=RTX)
+open_tensorrt = partial(_open, sdk=TENSORRT)
+open_rtx = partial(_open, sdk=RTX)
 tensorrt_devices = partial(_devices, TENSORRT)
 rtx_devices = partial(_devices, RTX)
 tensorrt_precisions = partial(_precisions, TENSORRT)

@@ -11,8 +11,8 @@ from diffoundry.runtime.bundle.specs import EngineSpec
 from diffoundry.runtime.errors import EngineError
 from diffoundry.targets.tensorrt.cuda import Gpu
 from diffoundry.targets.tensorrt.failures import advice, clean
-from diffoundry.targets.tensorrt.message_log import Log, make_logger
-from diffoundry.targets.tensorrt.sdk import Flavour
+from diffoundry.targets.tensorrt.message_log import MessageLog, make_logger
+from diffoundry.targets.tensorrt.sdk import Sdk
 
 __all__ = ["Library", "load_plan", "open_library"]
 
@@ -29,41 +29,37 @@ _INVALID = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Library:
-    """A loaded module, its flavour, and what it logs in this process."""
+    """A loaded module, its SDK, and the log of this process."""
 
     trt: Any
-    flavour: Flavour
-    log: Log
+    sdk: Sdk
+    log: MessageLog
 
     def failure(self, what: str, hint: str) -> EngineError:
         """An error with what was logged since the last one."""
         said = "; ".join(clean(self.log.take_errors())) or "without a word"
-        return EngineError(
-            f"{what}: {self.flavour.product} {self.trt.__version__} refused: {said}; {advice(said, hint)}"
-        )
+        return EngineError(f"{what}: {self.sdk.product} {self.trt.__version__} refused: {said}; {advice(said, hint)}")
 
     def rebuild(self, spec: EngineSpec | None) -> str:
-        """What to do about a plan that does not fit, in words."""
+        """Return a sentence on what to do about a plan that does not fit."""
         precision = f" --precision {spec.precision}" if spec else ""
-        return f"build it again here with 'diffoundry build DIR --target {self.flavour.name}{precision} --overwrite'"
+        return f"build it again here with 'diffoundry build DIR --target {self.sdk.name}{precision} --overwrite'"
 
 
 @cache  # the library keeps the first logger of a process for good
-def open_library(flavour: Flavour) -> Library:
-    """Load the module of a flavour.
+def open_library(sdk: Sdk) -> Library:
+    """Load the Python module of an SDK.
 
     Raises:
         EngineError: It is not installed, or its libraries cannot be loaded.
     """
     try:
-        trt = flavour.load()
+        trt = sdk.load()
     except ImportError as error:
-        raise EngineError(
-            f"{flavour.product} cannot be loaded: {error}; pip install 'diffoundry[{flavour.name}]'"
-        ) from error
-    log = Log()
+        raise EngineError(f"{sdk.product} cannot be loaded: {error}; pip install 'diffoundry[{sdk.name}]'") from error
+    log = MessageLog()
     log.logger = make_logger(trt, log)
-    return Library(trt=trt, flavour=flavour, log=log)
+    return Library(trt=trt, sdk=sdk, log=log)
 
 
 def load_plan(library: Library, path: Path, spec: EngineSpec | None, gpu: Gpu) -> tuple[Any, Any]:
@@ -78,17 +74,17 @@ def load_plan(library: Library, path: Path, spec: EngineSpec | None, gpu: Gpu) -
     Raises:
         EngineError: It does not fit the library, the GPU or the options; the message says what to do.
     """
-    trt, flavour = library.trt, library.flavour
+    trt, sdk = library.trt, library.sdk
     options = spec.options if spec else {}
     if spec is not None:
         _check_version(library, path, spec)
-    _check_gpu(flavour, path, options.get("compute_capabilities") or (), gpu)
+    _check_gpu(sdk, path, options.get("compute_capabilities") or (), gpu)
     library.log.take_errors()
     runtime = trt.Runtime(library.log.logger)
     if options.get("version_compatible"):
         runtime.engine_host_code_allowed = True  # the plan brings the code of its own lean runtime
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
-        if flavour.validates:
+        if sdk.validates:
             _check_validity(library, runtime, plan, path, spec)
         engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
@@ -102,13 +98,13 @@ def load_plan(library: Library, path: Path, spec: EngineSpec | None, gpu: Gpu) -
 
 
 def _check_version(library: Library, path: Path, spec: EngineSpec) -> None:
-    here, there = str(library.trt.__version__), spec.built_with.get(library.flavour.module)
+    here, there = str(library.trt.__version__), spec.built_with.get(library.sdk.module)
     compatible = bool(spec.options.get("version_compatible"))
     later = compatible and there is not None and _numbers(here) >= _numbers(there)
     if there is not None and here != there and not later:
         newer = " or a later one" if compatible else ""
         raise EngineError(
-            f"engine {path}: built with {library.flavour.product} {there}, got {here}, expected the same version{newer}"
+            f"engine {path}: built with {library.sdk.product} {there}, got {here}, expected the same version{newer}"
             f"; install it, or {library.rebuild(spec)}"
         )
 
@@ -117,10 +113,10 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdecimal())
 
 
-def _check_gpu(flavour: Flavour, path: Path, built_for: Sequence[str], gpu: Gpu) -> None:
-    if not flavour.runs_on(gpu.capability):
+def _check_gpu(sdk: Sdk, path: Path, built_for: Sequence[str], gpu: Gpu) -> None:
+    if not sdk.runs_on(gpu.capability):
         raise EngineError(
-            f"engine {path}: got the GPU {gpu.name} (sm{gpu.capability}), which {flavour.product} does not run on; "
+            f"engine {path}: got the GPU {gpu.name} (sm{gpu.capability}), which {sdk.product} does not run on; "
             f"use another --target"
         )
     if built_for and f"sm{gpu.capability}" not in built_for:

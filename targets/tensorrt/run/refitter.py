@@ -10,12 +10,12 @@ from diffoundry.runtime.engines.protocol import Adapted, Array
 from diffoundry.targets.tensorrt.base_weights import BaseWeight, adapted_weight, read_base_weight, read_refit_file
 from diffoundry.targets.tensorrt.run.open_plan import Library
 
-__all__ = ["Refitting"]
+__all__ = ["Refitter"]
 
 _TYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16"}
 
 
-class Refitting:
+class Refitter:
     """The weights of one plan. Nothing may run in it while they change."""
 
     def __init__(self, library: Library, engine: Any) -> None:

@@ -1,4 +1,4 @@
-"""Which optimization profile of an opened engine takes the given shapes."""
+"""Selects the optimization profile of an engine for the given shapes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class EngineProfile:
 
     @property
     def static(self) -> bool:
-        """Whether it takes one size only."""
+        """True if it takes one size only."""
         return all(smallest == largest for smallest, _, largest in self.shapes.values())
 
     @property
@@ -30,11 +30,11 @@ class EngineProfile:
         return max((largest[0] for _, _, largest in self.shapes.values() if largest), default=1)
 
     def takes(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-        """Whether every input is within its bounds."""
+        """Return True if every input is within its bounds."""
         return all(_within(shapes[name], smallest, largest) for name, (smallest, _, largest) in self.shapes.items())
 
     def distance(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
-        """How far shapes are from those that its kernels were chosen for, in elements."""
+        """Return the distance of shapes from those that its kernels were chosen for, in elements."""
         return sum(
             abs(_elements(shapes[name]) - _elements(preferred)) for name, (_, preferred, _) in self.shapes.items()
         )

@@ -6,7 +6,7 @@ from coreml_interpreter.run import Interpreter
 from diffoundry.runtime.bundle.specs import EngineSpec, TensorSpec
 from diffoundry.runtime.engines.plugins import TargetPlugin
 from diffoundry.runtime.engines.protocol import EngineOptions
-from diffoundry.targets.coreml.run.functions import Part, Parts, package_folders
+from diffoundry.targets.coreml.run.functions import PackageFunction, PackageFunctions, package_folders
 
 __all__ = ["PLUGIN", "InterpretedEngine", "devices", "precisions"]
 
@@ -31,7 +31,7 @@ class InterpretedEngine:
     def __init__(self, path: Path, spec: EngineSpec, _options: EngineOptions | None = None) -> None:
         self.inputs, self.outputs = spec.inputs, spec.outputs
         self.non_finite: set[str] = set()
-        self._parts = Parts(
+        self._functions = PackageFunctions(
             [part for folder in package_folders(path, spec) for part in self._open(folder)], spec.outputs
         )
 
@@ -39,7 +39,7 @@ class InterpretedEngine:
         for name in Interpreter(folder).package.functions:
             interpreter = Interpreter(folder, name)
             function = interpreter.function
-            yield Part(
+            yield PackageFunction(
                 label=f"{folder.name} {name}",
                 inputs=tuple(TensorSpec(name=f.name, dtype=f.dtype, shape=f.shape) for f in function.inputs.values()),
                 outputs=tuple(TensorSpec(name=f.name, dtype=f.dtype, shape=f.shape) for f in function.outputs.values()),
@@ -53,7 +53,7 @@ class InterpretedEngine:
 
     def run(self, feeds):
         """See `runtime.engines.protocol.Engine.run`."""
-        return self._parts.run(feeds)
+        return self._functions.run(feeds)
 
     def close(self):
         """Nothing to free."""

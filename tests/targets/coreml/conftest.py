@@ -51,7 +51,7 @@ class Lowered:
 
     @property
     def path(self) -> Path:
-        """What the runtime hands to the engine."""
+        """Path that the runtime opens."""
         return self.bundle / self.spec.files[0]
 
     @property
@@ -65,7 +65,7 @@ class Lowered:
         return sum((self.bundle / file).stat().st_size for file in self.spec.files)
 
     def operators(self) -> dict[str, int]:
-        """What all of its packages together are made of."""
+        """Operators of all its packages together."""
         from coreml_interpreter.package import Package
 
         counts: dict[str, int] = {}

@@ -26,7 +26,7 @@ COMPONENTS = ("text_encoder", "unet", "vae_decoder")
 
 @pytest.fixture(scope="module")
 def generate(bundle_of):
-    """Factory: the array (64, 64, 3) of an apple, by the bundle's own engines but for those handed in."""
+    """Factory: the array (64, 64, 3) of an apple, by the bundle's own engines except those passed in."""
 
     def make(engines=None):
         pipeline = load(bundle_of("emoji"))
@@ -39,7 +39,7 @@ def generate(bundle_of):
 
 @pytest.fixture(scope="module")
 def expected(generate):
-    """What fp32 generates."""
+    """Image of the fp32 engines."""
     return generate()
 
 

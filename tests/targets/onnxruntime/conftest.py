@@ -1,4 +1,4 @@
-"""What tests of graphs share."""
+"""Helpers for tests of graph passes."""
 
 from tests.graph_transforms import numbers, ops, transform
 

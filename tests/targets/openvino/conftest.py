@@ -184,5 +184,5 @@ def same_numbers(tmp_path: Path) -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def operators() -> Callable[[ov.Model], Counter[str]]:
-    """How many operators of every type a model has."""
+    """Number of operators of every type in a model."""
     return lambda model: Counter(node.get_type_name() for node in model.get_ops())

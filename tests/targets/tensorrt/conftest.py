@@ -112,8 +112,8 @@ def block_graph(tmp_path):
 def rig(block_graph, tmp_path):
     """Factory: a machine of fakes with a plan of the block."""
 
-    def make(flavour=TENSORRT, **machine):
-        return Rig(block_graph, tmp_path, flavour, FakeCuda(**machine))
+    def make(sdk=TENSORRT, **machine):
+        return Rig(block_graph, tmp_path, sdk, FakeCuda(**machine))
 
     return make
 

@@ -13,7 +13,7 @@ from diffoundry.runtime.engines.select import select_engine
 from diffoundry.runtime.errors import EngineError, InputError
 from diffoundry.targets.tensorrt.build import build_plan as plan_build
 from diffoundry.targets.tensorrt.build import target as target_module
-from diffoundry.targets.tensorrt.build.host import Workplace
+from diffoundry.targets.tensorrt.build.host import Host
 from diffoundry.targets.tensorrt.build.job import BuildResult
 from diffoundry.targets.tensorrt.cuda import Gpu
 from diffoundry.targets.tensorrt.sdk import TENSORRT
@@ -47,15 +47,15 @@ def test_a_bundle_waits_for_the_gpu_machine_and_is_finished_there(bundle, work_h
 
     flags = []
 
-    def build(job, tell, where):
+    def build(job, progress, where):
         flags.append(job.flags)
         Path(job.plan).write_bytes(b"plan of " + where.encode())
-        return BuildResult(facts={"plan_bytes": 4})
+        return BuildResult(metadata={"plan_bytes": 4})
 
     gpu = Gpu(index=0, capability=89, name="RTX 4090")
-    place = Workplace(flavour=TENSORRT, version="11.4.0.106", gpus=(gpu,), has_cuda=True)
-    monkeypatch.setattr(target_module, "find_workplace", lambda flavour: place)
-    monkeypatch.setattr(plan_build, "run_build", build)
+    place = Host(sdk=TENSORRT, version="11.4.0.106", gpus=(gpu,), has_cuda=True)
+    monkeypatch.setattr(target_module, "find_host", lambda sdk: place)
+    monkeypatch.setattr(plan_build, "run_worker", build)
     finished = add_engines(bundle, (), lambda *_: None, run=work_here).manifest
     assert flags == [("WEIGHT_STREAMING",)] * 4
     assert pending_variants(finished) == ()

@@ -52,7 +52,7 @@ def test_a_missing_driver_stays_where_it_is_the_cause():
 def test_a_node_at_the_head_of_the_message_is_named():
     failure = build_failure([RECORDED["mixed"].replace("node_of_y", "down_blocks.0/attn1/Mul")])
     assert failure.node == "down_blocks.0/attn1/Mul"
-    assert "casts nothing by itself" in failure.hint
+    assert "casts nothing implicitly" in failure.hint
 
 
 @pytest.mark.parametrize("messages", [[], [RECORDED["echo"]]])
@@ -73,7 +73,7 @@ def test_a_cancelled_build_is_told_apart():
         ("antialias", "Antialiasing is not supported currently.", "TensorRT resizes without antialiasing only"),
         ("plugin", "Plugin not found, are the plugin name, version, and namespace correct?", "the operator is not of"),
         ("zero point", "shiftIsAllZeros(zeroPoint): Non-zero zero point is not supported.", "quantize symmetrically"),
-        ("mixed", "Invalid Node - node_of_y", "the graph mixes types, and TensorRT casts nothing by itself"),
+        ("mixed", "Invalid Node - node_of_y", "the graph mixes types, and TensorRT casts nothing implicitly"),
     ],
 )
 def test_a_parsers_error_has_operator_and_reason(name, message, hint):

@@ -8,7 +8,7 @@ import pytest
 from diffoundry.runtime.engines.plugins import find_plugin
 from diffoundry.runtime.engines.protocol import Adapted, EngineOptions, run_checked
 from diffoundry.targets.tensorrt.cuda import find_cuda, list_gpus
-from diffoundry.targets.tensorrt.sdk import FLAVOURS
+from diffoundry.targets.tensorrt.sdk import SDKS
 
 pytestmark = pytest.mark.gpu
 
@@ -16,14 +16,14 @@ TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
 """Of outputs of order 1: three decimal digits of half precision, summed over a handful of layers."""
 
 
-@pytest.fixture(params=FLAVOURS)
+@pytest.fixture(params=SDKS)
 def plugin(request):
-    flavour = FLAVOURS[request.param]
-    if not flavour.installed:
-        pytest.skip(f"{flavour.product} is not installed")
-    if not any(flavour.runs_on(gpu.capability) for gpu in list_gpus(find_cuda())):
-        pytest.skip(f"no NVIDIA GPU that {flavour.product} runs on; cuda-python finds them")
-    return find_plugin(flavour.name)
+    sdk = SDKS[request.param]
+    if not sdk.installed:
+        pytest.skip(f"{sdk.product} is not installed")
+    if not any(sdk.runs_on(gpu.capability) for gpu in list_gpus(find_cuda())):
+        pytest.skip(f"no NVIDIA GPU that {sdk.product} runs on; cuda-python finds them")
+    return find_plugin(sdk.name)
 
 
 def lowered(plugin, work, **options):

@@ -54,7 +54,7 @@ def test_the_builder_agrees_with_the_table(rtx, tmp_path, kind, capability):
     graph = tmp_path / "g.onnx"
     ir.save(product(kind), graph)
     job = BuildJob(
-        flavour="tensorrt-rtx",
+        target="tensorrt-rtx",
         graph=str(graph),
         plan=str(tmp_path / "g.plan"),
         profiles=(),

@@ -1,4 +1,4 @@
-"""What is loaded when: no framework by the engine, no vendor's library before it is asked for."""
+"""Imports: the engine loads no framework, and the vendor's library only when it is used."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Which ONNX operator becomes what: the one table."""
+"""Table of the ONNX operators and their translations to MIL."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ def _no_limits(_node: ir.Node, _opset: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """How an ONNX operator is translated.
+    """Translation of one ONNX operator.
 
     Attributes:
         translate: Adds it to the program; gives its outputs, or None when it noted them itself.

@@ -13,7 +13,7 @@ from diffoundry.targets.coreml.build.translation import Translation, Var, is_rea
 __all__ = ["attention", "attention_limits", "head_count", "mask_of", "scale_of", "split_einsum"]
 
 _MASKED = -1e4
-"""What is added to a score that must not count: its exponential is zero in every precision, and no sum with it is
+"""Added to scores that must not count: the exponential is zero in every precision, and no sum with it is
 infinite in half precision."""
 
 
@@ -64,7 +64,7 @@ def head_count(node: ir.Node) -> int:
 
 
 def scale_of(node: ir.Node, width: int) -> float:
-    """What scores are multiplied with: the node's scale, or one over the root of the head's width."""
+    """Return the factor of the scores: the node's scale, or one over the root of the head's width."""
     return float(node.attributes.get_float("scale", width**-0.5))
 
 
@@ -104,7 +104,7 @@ def causal_mask(queries: int, keys: int) -> npt.NDArray[np.float32]:
 
 
 def mask_of(t: Translation, node: ir.Node, query: Var) -> npt.NDArray[Any] | None:
-    """What is added to the scores of an Attention: (1, 1 or heads, Sq, Sk) in the type of `query`, or None."""
+    """Return the mask that is added to the scores: (1, 1 or heads, Sq, Sk) in the type of `query`, or None."""
     queries, keys = shape_of(node.inputs[0])[-2], shape_of(node.inputs[1])[-2]
     mask: Any = 0.0
     given = t.array(node.inputs[3]) if len(node.inputs) > 3 else None

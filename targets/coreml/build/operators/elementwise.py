@@ -94,7 +94,7 @@ def cast_type(node: ir.Node) -> str:
 
 
 def where(t: Translation, node: ir.Node) -> Var:
-    """Where."""
+    """Translate Where to select."""
     condition, a, b = (t.var(value) for value in node.inputs)
     return mb.select(cond=condition, a=a, b=b)
 

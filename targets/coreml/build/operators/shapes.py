@@ -94,7 +94,7 @@ def slice_limits(node: ir.Node, _opset: Any) -> str | None:
 
 
 def slice_range(t: Translation, node: ir.Node) -> list[slice]:
-    """What a Slice takes of each axis; bounds are within the axis."""
+    """Return the slice of each axis that a Slice takes; bounds are within the axis."""
     shape = shape_of(node.inputs[0])
     starts, ends = t.integers(node.inputs[1]), t.integers(node.inputs[2])
     given = [*node.inputs[3:], None, None]

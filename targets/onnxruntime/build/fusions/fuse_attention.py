@@ -14,7 +14,7 @@ _SPLIT_HEADS = (0, 2, 1, 3)
 
 
 class FuseMultiHeadAttention(ir.passes.InPlacePass):
-    """Puts MultiHeadAttention in the place of Attention and its Reshapes and Transposes.
+    """Replaces Attention and its Reshapes and Transposes by MultiHeadAttention.
 
     Given:
         %q4 = Transpose<perm=[0, 2, 1, 3]>(Reshape(%q, [0, 0, 8, 40]))           # %k, %v alike
@@ -28,7 +28,7 @@ class FuseMultiHeadAttention(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Rewrite every Attention that stands between such reshapes."""
+        """Rewrite every Attention between such reshapes."""
         modified = False
         for node in tuple(model.graph):
             if node.op_type == "Attention" and node.domain == "":

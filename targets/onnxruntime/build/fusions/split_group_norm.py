@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class SplitGroupNorm(ir.passes.InPlacePass):
-    """Puts InstanceNormalization and BatchNormalization in the place of GroupNormalization.
+    """Replaces GroupNormalization by InstanceNormalization and BatchNormalization.
 
     Given:
         %y = GroupNormalization<num_groups=32>(%x, %scale, %bias)          # float32

@@ -22,7 +22,7 @@ _TILE = 4
 _PATCH = _TILE + 2
 
 _POINTS = tuple(Fraction(point) for point in ("0", "5/8", "-5/8", "3/2", "-3/2"))
-"""Where the polynomials are evaluated, besides infinity. The usual 0, 1, -1, 2, -2 err 2.4 times as much; these were
+"""Evaluation points of the polynomials, besides infinity. The usual 0, 1, -1, 2, -2 err 2.4 times as much; these were
 the best of all 0, a, -a, b, -b in sixteenths (Barabasz et al. 2018, https://arxiv.org/abs/1803.10986, search alike)."""
 
 _SMALLEST_CHANNELS = 256
@@ -135,7 +135,7 @@ def _rewrite(node: ir.Node, graph: ir.Graph) -> None:
 
 
 def _divides(value: ir.Value) -> bool:
-    """Whether height and width are known to be whole tiles."""
+    """Return True if height and width are known to be multiples of the tile."""
     assert value.shape is not None
     return all(isinstance(size, int) and size % _TILE == 0 for size in value.shape[2:])
 

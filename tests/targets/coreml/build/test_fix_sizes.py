@@ -105,7 +105,7 @@ def test_rows_of_a_call(bundle_of, component, dims, batch):
 def test_without_a_size_it_is_the_checkpoints_own(bundle_of):
     graph = bundle_of("emoji") / "unet/model.onnx"
     said = []
-    (size,) = sizes_of(work("unet", graph, tell=said.append), ir.load(graph), 77)
+    (size,) = sizes_of(work("unet", graph, progress=said.append), ir.load(graph), 77)
     assert (size.height, size.width) == (64, 64)
     assert said == ["64x64 pixels, the checkpoint's own size"]
 

@@ -1,4 +1,4 @@
-"""What Apple's ml-stable-diffusion finds: names of the folder, tensors of the models, the compiler if it is there."""
+"""Resources for Apple's ml-stable-diffusion: names in the folder, tensors of the models, the compiler if installed."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The engine: what it says where there is no Mac, and how it drives coremltools, by a stand-in that interprets."""
+"""The engine: its error without a Mac, and its calls of a fake coremltools that interprets packages."""
 
 import platform
 import shutil

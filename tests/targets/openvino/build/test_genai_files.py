@@ -10,9 +10,8 @@ from diffusers import AutoencoderKL
 from diffoundry.runtime.errors import EngineError, MissingExtraError
 from diffoundry.runtime.pipelines import load
 from diffoundry.targets.openvino import import_openvino as vendor
-from diffoundry.targets.openvino.build import genai_files as tokenizer
-from diffoundry.targets.openvino.build.genai_files import TOKENIZER_FILES, write_tokenizer
-from diffoundry.targets.openvino.vae_config import fill_in
+from diffoundry.targets.openvino.build import genai_files
+from diffoundry.targets.openvino.build.genai_files import TOKENIZER_FILES, fill_in, write_tokenizer
 
 STEPS = 10
 
@@ -86,7 +85,7 @@ def test_the_same_image_at_full_size(genai, exported):
 
 
 def test_without_the_converter(monkeypatch, tmp_path):
-    monkeypatch.setattr(tokenizer, "entry_points", lambda **_which: ())
+    monkeypatch.setattr(genai_files, "entry_points", lambda **_which: ())
     with pytest.raises(
         MissingExtraError, match=r"needs the Python package 'openvino_tokenizers'.*diffoundry\[openvino\]"
     ):

@@ -43,13 +43,13 @@ def test_the_first_precision_gets_the_vendors_names(work, tmp_path, options, ste
 
 
 def test_the_manifest_entry(work):
-    told = []
-    spec = OpenVinoTarget(winograd=False).lower(work(buckets=((512, 512), (768, 512)), tell=told.append))
+    shown = []
+    spec = OpenVinoTarget(winograd=False).lower(work(buckets=((512, 512), (768, 512)), progress=shown.append))
     assert (spec.target, spec.precision) == ("openvino", "fp32")
     assert spec.options == {"winograd": False, "buckets": [[512, 512], [768, 512]]}
     assert [(tensor.name, tensor.dtype, tensor.shape) for tensor in spec.inputs] == [("x", "float32", ("batch", 4))]
     assert spec.built_with == {"openvino": ov.__version__.partition("-")[0]}
-    assert told == ["import", "write"]
+    assert shown == ["import", "write"]
 
 
 def test_forms():

@@ -1,4 +1,4 @@
-"""Which upsamplings count as doubling: by their factor, or by trying every size that a user may ask for."""
+"""Upsamplings that count as doubling: by their factor, or by trying every size that a user may ask for."""
 
 import numpy as np
 import pytest

@@ -79,7 +79,7 @@ def test_the_widest_instructions_of_the_processor_run(open_engine, feeds_for, fe
     with open_engine("emoji", "unet", precision, buckets=((64, 64),)) as engine:  # of free sizes kernels show no names
         engine.run(feeds_for(engine))
         used = {kernel for kind, kernel in kernels(engine) if kind == "FullyConnected"}
-        assert engine.facts["floats"] == precision
+        assert engine.metadata["floats"] == precision
     used -= {"gemm_mlas_f32"}  # its name hides which instructions it chose
     assert used
     assert all(word in kernel for kernel in used for word in words), used

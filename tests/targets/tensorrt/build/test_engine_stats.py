@@ -1,4 +1,4 @@
-"""What the real builder makes of our components: fused attentions and norms, low precision that is really low, memory.
+"""Engines of the real builder: fused attentions and norms, low precision that is really low, memory.
 
 Every number is read from the build log, so that none of it needs a GPU.
 """

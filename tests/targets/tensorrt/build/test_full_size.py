@@ -25,9 +25,9 @@ def test_every_attention_and_group_norm_of_sd15_is_fused(tmp_path):
     run_job(PortableJob(checkpoint=checkpoint.describe(), opset=23, **common), lambda _: nullcontext())
     variant = Variant(target="tensorrt-rtx", precision="fp16", options={"compute_capabilities": ["sm89"]})
     job = EngineJob(role="denoiser", variant=variant, first=True, buckets=(), quantization=None, **common)
-    facts = run_job(job, lambda _: nullcontext()).engine.metadata
-    found = facts["structure"]["default"]
-    assert found["attentions_fused"] == facts["attentions"] == 32
-    assert found["group_norms_fused"] == facts["group_norms"] == 61
+    metadata = run_job(job, lambda _: nullcontext()).engine.metadata
+    found = metadata["structure"]["default"]
+    assert found["attentions_fused"] == metadata["attentions"] == 32
+    assert found["group_norms_fused"] == metadata["group_norms"] == 61
     assert found["scratch_bytes"] < 300e6
-    assert facts["peak_rss_bytes"] < 7e9
+    assert metadata["peak_rss_bytes"] < 7e9

@@ -36,8 +36,8 @@ def test_memory_is_read_by_profile():
 
 
 def test_the_structure_is_counted_by_profile():
-    facts = describe_structure(LOG, VERSION, ["free", "64x64"])
-    assert facts == {
+    metadata = describe_structure(LOG, VERSION, ["free", "64x64"])
+    assert metadata == {
         "structure": {
             "free": {
                 "layers": 18,

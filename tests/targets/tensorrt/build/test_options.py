@@ -1,4 +1,4 @@
-"""Options and precisions: which flavour has what, and the reason where it has not."""
+"""Options and precisions of both SDKs, and the reason for those that one lacks."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ def test_the_plugin_names_what_there_is(plugin):
     assert find_plugin(plugin.name) == plugin
     target = resolve(plugin.target)
     assert target.name == plugin.name
-    assert target.flavour.module == plugin.module
+    assert target.sdk.module == plugin.module
     assert plugin.defers
     assert all(callable(resolve(part)) for part in (plugin.engine, plugin.devices, plugin.precisions))
 

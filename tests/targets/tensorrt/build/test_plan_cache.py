@@ -19,7 +19,7 @@ def job(tmp_path):
     (tmp_path / "g.onnx").write_bytes(b"graph")
     (tmp_path / "g.data").write_bytes(b"weights")
     return BuildJob(
-        flavour="tensorrt-rtx",
+        target="tensorrt-rtx",
         graph=str(tmp_path / "g.onnx"),
         plan=str(tmp_path / "g.plan"),
         profiles=(ProfileShapes(name="a", shapes={"x": ((1, 2), (1, 2), (1, 4))}),),
@@ -37,7 +37,7 @@ def test_everything_that_decides_what_is_built_is_in_the_key(job, tmp_path):
         key(job),
         key(job, version="2"),
         key(job, gpu="RTX 4090"),
-        key(replace(job, flavour="tensorrt")),
+        key(replace(job, target="tensorrt")),
         key(replace(job, compute_capabilities=(86,))),
         key(replace(job, flags=())),
         key(replace(job, refittable=("w",))),
@@ -70,8 +70,8 @@ def test_a_plan_is_built_once_even_by_several_at_once(tmp_path):
             plan.write_bytes(b"plan of " + name.encode())
             return {"layers": 3}
 
-        facts, kept = cache.fetch("k", plan, build)
-        results.append((facts, kept, plan.read_bytes()))
+        metadata, kept = cache.fetch("k", plan, build)
+        results.append((metadata, kept, plan.read_bytes()))
 
     threads = [threading.Thread(target=fetch, args=(name,)) for name in "abcd"]
     for thread in threads:
@@ -80,7 +80,9 @@ def test_a_plan_is_built_once_even_by_several_at_once(tmp_path):
         thread.join()
     assert len(builds) == 1
     assert sorted(kept for _, kept, _ in results) == [False, True, True, True]
-    assert {(facts["layers"], content) for facts, _, content in results} == {(3, b"plan of " + builds[0].encode())}
+    assert {(metadata["layers"], content) for metadata, _, content in results} == {
+        (3, b"plan of " + builds[0].encode())
+    }
 
 
 def test_a_failed_build_leaves_nothing(tmp_path):

@@ -16,7 +16,7 @@ from diffoundry.runtime.bundle.json_codec import to_json
 from diffoundry.runtime.errors import EngineError
 from diffoundry.targets.tensorrt.build import run_worker as build_process
 from diffoundry.targets.tensorrt.build.job import BuildJob, ProfileShapes
-from diffoundry.targets.tensorrt.build.run_worker import run_build
+from diffoundry.targets.tensorrt.build.run_worker import run_worker
 from diffoundry.targets.tensorrt.build.target import RTXTarget
 
 pytestmark = pytest.mark.usefixtures("rtx")
@@ -29,7 +29,7 @@ def job(tmp_path):
     graph = tmp_path / "g.onnx"
     ir.save(in_form(make_block(), RTXTarget().form("fp16")), graph)
     return BuildJob(
-        flavour="tensorrt-rtx",
+        target="tensorrt-rtx",
         graph=str(graph),
         plan=str(tmp_path / "g.plan"),
         profiles=(ProfileShapes(name="default", shapes=SHAPES),),
@@ -44,23 +44,23 @@ def children():
 
 
 def test_a_build_writes_a_plan_and_tells_how_far_it_is(job, tmp_path):
-    told = []
-    result = run_build(job, told.append, "unet in fp16")
+    shown = []
+    result = run_worker(job, shown.append, "unet in fp16")
     plan = (tmp_path / "g.plan").read_bytes()
     assert plan[:4] == b"vtrt"
-    assert result.facts["plan_bytes"] == len(plan)
-    assert result.facts["structure"]["default"]["attentions_fused"] == 1
-    assert told[0] == "fusing 0 %"
-    assert any(words.startswith("compiling") for words in told)
-    assert len(told) == len(set(told))
+    assert result.metadata["plan_bytes"] == len(plan)
+    assert result.metadata["structure"]["default"]["attentions_fused"] == 1
+    assert shown[0] == "fusing 0 %"
+    assert any(words.startswith("compiling") for words in shown)
+    assert len(shown) == len(set(shown))
 
 
 def test_an_exception_while_telling_cancels_and_leaves_no_process(job, tmp_path):
-    def tell(_words):
+    def progress(_words):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_build(job, tell, "unet")
+        run_worker(job, progress, "unet")
     assert children() == []
     assert not (tmp_path / "g.plan").exists()
 
@@ -107,19 +107,19 @@ def test_a_refusal_names_component_node_operator_and_what_to_do(job, tmp_path):
         match=r"unet in fp16, node 'block/Resize_x', operator 'Resize': TensorRT for RTX refused it: Antialiasing is "
         r"not supported currently\. What to do: TensorRT resizes without antialiasing only",
     ):
-        run_build(job, lambda _: None, "unet in fp16")
+        run_worker(job, lambda _: None, "unet in fp16")
 
 
 def test_weights_that_the_parser_does_not_know_are_refused(job):
     wrong = replace(job, refittable=("to_q_weight", "nonsense"))
     with pytest.raises(EngineError, match="the parser knows no weights called nonsense. What to do: build without"):
-        run_build(wrong, lambda _: None, "unet")
+        run_worker(wrong, lambda _: None, "unet")
 
 
 def test_a_library_that_cannot_be_loaded_is_said(job):
-    other = replace(job, flavour="tensorrt")
+    other = replace(job, target="tensorrt")
     with pytest.raises(EngineError, match=r"its Python package .* cannot be loaded: .* --force-reinstall 'diff"):
-        run_build(other, lambda _: None, "unet")
+        run_worker(other, lambda _: None, "unet")
 
 
 def test_a_builder_that_is_killed_is_reported(job, monkeypatch):
@@ -136,7 +136,7 @@ def test_a_builder_that_is_killed_is_reported(job, monkeypatch):
         EngineError,
         match=r"unet: the process that builds the TensorRT for RTX engine was killed, most likely for want of",
     ):
-        run_build(job, lambda _: None, "unet")
+        run_worker(job, lambda _: None, "unet")
 
 
 def test_a_build_that_does_not_listen_is_killed(monkeypatch):

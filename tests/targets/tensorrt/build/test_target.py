@@ -18,11 +18,11 @@ from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.errors import ConfigError, EngineError
 from diffoundry.targets.tensorrt.build import build_plan as plan_build
 from diffoundry.targets.tensorrt.build import target as target_module
-from diffoundry.targets.tensorrt.build.host import Workplace
+from diffoundry.targets.tensorrt.build.host import Host
 from diffoundry.targets.tensorrt.build.job import BuildJob, BuildResult
 from diffoundry.targets.tensorrt.build.target import RTXTarget, TensorRTTarget
 from diffoundry.targets.tensorrt.cuda import Gpu
-from diffoundry.targets.tensorrt.sdk import RTX, TENSORRT, Flavour
+from diffoundry.targets.tensorrt.sdk import RTX, TENSORRT, Sdk
 
 ONE = {"compute_capabilities": ("sm89",)}
 
@@ -129,7 +129,7 @@ def test_without_tensorrt_a_recipe_is_left_that_says_what_to_do(block_work):
     assert spec.built_with == {}
     assert spec.metadata == {"attentions": 1, "group_norms": 1, "proof": "not built"}
     job = from_json(BuildJob, json.loads((work.bundle / spec.files[0]).read_text()))
-    assert (job.flavour, job.graph, job.plan) == ("tensorrt", "model.fp16.tensorrt.onnx", "model.fp16.tensorrt.plan")
+    assert (job.target, job.graph, job.plan) == ("tensorrt", "model.fp16.tensorrt.onnx", "model.fp16.tensorrt.plan")
     assert job.flags == ("REFIT_INDIVIDUAL",)
     assert "to_q_weight" in job.refittable
     operators = {node.op_type for node in ir.load(work.bundle / spec.files[2]).graph}
@@ -146,7 +146,7 @@ def test_the_recipe_is_all_that_a_build_needs(rtx, block_work, tmp_path):
         (work.bundle / name).rename(elsewhere / name.partition("/")[2])
     recipe = elsewhere / "model.fp16.tensorrt.job.json"
     job = json.loads(recipe.read_text())
-    recipe.write_text(json.dumps(job | {"flavour": "tensorrt-rtx", "compute_capabilities": [89]}))
+    recipe.write_text(json.dumps(job | {"target": "tensorrt-rtx", "compute_capabilities": [89]}))
     command = [sys.executable, "-m", "diffoundry.targets.tensorrt.build.worker", str(recipe)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
         worker.stdout.read()
@@ -158,7 +158,7 @@ def test_the_recipe_is_all_that_a_build_needs(rtx, block_work, tmp_path):
 class MissingRTX(RTXTarget):
     """TensorRT for RTX where it is not installed."""
 
-    flavour: ClassVar[Flavour] = replace(RTX, module="tensorrt_rtx_that_is_not_there")
+    sdk: ClassVar[Sdk] = replace(RTX, module="tensorrt_rtx_that_is_not_there")
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_what_else_is_missing_is_said(block_work, target, sentence):
 
 
 @pytest.mark.parametrize(
-    ("flavour", "options", "place", "sentence"),
+    ("sdk", "options", "place", "sentence"),
     [
         (
             TENSORRT,
@@ -205,9 +205,9 @@ def test_what_else_is_missing_is_said(block_work, target, sentence):
         (RTX, ("--refit",), {"gpus": (Gpu(index=0, capability=89, name="RTX 4090"),)}, None),
     ],
 )
-def test_each_obstacle_has_a_sentence(flavour, options, place, sentence):
+def test_each_obstacle_has_a_sentence(sdk, options, place, sentence):
     given = {"version": "11.4", "gpus": (), "has_cuda": True} | place
-    said = Workplace(flavour=flavour, **given).obstacle(options)
+    said = Host(sdk=sdk, **given).obstacle(options)
     assert said is None if sentence is None else said.startswith(sentence) or sentence in said
 
 
@@ -215,14 +215,14 @@ def on_a_gpu_machine(monkeypatch, gpu):
     """A machine with TensorRT 11.4 and a GPU, whose builds write a stand-in; returns the jobs that were built."""
     jobs = []
 
-    def build(job, tell, where):
+    def build(job, progress, where):
         jobs.append(job)
         Path(job.plan).write_bytes(b"plan")
-        return BuildResult(facts={"plan_bytes": 4}, warnings=("a remark",))
+        return BuildResult(metadata={"plan_bytes": 4}, warnings=("a remark",))
 
-    place = Workplace(flavour=TENSORRT, version="11.4.0.106", gpus=(gpu,), has_cuda=True)
-    monkeypatch.setattr(target_module, "find_workplace", lambda flavour: place)
-    monkeypatch.setattr(plan_build, "run_build", build)
+    place = Host(sdk=TENSORRT, version="11.4.0.106", gpus=(gpu,), has_cuda=True)
+    monkeypatch.setattr(target_module, "find_host", lambda sdk: place)
+    monkeypatch.setattr(plan_build, "run_worker", build)
     return jobs
 
 

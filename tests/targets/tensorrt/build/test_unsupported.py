@@ -1,4 +1,4 @@
-"""What is refused before any work, each refusal held against the real parser."""
+"""Refusals before any work, each compared with the real parser."""
 
 import numpy as np
 import onnx_ir as ir

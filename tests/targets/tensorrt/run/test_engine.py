@@ -16,9 +16,9 @@ from diffoundry.targets.tensorrt.run.engine import TensorRTEngine
 from diffoundry.targets.tensorrt.sdk import RTX, TENSORRT
 
 
-@pytest.mark.parametrize("flavour", [TENSORRT, RTX], ids=["tensorrt", "rtx"])
-def test_it_gives_what_the_graph_gives_at_every_size(rig, flavour):
-    machine = rig(flavour)
+@pytest.mark.parametrize("sdk", [TENSORRT, RTX], ids=["tensorrt", "rtx"])
+def test_it_gives_what_the_graph_gives_at_every_size(rig, sdk):
+    machine = rig(sdk)
     with machine.open() as engine:
         for shape in [(2, 4, 16, 16), (1, 4, 8, 24), (4, 4, 32, 32), (2, 4, 16, 16), (2, 4, 16, 16)]:
             check(machine, engine, *shape)
