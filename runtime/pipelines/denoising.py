@@ -10,7 +10,7 @@ import numpy.typing as npt
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.random import Generator
-from diffoundry.runtime.schedulers import Scheduler
+from diffoundry.runtime.schedulers import Scheduler, mu_for
 
 __all__ = ["AfterStep", "Predict", "Step", "StepEnd", "denoise", "make_step_end", "set_timesteps"]
 
@@ -109,19 +109,11 @@ def set_timesteps(
     """
     if timesteps is not None and sigmas is not None:
         raise InputError("timesteps and sigmas: got both, expected at most one of them")
-    if mu is None and scheduler.takes_mu and image_tokens is not None:
-        mu = _shift(image_tokens, scheduler.config)
+    if mu is None and image_tokens is not None:
+        mu = mu_for(scheduler, image_tokens)
     own_schedule = timesteps is not None or sigmas is not None
     scheduler.set_timesteps(None if own_schedule else steps, timesteps=timesteps, sigmas=sigmas, mu=mu)
     return len(scheduler.timesteps) if own_schedule else steps
-
-
-def _shift(tokens: int, config: Mapping[str, Any]) -> float:
-    """Return mu on the line through (base_image_seq_len, base_shift) and (max_image_seq_len, max_shift)."""
-    low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
-    base, most = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
-    slope = (most - base) / (high - low)
-    return float(tokens * slope + (base - slope * low))
 
 
 def make_step_end(

@@ -76,12 +76,7 @@ class TaskContext:
         Raises:
             InputError: The scheduler cannot.
         """
-        adder: Callable[..., FloatArray] | None = getattr(self.scheduler, "add_noise", None)
-        if adder is None:
-            raise InputError(
-                f"scheduler: got {type(self.scheduler).__name__}, which cannot add noise to an image; choose another"
-            )
-        return adder(latents, noise, np.repeat(timestep, len(latents)))
+        return self.scheduler.add_noise(latents, noise, np.repeat(timestep, len(latents)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

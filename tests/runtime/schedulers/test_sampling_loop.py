@@ -228,3 +228,13 @@ def test_mu_of_an_image_is_that_of_the_pipelines_of_diffusers(tokens, lines):
     assert mu_for(scheduler_class("FlowMatchEulerDiscreteScheduler")(**lines), tokens) is None
     unset = scheduler_class("FlowMatchEulerDiscreteScheduler").from_config(scheduler.config, max_shift=None)
     assert mu_for(unset, 4096) == calculate_shift(4096, *(scheduler.config[name] for name in names[:3]), 1.15)
+
+
+@pytest.mark.parametrize("name", ["IPNDMScheduler", "KarrasVeScheduler", "SCMScheduler", "ScoreSdeVpScheduler"])
+def test_schedulers_that_cannot_add_noise_say_so(name):
+    scheduler = scheduler_class(name)()
+    scheduler.set_timesteps(2)
+    with pytest.raises(
+        InputError, match=f"{name} cannot add noise to an image. Choose another scheduler, for example EulerDiscrete"
+    ):
+        scheduler.add_noise(start(1), start(1), scheduler.timesteps[:1])
