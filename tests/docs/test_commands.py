@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -105,7 +106,7 @@ def _export(command: str, folder: Path, shared: Path) -> None:
     place = words.index("-o") + 1
     name = re.sub(r"[^\w.-]+", "_", " ".join([*words[2 : place - 1], *words[place + 1 :]]))[-200:]
     kept = shared / "pages" / name
-    with FileLock(shared / f"pages-{hash(name) & 0xFFFFFF}.lock"):
+    with FileLock(shared / f"pages-{zlib.crc32(name.encode())}.lock"):
         if not kept.is_dir():
             _shell(command, folder)
             shutil.copytree(folder / words[place], kept, symlinks=True)
