@@ -1,1 +1,1 @@
-"""One folder a target: target.py lowers a graph (build time), engine.py runs what was lowered (run time)."""
+"""One folder a target: the plugin in __init__, build/ lowers graphs, run/ runs the engines."""

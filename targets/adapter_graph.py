@@ -1,4 +1,4 @@
-"""Opens a graph for adapters: a low-rank branch beside each layer, and rows behind the table of tokens."""
+"""Adds inputs for adapters to a graph: a low-rank branch beside each layer, and rows behind the table of tokens."""
 
 from dataclasses import dataclass
 from dataclasses import replace as changed

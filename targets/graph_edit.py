@@ -1,4 +1,4 @@
-"""Small questions and edits on an `onnx_ir` graph that passes and targets share."""
+"""Helpers to inspect and edit an `onnx_ir` graph, shared by passes and targets."""
 
 from collections.abc import Sequence
 

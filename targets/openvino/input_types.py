@@ -1,4 +1,4 @@
-"""Types at the edge of a model: OpenVINO GenAI feeds int64, our runtime what the portable graph takes."""
+"""Types of a model's inputs: int64 for OpenVINO GenAI, those of the portable graph for our runtime."""
 
 from collections.abc import Iterable
 

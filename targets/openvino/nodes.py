@@ -1,4 +1,4 @@
-"""Small questions and edits on an `openvino.Model` that its rewrites share."""
+"""Helpers to inspect and edit an `openvino.Model`, shared by the rewrites."""
 
 from collections.abc import Iterator
 

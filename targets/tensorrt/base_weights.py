@@ -1,4 +1,4 @@
-"""The weights that a plan was built with, read from the files beside it, and what adapters make of them."""
+"""Reads the weights that a plan was built with, and adds adapters to them."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The few calls of CUDA's runtime that are needed, each checked; NVIDIA's `cuda-python` is passed in or loaded here."""
+"""Calls of CUDA's runtime, each checked; NVIDIA's `cuda-python` is passed in or loaded here."""
 
 import importlib
 from dataclasses import dataclass

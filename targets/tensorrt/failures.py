@@ -1,4 +1,4 @@
-"""Makes one sentence with a hint of what TensorRT logs when it refuses."""
+"""Turns the errors that TensorRT logs into one sentence with a hint."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The two libraries behind this target, and what one has that the other lacks."""
+"""The two SDKs of NVIDIA behind this target, and their differences."""
 
 import importlib
 import importlib.util
@@ -18,7 +18,7 @@ _OLDEST = 75
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sdk:
-    """One of the two libraries. Its Python module is loaded when it is needed and handed on; nothing else imports it.
+    """One of the two SDKs. Its Python module is loaded when it is needed; no other file imports it.
 
     Attributes:
         name: The name of its plugin.

@@ -1,4 +1,4 @@
-"""Cuts a graph in two of about the same weight, for devices that do not take the denoiser in one piece."""
+"""Splits a graph into two of about the same size, for devices that cannot load the denoiser as one package."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Weights as indices into a small table: k-means in one dimension, on the histogram instead of on the numbers."""
+"""Clusters weights into a small table and indices: k-means in one dimension, on the histogram of the weights."""
 
 from typing import Any
 

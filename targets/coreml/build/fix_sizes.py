@@ -1,4 +1,4 @@
-"""Gives a portable graph one size: Core ML takes no symbolic ones, and everything that follows from them is folded."""
+"""Fixes the sizes of a portable graph, since Core ML takes no symbolic ones, and folds what depends on them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""coremltools' builder of MIL programs under the name that its documentation gives it."""
+"""The builder of MIL programs of coremltools, named `mb` as in its documentation."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A MIL program becomes a package on disk; several of one component become one with a function for each size."""
+"""Writes a MIL program as a package; merges packages of several sizes into one with a function for each."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""A pinned graph becomes a MIL program: its edges, its nodes in their order, its names."""
+"""Translates a graph of fixed sizes to a MIL program."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Palettes with the bits that a quantized graph gives each weight, made from the weights before quantization."""
+"""Makes palettes from the weights before quantization, with as many bits as the quantized graph gives each weight."""
 
 from pathlib import Path
 

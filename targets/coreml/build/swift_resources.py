@@ -1,4 +1,4 @@
-"""The folder that Apple's ml-stable-diffusion Swift package opens, and the compiler that makes its models.
+"""Writes the resources folder that Apple's ml-stable-diffusion Swift package opens, and compiles its models.
 
 Names: apple/ml-stable-diffusion, `StableDiffusionPipeline+Resources.swift`, `ResourceURLs`.
 """

@@ -1,4 +1,4 @@
-"""One graph on its way into MIL: which value became what, and what the translators of operators may ask."""
+"""State of a translation to MIL: the MIL variable of each ONNX value, and helpers for the operators."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

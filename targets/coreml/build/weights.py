@@ -1,4 +1,4 @@
-"""Constants of a layer on their way into a package: dense, with scales, or as indices into a palette."""
+"""Writes constants of a layer: dense, with scales, or as indices into a palette."""
 
 from dataclasses import dataclass, replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""A component made of several functions: chunks, one after the other, and sizes, of which the feeds choose one."""
+"""Runs the functions of a component: chunks one after another, and the size that fits the feeds."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Many small linear layers of one input become one."""
+"""Joins many small linear layers of one input into one."""
 
 import numpy as np
 

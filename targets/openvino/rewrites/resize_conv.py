@@ -1,4 +1,4 @@
-"""Nearest-neighbour upsampling and the convolution after it, computed on the small feature map."""
+"""Computes a nearest-neighbour upsampling and the convolution after it on the small feature map."""
 
 from collections.abc import Collection
 

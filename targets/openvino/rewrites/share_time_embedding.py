@@ -1,4 +1,4 @@
-"""One time embedding for the whole batch."""
+"""Computes one time embedding for the whole batch."""
 
 from diffoundry.targets.openvino.import_openvino import ov
 from diffoundry.targets.openvino.nodes import constant, nodes_of, replace, sizes

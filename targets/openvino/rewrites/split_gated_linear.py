@@ -1,4 +1,4 @@
-"""A linear layer that is split into its halves, as gated feed-forward layers are, becomes two layers."""
+"""Splits the linear layer of a gated feed-forward into two layers."""
 
 from diffoundry.targets.openvino.import_openvino import ov
 from diffoundry.targets.openvino.nodes import constant, nodes_of, replace, sizes, sole_user

@@ -1,4 +1,4 @@
-"""Heads of self-attention as wide as the matrix unit takes them."""
+"""Widens the heads of self-attention to the width of the matrix unit."""
 
 from dataclasses import dataclass
 

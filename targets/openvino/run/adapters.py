@@ -1,4 +1,4 @@
-"""The adaptable form of a model: read from its ONNX file, with branches only where something is loaded."""
+"""Reads the graph with inputs for adapters, and keeps the branches of loaded adapters only."""
 
 from collections.abc import Mapping
 from pathlib import Path

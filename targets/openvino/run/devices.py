@@ -1,4 +1,4 @@
-"""The devices that OpenVINO finds here, and the precisions that they compute in themselves."""
+"""Devices that OpenVINO finds on this machine, and the precisions that they compute in natively."""
 
 from functools import cache
 from pathlib import Path
@@ -30,13 +30,13 @@ def core() -> ov.Core:
 
 
 def devices() -> tuple[str, ...]:
-    """The devices that OpenVINO finds on this machine, in our words: "cpu", "gpu", "gpu:1", "npu", and "auto"."""
+    """List the devices that OpenVINO finds on this machine: "cpu", "gpu", "gpu:1", "npu", and "auto"."""
     found = [_our_name(name) for name in core().available_devices]
     return (*found, "auto") if found else ()
 
 
 def precisions(device: str) -> tuple[str, ...]:
-    """The precisions that `device` computes in itself, fastest first; "auto" has those that all devices have.
+    """List the precisions that `device` computes in natively, fastest first; "auto" has those that all devices have.
 
     Weights alone in int8 or int4 are a matter of storage: every device decompresses them.
 

@@ -1,4 +1,4 @@
-"""One compiled model and its infer requests: as many as there are threads in it at a time."""
+"""A compiled model with one infer request per thread that runs it."""
 
 import queue
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Symbolic sizes such as "height/8": solved from the shapes of feeds, and put into shapes."""
+"""Symbolic sizes such as "height/8": solved from the shapes of feeds, and evaluated in shapes."""
 
 from collections.abc import Iterable, Mapping
 

@@ -1,4 +1,4 @@
-"""3 x 3 convolutions in float32 by Winograd's minimal filtering: made when a model is loaded on a CPU, never stored."""
+"""Computes 3 x 3 convolutions in float32 by Winograd's minimal filtering; applied on load for a CPU, never stored."""
 
 from functools import cache
 

@@ -1,4 +1,4 @@
-"""The files that a lowered component leaves beside its graph."""
+"""Files of a lowered component beside its graph."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Lays the blocks of convolutions' int4 weights where TensorRT wants them: along the last axis but one."""
+"""Moves the blocks of convolutions' int4 weights to the axis that TensorRT takes, the last but one."""
 
 import onnx_ir as ir
 from onnx_ir import tape

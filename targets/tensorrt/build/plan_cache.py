@@ -1,4 +1,4 @@
-"""Keeps built engines under the sum of all that decides what is built, since two builds never give the same bytes."""
+"""Caches built engines by a digest of everything that a build depends on; two builds never give the same bytes."""
 
 import hashlib
 import json

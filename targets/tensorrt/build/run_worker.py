@@ -1,4 +1,4 @@
-"""Starts the process that builds an engine, listens to it, and stops it when the caller has had enough."""
+"""Starts the process that builds an engine, reports its progress, and stops it when the caller cancels."""
 
 import json
 import os

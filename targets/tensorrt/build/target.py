@@ -1,4 +1,4 @@
-"""Lowers portable graphs to plans of TensorRT and of TensorRT for RTX, here or with a recipe for a GPU machine."""
+"""Lowers portable graphs to plans of TensorRT and TensorRT for RTX, or to a recipe for a machine with a GPU."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,4 +1,4 @@
-"""Makes the execution context of an engine, with what TensorRT for RTX keeps between runs."""
+"""Makes the execution context of an engine, with the kernel cache of TensorRT for RTX."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Records what is put on a stream once, so that it can be started again with one call."""
+"""Records the work of one call as a CUDA graph, which later calls launch."""
 
 from collections.abc import Callable
 from typing import Any

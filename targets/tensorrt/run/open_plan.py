@@ -1,4 +1,4 @@
-"""Opens a plan: versions, GPU and file are checked first, so that what does not fit is said in our words."""
+"""Opens a plan after checks of version, GPU and file, each with its own error."""
 
 import mmap
 from collections.abc import Sequence

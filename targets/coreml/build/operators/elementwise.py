@@ -1,4 +1,4 @@
-"""Operators that take numbers one by one."""
+"""Elementwise operators."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Operators that look things up."""
+"""Gather and ArgMax."""
 
 from typing import Any
 

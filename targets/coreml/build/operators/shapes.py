@@ -1,4 +1,4 @@
-"""Operators that move numbers without changing them."""
+"""Operators that change shapes and order."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Attention in ONNX Runtime's own operator, without the transposes around it."""
+"""Fuses attention into ONNX Runtime's own operator, without the transposes around it."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Group normalisation in the operators that ONNX Runtime's CPU has kernels for."""
+"""Splits group normalisation into operators that ONNX Runtime's CPU has kernels for."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""3 x 3 convolutions by the minimal filtering of Winograd, as matrix products."""
+"""Computes 3 x 3 convolutions by the minimal filtering of Winograd, as matrix products."""
 
 import logging
 from collections.abc import Iterable
