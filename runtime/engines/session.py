@@ -46,7 +46,7 @@ class EngineSession:
         Args:
             bundle: An opened bundle.
             target: Only engines of this target, or None for the first that can run here.
-            precision: Only engines of this precision, or None for the first that the device computes in itself.
+            precision: Only engines of this precision, or None for the first that the device computes in natively.
             options: Device, threads and the like; the default is the target's first device.
             low_memory: Close what is open before another component runs, save those that every step runs. Memory then
                 peaks at the largest component and every image opens them anew; threads take turns.

@@ -43,7 +43,7 @@ def refusals(types: Iterable[str], capabilities: Iterable[int], table: Mapping[s
 
 
 def native_precisions(capability: int, table: Mapping[str, int]) -> tuple[str, ...]:
-    """The precisions that a GPU computes in itself, the fastest first."""
+    """List the precisions that a GPU computes in natively, fastest first."""
     return tuple(name for name, types in PRECISION_TYPES.items() if not refusals(types, [capability], table))
 
 

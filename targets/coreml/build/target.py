@@ -238,7 +238,7 @@ def _files(package: Path) -> list[Path]:
 
 
 def _specs(values: Iterable[ir.Value], sizes: tuple[Sizes, ...]) -> tuple[TensorSpec, ...]:
-    """The tensors as the runtime hands them over: numbers where every size has the same one, symbols elsewhere."""
+    """Describe the tensors: numbers where every size has the same one, symbols elsewhere."""
     specs = []
     for spec, value in zip(tensor_specs(values), values, strict=True):
         dims: list[int | str] = []

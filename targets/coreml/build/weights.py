@@ -34,11 +34,11 @@ class Dense:
     bits: int | None = None
 
     def transposed(self) -> "Dense":
-        """The matrix the other way round."""
+        """Return the transposed matrix."""
         return replace(self, array=self.array.T)
 
     def as_kernel(self) -> "Dense":
-        """A matrix (out, in) as the kernel (out, in, 1, 1) of a convolution."""
+        """Return a matrix (out, in) as the kernel (out, in, 1, 1) of a convolution."""
         return replace(self, array=self.array[:, :, None, None])
 
 
@@ -61,12 +61,12 @@ class Scaled:
     name: str
 
     def transposed(self) -> "Scaled":
-        """The matrix the other way round."""
+        """Return the transposed matrix."""
         zero_point = None if self.zero_point is None else self.zero_point.T
         return replace(self, data=self.data.T, scale=self.scale.T, zero_point=zero_point)
 
     def as_kernel(self) -> "Scaled":
-        """A matrix (out, in) as the kernel (out, in, 1, 1) of a convolution."""
+        """Return a matrix (out, in) as the kernel (out, in, 1, 1) of a convolution."""
         zero_point = None if self.zero_point is None else self.zero_point[:, :, None, None]
         return replace(
             self, data=self.data[:, :, None, None], scale=self.scale[:, :, None, None], zero_point=zero_point

@@ -39,7 +39,7 @@ _DTYPES = {65568: "float32", 65552: "float16", 131104: "int32"}
 
 
 def devices() -> tuple[str, ...]:
-    """The devices of this machine, in our words: none but on a Mac, the Neural Engine only with Apple's processors."""
+    """List the devices of this machine: none except on a Mac, the Neural Engine only with Apple's processors."""
     if str(sys.platform) != "darwin":  # str: type checkers would take one system for granted
         return ()
     return ("all", "cpu", "gpu", "ane") if platform.machine() == "arm64" else ("all", "cpu", "gpu")

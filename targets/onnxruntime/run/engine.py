@@ -29,7 +29,7 @@ _ERRORS_ONLY = 3
 
 
 def devices() -> tuple[str, ...]:
-    """The devices that the installed ONNX Runtime offers, in our words."""
+    """List the devices that the installed ONNX Runtime offers."""
     available = ort.get_available_providers()
     return tuple(device for device, provider in _PROVIDERS.items() if provider in available)
 
@@ -46,7 +46,7 @@ def precisions(device: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _State:
-    """A session and what it is fed beside the inputs of the engine."""
+    """A session, and its feeds beside the inputs of the engine."""
 
     session: ort.InferenceSession
     adapters: Mapping[str, Array] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class OnnxRuntimeEngine(Closeable):
         self.adapt(adapted)
 
     def _session(self, path: Path) -> ort.InferenceSession:
-        """The plain form or the adaptable one, opened when it is first needed."""
+        """Return the session of a graph, opened on first use."""
         if path not in self._sessions:
             session = self._open(path)
             if not self._options.hold:

@@ -38,7 +38,7 @@ def devices() -> tuple[str, ...]:
 def precisions(device: str) -> tuple[str, ...]:
     """List the precisions that `device` computes in natively, fastest first; "auto" has those that all devices have.
 
-    Weights alone in int8 or int4 are a matter of storage: every device decompresses them.
+    Weights in int8 or int4 only save storage: every device decompresses them.
 
     Raises:
         EngineError: There is no such device.
@@ -53,17 +53,17 @@ def precisions(device: str) -> tuple[str, ...]:
 def execution_precision(precision: str, device: str) -> str:
     """Return the type that an engine of `precision` computes floats in: "fp32", "fp16" or "bf16".
 
-    What is not quantized of a quantized engine runs in the fastest floats of the device. OpenVINO left alone would do
+    The floats of a quantized engine are the fastest ones of the device. OpenVINO left alone would do
     that to an engine of float32, too, where the CPU has bf16.
 
     Raises:
-        EngineError: The device does not compute in `precision` itself.
+        EngineError: The device does not support `precision` natively.
     """
     native = precisions(device)
     if precision not in native:
         raise EngineError(
-            f"precision: got {precision!r}, expected one of {', '.join(native)}, which the device {device!r} computes "
-            f"in itself; choose another engine of the bundle, or add one with 'diffoundry build'"
+            f"precision: got {precision!r}, expected one of {', '.join(native)}, which the device {device!r} "
+            f"supports natively; choose another engine of the bundle, or add one with 'diffoundry build'"
         )
     return precision if precision in _FLOATS.values() else native[0]
 

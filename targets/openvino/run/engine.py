@@ -30,7 +30,7 @@ _Sizes = tuple[tuple[str, int], ...]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _State:
-    """One form of the model: where it comes from, what of it is compiled, and what it is fed beside its inputs."""
+    """One form of the model: its reader, its compiled models, and its feeds beside the inputs."""
 
     read: Callable[[], ov.Model]
     adapters: Mapping[str, Array] = field(default_factory=dict)
@@ -157,7 +157,7 @@ class OpenVinoEngine(Closeable):
             state.compiled.clear()
 
     def _for_sizes(self, state: _State, sizes: Mapping[str, int]) -> tuple[int, RequestPool]:
-        """The rows at once and the compiled model for feeds of these sizes; compiled now when there is none."""
+        """Return the rows per call and the compiled model for feeds of these sizes; compile it if there is none."""
         bucket = (sizes.get("height"), sizes.get("width"))
         if None not in bucket and bucket not in self._buckets:
             held = ", ".join(f"{height}x{width}" for height, width in self._buckets)

@@ -61,7 +61,7 @@ class Host:
 
     @property
     def gpu(self) -> Gpu | None:
-        """The GPU that a build for "the one that is there" is for: the first."""
+        """The GPU of a build without compute capabilities: the first."""
         return self.gpus[0] if self.gpus else None
 
 

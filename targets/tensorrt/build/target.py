@@ -182,7 +182,7 @@ class TensorRTTarget(Target):
         )
 
     def _capabilities(self, precision: str) -> tuple[int, ...]:
-        """The GPUs to build for; none when it is the one that is there."""
+        """List the compute capabilities to build for; none for the GPU of this machine."""
         if self.compute_capabilities:
             return tuple(int(word.removeprefix("sm")) for word in self.compute_capabilities)
         usual = _USUAL_CAPABILITIES if self.sdk.compute_capabilities else ()

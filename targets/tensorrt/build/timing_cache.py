@@ -10,7 +10,7 @@ __all__ = ["TimingCache"]
 
 
 class TimingCache:
-    """A context in which a build uses the timing cache in a file; what it measured is added at the end.
+    """Context in which a build uses the timing cache in a file and adds its measurements at the end.
 
     Several builds may share the file: each starts from what is there and adds its own, and the file is locked while it
     is written.

@@ -43,7 +43,7 @@ def refit_map(model: ir.Model) -> dict[str, BaseWeight]:
 
 
 def locate(model: ir.Model, weights: Mapping[str, BaseWeight]) -> dict[str, BaseWeight]:
-    """The same, with the layer that each is the weight of, and where its numbers lie; all of them are external data."""
+    """Add the layer of each weight and its place in the data file; all weights are external data."""
     layers = {name: (layer, turned) for layer, (name, turned) in layer_weights(model.graph).items()}
     found = {}
     for name, weight in weights.items():

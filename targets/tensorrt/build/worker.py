@@ -111,7 +111,7 @@ def _say(message: Mapping[str, Any]) -> None:
 
 
 def _listen(cancelled: threading.Event) -> None:
-    """A line on standard input cancels; its end, which comes when the parent is gone, ends this process at once."""
+    """Cancel on a line on standard input; end this process when the input ends, since the parent is gone."""
     if sys.stdin.readline():
         cancelled.set()
         sys.stdin.read()

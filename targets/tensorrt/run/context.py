@@ -11,7 +11,7 @@ __all__ = ["Context"]
 
 
 class Context:
-    """An execution context; where the library compiles kernels while it loads, with the file that keeps them.
+    """An execution context, with the file of compiled kernels for a library that compiles them on load.
 
     Attributes:
         api: The library's `IExecutionContext`.

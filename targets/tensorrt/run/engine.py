@@ -228,7 +228,7 @@ def _devices(sdk: Sdk) -> tuple[str, ...]:
 
 
 def _find_gpu(device: str, cuda: Cuda | None) -> Gpu:
-    """The GPU that a device means.
+    """Return the GPU of a device name.
 
     Raises:
         EngineError: There is none of this name.

@@ -36,7 +36,7 @@ class Library:
     log: MessageLog
 
     def failure(self, what: str, hint: str) -> EngineError:
-        """An error with what was logged since the last one."""
+        """Return an error with the messages since the last one."""
         said = "; ".join(clean(self.log.take_errors())) or "without a word"
         return EngineError(f"{what}: {self.sdk.product} {self.trt.__version__} refused: {said}; {advice(said, hint)}")
 
@@ -63,7 +63,7 @@ def open_library(sdk: Sdk) -> Library:
 
 
 def load_plan(library: Library, path: Path, spec: EngineSpec | None, gpu: Gpu) -> tuple[Any, Any]:
-    """The engine in a plan, with its weights; and the runtime, which has to live as long.
+    """Return the runtime and the engine of a plan, with its weights. The runtime must live as long as the engine.
 
     Args:
         library: The loaded module.

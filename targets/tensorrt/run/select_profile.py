@@ -55,7 +55,7 @@ def read_profiles(engine: Any, inputs: Sequence[str], names: Sequence[str]) -> t
 def choose_profile(
     profiles: Sequence[EngineProfile], shapes: Mapping[str, tuple[int, ...]], current: int | None
 ) -> EngineProfile:
-    """The profile that takes the shapes and was made for the nearest ones; the current one where it is as near.
+    """Return the profile that takes the shapes and was built for the nearest ones; the current one on a tie.
 
     Raises:
         InputError: None takes them; the message lists what each takes.

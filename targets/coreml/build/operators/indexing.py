@@ -43,5 +43,5 @@ def argmax(t: Translation, node: ir.Node) -> Var:
 
 
 def argmax_limits(node: ir.Node, _opset: Any) -> str | None:
-    """The first of equals."""
+    """Refuse an ArgMax that selects the last of equal values."""
     return "takes the last of equals, expected the first" if node.attributes.get_int("select_last_index", 0) else None

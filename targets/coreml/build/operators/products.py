@@ -28,7 +28,7 @@ def matmul(t: Translation, node: ir.Node) -> Var:
 
 
 def matmul_limits(node: ir.Node, _opset: Any) -> str | None:
-    """No vectors."""
+    """Refuse products of vectors."""
     if any(len(shape_of(value)) < 2 for value in node.inputs):
         return "multiplies a vector, expected matrices"
     return None
@@ -48,7 +48,7 @@ def gemm(t: Translation, node: ir.Node) -> Var:
 
 
 def gemm_limits(node: ir.Node, _opset: Any) -> str | None:
-    """As linear layers are exported."""
+    """Refuse a Gemm that is not a linear layer."""
     attributes = node.attributes
     if attributes.get_int("transA", 0) or any(attributes.get_float(name, 1.0) != 1 for name in ("alpha", "beta")):
         return "has transA, alpha or beta, expected a plain linear layer"

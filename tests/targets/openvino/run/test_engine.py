@@ -250,7 +250,7 @@ def test_a_precision_that_the_device_does_not_have(open_engine, monkeypatch):
     monkeypatch.setattr(devices, "_capabilities", lambda _name: {"FP32", "INT8"})
     assert devices.precisions("cpu") == ("fp32", "int8", "int8-weights", "int4-weights")
     with pytest.raises(
-        EngineError, match="precision: got 'bf16', expected one of fp32, int8, .*'cpu' computes in itself"
+        EngineError, match="precision: got 'bf16', expected one of fp32, int8, .*'cpu' supports natively"
     ):
         open_engine("emoji", "text_encoder", "bf16")
 
