@@ -22,6 +22,7 @@ __all__ = ["SpacedOptions", "SpacedSigmaOptions", "SpacedSigmaScheduler"]
 class SpacedOptions(BetaOptions):
     """Options that all these schedulers have, named as in diffusers."""
 
+    prediction_type: str = "epsilon"
     timestep_spacing: Spacing = "linspace"
     steps_offset: int = 0
 
@@ -108,10 +109,9 @@ class SpacedSigmaScheduler(IndexedScheduler[P]):
 
     def _denoised(self, output: Sample, sample: Sample, sigma: float) -> Sample:
         """Compute the clean sample from the model's output for the scaled x, and x itself."""
-        prediction = getattr(self.options, "prediction_type", "epsilon")
-        if prediction == "epsilon":
+        if self.options.prediction_type == "epsilon":
             return sample - sigma * output
-        if prediction == "v_prediction":
+        if self.options.prediction_type == "v_prediction":
             variance = sigma * sigma + 1.0
             return output * (-sigma / math.sqrt(variance)) + sample * (1.0 / variance)
         return output
