@@ -9,9 +9,9 @@
         output = model(scheduler.scale_model_input(sample, t), t)
         sample = scheduler.step(output, t, sample).prev_sample
 
-`scheduler_from_config` takes the class from the config; `scheduler_names` lists them; `lower` turns a planned run
-into a table that any language can execute. Every class of `scheduler_names()` is an attribute of this package,
-loaded on first use.
+`scheduler_from_config` takes the class from the config. `scheduler_names` lists the classes, which are attributes of
+this package, loaded on first use. `lower` turns a planned run into a table that any language can execute. A loop for
+every scheduler calls `check_loop` and `loop_step` (`loop_interface.py`), with mu from `mu_for`.
 """
 
 from typing import Any

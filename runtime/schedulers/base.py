@@ -1,4 +1,4 @@
-"""The base of every scheduler: the plan of a run, its state, and the loop that drives it."""
+"""The base of every scheduler: the plan of a run and its state."""
 
 import copy
 from collections.abc import Sequence
