@@ -24,7 +24,7 @@ demo: install ## export, generate, verify and measure the embedded model; leaves
 	$(BIN)/python docs/examples/demo_report.py demo/emoji.bundle demo
 
 docs: install ## build the documentation, offline; open build/site/index.html
-	$(BIN)/python -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 native: install .typing/diffoundry ## build the native kernels beside the Python files that use them
 	cmake -S . -B build/native -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python

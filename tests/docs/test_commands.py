@@ -53,11 +53,14 @@ def test_page_runs_as_typed(
             write(page_folder / name)
     monkeypatch.chdir(page_folder)
     names: dict[str, object] = {}
+    printed = ""
     for block in run:
         if block.language == "python":
             exec(compile(block.text, f"{page}:{block.line}", "exec"), names)
         for command in commands(block) if block.language == "sh" else ():
-            _run(command, page_folder, shared_folder, tiny_sd_checkpoint)
+            printed += _run(command, page_folder, shared_folder, tiny_sd_checkpoint)
+    for quoted in re.findall("`(passed: [^`]+)`", PAGES[page].read_text(encoding="utf-8")):
+        assert quoted in printed
 
 
 def test_every_exception_has_a_reason_and_is_a_command() -> None:
@@ -87,8 +90,8 @@ def _is_command(block: Block) -> bool:
     return block.text.lstrip().startswith(("diffoundry ", "python ", "$ diffoundry "))
 
 
-def _run(command: str, folder: Path, shared: Path, tiny: Callable[[str], Path]) -> None:
-    """Run one command as a user would; an export that another page has run is copied."""
+def _run(command: str, folder: Path, shared: Path, tiny: Callable[[str], Path]) -> str:
+    """Run one command as a user would and return what it printed; an export that another page has run is copied."""
     for words, others in SUBSTITUTIONS.items():
         command = command.replace(words, others)
     typed = shlex.split(command, comments=True)
@@ -96,25 +99,25 @@ def _run(command: str, folder: Path, shared: Path, tiny: Callable[[str], Path]) 
         model = typed[typed.index("--model") + 1]
         if model in CHECKPOINTS:
             command = command.replace(f"--model {model} ", f"--model {tiny(CHECKPOINTS[model])} ")
-        _export(command, folder, shared)
-    else:
-        _shell(command, folder)
+        return _export(command, folder, shared)
+    return _shell(command, folder)
 
 
-def _export(command: str, folder: Path, shared: Path) -> None:
+def _export(command: str, folder: Path, shared: Path) -> str:
     words = shlex.split(command, comments=True)
     place = words.index("-o") + 1
     name = re.sub(r"[^\w.-]+", "_", " ".join([*words[2 : place - 1], *words[place + 1 :]]))[-200:]
     kept = shared / "pages" / name
     with FileLock(shared / f"pages-{zlib.crc32(name.encode())}.lock"):
         if not kept.is_dir():
-            _shell(command, folder)
+            printed = _shell(command, folder)
             shutil.copytree(folder / words[place], kept, symlinks=True)
-            return
+            return printed
     shutil.copytree(kept, folder / words[place], symlinks=True)
+    return ""
 
 
-def _shell(command: str, folder: Path) -> None:
+def _shell(command: str, folder: Path) -> str:
     home = folder.parent / "home"
     home.mkdir(exist_ok=True)
     environment = {
@@ -125,3 +128,4 @@ def _shell(command: str, folder: Path) -> None:
     }
     run = subprocess.run(["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, f"{command}\n{run.stdout[-3000:]}\n{run.stderr[-3000:]}"
+    return run.stdout
