@@ -12,7 +12,7 @@ from rich.console import Console
 
 from diffoundry.exporter.cli.verify_tables import report_tables
 from diffoundry.exporter.reference.baseline import torch_candidates
-from diffoundry.exporter.verify import ImagePair, VerifyReport, VerifyRequest, Watch, report_to_json, verify
+from diffoundry.exporter.verify import ImagePair, VerifyProgress, VerifyReport, VerifyRequest, report_to_json, verify
 from diffoundry.exporter.verify.prompts import PROMPTS
 from diffoundry.exporter.verify.report.page import report_sections, verdict
 from diffoundry.runtime.bench import BenchRequest, compare
@@ -26,7 +26,7 @@ from diffoundry.runtime.report import Images, ReportImage, write_report
 console = Console(highlight=False)
 
 
-class _Pairs(Watch):
+class _Pairs(VerifyProgress):
     """Keeps the images that `verify` generates."""
 
     def __init__(self) -> None:
@@ -59,9 +59,9 @@ def _measure(bundle: Path) -> Comparison:
     return comparison
 
 
-def _verify(bundle: Path, watch: Watch) -> VerifyReport:
+def _verify(bundle: Path, progress: VerifyProgress) -> VerifyReport:
     with console.status("verifying against PyTorch"):
-        report = verify(bundle, None, VerifyRequest(prompts=PROMPTS[:4]), watch)
+        report = verify(bundle, None, VerifyRequest(prompts=PROMPTS[:4]), progress)
     console.print(*report_tables(report))
     return report
 

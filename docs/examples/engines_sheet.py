@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from sheet import write_rows
 
-from diffoundry.exporter.verify import VerifyRequest, Watch, verify_across
+from diffoundry.exporter.verify import VerifyProgress, VerifyRequest, compare_engines
 from diffoundry.exporter.verify.prompts import PROMPTS
 
 IMAGES, SCALE = 8, 2
 
 
-class _Images(Watch):
+class _Images(VerifyProgress):
     """Keeps the images of every variant."""
 
     def __init__(self) -> None:
@@ -29,13 +29,15 @@ class _Images(Watch):
 
 def main(bundle: str, path: str) -> None:
     """Write one row for each variant, with its worst PSNR to diffusers."""
-    watch = _Images()
-    report = verify_across(bundle, None, VerifyRequest(prompts=PROMPTS[:IMAGES]), watch)
+    progress = _Images()
+    report = compare_engines(bundle, None, VerifyRequest(prompts=PROMPTS[:IMAGES]), progress)
     rows = {}
     for participant in report.participants:
         distance = report.between(report.participants[0].name, participant.name)
         words = f": at least {distance.psnr:.1f} dB to diffusers" if distance else ""
-        images = [Image.fromarray(np.round(pixels * 255).astype(np.uint8)) for pixels in watch.sets[participant.name]]
+        images = [
+            Image.fromarray(np.round(pixels * 255).astype(np.uint8)) for pixels in progress.sets[participant.name]
+        ]
         rows[participant.name + words] = images
     write_rows(rows, path, scale=SCALE)
 

@@ -19,14 +19,14 @@ from diffoundry.exporter.cli.verify_tables import checks_table, matrix_table, re
 from diffoundry.exporter.verify import (
     Absence,
     ImagePair,
+    VerifyProgress,
     VerifyRequest,
-    Watch,
+    compare_engines,
     report_to_json,
     verify,
-    verify_across,
 )
 from diffoundry.exporter.verify.prompts import PROMPTS
-from diffoundry.exporter.verify.report.cross_engine_page import IN_SHORT, across_sections, across_verdict
+from diffoundry.exporter.verify.report.cross_engine_page import IN_SHORT, cross_engine_sections, cross_engine_verdict
 from diffoundry.exporter.verify.report.page import report_sections, verdict
 from diffoundry.exporter.verify.request import FULL_SEEDS
 from diffoundry.runtime.bundle.bundle import Bundle
@@ -91,8 +91,8 @@ def _against(
     bundle: Path, checkpoint: Checkpoint | None, request: VerifyRequest, html: Path | None, *, as_json: bool
 ) -> bool:
     """Compare with PyTorch, show the answer, and say whether it passed."""
-    with _Watch(keep=html is not None) as watch:
-        report = verify(bundle, checkpoint, request, watch)
+    with _Progress(keep=html is not None) as progress:
+        report = verify(bundle, checkpoint, request, progress)
     _remarks(report.notes, report.absent)
     if as_json:
         print_json(report_to_json(report))
@@ -101,7 +101,9 @@ def _against(
             out.print(table)
         out.print(f"{verdict(report)} ({report.seconds:.1f} s)", markup=False, soft_wrap=True)
     if html is not None:
-        write_report(html, f"Verification of {bundle.name}", report_sections(report, watch.pairs), text=verdict(report))
+        write_report(
+            html, f"Verification of {bundle.name}", report_sections(report, progress.pairs), text=verdict(report)
+        )
         remark(f"report: {html}")
     return report.passed
 
@@ -110,8 +112,8 @@ def _across(
     bundle: Path, checkpoint: Checkpoint | None, request: VerifyRequest, html: Path | None, *, as_json: bool
 ) -> bool:
     """Compare the engines with each other, show the answer, and say whether it passed."""
-    with _Watch(keep=html is not None) as watch:
-        report = verify_across(bundle, checkpoint, request, watch)
+    with _Progress(keep=html is not None) as progress:
+        report = compare_engines(bundle, checkpoint, request, progress)
     _remarks(report.notes, report.absent)
     if as_json:
         print_json(report_to_json(report))
@@ -121,10 +123,10 @@ def _across(
         failed = [check for check in report.checks if not check.passed]
         if failed:
             out.print(checks_table(failed))
-        out.print(f"{across_verdict(report)} ({report.seconds:.1f} s)", markup=False, soft_wrap=True)
+        out.print(f"{cross_engine_verdict(report)} ({report.seconds:.1f} s)", markup=False, soft_wrap=True)
     if html is not None:
-        sections = across_sections(report, watch.sets)
-        write_report(html, f"The engines of {bundle.name}", sections, text=across_verdict(report))
+        sections = cross_engine_sections(report, progress.sets)
+        write_report(html, f"The engines of {bundle.name}", sections, text=cross_engine_verdict(report))
         remark(f"report: {html}")
     return report.passed
 
@@ -180,7 +182,7 @@ def _remarks(notes: Sequence[str], absent: Sequence[Absence]) -> None:
         remark(f"not run: {absence.name}: {absence.reason}")
 
 
-class _Watch(Watch):
+class _Progress(VerifyProgress):
     """Shows what is under way on standard error, and keeps the images when a report will show them."""
 
     def __init__(self, *, keep: bool) -> None:
@@ -198,7 +200,7 @@ class _Watch(Watch):
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def stage(self, text: str, done: int, total: int) -> None:
+    def update(self, text: str, done: int, total: int) -> None:
         """Show the stage, and how far it is when it has several steps."""
         self._progress.update(self._task, description=f"{text} ({done}/{total})" if total > 1 else text)
 

@@ -1,23 +1,25 @@
-"""What `diffoundry verify` prints: checks, builds and matrices as tables."""
+"""What `diffoundry verify` prints: checks, variants and matrices as tables."""
 
 from collections.abc import Sequence
 
 from rich.markup import escape
 from rich.table import Table
 
-from diffoundry.exporter.verify import AcrossReport, Check, VerifyReport
+from diffoundry.exporter.verify import Check, CrossEngineReport, VerifyReport
 from diffoundry.exporter.verify.report.cross_engine_page import matrix
-from diffoundry.exporter.verify.report.page import build_row, measured_text, worst_checks
+from diffoundry.exporter.verify.report.page import measured_text, variant_row, worst_checks
 
 __all__ = ["checks_table", "matrix_table", "report_tables"]
 
 
 def report_tables(report: VerifyReport) -> list[Table]:
     """Every check of a single set of engines; of several a line each, and the checks that failed."""
-    if len(report.builds) == 1 and not report.absent:
+    if len(report.variants) == 1 and not report.absent:
         return [checks_table(report.all_checks)]
     tables = [_builds_table(report)]
-    groups = {"files, configs, token ids": report.checks} | {build.name: build.checks for build in report.builds}
+    groups = {"files, configs, token ids": report.checks} | {
+        variant.name: variant.checks for variant in report.variants
+    }
     for name, checks in groups.items():
         failed = [check for check in checks if not check.passed]
         if failed:
@@ -44,15 +46,15 @@ def _builds_table(report: VerifyReport) -> Table:
     caption = "PSNR in dB, SSIM and latents of the worst image; same: images that show the same thing"
     table = Table("engines", "PSNR", "mean", "SSIM", "same", "latents", "s", "", caption=caption)
     table.columns[0].no_wrap = True
-    for build in report.builds:
-        result = "ok" if build.passed else "[bold red]FAIL[/bold red]"
-        table.add_row(*map(escape, build_row(build)), f"{build.seconds:.1f}", result)
+    for variant in report.variants:
+        result = "ok" if variant.passed else "[bold red]FAIL[/bold red]"
+        table.add_row(*map(escape, variant_row(variant)), f"{variant.seconds:.1f}", result)
     for absence in report.absent:
         table.add_row(escape(absence.name), *["–"] * 6, "not run")
     return table
 
 
-def matrix_table(report: AcrossReport, title: str) -> Table:
+def matrix_table(report: CrossEngineReport, title: str) -> Table:
     """One of `MATRICES` of the participants, whose columns are numbered to keep it narrow."""
     numbers = [str(index) for index in range(1, len(report.participants) + 1)]
     table = Table("", *numbers, title=title, title_justify="left")

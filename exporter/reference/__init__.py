@@ -1,1 +1,1 @@
-"""diffusers' own pipeline: what a bundle is verified against and measured beside."""
+"""diffusers' own pipeline, for verification and as a baseline in benchmarks."""

@@ -1,6 +1,6 @@
-"""PyTorch as a rival in benchmarks: diffusers' pipeline, each form of it in a process of its own.
+"""PyTorch as a baseline in benchmarks: diffusers' pipeline, each form in a process of its own.
 
-This module itself imports no torch, so that our side of a benchmark stays as small as it is without a rival.
+This module does not import torch, so that our side of a benchmark stays as small as without a baseline.
 """
 
 import importlib.util
@@ -27,15 +27,15 @@ _ALL = "torch"
 _PACKAGES = ("torch", "diffusers", "transformers")
 _BENCHMARK = "diffoundry.exporter.reference.torch_benchmark:TorchBenchmark"
 _LONGEST = 400
-"""Characters of a failure's reason."""
+"""Most characters of a failure's reason."""
 
 _PATIENCE = 5.0
-"""Seconds that a process has to end when it is told to."""
+"""Seconds that a process has to end after it is asked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerateJob:
-    """What a generation process is told.
+    """Work of a baseline process.
 
     Attributes:
         name: Name of the candidate.
@@ -43,7 +43,7 @@ class GenerateJob:
         request: Prompts and settings to generate.
         dtype: "float32" or "bfloat16".
         compiled: True if denoiser and VAE decoder go through `torch.compile`.
-        threads: Of torch's pool, or None for torch's own choice.
+        threads: Threads of torch's pool, or None for torch's own choice.
     """
 
     name: str
@@ -64,17 +64,17 @@ _FORMS: dict[str, dict[str, Any]] = {
 def torch_candidates(
     bundle: str | os.PathLike[str], request: BenchRequest, names: Sequence[str] = (_ALL,), *, threads: int | None = None
 ) -> list["TorchCandidate"]:
-    """The PyTorch rivals of a bundle, on the checkpoint of its recipe.
+    """Make the PyTorch baselines of a bundle, on the checkpoint of its recipe.
 
     Args:
         bundle: The bundle.
         request: Prompts and settings to generate.
         names: "torch" for all, or any of "torch-fp32", "torch-bf16", "torch-compile".
-        threads: Of torch's pool, or None for torch's own choice.
+        threads: Threads of torch's pool, or None for torch's own choice.
 
     Raises:
         MissingExtraError: torch, diffusers or transformers is not installed.
-        InputError: An unknown name, or a folder without a manifest, which does not tell its checkpoint.
+        InputError: An unknown name, or a folder without a manifest, whose checkpoint is unknown.
         CheckpointError: The checkpoint cannot be opened.
     """
     for package in _PACKAGES:
@@ -94,17 +94,17 @@ def torch_candidates(
 def _describe_checkpoint(bundle: Bundle) -> Mapping[str, Any]:
     if bundle.manifest is None:
         raise InputError(
-            f"bundle {bundle.root}: got a folder without a manifest, which does not tell its checkpoint, so there is "
+            f"bundle {bundle.root}: got a folder without a manifest, so its checkpoint is unknown and there is "
             f"nothing to run in PyTorch; make a bundle of the checkpoint with 'diffoundry export'"
         )
     return open_recipe(bundle.manifest.recipe).describe()
 
 
 class TorchCandidate:
-    """A process that holds one form of diffusers' pipeline and generates when asked; see `bench.Candidate`."""
+    """Runs one form of diffusers' pipeline in a process of its own; see `bench.Candidate`."""
 
     def __init__(self, job: GenerateJob) -> None:
-        """Nothing is started yet."""
+        """Store the job. Nothing is started yet."""
         self.name = job.name
         self.reference = job.dtype == "float32" and not job.compiled
         self._job = job
@@ -115,7 +115,7 @@ class TorchCandidate:
         """Start the process; it imports torch and builds the pipeline.
 
         Raises:
-            EngineError: It cannot, with the reason.
+            EngineError: It cannot start; the message gives the reason.
         """
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
@@ -135,7 +135,7 @@ class TorchCandidate:
         return generation
 
     def facts(self) -> Mapping[str, str]:
-        """Versions, precision, threads.
+        """Describe versions, precision, threads.
 
         Raises:
             EngineError: The process ended.
@@ -144,7 +144,7 @@ class TorchCandidate:
         return facts
 
     def peak_rss(self) -> int | None:
-        """Of the process.
+        """Peak resident memory of the process.
 
         Raises:
             EngineError: The process ended.
@@ -179,7 +179,7 @@ class TorchCandidate:
 
 
 def _serve(connection: Connection, job: GenerateJob) -> None:
-    """The process: answers questions with (answer, failure) until the other end closes."""
+    """Answer questions with (answer, failure) until the other end closes. Runs in the process."""
     start = time.perf_counter()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the asking process decides
     _silence()
@@ -197,20 +197,20 @@ def _serve(connection: Connection, job: GenerateJob) -> None:
                 answer = Load(total=seconds, open=seconds, components={})
             else:
                 answer = getattr(benchmark, question)()
-        except Exception as error:  # noqa: BLE001  # whatever torch and its compiler raise is the answer
+        except Exception as error:  # noqa: BLE001  # any error of torch and its compiler is the answer
             failure = _sentence(error)
         connection.send((answer, failure))
 
 
 def _silence() -> None:
-    """Send what torch and its compilers print to nowhere: standard output belongs to --json, errors come as answers."""
+    """Discard the output of torch and its compilers: standard output belongs to --json, errors come as answers."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(nowhere, stream.fileno())
 
 
 def _sentence(error: Exception) -> str:
-    """The kind of error and its first paragraph: what follows is PyTorch's advice on debugging."""
+    """Format the kind of error and its first paragraph; the rest is PyTorch's advice on debugging."""
     text = " ".join(str(error).partition("\n\n")[0].split())
     short = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
     return short if isinstance(error, DiffoundryError) else f"{type(error).__name__}: {short}"

@@ -1,4 +1,4 @@
-"""diffusers' own pipeline of a checkpoint: what a bundle is verified against and measured beside."""
+"""Builds diffusers' own pipeline of a checkpoint, for verification and as a baseline in benchmarks."""
 
 import functools
 import inspect
@@ -24,18 +24,18 @@ __all__ = ["call_pipeline", "control_names", "example_inputs", "network", "refer
 def reference_pipeline(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Any:
     """Build the diffusers pipeline that a checkpoint names, from the modules that an export traces.
 
-    It has the checkpoint's networks, tokenizers and scheduler, and nothing that a bundle leaves out. Random weights are
-    those of the export with the same seed. Its progress bar is off.
+    It has the checkpoint's networks, tokenizers and scheduler, but not the parts that a bundle leaves out. Random
+    weights are those of the export with the same seed. Its progress bar is off.
 
     Args:
         checkpoint: An opened checkpoint.
-        dtype: Of all networks.
+        dtype: Dtype of all networks.
 
     Returns:
         A diffusers pipeline on the CPU, such as `diffusers.StableDiffusionPipeline`.
 
     Raises:
-        CheckpointError: Weights are missing or damaged, or diffusers does not take the scheduler's config.
+        CheckpointError: Weights are missing or damaged, or diffusers rejects the scheduler's config.
     """
     index = checkpoint.bundle_model_index()
     parts = {name: _part(checkpoint, name, entry, dtype) for name, entry in index.items() if not name.startswith("_")}
@@ -45,27 +45,27 @@ def reference_pipeline(checkpoint: Checkpoint, dtype: torch.dtype = torch.float3
 
 
 def example_inputs(pipeline: Any) -> tuple[str, ...]:
-    """What `make_example_inputs` stands in for in a diffusers pipeline: see `DiffusionPipeline.example_inputs`."""
+    """Names of the example inputs of a diffusers pipeline: see `DiffusionPipeline.example_inputs`."""
     if not _takes(pipeline, "prompt"):
         return (IMAGE_PROMPT,)
     own = [name for name in EXAMPLE_INPUTS if _takes(pipeline, name)]
     nets = control_names(pipeline)
     if nets and not _takes(pipeline, CONTROL):
-        own = []  # what it calls `image` is the image for its ControlNet
+        own = []  # its `image` is the control image
     return (*own, *[CONTROL] * len(nets))
 
 
 def reference_arguments(pipeline: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of our pipelines under the names of a diffusers pipeline.
+    """Rename the arguments of our pipelines for a diffusers pipeline.
 
-    Text to image calls the image for its ControlNet `image`, which elsewhere is what the image begins with.
+    Text to image calls the control image `image`, which in other tasks is the initial image.
     """
     name = CONTROL if _takes(pipeline, CONTROL) else "image"
     return {name if key == CONTROL else key: value for key, value in arguments.items()}
 
 
 def control_names(pipeline: Any) -> tuple[str, ...]:
-    """The ControlNets of a diffusers pipeline by the names of our components."""
+    """Names of our components for the ControlNets of a diffusers pipeline."""
     nets = getattr(pipeline, "controlnet", None)
     if nets is None:
         return ()
@@ -74,7 +74,7 @@ def control_names(pipeline: Any) -> tuple[str, ...]:
 
 
 def network(pipeline: Any, source: str) -> Any:
-    """The module of a diffusers pipeline that lies in a folder of the checkpoint."""
+    """Find the module of a diffusers pipeline for a folder of the checkpoint."""
     names = control_names(pipeline)
     if source not in names or len(names) == 1:
         return getattr(pipeline, source)
@@ -91,10 +91,10 @@ def call_pipeline(
     """Generate with a diffusers pipeline.
 
     Args:
-        pipeline: Of any of our families.
-        prompt: Passed over by a pipeline without text.
+        pipeline: A pipeline of any of our families.
+        prompt: The prompt; ignored by a pipeline without text.
         on_step: Called after every step with (index, timestep, latents).
-        arguments: Of the call; None where the pipeline has none of this name is passed over.
+        arguments: Arguments of the call. A None argument that the pipeline lacks is skipped.
     """
     taken = inspect.signature(pipeline.__call__).parameters
     arguments = {name: value for name, value in arguments.items() if name in taken or value is not None}
@@ -104,16 +104,16 @@ def call_pipeline(
         with _watched(pipeline.scheduler, on_step):
             return pipeline(**arguments)
 
-    def tell(_pipeline: Any, index: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+    def forward_step(_pipeline: Any, index: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
         on_step(index, timestep, values["latents"])
         return {}
 
-    return pipeline(callback_on_step_end=tell, **arguments)
+    return pipeline(callback_on_step_end=forward_step, **arguments)
 
 
 @contextmanager
 def _watched(scheduler: Any, on_step: Callable[[int, Any, torch.Tensor], None]) -> Iterator[None]:
-    """Be told of every step of a scheduler: of an old pipeline whose callback is not called for all of them."""
+    """Call `on_step` at every step of a scheduler, for an old pipeline whose callback skips some of them."""
     step, count = scheduler.step, itertools.count()
 
     @functools.wraps(step)
@@ -130,7 +130,7 @@ def _watched(scheduler: Any, on_step: Callable[[int, Any, torch.Tensor], None]) 
 
 
 def _part(checkpoint: Checkpoint, name: str, entry: Any, dtype: torch.dtype) -> Any:
-    """One argument of the pipeline's constructor, from its entry in model_index.json."""
+    """Build one argument of the pipeline's constructor, from its entry in model_index.json."""
     if not isinstance(entry, list):
         return entry
     if not any(entry):
@@ -148,7 +148,7 @@ def _part(checkpoint: Checkpoint, name: str, entry: Any, dtype: torch.dtype) -> 
 
 
 def _controlnets(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
-    """The checkpoint's ControlNet, or diffusers' module around several."""
+    """Load the checkpoint's ControlNet, or wrap several in diffusers' module."""
     names = [component.name for component in checkpoint.with_role(CONTROLNET)]
     modules = [torch.nn.Module.to(checkpoint.load(name), dtype) for name in names]
     return modules[0] if len(modules) == 1 else diffusers.MultiControlNetModel(modules)

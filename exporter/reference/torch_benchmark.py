@@ -1,4 +1,4 @@
-"""Generates one image with diffusers' pipeline again and again, and says where the time went."""
+"""Times diffusers' pipeline on one image, generated repeatedly."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ _BF16_FEATURES = ("amx_bf16", "avx512_bf16", "bf16")
 
 
 class TorchBenchmark:
-    """Diffusers' pipeline of a checkpoint with a stopwatch around its networks. One thread uses it."""
+    """Diffusers' pipeline of a checkpoint with timers around its networks. For one thread."""
 
     def __init__(self, job: GenerateJob) -> None:
         """Build the pipeline.
@@ -57,7 +57,7 @@ class TorchBenchmark:
     def generate(self) -> Generation:
         """Generate from the start noise that our runtime draws too: in fp32, whatever the networks' dtype.
 
-        Where an image is the beginning, diffusers draws the noise itself, in the networks' dtype.
+        With an initial image, diffusers draws the noise itself, in the networks' dtype.
         """
         request = self._job.request
         self._calls, self._steps, self._inside = {}, [], []
@@ -89,7 +89,7 @@ class TorchBenchmark:
         )
 
     def facts(self) -> dict[str, str]:
-        """Target, libraries, precision, device and threads, in the words of `BundleCandidate.facts`."""
+        """Target, libraries, precision, device and threads, with the keys of `BundleCandidate.facts`."""
         compiled = "torch.compile of denoiser and VAE decoder, the rest eager"
         return {
             "target": compiled if self._job.compiled else "eager",
@@ -100,7 +100,7 @@ class TorchBenchmark:
         }
 
     def peak_rss(self) -> int | None:
-        """Of this process."""
+        """Peak resident memory of this process."""
         return peak_rss()
 
     def _default_size(self) -> tuple[int, int]:
@@ -117,7 +117,7 @@ class TorchBenchmark:
         return {"latents": torch.randn(shape, generator=generator).to(self._dtype)}
 
     def _watch_networks(self) -> None:
-        """Put a stopwatch around every network, outside of what is compiled."""
+        """Put a timer around every network, outside of compiled code."""
         for name, part in self.pipeline.components.items():
             if not isinstance(part, torch.nn.Module):
                 continue
@@ -139,7 +139,7 @@ class TorchBenchmark:
 
     @contextmanager
     def _enter_loop(self, *_args: Any, **_kwargs: Any) -> Iterator[SimpleNamespace]:
-        """Stands in for the pipeline's progress bar, which it opens right before its first step."""
+        """Replaces the pipeline's progress bar, which it opens right before its first step."""
         self._inside_before, self._mark = self._inside_so_far(), time.perf_counter()
         yield SimpleNamespace(update=lambda *_args: None)
 
@@ -153,7 +153,7 @@ class TorchBenchmark:
 
 
 def _precision(dtype: str) -> str:
-    """The dtype, and for bf16 whether the processor computes in it: without, it is emulated and slow."""
+    """Name the dtype, and for bf16 whether the processor computes in it; otherwise it is emulated and slow."""
     if dtype == "float32":
         return "fp32"
     native = [feature for feature in machine_facts().features if feature in _BF16_FEATURES]

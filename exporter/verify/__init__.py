@@ -5,19 +5,19 @@ report = verify("emoji.bundle")
 """
 
 from diffoundry.exporter.verify.checks.gates import GATES, Gates
-from diffoundry.exporter.verify.cross_engine import verify_across
-from diffoundry.exporter.verify.progress import ImagePair, Watch
+from diffoundry.exporter.verify.cross_engine import compare_engines
+from diffoundry.exporter.verify.progress import ImagePair, VerifyProgress
 from diffoundry.exporter.verify.report.cross_engine_report import (
-    ACROSS_SCHEMA_VERSION,
-    AcrossReport,
+    CROSS_ENGINE_SCHEMA_VERSION,
+    CrossEngineReport,
     PairDistance,
     Participant,
 )
 from diffoundry.exporter.verify.report.report import (
     SCHEMA_VERSION,
     Absence,
-    BuildReport,
     Check,
+    VariantReport,
     VerifyReport,
     report_to_json,
 )
@@ -25,21 +25,21 @@ from diffoundry.exporter.verify.request import VerifyRequest
 from diffoundry.exporter.verify.run import verify
 
 __all__ = [
-    "ACROSS_SCHEMA_VERSION",
+    "CROSS_ENGINE_SCHEMA_VERSION",
     "GATES",
     "SCHEMA_VERSION",
     "Absence",
-    "AcrossReport",
-    "BuildReport",
     "Check",
+    "CrossEngineReport",
     "Gates",
     "ImagePair",
     "PairDistance",
     "Participant",
+    "VariantReport",
+    "VerifyProgress",
     "VerifyReport",
     "VerifyRequest",
-    "Watch",
+    "compare_engines",
     "report_to_json",
     "verify",
-    "verify_across",
 ]

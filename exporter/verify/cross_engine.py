@@ -20,24 +20,24 @@ from diffoundry.exporter.verify.checks.metrics import psnr
 from diffoundry.exporter.verify.checks.ssim import ssim
 from diffoundry.exporter.verify.generate import generate
 from diffoundry.exporter.verify.image_size import settings_for
-from diffoundry.exporter.verify.progress import Watch
+from diffoundry.exporter.verify.progress import VerifyProgress
 from diffoundry.exporter.verify.reference.pipeline_trace import generate_reference
 from diffoundry.exporter.verify.report.cross_engine_report import (
-    ACROSS_SCHEMA_VERSION,
+    CROSS_ENGINE_SCHEMA_VERSION,
     REFERENCE,
-    AcrossReport,
+    CrossEngineReport,
     PairDistance,
     Participant,
 )
 from diffoundry.exporter.verify.report.report import Check, at_least, holds
 from diffoundry.exporter.verify.request import Settings, VerifyRequest
-from diffoundry.exporter.verify.variants import Build, find_builds, promise
+from diffoundry.exporter.verify.variants import OpenVariant, calibrated_psnr, find_variants
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.errors import CheckpointError, EngineError, InputError
 from diffoundry.runtime.images.pixels import describe_image_fault
 from diffoundry.runtime.pipelines import open_pipeline
 
-__all__ = ["verify_across"]
+__all__ = ["compare_engines"]
 
 FloatArray = NDArray[np.float32]
 
@@ -51,12 +51,12 @@ class _Generated:
     fault: str | None = None
 
 
-def verify_across(
+def compare_engines(
     bundle: str | os.PathLike[str],
     checkpoint: Checkpoint | None = None,
     request: VerifyRequest | None = None,
-    watch: Watch | None = None,
-) -> AcrossReport:
+    progress: VerifyProgress | None = None,
+) -> CrossEngineReport:
     """Generate the same images with every engine of a bundle that can run here, and compare each pair.
 
     diffusers in fp32 takes part when the checkpoint is available. The engines are opened one after another.
@@ -65,7 +65,7 @@ def verify_across(
         bundle: The bundle.
         checkpoint: Checkpoint of the bundle, or None for the one that its recipe names, if that can be opened.
         request: Images to generate and engines to use.
-        watch: Receives the progress, and the images of each participant.
+        progress: Receives the progress, and the images of each participant.
 
     Raises:
         BundleError: The folder is no bundle, or a file of it was changed after the export.
@@ -73,32 +73,32 @@ def verify_across(
         EngineError: No engine of the bundle can run here. An engine that fails while it runs is a failed check.
     """
     started = time.perf_counter()
-    request, watch = request or VerifyRequest(), watch or Watch()
+    request, progress = request or VerifyRequest(), progress or VerifyProgress()
     opened = Bundle(bundle)
-    builds, absent = find_builds(opened, request)
+    variants, absent = find_variants(opened, request)
     notes: list[str] = []
     if checkpoint is None:
         try:
             checkpoint = find_checkpoint(opened)
         except (CheckpointError, InputError) as error:
             notes.append(f"without diffusers: {error}")
-    if len(builds) + (checkpoint is not None) < 2:
+    if len(variants) + (checkpoint is not None) < 2:
         raise InputError(
-            f"bundle {opened.root}: got one set of engines that can run here, {builds[0].name}, and nothing to compare "
-            f"it with; add another with 'diffoundry build', or name the checkpoint with --against"
+            f"bundle {opened.root}: got one set of engines that can run here, {variants[0].name}, and nothing to "
+            f"compare it with; add another with 'diffoundry build', or name the checkpoint with --against"
         )
-    settings = settings_for(open_pipeline(builds[0].components, safety_checker=None), request)
+    settings = settings_for(open_pipeline(variants[0].components, safety_checker=None), request)
     generated = []
     if checkpoint is not None:
-        generated.append(_generate_with_diffusers(checkpoint, settings, watch))
-    generated += [_generate(build, settings, watch) for build in builds]
+        generated.append(_generate_with_diffusers(checkpoint, settings, progress))
+    generated += [_generate(variant, settings, progress) for variant in variants]
     for one in generated:
-        watch.generated(one.participant.name, one.images)
+        progress.generated(one.participant.name, one.images)
     complete = [one for one in generated if one.fault is None]
     distances = [_distance(a, b) for a, b in combinations(complete, 2)]
     checks = (*_judge_participants(generated, settings), *_judge_pairs(complete, distances))
-    return AcrossReport(
-        schema_version=ACROSS_SCHEMA_VERSION,
+    return CrossEngineReport(
+        schema_version=CROSS_ENGINE_SCHEMA_VERSION,
         diffoundry=diffoundry.__version__,
         bundle=os.fspath(bundle),
         checkpoint=checkpoint.name if checkpoint else None,
@@ -113,32 +113,32 @@ def verify_across(
     )
 
 
-def _generate_with_diffusers(checkpoint: Checkpoint, settings: Settings, watch: Watch) -> _Generated:
-    watch.stage("PyTorch: loading", 0, 1)
+def _generate_with_diffusers(checkpoint: Checkpoint, settings: Settings, progress: VerifyProgress) -> _Generated:
+    progress.update("PyTorch: loading", 0, 1)
     pipeline = reference_pipeline(checkpoint, torch.float32)
     images = [
         generate_reference(
-            pipeline, prompt, seed, settings, partial(watch.stage, f"PyTorch: {prompt}, seed {seed}")
+            pipeline, prompt, seed, settings, partial(progress.update, f"PyTorch: {prompt}, seed {seed}")
         ).image
         for prompt, seed in product(settings.prompts, settings.seeds)
     ]
     return _Generated(participant=Participant(name=REFERENCE, image_psnr=None), images=images)
 
 
-def _generate(build: Build, settings: Settings, watch: Watch) -> _Generated:
-    precision = coarsest(precision for _, precision in build.engines().values())
-    gates = promised_gates(precision, promise(build.components.bundle, precision))
-    participant = Participant(name=build.name, image_psnr=gates.image_psnr)
+def _generate(variant: OpenVariant, settings: Settings, progress: VerifyProgress) -> _Generated:
+    precision = coarsest(precision for _, precision in variant.engines().values())
+    gates = promised_gates(precision, calibrated_psnr(variant.components.bundle, precision))
+    participant = Participant(name=variant.name, image_psnr=gates.image_psnr)
     images: list[FloatArray] = []
     try:
-        pipeline = open_pipeline(build.components, safety_checker=None)
+        pipeline = open_pipeline(variant.components, safety_checker=None)
         for prompt, seed in product(settings.prompts, settings.seeds):
-            tell = partial(watch.stage, f"{build.name}: {prompt}, seed {seed}")
-            images.append(generate(pipeline, prompt, seed, settings, tell)[1])
+            on_step = partial(progress.update, f"{variant.name}: {prompt}, seed {seed}")
+            images.append(generate(pipeline, prompt, seed, settings, on_step)[1])
     except EngineError as error:
         return _Generated(participant=participant, images=(), fault=str(error))
     finally:
-        build.components.close()
+        variant.components.close()
     return _Generated(participant=participant, images=images)
 
 

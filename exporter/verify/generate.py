@@ -14,7 +14,7 @@ FloatArray = NDArray[np.float32]
 
 
 def generate(
-    pipeline: DiffusionPipeline, prompt: str, seed: int, settings: Settings, tell: Callable[[int, int], None]
+    pipeline: DiffusionPipeline, prompt: str, seed: int, settings: Settings, on_step: Callable[[int, int], None]
 ) -> tuple[list[FloatArray], FloatArray]:
     """Generate a prompt from a seed.
 
@@ -23,7 +23,7 @@ def generate(
         prompt: The prompt.
         seed: Seed of torch's CPU generator.
         settings: Steps, guidance and size.
-        tell: Called with (steps done, steps in all) after every step.
+        on_step: Called with (steps done, steps in all) after every step.
 
     Returns:
         The latents after every step, float32 (1, C, height/8, width/8), and the image, float32 (height, width, 3) in
@@ -42,5 +42,5 @@ def generate(
     with np.errstate(all="ignore"):  # a broken bundle overflows: a failed check reports it
         for step in run:
             latents.append(step.latents)
-            tell(step.index + 1, step.total)
+            on_step(step.index + 1, step.total)
         return latents, np.asarray(run.finish().images[0])

@@ -15,20 +15,20 @@ from diffoundry.exporter.verify.checks.gates import Gates, coarsest, gates_for, 
 from diffoundry.exporter.verify.checks.loop import ENOUGH, follow, judge_images, judge_loop
 from diffoundry.exporter.verify.checks.safety import check_safety
 from diffoundry.exporter.verify.image_size import settings_for
-from diffoundry.exporter.verify.progress import ImagePair, Watch
-from diffoundry.exporter.verify.reference.component_cases import Case
+from diffoundry.exporter.verify.progress import ImagePair, VerifyProgress
+from diffoundry.exporter.verify.reference.component_cases import ComponentCase
 from diffoundry.exporter.verify.reference.torch_reference import Reference, ask_pytorch
 from diffoundry.exporter.verify.report.report import (
     SCHEMA_VERSION,
-    BuildReport,
     Check,
     LoopResult,
     OutputResult,
+    VariantReport,
     VerifyReport,
     holds,
 )
 from diffoundry.exporter.verify.request import Settings, VerifyRequest
-from diffoundry.exporter.verify.variants import Build, find_builds, promise
+from diffoundry.exporter.verify.variants import OpenVariant, calibrated_psnr, find_variants
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.errors import EngineError
 from diffoundry.runtime.pipelines import open_pipeline
@@ -40,7 +40,7 @@ def verify(
     bundle: str | os.PathLike[str],
     checkpoint: Checkpoint | None = None,
     request: VerifyRequest | None = None,
-    watch: Watch | None = None,
+    progress: VerifyProgress | None = None,
 ) -> VerifyReport:
     """Compare a bundle with its checkpoint in fp32 PyTorch on the CPU.
 
@@ -51,7 +51,7 @@ def verify(
         bundle: The bundle, or an Optimum ONNX folder.
         checkpoint: Checkpoint to compare with, or None for the one that the bundle's recipe names.
         request: Images to generate and engines to use.
-        watch: Receives progress and images.
+        progress: Receives progress and images.
 
     Raises:
         BundleError: The folder is no bundle, or a file of it was changed after the export.
@@ -60,16 +60,16 @@ def verify(
         EngineError: No engine of the bundle can run here. An engine that fails while it runs is a failed check.
     """
     started = time.perf_counter()
-    request, watch = request or VerifyRequest(), watch or Watch()
+    request, progress = request or VerifyRequest(), progress or VerifyProgress()
     opened = Bundle(bundle)
-    builds, absent = find_builds(opened, request)
+    variants, absent = find_variants(opened, request)
     checkpoint = checkpoint or find_checkpoint(opened)
-    watch.stage("reading the bundle", 0, 1)
+    progress.update("reading the bundle", 0, 1)
     files = check_files(opened)
-    pipeline = open_pipeline(builds[0].components, safety_checker=None)
+    pipeline = open_pipeline(variants[0].components, safety_checker=None)
     settings = settings_for(pipeline, request)
-    reference = ask_pytorch(checkpoint, pipeline, settings, watch)
-    reports = tuple(_verify_build(build, reference, settings, watch) for build in builds)
+    reference = ask_pytorch(checkpoint, pipeline, settings, progress)
+    reports = tuple(_verify_variant(variant, reference, settings, progress) for variant in variants)
     checks = (files, *reference.checks)
     return VerifyReport(
         schema_version=SCHEMA_VERSION,
@@ -84,7 +84,7 @@ def verify(
             *_promise_notes(opened, reports, len(reference.traces)),
         ),
         checks=checks,
-        builds=reports,
+        variants=reports,
         absent=tuple(absent),
         seconds=time.perf_counter() - started,
         passed=all(check.passed for check in checks) and all(report.passed for report in reports),
@@ -100,22 +100,24 @@ class _Findings:
     loops: list[LoopResult] = field(default_factory=list)
 
 
-def _verify_build(build: Build, reference: Reference, settings: Settings, watch: Watch) -> BuildReport:
+def _verify_variant(
+    variant: OpenVariant, reference: Reference, settings: Settings, progress: VerifyProgress
+) -> VariantReport:
     started = time.perf_counter()
-    engines = build.engines()
+    engines = variant.engines()
     precision = coarsest(precision for _, precision in engines.values())
-    gates = promised_gates(precision, promise(build.components.bundle, precision))
+    gates = promised_gates(precision, calibrated_psnr(variant.components.bundle, precision))
     findings = _Findings()
     try:
-        _compare_components(build, reference.cases, engines, watch, findings)
-        findings.checks.extend(check_safety(build.components, reference.safety))
-        _compare_loops(build, reference, gates, settings, watch, findings)
+        _compare_components(variant, reference.cases, engines, progress, findings)
+        findings.checks.extend(check_safety(variant.components, reference.safety))
+        _compare_loops(variant, reference, gates, settings, progress, findings)
     except EngineError as error:
-        findings.checks.append(holds("engine", build.name, "runs", str(error), "runs"))
+        findings.checks.append(holds("engine", variant.name, "runs", str(error), "runs"))
     finally:
-        build.components.close()
-    return BuildReport(
-        name=build.name,
+        variant.components.close()
+    return VariantReport(
+        name=variant.name,
         precision=precision,
         engines={name: " ".join(engine) for name, engine in engines.items()},
         checks=tuple(findings.checks),
@@ -127,25 +129,34 @@ def _verify_build(build: Build, reference: Reference, settings: Settings, watch:
 
 
 def _compare_components(
-    build: Build, cases: Sequence[Case], engines: Mapping[str, tuple[str, str]], watch: Watch, findings: _Findings
+    variant: OpenVariant,
+    cases: Sequence[ComponentCase],
+    engines: Mapping[str, tuple[str, str]],
+    progress: VerifyProgress,
+    findings: _Findings,
 ) -> None:
     for index, (name, (_, precision)) in enumerate(engines.items()):
-        watch.stage(f"{build.name}: components", index, len(engines))
+        progress.update(f"{variant.name}: components", index, len(engines))
         mine = [case for case in cases if case.component == name]
-        found, judged = compare_component(build.components, name, mine, gates_for(precision))
+        found, judged = compare_component(variant.components, name, mine, gates_for(precision))
         findings.outputs.extend(found)
         findings.checks.extend(judged)
 
 
 def _compare_loops(
-    build: Build, reference: Reference, gates: Gates, settings: Settings, watch: Watch, findings: _Findings
+    variant: OpenVariant,
+    reference: Reference,
+    gates: Gates,
+    settings: Settings,
+    progress: VerifyProgress,
+    findings: _Findings,
 ) -> None:
-    pipeline = open_pipeline(build.components, safety_checker=None)
+    pipeline = open_pipeline(variant.components, safety_checker=None)
     for trace in reference.traces:
-        tell = partial(watch.stage, f"{build.name}: {trace.name}")
-        result, image = follow(pipeline, trace, reference.gallery, settings, tell)
-        watch.images(
-            ImagePair(build=build.name, prompt=trace.prompt, seed=trace.seed, ours=image, reference=trace.image)
+        on_step = partial(progress.update, f"{variant.name}: {trace.name}")
+        result, image = follow(pipeline, trace, reference.gallery, settings, on_step)
+        progress.images(
+            ImagePair(variant=variant.name, prompt=trace.prompt, seed=trace.seed, ours=image, reference=trace.image)
         )
         findings.loops.append(result)
         findings.checks.extend(judge_loop(result, gates))
@@ -166,11 +177,11 @@ def _gallery_notes(reference: Reference) -> Iterator[str]:
         )
 
 
-def _promise_notes(bundle: Bundle, reports: Sequence[BuildReport], images: int) -> Iterator[str]:
+def _promise_notes(bundle: Bundle, reports: Sequence[VariantReport], images: int) -> Iterator[str]:
     if images >= ENOUGH:
         return
     for report in reports:
-        promised = promise(bundle, report.precision)
+        promised = calibrated_psnr(bundle, report.precision)
         if promised is not None:
             yield (
                 f"{report.name}: calibration promised a mean of {promised:g} dB, which is judged over {ENOUGH} or more "

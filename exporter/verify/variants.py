@@ -12,11 +12,11 @@ from diffoundry.runtime.engines.select import EngineSelection
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import EngineError, InputError
 
-__all__ = ["Build", "HandedComponents", "find_builds", "promise"]
+__all__ = ["CustomEngines", "OpenVariant", "calibrated_psnr", "find_variants"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Build:
+class OpenVariant:
     """One set of engines that can run here: one target in one precision.
 
     Attributes:
@@ -41,7 +41,7 @@ class Build:
         return engines
 
 
-class HandedComponents(EngineSession):
+class CustomEngines(EngineSession):
     """Opens the engines of one target and precision with a caller's function, whatever this machine supports.
 
     For running a vendor's files without the vendor, as by an interpreter of Core ML packages.
@@ -78,7 +78,7 @@ class HandedComponents(EngineSession):
         return self._opener(Path(paths[0]), choice.spec, replace(self._given, device=choice.device))
 
 
-def find_builds(bundle: Bundle, request: VerifyRequest) -> tuple[list[Build], list[Absence]]:
+def find_variants(bundle: Bundle, request: VerifyRequest) -> tuple[list[OpenVariant], list[Absence]]:
     """Find every requested target and precision, in the bundle's order.
 
     Returns:
@@ -90,10 +90,10 @@ def find_builds(bundle: Bundle, request: VerifyRequest) -> tuple[list[Build], li
     """
     if bundle.manifest is None:
         components = EngineSession(bundle, target=request.target, precision=request.precision, options=request.options)
-        return [Build(name="onnxruntime", components=components)], []
+        return [OpenVariant(name="onnxruntime", components=components)], []
     held = _held(bundle)
     _check_openers(request, held)
-    builds, absent = [], []
+    variants, absent = [], []
     for target, precision in held:
         if request.target not in (None, target) or request.precision not in (None, precision):
             continue
@@ -104,15 +104,15 @@ def find_builds(bundle: Bundle, request: VerifyRequest) -> tuple[list[Build], li
         except EngineError as error:
             absent.append(Absence(name=name, reason=str(error)))
         else:
-            builds.append(Build(name=name, components=components))
-    if not builds and absent:
+            variants.append(OpenVariant(name=name, components=components))
+    if not variants and absent:
         raise EngineError(f"bundle {bundle.root}: {' '.join(absence.reason for absence in absent)}")
-    if not builds:  # the bundle has no such engines: the runtime's message is better
+    if not variants:  # the bundle has no such engines: the runtime's message is better
         EngineSession(bundle, target=request.target, precision=request.precision).choice(bundle.components[0])
-    return builds, absent
+    return variants, absent
 
 
-def promise(bundle: Bundle, precision: str) -> float | None:
+def calibrated_psnr(bundle: Bundle, precision: str) -> float | None:
     """Image PSNR that was calibration's budget for a precision, in dB of the mean, or None."""
     choice = bundle.manifest.recipe.quantization.get(precision) if bundle.manifest else None
     return choice.min_psnr if choice else None
@@ -137,4 +137,4 @@ def _components(bundle: Bundle, request: VerifyRequest, target: str, precision: 
     opener = request.openers.get(target)
     if opener is None:
         return EngineSession(bundle, target=target, precision=precision, options=request.options)
-    return HandedComponents(bundle, target=target, precision=precision, options=request.options, opener=opener)
+    return CustomEngines(bundle, target=target, precision=precision, options=request.options, opener=opener)

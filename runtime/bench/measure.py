@@ -18,7 +18,7 @@ from diffoundry.runtime.bench.report import (
     SCHEMA_VERSION,
     BenchReport,
     CandidateReport,
-    Distance,
+    ImageDistance,
     Measured,
     Work,
     distance_of,
@@ -236,7 +236,7 @@ def _measured(turn: _Turn, turns: Sequence[_Turn]) -> Measured:
     )
 
 
-def _distance(turn: _Turn, turns: Sequence[_Turn]) -> Distance | None:
+def _distance(turn: _Turn, turns: Sequence[_Turn]) -> ImageDistance | None:
     references = [other for other in turns if other.candidate.reference and not other.failure]
     if not references or turn is references[0]:
         return None

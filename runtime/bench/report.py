@@ -16,7 +16,7 @@ __all__ = [
     "BenchReport",
     "CandidateReport",
     "ComponentTime",
-    "Distance",
+    "ImageDistance",
     "Measured",
     "Relative",
     "StepTime",
@@ -95,7 +95,7 @@ class ComponentTime:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Distance:
+class ImageDistance:
     """Distance of an image from the reference's, pixels in 0..1 as floats, before they are rounded to 8 bits.
 
     Attributes:
@@ -148,7 +148,7 @@ class Measured:
     components: Mapping[str, ComponentTime]
     peak_rss: int | None
     image_fault: str | None
-    distance: Distance | None
+    distance: ImageDistance | None
     relative: Relative | None
 
 
@@ -208,7 +208,7 @@ def summarize(
     load: Load,
     first_image: float,
     peak_rss: int | None,
-    distance: Distance | None,
+    distance: ImageDistance | None,
     relative: Relative | None,
 ) -> Measured:
     """Summarize one candidate's warm images, of which there is at least one."""
@@ -246,13 +246,13 @@ def summarize(
     )
 
 
-def distance_of(image: FloatArray, reference: FloatArray) -> Distance:
+def distance_of(image: FloatArray, reference: FloatArray) -> ImageDistance:
     """Compare two images of one shape, floats in 0..1."""
     error = image.astype(np.float64) - reference
     rms, max_abs = float(np.sqrt(np.mean(np.square(error)))), float(np.abs(error).max())
     if not np.isfinite(rms):
-        return Distance(psnr=None, max_abs=None)
-    return Distance(psnr=-20 * float(np.log10(rms)) if rms else None, max_abs=max_abs)
+        return ImageDistance(psnr=None, max_abs=None)
+    return ImageDistance(psnr=-20 * float(np.log10(rms)) if rms else None, max_abs=max_abs)
 
 
 def relative_of(theirs: Sequence[Generation], ours: Sequence[Generation]) -> Relative:

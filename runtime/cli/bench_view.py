@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from diffoundry.runtime.bench.report import BenchReport, Distance, Measured
+from diffoundry.runtime.bench.report import BenchReport, ImageDistance, Measured
 from diffoundry.runtime.bench.spread import Ratio, Spread
 from diffoundry.runtime.cli.console import size_text
 
@@ -152,7 +152,7 @@ def _ratio(ratio: Ratio, measured: Measured) -> str:
     return f"{ratio.of_medians:.2f} x ({ratio.p10:.2f}–{ratio.p90:.2f})"
 
 
-def distance_words(distance: Distance | None) -> str:
+def distance_words(distance: ImageDistance | None) -> str:
     """How far an image is from the reference's, in words."""
     if distance is None:
         return "–"

@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterator, Sequence
 
 from diffoundry.exporter.verify.checks.gates import Gates
-from diffoundry.exporter.verify.checks.metrics import Distance, measure
-from diffoundry.exporter.verify.reference.component_cases import Case
+from diffoundry.exporter.verify.checks.metrics import TensorDistance, measure
+from diffoundry.exporter.verify.reference.component_cases import ComponentCase
 from diffoundry.exporter.verify.report.report import Check, OutputResult, at_least, at_most, holds
 from diffoundry.runtime.engines.protocol import Array
 from diffoundry.runtime.engines.session import EngineSession
@@ -15,7 +15,7 @@ __all__ = ["compare_component"]
 
 
 def compare_component(
-    components: EngineSession, name: str, cases: Sequence[Case], gates: Gates
+    components: EngineSession, name: str, cases: Sequence[ComponentCase], gates: Gates
 ) -> tuple[list[OutputResult], list[Check]]:
     """Run a component on its cases: one result per case and output, four checks per output, each on its worst case.
 
@@ -64,8 +64,8 @@ def _judge(subject: str, results: Sequence[OutputResult], gates: Gates) -> Itera
 
 
 def _worst(results: Sequence[OutputResult], field: str, *, largest: bool) -> tuple[float, str]:
-    """Find the worst value of a field of `Distance` and its case; NaN is worse than any number."""
-    assert field in Distance.__dataclass_fields__
+    """Find the worst value of a field of `TensorDistance` and its case; NaN is worse than any number."""
+    assert field in TensorDistance.__dataclass_fields__
     sign = 1 if largest else -1
 
     def badness(result: OutputResult) -> tuple[bool, float]:

@@ -30,7 +30,7 @@ def follow(
     trace: Trace,
     gallery: Gallery | None,
     settings: Settings,
-    tell: Callable[[int, int], None],
+    on_step: Callable[[int, int], None],
 ) -> tuple[LoopResult, FloatArray]:
     """Generate a trace's image with the bundle.
 
@@ -39,7 +39,7 @@ def follow(
         trace: Record of diffusers' run.
         gallery: Gallery that labels both images, or None.
         settings: Steps, guidance and size of the trace.
-        tell: Called with (steps done, steps in all) after every step.
+        on_step: Called with (steps done, steps in all) after every step.
 
     Returns:
         The distances, and the bundle's image: float32 (height, width, 3) in 0..1.
@@ -47,7 +47,7 @@ def follow(
     Raises:
         EngineError: An engine failed.
     """
-    ours, image = generate(pipeline, trace.prompt, trace.seed, settings, tell)
+    ours, image = generate(pipeline, trace.prompt, trace.seed, settings, on_step)
     curve, same = tuple(_distances(ours, trace)), image.shape == trace.image.shape
     result = LoopResult(
         prompt=trace.prompt,

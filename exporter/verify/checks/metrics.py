@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Distance", "measure", "psnr"]
+__all__ = ["TensorDistance", "measure", "psnr"]
 
 FloatArray = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Distance:
+class TensorDistance:
     """The distance of an output y from its reference r, over all n elements, computed in float64.
 
     A NaN or an infinity in y makes every number NaN or infinite, which passes no gate.
@@ -35,7 +35,7 @@ class Distance:
     psnr: float
 
 
-def measure(output: FloatArray, reference: FloatArray) -> Distance:
+def measure(output: FloatArray, reference: FloatArray) -> TensorDistance:
     """Compare two arrays of one shape.
 
     Args:
@@ -47,7 +47,7 @@ def measure(output: FloatArray, reference: FloatArray) -> Distance:
         error = y - r
         max_abs, peak = float(np.abs(error).max()), float(np.ptp(r))
         size, distance = math.sqrt(float(r @ r)), math.sqrt(float(error @ error))
-        return Distance(
+        return TensorDistance(
             max_abs=max_abs,
             peak=peak,
             relative_max=_ratio(max_abs, peak),

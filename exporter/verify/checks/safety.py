@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from diffoundry.exporter.components.safety_checker_module import SafetyCheckerModule
-from diffoundry.exporter.verify.reference.component_cases import Case
+from diffoundry.exporter.verify.reference.component_cases import ComponentCase
 from diffoundry.exporter.verify.reference.pipeline_trace import to_numpy
 from diffoundry.exporter.verify.report.report import Check, holds
 from diffoundry.runtime.engines.session import EngineSession
@@ -35,7 +35,7 @@ class SafetyReference:
 
     images: Sequence[FloatArray]
     flags: Sequence[bool]
-    cases: Sequence[Case]
+    cases: Sequence[ComponentCase]
 
 
 def ask_safety_checker(pipeline: Any, images: Sequence[FloatArray]) -> SafetyReference:
@@ -51,7 +51,7 @@ def ask_safety_checker(pipeline: Any, images: Sequence[FloatArray]) -> SafetyRef
         scores = SafetyCheckerModule(checker, None)(pixels)  # type: ignore[arg-type]  # its component says nothing
     _, flags = pipeline.run_safety_checker(np.stack(images), "cpu", torch.float32)
     names = "special_scores", "concept_scores"
-    case = Case(
+    case = ComponentCase(
         component=SAFETY_CHECKER,
         label=f"{len(images)} images",
         feeds={"clip_input": to_numpy(pixels)},

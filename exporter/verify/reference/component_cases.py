@@ -1,4 +1,4 @@
-"""The inputs on which components are compared with PyTorch, taken from a real run, and what PyTorch makes of them."""
+"""Inputs for comparing components with PyTorch, recorded from a real run, and PyTorch's outputs for them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,21 +17,29 @@ from diffoundry.runtime.engines.protocol import Array
 from diffoundry.runtime.models.controlnet import is_residual
 from diffoundry.runtime.models.roles import TEXT_ENCODER
 
-__all__ = ["Case", "control_cases", "decoder_cases", "denoiser_cases", "encoder_cases", "image_cases", "text_cases"]
+__all__ = [
+    "ComponentCase",
+    "control_cases",
+    "decoder_cases",
+    "denoiser_cases",
+    "encoder_cases",
+    "image_cases",
+    "text_cases",
+]
 
 _SWEEP_ROWS = 64
 """Rows of the vocabulary sweep: all of a vocabulary of up to 4800 tokens, every tenth of CLIP's 49408."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Case:
+class ComponentCase:
     """One set of inputs of one component.
 
     Attributes:
         component: Name of the component.
-        label: What the inputs are, in a word.
+        label: Short description of the inputs.
         feeds: Input name to array.
-        expected: Output name to what PyTorch in fp32 gives.
+        expected: Output name to PyTorch's result in fp32.
     """
 
     component: str
@@ -40,16 +48,16 @@ class Case:
     expected: Mapping[str, Array]
 
 
-def text_cases(pipeline: Any, components: Iterable[Component], prompts: Sequence[str]) -> list[Case]:
-    """For every text encoder the prompts with the empty one, and a sweep over the vocabulary: no embedding goes unread.
+def text_cases(pipeline: Any, components: Iterable[Component], prompts: Sequence[str]) -> list[ComponentCase]:
+    """Make cases for every text encoder: the prompts with the empty one, and a sweep over the vocabulary.
 
-    The sweep takes every token in a seeded order; of a large vocabulary a seeded sample.
+    The sweep uses every token in a seeded order; of a large vocabulary a seeded sample.
     """
     encoders = [component for component in components if component.role == TEXT_ENCODER]
     return [case for component in encoders for case in _cases_of(pipeline, component, prompts)]
 
 
-def _cases_of(pipeline: Any, component: Component, prompts: Sequence[str]) -> list[Case]:
+def _cases_of(pipeline: Any, component: Component, prompts: Sequence[str]) -> list[ComponentCase]:
     tokenizer = getattr(pipeline, component.source.replace("text_encoder", "tokenizer"))
     encoder = getattr(pipeline, component.source)
     length = component.usual.get("sequence", tokenizer.model_max_length)
@@ -69,8 +77,8 @@ def _cases_of(pipeline: Any, component: Component, prompts: Sequence[str]) -> li
     return [_text_case(encoder, component, "prompts", ids), _text_case(encoder, component, "vocabulary", sweep)]
 
 
-def image_cases(pipeline: Any, images: Sequence[Image]) -> list[Case]:
-    """For an image encoder that conditions the denoiser: images as transformers prepares them."""
+def image_cases(pipeline: Any, images: Sequence[Image]) -> list[ComponentCase]:
+    """Make a case for an image encoder that conditions the denoiser: images as transformers prepares them."""
     encoder = getattr(pipeline, "image_encoder", None)
     if encoder is None:
         return []
@@ -78,31 +86,33 @@ def image_cases(pipeline: Any, images: Sequence[Image]) -> list[Case]:
     with torch.inference_mode():
         embeds = encoder(pixels).image_embeds
     feeds, expected = {"pixel_values": to_numpy(pixels)}, {"image_embeds": to_numpy(embeds)}
-    return [Case(component="image_encoder", label=f"{len(images)} images", feeds=feeds, expected=expected)]
+    return [ComponentCase(component="image_encoder", label=f"{len(images)} images", feeds=feeds, expected=expected)]
 
 
-def denoiser_cases(component: Component, trace: Trace, calls: Sequence[NetworkCall], place: float) -> list[Case]:
-    """Of the first image the first, the middle and the last call: much noise, some, and little. Of others one.
+def denoiser_cases(
+    component: Component, trace: Trace, calls: Sequence[NetworkCall], place: float
+) -> list[ComponentCase]:
+    """Select calls as cases: for the first image the first, the middle and the last call, for others one.
 
     Args:
         component: The denoiser.
         trace: The image.
-        calls: All calls that it took.
-        place: How many of all images were generated before, 0 to 1: the calls taken of them walk through the steps.
+        calls: All calls for the image.
+        place: Fraction of all images generated before, 0 to 1: the selected calls move through the steps.
     """
     return [_denoiser_case(component, trace, calls[index]) for index in _chosen(len(calls), place)]
 
 
 def control_cases(
     pipeline: Any, component: Component, trace: Trace, calls: Sequence[NetworkCall], place: float
-) -> list[Case]:
-    """Of a ControlNet the calls that `denoiser_cases` takes of the denoiser.
+) -> list[ComponentCase]:
+    """Make cases of a ControlNet for the calls that `denoiser_cases` selects.
 
     Args:
-        pipeline: diffusers'.
+        pipeline: diffusers' pipeline.
         component: The ControlNet.
         trace: The image.
-        calls: All calls that it took.
+        calls: All calls for the image.
         place: As in `denoiser_cases`.
     """
     module = NetworkModule(network(pipeline, component.source), component)
@@ -113,19 +123,19 @@ def _chosen(calls: int, place: float) -> list[int]:
     return sorted({0, calls // 2, calls - 1} if place == 0 else {int(place * calls)})
 
 
-def decoder_cases(pipeline: Any, trace: Trace) -> list[Case]:
-    """The latents that a run ended with, in the VAE's own scale."""
+def decoder_cases(pipeline: Any, trace: Trace) -> list[ComponentCase]:
+    """Make a case of a run's final latents, in the VAE's own scale."""
     config = pipeline.vae.config
     shift = getattr(config, "shift_factor", None) or 0.0
     latents = trace.latents[-1] / np.float32(config.scaling_factor) + np.float32(shift)
     with torch.inference_mode():
         sample = pipeline.vae.decode(torch.from_numpy(latents)).sample
     feeds, expected = {"latent_sample": latents}, {"sample": to_numpy(sample)}
-    return [Case(component="vae_decoder", label=f"latents of {trace.name}", feeds=feeds, expected=expected)]
+    return [ComponentCase(component="vae_decoder", label=f"latents of {trace.name}", feeds=feeds, expected=expected)]
 
 
-def encoder_cases(pipeline: Any, trace: Trace) -> list[Case]:
-    """The image that a run ended with."""
+def encoder_cases(pipeline: Any, trace: Trace) -> list[ComponentCase]:
+    """Make a case of a run's final image."""
     image = np.ascontiguousarray(trace.image.transpose(2, 0, 1)[None] * 2 - 1)
     with torch.inference_mode():
         encoded = pipeline.vae.encode(torch.from_numpy(image))
@@ -135,13 +145,13 @@ def encoder_cases(pipeline: Any, trace: Trace) -> list[Case]:
         else {"latents": encoded.latents}
     )
     feeds, expected = {"sample": image}, {name: to_numpy(values) for name, values in said.items()}
-    return [Case(component="vae_encoder", label=trace.name, feeds=feeds, expected=expected)]
+    return [ComponentCase(component="vae_encoder", label=trace.name, feeds=feeds, expected=expected)]
 
 
-def _text_case(encoder: Any, component: Component, label: str, ids: Array) -> Case:
+def _text_case(encoder: Any, component: Component, label: str, ids: Array) -> ComponentCase:
     with torch.inference_mode():
         output = encoder(torch.from_numpy(ids.astype(np.int64)), output_hidden_states=True)
-    return Case(
+    return ComponentCase(
         component=component.name,
         label=label,
         feeds={"input_ids": ids.astype(np.int32)},
@@ -150,7 +160,7 @@ def _text_case(encoder: Any, component: Component, label: str, ids: Array) -> Ca
 
 
 def _output(encoder: Any, given: Any, name: str) -> torch.Tensor:
-    """An output of transformers' model by its name in the graph, such as "hidden_states.2"."""
+    """Find an output of transformers' model by its name in the graph, such as "hidden_states.2"."""
     if name == "normalized_hidden_states":  # as diffusers' `encode_prompt` makes them for `clip_skip`
         inner = getattr(encoder, "text_model", encoder)
         with torch.inference_mode():
@@ -161,17 +171,17 @@ def _output(encoder: Any, given: Any, name: str) -> torch.Tensor:
     return tensor
 
 
-def _denoiser_case(component: Component, trace: Trace, call: NetworkCall) -> Case:
+def _denoiser_case(component: Component, trace: Trace, call: NetworkCall) -> ComponentCase:
     latents = component.inputs[0]
     known = {
         parse_size(str(dim)): size for dim, size in zip(latents.shape, call.feeds[latents.name].shape, strict=True)
     }
     sizes = {dim.symbol: size * dim.divisor for dim, size in known.items()}
     whole = {spec.name: tuple(size_of(dim, sizes) or 0 for dim in spec.shape) for spec in component.inputs}
-    return Case(
+    return ComponentCase(
         component=component.name,
         label=f"{trace.name}, t={call.timestep:g}",
-        # Residuals without places, of one pixel, are added everywhere.
+        # Residuals of one pixel, without positions, are added everywhere.
         feeds={
             name: np.array(np.broadcast_to(array, whole[name])) if is_residual(name) else array
             for name, array in call.feeds.items()
@@ -180,12 +190,12 @@ def _denoiser_case(component: Component, trace: Trace, call: NetworkCall) -> Cas
     )
 
 
-def _control_case(module: NetworkModule, component: Component, trace: Trace, call: NetworkCall) -> Case:
-    """What a ControlNet gives before it is scaled."""
+def _control_case(module: NetworkModule, component: Component, trace: Trace, call: NetworkCall) -> ComponentCase:
+    """Make a case of a ControlNet's outputs before they are scaled."""
     with torch.inference_mode():
         tensors = module(*(torch.from_numpy(call.feeds[spec.name]) for spec in component.inputs))
     names = (spec.name for spec in component.outputs)
-    return Case(
+    return ComponentCase(
         component=component.name,
         label=f"{trace.name}, t={call.timestep:g}",
         feeds=call.feeds,

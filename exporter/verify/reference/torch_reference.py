@@ -1,4 +1,4 @@
-"""All that PyTorch has to say of a checkpoint, asked for once and freed before the engines are opened."""
+"""Runs everything that a verification needs of PyTorch, and frees it before the engines are opened."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from diffoundry.exporter.reference.pipeline import reference_pipeline
 from diffoundry.exporter.verify.checks.configs import check_configs, check_extractor, check_scheduler, check_tokenizer
 from diffoundry.exporter.verify.checks.nearest_image import Gallery, gallery_of_prompts, open_gallery
 from diffoundry.exporter.verify.checks.safety import SafetyReference, ask_safety_checker
-from diffoundry.exporter.verify.progress import Watch
+from diffoundry.exporter.verify.progress import VerifyProgress
 from diffoundry.exporter.verify.reference.component_cases import (
-    Case,
+    ComponentCase,
     control_cases,
     decoder_cases,
     denoiser_cases,
@@ -37,36 +37,38 @@ __all__ = ["Reference", "ask_pytorch"]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Reference:
-    """What a bundle is compared with.
+    """PyTorch's results for a verification.
 
     Attributes:
         traces: One for each prompt and seed.
-        cases: Inputs of every component that these met, and what PyTorch makes of them.
-        checks: Of what needs no engine: configs and token ids.
+        cases: Inputs of every component recorded in the traces, and PyTorch's outputs.
+        checks: Checks without engines: configs and token ids.
         gallery: Gallery that labels the images, or None when there is none.
         safety: Result of the checkpoint's safety checker, or None when it has none.
     """
 
     traces: Sequence[Trace]
-    cases: Sequence[Case]
+    cases: Sequence[ComponentCase]
     checks: Sequence[Check]
     gallery: Gallery | None
     safety: SafetyReference | None = None
 
 
-def ask_pytorch(checkpoint: Checkpoint, pipeline: DiffusionPipeline, settings: Settings, watch: Watch) -> Reference:
-    """Compare configs and token ids, generate every image, and run the components on what these fed them.
+def ask_pytorch(
+    checkpoint: Checkpoint, pipeline: DiffusionPipeline, settings: Settings, progress: VerifyProgress
+) -> Reference:
+    """Compare configs and token ids, generate every image, and run the components on the recorded inputs.
 
     Args:
         checkpoint: Runs in fp32 on the CPU.
-        pipeline: The bundle's, for its configs and its tokenizer; none of its engines is opened.
+        pipeline: The bundle's pipeline, for its configs and tokenizer; none of its engines is opened.
         settings: Prompts and settings to generate.
-        watch: Told of progress.
+        progress: Receives the progress.
 
     Raises:
         CheckpointError: It cannot be loaded.
     """
-    watch.stage("PyTorch: loading", 0, 1)
+    progress.update("PyTorch: loading", 0, 1)
     reference = reference_pipeline(checkpoint, torch.float32)
     bundle = pipeline.components.bundle
     checks = [
@@ -77,17 +79,17 @@ def ask_pytorch(checkpoint: Checkpoint, pipeline: DiffusionPipeline, settings: S
             for encoder in pipeline.text_encoders
         ),
     ]
-    # Images are compared as they are generated; that the same ones are blacked out is a check of its own.
+    # Images are compared before the safety checker; the set of blacked out images is a separate check.
     checker, reference.safety_checker = getattr(reference, "safety_checker", None), None
     (denoiser,) = checkpoint.with_role(DENOISER)
     controlnets = checkpoint.with_role(CONTROLNET)
     traces: list[Trace] = []
-    cases: list[Case] = []
+    cases: list[ComponentCase] = []
     runs = list(product(settings.prompts, settings.seeds))
     for index, (prompt, seed) in enumerate(runs):
-        tell = partial(watch.stage, f"PyTorch: {prompt}, seed {seed}")
+        on_step = partial(progress.update, f"PyTorch: {prompt}, seed {seed}")
         with record_calls(reference, (denoiser, *controlnets)) as calls:
-            trace = generate_reference(reference, prompt, seed, settings, tell)
+            trace = generate_reference(reference, prompt, seed, settings, on_step)
         traces.append(trace)
         place = index / len(runs)
         cases += denoiser_cases(denoiser, trace, calls[denoiser.name], place)
@@ -95,7 +97,7 @@ def ask_pytorch(checkpoint: Checkpoint, pipeline: DiffusionPipeline, settings: S
             cases += control_cases(reference, controlnet, trace, calls[controlnet.name], place)
         cases += decoder_cases(reference, trace)
         cases += encoder_cases(reference, trace)
-    watch.stage("PyTorch: text", 0, 1)
+    progress.update("PyTorch: text", 0, 1)
     cases += text_cases(reference, checkpoint.components, settings.prompts)
     images = _images(traces, settings)
     checks += check_extractor(bundle, getattr(reference, "feature_extractor", None), images)
@@ -110,6 +112,6 @@ def ask_pytorch(checkpoint: Checkpoint, pipeline: DiffusionPipeline, settings: S
 
 
 def _images(traces: Sequence[Trace], settings: Settings) -> list[Image]:
-    """What was generated, and a drawn image of sides that fit to nothing."""
+    """Collect the generated images, and an example image of unusual sides."""
     drawn = make_example_inputs(["image"], settings.height + 37, settings.width + 5)["image"]
     return [drawn, *to_pil(np.stack([trace.image for trace in traces]))]

@@ -1,4 +1,4 @@
-"""Formats the report of `verify_across` as sections of an HTML report, and its matrices as text."""
+"""Formats the report of `compare_engines` as sections of an HTML report, and its matrices as text."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -7,12 +7,12 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from diffoundry.exporter.verify.report.cross_engine_report import AcrossReport, PairDistance
+from diffoundry.exporter.verify.report.cross_engine_report import CrossEngineReport, PairDistance
 from diffoundry.exporter.verify.report.image_rows import to_image
 from diffoundry.exporter.verify.report.page import measured_text
 from diffoundry.runtime.report import Facts, Gate, Images, ReportImage, Section, Table
 
-__all__ = ["IN_SHORT", "MATRICES", "across_sections", "across_verdict", "matrix"]
+__all__ = ["IN_SHORT", "MATRICES", "cross_engine_sections", "cross_engine_verdict", "matrix"]
 
 _SHOWN = 8
 
@@ -28,7 +28,7 @@ IN_SHORT = tuple(MATRICES)[:2]
 """Matrices printed in a terminal."""
 
 
-def across_verdict(report: AcrossReport) -> str:
+def cross_engine_verdict(report: CrossEngineReport) -> str:
     """Sum the report up in one sentence."""
     failed = sum(not check.passed for check in report.checks)
     count = len(report.participants)
@@ -38,7 +38,7 @@ def across_verdict(report: AcrossReport) -> str:
     return f"passed: {count} participants agree on {report.bundle}, the farthest images are {worst:.1f} dB apart"
 
 
-def matrix(report: AcrossReport, title: str) -> list[list[str]]:
+def matrix(report: CrossEngineReport, title: str) -> list[list[str]]:
     """Format one of `MATRICES`: one row and column per participant, the name first, a dash for no distance."""
     text = MATRICES[title]
     names = [participant.name for participant in report.participants]
@@ -46,12 +46,14 @@ def matrix(report: AcrossReport, title: str) -> list[list[str]]:
     return [[name, *(text(pair) if (pair := found.get((name, other))) else "–" for other in names)] for name in names]
 
 
-def across_sections(report: AcrossReport, generated: Mapping[str, Sequence[NDArray[np.float32]]]) -> list[Section]:
+def cross_engine_sections(
+    report: CrossEngineReport, generated: Mapping[str, Sequence[NDArray[np.float32]]]
+) -> list[Section]:
     """Build the matrices, the images with a column for each participant, the settings, and every check.
 
     Args:
         report: The report.
-        generated: Images reported through `Progress.generated`: name to images.
+        generated: Images reported through `VerifyProgress.generated`: name to images.
     """
     names = [participant.name for participant in report.participants]
     sections: list[Section] = [
@@ -71,7 +73,7 @@ def across_sections(report: AcrossReport, generated: Mapping[str, Sequence[NDArr
     return [*sections, _images(report, generated), _facts(report), checks]
 
 
-def _images(report: AcrossReport, generated: Mapping[str, Sequence[NDArray[np.float32]]]) -> Images:
+def _images(report: CrossEngineReport, generated: Mapping[str, Sequence[NDArray[np.float32]]]) -> Images:
     settings = report.settings
     runs = list(product(settings.prompts, settings.seeds))[:_SHOWN]
     complete = [
@@ -86,7 +88,7 @@ def _images(report: AcrossReport, generated: Mapping[str, Sequence[NDArray[np.fl
     return Images(title="Images", images=images, columns=len(complete), text=text)
 
 
-def _facts(report: AcrossReport) -> Facts:
+def _facts(report: CrossEngineReport) -> Facts:
     settings = report.settings
     facts = {
         "bundle": report.bundle,

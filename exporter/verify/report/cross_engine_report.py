@@ -1,14 +1,14 @@
-"""Report of `verify_across`: the participants, and the distance of each pair."""
+"""Report of `compare_engines`: the participants, and the distance of each pair."""
 
 from dataclasses import dataclass
 
 from diffoundry.exporter.verify.report.report import Absence, Check
 from diffoundry.exporter.verify.request import Settings
 
-__all__ = ["ACROSS_SCHEMA_VERSION", "REFERENCE", "AcrossReport", "PairDistance", "Participant"]
+__all__ = ["CROSS_ENGINE_SCHEMA_VERSION", "REFERENCE", "CrossEngineReport", "PairDistance", "Participant"]
 
-ACROSS_SCHEMA_VERSION = 1
-"""Version of the JSON form of `AcrossReport`; raised when a field changes its meaning or is removed.
+CROSS_ENGINE_SCHEMA_VERSION = 1
+"""Version of the JSON form of `CrossEngineReport`; raised when a field changes its meaning or is removed.
 
 1: the first.
 """
@@ -52,11 +52,11 @@ class PairDistance:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AcrossReport:
+class CrossEngineReport:
     """The whole report.
 
     Attributes:
-        schema_version: `ACROSS_SCHEMA_VERSION`.
+        schema_version: `CROSS_ENGINE_SCHEMA_VERSION`.
         diffoundry: Version that compared.
         bundle: Path of the bundle.
         checkpoint: Name of the checkpoint that diffusers generated from, or None.

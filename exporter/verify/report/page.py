@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from diffoundry.exporter.verify.checks.gates import gates_for
 from diffoundry.exporter.verify.progress import ImagePair
 from diffoundry.exporter.verify.report.image_rows import image_section
-from diffoundry.exporter.verify.report.report import BuildReport, Check, LoopResult, StepDistance, VerifyReport
+from diffoundry.exporter.verify.report.report import Check, LoopResult, StepDistance, VariantReport, VerifyReport
 from diffoundry.runtime.report import Cell, Curve, Curves, Facts, Gate, Section, Table
 
-__all__ = ["build_row", "measured_text", "report_sections", "verdict", "worst_checks"]
+__all__ = ["measured_text", "report_sections", "variant_row", "verdict", "worst_checks"]
 
 
 def verdict(report: VerifyReport) -> str:
@@ -17,7 +17,7 @@ def verdict(report: VerifyReport) -> str:
     checks = report.all_checks
     failed = sum(not check.passed for check in checks)
     if failed:
-        wrong = ", ".join(build.name for build in report.builds if not build.passed)
+        wrong = ", ".join(variant.name for variant in report.variants if not variant.passed)
         where = f" ({wrong})" if wrong else ""
         return f"FAILED: {failed} of {len(checks)} checks{where}; {report.bundle} is not the model {report.checkpoint}"
     return f"passed: all {len(checks)} checks; {report.bundle} is the model {report.checkpoint}"
@@ -31,15 +31,15 @@ def measured_text(check: Check) -> str:
     return f"{text} ({check.detail})" if check.detail else text
 
 
-def build_row(build: BuildReport) -> list[str]:
+def variant_row(variant: VariantReport) -> list[str]:
     """Summarize a variant: name, worst and mean PSNR, worst SSIM, images that show the same, worst latents."""
-    loops = build.loops
+    loops = variant.loops
     if not loops:
-        return [build.name, *["–"] * 5]
+        return [variant.name, *["–"] * 5]
     named = [loop for loop in loops if loop.reference_shows is not None]
     same = sum(loop.shows == loop.reference_shows for loop in named)
     return [
-        build.name,
+        variant.name,
         f"{_smallest(loops, 'psnr'):.1f}",
         f"{sum(loop.psnr for loop in loops) / len(loops):.1f}",
         f"{_smallest(loops, 'ssim'):.5f}",
@@ -67,24 +67,24 @@ def report_sections(report: VerifyReport, pairs: Sequence[ImagePair]) -> list[Se
 
     Args:
         report: The report.
-        pairs: Image pairs reported through `Progress.images`, in that order.
+        pairs: Image pairs reported through `VerifyProgress.images`, in that order.
     """
     sections: list[Section] = [_overview(report), _facts(report), *_latents(report)]
-    for build in report.builds:
-        mine = [pair for pair in pairs if pair.build == build.name]
+    for variant in report.variants:
+        mine = [pair for pair in pairs if pair.variant == variant.name]
         if mine:
-            sections += [image_section(build, mine), _every_step(build), _every_image(build)]
+            sections += [image_section(variant, mine), _every_step(variant), _every_image(variant)]
         text = "Against PyTorch in fp32. A component's numbers are those of its worst inputs."
-        sections.append(_checks(f"{build.name}: checks", build.checks, text))
+        sections.append(_checks(f"{variant.name}: checks", variant.checks, text))
     return [*sections, _checks("Files, configs, token ids", report.checks, "Shared by all engines.")]
 
 
 def _overview(report: VerifyReport) -> Table:
     columns = ["engines", "worst PSNR, dB", "mean PSNR, dB", "worst SSIM", "show the same", "worst latents", "checks"]
     rows: list[list[Cell]] = []
-    for build in report.builds:
-        passed = sum(check.passed for check in build.checks)
-        rows.append([*build_row(build), Gate(passed=build.passed, text=f"{passed} of {len(build.checks)}")])
+    for variant in report.variants:
+        passed = sum(check.passed for check in variant.checks)
+        rows.append([*variant_row(variant), Gate(passed=variant.passed, text=f"{passed} of {len(variant.checks)}")])
     rows += [[one.name, *["–"] * 5, Gate(passed=None, text=one.reason)] for one in report.absent]
     text = "Latents: the largest error after any step over the RMS of diffusers' latents after it."
     if report.gallery:
@@ -113,37 +113,37 @@ def _latents(report: VerifyReport) -> list[Curves]:
     """Draw one line per variant: the worst of its images at every step."""
     curves = [
         Curve(
-            label=build.name,
-            values=[max(_number(step.relative_max) for step in steps) for steps in _by_step(build.loops)],
-            limit=gates_for(build.precision).latents,
+            label=variant.name,
+            values=[max(_number(step.relative_max) for step in steps) for steps in _by_step(variant.loops)],
+            limit=gates_for(variant.precision).latents,
         )
-        for build in report.builds
-        if build.loops
+        for variant in report.variants
+        if variant.loops
     ]
     text = "The worst image at every step; the dashed line is the gate."
     return [_curves("Latents after every step", curves, text)] if curves else []
 
 
-def _every_step(build: BuildReport) -> Curves:
+def _every_step(variant: VariantReport) -> Curves:
     """Draw one line per image, the worst of them labelled."""
-    worst = max(build.loops, key=lambda loop: _number(loop.curve[loop.worst].relative_max))
-    others = [Curve(label="", values=_values(loop)) for loop in build.loops if loop is not worst]
+    worst = max(variant.loops, key=lambda loop: _number(loop.curve[loop.worst].relative_max))
+    others = [Curve(label="", values=_values(loop)) for loop in variant.loops if loop is not worst]
     step = worst.curve[worst.worst]
     text = (
         f"Every line is an image. The worst is {worst.name} after step {step.index + 1}, timestep {step.timestep:g}: "
         f"largest error {step.max_abs:.3g}, latents' RMS {step.scale:.3g}."
     )
-    named = Curve(label=worst.name, values=_values(worst), limit=gates_for(build.precision).latents)
-    return _curves(f"{build.name}: latents", [*others, named], text)
+    named = Curve(label=worst.name, values=_values(worst), limit=gates_for(variant.precision).latents)
+    return _curves(f"{variant.name}: latents", [*others, named], text)
 
 
 def _curves(title: str, curves: Sequence[Curve], text: str) -> Curves:
     return Curves(title=title, curves=curves, x="step", y="largest error / RMS", text=text)
 
 
-def _every_image(build: BuildReport) -> Table:
+def _every_image(variant: VariantReport) -> Table:
     columns = ["image", "PSNR, dB", "SSIM", "mean shift", "latents", "shows", "diffusers' shows"]
-    order = sorted(build.loops, key=lambda loop: (not math.isnan(loop.psnr), loop.psnr))
+    order = sorted(variant.loops, key=lambda loop: (not math.isnan(loop.psnr), loop.psnr))
     rows = [
         [
             loop.name,
@@ -156,7 +156,7 @@ def _every_image(build: BuildReport) -> Table:
         ]
         for loop in order
     ]
-    return Table(title=f"{build.name}: every image", columns=columns, rows=rows)
+    return Table(title=f"{variant.name}: every image", columns=columns, rows=rows)
 
 
 def _checks(title: str, checks: Sequence[Check], text: str) -> Table:

@@ -5,18 +5,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from diffoundry.exporter.verify.checks.metrics import Distance
+from diffoundry.exporter.verify.checks.metrics import TensorDistance
 from diffoundry.exporter.verify.request import Settings
 from diffoundry.runtime.bundle.json_codec import to_json
 
 __all__ = [
     "SCHEMA_VERSION",
     "Absence",
-    "BuildReport",
     "Check",
     "LoopResult",
     "OutputResult",
     "StepDistance",
+    "VariantReport",
     "VerifyReport",
     "at_least",
     "at_most",
@@ -24,11 +24,11 @@ __all__ = [
     "report_to_json",
 ]
 
-SCHEMA_VERSION = 2
-"""Version of the JSON form of `VerifyReport`; it grows when a field changes its meaning or goes away.
+SCHEMA_VERSION = 3
+"""Version of the JSON form of `VerifyReport`; raised when a field changes its meaning or is removed.
 
-2: one `BuildReport` for each target and precision holds what was of the only one; images have SSIM, mean shift and
-   what they show.
+3: `builds` is called `variants`.
+2: one report for each target and precision; images have SSIM, mean shift and labels.
 1: the first.
 """
 
@@ -67,13 +67,13 @@ class OutputResult:
         component: Name of the component.
         output: Name of the output.
         case: Label of the inputs: "prompts", "t=981" ...
-        distance: Distance from diffusers.
+        distance: TensorDistance from diffusers.
     """
 
     component: str
     output: str
     case: str
-    distance: Distance
+    distance: TensorDistance
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,7 +138,7 @@ class LoopResult:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BuildReport:
+class VariantReport:
     """One set of engines of the bundle.
 
     Attributes:
@@ -187,10 +187,10 @@ class VerifyReport:
         gallery: Description of the gallery that labelled the images, or None when there was none.
         notes: Notes that do not change the result, such as a checkpoint that is not the recipe's.
         checks: Checks that all variants share: files, configs, token ids.
-        builds: Every set of engines that can run here.
+        variants: Every set of engines that can run here.
         absent: The sets that cannot run here.
         seconds: Duration.
-        passed: True if every check passed, of the builds too.
+        passed: True if every check passed, of the variants too.
     """
 
     schema_version: int
@@ -201,7 +201,7 @@ class VerifyReport:
     gallery: str | None
     notes: tuple[str, ...]
     checks: tuple[Check, ...]
-    builds: tuple[BuildReport, ...]
+    variants: tuple[VariantReport, ...]
     absent: tuple[Absence, ...]
     seconds: float
     passed: bool
@@ -209,7 +209,7 @@ class VerifyReport:
     @property
     def all_checks(self) -> tuple[Check, ...]:
         """Shared checks, then those of each variant."""
-        return sum((build.checks for build in self.builds), self.checks)
+        return sum((variant.checks for variant in self.variants), self.checks)
 
 
 def at_most(part: str, subject: str, measure: str, value: float, limit: float, detail: str = "") -> Check:

@@ -126,7 +126,7 @@ def test_a_decoder_of_zeros_is_seen_as_one_colour(copied, quick):
         copied.edit_weight("vae_decoder", tensor, lambda array: array.fill(0))
     report = verify(copied.path, request=quick)
     assert "one colour" in _failed(report)["image", "red apple, seed 0"]
-    (loop,) = report.builds[0].loops
+    (loop,) = report.variants[0].loops
     assert loop.fault.startswith("the image is one colour (0.5, 0.5, 0.5)")
     assert loop.reference_fault is None
     assert _subjects(report, "component") == {"vae_decoder sample"}
@@ -163,7 +163,7 @@ def test_another_model_fails_without_breaking_off(emoji_bundle, tiny_sd_checkpoi
     assert _subjects(report, "config") >= {"scheduler PNDMScheduler", "text_encoder", "unet", "vae_decoder"}
     assert _subjects(report, "loop") == {"red apple, seed 0"}
     assert "red apple, seed 0" in _subjects(report, "image")
-    (loop,) = report.builds[0].loops
+    (loop,) = report.variants[0].loops
     assert loop.steps != loop.reference_steps
 
 
@@ -197,7 +197,7 @@ def test_a_decoder_that_darkens_by_5_percent_is_a_shift(copied, shows):
     copied.edit_weight("vae_decoder", "decoder.conv_out.bias", lambda array: np.copyto(array, array * 0.95 - 0.05))
     report = verify(copied.path, request=shows)
     assert _failed_measures(report) == {"PSNR, dB", "SSIM", "mean shift"}
-    for loop in report.builds[0].loops:
+    for loop in report.variants[0].loops:
         assert loop.shift > 0.03, "beyond the gate of every precision"
         assert loop.shows == loop.reference_shows == loop.prompt
 
@@ -212,7 +212,7 @@ def test_words_that_changed_places_show_another_thing(copied, shows):
     copied.edit_weight("text_encoder", "token_embedding.weight", swap)
     report = verify(copied.path, request=shows)
     assert _failed_measures(report) >= {"PSNR, dB", "SSIM", "show the same, %"}
-    for loop in report.builds[0].loops:
+    for loop in report.variants[0].loops:
         assert loop.reference_shows == loop.prompt
         assert loop.shows != loop.prompt
     assert report.notes == ()

@@ -105,7 +105,7 @@ def test_options_that_cannot_be_followed_are_refused_before_any_work(arguments, 
 def test_full_is_all_prompts_from_two_seeds(monkeypatch):
     seen = []
 
-    def stop(bundle, checkpoint, request, watch):
+    def stop(bundle, checkpoint, request, progress):
         seen.append(request)
         raise InputError("seen")
 

@@ -7,7 +7,7 @@ import pytest
 
 from diffoundry.exporter.verify.checks.components import compare_component
 from diffoundry.exporter.verify.checks.gates import GATES
-from diffoundry.exporter.verify.reference.component_cases import Case
+from diffoundry.exporter.verify.reference.component_cases import ComponentCase
 from diffoundry.runtime.errors import InputError
 
 _TRUE = np.float32([-1, 0, 1, 2])
@@ -29,7 +29,7 @@ class _Components:
 
 def _compare(*outputs):
     cases = [
-        Case(component="unet", label=f"case {i}", feeds={"x": np.float32([i])}, expected={"y": _TRUE})
+        ComponentCase(component="unet", label=f"case {i}", feeds={"x": np.float32([i])}, expected={"y": _TRUE})
         for i in range(len(outputs))
     ]
     results, checks = compare_component(_Components(outputs), "unet", cases, GATES["fp32"])

@@ -11,14 +11,19 @@ import pytest
 
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.verify import (
-    ACROSS_SCHEMA_VERSION,
-    AcrossReport,
+    CROSS_ENGINE_SCHEMA_VERSION,
+    CrossEngineReport,
+    VerifyProgress,
     VerifyRequest,
-    Watch,
+    compare_engines,
     report_to_json,
-    verify_across,
 )
-from diffoundry.exporter.verify.report.cross_engine_page import MATRICES, across_sections, across_verdict, matrix
+from diffoundry.exporter.verify.report.cross_engine_page import (
+    MATRICES,
+    cross_engine_sections,
+    cross_engine_verdict,
+    matrix,
+)
 from diffoundry.runtime import load
 from diffoundry.runtime.bundle.json_codec import from_json
 from diffoundry.runtime.engines.protocol import EngineOptions
@@ -41,7 +46,7 @@ def two(shared, tmp_path) -> EditableBundle:
     return EditableBundle(Path(shutil.copytree(shared, tmp_path / "two.bundle")))
 
 
-class _Memory(Watch):
+class _Memory(VerifyProgress):
     def __init__(self):
         self.sets = {}
 
@@ -52,7 +57,7 @@ class _Memory(Watch):
 @pytest.fixture(scope="module")
 def passing(shared):
     memory = _Memory()
-    return verify_across(shared, None, _REQUEST, memory), memory.sets
+    return compare_engines(shared, None, _REQUEST, memory), memory.sets
 
 
 def test_diffusers_and_every_engine_generate_the_same(passing, shared):
@@ -99,11 +104,11 @@ def test_a_matrix_is_symmetric_with_dashes_where_nothing_is_to_compare(passing):
 
 def test_an_engine_that_generates_something_else_is_far_from_all_others(two):
     two.edit_weight("vae_decoder", "decoder.conv_out.weight", lambda array: array.__imul__(0.8))
-    report = verify_across(two.path, None, _REQUEST)
+    report = compare_engines(two.path, None, _REQUEST)
     assert not report.passed
     failed = {check.subject for check in report.checks if not check.passed}
     assert failed == {"diffusers fp32 | onnxruntime fp32", "onnxruntime fp32 | onnxruntime fp16"}
-    assert across_verdict(report).startswith("FAILED: 2 of 6 checks")
+    assert cross_engine_verdict(report).startswith("FAILED: 2 of 6 checks")
 
 
 def test_nan_and_an_engine_that_does_not_run_are_faults_of_their_participant(two):
@@ -111,7 +116,7 @@ def test_nan_and_an_engine_that_does_not_run_are_faults_of_their_participant(two
     file = json.loads((two.path / "diffoundry.json").read_text())["components"]["unet"]["engines"][1]["files"][0]
     (two.path / file).write_bytes(b"no graph")
     two.seal()
-    report = verify_across(two.path, None, _REQUEST)
+    report = compare_engines(two.path, None, _REQUEST)
     faults = {check.subject: check.measured for check in report.checks if check.measure == "images"}
     assert faults["diffusers fp32"] == "no fault"
     assert "values are NaN" in faults["onnxruntime fp32"]
@@ -125,7 +130,7 @@ def test_nan_and_an_engine_that_does_not_run_are_faults_of_their_participant(two
 
 def test_without_a_checkpoint_the_engines_are_compared_alone(two):
     _forget_model(two)
-    report = verify_across(two.path, None, _REQUEST)
+    report = compare_engines(two.path, None, _REQUEST)
     assert [participant.name for participant in report.participants] == ["onnxruntime fp32", "onnxruntime fp16"]
     (note,) = report.notes
     assert note.startswith("without diffusers: ")
@@ -135,14 +140,14 @@ def test_without_a_checkpoint_the_engines_are_compared_alone(two):
 def test_a_named_checkpoint_stands_in_for_one_that_is_gone(two, tiny_sd_checkpoint):
     _forget_model(two)
     checkpoint = open_checkpoint(str(tiny_sd_checkpoint("sd1")))
-    report = verify_across(two.path, checkpoint, VerifyRequest(prompts=("a",), steps=1, precision="fp32"))
+    report = compare_engines(two.path, checkpoint, VerifyRequest(prompts=("a",), steps=1, precision="fp32"))
     assert [participant.name for participant in report.participants] == ["diffusers fp32", "onnxruntime fp32"]
 
 
 def test_one_engine_alone_is_nothing_to_compare(two):
     _forget_model(two)
     with pytest.raises(InputError, match="onnxruntime fp32, and nothing to compare it with; add another with 'diff"):
-        verify_across(two.path, None, VerifyRequest(precision="fp32"))
+        compare_engines(two.path, None, VerifyRequest(precision="fp32"))
 
 
 def _forget_model(bundle):
@@ -154,13 +159,13 @@ def _forget_model(bundle):
 
 def test_the_report_survives_strict_json(passing):
     data = json.loads(json.dumps(report_to_json(passing[0]), allow_nan=False))
-    assert data["schema_version"] == ACROSS_SCHEMA_VERSION
-    assert from_json(AcrossReport, data) == passing[0]
+    assert data["schema_version"] == CROSS_ENGINE_SCHEMA_VERSION
+    assert from_json(CrossEngineReport, data) == passing[0]
 
 
 def test_the_page_has_a_column_of_images_for_every_participant(passing):
     report, sets = passing
-    sections = across_sections(report, sets)
+    sections = cross_engine_sections(report, sets)
     assert [section.title for section in sections if isinstance(section, Table)] == [*MATRICES, "Checks"]
     (images,) = (section for section in sections if isinstance(section, Images))
     assert images.columns == 3

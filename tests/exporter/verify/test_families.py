@@ -24,15 +24,15 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("variant", KINDS)
-def test_a_true_bundle_passes_every_check(exported, tiny_sd_checkpoint, quick, variant):
-    folder = tiny_sd_checkpoint(variant)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_true_bundle_passes_every_check(exported, tiny_sd_checkpoint, quick, kind):
+    folder = tiny_sd_checkpoint(kind)
     report = verify(exported(folder), open_checkpoint(str(folder)), quick)
     assert [check for check in report.all_checks if not check.passed] == []
-    (build,) = report.builds
-    assert {result.component for result in build.outputs} == KINDS[variant]
-    assert [len(loop.curve) for loop in build.loops] == [loop.reference_steps for loop in build.loops]
-    assert all(loop.psnr > 80 for loop in build.loops)
+    (variant,) = report.variants
+    assert {result.component for result in variant.outputs} == KINDS[kind]
+    assert [len(loop.curve) for loop in variant.loops] == [loop.reference_steps for loop in variant.loops]
+    assert all(loop.psnr > 80 for loop in variant.loops)
     tokenizers = [check.subject.partition(",")[0] for check in report.checks if check.part == "tokenizer"]
     assert tokenizers == [name for name in ("tokenizer", "tokenizer_2") if (folder / name).is_dir()]
     json.dumps(report_to_json(report), allow_nan=False)
@@ -52,9 +52,9 @@ def test_a_bundle_with_a_controlnet_passes_on_every_engine(controlled_bundle, qu
     bundle = controlled_bundle()
     report = verify(bundle, find_checkpoint(Bundle(bundle)), quick)
     assert [check for check in report.all_checks if not check.passed] == []
-    assert {build.name for build in report.builds} >= {"onnxruntime fp32", "onnxruntime fp16", "openvino fp32"}
-    for build in report.builds:
-        results = {result.output for result in build.outputs if result.component == "controlnet"}
+    assert {variant.name for variant in report.variants} >= {"onnxruntime fp32", "onnxruntime fp16", "openvino fp32"}
+    for variant in report.variants:
+        results = {result.output for result in variant.outputs if result.component == "controlnet"}
         assert results == {*(residual_name(index) for index in range(6)), MID_RESIDUAL}
 
 
@@ -62,7 +62,7 @@ def test_several_controlnets_pass(controlled_bundle, quick):
     bundle = controlled_bundle(nets=("first", "pooled"))
     report = verify(bundle, find_checkpoint(Bundle(bundle)), quick)
     assert [check for check in report.all_checks if not check.passed] == []
-    assert {result.component for result in report.builds[0].outputs} >= {"unet", "controlnet", "controlnet_1"}
+    assert {result.component for result in report.variants[0].outputs} >= {"unet", "controlnet", "controlnet_1"}
 
 
 def test_a_wrong_controlnet_is_found(controlled_bundle, editable, quick):
@@ -79,7 +79,7 @@ TARGETS = ("onnxruntime", "openvino")
 def assert_runs_what_is_offered(report):
     """Every engine of a wide bundle was compared, or is listed with the reason why it cannot run here."""
     wide = {f"{target} {precision}": (target, precision) for target in TARGETS for precision in ("fp32", "fp16")}
-    assert {build.name for build in report.builds} == {name for name, pair in wide.items() if offers(*pair)}
+    assert {variant.name for variant in report.variants} == {name for name, pair in wide.items() if offers(*pair)}
     assert {absence.name for absence in report.absent} == {name for name, pair in wide.items() if not offers(*pair)}
     for absence in report.absent:
         precision = wide[absence.name][1]
@@ -94,9 +94,9 @@ def test_the_safety_checker_is_compared_and_images_are_generated_without_it(wide
     report = verify(wide_bundle("sd1-checked"), None, request)
     assert [check for check in report.all_checks if not check.passed] == []
     assert_runs_what_is_offered(report)
-    for build in report.builds:
-        assert {result.component for result in build.outputs} == CHECKED
-        assert [check.measure for check in build.checks if check.part == "safety"] == ["flags of 2 images"]
+    for variant in report.variants:
+        assert {result.component for result in variant.outputs} == CHECKED
+        assert [check.measure for check in variant.checks if check.part == "safety"] == ["flags of 2 images"]
     configs = {check.subject for check in report.checks if check.part == "config"}
     assert {"safety_checker", "feature_extractor, 3 images"} <= configs
 
@@ -125,10 +125,10 @@ def test_image_variation_is_compared_on_a_drawn_image(wide_bundle, tiny_sd_check
     report = verify(wide_bundle("variation"), open_checkpoint(str(folder)), replace(quick, seeds=(0, 1)))
     assert [check for check in report.all_checks if not check.passed] == []
     assert_runs_what_is_offered(report)
-    for build in report.builds:
-        assert {result.component for result in build.outputs} == CHECKED - {"text_encoder"} | {"image_encoder"}
-        assert [loop.prompt for loop in build.loops] == ["a drawn image"] * 2
-        assert [len(loop.curve) for loop in build.loops] == [loop.reference_steps for loop in build.loops] == [3, 3]
+    for variant in report.variants:
+        assert {result.component for result in variant.outputs} == CHECKED - {"text_encoder"} | {"image_encoder"}
+        assert [loop.prompt for loop in variant.loops] == ["a drawn image"] * 2
+        assert [len(loop.curve) for loop in variant.loops] == [loop.reference_steps for loop in variant.loops] == [3, 3]
     configs = {check.subject for check in report.checks if check.part == "config"}
     assert {"image_encoder", "feature_extractor, 3 images"} <= configs
 

@@ -9,13 +9,13 @@ from PIL import Image
 
 from diffoundry.exporter.verify.progress import ImagePair
 from diffoundry.exporter.verify.report.image_rows import amplification, image_section, to_image
-from diffoundry.exporter.verify.report.page import build_row, report_sections, verdict, worst_checks
+from diffoundry.exporter.verify.report.page import report_sections, variant_row, verdict, worst_checks
 from diffoundry.exporter.verify.report.report import (
     SCHEMA_VERSION,
     Absence,
-    BuildReport,
     LoopResult,
     StepDistance,
+    VariantReport,
     VerifyReport,
     at_least,
     at_most,
@@ -37,33 +37,33 @@ def _loop(prompt, psnr, errors=(1e-6, 2e-6), shows="cat"):
 
 
 def _build(name, loops, checks=()):
-    return BuildReport(
+    return VariantReport(
         name=name, precision="fp16", engines={"unet": name}, checks=tuple(checks), outputs=(), loops=tuple(loops),
         seconds=1.0, passed=all(check.passed for check in checks),
     )  # fmt: skip
 
 
-def _report(*builds, checks=(), absent=()):
+def _report(*variants, checks=(), absent=()):
     settings = Settings(prompts=("a",), seeds=(0,), steps=2, guidance_scale=1.0, height=8, width=8)
     return VerifyReport(
         schema_version=SCHEMA_VERSION, diffoundry="1", bundle="b", checkpoint="c", settings=settings, gallery="g",
-        notes=("look",), checks=tuple(checks), builds=builds, absent=tuple(absent), seconds=2.0,
-        passed=all(check.passed for build in builds for check in build.checks),
+        notes=("look",), checks=tuple(checks), variants=variants, absent=tuple(absent), seconds=2.0,
+        passed=all(check.passed for variant in variants for check in variant.checks),
     )  # fmt: skip
 
 
-def _pair(build, prompt, error=0.0):
+def _pair(variant, prompt, error=0.0):
     reference = np.full((8, 8, 3), 0.25, np.float32)
-    return ImagePair(build=build, prompt=prompt, seed=0, ours=reference + np.float32(error), reference=reference)
+    return ImagePair(variant=variant, prompt=prompt, seed=0, ours=reference + np.float32(error), reference=reference)
 
 
 def test_a_build_in_numbers_is_its_worst_images():
     loops = [_loop("a", 40.0), _loop("b", 30.0, errors=(0.5, 0.1), shows="dog")]
-    assert build_row(_build("ort", loops)) == ["ort", "30.0", "35.0", "0.90000", "1 of 2", "0.5"]
-    assert build_row(_build("ort", [_loop("a", math.nan), loops[0]]))[1:3] == ["nan", "nan"]
-    assert build_row(_build("ort", [])) == ["ort", *["–"] * 5]
+    assert variant_row(_build("ort", loops)) == ["ort", "30.0", "35.0", "0.90000", "1 of 2", "0.5"]
+    assert variant_row(_build("ort", [_loop("a", math.nan), loops[0]]))[1:3] == ["nan", "nan"]
+    assert variant_row(_build("ort", [])) == ["ort", *["–"] * 5]
     unnamed = dataclasses.replace(loops[0], shows=None, reference_shows=None)
-    assert build_row(_build("ort", [unnamed]))[4] == "–"
+    assert variant_row(_build("ort", [unnamed]))[4] == "–"
 
 
 def test_all_failures_are_shown_and_of_what_passed_the_nearest_to_its_gate():
@@ -87,8 +87,8 @@ def test_all_failures_are_shown_and_of_what_passed_the_nearest_to_its_gate():
 
 
 def test_images_stand_in_threes_with_the_worst_first():
-    build = _build("ort", [_loop("a", 40.0), _loop("b", math.nan), _loop("c", 30.0)])
-    section = image_section(build, [_pair("ort", "a"), _pair("ort", "b"), _pair("ort", "c", 0.1)])
+    variant = _build("ort", [_loop("a", 40.0), _loop("b", math.nan), _loop("c", 30.0)])
+    section = image_section(variant, [_pair("ort", "a"), _pair("ort", "b"), _pair("ort", "c", 0.1)])
     assert [image.caption for image in section.images[::3]] == ["b, seed 0", "c, seed 0", "a, seed 0"]
     reference, ours, difference = section.images[3:6]
     assert ours.note == "shows cat, 30.0 dB, SSIM 0.9000"
@@ -152,9 +152,9 @@ def test_the_page_tells_of_every_build_and_of_those_that_did_not_run(tmp_path):
 
 def test_the_worst_image_of_a_build_is_named_in_its_plot():
     loops = [_loop("a", 40.0, errors=(0.01, 0.05)), _loop("b", 40.0, errors=(0.3, 0.01))]
-    build = _build("ort", loops)
+    variant = _build("ort", loops)
     pairs = [_pair("ort", "a"), _pair("ort", "b")]
-    plot = next(s for s in report_sections(_report(build), pairs) if s.title == "ort: latents")
+    plot = next(s for s in report_sections(_report(variant), pairs) if s.title == "ort: latents")
     assert [curve.label for curve in plot.curves] == ["", "b, seed 0"]
     assert "The worst is b, seed 0 after step 1, timestep 9: largest error 0.3" in plot.text
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from diffoundry.exporter.verify import VerifyRequest, verify
-from diffoundry.exporter.verify.variants import find_builds
+from diffoundry.exporter.verify.variants import find_variants
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.engines.protocol import EngineOptions
 from diffoundry.runtime.errors import EngineError, InputError
@@ -37,20 +37,20 @@ def _edit_engines(bundle, of_precision, **changes):
 
 def test_every_precision_is_judged_by_its_own_gates(two):
     report = verify(two.path, request=_REQUEST)
-    assert [(build.name, build.precision) for build in report.builds] == [
+    assert [(variant.name, variant.precision) for variant in report.variants] == [
         ("onnxruntime fp32", "fp32"), ("onnxruntime fp16", "fp16"),
     ]  # fmt: skip
     assert [check for check in report.all_checks if not check.passed] == []
-    fine, coarse = (build.loops[0] for build in report.builds)
+    fine, coarse = (variant.loops[0] for variant in report.variants)
     assert fine.curve[-1].relative_rms < 1e-5 < coarse.curve[-1].relative_rms, "fp16 was really run"
-    assert {check.limit for build in report.builds for check in build.checks if check.measure == "PSNR, dB"} == {
+    assert {check.limit for variant in report.variants for check in variant.checks if check.measure == "PSNR, dB"} == {
         100, 60, 50, 35,
     }  # fmt: skip
 
 
 def test_only_what_was_asked_for_is_verified(two):
-    builds, absent = find_builds(Bundle(two.path), VerifyRequest(precision="fp16"))
-    assert ([build.name for build in builds], absent) == (["onnxruntime fp16"], [])
+    variants, absent = find_variants(Bundle(two.path), VerifyRequest(precision="fp16"))
+    assert ([variant.name for variant in variants], absent) == (["onnxruntime fp16"], [])
 
 
 def test_one_broken_precision_fails_alone(two):
@@ -60,7 +60,7 @@ def test_one_broken_precision_fails_alone(two):
     (two.path / engine).write_bytes(graph.replace(name, name[:-1] + b"X"))
     two.seal()
     report = verify(two.path, request=_REQUEST)
-    good, bad = report.builds
+    good, bad = report.variants
     assert (good.passed, bad.passed, report.passed) == (True, False, False)
     (fault,) = (check for check in bad.checks if check.part == "engine")
     assert (fault.subject, fault.passed) == ("onnxruntime fp16", False)
@@ -73,7 +73,7 @@ def test_engines_that_cannot_run_here_are_listed_with_the_reason(two):
     _edit_engines(two, "fp16", target="elsewhere")
     report = verify(two.path, request=_REQUEST)
     assert report.passed
-    assert [build.name for build in report.builds] == ["onnxruntime fp32"]
+    assert [variant.name for variant in report.variants] == ["onnxruntime fp32"]
     (absence,) = report.absent
     assert absence.name == "elsewhere fp16"
     assert "no target of this name is installed" in absence.reason
@@ -81,8 +81,8 @@ def test_engines_that_cannot_run_here_are_listed_with_the_reason(two):
 
 def test_a_precision_that_the_device_only_emulates_is_listed_and_not_run(two):
     _edit_engines(two, "fp16", precision="bf16")
-    builds, (absence,) = find_builds(Bundle(two.path), VerifyRequest())
-    assert [build.name for build in builds] == ["onnxruntime fp32"]
+    variants, (absence,) = find_variants(Bundle(two.path), VerifyRequest())
+    assert [variant.name for variant in variants] == ["onnxruntime fp32"]
     assert "'cpu' does not compute in bf16 itself" in absence.reason
 
 
@@ -90,12 +90,12 @@ def test_when_nothing_can_run_the_reasons_are_the_error(two):
     for precision in ("fp32", "fp16"):
         _edit_engines(two, precision, pending="needs a GPU")
     with pytest.raises(EngineError, match=r"two\.bundle: .*needs a GPU"):
-        find_builds(Bundle(two.path), VerifyRequest())
+        find_variants(Bundle(two.path), VerifyRequest())
 
 
 def test_what_the_bundle_does_not_hold_is_refused(two):
     with pytest.raises(EngineError, match="got no engine for int8, the bundle holds onnxruntime fp32, onnxruntime fp1"):
-        find_builds(Bundle(two.path), VerifyRequest(precision="int8"))
+        find_variants(Bundle(two.path), VerifyRequest(precision="int8"))
 
 
 def test_a_handed_in_opener_runs_what_has_no_plugin_here(two):
@@ -108,7 +108,7 @@ def test_a_handed_in_opener_runs_what_has_no_plugin_here(two):
 
     request = VerifyRequest(prompts=("a",), steps=1, options=EngineOptions(threads=1), openers={"elsewhere": opener})
     report = verify(two.path, request=request)
-    assert [build.name for build in report.builds] == ["onnxruntime fp32", "elsewhere fp16"]
+    assert [variant.name for variant in report.variants] == ["onnxruntime fp32", "elsewhere fp16"]
     assert (report.absent, report.passed) == ((), True)
     assert sorted(opened) == [
         (name, "fp16", "cpu", 1) for name in ("text_encoder", "unet", "vae_decoder", "vae_encoder")
@@ -117,14 +117,14 @@ def test_a_handed_in_opener_runs_what_has_no_plugin_here(two):
 
 def test_a_handed_in_opener_is_given_only_what_is_built(two):
     _edit_engines(two, "fp16", target="elsewhere", pending="needs a Mac")
-    builds, (absence,) = find_builds(Bundle(two.path), VerifyRequest(openers={"elsewhere": OnnxRuntimeEngine}))
-    assert [build.name for build in builds] == ["onnxruntime fp32"]
+    variants, (absence,) = find_variants(Bundle(two.path), VerifyRequest(openers={"elsewhere": OnnxRuntimeEngine}))
+    assert [variant.name for variant in variants] == ["onnxruntime fp32"]
     assert absence.reason.startswith("component 'text_encoder': got no built engine for elsewhere fp16")
 
 
 def test_an_opener_for_a_target_that_is_not_there_is_refused(two):
     with pytest.raises(InputError, match="engine: got one for the target 'coreml', the bundle holds onnxruntime fp32"):
-        find_builds(Bundle(two.path), VerifyRequest(openers={"coreml": OnnxRuntimeEngine}))
+        find_variants(Bundle(two.path), VerifyRequest(openers={"coreml": OnnxRuntimeEngine}))
 
 
 @pytest.mark.parametrize(("promise", "passed"), [(30.0, True), (200.0, False)])
@@ -134,7 +134,7 @@ def test_what_calibration_promised_is_kept_or_not(two, promise, passed):
         prompts=("a", "b"), seeds=(0, 1, 2, 3), steps=1, precision="fp16", options=EngineOptions(threads=1)
     )
     report = verify(two.path, request=request)
-    (check,) = (check for check in report.builds[0].checks if check.measure == "mean PSNR, dB")
+    (check,) = (check for check in report.variants[0].checks if check.measure == "mean PSNR, dB")
     assert (check.limit, check.passed, report.passed) == (promise, passed, passed)
     assert report.notes == ()
 

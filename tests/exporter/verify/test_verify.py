@@ -10,7 +10,14 @@ import torch
 
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.reference.pipeline import reference_pipeline
-from diffoundry.exporter.verify import SCHEMA_VERSION, VerifyReport, VerifyRequest, Watch, report_to_json, verify
+from diffoundry.exporter.verify import (
+    SCHEMA_VERSION,
+    VerifyProgress,
+    VerifyReport,
+    VerifyRequest,
+    report_to_json,
+    verify,
+)
 from diffoundry.runtime import load
 from diffoundry.runtime.bundle.json_codec import from_json
 from diffoundry.runtime.errors import InputError
@@ -18,12 +25,12 @@ from diffoundry.runtime.errors import InputError
 _NAMES = ("red apple, seed 0", "red apple, seed 7", "cat face, seed 0", "cat face, seed 7")
 
 
-class _Memory(Watch):
+class _Memory(VerifyProgress):
     def __init__(self):
         self.stages = []
         self.pairs = []
 
-    def stage(self, text, done, total):
+    def update(self, text, done, total):
         self.stages.append((text, done, total))
 
     def images(self, pair):
@@ -36,7 +43,7 @@ def passing(emoji_bundle):
     torch.set_num_threads(1)
     memory = _Memory()
     request = VerifyRequest(prompts=("red apple", "cat face"), seeds=(0, 7), steps=3)
-    return verify(emoji_bundle, request=request, watch=memory), memory
+    return verify(emoji_bundle, request=request, progress=memory), memory
 
 
 def test_a_true_bundle_passes_every_check(passing):
@@ -47,13 +54,13 @@ def test_a_true_bundle_passes_every_check(passing):
     assert "show something else for cat face, seed 0 (hamster), cat face, seed 7" in note, "in three steps"
     assert report.absent == ()
     assert report.checkpoint == "emoji"
-    (build,) = report.builds
-    assert (build.name, build.precision) == ("onnxruntime fp32", "fp32")
-    assert build.engines == dict.fromkeys(("text_encoder", "unet", "vae_encoder", "vae_decoder"), "onnxruntime fp32")
+    (variant,) = report.variants
+    assert (variant.name, variant.precision) == ("onnxruntime fp32", "fp32")
+    assert variant.engines == dict.fromkeys(("text_encoder", "unet", "vae_encoder", "vae_decoder"), "onnxruntime fp32")
 
 
 def test_every_output_is_compared_on_every_case(passing):
-    outputs = passing[0].builds[0].outputs
+    outputs = passing[0].variants[0].outputs
     cases = {(result.component, result.output): set() for result in outputs}
     for result in outputs:
         cases[result.component, result.output].add(result.case)
@@ -76,7 +83,7 @@ def test_every_output_is_compared_on_every_case(passing):
 
 
 def test_every_image_has_a_curve_with_its_worst_step(passing):
-    loops = passing[0].builds[0].loops
+    loops = passing[0].variants[0].loops
     assert [loop.name for loop in loops] == list(_NAMES)
     for loop in loops:
         assert [step.index for step in loop.curve] == [0, 1, 2]
@@ -96,7 +103,7 @@ def test_the_numbers_are_those_of_an_independent_comparison(passing, emoji_bundl
     generator = torch.Generator("cpu").manual_seed(7)
     theirs = reference("cat face", generator=generator, output_type="latent", **arguments).images.numpy()
     ours = load(emoji_bundle)("cat face", seed=7, output_type="latent", **arguments).images
-    step = report.builds[0].loops[3].curve[-1]
+    step = report.variants[0].loops[3].curve[-1]
     scale = np.sqrt(np.mean(np.square(theirs, dtype=np.float64)))
     assert step.scale == pytest.approx(scale, rel=1e-5)
     assert step.max_abs == pytest.approx(float(np.abs(ours - theirs).max()), rel=0.5)
@@ -130,7 +137,7 @@ def test_a_folder_without_a_manifest_is_compared_with_a_named_checkpoint(emoji_b
         verify(folder, request=quick)
     report = verify(folder, open_checkpoint("emoji"), quick)
     assert report.passed
-    assert report.builds[0].engines["unet"] == "onnxruntime fp32"
+    assert report.variants[0].engines["unet"] == "onnxruntime fp32"
     assert "no manifest" in report.notes[0]
 
 

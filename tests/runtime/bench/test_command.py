@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from diffoundry.runtime.bench import BenchRequest, Generation, bench
 from diffoundry.runtime.bench.candidate import Load
-from diffoundry.runtime.bench.report import BenchReport, Distance
+from diffoundry.runtime.bench.report import BenchReport, ImageDistance
 from diffoundry.runtime.bundle.json_codec import from_json
 from diffoundry.runtime.cli import bench as bench_command
 from diffoundry.runtime.cli.bench import command
@@ -159,9 +159,9 @@ def test_durations_have_three_digits(seconds, words):
     ("distance", "words"),
     [
         (None, "–"),
-        (Distance(psnr=None, max_abs=0.0), "identical"),
-        (Distance(psnr=None, max_abs=None), "not a number"),
-        (Distance(psnr=46.84, max_abs=0.1), "46.8 dB"),
+        (ImageDistance(psnr=None, max_abs=0.0), "identical"),
+        (ImageDistance(psnr=None, max_abs=None), "not a number"),
+        (ImageDistance(psnr=46.84, max_abs=0.1), "46.8 dB"),
     ],
 )
 def test_distances_in_words(distance, words):

@@ -178,7 +178,7 @@ def test_verify_compares_with_the_other_vae(xl):
 
     report = verify(xl, None, VerifyRequest(prompts=("red apple",), steps=2))
     assert [check for check in report.all_checks if not check.passed] == []
-    outputs = {(result.component, result.output) for result in report.builds[0].outputs}
+    outputs = {(result.component, result.output) for result in report.variants[0].outputs}
     assert {("vae_encoder", "latents"), ("vae_decoder", "sample")} <= outputs
 
 
