@@ -34,10 +34,11 @@ def _keep(case):
 def _powers_of_lambda(scheduler):
     """Diffusers integrates powers of lambda itself, up to 10^3, which cancel; in float64 the two agree.
 
-    The fourth order divides by the cube of the distances of lambda besides.
+    The fourth order divides by the cube of the distances of lambda besides. At the second order diffusers is up to
+    1.9e-4 from its own float64 run, three times as far as ours.
     """
     order = max(scheduler.config.predictor_order, scheduler.config.corrector_order)
-    return {1: 1.0, 2: 1.0, 3: 1000.0, 4: 5000.0}[order]
+    return {1: 1.0, 2: 2.0, 3: 1000.0, 4: 5000.0}[order]
 
 
 def _not_affine(case):
