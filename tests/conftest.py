@@ -138,7 +138,7 @@ def controlled_bundle(
 
 @pytest.fixture(scope="session")
 def work_here() -> Callable[..., Any]:
-    """How tests do the jobs of an export: in this process, for one of its own costs seconds."""
+    """Run the jobs of an export in this process, because a process of its own costs seconds."""
     return _work_here
 
 

@@ -80,7 +80,7 @@ def test_the_embedded_model_is_in_the_wheel(bare_python):
     assert _run(bare_python, "-c", code, cwd="/").split() == ["True", "True"]
 
 
-def test_the_command_says_what_is_missing(bare_python):
+def test_the_command_names_the_missing_extra(bare_python):
     diffoundry = bare_python.with_name("diffoundry")
     run = subprocess.run([diffoundry, "export", "--model", "emoji"], capture_output=True, text=True, cwd="/")
     assert run.returncode == 1

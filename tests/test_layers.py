@@ -1,4 +1,4 @@
-"""What is imported by what, seen in fresh processes: the runtime and the engines load no framework."""
+"""Imports in fresh processes: the runtime and the engines load no framework."""
 
 import json
 import subprocess

@@ -47,7 +47,7 @@ def test_the_order_of_pieces_does_not_matter():
     np.testing.assert_array_equal(forward.counts, backward.counts)
 
 
-def test_merged_halves_are_the_whole_and_stay_as_they_are():
+def test_merged_halves_equal_the_whole_and_stay_unchanged():
     whole, left, right = Histogram(), Histogram(), Histogram()
     for i, piece in enumerate(pieces(1)):
         whole.add(piece)

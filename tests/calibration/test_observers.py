@@ -12,7 +12,7 @@ from diffoundry.calibration.observers import OBSERVERS, cut
 
 
 def silu(seed: int = 0) -> np.ndarray:
-    """What convolutions read: SiLU of normal numbers, with a few outliers."""
+    """Inputs of convolutions: SiLU of normal numbers, with a few outliers."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal(60_000)
     x[:6] *= 12
@@ -20,7 +20,7 @@ def silu(seed: int = 0) -> np.ndarray:
 
 
 def symmetric(seed: int = 0) -> np.ndarray:
-    """What linear layers read: a distribution with heavy tails around zero."""
+    """Inputs of linear layers: a distribution with heavy tails around zero."""
     return np.random.default_rng(seed).standard_t(4, 60_000).astype(np.float32)
 
 

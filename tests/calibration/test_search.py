@@ -118,7 +118,7 @@ def test_the_fewest_moves_that_will_do_are_made():
     assert some.quality(fewer, HELD_OUT).mean < 50
 
 
-def test_what_stays_in_float_is_reported_with_what_it_would_have_cost():
+def test_layers_kept_in_float_are_reported_with_the_error_they_would_cause():
     some = world(1)
     found = found_with(some, min_psnr=50)
     for unit in some.units:
@@ -158,7 +158,7 @@ def test_int4_goes_back_to_int8_before_it_goes_back_to_float():
         assert set(choice.fallback) <= set(choice.quantized)
 
 
-def test_a_size_below_the_smallest_is_refused_with_what_was_reached():
+def test_a_size_below_the_smallest_is_refused_with_the_smallest_size():
     with pytest.raises(
         InputError,
         match=r"max-size: got 5 bytes for int8, expected at least \d\d\d,\d\d\d: .* with \d+\.\d dB .*ask for more",
@@ -166,7 +166,7 @@ def test_a_size_below_the_smallest_is_refused_with_what_was_reached():
         found_with(world(), max_size=5)
 
 
-def test_a_quality_that_only_float_has_is_refused_with_what_was_reached():
+def test_a_quality_that_only_float_has_is_refused_with_the_best_quality():
     some = world(floor=1e-5)
     with pytest.raises(
         InputError,

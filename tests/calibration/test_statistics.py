@@ -1,4 +1,4 @@
-"""What is remembered of tensors, against NumPy on all of their values; and what is written, read back bit by bit."""
+"""Statistics of tensors against NumPy on all values, written and read back bit by bit."""
 
 import numpy as np
 import pytest
@@ -66,7 +66,7 @@ def test_samples_are_spread_over_rows_and_columns_alike():
     assert len(np.unique(np.floor(centers))) > 500
 
 
-def test_what_was_written_is_read_back_bit_by_bit(tmp_path):
+def test_statistics_survive_writing_and_reading_bit_by_bit(tmp_path):
     axes = {"x": 1, "never seen": 1}
     statistics = take_in(Statistics(axes), calls(1, (2, 3, 4, 4)))
     statistics.save(tmp_path / "state.npz")
@@ -87,7 +87,7 @@ def test_a_float_network_that_is_broken_is_named(broken):
         Statistics({"x": -1}).add("x", values, 4)
 
 
-def test_ranges_keep_what_graphs_are_made_of():
+def test_ranges_keep_all_numbers_that_graphs_need():
     statistics = take_in(Statistics({"x": 1, "y": 1}), calls(3, (2, 3, 4, 4)))
     take_in(statistics, calls(4, (2, 3, 4, 4)), "y")
     tensors = make_ranges(statistics, inputs={"x"}, norms={"y"}).tensors

@@ -50,7 +50,7 @@ def test_a_precision_is_added(own_bundle, exported, tiny_sd_checkpoint, work_her
     assert np.abs(_latents(own_bundle, "fp16") - _latents(own_bundle, "fp32")).max() > 0
 
 
-def test_what_is_there_is_not_built_again_unless_asked(own_bundle, work_here):
+def test_existing_engines_are_not_built_again_unless_asked(own_bundle, work_here):
     fp32 = Variant(target="onnxruntime", precision="fp32")
     with pytest.raises(InputError, match="holds onnxruntime fp32 already; pass --overwrite to build it again"):
         add_engines(own_bundle, [fp32], _quiet, run=work_here)
@@ -66,7 +66,7 @@ def test_nothing_pending(own_bundle, work_here):
         add_engines(own_bundle, [], _quiet, run=work_here)
 
 
-def test_what_is_pending_is_built(own_bundle, work_here):
+def test_pending_engines_are_built(own_bundle, work_here):
     manifest = Bundle(own_bundle).manifest
     waiting = {
         name: replace(spec, engines=tuple(replace(engine, pending="needs a GPU") for engine in spec.engines))
@@ -95,7 +95,7 @@ def test_a_failed_build_leaves_the_bundle_and_continues(own_bundle, work_here):
     assert _latents(own_bundle, "fp16").shape[1] == 4
 
 
-def test_an_interrupted_build_anew_leaves_a_bundle_and_is_taken_up(own_bundle, work_here):
+def test_an_interrupted_rebuild_leaves_a_bundle_and_resumes(own_bundle, work_here):
     """The UNet's engine is another already, in a file of the same name, when it is interrupted."""
     anew = Variant(target="onnxruntime", precision="fp32", options={"device": "cuda"})
 
@@ -137,7 +137,7 @@ def test_a_folder_without_a_manifest(own_bundle, work_here):
         add_engines(own_bundle, [_FP16], _quiet, run=work_here)
 
 
-def test_the_command_adds_and_says_what(own_bundle, capsys):
+def test_the_command_adds_engines_and_names_them(own_bundle, capsys):
     from diffoundry.exporter.cli.build import command
 
     words = [str(own_bundle), "--target", "onnxruntime", "--precision", "fp16", "--winograd", "false", "--json"]

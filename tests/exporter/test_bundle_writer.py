@@ -57,7 +57,7 @@ def test_the_same_recipe_continues(tmp_path):
         assert os.listdir(writer.folder / "vae_decoder") == []
 
 
-def test_another_recipe_starts_anew(tmp_path):
+def test_another_recipe_starts_from_the_beginning(tmp_path):
     with BundleWriter(tmp_path / "b", _recipe()) as writer:
         _write_unet(writer)
     with BundleWriter(tmp_path / "b", _recipe(opset=21)) as writer:

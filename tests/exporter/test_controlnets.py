@@ -42,7 +42,7 @@ def own_net(tiny_controlnet, tmp_path):
 
 
 @pytest.mark.parametrize(("base", "net"), [("sd1", "first"), ("xl", "first"), ("sd1", "pooled")])
-def test_both_sides_declare_what_diffusers_computes(joined, base, net):
+def test_both_sides_declare_the_residuals_of_diffusers(joined, base, net):
     checkpoint = joined(base, net)
     component, unet = checkpoint.component("controlnet"), checkpoint.component("unet")
     taken = [spec for spec in unet.inputs if is_residual(spec.name)]
@@ -137,7 +137,7 @@ def test_one_for_another_checkpoint_is_refused(tiny_sd_checkpoint, own_net, chan
         open_checkpoint(str(tiny_sd_checkpoint())).with_controlnets([str(own_net)])
 
 
-def test_what_is_no_controlnet_is_refused(tiny_sd_checkpoint, own_net):
+def test_other_folders_than_controlnets_are_refused(tiny_sd_checkpoint, own_net):
     plain = open_checkpoint(str(tiny_sd_checkpoint()))
     with pytest.raises(
         CheckpointError, match="--controlnet: got 'nowhere', expected an alias or the folder of a Contr"

@@ -24,7 +24,7 @@ EMOJI = [
 
 @pytest.fixture(scope="session")
 def data_folder(tmp_path_factory):
-    """What --data holds once both packages are unpacked: four base emoji, a flag, and one without an image."""
+    """Content of --data once both packages are unpacked: four base emoji, a flag, and one without an image."""
     folder = tmp_path_factory.mktemp("data")
     assets = folder / "fluent-emoji-3d-1.1.0" / "assets"
     assets.mkdir(parents=True)

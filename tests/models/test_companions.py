@@ -1,4 +1,4 @@
-"""How the companions of the emoji model are trained: their losses, what they move, what they write, their commands."""
+"""Training of the companions of the emoji model: their losses, motion and files, their commands."""
 
 import dataclasses
 import math
@@ -40,7 +40,7 @@ def space(workspace, tmp_path):
 
 @pytest.fixture(scope="session")
 def flat_folder(data_folder):
-    """What --data holds once the flat images are there too: a square for every emoji."""
+    """Content of --data with the flat images: a square for every emoji."""
     images = data_folder / "emoji-datasource-google-16.0.0" / "img" / "google" / "64"
     images.mkdir(parents=True, exist_ok=True)
     for number, one in enumerate(data.load_emoji(data_folder)):
@@ -62,7 +62,7 @@ def test_flat_images_are_found_by_code_point(flat_folder, tmp_path):
         data.flat_emoji([stranger], flat_folder)
 
 
-def test_motion_is_what_pillow_does():
+def test_motion_agrees_with_pillow():
     """A map applied by Pillow, which wants it in pixels."""
     rng = np.random.default_rng(0)
     noise = Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8))
@@ -138,7 +138,7 @@ def test_words_are_those_of_the_text_encoder(workspace, tmp_path):
 
 
 def test_the_lora_is_diffusers_own(workspace, tmp_path, monkeypatch):
-    """What training has in memory is what diffusers generates with after loading the file."""
+    """Check that diffusers loads the same weights that training has in memory."""
     space = workspace(tmp_path)
     monkeypatch.setattr(lora, "find_latents", lambda vae, images: encode(vae, images)[0].detach())
     task = lora.lora_task(space, OPTIONS)

@@ -133,7 +133,7 @@ def test_the_commands_train_score_and_resume(tmp_path, data_folder, tiny_checkpo
     np.testing.assert_allclose(shown, (sun + 1) / 2, atol=0.51 / 255)
 
 
-def test_the_commands_say_what_is_wrong(tmp_path, data_folder, tiny_checkpoint, capsys, monkeypatch):
+def test_the_commands_report_errors(tmp_path, data_folder, tiny_checkpoint, capsys, monkeypatch):
     given = ["--data", str(data_folder)]
     assert score.main([str(tmp_path), *given]) == 1
     assert "is not a checkpoint folder: it has no model_index.json" in capsys.readouterr().err

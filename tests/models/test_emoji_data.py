@@ -77,7 +77,7 @@ def test_fetch_says_that_npm_is_missing(tmp_path, monkeypatch):
         fetch.fetch(_package(b""), tmp_path)
 
 
-def test_fetch_says_what_npm_said(tmp_path, monkeypatch):
+def test_fetch_repeats_the_error_of_npm(tmp_path, monkeypatch):
     _fake_npm(tmp_path / "bin", monkeypatch, 'echo "npm error code E404" >&2; exit 1')
     with pytest.raises(DiffoundryError, match=r"npm could not fetch @scope/thing 1.2.3 \(exit code 1\).*E404.*network"):
         fetch.fetch(_package(b""), tmp_path / "cache")
@@ -89,7 +89,7 @@ def test_join_takes_one_code_point_with_or_without_the_selector(emoji):
     assert emoji[2].tags == ("tag3", "shared")
 
 
-def test_join_names_what_is_missing(tmp_path, data_folder):
+def test_join_names_missing_files(tmp_path, data_folder):
     table = data_folder / "emojibase-data-17.0.0" / "en" / "data.json"
     with pytest.raises(DiffoundryError, match="lacks .*nowhere"):
         data.base_emoji(tmp_path / "nowhere", table)
@@ -123,7 +123,7 @@ def test_captions_of_another_form_are_refused(tmp_path, text):
         data.read_labels(tmp_path / "captions.json")
 
 
-def test_image_lies_on_white_inside_a_frame_of_two(tmp_path):
+def test_image_is_on_white_inside_a_frame_of_two(tmp_path):
     Image.new("RGBA", (256, 256), (200, 0, 0, 128)).save(tmp_path / "half.webp", lossless=True)
     got = data.image(tmp_path / "half.webp")
     assert got.shape == (3, 64, 64)

@@ -170,7 +170,7 @@ def test_a_loss_that_is_no_number_reaches_no_checkpoint(tmp_path):
     assert torch.isfinite(state["module"]["weight"]).all()
 
 
-def test_progress_is_told_once_a_step_also_where_it_saves(tmp_path):
+def test_progress_is_reported_once_a_step_also_when_saving(tmp_path):
     module = torch.nn.Linear(1, 1)
     losses = iter([4.0, 3.0, 2.0, 1.0, 0.5])
     task = loop.TrainingTask(stage="s", module=module, loss=lambda _: module.weight.sum() * 0 + next(losses), data="d")

@@ -161,7 +161,7 @@ def test_training_from_scratch_lowers_the_loss(tmp_path, workspace):
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:5])
 
 
-def test_what_is_written_opens_in_diffusers_and_names_no_folder(tmp_path, workspace):
+def test_written_components_open_in_diffusers_and_name_no_folder(tmp_path, workspace):
     space = workspace(tmp_path)
     for name in stages.STAGES:
         stages.run_stage(name, space, loop.Session(report=_silent), CHANGES)

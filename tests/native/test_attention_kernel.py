@@ -43,7 +43,7 @@ def decode(array):
 
 
 def reference(q, k, v, heads, scale):
-    """PyTorch's attention in float64, of the values that the kernel is given."""
+    """PyTorch's attention in float64 on the kernel's inputs."""
     import torch
 
     split = (
@@ -63,7 +63,7 @@ def random(*sizes, seed=0, scale=1.0):
 
 
 def tolerance(q, k, v, heads, scale, precision):
-    """What rounding can cost: sums and exponents in float32, the exponentials and the result in their own type."""
+    """Bound of the rounding error: sums and exponents in float32, the exponentials and the result in their own type."""
     width = q.shape[2] // heads
     exponent = (width + 2) ** 0.5 * 2.0**-24 * largest_score(q, k, heads, scale)
     return (8 * 2.0**-24 + exponent + 2 * EPS[precision]) * abs(decode(v)).max()
@@ -220,7 +220,7 @@ def test_arrays_that_do_not_belong_together(kernel, change, message):
         (16, 5, np.float32, "the path amx takes bfloat16|this processor lacks the path amx"),
     ],
 )
-def test_what_the_kernel_refuses(kernel, width, keys, dtype, message):
+def test_the_kernel_refuses_unsupported_calls(kernel, width, keys, dtype, message):
     arrays = [np.zeros((1, length, width), dtype) for length in (5, keys, keys)]
     with pytest.raises(EngineError, match=message):
         kernel.attention(*arrays, heads=1, scale=1.0, path="amx" if "amx" in message else "avx2")

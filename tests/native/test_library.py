@@ -1,4 +1,4 @@
-"""Which extension an engine may load, and what is said when there is none."""
+"""Extension that an engine may load, and the message when there is none."""
 
 import importlib.util
 

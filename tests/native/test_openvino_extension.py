@@ -108,7 +108,7 @@ def test_same_as_openvino(core, floats, options):
     assert_same(core, lambda: attention_model(**options), floats)
 
 
-def test_what_it_becomes(library):
+def test_supported_attention_is_replaced(library):
     model = attention_model()
     assert use_native_attention(model, library, floats="bf16") == 1
     found = types(model)
@@ -131,7 +131,7 @@ def test_what_it_becomes(library):
     ],
     ids=["mask", "bias", "causal", "odd width", "wide"],
 )
-def test_what_stays(library, options):
+def test_unsupported_attention_stays(library, options):
     model = attention_model(**options)
     before = types(model)
     assert use_native_attention(model, library, floats="bf16") == 0

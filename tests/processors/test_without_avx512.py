@@ -97,7 +97,7 @@ def test_generate_writes_the_same_image(haswell, quantized_bundle, tmp_path, tar
     assert abs(there - here).max() <= 1
 
 
-def test_bench_measures_what_runs_there(haswell, quantized_bundle):
+def test_bench_measures_the_engines_there(haswell, quantized_bundle):
     options = ("--target", "openvino", "--steps", "1", "--warmups", "0", "--repeats", "1", "--json")
     report = json.loads(haswell(*COMMAND, "bench", quantized_bundle, *options))
     (candidate,) = report["candidates"]

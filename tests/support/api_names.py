@@ -1,4 +1,4 @@
-"""Which names of TensorRT's Python modules this target touches, and a record of those that a module has.
+"""Names of TensorRT's Python modules that this target uses, and a record of those that a module has.
 
     python api_names.py tensorrt_bindings > recorded/api_tensorrt_11_4.json
 

@@ -8,7 +8,7 @@ __all__ = ["offers", "requires_precision"]
 
 
 def offers(target: str, precision: str, device: str = "cpu") -> bool:
-    """Whether `target` computes in `precision` itself on `device`, as the plugin says it does."""
+    """Return whether `target` computes in `precision` itself on `device`, as the plugin says it does."""
     return precision in find_plugin(target).load("precisions")(device)
 
 

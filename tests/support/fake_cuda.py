@@ -68,7 +68,7 @@ class FakeCuda:
     # what the tests look at
 
     def live(self):
-        """What was allocated or made and not freed."""
+        """Objects allocated or made and not freed."""
         return [*self.memory, *self.streams, *self.graphs]
 
     def at(self, address, size, place):
@@ -179,7 +179,7 @@ class FakeCuda:
         return (Status.cudaSuccess,)
 
     def memory_of(self, address):
-        """Where an address is: "host" or the number of a GPU."""
+        """Place of an address: "host" or the number of a GPU."""
         for start, block in self.memory.items():
             if start <= address < start + block.size:
                 return block.where

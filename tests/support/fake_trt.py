@@ -359,7 +359,7 @@ class OnnxParserRefitter:
 
 
 def as_library(trt, sdk):
-    """What `loading.open_library` gives, over the fake."""
+    """Result of `loading.open_library` over the fake."""
     from diffoundry.targets.tensorrt.message_log import MessageLog, make_logger
     from diffoundry.targets.tensorrt.run.open_plan import Library
 

@@ -13,7 +13,7 @@ def our_steps(pipe):
 
 
 def diffusers_steps(checkpoint, lora=None, scale=1.0):
-    """The same of diffusers, with a LoRA where one is given."""
+    """Generate with diffusers, with a LoRA if one is passed."""
     pipe = diffusers.DiffusionPipeline.from_pretrained(checkpoint)
     pipe.set_progress_bar_config(disable=True)
     if lora is not None:

@@ -132,7 +132,7 @@ def test_weights_alone_need_no_ranges(tiny_folder):
     assert tables <= set(choice.components["text_encoder"].quantized)
 
 
-def test_what_was_done_before_a_kill_is_not_done_again(tiny_folder, monkeypatch):
+def test_work_done_before_a_kill_is_not_repeated(tiny_folder, monkeypatch):
     forms = {"int8": [TRT], "int4-weights": [INT4]}
 
     class Killed(BaseException):
@@ -171,7 +171,7 @@ def overflowing(folder: Path) -> set[str]:
     return {f"{name}/Conv", "decoder.up_blocks.1.resnets.0.norm2/GroupNormalization"}
 
 
-def test_what_fp16_has_not_the_range_for_stays_in_float32_vae_included(tiny_folder):
+def test_nodes_beyond_the_range_of_fp16_stay_in_float32_also_in_the_vae(tiny_folder):
     nodes = overflowing(tiny_folder)
     (tiny_folder / "diffoundry.json").unlink()  # a bundle in the making has none
     choice = calibrate(tiny_folder, request(), {"fp16": [FP16]})["fp16"]

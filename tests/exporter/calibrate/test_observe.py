@@ -106,7 +106,7 @@ def ranges_of(observed: Observation) -> dict:
     return {n: make_ranges(s, inputs=set(s.tensors), norms=set(s.tensors)) for n, s in observed.statistics.items()}
 
 
-def test_killed_between_and_within_batches_it_goes_on_to_the_same_bits(reference, prompts, tmp_path):
+def test_a_run_killed_between_or_within_batches_resumes_to_the_same_bits(reference, prompts, tmp_path):
     expected = run_observation(reference, prompts, tmp_path / "whole")
 
     calls = 0
@@ -161,14 +161,14 @@ def test_a_finished_observation_is_read_and_not_run_again(reference, prompts, tm
     assert ranges_of(run_observation(reference, prompts, tmp_path / "state", open_graph=refuse)) == ranges_of(expected)
 
 
-def test_another_question_starts_anew(reference, prompts, tmp_path):
+def test_another_request_starts_from_the_beginning(reference, prompts, tmp_path):
     run_observation(reference, prompts[:2], tmp_path / "state")
     messages: list[str] = []
     run_observation(reference, prompts[:2], tmp_path / "state", task=PromptTask(steps=2), progress=messages.append)
     assert len(messages) == 1
 
 
-def test_progress_says_what_how_far_and_how_long(reference, prompts, tmp_path):
+def test_progress_names_count_and_time_left(reference, prompts, tmp_path):
     messages: list[str] = []
     run_observation(reference, prompts, tmp_path / "state", progress=messages.append)
     assert [words.partition(",")[0] for words in messages] == ["observed 2 of 4 images", "observed 4 of 4 images"]
@@ -176,7 +176,7 @@ def test_progress_says_what_how_far_and_how_long(reference, prompts, tmp_path):
 
 
 @pytest.mark.parametrize("at_once", [1, 7, 1000])
-def test_parts_compute_what_the_whole_graph_does(reference, at_once):
+def test_parts_compute_the_same_as_the_whole_graph(reference, at_once):
     graph = reference.graph("unet")
     feeds = {
         "sample": np.random.default_rng(0).standard_normal((2, 4, 8, 8)).astype(np.float32),

@@ -82,7 +82,7 @@ def test_identity_of_random_weights(own_checkpoint):
     assert set(first) == {"random_weights_seed", "text_encoder/config.json", "unet/config.json", "vae/config.json"}
 
 
-def test_what_a_bundle_carries(own_checkpoint):
+def test_files_that_a_bundle_copies(own_checkpoint):
     (own_checkpoint / "tokenizer/leftover.bin").write_bytes(b"x")
     files = {name: source for source, name in open_checkpoint(str(own_checkpoint)).bundle_files()}
     assert set(files) == {
@@ -93,7 +93,7 @@ def test_what_a_bundle_carries(own_checkpoint):
     assert files["vae_decoder/config.json"] == own_checkpoint / "vae/config.json"
 
 
-def test_parts_that_are_left_out_are_told(own_checkpoint):
+def test_notices_name_components_left_out(own_checkpoint):
     index = own_checkpoint / "model_index.json"
     encoder = ["transformers", "CLIPVisionModelWithProjection"]
     edit(index, image_encoder=encoder, feature_extractor=["transformers", "CLIPImageProcessor"])
@@ -136,7 +136,7 @@ def test_a_safety_checker_needs_a_feature_extractor(tiny_sd_checkpoint, tmp_path
     open_checkpoint(str(root), without=["safety_checker"])
 
 
-def test_random_weights_are_told(tiny_sd_checkpoint):
+def test_notices_mention_random_weights(tiny_sd_checkpoint):
     checkpoint = open_checkpoint(str(tiny_sd_checkpoint()), random_weights=True, seed=7)
     random = "weights are random (seed 7): good for measuring, not for images"
     assert checkpoint.notices() == [random]

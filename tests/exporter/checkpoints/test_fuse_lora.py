@@ -75,7 +75,7 @@ def test_a_file_that_was_changed_meanwhile(tiny_sd_checkpoint, lora, tmp_path):
         ("x.ckpt", "x.ckpt: is a pickled file"),
     ],
 )
-def test_what_is_no_lora(text, message):
+def test_a_file_that_is_no_lora_is_refused(text, message):
     with pytest.raises(InputError, match=message):
         list(read_loras([text]))
 

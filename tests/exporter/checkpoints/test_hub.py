@@ -135,7 +135,7 @@ NEEDED = {
 }
 
 
-def test_only_what_is_needed(hub, own_checkpoint):
+def test_only_needed_files_are_downloaded(hub, own_checkpoint):
     told = {}
     root = download(
         "org/model", None, lambda *news: told.setdefault(news[0], []).append(news[1:]), endpoint=hub.address

@@ -28,7 +28,7 @@ def test_a_converted_tokenizer_is_written_once_more_the_same(tmp_path):
     assert not (tmp_path / "first/spiece.model").exists()
 
 
-def test_what_cannot_be_read(tmp_path):
+def test_unreadable_files_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match=r"empty: got no vocabulary, expected tokenizer\.json, vocab\.json with"):
         check_tokenizer_files(tmp_path / "empty")

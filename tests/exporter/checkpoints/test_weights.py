@@ -56,7 +56,7 @@ def test_halves_are_widened(own_checkpoint, source, dtype):
     assert same(load(own_checkpoint, source), module.float().state_dict())
 
 
-def test_a_mixed_file_keeps_what_fp16_cannot_hold(own_checkpoint):
+def test_a_mixed_file_keeps_values_beyond_fp16(own_checkpoint):
     def mix(tensors):
         halves = as_half(tensors)
         return {**halves, "conv_in.bias": torch.full_like(tensors["conv_in.bias"], 1e-9)}

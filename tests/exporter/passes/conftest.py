@@ -1,4 +1,4 @@
-"""What tests of graphs share."""
+"""Shared fixtures of the graph tests."""
 
 from tests.graph_transforms import numbers, ops, transform
 

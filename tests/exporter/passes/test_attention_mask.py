@@ -1,4 +1,4 @@
-"""Masks that are known become what Attention knows by itself."""
+"""Known masks become attributes of Attention."""
 
 import numpy as np
 import onnx_ir as ir

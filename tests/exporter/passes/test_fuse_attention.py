@@ -48,7 +48,7 @@ def feeds(numbers):
         ),
     ],
 )
-def test_wherever_the_scale_stands(transform, ops, feeds, body, scale):
+def test_every_position_of_the_scale(transform, ops, feeds, body, scale):
     after = transform(TEMPLATE.format(body=body), FuseAttention(), feeds)
     assert ops(after) == ["Attention"]
     assert after.graph[0].attributes["scale"].as_float() == scale
@@ -112,7 +112,7 @@ def test_heads_folded_into_the_batch(transform, ops, numbers):
         (f"{SCORES} p = Softmax <axis = -1> (s) n = IsNaN(s) w = Where(n, zero, p) y = MatMul(w, v)", "no guard"),
     ],
 )
-def test_what_is_no_attention_stays_and_the_log_says_why(transform, ops, feeds, caplog, body, why):
+def test_other_patterns_stay_and_the_log_gives_the_reason(transform, ops, feeds, caplog, body, why):
     with caplog.at_level("DEBUG", logger="diffoundry"):
         after = transform(TEMPLATE.format(body=body), FuseAttention(), feeds, modified=False)
     assert "Attention" not in ops(after)

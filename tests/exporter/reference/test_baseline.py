@@ -59,7 +59,7 @@ def _diffusers_image(folder, request):
 
 
 @pytest.mark.parametrize("variant", ["sd1", "sd2"])
-def test_it_generates_what_diffusers_generates(tiny_sd_checkpoint, variant):
+def test_it_generates_the_same_image_as_diffusers(tiny_sd_checkpoint, variant):
     folder = tiny_sd_checkpoint(variant)
     request = BenchRequest(prompt="red apple", steps=3, height=48, width=72, seed=5)
     generation = TorchBenchmark(_job(open_checkpoint(str(folder)), request)).generate()
@@ -120,7 +120,7 @@ def _slow(clock, module, method, seconds):
     setattr(module, method, slow)
 
 
-def test_the_stopwatch_is_outside_of_what_is_compiled(checkpoint, monkeypatch):
+def test_the_timer_is_outside_of_compiled_code(checkpoint, monkeypatch):
     compiled = []
 
     def fake_compile(function):
@@ -203,7 +203,7 @@ def test_a_folder_without_a_manifest_has_no_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("package", ["torch", "diffusers", "transformers"])
-def test_missing_packages_are_told_before_any_work(monkeypatch, package):
+def test_missing_packages_are_reported_before_any_work(monkeypatch, package):
     find = importlib.util.find_spec
     monkeypatch.setattr(baseline.importlib.util, "find_spec", lambda name: None if name == package else find(name))
     with pytest.raises(MissingExtraError, match=rf"measuring PyTorch needs .* '{package}'.*diffoundry\[export\]"):

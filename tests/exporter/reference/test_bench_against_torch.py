@@ -40,7 +40,7 @@ def test_both_do_the_same_work(comparison):
         assert one.step.outside.min > 0
 
 
-def test_each_says_what_it_is(comparison):
+def test_each_candidate_describes_itself(comparison):
     ours, theirs = (candidate.facts for candidate in comparison.report.candidates)
     assert (ours["target"], ours["precision"], ours["threads"]) == ("onnxruntime", "fp32", "1")
     assert ours["library"].endswith(onnxruntime.__version__)

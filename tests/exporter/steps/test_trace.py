@@ -56,7 +56,7 @@ FEEDS = {
 
 
 def reference(module, name, feeds):
-    """What diffusers and transformers compute, called as their own pipelines call them."""
+    """Compute with diffusers and transformers, called as their own pipelines call them."""
     with torch.no_grad():
         if name == "text_encoder":
             given = module(feeds[0].long(), output_hidden_states=True)
@@ -172,7 +172,7 @@ def test_names_and_dimensions(traced, name):
     assert len(names) == len(set(names))
 
 
-def test_dimensions_inside_are_told_in_the_inputs_symbols(traced):
+def test_inner_dimensions_use_the_symbols_of_the_inputs(traced):
     _, _, graph = traced("sd1", "unet")
     inside = {
         dim.value
@@ -338,7 +338,7 @@ def test_programs_that_are_rewritten_or_traced_twice(module, casts):
         (Branch(), r"component 'toy': cannot be traced to ONNX: operator .*: Could not guard on data-dependent"),
     ],
 )
-def test_what_no_graph_can_hold(module, message, capfd, recwarn):
+def test_modules_that_no_graph_can_hold_are_refused(module, message, capfd, recwarn):
     with pytest.raises(TraceError, match=message) as caught:
         trace(module, toy(), opset=OPSET)
     assert "\n" not in str(caught.value)

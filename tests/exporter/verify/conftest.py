@@ -43,7 +43,7 @@ class EditableBundle:
         self.seal()
 
     def seal(self) -> None:
-        """Write sizes and sums of all files into the manifest, as whoever tampers with a bundle could."""
+        """Write sizes and checksums of all files into the manifest, as an attacker could."""
         file = self.path / "diffoundry.json"
         manifest = json.loads(file.read_text())
         for name in manifest["files"]:

@@ -133,7 +133,7 @@ def test_several_precisions_are_a_line_each(exported, tiny_sd_checkpoint, monkey
     assert result.stdout.splitlines()[-1].startswith("passed: all ")
 
 
-def test_failures_of_several_precisions_are_told_apart(exported, tiny_sd_checkpoint, tmp_path, monkeypatch):
+def test_failures_of_several_precisions_are_distinguished(exported, tiny_sd_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(console.out, "width", 160)
     copied = EditableBundle(Path(shutil.copytree(_tiny(exported, tiny_sd_checkpoint), tmp_path / "b.bundle")))
     copied.edit_weight("vae_decoder", "decoder.conv_out.weight", lambda array: array.__imul__(0.8))

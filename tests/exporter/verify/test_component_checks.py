@@ -1,4 +1,4 @@
-"""How a component's outputs are judged: the worst case counts, and what cannot be compared fails."""
+"""Checks of a component's outputs: the worst case counts, and incomparable outputs fail."""
 
 import math
 
@@ -70,7 +70,7 @@ def test_equal_outputs_pass():
         (InputError("component 'unet': got the inputs x"), "inputs, case 0", "component 'unet': got the inputs x"),
     ],
 )
-def test_what_cannot_be_compared_fails(output, measure, fault):
+def test_incomparable_outputs_fail(output, measure, fault):
     results, checks = _compare(output)
     assert results == []
     assert checks == {measure: (fault, False, "")}

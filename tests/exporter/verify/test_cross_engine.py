@@ -137,7 +137,7 @@ def test_without_a_checkpoint_the_engines_are_compared_alone(two):
     assert report.passed
 
 
-def test_a_named_checkpoint_stands_in_for_one_that_is_gone(two, tiny_sd_checkpoint):
+def test_a_named_checkpoint_replaces_a_missing_one(two, tiny_sd_checkpoint):
     _forget_model(two)
     checkpoint = open_checkpoint(str(tiny_sd_checkpoint("sd1")))
     report = compare_engines(two.path, checkpoint, VerifyRequest(prompts=("a",), steps=1, precision="fp32"))

@@ -37,7 +37,7 @@ def test_calibration_has_seen_none_of_the_prompts_that_it_is_judged_by():
     assert not seen & set(PROMPTS)
 
 
-def test_what_was_promised_to_users():
+def test_gates_keep_the_documented_limits():
     assert GATES["fp16"].image_psnr == 35
     assert GATES["bf16"].image_psnr == 28
 
@@ -72,7 +72,7 @@ def test_checks_at_their_limits():
 
 
 class _Pipeline:
-    """Generates what it is told, one array a step."""
+    """Generates the given arrays, one a step."""
 
     encoders = ("text_encoder",)
 
@@ -95,7 +95,7 @@ _SETTINGS = Settings(prompts=("p",), seeds=(5,), steps=3, guidance_scale=2.0, he
 
 
 def _generated(latents, image=None):
-    """What is found when diffusers' latents are -2 and 2 after each of three steps, and ours are these."""
+    """Compare these latents with diffusers' -2 and 2 after each of three steps."""
     reference = np.float32([[-2, 2]])
     true = np.linspace(0, 1, 192, dtype=np.float32).reshape(8, 8, 3)
     trace = Trace(prompt="p", seed=5, timesteps=(9.0, 5.0, 1.0), latents=(reference,) * 3, image=true)

@@ -18,7 +18,7 @@ _SETTINGS = Settings(prompts=("red apple",), seeds=(0,), steps=1, guidance_scale
 
 
 class _Pipeline:
-    """Makes one step, without an error, and then generates what it is told."""
+    """Makes one step without an error, then generates the given image."""
 
     encoders = ("text_encoder",)
 
@@ -129,7 +129,7 @@ def test_agreement_counts_all_images_and_names_those_that_changed(things, galler
     assert not check.passed
 
 
-def test_without_a_gallery_nothing_is_said_of_what_is_shown(things):
+def test_without_a_gallery_no_labels_are_compared(things):
     apple = things["red apple"]
     assert judge_images([_found(apple, apple, None)] * 9, GATES["fp32"]) == []
 

@@ -48,7 +48,7 @@ def test_a_flat_reference_gives_no_nan_that_hides_an_error():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_what_is_not_finite_passes_no_gate(bad):
+def test_infinities_and_nan_pass_no_gate(bad):
     reference = np.arange(4, dtype=np.float32)
     output = reference.copy()
     output[2] = bad

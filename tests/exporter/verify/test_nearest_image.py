@@ -1,4 +1,4 @@
-"""What an image shows: the nearest of known ones, and what must not pass for it."""
+"""Labels of images by the nearest known one, and images that must not get a label."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_every_image_of_the_gallery_is_named_by_its_own_label_even_with_noise(em
         assert emoji.name(noisy) == label, "26 dB of noise"
 
 
-def test_what_shows_nothing_is_not_named_as_what_was_asked_for(emoji):
+def test_an_empty_image_does_not_get_the_prompts_label(emoji):
     rng = np.random.default_rng(1)
     nothing = [rng.random((64, 64, 3)), *(np.full((64, 64, 3), grey) for grey in (0, 0.25, 0.5, 0.75, 1))]
     for image in nothing:

@@ -1,4 +1,4 @@
-"""What the report shows of a verification: the worst first, differences amplified, every failure."""
+"""Report of a verification: the worst first, differences amplified, every failure."""
 
 import dataclasses
 import math
@@ -66,7 +66,7 @@ def test_a_build_in_numbers_is_its_worst_images():
     assert variant_row(_build("ort", [unnamed]))[4] == "–"
 
 
-def test_all_failures_are_shown_and_of_what_passed_the_nearest_to_its_gate():
+def test_all_failures_are_shown_and_the_passed_check_nearest_to_its_gate():
     checks = [
         holds("component", "unet", "shape", None),
         at_least("component", "unet out_sample", "PSNR, dB", 60, 50),

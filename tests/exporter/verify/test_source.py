@@ -1,4 +1,4 @@
-"""Which checkpoint a bundle is compared with when none is named."""
+"""Checkpoint that a bundle is compared with by default."""
 
 from types import SimpleNamespace
 

@@ -44,7 +44,7 @@ class _Rival:
 
 @pytest.fixture
 def rivals(monkeypatch):
-    """What `--against` finds, and what was asked of it."""
+    """Baselines found by `--against`, and their arguments."""
     asked = []
 
     def find(bundle, request, names, *, threads):
@@ -101,7 +101,7 @@ def test_html_holds_images_figures_and_remarks(scripted_bundle, rivals, tmp_path
     assert f"{psnr:.1f} dB" in text
 
 
-def test_a_missing_report_extra_is_told_before_measuring(scripted_bundle, monkeypatch, script):
+def test_a_missing_report_extra_is_reported_before_measuring(scripted_bundle, monkeypatch, script):
     def missing():
         raise MissingExtraError("an HTML report", "jinja2", "report")
 
@@ -111,7 +111,7 @@ def test_a_missing_report_extra_is_told_before_measuring(scripted_bundle, monkey
     assert script.opened == []
 
 
-def test_a_missing_torch_is_told_before_measuring(scripted_bundle, monkeypatch, script):
+def test_a_missing_torch_is_reported_before_measuring(scripted_bundle, monkeypatch, script):
     monkeypatch.setattr("diffoundry.exporter.reference.baseline.importlib.util.find_spec", lambda _name: None)
     result = _run(scripted_bundle, "--against", "torch", code=1)
     assert isinstance(result.exception, MissingExtraError)
@@ -131,7 +131,7 @@ def test_a_report_of_a_broken_image_says_so(scripted_bundle, monkeypatch):
 
 
 @pytest.mark.parametrize(("waited", "warned"), [(40, False), (100, True)])
-def test_others_at_work_are_told(scripted_bundle, monkeypatch, waited, warned):
+def test_a_busy_machine_is_reported(scripted_bundle, monkeypatch, waited, warned):
     times = iter([(0, 0), (1000, waited)])
     monkeypatch.setattr("diffoundry.runtime.bench.measure.thread_times", lambda: next(times))
     result = _run(scripted_bundle, "--steps", 1, "--repeats", 1)

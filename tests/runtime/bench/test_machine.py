@@ -1,4 +1,4 @@
-"""What a machine tells about itself, on lists of processors of several kinds."""
+"""Descriptions of machines, from lists of processors of several kinds."""
 
 import re
 import subprocess

@@ -17,7 +17,7 @@ def _measured(bundle, **request):
     return bench(bundle, BenchRequest(steps=3, **request)).candidates[0].measured
 
 
-def test_load_counts_what_text_to_image_opens(scripted_bundle, script):
+def test_load_counts_the_engines_of_text_to_image(scripted_bundle, script):
     load = _measured(scripted_bundle, repeats=1).load
     assert load.components == {"text_encoder": 0.5, "unet": 2.0, "vae_decoder": 1.0}
     assert load.total == load.open + 3.5 == 3.5
@@ -65,7 +65,7 @@ def test_inside_and_outside_add_up(scripted_bundle, script):
     assert measured.image_outside.mean == pytest.approx(3 * step.outside.mean, rel=1e-9)
 
 
-def test_work_says_what_was_generated(scripted_bundle):
+def test_work_describes_the_generated_image(scripted_bundle):
     report = bench(scripted_bundle, BenchRequest(steps=3, repeats=1, height=24, guidance_scale=1.0))
     assert (report.work.height, report.work.width) == (24, 16)
     assert (report.work.scheduler, report.work.steps) == ("DDIMScheduler", 3)
@@ -73,7 +73,7 @@ def test_work_says_what_was_generated(scripted_bundle):
     assert report.candidates[0].facts["threads"] == "the library's own choice"
 
 
-def test_alone_nobody_pauses_and_the_observer_is_gone(scripted_bundle, clock):
+def test_alone_there_is_no_pause_and_the_observer_is_removed(scripted_bundle, clock):
     request = BenchRequest(steps=2, repeats=1)
     ours = BundleCandidate(scripted_bundle, request)
     compare(ours, (), request)
@@ -146,7 +146,7 @@ class _Baseline:
 
 @pytest.fixture
 def turns(monkeypatch):
-    """Who generated, in order, ours included."""
+    """Candidates that generated, in order, ours included."""
     order = []
     generate = BundleCandidate.generate
 
@@ -229,7 +229,7 @@ def test_a_very_slow_baseline_is_measured_once(scripted_bundle, clock, turns, sc
     assert report.candidates[2].notes == ()
 
 
-def test_our_own_failure_ends_the_benchmark_and_closes_everybody(scripted_bundle, clock, turns, script):
+def test_our_own_failure_ends_the_benchmark_and_closes_all_candidates(scripted_bundle, clock, turns, script):
     script.fail_at_call = 5
     baseline = _Baseline("a", clock, turns)
     with pytest.raises(EngineError, match="the engine is broken"):

@@ -66,7 +66,7 @@ def test_several_images_of_any_size_together():
 
 
 @pytest.mark.parametrize("config", [{}, CONFIGS["odd sides"], CONFIGS["not normalized"]])
-def test_what_transformers_writes_is_read(config, tmp_path):
+def test_configs_written_by_transformers_are_read(config, tmp_path):
     theirs = CLIPImageProcessor(**config)
     theirs.save_pretrained(tmp_path)
     written = json.loads((tmp_path / "preprocessor_config.json").read_text())

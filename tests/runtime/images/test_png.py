@@ -148,7 +148,7 @@ def test_unknown_suffix(image, tmp_path, name):
     refused_to_save(image, tmp_path / name, r"image .*: got the suffix '.*', expected '\.png'; name it ")
 
 
-def test_folder_in_place_of_a_file(image, tmp_path):
+def test_folder_instead_of_a_file(image, tmp_path):
     (tmp_path / "dir.png").mkdir()
 
     refused_to_save(
@@ -164,7 +164,7 @@ def test_missing_folder(image, tmp_path):
     )
 
 
-def test_file_in_place_of_the_folder(image, tmp_path):
+def test_file_instead_of_the_folder(image, tmp_path):
     (tmp_path / "file").touch()
 
     refused_to_save(image, tmp_path / "file" / "out.png", "does not exist; make it, or choose another")

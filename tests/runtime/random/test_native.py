@@ -90,7 +90,7 @@ def test_it_can_be_turned_off(fresh):
     assert isinstance(TorchCpuGenerator(0)._twister, NumpyTwister)
 
 
-def test_it_is_looked_for_in_the_package(built_library, fresh, tmp_path):
+def test_the_library_is_found_in_the_package(built_library, fresh, tmp_path):
     fresh.setattr("diffoundry.__path__", [str(tmp_path)])
     assert describe_random_numbers() == "NumPy (the native library is not installed)"
     folder = tmp_path / "runtime" / "random"
@@ -108,7 +108,7 @@ def test_a_named_folder_without_library_is_refused(fresh, tmp_path):
         TorchCpuGenerator(0)
 
 
-def test_a_broken_library_is_passed_over_and_told_of(fresh, tmp_path):
+def test_a_broken_library_is_skipped_and_described(fresh, tmp_path):
     fresh.setattr("diffoundry.__path__", [str(tmp_path)])
     folder = tmp_path / "runtime" / "random"
     folder.mkdir(parents=True)

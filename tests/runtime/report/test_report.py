@@ -124,7 +124,7 @@ def test_large_images_keep_their_size_and_columns_are_kept(tmp_path):
     assert "repeat(2, minmax(0, max-content))" in text
 
 
-def test_everything_handed_in_is_escaped(tmp_path):
+def test_all_content_is_escaped(tmp_path):
     text, page = _write(tmp_path, title="<script>alert(1)</script>")
     assert not page.of("script")
     assert "<b>" not in text
@@ -133,7 +133,7 @@ def test_everything_handed_in_is_escaped(tmp_path):
     assert "who 0 &amp; &lt;co&gt;" in text
 
 
-def test_gates_are_told_by_words_not_by_colour_alone(tmp_path):
+def test_gates_use_words_not_colour_alone(tmp_path):
     _, page = _write(tmp_path)
     assert page.words["span"].count("✓ pass") == 1
     assert page.words["span"].count("✗ fail") == 1
@@ -157,7 +157,7 @@ def test_every_section_is_reachable_by_heading_and_link(tmp_path):
     assert page.of("html")[0]["lang"] == "en"
 
 
-def test_plot_follows_the_colour_scheme_and_is_told_in_words(tmp_path):
+def test_plot_follows_the_colour_scheme_and_has_a_text(tmp_path):
     text, page = _write(tmp_path)
     svg = text[text.index("<svg") : text.index("</svg>")]
     assert "#0102" not in svg
@@ -193,7 +193,7 @@ def test_a_row_with_too_few_cells_is_refused_and_nothing_is_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path):
+def test_an_unwritable_path_is_reported(tmp_path):
     with pytest.raises(InputError, match=r"report .*report\.html: cannot be written \(No such file"):
         write_report(tmp_path / "no" / "report.html", "t", [])
 
@@ -213,7 +213,7 @@ def test_a_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("library", ["jinja2", "matplotlib"])
-def test_a_missing_extra_is_told_before_any_work(monkeypatch, tmp_path, library):
+def test_a_missing_extra_is_reported_before_any_work(monkeypatch, tmp_path, library):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == library else find(name))
     sentence = rf"an HTML report needs .* '{library}'.*diffoundry\[report\]"
@@ -264,7 +264,7 @@ def test_curves_stand_on_a_logarithmic_scale_with_their_limits(tmp_path):
     assert lines[1][0][1] - lines[0][0][1] == pytest.approx(3 * decade, rel=1e-3)
 
 
-def test_what_a_logarithm_has_no_place_for_leaves_a_gap(tmp_path):
+def test_values_without_a_logarithm_leave_a_gap(tmp_path):
     curves = [Curve(label="one", values=[1e-3, 0.0, float("nan"), float("inf"), 1e-2])]
     text, page = _write(tmp_path, [_curves(curves)])
     assert page.words["li"] == ["one: 0.001, 0, nan, inf, 0.01"]

@@ -16,7 +16,7 @@ WORDS = (
 
 
 def byte_letters():
-    """The 256 printable letters that stand for bytes, in the order of OpenAI's vocabulary ("!" is 0)."""
+    """The 256 printable letters for bytes, in the order of OpenAI's vocabulary ("!" is 0)."""
     kept = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     rest = [byte for byte in range(256) if byte not in kept]
     letters = {byte: chr(byte) for byte in kept} | {byte: chr(256 + i) for i, byte in enumerate(rest)}
@@ -118,7 +118,7 @@ def inversion(folder):
 
 
 def saved(folder):
-    """What transformers saves today: tokenizer.json and a config."""
+    """Files that transformers saves now: tokenizer.json and a config."""
     source = folder.parent / f"{folder.name}-source"
     inversion(source)
     CLIPTokenizer.from_pretrained(source).save_pretrained(folder)

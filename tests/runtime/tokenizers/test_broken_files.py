@@ -34,7 +34,7 @@ def test_missing_folder(tmp_path):
     refused(tmp_path / "none", r"none: got nothing there, expected a folder with a CLIP tokenizer")
 
 
-def test_file_in_place_of_a_folder(emoji_folder):
+def test_file_instead_of_a_folder(emoji_folder):
     refused(emoji_folder / "vocab.json", r"vocab\.json: got a file there, expected a folder with a CLIP tokenizer")
 
 
@@ -50,7 +50,7 @@ def test_half_of_the_pair(plain_folder, lost, left):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-def test_pipe_in_place_of_a_file_does_not_block(plain_folder):
+def test_pipe_instead_of_a_file_does_not_block(plain_folder):
     (plain_folder / "vocab.json").unlink()
     os.mkfifo(plain_folder / "vocab.json")
 

@@ -55,7 +55,7 @@ def expected_ids(reference, texts, length):
 
 
 def removed_text(reference, text, length):
-    """What `StableDiffusionPipeline.encode_prompt` of diffusers 0.42.1 warns of."""
+    """Warnings of `StableDiffusionPipeline.encode_prompt` of diffusers 0.42.1."""
     ids = reference(text, padding="max_length", max_length=length, truncation=True, return_tensors="np").input_ids
     whole = reference(text, padding="longest", return_tensors="np").input_ids
     if whole.shape[-1] >= ids.shape[-1] and not np.array_equal(ids, whole):
@@ -141,7 +141,7 @@ def test_every_character_equals_transformers(emoji_folder):
         assert ours([text], max_length=len(expected)).input_ids[0].tolist() == expected
 
 
-def test_cut_text_is_what_the_diffusers_pipeline_warns_of(emoji_folder, monkeypatch):
+def test_truncated_text_equals_the_warning_of_the_diffusers_pipeline(emoji_folder, monkeypatch):
     from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion as upstream
 
     warned = []

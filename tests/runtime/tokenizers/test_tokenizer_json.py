@@ -57,7 +57,7 @@ def test_ids_are_those_of_sentencepiece(folder):
         assert ids.tolist() == expected + [0] * (512 - len(expected)), text
 
 
-def test_what_does_not_fit_is_reported(folder):
+def test_mismatched_files_are_reported(folder):
     batch = JsonTokenizer.from_folder(folder)(["a", "a red apple on the table"], max_length=9)
     assert batch.truncated == ("", "able")
 

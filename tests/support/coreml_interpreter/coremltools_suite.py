@@ -60,5 +60,5 @@ def _compare(
 
 
 def _fed(value: Any, feature: Feature) -> np.ndarray:
-    """What the tests feed, in the type and shape that the model describes: a scalar enters as one number."""
+    """Feeds of the tests, in the type and shape that the model describes: a scalar enters as one number."""
     return np.asarray(value).astype(feature.dtype).reshape(feature.shape)

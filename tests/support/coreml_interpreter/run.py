@@ -18,7 +18,7 @@ _HELD = {"int4": "int8", "uint1": "uint8", "uint2": "uint8", "uint3": "uint8", "
 
 
 class MismatchError(Exception):
-    """What was computed is not what the package declares."""
+    """The computed outputs differ from the package's declaration."""
 
 
 class UnknownOperatorError(Exception):
@@ -27,7 +27,7 @@ class UnknownOperatorError(Exception):
 
 @dataclass
 class Run:
-    """What one run gave.
+    """Result of one run.
 
     Attributes:
         outputs: Name to array.

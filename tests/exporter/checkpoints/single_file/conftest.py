@@ -1,4 +1,4 @@
-"""Fixtures: tiny single files, and the architectures that they are told by."""
+"""Fixtures: tiny single files, and the architectures that detect them."""
 
 import shutil
 from collections.abc import Callable
@@ -56,7 +56,7 @@ def tiny_file(tiny_tensors: Callable[[str], dict[str, Any]], shared_folder: Path
 def tiny_architecture(
     tiny_sd_checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str], None]:
-    """Call with a tiny checkpoint's name: its kind is known with tiny configs in place of the installed ones."""
+    """Call with a tiny checkpoint's name: its kind then uses tiny configs instead of the installed ones."""
 
     def use(variant: str) -> None:
         kind = KINDS[variant]

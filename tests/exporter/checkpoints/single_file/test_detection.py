@@ -1,4 +1,4 @@
-"""What a file is, what it predicts, and every file that is refused with its sentence."""
+"""Architecture and prediction type of single files, and every refusal with its message."""
 
 import re
 import subprocess
@@ -54,7 +54,7 @@ def opened(shapes, tmp_path, metadata=None, **options):
         ({**XL, "v_pred": (0,)}, {}, None, "v_prediction", "marked v_pred"),
     ],
 )
-def test_what_is_predicted(tmp_path, shapes, metadata, asked, expected, reason):
+def test_prediction_type(tmp_path, shapes, metadata, asked, expected, reason):
     checkpoint = opened(shapes, tmp_path, metadata, prediction_type=asked)
     assert checkpoint.scheduler_config["prediction_type"] == expected
     assert re.search(rf"^model\.safetensors is .*predicts {expected} \(.*{reason}", checkpoint.notices()[0])
@@ -69,7 +69,7 @@ def test_the_base_model_is_known_by_its_steps(tmp_path):
         open_checkpoint(str(path))
 
 
-def test_configs_follow_what_is_predicted(tmp_path):
+def test_configs_follow_the_prediction_type(tmp_path):
     kinds = {}
     for kind in ("epsilon", "v_prediction"):
         checkpoint = opened(SD2, tmp_path, prediction_type=kind)
@@ -93,7 +93,7 @@ def test_images_to_change_are_sampled_as_their_authors_do(tmp_path):
     assert checkpoint.model_index["scheduler"][1] == "EulerAncestralDiscreteScheduler"
 
 
-def test_what_is_left_out_is_told(tmp_path):
+def test_notices_name_the_parts_left_out(tmp_path):
     more = {"model_ema.decay": (1,), "alphas_cumprod": (1000,), "control_model.a": (16,), "two\nlines": (1,)}
     notices = opened({**SD1, **more}, tmp_path).notices()
     assert "the averaged weights (EMA) in the file are left out, as diffusers does" in notices

@@ -106,9 +106,7 @@ def test_another_process_opens_the_same(tiny_file, tiny_architecture, monkeypatc
     assert same(again.load("vae").state_dict(), open_checkpoint(str(path)).load("vae").state_dict())
 
 
-def test_a_vae_from_elsewhere_stands_for_one_that_was_pruned(
-    tiny_sd_checkpoint, tiny_tensors, tiny_architecture, tmp_path
-):
+def test_a_vae_from_another_folder_replaces_a_pruned_one(tiny_sd_checkpoint, tiny_tensors, tiny_architecture, tmp_path):
     folder, tensors = tiny_sd_checkpoint("sd1"), tiny_tensors("sd1")
     pruned = {name: x for name, x in tensors.items() if not name.startswith("first_stage_model.")}
     path = write_tensors(pruned, tmp_path / "pruned.safetensors")

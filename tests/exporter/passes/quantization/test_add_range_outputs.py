@@ -1,4 +1,4 @@
-"""What a graph says of its largest numbers."""
+"""Outputs that report the largest numbers of a graph."""
 
 import numpy as np
 import onnx
@@ -7,7 +7,7 @@ import onnx_ir as ir
 from diffoundry.exporter.passes.add_range_outputs import PEAK, AddRangeOutputs
 
 
-def test_every_node_reports_the_largest_of_what_it_reads_and_makes(toy):
+def test_every_node_reports_the_largest_of_its_inputs_and_outputs(toy):
     model = toy.network()
     nodes = {node.name: node for node in model.graph}
     AddRangeOutputs()(model)
@@ -26,7 +26,7 @@ g (float[1, 2, 5, 8] q, float[1, 2, 7, 8] k, float[1, 2, 7, 8] v) => (float[1, 2
 """
 
 
-def test_attention_reports_what_no_score_exceeds(toy):
+def test_attention_reports_an_upper_bound_of_its_scores(toy):
     rng = np.random.default_rng(0)
     feeds = {name: rng.standard_normal((1, 2, 5 if name == "q" else 7, 8)).astype(np.float32) for name in "qkv"}
     feeds["q"] *= 300

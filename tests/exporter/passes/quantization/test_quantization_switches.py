@@ -69,7 +69,7 @@ def rounded(values: np.ndarray, state: bool, dtype: type) -> np.ndarray:
 @pytest.mark.parametrize(
     ("dtype", "kind"), [(ir.DataType.FLOAT16, np.float16), (ir.DataType.BFLOAT16, ml_dtypes.bfloat16)]
 )
-def test_switched_groups_round_what_they_read_and_make(toy, dtype, kind):
+def test_switched_groups_round_their_inputs_and_outputs(toy, dtype, kind):
     model = chain(toy)
     RoundFloats(groups=[["one"], ["two", "three"]], dtype=dtype)(model)
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
@@ -92,7 +92,7 @@ def test_without_switches_the_groups_are_rounded_for_good(toy):
     np.testing.assert_array_equal(toy.run(model, {"x": x})[0], b * b)
 
 
-def test_what_is_beyond_the_range_becomes_infinite_for_a_rounded_reader_too(toy):
+def test_values_beyond_the_range_become_infinite_for_a_rounded_reader_too(toy):
     model = chain(toy)
     RoundFloats(groups=[["two"]], switched=False)(model)
     x = np.full(64, 1e9, np.float32)

@@ -202,7 +202,7 @@ def one_step_apart(found: np.ndarray, expected: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_onnx_runtime_computes_what_numpy_does_with_the_stored_numbers(profile, quantized, toy):
+def test_onnx_runtime_agrees_with_numpy_on_the_stored_numbers(profile, quantized, toy):
     options = PROFILES[profile]
     model = quantized(**options)
     (found,) = toy.run(model, toy.feeds())
@@ -210,7 +210,7 @@ def test_onnx_runtime_computes_what_numpy_does_with_the_stored_numbers(profile, 
 
 
 @pytest.mark.parametrize("profile", ["int8", "uint8", "int8-weights", "int4-weights"])
-def test_onnx_runtime_computes_what_the_reference_does(profile, quantized, toy):
+def test_onnx_runtime_agrees_with_the_reference(profile, quantized, toy):
     model = quantized(**PROFILES[profile])
     (expected,) = ReferenceEvaluator(ir.to_proto(model)).run(None, toy.feeds())
     one_step_apart(toy.run(model, toy.feeds())[0], expected)

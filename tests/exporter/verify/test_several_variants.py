@@ -1,4 +1,4 @@
-"""A bundle with several sets of engines: each is judged by itself, and those that cannot run are listed with why."""
+"""A bundle with several variants: each is judged alone, and those that cannot run are listed with the reason."""
 
 import json
 import shutil
@@ -48,7 +48,7 @@ def test_every_precision_is_judged_by_its_own_gates(two):
     }  # fmt: skip
 
 
-def test_only_what_was_asked_for_is_verified(two):
+def test_only_requested_engines_are_verified(two):
     variants, absent = find_variants(Bundle(two.path), VerifyRequest(precision="fp16"))
     assert ([variant.name for variant in variants], absent) == (["onnxruntime fp16"], [])
 
@@ -93,12 +93,12 @@ def test_when_nothing_can_run_the_reasons_are_the_error(two):
         find_variants(Bundle(two.path), VerifyRequest())
 
 
-def test_what_the_bundle_does_not_hold_is_refused(two):
+def test_engines_that_the_bundle_lacks_are_refused(two):
     with pytest.raises(EngineError, match="got no engine for int8, the bundle holds onnxruntime fp32, onnxruntime fp1"):
         find_variants(Bundle(two.path), VerifyRequest(precision="int8"))
 
 
-def test_a_handed_in_opener_runs_what_has_no_plugin_here(two):
+def test_a_custom_opener_runs_a_target_without_plugin(two):
     _edit_engines(two, "fp16", target="elsewhere")
     opened = []
 
@@ -115,7 +115,7 @@ def test_a_handed_in_opener_runs_what_has_no_plugin_here(two):
     ]
 
 
-def test_a_handed_in_opener_is_given_only_what_is_built(two):
+def test_a_custom_opener_gets_only_built_engines(two):
     _edit_engines(two, "fp16", target="elsewhere", pending="needs a Mac")
     variants, (absence,) = find_variants(Bundle(two.path), VerifyRequest(openers={"elsewhere": OnnxRuntimeEngine}))
     assert [variant.name for variant in variants] == ["onnxruntime fp32"]
@@ -128,7 +128,7 @@ def test_an_opener_for_a_target_that_is_not_there_is_refused(two):
 
 
 @pytest.mark.parametrize(("promise", "passed"), [(30.0, True), (200.0, False)])
-def test_what_calibration_promised_is_kept_or_not(two, promise, passed):
+def test_the_budget_of_calibration_is_a_check(two, promise, passed):
     _promise(two, promise)
     request = VerifyRequest(
         prompts=("a", "b"), seeds=(0, 1, 2, 3), steps=1, precision="fp16", options=EngineOptions(threads=1)
