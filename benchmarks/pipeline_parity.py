@@ -30,7 +30,7 @@ from tiny_checkpoints import write_tiny_checkpoint, write_tiny_controlnet
 TARGETS = ("onnxruntime", "openvino")
 PROMPT = "red apple"
 
-# diffusers' class, checkpoint, which images it takes
+# diffusers' class, checkpoint, image inputs
 PIPELINES = (
     ("StableDiffusionPipeline", "emoji", ()),
     ("StableDiffusionImg2ImgPipeline", "emoji", ("image",)),

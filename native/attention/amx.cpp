@@ -1,8 +1,8 @@
 // Attention on AMX: bfloat16 products, float32 sums.
 //
 // Computed transposed, S^T = K Q^T and O^T = V^T P^T, so that one register holds one key's scores of 16 queries: maxima
-// need no shuffles, and two rows of exponentials interleave into exactly the layout that the next product wants. V^T has
-// one more row, of ones: its product is the softmax's denominator, and zeros there and in V make padded keys count nothing.
+// need no shuffles, and two rows of exponentials interleave into exactly the layout of the next product. V^T has
+// one more row, of ones: its product is the softmax's denominator, and zeros there and in V exclude padded keys.
 #include <algorithm>
 
 #include "amx_pack.h"
@@ -15,7 +15,7 @@ namespace {
 
 constexpr size_t LANES = 16;               // queries of one tile
 constexpr int PAIRS = 16;                  // rows of a tile of exponentials: two keys each
-constexpr size_t BLOCK = 16;               // units between two walks over V when O does not fit the registers
+constexpr size_t BLOCK = 16;               // units between two passes over V when O does not fit the registers
 constexpr int GROUP = 4;                   // tiles of O that stay in registers
 constexpr int MOST_CHUNKS = MAX_WIDTH / 32;
 constexpr size_t QUERIES_PER_TASK = 128;
@@ -110,7 +110,7 @@ private:
         }
     }
 
-    // Accumulator R += left times what the right tile holds.
+    // Accumulator R += left times the right tile.
     template <int R> static ALWAYS_INLINE void multiply(const bf16* left) {
         tile_load_left(left);
         tile_multiply<R>();
@@ -140,7 +140,7 @@ private:
     const bf16* values_of(size_t unit, size_t tile) const { return values_ + (unit * n_.tiles + tile) * TILE; }
 
     // Units first to last with the first group of O in registers: scores of the unit after, exponentials of this one and
-    // the product with V of the one before, woven together so that neither the tile unit nor the vector unit runs dry.
+    // the product with V of the one before, interleaved so that neither the tile unit nor the vector unit waits.
     template <int CHUNKS, int TILES> void first_group(size_t first, size_t last) {
         constexpr int STEPS = 2 * CHUNKS + TILES + 2;
         const __m512 factor = _mm512_set1_ps(factor_), most = _mm512_load_ps(s_.maxima);

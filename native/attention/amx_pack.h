@@ -32,7 +32,7 @@ size_t packed_bytes(const Problem& p) {
     return (n.key_values() + n.value_values()) * sizeof(bf16);
 }
 
-// The lanes of a row of 32 values that exist when `left` of them and more do.
+// Mask of the existing lanes in a row of 32 values, `left` of which remain.
 __mmask32 first_of_32(size_t left) { return _cvtu32_mask32(~0u >> (left < 32 ? 32 - left : 0)); }
 
 // K: [unit][2][chunk] tiles of 16 keys x 32. The last key repeats as padding, which keeps its scores finite.
@@ -48,7 +48,7 @@ void pack_keys(const Problem& p, const Sizes& n, size_t b, size_t h, size_t firs
         }
 }
 
-// Sixteen dimensions of one key's values as 32-bit numbers; zeros where there are none.
+// Sixteen dimensions of one key's values as 32-bit numbers; zeros beyond the end.
 __m512i load_values(const Problem& p, size_t b, size_t h, size_t key, size_t tile) {
     const size_t left = p.value_width - 16 * tile;  // a multiple of 8
     if (key >= p.keys || left == 0) return _mm512_setzero_si512();

@@ -29,7 +29,7 @@ public:
             const size_t alignment = bytes < HUGE_PAGE ? 64 : HUGE_PAGE, size = round_up(bytes, alignment);
             data_.reset(std::aligned_alloc(alignment, size));
             if (!data_) throw std::bad_alloc();
-            // A wish: every query walks through all keys, which small pages would make a walk through page tables, too.
+            // Optional: every query reads all keys, and small pages would add many page table reads.
             if (alignment == HUGE_PAGE) madvise(data_.get(), size, MADV_HUGEPAGE);
             size_ = size;
         }
@@ -41,7 +41,7 @@ private:
     size_t size_ = 0;
 };
 
-// Fresh pages cost more than packing into them, so buffers stay between calls: one for each call that runs at a time.
+// Fresh pages cost more than packing into them, so buffers are kept: one for each call that runs at the same time.
 class BufferPool {
 public:
     Buffer take() {

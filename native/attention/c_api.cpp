@@ -1,4 +1,4 @@
-// The kernel for callers without C++: tests, benchmarks, and whoever asks which path this processor gets.
+// C interface of the kernel, for Python: tests, benchmarks, and queries for this processor's path.
 #include <atomic>
 #include <cstdio>
 #include <exception>
@@ -29,7 +29,7 @@ Parallel threads(size_t count) {
 
 #define DIFFOUNDRY_API extern "C" __attribute__((visibility("default")))
 
-// Of these functions; runtime/native/kernel.py asks before it calls.
+// Version of these functions; runtime/native/kernel.py checks it before any call.
 DIFFOUNDRY_API int diffoundry_attention_interface() { return 1; }
 
 // The release of OpenVINO that the extension was built against; empty when there is none.
@@ -41,7 +41,7 @@ DIFFOUNDRY_API int diffoundry_attention_available(int path) { return available(P
 // The path that tensors of this type (0 float32, 1 float16, 2 bfloat16) get here; 0 for none.
 DIFFOUNDRY_API int diffoundry_attention_best_path(int type) { return int(best_path(Type(type))); }
 
-// Contiguous (batch, length, heads * width) tensors of one type; value_width for v and out. Returns 0, or 1 with a sentence
+// Contiguous (batch, length, heads * width) tensors of one type; value_width for v and out. Returns 0, or 1 with an error
 // in `message`.
 DIFFOUNDRY_API int diffoundry_attention(int path, int thread_count, int type, const void* q, const void* k, const void* v,
                                         void* out, size_t batch, size_t heads, size_t queries, size_t keys,

@@ -1,4 +1,4 @@
-// Attention in float32, once for AVX2 and once for AVX-512: whoever includes this has defined `Simd`.
+// Attention in float32, once for AVX2 and once for AVX-512: the including file defines `Simd`.
 //
 // Computed transposed, S^T = K Q^T and O^T = V^T P^T, with queries along the vector lanes: both products are then the same
 // loop (one broadcast value times registers of queries), and maxima and sums need no shuffles.
@@ -28,7 +28,7 @@ float* values_in(const Problem& p, void* packed) {
     return reinterpret_cast<float*>(static_cast<char*>(packed) + key_bytes(p));
 }
 
-// K and V as float32 rows, one after the other. Missing keys are zero rows, which nobody counts.
+// K and V as float32 rows, one after the other. Missing keys are zero rows, which are not counted.
 void pack(const Problem& p, size_t b, size_t h, size_t first_key, size_t last_key, void* packed) {
     float* keys = static_cast<float*>(packed);
     float* values = values_in(p, packed);
@@ -144,7 +144,7 @@ private:
         }
     }
 
-    // False when some score exceeded the maxima by so much that the sums are not to be trusted. `scored`: the scores of the
+    // False when some score exceeded the maxima by so much that the sums are invalid. `scored`: the scores of the
     // first keys are there already.
     bool attend(bool scored) {
         std::fill_n(output_, p_.value_width * QUERIES, 0.0f);

@@ -1,4 +1,4 @@
-// What each processor path offers: keys and values are packed once a head, then blocks of queries run on any thread.
+// Interface of each processor path: keys and values are packed once a head, then blocks of queries run on any thread.
 #pragma once
 
 #include "problem.h"
@@ -7,7 +7,7 @@ namespace diffoundry {
 
 // Scores are exponentiated relative to the largest score of each query among the first keys. Later keys may exceed it; as
 // long as the sum of the exponentials stays below this bound, nothing is lost in float32. Above it the block of queries is
-// done again with the exact maximum.
+// computed again with the exact maximum.
 constexpr float LARGEST_SUM = 18446744073709551616.0f;  // 2^64
 
 // Keys that are packed at a time, of all heads: their rows lie together in memory.

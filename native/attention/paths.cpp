@@ -1,4 +1,4 @@
-// Which kernel this processor can run: CPUID, what the operating system saves, and Linux's leave to use tile registers.
+// Selects the kernel for this processor: CPUID, registers saved by the operating system, Linux's permission for tiles.
 #include "paths.h"
 
 #include <cpuid.h>

@@ -1,4 +1,4 @@
-// Which kernel this processor can run.
+// Selects the kernel for this processor.
 #pragma once
 
 #include "kernel.h"
@@ -9,7 +9,7 @@ enum class Path : int { none = 0, avx2 = 1, avx512 = 2, amx = 3 };
 
 const char* name_of(Path path);
 
-// True when processor and operating system offer all that the path needs. Asks Linux for the tile registers.
+// True when processor and operating system support the path. Asks Linux for the tile registers.
 bool available(Path path);
 
 // The fastest available path for tensors of this type. AMX multiplies bfloat16, so only bfloat16 tensors go there;

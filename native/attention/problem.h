@@ -1,4 +1,4 @@
-// What an attention kernel is given: four strided tensors and the sizes of one softmax(scale * Q K^T) V.
+// Input of an attention kernel: four strided tensors and the sizes of one softmax(scale * Q K^T) V.
 #pragma once
 
 #include <cstddef>
@@ -31,7 +31,7 @@ struct Problem {
     size_t queries;
     size_t keys;   // at least 1
     size_t width;        // of one head of Q and K: a multiple of 8, at most MAX_WIDTH
-    size_t value_width;  // of one head of V and of the output: as well
+    size_t value_width;  // of one head of V and of the output: the same limits
     float scale;         // of the scores, usually 1 / sqrt(width)
     Tensor q, k, v, out;
 };

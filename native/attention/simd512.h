@@ -21,7 +21,7 @@ struct Simd {
     static V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
     static V fms(V a, V b, V c) { return _mm512_fmsub_ps(a, b, c); }
     static V max(V a, V b) { return _mm512_max_ps(a, b); }
-    static V within(V a, float, float) { return a; }  // `power` goes to zero and infinity by itself
+    static V within(V a, float, float) { return a; }  // `power` reaches zero and infinity without clamping
     static bool all_less(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ) == 0xffff; }
     static V nearest(V a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
     static V power(V p, V n) { return _mm512_scalef_ps(p, n); }  // p * 2^n, n whole

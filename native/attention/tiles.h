@@ -1,4 +1,4 @@
-// The eight AMX tile registers as this kernel uses them: thin names, a configuration that is put back, denormals off.
+// The eight AMX tile registers as this kernel uses them: thin names, a configuration that is restored, denormals off.
 //
 // Tiles 0 to 5 accumulate, tile 6 is the left operand, tile 7 the right one. All have 16 rows of 64 bytes.
 #pragma once
@@ -18,7 +18,7 @@ struct alignas(64) TileConfig {
     uint8_t rows[16] = {};
 };
 
-// The register number stands in the instruction, so it must be a literal for some compilers.
+// The register number is part of the instruction, so it must be a literal for some compilers.
 #define DIFFOUNDRY_EACH_ACCUMULATOR(F) \
     switch (R) {                       \
         case 0: F(0); break;           \
@@ -59,7 +59,7 @@ inline void tile_load_right(const void* from) {
 template <int R> inline void tile_multiply() { DIFFOUNDRY_EACH_ACCUMULATOR(DIFFOUNDRY_MULTIPLY) }
 
 // While it lives, this thread's tiles have our shape, and denormal results are zero (they would cost microcode).
-// What the thread had before comes back: oneDNN's kernels keep their configuration between calls.
+// The thread's earlier configuration is restored: oneDNN's kernels keep their configuration between calls.
 class TileSession {
 public:
     TileSession() : control_(_mm_getcsr()) {

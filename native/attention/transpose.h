@@ -1,4 +1,4 @@
-// Transposes a 16 x 16 block of 32-bit values that lies in sixteen AVX-512 registers.
+// Transposes a 16 x 16 block of 32-bit values in sixteen AVX-512 registers.
 #pragma once
 
 #include <immintrin.h>

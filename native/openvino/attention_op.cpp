@@ -1,4 +1,4 @@
-// OpenVINO calls `evaluate` of operations that it does not know, on its own threads and in its own thread arena.
+// OpenVINO calls `evaluate` of custom operations on its own threads and in its own thread arena.
 #include "attention_op.h"
 
 #include <oneapi/tbb/parallel_for.h>

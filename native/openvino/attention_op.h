@@ -1,4 +1,4 @@
-// The operation that stands in an OpenVINO model for attention done by our kernel.
+// Operation in an OpenVINO model that runs attention in our kernel.
 #pragma once
 
 #include <openvino/op/op.hpp>

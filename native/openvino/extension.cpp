@@ -1,4 +1,4 @@
-// What `core.add_extension` finds in the library.
+// Entry point of the library for `core.add_extension`.
 #include <openvino/core/extension.hpp>
 #include <openvino/core/op_extension.hpp>
 

@@ -1,7 +1,7 @@
 // Mersenne Twister 19937 and torch's float32 Box-Muller transform, compiled once for each instruction set.
 //
 // The loops are plain C++ that every compiler turns into vectors; `fmaf` is one instruction where the CPU has it and a
-// correctly rounded library call where it has not, so each instruction set gives the same bits. Contraction of
+// correctly rounded library call elsewhere, so each instruction set gives the same bits. Contraction of
 // products and sums that are not written as `fmaf` is off (see CMakeLists.txt).
 //
 // Nothing here may be an inline function of a header: the linker could keep the copy of the largest instruction set.
@@ -44,7 +44,7 @@ void temper(const uint32_t* words, uint32_t* out, int64_t count) {
   }
 }
 
-// sqrt(-2 log(1 - u)), u = (word mod 2^24) / 2^24, with the logarithm of Cephes as torch's `_mm256_log_ps` has it:
+// sqrt(-2 log(1 - u)), u = (word mod 2^24) / 2^24, with the logarithm of Cephes as in torch's `_mm256_log_ps`:
 // 1 - u = m 2^e with m in [sqrt(1/2), sqrt(2)), log(1 + d) = d - d^2 / 2 + d^3 P(d) with d = m - 1.
 inline float radius(uint32_t word) {
   const float x = 1.0f - static_cast<float>(static_cast<int32_t>(word & 0xffffffu)) * 0x1p-24f;
@@ -76,7 +76,7 @@ struct Direction {
   float cosine, sine;
 };
 
-// Cosine and sine of 2 pi u by the polynomials of Cephes, as torch's `_mm256_sincos_ps` has them:
+// Cosine and sine of 2 pi u by the polynomials of Cephes, as in torch's `_mm256_sincos_ps`:
 // 2 pi u = j pi / 4 + x with j even and x in [-pi / 4, pi / 4]; j chooses between the polynomials and the signs.
 inline Direction direction(uint32_t word) {
   const float theta = static_cast<float>(static_cast<int32_t>(word & 0xffffffu)) * 0x1p-24f * 6.283185307179586f;

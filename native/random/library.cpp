@@ -1,6 +1,6 @@
 // The C interface: one state, one thread; nothing is kept between calls.
 //
-// A level is a set of instructions: 0 what every CPU of this architecture has, 1 AVX2 with FMA, 2 AVX-512. The caller
+// A level is a set of instructions: 0 the base of this architecture, 1 AVX2 with FMA, 2 AVX-512. The caller
 // asks for the best one once and passes it to each call; all of them give the same bits.
 
 #include "kernels.h"

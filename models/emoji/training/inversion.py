@@ -18,7 +18,7 @@ __all__ = ["encoder_task", "find_latents", "write_encoder"]
 
 _STEPS = 400
 _RATE = 0.05
-_PENALTY = 2e-3  # on the latents' square: what no diffusion model would generate is no good
+_PENALTY = 2e-3  # on the latents' square: latents far from the normal distribution are useless
 
 
 def find_latents(vae: AutoencoderKL, images: torch.Tensor, steps: int = _STEPS) -> torch.Tensor:

@@ -34,7 +34,7 @@ class TrainingStage:
     write: Callable[[Workspace, Any], None]
 
 
-# Steps: what the shipped weights saw, 20 and 25 minutes of two processor cores for the autoencoder's stages.
+# Steps: those of the shipped weights, 20 and 25 minutes of two processor cores for the autoencoder's stages.
 STAGES = {
     "vae": TrainingStage(
         defaults=Options(steps=500, batch=32, lr=1e-3, decay=0.995),
