@@ -15,7 +15,7 @@ __all__ = ["SearchResult", "Trials", "search"]
 Choices = Mapping[str, ComponentChoice]
 
 _FURTHER = 20
-"""Where held-out images need more moves than the searched ones, 1/20 of all moves is added at a time."""
+"""Fraction of all moves added at a time when held-out images need more moves than the searched ones: 1/20."""
 
 
 class Trials(Protocol):

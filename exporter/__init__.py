@@ -1,1 +1,1 @@
-"""Build time: a PyTorch checkpoint goes in, a bundle comes out. The only layer that imports torch."""
+"""Build time: turns a PyTorch checkpoint into a bundle. The only layer that imports torch."""

@@ -72,7 +72,7 @@ def add_engines(
         variants: The variants to add; none adds the pending engines.
         progress: Called as each phase begins.
         quantization: Budget and prompts, for precisions that need calibration and that the recipe has no choice for.
-        overwrite: Whether existing engines are built again.
+        overwrite: True to build existing engines again.
         run: As in `export`.
 
     Raises:

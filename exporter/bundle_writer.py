@@ -1,4 +1,4 @@
-"""Writes a bundle beside its final place and renames it whole; an interrupted export is taken up again."""
+"""Writes a bundle under another name and renames it when complete; an interrupted export resumes."""
 
 import json
 import os
@@ -27,26 +27,26 @@ _RECIPE = "recipe"
 
 
 class BundleWriter:
-    """Holds `<output>.partial` while an export runs; `finish` turns it into `<output>`.
+    """Owns `<output>.partial` while an export runs; `finish` turns it into `<output>`.
 
-    The partial folder remembers the recipe and which jobs are done. The same recipe continues there, another one
-    starts anew. One export at a time may hold it.
+    The partial folder records the recipe and the finished jobs. The same recipe continues there. Another recipe
+    starts from the beginning. Only one export at a time can own it.
 
     Attributes:
-        folder: Where the bundle is being written.
-        journal: What is done.
+        folder: Folder of the unfinished bundle.
+        journal: Record of the finished jobs.
     """
 
     def __init__(
         self, output: Path, recipe: Recipe, *, request: QuantizationRequest | None = None, overwrite: bool = False
     ) -> None:
-        """Nothing is written yet.
+        """Store the arguments. Nothing is written yet.
 
         Args:
-            output: Where the bundle goes.
-            recipe: What is exported.
-            request: What calibration is asked for; another request, like another recipe, starts anew.
-            overwrite: Whether an existing bundle is replaced.
+            output: Final folder of the bundle.
+            recipe: Recipe of the export.
+            request: Request of calibration. A changed request, like a changed recipe, starts from the beginning.
+            overwrite: True to replace an existing bundle.
 
         Raises:
             InputError: The output exists and `overwrite` is off, or it is no bundle that could be overwritten.
@@ -60,17 +60,17 @@ class BundleWriter:
         self._lock = FileLock(self.folder / _STATE / "lock", timeout=0)
 
     def __enter__(self) -> Self:
-        """Take the partial folder.
+        """Lock the partial folder.
 
         Raises:
-            InputError: Another export holds it, or it cannot be written.
+            InputError: Another export owns it, or it cannot be written.
         """
         try:
             (self.folder / _STATE).mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
         except Timeout as error:
             raise InputError(
-                f"output {self.output}: another export is writing it just now; wait for it or choose another folder"
+                f"output {self.output}: another export is writing it; wait for it or choose another folder"
             ) from error
         except OSError as error:
             raise InputError(
@@ -104,7 +104,7 @@ class BundleWriter:
         (self.folder / component).mkdir()
 
     def copy(self, files: Iterable[tuple[Path, str]]) -> None:
-        """Copy files of the checkpoint as they are: (source, path in the bundle)."""
+        """Copy files of the checkpoint unchanged: (source, path in the bundle)."""
         for source, name in files:
             target = self.folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -117,12 +117,12 @@ class BundleWriter:
     def finish(
         self, family: str, recipe: Recipe, components: Mapping[str, ComponentSpec], built_with: Mapping[str, str]
     ) -> Manifest:
-        """Sum every file, write the manifest and rename the folder to its final name.
+        """Compute all checksums, write the manifest and rename the folder to its final name.
 
         Args:
             family: Name of the pipeline family.
-            recipe: The recipe that the export began with, and what calibration added to it.
-            components: What the bundle holds.
+            recipe: The recipe of the export, with the choices of calibration.
+            components: Components of the bundle.
             built_with: Versions of the libraries that traced it.
         """
         manifest = Manifest(
@@ -154,11 +154,11 @@ def _check_output(output: Path, *, overwrite: bool) -> None:
 
 
 def sum_files(folder: Path, known: Mapping[str, FileSpec] | None = None) -> dict[str, FileSpec]:
-    """Sizes and SHA-256 sums of every file of a bundle but the manifest and hidden ones.
+    """Compute sizes and SHA-256 sums of every file of a bundle except the manifest and hidden ones.
 
     Args:
         folder: The bundle's folder.
-        known: Files whose sums are taken as they are.
+        known: Files whose sums are not computed again.
     """
     known = known or {}
     paths = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}

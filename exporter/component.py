@@ -1,4 +1,4 @@
-"""What a component and a family are: declarations, from which everything about a checkpoint's networks follows."""
+"""Declarations of components and families: interfaces of a checkpoint's networks."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ Configs = Mapping[str, Config]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call:
-    """How a network is called while it is traced.
+    """Arguments and results of a network while it is traced.
 
     Attributes:
         keywords: Input of the graph to its keyword in the network's `forward`, where the two differ. "group.name" is an
@@ -48,10 +48,10 @@ class Component:
         role: One of `runtime.models.roles.ROLES`, for the manifest.
         network: Its class in diffusers or transformers, for the manifest.
         source: Its folder in the checkpoint; two components may come from one (both halves of a VAE).
-        inputs: What the graph takes.
-        outputs: What the graph gives.
+        inputs: Inputs of the graph.
+        outputs: Outputs of the graph.
         example: Size of each symbolic dimension of the inputs while tracing; one that rounds up follows from others.
-        call: How the network is called.
+        call: Arguments and results of the network.
         sizes: "height" and "width" to the sizes that the network takes, where it takes fewer than the shapes say.
         usual: Symbolic dimension to its size unless a user asks for another, where it is not 77 tokens; engines for one
             size alone are made for this.
@@ -79,11 +79,11 @@ class ComponentKind:
     Attributes:
         name: As in `Component`.
         source: As in `Component`.
-        classes: "library:class" of every module this can be, by the names of model_index.json; nothing else is loaded.
+        classes: "library:class" of every supported module, by the names of model_index.json; nothing else is loaded.
         describe: Makes the component for a checkpoint's configs.
-        optional: Whether a checkpoint may lack it, with `[null, null]` in model_index.json.
-        folder: Folder of the checkpoint that goes with it: the tokenizer of a text encoder, the feature extractor of
-            what looks at images; None for none.
+        optional: True if a checkpoint may lack it, with `[null, null]` in model_index.json.
+        folder: Folder of the checkpoint that belongs to it: the tokenizer of a text encoder, the feature extractor of
+            an image encoder; None for none.
     """
 
     name: str
@@ -96,12 +96,12 @@ class ComponentKind:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Family:
-    """Which components a pipeline has, and what else of the checkpoint a bundle carries.
+    """Components of a pipeline, and further folders of the checkpoint for the bundle.
 
     Attributes:
-        name: The name in the manifest, by which the runtime finds the pipeline that drives the components.
+        name: Name in the manifest; the runtime finds the pipeline by it.
         components: In the order of export.
-        folders: Folders of the checkpoint that a bundle carries as they are.
+        folders: Folders of the checkpoint that a bundle copies unchanged.
     """
 
     name: str
@@ -110,10 +110,10 @@ class Family:
 
 
 def read_field(configs: Configs, source: str, key: str, kind: type[_T]) -> _T:
-    """A field that a network's interface depends on.
+    """Read a field that a network's interface depends on.
 
     Raises:
-        CheckpointError: It is not there, or of another type.
+        CheckpointError: It is missing, or of another type.
     """
     value = configs[source].get(key)
     if not isinstance(value, kind):
@@ -125,14 +125,14 @@ def read_field(configs: Configs, source: str, key: str, kind: type[_T]) -> _T:
 
 
 def fixed_size(dim: int | str, fixed: Mapping[str, int]) -> int | None:
-    """The size of a dimension, or None when it is left free.
+    """Compute the size of a dimension, or None when it stays free.
 
     Args:
         dim: A number, or a symbolic size such as "batch", "height/8" or "(height+15)//16".
         fixed: Symbol ("batch", "height", "width", "sequence") to its size.
 
     Raises:
-        InputError: The size given does not divide: "height/8" with a height of 500.
+        InputError: The size does not divide: "height/8" with a height of 500.
     """
     if isinstance(dim, int):
         return dim

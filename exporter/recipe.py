@@ -1,4 +1,4 @@
-"""Turns what a user asked for into a recipe."""
+"""Turns a user's request into a recipe."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,14 +27,14 @@ _TOOLS = ("torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportRequest:
-    """What a user asked for.
+    """Request of an export.
 
     Attributes:
         variants: Sets of engines in the user's order of preference: the first that can run is used.
-        dims: "batch", "height", "width" (rows of one engine call, pixels, pixels) that were given; the others are free.
+        dims: "batch", "height", "width" (rows of one engine call, pixels, pixels) to their sizes; others are free.
         buckets: (height, width) in pixels of the only sizes that engines are made for; empty for what dims say.
         quantization: Budget and prompts of calibration, where a precision needs it.
-        overwrite: Whether an existing bundle may be replaced.
+        overwrite: True to replace an existing bundle.
     """
 
     variants: tuple[Variant, ...]
@@ -83,10 +83,10 @@ def _check_size(name: str, value: int, own: DimSpec) -> None:
 
 
 def quantization_for(recipe: Recipe, request: QuantizationRequest) -> QuantizationRequest:
-    """What calibration is asked for, and as little as it takes where weights are random and no image means anything.
+    """Reduce calibration to the least work where weights are random and images mean nothing.
 
-    Random weights are there to measure speed: one image of two steps gives ranges that int8 kernels run with, and
-    any image will do.
+    Random weights are for measuring speed: one image of two steps gives ranges for int8 kernels, and any image will
+    do.
     """
     if SEED not in recipe.source or request != QuantizationRequest():
         return request
@@ -124,7 +124,7 @@ def _key(variant: Variant) -> tuple[str, str]:
 
 
 def _hull(buckets: Sequence[tuple[int, int]]) -> dict[str, DimSpec]:
-    """The smallest range of sizes that holds every bucket."""
+    """Compute the smallest range of sizes that holds every bucket."""
     sides = {"height": [height for height, _ in buckets], "width": [width for _, width in buckets]}
     return {name: DimSpec(min=min(sizes), max=max(sizes)) for name, sizes in sides.items() if sizes}
 
@@ -162,5 +162,5 @@ def parse_dim(name: str, text: str) -> DimSpec:
 
 
 def tool_versions() -> dict[str, str]:
-    """The versions of the libraries that trace and transform graphs."""
+    """Versions of the libraries that trace and transform graphs."""
     return {name: version(name) for name in _TOOLS}

@@ -28,7 +28,7 @@ __all__ = ["command", "joined", "parse_variants", "read_loras"]
 
 
 def joined(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> str | None:
-    """What a repeated option says: the same as once with commas between."""
+    """Join a repeated option: the same as once with commas between."""
     return ",".join(values) or None
 
 

@@ -145,7 +145,7 @@ def _request(values: dict[str, Any]) -> VerifyRequest:
     """The command's options as a request.
 
     Raises:
-        InputError: --full beside what it stands for, or an --engine that cannot be found.
+        InputError: --full with an option that it sets, or an --engine that cannot be found.
     """
     full, given, prompts, seeds = (values.pop(name) for name in ("full", "given", "prompts", "seeds"))
     if full and (given or prompts or seeds):

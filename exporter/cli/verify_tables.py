@@ -1,4 +1,4 @@
-"""What `diffoundry verify` prints: checks, variants and matrices as tables."""
+"""Prints the tables of `diffoundry verify`: checks, variants and matrices."""
 
 from collections.abc import Sequence
 

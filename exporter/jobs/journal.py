@@ -16,14 +16,14 @@ class Journal:
     """A folder with one JSON file a finished part.
 
     Attributes:
-        folder: Where the records are; made when the first one is noted.
+        folder: Folder of the records; made with the first one.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def recall(self, key: str, kind: type[Record]) -> Record | None:
-        """What was noted under `key`, or None."""
+        """Read the record of `key`, or None."""
         path = self.folder / f"{key}.json"
         if not path.is_file():
             return None

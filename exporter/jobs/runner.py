@@ -87,7 +87,7 @@ class JobRunner:
         Args:
             recipe: Variants, and earlier choices for them.
             request: Budget and prompts.
-            halves: Whether fp16 and bf16 graphs are calibrated too, to find the nodes that must stay in fp32. Graphs
+            halves: True if fp16 and bf16 graphs are calibrated too, to find the nodes that must stay in fp32. Graphs
                 with quantized weights always are.
 
         Returns:

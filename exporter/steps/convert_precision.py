@@ -26,15 +26,15 @@ DTYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16, "bf16": ir.Dat
 def make_graph(
     model: ir.Model, form: PrecisionFormat, choice: QuantizationChoice | None, bundle: Path, component: str
 ) -> ir.Model:
-    """Bring a component's portable graph into another form, in place.
+    """Convert a component's portable graph to a precision format, in place.
 
     Args:
         model: The fp32 graph as `optimize` left it.
-        form: What the target wants.
-        choice: What calibration chose for the precision; a component that it does not name stays in float. None: every
-            weight that can be quantized is, which needs no ranges as long as activations stay in float.
+        form: Precision format that the target wants.
+        choice: Choice of calibration for the precision; components missing in it stay in float. None quantizes every
+            quantizable weight, which needs no ranges as long as activations stay in float.
         bundle: Folder with the ranges, `calibration/<component>.json`.
-        component: Whose graph it is.
+        component: Component of the graph.
 
     Returns:
         The same graph.
@@ -58,13 +58,13 @@ def make_graph(
 
 
 def convert(model: ir.Model, form: PrecisionFormat, choice: ComponentChoice, ranges: ComponentRanges) -> ir.Model:
-    """Bring a graph into another form, in place, and return it; the same arguments give the same graph, bit for bit.
+    """Convert a graph to a precision format, in place, and return it. The same arguments give the same graph, bit for bit.
 
     Args:
         model: The fp32 graph as `optimize` left it.
-        form: The form.
-        choice: What is quantized.
-        ranges: Of the graph's tensors.
+        form: Precision format of the result.
+        choice: Nodes to quantize, and options.
+        ranges: Ranges of the graph's tensors.
     """
     if form.quantized and choice.quantized:
         _quantize(model, form, choice, ranges)
@@ -103,13 +103,13 @@ def _quantize(model: ir.Model, form: PrecisionFormat, choice: ComponentChoice, r
 
 
 def _limits(tensor: TensorRanges, observer: str, form: PrecisionFormat) -> Range:
-    """What an observer says of a tensor; a tensor whose grid was changed since has only its extremes."""
+    """Limits that an observer chose for a tensor; a tensor that was changed since has only its extremes."""
     cuts = tensor.cuts.get(observer, {}).get(str(form.activations))
     return (tensor.low, tensor.high) if cuts is None else (cuts[0], cuts[1])
 
 
 def _smoothed(tensor: TensorRanges, factors: np.ndarray) -> TensorRanges:
-    """The ranges of a tensor whose channels were divided by factors."""
+    """Compute the ranges of a tensor after its channels were divided by factors."""
     low, high = np.array(tensor.channel_low) / factors, np.array(tensor.channel_high) / factors
     power = np.array(tensor.channel_power) / np.square(factors) if tensor.channel_power else np.empty(0)
     return replace(tensor, low=float(low.min()), high=float(high.max()), cuts={}, channel_power=tuple(power.tolist()))

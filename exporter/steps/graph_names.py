@@ -89,7 +89,7 @@ def tidy(graph: ir.Model, name: str, prefix: str) -> None:
     Args:
         graph: Changed in place.
         name: The graph's name from now on.
-        prefix: What the wrapper puts before the paths of the checkpoint's module.
+        prefix: Prefix of the wrapper before the paths of the checkpoint's module.
     """
     graph.graph.name = name
     graph.graph.metadata_props.clear()

@@ -68,7 +68,7 @@ def test_another_recipe_starts_from_the_beginning(tmp_path):
 def test_two_exports_to_one_folder(tmp_path):
     with (
         BundleWriter(tmp_path / "b", _recipe()),
-        pytest.raises(InputError, match="another export is writing it just now; wait for it or choose another folder"),
+        pytest.raises(InputError, match="another export is writing it; wait for it or choose another folder"),
         BundleWriter(tmp_path / "b", _recipe()),
     ):
         pass

@@ -38,6 +38,6 @@ def load_part(
     weights: dict[str, Any] = {}
     with safe_open(file.path, framework="pt") as opened:
         for name, place in match.places.items():
-            weights[name] = place.take(opened.get_tensor(match.prefix + place.name)).contiguous()
+            weights[name] = place.extract(opened.get_tensor(match.prefix + place.name)).contiguous()
     module.load_state_dict(weights, assign=True)
     return widen(module)

@@ -86,7 +86,7 @@ def _check(path: Path, what: str, name: str, entry: TensorEntry, place: Place, w
             f"{path}: tensor {name}: got the type {entry.dtype}, expected one of {', '.join(_FLOATS)}; quantized files "
             f"are not read, fetch one in fp16 or more"
         )
-    taken = place.take(np.broadcast_to(np.float32(0), entry.shape)).shape
+    taken = place.extract(np.broadcast_to(np.float32(0), entry.shape)).shape
     if taken != wanted:
         raise CheckpointError(
             f"{path}: tensor {name}: got shape {entry.shape}, expected one for the weight {wanted} of {what}; the file "

@@ -30,7 +30,7 @@ class Place:
     transposed: bool = False
     flattened: bool = False
 
-    def take(self, stored: Any) -> Any:
+    def extract(self, stored: Any) -> Any:
         """Extract the weight from a stored array or tensor; a view where possible."""
         if self.third is not None:
             rows = stored.shape[0] // 3
