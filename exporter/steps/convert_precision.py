@@ -58,7 +58,7 @@ def make_graph(
 
 
 def convert(model: ir.Model, form: PrecisionFormat, choice: ComponentChoice, ranges: ComponentRanges) -> ir.Model:
-    """Convert a graph to a precision format, in place, and return it. The same arguments give the same graph, bit for bit.
+    """Convert a graph to a precision format, in place, and return it. Equal arguments give equal graphs, bit for bit.
 
     Args:
         model: The fp32 graph as `optimize` left it.
