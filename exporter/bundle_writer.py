@@ -74,7 +74,7 @@ class BundleWriter:
             ) from error
         except OSError as error:
             raise InputError(
-                f"output {self.output}: cannot be written ({error.strerror}); choose another place"
+                f"output {self.output}: cannot be written ({error.strerror}); choose another folder"
             ) from error
         self._take_up()
         return self

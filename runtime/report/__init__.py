@@ -11,7 +11,7 @@ write_report(
     ],
 )
 
-Needs the extra `report` (jinja2, matplotlib), asked for only when a page is written.
+Needs the extra `report` (jinja2, matplotlib), which is imported only when a page is written.
 """
 
 from diffoundry.runtime.report.sections import (

@@ -1,4 +1,4 @@
-"""Sections to HTML, through the template beside this file. Needs jinja2; plots need matplotlib."""
+"""Renders sections to HTML with the template beside this file. Needs jinja2; plots need matplotlib."""
 
 import base64
 import io
@@ -25,11 +25,11 @@ _NUMBER = re.compile(r"[-+−±]?(\d|inf|nan|∞)")
 _BLANKS = ("", "-", "–")
 
 _SMALLEST = 128
-"""Images narrower than this many CSS pixels are shown enlarged to it."""
+"""Images narrower than this many CSS pixels are enlarged to it."""
 
 
 def render(title: str, sections: Sequence[Section], text: str = "") -> str:
-    """The page as text.
+    """Render the page as text.
 
     Raises:
         InputError: A table row has too many or too few cells.
@@ -74,7 +74,7 @@ def _shown_width(image: "Image") -> int:
 
 
 def _numeric_columns(table: Table) -> list[bool]:
-    """For each column whether its cells are numbers, or blanks and dashes between numbers."""
+    """Return for each column whether its cells are numbers, or blanks and dashes between numbers."""
     columns = [[row[index] for row in table.rows] for index in range(len(table.columns))]
     return [any(map(_is_number, cells)) and all(_is_number(c) or c in _BLANKS for c in cells) for cells in columns]
 

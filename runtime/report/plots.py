@@ -13,7 +13,7 @@ from diffoundry.runtime.report.sections import Bar, Bars, Curve, Curves, Panel
 
 __all__ = ["bars_svg", "curves_svg"]
 
-# matplotlib knows no CSS variables, so it draws in colours that stand for them and occur nowhere else.
+# matplotlib lacks CSS variables, so it draws in placeholder colours that occur nowhere else.
 _INK, _QUIET = "#010203", "#010204"
 _SERIES = tuple(f"#0102{index:02x}" for index in range(0x10, 0x16))
 _CSS = {_INK: "currentColor", _QUIET: "var(--quiet)"} | {
@@ -39,9 +39,9 @@ _STYLE = {
 
 
 def bars_svg(section: Bars) -> str:
-    """The plot as an <svg> element, transparent, in the colours of the CSS variables --series-0 to --series-5.
+    """Draw the plot as an <svg> element, transparent, in the colours of the CSS variables --series-0 to --series-5.
 
-    Each panel has its own scale, which begins at zero. A whisker shows the spread, a label the value.
+    Each panel has its own scale from zero. A whisker shows the spread, a label the value.
     """
     labels = list(dict.fromkeys(bar.label for panel in section.panels for bar in panel.bars))
     colors = {label: _SERIES[index % len(_SERIES)] for index, label in enumerate(labels)}
@@ -56,7 +56,7 @@ def bars_svg(section: Bars) -> str:
 
 
 def curves_svg(section: Curves) -> str:
-    """The plot as `bars_svg` makes it: a logarithmic scale, a dashed line where a curve has a limit."""
+    """Draw the plot as `bars_svg` does: a logarithmic scale, a dashed line where a curve has a limit."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
         FigureCanvasSVG(figure)
@@ -120,7 +120,7 @@ def _value_text(bar: Bar, unit: str) -> str:
 
 
 def _embed(svg: str) -> str:
-    """The <svg> element alone, as wide as the page allows, with CSS colours in place of the stand-ins."""
+    """Extract the <svg> element, make it as wide as the page allows, and set CSS colours for the placeholders."""
     element = svg[svg.index("<svg") :]
     element = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", element, count=1)
     element = re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1 aria-hidden="true"', element, count=1)

@@ -1,4 +1,4 @@
-"""What a report is made of: sections as plain data, free of HTML and of any library for it."""
+"""Sections of a report as plain data, free of HTML and of any library for it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,11 +26,11 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gate:
-    """A table cell that says whether a check held.
+    """A table cell with the result of a check.
 
     Attributes:
-        passed: True or False, or None where nothing was asked.
-        text: What is shown beside the mark, such as "at least 60 dB".
+        passed: True or False, or None where nothing was checked.
+        text: Text beside the mark, such as "at least 60 dB".
     """
 
     passed: bool | None
@@ -38,12 +38,12 @@ class Gate:
 
 
 Cell = str | Gate
-"""A table cell. Numbers are handed in as text, formatted by whoever knows their precision; they are right-aligned."""
+"""A table cell. Numbers are formatted as text by the caller, who knows their precision; they are right-aligned."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Text:
-    """Words alone.
+    """A section of text alone.
 
     Attributes:
         title: Heading of the section.
@@ -60,8 +60,8 @@ class ReportImage:
     """One image of a grid.
 
     Attributes:
-        image: A PIL image of any size; small ones are shown enlarged.
-        caption: Stands under it and is its alternative text.
+        image: A PIL image of any size; small ones are enlarged.
+        caption: Text below it, and its alternative text.
         note: A second, quieter line, such as "98.2 dB".
     """
 
@@ -77,7 +77,7 @@ class Images:
     Attributes:
         title: Heading of the section.
         images: In reading order.
-        columns: Images in a row, so that row by row the same things stand under each other; None fills the width.
+        columns: Images in a row, so that images in a column correspond; None fills the width.
         text: Plain text above; an empty line begins a new paragraph.
     """
 
@@ -94,8 +94,8 @@ class Table:
 
     Attributes:
         title: Heading of the section.
-        columns: Heads.
-        rows: Cells, as many in each row as there are heads; the first cell of a row names it.
+        columns: Headings.
+        rows: Cells, as many in each row as there are headings; the first cell of a row names it.
         text: Plain text above; an empty line begins a new paragraph.
     """
 
@@ -111,8 +111,8 @@ class Bar:
     """One bar of a plot.
 
     Attributes:
-        label: Whose it is; the same label has the same colour in every panel.
-        value: Its length.
+        label: Name of the bar; the same label has the same colour in every panel.
+        value: Length of the bar.
         low: Lower end of the spread.
         high: Upper end of the spread.
     """
@@ -125,10 +125,10 @@ class Bar:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Panel:
-    """Bars on one scale that begins at zero.
+    """Bars on one scale from zero.
 
     Attributes:
-        title: What is measured.
+        title: Measured quantity.
         bars: From top to bottom.
     """
 
@@ -138,12 +138,12 @@ class Panel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bars:
-    """Panels of bars under each other, each with a scale of its own.
+    """Panels of bars below each other, each with its own scale.
 
     Attributes:
         title: Heading of the section.
         panels: From top to bottom.
-        unit: Of all values, such as "ms".
+        unit: Unit of all values, such as "ms".
         text: Plain text above; an empty line begins a new paragraph.
     """
 
@@ -159,9 +159,9 @@ class Curve:
     """One line of a plot.
 
     Attributes:
-        label: Whose it is; lines without one are drawn in grey behind the others.
+        label: Name of the line; lines without one are drawn in grey behind the others.
         values: At x = 1, 2, 3 ...; zero, NaN and infinity leave a gap.
-        limit: What no value may exceed, drawn as a dashed line of the same colour, or None.
+        limit: Largest allowed value, drawn as a dashed line of the same colour, or None.
     """
 
     label: str
@@ -176,8 +176,8 @@ class Curves:
     Attributes:
         title: Heading of the section.
         curves: In the order of the legend.
-        x: What is counted, such as "step".
-        y: What the values are, with their unit.
+        x: Counted quantity, such as "step".
+        y: Measured quantity, with its unit.
         text: Plain text above; an empty line begins a new paragraph.
     """
 
@@ -206,4 +206,4 @@ class Facts:
 
 
 Section = Text | Images | Table | Bars | Curves | Facts
-"""Anything that a report shows."""
+"""Any section of a report."""

@@ -1,4 +1,4 @@
-"""Writes a report whole or not at all."""
+"""Writes a report atomically."""
 
 import importlib.util
 import os
@@ -15,9 +15,9 @@ _LIBRARIES = ("jinja2", "matplotlib")
 
 
 def require_report() -> None:
-    """Ask for the libraries of the extra `report`, so that a command can say so before its work and not after.
+    """Check for the libraries of the extra `report`, so that a command can report their absence before its work.
 
-    They are only looked for: what is measured next must not carry them in its memory.
+    They are not imported: the next measurement must not have them in its memory.
 
     Raises:
         MissingExtraError: One of them is not installed.
@@ -31,7 +31,7 @@ def write_report(path: str | os.PathLike[str], title: str, sections: Sequence[Se
     """Write one HTML file that needs no other file and no network.
 
     Args:
-        path: Where; an existing file is replaced when the new one is complete.
+        path: File to write; an existing file is replaced when the new one is complete.
         title: Heading of the page.
         sections: In reading order.
         text: Plain text under the heading; an empty line begins a new paragraph.
@@ -49,4 +49,4 @@ def write_report(path: str | os.PathLike[str], title: str, sections: Sequence[Se
         os.replace(beside, target)
     except OSError as error:
         beside.unlink(missing_ok=True)
-        raise InputError(f"report {target}: cannot be written ({error.strerror}); choose another place") from error
+        raise InputError(f"report {target}: cannot be written ({error.strerror}); choose another folder") from error

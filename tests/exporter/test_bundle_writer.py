@@ -97,7 +97,7 @@ def test_a_folder_that_is_no_bundle_is_never_overwritten(tmp_path):
 def test_an_output_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(InputError, match=r"cannot be written \(Not a directory\); choose another place"),
+        pytest.raises(InputError, match=r"cannot be written \(Not a directory\); choose another folder"),
         BundleWriter(tmp_path / "file" / "b", _recipe()),
     ):
         pass
