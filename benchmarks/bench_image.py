@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lib.interleaved import Candidate, Result, machine, run_in_turns
+from lib.interleaved import BenchmarkRow, Result, machine, run_in_turns
 
 from diffoundry.runtime.bundle.checksums import sha256_of
 
@@ -44,8 +44,8 @@ def main() -> None:
     }
     common = {"bundle": str(asked.bundle), "request": request, "precision": asked.precision}
     rows = [
-        Candidate(name=OURS, opener="lib.baselines:our_image", options={"target": "openvino", **common}),
-        Candidate(name=THEIRS, opener="lib.baselines:genai_image", options=common),
+        BenchmarkRow(name=OURS, opener="lib.baselines:our_image", options={"target": "openvino", **common}),
+        BenchmarkRow(name=THEIRS, opener="lib.baselines:genai_image", options=common),
     ]
     for file in asked.bundle.rglob("*.bin"):  # otherwise the first candidate would read them from the disk
         sha256_of(file)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lib.interleaved import Candidate, Result, machine, run_in_turns
+from lib.interleaved import BenchmarkRow, Result, machine, run_in_turns
 
 CASES = (
     *("4096x4096x8x40", "1024x1024x8x80", "256x256x8x160", "64x64x8x160"),  # SD 1.5 at 512 x 512
@@ -56,7 +56,7 @@ def main() -> None:
         sizes = {"batch": asked.batch, "queries": queries, "keys": keys, "heads": heads, "width": width}
         sizes["threads"] = asked.threads
         candidates = [
-            Candidate(name=name, opener=f"bench_native_attention:{opener}", options={**sizes, **options})
+            BenchmarkRow(name=name, opener=f"bench_native_attention:{opener}", options={**sizes, **options})
             for name, (opener, options) in ROWS.items()
         ]
         results = run_in_turns(candidates, asked.rounds, lambda line: print(line, file=sys.stderr))

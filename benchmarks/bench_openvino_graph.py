@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from bench_unet import TERA_OPERATIONS
 from lib.baselines import unet_feeds
-from lib.interleaved import Candidate, Result, machine, run_in_turns
+from lib.interleaved import BenchmarkRow, Result, machine, run_in_turns
 
 ROWS = ("traced", "portable", "gated", "heads", "time", "upsampling", "native", "winograd")
 """From `gated` on, each row has the rewrites of the rows before it."""
@@ -53,7 +53,7 @@ def main() -> None:
     rows = [row for row in ROWS if row not in _SKIPPED[asked.precision] and (row != "traced" or asked.traced)]
     work = {name: getattr(asked, name) for name in ("precision", "size", "batch", "dynamic")}
     candidates = [
-        Candidate(
+        BenchmarkRow(
             name=row,
             opener="bench_openvino_graph:open_row",
             options={"graph": str(asked.traced if row == "traced" else asked.graph), "row": row, **work},

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.baselines import unet_feeds
-from lib.interleaved import Candidate, machine, run_in_turns
+from lib.interleaved import BenchmarkRow, machine, run_in_turns
 
 KINDS = ("static", "dynamic")
 
@@ -71,7 +71,7 @@ def _measure(asked: argparse.Namespace) -> list[dict[str, Any]]:
     for size, batch, threads in product(asked.sizes, asked.batches, asked.threads):
         work = {"size": size, "batch": batch, "threads": threads}
         candidates = [
-            Candidate(
+            BenchmarkRow(
                 name=kind,
                 opener="bench_openvino_scaling:open_engine",
                 options={"bundle": str(asked.bundle), "precision": asked.precision, "kind": kind, **work},

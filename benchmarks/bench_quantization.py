@@ -55,14 +55,14 @@ def main() -> None:
     parser.add_argument("--speed-only", action="store_true")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
-    tables = {name: Comparison(Bundle(asked.bundle), name, asked).table() for name in asked.engine or list(TOOLS)}
+    tables = {name: EngineTable(Bundle(asked.bundle), name, asked).table() for name in asked.engine or list(TOOLS)}
     for name, table in tables.items():
         print(f"\n{name}\n\n{markdown(table)}")
     if asked.json:
         asked.json.write_text(json.dumps(tables, indent=2))
 
 
-class Comparison:
+class EngineTable:
     """Compares all rows on one engine."""
 
     def __init__(self, bundle: Bundle, engine: str, asked: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from lib.baselines import plain_graph
-from lib.interleaved import Candidate, Result, machine, run_in_turns
+from lib.interleaved import BenchmarkRow, Result, machine, run_in_turns
 
 from diffoundry.runtime.bundle.bundle import Bundle
 
@@ -56,13 +56,13 @@ def _report_line(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _candidates(asked: argparse.Namespace) -> list[Candidate]:
+def _candidates(asked: argparse.Namespace) -> list[BenchmarkRow]:
     bundle = Bundle(asked.bundle)
     assert bundle.manifest is not None, f"{asked.bundle} has no manifest"
     random = "random_weights_seed" in bundle.manifest.recipe.source
     work = {"size": asked.size, "batch": asked.batch}
     rows = [
-        Candidate(
+        BenchmarkRow(
             name=f"diffoundry {spec.target} {spec.precision}",
             opener="lib.baselines:our_unet",
             options={"bundle": str(asked.bundle), "target": spec.target, "precision": spec.precision, **work},
@@ -72,7 +72,7 @@ def _candidates(asked: argparse.Namespace) -> list[Candidate]:
     ]
     plain = {"config": dict(bundle.config("unet")), "graph": "", **work}
     rows += [
-        Candidate(
+        BenchmarkRow(
             name=f"plain graph, OpenVINO {kind}",
             opener="lib.baselines:openvino_unet",
             options={"precision": kind, **plain},
@@ -80,12 +80,12 @@ def _candidates(asked: argparse.Namespace) -> list[Candidate]:
         for kind in ("bf16", "fp32")
     ]
     rows.append(
-        Candidate(name="plain graph, ONNX Runtime fp32", opener="lib.baselines:onnxruntime_unet", options=plain)
+        BenchmarkRow(name="plain graph, ONNX Runtime fp32", opener="lib.baselines:onnxruntime_unet", options=plain)
     )
     torch = {"model": asked.model, "random_weights": random, **work}
     kinds = {"bf16": ("bfloat16", True), "fp32": ("float32", False)}
     rows += [
-        Candidate(
+        BenchmarkRow(
             name=f"PyTorch {kind}{', channels last' if last else ''}",
             opener="lib.baselines:torch_unet",
             options={"dtype": dtype, "channels_last": last, **torch},

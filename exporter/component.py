@@ -8,7 +8,7 @@ from diffoundry.runtime.bundle.dims import parse_size, size_of
 from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
 from diffoundry.runtime.errors import CheckpointError, InputError
 
-__all__ = ["Call", "Component", "ComponentKind", "Config", "Configs", "Family", "fixed_size", "read_field"]
+__all__ = ["Call", "Component", "ComponentKind", "Config", "Configs", "FamilyDeclaration", "fixed_size", "read_field"]
 
 _T = TypeVar("_T")
 
@@ -95,7 +95,7 @@ class ComponentKind:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Family:
+class FamilyDeclaration:
     """Components of a pipeline, and further folders of the checkpoint for the bundle.
 
     Attributes:

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
-__all__ = ["Candidate", "Result", "machine", "run_in_turns"]
+__all__ = ["BenchmarkRow", "Result", "machine", "run_in_turns"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Candidate:
+class BenchmarkRow:
     """One row of a table.
 
     Attributes:
@@ -62,7 +62,7 @@ class Result:
 
 
 def run_in_turns(
-    candidates: Sequence[Candidate], rounds: int, progress: Callable[[str], None] = print, *, together: bool = True
+    candidates: Sequence[BenchmarkRow], rounds: int, progress: Callable[[str], None] = print, *, together: bool = True
 ) -> dict[str, Result]:
     """Open every candidate, then let each do one call a round.
 
@@ -106,7 +106,7 @@ def _last(result: Result) -> str:
 
 
 class _Process:
-    def __init__(self, candidate: Candidate, result: Result, progress: Callable[[str], None]) -> None:
+    def __init__(self, candidate: BenchmarkRow, result: Result, progress: Callable[[str], None]) -> None:
         context = multiprocessing.get_context("spawn")
         self._result = result
         self._pipe, theirs = context.Pipe()
@@ -147,7 +147,7 @@ class _Process:
         return answer
 
 
-def _serve(candidate: Candidate, pipe: Connection) -> None:
+def _serve(candidate: BenchmarkRow, pipe: Connection) -> None:
     try:
         module, _, name = candidate.opener.partition(":")
         start = time.perf_counter()

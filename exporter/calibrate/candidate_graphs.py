@@ -17,7 +17,7 @@ from diffoundry.targets.base import PrecisionFormat
 
 __all__ = ["NarrowFloats", "QuantizedGraphs"]
 
-Load = Callable[[str], ir.Model]
+LoadGraph = Callable[[str], ir.Model]
 """Loads a component's portable graph."""
 
 
@@ -34,7 +34,7 @@ class QuantizedGraphs:
 
     def __init__(
         self,
-        load: Load,
+        load: LoadGraph,
         components: Sequence[str],
         formats: Sequence[PrecisionFormat],
         ranges: Mapping[str, ComponentRanges],
@@ -118,7 +118,7 @@ class NarrowFloats:
     format_count: ClassVar[int] = 1
 
     def __init__(
-        self, load: Load, components: Sequence[str], floats: str, float32: Mapping[str, Sequence[str]]
+        self, load: LoadGraph, components: Sequence[str], floats: str, float32: Mapping[str, Sequence[str]]
     ) -> None:
         """Collect the units of the graphs.
 

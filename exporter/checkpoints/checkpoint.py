@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Self
 from diffoundry.exporter.checkpoints.aliases import read_aliases
 from diffoundry.exporter.checkpoints.checks import check_classes, check_folder, check_index, read_configs
 from diffoundry.exporter.checkpoints.controlnets import controlnet_folders, diffusers_index, joined_index
-from diffoundry.exporter.checkpoints.resolve import Progress, configs_of, find_root, forms
+from diffoundry.exporter.checkpoints.resolve import DownloadProgress, configs_of, find_root, forms
 from diffoundry.exporter.checkpoints.single_file import PREDICTION_TYPE, SingleFile
 from diffoundry.exporter.checkpoints.vae_override import check_fits, vae_class
 from diffoundry.exporter.checkpoints.weight_files import read_json, resolve_weights
-from diffoundry.exporter.component import Component, Config, Family
+from diffoundry.exporter.component import Component, Config, FamilyDeclaration
 from diffoundry.exporter.families.lookup import find_family
 from diffoundry.runtime.bundle.checksums import sha256_of
 from diffoundry.runtime.bundle.dims import parse_size
@@ -42,7 +42,7 @@ class Checkpoint:
         root: The folder.
         seed: Seed of random weights, or None when the folder's weights are used.
         model_index: model_index.json.
-        family: Family of its pipeline class.
+        family: FamilyDeclaration of its pipeline class.
         components: The family's components as configured in this checkpoint, in the order of export.
         loras: LoRAs added to the weights when they are loaded.
         controlnets: Joined ControlNets by the user's names: folders or aliases.
@@ -56,7 +56,7 @@ class Checkpoint:
     root: Path
     seed: int | None
     model_index: Config
-    family: Family
+    family: FamilyDeclaration
     components: tuple[Component, ...]
     loras: tuple[FusedLora, ...] = ()
     controlnets: tuple[str, ...] = ()
@@ -321,7 +321,7 @@ def open_checkpoint(
     seed: int = 0,
     revision: str | None = None,
     prediction_type: str | None = None,
-    progress: Progress | None = None,
+    progress: DownloadProgress | None = None,
     without: Collection[str] = (),
     vae: str | None = None,
 ) -> Checkpoint:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from diffoundry.exporter.checkpoints.tokenizer_files import check_tokenizer_files
 from diffoundry.exporter.checkpoints.weight_files import read_json
-from diffoundry.exporter.component import Config, Configs, Family
+from diffoundry.exporter.component import Config, Configs, FamilyDeclaration
 from diffoundry.runtime.errors import CheckpointError
 
 __all__ = ["check_classes", "check_folder", "check_index", "read_configs"]
@@ -25,7 +25,7 @@ def check_index(path: Path, index: Config) -> None:
                 raise CheckpointError(f"{path}: names {text!r}, expected no path; the checkpoint is not trusted")
 
 
-def check_classes(path: Path, index: Config, family: Family) -> None:
+def check_classes(path: Path, index: Config, family: FamilyDeclaration) -> None:
     """Check that model_index.json names only classes of the family.
 
     Raises:
@@ -41,14 +41,14 @@ def check_classes(path: Path, index: Config, family: Family) -> None:
             )
 
 
-def read_configs(root: Path, outside: Mapping[str, Path], index: Config, family: Family) -> Configs:
+def read_configs(root: Path, outside: Mapping[str, Path], index: Config, family: FamilyDeclaration) -> Configs:
     """Read the config.json of every network.
 
     Args:
         root: The checkpoint's folder.
         outside: Networks to their folders, for networks that lie elsewhere.
         index: model_index.json.
-        family: Family of the networks.
+        family: FamilyDeclaration of the networks.
 
     Raises:
         CheckpointError: One is missing or damaged.

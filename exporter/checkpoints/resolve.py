@@ -8,16 +8,16 @@ from diffoundry.exporter.checkpoints.aliases import Alias, package_path, read_al
 from diffoundry.exporter.configs.assemble import assemble_configs
 from diffoundry.runtime.errors import CheckpointError
 
-__all__ = ["Progress", "configs_of", "find_root", "forms"]
+__all__ = ["DownloadProgress", "configs_of", "find_root", "forms"]
 
-Progress = Callable[[str, int, int], None]
+DownloadProgress = Callable[[str, int, int], None]
 """Called while files are downloaded: (file, bytes so far, bytes in all)."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def find_root(
-    model: str, alias: Alias | None, revision: str | None, progress: Progress | None, without: Collection[str]
+    model: str, alias: Alias | None, revision: str | None, progress: DownloadProgress | None, without: Collection[str]
 ) -> Path:
     """Find the folder of a checkpoint with weights, downloaded from the hub if needed.
 

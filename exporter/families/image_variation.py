@@ -5,7 +5,7 @@ diffusers: `StableDiffusionImageVariationPipeline`.
 
 from dataclasses import replace
 
-from diffoundry.exporter.component import Component, Configs, Family, read_field
+from diffoundry.exporter.component import Component, Configs, FamilyDeclaration, read_field
 from diffoundry.exporter.components.clip_vision import IMAGE_ENCODER
 from diffoundry.exporter.components.safety_checker import SAFETY_CHECKER
 from diffoundry.exporter.components.unet import UNET
@@ -31,7 +31,7 @@ def _describe_unet(configs: Configs) -> Component:
     return replace(unet, inputs=tuple(one), example=example)
 
 
-FAMILY = Family(
+FAMILY = FamilyDeclaration(
     name="image_variation",
     components=(IMAGE_ENCODER, replace(UNET, describe=_describe_unet), VAE_ENCODER, VAE_DECODER, SAFETY_CHECKER),
     folders=("scheduler", "feature_extractor"),

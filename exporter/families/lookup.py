@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
-from diffoundry.exporter.component import Family
+from diffoundry.exporter.component import FamilyDeclaration
 from diffoundry.exporter.components.controlnet import controlnet
 from diffoundry.runtime.engines.plugins import resolve
 from diffoundry.runtime.errors import CheckpointError
@@ -14,7 +14,7 @@ from diffoundry.runtime.pipelines.registry import FAMILY_TABLE, family_of_class
 __all__ = ["find_family"]
 
 
-def find_family(index: Mapping[str, Any], without: Collection[str] = ()) -> Family:
+def find_family(index: Mapping[str, Any], without: Collection[str] = ()) -> FamilyDeclaration:
     """Find the family of a model_index.json, without the optional components that the checkpoint lacks.
 
     ControlNets come last, named "controlnet", "controlnet_1" ...
@@ -31,7 +31,7 @@ def find_family(index: Mapping[str, Any], without: Collection[str] = ()) -> Fami
     if entry is None:
         known = ", ".join(sorted(name for entry in FAMILY_TABLE for name in entry.classes))
         raise CheckpointError(f"model_index.json: pipeline class: got {pipeline_class!r}, expected one of {known}")
-    family = cast("Family", resolve(entry.exporter))
+    family = cast("FamilyDeclaration", resolve(entry.exporter))
     kept = [kind for kind in family.components if not (kind.optional and _lacks(index, kind.source, without))]
     unused = {kind.folder for kind in family.components} - {kind.folder for kind in kept}
     controlnets = tuple(controlnet(name) for name in index if is_controlnet(name))

@@ -3,7 +3,7 @@
 Rombach et al. 2022, https://arxiv.org/abs/2112.10752.
 """
 
-from diffoundry.exporter.component import Family
+from diffoundry.exporter.component import FamilyDeclaration
 from diffoundry.exporter.components.clip_text import clip_text_encoder
 from diffoundry.exporter.components.safety_checker import SAFETY_CHECKER
 from diffoundry.exporter.components.unet import UNET
@@ -11,7 +11,7 @@ from diffoundry.exporter.components.vae import VAE_DECODER, VAE_ENCODER
 
 __all__ = ["FAMILY"]
 
-FAMILY = Family(
+FAMILY = FamilyDeclaration(
     name="stable_diffusion",
     components=(clip_text_encoder(normalized=True), UNET, VAE_ENCODER, VAE_DECODER, SAFETY_CHECKER),
     folders=("scheduler", "tokenizer", "feature_extractor"),

@@ -3,7 +3,7 @@
 Esser et al. 2024, https://arxiv.org/abs/2403.03206. diffusers: `StableDiffusion3Pipeline`.
 """
 
-from diffoundry.exporter.component import Family
+from diffoundry.exporter.component import FamilyDeclaration
 from diffoundry.exporter.components.clip_text import clip_text_encoder
 from diffoundry.exporter.components.sd3_transformer import sd3_transformer
 from diffoundry.exporter.components.t5_text import t5_text_encoder
@@ -14,7 +14,7 @@ __all__ = ["FAMILY"]
 _CLIP_TOKENS, _T5_TOKENS = 77, 256
 """Tokens of a prompt; the second is the default of diffusers' `max_sequence_length`."""
 
-FAMILY = Family(
+FAMILY = FamilyDeclaration(
     name="stable_diffusion_3",
     components=(
         *(

@@ -5,14 +5,14 @@ Podell et al. 2023, https://arxiv.org/abs/2307.01952.
 
 from dataclasses import replace
 
-from diffoundry.exporter.component import Family
+from diffoundry.exporter.component import FamilyDeclaration
 from diffoundry.exporter.components.clip_text import clip_text_encoder
 from diffoundry.exporter.components.unet import UNET
 from diffoundry.exporter.components.vae import VAE_DECODER, VAE_ENCODER
 
 __all__ = ["FAMILY"]
 
-FAMILY = Family(
+FAMILY = FamilyDeclaration(
     name="stable_diffusion_xl",
     components=(
         replace(clip_text_encoder(hidden_states=True), optional=True),

@@ -29,11 +29,11 @@ from diffoundry.runtime.bench.request import BenchRequest
 from diffoundry.runtime.engines.protocol import EngineOptions
 from diffoundry.runtime.errors import DiffoundryError
 
-__all__ = ["Comparison", "Progress", "bench", "compare"]
+__all__ = ["BenchProgress", "Comparison", "bench", "compare"]
 
 FloatArray = npt.NDArray[np.float32]
 
-Progress = Callable[[str, int, int], None]
+BenchProgress = Callable[[str, int, int], None]
 """Called with (label of the act that begins, acts done, acts in all)."""
 
 _PAUSE = 0.1
@@ -114,7 +114,7 @@ def bench(
     target: str | None = None,
     precision: str | None = None,
     options: EngineOptions | None = None,
-    progress: Progress | None = None,
+    progress: BenchProgress | None = None,
 ) -> BenchReport:
     """Measure a bundle on this machine. Needs only the runtime and the bundle's engine.
 
@@ -137,7 +137,11 @@ def bench(
 
 
 def compare(
-    ours: BundleCandidate, baselines: Sequence[Candidate], request: BenchRequest, *, progress: Progress | None = None
+    ours: BundleCandidate,
+    baselines: Sequence[Candidate],
+    request: BenchRequest,
+    *,
+    progress: BenchProgress | None = None,
 ) -> Comparison:
     """Measure a bundle and baselines at the same work in one run, taking turns so that noise affects all alike.
 
@@ -173,7 +177,7 @@ def compare(
     )
 
 
-def _run(turns: Sequence[_Turn], request: BenchRequest, progress: Progress) -> None:
+def _run(turns: Sequence[_Turn], request: BenchRequest, progress: BenchProgress) -> None:
     acts = list(_acts(turns, request))
     for index, (turn, what, act) in enumerate(acts):
         progress(f"{turn.candidate.name}: {what}", index, len(acts))

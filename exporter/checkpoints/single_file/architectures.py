@@ -7,7 +7,7 @@ from typing import Any
 
 from diffoundry.exporter.checkpoints.aliases import package_path
 
-__all__ = ["ARCHITECTURES", "UNET_PREFIX", "Architecture", "Changes", "Part"]
+__all__ = ["ARCHITECTURES", "UNET_PREFIX", "Architecture", "Changes", "FilePart"]
 
 UNET_PREFIX = "model.diffusion_model."
 
@@ -16,7 +16,7 @@ Changes = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
+class FilePart:
     """One network of a single file.
 
     Attributes:
@@ -50,20 +50,20 @@ class Architecture:
 
     name: str
     configs: Path
-    parts: tuple[Part, ...]
+    parts: tuple[FilePart, ...]
     pipelines: Mapping[int, str]
     prediction: str | None = "epsilon"
     for_prediction: Mapping[str, Changes] = field(default_factory=dict)
     for_channels: Mapping[int, Changes] = field(default_factory=dict)
 
 
-_UNET = Part(source="unet", title="UNet", layout="unet", prefixes=(UNET_PREFIX,))
-_VAE = Part(source="vae", title="VAE", layout="vae", prefixes=("first_stage_model.", "vae."))
+_UNET = FilePart(source="unet", title="UNet", layout="unet", prefixes=(UNET_PREFIX,))
+_VAE = FilePart(source="vae", title="VAE", layout="vae", prefixes=("first_stage_model.", "vae."))
 
 
-def _text(source: str, layout: str, prefix: str) -> Part:
+def _text(source: str, layout: str, prefix: str) -> FilePart:
     title = "second text encoder" if source == "text_encoder_2" else "text encoder"
-    return Part(source=source, title=title, layout=layout, prefixes=(prefix,))
+    return FilePart(source=source, title=title, layout=layout, prefixes=(prefix,))
 
 
 def _scheduler(name: str) -> Changes:

@@ -7,7 +7,7 @@ import torch
 from accelerate import init_empty_weights
 from safetensors import safe_open
 
-from diffoundry.exporter.checkpoints.single_file.architectures import Architecture, Part
+from diffoundry.exporter.checkpoints.single_file.architectures import Architecture, FilePart
 from diffoundry.exporter.checkpoints.single_file.match import match_part
 from diffoundry.exporter.checkpoints.weight_files import read_json
 from diffoundry.exporter.checkpoints.weights import build_module, widen
@@ -17,7 +17,7 @@ __all__ = ["load_part"]
 
 
 def load_part(
-    file: Safetensors, architecture: Architecture, part: Part, folder: Path, module_class: str
+    file: Safetensors, architecture: Architecture, part: FilePart, folder: Path, module_class: str
 ) -> torch.nn.Module:
     """Build a module in fp32 for inference.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffoundry.exporter.checkpoints.single_file.architectures import Architecture, Part
+from diffoundry.exporter.checkpoints.single_file.architectures import Architecture, FilePart
 from diffoundry.exporter.checkpoints.single_file.names import Place, place_weights, unused_in
 from diffoundry.exporter.checkpoints.weight_files import name_some
 from diffoundry.exporter.component import Config
@@ -34,7 +34,7 @@ class Match:
 def match_part(
     path: Path,
     architecture: Architecture,
-    part: Part,
+    part: FilePart,
     entries: Mapping[str, TensorEntry],
     wanted: Mapping[str, tuple[int, ...]],
     config: Config,

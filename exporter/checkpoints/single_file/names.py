@@ -44,7 +44,7 @@ def place_weights(layout: str, names: Collection[str], config: Config) -> dict[s
     """Map weights to their places; a weight that the layout has no name for is left out.
 
     Args:
-        layout: As in `Part`.
+        layout: As in `FilePart`.
         names: All weights of the network, as in its torch module's state dict.
         config: Its config.json.
     """
@@ -55,7 +55,7 @@ def unused_in(layout: str, name: str, config: Config) -> bool:
     """Return whether a tensor belongs to no weight but is known and harmless in checkpoints of this layout.
 
     Args:
-        layout: As in `Part`.
+        layout: As in `FilePart`.
         name: Name without the network's prefix.
         config: The network's config.json.
     """
