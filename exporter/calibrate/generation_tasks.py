@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from diffoundry.calibration.prompts import SeededPrompt
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.engines.session import EngineSession
-from diffoundry.runtime.images.pixels import postprocess, preprocess
-from diffoundry.runtime.models.autoencoder_kl import open_vae
+from diffoundry.runtime.images.pixels import preprocess
+from diffoundry.runtime.images.postprocess import postprocess
+from diffoundry.runtime.models.registry import open_vae
 from diffoundry.runtime.models.roles import CONTROLNET, DENOISER
 from diffoundry.runtime.pipelines import open_pipeline
 from diffoundry.runtime.pipelines.example_inputs import make_example_inputs

@@ -1,32 +1,27 @@
-"""Converts images for the VAE and back, bit for bit as diffusers' `VaeImageProcessor`."""
+"""Converts images for the VAE, bit for bit as diffusers' `VaeImageProcessor`."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffoundry.runtime.errors import EngineError, InputError
+from diffoundry.runtime.errors import InputError
 
 if TYPE_CHECKING:  # Pillow takes 0.2 s to import: only code that handles images pays for it
     from PIL.Image import Image
 
 __all__ = [
-    "OUTPUT_TYPES",
     "ImageInput",
     "check_pil",
     "describe_image_fault",
-    "postprocess",
     "preprocess",
     "read_pixels",
     "resize_nearest",
     "snap_size",
-    "to_pil",
 ]
 
 ImageInput: TypeAlias = "Image | NDArray[np.floating[Any]] | Sequence[Image] | Sequence[NDArray[np.floating[Any]]]"
-
-OUTPUT_TYPES = ("pil", "np", "latent")
 
 # Modes whose samples are 8 bits a channel; PIL's conversion of the others to RGB cuts off instead of scaling.
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB")
@@ -106,39 +101,6 @@ def _read(image: ImageInput, height: int | None, width: int | None, factor: int)
     check_pil(images, "image")
     height, width = snap_size(height or images[0].height, width or images[0].width, factor)
     return np.stack([_resize_pil(item, height, width) for item in images])
-
-
-@overload
-def postprocess(sample: NDArray[Any], output_type: Literal["pil"] = "pil") -> "list[Image]": ...
-@overload
-def postprocess(sample: NDArray[Any], output_type: Literal["np", "latent"]) -> NDArray[Any]: ...
-@overload
-def postprocess(sample: NDArray[Any], output_type: str) -> "list[Image] | NDArray[Any]": ...
-def postprocess(sample: NDArray[Any], output_type: str = "pil") -> "list[Image] | NDArray[Any]":
-    """Convert the VAE decoder's output to images.
-
-    diffusers: `VaeImageProcessor.postprocess`.
-
-    Args:
-        sample: Floats, (B, 3, H, W), about -1..1.
-        output_type: "pil" for PIL images; "np" for a float32 array (B, H, W, 3) in 0..1; "latent" for `sample` itself.
-
-    Raises:
-        InputError: Another shape or output type.
-        EngineError: The sample holds NaN, which a PIL image cannot hold; diffusers would give noise.
-    """
-    if output_type not in OUTPUT_TYPES:
-        raise InputError(f"output_type: got {output_type!r}, expected one of {', '.join(OUTPUT_TYPES)}")
-    if output_type == "latent":
-        return sample
-    if sample.ndim != 4 or sample.shape[1] != 3 or not np.issubdtype(sample.dtype, np.floating):
-        raise InputError(
-            f"decoded sample: got {sample.dtype} {sample.shape}, expected floats (batch, 3, height, width)"
-        )
-    pixels = np.clip(sample * 0.5 + 0.5, 0, 1).transpose(0, 2, 3, 1).astype(np.float32)
-    if output_type == "np":
-        return pixels
-    return to_pil(pixels)
 
 
 def describe_image_fault(image: "Image | NDArray[Any]") -> str | None:
@@ -232,20 +194,3 @@ def resize_nearest(pixels: NDArray[Any], height: int, width: int) -> NDArray[Any
         index = np.multiply(np.arange(size), scale, dtype=np.float32).astype(np.intp)
         pixels = pixels.take(np.minimum(index, pixels.shape[axis] - 1), axis=axis)
     return pixels
-
-
-def to_pil(pixels: NDArray[np.float32]) -> "list[Image]":
-    """Convert pixels (B, H, W, 3) in 0..1 to PIL images.
-
-    Raises:
-        EngineError: They hold NaN, which a PIL image cannot hold; diffusers would give noise.
-    """
-    from PIL.Image import fromarray
-
-    broken = int(np.isnan(pixels).sum())
-    if broken:
-        raise EngineError(
-            f"decoded sample: {broken} of {pixels.size} values are NaN, expected numbers; run the bundle in a higher "
-            f"precision, or 'diffoundry verify' to find the component at fault"
-        )
-    return [fromarray(image) for image in np.round(pixels * 255).astype(np.uint8)]

@@ -6,45 +6,18 @@ from typing import ClassVar
 
 import numpy as np
 
-from diffoundry.runtime.engines.plugins import resolve
 from diffoundry.runtime.engines.session import EngineSession
-from diffoundry.runtime.errors import BundleError
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.models.roles import VAE_DECODER, VAE_ENCODER
 from diffoundry.runtime.models.vae_tiling import Tiles
 from diffoundry.runtime.random import Generator, randn_tensor
 
-__all__ = ["SCALING_FACTOR", "AutoencoderKL", "open_vae"]
+__all__ = ["SCALING_FACTOR", "AutoencoderKL"]
 
 SCALING_FACTOR = 0.18215
 """Default of diffusers for `scaling_factor`, which the configs of the first checkpoints do not name."""
 
-_CLASSES = {
-    "AutoencoderKL": "diffoundry.runtime.models.autoencoder_kl:AutoencoderKL",
-    "AutoencoderTiny": "diffoundry.runtime.models.autoencoder_tiny:AutoencoderTiny",
-}
-
 _INPUTS = {VAE_ENCODER: "sample", VAE_DECODER: "latent_sample"}
-
-
-def open_vae(session: EngineSession, *, normalize_latents: bool = False) -> "AutoencoderKL":
-    """Return the wrapper of the bundle's VAE, by the class of its network.
-
-    Args:
-        session: The engines.
-        normalize_latents: As in `AutoencoderKL`.
-
-    Raises:
-        BundleError: The bundle has no VAE decoder, or one of a class that this version does not know.
-    """
-    network = session.bundle.network(session.bundle.component(VAE_DECODER)) or "AutoencoderKL"
-    if network not in _CLASSES:
-        raise BundleError(
-            f"bundle {session.bundle.root}: got the VAE {network!r}, expected one of {', '.join(_CLASSES)}; "
-            f"upgrade diffoundry"
-        )
-    vae: AutoencoderKL = resolve(_CLASSES[network])(session, normalize_latents=normalize_latents)
-    return vae
 
 
 class AutoencoderKL:

@@ -56,8 +56,8 @@ class Denoiser(Protocol):
     def image_tokens(self, shape: tuple[int, ...]) -> int | None:
         """Return the number of tokens of latents of a shape, which shifts flow-matching schedules; None without."""
 
-    def embed_guidance(self, scale: float, rows: int) -> Feeds:
-        """Return the guidance scale as inputs of `rows` rows; only where `embeds_guidance`."""
+    def embed_guidance(self, scale: float) -> Feeds:
+        """Return the guidance scale as inputs of one row; only where `embeds_guidance`."""
 
     def __call__(self, sample: FloatArray, timestep: float, conditioning: Feeds) -> FloatArray:
         """Predict.

@@ -63,7 +63,7 @@ class UNet2DConditionModel:
         """See `Denoiser`: a UNet has none."""
         return None
 
-    def embed_guidance(self, scale: float, rows: int) -> Feeds:
+    def embed_guidance(self, scale: float) -> Feeds:
         """Return the guidance scale w as sines and cosines of 1000 (w - 1).
 
         Luo et al. 2023, section 4.1, https://arxiv.org/abs/2310.04378.
@@ -74,7 +74,7 @@ class UNet2DConditionModel:
         step = np.log(np.float32(10000.0)) / np.float32(half - 1)
         angles = np.float32(scale - 1) * np.float32(1000.0) * exp(np.arange(half, dtype=np.float32) * -step)
         embedding = np.pad(np.concatenate([np.sin(angles), np.cos(angles)]), (0, self._guidance_width % 2))
-        return {"timestep_cond": np.repeat(embedding[None], rows, axis=0)}
+        return {"timestep_cond": embedding[None]}
 
     def __call__(self, sample: FloatArray, timestep: float, conditioning: Feeds) -> FloatArray:
         """See `Denoiser`; the timestep is passed as it is."""

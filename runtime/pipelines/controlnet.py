@@ -212,7 +212,7 @@ class ControlNets:
 
     def begin(
         self,
-        inputs: ControlNetInputs,
+        inputs: ControlNetInputs | None,
         guidance: Guidance,
         condition: Condition,
         *,
@@ -224,7 +224,7 @@ class ControlNets:
         """Return the source of the residuals of one run.
 
         Args:
-            inputs: Of the call, checked.
+            inputs: Of the call, checked; None where no image guides it.
             guidance: Of the denoiser.
             condition: Of the prompts.
             scale_factor: Pixels to a latent.
@@ -236,9 +236,9 @@ class ControlNets:
             InputError: An image is none, or no PIL image where it must be cropped.
         """
         nets: list[_ActiveNet] = []
-        guess_mode = inputs.control_image is not None and bool(inputs.guess_mode or self._models[0].pooled)
+        guess_mode = inputs is not None and bool(inputs.guess_mode or self._models[0].pooled)
         conditional_only = guess_mode and guidance.copies > 1
-        if inputs.control_image is not None:
+        if inputs is not None:
             count = len(self._models)
             rows = len(next(iter(condition.conditional.values())))
             for index, (model, image) in enumerate(zip(self._models, inputs.images(count), strict=True)):

@@ -1,7 +1,7 @@
 """Guidance: the rows that the denoiser is fed for each image, and the prediction made of its outputs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -12,7 +12,6 @@ from diffoundry.runtime.models.protocols import Denoiser, Feeds, FloatArray
 __all__ = [
     "ClassifierFreeGuidance",
     "Condition",
-    "EmbeddedGuidance",
     "Guidance",
     "Unguided",
     "choose_guidance",
@@ -55,14 +54,22 @@ class Guidance(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unguided:
-    """The prompt alone."""
+    """The prompt alone.
+
+    Attributes:
+        embedding: Inputs of a distilled denoiser for the guidance scale, of one row; see `Denoiser.embed_guidance`.
+    """
 
     copies: ClassVar[int] = 1
     guided: ClassVar[bool] = False
 
+    embedding: Feeds = field(default_factory=dict)
+
     def feeds(self, condition: Condition) -> Feeds:
         """See `Guidance.feeds`."""
-        return condition.conditional
+        rows = len(next(iter(condition.conditional.values())))
+        repeated = {name: np.repeat(row, rows, axis=0) for name, row in self.embedding.items()}
+        return {**condition.conditional, **repeated}
 
     def combine(self, output: FloatArray) -> FloatArray:
         """See `Guidance.combine`."""
@@ -98,38 +105,13 @@ class ClassifierFreeGuidance:
         return rescale_guidance(guided, conditional, self.rescale) if self.rescale > 0 else guided
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EmbeddedGuidance:
-    """The scale as an input of a distilled denoiser; see `Denoiser.embed_guidance`."""
-
-    copies: ClassVar[int] = 1
-    guided: ClassVar[bool] = False
-
-    scale: float
-    denoiser: Denoiser
-
-    def feeds(self, condition: Condition) -> Feeds:
-        """See `Guidance.feeds`."""
-        rows = len(next(iter(condition.conditional.values())))
-        return {**condition.conditional, **self.denoiser.embed_guidance(self.scale, rows)}
-
-    def combine(self, output: FloatArray) -> FloatArray:
-        """See `Guidance.combine`."""
-        return output
-
-
 def choose_guidance(scale: float, rescale: float, denoiser: Denoiser) -> Guidance:
     """Return the guidance that a scale means for a denoiser: embedded, classifier-free, or none.
 
     diffusers: `StableDiffusionPipeline.do_classifier_free_guidance`.
-
-    Args:
-        scale: 1 or less runs without guidance.
-        rescale: 0 to 1.
-        denoiser: The network.
     """
     if denoiser.embeds_guidance:
-        return EmbeddedGuidance(scale=scale, denoiser=denoiser)
+        return Unguided(embedding=denoiser.embed_guidance(scale))
     return ClassifierFreeGuidance(scale=scale, rescale=rescale) if scale > 1 else Unguided()
 
 
@@ -144,7 +126,7 @@ def rescale_guidance(guided: FloatArray, conditional: FloatArray, rescale: float
     Args:
         guided: e, (B, C, H, W).
         conditional: e_c, same shape.
-        rescale: phi, 0 to 1; 0 changes nothing.
+        rescale: phi, 0 to 1.
     """
     axes = tuple(range(1, guided.ndim))
     spread: FloatArray = conditional.std(axis=axes, ddof=1, keepdims=True) / guided.std(

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from diffoundry.runtime.bundle.specs import DimSpec
+from diffoundry.runtime.bundle.specs import Recipe
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.images.pixels import OUTPUT_TYPES
+from diffoundry.runtime.images.postprocess import OUTPUT_TYPES
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.random import Generator, TorchCpuGenerator
 
@@ -75,26 +75,18 @@ class CommonInputs:
     callback_on_step_end: Callable[..., Any] | None = None
     callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",)
 
-    def check(
-        self,
-        size: tuple[int, int],
-        multiple: int,
-        dims: Mapping[str, DimSpec],
-        buckets: Sequence[tuple[int, int]] = (),
-    ) -> None:
-        """Check everything that can be checked before an engine runs.
+    def check_size(self, size: tuple[int, int], multiple: int, recipe: Recipe | None) -> None:
+        """Refuse a size that the engines do not take.
 
         Args:
             size: Height and width in pixels after defaults.
             multiple: Pixels of which each side must be a multiple.
-            dims: Sizes that the bundle's engines take, from its recipe; empty for a folder without a manifest.
-            buckets: The only sizes (height, width) that they take, from its recipe; empty for all within `dims`.
+            recipe: Of the bundle, with the sizes of its engines; None for a folder without a manifest.
 
         Raises:
-            InputError: The first argument that does not fit: subject, got, expected.
+            InputError: As said.
         """
-        self._check_numbers()
-        check_fraction("denoising_end", self.denoising_end)
+        dims, buckets = (recipe.dims, recipe.buckets) if recipe else ({}, ())
         for name, value in zip(("height", "width"), size, strict=True):
             if value % multiple or value < multiple:
                 raise InputError(f"{name}: got {value}, expected a multiple of {multiple} (pixels to a latent)")
@@ -107,7 +99,12 @@ class CommonInputs:
                 f"size: got {size[1]}x{size[0]}, expected one of {known}: the sizes that this bundle has engines for"
             )
 
-    def _check_numbers(self) -> None:
+    def check(self) -> None:
+        """Refuse numbers out of range, and arguments that exclude each other.
+
+        Raises:
+            InputError: The first argument that does not fit: subject, got, expected.
+        """
         for name in ("num_inference_steps", "num_images_per_prompt"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
@@ -121,6 +118,7 @@ class CommonInputs:
             raise InputError(f"output_type: got {self.output_type!r}, expected one of {', '.join(OUTPUT_TYPES)}")
         if self.seed is not None and self.generator is not None:
             raise InputError("seed and generator: got both, expected at most one of them")
+        check_fraction("denoising_end", self.denoising_end)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

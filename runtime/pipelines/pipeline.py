@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -12,20 +12,21 @@ from diffoundry.runtime.adapters.loras import Loras
 from diffoundry.runtime.adapters.textual_inversion import TextualInversions
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import BundleError, InputError
-from diffoundry.runtime.images.pixels import postprocess, to_pil
-from diffoundry.runtime.models.autoencoder_kl import open_vae
+from diffoundry.runtime.images.postprocess import postprocess, to_pil
 from diffoundry.runtime.models.protocols import Feeds, FloatArray, TextEncoder
+from diffoundry.runtime.models.registry import open_vae
 from diffoundry.runtime.models.roles import SAFETY_CHECKER, VAE_ENCODER
 from diffoundry.runtime.models.safety_checker import StableDiffusionSafetyChecker
+from diffoundry.runtime.pipelines.callback import make_step_end
 from diffoundry.runtime.pipelines.controlnet import ControlNetInputs, ControlNets, Residuals
-from diffoundry.runtime.pipelines.denoising import Step, denoise, make_step_end, set_timesteps
+from diffoundry.runtime.pipelines.denoising import Step, StepEnd, denoise, set_timesteps
 from diffoundry.runtime.pipelines.example_inputs import example_input_names
 from diffoundry.runtime.pipelines.families.base import EncodeOptions, Family
 from diffoundry.runtime.pipelines.guidance import Condition, Guidance
 from diffoundry.runtime.pipelines.inputs import CommonInputs, make_generators, sort_arguments
 from diffoundry.runtime.pipelines.registry import family_of_class
-from diffoundry.runtime.pipelines.tasks import choose_task, other_task, possible_tasks
-from diffoundry.runtime.pipelines.tasks.base import LoopInit, Task, TaskContext
+from diffoundry.runtime.pipelines.tasks import other_task, possible_tasks
+from diffoundry.runtime.pipelines.tasks.base import LoopInit, Task, TaskContext, choose_task
 from diffoundry.runtime.pipelines.tasks.schedule import cut_end
 from diffoundry.runtime.schedulers import Scheduler, scheduler_class, scheduler_from_config
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = ["DiffusionPipeline", "PipelineOutput", "Run"]
+
+_CONTROL_NAMES = frozenset(field.name for field in fields(ControlNetInputs))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +66,7 @@ class Run:
         latents: The current latents, float32 (B, ...).
         decode: (latents, output type) -> (images, flags of the safety checker).
         finish_images: Converts the decoded PIL images to those that the caller gets, or None.
-        output_type: "pil", "np" or "latent".
+        output_type: As `CommonInputs.output_type`.
         seed: As `PipelineOutput.seed`.
         truncated: As `PipelineOutput.truncated`.
     """
@@ -98,30 +101,16 @@ class Run:
         return PipelineOutput(images=images, seed=self.seed, truncated=self.truncated, nsfw_content_detected=flags)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Call:
-    """The arguments of one call, checked.
-
-    Attributes:
-        common: Those of every call.
-        prompts: Those of the family.
-        control: Those of ControlNets.
-        task: Those of the task.
-        images: Number of images.
-        size: Height and width in pixels.
-    """
+class _Call(NamedTuple):
+    """The arguments of one call, checked; `control` is None without ControlNets, sizes are pixels."""
 
     common: CommonInputs
     prompts: Any
-    control: ControlNetInputs
+    control: ControlNetInputs | None
     task: Task
     images: int
-    size: tuple[int, int]
-
-    @property
-    def controlled(self) -> bool:
-        """Whether ControlNets guide it."""
-        return self.control.control_image is not None
+    height: int
+    width: int
 
 
 class DiffusionPipeline:
@@ -147,21 +136,20 @@ class DiffusionPipeline:
         Raises:
             BundleError: The bundle lacks a component or a config, or its denoiser takes inputs that no task feeds.
         """
-        bundle = components.bundle
+        bundle, adapters = components.bundle, AdapterSet(components)
         self.components = components
         self.family = family
         self.denoiser = family.denoiser
         self.vae = open_vae(components, normalize_latents=family.normalize_latents)
-        adapters = AdapterSet(components)
         self.loras = Loras(adapters)
         self.embeddings = TextualInversions(adapters, family.text_encoders)
         self.controlnets = ControlNets(components, lambda: self.denoiser.residual_inputs)
         self.safety_checker = safety_checker
         self.scheduler_config: Mapping[str, Any] = bundle.read_json("scheduler/scheduler_config.json")
         latent = self.vae.latent_channels
+        self._extra_channels = self.denoiser.in_channels - latent
         taken = [field.name for field in fields(family.Inputs)]
-        extra = self.denoiser.in_channels - latent
-        self._tasks = possible_tasks(extra, latent, family.required_args, taken)
+        self._tasks = possible_tasks(self._extra_channels, latent, family.required_args, taken)
         if not self._tasks:
             raise BundleError(
                 f"bundle {bundle.root}: got a denoiser of {self.denoiser.in_channels} channels over latents of "
@@ -231,47 +219,48 @@ class DiffusionPipeline:
         """
         call = self._parse({"prompt": prompt, **arguments})
         common, task = call.common, call.task
-        guidance = task.guidance(common, self.denoiser)
-        shape = self.denoiser.latent_shape(call.images, *call.size, self.vae)
+        shape = self.denoiser.latent_shape(call.images, call.height, call.width, self.vae)
         scheduler, steps = self._plan(common, shape)
-        condition = self._encode(call, guidance)
+        guidance = task.guidance(common, self.denoiser)
+        options = EncodeOptions(
+            call.height, call.width, common.num_images_per_prompt, guided=guidance.guided, from_image=task.from_image
+        )
+        condition = self.family.encode(call.prompts, options)
         seed, generator = make_generators(common, call.images)
         init = task.begin(
             TaskContext(
                 inputs=common,
                 scheduler=scheduler,
                 steps=steps,
-                begin_index=None if call.controlled else self.family.begin_index,
+                begin_index=None if call.control else self.family.begin_index,
                 vae=self.vae,
                 generator=generator,
                 shape=shape,
-                height=call.size[0],
-                width=call.size[1],
+                height=call.height,
+                width=call.width,
                 copies=guidance.copies,
-                extra_channels=self.denoiser.in_channels - self.vae.latent_channels,
+                extra_channels=self._extra_channels,
             )
         )
-        end = common.denoising_end
-        timesteps = init.timesteps if end is None else cut_end(scheduler, init.timesteps, end)
-        residuals = self._residuals(call, guidance, condition, init)
+        end, timesteps = common.denoising_end, init.timesteps
+        timesteps = timesteps if end is None else cut_end(scheduler, timesteps, end)
         feeds = dict(guidance.feeds(condition))
-        names, changeable = common.callback_on_step_end_tensor_inputs, {} if call.controlled else feeds
         loop = denoise(
             scheduler,
-            partial(self._predict, guidance, feeds, init.channels, residuals),
+            partial(self._predict, guidance, feeds, init.channels, self._residuals(call, guidance, condition, init)),
             init.latents,
             timesteps,
             generator=generator,
             eta=common.eta,
             after_step=init.after_step,
-            step_end=make_step_end(common.callback_on_step_end, names, self, changeable),
+            step_end=self._step_end(common, {} if call.control else feeds),  # ControlNets would not see a change
         )
-        skips = call.controlled and task.name in self.family.skip_normalization_tasks
+        statistics = not (call.control and task.name in self.family.skip_normalization_tasks)
         return Run(
             steps=loop,
             total=len(timesteps),
             latents=init.latents,
-            decode=partial(self._decode, statistics=not skips),
+            decode=partial(self._show, statistics=statistics),
             finish_images=init.finish,
             output_type=common.output_type,
             seed=seed,
@@ -280,49 +269,41 @@ class DiffusionPipeline:
 
     def _parse(self, arguments: Mapping[str, Any]) -> _Call:
         """Sort the arguments of a call and check them."""
-        family, nets = self.family, len(self.controlnets.names)
-        kind = choose_task(self._tasks, [name for name, value in arguments.items() if value is not None])
-        controlled = arguments.get("control_image") is not None
-        defaults = family.controlnet_defaults if controlled else family.defaults
+        given = [name for name, value in arguments.items() if value is not None]
+        kind = choose_task(self._tasks, given)
+        controlled = "control_image" in given
+        defaults = self.family.controlnet_defaults if controlled else self.family.defaults
         common, prompts, control, task = sort_arguments(
             {**defaults.get(kind.name, {}), **arguments},
-            (CommonInputs, family.Inputs, ControlNetInputs, kind),
+            (CommonInputs, self.family.Inputs, ControlNetInputs, kind),
             lambda name: other_task(name, kind, self._tasks),
         )
+        common.check()
         prompts.check()
         task.check(common)
-        refuses = controlled and kind.name not in family.controlnet_defaults
-        if controlled or control.without_image:
-            self.controlnets.check(control, prompts.count, kind.label if refuses else None)
+        if not _CONTROL_NAMES.isdisjoint(given):
+            refused = controlled and kind.name not in self.family.controlnet_defaults
+            self.controlnets.check(control, prompts.count, kind.label if refused else None)
+        nets = len(self.controlnets.names)
         default = control.size(nets) if controlled else None
-        if default is None:
-            default = (common.height, common.width) if common.height and common.width else self.default_size
-        height, width = size = task.size(common, default, self.vae)
+        if common.height and common.width:
+            default = common.height, common.width
+        height, width = task.size(common, default or self.default_size, self.vae)
         manifest = self.components.bundle.manifest
-        dims, buckets = (manifest.recipe.dims, manifest.recipe.buckets) if manifest else ({}, ())
-        common.check(size, self.vae.scale_factor * self.denoiser.patch_size, dims, buckets)
+        multiple = self.vae.scale_factor * self.denoiser.patch_size
+        common.check_size((height, width), multiple, manifest.recipe if manifest else None)
         if controlled:
             control.check_size(nets, *task.canvas(height, width))
         if kind.from_image or common.output_type != "latent":
             self.vae.check_tiles(height, width)
         images = prompts.count * common.num_images_per_prompt
-        return _Call(common=common, prompts=prompts, control=control, task=task, images=images, size=size)
+        return _Call(common, prompts, control if controlled else None, task, images, height, width)
 
     def _plan(self, common: CommonInputs, shape: tuple[int, ...]) -> tuple[Scheduler[Any], int]:
         """Return a scheduler with its timesteps set, and the number of steps as the caller counts them."""
-        scheduler = self.scheduler(common.scheduler)
-        scheduler.check_loop(
-            channels=shape[1], output_channels=self.denoiser.out_channels, eta=common.eta, mu=common.mu
-        )
-        steps = set_timesteps(
-            scheduler,
-            common.num_inference_steps,
-            common.timesteps,
-            common.sigmas,
-            mu=common.mu,
-            image_tokens=self.denoiser.image_tokens(shape),
-        )
-        return scheduler, steps
+        scheduler, channels = self.scheduler(common.scheduler), self.denoiser.out_channels
+        scheduler.check_loop(channels=shape[1], output_channels=channels, eta=common.eta, mu=common.mu)
+        return scheduler, set_timesteps(scheduler, common, self.denoiser.image_tokens(shape))
 
     def scheduler(self, name: str | None = None) -> Scheduler[Any]:
         """Return a fresh scheduler with the checkpoint's config: its own class, or the one called `name`."""
@@ -331,16 +312,6 @@ class DiffusionPipeline:
         if name is None:
             return scheduler_from_config(self.scheduler_config, **overrides) if overrides else own
         return scheduler_class(f"{name.removesuffix('Scheduler')}Scheduler").from_config({**own.config, **overrides})
-
-    def _encode(self, call: _Call, guidance: Guidance) -> Condition:
-        options = EncodeOptions(
-            height=call.size[0],
-            width=call.size[1],
-            images_per_prompt=call.common.num_images_per_prompt,
-            guided=guidance.guided,
-            from_image=call.task.from_image,
-        )
-        return self.family.encode(call.prompts, options)
 
     def _residuals(self, call: _Call, guidance: Guidance, condition: Condition, init: LoopInit) -> Residuals | None:
         """Return the source of the ControlNets' residuals, or None in a bundle without ControlNets."""
@@ -355,6 +326,10 @@ class DiffusionPipeline:
             steps=len(init.timesteps),
             crop=init.crop,
         )
+
+    def _step_end(self, common: CommonInputs, feeds: dict[str, FloatArray]) -> StepEnd | None:
+        callback, names = common.callback_on_step_end, common.callback_on_step_end_tensor_inputs
+        return None if callback is None else make_step_end(callback, names, self, feeds)
 
     def _predict(
         self,
@@ -374,18 +349,19 @@ class DiffusionPipeline:
         return guidance.combine(self.denoiser(sample, timestep, feeds))
 
     def decode(self, latents: FloatArray, output_type: str = "pil") -> "list[Image] | FloatArray":
-        """Return the images of latents (B, ...); see `PipelineOutput.images` for the output types."""
-        if output_type == "latent":
-            return latents
-        return postprocess(self.vae.decode(self.vae.denormalize(latents)), output_type)
+        """Return the images of latents (B, ...), unchecked; see `PipelineOutput.images` for the output types."""
+        return latents if output_type == "latent" else postprocess(self._decoded(latents), output_type)
 
-    def _decode(
+    def _decoded(self, latents: FloatArray, *, statistics: bool = True) -> FloatArray:
+        return self.vae.decode(self.vae.denormalize(latents, statistics=statistics))
+
+    def _show(
         self, latents: FloatArray, output_type: str, *, statistics: bool
     ) -> "tuple[list[Image] | FloatArray, list[bool] | None]":
         """Decode, and blacken the images that the safety checker flags; flags are None without a check."""
         if output_type == "latent":
             return latents, None
-        decoded = self.vae.decode(self.vae.denormalize(latents, statistics=statistics))
+        decoded = self._decoded(latents, statistics=statistics)
         if self.safety_checker is None:
             return postprocess(decoded, output_type), None
         pixels = np.array(postprocess(decoded, "np"))

@@ -14,7 +14,7 @@ from diffoundry.exporter.verify.reference.pipeline_trace import to_numpy
 from diffoundry.exporter.verify.report.report import Check, holds
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import ConfigError, InputError
-from diffoundry.runtime.images.pixels import to_pil
+from diffoundry.runtime.images.postprocess import to_pil
 from diffoundry.runtime.models.roles import SAFETY_CHECKER
 from diffoundry.runtime.models.safety_checker import StableDiffusionSafetyChecker
 

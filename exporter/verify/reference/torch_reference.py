@@ -27,7 +27,7 @@ from diffoundry.exporter.verify.reference.component_cases import (
 from diffoundry.exporter.verify.reference.pipeline_trace import Trace, generate_reference, record_calls
 from diffoundry.exporter.verify.report.report import Check
 from diffoundry.exporter.verify.request import Settings
-from diffoundry.runtime.images.pixels import to_pil
+from diffoundry.runtime.images.postprocess import to_pil
 from diffoundry.runtime.models.roles import CONTROLNET, DENOISER
 from diffoundry.runtime.pipelines.example_inputs import make_example_inputs
 from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline

@@ -1,8 +1,7 @@
 """The base of a family: its networks, its defaults, and the conversion of prompts to inputs of the denoiser."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.models.protocols import Denoiser, TextEncoder
@@ -12,8 +11,7 @@ from diffoundry.runtime.pipelines.inputs import PromptInputs
 __all__ = ["EncodeOptions", "Family"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EncodeOptions:
+class EncodeOptions(NamedTuple):
     """The properties of an image that its condition depends on.
 
     Attributes:

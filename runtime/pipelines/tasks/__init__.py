@@ -1,15 +1,14 @@
-"""One file a task. `choose_task` finds the task of a call by its arguments."""
+"""One file a task, and the table of tasks."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import fields
 
-from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.pipelines.tasks.base import Task, TextToImage
 from diffoundry.runtime.pipelines.tasks.image_to_image import ImageToImage
 from diffoundry.runtime.pipelines.tasks.inpainting import Inpainting
 from diffoundry.runtime.pipelines.tasks.instruction import Instruction
 
-__all__ = ["TASKS", "choose_task", "other_task", "possible_tasks"]
+__all__ = ["TASKS", "other_task", "possible_tasks"]
 
 TASKS: tuple[type[Task], ...] = (Inpainting, Instruction, ImageToImage, TextToImage)
 """Those with more required arguments come first."""
@@ -28,27 +27,6 @@ def possible_tasks(
     """
     fitting = [task for task in TASKS if task.fits(extra, latent) and not set(taken) & set(task.required_args)]
     return tuple(task for task in fitting if set(required) <= set(task.required_args))
-
-
-def choose_task(possible: Sequence[type[Task]], given: Collection[str]) -> type[Task]:
-    """Return the task that has the arguments of a call.
-
-    Args:
-        possible: As `possible_tasks`.
-        given: Names of the arguments that are not None.
-
-    Raises:
-        InputError: A required argument is missing for every task of this checkpoint.
-    """
-    for task in possible:
-        if set(task.required_args) <= set(given):
-            return task
-    least = possible[-1]
-    missing = [name for name in least.required_args if name not in given]
-    raise InputError(
-        f"{missing[0]}: got none, expected {' and '.join(least.required_args)}: {least.label} is what this checkpoint "
-        f"does"
-    )
 
 
 def other_task(name: str, task: type[Task], possible: Sequence[type[Task]]) -> str | None:

@@ -1,6 +1,6 @@
 """The base of a task: start latents, further inputs of the denoiser, and changes after each step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,7 +19,7 @@ from diffoundry.runtime.schedulers import Scheduler
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["LoopInit", "Task", "TaskContext", "TextToImage", "start_at_index"]
+__all__ = ["LoopInit", "Task", "TaskContext", "TextToImage", "choose_task", "start_at_index"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -69,14 +69,6 @@ class TaskContext:
         if latents.shape != self.shape:
             raise InputError(f"latents: got shape {latents.shape}, expected {self.shape}")
         return latents.astype(np.float32)
-
-    def add_noise(self, latents: FloatArray, noise: FloatArray, timestep: Any) -> FloatArray:
-        """Return latents as they are at a timestep; diffusers: `scheduler.add_noise`.
-
-        Raises:
-            InputError: The scheduler cannot.
-        """
-        return self.scheduler.add_noise(latents, noise, np.repeat(timestep, len(latents)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -178,3 +170,24 @@ def start_at_index(scheduler: Scheduler[Any], index: int) -> npt.NDArray[Any]:
         set_begin_index(index)
     timesteps: npt.NDArray[Any] = scheduler.model_timesteps[index:]
     return timesteps
+
+
+def choose_task(possible: Sequence[type[Task]], given: Collection[str]) -> type[Task]:
+    """Return the task that has the arguments of a call.
+
+    Args:
+        possible: As `possible_tasks`.
+        given: Names of the arguments that are not None.
+
+    Raises:
+        InputError: A required argument is missing for every task of this checkpoint.
+    """
+    for task in possible:
+        if set(task.required_args) <= set(given):
+            return task
+    least = possible[-1]
+    missing = [name for name in least.required_args if name not in given]
+    raise InputError(
+        f"{missing[0]}: got none, expected {' and '.join(least.required_args)}: {least.label} is what this checkpoint "
+        f"does"
+    )

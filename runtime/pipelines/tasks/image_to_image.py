@@ -11,7 +11,7 @@ from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.pipelines.inputs import CommonInputs, check_fraction
 from diffoundry.runtime.pipelines.tasks.base import LoopInit, Task, TaskContext
-from diffoundry.runtime.pipelines.tasks.schedule import check_strength, start_timesteps
+from diffoundry.runtime.pipelines.tasks.schedule import add_noise, check_strength, start_timesteps
 from diffoundry.runtime.pipelines.tasks.source_images import (
     are_latents,
     check_own_size,
@@ -69,7 +69,7 @@ class ImageToImage(Task):
         latents = self._encode(context)
         if self.denoising_start is None:
             noise = randn_tensor(context.shape, context.generator).astype(np.float32)
-            latents = context.add_noise(latents, noise, timesteps[0])
+            latents = add_noise(context.scheduler, latents, noise, timesteps[0])
         return LoopInit(latents=latents, timesteps=timesteps)
 
     def _encode(self, context: TaskContext) -> FloatArray:

@@ -14,7 +14,7 @@ from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.pipelines.inputs import CommonInputs, check_fraction
 from diffoundry.runtime.pipelines.tasks.base import LoopInit, Task, TaskContext
-from diffoundry.runtime.pipelines.tasks.schedule import check_strength, start_timesteps
+from diffoundry.runtime.pipelines.tasks.schedule import add_noise, check_strength, start_timesteps
 from diffoundry.runtime.pipelines.tasks.source_images import fill_batch, image_size, read_image
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class Inpainting(Task):
         """Return noise alone, the image with the noise of the first timestep, or the image that has it already."""
         if image is None or not self._begins_with_image(context.inputs):
             return noise * float(context.scheduler.init_noise_sigma)
-        return image if self.denoising_start is not None else context.add_noise(image, noise, timesteps[0])
+        return image if self.denoising_start is not None else add_noise(context.scheduler, image, noise, timesteps[0])
 
     def _kept_latents(self, context: TaskContext, kept: FloatArray) -> FloatArray:
         """Return the latents of the kept part, a row an image: the caller's, or encoded."""
@@ -208,5 +208,5 @@ def _keep(
     context: TaskContext, image: FloatArray, noise: FloatArray, mask: FloatArray, following: Any, latents: FloatArray
 ) -> FloatArray:
     """Put the kept part back, with the noise of the timestep that follows; without noise after the last."""
-    clean = image if following is None else context.add_noise(image, noise, following)
+    clean = image if following is None else add_noise(context.scheduler, image, noise, following)
     return (1 - mask) * clean + mask * latents

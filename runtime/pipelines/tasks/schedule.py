@@ -1,4 +1,4 @@
-"""Cuts a scheduler's timesteps at either end."""
+"""Cuts a scheduler's timesteps at either end, and adds the noise of a timestep."""
 
 from typing import Any
 
@@ -6,10 +6,11 @@ import numpy as np
 import numpy.typing as npt
 
 from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.pipelines.tasks.base import start_at_index
 from diffoundry.runtime.schedulers import Scheduler
 
-__all__ = ["check_strength", "cut_end", "start_timesteps"]
+__all__ = ["add_noise", "check_strength", "cut_end", "start_timesteps"]
 
 Timesteps = npt.NDArray[Any]
 
@@ -90,3 +91,12 @@ def cut_end(scheduler: Scheduler[Any], timesteps: Timesteps, fraction: float) ->
 def _cutoff(scheduler: Scheduler[Any], fraction: float) -> int:
     trained: int = scheduler.config["num_train_timesteps"]
     return round(trained - fraction * trained)
+
+
+def add_noise(scheduler: Scheduler[Any], latents: FloatArray, noise: FloatArray, timestep: Any) -> FloatArray:
+    """Return latents as they are at a timestep; diffusers: `scheduler.add_noise`.
+
+    Raises:
+        InputError: The scheduler cannot.
+    """
+    return scheduler.add_noise(latents, noise, np.repeat(timestep, len(latents)))

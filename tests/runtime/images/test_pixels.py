@@ -10,7 +10,8 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from diffoundry.runtime.errors import EngineError, InputError
-from diffoundry.runtime.images.pixels import describe_image_fault, postprocess, preprocess, snap_size
+from diffoundry.runtime.images.pixels import describe_image_fault, preprocess, snap_size
+from diffoundry.runtime.images.postprocess import postprocess
 
 PROCESSOR = VaeImageProcessor(vae_scale_factor=8, do_convert_rgb=True)
 

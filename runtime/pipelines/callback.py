@@ -1,0 +1,78 @@
+"""`callback_on_step_end`: the caller's function that sees, and may change, the tensors after every step."""
+
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.models.protocols import FloatArray
+from diffoundry.runtime.pipelines.denoising import StepEnd
+
+__all__ = ["make_step_end"]
+
+_FEEDS = {"prompt_embeds": "encoder_hidden_states", "add_text_embeds": "text_embeds", "add_time_ids": "time_ids"}
+"""Names of diffusers' callback tensors to inputs of the denoiser."""
+
+
+def make_step_end(
+    callback: Callable[..., Any], names: Sequence[str], pipeline: object, feeds: MutableMapping[str, FloatArray]
+) -> StepEnd:
+    """Return the function that the loop calls after each step.
+
+    diffusers: `callback_on_step_end` and `callback_on_step_end_tensor_inputs` of `StableDiffusionPipeline.__call__`.
+
+    Args:
+        callback: (pipeline, index, timestep, tensors by name) -> those of them that it changes, by name.
+        names: Tensors that the callback gets: "latents", and of `_FEEDS` those that the denoiser is fed, with the rows
+            of the negative prompts first where it is guided.
+        pipeline: First argument of the callback.
+        feeds: Inputs of the denoiser; changed tensors are stored here.
+
+    Raises:
+        InputError: No function, or an unknown name.
+    """
+    if not callable(callback):
+        raise InputError(f"callback_on_step_end: got {type(callback).__name__}, expected a function")
+    known = ["latents", *(name for name, feed in _FEEDS.items() if feed in feeds)]
+    unknown = [name for name in names if name not in known]
+    if unknown or isinstance(names, str):
+        raise InputError(
+            f"callback_on_step_end_tensor_inputs: got {names if isinstance(names, str) else unknown[0]!r}, expected "
+            f"a list of {', '.join(known)}"
+        )
+
+    def step_end(index: int, timestep: float, latents: FloatArray) -> FloatArray:
+        tensors = {name: latents if name == "latents" else feeds[_FEEDS[name]] for name in names}
+        changed = _check_changes(callback(pipeline, index, timestep, dict(tensors)), tensors)
+        for name, values in changed.items():
+            if name != "latents":
+                feeds[_FEEDS[name]] = values
+        return changed.get("latents", latents)
+
+    return step_end
+
+
+def _check_changes(changes: object, tensors: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    """Return a callback's changes as float32.
+
+    Raises:
+        InputError: Something else than tensors that it got, in their shape.
+    """
+    if not isinstance(changes, Mapping):
+        raise InputError(
+            f"callback_on_step_end: it returned {type(changes).__name__}, expected a dict; return callback_kwargs, or "
+            f"an empty one to change nothing"
+        )
+    for name, values in changes.items():
+        if name not in tensors:
+            raise InputError(
+                f"callback_on_step_end: it returned {name!r}, expected some of {', '.join(tensors)}; name it in "
+                f"callback_on_step_end_tensor_inputs"
+            )
+        found = values.shape if isinstance(values, np.ndarray) and values.dtype.kind == "f" else type(values).__name__
+        if found != tensors[name].shape:
+            raise InputError(
+                f"callback_on_step_end: it returned {name!r} of {found}, expected floats {tensors[name].shape}"
+            )
+    return {name: values.astype(np.float32, copy=False) for name, values in changes.items()}
