@@ -112,7 +112,7 @@ def _write_lora(pipe: Any, asked: argparse.Namespace, path: Path, seed: int) -> 
 
 
 def _measure(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    options = EngineOptions(threads=asked.threads, hold=asked.hold)
+    options = EngineOptions(threads=asked.threads, keep_both=asked.hold)
     seconds: dict[str, list[float]] = {}
 
     def timed(name: str, work: Callable[..., Any], *arguments: Any) -> Any:

@@ -1,1 +1,1 @@
-"""What changes a pipeline at run time without another export: LoRAs and textual inversion embeddings."""
+"""LoRAs and textual inversion embeddings: change a pipeline at run time without another export."""

@@ -48,7 +48,7 @@ class _State:
     rows: Mapping[str, FloatArray]
 
     def feeds(self, components: EngineSession, name: str) -> dict[str, FloatArray]:
-        """Return the arrays that `EngineSession.adapt` gives to a component."""
+        """Return the arrays that `EngineSession.set_adapters` gives to a component."""
         changes: dict[str, list[tuple[Factors, float]]] = {}
         for lora, scale in self.loras.values():
             for layer, factors in lora.factors.get(name, {}).items():
@@ -156,10 +156,10 @@ class AdapterSet:
                 continue
             done.append(name)
             try:
-                self.components.adapt(name, state.feeds(self.components, name))
+                self.components.set_adapters(name, state.feeds(self.components, name))
             except (DiffoundryError, MemoryError):
                 for changed in done:
-                    self.components.adapt(changed, old.feeds(self.components, changed))
+                    self.components.set_adapters(changed, old.feeds(self.components, changed))
                 raise
         self._state = state
 

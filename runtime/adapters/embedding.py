@@ -1,4 +1,4 @@
-"""A textual inversion file: one word and the vectors that stand for it, for each text encoder."""
+"""Reads textual inversion files: one word and its vectors, for each text encoder."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A LoRA file, read for one bundle: the two factors of every layer that it changes, scaled by its alphas."""
+"""Reads a LoRA file for one bundle: the two factors of every layer that it changes, scaled by its alphas."""
 
 import json
 from collections import defaultdict
@@ -20,7 +20,7 @@ __all__ = ["Factors", "Host", "Lora", "join_factors", "read_lora"]
 FloatArray = npt.NDArray[np.float32]
 
 _METADATA = "lora_adapter_metadata"
-"""Under which diffusers from 0.34 on keeps PEFT's `LoraConfig` of each component."""
+"""Key of PEFT's `LoraConfig` of each component, as written by diffusers from 0.34 on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +38,7 @@ class Factors:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Host:
-    """What a component of a bundle offers to LoRAs.
+    """The layers of a component that take LoRAs.
 
     Attributes:
         layers: Layer to the shape of its weight in torch.
@@ -50,13 +50,13 @@ class Host:
 
     @classmethod
     def of(cls, spec: AdapterSpec, config: Mapping[str, Any]) -> "Host":
-        """From what an engine can be adapted to."""
+        """Read the layers from the manifest entry of an engine."""
         return cls(layers=spec.layers, config=config)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lora:
-    """What a file changes in a bundle.
+    """The changes of a file to a bundle.
 
     Attributes:
         path: The file.
@@ -71,7 +71,7 @@ class Lora:
 
 @dataclass(slots=True)
 class _Layer:
-    """The tensors that a file has for one layer: part to name."""
+    """The tensors of a file for one layer: part to name."""
 
     parts: dict[str, str] = field(default_factory=dict)
 
@@ -83,8 +83,8 @@ def read_lora(path: Path, hosts: Mapping[str, Host], present: Collection[str]) -
 
     Args:
         path: A safetensors file.
-        hosts: Component to what it offers.
-        present: All components of the bundle; tensors of those that are no hosts are left aside.
+        hosts: Component to its layers.
+        present: All components of the bundle; tensors for those without layers are ignored.
 
     Raises:
         InputError: It is no safetensors file, of a kind that is not supported (DoRA, LoHa, LoKr), or was trained for
@@ -105,7 +105,7 @@ def read_lora(path: Path, hosts: Mapping[str, Host], present: Collection[str]) -
 
 
 def join_factors(parts: Sequence[tuple[Factors, float]]) -> Factors:
-    """Several changes of one layer, each with a factor, as one of the sum of their ranks."""
+    """Join several changes of one layer, each with a factor, to one of the sum of their ranks."""
     ups = [part.up if scale == 1 else part.up * np.float32(scale) for part, scale in parts]
     if len(parts) == 1:
         return Factors(down=parts[0][0].down, up=ups[0])
@@ -115,7 +115,7 @@ def join_factors(parts: Sequence[tuple[Factors, float]]) -> Factors:
 def _sorted(
     file: Safetensors, hosts: Mapping[str, Host], present: Collection[str]
 ) -> tuple[dict[tuple[str, str], _Layer], tuple[str, ...]]:
-    """The tensors by component and layer, and the names of those that mean no component."""
+    """Return the tensors by component and layer, and the names of those that belong to no component."""
     names = {component: LayerNames(host.layers, host.config) for component, host in hosts.items()}
     layers: dict[tuple[str, str], _Layer] = defaultdict(_Layer)
     unused = []
@@ -161,7 +161,7 @@ def _find(
     layer = names[said.component].find(said.layer)
     if layer is None:
         raise InputError(
-            f"LoRA {file.path}: tensor {tensor!r} is for a layer that the {said.component} of the bundle has not; "
+            f"LoRA {file.path}: tensor {tensor!r} is for a layer that the bundle's {said.component} does not have; "
             f"it was trained for another model"
         )
     return layer
@@ -235,7 +235,7 @@ def _read_config(file: Safetensors) -> dict[str, Any]:
 
 
 def _pattern(table: Any, layer: str, default: Any) -> Any:
-    """The entry of PEFT's `alpha_pattern` for a layer: a name, or the end of one; `^` asks for the whole."""
+    """Return the entry of PEFT's `alpha_pattern` for a layer: a name, or its end; `^` requires the whole name."""
     for key, value in table.items() if isinstance(table, dict) else ():
         name = key.removeprefix("^")
         if layer == name or (name == key and layer.endswith(f".{name}")):

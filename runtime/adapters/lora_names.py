@@ -1,4 +1,4 @@
-"""Names of tensors in LoRA files: which component, layer and factor they mean, in the formats that are shared."""
+"""Reads the names of tensors in LoRA files: component, layer and factor, in the common formats."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,7 @@ _FACTORS = {
     ".lora_up.weight": "up",
     ".alpha": "alpha",
 }
-"""End of a tensor's name to what it is: the factor next to the input, the one next to the output, or alpha."""
+"""End of a tensor's name to its part: the factor next to the input ("down"), next to the output ("up"), or alpha."""
 
 _KOHYA = {
     "lora_unet_": DENOISER_FOLDERS[0],
@@ -34,17 +34,17 @@ _KOHYA = {
 _DOTTED = (*DENOISER_FOLDERS, "text_encoder", "text_encoder_2", "text_encoder_3", "prior")
 
 _PROCESSOR = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
-"""What attention processors call the layers of a text encoder. diffusers: `DIFFUSERS_OLD_TO_PEFT`."""
+"""Names of a text encoder's layers in attention processors. diffusers: `DIFFUSERS_OLD_TO_PEFT`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TensorName:
-    """What a name says.
+    """The meaning of a tensor's name.
 
     Attributes:
-        component: Of the pipeline.
+        component: Name of the component.
         layer: In the file's own spelling.
-        part: "down", "up", "alpha", or None for what is no part of a LoRA.
+        part: "down", "up", "alpha", or None for any other tensor.
     """
 
     component: str
@@ -53,7 +53,7 @@ class TensorName:
 
 
 def parse_name(name: str) -> TensorName | None:
-    """Read a tensor's name; None when it names no component that there is anywhere."""
+    """Read a tensor's name; None when it names no component of any pipeline."""
     prefix = next((mark for mark in _KOHYA if name.startswith(mark)), None)
     if prefix is not None:
         component, rest = _KOHYA[prefix], name.removeprefix(prefix)
@@ -80,7 +80,7 @@ def _from_processor(component: str, layer: str) -> str:
 
 
 class LayerNames:
-    """Finds the layer of one component of a bundle that a file means."""
+    """Finds layers of one component by their names in files."""
 
     def __init__(self, layers: Iterable[str], config: Mapping[str, object]) -> None:
         """Learn the names.
@@ -98,7 +98,7 @@ class LayerNames:
         self._flat = flat
 
     def find(self, layer: str) -> str | None:
-        """The layer's name in torch, or None when the component has no such layer.
+        """Return the layer's name in torch, or None when the component has no such layer.
 
         transformers 5 dropped "text_model." from the names of a CLIP text encoder; files have it either way.
         """

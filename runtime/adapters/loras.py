@@ -28,7 +28,7 @@ class Loras:
 
         The first one opens another form of each engine that it changes, which takes as long as opening them did or
         longer. From then on loading, unloading and scaling are quick. Loaded before any engine is open, only that form
-        is opened. See `EngineOptions.hold` for the memory that this takes.
+        is opened. See `EngineOptions.keep_both` for the memory that this takes.
 
         Args:
             path: A safetensors file with the names of PEFT, diffusers or kohya.

@@ -1,1 +1,1 @@
-"""The bundle format: specs, manifest, checksums, and files written whole."""
+"""The bundle format: specs, manifest, checksums, and atomic writes."""

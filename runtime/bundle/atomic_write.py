@@ -9,7 +9,7 @@ __all__ = ["write_text"]
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 beside and rename, so that a reader finds all of it or what was there before; makes the folder.
+    """Write UTF-8 to a neighbour and rename it, so that a reader finds the old text or the new one; makes the folder.
 
     Raises:
         BundleError: It cannot be written.

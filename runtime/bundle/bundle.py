@@ -32,8 +32,8 @@ class Bundle:
 
     Attributes:
         root: The folder.
-        manifest: What `diffoundry.json` holds, or None.
-        model_index: What `model_index.json` holds.
+        manifest: The content of `diffoundry.json`, or None.
+        model_index: The content of `model_index.json`.
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
@@ -75,7 +75,7 @@ class Bundle:
 
     @property
     def pipeline_class(self) -> str:
-        """The class in model_index.json as diffusers names it, without Optimum's and diffusers' ONNX prefixes."""
+        """The pipeline class in model_index.json, without Optimum's and diffusers' ONNX prefixes."""
         return str(self.model_index.get("_class_name", "")).removeprefix("ORT").removeprefix("Onnx")
 
     @property
@@ -86,7 +86,7 @@ class Bundle:
         return tuple(sorted(path.parent.name for path in self.root.glob("*/model.onnx")))
 
     def role(self, name: str) -> str:
-        """The role of a component, one of `ROLES`; in a folder without a manifest it follows from the folder's name.
+        """Return the role of a component, one of `ROLES`; without a manifest it follows from the folder's name.
 
         Raises:
             BundleError: The bundle has no such component.
@@ -95,11 +95,11 @@ class Bundle:
         return role_of_folder(name) if self.manifest is None else self.manifest.components[name].role
 
     def with_role(self, role: str) -> tuple[str, ...]:
-        """Names of the components that have a role, in the order of the bundle."""
+        """Return the names of the components that have a role, in the order of the bundle."""
         return tuple(name for name in self.components if self.role(name) == role)
 
     def component(self, role: str) -> str:
-        """The name of the only, or first, component that has a role.
+        """Return the name of the only, or first, component that has a role.
 
         Raises:
             BundleError: No component has it.
@@ -113,7 +113,7 @@ class Bundle:
         return found[0]
 
     def network(self, name: str) -> str:
-        """The class of a component's network in diffusers or transformers; "" where nothing in the bundle names it.
+        """Return the class of a component's network in diffusers or transformers; "" where nothing names it.
 
         Raises:
             BundleError: The bundle has no such component.
@@ -122,7 +122,7 @@ class Bundle:
         return self._find_network(name) if self.manifest is None else self.manifest.components[name].network
 
     def _with_networks(self, manifest: Manifest) -> Manifest:
-        """The manifest with the network classes that formats 1 to 4 leave to model_index.json."""
+        """Return the manifest with the network classes that formats 1 to 4 leave to model_index.json."""
         components = {
             name: spec if spec.network else replace(spec, network=self._find_network(name))
             for name, spec in manifest.components.items()
@@ -142,7 +142,7 @@ class Bundle:
         return named if isinstance(named, str) else ""
 
     def has(self, name: str) -> bool:
-        """Whether the bundle holds the file `name` (relative, forward slashes)."""
+        """Return whether the bundle holds the file `name` (relative, forward slashes)."""
         if self.manifest is not None:
             return name in self.manifest.files
         return (self.root / name).is_file()
@@ -178,14 +178,14 @@ class Bundle:
         return parse_json(_read_bounded(path), path)
 
     def config(self, component: str) -> Mapping[str, Any]:
-        """The component's own config.json, as diffusers or transformers wrote it."""
+        """Return the component's own config.json, as diffusers or transformers wrote it."""
         config = self.read_json(f"{component}/config.json")
         if not isinstance(config, dict):
             raise BundleError(f"{self.root}/{component}/config.json: expected an object; export the bundle again")
         return config
 
     def engines(self, component: str) -> tuple[EngineSpec, ...]:
-        """The engines recorded for a component; empty for a folder without a manifest.
+        """Return the engines recorded for a component; none for a folder without a manifest.
 
         Raises:
             BundleError: The bundle has no such component.

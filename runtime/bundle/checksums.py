@@ -1,4 +1,4 @@
-"""SHA-256 of files: whole, and of large ones in parts that several cores check at once."""
+"""SHA-256 of files: of the whole, and for large files of parts that several cores check in parallel."""
 
 import hashlib
 import os
@@ -11,24 +11,24 @@ from diffoundry.runtime.bundle.specs import FileSpec
 __all__ = ["PART_BYTES", "changed", "describe_file", "sha256_of"]
 
 PART_BYTES = 64 << 20
-"""A file is summed in parts of this size; one that is not larger has none."""
+"""Size of a part; a file that is not larger has no parts."""
 
 _READ = 1 << 18
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal, read in pieces."""
+    """Return the SHA-256 of a file, hexadecimal, read in pieces."""
     with path.open("rb", buffering=0) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def describe_file(path: Path) -> FileSpec:
-    """Size and sums of a file."""
+    """Return size and sums of a file."""
     return FileSpec(size=path.stat().st_size, sha256=sha256_of(path), parts=_part_sums(path))
 
 
 def changed(path: Path, spec: FileSpec) -> str | None:
-    """How a file differs from what is known of it, in words, or None. Its size has been looked at before."""
+    """Return the difference of a file to its spec in words, or None; the size must have been checked before."""
     if spec.parts:
         return None if _part_sums(path) == tuple(spec.parts) else "other SHA-256 sums of its parts"
     found = sha256_of(path)
@@ -37,7 +37,7 @@ def changed(path: Path, spec: FileSpec) -> str | None:
 
 def _part_sums(path: Path) -> tuple[str, ...]:
     starts: Sequence[int] = range(0, path.stat().st_size, PART_BYTES)
-    if len(starts) < 2:  # the sum of the whole says it all
+    if len(starts) < 2:  # the sum of the whole is enough
         return ()
     with ThreadPoolExecutor(max_workers=min(len(starts), os.cpu_count() or 1)) as pool:
         return tuple(pool.map(lambda start: _part_sum(path, start), starts))

@@ -11,13 +11,13 @@ _UP = re.compile(r"\((?P<symbol>\w+)\+(?P<rest>\d+)\)//(?P<divisor>\d+)")
 
 
 class Size(NamedTuple):
-    """A symbol and what it is divided by.
+    """A symbol and its divisor.
 
     Attributes:
         symbol: "batch", "height", "sequence" ...
-        divisor: 1 where the symbol stands alone.
-        up: Whether the quotient is rounded up. Such a size follows from others and tells nothing of the symbol; one
-            that is not rounded comes out whole.
+        divisor: 1 for the symbol itself.
+        up: Whether the quotient is rounded up. Such a size follows from others and does not determine the symbol. One
+            that is not rounded is a whole number.
     """
 
     symbol: str
@@ -25,14 +25,14 @@ class Size(NamedTuple):
     up: bool
 
     def __str__(self) -> str:
-        """As it is written in a shape, and as ONNX's tools reckon with it."""
+        """Return the text in a shape, which ONNX's tools can calculate with."""
         if self.up:
             return f"({self.symbol}+{self.divisor - 1})//{self.divisor}"
         return self.symbol if self.divisor == 1 else f"{self.symbol}/{self.divisor}"
 
 
 def parse_size(text: str) -> Size:
-    """Read a symbolic size; anything of another form is a symbol of its own."""
+    """Read a symbolic size; any other text is a symbol itself."""
     exact, up = _EXACT.fullmatch(text), _UP.fullmatch(text)
     if exact is not None and exact["divisor"] != "0":
         return Size(exact["symbol"], int(exact["divisor"] or 1), up=False)
@@ -42,7 +42,7 @@ def parse_size(text: str) -> Size:
 
 
 def size_of(dim: int | str, sizes: Mapping[str, int]) -> int | None:
-    """The number that a dimension is, or None when its symbol is unknown or is not divided without a rest.
+    """Return the number of a dimension, or None when its symbol is unknown or leaves a remainder.
 
     Args:
         dim: A number or a symbolic size.

@@ -12,11 +12,11 @@ Record = TypeVar("Record")
 
 
 class RecordError(ValueError):
-    """The data does not have the form of the record; the message begins with the path of the field."""
+    """The data does not fit the record; the message starts with the path of the field."""
 
 
 def to_json(record: Any) -> Any:
-    """The record as dicts, lists, strings, numbers, booleans and None; fields in the order of their declaration."""
+    """Convert a record to dicts, lists, strings, numbers, booleans and None; fields in the order of declaration."""
     if dataclasses.is_dataclass(record) and not isinstance(record, type):
         return {item.name: to_json(getattr(record, item.name)) for item in dataclasses.fields(record)}
     if isinstance(record, Mapping):
@@ -27,7 +27,7 @@ def to_json(record: Any) -> Any:
 
 
 def from_json(kind: type[Record], data: Any, where: str = "$") -> Record:
-    """Build a `kind` from what `json.loads` gave.
+    """Build a `kind` from the result of `json.loads`.
 
     Args:
         kind: A dataclass whose fields are str, int, float, bool, None, Any, unions of these, tuple[T, ...],
@@ -36,7 +36,7 @@ def from_json(kind: type[Record], data: Any, where: str = "$") -> Record:
         where: Path of `data` in its file, for messages.
 
     Raises:
-        RecordError: `data` has another form. The message is "<path>: got ..., expected ...".
+        RecordError: `data` does not fit. The message is "<path>: got ..., expected ...".
     """
     return typing.cast("Record", _read(kind, data, where))
 

@@ -23,10 +23,10 @@ __all__ = [
 
 MANIFEST_NAME = "diffoundry.json"
 
-# One line a version, newest first: what changed, and what this reader makes of it.
+# One line a version, newest first: its change, and whether this reader takes it.
 #   5: role and network class of each component; `builds` is called `variants`, `facts` `metadata`. Read.
 #   4: ControlNets that were joined: in the recipe. Read.
-#   3: what an engine can be adapted to at run time. Read.
+#   3: adapters that an engine takes at run time. Read.
 #   2: several sets of engines: the recipe's builds, buckets and quantization; an engine's facts and pending. Read.
 #   1: first format (2026-11): one target and precision in the recipe. Read, as one variant.
 FORMAT_VERSION = 5
@@ -60,7 +60,7 @@ class Manifest:
 
 
 def dump_manifest(manifest: Manifest) -> str:
-    """The manifest as the text of `diffoundry.json`."""
+    """Return the text of `diffoundry.json`."""
     return json.dumps(to_json(manifest), indent=2) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""What calibration measured and what it chose: ranges of tensors, and which nodes compute in fewer bits."""
+"""Results of calibration: ranges of tensors, and the nodes that compute in fewer bits."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,12 +12,12 @@ RANGES_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ComponentChoice:
-    """What is quantized in one component. With the portable graph and its ranges it makes the same graph again.
+    """The quantized nodes of one component. With the portable graph and its ranges they reproduce the same graph.
 
     Attributes:
         quantized: Names of the nodes whose weights, and activations where the precision says so, are quantized.
-        kept: Names of the nodes that could be and are not, and what each would have cost: the image PSNR against fp32
-            in dB when it alone computes in the precision's type.
+        kept: Names of the nodes that could be and are not, to the cost of each: the image PSNR against fp32 in dB when
+            it alone computes in the precision's type.
         fallback: Those of `quantized` whose weights are int8 where the precision says int4.
         observer: Which of the measured ranges activations are cut to: "minmax", "percentile", "mse" or "entropy".
         smooth: Node to migration strength (0 to 1) of SmoothQuant scales; nodes without are not smoothed.
@@ -36,17 +36,16 @@ class ComponentChoice:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuantizationChoice:
-    """What calibration chose for one precision of a bundle.
+    """The choice of calibration for one precision of a bundle.
 
     Attributes:
-        components: Component name to what is quantized in it; a component that is not named stays in float.
+        components: Component name to its quantized nodes; a component that is not named stays in float.
         psnr: Image PSNR against fp32 in dB over the held-out prompts, the mean; None when nothing was generated.
         worst_psnr: That of the worst image.
-        budget: What was asked for, in words, such as "image PSNR of at least 30 dB".
-        min_psnr: Image PSNR in dB that was asked for, of the mean over images: `verify` holds engines to it. None
-            when something else was asked for.
-        prompts: How many images the ranges and the ranking come from.
-        held_out: How many other images `psnr` comes from.
+        budget: The budget in words, such as "image PSNR of at least 30 dB".
+        min_psnr: The budget as mean image PSNR in dB, which `verify` checks. None for another kind of budget.
+        prompts: Number of images from which the ranges and the ranking come.
+        held_out: Number of other images from which `psnr` comes.
     """
 
     components: Mapping[str, ComponentChoice]
@@ -60,14 +59,14 @@ class QuantizationChoice:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TensorRanges:
-    """What one tensor held while the float pipeline generated.
+    """The values of one tensor while the float pipeline generated.
 
     Attributes:
         low: Smallest value of all.
         high: Largest value of all.
         cuts: Observer ("percentile", "mse", "entropy") to type of the grid ("int8", "uint8", "fp8") to the pair of
             limits it would quantize with; "minmax" quantizes with `low` and `high`.
-        step_low: Smallest value in each step of the denoising loop; one entry for what runs once an image.
+        step_low: Smallest value in each step of the denoising loop; one entry for components that run once an image.
         step_high: Largest value in each step.
         channel_low: Smallest value in each channel, for outputs of norms; empty for others.
         channel_high: Largest value in each channel, for outputs of norms.
@@ -89,7 +88,7 @@ class ComponentRanges:
     """The file `calibration/<component>.json` of a bundle.
 
     Attributes:
-        tensors: Name in the portable graph to what it held.
+        tensors: Name in the portable graph to its values.
         format_version: Of the file.
     """
 

@@ -1,4 +1,4 @@
-"""The values that a bundle's manifest is made of: tensors, engines, components, recipe."""
+"""The records of a bundle's manifest: tensors, engines, components, recipe."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -38,7 +38,7 @@ class TensorSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DimSpec:
-    """What a symbolic dimension ("batch", "height", "width", in images and pixels) may be.
+    """The allowed values of a symbolic dimension ("batch" in images, "height" and "width" in pixels).
 
     Attributes:
         min: Smallest value that the engines take.
@@ -56,7 +56,7 @@ class DimSpec:
         return self.min if self.min == self.max else None
 
     def refusal(self, value: int) -> str | None:
-        """Why `value` is not allowed, in words, or None when it is."""
+        """Return the reason in words why `value` is not allowed, or None when it is."""
         if value < self.min or (self.max is not None and value > self.max):
             return f"expected {self.describe()}"
         if value % self.multiple_of:
@@ -64,7 +64,7 @@ class DimSpec:
         return None
 
     def describe(self) -> str:
-        """The allowed values in words, such as "512" or "256 to 1024 in steps of 64"."""
+        """Return the allowed values in words, such as "512" or "256 to 1024 in steps of 64"."""
         if self.fixed is not None:
             return str(self.fixed)
         upper = "any size" if self.max is None else str(self.max)
@@ -74,10 +74,10 @@ class DimSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdapterSpec:
-    """What an engine can be adapted to at run time, without another export.
+    """The adapters that an engine takes at run time, without another export.
 
     Attributes:
-        files: What is opened for it, relative to the bundle: the adaptable form of the graph first, then its data.
+        files: Files relative to the bundle: the adaptable form of the graph first, then its data.
         layers: Name of each layer in the torch module that takes a LoRA, to the shape of its weight there: (out, in),
             or (out, in, h, w) of a convolution.
         table: Name of the module whose table of token embeddings takes further rows, or None.
@@ -100,14 +100,14 @@ class EngineSpec:
         target: Name of the plugin that made it and can run it.
         precision: One of `PRECISIONS`.
         files: Paths relative to the bundle with forward slashes; the engine opens the first, the others lie beside it.
-        inputs: What `run` is fed, in order.
-        outputs: What `run` returns, in order.
-        options: The target's build options, as they were.
-        built_with: Library name to version; an engine that needs the same version says so when it opens.
+        inputs: Inputs of `run`, in order.
+        outputs: Outputs of `run`, in order.
+        options: The target's build options.
+        built_with: Library name to version; an engine that needs the same version refuses others when it opens.
         metadata: Notes of the target on its build, such as counts of fused layers. Shown to users, never interpreted.
-        pending: Why it could not be built where the bundle was made, or None; `diffoundry build` finishes it elsewhere
-            from `files`.
-        adapters: What can be loaded into it at run time, or None when it takes nothing.
+        pending: The reason why it could not be built where the bundle was made, or None; `diffoundry build` finishes it
+            elsewhere from `files`.
+        adapters: Adapters that it takes at run time, or None.
     """
 
     target: str
@@ -182,7 +182,7 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FusedLora:
-    """A LoRA that was added to the weights before the export.
+    """A LoRA that was fused into the weights before the export.
 
     Attributes:
         file: As the user named it.
@@ -197,21 +197,21 @@ class FusedLora:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """Everything needed to build the bundle again.
+    """The recipe to build the bundle again.
 
     Attributes:
         model: The checkpoint as the user named it: folder, hub id or alias.
-        source: What the weights were: a map from weight file to SHA-256, or the seed of random weights.
+        source: The weights: weight file to SHA-256, or the seed of random weights.
         variants: The sets of engines, in the user's order of preference.
-        dims: What batch, height and width may be.
-        buckets: (height, width) in pixels of the sizes that engines are made for; none when they take what dims say.
+        dims: Allowed values of batch, height and width.
+        buckets: (height, width) in pixels of the only sizes of the engines; none when they take all of `dims`.
         opset: ONNX opset of the portable graph.
-        quantization: Precision to what calibration chose for it; the ranges are in files of the bundle.
-        loras: What was added to the weights, in this order.
-        controlnets: What was joined to the checkpoint, in this order, as the user called it: folder or alias; the sums
-            of its files are in `source`.
+        quantization: Precision to the choice of calibration; the ranges are in files of the bundle.
+        loras: LoRAs fused into the weights, in this order.
+        controlnets: ControlNets joined to the checkpoint, in this order, as the user named them: folder or alias. The
+            sums of their files are in `source`.
         without: Optional components that were left out although the checkpoint has them.
-        vae: Folder of the VAE in the place of the checkpoint's own, as the user named it, or None; its sums are in
+        vae: Folder of the VAE that replaces the checkpoint's own, as the user named it, or None; its sums are in
             `source`.
     """
 

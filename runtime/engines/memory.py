@@ -1,4 +1,4 @@
-"""Memory that goes back to the system as soon as it is not needed."""
+"""Returns unused memory to the system at once."""
 
 import ctypes
 import platform

@@ -1,4 +1,4 @@
-"""The door for targets: entry points of the group `diffoundry.targets`, nothing heavy loaded until asked for."""
+"""Finds targets by the entry points of the group `diffoundry.targets`; their code is loaded when first used."""
 
 import importlib
 import importlib.util
@@ -16,19 +16,19 @@ _GROUP = "diffoundry.targets"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TargetPlugin:
-    """What a target tells about itself before any of its code is loaded.
+    """The description of a target, which loads none of its code.
 
     Attributes:
-        name: What users type after --target and what the manifest records.
+        name: Name for --target and in the manifest.
         summary: One line for `diffoundry targets`.
-        module: The vendor's Python package, without which neither half works.
+        module: The vendor's Python package, which both halves need.
         extra: The extra of diffoundry that installs `module`.
         target: "module:attribute" of the frozen dataclass that lowers graphs (needs onnx_ir).
         engine: "module:attribute" of the callable that opens engines (`runtime.engines.protocol.OpenEngine`).
         devices: "module:attribute" of a function without arguments that lists the devices usable on this machine.
-        precisions: "module:attribute" of a function (device) that lists the precisions which the device computes in
-            itself, the fastest first. What it only emulates is not among them.
-        defers: Whether `target` works without `module`: it then writes what `diffoundry build` needs elsewhere.
+        precisions: "module:attribute" of a function (device) that lists the precisions that the device computes
+            natively, the fastest first, without those that it emulates.
+        defers: Whether `target` works without `module`, and writes the files that `diffoundry build` needs elsewhere.
     """
 
     name: str
@@ -43,7 +43,7 @@ class TargetPlugin:
 
     @property
     def installed(self) -> bool:
-        """Whether the vendor's package can be found; it is not loaded."""
+        """True when the vendor's package is installed; it is not loaded."""
         return importlib.util.find_spec(self.module) is not None
 
     def load(self, part: str) -> Any:
@@ -65,7 +65,7 @@ class TargetPlugin:
             raise MissingExtraError(f"target {self.name!r}", missing, extra) from error
 
     def make_target(self, options: Mapping[str, Any]) -> Any:
-        """The target with these options; lists, which JSON makes of tuples, become tuples again.
+        """Return the target with these options; lists, which JSON makes of tuples, become tuples again.
 
         Raises:
             ConfigError: An option has a value that it cannot have.
@@ -82,7 +82,7 @@ def resolve(reference: str) -> Any:
 
 
 def list_plugins() -> tuple[TargetPlugin, ...]:
-    """All installed targets in order of name.
+    """Return all installed targets in order of name.
 
     Raises:
         EngineError: Two packages claim one name, or a plugin is no `TargetPlugin`.
@@ -103,10 +103,10 @@ def list_plugins() -> tuple[TargetPlugin, ...]:
 
 
 def find_plugin(name: str) -> TargetPlugin:
-    """The target called `name`.
+    """Return the target called `name`.
 
     Raises:
-        InputError: There is none; the message lists those there are.
+        InputError: No target has this name; the message lists the names.
     """
     plugins = {plugin.name: plugin for plugin in list_plugins()}
     if name not in plugins:

@@ -1,4 +1,4 @@
-"""What every engine looks like to the runtime, and the one place where feeds are checked."""
+"""The interface of engines, and the check of their feeds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from diffoundry.runtime.errors import EngineError, InputError
 
 __all__ = [
     "AdaptableEngine",
-    "Adapted",
+    "AdapterWeights",
     "Array",
     "Closeable",
     "Engine",
@@ -28,17 +28,17 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineOptions:
-    """Where and how an engine runs.
+    """Device, threads and caches of an engine.
 
     Attributes:
-        device: A device in the target's own words ("cpu", "cuda", "cuda:1", "gpu", "npu", "auto"), or None for the
-            first that the target lists. Engines are handed the device itself, never None.
+        device: A device as the target names it ("cpu", "cuda", "cuda:1", "gpu", "npu", "auto"), or None for the first
+            that the target lists. Engines always get a device.
         threads: Threads for one `run`, or None for the vendor's own choice.
-        hint: "latency" or "throughput" where the vendor knows the difference, or None for the vendor's own choice.
+        hint: "latency" or "throughput" for vendors that distinguish them, or None for the vendor's own choice.
         cache: Folder in which compiled engines are kept between runs, or None to keep none.
-        native: Whether our own compiled kernels are used where they are installed.
-        hold: Whether an engine that was adapted holds both of its forms once each was needed: loading and unloading
-            adapters then takes no time, and the weights are in memory twice. Off, only the form in use is held.
+        native: Whether our own compiled kernels are used when they are installed.
+        keep_both: Whether an engine with adapters keeps both of its forms open. Loading and unloading adapters is then
+            instant, and the weights are in memory twice. Otherwise only the form in use is open.
     """
 
     device: str | None = None
@@ -46,10 +46,10 @@ class EngineOptions:
     hint: str | None = None
     cache: Path | None = None
     native: bool = True
-    hold: bool = True
+    keep_both: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse what no vendor knows.
+        """Refuse unknown hints.
 
         Raises:
             InputError: Another hint.
@@ -85,10 +85,10 @@ class Engine(Protocol):
 
 
 class Closeable:
-    """What makes an engine a context manager: a class with `close` inherits it."""
+    """Base of engines: makes a class with `close` a context manager."""
 
     def close(self) -> None:
-        """Free what is held."""
+        """Free all resources."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
@@ -101,28 +101,28 @@ class Closeable:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Adapted:
-    """What an engine computes with beside its own weights.
+class AdapterWeights:
+    """Weights of adapters, which an engine applies besides its own.
 
     Attributes:
         graph: First of the files in the manifest entry's `adapters`.
-        adapters: float32: "<layer>.lora_A", (in, rank) or (rank, in, h, w) of a convolution; "<layer>.lora_B",
-            (rank, out) or (out, rank, 1, 1), scales included; "<table>.rows", (count, width). A layer without stays as
-            it is. The arrays are kept, not copied.
+        arrays: float32: "<layer>.lora_A", (in, rank) or (rank, in, h, w) of a convolution; "<layer>.lora_B",
+            (rank, out) or (out, rank, 1, 1), scales included; "<table>.rows", (count, width). Other layers stay as they
+            are. The arrays are kept, not copied.
     """
 
     graph: Path
-    adapters: Mapping[str, Array]
+    arrays: Mapping[str, Array]
 
 
 class AdaptableEngine(Engine, Protocol):
-    """An engine whose manifest entry has `adapters`. Its `OpenEngine` takes `adapted` too: what to begin with."""
+    """An engine whose manifest entry has `adapters`. Its `OpenEngine` also takes the keyword `adapters`."""
 
-    def adapt(self, adapted: Adapted | None) -> None:
-        """Let every `run` from now on compute with these adapters; those under way may still end without.
+    def set_adapters(self, adapters: AdapterWeights | None) -> None:
+        """Apply these adapters in every `run` from now on; runs under way may still end without them.
 
         Args:
-            adapted: The adapters, or None to be as an engine without any, bit for bit.
+            adapters: The adapters, or None for the results of an engine without any, bit for bit.
 
         Raises:
             EngineError: The library refuses.
@@ -130,7 +130,7 @@ class AdaptableEngine(Engine, Protocol):
 
 
 class OpenEngine(Protocol):
-    """How a plugin opens an engine: the callable behind `TargetPlugin.engine`."""
+    """The callable behind `TargetPlugin.engine`."""
 
     def __call__(self, path: Path, spec: EngineSpec | None, options: EngineOptions) -> Engine:
         """Open an engine.
@@ -138,10 +138,10 @@ class OpenEngine(Protocol):
         Args:
             path: The engine's first file; the bundle has checked it.
             spec: Its manifest entry, or None for a folder without a manifest.
-            options: Where and how to run.
+            options: Device, threads and caches.
 
         Raises:
-            EngineError: The library, the device or the file does not fit; the message says what to do.
+            EngineError: The library, the device or the file does not fit; the message names the remedy.
         """
 
 
@@ -181,7 +181,7 @@ def run_checked(engine: Engine, feeds: Mapping[str, Array], component: str) -> d
 
 
 def _shape_fits(shape: tuple[int, ...], expected: tuple[int | str, ...], sizes: dict[str, int]) -> bool:
-    """Compare a shape with a spec; symbolic sizes seen for the first time are noted in `sizes`."""
+    """Compare a shape with a spec; the first value of a symbolic size is stored in `sizes`."""
     if len(shape) != len(expected):
         return False
     return all(

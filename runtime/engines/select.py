@@ -1,4 +1,4 @@
-"""Which engine of a component runs here: the first that was asked for, is built, installed and native to the device."""
+"""Selects the engine of a component: the first that is requested, built, installed and native to the device."""
 
 from dataclasses import dataclass
 
@@ -11,12 +11,12 @@ __all__ = ["EngineSelection", "select_engine"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineSelection:
-    """The engine that runs a component here, and why others before it do not.
+    """The engine that runs a component here, and the reasons against those before it.
 
     Attributes:
         spec: The engine.
-        device: Where it runs, in its target's words.
-        skipped: One sentence for every engine that stands before it in the bundle and would have fitted the request.
+        device: Its device, as the target names it.
+        skipped: One sentence for every engine before it in the bundle that fits the request.
     """
 
     spec: EngineSpec
@@ -31,10 +31,10 @@ def select_engine(
     precision: str | None = None,
     device: str | None = None,
 ) -> EngineSelection:
-    """The first engine that was asked for and that can run here: built, its library installed, its precision native.
+    """Return the first requested engine that can run here: built, its library installed, its precision native.
 
     Raises:
-        EngineError: There is none; the message lists what the bundle holds and why nothing of it runs.
+        EngineError: None can; the message lists the engines of the bundle with the reasons.
     """
     held = ", ".join(f"{spec.target} {spec.precision}" for spec in specs)
     wanted = [s for s in specs if target in (None, s.target) and precision in (None, s.precision)]
@@ -55,7 +55,7 @@ def select_engine(
 
 
 def _obstacle(spec: EngineSpec, plugin: TargetPlugin | None, device: str | None) -> tuple[str | None, str]:
-    """Why an engine cannot run here, or None; and the device it would run on."""
+    """Return the reason why an engine cannot run here, or None, and the device it would run on."""
     if plugin is None:
         return f"no target of this name is installed; install the package that provides {spec.target!r}", ""
     if spec.pending is not None:

@@ -13,7 +13,14 @@ import numpy as np
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.bundle.specs import AdapterSpec, TensorSpec
 from diffoundry.runtime.engines.plugins import find_plugin
-from diffoundry.runtime.engines.protocol import AdaptableEngine, Adapted, Array, Engine, EngineOptions, run_checked
+from diffoundry.runtime.engines.protocol import (
+    AdaptableEngine,
+    AdapterWeights,
+    Array,
+    Engine,
+    EngineOptions,
+    run_checked,
+)
 from diffoundry.runtime.engines.select import EngineSelection, select_engine
 from diffoundry.runtime.errors import EngineError, InputError
 from diffoundry.runtime.models.roles import CONTROLNET, DENOISER
@@ -46,10 +53,10 @@ class EngineSession:
         Args:
             bundle: An opened bundle.
             target: Only engines of this target, or None for the first that can run here.
-            precision: Only engines of this precision, or None for the first that the device computes in natively.
+            precision: Only engines of this precision, or None for the first that the device computes natively.
             options: Device, threads and the like; the default is the target's first device.
-            low_memory: Close what is open before another component runs, save those that every step runs. Memory then
-                peaks at the largest component and every image opens them anew; threads take turns.
+            low_memory: Keep only one component loaded at a time (except those used in every step). Lowers peak memory;
+                reloads components for every image; calls are serialized.
         """
         self.bundle = bundle
         self.on_call: Call | None = None
@@ -58,12 +65,12 @@ class EngineSession:
         self._options = options or EngineOptions()
         self._engines: dict[str, Engine] = {}
         self._adapters: dict[str, Mapping[str, Array]] = {}
-        self._left: set[str] = set()  # adapted engines whose adapters are gone, until their next call
+        self._left: set[str] = set()  # engines whose adapters were removed, until their next call
         self._locks = {name: threading.Lock() for name in bundle.components}
         self._turn = threading.RLock() if low_memory else None
 
     def engine(self, name: str) -> Engine:
-        """The engine of the component `name`, opened at the first call.
+        """Return the engine of the component `name`, opened at the first call.
 
         Raises:
             BundleError: The bundle has no such component, or a file of it was changed.
@@ -72,31 +79,31 @@ class EngineSession:
         opened = self._engines.get(name)
         if opened is not None and name not in self._left:  # as in every step: no lock, no look at the folder
             return opened
-        self.bundle.engines(name)  # says so when there is no such component
+        self.bundle.engines(name)  # refuses an unknown component
         with self._locks[name]:
             if name not in self._engines:
                 self._engines[name] = self._open(name)
             elif name in self._left:
-                self._adapt(name, {})
+                self._set(name, {})
             self._left.discard(name)
             return self._engines[name]
 
     def with_role(self, role: str) -> tuple[str, ...]:
-        """Names of the components that have a role, as `Bundle.with_role`."""
+        """Return the names of the components that have a role."""
         return self.bundle.with_role(role)
 
     def open_all(self, names: Collection[str] | None = None) -> None:
-        """Open components now, side by side, instead of one after the other when each is first needed.
+        """Open components now, in parallel, instead of one by one when each is first needed.
 
-        Most of the time goes into the SHA-256 of the files, which takes one core each. With low memory nothing is
-        opened ahead.
+        Most of the time goes into the SHA-256 of the files, on one core each. With `low_memory` nothing is opened
+        ahead.
 
         Args:
-            names: Which; None for all.
+            names: Components to open; None for all.
 
         Raises:
             BundleError: As `engine`.
-            EngineError: As `engine`; of several the first by `names`.
+            EngineError: As `engine`, for the first component by `names` that fails.
         """
         if self._turn is not None:
             return
@@ -106,7 +113,7 @@ class EngineSession:
                 opened.result()
 
     def choice(self, name: str) -> EngineSelection | None:
-        """Which engine runs the component `name` here, without opening it; None for a folder without a manifest.
+        """Select the engine that runs a component here, without opening it; None for a folder without a manifest.
 
         Raises:
             BundleError: The bundle has no such component.
@@ -118,16 +125,16 @@ class EngineSession:
         return select_engine(name, specs, self._target, self._precision, self._options.device)
 
     def declared_inputs(self, name: str) -> tuple[TensorSpec, ...]:
-        """The inputs of the engine that runs a component, from the manifest; none without a manifest."""
+        """Return the inputs of the engine that runs a component, from the manifest; none without a manifest."""
         choice = self.choice(name)
         return () if choice is None else choice.spec.inputs
 
     def inputs(self, name: str) -> tuple[TensorSpec, ...]:
-        """The inputs of the engine that runs a component; the engine is opened only when no manifest names them."""
+        """Return the inputs of the engine that runs a component; it is opened only when no manifest names them."""
         return self.declared_inputs(name) or self.engine(name).inputs
 
     def adapters(self, name: str) -> AdapterSpec:
-        """What the engine of a component can be adapted to.
+        """Return the adapters that the engine of a component takes.
 
         Raises:
             BundleError: The bundle has no such component.
@@ -149,14 +156,14 @@ class EngineSession:
             )
         return found
 
-    def adapt(self, name: str, adapters: Mapping[str, Array]) -> None:
-        """Let a component compute with adapters from its next call on, or without where there are none.
+    def set_adapters(self, name: str, adapters: Mapping[str, Array]) -> None:
+        """Apply adapters in a component from its next call on; an empty mapping removes them.
 
-        To go back may take opening its engine anew, so that waits for the next call: other adapters may come before it.
+        Removing them may reopen the engine, so it waits for the next call: other adapters may come before it.
 
         Args:
             name: The component.
-            adapters: As in `AdaptableEngine.adapt`, of the layers in `adapters(name)`.
+            adapters: As in `AdapterWeights`, of the layers in `adapters(name)`.
 
         Raises:
             BundleError: A file of the bundle was changed.
@@ -169,21 +176,21 @@ class EngineSession:
                     self._left.add(name)
                 return
             if name in self._engines:
-                self._adapt(name, adapters)
+                self._set(name, adapters)
             self._left.discard(name)
             self._adapters[name] = adapters
 
-    def _adapt(self, name: str, adapters: Mapping[str, Array]) -> None:
-        cast("AdaptableEngine", self._engines[name]).adapt(self._adapted(name, adapters))
+    def _set(self, name: str, adapters: Mapping[str, Array]) -> None:
+        cast("AdaptableEngine", self._engines[name]).set_adapters(self._weights(name, adapters))
 
-    def _adapted(self, name: str, adapters: Mapping[str, Array]) -> Adapted | None:
+    def _weights(self, name: str, adapters: Mapping[str, Array]) -> AdapterWeights | None:
         if not adapters:
             return None
         graph = [self.bundle.file(file) for file in self.adapters(name).files][0]  # noqa: RUF015  # all are checked
-        return Adapted(graph=graph, adapters=adapters)
+        return AdapterWeights(graph=graph, arrays=adapters)
 
     def notes(self) -> tuple[str, ...]:
-        """Which engines were passed over and why, each sentence once; empty when the first ones run."""
+        """Return why engines were skipped, each sentence once; nothing when the first ones run."""
         choices = [choice for name in self.bundle.components if (choice := self.choice(name)) is not None]
         return tuple(dict.fromkeys(sentence for choice in choices for sentence in choice.skipped))
 
@@ -198,18 +205,18 @@ class EngineSession:
                 f"bundle {self.bundle.root}: got no manifest, so it holds only ONNX graphs as they were exported; "
                 f"leave target and precision out, or make a bundle with 'diffoundry export'"
             )
-        hold = self._options.hold and self._turn is None
-        options = replace(self._options, device=device or "cpu", hold=hold)
-        adapted = self._adapted(name, self._adapters.get(name, {}))
-        begin = {} if adapted is None else {"adapted": adapted}
+        keep_both = self._options.keep_both and self._turn is None
+        options = replace(self._options, device=device or "cpu", keep_both=keep_both)
+        weights = self._weights(name, self._adapters.get(name, {}))
+        begin = {} if weights is None else {"adapters": weights}
         engine: Engine = find_plugin(target).load("engine")(Path(path), spec, options, **begin)
         return engine
 
     def run(self, name: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run a component on arrays with any number of rows.
 
-        Floats and integers are given to the engine in its own widths, and more rows than it takes at once are run
-        in turns. Floating outputs come back as float32.
+        Floats and integers are converted to the engine's own widths. More rows than it takes at once are run in
+        several calls. Floating outputs come back as float32.
 
         Raises:
             InputError: A feed does not fit the component.
@@ -293,12 +300,12 @@ def _widen(outputs: dict[str, Array]) -> dict[str, Array]:
 
 
 def _is_batched(spec: TensorSpec | None, array: Array, rows: int, limit: int) -> bool:
-    """Whether the first dimension of a feed is the batch: timesteps and the like are handed to every piece whole."""
+    """Return whether the first dimension of a feed is the batch; timesteps and the like go whole into every call."""
     if spec is None or not spec.shape or not array.ndim:
         return False
     return len(array) == rows and (isinstance(spec.shape[0], str) or spec.shape[0] == limit)
 
 
 def _fill(array: Array, rows: int) -> Array:
-    """Fill a fixed batch up by repeating its last row; the caller drops what comes of it."""
+    """Fill a fixed batch up by repeating its last row; the caller drops the results of these rows."""
     return np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)])

@@ -49,15 +49,15 @@ class AutoencoderTiny(AutoencoderKL):
 class TinyTiles(Tiles):
     """diffusers: `AutoencoderTiny._tiled_decode` and `_tiled_encode`.
 
-    Tiles begin at every 448 pixels, also where nothing but what is shared is left: an image of 512 x 512 has four.
+    Tiles start every 448 pixels, even where only the shared part is left: an image of 512 x 512 has four.
     """
 
     @classmethod
     def of(cls, config: Mapping[str, Any], factor: int) -> Self:
-        """The tiles of a VAE, which are of one size whatever it was trained on.
+        """Return the tiles of a VAE; their size does not depend on its config.
 
         Raises:
-            InputError: It has not the eight pixels to a latent that diffusers cuts its tiles by.
+            InputError: It has other pixels to a latent than diffusers assumes for its tiles.
         """
         taken = 2 ** int(config.get("out_channels", 3))
         if taken != factor:
@@ -75,7 +75,7 @@ class TinyTiles(Tiles):
     def _in_tiles(
         self, run: Callable[[FloatArray], FloatArray], array: FloatArray, side: int, result_side: int
     ) -> FloatArray:
-        """Run on tiles and lay each over what is there already, its first lines going over from it."""
+        """Run on tiles and blend each into the results so far with its first lines."""
         height, width = array.shape[2:]
         extent = result_side // _OVERLAPS
         ramp = np.clip(np.arange(result_side, dtype=np.float32) / np.float32(extent - 1), 0, 1)

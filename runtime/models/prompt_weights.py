@@ -13,13 +13,13 @@ __all__ = ["WeightedText", "parse_weights", "scale_states", "stretch_states"]
 FloatArray = npt.NDArray[np.float32]
 
 _MORE = 1.1
-"""What a pair of round brackets without a number stands for; square ones for its reciprocal."""
+"""Weight of a pair of round brackets without a number; square brackets have its reciprocal."""
 
 _PIECE = re.compile(r"\\(?P<literal>[()\[\]\\]?)|(?P<bracket>[(\[\])])|:(?P<weight>[+-]?[.\d]+)\)|[^\\()\[\]:]+|:")
 
 
 class WeightedText(NamedTuple):
-    """A piece of a prompt, and how much it counts; 1 is as usual."""
+    """A piece of a prompt with its weight; 1 is neutral."""
 
     text: str
     weight: float
@@ -29,7 +29,7 @@ def parse_weights(text: str) -> list[WeightedText]:
     r"""Read a prompt with weights.
 
     `(word)` counts 1.1 times, `((word))` 1.21 times, `[word]` 1 / 1.1 times, `(word:1.3)` 1.3 times; brackets nest, and
-    those that nobody closes go to the end. `\(`, `\)`, `\[`, `\]` and `\\` are the characters themselves. The grammar
+    unclosed ones reach to the end. `\(`, `\)`, `\[`, `\]` and `\\` are the characters themselves. The grammar
     is that of AUTOMATIC1111's `parse_prompt_attention`, which diffusers' community pipelines `lpw_stable_diffusion` and
     `lpw_stable_diffusion_xl` use (without the latter's BREAK).
 
@@ -37,7 +37,7 @@ def parse_weights(text: str) -> list[WeightedText]:
         At least one part; neighbours differ in weight.
 
     Raises:
-        InputError: What stands in the place of a weight is no number, such as 1.2.3.
+        InputError: A weight is no number, such as 1.2.3.
     """
     texts: list[str] = []
     weights: list[float] = []
@@ -67,7 +67,7 @@ def parse_weights(text: str) -> list[WeightedText]:
 
 
 def _merge(texts: list[str], weights: list[float]) -> list[WeightedText]:
-    """Neighbours of the same weight as one part; an empty prompt is one too."""
+    """Join neighbours of the same weight; an empty prompt is one part."""
     parts: list[WeightedText] = []
     for text, weight in zip(texts, weights, strict=True):
         if parts and parts[-1].weight == weight:
@@ -88,7 +88,7 @@ def _number(digits: str, text: str) -> float:
 
 
 def scale_states(states: FloatArray, weights: FloatArray) -> FloatArray:
-    """Hidden states times their weights, then all of a prompt times a number that gives them the mean back.
+    """Multiply hidden states by their weights, then each prompt by the number that restores its mean.
 
     diffusers: community pipeline `lpw_stable_diffusion`, `get_weighted_text_embeddings`.
 
@@ -100,7 +100,7 @@ def scale_states(states: FloatArray, weights: FloatArray) -> FloatArray:
         (B, tokens, D); rows of which all weights are 1 are the same bit for bit.
 
     Raises:
-        InputError: A weight is so large, or the mean so small, that there is no such number.
+        InputError: A weight is so large, or the mean so small, that no such number is finite.
     """
     with np.errstate(all="ignore"):
         weighted = states * weights[..., None]
@@ -110,7 +110,7 @@ def scale_states(states: FloatArray, weights: FloatArray) -> FloatArray:
 
 
 def stretch_states(states: FloatArray, weights: FloatArray, chunk: int) -> FloatArray:
-    """Hidden states moved away from that of the end token of their chunk, or towards it: e + (h - e) w.
+    """Move hidden states away from that of the end token of their chunk, or towards it: e + (h - e) w.
 
     diffusers: community pipeline `lpw_stable_diffusion_xl`, `get_weighted_text_embeddings_sdxl`.
 

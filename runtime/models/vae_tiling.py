@@ -16,7 +16,7 @@ __all__ = ["Tiles", "lengths", "starts"]
 FloatArray = npt.NDArray[np.float32]
 
 _SAMPLE_SIZE = 32
-"""What diffusers assumes when the VAE's config does not say, in pixels."""
+"""Default of diffusers for `sample_size`, in pixels."""
 
 _OVERLAPS = 4
 """A tile shares the fourth part of its side with the next; diffusers: `tile_overlap_factor` of 0.25."""
@@ -24,7 +24,7 @@ _OVERLAPS = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tiles:
-    """How large tiles are. diffusers: `AutoencoderKL.tiled_decode` and `_tiled_encode`.
+    """Sizes of tiles. diffusers: `AutoencoderKL.tiled_decode` and `_tiled_encode`.
 
     Attributes:
         pixels: Side of a tile of an image; diffusers: `tile_sample_min_size`.
@@ -36,7 +36,7 @@ class Tiles:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], factor: int) -> Self:
-        """The tiles of a VAE, from its config and its pixels to a latent.
+        """Return the tiles of a VAE, by its config and its pixels to a latent.
 
         Raises:
             InputError: Tiles of this `sample_size` do not fit together.
@@ -51,15 +51,15 @@ class Tiles:
         return cls(pixels=size, latents=size // factor)
 
     def check(self, size: tuple[int, int], dims: Mapping[str, DimSpec], buckets: Sequence[tuple[int, int]]) -> None:
-        """Refuse an image of which engines do not take every tile.
+        """Refuse an image with a tile that the engines do not take.
 
         Args:
             size: Height and width of the image in pixels.
-            dims: What the bundle's engines take, from its recipe.
-            buckets: The only sizes (height, width) that they take, from its recipe; empty when dims say it all.
+            dims: Sizes that the bundle's engines take, from its recipe.
+            buckets: The only sizes (height, width) that they take, from its recipe; empty for all within `dims`.
 
         Raises:
-            InputError: A tile has another size; the message names every size that is needed.
+            InputError: A tile has another size; the message names every size needed.
         """
         needed = self.sizes(size)
         if needed == [size]:
@@ -73,29 +73,29 @@ class Tiles:
             )
 
     def sizes(self, size: tuple[int, int]) -> list[tuple[int, int]]:
-        """The different tiles of an image of this size (height, width) in pixels; itself when it is one tile."""
+        """Return the different tiles of an image of this size (height, width) in pixels; its own size for one tile."""
         if max(size) <= self.pixels:
             return [size]
         heights, widths = (lengths(side, self.pixels, _OVERLAPS) for side in size)
         return list(product(heights, widths))
 
     def decode(self, run: Callable[[FloatArray], FloatArray], latents: FloatArray) -> FloatArray:
-        """Images (B, 3, H, W) of latents (B, C, h, w), by calls of `run` on at most a tile."""
+        """Return images (B, 3, H, W) of latents (B, C, h, w), by calls of `run` on at most a tile."""
         return self._in_tiles(run, latents, self.latents, self.pixels)
 
     def encode(self, run: Callable[[FloatArray], FloatArray], pixels: FloatArray) -> FloatArray:
-        """Moments (B, 2 C, h, w) of images (B, 3, H, W), by calls of `run` on at most a tile."""
+        """Return moments (B, 2 C, h, w) of images (B, 3, H, W), by calls of `run` on at most a tile."""
         return self._in_tiles(run, pixels, self.pixels, self.latents)
 
     def _in_tiles(
         self, run: Callable[[FloatArray], FloatArray], array: FloatArray, side: int, result_side: int
     ) -> FloatArray:
-        """Run on tiles and put what comes of them together; two rows of tiles are held at once.
+        """Run on tiles and join the results; two rows of tiles are in memory at once.
 
         Args:
             run: From a tile (B, C, h, w), sides of at most `side`, to its result, sides of `result_side / side` times
                 that.
-            array: (B, C, H, W); what fits into one tile is run as it is.
+            array: (B, C, H, W); an array that fits into one tile is run as it is.
             side: Of a tile.
             result_side: Of the result of a tile.
         """
@@ -121,7 +121,7 @@ class Tiles:
 
 
 def _blend(before: FloatArray, tile: FloatArray, extent: int, axis: int) -> FloatArray:
-    """The tile, its first `extent` lines going over from the last ones of the tile before it.
+    """Blend the first `extent` lines of a tile with the last ones of the tile before it.
 
     diffusers: `AutoencoderKL.blend_v` (axis 2) and `blend_h` (axis 3). Where the tile is shorter than `extent`, they
     take the very last lines of the tile before it, not those of the same place; so do we.
@@ -135,12 +135,12 @@ def _blend(before: FloatArray, tile: FloatArray, extent: int, axis: int) -> Floa
 
 
 def starts(length: int, side: int, overlaps: int) -> range:
-    """Where tiles begin along a side, when each shares the `overlaps`-th part of itself with the next."""
+    """Return the starts of tiles along a side, when each shares the `overlaps`-th part of itself with the next."""
     return range(0, length, side - side // overlaps)
 
 
 def lengths(length: int, side: int, overlaps: int) -> list[int]:
-    """The different lengths of tiles along a side: the last are shorter."""
+    """Return the different lengths of tiles along a side: the last are shorter."""
     return list(dict.fromkeys(min(side, length - start) for start in starts(length, side, overlaps)))
 
 

@@ -62,12 +62,12 @@ class Backend:
 
     _specs: dict = field(default_factory=dict)
 
-    def open(self, name, batch=None, *, adapted=None, **options):
+    def open(self, name, batch=None, *, adapters=None, **options):
         """Open the engine of a graph."""
         bundle, spec = self.lower(name, batch)
         if spec.pending is not None:
             pytest.skip(f"the engine cannot be built here: {spec.pending}")
-        more = {} if adapted is None else {"adapted": adapted}
+        more = {} if adapters is None else {"adapters": adapters}
         opener = self.plugin.load("engine")
         return opener(bundle / spec.files[0], spec, EngineOptions(device=self.device, **options), **more)
 

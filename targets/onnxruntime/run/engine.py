@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 
 from diffoundry.runtime.bundle.specs import EngineSpec, TensorSpec
-from diffoundry.runtime.engines.protocol import Adapted, Array, Closeable, EngineOptions, closed_error
+from diffoundry.runtime.engines.protocol import AdapterWeights, Array, Closeable, EngineOptions, closed_error
 from diffoundry.runtime.errors import EngineError
 
 __all__ = ["OnnxRuntimeEngine", "devices", "precisions"]
@@ -60,7 +60,7 @@ class OnnxRuntimeEngine(Closeable):
     """
 
     def __init__(
-        self, path: Path, spec: EngineSpec | None, options: EngineOptions, *, adapted: Adapted | None = None
+        self, path: Path, spec: EngineSpec | None, options: EngineOptions, *, adapters: AdapterWeights | None = None
     ) -> None:
         """Open the session.
 
@@ -71,18 +71,18 @@ class OnnxRuntimeEngine(Closeable):
         self._base = path
         self._closed = False
         self._sessions: dict[Path, ort.InferenceSession] = {}
-        session = self._session(path if adapted is None else adapted.graph)
+        session = self._session(path if adapters is None else adapters.graph)
         own = None if spec is None else {tensor.name for tensor in spec.inputs}
         self.inputs = tuple(_spec(node) for node in session.get_inputs() if own is None or node.name in own)
         self.outputs = tuple(_spec(node) for node in session.get_outputs())
         self._names = [tensor.name for tensor in self.outputs]
-        self.adapt(adapted)
+        self.set_adapters(adapters)
 
     def _session(self, path: Path) -> ort.InferenceSession:
         """Return the session of a graph, opened on first use."""
         if path not in self._sessions:
             session = self._open(path)
-            if not self._options.hold:
+            if not self._options.keep_both:
                 self._sessions.clear()
             self._sessions[path] = session
         return self._sessions[path]
@@ -104,17 +104,17 @@ class OnnxRuntimeEngine(Closeable):
                 + f": {error}. Export it again with this version, or install the one it was built with"
             ) from error
 
-    def adapt(self, adapted: Adapted | None) -> None:
+    def set_adapters(self, adapters: AdapterWeights | None) -> None:
         """See `runtime.engines.protocol.AdaptableEngine.adapt`."""
         if self._closed:
             raise closed_error(self._base)
-        if adapted is None:
+        if adapters is None:
             self._state = _State(session=self._session(self._base))
             return
-        session = self._session(adapted.graph)
+        session = self._session(adapters.graph)
         own = {spec.name for spec in self.inputs}
         extra = {
-            node.name: adapted.adapters.get(node.name, _nothing(node.shape))
+            node.name: adapters.arrays.get(node.name, _nothing(node.shape))
             for node in session.get_inputs()
             if node.name not in own
         }

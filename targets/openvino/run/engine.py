@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from diffoundry.runtime.bundle.specs import EngineSpec
-from diffoundry.runtime.engines.protocol import Adapted, Array, Closeable, EngineOptions, closed_error
+from diffoundry.runtime.engines.protocol import AdapterWeights, Array, Closeable, EngineOptions, closed_error
 from diffoundry.runtime.errors import EngineError, InputError
 from diffoundry.targets.openvino.import_openvino import ov
 from diffoundry.targets.openvino.run.adapters import fit_ranks, read_adaptable
@@ -49,7 +49,9 @@ class OpenVinoEngine(Closeable):
         metadata: Type of floats, and our own kernels where they are used, for users.
     """
 
-    def __init__(self, path: Path, spec: EngineSpec, options: EngineOptions, *, adapted: Adapted | None = None) -> None:
+    def __init__(
+        self, path: Path, spec: EngineSpec, options: EngineOptions, *, adapters: AdapterWeights | None = None
+    ) -> None:
         """Read the model, and compile it unless it has buckets.
 
         Raises:
@@ -65,10 +67,10 @@ class OpenVinoEngine(Closeable):
         self.metadata: dict[str, Any] = {"floats": floats}
         self._buckets = tuple((height, width) for height, width in spec.options.get("buckets", ()))
         self._lock = threading.Lock()
-        self._hold = options.hold
+        self._keep_both = options.keep_both
         self._closed = False
         self._forms: dict[bool, _State] = {}  # the plain one and the adapted one, whichever were needed
-        self.adapt(adapted)
+        self.set_adapters(adapters)
 
     def _open(self, state: _State) -> _State:
         """Read a form of the model, and compile it unless it has buckets."""
@@ -77,7 +79,7 @@ class OpenVinoEngine(Closeable):
             state.compiled[()] = self._compile(model, None)
         return state
 
-    def adapt(self, adapted: Adapted | None) -> None:
+    def set_adapters(self, adapters: AdapterWeights | None) -> None:
         """See `runtime.engines.protocol.AdaptableEngine.adapt`.
 
         Compiled with branches for the layers that were adapted last only: another layer, or a larger rank of a
@@ -85,21 +87,21 @@ class OpenVinoEngine(Closeable):
         """
         if self._closed:
             raise closed_error(self._path)
-        state = self._plain() if adapted is None else self._adapted(adapted)
-        held = self._forms if self._hold else {}
-        self._forms = {**held, adapted is not None: state}
+        state = self._plain() if adapters is None else self._adapted(adapters)
+        held = self._forms if self._keep_both else {}
+        self._forms = {**held, adapters is not None: state}
         self._state = state
 
     def _plain(self) -> _State:
         return self._forms.get(False) or self._open(_State(read=partial(core().read_model, self._path)))
 
-    def _adapted(self, adapted: Adapted) -> _State:
+    def _adapted(self, adapters: AdapterWeights) -> _State:
         last = self._forms.get(True)
-        fed, compiled = fit_ranks(adapted.adapters, {} if last is None else last.adapters)
+        fed, compiled = fit_ranks(adapters.arrays, {} if last is None else last.adapters)
         if compiled and last is not None:
             return replace(last, adapters=fed)
         halves = self._spec.precision != "fp32"
-        return self._open(_State(read=partial(read_adaptable, adapted.graph, fed, halves=halves), adapters=fed))
+        return self._open(_State(read=partial(read_adaptable, adapters.graph, fed, halves=halves), adapters=fed))
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once; see `runtime.engines.protocol.Engine.run`.

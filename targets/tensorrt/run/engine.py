@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from diffoundry.runtime.bundle.specs import EngineSpec, TensorSpec
-from diffoundry.runtime.engines.protocol import Adapted, Array, Closeable, EngineOptions, closed_error
+from diffoundry.runtime.engines.protocol import AdapterWeights, Array, Closeable, EngineOptions, closed_error
 from diffoundry.runtime.errors import EngineError
 from diffoundry.targets.tensorrt.cuda import Cuda, Gpu, find_cuda, list_gpus
 from diffoundry.targets.tensorrt.gpu_types import native_precisions
@@ -115,7 +115,7 @@ class TensorRTEngine(Closeable):
             self._cuda.call("cudaStreamSynchronize", self._stream)
             return {name: made.view(name).copy() for name in made.slots}
 
-    def adapt(self, adapted: Adapted | None) -> None:
+    def set_adapters(self, adapters: AdapterWeights | None) -> None:
         """See `AdaptableEngine.adapt`. The weights themselves change, so that no call costs more.
 
         Raises:
@@ -128,7 +128,7 @@ class TensorRTEngine(Closeable):
             self._cuda.call("cudaStreamSynchronize", self._stream)
             self._forget_graph()
             self._calls = 0
-            self._refitter.change(adapted)
+            self._refitter.change(adapters)
 
     def _prepare(self, shapes: _Shapes) -> None:
         """Choose the profile, set shapes and addresses in the context, allocate memory."""
@@ -246,13 +246,13 @@ def _find_gpu(device: str, cuda: Cuda | None) -> Gpu:
 
 
 def _open(
-    path: Path, spec: EngineSpec | None, options: EngineOptions, *, sdk: Sdk, adapted: Adapted | None = None
+    path: Path, spec: EngineSpec | None, options: EngineOptions, *, sdk: Sdk, adapters: AdapterWeights | None = None
 ) -> TensorRTEngine:
     library, cuda = open_library(sdk), find_cuda()
     gpu = _find_gpu(options.device or "cuda", cuda)
     assert cuda is not None, "there is no GPU without CUDA"
     engine = TensorRTEngine(path, spec, options, library=library, cuda=cuda, gpu=gpu)
-    engine.adapt(adapted)
+    engine.set_adapters(adapters)
     return engine
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from diffoundry.runtime.engines.protocol import Adapted, Array
+from diffoundry.runtime.engines.protocol import AdapterWeights, Array
 from diffoundry.targets.tensorrt.base_weights import BaseWeight, adapted_weight, read_base_weight, read_refit_file
 from diffoundry.targets.tensorrt.run.open_plan import Library
 
@@ -29,25 +29,25 @@ class Refitter:
         self._file: Path | None = None
         self._changed: Collection[str] = ()
 
-    def change(self, adapted: Adapted | None) -> None:
+    def change(self, adapters: AdapterWeights | None) -> None:
         """Give the plan new weights where adapters are, and its own bytes where some were before.
 
         Raises:
             BundleError: The files of the weights are damaged.
             EngineError: The library refuses; some weights may have changed, and the next call changes them all again.
         """
-        if adapted is not None:
-            self._file = adapted.graph
+        if adapters is not None:
+            self._file = adapters.graph
         if self._file is None:
             return
         weights = read_refit_file(self._file)
-        adapters = {} if adapted is None else adapted.adapters
-        wanted = {name for name, weight in weights.items() if f"{weight.layer}.lora_A" in adapters}
+        arrays = {} if adapters is None else adapters.arrays
+        wanted = {name for name, weight in weights.items() if f"{weight.layer}.lora_A" in arrays}
         names, self._changed = wanted.union(self._changed), wanted.union(self._changed)
-        self._refit(names, weights, adapters)
+        self._refit(names, weights, arrays)
         self._changed = wanted
 
-    def _refit(self, names: Collection[str], weights: Mapping[str, BaseWeight], adapters: Mapping[str, Array]) -> None:
+    def _refit(self, names: Collection[str], weights: Mapping[str, BaseWeight], arrays: Mapping[str, Array]) -> None:
         trt, library = self._library.trt, self._library
         assert self._file is not None
         library.log.take_errors()
@@ -58,8 +58,8 @@ class Refitter:
             for name in waiting:
                 weight = weights[name]
                 array = read_base_weight(self._file.parent, weight)
-                if f"{weight.layer}.lora_A" in adapters:
-                    array = adapted_weight(array, weight, adapters)
+                if f"{weight.layer}.lora_A" in arrays:
+                    array = adapted_weight(array, weight, arrays)
                 given[name] = array
                 kind = trt.DataType.__members__[_TYPES[weight.dtype]]
                 if not refitter.set_named_weights(name, trt.Weights(kind, array.ctypes.data, array.size)):

@@ -104,8 +104,8 @@ def test_switching_opens_nothing_anew(opened, make_lora, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("target", "frugal"),
     [
-        ("onnxruntime", {"options": EngineOptions(hold=False)}),
-        ("openvino", {"options": EngineOptions(hold=False)}),
+        ("onnxruntime", {"options": EngineOptions(keep_both=False)}),
+        ("openvino", {"options": EngineOptions(keep_both=False)}),
         ("onnxruntime", {"low_memory": True}),
     ],
 )

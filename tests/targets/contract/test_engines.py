@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from engine_graphs import GRAPHS, LAYERS, expected, weight
 
-from diffoundry.runtime.engines.protocol import Adapted, run_checked
+from diffoundry.runtime.engines.protocol import AdapterWeights, run_checked
 from diffoundry.runtime.errors import EngineError, InputError
 
 TOLERANCE = 2e-5
@@ -224,7 +224,7 @@ def adapted(backend):
         down, up = (generator.standard_normal(shape).astype(np.float32) for shape in ((6, 2), (2, 4)))
         arrays = {f"{module}.lora_A": down, f"{module}.lora_B": up}
         changed = {"w": weight(graph, "w") + down @ up}
-        return Adapted(graph=bundle / spec.adapters.files[0], adapters=arrays), changed
+        return AdapterWeights(graph=bundle / spec.adapters.files[0], arrays=arrays), changed
 
     return make
 
@@ -235,25 +235,25 @@ def test_adapters_change_the_result_and_go_without_a_trace(backend, adapted):
     with backend.open("linear") as engine:
         feeds = make_feeds(engine.inputs)
         before = engine.run(feeds)
-        engine.adapt(lora)
+        engine.set_adapters(lora)
         assert_near(run_checked(engine, feeds, "unet"), expected("linear", feeds, weights))
-        engine.adapt(other)
+        engine.set_adapters(other)
         assert_near(run_checked(engine, feeds, "unet"), expected("linear", feeds, other_weights))
-        engine.adapt(None)
+        engine.set_adapters(None)
         np.testing.assert_array_equal(engine.run(feeds)["y"], before["y"])
         engine.close()
         with pytest.raises(EngineError, match="after it was closed"):
-            engine.adapt(lora)
+            engine.set_adapters(lora)
 
 
-@pytest.mark.parametrize("hold", [True, False])
-def test_an_engine_may_begin_with_adapters(backend, adapted, hold):
+@pytest.mark.parametrize("keep_both", [True, False])
+def test_an_engine_may_begin_with_adapters(backend, adapted, keep_both):
     lora, weights = adapted("linear")
-    with backend.open("linear", adapted=lora, hold=hold) as engine:
+    with backend.open("linear", adapters=lora, keep_both=keep_both) as engine:
         feeds = make_feeds(engine.inputs)
         assert {spec.name for spec in engine.inputs} == {"x"}
         assert_near(run_checked(engine, feeds, "unet"), expected("linear", feeds, weights))
-        engine.adapt(None)
+        engine.set_adapters(None)
         assert_near(run_checked(engine, feeds, "unet"), expected("linear", feeds))
 
 
@@ -264,8 +264,8 @@ def test_a_table_of_tokens_takes_further_rows(backend):
     module, _ = LAYERS["tokens"]
     assert (spec.adapters.table, spec.adapters.vocabulary, spec.adapters.width) == (module, 9, 3)
     rows = np.random.default_rng(0).standard_normal((2, 3)).astype(np.float32)
-    lora = Adapted(graph=bundle / spec.adapters.files[0], adapters={f"{module}.rows": rows})
-    with backend.open("tokens", adapted=lora) as engine:
+    lora = AdapterWeights(graph=bundle / spec.adapters.files[0], arrays={f"{module}.rows": rows})
+    with backend.open("tokens", adapters=lora) as engine:
         feeds = make_feeds(engine.inputs)
         feeds["input_ids"][0, :3] = [8, 9, 10]
         table = np.concatenate([weight("tokens", "table"), rows])

@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 
 from diffoundry.runtime.engines.plugins import find_plugin
-from diffoundry.runtime.engines.protocol import Adapted, EngineOptions, run_checked
+from diffoundry.runtime.engines.protocol import AdapterWeights, EngineOptions, run_checked
 from diffoundry.targets.tensorrt.cuda import find_cuda, list_gpus
 from diffoundry.targets.tensorrt.sdk import SDKS
 
@@ -87,9 +87,9 @@ def test_weights_are_changed_and_changed_back(plugin, block_work, block_graph, t
     ir.save(changed, tmp_path / "changed.onnx")
     with plugin.load("engine")(path, spec, EngineOptions(device="cuda")) as engine:
         before = run_checked(engine, {"sample": sample}, "unet")["out_sample"]
-        engine.adapt(Adapted(graph=work.bundle / spec.adapters.files[0], adapters=adapters))
+        engine.set_adapters(AdapterWeights(graph=work.bundle / spec.adapters.files[0], arrays=adapters))
         got = run_checked(engine, {"sample": sample}, "unet")["out_sample"]
-        engine.adapt(None)
+        engine.set_adapters(None)
         after = run_checked(engine, {"sample": sample}, "unet")["out_sample"]
     want = expected(tmp_path / "changed.onnx", sample)
     np.testing.assert_allclose(got, want, rtol=0, atol=TOLERANCE[precision] * max(1, np.abs(want).max()))

@@ -11,7 +11,7 @@ import torch
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.engines.plugins import resolve
-from diffoundry.runtime.engines.protocol import Adapted, EngineOptions, run_checked
+from diffoundry.runtime.engines.protocol import AdapterWeights, EngineOptions, run_checked
 from diffoundry.runtime.errors import EngineError
 from diffoundry.targets.onnxruntime.run import engine as engine_module
 from diffoundry.targets.onnxruntime.run.engine import OnnxRuntimeEngine, devices, precisions
@@ -28,9 +28,9 @@ def bundle(exported, tiny_sd_checkpoint):
 def open_engine(bundle):
     """Factory: the engine of a component; options by name."""
 
-    def make(component, *, adapted=None, **options):
+    def make(component, *, adapters=None, **options):
         (spec,) = bundle.engines(component)
-        return OnnxRuntimeEngine(bundle.file(spec.files[0]), spec, EngineOptions(**options), adapted=adapted)
+        return OnnxRuntimeEngine(bundle.file(spec.files[0]), spec, EngineOptions(**options), adapters=adapters)
 
     return make
 
@@ -79,12 +79,12 @@ def test_only_the_form_in_use_is_held_where_memory_is_short(open_engine, bundle)
     module = next(iter(spec.adapters.layers))
     rows, columns = spec.adapters.layers[module]
     arrays = {f"{module}.lora_A": np.ones((columns, 1), "f"), f"{module}.lora_B": np.ones((1, rows), "f")}
-    adapted = Adapted(graph=bundle.file(spec.adapters.files[0]), adapters=arrays)
-    for hold, held in ((True, 2), (False, 1)):
-        with open_engine("unet", hold=hold) as engine:
-            engine.adapt(adapted)
+    weights = AdapterWeights(graph=bundle.file(spec.adapters.files[0]), arrays=arrays)
+    for keep_both, held in ((True, 2), (False, 1)):
+        with open_engine("unet", keep_both=keep_both) as engine:
+            engine.set_adapters(weights)
             assert len(engine._sessions) == held
-            engine.adapt(None)
+            engine.set_adapters(None)
             assert len(engine._sessions) == held
 
 

@@ -14,7 +14,7 @@ from pipeline_pair import diffusers_steps, our_steps
 from diffoundry.exporter.add_engines import add_engines
 from diffoundry.runtime import load
 from diffoundry.runtime.bundle.specs import Variant
-from diffoundry.runtime.engines.protocol import Adapted
+from diffoundry.runtime.engines.protocol import AdapterWeights
 from diffoundry.runtime.errors import BundleError, EngineError
 from diffoundry.targets.tensorrt.base_weights import (
     BaseWeight,
@@ -84,18 +84,18 @@ def test_only_what_changes_is_given_and_what_is_combined_with_it(built_here, mac
 
     def adapted(layer, out, into):
         a, b = np.ones((into, 2), np.float32), np.ones((2, out), np.float32)
-        return Adapted(graph=bundle / spec.files[0], adapters={f"{layer}.lora_A": a, f"{layer}.lora_B": b})
+        return AdapterWeights(graph=bundle / spec.files[0], arrays={f"{layer}.lora_A": a, f"{layer}.lora_B": b})
 
-    engine.adapt(adapted(layer, width, inside))
+    engine.set_adapters(adapted(layer, width, inside))
     assert machine.refits == [[names[layer]]]
     combined = next(weights[name].layer for name in (first, second) if weights[name].layer)
     out, into, *_ = spec.layers[combined]
     if len(spec.layers[combined]) == 2:
-        engine.adapt(adapted(combined, out, into))
+        engine.set_adapters(adapted(combined, out, into))
         assert machine.refits[1] == sorted({names[layer], first, second})  # and the first is as it was built
     count = len(machine.refits)
-    engine.adapt(None)
-    engine.adapt(None)
+    engine.set_adapters(None)
+    engine.set_adapters(None)
     assert len(machine.refits) == count + 1
 
 
