@@ -16,7 +16,7 @@ def report_tables(report: VerifyReport) -> list[Table]:
     """Every check of a single set of engines; of several a line each, and the checks that failed."""
     if len(report.variants) == 1 and not report.absent:
         return [checks_table(report.all_checks)]
-    tables = [_builds_table(report)]
+    tables = [_variants_table(report)]
     groups = {"files, configs, token ids": report.checks} | {
         variant.name: variant.checks for variant in report.variants
     }
@@ -41,7 +41,7 @@ def checks_table(checks: Sequence[Check], title: str | None = None) -> Table:
     return table
 
 
-def _builds_table(report: VerifyReport) -> Table:
+def _variants_table(report: VerifyReport) -> Table:
     """Every set of engines in numbers, those that cannot run here with the reason."""
     caption = "PSNR in dB, SSIM and latents of the worst image; same: images that show the same thing"
     table = Table("engines", "PSNR", "mean", "SSIM", "same", "latents", "s", "", caption=caption)

@@ -118,7 +118,7 @@ def test_nan_is_found_wherever_it_shows(copied, quick):
     assert failed["image", "1 images"] == 0
     assert failed["image", "red apple, seed 0"] == "12288 of 12288 values are NaN or infinite; use a higher precision"
     spelled = json.loads(json.dumps(report_to_json(report), allow_nan=False))
-    assert spelled["builds"][0]["loops"][0]["curve"][0]["max_abs"] == "nan"
+    assert spelled["variants"][0]["loops"][0]["curve"][0]["max_abs"] == "nan"
 
 
 def test_a_decoder_of_zeros_is_seen_as_one_colour(copied, quick):

@@ -67,7 +67,7 @@ def test_a_true_bundle_as_json(emoji_bundle):
         "prompts": ["red apple"], "seeds": [3], "steps": 2, "guidance_scale": 7.5, "height": 64, "width": 64,
         "example_inputs": [],
     }  # fmt: skip
-    assert len(data["builds"][0]["loops"][0]["curve"]) == 2
+    assert len(data["variants"][0]["loops"][0]["curve"]) == 2
 
 
 @pytest.mark.parametrize(
