@@ -17,6 +17,7 @@ from diffoundry.targets.coreml.build.fix_sizes import Sizes, pin, sizes_of
 from diffoundry.targets.coreml.build.package import merge_packages, operator_counts, write_package
 from diffoundry.targets.coreml.build.program import make_program, refusals
 from diffoundry.targets.coreml.build.recipe_palette import recipe_palette
+from diffoundry.targets.coreml.build.split_transposes import SplitTransposes
 from diffoundry.targets.coreml.build.swift_resources import write_resources
 from diffoundry.targets.coreml.build.token_layout import AttentionOnTokens, FlattenImages
 from diffoundry.targets.coreml.build.translation import Style
@@ -177,6 +178,7 @@ class CoreMlTarget(Target):
                 if value.name == "timestep":  # (1,) here, one a row there
                     value.shape = ir.Shape([ir.SymbolicDim("batch")])
         pin(model, size.symbols)
+        SplitTransposes()(model)
         if self.palette == "recipe":
             recipe_palette(model, work.graph.with_name("model.onnx"))
         if self.neural_engine:

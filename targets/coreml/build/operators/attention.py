@@ -47,8 +47,14 @@ def attention_limits(node: ir.Node, _opset: Any) -> str | None:
     if node.attributes.get_float("softcap", 0.0) != 0:
         return "has a softcap, expected none"
     mask = node.inputs[3] if len(node.inputs) > 3 else None
-    if mask is not None and (mask.const_value is None or shape_of(mask)[:-3] not in ((), (1,))):
-        return "computes its mask or has one a row of the batch, expected a constant one"
+    if mask is not None and shape_of(mask)[:-3] not in ((), (1,)):
+        return "has a mask for each row of the batch, expected one for all"
+    if (
+        mask is not None
+        and mask.const_value is None
+        and (mask.dtype == ir.DataType.BOOL or node.attributes.get_int("is_causal", 0) != 0 or len(shape_of(mask)) != 4)
+    ):
+        return "computes its mask, expected floats of rank 4 and no causal mask beside it, or a constant"
     query, key = node.inputs[0], node.inputs[1]
     rank = len(shape_of(query))
     key_heads = node.attributes.get_int("kv_num_heads", 0) if rank == 3 else shape_of(key)[1]
@@ -68,7 +74,9 @@ def scale_of(node: ir.Node, width: int) -> float:
     return float(node.attributes.get_float("scale", width**-0.5))
 
 
-def split_einsum(query: Var, key: Var, value: Var, heads: int, scale: float, mask: npt.NDArray[Any] | None) -> Var:
+def split_einsum(
+    query: Var, key: Var, value: Var, heads: int, scale: float, mask: Var | npt.NDArray[Any] | None
+) -> Var:
     """Attention head by head on (B, C, 1, S), the layout and the equations of the Neural Engine.
 
     apple/ml-stable-diffusion, `attention.py`, SPLIT_EINSUM.
@@ -103,8 +111,15 @@ def causal_mask(queries: int, keys: int) -> npt.NDArray[np.float32]:
     return np.triu(np.full((queries, keys), _MASKED, dtype=np.float32), 1)[None, None]
 
 
-def mask_of(t: Translation, node: ir.Node, query: Var) -> npt.NDArray[Any] | None:
-    """Return the mask that is added to the scores: (1, 1 or heads, Sq, Sk) in the type of `query`, or None."""
+def mask_of(t: Translation, node: ir.Node, query: Var) -> Var | npt.NDArray[Any] | None:
+    """Return the mask that is added to the scores: (1, 1 or heads, Sq, Sk) in the type of `query`, or None.
+
+    A mask that the graph computes, such as the position bias of T5, is a variable of the program.
+    """
+    computed = node.inputs[3] if len(node.inputs) > 3 else None
+    if computed is not None and computed.const_value is None:
+        bias = t.var(computed)
+        return mb.maximum(x=bias, y=plain_like(bias, _MASKED))
     queries, keys = shape_of(node.inputs[0])[-2], shape_of(node.inputs[1])[-2]
     mask: Any = 0.0
     given = t.array(node.inputs[3]) if len(node.inputs) > 3 else None
@@ -120,13 +135,17 @@ def mask_of(t: Translation, node: ir.Node, query: Var) -> npt.NDArray[Any] | Non
     )
 
 
-def _turned_mask(mask: npt.NDArray[Any], head: int) -> npt.NDArray[Any]:
-    """The mask of a head for scores (B, Sk, 1, Sq)."""
+def _turned_mask(mask: Var | npt.NDArray[Any], head: int) -> Var | npt.NDArray[Any]:
+    """Return the mask of a head for scores (B, Sk, 1, Sq)."""
+    if not isinstance(mask, np.ndarray):
+        _, heads, queries, keys = mask.shape
+        own = mb.slice_by_size(x=mask, begin=[0, min(head, heads - 1), 0, 0], size=[1, 1, queries, keys])
+        return mb.transpose(x=own, perm=[0, 3, 1, 2])
     one = mask[:, min(head, mask.shape[1] - 1)]
     return np.ascontiguousarray(one.transpose(0, 2, 1)[:, :, None, :])
 
 
-def _split_heads(q: Var, k: Var, v: Var, heads: int, scale: float, mask: npt.NDArray[Any] | None) -> Var:
+def _split_heads(q: Var, k: Var, v: Var, heads: int, scale: float, mask: Var | npt.NDArray[Any] | None) -> Var:
     """`split_einsum` for (B, heads, S, width)."""
     batch, _, _, width = q.shape
     flat_q, flat_k, flat_v = (

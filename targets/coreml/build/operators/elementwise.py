@@ -63,6 +63,12 @@ def power(t: Translation, node: ir.Node) -> Var:
     return mb.pow(x=x, y=y)
 
 
+def reciprocal(t: Translation, node: ir.Node) -> Var:
+    """Translate Reciprocal to a division: MIL's own `inverse` adds an epsilon."""
+    x = t.var(node.inputs[0])
+    return mb.real_div(x=plain_like(x, 1.0), y=x)
+
+
 def clip(t: Translation, node: ir.Node) -> Var:
     """Clip; a missing bound binds nothing."""
     x = t.var(node.inputs[0])

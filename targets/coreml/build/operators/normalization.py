@@ -1,5 +1,6 @@
 """Normalisation layers."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,8 @@ __all__ = [
     "group_norm_limits",
     "layer_norm",
     "layer_norm_limits",
-    "reduce_l2",
-    "reduce_l2_limits",
+    "reduction",
+    "reduction_limits",
 ]
 
 _SMALLEST_HALF = 2.0**-24
@@ -46,15 +47,19 @@ def layer_norm_limits(node: ir.Node, _opset: Any) -> str | None:
     return None
 
 
-def reduce_l2(t: Translation, node: ir.Node) -> Var:
-    """ReduceL2: the length of vectors."""
-    axes = t.array(node.inputs[1])
-    assert axes is not None
-    keep = bool(node.attributes.get_int("keepdims", 1))
-    return mb.reduce_l2_norm(x=t.var(node.inputs[0]), axes=[int(axis) for axis in axes], keep_dims=keep)
+def reduction(op: Any) -> Callable[[Translation, ir.Node], Var]:
+    """Translate an operator over axes, such as ReduceL2 (the length of vectors) and ReduceMean."""
+
+    def translate(t: Translation, node: ir.Node) -> Var:
+        axes = t.array(node.inputs[1])
+        assert axes is not None
+        keep = bool(node.attributes.get_int("keepdims", 1))
+        return op(x=t.var(node.inputs[0]), axes=[int(axis) for axis in axes], keep_dims=keep)
+
+    return translate
 
 
-def reduce_l2_limits(node: ir.Node, _opset: Any) -> str | None:
+def reduction_limits(node: ir.Node, _opset: Any) -> str | None:
     """Constant axes."""
     if len(node.inputs) < 2 or node.inputs[1] is None or node.inputs[1].const_value is None:
         return "computes its axes or names none, expected constants"

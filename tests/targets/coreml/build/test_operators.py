@@ -105,6 +105,8 @@ CASES = {
               {"a": i(1, -6), "b": i(4, 2**62), "c": i(1, -1), "d": i(1, 1)}),
     "Slice with steps": (T, "float[2,2,12] y", "y = Slice(x, a, b, c, d)",
                          {"a": i(1), "b": i(-1), "c": i(1), "d": i(2)}),
+    "Reciprocal": (T, "float[2,5,12] y", "a = Abs(x)\nb = Add(a, c)\ny = Reciprocal(b)", {"c": np.float32(0.5)}),
+    "ReduceMean": (T, "float[2,5,1] y", "y = ReduceMean(x, a)", {"a": i(-1)}),
     "ReduceL2": (T, "float[2,5,1] y", "y = ReduceL2(x, a)", {"a": i(-1)}),
     "Softmax": (T, "float[2,5,12] y", "y = Softmax<axis=1>(x)", {}),
     "Split": (T, "float[2,5,5] y, float[2,5,7] z", "y, z = Split<axis=-1>(x, s)", {"s": i(5, 7)}),
@@ -132,6 +134,10 @@ ATTENTION = {
         QKV, "float[2,3,5,8] y", "y = Attention(q, k, v, m)",
         {"m": np.where(np.arange(7) < 4, 0, np.finfo(np.float32).min).astype(np.float32)[None].repeat(5, 0)}),
     "Attention, masks of heads": (QKV, "float[2,3,5,8] y", "y = Attention(q, k, v, m)", {"m": w(1, 3, 5, 7)}),
+    "Attention, computed masks of heads": (
+        f"{QKV}, float[1,3,5,7] m", "float[2,3,5,8] y", "y = Attention(q, k, v, m)", {}),
+    "Attention, computed mask of all heads": (
+        f"{QKV}, float[1,1,5,7] m", "float[2,3,5,8] y", "y = Attention(q, k, v, m)", {}),
     "Attention, mask of booleans": (QKV, "float[2,3,5,8] y", "y = Attention(q, k, v, m)", {"m": w(5, 7) > -1}),
     "Attention on tokens": (FLAT, "float[2,5,24] y", f"y = Attention<{HEADS}>(q, k, v)", {}),
     "Attention on tokens, causal": (
@@ -234,6 +240,8 @@ REFUSED = {
     "ArgMax .* takes the last of equals": (T, "int64[2,5,1] y", "y = ArgMax<axis=2, select_last_index=1>(x)", {}),
     "Attention .* softcap": (QKV, "float[2,3,5,8] y", "y = Attention<softcap=2.0>(q, k, v)", {}),
     "Attention .* computes its mask": (f"{QKV}, float[5,7] m", "float[2,3,5,8] y", "y = Attention(q, k, v, m)", {}),
+    "Attention .* has a mask for each row": (
+        f"{QKV}, float[2,1,5,7] m", "float[2,3,5,8] y", "y = Attention(q, k, v, m)", {}),
     "Attention .* gives its scores": (
         QKV, "float[2,3,5,8] y, float[2,3,5,7] s", "y, , , s = Attention(q, k, v)", {}),
     "Attention .* 3 heads of queries and 1 of keys": (

@@ -11,7 +11,12 @@ VARIANTS = [
     ("xl-inpaint", "unet"),
     ("inpaint", "unet"),
     ("instruct", "unet"),
+    ("sd3", "transformer"),
+    ("sd3", "text_encoder_3"),
 ]
+
+VOCABULARY = {"text_encoder_3": 512}
+"""Tokens of those encoders that have fewer than CLIP."""
 
 
 @pytest.mark.parametrize(("variant", "component"), VARIANTS)
@@ -19,6 +24,8 @@ def test_pytorchs_numbers(lowered, open_engine, torch_outputs, make_feeds, varia
     """As those of Stable Diffusion 1: seen are 5e-5 and less on outputs of up to 30."""
     made = lowered(variant, component)
     feeds = make_feeds(made.spec.inputs)
+    if component in VOCABULARY:
+        feeds["input_ids"] %= VOCABULARY[component]
     with open_engine(made) as engine:
         outputs = engine.run(feeds)
     expected = torch_outputs(variant, component, feeds)
@@ -36,3 +43,11 @@ def test_half_precision_is_near(lowered, open_engine, torch_outputs, make_feeds,
         outputs = engine.run(feeds)
     for name, array in torch_outputs("xl-distilled", "unet", feeds).items():
         assert psnr(array, outputs[name]) > 50
+
+
+def test_texts_are_as_long_as_the_checkpoint_feeds_them(lowered):
+    """T5 gets 256 tokens, the transformer those of CLIP beside them, each VAE none."""
+    assert lowered("sd3", "text_encoder_3").spec.inputs[0].shape == (1, 256)
+    shapes = {spec.name: spec.shape for spec in lowered("sd3", "transformer").spec.inputs}
+    assert shapes["encoder_hidden_states"][:2] == (2, 333)
+    assert lowered("sd3", "transformer").spec.options["sequence"] == 333

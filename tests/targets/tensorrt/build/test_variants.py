@@ -21,6 +21,8 @@ INPUTS = {
     ("xl-inpaint", "unet"): SIZES,
     ("inpaint", "unet"): CONDITIONS,
     ("instruct", "unet"): CONDITIONS,
+    ("sd3", "transformer"): ["hidden_states", "timestep", "encoder_hidden_states", "pooled_projections"],
+    ("sd3", "text_encoder_3"): ["input_ids"],
 }
 CHANNELS = {"inpaint": 9, "xl-inpaint": 9, "instruct": 8}
 
@@ -45,6 +47,7 @@ def test_the_parser_takes_it(rtx, portable, tmp_path, variant, component):
         ("xl-distilled", "unet"),  # with every input that the others have
         ("xl", "text_encoder_2"),
         ("instruct", "unet"),
+        ("sd3", "transformer"),
         *(pytest.param(*key, marks=pytest.mark.slow) for key in INPUTS if key[0] in ("xl-refiner", "inpaint")),
     ],
 )
