@@ -11,12 +11,13 @@ from diffoundry.runtime.pipelines.denoising import StepEnd
 
 __all__ = ["make_step_end"]
 
-_FEEDS = {"prompt_embeds": "encoder_hidden_states", "add_text_embeds": "text_embeds", "add_time_ids": "time_ids"}
-"""Names of diffusers' callback tensors to inputs of the denoiser."""
-
 
 def make_step_end(
-    callback: Callable[..., Any], names: Sequence[str], pipeline: object, feeds: MutableMapping[str, FloatArray]
+    callback: Callable[..., Any],
+    names: Sequence[str],
+    pipeline: object,
+    feeds: MutableMapping[str, FloatArray],
+    tensors: Mapping[str, str],
 ) -> StepEnd:
     """Return the function that the loop calls after each step.
 
@@ -24,17 +25,18 @@ def make_step_end(
 
     Args:
         callback: (pipeline, index, timestep, tensors by name) -> those of them that it changes, by name.
-        names: Tensors that the callback gets: "latents", and of `_FEEDS` those that the denoiser is fed, with the rows
+        names: Tensors that the callback gets: "latents", and of `tensors` those that the denoiser is fed, with the rows
             of the negative prompts first where it is guided.
         pipeline: First argument of the callback.
         feeds: Inputs of the denoiser; changed tensors are stored here.
+        tensors: As `Family.callback_tensors`.
 
     Raises:
         InputError: No function, or an unknown name.
     """
     if not callable(callback):
         raise InputError(f"callback_on_step_end: got {type(callback).__name__}, expected a function")
-    known = ["latents", *(name for name, feed in _FEEDS.items() if feed in feeds)]
+    known = ["latents", *(name for name, feed in tensors.items() if feed in feeds)]
     unknown = [name for name in names if name not in known]
     if unknown or isinstance(names, str):
         raise InputError(
@@ -43,11 +45,11 @@ def make_step_end(
         )
 
     def step_end(index: int, timestep: float, latents: FloatArray) -> FloatArray:
-        tensors = {name: latents if name == "latents" else feeds[_FEEDS[name]] for name in names}
-        changed = _check_changes(callback(pipeline, index, timestep, dict(tensors)), tensors)
-        for name, values in changed.items():
+        values = {name: latents if name == "latents" else feeds[tensors[name]] for name in names}
+        changed = _check_changes(callback(pipeline, index, timestep, dict(values)), values)
+        for name, value in changed.items():
             if name != "latents":
-                feeds[_FEEDS[name]] = values
+                feeds[tensors[name]] = value
         return changed.get("latents", latents)
 
     return step_end

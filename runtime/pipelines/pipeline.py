@@ -149,7 +149,7 @@ class DiffusionPipeline:
         latent = self.vae.latent_channels
         self._extra_channels = self.denoiser.in_channels - latent
         taken = [field.name for field in fields(family.Inputs)]
-        self._tasks = possible_tasks(self._extra_channels, latent, family.required_args, taken)
+        self._tasks = possible_tasks(self._extra_channels, latent, family.required_args, taken, family.tasks)
         if not self._tasks:
             raise BundleError(
                 f"bundle {bundle.root}: got a denoiser of {self.denoiser.in_channels} channels over latents of "
@@ -276,7 +276,7 @@ class DiffusionPipeline:
         common, prompts, control, task = sort_arguments(
             {**defaults.get(kind.name, {}), **arguments},
             (CommonInputs, self.family.Inputs, ControlNetInputs, kind),
-            lambda name: other_task(name, kind, self._tasks),
+            lambda name: other_task(name, kind, self._tasks, restricted=self.family.tasks is not None),
         )
         common.check()
         prompts.check()
@@ -329,7 +329,7 @@ class DiffusionPipeline:
 
     def _step_end(self, common: CommonInputs, feeds: dict[str, FloatArray]) -> StepEnd | None:
         callback, names = common.callback_on_step_end, common.callback_on_step_end_tensor_inputs
-        return None if callback is None else make_step_end(callback, names, self, feeds)
+        return None if callback is None else make_step_end(callback, names, self, feeds, self.family.callback_tensors)
 
     def _predict(
         self,

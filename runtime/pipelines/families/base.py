@@ -40,6 +40,8 @@ class Family:
         skip_normalization_tasks: Tasks for which diffusers' ControlNet pipelines skip them when decoding.
         begin_index: Value for `scheduler.set_begin_index` in text to image without ControlNets. None lets the scheduler
             search for the first timestep; the result differs when a timestep occurs twice.
+        callback_tensors: Names of the tensors of `callback_on_step_end` to inputs of the denoiser.
+        tasks: Names of the tasks that it can do; None for all that fit the denoiser's channels.
         required_args: Arguments that this checkpoint cannot do without.
         denoiser: The network that is called in every step.
         text_encoders: In the order in which they are used; none where an image conditions.
@@ -51,6 +53,8 @@ class Family:
     normalize_latents: ClassVar[bool] = False
     skip_normalization_tasks: ClassVar[tuple[str, ...]] = ()
     begin_index: ClassVar[int | None] = None
+    callback_tensors: ClassVar[Mapping[str, str]] = {"prompt_embeds": "encoder_hidden_states"}
+    tasks: ClassVar[tuple[str, ...] | None] = None
 
     required_args: tuple[str, ...] = ()
     denoiser: Denoiser

@@ -114,6 +114,11 @@ class StableDiffusionXL(Family):
     skip_normalization_tasks: ClassVar[tuple[str, ...]] = ("inpainting",)
     begin_index: ClassVar[int | None] = 0
     normalize_latents: ClassVar[bool] = True
+    callback_tensors: ClassVar[Mapping[str, str]] = {
+        "prompt_embeds": "encoder_hidden_states",
+        "add_text_embeds": "text_embeds",
+        "add_time_ids": "time_ids",
+    }
 
     def __init__(self, session: EngineSession) -> None:
         """See `Family`; a refiner requires an image to start from."""

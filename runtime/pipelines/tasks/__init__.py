@@ -15,7 +15,11 @@ TASKS: tuple[type[Task], ...] = (Inpainting, Instruction, ImageToImage, TextToIm
 
 
 def possible_tasks(
-    extra: int, latent: int, required: Collection[str], taken: Collection[str] = ()
+    extra: int,
+    latent: int,
+    required: Collection[str],
+    taken: Collection[str] = (),
+    names: Collection[str] | None = None,
 ) -> tuple[type[Task], ...]:
     """Return the tasks of a checkpoint.
 
@@ -24,15 +28,26 @@ def possible_tasks(
         latent: Channels of the latents.
         required: As `Family.required_args`.
         taken: Arguments that the family itself takes, which rules out the tasks that take them.
+        names: As `Family.tasks`.
     """
     fitting = [task for task in TASKS if task.fits(extra, latent) and not set(taken) & set(task.required_args)]
-    return tuple(task for task in fitting if set(required) <= set(task.required_args))
+    known = [task for task in fitting if names is None or task.name in names]
+    return tuple(task for task in known if set(required) <= set(task.required_args))
 
 
-def other_task(name: str, task: type[Task], possible: Sequence[type[Task]]) -> str | None:
-    """Return a hint for an argument that only other tasks of the checkpoint take; None where no task takes it."""
+def other_task(name: str, task: type[Task], possible: Sequence[type[Task]], *, restricted: bool) -> str | None:
+    """Return a hint for an argument that only other tasks take; None where no task takes it.
+
+    Args:
+        name: Of the argument.
+        task: The task of the call.
+        possible: As `possible_tasks`.
+        restricted: True if the family cannot do tasks that the denoiser's channels allow.
+    """
     others = [other for other in possible if other is not task and name in {field.name for field in fields(other)}]  # type: ignore[arg-type]  # every task is a dataclass
     if not others:
-        return None
+        labels = " and ".join(other.label for other in reversed(possible))
+        known = restricted and any(name in {field.name for field in fields(other)} for other in TASKS)  # type: ignore[arg-type]  # every task is a dataclass
+        return f"{labels} is all that this checkpoint does here; leave it out" if known else None
     ways = ", or ".join(f"{' and '.join(other.required_args)} for {other.label}" for other in reversed(others))
     return f"{task.label} has no such argument; pass {ways} too"

@@ -13,7 +13,7 @@ from diffoundry.targets.openvino.input_types import expect_specs
 from diffoundry.targets.openvino.run.devices import add_extension
 from diffoundry.targets.openvino.run.native_attention import use_native_attention
 from diffoundry.targets.openvino.run.symbolic_sizes import default_sequence, resolve
-from diffoundry.targets.openvino.run.winograd import use_winograd
+from diffoundry.targets.openvino.run.winograd import has_candidates, use_winograd
 
 __all__ = ["LoadTransforms"]
 
@@ -65,7 +65,7 @@ class LoadTransforms:
         if self.library is not None:
             count = use_native_attention(model, self.library, floats=self.floats)
             metadata["native attention"] = f"{count} layers, {describe_attention()}"
-        if self.winograd:
+        if self.winograd and has_candidates(model):  # a network without them may not take the sizes judged by
             judged = model.clone()
             self._reshape(judged, {**_USUAL, "sequence": default_sequence(self.spec)} if sizes is None else sizes)
             metadata["Winograd convolutions"] = use_winograd(model, judged)

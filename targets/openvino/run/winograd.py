@@ -8,7 +8,7 @@ import numpy.typing as npt
 from diffoundry.targets.openvino.import_openvino import ops, ov
 from diffoundry.targets.openvino.nodes import constant, new_constant, replace, sizes
 
-__all__ = ["transforms", "use_winograd"]
+__all__ = ["has_candidates", "transforms", "use_winograd"]
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -64,6 +64,12 @@ def use_winograd(model: ov.Model, judged: ov.Model) -> int:
     if count:
         model.validate_nodes_and_infer_types()
     return count
+
+
+def has_candidates(model: ov.Model) -> bool:
+    """Return whether any convolution is large enough, at some size of its input."""
+    kernels = (_kernel(node) for node in model.get_ops() if node.get_type_name() == "Convolution")
+    return any(weight is not None and min(weight.shape[:2]) >= _SMALLEST_CHANNELS for weight in kernels)
 
 
 def _kernel(convolution: ov.Node) -> FloatArray | None:

@@ -1,0 +1,186 @@
+"""Stable Diffusion 3 and 3.5: hidden states of two CLIP text encoders and of T5, and CLIP's pooled vectors."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.models.clip_text import CLIPTextModel
+from diffoundry.runtime.models.protocols import FloatArray
+from diffoundry.runtime.models.sd3_transformer_2d import SD3Transformer2DModel
+from diffoundry.runtime.models.t5_encoder import T5EncoderModel
+from diffoundry.runtime.pipelines.families.base import EncodeOptions, Family
+from diffoundry.runtime.pipelines.families.stable_diffusion import check_clip_skip
+from diffoundry.runtime.pipelines.guidance import Condition
+from diffoundry.runtime.pipelines.inputs import PromptInputs, as_list, check_embeddings, check_texts
+
+__all__ = ["SD3PromptInputs", "StableDiffusion3"]
+
+_MOST_TOKENS = 512
+_T5 = "text_encoder_3"
+_SKIPS = ("skip_guidance_layers", "skip_layer_guidance_scale", "skip_layer_guidance_start", "skip_layer_guidance_stop")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SD3PromptInputs(PromptInputs):
+    """The texts of one call.
+
+    Attributes:
+        prompt_2: For the second CLIP text encoder, one or one for each prompt; None takes `prompt`.
+        prompt_3: The same for T5.
+        negative_prompt_2: For the second CLIP text encoder; None takes `negative_prompt`.
+        negative_prompt_3: The same for T5.
+        pooled_prompt_embeds: float32 (B, P), the pooled vector that belongs to `prompt_embeds`.
+        negative_pooled_prompt_embeds: The same of `negative_prompt_embeds`.
+        clip_skip: Further layers of both CLIP text encoders that are skipped, not for the negative prompts.
+        max_sequence_length: Tokens of T5.
+        skip_guidance_layers: Refused, as the three that follow: the transformer is exported with all its layers.
+        skip_layer_guidance_scale: Refused.
+        skip_layer_guidance_start: Refused.
+        skip_layer_guidance_stop: Refused.
+    """
+
+    prompt_2: str | Sequence[str] | None = None
+    prompt_3: str | Sequence[str] | None = None
+    negative_prompt_2: str | Sequence[str] | None = None
+    negative_prompt_3: str | Sequence[str] | None = None
+    pooled_prompt_embeds: FloatArray | None = None
+    negative_pooled_prompt_embeds: FloatArray | None = None
+    clip_skip: int | None = None
+    max_sequence_length: int = 256
+    skip_guidance_layers: Sequence[int] | None = None
+    skip_layer_guidance_scale: float | None = None
+    skip_layer_guidance_start: float | None = None
+    skip_layer_guidance_stop: float | None = None
+
+    def check(self) -> None:
+        """See `PromptInputs.check`."""
+        PromptInputs.check(self)
+        for name in _SKIPS:
+            if getattr(self, name) is not None:
+                raise InputError(
+                    f"{name}: got {getattr(self, name)!r}, expected none: the transformer of a bundle runs all its "
+                    f"layers; leave it out"
+                )
+        for name, embeddings in (("prompt", self.prompt_embeds), ("negative_prompt", self.negative_prompt_embeds)):
+            for text in (f"{name}_2", f"{name}_3"):
+                check_texts(text, getattr(self, text), self.count)
+                if embeddings is not None and getattr(self, text) is not None:
+                    raise InputError(f"{text} and {name}_embeds: got both, expected one of them")
+            pooled = f"{name.removesuffix('prompt')}pooled_prompt_embeds"
+            check_embeddings(pooled, getattr(self, pooled), self.count, 2)
+            if (embeddings is None) != (getattr(self, pooled) is None):
+                raise InputError(f"{name}_embeds and {pooled}: got one of them, expected both")
+        if self.clip_skip is not None and self.prompt_embeds is not None:
+            raise InputError("clip_skip: no encoder runs with prompt_embeds; leave it out")
+        length = self.max_sequence_length
+        if not isinstance(length, int) or not 2 <= length <= _MOST_TOKENS:
+            raise InputError(f"max_sequence_length: got {length!r}, expected a whole number from 2 to {_MOST_TOKENS}")
+
+
+class StableDiffusion3(Family):
+    """Two CLIP text encoders and T5, which a bundle may lack: zeros are its hidden states then.
+
+    Esser et al. 2024, https://arxiv.org/abs/2403.03206. diffusers: `StableDiffusion3Pipeline`.
+    """
+
+    Inputs: ClassVar[type[PromptInputs]] = SD3PromptInputs
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "text_to_image": {"num_inference_steps": 28, "guidance_scale": 7.0}
+    }
+    tasks: ClassVar[tuple[str, ...] | None] = ("text_to_image",)
+    callback_tensors: ClassVar[Mapping[str, str]] = {
+        "prompt_embeds": "encoder_hidden_states",
+        "pooled_prompt_embeds": "pooled_projections",
+    }
+
+    def __init__(self, session: EngineSession) -> None:
+        """See `Family`."""
+        self.denoiser: SD3Transformer2DModel = SD3Transformer2DModel(session)
+        self._clip = tuple(CLIPTextModel(session, name) for name in ("text_encoder", "text_encoder_2"))
+        self._t5 = T5EncoderModel(session, _T5) if _T5 in session.bundle.components else None
+        self.text_encoders = self._clip if self._t5 is None else (*self._clip, self._t5)
+
+    def encode(self, inputs: SD3PromptInputs, options: EncodeOptions) -> Condition:
+        """See `Family`. diffusers: `StableDiffusion3Pipeline.encode_prompt`."""
+        self._check_tokens(inputs)
+        skipped = check_clip_skip(inputs.clip_skip, min(encoder.layers for encoder in self._clip) - 1)
+        states, pooled, truncated = inputs.prompt_embeds, inputs.pooled_prompt_embeds, ("",) * inputs.count
+        if inputs.prompt is not None:
+            texts = _for_each(inputs.texts(), inputs.prompt_2, inputs.prompt_3)
+            states, pooled, truncated = self._encode(texts, skipped, inputs.max_sequence_length)
+        negative, negative_pooled = inputs.negative_prompt_embeds, inputs.negative_pooled_prompt_embeds
+        if options.guided and negative is None:
+            texts = _for_each(inputs.negative_texts(guided=True), inputs.negative_prompt_2, inputs.negative_prompt_3)
+            negative, negative_pooled, _ = self._encode(texts, 0, inputs.max_sequence_length)
+        times = options.images_per_prompt
+        return Condition(
+            conditional=_feeds(states, pooled, times),
+            unconditional=_feeds(negative, negative_pooled, times) if options.guided else None,
+            truncated=truncated,
+        )
+
+    def _check_tokens(self, inputs: SD3PromptInputs) -> None:
+        """Refuse numbers of tokens that engines of one size do not take.
+
+        Raises:
+            InputError: An engine was made for another number.
+        """
+        given = inputs.prompt_embeds
+        if given is None and self._t5 is not None:
+            self._t5.check_tokens(inputs.max_sequence_length)
+        own = self._clip[0].length
+        tokens = own + inputs.max_sequence_length if given is None else given.shape[1]
+        taken = self.denoiser.token_limit
+        if taken is not None and tokens != taken:
+            name, got, expected = "max_sequence_length", tokens - own, taken - own
+            if given is not None:
+                name, got, expected = "prompt_embeds", tokens, taken
+            raise InputError(
+                f"{name}: got {got} tokens, expected {expected}: the engine of {self.denoiser.component!r} was made "
+                f"for no other number; leave it out, or use an engine for onnxruntime or openvino"
+            )
+
+    def _encode(
+        self, texts: Sequence[list[str]], skipped: int, tokens: int
+    ) -> tuple[FloatArray, FloatArray, tuple[str, ...]]:
+        """Return hidden states (B, 77 + tokens, D), pooled vectors (B, P), and the parts that were cut off.
+
+        Args:
+            texts: Of each encoder.
+            skipped: As `clip_skip`.
+            tokens: Of T5.
+        """
+        states, pooled, cut = [], [], [""] * len(texts[0])
+        for encoder, own in zip(self._clip, texts, strict=False):
+            encoded = encoder.encode(encoder.tokenize(own, weighting=False, long=False), 1)
+            states.append(encoded.outputs[f"hidden_states.{encoder.layers - 1 - skipped}"])
+            pooled.append(encoded.outputs["text_embeds"])
+            cut = [old or new for old, new in zip(cut, encoded.truncated, strict=True)]
+        if self._t5 is None:
+            last = np.zeros((len(texts[0]), tokens, self.denoiser.width), np.float32)
+        else:
+            last, truncated = self._t5.encode(texts[-1], tokens)
+            cut = [old or new for old, new in zip(cut, truncated, strict=True)]
+        clip = np.concatenate(states, axis=-1)
+        clip = np.pad(clip, ((0, 0), (0, 0), (0, last.shape[-1] - clip.shape[-1])))
+        return np.concatenate([clip, last], axis=1), np.concatenate(pooled, axis=-1), tuple(cut)
+
+
+def _for_each(
+    first: list[str], second: str | Sequence[str] | None, third: str | Sequence[str] | None
+) -> tuple[list[str], ...]:
+    """Return the texts of each encoder; an empty argument takes the first, as in diffusers."""
+    return first, *(as_list(texts, len(first)) if texts else first for texts in (second, third))
+
+
+def _feeds(states: FloatArray | None, pooled: FloatArray | None, times: int) -> dict[str, FloatArray]:
+    assert states is not None, "checked: a prompt or its embeddings"
+    assert pooled is not None, "checked: together with the hidden states"
+    return {
+        "encoder_hidden_states": np.repeat(states.astype(np.float32), times, axis=0),
+        "pooled_projections": np.repeat(pooled.astype(np.float32), times, axis=0),
+    }
