@@ -21,7 +21,7 @@ class _File:
         self.inputs, self.outputs = spec.inputs, spec.outputs
 
     def close(self) -> None:
-        """Nothing to do: the session goes with the object."""
+        """Do nothing: the session ends with the object."""
 
     def __enter__(self) -> Self:
         return self

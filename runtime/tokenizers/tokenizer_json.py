@@ -1,4 +1,4 @@
-"""Tokenizers that a tokenizer.json describes whole, such as T5's. Gives exactly the ids of transformers."""
+"""Tokenizers defined by a tokenizer.json alone, such as T5's. Gives exactly the ids of transformers."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ from diffoundry.runtime.tokenizers.clip import TokenBatch, check_texts
 __all__ = ["JSON_FILES", "JsonTokenizer"]
 
 JSON_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-"""Every file that has a say in the ids."""
+"""Every file that can change the ids."""
 
 _PATTERN = "Regex"
 """Key of a regular expression in a tokenizer.json."""
@@ -32,7 +32,7 @@ _PATTERN = "Regex"
 class JsonTokenizer:
     """Tokenizes as the `tokenizers` library does with a tokenizer.json, for T5: Kudo 2018, https://arxiv.org/abs/1804.10959.
 
-    A file with regular expressions is refused: one that is not trusted could make them take for ever.
+    A file with regular expressions is refused: in an untrusted file they could run forever.
 
     Safe to use from several threads: nothing changes after construction. (The library's own padding and truncation
     are settings of the shared object, so they stay off.)
@@ -55,7 +55,7 @@ class JsonTokenizer:
         if "tokenizer.json" not in files:
             got = ", ".join(sorted(files)) or "no file"
             raise BundleError(
-                f"tokenizer {name}: got {got} there, expected tokenizer.json; copy or export the tokenizer again, whole"
+                f"tokenizer {name}: got {got}, expected tokenizer.json; copy or export the whole tokenizer again"
             )
         self.name = name
         path, settings = files["tokenizer.json"], files.get("tokenizer_config.json", Path("tokenizer_config.json"))
@@ -118,7 +118,7 @@ class JsonTokenizer:
         return text
 
     def _row(self, text: str, length: int) -> tuple[NDArray[np.int32], str]:
-        """The ids of a text, and the text that was cut."""
+        """Encode a text: its ids, and the text that was cut."""
         encoding: Encoding = self._tokenizer.encode(text, add_special_tokens=False)
         room = max(length - self._tokenizer.num_special_tokens_to_add(False), 0)
         start = max(len(encoding.ids) - room, 0) if self._truncation == "left" else 0

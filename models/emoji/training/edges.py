@@ -14,8 +14,9 @@ _BORDER = 3
 def edges(images: Any, strength: float = _STRENGTH) -> Any:
     """Find thin lines where an image changes: Canny's first steps (1986), without hysteresis.
 
-    A 3 x 3 binomial blur; central differences; their energy, summed over the channels (Di Zenzo 1986); of it what is
-    above `strength` squared and not less than both neighbours in the direction, across or down, that changes more.
+    Steps: a 3 x 3 binomial blur; central differences; their energy, summed over the channels (Di Zenzo 1986). A pixel
+        is on a line if its energy is above `strength` squared and not less than that of both neighbours in the
+        direction, across or down, that changes more.
 
     Args:
         images: (N, 3, H, W), -1 to 1; an array of NumPy or of PyTorch on any device: slices and arithmetic alone.
