@@ -1,12 +1,13 @@
 """Lowers portable graphs to OpenVINO's intermediate representation."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import onnx_ir as ir
 
+from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.errors import EngineError
 from diffoundry.runtime.models.roles import VAE_DECODER, VAE_ENCODER
 from diffoundry.targets.adapter_graph import adapter_path
@@ -64,8 +65,10 @@ class OpenVinoTarget(Target):
         inputs = tensor_specs(model.graph.inputs)
         work.progress("import")
         options: dict[str, Any] = {"buckets": [list(bucket) for bucket in work.buckets]} if work.buckets else {}
-        if any("sequence" in tensor.shape for tensor in inputs):
-            options["sequence"] = read_default_sizes(model, work.bundle).sequence
+        default = asdict(read_default_sizes(model, work.bundle))
+        symbols = {parse_size(str(dim)).symbol for tensor in inputs for dim in tensor.shape}
+        if sizes := {name: size for name, size in default.items() if name in symbols and size is not None}:
+            options["default_sizes"] = sizes
         imported = _imported(work.graph)
         metadata = rewrite(
             imported,

@@ -18,7 +18,7 @@ from diffoundry.targets.openvino.run.devices import core, execution_precision, v
 from diffoundry.targets.openvino.run.load_transforms import LoadTransforms
 from diffoundry.targets.openvino.run.native_attention import holds_native_attention
 from diffoundry.targets.openvino.run.request_pool import RequestPool
-from diffoundry.targets.openvino.run.symbolic_sizes import default_sequence, resolve, solve
+from diffoundry.targets.openvino.run.symbolic_sizes import default_sizes, resolve, solve
 
 __all__ = ["OpenVinoEngine"]
 
@@ -144,7 +144,7 @@ class OpenVinoEngine(Closeable):
             EngineError: OpenVINO failed.
         """
         for height, width in sizes or self._buckets:
-            given = {"batch": batch, "height": height, "width": width, "sequence": default_sequence(self._spec)}
+            given = {**default_sizes(self._spec), "batch": batch, "height": height, "width": width}
             self.run({spec.name: np.zeros(resolve(spec.shape, given) or (), spec.dtype) for spec in self.inputs})
 
     @property

@@ -12,13 +12,10 @@ from diffoundry.targets.openvino.import_openvino import ov
 from diffoundry.targets.openvino.input_types import expect_specs
 from diffoundry.targets.openvino.run.devices import add_extension
 from diffoundry.targets.openvino.run.native_attention import use_native_attention
-from diffoundry.targets.openvino.run.symbolic_sizes import default_sequence, resolve
+from diffoundry.targets.openvino.run.symbolic_sizes import default_sizes, resolve
 from diffoundry.targets.openvino.run.winograd import has_candidates, use_winograd
 
 __all__ = ["LoadTransforms"]
-
-_USUAL = {"batch": 1, "height": 512, "width": 512}
-"""The sizes by which layers are judged where the model leaves them open; pixels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +64,7 @@ class LoadTransforms:
             metadata["native attention"] = f"{count} layers, {describe_attention()}"
         if self.winograd and has_candidates(model):  # a network without them may not take the sizes judged by
             judged = model.clone()
-            self._reshape(judged, {**_USUAL, "sequence": default_sequence(self.spec)} if sizes is None else sizes)
+            self._reshape(judged, default_sizes(self.spec) if sizes is None else sizes)
             metadata["Winograd convolutions"] = use_winograd(model, judged)
         return {fact: value for fact, value in metadata.items() if value}
 

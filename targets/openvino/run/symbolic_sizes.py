@@ -5,16 +5,17 @@ from collections.abc import Iterable, Mapping
 from diffoundry.runtime.bundle.dims import parse_size, size_of
 from diffoundry.runtime.bundle.specs import EngineSpec, TensorSpec
 
-__all__ = ["default_sequence", "resolve", "solve"]
+__all__ = ["default_sizes", "resolve", "solve"]
 
 Shape = tuple[int, ...]
 
-_CLIP_TOKENS = 77
+_DEFAULT_SIZES = {"batch": 1, "height": 512, "width": 512, "sequence": 77}
+"""Sizes of Stable Diffusion 1, for engines whose manifest entry names none."""
 
 
-def default_sequence(spec: EngineSpec) -> int:
-    """Return the tokens of a text that the pipeline feeds; older bundles do not name them, and theirs are CLIP's."""
-    return int(spec.options.get("sequence", _CLIP_TOKENS))
+def default_sizes(spec: EngineSpec) -> dict[str, int]:
+    """Return the sizes of one image that the checkpoint was made for: pixels, tokens of a text."""
+    return {**_DEFAULT_SIZES, **spec.options.get("default_sizes", {})}
 
 
 def solve(specs: Iterable[TensorSpec], shapes: Mapping[str, Shape]) -> dict[str, int]:

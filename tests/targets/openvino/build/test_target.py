@@ -7,6 +7,7 @@ from diffoundry.runtime.errors import EngineError, InputError
 from diffoundry.targets.base import Lowering, PrecisionFormat
 from diffoundry.targets.openvino.build.target import OpenVinoTarget
 from diffoundry.targets.openvino.import_openvino import ov
+from diffoundry.targets.openvino.run.symbolic_sizes import default_sizes
 
 TEXT = """<ir_version: 10, opset_import: ["" : 23{more}]>
 g (float[batch,4] x) => (float[batch,4] y) {{ y = {op}(x) }}"""
@@ -50,6 +51,19 @@ def test_the_manifest_entry(work):
     assert [(tensor.name, tensor.dtype, tensor.shape) for tensor in spec.inputs] == [("x", "float32", ("batch", 4))]
     assert spec.built_with == {"openvino": ov.__version__.partition("-")[0]}
     assert shown == ["import", "write"]
+
+
+def test_the_engine_knows_the_sizes_of_the_checkpoint(work, tmp_path):
+    """Layers of free sizes are judged by them when an engine is opened."""
+    asked = work()
+    model = ir.load(asked.graph)
+    model.graph.inputs[0].shape = ir.Shape([ir.SymbolicDim("batch"), ir.SymbolicDim("height/8")])
+    model.graph.outputs[0].shape = model.graph.inputs[0].shape
+    ir.save(model, asked.graph)
+    (tmp_path / "unet/config.json").write_text('{"sample_size": 96}')
+    spec = OpenVinoTarget().lower(asked)
+    assert spec.options["default_sizes"] == {"height": 768}
+    assert default_sizes(spec) == {"batch": 1, "height": 768, "width": 512, "sequence": 77}
 
 
 def test_forms():
