@@ -85,7 +85,7 @@ def test_sides_of_the_config(source, folder, changed):
 
 
 def test_files_that_are_refused(folder, changed, tmp_path):
-    with pytest.raises(BundleError, match=r"got no file there, expected tokenizer\.json"):
+    with pytest.raises(BundleError, match=r"got no file, expected tokenizer\.json"):
         JsonTokenizer.from_folder(tmp_path)
     saved = json.loads((folder / "tokenizer.json").read_text())
     pattern = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Removed", "invert": False}
