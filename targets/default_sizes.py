@@ -12,7 +12,7 @@ from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.models.roles import DENOISER, TEXT_ENCODER, role_of_folder
 from diffoundry.targets.base import usual_sizes
 
-__all__ = ["DefaultSizes", "folders_of_role", "read_default_sizes"]
+__all__ = ["DefaultSizes", "config_of_role", "folders_of_role", "read_default_sizes"]
 
 _CLIP_TOKENS = 77
 
@@ -39,13 +39,13 @@ def read_default_sizes(model: ir.Model, bundle: Path) -> DefaultSizes:
         model: A portable graph, whose dimensions give the pixels that an element of the latents covers.
         bundle: The bundle's folder. During an export it has no manifest yet, so the role follows from a folder's name.
     """
-    side = _config(bundle, DENOISER).get("sample_size")
+    side = config_of_role(bundle, DENOISER).get("sample_size")
     sides = (side, side) if isinstance(side, int) else side if isinstance(side, list) else (None, None)
     height, width = (
         size * factor if isinstance(size, int) and (factor := _latent_factor(model, symbol)) else None
         for size, symbol in zip(sides, ("height", "width"), strict=True)
     )
-    tokens = usual_sizes(model).get("sequence", _config(bundle, TEXT_ENCODER).get("max_position_embeddings"))
+    tokens = usual_sizes(model).get("sequence", config_of_role(bundle, TEXT_ENCODER).get("max_position_embeddings"))
     return DefaultSizes(height=height, width=width, sequence=tokens if isinstance(tokens, int) else _CLIP_TOKENS)
 
 
@@ -64,7 +64,7 @@ def _latent_factor(model: ir.Model, symbol: str) -> int | None:
     return None
 
 
-def _config(bundle: Path, role: str) -> Mapping[str, Any]:
+def config_of_role(bundle: Path, role: str) -> Mapping[str, Any]:
     """Read the config.json of the first component of a role; empty when there is none."""
     for folder in folders_of_role(bundle, role):
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from diffoundry.runtime.errors import EngineError
 from diffoundry.runtime.models.roles import DENOISER, TEXT_ENCODER, VAE_DECODER, VAE_ENCODER
-from diffoundry.targets.default_sizes import folders_of_role
+from diffoundry.targets.default_sizes import config_of_role, folders_of_role
 
 __all__ = ["FOLDER", "write_resources"]
 
@@ -24,6 +24,8 @@ _MODELS = {
     "VAEEncoder": (VAE_ENCODER, "model.mlpackage"),
 }
 """The model's name there, and the role of its component with the package that it is compiled from."""
+
+_UNET = "UNet2DConditionModel"
 
 _VOCABULARY = ("vocab.json", "merges.txt")
 
@@ -44,8 +46,14 @@ def write_resources(bundle: Path) -> None:
     """Write `<bundle>/Resources`: the vocabulary, a script that compiles the models, and the models if it can run here.
 
     Raises:
-        EngineError: A file is missing, there is more than one size before iOS 18, or the compiler failed.
+        EngineError: The denoiser is no UNet, a file is missing, there is more than one size before iOS 18, or the
+            compiler failed.
     """
+    network = config_of_role(bundle, DENOISER).get("_class_name", _UNET)
+    if network != _UNET:
+        raise EngineError(
+            f"coreml layout 'swift': got the denoiser {network}, expected {_UNET}; export without --layout swift"
+        )
     models = {name: package for name, place in _MODELS.items() if (package := _package(bundle, *place)) is not None}
     missing = [name for name in ("TextEncoder", "VAEDecoder") if name not in models]
     if not {"Unet", "UnetChunk1"} & set(models):

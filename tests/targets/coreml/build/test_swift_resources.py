@@ -59,6 +59,16 @@ def names(folder):
 MODELS = ["TextEncoder.mlmodelc", "Unet.mlmodelc", "VAEDecoder.mlmodelc", "VAEEncoder.mlmodelc"]
 
 
+def test_a_denoiser_that_is_no_unet_is_refused(bundle):
+    (bundle / "unet/config.json").write_text('{"_class_name": "UNet2DConditionModel"}')
+    CoreMlTarget(layout="swift").complete(bundle)
+    (bundle / "unet/config.json").write_text('{"_class_name": "SD3Transformer2DModel"}')
+    with pytest.raises(
+        EngineError, match="got the denoiser SD3Transformer2DModel, expected UNet2DConditionModel; export"
+    ):
+        write_resources(bundle)
+
+
 def test_without_a_compiler_the_folder_holds_how_to_call_it(bundle, monkeypatch, compiler):
     monkeypatch.setattr(shutil, "which", lambda _name: None)
     SWIFT.complete(bundle)
