@@ -66,7 +66,7 @@ def test_a_denoiser_that_is_no_unet_is_refused(bundle):
     with pytest.raises(
         EngineError, match="got the denoiser SD3Transformer2DModel, expected UNet2DConditionModel; export"
     ):
-        write_resources(bundle)
+        CoreMlTarget(layout="swift").complete(bundle)
 
 
 def test_without_a_compiler_the_folder_holds_how_to_call_it(bundle, monkeypatch, compiler):
