@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
-from diffoundry.exporter.export import ExportRequest, export
+from diffoundry.exporter.export import export
 from diffoundry.exporter.reference.pipeline import call_pipeline, reference_arguments
+from diffoundry.exporter.request import ExportRequest
 from diffoundry.exporter.verify.checks.metrics import psnr
 from diffoundry.runtime import load
 from diffoundry.runtime.bundle.specs import Variant

@@ -1,4 +1,4 @@
-"""Writes a bundle under another name and renames it when complete; an interrupted export resumes."""
+"""Writes a bundle to `<output>.partial` and renames it when it is complete. An interrupted export continues there."""
 
 import json
 import os
@@ -20,42 +20,42 @@ from diffoundry.runtime.bundle.manifest import FORMAT_VERSION, MANIFEST_NAME, Ma
 from diffoundry.runtime.bundle.specs import ComponentSpec, FileSpec, Recipe
 from diffoundry.runtime.errors import InputError
 
-__all__ = ["BundleWriter", "sum_files"]
+__all__ = ["BundleWriter", "check_output", "sum_files"]
 
 _STATE = ".export"
 _RECIPE = "recipe"
 
 
 class BundleWriter:
-    """Owns `<output>.partial` while an export runs; `finish` turns it into `<output>`.
+    """Holds `<output>.partial` while an export runs; `finish` turns it into `<output>`.
 
-    The partial folder records the recipe and the finished jobs. The same recipe continues there. Another recipe
-    starts from the beginning. Only one export at a time can own it.
+    The partial folder records the recipe and the finished jobs. The same recipe continues there; another one starts
+    from the beginning. Only one export at a time can use it.
 
     Attributes:
-        folder: Folder of the unfinished bundle.
+        folder: The partial folder.
         journal: Record of the finished jobs.
     """
 
     def __init__(
         self, output: Path, recipe: Recipe, *, request: QuantizationRequest | None = None, overwrite: bool = False
     ) -> None:
-        """Store the arguments. Nothing is written yet.
+        """Check the output; nothing is written yet.
 
         Args:
-            output: Final folder of the bundle.
-            recipe: Recipe of the export.
-            request: Request of calibration. A changed request, like a changed recipe, starts from the beginning.
-            overwrite: True to replace an existing bundle.
+            output: The bundle's folder.
+            recipe: Recipe of the bundle.
+            request: Request for calibration. Another request, like another recipe, starts from the beginning.
+            overwrite: Whether an existing bundle is replaced.
 
         Raises:
-            InputError: The output exists and `overwrite` is off, or it is no bundle that could be overwritten.
+            InputError: The output exists and `overwrite` is off, or it is no bundle.
         """
         self.output = output
         self.folder = output.with_name(output.name + ".partial")
         self.recipe = recipe
         self._request = request
-        _check_output(output, overwrite=overwrite)
+        check_output(output, overwrite=overwrite)
         self.journal = Journal(self.folder / _STATE)
         self._lock = FileLock(self.folder / _STATE / "lock", timeout=0)
 
@@ -63,20 +63,20 @@ class BundleWriter:
         """Lock the partial folder.
 
         Raises:
-            InputError: Another export owns it, or it cannot be written.
+            InputError: Another export holds it, or it cannot be written.
         """
         try:
             (self.folder / _STATE).mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
         except Timeout as error:
             raise InputError(
-                f"output {self.output}: another export is writing it; wait for it or choose another folder"
+                f"--output {self.output}: another export is writing it; wait for it or choose another folder"
             ) from error
         except OSError as error:
             raise InputError(
-                f"output {self.output}: cannot be written ({error.strerror}); choose another folder"
+                f"--output {self.output}: cannot be written ({error.strerror}); choose another place"
             ) from error
-        self._take_up()
+        self._continue()
         return self
 
     def __exit__(
@@ -84,8 +84,8 @@ class BundleWriter:
     ) -> None:
         self._lock.release()
 
-    def _take_up(self) -> None:
-        """Keep what an earlier export of the same recipe finished, remove everything else."""
+    def _continue(self) -> None:
+        """Keep the finished jobs of an earlier export of the same recipe, remove everything else."""
         mine = {
             "diffoundry": diffoundry.__version__,
             "recipe": to_json(self.recipe),
@@ -117,12 +117,12 @@ class BundleWriter:
     def finish(
         self, family: str, recipe: Recipe, components: Mapping[str, ComponentSpec], built_with: Mapping[str, str]
     ) -> Manifest:
-        """Compute all checksums, write the manifest and rename the folder to its final name.
+        """Sum every file, write the manifest and rename the folder to its final name.
 
         Args:
             family: Name of the pipeline family.
-            recipe: The recipe of the export, with the choices of calibration.
-            components: Components of the bundle.
+            recipe: The recipe, with the choices of calibration.
+            components: The entries of the components.
             built_with: Versions of the libraries that traced it.
         """
         manifest = Manifest(
@@ -144,21 +144,26 @@ class BundleWriter:
         return manifest
 
 
-def _check_output(output: Path, *, overwrite: bool) -> None:
+def check_output(output: Path, *, overwrite: bool) -> None:
+    """Refuse an output folder that exists, unless it is a bundle that may be overwritten.
+
+    Raises:
+        InputError: The output exists.
+    """
     if not output.exists():
         return
     if not overwrite:
-        raise InputError(f"output {output}: exists already; choose another folder, or pass --overwrite to replace it")
+        raise InputError(f"--output {output}: exists already; choose another folder, or pass --overwrite to replace it")
     if not (output / MANIFEST_NAME).is_file():
-        raise InputError(f"output {output}: exists and is no bundle, so it is not overwritten; choose another folder")
+        raise InputError(f"--output {output}: exists and is no bundle, so it is not overwritten; choose another folder")
 
 
 def sum_files(folder: Path, known: Mapping[str, FileSpec] | None = None) -> dict[str, FileSpec]:
-    """Compute sizes and SHA-256 sums of every file of a bundle except the manifest and hidden ones.
+    """Compute sizes and SHA-256 checksums of the files of a bundle, except for the manifest and hidden files.
 
     Args:
         folder: The bundle's folder.
-        known: Files whose sums are not computed again.
+        known: Files whose checksums are kept.
     """
     known = known or {}
     paths = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}

@@ -9,10 +9,11 @@ from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
 from diffoundry.exporter.checkpoints.tokenizer_files import write_tokenizer
 from diffoundry.exporter.jobs.processes import JobProcesses
 from diffoundry.exporter.jobs.runner import FinishedJob, JobRunner, Progress, Run, complete_targets, remove_unused
-from diffoundry.exporter.recipe import ExportRequest, make_recipe, quantization_for, tool_versions
+from diffoundry.exporter.recipe import make_recipe, quantization_for, tool_versions
+from diffoundry.exporter.request import ExportRequest
 from diffoundry.runtime.bundle.manifest import Manifest
 
-__all__ = ["ExportReport", "ExportRequest", "Progress", "export"]
+__all__ = ["ExportReport", "Progress", "export"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

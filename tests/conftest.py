@@ -57,7 +57,8 @@ def exported(shared_folder: Path) -> Callable[..., Path]:
         **request: Any,
     ) -> Path:
         from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
-        from diffoundry.exporter.export import ExportRequest, export
+        from diffoundry.exporter.export import export
+        from diffoundry.exporter.request import ExportRequest
         from diffoundry.runtime.bundle.specs import Variant
 
         more = controlnets, vae

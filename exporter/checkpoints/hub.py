@@ -112,7 +112,8 @@ def _from_cache(repository: str, revision: str | None, error: Exception) -> Path
         return Path(snapshot_download(repository, revision=revision, allow_patterns=[_INDEX], local_files_only=True))
     except OSError:
         raise CheckpointError(
-            f"model {repository!r}: the hub cannot be reached ({_reason(error)}) and the model was not downloaded "
+            f"model {repository!r}: no folder {repository} here, the hub cannot be reached ({_reason(error)}) and the "
+            f"model was not downloaded "
             f"before; connect, or download it elsewhere with `hf download {repository}` and give the folder"
         ) from error
 

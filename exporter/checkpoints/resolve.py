@@ -7,6 +7,7 @@ from pathlib import Path
 from diffoundry.exporter.checkpoints.aliases import Alias, package_path, read_aliases
 from diffoundry.exporter.configs.assemble import assemble_configs
 from diffoundry.runtime.errors import CheckpointError
+from diffoundry.runtime.suggest import did_you_mean
 
 __all__ = ["DownloadProgress", "configs_of", "find_root", "forms"]
 
@@ -36,11 +37,29 @@ def find_root(
     path = Path(model)
     if alias is None and model and path.is_dir():
         return path
-    if alias is None and not _HUB_ID.fullmatch(model):
-        raise CheckpointError(f"model {model!r}: not found, expected {forms()}")
+    if alias is None:
+        _check_hub_id(model)
     from diffoundry.exporter.checkpoints.hub import download
 
     return download((alias.hub if alias else None) or model, revision, progress, without=without)
+
+
+def _check_hub_id(model: str) -> None:
+    """Refuse a name that is no hub id, and the mistyped path of a folder here.
+
+    Raises:
+        CheckpointError: No folder has this name, and it is not to be looked up on the hub.
+    """
+    if not _HUB_ID.fullmatch(model):
+        nearest = did_you_mean(model, read_aliases())
+        raise CheckpointError(f"model {model!r}: no folder or file {model!r} here, expected {forms()}.{nearest}")
+    parent = Path(model).parent
+    if parent.is_dir():
+        names = [f"{parent.name}/{path.name}" for path in parent.iterdir()]
+        raise CheckpointError(
+            f"model {model!r}: no folder {model} here, although {parent} exists; check the path."
+            f"{did_you_mean(model, names)}"
+        )
 
 
 def configs_of(alias: Alias) -> Path:

@@ -1,4 +1,4 @@
-"""The options of calibration, which `export` and `build` share."""
+"""Options of calibration, which `export` and `build` share."""
 
 import re
 from collections.abc import Callable
@@ -10,6 +10,7 @@ import click
 from diffoundry.calibration.prompts import read_prompts
 from diffoundry.calibration.quality import Budget
 from diffoundry.exporter.calibrate.request import QuantizationRequest
+from diffoundry.runtime.cli.help import options_in
 from diffoundry.runtime.errors import InputError
 
 __all__ = ["budget_options", "take_budget"]
@@ -19,20 +20,24 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
+_quantization = options_in("Quantization")
+
+
 def budget_options(command: Command) -> Command:
     """Add --min-psnr, --max-size and --calibration-prompts."""
     for option in (
-        click.option(
+        _quantization(
             "--calibration-prompts",
             type=click.Path(path_type=Path, dir_okay=False),
-            help="A text file, a prompt a line, to calibrate with.  [default: built in]",
+            metavar="FILE",
+            help="A text file of prompts to calibrate with, one a line.  [default: built in]",
         ),
-        click.option("--max-size", help="Quantize until the graphs fit: 500MB, 1.2GB."),
-        click.option(
+        _quantization("--max-size", help="Quantize until the graphs fit: 500MB, 1.2GB."),
+        _quantization(
             "--min-psnr",
             type=float,
-            help="dB that the images keep against fp32 over prompts that calibration has not seen.  "
-            "[default: each precision's own]",
+            help="Lowest PSNR in dB against fp32, on prompts that calibration has not used.  "
+            "[default: depends on the precision]",
         ),
     ):
         command = option(command)
@@ -43,7 +48,7 @@ def take_budget(values: dict[str, Any]) -> QuantizationRequest:
     """Move the values of `budget_options` out of a command's arguments.
 
     Raises:
-        InputError: A size that cannot be read, a limit that cannot be meant, or no such file of prompts.
+        InputError: A size that cannot be read, an impossible limit, or a file of prompts that cannot be read.
     """
     file, size, psnr = (values.pop(name) for name in ("calibration_prompts", "max_size", "min_psnr"))
     budget = Budget(min_psnr=psnr, max_size=None if size is None else _read_size(size))

@@ -1,30 +1,46 @@
-"""`diffoundry build`: adds engines to a bundle, without the checkpoint and without PyTorch's part of an export."""
+"""`diffoundry build`: adds engines to a bundle, without the checkpoint and without PyTorch."""
 
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from diffoundry.exporter.add_engines import add_engines, pending_variants
 from diffoundry.exporter.cli.budget import budget_options, take_budget
-from diffoundry.exporter.cli.export import joined, parse_variants
 from diffoundry.exporter.cli.progress import jobs_json, jobs_table, show_progress, tell_pending
+from diffoundry.exporter.cli.words import joined, parse_variants
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.cli.console import out, print_json
+from diffoundry.runtime.cli.help import Command, options_in
 from diffoundry.runtime.cli.options import bundle_argument, json_option
 from diffoundry.runtime.errors import InputError
 
+if TYPE_CHECKING:
+    from diffoundry.exporter.add_engines import AddEnginesReport
+
 __all__ = ["command"]
 
+_engines = options_in("Engines")
 
-@click.command("build", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+_EXAMPLES = (
+    "diffoundry build emoji.bundle --target openvino --precision bf16,fp32",
+    "diffoundry build emoji.bundle --target onnxruntime --precision int8 --min-psnr 30",
+    "diffoundry build sd15.bundle",
+)
+
+
+@click.command(
+    "build",
+    cls=Command,
+    examples=_EXAMPLES,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+)
 @bundle_argument
-@click.option("--target", multiple=True, callback=joined, help="What to compile for, or several: openvino,onnxruntime.")
-@click.option("--precision", multiple=True, callback=joined, help="Or several: bf16,fp32.  [default: fp32]")
+@_engines("--target", multiple=True, callback=joined, help="Target, or several: openvino,onnxruntime.")
+@_engines("--precision", multiple=True, callback=joined, help="Or several: bf16,fp32.  [default: fp32]")
+@_engines("--overwrite", is_flag=True, help="Build existing engines again.")
 @budget_options
-@click.option("--overwrite", is_flag=True, help="Build engines anew that are there already.")
 @json_option
 @click.pass_context
 def command(
@@ -38,22 +54,31 @@ def command(
     as_json: bool,
     **values: Any,
 ) -> None:
-    """Add engines to the bundle DIR from its own graphs: --target and --precision, or else those still to be built.
+    """Add engines to the bundle DIR from its own graphs.
 
-    A bundle that was exported for TensorRT on a machine without it is finished so on the machine that has it.
+    Without --target, the pending engines are built: those of a bundle that was exported for TensorRT on a machine
+    without it. Options of a target are added at the end: 'diffoundry targets NAME' lists them.
     """
     started = time.perf_counter()
     if target is None and (precision is not None or context.args):
         raise InputError(
-            "build: got a precision or options without --target, expected both, or neither for what is pending"
+            "--target: got none with --precision or options of a target, expected it; or leave out all of them to "
+            "build the pending engines"
         )
     variants = () if target is None else parse_variants(target, precision, context.args)
+    quantization = take_budget(values)
     manifest = Bundle(bundle).manifest
+
+    from diffoundry.exporter.add_engines import add_engines, pending_variants  # imports the graph libraries
+
     pending = pending_variants(manifest) if manifest else ()
     count = len(variants or pending) * len(manifest.components if manifest else ())
-    with show_progress(count) as tell:
-        report = add_engines(bundle, variants, tell, quantization=take_budget(values), overwrite=overwrite)
-    seconds = time.perf_counter() - started
+    with show_progress(count) as progress:
+        report = add_engines(bundle, variants, progress, quantization=quantization, overwrite=overwrite)
+    _print_report(report, bundle, time.perf_counter() - started, as_json=as_json)
+
+
+def _print_report(report: "AddEnginesReport", bundle: Path, seconds: float, *, as_json: bool) -> None:
     if as_json:
         print_json(
             {

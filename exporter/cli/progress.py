@@ -1,22 +1,24 @@
-"""Shows what an export is at, and its table at the end."""
+"""Progress of an export, and the table of its jobs."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from diffoundry.exporter.jobs.runner import FinishedJob
 from diffoundry.runtime.bundle.manifest import Manifest
 from diffoundry.runtime.cli.console import err, remark, size_text
+
+if TYPE_CHECKING:
+    from diffoundry.exporter.jobs.runner import FinishedJob
 
 __all__ = ["jobs_json", "jobs_table", "show_progress", "tell_pending"]
 
 
 @contextmanager
 def show_progress(jobs: int) -> Iterator[Callable[[str, str], None]]:
-    """A line with a spinner on standard error: which of how many jobs, what it does, how long it takes."""
+    """Show the current job and phase on standard error, with a spinner."""
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
     finished = 0
     with Progress(*columns, console=err) as progress:
@@ -34,8 +36,8 @@ def show_progress(jobs: int) -> Iterator[Callable[[str, str], None]]:
         yield tell
 
 
-def jobs_table(done: Sequence[FinishedJob], kept: Sequence[str], manifest: Manifest) -> Table:
-    """Seconds and memory of every job, and what each component weighs in the bundle."""
+def jobs_table(done: "Sequence[FinishedJob]", kept: Sequence[str], manifest: Manifest) -> Table:
+    """Make a table of the jobs: seconds, memory, and size in the bundle."""
     table = Table(Column("job", no_wrap=True), "seconds", "slowest phase", "peak memory", "size")
     for label in kept:
         table.add_row(label, "kept", "", "", _size(label, manifest))
@@ -46,8 +48,8 @@ def jobs_table(done: Sequence[FinishedJob], kept: Sequence[str], manifest: Manif
     return table
 
 
-def jobs_json(done: Sequence[FinishedJob]) -> Mapping[str, Any]:
-    """The same for programs: label of the job to seconds and memory."""
+def jobs_json(done: "Sequence[FinishedJob]") -> Mapping[str, Any]:
+    """Label of a job to its seconds and memory, for programs."""
     return {
         job.label: {"component": job.component, "seconds": dict(job.seconds), "peak_rss_bytes": job.peak_rss}
         for job in done
@@ -55,7 +57,7 @@ def jobs_json(done: Sequence[FinishedJob]) -> Mapping[str, Any]:
 
 
 def tell_pending(manifest: Manifest) -> None:
-    """Say, once a reason, which engines are still to be built and where."""
+    """Report the pending engines, once for each reason."""
     reasons: dict[tuple[str, str, str], list[str]] = {}
     for name, component in manifest.components.items():
         for engine in component.engines:
@@ -66,7 +68,7 @@ def tell_pending(manifest: Manifest) -> None:
 
 
 def _size(label: str, manifest: Manifest) -> str:
-    """Bytes of the files that a job wrote: a portable graph, or an engine with what it shares with others."""
+    """Size of the files of a job: a portable graph, or an engine with the files that it shares with others."""
     component, _, engine = label.partition(", ")
     if component not in manifest.components:
         return ""

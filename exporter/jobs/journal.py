@@ -1,4 +1,4 @@
-"""Remembers what a long piece of work has finished, so that an interrupted one is taken up again."""
+"""Records the finished parts of a long task, so that an interrupted task can continue."""
 
 import json
 from pathlib import Path
@@ -13,24 +13,24 @@ Record = TypeVar("Record")
 
 
 class Journal:
-    """A folder with one JSON file a finished part.
+    """A folder with one JSON file for each finished part.
 
     Attributes:
-        folder: Folder of the records; made with the first one.
+        folder: Folder of the records, made with the first one.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def recall(self, key: str, kind: type[Record]) -> Record | None:
-        """Read the record of `key`, or None."""
+        """Return the record under `key`, or None."""
         path = self.folder / f"{key}.json"
         if not path.is_file():
             return None
         return from_json(kind, json.loads(path.read_text(encoding="utf-8")))
 
     def note(self, key: str, record: object) -> None:
-        """Remember that the part `key` is finished, with a record (a dataclass or JSON values) of what it gave.
+        """Record that the part `key` is finished, with its result (a dataclass or JSON values).
 
         Raises:
             BundleError: It cannot be written.
@@ -38,6 +38,6 @@ class Journal:
         write_text(self.folder / f"{key}.json", json.dumps(to_json(record)))
 
     def forget(self) -> None:
-        """Drop every record."""
+        """Delete every record."""
         for path in self.folder.glob("*.json"):
             path.unlink()

@@ -18,7 +18,21 @@ from diffoundry.runtime.models.controlnet import controlnet_name, is_controlnet
 from diffoundry.runtime.models.roles import CONTROLNET
 from diffoundry.runtime.pipelines.example_inputs import CONTROL, EXAMPLE_INPUTS, IMAGE_PROMPT
 
-__all__ = ["call_pipeline", "control_names", "example_inputs", "network", "reference_arguments", "reference_pipeline"]
+__all__ = [
+    "call_pipeline",
+    "control_names",
+    "example_inputs",
+    "network",
+    "quiet_libraries",
+    "reference_arguments",
+    "reference_pipeline",
+]
+
+
+def quiet_libraries() -> None:
+    """Silence diffusers and transformers, which warn of parts that are left out on purpose."""
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
 
 
 def reference_pipeline(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Any:

@@ -1,1 +1,1 @@
-"""The command line. Each command is one file, reached through the table in `main.py` and loaded when it is called."""
+"""The command line. Each command is one file, listed in `group.py` and imported when it is called."""

@@ -1,11 +1,10 @@
-"""--lora and --embedding: files with a scale or a word behind a colon."""
+"""Options --lora and --embedding: files, with a scale or a word after a colon."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-import click
-
 from diffoundry.runtime.cli.console import remark
+from diffoundry.runtime.cli.help import options_in
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
 
@@ -17,15 +16,18 @@ _ENDING = ".safetensors"
 _LISTED = 3
 
 
+_adapter = options_in("LoRA and embeddings")
+
+
 def adapter_options(command: Command) -> Command:
     """Add --lora and --embedding."""
     for option in (
-        click.option(
+        _adapter(
             "--embedding", "embedding", multiple=True, metavar="FILE[:TOKEN]",
-            help="Load a textual inversion embedding as the word TOKEN; may be repeated.",
+            help="Load a textual inversion embedding as the word TOKEN. May be repeated.",
         ),
-        click.option(
-            "--lora", "lora", multiple=True, metavar="FILE[:SCALE]", help="Load a LoRA; may be repeated.  [scale: 1]"
+        _adapter(
+            "--lora", "lora", multiple=True, metavar="FILE[:SCALE]", help="Load a LoRA. May be repeated.  [scale: 1]"
         ),
     ):  # fmt: skip
         command = option(command)
@@ -36,7 +38,7 @@ def parse_lora(text: str) -> tuple[str, float]:
     """Read "x.safetensors:0.8": file and scale.
 
     Raises:
-        InputError: What stands behind the colon is no number.
+        InputError: The text after the colon is no number.
     """
     path, scale = _split(text)
     try:
@@ -46,7 +48,7 @@ def parse_lora(text: str) -> tuple[str, float]:
 
 
 def load_adapters(pipeline: DiffusionPipeline, loras: Sequence[str], embeddings: Sequence[str]) -> None:
-    """Load what was named on the command line, and say which tensors did nothing.
+    """Load LoRAs and embeddings, and report unused tensors.
 
     Raises:
         InputError: As `Loras.load` and `TextualInversions.load`.
@@ -60,14 +62,14 @@ def load_adapters(pipeline: DiffusionPipeline, loras: Sequence[str], embeddings:
     for text in embeddings:
         path, token = _split(text)
         word, count = pipeline.embeddings.load(path, token=token)
-        remark(f"note: {path}: {word} stands for {count} vectors")
+        remark(f"note: {path}: the word {word} loads {count} vectors")
 
 
 def check_like(image: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Refuse to generate an image again without the files that it was generated with.
 
     Raises:
-        InputError: It had LoRAs, embeddings or images for ControlNets, and no option says which files they are now.
+        InputError: It was generated with LoRAs, embeddings or images for ControlNets, and no option names these files.
     """
     for name in ("lora", "embedding", "control_image"):
         if image.get(name) and not given.get(name):
@@ -78,6 +80,6 @@ def check_like(image: Mapping[str, Any], given: Mapping[str, Any]) -> None:
 
 
 def _split(text: str) -> tuple[str, str | None]:
-    """File, and what stands behind its ending and a colon."""
+    """Split a file from the text after its ending and a colon."""
     head, mark, tail = text.partition(f"{_ENDING}:")
     return (head + _ENDING, tail) if mark else (text, None)

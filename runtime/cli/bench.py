@@ -1,4 +1,4 @@
-"""`diffoundry bench`: measures a bundle, alone or beside PyTorch."""
+"""`diffoundry bench`: measures a bundle, alone or with PyTorch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +16,7 @@ from diffoundry.runtime.bundle.json_codec import to_json
 from diffoundry.runtime.cli.bench_page import bench_sections
 from diffoundry.runtime.cli.bench_view import figure_grid, machine_words, remarks, work_words
 from diffoundry.runtime.cli.console import bar, out, print_json, remark
+from diffoundry.runtime.cli.help import Command, options_in
 from diffoundry.runtime.cli.options import (
     bundle_argument,
     engine_options,
@@ -33,26 +34,37 @@ __all__ = ["command", "print_report"]
 _TORCH = "diffoundry.exporter.reference.baseline:torch_candidates"
 
 
-@click.command("bench")
+_image = options_in("Image")
+
+_measurement = options_in("Measurement")
+
+_EXAMPLES = (
+    "diffoundry bench emoji.bundle",
+    "diffoundry bench emoji.bundle --against torch --html bench.html",
+    "diffoundry bench sd15.bundle --target openvino --precision bf16 --steps 10 --repeats 3",
+)
+
+
+@click.command("bench", cls=Command, examples=_EXAMPLES)
 @bundle_argument
-@click.option("--prompt", help="What to generate.  [default: red apple]")
-@click.option("--negative", "negative_prompt", help="What the image should not show.")
-@click.option("--steps", type=int, help="Steps of the scheduler.  [default: 20]")
-@click.option("--guidance-scale", type=float, help="1 or less runs without guidance.  [default: 7.5]")
-@click.option("--height", type=int, help="Pixels.  [default: the checkpoint's own]")
-@click.option("--width", type=int, help="Pixels.  [default: the checkpoint's own]")
-@click.option("--seed", type=int, help="Seed of torch's CPU generator.  [default: 0]")
-@click.option("--warmups", type=int, help="Images dropped after the first.  [default: 1]")
-@click.option("--repeats", type=int, help="Images measured.  [default: 5]")
-@click.option(
+@_measurement(
     "--against",
     multiple=True,
     metavar="WHAT",
-    help="Also measure the checkpoint in PyTorch, in turns with the bundle: torch, or one of torch-fp32, torch-bf16, "
-    "torch-compile. May be given several times.",
+    help="Measure the checkpoint in PyTorch, too: torch, or one of torch-fp32, torch-bf16, torch-compile. May be "
+    "repeated.",
 )
-@click.option("--html", type=click.Path(path_type=Path), help="Also write a report to this file.")
+@_measurement("--warmups", type=int, help="Unmeasured images after the first.  [default: 1]")
+@_measurement("--repeats", type=int, help="Measured images.  [default: 5]")
+@_image("--prompt", help="Prompt.  [default: red apple]")
+@_image("--negative", "negative_prompt", help="Negative prompt: what the image should not show.")
+@_image("--steps", type=int, help="Steps of the scheduler.  [default: 20]")
+@_image("--guidance-scale", type=float, help="1 or less turns guidance off.  [default: 7.5]")
+@_image("--height", type=int, help="Pixels.  [default: the checkpoint's]")
+@_image("--width", type=int, help="Pixels.  [default: the checkpoint's]")
+@_image("--seed", type=int, help="Seed of torch's CPU generator.  [default: 0]")
 @engine_options
+@options_in("Output")("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a report.")
 @json_option
 def command(bundle: Path, *, against: Sequence[str], html: Path | None, as_json: bool, **values: Any) -> None:
     """Measure the bundle DIR on this machine: load, first image, steps, components, memory."""
@@ -91,7 +103,7 @@ def _compare(ours: BundleCandidate, rivals: Sequence[Candidate], request: BenchR
 
 
 def print_report(report: BenchReport) -> None:
-    """The figures on standard output, remarks on standard error."""
+    """Print the figures on standard output, remarks on standard error."""
     grid = figure_grid(report)
     table = Table(*grid.columns)
     for column in table.columns[1:]:

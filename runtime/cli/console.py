@@ -1,4 +1,4 @@
-"""Where the command line writes: results on standard output, progress and remarks on standard error."""
+"""Output of the command line: results on standard output, progress and remarks on standard error."""
 
 import json
 from typing import Any
@@ -15,17 +15,17 @@ err = Console(stderr=True, highlight=False)
 
 
 def remark(text: str) -> None:
-    """A line for the person at the terminal, on standard error."""
+    """Print a line for the user on standard error."""
     err.print(text, markup=False, soft_wrap=True)
 
 
 def print_json(data: Any) -> None:
-    """A result for programs, on standard output."""
+    """Print a result for programs on standard output."""
     click.echo(json.dumps(data, indent=2, ensure_ascii=False))
 
 
 def bar() -> Progress:
-    """A progress display on standard error: what, how far, how long."""
+    """A progress bar on standard error, with its task, counts and times."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),

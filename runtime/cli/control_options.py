@@ -1,4 +1,4 @@
-"""Options of `generate` for ControlNets; what is repeated is meant one for each ControlNet, in the bundle's order."""
+"""Options of `generate` for ControlNets. A repeated option sets one value a ControlNet, in the bundle's order."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
+from diffoundry.runtime.cli.help import options_in
 from diffoundry.runtime.cli.pipeline_options import read_images
 
 __all__ = ["CONTROL_SETTINGS", "control_options", "read_controls"]
@@ -22,43 +23,45 @@ CONTROL_SETTINGS = (
 
 
 def _numbers(_context: click.Context, _parameter: click.Parameter, values: Sequence[float]) -> Any:
-    """None of none, the only number itself, a list of several."""
+    """Return None for no value, the number for one, and a list for several."""
     return None if not values else values[0] if len(values) == 1 else list(values)
 
 
+_control = options_in("ControlNet")
+
 _OPTIONS = (
-    click.option(
+    _control(
         "--control-image", "control_image", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
-        help="Show this to a ControlNet, prepared as it was trained (edges, depth ...); one for each.",
+        help="Image for a ControlNet, prepared as in its training (edges, depth ...). Repeat for each.",
     ),
-    click.option(
+    _control(
         "--control-scale", "controlnet_conditioning_scale", type=float, multiple=True, callback=_numbers,
-        help="How much a ControlNet counts.  [default: 1, with --image 0.8, with --mask 0.5 or of XL 1]",
+        help="Weight of a ControlNet.  [default: 1; with --image 0.8; with --mask 0.5, of XL 1]",
     ),
-    click.option(
+    _control(
         "--control-start", "control_guidance_start", type=float, multiple=True, callback=_numbers,
-        help="Fraction of the steps at which it begins.  [default: 0]",
+        help="Fraction of the steps at which a ControlNet begins.  [default: 0]",
     ),
-    click.option(
+    _control(
         "--control-end", "control_guidance_end", type=float, multiple=True, callback=_numbers,
-        help="Fraction of the steps at which it ends.  [default: 1]",
+        help="Fraction of the steps at which a ControlNet ends.  [default: 1]",
     ),
-    click.option(
+    _control(
         "--guess-mode/--no-guess-mode", default=None,
-        help="ControlNets go by their image alone, not by the negative prompt.  [default: off]",
+        help="Guess mode: ControlNets ignore the negative prompt.  [default: off]",
     ),
 )  # fmt: skip
 
 
 def control_options(command: Command) -> Command:
-    """Add them."""
+    """Add the options for ControlNets."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
 
 def read_controls(paths: Sequence[Path]) -> dict[str, Any]:
-    """The pipeline's argument: a PIL image, a list of several, or nothing.
+    """Read the images of ControlNets as the pipeline's argument: a PIL image, a list of several, or nothing.
 
     Raises:
         InputError: A file that cannot be read as an image.

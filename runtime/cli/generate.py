@@ -11,6 +11,7 @@ from diffoundry.runtime import load
 from diffoundry.runtime.cli.adapters import adapter_options, check_like, load_adapters
 from diffoundry.runtime.cli.console import bar, print_json, remark
 from diffoundry.runtime.cli.control_options import CONTROL_SETTINGS, control_options, read_controls
+from diffoundry.runtime.cli.help import Command, options_in
 from diffoundry.runtime.cli.options import (
     bundle_argument,
     engine_options,
@@ -35,36 +36,45 @@ _SETTINGS = (
 )  # fmt: skip
 
 
-@click.command("generate")
+_image = options_in("Image")
+
+_output = options_in("Output")
+
+_EXAMPLES = (
+    'diffoundry generate emoji.bundle "red apple" --seed 0 -o apple.png',
+    'diffoundry generate emoji.bundle "green apple" --image apple.png --strength 0.7',
+    "diffoundry generate emoji.bundle --like apple.png --seed 1 --steps 30",
+)
+
+
+@click.command("generate", cls=Command, examples=_EXAMPLES)
 @bundle_argument
 @click.argument("prompt", nargs=-1)
-@click.option("--negative", "negative_prompt", help="What the image should not show.")
-@click.option("--steps", "num_inference_steps", type=int, help="Steps of the scheduler.  [default: 50]")
-@click.option(
-    "--guidance-scale", type=float, help="1 or less runs without guidance.  [default: 7.5, of Stable Diffusion XL 5]"
-)
-@click.option("--guidance-rescale", type=float, help="Lin et al. 2023; 0 is off.  [default: 0]")
-@click.option("--eta", type=float, help="DDIM's eta.  [default: 0]")
-@click.option("--scheduler", help="A scheduler's name, such as EulerDiscrete.  [default: the checkpoint's own]")
-@click.option(
+@_image("--negative", "negative_prompt", help="Negative prompt: what the image should not show.")
+@_image("--steps", "num_inference_steps", type=int, help="Steps of the scheduler.  [default: 50]")
+@_image("--guidance-scale", type=float, help="1 or less turns guidance off.  [default: 7.5, Stable Diffusion XL 5]")
+@_image("--guidance-rescale", type=float, help="Guidance rescale of Lin et al. 2023. 0 is off.  [default: 0]")
+@_image("--scheduler", help="A scheduler's name, such as EulerDiscrete.  [default: the checkpoint's]")
+@_image("--eta", type=float, help="DDIM's eta.  [default: 0]")
+@_image(
     "--seed",
     type=int,
     multiple=True,
-    help="Seed of torch's CPU generator; repeated, one for each image.  [default: drawn, and printed]",
+    help="Seed of torch's CPU generator. Repeat it to set one for each image.  [default: random, and printed]",
 )
-@click.option("--height", type=int, help="Pixels.  [default: the checkpoint's own]")
-@click.option("--width", type=int, help="Pixels.  [default: the checkpoint's own]")
-@click.option("--num-images", "num_images_per_prompt", type=int, help="Images for each prompt.  [default: 1]")
+@_image("--height", type=int, help="Pixels.  [default: the checkpoint's]")
+@_image("--width", type=int, help="Pixels.  [default: the checkpoint's]")
+@_image("--num-images", "num_images_per_prompt", type=int, help="Images for each prompt.  [default: 1]")
+@_image("--like", type=click.Path(path_type=Path), help="Use the settings of this PNG. Options override them.")
+@_image("--no-safety-checker", is_flag=True, help="Skip the bundle's safety checker.")
 @prompt_options
 @pipeline_options
 @control_options
-@vae_options
-@click.option("--no-safety-checker", is_flag=True, help="Do not show images to the bundle's safety checker.")
-@click.option("--like", type=click.Path(path_type=Path), help="Take the settings of this PNG; options given win.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), default="out.png", show_default=True)
-@click.option("--low-memory", is_flag=True, help="Have no more components open than what runs now.")
 @adapter_options
+@options_in("Memory")("--low-memory", is_flag=True, help="Load one component at a time.")
+@vae_options
 @engine_options
+@_output("-o", "--output", type=click.Path(path_type=Path), default="out.png", show_default=True, help="A PNG file.")
 @json_option
 def command(
     bundle: Path,
@@ -78,7 +88,7 @@ def command(
 ) -> None:
     """Generate each PROMPT with the bundle DIR and write PNG files that hold their settings.
 
-    A bundle that generates variations of an image takes --image and no PROMPT.
+    A bundle for image variation needs --image and no PROMPT.
     """
     started = time.perf_counter()
     checked = not no_safety_checker
@@ -119,18 +129,18 @@ def command(
 def _settings(
     like: Path | None, given: dict[str, Any], files: Mapping[str, Sequence[Any]], *, texts: bool
 ) -> dict[str, Any]:
-    """The options given, over those of the image to generate again, whose files are to be given again."""
+    """Merge the settings of the --like image with the options; options win. Files must be passed again."""
     image = read_settings(like) if like else {}
     check_like(image, files)
     settings = {key: value for key, value in image.items() if key in _SETTINGS}
     settings |= {key: value for key, value in given.items() if value is not None}
     if texts and not settings.get("prompt"):
-        raise InputError("prompt: got none, expected a text after DIR, or --like with an image generated by diffoundry")
+        raise InputError("PROMPT: got none, expected a text after DIR, or --like with an image generated by diffoundry")
     return settings
 
 
 def _paths(output: Path, count: int) -> list[Path]:
-    """One path an image: out.png, or out-0.png, out-1.png ... for several."""
+    """Name a file for each image: out.png, or out-0.png, out-1.png ... for several."""
     check_png_path(output)
     if count == 1:
         return [output]
@@ -142,7 +152,7 @@ def _tell_truncated(run: Run) -> None:
         if text:
             remark(
                 f"warning: the text encoder takes 77 tokens; this part of the prompt is cut off: {text!r}; "
-                f"--long-prompts takes it in"
+                f"pass --long-prompts to keep it"
             )
 
 
@@ -162,7 +172,7 @@ def _save(result: PipelineOutput, paths: list[Path], settings: dict[str, Any]) -
         if flagged:
             remark(
                 f"warning: {path}: the safety checker flagged this image, so it is black; try another prompt or "
-                f"seed, or --no-safety-checker if you answer for what is shown"
+                f"seed, or pass --no-safety-checker"
             )
         if fault:
             remark(f"warning: {path}: {fault}")

@@ -1,4 +1,4 @@
-"""The table of commands, loaded one at a time, and the one way in which errors end."""
+"""The table of commands, each imported when it is called, and the exit codes of errors."""
 
 import sys
 
@@ -7,6 +7,7 @@ import click
 import diffoundry
 from diffoundry.runtime.engines.plugins import resolve
 from diffoundry.runtime.errors import DiffoundryError, MissingExtraError
+from diffoundry.runtime.suggest import did_you_mean
 
 __all__ = ["COMMANDS", "run"]
 
@@ -15,17 +16,23 @@ COMMANDS = {
     "build": ("diffoundry.exporter.cli.build:command", "Add engines to a bundle, from its own graphs."),
     "generate": ("diffoundry.runtime.cli.generate:command", "Generate images with a bundle."),
     "verify": ("diffoundry.exporter.cli.verify:command", "Compare a bundle with PyTorch: component, step, image."),
+    "compare": ("diffoundry.exporter.cli.compare:command", "Compare a bundle's engines with each other."),
     "bench": ("diffoundry.runtime.cli.bench:command", "Measure a bundle's latency and memory."),
     "inspect": ("diffoundry.runtime.cli.inspect:command", "Show what a bundle holds."),
     "targets": ("diffoundry.runtime.cli.targets:command", "List targets and what they need here."),
 }
 """Command to ("module:attribute", its line in --help). The exporter's commands need the extra `export`."""
 
+_EXAMPLES = (
+    "diffoundry export --model emoji --target onnxruntime -o emoji.bundle",
+    'diffoundry generate emoji.bundle "red apple"',
+)
+
 _INTERRUPTED = 130
 
 
 class _LazyGroup(click.Group):
-    """A group that imports a command when it is called, and knows their help lines without importing them."""
+    """Imports a command when it is called, and lists all commands without importing them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
         return list(COMMANDS)
@@ -43,6 +50,20 @@ class _LazyGroup(click.Group):
             raise MissingExtraError(f"'diffoundry {cmd_name}'", error.name, extra) from error
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, and suggest the nearest for an unknown word."""
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            ctx.fail(f"No such command {args[0]!r}.{did_you_mean(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  # click's signature
+        """Write the two commands to begin with, as typed."""
+        with formatter.section("Try"):
+            for line in _EXAMPLES:
+                formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  # click's signature
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
@@ -55,7 +76,7 @@ def group() -> None:
 
 
 def run() -> None:
-    """Run the command that was typed; an error meant for the user ends in one sentence."""
+    """Run the command that was typed. An error of the user ends in one sentence."""
     try:
         group.main(standalone_mode=False, prog_name="diffoundry")
     except click.ClickException as error:

@@ -1,4 +1,4 @@
-"""`diffoundry inspect`: what a bundle holds."""
+"""`diffoundry inspect`: shows the content of a bundle."""
 
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,15 @@ from diffoundry.runtime.bundle.manifest import Manifest
 from diffoundry.runtime.bundle.quantization import QuantizationChoice
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.cli.console import out, print_json, size_text
+from diffoundry.runtime.cli.help import Command
 from diffoundry.runtime.cli.options import bundle_argument, json_option
 
 __all__ = ["command"]
 
 
-@click.command("inspect")
+@click.command(
+    "inspect", cls=Command, examples=("diffoundry inspect emoji.bundle", "diffoundry inspect emoji.bundle --json")
+)
 @bundle_argument
 @json_option
 def command(bundle: Path, *, as_json: bool) -> None:
@@ -80,7 +83,7 @@ def _engine_table(manifest: Manifest) -> Table:
 
 
 def _remarks(manifest: Manifest) -> list[str]:
-    """What targets have to tell of their engines, and what is not built yet."""
+    """Metadata of engines, and the pending engines with their reasons."""
     lines = []
     for name, component in manifest.components.items():
         for engine in component.engines:
@@ -95,7 +98,7 @@ def _remarks(manifest: Manifest) -> list[str]:
 
 
 def _choice(choice: QuantizationChoice) -> str:
-    """What calibration chose, in one line."""
+    """Summarize the choice of calibration in one line."""
     parts = [
         f"{name} {len(part.quantized)} of {len(part.quantized) + len(part.kept)} nodes"
         for name, part in choice.components.items()

@@ -1,4 +1,4 @@
-"""The entry point of `diffoundry`: says in one sentence when the command line's own libraries are missing."""
+"""Entry point of `diffoundry`. Reports in one sentence that the command line's own libraries are missing."""
 
 import sys
 

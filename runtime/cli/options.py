@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from diffoundry.runtime.cli.console import remark
+from diffoundry.runtime.cli.help import options_in
 from diffoundry.runtime.engines.protocol import EngineOptions
 from diffoundry.runtime.engines.session import EngineSession
 
@@ -16,24 +17,24 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 bundle_argument = click.argument("bundle", type=click.Path(path_type=Path), metavar="DIR")
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
+json_option = options_in("Output")("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+_engine = options_in("Engine")
+
+_ENGINE_OPTIONS = (
+    _engine("--target", help="Use the engines of this target."),
+    _engine("--precision", help="Use the engines of this precision."),
+    _engine("--device", help="Device of the target: cpu, gpu, cuda:0 ...  [default: the target's first]"),
+    _engine("--threads", type=click.IntRange(min=1), help="Threads of one engine call."),
+    _engine("--hint", type=click.Choice(["latency", "throughput"]), help="Optimize engines for latency or throughput."),
+    _engine("--cache", type=click.Path(path_type=Path, file_okay=False), help="Keep compiled engines in this folder."),
+    _engine("--native/--no-native", default=True, help="Use diffoundry's own kernels where installed."),
+)
 
 
 def engine_options(command: Command) -> Command:
-    """Add --target, --precision, --device and the like: which engine of the bundle runs, where and how."""
-    for option in (
-        click.option("--native/--no-native", default=True, help="Use diffoundry's own kernels where installed."),
-        click.option(
-            "--cache", type=click.Path(path_type=Path, file_okay=False), help="Keep compiled engines in this folder."
-        ),
-        click.option("--hint", type=click.Choice(["latency", "throughput"]), help="What the vendor should favour."),
-        click.option("--threads", type=click.IntRange(min=1), help="Threads for one engine call."),
-        click.option(
-            "--device", help="Device in the target's words: cpu, gpu, cuda:0 ...  [default: the target's first]"
-        ),
-        click.option("--precision", help="Use the engines of this precision."),
-        click.option("--target", help="Use the engines of this target."),
-    ):
+    """Add --target, --precision, --device and the other options that select engines and how they run."""
+    for option in reversed(_ENGINE_OPTIONS):
         command = option(command)
     return command
 
@@ -46,7 +47,7 @@ def take_engine_options(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def tell_choice(components: EngineSession) -> None:
-    """Say which engines of a bundle are passed over here and why.
+    """Report which engines of a bundle cannot run here and why.
 
     Raises:
         EngineError: Some component has no engine that can run here.

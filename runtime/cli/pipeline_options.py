@@ -1,4 +1,4 @@
-"""Options of `generate` that only some pipelines take: images to begin with, second prompts, sizes."""
+"""Options of `generate` that only some pipelines support: initial images, second prompts, sizes."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from diffoundry.runtime.cli.help import options_in
 from diffoundry.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def _corner(_context: click.Context, parameter: click.Parameter, value: str | No
 
 
 def _pair(parameter: click.Parameter, value: str | None, mark: str, form: str) -> list[int] | None:
-    """Two whole numbers with a mark between them.
+    """Read two whole numbers with a mark between them.
 
     Raises:
         InputError: Anything else.
@@ -39,31 +40,31 @@ def _pair(parameter: click.Parameter, value: str | None, mark: str, form: str) -
         return None
     first, found, second = value.partition(mark)
     if not (found and first.isdecimal() and second.isdecimal()):
-        raise InputError(f"{parameter.name}: got {value!r}, expected {form}, two whole numbers")
+        raise InputError(f"{parameter.opts[0]}: got {value!r}, expected {form}, two whole numbers")
     return [int(first), int(second)]
 
 
 _FILE = click.Path(path_type=Path)
 
+_image = options_in("Image to image and inpainting")
+
+_xl = options_in("Stable Diffusion XL")
+
 _OPTIONS = (
-    click.option("--image", type=_FILE, help="Begin with this image instead of noise alone."),
-    click.option("--strength", type=float, help="With --image: how much may change, 0 to 1."),
-    click.option(
-        "--denoising-start", type=float, help="With --image: how much of the schedule it has behind it, 0 to 1."
-    ),
-    click.option("--denoising-end", type=float, help="Stop after this part of the schedule, 0 to 1."),
-    click.option("--mask", "mask_image", type=_FILE, help="With --image: regenerate where this mask is white."),
-    click.option("--padding-mask-crop", type=int, help="Generate only the area of --mask and N pixels around it."),
-    click.option("--image-guidance-scale", type=float, help="InstructPix2Pix: how near to --image.  [default: 1.5]"),
-    click.option("--prompt-2", help="XL: for the second text encoder.  [default: PROMPT]"),
-    click.option("--negative-2", "negative_prompt_2", help="The same of --negative."),
-    click.option("--original-size", callback=_size, metavar="WxH", help="XL: the size before scaling."),
-    click.option("--target-size", callback=_size, metavar="WxH", help="XL: the size after it."),
-    click.option(
-        "--crops-coords-top-left", callback=_corner, metavar="TOP,LEFT", help="XL: corner of what was cut out."
-    ),
-    click.option("--aesthetic-score", type=float, help="XL refiner.  [default: 6]"),
-    click.option("--negative-aesthetic-score", type=float, help="The same for the negative prompt.  [default: 2.5]"),
+    _image("--image", type=_FILE, help="Start from this image."),
+    _image("--strength", type=float, help="How much of --image may change, 0 to 1."),
+    _image("--mask", "mask_image", type=_FILE, help="Regenerate --image where this mask is white."),
+    _image("--padding-mask-crop", type=int, help="Regenerate only the area of --mask and N pixels around it."),
+    _image("--image-guidance-scale", type=float, help="InstructPix2Pix: similarity to --image.  [default: 1.5]"),
+    _image("--denoising-start", type=float, help="Skip this fraction of the schedule, 0 to 1. Needs --image."),
+    _image("--denoising-end", type=float, help="Stop after this fraction of the schedule, 0 to 1."),
+    _xl("--prompt-2", help="Prompt of the second text encoder.  [default: PROMPT]"),
+    _xl("--negative-2", "negative_prompt_2", help="Negative prompt of the second text encoder."),
+    _xl("--original-size", callback=_size, metavar="WxH", help="Size condition: the size before scaling."),
+    _xl("--target-size", callback=_size, metavar="WxH", help="Size condition: the size after scaling."),
+    _xl("--crops-coords-top-left", callback=_corner, metavar="TOP,LEFT", help="Size condition: corner of the crop."),
+    _xl("--aesthetic-score", type=float, help="Refiner: score of the prompt.  [default: 6]"),
+    _xl("--negative-aesthetic-score", type=float, help="Refiner: score of the negative prompt.  [default: 2.5]"),
 )
 
 PIPELINE_SETTINGS = (
@@ -80,18 +81,18 @@ PIPELINE_SETTINGS = (
     "aesthetic_score",
     "negative_aesthetic_score",
 )
-"""Their names as arguments of a pipeline, without those that are files."""
+"""Their names as arguments of a pipeline, without the files."""
 
 
 def pipeline_options(command: Command) -> Command:
-    """Add them."""
+    """Add the options that only some pipelines support."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
 
 def take_images(values: dict[str, Any]) -> dict[str, Path]:
-    """Move the files out of a command's arguments: argument of the pipeline to path, of those given."""
+    """Move the files out of a command's arguments: argument of the pipeline to path."""
     given = {name: values.pop(name) for name in _FILES}
     return {name: path for name, path in given.items() if path is not None}
 

@@ -1,4 +1,4 @@
-"""Options of `generate` that say what prompts there are and how they are read."""
+"""Options of `generate` for prompts and how they are encoded."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
+from diffoundry.runtime.cli.help import options_in
 from diffoundry.runtime.errors import InputError
 
 __all__ = ["PROMPT_SETTINGS", "prompt_options", "take_prompts"]
@@ -16,19 +17,22 @@ PROMPT_SETTINGS = ("clip_skip", "prompt_weighting", "long_prompts")
 """Their names as arguments of a pipeline, without the prompts."""
 
 
+_prompt = options_in("Prompt")
+
+
 def prompt_options(command: Command) -> Command:
-    """Add them."""
+    """Add the options for prompts."""
     for option in (
-        click.option("--clip-skip", type=int, help="Leave out so many layers of the text encoder.  [default: none]"),
-        click.option(
+        _prompt("--clip-skip", type=int, help="Skip this many last layers of the text encoder.  [default: none]"),
+        _prompt(
             "--long-prompts/--no-long-prompts", default=None,
-            help="Prompts may have more than 77 tokens; changes the image of those that do.  [default: off]",
+            help="Encode prompts of more than 77 tokens in chunks.  [default: off]",
         ),
-        click.option(
+        _prompt(
             "--prompt-weighting/--no-prompt-weighting", default=None,
-            help="Read (word:1.3), (word) and [word] as weights; changes the image.  [default: off]",
+            help="Read (word:1.3), (word) and [word] as weights.  [default: off]",
         ),
-        click.option(
+        _prompt(
             "--prompts", "prompts_file", type=click.Path(path_type=Path), metavar="FILE",
             help="Read prompts from a text file, one a line.",
         ),
@@ -38,16 +42,16 @@ def prompt_options(command: Command) -> Command:
 
 
 def take_prompts(values: dict[str, Any]) -> None:
-    """Bring the prompts and seeds of a command's arguments into the form of a pipeline's: one, a list, or None.
+    """Convert the prompts and seeds of a command's arguments to a pipeline's: one, a list, or None.
 
     Raises:
-        InputError: The file of prompts cannot be read or is empty, or there are prompts beside it.
+        InputError: The file of prompts cannot be read or is empty, or prompts were passed as well.
     """
     path = values.pop("prompts_file")
     prompts = list(values["prompt"])
     if path is not None:
         if prompts:
-            raise InputError(f"--prompts {path}: got it with prompts after DIR, expected one of the two")
+            raise InputError(f"--prompts {path}: got prompts after DIR as well, expected one of the two")
         prompts = _read(path)
     values["prompt"] = _one_or_list(prompts)
     values["seed"] = _one_or_list(list(values["seed"]))

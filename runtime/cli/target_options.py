@@ -1,4 +1,4 @@
-"""The targets' own options on the command line: fields of a target's dataclass, `chunks` as `--chunks 2`."""
+"""Options of targets on the command line: the fields of a target's dataclass, `chunks` as `--chunks 2`."""
 
 import dataclasses
 import json
@@ -16,31 +16,33 @@ _PLAIN: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
     str: "a word",
-    bool: "nothing behind it, or true or false",
+    bool: "no value, or true or false",
 }
 
 
 def parse_target_options(arguments: Sequence[str], targets: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Give what was typed to the targets that have such an option.
+    """Assign typed options to the targets that have them.
 
     Args:
         arguments: Words that no option of the command took: `--chunks 2`, `--device=cuda`, `--winograd false`.
-        targets: Names of the targets that are exported for.
+        targets: Names of the targets of the export.
 
     Returns:
-        Target name to the options given for it.
+        Target name to its options.
 
     Raises:
         ConfigError: No target has such an option, or its value cannot be read.
     """
-    fields = {name: _fields(name) for name in targets}
     given: dict[str, dict[str, Any]] = {name: {} for name in targets}
+    if not arguments:
+        return given  # without importing a target
+    fields = {name: _fields(name) for name in targets}
     for name, text in _pairs(arguments):
         takers = [target for target in targets if name in fields[target]]
         if not takers:
             known = [f"--{option.replace('_', '-')} ({target})" for target in targets for option in fields[target]]
             raise ConfigError(
-                f"option --{name.replace('_', '-')}: got one that {' and '.join(map(repr, targets))} does not have, "
+                f"--{name.replace('_', '-')}: no such option of the command or of {' or '.join(map(repr, targets))}, "
                 f"expected one of {', '.join(known) or 'none'}; see 'diffoundry targets NAME'"
             )
         for target in takers:
@@ -49,7 +51,7 @@ def parse_target_options(arguments: Sequence[str], targets: Sequence[str]) -> di
 
 
 def describe_options(target: str) -> dict[str, str]:
-    """Option of a target, as it is typed, to what it takes and its default."""
+    """Option of a target, as typed, to its type and default."""
     kind = find_plugin(target).load("target")
     return {
         f"--{field.name.replace('_', '-')}": f"{_wanted(hint)}, default {json.dumps(_default(field))}"
@@ -82,13 +84,13 @@ def _pairs(arguments: Sequence[str]) -> list[tuple[str, str | None]]:
             pairs[-1] = (pairs[-1][0], word)
         else:
             raise ConfigError(
-                f"argument {word!r}: got one that belongs to no option, expected none; quote what has spaces"
+                f"argument {word!r}: got a word that belongs to no option; put a value with spaces in quotes"
             )
     return pairs
 
 
 def _read(name: str, text: str | None, hint: Any) -> Any:
-    """The value of an option.
+    """Read the value of an option.
 
     Raises:
         ConfigError: It cannot be read as `hint`.
@@ -97,11 +99,11 @@ def _read(name: str, text: str | None, hint: Any) -> Any:
         return _convert(text, hint)
     except (KeyError, ValueError, TypeError) as error:
         got = "nothing" if text is None else repr(text)
-        raise ConfigError(f"option --{name.replace('_', '-')}: got {got}, expected {_wanted(hint)}") from error
+        raise ConfigError(f"--{name.replace('_', '-')}: got {got}, expected {_wanted(hint)}") from error
 
 
 def _convert(text: str | None, hint: Any) -> Any:
-    """Plain types as they are, unions with None by "none", tuples separated by commas, mappings as JSON."""
+    """Convert text: plain types, "none" for None, tuples with commas, mappings as JSON."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         none = text is not None and text.lower() == "none"

@@ -1,4 +1,4 @@
-"""`diffoundry targets`: which targets are installed, and which devices they offer here."""
+"""`diffoundry targets`: lists targets, whether they are installed, and their devices here."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from diffoundry.runtime.cli.console import out, print_json
+from diffoundry.runtime.cli.help import Command
 from diffoundry.runtime.cli.options import json_option
 from diffoundry.runtime.cli.target_options import describe_options
 from diffoundry.runtime.engines.plugins import TargetPlugin, list_plugins
@@ -14,11 +15,11 @@ from diffoundry.runtime.engines.plugins import TargetPlugin, list_plugins
 __all__ = ["command"]
 
 
-@click.command("targets")
+@click.command("targets", cls=Command, examples=("diffoundry targets", "diffoundry targets openvino"))
 @click.argument("name", required=False)
 @json_option
 def command(name: str | None, *, as_json: bool) -> None:
-    """List targets, whether their libraries are installed, and the devices they offer here; or the options of NAME."""
+    """List targets, whether their libraries are installed, and their devices here; or list the options of NAME."""
     if name is not None:
         _show_options(name, as_json=as_json)
         return
@@ -36,7 +37,7 @@ def command(name: str | None, *, as_json: bool) -> None:
 
 
 def _show_options(name: str, *, as_json: bool) -> None:
-    """What 'diffoundry export --target NAME' takes beside its own options."""
+    """List the options that a target adds to `diffoundry export`."""
     options = describe_options(name)
     if as_json:
         print_json(options)

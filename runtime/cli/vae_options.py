@@ -1,11 +1,10 @@
-"""Options of `generate` that keep the VAE's memory small."""
+"""Options of `generate` that reduce the VAE's memory."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import click
-
 from diffoundry.runtime.cli.console import remark
+from diffoundry.runtime.cli.help import options_in
 from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
 
 __all__ = ["VAE_SETTINGS", "take_vae_settings", "vae_options"]
@@ -16,16 +15,19 @@ VAE_SETTINGS = ("vae_tiling", "vae_slicing")
 """Their names in the settings of an image."""
 
 
+_memory = options_in("Memory")
+
+
 def vae_options(command: Command) -> Command:
-    """Add them."""
+    """Add --vae-tiling and --vae-slicing."""
     for option in (
-        click.option(
+        _memory(
             "--vae-slicing/--no-vae-slicing", default=None,
-            help="Several images go through the VAE one by one, in less memory.  [default: off]",
+            help="Decode one image at a time.  [default: off]",
         ),
-        click.option(
+        _memory(
             "--vae-tiling/--no-vae-tiling", default=None,
-            help="Large images go through the VAE in tiles, in less memory; changes the image.  [default: off]",
+            help="Decode large images in tiles. Changes the image.  [default: off]",
         ),
     ):  # fmt: skip
         command = option(command)
@@ -33,7 +35,10 @@ def vae_options(command: Command) -> Command:
 
 
 def take_vae_settings(pipeline: DiffusionPipeline, settings: dict[str, Any]) -> dict[str, bool]:
-    """Move them out of the settings of an image and let the pipeline go by them; gives those that are on.
+    """Move the VAE's options out of the settings of an image, and apply them to the pipeline.
+
+    Returns:
+        Name to True for each that is on.
 
     Raises:
         InputError: As `AutoencoderKL.enable_tiling`.

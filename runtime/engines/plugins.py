@@ -8,6 +8,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from diffoundry.runtime.errors import EngineError, InputError, MissingExtraError
+from diffoundry.runtime.suggest import did_you_mean
 
 __all__ = ["TargetPlugin", "find_plugin", "list_plugins", "resolve"]
 
@@ -110,5 +111,5 @@ def find_plugin(name: str) -> TargetPlugin:
     """
     plugins = {plugin.name: plugin for plugin in list_plugins()}
     if name not in plugins:
-        raise InputError(f"target: got {name!r}, expected one of {', '.join(plugins)}")
+        raise InputError(f"target: got {name!r}, expected one of {', '.join(plugins)}.{did_you_mean(name, plugins)}")
     return plugins[name]

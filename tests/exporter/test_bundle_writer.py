@@ -1,4 +1,4 @@
-"""The partial folder: taken up again, kept from a second writer, renamed whole."""
+"""The partial folder: an export continues in it, a second writer is refused, the whole is renamed."""
 
 import os
 

@@ -10,7 +10,8 @@ import torch
 from diffoundry.exporter.checkpoints import controlnets
 from diffoundry.exporter.checkpoints.aliases import Alias
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from diffoundry.exporter.recipe import ExportRequest, make_recipe
+from diffoundry.exporter.recipe import make_recipe
+from diffoundry.exporter.request import ExportRequest
 from diffoundry.runtime.bundle.dims import size_of
 from diffoundry.runtime.bundle.json_codec import from_json, to_json
 from diffoundry.runtime.bundle.specs import DimSpec, Recipe, Variant

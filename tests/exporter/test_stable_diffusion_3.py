@@ -11,8 +11,9 @@ import torch
 
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from diffoundry.exporter.passes import OPSET, optimize
-from diffoundry.exporter.recipe import ExportRequest, make_recipe
+from diffoundry.exporter.recipe import make_recipe
 from diffoundry.exporter.reference.pipeline import reference_pipeline
+from diffoundry.exporter.request import ExportRequest
 from diffoundry.exporter.steps.trace import trace
 from diffoundry.runtime.bundle.specs import DimSpec, Variant
 from diffoundry.runtime.errors import CheckpointError, ConfigError, InputError

@@ -7,8 +7,8 @@ from safetensors.torch import load_file, save_file
 
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from diffoundry.exporter.cli.export import read_loras
-from diffoundry.exporter.export import ExportRequest
 from diffoundry.exporter.recipe import make_recipe
+from diffoundry.exporter.request import ExportRequest
 from diffoundry.runtime.bundle.specs import Variant
 from diffoundry.runtime.errors import CheckpointError, InputError
 

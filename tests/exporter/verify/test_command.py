@@ -1,4 +1,4 @@
-"""`diffoundry verify` as it is typed: exit codes, the table, JSON and the HTML report."""
+"""`diffoundry verify` and `compare` as typed: exit codes, the table, JSON and the HTML report."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from diffoundry.exporter.cli.compare import command as compare_command
 from diffoundry.exporter.cli.verify import command
 from diffoundry.runtime.cli import console
 from diffoundry.runtime.errors import InputError
@@ -89,8 +90,8 @@ _OPENER = "diffoundry.targets.onnxruntime.run.engine:OnnxRuntimeEngine"
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--full", "--seed", "3"), "--full: got it with --prompt, --prompts or --seed, expected it alone"),
-        (("--full", "--prompt", "x"), "--full: got it with --prompt"),
+        (("--full", "--seed", "3"), "--full: got --prompt, --prompts or --seed as well, expected --full alone"),
+        (("--full", "--prompt", "x"), "--full: got --prompt, --prompts"),
         (("--engine", "coreml"), "--engine: got 'coreml', expected TARGET=MODULE:FUNCTION"),
         (("--engine", "coreml=module"), "--engine: got 'coreml=module', expected TARGET=MODULE:FUNCTION"),
         (("--engine", "coreml=no_such_module:f"), "--engine coreml=no_such_module:f: No module named 'no_such_module'"),
@@ -102,17 +103,17 @@ def test_options_that_cannot_be_followed_are_refused_before_any_work(arguments, 
         command.main(["emoji.bundle", *arguments], standalone_mode=False)
 
 
-def test_full_is_all_prompts_from_two_seeds(monkeypatch):
+def test_full_is_all_prompts_from_two_seeds(monkeypatch, emoji_bundle):
     seen = []
 
     def stop(bundle, checkpoint, request, progress):
         seen.append(request)
         raise InputError("seen")
 
-    monkeypatch.setattr("diffoundry.exporter.cli.verify.verify", stop)
+    monkeypatch.setattr("diffoundry.exporter.verify.run.verify", stop)
     for arguments in (("--full",), (), ("--prompts", "3", "--seed", "4", "--seed", "5")):
         with pytest.raises(InputError, match="seen"):
-            command.main(["emoji.bundle", *arguments], standalone_mode=False)
+            command.main([str(emoji_bundle), *arguments], standalone_mode=False)
     assert [len(request.prompts) for request in seen] == [16, 2, 3]
     assert [request.seeds for request in seen] == [(0, 1), (0,), (4, 5)]
 
@@ -147,10 +148,10 @@ def test_failures_of_several_precisions_are_distinguished(exported, tiny_sd_chec
     assert "(onnxruntime fp32)" in lines[-1]
 
 
-def test_across_prints_two_matrices_and_writes_the_page(exported, tiny_sd_checkpoint, tmp_path):
-    bundle, html = _tiny(exported, tiny_sd_checkpoint), tmp_path / "across.html"
-    given = [str(bundle), *_TWO_WORDS, "--across", "--html", str(html), "--engine", f"onnxruntime={_OPENER}"]
-    result = CliRunner().invoke(command, given)
+def test_compare_prints_two_matrices_and_writes_the_page(exported, tiny_sd_checkpoint, tmp_path):
+    bundle, html = _tiny(exported, tiny_sd_checkpoint), tmp_path / "engines.html"
+    given = [str(bundle), *_TWO_WORDS, "--html", str(html), "--engine", f"onnxruntime={_OPENER}"]
+    result = CliRunner().invoke(compare_command, given)
     assert result.exit_code == 0
     assert "PSNR of the worst image, dB" in result.stdout
     assert "3 onnxruntime fp16" in result.stdout
@@ -158,18 +159,18 @@ def test_across_prints_two_matrices_and_writes_the_page(exported, tiny_sd_checkp
     assert html.read_text().count("<img ") == 3
 
 
-def test_across_as_json(exported, tiny_sd_checkpoint):
+def test_compare_as_json(exported, tiny_sd_checkpoint):
     bundle = _tiny(exported, tiny_sd_checkpoint)
-    result = CliRunner().invoke(command, [str(bundle), *_TWO_WORDS, "--across", "--precision", "fp16", "--json"])
+    result = CliRunner().invoke(compare_command, [str(bundle), *_TWO_WORDS, "--precision", "fp16", "--json"])
     data = json.loads(result.stdout)
     assert [participant["name"] for participant in data["participants"]] == ["diffusers fp32", "onnxruntime fp16"]
     assert data["passed"] is True
 
 
-def test_across_exits_with_1_when_engines_disagree(exported, tiny_sd_checkpoint, tmp_path):
+def test_compare_exits_with_1_when_engines_disagree(exported, tiny_sd_checkpoint, tmp_path):
     copied = EditableBundle(Path(shutil.copytree(_tiny(exported, tiny_sd_checkpoint), tmp_path / "b.bundle")))
     copied.edit_weight("vae_decoder", "decoder.conv_out.weight", lambda array: array.__imul__(0.8))
-    result = CliRunner().invoke(command, [str(copied.path), *_TWO_WORDS, "--across"])
+    result = CliRunner().invoke(compare_command, [str(copied.path), *_TWO_WORDS])
     assert result.exit_code == 1
     assert "FAIL" in result.stdout
     assert "do not agree" in result.stdout.splitlines()[-1]

@@ -42,7 +42,7 @@ def test_the_image_is_that_of_the_library(emoji_bundle, files, tmp_path):
     result = generate(emoji_bundle, output, "--lora", f"{lora}:0.7", "--embedding", f"{embedding}:<dog>")
     assert result.exit_code == 0, result.output
     assert "these tensors are unused: else" in result.output
-    assert "<dog> stands for 2 vectors" in result.output
+    assert "the word <dog> loads 2 vectors" in result.output
     pipe = load(emoji_bundle)
     arguments = {"seed": 0, "num_inference_steps": 2}
     plain = np.asarray(pipe("a <dog>", **arguments).images[0])

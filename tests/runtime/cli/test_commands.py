@@ -79,7 +79,7 @@ def test_a_long_prompt_says_what_was_cut(diffoundry, emoji_bundle, tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["generate", "{bundle}"], 1, "prompt: got none, expected a text after DIR, or --like"),
+        (["generate", "{bundle}"], 1, "PROMPT: got none, expected a text after DIR, or --like"),
         (["generate", "{bundle}", "x", "--steps", "0"], 1, "num_inference_steps: got 0, expected a whole number"),
         (["generate", "{bundle}", "x", "--steps", "many"], 2, "'many' is not a valid integer"),
         (["generate", "{bundle}", "x", "--scheduler", "Magic"], 1, "'MagicScheduler' is unknown, expected one of"),
@@ -91,34 +91,38 @@ def test_a_long_prompt_says_what_was_cut(diffoundry, emoji_bundle, tmp_path):
         (["inspect", "{tmp}"], 1, "got a folder without diffoundry.json and model_index.json"),
         (["frobnicate"], 2, "No such command 'frobnicate'"),
         (["export", "--model", "emoji", "-o", "{tmp}/b"], 2, "Missing option '--target'"),
-        (["export", "--model", "emoji", "--target", "abacus", "-o", "{tmp}/b"], 1, "target: got 'abacus', expected"),
+        (["export", "--model", "emoji", "--target", "abacus", "-o", "{tmp}/b"], 1, "--target: got 'abacus', expected"),
         # A repeated option adds: the last one does not hide those before it.
         (
             ["export", "--model", "emoji", "--target", "abacus", "--target", "onnxruntime", "-o", "{tmp}/b"],
             1,
-            "target: got 'abacus', expected",
+            "--target: got 'abacus', expected",
         ),
-        (["build", "{bundle}", "--target", "abacus", "--target", "onnxruntime"], 1, "target: got 'abacus', expected"),
-        (["export", "--model", "nope", "--target", "onnxruntime", "-o", "{tmp}/b"], 1, "model 'nope': not found"),
+        (["build", "{bundle}", "--target", "abacus", "--target", "onnxruntime"], 1, "--target: got 'abacus', expected"),
+        (
+            ["export", "--model", "nope", "--target", "onnxruntime", "-o", "{tmp}/b"],
+            1,
+            "no folder or file 'nope' here",
+        ),
         (
             ["export", "--model", "emoji", "--target", "onnxruntime", "-o", "{tmp}/b", "--height", "big"],
             1,
-            "height: got 'big', expected a number such as 512 or a range such as 256..1024",
+            "--height: got 'big', expected a number such as 512 or a range such as 256..1024",
         ),
         (
             ["export", "--model", "emoji", "--target", "onnxruntime", "-o", "{tmp}/b", "--width", "128..64"],
             1,
-            "width: got the range '128..64', expected the smaller end first",
+            "--width: got the range '128..64', expected the smaller end first",
         ),
         (
             ["export", "--model", "emoji", "--target", "onnxruntime", "-o", "{tmp}/b", "--width", "100"],
             1,
-            "width: got 100, expected a multiple of 8 for this checkpoint",
+            "--width: got 100, expected a multiple of 8 for this checkpoint",
         ),
         (
             ["export", "--model", "emoji", "--target", "onnxruntime", "-o", "{tmp}/b", "--precision", "fp12"],
             1,
-            "precision: got 'fp12', expected one of fp32, fp16, bf16",
+            "--precision: got 'fp12', expected one of fp32, fp16, bf16",
         ),
         (
             ["export", "--model", "emoji", "--target", "onnxruntime", "-o", "{tmp}/b", "--prediction-type", "epsilon"],
@@ -217,4 +221,4 @@ def test_generate_with_stable_diffusion_xl(diffoundry, exported, tiny_sd_checkpo
     assert again.read_bytes() == image.read_bytes()
     code, _, err = diffoundry("generate", bundle, "x", "--target-size", "48", "-o", image)
     assert code == 1
-    assert "target_size: got '48', expected WIDTHxHEIGHT, two whole numbers" in err
+    assert "--target-size: got '48', expected WIDTHxHEIGHT, two whole numbers" in err

@@ -63,15 +63,15 @@ def test_values(words, options):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--chunks two", "option --chunks: got 'two', expected a whole number"),
-        ("--chunks", "option --chunks: got nothing, expected a whole number"),
-        ("--refit maybe", "option --refit: got 'maybe', expected nothing behind it, or true or false"),
-        ("--sizes 1,x", "option --sizes: got '1,x', expected a whole number, or several with commas between"),
-        ("--bits 4", "option --bits: got '4', expected a JSON object"),
-        ("--limit x", "option --limit: got 'x', expected a whole number, or none"),
-        ("--colour red", "option --colour: got one that 'paper' does not have, expected one of --chunks "),
-        ("chunks", "argument 'chunks': got one that belongs to no option, expected none"),
-        ("--chunks 2 3", "argument '3': got one that belongs to no option"),
+        ("--chunks two", "--chunks: got 'two', expected a whole number"),
+        ("--chunks", "--chunks: got nothing, expected a whole number"),
+        ("--refit maybe", "--refit: got 'maybe', expected no value, or true or false"),
+        ("--sizes 1,x", "--sizes: got '1,x', expected a whole number, or several with commas between"),
+        ("--bits 4", "--bits: got '4', expected a JSON object"),
+        ("--limit x", "--limit: got 'x', expected a whole number, or none"),
+        ("--colour red", "--colour: no such option of the command or of 'paper', expected one of --chunks "),
+        ("chunks", "argument 'chunks': got a word that belongs to no option; put a value with spaces in quotes"),
+        ("--chunks 2 3", "argument '3': got a word that belongs to no option"),
     ],
 )
 def test_refusals(words, message):

@@ -1,0 +1,56 @@
+"""Checks of the words that a user types, before any library is imported and any work begins."""
+
+from collections.abc import Sequence
+from itertools import product
+
+import click
+
+from diffoundry.runtime.bundle.specs import PRECISIONS, Variant
+from diffoundry.runtime.cli.target_options import parse_target_options
+from diffoundry.runtime.engines.plugins import list_plugins
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.suggest import did_you_mean
+
+__all__ = ["check_word", "joined", "parse_variants"]
+
+
+def joined(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> str | None:
+    """Join the values of a repeated option, which means the same as one value with commas."""
+    return ",".join(values) or None
+
+
+def parse_variants(targets: str, precisions: str | None, arguments: list[str]) -> tuple[Variant, ...]:
+    """Combine every target with every precision, targets first, with the targets' options.
+
+    Args:
+        targets: Names with commas between.
+        precisions: Names with commas between, or None for fp32.
+        arguments: Words that no option of the command took.
+
+    Raises:
+        InputError: An unknown target or precision.
+        ConfigError: An option that no target has.
+    """
+    names, chosen = _words(targets), _words(precisions or "fp32")
+    for name in names:
+        check_word("--target", name, [plugin.name for plugin in list_plugins()])
+    for precision in chosen:
+        check_word("--precision", precision, PRECISIONS)
+    options = parse_target_options(arguments, names)
+    return tuple(
+        Variant(target=name, precision=precision, options=options[name]) for name, precision in product(names, chosen)
+    )
+
+
+def check_word(option: str, word: str, words: Sequence[str]) -> None:
+    """Refuse a word that is not among those that an option takes.
+
+    Raises:
+        InputError: The word is unknown; the message suggests the nearest.
+    """
+    if word not in words:
+        raise InputError(f"{option}: got {word!r}, expected one of {', '.join(words)}.{did_you_mean(word, words)}")
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
