@@ -39,8 +39,8 @@ def page_files(
 
 
 def _ramp() -> Image.Image:
-    ramp = np.linspace(0, 255, 64).astype(np.uint8)
-    return Image.fromarray(np.stack([np.tile(ramp, (64, 1)), np.tile(ramp, (64, 1)).T, np.full((64, 64), 90)], -1))
+    ramp = np.tile(np.linspace(0, 255, 64), (64, 1))
+    return Image.fromarray(np.stack([ramp, ramp.T, np.full((64, 64), 90.0)], axis=-1).astype(np.uint8))
 
 
 def _upper_half() -> Image.Image:

@@ -23,6 +23,7 @@ CHECKPOINTS = {
     "sd15": "sd1-checked",
     "sdxl": "xl",
     "sdxl-refiner": "xl-refiner",
+    "sd3-medium": "sd3",
     "./sd-image-variations": "variation",
     "timbrooks/instruct-pix2pix": "instruct",
 }
