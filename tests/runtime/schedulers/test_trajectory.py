@@ -18,11 +18,37 @@ from scheduler_harness.side_by_side import (
 from scheduler_harness.tables import check_each
 
 EPS = float(np.finfo(np.float32).eps)
+EXACT_EPS = float(np.finfo(np.float64).eps)
+
+
+def _check_runs(declaration, cases, check):
+    """Check every case; random ones count only where diffusers' own float32 run is that of its float64 run.
+
+    The cases of the covering array are chosen so that it is, by `keep` of the declaration.
+    """
+
+    def check_sound(case):
+        try:
+            check(declaration, case)
+        except AssertionError:
+            if not any(case is further for further in declaration.further_cases) or _is_sound(declaration, case):
+                raise
+
+    check_each(cases, check_sound)
+
+
+def _is_sound(declaration, case):
+    rounded, exact = (run_theirs(declaration, case, double=double).samples for double in (False, True))
+    finite = all(np.isfinite(sample).all() for sample in (*rounded, *exact))
+    return finite and all(
+        relative_error(got.astype(np.float64), expected) <= declaration.tolerance / 2
+        for got, expected in zip(rounded, exact, strict=True)
+    )
 
 
 def test_schedule_is_exactly_that_of_diffusers(declaration, cases):
     """Bit for bit, once torch's elementary functions are rounded correctly; `CorrectRounding` says why."""
-    check_each(cases, partial(_check_schedule, declaration))
+    _check_runs(declaration, cases, _check_schedule)
 
 
 def _check_schedule(declaration, case):
@@ -66,7 +92,7 @@ def test_every_step_is_that_of_diffusers(declaration, cases):
     starts in the thousands, both subtract numbers of that size, which leaves their rounding in all that follows: some
     units in the last place of the largest of them. The test after this one looks below that.
     """
-    check_each(cases, partial(_check_steps, declaration))
+    _check_runs(declaration, cases, _check_steps)
 
 
 def _check_steps(declaration, case):
@@ -84,14 +110,15 @@ def _check_steps(declaration, case):
 
 def test_every_step_is_that_of_diffusers_without_rounding(declaration, cases):
     """The same in float64, where nothing but the schedule is rounded: the formulas are the same to six digits."""
-    check_each(cases, partial(_check_exact_steps, declaration))
+    _check_runs(declaration, cases, _check_exact_steps)
 
 
 def _check_exact_steps(declaration, case):
     theirs, ours = run_theirs(declaration, case, double=True), run_ours(declaration, case, double=True)
     for i, (got, expected) in enumerate(zip(ours.samples, theirs.samples, strict=True)):
         assert got.dtype == expected.dtype == np.float64
-        assert relative_error(got, expected) <= declaration.exact_tolerance, f"sample after step {i}"
+        rounding = 16 * EXACT_EPS * theirs.peaks[i] * declaration.magnification(theirs.scheduler)
+        assert error_beyond(got, expected, rounding) <= declaration.exact_tolerance, f"sample after step {i}"
         if theirs.predicted[i] is not None:
-            error = relative_error(ours.predicted[i], theirs.predicted[i])
+            error = error_beyond(ours.predicted[i], theirs.predicted[i], rounding)
             assert error <= declaration.exact_tolerance, f"x0 at step {i}"

@@ -26,7 +26,7 @@ DECLARATIONS = [
         ),
         begins=(0.0, 0.4),
         # diffusers warps float32 timesteps in float32, whatever the sample is
-        exact_tolerance=1e-5,
+        exact_tolerance=2e-5,
         loop=_loop,
         refusals=(
             Refusal(
