@@ -1,6 +1,8 @@
 """MkDocs hooks: fill in what pages show of the code, the command line and the order of the passes."""
 
 import ast
+import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import click
 
 from diffoundry.runtime.cli.group import COMMANDS, group
 
+_EXAMPLES = re.compile(r"(?:^  diffoundry .*(?:\n|\Z))+", re.MULTILINE)
 _ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("calibration", "exporter", "models", "runtime", "targets")
 
@@ -70,7 +73,7 @@ def _help(name: str, parent: click.Context) -> str:
     assert command is not None
     context = click.Context(command, info_name=name, parent=parent)
     context.formatter_class = _Markdown
-    return command.get_help(context)
+    return _EXAMPLES.sub(lambda lines: f"```sh\n{textwrap.dedent(lines[0]).strip()}\n```\n", command.get_help(context))
 
 
 def _escape(text: str) -> str:

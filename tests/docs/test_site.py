@@ -29,7 +29,7 @@ def test_the_command_line_reference_has_every_option(site: Path) -> None:
     page = (site / "reference/cli.html").read_text(encoding="utf-8")
     for command in COMMANDS:
         assert f'id="{command}"' in page
-    for option in ("--guidance-scale", "--min-psnr", "--across", "--against"):
+    for option in ("--guidance-scale", "--min-psnr", "--against"):
         assert f"<code>{option}" in page
 
 
