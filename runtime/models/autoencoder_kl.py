@@ -1,6 +1,6 @@
 """AutoencoderKL: images to latents and back, with the arithmetic around both halves."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -9,7 +9,7 @@ import numpy as np
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.models.roles import VAE_DECODER, VAE_ENCODER
-from diffoundry.runtime.models.vae_tiling import Tiles
+from diffoundry.runtime.models.vae_tiling import Tiles, VaeTilingMixin
 from diffoundry.runtime.random import Generator, randn_tensor
 
 __all__ = ["SCALING_FACTOR", "AutoencoderKL"]
@@ -20,7 +20,7 @@ SCALING_FACTOR = 0.18215
 _INPUTS = {VAE_ENCODER: "sample", VAE_DECODER: "latent_sample"}
 
 
-class AutoencoderKL:
+class AutoencoderKL(VaeTilingMixin):
     """Runs both halves of the VAE. Latents are (B, latent_channels, height / scale_factor, width / scale_factor).
 
     A scheduler's latents z and the VAE's own latents v: z = (v - shift_factor) scaling_factor, or with statistics
@@ -31,8 +31,6 @@ class AutoencoderKL:
         latent_channels: Channels of latents.
         scaling_factor: See above.
         shift_factor: See above; 0 without.
-        tiles: Tiles in which large images go through the VAE; None takes them whole.
-        slicing: Whether images go through the VAE one by one.
     """
 
     levels_key: ClassVar[str] = "block_out_channels"
@@ -46,14 +44,12 @@ class AutoencoderKL:
             session: The engines.
             normalize_latents: Whether `latents_mean` and `latents_std` count, where the config has both.
         """
-        self._session = session
+        self._session, self.recipe = session, manifest.recipe if (manifest := session.bundle.manifest) else None
         config = self._config = session.bundle.config(session.bundle.component(VAE_DECODER))
         self.scale_factor = 2 ** (len(config.get(self.levels_key, self.default_levels)) - 1)
         self.latent_channels: int = config.get("latent_channels", 4)
         self.scaling_factor: float = config.get("scaling_factor", self.default_scaling)
         self.shift_factor: float = config.get("shift_factor") or 0.0
-        self.tiles: Tiles | None = None
-        self.slicing = False
         statistics = config.get("latents_mean"), config.get("latents_std")
         self._statistics: list[FloatArray] | None = None
         if normalize_latents and None not in statistics:
@@ -101,52 +97,13 @@ class AutoencoderKL:
         """Return the images (B, 3, H, W), about -1 to 1, of latents in the VAE's own scale."""
         return self._run(VAE_DECODER, latents)
 
-    def enable_tiling(self) -> None:
-        """Process images larger than a tile in overlapping tiles. diffusers: `enable_tiling`.
-
-        Memory then grows with a tile and no longer with the image. The image changes, because no tile sees the others.
-
-        Raises:
-            InputError: The VAE's `sample_size` makes no tiles.
-        """
-        self.tiles = self._own_tiles()
-
-    def disable_tiling(self) -> None:
-        """Process images whole again."""
-        self.tiles = None
-
-    def enable_slicing(self) -> None:
-        """Process several images one by one. diffusers: `enable_slicing`."""
-        self.slicing = True
-
-    def disable_slicing(self) -> None:
-        """Process several images together again."""
-        self.slicing = False
-
-    def check_tiles(self, height: int, width: int) -> None:
-        """Refuse an image of this size in pixels whose tiles the engines do not take.
-
-        Raises:
-            InputError: As `Tiles.check`.
-        """
-        manifest = self._session.bundle.manifest
-        if self.tiles is not None and manifest is not None:
-            self.tiles.check((height, width), manifest.recipe.dims, manifest.recipe.buckets)
-
-    def _own_tiles(self) -> Tiles:
-        return Tiles.of(self._config, self.scale_factor)
-
     def _run(self, half: str, array: FloatArray) -> FloatArray:
-        """Run one half of the VAE, in slices and in tiles where they are on."""
-        run: Callable[[FloatArray], FloatArray] = partial(self._call, half)
-        if self.tiles is not None:
-            decodes = half == VAE_DECODER
-            scale = self.scale_factor if decodes else 1
-            self.check_tiles(array.shape[2] * scale, array.shape[3] * scale)
-            run = partial(self.tiles.decode if decodes else self.tiles.encode, run)
-        if self.slicing:
-            return np.concatenate([run(row) for row in np.split(array, len(array))])
-        return run(array)
+        run = partial(self._call, half)
+        return self.run_in_parts(run, array, decodes=half == VAE_DECODER) if self.tiles or self.slicing else run(array)
+
+    def own_tiles(self) -> Tiles:
+        """See `VaeTilingMixin`."""
+        return Tiles.of(self._config, self.scale_factor)
 
     def _call(self, half: str, array: FloatArray) -> FloatArray:
         (output,) = self._session.run(self._session.bundle.component(half), {_INPUTS[half]: array}).values()

@@ -41,7 +41,8 @@ class AutoencoderTiny(AutoencoderKL):
     def draw(self, pixels: FloatArray, generator: Generator | Sequence[Generator]) -> None:
         """Draw nothing, as `sample`."""
 
-    def _own_tiles(self) -> Tiles:
+    def own_tiles(self) -> Tiles:
+        """See `VaeTilingMixin`."""
         return TinyTiles.of(self._config, self.scale_factor)
 
 

@@ -15,13 +15,7 @@ __all__ = ["CLIPTextModel", "EncodedPrompts", "TokenizedPrompt"]
 
 
 class TokenizedPrompt(NamedTuple):
-    """One prompt as token ids.
-
-    Attributes:
-        ids: Without start and end tokens and padding.
-        weights: Weight of each id; 1 is neutral.
-        cut: The text that did not fit.
-    """
+    """Token ids of a prompt without start, end and padding, their weights (1 is neutral), and the text that was cut."""
 
     ids: list[int]
     weights: list[float]

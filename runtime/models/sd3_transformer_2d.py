@@ -58,7 +58,7 @@ class SD3Transformer2DModel:
         """See `Denoiser`: one for each patch."""
         return (shape[2] // self.patch_size) * (shape[3] // self.patch_size)
 
-    def embed_guidance(self, scale: float, rows: int) -> Feeds:
+    def embed_guidance(self, scale: float) -> Feeds:
         """See `Denoiser`; never called, `embeds_guidance` is False."""
         raise NotImplementedError
 

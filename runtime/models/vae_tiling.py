@@ -2,16 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from diffoundry.runtime.bundle.specs import DimSpec
+from diffoundry.runtime.bundle.specs import DimSpec, Recipe
 from diffoundry.runtime.errors import InputError
 
-__all__ = ["Tiles", "lengths", "starts"]
+__all__ = ["Tiles", "VaeTilingMixin", "lengths", "starts"]
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -118,6 +119,73 @@ class Tiles:
             bands.append(np.concatenate([tile[:, :, :keep, :keep] for tile in row], axis=3))
             above = row
         return np.concatenate(bands, axis=2)
+
+
+class VaeTilingMixin:
+    """The part of a VAE wrapper that keeps memory small: tiles and slices, both off at first.
+
+    An image under way follows the setting at the time of its decoding.
+
+    Attributes:
+        tiles: Tiles in which large images go through the VAE; None takes them whole.
+        slicing: Whether images go through the VAE one by one.
+        scale_factor: Pixels to a latent.
+        recipe: Of the bundle, with the sizes of its engines; None without a manifest.
+    """
+
+    tiles: Tiles | None = None
+    slicing: bool = False
+    scale_factor: int
+    recipe: Recipe | None
+
+    def own_tiles(self) -> Tiles:
+        """Return the tiles of this VAE.
+
+        Raises:
+            InputError: Its config makes none.
+        """
+        raise NotImplementedError
+
+    def enable_tiling(self) -> None:
+        """Process images larger than a tile in overlapping tiles. diffusers: `enable_tiling`.
+
+        Memory then grows with a tile and no longer with the image. The image changes, because no tile sees the others.
+
+        Raises:
+            InputError: The VAE's `sample_size` makes no tiles.
+        """
+        self.tiles = self.own_tiles()
+
+    def disable_tiling(self) -> None:
+        """Process images whole again."""
+        self.tiles = None
+
+    def enable_slicing(self) -> None:
+        """Process several images one by one. diffusers: `enable_slicing`."""
+        self.slicing = True
+
+    def disable_slicing(self) -> None:
+        """Process several images together again."""
+        self.slicing = False
+
+    def check_tiles(self, height: int, width: int) -> None:
+        """Refuse an image of this size in pixels whose tiles the engines do not take.
+
+        Raises:
+            InputError: As `Tiles.check`.
+        """
+        if self.tiles is not None and self.recipe is not None:
+            self.tiles.check((height, width), self.recipe.dims, self.recipe.buckets)
+
+    def run_in_parts(self, run: Callable[[FloatArray], FloatArray], array: FloatArray, *, decodes: bool) -> FloatArray:
+        """Run one half of the VAE in slices and in tiles, where they are on."""
+        if self.tiles is not None:
+            scale = self.scale_factor if decodes else 1
+            self.check_tiles(array.shape[2] * scale, array.shape[3] * scale)
+            run = partial(self.tiles.decode if decodes else self.tiles.encode, run)
+        if self.slicing:
+            return np.concatenate([run(row) for row in np.split(array, len(array))])
+        return run(array)
 
 
 def _blend(before: FloatArray, tile: FloatArray, extent: int, axis: int) -> FloatArray:

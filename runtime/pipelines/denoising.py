@@ -46,7 +46,6 @@ def denoise(
     predict: Predict,
     latents: FloatArray,
     timesteps: npt.NDArray[Any],
-    *,
     generator: Generator | Sequence[Generator],
     eta: float = 0.0,
     after_step: AfterStep | None = None,

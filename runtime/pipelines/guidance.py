@@ -9,14 +9,7 @@ import numpy as np
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.protocols import Denoiser, Feeds, FloatArray
 
-__all__ = [
-    "ClassifierFreeGuidance",
-    "Condition",
-    "Guidance",
-    "Unguided",
-    "choose_guidance",
-    "stack",
-]
+__all__ = ["ClassifierFreeGuidance", "Condition", "Guidance", "Unguided", "choose_guidance", "stack"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -80,11 +73,13 @@ class Unguided:
 class ClassifierFreeGuidance:
     """Away from the negative prompt, whose rows come first: e = e_u + s (e_c - e_u).
 
-    Ho and Salimans 2022, equation 6 (with s = 1 + w), https://arxiv.org/abs/2207.12598.
+    Ho and Salimans 2022, equation 6 (with s = 1 + w), https://arxiv.org/abs/2207.12598. The spread of e_c is restored
+    by e' = phi e std(e_c) / std(e) + (1 - phi) e, with standard deviations per image. Lin et al. 2023, equations 15 and
+    16, https://arxiv.org/abs/2305.08891; diffusers: `rescale_noise_cfg`.
 
     Attributes:
         scale: s, above 1.
-        rescale: See `rescale_guidance`; 0 is off.
+        rescale: phi, 0 to 1; 0 is off.
     """
 
     copies: ClassVar[int] = 2
@@ -102,7 +97,11 @@ class ClassifierFreeGuidance:
         """See `Guidance.combine`."""
         unconditional, conditional = np.split(output, 2)
         guided: FloatArray = unconditional + self.scale * (conditional - unconditional)
-        return rescale_guidance(guided, conditional, self.rescale) if self.rescale > 0 else guided
+        if self.rescale > 0:
+            axes = tuple(range(1, guided.ndim))
+            before, after = (one.std(axis=axes, ddof=1, keepdims=True) for one in (conditional, guided))
+            guided = self.rescale * (guided * (before / after)) + (1.0 - self.rescale) * guided
+        return guided
 
 
 def choose_guidance(scale: float, rescale: float, denoiser: Denoiser) -> Guidance:
@@ -113,27 +112,6 @@ def choose_guidance(scale: float, rescale: float, denoiser: Denoiser) -> Guidanc
     if denoiser.embeds_guidance:
         return Unguided(embedding=denoiser.embed_guidance(scale))
     return ClassifierFreeGuidance(scale=scale, rescale=rescale) if scale > 1 else Unguided()
-
-
-def rescale_guidance(guided: FloatArray, conditional: FloatArray, rescale: float) -> FloatArray:
-    """Bring the guided prediction back to the spread of the conditional one.
-
-    e' = phi e std(e_c) / std(e) + (1 - phi) e, the standard deviations per image over channels and pixels.
-
-    Lin et al. 2023, section 3.4, equations 15 and 16, https://arxiv.org/abs/2305.08891.
-    diffusers: `rescale_noise_cfg`.
-
-    Args:
-        guided: e, (B, C, H, W).
-        conditional: e_c, same shape.
-        rescale: phi, 0 to 1.
-    """
-    axes = tuple(range(1, guided.ndim))
-    spread: FloatArray = conditional.std(axis=axes, ddof=1, keepdims=True) / guided.std(
-        axis=axes, ddof=1, keepdims=True
-    )
-    rescaled: FloatArray = rescale * (guided * spread) + (1.0 - rescale) * guided
-    return rescaled
 
 
 def stack(parts: Sequence[Feeds]) -> Feeds:

@@ -76,12 +76,7 @@ class CommonInputs:
     callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",)
 
     def check_size(self, size: tuple[int, int], multiple: int, recipe: Recipe | None) -> None:
-        """Refuse a size that the engines do not take.
-
-        Args:
-            size: Height and width in pixels after defaults.
-            multiple: Pixels of which each side must be a multiple.
-            recipe: Of the bundle, with the sizes of its engines; None for a folder without a manifest.
+        """Refuse a size (height, width) in pixels that is no multiple of `multiple`, or that the engines do not take.
 
         Raises:
             InputError: As said.
@@ -103,7 +98,7 @@ class CommonInputs:
         """Refuse numbers out of range, and arguments that exclude each other.
 
         Raises:
-            InputError: The first argument that does not fit: subject, got, expected.
+            InputError: As said.
         """
         for name in ("num_inference_steps", "num_images_per_prompt"):
             value = getattr(self, name)
@@ -148,7 +143,7 @@ class PromptInputs:
         """Refuse arguments that are no texts, and lists that do not fit each other.
 
         Raises:
-            InputError: The first argument that does not fit: subject, got, expected.
+            InputError: As said.
         """
         if (self.prompt is None) == (self.prompt_embeds is None):
             got = "neither" if self.prompt is None else "both"
@@ -199,10 +194,8 @@ def sort_arguments(
         for field in fields(kind):
             if field.default is MISSING and field.default_factory is MISSING and field.name not in arguments:
                 raise InputError(f"{field.name}: got none, expected one")
-    return [
-        kind(**{name: value for name, value in arguments.items() if name in own})
-        for kind, own in zip(kinds, names, strict=True)
-    ]
+    pairs = zip(kinds, names, strict=True)
+    return [kind(**{name: value for name, value in arguments.items() if name in own}) for kind, own in pairs]
 
 
 def make_generators(

@@ -19,7 +19,7 @@ from diffoundry.runtime.models.roles import SAFETY_CHECKER, VAE_ENCODER
 from diffoundry.runtime.models.safety_checker import StableDiffusionSafetyChecker
 from diffoundry.runtime.pipelines.callback import make_step_end
 from diffoundry.runtime.pipelines.controlnet import ControlNetInputs, ControlNets, Residuals
-from diffoundry.runtime.pipelines.denoising import Step, StepEnd, denoise, set_timesteps
+from diffoundry.runtime.pipelines.denoising import Step, denoise, set_timesteps
 from diffoundry.runtime.pipelines.example_inputs import example_input_names
 from diffoundry.runtime.pipelines.families.base import EncodeOptions, Family
 from diffoundry.runtime.pipelines.guidance import Condition, Guidance
@@ -102,15 +102,14 @@ class Run:
 
 
 class _Call(NamedTuple):
-    """The arguments of one call, checked; `control` is None without ControlNets, sizes are pixels."""
+    """The arguments of one call, checked; `control` is None without ControlNets, `size` is (height, width)."""
 
     common: CommonInputs
     prompts: Any
     control: ControlNetInputs | None
     task: Task
     images: int
-    height: int
-    width: int
+    size: tuple[int, int]
 
 
 class DiffusionPipeline:
@@ -219,45 +218,38 @@ class DiffusionPipeline:
         """
         call = self._parse({"prompt": prompt, **arguments})
         common, task = call.common, call.task
-        shape = self.denoiser.latent_shape(call.images, call.height, call.width, self.vae)
+        shape = self.denoiser.latent_shape(call.images, *call.size, self.vae)
         scheduler, steps = self._plan(common, shape)
         guidance = task.guidance(common, self.denoiser)
-        options = EncodeOptions(
-            call.height, call.width, common.num_images_per_prompt, guided=guidance.guided, from_image=task.from_image
-        )
+        options = EncodeOptions(*call.size, common.num_images_per_prompt, guidance.guided, task.from_image)
         condition = self.family.encode(call.prompts, options)
         seed, generator = make_generators(common, call.images)
-        init = task.begin(
-            TaskContext(
-                inputs=common,
-                scheduler=scheduler,
-                steps=steps,
-                begin_index=None if call.control else self.family.begin_index,
-                vae=self.vae,
-                generator=generator,
-                shape=shape,
-                height=call.height,
-                width=call.width,
-                copies=guidance.copies,
-                extra_channels=self._extra_channels,
-            )
-        )
-        end, timesteps = common.denoising_end, init.timesteps
-        timesteps = timesteps if end is None else cut_end(scheduler, timesteps, end)
-        feeds = dict(guidance.feeds(condition))
-        loop = denoise(
-            scheduler,
-            partial(self._predict, guidance, feeds, init.channels, self._residuals(call, guidance, condition, init)),
-            init.latents,
-            timesteps,
+        context = TaskContext(
+            inputs=common,
+            scheduler=scheduler,
+            steps=steps,
+            begin_index=None if call.control else self.family.begin_index,
+            vae=self.vae,
             generator=generator,
-            eta=common.eta,
-            after_step=init.after_step,
-            step_end=self._step_end(common, {} if call.control else feeds),  # ControlNets would not see a change
+            shape=shape,
+            size=call.size,
+            copies=guidance.copies,
+            extra_channels=self._extra_channels,
         )
+        init = task.begin(context)
+        end = common.denoising_end
+        timesteps = init.timesteps if end is None else cut_end(scheduler, init.timesteps, end)
+        feeds = dict(guidance.feeds(condition))  # ControlNets do not see what a callback changes there
+        callback, names = common.callback_on_step_end, common.callback_on_step_end_tensor_inputs
+        changeable, tensors = {} if call.control else feeds, self.family.callback_tensors
+        step_end = callback and make_step_end(callback, names, self, changeable, tensors)
+        residuals = self._residuals(call, guidance, condition, init)
+        predict = partial(self._predict, guidance, feeds, init.channels, residuals)
         statistics = not (call.control and task.name in self.family.skip_normalization_tasks)
         return Run(
-            steps=loop,
+            steps=denoise(
+                scheduler, predict, init.latents, timesteps, generator, common.eta, init.after_step, step_end
+            ),
             total=len(timesteps),
             latents=init.latents,
             decode=partial(self._show, statistics=statistics),
@@ -288,16 +280,16 @@ class DiffusionPipeline:
         default = control.size(nets) if controlled else None
         if common.height and common.width:
             default = common.height, common.width
-        height, width = task.size(common, default or self.default_size, self.vae)
+        size = task.size(common, default or self.default_size, self.vae)
         manifest = self.components.bundle.manifest
         multiple = self.vae.scale_factor * self.denoiser.patch_size
-        common.check_size((height, width), multiple, manifest.recipe if manifest else None)
+        common.check_size(size, multiple, manifest.recipe if manifest else None)
         if controlled:
-            control.check_size(nets, *task.canvas(height, width))
-        if kind.from_image or common.output_type != "latent":
-            self.vae.check_tiles(height, width)
+            control.check_size(nets, *task.canvas(*size))
+        if self.vae.tiles and (kind.from_image or common.output_type != "latent"):
+            self.vae.check_tiles(*size)
         images = prompts.count * common.num_images_per_prompt
-        return _Call(common, prompts, control if controlled else None, task, images, height, width)
+        return _Call(common, prompts, control if controlled else None, task, images, size)
 
     def _plan(self, common: CommonInputs, shape: tuple[int, ...]) -> tuple[Scheduler[Any], int]:
         """Return a scheduler with its timesteps set, and the number of steps as the caller counts them."""
@@ -327,10 +319,6 @@ class DiffusionPipeline:
             crop=init.crop,
         )
 
-    def _step_end(self, common: CommonInputs, feeds: dict[str, FloatArray]) -> StepEnd | None:
-        callback, names = common.callback_on_step_end, common.callback_on_step_end_tensor_inputs
-        return None if callback is None else make_step_end(callback, names, self, feeds, self.family.callback_tensors)
-
     def _predict(
         self,
         guidance: Guidance,
@@ -348,23 +336,21 @@ class DiffusionPipeline:
         sample = rows if channels is None else np.concatenate([rows, channels], axis=1)
         return guidance.combine(self.denoiser(sample, timestep, feeds))
 
-    def decode(self, latents: FloatArray, output_type: str = "pil") -> "list[Image] | FloatArray":
-        """Return the images of latents (B, ...), unchecked; see `PipelineOutput.images` for the output types."""
-        return latents if output_type == "latent" else postprocess(self._decoded(latents), output_type)
-
-    def _decoded(self, latents: FloatArray, *, statistics: bool = True) -> FloatArray:
-        return self.vae.decode(self.vae.denormalize(latents, statistics=statistics))
+    def decode(
+        self, latents: FloatArray, output_type: str = "pil", *, statistics: bool = True
+    ) -> "list[Image] | FloatArray":
+        """Return the images of latents (B, ...) without the safety checker; see `CommonInputs.output_type`."""
+        if output_type == "latent":
+            return latents
+        return postprocess(self.vae.decode(self.vae.denormalize(latents, statistics=statistics)), output_type)
 
     def _show(
         self, latents: FloatArray, output_type: str, *, statistics: bool
     ) -> "tuple[list[Image] | FloatArray, list[bool] | None]":
         """Decode, and blacken the images that the safety checker flags; flags are None without a check."""
-        if output_type == "latent":
-            return latents, None
-        decoded = self._decoded(latents, statistics=statistics)
-        if self.safety_checker is None:
-            return postprocess(decoded, output_type), None
-        pixels = np.array(postprocess(decoded, "np"))
+        if self.safety_checker is None or output_type == "latent":
+            return self.decode(latents, output_type, statistics=statistics), None
+        pixels = np.array(self.decode(latents, "np", statistics=statistics))
         flags = self.safety_checker(to_pil(pixels))
         pixels[flags] = 0
         return (to_pil(pixels) if output_type == "pil" else pixels), flags

@@ -8,15 +8,16 @@ import numpy as np
 
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.models.clip_text import CLIPTextModel, EncodedPrompts
+from diffoundry.runtime.models.clip_text import CLIPTextModel
 from diffoundry.runtime.models.prompt_weights import scale_states
 from diffoundry.runtime.models.protocols import Denoiser, Feeds, FloatArray
 from diffoundry.runtime.models.unet_2d_condition import UNet2DConditionModel
 from diffoundry.runtime.pipelines.families.base import EncodeOptions, Family
+from diffoundry.runtime.pipelines.families.clip_skip import skip_layers
 from diffoundry.runtime.pipelines.guidance import Condition
 from diffoundry.runtime.pipelines.inputs import PromptInputs
 
-__all__ = ["CLIPPromptInputs", "StableDiffusion", "check_clip_skip", "check_token_count"]
+__all__ = ["CLIPPromptInputs", "StableDiffusion", "check_token_count"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -100,39 +101,13 @@ class StableDiffusion(Family):
         check_token_count(self.denoiser, chunks * encoder.length)
         encoded = encoder.encode(prompts, chunks)
         last = encoded.outputs["last_hidden_state"]
-        rows, skipped = len(negatives) * chunks, self._skip(encoded, inputs.clip_skip)
-        states = encoded.join(last if skipped is None else np.concatenate([last[:rows], skipped[rows:]]))
-        weighted = scale_states(states, encoded.weights) if inputs.prompt_weighting else states
-        return weighted, encoded.truncated
-
-    def _skip(self, encoded: EncodedPrompts, clip_skip: int | None) -> FloatArray | None:
-        """Return the hidden states without the last layers, or None where none is skipped.
-
-        Raises:
-            InputError: Too many layers, or a bundle whose text encoder does not give them.
-        """
-        if clip_skip is None:
-            return None
-        states = encoded.outputs.get("normalized_hidden_states")
-        if states is None:
-            raise InputError(
-                "clip_skip: the text encoder of this bundle gives its last hidden state alone; export it again with "
-                "this version of diffoundry, or leave clip_skip out"
-            )
-        layers = states.shape[1]
-        skipped = check_clip_skip(clip_skip, layers)
-        return states[:, layers - skipped] if skipped else None
-
-
-def check_clip_skip(clip_skip: int | None, most: int) -> int:
-    """Return the number of layers to skip.
-
-    Raises:
-        InputError: No whole number, or more than `most`.
-    """
-    if clip_skip is not None and not (isinstance(clip_skip, int) and 0 <= clip_skip <= most):
-        raise InputError(f"clip_skip: got {clip_skip!r}, expected a whole number from 0 to {most}")
-    return clip_skip or 0
+        if inputs.clip_skip not in (None, 0):
+            rows = len(negatives) * chunks
+            last = np.concatenate([last[:rows], skip_layers(encoded, inputs.clip_skip)[rows:]])
+        states = encoded.join(last)
+        if inputs.prompt_weighting:
+            states = scale_states(states, encoded.weights)
+        return states, encoded.truncated
 
 
 def check_token_count(denoiser: Denoiser, count: int) -> None:
@@ -140,7 +115,6 @@ def check_token_count(denoiser: Denoiser, count: int) -> None:
 
     Raises:
         InputError: As said.
-        EngineError: No engine of the bundle can run here.
     """
     limit = denoiser.token_limit
     if limit is not None and limit != count:

@@ -13,7 +13,7 @@ from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.models.sd3_transformer_2d import SD3Transformer2DModel
 from diffoundry.runtime.models.t5_encoder import T5EncoderModel
 from diffoundry.runtime.pipelines.families.base import EncodeOptions, Family
-from diffoundry.runtime.pipelines.families.stable_diffusion import check_clip_skip
+from diffoundry.runtime.pipelines.families.clip_skip import check_clip_skip
 from diffoundry.runtime.pipelines.guidance import Condition
 from diffoundry.runtime.pipelines.inputs import PromptInputs, as_list, check_embeddings, check_texts
 
@@ -107,7 +107,8 @@ class StableDiffusion3(Family):
     def encode(self, inputs: SD3PromptInputs, options: EncodeOptions) -> Condition:
         """See `Family`. diffusers: `StableDiffusion3Pipeline.encode_prompt`."""
         self._check_tokens(inputs)
-        skipped = check_clip_skip(inputs.clip_skip, min(encoder.layers for encoder in self._clip) - 1)
+        skipped = inputs.clip_skip or 0
+        check_clip_skip(skipped, min(encoder.layers for encoder in self._clip) - 1)
         states, pooled, truncated = inputs.prompt_embeds, inputs.pooled_prompt_embeds, ("",) * inputs.count
         if inputs.prompt is not None:
             texts = _for_each(inputs.texts(), inputs.prompt_2, inputs.prompt_3)

@@ -13,7 +13,8 @@ from diffoundry.runtime.models.prompt_weights import stretch_states
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.unet_2d_condition import UNet2DConditionModel
 from diffoundry.runtime.pipelines.families.base import EncodeOptions, Family
-from diffoundry.runtime.pipelines.families.stable_diffusion import CLIPPromptInputs, check_clip_skip, check_token_count
+from diffoundry.runtime.pipelines.families.clip_skip import check_clip_skip
+from diffoundry.runtime.pipelines.families.stable_diffusion import CLIPPromptInputs, check_token_count
 from diffoundry.runtime.pipelines.guidance import Condition
 from diffoundry.runtime.pipelines.inputs import PromptInputs, as_list, check_embeddings, check_texts
 
@@ -183,7 +184,9 @@ class StableDiffusionXL(Family):
 
         Rows: the negatives first, whose states are always those of the last layer but one.
         """
-        skipped = check_clip_skip(inputs.clip_skip, min(encoder.layers for encoder in self._encoders) - 1)
+        skipped = inputs.clip_skip or 0
+        if skipped != 0:
+            check_clip_skip(skipped, min(encoder.layers for encoder in self._encoders) - 1)
         if not negatives[0] + texts[0]:
             return np.zeros((0, 0, 0), np.float32), np.zeros((0, 0), np.float32), ()
         prompts = [

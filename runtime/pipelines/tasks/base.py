@@ -34,8 +34,7 @@ class TaskContext:
         vae: Images to latents and back.
         generator: One, or one for each image; draws happen in diffusers' order.
         shape: Of the latents, (B, ...).
-        height: Pixels.
-        width: Pixels.
+        size: Height and width in pixels.
         copies: As `Guidance.copies`.
         extra_channels: Channels that the denoiser takes besides those of the latents.
     """
@@ -47,8 +46,7 @@ class TaskContext:
     vae: AutoencoderKL
     generator: Generator | Sequence[Generator]
     shape: tuple[int, ...]
-    height: int
-    width: int
+    size: tuple[int, int]
     copies: int
     extra_channels: int
 
@@ -116,18 +114,10 @@ class Task:
         return extra == 0
 
     def check(self, inputs: CommonInputs) -> None:
-        """Refuse arguments that do not fit, before any work.
-
-        Raises:
-            InputError: Subject, got, expected.
-        """
+        """Refuse arguments that do not fit with an `InputError`, before any work."""
 
     def size(self, inputs: CommonInputs, default: tuple[int, int], vae: AutoencoderKL) -> tuple[int, int]:  # noqa: ARG002
-        """Return height and width in pixels: those of the call, or the checkpoint's own.
-
-        Raises:
-            InputError: The image of the call has another size.
-        """
+        """Return height and width in pixels: those of the call, or the default ones."""
         return inputs.height or default[0], inputs.width or default[1]
 
     def canvas(self, height: int, width: int) -> tuple[int, int]:
@@ -139,11 +129,7 @@ class Task:
         return choose_guidance(inputs.guidance_scale, inputs.guidance_rescale, denoiser)
 
     def begin(self, context: TaskContext) -> LoopInit:
-        """Draw and encode the start of the loop.
-
-        Raises:
-            InputError: Arguments do not fit each other.
-        """
+        """Draw and encode the start of the loop; raises `InputError` where arguments do not fit each other."""
         raise NotImplementedError
 
 
@@ -173,11 +159,7 @@ def start_at_index(scheduler: Scheduler[Any], index: int) -> npt.NDArray[Any]:
 
 
 def choose_task(possible: Sequence[type[Task]], given: Collection[str]) -> type[Task]:
-    """Return the task that has the arguments of a call.
-
-    Args:
-        possible: As `possible_tasks`.
-        given: Names of the arguments that are not None.
+    """Return the task of a call, by the names of the arguments that are not None.
 
     Raises:
         InputError: A required argument is missing for every task of this checkpoint.

@@ -118,7 +118,7 @@ class Inpainting(Task):
         factor = context.vae.scale_factor
         small = fill_batch(mask[:, :, ::factor, ::factor], context.images, "mask_image")
         finish = None if box is None else partial(self._put_back, box)
-        crop = None if box is None else partial(_cut_out, box, context.width, context.height)
+        crop = None if box is None else partial(_cut_out, box, context.size)
         if context.extra_channels:
             rows = np.concatenate([small, self._kept_latents(context, kept)], axis=1)
             channels = np.concatenate([rows] * context.copies)
@@ -159,16 +159,17 @@ class Inpainting(Task):
         if self.padding_mask_crop is None:
             return None
         mask: Any = self.mask_image
-        return crop_region(mask, context.width, context.height, self.padding_mask_crop)
+        height, width = context.size
+        return crop_region(mask, width, height, self.padding_mask_crop)
 
     def _read(self, context: TaskContext, box: Box | None) -> tuple[FloatArray, FloatArray]:
         """Return pixels (n, 3, H, W) in -1..1 and masks (m, 1, H, W) in the generated size."""
         image: Any = self.image
         mask: Any = self.mask_image
         if box is not None:
-            image, mask = (_cut_out(box, context.width, context.height, one) for one in (image, mask))
-        pixels = read_image(image, context.height, context.width)
-        masks = preprocess_mask(mask, context.height, context.width)
+            image, mask = (_cut_out(box, context.size, one) for one in (image, mask))
+        pixels = read_image(image, *context.size)
+        masks = preprocess_mask(mask, *context.size)
         if len(masks) not in (1, len(pixels)) and len(pixels) != 1:
             raise InputError(f"mask_image: got {len(masks)} for {len(pixels)} images, expected one, or one for each")
         fill_batch(pixels, context.images)  # refuses a number that does not fit
@@ -180,7 +181,8 @@ class Inpainting(Task):
         return [overlay(image, original, mask, box) for image in generated]
 
 
-def _cut_out(box: Box, width: int, height: int, image: "Image") -> "Image":
+def _cut_out(box: Box, size: tuple[int, int], image: "Image") -> "Image":
+    height, width = size
     return resize_and_fill(image.crop(box), width, height)
 
 

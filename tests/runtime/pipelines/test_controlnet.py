@@ -132,7 +132,7 @@ def test_one_that_knows_no_places_guesses_whatever_is_asked_for(controlled):
     """The second of two, alone."""
     ours, theirs = controlled(nets=("first", "pooled"))
     alone, net = copy.copy(ours), copy.copy(ours.controlnets)
-    net.names, net._pooled = net.names[1:], net._pooled[1:]
+    net.names, net._models = net.names[1:], net._models[1:]
     alone.controlnets = net
     other = diffusers.StableDiffusionControlNetPipeline(
         **{**theirs.components, "controlnet": theirs.controlnet.nets[1]}, requires_safety_checker=False
