@@ -46,7 +46,7 @@ class BundleWriter:
             output: The bundle's folder.
             recipe: Recipe of the bundle.
             request: Request for calibration. Another request, like another recipe, starts from the beginning.
-            overwrite: Whether an existing bundle is replaced.
+            overwrite: True to replace an existing bundle.
 
         Raises:
             InputError: The output exists and `overwrite` is off, or it is no bundle.

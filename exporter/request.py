@@ -19,7 +19,7 @@ class ExportRequest:
         dims: Limits of "batch" (rows of one engine call), "height" and "width" (pixels); the others are free.
         buckets: (height, width) in pixels of the only sizes that engines support; empty to follow `dims`.
         quantization: Budget and prompts of calibration, if a precision needs it.
-        overwrite: Whether an existing bundle may be replaced.
+        overwrite: True to replace an existing bundle.
     """
 
     variants: tuple[Variant, ...]

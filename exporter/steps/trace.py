@@ -46,8 +46,8 @@ def trace(
     copied. The same module gives the same graph, byte for byte.
 
     Args:
-        module: From `Checkpoint.load`: fp32, for inference.
-        component: What it is.
+        module: Result of `Checkpoint.load`: fp32, for inference.
+        component: Declaration of the component.
         opset: Version of ONNX's operators.
         fixed: Symbol ("batch", "height", "width", "sequence") to the only size that the graph takes.
 

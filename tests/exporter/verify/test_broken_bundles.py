@@ -223,4 +223,4 @@ def test_a_reference_that_shows_nothing_yet_is_noted(emoji_bundle, quick):
     assert report.passed
     (note,) = report.notes
     assert note.startswith("diffusers' own images show something else for red apple, seed 0 (")
-    assert note.endswith("in so few steps or with this guidance, what an image shows says little")
+    assert note.endswith("with so few steps or this guidance, the object in an image means little")
