@@ -45,7 +45,7 @@ class PrecisionFormat:
             axis; "fp8": E4M3, one scale an output channel.
         activations: None; "int8": symmetric, zero point 0; "uint8": asymmetric; "fp8": E4M3. One scale a tensor.
         block: Weights to a scale where weights are "int4".
-        outputs: Whether the outputs of quantized convolutions are quantized too, for engines whose int8 convolution has
+        outputs: True if the outputs of quantized convolutions are quantized too, for engines whose int8 convolution has
             no other form.
     """
 
@@ -81,10 +81,10 @@ class Lowering:
         graph: `<bundle>/<component>/model.onnx`, or `model.<label>.onnx` in the form that the target asked for, with
             its external data beside it. Never changed; the engine's files lie beside it under names of their own.
         bundle: The bundle's folder: the files of the returned spec are relative to it.
-        precision: What was asked for, for the spec.
-        dims: What "batch", "height" and "width" (pixels) may be.
+        precision: Requested precision, for the spec.
+        dims: Allowed values of "batch", "height" and "width" (pixels).
         buckets: (height, width) in pixels of the sizes to make engines for; none when they take what `dims` says.
-        first: Whether this is the target's first precision in the bundle: the vendor's own file names belong to it.
+        first: True if this is the target's first precision in the bundle: the vendor's own file names belong to it.
         progress: Called with a short text as the work goes on.
     """
 

@@ -23,7 +23,7 @@ def read_embedding(
     """The word and, for each text encoder, its vectors, float32 (count, width).
 
     Gal et al. 2022, https://arxiv.org/abs/2208.01618. diffusers: `_retrieve_tokens_and_embeddings`: the file for one
-    text encoder has one tensor, (width,) or (count, width), whose name is the word unless another is given. That for
+    text encoder has one tensor, (width,) or (count, width), whose name is the word unless `token` is passed. That for
     the two of Stable Diffusion XL has `clip_l` and `clip_g`, and no word.
 
     Args:

@@ -16,7 +16,7 @@ class Size(NamedTuple):
     Attributes:
         symbol: "batch", "height", "sequence" ...
         divisor: 1 for the symbol itself.
-        up: Whether the quotient is rounded up. Such a size follows from others and does not determine the symbol. One
+        up: True if the quotient is rounded up. Such a size follows from others and does not determine the symbol. One
             that is not rounded is a whole number.
     """
 

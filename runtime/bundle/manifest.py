@@ -44,7 +44,7 @@ class Manifest:
         format_version: Version of this form; see the list at the top of the module.
         diffoundry: Version of diffoundry that wrote the bundle.
         family: Name of the pipeline family, such as "stable_diffusion".
-        recipe: How to build it again.
+        recipe: Recipe for building it again.
         components: Component name (its folder) to graph and engines.
         files: Every file of the bundle but this one: path with forward slashes to size and SHA-256.
         built_with: Versions of the libraries that traced it.

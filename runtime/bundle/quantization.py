@@ -19,7 +19,7 @@ class ComponentChoice:
         kept: Names of the nodes that could be and are not, to the cost of each: the image PSNR against fp32 in dB when
             it alone computes in the precision's type.
         fallback: Those of `quantized` whose weights are int8 where the precision says int4.
-        observer: Which of the measured ranges activations are cut to: "minmax", "percentile", "mse" or "entropy".
+        observer: Measured ranges that clip the activations: "minmax", "percentile", "mse" or "entropy".
         smooth: Node to migration strength (0 to 1) of SmoothQuant scales; nodes without are not smoothed.
         low_rank: Node to rank of its branch in the float type beside the quantized rest; nodes without have none.
         float32: Names of the nodes that stay in float32 where the graph's floats are fp16 or bf16.

@@ -71,7 +71,7 @@ def candidate_grid(report: BenchReport) -> Grid:
 
 
 def work_words(report: BenchReport) -> dict[str, str]:
-    """What everybody did, as names and values."""
+    """Names and values of the work that every candidate did."""
     work = report.work
     guided = "without guidance" if work.guidance_scale <= 1 else f"guidance {work.guidance_scale:g}"
     return {
@@ -84,7 +84,7 @@ def work_words(report: BenchReport) -> dict[str, str]:
 
 
 def machine_words(report: BenchReport) -> dict[str, str]:
-    """Where and when it was measured, as names and values."""
+    """Names and values of the machine and time of the measurement."""
     machine = report.machine
     libraries = {"diffoundry": report.diffoundry, **machine.libraries}
     words = {
@@ -101,7 +101,7 @@ def machine_words(report: BenchReport) -> dict[str, str]:
 
 
 def remarks(report: BenchReport) -> list[str]:
-    """What must be said in words: others at work, failures, notes, broken images."""
+    """Remarks in words: a busy machine, failures, notes, broken images."""
     lines = []
     if report.waiting is not None and report.waiting > _BUSY:
         lines.append(
@@ -153,7 +153,7 @@ def _ratio(ratio: Ratio, measured: Measured) -> str:
 
 
 def distance_words(distance: ImageDistance | None) -> str:
-    """How far an image is from the reference's, in words."""
+    """Describe the distance of an image from the reference's."""
     if distance is None:
         return "–"
     if distance.psnr is None:

@@ -32,7 +32,7 @@ def give_back(address: int, size: int) -> None:
     Elsewhere than on Linux nothing is done.
 
     Args:
-        address: Where the range begins.
+        address: Start of the range.
         size: Its bytes.
     """
     if sys.platform != "linux":

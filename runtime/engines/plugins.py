@@ -29,7 +29,7 @@ class TargetPlugin:
         devices: "module:attribute" of a function without arguments that lists the devices usable on this machine.
         precisions: "module:attribute" of a function (device) that lists the precisions that the device computes
             natively, the fastest first, without those that it emulates.
-        defers: Whether `target` works without `module`, and writes the files that `diffoundry build` needs elsewhere.
+        defers: True if `target` works without `module`, and writes the files that `diffoundry build` needs elsewhere.
     """
 
     name: str

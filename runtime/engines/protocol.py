@@ -36,8 +36,8 @@ class EngineOptions:
         threads: Threads for one `run`, or None for the vendor's own choice.
         hint: "latency" or "throughput" for vendors that distinguish them, or None for the vendor's own choice.
         cache: Folder in which compiled engines are kept between runs, or None to keep none.
-        native: Whether our own compiled kernels are used when they are installed.
-        keep_both: Whether an engine with adapters keeps both of its forms open. Loading and unloading adapters is then
+        native: True if our own compiled kernels are used when they are installed.
+        keep_both: True if an engine with adapters keeps both of its forms open. Loading and unloading adapters is then
             instant, and the weights are in memory twice. Otherwise only the form in use is open.
     """
 

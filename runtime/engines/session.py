@@ -35,7 +35,7 @@ class EngineSession:
     """The engines of one bundle, for one choice of target, precision and options. Safe to share between threads.
 
     Attributes:
-        bundle: Where they come from.
+        bundle: Bundle of the engines.
         on_call: Called after every engine call, or None. For benchmarks and calibration.
     """
 

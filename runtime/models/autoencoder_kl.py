@@ -42,7 +42,7 @@ class AutoencoderKL(VaeTilingMixin):
 
         Args:
             session: The engines.
-            normalize_latents: Whether `latents_mean` and `latents_std` count, where the config has both.
+            normalize_latents: True if `latents_mean` and `latents_std` count, where the config has both.
         """
         self._session, self.recipe = session, manifest.recipe if (manifest := session.bundle.manifest) else None
         config = self._config = session.bundle.config(session.bundle.component(VAE_DECODER))

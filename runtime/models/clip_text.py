@@ -89,8 +89,8 @@ class CLIPTextModel:
 
         Args:
             texts: The prompts, at least one.
-            weighting: Whether brackets are weights, as `parse_weights` reads them.
-            long: Whether text beyond one chunk goes into further chunks. Otherwise it is cut off.
+            weighting: True if brackets are weights, as `parse_weights` reads them.
+            long: True if text beyond one chunk goes into further chunks. Otherwise it is cut off.
 
         Raises:
             InputError: An entry is no text, or a weight is no number.

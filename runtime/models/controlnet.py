@@ -22,7 +22,7 @@ class ControlNetModel:
 
     Attributes:
         component: Name of the component.
-        pooled: Whether each residual is one value a channel, for all places alike: `global_pool_conditions`.
+        pooled: True if each residual is one value per channel, the same for all positions: `global_pool_conditions`.
     """
 
     def __init__(self, session: EngineSession, component: str) -> None:
@@ -49,7 +49,7 @@ class ControlNetModel:
             conditioning: The denoiser's; inputs that the ControlNet does not take are left out.
             image: float32 (B, 3, H, W) in 0..1.
             scale: Factor of all residuals.
-            guess_mode: Whether residuals of the first blocks count less, rising from a tenth to one.
+            guess_mode: True if residuals of the first blocks count less, rising from a tenth to one.
         """
         time = np.asarray([timestep], np.float32)
         offered = {"sample": sample, "timestep": time, "controlnet_cond": image, **conditioning}

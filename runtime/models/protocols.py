@@ -28,7 +28,7 @@ class Denoiser(Protocol):
         out_channels: Channels of its output.
         sample_size: Height and width of the latents it was trained on; None where its config names none.
         patch_size: Latents to a side of a token; the latents' sides must be multiples of it. 1 without tokens.
-        embeds_guidance: Whether the guidance scale is an input, so that one call a step is enough.
+        embeds_guidance: True if the guidance scale is an input, so that one call a step is enough.
         token_limit: The only number of text tokens that the engine takes; None for any.
     """
 

@@ -128,7 +128,7 @@ class VaeTilingMixin:
 
     Attributes:
         tiles: Tiles in which large images go through the VAE; None takes them whole.
-        slicing: Whether images go through the VAE one by one.
+        slicing: True if images go through the VAE one by one.
         scale_factor: Pixels to a latent.
         recipe: Of the bundle, with the sizes of its engines; None without a manifest.
     """

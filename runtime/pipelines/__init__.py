@@ -49,7 +49,7 @@ def open_pipeline(components: EngineSession, *, safety_checker: bool | None = Tr
 
     Args:
         components: The engines.
-        safety_checker: Whether to run the safety checker of a bundle that has one; None or False turns it off, as
+        safety_checker: True runs the safety checker of a bundle that has one; None or False turns it off, as
             `safety_checker=None` does in diffusers.
 
     Raises:

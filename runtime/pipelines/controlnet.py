@@ -40,7 +40,7 @@ class ControlNetInputs:
         controlnet_conditioning_scale: Factor of the residuals; None is 1, or the family's default for the task.
         control_guidance_start: The fraction of the steps at which they begin.
         control_guidance_end: The fraction of the steps at which they end.
-        guess_mode: Whether ControlNets ignore the negative prompt, and their first blocks count less; for images
+        guess_mode: True if ControlNets ignore the negative prompt, and their first blocks count less; for images
             without a prompt.
     """
 
@@ -275,7 +275,7 @@ class Residuals:
             nets: The ControlNets.
             conditioning: Inputs besides latents, timestep and image.
             scale_factor: Pixels to a latent.
-            conditional_only: Whether only the rows of the prompts, the last ones, get residuals.
+            conditional_only: True if only the rows of the prompts, the last ones, get residuals.
             guess_mode: As in `ControlNetModel.__call__`.
             taken: The denoiser's inputs for residuals.
         """

@@ -24,7 +24,7 @@ def example_input_names(task: type[Any], controlnets: int, *, texts: bool) -> tu
     Args:
         task: Dataclass of the task's arguments.
         controlnets: Number of ControlNets.
-        texts: Whether the pipeline takes texts.
+        texts: True if the pipeline takes texts.
     """
     if not texts:
         return (IMAGE_PROMPT,)

@@ -32,7 +32,7 @@ class Guidance(Protocol):
 
     Attributes:
         copies: Rows for each image: the latents are fed so many times, the copies below each other.
-        guided: Whether the unconditional half of the condition is used.
+        guided: True if the unconditional half of the condition is used.
     """
 
     copies: ClassVar[int]

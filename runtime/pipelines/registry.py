@@ -15,7 +15,7 @@ class PipelineClass(NamedTuple):
 
     Attributes:
         task: `Task.name` of the task that it is for.
-        controlnet: Whether it has ControlNets.
+        controlnet: True if it has ControlNets.
     """
 
     task: str

@@ -97,7 +97,7 @@ def adapted_weight(base: npt.NDArray[Any], weight: BaseWeight, adapters: Mapping
 
     Args:
         base: From `read_base_weight`.
-        weight: What it is.
+        weight: Its description.
         adapters: As in `runtime.engines.protocol.AdapterWeights`, the two factors of `weight.layer` among them.
     """
     down, up = (adapters[f"{weight.layer}.{factor}"] for factor in ("lora_A", "lora_B"))

@@ -22,15 +22,15 @@ class Sdk:
 
     Attributes:
         name: The name of its plugin.
-        product: What NVIDIA calls it.
+        product: NVIDIA's name of the product.
         module: Its Python package, which is also the name of its distribution and of our extra but for the hyphen.
         types: Type to the first GPU that computes in it.
-        builds_without_gpu: Whether it compiles on a machine without an NVIDIA driver.
+        builds_without_gpu: True if it compiles on a machine without an NVIDIA driver.
         compute_capabilities: GPUs that a build may be aimed at, 89 for 8.9; none when it is the GPU it is built on.
         other_capabilities: GPUs that it does not run on, from 75 on.
-        timing_cache: Whether it times kernels while it builds, and keeps the times.
-        runtime_cache: Whether it compiles kernels while it loads, and keeps the kernels.
-        validates: Whether it can see from the head of a plan that it will not run.
+        timing_cache: True if it times kernels while it builds, and keeps the times.
+        runtime_cache: True if it compiles kernels while it loads, and keeps the kernels.
+        validates: True if it can see from the head of a plan that it will not run.
         needs_gpu: Options that it only honours where a GPU is.
         refused: Options that it does not have, and why.
     """

@@ -18,8 +18,8 @@ class EncodeOptions(NamedTuple):
         height: Pixels.
         width: Pixels.
         images_per_prompt: Rows for each prompt; rows of one prompt follow each other.
-        guided: Whether unconditional rows are needed.
-        from_image: Whether the run starts from another image.
+        guided: True if unconditional rows are needed.
+        from_image: True if the run starts from another image.
     """
 
     height: int
@@ -36,7 +36,7 @@ class Family:
         Inputs: Class of its prompt arguments.
         defaults: Name of a task to the defaults of arguments that differ from the general ones.
         controlnet_defaults: The same for pipelines with ControlNets; a task that is missing has none.
-        normalize_latents: Whether `latents_mean` and `latents_std` of the VAE's config count.
+        normalize_latents: True if `latents_mean` and `latents_std` of the VAE's config count.
         skip_normalization_tasks: Tasks for which diffusers' ControlNet pipelines skip them when decoding.
         begin_index: Value for `scheduler.set_begin_index` in text to image without ControlNets. None lets the scheduler
             search for the first timestep; the result differs when a timestep occurs twice.

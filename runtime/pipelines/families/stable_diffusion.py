@@ -27,9 +27,9 @@ class CLIPPromptInputs(PromptInputs):
     Attributes:
         clip_skip: Layers of the text encoders that are skipped for the prompts, not for the negative ones; None for
             none.
-        prompt_weighting: Whether brackets in prompts are weights: `(word:1.3)`, `(word)`, `[word]`; see
+        prompt_weighting: True if brackets in prompts are weights: `(word:1.3)`, `(word)`, `[word]`; see
             `parse_weights`.
-        long_prompts: Whether text beyond a text encoder's 77 tokens goes into further chunks. Otherwise it is cut off.
+        long_prompts: True if text beyond a text encoder's 77 tokens goes into further chunks. Otherwise it is cut off.
     """
 
     clip_skip: int | None = None

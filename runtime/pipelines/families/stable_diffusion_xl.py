@@ -236,7 +236,7 @@ def size_rows(sizes: SizeConditions, options: EncodeOptions, images: int, *, sco
         sizes: Checked.
         options: The image.
         images: B.
-        scored: Whether the denoiser takes the score instead of the target size.
+        scored: True if the denoiser takes the score instead of the target size.
 
     Raises:
         InputError: An argument that would have no effect.
@@ -275,8 +275,8 @@ def _refuse_unused(sizes: SizeConditions, *, scored: bool, corner: bool) -> None
 
     Args:
         sizes: Checked.
-        scored: Whether scores count, and target sizes do not.
-        corner: Whether the negative prompt's corner counts.
+        scored: True if scores are used instead of target sizes.
+        corner: True if the negative prompt's corner counts.
     """
     unused = {
         "target_size": scored and sizes.target_size is not None,

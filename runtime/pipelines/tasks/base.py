@@ -98,7 +98,7 @@ class Task:
         name: As in the families' defaults.
         label: In a message.
         required_args: Arguments that must be given; they choose the task.
-        from_image: Whether it starts from an image.
+        from_image: True if it starts from an image.
     """
 
     __slots__ = ()

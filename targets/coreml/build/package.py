@@ -46,7 +46,7 @@ def write_package(program: Program, path: Path, opset: Any, metadata: Mapping[st
         program: Its function is called "main".
         path: A folder `*.mlpackage`; replaced when it exists.
         opset: The deployment target.
-        metadata: What the package says of itself.
+        metadata: Description stored in the package.
     """
     shutil.rmtree(path, ignore_errors=True)
     with redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):  # progress bars
@@ -69,7 +69,7 @@ def merge_packages(parts: Mapping[str, Path], path: Path, metadata: Mapping[str,
     Args:
         parts: Function name to package; the first is the default function. The packages are removed.
         path: A folder `*.mlpackage`; replaced when it exists.
-        metadata: What the package says of itself.
+        metadata: Description stored in the package.
     """
     shutil.rmtree(path, ignore_errors=True)
     description = ct.utils.MultiFunctionDescriptor()

@@ -63,7 +63,7 @@ def make_program(model: ir.Model, style: Style, *, swift: bool) -> Program:
     Args:
         model: Pinned and folded.
         style: The ways to translate.
-        swift: Whether the edges are those of Apple's Swift package: every input in floats, token ids too, and the
+        swift: True if the edges are those of Apple's Swift package: every input in floats, token ids too, and the
             condition as (B, C, 1, S).
     """
     graph = model.graph

@@ -29,7 +29,7 @@ class Style:
     Attributes:
         opset: The deployment target, `coremltools.target`: which operators there are.
         attention: "fused", "decomposed" or "split-einsum".
-        neural_engine: Whether tokens (B, S, C) are computed as (B, C, 1, S).
+        neural_engine: True if tokens (B, S, C) are computed as (B, C, 1, S).
         palette_bits: Bits of the palettes that weights are stored with, 0 for none; a node that says its own under
             `PALETTE_KEY` goes its own way.
     """

@@ -25,7 +25,7 @@ class Dense:
 
     Attributes:
         array: float16 or float32.
-        name: What it is called in the package.
+        name: Name in the package.
         bits: Bits of the palette that it shall be stored with, or None.
     """
 
@@ -51,7 +51,7 @@ class Scaled:
         scale: Of the rank of `data`; each of its sizes divides that of `data`. float16 or float32.
         zero_point: Like `scale`, of the type of `data`, or None for zero.
         bits: 4 or 8.
-        name: What it is called in the package.
+        name: Name in the package.
     """
 
     data: Array
@@ -97,7 +97,7 @@ def emit(weight: Weight, opset: Any) -> Any:
     """Add a weight to the program that is being built.
 
     Args:
-        weight: What to store.
+        weight: Weight to store.
         opset: The deployment target, `coremltools.target`.
     """
     if isinstance(weight, Scaled):

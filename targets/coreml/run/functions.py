@@ -22,7 +22,7 @@ class PackageFunction:
     """One function of one package.
 
     Attributes:
-        label: What it is called, for errors.
+        label: Name in errors.
         inputs: As the package declares them.
         outputs: Likewise.
         call: Runs it.

@@ -41,7 +41,7 @@ class OnnxRuntimeTarget(Target):
     """ONNX Runtime: a graph file in the operators that its kernels reward.
 
     Attributes:
-        device: Where the engine will run, "cpu" or "cuda". Its file runs on the other one too, only slower.
+        device: Device of the engine, "cpu" or "cuda". Its file runs on the other one too, only slower.
         winograd: Large 3 x 3 convolutions as matrix products on the CPU: faster, for more memory and disk.
     """
 

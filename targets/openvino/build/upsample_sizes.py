@@ -28,7 +28,7 @@ def doubling(
     Args:
         model: As imported.
         inputs: Of the model, with symbolic sizes.
-        dims: What "batch", "height" and "width" (pixels) may be.
+        dims: Allowed values of "batch", "height" and "width" (pixels).
         buckets: The only (height, width) in pixels that are asked for; none when all of `dims` are.
     """
     nodes = [node for node in model.get_ordered_ops() if node.get_type_name() == "Interpolate"]

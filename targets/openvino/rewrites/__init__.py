@@ -18,7 +18,7 @@ def rewrite(model: ov.Model, *, doubling: Collection[str] = (), wide_heads: bool
     Args:
         model: As imported from a portable graph.
         doubling: Friendly names of the Interpolates that double whatever they are given.
-        wide_heads: Whether a matrix unit for bf16 will run the attention.
+        wide_heads: True if a matrix unit for bf16 will run the attention.
     """
     found = {
         "gated layers split": split_linears(model),

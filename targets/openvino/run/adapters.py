@@ -28,7 +28,7 @@ def fit_ranks(adapters: Mapping[str, Array], last: Mapping[str, Array]) -> tuple
 
     Args:
         adapters: The new ones.
-        last: What the compiled model was fed; layers that are not adapted any more are fed zeros.
+        last: Last feeds of the compiled model; layers that are no longer adapted get zeros.
     """
     fed = {name: np.zeros_like(array) for name, array in last.items()}
     for name, array in adapters.items():
@@ -49,9 +49,9 @@ def read_adaptable(path: Path, adapters: Mapping[str, Array], *, halves: bool) -
 
     Args:
         path: The graph.
-        adapters: What will be fed; branches of other inputs are cut off, so that they cost nothing and hinder no
+        adapters: Adapters to feed; branches of other inputs are removed, so that they cost nothing and hinder no
             rewrite.
-        halves: Whether weights are stored as halves, as in the engine's own file.
+        halves: True if weights are stored as halves, as in the engine's own file.
 
     Raises:
         RuntimeError: OpenVINO's, when it cannot read the file.

@@ -24,9 +24,9 @@ class LoadTransforms:
 
     Attributes:
         spec: The engine's manifest entry.
-        floats: What the device computes floats in: "fp32", "fp16" or "bf16".
+        floats: Type in which the device computes floats: "fp32", "fp16" or "bf16".
         library: Our attention kernel for OpenVINO, or None.
-        winograd: Whether large convolutions in float32 are worth more memory.
+        winograd: True if large convolutions in float32 are worth more memory.
     """
 
     spec: EngineSpec
@@ -53,7 +53,7 @@ class LoadTransforms:
 
         Args:
             model: As read.
-            sizes: What its symbolic sizes are to be, or None to leave them open.
+            sizes: Values of its symbolic sizes, or None to leave them open.
         """
         metadata: dict[str, Any] = {}
         expect_specs(model, self.spec.inputs)

@@ -29,8 +29,8 @@ class _Attention:
 
     Attributes:
         inputs: Query, key and value.
-        output: What takes its place.
-        heads: How many.
+        output: Its replacement.
+        heads: Number of heads.
         scale: Of the scores.
     """
 
@@ -62,8 +62,8 @@ def use_native_attention(model: ov.Model, library: Path, *, floats: str) -> int:
 
     Args:
         model: Changed in place. It can then be compiled by a `Core` that `library` was added to.
-        library: What `diffoundry.runtime.native.attention_library` found.
-        floats: What the plugin computes in: "bf16", "fp16" or "fp32".
+        library: Result of `diffoundry.runtime.native.attention_library`.
+        floats: Type in which the plugin computes: "bf16", "fp16" or "fp32".
     """
     found = [
         attention

@@ -40,7 +40,7 @@ class RequestPool:
 
         Args:
             feeds: An array for every input.
-            sizes: What the symbolic sizes are in these feeds.
+            sizes: Values of the symbolic sizes in these feeds.
 
         Raises:
             EngineError: OpenVINO failed; the message has its own words.

@@ -23,7 +23,7 @@ def solve(specs: Iterable[TensorSpec], shapes: Mapping[str, Shape]) -> dict[str,
 
     Args:
         specs: Inputs; see `runtime.bundle.dims` for symbolic sizes, of which those that round up are skipped.
-        shapes: What they are given.
+        shapes: Shapes to set.
     """
     sizes: dict[str, int] = {}
     for spec in specs:

@@ -21,8 +21,8 @@ def build_plan(job: BuildJob, files: EngineFiles, data: Sequence[Path], place: H
     """Build the plan, or take it from the cache.
 
     Args:
-        job: What to build.
-        files: Where the graph is and the plan goes.
+        job: Job to build.
+        files: Paths of the graph and the plan.
         data: The graph's external data.
         place: This machine, which has what the job needs.
         work: For words and messages.

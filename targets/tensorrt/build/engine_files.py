@@ -24,7 +24,7 @@ class EngineFiles:
         plan: The engine.
         graph: Input of TensorRT: the portable graph as this target rewrote it, on the same external data.
         recipe: The `BuildJob`, where the plan is still to be built.
-        refit: Which weight is which parameter of the PyTorch module, and where it lies.
+        refit: Map of weights to parameters of the PyTorch module, and their positions.
     """
 
     plan: Path
@@ -45,7 +45,7 @@ class EngineFiles:
         Args:
             model: The graph.
             weights: From `refit_map`.
-            places: Whether the map says where each weight lies; small ones get a file of their own.
+            places: True if the map has the position of each weight; small ones get a file of their own.
         """
         if places:
             self._move_out(model, weights)
@@ -72,8 +72,8 @@ class EngineFiles:
 
         Args:
             model: The rewritten graph.
-            pending: Whether the plan is still to be built, from recipe and graph.
-            graph: Whether the plan needs the graph for its weights.
+            pending: True if the plan is still to be built, from recipe and graph.
+            graph: True if the plan needs the graph for its weights.
         """
         first = self.recipe if pending else self.plan
         kept = [first, self.refit]

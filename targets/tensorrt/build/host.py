@@ -25,7 +25,7 @@ class Host:
         sdk: The library of the target.
         version: Its version, or None when it is not installed.
         gpus: The GPUs that `cuda-python` finds.
-        has_cuda: Whether `cuda-python` is installed.
+        has_cuda: True if `cuda-python` is installed.
     """
 
     sdk: Sdk

@@ -55,11 +55,11 @@ class Failure:
     """Why there is no engine.
 
     Attributes:
-        message: What the library said, without the echoes.
-        hint: What to do about it.
+        message: Message of the library, without repetitions.
+        hint: Advice for the user.
         node: Name of the ONNX node, or None.
         operator: Its operator, or None.
-        cancelled: Whether it was stopped by the caller.
+        cancelled: True if it was stopped by the caller.
     """
 
     message: str
@@ -76,7 +76,7 @@ class BuildResult:
     Attributes:
         failure: Why there is no engine, or None.
         metadata: Seconds, memory, and the structure that the build log describes; for the manifest.
-        warnings: What the library warned of, each once.
+        warnings: Warnings of the library, each once.
     """
 
     failure: Failure | None = None

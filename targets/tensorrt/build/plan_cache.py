@@ -64,7 +64,7 @@ class PlanCache:
 
         Args:
             key: From `plan_key`.
-            plan: Where the plan is wanted.
+            plan: Path of the plan.
             build: Writes it there and returns the metadata of the build.
 
         Returns:

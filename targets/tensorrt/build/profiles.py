@@ -60,7 +60,7 @@ def make_profiles(
 
     Args:
         given: Of the user: name to {"height": [min, opt, max], ...}; dimensions that are left out are as by default.
-        dims: What the recipe allows.
+        dims: Sizes that the recipe allows.
         buckets: (height, width) in pixels; each gets a profile of that size alone.
         default: Sizes that the ranges of free dimensions lie around.
 

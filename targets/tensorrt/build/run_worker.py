@@ -30,7 +30,7 @@ def run_worker(job: BuildJob, progress: Callable[[str], None], where: str) -> Bu
     Args:
         job: With absolute paths.
         progress: Called with a short text as the build goes on.
-        where: What is built, for messages.
+        where: Name of the engine in messages.
 
     Raises:
         EngineError: There is no engine; one sentence with node, operator and hint.

@@ -64,9 +64,9 @@ class TensorRTTarget(Target):
             in pixels; none for one profile a bucket, or one around what the recipe allows.
         weight_streaming: Gigabytes of weights that stay on the GPU while the others are fetched from the host at each
             run, 0 for TensorRT's own choice; None for all of them.
-        refit: Whether weights can be changed later, which LoRAs at run time need.
-        strip_plan: Whether the plan goes without weights, which are taken from the graph when the engine is opened.
-        version_compatible: Whether later versions of TensorRT can run it. TensorRT only.
+        refit: True if weights can be changed later, which LoRAs at run time need.
+        strip_plan: True if the plan goes without weights, which are taken from the graph when the engine is opened.
+        version_compatible: True if later versions of TensorRT can run it. TensorRT only.
     """
 
     name: ClassVar[str] = "tensorrt"

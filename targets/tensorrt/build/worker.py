@@ -28,9 +28,9 @@ def build(job: BuildJob, trt: Any, log: MessageLog, monitor: Any) -> BuildResult
     """Parse, compile and write the plan.
 
     Args:
-        job: What to build; its paths lead somewhere from here.
+        job: Job to build; its paths are relative to the working directory.
         trt: The Python module of the SDK.
-        log: Where `trt` logs to, through the logger made for it.
+        log: Destination of `trt`'s log, through the logger made for it.
         monitor: An `IProgressMonitor`, which may cancel.
     """
     started = time.perf_counter()

@@ -15,7 +15,7 @@ class Context:
 
     Attributes:
         api: The library's `IExecutionContext`.
-        records: Whether the library records and repeats CUDA graphs itself.
+        records: True if the library records and repeats CUDA graphs itself.
     """
 
     def __init__(self, library: Library, engine: Any, plan: Path, folder: Path | None, *, static: bool) -> None:
@@ -25,8 +25,8 @@ class Context:
             library: The loaded module.
             engine: The deserialized engine.
             plan: Its file, after which the cache is named.
-            folder: Where compiled kernels are kept, or None.
-            static: Whether every profile takes one size only and the work may be recorded.
+            folder: Folder of compiled kernels, or None.
+            static: True if every profile takes one size only and the work may be recorded.
 
         Raises:
             EngineError: There is not enough memory for it.

@@ -51,8 +51,8 @@ class TensorRTEngine(Closeable):
     """One plan on one GPU. `run` may be called from several threads at once: the calls take turns.
 
     Attributes:
-        inputs: What `run` is fed.
-        outputs: What it returns.
+        inputs: Inputs of `run`.
+        outputs: Outputs of `run`.
         rows: The most rows of a batch that one call takes.
     """
 
@@ -67,7 +67,7 @@ class TensorRTEngine(Closeable):
             options: `cache` keeps the kernels that TensorRT for RTX compiles.
             library: The loaded module; tests pass another one.
             cuda: CUDA's runtime, likewise.
-            gpu: Where to run.
+            gpu: Index of the GPU.
 
         Raises:
             EngineError: Plan, library and GPU do not fit, or memory is short.

@@ -69,7 +69,7 @@ def load_plan(library: Library, path: Path, spec: EngineSpec | None, gpu: Gpu) -
         library: The loaded module.
         path: The plan.
         spec: Its manifest entry.
-        gpu: Where it will run.
+        gpu: Index of the GPU that runs it.
 
     Raises:
         EngineError: It does not fit the library, the GPU or the options; the message says what to do.
