@@ -150,7 +150,7 @@ class TextToImage(Task):
 
 
 def start_at_index(scheduler: Scheduler[Any], index: int) -> npt.NDArray[Any]:
-    """Return the timesteps from an index on, after telling the scheduler where it takes a begin index."""
+    """Return the timesteps from an index on; schedulers with a begin index are set to it."""
     set_begin_index = getattr(scheduler, "set_begin_index", None)
     if set_begin_index is not None:
         set_begin_index(index)

@@ -1,0 +1,78 @@
+"""Wrappers of networks: configs of old checkpoints, against the defaults and the arithmetic of diffusers."""
+
+import types
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+
+from diffoundry.runtime.errors import BundleError
+from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
+from diffoundry.runtime.models.autoencoder_tiny import AutoencoderTiny
+from diffoundry.runtime.models.registry import open_vae
+from diffoundry.runtime.models.unet_2d_condition import UNet2DConditionModel
+
+
+def session(config, network=""):
+    """A session without engines over one component of any role."""
+    bundle = types.SimpleNamespace(
+        root="b", manifest=None, component=lambda role: role, config=lambda _: config, network=lambda _: network
+    )
+    return types.SimpleNamespace(bundle=bundle)
+
+
+@pytest.mark.parametrize(
+    ("config", "size"),
+    [({}, None), ({"sample_size": None}, None), ({"sample_size": 64}, (64, 64)), ({"sample_size": [96, 64]}, (96, 64))],
+)
+def test_sample_size_may_be_missing_null_or_two_numbers(config, size):
+    assert UNet2DConditionModel(session(config)).sample_size == size
+
+
+def test_defaults_of_a_unet_are_those_of_diffusers():
+    ours, theirs = (
+        UNet2DConditionModel(session({})),
+        diffusers.UNet2DConditionModel(block_out_channels=(32,) * 4).config,
+    )
+    assert (ours.in_channels, ours.out_channels) == (theirs.in_channels, theirs.out_channels)
+    assert ours.embeds_guidance == (theirs.time_cond_proj_dim is not None)
+
+
+@pytest.mark.parametrize("width", [256, 255])
+def test_guidance_embedding_is_that_of_diffusers(width):
+    ours = UNet2DConditionModel(session({"time_cond_proj_dim": width})).embed_guidance(8.5)["timestep_cond"]
+    embed = diffusers.StableDiffusionPipeline.get_guidance_scale_embedding
+    theirs = embed(None, torch.tensor([8.5 - 1]), embedding_dim=width).numpy()
+    assert ours.shape == theirs.shape
+    np.testing.assert_allclose(ours, theirs, atol=5e-4)  # the last bit of angles up to 7,500
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "theirs"),
+    [(AutoencoderKL, diffusers.AutoencoderKL), (AutoencoderTiny, diffusers.AutoencoderTiny)],
+    ids=["AutoencoderKL", "AutoencoderTiny"],
+)
+def test_defaults_of_a_vae_are_those_of_diffusers(wrapper, theirs):
+    config = theirs().config
+    ours = wrapper(session({}))
+    assert ours.latent_channels == config.latent_channels
+    assert ours.scaling_factor == config.scaling_factor
+    assert ours.shift_factor == (config.shift_factor or 0)
+    assert ours.scale_factor == 2 ** (len(config.block_out_channels) - 1)
+
+
+def test_latents_are_shifted_as_diffusers_does():
+    """diffusers: `StableDiffusion3Pipeline.__call__` and `StableDiffusion3Img2ImgPipeline.prepare_latents`."""
+    vae = AutoencoderKL(session({"scaling_factor": 1.5305, "shift_factor": 0.0609}))
+    latents = np.random.default_rng(0).standard_normal((1, 16, 4, 4), np.float32)
+    own = torch.from_numpy(latents) / 1.5305 + 0.0609
+    np.testing.assert_array_equal(vae.denormalize(latents), own.numpy())
+    np.testing.assert_allclose(vae.normalize(own.numpy()), ((own - 0.0609) * 1.5305).numpy(), rtol=1e-6)
+
+
+def test_an_unknown_vae_is_refused():
+    with pytest.raises(
+        BundleError, match="got the VAE 'AutoencoderDC', expected one of AutoencoderKL, AutoencoderTiny; upgrade"
+    ):
+        open_vae(session({}, "AutoencoderDC"))
