@@ -1,6 +1,6 @@
-"""On a processor without AVX-512: engines, commands and native code give what they give on this one.
+"""Engines, commands and native code on a processor without AVX-512 give what they give on this one.
 
-The bundle is exported here and runs there: an Intel Haswell, emulated by QEMU.
+The bundle is exported here and runs there, on an Intel Haswell that QEMU emulates.
 """
 
 import json
