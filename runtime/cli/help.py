@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 __all__ = ["Command", "options_in"]
 
 _OTHER = "Other options"
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class _Option(click.Option):
@@ -19,7 +21,7 @@ class _Option(click.Option):
         self.section = section
 
 
-def options_in(section: str) -> Callable[..., Any]:
+def options_in(section: str) -> Callable[..., Callable[[_F], _F]]:
     """`click.option` for the options under one heading.
 
     Args:
