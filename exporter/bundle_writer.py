@@ -63,7 +63,7 @@ class BundleWriter:
         """Lock the partial folder.
 
         Raises:
-            InputError: Another export holds it, or it cannot be written.
+            InputError: Another export owns it, or it cannot be written.
         """
         try:
             (self.folder / _STATE).mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ class BundleWriter:
             ) from error
         except OSError as error:
             raise InputError(
-                f"--output {self.output}: cannot be written ({error.strerror}); choose another place"
+                f"--output {self.output}: cannot be written ({error.strerror}); choose another folder"
             ) from error
         self._continue()
         return self
