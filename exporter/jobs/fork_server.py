@@ -1,7 +1,7 @@
 """Forks a process for each job, from one that has imported the job's libraries once.
 
-`python -m diffoundry.exporter.jobs.fork_server MODULE...` imports the modules, then reads jobs on standard input, one a
-line. It ends when standard input closes, that is, when the process that started it ends.
+`python -m diffoundry.exporter.jobs.fork_server MODULE[:FUNCTION]...` imports the modules, calls the functions, and then
+reads jobs on standard input, one a line. It ends when standard input closes, that is, with the process that started it.
 """
 
 import contextlib
@@ -19,10 +19,10 @@ __all__ = ["main"]
 
 
 def main(modules: Sequence[str]) -> int:
-    """Import modules, report whether forking is safe, and fork for each job until standard input closes."""
+    """Prepare, report whether forking is safe, and fork for each job until standard input closes."""
     for module in modules:
         with contextlib.suppress(ImportError):  # the job that needs it reports it
-            importlib.import_module(module)
+            _prepare(module)
     say({"forks": _forks_safely()})
     gc.collect()
     gc.freeze()  # the collector of a child would otherwise write to, and so copy, the pages that it shares
@@ -34,6 +34,13 @@ def main(modules: Sequence[str]) -> int:
         _, status = os.waitpid(pid, 0)
         say({"ended": os.waitstatus_to_exitcode(status)})
     return 0
+
+
+def _prepare(reference: str) -> None:
+    module, _, function = reference.partition(":")
+    imported = importlib.import_module(module)
+    if function:
+        getattr(imported, function)()
 
 
 def _forks_safely() -> bool:

@@ -29,8 +29,9 @@ _TRACING = (
     "torch._dynamo",
     "torch.export._trace",
     "torch.onnx._internal.exporter._core",
+    "diffoundry.exporter.steps.fast_tracing:warm_up",
 )
-"""Modules that every portable job needs, and that torch and diffusers import late. Other jobs need no PyTorch."""
+"""Modules that every portable job needs, most of which torch and diffusers import late. Other jobs need no PyTorch."""
 
 _KILLED = -9
 
