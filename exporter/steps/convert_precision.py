@@ -1,4 +1,4 @@
-"""The portable graph in the form that a target wants for a precision."""
+"""Converts the portable graph to the format that a target needs for a precision."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from diffoundry.targets.base import PrecisionFormat
 __all__ = ["DTYPES", "convert", "make_graph"]
 
 DTYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
-"""Of `PrecisionFormat.floats`."""
+"""Types of `PrecisionFormat.floats`."""
 
 
 def make_graph(

@@ -1,4 +1,4 @@
-"""Gives a freshly traced graph its names: inputs, outputs, dimensions, weights, and where each node comes from."""
+"""Names the parts of a traced graph: inputs, outputs, dimensions, weights, and the module of each node."""
 
 import ast
 import re
@@ -44,7 +44,7 @@ def name_dims(graph: ir.Model, component: Component, fixed: Mapping[str, int]) -
 
 
 def name_outputs(graph: ir.Model, component: Component, fixed: Mapping[str, int]) -> None:
-    """Name outputs and their dimensions as the component does; again after passes, which may put others there."""
+    """Name outputs and their dimensions as the component does. Repeat it after passes, which may replace outputs."""
     for value, spec in zip(graph.graph.outputs, component.outputs, strict=True):
         value.name = spec.name
         value.shape = _shape(spec, fixed)
@@ -69,7 +69,7 @@ def _shape(spec: TensorSpec, fixed: Mapping[str, int]) -> ir.Shape:
 
 
 def name_weights(graph: ir.Model, names: Mapping[int, str]) -> None:
-    """Name every initializer that is a weight after it.
+    """Name initializers after the weights that they hold.
 
     Args:
         graph: Its initializers still hold torch tensors.
@@ -84,7 +84,7 @@ def name_weights(graph: ir.Model, names: Mapping[int, str]) -> None:
 
 
 def tidy(graph: ir.Model, name: str, prefix: str) -> None:
-    """Replace torch's remarks, which tell of this machine's folders, by the path of each node's module.
+    """Replace torch's metadata, which names folders of this machine, with the path of each node's module.
 
     Args:
         graph: Changed in place.

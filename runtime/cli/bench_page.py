@@ -1,4 +1,4 @@
-"""A benchmark as sections of an HTML report."""
+"""Sections of the HTML report of a benchmark."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -28,7 +28,7 @@ _MILLI = 1e3
 
 
 def bench_sections(comparison: Comparison) -> list[Section]:
-    """The sections of a benchmark: images, remarks, latency plot, figures, work, candidates, machine."""
+    """Make the sections of a benchmark: images, remarks, latency plot, figures, work, candidates, machine."""
     report = comparison.report
     figures, candidates, lines = figure_grid(report), candidate_grid(report), remarks(report)
     return [
@@ -74,7 +74,7 @@ def _note(candidate: CandidateReport) -> str:
 
 
 def _image(pixels: npt.NDArray[np.float32]) -> "Image":
-    """Black where the image holds NaN, so that even a broken one can be shown."""
+    """Convert pixels to an image. NaN becomes black, so that a broken image can be shown."""
     from PIL.Image import fromarray
 
     return fromarray(np.round(np.nan_to_num(pixels) * 255).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""A benchmark's report in words and rows, for the terminal and for HTML alike."""
+"""Text and tables of a benchmark's report, for the terminal and for HTML."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ __all__ = [
 
 
 _BUSY = 0.05
-"""Share of waiting above which the machine was not ours alone."""
+"""Share of waiting above which other programs were busy."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grid:
-    """A table of words.
+    """A table of text.
 
     Attributes:
         columns: Heads.
@@ -37,7 +37,7 @@ class Grid:
 
 
 def figure_grid(report: BenchReport) -> Grid:
-    """One column a candidate, one row a figure; rows that nobody has are left out."""
+    """Make a table with a column for each candidate and a row for each figure. Empty rows are left out."""
     measured = [candidate.measured for candidate in report.candidates]
     names = list(dict.fromkeys(name for one in measured if one for name in one.components))
     figures: list[tuple[str, Callable[[Measured], str]]] = [
@@ -64,14 +64,14 @@ def figure_grid(report: BenchReport) -> Grid:
 
 
 def candidate_grid(report: BenchReport) -> Grid:
-    """One row a candidate: what it is."""
+    """Make a table that describes each candidate in a row."""
     keys = list(dict.fromkeys(key for candidate in report.candidates for key in candidate.facts))
     rows = [[candidate.name, *(candidate.facts.get(key, "–") for key in keys)] for candidate in report.candidates]
     return Grid(columns=["candidate", *keys], rows=rows)
 
 
 def work_words(report: BenchReport) -> dict[str, str]:
-    """Names and values of the work that every candidate did."""
+    """Settings that all candidates share, as names and values."""
     work = report.work
     guided = "without guidance" if work.guidance_scale <= 1 else f"guidance {work.guidance_scale:g}"
     return {
@@ -84,13 +84,13 @@ def work_words(report: BenchReport) -> dict[str, str]:
 
 
 def machine_words(report: BenchReport) -> dict[str, str]:
-    """Names and values of the machine and time of the measurement."""
+    """The machine and the time of the measurement, as names and values."""
     machine = report.machine
     libraries = {"diffoundry": report.diffoundry, **machine.libraries}
     words = {
         "processor": f"{machine.cpu}, {machine.cores} cores for this process",
-        "instructions": ", ".join(machine.features) or "not told by the system",
-        "memory": size_text(machine.memory) if machine.memory else "not told by the system",
+        "instructions": ", ".join(machine.features) or "not reported by the system",
+        "memory": size_text(machine.memory) if machine.memory else "not reported by the system",
         "system": f"{machine.system}, Python {machine.python}",
         "libraries": ", ".join(f"{name} {version}" for name, version in libraries.items()),
         "date": report.created,
@@ -101,7 +101,7 @@ def machine_words(report: BenchReport) -> dict[str, str]:
 
 
 def remarks(report: BenchReport) -> list[str]:
-    """Remarks in words: a busy machine, failures, notes, broken images."""
+    """Remarks on the measurement: other busy programs, failures, notes, broken images."""
     lines = []
     if report.waiting is not None and report.waiting > _BUSY:
         lines.append(
@@ -118,7 +118,7 @@ def remarks(report: BenchReport) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """Three digits and a unit: 12.3 ms, 1.23 s."""
+    """Format seconds with three digits and a unit: 12.3 ms, 1.23 s."""
     unit, scale = _unit_of(seconds)
     return f"{_three_digits(seconds / scale)} {unit}"
 
@@ -135,7 +135,7 @@ def _three_digits(value: float) -> str:
 
 
 def _spread(spread: Spread) -> str:
-    """Median, and in the same unit the 10th and 90th percentile where there are any: 12.3 ms (11.9–13.1)."""
+    """Format a median with its 10th and 90th percentile in one unit: 12.3 ms (11.9–13.1)."""
     if spread.count == 1:
         return duration(spread.median)
     _, scale = _unit_of(spread.median)
@@ -153,7 +153,7 @@ def _ratio(ratio: Ratio, measured: Measured) -> str:
 
 
 def distance_words(distance: ImageDistance | None) -> str:
-    """Describe the distance of an image from the reference's."""
+    """Describe the distance between an image and the reference's image."""
     if distance is None:
         return "–"
     if distance.psnr is None:

@@ -1,4 +1,4 @@
-"""Exports that are killed, starved of disk, or run twice at once: nothing half there, and taken up again."""
+"""Exports that are killed, run out of disk, or run twice at once: they leave no broken bundle, and continue."""
 
 import json
 import os

@@ -89,7 +89,7 @@ def test_what_is_refused(generate, tmp_path):
     binary.write_bytes(b"\xff\xfe\x00")
     for options, message in (
         (("x", "--seed", 1, "--seed", 2), "seed: got 2 seeds, expected one or 1"),
-        (("x", "--prompts", empty), "--prompts .*empty.txt: got it with prompts after DIR, expected one of the two"),
+        (("x", "--prompts", empty), "--prompts .*empty.txt: got prompts after DIR as well, expected one of the two"),
         (("--prompts", empty), "--prompts .*empty.txt: got no line with a prompt, expected at least one"),
         (("--prompts", binary), "--prompts .*binary.txt: cannot be read .* expected a text file in UTF-8"),
         (("--prompts", tmp_path / "none.txt"), "--prompts .*none.txt: cannot be read"),

@@ -1,4 +1,4 @@
-"""`generate` says which images the safety checker flagged, and both commands leave it out when told to."""
+"""`generate` reports the images that the safety checker flags; both commands can leave the checker out."""
 
 import json
 
@@ -12,7 +12,7 @@ from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.cli.generate import command as generate_command
 
 ASKED = ("a cat", "--steps", "2", "--seed", "1")
-"""What diffusers flags."""
+"""Images that diffusers flags."""
 
 
 @pytest.fixture
