@@ -98,28 +98,23 @@ def command(
     controls: tuple[Path, ...] = values.pop("control_image")
     take_prompts(values)
     adapters = {name: list(values.pop(name)) for name in ("lora", "embedding")}
-    shown = {**adapters, "control_image": controls}
-    settings = _settings(like, values, shown, texts=bool(pipeline.text_encoders))
+    files_again = {**adapters, "control_image": controls}
+    settings = _settings(like, values, files_again, texts=bool(pipeline.text_encoders))
     parts = take_vae_settings(pipeline, settings)
     load_adapters(pipeline, adapters["lora"], adapters["embedding"])
-    prompts = settings.get("prompt")
-    count = len(prompts) if isinstance(prompts, list) else 1
-    paths = _paths(output, count * settings.get("num_images_per_prompt", 1))
+    paths = _paths(output, settings)
     run = pipeline.start(**settings, **read_images(images), **read_controls(controls))
     _tell_truncated(run)
-    spared = () if controls else pipeline.controlnets.names
-    used = [name for name in pipeline.used_components if name not in spared]
-    pipeline.components.open_all(used)  # the request is checked: now all large ones at once
+    ignored = () if controls else pipeline.controlnets.names
+    pipeline.components.open_all([name for name in pipeline.used_components if name not in ignored])
     result = _generate(run)
-    names: dict[str, Any] = {name: path.name for name, path in images.items()}
-    names |= {"control_image": [path.name for path in controls]} if controls else {}
     seed = list(run.seed) if isinstance(run.seed, tuple) else run.seed  # as JSON has it
-    facts: dict[str, Any] = {"seed": seed, "steps_run": run.total, "bundle": bundle.name, **parts}
-    facts |= {name: texts for name, texts in adapters.items() if texts}
-    files = _save(result, paths, {**settings, **names, **facts})
+    shown = {**settings, **_file_names(images, controls), **parts, "seed": seed}
+    used = {name: texts for name, texts in adapters.items() if texts}
+    files = _save(result, paths, {**shown, "steps_run": run.total, "bundle": bundle.name, **used})
     seconds = round(time.perf_counter() - started, 3)
     if as_json:
-        report = {"files": files, "settings": {**settings, **names, **parts, "seed": seed}, "seconds": seconds}
+        report = {"files": files, "settings": shown, "seconds": seconds}
         flags = result.nsfw_content_detected
         print_json({**report, "truncated": list(result.truncated), "nsfw_content_detected": flags})
     else:
@@ -139,9 +134,17 @@ def _settings(
     return settings
 
 
-def _paths(output: Path, count: int) -> list[Path]:
+def _file_names(images: Mapping[str, Path], controls: Sequence[Path]) -> dict[str, Any]:
+    """Names of the image files, for the settings in a PNG."""
+    names: dict[str, Any] = {name: path.name for name, path in images.items()}
+    return {**names, "control_image": [path.name for path in controls]} if controls else names
+
+
+def _paths(output: Path, settings: Mapping[str, Any]) -> list[Path]:
     """Name a file for each image: out.png, or out-0.png, out-1.png ... for several."""
     check_png_path(output)
+    prompts = settings.get("prompt")
+    count = (len(prompts) if isinstance(prompts, list) else 1) * settings.get("num_images_per_prompt", 1)
     if count == 1:
         return [output]
     return [output.with_name(f"{output.stem}-{i}{output.suffix}") for i in range(count)]
