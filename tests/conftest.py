@@ -90,13 +90,23 @@ def wide_bundle(exported: Callable[..., Path], tiny_sd_checkpoint: Callable[[str
 _WIDE = ("sd1-checked", "sd1-tiny", "variation")
 """Whose tests share a wide bundle."""
 
+_BOTH = ("sd3",)
+"""Whose tests share a bundle for both CPU targets in fp32."""
+
 
 @pytest.fixture(scope="session")
 def portable_bundle(
     exported: Callable[..., Path], tiny_sd_checkpoint: Callable[[str], Path], wide_bundle: Callable[[str], Path]
 ) -> Callable[[str], Path]:
     """Factory: a bundle with the portable graphs of a tiny checkpoint, the one that its other tests export."""
-    return lambda variant: wide_bundle(variant) if variant in _WIDE else exported(tiny_sd_checkpoint(variant))
+
+    def find(variant: str) -> Path:
+        if variant in _WIDE:
+            return wide_bundle(variant)
+        more = {"target": "onnxruntime,openvino"} if variant in _BOTH else {}
+        return exported(tiny_sd_checkpoint(variant), **more)
+
+    return find
 
 
 @pytest.fixture(scope="session")

@@ -35,6 +35,8 @@ class KeepList:
         op_types: Operators that stay everywhere. Range: its type is that of its bounds.
         upstream_of: Operators that stay together with all nodes that lead only to them. Sin and Cos: the timestep
             embedding multiplies a step of up to 1000 by its frequencies, where half precision rounds to half a radian.
+            Casts of floats to integers are among them always: a rounded index is another entry, as of T5's table of
+            relative positions.
         nodes: Names of nodes found by calibration.
     """
 
@@ -45,7 +47,7 @@ class KeepList:
     def select(self, graph: ir.Graph) -> set[ir.Node]:
         """The nodes of `graph` that stay."""
         kept = {node for node in graph if node.op_type in self.op_types or node.name in self.nodes}
-        kept |= _upstream(node for node in graph if node.op_type in self.upstream_of)
+        kept |= _upstream(node for node in graph if node.op_type in self.upstream_of or _makes_index(node))
         return kept
 
 
@@ -194,6 +196,13 @@ def _upstream(seeds: Iterable[ir.Node]) -> set[ir.Node]:
                 found.add(node)
                 queue.append(node)
     return found
+
+
+def _makes_index(node: ir.Node) -> bool:
+    """Return whether a node casts floats to integers."""
+    if node.op_type != "Cast" or node.inputs[0] is None or node.outputs[0].dtype is None:
+        return False
+    return node.inputs[0].dtype == _FLOAT and node.outputs[0].dtype.is_integer()
 
 
 def _half_tensor(tensor: ir.TensorProtocol | None, dtype: ir.DataType) -> ir.TensorProtocol:

@@ -103,6 +103,28 @@ def test_without_that_the_angles_are_wrong(transform, numbers):
         transform(TIME, careless, {"step": np.array([981.3], np.float32)}, weights=weights, **TOLERANCE)
 
 
+POSITIONS = """
+<ir_version: 10, opset_import: ["": 23]>
+g (int64[3] distances, float scale, float[40, 2] table) => (float[3, 2] y)
+{
+    [wide] d = Cast <to = 1> (distances)
+    [scaled] f = Mul(d, scale)
+    [index] i = Cast <to = 7> (f)
+    [rows] y = Gather(table, i)
+}
+"""
+
+
+def test_indices_are_computed_in_float(transform, numbers):
+    """In half precision 2999 is 3000, and its row the next one."""
+    weights = {"scale": np.array(0.01, np.float32), "table": numbers(40, 2)}
+    after = transform(
+        POSITIONS, HalfPrecision(), {"distances": np.array([7, 2999, 3999])}, weights=weights, **TOLERANCE
+    )
+    found = {node.name: node.outputs[0].dtype for node in after.graph if node.name in ("wide", "scaled", "rows")}
+    assert found == {"wide": ir.DataType.FLOAT, "scaled": ir.DataType.FLOAT, "rows": HALF}
+
+
 MASK = """
 <ir_version: 10, opset_import: ["": 23]>
 g (float[1, 3] x, float[3, 3] mask) => (float[3, 3] y)

@@ -38,6 +38,28 @@ def test_a_true_bundle_passes_every_check(exported, tiny_sd_checkpoint, quick, k
     json.dumps(report_to_json(report), allow_nan=False)
 
 
+def test_stable_diffusion_3_passes_on_every_engine(portable_bundle, tiny_sd_checkpoint, quick):
+    report = verify(portable_bundle("sd3"), open_checkpoint(str(tiny_sd_checkpoint("sd3"))), quick)
+    assert [check for check in report.all_checks if not check.passed] == []
+    names = {"text_encoder", "text_encoder_2", "text_encoder_3", "transformer", "vae_encoder", "vae_decoder"}
+    assert [build.name for build in report.variants] == ["onnxruntime fp32", "openvino fp32"]
+    for build in report.variants:
+        assert {result.component for result in build.outputs} == names
+        assert all(loop.psnr > 80 for loop in build.loops)
+    tokenizers = [check.subject.partition(",")[0] for check in report.checks if check.part == "tokenizer"]
+    assert tokenizers == ["tokenizer", "tokenizer_2", "tokenizer_3"]
+
+
+def test_a_wrong_t5_encoder_is_found(portable_bundle, tiny_sd_checkpoint, editable, quick):
+    bundle = editable(portable_bundle("sd3"))
+    name = "encoder.block.1.layer.1.DenseReluDense.wo.weight"
+    bundle.edit_weight("text_encoder_3", name, lambda weight: np.multiply(weight, 1.1, out=weight))
+    request = replace(quick, target="onnxruntime")
+    report = verify(bundle.path, open_checkpoint(str(tiny_sd_checkpoint("sd3"))), request)
+    failed = {check.subject for check in report.all_checks if not check.passed and check.part == "component"}
+    assert failed == {"text_encoder_3 last_hidden_state"}
+
+
 def test_a_wrong_second_encoder_is_found(exported, tiny_sd_checkpoint, editable, quick):
     folder = tiny_sd_checkpoint("xl")
     bundle = editable(exported(folder))

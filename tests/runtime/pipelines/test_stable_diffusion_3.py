@@ -18,8 +18,8 @@ def base(tiny_sd_checkpoint):
 
 
 @pytest.fixture(scope="module")
-def sd3(exported, base):
-    return load(exported(base, target="onnxruntime,openvino"), target="onnxruntime")
+def sd3(portable_bundle):
+    return load(portable_bundle("sd3"), target="onnxruntime")
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +54,8 @@ def test_several_prompts_and_seeds(sd3, theirs):
 
 
 @pytest.mark.parametrize("size", [(64, 64), (96, 80)])
-def test_every_step_is_diffusers_on_openvino(exported, base, theirs, size):
-    ours = load(exported(base, target="onnxruntime,openvino"), target="openvino")
+def test_every_step_is_diffusers_on_openvino(portable_bundle, theirs, size):
+    ours = load(portable_bundle("sd3"), target="openvino")
     arguments = {"height": size[0], "width": size[1], "num_inference_steps": 5, "negative_prompt": "blue"}
     compare(ours, theirs, "a red apple", **arguments)
 

@@ -9,14 +9,27 @@ NETWORKS = [
     ("variation", "unet"),
     ("sd1-tiny", "vae_encoder"),
     ("sd1-tiny", "vae_decoder"),
+    ("sd3", "text_encoder_3"),
+    ("sd3", "transformer"),
 ]
+
+
+@pytest.fixture
+def feeds_of(make_feeds):
+    """Inputs of a network; T5's vocabulary is smaller than CLIP's."""
+
+    def make(component, inputs):
+        feeds = make_feeds(inputs)
+        return {name: array % 512 if component == "text_encoder_3" else array for name, array in feeds.items()}
+
+    return make
 
 
 @pytest.mark.parametrize("way", [{}, {"deployment_target": "iOS16"}, {"deployment_target": "iOS18"}], ids=str)
 @pytest.mark.parametrize(("model", "component"), NETWORKS)
-def test_pytorchs_numbers(lowered, open_engine, torch_outputs, make_feeds, model, component, way):
+def test_pytorchs_numbers(lowered, open_engine, torch_outputs, feeds_of, model, component, way):
     made = lowered(model, component, **way)
-    feeds = make_feeds(made.spec.inputs)
+    feeds = feeds_of(component, made.spec.inputs)
     with open_engine(made) as engine:
         outputs = engine.run(feeds)
     expected = torch_outputs(model, component, feeds)
@@ -26,10 +39,17 @@ def test_pytorchs_numbers(lowered, open_engine, torch_outputs, make_feeds, model
 
 
 @pytest.mark.parametrize(("model", "component"), NETWORKS)
-def test_half_precision_is_near(lowered, open_engine, torch_outputs, make_feeds, psnr, model, component):
+def test_half_precision_is_near(lowered, open_engine, torch_outputs, feeds_of, psnr, model, component):
     made = lowered(model, component, "fp16")
-    feeds = make_feeds(made.spec.inputs)
+    feeds = feeds_of(component, made.spec.inputs)
     with open_engine(made) as engine:
         outputs = engine.run(feeds)
     for name, array in torch_outputs(model, component, feeds).items():
         assert psnr(array, outputs[name]) > 45
+
+
+def test_tokens_are_those_that_the_pipeline_feeds(lowered):
+    """T5 reads 256 tokens, the transformer those and CLIP's 77."""
+    assert lowered("sd3", "text_encoder_3").spec.inputs[0].shape[1] == 256
+    shapes = {spec.name: spec.shape for spec in lowered("sd3", "transformer").spec.inputs}
+    assert shapes["encoder_hidden_states"] == (2, 333, 96)

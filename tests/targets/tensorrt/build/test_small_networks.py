@@ -14,6 +14,8 @@ pytestmark = pytest.mark.usefixtures("rtx")
         ("variation", "unet", 14, 7),
         ("sd1-tiny", "vae_encoder", 0, 0),
         ("sd1-tiny", "vae_decoder", 0, 0),
+        ("sd3", "text_encoder_3", 2, 2),
+        ("sd3", "transformer", 2, 2),
     ],
 )
 def test_it_is_built_and_its_attentions_are_one_kernel_each_in_half_precision(
