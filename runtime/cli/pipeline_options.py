@@ -50,6 +50,8 @@ _image = options_in("Image to image and inpainting")
 
 _xl = options_in("Stable Diffusion XL")
 
+_sd3 = options_in("Stable Diffusion 3")
+
 _OPTIONS = (
     _image("--image", type=_FILE, help="Start from this image."),
     _image("--strength", type=float, help="How much of --image may change, 0 to 1."),
@@ -65,6 +67,9 @@ _OPTIONS = (
     _xl("--crops-coords-top-left", callback=_corner, metavar="TOP,LEFT", help="Size condition: corner of the crop."),
     _xl("--aesthetic-score", type=float, help="Refiner: score of the prompt.  [default: 6]"),
     _xl("--negative-aesthetic-score", type=float, help="Refiner: score of the negative prompt.  [default: 2.5]"),
+    _sd3("--prompt-3", help="Prompt of T5; --prompt-2 is that of the second CLIP encoder.  [default: PROMPT]"),
+    _sd3("--negative-3", "negative_prompt_3", help="Negative prompt of T5."),
+    _sd3("--max-sequence-length", type=int, help="Tokens of T5, at most 512.  [default: 256]"),
 )
 
 PIPELINE_SETTINGS = (
@@ -80,6 +85,9 @@ PIPELINE_SETTINGS = (
     "crops_coords_top_left",
     "aesthetic_score",
     "negative_aesthetic_score",
+    "prompt_3",
+    "negative_prompt_3",
+    "max_sequence_length",
 )
 """Their names as arguments of a pipeline, without the files."""
 

@@ -222,3 +222,21 @@ def test_generate_with_stable_diffusion_xl(diffoundry, exported, tiny_sd_checkpo
     code, _, err = diffoundry("generate", bundle, "x", "--target-size", "48", "-o", image)
     assert code == 1
     assert "--target-size: got '48', expected WIDTHxHEIGHT, two whole numbers" in err
+
+
+def test_generate_with_stable_diffusion_3(diffoundry, portable_bundle, tmp_path):
+    bundle, image, again = portable_bundle("sd3"), tmp_path / "sd3.png", tmp_path / "again.png"
+    words = "--prompt-3", "a cat", "--negative-3", "blue", "--max-sequence-length", "64"
+    code, out, _ = diffoundry("generate", bundle, "a red apple", *words, *_QUICK, "-o", image, "--json")
+    assert code == 0
+    settings = json.loads(out)["settings"]
+    assert [settings[name] for name in ("prompt_3", "negative_prompt_3", "max_sequence_length")] == [
+        "a cat",
+        "blue",
+        64,
+    ]
+    diffoundry("generate", bundle, "--like", image, "-o", again)
+    assert again.read_bytes() == image.read_bytes()
+    code, _, err = diffoundry("generate", bundle, "x", "--image", image, "-o", again)
+    assert code == 1
+    assert "image: text to image is all that this checkpoint does here; leave it out" in err
