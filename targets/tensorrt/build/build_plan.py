@@ -43,7 +43,8 @@ def build_plan(job: BuildJob, files: EngineFiles, data: Sequence[Path], place: H
     version, folder = str(place.version), user_cache()
     card = f"{gpu.name} {describe(gpu.capability)}" if gpu else ""
     timing = str(folder / f"timing {version} {card}.cache") if place.sdk.timing_cache else None
-    here = replace(job, graph=str(files.graph), plan=str(files.plan), timing_cache=timing)
+    graph, plan = files.graph.absolute(), files.plan.absolute()  # the worker reads its job in a folder of its own
+    here = replace(job, graph=str(graph), plan=str(plan), timing_cache=timing)
 
     def build() -> Mapping[str, Any]:
         result = run_worker(here, work.progress, f"{work.component} in {work.precision}")

@@ -49,6 +49,7 @@ def test_a_bundle_waits_for_the_gpu_machine_and_is_finished_there(bundle, work_h
 
     def build(job, progress, where):
         flags.append(job.flags)
+        assert Path(job.graph).is_absolute()  # the worker reads its job in a folder of its own
         Path(job.plan).write_bytes(b"plan of " + where.encode())
         return BuildResult(metadata={"plan_bytes": 4})
 
@@ -56,7 +57,8 @@ def test_a_bundle_waits_for_the_gpu_machine_and_is_finished_there(bundle, work_h
     place = Host(sdk=TENSORRT, version="11.4.0.106", gpus=(gpu,), has_cuda=True)
     monkeypatch.setattr(target_module, "find_host", lambda sdk: place)
     monkeypatch.setattr(plan_build, "run_worker", build)
-    finished = add_engines(bundle, (), lambda *_: None, run=work_here).manifest
+    monkeypatch.chdir(bundle.parent)
+    finished = add_engines(Path(bundle.name), (), lambda *_: None, run=work_here).manifest
     assert flags == [("WEIGHT_STREAMING",)] * 4
     assert pending_variants(finished) == ()
     opened = Bundle(bundle)
