@@ -51,6 +51,7 @@ PIPELINES = (
     ("StableDiffusionXLControlNetPipeline", "xl", (CONTROL,)),
     ("StableDiffusionXLControlNetImg2ImgPipeline", "xl", ("image", CONTROL)),
     ("StableDiffusionXLControlNetInpaintPipeline", "xl", ("image", "mask_image", CONTROL)),
+    ("StableDiffusion3Pipeline", "sd3", ()),
     ("StableDiffusionImageVariationPipeline", "variation", (IMAGE_PROMPT,)),
     ("StableDiffusionPipeline", "sd1-tiny", ()),
 )

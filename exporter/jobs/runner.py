@@ -29,7 +29,7 @@ class FinishedJob:
 
     Attributes:
         component: Its component.
-        label: Its name: "unet", or "unet, openvino bf16".
+        label: Its name: "vae_decoder", or "vae_decoder, openvino bf16".
         seconds: Phase to seconds.
         peak_rss: Largest resident memory of its process in bytes.
     """
