@@ -74,7 +74,7 @@ def test_checks_at_their_limits():
 class _Pipeline:
     """Generates the given arrays, one a step."""
 
-    encoders = ("text_encoder",)
+    text_encoders = ("text_encoder",)
 
     def __init__(self, latents, image):
         self.latents, self.image = latents, image

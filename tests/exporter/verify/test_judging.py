@@ -20,7 +20,7 @@ _SETTINGS = Settings(prompts=("red apple",), seeds=(0,), steps=1, guidance_scale
 class _Pipeline:
     """Makes one step without an error, then generates the given image."""
 
-    encoders = ("text_encoder",)
+    text_encoders = ("text_encoder",)
 
     def __init__(self, image):
         self.images = [image]
