@@ -39,7 +39,10 @@ _FIRST = ["README.md", "docs/get-started/install.md", "docs/get-started/python.m
 _OTHERS = [page for page in PAGES if page not in _FIRST and any(b.language in ("sh", "python") for b in blocks(page))]
 
 
-@pytest.mark.parametrize("page", [*_FIRST, *(pytest.param(page, marks=pytest.mark.slow) for page in _OTHERS)])
+_SLOW = (pytest.mark.slow, pytest.mark.timeout(5400))  # docs/how-to/quantize.md calibrates four times
+
+
+@pytest.mark.parametrize("page", [*_FIRST, *(pytest.param(page, marks=_SLOW) for page in _OTHERS)])
 def test_page_runs_as_typed(
     page: str,
     page_folder: Path,
