@@ -91,7 +91,7 @@ KOHYA_XL = {"unet": "lora_unet_", "text_encoder": "lora_te1_text_model_", "text_
 
 
 def processor(part: str, name: str) -> str:
-    """What diffusers' first attention processors called a layer."""
+    """Name of a layer in diffusers' first attention processors."""
     if part == "unet":
         head, last = re.fullmatch(r"(.*)\.(to_q|to_k|to_v|to_out)(?:\.0)?", name).groups()
         return f"{head}.processor.{last}"

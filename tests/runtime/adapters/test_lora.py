@@ -144,7 +144,7 @@ def test_equal_to_fuse_lora(opened, theirs, make_lora, steps, error, tmp_path):
 
 
 def test_alphas_in_the_metadata_of_diffusers(opened, theirs, make_lora, steps, error, tmp_path):
-    """What `save_lora_weights` writes since 0.34: PEFT's config beside the tensors."""
+    """Output of `save_lora_weights` since 0.34: PEFT's config beside the tensors."""
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict

@@ -1,4 +1,4 @@
-"""What is refused: files for other models, other kinds of adapters, engines that take none."""
+"""Refusals: files for other models, other kinds of adapters, engines that take none."""
 
 import json
 import shutil

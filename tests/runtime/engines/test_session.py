@@ -196,7 +196,7 @@ def test_no_library_for_the_engine(monkeypatch):
 
 
 def test_low_memory_closes_what_does_not_run_now(monkeypatch):
-    """What every step runs stays open together; the text encoder and the VAE never beside it."""
+    """Components of every step stay open together, without text encoder and VAE."""
     names = ("text_encoder", "unet", "controlnet", "vae_decoder")
     bundle = types.SimpleNamespace(components=names, engines=lambda name: (), manifest=None, role=role_of_folder)
     opened, most = [], []

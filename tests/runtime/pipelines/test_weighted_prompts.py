@@ -55,7 +55,7 @@ def test_stable_diffusion_is_lpw(emoji, emoji_openvino, target):
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_stable_diffusion_xl_is_lpw(exported, tiny_sd_checkpoint, target):
-    """Where its chunks are full: what it does with one that is not, is described in docs/how-to/write-prompts.md."""
+    """Full chunks only; partial ones are described in docs/how-to/write-prompts.md."""
     ours = load(exported(tiny_sd_checkpoint("xl"), target=target))
     for case in RECORDED["xl"]:
         feeds, _ = encode(ours, prompt=case["prompt"], clip_skip=case["clip_skip"])
