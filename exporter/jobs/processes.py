@@ -33,6 +33,9 @@ _TRACING = (
 )
 """Modules that every portable job needs, most of which torch and diffusers import late. Other jobs need no PyTorch."""
 
+_LOWERING = ("diffoundry.exporter.steps.lower",)
+"""Modules that every other job needs."""
+
 _KILLED = -9
 
 Progress = Callable[[str, str], None]
@@ -83,9 +86,9 @@ class JobProcesses:
         return result
 
     def _server_for(self, job: Job) -> "subprocess.Popen[str] | None":
-        """Start the server when it is needed; None where forking is unsafe."""
+        """Start the server with the modules of the first job; None where forking is unsafe."""
         if self._server is None and self._fork:
-            modules = _TRACING if isinstance(job, PortableJob) else ()
+            modules = (*_TRACING, *_LOWERING) if isinstance(job, PortableJob) else _LOWERING
             command = [sys.executable, "-m", f"{_JOBS}.fork_server", *modules]
             self._server = _start(command, subprocess.DEVNULL, own_group=True)
             ready = json.loads(self._server.stdout.readline() or "{}")  # type: ignore[union-attr]  # it is a pipe
