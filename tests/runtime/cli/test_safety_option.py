@@ -51,8 +51,7 @@ def test_json_has_the_flags(run_generate):
 
 
 def test_export_without_it(tiny_sd_checkpoint, tmp_path, work_here, monkeypatch):
-    monkeypatch.setattr("diffoundry.exporter.export.run_job", work_here)
-    monkeypatch.setattr("diffoundry.exporter.export.build.__kwdefaults__", {"run": work_here})
+    monkeypatch.setattr("diffoundry.exporter.jobs.processes.JobProcesses.__call__", lambda _self, *job: work_here(*job))
     folder, output = tiny_sd_checkpoint("sd1-checked"), tmp_path / "b"
     options = ["--model", str(folder), "--target", "onnxruntime", "--no-safety-checker", "-o", str(output)]
     result = CliRunner().invoke(export, options, catch_exceptions=False)
