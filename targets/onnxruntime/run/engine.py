@@ -105,7 +105,7 @@ class OnnxRuntimeEngine(Closeable):
             ) from error
 
     def set_adapters(self, adapters: AdapterWeights | None) -> None:
-        """See `runtime.engines.protocol.AdaptableEngine.adapt`."""
+        """See `runtime.engines.protocol.AdaptableEngine.set_adapters`."""
         if self._closed:
             raise closed_error(self._base)
         if adapters is None:

@@ -80,7 +80,7 @@ class OpenVinoEngine(Closeable):
         return state
 
     def set_adapters(self, adapters: AdapterWeights | None) -> None:
-        """See `runtime.engines.protocol.AdaptableEngine.adapt`.
+        """See `runtime.engines.protocol.AdaptableEngine.set_adapters`.
 
         Compiled with branches for the layers that were adapted last only: another layer, or a larger rank of a
         convolution, means another compilation.

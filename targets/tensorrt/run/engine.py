@@ -116,7 +116,7 @@ class TensorRTEngine(Closeable):
             return {name: made.view(name).copy() for name in made.slots}
 
     def set_adapters(self, adapters: AdapterWeights | None) -> None:
-        """See `AdaptableEngine.adapt`. The weights themselves change, so that no call costs more.
+        """See `AdaptableEngine.set_adapters`. The weights themselves change, so that no call costs more.
 
         Raises:
             EngineError: TensorRT refuses, in its own words.

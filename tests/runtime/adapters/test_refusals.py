@@ -43,7 +43,7 @@ REFUSED = {
     ),
     "layer": (
         {name.replace("down_blocks.0", "down_blocks.7"): value for name, value in FITTING.items()},
-        r"tensor 'unet.down_blocks.7.*' is for a layer that the unet of the bundle has not",
+        r"tensor 'unet.down_blocks.7.*' is for a layer that the bundle's unet does not have",
     ),
     "family": (
         {"lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": torch.ones(2, 32)},
@@ -155,15 +155,15 @@ def test_when_one_engine_refuses_nothing_has_changed(opened, make_lora, steps, t
     pipe.loras.load(first)
     before = steps(pipe)
     encoder = pipe.components.engine("text_encoder")
-    adapt, calls = encoder.adapt, []
+    set_adapters, calls = encoder.set_adapters, []
 
     def refuse(*arguments):
         calls.append(arguments)
         if len(calls) == 1:
             raise EngineError("no")
-        adapt(*arguments)
+        set_adapters(*arguments)
 
-    monkeypatch.setattr(encoder, "adapt", refuse)
+    monkeypatch.setattr(encoder, "set_adapters", refuse)
     with pytest.raises(EngineError, match="no"):
         pipe.loras.load(make_lora(tmp_path / "second.safetensors", seed=2))
     assert pipe.loras.scales == {"first": 1.0}
