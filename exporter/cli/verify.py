@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from diffoundry.exporter.cli.comparison import (
+from diffoundry.exporter.cli.verify_options import (
     ProgressLine,
     check_report,
     comparison_options,
