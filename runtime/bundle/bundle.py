@@ -56,6 +56,7 @@ class Bundle:
         path = self.root / MANIFEST_NAME
         if not path.exists() and not path.is_symlink():
             if (self.root / "model_index.json").is_file():
+                self._check_onnx()
                 return None
             raise BundleError(
                 f"bundle {self.root}: got a folder without {MANIFEST_NAME} and model_index.json, expected a bundle; "
@@ -72,6 +73,18 @@ class Bundle:
                 if name not in manifest.files:
                     raise BundleError(f"{path}: the file {name!r} is used but not listed under files; export again")
         return manifest
+
+    def _check_onnx(self) -> None:
+        """Refuse a folder of diffusers without graphs.
+
+        Raises:
+            BundleError: It is a checkpoint.
+        """
+        if not any(self.root.glob("*/model.onnx")):
+            raise BundleError(
+                f"bundle {self.root}: this is a PyTorch checkpoint in diffusers format, not a bundle; make one with "
+                f"'diffoundry export --model {self.root} --target onnxruntime -o NAME.bundle'"
+            )
 
     @property
     def pipeline_class(self) -> str:

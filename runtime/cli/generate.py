@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,12 @@ _image = options_in("Image")
 
 _output = options_in("Output")
 
+_STEPS_HELP = "Steps of the scheduler.  [default: the pipeline's own: 50 for most, 28 for Stable Diffusion 3]"
+
+_SCALE_HELP = (
+    "1 or less turns guidance off.  [default: the pipeline's own: 7.5; Stable Diffusion XL: 5; Stable Diffusion 3: 7]"
+)
+
 _EXAMPLES = (
     'diffoundry generate emoji.bundle "red apple" --seed 0 -o apple.png',
     'diffoundry generate emoji.bundle "green apple" --image apple.png --strength 0.7',
@@ -51,8 +58,8 @@ _EXAMPLES = (
 @bundle_argument
 @click.argument("prompt", nargs=-1)
 @_image("--negative", "negative_prompt", help="Negative prompt: what the image should not show.")
-@_image("--steps", "num_inference_steps", type=int, help="Steps of the scheduler.  [default: 50]")
-@_image("--guidance-scale", type=float, help="1 or less turns guidance off.  [default: 7.5, Stable Diffusion XL 5]")
+@_image("--steps", "num_inference_steps", type=int, help=_STEPS_HELP)
+@_image("--guidance-scale", type=float, help=_SCALE_HELP)
 @_image("--guidance-rescale", type=float, help="Guidance rescale of Lin et al. 2023. 0 is off.  [default: 0]")
 @_image("--scheduler", help="A scheduler's name, such as EulerDiscrete.  [default: the checkpoint's]")
 @_image("--eta", type=float, help="DDIM's eta.  [default: 0]")
@@ -104,7 +111,7 @@ def command(
     load_adapters(pipeline, adapters["lora"], adapters["embedding"])
     paths = _paths(output, settings)
     run = pipeline.start(**settings, **read_images(images), **read_controls(controls))
-    _tell_truncated(run)
+    _tell_truncated(run, keepable=any(field.name == "long_prompts" for field in fields(pipeline.family.Inputs)))
     ignored = () if controls else pipeline.controlnets.names
     pipeline.components.open_all([name for name in pipeline.used_components if name not in ignored])
     result = _generate(run)
@@ -150,13 +157,12 @@ def _paths(output: Path, settings: Mapping[str, Any]) -> list[Path]:
     return [output.with_name(f"{output.stem}-{i}{output.suffix}") for i in range(count)]
 
 
-def _tell_truncated(run: Run) -> None:
+def _tell_truncated(run: Run, *, keepable: bool) -> None:
+    """Warn of text that was cut off. `keepable` is True if the pipeline takes --long-prompts."""
+    advice = "pass --long-prompts to keep it" if keepable else "shorten the prompt"
     for text in run.truncated:
         if text:
-            remark(
-                f"warning: the text encoder takes 77 tokens; this part of the prompt is cut off: {text!r}; "
-                f"pass --long-prompts to keep it"
-            )
+            remark(f"warning: the text encoder takes 77 tokens; this part of the prompt is cut off: {text!r}; {advice}")
 
 
 def _generate(run: Run) -> PipelineOutput:

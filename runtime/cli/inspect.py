@@ -52,9 +52,7 @@ def _print_summary(path: Path, manifest: Manifest, scheduler: dict[str, Any]) ->
     )
     joined = "".join(f" + {name}" for name in recipe.controlnets)
     out.print(f"model      {recipe.model}{joined}", markup=False, soft_wrap=True)
-    out.print(
-        f"scheduler  {scheduler.get('_class_name')}, {scheduler.get('prediction_type', 'epsilon')}", soft_wrap=True
-    )
+    out.print(f"scheduler  {_describe_scheduler(scheduler)}", soft_wrap=True)
     for name, dim in recipe.dims.items():
         out.print(f"{name:<10} {dim.describe()}", soft_wrap=True)
     if recipe.buckets:
@@ -66,6 +64,12 @@ def _print_summary(path: Path, manifest: Manifest, scheduler: dict[str, Any]) ->
     )
     versions = ", ".join(f"{name} {version}" for name, version in manifest.built_with.items())
     out.print(f"with       {versions}", soft_wrap=True)
+
+
+def _describe_scheduler(config: dict[str, Any]) -> str:
+    """Name a scheduler and what the denoiser predicts for it; flow matching leaves no choice."""
+    name = str(config.get("_class_name"))
+    return name if name.startswith(("Flow", "Piflow")) else f"{name}, {config.get('prediction_type', 'epsilon')}"
 
 
 def _engine_table(manifest: Manifest) -> Table:

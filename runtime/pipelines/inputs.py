@@ -75,16 +75,25 @@ class CommonInputs:
     callback_on_step_end: Callable[..., Any] | None = None
     callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",)
 
-    def check_size(self, size: tuple[int, int], multiple: int, recipe: Recipe | None) -> None:
-        """Refuse a size (height, width) in pixels that is no multiple of `multiple`, or that the engines do not take.
+    def check_size(self, size: tuple[int, int], pixels: int, patch: int, recipe: Recipe | None) -> None:
+        """Refuse a size (height, width) in pixels that makes no whole patches, or that the engines do not take.
+
+        Args:
+            size: Height and width.
+            pixels: Pixels to a side of a latent.
+            patch: Latents to a side of a patch of the denoiser; 1 without patches.
+            recipe: The bundle's; None allows every size.
 
         Raises:
             InputError: As said.
         """
+        multiple = pixels * patch
+        reason = f": a latent has {pixels} pixels and the denoiser takes patches of {patch}"
         dims, buckets = (recipe.dims, recipe.buckets) if recipe else ({}, ())
         for name, value in zip(("height", "width"), size, strict=True):
             if value % multiple or value < multiple:
-                raise InputError(f"{name}: got {value}, expected a multiple of {multiple} (pixels to a latent)")
+                why = reason if patch > 1 else " (pixels to a latent)"
+                raise InputError(f"{name}: got {value}, expected a multiple of {multiple}{why}")
             refusal = dims[name].refusal(value) if name in dims else None
             if refusal:
                 raise InputError(f"{name}: got {value}, {refusal}: that is what this bundle was exported for")

@@ -282,8 +282,8 @@ class DiffusionPipeline:
             default = common.height, common.width
         size = task.size(common, default or self.default_size, self.vae)
         manifest = self.components.bundle.manifest
-        multiple = self.vae.scale_factor * self.denoiser.patch_size
-        common.check_size(size, multiple, manifest.recipe if manifest else None)
+        pixels, patch = self.vae.scale_factor, self.denoiser.patch_size
+        common.check_size(size, pixels, patch, manifest.recipe if manifest else None)
         if controlled:
             control.check_size(nets, *task.canvas(*size))
         if self.vae.tiles and (kind.from_image or common.output_type != "latent"):

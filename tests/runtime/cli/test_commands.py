@@ -74,6 +74,16 @@ def test_a_long_prompt_says_what_was_cut(diffoundry, emoji_bundle, tmp_path):
     _, _, err = diffoundry("generate", emoji_bundle, "cat " * 90 + "dog", *_QUICK, "-o", tmp_path / "x.png")
     assert "this part of the prompt is cut off" in err
     assert "dog" in err
+    assert "; pass --long-prompts to keep it" in err
+
+
+def test_a_long_prompt_names_no_option_that_the_pipeline_lacks(diffoundry, portable_bundle, tmp_path):
+    options = ("--target", "onnxruntime", "--steps", "1", "--seed", "7", "-o", tmp_path / "x.png")
+    code, _, err = diffoundry("generate", portable_bundle("sd3"), "cat " * 90 + "dog", *options)
+    assert code == 0, err
+    assert "is cut off" in err
+    assert "shorten the prompt" in err
+    assert "--long-prompts" not in err
 
 
 @pytest.mark.parametrize(
@@ -144,11 +154,32 @@ def test_wrong_usage_ends_in_one_sentence(diffoundry, emoji_bundle, tmp_path, wo
 def test_inspect_shows_recipe_and_engines(diffoundry, emoji_bundle):
     _, out, _ = diffoundry("inspect", emoji_bundle)
     assert "stable_diffusion, onnxruntime fp32" in out
-    assert "DDIMScheduler, v_prediction" in out
+    assert "DDIMScheduler, v_prediction\n" in out
     _, out, _ = diffoundry("inspect", emoji_bundle, "--json")
     shown = json.loads(out)
     assert shown["manifest"]["recipe"]["model"] == "emoji"
     assert shown["components"] == ["text_encoder", "unet", "vae_encoder", "vae_decoder"]
+
+
+def test_inspect_shows_no_prediction_type_of_flow_matching(diffoundry, portable_bundle):
+    _, out, _ = diffoundry("inspect", portable_bundle("sd3"))
+    assert "scheduler  FlowMatchEulerDiscreteScheduler\n" in out
+
+
+@pytest.mark.parametrize("words", [("generate", "{folder}", "x"), ("inspect", "{folder}")])
+def test_a_checkpoint_instead_of_a_bundle_is_named(diffoundry, tiny_sd_checkpoint, words):
+    folder = tiny_sd_checkpoint("sd1")
+    code, out, err = diffoundry(*(word.format(folder=folder) for word in words))
+    assert (code, out) == (1, "")
+    assert f"bundle {folder}: this is a PyTorch checkpoint in diffusers format, not a bundle; make one with" in err
+    assert f"'diffoundry export --model {folder} --target onnxruntime -o NAME.bundle'" in err
+
+
+def test_help_states_the_default_of_each_pipeline(diffoundry):
+    _, out, _ = diffoundry("generate", "--help")
+    text = " ".join(out.split())
+    assert "[default: the pipeline's own: 50 for most, 28 for Stable Diffusion 3]" in text
+    assert "[default: the pipeline's own: 7.5; Stable Diffusion XL: 5; Stable Diffusion 3: 7]" in text
 
 
 def test_a_folder_without_a_manifest_generates_the_same(diffoundry, emoji_bundle, tmp_path):

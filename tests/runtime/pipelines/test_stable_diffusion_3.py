@@ -142,7 +142,10 @@ def test_a_callback_sees_and_changes_what_diffusers_does(sd3, theirs):
         ({"max_sequence_length": 513}, "max_sequence_length: got 513, expected a whole number from 2 to 512"),
         ({"clip_skip": 2}, "clip_skip: got 2, expected a whole number from 0 to 1"),
         ({"prompt_3": ["a", "b"]}, "prompt_3: got 2 entries, expected a string or 1 of them"),
-        ({"height": 72}, "height: got 72, expected a multiple of 16"),
+        (
+            {"height": 72},
+            "height: got 72, expected a multiple of 16: a latent has 8 pixels and the denoiser takes patches of 2",
+        ),
         ({"width": 208}, "width: got 208, expected 16 to 192"),
         ({"image": object()}, "image: text to image is all that this checkpoint does here; leave it out"),
         ({"mask_image": object()}, "mask_image: text to image is all that this checkpoint does here"),
