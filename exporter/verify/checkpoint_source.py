@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint, open_recipe
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.errors import BundleError, CheckpointError, InputError
+from diffoundry.runtime.pipelines.registry import family_of_class
 
-__all__ = ["find_checkpoint", "identity_notes"]
+__all__ = ["check_family", "find_checkpoint", "identity_notes"]
 
 
 def find_checkpoint(bundle: Bundle) -> Checkpoint:
@@ -31,6 +32,21 @@ def find_checkpoint(bundle: Bundle) -> Checkpoint:
             f"bundle {bundle.root}: the checkpoint of its recipe cannot be opened: {error}; "
             f"name its current place with --against"
         ) from error
+
+
+def check_family(bundle: Bundle, checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint of another pipeline family than the bundle's.
+
+    Raises:
+        InputError: As said.
+    """
+    entry = family_of_class(bundle.pipeline_class)
+    family = bundle.manifest.family if bundle.manifest else entry and entry.name
+    if family != checkpoint.family.name:
+        raise InputError(
+            f"checkpoint {checkpoint.name}: got a checkpoint of another pipeline family, {checkpoint.family.name}; the "
+            f"bundle {bundle.root} is of {family}; pass the checkpoint that it was exported from"
+        )
 
 
 def identity_notes(bundle: Bundle, checkpoint: Checkpoint) -> Iterator[str]:

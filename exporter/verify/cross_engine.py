@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 import diffoundry
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
 from diffoundry.exporter.reference.pipeline import reference_pipeline
-from diffoundry.exporter.verify.checkpoint_source import find_checkpoint
+from diffoundry.exporter.verify.checkpoint_source import check_family, find_checkpoint
 from diffoundry.exporter.verify.checks.gates import coarsest, pair_psnr, promised_gates
 from diffoundry.exporter.verify.checks.metrics import psnr
 from diffoundry.exporter.verify.checks.ssim import ssim
@@ -69,7 +69,8 @@ def compare_engines(
 
     Raises:
         BundleError: The folder is no bundle, or a file of it was changed after the export.
-        InputError: There is nothing to compare: one engine, and no checkpoint.
+        InputError: There is nothing to compare: one engine, and no checkpoint; or the checkpoint is of another
+            pipeline family.
         EngineError: No engine of the bundle can run here. An engine that fails while it runs is a failed check.
     """
     started = time.perf_counter()
@@ -82,6 +83,8 @@ def compare_engines(
             checkpoint = find_checkpoint(opened)
         except (CheckpointError, InputError) as error:
             notes.append(f"without diffusers: {error}")
+    if checkpoint is not None:
+        check_family(opened, checkpoint)
     if len(variants) + (checkpoint is not None) < 2:
         raise InputError(
             f"bundle {opened.root}: got one set of engines that can run here, {variants[0].name}, and nothing to "

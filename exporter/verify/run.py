@@ -8,7 +8,7 @@ from functools import partial
 
 import diffoundry
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
-from diffoundry.exporter.verify.checkpoint_source import find_checkpoint, identity_notes
+from diffoundry.exporter.verify.checkpoint_source import check_family, find_checkpoint, identity_notes
 from diffoundry.exporter.verify.checks.components import compare_component
 from diffoundry.exporter.verify.checks.configs import check_files
 from diffoundry.exporter.verify.checks.gates import Gates, coarsest, gates_for, promised_gates
@@ -56,7 +56,7 @@ def verify(
     Raises:
         BundleError: The folder is no bundle, or a file of it was changed after the export.
         CheckpointError: The checkpoint cannot be read.
-        InputError: A folder without a recipe and no checkpoint.
+        InputError: A folder without a recipe and no checkpoint, or a checkpoint of another pipeline family.
         EngineError: No engine of the bundle can run here. An engine that fails while it runs is a failed check.
     """
     started = time.perf_counter()
@@ -64,6 +64,7 @@ def verify(
     opened = Bundle(bundle)
     variants, absent = find_variants(opened, request)
     checkpoint = checkpoint or find_checkpoint(opened)
+    check_family(opened, checkpoint)
     progress.update("reading the bundle", 0, 1)
     files = check_files(opened)
     pipeline = open_pipeline(variants[0].components, safety_checker=None)

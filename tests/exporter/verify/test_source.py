@@ -1,11 +1,15 @@
 """Checkpoint that a bundle is compared with by default."""
 
+import re
+import shutil
 from types import SimpleNamespace
 
 import pytest
 
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
-from diffoundry.exporter.verify.checkpoint_source import find_checkpoint, identity_notes
+from diffoundry.exporter.verify import compare_engines, verify
+from diffoundry.exporter.verify.checkpoint_source import check_family, find_checkpoint, identity_notes
+from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.bundle.specs import FusedLora, Recipe
 from diffoundry.runtime.errors import BundleError, CheckpointError, InputError
 
@@ -52,3 +56,25 @@ def test_a_seed_that_is_no_number_is_refused():
 def test_a_folder_without_a_recipe_needs_a_name():
     with pytest.raises(InputError, match="b: got a folder without a manifest.*--against"):
         find_checkpoint(SimpleNamespace(root="b", manifest=None))
+
+
+@pytest.mark.parametrize("compare", [verify, compare_engines])
+def test_a_checkpoint_of_another_family_is_refused(portable_bundle, tiny_sd_checkpoint, compare):
+    bundle, other = portable_bundle("sd3"), tiny_sd_checkpoint("sd1")
+    message = (
+        f"checkpoint {other}: got a checkpoint of another pipeline family, stable_diffusion; the bundle {bundle} is of "
+        f"stable_diffusion_3; pass the checkpoint that it was exported from"
+    )
+    with pytest.raises(InputError, match=re.escape(message)):
+        compare(bundle, open_checkpoint(str(other)))
+
+
+def test_the_family_of_a_folder_without_a_recipe_follows_from_its_class(portable_bundle, tiny_sd_checkpoint, tmp_path):
+    bundle = Bundle(shutil.copytree(portable_bundle("sd3"), tmp_path / "b", ignore=_ignore_manifest))
+    check_family(bundle, open_checkpoint(str(tiny_sd_checkpoint("sd3"))))
+    with pytest.raises(InputError, match="family, stable_diffusion; the bundle .* is of stable_diffusion_3"):
+        check_family(bundle, open_checkpoint(str(tiny_sd_checkpoint("sd1"))))
+
+
+def _ignore_manifest(_folder, _names):
+    return ["diffoundry.json"]
