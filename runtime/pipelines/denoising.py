@@ -50,6 +50,7 @@ def denoise(
     eta: float = 0.0,
     after_step: AfterStep | None = None,
     step_end: StepEnd | None = None,
+    scale_input: bool = True,
 ) -> Iterator[Step]:
     """Run the loop and yield after every step; a caller that stops iterating has cancelled.
 
@@ -58,16 +59,19 @@ def denoise(
     Args:
         scheduler: With its timesteps set; no other loop may use it.
         predict: The model, guidance included.
-        latents: Start, float32 (B, ...), in units of `init_noise_sigma`.
+        latents: Start, float32 (B, ...), in the scheduler's scale.
         timesteps: Those of the scheduler's `model_timesteps` that are run, in order.
         generator: Noise for stochastic schedulers.
         eta: DDIM's eta; schedulers without one ignore it.
         after_step: Changes the latents of a step before they go on, or None.
         step_end: The caller's own function, called after that, or None.
+        scale_input: True if the model takes the latents as `scale_model_input` scales them, False for the latents
+            themselves.
     """
     total = len(timesteps)
     for index, timestep in enumerate(timesteps):
-        output = predict(scheduler.scale_model_input(latents, timestep), timestep, index)
+        scaled = scheduler.scale_model_input(latents, timestep) if scale_input else latents
+        output = predict(scaled, timestep, index)
         latents = scheduler.loop_step(output, timestep, latents, generator=generator, eta=eta).prev_sample
         if after_step is not None:
             latents = after_step(timesteps[index + 1] if index + 1 < total else None, latents)

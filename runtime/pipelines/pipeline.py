@@ -224,11 +224,13 @@ class DiffusionPipeline:
         options = EncodeOptions(*call.size, common.num_images_per_prompt, guidance.guided, task.from_image)
         condition = self.family.encode(call.prompts, options)
         seed, generator = make_generators(common, call.images)
+        scaled = self.family.scales_latents
         context = TaskContext(
             inputs=common,
             scheduler=scheduler,
             steps=steps,
             begin_index=None if call.control else self.family.begin_index,
+            noise_scale=float(scheduler.init_noise_sigma) if scaled else 1.0,
             vae=self.vae,
             generator=generator,
             shape=shape,
@@ -248,7 +250,7 @@ class DiffusionPipeline:
         statistics = not (call.control and task.name in self.family.skip_normalization_tasks)
         return Run(
             steps=denoise(
-                scheduler, predict, init.latents, timesteps, generator, common.eta, init.after_step, step_end
+                scheduler, predict, init.latents, timesteps, generator, common.eta, init.after_step, step_end, scaled
             ),
             total=len(timesteps),
             latents=init.latents,

@@ -41,6 +41,8 @@ class Family:
         begin_index: Value for `scheduler.set_begin_index` in text to image without ControlNets. None lets the scheduler
             search for the first timestep; the result differs when a timestep occurs twice.
         callback_tensors: Names of the tensors of `callback_on_step_end` to inputs of the denoiser.
+        scales_latents: True if the first noise is multiplied by the scheduler's `init_noise_sigma`, and the input of
+            the denoiser scaled by `scale_model_input`. False for families that do neither in diffusers.
         tasks: Names of the tasks that it can do; None for all that fit the denoiser's channels.
         required_args: Arguments that this checkpoint cannot do without.
         denoiser: The network that is called in every step.
@@ -54,6 +56,7 @@ class Family:
     skip_normalization_tasks: ClassVar[tuple[str, ...]] = ()
     begin_index: ClassVar[int | None] = None
     callback_tensors: ClassVar[Mapping[str, str]] = {"prompt_embeds": "encoder_hidden_states"}
+    scales_latents: ClassVar[bool] = True
     tasks: ClassVar[tuple[str, ...] | None] = None
 
     required_args: tuple[str, ...] = ()

@@ -91,6 +91,7 @@ class StableDiffusion3(Family):
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "text_to_image": {"num_inference_steps": 28, "guidance_scale": 7.0}
     }
+    scales_latents: ClassVar[bool] = False
     tasks: ClassVar[tuple[str, ...] | None] = ("text_to_image",)
     callback_tensors: ClassVar[Mapping[str, str]] = {
         "prompt_embeds": "encoder_hidden_states",

@@ -31,6 +31,7 @@ class TaskContext:
         scheduler: With its timesteps set; of this run alone.
         steps: The number of steps as the caller counts them; a scheduler may make more.
         begin_index: As `Family.begin_index`.
+        noise_scale: Factor of the first noise.
         vae: Images to latents and back.
         generator: One, or one for each image; draws happen in diffusers' order.
         shape: Of the latents, (B, ...).
@@ -43,6 +44,7 @@ class TaskContext:
     scheduler: Scheduler[Any]
     steps: int
     begin_index: int | None
+    noise_scale: float
     vae: AutoencoderKL
     generator: Generator | Sequence[Generator]
     shape: tuple[int, ...]
@@ -142,8 +144,7 @@ class TextToImage(Task):
 
     def begin(self, context: TaskContext) -> LoopInit:
         """Scale noise for the scheduler; diffusers: `prepare_latents`."""
-        scheduler = context.scheduler
-        latents = context.noise() * np.float32(scheduler.init_noise_sigma)
+        scheduler, latents = context.scheduler, context.noise() * context.noise_scale
         if context.begin_index is None:
             return LoopInit(latents=latents, timesteps=scheduler.model_timesteps)
         return LoopInit(latents=latents, timesteps=start_at_index(scheduler, context.begin_index))

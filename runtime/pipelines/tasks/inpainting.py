@@ -141,7 +141,7 @@ class Inpainting(Task):
     ) -> FloatArray:
         """Return noise alone, the image with the noise of the first timestep, or the image that has it already."""
         if image is None or not self._begins_with_image(context.inputs):
-            return noise * float(context.scheduler.init_noise_sigma)
+            return noise * context.noise_scale
         return image if self.denoising_start is not None else add_noise(context.scheduler, image, noise, timesteps[0])
 
     def _kept_latents(self, context: TaskContext, kept: FloatArray) -> FloatArray:

@@ -106,5 +106,5 @@ class Instruction(Task):
         """
         image = fill_batch(context.vae.mode(read_image(self.image)), context.images)
         rows = [image] if context.copies == 1 else [image, image, np.zeros_like(image)]
-        latents = context.noise() * float(context.scheduler.init_noise_sigma)
+        latents = context.noise() * context.noise_scale
         return LoopInit(latents=latents, timesteps=context.scheduler.model_timesteps, channels=np.concatenate(rows))

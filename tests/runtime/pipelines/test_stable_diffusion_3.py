@@ -1,5 +1,6 @@
 """Stable Diffusion 3 against diffusers' own pipeline on tiny random checkpoints, after every step."""
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -46,6 +47,15 @@ CASES = {
 def test_every_step_is_diffusers(sd3, theirs, arguments):
     steps = {} if arguments in ({}, CASES["ten steps"], CASES["sigmas"]) else {"num_inference_steps": 4}
     compare(sd3, theirs, "a red apple", **steps, **arguments)
+
+
+@pytest.mark.parametrize("name", ["EulerDiscrete", "HeunDiscrete", "LMSDiscrete"])
+def test_schedulers_that_scale_latents_elsewhere_are_diffusers(sd3, base, theirs, name):
+    """diffusers' pipeline calls no `scale_model_input`, and multiplies the noise by no `init_noise_sigma`."""
+    other = getattr(diffusers, f"{name}Scheduler").from_config(theirs.scheduler.config)
+    assert other.init_noise_sigma > 2
+    expected = diffusers_pipeline(base, PIPELINE, scheduler=other)
+    compare(sd3, expected, "a red apple", num_inference_steps=4, ours_only={"scheduler": name})
 
 
 def test_several_prompts_and_seeds(sd3, theirs):
