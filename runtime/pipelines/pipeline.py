@@ -297,6 +297,7 @@ class DiffusionPipeline:
         """Return a scheduler with its timesteps set, and the number of steps as the caller counts them."""
         scheduler, channels = self.scheduler(common.scheduler), self.denoiser.out_channels
         scheduler.check_loop(channels=shape[1], output_channels=channels, eta=common.eta, mu=common.mu)
+        scheduler.check_latents(scaled=self.family.scales_latents)
         return scheduler, set_timesteps(scheduler, common, self.denoiser.image_tokens(shape))
 
     def scheduler(self, name: str | None = None) -> Scheduler[Any]:

@@ -35,6 +35,11 @@ class LoopInterface:
     """True where `step` has the argument `eta`."""
     needed_loop: ClassVar[str | None] = None
     """The loop that this scheduler needs, where `loop_step` cannot drive it: its pipeline class and its work."""
+    made_for: ClassVar[str | None] = None
+    """The models that this scheduler is for, where diffusers' pipelines for Stable Diffusion 1, 2 and XL cannot run it:
+    its class there has no `init_noise_sigma`, no `order`, or a `step` with other arguments."""
+    runs_unscaled: ClassVar[bool] = True
+    """False where diffusers' pipelines that scale no latents, such as Stable Diffusion 3, cannot run it either."""
 
     @property
     def takes_mu(self) -> bool:
@@ -108,6 +113,22 @@ class LoopInterface:
                 f"{name} ignores mu, but mu is {mu}. Leave it out, or choose a flow-matching scheduler with the option "
                 "'use_dynamic_shifting'."
             )
+
+    def check_latents(self, *, scaled: bool) -> None:
+        """Refuse a pipeline in which diffusers cannot run this scheduler, before its first step.
+
+        Args:
+            scaled: True if the pipeline scales latents: by `init_noise_sigma` and `scale_model_input`.
+
+        Raises:
+            InputError: the scheduler is for other models.
+        """
+        if self.made_for is None or (self.runs_unscaled and not scaled):
+            return
+        raise InputError(
+            f"{type(self).__name__} is for {self.made_for}, but this checkpoint is another model. Choose another "
+            f"scheduler, for example {'EulerDiscreteScheduler' if scaled else 'FlowMatchEulerDiscreteScheduler'}."
+        )
 
     def loop_step(
         self,

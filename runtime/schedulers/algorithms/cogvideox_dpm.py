@@ -28,6 +28,9 @@ class CogVideoXDPMScheduler(CogVideoXScheduler):
     one does not take them.
     """
 
+    made_for = "CogVideoX, which generates videos"
+    runs_unscaled = False
+
     def _reset(self) -> None:
         # timestep and x0 of the call before, for `_loop_step`
         self._before: tuple[int, Sample | None] | None = None

@@ -50,6 +50,7 @@ class ConsistencyDecoderScheduler(DiscreteScheduler[ConsistencyDecoderOptions]):
     """
 
     Options = ConsistencyDecoderOptions
+    made_for = "the consistency decoder of DALL-E 3"
 
     def _make_betas(self) -> Float32Array:
         # the cosine schedule has neither start nor end

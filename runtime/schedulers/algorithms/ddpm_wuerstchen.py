@@ -42,6 +42,8 @@ class DDPMWuerstchenScheduler(Scheduler[DDPMWuerstchenOptions]):
     """
 
     Options = DDPMWuerstchenOptions
+    made_for = "Wuerstchen models"
+    runs_unscaled = False
     custom_schedules = frozenset({"timesteps"})
     combines_schedules = True
 

@@ -56,6 +56,7 @@ class PiflowScheduler(IndexedScheduler[PiflowOptions]):
     """
 
     Options = PiflowOptions
+    made_for = "flow-matching models with the policy of pi-Flow"
 
     def output_channels(self, channels: int) -> tuple[int, ...]:
         """Return the accepted number of output channels: one set of velocities for each place of the grid."""

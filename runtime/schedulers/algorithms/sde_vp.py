@@ -40,6 +40,8 @@ class ScoreSdeVpScheduler(Scheduler[ScoreSdeVpOptions]):
     """
 
     Options = ScoreSdeVpOptions
+    made_for = "score models of a variance-preserving SDE"
+    runs_unscaled = False
 
     def _training_schedule(self) -> Schedule:
         # nothing is planned, and there are no training steps to list

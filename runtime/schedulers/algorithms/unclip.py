@@ -45,6 +45,8 @@ class UnCLIPScheduler(DiscreteScheduler[UnCLIPOptions]):
     """
 
     Options = UnCLIPOptions
+    made_for = "unCLIP models such as Karlo"
+    runs_unscaled = False
 
     def _make_betas(self) -> Float32Array:
         # the cosine schedule has neither start nor end

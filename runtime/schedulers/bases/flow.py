@@ -36,6 +36,8 @@ class StraightPathScheduler(IndexedScheduler[C]):
     Lipman et al. 2022, https://arxiv.org/abs/2210.02747.
     """
 
+    made_for = "flow-matching models such as Stable Diffusion 3"
+
     sigmas: Float32Array
 
     def scale_noise(

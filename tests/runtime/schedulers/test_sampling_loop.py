@@ -124,6 +124,19 @@ def test_schedulers_that_take_eta_are_those_of_diffusers(declaration):
     assert scheduler_class(declaration.name).takes_eta == takes
 
 
+def test_models_that_a_scheduler_is_for_are_named_where_the_pipelines_of_diffusers_cannot_run_it(declaration):
+    """Their loops read `init_noise_sigma` and `order`, and call `step` with the output, the timestep and the sample."""
+    ours, name = scheduler_class(declaration.name), declaration.name
+    if name in NEEDED_LOOPS and not name.startswith("Helios"):
+        return
+    theirs = getattr(reference, name)()
+    step = getattr(theirs, "step", None)
+    runs = hasattr(theirs, "order") and step is not None
+    runs = runs and list(inspect.signature(step).parameters)[:3] == ["model_output", "timestep", "sample"]
+    assert ours.runs_unscaled == runs
+    assert (ours.made_for is None) == (runs and hasattr(theirs, "init_noise_sigma"))
+
+
 def test_zero_eta_is_ignored_by_the_others_and_another_one_refused():
     scheduler = scheduler_class("EulerDiscreteScheduler")()
     scheduler.check_loop(eta=0.0)
