@@ -1,5 +1,9 @@
 """Every error that diffoundry raises for a user: one base class, one sentence form."""
 
+from collections.abc import Sequence
+
+from diffoundry.runtime.suggest import did_you_mean
+
 __all__ = [
     "BundleError",
     "CheckpointError",
@@ -8,6 +12,7 @@ __all__ = [
     "EngineError",
     "InputError",
     "MissingExtraError",
+    "UnknownArgumentError",
 ]
 
 
@@ -20,6 +25,22 @@ class DiffoundryError(Exception):
 
 class InputError(DiffoundryError, ValueError):
     """An argument of a call or a command is wrong."""
+
+
+class UnknownArgumentError(InputError):
+    """A pipeline has no argument of this name.
+
+    Attributes:
+        name: Name of the argument.
+        known: Names that the pipeline takes, in alphabetical order.
+    """
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        self.name, self.known = name, known
+        question = did_you_mean(name, known)
+        expected = f"one of {', '.join(known)}"
+        link = f".{question} Expected" if question else ", expected"
+        super().__init__(f"{name}: no such argument{link} {expected}")
 
 
 class ConfigError(DiffoundryError, ValueError):

@@ -3,10 +3,19 @@
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["did_you_mean"]
+__all__ = ["did_you_mean", "nearest_words"]
+
+
+_CUTOFF = 0.68
+"""Least similarity, 0 to 1: "negative" resembles "negative_prompt" (0.70), "mask" does not resemble "sigmas" (0.60)."""
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:
     """A question that names the nearest of `words`, with a space before it, or nothing when none is near."""
-    near = difflib.get_close_matches(word, list(words), n=1)
+    near = nearest_words(word, words, 1)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def nearest_words(word: str, words: Iterable[str], most: int = 3) -> list[str]:
+    """Return the words that resemble `word`, the nearest first."""
+    return difflib.get_close_matches(word, list(words), n=most, cutoff=_CUTOFF)

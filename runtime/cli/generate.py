@@ -19,6 +19,7 @@ from diffoundry.runtime.cli.options import (
     json_option,
     take_engine_options,
     tell_choice,
+    unknown_options,
 )
 from diffoundry.runtime.cli.pipeline_options import PIPELINE_SETTINGS, pipeline_options, read_images, take_images
 from diffoundry.runtime.cli.prompt_options import PROMPT_SETTINGS, prompt_options, take_prompts
@@ -110,7 +111,8 @@ def command(
     parts = take_vae_settings(pipeline, settings)
     load_adapters(pipeline, adapters["lora"], adapters["embedding"])
     paths = _paths(output, settings)
-    run = pipeline.start(**settings, **read_images(images), **read_controls(controls))
+    with unknown_options(command):
+        run = pipeline.start(**settings, **read_images(images), **read_controls(controls))
     _tell_truncated(run, keepable=any(field.name == "long_prompts" for field in fields(pipeline.family.Inputs)))
     ignored = () if controls else pipeline.controlnets.names
     pipeline.components.open_all([name for name in pipeline.used_components if name not in ignored])

@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,8 +11,10 @@ from diffoundry.runtime.cli.console import remark
 from diffoundry.runtime.cli.help import options_in
 from diffoundry.runtime.engines.protocol import EngineOptions
 from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.errors import InputError, UnknownArgumentError
+from diffoundry.runtime.suggest import nearest_words
 
-__all__ = ["bundle_argument", "engine_options", "json_option", "take_engine_options", "tell_choice"]
+__all__ = ["bundle_argument", "engine_options", "json_option", "take_engine_options", "tell_choice", "unknown_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -54,3 +57,20 @@ def tell_choice(components: EngineSession) -> None:
     """
     for sentence in components.notes():
         remark(f"note: {sentence}; another engine of the bundle is used")
+
+
+@contextmanager
+def unknown_options(command: click.Command) -> Iterator[None]:
+    """Name the option of a command that a pipeline has no argument for, as typed, and the nearest ones that it takes.
+
+    Raises:
+        InputError: The pipeline raised an `UnknownArgumentError`.
+    """
+    try:
+        yield
+    except UnknownArgumentError as error:
+        typed = {p.name: p.opts[0] for p in command.params if p.name and p.opts[0].startswith("--")}
+        near = [typed[name] for name in nearest_words(error.name, [name for name in error.known if name in typed])]
+        advice = f". Did you mean {' or '.join(near)}?" if near else "; leave it out"
+        option = typed.get(error.name, error.name)
+        raise InputError(f"{option}: no such argument of this pipeline{advice}") from error

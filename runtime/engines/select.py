@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from diffoundry.runtime.bundle.specs import EngineSpec
 from diffoundry.runtime.engines.plugins import TargetPlugin, list_plugins
 from diffoundry.runtime.errors import EngineError
+from diffoundry.runtime.suggest import did_you_mean
 
 __all__ = ["EngineSelection", "select_engine"]
 
@@ -36,6 +37,7 @@ def select_engine(
     Raises:
         EngineError: None can; the message lists the engines of the bundle with the reasons.
     """
+    plugins = {plugin.name: plugin for plugin in list_plugins()}
     held = ", ".join(f"{spec.target} {spec.precision}" for spec in specs)
     wanted = [s for s in specs if target in (None, s.target) and precision in (None, s.precision)]
     if not wanted:
@@ -43,8 +45,8 @@ def select_engine(
         raise EngineError(
             f"component {component!r}: got no engine for {asked}, the bundle holds {held}; "
             f"add it with 'diffoundry build' and --target and --precision, or ask for one of those"
+            f"{_suggest(target, {*plugins, *(spec.target for spec in specs)})}"
         )
-    plugins = {plugin.name: plugin for plugin in list_plugins()}
     skipped: list[str] = []
     for spec in wanted:
         reason, place = _obstacle(spec, plugins.get(spec.target), device)
@@ -52,6 +54,12 @@ def select_engine(
             return EngineSelection(spec=spec, device=place, skipped=tuple(skipped))
         skipped.append(f"{spec.target} {spec.precision}: {reason}")
     raise EngineError(f"component {component!r}: no engine of the bundle can run here. {'. '.join(skipped)}")
+
+
+def _suggest(target: str | None, known: set[str]) -> str:
+    """Suggest the nearest target for a word that names none, or return nothing."""
+    suggestion = did_you_mean(target, sorted(known)) if target and target not in known else ""
+    return suggestion and f".{suggestion}"
 
 
 def _obstacle(spec: EngineSpec, plugin: TargetPlugin | None, device: str | None) -> tuple[str | None, str]:

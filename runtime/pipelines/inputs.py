@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from diffoundry.runtime.bundle.specs import Recipe
-from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.errors import InputError, UnknownArgumentError
 from diffoundry.runtime.images.postprocess import OUTPUT_TYPES
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.random import Generator, TorchCpuGenerator
@@ -192,13 +192,14 @@ def sort_arguments(
         hint: Name of an argument that none of them has, to the way to use it; None when there is no such argument.
 
     Raises:
-        InputError: An unknown argument, or a missing one.
+        UnknownArgumentError: An argument that nothing takes.
+        InputError: An argument of another task, or a missing one.
     """
     names = [{field.name for field in fields(kind)} for kind in kinds]
     for name in arguments:
         if not any(name in own for own in names):
-            expected = ", ".join(sorted(set().union(*names)))
-            raise InputError(f"{name}: {hint(name) or f'no such argument, expected one of {expected}'}")
+            way = hint(name)
+            raise InputError(f"{name}: {way}") if way else UnknownArgumentError(name, sorted(set().union(*names)))
     for kind in kinds:
         for field in fields(kind):
             if field.default is MISSING and field.default_factory is MISSING and field.name not in arguments:

@@ -94,6 +94,16 @@ def test_a_long_prompt_names_no_option_that_the_pipeline_lacks(diffoundry, porta
         (["generate", "{bundle}", "x", "--steps", "many"], 2, "'many' is not a valid integer"),
         (["generate", "{bundle}", "x", "--scheduler", "Magic"], 1, "'MagicScheduler' is unknown, expected one of"),
         (["generate", "{bundle}", "x", "--height", "65"], 1, "height: got 65, expected a multiple of 8"),
+        (
+            ["generate", "{bundle}", "x", "--prompt-3", "y"],
+            1,
+            "--prompt-3: no such argument of this pipeline; leave it out",
+        ),
+        (
+            ["generate", "{bundle}", "x", "--negative-3", "y"],
+            1,
+            "--negative-3: no such argument of this pipeline. Did you mean --negative?",
+        ),
         (["generate", "{bundle}", "x", "--device", "abacus"], 1, "device: got 'abacus', expected one of cpu"),
         (["generate", "{bundle}", "x", "--target", "abacus"], 1, "got no engine for abacus, the bundle holds onnx"),
         (["generate", "{bundle}", "x", "--steps", "1", "-o", "{tmp}/no/such/x.png"], 1, "{tmp}/no/such"),

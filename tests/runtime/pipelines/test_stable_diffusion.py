@@ -176,6 +176,10 @@ def test_what_was_cut_off_is_reported(emoji):
             {"prompt": "x", "strength": 0.5},
             "strength: text to image has no such argument; pass image for image to image",
         ),
+        (
+            {"prompt": "x", "negative_promt": "y"},
+            r"negative_promt: no such argument\. Did you mean 'negative_prompt'\? Expected one of callback_on_step",
+        ),
         ({"prompt": "x", "magic": 0.5}, "magic: no such argument, expected one of callback_on_step_end, callback_on"),
         ({"prompt": "x", "denoising_end": 1.5}, "denoising_end: got 1.5, expected a number above 0 and below 1"),
         (
