@@ -11,11 +11,11 @@ _ROOT = Path(__file__).parents[1]
 
 # Tests of the runtime that need nothing but the base dependencies, pytest and hypothesis.
 _UNIT_TESTS = (
-    "tests/runtime/test_records.py",
-    "tests/runtime/test_bundle.py",
-    "tests/runtime/test_components.py",
-    "tests/runtime/test_png.py",
-    "tests/runtime/test_png_read.py",
+    "tests/runtime/bundle/test_json_codec.py",
+    "tests/runtime/bundle/test_bundle.py",
+    "tests/runtime/engines/test_session.py",
+    "tests/runtime/images/test_png.py",
+    "tests/runtime/images/test_png_read.py",
     "tests/runtime/random",
 )
 
@@ -47,10 +47,11 @@ def test_only_the_base_dependencies_are_there(bare_python):
     assert present <= {"click", "rich"}
 
 
-def test_every_module_of_the_runtime_but_the_command_line_imports(bare_python):
+def test_every_module_of_the_runtime_but_commands_and_reports_imports(bare_python):
     code = (
         "import importlib, pkgutil, diffoundry.runtime as r\n"
-        "names = [i.name for i in pkgutil.walk_packages(r.__path__, 'diffoundry.runtime.') if '.cli' not in i.name]\n"
+        "names = [i.name for i in pkgutil.walk_packages(r.__path__, 'diffoundry.runtime.') "
+        "if not i.name.startswith(('diffoundry.runtime.cli', 'diffoundry.runtime.report.'))]\n"
         "[importlib.import_module(name) for name in names]\n"
         "print(len(names))"
     )

@@ -65,7 +65,7 @@ ONLY_RTX = {
     "IRuntimeConfig": "create_runtime_cache cuda_graph_strategy set_runtime_cache",
     "Runtime": "engine_header_size get_engine_validity",
 }
-"""What of it TensorRT does not have (None: the whole class): the code reaches it through the flavour's flags."""
+"""What of it TensorRT does not have (None: the whole class): the code reaches it through the flags of `Sdk`."""
 
 
 def members(table):
@@ -76,7 +76,7 @@ def members(table):
 def mentioned():
     """Every attribute in the target's code, and the names directly on a module called `trt`."""
     attributes, direct = set(), set()
-    for path in BACKEND.glob("*.py"):
+    for path in sorted(BACKEND.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute):
                 attributes.add(node.attr)

@@ -76,6 +76,7 @@ def test_the_recipe_makes_the_same_graphs_again_for_any_target(tiny_folder):
         assert first == second
 
 
+@pytest.mark.slow
 def test_calibration_is_deterministic(tiny_folder, tmp_path):
     other = Path(shutil.copytree(tiny_folder, tmp_path / "other.bundle"))
     asked = request(budget=Budget(min_psnr=35))

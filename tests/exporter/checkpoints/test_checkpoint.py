@@ -228,7 +228,9 @@ def test_a_name_that_is_nothing():
         rf"expected a diffusers folder, a single \.safetensors file, a hub id such as org/name, or an alias {aliases}"
     )
     for model in ("sd99", "./no/such/folder", "", "a/b/c"):
-        with pytest.raises(CheckpointError, match=re.escape(f"model {model!r}: not found, ") + forms):
+        with pytest.raises(
+            CheckpointError, match=re.escape(f"model {model!r}: no folder or file {model!r} here, ") + forms
+        ):
             open_checkpoint(model)
 
 

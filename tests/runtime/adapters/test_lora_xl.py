@@ -60,14 +60,22 @@ def test_the_files_names_are_those_of_the_original_code(make_lora, tmp_path):
     ("form", "pattern", "message"),
     [
         # Stable Diffusion 1 has attentions at the first level, XL has none there
-        ("kohya", "attention", r"tensor 'lora_unet_down_blocks_0_attentions_0_.*' is for a layer that the unet of the"),
-        ("peft", "attention", r"tensor 'unet\.down_blocks\.0\.attentions\.0\..*' is for a layer that the unet of the"),
+        (
+            "kohya",
+            "attention",
+            r"tensor 'lora_unet_down_blocks_0_attentions_0_.*' is for a layer that the bundle's unet",
+        ),
+        (
+            "peft",
+            "attention",
+            r"tensor 'unet\.down_blocks\.0\.attentions\.0\..*' is for a layer that the bundle's unet",
+        ),
     ],
 )
 def test_a_lora_of_stable_diffusion_1_is_refused(xl, make_lora, tmp_path, form, pattern, message):
     ours = load(xl)
     path = make_lora(tmp_path / "x.safetensors", form, pattern)
-    with pytest.raises(InputError, match=f"LoRA .*x.safetensors: {message} bundle has not; it was trained for another"):
+    with pytest.raises(InputError, match=f"LoRA .*x.safetensors: {message} does not have; it was trained for another"):
         ours.loras.load(path)
     assert ours.loras.scales == {}
 

@@ -26,9 +26,9 @@ def arguments_of(pipeline, apple):
     [
         ("xl", IMAGE),
         ("xl", INPAINT),
-        ("xl-inpaint", INPAINT),  # nine channels
-        ("xl-distilled", TEXT),  # the guidance scale is an input
-        ("xl-refiner", IMAGE),  # the second text encoder alone, aesthetic scores
+        pytest.param("xl-inpaint", INPAINT, marks=pytest.mark.slow),  # nine channels
+        pytest.param("xl-distilled", TEXT, marks=pytest.mark.slow),  # the guidance scale is an input
+        pytest.param("xl-refiner", IMAGE, marks=pytest.mark.slow),  # the second text encoder alone, aesthetic scores
     ],
 )
 def test_every_step_is_diffusers(exported, tiny_sd_checkpoint, apple, variant, pipeline):

@@ -55,7 +55,9 @@ def run(modules, tmp_path, *options):
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="there Core ML itself answers")
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "quantization" else pytest.mark.slow) for name in QUICK]
+)
 def test_expected_values_of_apples_tests(tmp_path, name):
     modules, which, least = QUICK[name]
     passed, failed = run(modules, tmp_path, "-k", which)

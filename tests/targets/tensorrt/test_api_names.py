@@ -15,8 +15,8 @@ TENSORRT = json.loads((HERE / "recorded/api_tensorrt_11_4.json").read_text())
 CUDA = json.loads((HERE / "recorded/api_cuda_13_5.json").read_text())
 
 NOT_THE_VENDORS = {
-    "dtype", "file", "flags", "itemsize", "log", "logger", "name", "node", "numpy", "parse", "refittable", "shape",
-    "size", "type",
+    "dtype", "file", "flags", "itemsize", "log", "logger", "metadata", "name", "node", "numpy", "parse", "refittable",
+    "shape", "size", "type",
     "FLOAT", "INT32", "INT64", "UINT8",  # of ONNX's types
 }  # fmt: skip
 """Attributes of our own or of other libraries that happen to be called as some member of the classes in the table."""
@@ -75,7 +75,7 @@ def test_the_fake_of_cuda_has_only_names_of_cuda():
 def test_every_function_of_cuda_that_is_called_is_one():
     called = {
         node.args[0].value
-        for path in BACKEND.glob("*.py")
+        for path in BACKEND.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant)
         if str(node.args[0].value).startswith("cuda") and "." not in str(node.args[0].value)
