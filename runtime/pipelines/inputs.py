@@ -237,21 +237,13 @@ def as_list(texts: str | Sequence[str], count: int) -> list[str]:
 
 
 def check_fraction(name: str, value: float | None) -> None:
-    """Refuse a fraction of the schedule that is not above 0 and below 1; None is taken.
-
-    Raises:
-        InputError: As said.
-    """
+    """Refuse with an `InputError` a fraction of the schedule that is not above 0 and below 1; None is taken."""
     if value is not None and not (isinstance(value, int | float) and 0 < value < 1):
         raise InputError(f"{name}: got {value!r}, expected a number above 0 and below 1")
 
 
 def check_embeddings(name: str, values: object, count: int, axes: int) -> None:
-    """Refuse an optional argument that is no array of embeddings with a row for each prompt.
-
-    Raises:
-        InputError: Another type, number of axes or of rows.
-    """
+    """Refuse with an `InputError` an optional argument that is no array of embeddings with a row for each prompt."""
     if values is None:
         return
     shape = values.shape if isinstance(values, np.ndarray) and values.dtype.kind == "f" else None
@@ -262,11 +254,7 @@ def check_embeddings(name: str, values: object, count: int, axes: int) -> None:
 
 
 def check_texts(name: str, texts: object, count: int) -> None:
-    """Refuse an optional argument that is neither a text nor one for each prompt.
-
-    Raises:
-        InputError: It is something else, or of another length.
-    """
+    """Refuse with an `InputError` an optional argument that is neither a text nor one for each prompt."""
     if texts is None or isinstance(texts, str):
         return
     entries = list(texts) if isinstance(texts, Sequence) else [texts]

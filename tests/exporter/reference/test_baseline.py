@@ -198,6 +198,8 @@ def test_an_unknown_form_is_refused(tiny_sd_checkpoint, tmp_path):
 
 def test_a_folder_without_a_manifest_has_no_checkpoint(tmp_path):
     (tmp_path / "model_index.json").write_text("{}")
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet/model.onnx").touch()  # as Optimum exports it
     with pytest.raises(InputError, match="without a manifest, so its checkpoint is unknown"):
         torch_candidates(tmp_path, _REQUEST)
 
