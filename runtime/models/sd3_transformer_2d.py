@@ -32,8 +32,8 @@ class SD3Transformer2DModel:
         config = session.bundle.config(self.component)
         self.in_channels: int = config.get("in_channels", 16)
         self.out_channels: int = config.get("out_channels", 16)
-        size: int = config.get("sample_size", 128)
-        self.sample_size: tuple[int, int] | None = (size, size)
+        size: int | None = config.get("sample_size", 128)
+        self.sample_size: tuple[int, int] | None = None if size is None else (size, size)
         self.patch_size: int = config.get("patch_size", 2)
         self.width: int = config.get("joint_attention_dim", 4096)
         self._session = session

@@ -11,6 +11,7 @@ from diffoundry.runtime.errors import BundleError
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.autoencoder_tiny import AutoencoderTiny
 from diffoundry.runtime.models.registry import open_vae
+from diffoundry.runtime.models.sd3_transformer_2d import SD3Transformer2DModel
 from diffoundry.runtime.models.unet_2d_condition import UNet2DConditionModel
 
 
@@ -28,6 +29,13 @@ def session(config, network=""):
 )
 def test_sample_size_may_be_missing_null_or_two_numbers(config, size):
     assert UNet2DConditionModel(session(config)).sample_size == size
+
+
+@pytest.mark.parametrize(
+    ("config", "size"), [({}, (128, 128)), ({"sample_size": None}, None), ({"sample_size": 64}, (64, 64))]
+)
+def test_sample_size_of_stable_diffusion_3_may_be_missing_or_null(config, size):
+    assert SD3Transformer2DModel(session(config)).sample_size == size
 
 
 def test_defaults_of_a_unet_are_those_of_diffusers():
