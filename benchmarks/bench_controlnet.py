@@ -56,7 +56,7 @@ def main() -> None:
             if number >= 0:
                 seconds[name].append(time.perf_counter() - start)
     first = statistics.median(seconds["without inputs"])
-    choice = guided.components.choice("unet")
+    choice = guided.session.choice("unet")
     print(f"{machine_facts().cpu}; {choice.spec.target} {choice.spec.precision}, {width} x {height}" if choice else "")
     print(f"{'':<18}{'ms a step':>10}{'of plain':>10}")
     for name, values in seconds.items():

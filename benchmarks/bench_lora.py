@@ -69,7 +69,7 @@ def _generate(pipe: Any, asked: argparse.Namespace) -> None:
 def _settle(pipe: Any) -> None:
     """Run all work that was deferred to the next call of an engine."""
     for name in _COMPONENTS:
-        pipe.components.engine(name)
+        pipe.session.engine(name)
 
 
 def _on(pipe: Any, path: Path) -> None:
@@ -95,7 +95,7 @@ def _write_lora(pipe: Any, asked: argparse.Namespace, path: Path, seed: int) -> 
     end = 0
     with tempfile.TemporaryFile() as data:
         for component in _COMPONENTS:
-            for layer, shape in pipe.components.adapters(component).layers.items():
+            for layer, shape in pipe.session.adapters(component).layers.items():
                 if not re.search(_LAYERS[asked.layers], layer):
                     continue
                 sizes = {"A": (asked.rank, *shape[1:]), "B": (shape[0], asked.rank, *(1 for _ in shape[2:]))}
@@ -142,8 +142,8 @@ def _measure(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
             timed("off", _off, pipe)
             timed("on", _on, pipe, path)
         _generate(pipe, asked)
-        pipe.components.close()
-    choice = pipe.components.choice("unet")
+        pipe.session.close()
+    choice = pipe.session.choice("unet")
     return {
         "engine": f"{choice.spec.target} {choice.spec.precision}" if choice else "onnxruntime",
         "rank": asked.rank,

@@ -146,14 +146,14 @@ def our_image(bundle: str, request: Mapping[str, Any], target: str, precision: s
     from diffoundry.runtime import load
 
     pipeline = load(bundle, target=target, precision=precision)
-    pipeline.components.open_all(("text_encoder", "unet", "vae_decoder"))
+    pipeline.session.open_all(("text_encoder", "unet", "vae_decoder"))
     calls: list[float] = []
 
     def note(name: str, _feeds: Any, _outputs: Any, seconds: float) -> None:
         if name == "unet":
             calls.append(seconds)
 
-    pipeline.components.on_call = note
+    pipeline.session.on_call = note
 
     def call() -> tuple[float, Any]:
         calls.clear()

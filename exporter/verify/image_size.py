@@ -9,7 +9,7 @@ __all__ = ["nearest", "settings_for"]
 
 def settings_for(pipeline: DiffusionPipeline, request: VerifyRequest) -> Settings:
     """Combine the request with a size that the pipeline's bundle supports."""
-    manifest = pipeline.components.bundle.manifest
+    manifest = pipeline.session.bundle.manifest
     own = pipeline.default_size
     height, width = own
     if manifest is not None and manifest.recipe.buckets:

@@ -47,7 +47,7 @@ class _State:
     loras: Mapping[str, tuple[Lora, float]]
     rows: Mapping[str, FloatArray]
 
-    def feeds(self, components: EngineSession, name: str) -> dict[str, FloatArray]:
+    def feeds(self, session: EngineSession, name: str) -> dict[str, FloatArray]:
         """Return the arrays that `EngineSession.set_adapters` gives to a component."""
         changes: dict[str, list[tuple[Factors, float]]] = {}
         for lora, scale in self.loras.values():
@@ -60,7 +60,7 @@ class _State:
             feeds[f"{layer}.lora_A"] = np.ascontiguousarray(joined.down.T if turned else joined.down)
             feeds[f"{layer}.lora_B"] = np.ascontiguousarray(joined.up.T if turned else joined.up)
         if name in self.rows:
-            feeds[f"{components.adapters(name).table}.rows"] = self.rows[name]
+            feeds[f"{session.adapters(name).table}.rows"] = self.rows[name]
         return feeds
 
 
@@ -70,11 +70,11 @@ class AdapterSet:
     Safe to use from several threads; images under way see a change at their next call of an engine.
 
     Attributes:
-        components: The engines to change.
+        session: The engines to change.
     """
 
-    def __init__(self, components: EngineSession) -> None:
-        self.components = components
+    def __init__(self, session: EngineSession) -> None:
+        self.session = session
         self._lock = threading.Lock()
         self._state = _State(loras={}, rows={})
 
@@ -90,7 +90,7 @@ class AdapterSet:
         with self._lock:
             if name in self._state.loras:
                 raise InputError(f"LoRA {name!r} is loaded already; pass another name, or change its scale")
-            lora = read_lora(Path(path), self._hosts(), self.components.bundle.components)
+            lora = read_lora(Path(path), self._hosts(), self.session.bundle.components)
             loras = {**self._state.loras, name: (lora, _checked_scale(scale))}
             self._change(replace(self._state, loras=loras))
         counts = {component: len(layers) for component, layers in lora.factors.items()}
@@ -143,11 +143,11 @@ class AdapterSet:
         Raises:
             EngineError: One of them takes none.
         """
-        bundle = self.components.bundle
-        return {name: Host.of(self.components.adapters(name), bundle.config(name)) for name in self._names()}
+        bundle = self.session.bundle
+        return {name: Host.of(self.session.adapters(name), bundle.config(name)) for name in self._names()}
 
     def _names(self) -> list[str]:
-        return [name for role in _ADAPTED_ROLES for name in self.components.with_role(role)]
+        return [name for role in _ADAPTED_ROLES for name in self.session.with_role(role)]
 
     def _change(self, state: _State) -> None:
         old, done = self._state, []
@@ -156,10 +156,10 @@ class AdapterSet:
                 continue
             done.append(name)
             try:
-                self.components.set_adapters(name, state.feeds(self.components, name))
+                self.session.set_adapters(name, state.feeds(self.session, name))
             except (DiffoundryError, MemoryError):
                 for changed in done:
-                    self.components.set_adapters(changed, old.feeds(self.components, changed))
+                    self.session.set_adapters(changed, old.feeds(self.session, changed))
                 raise
         self._state = state
 

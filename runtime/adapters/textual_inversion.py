@@ -79,7 +79,7 @@ class TextualInversions:
         self._adapters.set_rows({encoder.name: None for encoder in self._encoders})
 
     def _table(self, encoder: TextEncoder) -> AdapterSpec:
-        spec = self._adapters.components.adapters(encoder.name)
+        spec = self._adapters.session.adapters(encoder.name)
         if spec.table is None:
             raise EngineError(
                 f"component {encoder.name!r}: got an engine whose table of tokens takes no further rows, expected one "

@@ -68,7 +68,7 @@ class BundleCandidate:
         opened = time.perf_counter()
         mark, seconds = opened, {}
         for name in self.pipeline.used_components:
-            self.pipeline.components.engine(name)
+            self.pipeline.session.engine(name)
             now = time.perf_counter()
             mark, seconds[name] = now, now - mark
         return Load(total=mark - start, open=opened - start, components=seconds)
@@ -88,8 +88,8 @@ class BundleCandidate:
         def inside_so_far() -> float:
             return sum(map(sum, calls.values()))
 
-        components = self.pipeline.components
-        components.on_call = note
+        session = self.pipeline.session
+        session.on_call = note
         default = self.pipeline.default_size
         height, width = self._request.height or default[0], self._request.width or default[1]
         sizes = make_example_inputs(self.pipeline.example_inputs, height, width)
@@ -111,7 +111,7 @@ class BundleCandidate:
             image = np.asarray(run.finish().images, dtype=np.float32)
             seconds = time.perf_counter() - start
         finally:
-            components.on_call = None
+            session.on_call = None
         return Generation(
             image=image,
             seconds=seconds,
@@ -122,7 +122,7 @@ class BundleCandidate:
 
     def facts(self) -> dict[str, str]:
         """Target, its library's version, precision, device and threads."""
-        choices = [self.pipeline.components.choice(name) for name in self.pipeline.used_components]
+        choices = [self.pipeline.session.choice(name) for name in self.pipeline.used_components]
         found = [choice for choice in choices if choice is not None]
         target = found[0].spec.target if found else "onnxruntime"
         precisions = list(dict.fromkeys(choice.spec.precision for choice in found)) or ["as exported"]
@@ -143,7 +143,7 @@ class BundleCandidate:
     def close(self) -> None:
         """Close the engines."""
         if self._pipeline is not None:
-            self._pipeline.components.close()
+            self._pipeline.session.close()
 
 
 def _library(target: str) -> str:

@@ -159,7 +159,7 @@ def compare(
     finally:
         for turn in turns:
             turn.candidate.close()
-    bundle = ours.pipeline.components.bundle
+    bundle = ours.pipeline.session.bundle
     report = BenchReport(
         schema_version=SCHEMA_VERSION,
         diffoundry=diffoundry.__version__,

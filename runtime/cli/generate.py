@@ -101,7 +101,7 @@ def command(
     started = time.perf_counter()
     checked = not no_safety_checker
     pipeline = load(bundle, low_memory=low_memory, safety_checker=checked, **take_engine_options(values))
-    tell_choice(pipeline.components)
+    tell_choice(pipeline.session)
     images = take_images(values)
     controls: tuple[Path, ...] = values.pop("control_image")
     take_prompts(values)
@@ -115,7 +115,7 @@ def command(
         run = pipeline.start(**settings, **read_images(images), **read_controls(controls))
     _tell_truncated(run, keepable=any(field.name == "long_prompts" for field in fields(pipeline.family.Inputs)))
     ignored = () if controls else pipeline.controlnets.names
-    pipeline.components.open_all([name for name in pipeline.used_components if name not in ignored])
+    pipeline.session.open_all([name for name in pipeline.used_components if name not in ignored])
     result = _generate(run)
     seed = list(run.seed) if isinstance(run.seed, tuple) else run.seed  # as JSON has it
     shown = {**settings, **_file_names(images, controls), **parts, "seed": seed}

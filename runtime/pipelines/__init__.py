@@ -40,22 +40,22 @@ def load(
     Raises:
         BundleError: The folder is no bundle, was changed, or is of a family this version does not know.
     """
-    components = EngineSession(Bundle(path), target=target, precision=precision, options=options, low_memory=low_memory)
-    return open_pipeline(components, safety_checker=safety_checker)
+    session = EngineSession(Bundle(path), target=target, precision=precision, options=options, low_memory=low_memory)
+    return open_pipeline(session, safety_checker=safety_checker)
 
 
-def open_pipeline(components: EngineSession, *, safety_checker: bool | None = True) -> DiffusionPipeline:
+def open_pipeline(session: EngineSession, *, safety_checker: bool | None = True) -> DiffusionPipeline:
     """Return the pipeline of a session's bundle, by its family.
 
     Args:
-        components: The engines.
+        session: The engines.
         safety_checker: True runs the safety checker of a bundle that has one; None or False turns it off, as
             `safety_checker=None` does in diffusers.
 
     Raises:
         BundleError: It is of a family this version does not know.
     """
-    bundle = components.bundle
+    bundle = session.bundle
     if bundle.manifest is not None:
         name, entry = bundle.manifest.family, find_family_entry(bundle.manifest.family)
     else:
@@ -64,5 +64,5 @@ def open_pipeline(components: EngineSession, *, safety_checker: bool | None = Tr
         known = ", ".join(entry.name for entry in FAMILY_TABLE)
         raise BundleError(f"bundle {bundle.root}: got the family {name!r}, expected one of {known}; upgrade diffoundry")
     checked = safety_checker and bundle.manifest is not None and bundle.with_role(SAFETY_CHECKER)
-    checker = StableDiffusionSafetyChecker(components) if checked else None
-    return DiffusionPipeline(components, resolve(entry.runtime)(components), checker)
+    checker = StableDiffusionSafetyChecker(session) if checked else None
+    return DiffusionPipeline(session, resolve(entry.runtime)(session), checker)

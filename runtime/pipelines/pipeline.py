@@ -116,7 +116,7 @@ class DiffusionPipeline:
     """The components of a bundle, ready to generate. Several threads may share one: every call has its own scheduler.
 
     Attributes:
-        components: The engines.
+        session: The engines.
         family: The networks that make a condition of prompts.
         denoiser: The network that is called in every step.
         vae: Images to latents and back; `vae.enable_tiling()`, `vae.enable_slicing()`.
@@ -128,21 +128,21 @@ class DiffusionPipeline:
     """
 
     def __init__(
-        self, components: EngineSession, family: Family, safety_checker: StableDiffusionSafetyChecker | None = None
+        self, session: EngineSession, family: Family, safety_checker: StableDiffusionSafetyChecker | None = None
     ) -> None:
         """Read the configs; engines are opened when first needed.
 
         Raises:
             BundleError: The bundle lacks a component or a config, or its denoiser takes inputs that no task feeds.
         """
-        bundle, adapters = components.bundle, AdapterSet(components)
-        self.components = components
+        bundle, adapters = session.bundle, AdapterSet(session)
+        self.session = session
         self.family = family
         self.denoiser = family.denoiser
-        self.vae = open_vae(components, normalize_latents=family.normalize_latents)
+        self.vae = open_vae(session, normalize_latents=family.normalize_latents)
         self.loras = Loras(adapters)
         self.embeddings = TextualInversions(adapters, family.text_encoders)
-        self.controlnets = ControlNets(components, lambda: self.denoiser.residual_inputs)
+        self.controlnets = ControlNets(session, lambda: self.denoiser.residual_inputs)
         self.safety_checker = safety_checker
         self.scheduler_config: Mapping[str, Any] = bundle.read_json("scheduler/scheduler_config.json")
         latent = self.vae.latent_channels
@@ -163,7 +163,7 @@ class DiffusionPipeline:
     @property
     def default_task(self) -> type[Task]:
         """The task of the pipeline class that the checkpoint names; otherwise the one with the fewest arguments."""
-        name = self.components.bundle.pipeline_class
+        name = self.session.bundle.pipeline_class
         entry = family_of_class(name)
         return next((task for task in self._tasks if entry and task.name == entry.classes[name].task), self._tasks[-1])
 
@@ -178,7 +178,7 @@ class DiffusionPipeline:
         spared = [] if self.default_task.from_image else [VAE_ENCODER]
         if self.safety_checker is None:
             spared.append(SAFETY_CHECKER)
-        bundle = self.components.bundle
+        bundle = self.session.bundle
         return tuple(name for name in bundle.components if bundle.role(name) not in spared)
 
     @property
@@ -283,7 +283,7 @@ class DiffusionPipeline:
         if common.height and common.width:
             default = common.height, common.width
         size = task.size(common, default or self.default_size, self.vae)
-        manifest = self.components.bundle.manifest
+        manifest = self.session.bundle.manifest
         pixels, patch = self.vae.scale_factor, self.denoiser.patch_size
         common.check_size(size, pixels, patch, manifest.recipe if manifest else None)
         if controlled:

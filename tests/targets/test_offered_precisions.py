@@ -17,7 +17,7 @@ def test_a_precision_runs_or_is_refused(controlled_bundle, target, precision):
     bundle = controlled_bundle()
     if offers(target, precision):
         pipe = load(bundle, target=target, precision=precision)
-        assert pipe.components.choice("unet").spec.precision == precision
+        assert pipe.session.choice("unet").spec.precision == precision
         latents = pipe("a cat", seed=0, num_inference_steps=1, output_type="latent").images
         assert np.isfinite(latents).all()
         return

@@ -70,7 +70,7 @@ def ask_pytorch(
     """
     progress.update("PyTorch: loading", 0, 1)
     reference = reference_pipeline(checkpoint, torch.float32)
-    bundle = pipeline.components.bundle
+    bundle = pipeline.session.bundle
     checks = [
         check_scheduler(bundle, checkpoint.scheduler_config),
         *check_configs(bundle, checkpoint.components, reference),

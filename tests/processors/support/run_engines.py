@@ -30,8 +30,8 @@ def main(bundle, target, precision, output):
     pipe = load(bundle, target=target, precision=precision)
     arrays = {}
     for component in COMPONENTS:
-        inputs = example_inputs(pipe.components.engine(component))
-        for name, array in pipe.components.run(component, inputs).items():
+        inputs = example_inputs(pipe.session.engine(component))
+        for name, array in pipe.session.run(component, inputs).items():
             arrays[f"{component} {name}"] = array
     arrays["image"] = pipe("a red apple", seed=7, num_inference_steps=4, output_type="np").images
     np.savez(output, **arrays)

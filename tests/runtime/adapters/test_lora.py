@@ -85,9 +85,9 @@ def test_switching_opens_nothing_anew(opened, make_lora, tmp_path, monkeypatch):
     ]
     for target in ("onnxruntime", "openvino"):
         ours = opened(target)
-        ours.components.open_all()
+        ours.session.open_all()
         ours.loras.load(files[0])
-        states = [ours.components.engine(name) for name in ("unet", "text_encoder")]
+        states = [ours.session.engine(name) for name in ("unet", "text_encoder")]
         for state in states:
             monkeypatch.setattr(state, "_open", lambda *_: pytest.fail("an engine was opened"))
         ours.loras.load(files[1], scale=0.3)
@@ -120,7 +120,7 @@ def test_one_form_at_a_time_where_memory_is_short(bundle, make_lora, steps, tmp_
             images.append(steps(pipe, num_inference_steps=1)[1])
         assert np.array_equal(*images)
     forms = "_sessions" if target == "onnxruntime" else "_forms"
-    engines = [pipe.components.engine("unet") for pipe in (held, saving)]
+    engines = [pipe.session.engine("unet") for pipe in (held, saving)]
     assert [len(getattr(engine, forms)) for engine in engines] == [2, 1]
 
 
@@ -128,7 +128,7 @@ def test_one_form_at_a_time_where_memory_is_short(bundle, make_lora, steps, tmp_
 def test_an_engine_opened_with_adapters_opens_no_plain_form(opened, make_lora, tmp_path, target):
     ours = opened(target)
     ours.loras.load(make_lora(tmp_path / "x.safetensors"))
-    engine = ours.components.engine("unet")
+    engine = ours.session.engine("unet")
     assert len(engine._sessions if target == "onnxruntime" else engine._forms) == 1
     assert [spec.name for spec in engine.inputs] == ["sample", "timestep", "encoder_hidden_states"]
 
@@ -188,7 +188,7 @@ def test_each_layer_has_its_own_alpha_in_the_text_encoder_too(opened, make_lora,
     finally:
         for module, weight in kept.items():
             module.weight.data = weight
-    got = ours.components.run("text_encoder", {"input_ids": tokens})["last_hidden_state"]
+    got = ours.session.run("text_encoder", {"input_ids": tokens})["last_hidden_state"]
     np.testing.assert_allclose(got, expected, atol=2e-5)
 
 
@@ -197,7 +197,7 @@ def test_engines_that_are_opened_later_and_again_have_it(opened, make_lora, step
     ours = opened()
     ours.loras.load(path)  # nothing is open yet
     first = steps(ours)
-    ours.components.close()
+    ours.session.close()
     again = steps(ours)
     assert np.array_equal(first[1], again[1])
     other = opened()

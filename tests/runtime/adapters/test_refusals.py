@@ -154,7 +154,7 @@ def test_when_one_engine_refuses_nothing_has_changed(opened, make_lora, steps, t
     first = make_lora(tmp_path / "first.safetensors", seed=1)
     pipe.loras.load(first)
     before = steps(pipe)
-    encoder = pipe.components.engine("text_encoder")
+    encoder = pipe.session.engine("text_encoder")
     set_adapters, calls = encoder.set_adapters, []
 
     def refuse(*arguments):

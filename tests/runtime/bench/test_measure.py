@@ -78,7 +78,7 @@ def test_alone_there_is_no_pause_and_the_observer_is_removed(scripted_bundle, cl
     ours = BundleCandidate(scripted_bundle, request)
     compare(ours, (), request)
     assert clock.sleeps == []
-    assert ours.pipeline.components.on_call is None
+    assert ours.pipeline.session.on_call is None
 
 
 def test_waiting_is_counted_over_our_measured_images(scripted_bundle, monkeypatch):

@@ -19,14 +19,14 @@ def files(emoji_bundle, tmp_path_factory):
     """A LoRA of all attentions of the embedded model, with a tensor that belongs to nothing, and an embedding."""
     folder = tmp_path_factory.mktemp("files")
     torch.manual_seed(0)
-    spec = load(emoji_bundle).components.adapters("unet")
+    spec = load(emoji_bundle).session.adapters("unet")
     tensors = {"else": torch.ones(1)}
     for layer, (outputs, inputs, *_) in spec.layers.items():
         if layer.endswith(("to_q", "to_v")):
             tensors[f"unet.{layer}.lora_A.weight"] = torch.randn(2, inputs) / inputs**0.5
             tensors[f"unet.{layer}.lora_B.weight"] = torch.randn(outputs, 2)
     save_file(tensors, folder / "x.safetensors")
-    width = load(emoji_bundle).components.adapters("text_encoder").width
+    width = load(emoji_bundle).session.adapters("text_encoder").width
     save_file({"<cat>": torch.randn(2, width)}, folder / "cat.safetensors")
     return folder / "x.safetensors", folder / "cat.safetensors"
 

@@ -41,7 +41,7 @@ def test_the_states_of_every_layer(emoji, emoji_folder):
     with torch.inference_mode():
         states = theirs(torch.from_numpy(ids).long(), output_hidden_states=True).hidden_states
         expected = [theirs.final_layer_norm(state).numpy() for state in states]
-    got = emoji.components.run("text_encoder", {"input_ids": ids})
+    got = emoji.session.run("text_encoder", {"input_ids": ids})
     for layer, state in enumerate(expected[:-1]):
         np.testing.assert_allclose(got["normalized_hidden_states"][:, layer], state, atol=2e-5)
     np.testing.assert_allclose(got["last_hidden_state"], expected[-1], atol=2e-5)
@@ -65,13 +65,13 @@ def test_wrong_arguments_are_named(emoji, arguments, message):
 
 
 def test_a_bundle_without_the_states_says_so(emoji, monkeypatch):
-    run = emoji.components.run
+    run = emoji.session.run
 
     def run_as_before(name, feeds):
         outputs = run(name, feeds)
         outputs.pop("normalized_hidden_states", None)
         return outputs
 
-    monkeypatch.setattr(emoji.components, "run", run_as_before)
+    monkeypatch.setattr(emoji.session, "run", run_as_before)
     with pytest.raises(InputError, match="clip_skip: the text encoder of this bundle gives its last hidden"):
         emoji("x", seed=0, clip_skip=1)

@@ -191,7 +191,7 @@ def test_without_a_image_it_generates_as_without_controlnets(controlled, exporte
 
 def test_a_controlnet_is_run_only_in_its_part_of_the_steps(controlled):
     pipe, calls = controlled(nets=("first", "pooled"))[0], []
-    pipe.components.on_call = lambda name, *_: calls.append(name)
+    pipe.session.on_call = lambda name, *_: calls.append(name)
     try:
         generate(
             pipe,
@@ -207,24 +207,24 @@ def test_a_controlnet_is_run_only_in_its_part_of_the_steps(controlled):
         generate(pipe, control_image=[image(), image()], controlnet_conditioning_scale=0.0)
         assert not any(name.startswith("controlnet") for name in calls)
     finally:
-        pipe.components.on_call = None
+        pipe.session.on_call = None
 
 
 def test_low_memory_keeps_both_open_in_the_loop_and_nothing_else(controlled, controlled_bundle):
     pipe = load(controlled_bundle(), target="onnxruntime", precision="fp32", low_memory=True)
     got = generate(pipe, control_image=image())
-    assert set(pipe.components._engines) == {"unet", "controlnet"}
+    assert set(pipe.session._engines) == {"unet", "controlnet"}
     np.testing.assert_array_equal(got, generate(controlled()[0], control_image=image()))
-    pipe.components.close()
+    pipe.session.close()
 
 
 def test_a_guess_asks_for_rows_of_the_prompt_alone(controlled):
     pipe, rows = controlled()[0], {}
-    pipe.components.on_call = lambda name, feeds, *_: rows.__setitem__(name, len(next(iter(feeds.values()))))
+    pipe.session.on_call = lambda name, feeds, *_: rows.__setitem__(name, len(next(iter(feeds.values()))))
     try:
         generate(pipe, control_image=image(), guess_mode=True)
     finally:
-        pipe.components.on_call = None
+        pipe.session.on_call = None
     assert (rows["controlnet"], rows["unet"]) == (1, 2)
 
 

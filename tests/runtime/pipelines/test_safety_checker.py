@@ -101,7 +101,7 @@ def test_engines_give_the_scores_of_diffusers(bundle, theirs, target, precision)
         near = torch.nn.functional.cosine_similarity(embeds[:, None], checker.concept_embeds[None], dim=-1)
         expected = (near - checker.concept_embeds_weights).numpy()
     pipe = load(bundle, target=target, precision=precision)
-    scores = pipe.components.run("safety_checker", {"clip_input": pixels.numpy()})
+    scores = pipe.session.run("safety_checker", {"clip_input": pixels.numpy()})
     np.testing.assert_allclose(scores["concept_scores"], expected, atol=1e-5 if precision == "fp32" else 1e-2)
     assert scores["special_scores"].shape == (5, 3)
 
@@ -162,7 +162,7 @@ def test_a_bundle_without_a_feature_extractor(bundle, tmp_path):
 
 def test_a_feature_extractor_of_another_size_is_refused(bundle):
     pipe = load(bundle)
-    assert isinstance(pipe.components, EngineSession)
+    assert isinstance(pipe.session, EngineSession)
     pipe.safety_checker.extractor = type(pipe.safety_checker.extractor)()  # CLIP's own 224 pixels
     with pytest.raises(InputError, match=r"clip_input.*\(1, 3, 224, 224\)"):
         pipe("a cat", seed=1, **SETTINGS)

@@ -59,7 +59,7 @@ ARGUMENTS = {"num_inference_steps": 4, "height": 16, "width": 16, "seed": 0, "ou
 def loop_fault(pipe, scheduler, steps=4):
     """Run a scheduler, None for the checkpoint's own; the fault in words, the sentence of a refusal, or None."""
     calls = []
-    pipe.components.on_call = lambda component, *_: calls.append(component)
+    pipe.session.on_call = lambda component, *_: calls.append(component)
     try:
         run = pipe.start("a red apple", scheduler=scheduler, **{**ARGUMENTS, "num_inference_steps": steps})
     except (ConfigError, InputError) as error:
@@ -90,7 +90,7 @@ def test_every_scheduler_runs_or_is_refused_before_the_first_step(tiny):
             if (found is not None) if other is None else not (found and "after 0 steps: " in found and other in found):
                 wrong[f"{name}, suitable config"] = found
             tiny.scheduler_config = own
-    tiny.components.on_call = None
+    tiny.session.on_call = None
     assert wrong == {}, "\n".join(f"{name}: {text}" for name, text in wrong.items())
 
 

@@ -63,7 +63,7 @@ def test_another_scheduler_takes_over_the_config(emoji, emoji_folder, name):
     theirs = diffusers_pipeline(emoji_folder)
     config = {**theirs.scheduler.config, **_SCHEDULERS[name]}
     theirs.scheduler = getattr(diffusers, f"{name}Scheduler").from_config(config)
-    ours = load(emoji.components.bundle.root)
+    ours = load(emoji.session.bundle.root)
     ours.scheduler_config = {**ours.scheduler_config, **_SCHEDULERS[name]}
     compare(ours, theirs, "a rocket", num_inference_steps=8, ours_only={"scheduler": name})
 
@@ -75,7 +75,7 @@ def test_old_scheduler_configs_are_mended_as_diffusers_does(emoji, emoji_diffuse
     parts = {**emoji_diffusers.components, "scheduler": getattr(diffusers, f"{name}Scheduler").from_config(config)}
     theirs = diffusers.StableDiffusionPipeline(**parts, requires_safety_checker=False)
     theirs.set_progress_bar_config(disable=True)
-    ours = load(emoji.components.bundle.root)
+    ours = load(emoji.session.bundle.root)
     ours.scheduler_config = {**config, "_class_name": f"{name}Scheduler"}
     compare(ours, theirs, "a rocket", num_inference_steps=8)
 
@@ -198,4 +198,4 @@ def test_low_memory_generates_the_same_image(emoji, emoji_bundle):
     arguments = {"prompt": "a red apple", "seed": 3, "num_inference_steps": 3, "output_type": "np"}
     frugal = load(emoji_bundle, low_memory=True)
     np.testing.assert_array_equal(frugal(**arguments).images, emoji(**arguments).images)
-    assert list(frugal.components._engines) == ["vae_decoder"]
+    assert list(frugal.session._engines) == ["vae_decoder"]

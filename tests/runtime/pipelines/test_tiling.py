@@ -128,7 +128,7 @@ def frugal(emoji_bundle):
     ours.vae.enable_tiling()
     ours.vae.enable_slicing()
     fed = {"vae_encoder": [], "vae_decoder": [], "unet": [], "text_encoder": []}
-    ours.components.on_call = lambda name, feeds, *_: fed[name].append(next(iter(feeds.values())).shape)
+    ours.session.on_call = lambda name, feeds, *_: fed[name].append(next(iter(feeds.values())).shape)
     return ours, fed
 
 
@@ -198,7 +198,7 @@ def test_buckets_of_every_tile_generate_as_diffusers_does(bucketed, emoji_folder
 
 def test_a_image_without_a_bucket_for_every_tile_is_refused_before_the_first_step(bucketed, monkeypatch):
     called = []
-    monkeypatch.setattr(bucketed.components, "on_call", lambda name, *_: called.append(name))
+    monkeypatch.setattr(bucketed.session, "on_call", lambda name, *_: called.append(name))
     size = {"height": 96, "width": 96}
     with pytest.raises(InputError, match="VAE tiling: got tiles of 48x64, 64x48, 48x48 for an image of 96x96, which"):
         bucketed.start("a cat", **size)

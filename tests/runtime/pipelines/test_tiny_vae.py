@@ -73,7 +73,7 @@ def test_both_halves_on_every_engine(bundle, folder, target, precision):
         decoded = theirs.decode(torch.from_numpy(latents)).sample.numpy()
     tolerance = {"fp32": 1e-5, "fp16": 5e-3}[precision]
     np.testing.assert_allclose(pipe.vae.mode(pixels), encoded, atol=tolerance * np.abs(encoded).max())
-    given = pipe.components.run("vae_decoder", {"latent_sample": latents})["sample"]
+    given = pipe.session.run("vae_decoder", {"latent_sample": latents})["sample"]
     np.testing.assert_allclose(given, decoded, atol=tolerance * np.abs(decoded).max())
 
 

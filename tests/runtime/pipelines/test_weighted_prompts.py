@@ -150,7 +150,7 @@ def test_wrong_arguments_are_named(emoji, xl, arguments, message):
 
 
 def test_an_engine_of_one_length_says_so(emoji, monkeypatch):
-    choice = emoji.components.choice
+    choice = emoji.session.choice
 
     def fixed(name):
         found = choice(name)
@@ -160,7 +160,7 @@ def test_an_engine_of_one_length_says_so(emoji, monkeypatch):
                   for one in found.spec.inputs]  # fmt: skip
         return replace(found, spec=replace(found.spec, inputs=tuple(inputs)))
 
-    monkeypatch.setattr(emoji.components, "choice", fixed)
+    monkeypatch.setattr(emoji.session, "choice", fixed)
     with pytest.raises(
         InputError, match="long_prompts: got 154 tokens, expected 77: the engine of 'unet' was made for no other"
     ):

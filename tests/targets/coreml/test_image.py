@@ -30,7 +30,7 @@ def generate(bundle_of):
 
     def make(engines=None):
         pipeline = load(bundle_of("emoji"))
-        pipeline.components._engines.update(engines or {})
+        pipeline.session._engines.update(engines or {})
         run = pipeline("a red apple", seed=0, num_inference_steps=8, guidance_scale=4.0, output_type="np")
         return run.images[0]
 

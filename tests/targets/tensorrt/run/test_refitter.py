@@ -63,8 +63,8 @@ def test_every_step_is_diffusers_and_back_is_bit_for_bit(built_here, machine, ti
     assert np.abs(with_lora - before).max() / scale > 0.03
     ours.loras.unload()
     assert np.array_equal(our_steps(ours), before)
-    assert len(machine.contexts) == len(ours.components._engines)  # no engine was opened twice
-    ours.components.close()
+    assert len(machine.contexts) == len(ours.session._engines)  # no engine was opened twice
+    ours.session.close()
     later = load(bundle, target="tensorrt-rtx", precision=precision)
     later.loras.load(path, scale=0.7)  # before anything is open
     assert np.array_equal(our_steps(later), with_lora)
@@ -73,8 +73,8 @@ def test_every_step_is_diffusers_and_back_is_bit_for_bit(built_here, machine, ti
 def test_only_what_changes_is_given_and_what_is_combined_with_it(built_here, machine):
     bundle = built_here("fp16", refit=True)
     pipe = load(bundle, target="tensorrt-rtx")
-    engine = pipe.components.engine("unet")
-    spec = pipe.components.adapters("unet")
+    engine = pipe.session.engine("unet")
+    spec = pipe.session.adapters("unet")
     weights = read_refit_file(bundle / spec.files[0])
     first, second = list(weights)[:2]
     names = {weight.layer: name for name, weight in weights.items() if weight.layer}
