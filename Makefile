@@ -10,9 +10,9 @@ TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/installed: pyproject.toml models/pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]' -e ./models
 	touch $@
 
 install: .venv/installed ## make .venv with everything in it
@@ -46,7 +46,8 @@ types: install .typing/diffoundry ## mypy, strict
 
 .typing/diffoundry:
 	mkdir -p $@
-	for folder in exporter runtime targets calibration models; do ln -sfn ../../$$folder $@/$$folder; done
+	for folder in exporter runtime targets calibration; do ln -sfn ../../$$folder $@/$$folder; done
+	ln -sfn ../models .typing/diffoundry_models
 
 layers: install ## who may import whom
 	$(BIN)/lint-imports

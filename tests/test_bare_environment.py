@@ -72,13 +72,30 @@ def test_the_runtime_tests_itself(bare_python):
     )
 
 
-def test_the_embedded_model_is_in_the_wheel(bare_python):
+def test_the_demo_models_are_a_wheel_of_their_own(bare_python):
     code = (
         "from importlib.resources import files\n"
-        "model = files('diffoundry') / 'models' / 'emoji'\n"
-        "print((model / 'model_index.json').is_file(), (model / 'unet/diffusion_pytorch_model.safetensors').is_file())"
+        "from importlib.util import find_spec\n"
+        "folder = files('diffoundry')\n"
+        "print(find_spec('diffoundry_models'), (folder / 'models').is_dir(), "
+        "sum(path.stat().st_size for path in folder.rglob('*') if path.suffix != '.pyc'))"
     )
-    assert _run(bare_python, "-c", code, cwd="/").split() == ["True", "True"]
+    package, models, size = _run(bare_python, "-c", code, cwd="/").split()
+    assert (package, models) == ("None", "False")
+    assert int(size) < 5_000_000
+    _run(
+        *[sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", bare_python, "install"],
+        *["--quiet", "--no-deps", _ROOT / "models"],
+    )
+    code = (
+        "from importlib.resources import files\n"
+        "from pathlib import Path\n"
+        "folder = files('diffoundry_models')\n"
+        "names = ['emoji/model_index.json', 'emoji/unet/diffusion_pytorch_model.safetensors',\n"
+        "         'emoji-edges/config.json', 'emoji-flat/pytorch_lora_weights.safetensors']\n"
+        "print(*((folder / name).is_file() for name in names))"
+    )
+    assert _run(bare_python, "-c", code, cwd="/").split() == ["True"] * 4
 
 
 def test_the_command_names_the_missing_extra(bare_python):

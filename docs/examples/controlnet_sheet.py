@@ -10,8 +10,8 @@ import sys
 from PIL import Image
 from sheet import write_rows
 
-from diffoundry.models.emoji.training.edges import edge_image
 from diffoundry.runtime import load
+from diffoundry_models.emoji.training.edges import edge_image
 
 PROMPTS = ("a red apple", "an umbrella", "a sailboat", "a balloon", "a whale", "a t-shirt")
 SETTINGS = {"num_inference_steps": 30, "guidance_scale": 2.0, "seed": 0}

@@ -5,7 +5,9 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Alias", "package_path", "read_aliases"]
+from diffoundry.runtime.errors import CheckpointError
+
+__all__ = ["Alias", "alias_folder", "package_path", "read_aliases"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -13,9 +15,9 @@ class Alias:
     """Location of an alias's weights and configs.
 
     Attributes:
-        configs: Folder of the package with the configs, for random weights; None: the alias names a ControlNet.
+        configs: Folder of an installed package with the configs, for random weights; None for a ControlNet.
         hub: Hub id of the weights, or None.
-        folder: Folder of the package with the weights, or None.
+        folder: Folder of an installed package with the weights, or None.
     """
 
     configs: str | None = None
@@ -27,6 +29,22 @@ def read_aliases() -> dict[str, Alias]:
     """Read the table of aliases."""
     table = package_path("exporter/checkpoints/aliases.toml").read_text(encoding="utf-8")
     return {name: Alias(**entry) for name, entry in tomllib.loads(table).items()}
+
+
+def alias_folder(path: str) -> Path:
+    """Find a folder of the table of aliases, written as package/folder.
+
+    Raises:
+        CheckpointError: The package of the demo models is not installed.
+    """
+    package, _, folder = path.partition("/")
+    try:
+        return Path(str(importlib.resources.files(package).joinpath(folder)))
+    except ModuleNotFoundError as error:
+        raise CheckpointError(
+            f"model {Path(path).name!r}: it is in the package {package.replace('_', '-')}, which is not installed. "
+            f"From a clone of the repository, install it with: pip install ./models"
+        ) from error
 
 
 def package_path(path: str) -> Path:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffoundry.exporter.checkpoints.aliases import package_path, read_aliases
+from diffoundry.exporter.checkpoints.aliases import alias_folder, read_aliases
 from diffoundry.exporter.checkpoints.weight_files import read_json
 from diffoundry.exporter.components.controlnet import CONTROLNET_CLASS
 from diffoundry.runtime.errors import CheckpointError
@@ -81,7 +81,7 @@ def diffusers_index(index: Mapping[str, Any]) -> dict[str, Any]:
 def _find(text: str) -> Path:
     """Find the folder of a ControlNet by the user's name for it."""
     alias = read_aliases().get(text)
-    folder = package_path(alias.folder) if alias is not None and alias.folder is not None else Path(text)
+    folder = alias_folder(alias.folder) if alias is not None and alias.folder is not None else Path(text)
     if not text or not (folder / "config.json").is_file():
         raise CheckpointError(
             f"--controlnet: got {text!r}, expected an alias or the folder of a ControlNet in diffusers' layout, with "

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from diffoundry.exporter.checkpoints.aliases import Alias, package_path, read_aliases
+from diffoundry.exporter.checkpoints.aliases import Alias, alias_folder, read_aliases
 from diffoundry.exporter.configs.assemble import assemble_configs
 from diffoundry.runtime.errors import CheckpointError
 from diffoundry.runtime.suggest import did_you_mean
@@ -33,7 +33,7 @@ def find_root(
         CheckpointError: It cannot be found or downloaded.
     """
     if alias is not None and alias.folder is not None:
-        return package_path(alias.folder)
+        return alias_folder(alias.folder)
     path = Path(model)
     if alias is None and model and path.is_dir():
         return path
@@ -65,7 +65,7 @@ def _check_hub_id(model: str) -> None:
 def configs_of(alias: Alias) -> Path:
     """Find or build a folder for random weights: with the weights, or assembled from the package."""
     assert alias.configs is not None, "a ControlNet is refused before"
-    configs = package_path(alias.configs)
+    configs = alias_folder(alias.configs)
     return configs if alias.folder is not None else assemble_configs(configs)
 
 

@@ -7,7 +7,7 @@ import sys
 
 from PIL import Image
 
-from diffoundry.models.emoji.training.edges import edge_image
+from diffoundry_models.emoji.training.edges import edge_image
 
 
 def main(source: str, path: str) -> None:

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diffoundry.models.emoji.score import generate, nearest
-from diffoundry.models.emoji.training.command import add_generation, add_shared, run
+from diffoundry_models.emoji.score import generate, nearest
+from diffoundry_models.emoji.training.command import add_generation, add_shared, run
 
 __all__ = ["main"]
 
@@ -44,9 +44,9 @@ def _score(options: argparse.Namespace) -> None:
 
     import torch
 
-    from diffoundry.models.emoji.training import data
-    from diffoundry.models.emoji.training.edges import edges, overlap
-    from diffoundry.models.emoji.training.motion import FACTOR, draw_motion, move
+    from diffoundry_models.emoji.training import data
+    from diffoundry_models.emoji.training.edges import edges, overlap
+    from diffoundry_models.emoji.training.motion import FACTOR, draw_motion, move
 
     labels = data.read_labels(options.base / "captions.json")
     emoji = data.select(data.load_emoji(options.data), options.only or labels)

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diffoundry.models.emoji.score import generate, nearest, open_pipeline, write_grid
-from diffoundry.models.emoji.training.command import add_generation, add_shared, run
+from diffoundry_models.emoji.score import generate, nearest, open_pipeline, write_grid
+from diffoundry_models.emoji.training.command import add_generation, add_shared, run
 
 __all__ = ["main"]
 
@@ -43,7 +43,7 @@ def _score(options: argparse.Namespace) -> None:
     import torch
     from torch.nn import functional
 
-    from diffoundry.models.emoji.training import data
+    from diffoundry_models.emoji.training import data
 
     labels = data.read_labels(options.base / "captions.json")
     emoji = data.select(data.load_emoji(options.data), options.only or labels)

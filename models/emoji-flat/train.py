@@ -1,6 +1,6 @@
 """Train the LoRA that makes the emoji model generate flat images.
 
-    pip install 'diffoundry[train]'
+    pip install './models[train]'
     python models/emoji-flat/train.py --out my-flat --device cuda
     python models/emoji-flat/train.py --out my-flat --device cuda --resume       # continue where it was stopped
 
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffoundry.models.emoji.training.command import add_schedule, add_shared, run
+from diffoundry_models.emoji.training.command import add_schedule, add_shared, run
 
 __all__ = ["main"]
 
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(options: argparse.Namespace) -> None:
     # Here, not above: --help and the message about a missing extra must not need torch.
-    from diffoundry.models.emoji.training.companions import train_flat
+    from diffoundry_models.emoji.training.companions import train_flat
 
     train_flat(options)
 

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffoundry.models.emoji.training.command import add_generation, add_shared, report, run
 from diffoundry.runtime.errors import CheckpointError, InputError
+from diffoundry_models.emoji.training.command import add_generation, add_shared, report, run
 
 if TYPE_CHECKING:
     import torch
@@ -151,7 +151,7 @@ def _score(options: argparse.Namespace) -> None:
     import torch
     from torch.nn import functional
 
-    from diffoundry.models.emoji.training import data
+    from diffoundry_models.emoji.training import data
 
     pipeline = open_pipeline(options.model, options.device)
     own = options.model / "captions.json"

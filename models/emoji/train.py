@@ -1,6 +1,6 @@
 """Train the emoji model: tokenizer, autoencoder, its decoder alone, then text encoder and UNet.
 
-    pip install 'diffoundry[train]'
+    pip install './models[train]'
     python models/emoji/train.py --out my-emoji                            # all stages, from scratch
     python models/emoji/train.py --out my-emoji --resume                   # continue where it was stopped
     python models/emoji/train.py --out better --init models/emoji --stage denoiser --lr 1e-4 --steps 2000
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffoundry.models.emoji.training.command import add_schedule, add_shared, report, run
+from diffoundry_models.emoji.training.command import add_schedule, add_shared, report, run
 
 __all__ = ["main"]
 
@@ -30,11 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(options: argparse.Namespace) -> None:
     # Here, not above: --help and the message about a missing extra must not need torch.
-    from diffoundry.models.emoji.training import data
-    from diffoundry.models.emoji.training.checkpoint import SHIPPED, prepare_folder
-    from diffoundry.models.emoji.training.loop import Session
-    from diffoundry.models.emoji.training.stages import make_tokenizer, run_stage
-    from diffoundry.models.emoji.training.workspace import Workspace
+    from diffoundry_models.emoji.training import data
+    from diffoundry_models.emoji.training.checkpoint import SHIPPED, prepare_folder
+    from diffoundry_models.emoji.training.loop import Session
+    from diffoundry_models.emoji.training.stages import make_tokenizer, run_stage
+    from diffoundry_models.emoji.training.workspace import Workspace
 
     every = data.load_emoji(options.data)
     shipped = options.labels == "shipped"

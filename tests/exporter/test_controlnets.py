@@ -108,7 +108,7 @@ def test_an_alias_may_name_a_folder_that_is_installed(tiny_controlnet, monkeypat
     folder = str(tiny_controlnet())
     alias = Alias(configs=folder, folder=folder)
     monkeypatch.setattr(controlnets, "read_aliases", lambda: {"edges": alias})
-    monkeypatch.setattr(controlnets, "package_path", lambda path: type(tiny_controlnet())(path))
+    monkeypatch.setattr(controlnets, "alias_folder", lambda path: type(tiny_controlnet())(path))
     checkpoint = open_checkpoint(str(tiny_sd_checkpoint())).with_controlnets(["edges"])
     assert checkpoint.controlnets == ("edges",)
     assert checkpoint.folder("controlnet") == tiny_controlnet()

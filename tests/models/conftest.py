@@ -81,8 +81,8 @@ def tiny_checkpoint(tmp_path_factory):
 @pytest.fixture
 def workspace(data_folder, tiny_checkpoint):
     """Makes a workspace on the tiny data: `workspace(out, scratch=False, count=4)`."""
-    from diffoundry.models.emoji.training import checkpoint, data
-    from diffoundry.models.emoji.training.workspace import Workspace
+    from diffoundry_models.emoji.training import checkpoint, data
+    from diffoundry_models.emoji.training.workspace import Workspace
 
     def make(out, *, scratch=False, count=4):
         emoji = data.load_emoji(data_folder)[:count]

@@ -15,7 +15,8 @@ pytest.importorskip("peft")
 
 from safetensors.torch import load_file  # noqa: E402
 
-from diffoundry.models.emoji.training import (  # noqa: E402
+from diffoundry.runtime.errors import CheckpointError, DiffoundryError  # noqa: E402
+from diffoundry_models.emoji.training import (  # noqa: E402
     checkpoint,
     companion,
     controlnet,
@@ -25,8 +26,7 @@ from diffoundry.models.emoji.training import (  # noqa: E402
     lora,
     motion,
 )
-from diffoundry.models.emoji.training.vae import encode  # noqa: E402
-from diffoundry.runtime.errors import CheckpointError, DiffoundryError  # noqa: E402
+from diffoundry_models.emoji.training.vae import encode  # noqa: E402
 
 OPTIONS = loop.Options(steps=3, batch=4, lr=1e-2, warmup=2, decay=0.5, seed=4)
 

@@ -13,8 +13,8 @@ pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
 from diffoundry.exporter.verify.checks.nearest_image import open_gallery  # noqa: E402
-from diffoundry.models.emoji import score, train  # noqa: E402
-from diffoundry.models.emoji.training import command, data, fetch  # noqa: E402
+from diffoundry_models.emoji import score, train  # noqa: E402
+from diffoundry_models.emoji.training import command, data, fetch  # noqa: E402
 
 SHIPPED = importlib.resources.files("diffoundry") / "models" / "emoji"
 
@@ -152,7 +152,7 @@ def test_the_commands_report_errors(tmp_path, data_folder, tiny_checkpoint, caps
     assert "PyTorch finds no CUDA device here" in capsys.readouterr().err
     monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None if name == "diffusers" else object())
     assert score.main(given) == 1
-    assert "pip install 'diffoundry[train]'" in capsys.readouterr().err
+    assert "pip install './models[train]'" in capsys.readouterr().err
 
 
 def test_shipped_weights_generate_a_red_apple():

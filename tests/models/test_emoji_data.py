@@ -15,8 +15,8 @@ from PIL import Image
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from diffoundry.models.emoji.training import data, fetch, vocabulary  # noqa: E402
 from diffoundry.runtime.errors import CheckpointError, DiffoundryError  # noqa: E402
+from diffoundry_models.emoji.training import data, fetch, vocabulary  # noqa: E402
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_captions_file_comes_back_and_has_the_shipped_form(emoji, tmp_path):
 
 
 def _shipped():
-    from diffoundry.models.emoji.training.checkpoint import SHIPPED
+    from diffoundry_models.emoji.training.checkpoint import SHIPPED
 
     return SHIPPED / "captions.json"
 

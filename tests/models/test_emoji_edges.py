@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffoundry.models.emoji.training.edges import edge_image, edges, overlap
+from diffoundry_models.emoji.training.edges import edge_image, edges, overlap
 from tests.models.conftest import ENGINES
 
 torch = pytest.importorskip("torch")

@@ -13,8 +13,8 @@ pytest.importorskip("transformers")
 
 from safetensors.torch import load_file  # noqa: E402
 
-from diffoundry.models.emoji.training import checkpoint, loop, stages  # noqa: E402
 from diffoundry.runtime.errors import CheckpointError, DiffoundryError  # noqa: E402
+from diffoundry_models.emoji.training import checkpoint, loop, stages  # noqa: E402
 
 OPTIONS = loop.Options(steps=5, batch=3, lr=1e-2, warmup=2, decay=0.9, seed=4)
 CHANGES = {"steps": 5, "batch": 3, "lr": 1e-2, "warmup": 2, "seed": 4}

@@ -14,9 +14,9 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline  # n
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
-from diffoundry.models.emoji.training import checkpoint, data, denoiser, loop, stages, vae  # noqa: E402
-from diffoundry.models.emoji.training.workspace import Workspace  # noqa: E402
 from diffoundry.runtime.errors import CheckpointError  # noqa: E402
+from diffoundry_models.emoji.training import checkpoint, data, denoiser, loop, stages, vae  # noqa: E402
+from diffoundry_models.emoji.training.workspace import Workspace  # noqa: E402
 
 OPTIONS = loop.Options(steps=5, batch=3, lr=1e-2, warmup=2, decay=0.9, seed=4)
 CHANGES = {"steps": 5, "batch": 3, "lr": 1e-2, "warmup": 2, "seed": 4}

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from diffoundry.runtime.errors import DiffoundryError, InputError, MissingExtraError
+from diffoundry.runtime.errors import DiffoundryError, InputError
 
 __all__ = ["add_generation", "add_schedule", "add_shared", "positive", "report", "run"]
 
@@ -74,7 +74,7 @@ def run(
         what: names the work in the message about a missing package.
         work: imports PyTorch only when called, so that `--help` neither needs it nor waits for it.
         options: `device` among them.
-        needs: required modules of the extra `train`.
+        needs: required modules, of the extra `train` of this package.
 
     Returns:
         The exit code.
@@ -82,7 +82,10 @@ def run(
     try:
         for module in needs:
             if importlib.util.find_spec(module) is None:
-                raise MissingExtraError(what, module, "train")
+                raise InputError(
+                    f"{what} needs {module}, which is not installed. From a clone of the repository, install it "
+                    f"with: pip install './models[train]'"
+                )
         _prepare(options.device)
         work(options)
     except DiffoundryError as error:

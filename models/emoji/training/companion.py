@@ -10,9 +10,9 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from diffoundry.models.emoji.training.checkpoint import load_network
-from diffoundry.models.emoji.training.data import TEMPLATES, Emoji, draw_caption
-from diffoundry.models.emoji.training.workspace import draw_indices, draw_normal
+from diffoundry_models.emoji.training.checkpoint import load_network
+from diffoundry_models.emoji.training.data import TEMPLATES, Emoji, draw_caption
+from diffoundry_models.emoji.training.workspace import draw_indices, draw_normal
 
 __all__ = ["Base", "Draw", "graphed", "load_base"]
 

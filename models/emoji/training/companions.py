@@ -6,16 +6,16 @@ from pathlib import Path
 
 import torch
 
-from diffoundry.models.emoji.training import data
-from diffoundry.models.emoji.training.checkpoint import SHIPPED
-from diffoundry.models.emoji.training.command import report
-from diffoundry.models.emoji.training.controlnet import ENCODER, controlnet_task, write_controlnet
-from diffoundry.models.emoji.training.inversion import encoder_task, write_encoder
-from diffoundry.models.emoji.training.loop import Options, Session
-from diffoundry.models.emoji.training.motion import FACTOR
-from diffoundry.models.emoji.training.stages import TrainingStage, run_stage
-from diffoundry.models.emoji.training.workspace import Workspace
 from diffoundry.runtime.errors import CheckpointError
+from diffoundry_models.emoji.training import data
+from diffoundry_models.emoji.training.checkpoint import SHIPPED
+from diffoundry_models.emoji.training.command import report
+from diffoundry_models.emoji.training.controlnet import ENCODER, controlnet_task, write_controlnet
+from diffoundry_models.emoji.training.inversion import encoder_task, write_encoder
+from diffoundry_models.emoji.training.loop import Options, Session
+from diffoundry_models.emoji.training.motion import FACTOR
+from diffoundry_models.emoji.training.stages import TrainingStage, run_stage
+from diffoundry_models.emoji.training.workspace import Workspace
 
 __all__ = ["EDGES", "train_edges", "train_flat"]
 
@@ -36,7 +36,7 @@ EDGES = {
 def train_flat(options: argparse.Namespace) -> None:
     """Train the style LoRA on the flat images of the base's labels."""
     # Here, not above: training the other companion must not need peft.
-    from diffoundry.models.emoji.training.lora import lora_task, write_lora
+    from diffoundry_models.emoji.training.lora import lora_task, write_lora
 
     table = {
         "lora": TrainingStage(

@@ -10,12 +10,12 @@ from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from torch import nn
 from torch.nn import functional
 
-from diffoundry.models.emoji.training.checkpoint import load_network, write_component
-from diffoundry.models.emoji.training.companion import graphed, load_base
-from diffoundry.models.emoji.training.edges import edges
-from diffoundry.models.emoji.training.loop import Options, TrainingTask
-from diffoundry.models.emoji.training.motion import draw_motion, move
-from diffoundry.models.emoji.training.workspace import Workspace
+from diffoundry_models.emoji.training.checkpoint import load_network, write_component
+from diffoundry_models.emoji.training.companion import graphed, load_base
+from diffoundry_models.emoji.training.edges import edges
+from diffoundry_models.emoji.training.loop import Options, TrainingTask
+from diffoundry_models.emoji.training.motion import draw_motion, move
+from diffoundry_models.emoji.training.workspace import Workspace
 
 __all__ = ["ENCODER", "controlnet_task", "new_controlnet", "write_controlnet"]
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diffoundry.models.emoji.training.fetch import FLAT, IMAGES, LABELS, fetch
 from diffoundry.runtime.errors import CheckpointError, DiffoundryError
+from diffoundry_models.emoji.training.fetch import FLAT, IMAGES, LABELS, fetch
 
 __all__ = [
     "SIZE",

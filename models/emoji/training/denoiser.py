@@ -10,12 +10,12 @@ from torch import nn
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from diffoundry.models.emoji.training.checkpoint import load_network, write_component
-from diffoundry.models.emoji.training.data import draw_caption
-from diffoundry.models.emoji.training.loop import Options, TrainingTask
-from diffoundry.models.emoji.training.vae import encode
-from diffoundry.models.emoji.training.workspace import Workspace, draw_indices, draw_normal
 from diffoundry.runtime.errors import CheckpointError
+from diffoundry_models.emoji.training.checkpoint import load_network, write_component
+from diffoundry_models.emoji.training.data import draw_caption
+from diffoundry_models.emoji.training.loop import Options, TrainingTask
+from diffoundry_models.emoji.training.vae import encode
+from diffoundry_models.emoji.training.workspace import Workspace, draw_indices, draw_normal
 
 __all__ = ["denoiser_task", "write_denoiser"]
 

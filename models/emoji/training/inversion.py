@@ -7,12 +7,12 @@ import torch
 from diffusers import AutoencoderKL
 from torch import nn
 
-from diffoundry.models.emoji.training.checkpoint import load_network, write_component
-from diffoundry.models.emoji.training.companion import graphed
-from diffoundry.models.emoji.training.loop import Options, TrainingTask
-from diffoundry.models.emoji.training.motion import draw_motion, move
-from diffoundry.models.emoji.training.vae import encode, reconstruction_loss
-from diffoundry.models.emoji.training.workspace import Workspace, draw_indices
+from diffoundry_models.emoji.training.checkpoint import load_network, write_component
+from diffoundry_models.emoji.training.companion import graphed
+from diffoundry_models.emoji.training.loop import Options, TrainingTask
+from diffoundry_models.emoji.training.motion import draw_motion, move
+from diffoundry_models.emoji.training.vae import encode, reconstruction_loss
+from diffoundry_models.emoji.training.workspace import Workspace, draw_indices
 
 __all__ = ["encoder_task", "find_latents", "write_encoder"]
 

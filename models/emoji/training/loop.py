@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from diffoundry.models.emoji.training.checkpoint import load_state, save_state
 from diffoundry.runtime.errors import CheckpointError, DiffoundryError
+from diffoundry_models.emoji.training.checkpoint import load_state, save_state
 
 __all__ = ["Options", "Run", "Session", "TrainingTask", "learning_rate", "train"]
 

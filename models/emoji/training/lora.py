@@ -10,10 +10,10 @@ from peft.utils import get_peft_model_state_dict
 from torch import nn
 from torch.nn import functional
 
-from diffoundry.models.emoji.training.companion import graphed, load_base
-from diffoundry.models.emoji.training.inversion import find_latents
-from diffoundry.models.emoji.training.loop import Options, TrainingTask
-from diffoundry.models.emoji.training.workspace import Workspace
+from diffoundry_models.emoji.training.companion import graphed, load_base
+from diffoundry_models.emoji.training.inversion import find_latents
+from diffoundry_models.emoji.training.loop import Options, TrainingTask
+from diffoundry_models.emoji.training.workspace import Workspace
 
 __all__ = ["RANK", "lora_task", "write_lora"]
 

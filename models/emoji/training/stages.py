@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import nn
 
-from diffoundry.models.emoji.training.checkpoint import write_component
-from diffoundry.models.emoji.training.data import Emoji
-from diffoundry.models.emoji.training.denoiser import denoiser_task, write_denoiser
-from diffoundry.models.emoji.training.loop import Options, Session, TrainingTask, train
-from diffoundry.models.emoji.training.vae import autoencoder_task, decoder_task, write_vae
-from diffoundry.models.emoji.training.vocabulary import train_tokenizer, write_tokenizer
-from diffoundry.models.emoji.training.workspace import Workspace
+from diffoundry_models.emoji.training.checkpoint import write_component
+from diffoundry_models.emoji.training.data import Emoji
+from diffoundry_models.emoji.training.denoiser import denoiser_task, write_denoiser
+from diffoundry_models.emoji.training.loop import Options, Session, TrainingTask, train
+from diffoundry_models.emoji.training.vae import autoencoder_task, decoder_task, write_vae
+from diffoundry_models.emoji.training.vocabulary import train_tokenizer, write_tokenizer
+from diffoundry_models.emoji.training.workspace import Workspace
 
 __all__ = ["STAGES", "TrainingStage", "make_tokenizer", "run_stage"]
 

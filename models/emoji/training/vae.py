@@ -8,9 +8,9 @@ import torch
 from diffusers import AutoencoderKL
 from torch.nn import functional
 
-from diffoundry.models.emoji.training.checkpoint import load_network, write_component
-from diffoundry.models.emoji.training.loop import Options, TrainingTask
-from diffoundry.models.emoji.training.workspace import Workspace, draw_indices, draw_normal
+from diffoundry_models.emoji.training.checkpoint import load_network, write_component
+from diffoundry_models.emoji.training.loop import Options, TrainingTask
+from diffoundry_models.emoji.training.workspace import Workspace, draw_indices, draw_normal
 
 __all__ = ["autoencoder_task", "decoder_task", "encode", "reconstruction_loss", "write_vae"]
 

@@ -9,7 +9,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import CLIPTokenizer
 
-from diffoundry.models.emoji.training.data import TEMPLATES, Emoji
+from diffoundry_models.emoji.training.data import TEMPLATES, Emoji
 
 __all__ = ["LENGTH", "SPECIALS", "train_tokenizer", "write_tokenizer"]
 

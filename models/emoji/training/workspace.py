@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from diffoundry.models.emoji.training.data import Emoji
 from diffoundry.runtime.errors import CheckpointError
+from diffoundry_models.emoji.training.data import Emoji
 
 __all__ = ["Workspace", "draw_indices", "draw_normal"]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 
-from diffoundry.exporter.checkpoints.aliases import package_path, read_aliases
+from diffoundry.exporter.checkpoints.aliases import alias_folder, read_aliases
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.configs.vocabulary import clip_merges, clip_vocabulary
 from diffoundry.runtime.bundle.specs import DimSpec
@@ -36,7 +36,14 @@ def test_table():
         assert (alias.hub is None) != (alias.folder is None)
         assert (alias.configs is None) == (name == "emoji-edges")
         if alias.configs is not None:
-            assert (package_path(alias.configs) / "model_index.json").is_file()
+            assert (alias_folder(alias.configs) / "model_index.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["emoji", "emoji-edges"])
+def test_demo_models_are_a_package_of_their_own(name):
+    alias = read_aliases()[name]
+    with pytest.raises(CheckpointError, match=rf"'{name}': it is in the package not-there.* pip install \./models"):
+        alias_folder(alias.folder.replace("diffoundry_models", "not_there"))
 
 
 @pytest.mark.parametrize("random_weights", [False, True])
