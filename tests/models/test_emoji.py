@@ -31,6 +31,18 @@ def test_shipped_weights_are_half_precision_safetensors_that_can_be_written():
         assert {entry["dtype"] for name, entry in header.items() if name != "__metadata__"} == {"F16"}
 
 
+def test_shipped_text_encoder_has_the_names_of_published_checkpoints():
+    """transformers 5 reads both, transformers 4.57 builds random weights for names without "text_model."."""
+    from safetensors.torch import load_file
+    from transformers import CLIPTextModel
+
+    names = set(load_file(str(SHIPPED / "text_encoder/model.safetensors")))
+    model, info = CLIPTextModel.from_pretrained(str(SHIPPED / "text_encoder"), output_loading_info=True)
+    assert names == {f"text_model.{name}" for name in model.state_dict() if name != "embeddings.position_ids"}
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+
+
 def test_shipped_captions_are_263_different_labels():
     labels = data.read_labels(SHIPPED / "captions.json")
     assert len(labels) == len(set(labels)) == 263

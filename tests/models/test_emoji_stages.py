@@ -168,6 +168,7 @@ def test_written_components_open_in_diffusers_and_name_no_folder(tmp_path, works
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path)
     assert pipeline.unet.config.sample_size == 8
     assert {str(v.dtype) for f in tmp_path.glob("*/*.safetensors") for v in load_file(f).values()} == {"torch.float16"}
+    assert all(name.startswith("text_model.") for name in load_file(tmp_path / "text_encoder/model.safetensors"))
     assert not [f for f in tmp_path.rglob("*.json") if str(tmp_path) in f.read_text() or "/tiny" in f.read_text()]
     assert all(f.stat().st_mode & 0o777 == 0o644 for f in tmp_path.glob("*/*.safetensors"))
     assert not list(tmp_path.glob(".*"))

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file, save_file
+from transformers import CLIPTextModel
 
 from diffoundry.runtime.errors import CheckpointError
 
@@ -17,6 +18,7 @@ FORMAT = 1
 SHIPPED = Path(__file__).resolve().parent.parent
 _COMPONENTS = ("tokenizer", "text_encoder", "unet", "vae")
 _SHARED = ("model_index.json", "scheduler/scheduler_config.json")
+_METADATA = {"format": "pt"}
 
 
 _Network = TypeVar("_Network")
@@ -82,11 +84,23 @@ def write_component(component: _Savable, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         fresh = Path(scratch) / "fresh"
         component.save_pretrained(fresh)
+        if isinstance(component, CLIPTextModel):
+            _publish_names(fresh / "model.safetensors")
         for file in fresh.iterdir():
             file.chmod(0o644)  # safetensors leaves files that only their owner may read
         if folder.exists():
             folder.rename(Path(scratch) / "old")
         fresh.rename(folder)
+
+
+def _publish_names(file: Path) -> None:
+    """Give a CLIP text encoder the names of published checkpoints, "text_model.encoder...".
+
+    transformers 5 reads names with and without "text_model.", and writes them without. transformers 4 takes names
+    without it for missing weights, and builds random ones.
+    """
+    weights = load(file.read_bytes())
+    save_file({f"text_model.{name.removeprefix('text_model.')}": weights[name] for name in weights}, file, _METADATA)
 
 
 def prepare_folder(out: Path, init: Path | None) -> None:
