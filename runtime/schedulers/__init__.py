@@ -10,14 +10,23 @@
         sample = scheduler.step(output, t, sample).prev_sample
 
 `scheduler_from_config` takes the class from the config. `scheduler_names` lists the classes, which are attributes of
-this package, loaded on first use. `lower` turns a planned run into a table that any language can execute. A loop for
-every scheduler calls `check_loop` and `loop_step` (`loop_interface.py`), with mu from `mu_for`.
+this package, loaded on first use. `resolve_scheduler` reads other names: "euler_a", "DPM++ 2M Karras".
+`lower` turns a planned run into a table that any language can execute. A loop for every scheduler calls `check_loop`
+and `loop_step` (`loop_interface.py`), with mu from `mu_for`.
 """
 
 from typing import Any
 
 from diffoundry.runtime.schedulers.base import Scheduler, StepResult
 from diffoundry.runtime.schedulers.dynamic_shift import mu_for
+from diffoundry.runtime.schedulers.names import (
+    SchedulerChoice,
+    fitting_schedulers,
+    make_scheduler,
+    resolve_scheduler,
+    sampler_labels,
+    scheduler_words,
+)
 from diffoundry.runtime.schedulers.plans.linear_form import NotAffineError
 from diffoundry.runtime.schedulers.plans.lowering import lower
 from diffoundry.runtime.schedulers.plans.sampling_plan import PlanStep, SamplingPlan, execute
@@ -28,13 +37,19 @@ __all__ = [
     "PlanStep",
     "SamplingPlan",
     "Scheduler",
+    "SchedulerChoice",
     "StepResult",
     "execute",
+    "fitting_schedulers",
     "lower",
+    "make_scheduler",
     "mu_for",
+    "resolve_scheduler",
+    "sampler_labels",
     "scheduler_class",
     "scheduler_from_config",
     "scheduler_names",
+    "scheduler_words",
 ]
 
 
