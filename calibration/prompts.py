@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.formats.prompt_file import read_prompt_file
 
 __all__ = ["CALIBRATION_PROMPTS", "HELD_OUT_PROMPTS", "SeededPrompt", "read_prompts", "seeded_prompts"]
 
@@ -88,11 +89,7 @@ def read_prompts(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     Raises:
         InputError: It cannot be read, or has fewer than three prompts.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"calibration prompts {path}: cannot be read ({error}); expected UTF-8 text") from error
-    prompts = [line.strip() for line in lines if line.strip()]
+    prompts = read_prompt_file(path, "calibration prompts")
     if len(prompts) < _EVERY:
         raise InputError(
             f"calibration prompts {path}: got {len(prompts)}, expected at least {_EVERY}, one a line: every third is "

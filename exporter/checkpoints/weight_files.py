@@ -117,7 +117,7 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: The file is missing, or holds something else.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); the checkpoint is incomplete") from error
     except ValueError as error:

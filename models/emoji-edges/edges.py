@@ -7,14 +7,15 @@ import sys
 
 from PIL import Image
 
+from diffoundry.runtime.images.read import read_image_file
 from diffoundry_models.emoji.training.edges import edge_image
 
 
 def main(source: str, path: str) -> None:
     """Read an image, put it on white, and write its edges in the same size."""
-    with Image.open(source) as image:
-        shown = Image.new("RGBA", image.size, "white")
-        shown.alpha_composite(image.convert("RGBA"))
+    image = read_image_file(source, "image")
+    shown = Image.new("RGBA", image.size, "white")
+    shown.alpha_composite(image.convert("RGBA"))
     edge_image(shown).save(path)
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from diffoundry.runtime.cli.help import options_in
-from diffoundry.runtime.cli.pipeline_options import read_images
+from diffoundry.runtime.images.read import read_image_file
 
 __all__ = ["CONTROL_SETTINGS", "control_options", "read_controls"]
 
@@ -66,5 +66,5 @@ def read_controls(paths: Sequence[Path]) -> dict[str, Any]:
     Raises:
         InputError: A file that cannot be read as an image.
     """
-    images = [read_images({"control_image": path})["control_image"] for path in paths]
+    images = [read_image_file(path, "--control-image") for path in paths]
     return {} if not images else {"control_image": images[0] if len(images) == 1 else images}

@@ -2,21 +2,20 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from diffoundry.runtime.cli.help import options_in
 from diffoundry.runtime.errors import InputError
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from diffoundry.runtime.images.read import read_image_file
 
 __all__ = ["PIPELINE_SETTINGS", "pipeline_options", "read_images", "take_images"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-_FILES = ("image", "mask_image")
+_FILES = {"image": "--image", "mask_image": "--mask"}
+"""Arguments of a pipeline that are files here, to their options."""
 
 
 def _size(_context: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:
@@ -106,20 +105,9 @@ def take_images(values: dict[str, Any]) -> dict[str, Path]:
 
 
 def read_images(paths: Mapping[str, Path]) -> dict[str, Any]:
-    """Open images: argument of the pipeline to PIL image.
+    """Read images: argument of the pipeline to PIL image.
 
     Raises:
         InputError: A file that cannot be read as one.
     """
-    return {name: _read(name, path) for name, path in paths.items()}
-
-
-def _read(name: str, path: Path) -> "Image":
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        image = Image.open(path)
-        image.load()
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise InputError(f"{name} {path}: cannot be read ({error}); expected an image such as a PNG or JPEG") from error
-    return image
+    return {name: read_image_file(path, _FILES[name]) for name, path in paths.items()}

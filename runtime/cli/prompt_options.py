@@ -8,6 +8,7 @@ import click
 
 from diffoundry.runtime.cli.help import options_in
 from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.formats.prompt_file import read_prompt_file
 
 __all__ = ["PROMPT_SETTINGS", "prompt_options", "take_prompts"]
 
@@ -63,11 +64,7 @@ def _one_or_list(entries: list[Any]) -> Any:
 
 def _read(path: Path) -> list[str]:
     """The lines of a file that are not blank."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--prompts {path}: cannot be read ({error}); expected a text file in UTF-8") from error
-    prompts = [line.strip() for line in lines if line.strip()]
+    prompts = read_prompt_file(path, "--prompts")
     if not prompts:
         raise InputError(f"--prompts {path}: got no line with a prompt, expected at least one")
     return prompts

@@ -24,7 +24,7 @@ def test_no_two_images_have_a_seed_in_common():
 
 def test_every_third_prompt_of_a_file_is_held_back(tmp_path):
     path = tmp_path / "prompts.txt"
-    path.write_text("one\n\n two \nthree\nfour\nfive\nsix\nseven\n", encoding="utf-8")
+    path.write_text("one\n\n two \nthree\nfour\nfive\nsix\nseven\n", encoding="utf-8-sig")
     assert read_prompts(path) == (("one", "two", "four", "five", "seven"), ("three", "six"))
 
 
@@ -40,5 +40,5 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, content):
     path = tmp_path / "prompts.txt"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(InputError, match=r"calibration prompts .*prompts.txt: cannot be read .*expected UTF-8 text"):
+    with pytest.raises(InputError, match=r"calibration prompts .*prompts.txt: cannot be read .*a text file in UTF-8"):
         read_prompts(path)

@@ -7,6 +7,7 @@ import numpy as np
 
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.pixels import ImageInput, preprocess
+from diffoundry.runtime.images.read import is_transparent
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.pipelines.inputs import CommonInputs
 
@@ -25,7 +26,7 @@ def image_size(image: ImageInput, name: str = "image") -> tuple[int, int]:
     """Return height and width in pixels of images, all of one size.
 
     Raises:
-        InputError: They differ, or one has an alpha channel, which would be ignored.
+        InputError: They differ, or one has transparent pixels, whose alpha would be ignored.
     """
     items: list[Any] = list(image) if isinstance(image, Sequence) else [image]
     sizes = set()
@@ -35,7 +36,7 @@ def image_size(image: ImageInput, name: str = "image") -> tuple[int, int]:
             continue
         if not hasattr(item, "getbands"):
             raise InputError(f"{name}: got {type(item).__name__}, expected a PIL image or an array of floats in 0..1")
-        if "A" in item.getbands() or "transparency" in item.info:
+        if is_transparent(item):
             raise InputError(
                 f"{name}: got an image with transparency, expected one without; paste it on a background and "
                 f"convert it to RGB"

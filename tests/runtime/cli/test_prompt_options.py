@@ -58,10 +58,17 @@ def test_several_prompts_with_one_seed_and_several_images(generate, pipe):
 
 def test_prompts_of_a_file(generate, tmp_path, pipe):
     prompts = tmp_path / "prompts.txt"
-    prompts.write_text("a red apple\n\n  a fox  \n", encoding="utf-8")
+    prompts.write_text("a red apple\n\n  a fox  \n", encoding="utf-8-sig")
     paths = generate("z.png", "--prompts", prompts, "--seed", 3)
     for path, image in zip(paths, pipe(["a red apple", "a fox"], seed=3, num_inference_steps=2).images, strict=True):
         same(path, image)
+
+
+def test_an_empty_prompt_is_a_prompt(generate, pipe):
+    (path,) = generate("empty.png", "", "--seed", 3)
+    same(path, pipe("", seed=3, num_inference_steps=2).images[0])
+    (again,) = generate("again.png", "--like", path)
+    assert again.read_bytes() == path.read_bytes()
 
 
 def test_how_they_are_read_is_kept(generate, pipe):
@@ -91,7 +98,7 @@ def test_what_is_refused(generate, tmp_path):
         (("x", "--seed", 1, "--seed", 2), "seed: got 2 seeds, expected one or 1"),
         (("x", "--prompts", empty), "--prompts .*empty.txt: got prompts after DIR as well, expected one of the two"),
         (("--prompts", empty), "--prompts .*empty.txt: got no line with a prompt, expected at least one"),
-        (("--prompts", binary), "--prompts .*binary.txt: cannot be read .* expected a text file in UTF-8"),
+        (("--prompts", binary), "--prompts .*binary.txt: cannot be read .*it is UTF-16.* a text file in UTF-8"),
         (("--prompts", tmp_path / "none.txt"), "--prompts .*none.txt: cannot be read"),
         (("x", "--clip-skip", 9), "clip_skip: got 9, expected a whole number from 0 to 3"),
     ):

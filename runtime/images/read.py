@@ -1,0 +1,112 @@
+"""Reads image files of users: upright, of common formats only, with every failure as an `InputError`."""
+
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffoundry.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["FORMATS", "drop_opaque_alpha", "is_transparent", "read_array_file", "read_image_file"]
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+"""Pillow knows more, and starts another program for some of them: ghostscript for PostScript."""
+
+_MAX_PIXELS = 178_956_970
+"""Pillow's bound for a decompression bomb; a photograph of today has up to 108 million pixels."""
+
+
+def read_image_file(path: str | os.PathLike[str], subject: str) -> "Image":
+    """Read the first frame of an image file and turn it upright, as its EXIF orientation says.
+
+    The result has no alpha channel if that was opaque everywhere. diffusers: `load_image`, which drops every alpha.
+
+    Args:
+        path: The file.
+        subject: Option or argument, for messages: "--image".
+
+    Raises:
+        InputError: No such file, another format, a damaged file, or too many pixels.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Path(path).open("rb") as stream, warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(stream, formats=FORMATS)
+            image.load()
+            return drop_opaque_alpha(ImageOps.exif_transpose(image))
+    except Image.DecompressionBombError as error:
+        raise InputError(
+            f"{subject} {path}: got too many pixels, expected at most {_MAX_PIXELS:,}; scale it down"
+        ) from error
+    except UnidentifiedImageError as error:
+        raise InputError(
+            f"{subject} {path}: cannot be read as an image, expected a file in PNG, JPEG, WebP, GIF, BMP or TIFF"
+        ) from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(
+            f"{subject} {path}: cannot be read ({reason}); expected an image such as a PNG or JPEG"
+        ) from error
+    except Exception as error:  # a decoder that meets a damaged file raises anything
+        raise InputError(
+            f"{subject} {path}: cannot be read ({type(error).__name__}: {error}); the image is damaged, save it again"
+        ) from error
+
+
+def read_array_file(path: str | os.PathLike[str], subject: str) -> NDArray[Any]:
+    """Read an array of floats (height, width, 3) from a .npy file, such as one with -1 where an image is masked.
+
+    Args:
+        path: The file, written by `numpy.save`.
+        subject: As in `read_image_file`.
+
+    Raises:
+        InputError: No such file, a damaged one, or another kind of array.
+    """
+    try:
+        values: NDArray[Any] = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise InputError(
+            f"{subject} {path}: cannot be read ({reason}); expected an array of floats written by numpy.save"
+        ) from error
+    if values.dtype.kind != "f" or values.ndim != 3 or values.shape[2] != 3 or not values.size:
+        raise InputError(
+            f"{subject} {path}: got {values.dtype} of shape {values.shape}, expected floats of shape (height, width, 3)"
+        )
+    if not np.isfinite(values).all():
+        raise InputError(f"{subject} {path}: got NaN or infinity, expected finite numbers")
+    return values.astype(np.float32)
+
+
+def is_transparent(image: "Image") -> bool:
+    """Return whether some pixel of an image is not opaque."""
+    if not _has_alpha(image):
+        return False
+    low: int = image.convert("RGBA").getchannel("A").getextrema()[0]
+    return low < 255
+
+
+def drop_opaque_alpha(image: "Image") -> "Image":
+    """Return the image without its alpha channel if every pixel is opaque, else as it is."""
+    if not _has_alpha(image) or is_transparent(image):
+        return image
+    opaque = image.convert("RGBA").convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB")
+    opaque.info.pop("transparency", None)
+    return opaque
+
+
+def _has_alpha(image: "Image") -> bool:
+    """Return whether an image of 8 bits a channel can have transparent pixels; Pillow converts others wrongly."""
+    if image.mode not in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa"):
+        return False
+    palette = image.palette.mode if image.mode == "P" and image.palette else ""
+    return image.mode[-1] in "Aa" or palette.endswith("A") or "transparency" in image.info
