@@ -18,17 +18,18 @@ from diffoundry.runtime.models.registry import open_vae
 from diffoundry.runtime.models.roles import SAFETY_CHECKER, VAE_ENCODER
 from diffoundry.runtime.models.safety_checker import StableDiffusionSafetyChecker
 from diffoundry.runtime.pipelines.callback import make_step_end
+from diffoundry.runtime.pipelines.class_overrides import open_scheduler, override_sample_size
 from diffoundry.runtime.pipelines.controlnet import ControlNetInputs, ControlNets, Residuals
 from diffoundry.runtime.pipelines.denoising import Step, denoise, set_timesteps
 from diffoundry.runtime.pipelines.example_inputs import example_input_names
 from diffoundry.runtime.pipelines.families.base import EncodeOptions, Family
 from diffoundry.runtime.pipelines.guidance import Condition, Guidance
 from diffoundry.runtime.pipelines.inputs import CommonInputs, make_generators, sort_arguments
-from diffoundry.runtime.pipelines.registry import family_of_class
+from diffoundry.runtime.pipelines.registry import class_of_call, family_of_class
 from diffoundry.runtime.pipelines.tasks import other_task, possible_tasks
 from diffoundry.runtime.pipelines.tasks.base import LoopInit, Task, TaskContext, choose_task
 from diffoundry.runtime.pipelines.tasks.schedule import cut_end
-from diffoundry.runtime.schedulers import Scheduler, scheduler_class, scheduler_from_config
+from diffoundry.runtime.schedulers import Scheduler
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -145,6 +146,7 @@ class DiffusionPipeline:
         self.controlnets = ControlNets(session, lambda: self.denoiser.residual_inputs)
         self.safety_checker = safety_checker
         self.scheduler_config: Mapping[str, Any] = bundle.read_json("scheduler/scheduler_config.json")
+        self._denoiser_version = bundle.config(self.denoiser.component).get("_diffusers_version")
         latent = self.vae.latent_channels
         self._extra_channels = self.denoiser.in_channels - latent
         taken = [field.name for field in fields(family.Inputs)]
@@ -188,7 +190,10 @@ class DiffusionPipeline:
         Raises:
             InputError: Its config does not say.
         """
-        size = self.denoiser.sample_size
+        return self._default_size(self._class_of(self.default_task, controlnet=False))
+
+    def _default_size(self, pipeline_class: str) -> tuple[int, int]:
+        size = override_sample_size(pipeline_class, self.denoiser.sample_size, self._denoiser_version)
         if size is None:
             raise InputError(
                 f"height and width: the config of {self.denoiser.component!r} names no sample_size, so there is no "
@@ -219,7 +224,7 @@ class DiffusionPipeline:
         call = self._parse({"prompt": prompt, **arguments})
         common, task = call.common, call.task
         shape = self.denoiser.latent_shape(call.images, *call.size, self.vae)
-        scheduler, steps = self._plan(common, shape)
+        scheduler, steps = self._plan(call, shape)
         guidance = task.guidance(common, self.denoiser)
         options = EncodeOptions(*call.size, common.num_images_per_prompt, guidance.guided, task.from_image)
         condition = self.family.encode(call.prompts, options)
@@ -282,7 +287,8 @@ class DiffusionPipeline:
         default = control.size(nets) if controlled else None
         if common.height and common.width:
             default = common.height, common.width
-        size = task.size(common, default or self.default_size, self.vae)
+        default = default or self._default_size(self._class_of(kind, controlnet=controlled))
+        size = task.size(common, default, self.vae)
         manifest = self.session.bundle.manifest
         pixels, patch = self.vae.scale_factor, self.denoiser.patch_size
         common.check_size(size, pixels, patch, manifest.recipe if manifest else None)
@@ -293,20 +299,25 @@ class DiffusionPipeline:
         images = prompts.count * common.num_images_per_prompt
         return _Call(common, prompts, control if controlled else None, task, images, size)
 
-    def _plan(self, common: CommonInputs, shape: tuple[int, ...]) -> tuple[Scheduler[Any], int]:
+    def _plan(self, call: _Call, shape: tuple[int, ...]) -> tuple[Scheduler[Any], int]:
         """Return a scheduler with its timesteps set, and the number of steps as the caller counts them."""
-        scheduler, channels = self.scheduler(common.scheduler), self.denoiser.out_channels
+        common, channels = call.common, self.denoiser.out_channels
+        pipeline_class = self._class_of(type(call.task), controlnet=call.control is not None)
+        scheduler = open_scheduler(self.scheduler_config, common.scheduler, pipeline_class)
         scheduler.check_loop(channels=shape[1], output_channels=channels, eta=common.eta, mu=common.mu)
         scheduler.check_latents(scaled=self.family.scales_latents)
         return scheduler, set_timesteps(scheduler, common, self.denoiser.image_tokens(shape))
 
     def scheduler(self, name: str | None = None) -> Scheduler[Any]:
-        """Return a fresh scheduler with the checkpoint's config: its own class, or the one called `name`."""
-        own = scheduler_from_config(self.scheduler_config)
-        overrides = self.family.scheduler_overrides(own.config)
-        if name is None:
-            return scheduler_from_config(self.scheduler_config, **overrides) if overrides else own
-        return scheduler_class(f"{name.removesuffix('Scheduler')}Scheduler").from_config({**own.config, **overrides})
+        """Return a fresh scheduler with the checkpoint's config: its own class, or the one called `name`.
+
+        Old configs are corrected as the pipeline class of the default task does it.
+        """
+        pipeline_class = self._class_of(self.default_task, controlnet=bool(self.controlnets.names))
+        return open_scheduler(self.scheduler_config, name, pipeline_class)
+
+    def _class_of(self, task: type[Task], *, controlnet: bool) -> str:
+        return class_of_call(self.session.bundle.pipeline_class, task.name, controlnet=controlnet)
 
     def _residuals(self, call: _Call, guidance: Guidance, condition: Condition, init: LoopInit) -> Residuals | None:
         """Return the source of the ControlNets' residuals, or None in a bundle without ControlNets."""

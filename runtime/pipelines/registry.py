@@ -7,7 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["FAMILY_TABLE", "FamilyEntry", "PipelineClass", "controlnet_class", "family_of_class", "find_family_entry"]
+__all__ = [
+    "FAMILY_TABLE",
+    "FamilyEntry",
+    "PipelineClass",
+    "class_of_call",
+    "controlnet_class",
+    "family_of_class",
+    "find_family_entry",
+]
 
 
 class PipelineClass(NamedTuple):
@@ -100,3 +108,17 @@ def controlnet_class(pipeline_class: str) -> str | None:
         return None
     wanted = entry.classes[pipeline_class]._replace(controlnet=True)
     return next((name for name, found in entry.classes.items() if found == wanted), None)
+
+
+def class_of_call(pipeline_class: str, task: str, *, controlnet: bool) -> str:
+    """Return the pipeline class of diffusers that does what a call does.
+
+    Args:
+        pipeline_class: Class that the checkpoint names; it wins where it does this itself, or where none does.
+        task: `Task.name` of the task of the call.
+        controlnet: True if ControlNets run.
+    """
+    entry, wanted = family_of_class(pipeline_class), PipelineClass(task, controlnet)
+    if entry is None or entry.classes[pipeline_class] == wanted:
+        return pipeline_class
+    return next((name for name, found in entry.classes.items() if found == wanted), pipeline_class)

@@ -71,10 +71,6 @@ class Family:
         """
         raise NotImplementedError
 
-    def scheduler_overrides(self, config: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG002
-        """Return the options of a scheduler's config that diffusers changes for this family's pipelines."""
-        return {}
-
     def encode(self, inputs: Any, options: EncodeOptions) -> Condition:
         """Run the encoders.
 

@@ -62,18 +62,6 @@ class StableDiffusion(Family):
         self._encoder = CLIPTextModel(session)
         self.text_encoders = (self._encoder,)
 
-    def scheduler_overrides(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Correct options that old checkpoints have wrong.
-
-        diffusers: `StableDiffusionPipeline.__init__`, "steps_offset" and "clip_sample".
-        """
-        overrides: dict[str, Any] = {}
-        if config.get("steps_offset", 1) != 1:
-            overrides["steps_offset"] = 1
-        if config.get("clip_sample", False) is True:
-            overrides["clip_sample"] = False
-        return overrides
-
     def encode(self, inputs: CLIPPromptInputs, options: EncodeOptions) -> Condition:
         """See `Family`. diffusers: `StableDiffusionPipeline.encode_prompt`."""
         negatives, texts = inputs.negative_texts(guided=options.guided), inputs.texts()

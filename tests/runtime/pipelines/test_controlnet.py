@@ -168,6 +168,19 @@ def test_inpainting_a_part(controlled):
     )
 
 
+def test_an_old_scheduler_config_is_left_as_it_is(controlled, monkeypatch):
+    """Without an image for the ControlNet the class is `StableDiffusionPipeline`, which corrects it."""
+    ours, theirs = controlled()
+    old = {**theirs.scheduler.config, "steps_offset": 0, "_class_name": "PNDMScheduler"}
+    monkeypatch.setattr(ours, "scheduler_config", old)
+    monkeypatch.setattr(theirs, "scheduler", diffusers.PNDMScheduler.from_config(old))
+    follow((ours, theirs), control=image())
+    parts = {name: part for name, part in theirs.components.items() if name != "controlnet"}
+    plain = diffusers.StableDiffusionPipeline(**parts, requires_safety_checker=False)
+    plain.set_progress_bar_config(disable=True)
+    compare(ours, plain, PROMPT, num_inference_steps=3, height=64, width=64)
+
+
 @pytest.mark.slow
 def test_inpainting_with_nine_channels(controlled):
     follow(controlled("inpaint", kind="Inpaint"), image=image(seed=5), mask_image=mask(), control=image())
