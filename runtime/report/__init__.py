@@ -28,6 +28,8 @@ from diffoundry.runtime.report.sections import (
     Section,
     Table,
     Text,
+    Tile,
+    Tiles,
 )
 from diffoundry.runtime.report.write import require_report, write_report
 
@@ -45,6 +47,8 @@ __all__ = [
     "Section",
     "Table",
     "Text",
+    "Tile",
+    "Tiles",
     "require_report",
     "write_report",
 ]

@@ -21,6 +21,8 @@ __all__ = [
     "Section",
     "Table",
     "Text",
+    "Tile",
+    "Tiles",
 ]
 
 
@@ -53,6 +55,37 @@ class Text:
     kind: ClassVar[str] = "text"
     title: str
     text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tile:
+    """One figure of a headline.
+
+    Attributes:
+        value: The figure with its unit, such as "2.5 x".
+        label: Name of the figure.
+        note: A second, quieter line, such as the figure it is compared with.
+    """
+
+    value: str
+    label: str
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tiles:
+    """The most important figures, in large type side by side.
+
+    Attributes:
+        title: Heading of the section.
+        tiles: In reading order.
+        text: Plain text above; an empty line begins a new paragraph.
+    """
+
+    kind: ClassVar[str] = "tiles"
+    title: str
+    tiles: Sequence[Tile]
+    text: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,5 +238,5 @@ class Facts:
     text: str = ""
 
 
-Section = Text | Images | Table | Bars | Curves | Facts
+Section = Text | Tiles | Images | Table | Bars | Curves | Facts
 """Any section of a report."""

@@ -25,6 +25,8 @@ from diffoundry.runtime.report import (
     ReportImage,
     Table,
     Text,
+    Tile,
+    Tiles,
     require_report,
     write_report,
 )
@@ -117,11 +119,19 @@ def test_images_come_back_pixel_for_pixel_with_their_caption(tmp_path):
     np.testing.assert_array_equal(np.asarray(stored), np.asarray(_image()))
 
 
+def test_tiles_show_figure_label_and_note(tmp_path):
+    tiles = [Tile(value="2.5 x", label="Speed <warm>", note="0.2 s"), Tile(value="134 dB", label="PSNR")]
+    text, page = _write(tmp_path, [Tiles(title="Headline", tiles=tiles)])
+    assert page.words["dd"] == ["2.5 x", "134 dB"]
+    assert page.words["small"] == ["0.2 s"]
+    assert "Speed &lt;warm&gt;" in text
+
+
 def test_large_images_keep_their_size_and_columns_are_kept(tmp_path):
     images = [ReportImage(image=_image((200, 40)), caption=str(i)) for i in range(4)]
     text, page = _write(tmp_path, [Images(title="p", images=images, columns=2)])
     assert {a["width"] for a in page.of("img")} == {"200"}
-    assert "repeat(2, minmax(0, max-content))" in text
+    assert "repeat(2, minmax(6.5rem, max-content))" in text
 
 
 def test_all_content_is_escaped(tmp_path):
