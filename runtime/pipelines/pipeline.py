@@ -70,6 +70,8 @@ class Run:
         output_type: As `CommonInputs.output_type`.
         seed: As `PipelineOutput.seed`.
         truncated: As `PipelineOutput.truncated`.
+        scheduler: The scheduler of this run.
+        arguments: Every argument of the call that has a value, defaults and the size included.
     """
 
     steps: Iterator[Step]
@@ -80,6 +82,8 @@ class Run:
     output_type: str
     seed: int | tuple[int, ...] | None
     truncated: tuple[str, ...]
+    scheduler: Scheduler[Any]
+    arguments: Mapping[str, Any]
 
     def __iter__(self) -> Iterator[Step]:
         """Run the remaining steps one by one. Stop iterating to cancel."""
@@ -111,6 +115,13 @@ class _Call(NamedTuple):
     task: Task
     images: int
     size: tuple[int, int]
+
+    def arguments(self) -> dict[str, Any]:
+        """Return every argument that has a value, with the size that is generated."""
+        kinds = [self.common, self.prompts, self.task, *([] if self.control is None else [self.control])]
+        values = {field.name: getattr(kind, field.name) for kind in kinds for field in fields(kind)}
+        sizes = dict(zip(("height", "width"), self.size, strict=True))
+        return {name: value for name, value in {**values, **sizes}.items() if value is not None}
 
 
 class DiffusionPipeline:
@@ -264,6 +275,8 @@ class DiffusionPipeline:
             output_type=common.output_type,
             seed=seed,
             truncated=condition.truncated,
+            scheduler=scheduler,
+            arguments=call.arguments(),
         )
 
     def _parse(self, arguments: Mapping[str, Any]) -> _Call:
