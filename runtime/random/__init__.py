@@ -6,6 +6,7 @@ from diffoundry.runtime.random.native import describe_random_numbers
 from diffoundry.runtime.random.numpy_generator import NumpyGenerator
 from diffoundry.runtime.random.torch_cpu import TorchCpuGenerator
 from diffoundry.runtime.random.torch_cuda import TorchCudaGenerator
+from diffoundry.runtime.random.torch_generator import TorchGenerator, as_generator, as_generators
 
 __all__ = [
     "Generator",
@@ -13,6 +14,9 @@ __all__ = [
     "NumpyGenerator",
     "TorchCpuGenerator",
     "TorchCudaGenerator",
+    "TorchGenerator",
+    "as_generator",
+    "as_generators",
     "describe_random_numbers",
     "make_generator",
     "randn_tensor",

@@ -12,6 +12,7 @@ from diffoundry.runtime.random.base import FloatArray, Generator, checked_shape
 from diffoundry.runtime.random.numpy_generator import NumpyGenerator
 from diffoundry.runtime.random.torch_cpu import TorchCpuGenerator
 from diffoundry.runtime.random.torch_cuda import TorchCudaGenerator
+from diffoundry.runtime.random.torch_generator import as_generators
 
 __all__ = ["GeneratorKind", "make_generator", "randn_tensor"]
 
@@ -57,12 +58,13 @@ def randn_tensor(
 
     Args:
         shape: (batch, ...).
-        generator: one generator, or one for each image.
+        generator: one generator, or one for each image; a `torch.Generator` too.
         dtype: as in `Generator.randn`.
 
     Raises:
         InputError: a list whose length is neither 1 nor the batch size (diffusers' pipelines refuse it too).
     """
+    generator = as_generators(generator)
     if not isinstance(generator, Sequence):
         return generator.randn(shape, dtype)
     if len(generator) == 1:

@@ -123,6 +123,24 @@ class TorchCudaGenerator:
         offsets = words % np.uint64(high - low)
         return (offsets + np.uint64(low % 2**64)).view(np.int64).reshape(shape)
 
+    def get_state(self) -> NDArray[np.uint8]:
+        """Return the state in the layout of `torch.Generator("cuda").get_state()`: seed and offset, uint8, (16,)."""
+        return np.array([self._seed, self._offset], "<u8").view(np.uint8)
+
+    def set_state(self, state: NDArray[np.uint8]) -> None:
+        """Continue from a state of `get_state`, or from that of a `torch.Generator` on CUDA.
+
+        Raises:
+            InputError: Not such a state.
+        """
+        raw = np.ascontiguousarray(state)
+        if raw.dtype != np.uint8 or raw.shape != (16,):
+            raise InputError(
+                f"The generator state has dtype {raw.dtype} and shape {raw.shape}: expected uint8, (16,), as "
+                "get_state() of this class or of a torch CUDA generator returns."
+            )
+        self._seed, self._offset = (int(value) for value in raw.view("<u8"))
+
     def __repr__(self) -> str:
         return f"TorchCudaGenerator(seed={self._seed})"
 

@@ -30,7 +30,12 @@ from diffoundry.runtime.schedulers.names import (
 from diffoundry.runtime.schedulers.plans.linear_form import NotAffineError
 from diffoundry.runtime.schedulers.plans.lowering import lower
 from diffoundry.runtime.schedulers.plans.sampling_plan import PlanStep, SamplingPlan, execute
-from diffoundry.runtime.schedulers.registry import scheduler_class, scheduler_from_config, scheduler_names
+from diffoundry.runtime.schedulers.registry import (
+    register_scheduler,
+    scheduler_class,
+    scheduler_from_config,
+    scheduler_names,
+)
 
 __all__ = [
     "NotAffineError",
@@ -44,6 +49,7 @@ __all__ = [
     "lower",
     "make_scheduler",
     "mu_for",
+    "register_scheduler",
     "resolve_scheduler",
     "sampler_labels",
     "scheduler_class",

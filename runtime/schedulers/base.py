@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple, NoReturn, Self, TypeVar
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 from numpy.typing import NDArray
 
@@ -12,6 +12,7 @@ from diffoundry.runtime.schedulers.configurable import Configurable
 from diffoundry.runtime.schedulers.loop_interface import LoopInterface
 from diffoundry.runtime.schedulers.options import SchedulerOptions
 from diffoundry.runtime.schedulers.run_request import RunRequest
+from diffoundry.runtime.schedulers.step_arguments import check_device
 
 __all__ = ["Schedule", "Scheduler", "StepResult"]
 
@@ -63,6 +64,7 @@ class Scheduler(Configurable[C], LoopInterface):
     def set_timesteps(
         self,
         num_inference_steps: int | None = None,
+        device: object = None,
         *,
         timesteps: Sequence[float] | None = None,
         sigmas: Sequence[float] | None = None,
@@ -72,6 +74,7 @@ class Scheduler(Configurable[C], LoopInterface):
 
         Args:
             num_inference_steps: number of steps.
+            device: "cpu" or None, for code that was written for diffusers.
             timesteps: the timesteps themselves, descending, where the scheduler takes them.
             sigmas: the noise levels themselves, descending, where the scheduler takes them.
             mu: exponent of the resolution-dependent shift, for flow schedules with `use_dynamic_shifting`.
@@ -79,7 +82,7 @@ class Scheduler(Configurable[C], LoopInterface):
         Raises:
             InputError: an argument that this scheduler does not take, none at all, or two that exclude each other.
         """
-        self._adopt(self._schedule(self._request(num_inference_steps, timesteps, sigmas, mu)))
+        self._adopt(self._schedule(self._request(num_inference_steps, timesteps, sigmas, mu, device)))
 
     def scale_model_input(self, sample: Sample, timestep: float | None = None) -> Sample:  # noqa: ARG002
         """Scale the sample to the model's input at a timestep; most schedulers return the sample itself."""
@@ -119,8 +122,10 @@ class Scheduler(Configurable[C], LoopInterface):
         timesteps: Sequence[float] | None,
         sigmas: Sequence[float] | None,
         mu: float | None,
+        device: object = None,
     ) -> RunRequest:
         """Check the arguments of `set_timesteps`."""
+        check_device(type(self).__name__, device)
         request = RunRequest(num_inference_steps=num_inference_steps, timesteps=timesteps, sigmas=sigmas, mu=mu)
         request.check(type(self).__name__, takes=self.custom_schedules, combines=self.combines_schedules)
         return request
@@ -134,10 +139,3 @@ class Scheduler(Configurable[C], LoopInterface):
         if self.num_inference_steps is None:
             raise InputError(f"{type(self).__name__}.step: no run is planned. Call set_timesteps first.")
         return self.num_inference_steps
-
-    def _refuse_timesteps(self, option: str) -> NoReturn:
-        """Refuse custom timesteps beside an option that computes them."""
-        raise InputError(
-            f"{type(self).__name__}.set_timesteps: got timesteps, but the option {option} computes them. "
-            "Pass num_inference_steps, or turn the option off."
-        )

@@ -78,7 +78,8 @@ class Configurable(Generic[C]):
         """
         raw = {**without_defaults(read_config(config)), **overrides}
         own = {field.name for field in fields(cls.Options)}
-        foreign = sorted(key for key in raw if key not in KNOWN_OPTIONS and not key.startswith("_"))
+        known = KNOWN_OPTIONS | own
+        foreign = sorted(key for key in raw if key not in known and not key.startswith("_"))
         if foreign:
             raise ConfigError(
                 f"{cls.__name__}: config key '{foreign[0]}' is not an option of any scheduler of diffusers "
@@ -90,6 +91,20 @@ class Configurable(Generic[C]):
         scheduler._initialise(given, hidden)  # noqa: SLF001 - our own, `__init__` takes no hidden keys
         return scheduler
 
+    @classmethod
+    def from_pretrained(cls, path: str | PathLike[str], subfolder: str | None = None, **overrides: Any) -> Self:
+        """Make a scheduler from the config in a folder, or in a subfolder of a bundle or checkpoint.
+
+        Args:
+            path: The folder.
+            subfolder: Of `path`, usually "scheduler".
+            overrides: options that win over the config's.
+
+        Raises:
+            ConfigError: as `from_config`.
+        """
+        return cls.from_config(Path(path) / (subfolder or ""), **overrides)
+
     def to_config(self) -> dict[str, Any]:
         """Return the config as diffusers would write it, ready for JSON."""
         kept = {key: value for key, value in self.config.items() if key != "_use_default_values"}
@@ -98,6 +113,8 @@ class Configurable(Generic[C]):
     def save_config(self, folder: str | PathLike[str]) -> Path:
         """Write `scheduler_config.json` into a folder and return its path; makes the folder if necessary."""
         return write_config(self.to_config(), folder)
+
+    save_pretrained = save_config
 
     @property
     def compatibles(self) -> "list[type[Scheduler[Any]]]":

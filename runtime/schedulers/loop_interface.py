@@ -1,12 +1,13 @@
 """The half of a scheduler that a pipeline's denoising loop calls, the same for every scheduler."""
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.schedulers.arithmetic.arrays import Float32Array, Generator, Sample
 from diffoundry.runtime.schedulers.config import SchedulerConfig
+from diffoundry.runtime.schedulers.step_arguments import takes_diffusers_arguments
 
 if TYPE_CHECKING:
     from diffoundry.runtime.schedulers.base import StepResult
@@ -40,6 +41,11 @@ class LoopInterface:
     its class there has no `init_noise_sigma`, no `order`, or a `step` with other arguments."""
     runs_unscaled: ClassVar[bool] = True
     """False where diffusers' pipelines that scale no latents, such as Stable Diffusion 3, cannot run it either."""
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if "step" in vars(cls):
+            cls.step = takes_diffusers_arguments(cls.step)  # type: ignore[method-assign]
 
     @property
     def takes_mu(self) -> bool:
@@ -164,4 +170,11 @@ class LoopInterface:
         return InputError(
             f"{type(self).__name__} cannot run in this denoising loop. It needs {needed_loop}. "
             "Choose another scheduler, for example EulerDiscreteScheduler."
+        )
+
+    def _refuse_timesteps(self, option: str) -> NoReturn:
+        """Refuse custom timesteps beside an option that computes them."""
+        raise InputError(
+            f"{type(self).__name__}.set_timesteps: got timesteps, but the option {option} computes them. "
+            "Pass num_inference_steps, or turn the option off."
         )

@@ -170,7 +170,7 @@ def fitting_schedulers(*, flow: bool = False) -> tuple[str, ...]:
 
 
 def make_scheduler(
-    scheduler: str | type[Scheduler[Any]] | Scheduler[Any], config: Mapping[str, Any], *, flow: bool = False
+    scheduler: str | type[Scheduler[Any]] | Scheduler[Any] | Any, config: Mapping[str, Any], *, flow: bool = False
 ) -> Scheduler[Any]:
     """Return a scheduler of a run's own.
 

@@ -3,15 +3,17 @@
 from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib import import_module
+from importlib.metadata import entry_points
 from os import PathLike
 from typing import Any
 
-from diffoundry.runtime.errors import ConfigError
+from diffoundry.runtime.errors import ConfigError, InputError
 from diffoundry.runtime.schedulers.base import Scheduler
 from diffoundry.runtime.schedulers.config import read_config
 
-__all__ = ["scheduler_class", "scheduler_from_config", "scheduler_names"]
+__all__ = ["register_scheduler", "scheduler_class", "scheduler_from_config", "scheduler_names"]
 
+_GROUP = "diffoundry.schedulers"
 _PACKAGE = "diffoundry.runtime.schedulers.algorithms"
 
 _SCHEDULERS = {
@@ -64,9 +66,29 @@ _SCHEDULERS = {
 }
 
 
+_REGISTERED: dict[str, type[Scheduler[Any]]] = {}
+"""The classes of `register_scheduler`."""
+
+
+def register_scheduler(cls: type[Scheduler[Any]]) -> type[Scheduler[Any]]:
+    """Make a scheduler of your own known by its class name, in configs and to `load`; also a class decorator.
+
+    An installed package can name it instead in the entry points of the group "diffoundry.schedulers".
+
+    Raises:
+        InputError: It is no subclass of `Scheduler`, or diffusers has a scheduler of this name.
+    """
+    if not (isinstance(cls, type) and issubclass(cls, Scheduler)):
+        raise InputError(f"register_scheduler: got {cls!r}, expected a subclass of Scheduler")
+    if cls.__name__ in _SCHEDULERS:
+        raise InputError(f"register_scheduler: got {cls.__name__}, which is a scheduler of diffusers; rename the class")
+    _REGISTERED[cls.__name__] = cls
+    return cls
+
+
 def scheduler_names() -> tuple[str, ...]:
     """The class names that `scheduler_from_config` knows, sorted."""
-    return tuple(sorted(_SCHEDULERS))
+    return tuple(sorted({*_SCHEDULERS, *_REGISTERED}))
 
 
 def scheduler_class(name: str) -> type[Scheduler[Any]]:
@@ -75,7 +97,11 @@ def scheduler_class(name: str) -> type[Scheduler[Any]]:
     Raises:
         ConfigError: unknown name.
     """
+    if name in _REGISTERED:
+        return _REGISTERED[name]
     if name not in _SCHEDULERS:
+        for entry in entry_points(group=_GROUP, name=name):
+            return register_scheduler(entry.load())
         nearest = _nearest(name)
         hint = f". Did you mean '{nearest}'?" if nearest else f", expected one of {', '.join(scheduler_names())}."
         raise ConfigError(f"scheduler '{name}' is unknown{hint}")

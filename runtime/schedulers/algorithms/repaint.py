@@ -56,6 +56,7 @@ class RePaintScheduler(DiscreteScheduler[RePaintOptions]):
     def set_timesteps(
         self,
         num_inference_steps: int | None = None,
+        device: object = None,
         *,
         timesteps: Sequence[float] | None = None,
         sigmas: Sequence[float] | None = None,
@@ -67,6 +68,7 @@ class RePaintScheduler(DiscreteScheduler[RePaintOptions]):
 
         Args:
             num_inference_steps: number of steps without the jumps, at most the number of training steps.
+            device: "cpu" or None, for code that was written for diffusers.
             timesteps: not taken.
             sigmas: not taken.
             mu: not taken.
@@ -76,7 +78,7 @@ class RePaintScheduler(DiscreteScheduler[RePaintOptions]):
         Raises:
             InputError: as for every scheduler, or a jump_length below 1.
         """
-        request = self._request(num_inference_steps, timesteps, sigmas, mu)
+        request = self._request(num_inference_steps, timesteps, sigmas, mu, device)
         if jump_length < 1:
             raise InputError(f"RePaintScheduler.set_timesteps: jump_length is {jump_length}, expected at least 1.")
         schedule = self._schedule(request)

@@ -46,6 +46,7 @@ class SCMScheduler(IndexedScheduler[SCMOptions]):
     def set_timesteps(
         self,
         num_inference_steps: int | None = None,
+        device: object = None,
         *,
         timesteps: Sequence[float] | None = None,
         sigmas: Sequence[float] | None = None,
@@ -57,6 +58,7 @@ class SCMScheduler(IndexedScheduler[SCMOptions]):
 
         Args:
             num_inference_steps: number of steps.
+            device: "cpu" or None, for code that was written for diffusers.
             timesteps: the timesteps themselves with the final one; `max_timesteps` must then be None.
             sigmas: not taken.
             mu: not taken.
@@ -66,7 +68,7 @@ class SCMScheduler(IndexedScheduler[SCMOptions]):
         Raises:
             InputError: a combination that is not one of these.
         """
-        request = self._request(num_inference_steps, timesteps, sigmas, mu)
+        request = self._request(num_inference_steps, timesteps, sigmas, mu, device)
         steps = request.num_inference_steps or len(request.timesteps or ()) - 1
         planned = self._planned(steps, request.timesteps, max_timesteps, intermediate_timesteps)
         self._adopt(Schedule(planned, None, steps))

@@ -84,6 +84,7 @@ class ScoreSdeVeScheduler(Scheduler[ScoreSdeVeOptions]):
     def set_timesteps(
         self,
         num_inference_steps: int | None = None,
+        device: object = None,
         *,
         timesteps: Sequence[float] | None = None,
         sigmas: Sequence[float] | None = None,
@@ -94,6 +95,7 @@ class ScoreSdeVeScheduler(Scheduler[ScoreSdeVeOptions]):
 
         Args:
             num_inference_steps: number of steps.
+            device: "cpu" or None, for code that was written for diffusers.
             timesteps: not taken.
             sigmas: not taken.
             mu: not taken.
@@ -102,7 +104,7 @@ class ScoreSdeVeScheduler(Scheduler[ScoreSdeVeOptions]):
         Raises:
             InputError: as for every scheduler.
         """
-        schedule = self._schedule(self._request(num_inference_steps, timesteps, sigmas, mu))
+        schedule = self._schedule(self._request(num_inference_steps, timesteps, sigmas, mu, device))
         if sampling_eps is not None:
             schedule = schedule._replace(timesteps=float32.linspace(1.0, sampling_eps, len(schedule.timesteps)))
         self._adopt(schedule)

@@ -61,6 +61,7 @@ class DistilledScheduler(DiscreteScheduler[D], IndexedScheduler[D]):
     def set_timesteps(
         self,
         num_inference_steps: int | None = None,
+        device: object = None,
         *,
         timesteps: Sequence[float] | None = None,
         sigmas: Sequence[float] | None = None,
@@ -72,6 +73,7 @@ class DistilledScheduler(DiscreteScheduler[D], IndexedScheduler[D]):
 
         Args:
             num_inference_steps: number of steps.
+            device: "cpu" or None, for code that was written for diffusers.
             timesteps: the timesteps themselves, descending.
             sigmas: not taken.
             mu: not taken.
@@ -81,7 +83,7 @@ class DistilledScheduler(DiscreteScheduler[D], IndexedScheduler[D]):
         Raises:
             InputError: numbers of steps that do not fit each other, or custom timesteps that do not descend.
         """
-        request = self._request(num_inference_steps, timesteps, sigmas, mu)
+        request = self._request(num_inference_steps, timesteps, sigmas, mu, device)
         self._adopt(self._plan(request, original_inference_steps, strength))
 
     def _plan(self, request: RunRequest, original: int | None, strength: float) -> Schedule:

@@ -131,10 +131,11 @@ class HeliosStageScheduler(StraightPathScheduler[H]):
         sigmas = shifted(even, self.options.shift)[::-1][:-1].copy()
         return Schedule(sigmas * trained, sigmas, None)
 
-    def set_timesteps(
+    def set_timesteps(  # type: ignore[override]  # the stage comes first, as in diffusers
         self,
         num_inference_steps: int | None = None,
         stage_index: int | None = None,
+        device: object = None,
         *,
         timesteps: Sequence[float] | None = None,
         sigmas: Sequence[float] | None = None,
@@ -146,6 +147,7 @@ class HeliosStageScheduler(StraightPathScheduler[H]):
         Args:
             num_inference_steps: number of steps.
             stage_index: which stage; None where there is but one.
+            device: "cpu" or None, for code that was written for diffusers.
             timesteps: not taken.
             sigmas: the noise levels themselves, descending, without the final zero, where there is but one stage.
             mu: exponent or factor of the shift, for `use_dynamic_shifting`.
@@ -154,7 +156,7 @@ class HeliosStageScheduler(StraightPathScheduler[H]):
         Raises:
             InputError: as for every scheduler, or an argument without meaning for the stages.
         """
-        request = self._request(num_inference_steps, timesteps, sigmas, mu)
+        request = self._request(num_inference_steps, timesteps, sigmas, mu, device)
         self._adopt(self._planned(request, stage_index, amplified=is_amplify_first_chunk))
 
     def _schedule(self, request: RunRequest) -> Schedule:

@@ -36,6 +36,7 @@ class RespacedSigmaScheduler(SpacedSigmaScheduler[P]):
     def set_timesteps(
         self,
         num_inference_steps: int | None = None,
+        device: object = None,
         *,
         timesteps: Sequence[float] | None = None,
         sigmas: Sequence[float] | None = None,
@@ -46,10 +47,11 @@ class RespacedSigmaScheduler(SpacedSigmaScheduler[P]):
 
         Args:
             num_inference_steps: number of steps.
+            device: "cpu" or None, for code that was written for diffusers.
             timesteps: the timesteps themselves, where the scheduler takes them.
             sigmas: not taken.
             mu: not taken.
             num_train_timesteps: number of training steps to space the timesteps over, instead of the option.
         """
-        request = self._request(num_inference_steps, timesteps, sigmas, mu)
+        request = self._request(num_inference_steps, timesteps, sigmas, mu, device)
         self._adopt(self._plan(request, num_train_timesteps or self.options.num_train_timesteps))
