@@ -1,6 +1,7 @@
 """Converts statistics to ranges, and reads and writes the bundle's file of them."""
 
 import json
+import math
 from collections.abc import Collection
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from diffoundry.runtime.bundle.atomic_write import write_text
 from diffoundry.runtime.bundle.json_codec import RecordError, from_json, to_json
 from diffoundry.runtime.bundle.quantization import RANGES_VERSION, ComponentRanges, TensorRanges
 from diffoundry.runtime.errors import BundleError
+from diffoundry.runtime.formats.untrusted_json import load_json
 
 __all__ = ["make_ranges", "ranges_file", "read_ranges", "write_ranges"]
 
@@ -82,14 +84,31 @@ def read_ranges(bundle: Path, component: str) -> ComponentRanges:
             f"{path}: got more than {_LARGEST_FILE} bytes, expected the ranges of a component; do not trust it"
         )
     try:
-        found = from_json(ComponentRanges, json.loads(path.read_bytes()))
-    except (RecordError, ValueError, RecursionError) as error:
+        found = from_json(ComponentRanges, load_json(path.read_bytes()))
+        for name, ranges in found.tensors.items():
+            _check(name, ranges)
+    except ValueError as error:
         raise BundleError(f"{path}: {error}; calibrate again") from error
     if found.format_version != RANGES_VERSION:
         raise BundleError(
             f"{path}: got ranges of version {found.format_version}, expected {RANGES_VERSION}; calibrate again"
         )
     return found
+
+
+def _check(name: str, ranges: TensorRanges) -> None:
+    """Refuse limits that are no numbers, and a smallest value above the largest.
+
+    Raises:
+        RecordError: As said.
+    """
+    pairs = [(ranges.low, ranges.high), *(pair for grids in ranges.cuts.values() for pair in grids.values())]
+    lists = ranges.step_low, ranges.step_high, ranges.channel_low, ranges.channel_high, ranges.channel_power
+    for pair in pairs:
+        if len(pair) != 2 or not all(map(math.isfinite, pair)) or pair[0] > pair[1]:
+            raise RecordError(f"tensor {name[:60]!r}: got the limits {pair}, expected two numbers in order")
+    if not all(math.isfinite(value) for values in lists for value in values):
+        raise RecordError(f"tensor {name[:60]!r}: got a limit that is not finite, expected numbers")
 
 
 def _rounded(values: "Collection[float]", digits: int = _DIGITS) -> tuple[float, ...]:

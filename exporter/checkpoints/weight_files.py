@@ -1,12 +1,12 @@
 """Chooses the files of a component's weights: safetensors only, whole or in shards, full precision before fp16."""
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from diffoundry.runtime.errors import CheckpointError
+from diffoundry.runtime.formats.untrusted_json import load_json
 
 __all__ = ["PICKLES", "WeightFiles", "choose_weights", "name_some", "read_json", "read_shards", "resolve_weights"]
 
@@ -117,7 +117,7 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: The file is missing, or holds something else.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
+        value = load_json(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); the checkpoint is incomplete") from error
     except ValueError as error:

@@ -1,6 +1,7 @@
 """Frozen dataclasses to JSON and back, strictly: an unknown, missing or mistyped field is an error with its path."""
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -9,6 +10,9 @@ from typing import Any, TypeVar
 __all__ = ["RecordError", "from_json", "to_json"]
 
 Record = TypeVar("Record")
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""JSON may hold half of a pair; no file name and no terminal takes it."""
 
 
 class RecordError(ValueError):
@@ -31,7 +35,7 @@ def from_json(kind: type[Record], data: Any, where: str = "$") -> Record:
 
     Args:
         kind: A dataclass whose fields are str, int, float, bool, None, Any, unions of these, tuple[T, ...],
-            Mapping[str, T] or such dataclasses.
+            tuple[T, U], Mapping[str, T] or such dataclasses.
         data: The parsed JSON.
         where: Path of `data` in its file, for messages.
 
@@ -50,11 +54,19 @@ def _read(kind: Any, data: Any, where: str) -> Any:
     if origin in (types.UnionType, typing.Union):
         return _read_union(typing.get_args(kind), data, where)
     if origin is tuple:
-        item = typing.get_args(kind)[0]
-        return tuple(_read(item, value, f"{where}[{i}]") for i, value in enumerate(_expect(list, data, where)))
+        items, values = typing.get_args(kind), _expect(list, data, where)
+        if items[-1] is not Ellipsis and len(values) != len(items):
+            raise RecordError(f"{where}: got a list of {len(values)}, expected {len(items)} entries")
+        kinds = [items[0]] * len(values) if items[-1] is Ellipsis else items
+        return tuple(
+            _read(item, value, f"{where}[{i}]") for i, (item, value) in enumerate(zip(kinds, values, strict=True))
+        )
     if origin is not None and issubclass(origin, Mapping):
         item = typing.get_args(kind)[1]
-        return {key: _read(item, value, f"{where}.{key}") for key, value in _expect(dict, data, where).items()}
+        return {
+            _expect(str, key, where): _read(item, value, f"{where}.{key}")
+            for key, value in _expect(dict, data, where).items()
+        }
     return _expect(kind, data, where)
 
 
@@ -87,6 +99,8 @@ def _expect(kind: Any, data: Any, where: str) -> Any:
     exact = data is None if kind is type(None) else type(data) is kind or (kind is float and type(data) is int)
     if not exact:
         raise RecordError(f"{where}: got {_name_of(data)}, expected {_kind_name(kind)}")
+    if kind is str and not data.isascii() and _SURROGATE.search(data):
+        raise RecordError(f"{ascii(where)[1:-1]}: got half of a surrogate pair in {ascii(data)[:60]}, expected text")
     return data
 
 

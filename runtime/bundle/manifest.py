@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diffoundry.runtime.bundle.check_manifest import check_manifest
 from diffoundry.runtime.bundle.json_codec import RecordError, from_json, to_json
 from diffoundry.runtime.bundle.specs import ComponentSpec, FileSpec, Recipe
 from diffoundry.runtime.errors import BundleError
+from diffoundry.runtime.formats.untrusted_json import load_json
 from diffoundry.runtime.models.roles import ROLES, role_of_folder
 
 __all__ = [
@@ -83,6 +85,7 @@ def parse_manifest(text: bytes, path: Path) -> Manifest:
         )
     try:
         manifest = from_json(Manifest, _upgrade(data, version))
+        check_manifest(manifest.recipe, manifest.components)
     except RecordError as error:
         raise BundleError(f"{path}: {error}; export the bundle again") from error
     for name, component in manifest.components.items():
@@ -149,8 +152,6 @@ def parse_json(text: bytes, path: Path) -> Any:
     if len(text) > MAX_JSON_BYTES:
         raise BundleError(f"{path}: got more than {MAX_JSON_BYTES} bytes, expected a small JSON file; do not trust it")
     try:
-        return json.loads(text)
-    except RecursionError as error:
-        raise BundleError(f"{path}: nested too deeply to be a config; do not trust it") from error
+        return load_json(text)
     except ValueError as error:
         raise BundleError(f"{path}: not valid JSON ({error}); the file is damaged, copy or export it again") from error

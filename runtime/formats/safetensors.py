@@ -1,6 +1,5 @@
 """Reads safetensors files with NumPy alone. A file is hostile until its header was checked."""
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.formats.untrusted_json import load_json
 
 __all__ = ["Safetensors", "TensorEntry"]
 
@@ -107,8 +107,8 @@ class Safetensors:
 
     def _parse(self, text: bytes) -> dict[str, Any]:
         try:
-            header = json.loads(text, object_pairs_hook=_without_repeats)
-        except (ValueError, RecursionError) as error:
+            header = load_json(text, _without_repeats)
+        except ValueError as error:
             raise self._fault(f"its header is no JSON ({str(error)[:_LISTED]})") from error
         if not isinstance(header, dict):
             raise self._fault("its header is no object")

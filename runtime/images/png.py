@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.formats.untrusted_json import load_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -192,8 +193,8 @@ def _read_text(stream: BinaryIO, length: int, path: Path) -> bytes:
 
 def _parse(data: bytes, path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(data.decode("latin-1"))
-    except (ValueError, RecursionError) as error:
+        document = load_json(data.decode("latin-1"))
+    except ValueError as error:
         raise InputError(f"image {path}: its settings are not JSON ({error}); generate it again") from error
     version = document.get("format_version") if isinstance(document, dict) else None
     if type(version) is int and version > FORMAT_VERSION:

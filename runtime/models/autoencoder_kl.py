@@ -7,6 +7,8 @@ from typing import ClassVar
 import numpy as np
 
 from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.formats.config_values import integer, integers, number, numbers, refuse
+from diffoundry.runtime.models.outputs import only_output
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.models.roles import VAE_DECODER, VAE_ENCODER
 from diffoundry.runtime.models.vae_tiling import Tiles, VaeTilingMixin
@@ -16,6 +18,9 @@ __all__ = ["SCALING_FACTOR", "AutoencoderKL"]
 
 SCALING_FACTOR = 0.18215
 """Default of diffusers for `scaling_factor`, which the configs of the first checkpoints do not name."""
+
+_MOST_LEVELS = 16
+"""Most levels of a VAE, each of which halves the image."""
 
 _INPUTS = {VAE_ENCODER: "sample", VAE_DECODER: "latent_sample"}
 
@@ -31,10 +36,11 @@ class AutoencoderKL(VaeTilingMixin):
         latent_channels: Channels of latents.
         scaling_factor: See above.
         shift_factor: See above; 0 without.
+        first_channels: Channels of the level of full size, which bound the memory of an image.
     """
 
     levels_key: ClassVar[str] = "block_out_channels"
-    default_levels: ClassVar[Sequence[int]] = (64,)
+    default_levels: ClassVar[tuple[int, ...]] = (64,)
     default_scaling: ClassVar[float] = SCALING_FACTOR
 
     def __init__(self, session: EngineSession, *, normalize_latents: bool = False) -> None:
@@ -43,17 +49,32 @@ class AutoencoderKL(VaeTilingMixin):
         Args:
             session: The engines.
             normalize_latents: True if `latents_mean` and `latents_std` count, where the config has both.
+
+        Raises:
+            BundleError: The bundle has no VAE decoder, or no config of it.
+            ConfigError: A value of the config has another type, or is out of range.
         """
         self._session, self.recipe = session, manifest.recipe if (manifest := session.bundle.manifest) else None
-        config = self._config = session.bundle.config(session.bundle.component(VAE_DECODER))
-        self.scale_factor = 2 ** (len(config.get(self.levels_key, self.default_levels)) - 1)
-        self.latent_channels: int = config.get("latent_channels", 4)
-        self.scaling_factor: float = config.get("scaling_factor", self.default_scaling)
-        self.shift_factor: float = config.get("shift_factor") or 0.0
-        statistics = config.get("latents_mean"), config.get("latents_std")
+        component = session.bundle.component(VAE_DECODER)
+        config, subject = session.bundle.config(component), f"{component}/config.json"
+        levels = integers(config, self.levels_key, self.default_levels, subject=subject)
+        if len(levels) > _MOST_LEVELS:
+            raise refuse(subject, self.levels_key, list(levels), f"at most {_MOST_LEVELS} levels")
+        self._config = config
+        self.scale_factor = 2 ** (len(levels) - 1)
+        self.first_channels = levels[0]
+        self.latent_channels = integer(config, "latent_channels", 4, subject=subject)
+        self.scaling_factor = number(
+            config, "scaling_factor", self.default_scaling, subject=subject, minimum=1e-9, maximum=1e9
+        )
+        self.shift_factor = number(config, "shift_factor", None, subject=subject, minimum=-1e9, maximum=1e9) or 0.0
+        mean, std = (
+            numbers(config, key, self.latent_channels, subject=subject, zero=key == "latents_mean")
+            for key in ("latents_mean", "latents_std")
+        )
         self._statistics: list[FloatArray] | None = None
-        if normalize_latents and None not in statistics:
-            self._statistics = [np.asarray(one, np.float32).reshape(1, -1, 1, 1) for one in statistics]
+        if normalize_latents and mean is not None and std is not None:
+            self._statistics = [np.asarray(one, np.float32).reshape(1, -1, 1, 1) for one in (mean, std)]
 
     def sample(self, pixels: FloatArray, generator: Generator | Sequence[Generator]) -> FloatArray:
         """Draw latents of images, in the VAE's own scale.
@@ -101,10 +122,20 @@ class AutoencoderKL(VaeTilingMixin):
         run = partial(self._call, half)
         return self.run_in_parts(run, array, decodes=half == VAE_DECODER) if self.tiles or self.slicing else run(array)
 
+    @property
+    def moments(self) -> int:
+        """Channels of the encoder's output: means and variances."""
+        return 2 * self.latent_channels
+
     def own_tiles(self) -> Tiles:
         """See `VaeTilingMixin`."""
         return Tiles.of(self._config, self.scale_factor)
 
     def _call(self, half: str, array: FloatArray) -> FloatArray:
-        (output,) = self._session.run(self._session.bundle.component(half), {_INPUTS[half]: array}).values()
-        return output
+        component = self._session.bundle.component(half)
+        outputs = self._session.run(component, {_INPUTS[half]: array})
+        rows, _, height, width = array.shape
+        factor = self.scale_factor
+        if half == VAE_DECODER:
+            return only_output(outputs, component, (rows, None, height * factor, width * factor))
+        return only_output(outputs, component, (rows, self.moments, height // factor, width // factor))

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.formats.config_values import integer
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.models.roles import VAE_ENCODER
@@ -19,6 +20,9 @@ __all__ = ["AutoencoderTiny", "TinyTiles"]
 _PIXELS = 512
 """Side of a tile; diffusers: `tile_sample_min_size`."""
 
+_MOST_CHANNELS = 16
+"""Most channels of an image. diffusers takes their number for the number of levels when it cuts tiles."""
+
 _OVERLAPS = 8
 """A tile shares the eighth part of its side with the next; diffusers: `tile_overlap_factor` of 0.125."""
 
@@ -27,7 +31,7 @@ class AutoencoderTiny(AutoencoderKL):
     """Runs both halves; the encoder returns the latents themselves. diffusers: `AutoencoderTiny`."""
 
     levels_key: ClassVar[str] = "decoder_block_out_channels"
-    default_levels: ClassVar[Sequence[int]] = (64, 64, 64, 64)
+    default_levels: ClassVar[tuple[int, ...]] = (64, 64, 64, 64)
     default_scaling: ClassVar[float] = 1.0
 
     def sample(self, pixels: FloatArray, generator: Generator | Sequence[Generator]) -> FloatArray:  # noqa: ARG002
@@ -40,6 +44,11 @@ class AutoencoderTiny(AutoencoderKL):
 
     def draw(self, pixels: FloatArray, generator: Generator | Sequence[Generator]) -> None:
         """Draw nothing, as `sample`."""
+
+    @property
+    def moments(self) -> int:
+        """Channels of the encoder's output: the latents."""
+        return self.latent_channels
 
     def own_tiles(self) -> Tiles:
         """See `VaeTilingMixin`."""
@@ -60,7 +69,7 @@ class TinyTiles(Tiles):
         Raises:
             InputError: It has other pixels to a latent than diffusers assumes for its tiles.
         """
-        taken = 2 ** int(config.get("out_channels", 3))
+        taken = 2 ** integer(config, "out_channels", 3, subject="vae_decoder/config.json", maximum=_MOST_CHANNELS)
         if taken != factor:
             raise InputError(
                 f"VAE tiling: got an AutoencoderTiny of {factor} pixels to a latent, expected {taken}, by which "

@@ -5,13 +5,18 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.formats.config_values import integer
+from diffoundry.runtime.models.outputs import Outputs
 from diffoundry.runtime.models.prompt_weights import WeightedText, parse_weights
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.tokenizers.clip import TOKENIZER_FILES, ClipTokenizer, check_texts
 
 __all__ = ["CLIPTextModel", "EncodedPrompts", "TokenizedPrompt"]
+
+_MOST_LAYERS = 1000
 
 
 class TokenizedPrompt(NamedTuple):
@@ -72,7 +77,7 @@ class CLIPTextModel:
         checked = {file: bundle.file(path) for file, path in files.items() if bundle.has(path)}
         self.tokenizer = ClipTokenizer.from_files(checked, name=str(bundle.root / self.folder))
         config = bundle.config(name) if bundle.has(f"{name}/config.json") else {}
-        self.layers: int = config.get("num_hidden_layers", 12)
+        self.layers = integer(config, "num_hidden_layers", 12, subject=f"{name}/config.json", maximum=_MOST_LAYERS)
         self._session = session
 
     @property
@@ -135,8 +140,16 @@ class CLIPTextModel:
                 with np.errstate(over="ignore"):  # the weighted states are checked to be finite
                     row[chunk, first : first + len(ids)] = prompt.weights[own]
         return EncodedPrompts(
-            outputs=self._session.run(self.name, {"input_ids": np.stack(rows)}),
+            outputs=self._run(np.stack(rows)),
             weights=weights.reshape(len(prompts), -1),
             chunks=chunks,
             truncated=tuple(prompt.cut for prompt in prompts),
         )
+
+    def _run(self, ids: npt.NDArray[np.int32]) -> Outputs:
+        """Run on chunks (rows, 77): vectors (rows, P) and states (rows, ..., 77, D)."""
+        outputs = Outputs(self._session.run(self.name, {"input_ids": ids}), self.name)
+        rows, length = ids.shape
+        for name, array in outputs.items():
+            outputs.take(name, (rows, None) if array.ndim < 3 else (rows, *[None] * (array.ndim - 3), length, None))
+        return outputs

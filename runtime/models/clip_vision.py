@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.images.feature_extractor import FeatureExtractor
+from diffoundry.runtime.models.outputs import Outputs
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.models.roles import IMAGE_ENCODER
 
@@ -41,4 +42,5 @@ class CLIPVisionModelWithProjection:
 
     def __call__(self, pixels: FloatArray) -> FloatArray:
         """Return one projected vector an image, (B, D)."""
-        return self._session.run(self.component, {"pixel_values": pixels})["image_embeds"]
+        outputs = Outputs(self._session.run(self.component, {"pixel_values": pixels}), self.component)
+        return outputs.take("image_embeds", (len(pixels), None))

@@ -6,6 +6,7 @@ Zhang et al. 2023, section 3.2, https://arxiv.org/abs/2302.05543.
 import numpy as np
 
 from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.formats.config_values import flag
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 
 __all__ = ["MID_RESIDUAL", "ControlNetModel", "controlnet_name", "is_controlnet", "is_residual", "residual_name"]
@@ -26,9 +27,15 @@ class ControlNetModel:
     """
 
     def __init__(self, session: EngineSession, component: str) -> None:
-        """Read the config; the engine is opened when first needed."""
+        """Read the config; the engine is opened when first needed.
+
+        Raises:
+            BundleError: The bundle has no config of it.
+            ConfigError: `global_pool_conditions` is neither true nor false.
+        """
         self.component = component
-        self.pooled = bool(session.bundle.config(component).get("global_pool_conditions"))
+        config = session.bundle.config(component)
+        self.pooled = flag(config, "global_pool_conditions", default=False, subject=f"{component}/config.json")
         self._session = session
 
     def __call__(

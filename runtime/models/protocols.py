@@ -28,6 +28,7 @@ class Denoiser(Protocol):
         out_channels: Channels of its output.
         sample_size: Height and width of the latents it was trained on; None where its config names none.
         patch_size: Latents to a side of a token; the latents' sides must be multiples of it. 1 without tokens.
+        first_channels: Channels of its features at full resolution, which bound the memory of a call.
         embeds_guidance: True if the guidance scale is an input, so that one call a step is enough.
         token_limit: The only number of text tokens that the engine takes; None for any.
     """
@@ -37,6 +38,7 @@ class Denoiser(Protocol):
     out_channels: int
     sample_size: tuple[int, int] | None
     patch_size: int
+    first_channels: int
 
     @property
     def embeds_guidance(self) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.images.feature_extractor import FeatureExtractor
 from diffoundry.runtime.models.clip_vision import EXTRACTOR_FILE
+from diffoundry.runtime.models.outputs import Outputs
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.models.roles import SAFETY_CHECKER
 
@@ -48,8 +49,9 @@ class StableDiffusionSafetyChecker:
             InputError: The feature extractor makes another size than the component takes.
             EngineError: The engine failed.
         """
-        scores = self._session.run(self.component, {"clip_input": self.extractor(images)})
-        return flag_images(scores["special_scores"], scores["concept_scores"])
+        scores = Outputs(self._session.run(self.component, {"clip_input": self.extractor(images)}), self.component)
+        special, concepts = (scores.take(f"{name}_scores", (len(images), None)) for name in ("special", "concept"))
+        return flag_images(special, concepts)
 
 
 def flag_images(special: FloatArray, concepts: FloatArray) -> list[bool]:

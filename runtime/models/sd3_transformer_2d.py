@@ -4,11 +4,17 @@ import numpy as np
 
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.formats.config_values import MAX_SIDE, integer
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
+from diffoundry.runtime.models.outputs import only_output
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.roles import DENOISER
+from diffoundry.runtime.models.unet_2d_condition import read_sample_size
 
 __all__ = ["SD3Transformer2DModel"]
+
+_SAMPLE_SIZE = 128
+"""Default of diffusers for `sample_size`."""
 
 
 class SD3Transformer2DModel:
@@ -27,15 +33,19 @@ class SD3Transformer2DModel:
 
         Raises:
             BundleError: The bundle has no denoiser, or no config of it.
+            ConfigError: A value of the config has another type, or is out of range.
         """
         self.component = session.bundle.component(DENOISER)
         config = session.bundle.config(self.component)
-        self.in_channels: int = config.get("in_channels", 16)
-        self.out_channels: int = config.get("out_channels", 16)
-        size: int | None = config.get("sample_size", 128)
-        self.sample_size: tuple[int, int] | None = None if size is None else (size, size)
-        self.patch_size: int = config.get("patch_size", 2)
-        self.width: int = config.get("joint_attention_dim", 4096)
+        subject = f"{self.component}/config.json"
+        self.in_channels = integer(config, "in_channels", 16, subject=subject)
+        given = integer({"out_channels": 16, **config}, "out_channels", None, subject=subject)
+        self.out_channels = self.in_channels if given is None else given
+        self.sample_size = read_sample_size(config, _SAMPLE_SIZE, subject)
+        self.patch_size = integer(config, "patch_size", 2, subject=subject, maximum=MAX_SIDE)
+        self.width = integer(config, "joint_attention_dim", 4096, subject=subject)
+        heads = integer(config, "num_attention_heads", 18, subject=subject)
+        self.first_channels = heads * integer(config, "attention_head_dim", 64, subject=subject)
         self._session = session
 
     @property
@@ -66,5 +76,5 @@ class SD3Transformer2DModel:
         """See `Denoiser`; the timestep is passed as it is."""
         time = np.asarray([timestep], np.float32)
         feeds = {"hidden_states": sample, "timestep": time, **conditioning}
-        (velocity,) = self._session.run(self.component, feeds).values()
-        return velocity
+        outputs = self._session.run(self.component, feeds)
+        return only_output(outputs, self.component, (len(sample), self.out_channels, *sample.shape[2:]))

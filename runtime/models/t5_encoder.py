@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.models.outputs import Outputs
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.tokenizers.tokenizer_json import JSON_FILES, JsonTokenizer
 
@@ -68,5 +69,5 @@ class T5EncoderModel:
             Hidden states, float32 (B, tokens, D), and the part of each prompt that was cut off.
         """
         batch = self.tokenizer(texts, max_length=tokens)
-        outputs = self._session.run(self.name, {"input_ids": batch.input_ids})
-        return outputs["last_hidden_state"], batch.truncated
+        outputs = Outputs(self._session.run(self.name, {"input_ids": batch.input_ids}), self.name)
+        return outputs.take("last_hidden_state", (len(texts), tokens, None)), batch.truncated

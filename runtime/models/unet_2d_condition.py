@@ -4,13 +4,21 @@ import numpy as np
 
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.formats.config_values import MAX_SIDE, Config, integer, integers, refuse
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.controlnet import is_residual
+from diffoundry.runtime.models.outputs import Outputs
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.roles import DENOISER
 from diffoundry.runtime.schedulers.arithmetic.float32 import exp
 
-__all__ = ["UNet2DConditionModel"]
+__all__ = ["UNet2DConditionModel", "read_sample_size"]
+
+_CHANNELS = (320, 640, 1280, 1280)
+"""Default of diffusers for `block_out_channels`."""
+
+_LEAST_WIDTH = 4
+"""Smallest `time_cond_proj_dim`: the frequencies of the embedding are divided by half of it, less one."""
 
 
 class UNet2DConditionModel:
@@ -28,14 +36,16 @@ class UNet2DConditionModel:
 
         Raises:
             BundleError: The bundle has no denoiser, or no config of it.
+            ConfigError: A value of the config has another type, or is out of range.
         """
         self.component = session.bundle.component(DENOISER)
         config = session.bundle.config(self.component)
-        self.in_channels: int = config.get("in_channels", 4)
-        self.out_channels: int = config.get("out_channels", 4)
-        size = config.get("sample_size")
-        self.sample_size: tuple[int, int] | None = (size, size) if isinstance(size, int) else size and tuple(size)
-        self._guidance_width: int | None = config.get("time_cond_proj_dim")
+        subject = f"{self.component}/config.json"
+        self.in_channels = integer(config, "in_channels", 4, subject=subject)
+        self.out_channels = integer(config, "out_channels", 4, subject=subject)
+        self.sample_size = read_sample_size(config, None, subject)
+        self.first_channels = integers(config, "block_out_channels", _CHANNELS, subject=subject)[0]
+        self._guidance_width = integer(config, "time_cond_proj_dim", None, subject=subject, minimum=_LEAST_WIDTH)
         self._session = session
 
     @property
@@ -80,4 +90,28 @@ class UNet2DConditionModel:
         """See `Denoiser`; the timestep is passed as it is."""
         time = np.asarray([timestep], np.float32)
         feeds = {"sample": sample, "timestep": time, **conditioning}
-        return self._session.run(self.component, feeds)["out_sample"]
+        outputs = Outputs(self._session.run(self.component, feeds), self.component)
+        return outputs.take("out_sample", (len(sample), self.out_channels, *sample.shape[2:]))
+
+
+def read_sample_size(config: Config, default: int | None, subject: str) -> tuple[int, int] | None:
+    """Read `sample_size`: one number, height and width, or null.
+
+    Args:
+        config: Of the denoiser.
+        default: Value of a missing field.
+        subject: Name of the file in messages.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    given = config.get("sample_size", default)
+    if isinstance(given, list | tuple):
+        sides = integers(config, "sample_size", (), subject=subject, maximum=MAX_SIDE)
+        if len(sides) != 2:
+            raise refuse(subject, "sample_size", given, "a whole number, two of them (height and width), or null")
+        return sides[0], sides[1]
+    if given is None:
+        return None
+    side = integer({"sample_size": given}, "sample_size", 0, subject=subject, maximum=MAX_SIDE)
+    return side, side

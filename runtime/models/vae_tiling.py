@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from diffoundry.runtime.bundle.specs import DimSpec, Recipe
 from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.formats.config_values import MAX_SIDE, shorten
 
 __all__ = ["Tiles", "VaeTilingMixin", "lengths", "starts"]
 
@@ -37,17 +38,21 @@ class Tiles:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], factor: int) -> Self:
-        """Return the tiles of a VAE, by its config and its pixels to a latent.
+        """Return the tiles of a VAE.
+
+        Args:
+            config: Of the VAE.
+            factor: Pixels to a latent.
 
         Raises:
             InputError: Tiles of this `sample_size` do not fit together.
         """
         size = config.get("sample_size", _SAMPLE_SIZE)
         multiple = _OVERLAPS * factor
-        if not isinstance(size, int) or size < multiple or size % multiple:
+        if type(size) is not int or not multiple <= size <= MAX_SIDE or size % multiple:
             raise InputError(
-                f"VAE tiling: got sample_size {size!r} in the VAE's config, expected a multiple of {multiple}, so that "
-                f"tiles fit together; change it in the checkpoint and export again, or leave VAE tiling off"
+                f"VAE tiling: got sample_size {shorten(size)} in the VAE's config, expected a multiple of {multiple}, "
+                f"so that tiles fit together; change it in the checkpoint and export again, or leave VAE tiling off"
             )
         return cls(pixels=size, latents=size // factor)
 

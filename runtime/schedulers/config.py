@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffoundry.runtime.errors import ConfigError
+from diffoundry.runtime.formats.untrusted_json import load_json
 
 __all__ = [
     "CONFIG_NAME",
@@ -112,7 +113,7 @@ def read_config(source: Mapping[str, Any] | str | PathLike[str]) -> dict[str, An
     if path.is_dir():
         path = path / CONFIG_NAME
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = load_json(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(
             f"scheduler config {path} cannot be read ({error.strerror}), expected a {CONFIG_NAME} or its folder."

@@ -1,5 +1,6 @@
 """A bundle is hostile until checked: every attack gets its own sentence, and nothing is read before it."""
 
+import copy
 import json
 import os
 from pathlib import Path
@@ -285,3 +286,30 @@ def test_a_folder_without_a_manifest_has_roles_too(tmp_path, folder, config, ind
     assert (bundle.role(folder), bundle.network(folder)) == (role, network)
     assert bundle.with_role(role) == (folder,)
     assert bundle.with_role("prior") == ()
+
+
+_OUT_OF_RANGE = [
+    ("recipe", {"dims": {"height": {"multiple_of": 0}}}, r"dims.height.multiple_of: got 0, expected a whole number"),
+    ("recipe", {"dims": {"batch": {"max": 0}}}, r"dims.batch.max: got 0, expected a whole number from 1 to"),
+    ("recipe", {"dims": {"batch": {"min": 2, "max": 1}}}, r"dims.batch.max: got 1, expected a whole number from 2"),
+    ("recipe", {"buckets": [[64]]}, r"buckets\[0\]: got a list of 1, expected 2 entries"),
+    ("recipe", {"buckets": [[64, -64]]}, r"buckets\[0\]\[1\]: got -64, expected a whole number from 1 to"),
+    ("recipe", {"opset": 10**400}, r"opset: got 1000*\.\.\., expected a whole number from 1 to 1000"),
+    ("engine", {"files": []}, r"engines\[0\].files: got an empty list, expected at least one entry"),
+    ("engine", {"inputs": [{"name": "x", "dtype": "object", "shape": []}]}, r"dtype: got 'object', expected one of"),
+    ("engine", {"inputs": [{"name": "x", "dtype": "bool", "shape": [-1]}]}, r"shape\[0\]: got -1, expected a whole"),
+    ("engine", {"outputs": [{"name": "x", "dtype": "bool", "shape": [1] * 9}]}, r"shape: got 9 sizes, expected at"),
+    ("engine", {"adapters": {"files": []}}, r"adapters.files: got an empty list, expected at least one"),
+    ("engine", {"adapters": {"files": ["a"], "layers": {"to_q": [4]}}}, r"layers.to_q: got 1 sizes, expected 2, or"),
+    ("engine", {"target": "\ud800"}, r"target: got half of a surrogate pair in '\\ud800', expected text"),
+]
+
+
+def test_numbers_out_of_range_are_refused_where_they_are_read(root, manifest):
+    for place, fields, message in _OUT_OF_RANGE:
+        changed = copy.deepcopy(manifest)
+        record = changed["recipe"] if place == "recipe" else changed["components"]["unet"]["engines"][0]
+        record.update(fields)
+        _tamper(root, changed)
+        with pytest.raises(BundleError, match=message):
+            Bundle(root)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from diffoundry.runtime.errors import BundleError
+from diffoundry.runtime.errors import BundleError, ConfigError, EngineError
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.autoencoder_tiny import AutoencoderTiny
+from diffoundry.runtime.models.outputs import Outputs, only_output
 from diffoundry.runtime.models.registry import open_vae
 from diffoundry.runtime.models.sd3_transformer_2d import SD3Transformer2DModel
 from diffoundry.runtime.models.unet_2d_condition import UNet2DConditionModel
@@ -77,6 +78,64 @@ def test_latents_are_shifted_as_diffusers_does():
     own = torch.from_numpy(latents) / 1.5305 + 0.0609
     np.testing.assert_array_equal(vae.denormalize(latents), own.numpy())
     np.testing.assert_allclose(vae.normalize(own.numpy()), ((own - 0.0609) * 1.5305).numpy(), rtol=1e-6)
+
+
+_REFUSED = [
+    (
+        UNet2DConditionModel,
+        {"in_channels": "4"},
+        "denoiser/config.json: field 'in_channels': got '4', expected a whole",
+    ),
+    (UNet2DConditionModel, {"out_channels": None}, "field 'out_channels': got null, expected a whole number"),
+    (UNet2DConditionModel, {"sample_size": {}}, "field 'sample_size': got {}, expected a whole number"),
+    (
+        UNet2DConditionModel,
+        {"sample_size": [64]},
+        r"field 'sample_size': got \[64\], expected a whole number, two",
+    ),
+    (UNet2DConditionModel, {"sample_size": True}, "field 'sample_size': got true, expected a whole number from 1"),
+    (UNet2DConditionModel, {"time_cond_proj_dim": 0.0}, "field 'time_cond_proj_dim': got 0.0, expected a whole number"),
+    (UNet2DConditionModel, {"time_cond_proj_dim": 2}, "got 2, expected a whole number from 4 to 1048576 or null"),
+    (SD3Transformer2DModel, {"patch_size": 0}, "field 'patch_size': got 0, expected a whole number from 1 to"),
+    (SD3Transformer2DModel, {"joint_attention_dim": 10**30}, "got 1000*, expected a whole number from 1 to 1048576"),
+    (AutoencoderKL, {"block_out_channels": 0}, "field 'block_out_channels': got 0, expected a list of 1 to 64"),
+    (AutoencoderKL, {"block_out_channels": []}, r"field 'block_out_channels': got \[\], expected a list of 1 to 64"),
+    (AutoencoderKL, {"block_out_channels": [1] * 17}, "expected at most 16 levels"),
+    (AutoencoderKL, {"latent_channels": "x"}, "vae_decoder/config.json: field 'latent_channels': got 'x', expected a"),
+    (
+        AutoencoderKL,
+        {"scaling_factor": float("inf")},
+        "field 'scaling_factor': got inf, expected a number from 1e-09",
+    ),
+    (AutoencoderKL, {"scaling_factor": 0}, "field 'scaling_factor': got 0, expected a number from 1e-09 to 1e"),
+    (AutoencoderKL, {"shift_factor": "x"}, "field 'shift_factor': got 'x', expected a number from -1e"),
+    (
+        AutoencoderKL,
+        {"latents_std": [1, 1, 0, 1]},
+        "field 'latents_std': got .*, expected null or a list of 4 non",
+    ),
+    (AutoencoderKL, {"latents_mean": [1, 1]}, "field 'latents_mean': got .*, expected null or a list of 4 numbers"),
+    (AutoencoderTiny, {"decoder_block_out_channels": "64"}, "field 'decoder_block_out_channels': got '64', expected"),
+]
+
+
+def test_values_of_configs_are_refused_where_they_are_read():
+    for wrapper, config, message in _REFUSED:
+        with pytest.raises(ConfigError, match=message):
+            wrapper(session(config))
+
+
+def test_outputs_of_another_network_are_refused():
+    outputs = Outputs({"other": np.zeros((1, 4, 8, 8), np.float32), "ids": np.zeros(3, np.int64)}, "unet")
+    with pytest.raises(EngineError, match="got the outputs other, ids, expected one named 'out_sample'; its graph"):
+        outputs.take("out_sample", (1, 4, 8, 8))
+    with pytest.raises(EngineError, match=r"output 'other': got float32 \(1, 4, 8, 8\), expected floats \(2, any\)"):
+        outputs.take("other", (2, None))
+    with pytest.raises(EngineError, match=r"output 'ids': got int64 \(3,\), expected floats \(3\)"):
+        outputs.take("ids", (3,))
+    with pytest.raises(EngineError, match="component 'unet': got the outputs other, ids, expected exactly one"):
+        only_output(outputs, "unet", (1,))
+    assert outputs.take("other", (1, None, 8, 8)).shape == (1, 4, 8, 8)
 
 
 def test_an_unknown_vae_is_refused():
