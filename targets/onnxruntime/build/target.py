@@ -99,7 +99,7 @@ class OnnxRuntimeTarget(Target):
         cpu = self.device == "cpu"
         return (
             FuseMultiHeadAttention(),  # first: it takes the transposes that the others would look through
-            *((SplitGroupNorm(),) if cpu else ()),  # measured on the CPU only
+            SplitGroupNorm(kernels=cpu),
             *((WinogradConvolution(),) if cpu and self.winograd else ()),  # cuDNN has Winograd itself
             common.RemoveUnusedNodesPass(),  # with the weights and shapes that were replaced
         )

@@ -10,6 +10,7 @@ from diffoundry.runtime.engines.protocol import EngineOptions
 from diffoundry.runtime.native import attention_library, describe_attention
 from diffoundry.targets.openvino.import_openvino import ov
 from diffoundry.targets.openvino.input_types import expect_specs
+from diffoundry.targets.openvino.run.center_norms import center_norms
 from diffoundry.targets.openvino.run.devices import add_extension
 from diffoundry.targets.openvino.run.native_attention import use_native_attention
 from diffoundry.targets.openvino.run.symbolic_sizes import default_sizes, resolve
@@ -26,12 +27,14 @@ class LoadTransforms:
         spec: The engine's manifest entry.
         floats: Type in which the device computes floats: "fp32", "fp16" or "bf16".
         library: Our attention kernel for OpenVINO, or None.
+        centers: True if normalisation in float32 is made exact for constant inputs.
         winograd: True if large convolutions in float32 are worth more memory.
     """
 
     spec: EngineSpec
     floats: str
     library: Path | None
+    centers: bool
     winograd: bool
 
     @classmethod
@@ -45,6 +48,7 @@ class LoadTransforms:
             spec=spec,
             floats=floats,
             library=library,
+            centers=on_cpu and floats == "fp32",
             winograd=on_cpu and floats == "fp32" and bool(spec.options.get("winograd", True)),
         )
 
@@ -59,6 +63,8 @@ class LoadTransforms:
         expect_specs(model, self.spec.inputs)
         if sizes is not None:
             self._reshape(model, sizes)
+        if self.centers:
+            center_norms(model)
         if self.library is not None:
             count = use_native_attention(model, self.library, floats=self.floats)
             metadata["native attention"] = f"{count} layers, {describe_attention()}"

@@ -13,6 +13,7 @@ from diffoundry.targets.base import Lowered, Lowering, PrecisionFormat, Target, 
 from diffoundry.targets.default_sizes import DefaultSizes, read_default_sizes
 from diffoundry.targets.tensorrt.base_weights import BaseWeight
 from diffoundry.targets.tensorrt.build.build_plan import build_plan
+from diffoundry.targets.tensorrt.build.center_group_norm import CenterGroupNorm
 from diffoundry.targets.tensorrt.build.engine_files import EngineFiles
 from diffoundry.targets.tensorrt.build.host import find_host
 from diffoundry.targets.tensorrt.build.int4_layout import FlattenBlocks
@@ -39,6 +40,7 @@ _FORMATS = {
 _PASSES = (
     WriteOutAttention(),
     FlattenBlocks(),
+    CenterGroupNorm(),
     common.RemoveUnusedNodesPass(),  # with what was replaced
 )
 

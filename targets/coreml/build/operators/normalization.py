@@ -1,6 +1,6 @@
 """Normalisation layers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,9 +29,10 @@ def layer_norm(t: Translation, node: ir.Node) -> Var:
     rank = len(shape_of(node.inputs[0]))
     axis = node.attributes.get_int("axis", -1) % rank
     scale, bias = [*node.inputs[1:], None][:2]
+    axes = list(range(axis, rank))
     return mb.layer_norm(
-        x=x,
-        axes=list(range(axis, rank)),
+        x=_centred(x, shape_of(node.inputs[0]), axes),
+        axes=axes,
         gamma=t.var(scale),
         beta=None if bias is None else t.var(bias),
         epsilon=epsilon_of(node, x),
@@ -75,7 +76,8 @@ def group_norm(t: Translation, node: ir.Node) -> Var:
     x = t.var(node.inputs[0])
     batch, channels, *axes = shape_of(node.inputs[0])
     groups = node.attributes.get_int("num_groups", 1)
-    split = mb.reshape(x=x, shape=[batch, groups, channels // groups, int(np.prod(axes))])
+    grouped = [batch, groups, channels // groups, int(np.prod(axes))]
+    split = _centred(mb.reshape(x=x, shape=grouped), grouped, [2, 3])
     normal = mb.reshape(x=mb.instance_norm(x=split, epsilon=epsilon_of(node, x)), shape=[batch, channels, *axes])
     scale, bias = (t.var(value) for value in node.inputs[1:3])
     return mb.batch_norm(
@@ -86,6 +88,18 @@ def group_norm(t: Translation, node: ir.Node) -> Var:
         beta=bias,
         epsilon=plain_like(x, 0),
     )
+
+
+def _centred(x: Var, shape: Sequence[int], axes: Sequence[int]) -> Var:
+    """Return the difference to the first element along `axes`, in float32: exactly 0 where all are equal.
+
+    Half precision stays as it is: sums of equal halves are exact in wider accumulators, and the difference would be
+    rounded.
+    """
+    if x.is_tensor_or_scalar_of(dtype="fp16"):
+        return x
+    size = [1 if axis in axes else int(length) for axis, length in enumerate(shape)]
+    return mb.sub(x=x, y=mb.slice_by_size(x=x, begin=[0] * len(size), size=size))
 
 
 def group_norm_limits(node: ir.Node, opset: Any) -> str | None:

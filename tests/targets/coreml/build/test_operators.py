@@ -228,6 +228,18 @@ def test_attention(tmp_path, name, opset, attention):
     assert run.non_finite == []
 
 
+@pytest.mark.parametrize(("case", "bias"), [("GroupNormalization", (1, 6, 1, 1)), ("LayerNormalization", (1, 1, 12))])
+def test_a_constant_input_gives_exactly_the_bias(tmp_path, case, bias):
+    """In float32 the program normalises the difference to an element, which is 0 whatever the device's sums are."""
+    model = parse(*CASES[case])
+    pin(model, {})
+    shape = model.graph.inputs[0].shape.numpy()
+    run = as_package(model, tmp_path / "p.mlpackage", ct.target.iOS17).run({"x": np.full(shape, 10.07, np.float32)})
+    assert run.counts["sub"] == run.counts["slice_by_size"] == 1
+    expected = np.broadcast_to(CASES[case][3]["b"].reshape(bias), shape)
+    np.testing.assert_array_equal(run.outputs["y"], expected)
+
+
 def test_every_operator_of_the_table_has_a_case():
     cases = {word for name in (*CASES, *ATTENTION) for word in re.findall(r"\w+", name)}
     tested_elsewhere = {"QuantizeLinear", "DequantizeLinear"}
