@@ -113,13 +113,14 @@ def test_the_portable_graph_is_not_changed(portable):
     assert {name: (graph.parent / name).read_bytes() for name in before} == before
 
 
-def test_an_engine_for_cuda_only_has_its_attention_fused(portable):
+def test_an_engine_for_cuda_has_its_attention_fused_and_norms_in_plain_operators(portable):
     graph = portable("unet")
     before = operators(graph)
     _, engine = lower(graph, device="cuda")
     after = operators(engine)
     assert after["MultiHeadAttention"] == before["Attention"]
-    assert after["GroupNormalization"] == before["GroupNormalization"]
+    assert after["ReduceMean"] - before["ReduceMean"] == 2 * before["GroupNormalization"] > 0
+    assert after["GroupNormalization"] == after["InstanceNormalization"] == 0
 
 
 LARGE = """
