@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from diffoundry.exporter.checkpoints.tokenizer_files import check_tokenizer_files
-from diffoundry.exporter.checkpoints.weight_files import read_json
+from diffoundry.exporter.checkpoints.json_files import check_readable, read_json
+from diffoundry.exporter.checkpoints.tokenizer_files import ENDINGS, check_tokenizer_files
 from diffoundry.exporter.component import Config, Configs, FamilyDeclaration
+from diffoundry.exporter.components.defaults import complete_config
 from diffoundry.runtime.errors import CheckpointError
 
 __all__ = ["check_classes", "check_folder", "check_index", "read_configs"]
@@ -17,7 +18,14 @@ def check_index(path: Path, index: Config) -> None:
     Raises:
         CheckpointError: It does not.
     """
-    if not isinstance(index.get("_class_name"), str):
+    name = index.get("_class_name")
+    if isinstance(name, list) and len(name) == 2:
+        raise CheckpointError(
+            f"{path}: names the community pipeline {name[1]!s:.60} with code in {name[0]!s:.60}.py, which is not run; "
+            f"expected a pipeline class of diffusers; if it has the networks of one, such as StableDiffusionPipeline, "
+            f"write that name into '_class_name'"
+        )
+    if not isinstance(name, str):
         raise CheckpointError(f"{path}: got no '_class_name', expected the name of a diffusers pipeline; it is damaged")
     for key, entry in index.items():
         for text in (key, *(entry if isinstance(entry, list) else [])):
@@ -42,7 +50,7 @@ def check_classes(path: Path, index: Config, family: FamilyDeclaration) -> None:
 
 
 def read_configs(root: Path, outside: Mapping[str, Path], index: Config, family: FamilyDeclaration) -> Configs:
-    """Read the config.json of every network.
+    """Read the config.json of every network, and complete it with the defaults of its class.
 
     Args:
         root: The checkpoint's folder.
@@ -56,21 +64,47 @@ def read_configs(root: Path, outside: Mapping[str, Path], index: Config, family:
     folders = {kind.source: outside.get(kind.source, root / kind.source) for kind in family.components}
     for source, folder in folders.items():
         if not folder.is_dir():
-            raise CheckpointError(
-                f"{folder}: is missing, expected the folder of {index[source][1]}; the checkpoint is incomplete"
-            )
-    return {source: read_json(folder / "config.json") for source, folder in folders.items()}
+            raise CheckpointError(_missing_folder(root, source, index[source][1]))
+    return {
+        source: complete_config(read_json(folder / "config.json"), index[source][1])
+        for source, folder in folders.items()
+    }
 
 
-def check_folder(folder: Path) -> None:
-    """Check that a folder has the files that a bundle copies.
+_WAYS_OUT = {"vae": "--vae", "safety_checker": "--no-safety-checker", "feature_extractor": "--no-safety-checker"}
+"""Folder to the option that makes up for its absence."""
+
+
+def _missing_folder(root: Path, name: str, kind: str) -> str:
+    way = f", or pass {_WAYS_OUT[name]}" if name in _WAYS_OUT else ""
+    return (
+        f"{root}: got no folder {name!r}, although model_index.json names {kind} for it; the checkpoint is incomplete, "
+        f"download it again{way}"
+    )
+
+
+def check_folder(root: Path, name: str, index: Config) -> None:
+    """Check that a folder has the files that a bundle copies, and that each can be read.
+
+    Args:
+        root: The checkpoint's folder.
+        name: The folder in it.
+        index: model_index.json.
 
     Raises:
         CheckpointError: A file is missing or damaged.
     """
-    if folder.name.startswith("tokenizer"):
+    folder = root / name
+    if name in _WAYS_OUT and not folder.is_dir():
+        entry = index.get(name)
+        raise CheckpointError(_missing_folder(root, name, str(entry[1]) if isinstance(entry, list) else "a class"))
+    if folder.is_dir():
+        for path in sorted(folder.iterdir()):
+            if path.name.endswith(ENDINGS):
+                check_readable(path)
+    if name.startswith("tokenizer"):
         check_tokenizer_files(folder)
-    elif folder.name == "scheduler":
+    elif name == "scheduler":
         read_json(folder / "scheduler_config.json")
-    elif folder.name == "feature_extractor":
+    elif name == "feature_extractor":
         read_json(folder / "preprocessor_config.json")

@@ -5,31 +5,37 @@ from pathlib import Path
 from typing import Any
 
 from diffoundry.exporter.checkpoints.aliases import alias_folder, read_aliases
-from diffoundry.exporter.checkpoints.weight_files import read_json
+from diffoundry.exporter.checkpoints.component_file import OutsideNetwork
+from diffoundry.exporter.checkpoints.controlnet_file import open_controlnet_file
+from diffoundry.exporter.checkpoints.json_files import read_json
 from diffoundry.exporter.components.controlnet import CONTROLNET_CLASS
+from diffoundry.exporter.components.defaults import complete_config
 from diffoundry.runtime.errors import CheckpointError
 from diffoundry.runtime.models.controlnet import controlnet_name, is_controlnet
 from diffoundry.runtime.pipelines.registry import FAMILY_TABLE, controlnet_class
 
-__all__ = ["controlnet_folders", "diffusers_index", "joined_index", "own_controlnets"]
+__all__ = ["diffusers_index", "find_controlnets", "joined_index", "own_controlnets"]
 
 _SEVERAL = "MultiControlNetModel"
 
 
-def controlnet_folders(root: Path, index: Mapping[str, Any], joined: Sequence[str]) -> dict[str, Path]:
-    """Map ControlNet names, "controlnet", "controlnet_1" ..., to their folders, the checkpoint's own first.
+def find_controlnets(root: Path, index: Mapping[str, Any], joined: Sequence[str]) -> dict[str, OutsideNetwork]:
+    """Map ControlNet names, "controlnet", "controlnet_1" ..., to their places, the checkpoint's own first.
 
     Args:
         root: The checkpoint's folder.
         index: Its model_index.json.
-        joined: Folders or aliases of the joined ControlNets.
+        joined: Folders, files or aliases of the joined ControlNets.
 
     Raises:
         CheckpointError: One cannot be found, or is no ControlNet.
     """
     own = own_controlnets(index, {path.name for path in root.iterdir()})
-    folders = [*(root / name for name in own), *(_find(text) for text in joined)]
-    return {controlnet_name(number): folder for number, folder in enumerate(folders)}
+    found = {name: OutsideNetwork(folder=root / name) for name in own}
+    for text in joined:
+        name = controlnet_name(len(found))
+        found[name] = _find(text, name, root)
+    return found
 
 
 def own_controlnets(index: Mapping[str, Any], folders: Collection[str]) -> tuple[str, ...]:
@@ -78,16 +84,26 @@ def diffusers_index(index: Mapping[str, Any]) -> dict[str, Any]:
     return {**rest, controlnet_name(0): [CONTROLNET_CLASS[0], _SEVERAL]}
 
 
-def _find(text: str) -> Path:
-    """Find the folder of a ControlNet by the user's name for it."""
+def _find(text: str, name: str, root: Path) -> OutsideNetwork:
+    """Find a ControlNet by the user's name for it."""
     alias = read_aliases().get(text)
+    if alias is None and text and Path(text).is_file():
+        unet = root / "unet"
+        if not unet.is_dir():
+            raise CheckpointError(
+                f"--controlnet {text}: the checkpoint has no UNet to take its config from; pass a folder in diffusers' "
+                f"layout"
+            )
+        config = complete_config(read_json(unet / "config.json"), "UNet2DConditionModel")
+        return open_controlnet_file(text, name, config)
     folder = alias_folder(alias.folder) if alias is not None and alias.folder is not None else Path(text)
     if not text or not (folder / "config.json").is_file():
         raise CheckpointError(
-            f"--controlnet: got {text!r}, expected an alias or the folder of a ControlNet in diffusers' layout, with "
-            f"config.json and diffusion_pytorch_model.safetensors; one from a hub must be downloaded first"
+            f"--controlnet: got {text!r}, expected an alias, a .safetensors file with a ControlNet, or a folder in "
+            f"diffusers' layout with config.json and diffusion_pytorch_model.safetensors; one from a hub must be "
+            f"downloaded first"
         )
     found = read_json(folder / "config.json").get("_class_name")
     if found != CONTROLNET_CLASS[1]:
         raise CheckpointError(f"--controlnet: {folder}: got a {found}, expected a {CONTROLNET_CLASS[1]}")
-    return folder
+    return OutsideNetwork(folder=folder)

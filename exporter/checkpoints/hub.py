@@ -9,8 +9,9 @@ from huggingface_hub.errors import GatedRepoError, HFValidationError, Repository
 from huggingface_hub.utils import tqdm
 
 from diffoundry.exporter.checkpoints.controlnets import joined_index, own_controlnets
+from diffoundry.exporter.checkpoints.json_files import read_json
 from diffoundry.exporter.checkpoints.tokenizer_files import ENDINGS
-from diffoundry.exporter.checkpoints.weight_files import choose_weights, read_json, read_shards
+from diffoundry.exporter.checkpoints.weight_files import choose_weights, read_shards
 from diffoundry.exporter.families.lookup import find_family
 from diffoundry.runtime.errors import CheckpointError
 
@@ -30,6 +31,7 @@ def download(
     progress: Callable[[str, int, int], None] | None = None,
     *,
     endpoint: str | None = None,
+    variant: str | None = None,
     without: Collection[str] = (),
 ) -> Path:
     """Download a repository's configs, tokenizer and weights to the hub's local cache and return the folder there.
@@ -42,6 +44,7 @@ def download(
         revision: Branch, tag or commit, or None for the main branch.
         progress: Called with (file, bytes so far, bytes in all).
         endpoint: Address of the hub, or None for the user's setting.
+        variant: As in `choose_weights`.
         without: Optional components that are not downloaded.
 
     Raises:
@@ -63,7 +66,7 @@ def download(
 
     try:
         fetch(_INDEX, revision)  # by its branch, so that the cache records the branch's commit
-        return _fetch_all(repository, sizes, fetch, without)
+        return _fetch_all(repository, sizes, fetch, variant, without)
     except CheckpointError:
         raise
     except Exception as error:
@@ -72,7 +75,9 @@ def download(
         ) from error
 
 
-def _fetch_all(repository: str, names: Collection[str], fetch: _Fetch, without: Collection[str]) -> Path:
+def _fetch_all(
+    repository: str, names: Collection[str], fetch: _Fetch, variant: str | None, without: Collection[str]
+) -> Path:
     """Fetch the files that an export reads, and return their folder."""
     index = fetch(_INDEX)
     held = read_json(index)
@@ -85,9 +90,9 @@ def _fetch_all(repository: str, names: Collection[str], fetch: _Fetch, without: 
         fetch(f"{source}/config.json")
         inside = [name.partition("/")[2] for name in names if name.startswith(f"{source}/")]
         library = kind.classes[0].partition(":")[0]
-        _, weights = choose_weights(f"{repository}/{source}", inside, library)
+        weights = choose_weights(f"{repository}/{source}", inside, library, variant).name
         path = fetch(f"{source}/{weights}")
-        for shard in read_shards(path) if weights.endswith(".json") else ():
+        for shard in read_shards(path).names if weights.endswith(".json") else ():
             fetch(f"{source}/{shard}")
     return index.parent
 

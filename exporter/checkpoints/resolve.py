@@ -18,7 +18,12 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def find_root(
-    model: str, alias: Alias | None, revision: str | None, progress: DownloadProgress | None, without: Collection[str]
+    model: str,
+    alias: Alias | None,
+    revision: str | None,
+    variant: str | None,
+    progress: DownloadProgress | None,
+    without: Collection[str],
 ) -> Path:
     """Find the folder of a checkpoint with weights, downloaded from the hub if needed.
 
@@ -26,6 +31,7 @@ def find_root(
         model: The user's name for it.
         alias: The alias of this name, or None.
         revision: Branch, tag or commit on the hub.
+        variant: As in `choose_weights`.
         progress: Called during a download.
         without: Optional components that are not downloaded.
 
@@ -41,7 +47,7 @@ def find_root(
         _check_hub_id(model)
     from diffoundry.exporter.checkpoints.hub import download
 
-    return download((alias.hub if alias else None) or model, revision, progress, without=without)
+    return download((alias.hub if alias else None) or model, revision, progress, variant=variant, without=without)
 
 
 def _check_hub_id(model: str) -> None:

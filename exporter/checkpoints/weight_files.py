@@ -1,127 +1,147 @@
-"""Chooses the files of a component's weights: safetensors only, whole or in shards, full precision before fp16."""
+"""Chooses the files of a network's weights: safetensors only, of one variant, whole or in shards."""
 
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
+from diffoundry.exporter.checkpoints.json_files import read_json
 from diffoundry.runtime.errors import CheckpointError
-from diffoundry.runtime.formats.untrusted_json import load_json
 
-__all__ = ["PICKLES", "WeightFiles", "choose_weights", "name_some", "read_json", "read_shards", "resolve_weights"]
+__all__ = ["PICKLES", "VARIANT", "Choice", "Shards", "choose_weights", "read_shards", "weight_stem"]
+
+VARIANT = "variant"
+"""Key of the variant among a recipe's sources, where the user passed one."""
 
 _STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model", "stable_diffusion": "model"}
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 """Suffixes of files that can run code when they are read."""
 
-_LISTED = 5
-"""Number of weight names listed in a message."""
-
-_CONVERSION = (
-    "from diffusers import DiffusionPipeline; "
-    "DiffusionPipeline.from_pretrained('FOLDER').save_pretrained('NEW_FOLDER', safe_serialization=True)"
-)
+_SHARD = re.compile(r".*\d{5}-of-\d{5}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class WeightFiles:
-    """A component's weights.
+class Choice:
+    """The weights chosen in one folder.
 
     Attributes:
-        variant: "fp16", or None for the files without a variant in their names.
-        files: Names of the safetensors files, all in the component's folder.
+        variant: "fp16", "bf16", "non_ema" ..., or None for the files without a variant in their names.
+        name: The safetensors file, or the index of its shards.
     """
 
     variant: str | None
-    files: tuple[str, ...]
+    name: str
 
 
-def choose_weights(folder: str, names: Collection[str], library: str) -> tuple[str | None, str]:
-    """Choose among the file names of a component's folder: (variant, the file or index to read).
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shards:
+    """The content of an index.
+
+    Attributes:
+        names: File names, each without a folder, so none leads outside.
+        places: Tensor to the file that holds it.
+    """
+
+    names: tuple[str, ...]
+    places: Mapping[str, str]
+
+
+def weight_stem(library: str) -> str:
+    """Return the first part of the names of weight files.
+
+    Args:
+        library: "diffusers" or "transformers", which name their weights differently, or "stable_diffusion", a package
+            of diffusers whose network has transformers' names.
+    """
+    return _STEMS[library]
+
+
+def choose_weights(folder: str, names: Collection[str], library: str, variant: str | None = None) -> Choice:
+    """Choose among the file names of a network's folder.
+
+    A folder without the wanted variant gives its files without one, as in diffusers, then fp16, then its only variant.
 
     Args:
         folder: Used in messages.
         names: File names, without folder.
-        library: "diffusers" or "transformers", which name their weights differently, or "stable_diffusion", a package
-            of diffusers whose network has transformers' names.
+        library: As in `weight_stem`.
+        variant: Wanted variant; None prefers files without one.
 
     Raises:
-        CheckpointError: There are no weights, or only pickled ones.
+        CheckpointError: There are no weights, only pickled ones, or several variants to choose from.
     """
-    stem = _STEMS[library]
-    for variant in (None, "fp16"):
-        middle = f".{variant}" if variant else ""
-        # With both a file and an index, the libraries differ in their choice.
-        single, index = f"{stem}{middle}.safetensors", f"{stem}.safetensors.index{middle}.json"
-        for name in (index, single) if library == "diffusers" else (single, index):
-            if name in names:
-                return variant, name
+    stem = weight_stem(library)
+    # With both a file and an index, the libraries differ in their choice.
+    ordered = sorted(names, key=lambda name: _order(name, library))
+    found = {kind: name for name in ordered for kind in _kinds(name, stem)}
+    for wanted in (variant, None, "fp16"):
+        if wanted in found:
+            return Choice(variant=wanted, name=found[wanted])
+    variants = [kind for kind in found if kind is not None]
+    if len(variants) == 1:
+        return Choice(variant=variants[0], name=found[variants[0]])
+    if variants:
+        raise CheckpointError(
+            f"{folder}: got weights in the variants {' and '.join(sorted(variants))} and none without a variant; "
+            f"choose one with --variant"
+        )
+    raise _no_weights(folder, names, stem)
+
+
+def _order(name: str, library: str) -> tuple[bool, str]:
+    """Sort a preferred name last."""
+    return name.endswith(".json") == (library == "diffusers"), name
+
+
+def _kinds(name: str, stem: str) -> list[str | None]:
+    """Return [variant] of a file that holds or indexes weights, [None] of one without a variant, [] of another file.
+
+    diffusers: `_add_variant`, `_fetch_index_file_legacy`.
+    """
+    variant = r"(?:\.(?P<variant>[\w-]+))?"
+    forms = (
+        rf"{stem}{variant}\.safetensors",
+        rf"{stem}\.safetensors\.index{variant}\.json",
+        rf"{stem}\.safetensors{variant}\.index\.json",
+    )
+    match = next((match for form in forms if (match := re.fullmatch(form, name))), None)
+    if match is None or _SHARD.fullmatch(match["variant"] or ""):
+        return []
+    return [match["variant"]]
+
+
+def _no_weights(folder: str, names: Collection[str], stem: str) -> CheckpointError:
     pickles = sorted(name for name in names if name.endswith(PICKLES))
     if pickles:
-        raise CheckpointError(
+        return CheckpointError(
             f"{folder}/{pickles[0]}: weights are pickled, which can run code when read, and are refused; expected "
-            f"{stem}.safetensors; convert a checkpoint that you trust with: {_CONVERSION}"
+            f"{stem}.safetensors; rewrite a checkpoint that you trust with 'diffoundry convert CHECKPOINT -o NEW'"
         )
-    raise CheckpointError(
+    shards = sorted(name for name in names if name.endswith(".safetensors") and _SHARD.match(name))
+    if shards:
+        return CheckpointError(
+            f"{folder}: got {shards[0]} without {stem}.safetensors.index.json, which says what each file holds; the "
+            f"download is incomplete, download the folder again"
+        )
+    return CheckpointError(
         f"{folder}: no weights found, expected {stem}.safetensors; the download is incomplete or this is another format"
     )
 
 
-def resolve_weights(folder: Path, library: str) -> WeightFiles:
-    """Find the weight files of a component's folder; all of them exist.
+def read_shards(index: Path) -> Shards:
+    """Read an index of shards.
 
     Raises:
-        CheckpointError: Weights are missing or pickled, or an index names a file that is missing or outside.
+        CheckpointError: The index is damaged, or names anything but safetensors files beside it.
     """
-    variant, chosen = choose_weights(str(folder), {path.name for path in folder.iterdir()}, library)
-    if not chosen.endswith(".json"):
-        return WeightFiles(variant=variant, files=(chosen,))
-    files = read_shards(folder / chosen)
-    for name in files:
-        if not (folder / name).is_file():
-            raise CheckpointError(
-                f"{folder / chosen}: names the file {name!r}, which is missing; the download is incomplete"
-            )
-    return WeightFiles(variant=variant, files=files)
-
-
-def read_shards(index: Path) -> tuple[str, ...]:
-    """Read the file names in an index of shards; each is a plain name, so none leads outside.
-
-    Raises:
-        CheckpointError: The index is damaged, or names anything else.
-    """
-    shards = read_json(index).get("weight_map")
-    if not isinstance(shards, Mapping) or not shards:
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, Mapping) or not places:
         raise CheckpointError(f"{index}: got no 'weight_map', expected tensor names with their files; it is damaged")
-    names = sorted({str(name) for name in shards.values()})
+    places = {str(tensor): str(name) for tensor, name in places.items()}
+    names = sorted(set(places.values()))
     for name in names:
         if PurePosixPath(name).name != name or "\\" in name or not name.endswith(".safetensors"):
             raise CheckpointError(
                 f"{index}: names the file {name!r}, expected a .safetensors file in the same folder; it is not trusted"
             )
-    return tuple(names)
-
-
-def name_some(names: Sequence[str]) -> str:
-    """List the first of many names, for messages: "a, b and 3 more"."""
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    some = (name[:100] if name.isprintable() else repr(name[:100]) for name in names[:_LISTED])
-    return ", ".join(some) + more
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        CheckpointError: The file is missing, or holds something else.
-    """
-    try:
-        value = load_json(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); the checkpoint is incomplete") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path}: is no valid JSON ({error}); the file is damaged") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: got {type(value).__name__}, expected a JSON object; the file is damaged")
-    return value
+    return Shards(names=tuple(names), places=places)

@@ -1,6 +1,9 @@
 """Builds a component's torch module in fp32: with the checkpoint's weights, or with seeded random ones."""
 
 import importlib
+import json
+import shutil
+import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +13,11 @@ from typing import Any, cast
 import diffusers
 import torch
 import transformers
-from safetensors import SafetensorError, safe_open
 
-from diffoundry.exporter.checkpoints.weight_files import name_some, resolve_weights
+from diffoundry.exporter.checkpoints.json_files import name_some, read_json
+from diffoundry.exporter.checkpoints.link_file import link_file
+from diffoundry.exporter.checkpoints.weight_files import read_shards, weight_stem
+from diffoundry.exporter.checkpoints.weight_headers import WeightFiles
 from diffoundry.runtime.engines.memory import give_back
 from diffoundry.runtime.errors import CheckpointError
 
@@ -24,28 +29,26 @@ _MODULES = {"stable_diffusion": "diffusers.pipelines.stable_diffusion"}
 _HALVES = {"F16": torch.float16, "BF16": torch.bfloat16}
 
 
-def load_weights(folder: Path, module_class: str) -> torch.nn.Module:
+def load_weights(folder: Path, module_class: str, weights: WeightFiles) -> torch.nn.Module:
     """Build a module and read its weights from safetensors, halves widened to fp32.
 
     fp32 weights stay in the mapped file and cost no memory until they are read.
 
     Args:
-        folder: The component's folder in the checkpoint.
+        folder: The network's folder in the checkpoint.
         module_class: "library:class".
+        weights: The files in it.
 
     Raises:
-        CheckpointError: Files or weights are missing, damaged, or of another shape than the config says.
+        CheckpointError: Weights are missing, or of another shape than the config says.
     """
     library, _, name = module_class.partition(":")
-    weights = resolve_weights(folder, library)
-    stored = {dtype for file in weights.files for dtype in _stored_types(folder / file)}
     # Loaded as stored, a weight stays in the mapped file. In a mixed file it is widened by the library.
-    dtype = _HALVES[stored.pop()] if len(stored) == 1 and stored <= _HALVES.keys() else torch.float32
-    with _quiet():
+    dtype = _HALVES.get("".join(weights.types), torch.float32)
+    with _quiet(), _usual_names(folder, library, weights) as place:
         try:
             module, info = _find_class(library, name).from_pretrained(
-                folder,
-                variant=weights.variant,
+                place,
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
@@ -60,6 +63,31 @@ def load_weights(folder: Path, module_class: str) -> torch.nn.Module:
             f"all that config.json asks for; the files are incomplete or belong to another config"
         )
     return widen(cast("torch.nn.Module", module))
+
+
+@contextmanager
+def _usual_names(folder: Path, library: str, weights: WeightFiles) -> Iterator[Path]:
+    """Yield a folder where the files have the names without a variant: the folder itself, or one with links to it."""
+    chosen = weights.choice
+    indexed = chosen.name.endswith(".json")
+    # diffusers and transformers need "metadata" in an index, although nothing of it is read.
+    if chosen.variant is None and not (indexed and "metadata" not in read_json(folder / chosen.name)):
+        yield folder
+        return
+    stem = weight_stem(library)
+    with tempfile.TemporaryDirectory(prefix="diffoundry-variant-") as scratch:
+        place = Path(scratch)
+        shutil.copyfile(folder / "config.json", place / "config.json")
+        if indexed:
+            places = dict(read_shards(folder / chosen.name).places)
+            index = json.dumps({"metadata": {}, "weight_map": places})
+            (place / f"{stem}.safetensors.index.json").write_text(index, encoding="utf-8")
+            names = {name: name for name in weights.files}
+        else:
+            names = {f"{stem}.safetensors": chosen.name}
+        for new, old in names.items():
+            link_file(folder / old, place / new)
+        yield place
 
 
 def random_weights(folder: Path, module_class: str, seed: int) -> torch.nn.Module:
@@ -106,18 +134,6 @@ def build_module(folder: Path, module_class: str) -> torch.nn.Module:
 
 def _find_class(library: str, name: str) -> Any:
     return getattr(importlib.import_module(_MODULES.get(library, library)), name)
-
-
-def _stored_types(path: Path) -> set[str]:
-    """Collect the floating types in a safetensors file, by the format's names."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            types = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  # no mapping
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path}: is no readable safetensors file ({_first_line(error)}); fetch the file again"
-        ) from error
-    return {name for name in types if name.startswith(("F", "BF"))}
 
 
 def widen(module: torch.nn.Module) -> torch.nn.Module:

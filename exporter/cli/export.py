@@ -55,9 +55,11 @@ _EXAMPLES = (
     required=True,
     help="A diffusers folder, a single .safetensors file, a hub id, or an alias: emoji, sd15, sdxl ...",
 )
-@_checkpoint("--vae", metavar="DIR", help="Use this AutoencoderTiny or AutoencoderKL instead of the model's VAE.")
+@_checkpoint("--revision", help="Branch, tag or commit of a hub id; also as org/name@revision.")
+@_checkpoint("--variant", help="Variant of the weight files: fp16, bf16, non_ema ...  [default: files without one]")
+@_checkpoint("--vae", metavar="DIR|FILE", help="Use this AutoencoderTiny or AutoencoderKL instead of the model's VAE.")
 @_checkpoint("--lora", multiple=True, metavar="FILE[:SCALE]", help="Add a LoRA to the weights. May be repeated.")
-@_checkpoint("--controlnet", multiple=True, metavar="NAME|DIR", help="Add a ControlNet. May be repeated.")
+@_checkpoint("--controlnet", multiple=True, metavar="NAME|DIR|FILE", help="Add a ControlNet. May be repeated.")
 @_checkpoint("--no-safety-checker", is_flag=True, help="Leave out the checkpoint's safety checker.")
 @_checkpoint(
     "--prediction-type",
@@ -131,12 +133,21 @@ def _open(
     vae: str | None,
     no_safety_checker: bool,
     prediction_type: str | None,
+    revision: str | None,
+    variant: str | None,
 ) -> Checkpoint:
     """Open the checkpoint that the options describe."""
     loras = tuple(read_loras(lora))
     without = ("safety_checker",) if no_safety_checker else ()
     plain = open_checkpoint(
-        model, random_weights=random_weights, seed=seed, prediction_type=prediction_type, without=without, vae=vae
+        model,
+        random_weights=random_weights,
+        seed=seed,
+        revision=revision,
+        prediction_type=prediction_type,
+        without=without,
+        vae=vae,
+        variant=variant,
     )
     return plain.with_controlnets(controlnet).with_loras(loras)
 

@@ -10,10 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from diffoundry.exporter.checkpoints.weight_files import read_json
+from diffoundry.exporter.checkpoints.json_files import read_json
 from diffoundry.exporter.configs.vocabulary import write_t5_vocabulary, write_vocabulary
 
-__all__ = ["assemble_configs"]
+__all__ = ["assemble_configs", "scratch_folder"]
 
 
 def assemble_configs(configs: Path, changes: Mapping[str, Mapping[str, Any]] | None = None) -> Path:
@@ -28,9 +28,9 @@ def assemble_configs(configs: Path, changes: Mapping[str, Mapping[str, Any]] | N
     """
     changed = changes or {}
     digest = hashlib.sha256(json.dumps([str(configs), changed], sort_keys=True).encode()).hexdigest()[:16]
-    folder = _scratch() / digest
+    folder = scratch_folder() / digest
     if not folder.is_dir():
-        draft = Path(tempfile.mkdtemp(dir=_scratch()))
+        draft = Path(tempfile.mkdtemp(dir=scratch_folder()))
         shutil.copytree(configs, draft, dirs_exist_ok=True)
         for name, fields in changed.items():
             merged = {**read_json(draft / name), **fields}
@@ -44,7 +44,8 @@ def assemble_configs(configs: Path, changes: Mapping[str, Mapping[str, Any]] | N
 
 
 @cache
-def _scratch() -> Path:
+def scratch_folder() -> Path:
+    """Return a folder of this process, which is removed when the process ends."""
     folder = Path(tempfile.mkdtemp(prefix="diffoundry-configs-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

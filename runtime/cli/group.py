@@ -13,6 +13,7 @@ __all__ = ["COMMANDS", "run"]
 
 COMMANDS = {
     "export": ("diffoundry.exporter.cli.export:command", "Compile a checkpoint into a bundle."),
+    "convert": ("diffoundry.exporter.cli.convert:command", "Rewrite pickled weights as safetensors."),
     "build": ("diffoundry.exporter.cli.build:command", "Add engines to a bundle, from its own graphs."),
     "generate": ("diffoundry.runtime.cli.generate:command", "Generate images with a bundle."),
     "verify": ("diffoundry.exporter.cli.verify:command", "Compare a bundle with PyTorch: component, step, image."),

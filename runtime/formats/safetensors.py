@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.formats.recognize import describe_link, recognize
 from diffoundry.runtime.formats.untrusted_json import load_json
 
 __all__ = ["Safetensors", "TensorEntry"]
@@ -21,8 +23,12 @@ _DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2",
     "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
+    "F8_E4M3": "u1", "F8_E5M2": "u1",
 }  # fmt: skip
-"""Dtype name in the file to NumPy dtype. NumPy lacks bfloat16: it is read as the upper halves of float32."""
+"""Dtype name in the file to NumPy dtype. NumPy lacks bfloat16 and float8: their bits are read as integers."""
+
+_BLOCK_TYPES = ("F4", "F6_E2M3", "F6_E3M2", "F8_E8M0")
+"""Types of block formats, whose numbers mean nothing without the scales beside them."""
 
 _METADATA = "__metadata__"
 _LISTED = 60
@@ -65,11 +71,12 @@ class Safetensors:
             size = self.path.stat().st_size
             with self.path.open("rb") as stream:
                 length = int.from_bytes(stream.read(8), "little")
+                begins = stream.read(1)
                 if size < 8 or length > min(_LARGEST_HEADER, size - 8):
-                    raise self._fault(f"its header would have {length} bytes of {size}")
-                text = stream.read(length)
+                    raise self._no_header(length, size, begins)
+                text = begins + stream.read(length - 1) if length else b""
         except OSError as error:
-            raise InputError(f"{self.path}: cannot be read ({error.strerror}); look at the path") from error
+            raise self._unreadable(error) from error
         header = self._parse(text)
         metadata = header.pop(_METADATA, {})
         if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
@@ -85,7 +92,7 @@ class Safetensors:
         return name in self.entries
 
     def stored(self, name: str) -> npt.NDArray[Any]:
-        """A tensor as it lies in the file, mapped and read-only; bfloat16 as uint16."""
+        """A tensor as it lies in the file, mapped and read-only; bfloat16 as uint16, float8 as uint8."""
         entry = self.entries[name]
         dtype = np.dtype(_DTYPES[entry.dtype])
         if 0 in entry.shape:
@@ -101,6 +108,10 @@ class Safetensors:
         kind, stored = self.entries[name].dtype, self.stored(name)
         if kind == "BF16":
             return (stored.astype(np.uint32) << 16).view(np.float32)
+        if kind == "F8_E5M2":
+            return np.array((stored.astype(np.uint16) << 8).view(np.float16), np.float32)
+        if kind == "F8_E4M3":
+            return np.take(_e4m3_values(), stored)
         if not kind.startswith("F"):
             raise self._fault(f"tensor {name[:_LISTED]!r} is {kind}, expected a floating type")
         return np.array(stored, np.float32)
@@ -121,6 +132,8 @@ class Safetensors:
             if entry.start != expected:
                 raise self._fault(f"tensor {name[:_LISTED]!r} begins at byte {entry.start}, expected {expected}")
             expected = end
+        if expected > size:
+            raise self._cut_off(expected, size)
         if expected != size:
             raise self._fault(f"its tensors end at byte {expected}, the file at {size}")
         return {name: entry for name, (entry, _) in spans.items()}
@@ -129,6 +142,11 @@ class Safetensors:
         """Position of a tensor, and the offset behind it."""
         fields = entry if isinstance(entry, dict) else {}
         dtype, shape, span = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
+        if dtype in _BLOCK_TYPES:
+            raise InputError(
+                f"{self.path}: tensor {name[:_LISTED]!r} has the quantized type {dtype}, which is not supported; "
+                f"download the file in fp16, bf16 or fp32"
+            )
         if not isinstance(dtype, str) or dtype not in _DTYPES:
             raise self._fault(f"tensor {name[:_LISTED]!r} has the type {str(dtype)[:_LISTED]!r}, which is not read")
         if not _are_sizes(shape) or not _are_sizes(span) or len(span) != 2 or len(shape) > 8:
@@ -140,8 +158,43 @@ class Safetensors:
             raise self._fault(f"tensor {name[:_LISTED]!r} has {span[1] - span[0]} bytes, expected {bytes_}")
         return TensorEntry(dtype=dtype, shape=tuple(shape), start=data + span[0]), data + span[1]
 
+    def _no_header(self, length: int, size: int, begins: bytes) -> InputError:
+        """Return the error of a file without a whole header: the kind that it is of, if that is known."""
+        kind = recognize(self.path)
+        if kind is not None:
+            return InputError(f"{self.path}: {kind}")
+        if size < 9 or (begins == b"{" and length <= _LARGEST_HEADER):
+            return self._cut_off(8 + length, size)
+        return self._fault(f"its header would have {length} bytes of {size}")
+
+    def _cut_off(self, expected: int, size: int) -> InputError:
+        return InputError(
+            f"{self.path}: is cut off: it has {size} bytes, expected {expected} or more; the download is incomplete, "
+            f"download it again"
+        )
+
+    def _unreadable(self, error: OSError) -> InputError:
+        link = describe_link(self.path)
+        return InputError(
+            f"{self.path}: {link}" if link else f"{self.path}: cannot be read ({error.strerror}); look at the path"
+        )
+
     def _fault(self, what: str) -> InputError:
         return InputError(f"{self.path}: is no safetensors file: {what}; fetch the file again, or do not trust it")
+
+
+@cache
+def _e4m3_values() -> npt.NDArray[np.float32]:
+    """Return the number of each byte of float8 e4m3fn: bias 7, no infinity, NaN at the largest exponent and mantissa.
+
+    Micikevicius et al. 2022, https://arxiv.org/abs/2209.05433, table 1.
+    """
+    bits = np.arange(256)
+    exponent, mantissa = bits >> 3 & 15, bits & 7
+    size = np.where(exponent == 0, np.ldexp(mantissa / 8, -6), np.ldexp(1 + mantissa / 8, exponent - 7))
+    size[bits & 127 == 127] = np.nan
+    values: npt.NDArray[np.float32] = np.where(bits < 128, size, -size).astype(np.float32)
+    return values
 
 
 def _are_sizes(value: Any) -> TypeGuard[list[int]]:

@@ -22,8 +22,8 @@ class FilePart:
     Attributes:
         source: Its folder in diffusers' layout.
         title: Name used in messages.
-        layout: Naming scheme of its tensors: "unet" and "vae" (the original code of latent diffusion), "clip"
-            (transformers) or "open_clip".
+        layout: Naming scheme of its tensors: "unet" and "vae" (the original code of latent diffusion),
+            "controlnet" (its original code), "clip" (transformers) or "open_clip".
         prefixes: Prefixes of the tensor names; the first one that occurs is used.
     """
 

@@ -8,12 +8,12 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from diffoundry.exporter.checkpoints.json_files import read_json
 from diffoundry.exporter.checkpoints.single_file import architectures
 from diffoundry.exporter.checkpoints.single_file.architectures import UNET_PREFIX, Architecture
-from diffoundry.exporter.checkpoints.weight_files import read_json
 from diffoundry.runtime.errors import CheckpointError
 
-__all__ = ["Shapes", "find_architecture"]
+__all__ = ["Shapes", "describe_tensors", "find_architecture"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Tensor of a file to its shape."""
@@ -89,7 +89,9 @@ def find_architecture(path: Path, shapes: Shapes, given: Collection[str] = ()) -
     """
     first = shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight", ())
     if len(first) != 4:
-        raise CheckpointError(f"{path}: {_what_else(shapes)}; expected {_known()} with all its networks in one file")
+        raise CheckpointError(
+            f"{path}: {describe_tensors(shapes)}; expected {_known()} with all its networks in one file"
+        )
     if any(name.startswith(("edm_mean", "edm_vpred.")) for name in shapes):
         raise CheckpointError(
             f"{path}: looks like a checkpoint of EDM's preconditioning (Playground 2.5 and its kind), which is not "
@@ -143,7 +145,8 @@ def _numbers(shapes: Shapes) -> int | None:
     return shape[1] if len(shape) == 2 else None
 
 
-def _what_else(shapes: Shapes) -> str:
+def describe_tensors(shapes: Collection[str]) -> str:
+    """Describe a file by the names of its tensors, for messages: "looks like a LoRA, ..."."""
     for kinds in (_NOT_ALONE, _OTHERS, _ALONE):
         for kind, marks in kinds.items():
             if any(mark in name for name in shapes for mark in marks):

@@ -7,23 +7,22 @@ import torch
 from accelerate import init_empty_weights
 from safetensors import safe_open
 
-from diffoundry.exporter.checkpoints.single_file.architectures import Architecture, FilePart
+from diffoundry.exporter.checkpoints.json_files import read_json
+from diffoundry.exporter.checkpoints.single_file.architectures import FilePart
 from diffoundry.exporter.checkpoints.single_file.match import match_part
-from diffoundry.exporter.checkpoints.weight_files import read_json
 from diffoundry.exporter.checkpoints.weights import build_module, widen
+from diffoundry.exporter.components.defaults import complete_config
 from diffoundry.runtime.formats.safetensors import Safetensors
 
 __all__ = ["load_part"]
 
 
-def load_part(
-    file: Safetensors, architecture: Architecture, part: FilePart, folder: Path, module_class: str
-) -> torch.nn.Module:
+def load_part(file: Safetensors, owner: str, part: FilePart, folder: Path, module_class: str) -> torch.nn.Module:
     """Build a module in fp32 for inference.
 
     Args:
         file: The opened file.
-        architecture: Architecture of the file's networks.
+        owner: Architecture of the file, or other owner of the network, for messages.
         part: The network.
         folder: Holds config.json.
         module_class: "library:class".
@@ -34,7 +33,8 @@ def load_part(
     with init_empty_weights(include_buffers=False):
         module = build_module(folder, module_class)
     wanted = {name: tuple(weight.shape) for name, weight in module.state_dict().items()}
-    match = match_part(file.path, architecture, part, file.entries, wanted, read_json(folder / "config.json"))
+    config = complete_config(read_json(folder / "config.json"), module_class.partition(":")[2])
+    match = match_part(file.path, owner, part, file.entries, wanted, config)
     weights: dict[str, Any] = {}
     with safe_open(file.path, framework="pt") as opened:
         for name, place in match.places.items():

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from diffoundry.exporter.checkpoints.single_file.architectures import Architecture, FilePart
+from diffoundry.exporter.checkpoints.json_files import name_some
+from diffoundry.exporter.checkpoints.single_file.architectures import FilePart
 from diffoundry.exporter.checkpoints.single_file.names import Place, place_weights, unused_in
-from diffoundry.exporter.checkpoints.weight_files import name_some
 from diffoundry.exporter.component import Config
 from diffoundry.runtime.errors import CheckpointError
 from diffoundry.runtime.formats.safetensors import TensorEntry
 
 __all__ = ["Match", "match_part"]
 
-_FLOATS = ("F16", "BF16", "F32")
+_FLOATS = ("F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +33,7 @@ class Match:
 
 def match_part(
     path: Path,
-    architecture: Architecture,
+    owner: str,
     part: FilePart,
     entries: Mapping[str, TensorEntry],
     wanted: Mapping[str, tuple[int, ...]],
@@ -43,7 +43,7 @@ def match_part(
 
     Args:
         path: Used in messages.
-        architecture: Architecture of the file.
+        owner: Architecture of the file, or other owner of the network.
         part: The network.
         entries: All tensors of the file.
         wanted: Weight of the torch module to its shape.
@@ -53,8 +53,11 @@ def match_part(
         CheckpointError: Tensors are missing, of another shape or type, or belong to no weight of the network.
     """
     prefix = next(start for start in part.prefixes if any(name.startswith(start) for name in entries))
-    places = place_weights(part.layout, wanted.keys(), config)
-    what = f"the {part.title} of {architecture.name}"
+    layout = part.layout
+    if layout == "clip" and not any(name.startswith(f"{prefix}text_model.") for name in entries):
+        layout = "clip_bare"
+    places = place_weights(layout, wanted.keys(), config)
+    what = f"the {part.title} of {owner}"
     missing = [name for name in wanted if name not in places]
     missing += [prefix + place.name for place in places.values() if prefix + place.name not in entries]
     if missing:
@@ -68,9 +71,7 @@ def match_part(
     left = [
         name
         for name in entries
-        if name.startswith(prefix)
-        and name not in used
-        and not unused_in(part.layout, name.removeprefix(prefix), config)
+        if name.startswith(prefix) and name not in used and not unused_in(layout, name.removeprefix(prefix), config)
     ]
     if left:
         raise CheckpointError(

@@ -44,7 +44,7 @@ def place_weights(layout: str, names: Collection[str], config: Config) -> dict[s
     """Map weights to their places; a weight that the layout has no name for is left out.
 
     Args:
-        layout: As in `FilePart`.
+        layout: As in `FilePart`, or "clip_bare": "clip" without "text_model." in the names.
         names: All weights of the network, as in its torch module's state dict.
         config: Its config.json.
     """
@@ -68,8 +68,10 @@ def unused_in(layout: str, name: str, config: Config) -> bool:
 
 _UNUSED = {
     "unet": (),
+    "controlnet": (),
     "vae": ("loss.", "model_ema."),
     "clip": ("text_model.embeddings.position_ids", "logit_scale", "text_projection."),
+    "clip_bare": ("embeddings.position_ids", "logit_scale", "text_projection."),
 }
 
 
@@ -133,6 +135,11 @@ def _place_clip(names: Collection[str], _config: Config) -> dict[str, Place]:
     }
 
 
+def _place_bare_clip(names: Collection[str], _config: Config) -> dict[str, Place]:
+    """Map to names without "text_model.", as merges have them that were made with other code."""
+    return {name: Place(name=name.removeprefix("text_model.")) for name in names}
+
+
 _OPEN_CLIP = {
     "embeddings.position_embedding.weight": "positional_embedding",
     "embeddings.token_embedding.weight": "token_embedding.weight",
@@ -168,9 +175,35 @@ def _open_clip_place(name: str) -> Place | None:
     return Place(name=f"{block}.{_OPEN_CLIP_LAYER[module]}.{kind}") if module in _OPEN_CLIP_LAYER else None
 
 
+_CONTROLNET_BLOCKS = re.compile(r"controlnet_cond_embedding\.blocks\.(\d+)\.(.+)")
+
+
+def _place_controlnet(names: Collection[str], config: Config) -> dict[str, Place]:
+    """Map to the names of https://github.com/lllyasviel/ControlNet, `cldm.cldm.ControlNet`."""
+    hints = 2 * len(config["conditioning_embedding_out_channels"]) - 2  # convolutions between the first and the last
+    outside = {
+        "controlnet_mid_block": "middle_block_out.0",
+        "controlnet_cond_embedding.conv_in": "input_hint_block.0",
+        "controlnet_cond_embedding.conv_out": f"input_hint_block.{2 + 2 * hints}",
+    }
+    found = ldm_unet_names(names, int(config.get("layers_per_block", 2)))
+    for name in names:
+        module, _, kind = name.rpartition(".")
+        block = _CONTROLNET_BLOCKS.fullmatch(name)
+        if module in outside:
+            found[name] = f"{outside[module]}.{kind}"
+        elif block is not None:
+            found[name] = f"input_hint_block.{2 + 2 * int(block[1])}.{block[2]}"
+        elif name.startswith("controlnet_down_blocks."):
+            found[name] = f"zero_convs.{name.split('.')[1]}.0.{kind}"
+    return {ours: Place(name=theirs) for ours, theirs in found.items()}
+
+
 _LAYOUTS: Mapping[str, Callable[[Collection[str], Config], dict[str, Place]]] = {
     "unet": _place_unet,
     "vae": _place_vae,
+    "controlnet": _place_controlnet,
     "clip": _place_clip,
+    "clip_bare": _place_bare_clip,
     "open_clip": _place_open_clip,
 }

@@ -3,9 +3,10 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-from diffoundry.exporter.checkpoints.single_file.architectures import Architecture, Changes
+from diffoundry.exporter.checkpoints.json_files import name_some
+from diffoundry.exporter.checkpoints.single_file.architectures import Architecture, Changes, FilePart
 from diffoundry.exporter.checkpoints.single_file.detect import find_architecture
 from diffoundry.exporter.checkpoints.single_file.prediction import (
     PREDICTION_TYPE,
@@ -13,22 +14,17 @@ from diffoundry.exporter.checkpoints.single_file.prediction import (
     Prediction,
     find_prediction,
 )
-from diffoundry.exporter.checkpoints.weight_files import PICKLES, name_some
+from diffoundry.exporter.checkpoints.weight_files import PICKLES
+from diffoundry.exporter.checkpoints.weight_headers import check_types, open_header
 from diffoundry.exporter.configs.assemble import assemble_configs
 from diffoundry.runtime.bundle.checksums import sha256_of
 from diffoundry.runtime.errors import CheckpointError, InputError
 from diffoundry.runtime.formats.safetensors import Safetensors
 
-if TYPE_CHECKING:  # reached lazily: the process that only plans an export stays free of torch
-    import torch
-
 __all__ = ["PREDICTION_TYPE", "PREDICTION_TYPES", "SingleFile"]
 
-_CONVERSION = (
-    "import torch; from safetensors.torch import save_file; state = torch.load('FILE', weights_only=True); "
-    "state = state.get('state_dict', state); "
-    "save_file({k: v.clone() for k, v in state.items() if hasattr(v, 'clone')}, 'NEW.safetensors')"
-)
+_SUFFIXES = ("", ".safetensors", ".gguf")
+"""Suffixes of weights, whose faults are named; the files of a hub's cache have none."""
 
 _CARRIED = (
     "model_ema.", "betas", "alphas_cumprod", "sqrt_", "log_one_minus_", "posterior_", "lvlb_weights", "logvar",
@@ -76,12 +72,17 @@ class SingleFile:
         if path.suffix in PICKLES:
             raise CheckpointError(
                 f"{path}: is a pickled file, which can run code when read, and is refused; expected .safetensors; "
-                f'convert a file that you trust with: python -c "{_CONVERSION}"'
+                f"rewrite a file that you trust with 'diffoundry convert {path} -o NEW.safetensors'"
             )
         try:
-            file = Safetensors(path)
-        except InputError as error:
-            raise CheckpointError(str(error)) from error
+            file = open_header(path)
+        except CheckpointError as error:
+            if path.suffix in _SUFFIXES:
+                raise
+            raise CheckpointError(
+                f"{path} is no checkpoint, expected a .safetensors file or a folder in diffusers' layout"
+            ) from error
+        check_types(path, file.entries)
         shapes = {name: entry.shape for name, entry in file.entries.items()}
         architecture, channels = find_architecture(path, shapes, given)
         prediction = find_prediction(path, file, architecture, channels, prediction_type)
@@ -100,20 +101,9 @@ class SingleFile:
         """Path of the file."""
         return self.file.path
 
-    def load(self, source: str, module_class: str) -> "torch.nn.Module":
-        """Build a network's torch module in fp32 for inference.
-
-        Args:
-            source: Its folder in diffusers' layout.
-            module_class: "library:class".
-
-        Raises:
-            CheckpointError: Tensors are missing, of another shape or type, or left over.
-        """
-        from diffoundry.exporter.checkpoints.single_file.loading import load_part
-
-        part = next(part for part in self.architecture.parts if part.source == source)
-        return load_part(self.file, self.architecture, part, self.configs / source, module_class)
+    def part(self, source: str) -> FilePart:
+        """Return the position of a network in the file, by its folder in diffusers' layout."""
+        return next(part for part in self.architecture.parts if part.source == source)
 
     def identity(self) -> dict[str, str]:
         """Entries for the recipe: its SHA-256, and the prediction type passed by the user."""

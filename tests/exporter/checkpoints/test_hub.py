@@ -201,9 +201,19 @@ def test_fp16_when_there_is_nothing_else(hub, own_checkpoint):
     }
 
 
+def test_a_variant_is_downloaded_where_there_is_one(hub):
+    root = download("org/model", endpoint=hub.address, variant="non_ema")
+    names = {path.relative_to(root).as_posix() for path in root.rglob("*.safetensors")}
+    assert names == {
+        "text_encoder/model.safetensors",
+        "unet/diffusion_pytorch_model.non_ema.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+    }
+
+
 def test_pickles_are_not_even_downloaded(hub, own_checkpoint):
-    for name in ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"):
-        (own_checkpoint / "unet" / name).unlink()
+    for path in (own_checkpoint / "unet").glob("*.safetensors"):
+        path.unlink()
     with pytest.raises(CheckpointError, match=r"org/model/unet/diffusion_pytorch_model\.bin: weights are pickled"):
         download("org/model", endpoint=hub.address)
     assert not any(name.endswith(".bin") for name in hub.asked)

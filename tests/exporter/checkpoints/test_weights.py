@@ -154,17 +154,15 @@ def test_missing_weights_of_transformers_are_refused(own_checkpoint):
 def test_a_truncated_file_is_refused(own_checkpoint, keep):
     file = own_checkpoint / UNET
     file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(CheckpointError, match=r"model\.safetensors: is no readable safetensors file"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: is (empty|cut off: it has \d+ bytes)"):
         load(own_checkpoint, "unet")
 
 
 @pytest.mark.parametrize("name", ["diffusion_pytorch_model.bin", "model.ckpt"])
 def test_pickles_are_refused(own_checkpoint, name):
     (own_checkpoint / UNET).rename(own_checkpoint / "unet" / name)
-    with pytest.raises(CheckpointError, match=rf"unet/{name}: weights are pickled.*save_pretrained\('NEW_FOLDER'"):
+    with pytest.raises(CheckpointError, match=rf"unet/{name}: weights are pickled.*'diffoundry convert CHECK"):
         load(own_checkpoint, "unet")
-    with pytest.raises(CheckpointError, match="weights are pickled"):
-        open_checkpoint(str(own_checkpoint)).identity()
 
 
 def test_no_weights(own_checkpoint):

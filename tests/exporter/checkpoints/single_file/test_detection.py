@@ -153,25 +153,15 @@ def test_an_unknown_prediction_in_the_metadata(tmp_path):
 @pytest.mark.parametrize("name", ["model.ckpt", "model.pt", "model.bin"])
 def test_pickles_are_refused(tmp_path, name):
     (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(CheckpointError, match=f"{name}: is a pickled file, which can run code when read.*save_file"):
+    with pytest.raises(CheckpointError, match=f"{name}: is a pickled file, which can run code.*diffoundry convert"):
         open_checkpoint(str(tmp_path / name))
-
-
-def test_the_conversion_of_pickles_that_is_named_works(tmp_path):
-    (tmp_path / "FILE").write_bytes(b"x")
-    with pytest.raises(CheckpointError) as caught:
-        open_checkpoint(str((tmp_path / "FILE").rename(tmp_path / "FILE.ckpt")))
-    command = re.search(r'python -c "(.*)"', str(caught.value))[1]
-    torch.save({"state_dict": {"a": torch.ones(2), "epoch": 3}}, tmp_path / "FILE")
-    subprocess.run([sys.executable, "-c", command], cwd=tmp_path, check=True)
-    assert (tmp_path / "NEW.safetensors").is_file()
 
 
 @pytest.mark.parametrize("keep", [0, 7, 200, -1])
 def test_a_truncated_file_is_refused(tmp_path, keep):
     path = write_sparse(SD1, tmp_path / "model.safetensors")
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(CheckpointError, match=r"model\.safetensors: is no safetensors file: its"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: is (empty|cut off: it has \d+ bytes)"):
         open_checkpoint(str(path))
 
 

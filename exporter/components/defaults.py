@@ -1,0 +1,59 @@
+"""Defaults of diffusers and transformers for fields of config.json that decide a network's interface.
+
+Old configs, and those of trainers, lack fields that the libraries fill in.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from diffoundry.exporter.component import Config
+
+__all__ = ["DEFAULTS", "complete_config"]
+
+_UNET = {
+    "in_channels": 4,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "layers_per_block": 2,
+    "cross_attention_dim": 1280,
+}
+_CLIP_TEXT = {"hidden_size": 512, "num_hidden_layers": 12, "projection_dim": 512}
+
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "UNet2DConditionModel": {**_UNET, "out_channels": 4},
+    "ControlNetModel": {**_UNET, "conditioning_embedding_out_channels": [16, 32, 96, 256]},
+    "AutoencoderKL": {"in_channels": 3, "out_channels": 3, "latent_channels": 4, "block_out_channels": [64]},
+    "AutoencoderTiny": {
+        "in_channels": 3,
+        "out_channels": 3,
+        "latent_channels": 4,
+        "encoder_block_out_channels": [64, 64, 64, 64],
+        "decoder_block_out_channels": [64, 64, 64, 64],
+    },
+    "SD3Transformer2DModel": {
+        "in_channels": 16,
+        "out_channels": 16,
+        "joint_attention_dim": 4096,
+        "pooled_projection_dim": 2048,
+        "patch_size": 2,
+        "pos_embed_max_size": 96,
+    },
+    "CLIPTextModel": _CLIP_TEXT,
+    "CLIPTextModelWithProjection": _CLIP_TEXT,
+    "CLIPVisionModelWithProjection": {"projection_dim": 512},
+    "T5EncoderModel": {"d_model": 512},
+    "StableDiffusionSafetyChecker": {"vision_config": {}},
+}
+"""Class of a network to its fields and their defaults."""
+
+_DIFFUSERS = ("UNet2DConditionModel", "ControlNetModel", "AutoencoderKL", "AutoencoderTiny", "SD3Transformer2DModel")
+
+
+def complete_config(config: Config, network: str) -> Config:
+    """Return a config with the defaults of a class for fields that are missing; null stays null.
+
+    Args:
+        config: A config.json.
+        network: Class of the network, as model_index.json names it.
+    """
+    named = {"_class_name": network} if network in _DIFFUSERS else {}
+    return {**DEFAULTS.get(network, {}), **config, **named}
