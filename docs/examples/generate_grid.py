@@ -10,7 +10,7 @@ from pathlib import Path
 from sheet import write_grid
 
 from diffoundry.runtime import load
-from diffoundry.runtime.images.png import save_png
+from diffoundry.runtime.images.save import save_image
 
 PROMPTS = (
     *("a red apple", "a rocket", "a castle", "a guitar", "a panda", "a sunflower", "a pizza", "a rainbow"),
@@ -27,7 +27,7 @@ def main(bundle: str, folder: str) -> None:
     for number, prompt in enumerate(PROMPTS, 1):
         settings = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "seed": SEED}
         image = pipe(prompt, **settings).images[0]
-        save_png(image, Path(folder) / f"{prompt.replace(' ', '-')}.png", {"prompt": prompt, **settings})
+        save_image(image, Path(folder) / f"{prompt.replace(' ', '-')}.png", {"prompt": prompt, **settings})
         images.append(image)
         print(f"\rgenerated {number}/{len(PROMPTS)} in {time.perf_counter() - started:.1f} s", end="", file=sys.stderr)
     print(file=sys.stderr)

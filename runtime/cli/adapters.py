@@ -1,19 +1,23 @@
 """Options --lora and --embedding: files, with a scale or a word after a colon."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from diffoundry.runtime.cli.console import remark
 from diffoundry.runtime.cli.help import options_in
 from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.formats.safetensors import Safetensors
 from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
 
-__all__ = ["adapter_options", "check_like", "load_adapters", "parse_lora"]
+__all__ = ["adapter_options", "load_adapters", "parse_lora"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _ENDING = ".safetensors"
 _LISTED = 3
+_NO_WORDS = {"emb_params", "string_to_param", "*", "clip_l", "clip_g"}
+"""Names of tensors that AUTOMATIC1111 and trainers write instead of a word."""
 
 
 _adapter = options_in("LoRA and embeddings")
@@ -24,7 +28,7 @@ def adapter_options(command: Command) -> Command:
     for option in (
         _adapter(
             "--embedding", "embedding", multiple=True, metavar="FILE[:TOKEN]",
-            help="Load a textual inversion embedding as the word TOKEN. May be repeated.",
+            help="Load a textual inversion embedding as the word TOKEN. May be repeated.  [token: the file's]",
         ),
         _adapter(
             "--lora", "lora", multiple=True, metavar="FILE[:SCALE]", help="Load a LoRA. May be repeated.  [scale: 1]"
@@ -47,8 +51,13 @@ def parse_lora(text: str) -> tuple[str, float]:
         raise InputError(f"--lora: got {text!r}, expected FILE or FILE:SCALE such as x.safetensors:0.8") from error
 
 
-def load_adapters(pipeline: DiffusionPipeline, loras: Sequence[str], embeddings: Sequence[str]) -> None:
+def load_adapters(pipeline: DiffusionPipeline, loras: Sequence[str], embeddings: Sequence[str]) -> list[str]:
     """Load LoRAs and embeddings, and report unused tensors.
+
+    An embedding without a word of its own, as AUTOMATIC1111 writes it, gets the name of its file.
+
+    Returns:
+        The words of the embeddings.
 
     Raises:
         InputError: As `Loras.load` and `TextualInversions.load`.
@@ -59,24 +68,20 @@ def load_adapters(pipeline: DiffusionPipeline, loras: Sequence[str], embeddings:
         if unused:
             more = f" and {len(unused) - _LISTED} more" if len(unused) > _LISTED else ""
             remark(f"warning: {path}: these tensors are unused: {', '.join(unused[:_LISTED])}{more}")
+    words = []
     for text in embeddings:
         path, token = _split(text)
-        word, count = pipeline.embeddings.load(path, token=token)
+        word, count = pipeline.embeddings.load(path, token=token or _word_of_file(Path(path)))
         remark(f"note: {path}: the word {word} loads {count} vectors")
+        words.append(word)
+    return words
 
 
-def check_like(image: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Refuse to generate an image again without the files that it was generated with.
-
-    Raises:
-        InputError: It was generated with LoRAs, embeddings or images for ControlNets, and no option names these files.
-    """
-    for name in ("lora", "embedding", "control_image"):
-        if image.get(name) and not given.get(name):
-            files = " ".join(f"--{name.replace('_', '-')} {text}" for text in image[name])
-            raise InputError(
-                f"--like: the image was generated with {files}; pass that too, with where the files are now"
-            )
+def _word_of_file(path: Path) -> str | None:
+    """Return the name of a file whose tensors do not name the word; None where they do, or where it is no such file."""
+    if path.suffix != _ENDING or not path.is_file():
+        return None
+    return path.stem if set(Safetensors(path)) <= _NO_WORDS else None
 
 
 def _split(text: str) -> tuple[str, str | None]:

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import numpy as np
 
 from diffoundry.runtime.cli.help import options_in
-from diffoundry.runtime.images.read import read_image_file
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.images.read import is_transparent, read_array_file, read_image_file
 
 __all__ = ["CONTROL_SETTINGS", "control_options", "read_controls"]
 
@@ -32,18 +34,26 @@ _control = options_in("ControlNet")
 _OPTIONS = (
     _control(
         "--control-image", "control_image", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
-        help="Image for a ControlNet, prepared as in its training (edges, depth ...). Repeat for each.",
+        help="Image for a ControlNet, prepared as in its training (edges, depth ...), or a .npy array of floats. "
+        "Repeat for each.",
+    ),
+    _control(
+        "--control-mask", "control_mask", type=click.Path(path_type=Path), metavar="FILE",
+        help="Inpainting ControlNet: set --control-image to -1 where this mask is white.",
     ),
     _control(
         "--control-scale", "controlnet_conditioning_scale", type=float, multiple=True, callback=_numbers,
+        also=("--controlnet-conditioning-scale",),
         help="Weight of a ControlNet.  [default: 1; with --image 0.8; with --mask 0.5, of XL 1]",
     ),
     _control(
         "--control-start", "control_guidance_start", type=float, multiple=True, callback=_numbers,
+        also=("--control-guidance-start",),
         help="Fraction of the steps at which a ControlNet begins.  [default: 0]",
     ),
     _control(
         "--control-end", "control_guidance_end", type=float, multiple=True, callback=_numbers,
+        also=("--control-guidance-end",),
         help="Fraction of the steps at which a ControlNet ends.  [default: 1]",
     ),
     _control(
@@ -60,11 +70,43 @@ def control_options(command: Command) -> Command:
     return command
 
 
-def read_controls(paths: Sequence[Path]) -> dict[str, Any]:
-    """Read the images of ControlNets as the pipeline's argument: a PIL image, a list of several, or nothing.
+def read_controls(paths: Sequence[Path], mask: Path | None = None) -> dict[str, Any]:
+    """Read the images of ControlNets as the pipeline's argument: an image, a list of several, or nothing.
+
+    Args:
+        paths: Image files, and .npy files of arrays (height, width, 3).
+        mask: White where the image gets -1; diffusers: `make_inpaint_condition` of control_v11p_sd15_inpaint's page.
 
     Raises:
-        InputError: A file that cannot be read as an image.
+        InputError: A file that cannot be read, or a mask without the one image that it belongs to.
     """
-    images = [read_image_file(path, "--control-image") for path in paths]
+    images = [_read(path) for path in paths]
+    if mask is not None:
+        if len(images) != 1:
+            raise InputError(
+                f"--control-mask: got {len(images)} images for ControlNets, expected one --control-image; write the "
+                f"masked image of several into a .npy file, with -1 where the mask is white"
+            )
+        images = [_masked(images[0], mask)]
     return {} if not images else {"control_image": images[0] if len(images) == 1 else images}
+
+
+def _read(path: Path) -> Any:
+    """Return a PIL image, or the float32 array (height, width, 3) of a .npy file."""
+    option = "--control-image"
+    return read_array_file(path, option) if path.suffix.lower() == ".npy" else read_image_file(path, option)
+
+
+def _masked(image: Any, path: Path) -> Any:
+    """Return float32 (height, width, 3) in 0..1, and -1 where the mask is white."""
+    pixels = image if isinstance(image, np.ndarray) else np.asarray(image.convert("RGB")).astype(np.float32) / 255
+    mask = read_image_file(path, "--control-mask")
+    if mask.size != (pixels.shape[1], pixels.shape[0]):
+        raise InputError(
+            f"--control-mask {path}: got {mask.width} x {mask.height} pixels, expected those of --control-image, "
+            f"{pixels.shape[1]} x {pixels.shape[0]}"
+        )
+    if is_transparent(mask):
+        raise InputError(f"--control-mask {path}: got an image with transparency, expected white on black")
+    white = np.asarray(mask.convert("L")).astype(np.float32) / 255 > 0.5
+    return np.where(white[..., None], np.float32(-1), pixels)

@@ -9,33 +9,40 @@ from typing import Any
 import click
 
 from diffoundry.runtime import load
-from diffoundry.runtime.cli.adapters import adapter_options, check_like, load_adapters
+from diffoundry.runtime.cli.adapters import adapter_options, load_adapters
 from diffoundry.runtime.cli.console import bar, print_json, remark
 from diffoundry.runtime.cli.control_options import CONTROL_SETTINGS, control_options, read_controls
 from diffoundry.runtime.cli.help import Command, options_in
+from diffoundry.runtime.cli.image_settings import ImageSettings, is_same_bundle
+from diffoundry.runtime.cli.like import merge_settings, read_like
 from diffoundry.runtime.cli.options import (
     bundle_argument,
     engine_options,
     json_option,
+    named_as_typed,
     take_engine_options,
     tell_choice,
-    unknown_options,
 )
+from diffoundry.runtime.cli.output_files import OutputFiles
 from diffoundry.runtime.cli.pipeline_options import PIPELINE_SETTINGS, pipeline_options, read_images, take_images
+from diffoundry.runtime.cli.prompt_notes import prompt_notes, unused_words
 from diffoundry.runtime.cli.prompt_options import PROMPT_SETTINGS, prompt_options, take_prompts
+from diffoundry.runtime.cli.scheduler_options import SCHEDULER_SETTINGS, apply_scheduler, scheduler_options
 from diffoundry.runtime.cli.vae_options import VAE_SETTINGS, take_vae_settings, vae_options
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.pixels import describe_image_fault
-from diffoundry.runtime.images.png import check_png_path, read_settings, save_png
-from diffoundry.runtime.pipelines.pipeline import PipelineOutput, Run
+from diffoundry.runtime.images.save import check_settings, save_image
+from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline, PipelineOutput, Run
 
 __all__ = ["command"]
 
-_SETTINGS = (
-    "prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "guidance_rescale", "scheduler", "seed",
-    "height", "width", "num_images_per_prompt", "eta", *PROMPT_SETTINGS, *PIPELINE_SETTINGS, *CONTROL_SETTINGS,
-    *VAE_SETTINGS,
+_ARGUMENTS = (
+    "prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "guidance_rescale", "seed", "height", "width",
+    "num_images_per_prompt", "eta", *PROMPT_SETTINGS, *PIPELINE_SETTINGS, *CONTROL_SETTINGS,
 )  # fmt: skip
+"""Arguments of a pipeline that an image keeps."""
+
+_SETTINGS = (*_ARGUMENTS, *SCHEDULER_SETTINGS, *VAE_SETTINGS)
 
 
 _image = options_in("Image")
@@ -48,21 +55,31 @@ _SCALE_HELP = (
     "1 or less turns guidance off.  [default: the pipeline's own: 7.5; Stable Diffusion XL: 5; Stable Diffusion 3: 7]"
 )
 
+_OUTPUT_HELP = (
+    "A .png, .jpg or .webp file, or a folder for numbered files.  [default: out-0001.png, or the next number]"
+)
+
 _EXAMPLES = (
     'diffoundry generate emoji.bundle "red apple" --seed 0 -o apple.png',
     'diffoundry generate emoji.bundle "green apple" --image apple.png --strength 0.7',
     "diffoundry generate emoji.bundle --like apple.png --seed 1 --steps 30",
+    'diffoundry generate sd15.bundle "a harbour" --scheduler dpmpp_2m_karras --steps 20 -o images/',
 )
 
 
 @click.command("generate", cls=Command, examples=_EXAMPLES)
 @bundle_argument
 @click.argument("prompt", nargs=-1)
-@_image("--negative", "negative_prompt", help="Negative prompt: what the image should not show.")
-@_image("--steps", "num_inference_steps", type=int, help=_STEPS_HELP)
+@_image(
+    "--negative",
+    "negative_prompt",
+    also=("--negative-prompt",),
+    help="Negative prompt: what the image should not show.",
+)
+@_image("--steps", "num_inference_steps", also=("--num-inference-steps",), type=int, help=_STEPS_HELP)
 @_image("--guidance-scale", type=float, help=_SCALE_HELP)
 @_image("--guidance-rescale", type=float, help="Guidance rescale of Lin et al. 2023. 0 is off.  [default: 0]")
-@_image("--scheduler", help="A scheduler's name, such as EulerDiscrete.  [default: the checkpoint's]")
+@scheduler_options
 @_image("--eta", type=float, help="DDIM's eta.  [default: 0]")
 @_image(
     "--seed",
@@ -72,8 +89,14 @@ _EXAMPLES = (
 )
 @_image("--height", type=int, help="Pixels.  [default: the checkpoint's]")
 @_image("--width", type=int, help="Pixels.  [default: the checkpoint's]")
-@_image("--num-images", "num_images_per_prompt", type=int, help="Images for each prompt.  [default: 1]")
-@_image("--like", type=click.Path(path_type=Path), help="Use the settings of this PNG. Options override them.")
+@_image(
+    "--num-images",
+    "num_images_per_prompt",
+    also=("--num-images-per-prompt",),
+    type=int,
+    help="Images for each prompt.  [default: 1]",
+)
+@_image("--like", type=click.Path(path_type=Path), help="Use the settings of this image. Options override them.")
 @_image("--no-safety-checker", is_flag=True, help="Skip the bundle's safety checker.")
 @prompt_options
 @pipeline_options
@@ -82,89 +105,118 @@ _EXAMPLES = (
 @options_in("Memory")("--low-memory", is_flag=True, help="Load one component at a time.")
 @vae_options
 @engine_options
-@_output("-o", "--output", type=click.Path(path_type=Path), default="out.png", show_default=True, help="A PNG file.")
+@_output("-o", "--output", metavar="PATH", help=_OUTPUT_HELP)
 @json_option
+@click.pass_context
 def command(
+    ctx: click.Context,
     bundle: Path,
     *,
     like: Path | None,
-    output: Path,
+    output: str | None,
     low_memory: bool,
     no_safety_checker: bool,
     as_json: bool,
     **values: Any,
 ) -> None:
-    """Generate each PROMPT with the bundle DIR and write PNG files that hold their settings.
+    """Generate each PROMPT with the bundle DIR and write images that hold their settings.
 
-    A bundle for image variation needs --image and no PROMPT.
+    A bundle for image variation needs --image and no PROMPT. Options have diffusers' names, too, such as
+    --num-inference-steps.
     """
     started = time.perf_counter()
-    checked = not no_safety_checker
-    pipeline = load(bundle, low_memory=low_memory, safety_checker=checked, **take_engine_options(values))
-    tell_choice(pipeline.session)
-    images = take_images(values)
-    controls: tuple[Path, ...] = values.pop("control_image")
-    take_prompts(values)
-    adapters = {name: list(values.pop(name)) for name in ("lora", "embedding")}
-    files_again = {**adapters, "control_image": controls}
-    settings = _settings(like, values, files_again, texts=bool(pipeline.text_encoders))
-    parts = take_vae_settings(pipeline, settings)
-    load_adapters(pipeline, adapters["lora"], adapters["embedding"])
-    paths = _paths(output, settings)
-    with unknown_options(command):
-        run = pipeline.start(**settings, **read_images(images), **read_controls(controls))
-    _tell_truncated(run, keepable=any(field.name == "long_prompts" for field in fields(pipeline.family.Inputs)))
-    ignored = () if controls else pipeline.controlnets.names
-    pipeline.session.open_all([name for name in pipeline.used_components if name not in ignored])
-    result = _generate(run)
-    seed = list(run.seed) if isinstance(run.seed, tuple) else run.seed  # as JSON has it
-    shown = {**settings, **_file_names(images, controls), **parts, "seed": seed}
-    used = {name: texts for name, texts in adapters.items() if texts}
-    files = _save(result, paths, {**shown, "steps_run": run.total, "bundle": bundle.name, **used})
+    with named_as_typed(ctx):
+        outputs = OutputFiles(output)
+        engines = take_engine_options(values)
+        pipeline = load(bundle, low_memory=low_memory, safety_checker=not no_safety_checker, **engines)
+        tell_choice(pipeline.session)
+        take_prompts(values)
+        files = _take_files(values)
+        settings, defaulted = _settings(ctx.command, pipeline, like, values, files)
+        run, kept = _start(pipeline, settings, defaulted, files, outputs)
+        outputs.prepare()
+        result = _generate(run)
+        paths = _save(result, outputs, kept)
     seconds = round(time.perf_counter() - started, 3)
     if as_json:
-        report = {"files": files, "settings": shown, "seconds": seconds}
-        flags = result.nsfw_content_detected
-        print_json({**report, "truncated": list(result.truncated), "nsfw_content_detected": flags})
+        _print_report(result, paths, kept, seconds)
     else:
-        remark(f"{', '.join(files)} (seed {seed}, {seconds:.1f} s)")
+        _tell_files(paths, kept, seconds)
+
+
+def _take_files(values: dict[str, Any]) -> dict[str, Any]:
+    """Move the options that name files out of a command's arguments: setting to a path, or to a list."""
+    files: dict[str, Any] = {name: list(values.pop(name)) for name in ("lora", "embedding", "control_image")}
+    files = {**take_images(values), "control_mask": values.pop("control_mask"), **files}
+    return {name: value for name, value in files.items() if value}
 
 
 def _settings(
-    like: Path | None, given: dict[str, Any], files: Mapping[str, Sequence[Any]], *, texts: bool
-) -> dict[str, Any]:
-    """Merge the settings of the --like image with the options; options win. Files must be passed again."""
-    image = read_settings(like) if like else {}
-    check_like(image, files)
-    settings = {key: value for key, value in image.items() if key in _SETTINGS}
-    settings |= {key: value for key, value in given.items() if value is not None}
-    if texts and settings.get("prompt") is None:
+    command: click.Command,
+    pipeline: DiffusionPipeline,
+    like: Path | None,
+    values: Mapping[str, Any],
+    files: Mapping[str, Any],
+) -> tuple[dict[str, Any], frozenset[str]]:
+    """Merge the settings of the --like image with the options; also return the names of those that were defaults."""
+    settings = {name: value for name, value in values.items() if value is not None}
+    defaulted: frozenset[str] = frozenset()
+    if like is not None:
+        image = read_like(like, command, _SETTINGS)
+        same = is_same_bundle(pipeline, *image.bundle)
+        if not same:
+            remark(f"note: {like} was generated with {image.bundle[0]}, so this bundle generates another image")
+        settings, defaulted = merge_settings(image, settings, files, same_bundle=same)
+    if pipeline.text_encoders and settings.get("prompt") is None:
         raise InputError("PROMPT: got none, expected a text after DIR, or --like with an image generated by diffoundry")
-    return settings
+    return settings, defaulted
 
 
-def _file_names(images: Mapping[str, Path], controls: Sequence[Path]) -> dict[str, Any]:
-    """Names of the image files, for the settings in a PNG."""
-    names: dict[str, Any] = {name: path.name for name, path in images.items()}
-    return {**names, "control_image": [path.name for path in controls]} if controls else names
+def _start(
+    pipeline: DiffusionPipeline,
+    settings: dict[str, Any],
+    defaulted: frozenset[str],
+    files: Mapping[str, Any],
+    outputs: OutputFiles,
+) -> tuple[Run, ImageSettings]:
+    """Check everything, load what is needed, and prepare the run."""
+    check_settings(settings, outputs.example, (1, 1))  # before prompts of any length are encoded
+    images = {name: files[name] for name in ("image", "mask_image") if name in files}
+    controls = files.get("control_image", [])
+    inputs = {**read_images(images), **read_controls(controls, files.get("control_mask"))}
+    apply_scheduler(pipeline, settings)
+    parts = take_vae_settings(pipeline, settings)
+    words = load_adapters(pipeline, files.get("lora", []), files.get("embedding", []))
+    arguments = {name: value for name, value in settings.items() if name != "scheduler_options"}
+    run = pipeline.start(**arguments, **inputs)
+    named = {name: _names(value) for name, value in files.items()}
+    kept = ImageSettings.of_run(pipeline, run, {**settings, **parts, **named}, _ARGUMENTS, defaulted)
+    size = run.arguments["width"], run.arguments["height"]
+    check_settings(kept.of_image(kept.count - 1), outputs.example, size)
+    _tell_notes(pipeline, run, settings, words)
+    ignored = () if controls else pipeline.controlnets.names
+    pipeline.session.open_all([name for name in pipeline.used_components if name not in ignored])
+    return run, kept
 
 
-def _paths(output: Path, settings: Mapping[str, Any]) -> list[Path]:
-    """Name a file for each image: out.png, or out-0.png, out-1.png ... for several."""
-    check_png_path(output)
-    prompts = settings.get("prompt")
-    count = (len(prompts) if isinstance(prompts, list) else 1) * settings.get("num_images_per_prompt", 1)
-    if count == 1:
-        return [output]
-    return [output.with_name(f"{output.stem}-{i}{output.suffix}") for i in range(count)]
+def _names(value: Any) -> Any:
+    """Names of image files without their folders; LoRAs and embeddings as typed."""
+    if isinstance(value, list):
+        return [_names(one) for one in value]
+    return value.name if isinstance(value, Path) else value
 
 
-def _tell_truncated(run: Run, *, keepable: bool) -> None:
-    """Warn of text that was cut off. `keepable` is True if the pipeline takes --long-prompts."""
+def _tell_notes(pipeline: DiffusionPipeline, run: Run, settings: Mapping[str, Any], words: Sequence[str]) -> None:
+    """Warn of text that was cut off, of words that are not used, and of forms that are read as text."""
+    keepable = any(field.name == "long_prompts" for field in fields(pipeline.family.Inputs))
     advice = "pass --long-prompts to keep it" if keepable else "shorten the prompt"
     for text in run.truncated:
         if text:
             remark(f"warning: the text encoder takes 77 tokens; this part of the prompt is cut off: {text!r}; {advice}")
+    for word in unused_words(pipeline, settings, words):
+        remark(f"warning: no prompt contains the word {word!r}, so its embedding has no effect; write it into a prompt")
+    for note in prompt_notes(pipeline, settings):
+        remark(f"note: {note}")
 
 
 def _generate(run: Run) -> PipelineOutput:
@@ -176,9 +228,12 @@ def _generate(run: Run) -> PipelineOutput:
         return run.finish()
 
 
-def _save(result: PipelineOutput, paths: list[Path], settings: dict[str, Any]) -> list[str]:
-    flags = result.nsfw_content_detected or [False] * len(paths)
-    for index, (image, path, flagged) in enumerate(zip(result.images, paths, flags, strict=True)):
+def _save(result: PipelineOutput, outputs: OutputFiles, kept: ImageSettings) -> list[Path]:
+    """Save every image, and warn of faults."""
+    paths = []
+    flags = result.nsfw_content_detected or [False] * kept.count
+    for index, (image, flagged) in enumerate(zip(result.images, flags, strict=True)):
+        path = outputs.name(index, kept.count)
         fault = None if flagged else describe_image_fault(image)
         if flagged:
             remark(
@@ -187,5 +242,36 @@ def _save(result: PipelineOutput, paths: list[Path], settings: dict[str, Any]) -
             )
         if fault:
             remark(f"warning: {path}: {fault}")
-        save_png(image, path, {**settings, "image_index": index})
-    return [str(path) for path in paths]
+        save_image(image, path, kept.of_image(index))
+        paths.append(path)
+    return paths
+
+
+def _print_report(result: PipelineOutput, paths: Sequence[Path], kept: ImageSettings, seconds: float) -> None:
+    images = [
+        {"file": str(path), "prompt": kept.prompt(index), "seed": kept.seed(index)} for index, path in enumerate(paths)
+    ]
+    print_json(
+        {
+            "files": [str(path) for path in paths],
+            "images": images,
+            "settings": {**kept.values, **kept.facts},
+            "seconds": seconds,
+            "truncated": [text for text in result.truncated if text],
+            "nsfw_content_detected": result.nsfw_content_detected,
+        }
+    )
+
+
+def _tell_files(paths: Sequence[Path], kept: ImageSettings, seconds: float) -> None:
+    """Name the files; of several also the prompt and the seed of each."""
+    seeds = kept.values["seed"]
+    if len(paths) == 1:
+        remark(f"{paths[0]} (seed {seeds}, {seconds:.1f} s)")
+        return
+    for index, path in enumerate(paths):
+        prompt = kept.prompt(index)
+        shown = "" if prompt is None else f"{prompt!r}, "
+        place = "" if isinstance(seeds, list) else f", image {index + 1} of {len(paths)}"
+        remark(f"{path}: {shown}seed {kept.seed(index)}{place}")
+    remark(f"{len(paths)} images in {seconds:.1f} s")

@@ -6,19 +6,39 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["Command", "options_in"]
+__all__ = ["Command", "options_in", "typed_name"]
 
 _OTHER = "Other options"
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-class _Option(click.Option):
-    """An option that the help lists under a heading."""
+_TYPED = f"{__name__}.typed"
 
-    def __init__(self, *args: Any, section: str, **kwargs: Any) -> None:
+
+class _Option(click.Option):
+    """An option that the help lists under a heading.
+
+    Attributes:
+        section: The heading.
+        also: Other spellings, which the help does not list.
+    """
+
+    def __init__(self, *args: Any, section: str, also: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.section = section
+        self.also = tuple(also)
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """Add the other spellings, too."""
+        super().add_to_parser(parser, ctx)
+        if self.also:
+            action = "append" if self.multiple else "store"
+            parser.add_option(obj=self, opts=list(self.also), dest=self.name, action=action, nargs=self.nargs)
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        """Return the option as the user typed it."""
+        return super().get_error_hint(ctx) if ctx is None else repr(typed_name(ctx, self))
 
 
 def options_in(section: str) -> Callable[..., Callable[[_F], _F]]:
@@ -28,6 +48,15 @@ def options_in(section: str) -> Callable[..., Callable[[_F], _F]]:
         section: The heading, such as "Engine".
     """
     return partial(click.option, cls=_Option, section=section)
+
+
+def typed_name(ctx: click.Context, parameter: click.Parameter) -> str:
+    """Return an option in the spelling that the user typed, by default the first; an argument in capitals."""
+    if isinstance(parameter, click.Argument):
+        return str(parameter.name).upper()
+    spellings = (*parameter.opts, *parameter.secondary_opts, *getattr(parameter, "also", ()))
+    words = (word.partition("=")[0] for word in ctx.meta.get(_TYPED, ()))
+    return next((word for word in words if word in spellings), parameter.opts[0])
 
 
 class Command(click.Command):
@@ -40,6 +69,11 @@ class Command(click.Command):
     def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.examples = tuple(examples)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep the words as typed, for errors."""
+        ctx.meta[_TYPED] = tuple(args)
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, a section a heading."""

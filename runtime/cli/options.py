@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -8,13 +9,13 @@ from typing import Any, TypeVar
 import click
 
 from diffoundry.runtime.cli.console import remark
-from diffoundry.runtime.cli.help import options_in
+from diffoundry.runtime.cli.help import options_in, typed_name
 from diffoundry.runtime.engines.protocol import EngineOptions
 from diffoundry.runtime.engines.session import EngineSession
-from diffoundry.runtime.errors import InputError, UnknownArgumentError
+from diffoundry.runtime.errors import DiffoundryError, InputError, UnknownArgumentError
 from diffoundry.runtime.suggest import nearest_words
 
-__all__ = ["bundle_argument", "engine_options", "json_option", "take_engine_options", "tell_choice", "unknown_options"]
+__all__ = ["bundle_argument", "engine_options", "json_option", "named_as_typed", "take_engine_options", "tell_choice"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -24,11 +25,14 @@ json_option = options_in("Output")("--json", "as_json", is_flag=True, help="Prin
 
 _engine = options_in("Engine")
 
+_MOST_THREADS = 1024
+"""Engines start their threads when they are opened, and a million of them never ends."""
+
 _ENGINE_OPTIONS = (
     _engine("--target", help="Use the engines of this target."),
     _engine("--precision", help="Use the engines of this precision."),
     _engine("--device", help="Device of the target: cpu, gpu, cuda:0 ...  [default: the target's first]"),
-    _engine("--threads", type=click.IntRange(min=1), help="Threads of one engine call."),
+    _engine("--threads", type=click.IntRange(1, _MOST_THREADS), help="Threads of one engine call."),
     _engine("--hint", type=click.Choice(["latency", "throughput"]), help="Optimize engines for latency or throughput."),
     _engine("--cache", type=click.Path(path_type=Path, file_okay=False), help="Keep compiled engines in this folder."),
     _engine("--native/--no-native", default=True, help="Use diffoundry's own kernels where installed."),
@@ -60,17 +64,31 @@ def tell_choice(components: EngineSession) -> None:
 
 
 @contextmanager
-def unknown_options(command: click.Command) -> Iterator[None]:
-    """Name the option of a command that a pipeline has no argument for, as typed, and the nearest ones that it takes.
+def named_as_typed(ctx: click.Context) -> Iterator[None]:
+    """Name arguments of a pipeline in its errors as the options that the user typed.
 
-    Raises:
-        InputError: The pipeline raised an `UnknownArgumentError`.
+    "num_inference_steps: got 0" becomes "--steps: got 0". An argument that the pipeline does not have becomes an
+    `InputError` with the nearest options that it takes.
     """
+    names = {str(p.name): typed_name(ctx, p) for p in ctx.command.params}
     try:
         yield
     except UnknownArgumentError as error:
-        typed = {p.name: p.opts[0] for p in command.params if p.name and p.opts[0].startswith("--")}
-        near = [typed[name] for name in nearest_words(error.name, [name for name in error.known if name in typed])]
+        options = [name for name in error.known if names.get(name, "").startswith("-")]
+        near = [names[name] for name in nearest_words(error.name, options)]
         advice = f". Did you mean {' or '.join(near)}?" if near else "; leave it out"
-        option = typed.get(error.name, error.name)
+        option = names.get(error.name, error.name)
         raise InputError(f"{option}: no such argument of this pipeline{advice}") from error
+    except DiffoundryError as error:
+        error.args = (_name_options(str(error), names),)
+        raise
+
+
+def _name_options(message: str, names: Mapping[str, str]) -> str:
+    """Replace names of arguments: with underscores anywhere, plain words as the subject only; nothing in quotes."""
+    subject, colon, rest = message.partition(":")
+    if colon and re.fullmatch(r"[a-z_0-9]+( and [a-z_0-9]+)*", subject):
+        subject = " and ".join(names.get(word, word) for word in subject.split(" and "))
+    words = sorted((name for name in names if "_" in name), key=len, reverse=True)
+    pattern = rf"'[^']*'|(?<![\w-])(?:{'|'.join(words)})(?!\w)"
+    return re.sub(pattern, lambda found: names.get(found[0], found[0]), f"{subject}{colon}{rest}")

@@ -1,5 +1,6 @@
 """Options of `generate` that only some pipelines support: initial images, second prompts, sizes."""
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,8 @@ from diffoundry.runtime.images.read import read_image_file
 __all__ = ["PIPELINE_SETTINGS", "pipeline_options", "read_images", "take_images"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+_SHOWN = 40
 
 _FILES = {"image": "--image", "mask_image": "--mask"}
 """Arguments of a pipeline that are files here, to their options."""
@@ -38,8 +41,9 @@ def _pair(parameter: click.Parameter, value: str | None, mark: str, form: str) -
     if value is None:
         return None
     first, found, second = value.partition(mark)
-    if not (found and first.isdecimal() and second.isdecimal()):
-        raise InputError(f"{parameter.opts[0]}: got {value!r}, expected {form}, two whole numbers")
+    if not (found and re.fullmatch(r"[0-9]{1,6}", first) and re.fullmatch(r"[0-9]{1,6}", second)):
+        got = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}..."
+        raise InputError(f"{parameter.opts[0]}: got {got!r}, expected {form}, two whole numbers")
     return [int(first), int(second)]
 
 
@@ -54,20 +58,27 @@ _sd3 = options_in("Stable Diffusion 3")
 _OPTIONS = (
     _image("--image", type=_FILE, help="Start from this image."),
     _image("--strength", type=float, help="How much of --image may change, 0 to 1."),
-    _image("--mask", "mask_image", type=_FILE, help="Regenerate --image where this mask is white."),
+    _image(
+        "--mask", "mask_image", also=("--mask-image",), type=_FILE, help="Regenerate --image where this mask is white."
+    ),
     _image("--padding-mask-crop", type=int, help="Regenerate only the area of --mask and N pixels around it."),
     _image("--image-guidance-scale", type=float, help="InstructPix2Pix: similarity to --image.  [default: 1.5]"),
     _image("--denoising-start", type=float, help="Skip this fraction of the schedule, 0 to 1. Needs --image."),
     _image("--denoising-end", type=float, help="Stop after this fraction of the schedule, 0 to 1."),
     _xl("--prompt-2", help="Prompt of the second text encoder.  [default: PROMPT]"),
-    _xl("--negative-2", "negative_prompt_2", help="Negative prompt of the second text encoder."),
+    _xl(
+        "--negative-2",
+        "negative_prompt_2",
+        also=("--negative-prompt-2",),
+        help="Negative prompt of the second text encoder.",
+    ),
     _xl("--original-size", callback=_size, metavar="WxH", help="Size condition: the size before scaling."),
     _xl("--target-size", callback=_size, metavar="WxH", help="Size condition: the size after scaling."),
     _xl("--crops-coords-top-left", callback=_corner, metavar="TOP,LEFT", help="Size condition: corner of the crop."),
     _xl("--aesthetic-score", type=float, help="Refiner: score of the prompt.  [default: 6]"),
     _xl("--negative-aesthetic-score", type=float, help="Refiner: score of the negative prompt.  [default: 2.5]"),
     _sd3("--prompt-3", help="Prompt of T5; --prompt-2 is that of the second CLIP encoder.  [default: PROMPT]"),
-    _sd3("--negative-3", "negative_prompt_3", help="Negative prompt of T5."),
+    _sd3("--negative-3", "negative_prompt_3", also=("--negative-prompt-3",), help="Negative prompt of T5."),
     _sd3("--max-sequence-length", type=int, help="Tokens of T5, at most 512.  [default: 256]"),
 )
 

@@ -1,5 +1,6 @@
 """A CLIP tokenizer extended by textual inversion tokens, one or several for a word."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from diffoundry.runtime.errors import InputError
@@ -57,11 +58,20 @@ class ExtendedTokenizer(ClipTokenizer):
         return super().decode([index - self._shift if index >= first else index for index in ids])
 
     def expand(self, text: str) -> str:
-        """Write out every word of several vectors: "<cat>" as "<cat> <cat>_1 <cat>_2"."""
-        found = [token for token in dict.fromkeys(self.tokenize(text)) if token in self.words]
-        for word in found:
-            text = text.replace(word, " ".join(_tokens(word, self.words[word])))
+        """Write out every word of several vectors: "<cat>" as "<cat> <cat>_1 <cat>_2".
+
+        Case does not count, as for every other word. diffusers writes out no word with capitals under transformers 5,
+        whose tokens are in lower case, so that only its first vector is used.
+        """
+        for word in self.words_in(text):
+            written = " ".join(_tokens(word, self.words[word]))
+            text = re.sub(re.escape(word), written.replace("\\", r"\\"), text, flags=re.IGNORECASE)
         return text
+
+    def words_in(self, text: str) -> list[str]:
+        """Return the added words that a text contains, in its order."""
+        lower = {word.lower(): word for word in self.words}
+        return [lower[token] for token in dict.fromkeys(map(str.lower, self.tokenize(text))) if token in lower]
 
 
 def _tokens(word: str, count: int) -> list[str]:

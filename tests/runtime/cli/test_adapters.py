@@ -11,7 +11,7 @@ from diffoundry.runtime import load
 from diffoundry.runtime.cli.adapters import parse_lora
 from diffoundry.runtime.cli.generate import command
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.images.png import read_settings
+from diffoundry.runtime.images.save import read_settings
 
 
 @pytest.fixture(scope="module")

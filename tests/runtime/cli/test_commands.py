@@ -90,10 +90,41 @@ def test_a_long_prompt_names_no_option_that_the_pipeline_lacks(diffoundry, porta
     ("words", "code", "message"),
     [
         (["generate", "{bundle}"], 1, "PROMPT: got none, expected a text after DIR, or --like"),
-        (["generate", "{bundle}", "x", "--steps", "0"], 1, "num_inference_steps: got 0, expected a whole number"),
+        (["generate", "{bundle}", "x", "--steps", "0"], 1, "error: --steps: got 0, expected a whole number"),
+        (["generate", "{bundle}", "x", "--num-inference-steps=0"], 1, "error: --num-inference-steps: got 0, expected"),
+        (["generate", "{bundle}", "x", "--num-images-per-prompt", "0"], 1, "error: --num-images-per-prompt: got 0, ex"),
+        (
+            ["generate", "{bundle}", "x", "--num-inference-steps", "y"],
+            2,
+            "value for '--num-inference-steps': 'y' is not",
+        ),
+        (["generate", "{bundle}", "x", "--threads", "1000000"], 2, "1000000 is not in the range 1<=x<=1024"),
+        (
+            ["generate", "{bundle}", "x", "--seed", "1", "--seed", "2"],
+            1,
+            "error: --seed: got 2 seeds, expected one or 1",
+        ),
+        (["generate", "{bundle}", "x", "-o", ""], 1, "--output: got an empty name, expected a file such as out.png"),
+        (
+            ["generate", "{bundle}", "x", "-o", "{tmp}/" + "n" * 300],
+            1,
+            "cannot be written (File name too long); choose",
+        ),
+        (["generate", "{bundle}", "x", "-o", "{tmp}/a/b/"], 1, "its folder {tmp}/a does not exist; make it, or choose"),
+        (
+            ["generate", "{bundle}", "x", "-o", "{tmp}/x.gif"],
+            1,
+            "got the suffix '.gif', expected one of .png, .jpg, .jp",
+        ),
+        (["generate", "{bundle}", "x" * 600_000], 1, "bytes of settings, expected at most 524288; shorten the prompts"),
+        (["generate", "{bundle}", "x", "--original-size", "9" * 5000], 1, "999...', expected WIDTHxHEIGHT, two whole"),
         (["generate", "{bundle}", "x", "--steps", "many"], 2, "'many' is not a valid integer"),
-        (["generate", "{bundle}", "x", "--scheduler", "Magic"], 1, "'MagicScheduler' is unknown, expected one of"),
-        (["generate", "{bundle}", "x", "--height", "65"], 1, "height: got 65, expected a multiple of 8"),
+        (
+            ["generate", "{bundle}", "x", "--scheduler", "Magic"],
+            1,
+            "error: --scheduler: got 'Magic'. Expected one of ddim",
+        ),
+        (["generate", "{bundle}", "x", "--height", "65"], 1, "error: --height: got 65, expected a multiple of 8"),
         (
             ["generate", "{bundle}", "x", "--prompt-3", "y"],
             1,
@@ -104,7 +135,7 @@ def test_a_long_prompt_names_no_option_that_the_pipeline_lacks(diffoundry, porta
             1,
             "--negative-3: no such argument of this pipeline. Did you mean --negative?",
         ),
-        (["generate", "{bundle}", "x", "--device", "abacus"], 1, "device: got 'abacus', expected one of cpu"),
+        (["generate", "{bundle}", "x", "--device", "abacus"], 1, "error: --device: got 'abacus', expected one of cpu"),
         (["generate", "{bundle}", "x", "--target", "abacus"], 1, "got no engine for abacus, the bundle holds onnx"),
         (["generate", "{bundle}", "x", "--steps", "1", "-o", "{tmp}/no/such/x.png"], 1, "{tmp}/no/such"),
         (["generate", "{tmp}/nothing", "x"], 1, "got nothing there, expected a folder made by 'diffoundry export'"),
@@ -150,7 +181,7 @@ def test_a_long_prompt_names_no_option_that_the_pipeline_lacks(diffoundry, porta
             "prediction type: got 'epsilon' with the model 'emoji', expected it with a single file only",
         ),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else None,
 )
 def test_wrong_usage_ends_in_one_sentence(diffoundry, emoji_bundle, tmp_path, words, code, message):
     words = [word.format(bundle=emoji_bundle, tmp=tmp_path) for word in words]

@@ -9,7 +9,7 @@ from diffoundry.runtime import load
 from diffoundry.runtime.cli.generate import command
 from diffoundry.runtime.cli.inspect import command as inspect
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.images.png import read_settings
+from diffoundry.runtime.images.save import read_settings
 
 ASKED = ("a dog", "--steps", "2", "--seed", "0")
 
@@ -72,9 +72,9 @@ def test_the_image_is_that_of_the_library_and_can_be_generated_again(generate, b
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--control-image", "edges.png"], "control_image: got 1, expected a list of 2: one for each ControlNet"),
+        (["--control-image", "edges.png"], "--control-image: got 1, expected a list of 2: one for each ControlNet"),
         (["--control-image", "edges.png", "--control-image", "wide.png"], "got images of 64 x 64, 72 x 64 pixels"),
-        (["--control-scale", "0.5"], "controlnet_conditioning_scale needs control_image"),
+        (["--control-scale", "0.5"], "--control-scale needs --control-image"),
         (["--control-image", "nothing.png"], "nothing.png: cannot be read"),
     ],
 )

@@ -7,7 +7,7 @@ from PIL import Image
 
 from diffoundry.runtime import load
 from diffoundry.runtime.cli.generate import command
-from diffoundry.runtime.images.png import read_settings
+from diffoundry.runtime.images.save import read_settings
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_a_image_and_no_prompt(wide_bundle, image, tmp_path):
     ("words", "message"),
     [
         ([], "image: got none, expected an image"),
-        (["a cat", "--image", "{image}"], "prompt: got 'a cat', expected none: this checkpoint generates variations"),
+        (["a cat", "--image", "{image}"], "PROMPT: got 'a cat', expected none: this checkpoint generates variations"),
         (["--image", "{image}", "--strength", "0.5"], "strength: no such argument"),
     ],
 )

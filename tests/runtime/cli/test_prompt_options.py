@@ -8,7 +8,7 @@ from PIL import Image
 from diffoundry.runtime import load
 from diffoundry.runtime.cli.generate import command
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.images.png import read_settings
+from diffoundry.runtime.images.save import read_settings
 
 QUICK = ("--steps", "2")
 
@@ -95,12 +95,12 @@ def test_what_is_refused(generate, tmp_path):
     empty.write_text("\n \n")
     binary.write_bytes(b"\xff\xfe\x00")
     for options, message in (
-        (("x", "--seed", 1, "--seed", 2), "seed: got 2 seeds, expected one or 1"),
+        (("x", "--seed", 1, "--seed", 2), "--seed: got 2 seeds, expected one or 1"),
         (("x", "--prompts", empty), "--prompts .*empty.txt: got prompts after DIR as well, expected one of the two"),
         (("--prompts", empty), "--prompts .*empty.txt: got no line with a prompt, expected at least one"),
         (("--prompts", binary), "--prompts .*binary.txt: cannot be read .*it is UTF-16.* a text file in UTF-8"),
         (("--prompts", tmp_path / "none.txt"), "--prompts .*none.txt: cannot be read"),
-        (("x", "--clip-skip", 9), "clip_skip: got 9, expected a whole number from 0 to 3"),
+        (("x", "--clip-skip", 9), "--clip-skip: got 9, expected a whole number from 0 to 3"),
     ):
         with pytest.raises(InputError, match=message):
             generate("r.png", *options)

@@ -7,7 +7,7 @@ from PIL import Image
 
 from diffoundry.runtime import load
 from diffoundry.runtime.cli.generate import command
-from diffoundry.runtime.images.png import read_settings
+from diffoundry.runtime.images.save import read_settings
 
 SIZE = ("--height", "96", "--width", "72")
 

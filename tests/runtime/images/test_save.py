@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.images.png import FORMAT_VERSION, read_settings, save_png
+from diffoundry.runtime.images.save import check_settings, read_settings, save_image
+from diffoundry.runtime.images.settings import FORMAT_VERSION
 
 SETTINGS = {
     "prompt": "a red apple, 猫 😀 <|endoftext|>\nsecond line",
@@ -51,7 +52,7 @@ def chunks(path):
 
 
 def test_settings_and_pixels_come_back(image, tmp_path):
-    save_png(image, tmp_path / "out.png", SETTINGS)
+    save_image(image, tmp_path / "out.png", SETTINGS)
 
     assert read_settings(tmp_path / "out.png") == SETTINGS
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out.png")), np.asarray(image))
@@ -72,7 +73,7 @@ VALUES = st.recursive(
 )
 @given(values=st.dictionaries(st.text() | st.sampled_from(sorted(SETTINGS)), VALUES, max_size=5))
 def test_any_settings_come_back(image, tmp_path, values):
-    save_png(image, tmp_path / "out.png", values)
+    save_image(image, tmp_path / "out.png", values)
 
     assert read_settings(tmp_path / "out.png") == values
     Image.open(tmp_path / "out.png").load()
@@ -84,8 +85,8 @@ def test_same_image_and_settings_give_the_same_file(image, tmp_path, mode):
     second.info |= {"dpi": (300, 300), "icc_profile": b"profile", "Software": "other", "transparency": 0, "gamma": 0.4}
     shuffled = dict(reversed(SETTINGS.items()))
 
-    save_png(first, tmp_path / "first.png", SETTINGS)
-    save_png(second, tmp_path / "second.PNG", shuffled)
+    save_image(first, tmp_path / "first.png", SETTINGS)
+    save_image(second, tmp_path / "second.PNG", shuffled)
 
     assert (tmp_path / "first.png").read_bytes() == (tmp_path / "second.PNG").read_bytes()
     assert second.info["dpi"] == (300, 300)
@@ -93,7 +94,7 @@ def test_same_image_and_settings_give_the_same_file(image, tmp_path, mode):
 
 
 def test_chunk_is_sorted_json_with_a_version(image, tmp_path):
-    save_png(image, tmp_path / "out.png", {"seed": 1, "prompt": "é"})
+    save_image(image, tmp_path / "out.png", {"seed": 1, "prompt": "é"})
 
     (text,) = (body for kind, body in chunks(tmp_path / "out.png") if body.startswith(b"diffoundry\0"))
     assert text == b'diffoundry\0{"format_version": 1, "settings": {"prompt": "\\u00e9", "seed": 1}}'
@@ -101,18 +102,18 @@ def test_chunk_is_sorted_json_with_a_version(image, tmp_path):
 
 
 def test_other_programs_see_the_parameters(image, tmp_path):
-    save_png(image, tmp_path / "out.png", SETTINGS)
+    save_image(image, tmp_path / "out.png", SETTINGS)
 
     assert Image.open(tmp_path / "out.png").text["parameters"] == (
         "a red apple, 猫 😀 <|endoftext|>\nsecond line\n"
         "Negative prompt: blurry\n"
-        "Steps: 20, Sampler: EulerDiscrete, CFG scale: 7.5, Seed: 9223372036854775808, "
-        'Model: "emoji, \\"small\\"", Size: 16x24'
+        "Steps: 20, Sampler: EulerDiscrete, CFG scale: 7.5, Seed: 9223372036854775808, Size: 16x24, "
+        'Model: "emoji, \\"small\\""'
     )
 
 
 def test_parameters_without_settings(image, tmp_path):
-    save_png(image, tmp_path / "out.png", {"prompt": "a\0b\ud83d", "seed": None})
+    save_image(image, tmp_path / "out.png", {"prompt": "a\0b\ud83d", "seed": None})
 
     assert Image.open(tmp_path / "out.png").text["parameters"] == "ab?\nSize: 16x24"
     assert read_settings(tmp_path / "out.png") == {"prompt": "a\0b\ud83d", "seed": None}
@@ -121,7 +122,7 @@ def test_parameters_without_settings(image, tmp_path):
 def test_existing_file_is_replaced_and_keeps_no_draft(image, tmp_path):
     (tmp_path / "out.png").write_text("old")
 
-    save_png(image, tmp_path / "out.png", SETTINGS)
+    save_image(image, tmp_path / "out.png", SETTINGS)
 
     assert read_settings(tmp_path / "out.png") == SETTINGS
     assert [path.name for path in tmp_path.iterdir()] == ["out.png"]
@@ -131,7 +132,7 @@ def test_existing_file_is_replaced_and_keeps_no_draft(image, tmp_path):
 def test_file_has_the_mode_of_any_new_file(image, tmp_path):
     (tmp_path / "plain").touch()
 
-    save_png(image, tmp_path / "out.png", SETTINGS)
+    save_image(image, tmp_path / "out.png", SETTINGS)
 
     assert stat.S_IMODE((tmp_path / "out.png").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
 
@@ -139,13 +140,19 @@ def test_file_has_the_mode_of_any_new_file(image, tmp_path):
 def refused_to_save(image, path, message, values=SETTINGS):
     before = sorted(path.parent.iterdir()) if path.parent.is_dir() else None
     with pytest.raises(InputError, match=message):
-        save_png(image, path, values)
+        save_image(image, path, values)
     assert (sorted(path.parent.iterdir()) if path.parent.is_dir() else None) == before
 
 
-@pytest.mark.parametrize("name", ["out", "out.jpg", "out.png.webp", ".png"])
+@pytest.mark.parametrize("name", ["out", "out.gif", "out.png.bmp", ".png"])
 def test_unknown_suffix(image, tmp_path, name):
-    refused_to_save(image, tmp_path / name, r"image .*: got the suffix '.*', expected '\.png'; name it ")
+    message = r"image .*: got the suffix '.*', expected one of \.png, \.jpg, \.jpeg, \.webp; name it .*\.png"
+    refused_to_save(image, tmp_path / name, message)
+
+
+def test_name_that_is_too_long(image, tmp_path):
+    message = r"cannot be written \(File name too long\); choose another name"
+    refused_to_save(image, tmp_path / f"{'a' * 300}.png", message)
 
 
 def test_folder_instead_of_a_file(image, tmp_path):
@@ -179,8 +186,8 @@ def test_folder_without_permission(image, tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc takes no files, not even from root")
 def test_folder_that_takes_no_files(image):
-    with pytest.raises(InputError, match=r"image /proc/out\.png: cannot be written \(.+\); choose another folder"):
-        save_png(image, "/proc/out.png", SETTINGS)
+    with pytest.raises(InputError, match=r"image /proc/out\.png: (cannot be written \(.+\)|its folder /proc takes)"):
+        save_image(image, "/proc/out.png", SETTINGS)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits are POSIX")
@@ -193,11 +200,11 @@ def test_full_disk_leaves_the_old_file_or_none(tmp_path, there):
         "import resource, numpy as np\n"
         "from PIL import Image\n"
         "from diffoundry.runtime.errors import InputError\n"
-        "from diffoundry.runtime.images.png import save_png\n"
+        "from diffoundry.runtime.images.save import save_image\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))\n"
         "try:\n"
-        "    save_png(image, 'out.png', {})\n"
+        "    save_image(image, 'out.png', {})\n"
         "except InputError as error:\n"
         "    print(error)\n"
     )
@@ -225,11 +232,23 @@ def test_mode_that_png_readers_do_not_expect(tmp_path):
         ({"prompt": b"red"}, "got settings that JSON cannot hold"),
         ({1: "one"}, "got settings that JSON would change, expected only JSON's own types"),
         ({"size": (1, 2)}, "got settings that JSON would change"),
-        ({"prompt": "a" * 600_000}, "got 600049 bytes of settings, expected at most 524288; drop some"),
+        ({"prompt": "a" * 600_000}, "got 600049 bytes of settings, expected at most 524288; shorten the prompts, or"),
     ],
 )
 def test_settings_that_cannot_be_kept(image, tmp_path, values, message):
     refused_to_save(image, tmp_path / "out.png", rf"out\.png: {message}", values)
+
+
+def test_settings_are_checked_before_generating(tmp_path):
+    """A JPEG file has room for less than others, and a WebP file for fewer pixels."""
+    for name, size, length, message in (
+        ("out.png", (8, 8), 600_000, "got 600049 bytes of settings, expected at most 524288"),
+        ("out.jpg", (8, 8), 30_000, "bytes of settings, expected at most 65533 in a JPEG file; name it out.png"),
+        ("out.webp", (20_000, 8), 1, "got 20000 x 8 pixels, expected at most 16383 to a side in a WebP file; name it"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_settings({"prompt": "a" * length}, tmp_path / name, size)
+        check_settings({"prompt": "a" * 9000}, tmp_path / name, (8, 8))
 
 
 def test_endless_settings(image, tmp_path):
@@ -241,7 +260,51 @@ def test_endless_settings(image, tmp_path):
 
 def test_settings_survive_a_text_limit_of_pillow(image, tmp_path):
     """The longest settings we write must still open in Pillow, which refuses longer text chunks."""
-    save_png(image, tmp_path / "out.png", {"prompt": "a" * 520_000, "negative_prompt": ""})
+    save_image(image, tmp_path / "out.png", {"prompt": "a" * 520_000, "negative_prompt": ""})
 
     Image.open(tmp_path / "out.png").load()
     assert len(read_settings(tmp_path / "out.png")["prompt"]) == 520_000
+
+
+@pytest.mark.parametrize(("suffix", "difference"), [("jpg", 40), ("JPEG", 40), ("webp", 0)])
+def test_other_formats_keep_the_settings(image, tmp_path, suffix, difference):
+    """Pillow reads the same image, and `read_settings` the same settings; the same input gives the same bytes."""
+    for name in ("one", "two"):
+        save_image(image, tmp_path / f"{name}.{suffix}", SETTINGS)
+    path = tmp_path / f"one.{suffix}"
+    assert path.read_bytes() == (tmp_path / f"two.{suffix}").read_bytes()
+    assert read_settings(path) == SETTINGS
+    pixels, kept = np.asarray(image).astype(int), np.asarray(Image.open(path).convert("RGB")).astype(int)
+    assert np.abs(kept - pixels).max() <= difference
+    with pytest.raises(InputError, match="got the mode 'CMYK', expected one of L, RGB"):
+        save_image(image.convert("CMYK"), path, SETTINGS)
+
+
+def test_sd_parsers_reads_the_parameters(image, tmp_path):
+    """The package that galleries use, on every format; with options and for the third of four images."""
+    from sd_parsers import ParserManager
+
+    settings = {
+        **SETTINGS,
+        "prompt": ["a red apple", "a (green:1.2) apple, on a table"],
+        "negative_prompt": ["", "blurry, grey"],
+        "seed": [1, 2, 3, 4],
+        "num_images_per_prompt": 2,
+        "image_index": 2,
+        "scheduler": "DPMSolverMultistep",
+        "sampler": "DPM++ 2M SDE",
+        "schedule_type": "Karras",
+        "bundle": "emoji.bundle",
+        "model_hash": "0123456789",
+        "diffoundry": "0.1.0",
+        "clip_skip": 1,
+    }
+    for suffix in ("png", "jpg", "webp"):
+        save_image(image, tmp_path / f"out.{suffix}", settings)
+        (sampler,) = (found := ParserManager().parse(tmp_path / f"out.{suffix}")).samplers
+        assert sampler.name == "DPM++ 2M SDE"
+        assert sampler.parameters == {"cfg_scale": "7.5", "seed": "3", "steps": "20", "scheduler": "Karras"}
+        assert [prompt.value for prompt in sampler.prompts] == ["a (green:1.2) apple, on a table"]
+        assert [prompt.value for prompt in sampler.negative_prompts] == ["blurry, grey"]
+        assert (sampler.model.name, sampler.model.hash) == ("emoji", "0123456789")
+        assert found.metadata == {"Size": "16x24", "Clip skip": "2", "Version": "diffoundry 0.1.0"}
