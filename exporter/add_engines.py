@@ -1,19 +1,20 @@
 """Adds engines to a bundle from its own graphs: other targets, other precisions, and pending engines."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from filelock import FileLock, Timeout
-
+import diffoundry
 from diffoundry.calibration.quality import Budget
 from diffoundry.exporter.bundle_writer import sum_files
 from diffoundry.exporter.calibrate.request import QuantizationRequest
-from diffoundry.exporter.jobs.journal import Journal
 from diffoundry.exporter.jobs.processes import JobProcesses
 from diffoundry.exporter.jobs.runner import FinishedJob, JobRunner, Progress, Run, complete_targets, remove_unused
 from diffoundry.exporter.recipe import check_variants, quantization_for
-from diffoundry.runtime.bundle.atomic_write import write_text
+from diffoundry.exporter.work_folder import BUILD_ENDING, BUILD_STATE, WorkFolder, recover_build
+from diffoundry.runtime.bundle.atomic_write import sync_file, write_text
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.bundle.json_codec import to_json
 from diffoundry.runtime.bundle.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest, dump_manifest
@@ -22,8 +23,6 @@ from diffoundry.runtime.bundle.specs import ComponentSpec, EngineSpec, Recipe, V
 from diffoundry.runtime.errors import BundleError, InputError
 
 __all__ = ["AddEnginesReport", "add_engines", "pending_variants"]
-
-_STATE = ".build"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,14 +43,14 @@ class AddEnginesReport:
 
 
 def pending_variants(manifest: Manifest) -> tuple[Variant, ...]:
-    """Variants of which some engine is pending."""
-    waiting = {
-        (engine.target, engine.precision)
+    """Variants of which some engine is pending, or missing as an interrupted build of 0.1 left it."""
+    built = [
+        {_key(engine) for engine in component.engines if engine.pending is None}
         for component in manifest.components.values()
-        for engine in component.engines
-        if engine.pending is not None
-    }
-    return tuple(variant for variant in manifest.recipe.variants if _key(variant) in waiting)
+    ]
+    return tuple(
+        variant for variant in manifest.recipe.variants if not all(_key(variant) in engines for engines in built)
+    )
 
 
 def add_engines(
@@ -65,7 +64,8 @@ def add_engines(
 ) -> AddEnginesReport:
     """Build engines from the portable graphs of a bundle and add them to it.
 
-    The bundle can be used all the while: the manifest that names the new engines is written last, and at once.
+    The work is done in a copy, `<path>.build`, which becomes the bundle when it is complete. Until then the bundle and
+    its old engines stay as they are; an interrupted build continues in the copy.
 
     Args:
         path: The bundle.
@@ -79,7 +79,7 @@ def add_engines(
         BundleError: The folder is no bundle, a file of it was changed, or a job failed.
         InputError: Nothing is pending, an engine exists already, or a target does not support a precision.
     """
-    manifest = _open(path)
+    bundle, manifest = _open(path)
     chosen = tuple(variants) or pending_variants(manifest)
     if not chosen:
         raise InputError(f"bundle {path}: no engine is pending; pass --target and --precision of the engines to add")
@@ -91,32 +91,33 @@ def add_engines(
     recipe = replace(manifest.recipe, variants=_joined(manifest.recipe.variants, chosen))
     if halves:
         recipe = replace(recipe, quantization=_choices_to_keep(path, manifest, chosen))
-    state = path / _STATE
-    state.mkdir(exist_ok=True)
-    try:
-        with FileLock(state / "lock", timeout=0), JobProcesses() as processes:
-            journal = _journal(state, recipe, request)
-            jobs = JobRunner(path, journal, progress, run or processes)
-            kept_engines = _without(manifest, chosen)
-            if overwrite:
-                _take_out(path, manifest, kept_engines)
-            recipe = replace(recipe, quantization=jobs.quantization(recipe, request, halves=halves))
-            components = _built(jobs, kept_engines, recipe, chosen)
-            remove_unused(path, components)
-            complete_targets(path, replace(recipe, variants=chosen), progress)
-            progress("bundle", "sums")
-            manifest = _write(path, replace(manifest, recipe=recipe, components=components), kept_engines)
-            journal.forget()
-    except Timeout as error:
-        raise InputError(f"bundle {path}: another command is adding engines to it; wait for it") from error
+    kept_engines = _without(manifest, chosen)
+    with _work_folder(path) as work, JobProcesses() as processes:
+        work.start({**_origin(manifest), "recipe": to_json(recipe), "request": to_json(request)})
+        progress("bundle", "copy")
+        _copy(bundle, manifest, kept_engines, work.folder)
+        jobs = JobRunner(work.folder, work.journal, progress, run or processes)
+        recipe = replace(recipe, quantization=jobs.quantization(recipe, request, halves=halves))
+        components = _built(jobs, kept_engines, recipe, chosen)
+        remove_unused(work.folder, components)
+        complete_targets(work.folder, replace(recipe, variants=chosen), progress)
+        progress("bundle", "sums")
+        manifest = _write(work.folder, replace(manifest, recipe=recipe, components=components), kept_engines)
+        work.put_in_place()
     return AddEnginesReport(manifest=manifest, variants=chosen, done=tuple(jobs.done), kept=tuple(jobs.kept))
 
 
-def _key(variant: Variant) -> tuple[str, str]:
-    return variant.target, variant.precision
+def _key(made: Variant | EngineSpec) -> tuple[str, str]:
+    return made.target, made.precision
 
 
-def _open(path: Path) -> Manifest:
+def _open(path: Path) -> tuple[Bundle, Manifest]:
+    """Open a bundle, and check the graphs that engines are built from.
+
+    Raises:
+        BundleError: It is no bundle, a file of it was changed, or a graph reads files that its manifest does not list.
+    """
+    recover_build(path)
     bundle = Bundle(path)
     if bundle.manifest is None:
         raise BundleError(
@@ -125,7 +126,7 @@ def _open(path: Path) -> Manifest:
     for component in bundle.manifest.components.values():
         for file in component.graph:
             bundle.file(file)
-    return bundle.manifest
+    return bundle, bundle.manifest
 
 
 def _refuse_present(path: Path, manifest: Manifest, chosen: Sequence[Variant], *, overwrite: bool) -> None:
@@ -162,20 +163,46 @@ def _choices_to_keep(path: Path, manifest: Manifest, chosen: Sequence[Variant]) 
     return {name: choice for name, choice in manifest.recipe.quantization.items() if name not in replaced}
 
 
-def _journal(state: Path, recipe: Recipe, request: QuantizationRequest) -> Journal:
-    journal = Journal(state)
-    mine = {"recipe": to_json(recipe), "request": to_json(request)}
-    if journal.recall("recipe", dict) != mine:
-        journal.forget()
-        journal.note("recipe", mine)
-    return journal
+def _work_folder(path: Path) -> WorkFolder:
+    return WorkFolder(
+        path,
+        ending=BUILD_ENDING,
+        state=BUILD_STATE,
+        option=f"bundle {path}",
+        busy="another command is adding engines to it; wait for it",
+        advice="copy the bundle to a folder that can be written",
+    )
+
+
+def _origin(manifest: Manifest) -> dict[str, Any]:
+    """Return what tells the bundle that a build began with from another one: jobs of another are not kept."""
+    return {"diffoundry": diffoundry.__version__, "files": to_json(manifest.files)}
+
+
+def _copy(bundle: Bundle, manifest: Manifest, kept: dict[str, ComponentSpec], folder: Path) -> None:
+    """Copy the files of a bundle, but for those of engines that are built again; files that the manifest lacks stay.
+
+    Sums are checked where they will be computed again. Graphs and engines keep theirs, with which they are checked when
+    they are used.
+    """
+    left_out, trusted = _files(manifest.components) - _files(kept), _files(kept)
+    for name, spec in manifest.files.items():
+        target = folder / name
+        if name in left_out or (target.is_file() and target.stat().st_size == spec.size):
+            continue
+        source = bundle.root / name if name in trusted else bundle.file(name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_name(f".{target.name}.new")
+        shutil.copyfile(source, draft)
+        sync_file(draft)  # a name that is there says that the content is
+        draft.replace(target)
 
 
 def _without(manifest: Manifest, variants: Sequence[Variant]) -> dict[str, ComponentSpec]:
     """The components without the engines of these variants."""
     gone = {_key(variant) for variant in variants}
     return {
-        name: replace(spec, engines=tuple(e for e in spec.engines if (e.target, e.precision) not in gone))
+        name: replace(spec, engines=tuple(e for e in spec.engines if _key(e) not in gone))
         for name, spec in manifest.components.items()
     }
 
@@ -187,7 +214,7 @@ def _built(
     order = [_key(variant) for variant in recipe.variants]
 
     def place(engine: EngineSpec) -> int:
-        return order.index((engine.target, engine.precision))
+        return order.index(_key(engine))
 
     built = {}
     for name, spec in components.items():
@@ -196,24 +223,11 @@ def _built(
     return built
 
 
-def _take_out(path: Path, manifest: Manifest, left: dict[str, ComponentSpec]) -> None:
-    """Remove the engines that will be replaced, so that the folder stays a valid bundle if the command fails."""
-    gone = _files(manifest.components) - _files(left)
-    files = {name: spec for name, spec in manifest.files.items() if name not in gone}
-    _save(path, replace(manifest, components=left, files=files))
-    for name in gone:
-        (path / name).unlink()
-
-
 def _write(path: Path, manifest: Manifest, unchanged: dict[str, ComponentSpec]) -> Manifest:
     """Write the manifest. The checksums of portable graphs and of unchanged engines are kept."""
     trusted = _files(unchanged)
     known = {name: spec for name, spec in manifest.files.items() if name in trusted}
-    return _save(path, replace(manifest, files=sum_files(path, known)))
-
-
-def _save(path: Path, manifest: Manifest) -> Manifest:
-    written = replace(manifest, format_version=FORMAT_VERSION)
+    written = replace(manifest, files=sum_files(path, known), format_version=FORMAT_VERSION)
     write_text(path / MANIFEST_NAME, dump_manifest(written))
     return written
 

@@ -5,14 +5,11 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
-
-from filelock import FileLock, Timeout
 
 import diffoundry
 from diffoundry.exporter.calibrate.request import QuantizationRequest
-from diffoundry.exporter.jobs.journal import Journal
+from diffoundry.exporter.work_folder import WorkFolder
 from diffoundry.runtime.bundle.atomic_write import write_text
 from diffoundry.runtime.bundle.checksums import describe_file
 from diffoundry.runtime.bundle.json_codec import to_json
@@ -22,19 +19,15 @@ from diffoundry.runtime.errors import InputError
 
 __all__ = ["BundleWriter", "check_output", "sum_files"]
 
-_STATE = ".export"
-_RECIPE = "recipe"
+_SHOWN = 80
+"""Characters of a path that a message about its length shows."""
 
 
-class BundleWriter:
+class BundleWriter(WorkFolder):
     """Holds `<output>.partial` while an export runs; `finish` turns it into `<output>`.
 
     The partial folder records the recipe and the finished jobs. The same recipe continues there; another one starts
     from the beginning. Only one export at a time can use it.
-
-    Attributes:
-        folder: The partial folder.
-        journal: Record of the finished jobs.
     """
 
     def __init__(
@@ -51,52 +44,39 @@ class BundleWriter:
         Raises:
             InputError: The output exists and `overwrite` is off, or it is no bundle.
         """
-        self.output = output
-        self.folder = output.with_name(output.name + ".partial")
-        self.recipe = recipe
-        self._request = request
         check_output(output, overwrite=overwrite)
-        self.journal = Journal(self.folder / _STATE)
-        self._lock = FileLock(self.folder / _STATE / "lock", timeout=0)
+        super().__init__(
+            output,
+            ending=".partial",
+            state=".export",
+            option=f"--output {output}",
+            busy="another export is writing it; wait for it or choose another folder",
+            advice="choose another folder",
+        )
+        self.recipe = recipe
+        self._request, self._overwrite = request, overwrite
 
     def __enter__(self) -> Self:
-        """Lock the partial folder.
+        """Lock the partial folder; keep the finished jobs of an earlier export of the same recipe.
 
         Raises:
-            InputError: Another export owns it, or it cannot be written.
+            InputError: Another export owns it, it holds other files, or it cannot be written.
+            BundleError: The disk is full.
         """
+        super().__enter__()
         try:
-            (self.folder / _STATE).mkdir(parents=True, exist_ok=True)
-            self._lock.acquire()
-        except Timeout as error:
-            raise InputError(
-                f"--output {self.output}: another export is writing it; wait for it or choose another folder"
-            ) from error
-        except OSError as error:
-            raise InputError(
-                f"--output {self.output}: cannot be written ({error.strerror}); choose another folder"
-            ) from error
-        self._continue()
+            check_output(self.output, overwrite=self._overwrite)  # an interrupted swap may have come to an end
+            self.start(
+                {
+                    "diffoundry": diffoundry.__version__,
+                    "recipe": to_json(self.recipe),
+                    "request": to_json(self._request),
+                }
+            )
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._lock.release()
-
-    def _continue(self) -> None:
-        """Keep the finished jobs of an earlier export of the same recipe, remove everything else."""
-        mine = {
-            "diffoundry": diffoundry.__version__,
-            "recipe": to_json(self.recipe),
-            "request": to_json(self._request),
-        }
-        if self.journal.recall(_RECIPE, dict) != mine:
-            for path in self.folder.iterdir():
-                if path.name != _STATE:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-            self.journal.forget()
-            self.journal.note(_RECIPE, mine)
 
     def empty(self, component: str) -> None:
         """Make a component's folder, new and empty."""
@@ -135,12 +115,7 @@ class BundleWriter:
             built_with=built_with,
         )
         write_text(self.folder / MANIFEST_NAME, dump_manifest(manifest))
-        shutil.rmtree(self.folder / _STATE)
-        aside = self.output.with_name(self.output.name + ".old")
-        if self.output.exists():
-            os.replace(self.output, aside)
-        os.replace(self.folder, self.output)
-        shutil.rmtree(aside, ignore_errors=True)
+        self.put_in_place()
         return manifest
 
 
@@ -150,8 +125,14 @@ def check_output(output: Path, *, overwrite: bool) -> None:
     Raises:
         InputError: The output exists.
     """
-    if not output.exists():
+    try:
+        os.lstat(output)
+    except (FileNotFoundError, NotADirectoryError):
         return
+    except OSError as error:
+        text = str(output)
+        shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+        raise InputError(f"--output {shown}: cannot be written ({error.strerror}); choose another folder") from error
     if not overwrite:
         raise InputError(f"--output {output}: exists already; choose another folder, or pass --overwrite to replace it")
     if not (output / MANIFEST_NAME).is_file():

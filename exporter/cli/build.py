@@ -10,6 +10,7 @@ import click
 from diffoundry.exporter.cli.budget import budget_options, take_budget
 from diffoundry.exporter.cli.progress import jobs_json, jobs_table, show_progress, tell_pending
 from diffoundry.exporter.cli.words import joined, parse_variants
+from diffoundry.exporter.work_folder import recover_build
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.cli.console import out, print_json
 from diffoundry.runtime.cli.help import Command, options_in
@@ -67,6 +68,7 @@ def command(
         )
     variants = () if target is None else parse_variants(target, precision, context.args)
     quantization = take_budget(values)
+    recover_build(bundle)
     manifest = Bundle(bundle).manifest
 
     from diffoundry.exporter.add_engines import add_engines, pending_variants  # imports the graph libraries

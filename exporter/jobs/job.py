@@ -114,3 +114,16 @@ class JobResult:
     peak_rss: int = 0
     error: str | None = None
     details: str | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that the job wrote, relative to the bundle."""
+        return (*self.graph, *(() if self.engine is None else self.engine.all_files))
+
+    def fits(self, job: Job) -> bool:
+        """Return True if this can be the result of a job: it has what such a job makes."""
+        if isinstance(job, PortableJob):
+            return bool(self.graph)
+        if isinstance(job, EngineJob):
+            return self.engine is not None and self.engine.target == job.variant.target
+        return {variant.precision for variant in job.variants} <= self.choices.keys()

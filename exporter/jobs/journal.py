@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from diffoundry.runtime.bundle.atomic_write import write_text
-from diffoundry.runtime.bundle.json_codec import from_json, to_json
+from diffoundry.runtime.bundle.json_codec import RecordError, from_json, to_json
 
 __all__ = ["Journal"]
 
@@ -23,11 +23,14 @@ class Journal:
         self.folder = folder
 
     def recall(self, key: str, kind: type[Record]) -> Record | None:
-        """Return the record under `key`, or None."""
+        """Return the record under `key`; None where there is none, or where it is damaged: the part is done again."""
         path = self.folder / f"{key}.json"
-        if not path.is_file():
+        if path.is_symlink() or not path.is_file():
             return None
-        return from_json(kind, json.loads(path.read_text(encoding="utf-8")))
+        try:
+            return from_json(kind, json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, RecursionError, RecordError, OSError):
+            return None
 
     def note(self, key: str, record: object) -> None:
         """Record that the part `key` is finished, with its result (a dataclass or JSON values).

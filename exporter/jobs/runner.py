@@ -10,6 +10,7 @@ from diffoundry.exporter.component import Component
 from diffoundry.exporter.jobs.job import CalibrationJob, EngineJob, Job, JobResult, PortableJob
 from diffoundry.exporter.jobs.journal import Journal
 from diffoundry.exporter.steps.choose_quantization import precision_formats
+from diffoundry.runtime.bundle.atomic_write import sync_file, sync_folders
 from diffoundry.runtime.bundle.quantization import QuantizationChoice
 from diffoundry.runtime.bundle.specs import ComponentSpec, EngineSpec, Recipe, Variant
 from diffoundry.runtime.engines.plugins import find_plugin
@@ -75,7 +76,7 @@ class JobRunner:
             dims=recipe.dims,
             folder=str(self._folder),
         )
-        if self._journal.recall(component, JobResult) is None:
+        if self._finished(job, component) is None:
             empty(component)
         self._once(job, component)
 
@@ -145,18 +146,33 @@ class JobRunner:
         return specs
 
     def _once(self, job: Job, key: str) -> JobResult:
-        result = self._journal.recall(key, JobResult)
+        result = self._finished(job, key)
         if result is not None:
             self.kept.append(job.label)
             self._progress(job.label, "kept")
             return result
         result = self._run(job, self._progress)
+        self._keep(result)
         self._journal.note(key, result)
         self.done.append(
             FinishedJob(component=job.component, label=job.label, seconds=result.seconds, peak_rss=result.peak_rss)
         )
         self._progress(job.label, "done")
         return result
+
+    def _finished(self, job: Job, key: str) -> JobResult | None:
+        """Return the recorded result of a job, unless the record or one of its files is missing."""
+        result = self._journal.recall(key, JobResult)
+        if result is None or result.error is not None or not result.fits(job):
+            return None
+        return result if all((self._folder / name).is_file() for name in result.files) else None
+
+    def _keep(self, result: JobResult) -> None:
+        """Wait until the files of a job are on the disk: what the journal says must be there after a loss of power."""
+        paths = [self._folder / name for name in result.files]
+        for path in paths:
+            sync_file(path)
+        sync_folders({path.parent for path in paths})
 
 
 def complete_targets(folder: Path, recipe: Recipe, progress: Progress) -> None:

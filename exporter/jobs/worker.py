@@ -4,7 +4,6 @@ A worker reports on standard output, one JSON object a line.
 """
 
 import contextlib
-import errno
 import json
 import os
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 
 from diffoundry.exporter.jobs.dispatch import run_job
 from diffoundry.exporter.jobs.job import Job, JobResult
+from diffoundry.exporter.jobs.storage import storage_sentence
 from diffoundry.runtime.bench.machine import peak_rss
 from diffoundry.runtime.bundle.json_codec import from_json, to_json
 from diffoundry.runtime.engines.memory import free_at_once
@@ -61,7 +61,7 @@ def work(job_file: Path) -> int:
     except DiffoundryError as error:
         result = JobResult(error=str(error))
     except OSError as error:
-        result = JobResult(error=_storage_sentence(error, job), details=traceback.format_exc())
+        result = JobResult(error=storage_sentence(error, job.label, job.folder))
     except MemoryError:
         result = JobResult(error=f"{job.label}: out of memory; close other programs or use a larger machine")
     except Exception as error:  # noqa: BLE001  # any error of the libraries is reported, with its traceback
@@ -69,16 +69,6 @@ def work(job_file: Path) -> int:
         result = JobResult(error=sentence, details=traceback.format_exc())
     say({"result": to_json(replace(result, seconds=phases.seconds, peak_rss=_peak_rss()))})
     return 0 if result.error is None else 1
-
-
-def _storage_sentence(error: OSError, job: Job) -> str:
-    where = error.filename or job.folder
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return (
-            f"{job.label}: no space left while writing {where} ({error.strerror}); finished jobs are "
-            f"kept, free some space and run the same command again"
-        )
-    return f"{job.label}: {where}: {error.strerror or error}"
 
 
 def _peak_rss() -> int:

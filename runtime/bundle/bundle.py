@@ -40,7 +40,10 @@ class Bundle:
         self.root = Path(root)
         if not self.root.is_dir():
             found = "a file" if self.root.exists() else "nothing"
-            raise BundleError(f"bundle {self.root}: got {found} there, expected a folder made by 'diffoundry export'")
+            raise BundleError(
+                f"bundle {self.root}: got {found} there, expected a folder made by 'diffoundry export'"
+                f"{_leftovers(self.root)}"
+            )
         self._lock = threading.Lock()
         self._trusted: set[str] = set()
         self.manifest = self._read_manifest()
@@ -212,6 +215,15 @@ class Bundle:
                 f"bundle {self.root}: got no component {name!r}, it has {', '.join(self.components) or 'none'}; "
                 f"export it again from a checkpoint that has one"
             )
+
+
+def _leftovers(root: Path) -> str:
+    """Name the folders that an interrupted command left beside a missing bundle."""
+    names = [f"{root.name}{ending}" for ending in (".partial", ".build", ".old")]
+    found = [name for name in names if root.name and root.with_name(name).is_dir()]
+    if not found:
+        return ""
+    return f"; an interrupted command left {' and '.join(found)} beside it; run the same command again to complete it"
 
 
 def _check_relative(root: Path, name: str) -> None:

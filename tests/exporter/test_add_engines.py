@@ -44,7 +44,8 @@ def test_a_precision_is_added(own_bundle, exported, tiny_sd_checkpoint, work_her
     assert [build.precision for build in after.recipe.variants] == ["fp32", "fp16"]
     assert all([e.precision for e in spec.engines] == ["fp32", "fp16"] for spec in after.components.values())
     assert {name: after.files[name] for name in before.files} == before.files
-    assert not list(own_bundle.glob(".build/*.json"))
+    assert not list(own_bundle.rglob(".*"))
+    assert not own_bundle.with_name("own.bundle.build").exists()
     at_once = exported(tiny_sd_checkpoint(), precision="fp16")
     np.testing.assert_array_equal(_latents(own_bundle, "fp16"), _latents(at_once, "fp16"))
     assert np.abs(_latents(own_bundle, "fp16") - _latents(own_bundle, "fp32")).max() > 0
@@ -95,7 +96,7 @@ def test_a_failed_build_leaves_the_bundle_and_continues(own_bundle, work_here):
     assert _latents(own_bundle, "fp16").shape[1] == 4
 
 
-def test_an_interrupted_rebuild_leaves_a_bundle_and_resumes(own_bundle, work_here):
+def test_an_interrupted_rebuild_keeps_the_old_engines_and_resumes(own_bundle, work_here):
     """The UNet's engine is another already, in a file of the same name, when it is interrupted."""
     anew = Variant(target="onnxruntime", precision="fp32", options={"device": "cuda"})
 
@@ -104,14 +105,20 @@ def test_an_interrupted_rebuild_leaves_a_bundle_and_resumes(own_bundle, work_her
             raise KeyboardInterrupt
         return work_here(job, progress)
 
+    before = Bundle(own_bundle).manifest
     old = (own_bundle / "unet/model.onnxruntime.onnx").read_bytes()
     with pytest.raises(KeyboardInterrupt):
         add_engines(own_bundle, [anew], _quiet, overwrite=True, run=interrupted)
-    assert (own_bundle / "unet/model.onnxruntime.onnx").read_bytes() != old
-    assert not any(spec.engines for spec in Bundle(own_bundle).manifest.components.values())
+    assert (own_bundle.with_name("own.bundle.build") / "unet/model.onnxruntime.onnx").read_bytes() != old
+    assert (own_bundle / "unet/model.onnxruntime.onnx").read_bytes() == old
+    assert Bundle(own_bundle).manifest == before
+    assert _latents(own_bundle, "fp32").shape[1] == 4
     report = add_engines(own_bundle, [anew], _quiet, overwrite=True, run=work_here)
     assert report.kept == tuple(f"{name}, onnxruntime fp32" for name in ("text_encoder", "unet", "vae_encoder"))
+    assert (own_bundle / "unet/model.onnxruntime.onnx").read_bytes() != old
     assert _latents(own_bundle, "fp32").shape[1] == 4
+    assert sorted(path.name for path in own_bundle.parent.iterdir()) == ["own.bundle"]
+    assert not list(own_bundle.rglob(".*"))
 
 
 def test_a_changed_graph_is_refused(own_bundle, work_here):
