@@ -1,6 +1,7 @@
 """The folder beside a bundle in which a command works, and the step that puts it in the bundle's place."""
 
 import contextlib
+import errno
 import os
 import shutil
 import stat
@@ -12,9 +13,9 @@ from filelock import FileLock, Timeout
 
 from diffoundry.exporter.exchange import exchange
 from diffoundry.exporter.jobs.journal import Journal
-from diffoundry.exporter.jobs.storage import storage_sentence
+from diffoundry.exporter.jobs.storage import is_storage_error, storage_sentence
 from diffoundry.runtime.bundle.atomic_write import is_draft, sync_file, sync_folders
-from diffoundry.runtime.errors import BundleError, InputError
+from diffoundry.runtime.errors import BundleError, DiffoundryError, InputError
 
 __all__ = ["BUILD_ENDING", "BUILD_STATE", "WorkFolder", "recover_build"]
 
@@ -70,6 +71,8 @@ class WorkFolder:
         try:
             recover_swap(self.output, self.folder, self._state)
             self._refuse_others()
+            if self.output.exists() and not os.access(self.output, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.output))
             (self.folder / self._state).mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
         except Timeout as error:
@@ -83,7 +86,8 @@ class WorkFolder:
     ) -> None:
         """Release the lock, and put the system's refusal to write into a sentence."""
         self._lock.release()
-        if isinstance(error, OSError):
+        foreign = isinstance(error, Exception) and not isinstance(error, DiffoundryError)
+        if error is not None and foreign and is_storage_error(error, self.folder):
             raise BundleError(storage_sentence(error, self._option, self.folder)) from error
 
     def start(self, record: Any) -> None:
@@ -114,7 +118,7 @@ class WorkFolder:
                 os.replace(self.output, state / _REPLACED)
                 os.replace(self.folder, self.output)
         sync_folders([self.output.parent])
-        shutil.rmtree(self.output / self._state)
+        shutil.rmtree(self.output / self._state, ignore_errors=True)  # the bundle is complete, whatever happens
 
     def _sync(self) -> None:
         """Delete drafts of interrupted writes, and wait until files and names are on the disk."""

@@ -37,6 +37,18 @@ _sizes = options_in("Sizes")
 
 _output = options_in("Output")
 
+
+def _folder(_context: click.Context, _parameter: click.Parameter, value: str) -> Path:
+    """Read the folder of a bundle.
+
+    Raises:
+        InputError: The name is empty.
+    """
+    if not value.strip():
+        raise InputError("--output: got an empty name, expected the folder of the bundle, such as sd15.bundle")
+    return Path(value)
+
+
 _EXAMPLES = (
     "diffoundry export --model emoji --target onnxruntime -o emoji.bundle",
     "diffoundry export --model sd15 --target openvino --precision bf16,fp32 -o sd15.bundle",
@@ -80,7 +92,7 @@ _EXAMPLES = (
 @_sizes("--width", help="Pixels: 512, or a range 256..1024.  [default: any]")
 @_sizes("--buckets", help="The only image sizes, WIDTHxHEIGHT, each compiled separately: 512x512,768x512.")
 @budget_options
-@_output("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="DIR", help="The bundle's folder.")
+@_output("-o", "--output", required=True, callback=_folder, metavar="DIR", help="The bundle's folder.")
 @_output("--overwrite", is_flag=True, help="Replace the bundle at DIR when the new one is complete.")
 @json_option
 @click.pass_context

@@ -18,7 +18,7 @@ from typing import Any
 
 from diffoundry.exporter.jobs.dispatch import run_job
 from diffoundry.exporter.jobs.job import Job, JobResult
-from diffoundry.exporter.jobs.storage import storage_sentence
+from diffoundry.exporter.jobs.storage import is_storage_error, storage_sentence
 from diffoundry.runtime.bench.machine import peak_rss
 from diffoundry.runtime.bundle.json_codec import from_json, to_json
 from diffoundry.runtime.engines.memory import free_at_once
@@ -60,13 +60,14 @@ def work(job_file: Path) -> int:
         result = run_job(job, phases, lambda text: say({"phase": text}))
     except DiffoundryError as error:
         result = JobResult(error=str(error))
-    except OSError as error:
-        result = JobResult(error=storage_sentence(error, job.label, job.folder))
     except MemoryError:
         result = JobResult(error=f"{job.label}: out of memory; close other programs or use a larger machine")
     except Exception as error:  # noqa: BLE001  # any error of the libraries is reported, with its traceback
-        sentence = f"{job.label}: {type(error).__name__}: {str(error)[:2000]}"
-        result = JobResult(error=sentence, details=traceback.format_exc())
+        if is_storage_error(error, job.folder):
+            result = JobResult(error=storage_sentence(error, job.label, job.folder))
+        else:
+            sentence = f"{job.label}: {type(error).__name__}: {str(error)[:2000]}"
+            result = JobResult(error=sentence, details=traceback.format_exc())
     say({"result": to_json(replace(result, seconds=phases.seconds, peak_rss=_peak_rss()))})
     return 0 if result.error is None else 1
 

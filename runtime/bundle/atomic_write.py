@@ -53,7 +53,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folders(folders: Iterable[Path]) -> None:
-    """Wait until the names in folders are on the disk. Windows has no such call, and writes them. """
+    """Wait until the names in folders are on the disk. Windows has no such call."""
     if os.name == "nt":
         return
     for folder in folders:

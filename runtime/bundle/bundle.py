@@ -1,14 +1,14 @@
 """Opens a bundle, or an Optimum ONNX folder, and checks every file before it is used."""
 
 import os
-import stat
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from diffoundry.runtime.bundle.checksums import changed
+from diffoundry.runtime.bundle.file_checks import check_component_names, check_names, check_regular, hub_blobs
 from diffoundry.runtime.bundle.manifest import MANIFEST_NAME, MAX_JSON_BYTES, Manifest, parse_json, parse_manifest
 from diffoundry.runtime.bundle.specs import EngineSpec, FileSpec
 from diffoundry.runtime.errors import BundleError
@@ -44,14 +44,11 @@ class Bundle:
                 f"bundle {self.root}: got {found} there, expected a folder made by 'diffoundry export'"
                 f"{_leftovers(self.root)}"
             )
+        self._blobs = hub_blobs(self.root)
         self._lock = threading.Lock()
         self._trusted: set[str] = set()
         self.manifest = self._read_manifest()
-        self.model_index = self.read_json("model_index.json")
-        if not isinstance(self.model_index, dict):
-            raise BundleError(
-                f"{self.root / 'model_index.json'}: got {type(self.model_index).__name__}, expected an object"
-            )
+        self.model_index = self.read_object("model_index.json")
         if self.manifest is not None:
             self.manifest = self._with_networks(self.manifest)
 
@@ -65,11 +62,12 @@ class Bundle:
                 f"bundle {self.root}: got a folder without {MANIFEST_NAME} and model_index.json, expected a bundle; "
                 f"an unfinished export continues when the same 'diffoundry export' is run again"
             )
-        _check_regular(self.root, MANIFEST_NAME)
+        check_regular(self.root, MANIFEST_NAME, self._blobs)
         manifest = parse_manifest(_read_bounded(path), path)
+        check_names(self.root, manifest.files)
+        check_component_names(self.root, manifest.components)
         for name, spec in manifest.files.items():
-            _check_relative(self.root, name)
-            _check_regular(self.root, name)
+            check_regular(self.root, name, self._blobs)
             _check_size(self.root, name, spec)
         for component in manifest.components.values():
             for name in component.all_files:
@@ -179,6 +177,7 @@ class Bundle:
         with self._lock:
             trusted = name in self._trusted
         if not trusted:
+            check_regular(self.root, name, self._blobs)
             _check_sum(self.root, name, self.manifest.files[name])
             with self._lock:
                 self._trusted.add(name)
@@ -193,12 +192,27 @@ class Bundle:
         path = self.file(name)
         return parse_json(_read_bounded(path), path)
 
+    def read_object(self, name: str) -> dict[str, Any]:
+        """Parse a JSON file of the bundle that holds an object, as every config does.
+
+        Raises:
+            BundleError: As `read_json`, or it holds something else.
+        """
+        found = self.read_json(name)
+        if not isinstance(found, dict):
+            raise BundleError(
+                f"bundle {self.root}: {name} holds {type(found).__name__}, expected an object; export the bundle again"
+            )
+        return found
+
     def config(self, component: str) -> Mapping[str, Any]:
         """Return the component's own config.json, as diffusers or transformers wrote it."""
-        config = self.read_json(f"{component}/config.json")
-        if not isinstance(config, dict):
-            raise BundleError(f"{self.root}/{component}/config.json: expected an object; export the bundle again")
-        return config
+        return self.read_object(f"{component}/config.json")
+
+    @property
+    def in_hub_cache(self) -> bool:
+        """True if the folder is a snapshot in the Hugging Face hub's cache, which only the hub's library changes."""
+        return self._blobs is not None
 
     def engines(self, component: str) -> tuple[EngineSpec, ...]:
         """Return the engines recorded for a component; none for a folder without a manifest.
@@ -226,36 +240,6 @@ def _leftovers(root: Path) -> str:
     return f"; an interrupted command left {' and '.join(found)} beside it; run the same command again to complete it"
 
 
-def _check_relative(root: Path, name: str) -> None:
-    """Refuse everything but plain relative paths with forward slashes."""
-    path = PurePosixPath(name)
-    plain = name and not path.is_absolute() and str(path) == name and ".." not in path.parts
-    if not plain or any(mark in name for mark in ("\\", ":", "\0")):
-        raise BundleError(
-            f"bundle {root}: got the path {name!r} in its manifest, expected a relative path inside the bundle; "
-            f"do not trust this bundle"
-        )
-
-
-def _check_regular(root: Path, name: str) -> None:
-    """Refuse links on the way to a file, and anything that is not a plain file with one name."""
-    path = root
-    for part in PurePosixPath(name).parts:
-        path = path / part
-        try:
-            mode = path.lstat()
-        except OSError as error:
-            raise BundleError(
-                f"bundle {root}: the file {name!r} is missing ({error.strerror}); copy the bundle again, whole"
-            ) from error
-        if stat.S_ISLNK(mode.st_mode):
-            raise BundleError(f"bundle {root}: {path} is a symbolic link, expected a plain file; copy it with 'cp -rL'")
-    if not stat.S_ISREG(mode.st_mode):
-        raise BundleError(f"bundle {root}: {path} is not a plain file; do not trust this bundle")
-    if mode.st_nlink > 1:
-        raise BundleError(f"bundle {root}: {path} is a hard link, expected a file of its own; copy it with 'cp -r'")
-
-
 def _check_size(root: Path, name: str, spec: FileSpec) -> None:
     size = (root / name).stat().st_size
     if size != spec.size:
@@ -266,7 +250,6 @@ def _check_size(root: Path, name: str, spec: FileSpec) -> None:
 
 
 def _check_sum(root: Path, name: str, spec: FileSpec) -> None:
-    _check_regular(root, name)
     _check_size(root, name, spec)
     difference = changed(root / name, spec)
     if difference is not None:

@@ -26,7 +26,7 @@ __all__ = ["command"]
 def command(bundle: Path, *, as_json: bool) -> None:
     """Show what the bundle DIR holds: family, recipe, scheduler, components, engines and sizes."""
     opened = Bundle(bundle)
-    scheduler = opened.read_json("scheduler/scheduler_config.json")
+    scheduler = opened.read_object("scheduler/scheduler_config.json")
     if as_json:
         manifest = to_json(opened.manifest) if opened.manifest else None
         print_json({"manifest": manifest, "components": list(opened.components), "scheduler": scheduler})

@@ -33,7 +33,7 @@ class CLIPVisionModelWithProjection:
             ConfigError: The feature extractor is of another kind.
         """
         self.component = session.bundle.component(IMAGE_ENCODER)
-        self.extractor = FeatureExtractor.from_config(session.bundle.read_json(EXTRACTOR_FILE))
+        self.extractor = FeatureExtractor.from_config(session.bundle.read_object(EXTRACTOR_FILE))
         self._session = session
 
     def prepare(self, images: "Sequence[Image]") -> FloatArray:

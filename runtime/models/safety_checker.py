@@ -36,7 +36,7 @@ class StableDiffusionSafetyChecker:
             ConfigError: The feature extractor is of another kind.
         """
         self.component = session.bundle.component(SAFETY_CHECKER)
-        self.extractor = FeatureExtractor.from_config(session.bundle.read_json(EXTRACTOR_FILE))
+        self.extractor = FeatureExtractor.from_config(session.bundle.read_object(EXTRACTOR_FILE))
         self._session = session
 
     def __call__(self, images: "Sequence[Image]") -> list[bool]:

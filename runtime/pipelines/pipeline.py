@@ -156,7 +156,7 @@ class DiffusionPipeline:
         self.embeddings = TextualInversions(adapters, family.text_encoders)
         self.controlnets = ControlNets(session, lambda: self.denoiser.residual_inputs)
         self.safety_checker = safety_checker
-        self.scheduler_config: Mapping[str, Any] = bundle.read_json("scheduler/scheduler_config.json")
+        self.scheduler_config: Mapping[str, Any] = bundle.read_object("scheduler/scheduler_config.json")
         self._denoiser_version = bundle.config(self.denoiser.component).get("_diffusers_version")
         latent = self.vae.latent_channels
         self._extra_channels = self.denoiser.in_channels - latent

@@ -21,7 +21,7 @@ SHAPE = ("batch", 4, "height/8", "width/8")
 SPEC = EngineSpec(
     target="tensorrt",
     precision="fp32",
-    files=("unet/block.plan",),
+    files=("unet/block.plan", "unet/block.onnx"),
     inputs=(TensorSpec(name="sample", dtype="float32", shape=SHAPE),),
     outputs=(TensorSpec(name="out_sample", dtype="float32", shape=SHAPE),),
     options={"profiles": {"first": {}, "second": {}}},

@@ -51,7 +51,7 @@ def check_scheduler(bundle: Bundle, reference: Mapping[str, Any]) -> Check:
         bundle: The bundle.
         reference: The checkpoint's scheduler_config.json.
     """
-    ours = bundle.read_json("scheduler/scheduler_config.json")
+    ours = bundle.read_object("scheduler/scheduler_config.json")
     classes = ours.get("_class_name"), reference.get("_class_name")
     if classes[0] != classes[1]:
         fault = f"_class_name {classes[0]!r}, expected {classes[1]!r}"

@@ -8,7 +8,7 @@ import numpy as np
 
 from diffoundry.runtime.bundle.specs import EngineSpec, TensorSpec
 from diffoundry.runtime.engines.protocol import Array
-from diffoundry.runtime.errors import EngineError
+from diffoundry.runtime.errors import BundleError, EngineError
 from diffoundry.targets.coreml.names import clean_name
 
 __all__ = ["PackageFunction", "PackageFunctions", "package_folders"]
@@ -108,9 +108,29 @@ def package_folders(path: Path, spec: EngineSpec | None) -> tuple[Path, ...]:
     Args:
         path: Its first file, `<component>/<name>.mlpackage/Manifest.json`.
         spec: Its manifest entry, or None when there is only the one package.
+
+    Raises:
+        BundleError: A package holds files that the manifest does not list.
     """
     if spec is None:
         return (path.parent,)
     files = [PurePosixPath(file) for file in spec.files]
     root = path.parents[len(files[0].parts) - 1]
-    return tuple((root / file).parent for file in files if file.name == "Manifest.json")
+    folders = tuple((root / file).parent for file in files if file.name == "Manifest.json")
+    for folder in folders:
+        _refuse_unlisted(folder, root, set(spec.files))
+    return folders
+
+
+def _refuse_unlisted(folder: Path, root: Path, listed: set[str]) -> None:
+    """Refuse a package with more than the manifest lists: Core ML reads what the package itself names.
+
+    Raises:
+        BundleError: As said.
+    """
+    for found in folder.rglob("*"):
+        name = found.relative_to(root).as_posix()
+        if name not in listed and (found.is_symlink() or not found.is_dir()):
+            raise BundleError(
+                f"engine {folder}: holds the file {name!r}, which the manifest does not list; do not trust this bundle"
+            )

@@ -10,7 +10,8 @@ import onnxruntime as ort
 
 from diffoundry.runtime.bundle.specs import EngineSpec, TensorSpec
 from diffoundry.runtime.engines.protocol import AdapterWeights, Array, Closeable, EngineOptions, closed_error
-from diffoundry.runtime.errors import EngineError
+from diffoundry.runtime.errors import BundleError, EngineError
+from diffoundry.runtime.formats.onnx_locations import check_graph_files
 
 __all__ = ["OnnxRuntimeEngine", "devices", "precisions"]
 
@@ -66,6 +67,7 @@ class OnnxRuntimeEngine(Closeable):
 
         Raises:
             EngineError: Unknown device, or ONNX Runtime refuses the file.
+            BundleError: The graph reads files that the manifest does not list.
         """
         self._spec, self._options = spec, options
         self._base = path
@@ -87,6 +89,17 @@ class OnnxRuntimeEngine(Closeable):
             self._sessions[path] = session
         return self._sessions[path]
 
+    def _check(self, path: Path) -> None:
+        """Refuse weights in files that the manifest does not list; a folder without a manifest has no list.
+
+        Raises:
+            BundleError: As said.
+        """
+        spec = self._spec
+        if spec is not None:
+            files = spec.files if path == self._base or spec.adapters is None else spec.adapters.files
+            check_graph_files(path, files[0], files)
+
     def _open(self, path: Path) -> ort.InferenceSession:
         settings = ort.SessionOptions()
         settings.log_severity_level = _ERRORS_ONLY
@@ -94,7 +107,10 @@ class OnnxRuntimeEngine(Closeable):
             settings.intra_op_num_threads = self._options.threads
         provider = _provider(self._options.device or "cpu")
         try:
+            self._check(path)
             return ort.InferenceSession(str(path), settings, providers=[provider])
+        except BundleError:
+            raise
         except Exception as error:  # onnxruntime's exceptions share no public base class
             built_with = self._spec.built_with if self._spec else {}
             made = ", ".join(f"{name} {version}" for name, version in built_with.items())

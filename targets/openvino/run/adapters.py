@@ -1,11 +1,12 @@
 """Reads the graph with inputs for adapters, and keeps the branches of loaded adapters only."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from diffoundry.runtime.engines.protocol import Array
+from diffoundry.runtime.formats.onnx_locations import check_graph_files
 from diffoundry.targets.openvino.fp16_weights import store_halves
 from diffoundry.targets.openvino.import_openvino import ov
 from diffoundry.targets.openvino.nodes import consumers, replace
@@ -44,7 +45,7 @@ def _filled(array: Array, axis: int, last: Array | None) -> Array:
     return np.pad(array, [(0, wanted - rank if i == axis else 0) for i in range(array.ndim)])
 
 
-def read_adaptable(path: Path, adapters: Mapping[str, Array], *, halves: bool) -> ov.Model:
+def read_adaptable(path: Path, adapters: Mapping[str, Array], *, halves: bool, files: Sequence[str] = ()) -> ov.Model:
     """Read the graph that `targets.adapter_graph.TakeAdapters` opened, and rewrite what is left as it was.
 
     Args:
@@ -52,10 +53,15 @@ def read_adaptable(path: Path, adapters: Mapping[str, Array], *, halves: bool) -
         adapters: Adapters to feed; branches of other inputs are removed, so that they cost nothing and hinder no
             rewrite.
         halves: True if weights are stored as halves, as in the engine's own file.
+        files: The manifest's files of the graph, the graph first; none without a manifest.
 
     Raises:
+        BundleError: Its weights are in other files.
+        ValueError: It is no ONNX graph.
         RuntimeError: OpenVINO's, when it cannot read the file.
     """
+    if files:
+        check_graph_files(path, files[0], files)
     model = ov.convert_model(path)
     _cut(model, adapters)
     model.reshape({name: array.shape for name, array in adapters.items() if array.ndim == 4})

@@ -16,6 +16,7 @@ from diffoundry.targets.openvino.import_openvino import ov
 from diffoundry.targets.openvino.run.adapters import fit_ranks, read_adaptable
 from diffoundry.targets.openvino.run.devices import core, execution_precision, vendor_name
 from diffoundry.targets.openvino.run.load_transforms import LoadTransforms
+from diffoundry.targets.openvino.run.model_files import read_listed
 from diffoundry.targets.openvino.run.native_attention import holds_native_attention
 from diffoundry.targets.openvino.run.request_pool import RequestPool
 from diffoundry.targets.openvino.run.symbolic_sizes import default_sizes, resolve, solve
@@ -56,6 +57,7 @@ class OpenVinoEngine(Closeable):
 
         Raises:
             EngineError: The device is not there or lacks the precision, or OpenVINO refuses the file.
+            BundleError: The model is of another form, or its weights are not listed in the manifest.
         """
         self._path, self._spec = path, spec
         self._device = vendor_name(options.device or "cpu")
@@ -93,7 +95,7 @@ class OpenVinoEngine(Closeable):
         self._state = state
 
     def _plain(self) -> _State:
-        return self._forms.get(False) or self._open(_State(read=partial(core().read_model, self._path)))
+        return self._forms.get(False) or self._open(_State(read=partial(read_listed, self._path, self._spec)))
 
     def _adapted(self, adapters: AdapterWeights) -> _State:
         last = self._forms.get(True)
@@ -101,7 +103,9 @@ class OpenVinoEngine(Closeable):
         if compiled and last is not None:
             return replace(last, adapters=fed)
         halves = self._spec.precision != "fp32"
-        return self._open(_State(read=partial(read_adaptable, adapters.graph, fed, halves=halves), adapters=fed))
+        files = self._spec.adapters.files if self._spec.adapters is not None else ()
+        read = partial(read_adaptable, adapters.graph, fed, halves=halves, files=files)
+        return self._open(_State(read=read, adapters=fed))
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once; see `runtime.engines.protocol.Engine.run`.
@@ -180,7 +184,7 @@ class OpenVinoEngine(Closeable):
     def _read(self, state: _State) -> ov.Model:
         try:
             return state.read()
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise self._refused(error) from error
 
     def _compile(self, model: ov.Model, sizes: Mapping[str, int] | None) -> RequestPool:
@@ -188,7 +192,7 @@ class OpenVinoEngine(Closeable):
             self.metadata |= self._transform(model, sizes)
             config = {**self._config, **self._keeping(model)}
             return RequestPool(core().compile_model(model, self._device, config), self.outputs)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise self._refused(error) from error
 
     def _keeping(self, model: ov.Model) -> dict[str, Any]:
@@ -203,7 +207,7 @@ class OpenVinoEngine(Closeable):
         weights = {"CACHE_MODE": "OPTIMIZE_SIZE", "WEIGHTS_PATH": str(self._path.with_suffix(".bin"))}
         return {"CACHE_DIR": str(self._cache), **weights}
 
-    def _refused(self, error: RuntimeError) -> EngineError:
+    def _refused(self, error: Exception) -> EngineError:
         made = ", ".join(f"{name} {version}" for name, version in self._spec.built_with.items())
         return EngineError(
             f"engine {self._path}: OpenVINO {ov.__version__} cannot open it on {self._device} (built with {made}): "

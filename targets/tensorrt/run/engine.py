@@ -78,7 +78,8 @@ class TensorRTEngine(Closeable):
         cuda.call("cudaSetDevice", gpu.index)
         self._library = library
         self._runtime, self._engine = load_plan(library, path, spec, gpu)
-        self._refitter = Refitter(library, self._engine)
+        adapters = None if spec is None else spec.adapters
+        self._refitter = Refitter(library, self._engine, None if adapters is None else adapters.files)
         self.inputs, self.outputs = self._tensors(spec)
         self._profiles = read_profiles(
             self._engine, [tensor.name for tensor in self.inputs], list(built.get("profiles", {}))

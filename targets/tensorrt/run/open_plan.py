@@ -4,11 +4,12 @@ import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from diffoundry.runtime.bundle.specs import EngineSpec
-from diffoundry.runtime.errors import EngineError
+from diffoundry.runtime.errors import BundleError, EngineError
+from diffoundry.runtime.formats.onnx_locations import check_graph_files
 from diffoundry.targets.tensorrt.cuda import Gpu
 from diffoundry.targets.tensorrt.failures import advice, clean
 from diffoundry.targets.tensorrt.message_log import MessageLog, make_logger
@@ -90,7 +91,7 @@ def load_plan(library: Library, path: Path, spec: EngineSpec | None, gpu: Gpu) -
     if engine is None:
         raise library.failure(f"engine {path}", library.rebuild(spec))
     if options.get("strip_plan"):
-        _fill_in_weights(library, engine, path.with_suffix(".onnx"), spec)
+        _fill_in_weights(library, engine, _listed_graph(path, spec), spec)
     if options.get("weight_streaming") is not None:
         budget = int(options["weight_streaming"] * 1e9)
         engine.weight_streaming_budget_v2 = budget or engine.get_weight_streaming_automatic_budget()
@@ -135,6 +136,27 @@ def _check_validity(library: Library, runtime: Any, plan: mmap.mmap, path: Path,
         raise library.failure(
             f"engine {path}", f"{' and '.join(reasons) or 'it does not fit'}; {library.rebuild(spec)}"
         )
+
+
+def _listed_graph(path: Path, spec: EngineSpec | None) -> Path:
+    """Return the graph with the weights of a plan, after a look at the files that it names.
+
+    Raises:
+        BundleError: The manifest does not list them.
+    """
+    graph = path.with_suffix(".onnx")
+    if spec is not None:
+        name = PurePosixPath(spec.files[0]).with_suffix(".onnx").as_posix()
+        if name not in spec.files:
+            raise BundleError(
+                f"engine {path}: its weights, {graph.name}, are not listed in the manifest; do not trust this bundle"
+            )
+        if graph.is_file():  # the library has its own words for one that is missing
+            try:
+                check_graph_files(graph, name, spec.files)
+            except ValueError as error:
+                raise BundleError(f"engine {path}: {error}; the bundle is damaged, export it again") from error
+    return graph
 
 
 def _fill_in_weights(library: Library, engine: Any, graph: Path, spec: EngineSpec | None) -> None:

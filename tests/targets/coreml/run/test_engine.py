@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from coreml_interpreter.fake_coremltools import install_fake
 
+from diffoundry.runtime.bundle.specs import EngineSpec
 from diffoundry.runtime.engines.protocol import EngineOptions, run_checked
-from diffoundry.runtime.errors import EngineError, InputError
+from diffoundry.runtime.errors import BundleError, EngineError, InputError
 from diffoundry.targets.coreml import PLUGIN
 from diffoundry.targets.coreml.run.engine import CoreMlEngine, devices, precisions
+from diffoundry.targets.coreml.run.functions import package_folders
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="there it opens")
@@ -136,3 +138,22 @@ def test_wrong_feeds_are_refused_before_core_ml_sees_them(mac, lowered):
             run_checked(opened, {"latent_sample": np.zeros((1, 4, 3, 3), np.float32)}, "vae_decoder")
         with pytest.raises(InputError, match="missing"):
             run_checked(opened, {}, "vae_decoder")
+
+
+@pytest.mark.parametrize("extra", ["weights/more.bin", "link", "com.apple.CoreML/other.mlmodel"])
+def test_a_package_holds_what_the_manifest_lists(tmp_path, extra):
+    package = tmp_path / "unet/model.mlpackage"
+    names = ["Manifest.json", "Data/com.apple.CoreML/model.mlmodel", "Data/com.apple.CoreML/weights/weight.bin"]
+    for name in names:
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).touch()
+    files = tuple(f"unet/model.mlpackage/{name}" for name in names)
+    spec = EngineSpec(target="coreml", precision="fp16", files=files, inputs=(), outputs=())
+    assert package_folders(package / "Manifest.json", spec) == (package,)
+    (package / "Data" / extra).parent.mkdir(parents=True, exist_ok=True)
+    if extra == "link":
+        (package / "Data/link").symlink_to(tmp_path)
+    else:
+        (package / "Data" / extra).touch()
+    with pytest.raises(BundleError, match="which the manifest does not list; do not trust this bundle"):
+        package_folders(package / "Manifest.json", spec)

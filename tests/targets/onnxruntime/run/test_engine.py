@@ -4,15 +4,17 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.bundle.specs import AdapterSpec, EngineSpec, TensorSpec
 from diffoundry.runtime.engines.plugins import resolve
 from diffoundry.runtime.engines.protocol import AdapterWeights, EngineOptions, run_checked
-from diffoundry.runtime.errors import EngineError
+from diffoundry.runtime.errors import BundleError, EngineError
 from diffoundry.targets.onnxruntime.run import engine as engine_module
 from diffoundry.targets.onnxruntime.run.engine import OnnxRuntimeEngine, devices, precisions
 
@@ -149,3 +151,30 @@ def test_a_gpu_takes_another_package(open_engine):
 def test_a_device_with_a_number_that_is_none(open_engine):
     with pytest.raises(EngineError, match="device: got 'cpu:first', expected one of cpu"):
         open_engine("text_encoder", device="cpu:first")
+
+
+def test_only_the_weights_that_the_manifest_lists(tmp_path):
+    """ONNX Runtime itself takes every file below the folder."""
+    weights = onnx.numpy_helper.from_array(np.arange(4, dtype=np.float32), "w")
+    info = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [4]) for name in ("x", "y")]
+    node = onnx.helper.make_node("Add", ["x", "w"], ["y"])
+    graph = onnx.helper.make_graph([node], "g", info[:1], info[1:], initializer=[weights])
+    path = tmp_path / "model.onnx"
+    model = onnx.helper.make_model(graph, ir_version=10, opset_imports=[onnx.helper.make_opsetid("", 20)])
+    onnx.save(model, path, save_as_external_data=True, location="extra", size_threshold=0)
+    tensors = [TensorSpec(name=name, dtype="float32", shape=(4,)) for name in ("x", "y")]
+    spec = EngineSpec(
+        target="onnxruntime", precision="fp32", files=("unet/model.onnx",), inputs=(tensors[0],), outputs=(tensors[1],)
+    )
+    with pytest.raises(BundleError, match="in the file 'extra', which the manifest does not list for it; do not trust"):
+        OnnxRuntimeEngine(path, spec, EngineOptions())
+    listed = replace(spec, files=("unet/model.onnx", "unet/extra"))
+    with OnnxRuntimeEngine(path, listed, EngineOptions()) as engine:
+        np.testing.assert_array_equal(engine.run({"x": np.ones(4, np.float32)})["y"], [1, 2, 3, 4])
+    adaptable = replace(spec, adapters=AdapterSpec(files=("unet/other.onnx", "unet/extra")))
+    shutil.copy(path, tmp_path / "other.onnx")
+    with pytest.raises(BundleError, match=r"model\.onnx: its weights are in the file 'extra'"):
+        OnnxRuntimeEngine(path, adaptable, EngineOptions())
+    OnnxRuntimeEngine(
+        path, adaptable, EngineOptions(), adapters=AdapterWeights(graph=tmp_path / "other.onnx", arrays={})
+    ).close()

@@ -7,15 +7,17 @@ import threading
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 from device_precisions import requires_precision
 
 from diffoundry.exporter.verify.checks.gates import gates_for
 from diffoundry.runtime.bench.machine import machine_facts
 from diffoundry.runtime.engines.protocol import EngineOptions, run_checked
-from diffoundry.runtime.errors import EngineError, InputError
+from diffoundry.runtime.errors import BundleError, EngineError, InputError
 from diffoundry.runtime.native import attention_library
 from diffoundry.targets.openvino.run import devices
+from diffoundry.targets.openvino.run.devices import core
 from diffoundry.targets.openvino.run.engine import OpenVinoEngine
 
 COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
@@ -255,7 +257,7 @@ def test_a_precision_that_the_device_does_not_have(open_engine, monkeypatch):
         open_engine("emoji", "text_encoder", "bf16")
 
 
-@pytest.mark.parametrize("damage", ["garbage", "newer"])
+@pytest.mark.parametrize("damage", ["garbage", "newer", "no text"])
 def test_a_file_that_openvino_refuses(lowered, tmp_path, damage):
     path, spec = lowered("emoji", "text_encoder")
     for file in (path, path.with_suffix(".bin")):
@@ -264,11 +266,29 @@ def test_a_file_that_openvino_refuses(lowered, tmp_path, damage):
     text = copy.read_text()
     assert 'version="11"' in text
     copy.write_text("<net>" if damage == "garbage" else text.replace('version="opset', 'version="opset99', 1))
+    if damage == "no text":
+        copy.write_bytes(text.encode().replace(b'version="opset', b'version="\xff', 1))
     built = replace(spec, built_with={"openvino": "2031.1.0"})
     with pytest.raises(
         EngineError, match=r"(?s)OpenVINO \S+ cannot open it on CPU \(built with openvino 2031.1.0\).*build"
     ):
         OpenVinoEngine(copy, built, EngineOptions(device="cpu"))
+
+
+def test_only_the_weights_of_the_manifest_and_only_xml(lowered, tmp_path):
+    """OpenVINO itself takes a graph of another format by content, with the weights that it names."""
+    path, spec = lowered("emoji", "text_encoder")
+    with pytest.raises(BundleError, match=r"its weights, openvino_model\.bin, are not listed in the manifest; do not"):
+        OpenVinoEngine(path, replace(spec, files=spec.files[:1]), EngineOptions(device="cpu"))
+    graph = tmp_path / path.name
+    inputs = [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [4])]
+    outputs = [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [4])]
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "g", inputs, outputs)), graph)
+    core().read_model(graph)
+    graph.with_suffix(".bin").touch()
+    with pytest.raises(BundleError, match="got another format, expected XML as OpenVINO writes it; do not trust"):
+        OpenVinoEngine(graph, spec, EngineOptions(device="cpu"))
 
 
 def test_a_failure_names_the_shapes(open_engine, feeds_for):

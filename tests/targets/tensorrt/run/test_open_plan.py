@@ -1,12 +1,15 @@
 """Opening a plan over the fakes: budgets, stripped plans, other versions and GPUs, damage, and too little memory."""
 
+from dataclasses import replace
+
+import onnx
 import pytest
 from fake_cuda import FakeCuda
 from fake_trt import EngineInvalidityDiagnostics
 from rig import SPEC, SQUARE, check, noise
 
 from diffoundry.runtime.engines.protocol import EngineOptions
-from diffoundry.runtime.errors import EngineError
+from diffoundry.runtime.errors import BundleError, EngineError
 from diffoundry.targets.tensorrt.cuda import Cuda
 from diffoundry.targets.tensorrt.run import engine as engine_module
 from diffoundry.targets.tensorrt.sdk import RTX, TENSORRT
@@ -33,6 +36,18 @@ def test_a_stripped_plan_without_its_graph_is_refused(rig):
     graph = machine._graph.rename(machine._graph.with_name("moved.onnx"))
     machine._graph = graph
     with pytest.raises(EngineError, match=r"weights .*block\.onnx: TensorRT .* refused: Failed to open file"):
+        machine.open(options={"strip_plan": True}, stripped=True)
+
+
+def test_weights_that_the_manifest_does_not_list_are_refused(rig, monkeypatch, block_graph):
+    machine = rig()
+    monkeypatch.setattr("rig.SPEC", replace(SPEC, files=("unet/block.plan",)))
+    with pytest.raises(BundleError, match=r"its weights, block\.onnx, are not listed in the manifest; do not trust"):
+        machine.open(options={"strip_plan": True}, stripped=True)
+    monkeypatch.setattr("rig.SPEC", SPEC)
+    model = onnx.load(block_graph)
+    onnx.save(model, block_graph, save_as_external_data=True, location="extra", size_threshold=0)
+    with pytest.raises(BundleError, match="in the file 'extra', which the manifest does not list"):
         machine.open(options={"strip_plan": True}, stripped=True)
 
 

@@ -13,15 +13,18 @@ from pipeline_pair import diffusers_steps, our_steps
 
 from diffoundry.exporter.add_engines import add_engines
 from diffoundry.runtime import load
+from diffoundry.runtime.bundle.json_codec import to_json
 from diffoundry.runtime.bundle.specs import Variant
 from diffoundry.runtime.engines.protocol import AdapterWeights
 from diffoundry.runtime.errors import BundleError, EngineError
 from diffoundry.targets.tensorrt.base_weights import (
     BaseWeight,
+    RefitFile,
     adapted_weight,
     read_base_weight,
     read_refit_file,
 )
+from diffoundry.targets.tensorrt.run.refitter import Refitter
 
 TOLERANCE = {"fp32": 2e-5, "fp16": 2e-2}
 """fp32 as on ONNX Runtime, whose kernels these are; in fp16 the changed weights are rounded once more."""
@@ -134,6 +137,15 @@ def test_an_embedding_needs_an_engine_whose_table_grows(built_here, tmp_path):
     save_file({"<cat>": torch.ones(1, 32)}, tmp_path / "x.safetensors")
     with pytest.raises(EngineError, match="'text_encoder': got an engine whose table of tokens takes no further rows"):
         load(built_here(refit=True), target="tensorrt-rtx").embeddings.load(tmp_path / "x.safetensors")
+
+
+def test_weights_in_other_files_than_the_manifest_lists(tmp_path):
+    weight = BaseWeight(parameter="w", transform="none", dtype="float32", layer="l", file="extra", shape=(4,))
+    path = tmp_path / "model.refit.json"
+    path.write_text(json.dumps(to_json(RefitFile(weights={"w": weight}))))
+    refitter = Refitter(None, None, ("unet/model.refit.json", "unet/model.onnx_data"))
+    with pytest.raises(BundleError, match="weight 'w' is in 'extra', which the manifest does not list for it"):
+        refitter.change(AdapterWeights(graph=path, arrays={}))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
