@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy.typing as npt
 
@@ -51,6 +51,7 @@ def denoise(
     after_step: AfterStep | None = None,
     step_end: StepEnd | None = None,
     scale_input: bool = True,
+    ends_denoised: bool = False,
 ) -> Iterator[Step]:
     """Run the loop and yield after every step; a caller that stops iterating has cancelled.
 
@@ -67,16 +68,21 @@ def denoise(
         step_end: The caller's own function, called after that, or None.
         scale_input: True if the model takes the latents as `scale_model_input` scales them, False for the latents
             themselves.
+        ends_denoised: True if the last step yields the clean sample that it predicts, the second of the scheduler's
+            result, as `LatentConsistencyModelPipeline` decodes it.
     """
     total = len(timesteps)
     for index, timestep in enumerate(timesteps):
         scaled = scheduler.scale_model_input(latents, timestep) if scale_input else latents
         output = predict(scaled, timestep, index)
-        latents = scheduler.loop_step(output, timestep, latents, generator=generator, eta=eta).prev_sample
+        result = scheduler.loop_step(output, timestep, latents, generator=generator, eta=eta)
+        latents = result.prev_sample
         if after_step is not None:
             latents = after_step(timesteps[index + 1] if index + 1 < total else None, latents)
         if step_end is not None:
             latents = step_end(index, float(timestep), latents)
+        if ends_denoised and index + 1 == total:
+            latents = cast("FloatArray", result[1])
         yield Step(index=index, total=total, timestep=float(timestep), latents=latents)
 
 

@@ -20,7 +20,7 @@ from diffoundry.runtime.models.safety_checker import StableDiffusionSafetyChecke
 from diffoundry.runtime.pipelines.callback import make_step_end
 from diffoundry.runtime.pipelines.class_overrides import open_scheduler, override_sample_size
 from diffoundry.runtime.pipelines.controlnet import ControlNetInputs, ControlNets, Residuals
-from diffoundry.runtime.pipelines.denoising import Step, denoise, set_timesteps
+from diffoundry.runtime.pipelines.denoising import Step, denoise
 from diffoundry.runtime.pipelines.example_inputs import example_input_names
 from diffoundry.runtime.pipelines.families.base import EncodeOptions, Family
 from diffoundry.runtime.pipelines.guidance import Condition, Guidance
@@ -253,6 +253,7 @@ class DiffusionPipeline:
             size=call.size,
             copies=guidance.copies,
             extra_channels=self._extra_channels,
+            strength_planned=self.family.plans_strength,
         )
         init = task.begin(context)
         end = common.denoising_end
@@ -266,7 +267,16 @@ class DiffusionPipeline:
         statistics = not (call.control and task.name in self.family.skip_normalization_tasks)
         return Run(
             steps=denoise(
-                scheduler, predict, init.latents, timesteps, generator, common.eta, init.after_step, step_end, scaled
+                scheduler,
+                predict,
+                init.latents,
+                timesteps,
+                generator,
+                common.eta,
+                init.after_step,
+                step_end,
+                scaled,
+                self.family.ends_denoised,
             ),
             total=len(timesteps),
             latents=init.latents,
@@ -319,7 +329,8 @@ class DiffusionPipeline:
         scheduler = open_scheduler(self.scheduler_config, common.scheduler, pipeline_class)
         scheduler.check_loop(channels=shape[1], output_channels=channels, eta=common.eta, mu=common.mu)
         scheduler.check_latents(scaled=self.family.scales_latents)
-        return scheduler, set_timesteps(scheduler, common, self.denoiser.image_tokens(shape))
+        tokens = self.denoiser.image_tokens(shape)
+        return scheduler, self.family.set_timesteps(scheduler, common, call.prompts, call.task, tokens)
 
     def scheduler(self, name: str | None = None) -> Scheduler[Any]:
         """Return a fresh scheduler with the checkpoint's config: its own class, or the one called `name`.

@@ -63,6 +63,15 @@ FAMILY_TABLE = (
         exporter="diffoundry.exporter.families.stable_diffusion:FAMILY",
     ),
     FamilyEntry(
+        name="latent_consistency",
+        classes={
+            "LatentConsistencyModelPipeline": PipelineClass("text_to_image"),
+            "LatentConsistencyModelImg2ImgPipeline": PipelineClass("image_to_image"),
+        },
+        runtime="diffoundry.runtime.pipelines.families.latent_consistency:LatentConsistency",
+        exporter="diffoundry.exporter.families.latent_consistency:FAMILY",
+    ),
+    FamilyEntry(
         name="stable_diffusion_xl",
         classes={
             "StableDiffusionXLPipeline": PipelineClass("text_to_image"),

@@ -302,6 +302,7 @@ _XL = {"feature_extractor": [None, None], "image_encoder": [None, None], "force_
 
 _PNDM = ("PNDMScheduler", {**SCHEDULE, "set_alpha_to_one": False, "skip_prk_steps": True})
 _DDIM = ("DDIMScheduler", {**SCHEDULE, "set_alpha_to_one": False, "clip_sample": False})
+_LCM = ("LCMScheduler", {**SCHEDULE, "original_inference_steps": 50, "clip_sample": False})
 _EULER = ("EulerDiscreteScheduler", {**SCHEDULE, "timestep_spacing": "leading"})
 
 
@@ -394,6 +395,7 @@ VARIANTS: dict[str, Variant] = {
         index={"requires_safety_checker": True},
     ),
     "sd1-tiny": _with_vae(_sd("StableDiffusionPipeline", 13), vae_tiny),
+    "lcm": _sd("LatentConsistencyModelPipeline", 18, _LCM, time_cond_proj_dim=16),
     "inpaint": _sd("StableDiffusionInpaintPipeline", 5, _DDIM, in_channels=9),
     "instruct": _sd("StableDiffusionInstructPix2PixPipeline", 6, in_channels=8),
     "xl": _xl("StableDiffusionXLPipeline", 7),

@@ -38,6 +38,7 @@ class TaskContext:
         size: Height and width in pixels.
         copies: As `Guidance.copies`.
         extra_channels: Channels that the denoiser takes besides those of the latents.
+        strength_planned: As `Family.plans_strength`.
     """
 
     inputs: CommonInputs
@@ -51,6 +52,7 @@ class TaskContext:
     size: tuple[int, int]
     copies: int
     extra_channels: int
+    strength_planned: bool = False
 
     @property
     def images(self) -> int:

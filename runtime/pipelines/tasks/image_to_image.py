@@ -65,7 +65,10 @@ class ImageToImage(Task):
 
     def begin(self, context: TaskContext) -> LoopInit:
         """Draw latents of the image, then noise; diffusers: `prepare_latents`."""
-        timesteps = start_timesteps(context.scheduler, context.steps, self.strength, self.denoising_start)
+        scheduler = context.scheduler
+        timesteps = scheduler.model_timesteps
+        if not context.strength_planned:
+            timesteps = start_timesteps(scheduler, context.steps, self.strength, self.denoising_start)
         latents = self._encode(context)
         if self.denoising_start is None:
             noise = randn_tensor(context.shape, context.generator).astype(np.float32)

@@ -1,0 +1,27 @@
+"""Latent consistency models: the networks of Stable Diffusion 1, with a UNet that takes the guidance scale.
+
+Luo et al. 2023, https://arxiv.org/abs/2310.04378. diffusers: `LatentConsistencyModelPipeline`.
+"""
+
+from dataclasses import replace
+
+from diffoundry.exporter.component import Component, Configs, read_field
+from diffoundry.exporter.components.unet import UNET
+from diffoundry.exporter.families.stable_diffusion import FAMILY as STABLE_DIFFUSION
+
+__all__ = ["FAMILY"]
+
+
+def _describe_unet(configs: Configs) -> Component:
+    """Describe the UNet, and check that it takes the guidance scale."""
+    read_field(configs, "unet", "time_cond_proj_dim", int)
+    return UNET.describe(configs)
+
+
+FAMILY = replace(
+    STABLE_DIFFUSION,
+    name="latent_consistency",
+    components=tuple(
+        replace(kind, describe=_describe_unet) if kind is UNET else kind for kind in STABLE_DIFFUSION.components
+    ),
+)
