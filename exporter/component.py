@@ -2,15 +2,25 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from diffoundry.runtime.bundle.dims import parse_size, size_of
 from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
 from diffoundry.runtime.errors import CheckpointError, InputError
+from diffoundry.runtime.formats.config_values import integer, integers, refuse
 
-__all__ = ["Call", "Component", "ComponentKind", "Config", "Configs", "FamilyDeclaration", "fixed_size", "read_field"]
-
-_T = TypeVar("_T")
+__all__ = [
+    "Call",
+    "Component",
+    "ComponentKind",
+    "Config",
+    "Configs",
+    "FamilyDeclaration",
+    "fixed_size",
+    "read_integer",
+    "read_levels",
+    "read_object",
+]
 
 Config = Mapping[str, Any]
 """A component's config.json."""
@@ -109,18 +119,46 @@ class FamilyDeclaration:
     folders: tuple[str, ...] = ("scheduler", "tokenizer")
 
 
-def read_field(configs: Configs, source: str, key: str, kind: type[_T]) -> _T:
-    """Read a field that a network's interface depends on.
+def read_integer(configs: Configs, source: str, key: str, default: int | None) -> int:
+    """Read a number that a network's interface depends on.
+
+    Args:
+        configs: Configs of the checkpoint.
+        source: Folder of the network.
+        key: Name of the field.
+        default: Value of a missing field, that of diffusers or transformers; None where a checkpoint must name it.
 
     Raises:
-        CheckpointError: It is missing, or of another type.
+        CheckpointError: It is missing and has no default.
+        ConfigError: It is no whole number, or out of range.
     """
-    value = configs[source].get(key)
-    if not isinstance(value, kind):
+    config, subject = configs[source], f"{source}/config.json"
+    if key not in config and default is None:
         raise CheckpointError(
-            f"{source}/config.json: field {key!r}: got {value!r}, expected {kind.__name__}; "
-            f"the config is damaged or of a kind that is not supported"
+            f"{subject}: field {key!r} is missing, expected a whole number; the config is damaged or of a kind that is "
+            f"not supported"
         )
+    return integer(config, key, 0 if default is None else default, subject=subject)
+
+
+def read_levels(configs: Configs, source: str, key: str, default: tuple[int, ...]) -> tuple[int, ...]:
+    """Read a list with a number for each level of a network; arguments as `read_integer`.
+
+    Raises:
+        ConfigError: It is no list of at least one whole number in range.
+    """
+    return integers(configs[source], key, default, subject=f"{source}/config.json")
+
+
+def read_object(configs: Configs, source: str, key: str) -> Config:
+    """Read the config of a part of a network; empty where it is missing.
+
+    Raises:
+        ConfigError: It is no object.
+    """
+    value = configs[source].get(key, {})
+    if not isinstance(value, dict):
+        raise refuse(f"{source}/config.json", key, value, "an object")
     return value
 
 

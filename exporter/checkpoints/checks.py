@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from diffoundry.exporter.checkpoints.json_files import check_readable, read_json
 from diffoundry.exporter.checkpoints.tokenizer_files import ENDINGS, check_tokenizer_files
 from diffoundry.exporter.component import Config, Configs, FamilyDeclaration
 from diffoundry.exporter.components.defaults import complete_config
 from diffoundry.runtime.errors import CheckpointError
+from diffoundry.runtime.formats.config_values import shorten
 
 __all__ = ["check_classes", "check_folder", "check_index", "read_configs"]
 
@@ -28,9 +30,18 @@ def check_index(path: Path, index: Config) -> None:
     if not isinstance(name, str):
         raise CheckpointError(f"{path}: got no '_class_name', expected the name of a diffusers pipeline; it is damaged")
     for key, entry in index.items():
+        if isinstance(entry, dict) or (isinstance(entry, list) and not _is_component(entry)):
+            raise CheckpointError(
+                f"{path}: component {key[:60]!r}: got {shorten(entry)}, expected [library, class] or [null, null]; "
+                f"it is damaged"
+            )
         for text in (key, *(entry if isinstance(entry, list) else [])):
             if isinstance(text, str) and (".." in text or "/" in text or "\\" in text):
                 raise CheckpointError(f"{path}: names {text!r}, expected no path; the checkpoint is not trusted")
+
+
+def _is_component(entry: list[Any]) -> bool:
+    return len(entry) == 2 and (entry == [None, None] or all(isinstance(part, str) for part in entry))
 
 
 def check_classes(path: Path, index: Config, family: FamilyDeclaration) -> None:

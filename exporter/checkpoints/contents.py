@@ -13,6 +13,7 @@ from diffoundry.exporter.checkpoints.single_file import SingleFile
 from diffoundry.exporter.checkpoints.weight_files import VARIANT
 from diffoundry.exporter.checkpoints.weight_sources import WeightSource
 from diffoundry.exporter.component import Component, Config, FamilyDeclaration
+from diffoundry.exporter.families.lookup import names_component
 from diffoundry.runtime.bundle.checksums import sha256_of
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.bundle.specs import DimSpec, FusedLora
@@ -139,7 +140,7 @@ class CheckpointContents:
         """Build model_index.json without the parts that a bundle does not hold."""
         whole = diffusers_index(self.model_index)
         index = {name: [None, None] if name in self._left_out() else entry for name, entry in whole.items()}
-        unchecked = "requires_safety_checker" in index and not any(index.get("safety_checker") or ())
+        unchecked = "requires_safety_checker" in index and not names_component(index, "safety_checker")
         return {**index, "requires_safety_checker": False} if unchecked else index
 
     def notices(self) -> list[str]:

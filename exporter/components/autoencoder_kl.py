@@ -1,6 +1,6 @@
 """The two halves of AutoencoderKL: images to the moments of latents, latents to images."""
 
-from diffoundry.exporter.component import Call, Component, Configs, read_field
+from diffoundry.exporter.component import Call, Component, Configs, read_integer
 from diffoundry.exporter.components.latents import latent_dims
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.bundle.specs import TensorSpec
@@ -12,8 +12,8 @@ __all__ = ["describe_decoder", "describe_encoder"]
 def describe_encoder(configs: Configs) -> Component:
     """Describe the encoder: images to the moments of latents."""
     height, width = latent_dims(configs)
-    pixels = read_field(configs, "vae", "in_channels", int)
-    channels = read_field(configs, "vae", "latent_channels", int)
+    pixels = read_integer(configs, "vae", "in_channels", 3)
+    channels = read_integer(configs, "vae", "latent_channels", 4)
     factor = parse_size(height).divisor
     return Component(
         name="vae_encoder",
@@ -31,8 +31,8 @@ def describe_encoder(configs: Configs) -> Component:
 def describe_decoder(configs: Configs) -> Component:
     """Describe the decoder: latents to images."""
     height, width = latent_dims(configs)
-    pixels = read_field(configs, "vae", "out_channels", int)
-    channels = read_field(configs, "vae", "latent_channels", int)
+    pixels = read_integer(configs, "vae", "out_channels", 3)
+    channels = read_integer(configs, "vae", "latent_channels", 4)
     return Component(
         name="vae_decoder",
         role=VAE_DECODER,

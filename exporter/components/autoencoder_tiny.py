@@ -1,6 +1,6 @@
 """The two halves of AutoencoderTiny (TAESD): images to latents and back, without a distribution between them."""
 
-from diffoundry.exporter.component import Call, Component, Configs, read_field
+from diffoundry.exporter.component import Call, Component, Configs, read_integer, read_levels
 from diffoundry.exporter.components.latents import latent_dims
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.errors import ConfigError
@@ -51,7 +51,7 @@ def describe_tiny_decoder(configs: Configs) -> Component:
 
 
 def _channels(configs: Configs, kind: str) -> int:
-    return read_field(configs, "vae", f"{kind}_channels", int)
+    return read_integer(configs, "vae", f"{kind}_channels", 4 if kind == "latent" else 3)
 
 
 def _dims(configs: Configs) -> tuple[str, str]:
@@ -61,7 +61,9 @@ def _dims(configs: Configs) -> tuple[str, str]:
         ConfigError: They do not.
     """
     config = configs["vae"]
-    levels = [len(config.get(f"{half}_block_out_channels", (64,) * 4)) for half in ("encoder", "decoder")]
+    levels = [
+        len(read_levels(configs, "vae", f"{half}_block_out_channels", (64,) * 4)) for half in ("encoder", "decoder")
+    ]
     scale = config.get("upsampling_scaling_factor", 2)
     if levels[0] != levels[1] or scale != 2:
         raise ConfigError(

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
-from diffoundry.exporter.component import Call, Component, ComponentKind, Configs, read_field
+from diffoundry.exporter.component import Call, Component, ComponentKind, Configs, read_integer
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.models.roles import TEXT_ENCODER
 
@@ -50,13 +50,13 @@ def clip_text_encoder(
 def _describe(
     configs: Configs, *, name: str, network: str, pooled: str, hidden_states: bool, normalized: bool
 ) -> Component:
-    width = read_field(configs, name, "hidden_size", int)
-    pooled_width = read_field(configs, name, "projection_dim", int) if pooled == "text_embeds" else width
+    width = read_integer(configs, name, "hidden_size", 512)
+    pooled_width = read_integer(configs, name, "projection_dim", 512) if pooled == "text_embeds" else width
     outputs = [
         TensorSpec(name="last_hidden_state", dtype="float32", shape=("batch", "sequence", width)),
         TensorSpec(name=pooled, dtype="float32", shape=("batch", pooled_width)),
     ]
-    layers = read_field(configs, name, "num_hidden_layers", int)
+    layers = read_integer(configs, name, "num_hidden_layers", 12)
     if normalized:
         shape = ("batch", layers, "sequence", width)
         outputs.append(TensorSpec(name="normalized_hidden_states", dtype="float32", shape=shape))

@@ -5,13 +5,14 @@ Zhang et al. 2023, https://arxiv.org/abs/2302.05543.
 
 from functools import partial
 
-from diffoundry.exporter.component import Call, Component, ComponentKind, Configs, read_field
+from diffoundry.exporter.component import Call, Component, ComponentKind, Configs, read_integer, read_levels
 from diffoundry.exporter.components.latents import latent_dims
-from diffoundry.exporter.components.residuals import layers_of_levels, residual_specs
+from diffoundry.exporter.components.residuals import UNET_CHANNELS, layers_of_levels, residual_specs
 from diffoundry.exporter.components.unet import ADDED_KEYWORDS, condition_width, size_inputs
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.errors import ConfigError
+from diffoundry.runtime.formats.config_values import flag
 from diffoundry.runtime.models.roles import CONTROLNET
 
 __all__ = ["CONTROLNET_CLASS", "controlnet"]
@@ -37,7 +38,7 @@ def _describe(name: str, configs: Configs) -> Component:
     _check_same(name, configs)
     height, width = latent_dims(configs)
     factor = parse_size(height).divisor
-    pooled = bool(configs[name].get("global_pool_conditions"))
+    pooled = flag(configs[name], "global_pool_conditions", default=False, subject=f"{name}/config.json")
     outputs = residual_specs(configs, name, pooled=pooled)
     return Component(
         name=name,
@@ -48,7 +49,7 @@ def _describe(name: str, configs: Configs) -> Component:
             TensorSpec(
                 name="sample",
                 dtype="float32",
-                shape=("batch", read_field(configs, name, "in_channels", int), height, width),
+                shape=("batch", read_integer(configs, name, "in_channels", 4), height, width),
             ),
             TensorSpec(name="timestep", dtype="float32", shape=(1,)),
             TensorSpec(
@@ -93,15 +94,15 @@ def _check_own(name: str, configs: Configs) -> None:
 
 def _check_same(name: str, configs: Configs) -> None:
     """Check that a ControlNet matches the denoiser and its latents."""
-    channels, unet = (read_field(configs, one, "block_out_channels", list) for one in (name, "unet"))
+    channels, unet = (list(read_levels(configs, one, "block_out_channels", UNET_CHANNELS)) for one in (name, "unet"))
     _compare(name, "block_out_channels", channels, f"the UNet has {unet}", same=channels == unet)
     layers, others = layers_of_levels(configs, name), layers_of_levels(configs, "unet")
     _compare(name, "layers_per_block", layers, f"the UNet has {others}", same=layers == others)
     width, other = condition_width(configs, name), condition_width(configs)
     _compare(name, "cross_attention_dim", width, f"the UNet has {other}", same=width == other)
-    taken, latent = read_field(configs, name, "in_channels", int), read_field(configs, "vae", "latent_channels", int)
+    taken, latent = read_integer(configs, name, "in_channels", 4), read_integer(configs, "vae", "latent_channels", 4)
     _compare(name, "in_channels", taken, f"the VAE's latents have {latent}", same=taken == latent)
-    steps = read_field(configs, name, "conditioning_embedding_out_channels", list)
+    steps = list(read_levels(configs, name, "conditioning_embedding_out_channels", (16, 32, 96, 256)))
     factor, whole = 1 << (len(steps) - 1), parse_size(latent_dims(configs)[0]).divisor
     _compare(
         name,

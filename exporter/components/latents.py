@@ -1,8 +1,12 @@
 """Size of latents, on which the denoiser and both halves of the VAE must agree."""
 
-from diffoundry.exporter.component import Configs, read_field
+from diffoundry.exporter.component import Configs, read_levels
+from diffoundry.runtime.formats.config_values import refuse
 
 __all__ = ["latent_dims"]
+
+_MOST_LEVELS = 16
+"""Most levels of a VAE, each of which halves the image."""
 
 
 def latent_dims(configs: Configs) -> tuple[str, str]:
@@ -13,5 +17,9 @@ def latent_dims(configs: Configs) -> tuple[str, str]:
     vae = configs["vae"]
     own = "decoder_block_out_channels"  # an AutoencoderTiny that was not written by diffusers may have these alone
     field = own if own in vae and "block_out_channels" not in vae else "block_out_channels"
-    factor = 2 ** (len(read_field(configs, "vae", field, list)) - 1)
+    default = (64,) * 4 if vae.get("_class_name") == "AutoencoderTiny" else (64,)
+    levels = read_levels(configs, "vae", field, default)
+    if len(levels) > _MOST_LEVELS:
+        raise refuse("vae/config.json", field, list(levels), f"at most {_MOST_LEVELS} levels")
+    factor = 2 ** (len(levels) - 1)
     return f"height/{factor}", f"width/{factor}"

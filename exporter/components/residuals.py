@@ -1,12 +1,16 @@
 """Interface between ControlNets and denoisers: names and shapes of the residuals, from the config of either."""
 
-from diffoundry.exporter.component import Configs, read_field
+from diffoundry.exporter.component import Configs, read_integer, read_levels
 from diffoundry.exporter.components.latents import latent_dims
 from diffoundry.runtime.bundle.dims import Size, parse_size
 from diffoundry.runtime.bundle.specs import TensorSpec
+from diffoundry.runtime.formats.config_values import refuse
 from diffoundry.runtime.models.controlnet import MID_RESIDUAL, residual_name
 
-__all__ = ["layers_of_levels", "residual_specs"]
+__all__ = ["UNET_CHANNELS", "layers_of_levels", "residual_specs"]
+
+UNET_CHANNELS = (320, 640, 1280, 1280)
+"""Default of diffusers for `block_out_channels` of UNets and ControlNets."""
 
 
 def residual_specs(configs: Configs, source: str, *, pooled: bool = False) -> tuple[TensorSpec, ...]:
@@ -21,9 +25,9 @@ def residual_specs(configs: Configs, source: str, *, pooled: bool = False) -> tu
         pooled: True if each tensor has one pixel, as those of a ControlNet with global pooling.
 
     Raises:
-        CheckpointError: A field is missing or damaged.
+        ConfigError: A field is damaged.
     """
-    channels = read_field(configs, source, "block_out_channels", list)
+    channels = read_levels(configs, source, "block_out_channels", UNET_CHANNELS)
     skips = [(channels[0], 0)]
     for level, (width, layers) in enumerate(zip(channels, layers_of_levels(configs, source), strict=True)):
         skips += [(width, level)] * layers
@@ -43,9 +47,15 @@ def residual_specs(configs: Configs, source: str, *, pooled: bool = False) -> tu
 
 def layers_of_levels(configs: Configs, source: str) -> list[int]:
     """Read `layers_per_block` as one number per level."""
-    levels = len(read_field(configs, source, "block_out_channels", list))
-    layers = configs[source].get("layers_per_block")
-    return layers if isinstance(layers, list) else [read_field(configs, source, "layers_per_block", int)] * levels
+    levels = len(read_levels(configs, source, "block_out_channels", UNET_CHANNELS))
+    if not isinstance(configs[source].get("layers_per_block"), list):
+        return [read_integer(configs, source, "layers_per_block", 2)] * levels
+    layers = read_levels(configs, source, "layers_per_block", ())
+    if len(layers) != levels:
+        raise refuse(
+            f"{source}/config.json", "layers_per_block", list(layers), f"one number, or one for {levels} levels"
+        )
+    return list(layers)
 
 
 def _size(configs: Configs, level: int) -> tuple[str, str]:

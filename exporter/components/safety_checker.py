@@ -1,6 +1,6 @@
 """Stable Diffusion's safety checker: CLIP-preprocessed images to scores against the thresholds of its concepts."""
 
-from diffoundry.exporter.component import Component, ComponentKind, Configs, read_field
+from diffoundry.exporter.component import Component, ComponentKind, Configs, read_object
 from diffoundry.exporter.components.clip_vision import pixels_input
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.models.roles import SAFETY_CHECKER as CHECKER_ROLE
@@ -20,7 +20,7 @@ def _describe(configs: Configs) -> Component:
         network="StableDiffusionSafetyChecker",
         source=_SOURCE,
         wrapper="diffoundry.exporter.components.safety_checker_module:SafetyCheckerModule",
-        inputs=(pixels_input("clip_input", read_field(configs, _SOURCE, "vision_config", dict)),),
+        inputs=(pixels_input("clip_input", read_object(configs, _SOURCE, "vision_config"), _SOURCE),),
         # The runtime turns scores into a verdict, rounding included: see runtime/pipelines/safety.py.
         outputs=(
             TensorSpec(name="special_scores", dtype="float32", shape=("batch", _SPECIAL)),

@@ -3,11 +3,12 @@
 Esser et al. 2024, https://arxiv.org/abs/2403.03206.
 """
 
-from diffoundry.exporter.component import Call, Component, ComponentKind, Configs, read_field
+from diffoundry.exporter.component import Call, Component, ComponentKind, Configs, read_integer
 from diffoundry.exporter.components.latents import latent_dims
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
 from diffoundry.runtime.errors import ConfigError
+from diffoundry.runtime.formats.config_values import MAX_SIDE
 from diffoundry.runtime.models.roles import DENOISER
 
 __all__ = ["sd3_transformer"]
@@ -33,7 +34,7 @@ def sd3_transformer(tokens: int) -> ComponentKind:
 def _describe(configs: Configs, tokens: int) -> Component:
     height, width = latent_dims(configs)
     factor = parse_size(height).divisor
-    patch = configs[_SOURCE].get("patch_size", 2)
+    patch = read_integer(configs, _SOURCE, "patch_size", 2)
     # Latents are cut into patches, whose positions are cropped from a table.
     sides = DimSpec(max=_positions(configs) * patch * factor, multiple_of=patch * factor)
     return Component(
@@ -48,7 +49,7 @@ def _describe(configs: Configs, tokens: int) -> Component:
             TensorSpec(
                 name="encoder_hidden_states",
                 dtype="float32",
-                shape=("batch", "sequence", read_field(configs, _SOURCE, "joint_attention_dim", int)),
+                shape=("batch", "sequence", read_integer(configs, _SOURCE, "joint_attention_dim", 4096)),
             ),
             TensorSpec(name="pooled_projections", dtype="float32", shape=("batch", _pooled_width(configs))),
         ),
@@ -71,9 +72,9 @@ def _channels(configs: Configs) -> int:
     Raises:
         ConfigError: It returns others, as editing models do.
     """
-    channels = read_field(configs, _SOURCE, "in_channels", int)
-    latent = read_field(configs, "vae", "latent_channels", int)
-    given = configs[_SOURCE].get("out_channels") or channels
+    channels = read_integer(configs, _SOURCE, "in_channels", 16)
+    latent = read_integer(configs, "vae", "latent_channels", 4)
+    given = configs[_SOURCE].get("out_channels", 16) or channels
     if not channels == given == latent:
         raise ConfigError(
             f"{_SOURCE}/config.json: fields 'in_channels' and 'out_channels': got {channels} and {given}, expected "
@@ -88,8 +89,8 @@ def _pooled_width(configs: Configs) -> int:
     Raises:
         ConfigError: The text encoders give another width.
     """
-    width = read_field(configs, _SOURCE, "pooled_projection_dim", int)
-    given = sum(read_field(configs, name, "projection_dim", int) for name in ("text_encoder", "text_encoder_2"))
+    width = read_integer(configs, _SOURCE, "pooled_projection_dim", 2048)
+    given = sum(read_integer(configs, name, "projection_dim", 512) for name in ("text_encoder", "text_encoder_2"))
     if width != given:
         raise ConfigError(
             f"{_SOURCE}/config.json: field 'pooled_projection_dim': got {width}, expected {given}, the projection_dim "
@@ -105,7 +106,7 @@ def _positions(configs: Configs) -> int:
         ConfigError: There is no table to crop from.
     """
     positions = configs[_SOURCE].get("pos_embed_max_size", 96)
-    if not isinstance(positions, int) or positions < 1:
+    if type(positions) is not int or not 1 <= positions <= MAX_SIDE:
         raise ConfigError(
             f"{_SOURCE}/config.json: field 'pos_embed_max_size': got {positions!r}, expected a number such as 192; "
             f"other position embeddings are not supported"

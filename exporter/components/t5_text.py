@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from diffoundry.exporter.component import Component, ComponentKind, Configs, read_field
+from diffoundry.exporter.component import Component, ComponentKind, Configs, read_integer
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.models.roles import TEXT_ENCODER
 
@@ -30,7 +30,7 @@ def t5_text_encoder(name: str, *, tokens: int, optional: bool = False) -> Compon
 
 
 def _describe(configs: Configs, *, name: str, tokens: int) -> Component:
-    width = read_field(configs, name, "d_model", int)
+    width = read_integer(configs, name, "d_model", 512)
     return Component(
         name=name,
         role=TEXT_ENCODER,

@@ -1,11 +1,12 @@
 """UNet2DConditionModel: noisy latents, a timestep and a condition to the scheduler's prediction type."""
 
-from diffoundry.exporter.component import Call, Component, ComponentKind, Configs, read_field
+from diffoundry.exporter.component import Call, Component, ComponentKind, Configs, read_integer, read_levels
 from diffoundry.exporter.components.latents import latent_dims
-from diffoundry.exporter.components.residuals import residual_specs
+from diffoundry.exporter.components.residuals import layers_of_levels, residual_specs
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.errors import ConfigError
+from diffoundry.runtime.formats.config_values import integer
 from diffoundry.runtime.models.controlnet import MID_RESIDUAL
 from diffoundry.runtime.models.roles import DENOISER
 
@@ -26,7 +27,8 @@ def _describe(configs: Configs) -> Component:
             raise ConfigError(
                 f"unet/config.json: field {key!r}: got {config[key]!r}, expected null; it is not supported"
             )
-    channels = read_field(configs, "unet", "in_channels", int)
+    layers_of_levels(configs, "unet")
+    channels = read_integer(configs, "unet", "in_channels", 4)
     factor = parse_size(height).divisor
     # The example's sizes can be halved at no level. So diffusers takes the branch that resizes to the size of the skip
     # connection, which is right for every size. The branch that doubles is right only where each level divides by two.
@@ -50,7 +52,7 @@ def _describe(configs: Configs) -> Component:
             TensorSpec(
                 name="out_sample",
                 dtype="float32",
-                shape=("batch", read_field(configs, "unet", "out_channels", int), height, width),
+                shape=("batch", read_integer(configs, "unet", "out_channels", 4), height, width),
             ),
         ),
         example={
@@ -66,20 +68,21 @@ def condition_width(configs: Configs, source: str = "unet") -> int:
     Raises:
         ConfigError: It differs between levels.
     """
-    width = configs[source].get("cross_attention_dim")
-    if isinstance(width, list) and len(set(width)) == 1:
-        width = width[0]
-    if not isinstance(width, int):
+    width = configs[source].get("cross_attention_dim", 1280)
+    if isinstance(width, list):
+        widths = set(read_levels(configs, source, "cross_attention_dim", ()))
+        width = widths.pop() if len(widths) == 1 else width
+    if isinstance(width, list):
         raise ConfigError(
             f"{source}/config.json: field 'cross_attention_dim': got {width!r}, expected one number for all levels; "
             f"levels of different width are not supported"
         )
-    return width
+    return read_integer({source: {"cross_attention_dim": width}}, source, "cross_attention_dim", None)
 
 
 def _guidance_input(configs: Configs) -> tuple[TensorSpec, ...]:
     """Embedded guidance scale of distilled checkpoints (Luo et al. 2023, https://arxiv.org/abs/2310.04378, 4.1)."""
-    width = configs["unet"].get("time_cond_proj_dim")
+    width = integer(configs["unet"], "time_cond_proj_dim", None, subject="unet/config.json", minimum=4)
     return () if width is None else (TensorSpec(name="timestep_cond", dtype="float32", shape=("batch", width)),)
 
 
@@ -97,9 +100,9 @@ def size_inputs(configs: Configs, source: str = "unet") -> tuple[TensorSpec, ...
             f"{source}/config.json: field 'addition_embed_type': got {kind!r}, expected null, or 'text_time' in a "
             f"checkpoint with a text_encoder_2; nothing else is supported"
         )
-    pooled = read_field(configs, "text_encoder_2", "projection_dim", int)
-    width = read_field(configs, source, "projection_class_embeddings_input_dim", int) - pooled
-    numbers = width // read_field(configs, source, "addition_time_embed_dim", int)
+    pooled = read_integer(configs, "text_encoder_2", "projection_dim", 512)
+    width = read_integer(configs, source, "projection_class_embeddings_input_dim", None) - pooled
+    numbers = width // read_integer(configs, source, "addition_time_embed_dim", None)
     return (
         TensorSpec(name="text_embeds", dtype="float32", shape=("batch", pooled)),
         TensorSpec(name="time_ids", dtype="float32", shape=("batch", numbers)),

@@ -5,7 +5,7 @@ diffusers: `StableDiffusionImageVariationPipeline`.
 
 from dataclasses import replace
 
-from diffoundry.exporter.component import Component, Configs, FamilyDeclaration, read_field
+from diffoundry.exporter.component import Component, Configs, FamilyDeclaration, read_integer
 from diffoundry.exporter.components.clip_vision import IMAGE_ENCODER
 from diffoundry.exporter.components.safety_checker import SAFETY_CHECKER
 from diffoundry.exporter.components.unet import UNET
@@ -18,7 +18,7 @@ __all__ = ["FAMILY"]
 def _describe_unet(configs: Configs) -> Component:
     """Describe the UNet with a condition of exactly one token, as wide as the encoder's output."""
     unet = UNET.describe(configs)
-    width = read_field(configs, "image_encoder", "projection_dim", int)
+    width = read_integer(configs, "image_encoder", "projection_dim", 512)
     name = "encoder_hidden_states"
     (found,) = (spec.shape[-1] for spec in unet.inputs if spec.name == name)
     if found != width:

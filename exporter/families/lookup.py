@@ -8,10 +8,11 @@ from diffoundry.exporter.component import FamilyDeclaration
 from diffoundry.exporter.components.controlnet import controlnet
 from diffoundry.runtime.engines.plugins import resolve
 from diffoundry.runtime.errors import CheckpointError
+from diffoundry.runtime.formats.config_values import shorten
 from diffoundry.runtime.models.controlnet import is_controlnet
 from diffoundry.runtime.pipelines.registry import FAMILY_TABLE, family_of_class
 
-__all__ = ["find_family"]
+__all__ = ["find_family", "names_component"]
 
 
 def find_family(index: Mapping[str, Any], without: Collection[str] = ()) -> FamilyDeclaration:
@@ -47,4 +48,19 @@ def find_family(index: Mapping[str, Any], without: Collection[str] = ()) -> Fami
 
 
 def _lacks(index: Mapping[str, Any], source: str, without: Collection[str]) -> bool:
-    return source in without or not any(index.get(source) or ())
+    return source in without or not names_component(index, source)
+
+
+def names_component(index: Mapping[str, Any], name: str) -> bool:
+    """Return whether a model_index.json names a component, and not null.
+
+    Raises:
+        CheckpointError: The entry is neither a pair nor null.
+    """
+    entry = index.get(name)
+    if entry is not None and not isinstance(entry, list):
+        raise CheckpointError(
+            f"model_index.json: component {name!r}: got {shorten(entry)}, expected [library, class] or [null, null]; "
+            f"it is damaged"
+        )
+    return entry is not None and any(part is not None for part in entry)

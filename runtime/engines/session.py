@@ -124,6 +124,16 @@ class EngineSession:
             return None
         return select_engine(name, specs, self._target, self._precision, self._options.device)
 
+    def feature_bytes(self, name: str) -> int:
+        """Return the bytes that each feature of a component takes in main memory at least; 0 on other devices."""
+        try:
+            choice = self.choice(name)
+        except EngineError:
+            return 0
+        if choice is None or (choice.device or "cpu").partition(":")[0] != "cpu":
+            return 0
+        return {"fp32": 4, "fp16": 2, "bf16": 2}.get(choice.spec.precision, 1)
+
     def declared_inputs(self, name: str) -> tuple[TensorSpec, ...]:
         """Return the inputs of the engine that runs a component, from the manifest; none without a manifest."""
         choice = self.choice(name)

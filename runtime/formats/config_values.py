@@ -148,7 +148,10 @@ def shorten(value: object) -> str:
     """Format as JSON shows it for messages, at most 60 characters."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python formats no number of more than 4,300 digits
+        return "a number of more than 4,300 digits"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -36,7 +36,7 @@ class AutoencoderKL(VaeTilingMixin):
         latent_channels: Channels of latents.
         scaling_factor: See above.
         shift_factor: See above; 0 without.
-        first_channels: Channels of the level of full size, which bound the memory of an image.
+        first_channels: Least channels of its features at full size, which bound the memory of an image.
     """
 
     levels_key: ClassVar[str] = "block_out_channels"
@@ -62,7 +62,7 @@ class AutoencoderKL(VaeTilingMixin):
             raise refuse(subject, self.levels_key, list(levels), f"at most {_MOST_LEVELS} levels")
         self._config = config
         self.scale_factor = 2 ** (len(levels) - 1)
-        self.first_channels = levels[0]
+        self.first_channels = min(levels)
         self.latent_channels = integer(config, "latent_channels", 4, subject=subject)
         self.scaling_factor = number(
             config, "scaling_factor", self.default_scaling, subject=subject, minimum=1e-9, maximum=1e9

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ Array = npt.NDArray[Any]
 
 _LIBRARY = "libdiffoundry_attention.so"
 _INTERFACE = 1
+_MAX_THREADS = 1024
 _PATHS = ("none", "avx2", "avx512", "amx")
 _TYPES = {"float32": 0, "float16": 1, "uint16": 2}
 _PRECISIONS = {"fp32": 0, "fp16": 1, "bf16": 2}
@@ -47,11 +49,11 @@ class AttentionKernel:
 
     def available(self, name: str) -> bool:
         """Return whether this machine can run the path "avx2", "avx512" or "amx"."""
-        return bool(self._calls.diffoundry_attention_available(_PATHS.index(name)))
+        return bool(self._calls.diffoundry_attention_available(_index("path", name, _PATHS)))
 
     def best_path(self, precision: str) -> str:
         """Name the path for tensors of "fp32", "fp16" or "bf16" here: "amx", "avx512", "avx2" or "none"."""
-        return _PATHS[self._calls.diffoundry_attention_best_path(_PRECISIONS[precision])]
+        return _PATHS[self._calls.diffoundry_attention_best_path(_index("precision", precision, tuple(_PRECISIONS)))]
 
     def attention(
         self, q: Array, k: Array, v: Array, *, heads: int, scale: float, path: str, threads: int | None = None
@@ -65,28 +67,37 @@ class AttentionKernel:
             heads: Number of heads.
             scale: Factor of the scores.
             path: "avx2" or "avx512", which compute in float32, or "amx", which takes bfloat16 only.
-            threads: Number of threads, or None for one a processor.
+            threads: Number of threads, 1 to 1024, or None for one a processor. Fewer run where no more can start.
 
         Returns:
             (batch, queries, heads * value width), of the same type.
 
         Raises:
-            InputError: The arrays' types or shapes do not match.
+            InputError: The arrays' types or shapes do not match, or a number or name is not one of those above.
             EngineError: The kernel refuses the sizes or the path.
         """
         q, k, v = (np.ascontiguousarray(array) for array in (q, k, v))
-        _check(q, k, v, heads)
+        _check(q, k, v, heads, threads)
         output = np.empty((*q.shape[:2], v.shape[2]), q.dtype)
         message = ctypes.create_string_buffer(512)
         arrays = (array.ctypes.data for array in (q, k, v, output))
         sizes = (q.shape[0], heads, q.shape[1], k.shape[1], q.shape[2] // heads, v.shape[2] // heads)
-        head = (_PATHS.index(path), threads or os.cpu_count() or 1, _TYPES[q.dtype.name])
+        count = min(os.cpu_count() or 1, _MAX_THREADS) if threads is None else threads
+        head = (_index("path", path, _PATHS), count, _TYPES[q.dtype.name])
         if self._calls.diffoundry_attention(*head, *arrays, *sizes, scale, message, len(message)):
             raise EngineError(message.value.decode())
         return output
 
 
-def _check(q: Array, k: Array, v: Array, heads: int) -> None:
+def _index(what: str, name: str, names: Sequence[str]) -> int:
+    if name not in names:
+        raise InputError(f"native attention: {what}: got {name!r}, expected one of {', '.join(names)}")
+    return names.index(name)
+
+
+def _check(q: Array, k: Array, v: Array, heads: int, threads: int | None) -> None:
+    if threads is not None and (type(threads) is not int or not 1 <= threads <= _MAX_THREADS):
+        raise InputError(f"native attention: threads: got {threads!r}, expected 1 to {_MAX_THREADS}")
     dtypes = {array.dtype.name for array in (q, k, v)}
     if len(dtypes) > 1 or not dtypes <= _TYPES.keys():
         raise InputError(f"native attention: got {sorted(dtypes)}, expected one of {', '.join(_TYPES)} for q, k and v")
@@ -96,7 +107,7 @@ def _check(q: Array, k: Array, v: Array, heads: int) -> None:
         raise InputError(
             f"native attention: got {shapes}, expected one batch, k and v of one length, q and k of one width"
         )
-    if heads < 1 or q.shape[2] % heads or v.shape[2] % heads:
+    if type(heads) is not int or heads < 1 or q.shape[2] % heads or v.shape[2] % heads:
         raise InputError(f"native attention: got {shapes}, expected widths that are multiples of the heads")
 
 

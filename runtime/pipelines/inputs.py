@@ -9,6 +9,7 @@ import numpy as np
 
 from diffoundry.runtime.bundle.specs import Recipe
 from diffoundry.runtime.errors import InputError, UnknownArgumentError
+from diffoundry.runtime.formats.config_values import shorten
 from diffoundry.runtime.images.postprocess import OUTPUT_TYPES
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.random import Generator, TorchCpuGenerator
@@ -23,6 +24,9 @@ __all__ = [
     "make_generators",
     "sort_arguments",
 ]
+
+_LARGEST_SIDE = 2**31 - 1
+"""Pixels; memory ends far below."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,6 +95,8 @@ class CommonInputs:
         reason = f": a latent has {pixels} pixels and the denoiser takes patches of {patch}"
         dims, buckets = (recipe.dims, recipe.buckets) if recipe else ({}, ())
         for name, value in zip(("height", "width"), size, strict=True):
+            if not 0 < value <= _LARGEST_SIDE:
+                raise InputError(f"{name}: got {shorten(value)}, expected 1 to {_LARGEST_SIDE} pixels")
             if value % multiple or value < multiple:
                 why = reason if patch > 1 else " (pixels to a latent)"
                 raise InputError(f"{name}: got {value}, expected a multiple of {multiple}{why}")
@@ -111,8 +117,12 @@ class CommonInputs:
         """
         for name in ("num_inference_steps", "num_images_per_prompt"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"{name}: got {value!r}, expected a whole number of at least 1")
+            if type(value) is not int or not 1 <= value < 2**63:
+                raise InputError(f"{name}: got {shorten(value)}, expected a whole number of at least 1")
+        for name in ("height", "width"):
+            value = getattr(self, name)
+            if value is not None and type(value) is not int:
+                raise InputError(f"{name}: got {shorten(value)}, expected a whole number of pixels")
         for name, low, high in (("guidance_scale", 0.0, np.inf), ("guidance_rescale", 0.0, 1.0), ("eta", 0.0, 1.0)):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not low <= value <= high or not np.isfinite(value):

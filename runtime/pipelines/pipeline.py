@@ -25,6 +25,7 @@ from diffoundry.runtime.pipelines.example_inputs import example_input_names
 from diffoundry.runtime.pipelines.families.base import EncodeOptions, Family
 from diffoundry.runtime.pipelines.guidance import Condition, Guidance
 from diffoundry.runtime.pipelines.inputs import CommonInputs, make_generators, sort_arguments
+from diffoundry.runtime.pipelines.memory_estimate import CallSize, check_call_memory
 from diffoundry.runtime.pipelines.registry import class_of_call, family_of_class
 from diffoundry.runtime.pipelines.tasks import other_task, possible_tasks
 from diffoundry.runtime.pipelines.tasks.base import LoopInit, Task, TaskContext, choose_task
@@ -320,7 +321,22 @@ class DiffusionPipeline:
         if self.vae.tiles and (kind.from_image or common.output_type != "latent"):
             self.vae.check_tiles(*size)
         images = prompts.count * common.num_images_per_prompt
+        self._check_memory(common, size, images, prompts.count)
         return _Call(common, prompts, control if controlled else None, task, images, size)
+
+    def _check_memory(self, common: CommonInputs, size: tuple[int, int], images: int, prompts: int) -> None:
+        """Refuse a call that does not fit into this machine, before anything is allocated."""
+        manifest = self.session.bundle.manifest
+        batch = manifest.recipe.dims.get("batch") if manifest else None
+        call = CallSize(
+            images=images,
+            height=size[0],
+            width=size[1],
+            rows=batch.max if batch else None,
+            decodes=common.output_type != "latent",
+            feature=self.session.feature_bytes(self.denoiser.component),
+        )
+        check_call_memory(call, self.denoiser, self.vae, prompts)
 
     def _plan(self, call: _Call, shape: tuple[int, ...]) -> tuple[Scheduler[Any], int]:
         """Return a scheduler with its timesteps set, and the number of steps as the caller counts them."""

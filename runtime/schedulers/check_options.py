@@ -10,9 +10,15 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import numpy as np
 
 from diffoundry.runtime.errors import ConfigError
+from diffoundry.runtime.schedulers.option_ranges import check_ranges
 from diffoundry.runtime.schedulers.options import SchedulerOptions
 
 __all__ = ["build_options", "suggestion"]
+
+_LARGEST = 1e30
+"""Bound of numbers; float32 ends at 3e38."""
+
+_LARGEST_INTEGER = 2**63
 
 O = TypeVar("O", bound=SchedulerOptions)  # noqa: E741 - the options' own class, as T is for a type
 
@@ -56,6 +62,7 @@ def build_options(cls: type[O], owner: str, given: Mapping[str, Any]) -> O:
             )
     options = cls(**translated)
     options.check(owner)
+    check_ranges(options, owner)
     return options
 
 
@@ -72,10 +79,15 @@ def _matches(value: Any, hint: Any) -> bool:
     if hint is types.NoneType:
         return value is None
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+        return isinstance(value, int | float) and not isinstance(value, bool) and _is_sound(value)
     if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST_INTEGER
     return isinstance(value, hint)
+
+
+def _is_sound(value: float) -> bool:
+    """Return whether a number is in range; minus infinity is diffusers' word for no lower bound."""
+    return abs(value) < _LARGEST or value == -math.inf
 
 
 def _describe(hint: Any) -> str:

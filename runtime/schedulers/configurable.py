@@ -16,6 +16,7 @@ from diffoundry.runtime.schedulers.config import (
     without_defaults,
     write_config,
 )
+from diffoundry.runtime.schedulers.guard import GUARDED, guarded
 from diffoundry.runtime.schedulers.options import SchedulerOptions
 
 if TYPE_CHECKING:
@@ -37,6 +38,13 @@ class Configurable(Generic[C]):
     Options: type[C]
     compatible_names: ClassVar[tuple[str, ...]] = ()
     """Names of the classes that exchange configs with this one (diffusers: `_compatibles`)."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Guard the methods that a class defines; see `guarded`."""
+        super().__init_subclass__(**kwargs)
+        for name in GUARDED:
+            if name in vars(cls):
+                setattr(cls, name, guarded(vars(cls)[name]))
 
     def __init__(self, **options: Any) -> None:
         """Make a scheduler from options; the others take diffusers' defaults.

@@ -7,7 +7,13 @@ import numpy as np
 
 from diffoundry.runtime.errors import InputError
 
-__all__ = ["RunRequest"]
+__all__ = ["MAX_STEPS", "RunRequest"]
+
+MAX_STEPS = 100_000
+"""Most steps of a run. At a millisecond a step it takes two minutes, and its plan a few megabytes."""
+
+_LARGEST = 1e30
+"""Bound of timesteps, noise levels and shifts; float32 ends at 3e38."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +62,39 @@ class RunRequest:
             value = getattr(self, name)
             if value is not None and name not in takes:
                 raise InputError(f"{subject} does not take '{name}'. It takes {', '.join(names)}.")
-            if isinstance(value, Sequence | np.ndarray) and len(value) == 0:
-                raise InputError(f"{subject}: '{name}' is empty, expected at least one value.")
+            if value is not None:
+                _check_numbers(f"{subject}: '{name}'", value, single=name == "mu")
         counts = [name for name in ("num_inference_steps", "timesteps", "sigmas") if name in names]
         given = [name for name in counts if getattr(self, name) is not None]
         if not given or (len(given) > 1 and not combines):
             got, expected = " and ".join(given) or "nothing", ", ".join(counts)
             raise InputError(f"{subject}: got {got}, expected exactly one of {expected}.")
-        if self.num_inference_steps is not None and self.num_inference_steps < 1:
-            raise InputError(f"{subject}: num_inference_steps is {self.num_inference_steps}, expected at least 1.")
+        steps = self.num_inference_steps
+        if steps is None:
+            return
+        if isinstance(steps, bool) or not isinstance(steps, int | np.integer):
+            raise InputError(f"{subject}: num_inference_steps is {steps!r}, expected a whole number.")
+        if steps < 1:
+            raise InputError(f"{subject}: num_inference_steps is {steps}, expected at least 1.")
+        if steps > MAX_STEPS:
+            raise InputError(f"{subject}: num_inference_steps is {steps}, expected at most {MAX_STEPS}.")
+
+
+def _check_numbers(subject: str, value: object, *, single: bool) -> None:
+    """Refuse what is neither a finite number nor, unless `single`, a list of 1 to `MAX_STEPS` of them.
+
+    Raises:
+        InputError: As said.
+    """
+    count = len(value) if hasattr(value, "__len__") else 1
+    if count == 0:
+        raise InputError(f"{subject} is empty, expected at least one value.")
+    if count > MAX_STEPS:
+        raise InputError(f"{subject} has {count} values, expected at most {MAX_STEPS}.")
+    expected = "a number" if single else "a list of numbers"
+    try:
+        array = np.asarray(value, np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{subject}: got {str(value)[:60]}, expected {expected}.") from error
+    if array.ndim != (0 if single else 1) or isinstance(value, str) or not np.all(np.abs(array) < _LARGEST):
+        raise InputError(f"{subject}: got {str(value)[:60]}, expected {expected}.")

@@ -1,11 +1,16 @@
 """The kernel on every path against PyTorch in float64, with inputs that are easy, large, one-hot and badly cut."""
 
 import concurrent.futures
+import ctypes
+import subprocess
+import sys
+from functools import partial
 
 import numpy as np
 import pytest
 
 from diffoundry.runtime.errors import EngineError, InputError
+from diffoundry.runtime.native import kernel as kernel_module
 from tests.native.conftest import from_bfloat16, to_bfloat16
 
 EPS = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8}
@@ -224,3 +229,65 @@ def test_the_kernel_refuses_unsupported_calls(kernel, width, keys, dtype, messag
     arrays = [np.zeros((1, length, width), dtype) for length in (5, keys, keys)]
     with pytest.raises(EngineError, match=message):
         kernel.attention(*arrays, heads=1, scale=1.0, path="amx" if "amx" in message else "avx2")
+
+
+_CHILD = """
+import resource, sys
+import numpy as np
+from diffoundry.runtime.native import kernel as kernel_module
+kernel = kernel_module._load(__import__("pathlib").Path(sys.argv[1]))
+q = np.random.default_rng(0).standard_normal((256, 8, 32), np.float32)
+alone = kernel.attention(q, q, q, heads=2, scale=0.2, path="avx2", threads=1)
+resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]) << 20,) * 2)
+assert np.array_equal(kernel.attention(q, q, q, heads=2, scale=0.2, path="avx2", threads=1000), alone)
+"""
+
+
+def test_threads_that_cannot_start_leave_the_work_to_the_others(built, kernel):
+    """512 threads, one a head, of 8 MB of stack do not fit into 1 GB; the result is the same."""
+    if not kernel.available("avx2"):
+        pytest.skip("this machine lacks avx2")
+    library = str(built / kernel_module._LIBRARY)
+    ended = subprocess.run([sys.executable, "-c", _CHILD, library, "1000"], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+
+
+def test_arguments_out_of_range_are_refused(kernel):
+    q = np.zeros((1, 8, 16), np.float32)
+    run = partial(kernel.attention, q, q, q, scale=1.0)
+    for threads in (-1, 0, 1025, 2**31, 2.5, True, "4"):
+        with pytest.raises(InputError, match="native attention: threads: got .*, expected 1 to 1024"):
+            run(heads=2, path="avx2", threads=threads)
+    with pytest.raises(InputError, match="path: got 'neon', expected one of none, avx2, avx512, amx"):
+        run(heads=2, path="neon")
+    with pytest.raises(InputError, match="expected widths that are multiples of the heads"):
+        run(heads=2.0, path="avx2")
+    with pytest.raises(InputError, match="precision: got 'fp8', expected one of fp32, fp16, bf16"):
+        kernel.best_path("fp8")
+
+
+def test_the_library_checks_its_arguments_too(kernel):
+    """Called as any other program may call it."""
+    q, message = np.zeros((1, 8, 16), np.float32), ctypes.create_string_buffer(512)
+    address = q.ctypes.data
+
+    def call(path=1, threads=1, kind=0, arrays=(address,) * 3, batch=1, queries=8):
+        out = np.zeros_like(q)
+        sizes = (batch, 2, queries, 8, 8, 8)
+        arguments = (path, threads, kind, *arrays, out.ctypes.data, *sizes, 1.0, message, len(message))
+        return kernel._calls.diffoundry_attention(*arguments), message.value.decode()
+
+    if kernel.available("avx2"):
+        assert call()[0] == 0
+    for arguments, expected in (
+        ({"threads": -1}, "got -1 threads, expected 1 to 1024"),
+        ({"threads": 2**31 - 1}, "got 2147483647 threads, expected 1 to 1024"),
+        ({"kind": 7}, "got the type 7, expected 0 to 2"),
+        ({"path": 9}, "this processor lacks the path none"),
+        ({"arrays": (None, address, address)}, "got no data of q, expected its address"),
+        ({"batch": 2**63}, "the sizes of q are too large"),
+        ({"queries": 2**62}, "the sizes of q are too large"),
+    ):
+        assert call(**arguments) == (1, f"native attention: {expected}")
+    assert kernel._calls.diffoundry_attention_best_path(99) == 0
+    assert kernel._calls.diffoundry_attention_available(-5) == 0

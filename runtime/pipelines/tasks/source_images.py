@@ -32,6 +32,8 @@ def image_size(image: ImageInput, name: str = "image") -> tuple[int, int]:
     sizes = set()
     for item in items:
         if isinstance(item, np.ndarray):
+            if not 2 <= item.ndim <= 4:
+                raise InputError(f"{name}: got an array of shape {item.shape}, expected (height, width, 3)")
             sizes.add(item.shape[-3:-1] if item.ndim > 2 else item.shape)
             continue
         if not hasattr(item, "getbands"):

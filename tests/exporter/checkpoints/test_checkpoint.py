@@ -197,7 +197,15 @@ def without_vocabulary(root):
             r"tokenizer: got no vocabulary, expected tokenizer\.json, vocab\.json with merges\.txt, or spiece\.model",
         ),
         (remove("tokenizer"), r"tokenizer: got no vocabulary"),
-        (change("unet/config.json", in_channels="4"), r"unet/config\.json: field 'in_channels': got '4', expected int"),
+        (
+            change("model_index.json", safety_checker=7),
+            r"component 'safety_checker': got 7, expected \[library, class\]",
+        ),
+        (
+            change("model_index.json", unet=["diffusers"]),
+            r"component 'unet': got \['diffusers'\], expected \[library, c",
+        ),
+        (change("model_index.json", vae=[7, "x"]), r"component 'vae': got \[7, 'x'\], expected \[library, class\] or"),
     ],
 )
 def test_a_spoiled_folder_is_refused(own_checkpoint, spoil, message):
@@ -215,6 +223,10 @@ def test_a_spoiled_folder_is_refused(own_checkpoint, spoil, message):
         ({"cross_attention_dim": [32, 64, 64]}, r"'cross_attention_dim': got \[32, 64, 64\], expected one number"),
         ({"addition_embed_type": "text"}, "field 'addition_embed_type': got 'text', expected null"),
         ({"addition_embed_type": "text_time"}, "checkpoint with a text_encoder_2"),
+        ({"in_channels": "4"}, r"unet/config\.json: field 'in_channels': got '4', expected a whole number from 1 to"),
+        ({"block_out_channels": 0}, r"field 'block_out_channels': got 0, expected a list of 1 to 64 whole numbers"),
+        ({"cross_attention_dim": {}}, r"field 'cross_attention_dim': got {}, expected a whole number"),
+        ({"time_cond_proj_dim": 0.0}, r"field 'time_cond_proj_dim': got 0.0, expected a whole number from 4"),
     ],
 )
 def test_a_network_of_another_kind_is_refused(own_checkpoint, fields, message):

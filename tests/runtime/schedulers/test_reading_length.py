@@ -14,6 +14,8 @@ ASIDE = {
     "config.py",  # reading and writing of configs
     "configurable.py",
     "loop_interface.py",  # the side that pipelines call
+    "guard.py",  # failures of arithmetic as errors
+    "option_ranges.py",
     "step_arguments.py",  # diffusers' return_dict and device
 }
 """Files that one can leave out: they neither place a noise level nor move a sample."""

@@ -1,0 +1,83 @@
+"""Sizes and counts are held against memory before anything is allocated; what fits is never refused."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from diffoundry.runtime import load
+from diffoundry.runtime.engines import available_memory
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.pipelines.memory_estimate import CallSize, least_memory
+
+
+@pytest.fixture
+def pipeline(emoji_bundle, monkeypatch):
+    monkeypatch.setattr(available_memory, "available_memory", lambda: 24 * 10**9)
+    return load(emoji_bundle)
+
+
+_TOO_LARGE = [
+    ({"height": 100_000, "width": 100_000}, "height and width: got 100000 and 100000, and an image of this size"),
+    (
+        {"height": 2**31 - 8, "width": 2**31 - 8},
+        "at least more than 1000000 TB of memory; this machine has 24 GB avail",
+    ),
+    ({"height": 10**30, "width": 64}, "height: got 1000000000000000000000000000000, expected 1 to 2147483647 pixels"),
+    ({"height": 10**5000, "width": 64}, "height: got a number of more than 4,300 digits, expected 1 to 2147483647"),
+    ({"height": "64", "width": 64}, "height: got '64', expected a whole number of pixels"),
+    (
+        {"num_images_per_prompt": 10**9},
+        "num_images_per_prompt: got 1000000000, and 1000000000 images of 64 x 64",
+    ),
+    ({"num_images_per_prompt": 10**400}, "num_images_per_prompt: got 10000.*, expected a whole number of at least 1"),
+    ({"num_images_per_prompt": True}, "num_images_per_prompt: got true, expected a whole number of at least 1"),
+    ({"prompt": ["a"] * 9, "height": 16_384, "width": 8192}, "prompt: got 9, and 9 images of 8192 x 16384 pixels take"),
+    ({"num_inference_steps": 10**9}, "num_inference_steps is 1000000000, expected at most"),
+]
+
+
+def test_what_does_not_fit_is_refused_at_once(pipeline):
+    began = time.perf_counter()
+    for arguments, message in _TOO_LARGE:
+        with pytest.raises(InputError, match=message):
+            pipeline.start(**{"prompt": "a", **arguments})
+    assert time.perf_counter() - began < 10
+
+
+def test_tiles_slices_and_latents_take_less(pipeline):
+    def least(**changes):
+        size = CallSize(**{"images": 4, "height": 4096, "width": 4096, "feature": 4, **changes})
+        return least_memory(size, pipeline.denoiser, pipeline.vae)
+
+    whole, one = least(), least(images=1)
+    assert least(rows=1) < whole
+    assert least(decodes=False) < least(feature=0) < whole
+    pipeline.vae.enable_slicing()
+    sliced = least()
+    pipeline.vae.enable_tiling()
+    assert sliced < whole
+    assert least(images=1) < one
+
+
+_CHILD = """
+import resource, sys
+from diffoundry.runtime import load
+from diffoundry.runtime.pipelines.memory_estimate import CallSize, least_memory
+pipeline = load(sys.argv[1])
+pipeline("a", num_inference_steps=1, seed=0)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+pipeline("a", num_inference_steps=1, seed=0, num_images_per_prompt=int(sys.argv[2]), height=1024, width=1024)
+grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+size = CallSize(images=int(sys.argv[2]), height=1024, width=1024, feature=4)
+print(least_memory(size, pipeline.denoiser, pipeline.vae), grown)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("images", [1, 2])
+def test_the_estimate_is_below_what_a_run_takes(emoji_bundle, images):
+    command = [sys.executable, "-c", _CHILD, str(emoji_bundle), str(images)]
+    estimate, grown = map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    assert grown / 20 < estimate < grown
