@@ -5,6 +5,7 @@ import sys
 import time
 
 import pytest
+from small_bundle import write_small_bundle
 
 from diffoundry.runtime import load
 from diffoundry.runtime.engines import available_memory
@@ -13,9 +14,10 @@ from diffoundry.runtime.pipelines.memory_estimate import CallSize, least_memory
 
 
 @pytest.fixture
-def pipeline(emoji_bundle, monkeypatch):
+def pipeline(tmp_path, monkeypatch):
+    write_small_bundle(tmp_path / "b")
     monkeypatch.setattr(available_memory, "available_memory", lambda: 24 * 10**9)
-    return load(emoji_bundle)
+    return load(tmp_path / "b")
 
 
 _TOO_LARGE = [
@@ -29,11 +31,11 @@ _TOO_LARGE = [
     ({"height": "64", "width": 64}, "height: got '64', expected a whole number of pixels"),
     (
         {"num_images_per_prompt": 10**9},
-        "num_images_per_prompt: got 1000000000, and 1000000000 images of 64 x 64",
+        "num_images_per_prompt: got 1000000000, and 1000000000 images of 16 x 16",
     ),
     ({"num_images_per_prompt": 10**400}, "num_images_per_prompt: got 10000.*, expected a whole number of at least 1"),
     ({"num_images_per_prompt": True}, "num_images_per_prompt: got true, expected a whole number of at least 1"),
-    ({"prompt": ["a"] * 9, "height": 16_384, "width": 8192}, "prompt: got 9, and 9 images of 8192 x 16384 pixels take"),
+    ({"prompt": ["a"] * 32, "height": 4096, "width": 8192}, "prompt: got 32, and 32 images of 8192 x 4096 pixels take"),
     ({"num_inference_steps": 10**9}, "num_inference_steps is 1000000000, expected at most"),
 ]
 
