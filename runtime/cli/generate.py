@@ -87,8 +87,8 @@ _EXAMPLES = (
     multiple=True,
     help="Seed of torch's CPU generator. Repeat it to set one for each image.  [default: random, and printed]",
 )
-@_image("--height", type=int, help="Pixels.  [default: the checkpoint's]")
-@_image("--width", type=int, help="Pixels.  [default: the checkpoint's]")
+@_image("--height", type=click.IntRange(min=1), help="Pixels.  [default: the checkpoint's]")
+@_image("--width", type=click.IntRange(min=1), help="Pixels.  [default: the checkpoint's]")
 @_image(
     "--num-images",
     "num_images_per_prompt",

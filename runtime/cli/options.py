@@ -1,5 +1,7 @@
 """Options that several commands share."""
 
+import math
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,8 +27,8 @@ json_option = options_in("Output")("--json", "as_json", is_flag=True, help="Prin
 
 _engine = options_in("Engine")
 
-_MOST_THREADS = 1024
-"""Engines start their threads when they are opened, and a million of them never ends."""
+_MOST_THREADS = max(16, 4 * (os.cpu_count() or 1))
+"""More never help, and engines that wait for a million of them never end."""
 
 _ENGINE_OPTIONS = (
     _engine("--target", help="Use the engines of this target."),
@@ -72,6 +74,9 @@ def named_as_typed(ctx: click.Context) -> Iterator[None]:
     """
     names = {str(p.name): typed_name(ctx, p) for p in ctx.command.params}
     try:
+        for name, value in ctx.params.items():
+            if any(isinstance(one, float) and not math.isfinite(one) for one in _entries(value)):
+                raise InputError(f"{name}: got {value}, expected a finite number")
         yield
     except UnknownArgumentError as error:
         options = [name for name in error.known if names.get(name, "").startswith("-")]
@@ -84,11 +89,16 @@ def named_as_typed(ctx: click.Context) -> Iterator[None]:
         raise
 
 
+def _entries(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
 def _name_options(message: str, names: Mapping[str, str]) -> str:
     """Replace names of arguments: with underscores anywhere, plain words as the subject only; nothing in quotes."""
     subject, colon, rest = message.partition(":")
     if colon and re.fullmatch(r"[a-z_0-9]+( and [a-z_0-9]+)*", subject):
         subject = " and ".join(names.get(word, word) for word in subject.split(" and "))
     words = sorted((name for name in names if "_" in name), key=len, reverse=True)
-    pattern = rf"'[^']*'|(?<![\w-])(?:{'|'.join(words)})(?!\w)"
+    plain = "(?<=pass )(?:image|height|width|prompt|seed)"
+    pattern = rf"'[^']*'|(?<![\w-])(?:{'|'.join(words)}|{plain})(?!\w)"
     return re.sub(pattern, lambda found: names.get(found[0], found[0]), f"{subject}{colon}{rest}")

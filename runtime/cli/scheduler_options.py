@@ -48,7 +48,7 @@ def _parse(value: str) -> Any:
     if value.lower() in _WORDS:
         return _WORDS[value.lower()]
     try:
-        return json.loads(value)
+        return json.loads(value, parse_constant=lambda constant: constant)  # NaN and Infinity are no JSON
     except (ValueError, RecursionError):
         return value
 

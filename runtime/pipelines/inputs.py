@@ -102,7 +102,7 @@ class CommonInputs:
                 raise InputError(f"{name}: got {value}, expected a multiple of {multiple}{why}")
             refusal = dims[name].refusal(value) if name in dims else None
             if refusal:
-                raise InputError(f"{name}: got {value}, {refusal}: that is what this bundle was exported for")
+                raise InputError(f"{name}: got {value}, {refusal}: the sizes that this bundle takes")
         if buckets and size not in buckets:
             known = ", ".join(f"{width}x{height}" for height, width in buckets)
             raise InputError(

@@ -108,6 +108,9 @@ class StableDiffusion3(Family):
     def encode(self, inputs: SD3PromptInputs, options: EncodeOptions) -> Condition:
         """See `Family`. diffusers: `StableDiffusion3Pipeline.encode_prompt`."""
         self._check_tokens(inputs)
+        for name in ("prompt_3", "negative_prompt_3"):
+            if self._t5 is None and getattr(inputs, name) is not None:
+                raise InputError(f"{name}: got one, but this bundle has no T5 text encoder to read it; leave it out")
         skipped = inputs.clip_skip or 0
         check_clip_skip(skipped, min(encoder.layers for encoder in self._clip) - 1)
         states, pooled, truncated = inputs.prompt_embeds, inputs.pooled_prompt_embeds, ("",) * inputs.count

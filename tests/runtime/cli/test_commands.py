@@ -98,7 +98,15 @@ def test_a_long_prompt_names_no_option_that_the_pipeline_lacks(diffoundry, porta
             2,
             "value for '--num-inference-steps': 'y' is not",
         ),
-        (["generate", "{bundle}", "x", "--threads", "1000000"], 2, "1000000 is not in the range 1<=x<=1024"),
+        (["generate", "{bundle}", "x", "--threads", "1000000"], 2, "1000000 is not in the range 1<=x<="),
+        (["generate", "{bundle}", "x", "--height", "0"], 2, "0 is not in the range x>=1"),
+        (["generate", "{bundle}", "x", "--eta", "nan"], 1, "error: --eta: got nan, expected a finite number"),
+        (["generate", "{bundle}", "x", "--control-end", "inf"], 1, "error: --control-end: got inf, expected a finite"),
+        (
+            ["generate", "{bundle}", "x", "--strength", "0.5"],
+            1,
+            "--strength: text to image has no such argument; pass --image",
+        ),
         (
             ["generate", "{bundle}", "x", "--seed", "1", "--seed", "2"],
             1,

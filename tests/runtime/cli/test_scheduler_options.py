@@ -70,6 +70,7 @@ def test_what_is_refused(generate):
             "--scheduler-option: EulerDiscreteScheduler: option 'use_karras_sigmas' is 'maybe'",
         ),
         (["beta_start=0.1", "beta_start=0.2"], "--scheduler-option beta_start: got it twice, expected one value"),
+        (["beta_start=NaN"], "--scheduler-option: EulerDiscreteScheduler: option 'beta_start' is 'NaN', expected"),
         (["karras"], "--scheduler-option: got 'karras', expected NAME=VALUE such as use_karras_sigmas=true"),
         (["=1"], "--scheduler-option: got '=1', expected NAME=VALUE"),
         (["num_train_timesteps=[[[1"], "--scheduler-option: EulerDiscreteScheduler: option 'num_train_timesteps' is"),

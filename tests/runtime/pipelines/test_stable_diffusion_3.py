@@ -88,6 +88,9 @@ def test_zeros_where_t5_is_missing(exported, tiny_sd_checkpoint):
     assert [encoder.name for encoder in ours.text_encoders] == ["text_encoder", "text_encoder_2"]
     theirs = diffusers_pipeline(folder, PIPELINE, text_encoder_3=None, tokenizer_3=None)
     compare(ours, theirs, "a red apple", num_inference_steps=4, negative_prompt="blue")
+    for name in ("prompt_3", "negative_prompt_3"):
+        with pytest.raises(InputError, match=f"{name}: got one, but this bundle has no T5 text encoder to read it"):
+            ours("a red apple", **{name: "a cat"})
 
 
 def test_embeddings_instead_of_prompts(sd3, theirs):
