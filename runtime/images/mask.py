@@ -8,13 +8,16 @@ from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.pixels import check_pil, resize_nearest
+from diffoundry.runtime.images.tensors import Tensor, is_tensor, to_array
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Box", "MaskInput", "crop_region", "overlay", "preprocess_mask", "resize_and_fill"]
+__all__ = ["Box", "MaskInput", "crop_region", "mask_arrays", "overlay", "preprocess_mask", "resize_and_fill"]
 
-MaskInput: TypeAlias = "Image | NDArray[np.floating[Any]] | Sequence[Image] | Sequence[NDArray[np.floating[Any]]]"
+_Array: TypeAlias = NDArray[np.floating[Any]] | Tensor
+
+MaskInput: TypeAlias = "Image | _Array | Sequence[Image] | Sequence[_Array]"
 
 Box: TypeAlias = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels; right and bottom are outside."""
@@ -28,7 +31,7 @@ def preprocess_mask(mask: MaskInput, height: int, width: int) -> NDArray[np.floa
     diffusers: `VaeImageProcessor(do_normalize=False, do_binarize=True, do_convert_grayscale=True).preprocess`.
 
     Args:
-        mask: PIL images, or arrays (H, W) or (n, H, W) of floats in 0..1.
+        mask: PIL images, or arrays as in `mask_arrays`.
         height: Pixels.
         width: Pixels.
 
@@ -38,29 +41,49 @@ def preprocess_mask(mask: MaskInput, height: int, width: int) -> NDArray[np.floa
     Raises:
         InputError: The mask has another type, shape or range.
     """
-    items: list[Any] = list(mask) if isinstance(mask, Sequence) else [mask]
-    if items and all(isinstance(item, np.ndarray) for item in items):
-        values = resize_nearest(_stack(items), height, width)
+    arrays = mask_arrays(mask)
+    if arrays is not None:
+        values = resize_nearest(arrays[..., None], height, width)
     else:
         from PIL.Image import Resampling
 
+        items: list[Any] = list(mask) if isinstance(mask, Sequence) else [mask]
+        if not items:
+            raise InputError("mask_image: got an empty list, expected at least one mask")
         check_pil(items, "mask_image")
         greys = [item.resize((width, height), resample=Resampling.LANCZOS).convert("L") for item in items]
         values = np.stack([np.asarray(grey) for grey in greys])[..., None].astype(np.float32) / 255.0
     return (values >= 0.5).astype(np.float32).transpose(0, 3, 1, 2)
 
 
-def _stack(items: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """(n, H, W, 1), checked."""
-    shapes = {item.shape for item in items}
-    values = items[0] if len(items) == 1 and items[0].ndim == 3 else np.stack(items) if len(shapes) == 1 else None
-    if values is None or values.ndim != 3 or not np.issubdtype(values.dtype, np.floating):
+def mask_arrays(mask: MaskInput) -> NDArray[Any] | None:
+    """Return masks that are arrays as (n, H, W), floats in 0..1; None for PIL images.
+
+    Args:
+        mask: PIL images; or floats in 0..1, in an array (H, W), (H, W, 1), (n, H, W) or (n, H, W, 1), in a tensor of
+            torch (H, W), (n, H, W) or (n, 1, H, W), or in a list with one mask each, of one shape.
+
+    Raises:
+        InputError: Arrays of another type, shape or range.
+    """
+    items: list[Any] = list(mask) if isinstance(mask, list | tuple) else [mask]
+    if not items or not all(isinstance(item, np.ndarray) or is_tensor(item) for item in items):
+        return None
+    channel = -3 if is_tensor(items[0]) else -1
+    arrays = [to_array(item) if is_tensor(item) else item for item in items]
+    shapes = {item.shape for item in arrays}
+    values = arrays[0] if len(arrays) == 1 and arrays[0].ndim > 2 else np.stack(arrays) if len(shapes) == 1 else None
+    if values is not None and values.shape[channel] == 1 and (values.ndim == 4 or channel == -1):
+        values = np.squeeze(values, axis=channel)
+        values = values[None] if values.ndim == 2 else values
+    if values is None or values.ndim != 3 or not values.size or not np.issubdtype(values.dtype, np.floating):
         raise InputError(
-            f"mask_image: got arrays of {items[0].dtype} {sorted(shapes)}, expected floats (height, width) of one shape"
+            f"mask_image: got arrays of {arrays[0].dtype} {sorted(shapes)}, expected floats (height, width) of one "
+            f"shape"
         )
     if not (values.min() >= 0 and values.max() <= 1):
         raise InputError(f"mask_image: got values from {values.min():g} to {values.max():g}, expected 0 to 1; scale it")
-    return values[..., None]
+    return values
 
 
 def crop_region(mask: "Image", width: int, height: int, padding: int) -> Box:

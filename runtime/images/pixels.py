@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.images.tensors import Tensor, channels_last
 
 if TYPE_CHECKING:  # Pillow takes 0.2 s to import: only code that handles images pays for it
     from PIL.Image import Image
@@ -21,7 +22,11 @@ __all__ = [
     "snap_size",
 ]
 
-ImageInput: TypeAlias = "Image | NDArray[np.floating[Any]] | Sequence[Image] | Sequence[NDArray[np.floating[Any]]]"
+_Array: TypeAlias = NDArray[np.floating[Any]] | Tensor
+
+ImageInput: TypeAlias = "Image | _Array | Sequence[Image] | Sequence[_Array]"
+"""A PIL image; an array (H, W, 3) or (B, H, W, 3) of floats; a tensor of torch, (3, H, W) or (B, 3, H, W); or a list of
+one of these kinds, with arrays and tensors of one shape and three axes."""
 
 # Modes whose samples are 8 bits a channel; PIL's conversion of the others to RGB cuts off instead of scaling.
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB")
@@ -48,7 +53,7 @@ def snap_size(height: int, width: int, factor: int = 8) -> tuple[int, int]:
 
 
 def preprocess(
-    image: ImageInput, height: int | None = None, width: int | None = None, *, factor: int = 8
+    image: ImageInput, height: int | None = None, width: int | None = None, *, factor: int = 8, name: str = "image"
 ) -> NDArray[np.float32]:
     """Prepare images for the VAE encoder: read as by `read_pixels`, resized and scaled to -1..1.
 
@@ -56,11 +61,11 @@ def preprocess(
     diffusers: `VaeImageProcessor(vae_scale_factor=factor, do_convert_rgb=True).preprocess`.
 
     Args:
-        image: A PIL image, or an array (H, W, 3) or (B, H, W, 3) of floats in 0..1, or a list of either
-            (arrays of one shape (H, W, 3)). Arrays of float64 are rounded to float32 first.
+        image: Images; arrays and tensors in 0..1. Those of float64 are rounded to float32 first.
         height: Pixels, rounded down by `snap_size`; by default those of the first image.
         width: As `height`.
         factor: Pixels per latent.
+        name: Name of the argument, for messages.
 
     Returns:
         float32, (B, 3, H, W), in -1..1.
@@ -68,39 +73,52 @@ def preprocess(
     Raises:
         InputError: Not such images, or a size below `factor`.
     """
-    pixels = _read(image, height, width, factor)
+    images = _as_list(image, name)
+    if isinstance(images[0], np.ndarray):
+        pixels = _stack(images, name)
+        _check_range(pixels, name)
+        height, width = snap_size(height or pixels.shape[1], width or pixels.shape[2], factor)
+        pixels = resize_nearest(pixels, height, width)
+    else:
+        height, width = snap_size(height or images[0].height, width or images[0].width, factor)
+        pixels = np.stack([_resize_pil(item, height, width) for item in images])
     return np.ascontiguousarray((pixels * 2 - 1).transpose(0, 3, 1, 2), dtype=np.float32)
 
 
-def read_pixels(image: ImageInput) -> NDArray[np.float32]:
-    """Read images in their own size, without the VAE's scaling.
+def read_pixels(image: ImageInput, name: str = "image") -> NDArray[np.float32]:
+    """Read images in their own size, without the VAE's scaling: PIL images in 0..1, arrays and tensors as they are.
 
     diffusers: `VaeImageProcessor(do_convert_rgb=True, do_normalize=False).preprocess`.
 
     Args:
-        image: As in `preprocess`.
+        image: Images; arrays and tensors of any finite floats, such as -1 where an image is masked.
+        name: Name of the argument, for messages.
 
     Returns:
-        float32, (B, 3, H, W), in 0..1.
+        float32, (B, 3, H, W).
 
     Raises:
         InputError: Not such images.
     """
-    return np.ascontiguousarray(_read(image, None, None, 1).transpose(0, 3, 1, 2), dtype=np.float32)
+    images = _as_list(image, name)
+    if isinstance(images[0], np.ndarray):
+        pixels = _stack(images, name)
+        if not np.isfinite(pixels).all():
+            raise InputError(f"{name}: got NaN or infinity, expected finite numbers")
+    else:
+        pixels = np.stack([_resize_pil(item, item.height, item.width) for item in images])
+    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32)
 
 
-def _read(image: ImageInput, height: int | None, width: int | None, factor: int) -> NDArray[np.floating[Any]]:
-    """(B, H, W, 3) in 0..1; see `preprocess`."""
-    images: list[Any] = list(image) if isinstance(image, Sequence) else [image]
+def _as_list(image: ImageInput, name: str) -> list[Any]:
+    """Return the images of a call, at least one: PIL images only, or arrays only."""
+    taken = channels_last(image)
+    images = list(taken) if isinstance(taken, list) else [taken]
     if not images:
-        raise InputError("image: got an empty list, expected at least one image")
-    if all(isinstance(item, np.ndarray) for item in images):
-        pixels = _stack(images)
-        height, width = snap_size(height or pixels.shape[1], width or pixels.shape[2], factor)
-        return resize_nearest(pixels, height, width)
-    check_pil(images, "image")
-    height, width = snap_size(height or images[0].height, width or images[0].width, factor)
-    return np.stack([_resize_pil(item, height, width) for item in images])
+        raise InputError(f"{name}: got an empty list, expected at least one image")
+    if not all(isinstance(item, np.ndarray) for item in images):
+        check_pil(images, name)
+    return images
 
 
 def describe_image_fault(image: "Image | NDArray[Any]") -> str | None:
@@ -166,22 +184,28 @@ def _resize_pil(image: "Image", height: int, width: int) -> NDArray[np.float32]:
     return np.asarray(resized).astype(np.float32) / 255.0
 
 
-def _stack(images: Sequence[NDArray[Any]]) -> NDArray[Any]:
+def _stack(images: Sequence[NDArray[Any]], name: str) -> NDArray[Any]:
     """(B, H, W, 3), checked."""
     if len({item.shape for item in images}) > 1:
-        raise InputError(f"image: got arrays of shapes {sorted({item.shape for item in images})}, expected only one")
+        raise InputError(f"{name}: got arrays of shapes {sorted({item.shape for item in images})}, expected only one")
     pixels = images[0] if len(images) == 1 and images[0].ndim == 4 else np.stack(images)
     if pixels.ndim != 4 or pixels.shape[3] != 3 or not pixels.size:
-        raise InputError(f"image: got an array of shape {images[0].shape}, expected (height, width, 3)")
+        raise InputError(
+            f"{name}: got an array of shape {images[0].shape}, expected (height, width, 3), or a tensor (3, height, "
+            f"width)"
+        )
     if not np.issubdtype(pixels.dtype, np.floating):
         raise InputError(
-            f"image: got an array of {pixels.dtype}, expected floats in 0..1; pass a PIL image or divide by 255"
-        )
-    if not (pixels.min() >= 0 and pixels.max() <= 1):
-        raise InputError(
-            f"image: got an array with values from {pixels.min():g} to {pixels.max():g}, expected 0 to 1; scale it"
+            f"{name}: got an array of {pixels.dtype}, expected floats in 0..1; pass a PIL image or divide by 255"
         )
     return pixels.astype(np.float32) if pixels.dtype.itemsize > 4 else pixels
+
+
+def _check_range(pixels: NDArray[Any], name: str) -> None:
+    if not (pixels.min() >= 0 and pixels.max() <= 1):
+        raise InputError(
+            f"{name}: got an array with values from {pixels.min():g} to {pixels.max():g}, expected 0 to 1; scale it"
+        )
 
 
 def resize_nearest(pixels: NDArray[Any], height: int, width: int) -> NDArray[Any]:

@@ -54,7 +54,7 @@ class ControlNetModel:
             sample: float32 (B, C, h, w), scaled by the scheduler.
             timestep: As the scheduler counts.
             conditioning: The denoiser's; inputs that the ControlNet does not take are left out.
-            image: float32 (B, 3, H, W) in 0..1.
+            image: float32 (B, 3, H, W), as the ControlNet was trained; as a rule 0 to 1.
             scale: Factor of all residuals.
             guess_mode: True if residuals of the first blocks count less, rising from a tenth to one.
         """

@@ -14,6 +14,7 @@ from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.pixels import ImageInput, read_pixels
+from diffoundry.runtime.images.tensors import is_tensor
 from diffoundry.runtime.models.controlnet import ControlNetModel
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.roles import CONTROLNET
@@ -35,8 +36,9 @@ class ControlNetInputs:
     """The arguments for ControlNets; a value for all of them, or a list with one for each.
 
     Attributes:
-        control_image: Prepared images (edges, depth ...), in the size that is generated: PIL images, or arrays
-            (H, W, 3) of floats in 0..1. diffusers calls it `image` in text to image, and `control_image` elsewhere.
+        control_image: Prepared images (edges, depth ...), in the size that is generated: PIL images; or arrays
+            (H, W, 3) or tensors (3, H, W) of any floats, which the ControlNets get as they are: as a rule 0 to 1, and
+            -1 in masked pixels for inpainting ControlNets. diffusers calls it `image` in text to image.
         controlnet_conditioning_scale: Factor of the residuals; None is 1, or the family's default for the task.
         control_guidance_start: The fraction of the steps at which they begin.
         control_guidance_end: The fraction of the steps at which they end.
@@ -157,7 +159,7 @@ class _ActiveNet:
 
     Attributes:
         model: The network.
-        image: float32 (rows, 3, H, W) in 0..1.
+        image: float32 (rows, 3, H, W); PIL images in 0..1, arrays as they are.
         scales: Factor of its residuals at each step; 0 where it is not run.
     """
 
@@ -242,7 +244,7 @@ class ControlNets:
             count = len(self._models)
             rows = len(next(iter(condition.conditional.values())))
             for index, (model, image) in enumerate(zip(self._models, inputs.images(count), strict=True)):
-                pixels = read_pixels(_cropped(image, crop))
+                pixels = read_pixels(_cropped(image, crop), "control_image")
                 pixels = np.repeat(pixels, rows if len(pixels) == 1 else copies, axis=0)
                 full = pixels if conditional_only else np.concatenate([pixels] * guidance.copies)
                 nets.append(_ActiveNet(model=model, image=full, scales=inputs.scales(index, count, steps)))
@@ -346,7 +348,7 @@ def _cropped(image: Any, crop: "Callable[[Image], Image] | None") -> Any:
 
 
 def _batch(image: Any) -> int:
-    return len(image) if isinstance(image, np.ndarray) and image.ndim == 4 else 1
+    return int(image.shape[0]) if (isinstance(image, np.ndarray) or is_tensor(image)) and image.ndim == 4 else 1
 
 
 def _each(name: str, value: float | Sequence[float] | None, count: int, default: float) -> list[float]:

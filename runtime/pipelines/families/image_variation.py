@@ -8,6 +8,7 @@ import numpy as np
 
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.images.tensors import is_tensor, to_array
 from diffoundry.runtime.models.clip_vision import CLIPVisionModelWithProjection
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.models.unet_2d_condition import UNet2DConditionModel
@@ -39,7 +40,12 @@ class ImagePrompt:
     @property
     def count(self) -> int:
         """Number of images."""
-        return len(self.image) if isinstance(self.image, Sequence | np.ndarray) else 1
+        return len(self.pixels) if isinstance(self.pixels, Sequence | np.ndarray) else 1
+
+    @property
+    def pixels(self) -> Any:
+        """The image or images; a tensor of torch as an array."""
+        return to_array(self.image) if is_tensor(self.image) else self.image
 
     def check(self) -> None:
         """Refuse texts, and anything that is no image.
@@ -55,10 +61,10 @@ class ImagePrompt:
                 )
         if self.image is None:
             raise InputError("image: got none, expected an image: variations of it are what this checkpoint generates")
-        if isinstance(self.image, np.ndarray):
-            if self.image.dtype.kind != "f" or self.image.ndim != 4 or not len(self.image):
+        if isinstance(given := self.pixels, np.ndarray):
+            if given.dtype.kind != "f" or given.ndim != 4 or not len(given):
                 raise InputError(
-                    f"image: got an array of {self.image.dtype} {self.image.shape}, expected PIL images, or floats "
+                    f"image: got an array of {given.dtype} {given.shape}, expected PIL images, or floats "
                     f"(images, 3, side, side) as CLIP's image processor gives them"
                 )
             return
@@ -66,7 +72,7 @@ class ImagePrompt:
         if not images:
             raise InputError("image: got an empty list, expected at least one image")
         for image in images:
-            if isinstance(image, np.ndarray):
+            if isinstance(image, np.ndarray) or is_tensor(image):
                 raise InputError("image: got a list of arrays, expected PIL images, or one array of prepared pixels")
             image_size(image)  # refuses other types and transparent images
 
@@ -91,7 +97,7 @@ class ImageVariation(Family):
         )
 
     def _pixels(self, inputs: ImagePrompt) -> FloatArray:
-        images: Any = inputs.image
+        images = inputs.pixels
         if isinstance(images, np.ndarray):
             return images.astype(np.float32)
         return self._encoder.prepare(list(images) if isinstance(images, Sequence) else [images])

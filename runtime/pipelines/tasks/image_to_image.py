@@ -13,10 +13,10 @@ from diffoundry.runtime.pipelines.inputs import CommonInputs, check_fraction
 from diffoundry.runtime.pipelines.tasks.base import LoopInit, Task, TaskContext
 from diffoundry.runtime.pipelines.tasks.schedule import add_noise, check_strength, start_timesteps
 from diffoundry.runtime.pipelines.tasks.source_images import (
-    are_latents,
     check_own_size,
     fill_batch,
     image_size,
+    latents_of,
     read_image,
 )
 from diffoundry.runtime.random import randn_tensor
@@ -56,10 +56,11 @@ class ImageToImage(Task):
 
     def size(self, inputs: CommonInputs, default: tuple[int, int], vae: AutoencoderKL) -> tuple[int, int]:  # noqa: ARG002
         """See `Task.size`: the image's own."""
-        if are_latents(self.image, vae.latent_channels):
-            height, width = (side * vae.scale_factor for side in self.image.shape[2:])
-        else:
+        latents = latents_of(self.image, vae.latent_channels)
+        if latents is None:
             height, width = image_size(self.image)
+        else:
+            height, width = (side * vae.scale_factor for side in latents.shape[2:])
         check_own_size(inputs, height, width, vae.scale_factor)
         return height, width
 
@@ -77,8 +78,9 @@ class ImageToImage(Task):
 
     def _encode(self, context: TaskContext) -> FloatArray:
         """Return the image's latents, a row for each image to generate."""
-        if are_latents(self.image, context.vae.latent_channels):
-            return fill_batch(np.asarray(self.image, np.float32), context.images)
+        latents = latents_of(self.image, context.vae.latent_channels)
+        if latents is not None:
+            return fill_batch(latents, context.images)
         pixels = read_image(self.image)
         if isinstance(context.generator, list | tuple):  # each generator draws its image's own
             pixels = fill_batch(pixels, context.images)

@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.images.mask import Box, MaskInput, crop_region, overlay, preprocess_mask, resize_and_fill
+from diffoundry.runtime.images.mask import (
+    Box,
+    MaskInput,
+    crop_region,
+    mask_arrays,
+    overlay,
+    preprocess_mask,
+    resize_and_fill,
+)
 from diffoundry.runtime.images.pixels import ImageInput
+from diffoundry.runtime.images.tensors import is_tensor, to_array
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.pipelines.inputs import CommonInputs, check_fraction
@@ -146,9 +155,10 @@ class Inpainting(Task):
 
     def _kept_latents(self, context: TaskContext, kept: FloatArray) -> FloatArray:
         """Return the latents of the kept part, a row an image: the caller's, or encoded."""
-        given = self.masked_image_latents
+        given: Any = self.masked_image_latents
         if given is None:
             return _encode(context, kept)
+        given = to_array(given) if is_tensor(given) else given
         if not isinstance(given, np.ndarray) or given.ndim != 4 or given.shape[1:] != context.shape[1:]:
             found = f"shape {given.shape}" if isinstance(given, np.ndarray) else type(given).__name__
             expected = ", ".join(map(str, context.shape[1:]))
@@ -187,11 +197,8 @@ def _cut_out(box: Box, size: tuple[int, int], image: "Image") -> "Image":
 
 
 def _mask_size(mask: MaskInput) -> tuple[int, int]:
-    items: list[Any] = list(mask) if isinstance(mask, Sequence) else [mask]
-    if items and all(isinstance(item, np.ndarray) and item.ndim >= 2 for item in items):
-        height, width = items[0].shape[-2:]
-        return height, width
-    return image_size(mask, "mask_image")
+    arrays = mask_arrays(mask)
+    return image_size(mask, "mask_image") if arrays is None else (arrays.shape[1], arrays.shape[2])
 
 
 def _encode(context: TaskContext, pixels: FloatArray) -> FloatArray:

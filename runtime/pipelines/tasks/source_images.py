@@ -1,40 +1,44 @@
 """Checks and reads the images of a call, so that nothing is resized or ignored silently."""
 
 from collections.abc import Sequence
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.pixels import ImageInput, preprocess
 from diffoundry.runtime.images.read import is_transparent
+from diffoundry.runtime.images.tensors import is_tensor, to_array
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.pipelines.inputs import CommonInputs
 
-__all__ = ["are_latents", "check_own_size", "fill_batch", "image_size", "read_image"]
+__all__ = ["check_own_size", "fill_batch", "image_size", "latents_of", "read_image"]
 
 
-def are_latents(image: Any, channels: int) -> TypeGuard[FloatArray]:
-    """Return whether the image of a call is an array of latents (B, channels, h, w).
+def latents_of(image: Any, channels: int) -> FloatArray | None:
+    """Return the image of a call as float32 latents (B, channels, h, w), or None for an image.
 
     diffusers also takes a tensor with as many channels for latents.
     """
-    return isinstance(image, np.ndarray) and image.ndim == 4 and image.shape[1] == channels and image.shape[3] != 3
+    if is_tensor(image):
+        found = image.ndim == 4 and image.shape[1] == channels
+        return to_array(image).astype(np.float32) if found else None
+    if isinstance(image, np.ndarray) and image.ndim == 4 and image.shape[1] == channels and image.shape[3] != 3:
+        return image.astype(np.float32)
+    return None
 
 
 def image_size(image: ImageInput, name: str = "image") -> tuple[int, int]:
     """Return height and width in pixels of images, all of one size.
 
     Raises:
-        InputError: They differ, or one has transparent pixels, whose alpha would be ignored.
+        InputError: They differ, one is no image, or one has transparent pixels, whose alpha would be ignored.
     """
     items: list[Any] = list(image) if isinstance(image, Sequence) else [image]
     sizes = set()
     for item in items:
-        if isinstance(item, np.ndarray):
-            if not 2 <= item.ndim <= 4:
-                raise InputError(f"{name}: got an array of shape {item.shape}, expected (height, width, 3)")
-            sizes.add(item.shape[-3:-1] if item.ndim > 2 else item.shape)
+        if isinstance(item, np.ndarray) or is_tensor(item):
+            sizes.add(_array_size(item, name))
             continue
         if not hasattr(item, "getbands"):
             raise InputError(f"{name}: got {type(item).__name__}, expected a PIL image or an array of floats in 0..1")
@@ -49,6 +53,16 @@ def image_size(image: ImageInput, name: str = "image") -> tuple[int, int]:
         raise InputError(f"{name}: got {found}, expected images of one size")
     height, width = sizes.pop()
     return height, width
+
+
+def _array_size(array: Any, name: str) -> tuple[int, int]:
+    """Return height and width of an array (..., H, W, C), or of a tensor (..., C, H, W)."""
+    shape = tuple(int(size) for size in array.shape)
+    if len(shape) not in (3, 4):
+        raise InputError(
+            f"{name}: got an array of shape {shape}, expected (height, width, 3), or a tensor (3, height, width)"
+        )
+    return shape[-2:] if is_tensor(array) else shape[-3:-1]
 
 
 def check_own_size(inputs: CommonInputs, height: int, width: int, factor: int) -> None:

@@ -1,7 +1,10 @@
 """Masks against diffusers' `VaeImageProcessor`, bit for bit, on random masks, images and sizes."""
 
+import copy
+
 import numpy as np
 import pytest
+import torch
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
@@ -52,9 +55,22 @@ def test_arrays_and_lists():
         np.testing.assert_array_equal(preprocess_mask(given, 32, 24), expected)
 
 
+def test_masks_of_every_layout_of_arrays_and_tensors():
+    values = np.random.default_rng(1).random((2, 30, 20), dtype=np.float32)
+    tensor = torch.from_numpy(values)
+    arrays = [values[..., None], values[0][..., None], [value[..., None] for value in values]]
+    tensors = [tensor, tensor[0], tensor[:, None], list(tensor), list(tensor[:, None]), tensor.to(torch.bfloat16)]
+    for given in (*arrays, *tensors):
+        expected = MASK_PROCESSOR.preprocess(copy.deepcopy(given), 32, 24).float().numpy()
+        np.testing.assert_array_equal(preprocess_mask(given, 32, 24), expected)
+
+
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
+        ([], "mask_image: got an empty list, expected at least one mask"),
+        (torch.zeros(2, 3, 8, 8), r"mask_image: got arrays of float32 \[\(2, 3, 8, 8\)\], expected floats"),
+        (np.zeros((2, 8, 8, 3)), r"mask_image: got arrays of float64 \[\(2, 8, 8, 3\)\], expected floats"),
         (np.zeros((8, 8), np.uint8), "mask_image: got arrays of uint8"),
         (np.full((8, 8), 255.0), "mask_image: got values from 255 to 255, expected 0 to 1; scale it"),
         ([np.zeros((8, 8)), np.zeros((8, 9))], r"mask_image: got arrays of float64 \[\(8, 8\), \(8, 9\)\]"),

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from diffoundry.runtime.errors import EngineError, InputError
-from diffoundry.runtime.images.pixels import describe_image_fault, preprocess, snap_size
+from diffoundry.runtime.images.pixels import describe_image_fault, preprocess, read_pixels, snap_size
 from diffoundry.runtime.images.postprocess import postprocess
 
 PROCESSOR = VaeImageProcessor(vae_scale_factor=8, do_convert_rgb=True)
@@ -162,6 +162,48 @@ def test_preprocess_list_of_arrays_equals_diffusers():
     images = [noise(seed, 20, 28, 3) for seed in range(3)]
 
     np.testing.assert_array_equal(preprocess(images), PROCESSOR.preprocess(images).numpy())
+
+
+def test_tensors_equal_diffusers():
+    """In torch's layout, as diffusers takes them; of any float type."""
+    planes = [torch.from_numpy(noise(seed, 3, 20, 28)) for seed in range(2)]
+    for image in (planes[0], planes[0][None], torch.stack(planes), planes, planes[0].to(torch.bfloat16)):
+        expected = PROCESSOR.preprocess(image).float().numpy()
+        rounded = torch.is_tensor(image) and image.dtype == torch.bfloat16  # diffusers computes 2 x - 1 in bfloat16
+        np.testing.assert_allclose(preprocess(image), expected, atol=8e-3 if rounded else 0)
+
+
+def test_control_images_are_any_floats_as_in_diffusers():
+    processor = VaeImageProcessor(vae_scale_factor=8, do_convert_rgb=True, do_normalize=False)
+    numbers = np.random.default_rng(0).standard_normal((2, 16, 24, 3)) * 5
+    numbers[:, :4] = -1
+    tensor = torch.from_numpy(numbers.transpose(0, 3, 1, 2).copy())
+    arrays = [numbers, numbers[0], list(numbers), numbers.astype(np.float32), numbers.astype(np.float16)]
+    for image in (*arrays, tensor, tensor[0], list(tensor), tensor.to(torch.bfloat16), tensor.requires_grad_()):
+        expected = processor.preprocess(image).to(torch.float32).detach().numpy()
+        np.testing.assert_array_equal(read_pixels(image, "control_image"), expected)
+    for image in (make_image(1, 24, 16), make_image(1, 24, 16, "L"), [make_image(1, 24, 16), make_image(2, 24, 16)]):
+        np.testing.assert_array_equal(read_pixels(image), processor.preprocess(image).numpy())
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (Image.new("I;16", (8, 8)), "control_image: got the PIL mode 'I;16', expected 8 bits a channel such as 'RGB'"),
+        (np.zeros((8, 8, 3), np.uint8), "control_image: got an array of uint8, expected floats"),
+        (
+            np.zeros((8, 8)),
+            r"control_image: got an array of shape \(8, 8\), expected \(height, width, 3\), or a tensor",
+        ),
+        (torch.zeros(4, 8, 8), r"control_image: got an array of shape \(8, 8, 4\), expected"),
+        (np.full((8, 8, 3), np.inf), "control_image: got NaN or infinity, expected finite numbers"),
+        ([], "control_image: got an empty list"),
+        ([np.zeros((8, 8, 3)), Image.new("RGB", (8, 8))], "control_image: got ndarray, expected PIL images"),
+    ],
+)
+def test_control_images_are_refused_by_their_name(image, message):
+    with pytest.raises(InputError, match=message):
+        read_pixels(image, "control_image")
 
 
 def test_nearest_index_equals_torch_for_every_pair_of_sizes():

@@ -191,6 +191,16 @@ def test_arrays_are_images_too(controlled):
     follow(controlled(), PAIR, control=pixels)
 
 
+def test_arrays_and_tensors_of_any_floats_reach_the_controlnet_as_they_are(controlled):
+    """As the ControlNet for inpainting takes them: -1 where the image is masked."""
+    noise = 2 * np.random.default_rng(3).standard_normal((1, 64, 64, 3)).astype(np.float32)
+    noise[:, 10:40, 20:] = -1
+    tensor = torch.from_numpy(noise.transpose(0, 3, 1, 2).copy())
+    follow(controlled(), control=noise)
+    follow(controlled(), control=tensor, guess_mode=True, guidance_scale=5.0)
+    follow(controlled(nets=("first", "pooled")), control=[tensor, noise], controlnet_conditioning_scale=[0.7, 1.2])
+
+
 def generate(pipe, **arguments):
     return pipe(PROMPT, seed=0, num_inference_steps=3, output_type="latent", **arguments).images
 
@@ -249,9 +259,15 @@ def test_a_guess_asks_for_rows_of_the_prompt_alone(controlled):
         ({"control_image": [image()] * 3}, "control_image: got 3 images for 1 prompts, expected one, or one for"),
         ({"control_image": "edges.png"}, "control_image: got str, expected a PIL image or an array of floats in 0..1"),
         (
-            {"control_image": image().convert("RGBA")},
+            {"control_image": Image.new("RGBA", (64, 64), (0, 0, 0, 100))},
             "control_image: got an image with transparency, expected one without",
         ),
+        (
+            {"control_image": Image.new("I;16", (64, 64))},
+            "control_image: got the PIL mode 'I;16', expected 8 bits a channel such as 'RGB'; scale and convert it",
+        ),
+        ({"control_image": np.zeros(5)}, r"control_image: got an array of shape \(5,\), expected \(height, width, 3\)"),
+        ({"control_image": np.zeros((64, 64, 3), int)}, "control_image: got an array of int64, expected floats"),
         ({"guess_mode": True}, "guess_mode needs control_image, an image for every ControlNet"),
         (
             {"control_image": image(), "control_guidance_start": 0.5, "control_guidance_end": 0.5},

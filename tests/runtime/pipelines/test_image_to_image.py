@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pipeline_harness import compare, diffusers_pipeline
 
@@ -43,11 +44,13 @@ def test_several_images_prompts_and_seeds(emoji, theirs, apple):
     compare(emoji, theirs, ["a green apple", "a cat face"], image=apple, seed=[5, 6], num_inference_steps=5)
 
 
-def test_arrays_and_latents(emoji, theirs, apple):
+def test_arrays_tensors_and_latents(emoji, theirs, apple):
     pixels = np.asarray(apple, np.float32)[None] / 255
     compare(emoji, theirs, "a fish", image=pixels, num_inference_steps=5)
+    compare(emoji, theirs, "a fish", image=torch.from_numpy(pixels.transpose(0, 3, 1, 2)), num_inference_steps=5)
     latents = emoji("a fish", seed=1, num_inference_steps=3, output_type="latent").images
     compare(emoji, theirs, "a cat", image=latents, num_inference_steps=5)
+    compare(emoji, theirs, "a cat", image=torch.from_numpy(latents), num_inference_steps=5)
 
 
 @pytest.mark.parametrize("name", ["DPMSolverMultistep", "EulerAncestralDiscrete", "HeunDiscrete", "PNDM", "LCM"])
