@@ -8,23 +8,33 @@ Submodules load on first use, so `diffoundry.runtime.schedulers` and `diffoundry
 used alone.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from diffoundry.runtime.engines.plugins import resolve
+from diffoundry.runtime.engines.plugins import resolve as _resolve
+from diffoundry.runtime.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from diffoundry.runtime.engines.protocol import EngineOptions
     from diffoundry.runtime.pipelines import load
+    from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
 
-__all__ = ["EngineOptions", "load"]
+__all__ = ["DiffusionPipeline", "EngineOptions", "errors", "load", "random", "schedulers"]
 
 _LAZY = {
+    "DiffusionPipeline": "diffoundry.runtime.pipelines.pipeline:DiffusionPipeline",
     "EngineOptions": "diffoundry.runtime.engines.protocol:EngineOptions",
     "load": "diffoundry.runtime.pipelines:load",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name in ("errors", "random", "schedulers"):
+        return import_module(f"{__name__}.{name}")
     if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return resolve(_LAZY[name])
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}.{did_you_mean(name, __all__)}")
+    return _resolve(_LAZY[name])
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

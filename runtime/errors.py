@@ -6,6 +6,7 @@ from diffoundry.runtime.suggest import did_you_mean
 
 __all__ = [
     "BundleError",
+    "CancelledError",
     "CheckpointError",
     "ConfigError",
     "DiffoundryError",
@@ -53,6 +54,10 @@ class CheckpointError(DiffoundryError):
 
 class BundleError(DiffoundryError):
     """A bundle is incomplete, changed, hostile or of another format version."""
+
+
+class CancelledError(DiffoundryError):
+    """A run was cancelled, so that it has no result."""
 
 
 class EngineError(DiffoundryError):

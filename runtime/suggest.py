@@ -17,5 +17,9 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
 
 
 def nearest_words(word: str, words: Iterable[str], most: int = 3) -> list[str]:
-    """Return the words that resemble `word`, the nearest first."""
-    return difflib.get_close_matches(word, list(words), n=most, cutoff=_CUTOFF)
+    """Return the words that resemble `word`, the nearest first, then those with all its parts: "num_steps" is short."""
+    known = list(words)
+    near = difflib.get_close_matches(word, known, n=most, cutoff=_CUTOFF)
+    parts = {part for part in word.split("_") if len(part) > 2}
+    longer = sorted((one for one in known if len(parts) > 1 and parts <= set(one.split("_"))), key=len)
+    return list(dict.fromkeys([*near, *longer]))[:most]

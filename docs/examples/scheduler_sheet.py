@@ -22,7 +22,7 @@ STEPS, GUIDANCE, SEED, COLUMNS, SCALE = 20, 4.0, 0, 5, 3
 def main(bundle: str, path: str, prompt: str = "a rocket") -> None:
     """Generate PROMPT with every scheduler in turn."""
     pipe = load(bundle)
-    pipe.scheduler_config = {**pipe.scheduler_config, **OPTIONS}
+    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **OPTIONS)
     settings = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "seed": SEED}
     images = {name: pipe(prompt, scheduler=name, **settings).images[0] for name in SCHEDULERS}
     write_grid(images, path, columns=COLUMNS, scale=SCALE)

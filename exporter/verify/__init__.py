@@ -76,3 +76,7 @@ def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return resolve(_LAZY[name])
+
+
+def __dir__() -> list[str]:
+    return sorted(_LAZY)

@@ -254,7 +254,7 @@ def _work(ours: BundleCandidate, turn: _Turn, request: BenchRequest) -> Work:
         negative_prompt=request.negative_prompt,
         steps=request.steps,
         guidance_scale=request.guidance_scale,
-        scheduler=str(ours.pipeline.scheduler_config["_class_name"]),
+        scheduler=type(ours.pipeline.scheduler).__name__,
         seed=request.seed,
         height=height,
         width=width,

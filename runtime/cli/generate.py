@@ -178,7 +178,7 @@ def _start(
     defaulted: frozenset[str],
     files: Mapping[str, Any],
     outputs: OutputFiles,
-) -> tuple[Run, ImageSettings]:
+) -> tuple[Run[Any], ImageSettings]:
     """Check everything, load what is needed, and prepare the run."""
     check_settings(settings, outputs.example, (1, 1))  # before prompts of any length are encoded
     images = {name: files[name] for name in ("image", "mask_image") if name in files}
@@ -206,7 +206,7 @@ def _names(value: Any) -> Any:
     return value.name if isinstance(value, Path) else value
 
 
-def _tell_notes(pipeline: DiffusionPipeline, run: Run, settings: Mapping[str, Any], words: Sequence[str]) -> None:
+def _tell_notes(pipeline: DiffusionPipeline, run: Run[Any], settings: Mapping[str, Any], words: Sequence[str]) -> None:
     """Warn of text that was cut off, of words that are not used, and of forms that are read as text."""
     keepable = any(field.name == "long_prompts" for field in fields(pipeline.family.Inputs))
     advice = "pass --long-prompts to keep it" if keepable else "shorten the prompt"
@@ -219,7 +219,7 @@ def _tell_notes(pipeline: DiffusionPipeline, run: Run, settings: Mapping[str, An
         remark(f"note: {note}")
 
 
-def _generate(run: Run) -> PipelineOutput:
+def _generate(run: Run[Any]) -> PipelineOutput[Any]:
     with bar() as progress:
         task = progress.add_task("denoising", total=run.total)
         for step in run:
@@ -228,7 +228,7 @@ def _generate(run: Run) -> PipelineOutput:
         return run.finish()
 
 
-def _save(result: PipelineOutput, outputs: OutputFiles, kept: ImageSettings) -> list[Path]:
+def _save(result: PipelineOutput[Any], outputs: OutputFiles, kept: ImageSettings) -> list[Path]:
     """Save every image, and warn of faults."""
     paths = []
     flags = result.nsfw_content_detected or [False] * kept.count
@@ -247,7 +247,7 @@ def _save(result: PipelineOutput, outputs: OutputFiles, kept: ImageSettings) -> 
     return paths
 
 
-def _print_report(result: PipelineOutput, paths: Sequence[Path], kept: ImageSettings, seconds: float) -> None:
+def _print_report(result: PipelineOutput[Any], paths: Sequence[Path], kept: ImageSettings, seconds: float) -> None:
     images = [
         {"file": str(path), "prompt": kept.prompt(index), "seed": kept.seed(index)} for index, path in enumerate(paths)
     ]

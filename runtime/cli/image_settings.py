@@ -48,7 +48,7 @@ class ImageSettings:
     def of_run(
         cls,
         pipeline: DiffusionPipeline,
-        run: Run,
+        run: Run[Any],
         settings: Mapping[str, Any],
         names: Iterable[str],
         defaulted: frozenset[str],

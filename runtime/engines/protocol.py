@@ -1,7 +1,7 @@
 """The interface of engines, and the check of their feeds."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -20,6 +20,7 @@ __all__ = [
     "EngineOptions",
     "OpenEngine",
     "closed_error",
+    "merge_options",
     "run_checked",
 ]
 
@@ -56,6 +57,30 @@ class EngineOptions:
         """
         if self.hint not in (None, "latency", "throughput"):
             raise InputError(f"hint: got {self.hint!r}, expected 'latency', 'throughput' or none")
+
+
+def merge_options(options: EngineOptions | None, device: object, threads: int | None) -> EngineOptions:
+    """Return options with the device and the threads of a caller.
+
+    Args:
+        options: Others, or None for the defaults.
+        device: A name, a `torch.device`, or None.
+        threads: A number of at least 1, or None.
+
+    Raises:
+        InputError: Something else, or an option that `options` has too.
+    """
+    if type(device).__module__ == "torch":
+        device = str(device)
+    if not isinstance(device, str | None) or device == "":
+        raise InputError(f"device: got {device!r}, expected a name such as 'cpu' or 'cuda'")
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise InputError(f"threads: got {threads!r}, expected a whole number of at least 1")
+    merged = options or EngineOptions()
+    for name, value in (("device", device), ("threads", threads)):
+        if value is not None and getattr(merged, name) not in (None, value):
+            raise InputError(f"{name}: got {value!r}, but options has {getattr(merged, name)!r}; pass one of them")
+    return replace(merged, device=device or merged.device, threads=threads or merged.threads)
 
 
 class Engine(Protocol):

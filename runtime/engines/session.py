@@ -12,6 +12,7 @@ import numpy as np
 
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.bundle.specs import AdapterSpec, TensorSpec
+from diffoundry.runtime.engines.leases import EngineLeases
 from diffoundry.runtime.engines.plugins import find_plugin
 from diffoundry.runtime.engines.protocol import (
     AdaptableEngine,
@@ -21,7 +22,7 @@ from diffoundry.runtime.engines.protocol import (
     EngineOptions,
     run_checked,
 )
-from diffoundry.runtime.engines.select import EngineSelection, select_engine
+from diffoundry.runtime.engines.select import EngineSelection, check_request, select_engine
 from diffoundry.runtime.errors import EngineError, InputError
 from diffoundry.runtime.models.roles import CONTROLNET, DENOISER
 
@@ -68,19 +69,44 @@ class EngineSession:
         self._left: set[str] = set()  # engines whose adapters were removed, until their next call
         self._locks = {name: threading.Lock() for name in bundle.components}
         self._turn = threading.RLock() if low_memory else None
+        self._leases = EngineLeases()
+        self._shut_down = False
+
+    @property
+    def opened(self) -> tuple[str, ...]:
+        """Names of the components whose engines are open."""
+        return tuple(self._engines)
+
+    @property
+    def request(self) -> str:
+        """The requested target, precision and device, for a person."""
+        asked = " ".join(word for word in (self._target, self._precision, self._options.device) if word)
+        return asked or "first engine that runs here"
+
+    def check_request(self) -> None:
+        """Refuse a target or a precision that no engine of a component has, without loading a vendor's library.
+
+        Raises:
+            EngineError: As said, or the libraries of all these engines are not installed.
+        """
+        if self.bundle.manifest is not None and (self._target or self._precision):
+            for name in self.bundle.components:
+                check_request(name, self.bundle.engines(name), self._target, self._precision)
 
     def engine(self, name: str) -> Engine:
         """Return the engine of the component `name`, opened at the first call.
 
         Raises:
             BundleError: The bundle has no such component, or a file of it was changed.
-            EngineError: No engine of it can run here.
+            EngineError: No engine of it can run here, or the session was shut down.
         """
         opened = self._engines.get(name)
         if opened is not None and name not in self._left:  # as in every step: no lock, no look at the folder
             return opened
         self.bundle.engines(name)  # refuses an unknown component
         with self._locks[name]:
+            if self._shut_down:
+                raise EngineError(f"bundle {self.bundle.root}: the pipeline was closed; load the bundle again")
             if name not in self._engines:
                 self._engines[name] = self._open(name)
             elif name in self._left:
@@ -243,7 +269,20 @@ class EngineSession:
         return self.bundle.role(name) in (DENOISER, CONTROLNET)
 
     def _run(self, name: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        engine = self.engine(name)
+        engine = self._take(name)
+        with self._leases.give_back(engine):
+            return self._run_in(engine, name, feeds)
+
+    def _take(self, name: str) -> Engine:
+        """Return the engine of a component; it stays open until its `give_back`."""
+        while True:
+            engine = self.engine(name)
+            with self._locks[name]:
+                if self._engines.get(name) is engine:
+                    self._leases.take(engine)
+                    return engine
+
+    def _run_in(self, engine: Engine, name: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
         specs = {spec.name: spec for spec in engine.inputs}
         fitted = {key: _fit(array, specs[key], name) if key in specs else array for key, array in feeds.items()}
         limit = self._rows_at_once(engine)
@@ -275,14 +314,19 @@ class EngineSession:
         return manifest.recipe.dims["batch"].max if manifest is not None and "batch" in manifest.recipe.dims else None
 
     def close(self) -> None:
-        """Close every engine that was opened; the next `run` opens them again."""
+        """Close every engine that was opened, after the calls under way; the next `run` opens them again."""
+        self._close(self._locks)
+
+    def shut_down(self) -> None:
+        """Close every engine for good; a later `run` raises `EngineError`."""
+        self._shut_down = True
         self._close(self._locks)
 
     def _close(self, names: Iterable[str]) -> None:
         for name in names:
             with self._locks[name]:
                 if name in self._engines:
-                    self._engines.pop(name).close()
+                    self._leases.close(self._engines.pop(name))
                 self._left.discard(name)
 
 

@@ -4,7 +4,7 @@ import os
 
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.engines.plugins import resolve
-from diffoundry.runtime.engines.protocol import EngineOptions
+from diffoundry.runtime.engines.protocol import EngineOptions, merge_options
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import BundleError
 from diffoundry.runtime.models.roles import SAFETY_CHECKER
@@ -20,6 +20,8 @@ def load(
     *,
     target: str | None = None,
     precision: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
     options: EngineOptions | None = None,
     low_memory: bool = False,
     safety_checker: bool | None = True,
@@ -32,15 +34,21 @@ def load(
         path: The folder.
         target: Target whose engines to use, or None for the first that can run here.
         precision: Precision of the engines, or None for the first in the bundle.
-        options: Device and threads.
+        device: "cpu", "cuda", "gpu" ... as the target names it; None for the first that the target lists.
+        threads: Threads of each engine, or None for the vendor's own choice.
+        options: Further options of engines; `device` and `threads` are two of them.
         low_memory: Keep only one component loaded at a time (except those used in every step). Lowers peak memory;
             reloads components for every image.
         safety_checker: As in `open_pipeline`.
 
     Raises:
         BundleError: The folder is no bundle, was changed, or is of a family this version does not know.
+        EngineError: The bundle has no engine for this target and precision, or its library is not installed.
+        InputError: A device or a number of threads that cannot be, or that `options` has too.
     """
-    session = EngineSession(Bundle(path), target=target, precision=precision, options=options, low_memory=low_memory)
+    chosen = merge_options(options, device, threads)
+    session = EngineSession(Bundle(path), target=target, precision=precision, options=chosen, low_memory=low_memory)
+    session.check_request()
     return open_pipeline(session, safety_checker=safety_checker)
 
 

@@ -1,5 +1,6 @@
 """`callback_on_step_end`: the caller's function that sees, and may change, the tensors after every step."""
 
+import threading
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
@@ -7,9 +8,18 @@ import numpy as np
 
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.protocols import FloatArray
-from diffoundry.runtime.pipelines.denoising import StepEnd
+from diffoundry.runtime.pipelines.denoising import StepEnd, StopSignal
 
-__all__ = ["make_step_end"]
+__all__ = ["current_signal", "make_step_end"]
+
+_RUNNING = threading.local()
+"""In `signal` the stop signal of the run whose callback runs in this thread."""
+
+
+def current_signal() -> StopSignal | None:
+    """Return the stop signal of the run whose callback runs in this thread; None outside of callbacks."""
+    signal: StopSignal | None = getattr(_RUNNING, "signal", None)
+    return signal
 
 
 def make_step_end(
@@ -18,6 +28,7 @@ def make_step_end(
     pipeline: object,
     feeds: MutableMapping[str, FloatArray],
     tensors: Mapping[str, str],
+    signal: StopSignal,
 ) -> StepEnd:
     """Return the function that the loop calls after each step.
 
@@ -30,6 +41,7 @@ def make_step_end(
         pipeline: First argument of the callback.
         feeds: Inputs of the denoiser; changed tensors are stored here.
         tensors: As `Family.callback_tensors`.
+        signal: That of the run, which the callback may set.
 
     Raises:
         InputError: No function, or an unknown name.
@@ -37,16 +49,20 @@ def make_step_end(
     if not callable(callback):
         raise InputError(f"callback_on_step_end: got {type(callback).__name__}, expected a function")
     known = ["latents", *(name for name, feed in tensors.items() if feed in feeds)]
-    unknown = [name for name in names if name not in known]
-    if unknown or isinstance(names, str):
-        raise InputError(
-            f"callback_on_step_end_tensor_inputs: got {names if isinstance(names, str) else unknown[0]!r}, expected "
-            f"a list of {', '.join(known)}"
-        )
+    listed = isinstance(names, Sequence) and not isinstance(names, str)
+    unknown = [name for name in names if name not in known] if listed else [names]
+    if unknown:
+        got = unknown[0] if isinstance(names, str) else repr(unknown[0])
+        raise InputError(f"callback_on_step_end_tensor_inputs: got {got}, expected a list of {', '.join(known)}")
 
     def step_end(index: int, timestep: float, latents: FloatArray) -> FloatArray:
         values = {name: latents if name == "latents" else feeds[tensors[name]] for name in names}
-        changed = _check_changes(callback(pipeline, index, timestep, dict(values)), values)
+        outer, _RUNNING.signal = current_signal(), signal
+        try:
+            changes = callback(pipeline, index, timestep, dict(values))
+        finally:
+            _RUNNING.signal = outer
+        changed = _check_changes(changes, values)
         for name, value in changed.items():
             if name != "latents":
                 feeds[tensors[name]] = value

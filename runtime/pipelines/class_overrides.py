@@ -8,7 +8,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from diffoundry.runtime.schedulers import Scheduler, scheduler_class, scheduler_from_config
+from diffoundry.runtime.schedulers import Scheduler, scheduler_from_config
+from diffoundry.runtime.schedulers.config import SchedulerConfig
 
 __all__ = ["open_scheduler", "override_sample_size"]
 
@@ -46,21 +47,26 @@ _CORRECTS_SAMPLE_SIZE = (
 _CHANGED_IN = (0, 9)
 
 
-def open_scheduler(config: Config, name: str | None, pipeline_class: str) -> Scheduler[Any]:
+def open_scheduler(config: Config, pipeline_class: str) -> Scheduler[Any]:
     """Return the scheduler of a checkpoint, corrected as a pipeline class does it.
+
+    Its config then holds the corrections, as in diffusers: a scheduler made from it takes its own defaults for options
+    that the checkpoint does not name.
 
     Args:
         config: The checkpoint's.
-        name: Name of another scheduler that takes over the config; None for the checkpoint's own.
         pipeline_class: Name of the class of diffusers that does what the call does.
     """
     own = scheduler_from_config(config)
     overrides: dict[str, Any] = {}
     for correct in _SCHEDULER.get(pipeline_class, ()):
         overrides |= correct(own.config)
-    if name is None:
-        return scheduler_from_config(config, **overrides) if overrides else own
-    return scheduler_class(f"{name.removesuffix('Scheduler')}Scheduler").from_config({**own.config, **overrides})
+    if not overrides:
+        return own
+    known = own.config
+    scheduler = scheduler_from_config(config, **overrides)
+    scheduler.config = SchedulerConfig({**known, **overrides})
+    return scheduler
 
 
 def override_sample_size(pipeline_class: str, size: tuple[int, int] | None, version: object) -> tuple[int, int] | None:

@@ -1,7 +1,7 @@
 """The denoising loop: one generator for every pipeline, so that previews and cancelling need no hook."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy.typing as npt
@@ -12,7 +12,7 @@ from diffoundry.runtime.pipelines.inputs import CommonInputs
 from diffoundry.runtime.random import Generator
 from diffoundry.runtime.schedulers import Scheduler, mu_for
 
-__all__ = ["AfterStep", "Predict", "Step", "StepEnd", "denoise", "set_timesteps"]
+__all__ = ["AfterStep", "Predict", "Step", "StepEnd", "StopSignal", "denoise", "set_timesteps"]
 
 Predict = Callable[[FloatArray, float, int], FloatArray]
 """(scaled latents (B, ...), timestep, index of the step) -> guided model output (B, ...)."""
@@ -38,7 +38,15 @@ class Step:
     index: int
     total: int
     timestep: float
-    latents: FloatArray
+    latents: FloatArray = field(repr=False)
+
+
+@dataclass(slots=True, weakref_slot=True, eq=False)
+class StopSignal:
+    """Ends a loop before its next step. Any thread may set it: `cancelled` drops the run, `interrupted` decodes it."""
+
+    cancelled: bool = False
+    interrupted: bool = False
 
 
 def denoise(
@@ -47,6 +55,7 @@ def denoise(
     latents: FloatArray,
     timesteps: npt.NDArray[Any],
     generator: Generator | Sequence[Generator],
+    signal: StopSignal,
     eta: float = 0.0,
     after_step: AfterStep | None = None,
     step_end: StepEnd | None = None,
@@ -63,6 +72,7 @@ def denoise(
         latents: Start, float32 (B, ...), in the scheduler's scale.
         timesteps: Those of the scheduler's `model_timesteps` that are run, in order.
         generator: Noise for stochastic schedulers.
+        signal: Ends the loop early.
         eta: DDIM's eta; schedulers without one ignore it.
         after_step: Changes the latents of a step before they go on, or None.
         step_end: The caller's own function, called after that, or None.
@@ -73,6 +83,8 @@ def denoise(
     """
     total = len(timesteps)
     for index, timestep in enumerate(timesteps):
+        if signal.cancelled or signal.interrupted:
+            return
         scaled = scheduler.scale_model_input(latents, timestep) if scale_input else latents
         output = predict(scaled, timestep, index)
         result = scheduler.loop_step(output, timestep, latents, generator=generator, eta=eta)

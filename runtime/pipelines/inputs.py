@@ -8,22 +8,26 @@ from typing import Any
 import numpy as np
 
 from diffoundry.runtime.bundle.specs import Recipe
+from diffoundry.runtime.checks import (
+    as_list,
+    check_embeddings,
+    check_fraction,
+    check_kind,
+    check_number,
+    check_numbers,
+    check_pixels,
+    check_prompts,
+    check_texts,
+    is_whole,
+)
 from diffoundry.runtime.errors import InputError, UnknownArgumentError
 from diffoundry.runtime.formats.config_values import shorten
 from diffoundry.runtime.images.postprocess import OUTPUT_TYPES
 from diffoundry.runtime.models.protocols import FloatArray
-from diffoundry.runtime.random import Generator, TorchCpuGenerator
+from diffoundry.runtime.random import Generator, GeneratorInput, TorchCpuGenerator, as_generators
+from diffoundry.runtime.schedulers import SchedulerInput
 
-__all__ = [
-    "CommonInputs",
-    "PromptInputs",
-    "as_list",
-    "check_embeddings",
-    "check_fraction",
-    "check_texts",
-    "make_generators",
-    "sort_arguments",
-]
+__all__ = ["CommonInputs", "PromptInputs", "make_generators", "sort_arguments"]
 
 _LARGEST_SIDE = 2**31 - 1
 """Pixels; memory ends far below."""
@@ -49,10 +53,10 @@ class CommonInputs:
         num_images_per_prompt: Images for every prompt.
         eta: DDIM's eta.
         seed: Seed of torch's CPU generator, or one for each image; None draws one and reports it.
-        generator: Generators instead of `seed`: one, or one for each image.
+        generator: Generators instead of `seed`: one, or one for each image, ours or torch's.
         latents: Start noise, float32 (B, C, height/8, width/8), instead of drawing it.
-        scheduler: Name of a scheduler ("EulerDiscrete") that takes over the checkpoint's config; None keeps the
-            checkpoint's own.
+        scheduler: Name ("EulerDiscrete", "dpmpp_2m_karras") or class of a scheduler that takes over the checkpoint's
+            config, or an instance with a config of its own; None takes the pipeline's.
         output_type: "pil", "np" or "latent".
         callback_on_step_end: Called after every step with the pipeline, the step's index, its timestep and a dict of
             tensors; the dict that it returns replaces them. None calls nothing.
@@ -72,9 +76,9 @@ class CommonInputs:
     num_images_per_prompt: int = 1
     eta: float = 0.0
     seed: int | Sequence[int] | None = None
-    generator: Generator | Sequence[Generator] | None = None
+    generator: GeneratorInput | None = None
     latents: FloatArray | None = None
-    scheduler: str | None = None
+    scheduler: SchedulerInput | None = None
     output_type: str = "pil"
     callback_on_step_end: Callable[..., Any] | None = None
     callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",)
@@ -116,19 +120,16 @@ class CommonInputs:
             InputError: As said.
         """
         for name in ("num_inference_steps", "num_images_per_prompt"):
-            value = getattr(self, name)
-            if type(value) is not int or not 1 <= value < 2**63:
-                raise InputError(f"{name}: got {shorten(value)}, expected a whole number of at least 1")
+            check_number(name, getattr(self, name), 1, whole=True)
+        for name, high in (("guidance_scale", np.inf), ("guidance_rescale", 1.0), ("eta", 1.0)):
+            check_number(name, getattr(self, name), 0, high)
         for name in ("height", "width"):
-            value = getattr(self, name)
-            if value is not None and type(value) is not int:
-                raise InputError(f"{name}: got {shorten(value)}, expected a whole number of pixels")
-        for name, low, high in (("guidance_scale", 0.0, np.inf), ("guidance_rescale", 0.0, 1.0), ("eta", 0.0, 1.0)):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not low <= value <= high or not np.isfinite(value):
-                upper = "" if high == np.inf else f" and at most {high:g}"
-                raise InputError(f"{name}: got {value!r}, expected a number of at least {low:g}{upper}")
-        if self.output_type not in OUTPUT_TYPES:
+            check_pixels(name, getattr(self, name))
+        for name in ("timesteps", "sigmas"):
+            check_numbers(name, getattr(self, name))
+        if self.mu is not None:
+            check_numbers("mu", [self.mu])
+        if not isinstance(self.output_type, str) or self.output_type not in OUTPUT_TYPES:
             raise InputError(f"output_type: got {self.output_type!r}, expected one of {', '.join(OUTPUT_TYPES)}")
         if self.seed is not None and self.generator is not None:
             raise InputError("seed and generator: got both, expected at most one of them")
@@ -164,14 +165,12 @@ class PromptInputs:
         Raises:
             InputError: As said.
         """
+        check_prompts("prompt", self.prompt)
         if (self.prompt is None) == (self.prompt_embeds is None):
             got = "neither" if self.prompt is None else "both"
             raise InputError(f"prompt and prompt_embeds: got {got}, expected one of them")
         if self.negative_prompt is not None and self.negative_prompt_embeds is not None:
             raise InputError("negative_prompt and negative_prompt_embeds: got both, expected one of them")
-        prompts = [self.prompt] if isinstance(self.prompt, str) else list(self.prompt or ())
-        if self.prompt is not None and not (prompts and all(isinstance(prompt, str) for prompt in prompts)):
-            raise InputError(f"prompt: got {self.prompt!r}, expected a string or a list of at least one")
         for name in ("prompt_embeds", "negative_prompt_embeds"):
             check_embeddings(name, getattr(self, name), self.count, 3)
         check_texts("negative_prompt", self.negative_prompt, self.count)
@@ -206,10 +205,12 @@ def sort_arguments(
         InputError: An argument of another task, or a missing one.
     """
     names = [{field.name for field in fields(kind)} for kind in kinds]
-    for name in arguments:
-        if not any(name in own for own in names):
+    types = {field.name: field.type for kind in kinds for field in fields(kind)}
+    for name, value in arguments.items():
+        if name not in types:
             way = hint(name)
-            raise InputError(f"{name}: {way}") if way else UnknownArgumentError(name, sorted(set().union(*names)))
+            raise InputError(f"{name}: {way}") if way else UnknownArgumentError(name, sorted(types))
+        check_kind(name, value, types[name])
     for kind in kinds:
         for field in fields(kind):
             if field.default is MISSING and field.default_factory is MISSING and field.name not in arguments:
@@ -228,45 +229,18 @@ def make_generators(
     Raises:
         InputError: A list of seeds or generators of another length than there are images.
     """
+    seed: Any
     if inputs.generator is not None:
-        if isinstance(inputs.generator, Sequence) and len(inputs.generator) != images:
-            raise InputError(f"generator: got {len(inputs.generator)}, expected one or {images}")
-        return None, inputs.generator
+        generators = as_generators(inputs.generator)
+        if isinstance(generators, list) and len(generators) != images:
+            raise InputError(f"generator: got {len(generators)}, expected one or {images}")
+        return None, generators
     seed = int.from_bytes(os.urandom(4), "little") if inputs.seed is None else inputs.seed
-    if isinstance(seed, int):
+    if is_whole(seed):
         drawn = inputs.seed is None and inputs.latents is not None  # the latents decide, not the seed
         return None if drawn else seed, TorchCpuGenerator(seed)
+    if not isinstance(seed, Sequence | np.ndarray) or not all(map(is_whole, seed)):
+        raise InputError(f"seed: got {seed!r}, expected a whole number or a list of them")
     if len(seed) != images:
         raise InputError(f"seed: got {len(seed)} seeds, expected one or {images}, one for each image")
     return tuple(seed), [TorchCpuGenerator(value) for value in seed]
-
-
-def as_list(texts: str | Sequence[str], count: int) -> list[str]:
-    """Return one text for all prompts, or one for each, as a list."""
-    return [texts] * count if isinstance(texts, str) else list(texts)
-
-
-def check_fraction(name: str, value: float | None) -> None:
-    """Refuse with an `InputError` a fraction of the schedule that is not above 0 and below 1; None is taken."""
-    if value is not None and not (isinstance(value, int | float) and 0 < value < 1):
-        raise InputError(f"{name}: got {value!r}, expected a number above 0 and below 1")
-
-
-def check_embeddings(name: str, values: object, count: int, axes: int) -> None:
-    """Refuse with an `InputError` an optional argument that is no array of embeddings with a row for each prompt."""
-    if values is None:
-        return
-    shape = values.shape if isinstance(values, np.ndarray) and values.dtype.kind == "f" else None
-    if shape is None or len(shape) != axes or shape[0] != count or not count:
-        found = type(values).__name__ if shape is None else f"shape {shape}"
-        tokens = "tokens, width" if axes == 3 else "width"
-        raise InputError(f"{name}: got {found}, expected floats ({count or 'prompts'}, {tokens})")
-
-
-def check_texts(name: str, texts: object, count: int) -> None:
-    """Refuse with an `InputError` an optional argument that is neither a text nor one for each prompt."""
-    if texts is None or isinstance(texts, str):
-        return
-    entries = list(texts) if isinstance(texts, Sequence) else [texts]
-    if len(entries) != count or not all(isinstance(text, str) for text in entries):
-        raise InputError(f"{name}: got {len(entries)} entries, expected a string or {count} of them")

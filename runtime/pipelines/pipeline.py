@@ -1,9 +1,9 @@
 """Runs a diffusion pipeline. The family encodes prompts; the task prepares the starting latents."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 import numpy as np
 
@@ -11,26 +11,26 @@ from diffoundry.runtime.adapters.adapter_set import AdapterSet
 from diffoundry.runtime.adapters.loras import Loras
 from diffoundry.runtime.adapters.textual_inversion import TextualInversions
 from diffoundry.runtime.engines.session import EngineSession
-from diffoundry.runtime.errors import BundleError, InputError
+from diffoundry.runtime.errors import BundleError, CancelledError, InputError
 from diffoundry.runtime.images.postprocess import postprocess, to_pil
-from diffoundry.runtime.models.protocols import Feeds, FloatArray, TextEncoder
+from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.registry import open_vae
-from diffoundry.runtime.models.roles import SAFETY_CHECKER, VAE_ENCODER
 from diffoundry.runtime.models.safety_checker import StableDiffusionSafetyChecker
+from diffoundry.runtime.pipelines.call_arguments import call_signature, has_signature, start_signature
 from diffoundry.runtime.pipelines.callback import make_step_end
-from diffoundry.runtime.pipelines.class_overrides import open_scheduler, override_sample_size
 from diffoundry.runtime.pipelines.controlnet import ControlNetInputs, ControlNets, Residuals
-from diffoundry.runtime.pipelines.denoising import Step, denoise
-from diffoundry.runtime.pipelines.example_inputs import example_input_names
+from diffoundry.runtime.pipelines.denoising import Step, StopSignal, denoise
 from diffoundry.runtime.pipelines.families.base import EncodeOptions, Family
 from diffoundry.runtime.pipelines.guidance import Condition, Guidance
+from diffoundry.runtime.pipelines.habits import argument_advice
 from diffoundry.runtime.pipelines.inputs import CommonInputs, make_generators, sort_arguments
+from diffoundry.runtime.pipelines.interface import PipelineInterface
 from diffoundry.runtime.pipelines.memory_estimate import CallSize, check_call_memory
-from diffoundry.runtime.pipelines.registry import class_of_call, family_of_class
+from diffoundry.runtime.pipelines.output import ImagesT, PipelineOutput
 from diffoundry.runtime.pipelines.tasks import other_task, possible_tasks
 from diffoundry.runtime.pipelines.tasks.base import LoopInit, Task, TaskContext, choose_task
 from diffoundry.runtime.pipelines.tasks.schedule import cut_end
-from diffoundry.runtime.schedulers import Scheduler
+from diffoundry.runtime.schedulers import Scheduler, make_scheduler
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -40,27 +40,9 @@ __all__ = ["DiffusionPipeline", "PipelineOutput", "Run"]
 _CONTROL_NAMES = frozenset(field.name for field in fields(ControlNetInputs))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PipelineOutput:
-    """The result of a call.
-
-    Attributes:
-        images: PIL images; a float32 array (B, H, W, 3) in 0..1 for "np"; the latents (B, ...) for "latent".
-        seed: The seed used, or None when the caller passed generators or latents.
-        truncated: For each prompt the part that did not fit into the text encoder, "" where all of it did.
-        nsfw_content_detected: For each image whether the safety checker flagged it, so that it is black; None without
-            a safety checker.
-    """
-
-    images: "list[Image] | FloatArray"
-    seed: int | tuple[int, ...] | None
-    truncated: tuple[str, ...]
-    nsfw_content_detected: list[bool] | None = None
-
-
-@dataclass(kw_only=True, slots=True)
-class Run:
-    """One call under way: an iterator over its steps. Belongs to one thread.
+@dataclass(kw_only=True, slots=True, repr=False)
+class Run(Generic[ImagesT]):
+    """One call under way: an iterator over its steps. Belongs to one thread, but for `cancel`.
 
     Attributes:
         steps: The denoising loop.
@@ -73,6 +55,7 @@ class Run:
         truncated: As `PipelineOutput.truncated`.
         scheduler: The scheduler of this run.
         arguments: Every argument of the call that has a value, defaults and the size included.
+        signal: Ends the loop early.
     """
 
     steps: Iterator[Step]
@@ -85,26 +68,50 @@ class Run:
     truncated: tuple[str, ...]
     scheduler: Scheduler[Any]
     arguments: Mapping[str, Any]
+    signal: StopSignal
+    _done: int = 0
+    _left: bool = False
 
     def __iter__(self) -> Iterator[Step]:
-        """Run the remaining steps one by one. Stop iterating to cancel."""
+        """Run the remaining steps one by one. Call `cancel` to end the run; iterate again to go on after a break."""
+        self._left = True
         for step in self.steps:
-            self.latents = step.latents
+            self.latents, self._done = step.latents, step.index + 1
             yield step
+        self._left = False
+
+    def cancel(self) -> None:
+        """End the run before its next step; any thread may call this. The loop ends, and `finish` refuses."""
+        self.signal.cancelled = True
 
     def preview(self) -> "list[Image]":
         """Decode the current latents, with the safety checker where there is one."""
         images: list[Image] = self.decode(self.latents, "pil")[0]
         return images
 
-    def finish(self) -> PipelineOutput:
-        """Run the remaining steps and decode."""
+    def finish(self) -> PipelineOutput[ImagesT]:
+        """Run all steps, unless a loop did, and decode.
+
+        Raises:
+            CancelledError: The run was cancelled.
+            InputError: A loop over the steps was left before the last one.
+        """
+        if self._left and not self.signal.cancelled:
+            raise InputError(
+                f"finish: the loop over the steps was left after {self._done} of {self.total}; iterate over the run "
+                f"again for the others, or call preview() for an image of the current latents"
+            )
         for _ in self:
             pass
+        if self.signal.cancelled:
+            raise CancelledError(f"the run was cancelled after {self._done} of {self.total} steps; start it again")
         images, flags = self.decode(self.latents, self.output_type)
         if self.finish_images is not None:
             images = self.finish_images(images)
         return PipelineOutput(images=images, seed=self.seed, truncated=self.truncated, nsfw_content_detected=flags)
+
+    def __repr__(self) -> str:
+        return f"Run({self._done} of {self.total} steps, seed={self.seed}, {type(self.scheduler).__name__})"
 
 
 class _Call(NamedTuple):
@@ -125,7 +132,7 @@ class _Call(NamedTuple):
         return {name: value for name, value in {**values, **sizes}.items() if value is not None}
 
 
-class DiffusionPipeline:
+class DiffusionPipeline(PipelineInterface):
     """The components of a bundle, ready to generate. Several threads may share one: every call has its own scheduler.
 
     Attributes:
@@ -137,7 +144,6 @@ class DiffusionPipeline:
         embeddings: The textual inversions that are loaded; `embeddings.load("cat.safetensors", token="<cat>")`.
         controlnets: The ControlNets.
         safety_checker: Blackens images that it flags, or None; it may be set to None at any time.
-        scheduler_config: The checkpoint's.
     """
 
     def __init__(
@@ -147,6 +153,7 @@ class DiffusionPipeline:
 
         Raises:
             BundleError: The bundle lacks a component or a config, or its denoiser takes inputs that no task feeds.
+            ConfigError: The scheduler is unknown, or has an option that is not honoured.
         """
         bundle, adapters = session.bundle, AdapterSet(session)
         self.session = session
@@ -157,55 +164,19 @@ class DiffusionPipeline:
         self.embeddings = TextualInversions(adapters, family.text_encoders)
         self.controlnets = ControlNets(session, lambda: self.denoiser.residual_inputs)
         self.safety_checker = safety_checker
-        self.scheduler_config: Mapping[str, Any] = bundle.read_object("scheduler/scheduler_config.json")
-        self._denoiser_version = bundle.config(self.denoiser.component).get("_diffusers_version")
         latent = self.vae.latent_channels
         self._extra_channels = self.denoiser.in_channels - latent
         taken = [field.name for field in fields(family.Inputs)]
-        self._tasks = possible_tasks(self._extra_channels, latent, family.required_args, taken, family.tasks)
-        if not self._tasks:
+        tasks = possible_tasks(self._extra_channels, latent, family.required_args, taken, family.tasks)
+        if not tasks:
             raise BundleError(
                 f"bundle {bundle.root}: got a denoiser of {self.denoiser.in_channels} channels over latents of "
                 f"{latent}, which no task of this version feeds; upgrade diffoundry"
             )
+        self._set_up(tasks)
 
-    @property
-    def text_encoders(self) -> tuple[TextEncoder, ...]:
-        """The text encoders, in the order in which they are used; none where an image conditions."""
-        return self.family.text_encoders
-
-    @property
-    def default_task(self) -> type[Task]:
-        """The task of the pipeline class that the checkpoint names; otherwise the one with the fewest arguments."""
-        name = self.session.bundle.pipeline_class
-        entry = family_of_class(name)
-        return next((task for task in self._tasks if entry and task.name == entry.classes[name].task), self._tasks[-1])
-
-    @property
-    def example_inputs(self) -> tuple[str, ...]:
-        """The names for `make_example_inputs`: arguments of the default task, and an image for each ControlNet."""
-        return example_input_names(self.default_task, len(self.controlnets.names), texts=bool(self.text_encoders))
-
-    @property
-    def used_components(self) -> tuple[str, ...]:
-        """The components that the default task runs."""
-        spared = [] if self.default_task.from_image else [VAE_ENCODER]
-        if self.safety_checker is None:
-            spared.append(SAFETY_CHECKER)
-        bundle = self.session.bundle
-        return tuple(name for name in bundle.components if bundle.role(name) not in spared)
-
-    @property
-    def default_size(self) -> tuple[int, int]:
-        """Height and width in pixels that the checkpoint was trained for.
-
-        Raises:
-            InputError: Its config does not say.
-        """
-        return self._default_size(self._class_of(self.default_task, controlnet=False))
-
-    def _default_size(self, pipeline_class: str) -> tuple[int, int]:
-        size = override_sample_size(pipeline_class, self.denoiser.sample_size, self._denoiser_version)
+    def _default_size(self, task: type[Task], *, controlnet: bool) -> tuple[int, int]:
+        size = self._sample_sizes[task.name, controlnet]
         if size is None:
             raise InputError(
                 f"height and width: the config of {self.denoiser.component!r} names no sample_size, so there is no "
@@ -213,11 +184,13 @@ class DiffusionPipeline:
             )
         return size[0] * self.vae.scale_factor, size[1] * self.vae.scale_factor
 
-    def __call__(self, prompt: str | Sequence[str] | None = None, **arguments: Any) -> PipelineOutput:
+    @has_signature(call_signature)
+    def __call__(self, prompt: Any = None, *, return_dict: bool = True, **arguments: Any) -> Any:
         """Generate.
 
         Args:
             prompt: One prompt or several; None where `prompt_embeds` are given.
+            return_dict: False returns the tuple that diffusers' pipeline class returns, images first.
             arguments: Any field of `CommonInputs`, of the family's `Inputs`, of `ControlNetInputs` and of the task,
                 under diffusers' names. With `image` the run starts from an image.
 
@@ -225,9 +198,13 @@ class DiffusionPipeline:
             InputError: An argument does not fit; the message names it.
             EngineError: An engine cannot be opened, or failed.
         """
-        return self.start(prompt, **arguments).finish()
+        result = self.start(prompt, **arguments).finish()
+        if return_dict:
+            return result
+        return (result.images, result.nsfw_content_detected) if self.family.returns_flags else (result.images,)
 
-    def start(self, prompt: str | Sequence[str] | None = None, **arguments: Any) -> Run:
+    @has_signature(start_signature)
+    def start(self, prompt: Any = None, **arguments: Any) -> Any:
         """Prepare a run: iterate over the result for steps and previews, then `finish` it.
 
         Raises:
@@ -256,29 +233,22 @@ class DiffusionPipeline:
             extra_channels=self._extra_channels,
             strength_planned=self.family.plans_strength,
         )
-        init = task.begin(context)
+        init, signal = task.begin(context), StopSignal()
+        with self._signals_lock:
+            self._signals.add(signal)
         end = common.denoising_end
         timesteps = init.timesteps if end is None else cut_end(scheduler, init.timesteps, end)
         feeds = dict(guidance.feeds(condition))  # ControlNets do not see what a callback changes there
         callback, names = common.callback_on_step_end, common.callback_on_step_end_tensor_inputs
         changeable, tensors = {} if call.control else feeds, self.family.callback_tensors
-        step_end = callback and make_step_end(callback, names, self, changeable, tensors)
+        step_end = callback and make_step_end(callback, names, self, changeable, tensors, signal)
         residuals = self._residuals(call, guidance, condition, init)
         predict = partial(self._predict, guidance, feeds, init.channels, residuals)
         statistics = not (call.control and task.name in self.family.skip_normalization_tasks)
+        loop = init.latents, timesteps, generator, signal, common.eta, init.after_step, step_end, scaled
+        ends = self.family.ends_denoised
         return Run(
-            steps=denoise(
-                scheduler,
-                predict,
-                init.latents,
-                timesteps,
-                generator,
-                common.eta,
-                init.after_step,
-                step_end,
-                scaled,
-                self.family.ends_denoised,
-            ),
+            steps=denoise(scheduler, predict, *loop, ends),
             total=len(timesteps),
             latents=init.latents,
             decode=partial(self._show, statistics=statistics),
@@ -288,6 +258,7 @@ class DiffusionPipeline:
             truncated=condition.truncated,
             scheduler=scheduler,
             arguments=call.arguments(),
+            signal=signal,
         )
 
     def _parse(self, arguments: Mapping[str, Any]) -> _Call:
@@ -299,7 +270,9 @@ class DiffusionPipeline:
         common, prompts, control, task = sort_arguments(
             {**defaults.get(kind.name, {}), **arguments},
             (CommonInputs, self.family.Inputs, ControlNetInputs, kind),
-            lambda name: other_task(name, kind, self._tasks, restricted=self.family.tasks is not None),
+            lambda name: (
+                other_task(name, kind, self._tasks, restricted=self.family.tasks is not None) or argument_advice(name)
+            ),
         )
         common.check()
         prompts.check()
@@ -311,7 +284,7 @@ class DiffusionPipeline:
         default = control.size(nets) if controlled else None
         if common.height and common.width:
             default = common.height, common.width
-        default = default or self._default_size(self._class_of(kind, controlnet=controlled))
+        default = default or self._default_size(kind, controlnet=controlled)
         size = task.size(common, default, self.vae)
         manifest = self.session.bundle.manifest
         pixels, patch = self.vae.scale_factor, self.denoiser.patch_size
@@ -341,23 +314,13 @@ class DiffusionPipeline:
     def _plan(self, call: _Call, shape: tuple[int, ...]) -> tuple[Scheduler[Any], int]:
         """Return a scheduler with its timesteps set, and the number of steps as the caller counts them."""
         common, channels = call.common, self.denoiser.out_channels
-        pipeline_class = self._class_of(type(call.task), controlnet=call.control is not None)
-        scheduler = open_scheduler(self.scheduler_config, common.scheduler, pipeline_class)
+        own, flow = self._own_scheduler, not self.family.scales_latents
+        own = own or self._schedulers[call.task.name, call.control is not None]
+        scheduler = own.copy() if common.scheduler is None else make_scheduler(common.scheduler, own.config, flow=flow)
         scheduler.check_loop(channels=shape[1], output_channels=channels, eta=common.eta, mu=common.mu)
         scheduler.check_latents(scaled=self.family.scales_latents)
         tokens = self.denoiser.image_tokens(shape)
         return scheduler, self.family.set_timesteps(scheduler, common, call.prompts, call.task, tokens)
-
-    def scheduler(self, name: str | None = None) -> Scheduler[Any]:
-        """Return a fresh scheduler with the checkpoint's config: its own class, or the one called `name`.
-
-        Old configs are corrected as the pipeline class of the default task does it.
-        """
-        pipeline_class = self._class_of(self.default_task, controlnet=bool(self.controlnets.names))
-        return open_scheduler(self.scheduler_config, name, pipeline_class)
-
-    def _class_of(self, task: type[Task], *, controlnet: bool) -> str:
-        return class_of_call(self.session.bundle.pipeline_class, task.name, controlnet=controlnet)
 
     def _residuals(self, call: _Call, guidance: Guidance, condition: Condition, init: LoopInit) -> Residuals | None:
         """Return the source of the ControlNets' residuals, or None in a bundle without ControlNets."""

@@ -6,10 +6,11 @@ from diffoundry.runtime.random.native import describe_random_numbers
 from diffoundry.runtime.random.numpy_generator import NumpyGenerator
 from diffoundry.runtime.random.torch_cpu import TorchCpuGenerator
 from diffoundry.runtime.random.torch_cuda import TorchCudaGenerator
-from diffoundry.runtime.random.torch_generator import TorchGenerator, as_generator, as_generators
+from diffoundry.runtime.random.torch_generator import GeneratorInput, TorchGenerator, as_generator, as_generators
 
 __all__ = [
     "Generator",
+    "GeneratorInput",
     "GeneratorKind",
     "NumpyGenerator",
     "TorchCpuGenerator",

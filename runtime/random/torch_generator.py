@@ -3,7 +3,7 @@
 import copy
 import sys
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -13,9 +13,20 @@ from diffoundry.runtime.random.base import FloatArray, Generator, IntArray
 from diffoundry.runtime.random.torch_cpu import TorchCpuGenerator
 from diffoundry.runtime.random.torch_cuda import TorchCudaGenerator
 
-__all__ = ["TorchGenerator", "as_generator", "as_generators"]
+__all__ = ["GeneratorInput", "TorchGenerator", "as_generator", "as_generators"]
 
 _ADVICE = "expected seed=0, a torch.Generator, or diffoundry.runtime.random.TorchCpuGenerator(0), which draws the same"
+
+
+class _TorchLike(Protocol):
+    """A `torch.Generator`, for type checkers."""
+
+    def initial_seed(self) -> int: ...
+    def get_state(self) -> Any: ...
+
+
+GeneratorInput: TypeAlias = Generator | _TorchLike | Sequence[Generator | _TorchLike]
+"""One generator, ours or torch's, or one for each image."""
 
 
 class TorchGenerator:

@@ -21,6 +21,7 @@ from diffoundry.runtime.schedulers.base import Scheduler, StepResult
 from diffoundry.runtime.schedulers.dynamic_shift import mu_for
 from diffoundry.runtime.schedulers.names import (
     SchedulerChoice,
+    SchedulerInput,
     fitting_schedulers,
     make_scheduler,
     resolve_scheduler,
@@ -43,6 +44,7 @@ __all__ = [
     "SamplingPlan",
     "Scheduler",
     "SchedulerChoice",
+    "SchedulerInput",
     "StepResult",
     "execute",
     "fitting_schedulers",
@@ -66,4 +68,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *scheduler_names()})
+    return sorted({*__all__, *scheduler_names()})

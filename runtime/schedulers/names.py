@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.schedulers.base import Scheduler
@@ -12,12 +12,16 @@ from diffoundry.runtime.suggest import did_you_mean
 
 __all__ = [
     "SchedulerChoice",
+    "SchedulerInput",
     "fitting_schedulers",
     "make_scheduler",
     "resolve_scheduler",
     "sampler_labels",
     "scheduler_words",
 ]
+
+SchedulerInput: TypeAlias = str | type[Scheduler[Any]] | Scheduler[Any]
+"""A name as in `resolve_scheduler`, a class, or an instance."""
 
 _SDE = {"algorithm_type": "sde-dpmsolver++"}
 
@@ -169,9 +173,7 @@ def fitting_schedulers(*, flow: bool = False) -> tuple[str, ...]:
     return tuple(name for name in scheduler_names() if _fits(scheduler_class(name), flow=flow))
 
 
-def make_scheduler(
-    scheduler: str | type[Scheduler[Any]] | Scheduler[Any] | Any, config: Mapping[str, Any], *, flow: bool = False
-) -> Scheduler[Any]:
+def make_scheduler(scheduler: SchedulerInput | Any, config: Mapping[str, Any], *, flow: bool = False) -> Scheduler[Any]:
     """Return a scheduler of a run's own.
 
     Args:

@@ -48,6 +48,7 @@ class Family:
         plans_strength: True if `set_timesteps` leaves out the timesteps that `strength` skips, so that no task does.
         ends_denoised: True if the result is the clean sample that the last step predicts, not the sample it steps to.
         tasks: Names of the tasks that it can do; None for all that fit the denoiser's channels.
+        returns_flags: True if `return_dict=False` of diffusers' classes also returns the flags of the safety checker.
         required_args: Arguments that this checkpoint cannot do without.
         denoiser: The network that is called in every step.
         text_encoders: In the order in which they are used; none where an image conditions.
@@ -64,6 +65,7 @@ class Family:
     plans_strength: ClassVar[bool] = False
     ends_denoised: ClassVar[bool] = False
     tasks: ClassVar[tuple[str, ...] | None] = None
+    returns_flags: ClassVar[bool] = False
 
     required_args: tuple[str, ...] = ()
     denoiser: Denoiser

@@ -81,6 +81,7 @@ class ImageVariation(Family):
     """diffusers: `StableDiffusionImageVariationPipeline`."""
 
     Inputs: ClassVar[type[Any]] = ImagePrompt
+    returns_flags: ClassVar[bool] = True
 
     def __init__(self, session: EngineSession) -> None:
         """See `Family`."""

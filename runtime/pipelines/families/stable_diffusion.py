@@ -50,6 +50,7 @@ class StableDiffusion(Family):
     """Rombach et al. 2022, https://arxiv.org/abs/2112.10752. diffusers: `StableDiffusionPipeline`."""
 
     Inputs: ClassVar[type[PromptInputs]] = CLIPPromptInputs
+    returns_flags: ClassVar[bool] = True
     controlnet_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "text_to_image": {},
         "image_to_image": {"controlnet_conditioning_scale": 0.8},

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from diffoundry.runtime.checks import as_list, check_embeddings, check_texts
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.clip_text import CLIPTextModel
@@ -16,7 +17,7 @@ from diffoundry.runtime.pipelines.families.base import EncodeOptions, Family
 from diffoundry.runtime.pipelines.families.clip_skip import check_clip_skip
 from diffoundry.runtime.pipelines.families.stable_diffusion import CLIPPromptInputs, check_token_count
 from diffoundry.runtime.pipelines.guidance import Condition
-from diffoundry.runtime.pipelines.inputs import PromptInputs, as_list, check_embeddings, check_texts
+from diffoundry.runtime.pipelines.inputs import PromptInputs
 
 __all__ = ["StableDiffusionXL", "XLPromptInputs"]
 

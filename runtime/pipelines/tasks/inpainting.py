@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from diffoundry.runtime.checks import check_fraction
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.mask import (
     Box,
@@ -21,7 +22,7 @@ from diffoundry.runtime.images.pixels import ImageInput
 from diffoundry.runtime.images.tensors import is_tensor, to_array
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.protocols import FloatArray
-from diffoundry.runtime.pipelines.inputs import CommonInputs, check_fraction
+from diffoundry.runtime.pipelines.inputs import CommonInputs
 from diffoundry.runtime.pipelines.tasks.base import LoopInit, Task, TaskContext
 from diffoundry.runtime.pipelines.tasks.schedule import add_noise, check_strength, start_timesteps
 from diffoundry.runtime.pipelines.tasks.source_images import fill_batch, image_size, read_image

@@ -11,6 +11,7 @@ from pipeline_harness import compare, diffusers_pipeline
 from diffoundry.runtime import load
 from diffoundry.runtime.pipelines.class_overrides import open_scheduler, override_sample_size
 from diffoundry.runtime.pipelines.registry import FAMILY_TABLE, class_of_call
+from diffoundry.runtime.schedulers import make_scheduler
 
 _CLASSES = [name for entry in FAMILY_TABLE for name in entry.classes]
 _OLD = (
@@ -56,10 +57,11 @@ def test_scheduler_configs_are_those_of_the_class(networks):
     for name, scheduler, old in product(_CLASSES, ("PNDM", "DPMSolverMultistep"), _OLD):
         config = {"_class_name": f"{scheduler}Scheduler", **old}
         theirs = _construct(name, networks, getattr(diffusers, f"{scheduler}Scheduler").from_config(config))
-        found = _options(open_scheduler(config, None, name).config)
+        ours = open_scheduler(config, name).config
+        found = _options(ours)
         assert found == _options(theirs.scheduler.config), (name, scheduler, old)
         following = _options(diffusers.DDIMScheduler.from_config(theirs.scheduler.config).config)
-        assert _options(open_scheduler(config, "DDIM", name).config) == following, (name, scheduler, old)
+        assert _options(make_scheduler("DDIM", ours).config) == following, (name, scheduler, old)
 
 
 def test_the_sample_size_is_that_of_the_class(networks):

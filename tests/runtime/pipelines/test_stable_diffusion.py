@@ -115,6 +115,7 @@ def test_previews_and_cancelling(emoji):
     assert run.total == 4
     assert [image.size for image in previews] == [(64, 64)] * 2
     assert previews[0].tobytes() != previews[1].tobytes()
+    assert [step.index for step in run] == [2, 3]
     assert run.finish().images[0].tobytes() == emoji("a fish", seed=0, num_inference_steps=4).images[0].tobytes()
 
 
@@ -161,7 +162,7 @@ def test_what_was_cut_off_is_reported(emoji):
             r"latents: got shape \(1, 4, 4, 4\), expected",
         ),
         ({"prompt": "x", "output_type": "jpeg"}, "output_type: got 'jpeg', expected one of pil, np, latent"),
-        ({"prompt": "x", "scheduler": "Magic"}, "MagicScheduler' is unknown, expected one of"),
+        ({"prompt": "x", "scheduler": "Magic"}, r"scheduler: got 'Magic'\. Expected one of ddim, ddpm, deis, dpm2"),
         ({"prompt": "x", "scheduler": "EulerDiscrete", "eta": 0.5}, "EulerDiscreteScheduler has no eta"),
         (
             {"prompt": "x", "scheduler": "RePaint"},
@@ -191,7 +192,7 @@ def test_what_was_cut_off_is_reported(emoji):
 def test_wrong_arguments_are_named(emoji, arguments, message):
     with pytest.raises(ValueError, match=message) as caught:
         emoji(**arguments)
-    assert isinstance(caught.value, InputError) or "Magic" in message
+    assert isinstance(caught.value, InputError)
 
 
 def test_low_memory_generates_the_same_image(emoji, emoji_bundle):

@@ -1,0 +1,133 @@
+"""Checks of a call's arguments: numbers, texts, arrays. Each refuses with an `InputError` that names the argument."""
+
+import math
+import sys
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.formats.config_values import shorten
+
+__all__ = [
+    "as_list",
+    "check_embeddings",
+    "check_fraction",
+    "check_kind",
+    "check_number",
+    "check_numbers",
+    "check_pixels",
+    "check_prompts",
+    "check_texts",
+    "is_whole",
+]
+
+
+def is_whole(value: object) -> bool:
+    """Return whether a value is a whole number of Python or NumPy; True and False are none."""
+    return _is_a(Integral, value)
+
+
+def check_kind(name: str, value: object, annotation: object) -> None:
+    """Refuse True and False where a field takes neither, and a torch tensor where it takes an array.
+
+    Args:
+        name: The argument.
+        value: Its value.
+        annotation: Type of the field.
+    """
+    text = str(annotation)
+    if isinstance(value, bool | np.bool_) and "bool" not in text:
+        raise InputError(f"{name}: got {value!r}, expected no True or False; leave it out for the default")
+    if not ("ndarray" in text and "Image" not in text) or value is None:
+        return
+    if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
+        raise InputError(f"{name}: got {_describe(value)}, expected a NumPy array of floats{_numpy_hint(name, value)}")
+
+
+def check_number(name: str, value: Any, low: float, high: float = math.inf, *, whole: bool = False) -> None:
+    """Refuse a value that is no finite number from `low` to `high`."""
+    kind, most = (Integral, 2**63 - 1) if whole else (Real, sys.float_info.max)
+    if not _is_a(kind, value) or not low <= value <= min(high, most):
+        upper = "" if high == math.inf else f" and at most {high:g}"
+        word = "whole number" if whole else "number"
+        raise InputError(f"{name}: got {shorten(value)}, expected a {word} of at least {low:g}{upper}")
+
+
+def check_numbers(name: str, values: object) -> None:
+    """Refuse an optional list that holds anything but finite numbers."""
+    if values is None:
+        return
+    entries: list[Any] = (
+        list(values) if isinstance(values, Sequence | np.ndarray) and not isinstance(values, str) else [None]
+    )
+    if not all(_is_a(Real, one) and -math.inf < one < math.inf for one in entries):
+        raise InputError(f"{name}: got {shorten(values)}, expected a list of numbers")
+
+
+def check_pixels(name: str, value: object) -> None:
+    """Refuse an optional side of an image that is no whole number, or 0."""
+    if value is not None and (not is_whole(value) or value == 0):
+        raise InputError(f"{name}: got {shorten(value)}, expected a whole number of pixels")
+
+
+def check_fraction(name: str, value: float | None) -> None:
+    """Refuse an optional fraction of the schedule that is not above 0 and below 1."""
+    if value is not None and not (_is_a(Real, value) and 0 < value < 1):
+        raise InputError(f"{name}: got {value!r}, expected a number above 0 and below 1")
+
+
+def check_embeddings(name: str, values: object, count: int, axes: int) -> None:
+    """Refuse an optional argument that is no array of embeddings with a row for each prompt."""
+    if values is None:
+        return
+    shape = values.shape if isinstance(values, np.ndarray) and values.dtype.kind == "f" else None
+    if shape is None or len(shape) != axes or shape[0] != count or not count:
+        found = type(values).__name__ if shape is None else f"shape {shape}"
+        tokens = "tokens, width" if axes == 3 else "width"
+        raise InputError(
+            f"{name}: got {found}, expected floats ({count or 'prompts'}, {tokens}){_numpy_hint(name, values)}"
+        )
+
+
+def check_texts(name: str, texts: object, count: int) -> None:
+    """Refuse an optional argument that is neither a text nor one for each prompt."""
+    if texts is None or isinstance(texts, str):
+        return
+    if not isinstance(texts, Sequence) or isinstance(texts, bytes):
+        raise InputError(f"{name}: got {type(texts).__name__}, expected a string or {count} of them")
+    if len(texts) != count or not all(isinstance(text, str) for text in texts):
+        raise InputError(f"{name}: got {len(texts)} entries, expected a string or {count} of them")
+
+
+def check_prompts(name: str, prompts: object) -> None:
+    """Refuse an optional argument that is neither a text nor a list of at least one."""
+    if prompts is None or isinstance(prompts, str):
+        return
+    texts = isinstance(prompts, Sequence) and not isinstance(prompts, bytes)
+    if not (texts and prompts and all(isinstance(text, str) for text in prompts)):  # type: ignore[attr-defined]
+        raise InputError(f"{name}: got {shorten(prompts)}, expected a string or a list of at least one")
+
+
+def as_list(texts: str | Sequence[str], count: int) -> list[str]:
+    """Return one text for all prompts, or one for each, as a list."""
+    return [texts] * count if isinstance(texts, str) else list(texts)
+
+
+def _is_a(kind: type, value: Any) -> bool:
+    """Return whether a value is a number of a kind; True and False are none."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _describe(value: object) -> str:
+    """Return the type of a value; of an array its dtype and shape."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {value.shape}"
+    module = type(value).__module__
+    return type(value).__name__ if module == "builtins" else f"{module}.{type(value).__name__}"
+
+
+def _numpy_hint(name: str, value: object) -> str:
+    return f"; pass {name}.numpy()" if type(value).__module__.partition(".")[0] == "torch" else ""
