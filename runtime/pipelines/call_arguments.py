@@ -85,6 +85,8 @@ class CallArguments(TypedDict, total=False):
     denoising_start: float | None
     padding_mask_crop: int | None
     masked_image_latents: FloatArray | None
+    # ConsistencyPromptInputs
+    original_inference_steps: int | None
     image_guidance_scale: float
 
 
