@@ -6,6 +6,7 @@ from pathlib import Path
 from diffoundry.calibration.quality import Budget
 from diffoundry.exporter.bundle_writer import BundleWriter
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
+from diffoundry.exporter.checkpoints.rehearse import rehearse
 from diffoundry.exporter.checkpoints.tokenizer_files import write_tokenizer
 from diffoundry.exporter.jobs.processes import JobProcesses
 from diffoundry.exporter.jobs.runner import FinishedJob, JobRunner, Progress, Run, complete_targets, remove_unused
@@ -47,10 +48,11 @@ def export(
 
     Raises:
         InputError: The output is taken, or the request does not fit the checkpoint.
-        CheckpointError: The checkpoint cannot be read.
+        CheckpointError: The checkpoint cannot be read, or the runtime cannot open what it holds.
         BundleError: Writing failed; finished jobs are kept, and the same call continues there.
     """
     recipe = make_recipe(checkpoint, request)
+    rehearse(checkpoint, recipe)
     quantization = quantization_for(recipe, request.quantization)
     opened = BundleWriter(output, recipe, request=quantization, overwrite=request.overwrite)
     with opened as writer, JobProcesses() as processes:
