@@ -21,6 +21,7 @@ from diffoundry.runtime.bundle.manifest import FORMAT_VERSION, MANIFEST_NAME, Ma
 from diffoundry.runtime.bundle.quantization import QuantizationChoice
 from diffoundry.runtime.bundle.specs import ComponentSpec, EngineSpec, Recipe, Variant
 from diffoundry.runtime.errors import BundleError, InputError
+from diffoundry.runtime.formats.onnx_locations import check_graph_files
 
 __all__ = ["AddEnginesReport", "add_engines", "pending_variants"]
 
@@ -77,7 +78,8 @@ def add_engines(
 
     Raises:
         BundleError: The folder is no bundle, a file of it was changed, or a job failed.
-        InputError: Nothing is pending, an engine exists already, or a target does not support a precision.
+        InputError: It lies in the hub's cache, nothing is pending, an engine exists already, or a target does not
+            support a precision.
     """
     bundle, manifest = _open(path)
     chosen = tuple(variants) or pending_variants(manifest)
@@ -123,10 +125,28 @@ def _open(path: Path) -> tuple[Bundle, Manifest]:
         raise BundleError(
             f"bundle {path}: got a folder without {MANIFEST_NAME}, expected a bundle; make one with 'diffoundry export'"
         )
+    if bundle.in_hub_cache:
+        raise InputError(
+            f"bundle {path}: lies in the hub's cache, which only the hub's library may change; copy it with "
+            f"'cp -rL {path} my.bundle' and build there"
+        )
     for component in bundle.manifest.components.values():
         for file in component.graph:
             bundle.file(file)
+        _check_graph(path, component)
     return bundle, bundle.manifest
+
+
+def _check_graph(path: Path, component: ComponentSpec) -> None:
+    """Refuse a portable graph that reads files which the manifest does not list.
+
+    Raises:
+        BundleError: As said, or it is no graph.
+    """
+    try:
+        check_graph_files(path / component.graph[0], component.graph[0], component.graph)
+    except ValueError as error:
+        raise BundleError(f"bundle {path}: {component.graph[0]}: {error}; export the bundle again") from error
 
 
 def _refuse_present(path: Path, manifest: Manifest, chosen: Sequence[Variant], *, overwrite: bool) -> None:

@@ -14,7 +14,7 @@ from diffoundry.exporter.checkpoints.single_file import PREDICTION_TYPE
 from diffoundry.exporter.verify.progress import ImagePair, VerifyProgress
 from diffoundry.exporter.verify.prompts import PROMPTS
 from diffoundry.exporter.verify.request import FULL_SEEDS, VerifyRequest
-from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.bundle.bundle import Bundle, tell_unchecked
 from diffoundry.runtime.cli.console import err, remark
 from diffoundry.runtime.cli.help import options_in
 from diffoundry.runtime.cli.options import engine_options, json_option, take_engine_options
@@ -104,6 +104,7 @@ def take_request(bundle: Path, values: dict[str, Any]) -> VerifyRequest:
     engines = take_engine_options(values)
     sampling = {name: values.pop(name) for name in ("steps", "guidance_scale")}
     opened = Bundle(bundle)
+    tell_unchecked(opened)
     if not openers:
         EngineSession(opened, **engines).choice(opened.components[0])
     return VerifyRequest(

@@ -1,5 +1,6 @@
 """Opens a bundle, or an Optimum ONNX folder, and checks every file before it is used."""
 
+import logging
 import os
 import threading
 from collections.abc import Mapping
@@ -14,7 +15,12 @@ from diffoundry.runtime.bundle.specs import EngineSpec, FileSpec
 from diffoundry.runtime.errors import BundleError
 from diffoundry.runtime.models.roles import VAE_DECODER, VAE_ENCODER, role_of_folder
 
-__all__ = ["Bundle"]
+__all__ = ["Bundle", "tell_unchecked"]
+
+logger = logging.getLogger(__name__)
+
+_TOLD: set[Path] = set()
+"""Folders without a manifest that the user was warned of."""
 
 _VAE_HALVES = (VAE_ENCODER, VAE_DECODER)
 """Components that model_index.json lists as one `vae`."""
@@ -229,6 +235,18 @@ class Bundle:
                 f"bundle {self.root}: got no component {name!r}, it has {', '.join(self.components) or 'none'}; "
                 f"export it again from a checkpoint that has one"
             )
+
+
+def tell_unchecked(bundle: Bundle) -> None:
+    """Warn in the log, once, of a folder without a manifest: whatever lies in it is opened, links included."""
+    if bundle.manifest is None and bundle.root not in _TOLD:
+        _TOLD.add(bundle.root)
+        logger.warning(
+            "warning: %s has no %s: its files have no sums and nothing was checked, and links are followed. Open only "
+            "folders that you trust",
+            bundle.root,
+            MANIFEST_NAME,
+        )
 
 
 def _leftovers(root: Path) -> str:

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
+from diffoundry.runtime.bundle.bundle import tell_unchecked
+from diffoundry.runtime.bundle.hub import find_bundle
 from diffoundry.runtime.cli.console import remark
 from diffoundry.runtime.cli.help import options_in, typed_name
 from diffoundry.runtime.engines.protocol import EngineOptions
@@ -21,7 +23,13 @@ __all__ = ["bundle_argument", "engine_options", "json_option", "named_as_typed",
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-bundle_argument = click.argument("bundle", type=click.Path(path_type=Path), metavar="DIR")
+
+def _find(context: click.Context, _parameter: click.Parameter, value: str) -> Path:
+    """Find the folder of a bundle; one on the hub is downloaded, except while the shell completes a line."""
+    return Path(value) if context.resilient_parsing else find_bundle(value)
+
+
+bundle_argument = click.argument("bundle", type=click.Path(), callback=_find, metavar="DIR")
 
 json_option = options_in("Output")("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
@@ -56,11 +64,12 @@ def take_engine_options(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def tell_choice(components: EngineSession) -> None:
-    """Report which engines of a bundle cannot run here and why.
+    """Report which engines of a bundle cannot run here and why, and that a folder without a manifest was not checked.
 
     Raises:
         EngineError: Some component has no engine that can run here.
     """
+    tell_unchecked(components.bundle)
     for sentence in components.notes():
         remark(f"note: {sentence}; another engine of the bundle is used")
 

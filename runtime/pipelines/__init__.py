@@ -2,7 +2,8 @@
 
 import os
 
-from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.bundle.bundle import Bundle, tell_unchecked
+from diffoundry.runtime.bundle.hub import find_bundle
 from diffoundry.runtime.engines.plugins import resolve
 from diffoundry.runtime.engines.protocol import EngineOptions, merge_options
 from diffoundry.runtime.engines.session import EngineSession
@@ -31,7 +32,8 @@ def load(
     Files and sizes are checked now; sums are checked and engines opened when first needed.
 
     Args:
-        path: The folder.
+        path: The folder, or the id of a bundle on the Hugging Face hub: "org/name", "org/name@revision". What the hub's
+            cache has is used as it is; anything else is downloaded with `huggingface_hub`.
         target: Target whose engines to use, or None for the first that can run here.
         precision: Precision of the engines, or None for the first in the bundle.
         device: "cpu", "cuda", "gpu" ... as the target names it; None for the first that the target lists.
@@ -42,12 +44,15 @@ def load(
         safety_checker: As in `open_pipeline`.
 
     Raises:
-        BundleError: The folder is no bundle, was changed, or is of a family this version does not know.
+        BundleError: The folder is no bundle, was changed, or is of a family this version does not know; or the hub has
+            no bundle of this id.
         EngineError: The bundle has no engine for this target and precision, or its library is not installed.
         InputError: A device or a number of threads that cannot be, or that `options` has too.
     """
     chosen = merge_options(options, device, threads)
-    session = EngineSession(Bundle(path), target=target, precision=precision, options=chosen, low_memory=low_memory)
+    bundle = Bundle(find_bundle(path))
+    tell_unchecked(bundle)
+    session = EngineSession(bundle, target=target, precision=precision, options=chosen, low_memory=low_memory)
     session.check_request()
     return open_pipeline(session, safety_checker=safety_checker)
 
