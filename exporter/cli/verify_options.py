@@ -51,7 +51,14 @@ _OPTIONS = (
     ),
     _images("--seed", "seeds", type=int, multiple=True, help="Seed. May be repeated.  [default: 0]"),
     _images("--full", is_flag=True, help=f"Generate all {len(PROMPTS)} built-in prompts with {len(FULL_SEEDS)} seeds."),
-    _images("--steps", type=click.IntRange(min=1), default=20, show_default=True, help="Steps of the scheduler."),
+    _images(
+        "--steps",
+        also=("--num-inference-steps",),
+        type=click.IntRange(min=1),
+        default=20,
+        show_default=True,
+        help="Steps of the scheduler.",
+    ),
     _images("--guidance-scale", type=float, default=7.5, show_default=True, help="1 or less turns guidance off."),
     engine_options,
     options_in("Engine")(

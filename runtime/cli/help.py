@@ -1,10 +1,14 @@
-"""Help texts with options under headings, and examples at the end."""
+"""Commands: help with options under headings and examples at the end, other spellings, errors as JSON."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
 import click
+
+from diffoundry.runtime.cli.console import print_json
+from diffoundry.runtime.errors import DiffoundryError
 
 __all__ = ["Command", "options_in", "typed_name"]
 
@@ -50,6 +54,18 @@ def options_in(section: str) -> Callable[..., Callable[[_F], _F]]:
     return partial(click.option, cls=_Option, section=section)
 
 
+@contextmanager
+def _json_errors(*, as_json: bool) -> Iterator[None]:
+    """Print an error on standard output as {"error": {"type": ..., "message": ...}}, and let it pass."""
+    try:
+        yield
+    except (DiffoundryError, click.ClickException, KeyboardInterrupt) as error:
+        if as_json:
+            message = error.format_message() if isinstance(error, click.ClickException) else str(error) or "interrupted"
+            print_json({"error": {"type": type(error).__name__, "message": message}})
+        raise
+
+
 def typed_name(ctx: click.Context, parameter: click.Parameter) -> str:
     """Return an option in the spelling that the user typed, by default the first; an argument in capitals."""
     if isinstance(parameter, click.Argument):
@@ -73,7 +89,13 @@ class Command(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Keep the words as typed, for errors."""
         ctx.meta[_TYPED] = tuple(args)
-        return super().parse_args(ctx, args)
+        with _json_errors(as_json="--json" in args):
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; with --json an error is printed as JSON, too."""
+        with _json_errors(as_json=bool(ctx.params.get("as_json"))):
+            return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, a section a heading."""

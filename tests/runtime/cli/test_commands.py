@@ -200,6 +200,32 @@ def test_wrong_usage_ends_in_one_sentence(diffoundry, emoji_bundle, tmp_path, wo
     assert list(tmp_path.iterdir()) == []
 
 
+def test_errors_are_json_with_json(diffoundry, emoji_bundle, tmp_path):
+    """On standard output for programs, and as a sentence on standard error as ever."""
+    for words, code, kind, message in (
+        (
+            ("generate", emoji_bundle, "x", "--steps", "0"),
+            1,
+            "InputError",
+            "--steps: got 0, expected a whole number of",
+        ),
+        (("generate", emoji_bundle, "x", "--steps", "y"), 2, "BadParameter", "Invalid value for '--steps': 'y' is not"),
+        (("generate", emoji_bundle, "x", "--stepps", "1"), 2, "NoSuchOption", "No such option"),
+        (("inspect", tmp_path), 1, "BundleError", "got a folder without diffoundry.json"),
+        (
+            ("generate", emoji_bundle, "x", "--device", "abacus"),
+            1,
+            "EngineError",
+            "--device: got 'abacus', expected one",
+        ),
+    ):
+        got, out, err = diffoundry(*words, "--json")
+        error = json.loads(out)["error"]
+        assert (got, error["type"]) == (code, kind)
+        assert message in error["message"]
+        assert message in err
+
+
 def test_inspect_shows_recipe_and_engines(diffoundry, emoji_bundle):
     _, out, _ = diffoundry("inspect", emoji_bundle)
     assert "stable_diffusion, onnxruntime fp32" in out

@@ -6,6 +6,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from diffoundry.runtime import load
+from diffoundry.runtime.cli.control_options import read_controls
 from diffoundry.runtime.cli.generate import command
 from diffoundry.runtime.cli.inspect import command as inspect
 from diffoundry.runtime.errors import InputError
@@ -86,3 +87,25 @@ def test_what_does_not_fit_is_refused(generate, images, options, message):
 def test_inspect_says_what_was_joined(controlled_bundle, tiny_controlnet):
     told = CliRunner().invoke(inspect, [str(controlled_bundle(nets=("first", "pooled")))]).output
     assert f" + {tiny_controlnet('sd1', 'first')} + {tiny_controlnet('sd1', 'pooled')}" in told.replace("\n", "")
+
+
+def test_an_inpainting_controlnet_is_fed(generate, images, bundle, tmp_path):
+    """The array of `make_inpaint_condition`, on the model page of control_v11p_sd15_inpaint, by mask or as a file."""
+    mask = Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64), dtype=np.uint8))
+    mask.convert("RGBA").save(tmp_path / "mask.png")
+    expected = np.array(Image.open(images / "edges.png").convert("RGB")).astype(np.float32) / 255.0
+    expected[np.array(mask.convert("L")).astype(np.float32) / 255.0 > 0.5] = -1.0
+    made = read_controls([images / "edges.png"], tmp_path / "mask.png")["control_image"]
+    np.testing.assert_array_equal(made, expected)
+    np.save(tmp_path / "edges.npy", expected)
+    shown = ("--control-image", tmp_path / "edges.npy", "--control-image", tmp_path / "edges.npy")
+    generated = generate("x.png", *ASKED, *shown)
+    library = load(bundle)("a dog", control_image=[expected, expected], num_inference_steps=2, seed=0).images[0]
+    np.testing.assert_array_equal(np.asarray(Image.open(generated)), np.asarray(library))
+    assert read_settings(generated)["control_image"] == ["edges.npy", "edges.npy"]
+    for paths, words in (
+        (["edges.png", "depth.png"], "--control-mask: got 2 images for ControlNets, expected one --control-image"),
+        (["wide.png"], "got 64 x 64 pixels, expected those of --control-image, 72 x 64"),
+    ):
+        with pytest.raises(InputError, match=words):
+            read_controls([images / path for path in paths], tmp_path / "mask.png")

@@ -106,6 +106,8 @@ def test_an_unknown_command_suggests_the_nearest(typed):
         ("verify {bundle} --full --seed 3", "--full: got --prompt, --prompts or --seed as well"),
         ("compare {bundle} --precision fp17", "got no engine for fp17, the bundle holds onnxruntime fp32"),
         ("compare {bundle} --engine coreml", "--engine: got 'coreml', expected TARGET=MODULE:FUNCTION"),
+        ("verify {bundle} --num-inference-steps 0", "value for '--num-inference-steps': 0 is not in the range"),
+        ("bench nowhere --num-inference-steps x", "value for '--num-inference-steps': 'x' is not a valid integer"),
         ("bench nowhere", "bundle nowhere: got nothing there, expected a folder made by 'diffoundry export'"),
         ("generate {bundle}", "PROMPT: got none, expected a text after DIR"),
         ("targets onnxrt", "target: got 'onnxrt', expected one of .* Did you mean 'onnxruntime'"),
