@@ -25,7 +25,7 @@ from diffoundry.runtime.cli.options import (
 )
 from diffoundry.runtime.cli.output_files import OutputFiles
 from diffoundry.runtime.cli.pipeline_options import PIPELINE_SETTINGS, pipeline_options, read_images, take_images
-from diffoundry.runtime.cli.prompt_notes import prompt_notes, unused_words
+from diffoundry.runtime.cli.prompt_notes import prompt_notes, size_note, unused_words
 from diffoundry.runtime.cli.prompt_options import PROMPT_SETTINGS, prompt_options, take_prompts
 from diffoundry.runtime.cli.scheduler_options import SCHEDULER_SETTINGS, apply_scheduler, scheduler_options
 from diffoundry.runtime.cli.vae_options import VAE_SETTINGS, take_vae_settings, vae_options
@@ -215,7 +215,8 @@ def _tell_notes(pipeline: DiffusionPipeline, run: Run[Any], settings: Mapping[st
             remark(f"warning: the text encoder takes 77 tokens; this part of the prompt is cut off: {text!r}; {advice}")
     for word in unused_words(pipeline, settings, words):
         remark(f"warning: no prompt contains the word {word!r}, so its embedding has no effect; write it into a prompt")
-    for note in prompt_notes(pipeline, settings):
+    large = size_note(pipeline, run.arguments["height"], run.arguments["width"])
+    for note in [*prompt_notes(pipeline, settings), *([large] if large else [])]:
         remark(f"note: {note}")
 
 

@@ -1,4 +1,4 @@
-"""Notes on prompts that are read otherwise than their writer may think."""
+"""Notes on prompts and sizes that do something else than their writer may think."""
 
 import importlib.util
 import json
@@ -11,7 +11,10 @@ from typing import Any
 from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
 from diffoundry.runtime.tokenizers.extended import ExtendedTokenizer
 
-__all__ = ["prompt_notes", "unused_words"]
+__all__ = ["prompt_notes", "size_note", "unused_words"]
+
+_LARGE = 4
+"""Times the pixels that a model was trained with: twice the width and twice the height."""
 
 _PROMPTS = ("prompt", "negative_prompt", "prompt_2", "negative_prompt_2", "prompt_3", "negative_prompt_3")
 
@@ -40,6 +43,20 @@ def prompt_notes(pipeline: DiffusionPipeline, settings: Mapping[str, Any]) -> li
     if manifest is not None and manifest.recipe.model == _MODEL:
         notes += _demo_notes(settings.get("prompt"))
     return list(dict.fromkeys(notes))
+
+
+def size_note(pipeline: DiffusionPipeline, height: int, width: int) -> str | None:
+    """Return a sentence about a size far above the one that the model was trained with, or None."""
+    if pipeline.denoiser.sample_size is None:
+        return None
+    own_height, own_width = pipeline.default_size
+    times = height * width / (own_height * own_width)
+    if times <= _LARGE:
+        return None
+    return (
+        f"this model was trained with {own_width} x {own_height} pixels; {width} x {height} are {times:.0f} times as "
+        f"many, which takes at least as many times as long, and things may repeat in the image"
+    )
 
 
 def unused_words(pipeline: DiffusionPipeline, settings: Mapping[str, Any], words: Sequence[str]) -> list[str]:

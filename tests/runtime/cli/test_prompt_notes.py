@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from diffoundry.runtime import load
 from diffoundry.runtime.cli.generate import command
-from diffoundry.runtime.cli.prompt_notes import prompt_notes
+from diffoundry.runtime.cli.prompt_notes import prompt_notes, size_note
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,14 @@ def test_the_demo_model_says_what_it_does_not_know(pipe):
         "know 'photo', 'astronaut', 'riding'. The labels are in models/emoji/captions.json"
     )
     assert prompt_notes(pipe, {"prompt": "an emoji of a Birthday Cake"}) == []
+
+
+def test_a_size_far_above_the_trained_one(pipe):
+    assert size_note(pipe, 128, 128) is None
+    assert size_note(pipe, 4096, 4096) == (
+        "this model was trained with 64 x 64 pixels; 4096 x 4096 are 4096 times as many, which takes at least as many "
+        "times as long, and things may repeat in the image"
+    )
 
 
 def test_an_embedding_without_a_word_gets_the_name_of_its_file(emoji_bundle, pipe, tmp_path):
