@@ -35,7 +35,7 @@ def rehearse(checkpoint: CheckpointContents, recipe: Recipe) -> None:
         except DiffoundryError as error:
             raise CheckpointError(_in_checkpoint(str(error), checkpoint, scratch)) from error
         try:
-            pipeline.scheduler()
+            _ = pipeline.scheduler
         except DiffoundryError as error:
             raise CheckpointError(f"{checkpoint.root / 'scheduler/scheduler_config.json'}: {error}") from error
         for encoder in pipeline.text_encoders:
