@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from diffoundry.runtime.engines.outputs import only_output
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.formats.config_values import integer, integers, number, numbers, refuse
-from diffoundry.runtime.models.outputs import only_output
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.models.roles import VAE_DECODER, VAE_ENCODER
 from diffoundry.runtime.models.vae_tiling import Tiles, VaeTilingMixin

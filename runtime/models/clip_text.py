@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from diffoundry.runtime.engines.outputs import Outputs
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.formats.config_values import integer
-from diffoundry.runtime.models.outputs import Outputs
 from diffoundry.runtime.models.prompt_weights import WeightedText, parse_weights
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.tokenizers.clip import TOKENIZER_FILES, ClipTokenizer, check_texts

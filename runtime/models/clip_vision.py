@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from diffoundry.runtime.engines.outputs import Outputs
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.images.feature_extractor import FeatureExtractor
-from diffoundry.runtime.models.outputs import Outputs
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.models.roles import IMAGE_ENCODER
 

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from diffoundry.runtime.engines.outputs import Outputs
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.images.feature_extractor import FeatureExtractor
 from diffoundry.runtime.models.clip_vision import EXTRACTOR_FILE
-from diffoundry.runtime.models.outputs import Outputs
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.models.roles import SAFETY_CHECKER
 

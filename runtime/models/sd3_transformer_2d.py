@@ -3,10 +3,10 @@
 import numpy as np
 
 from diffoundry.runtime.bundle.specs import TensorSpec
+from diffoundry.runtime.engines.outputs import only_output
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.formats.config_values import MAX_SIDE, integer
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
-from diffoundry.runtime.models.outputs import only_output
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.roles import DENOISER
 from diffoundry.runtime.models.unet_2d_condition import read_sample_size

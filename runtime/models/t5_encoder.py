@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from diffoundry.runtime.engines.outputs import Outputs
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.models.outputs import Outputs
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.tokenizers.tokenizer_json import JSON_FILES, JsonTokenizer
 

@@ -3,11 +3,11 @@
 import numpy as np
 
 from diffoundry.runtime.bundle.specs import TensorSpec
+from diffoundry.runtime.engines.outputs import Outputs
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.formats.config_values import MAX_SIDE, Config, integer, integers, refuse
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.controlnet import is_residual
-from diffoundry.runtime.models.outputs import Outputs
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.roles import DENOISER
 from diffoundry.runtime.schedulers.arithmetic.float32 import exp

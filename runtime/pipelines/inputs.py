@@ -1,36 +1,28 @@
 """The arguments of one call, under diffusers' names, sorted and checked before any work."""
 
-import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from diffoundry.runtime.bundle.specs import Recipe
-from diffoundry.runtime.checks import (
+from diffoundry.runtime.checks.arguments import (
     as_list,
     check_embeddings,
     check_fraction,
-    check_kind,
     check_number,
     check_numbers,
     check_pixels,
     check_prompts,
     check_texts,
-    is_whole,
 )
-from diffoundry.runtime.errors import InputError, UnknownArgumentError
-from diffoundry.runtime.formats.config_values import shorten
+from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.postprocess import OUTPUT_TYPES
 from diffoundry.runtime.models.protocols import FloatArray
-from diffoundry.runtime.random import Generator, GeneratorInput, TorchCpuGenerator, as_generators
+from diffoundry.runtime.random import GeneratorInput
 from diffoundry.runtime.schedulers import SchedulerInput
 
-__all__ = ["CommonInputs", "PromptInputs", "make_generators", "sort_arguments"]
-
-_LARGEST_SIDE = 2**31 - 1
-"""Pixels; memory ends far below."""
+__all__ = ["CommonInputs", "PromptInputs"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,36 +74,6 @@ class CommonInputs:
     output_type: str = "pil"
     callback_on_step_end: Callable[..., Any] | None = None
     callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",)
-
-    def check_size(self, size: tuple[int, int], pixels: int, patch: int, recipe: Recipe | None) -> None:
-        """Refuse a size (height, width) in pixels that makes no whole patches, or that the engines do not take.
-
-        Args:
-            size: Height and width.
-            pixels: Pixels to a side of a latent.
-            patch: Latents to a side of a patch of the denoiser; 1 without patches.
-            recipe: The bundle's; None allows every size.
-
-        Raises:
-            InputError: As said.
-        """
-        multiple = pixels * patch
-        reason = f": a latent has {pixels} pixels and the denoiser takes patches of {patch}"
-        dims, buckets = (recipe.dims, recipe.buckets) if recipe else ({}, ())
-        for name, value in zip(("height", "width"), size, strict=True):
-            if not 0 < value <= _LARGEST_SIDE:
-                raise InputError(f"{name}: got {shorten(value)}, expected 1 to {_LARGEST_SIDE} pixels")
-            if value % multiple or value < multiple:
-                why = reason if patch > 1 else " (pixels to a latent)"
-                raise InputError(f"{name}: got {value}, expected a multiple of {multiple}{why}")
-            refusal = dims[name].refusal(value) if name in dims else None
-            if refusal:
-                raise InputError(f"{name}: got {value}, {refusal}: the sizes that this bundle takes")
-        if buckets and size not in buckets:
-            known = ", ".join(f"{width}x{height}" for height, width in buckets)
-            raise InputError(
-                f"size: got {size[1]}x{size[0]}, expected one of {known}: the sizes that this bundle has engines for"
-            )
 
     def check(self) -> None:
         """Refuse numbers out of range, and arguments that exclude each other.
@@ -188,59 +150,3 @@ class PromptInputs:
         """The negative prompts to encode; none without guidance, or where embeddings are given instead."""
         needed = guided and self.negative_prompt_embeds is None
         return as_list(self.negative_prompt or "", self.count) if needed else []
-
-
-def sort_arguments(
-    arguments: Mapping[str, Any], kinds: Sequence[type[Any]], hint: Callable[[str], str | None]
-) -> list[Any]:
-    """Make one object of each kind from the arguments that are its fields.
-
-    Args:
-        arguments: Name to value.
-        kinds: Dataclasses without a field in common.
-        hint: Name of an argument that none of them has, to the way to use it; None when there is no such argument.
-
-    Raises:
-        UnknownArgumentError: An argument that nothing takes.
-        InputError: An argument of another task, or a missing one.
-    """
-    names = [{field.name for field in fields(kind)} for kind in kinds]
-    types = {field.name: field.type for kind in kinds for field in fields(kind)}
-    for name, value in arguments.items():
-        if name not in types:
-            way = hint(name)
-            raise InputError(f"{name}: {way}") if way else UnknownArgumentError(name, sorted(types))
-        check_kind(name, value, types[name])
-    for kind in kinds:
-        for field in fields(kind):
-            if field.default is MISSING and field.default_factory is MISSING and field.name not in arguments:
-                raise InputError(f"{field.name}: got none, expected one")
-    pairs = zip(kinds, names, strict=True)
-    return [kind(**{name: value for name, value in arguments.items() if name in own}) for kind, own in pairs]
-
-
-def make_generators(
-    inputs: CommonInputs, images: int
-) -> tuple[int | tuple[int, ...] | None, Generator | Sequence[Generator]]:
-    """Return the seed to report and the generators to draw from.
-
-    Without seed and generator a seed is drawn from the system, so that every image can be generated again.
-
-    Raises:
-        InputError: A list of seeds or generators of another length than there are images.
-    """
-    seed: Any
-    if inputs.generator is not None:
-        generators = as_generators(inputs.generator)
-        if isinstance(generators, list) and len(generators) != images:
-            raise InputError(f"generator: got {len(generators)}, expected one or {images}")
-        return None, generators
-    seed = int.from_bytes(os.urandom(4), "little") if inputs.seed is None else inputs.seed
-    if is_whole(seed):
-        drawn = inputs.seed is None and inputs.latents is not None  # the latents decide, not the seed
-        return None if drawn else seed, TorchCpuGenerator(seed)
-    if not isinstance(seed, Sequence | np.ndarray) or not all(map(is_whole, seed)):
-        raise InputError(f"seed: got {seed!r}, expected a whole number or a list of them")
-    if len(seed) != images:
-        raise InputError(f"seed: got {len(seed)} seeds, expected one or {images}, one for each image")
-    return tuple(seed), [TorchCpuGenerator(value) for value in seed]

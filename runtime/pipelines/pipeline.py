@@ -10,6 +10,9 @@ import numpy as np
 from diffoundry.runtime.adapters.adapter_set import AdapterSet
 from diffoundry.runtime.adapters.loras import Loras
 from diffoundry.runtime.adapters.textual_inversion import TextualInversions
+from diffoundry.runtime.checks.image_size import check_size
+from diffoundry.runtime.checks.memory_estimate import check_call_memory
+from diffoundry.runtime.checks.sort_arguments import sort_arguments
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import BundleError, CancelledError, InputError
 from diffoundry.runtime.images.postprocess import postprocess, to_pil
@@ -19,17 +22,17 @@ from diffoundry.runtime.models.safety_checker import StableDiffusionSafetyChecke
 from diffoundry.runtime.pipelines.call_arguments import call_signature, has_signature, start_signature
 from diffoundry.runtime.pipelines.callback import make_step_end
 from diffoundry.runtime.pipelines.controlnet import ControlNetInputs, ControlNets, Residuals
-from diffoundry.runtime.pipelines.denoising import Step, StopSignal, denoise
+from diffoundry.runtime.pipelines.denoising import Step, StopSignal, denoise, set_timesteps
 from diffoundry.runtime.pipelines.families.base import EncodeOptions, Family
 from diffoundry.runtime.pipelines.guidance import Condition, Guidance
 from diffoundry.runtime.pipelines.habits import argument_advice
-from diffoundry.runtime.pipelines.inputs import CommonInputs, make_generators, sort_arguments
+from diffoundry.runtime.pipelines.inputs import CommonInputs
 from diffoundry.runtime.pipelines.interface import PipelineInterface
-from diffoundry.runtime.pipelines.memory_estimate import CallSize, check_call_memory
 from diffoundry.runtime.pipelines.output import ImagesT, PipelineOutput
 from diffoundry.runtime.pipelines.tasks import other_task, possible_tasks
 from diffoundry.runtime.pipelines.tasks.base import LoopInit, Task, TaskContext, choose_task
 from diffoundry.runtime.pipelines.tasks.schedule import cut_end
+from diffoundry.runtime.random.seeds import make_generators
 from diffoundry.runtime.schedulers import Scheduler, make_scheduler
 
 if TYPE_CHECKING:
@@ -217,7 +220,9 @@ class DiffusionPipeline(PipelineInterface):
         guidance = task.guidance(common, self.denoiser)
         options = EncodeOptions(*call.size, common.num_images_per_prompt, guidance.guided, task.from_image)
         condition = self.family.encode(call.prompts, options)
-        seed, generator = make_generators(common, call.images)
+        seed, generator = make_generators(
+            common.seed, common.generator, call.images, has_latents=common.latents is not None
+        )
         scaled = self.family.scales_latents
         context = TaskContext(
             inputs=common,
@@ -288,28 +293,15 @@ class DiffusionPipeline(PipelineInterface):
         size = task.size(common, default, self.vae)
         manifest = self.session.bundle.manifest
         pixels, patch = self.vae.scale_factor, self.denoiser.patch_size
-        common.check_size(size, pixels, patch, manifest.recipe if manifest else None)
+        check_size(size, pixels, patch, manifest.recipe if manifest else None)
         if controlled:
             control.check_size(nets, *task.canvas(*size))
         if self.vae.tiles and (kind.from_image or common.output_type != "latent"):
             self.vae.check_tiles(*size)
         images = prompts.count * common.num_images_per_prompt
-        self._check_memory(common, size, images, prompts.count)
+        decodes = common.output_type != "latent"
+        check_call_memory(self.session, self.denoiser, self.vae, (images, *size), prompts.count, decodes=decodes)
         return _Call(common, prompts, control if controlled else None, task, images, size)
-
-    def _check_memory(self, common: CommonInputs, size: tuple[int, int], images: int, prompts: int) -> None:
-        """Refuse a call that does not fit into this machine, before anything is allocated."""
-        manifest = self.session.bundle.manifest
-        batch = manifest.recipe.dims.get("batch") if manifest else None
-        call = CallSize(
-            images=images,
-            height=size[0],
-            width=size[1],
-            rows=batch.max if batch else None,
-            decodes=common.output_type != "latent",
-            feature=self.session.feature_bytes(self.denoiser.component),
-        )
-        check_call_memory(call, self.denoiser, self.vae, prompts)
 
     def _plan(self, call: _Call, shape: tuple[int, ...]) -> tuple[Scheduler[Any], int]:
         """Return a scheduler with its timesteps set, and the number of steps as the caller counts them."""
@@ -320,7 +312,9 @@ class DiffusionPipeline(PipelineInterface):
         scheduler.check_loop(channels=shape[1], output_channels=channels, eta=common.eta, mu=common.mu)
         scheduler.check_latents(scaled=self.family.scales_latents)
         tokens = self.denoiser.image_tokens(shape)
-        return scheduler, self.family.set_timesteps(scheduler, common, call.prompts, call.task, tokens)
+        if self.family.plans_timesteps:
+            return scheduler, self.family.set_timesteps(scheduler, common, call.prompts, call.task)
+        return scheduler, set_timesteps(scheduler, common, tokens)
 
     def _residuals(self, call: _Call, guidance: Guidance, condition: Condition, init: LoopInit) -> Residuals | None:
         """Return the source of the ControlNets' residuals, or None in a bundle without ControlNets."""

@@ -5,7 +5,6 @@ from typing import Any, ClassVar, NamedTuple
 
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.models.protocols import Denoiser, TextEncoder
-from diffoundry.runtime.pipelines.denoising import set_timesteps
 from diffoundry.runtime.pipelines.guidance import Condition
 from diffoundry.runtime.pipelines.inputs import CommonInputs, PromptInputs
 from diffoundry.runtime.schedulers import Scheduler
@@ -45,6 +44,7 @@ class Family:
         callback_tensors: Names of the tensors of `callback_on_step_end` to inputs of the denoiser.
         scales_latents: True if the first noise is multiplied by the scheduler's `init_noise_sigma`, and the input of
             the denoiser scaled by `scale_model_input`. False for families that do neither in diffusers.
+        plans_timesteps: True if `set_timesteps` of this class replaces `denoising.set_timesteps`.
         plans_strength: True if `set_timesteps` leaves out the timesteps that `strength` skips, so that no task does.
         ends_denoised: True if the result is the clean sample that the last step predicts, not the sample it steps to.
         tasks: Names of the tasks that it can do; None for all that fit the denoiser's channels.
@@ -62,6 +62,7 @@ class Family:
     begin_index: ClassVar[int | None] = None
     callback_tensors: ClassVar[Mapping[str, str]] = {"prompt_embeds": "encoder_hidden_states"}
     scales_latents: ClassVar[bool] = True
+    plans_timesteps: ClassVar[bool] = False
     plans_strength: ClassVar[bool] = False
     ends_denoised: ClassVar[bool] = False
     tasks: ClassVar[tuple[str, ...] | None] = None
@@ -79,27 +80,19 @@ class Family:
         """
         raise NotImplementedError
 
-    def set_timesteps(
-        self,
-        scheduler: Scheduler[Any],
-        inputs: CommonInputs,
-        prompts: Any,  # noqa: ARG002
-        task: Any,  # noqa: ARG002
-        image_tokens: int | None,
-    ) -> int:
-        """Plan a run, and return the number of steps as the caller counts them; see `denoising.set_timesteps`.
+    def set_timesteps(self, scheduler: Scheduler[Any], inputs: CommonInputs, prompts: Any, task: Any) -> int:
+        """Plan a run, and return the number of steps as the caller counts them; only with `plans_timesteps`.
 
         Args:
             scheduler: Gets the plan.
             inputs: The common arguments.
             prompts: Of the class `Inputs`.
             task: The task.
-            image_tokens: As there.
 
         Raises:
             InputError: The scheduler does not take the arguments.
         """
-        return set_timesteps(scheduler, inputs, image_tokens)
+        raise NotImplementedError
 
     def encode(self, inputs: Any, options: EncodeOptions) -> Condition:
         """Run the encoders.

@@ -58,6 +58,7 @@ class LatentConsistency(StableDiffusion):
     tasks: ClassVar[tuple[str, ...] | None] = ("text_to_image", "image_to_image")
     plans_strength: ClassVar[bool] = True
     ends_denoised: ClassVar[bool] = True
+    plans_timesteps: ClassVar[bool] = True
 
     def __init__(self, session: EngineSession) -> None:
         """See `Family`.
@@ -72,14 +73,7 @@ class LatentConsistency(StableDiffusion):
                 f"consistency model takes the guidance scale as an input"
             )
 
-    def set_timesteps(
-        self,
-        scheduler: Scheduler[Any],
-        inputs: CommonInputs,
-        prompts: Any,
-        task: Any,
-        image_tokens: int | None,  # noqa: ARG002
-    ) -> int:
+    def set_timesteps(self, scheduler: Scheduler[Any], inputs: CommonInputs, prompts: Any, task: Any) -> int:
         """See `Family.set_timesteps`; the scheduler leaves out what `strength` skips.
 
         diffusers: `retrieve_timesteps` with `original_inference_steps` and `strength`.

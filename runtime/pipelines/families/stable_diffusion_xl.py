@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from diffoundry.runtime.checks import as_list, check_embeddings, check_texts
+from diffoundry.runtime.checks.arguments import as_list, check_embeddings, check_texts
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.clip_text import CLIPTextModel

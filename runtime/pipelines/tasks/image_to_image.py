@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from diffoundry.runtime.checks import check_fraction
+from diffoundry.runtime.checks.arguments import check_fraction
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.pixels import ImageInput
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from diffoundry.runtime.checks import check_fraction
+from diffoundry.runtime.checks.arguments import check_fraction
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.mask import (
     Box,

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from diffoundry.runtime.engines.outputs import Outputs, only_output
 from diffoundry.runtime.errors import BundleError, ConfigError, EngineError
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.autoencoder_tiny import AutoencoderTiny
-from diffoundry.runtime.models.outputs import Outputs, only_output
 from diffoundry.runtime.models.registry import open_vae
 from diffoundry.runtime.models.sd3_transformer_2d import SD3Transformer2DModel
 from diffoundry.runtime.models.unet_2d_condition import UNet2DConditionModel

@@ -7,6 +7,7 @@ size. Engines take more, so that a call which fits is never refused.
 from dataclasses import dataclass, replace
 
 from diffoundry.runtime.engines.available_memory import check_memory
+from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.protocols import Denoiser
 
@@ -58,18 +59,39 @@ def least_memory(size: CallSize, denoiser: Denoiser, vae: AutoencoderKL) -> int:
     return latents + max(step, pixels, layer)
 
 
-def check_call_memory(size: CallSize, denoiser: Denoiser, vae: AutoencoderKL, prompts: int) -> None:
+def check_call_memory(
+    session: EngineSession,
+    denoiser: Denoiser,
+    vae: AutoencoderKL,
+    shape: tuple[int, int, int],
+    prompts: int,
+    *,
+    decodes: bool,
+) -> None:
     """Refuse a call that does not fit into the memory of this machine.
 
     Args:
-        size: Of the call.
+        session: Of the pipeline.
         denoiser: Of the pipeline.
         vae: Of the pipeline.
+        shape: Number of images, height and width in pixels.
         prompts: Number of prompts.
+        decodes: True if the latents become images.
 
     Raises:
         InputError: The message names the argument, what it would take, and what there is.
     """
+    manifest = session.bundle.manifest
+    batch = manifest.recipe.dims.get("batch") if manifest else None
+    images, height, width = shape
+    size = CallSize(
+        images=images,
+        height=height,
+        width=width,
+        rows=batch.max if batch else None,
+        decodes=decodes,
+        feature=session.feature_bytes(denoiser.component),
+    )
     one = replace(size, images=1)
     check_memory(
         least_memory(one, denoiser, vae),

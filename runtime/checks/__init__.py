@@ -1,0 +1,1 @@
+"""Checks before any work: arguments of a call, sizes, and memory."""
