@@ -20,7 +20,7 @@ def check_memory(needed: int, subject: str, advice: str) -> None:
     Args:
         needed: Bytes, a lower bound.
         subject: Argument and work, such as "height and width: got 64 x 64 pixels for 2 images, which takes".
-        advice: What to do instead.
+        advice: The remedy, such as "choose a smaller size".
 
     Raises:
         InputError: It does not fit.

@@ -137,7 +137,7 @@ class PipelineInterface:
         """Return the pipeline itself where its engines run on that device; engines cannot move.
 
         Raises:
-            InputError: They run elsewhere, or a precision is given; the message says how to load it so.
+            InputError: They run elsewhere, or the argument is a precision; the message says how to load it so.
         """
         for target in targets:
             habits.check_target(self.session, target)

@@ -62,7 +62,8 @@ def test_annotations_are_those_of_the_inputs():
 def test_mypy_finds_misspelled_arguments(tmp_path):
     package = tmp_path / "path" / "diffoundry"
     package.mkdir(parents=True)
-    (package / "__init__.py").write_text(Path(diffoundry.__file__).read_text())
+    for ending in (".py", ".pyi"):
+        (package / f"__init__{ending}").write_text(Path(diffoundry.__file__).with_suffix(ending).read_text())
     (package / "runtime").symlink_to(RUNTIME)
     (tmp_path / "snippet.py").write_text(SNIPPET)
     command = [sys.executable, "-m", "mypy", "--strict", "--no-incremental", "--cache-dir", tmp_path / "cache"]
