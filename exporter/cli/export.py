@@ -15,7 +15,7 @@ from diffoundry.exporter.cli.budget import budget_options, take_budget
 from diffoundry.exporter.cli.progress import jobs_json, jobs_table, show_progress, tell_pending
 from diffoundry.exporter.cli.words import joined, parse_variants
 from diffoundry.exporter.request import ExportRequest, parse_buckets, parse_dim
-from diffoundry.runtime.adapters.adapter_set import check_not_pickled
+from diffoundry.runtime.adapters.pickles import check_not_pickled
 from diffoundry.runtime.bundle.checksums import sha256_of
 from diffoundry.runtime.bundle.specs import PRECISIONS, FusedLora
 from diffoundry.runtime.cli.adapters import parse_lora

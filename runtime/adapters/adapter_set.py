@@ -11,18 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from diffoundry.runtime.adapters.lora import Factors, Host, Lora, join_factors, read_lora
+from diffoundry.runtime.adapters.pickles import check_not_pickled
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import DiffoundryError, InputError
 from diffoundry.runtime.models.roles import DENOISER, TEXT_ENCODER
 
-__all__ = ["AdapterSet", "LoraReport", "check_not_pickled"]
+__all__ = ["AdapterSet", "LoraReport"]
 
 FloatArray = npt.NDArray[np.float32]
 
 _ADAPTED_ROLES = (DENOISER, TEXT_ENCODER)
 """Roles of the components that LoRAs change."""
-
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,11 +32,14 @@ class LoraReport:
         name: Its name, by which its scale is set and it is unloaded.
         layers: Component to the number of its layers that it changes.
         unused: Names of the tensors that belong to no component of any pipeline and had no effect.
+        notes: Sentences on what the file leaves open, and the rule that was used: layers without an alpha, patterns
+            that fit no layer.
     """
 
     name: str
     layers: Mapping[str, int]
     unused: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +96,7 @@ class AdapterSet:
             loras = {**self._state.loras, name: (lora, _checked_scale(scale))}
             self._change(replace(self._state, loras=loras))
         counts = {component: len(layers) for component, layers in lora.factors.items()}
-        return LoraReport(name=name, layers=counts, unused=lora.unused)
+        return LoraReport(name=name, layers=counts, unused=lora.unused, notes=lora.notes)
 
     def set_scale(self, scale: float, name: str | None) -> None:
         """See `Loras.set_scale`."""
@@ -172,16 +174,3 @@ def _checked_scale(scale: float) -> float:
     if not isinstance(scale, int | float) or isinstance(scale, bool) or not math.isfinite(scale):
         raise InputError(f"scale: got {scale!r}, expected a finite number; 1 is the LoRA as it was trained")
     return float(scale)
-
-
-def check_not_pickled(path: Path) -> None:
-    """Refuse the endings of pickled files.
-
-    Raises:
-        InputError: It is one.
-    """
-    if path.suffix in _PICKLES:
-        raise InputError(
-            f"{path}: is a pickled file, which can run code when read, and is refused; expected .safetensors; convert "
-            f"a file that you trust with safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW_FILE)"
-        )

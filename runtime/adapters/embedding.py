@@ -9,9 +9,12 @@ import numpy.typing as npt
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.formats.safetensors import Safetensors
 
-__all__ = ["read_embedding"]
+__all__ = ["NO_WORDS", "read_embedding"]
 
 _LISTED = 3
+
+NO_WORDS = frozenset({"emb_params", "string_to_param", "*", "clip_l", "clip_g", "clip_h"})
+"""Names of tensors that other programs give to every embedding: AUTOMATIC1111, ComfyUI and trainers for XL."""
 
 _TENSORS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 """Component to the tensor of a file for several of them."""
@@ -23,8 +26,9 @@ def read_embedding(
     """The word and, for each text encoder, its vectors, float32 (count, width).
 
     Gal et al. 2022, https://arxiv.org/abs/2208.01618. diffusers: `_retrieve_tokens_and_embeddings`: the file for one
-    text encoder has one tensor, (width,) or (count, width), whose name is the word unless `token` is passed. That for
-    the two of Stable Diffusion XL has `clip_l` and `clip_g`, and no word.
+    text encoder has one tensor, (width,) or (count, width), whose name is the word unless `token` is
+    passed; here a name of `NO_WORDS` is none. That for the two of Stable Diffusion XL has `clip_l` and `clip_g`, and no
+    word.
 
     Args:
         path: A safetensors file.
@@ -36,10 +40,11 @@ def read_embedding(
     """
     file = Safetensors(path)
     names = _tensor_names(file, path, list(widths))
-    word = next(iter(names.values())) if token is None and len(widths) == 1 else token
+    named = {name for name in names.values() if name not in NO_WORDS}
+    word = named.pop() if token is None and len(named) == len(widths) == 1 else token
     if word is None:
         raise InputError(
-            f"token: got none, expected the word for {path}, whose tensors do not name it; such as '<cat>'"
+            f"token: got none, expected the word for {path}, whose tensors do not name it; such as {path.stem!r}"
         )
     if not word or word != word.strip():
         raise InputError(f"token: got {word!r}, expected a word without blanks at its ends, such as '<cat>'")

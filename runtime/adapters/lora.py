@@ -1,6 +1,5 @@
 """Reads a LoRA file for one bundle: the two factors of every layer that it changes, scaled by its alphas."""
 
-import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diffoundry.runtime.adapters.lora_names import LayerNames, TensorName, parse_name
+from diffoundry.runtime.adapters.lora_names import LayerNames, TensorName, kind_of, parse_name
+from diffoundry.runtime.adapters.lora_scales import read_scales
 from diffoundry.runtime.bundle.specs import AdapterSpec
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.formats.safetensors import Safetensors
@@ -18,9 +18,6 @@ from diffoundry.runtime.formats.safetensors import Safetensors
 __all__ = ["Factors", "Host", "Lora", "join_factors", "read_lora"]
 
 FloatArray = npt.NDArray[np.float32]
-
-_METADATA = "lora_adapter_metadata"
-"""Key of PEFT's `LoraConfig` of each component, as written by diffusers from 0.34 on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,11 +59,13 @@ class Lora:
         path: The file.
         factors: Component to layer to change.
         unused: Names of the tensors that belong to no component of any pipeline.
+        notes: Sentences on what the file leaves open.
     """
 
     path: Path
     factors: Mapping[str, Mapping[str, Factors]]
     unused: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -77,7 +76,7 @@ class _Layer:
 
 
 def read_lora(path: Path, hosts: Mapping[str, Host], present: Collection[str]) -> Lora:
-    """Read a LoRA: PEFT's, diffusers' or kohya's names, in fp32, fp16 or bf16, of linear layers and convolutions.
+    """Read a LoRA of linear layers and convolutions, in fp32, fp16 or bf16, in any names of `lora_names`.
 
     diffusers: `StableDiffusionLoraLoaderMixin.lora_state_dict`, `utils.peft_utils.get_peft_kwargs`.
 
@@ -97,11 +96,11 @@ def read_lora(path: Path, hosts: Mapping[str, Host], present: Collection[str]) -
             f"LoRA {path}: got no tensor of a LoRA among {len(file.entries)}, expected names such as "
             f"'unet.....lora_A.weight' or 'lora_unet_....lora_down.weight'; this is another kind of file"
         )
-    scales = _Scales(file, layers)
+    scales, notes = read_scales(file, {layer: found.parts for layer, found in layers.items()})
     factors: dict[str, dict[str, Factors]] = defaultdict(dict)
     for (component, layer), found in layers.items():
-        factors[component][layer] = _factors(file, found, hosts[component].layers[layer], scales.of(component, layer))
-    return Lora(path=path, factors=dict(factors), unused=unused)
+        factors[component][layer] = _factors(file, found, hosts[component].layers[layer], scales[component, layer])
+    return Lora(path=path, factors=dict(factors), unused=unused, notes=tuple(notes))
 
 
 def join_factors(parts: Sequence[tuple[Factors, float]]) -> Factors:
@@ -154,10 +153,7 @@ def _find(
             f"{', '.join(names)} (the bundle has {', '.join(present)}); it was trained for another family"
         )
     if said.part is None:
-        raise InputError(
-            f"LoRA {file.path}: tensor {tensor!r} is no factor of a LoRA, expected lora_A and lora_B, lora_down and "
-            f"lora_up, and alpha; DoRA, LoHa, LoKr and other kinds are not supported"
-        )
+        raise InputError(_describe_other_kind(file.path, tensor))
     layer = names[said.component].find(said.layer)
     if layer is None:
         raise InputError(
@@ -184,60 +180,14 @@ def _factors(file: Safetensors, found: _Layer, weight: tuple[int, ...], scale: f
     return Factors(down=file.read(names[0]), up=file.read(names[1]) * np.float32(scale))
 
 
-class _Scales:
-    """alpha / rank of each layer: from tensors (kohya), from PEFT's config in the metadata, or 1."""
-
-    def __init__(self, file: Safetensors, layers: Mapping[tuple[str, str], _Layer]) -> None:
-        self._file, self._layers = file, layers
-        self._config = _read_config(file)
-        with_alpha = sum("alpha" in found.parts for found in layers.values())
-        if with_alpha and (self._config or with_alpha < len(layers)):
-            lacking = next((layer for (_, layer), found in layers.items() if "alpha" not in found.parts), None)
-            what = f"layer {lacking} has none" if lacking else f"the metadata {_METADATA!r} has others"
-            raise InputError(
-                f"LoRA {file.path}: got alphas for {with_alpha} of {len(layers)} layers, but {what}; what such a file "
-                f"means differs from program to program, save it again with all of them or none"
-            )
-
-    def of(self, component: str, layer: str) -> float:
-        parts = self._layers[component, layer].parts
-        rank = self._file.entries[parts["down"]].shape[:1] or (1,)
-        if "alpha" in parts:
-            return float(self._scalar(parts["alpha"])) / max(rank[0], 1)
-        config = {key.removeprefix(f"{component}."): value for key, value in self._config.items()}
-        alpha = _pattern(config.get("alpha_pattern"), layer, config.get("lora_alpha", rank[0]))
-        if not isinstance(alpha, int | float):
-            raise InputError(f"LoRA {self._file.path}: metadata lora_alpha: got {alpha!r}, expected a number")
-        return float(alpha / max(rank[0], 1) ** (0.5 if config.get("use_rslora") else 1))
-
-    def _scalar(self, name: str) -> float:
-        stored = self._file.stored(name)
-        if stored.size != 1:
-            raise InputError(f"LoRA {self._file.path}: tensor {name!r}: got shape {stored.shape}, expected one number")
-        floating = self._file.entries[name].dtype.startswith(("F", "BF"))
-        return float((self._file.read(name) if floating else stored).reshape(()))
-
-
-def _read_config(file: Safetensors) -> dict[str, Any]:
-    text = file.metadata.get(_METADATA)
-    if text is None:
-        return {}
-    try:
-        config = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"LoRA {file.path}: metadata {_METADATA!r} is no JSON; the file is damaged") from error
-    if not isinstance(config, dict):
-        raise InputError(f"LoRA {file.path}: metadata {_METADATA!r} is no object; the file is damaged")
-    for key, value in config.items():
-        if key.endswith("use_dora") and value:
-            raise InputError(f"LoRA {file.path}: metadata {key!r} is true, but DoRA is not supported")
-    return config
-
-
-def _pattern(table: Any, layer: str, default: Any) -> Any:
-    """Return the entry of PEFT's `alpha_pattern` for a layer: a name, or its end; `^` requires the whole name."""
-    for key, value in table.items() if isinstance(table, dict) else ():
-        name = key.removeprefix("^")
-        if layer == name or (name == key and layer.endswith(f".{name}")):
-            return value
-    return default
+def _describe_other_kind(path: Path, tensor: str) -> str:
+    """Refuse a tensor that is no factor, and say what to do where diffusers can fuse such a file."""
+    kind = kind_of(tensor)
+    factors = "lora_A and lora_B, lora_down and lora_up, and alpha"
+    if kind is None:
+        return f"LoRA {path}: tensor {tensor!r} is no factor of a LoRA, expected {factors}"
+    hint = (
+        "; fuse it with diffusers (load_lora_weights, fuse_lora, unload_lora_weights, save_pretrained) and export that"
+    )
+    fusable = hint if ".lora_magnitude_vector" in tensor else ""
+    return f"LoRA {path}: tensor {tensor!r} belongs to {kind}, which is not supported, expected {factors}{fusable}"

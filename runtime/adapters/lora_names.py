@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from diffoundry.runtime.formats.ldm_keys import ldm_unet_names
 from diffoundry.runtime.models.roles import DENOISER_FOLDERS
 
-__all__ = ["LayerNames", "TensorName", "parse_name"]
+__all__ = ["LayerNames", "TensorName", "kind_of", "layer_aliases", "parse_name"]
 
 _FACTORS = {
     ".lora_A.weight": "down",  # PEFT
@@ -24,14 +24,43 @@ _FACTORS = {
 }
 """End of a tensor's name to its part: the factor next to the input ("down"), next to the output ("up"), or alpha."""
 
-_KOHYA = {
+_ADAPTER = re.compile(r"\.(lora_[AB])\.[^.]+\.weight$")
+"""The end of PEFT's names while a model holds them: the adapter's name comes before ".weight"."""
+
+_KINDS = (
+    (("dora_scale", "lora_magnitude_vector"), "DoRA, which also rescales the weight"),
+    (("lora_B.bias",), "a LoRA with biases"),
+    (("hada_",), "LoHa"),
+    (("lokr_",), "LoKr"),
+    (("lora_mid",), "LoCon with Tucker factors"),
+    (("oft_",), "OFT"),
+    (("on_input", "ia3"), "(IA)3"),
+    (("diff", "diff_b", "w_norm", "b_norm"), "an adapter with whole weights"),
+)
+"""Beginnings of the part of a name that follows the layer, and what such a file is."""
+
+_FLAT = {
     "lora_unet_": DENOISER_FOLDERS[0],
     "lora_te_": "text_encoder",
     "lora_te1_": "text_encoder",
     "lora_te2_": "text_encoder_2",
 }
+"""Prefixes of kohya, whose names have underscores throughout."""
 
-_DOTTED = (*DENOISER_FOLDERS, "text_encoder", "text_encoder_2", "text_encoder_3", "prior")
+_TEXT_ENCODERS = {"clip_l": "text_encoder", "clip_h": "text_encoder", "clip_g": "text_encoder_2"}
+
+_DOTTED = {
+    "model.diffusion_model.": DENOISER_FOLDERS[0],  # the original checkpoints
+    "diffusion_model.": DENOISER_FOLDERS[0],  # ComfyUI
+    **{
+        f"{before}{name}.{after}": component  # ComfyUI and OneTrainer
+        for before in ("text_encoders.", "")
+        for name, component in _TEXT_ENCODERS.items()
+        for after in ("transformer.", "")
+    },
+    **{f"{name}.": name for name in (*DENOISER_FOLDERS, "text_encoder", "text_encoder_2", "text_encoder_3", "prior")},
+}
+"""Prefixes of the others to components; longer ones come first."""
 
 _PROCESSOR = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 """Names of a text encoder's layers in attention processors. diffusers: `DIFFUSERS_OLD_TO_PEFT`."""
@@ -54,13 +83,11 @@ class TensorName:
 
 def parse_name(name: str) -> TensorName | None:
     """Read a tensor's name; None when it names no component of any pipeline."""
-    prefix = next((mark for mark in _KOHYA if name.startswith(mark)), None)
-    if prefix is not None:
-        component, rest = _KOHYA[prefix], name.removeprefix(prefix)
-    else:
-        component, _, rest = name.partition(".")
-        if component not in _DOTTED:
-            return None
+    prefix = next((mark for mark in (*_FLAT, *_DOTTED) if name.startswith(mark)), None)
+    if prefix is None:
+        return None
+    component = _FLAT.get(prefix) or _DOTTED[prefix]
+    rest = _ADAPTER.sub(r".\1.weight", f".{name.removeprefix(prefix)}")[1:]
     for ending, part in _FACTORS.items():
         if rest.endswith(ending):
             layer = rest.removesuffix(ending)
@@ -70,6 +97,14 @@ def parse_name(name: str) -> TensorName | None:
     return TensorName(component=component, layer=rest, part=None)
 
 
+def kind_of(name: str) -> str | None:
+    """Return the kind of adapter that a tensor belongs to which is no factor of a LoRA; None for an unknown one."""
+    for beginnings, kind in _KINDS:
+        if any(re.search(rf"\.{re.escape(word)}", name) for word in beginnings):
+            return kind
+    return None
+
+
 def _from_processor(component: str, layer: str) -> str:
     head, dot, last = layer.rpartition(".")
     if component.startswith("text_encoder"):
@@ -77,6 +112,12 @@ def _from_processor(component: str, layer: str) -> str:
     elif last == "to_out":
         last = "to_out.0"
     return f"{head}{dot}{last}"
+
+
+def layer_aliases(layer: str) -> tuple[str, ...]:
+    """Return the names of a layer: transformers 5 dropped "text_model." from those of a CLIP text encoder."""
+    bare = layer.removeprefix("text_model.")
+    return (layer, bare if bare != layer else f"text_model.{layer}")
 
 
 class LayerNames:
@@ -90,22 +131,25 @@ class LayerNames:
             config: Its config.json.
         """
         self._layers = set(layers)
-        flat = {re.sub(r"\W", "_", layer): layer for layer in self._layers}
+        flat = {_flattened(layer): layer for layer in self._layers}
         per_block = config.get("layers_per_block")
         if isinstance(per_block, int):
             originals = ldm_unet_names(self._layers, per_block)
-            flat |= {re.sub(r"\W", "_", original): layer for layer, original in originals.items()}
+            flat |= {_flattened(original): layer for layer, original in originals.items()}
         self._flat = flat
 
     def find(self, layer: str) -> str | None:
         """Return the layer's name in torch, or None when the component has no such layer.
 
-        transformers 5 dropped "text_model." from the names of a CLIP text encoder; files have it either way.
+        Files name layers as diffusers or as the original code does, with dots or with underscores.
         """
-        for name in (layer, layer.removeprefix("text_model."), f"text_model.{layer}"):
+        for name in layer_aliases(layer):
             if name in self._layers:
                 return name
-        for name in (layer, layer.removeprefix("text_model_"), f"text_model_{layer}"):
-            if name in self._flat:
-                return self._flat[name]
-        return None
+        flat = _flattened(layer)
+        names = (flat, flat.removeprefix("text_model_"), f"text_model_{flat}")
+        return next((self._flat[name] for name in names if name in self._flat), None)
+
+
+def _flattened(name: str) -> str:
+    return re.sub(r"\W", "_", name)

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from diffoundry.runtime.adapters.adapter_set import AdapterSet, check_not_pickled
+from diffoundry.runtime.adapters.adapter_set import AdapterSet
 from diffoundry.runtime.adapters.embedding import read_embedding
+from diffoundry.runtime.adapters.pickles import check_not_pickled
 from diffoundry.runtime.bundle.specs import AdapterSpec
 from diffoundry.runtime.errors import EngineError, InputError
 from diffoundry.runtime.models.protocols import TextEncoder
@@ -43,7 +44,8 @@ class TextualInversions:
 
         Args:
             path: A safetensors file with one tensor; for two text encoders, with `clip_l` and `clip_g`.
-            token: The word; by default the name of the tensor. For two text encoders it must be given.
+            token: The word; by default the name of the tensor. It must be given where that is no word, as in files of
+                AUTOMATIC1111 and in those for two text encoders.
 
         Returns:
             The word and the number of its vectors.

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from diffoundry.runtime.adapters.embedding import NO_WORDS
 from diffoundry.runtime.cli.console import remark
 from diffoundry.runtime.cli.help import options_in
 from diffoundry.runtime.errors import InputError
@@ -16,9 +17,6 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 _ENDING = ".safetensors"
 _LISTED = 3
-_NO_WORDS = {"emb_params", "string_to_param", "*", "clip_l", "clip_g"}
-"""Names of tensors that AUTOMATIC1111 and trainers write instead of a word."""
-
 
 _adapter = options_in("LoRA and embeddings")
 
@@ -64,7 +62,10 @@ def load_adapters(pipeline: DiffusionPipeline, loras: Sequence[str], embeddings:
     """
     for number, text in enumerate(loras):
         path, scale = parse_lora(text)
-        unused = pipeline.loras.load(path, scale=scale, name=f"{path} ({number + 1})").unused
+        report = pipeline.loras.load(path, scale=scale, name=f"{path} ({number + 1})")
+        for note in report.notes:
+            remark(f"note: {path}: {note}")
+        unused = report.unused
         if unused:
             more = f" and {len(unused) - _LISTED} more" if len(unused) > _LISTED else ""
             remark(f"warning: {path}: these tensors are unused: {', '.join(unused[:_LISTED])}{more}")
@@ -81,7 +82,7 @@ def _word_of_file(path: Path) -> str | None:
     """Return the name of a file whose tensors do not name the word; None where they do, or where it is no such file."""
     if path.suffix != _ENDING or not path.is_file():
         return None
-    return path.stem if set(Safetensors(path)) <= _NO_WORDS else None
+    return path.stem if set(Safetensors(path)) <= NO_WORDS else None
 
 
 def _split(text: str) -> tuple[str, str | None]:

@@ -265,3 +265,142 @@ def test_the_manifest_says_what_each_engine_takes(bundle, layers):
             assert engine["adapters"]["layers"] == shapes
             assert set(engine["adapters"]["files"]) <= set(manifest["files"])
     assert all(engine["adapters"] is None for engine in manifest["components"]["vae_decoder"]["engines"])
+
+
+def _with_config(tmp_path, make_lora, config, which="attention", **arguments):
+    metadata = {"lora_adapter_metadata": json.dumps(config)}
+    return make_lora(tmp_path / "x.safetensors", "peft", which, rank=lambda _: 4, metadata=metadata, **arguments)
+
+
+def _config(part, layers, patterns):
+    ends = ["to_q", "to_k", "to_v", "to_out.0"] if part == "unet" else ["q_proj", "k_proj", "v_proj", "out_proj"]
+    return {f"{part}.r": 4, f"{part}.lora_alpha": 4, f"{part}.target_modules": ends, f"{part}.alpha_pattern": patterns}
+
+
+def test_patterns_of_peft_are_regular_expressions(opened, theirs, make_lora, layers, steps, error, tmp_path):
+    """The first that fits wins; a name of transformers 4 counts as that of 5; the rest is said."""
+    patterns = {r"attn1\.to_(v|k)": 16, "attn1.to_v": 1, "^up_blocks.*to_q": 2, "to_q": 9, "^to_out.0": 3}
+    config = _config("unet", layers, patterns) | _config("text_encoder", layers, {"layers.0.self_attn.q_proj": 11})
+    path = _with_config(tmp_path, make_lora, config)
+    ours = opened()
+    report = ours.loras.load(path)
+    assert report.notes == ("alpha_pattern '^to_out.0' fits no layer of unet in this file",)
+    theirs.load_lora_weights(str(path))
+    expected = steps(theirs)
+    assert error(steps(ours), expected) < TOLERANCE
+    ours.loras.unload()
+    config["text_encoder.alpha_pattern"] = {r"text_model\.encoder\.layers\.0\.self_attn\.q_proj": 11}
+    assert ours.loras.load(_with_config(tmp_path, make_lora, config)).notes == report.notes
+    assert error(steps(ours), expected) < TOLERANCE
+
+
+def test_the_patterns_are_matched_as_peft_does():
+    from itertools import islice, permutations
+    from pathlib import Path
+
+    from peft.utils.other import get_pattern_key
+
+    from diffoundry.runtime.adapters.peft_patterns import match_patterns
+
+    names = [
+        f"{side}_blocks.{block}.attentions.0.transformer_blocks.0.{attention}.{layer}"
+        for side in ("down", "up")
+        for block in range(3)
+        for attention in ("attn1", "attn2")
+        for layer in ("to_q", "to_out.0")
+    ]
+    names += ["conv_in", "time_embedding.linear_1", "mid_block.resnets.0.conv1"]
+    patterns = ("to_q", "^to_q", "^conv_in", r"attn1\.to_(q|out\.0)", r"down_blocks\.\d+\..*\.to_q", ".*to_out.0$")
+    patterns += ("time_embedding.linear.1", "conv_.n", ".*", "up_blocks.1", r"(?:attn2|attn1)\.to_q")
+    for chosen in islice(permutations(patterns, 4), 0, None, 40):
+        table = {pattern: float(count) for count, pattern in enumerate(chosen)}
+        found, unfitting = match_patterns(table, {name: (name,) for name in names}, Path("x"))
+        keys = {name: get_pattern_key(table.keys(), name) for name in names}
+        assert found == {name: table[key] for name, key in keys.items() if key in table}
+        alone = {p for p in chosen if not any(get_pattern_key([p], name) == p for name in names)}
+        assert set(unfitting) == alone
+
+
+def test_ranks_without_alphas_and_alphas_of_some_layers(opened, theirs, make_lora, steps, error, tmp_path):
+    """As diffusers from 0.40 on; the rule is named."""
+    path = make_lora(tmp_path / "ranks.safetensors", "kohya", "everything", rank=lambda count: 2 + count % 2)
+    tensors = load_file(path)
+    without = {name: tensor for name, tensor in tensors.items() if not name.endswith("alpha")}
+    some = dict(tensors)
+    for count, name in enumerate([name for name in tensors if name.endswith("alpha")]):
+        some[name] = torch.tensor(1.5)
+        if count % 3 == 0:
+            del some[name]
+    for found, note in (
+        (
+            without,
+            "unet has layers of the ranks 2, 3 and no alphas: the alpha of each layer is its rank, as in diffusers",
+        ),
+        (some, "layers of unet have no alpha: they get 1.5, the most frequent one, as in diffusers; kohya's programs"),
+    ):
+        save_file(found, path)
+        ours = opened()
+        assert note in " ".join(ours.loras.load(path).notes)
+        theirs.load_lora_weights(str(path), adapter_name="x")
+        assert error(steps(ours), steps(theirs)) < TOLERANCE
+        theirs.unload_lora_weights()
+
+
+def test_every_spelling_of_a_name(opened, make_lora, tmp_path):
+    """Dots or underscores, diffusers' or the original names, and the prefixes of other programs."""
+    from diffoundry.runtime.formats.ldm_keys import ldm_unet_names
+
+    ours = opened()
+    path = make_lora(tmp_path / "x.safetensors", "peft", "everything")
+    tensors = load_file(path)
+
+    def saved(rename):
+        save_file({rename(name): tensor for name, tensor in tensors.items()}, path)
+        return ours.loras._adapters
+
+    layers = {name.rsplit(".", 2)[0].removeprefix("unet.") for name in tensors if name.startswith("unet.")}
+    originals = ldm_unet_names(layers, 1)
+    expected = _read(ours, path)
+
+    def spelled(unet, text, *, original, flat, ends):
+        def rename(name):
+            part, rest = name.split(".", 1)
+            layer, factor = rest.rsplit(".", 2)[0], rest.split(".")[-2]
+            layer = originals[layer] if original and part == "unet" else layer
+            prefix = unet if part == "unet" else text
+            return prefix + (layer.replace(".", "_") if flat else layer) + ends[factor]
+
+        return rename
+
+    peft = {"lora_A": ".lora_A.weight", "lora_B": ".lora_B.weight"}
+    kohya = {"lora_A": ".lora_down.weight", "lora_B": ".lora_up.weight"}
+    named = {"lora_A": ".lora_A.default.weight", "lora_B": ".lora_B.default.weight"}
+    for rename in (
+        spelled("unet.", "clip_l.text_model.", original=True, flat=False, ends=kohya),  # OneTrainer
+        spelled(
+            "diffusion_model.", "text_encoders.clip_l.transformer.text_model.", original=True, flat=False, ends=peft
+        ),
+        spelled("model.diffusion_model.", "clip_l.transformer.", original=True, flat=False, ends=kohya),
+        spelled("diffusion_model.", "lora_te1_text_model_", original=False, flat=False, ends=kohya),
+        spelled("lora_unet_", "lora_te1_text_model_", original=True, flat=True, ends=kohya),
+        spelled("unet.", "text_encoder.text_model.", original=False, flat=False, ends=named),
+    ):
+        saved(rename)
+        found = _read(ours, path)
+        assert found.keys() == expected.keys()
+        assert all(np.array_equal(found[key], expected[key]) for key in found)
+
+
+def _read(pipe, path):
+    """Factors of a file by component, layer and side."""
+    from diffoundry.runtime.adapters.lora import read_lora
+
+    adapters = pipe.loras._adapters
+    lora = read_lora(path, adapters._hosts(), pipe.session.bundle.components)
+    assert lora.unused == ()
+    return {
+        (part, layer, side): getattr(factors, side)
+        for part, layers in lora.factors.items()
+        for layer, factors in layers.items()
+        for side in ("down", "up")
+    }

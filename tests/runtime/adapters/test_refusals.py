@@ -6,9 +6,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from diffoundry.runtime import load
+from diffoundry.runtime.adapters.pickles import check_not_pickled
 from diffoundry.runtime.errors import BundleError, EngineError, InputError
 
 
@@ -57,9 +58,27 @@ REFUSED = {
         {f"{Q}.lora_A.weight": torch.ones(2, 32)},
         "has no up factor beside '.*to_q.lora_A.weight', expected both",
     ),
-    "dora": ({**FITTING, f"{K}.dora_scale": torch.ones(32)}, "'.*dora_scale' is no factor of a LoRA, .* DoRA, LoHa"),
-    "loha": ({f"{K}.hada_w1_a": torch.ones(32, 2)}, "'.*hada_w1_a' is no factor of a LoRA"),
-    "tucker": ({f"{K}.lora_mid.weight": torch.ones(2, 2)}, "'.*lora_mid.weight' is no factor of a LoRA"),
+    "dora": (
+        {**FITTING, f"{K}.dora_scale": torch.ones(32)},
+        "'.*dora_scale' belongs to DoRA, which also rescales the weight, which is not supported, expected .*alpha$",
+    ),
+    "PEFT's dora": (
+        {**FITTING, f"{Q}.lora_magnitude_vector": torch.ones(32)},
+        "'.*lora_magnitude_vector' belongs to DoRA, .*; fuse it with diffusers .load_lora_weights, fuse_lora, ",
+    ),
+    "bias": (
+        {**FITTING, f"{Q}.lora_B.bias": torch.ones(32)},
+        "'.*lora_B.bias' belongs to a LoRA with biases.*alpha$",
+    ),
+    "loha": ({f"{K}.hada_w1_a": torch.ones(32, 2)}, "'.*hada_w1_a' belongs to LoHa, which is not supported"),
+    "lokr": ({f"{K}.lokr_w1": torch.ones(32, 2)}, "'.*lokr_w1' belongs to LoKr, which is not supported"),
+    "PEFT's lokr": ({f"{Q}.lokr_w2_a": torch.ones(32, 2)}, "'.*lokr_w2_a' belongs to LoKr, which is not supported"),
+    "oft": ({f"{K}.oft_blocks": torch.ones(2, 2)}, "'.*oft_blocks' belongs to OFT"),
+    "ia3": ({f"{K}.on_input": torch.ones(2, 2)}, r"'.*on_input' belongs to \(IA\)3"),
+    "whole": ({f"{K}.diff": torch.ones(2, 2)}, "'.*diff' belongs to an adapter with whole weights"),
+    "norm": ({f"{K}.w_norm": torch.ones(2)}, "'.*w_norm' belongs to an adapter with whole weights"),
+    "tucker": ({f"{K}.lora_mid.weight": torch.ones(2, 2)}, "'.*mid.weight' belongs to LoCon with Tucker factors"),
+    "other": ({f"{K}.something": torch.ones(2)}, "'.*something' is no factor of a LoRA, expected lora_A and lora_B"),
     "nothing": ({"something": torch.ones(1)}, "got no tensor of a LoRA among 1, expected names such as"),
     "twice": (
         {
@@ -67,15 +86,6 @@ REFUSED = {
             f"{Q}.lora.down.weight": torch.ones(2, 32),
         },
         "are both for unet .*to_q, expected one",
-    ),
-    "some alphas": (
-        {
-            **FITTING,
-            f"{K}.lora_down.weight": torch.ones(2, 32),
-            f"{K}.lora_up.weight": torch.ones(32, 2),
-            f"{K}.alpha": torch.tensor(1.0),
-        },
-        "got alphas for 1 of 2 layers, but layer .*to_q has none",
     ),
     "wide alpha": (
         {
@@ -102,7 +112,12 @@ def test_files_for_something_else(pipe, saved, case):
         ("{", "is no JSON"),
         ("[]", "is no object"),
         ('{"unet.use_dora": true}', "metadata 'unet.use_dora' is true, but DoRA is not supported"),
-        ('{"unet.lora_alpha": "x"}', "metadata lora_alpha: got 'x', expected a number"),
+        ('{"unet.lora_alpha": "x"}', "metadata unet.lora_alpha: got 'x', expected a number"),
+        ('{"unet.alpha_pattern": [1]}', "metadata unet.alpha_pattern: got .1., expected an object"),
+        ('{"unet.alpha_pattern": {"to_q": null}}', "metadata unet.alpha_pattern: got None, expected a number"),
+        ('{"unet.alpha_pattern": {"(": 1}}', "metadata pattern '.': is no regular expression .missing"),
+        ('{"unet.alpha_pattern": {"(a+)+": 1}}', "metadata pattern '.*': got an expression that can take very long"),
+        ('{"unet.rank_pattern": {"(.)\\\\1": 1}}', "metadata pattern '.*': got an expression that can take very long"),
     ],
 )
 def test_damaged_metadata(pipe, saved, metadata, message):
@@ -124,6 +139,60 @@ def test_unused_tensors_are_reported(pipe, saved):
         with pytest.raises(InputError, match="scale: got .*, expected a finite number"):
             pipe.loras.set_scale(scale)
     pipe.loras.unload()
+
+
+def test_alphas_in_tensors_and_in_the_metadata(pipe, saved):
+    file = saved({**FITTING, f"{Q}.alpha": torch.tensor(1.0)}, {"lora_adapter_metadata": '{"unet.lora_alpha": 2}'})
+    with pytest.raises(InputError, match="got alphas in tensors such as .*to_q.alpha and in the metadata 'lora"):
+        pipe.loras.load(file)
+
+
+def _parameters(**values):
+    return torch.nn.ParameterDict({name: torch.nn.Parameter(value) for name, value in values.items()})
+
+
+A1111 = {"string_to_token": {"*": 265}, "name": "old", "step": 1}
+PICKLED = {
+    "flat": ({"a": torch.ones(2, 3).T}, {"a"}),
+    "lightning": ({"state_dict": {"a": torch.ones(2)}, "epoch": 3}, {"a"}),
+    "AUTOMATIC1111": ({**A1111, "string_to_param": {"*": torch.nn.Parameter(torch.ones(2, 32))}}, {"<cat>"}),
+    "its first version": ({"string_to_token": {}, "string_to_param": _parameters(cat=torch.ones(2, 32))}, {"<cat>"}),
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("case", PICKLED)
+def test_the_conversion_in_the_message_works_on_the_file(tmp_path, case, zipped):
+    content, names = PICKLED[case]
+    file, new = tmp_path / "x.pt", tmp_path / "x.safetensors"
+    torch.save(content, file, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(InputError, match="convert a file that you trust with") as refusal:
+        check_not_pickled(file)
+    code = str(refusal.value).partition("that you trust with ")[2]
+    with torch.serialization.safe_globals([]):
+        exec(f"import torch, safetensors.torch; {code}", {"FILE": file, "NEW_FILE": new, "WORD": "<cat>"})
+    assert set(load_file(new)) == names
+
+
+def test_a_dora_is_fused_by_diffusers_as_the_message_says(theirs, tmp_path):
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    torch.manual_seed(0)
+    before = {name: value.clone() for name, value in theirs.unet.state_dict().items()}
+    config = LoraConfig(r=2, target_modules=["to_q"], use_dora=True, init_lora_weights=False)
+    theirs.unet.add_adapter(config, "made")
+    layers = get_peft_model_state_dict(theirs.unet, adapter_name="made")
+    theirs.unet.delete_adapters("made")
+    theirs.save_lora_weights(tmp_path / "dora", unet_lora_layers=layers)
+    theirs.load_lora_weights(tmp_path / "dora")
+    theirs.fuse_lora()
+    theirs.unload_lora_weights()
+    theirs.save_pretrained(tmp_path / "fused")
+    fused = load_file(tmp_path / "fused/unet/diffusion_pytorch_model.safetensors")
+    assert set(fused) == set(before)
+    changed = {name for name, value in before.items() if (value - fused[name]).abs().max() > 1e-3}
+    assert changed == {name for name in before if ".to_q.weight" in name}
 
 
 @pytest.mark.parametrize("ending", ["pt", "bin", "ckpt", "pth"])

@@ -124,6 +124,10 @@ def test_refusals_of_two_text_encoders(xl_bundle, saved, for_two):
 
 def test_refusals(opened, saved, tmp_path):
     ours = opened()
+    for name in ("emb_params", "*", "clip_l"):
+        with pytest.raises(InputError, match=r"token: got none, expected the word for .*, whose tensors do not"):
+            ours.embeddings.load(saved(name, 32))
+    assert ours.embeddings.load(saved("emb_params", 2, 32), token="EasyNegative") == ("EasyNegative", 2)
     with pytest.raises(InputError, match=r"tensor '<cat>': got shape \(768,\), expected \(32,\) or \(count, 32\)"):
         ours.embeddings.load(saved("<cat>", 768))
     path = saved("<cat>", 32)
