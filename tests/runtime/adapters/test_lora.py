@@ -226,6 +226,7 @@ def test_the_names_of_sdxl_in_kohyas_files(tmp_path):
     for count, layer in enumerate(layers):
         root = f"lora_unet_{originals[layer].replace('.', '_')}"
         assert names.find(parse_name(f"{root}.alpha").layer) == layer
+        assert names.find(parse_name(f"unet.{originals[layer]}.alpha").layer) == layer  # OneTrainer
         state |= {f"{root}.lora_down.weight": torch.tensor(count), f"{root}.lora_up.weight": torch.tensor(count)}
     mapped = _maybe_map_sgm_blocks_to_diffusers(dict(state), unet.config)
     theirs, _ = _convert_non_diffusers_lora_to_diffusers(mapped)
@@ -354,10 +355,6 @@ def test_every_spelling_of_a_name(opened, make_lora, tmp_path):
     path = make_lora(tmp_path / "x.safetensors", "peft", "everything")
     tensors = load_file(path)
 
-    def saved(rename):
-        save_file({rename(name): tensor for name, tensor in tensors.items()}, path)
-        return ours.loras._adapters
-
     layers = {name.rsplit(".", 2)[0].removeprefix("unet.") for name in tensors if name.startswith("unet.")}
     originals = ldm_unet_names(layers, 1)
     expected = _read(ours, path)
@@ -385,7 +382,7 @@ def test_every_spelling_of_a_name(opened, make_lora, tmp_path):
         spelled("lora_unet_", "lora_te1_text_model_", original=True, flat=True, ends=kohya),
         spelled("unet.", "text_encoder.text_model.", original=False, flat=False, ends=named),
     ):
-        saved(rename)
+        save_file({rename(name): tensor for name, tensor in tensors.items()}, path)
         found = _read(ours, path)
         assert found.keys() == expected.keys()
         assert all(np.array_equal(found[key], expected[key]) for key in found)
