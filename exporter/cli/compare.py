@@ -16,7 +16,7 @@ from diffoundry.exporter.cli.verify_options import (
 )
 from diffoundry.runtime.cli.console import out, print_json, remark
 from diffoundry.runtime.cli.help import Command
-from diffoundry.runtime.cli.options import bundle_argument
+from diffoundry.runtime.cli.options import bundle_argument, named_as_typed
 from diffoundry.runtime.report import write_report
 
 __all__ = ["command"]
@@ -30,6 +30,7 @@ _EXAMPLES = (
 @click.command("compare", cls=Command, examples=_EXAMPLES)
 @bundle_argument
 @comparison_options
+@named_as_typed()
 def command(bundle: Path, *, against: str | None, html: Path | None, as_json: bool, **values: Any) -> None:
     """Generate the same images with every engine of the bundle DIR, and compare each pair of engines.
 

@@ -16,7 +16,7 @@ from diffoundry.exporter.cli.verify_options import (
 )
 from diffoundry.runtime.cli.console import out, print_json, remark
 from diffoundry.runtime.cli.help import Command
-from diffoundry.runtime.cli.options import bundle_argument
+from diffoundry.runtime.cli.options import bundle_argument, named_as_typed
 from diffoundry.runtime.report import write_report
 
 __all__ = ["command"]
@@ -31,6 +31,7 @@ _EXAMPLES = (
 @click.command("verify", cls=Command, examples=_EXAMPLES)
 @bundle_argument
 @comparison_options
+@named_as_typed()
 def command(bundle: Path, *, against: str | None, html: Path | None, as_json: bool, **values: Any) -> None:
     """Compare the bundle DIR with PyTorch: every component, the latents after every step, the images, the configs.
 

@@ -72,7 +72,7 @@ def load_adapters(pipeline: DiffusionPipeline, loras: Sequence[str], embeddings:
     words = []
     for text in embeddings:
         path, token = _split(text)
-        word, count = pipeline.embeddings.load(path, token=token or _word_of_file(Path(path)))
+        word, count = pipeline.embeddings.load(path, token=_word_of_file(Path(path)) if token is None else token)
         remark(f"note: {path}: the word {word} loads {count} vectors")
         words.append(word)
     return words

@@ -21,6 +21,7 @@ from diffoundry.runtime.cli.options import (
     bundle_argument,
     engine_options,
     json_option,
+    named_as_typed,
     take_engine_options,
     tell_choice,
 )
@@ -66,6 +67,7 @@ _EXAMPLES = (
 @engine_options
 @options_in("Output")("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a report.")
 @json_option
+@named_as_typed()
 def command(bundle: Path, *, against: Sequence[str], html: Path | None, as_json: bool, **values: Any) -> None:
     """Measure the bundle DIR on this machine: load, first image, steps, components, memory."""
     if html is not None:

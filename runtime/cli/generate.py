@@ -125,7 +125,7 @@ def command(
     --num-inference-steps.
     """
     started = time.perf_counter()
-    with named_as_typed(ctx):
+    with named_as_typed():
         outputs = OutputFiles(output)
         engines = take_engine_options(values)
         pipeline = load(bundle, low_memory=low_memory, safety_checker=not no_safety_checker, **engines)

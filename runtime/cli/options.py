@@ -75,13 +75,17 @@ def tell_choice(components: EngineSession) -> None:
 
 
 @contextmanager
-def named_as_typed(ctx: click.Context) -> Iterator[None]:
-    """Name arguments of a pipeline in its errors as the options that the user typed.
+def named_as_typed() -> Iterator[None]:
+    """Name arguments of a pipeline in its errors as the options that the user typed; also a decorator of commands.
 
     "num_inference_steps: got 0" becomes "--steps: got 0". An argument that the pipeline does not have becomes an
     `InputError` with the nearest options that it takes.
     """
-    names = {str(p.name): typed_name(ctx, p) for p in ctx.command.params}
+    ctx = click.get_current_context()
+    names = {}
+    for parameter in ctx.command.params:
+        spellings = [word[2:].replace("-", "_") for word in getattr(parameter, "also", ())]
+        names |= {str(name): typed_name(ctx, parameter) for name in (parameter.name, *spellings)}
     try:
         for name, value in ctx.params.items():
             if any(isinstance(one, float) and not math.isfinite(one) for one in _entries(value)):

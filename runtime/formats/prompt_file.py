@@ -8,6 +8,8 @@ from diffoundry.runtime.errors import InputError
 
 __all__ = ["read_prompt_file"]
 
+_MOST_BYTES = 2**24
+
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -24,7 +26,10 @@ def read_prompt_file(path: str | os.PathLike[str], subject: str) -> list[str]:
         InputError: It cannot be read, or is in another encoding.
     """
     try:
-        data = Path(path).read_bytes()
+        with Path(path).open("rb") as stream:
+            data = stream.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise InputError(f"{subject} {path}: got more than {_MOST_BYTES} bytes, expected a text file with prompts")
         text = data.decode("utf-8-sig")
     except OSError as error:
         raise InputError(

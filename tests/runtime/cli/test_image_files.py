@@ -38,3 +38,12 @@ def test_image_mask_and_control_image_are_upright(emoji_bundle, photo, tmp_path)
         np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "x.png")), np.asarray(expected))
     control = read_controls([photo])["control_image"]
     np.testing.assert_array_equal(np.asarray(control), np.asarray(upright))
+
+
+def test_an_opaque_alpha_channel_is_no_transparency(emoji_bundle):
+    """In the library, too: diffusers' pipelines convert images to RGB."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    pipe = load(emoji_bundle)
+    arguments = {"strength": 0.5, "num_inference_steps": 4, "seed": 0}
+    images = [pipe("a cat", image=image.convert(mode), **arguments).images[0] for mode in ("RGB", "RGBA")]
+    assert images[0].tobytes() == images[1].tobytes()

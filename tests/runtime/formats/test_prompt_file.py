@@ -22,11 +22,15 @@ def test_lines(tmp_path):
 def test_what_is_refused(tmp_path):
     path = tmp_path / "prompts.txt"
     for data, message in (
-        ("a cat".encode("utf-16"), r"\(it is UTF-16\); expected a text file in UTF-8, save it as that"),
-        ("a caf\u00e9".encode("latin-1"), r"\('utf-8' codec can't decode .*\); expected a text file in UTF-8"),
+        ("a cat".encode("utf-16"), r"cannot be read \(it is UTF-16\); expected a text file in UTF-8, save it as that"),
+        (b"a" * (2**24 + 1), "got more than 16777216 bytes, expected a text file with prompts"),
+        (
+            "a caf\u00e9".encode("latin-1"),
+            r"cannot be read \('utf-8' codec can't decode .*\); expected a text file in UTF-8",
+        ),
     ):
         path.write_bytes(data)
-        with pytest.raises(InputError, match=rf"--prompts .*prompts.txt: cannot be read {message}"):
+        with pytest.raises(InputError, match=rf"--prompts .*prompts.txt: {message}"):
             read_prompt_file(path, "--prompts")
     with pytest.raises(InputError, match=r"--prompts .*none.txt: cannot be read \(No such file or directory\)"):
         read_prompt_file(tmp_path / "none.txt", "--prompts")
