@@ -172,9 +172,10 @@ def from_pretrained(path: str | os.PathLike[str], options: Mapping[str, Any]) ->
     from diffoundry.runtime.pipelines import load  # it imports the pipeline, which imports this module
 
     for name in options:
-        if name in _CHOICES:
+        if name in _CHOICES and options[name] is not None:
             raise InputError(f"{name}: from_pretrained of a bundle takes no such option; {_CHOICES[name]}")
-    taken = {name: value for name, value in options.items() if name not in ("scheduler", *_WITHOUT_EFFECT)}
+    ignored = ("scheduler", *_WITHOUT_EFFECT, *_CHOICES)
+    taken = {name: value for name, value in options.items() if name not in ignored}
     known = ("target", "precision", "device", "threads", "options", "low_memory", "safety_checker", "scheduler")
     unknown = [name for name in taken if name not in known]
     if unknown:

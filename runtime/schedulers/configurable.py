@@ -78,7 +78,7 @@ class Configurable(Generic[C]):
         Options of other diffusers schedulers are kept in `config` and otherwise ignored.
 
         Args:
-            config: a mapping (`other.config`), a `scheduler_config.json`, or the folder that holds it.
+            config: `config` of a scheduler, another mapping, a `scheduler_config.json`, or the folder that holds it.
             overrides: options that win over the config's.
 
         Raises:
@@ -86,7 +86,7 @@ class Configurable(Generic[C]):
         """
         raw = {**without_defaults(read_config(config)), **overrides}
         own = {field.name for field in fields(cls.Options)}
-        known = KNOWN_OPTIONS | own
+        known = KNOWN_OPTIONS | own | (set(config) if isinstance(config, SchedulerConfig) else set())
         foreign = sorted(key for key in raw if key not in known and not key.startswith("_"))
         if foreign:
             raise ConfigError(

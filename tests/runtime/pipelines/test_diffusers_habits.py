@@ -1,6 +1,8 @@
 """A diffusers user's first lines work, or answer with one sentence that names our way."""
 
 import re
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -312,7 +314,8 @@ def test_load_takes_device_and_threads_and_fails_early(emoji_bundle, emoji_folde
 
 
 def test_from_pretrained_opens_a_bundle(emoji_bundle):
-    pipe = DiffusionPipeline.from_pretrained(emoji_bundle, scheduler="euler_a", use_safetensors=True, threads=1)
+    options = {"use_safetensors": True, "torch_dtype": None}
+    pipe = DiffusionPipeline.from_pretrained(emoji_bundle, scheduler="euler_a", threads=1, **options)
     assert type(pipe.scheduler).__name__ == "EulerAncestralDiscreteScheduler"
     assert diffoundry.DiffusionPipeline is DiffusionPipeline
     for options, text in (
@@ -322,6 +325,13 @@ def test_from_pretrained_opens_a_bundle(emoji_bundle):
     ):
         with pytest.raises(InputError, match=re.escape(text)):
             DiffusionPipeline.from_pretrained(emoji_bundle, **options)
+
+
+def test_python_runs_the_package(tmp_path):
+    command = [sys.executable, "-m", "diffoundry", "--version"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout.startswith(
+        diffoundry.__version__
+    )
 
 
 def test_a_closed_pipeline_says_so(emoji_bundle):

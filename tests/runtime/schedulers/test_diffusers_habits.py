@@ -2,6 +2,7 @@
 
 import copy
 import re
+from dataclasses import dataclass
 
 import diffusers
 import numpy as np
@@ -160,9 +161,13 @@ def test_tensors_are_refused():
 def test_a_scheduler_of_your_own(monkeypatch):
     monkeypatch.setattr(schedulers.registry, "_REGISTERED", {})
 
+    @dataclass(frozen=True, kw_only=True)
+    class HalvingOptions(SchedulerOptions):
+        divisor: int = 2
+
     @register_scheduler
-    class HalvingScheduler(Scheduler[SchedulerOptions]):
-        Options = SchedulerOptions
+    class HalvingScheduler(Scheduler[HalvingOptions]):
+        Options = HalvingOptions
 
         def _training_schedule(self):
             return schedulers.base.Schedule(np.arange(10)[::-1].copy(), None, None)
@@ -171,12 +176,15 @@ def test_a_scheduler_of_your_own(monkeypatch):
             return schedulers.base.Schedule(np.arange(request.steps)[::-1].copy(), None, request.steps)
 
         def step(self, model_output, timestep, sample, *, generator=None):
-            return StepResult(sample * 0.5)
+            return StepResult(sample / self.options.divisor)
 
     made = scheduler_from_config({"_class_name": "HalvingScheduler"})
     made.set_timesteps(3, device="cpu")
     (halved,) = made.step(SAMPLE, 2, SAMPLE, return_dict=False)
     np.testing.assert_array_equal(halved, SAMPLE / 2)
+    made = HalvingScheduler.from_config({"divisor": 4, "beta_end": 0.015})
+    assert made.config.divisor == 4
+    assert EulerDiscreteScheduler.from_config(made.config).config.beta_end == 0.015  # other options are kept unused
     assert resolve_scheduler("halving").cls is HalvingScheduler
     assert schedulers.HalvingScheduler is HalvingScheduler
     with pytest.raises(InputError, match="register_scheduler: got <class 'int'>, expected a subclass of Scheduler"):
