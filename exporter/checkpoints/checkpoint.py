@@ -198,6 +198,7 @@ def open_checkpoint(
         ConfigError: A network is configured in a way that is not supported.
         InputError: A prediction type that is unknown, or combined with anything but a single file.
     """
+    model, revision = _split_revision(model, revision)
     alias = read_aliases().get(model)
     options: dict[str, Any] = {"without": without, "vae": vae}
     if alias is not None and alias.configs is None:
@@ -219,9 +220,11 @@ def open_checkpoint(
         if not root.is_dir():
             raise CheckpointError(f"model {model!r}: got no config to build with random weights, expected {forms()}")
         return Checkpoint.at(root, name=model, seed=seed, **options)
-    name, revision = _split_revision(model, revision) if alias is None else (model, revision)
-    root = find_root(name, alias, revision, variant, progress, without)
-    return Checkpoint.at(root, name=name if revision is None else f"{name}@{revision}", variant=variant, **options)
+    if revision is not None and (Path(model).is_dir() or (alias is not None and alias.folder is not None)):
+        raise InputError(f"--revision: got {revision!r} with the folder {model}, expected it with a hub id only")
+    root = find_root(model, alias, revision, variant, progress, without)
+    name = model if revision is None else f"{model}@{revision}"
+    return Checkpoint.at(root, name=name, variant=variant, **options)
 
 
 def _split_revision(model: str, revision: str | None) -> tuple[str, str | None]:

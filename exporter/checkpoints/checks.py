@@ -56,8 +56,16 @@ def check_classes(path: Path, index: Config, family: FamilyDeclaration) -> None:
         if found not in kind.classes:
             raise CheckpointError(
                 f"{path}: component {kind.source!r}: got {found}, expected {' or '.join(kind.classes)} "
-                f"in a {index['_class_name']}"
+                f"in a {index['_class_name']}{_other_class(found, kind.classes)}"
             )
+
+
+def _other_class(found: str, known: tuple[str, ...]) -> str:
+    """Return the way out for a text encoder with a projection where diffusers takes its first output for the states."""
+    plain = found.removesuffix("WithProjection")
+    if plain == found or plain not in known:
+        return ""
+    return f"; write {plain.partition(':')[2]} there, which reads the same weights without their projection"
 
 
 def read_configs(root: Path, outside: Mapping[str, Path], index: Config, family: FamilyDeclaration) -> Configs:

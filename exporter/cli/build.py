@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from diffoundry.exporter.cli.budget import budget_options, take_budget
-from diffoundry.exporter.cli.progress import jobs_json, jobs_table, show_progress, tell_pending
+from diffoundry.exporter.cli.progress import jobs_json, jobs_table, show_progress, tell_engine_notes
 from diffoundry.exporter.cli.words import joined, parse_variants
 from diffoundry.exporter.work_folder import recover_build
 from diffoundry.runtime.bundle.bundle import Bundle
@@ -93,5 +93,5 @@ def _print_report(report: "AddEnginesReport", bundle: Path, seconds: float, *, a
         )
         return
     out.print(jobs_table(report.done, report.kept, report.manifest))
-    tell_pending(report.manifest)
+    tell_engine_notes(report.manifest)
     out.print(f"{bundle}: {len(report.done) + len(report.kept)} engines in {seconds:.1f} s", soft_wrap=True)

@@ -12,7 +12,7 @@ from diffoundry.exporter.bundle_writer import check_output
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from diffoundry.exporter.checkpoints.single_file import PREDICTION_TYPES
 from diffoundry.exporter.cli.budget import budget_options, take_budget
-from diffoundry.exporter.cli.progress import jobs_json, jobs_table, show_progress, tell_pending
+from diffoundry.exporter.cli.progress import jobs_json, jobs_table, show_progress, tell_engine_notes
 from diffoundry.exporter.cli.words import joined, parse_variants
 from diffoundry.exporter.request import ExportRequest, parse_buckets, parse_dim
 from diffoundry.runtime.adapters.pickles import check_not_pickled
@@ -192,5 +192,5 @@ def _print_report(report: "ExportReport", output: Path, seconds: float, *, as_js
         )
         return
     out.print(jobs_table(report.done, report.kept, report.manifest))
-    tell_pending(report.manifest)
+    tell_engine_notes(report.manifest)
     out.print(f"{output}: {size_text(total)} in {seconds:.1f} s", soft_wrap=True)

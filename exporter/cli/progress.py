@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
+from diffoundry.exporter.jobs.job import CUT_WEIGHTS
 from diffoundry.runtime.bundle.manifest import Manifest
 from diffoundry.runtime.cli.console import err, remark, size_text
 
 if TYPE_CHECKING:
     from diffoundry.exporter.jobs.runner import FinishedJob
 
-__all__ = ["jobs_json", "jobs_table", "show_progress", "tell_pending"]
+__all__ = ["jobs_json", "jobs_table", "show_progress", "tell_engine_notes"]
 
 
 @contextmanager
@@ -56,8 +57,20 @@ def jobs_json(done: "Sequence[FinishedJob]") -> Mapping[str, Any]:
     }
 
 
-def tell_pending(manifest: Manifest) -> None:
-    """Report the pending engines, once for each reason."""
+def tell_engine_notes(manifest: Manifest) -> None:
+    """Report engines whose weights were cut to the range of their type, and pending engines once for each reason."""
+    for name, component in manifest.components.items():
+        for engine in component.engines:
+            if CUT_WEIGHTS in engine.metadata:
+                remark(
+                    f"note: {name}, {engine.target} {engine.precision}: weights were cut to the type's largest number "
+                    f"({engine.metadata[CUT_WEIGHTS]}), so images may differ; compare with 'diffoundry verify', or "
+                    f"export in fp32 or bf16"
+                )
+    _tell_pending(manifest)
+
+
+def _tell_pending(manifest: Manifest) -> None:
     reasons: dict[tuple[str, str, str], list[str]] = {}
     for name, component in manifest.components.items():
         for engine in component.engines:

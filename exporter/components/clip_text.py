@@ -7,7 +7,10 @@ from diffoundry.exporter.component import Call, Component, ComponentKind, Config
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.models.roles import TEXT_ENCODER
 
-__all__ = ["clip_text_encoder"]
+__all__ = ["PLAIN", "PROJECTED", "clip_text_encoder"]
+
+PLAIN = "CLIPTextModel"
+PROJECTED = "CLIPTextModelWithProjection"
 
 _NORMALIZING = "diffoundry.exporter.components.clip_text_module:NormalizedClipText"
 
@@ -15,8 +18,7 @@ _NORMALIZING = "diffoundry.exporter.components.clip_text_module:NormalizedClipTe
 def clip_text_encoder(
     name: str = "text_encoder",
     *,
-    model_class: str = "CLIPTextModel",
-    pooled: str = "pooler_output",
+    model_classes: tuple[str, ...] = (PLAIN,),
     hidden_states: bool = False,
     normalized: bool = False,
 ) -> ComponentKind:
@@ -24,8 +26,8 @@ def clip_text_encoder(
 
     Args:
         name: Folder in the checkpoint and in the bundle.
-        model_class: Its class in transformers.
-        pooled: Name of the pooled output: "pooler_output", or "text_embeds" of a model with projection.
+        model_classes: Its classes in transformers: `PLAIN`, `PROJECTED` or both. The pooled output is "pooler_output",
+            or "text_embeds" of a model with projection.
         hidden_states: True if the graph also outputs "hidden_states.0" (the embeddings) to "hidden_states.N" (layer
             N), each before the final layer norm. Stable Diffusion XL uses the last but one.
         normalized: True if the graph also outputs all hidden states but the last, after the final layer norm, as one
@@ -34,22 +36,15 @@ def clip_text_encoder(
     return ComponentKind(
         name=name,
         source=name,
-        classes=(f"transformers:{model_class}",),
-        describe=partial(
-            _describe,
-            name=name,
-            network=model_class,
-            pooled=pooled,
-            hidden_states=hidden_states,
-            normalized=normalized,
-        ),
+        classes=tuple(f"transformers:{model_class}" for model_class in model_classes),
+        describe=partial(_describe, name=name, hidden_states=hidden_states, normalized=normalized),
         folder=name.replace("text_encoder", "tokenizer"),
     )
 
 
-def _describe(
-    configs: Configs, *, name: str, network: str, pooled: str, hidden_states: bool, normalized: bool
-) -> Component:
+def _describe(configs: Configs, *, name: str, hidden_states: bool, normalized: bool) -> Component:
+    network = str(configs[name]["_class_name"])
+    pooled = "text_embeds" if network == PROJECTED else "pooler_output"
     width = read_integer(configs, name, "hidden_size", 512)
     pooled_width = read_integer(configs, name, "projection_dim", 512) if pooled == "text_embeds" else width
     outputs = [

@@ -45,15 +45,12 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 }
 """Class of a network to its fields and their defaults."""
 
-_DIFFUSERS = ("UNet2DConditionModel", "ControlNetModel", "AutoencoderKL", "AutoencoderTiny", "SD3Transformer2DModel")
-
 
 def complete_config(config: Config, network: str) -> Config:
-    """Return a config with the defaults of a class for fields that are missing; null stays null.
+    """Return a config with the defaults and the name of its class; null stays null.
 
     Args:
         config: A config.json.
         network: Class of the network, as model_index.json names it.
     """
-    named = {"_class_name": network} if network in _DIFFUSERS else {}
-    return {**DEFAULTS.get(network, {}), **config, **named}
+    return {**DEFAULTS.get(network, {}), **config, "_class_name": network}

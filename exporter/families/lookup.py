@@ -11,8 +11,15 @@ from diffoundry.runtime.errors import CheckpointError
 from diffoundry.runtime.formats.config_values import shorten
 from diffoundry.runtime.models.controlnet import is_controlnet
 from diffoundry.runtime.pipelines.registry import FAMILY_TABLE, family_of_class
+from diffoundry.runtime.suggest import did_you_mean
 
 __all__ = ["find_family", "names_component"]
+
+
+_SUPPORTED = (
+    "a pipeline of Stable Diffusion 1, 2, XL or 3, of a latent consistency model, or of image variation, or a form "
+    "of it for image to image, inpainting or ControlNets"
+)
 
 
 def find_family(index: Mapping[str, Any], without: Collection[str] = ()) -> FamilyDeclaration:
@@ -30,8 +37,11 @@ def find_family(index: Mapping[str, Any], without: Collection[str] = ()) -> Fami
     pipeline_class = index.get("_class_name")
     entry = family_of_class(pipeline_class) if isinstance(pipeline_class, str) else None
     if entry is None:
-        known = ", ".join(sorted(name for entry in FAMILY_TABLE for name in entry.classes))
-        raise CheckpointError(f"model_index.json: pipeline class: got {pipeline_class!r}, expected one of {known}")
+        known = [name for entry in FAMILY_TABLE for name in entry.classes]
+        raise CheckpointError(
+            f"model_index.json: {pipeline_class} is not supported yet; expected {_SUPPORTED}, see "
+            f"docs/how-to/export-a-model.md.{did_you_mean(str(pipeline_class), known)}"
+        )
     family = cast("FamilyDeclaration", resolve(entry.exporter))
     kept = [kind for kind in family.components if not (kind.optional and _lacks(index, kind.source, without))]
     unused = {kind.folder for kind in family.components} - {kind.folder for kind in kept}

@@ -4,7 +4,7 @@ Esser et al. 2024, https://arxiv.org/abs/2403.03206. diffusers: `StableDiffusion
 """
 
 from diffoundry.exporter.component import FamilyDeclaration
-from diffoundry.exporter.components.clip_text import clip_text_encoder
+from diffoundry.exporter.components.clip_text import PROJECTED, clip_text_encoder
 from diffoundry.exporter.components.sd3_transformer import sd3_transformer
 from diffoundry.exporter.components.t5_text import t5_text_encoder
 from diffoundry.exporter.components.vae import VAE_DECODER, VAE_ENCODER
@@ -18,7 +18,7 @@ FAMILY = FamilyDeclaration(
     name="stable_diffusion_3",
     components=(
         *(
-            clip_text_encoder(name, model_class="CLIPTextModelWithProjection", pooled="text_embeds", hidden_states=True)
+            clip_text_encoder(name, model_classes=(PROJECTED,), hidden_states=True)
             for name in ("text_encoder", "text_encoder_2")
         ),
         t5_text_encoder("text_encoder_3", tokens=_T5_TOKENS, optional=True),

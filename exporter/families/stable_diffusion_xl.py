@@ -6,7 +6,7 @@ Podell et al. 2023, https://arxiv.org/abs/2307.01952.
 from dataclasses import replace
 
 from diffoundry.exporter.component import FamilyDeclaration
-from diffoundry.exporter.components.clip_text import clip_text_encoder
+from diffoundry.exporter.components.clip_text import PLAIN, PROJECTED, clip_text_encoder
 from diffoundry.exporter.components.unet import UNET
 from diffoundry.exporter.components.vae import VAE_DECODER, VAE_ENCODER
 
@@ -15,10 +15,8 @@ __all__ = ["FAMILY"]
 FAMILY = FamilyDeclaration(
     name="stable_diffusion_xl",
     components=(
-        replace(clip_text_encoder(hidden_states=True), optional=True),
-        clip_text_encoder(
-            "text_encoder_2", model_class="CLIPTextModelWithProjection", pooled="text_embeds", hidden_states=True
-        ),
+        replace(clip_text_encoder(model_classes=(PLAIN, PROJECTED), hidden_states=True), optional=True),
+        clip_text_encoder("text_encoder_2", model_classes=(PROJECTED,), hidden_states=True),
         UNET,
         VAE_ENCODER,
         VAE_DECODER,

@@ -8,7 +8,10 @@ from diffoundry.exporter.calibrate.request import QuantizationRequest
 from diffoundry.runtime.bundle.quantization import QuantizationChoice
 from diffoundry.runtime.bundle.specs import DimSpec, EngineSpec, Variant
 
-__all__ = ["CalibrationJob", "EngineJob", "Job", "JobResult", "PortableJob"]
+__all__ = ["CUT_WEIGHTS", "CalibrationJob", "EngineJob", "Job", "JobResult", "PortableJob"]
+
+CUT_WEIGHTS = "cut_weights"
+"""Key in an engine's metadata: the weights that its type cannot hold."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,16 +9,17 @@ import onnx_ir as ir
 
 from diffoundry.exporter.passes.opset import OPSET
 
-__all__ = ["HalfPrecision", "KeepList", "to_fp16"]
+__all__ = ["LARGEST", "HalfPrecision", "KeepList", "to_fp16"]
 
 logger = logging.getLogger(__name__)
 
 _FLOAT = ir.DataType.FLOAT
 
-_LARGEST = {
+LARGEST = {
     ir.DataType.FLOAT16: 65504.0,
     ir.DataType.BFLOAT16: float.fromhex("0x1.fep127"),
 }
+"""Type to its largest number."""
 
 _PINNED = {("Resize", 1), ("Resize", 2)}
 """Inputs that ONNX requires in float32 whatever the node computes in: Resize's roi and scales."""
@@ -207,7 +208,7 @@ def _makes_index(node: ir.Node) -> bool:
 
 def _half_tensor(tensor: ir.TensorProtocol | None, dtype: ir.DataType) -> ir.TensorProtocol:
     assert tensor is not None, "an initializer without a value"
-    largest = _LARGEST[dtype]
+    largest = LARGEST[dtype]
 
     def convert() -> ir.TensorProtocol:
         array = tensor.numpy()

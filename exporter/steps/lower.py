@@ -3,12 +3,15 @@
 import gc
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
 
-from diffoundry.exporter.steps.convert_precision import make_graph
+from diffoundry.exporter.jobs.job import CUT_WEIGHTS
+from diffoundry.exporter.steps.convert_precision import DTYPES, make_graph
 from diffoundry.exporter.steps.graph_files import GRAPH_NAME, save_graph
+from diffoundry.exporter.steps.weight_range import describe_cut, weights_beyond
 from diffoundry.runtime.bundle.quantization import QuantizationChoice
 from diffoundry.runtime.bundle.specs import DimSpec, EngineSpec, Variant
 from diffoundry.runtime.engines.plugins import find_plugin
@@ -73,7 +76,16 @@ def write_engine(
             )
         )
     _check_files(spec, bundle)
-    return spec
+    return _with_cut_weights(spec, bundle / component / GRAPH_NAME, wanted)
+
+
+def _with_cut_weights(spec: EngineSpec, portable: Path, wanted: PrecisionFormat) -> EngineSpec:
+    """Note the weights that the precision cannot hold in the engine's entry."""
+    if wanted.floats == "fp32" or wanted.quantized:
+        return spec
+    dtype = DTYPES[wanted.floats]
+    names = weights_beyond(ir.load(portable), dtype)
+    return replace(spec, metadata={**spec.metadata, CUT_WEIGHTS: describe_cut(names, dtype)}) if names else spec
 
 
 def _converted(bundle: Path, component: str, wanted: PrecisionFormat, quantization: QuantizationChoice | None) -> Path:

@@ -172,7 +172,11 @@ def without_vocabulary(root):
         ),
         (
             change("model_index.json", _class_name="FluxPipeline"),
-            "pipeline class: got 'FluxPipeline', expected one of StableDiffusion3Pipeline, StableDiffusionC",
+            r"model_index\.json: FluxPipeline is not supported yet; expected a pipeline of Stable Diffusion 1, 2",
+        ),
+        (
+            change("model_index.json", _class_name="StableDifusionPipeline"),
+            r"export-a-model\.md\. Did you mean 'StableDiffusionPipeline'\?",
         ),
         (
             change("model_index.json", unet=["os", "system"]),
@@ -250,3 +254,35 @@ def test_a_name_that_is_nothing():
 def test_random_weights_need_configs():
     with pytest.raises(CheckpointError, match="model 'org/name': got no config to build with random weights"):
         open_checkpoint("org/name", random_weights=True)
+
+
+def project(root):
+    """Replace a text encoder by one with a projection of the same width."""
+    import transformers
+
+    encoder = transformers.CLIPTextModel.from_pretrained(root / "text_encoder")
+    shutil.rmtree(root / "text_encoder")
+    config = transformers.CLIPTextConfig.from_dict({**encoder.config.to_dict(), "projection_dim": 24})
+    transformers.CLIPTextModelWithProjection(config).save_pretrained(root / "text_encoder")
+    edit(root / "model_index.json", text_encoder=["transformers", "CLIPTextModelWithProjection"])
+
+
+def test_a_text_encoder_with_a_projection(tiny_sd_checkpoint, own_checkpoint, tmp_path):
+    """diffusers takes it as the first of XL; in Stable Diffusion 1 it fails, so another class is named."""
+    import torch
+    import transformers
+
+    project(own_checkpoint)
+    with pytest.raises(CheckpointError, match=r"write CLIPTextModel there, which reads the same weights without their"):
+        open_checkpoint(str(own_checkpoint))
+    edit(own_checkpoint / "model_index.json", text_encoder=["transformers", "CLIPTextModel"])
+    loaded = open_checkpoint(str(own_checkpoint)).load("text_encoder").state_dict()
+    expected = transformers.CLIPTextModel.from_pretrained(own_checkpoint / "text_encoder").state_dict()
+    assert loaded.keys() == expected.keys()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
+    root = shutil.copytree(tiny_sd_checkpoint("xl"), tmp_path / "xl")
+    plain = open_checkpoint(str(root)).component("text_encoder")
+    project(root)
+    component = open_checkpoint(str(root)).component("text_encoder")
+    assert component.network == "CLIPTextModelWithProjection"
+    assert {spec.name for spec in component.outputs} - {spec.name for spec in plain.outputs} == {"text_embeds"}

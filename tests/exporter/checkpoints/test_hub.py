@@ -12,7 +12,7 @@ from diffoundry.exporter.checkpoints import checkpoint as checkpoint_module
 from diffoundry.exporter.checkpoints.aliases import Alias
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from diffoundry.exporter.checkpoints.hub import download
-from diffoundry.runtime.errors import CheckpointError
+from diffoundry.runtime.errors import CheckpointError, InputError
 
 
 @pytest.fixture(autouse=True)
@@ -188,6 +188,24 @@ def test_switched_off(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(CheckpointError, match=r"the hub cannot be reached \(.*HF_HUB_OFFLINE.*\)"):
         open_checkpoint("org/model")
+
+
+def test_revisions(hub, monkeypatch, own_checkpoint):
+    """--revision, and org/name@revision, which the recipe keeps; of an alias, too."""
+    use_endpoint(monkeypatch, hub.address)
+    monkeypatch.setattr(checkpoint_module, "read_aliases", lambda: {"mine": Alias(configs="none", hub="org/model")})
+    for model in ("org/model", "mine"):
+        named = f"{model}@{COMMIT}"
+        assert open_checkpoint(model).name == model
+        assert open_checkpoint(model, revision=COMMIT).name == named
+        assert open_checkpoint(named).name == named
+        assert open_checkpoint(named, revision=COMMIT).name == named
+    with pytest.raises(InputError, match="--revision: got 'v1' with the model 'org/model@v2', which names another"):
+        open_checkpoint("org/model@v2", revision="v1")
+    with pytest.raises(InputError, match="--revision: got 'v1' with the folder .*own, expected it with a hub id only"):
+        open_checkpoint(str(own_checkpoint), revision="v1")
+    odd = own_checkpoint.rename(own_checkpoint.with_name("own@home"))
+    assert open_checkpoint(str(odd)).name == str(odd)
 
 
 def test_an_alias_is_downloaded(hub, monkeypatch):

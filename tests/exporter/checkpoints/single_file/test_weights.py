@@ -136,3 +136,33 @@ def test_controlnets_are_joined(tiny_controlnet, tiny_file, tiny_architecture):
     expected = diffusers.ControlNetModel.from_pretrained(controlnet).state_dict()
     assert same(again.load("controlnet").state_dict(), expected)
     assert same(again.load("unet").state_dict(), joined.load("unet").state_dict())
+
+
+def test_a_text_encoder_without_its_usual_prefix(tiny_tensors, tiny_architecture, tiny_sd_checkpoint, tmp_path):
+    """As old merges have it, and as transformers 5 writes it."""
+    tiny_architecture("sd1")
+    prefix = "cond_stage_model.transformer."
+    tensors = {name.replace(f"{prefix}text_model.", prefix): tensor for name, tensor in tiny_tensors("sd1").items()}
+    assert not any("text_model" in name for name in tensors)
+    checkpoint = open_checkpoint(str(write_tensors(tensors, tmp_path / "merge.safetensors")))
+    found = checkpoint.load("text_encoder").state_dict()
+    expected = open_checkpoint(str(tiny_sd_checkpoint())).load("text_encoder").state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_float8_is_widened_and_scaled_float8_refused(tiny_tensors, tiny_architecture, tmp_path, dtype):
+    tiny_architecture("sd1")
+    tensors = {name: x.to(dtype) if x.is_floating_point() else x for name, x in tiny_tensors("sd1").items()}
+    path = write_tensors(tensors, tmp_path / "fp8.safetensors")
+    checkpoint = open_checkpoint(str(path))
+    kind = "F8_E4M3" if dtype is torch.float8_e4m3fn else "F8_E5M2"
+    assert [note for note in checkpoint.notices() if "widened" in note] == [
+        f"{part}: weights of the type {kind} are widened to fp32, exactly" for part in ("text_encoder", "unet", "vae")
+    ]
+    weight = checkpoint.load("unet").state_dict()["conv_in.weight"]
+    assert torch.equal(weight, tensors["model.diffusion_model.input_blocks.0.0.weight"].float())
+    tensors["scaled_fp8"] = torch.zeros(2, dtype=dtype)
+    with pytest.raises(CheckpointError, match=r"got weights with scales beside them \(tensor scaled_fp8\), "):
+        open_checkpoint(str(write_tensors(tensors, path)))
