@@ -1,5 +1,6 @@
 """The opened engines of a bundle: chosen, opened when first needed, fed in the form and batch they take."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -11,6 +12,7 @@ from typing import cast
 import numpy as np
 
 from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.bundle.dims import size_of
 from diffoundry.runtime.bundle.specs import AdapterSpec, TensorSpec
 from diffoundry.runtime.engines.leases import EngineLeases
 from diffoundry.runtime.engines.plugins import find_plugin
@@ -159,6 +161,17 @@ class EngineSession:
         if choice is None or (choice.device or "cpu").partition(":")[0] != "cpu":
             return 0
         return {"fp32": 4, "fp16": 2, "bf16": 2}.get(choice.spec.precision, 1)
+
+    def output_bytes(self, name: str, sizes: Mapping[str, int]) -> int:
+        """Return the bytes of the outputs of a call, as float32, from the manifest; unknown sizes count as 1.
+
+        Args:
+            name: The component.
+            sizes: Symbol of the shapes to its size.
+        """
+        choice = self.choice(name)
+        shapes = [] if choice is None else [spec.shape for spec in choice.spec.outputs]
+        return sum(4 * math.prod(size_of(side, sizes) or 1 for side in shape) for shape in shapes)
 
     def declared_inputs(self, name: str) -> tuple[TensorSpec, ...]:
         """Return the inputs of the engine that runs a component, from the manifest; none without a manifest."""

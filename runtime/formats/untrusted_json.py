@@ -1,6 +1,7 @@
 """Parses JSON of untrusted files: bounded nesting, and one kind of exception."""
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,12 +19,14 @@ def load_json(text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], Any] |
         pairs: Makes an object of its pairs; None makes a dict.
 
     Raises:
-        ValueError: It is no JSON, nested too deeply, or holds a number of more than 4,300 digits.
+        ValueError: It is no JSON, nested too deeply, or holds half of a surrogate pair or a number of more than 4,300
+            digits.
     """
     try:
         value = json.loads(text, object_pairs_hook=pairs)
     except RecursionError as error:
         raise ValueError(_TOO_DEEP) from error
+    _check_text(text)
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(_DEEPEST):
         children = (child for one in level for child in (one.values() if isinstance(one, dict) else one))
@@ -32,5 +35,21 @@ def load_json(text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], Any] |
         raise ValueError(_TOO_DEEP)
     return value
 
+
+def _check_text(text: str | bytes) -> None:
+    r"""Refuse half of a surrogate pair, written as an escape such as \ud800: no file name and no terminal takes it.
+
+    Raises:
+        ValueError: As said.
+    """
+    words = text if isinstance(text, str) else text.decode("utf-8", "replace")
+    if "\\u" in words and _HALF.search(_PAIR.sub("", words)):
+        raise ValueError("half of a surrogate pair")
+
+
+_PAIR = re.compile(r"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
+"""A backslash that is escaped itself, or a whole pair."""
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}|[\ud800-\udfff]")
 
 _TOO_DEEP = f"nested more than {_DEEPEST} levels deep"

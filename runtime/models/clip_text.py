@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from diffoundry.runtime.engines.available_memory import check_memory
 from diffoundry.runtime.engines.outputs import Outputs
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.formats.config_values import integer
@@ -17,6 +18,9 @@ from diffoundry.runtime.tokenizers.clip import TOKENIZER_FILES, ClipTokenizer, c
 __all__ = ["CLIPTextModel", "EncodedPrompts", "TokenizedPrompt"]
 
 _MOST_LAYERS = 1000
+
+_FEW_ROWS = 32
+"""Chunks whose memory is not looked at."""
 
 
 class TokenizedPrompt(NamedTuple):
@@ -148,8 +152,11 @@ class CLIPTextModel:
 
     def _run(self, ids: npt.NDArray[np.int32]) -> Outputs:
         """Run on chunks (rows, 77): vectors (rows, P) and states (rows, ..., 77, D)."""
-        outputs = Outputs(self._session.run(self.name, {"input_ids": ids}), self.name)
         rows, length = ids.shape
+        if rows > _FEW_ROWS:
+            needed = self._session.output_bytes(self.name, {"batch": rows, "sequence": length})
+            check_memory(needed, f"prompt: got {rows} chunks of {length} tokens, which take", "shorten the prompts")
+        outputs = Outputs(self._session.run(self.name, {"input_ids": ids}), self.name)
         for name, array in outputs.items():
             outputs.take(name, (rows, None) if array.ndim < 3 else (rows, *[None] * (array.ndim - 3), length, None))
         return outputs

@@ -1,12 +1,13 @@
 """Scheduler configs as diffusers reads and writes them: known keys, JSON file, read-only view."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from diffoundry.runtime.errors import ConfigError
+from diffoundry.runtime.formats.config_values import shorten
 from diffoundry.runtime.formats.untrusted_json import load_json
 
 __all__ = [
@@ -136,6 +137,14 @@ def write_config(config: Mapping[str, Any], folder: str | PathLike[str]) -> Path
 
 
 def without_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config without the options that its own class had filled in from defaults."""
-    unset = {*config.get("_use_default_values", ()), "_use_default_values"}
-    return {key: value for key, value in config.items() if key not in unset}
+    """The config without the options that its own class had filled in from defaults.
+
+    Raises:
+        ConfigError: its list of them is none.
+    """
+    unset = config.get("_use_default_values") or ()
+    if not isinstance(unset, Sequence) or isinstance(unset, str) or not all(isinstance(name, str) for name in unset):
+        raise ConfigError(
+            f"scheduler config: '_use_default_values' is {shorten(unset)}, expected a list of option names."
+        )
+    return {key: value for key, value in config.items() if key not in (*unset, "_use_default_values")}

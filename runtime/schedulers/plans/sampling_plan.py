@@ -7,11 +7,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.formats.untrusted_json import load_json
 from diffoundry.runtime.schedulers.arithmetic.arrays import Sample
 
 __all__ = ["PLAN_VERSION", "PlanStep", "SamplingPlan", "execute"]
 
 PLAN_VERSION = 1
+_MOST_DRAWS = 100
+"""Most noises of a step; no scheduler draws more than two."""
+
 _FORMAT = "diffoundry.sampling-plan"
 
 
@@ -73,7 +77,7 @@ class SamplingPlan:
             InputError: no JSON, another format, another version, a missing or unknown field.
         """
         try:
-            raw = json.loads(text)
+            raw = load_json(text)
         except ValueError as error:
             raise InputError(f"sampling plan: not JSON ({error}), expected the text of `to_json`.") from error
         if not isinstance(raw, dict) or raw.pop("format", None) != _FORMAT:
@@ -85,8 +89,9 @@ class SamplingPlan:
             )
         try:
             steps = tuple(_step_from(row) for row in raw.pop("steps"))
-            return cls(steps=steps, **raw)
-        except (KeyError, TypeError) as error:
+            scheduler, sigma = str(raw.pop("scheduler")), float(raw.pop("init_noise_sigma"))
+            return cls(scheduler=scheduler, init_noise_sigma=sigma, steps=steps, **raw)
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise InputError(f"sampling plan: a field is missing, unknown or of a wrong type ({error}).") from error
 
 
@@ -118,4 +123,8 @@ def execute(
 
 def _step_from(row: Mapping[str, Any]) -> PlanStep:
     rows = {name: tuple(float(c) for c in row[name]) for name in ("samples", "outputs", "noises")}
-    return PlanStep(**{**row, **rows})
+    step = PlanStep(**{**row, **rows})
+    numbers = all(type(value) in (int, float) for value in (step.timestep, step.input_scale))
+    if not numbers or not step.samples or type(step.draws) is not int or not 0 <= step.draws <= _MOST_DRAWS:
+        raise TypeError("timestep, input_scale, draws or samples")
+    return step

@@ -48,6 +48,13 @@ def test_what_does_not_fit_is_refused_at_once(pipeline):
     assert time.perf_counter() - began < 10
 
 
+def test_a_prompt_of_a_book_is_refused(pipeline, monkeypatch):
+    monkeypatch.setattr(available_memory, "available_memory", lambda: 10**6)
+    message = "prompt: got 3572 chunks of 16 tokens, which take at least 1.9 MB of memory; this machine has 1.0 MB"
+    with pytest.raises(InputError, match=message):
+        pipeline("a " * 50_000, long_prompts=True, guidance_scale=1.0)
+
+
 def test_tiles_slices_and_latents_take_less(pipeline):
     def least(**changes):
         size = CallSize(**{"images": 4, "height": 4096, "width": 4096, "feature": 4, **changes})

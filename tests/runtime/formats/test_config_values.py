@@ -1,5 +1,7 @@
 """Typed values of configs: what is taken is returned as it is, everything else is one sentence."""
 
+import json
+
 import pytest
 
 from diffoundry.runtime.errors import ConfigError
@@ -53,3 +55,13 @@ def test_json_is_parsed_to_a_bounded_depth():
     for text in ("[" * 65 + "]" * 65, "[" * 100_000, '{"a":' * 65 + "1" + "}" * 65, "1" * 5000):
         with pytest.raises(ValueError, match=r"levels deep|Expecting|digits"):
             load_json(text)
+
+
+def test_half_of_a_surrogate_pair_is_refused():
+    smile = chr(0x1F600)
+    assert load_json(json.dumps([smile, "\\ud800"])) == [smile, "\\ud800"]  # a whole pair; and a backslash, u, d ...
+    assert load_json(json.dumps(smile, ensure_ascii=False).encode()) == smile
+    for half in ("\ud800", "a\udfffb", "\ud83d\ud83d\ude00"):
+        for text in (json.dumps({half: 1}), json.dumps([half]).encode(), json.dumps(half)):
+            with pytest.raises(ValueError, match="half of a surrogate pair"):
+                load_json(text)
