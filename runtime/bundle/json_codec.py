@@ -11,6 +11,9 @@ __all__ = ["RecordError", "from_json", "to_json"]
 
 Record = TypeVar("Record")
 
+_LARGEST = 2**1023
+"""Bound of whole numbers that are floats."""
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 """JSON may hold half of a pair; no file name and no terminal takes it."""
 
@@ -99,6 +102,8 @@ def _expect(kind: Any, data: Any, where: str) -> Any:
     exact = data is None if kind is type(None) else type(data) is kind or (kind is float and type(data) is int)
     if not exact:
         raise RecordError(f"{where}: got {_name_of(data)}, expected {_kind_name(kind)}")
+    if kind is float and isinstance(data, int) and abs(data) >= _LARGEST:
+        raise RecordError(f"{where}: got {_name_of(data)}, expected a number that a float holds")
     if kind is str and not data.isascii() and _SURROGATE.search(data):
         raise RecordError(f"{ascii(where)[1:-1]}: got half of a surrogate pair in {ascii(data)[:60]}, expected text")
     return data

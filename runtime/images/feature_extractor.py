@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import ConfigError, InputError
+from diffoundry.runtime.formats.config_values import flag, integer, number, numbers, shorten
 from diffoundry.runtime.images.pixels import check_pil
 
 if TYPE_CHECKING:
@@ -24,6 +25,14 @@ _STD = 0.26862954, 0.26130258, 0.27577711
 """transformers: `OPENAI_CLIP_MEAN`, `OPENAI_CLIP_STD`."""
 
 _BICUBIC = 3
+
+_FILE = "preprocessor_config.json"
+
+_LARGEST_SIDE = 4096
+"""Pixels of a prepared image; CLIP's networks take 224 to 448."""
+
+_LONGEST_SIDE = 2**16
+"""Pixels of the longer side of an image whose shorter one is resized."""
 
 _IDLE = frozenset(
     (
@@ -64,6 +73,8 @@ class FeatureExtractor:
         Raises:
             ConfigError: Another class, or an unsupported option; the message names it.
         """
+        if not isinstance(config, Mapping):
+            raise ConfigError(f"{_FILE}: got {shorten(config)}, expected an object")
         known = {"do_resize", "size", "default_to_square", "resample", "do_center_crop", "crop_size", "do_rescale"}
         known |= {"rescale_factor", "do_normalize", "image_mean", "image_std", "do_convert_rgb", *_IDLE}
         kind = config.get("image_processor_type", config.get("feature_extractor_type", _CLASSES[0]))
@@ -72,13 +83,15 @@ class FeatureExtractor:
         for key, value in config.items():
             if key not in known and value not in (None, False):
                 raise _refusal(key, value, "none: it is not supported")
-        mean, std = (_channels(config, key, usual) for key, usual in (("image_mean", _MEAN), ("image_std", _STD)))
-        square = bool(config.get("default_to_square", False))
+        mean, std = _channels(config, "image_mean", _MEAN, zero=True), _channels(config, "image_std", _STD, zero=False)
+        square = flag(config, "default_to_square", default=False, subject=_FILE)
+        resample = integer(config, "resample", None, subject=_FILE, minimum=0, maximum=5)  # PIL's filters
+        factor = number(config, "rescale_factor", None, subject=_FILE, minimum=1e-9, maximum=1e9)
         return cls(
             resize=_size(config, "size", square=square) if _is_on(config, "do_resize") else None,
-            resample=_number(config, "resample", _BICUBIC, int),
+            resample=_BICUBIC if resample is None else resample,
             crop=_crop(config) if _is_on(config, "do_center_crop") else None,
-            rescale=_number(config, "rescale_factor", 1 / 255, float) if _is_on(config, "do_rescale") else None,
+            rescale=(1 / 255 if factor is None else factor) if _is_on(config, "do_rescale") else None,
             normalize=(mean, std) if _is_on(config, "do_normalize") else None,
             converts=_is_on(config, "do_convert_rgb"),
         )
@@ -130,6 +143,8 @@ def _scaled(image: "Image", size: Size) -> tuple[int, int]:
         return size
     short, long = sorted((image.width, image.height))
     longer = int(size * long / short)
+    if longer > _LONGEST_SIDE:
+        raise InputError(f"image: got {image.width} x {image.height} pixels, expected sides more alike; crop it")
     return (longer, size) if image.width <= image.height else (size, longer)
 
 
@@ -147,25 +162,11 @@ def _cut(pixels: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 
 
 def _refusal(key: str, value: object, expected: str) -> ConfigError:
-    return ConfigError(f"preprocessor_config.json: field {key!r}: got {value!r}, expected {expected}")
+    return ConfigError(f"{_FILE}: field {key!r}: got {shorten(value)}, expected {expected}")
 
 
 def _is_on(config: Mapping[str, Any], key: str) -> bool:
-    value = config.get(key)
-    if value not in (None, True, False):
-        raise _refusal(key, value, "true or false")
-    return value is not False
-
-
-def _number(config: Mapping[str, Any], key: str, usual: Any, kind: type) -> Any:
-    value = config.get(key)
-    if value is None:
-        return usual
-    if isinstance(value, bool) or not isinstance(value, (int, kind)):
-        raise _refusal(key, value, "a number")
-    if key == "resample" and value not in range(6):
-        raise _refusal(key, value, "one of PIL's filters, 0 to 5")
-    return value
+    return flag(config, key, default=True, subject=_FILE)
 
 
 def _size(config: Mapping[str, Any], key: str, *, square: bool) -> Size:
@@ -192,14 +193,12 @@ def _crop(config: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _is_side(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return type(value) is int and 0 < value <= _LARGEST_SIDE
 
 
-def _channels(config: Mapping[str, Any], key: str, usual: tuple[float, ...]) -> tuple[float, ...]:
+def _channels(config: Mapping[str, Any], key: str, usual: tuple[float, ...], *, zero: bool) -> tuple[float, ...]:
     value = config.get(key)
-    if value is None:
-        return usual
-    values = [value] * 3 if isinstance(value, int | float) else value
-    if not (isinstance(values, Sequence) and len(values) == 3 and all(isinstance(one, int | float) for one in values)):
-        raise _refusal(key, value, "a number for each of three channels")
-    return tuple(values)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        config = {key: [value] * 3}
+    found = numbers(config, key, 3, subject=_FILE, zero=zero)
+    return usual if found is None else found

@@ -136,6 +136,7 @@ if __name__ == "__main__":
     import diffoundry.exporter.checkpoints.checkpoint
     import diffoundry.runtime.cli.generate
     import diffoundry.runtime.pipelines.pipeline
-    import diffoundry.targets.onnxruntime.run.engine  # noqa: F401
+    import diffoundry.targets.onnxruntime.run.engine
+    import diffoundry.targets.openvino.run.engine  # noqa: F401
 
     _print(run(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))

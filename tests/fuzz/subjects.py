@@ -315,6 +315,53 @@ def _read_plan(_: Path, path: Path, __: Random) -> None:
     execute(plan, sample, lambda scaled, _: np.zeros_like(scaled), lambda: np.ones_like(sample))
 
 
+_XML = """<?xml version="1.0"?>
+<net name="m" version="11">
+  <layers>
+    <layer id="0" name="sample" type="Parameter" version="opset1">
+      <data shape="?,4" element_type="f32" />
+      <output><port id="0" precision="FP32" names="sample"><dim>-1</dim><dim>4</dim></port></output>
+    </layer>
+    <layer id="1" name="weight" type="Const" version="opset1">
+      <data element_type="f32" shape="1, 4" offset="0" size="16" />
+      <output><port id="0" precision="FP32"><dim>1</dim><dim>4</dim></port></output>
+    </layer>
+    <layer id="2" name="add" type="Add" version="opset1">
+      <data auto_broadcast="numpy" />
+      <input><port id="0"><dim>-1</dim><dim>4</dim></port><port id="1"><dim>1</dim><dim>4</dim></port></input>
+      <output><port id="2" precision="FP32" names="out"><dim>-1</dim><dim>4</dim></port></output>
+    </layer>
+    <layer id="3" name="out/result" type="Result" version="opset1">
+      <input><port id="0"><dim>-1</dim><dim>4</dim></port></input>
+    </layer>
+  </layers>
+  <edges>
+    <edge from-layer="0" from-port="0" to-layer="2" to-port="0" />
+    <edge from-layer="1" from-port="0" to-layer="2" to-port="1" />
+    <edge from-layer="2" from-port="2" to-layer="3" to-port="0" />
+  </edges>
+</net>
+"""
+
+
+def _write_xml(root: Path) -> None:
+    (root / "m.xml").write_text(_XML)
+    (root / "m.bin").write_bytes(np.ones(4, np.float32).tobytes())
+
+
+def _read_xml(root: Path, _: Path, __: Random) -> None:
+    from diffoundry.runtime.bundle.specs import EngineSpec, TensorSpec
+    from diffoundry.runtime.engines.protocol import EngineOptions, run_checked
+    from diffoundry.targets.openvino.run.engine import OpenVinoEngine
+
+    inputs, outputs = (TensorSpec(name=name, dtype="float32", shape=("batch", 4)) for name in ("sample", "out"))
+    spec = EngineSpec(
+        target="openvino", precision="fp32", files=("m.xml", "m.bin"), inputs=(inputs,), outputs=(outputs,)
+    )
+    engine = OpenVinoEngine(root / "m.xml", spec, EngineOptions(device="cpu", threads=1))
+    run_checked(engine, {"sample": np.ones((2, 4), np.float32)}, "unet")
+
+
 _JSON = ("*.json",)
 
 SUBJECTS = (
@@ -331,6 +378,8 @@ SUBJECTS = (
             sealed=True),
     Subject(name="external data", weight=2, write=write_small_bundle, files=("*/model.onnx_data",), read=_generate,
             kind="bytes", sealed=True),
+    Subject(name="OpenVINO", weight=2, write=_write_xml, files=("m.xml", "m.xml", "m.bin"), read=_read_xml,
+            kind="text"),
     Subject(name="inspect", weight=6, write=write_small_bundle, files=("*.json", "scheduler/*.json"), read=_inspect,
             sealed=True),
     Subject(name="schedulers", weight=14, write=_write_scheduler, files=_JSON, read=_schedule),

@@ -80,14 +80,14 @@ def test_configs_written_by_transformers_are_read(config, tmp_path):
             {"image_processor_type": "ViTImageProcessor"},
             "'image_processor_type': got 'ViTImageProcessor', expected CLIP",
         ),
-        ({"do_pad": True}, "'do_pad': got True, expected none: it is not supported"),
+        ({"do_pad": True}, "'do_pad': got true, expected none: it is not supported"),
         ({"size": {"longest_edge": 3}}, "'size': got {'longest_edge': 3}, expected a number of pixels"),
         ({"size": -3}, "'size': got -3, expected a number of pixels"),
         ({"crop_size": {"shortest_edge": 3}}, "'crop_size': got {'shortest_edge': 3}, expected a number"),
-        ({"resample": 9}, "'resample': got 9, expected one of PIL's filters, 0 to 5"),
-        ({"resample": "bicubic"}, "'resample': got 'bicubic', expected a number"),
+        ({"resample": 9}, "'resample': got 9, expected a whole number from 0 to 5"),
+        ({"resample": "bicubic"}, "'resample': got 'bicubic', expected a whole number"),
         ({"do_resize": "yes"}, "'do_resize': got 'yes', expected true or false"),
-        ({"image_mean": [0.5]}, r"'image_mean': got \[0.5\], expected a number for each of three channels"),
+        ({"image_mean": [0.5]}, r"'image_mean': got \[0.5\], expected null or a list of 3 numbers"),
     ],
 )
 def test_options_that_are_not_honoured_are_named(config, message):
@@ -105,3 +105,20 @@ def test_images_that_do_not_fit():
         FeatureExtractor(converts=False)([Image.new("L", (9, 9))])
     with pytest.raises(InputError, match="image: got the PIL mode 'I;16', expected 8 bits a channel"):
         ours([Image.new("I;16", (9, 9))])
+
+
+def test_numbers_out_of_range_are_refused():
+    for config, message in (
+        ({"crop_size": 2**31}, "field 'crop_size': got 2147483648, expected a number of pixels"),
+        ({"size": {"height": 5000, "width": 1}}, "field 'size': got {'height': 5000, 'width': 1}, expected a number"),
+        ({"rescale_factor": float("nan")}, "field 'rescale_factor': got nan, expected a number from 1e-09 to 1e"),
+        ({"image_std": [1, 0, 1]}, "field 'image_std': got .*, expected null or a list of 3 non-zero numbers"),
+        ({"image_mean": [1, True, 1]}, "field 'image_mean': got .*, expected null or a list of 3 numbers"),
+        ({"resample": 9}, "field 'resample': got 9, expected a whole number from 0 to 5 or null"),
+        ({"default_to_square": 1}, "field 'default_to_square': got 1, expected true or false"),
+        ([], "preprocessor_config.json: got \\[\\], expected an object"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            FeatureExtractor.from_config(config)
+    with pytest.raises(InputError, match="image: got 2 x 9000 pixels, expected sides more alike; crop it"):
+        FeatureExtractor()([Image.new("RGB", (2, 9000))])
