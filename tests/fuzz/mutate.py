@@ -36,6 +36,8 @@ def mutate(content: bytes, random: Random, *, kind: str) -> bytes:
 
 
 def _mutate_bytes(content: bytes, random: Random) -> bytes:
+    if not content:
+        return random.randbytes(4)
     data = bytearray(content)
     start, end = sorted(random.randrange(len(data) + 1) for _ in range(2))
     kind = random.randrange(7)
