@@ -22,7 +22,7 @@ from diffoundry.runtime.engines.plugins import resolve
 from diffoundry.runtime.engines.protocol import OpenEngine
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.report import require_report
+from diffoundry.runtime.report import check_report_path, require_report
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,9 +87,11 @@ def check_report(html: Path | None) -> None:
 
     Raises:
         MissingExtraError: The libraries of reports are not installed.
+        InputError: Its folder does not exist, or cannot be written.
     """
     if html is not None:
         require_report()
+        check_report_path(html)
 
 
 def take_request(bundle: Path, values: dict[str, Any]) -> VerifyRequest:

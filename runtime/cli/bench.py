@@ -28,7 +28,7 @@ from diffoundry.runtime.cli.options import (
 from diffoundry.runtime.engines.plugins import resolve
 from diffoundry.runtime.engines.protocol import EngineOptions
 from diffoundry.runtime.engines.session import EngineSession
-from diffoundry.runtime.report import require_report, write_report
+from diffoundry.runtime.report import check_report_path, require_report, write_report
 
 __all__ = ["command", "print_report"]
 
@@ -72,6 +72,7 @@ def command(bundle: Path, *, against: Sequence[str], html: Path | None, as_json:
     """Measure the bundle DIR on this machine: load, first image, steps, components, memory."""
     if html is not None:
         require_report()
+        check_report_path(html)
     engine = take_engine_options(values)
     tell_choice(EngineSession(Bundle(bundle), **engine))
     request = BenchRequest(**{key: value for key, value in values.items() if value is not None})

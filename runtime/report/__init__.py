@@ -31,7 +31,7 @@ from diffoundry.runtime.report.sections import (
     Tile,
     Tiles,
 )
-from diffoundry.runtime.report.write import require_report, write_report
+from diffoundry.runtime.report.write import check_report_path, require_report, write_report
 
 __all__ = [
     "Bar",
@@ -49,6 +49,7 @@ __all__ = [
     "Text",
     "Tile",
     "Tiles",
+    "check_report_path",
     "require_report",
     "write_report",
 ]

@@ -5,11 +5,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffoundry.runtime.bundle.atomic_write import write_text
 from diffoundry.runtime.engines.plugins import resolve
-from diffoundry.runtime.errors import InputError, MissingExtraError
+from diffoundry.runtime.errors import BundleError, InputError, MissingExtraError
 from diffoundry.runtime.report.sections import Section
 
-__all__ = ["require_report", "write_report"]
+__all__ = ["check_report_path", "require_report", "write_report"]
 
 _LIBRARIES = ("jinja2", "matplotlib")
 
@@ -25,6 +26,20 @@ def require_report() -> None:
     for library in _LIBRARIES:
         if importlib.util.find_spec(library) is None:
             raise MissingExtraError("an HTML report", library, "report")
+
+
+def check_report_path(path: Path) -> None:
+    """Refuse a path that no report can be written to, before the work of minutes that it reports.
+
+    Raises:
+        InputError: It is a folder, or its folder does not exist or cannot be written.
+    """
+    if path.is_dir():
+        raise InputError(f"--html {path}: is a folder, expected a file such as report.html")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"--html {path}: its folder {path.parent} does not exist; make it, or choose another")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise InputError(f"--html {path}: its folder {path.parent} cannot be written; choose another")
 
 
 def write_report(path: str | os.PathLike[str], title: str, sections: Sequence[Section], *, text: str = "") -> None:
@@ -43,10 +58,10 @@ def write_report(path: str | os.PathLike[str], title: str, sections: Sequence[Se
     require_report()
     page: str = resolve("diffoundry.runtime.report.page:render")(title, sections, text)
     target = Path(path)
-    beside = target.with_name(target.name + ".new")
+    if not target.absolute().parent.is_dir():
+        raise InputError(f"report {target}: cannot be written (No such file or directory); choose another folder")
     try:
-        beside.write_text(page, encoding="utf-8")
-        os.replace(beside, target)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise InputError(f"report {target}: cannot be written ({error.strerror}); choose another folder") from error
+        write_text(target, page)
+    except BundleError as error:
+        reason = getattr(error.__cause__, "strerror", error)
+        raise InputError(f"report {target}: cannot be written ({reason}); choose another folder") from error
