@@ -82,7 +82,7 @@ def named_as_typed() -> Iterator[None]:
     `InputError` with the nearest options that it takes.
     """
     ctx = click.get_current_context()
-    names = {}
+    names: dict[str, str] = {}
     for parameter in ctx.command.params:
         spellings = [word[2:].replace("-", "_") for word in getattr(parameter, "also", ())]
         names |= {str(name): typed_name(ctx, parameter) for name in (parameter.name, *spellings)}

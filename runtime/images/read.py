@@ -91,8 +91,7 @@ def is_transparent(image: "Image") -> bool:
     """Return whether some pixel of an image is not opaque."""
     if not _has_alpha(image):
         return False
-    low: int = image.convert("RGBA").getchannel("A").getextrema()[0]
-    return low < 255
+    return image.convert("RGBA").getchannel("A").getextrema()[0] != 255
 
 
 def drop_opaque_alpha(image: "Image") -> "Image":

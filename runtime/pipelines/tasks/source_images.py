@@ -62,7 +62,8 @@ def _array_size(array: Any, name: str) -> tuple[int, int]:
         raise InputError(
             f"{name}: got an array of shape {shape}, expected (height, width, 3), or a tensor (3, height, width)"
         )
-    return shape[-2:] if is_tensor(array) else shape[-3:-1]
+    height, width = shape[-2:] if is_tensor(array) else shape[-3:-1]
+    return height, width
 
 
 def check_own_size(inputs: CommonInputs, height: int, width: int, factor: int) -> None:

@@ -20,7 +20,7 @@ def generate(emoji_bundle, tmp_path):
     return run
 
 
-ASKED = ("a fox", "--steps", "4", "--seed", "0")
+ASKED = ("a fox", "--steps", "2", "--seed", "0")
 
 
 def test_options_reach_the_scheduler(generate, emoji_bundle):
@@ -45,7 +45,7 @@ def test_options_reach_the_scheduler(generate, emoji_bundle):
         result, path = generate("x.png", *ASKED, *options)
         assert result.exit_code == 0, result.output
         pipe.scheduler_config = cls.from_config(config, **changed).to_config()
-        expected = pipe("a fox", num_inference_steps=4, seed=0).images[0]
+        expected = pipe("a fox", num_inference_steps=2, seed=0).images[0]
         np.testing.assert_array_equal(np.asarray(Image.open(path)), np.asarray(expected))
         settings = read_settings(path)
         assert settings["scheduler"] == cls.__name__.removesuffix("Scheduler")
