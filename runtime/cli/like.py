@@ -100,7 +100,7 @@ def merge_settings(
             )
     same = same_bundle and all(bool(like.settings.get(name)) == bool(files.get(name)) for name in _INPUTS)
     dropped = set(FILES) if same else {*FILES, *like.defaulted}
-    if "scheduler" in given:
+    if "scheduler" in {*given, *dropped}:
         dropped.add("scheduler_options")  # of another scheduler
     kept = {name: value for name, value in like.settings.items() if name not in dropped}
     options = {**(kept.get("scheduler_options") or {}), **(given.get("scheduler_options") or {})}

@@ -65,7 +65,7 @@ def test_defaults_of_another_task_or_bundle_apply(generate, emoji_bundle, tmp_pa
     result = generate(*words)
     assert result.exit_code == 0, result.output
     assert Image.open("y.png").size == (72, 64)
-    generate(*ASKED, "--width", "64", "-o", "x.png")
+    generate(*ASKED, "--width", "64", "--scheduler-option", "timestep_spacing=trailing", "-o", "x.png")
     assert "--width: got 64, expected the image's 72" in str(generate(*words).exception)
 
     copy = shutil.copytree(emoji_bundle, tmp_path / "renamed.bundle")
@@ -79,6 +79,7 @@ def test_defaults_of_another_task_or_bundle_apply(generate, emoji_bundle, tmp_pa
     assert result.exit_code == 0, result.output
     note = f"note: x.png was generated with {emoji_bundle.name}, so this bundle generates another image"
     assert note in result.output.replace("\n", "")
+    assert "scheduler_options" not in read_settings("y.png")
 
 
 def test_files_must_be_passed_again(generate):
