@@ -1,5 +1,6 @@
 """JPEG and WebP files that hold their settings in EXIF. Reading treats every file as untrusted."""
 
+import warnings
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -63,7 +64,9 @@ def read_exif_settings(stream: BinaryIO, path: Path) -> bytes | None:
     from PIL import Image
 
     try:
-        note = Image.open(stream, formats=("JPEG", "WEBP")).getexif().get_ifd(_EXIF_IFD).get(_MAKER_NOTE)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of many pixels, which stay packed
+            note = Image.open(stream, formats=("JPEG", "WEBP")).getexif().get_ifd(_EXIF_IFD).get(_MAKER_NOTE)
     except Exception as error:  # a decoder that meets a damaged file raises anything
         raise InputError(f"image {path}: its EXIF data cannot be read ({error}); copy the file again") from error
     return note.removeprefix(_KEYWORD) if isinstance(note, bytes) and note.startswith(_KEYWORD) else None
