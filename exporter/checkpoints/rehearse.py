@@ -17,6 +17,7 @@ from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import CheckpointError, DiffoundryError, InputError
 from diffoundry.runtime.models.protocols import TextEncoder
 from diffoundry.runtime.pipelines import open_pipeline
+from diffoundry.runtime.schedulers import scheduler_from_config
 
 __all__ = ["rehearse"]
 
@@ -27,6 +28,10 @@ def rehearse(checkpoint: CheckpointContents, recipe: Recipe) -> None:
     Raises:
         CheckpointError: The runtime refuses a config, the scheduler, or a tokenizer; the message names the file.
     """
+    try:
+        scheduler_from_config(checkpoint.scheduler_config)
+    except DiffoundryError as error:
+        raise CheckpointError(f"{checkpoint.root / 'scheduler/scheduler_config.json'}: {error}") from error
     with tempfile.TemporaryDirectory(prefix="diffoundry-rehearsal-") as scratch:
         place = Path(scratch)
         try:
@@ -34,10 +39,6 @@ def rehearse(checkpoint: CheckpointContents, recipe: Recipe) -> None:
             pipeline = open_pipeline(EngineSession(Bundle(place)))
         except DiffoundryError as error:
             raise CheckpointError(_in_checkpoint(str(error), checkpoint, scratch)) from error
-        try:
-            _ = pipeline.scheduler
-        except DiffoundryError as error:
-            raise CheckpointError(f"{checkpoint.root / 'scheduler/scheduler_config.json'}: {error}") from error
         for encoder in pipeline.text_encoders:
             _check_length(checkpoint.root / encoder.folder / "tokenizer_config.json", encoder)
 

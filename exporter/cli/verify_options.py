@@ -11,6 +11,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from diffoundry.exporter.checkpoints.single_file import PREDICTION_TYPE
+from diffoundry.exporter.checkpoints.weight_files import VARIANT
 from diffoundry.exporter.verify.progress import ImagePair, VerifyProgress
 from diffoundry.exporter.verify.prompts import PROMPTS
 from diffoundry.exporter.verify.request import FULL_SEEDS, VerifyRequest
@@ -137,8 +138,14 @@ def open_against(against: str | None, bundle: Path) -> Checkpoint | None:
     if manifest is None:
         return open_checkpoint(against)
     recipe = manifest.recipe
-    said = recipe.source.get(PREDICTION_TYPE) if Path(against).is_file() else None
-    return open_checkpoint(against, prediction_type=said, without=recipe.without, vae=recipe.vae)
+    single = Path(against).is_file()
+    return open_checkpoint(
+        against,
+        prediction_type=recipe.source.get(PREDICTION_TYPE) if single else None,
+        variant=None if single else recipe.source.get(VARIANT),
+        without=recipe.without,
+        vae=recipe.vae,
+    )
 
 
 def _opener(text: str) -> tuple[str, OpenEngine]:

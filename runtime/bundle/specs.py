@@ -211,8 +211,8 @@ class Recipe:
         controlnets: ControlNets joined to the checkpoint, in this order, as the user named them: folder or alias. The
             sums of their files are in `source`.
         without: Optional components that were left out although the checkpoint has them.
-        vae: Folder of the VAE that replaces the checkpoint's own, as the user named it, or None; its sums are in
-            `source`.
+        vae: Folder or file of the VAE that replaces the checkpoint's own, as the user named it, or None; its sums are
+            in `source`.
     """
 
     model: str
