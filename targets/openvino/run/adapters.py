@@ -1,11 +1,12 @@
 """Reads the graph with inputs for adapters, and keeps the branches of loaded adapters only."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from diffoundry.runtime.engines.protocol import Array
+from diffoundry.runtime.errors import EngineError
 from diffoundry.runtime.formats.onnx_locations import check_graph_files
 from diffoundry.targets.openvino.fp16_weights import store_halves
 from diffoundry.targets.openvino.import_openvino import ov
@@ -58,10 +59,12 @@ def read_adaptable(path: Path, adapters: Mapping[str, Array], *, halves: bool, f
     Raises:
         BundleError: Its weights are in other files.
         ValueError: It is no ONNX graph.
+        EngineError: The files are links.
         RuntimeError: OpenVINO's, when it cannot read the file.
     """
     if files:
         check_graph_files(path, files[0], files)
+        _refuse_links(path, files)
     model = ov.convert_model(path)
     _cut(model, adapters)
     model.reshape({name: array.shape for name, array in adapters.items() if array.ndim == 4})
@@ -69,6 +72,15 @@ def read_adaptable(path: Path, adapters: Mapping[str, Array], *, halves: bool, f
     if halves:
         store_halves(model)
     return model
+
+
+def _refuse_links(path: Path, files: Sequence[str]) -> None:
+    """Refuse the links of a hub's cache: OpenVINO takes no weights of an ONNX graph from another folder."""
+    if any(path.with_name(PurePosixPath(file).name).is_symlink() for file in files):
+        raise EngineError(
+            f"engine {path}: OpenVINO reads the weights for adapters from plain files only, got links as in the hub's "
+            f"cache; copy the bundle with 'cp -rL FOLDER my.bundle', or use the target onnxruntime"
+        )
 
 
 def _cut(model: ov.Model, kept: Mapping[str, Array]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.bundle.bundle import Bundle, tell_unchecked
 from diffoundry.runtime.bundle.checksums import sha256_of
 from diffoundry.runtime.bundle.manifest import FORMAT_VERSION, MAX_JSON_BYTES
 from diffoundry.runtime.errors import BundleError
@@ -313,3 +313,21 @@ def test_numbers_out_of_range_are_refused_where_they_are_read(root, manifest):
         _tamper(root, changed)
         with pytest.raises(BundleError, match=message):
             Bundle(root)
+
+
+def test_a_folder_without_a_manifest_says_once_that_nothing_was_checked(root, caplog):
+    tell_unchecked(Bundle(root))
+    assert not caplog.records
+    (root / "diffoundry.json").unlink()
+    for _ in range(2):
+        tell_unchecked(Bundle(root))
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert f"{root} has no diffoundry.json: its files have no sums and nothing was checked" in record.getMessage()
+
+
+@pytest.mark.parametrize("ending", ["partial", "build", "old"])
+def test_what_an_interrupted_command_left_is_named(tmp_path, ending):
+    (tmp_path / f"b.{ending}").mkdir()
+    with pytest.raises(BundleError, match=rf"got nothing there, .*; an interrupted command left b\.{ending} beside it"):
+        Bundle(tmp_path / "b")

@@ -9,12 +9,13 @@ import huggingface_hub
 import numpy as np
 import pytest
 from fake_hub import COMMIT, serve, use_endpoint
+from lora_files import random_lora
 
 from diffoundry.runtime import load
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.bundle.hub import find_bundle
 from diffoundry.runtime.cli.group import group
-from diffoundry.runtime.errors import BundleError, InputError
+from diffoundry.runtime.errors import BundleError, EngineError, InputError
 
 
 @pytest.fixture(autouse=True)
@@ -171,3 +172,24 @@ def test_a_blob_is_held_against_the_manifest(snapshot):
         stream.write(b"\xff\0\xff")
     with pytest.raises(BundleError, match="it was changed after the export"):
         Bundle(snapshot).file("unet/model.onnx_data")
+
+
+def test_openvino_takes_no_adapters_through_links(wide_bundle, tiny_sd_checkpoint, cache, tmp_path):
+    """It has a check of its own for weights in another folder; without adapters it reads them."""
+    pytest.importorskip("openvino")
+    source = wide_bundle("sd1-tiny")
+    repository = cache / "models--org--other"
+    snapshot = repository / "snapshots" / COMMIT
+    for file in [path for path in source.rglob("*") if path.is_file()]:
+        name = file.relative_to(source)
+        blob = repository / "blobs" / name.as_posix().replace("/", "-")
+        for path in (blob, snapshot / name):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, blob)
+        (snapshot / name).symlink_to(os.path.relpath(blob, (snapshot / name).parent))
+    pipe = load(snapshot, target="openvino", precision="fp32")
+    plain = load(source, target="openvino", precision="fp32")
+    call = {"num_inference_steps": 1, "seed": 0, "output_type": "latent"}
+    np.testing.assert_array_equal(pipe("a", **call).images, plain("a", **call).images)
+    with pytest.raises(EngineError, match=r"got links as in the hub's cache; copy the bundle with 'cp -rL FOLDER"):
+        pipe.loras.load(random_lora(tiny_sd_checkpoint("sd1-tiny"), tmp_path / "x.safetensors"))
