@@ -90,14 +90,15 @@ def merge_settings(
     Raises:
         InputError: The image was generated with files, and no option names them.
     """
+    missing = []
     for name, option in FILES.items():
         held = like.settings.get(name)
         held = [held] if isinstance(held, str) else held
-        if held and not files.get(name):
-            words = " ".join(f"{option} {text}" for text in held)
-            raise InputError(
-                f"--like: the image was generated with {words}; pass that too, with where the files are now"
-            )
+        missing += [f"{option} {text}" for text in held or () if not files.get(name)]
+    if missing:
+        raise InputError(
+            f"--like: the image was generated with {' '.join(missing)}; pass that too, with where the files are now"
+        )
     same = same_bundle and all(bool(like.settings.get(name)) == bool(files.get(name)) for name in _INPUTS)
     dropped = set(FILES) if same else {*FILES, *like.defaulted}
     if "scheduler" in {*given, *dropped}:

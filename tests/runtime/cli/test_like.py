@@ -85,9 +85,15 @@ def test_defaults_of_another_task_or_bundle_apply(generate, emoji_bundle, tmp_pa
 def test_files_must_be_passed_again(generate):
     generate(*ASKED, "-o", "x.png")
     generate(*ASKED, "--image", "x.png", "-o", "y.png")
-    assert str(generate("--like", "y.png").exception) == (
-        "--like: the image was generated with --image x.png; pass that too, with where the files are now"
-    )
+    files = {"control_image": ["a.png", "b.png"], "control_mask": "m.png", "lora": ["x.safetensors:0.8"]}
+    save_image(Image.open("x.png"), "z.png", {"prompt": "a fox", **files})
+    for name, words in (
+        ("y.png", "--image x.png"),
+        ("z.png", "--control-image a.png --control-image b.png --control-mask m.png --lora x.safetensors:0.8"),
+    ):
+        assert str(generate("--like", name).exception) == (
+            f"--like: the image was generated with {words}; pass that too, with where the files are now"
+        )
 
 
 def test_settings_of_wrong_types_are_refused(generate):
