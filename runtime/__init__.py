@@ -11,9 +11,6 @@ used alone.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from diffoundry.runtime.engines.plugins import resolve as _resolve
-from diffoundry.runtime.suggest import did_you_mean
-
 if TYPE_CHECKING:
     from diffoundry.runtime.engines.protocol import EngineOptions
     from diffoundry.runtime.pipelines import load
@@ -32,8 +29,11 @@ def __getattr__(name: str) -> Any:
     if name in ("errors", "random", "schedulers"):
         return import_module(f"{__name__}.{name}")
     if name not in _LAZY:
+        from diffoundry.runtime.suggest import did_you_mean
+
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}.{did_you_mean(name, __all__)}")
-    return _resolve(_LAZY[name])
+    module, _, attribute = _LAZY[name].partition(":")
+    return getattr(import_module(module), attribute)
 
 
 def __dir__() -> list[str]:

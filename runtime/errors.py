@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from diffoundry.runtime.install_hint import install_command
 from diffoundry.runtime.suggest import did_you_mean
 
 __all__ = [
@@ -70,5 +71,5 @@ class MissingExtraError(DiffoundryError, ImportError):
     def __init__(self, what: str, module: str, extra: str) -> None:
         super().__init__(
             f"{what} needs the Python package '{module}', which is not installed. "
-            f"Install it with: pip install 'diffoundry[{extra}]'"
+            f"Install it with: {install_command(extra)}"
         )

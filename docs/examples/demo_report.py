@@ -16,8 +16,8 @@ from diffoundry.runtime.bench.bundle_candidate import BundleCandidate
 from diffoundry.runtime.bundle.json_codec import to_json
 from diffoundry.runtime.cli.bench import print_report
 from diffoundry.runtime.cli.bench_page import bench_sections
-from diffoundry.runtime.cli.bench_view import duration, remarks
-from diffoundry.runtime.cli.console import size_text
+from diffoundry.runtime.cli.bench_view import duration, load_warning, remarks
+from diffoundry.runtime.cli.console import out, size_text
 from diffoundry.runtime.report import Images, ReportImage, Tile, Tiles, write_report
 
 if TYPE_CHECKING:
@@ -45,7 +45,13 @@ def main(bundle: str, folder: str) -> None:
         *bench_sections(comparison),
         *report_sections(report, pairs),
     ]
-    write_report(results / "report.html", f"{Path(bundle).name}: images, parity, speed", sections, text=verdict(report))
+    write_report(
+        results / "report.html",
+        f"{Path(bundle).name}: images, parity, speed",
+        sections,
+        text=verdict(report),
+        passed=report.passed,
+    )
     console.print(f"{results / 'report.html'}: {verdict(report)}")
     sys.exit(0 if report.passed else 1)
 
@@ -79,7 +85,7 @@ def _verify(bundle: Path) -> "tuple[VerifyReport, list[ImagePair]]":
 
     with console.status("verifying against PyTorch"):
         report = verify(bundle, None, VerifyRequest(prompts=PROMPTS[:4]), Pairs())
-    console.print(*report_tables(report))
+    out.print(*report_tables(report))
     return report, kept
 
 
@@ -95,7 +101,7 @@ def headline(comparison: "Comparison", report: "VerifyReport") -> Tiles:
         ),
         *(_beside(ours, theirs) if theirs is not None else []),
     ]
-    text = "\n\n".join(remarks(comparison.report))
+    text = "\n\n".join(filter(None, [load_warning(comparison.report), *remarks(comparison.report)]))
     return Tiles(title="Beside PyTorch, on this machine", tiles=tiles, text=text)
 
 

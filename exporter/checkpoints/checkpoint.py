@@ -11,6 +11,7 @@ from diffoundry.exporter.checkpoints.checks import check_classes, check_folder, 
 from diffoundry.exporter.checkpoints.contents import SEED, CheckpointContents
 from diffoundry.exporter.checkpoints.controlnets import find_controlnets, joined_index
 from diffoundry.exporter.checkpoints.find_sources import find_sources
+from diffoundry.exporter.checkpoints.hints import check_file
 from diffoundry.exporter.checkpoints.json_files import read_json
 from diffoundry.exporter.checkpoints.resolve import DownloadProgress, configs_of, find_root, forms
 from diffoundry.exporter.checkpoints.single_file import PREDICTION_TYPE, SingleFile
@@ -207,6 +208,7 @@ def open_checkpoint(
     if link is not None:
         raise CheckpointError(f"model {model!r}: {link}")
     if alias is None and Path(model).is_file() and not random_weights:
+        check_file(model, forms())
         if variant is not None:
             raise InputError(f"--variant: got {variant!r} with the single file {model}, expected a diffusers folder")
         return Checkpoint.of_file(Path(model), name=model, prediction_type=prediction_type, **options)

@@ -117,9 +117,9 @@ def _from_cache(repository: str, revision: str | None, error: Exception) -> Path
         return Path(snapshot_download(repository, revision=revision, allow_patterns=[_INDEX], local_files_only=True))
     except OSError:
         raise CheckpointError(
-            f"model {repository!r}: no folder {repository} here, the hub cannot be reached ({_reason(error)}) and the "
-            f"model was not downloaded "
-            f"before; connect, or download it elsewhere with `hf download {repository}` and give the folder"
+            f"model {repository!r}: no folder or file {repository} here, so it was taken as a hub id, but the hub "
+            f"cannot be reached ({_reason(error)}) and the model was not downloaded before; check the path, connect, "
+            f"or download it elsewhere with `hf download {repository}` and pass the folder"
         ) from error
 
 

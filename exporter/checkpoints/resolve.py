@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from diffoundry.exporter.checkpoints.aliases import Alias, alias_folder, read_aliases
+from diffoundry.exporter.checkpoints.hints import check_folder_of_pipeline
 from diffoundry.exporter.configs.assemble import assemble_configs
 from diffoundry.runtime.errors import CheckpointError
 from diffoundry.runtime.suggest import did_you_mean
@@ -42,6 +43,7 @@ def find_root(
         return alias_folder(alias.folder)
     path = Path(model)
     if alias is None and model and path.is_dir():
+        check_folder_of_pipeline(model, forms())
         return path
     if alias is None:
         _check_hub_id(model)

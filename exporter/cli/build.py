@@ -9,12 +9,14 @@ import click
 
 from diffoundry.exporter.cli.budget import budget_options, take_budget
 from diffoundry.exporter.cli.progress import jobs_json, jobs_table, show_progress, tell_engine_notes
-from diffoundry.exporter.cli.words import joined, parse_variants
-from diffoundry.exporter.work_folder import recover_build
+from diffoundry.exporter.cli.words import first_word, joined, parse_variants
+from diffoundry.exporter.work_folder import BUILD_ENDING, recover_build
 from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.bundle.hub import find_bundle
+from diffoundry.runtime.cli.completion import complete_precision, complete_target
 from diffoundry.runtime.cli.console import out, print_json
 from diffoundry.runtime.cli.help import Command, options_in
-from diffoundry.runtime.cli.options import bundle_argument, json_option
+from diffoundry.runtime.cli.options import json_option
 from diffoundry.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,9 +39,21 @@ _EXAMPLES = (
     examples=_EXAMPLES,
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
 )
-@bundle_argument
-@_engines("--target", multiple=True, callback=joined, help="Target, or several: openvino,onnxruntime.")
-@_engines("--precision", multiple=True, callback=joined, help="Or several: bf16,fp32.  [default: fp32]")
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="DIR")
+@_engines(
+    "--target",
+    multiple=True,
+    callback=joined,
+    shell_complete=complete_target,
+    help="Target, or several: openvino,onnxruntime.",
+)
+@_engines(
+    "--precision",
+    multiple=True,
+    callback=joined,
+    shell_complete=complete_precision,
+    help="Or several: bf16,fp32.  [default: fp32]",
+)
 @_engines("--overwrite", is_flag=True, help="Build existing engines again.")
 @budget_options
 @json_option
@@ -47,7 +61,7 @@ _EXAMPLES = (
 def command(
     context: click.Context,
     /,
-    bundle: Path,
+    words: tuple[str, ...],
     *,
     target: str | None,
     precision: str | None,
@@ -61,12 +75,17 @@ def command(
     without it. Options of a target are added at the end: 'diffoundry targets NAME' lists them.
     """
     started = time.perf_counter()
-    if target is None and (precision is not None or context.args):
+    named, rest = first_word(context, words)
+    if named is None:
+        raise click.UsageError("Missing argument 'DIR'.", context)
+    bundle = find_bundle(named)
+    options = [name for parameter in context.command.params for name in parameter.opts if name.startswith("--")]
+    if target is None and (precision is not None or rest):
         raise InputError(
             "--target: got none with --precision or options of a target, expected it; or leave out all of them to "
             "build the pending engines"
         )
-    variants = () if target is None else parse_variants(target, precision, context.args)
+    variants = () if target is None else parse_variants(target, precision, rest, options)
     quantization = take_budget(values)
     recover_build(bundle)
     manifest = Bundle(bundle).manifest
@@ -75,7 +94,7 @@ def command(
 
     pending = pending_variants(manifest) if manifest else ()
     count = len(variants or pending) * len(manifest.components if manifest else ())
-    with show_progress(count) as progress:
+    with show_progress(count, "build", bundle.with_name(f"{bundle.name}{BUILD_ENDING}")) as progress:
         report = add_engines(bundle, variants, progress, quantization=quantization, overwrite=overwrite)
     _print_report(report, bundle, time.perf_counter() - started, as_json=as_json)
 

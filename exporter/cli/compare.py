@@ -56,15 +56,17 @@ def command(bundle: Path, *, against: str | None, html: Path | None, as_json: bo
     if as_json:
         print_json(report_to_json(report))
     else:
-        for title in IN_SHORT:
-            out.print(matrix_table(report, title))
         failed = [check for check in report.checks if not check.passed]
         if failed:
             out.print(checks_table(failed))
-        out.print(f"{cross_engine_verdict(report)} ({report.seconds:.1f} s)", markup=False, soft_wrap=True)
+        for title in IN_SHORT:
+            out.print(matrix_table(report, title))
+        out.print(f"{report.seconds:.1f} s")
+        out.print(cross_engine_verdict(report), style=None if report.passed else "bold red", soft_wrap=True)
     if html is not None:
         sections = cross_engine_sections(report, progress.sets)
-        write_report(html, f"The engines of {bundle.name}", sections, text=cross_engine_verdict(report))
+        text = cross_engine_verdict(report)
+        write_report(html, f"The engines of {bundle.name}", sections, text=text, passed=report.passed)
         remark(f"report: {html}")
     if not report.passed:
         sys.exit(1)

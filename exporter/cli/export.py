@@ -10,19 +10,24 @@ import click
 
 from diffoundry.exporter.bundle_writer import check_output
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from diffoundry.exporter.checkpoints.resolve import forms
 from diffoundry.exporter.checkpoints.single_file import PREDICTION_TYPES
 from diffoundry.exporter.cli.budget import budget_options, take_budget
 from diffoundry.exporter.cli.progress import jobs_json, jobs_table, show_progress, tell_engine_notes
-from diffoundry.exporter.cli.words import joined, parse_variants
+from diffoundry.exporter.cli.words import first_word, joined, parse_variants
 from diffoundry.exporter.request import ExportRequest, parse_buckets, parse_dim
 from diffoundry.runtime.adapters.pickles import check_not_pickled
 from diffoundry.runtime.bundle.checksums import sha256_of
-from diffoundry.runtime.bundle.specs import PRECISIONS, FusedLora
+from diffoundry.runtime.bundle.specs import PRECISIONS, FusedLora, Variant
 from diffoundry.runtime.cli.adapters import parse_lora
-from diffoundry.runtime.cli.console import err, out, print_json, size_text
+from diffoundry.runtime.cli.completion import complete_precision, complete_target
+from diffoundry.runtime.cli.console import out, print_json, remark, size_text
 from diffoundry.runtime.cli.help import Command, options_in
 from diffoundry.runtime.cli.options import json_option
+from diffoundry.runtime.cli.status_line import StatusLine
+from diffoundry.runtime.engines.plugins import list_plugins
 from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from diffoundry.exporter.export import ExportReport
@@ -50,9 +55,9 @@ def _folder(_context: click.Context, _parameter: click.Parameter, value: str) ->
 
 
 _EXAMPLES = (
-    "diffoundry export --model emoji --target onnxruntime -o emoji.bundle",
-    "diffoundry export --model sd15 --target openvino --precision bf16,fp32 -o sd15.bundle",
-    "diffoundry export --model my-checkpoint/ --target onnxruntime --height 512 --width 512 -o my.bundle",
+    "diffoundry export emoji --target onnxruntime -o emoji.bundle",
+    "diffoundry export sd15 --target openvino --precision bf16,fp32 -o sd15.bundle",
+    "diffoundry export my-checkpoint/ --target onnxruntime --height 512 --width 512 -o my.bundle",
 )
 
 
@@ -62,11 +67,8 @@ _EXAMPLES = (
     examples=_EXAMPLES,
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
 )
-@_checkpoint(
-    "--model",
-    required=True,
-    help="A diffusers folder, a single .safetensors file, a hub id, or an alias: emoji, sd15, sdxl ...",
-)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="MODEL")
+@_checkpoint("--model", help="The same as MODEL.")
 @_checkpoint("--revision", help="Branch, tag or commit of a hub id; also as org/name@revision.")
 @_checkpoint("--variant", help="Variant of the weight files: fp16, bf16, non_ema ...  [default: files without one]")
 @_checkpoint("--vae", metavar="DIR|FILE", help="Use this AutoencoderTiny or AutoencoderKL instead of the model's VAE.")
@@ -80,11 +82,19 @@ _EXAMPLES = (
 )
 @_checkpoint("--random-weights", is_flag=True, help="Build an alias's architecture with seeded random weights.")
 @_checkpoint("--seed", type=int, default=0, show_default=True, help="Seed of the random weights.")
-@_engines("--target", required=True, multiple=True, callback=joined, help="Target, or several: openvino,onnxruntime.")
+@_engines(
+    "--target",
+    multiple=True,
+    callback=joined,
+    shell_complete=complete_target,
+    envvar="DIFFOUNDRY_TARGET",
+    help="Target, or several: openvino,onnxruntime.  [required]",
+)
 @_engines(
     "--precision",
     multiple=True,
     callback=joined,
+    shell_complete=complete_precision,
     help=f"Precision, or several, the preferred first: bf16,fp32. One of {', '.join(PRECISIONS)}.  [default: fp32]",
 )
 @_sizes("--batch", help="Rows of one engine call (a guided image has two): 2, or a range 1..8.  [default: any]")
@@ -96,13 +106,25 @@ _EXAMPLES = (
 @_output("--overwrite", is_flag=True, help="Replace the bundle at DIR when the new one is complete.")
 @json_option
 @click.pass_context
-def command(context: click.Context, /, *, target: str, precision: str | None, as_json: bool, **values: Any) -> None:
-    """Compile a checkpoint into the bundle DIR. An interrupted export continues.
+def command(
+    context: click.Context,
+    /,
+    words: tuple[str, ...],
+    *,
+    target: str | None,
+    precision: str | None,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """Compile the checkpoint MODEL into the bundle DIR. The same command continues an interrupted export.
 
+    MODEL is a diffusers folder, a single .safetensors file, a hub id, or an alias: emoji, sd15, sdxl ...
     Options of a target, such as --winograd, are added at the end: 'diffoundry targets NAME' lists them.
     """
     started = time.perf_counter()
-    variants = parse_variants(target, precision, context.args)
+    named, rest = first_word(context, words)
+    variants = _take_variants(context, target, precision, rest)
+    values["model"] = _take_model(context, named, values["model"])
     output: Path = values.pop("output")
     overwrite: bool = values.pop("overwrite")
     sizes = _take_sizes(values)
@@ -110,13 +132,52 @@ def command(context: click.Context, /, *, target: str, precision: str | None, as
     check_output(output, overwrite=overwrite)
     checkpoint = _open(**values)
     for notice in checkpoint.notices():
-        err.print(f"note: {notice}", markup=False, soft_wrap=True)
+        remark(f"note: {notice}")
 
     from diffoundry.exporter.export import export  # imports the graph libraries: after every check of words and paths
 
-    with show_progress(len(checkpoint.components) * (1 + len(variants))) as progress:
+    jobs, partial = len(checkpoint.components) * (1 + len(variants)), output.with_name(f"{output.name}.partial")
+    with show_progress(jobs, "export", partial) as progress:
         report = export(checkpoint, request, output, progress)
     _print_report(report, output, time.perf_counter() - started, as_json=as_json)
+
+
+def _take_variants(
+    context: click.Context, target: str | None, precision: str | None, words: list[str]
+) -> tuple[Variant, ...]:
+    """Read --target and --precision, with the options of targets.
+
+    Raises:
+        UsageError: No target.
+        InputError: An unknown target or precision.
+        ConfigError: An option that neither the command nor a target has.
+    """
+    options = [name for parameter in context.command.params for name in parameter.opts if name.startswith("--")]
+    if target is None:
+        unknown = next((word for word in words if word.startswith("--")), "")
+        question = did_you_mean(unknown, options)
+        here = ", ".join(plugin.name for plugin in list_plugins() if plugin.installed) or "none"
+        raise click.UsageError(
+            f"No such option {unknown!r}.{question}"
+            if question
+            else f"Missing option '--target'. Installed here: {here}; 'diffoundry targets' describes them."
+        )
+    return parse_variants(target, precision, words, options)
+
+
+def _take_model(context: click.Context, argument: str | None, option: str | None) -> str:
+    """Return MODEL, or the value of --model.
+
+    Raises:
+        UsageError: Neither.
+        InputError: Both.
+    """
+    if argument is not None and option is not None:
+        raise InputError(f"MODEL: got {argument!r} and --model {option!r}, expected one of them")
+    model = option if argument is None else argument
+    if model is None:
+        raise click.UsageError(f"Missing argument 'MODEL': {forms()}.", context)
+    return model
 
 
 def _take_sizes(values: dict[str, Any]) -> dict[str, Any]:
@@ -151,16 +212,20 @@ def _open(
     """Open the checkpoint that the options describe."""
     loras = tuple(read_loras(lora))
     without = ("safety_checker",) if no_safety_checker else ()
-    plain = open_checkpoint(
-        model,
-        random_weights=random_weights,
-        seed=seed,
-        revision=revision,
-        prediction_type=prediction_type,
-        without=without,
-        vae=vae,
-        variant=variant,
-    )
+    with StatusLine() as line:
+        plain = open_checkpoint(
+            model,
+            random_weights=random_weights,
+            seed=seed,
+            revision=revision,
+            prediction_type=prediction_type,
+            progress=lambda file, done, size: line.update(
+                f"downloading {file}: {size_text(done)} of {size_text(size)}"
+            ),
+            without=without,
+            vae=vae,
+            variant=variant,
+        )
     return plain.with_controlnets(controlnet).with_loras(loras)
 
 

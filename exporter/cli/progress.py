@@ -2,50 +2,79 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Column, Table
+from rich.table import Table
 
 from diffoundry.exporter.jobs.job import CUT_WEIGHTS
 from diffoundry.runtime.bundle.manifest import Manifest
-from diffoundry.runtime.cli.console import err, remark, size_text
+from diffoundry.runtime.cli.console import make_table, remark, size_text, warn
+from diffoundry.runtime.cli.inspect import obstacles
+from diffoundry.runtime.cli.status_line import StatusLine
 
 if TYPE_CHECKING:
     from diffoundry.exporter.jobs.runner import FinishedJob
 
 __all__ = ["jobs_json", "jobs_table", "show_progress", "tell_engine_notes"]
 
+_ENDED = ("done", "kept")
+"""Last words of a job: it was done, or an interrupted run has done it before."""
+
+
+_STEPS = {
+    "load": "loading weights",
+    "trace": "tracing",
+    "passes": "optimizing the graph",
+    "save": "writing the graph",
+    "convert": "converting the precision",
+    "lower": "compiling",
+    "calibrate": "calibrating",
+    "complete": "writing the files of its tools",
+    "sums": "computing checksums",
+    "kept": "done before",
+}
+"""Steps of a job, for users."""
+
 
 @contextmanager
-def show_progress(jobs: int) -> Iterator[Callable[[str, str], None]]:
-    """Show the current job and phase on standard error, with a spinner."""
-    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+def show_progress(jobs: int, command: str, folder: Path) -> Iterator[Callable[[str, str], None]]:
+    """Show the current job and its step on standard error; finished jobs stay.
+
+    Args:
+        jobs: Number of jobs.
+        command: Command that continues after an interruption, such as "export".
+        folder: Folder that keeps the finished jobs until then.
+    """
     finished = 0
-    with Progress(*columns, console=err) as progress:
-        task = progress.add_task("starting", total=None)
+    with StatusLine() as line:
 
-        def tell(what: str, phase: str) -> None:
+        def tell(what: str, step: str) -> None:
             nonlocal finished
-            ended = phase in ("done", "kept")
+            ended = step in _ENDED
             finished += ended
-            place = f"{min(finished + (not ended), jobs)}/{jobs} "
-            progress.update(task, description=f"{place}{what}: {phase}")
+            text = f"{min(finished + (not ended), jobs)}/{jobs} {what}: {_STEPS.get(step, step)}"
             if ended:
-                progress.console.print(f"{place}{what}: {phase}", markup=False)
+                line.keep(text)
+            else:
+                line.update(text)
 
-        yield tell
+        try:
+            yield tell
+        except KeyboardInterrupt:
+            again = f"run the same 'diffoundry {command}' again to continue"
+            warn(f"{finished} of {jobs} jobs are kept in {folder}; {again}")
+            raise
 
 
 def jobs_table(done: "Sequence[FinishedJob]", kept: Sequence[str], manifest: Manifest) -> Table:
-    """Make a table of the jobs: seconds, memory, and size in the bundle."""
-    table = Table(Column("job", no_wrap=True), "seconds", "slowest phase", "peak memory", "size")
+    """Make a table of the jobs: seconds, memory, and size in the bundle, a line each."""
+    table = make_table("job", "seconds", "peak memory", "size", numbers=("seconds", "peak memory", "size"))
     for label in kept:
-        table.add_row(label, "kept", "", "", _size(label, manifest))
+        table.add_row(label, "kept", "", _size(label, manifest))
     for job in done:
-        slowest, seconds = max(job.seconds.items(), key=lambda phase: phase[1], default=("", 0.0))
-        total = f"{sum(job.seconds.values()):.1f}"
-        table.add_row(job.label, total, f"{slowest} {seconds:.1f}", size_text(job.peak_rss), _size(job.label, manifest))
+        seconds = f"{sum(job.seconds.values()):.1f}"
+        table.add_row(job.label, seconds, size_text(job.peak_rss), _size(job.label, manifest))
     return table
 
 
@@ -58,7 +87,7 @@ def jobs_json(done: "Sequence[FinishedJob]") -> Mapping[str, Any]:
 
 
 def tell_engine_notes(manifest: Manifest) -> None:
-    """Report engines whose weights were cut to the range of their type, and pending engines once for each reason."""
+    """Report engines whose weights were cut to the range of their type, that wait to be built, or cannot run here."""
     for name, component in manifest.components.items():
         for engine in component.engines:
             if CUT_WEIGHTS in engine.metadata:
@@ -67,17 +96,22 @@ def tell_engine_notes(manifest: Manifest) -> None:
                     f"({engine.metadata[CUT_WEIGHTS]}), so images may differ; compare with 'diffoundry verify', or "
                     f"export in fp32 or bf16"
                 )
-    _tell_pending(manifest)
+    _tell_obstacles(manifest)
 
 
-def _tell_pending(manifest: Manifest) -> None:
-    reasons: dict[tuple[str, str, str], list[str]] = {}
+def _tell_obstacles(manifest: Manifest) -> None:
+    """Report the engines that wait to be built, and those that cannot run on this machine, with the reasons."""
+    pending: dict[tuple[str, str], list[str]] = {}
     for name, component in manifest.components.items():
         for engine in component.engines:
             if engine.pending is not None:
-                reasons.setdefault((engine.target, engine.precision, engine.pending), []).append(name)
-    for (target, precision, reason), names in reasons.items():
-        remark(f"{target} {precision} is not built yet ({', '.join(names)}): {reason}")
+                pending.setdefault((f"{engine.target} {engine.precision}", engine.pending), []).append(name)
+    for (label, reason), names in pending.items():
+        remark(f"{label} is not built yet ({', '.join(names)}): {reason}")
+    waiting = {label for label, _ in pending}
+    for label, reason in obstacles(manifest).items():
+        if label not in waiting:
+            remark(f"{label} cannot run on this machine: {reason}")
 
 
 def _size(label: str, manifest: Manifest) -> str:

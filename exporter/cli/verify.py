@@ -15,7 +15,7 @@ from diffoundry.exporter.cli.verify_options import (
     tell_notes,
 )
 from diffoundry.runtime.cli.console import out, print_json, remark
-from diffoundry.runtime.cli.help import Command
+from diffoundry.runtime.cli.help import Command, options_in
 from diffoundry.runtime.cli.options import bundle_argument, named_as_typed
 from diffoundry.runtime.report import write_report
 
@@ -31,8 +31,11 @@ _EXAMPLES = (
 @click.command("verify", cls=Command, examples=_EXAMPLES)
 @bundle_argument
 @comparison_options
+@options_in("Output")("--all-checks", is_flag=True, help="Print every check, not only the failed ones.")
 @named_as_typed()
-def command(bundle: Path, *, against: str | None, html: Path | None, as_json: bool, **values: Any) -> None:
+def command(
+    bundle: Path, *, against: str | None, html: Path | None, all_checks: bool, as_json: bool, **values: Any
+) -> None:
     """Compare the bundle DIR with PyTorch: every component, the latents after every step, the images, the configs.
 
     Every target and precision that can run here is compared. The exit code is 1 when a gate fails.
@@ -53,12 +56,13 @@ def command(bundle: Path, *, against: str | None, html: Path | None, as_json: bo
     if as_json:
         print_json(report_to_json(report))
     else:
-        for table in report_tables(report):
+        for table in report_tables(report, every=all_checks):
             out.print(table)
-        out.print(f"{verdict(report)} ({report.seconds:.1f} s)", markup=False, soft_wrap=True)
+        out.print(f"{report.seconds:.1f} s")
+        out.print(verdict(report), style=None if report.passed else "bold red", soft_wrap=True)
     if html is not None:
         sections = report_sections(report, progress.pairs)
-        write_report(html, f"Verification of {bundle.name}", sections, text=verdict(report))
+        write_report(html, f"Verification of {bundle.name}", sections, text=verdict(report), passed=report.passed)
         remark(f"report: {html}")
     if not report.passed:
         sys.exit(1)

@@ -4,10 +4,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import click
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from diffoundry.exporter.checkpoints.single_file import PREDICTION_TYPE
@@ -16,9 +16,10 @@ from diffoundry.exporter.verify.progress import ImagePair, VerifyProgress
 from diffoundry.exporter.verify.prompts import PROMPTS
 from diffoundry.exporter.verify.request import FULL_SEEDS, VerifyRequest
 from diffoundry.runtime.bundle.bundle import Bundle, tell_unchecked
-from diffoundry.runtime.cli.console import err, remark
+from diffoundry.runtime.cli.console import remark
 from diffoundry.runtime.cli.help import options_in
 from diffoundry.runtime.cli.options import engine_options, json_option, take_engine_options
+from diffoundry.runtime.cli.status_line import StatusLine
 from diffoundry.runtime.engines.plugins import resolve
 from diffoundry.runtime.engines.protocol import OpenEngine
 from diffoundry.runtime.engines.session import EngineSession
@@ -178,23 +179,23 @@ class ProgressLine(VerifyProgress):
     """
 
     def __init__(self, *, keep: bool) -> None:
-        columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
         self.pairs: list[ImagePair] = []
         self.sets: dict[str, Sequence[NDArray[np.float32]]] = {}
         self._keep = keep
-        self._progress = Progress(*columns, console=err)
-        self._task = self._progress.add_task("starting", total=None)
+        self._line = StatusLine()
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        self._line.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._line.__exit__(kind, error, trace)
 
     def update(self, text: str, done: int, total: int) -> None:
         """Show the stage, and its step if it has several."""
-        self._progress.update(self._task, description=f"{text} ({done}/{total})" if total > 1 else text)
+        self._line.update(f"{text} ({done}/{total})" if total > 1 else text)
 
     def images(self, pair: ImagePair) -> None:
         """Keep the images of both sides for the report."""

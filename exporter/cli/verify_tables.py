@@ -1,64 +1,65 @@
-"""Prints the tables of `diffoundry verify`: checks, variants and matrices."""
+"""Prints the tables of `diffoundry verify` and `compare`: failed checks, all checks, sets of engines, and matrices."""
 
 from collections.abc import Sequence
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from diffoundry.exporter.verify import Check, CrossEngineReport, VerifyReport
 from diffoundry.exporter.verify.report.cross_engine_page import matrix
 from diffoundry.exporter.verify.report.page import measured_text, variant_row, worst_checks
+from diffoundry.runtime.cli.console import make_table
 
 __all__ = ["checks_table", "matrix_table", "report_tables"]
 
+_MARKS = {True: Text("ok"), False: Text("FAIL", style="bold red")}
 
-def report_tables(report: VerifyReport) -> list[Table]:
-    """Every check of a single set of engines; of several a line each, and the checks that failed."""
-    if len(report.variants) == 1 and not report.absent:
-        return [checks_table(report.all_checks)]
-    tables = [_variants_table(report)]
-    groups = {"files, configs, token ids": report.checks} | {
+
+def report_tables(report: VerifyReport, *, every: bool = False) -> list[Table]:
+    """The failed checks, or every check, then a line for each set of engines.
+
+    Args:
+        report: The report.
+        every: Show the passed checks too; of many images the worst.
+    """
+    groups = {"Files, configs, token ids": report.checks} | {
         variant.name: variant.checks for variant in report.variants
     }
+    tables = []
     for name, checks in groups.items():
-        failed = [check for check in checks if not check.passed]
-        if failed:
-            tables.append(checks_table(failed, name))
-    return tables
+        shown = [check for check in worst_checks(checks) if every or not check.passed]
+        if shown:
+            tables.append(checks_table(sorted(shown, key=lambda check: check.passed), name))
+    return [*tables, _variants_table(report)]
 
 
 def checks_table(checks: Sequence[Check], title: str | None = None) -> Table:
-    """Checks with what was measured and its gate, a section a part; of many images the worst."""
-    table = Table("part", "what", "measure", "measured", "gate", "", title=title, title_justify="left")
-    previous = None
-    for check in worst_checks(checks):
-        if previous not in (None, check.part):
-            table.add_section()
-        previous = check.part
-        result = "ok" if check.passed else "[bold red]FAIL[/bold red]"
-        cells = (check.part, check.subject, check.measure, measured_text(check), check.gate)
-        table.add_row(*(escape(cell) for cell in cells), result)
+    """A line for each check: its result, its item and measure, the value and the limit."""
+    table = make_table("", "check", "value", "limit")
+    table.title, table.title_justify, table.title_style = title, "left", "bold"
+    for check in checks:
+        table.add_row(_MARKS[check.passed], f"{check.subject}: {check.measure}", measured_text(check), check.gate)
     return table
 
 
 def _variants_table(report: VerifyReport) -> Table:
-    """Every set of engines in numbers, those that cannot run here with the reason."""
-    caption = "PSNR in dB, SSIM and latents of the worst image; same: images that show the same thing"
-    table = Table("engines", "PSNR", "mean", "SSIM", "same", "latents", "s", "", caption=caption)
-    table.columns[0].no_wrap = True
+    """A line for each set of engines; those that cannot run here have no numbers."""
+    numbers = ("PSNR, dB", "mean", "SSIM", "latents", "seconds")
+    table = make_table("engines", "PSNR, dB", "mean", "SSIM", "same", "latents", "seconds", "", numbers=numbers)
+    table.caption = "of the worst image; same: images with the same object; latents: largest error / RMS"
+    table.caption_justify = "left"
     for variant in report.variants:
-        result = "ok" if variant.passed else "[bold red]FAIL[/bold red]"
-        table.add_row(*map(escape, variant_row(variant)), f"{variant.seconds:.1f}", result)
+        table.add_row(*variant_row(variant), f"{variant.seconds:.1f}", _MARKS[variant.passed])
     for absence in report.absent:
-        table.add_row(escape(absence.name), *["–"] * 6, "not run")
+        table.add_row(absence.name, *["–"] * 6, "not run")
     return table
 
 
 def matrix_table(report: CrossEngineReport, title: str) -> Table:
     """One of `MATRICES` of the participants, whose columns are numbered to keep it narrow."""
     numbers = [str(index) for index in range(1, len(report.participants) + 1)]
-    table = Table("", *numbers, title=title, title_justify="left")
-    table.columns[0].no_wrap = True
+    table = make_table("", *numbers, numbers=numbers)
+    table.title, table.title_justify, table.title_style = title, "left", "bold"
     for number, row in zip(numbers, matrix(report, title), strict=True):
-        table.add_row(f"{number} {escape(row[0])}", *map(escape, row[1:]))
+        table.add_row(f"{number} {row[0]}", *row[1:])
     return table

@@ -7,11 +7,11 @@ import click
 
 from diffoundry.runtime.bundle.specs import PRECISIONS, Variant
 from diffoundry.runtime.cli.target_options import parse_target_options
-from diffoundry.runtime.engines.plugins import list_plugins
+from diffoundry.runtime.engines.plugins import find_plugin, list_plugins
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.suggest import did_you_mean
 
-__all__ = ["check_word", "joined", "parse_variants"]
+__all__ = ["check_word", "first_word", "joined", "parse_variants"]
 
 
 def joined(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> str | None:
@@ -19,13 +19,50 @@ def joined(_context: click.Context, _parameter: click.Parameter, values: tuple[s
     return ",".join(values) or None
 
 
-def parse_variants(targets: str, precisions: str | None, arguments: list[str]) -> tuple[Variant, ...]:
+def first_word(context: click.Context, words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Separate the argument of a command from the options of targets, which click leaves unread.
+
+    The word after an option is its value: `--chunks 2 emoji` has the argument "emoji", `emoji --chunks 2` too.
+
+    Args:
+        context: Context of the command, whose options are suggested for a misspelled one.
+        words: Words that no option of the command took.
+
+    Returns:
+        The argument, or None; and the other words in their order.
+
+    Raises:
+        UsageError: An option of one letter that does not exist.
+    """
+    found: str | None = None
+    rest: list[str] = []
+    awaits_value = False
+    for word in words:
+        if word[:1] == "-" != word[1:2] and len(word) > 1 and not awaits_value:
+            raise click.NoSuchOption(word, ctx=context)
+        if word.startswith("--"):
+            rest.append(word)
+            awaits_value = "=" not in word
+        elif awaits_value:
+            rest.append(word)
+            awaits_value = False
+        elif found is None:
+            found = word
+        else:
+            rest.append(word)
+    return found, rest
+
+
+def parse_variants(
+    targets: str, precisions: str | None, arguments: list[str], options: Sequence[str] = ()
+) -> tuple[Variant, ...]:
     """Combine every target with every precision, targets first, with the targets' options.
 
     Args:
         targets: Names with commas between.
         precisions: Names with commas between, or None for fp32.
         arguments: Words that no option of the command took.
+        options: Options of the command, to suggest one for a misspelled word.
 
     Raises:
         InputError: An unknown target or precision.
@@ -36,9 +73,15 @@ def parse_variants(targets: str, precisions: str | None, arguments: list[str]) -
         check_word("--target", name, [plugin.name for plugin in list_plugins()])
     for precision in chosen:
         check_word("--precision", precision, PRECISIONS)
-    options = parse_target_options(arguments, names)
+    for name, precision in product(names, chosen):
+        compiles = find_plugin(name).compiles
+        if compiles and precision not in compiles:
+            raise InputError(
+                f"--precision: got {precision!r}, which {name} does not compile, expected one of {', '.join(compiles)}"
+            )
+    taken = parse_target_options(arguments, names, options)
     return tuple(
-        Variant(target=name, precision=precision, options=options[name]) for name, precision in product(names, chosen)
+        Variant(target=name, precision=precision, options=taken[name]) for name, precision in product(names, chosen)
     )
 
 

@@ -1,5 +1,6 @@
 """Finds the family of a checkpoint by the pipeline class that it names."""
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, cast
@@ -17,9 +18,13 @@ __all__ = ["find_family", "names_component"]
 
 
 _SUPPORTED = (
-    "a pipeline of Stable Diffusion 1, 2, XL or 3, of a latent consistency model, or of image variation, or a form "
-    "of it for image to image, inpainting or ControlNets"
+    "Stable Diffusion 1.x, 2.x and XL (text to image, image to image, inpainting, ControlNet, InstructPix2Pix, image "
+    "variation, latent consistency models), and Stable Diffusion 3 (text to image)"
 )
+
+
+_ONE_LETTER = 0.955
+"""Similarity of class names that differ in a letter; classes of diffusers differ more."""
 
 
 def find_family(index: Mapping[str, Any], without: Collection[str] = ()) -> FamilyDeclaration:
@@ -37,11 +42,7 @@ def find_family(index: Mapping[str, Any], without: Collection[str] = ()) -> Fami
     pipeline_class = index.get("_class_name")
     entry = family_of_class(pipeline_class) if isinstance(pipeline_class, str) else None
     if entry is None:
-        known = [name for entry in FAMILY_TABLE for name in entry.classes]
-        raise CheckpointError(
-            f"model_index.json: {pipeline_class} is not supported yet; expected {_SUPPORTED}, see "
-            f"docs/how-to/export-a-model.md.{did_you_mean(str(pipeline_class), known)}"
-        )
+        raise CheckpointError(_unsupported(pipeline_class))
     family = cast("FamilyDeclaration", resolve(entry.exporter))
     kept = [kind for kind in family.components if not (kind.optional and _lacks(index, kind.source, without))]
     unused = {kind.folder for kind in family.components} - {kind.folder for kind in kept}
@@ -54,6 +55,19 @@ def find_family(index: Mapping[str, Any], without: Collection[str] = ()) -> Fami
         family,
         components=(*kept, *controlnets),
         folders=tuple(folder for folder in family.folders if folder not in unused),
+    )
+
+
+def _unsupported(pipeline_class: Any) -> str:
+    """Sentence for a pipeline class without a family."""
+    if not isinstance(pipeline_class, str):
+        return f"model_index.json: got {pipeline_class!r} as '_class_name', expected the name of a diffusers pipeline"
+    digits = re.findall(r"\d", pipeline_class)  # another digit is another model, not a slip
+    known = [name for entry in FAMILY_TABLE for name in entry.classes if re.findall(r"\d", name) == digits]
+    name = pipeline_class if len(pipeline_class) <= 60 else f"{pipeline_class[:57]}..."
+    return (
+        f"{name.removesuffix('Pipeline')} is not supported yet (model_index.json has {name}); supported: {_SUPPORTED}; "
+        f"see docs/reference/pipelines.md.{did_you_mean(pipeline_class, known, _ONE_LETTER)}"
     )
 
 

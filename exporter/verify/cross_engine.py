@@ -165,7 +165,7 @@ def _judge_participants(generated: Sequence[_Generated], settings: Settings) -> 
     for one in generated:
         faults = [(name, describe_image_fault(image)) for name, image in zip(names, one.images, strict=False)]
         words = "; ".join(f"{name}: {fault}" for name, fault in faults if fault)
-        yield holds("across", one.participant.name, "images", one.fault or words or None, "no fault")
+        yield holds("across", one.participant.name, "images", one.fault or words or None, "no NaN, not one colour")
 
 
 def _judge_pairs(generated: Sequence[_Generated], distances: Sequence[PairDistance]) -> Iterator[Check]:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
 
 from diffoundry.runtime.bench import BenchRequest, Candidate, compare
 from diffoundry.runtime.bench.bundle_candidate import BundleCandidate
@@ -14,8 +13,8 @@ from diffoundry.runtime.bench.report import BenchReport
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.bundle.json_codec import to_json
 from diffoundry.runtime.cli.bench_page import bench_sections
-from diffoundry.runtime.cli.bench_view import figure_grid, machine_words, remarks, work_words
-from diffoundry.runtime.cli.console import bar, out, print_json, remark
+from diffoundry.runtime.cli.bench_view import figure_grid, load_warning, machine_words, remarks, work_words
+from diffoundry.runtime.cli.console import make_table, out, print_json, remark, warn
 from diffoundry.runtime.cli.help import Command, options_in
 from diffoundry.runtime.cli.options import (
     bundle_argument,
@@ -25,6 +24,7 @@ from diffoundry.runtime.cli.options import (
     take_engine_options,
     tell_choice,
 )
+from diffoundry.runtime.cli.status_line import StatusLine
 from diffoundry.runtime.engines.plugins import resolve
 from diffoundry.runtime.engines.protocol import EngineOptions
 from diffoundry.runtime.engines.session import EngineSession
@@ -79,7 +79,9 @@ def command(bundle: Path, *, against: Sequence[str], html: Path | None, as_json:
     ours = BundleCandidate(bundle, request, **engine)
     comparison = _compare(ours, _rivals(bundle, request, against, engine["options"]), request)
     if html is not None:
-        write_report(html, f"{comparison.report.bundle}: benchmark", bench_sections(comparison))
+        write_report(
+            html, f"{comparison.report.bundle}: benchmark", bench_sections(comparison), **_verdict(comparison.report)
+        )
         remark(f"report written to {html}")
     if as_json:
         print_json(to_json(comparison.report))
@@ -95,27 +97,30 @@ def _rivals(bundle: Path, request: BenchRequest, against: Sequence[str], options
 
 
 def _compare(ours: BundleCandidate, rivals: Sequence[Candidate], request: BenchRequest) -> Comparison:
-    with bar() as progress:
-        task = progress.add_task("starting", total=None)
+    with StatusLine() as line:
         return compare(
-            ours,
-            rivals,
-            request,
-            progress=lambda what, done, total: progress.update(task, description=what, completed=done, total=total),
+            ours, rivals, request, progress=lambda what, done, total: line.update(f"{what} ({done}/{total})")
         )
+
+
+def _verdict(report: BenchReport) -> dict[str, Any]:
+    """Arguments of `write_report` for the top of the page: the warning, if there is one."""
+    warning = load_warning(report)
+    return {} if warning is None else {"text": warning, "passed": False}
 
 
 def print_report(report: BenchReport) -> None:
     """Print the figures on standard output, remarks on standard error."""
+    warning = load_warning(report)
+    if warning is not None:
+        warn(warning)
     grid = figure_grid(report)
-    table = Table(*grid.columns)
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = make_table(*grid.columns, numbers=grid.columns[1:])
     for row in grid.rows:
         table.add_row(*row)
     for words in (work_words(report), machine_words(report)):
         for name, value in words.items():
-            out.print(f"{name:<13} {value}", markup=False)
+            out.print(f"{name:<13} {value}", soft_wrap=True)
     out.print(table)
     for line in remarks(report):
         remark(line)

@@ -83,6 +83,8 @@ def _image(pixels: npt.NDArray[np.float32]) -> "Image":
 def _latency(report: BenchReport) -> Bars:
     measured = {candidate.name: candidate.measured for candidate in report.candidates if candidate.measured}
     components = list(dict.fromkeys(name for one in measured.values() for name in one.components))
+    if len(measured) == 1:
+        return _shares(*measured.items())
     panels = [
         _panel("whole image, warm", {name: one.image for name, one in measured.items()}),
         _panel("one step", {name: one.step.seconds for name, one in measured.items()}),
@@ -95,6 +97,24 @@ def _latency(report: BenchReport) -> Bars:
         unit="ms",
         text="Medians; the whiskers reach from the 10th to the 90th percentile. Shorter is faster. "
         "Each panel has a scale of its own.",
+    )
+
+
+def _shares(only: tuple[str, Measured]) -> Bars:
+    """Bars for a single candidate: all parts of an image on one scale, since there is nothing to compare with."""
+    name, measured = only
+    spreads = {
+        "whole image, warm": measured.image,
+        "one step": measured.step.seconds,
+        "one step, inside engines": measured.step.inside,
+        "one step, outside engines": measured.step.outside,
+        **{f"{component}, one call": timing.seconds for component, timing in measured.components.items()},
+    }
+    return Bars(
+        title="Latency",
+        panels=[_panel(name, spreads)],
+        unit="ms",
+        text="Medians; the whiskers reach from the 10th to the 90th percentile. --against torch compares with PyTorch.",
     )
 
 

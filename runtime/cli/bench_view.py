@@ -13,6 +13,7 @@ __all__ = [
     "distance_words",
     "duration",
     "figure_grid",
+    "load_warning",
     "machine_words",
     "remarks",
     "work_words",
@@ -100,14 +101,19 @@ def machine_words(report: BenchReport) -> dict[str, str]:
     return words
 
 
+def load_warning(report: BenchReport) -> str | None:
+    """Warn of other programs that were busy during the measurement; None if there were none."""
+    if report.waiting is None or report.waiting <= _BUSY:
+        return None
+    return (
+        f"other programs were at work: our threads waited {report.waiting:.0%} of their time for a processor, so "
+        f"figures are too high and ratios unsafe; measure again on a quiet machine"
+    )
+
+
 def remarks(report: BenchReport) -> list[str]:
-    """Remarks on the measurement: other busy programs, failures, notes, broken images."""
+    """Remarks on the measurement: failures, notes, broken images."""
     lines = []
-    if report.waiting is not None and report.waiting > _BUSY:
-        lines.append(
-            f"other programs were at work: our threads waited {report.waiting:.0%} of their time for a processor, so "
-            f"figures are too high and ratios unsafe; measure again on a quiet machine"
-        )
     for candidate in report.candidates:
         if candidate.failure:
             lines.append(f"{candidate.name}: not measured: {candidate.failure}")

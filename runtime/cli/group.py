@@ -1,10 +1,18 @@
 """The table of commands, each imported when it is called, and the exit codes of errors."""
 
+import errno
+import io
+import signal
 import sys
+import threading
+import traceback
 
 import click
 
 import diffoundry
+from diffoundry.runtime.cli.console import prepare_output, stop_output
+from diffoundry.runtime.cli.safe_text import safe_text
+from diffoundry.runtime.cli.verbosity import is_verbose, reset_verbosity, verbosity_options
 from diffoundry.runtime.engines.plugins import resolve
 from diffoundry.runtime.errors import DiffoundryError, MissingExtraError
 from diffoundry.runtime.suggest import did_you_mean
@@ -20,12 +28,14 @@ COMMANDS = {
     "compare": ("diffoundry.exporter.cli.compare:command", "Compare a bundle's engines with each other."),
     "bench": ("diffoundry.runtime.cli.bench:command", "Measure a bundle's latency and memory."),
     "inspect": ("diffoundry.runtime.cli.inspect:command", "Show what a bundle holds."),
+    "schedulers": ("diffoundry.runtime.cli.schedulers:command", "List the schedulers that run on a bundle."),
+    "set": ("diffoundry.runtime.cli.set:command", "Change a bundle's scheduler."),
     "targets": ("diffoundry.runtime.cli.targets:command", "List targets and what they need here."),
 }
 """Command to ("module:attribute", its line in --help). The exporter's commands need the extra `export`."""
 
 _EXAMPLES = (
-    "diffoundry export --model emoji --target onnxruntime -o emoji.bundle",
+    "diffoundry export emoji --target onnxruntime -o emoji.bundle",
     'diffoundry generate emoji.bundle "red apple"',
 )
 
@@ -49,6 +59,7 @@ class _LazyGroup(click.Group):
                 raise
             extra = "export" if ".exporter." in reference else "cli"
             raise MissingExtraError(f"'diffoundry {cmd_name}'", error.name, extra) from error
+        _let_interrupt()
         return command
 
     def resolve_command(
@@ -70,7 +81,7 @@ class _LazyGroup(click.Group):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, params=verbosity_options())
 @click.version_option(diffoundry.__version__, message="%(version)s")
 def group() -> None:
     """Compile diffusion pipelines into engines, and run them without PyTorch."""
@@ -78,13 +89,37 @@ def group() -> None:
 
 def run() -> None:
     """Run the command that was typed. An error of the user ends in one sentence."""
+    prepare_output()
+    reset_verbosity()
     try:
-        group.main(standalone_mode=False, prog_name="diffoundry")
+        try:
+            group.main(standalone_mode=False, prog_name="diffoundry")
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except click.ClickException as error:
-        error.show()
+        text = io.StringIO()
+        error.show(text)
+        sys.stderr.write(safe_text(text.getvalue()))
         sys.exit(error.exit_code)
     except DiffoundryError as error:
-        sys.exit(f"error: {error}")
+        if is_verbose():
+            traceback.print_exc()
+        sys.exit(f"error: {safe_text(str(error))}")
     except (click.Abort, KeyboardInterrupt):
         sys.stderr.write("interrupted\n")
         sys.exit(_INTERRUPTED)
+    except OSError as error:
+        if not stop_output(error):
+            raise
+        if error.errno == errno.EPIPE:  # as after `| head`
+            sys.exit(1)
+        sys.exit(f"error: standard output cannot be written ({error.strerror}); free some space, or write it elsewhere")
+    finally:
+        _let_interrupt()
+
+
+def _let_interrupt() -> None:
+    """Let Ctrl-C raise KeyboardInterrupt again: from here on a command may have something to tidy up."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from diffoundry.runtime.cli.console import print_json
+from diffoundry.runtime.cli.verbosity import verbosity_options
 from diffoundry.runtime.errors import DiffoundryError
 
 __all__ = ["Command", "options_in", "typed_name"]
@@ -29,6 +30,7 @@ class _Option(click.Option):
     """
 
     def __init__(self, *args: Any, section: str, also: Sequence[str] = (), **kwargs: Any) -> None:
+        kwargs.setdefault("show_envvar", True)
         super().__init__(*args, **kwargs)
         self.section = section
         self.also = tuple(also)
@@ -85,6 +87,7 @@ class Command(click.Command):
     def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.examples = tuple(examples)
+        self.params.extend(verbosity_options())
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Keep the words as typed, for errors."""

@@ -1,116 +1,188 @@
-"""`diffoundry inspect`: shows the content of a bundle."""
+"""`diffoundry inspect`: shows the content of a bundle, and checks its files."""
 
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Column, Table
 
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.bundle.json_codec import to_json
-from diffoundry.runtime.bundle.manifest import Manifest
+from diffoundry.runtime.bundle.manifest import MANIFEST_NAME, Manifest
 from diffoundry.runtime.bundle.quantization import QuantizationChoice
-from diffoundry.runtime.bundle.specs import TensorSpec
-from diffoundry.runtime.cli.console import out, print_json, size_text
-from diffoundry.runtime.cli.help import Command
+from diffoundry.runtime.bundle.specs import EngineSpec, TensorSpec
+from diffoundry.runtime.cli.console import make_table, out, print_json, remark, size_text
+from diffoundry.runtime.cli.help import Command, options_in
 from diffoundry.runtime.cli.options import bundle_argument, json_option
+from diffoundry.runtime.engines.select import find_obstacle
+from diffoundry.runtime.errors import BundleError
 
-__all__ = ["command"]
+__all__ = ["command", "obstacles"]
 
+_output = options_in("Output")
 
-@click.command(
-    "inspect", cls=Command, examples=("diffoundry inspect emoji.bundle", "diffoundry inspect emoji.bundle --json")
+_EXAMPLES = (
+    "diffoundry inspect emoji.bundle",
+    "diffoundry inspect emoji.bundle --full",
+    "diffoundry inspect emoji.bundle --check",
 )
+
+
+@click.command("inspect", cls=Command, examples=_EXAMPLES)
 @bundle_argument
+@_output("--full", is_flag=True, help="Show inputs, outputs, and what each target changed, too.")
+@_output("--check", is_flag=True, help="Compare every file with its SHA-256. The exit code is 1 if one differs.")
 @json_option
-def command(bundle: Path, *, as_json: bool) -> None:
-    """Show what the bundle DIR holds: family, recipe, scheduler, components, engines and sizes."""
+def command(bundle: Path, *, full: bool, check: bool, as_json: bool) -> None:
+    """Show what the bundle DIR holds: model, scheduler, sizes, engines, and whether they can run here."""
     opened = Bundle(bundle)
+    if check:
+        _check(opened, as_json=as_json)
+        return
     scheduler = opened.read_object("scheduler/scheduler_config.json")
     if as_json:
         manifest = to_json(opened.manifest) if opened.manifest else None
-        print_json({"manifest": manifest, "components": list(opened.components), "scheduler": scheduler})
+        print_json(
+            {
+                "manifest": manifest,
+                "components": list(opened.components),
+                "scheduler": scheduler,
+                "obstacles": obstacles(opened.manifest) if opened.manifest else {},
+            }
+        )
         return
     if opened.manifest is None:
         out.print(
-            f"{bundle}: a folder without a manifest, as Optimum exports; components: {', '.join(opened.components)}"
+            f"{bundle}: a folder without a manifest, as Optimum exports; its files cannot be checked; components: "
+            f"{', '.join(opened.components)}",
+            soft_wrap=True,
         )
         return
-    _print_summary(bundle, opened.manifest, scheduler)
-    out.print(_engine_table(opened.manifest))
-    for line in _remarks(opened.manifest):
-        out.print(line, markup=False, soft_wrap=True)
+    for line in _summary(bundle, opened.manifest, scheduler):
+        out.print(line, soft_wrap=True)
+    _print_engines(opened.manifest)
+    if full:
+        for line in _details(opened.manifest):
+            out.print(line, soft_wrap=True)
+    else:
+        remark("--full shows inputs and outputs, --check compares every file with its SHA-256")
 
 
-def _print_summary(path: Path, manifest: Manifest, scheduler: dict[str, Any]) -> None:
+def obstacles(manifest: Manifest) -> dict[str, str]:
+    """Map "target precision" of the engines that cannot run on this machine to the reason."""
+    found: dict[str, str] = {}
+    for component in manifest.components.values():
+        for engine in component.engines:
+            label = _label(engine)
+            if label not in found and (reason := find_obstacle(engine)) is not None:
+                found[label] = reason
+    return found
+
+
+def _check(bundle: Bundle, *, as_json: bool) -> None:
+    """Compare every file with the manifest, and report all that differ."""
+    if bundle.manifest is None:
+        raise BundleError(
+            f"bundle {bundle.root}: got a folder without {MANIFEST_NAME}, which has no checksums, so nothing can be "
+            f"checked; export it with diffoundry"
+        )
+    damaged: dict[str, str] = {}
+    for name in bundle.manifest.files:
+        try:
+            bundle.file(name)
+        except BundleError as error:
+            damaged[name] = str(error)
+    others = sorted(
+        path.relative_to(bundle.root).as_posix()
+        for path in bundle.root.rglob("*")
+        if not path.is_dir() and path.relative_to(bundle.root).as_posix() not in {*bundle.manifest.files, MANIFEST_NAME}
+    )
+    if as_json:
+        print_json({"files": len(bundle.manifest.files), "damaged": damaged, "not_listed": others})
+    else:
+        for sentence in damaged.values():
+            out.print(sentence, soft_wrap=True)
+        if others:
+            out.print(f"not part of the bundle, and never read: {', '.join(others)}", soft_wrap=True)
+        total, count = len(bundle.manifest.files), len(damaged)
+        result = f"FAILED: {count} of {total} files differ" if damaged else f"passed: all {total} files are unchanged"
+        out.print(f"{result}", soft_wrap=True)
+    if damaged:
+        sys.exit(1)
+
+
+def _summary(path: Path, manifest: Manifest, scheduler: Any) -> list[str]:
     recipe = manifest.recipe
-    builds = " + ".join(f"{build.target} {build.precision}" for build in recipe.variants)
     total = sum(file.size for file in manifest.files.values())
-    out.print(
-        f"[bold]{path}[/bold]: {manifest.family}, {builds}, {size_text(total)}",
-        soft_wrap=True,
-    )
     joined = "".join(f" + {name}" for name in recipe.controlnets)
-    out.print(f"model      {recipe.model}{joined}", markup=False, soft_wrap=True)
-    out.print(f"scheduler  {_describe_scheduler(scheduler)}", soft_wrap=True)
-    for name, dim in recipe.dims.items():
-        out.print(f"{name:<10} {dim.describe()}", soft_wrap=True)
+    facts = {
+        "model": f"{recipe.model}{joined}",
+        "scheduler": _describe_scheduler(scheduler),
+        **{name: dim.describe() for name, dim in recipe.dims.items()},
+    }
     if recipe.buckets:
-        sizes = ", ".join(f"{width}x{height}" for height, width in recipe.buckets)
-        out.print(f"sizes      only {sizes}", soft_wrap=True)
-    out.print(
-        f"made by    diffoundry {manifest.diffoundry}, format {manifest.format_version}, opset {recipe.opset}",
-        soft_wrap=True,
-    )
-    versions = ", ".join(f"{name} {version}" for name, version in manifest.built_with.items())
-    out.print(f"with       {versions}", soft_wrap=True)
+        facts["sizes"] = "only " + ", ".join(f"{width}x{height}" for height, width in recipe.buckets)
+    facts["made by"] = f"diffoundry {manifest.diffoundry}, format {manifest.format_version}, opset {recipe.opset}"
+    facts["with"] = ", ".join(f"{name} {version}" for name, version in manifest.built_with.items())
+    return [f"{path}: {manifest.family}, {size_text(total)}", *(f"{name:<10} {text}" for name, text in facts.items())]
 
 
-def _describe_scheduler(config: dict[str, Any]) -> str:
+def _describe_scheduler(config: Any) -> str:
     """Name a scheduler and what the denoiser predicts for it; flow matching leaves no choice."""
+    if not isinstance(config, Mapping):
+        return f"damaged: got {type(config).__name__}, expected an object"
     name = str(config.get("_class_name"))
     return name if name.startswith(("Flow", "Piflow")) else f"{name}, {config.get('prediction_type', 'epsilon')}"
 
 
-def _engine_table(manifest: Manifest) -> Table:
-    table = Table("component", Column("engine", no_wrap=True), "inputs", "outputs", "size")
+def _label(engine: EngineSpec) -> str:
+    return f"{engine.target} {engine.precision}"
+
+
+def _print_engines(manifest: Manifest) -> None:
+    """Print one line for each engine, then the reasons why engines cannot run here."""
+    reasons = obstacles(manifest)
+    table = make_table("component", "engine", "size", "here", numbers=("size",))
     for name, component in manifest.components.items():
-        table.add_section()
-        shown: tuple[str, str] | None = None
-        for engine in component.engines:
+        for index, engine in enumerate(component.engines):
             size = sum(manifest.files[file].size for file in engine.files)
-            label = f"{engine.target} {engine.precision}" + (" (not built)" if engine.pending is not None else "")
-            tensors = _tensors(engine.inputs), _tensors(engine.outputs)
-            table.add_row("" if shown else name, label, *(("", "") if tensors == shown else tensors), size_text(size))
-            shown = tensors
-    return table
+            here = "not built" if engine.pending is not None else "cannot run" if _label(engine) in reasons else "runs"
+            table.add_row("" if index else name, _label(engine), size_text(size), here)
+    out.print(table)
+    for label, reason in reasons.items():
+        out.print(f"{label} cannot run here: {reason}", soft_wrap=True)
+    for precision, choice in manifest.recipe.quantization.items():
+        out.print(f"{precision}: {_choice(choice)}", soft_wrap=True)
 
 
-def _remarks(manifest: Manifest) -> list[str]:
-    """Metadata of engines, and the pending engines with their reasons."""
+def _details(manifest: Manifest) -> list[str]:
+    """Inputs, outputs, files and the vendor's facts of every engine, as lines."""
     lines = []
     for name, component in manifest.components.items():
+        lines.append(f"{name} ({component.network})" if component.network else name)
+        shown: tuple[list[str], list[str]] | None = None
         for engine in component.engines:
-            facts = [f"{key.replace('_', ' ')} {value}" for key, value in engine.metadata.items()]
-            if engine.pending is not None:
-                facts.insert(0, f"not built: {engine.pending}")
-            if facts:
-                lines.append(f"{name}, {engine.target} {engine.precision}: {'; '.join(facts)}")
-    for precision, choice in manifest.recipe.quantization.items():
-        lines.append(f"{precision}: {_choice(choice)}")
+            lines.append(f"  {_label(engine)}: {', '.join(engine.files)}")
+            tensors = _tensors("in ", engine.inputs), _tensors("out", engine.outputs)
+            if tensors != shown:
+                lines += [f"    {line}" for part in tensors for line in part]
+            shown = tensors
+            lines += [f"    {key.replace('_', ' ')}: {value}" for key, value in engine.metadata.items()]
     return lines
 
 
 def _choice(choice: QuantizationChoice) -> str:
     """Summarize the choice of calibration in one line."""
     parts = [
-        f"{name} {len(part.quantized)} of {len(part.quantized) + len(part.kept)} nodes"
+        f"{len(part.quantized)} of {len(part.quantized) + len(part.kept)} nodes of {name} quantized"
         for name, part in choice.components.items()
     ]
     if choice.psnr is not None:
-        parts.append(f"{choice.psnr:.1f} dB over {choice.held_out} held-out images")
+        parts.append(f"{choice.psnr:.1f} dB to fp32 over {choice.held_out} held-out images")
     return ", ".join(parts)
 
 
-def _tensors(specs: tuple[TensorSpec, ...]) -> str:
-    return "\n".join(f"{spec.name} {spec.dtype} ({', '.join(map(str, spec.shape))})" for spec in specs)
+def _tensors(direction: str, specs: tuple[TensorSpec, ...]) -> list[str]:
+    width = max((len(spec.name) for spec in specs), default=0)
+    return [f"{direction} {spec.name:<{width}} {spec.dtype} ({', '.join(map(str, spec.shape))})" for spec in specs]

@@ -12,6 +12,7 @@ import click
 
 from diffoundry.runtime.bundle.bundle import tell_unchecked
 from diffoundry.runtime.bundle.hub import find_bundle
+from diffoundry.runtime.cli.completion import complete_precision, complete_target
 from diffoundry.runtime.cli.console import remark
 from diffoundry.runtime.cli.help import options_in, typed_name
 from diffoundry.runtime.engines.protocol import EngineOptions
@@ -38,13 +39,29 @@ _engine = options_in("Engine")
 _MOST_THREADS = max(16, 4 * (os.cpu_count() or 1))
 """More never help, and engines that wait for a million of them never end."""
 
+_TARGET_HELP = "Use the engines of this target."
+
 _ENGINE_OPTIONS = (
-    _engine("--target", help="Use the engines of this target."),
-    _engine("--precision", help="Use the engines of this precision."),
-    _engine("--device", help="Device of the target: cpu, gpu, cuda:0 ...  [default: the target's first]"),
-    _engine("--threads", type=click.IntRange(1, _MOST_THREADS), help="Threads of one engine call."),
+    _engine("--target", shell_complete=complete_target, envvar="DIFFOUNDRY_TARGET", help=_TARGET_HELP),
+    _engine("--precision", shell_complete=complete_precision, help="Use the engines of this precision."),
+    _engine(
+        "--device",
+        envvar="DIFFOUNDRY_DEVICE",
+        help="Device of the target: cpu, gpu, cuda:0 ...  [default: the target's first]",
+    ),
+    _engine(
+        "--threads",
+        envvar="DIFFOUNDRY_THREADS",
+        type=click.IntRange(1, _MOST_THREADS),
+        help="Threads of one engine call.",
+    ),
     _engine("--hint", type=click.Choice(["latency", "throughput"]), help="Optimize engines for latency or throughput."),
-    _engine("--cache", type=click.Path(path_type=Path, file_okay=False), help="Keep compiled engines in this folder."),
+    _engine(
+        "--cache",
+        envvar="DIFFOUNDRY_CACHE",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Keep compiled engines in this folder.",
+    ),
     _engine("--native/--no-native", default=True, help="Use diffoundry's own kernels where installed."),
 )
 

@@ -7,13 +7,14 @@ from typing import Any, TypeVar
 
 import click
 
+from diffoundry.runtime.cli.completion import complete_scheduler
 from diffoundry.runtime.cli.help import options_in
 from diffoundry.runtime.errors import ConfigError, InputError
 from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
 from diffoundry.runtime.schedulers import fitting_schedulers, resolve_scheduler, scheduler_class
 from diffoundry.runtime.suggest import did_you_mean
 
-__all__ = ["SCHEDULER_SETTINGS", "apply_scheduler", "scheduler_options"]
+__all__ = ["SCHEDULER_SETTINGS", "apply_scheduler", "parse_value", "scheduler_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -40,11 +41,12 @@ def _read(_context: click.Context, _parameter: click.Parameter, texts: Sequence[
             raise InputError(f"{_OPTION}: got {text!r}, expected NAME=VALUE such as use_karras_sigmas=true")
         if name in options:
             raise InputError(f"{_OPTION} {name}: got it twice, expected one value")
-        options[name] = _parse(value.strip())
+        options[name] = parse_value(value.strip())
     return options or None
 
 
-def _parse(value: str) -> Any:
+def parse_value(value: str) -> Any:
+    """Read a value as JSON, a word of Python, or text."""
     if value.lower() in _WORDS:
         return _WORDS[value.lower()]
     try:
@@ -56,6 +58,7 @@ def _parse(value: str) -> Any:
 _OPTIONS = (
     _scheduler(
         "--scheduler",
+        shell_complete=complete_scheduler,
         help="A name such as euler_a, dpmpp_2m_karras or EulerDiscrete.  [default: the checkpoint's]",
     ),
     _scheduler(

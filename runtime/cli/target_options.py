@@ -9,6 +9,7 @@ from typing import Any
 
 from diffoundry.runtime.engines.plugins import find_plugin
 from diffoundry.runtime.errors import ConfigError
+from diffoundry.runtime.suggest import did_you_mean
 
 __all__ = ["describe_options", "parse_target_options"]
 
@@ -20,12 +21,15 @@ _PLAIN: dict[Any, str] = {
 }
 
 
-def parse_target_options(arguments: Sequence[str], targets: Sequence[str]) -> dict[str, dict[str, Any]]:
+def parse_target_options(
+    arguments: Sequence[str], targets: Sequence[str], options: Sequence[str] = ()
+) -> dict[str, dict[str, Any]]:
     """Assign typed options to the targets that have them.
 
     Args:
         arguments: Words that no option of the command took: `--chunks 2`, `--device=cuda`, `--winograd false`.
         targets: Names of the targets of the export.
+        options: Options of the command itself, such as "--model", to suggest one for a misspelled word.
 
     Returns:
         Target name to its options.
@@ -40,21 +44,30 @@ def parse_target_options(arguments: Sequence[str], targets: Sequence[str]) -> di
     for name, text in _pairs(arguments):
         takers = [target for target in targets if name in fields[target]]
         if not takers:
-            known = [f"--{option.replace('_', '-')} ({target})" for target in targets for option in fields[target]]
-            raise ConfigError(
-                f"--{name.replace('_', '-')}: no such option of the command or of {' or '.join(map(repr, targets))}, "
-                f"expected one of {', '.join(known) or 'none'}; see 'diffoundry targets NAME'"
-            )
+            raise ConfigError(_unknown(f"--{name.replace('_', '-')}", fields, options))
         for target in takers:
             given[target][name] = _read(name, text, fields[target][name])
     return given
+
+
+def _unknown(typed: str, fields: dict[str, dict[str, Any]], options: Sequence[str]) -> str:
+    """Sentence for an option that neither the command nor a target has; it suggests the nearest."""
+    of_targets: dict[str, str] = {}
+    for target, own in fields.items():
+        for option in own:
+            of_targets.setdefault(f"--{option.replace('_', '-')}", target)
+    question = did_you_mean(typed, [*options, *of_targets])
+    known = ", ".join(f"{option} ({target})" for option, target in of_targets.items()) or "none"
+    expected = "" if question else f", expected one of {known}; see 'diffoundry targets NAME'"
+    suggestion = question and f".{question}"
+    return f"{typed}: no such option of the command or of {' or '.join(map(repr, fields))}{suggestion}{expected}"
 
 
 def describe_options(target: str) -> dict[str, str]:
     """Option of a target, as typed, to its type and default."""
     kind = find_plugin(target).load("target")
     return {
-        f"--{field.name.replace('_', '-')}": f"{_wanted(hint)}, default {json.dumps(_default(field))}"
+        f"--{field.name.replace('_', '-')}": f"{_wanted(hint)}, default {_default_text(field)}"
         for field, hint in _declared(kind)
     }
 
@@ -66,6 +79,11 @@ def _fields(target: str) -> dict[str, Any]:
 def _declared(kind: type) -> list[tuple["dataclasses.Field[Any]", Any]]:
     hints = typing.get_type_hints(kind)
     return [(field, hints[field.name]) for field in dataclasses.fields(kind) if field.init]
+
+
+def _default_text(field: "dataclasses.Field[Any]") -> str:
+    default = _default(field)
+    return "none" if default is None else json.dumps(default)
 
 
 def _default(field: "dataclasses.Field[Any]") -> Any:

@@ -3,20 +3,20 @@
 from typing import Any
 
 import click
-from rich.markup import escape
-from rich.table import Column, Table
 
-from diffoundry.runtime.cli.console import out, print_json
+from diffoundry.runtime.cli.completion import complete_target
+from diffoundry.runtime.cli.console import make_table, out, print_json
 from diffoundry.runtime.cli.help import Command
 from diffoundry.runtime.cli.options import json_option
 from diffoundry.runtime.cli.target_options import describe_options
-from diffoundry.runtime.engines.plugins import TargetPlugin, list_plugins
+from diffoundry.runtime.engines.plugins import TargetPlugin, find_plugin, list_plugins
+from diffoundry.runtime.install_hint import install_command
 
 __all__ = ["command"]
 
 
 @click.command("targets", cls=Command, examples=("diffoundry targets", "diffoundry targets openvino"))
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_target)
 @json_option
 def command(name: str | None, *, as_json: bool) -> None:
     """List targets, whether their libraries are installed, and their devices here; or list the options of NAME."""
@@ -27,32 +27,48 @@ def command(name: str | None, *, as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    table = Table(Column("target", no_wrap=True), "what", "devices here")
+    table = make_table("target", "here", "what")
     for row in rows:
-        state = escape(f"not installed: pip install '{row['install']}'")
-        if row["installed"]:
-            state = ", ".join(row["devices"]) or "none"
-        table.add_row(row["name"], row["summary"], state)
+        table.add_row(row["name"], _state(row), ": ".join(filter(None, [row["summary"], ", ".join(row["precisions"])])))
     out.print(table)
+    for row in rows:
+        if not row["installed"]:
+            out.print(f"{row['name']}: install it with: {row['install']}", soft_wrap=True)
+
+
+def _state(row: dict[str, Any]) -> str:
+    """Describe what works on this machine: the devices that run, or building alone."""
+    if not row["installed"]:
+        return "not installed"
+    if row["devices"]:
+        return f"runs on {', '.join(row['devices'])}"
+    return "builds here, cannot run" if row["builds_here"] else "cannot build or run: no device"
 
 
 def _show_options(name: str, *, as_json: bool) -> None:
-    """List the options that a target adds to `diffoundry export`."""
+    """List what a target's devices here compute, and the options that it adds to `diffoundry export`."""
     options = describe_options(name)
     if as_json:
         print_json(options)
         return
-    table = Table(Column("option", no_wrap=True), "takes")
+    plugin = find_plugin(name)
+    out.print(f"{plugin.summary}: {', '.join(plugin.compiles)}", soft_wrap=True)
+    for device in plugin.load("devices")() if plugin.installed else ():
+        out.print(f"{device} computes in {', '.join(plugin.load('precisions')(device))}", soft_wrap=True)
+    table = make_table("option", "takes")
     for option, wanted in options.items():
         table.add_row(option, wanted)
     out.print(table)
 
 
 def _describe(plugin: TargetPlugin) -> dict[str, Any]:
+    devices = list(plugin.load("devices")()) if plugin.installed else []
     return {
         "name": plugin.name,
         "summary": plugin.summary,
+        "precisions": list(plugin.compiles),
         "installed": plugin.installed,
-        "devices": list(plugin.load("devices")()) if plugin.installed else [],
-        "install": f"diffoundry[{plugin.extra}]",
+        "devices": devices,
+        "builds_here": plugin.installed and (plugin.builds_anywhere or bool(devices)),
+        "install": install_command(plugin.extra),
     }

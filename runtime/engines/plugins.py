@@ -29,6 +29,8 @@ class TargetPlugin:
         devices: "module:attribute" of a function without arguments that lists the devices usable on this machine.
         precisions: "module:attribute" of a function (device) that lists the precisions that the device computes
             natively, the fastest first, without those that it emulates.
+        builds_anywhere: True if `target` compiles on machines that have none of its devices.
+        compiles: Precisions that `target` compiles, with some options; () where that is not known.
         defers: True if `target` works without `module`, and writes the files that `diffoundry build` needs elsewhere.
     """
 
@@ -41,6 +43,8 @@ class TargetPlugin:
     devices: str
     precisions: str
     defers: bool = False
+    builds_anywhere: bool = False
+    compiles: tuple[str, ...] = ()
 
     @property
     def installed(self) -> bool:

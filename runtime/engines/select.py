@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 from diffoundry.runtime.bundle.specs import EngineSpec
 from diffoundry.runtime.engines.plugins import TargetPlugin, list_plugins
-from diffoundry.runtime.errors import EngineError
+from diffoundry.runtime.errors import DiffoundryError, EngineError
+from diffoundry.runtime.install_hint import install_command
 from diffoundry.runtime.suggest import did_you_mean
 
-__all__ = ["EngineSelection", "check_request", "select_engine"]
+__all__ = ["EngineSelection", "check_request", "find_obstacle", "select_engine"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +48,15 @@ def select_engine(
             return EngineSelection(spec=spec, device=place, skipped=tuple(skipped))
         skipped.append(f"{spec.target} {spec.precision}: {reason}")
     raise EngineError(f"component {component!r}: no engine of the bundle can run here. {'. '.join(skipped)}")
+
+
+def find_obstacle(spec: EngineSpec) -> str | None:
+    """Return the reason why an engine cannot run on this machine, or None."""
+    plugins = {plugin.name: plugin for plugin in list_plugins()}
+    try:
+        return _obstacle(spec, plugins.get(spec.target), None)[0]
+    except DiffoundryError as error:
+        return str(error)
 
 
 def check_request(component: str, specs: tuple[EngineSpec, ...], target: str | None, precision: str | None) -> None:
@@ -100,7 +110,7 @@ def _missing_part(spec: EngineSpec, plugin: TargetPlugin | None) -> str | None:
     if spec.pending is not None:
         return f"not built yet ({spec.pending}); run 'diffoundry build' on the machine it is for"
     if not plugin.installed:
-        return f"its library is not installed; pip install 'diffoundry[{plugin.extra}]'"
+        return f"its library is not installed; install it with: {install_command(plugin.extra)}"
     return None
 
 

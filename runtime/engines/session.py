@@ -1,5 +1,6 @@
 """The opened engines of a bundle: chosen, opened when first needed, fed in the form and batch they take."""
 
+import logging
 import math
 import threading
 import time
@@ -29,6 +30,8 @@ from diffoundry.runtime.errors import EngineError, InputError
 from diffoundry.runtime.models.roles import CONTROLNET, DENOISER
 
 __all__ = ["Call", "EngineSession"]
+
+logger = logging.getLogger(__name__)
 
 Call = Callable[[str, Mapping[str, Array], Mapping[str, Array], float], None]
 """Observer of engine calls: component name, feeds, outputs, seconds inside the engine."""
@@ -258,6 +261,7 @@ class EngineSession:
         options = replace(self._options, device=device or "cpu", keep_both=keep_both)
         weights = self._weights(name, self._adapters.get(name, {}))
         begin = {} if weights is None else {"adapters": weights}
+        logger.debug("%s: opening %s with %s on %s", name, path, target, options.device)
         engine: Engine = find_plugin(target).load("engine")(Path(path), spec, options, **begin)
         return engine
 

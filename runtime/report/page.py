@@ -28,8 +28,8 @@ _SMALLEST = 128
 """Images narrower than this many CSS pixels are enlarged to it."""
 
 
-def render(title: str, sections: Sequence[Section], text: str = "") -> str:
-    """Render the page as text.
+def render(title: str, sections: Sequence[Section], text: str = "", *, passed: bool | None = None) -> str:
+    """Render the page as text; see `write_report`.
 
     Raises:
         InputError: A table row has too many or too few cells.
@@ -47,7 +47,7 @@ def render(title: str, sections: Sequence[Section], text: str = "") -> str:
         "plot": _plot,
     }
     template = environment.from_string(Path(__file__).with_name("page.html.jinja").read_text(encoding="utf-8"))
-    return template.render(title=title, text=text, sections=sections, version=diffoundry.__version__)
+    return template.render(title=title, text=text, passed=passed, sections=sections, version=diffoundry.__version__)
 
 
 def _check_rows(table: Table) -> None:

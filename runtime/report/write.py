@@ -42,7 +42,14 @@ def check_report_path(path: Path) -> None:
         raise InputError(f"--html {path}: its folder {path.parent} cannot be written; choose another")
 
 
-def write_report(path: str | os.PathLike[str], title: str, sections: Sequence[Section], *, text: str = "") -> None:
+def write_report(
+    path: str | os.PathLike[str],
+    title: str,
+    sections: Sequence[Section],
+    *,
+    text: str = "",
+    passed: bool | None = None,
+) -> None:
     """Write one HTML file that needs no other file and no network.
 
     Args:
@@ -50,13 +57,14 @@ def write_report(path: str | os.PathLike[str], title: str, sections: Sequence[Se
         title: Heading of the page.
         sections: In reading order.
         text: Plain text under the heading; an empty line begins a new paragraph.
+        passed: True shows this text as a passed verdict, in green; False as a failure, in red; None as plain text.
 
     Raises:
         MissingExtraError: jinja2 or matplotlib is not installed.
         InputError: A table row has too many or too few cells, or the file cannot be written.
     """
     require_report()
-    page: str = resolve("diffoundry.runtime.report.page:render")(title, sections, text)
+    page: str = resolve("diffoundry.runtime.report.page:render")(title, sections, text, passed=passed)
     target = Path(path)
     if not target.absolute().parent.is_dir():
         raise InputError(f"report {target}: cannot be written (No such file or directory); choose another folder")

@@ -2,9 +2,8 @@
 
 import math
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
-from difflib import get_close_matches
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -12,8 +11,9 @@ import numpy as np
 from diffoundry.runtime.errors import ConfigError
 from diffoundry.runtime.schedulers.option_ranges import check_ranges
 from diffoundry.runtime.schedulers.options import SchedulerOptions
+from diffoundry.runtime.suggest import did_you_mean
 
-__all__ = ["build_options", "suggestion"]
+__all__ = ["build_options"]
 
 _LARGEST = 1e30
 """Bound of numbers; float32 ends at 3e38."""
@@ -21,12 +21,6 @@ _LARGEST = 1e30
 _LARGEST_INTEGER = 2**63
 
 O = TypeVar("O", bound=SchedulerOptions)  # noqa: E741 - the options' own class, as T is for a type
-
-
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" with the known name that is nearest to a misspelled one, or nothing."""
-    nearest = get_close_matches(name, known, n=1, cutoff=0.8)
-    return f" Did you mean '{nearest[0]}'?" if nearest else ""
 
 
 def build_options(cls: type[O], owner: str, given: Mapping[str, Any]) -> O:
@@ -44,7 +38,7 @@ def build_options(cls: type[O], owner: str, given: Mapping[str, Any]) -> O:
     known = {field.name for field in fields(cls)}
     unknown = sorted(set(given) - known)
     if unknown:
-        hint = suggestion(unknown[0], known)
+        hint = did_you_mean(unknown[0], known)
         raise ConfigError(f"{owner}: option '{unknown[0]}' is unknown.{hint} It takes {', '.join(sorted(known))}.")
     plain = {
         name: value.tolist() if isinstance(value, np.generic | np.ndarray) else value for name, value in given.items()

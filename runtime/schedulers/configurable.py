@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from diffoundry.runtime.errors import ConfigError
-from diffoundry.runtime.schedulers.check_options import build_options, suggestion
+from diffoundry.runtime.schedulers.check_options import build_options
 from diffoundry.runtime.schedulers.config import (
     DIFFUSERS_VERSION,
     KNOWN_OPTIONS,
@@ -18,6 +18,7 @@ from diffoundry.runtime.schedulers.config import (
 )
 from diffoundry.runtime.schedulers.guard import GUARDED, guarded
 from diffoundry.runtime.schedulers.options import SchedulerOptions
+from diffoundry.runtime.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from diffoundry.runtime.schedulers.base import Scheduler
@@ -91,7 +92,7 @@ class Configurable(Generic[C]):
         if foreign:
             raise ConfigError(
                 f"{cls.__name__}: config key '{foreign[0]}' is not an option of any scheduler of diffusers "
-                f"{DIFFUSERS_VERSION}.{suggestion(foreign[0], KNOWN_OPTIONS)} Correct or remove it."
+                f"{DIFFUSERS_VERSION}.{did_you_mean(foreign[0], KNOWN_OPTIONS)} Correct or remove it."
             )
         scheduler = cls.__new__(cls)
         hidden = {key: value for key, value in raw.items() if key not in own and key != "_class_name"}

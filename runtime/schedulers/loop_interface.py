@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LoopInterface"]
 
+_WHERE = "'diffoundry schedulers DIR' lists those that fit a bundle."
+
 
 class LoopInterface:
     """A sampler as a loop sees it.
@@ -70,10 +72,7 @@ class LoopInterface:
         Raises:
             InputError: this scheduler cannot.
         """
-        raise InputError(
-            f"{type(self).__name__} cannot add noise to an image. Choose another scheduler, for example "
-            "EulerDiscreteScheduler."
-        )
+        raise InputError(f"{type(self).__name__} cannot add noise to an image. Choose another scheduler: {_WHERE}")
 
     def output_channels(self, channels: int) -> tuple[int, ...]:
         """Return the numbers of output channels that `step` accepts for a sample of `channels` channels."""
@@ -109,8 +108,8 @@ class LoopInterface:
             if output_channels not in accepted:
                 raise InputError(
                     f"{name} needs a model with {' or '.join(map(str, accepted))} output channels for a sample of "
-                    f"{channels} channels, but this model has {output_channels}. Choose another scheduler, for example "
-                    "EulerDiscreteScheduler."
+                    f"{channels} channels, but this model has {output_channels}. Choose another scheduler: "
+                    f"{_WHERE}"
                 )
         if eta and not self.takes_eta:
             raise InputError(f"{name} has no eta, but eta is {eta}. Leave it out, or choose DDIMScheduler.")
@@ -169,7 +168,7 @@ class LoopInterface:
     def _refusal(self, needed_loop: str) -> InputError:
         return InputError(
             f"{type(self).__name__} cannot run in this denoising loop. It needs {needed_loop}. "
-            "Choose another scheduler, for example EulerDiscreteScheduler."
+            f"Choose another scheduler: {_WHERE}"
         )
 
     def _refuse_timesteps(self, option: str) -> NoReturn:

@@ -1,7 +1,6 @@
 """The table of schedulers: class name, as in configs, to module and class."""
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import entry_points
 from os import PathLike
@@ -10,6 +9,7 @@ from typing import Any
 from diffoundry.runtime.errors import ConfigError, InputError
 from diffoundry.runtime.schedulers.base import Scheduler
 from diffoundry.runtime.schedulers.config import read_config
+from diffoundry.runtime.suggest import nearest_words
 
 __all__ = ["register_scheduler", "scheduler_class", "scheduler_from_config", "scheduler_names"]
 
@@ -115,7 +115,7 @@ def _nearest(name: str) -> str | None:
     stems = {known.removesuffix("Scheduler").lower(): known for known in _SCHEDULERS}
     stem = name.removesuffix("Scheduler").lower()
     longer = sorted((known for known in stems if stem and known.startswith(stem)), key=len)
-    near = longer or get_close_matches(stem, stems, n=1, cutoff=0.8)
+    near = longer or nearest_words(stem, stems, 1)
     return stems[near[0]] if near else None
 
 

@@ -11,11 +11,13 @@ logging.getLogger("coremltools").setLevel(logging.ERROR)
 
 PLUGIN = TargetPlugin(
     name="coreml",
-    summary="Core ML (Apple CPU, GPU, Neural Engine), fp16 to 4-bit weights; built anywhere, run on macOS",
+    summary="Core ML (Apple CPU, GPU, Neural Engine)",
     module="coremltools",
     extra="coreml",
     target="diffoundry.targets.coreml.build.target:CoreMlTarget",
     engine="diffoundry.targets.coreml.run.engine:CoreMlEngine",
     devices="diffoundry.targets.coreml.run.engine:devices",
     precisions="diffoundry.targets.coreml.run.engine:precisions",
+    builds_anywhere=True,
+    compiles=("fp32", "fp16", "int8", "int8-weights", "int4-weights"),
 )

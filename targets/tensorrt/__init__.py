@@ -6,9 +6,11 @@ __all__ = ["RTX_PLUGIN", "TENSORRT_PLUGIN"]
 
 _HERE = "diffoundry.targets.tensorrt"
 
+_COMPILES = ("fp32", "fp16", "bf16", "int8", "int8-weights", "int4-weights", "fp8")
+
 TENSORRT_PLUGIN = TargetPlugin(
     name="tensorrt",
-    summary="TensorRT (NVIDIA GPUs): fp32, fp16, bf16, int8, int4, fp8; built on the GPU it runs on",
+    summary="TensorRT (NVIDIA GPUs), built on the GPU it runs on",
     module="tensorrt",
     extra="tensorrt",
     target=f"{_HERE}.build.target:TensorRTTarget",
@@ -16,11 +18,12 @@ TENSORRT_PLUGIN = TargetPlugin(
     devices=f"{_HERE}.run.engine:tensorrt_devices",
     precisions=f"{_HERE}.run.engine:tensorrt_precisions",
     defers=True,
+    compiles=_COMPILES,
 )
 
 RTX_PLUGIN = TargetPlugin(
     name="tensorrt-rtx",
-    summary="TensorRT for RTX (GeForce and RTX GPUs): fp32, fp16, bf16, int8, int4, fp8; built on any x86-64 machine",
+    summary="TensorRT for RTX (GeForce and RTX GPUs)",
     module="tensorrt_rtx",
     extra="tensorrt-rtx",
     target=f"{_HERE}.build.target:RTXTarget",
@@ -28,4 +31,6 @@ RTX_PLUGIN = TargetPlugin(
     devices=f"{_HERE}.run.engine:rtx_devices",
     precisions=f"{_HERE}.run.engine:rtx_precisions",
     defers=True,
+    builds_anywhere=True,
+    compiles=_COMPILES,
 )

@@ -54,7 +54,7 @@ def check_scheduler(bundle: Bundle, reference: Mapping[str, Any]) -> Check:
     ours = bundle.read_object("scheduler/scheduler_config.json")
     classes = ours.get("_class_name"), reference.get("_class_name")
     if classes[0] != classes[1]:
-        fault = f"_class_name {classes[0]!r}, expected {classes[1]!r}"
+        fault = f"_class_name: got {classes[0]!r}, expected {classes[1]!r}"
     else:
         kind = getattr(diffusers, str(classes[1]))
         fault = "; ".join(_differences(_completed(kind, ours), _completed(kind, reference)))
@@ -150,4 +150,4 @@ def _differences(ours: Mapping[str, Any], reference: Mapping[str, Any]) -> Itera
         if isinstance(mine, Mapping) and isinstance(other, Mapping):  # a CLIP model's two halves
             yield from (f"{name}.{words}" for words in _differences(mine, other))
         elif not str(name).startswith("_") and mine != other:
-            yield f"{name} {mine!r}, expected {other!r}"
+            yield f"{name}: got {mine!r}, expected {other!r}"

@@ -81,8 +81,8 @@ def judge_loop(result: LoopResult, gates: Gates) -> list[Check]:
         at_least("image", subject, "PSNR, dB", result.psnr, gates.image_psnr),
         at_least("image", subject, "SSIM", result.ssim, gates.ssim),
         at_most("image", subject, "mean shift", result.shift, gates.shift),
-        holds("image", subject, "bundle's image", result.fault, "no fault"),
-        holds("image", subject, "diffusers' image", result.reference_fault, "no fault"),
+        holds("image", subject, "bundle's image", result.fault, "no NaN, not one colour"),
+        holds("image", subject, "diffusers' image", result.reference_fault, "no NaN, not one colour"),
     ]
 
 
@@ -98,7 +98,7 @@ def judge_images(results: Sequence[LoopResult], gates: Gates) -> list[Check]:
         others = [result for result in named if result.shows != result.reference_shows]
         detail = "; ".join(f"{one.name}: {one.shows}, expected {one.reference_shows}" for one in others)
         percent = 100 * (1 - len(others) / len(named))
-        checks.append(at_least("image", subject, "show the same, %", percent, gates.agreement, detail))
+        checks.append(at_least("image", subject, "same object, %", percent, gates.agreement, detail))
     if gates.mean_psnr is not None and len(results) >= ENOUGH:
         mean = math.fsum(result.psnr for result in results) / len(results)
         checks.append(at_least("image", subject, "mean PSNR, dB", mean, gates.mean_psnr, "as calibration promised"))

@@ -33,7 +33,11 @@ def cross_engine_verdict(report: CrossEngineReport) -> str:
     failed = sum(not check.passed for check in report.checks)
     count = len(report.participants)
     if failed:
-        return f"FAILED: {failed} of {len(report.checks)} checks; {count} participants do not agree on {report.bundle}"
+        first = next(check for check in report.checks if not check.passed)
+        return (
+            f"FAILED: {failed} of {len(report.checks)} checks; {count} participants do not agree on {report.bundle}. "
+            f"First fault: {first.subject}: {first.measure} {measured_text(first)}, limit {first.gate}"
+        )
     worst = min((pair.psnr for pair in report.distances), default=math.nan)
     return f"passed: {count} participants agree on {report.bundle}, the farthest images are {worst:.1f} dB apart"
 
@@ -61,12 +65,12 @@ def cross_engine_sections(
     ]
     rows = [
         (check.subject, check.measure, measured_text(check), Gate(passed=check.passed, text=check.gate))
-        for check in report.checks
+        for check in sorted(report.checks, key=lambda check: check.passed)
     ]
     absent = [(one.name, "", "not run", Gate(passed=None, text=one.reason)) for one in report.absent]
     checks = Table(
         title="Checks",
-        columns=["what", "measure", "measured", "gate"],
+        columns=["item", "measure", "value", "limit"],
         rows=[*rows, *absent],
         text="Two participants may differ by what the gates of both allow together.",
     )

@@ -9,7 +9,7 @@ from diffoundry.exporter.verify.report.image_rows import image_section
 from diffoundry.exporter.verify.report.report import Check, LoopResult, StepDistance, VariantReport, VerifyReport
 from diffoundry.runtime.report import Cell, Curve, Curves, Facts, Gate, Section, Table
 
-__all__ = ["measured_text", "report_sections", "variant_row", "verdict", "worst_checks"]
+__all__ = ["first_fault", "measured_text", "report_sections", "variant_row", "verdict", "worst_checks"]
 
 
 def verdict(report: VerifyReport) -> str:
@@ -19,15 +19,39 @@ def verdict(report: VerifyReport) -> str:
     if failed:
         wrong = ", ".join(variant.name for variant in report.variants if not variant.passed)
         where = f" ({wrong})" if wrong else ""
-        return f"FAILED: {failed} of {len(checks)} checks{where}; {report.bundle} is not the model {report.checkpoint}"
+        return (
+            f"FAILED: {failed} of {len(checks)} checks{where}; {report.bundle} is not the model {report.checkpoint}. "
+            f"First fault: {first_fault(report)}"
+        )
     return f"passed: all {len(checks)} checks; {report.bundle} is the model {report.checkpoint}"
 
 
+def first_fault(report: VerifyReport) -> str:
+    """Name the first failed check, which is nearest to the cause, and the components that are right.
+
+    Checks come in the order of the computation: files and configs, components, latents, images.
+    """
+    variant = next((one for one in report.variants if not one.passed), None)
+    checks = [*report.checks, *(variant.checks if variant else ())]
+    check = next(check for check in checks if not check.passed)
+    if isinstance(check.measured, str):
+        fault = f"{check.subject}: {check.measured}"
+    else:
+        fault = f"{check.subject}: {check.measure} {measured_text(check)}, limit {check.gate}"
+    parts = [one for one in checks if one.part == "component"]
+    wrong = {one.subject.split()[0] for one in parts if not one.passed}
+    right = [name for name in dict.fromkeys(one.subject.split()[0] for one in parts) if name not in wrong]
+    if not right:
+        return fault
+    named = f"{', '.join(right[:-1])} and {right[-1]} are" if len(right) > 1 else f"{right[0]} is"
+    return f"{fault}; {named} right"
+
+
 def measured_text(check: Check) -> str:
-    """Format a measurement for a table; a cosine with all significant digits."""
+    """Format a measurement for a table; a cosine by its distance from 1."""
     if isinstance(check.measured, str):
         return check.measured
-    text = f"{check.measured:.12f}" if check.measure == "cosine" else f"{check.measured:.4g}"
+    text = f"1 - {1 - check.measured:.2g}" if check.measure == "cosine" else f"{check.measured:.4g}"
     return f"{text} ({check.detail})" if check.detail else text
 
 
@@ -72,23 +96,36 @@ def report_sections(report: VerifyReport, pairs: Sequence[ImagePair]) -> list[Se
     sections: list[Section] = [_overview(report), _facts(report), *_latents(report)]
     for variant in report.variants:
         mine = [pair for pair in pairs if pair.variant == variant.name]
+        shown: list[Section] = []
         if mine:
-            sections += [image_section(variant, mine), _every_step(variant), _every_image(variant)]
+            shown = [image_section(variant, mine), _every_step(variant), _every_image(variant)]
         text = "Against PyTorch in fp32. A component's numbers are those of its worst inputs."
-        sections.append(_checks(f"{variant.name}: checks", variant.checks, text))
-    return [*sections, _checks("Files, configs, token ids", report.checks, "Shared by all engines.")]
+        checks = _checks(f"{variant.name}: checks", variant.checks, text)
+        sections += [*shown, checks] if variant.passed else [checks, *shown]
+    shared = _checks("Files, configs, token ids", report.checks, "Shared by all engines.")
+    if all(check.passed for check in report.checks):
+        return [*sections, shared]
+    return [shared, *sections]  # a fault here is the cause of those below
 
 
 def _overview(report: VerifyReport) -> Table:
-    columns = ["engines", "worst PSNR, dB", "mean PSNR, dB", "worst SSIM", "show the same", "worst latents", "checks"]
+    columns = [
+        "engines",
+        "worst PSNR, dB",
+        "mean PSNR, dB",
+        "worst SSIM",
+        "same object",
+        "largest latent error",
+        "checks",
+    ]
     rows: list[list[Cell]] = []
     for variant in report.variants:
         passed = sum(check.passed for check in variant.checks)
         rows.append([*variant_row(variant), Gate(passed=variant.passed, text=f"{passed} of {len(variant.checks)}")])
     rows += [[one.name, *["–"] * 5, Gate(passed=None, text=one.reason)] for one in report.absent]
-    text = "Latents: the largest error after any step over the RMS of diffusers' latents after it."
+    text = "Latent error: the largest after any step, over the RMS of diffusers' latents after it."
     if report.gallery:
-        text += f" Show the same: the nearest of {report.gallery} is the same for both images."
+        text += f" Same object: the nearest of {report.gallery} is the same for both images."
     return Table(title="Engines", columns=columns, rows=rows, text=text)
 
 
@@ -162,10 +199,10 @@ def _every_image(variant: VariantReport) -> Table:
 def _checks(title: str, checks: Sequence[Check], text: str) -> Table:
     rows = [
         (check.part, check.subject, check.measure, measured_text(check), Gate(passed=check.passed, text=check.gate))
-        for check in worst_checks(checks)
+        for check in sorted(worst_checks(checks), key=lambda check: check.passed)
     ]
     many = " Of checks that every image passed, the one nearest to its gate." if len(rows) < len(checks) else ""
-    return Table(title=title, columns=["part", "what", "measure", "measured", "gate"], rows=rows, text=text + many)
+    return Table(title=title, columns=["part", "item", "measure", "value", "limit"], rows=rows, text=text + many)
 
 
 def _by_step(loops: Sequence[LoopResult]) -> list[list[StepDistance]]:

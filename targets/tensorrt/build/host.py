@@ -40,7 +40,7 @@ class Host:
             needs_gpu: Options, as they are typed, that this library only honours where a GPU is.
         """
         sdk = self.sdk
-        extra = f"pip install 'diffoundry[{sdk.name}]'"
+        extra = f"install diffoundry with its extra '{sdk.name}'"
         if self.version is None:
             if sdk.builds_without_gpu:
                 return f"{sdk.product} is not installed: {extra}, which needs no GPU to compile, then {_THEN}"

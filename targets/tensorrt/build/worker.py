@@ -13,6 +13,7 @@ from typing import Any
 from diffoundry.runtime.bench.machine import peak_rss
 from diffoundry.runtime.bundle.json_codec import from_json, to_json
 from diffoundry.runtime.errors import EngineError
+from diffoundry.runtime.install_hint import install_command
 from diffoundry.targets.tensorrt.build.engine_stats import describe_structure
 from diffoundry.targets.tensorrt.build.job import BuildJob, BuildResult, Failure
 from diffoundry.targets.tensorrt.build.network import configure, parse
@@ -101,7 +102,7 @@ def _unknown_weights(names: list[str]) -> Failure:
 def _broken_library(job: BuildJob, error: ImportError) -> Failure:
     return Failure(
         message=f"its Python package is installed but cannot be loaded: {error}",
-        hint=f"pip install --force-reinstall 'diffoundry[{job.target}]'",
+        hint=f"install it again with: {install_command(job.target)} --force-reinstall",
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from diffoundry.runtime.bundle.specs import EngineSpec
 from diffoundry.runtime.errors import BundleError, EngineError
 from diffoundry.runtime.formats.onnx_locations import check_graph_files
+from diffoundry.runtime.install_hint import install_command
 from diffoundry.targets.tensorrt.cuda import Gpu
 from diffoundry.targets.tensorrt.failures import advice, clean
 from diffoundry.targets.tensorrt.message_log import MessageLog, make_logger
@@ -57,7 +58,9 @@ def open_library(sdk: Sdk) -> Library:
     try:
         trt = sdk.load()
     except ImportError as error:
-        raise EngineError(f"{sdk.product} cannot be loaded: {error}; pip install 'diffoundry[{sdk.name}]'") from error
+        raise EngineError(
+            f"{sdk.product} cannot be loaded: {error}; install it with: {install_command(sdk.name)}"
+        ) from error
     log = MessageLog()
     log.logger = make_logger(trt, log)
     return Library(trt=trt, sdk=sdk, log=log)

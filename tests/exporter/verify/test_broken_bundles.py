@@ -83,13 +83,13 @@ def test_an_option_left_out_means_its_default(copied, quick):
     file.write_text(json.dumps(config))
     copied.seal()
     measured = _failed(verify(copied.path, request=quick))["config", "scheduler DDIMScheduler"]
-    assert measured == "beta_end 0.02, expected 0.012"
+    assert measured == "beta_end: got 0.02, expected 0.012"
 
 
 def test_a_changed_scaling_factor_fails(copied, quick):
     copied.edit_json("vae_decoder/config.json", scaling_factor=0.7)
     report = verify(copied.path, request=quick)
-    assert _failed(report)["config", "vae_decoder"] == "scaling_factor 0.7, expected 0.6052020192146301"
+    assert _failed(report)["config", "vae_decoder"] == "scaling_factor: got 0.7, expected 0.6052020192146301"
     assert _subjects(report, "image") == {"red apple, seed 0"}
     assert _subjects(report, "loop") == set()
 
@@ -187,7 +187,7 @@ def test_swapped_colours_of_the_decoder_show_something_else(copied, shows):
     for tensor in ("decoder.conv_out.weight", "decoder.conv_out.bias"):
         copied.edit_weight("vae_decoder", tensor, swap)
     report = verify(copied.path, request=shows)
-    assert _failed_measures(report) >= {"PSNR, dB", "mean shift", "show the same, %"}
+    assert _failed_measures(report) >= {"PSNR, dB", "mean shift", "same object, %"}
     assert _subjects(report, "loop") == set()
 
 
@@ -211,7 +211,7 @@ def test_words_that_changed_places_show_another_thing(copied, shows):
 
     copied.edit_weight("text_encoder", "token_embedding.weight", swap)
     report = verify(copied.path, request=shows)
-    assert _failed_measures(report) >= {"PSNR, dB", "SSIM", "show the same, %"}
+    assert _failed_measures(report) >= {"PSNR, dB", "SSIM", "same object, %"}
     for loop in report.variants[0].loops:
         assert loop.reference_shows == loop.prompt
         assert loop.shows != loop.prompt

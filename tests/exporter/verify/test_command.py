@@ -34,12 +34,16 @@ def test_a_broken_bundle_exits_with_1_after_everything_is_printed(copied, tmp_pa
     html = tmp_path / "report.html"
     done = _run(copied.path, *_QUICK, "--html", html)
     assert done.returncode == 1
-    rows = [line for line in done.stdout.splitlines() if "│ FAIL" in line]
-    assert "beta_end 0.01201, expected 0.012" in rows[0]
+    rows = [line for line in done.stdout.splitlines() if line.startswith(" FAIL")]
+    assert "beta_end: got 0.01201, expected 0.012" in rows[0]
+    assert not [line for line in done.stdout.splitlines() if line.startswith(" ok")]
     assert "PSNR, dB" in done.stdout
     last = done.stdout.splitlines()[-1]
     assert last.startswith("FAILED: ")
-    assert f"{copied.path} is not the model emoji" in last
+    assert last.endswith(
+        f"{copied.path} is not the model emoji. First fault: scheduler DDIMScheduler: beta_end: got 0.01201, expected "
+        f"0.012; text_encoder, unet, vae_encoder and vae_decoder are right"
+    )
     page = html.read_text()
     assert page.count("<img ") == 3
     assert page.count('class="gate fail"') == len(rows) + 1, "the overview says it too"
@@ -129,7 +133,7 @@ def test_several_precisions_are_a_line_each(exported, tiny_sd_checkpoint, monkey
     monkeypatch.setenv("COLUMNS", "160")
     result = CliRunner().invoke(command, [str(_tiny(exported, tiny_sd_checkpoint)), *_TWO_WORDS])
     assert result.exit_code == 0
-    rows = [line for line in result.stdout.splitlines() if "│ onnxruntime fp" in line]
+    rows = [line for line in result.stdout.splitlines() if line.startswith(" onnxruntime fp")]
     assert ["fp32" in row for row in rows] == [True, False]
     assert result.stdout.splitlines()[-1].startswith("passed: all ")
 
@@ -142,10 +146,15 @@ def test_failures_of_several_precisions_are_distinguished(exported, tiny_sd_chec
     assert result.exit_code == 1
     lines = result.stdout.splitlines()
     (title,) = (index for index, line in enumerate(lines) if line.strip() == "onnxruntime fp32")
-    assert all("FAIL" in line for line in lines[title:] if line.startswith("│"))
+    assert not any(line.startswith(" ok") for line in lines[title:])
     assert any("vae_decoder sample" in line for line in lines[title:])
     assert "FAILED: " in lines[-1]
     assert "(onnxruntime fp32)" in lines[-1]
+    assert "First fault: vae_decoder sample: max abs error / range" in lines[-1]
+    assert lines[-1].endswith("text_encoder, unet and vae_encoder are right")
+    again = CliRunner().invoke(command, [str(copied.path), *_TWO_WORDS, "--precision", "fp32", "--all-checks"])
+    results = [line[:5].strip() for line in again.stdout.splitlines() if line[:5] in (" ok  ", " FAIL")]
+    assert {"ok", "FAIL"} <= set(results)
 
 
 def test_compare_prints_two_matrices_and_writes_the_page(exported, tiny_sd_checkpoint, tmp_path):
@@ -174,3 +183,4 @@ def test_compare_exits_with_1_when_engines_disagree(exported, tiny_sd_checkpoint
     assert result.exit_code == 1
     assert "FAIL" in result.stdout
     assert "do not agree" in result.stdout.splitlines()[-1]
+    assert "First fault: diffusers fp32 | onnxruntime fp32: PSNR, dB" in result.stdout.splitlines()[-1]

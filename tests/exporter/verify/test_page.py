@@ -1,6 +1,7 @@
 """Report of a verification: the worst first, differences amplified, every failure."""
 
 import dataclasses
+import html
 import math
 
 import numpy as np
@@ -9,7 +10,14 @@ from PIL import Image
 
 from diffoundry.exporter.verify.progress import ImagePair
 from diffoundry.exporter.verify.report.image_rows import amplification, image_section, to_image
-from diffoundry.exporter.verify.report.page import report_sections, variant_row, verdict, worst_checks
+from diffoundry.exporter.verify.report.page import (
+    first_fault,
+    measured_text,
+    report_sections,
+    variant_row,
+    verdict,
+    worst_checks,
+)
 from diffoundry.exporter.verify.report.report import (
     SCHEMA_VERSION,
     Absence,
@@ -125,7 +133,9 @@ def test_the_page_tells_of_every_build_and_of_those_that_did_not_run(tmp_path):
     failing = _build("x fp16", [], [holds("engine", "x fp16", "runs", "no file", "runs")])
     absent = Absence(name="coreml fp16", reason="needs a Mac")
     report = _report(good, bad, failing, checks=[holds("config", "unet", "options", None)], absent=[absent])
-    assert verdict(report) == "FAILED: 2 of 4 checks (ov fp16, x fp16); b is not the model c"
+    assert verdict(report) == (
+        "FAILED: 2 of 4 checks (ov fp16, x fp16); b is not the model c. First fault: a: PSNR, dB 30, limit >= 35"
+    )
     assert verdict(_report(good)) == "passed: all 1 checks; b is the model c"
     sections = report_sections(report, [_pair("ort fp16", "a"), _pair("ov fp16", "a", 0.5)])
     overview = sections[0]
@@ -140,14 +150,42 @@ def test_the_page_tells_of_every_build_and_of_those_that_did_not_run(tmp_path):
     ]  # fmt: skip
     assert sum(isinstance(section, Images) for section in sections) == 2
     assert [section.title for section in sections if isinstance(section, Table)] == [
-        "Engines", "ort fp16: every image", "ort fp16: checks", "ov fp16: every image", "ov fp16: checks",
+        "Engines", "ort fp16: every image", "ort fp16: checks", "ov fp16: checks", "ov fp16: every image",
         "x fp16: checks", "Files, configs, token ids",
     ]  # fmt: skip
-    write_report(tmp_path / "r.html", "t", sections, text=verdict(report))
+    write_report(tmp_path / "r.html", "t", sections, text=verdict(report), passed=report.passed)
     page = (tmp_path / "r.html").read_text()
+    assert f'<p class="verdict fail">{html.escape(verdict(report))}</p>' in page
     assert page.count("<img ") == 6
     assert "needs a Mac" in page
     assert "no file" in page
+
+
+def test_the_first_fault_is_the_one_nearest_to_the_cause():
+    def part(name, value):
+        return at_least("component", f"{name} out", "PSNR, dB", value, 50)
+
+    scheduler = holds("config", "scheduler DDIM", "options", "beta_end: got 0.012, expected 0.02")
+    image = at_least("image", "a", "PSNR, dB", 10, 35)
+    fault = at_most("component", "unet out_sample", "relative RMS error", 0.5, 1e-3, "t=981")
+    cases = [
+        ([], [part("text_encoder", 60), fault, part("vae_decoder", 60), image],
+         "unet out_sample: relative RMS error 0.5 (t=981), limit <= 0.001; text_encoder and vae_decoder are right"),
+        ([scheduler], [part("unet", 60), image],
+         "scheduler DDIM: beta_end: got 0.012, expected 0.02; unet is right"),
+        ([], [part("unet", 10), image], "unet out: PSNR, dB 10, limit >= 50"),
+        ([], [image], "a: PSNR, dB 10, limit >= 35"),
+    ]  # fmt: skip
+    for shared, checks, sentence in cases:
+        assert first_fault(_report(_build("ort", [], checks), checks=shared)) == sentence
+    report = _report(_build("ort", [], [part("unet", 60), image]), checks=[scheduler])
+    sections = report_sections(report, [])
+    assert sections[0].title == "Files, configs, token ids"
+    assert next(s for s in sections if s.title == "ort: checks").rows[0][-1] == Gate(passed=False, text=">= 35")
+
+
+def test_a_cosine_is_shown_by_its_distance_from_1():
+    assert measured_text(at_least("component", "unet", "cosine", 1 - 2.5e-11, 1 - 1e-10)) == "1 - 2.5e-11"
 
 
 def test_the_worst_image_of_a_build_is_named_in_its_plot():

@@ -11,6 +11,7 @@ from PIL import Image
 
 from diffoundry.runtime.cli import group
 from diffoundry.runtime.cli.main import main
+from diffoundry.runtime.install_hint import install_command
 
 
 @pytest.fixture
@@ -228,7 +229,8 @@ def test_errors_are_json_with_json(diffoundry, emoji_bundle, tmp_path):
 
 def test_inspect_shows_recipe_and_engines(diffoundry, emoji_bundle):
     _, out, _ = diffoundry("inspect", emoji_bundle)
-    assert "stable_diffusion, onnxruntime fp32" in out
+    assert f"{emoji_bundle}: stable_diffusion, " in out
+    assert "onnxruntime fp32" in out
     assert "DDIMScheduler, v_prediction\n" in out
     _, out, _ = diffoundry("inspect", emoji_bundle, "--json")
     shown = json.loads(out)
@@ -283,7 +285,7 @@ def test_a_missing_extra_is_one_sentence(diffoundry, monkeypatch):
     code, _, err = diffoundry("export")
     assert code == 1
     assert "error: 'diffoundry export' needs the Python package 'torch'" in err
-    assert "pip install 'diffoundry[export]'" in err
+    assert f"Install it with: {install_command('export')}" in err
 
 
 def test_without_click_the_command_says_what_to_install():
@@ -292,7 +294,7 @@ def test_without_click_the_command_says_what_to_install():
     assert run.returncode == 1
     assert run.stderr.strip() == (
         "error: the command line needs the Python package 'click', which is not installed. "
-        "Install it with: pip install 'diffoundry[cli]'"
+        f"Install it with: {install_command('cli')}"
     )
 
 

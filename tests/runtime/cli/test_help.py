@@ -63,7 +63,7 @@ def test_help_of_export_and_generate_names_each_group_once(typed):
 def test_the_top_level_ends_with_something_to_try(typed):
     text, end = typed("--help")
     assert end == {"code": 0, "heavy": []}
-    assert "Try:\n  diffoundry export --model emoji --target onnxruntime -o emoji.bundle\n" in text
+    assert "Try:\n  diffoundry export emoji --target onnxruntime -o emoji.bundle\n" in text
 
 
 def test_an_unknown_command_suggests_the_nearest(typed):
@@ -79,6 +79,18 @@ def test_an_unknown_command_suggests_the_nearest(typed):
             "export --target onnxrt",
             "--target: got 'onnxrt', expected one of coreml, .* mean 'onnxruntime'",
         ),
+        (
+            "export emoji --target coreml --precision fp8 -o x",
+            "--precision: got 'fp8', which coreml does not compile, ",
+        ),
+        ("verify {bundle} --html no/such/x.html", "--html no/such/x.html: its folder no/such does not exist"),
+        ("bench {bundle} --html .", "--html .: is a folder, expected a file such as report.html"),
+        ("export --modle emoji -o x", r"No such option '--modle'\. Did you mean '--model'\?"),
+        ("export emoji -o x", "Missing option '--target'. Installed here: .*onnxruntime"),
+        ("export --target onnxruntime -o x", "Missing argument 'MODEL': a diffusers folder"),
+        ("export emoji --model sd15 --target onnxruntime -o x", "MODEL: got 'emoji' and --model 'sd15', expected one"),
+        ("export emoji -x --target coreml -o x", "No such option '-x'"),
+        ("build", "Missing argument 'DIR'"),
         ("export --target onnxruntime --precision fp61", r"--precision: got 'fp61', expected one of fp32, .* 'fp16'\?"),
         ("export --target onnxruntime --width 12x", "--width: got '12x', expected a number such as 512"),
         ("export --target onnxruntime --buckets 5", "--buckets: got '5', expected WIDTHxHEIGHT"),
@@ -87,7 +99,7 @@ def test_an_unknown_command_suggests_the_nearest(typed):
             "--buckets: got --height or --width as well, expected one of the two",
         ),
         ("export --target onnxruntime --max-size big", "--max-size: got 'big', expected a size such as 500MB"),
-        ("export --target onnxruntime -o .", "--output .: exists and is no bundle|--output .: exists already"),
+        ("export emoji --target onnxruntime -o .", "--output .: exists and is no bundle|--output .: exists already"),
         ("export --target onnxruntime --model emojy", r"no folder or file 'emojy' here, .* Did you mean 'emoji'\?"),
         ("export --target onnxruntime --lora no.safetensors", "--lora: got 'no.safetensors', which is no file"),
         ("build {bundle} --target onnxrt", "--target: got 'onnxrt', expected one of"),
@@ -118,9 +130,8 @@ def test_an_unknown_command_suggests_the_nearest(typed):
 )
 def test_arguments_are_checked_before_heavy_imports(typed, emoji_bundle, words, message):
     words = words.format(bundle=emoji_bundle).split()
-    if words[0] == "export":
-        words = ["export", *([] if "--model" in words else ["--model", "emoji"]), *words[1:]]
-        words += [] if "-o" in words else ["-o", "new.bundle"]
+    if words[0] == "export" and "-o" not in words:
+        words = ["export", *([] if "--model" in words else ["--model", "emoji"]), *words[1:], "-o", "new.bundle"]
     text, end = typed(*words)
     text += end["code"] if isinstance(end["code"], str) else ""
     assert end["heavy"] == []
@@ -137,6 +148,15 @@ def test_a_mistyped_path_is_no_network_error(typed, tmp_path):
     )
 
 
-@pytest.mark.parametrize(("word", "expected"), [("fp61", " Did you mean 'fp16'?"), ("xyz", "")])
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("fp61", " Did you mean 'fp16'?"),
+        ("FP16", " Did you mean 'fp16'?"),
+        ("xyz", ""),
+        ("--modle", " Did you mean '--model'?"),
+        ("--colour", ""),
+    ],
+)
 def test_suggestions(word, expected):
-    assert did_you_mean(word, ["fp32", "fp16", "bf16"]) == expected
+    assert did_you_mean(word, ["fp32", "fp16", "bf16", "--model", "--lora"]) == expected

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import click
 import pytest
 
+from diffoundry.exporter.cli.words import first_word
 from diffoundry.runtime.cli import target_options
 from diffoundry.runtime.cli.target_options import describe_options, parse_target_options
 from diffoundry.runtime.errors import ConfigError
@@ -70,14 +72,36 @@ def test_values(words, options):
         ("--bits 4", "--bits: got '4', expected a JSON object"),
         ("--limit x", "--limit: got 'x', expected a whole number, or none"),
         ("--colour red", "--colour: no such option of the command or of 'paper', expected one of --chunks "),
+        ("--chunk 2", "--chunk: no such option of the command or of 'paper'. Did you mean '--chunks'?"),
+        ("--modle x", "--modle: no such option of the command or of 'paper'. Did you mean '--model'?"),
         ("chunks", "argument 'chunks': got a word that belongs to no option; put a value with spaces in quotes"),
         ("--chunks 2 3", "argument '3': got a word that belongs to no option"),
     ],
 )
 def test_refusals(words, message):
     with pytest.raises(ConfigError) as error:
-        parse_target_options(words.split(), ["paper"])
+        parse_target_options(words.split(), ["paper"], ["--model", "--output"])
     assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("words", "argument", "rest"),
+    [
+        ("emoji", "emoji", ""),
+        ("emoji --chunks 2", "emoji", "--chunks 2"),
+        ("--chunks 2 emoji", "emoji", "--chunks 2"),
+        ("--chunks=2 emoji --refit", "emoji", "--chunks=2 --refit"),
+        ("--ratio -1 emoji", "emoji", "--ratio -1"),
+        ("--refit", None, "--refit"),
+        ("", None, ""),
+        ("a b", "a", "b"),
+    ],
+)
+def test_the_argument_is_told_from_the_options_of_targets(words, argument, rest):
+    context = click.Context(click.Command("export"))
+    assert first_word(context, words.split()) == (argument, rest.split())
+    with pytest.raises(click.NoSuchOption, match="-x"):
+        first_word(context, ["-x", *words.split()])
 
 
 def test_each_target_gets_what_it_has():
@@ -89,4 +113,4 @@ def test_options_are_described():
     described = describe_options("paper")
     assert described["--chunks"] == "a whole number, default 1"
     assert described["--capabilities"] == 'a word, or several with commas between, default ["sm89"]'
-    assert described["--limit"] == "a whole number, or none, default null"
+    assert described["--limit"] == "a whole number, or none, default none"

@@ -49,7 +49,8 @@ def test_a_strangers_target_is_found(install):
 
 def test_missing_library_names_the_extra(install):
     install("foundry-paper", "paper = foundry_paper:PLUGIN")
-    with pytest.raises(MissingExtraError, match=r"target 'paper' needs .* 'foundry_paper'.*pip install 'diffoundry\["):
+    message = r"target 'paper' needs .* 'foundry_paper'.*Install it with: pip install .*\[export\]'"
+    with pytest.raises(MissingExtraError, match=message):
         find_plugin("paper").load("engine")
 
 

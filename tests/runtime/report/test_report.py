@@ -226,7 +226,7 @@ def test_a_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
 def test_a_missing_extra_is_reported_before_any_work(monkeypatch, tmp_path, library):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == library else find(name))
-    sentence = rf"an HTML report needs .* '{library}'.*diffoundry\[report\]"
+    sentence = rf"an HTML report needs .* '{library}'.*Install it with: pip install .*\[report\]"
     with pytest.raises(MissingExtraError, match=sentence):
         require_report()
     with pytest.raises(MissingExtraError, match=sentence):

@@ -91,7 +91,7 @@ def test_the_loop_ends_as_that_of_diffusers_or_is_refused_before_the_first_step(
 
 
 def _needed(name):
-    return f"{NEEDED_LOOPS[name]}. Choose another scheduler, for example EulerDiscreteScheduler"
+    return f"{NEEDED_LOOPS[name]}. Choose another scheduler: 'diffoundry schedulers DIR' lists those that fit"
 
 
 @pytest.mark.parametrize("name", ["ConsistencyDecoderScheduler", "SCMScheduler"])
@@ -248,6 +248,6 @@ def test_schedulers_that_cannot_add_noise_say_so(name):
     scheduler = scheduler_class(name)()
     scheduler.set_timesteps(2)
     with pytest.raises(
-        InputError, match=f"{name} cannot add noise to an image. Choose another scheduler, for example EulerDiscrete"
+        InputError, match=f"{name} cannot add noise to an image. Choose another scheduler: 'diffoundry schedulers"
     ):
         scheduler.add_noise(start(1), start(1), scheduler.timesteps[:1])

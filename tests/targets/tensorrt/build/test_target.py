@@ -116,9 +116,9 @@ def test_without_tensorrt_a_recipe_is_left_that_says_what_to_do(block_work):
     work = block_work("fp16")
     spec = TensorRTTarget(refit=True).lower(work)
     assert spec.pending == (
-        "TensorRT is not installed: on the GPU machine, pip install 'diffoundry[tensorrt]' and run 'diffoundry build "
-        "DIR'; to compile on this machine, '--target tensorrt-rtx' builds without a GPU for GeForce and RTX cards "
-        "(sm75, sm80, sm86, sm89, sm120, sm121)"
+        "TensorRT is not installed: on the GPU machine, install diffoundry with its extra 'tensorrt' and run "
+        "'diffoundry build DIR'; to compile on this machine, '--target tensorrt-rtx' builds without a GPU "
+        "for GeForce and RTX cards (sm75, sm80, sm86, sm89, sm120, sm121)"
     )
     assert spec.files == (
         "unet/model.fp16.tensorrt.job.json",
@@ -166,7 +166,7 @@ class MissingRTX(RTXTarget):
     [
         (
             MissingRTX(),
-            r"TensorRT for RTX is not installed: pip install 'diffoundry\[tensorrt-rtx\]', which needs no GPU",
+            r"TensorRT for RTX is not installed: install diffoundry with its extra 'tensorrt-rtx', which needs no GPU",
         ),
         (
             RTXTarget(refit=True),
@@ -191,7 +191,7 @@ def test_what_else_is_missing_is_said(block_work, target, sentence):
             TENSORRT,
             (),
             {"has_cuda": False},
-            "cuda-python, which finds the GPU, is not installed: pip install 'diffoundry",
+            "cuda-python, which finds the GPU, is not installed: install diffoundry with its extra",
         ),
         (TENSORRT, (), {}, "TensorRT builds on the GPU that will run the engine, and here is none: on the GPU machine"),
         (

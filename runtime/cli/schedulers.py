@@ -1,0 +1,69 @@
+"""`diffoundry schedulers`: lists the schedulers that run on a bundle."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.cli.console import make_table, out, print_json
+from diffoundry.runtime.cli.help import Command
+from diffoundry.runtime.cli.options import bundle_argument, json_option
+from diffoundry.runtime.engines.plugins import resolve
+from diffoundry.runtime.errors import BundleError, DiffoundryError
+from diffoundry.runtime.pipelines.registry import family_of_class, find_family_entry
+from diffoundry.runtime.schedulers.names import fitting_schedulers, resolve_scheduler, scheduler_words
+from diffoundry.runtime.schedulers.registry import scheduler_class
+
+__all__ = ["command", "is_flow_bundle"]
+
+_EXAMPLES = ("diffoundry schedulers emoji.bundle",)
+
+
+@click.command("schedulers", cls=Command, examples=_EXAMPLES)
+@bundle_argument
+@json_option
+def command(bundle: Path, *, as_json: bool) -> None:
+    """List the schedulers that run on the bundle DIR, by the short names and the class names of --scheduler."""
+    opened = Bundle(bundle)
+    config = opened.read_object("scheduler/scheduler_config.json")
+    flow = is_flow_bundle(opened)
+    fitting = [name for name in fitting_schedulers(flow=flow) if _takes(name, config)]
+    words: dict[str, list[str]] = {name: [] for name in fitting}
+    for word in scheduler_words(flow=flow, fitting=fitting):
+        words[resolve_scheduler(word, flow=flow).cls.__name__].append(word)
+    default = str(config.get("_class_name"))
+    if as_json:
+        print_json({"default": default, "schedulers": words})
+        return
+    table = make_table("class", "short names", "")
+    for name, short in words.items():
+        table.add_row(name.removesuffix("Scheduler"), ", ".join(short), "the bundle's" if name == default else "")
+    out.print(table)
+    out.print(
+        "Each name takes a noise schedule at its end, where its class has one: dpmpp_2m_karras, euler_beta, "
+        "dpmpp_2m_exponential."
+    )
+
+
+def is_flow_bundle(bundle: Bundle) -> bool:
+    """Return True for a flow-matching model, whose pipeline scales neither noise nor latents.
+
+    Raises:
+        BundleError: It is of a family this version does not know.
+    """
+    manifest = bundle.manifest
+    entry = family_of_class(bundle.pipeline_class) if manifest is None else find_family_entry(manifest.family)
+    if entry is None:
+        raise BundleError(f"bundle {bundle.root}: is of a family that this version does not know; upgrade diffoundry")
+    return not resolve(entry.runtime).scales_latents
+
+
+def _takes(name: str, config: Mapping[str, Any]) -> bool:
+    """Return True if a scheduler's class accepts the bundle's config."""
+    try:
+        scheduler_class(name).from_config(config)
+    except DiffoundryError:
+        return False
+    return True
