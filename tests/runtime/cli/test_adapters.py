@@ -1,5 +1,7 @@
 """--lora and --embedding of `generate`: the image of the library, what a PNG keeps, what is refused."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -25,7 +27,8 @@ def files(emoji_bundle, tmp_path_factory):
         if layer.endswith(("to_q", "to_v")):
             tensors[f"unet.{layer}.lora_A.weight"] = torch.randn(2, inputs) / inputs**0.5
             tensors[f"unet.{layer}.lora_B.weight"] = torch.randn(outputs, 2)
-    save_file(tensors, folder / "x.safetensors")
+    config = {"unet.r": 2, "unet.lora_alpha": 2, "unet.alpha_pattern": {"no_layer": 1}}
+    save_file(tensors, folder / "x.safetensors", {"lora_adapter_metadata": json.dumps(config)})
     width = load(emoji_bundle).session.adapters("text_encoder").width
     save_file({"<cat>": torch.randn(2, width)}, folder / "cat.safetensors")
     return folder / "x.safetensors", folder / "cat.safetensors"
@@ -42,6 +45,7 @@ def test_the_image_is_that_of_the_library(emoji_bundle, files, tmp_path):
     result = generate(emoji_bundle, output, "--lora", f"{lora}:0.7", "--embedding", f"{embedding}:<dog>")
     assert result.exit_code == 0, result.output
     assert "these tensors are unused: else" in result.output
+    assert "pattern 'no_layer' fits no layer of unet" in " ".join(result.output.split())
     assert "the word <dog> loads 2 vectors" in result.output
     pipe = load(emoji_bundle)
     arguments = {"seed": 0, "num_inference_steps": 2}

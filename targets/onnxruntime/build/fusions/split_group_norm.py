@@ -99,7 +99,7 @@ def _normalize_written_out(builder: tape.Tape, graph: ir.Graph, x: ir.Value, eps
     return builder.op("Div", [rest, builder.op("Sqrt", [shifted])])
 
 
-def _cast(builder: tape.Tape, value: ir.Value, to: ir.DataType) -> ir.Value:
+def _cast(builder: tape.Tape, value: ir.Value | None, to: ir.DataType) -> ir.Value:
     return builder.op("Cast", [value], {"to": to})
 
 
