@@ -39,22 +39,19 @@ class PipelineInterface:
     safety_checker: StableDiffusionSafetyChecker | None
 
     def _set_up(self, tasks: Sequence[type[Task]]) -> None:
-        """Read the scheduler's config, and the sizes of each pipeline class.
+        """Read the scheduler's config, as each pipeline class corrects it.
 
         Raises:
             ConfigError: The scheduler is unknown, or has an option that is not honoured.
         """
-        bundle, denoiser = self.session.bundle, self.family.denoiser
+        bundle = self.session.bundle
         self._tasks = tuple(tasks)
         self._signals: weakref.WeakSet[StopSignal] = weakref.WeakSet()
         self._signals_lock = threading.Lock()
         self._classes = {
             (t.name, c): class_of_call(bundle.pipeline_class, t.name, controlnet=c) for t in tasks for c in _BOTH
         }
-        version = bundle.config(denoiser.component).get("_diffusers_version")
-        self._sample_sizes = {
-            key: override_sample_size(name, denoiser.sample_size, version) for key, name in self._classes.items()
-        }
+        self._version = bundle.config(self.family.denoiser.component).get("_diffusers_version")
         self.scheduler_config = bundle.read_object("scheduler/scheduler_config.json")
 
     @property
@@ -90,6 +87,11 @@ class PipelineInterface:
             InputError: Its config does not say.
         """
         return self._default_size(self.default_task, controlnet=False)
+
+    def _sample_size(self, task: type[Task], *, controlnet: bool) -> tuple[int, int] | None:
+        """Return the sides of the latents that the pipeline class of a call generates; None without a config."""
+        size = self.family.denoiser.sample_size
+        return override_sample_size(self._classes[task.name, controlnet], size, self._version)
 
     def _default_size(self, task: type[Task], *, controlnet: bool) -> tuple[int, int]:
         raise NotImplementedError

@@ -179,7 +179,7 @@ class DiffusionPipeline(PipelineInterface):
         self._set_up(tasks)
 
     def _default_size(self, task: type[Task], *, controlnet: bool) -> tuple[int, int]:
-        size = self._sample_sizes[task.name, controlnet]
+        size = self._sample_size(task, controlnet=controlnet)
         if size is None:
             raise InputError(
                 f"height and width: the config of {self.denoiser.component!r} names no sample_size, so there is no "
@@ -289,8 +289,9 @@ class DiffusionPipeline(PipelineInterface):
         default = control.size(nets) if controlled else None
         if common.height and common.width:
             default = common.height, common.width
-        default = default or self._default_size(kind, controlnet=controlled)
-        size = task.size(common, default, self.vae)
+        if default is None and not kind.sized_by_image:
+            default = self._default_size(kind, controlnet=controlled)
+        size = task.size(common, default or (0, 0), self.vae)
         manifest = self.session.bundle.manifest
         pixels, patch = self.vae.scale_factor, self.denoiser.patch_size
         check_size(size, pixels, patch, manifest.recipe if manifest else None)

@@ -103,6 +103,7 @@ class Task:
         label: In a message.
         required_args: Arguments that must be given; they choose the task.
         from_image: True if it starts from an image.
+        sized_by_image: True if the image alone decides the size that is generated.
     """
 
     __slots__ = ()
@@ -111,6 +112,7 @@ class Task:
     label: ClassVar[str]
     required_args: ClassVar[tuple[str, ...]] = ()
     from_image: ClassVar[bool] = False
+    sized_by_image: ClassVar[bool] = False
 
     @classmethod
     def fits(cls, extra: int, latent: int) -> bool:  # noqa: ARG003

@@ -43,6 +43,7 @@ class ImageToImage(Task):
     label: ClassVar[str] = "image to image"
     required_args: ClassVar[tuple[str, ...]] = ("image",)
     from_image: ClassVar[bool] = True
+    sized_by_image: ClassVar[bool] = True
 
     image: ImageInput
     strength: float = 0.8

@@ -68,6 +68,7 @@ class Instruction(Task):
     label: ClassVar[str] = "changing an image by instruction"
     required_args: ClassVar[tuple[str, ...]] = ("image",)
     from_image: ClassVar[bool] = True
+    sized_by_image: ClassVar[bool] = True
 
     image: ImageInput
     image_guidance_scale: float = 1.5

@@ -14,3 +14,5 @@ def test_without_a_sample_size_height_and_width_are_needed(tiny, monkeypatch):
     for size in ({}, {"height": 16}, {"width": 16}):
         with pytest.raises(InputError, match="the config of 'unet' names no sample_size, so there is no default size"):
             tiny("a red apple", **settings, **size)
+    image = np.zeros((16, 16, 3), np.float32)
+    assert tiny("a red apple", image=image, strength=1.0, **settings).images.shape == expected.shape
