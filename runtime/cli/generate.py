@@ -231,10 +231,12 @@ def _generate(run: Run[Any]) -> PipelineOutput[Any]:
 
 def _save(result: PipelineOutput[Any], outputs: OutputFiles, kept: ImageSettings) -> list[Path]:
     """Save every image, and warn of faults."""
-    paths = []
+    paths: list[Path] = []
     flags = result.nsfw_content_detected or [False] * kept.count
     for index, (image, flagged) in enumerate(zip(result.images, flags, strict=True)):
-        path = outputs.name(index, kept.count)
+        with outputs.name(index, kept.count) as path:
+            save_image(image, path, kept.of_image(index))
+        paths.append(path)
         fault = None if flagged else describe_image_fault(image)
         if flagged:
             remark(
@@ -243,8 +245,6 @@ def _save(result: PipelineOutput[Any], outputs: OutputFiles, kept: ImageSettings
             )
         if fault:
             remark(f"warning: {path}: {fault}")
-        save_image(image, path, kept.of_image(index))
-        paths.append(path)
     return paths
 
 

@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from diffoundry.runtime.errors import InputError
@@ -53,8 +55,11 @@ class OutputFiles:
         except OSError as error:
             raise InputError(f"--output {self._folder}: cannot be made ({error.strerror}); choose another") from error
 
-    def name(self, index: int, count: int) -> Path:
-        """Return the path of one image; a numbered file is there already afterwards, empty.
+    @contextmanager
+    def name(self, index: int, count: int) -> Iterator[Path]:
+        """Name the file of one image, to be written in the context.
+
+        A numbered file exists from then on, empty; if the context fails it is removed.
 
         Args:
             index: Of the image.
@@ -63,9 +68,15 @@ class OutputFiles:
         Raises:
             InputError: The folder takes no files.
         """
-        if self._file is None:
-            return self._next()
-        return self._file if count == 1 else self._file.with_name(f"{self._file.stem}-{index}{self._file.suffix}")
+        if self._file is not None:
+            yield self._file if count == 1 else self._file.with_name(f"{self._file.stem}-{index}{self._file.suffix}")
+            return
+        path = self._next()
+        try:
+            yield path
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
 
     def _next(self) -> Path:
         """Take the number after the highest, in a way that two commands never take the same."""

@@ -68,7 +68,11 @@ def test_formats(generate):
 
 def test_two_commands_never_take_the_same_number(tmp_path):
     first, second = OutputFiles(f"{tmp_path}/"), OutputFiles(str(tmp_path))
-    names = [files.name(0, 1).name for files in (first, second, first)]
-    assert names == ["out-0001.png", "out-0002.png", "out-0003.png"]
+    for files, name in ((first, "out-0001.png"), (second, "out-0002.png"), (first, "out-0003.png")):
+        with files.name(0, 1) as path:
+            assert path.name == name
+    with pytest.raises(KeyboardInterrupt), first.name(0, 1):
+        raise KeyboardInterrupt
+    assert not (tmp_path / "out-0004.png").exists()
     with pytest.raises(InputError, match=r"--output .*/a/b/: its folder .*/a does not exist; make it, or choose"):
         OutputFiles(f"{tmp_path}/a/b/")
