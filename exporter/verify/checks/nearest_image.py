@@ -12,6 +12,7 @@ from PIL import Image
 
 from diffoundry.exporter.verify.reference.pipeline_trace import Trace
 from diffoundry.runtime.errors import CheckpointError
+from diffoundry.runtime.images.read import read_image_file
 
 __all__ = ["CAPTIONS", "THUMBNAILS", "Gallery", "gallery_of_prompts", "open_gallery", "shrink"]
 
@@ -68,9 +69,9 @@ def open_gallery(root: Path) -> Gallery | None:
     if not (sheet.is_file() and captions.is_file()):
         return None
     try:
-        labels = tuple(str(entry["label"]) for entry in json.loads(captions.read_text(encoding="utf-8")))
-        with Image.open(sheet) as image:
-            pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / np.float32(255)
+        labels = tuple(str(entry["label"]) for entry in json.loads(captions.read_text(encoding="utf-8-sig")))
+        image = read_image_file(sheet, "gallery")
+        pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / np.float32(255)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(
             f"checkpoint {root}: its {THUMBNAILS} and {CAPTIONS} cannot be read ({error}); "

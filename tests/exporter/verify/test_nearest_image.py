@@ -105,6 +105,14 @@ def test_two_files_that_do_not_fit_together_are_refused(tmp_path, captions, shee
         open_gallery(tmp_path)
 
 
+def test_thumbnails_of_a_rare_format_are_refused(tmp_path):
+    """Pillow would open it whatever its name, and start another program for some formats."""
+    (tmp_path / "captions.json").write_text('[{"label": "sun"}]')
+    Image.new("RGB", (16, 16)).save(tmp_path / "thumbnails.png", format="ICO")
+    with pytest.raises(CheckpointError, match=r"expected a file in PNG, JPEG, WebP, GIF, BMP or TIFF"):
+        open_gallery(tmp_path)
+
+
 def test_a_gallery_keeps_the_order_of_its_labels():
     white, black = np.ones((16, 16, 3), np.float32), np.zeros((16, 16, 3), np.float32)
     gallery = Gallery.of_images("test", ["white", "black"], [white, black])
