@@ -68,10 +68,12 @@ _ALIASES: Mapping[str, str] = {
     "dpmpp2msdegpu": "dpmpp_2m_sde",
     "dpmpp3msdegpu": "dpmpp_3m_sde",
     "dpmppsdegpu": "dpmpp_sde",
+    "dpmsolverpp": "dpmpp_2m",
     "eulerancestral": "euler_a",
     "kdpm2a": "dpm2_a",
     "kdpm2ancestral": "dpm2_a",
     "kdpm2": "dpm2",
+    "unipcbh2": "unipc",
 }
 """Other spellings, without separators."""
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from diffoundry.runtime.checks.arguments import as_list, check_embeddings, check_texts
+from diffoundry.runtime.checks.arguments import as_list, check_embeddings, check_texts, is_whole
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.clip_text import CLIPTextModel
@@ -217,7 +217,7 @@ def _feeds(states: FloatArray, pooled: FloatArray, times: int) -> dict[str, Floa
 
 
 def _is_pair(value: object) -> bool:
-    return isinstance(value, Sequence) and len(value) == 2 and all(isinstance(one, int) and one >= 0 for one in value)
+    return isinstance(value, Sequence) and len(value) == 2 and all(is_whole(one) and one >= 0 for one in value)
 
 
 class SizeRows(NamedTuple):

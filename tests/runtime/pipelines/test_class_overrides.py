@@ -9,6 +9,7 @@ from PIL import Image
 from pipeline_harness import compare, diffusers_pipeline
 
 from diffoundry.runtime import load
+from diffoundry.runtime.engines.plugins import resolve
 from diffoundry.runtime.pipelines.class_overrides import open_scheduler, override_sample_size
 from diffoundry.runtime.pipelines.registry import FAMILY_TABLE, class_of_call
 from diffoundry.runtime.schedulers import make_scheduler
@@ -78,6 +79,15 @@ def test_the_sample_size_is_that_of_the_class(networks):
     assert override_sample_size(name, (32, 48), "0.8.1") == (32, 48)  # diffusers: TypeError, or as it is
     assert override_sample_size(name, (96, 96), "0.8.1") == (96, 96)
     assert override_sample_size(name, None, "0.8.1") is None
+
+
+def test_the_tuple_of_return_dict_is_that_of_the_class():
+    for entry in FAMILY_TABLE:
+        flags = resolve(entry.runtime).returns_flags
+        for name in entry.classes:
+            source = inspect.getsource(getattr(diffusers, name).__call__)
+            returned = "return (image, has_nsfw_concept)" if flags else "return (image,)"
+            assert returned in source, name
 
 
 def test_the_class_is_that_of_the_call():

@@ -59,6 +59,7 @@ OTHER_WORDS = {
     "dpmpp_2m_k": "DPM++ 2M Karras",
     "dpmpp_2m_sde_gpu": "DPM++ 2M SDE",
     "dpmpp_sde_karras": "DPM++ SDE Karras",
+    "DPMSolver++": "DPM++ 2M",
     "dpm2": "DPM2",
     "dpm_2": "DPM2",
     "k_dpm_2_ancestral": "DPM2 a",
