@@ -10,6 +10,7 @@ from diffoundry.exporter.component import Config, Configs, FamilyDeclaration
 from diffoundry.exporter.components.defaults import complete_config
 from diffoundry.runtime.errors import CheckpointError
 from diffoundry.runtime.formats.config_values import shorten
+from diffoundry.runtime.formats.recognize import describe_link
 
 __all__ = ["check_classes", "check_folder", "check_index", "read_configs"]
 
@@ -95,6 +96,9 @@ _WAYS_OUT = {"vae": "--vae", "safety_checker": "--no-safety-checker", "feature_e
 
 
 def _missing_folder(root: Path, name: str, kind: str) -> str:
+    link = describe_link(root / name)
+    if link is not None:
+        return f"{root / name}: {link}"
     way = f", or pass {_WAYS_OUT[name]}" if name in _WAYS_OUT else ""
     return (
         f"{root}: got no folder {name!r}, although model_index.json names {kind} for it; the checkpoint is incomplete, "

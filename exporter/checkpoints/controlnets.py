@@ -11,6 +11,7 @@ from diffoundry.exporter.checkpoints.json_files import read_json
 from diffoundry.exporter.components.controlnet import CONTROLNET_CLASS
 from diffoundry.exporter.components.defaults import complete_config
 from diffoundry.runtime.errors import CheckpointError
+from diffoundry.runtime.formats.recognize import describe_link
 from diffoundry.runtime.models.controlnet import controlnet_name, is_controlnet
 from diffoundry.runtime.pipelines.registry import FAMILY_TABLE, controlnet_class
 
@@ -87,6 +88,9 @@ def diffusers_index(index: Mapping[str, Any]) -> dict[str, Any]:
 def _find(text: str, name: str, root: Path) -> OutsideNetwork:
     """Find a ControlNet by the user's name for it."""
     alias = read_aliases().get(text)
+    link = describe_link(Path(text)) if alias is None else None
+    if link is not None:
+        raise CheckpointError(f"--controlnet: {text}: {link}")
     if alias is None and text and Path(text).is_file():
         unet = root / "unet"
         if not unet.is_dir():

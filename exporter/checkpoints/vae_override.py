@@ -16,6 +16,7 @@ from diffoundry.exporter.components.defaults import complete_config
 from diffoundry.exporter.components.latents import latent_dims
 from diffoundry.exporter.components.vae import VAE_CLASSES
 from diffoundry.runtime.errors import CheckpointError
+from diffoundry.runtime.formats.recognize import describe_link
 from diffoundry.runtime.formats.safetensors import Safetensors
 
 __all__ = ["check_fits", "open_vae", "vae_class"]
@@ -35,6 +36,9 @@ def open_vae(text: str, own: Path) -> OutsideNetwork:
     """
     if Path(text).is_file():
         return _open_file(open_component_file("--vae", text), own)
+    link = describe_link(Path(text))
+    if link is not None:
+        raise CheckpointError(f"--vae: {text}: {link}")
     if not (Path(text) / "config.json").is_file():
         raise CheckpointError(
             f"--vae: got {text!r}, expected a .safetensors file with a VAE, or a folder with config.json and "

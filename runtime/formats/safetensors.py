@@ -27,8 +27,8 @@ _DTYPES = {
 }  # fmt: skip
 """Dtype name in the file to NumPy dtype. NumPy lacks bfloat16 and float8: their bits are read as integers."""
 
-_BLOCK_TYPES = ("F4", "F6_E2M3", "F6_E3M2", "F8_E8M0")
-"""Types of block formats, whose numbers mean nothing without the scales beside them."""
+_QUANTIZED_TYPES = ("F4", "F6_E2M3", "F6_E3M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
+"""Types of block formats, whose numbers mean nothing without the scales beside them, and AMD's forms of float8."""
 
 _METADATA = "__metadata__"
 _LISTED = 60
@@ -142,7 +142,7 @@ class Safetensors:
         """Position of a tensor, and the offset behind it."""
         fields = entry if isinstance(entry, dict) else {}
         dtype, shape, span = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
-        if dtype in _BLOCK_TYPES:
+        if dtype in _QUANTIZED_TYPES:
             raise InputError(
                 f"{self.path}: tensor {name[:_LISTED]!r} has the quantized type {dtype}, which is not supported; "
                 f"download the file in fp16, bf16 or fp32"

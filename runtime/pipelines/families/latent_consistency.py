@@ -85,6 +85,8 @@ class LatentConsistency(StableDiffusion):
             )
         if getattr(task, "denoising_start", None) is not None:
             raise InputError("denoising_start: latent consistency models take none; pass strength")
+        if inputs.guidance_rescale:
+            raise InputError("guidance_rescale: latent consistency models take none; leave it out")
         scheduler.set_timesteps(
             None if inputs.timesteps is not None else inputs.num_inference_steps,
             timesteps=inputs.timesteps,

@@ -127,6 +127,15 @@ def test_refusals(tiny_sd_checkpoint, other_vae, tmp_path):
             plain.with_controlnets([write(**{name: 1})])
     with pytest.raises(CheckpointError, match="--controlnet .*: got no UNet .*; expected a ControlNet in the names of"):
         plain.with_controlnets([write(nothing=1)])
+    (tmp_path / "gone.safetensors").symlink_to("nowhere")
+    with pytest.raises(
+        CheckpointError, match=r"--vae: .*gone\.safetensors: is a link to nowhere, which does not exist"
+    ):
+        open_checkpoint(root, vae=str(tmp_path / "gone.safetensors"))
+    with pytest.raises(
+        CheckpointError, match=r"--controlnet: .*gone\.safetensors: is a link to nowhere, which does not"
+    ):
+        plain.with_controlnets([str(tmp_path / "gone.safetensors")])
     (tmp_path / "x.pt").write_bytes(b"x")
     with pytest.raises(CheckpointError, match=r"--vae: .*x\.pt is a pickled file.* 'diffoundry convert .*x\.pt -o NEW"):
         open_checkpoint(root, vae=str(tmp_path / "x.pt"))

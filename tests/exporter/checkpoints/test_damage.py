@@ -42,6 +42,12 @@ def test_a_link_to_nowhere(own_checkpoint, name):
     )
 
 
+def test_a_folder_that_is_a_link_to_nowhere(own_checkpoint):
+    shutil.rmtree(own_checkpoint / "unet")
+    (own_checkpoint / "unet").symlink_to("../gone")
+    assert "own/unet: is a link to ../gone, which does not exist" in refusal(own_checkpoint)
+
+
 def test_a_link_to_nowhere_as_the_model(tmp_path):
     (tmp_path / "model.safetensors").symlink_to("gone")
     assert "is a link to gone, which does not exist" in refusal(tmp_path / "model.safetensors")

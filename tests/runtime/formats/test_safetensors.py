@@ -127,7 +127,7 @@ def test_files_that_are_cut_off(tmp_path):
 
 
 def test_block_formats_are_called_quantized(tmp_path):
-    for dtype in ("F4", "F6_E2M3", "F6_E3M2", "F8_E8M0"):
+    for dtype in ("F4", "F6_E2M3", "F6_E3M2", "F8_E8M0", "F8_E4M3FNUZ"):
         path = write(tmp_path / "x.safetensors", {"a": entry(0, 1, dtype=dtype)}, bytes(1))
         with pytest.raises(
             InputError, match=f"tensor 'a' has the quantized type {dtype}, which is not supported; down"

@@ -97,6 +97,7 @@ def test_refusals(ours, picture, tiny_sd_checkpoint, tiny_controlnet):
         ({"negative_prompt": "bad"}, "negative_prompt: latent consistency models take none"),
         ({"scheduler": "EulerDiscrete"}, "scheduler: got EulerDiscreteScheduler, expected LCMScheduler"),
         ({"image": picture, "denoising_start": 0.5}, "denoising_start: latent consistency models take none"),
+        ({"guidance_rescale": 0.7}, "guidance_rescale: latent consistency models take none"),
         ({"original_inference_steps": 0}, "original_inference_steps: got 0, expected a whole number of at least 1"),
         ({"num_inference_steps": 60}, "num_inference_steps is 60, expected at most 50"),
     ):
