@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from diffoundry.runtime.adapters.embedding import NO_WORDS
-from diffoundry.runtime.cli.console import remark
+from diffoundry.runtime.cli.console import remark, warn
 from diffoundry.runtime.cli.help import options_in
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.formats.safetensors import Safetensors
@@ -68,7 +68,7 @@ def load_adapters(pipeline: DiffusionPipeline, loras: Sequence[str], embeddings:
         unused = report.unused
         if unused:
             more = f" and {len(unused) - _LISTED} more" if len(unused) > _LISTED else ""
-            remark(f"warning: {path}: these tensors are unused: {', '.join(unused[:_LISTED])}{more}")
+            warn(f"warning: {path}: these tensors are unused: {', '.join(unused[:_LISTED])}{more}")
     words = []
     for text in embeddings:
         path, token = _split(text)

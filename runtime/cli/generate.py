@@ -10,7 +10,7 @@ import click
 
 from diffoundry.runtime import load
 from diffoundry.runtime.cli.adapters import adapter_options, load_adapters
-from diffoundry.runtime.cli.console import bar, print_json, remark
+from diffoundry.runtime.cli.console import bar, print_json, remark, warn
 from diffoundry.runtime.cli.control_options import CONTROL_SETTINGS, control_options, read_controls
 from diffoundry.runtime.cli.help import Command, options_in
 from diffoundry.runtime.cli.image_settings import ImageSettings, is_same_bundle
@@ -110,6 +110,7 @@ _EXAMPLES = (
 @click.pass_context
 def command(
     ctx: click.Context,
+    /,
     bundle: Path,
     *,
     like: Path | None,
@@ -212,9 +213,9 @@ def _tell_notes(pipeline: DiffusionPipeline, run: Run[Any], settings: Mapping[st
     advice = "pass --long-prompts to keep it" if keepable else "shorten the prompt"
     for text in run.truncated:
         if text:
-            remark(f"warning: the text encoder takes 77 tokens; this part of the prompt is cut off: {text!r}; {advice}")
+            warn(f"warning: the text encoder takes 77 tokens; this part of the prompt is cut off: {text!r}; {advice}")
     for word in unused_words(pipeline, settings, words):
-        remark(f"warning: no prompt contains the word {word!r}, so its embedding has no effect; write it into a prompt")
+        warn(f"warning: no prompt contains the word {word!r}, so its embedding has no effect; write it into a prompt")
     large = size_note(pipeline, run.arguments["height"], run.arguments["width"])
     for note in [*prompt_notes(pipeline, settings), *([large] if large else [])]:
         remark(f"note: {note}")
@@ -239,12 +240,12 @@ def _save(result: PipelineOutput[Any], outputs: OutputFiles, kept: ImageSettings
         paths.append(path)
         fault = None if flagged else describe_image_fault(image)
         if flagged:
-            remark(
+            warn(
                 f"warning: {path}: the safety checker flagged this image, so it is black; try another prompt or "
                 f"seed, or pass --no-safety-checker"
             )
         if fault:
-            remark(f"warning: {path}: {fault}")
+            warn(f"warning: {path}: {fault}")
     return paths
 
 

@@ -87,7 +87,8 @@ def apply_scheduler(pipeline: DiffusionPipeline, settings: dict[str, Any]) -> No
     """
     name, options = settings.get("scheduler"), dict(settings.pop("scheduler_options", None) or {})
     config = pipeline.scheduler_config
-    cls, named = scheduler_class(config["_class_name"]), {}
+    cls: Any = scheduler_class(config["_class_name"])
+    named: Mapping[str, Any] = {}
     if name is not None:
         cls, named = _resolve(name, flow=not pipeline.family.scales_latents)
         settings["scheduler"] = cls.__name__.removesuffix("Scheduler")
@@ -107,7 +108,7 @@ def apply_scheduler(pipeline: DiffusionPipeline, settings: dict[str, Any]) -> No
     try:
         cls.from_config({**config, **changed})
     except ConfigError as error:
-        raise InputError(f"{_OPTION}: {error}") from error
+        raise InputError(f"{_OPTION if options else '--scheduler'}: {error}") from error
     settings["scheduler_options"] = changed
     pipeline.scheduler_config = {**config, **changed}
 

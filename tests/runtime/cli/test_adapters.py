@@ -61,7 +61,8 @@ def test_the_image_is_that_of_the_library(emoji_bundle, files, tmp_path):
     assert settings["embedding"] == [f"{embedding}:<dog>"]
     again = CliRunner().invoke(command, [str(emoji_bundle), "--like", str(output), "-o", str(tmp_path / "y.png")])
     assert isinstance(again.exception, InputError)
-    assert f"--like: the image was generated with --lora {lora}:0.7; pass that too" in str(again.exception)
+    files = f"--lora {lora}:0.7 --embedding {embedding}:<dog>"
+    assert f"--like: the image was generated with {files}; pass that too" in str(again.exception)
 
 
 def test_scales_behind_a_colon():
