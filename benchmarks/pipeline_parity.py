@@ -53,6 +53,8 @@ PIPELINES = (
     ("StableDiffusionXLControlNetInpaintPipeline", "xl", ("image", "mask_image", CONTROL)),
     ("StableDiffusion3Pipeline", "sd3", ()),
     ("StableDiffusionImageVariationPipeline", "variation", (IMAGE_PROMPT,)),
+    ("LatentConsistencyModelPipeline", "lcm", ()),
+    ("LatentConsistencyModelImg2ImgPipeline", "lcm", ("image",)),
     ("StableDiffusionPipeline", "sd1-tiny", ()),
 )
 
