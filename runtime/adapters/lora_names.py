@@ -28,16 +28,16 @@ _ADAPTER = re.compile(r"\.(lora_[AB])\.[^.]+\.weight$")
 """The end of PEFT's names while a model holds them: the adapter's name comes before ".weight"."""
 
 _KINDS = (
-    (("dora_scale", "lora_magnitude_vector"), "DoRA, which also rescales the weight"),
-    (("lora_B.bias",), "a LoRA with biases"),
-    (("hada_",), "LoHa"),
-    (("lokr_",), "LoKr"),
-    (("lora_mid",), "LoCon with Tucker factors"),
-    (("oft_",), "OFT"),
-    (("on_input", "ia3"), "(IA)3"),
-    (("diff", "diff_b", "w_norm", "b_norm"), "an adapter with whole weights"),
+    (r"\.(dora_scale|lora_magnitude_vector)\b", "DoRA, which also rescales the weight"),
+    (r"\.lora_B\.(.*\.)?bias$", "a LoRA with biases"),
+    (r"\.hada_", "LoHa"),
+    (r"\.lokr_", "LoKr"),
+    (r"\.lora_mid\b", "LoCon with Tucker factors"),
+    (r"\.oft_", "OFT"),
+    (r"\.(on_input|ia3_l)\b", "(IA)3"),
+    (r"\.(diff|diff_b|w_norm|b_norm)$", "an adapter with whole weights"),
 )
-"""Beginnings of the part of a name that follows the layer, and what such a file is."""
+"""Expressions of names, and the kind of adapter that has them."""
 
 _FLAT = {
     "lora_unet_": DENOISER_FOLDERS[0],
@@ -99,10 +99,7 @@ def parse_name(name: str) -> TensorName | None:
 
 def kind_of(name: str) -> str | None:
     """Return the kind of adapter that a tensor belongs to which is no factor of a LoRA; None for an unknown one."""
-    for beginnings, kind in _KINDS:
-        if any(re.search(rf"\.{re.escape(word)}", name) for word in beginnings):
-            return kind
-    return None
+    return next((kind for expression, kind in _KINDS if re.search(expression, name)), None)
 
 
 def _from_processor(component: str, layer: str) -> str:

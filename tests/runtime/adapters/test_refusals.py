@@ -78,6 +78,11 @@ REFUSED = {
     "whole": ({f"{K}.diff": torch.ones(2, 2)}, "'.*diff' belongs to an adapter with whole weights"),
     "norm": ({f"{K}.w_norm": torch.ones(2)}, "'.*w_norm' belongs to an adapter with whole weights"),
     "tucker": ({f"{K}.lora_mid.weight": torch.ones(2, 2)}, "'.*mid.weight' belongs to LoCon with Tucker factors"),
+    "bias of an adapter": ({f"{Q}.lora_B.default.bias": torch.ones(32)}, "'.*default.bias' belongs to a LoRA with bia"),
+    "another prefix": (
+        {f"model.diffusion_model.{Q.removeprefix('unet.')}.something": torch.ones(2)},
+        "'model.diffusion_model.*something' is no factor of a LoRA, expected lora_A",
+    ),
     "other": ({f"{K}.something": torch.ones(2)}, "'.*something' is no factor of a LoRA, expected lora_A and lora_B"),
     "nothing": ({"something": torch.ones(1)}, "got no tensor of a LoRA among 1, expected names such as"),
     "twice": (
