@@ -3,17 +3,17 @@
 import atexit
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from diffoundry.exporter.checkpoints.json_files import read_json
 from diffoundry.exporter.configs.vocabulary import write_t5_vocabulary, write_vocabulary
 
-__all__ = ["assemble_configs", "scratch_folder"]
+__all__ = ["assemble_configs", "remove_scratch", "scratch_folder"]
 
 
 def assemble_configs(configs: Path, changes: Mapping[str, Mapping[str, Any]] | None = None) -> Path:
@@ -43,9 +43,20 @@ def assemble_configs(configs: Path, changes: Mapping[str, Mapping[str, Any]] | N
     return folder
 
 
-@cache
+_SCRATCH: dict[int, Path] = {}
+"""Process to its folder: a forked job has one of its own, and leaves that of its parent alone."""
+
+
 def scratch_folder() -> Path:
     """Return a folder of this process, which is removed when the process ends."""
-    folder = Path(tempfile.mkdtemp(prefix="diffoundry-configs-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+    if os.getpid() not in _SCRATCH:
+        _SCRATCH[os.getpid()] = Path(tempfile.mkdtemp(prefix="diffoundry-configs-"))
+        atexit.register(remove_scratch)
+    return _SCRATCH[os.getpid()]
+
+
+def remove_scratch() -> None:
+    """Remove the folder of this process; a forked process calls this, because it ends without exit handlers."""
+    folder = _SCRATCH.pop(os.getpid(), None)
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffoundry.exporter.configs.assemble import remove_scratch
 from diffoundry.exporter.jobs.worker import say, work
 
 __all__ = ["main"]
@@ -64,6 +65,7 @@ def _work(request: dict[str, str]) -> None:
         os.dup2(log, sys.stderr.fileno())
         code = work(Path(request["job"]))
     finally:
+        remove_scratch()
         sys.stderr.flush()
         os._exit(code)
 
