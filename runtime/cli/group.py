@@ -104,7 +104,7 @@ def run() -> None:
         sys.exit(error.exit_code)
     except DiffoundryError as error:
         if is_verbose():
-            traceback.print_exc()
+            sys.stderr.write(safe_text(traceback.format_exc()))
         sys.exit(f"error: {safe_text(str(error))}")
     except (click.Abort, KeyboardInterrupt):
         sys.stderr.write("interrupted\n")

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from diffoundry.runtime.cli.console import set_quiet
+from diffoundry.runtime.cli.console import err, set_quiet
 
 __all__ = ["is_verbose", "reset_verbosity", "verbosity_options"]
 
@@ -42,22 +42,32 @@ def is_verbose() -> bool:
 
 
 def reset_verbosity() -> None:
-    """Turn --verbose and --quiet off."""
+    """Print warnings of the log alone, and all remarks: neither --verbose nor --quiet."""
     set_quiet(quiet=False)
     _LOGGER.setLevel(logging.NOTSET)
+    _set_handler(logging.WARNING, "%(message)s")
+
+
+def _set_handler(level: int, form: str) -> None:
+    """Print the log from a level on, and drop the handler that was set before."""
     for handler in [found for found in _LOGGER.handlers if isinstance(found, _Handler)]:
         _LOGGER.removeHandler(handler)
+    handler = _Handler(level)
+    handler.setFormatter(logging.Formatter(form))
+    _LOGGER.addHandler(handler)
 
 
-class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # generic for type checkers alone
-    """Writes the log to standard error."""
+class _Handler(logging.Handler):
+    """Prints the log on standard error, control characters as escapes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record."""
+        err.print(self.format(record), soft_wrap=True)
 
 
 def _verbose(_context: click.Context, _parameter: click.Parameter, value: Any) -> None:
     if value and not is_verbose():
-        handler = _Handler()
-        handler.setFormatter(logging.Formatter(_FORMAT))
-        _LOGGER.addHandler(handler)
+        _set_handler(logging.DEBUG, _FORMAT)
         _LOGGER.setLevel(logging.DEBUG)
 
 

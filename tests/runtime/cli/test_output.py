@@ -1,6 +1,7 @@
 """Output of the command line: hostile strings, streams that cannot take it, and early interruption."""
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import pytest
 
 from diffoundry.runtime.cli.main import main
 from diffoundry.runtime.cli.safe_text import safe_json, safe_text
+from diffoundry.runtime.cli.verbosity import reset_verbosity
 
 _HOSTILE = "[/nope][bold]\x1b]0;owned\x07 \x9b31m\u202egnp.exe :smile:"
 
@@ -72,6 +74,14 @@ def test_strings_of_a_bundle_reach_the_terminal_as_escapes(typed, hostile_bundle
     elif words != ("--check",):
         assert f"model      {_SHOWN}" in out
         assert "a [bold]b[/nope].bundle" in out
+
+
+def test_warnings_of_the_log_are_escaped(capsys):
+    reset_verbosity()
+    logger = logging.getLogger("diffoundry.runtime.test")
+    logger.warning("warning: %s has no manifest", "a\x1b[31m [bold]b")
+    logger.info("hidden")
+    assert capsys.readouterr().err == "warning: a\\x1b[31m [bold]b has no manifest\n"
 
 
 def test_error_messages_are_escaped(typed, tmp_path):
