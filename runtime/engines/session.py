@@ -26,7 +26,7 @@ from diffoundry.runtime.engines.protocol import (
     run_checked,
 )
 from diffoundry.runtime.engines.select import EngineSelection, check_request, select_engine
-from diffoundry.runtime.errors import EngineError, InputError
+from diffoundry.runtime.errors import DiffoundryError, EngineError, InputError
 from diffoundry.runtime.models.roles import CONTROLNET, DENOISER
 
 __all__ = ["Call", "EngineSession"]
@@ -262,7 +262,16 @@ class EngineSession:
         weights = self._weights(name, self._adapters.get(name, {}))
         begin = {} if weights is None else {"adapters": weights}
         logger.debug("%s: opening %s with %s on %s", name, path, target, options.device)
-        engine: Engine = find_plugin(target).load("engine")(Path(path), spec, options, **begin)
+        open_engine = find_plugin(target).load("engine")
+        try:
+            engine: Engine = open_engine(Path(path), spec, options, **begin)
+        except DiffoundryError:
+            raise
+        except Exception as error:  # options of an untrusted manifest reach libraries that raise anything
+            raise EngineError(
+                f"engine {path}: {target} cannot open it ({type(error).__name__}: {str(error)[:500]}); its options in "
+                f"the manifest do not fit, export the bundle again"
+            ) from error
         return engine
 
     def run(self, name: str, feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -9,6 +9,7 @@ import numpy as np
 from diffoundry.runtime.checks.arguments import as_list, check_embeddings, check_texts, is_whole
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.formats.config_values import flag
 from diffoundry.runtime.models.clip_text import CLIPTextModel
 from diffoundry.runtime.models.prompt_weights import stretch_states
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
@@ -129,8 +130,9 @@ class StableDiffusionXL(Family):
         names = [name for name in ("text_encoder", "text_encoder_2") if name in bundle.components]
         self._encoders = tuple(CLIPTextModel(session, name) for name in (*names[:-1], "text_encoder_2"))
         self.text_encoders = self._encoders
-        self._zeros = bool(bundle.model_index.get("force_zeros_for_empty_prompt", True))
-        self._scored = bool(bundle.model_index.get("requires_aesthetics_score", False))
+        index, subject = bundle.model_index, "model_index.json"
+        self._zeros = flag(index, "force_zeros_for_empty_prompt", default=True, subject=subject)
+        self._scored = flag(index, "requires_aesthetics_score", default=False, subject=subject)
         self.required_args = ("image",) if self._scored else ()
 
     def encode(self, inputs: XLPromptInputs, options: EncodeOptions) -> Condition:
@@ -217,7 +219,9 @@ def _feeds(states: FloatArray, pooled: FloatArray, times: int) -> dict[str, Floa
 
 
 def _is_pair(value: object) -> bool:
-    return isinstance(value, Sequence) and len(value) == 2 and all(is_whole(one) and one >= 0 for one in value)
+    if not isinstance(value, Sequence) or len(value) != 2:
+        return False
+    return all(is_whole(one) and 0 <= one < 2**31 for one in value)
 
 
 class SizeRows(NamedTuple):

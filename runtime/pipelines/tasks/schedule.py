@@ -89,7 +89,12 @@ def cut_end(scheduler: Scheduler[Any], timesteps: Timesteps, fraction: float) ->
 
 
 def _cutoff(scheduler: Scheduler[Any], fraction: float) -> int:
-    trained: int = scheduler.config["num_train_timesteps"]
+    trained = scheduler.config.get("num_train_timesteps")
+    if trained is None:
+        raise InputError(
+            f"denoising_start and denoising_end: {type(scheduler).__name__} has no training schedule to take a part "
+            f"of; leave them out, or choose another scheduler"
+        )
     return round(trained - fraction * trained)
 
 

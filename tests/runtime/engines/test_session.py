@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from small_bundle import write_small_bundle
 
+from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.bundle.specs import DimSpec, EngineSpec, TensorSpec
 from diffoundry.runtime.engines.plugins import TargetPlugin
 from diffoundry.runtime.engines.protocol import run_checked
@@ -225,3 +227,21 @@ def test_low_memory_closes_what_does_not_run_now(monkeypatch):
     assert most == [("text_encoder",), ("controlnet",), both, both, both, ("vae_decoder",), ("text_encoder",)]
     components.close()
     assert not opened
+
+
+def test_a_library_that_raises_anything_is_one_sentence(tmp_path, monkeypatch):
+    """As a target does when options of a manifest are of another kind."""
+
+    def open_engine(path, spec, options):
+        height, width = spec.options["buckets"]
+        raise AssertionError(path, options, height, width)
+
+    write_small_bundle(tmp_path / "b")
+    plugin = types.SimpleNamespace(load=lambda _: open_engine)
+    session = EngineSession(Bundle(tmp_path / "b"))
+    session.choice("unet").spec.options["buckets"] = [64]
+    monkeypatch.setattr("diffoundry.runtime.engines.session.find_plugin", lambda _: plugin)
+    with pytest.raises(
+        EngineError, match=r"onnxruntime cannot open it \(ValueError: not enough values.*its options in"
+    ):
+        session.engine("unet")

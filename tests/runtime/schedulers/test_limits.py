@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from diffoundry.runtime.errors import ConfigError, DiffoundryError, InputError
+from diffoundry.runtime.pipelines.tasks.schedule import cut_end
 from diffoundry.runtime.schedulers import scheduler_class, scheduler_from_config, scheduler_names
 
 _VALUES = (-2, 0, 1, 3, -0.5, 1e-9, 1e12, 1e29, 10**9, 10**12, -(10**9), 10**400, math.inf, -math.inf, math.nan)
@@ -85,3 +86,12 @@ def test_options_without_a_schedule_are_named():
     scheduler.set_timesteps(4)
     with pytest.raises(ConfigError, match=r"DDIMScheduler.step: cannot compute with its default options \(list index"):
         scheduler.step(sample, 5000, sample)
+
+
+def test_a_fraction_of_no_training_schedule_is_refused():
+    scheduler = scheduler_class("MiniMaxH3Scheduler")()
+    scheduler.set_timesteps(4)
+    with pytest.raises(
+        InputError, match="denoising_end: MiniMaxH3Scheduler has no training schedule to take a part of"
+    ):
+        cut_end(scheduler, scheduler.timesteps, 0.5)
