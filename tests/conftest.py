@@ -1,6 +1,5 @@
 """Fixtures for all tests: tiny random checkpoints and the bundles made of them, each made once a session."""
 
-import contextlib
 import gc
 import hashlib
 import os
@@ -72,6 +71,9 @@ def exported(shared_folder: Path) -> Callable[..., Path]:
     `exported("emoji", target="openvino", precision="bf16,fp32", options={"openvino": {...}})`,
     `exported("sd15", random_weights=True)`.
     """
+    from shared_jobs import share_graphs
+
+    run = share_graphs(shared_folder / "graphs")
 
     def make(
         model: str | Path,
@@ -103,7 +105,7 @@ def exported(shared_folder: Path) -> Callable[..., Path]:
                 asked = ExportRequest(variants=variants, **request)
                 other = None if vae is None else str(vae)
                 checkpoint = open_checkpoint(str(model), random_weights=random_weights, vae=other)
-                export(checkpoint.with_controlnets(controlnets), asked, bundle, lambda *_: None, run=_work_here)
+                export(checkpoint.with_controlnets(controlnets), asked, bundle, lambda *_: None, run=run)
         return bundle
 
     return make
@@ -178,13 +180,9 @@ def controlled_bundle(
 @pytest.fixture(scope="session")
 def work_here() -> Callable[..., Any]:
     """Run the jobs of an export in this process, because a process of its own costs seconds."""
-    return _work_here
+    from shared_jobs import work_here
 
-
-def _work_here(job: Any, _progress: Any) -> Any:
-    from diffoundry.exporter.jobs.dispatch import run_job
-
-    return run_job(job, lambda _name: contextlib.nullcontext())
+    return work_here
 
 
 @pytest.fixture(scope="session")

@@ -96,9 +96,11 @@ class FloatReference:
             engine.close()
 
     def task_for(self, component: str, steps: int | None) -> ImageTask:
-        """Find the first task that runs a component, with `steps` denoising steps if given."""
+        """Find the first task that runs a component, with at most `steps` denoising steps if given."""
         task = next(task for task in self.tasks if component in task.components(self.bundle))
-        return replace(task, steps=steps) if steps is not None and isinstance(task, PromptTask) else task
+        if steps is None or not isinstance(task, PromptTask):
+            return task
+        return replace(task, steps=min(steps, task.steps))
 
     def add_images(self, images: Mapping[SeededPrompt, FloatArray]) -> None:
         """Add images that the float pipeline generated elsewhere."""

@@ -45,7 +45,7 @@ class EngineSource(Protocol):
     """Opens the engines for a sensitivity measurement."""
 
     def task_for(self, component: str, steps: int | None) -> ImageTask:
-        """Find the task that runs a component, with `steps` denoising steps if given."""
+        """Find the task that runs a component, with at most `steps` denoising steps if given."""
 
     def floats(self) -> FixedEngines:
         """Session over all float engines."""

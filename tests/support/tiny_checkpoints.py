@@ -1,6 +1,7 @@
 """Writes tiny random checkpoints of some 8 MB: one description a variant, one function a network.
 
-All have a VAE of factor 8, attention heads of 16 channels and more, and the tokenizer of models/emoji.
+All have attention heads of 16 channels and more, the tokenizer of models/emoji, and, but for "sd1-small", a VAE of
+factor 8.
 """
 
 import json
@@ -50,12 +51,8 @@ class Variant:
 def write_tiny_checkpoint(folder: Path, name: str) -> None:
     """Write the variant `name` of `VARIANTS`."""
     import diffusers
-    import torch
 
-    variant = VARIANTS[name]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(variant.seed)
-        models = {part: make() for part, make in variant.parts.items()}
+    variant, models = VARIANTS[name], _make_parts(name)
     kind, options = variant.scheduler
     models["scheduler"] = getattr(diffusers, kind)(**options)
     index = {"_class_name": variant.pipeline, "_diffusers_version": diffusers.__version__, **variant.index}
@@ -72,6 +69,20 @@ def write_tiny_checkpoint(folder: Path, name: str) -> None:
         index[variant.t5] = ["transformers", "T5TokenizerFast"]
         _write_t5(folder / variant.t5, sentencepiece=variant.sentencepiece)
     (folder / "model_index.json").write_text(json.dumps(dict(sorted(index.items())), indent=2))
+
+
+def _make_parts(name: str) -> dict[str, Any]:
+    import torch
+
+    variant = VARIANTS[name]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(variant.seed)
+        return {part: make() for part, make in variant.parts.items()}
+
+
+def _parts_of(name: str, *parts: str) -> dict[str, Callable[[], Any]]:
+    """Parts with the weights that they have in another variant, so that their graphs are traced once."""
+    return {part: lambda part=part: _make_parts(name)[part] for part in parts}
 
 
 def _write_t5(folder: Path, *, sentencepiece: bool) -> None:
@@ -151,6 +162,22 @@ def unet(**options: Any) -> Any:
     return diffusers.UNet2DConditionModel(**{**usual, **options})
 
 
+def unet_small() -> Any:
+    """Two levels."""
+    return unet(
+        block_out_channels=(32, 64),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )
+
+
+def unet_least() -> Any:
+    """One level."""
+    return unet(
+        block_out_channels=(32,), down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",)
+    )
+
+
 def unet_xl(*, width: int = 80, numbers: int = 6, **options: Any) -> Any:
     """Two levels, like Stable Diffusion XL: sizes and pooled text as conditions, several transformers a level.
 
@@ -178,14 +205,23 @@ def vae(**options: Any) -> Any:
     """Factor 8, four channels."""
     import diffusers
 
-    return diffusers.AutoencoderKL(
-        sample_size=64,
-        block_out_channels=(16, 16, 32, 32),
-        layers_per_block=1,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        norm_num_groups=8,
-        **{"latent_channels": 4, **options},
+    usual = {
+        "sample_size": 64,
+        "block_out_channels": (16, 16, 32, 32),
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "latent_channels": 4,
+    }
+    return diffusers.AutoencoderKL(layers_per_block=1, norm_num_groups=8, **{**usual, **options})
+
+
+def vae_small() -> Any:
+    """Factor 4."""
+    return vae(
+        sample_size=32,
+        block_out_channels=(16, 32, 32),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
     )
 
 
@@ -311,6 +347,10 @@ def _sd(pipeline: str, seed: int, scheduler: tuple[str, Mapping[str, Any]] = _PN
     return Variant(pipeline=pipeline, seed=seed, scheduler=scheduler, parts=parts, index=_FIRST)
 
 
+def _sharing(variant: Variant, name: str, *parts: str) -> Variant:
+    return replace(variant, parts={**variant.parts, **_parts_of(name, *parts)})
+
+
 def _with_vae(variant: Variant, make_vae: Callable[[], Any]) -> Variant:
     return replace(variant, parts={**variant.parts, "vae": make_vae})
 
@@ -321,7 +361,7 @@ def _checked(variant: Variant) -> Variant:
     return replace(variant, parts=parts, index={**variant.index, "requires_safety_checker": True})
 
 
-def _xl(pipeline: str, seed: int, make_vae: Callable[[], Any] = vae_xl, **options: Any) -> Variant:
+def _xl(pipeline: str, seed: int, **options: Any) -> Variant:
     return Variant(
         pipeline=pipeline,
         seed=seed,
@@ -330,7 +370,7 @@ def _xl(pipeline: str, seed: int, make_vae: Callable[[], Any] = vae_xl, **option
             "text_encoder": lambda: text_encoder(projection_dim=32),
             "text_encoder_2": text_encoder_2,
             "unet": lambda: unet_xl(**options),
-            "vae": make_vae,
+            "vae": vae_xl,
         },
         tokenizers=("tokenizer", "tokenizer_2"),
         index=_XL,
@@ -360,7 +400,7 @@ def _sd3(seed: int, scheduler: tuple[str, Mapping[str, Any]] = _FLOW, **options:
 
 
 def _without_t5(variant: Variant) -> Variant:
-    parts = {part: make for part, make in variant.parts.items() if part != "text_encoder_3"}
+    parts = _parts_of("sd3", *(part for part in variant.parts if part != "text_encoder_3"))
     lacking = {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}
     return replace(variant, parts=parts, t5=None, index={**variant.index, **lacking})
 
@@ -375,8 +415,24 @@ VARIANTS: dict[str, Variant] = {
         parts={
             "text_encoder": lambda: text_encoder(hidden_act="gelu"),
             "unet": lambda: unet(attention_head_dim=[2, 4, 4], use_linear_projection=True, upcast_attention=True),
-            "vae": vae,
+            **_parts_of("sd1", "vae"),
         },
+        index=_FIRST,
+    ),
+    # The smallest that the calibration of layers takes time for
+    "sd1-small": Variant(
+        pipeline="StableDiffusionPipeline",
+        seed=3,
+        scheduler=_PNDM,
+        parts={"text_encoder": lambda: text_encoder(num_hidden_layers=1), "unet": unet_small, "vae": vae_small},
+        index=_FIRST,
+    ),
+    # For exports of which only the course matters
+    "sd1-least": Variant(
+        pipeline="StableDiffusionPipeline",
+        seed=3,
+        scheduler=_PNDM,
+        parts={"text_encoder": lambda: text_encoder(num_hidden_layers=1), "unet": unet_least, "vae": vae_tiny},
         index=_FIRST,
     ),
     "sd1-checked": _checked(_sd("StableDiffusionPipeline", 3)),
@@ -394,23 +450,27 @@ VARIANTS: dict[str, Variant] = {
         tokenizers=(),
         index={"requires_safety_checker": True},
     ),
-    "sd1-tiny": _with_vae(_sd("StableDiffusionPipeline", 13), vae_tiny),
-    "lcm": _sd("LatentConsistencyModelPipeline", 18, _LCM, time_cond_proj_dim=16),
-    "inpaint": _sd("StableDiffusionInpaintPipeline", 5, _DDIM, in_channels=9),
-    "instruct": _sd("StableDiffusionInstructPix2PixPipeline", 6, in_channels=8),
+    "sd1-tiny": _with_vae(_sd("StableDiffusionPipeline", 3), vae_tiny),
+    "lcm": _sharing(
+        _sd("LatentConsistencyModelPipeline", 18, _LCM, time_cond_proj_dim=16), "sd1", "text_encoder", "vae"
+    ),
+    "inpaint": _sharing(_sd("StableDiffusionInpaintPipeline", 5, _DDIM, in_channels=9), "sd1", "text_encoder", "vae"),
+    "instruct": _sharing(_sd("StableDiffusionInstructPix2PixPipeline", 6, in_channels=8), "sd1", "text_encoder", "vae"),
     "xl": _xl("StableDiffusionXLPipeline", 7),
     # distilled: the guidance scale is an input; the VAE has no statistics
-    "xl-distilled": _xl("StableDiffusionXLPipeline", 8, vae, time_cond_proj_dim=16),
-    "xl-inpaint": _xl("StableDiffusionXLInpaintPipeline", 9, in_channels=9),
+    "xl-distilled": _sharing(
+        _sharing(_xl("StableDiffusionXLPipeline", 8, time_cond_proj_dim=16), "xl", "text_encoder", "text_encoder_2"),
+        "sd1",
+        "vae",
+    ),
+    "xl-inpaint": _sharing(
+        _xl("StableDiffusionXLInpaintPipeline", 9, in_channels=9), "xl", "text_encoder", "text_encoder_2", "vae"
+    ),
     "xl-refiner": Variant(
         pipeline="StableDiffusionXLImg2ImgPipeline",
         seed=10,
         scheduler=_EULER,
-        parts={
-            "text_encoder_2": text_encoder_2,
-            "unet": lambda: unet_xl(width=48, numbers=5),
-            "vae": vae_xl,
-        },
+        parts={"unet": lambda: unet_xl(width=48, numbers=5), **_parts_of("xl", "text_encoder_2", "vae")},
         tokenizers=("tokenizer_2",),
         index={
             **_XL,
@@ -422,6 +482,10 @@ VARIANTS: dict[str, Variant] = {
     ),
     "sd3": _sd3(20),
     # As 3.5: normalized queries and keys, a second attention in some layers. The T5 tokenizer is not converted yet.
-    "sd3.5": replace(_sd3(21, _DYNAMIC, qk_norm="rms_norm", dual_attention_layers=(0,)), sentencepiece=True),
+    "sd3.5": _sharing(
+        replace(_sd3(21, _DYNAMIC, qk_norm="rms_norm", dual_attention_layers=(0,)), sentencepiece=True),
+        "sd3",
+        *("text_encoder", "text_encoder_2", "text_encoder_3", "vae"),
+    ),
     "sd3-without-t5": _without_t5(_sd3(20)),
 }

@@ -23,7 +23,7 @@ def prompts() -> tuple[SeededPrompt, ...]:
 @pytest.fixture
 def tiny_folder(exported: Callable[..., Path], tiny_sd_checkpoint: Callable[[str], Path], tmp_path: Path) -> Path:
     """A bundle of random weights that a test may write into."""
-    return Path(shutil.copytree(exported(tiny_sd_checkpoint()), tmp_path / "tiny.bundle"))
+    return Path(shutil.copytree(exported(tiny_sd_checkpoint("sd1-small")), tmp_path / "tiny.bundle"))
 
 
 @pytest.fixture
