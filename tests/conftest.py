@@ -71,7 +71,7 @@ def exported(shared_folder: Path) -> Callable[..., Path]:
     `exported("emoji", target="openvino", precision="bf16,fp32", options={"openvino": {...}})`,
     `exported("sd15", random_weights=True)`.
     """
-    from shared_jobs import share_graphs
+    from shared_jobs import share_graphs, share_tokenizers
 
     run = share_graphs(shared_folder / "graphs")
 
@@ -105,7 +105,8 @@ def exported(shared_folder: Path) -> Callable[..., Path]:
                 asked = ExportRequest(variants=variants, **request)
                 other = None if vae is None else str(vae)
                 checkpoint = open_checkpoint(str(model), random_weights=random_weights, vae=other)
-                export(checkpoint.with_controlnets(controlnets), asked, bundle, lambda *_: None, run=run)
+                with share_tokenizers(shared_folder / "tokenizers"):
+                    export(checkpoint.with_controlnets(controlnets), asked, bundle, lambda *_: None, run=run)
         return bundle
 
     return make

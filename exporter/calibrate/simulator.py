@@ -38,10 +38,10 @@ class Simulator:
             path.unlink()
 
     def open(self, model: ir.Model, name: str) -> Engine:
-        """Open an engine for a graph, which stays unchanged.
+        """Open an engine for a graph.
 
         Args:
-            model: Any graph of the standard's operators.
+            model: Any graph of the standard's operators; ONNX Runtime's rewrites change it.
             name: Name for files and messages.
 
         Raises:
@@ -53,12 +53,11 @@ class Simulator:
             from diffoundry.targets.onnxruntime.build.target import save_beside
         except ImportError as error:
             raise MissingExtraError("calibration", "onnxruntime", "onnxruntime") from error
-        copy = model.clone()
         rewrites = FuseMultiHeadAttention(), SplitGroupNorm(), common.RemoveUnusedNodesPass()
-        ir.passes.Sequential(*rewrites)(copy)
+        ir.passes.Sequential(*rewrites)(model)
         self._count += 1
         path = self._folder / f"{_PREFIX}{self._count}-{name}.onnx"
-        save_beside(copy, path)
+        save_beside(model, path)
         return _Session(path, model, self._threads)
 
 

@@ -1,15 +1,15 @@
-"""Runs the jobs of exports in this process, and traces equal networks once for all bundles of a session."""
+"""Runs the jobs of exports in this process; traces equal networks, and converts equal tokenizers, once a session."""
 
 import contextlib
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-__all__ = ["share_graphs", "work_here"]
+__all__ = ["share_graphs", "share_tokenizers", "work_here"]
 
 
 def work_here(job: Any, _progress: Any) -> Any:
@@ -35,18 +35,54 @@ def share_graphs(store: Path) -> Callable[[Any, Any], Any]:
         if not isinstance(job, PortableJob) or job.checkpoint["seed"] is not None:
             return work_here(job, progress)  # random weights are gigabytes
         key = _key(job)
-        kept, folder = store / key, Path(job.folder) / job.component
-        store.mkdir(exist_ok=True)
-        with FileLock(f"{kept}.lock"):
-            if not kept.is_dir():
-                work_here(job, progress)
-                shutil.copytree(folder, store / f"{key}.part")
-                (store / f"{key}.part").rename(kept)
-            else:
-                shutil.copytree(kept, folder, dirs_exist_ok=True)
+        folder = Path(job.folder) / job.component
+        kept = _made_once(store / key, folder, lambda: work_here(job, progress))
         return JobResult(graph=tuple(f"{job.component}/{path.name}" for path in sorted(kept.iterdir())))
 
     return run
+
+
+@contextlib.contextmanager
+def share_tokenizers(store: Path) -> Iterator[None]:
+    """Convert equal tokenizers once for OpenVINO, which takes a process with transformers.
+
+    Args:
+        store: Folder for the converted tokenizers, which several processes may use.
+    """
+    from diffoundry.targets.openvino.build import target
+
+    convert = target.write_tokenizer
+
+    def write_tokenizer(folder: Path) -> None:
+        _made_once(store / _digest_of(folder).hexdigest()[:16], folder, lambda: convert(folder))
+
+    target.write_tokenizer = write_tokenizer
+    try:
+        yield
+    finally:
+        target.write_tokenizer = convert
+
+
+def _made_once(kept: Path, folder: Path, make: Callable[[], Any]) -> Path:
+    """Fill a folder with what was kept, or make it and keep it."""
+    kept.parent.mkdir(exist_ok=True)
+    with FileLock(f"{kept}.lock"):
+        if kept.is_dir():
+            shutil.copytree(kept, folder, dirs_exist_ok=True)
+        else:
+            make()
+            part = kept.with_name(f"{kept.name}.part")
+            shutil.copytree(folder, part)
+            part.rename(kept)
+    return kept
+
+
+def _digest_of(folder: Path) -> Any:
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    return digest
 
 
 def _key(job: Any) -> str:

@@ -23,6 +23,7 @@ _CALL = f"""
 import sys
 from importlib.metadata import entry_points
 sys.modules[{TELEMETRY!r}] = None
+sys.modules["torch"] = None  # transformers imports it where it can, which is half of the time
 next(iter(entry_points(**{_COMMAND}))).load()()
 """
 
