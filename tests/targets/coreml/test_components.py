@@ -16,6 +16,9 @@ WAYS = {
     "swift, neural engine, iOS18": {"layout": "swift", "neural_engine": True, "deployment_target": "iOS18"},
 }
 
+SLOW = ("iOS17", "iOS18 decomposed", "neural engine", "swift")
+"""The others have every layout, attention and deployment target but iOS 17, which is the default."""
+
 
 def check(made, open_engine, torch_outputs, make_feeds, model, component, compare):
     feeds = make_feeds(made.spec.inputs)
@@ -42,7 +45,7 @@ def test_pytorchs_numbers_in_single_precision(lowered, open_engine, torch_output
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [pytest.param(way, marks=[pytest.mark.slow] if way in SLOW else []) for way in WAYS])
 def test_every_way_gives_pytorchs_numbers(lowered, open_engine, torch_outputs, make_feeds, way, component):
     model = "sd2" if "neural" in way else "sd1"
     made = lowered(model, component, **WAYS[way])

@@ -21,6 +21,8 @@ WAYS = {
 }  # fmt: skip
 """int8 here is every layer with ranges over two calls on noise; calibration keeps more."""
 
+SLOW = ("fp16", "palette of 8 bits", "int4 weights", "palette of 4 bits", "palette of the recipe")
+
 COMPONENTS = ("text_encoder", "unet", "vae_decoder")
 
 
@@ -43,7 +45,7 @@ def expected(generate):
     return generate()
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [pytest.param(way, marks=[pytest.mark.slow] if way in SLOW else []) for way in WAYS])
 def test_the_image_is_fp32s(lowered, open_engine, generate, expected, psnr, way):
     precision, options, lowest = WAYS[way]
     engines = {name: open_engine(lowered("emoji", name, precision, **options)) for name in COMPONENTS}

@@ -31,6 +31,15 @@ COMPRESSED = {
     "palette of the recipe": ("int4-weights", {"palette": "recipe"}, 28, 0.35),
 }
 
+SLOW = (
+    "int8-weights",
+    "int8-weights iOS18",
+    "palette 6 iOS16",
+    "palette 6, neural engine",
+    "palette 4 iOS18",
+)
+"""The others have each precision, palette and deployment target once."""
+
 STORED = {
     "int8-weights": "constexpr_affine_dequantize",
     "int8-weights iOS16": "constexpr_affine_dequantize",
@@ -39,7 +48,9 @@ STORED = {
 }
 
 
-@pytest.mark.parametrize("name", COMPRESSED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in COMPRESSED]
+)
 def test_the_denoiser_with_compressed_weights(lowered, open_engine, torch_outputs, make_feeds, psnr, name):
     precision, options, lowest, largest = COMPRESSED[name]
     made, half = lowered("emoji", "unet", precision, **options), lowered("emoji", "unet", "fp16")
