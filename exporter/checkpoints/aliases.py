@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffoundry.runtime.errors import CheckpointError
+from diffoundry.runtime.install_hint import install_models_command
 
 __all__ = ["Alias", "alias_folder", "package_path", "read_aliases"]
 
@@ -43,7 +44,7 @@ def alias_folder(path: str) -> Path:
     except ModuleNotFoundError as error:
         raise CheckpointError(
             f"model {Path(path).name!r}: it is in the package {package.replace('_', '-')}, which is not installed. "
-            f"From a clone of the repository, install it with: pip install ./models"
+            f"Install it with: {install_models_command()}"
         ) from error
 
 

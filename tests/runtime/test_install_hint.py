@@ -1,14 +1,17 @@
 """The install command of messages: what pip takes for the origin that it recorded."""
 
+import importlib.resources
 import json
 import os
+import re
 from importlib import metadata
 
 import pytest
 from packaging.requirements import Requirement
 
-from diffoundry.runtime.errors import MissingExtraError
-from diffoundry.runtime.install_hint import install_command
+from diffoundry.exporter.checkpoints.aliases import alias_folder
+from diffoundry.runtime.errors import CheckpointError, MissingExtraError
+from diffoundry.runtime.install_hint import install_command, install_models_command
 
 _REQUIRES = [
     "numpy>=2.0",
@@ -69,6 +72,26 @@ def test_without_metadata_the_name_is_left(monkeypatch):
 
     monkeypatch.setattr(metadata, "distribution", fail)
     assert install_command("cli") == "pip install 'diffoundry[cli]'"
+
+
+def test_demo_models_come_from_the_clone(monkeypatch, tmp_path):
+    record = json.dumps({"url": f"file://{tmp_path}", "dir_info": {"editable": True}})
+    monkeypatch.setattr(metadata, "distribution", lambda _name: _Installed(record))
+    elsewhere = "pip install ./models (in a clone of the repository)"
+    assert install_models_command() == elsewhere
+    (tmp_path / "models").mkdir()
+    assert install_models_command() == f"pip install '{tmp_path}/models'"
+    monkeypatch.chdir(tmp_path)
+    assert install_models_command() == "pip install './models'"
+    monkeypatch.setattr(metadata, "distribution", lambda _name: _Installed(None))
+    assert install_models_command() == elsewhere
+    monkeypatch.setattr(importlib.resources, "files", _no_package)
+    with pytest.raises(CheckpointError, match=re.escape(f"which is not installed. Install it with: {elsewhere}")):
+        alias_folder("diffoundry_models/emoji")
+
+
+def _no_package(_name):
+    raise ModuleNotFoundError
 
 
 def test_libraries_are_those_that_packaging_selects(monkeypatch):
