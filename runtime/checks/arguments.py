@@ -1,6 +1,7 @@
 """Checks of a call's arguments: numbers, texts, arrays. Each refuses with an `InputError` that names the argument."""
 
 import math
+import reprlib
 import sys
 from collections.abc import Sequence
 from numbers import Integral, Real
@@ -21,6 +22,7 @@ __all__ = [
     "check_pixels",
     "check_prompts",
     "check_texts",
+    "check_type",
     "is_whole",
 ]
 
@@ -52,10 +54,18 @@ def check_kind(name: str, value: object, annotation: object) -> None:
 def check_number(name: str, value: Any, low: float, high: float = math.inf, *, whole: bool = False) -> None:
     """Refuse a value that is no finite number from `low` to `high`."""
     kind, most = (Integral, 2**63 - 1) if whole else (Real, sys.float_info.max)
+    value = value.item() if isinstance(value, np.generic) else value
     if not _is_a(kind, value) or not low <= value <= min(high, most):
         upper = "" if high == math.inf else f" and at most {high:g}"
         word = "whole number" if whole else "number"
-        raise InputError(f"{name}: got {shorten(value)}, expected a {word} of at least {low:g}{upper}")
+        got = "None" if value is None else shorten(value)
+        raise InputError(f"{name}: got {got}, expected a {word} of at least {low:g}{upper}")
+
+
+def check_type(name: str, value: object, kind: Any, expected: str) -> None:
+    """Refuse a value that is not of a type, or a union of types; `expected` is the type in words."""
+    if not isinstance(value, kind):
+        raise InputError(f"{name}: got {reprlib.repr(value)}, expected {expected}")
 
 
 def check_numbers(name: str, values: object) -> None:

@@ -4,6 +4,7 @@ import os
 
 from diffoundry.runtime.bundle.bundle import Bundle, tell_unchecked
 from diffoundry.runtime.bundle.hub import find_bundle
+from diffoundry.runtime.checks.arguments import check_type
 from diffoundry.runtime.engines.plugins import resolve
 from diffoundry.runtime.engines.protocol import EngineOptions, merge_options
 from diffoundry.runtime.engines.session import EngineSession
@@ -47,8 +48,13 @@ def load(
         BundleError: The folder is no bundle, was changed, or is of a family this version does not know; or the hub has
             no bundle of this id.
         EngineError: The bundle has no engine for this target and precision, or its library is not installed.
-        InputError: A device or a number of threads that cannot be, or that `options` has too.
+        InputError: An argument of another type, or a device or threads that `options` has too.
     """
+    check_type("path", path, str | os.PathLike, "the folder of a bundle")
+    for name, value in (("target", target), ("precision", precision)):
+        check_type(name, value, str | None, "a name, or None for the first that runs here")
+    check_type("options", options, EngineOptions | None, "EngineOptions")
+    check_type("low_memory", low_memory, bool, "True or False")
     chosen = merge_options(options, device, threads)
     bundle = Bundle(find_bundle(path))
     tell_unchecked(bundle)

@@ -298,6 +298,10 @@ def test_load_takes_device_and_threads_and_fails_early(emoji_bundle, emoji_folde
         ({"target": "openvino"}, EngineError, "got no engine for openvino, the bundle holds onnxruntime fp32"),
         ({"target": "onnxruntim"}, EngineError, "Did you mean 'onnxruntime'?"),
         ({"precision": "fp17"}, EngineError, "got no engine for fp17, the bundle holds onnxruntime fp32"),
+        ({"target": 5}, InputError, "target: got 5, expected a name, or None for the first that runs here"),
+        ({"precision": True}, InputError, "precision: got True, expected a name, or None"),
+        ({"options": {"threads": 2}}, InputError, "options: got {'threads': 2}, expected EngineOptions"),
+        ({"low_memory": "x"}, InputError, "low_memory: got 'x', expected True or False"),
         ({"device": 5}, InputError, "device: got 5, expected a name such as 'cpu' or 'cuda'"),
         ({"threads": True}, InputError, "threads: got True, expected a whole number of at least 1"),
         ({"threads": 0}, InputError, "threads: got 0, expected a whole number of at least 1"),
@@ -305,6 +309,8 @@ def test_load_takes_device_and_threads_and_fails_early(emoji_bundle, emoji_folde
     ):
         with pytest.raises(error, match=re.escape(text)):
             load(emoji_bundle, **arguments)
+    with pytest.raises(InputError, match="path: got 5, expected the folder of a bundle"):
+        load(5)
     with pytest.raises(diffoundry.runtime.errors.BundleError, match="this is a PyTorch checkpoint in diffusers format"):
         load(emoji_folder)
     with pytest.raises(InputError, match=re.escape("to: got 'cuda', but the engines run on 'cpu' and cannot move")):
