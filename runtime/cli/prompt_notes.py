@@ -92,7 +92,7 @@ def _demo_notes(prompts: Any) -> Iterable[str]:
     labels = _demo_labels()
     known = {word for label in labels for word in _words(label)} | _OTHER_WORDS
     for prompt in [prompts] if isinstance(prompts, str) else prompts or ():
-        unknown = [word for word in _words(prompt) if word not in known]
+        unknown = [word for word in _words(re.sub(r"<[^<>]*>", " ", prompt)) if word not in known]
         if labels and unknown:
             listed = ", ".join(repr(word) for word in dict.fromkeys(unknown))
             yield (

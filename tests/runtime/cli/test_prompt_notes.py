@@ -42,7 +42,7 @@ def test_the_demo_model_says_what_it_does_not_know(pipe):
         "this demo model knows 263 labels, such as 'red apple', 'rocket' and 'cat face', and no sentences; it does not "
         "know 'photo', 'astronaut', 'riding'. The labels are in models/emoji/captions.json"
     )
-    assert prompt_notes(pipe, {"prompt": "an emoji of a Birthday Cake"}) == []
+    assert prompt_notes(pipe, {"prompt": "an emoji of a Birthday Cake <cat>"}) == []
 
 
 def test_a_size_far_above_the_trained_one(pipe):
