@@ -141,7 +141,7 @@ def steps() -> Callable[..., tuple[list[np.ndarray], np.ndarray]]:
 
     def follow(pipe: Any, prompt: str = "a red apple", **arguments: Any) -> tuple[list[np.ndarray], np.ndarray]:
         arguments = {"num_inference_steps": 3, "height": 64, "width": 64, **arguments}
-        if hasattr(pipe, "load_lora_weights"):
+        if isinstance(pipe, diffusers.DiffusionPipeline):
             latents: list[np.ndarray] = []
 
             def keep(_pipe: Any, _index: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
