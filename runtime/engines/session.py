@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import cast
-
-import numpy as np
 
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.bundle.dims import size_of
 from diffoundry.runtime.bundle.specs import AdapterSpec, TensorSpec
+from diffoundry.runtime.engines.batches import run_in_batches
 from diffoundry.runtime.engines.leases import EngineLeases
 from diffoundry.runtime.engines.plugins import find_plugin
 from diffoundry.runtime.engines.protocol import (
@@ -26,7 +26,7 @@ from diffoundry.runtime.engines.protocol import (
     run_checked,
 )
 from diffoundry.runtime.engines.select import EngineSelection, check_request, select_engine
-from diffoundry.runtime.errors import DiffoundryError, EngineError, InputError
+from diffoundry.runtime.errors import DiffoundryError, EngineError
 from diffoundry.runtime.models.roles import CONTROLNET, DENOISER
 
 __all__ = ["Call", "EngineSession"]
@@ -297,7 +297,7 @@ class EngineSession:
     def _run(self, name: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
         engine = self._take(name)
         with self._leases.give_back(engine):
-            return self._run_in(engine, name, feeds)
+            return run_in_batches(engine, name, feeds, self._rows_at_once(engine), partial(self._call, name, engine))
 
     def _take(self, name: str) -> Engine:
         """Return the engine of a component; it stays open until its `give_back`."""
@@ -307,23 +307,6 @@ class EngineSession:
                 if self._engines.get(name) is engine:
                     self._leases.take(engine)
                     return engine
-
-    def _run_in(self, engine: Engine, name: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        specs = {spec.name: spec for spec in engine.inputs}
-        fitted = {key: _fit(array, specs[key], name) if key in specs else array for key, array in feeds.items()}
-        limit = self._rows_at_once(engine)
-        rows = max((len(array) for array in fitted.values() if array.ndim), default=1)
-        fixed = isinstance(engine.inputs[0].shape[0], int)
-        if limit is None or rows == limit or (rows < limit and not fixed):
-            return _widen(self._call(name, engine, fitted))
-        batched = {key for key, array in fitted.items() if _is_batched(specs.get(key), array, rows, limit)}
-        pieces = []
-        for start in range(0, rows, limit):
-            piece = {key: array[start : start + limit] if key in batched else array for key, array in fitted.items()}
-            if fixed:
-                piece |= {key: _fill(piece[key], limit) for key in batched}
-            pieces.append(self._call(name, engine, piece))
-        return _widen({key: np.concatenate([piece[key] for piece in pieces])[:rows] for key in pieces[0]})
 
     def _call(self, name: str, engine: Engine, feeds: Mapping[str, Array]) -> dict[str, Array]:
         start = time.perf_counter()
@@ -354,38 +337,3 @@ class EngineSession:
                 if name in self._engines:
                     self._leases.close(self._engines.pop(name))
                 self._left.discard(name)
-
-
-def _fit(array: Array, spec: TensorSpec, component: str) -> Array:
-    """Bring a feed to the engine's dtype within its kind; whole numbers may pass as integers, fractions never."""
-    if not spec.shape and array.size == 1:
-        array = array.reshape(())
-    if array.dtype == spec.dtype:
-        return array
-    wanted = np.dtype(spec.dtype)
-    if wanted.kind in "iu" and array.dtype.kind == "f" and not np.all(array == np.trunc(array)):
-        raise InputError(
-            f"component {component!r}, input {spec.name!r}: got {array.ravel()[0]}, expected a whole number "
-            f"because this graph was exported with {spec.dtype}; choose a scheduler with whole timesteps, "
-            f"or export with diffoundry, whose graphs take fractions"
-        )
-    return array.astype(wanted) if wanted.kind in "fiu" and array.dtype.kind in "fiu" else array
-
-
-def _widen(outputs: dict[str, Array]) -> dict[str, Array]:
-    return {
-        key: array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
-        for key, array in outputs.items()
-    }
-
-
-def _is_batched(spec: TensorSpec | None, array: Array, rows: int, limit: int) -> bool:
-    """Return whether the first dimension of a feed is the batch; timesteps and the like go whole into every call."""
-    if spec is None or not spec.shape or not array.ndim:
-        return False
-    return len(array) == rows and (isinstance(spec.shape[0], str) or spec.shape[0] == limit)
-
-
-def _fill(array: Array, rows: int) -> Array:
-    """Fill a fixed batch up by repeating its last row; the caller drops the results of these rows."""
-    return np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)])

@@ -89,7 +89,7 @@ def cut_end(scheduler: Scheduler[Any], timesteps: Timesteps, fraction: float) ->
 
 
 def _cutoff(scheduler: Scheduler[Any], fraction: float) -> int:
-    trained = scheduler.config.get("num_train_timesteps")
+    trained: int | None = scheduler.config.get("num_train_timesteps")
     if trained is None:
         raise InputError(
             f"denoising_start and denoising_end: {type(scheduler).__name__} has no training schedule to take a part "
