@@ -19,9 +19,9 @@ from diffoundry.exporter.calibrate.observe import Observation, WatchedGraph, obs
 from diffoundry.exporter.calibrate.overflow import find_overflows
 from diffoundry.exporter.calibrate.request import QuantizationRequest
 from diffoundry.exporter.calibrate.trials import CandidateGraphs, ImageTrials, SensitivitySettings
+from diffoundry.exporter.jobs.journal import Journal
 from diffoundry.exporter.passes.quantizable import quantizable
 from diffoundry.exporter.passes.smooth_quant import smoothable
-from diffoundry.runtime.bundle.atomic_write import write_text
 from diffoundry.runtime.bundle.json_codec import from_json, to_json
 from diffoundry.runtime.bundle.quantization import ComponentChoice, QuantizationChoice
 from diffoundry.runtime.engines.protocol import Engine
@@ -96,12 +96,10 @@ class _Calibration:
 
     def choose(self, precision: str, formats: Sequence[PrecisionFormat]) -> QuantizationChoice:
         """Make the choice for one precision, or read it from the state on disk."""
-        path = self._folder / STATE / f"{precision}.json"
-        asked = to_json([self._request, list(formats)])
-        if path.is_file():
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if found["asked"] == json.loads(json.dumps(asked)):
-                return from_json(QuantizationChoice, found["choice"])
+        state, asked = Journal(self._folder / STATE), json.loads(json.dumps(to_json([self._request, list(formats)])))
+        found = state.recall(precision, dict)
+        if found is not None and found.get("asked") == asked:
+            return from_json(QuantizationChoice, found["choice"])
         budget = self._request.budget
         if budget == Budget():
             budget = Budget(min_psnr=_DEFAULT_PSNR.get(precision))
@@ -116,7 +114,7 @@ class _Calibration:
             prompts=len(self._prompts),
             held_out=len(self._held_out),
         )
-        write_text(path, json.dumps({"asked": asked, "choice": to_json(choice)}))
+        state.note(precision, {"asked": asked, "choice": to_json(choice)})
         return choice
 
     def _quantize(self, precision: str, formats: Sequence[PrecisionFormat], budget: Budget) -> SearchResult:

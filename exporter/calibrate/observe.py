@@ -4,10 +4,10 @@ import hashlib
 import json
 import shutil
 import time
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -18,7 +18,8 @@ from diffoundry.calibration.statistics import Statistics
 from diffoundry.exporter.calibrate.engine_proxies import FixedEngines
 from diffoundry.exporter.calibrate.generation_tasks import ImageTask
 from diffoundry.exporter.calibrate.split_graph import OpenGraph, SplitEngine, split_graph
-from diffoundry.runtime.bundle.atomic_write import write_text
+from diffoundry.exporter.jobs.journal import Journal
+from diffoundry.runtime.bundle.atomic_write import sync_file
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.bundle.json_codec import to_json
 from diffoundry.runtime.bundle.specs import TensorSpec
@@ -30,6 +31,8 @@ FloatArray = NDArray[np.float32]
 
 _VERSION = 1
 """Version of the state on disk; a state of another version is discarded."""
+
+_NOTE = "note"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,16 +160,25 @@ class _SavedState:
         self._watched = watched
 
     def read(self) -> tuple[int, dict[str, Statistics], list[FloatArray]]:
-        """Read images done, statistics, images; empty when the state on disk belongs to another observation."""
-        note = self._folder / "note.json"
-        found: dict[str, Any] = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
-        if found.get("fingerprint") != self._fingerprint:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder.mkdir(parents=True)
-            return 0, {name: Statistics(part.axes) for name, part in self._watched.items()}, []
-        folder = self._folder / str(found["done"])
-        statistics = {name: Statistics.load(folder / f"{name}.npz", part.axes) for name, part in self._watched.items()}
-        return found["done"], statistics, list(np.load(folder / "images.npy", allow_pickle=False))
+        """Read images done, statistics, images; empty when the state belongs to another observation or is damaged."""
+        found = self._read()
+        if found is not None:
+            return found
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir(parents=True)
+        return 0, {name: Statistics(part.axes) for name, part in self._watched.items()}, []
+
+    def _read(self) -> tuple[int, dict[str, Statistics], list[FloatArray]] | None:
+        note = Journal(self._folder).recall(_NOTE, dict)
+        if note is None or note.get("fingerprint") != self._fingerprint:
+            return None
+        try:
+            done, parts = int(note["done"]), self._watched.items()
+            folder = self._folder / str(done)
+            statistics = {name: Statistics.load(folder / f"{name}.npz", part.axes) for name, part in parts}
+            return done, statistics, list(np.load(folder / "images.npy", allow_pickle=False))
+        except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
 
     def write(self, done: int, statistics: Mapping[str, Statistics], images: Sequence[FloatArray]) -> None:
         """Replace the state."""
@@ -175,7 +187,9 @@ class _SavedState:
         for name, part in statistics.items():
             part.save(folder / f"{name}.npz")
         np.save(folder / "images.npy", np.stack(images), allow_pickle=False)
-        write_text(self._folder / "note.json", json.dumps({"fingerprint": self._fingerprint, "done": done}))
+        for path in folder.iterdir():
+            sync_file(path)
+        Journal(self._folder).note(_NOTE, {"fingerprint": self._fingerprint, "done": done})
         for path in self._folder.iterdir():
             if path.is_dir() and path != folder:
                 shutil.rmtree(path)

@@ -12,6 +12,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from diffoundry.runtime.bundle.atomic_write import sync_file, write_text
 from diffoundry.runtime.bundle.checksums import sha256_of
 from diffoundry.runtime.bundle.json_codec import to_json
 from diffoundry.targets.tensorrt.build.job import BuildJob
@@ -73,15 +74,17 @@ class PlanCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         kept, notes = self.folder / f"{key}.plan", self.folder / f"{key}.json"
         with FileLock(self.folder / f"{key}.lock"):
-            if kept.is_file() and notes.is_file():
+            known = _read_notes(notes)
+            if known is not None and kept.is_file():
                 shutil.copyfile(kept, plan)
                 os.utime(notes)
-                return json.loads(notes.read_text(encoding="utf-8")), True
+                return known, True
             metadata = build()
             beside = kept.with_suffix(".new")
             shutil.copyfile(plan, beside)
+            sync_file(beside)
             beside.replace(kept)
-            notes.write_text(json.dumps(to_json(metadata)), encoding="utf-8")
+            write_text(notes, json.dumps(to_json(metadata)))  # last: where it is, the plan is whole
         self._shrink(keep=key)
         return metadata, False
 
@@ -97,3 +100,12 @@ class PlanCache:
                 total -= plan.stat().st_size
                 plan.with_suffix(".json").unlink()
                 plan.unlink()
+
+
+def _read_notes(path: Path) -> dict[str, Any] | None:
+    """Return the metadata of a build, or None where there is none or a loss of power has damaged it."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None

@@ -168,6 +168,16 @@ def test_another_request_starts_from_the_beginning(reference, prompts, tmp_path)
     assert len(messages) == 1
 
 
+@pytest.mark.parametrize(("name", "content"), [("note.json", b"{"), ("note.json", b"{}"), ("2/images.npy", b"")])
+def test_a_damaged_state_starts_from_the_beginning(reference, prompts, tmp_path, name, content):
+    expected = run_observation(reference, prompts[:2], tmp_path / "state")
+    (tmp_path / "state" / name).write_bytes(content)
+    messages: list[str] = []
+    found = run_observation(reference, prompts[:2], tmp_path / "state", progress=messages.append)
+    assert len(messages) == 1
+    assert ranges_of(found) == ranges_of(expected)
+
+
 def test_progress_names_count_and_time_left(reference, prompts, tmp_path):
     messages: list[str] = []
     run_observation(reference, prompts, tmp_path / "state", progress=messages.append)

@@ -134,7 +134,7 @@ def test_export_and_build(away, tiny_sd_checkpoint, tiny_controlnet, target, mon
     checkpoint = _bring(tiny_sd_checkpoint(), "in/checkpoint")
     vae, net = _bring(tiny_sd_checkpoint("sd1-tiny") / "vae", "in/vae"), _bring(tiny_controlnet(), "in/net")
     lora = random_lora(tiny_sd_checkpoint(), away / "in/lora.safetensors").relative_to(away)
-    (away / "in/prompts.txt").write_text("a cat\na dog\n")
+    (away / "in/prompts.txt").write_text("a cat\na dog\na bird\n")
     more = ["--vae", vae, "--controlnet", net, "--lora", f"../../{lora}:0.5"]
     sizes = ["--batch", 2, "--height", 64, "--width", 64]
     _run("export", "--model", checkpoint, "--target", target, *more, *sizes, "-o", "new/my.bundle")

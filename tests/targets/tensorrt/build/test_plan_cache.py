@@ -141,3 +141,19 @@ def test_facts_are_kept_as_json(tmp_path):
     cache = PlanCache(tmp_path)
     cache.fetch("k", tmp_path / "p", lambda: (tmp_path / "p").write_bytes(b"x") and {"a": (1, 2)})
     assert json.loads((tmp_path / "k.json").read_text()) == {"a": [1, 2]}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff"])
+def test_damaged_notes_mean_another_build(tmp_path, content):
+    cache, builds = PlanCache(tmp_path / "cache"), []
+
+    def build():
+        builds.append(1)
+        (tmp_path / "p").write_bytes(b"plan")
+        return {"layers": 3}
+
+    cache.fetch("k", tmp_path / "p", build)
+    (tmp_path / "cache/k.json").write_bytes(content)
+    assert cache.fetch("k", tmp_path / "p", build) == ({"layers": 3}, False)
+    assert cache.fetch("k", tmp_path / "p", build) == ({"layers": 3}, True)
+    assert len(builds) == 2
