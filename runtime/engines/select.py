@@ -85,6 +85,11 @@ def _requested(
     Raises:
         EngineError: There is none; the message lists those of the bundle.
     """
+    if not specs:
+        raise EngineError(
+            f"component {component!r}: the bundle has no engine of it, as an interrupted build of an earlier version "
+            f"leaves it; run 'diffoundry build' on the bundle to add those of its recipe"
+        )
     wanted = [s for s in specs if target in (None, s.target) and precision in (None, s.precision)]
     if not wanted:
         held = ", ".join(f"{spec.target} {spec.precision}" for spec in specs)

@@ -79,6 +79,16 @@ def test_pending_engines_are_built(own_bundle, work_here):
     assert Bundle(own_bundle).manifest == manifest
 
 
+def test_engines_that_an_earlier_version_took_out_are_pending(own_bundle, work_here):
+    """Version 0.1 removed the old engines first; interrupted, it left a recipe that names engines which are gone."""
+    whole = Bundle(own_bundle).manifest
+    gone = {name: replace(spec, engines=()) for name, spec in whole.components.items()}
+    _rewrite(own_bundle, replace(whole, components=gone))
+    assert pending_variants(Bundle(own_bundle).manifest) == whole.recipe.variants
+    add_engines(own_bundle, [], _quiet, run=work_here)
+    assert Bundle(own_bundle).manifest == whole
+
+
 def test_a_failed_build_leaves_the_bundle_and_continues(own_bundle, work_here):
     before = (own_bundle / "diffoundry.json").read_bytes()
 

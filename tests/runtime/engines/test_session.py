@@ -189,6 +189,12 @@ def test_no_engine_as_asked():
         select_engine("unet", specs, "onnxruntime", "fp16")
 
 
+@pytest.mark.parametrize("asked", [{}, {"target": "onnxruntime"}])
+def test_no_engine_at_all(asked):
+    with pytest.raises(EngineError, match="'unet': the bundle has no engine of it, .*; run 'diffoundry build' on the"):
+        select_engine("unet", (), **asked)
+
+
 def test_no_library_for_the_engine(monkeypatch):
     parts = dict.fromkeys(("summary", "target", "engine", "devices", "precisions"), "")
     plugin = TargetPlugin(name="x", module="no_such_library", extra="spare", **parts)
