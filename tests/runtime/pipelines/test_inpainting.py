@@ -99,7 +99,7 @@ def test_latents_in_place_of_what_is_kept(exported, tiny_sd_checkpoint, nine, ap
     ("latents", "message"),
     [
         (np.zeros((1, 4, 4, 4), np.float32), r"got shape \(1, 4, 4, 4\), expected floats \(1 or more, 4, 8, 8\)"),
-        ([0.5], "masked_image_latents: got list, expected floats"),
+        ([0.5], "masked_image_latents: got list, expected a NumPy array of floats"),
         (np.zeros((2, 4, 8, 8), np.float32), "masked_image_latents: got 2 for 1 images"),
     ],
 )
