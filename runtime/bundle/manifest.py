@@ -10,7 +10,7 @@ from diffoundry.runtime.bundle.check_manifest import check_manifest
 from diffoundry.runtime.bundle.json_codec import RecordError, from_json, to_json
 from diffoundry.runtime.bundle.specs import ComponentSpec, FileSpec, Recipe
 from diffoundry.runtime.errors import BundleError
-from diffoundry.runtime.formats.untrusted_json import load_json
+from diffoundry.runtime.formats.untrusted_json import NestingError, load_json
 from diffoundry.runtime.models.roles import ROLES, role_of_folder
 
 __all__ = [
@@ -153,5 +153,7 @@ def parse_json(text: bytes, path: Path) -> Any:
         raise BundleError(f"{path}: got more than {MAX_JSON_BYTES} bytes, expected a small JSON file; do not trust it")
     try:
         return load_json(text)
+    except NestingError as error:
+        raise BundleError(f"{path}: nested too deeply to be a config; do not trust it") from error
     except ValueError as error:
         raise BundleError(f"{path}: not valid JSON ({error}); the file is damaged, copy or export it again") from error

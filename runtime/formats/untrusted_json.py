@@ -5,10 +5,14 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["load_json"]
+__all__ = ["NestingError", "load_json"]
 
 _DEEPEST = 64
 """Levels of lists and objects; the deepest file that diffusers, transformers or we write has 8."""
+
+
+class NestingError(ValueError):
+    """JSON is nested deeper than any file of ours."""
 
 
 def load_json(text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
@@ -25,14 +29,14 @@ def load_json(text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], Any] |
     try:
         value = json.loads(text, object_pairs_hook=pairs)
     except RecursionError as error:
-        raise ValueError(_TOO_DEEP) from error
+        raise NestingError(f"nested more than {_DEEPEST} levels deep") from error
     _check_text(text)
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(_DEEPEST):
         children = (child for one in level for child in (one.values() if isinstance(one, dict) else one))
         level = [child for child in children if isinstance(child, dict | list)]
     if level:
-        raise ValueError(_TOO_DEEP)
+        raise NestingError(f"nested more than {_DEEPEST} levels deep")
     return value
 
 
@@ -51,5 +55,3 @@ _PAIR = re.compile(r"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F
 """A backslash that is escaped itself, or a whole pair."""
 
 _HALF = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}|[\ud800-\udfff]")
-
-_TOO_DEEP = f"nested more than {_DEEPEST} levels deep"

@@ -6,6 +6,7 @@ Zhang et al. 2023, section 3.2, https://arxiv.org/abs/2302.05543.
 import numpy as np
 
 from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.errors import BundleError
 from diffoundry.runtime.formats.config_values import flag
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 
@@ -60,7 +61,14 @@ class ControlNetModel:
         """
         time = np.asarray([timestep], np.float32)
         offered = {"sample": sample, "timestep": time, "controlnet_cond": image, **conditioning}
-        feeds = {spec.name: offered[spec.name] for spec in self._session.inputs(self.component)}
+        names = [spec.name for spec in self._session.inputs(self.component)]
+        unknown = [name for name in names if name not in offered]
+        if unknown:
+            raise BundleError(
+                f"component {self.component!r}: got the input {unknown[0]!r}, expected only {', '.join(offered)}; its "
+                f"graph is of another network, export the bundle again"
+            )
+        feeds = {name: offered[name] for name in names}
         outputs = self._session.run(self.component, feeds)
         factors = dict.fromkeys(outputs, np.float32(scale))
         if guess_mode and not self.pooled:  # diffusers: "logspace"

@@ -12,7 +12,7 @@ import numpy as np
 from diffoundry.runtime.bundle.dims import size_of
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.engines.session import EngineSession
-from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.errors import BundleError, InputError
 from diffoundry.runtime.images.pixels import ImageInput, read_pixels
 from diffoundry.runtime.images.tensors import is_tensor
 from diffoundry.runtime.models.controlnet import ControlNetModel
@@ -319,14 +319,18 @@ class Residuals:
             total = sums[spec.name]
             if len(total) < shape[0]:
                 total = np.concatenate([np.zeros_like(total)] * (copies - 1) + [total])
-            feeds[spec.name] = total if total.shape == shape else np.array(np.broadcast_to(total, shape))
+            feeds[spec.name] = total if total.shape == shape else _broadcast(total, shape, spec.name)
         return feeds
 
     def _shape(self, shape: tuple[int | str, ...], latents: FloatArray, copies: int) -> tuple[int, ...]:
         factor = self._scale_factor
         sizes = {"height": latents.shape[2] * factor, "width": latents.shape[3] * factor}
         rest = [size_of(dim, sizes) for dim in shape[1:]]
-        assert None not in rest, f"a residual of the sizes {shape}"
+        if None in rest:
+            raise BundleError(
+                f"residuals of a ControlNet: got an input of the denoiser of shape {shape}, expected sizes that follow "
+                f"from height and width; export the bundle again"
+            )
         return (len(latents) * copies, *(size for size in rest if size is not None))
 
     def _zero(self, name: str, shape: tuple[int, ...]) -> FloatArray:
@@ -334,6 +338,20 @@ class Residuals:
         if name not in self._zeros:
             self._zeros[name] = np.zeros(shape, np.float32)
         return self._zeros[name]
+
+
+def _broadcast(total: FloatArray, shape: tuple[int, ...], name: str) -> FloatArray:
+    """Spread pooled residuals over all positions.
+
+    Raises:
+        BundleError: They are of another shape.
+    """
+    if total.ndim != len(shape) or any(have not in (1, want) for have, want in zip(total.shape, shape, strict=True)):
+        raise BundleError(
+            f"{name}: got residuals of shape {total.shape} from a ControlNet, expected {shape}, as the denoiser takes; "
+            f"export the bundle again"
+        )
+    return np.array(np.broadcast_to(total, shape))
 
 
 def _cropped(image: Any, crop: "Callable[[Image], Image] | None") -> Any:

@@ -12,7 +12,7 @@ from tokenizers.models import BPE
 
 from diffoundry.runtime.errors import BundleError, InputError
 from diffoundry.runtime.tokenizers._clip_files import TOKENIZER_FILES, ClipFiles, read_clip_files
-from diffoundry.runtime.tokenizers._fields import MAX_LENGTH
+from diffoundry.runtime.tokenizers._fields import MAX_LENGTH, shorten
 
 __all__ = ["TOKENIZER_FILES", "ClipTokenizer", "TokenBatch", "check_texts", "write_tokenizer_json"]
 
@@ -53,9 +53,9 @@ class ClipTokenizer:
         self._files = files
         self._tokenizer = _build(files)
         self.model_max_length = files.model_max_length
-        self.bos_token_id = _id_of(self._tokenizer, files.special.bos)
-        self.eos_token_id = _id_of(self._tokenizer, files.special.eos)
-        self.pad_token_id = _id_of(self._tokenizer, files.special.pad)
+        self.bos_token_id = _id_of(self._tokenizer, files.special.bos, files)
+        self.eos_token_id = _id_of(self._tokenizer, files.special.eos, files)
+        self.pad_token_id = _id_of(self._tokenizer, files.special.pad, files)
 
     @classmethod
     def from_folder(cls, folder: str | os.PathLike[str]) -> "ClipTokenizer":
@@ -233,17 +233,21 @@ def _build(files: ClipFiles) -> Tokenizer:
     tokenizer.add_tokens(list(special.added))
     tokenizer.encode_special_tokens = files.split_special
     tokenizer.post_processor = processors.RobertaProcessing(
-        (special.eos, _id_of(tokenizer, special.eos)),
-        (special.bos, _id_of(tokenizer, special.bos)),
+        (special.eos, _id_of(tokenizer, special.eos, files)),
+        (special.bos, _id_of(tokenizer, special.bos, files)),
         trim_offsets=False,
         add_prefix_space=False,
     )
     return tokenizer
 
 
-def _id_of(tokenizer: Tokenizer, token: str) -> int:
+def _id_of(tokenizer: Tokenizer, token: str, files: ClipFiles) -> int:
     index: int | None = tokenizer.token_to_id(token)
-    assert index is not None, f"{token!r} was added when the tokenizer was built"
+    if index is None:
+        raise BundleError(
+            f"tokenizer {files.name}: got the special token {shorten(token)}, expected a text that can be added to the "
+            f"vocabulary; copy or export it again"
+        )
     return index
 
 

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.engines.outputs import Outputs, only_output
 from diffoundry.runtime.errors import BundleError, ConfigError, EngineError
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.autoencoder_tiny import AutoencoderTiny
+from diffoundry.runtime.models.controlnet import ControlNetModel
 from diffoundry.runtime.models.registry import open_vae
 from diffoundry.runtime.models.sd3_transformer_2d import SD3Transformer2DModel
 from diffoundry.runtime.models.unet_2d_condition import UNet2DConditionModel
@@ -143,3 +145,11 @@ def test_an_unknown_vae_is_refused():
         BundleError, match="got the VAE 'AutoencoderDC', expected one of AutoencoderKL, AutoencoderTiny; upgrade"
     ):
         open_vae(session({}, "AutoencoderDC"))
+
+
+def test_a_controlnet_with_an_unknown_input_is_refused():
+    opened = session({})
+    opened.inputs = lambda _: [TensorSpec(name=name, dtype="float32", shape=()) for name in ("sample", "x")]
+    net = ControlNetModel(opened, "controlnet")
+    with pytest.raises(BundleError, match="component 'controlnet': got the input 'x', expected only sample, timestep"):
+        net(np.zeros((1, 4, 8, 8), np.float32), 1.0, {}, np.zeros((1, 3, 64, 64), np.float32))

@@ -241,3 +241,11 @@ def test_failed_write_leaves_no_tokenizer_json(plain_folder, monkeypatch):
         write_tokenizer_json(plain_folder)
 
     assert not (plain_folder / "tokenizer.json").exists()
+
+
+@pytest.mark.parametrize("role", ["bos_token", "eos_token", "pad_token"])
+def test_an_empty_special_token(sd2_folder, role):
+    (sd2_folder / "special_tokens_map.json").unlink()
+    change(sd2_folder, "tokenizer_config.json", **{role: ""})
+
+    refused(sd2_folder, "got the special token '', expected a text that can be added to the vocabulary")
