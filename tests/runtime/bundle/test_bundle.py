@@ -301,7 +301,7 @@ _OUT_OF_RANGE = [
     ("engine", {"outputs": [{"name": "x", "dtype": "bool", "shape": [1] * 9}]}, r"shape: got 9 sizes, expected at"),
     ("engine", {"adapters": {"files": []}}, r"adapters.files: got an empty list, expected at least one"),
     ("engine", {"adapters": {"files": ["a"], "layers": {"to_q": [4]}}}, r"layers.to_q: got 1 sizes, expected 2, or"),
-    ("engine", {"target": "\ud800"}, r"target: got half of a surrogate pair in '\\ud800', expected text"),
+    ("engine", {"target": "\ud800"}, r"not valid JSON \(half of a surrogate pair\)"),
 ]
 
 

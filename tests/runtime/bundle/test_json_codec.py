@@ -71,3 +71,8 @@ def test_missing_field_is_named():
 )
 def test_dims_refuse_in_words(dim, value, refusal):
     assert dim.refusal(value) == refusal
+
+
+def test_half_of_a_surrogate_pair_is_no_text():
+    with pytest.raises(RecordError, match=r"\$: got half of a surrogate pair in '.ud800', expected text"):
+        from_json(str, "\ud800")
