@@ -52,8 +52,9 @@ def make_step_end(
     listed = isinstance(names, Sequence) and not isinstance(names, str)
     unknown = [name for name in names if name not in known] if listed else [names]
     if unknown:
-        got = unknown[0] if isinstance(names, str) else repr(unknown[0])
-        raise InputError(f"callback_on_step_end_tensor_inputs: got {got}, expected a list of {', '.join(known)}")
+        raise InputError(
+            f"callback_on_step_end_tensor_inputs: got {unknown[0]!r}, expected a list of {', '.join(known)}"
+        )
 
     def step_end(index: int, timestep: float, latents: FloatArray) -> FloatArray:
         values = {name: latents if name == "latents" else feeds[tensors[name]] for name in names}
