@@ -44,14 +44,14 @@ def checks_table(checks: Sequence[Check], title: str | None = None) -> Table:
 
 def _variants_table(report: VerifyReport) -> Table:
     """A line for each set of engines; those that cannot run here have no numbers."""
-    numbers = ("PSNR, dB", "mean", "SSIM", "latents", "seconds")
-    table = make_table("engines", "PSNR, dB", "mean", "SSIM", "same", "latents", "seconds", "", numbers=numbers)
-    table.caption = "of the worst image; same: images with the same object; latents: largest error / RMS"
+    numbers = ("PSNR", "mean", "SSIM", "latents")
+    table = make_table("", "engines", "PSNR", "mean", "SSIM", "same", "latents", numbers=numbers)
+    table.caption = "PSNR in dB; same: images with the same object; latents: largest error / RMS"
     table.caption_justify = "left"
     for variant in report.variants:
-        table.add_row(*variant_row(variant), f"{variant.seconds:.1f}", _MARKS[variant.passed])
+        table.add_row(_MARKS[variant.passed], *variant_row(variant))
     for absence in report.absent:
-        table.add_row(absence.name, *["–"] * 6, "not run")
+        table.add_row("not run", absence.name, *["–"] * 5)
     return table
 
 

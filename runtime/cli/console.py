@@ -102,7 +102,9 @@ def make_table(*columns: str, numbers: Iterable[str] = (), caption: str | None =
     """
     right = set(numbers)
     heads = [Column(name, overflow="fold", justify="right" if name in right else "left") for name in columns]
-    return Table(*heads, box=SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
+    return Table(
+        *heads, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption=caption, caption_justify="left"
+    )
 
 
 def bar() -> Progress:

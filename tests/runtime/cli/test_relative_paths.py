@@ -20,7 +20,7 @@ from diffoundry.runtime.errors import InputError
 _TRIED = {
     "export": {"--model", "--vae", "--lora", "--controlnet", "--output", "--calibration-prompts"},
     "convert": {"source", "--output"},
-    "build": {"bundle", "--calibration-prompts"},
+    "build": {"words", "--calibration-prompts"},  # the bundle is among the words
     "generate": {
         "bundle", "--like", "--prompts", "--lora", "--embedding", "--image", "--mask", "--control-image",
         "--control-mask", "--cache", "--output",
@@ -29,6 +29,8 @@ _TRIED = {
     "compare": {"bundle", "--against", "--cache", "--html"},
     "bench": {"bundle", "--cache", "--html"},
     "inspect": {"bundle"},
+    "schedulers": {"bundle"},
+    "set": {"bundle"},
     "targets": set(),
 }  # fmt: skip
 """Command to its options and arguments that a test below gives a relative path."""
@@ -154,3 +156,10 @@ def test_convert(away):
     torch.save({"w": torch.ones(3)}, away / "in/old.ckpt")
     _run("convert", "../../in/old.ckpt", "-o", "new/w.safetensors")
     assert load_file("new/w.safetensors")["w"].tolist() == [1, 1, 1]
+
+
+def test_schedulers_and_set(away, emoji_bundle, capsys):
+    bundle = _bring(emoji_bundle, "b.bundle")
+    _run("set", bundle, "scheduler=euler_a")
+    _run("schedulers", bundle, "--json")
+    assert '"default": "EulerAncestralDiscreteScheduler"' in capsys.readouterr().out
