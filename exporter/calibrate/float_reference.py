@@ -48,7 +48,6 @@ class FloatReference:
             threads: Threads of one engine call, or None for ONNX Runtime's own choice.
         """
         self.bundle = Bundle(folder)
-        self._graphs: dict[str, ir.Model] = {}
         self._images: dict[SeededPrompt, FloatArray] = {}
         self._simulators = {name: Simulator(folder / name, threads) for name in self.bundle.components}
         self._references: dict[tuple[int, SeededPrompt], FloatArray] = {}
@@ -67,13 +66,11 @@ class FloatReference:
         return tuple(dict.fromkeys(name for task in self.tasks for name in task.components(self.bundle)))
 
     def graph(self, component: str) -> ir.Model:
-        """Copy a component's portable graph, which is read once; its weights stay in their file."""
-        if component not in self._graphs:
-            self._graphs[component] = ir.load(self.bundle.root / component / GRAPH_NAME)
-        return self._graphs[component].clone()
+        """Load a component's portable graph from its file."""
+        return ir.load(self.bundle.root / component / GRAPH_NAME)
 
     def open(self, component: str, model: ir.Model, name: str) -> Engine:
-        """Open an engine for a graph whose weights are the component's; it changes the graph."""
+        """Open an engine for a graph whose weights are the component's."""
         return self._simulators[component].open(model, name)
 
     def _cached(self, component: str) -> CachedEngine:

@@ -38,10 +38,10 @@ class Simulator:
             path.unlink()
 
     def open(self, model: ir.Model, name: str) -> Engine:
-        """Open an engine for a graph.
+        """Open an engine for a graph, which stays unchanged.
 
         Args:
-            model: Any graph of the standard's operators; ONNX Runtime's rewrites change it.
+            model: Any graph of the standard's operators.
             name: Name for files and messages.
 
         Raises:
@@ -53,11 +53,12 @@ class Simulator:
             from diffoundry.targets.onnxruntime.build.target import save_beside
         except ImportError as error:
             raise MissingExtraError("calibration", "onnxruntime", "onnxruntime") from error
+        copy = model.clone()
         rewrites = FuseMultiHeadAttention(), SplitGroupNorm(), common.RemoveUnusedNodesPass()
-        ir.passes.Sequential(*rewrites)(model)
+        ir.passes.Sequential(*rewrites)(copy)
         self._count += 1
         path = self._folder / f"{_PREFIX}{self._count}-{name}.onnx"
-        save_beside(model, path)
+        save_beside(copy, path)
         return _Session(path, model, self._threads)
 
 
