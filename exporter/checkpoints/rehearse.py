@@ -10,11 +10,12 @@ import diffoundry
 from diffoundry.exporter.bundle_writer import sum_files
 from diffoundry.exporter.checkpoints.contents import CheckpointContents
 from diffoundry.exporter.checkpoints.tokenizer_files import write_tokenizer
+from diffoundry.exporter.jobs.storage import storage_sentence
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.bundle.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest, dump_manifest
 from diffoundry.runtime.bundle.specs import ComponentSpec, Recipe
 from diffoundry.runtime.engines.session import EngineSession
-from diffoundry.runtime.errors import CheckpointError, DiffoundryError, InputError
+from diffoundry.runtime.errors import BundleError, CheckpointError, DiffoundryError, InputError
 from diffoundry.runtime.models.protocols import TextEncoder
 from diffoundry.runtime.pipelines import open_pipeline
 from diffoundry.runtime.schedulers import scheduler_from_config
@@ -27,6 +28,7 @@ def rehearse(checkpoint: CheckpointContents, recipe: Recipe) -> None:
 
     Raises:
         CheckpointError: The runtime refuses a config, the scheduler, or a tokenizer; the message names the file.
+        BundleError: The temporary folder cannot be written.
     """
     try:
         scheduler_from_config(checkpoint.scheduler_config)
@@ -39,6 +41,9 @@ def rehearse(checkpoint: CheckpointContents, recipe: Recipe) -> None:
             pipeline = open_pipeline(EngineSession(Bundle(place)))
         except DiffoundryError as error:
             raise CheckpointError(_in_checkpoint(str(error), checkpoint, scratch)) from error
+        except OSError as error:
+            named = OSError(error.errno, error.strerror, str(error.filename2 or error.filename or scratch))
+            raise BundleError(storage_sentence(named, "the check of the checkpoint", scratch)) from error
         for encoder in pipeline.text_encoders:
             _check_length(checkpoint.root / encoder.folder / "tokenizer_config.json", encoder)
 

@@ -79,3 +79,20 @@ def test_refused_before_the_first_job(tiny_sd_checkpoint, tmp_path, case):
     assert not jobs
     assert "rehearsal" not in str(caught.value)
     assert not (tmp_path / "x.bundle.partial").exists()
+
+
+def test_a_temporary_folder_that_is_full(tiny_sd_checkpoint, tmp_path, monkeypatch):
+    import errno
+    from types import SimpleNamespace
+
+    from diffoundry.exporter.checkpoints import rehearse
+    from diffoundry.runtime.errors import BundleError
+
+    def full(_source, target):
+        raise OSError(errno.ENOSPC, "No space left on device", _source, None, target)
+
+    monkeypatch.setattr(rehearse, "shutil", SimpleNamespace(copyfile=full))
+    request = ExportRequest(variants=(Variant(target="onnxruntime", precision="fp32"),))
+    message = r"the check of the checkpoint: no space left while writing .*diffoundry-rehearsal.* free some space"
+    with pytest.raises(BundleError, match=message):
+        export(open_checkpoint(str(tiny_sd_checkpoint())), request, tmp_path / "x.bundle", lambda *_: None)
