@@ -34,10 +34,11 @@ def test_a_broken_bundle_exits_with_1_after_everything_is_printed(copied, tmp_pa
     html = tmp_path / "report.html"
     done = _run(copied.path, *_QUICK, "--html", html)
     assert done.returncode == 1
-    rows = [line for line in done.stdout.splitlines() if line.startswith(" FAIL")]
+    checks, _, variants = done.stdout.partition(" engines ")
+    rows = [line for line in checks.splitlines() if line.startswith(" FAIL")]
     assert "beta_end: got 0.01201, expected 0.012" in rows[0]
-    assert not [line for line in done.stdout.splitlines() if line.startswith(" ok")]
-    assert "PSNR, dB" in done.stdout
+    assert not [line for line in checks.splitlines() if line.startswith(" ok")]
+    assert " FAIL  onnxruntime fp32 " in variants
     last = done.stdout.splitlines()[-1]
     assert last.startswith("FAILED: ")
     assert last.endswith(
@@ -133,7 +134,7 @@ def test_several_precisions_are_a_line_each(exported, tiny_sd_checkpoint, monkey
     monkeypatch.setenv("COLUMNS", "160")
     result = CliRunner().invoke(command, [str(_tiny(exported, tiny_sd_checkpoint)), *_TWO_WORDS])
     assert result.exit_code == 0
-    rows = [line for line in result.stdout.splitlines() if line.startswith(" onnxruntime fp")]
+    rows = [line for line in result.stdout.splitlines() if line.startswith(" ok") and " onnxruntime fp" in line]
     assert ["fp32" in row for row in rows] == [True, False]
     assert result.stdout.splitlines()[-1].startswith("passed: all ")
 
@@ -146,7 +147,8 @@ def test_failures_of_several_precisions_are_distinguished(exported, tiny_sd_chec
     assert result.exit_code == 1
     lines = result.stdout.splitlines()
     (title,) = (index for index, line in enumerate(lines) if line.strip() == "onnxruntime fp32")
-    assert not any(line.startswith(" ok") for line in lines[title:])
+    end = next(index for index, line in enumerate(lines) if " engines " in line)
+    assert not any(line.startswith(" ok") for line in lines[title:end])
     assert any("vae_decoder sample" in line for line in lines[title:])
     assert "FAILED: " in lines[-1]
     assert "(onnxruntime fp32)" in lines[-1]
