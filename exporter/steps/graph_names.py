@@ -9,10 +9,13 @@ import onnx_ir as ir
 from diffoundry.exporter.component import Component, fixed_size
 from diffoundry.runtime.bundle.specs import TensorSpec
 
-__all__ = ["MODULE_KEY", "WEIGHT_KEY", "name_dims", "name_outputs", "name_weights", "tidy"]
+__all__ = ["MODULE_KEY", "SIZES", "WEIGHT_KEY", "name_dims", "name_outputs", "name_weights", "tidy"]
 
 WEIGHT_KEY = "diffoundry.weight"
 """Metadata of an initializer: the weight's name in the torch module."""
+
+SIZES = "diffoundry.sizes"
+"""Metadata of a portable graph: the dims of its bundle's recipe, as JSON, so that an edited recipe is found."""
 
 MODULE_KEY = "diffoundry.module"
 """Metadata of a node: path of the torch module that it computes a part of, such as "down_blocks.0.resnets.1.conv1"."""

@@ -1,5 +1,6 @@
 """Writes the portable graph of one component, starting from its weights."""
 
+import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import Any
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
 from diffoundry.exporter.passes import optimize
 from diffoundry.exporter.steps.graph_files import save_graph
-from diffoundry.exporter.steps.graph_names import name_outputs
+from diffoundry.exporter.steps.graph_names import SIZES, name_outputs
 from diffoundry.exporter.steps.trace import trace
+from diffoundry.runtime.bundle.json_codec import to_json
 from diffoundry.runtime.bundle.specs import DimSpec
 
 __all__ = ["write_portable"]
@@ -52,6 +54,7 @@ def write_portable(
     with phase("passes"):
         graph = optimize(graph)
         name_outputs(graph, declared, fixed)
+        graph.metadata_props[SIZES] = json.dumps({name: to_json(dim) for name, dim in dims.items()}, sort_keys=True)
     with phase("save"):
         files = save_graph(graph, Path(folder) / component)
     return tuple(f"{component}/{file}" for file in files)

@@ -13,6 +13,8 @@ from diffoundry.exporter.verify.checks.components import compare_component
 from diffoundry.exporter.verify.checks.configs import check_files
 from diffoundry.exporter.verify.checks.gates import Gates, coarsest, gates_for, promised_gates
 from diffoundry.exporter.verify.checks.loop import ENOUGH, follow, judge_images, judge_loop
+from diffoundry.exporter.verify.checks.portable import check_portable
+from diffoundry.exporter.verify.checks.remade import RemadeEngines, remake_engines
 from diffoundry.exporter.verify.checks.safety import check_safety
 from diffoundry.exporter.verify.image_size import settings_for
 from diffoundry.exporter.verify.progress import ImagePair, VerifyProgress
@@ -28,7 +30,7 @@ from diffoundry.exporter.verify.report.report import (
     holds,
 )
 from diffoundry.exporter.verify.request import Settings, VerifyRequest
-from diffoundry.exporter.verify.variants import OpenVariant, calibrated_psnr, find_variants
+from diffoundry.exporter.verify.variants import OpenVariant, calibrated_psnr, find_variants, held_variants
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.errors import EngineError
 from diffoundry.runtime.pipelines import open_pipeline
@@ -70,8 +72,18 @@ def verify(
     pipeline = open_pipeline(variants[0].components, safety_checker=None)
     settings = settings_for(pipeline, request)
     reference = ask_pytorch(checkpoint, pipeline, settings, progress)
-    reports = tuple(_verify_variant(variant, reference, settings, progress) for variant in variants)
-    checks = (files, *reference.checks)
+    progress.update("making the engines again", 0, 1)
+    remade = {" ".join(one): remake_engines(opened, *one) for one in held_variants(opened, request)}
+    reports = tuple(
+        _verify_variant(variant, reference, remade.get(variant.name, RemadeEngines()), settings, progress)
+        for variant in variants
+    )
+    checks = (
+        files,
+        *reference.checks,
+        *check_portable(opened, reference.cases, request.options),
+        *(check for variant in absent if variant.name in remade for check in remade[variant.name].checks),
+    )
     return VerifyReport(
         schema_version=SCHEMA_VERSION,
         diffoundry=diffoundry.__version__,
@@ -82,6 +94,7 @@ def verify(
         notes=(
             *identity_notes(opened, checkpoint),
             *_gallery_notes(reference),
+            *(one.note for one in remade.values() if one.note is not None),
             *_promise_notes(opened, reports, len(reference.traces)),
         ),
         checks=checks,
@@ -102,7 +115,7 @@ class _Findings:
 
 
 def _verify_variant(
-    variant: OpenVariant, reference: Reference, settings: Settings, progress: VerifyProgress
+    variant: OpenVariant, reference: Reference, remade: RemadeEngines, settings: Settings, progress: VerifyProgress
 ) -> VariantReport:
     started = time.perf_counter()
     engines = variant.engines()
@@ -117,6 +130,7 @@ def _verify_variant(
         findings.checks.append(holds("engine", variant.name, "runs", str(error), "runs"))
     finally:
         variant.components.close()
+    findings.checks.extend(remade.checks)
     return VariantReport(
         name=variant.name,
         precision=precision,

@@ -12,7 +12,7 @@ from diffoundry.runtime.engines.select import EngineSelection
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import EngineError, InputError
 
-__all__ = ["CustomEngines", "OpenVariant", "calibrated_psnr", "find_variants"]
+__all__ = ["CustomEngines", "OpenVariant", "calibrated_psnr", "find_variants", "held_variants"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -94,9 +94,7 @@ def find_variants(bundle: Bundle, request: VerifyRequest) -> tuple[list[OpenVari
     held = _held(bundle)
     _check_openers(request, held)
     variants, absent = [], []
-    for target, precision in held:
-        if request.target not in (None, target) or request.precision not in (None, precision):
-            continue
+    for target, precision in held_variants(bundle, request):
         name, components = f"{target} {precision}", _components(bundle, request, target, precision)
         try:
             for component in bundle.components:
@@ -125,6 +123,15 @@ def _check_openers(request: VerifyRequest, held: Sequence[tuple[str, str]]) -> N
                 f"engine: got one for the target {target!r}, the bundle holds "
                 f"{', '.join(f'{name} {precision}' for name, precision in held)}; leave it out, or name one of those"
             )
+
+
+def held_variants(bundle: Bundle, request: VerifyRequest) -> list[tuple[str, str]]:
+    """List every (target, precision) of the bundle that is requested, whether it can run here or not."""
+    return [
+        (target, precision)
+        for target, precision in _held(bundle)
+        if request.target in (None, target) and request.precision in (None, precision)
+    ]
 
 
 def _held(bundle: Bundle) -> list[tuple[str, str]]:

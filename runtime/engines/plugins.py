@@ -32,6 +32,7 @@ class TargetPlugin:
         builds_anywhere: True if `target` compiles on machines that have none of its devices.
         compiles: Precisions that `target` compiles, with some options; () where that is not known.
         defers: True if `target` works without `module`, and writes the files that `diffoundry build` needs elsewhere.
+        reproducible: True if `target` writes the same bytes for the same graph, with the same version of `module`.
     """
 
     name: str
@@ -45,6 +46,7 @@ class TargetPlugin:
     defers: bool = False
     builds_anywhere: bool = False
     compiles: tuple[str, ...] = ()
+    reproducible: bool = False
 
     @property
     def installed(self) -> bool:

@@ -20,4 +20,5 @@ PLUGIN = TargetPlugin(
     precisions="diffoundry.targets.coreml.run.engine:precisions",
     builds_anywhere=True,
     compiles=("fp32", "fp16", "int8", "int8-weights", "int4-weights"),
+    reproducible=True,
 )

@@ -15,4 +15,5 @@ PLUGIN = TargetPlugin(
     precisions="diffoundry.targets.onnxruntime.run.engine:precisions",
     builds_anywhere=True,
     compiles=("fp32", "fp16", "bf16", "int8", "int8-weights", "int4-weights"),
+    reproducible=True,
 )

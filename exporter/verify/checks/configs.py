@@ -6,6 +6,7 @@ from typing import Any
 
 import diffusers
 import numpy as np
+from numpy.typing import NDArray
 from PIL.Image import Image
 
 from diffoundry.exporter.component import Component
@@ -17,7 +18,7 @@ from diffoundry.runtime.images.feature_extractor import FeatureExtractor
 from diffoundry.runtime.models.clip_vision import EXTRACTOR_FILE
 from diffoundry.runtime.tokenizers.clip import ClipTokenizer
 
-__all__ = ["check_configs", "check_extractor", "check_files", "check_scheduler", "check_tokenizer"]
+__all__ = ["check_configs", "check_extractor", "check_files", "check_scheduler", "check_tokenizer", "check_vocabulary"]
 
 _TEXTS = (
     "",
@@ -27,6 +28,9 @@ _TEXTS = (
     "very " * 90 + "long",
 )
 """Extra texts: padding alone, punctuation, Unicode, special tokens, and a text that is truncated."""
+
+_WORD_IDS = 16
+"""Ids of a word of the vocabulary, start and end token and padding included."""
 
 _NOT_NUMERIC = frozenset(("architectures", "dtype", "torch_dtype", "transformers_version", "model_type"))
 """Keys of a transformers config that describe how and by whom weights were stored, not the computation."""
@@ -106,6 +110,37 @@ def check_tokenizer(name: str, tokenizer: ClipTokenizer, reference: Any, prompts
                 f"({len(places)} of {ids.size} ids differ)"
             )
     return holds("tokenizer", f"{name}, {len(texts)} texts", "ids", fault)
+
+
+def check_vocabulary(name: str, tokenizer: ClipTokenizer, reference: Any) -> Check:
+    """Compare the ids of every word of the vocabulary with transformers'.
+
+    A merge that is lost or out of order changes a few words only, which no prompt of a verification may hold.
+
+    Args:
+        name: The tokenizer's folder.
+        tokenizer: The bundle's tokenizer.
+        reference: transformers' tokenizer.
+    """
+    words = reference.batch_decode([[index] for index in range(len(reference))])
+    expected = reference(
+        words, padding="max_length", max_length=_WORD_IDS, truncation=True, return_tensors="np"
+    ).input_ids
+    ids = tokenizer(words, max_length=_WORD_IDS).input_ids
+    wrong = np.flatnonzero((ids != expected).any(axis=1))
+    fault = None
+    if len(wrong):
+        first = wrong[0]
+        fault = (
+            f"{words[first]!r} gives {_some(ids[first], expected[first])}, expected "
+            f"{_some(expected[first], ids[first])} ({len(wrong)} words differ)"
+        )
+    return holds("tokenizer", f"{name}, {len(words)} words", "ids", fault)
+
+
+def _some(ids: NDArray[np.integer[Any]], others: NDArray[np.integer[Any]]) -> list[int]:
+    """Cut a row of ids after the last that differs from another row."""
+    return [int(index) for index in ids[: int(np.flatnonzero(ids != others)[-1]) + 1]]
 
 
 def check_extractor(bundle: Bundle, reference: Any, images: Sequence[Image]) -> Iterator[Check]:

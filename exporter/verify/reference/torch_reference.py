@@ -10,8 +10,16 @@ import torch
 from PIL.Image import Image
 
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
-from diffoundry.exporter.reference.pipeline import reference_pipeline
-from diffoundry.exporter.verify.checks.configs import check_configs, check_extractor, check_scheduler, check_tokenizer
+from diffoundry.exporter.reference.pipeline import network, reference_pipeline
+from diffoundry.exporter.verify.checks.configs import (
+    check_configs,
+    check_extractor,
+    check_scheduler,
+    check_tokenizer,
+    check_vocabulary,
+)
+from diffoundry.exporter.verify.checks.copied import check_copies
+from diffoundry.exporter.verify.checks.graphs import check_graphs, check_sizes
 from diffoundry.exporter.verify.checks.nearest_image import Gallery, gallery_of_prompts, open_gallery
 from diffoundry.exporter.verify.checks.safety import SafetyReference, ask_safety_checker
 from diffoundry.exporter.verify.progress import VerifyProgress
@@ -78,7 +86,15 @@ def ask_pytorch(
             check_tokenizer(encoder.folder, encoder.tokenizer, getattr(reference, encoder.folder), settings.prompts)
             for encoder in pipeline.text_encoders
         ),
+        *(
+            check_vocabulary(encoder.folder, encoder.tokenizer, getattr(reference, encoder.folder))
+            for encoder in pipeline.text_encoders
+        ),
+        *check_copies(bundle, checkpoint),
+        *(check for check in [check_sizes(bundle)] if check is not None),
     ]
+    for component in checkpoint.components:
+        checks += check_graphs(bundle, component, network(reference, component.source))
     # Images are compared before the safety checker; the set of blacked out images is a separate check.
     checker, reference.safety_checker = getattr(reference, "safety_checker", None), None
     (denoiser,) = checkpoint.with_role(DENOISER)

@@ -11,8 +11,11 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from diffoundry.exporter.steps.lower import write_engine
 from diffoundry.exporter.verify import VerifyRequest
+from diffoundry.exporter.verify.checks import remade
 from diffoundry.runtime.bundle.checksums import sha256_of
+from diffoundry.runtime.bundle.specs import EngineSpec
 from diffoundry.runtime.engines.protocol import EngineOptions
 
 
@@ -67,6 +70,34 @@ def editable(tmp_path: Path) -> Callable[[Path], EditableBundle]:
 def quick() -> VerifyRequest:
     """One image in two steps, on one thread."""
     return VerifyRequest(prompts=("red apple",), steps=2, options=EngineOptions(threads=1))
+
+
+@pytest.fixture(scope="session")
+def _made_engines() -> dict[str, tuple[EngineSpec, dict[str, bytes]]]:
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def _make_engines_once(
+    monkeypatch: pytest.MonkeyPatch, _made_engines: dict[str, tuple[EngineSpec, dict[str, bytes]]]
+) -> None:
+    """Lower the same portable graph for the same variant once: copies of a bundle are verified in many tests."""
+
+    def write_once(*, component: str, folder: str, **rest: object) -> EngineSpec:
+        place = Path(folder)
+        inputs = {path.relative_to(place).as_posix(): sha256_of(path) for path in place.rglob("*") if path.is_file()}
+        words = {name: repr(value) for name, value in rest.items() if not callable(value)}
+        key = json.dumps([component, sorted(inputs.items()), sorted(words.items())])
+        if key not in _made_engines:
+            spec = write_engine(component=component, folder=folder, **rest)
+            _made_engines[key] = spec, {file: (place / file).read_bytes() for file in spec.all_files}
+        spec, files = _made_engines[key]
+        for file, content in files.items():
+            if not (place / file).exists():
+                (place / file).write_bytes(content)
+        return spec
+
+    monkeypatch.setattr(remade, "write_engine", write_once)
 
 
 @pytest.fixture(autouse=True)

@@ -59,7 +59,7 @@ def test_one_changed_scheduler_option_fails(copied, quick, change):
     copied.edit_json("scheduler/scheduler_config.json", **change)
     report = verify(copied.path, request=quick)
     ((name, value),) = change.items()
-    assert _failed(report)["config", "scheduler DDIMScheduler"] == f"{name} {value!r}, expected {before[name]!r}"
+    assert _failed(report)["config", "scheduler DDIMScheduler"] == f"{name}: got {value!r}, expected {before[name]!r}"
     assert _subjects(report, "component") == set()
     if name == "prediction_type":
         assert _subjects(report, "loop") == {"red apple, seed 0"}
@@ -69,7 +69,7 @@ def test_one_changed_scheduler_option_fails(copied, quick, change):
 def test_another_scheduler_class_fails(copied, quick):
     copied.edit_json("scheduler/scheduler_config.json", _class_name="EulerDiscreteScheduler")
     measured = _failed(verify(copied.path, request=quick))["config", "scheduler DDIMScheduler"]
-    assert measured == "_class_name 'EulerDiscreteScheduler', expected 'DDIMScheduler'"
+    assert measured == "_class_name: got 'EulerDiscreteScheduler', expected 'DDIMScheduler'"
 
 
 def test_an_option_left_out_means_its_default(copied, quick):
@@ -97,7 +97,7 @@ def test_a_changed_scaling_factor_fails(copied, quick):
 def test_a_changed_text_encoder_config_fails(copied, quick):
     copied.edit_json("text_encoder/config.json", hidden_act="gelu")
     assert _failed(verify(copied.path, request=quick)) == {
-        ("config", "text_encoder"): "hidden_act 'gelu', expected 'quick_gelu'"
+        ("config", "text_encoder"): "hidden_act: got 'gelu', expected 'quick_gelu'"
     }
 
 
