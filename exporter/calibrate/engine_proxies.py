@@ -32,6 +32,11 @@ class FixedEngines(EngineSession):
         """Return the engine of a component."""
         return self._handed_in[name]
 
+    def _take(self, name: str) -> Engine:
+        engine = self._handed_in[name]
+        self._leases.take(engine)
+        return engine
+
 
 class EngineProxy(Closeable):
     """Wraps another engine and passes everything through; closing it closes the wrapped engine."""
