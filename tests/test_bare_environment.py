@@ -14,9 +14,8 @@ _ROOT = Path(__file__).parents[1]
 _UNIT_TESTS = (
     "tests/runtime/bundle/test_json_codec.py",
     "tests/runtime/bundle/test_bundle.py",
-    "tests/runtime/engines/test_session.py",
-    "tests/runtime/images/test_png.py",
-    "tests/runtime/images/test_png_read.py",
+    "tests/runtime/images/test_save.py",
+    "tests/runtime/images/test_read_settings.py",
     "tests/runtime/random",
 )
 

@@ -9,8 +9,8 @@ __all__ = ["check_file", "check_folder_of_pipeline"]
 
 _INDEX = "model_index.json"
 
-_SINGLE = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
-"""Endings of single files: the pickled ones have their own message when they are opened."""
+_SINGLE = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
+"""Endings of single files: pickles and GGUF have their own message when they are opened."""
 
 
 def check_file(model: str, forms: str) -> None:
@@ -44,10 +44,11 @@ def check_folder_of_pipeline(model: str, forms: str) -> None:
         forms: Accepted forms of a model, for the message.
 
     Raises:
-        CheckpointError: It has no model_index.json.
+        CheckpointError: It has no model_index.json. A broken link has its own message when it is opened.
     """
     path = Path(model)
-    if (path / _INDEX).is_file() and not (path / MANIFEST_NAME).is_file():
+    index = path / _INDEX
+    if (index.is_file() or index.is_symlink()) and not (path / MANIFEST_NAME).is_file():
         return
     if (path / MANIFEST_NAME).is_file():
         raise CheckpointError(

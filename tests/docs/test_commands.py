@@ -92,7 +92,8 @@ def test_commands_are_in_blocks_that_run() -> None:
 
 def test_install_lines_name_extras_that_exist() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = set(project["optional-dependencies"])
+    demo_models = tomllib.loads((ROOT / "models/pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = {*project["optional-dependencies"], *demo_models["optional-dependencies"]}
     for page, path in PAGES.items():
         for names in re.findall(r"pip install '?(?:\.|diffoundry)\S*\[([\w,-]+)\]", path.read_text(encoding="utf-8")):
             assert set(names.split(",")) <= extras, page

@@ -42,7 +42,7 @@ def test_table():
 @pytest.mark.parametrize("name", ["emoji", "emoji-edges"])
 def test_demo_models_are_a_package_of_their_own(name):
     alias = read_aliases()[name]
-    with pytest.raises(CheckpointError, match=rf"'{name}': it is in the package not-there.* pip install \./models"):
+    with pytest.raises(CheckpointError, match=rf"'{name}': it is in the package not-there.* pip install '\./models'"):
         alias_folder(alias.folder.replace("diffoundry_models", "not_there"))
 
 

@@ -57,7 +57,7 @@ CASES = {
     ),
     "extractor": (
         edit(EXTRACTOR, do_pad=True),
-        r"feature_extractor/preprocessor_config\.json: field 'do_pad': got T",
+        r"feature_extractor/preprocessor_config\.json: field 'do_pad': got true",
     ),
     "scaling": (edit("vae/config.json", scaling_factor="x"), r"own/vae/config\.json: field 'scaling_factor': got 'x'"),
     "channels": (

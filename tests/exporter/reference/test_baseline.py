@@ -208,7 +208,7 @@ def test_a_folder_without_a_manifest_has_no_checkpoint(tmp_path):
 def test_missing_packages_are_reported_before_any_work(monkeypatch, package):
     find = importlib.util.find_spec
     monkeypatch.setattr(baseline.importlib.util, "find_spec", lambda name: None if name == package else find(name))
-    with pytest.raises(MissingExtraError, match=rf"measuring PyTorch needs .* '{package}'.*diffoundry\[export\]"):
+    with pytest.raises(MissingExtraError, match=rf"measuring PyTorch needs .* '{package}'.*pip install .*\[export\]"):
         torch_candidates("nowhere", _REQUEST)
 
 

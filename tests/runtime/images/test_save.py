@@ -113,10 +113,10 @@ def test_other_programs_see_the_parameters(image, tmp_path):
 
 
 def test_parameters_without_settings(image, tmp_path):
-    save_image(image, tmp_path / "out.png", {"prompt": "a\0b\ud83d", "seed": None})
+    save_image(image, tmp_path / "out.png", {"prompt": "a\0b\U0001f34e", "seed": None})
 
-    assert Image.open(tmp_path / "out.png").text["parameters"] == "ab?\nSize: 16x24"
-    assert read_settings(tmp_path / "out.png") == {"prompt": "a\0b\ud83d", "seed": None}
+    assert Image.open(tmp_path / "out.png").text["parameters"] == "ab\U0001f34e\nSize: 16x24"
+    assert read_settings(tmp_path / "out.png") == {"prompt": "a\0b\U0001f34e", "seed": None}
 
 
 def test_existing_file_is_replaced_and_keeps_no_draft(image, tmp_path):

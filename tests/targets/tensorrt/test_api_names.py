@@ -16,7 +16,7 @@ CUDA = json.loads((HERE / "recorded/api_cuda_13_5.json").read_text())
 
 NOT_THE_VENDORS = {
     "dtype", "file", "flags", "itemsize", "log", "logger", "metadata", "name", "node", "numpy", "parse", "refittable",
-    "shape", "size", "type",
+    "shape", "size", "type", "update",
     "FLOAT", "INT32", "INT64", "UINT8",  # of ONNX's types
 }  # fmt: skip
 """Attributes of our own or of other libraries that happen to be called as some member of the classes in the table."""

@@ -87,7 +87,7 @@ def test_the_same_image_at_full_size(genai, exported):
 def test_without_the_converter(monkeypatch, tmp_path):
     monkeypatch.setattr(genai_files, "entry_points", lambda **_which: ())
     with pytest.raises(
-        MissingExtraError, match=r"needs the Python package 'openvino_tokenizers'.*diffoundry\[openvino\]"
+        MissingExtraError, match=r"needs the Python package 'openvino_tokenizers'.*pip install .*\[openvino\]"
     ):
         write_tokenizer(tmp_path)
 

@@ -118,7 +118,9 @@ def test_weights_that_the_parser_does_not_know_are_refused(job):
 
 def test_a_library_that_cannot_be_loaded_is_said(job):
     other = replace(job, target="tensorrt")
-    with pytest.raises(EngineError, match=r"its Python package .* cannot be loaded: .* --force-reinstall 'diff"):
+    with pytest.raises(
+        EngineError, match=r"its Python package .* cannot be loaded: .* pip install .*\[tensorrt\]' --force-reinstall"
+    ):
         run_worker(other, lambda _: None, "unet")
 
 
