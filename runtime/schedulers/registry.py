@@ -69,6 +69,9 @@ _SCHEDULERS = {
 _REGISTERED: dict[str, type[Scheduler[Any]]] = {}
 """The classes of `register_scheduler`."""
 
+_CUTOFF = 0.72
+"""Least similarity of a misspelled name: "ddin" is near "ddim" (0.75), "discreteddim" not near "lmsdiscrete" (0.70)."""
+
 
 def register_scheduler(cls: type[Scheduler[Any]]) -> type[Scheduler[Any]]:
     """Make a scheduler of your own known by its class name, in configs and to `load`; also a class decorator.
@@ -115,7 +118,7 @@ def _nearest(name: str) -> str | None:
     stems = {known.removesuffix("Scheduler").lower(): known for known in _SCHEDULERS}
     stem = name.removesuffix("Scheduler").lower()
     longer = sorted((known for known in stems if stem and known.startswith(stem)), key=len)
-    near = longer or nearest_words(stem, stems, 1)
+    near = longer or nearest_words(stem, stems, 1, _CUTOFF)
     return stems[near[0]] if near else None
 
 

@@ -51,7 +51,7 @@ EMBEDDINGS = np.zeros((1, 77, 128), np.float32)
             {"prompt_embeds": EMBEDDINGS[0]},
             r"prompt_embeds: got shape \(77, 128\), expected floats \(77, tok",
         ),
-        ({"prompt_embeds": [1.0]}, "prompt_embeds: got list, expected floats"),
+        ({"prompt_embeds": [1.0]}, "prompt_embeds: got list, expected a NumPy array of floats"),
         (
             {"prompt_embeds": EMBEDDINGS, "negative_prompt_embeds": EMBEDDINGS[:, :70]},
             "negative_prompt_embeds: got shape .*, expected that of prompt_embeds",

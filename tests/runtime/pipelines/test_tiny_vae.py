@@ -185,7 +185,8 @@ def test_verify_compares_with_the_other_vae(xl):
 def test_a_vae_that_does_not_fit(tiny_sd_checkpoint, folder, tmp_path):
     root = str(tiny_sd_checkpoint("sd1"))
     with pytest.raises(
-        CheckpointError, match="--vae: got 'nowhere', expected a folder with config.json and diffusion_"
+        CheckpointError,
+        match="--vae: got 'nowhere', expected a .safetensors file with a VAE, or a folder with config.json and diffusi",
     ):
         open_checkpoint(root, vae="nowhere")
     with pytest.raises(CheckpointError, match="got the class 'UNet2DConditionModel', expected AutoencoderKL or Autoen"):

@@ -9,6 +9,7 @@ from scheduler_harness.correct_rounding import CorrectRounding
 from scheduler_harness.side_by_side import ulp_distance
 
 from diffoundry.runtime.errors import ConfigError, InputError
+from diffoundry.runtime.random import TorchCpuGenerator
 from diffoundry.runtime.schedulers import scheduler_class
 from diffoundry.runtime.schedulers.arithmetic import float32
 from diffoundry.runtime.schedulers.arithmetic.beta_quantile import beta_quantile
@@ -121,4 +122,4 @@ def test_a_list_of_generators_must_match_the_batch():
     scheduler.set_timesteps(4)
     x = np.ones((2, 3, 2, 2), dtype=np.float32)
     with pytest.raises(InputError, match="list of 3 random generators was passed for noise of shape"):
-        scheduler.step(x, scheduler.timesteps[0], x, generator=[None] * 3)
+        scheduler.step(x, scheduler.timesteps[0], x, generator=[TorchCpuGenerator(0)] * 3)

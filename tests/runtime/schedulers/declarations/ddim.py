@@ -1,5 +1,6 @@
 """DDIM: option values."""
 
+import torch
 from scheduler_harness.declaration import Declaration, Refusal
 
 BETAS = [0.001 * 1.05**i for i in range(100)]
@@ -41,7 +42,7 @@ REFUSALS = (
     Refusal(
         match="got both generator and variance_noise, expected one of them",
         set_timesteps=TWO,
-        step=_step(eta=1.0, generator=object(), variance_noise=object()),
+        step=_step(eta=1.0, generator=torch.Generator(), variance_noise=object()),
     ),
 )
 
