@@ -14,7 +14,6 @@ _ROOT = Path(__file__).parents[1]
 _UNIT_TESTS = (
     "tests/runtime/bundle/test_json_codec.py",
     "tests/runtime/bundle/test_bundle.py",
-    "tests/runtime/images/test_save.py",
     "tests/runtime/images/test_read_settings.py",
     "tests/runtime/random",
 )

@@ -107,9 +107,10 @@ def load_script():
     return open_script
 
 
-PRECISIONS = ("fp32", "fp16", "int8-weights")
+PRECISIONS = ("fp32", "fp16")
 ENGINES = [
     *((target, precision) for target in ("onnxruntime", "openvino") for precision in PRECISIONS),
+    *(pytest.param(target, "int8-weights", marks=pytest.mark.slow) for target in ("onnxruntime", "openvino")),
     pytest.param("openvino", "bf16", marks=pytest.mark.slow),
 ]
 """Target and precision of what the companions are tried on."""

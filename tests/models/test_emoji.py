@@ -16,7 +16,7 @@ from diffoundry.exporter.verify.checks.nearest_image import open_gallery  # noqa
 from diffoundry_models.emoji import score, train  # noqa: E402
 from diffoundry_models.emoji.training import command, data, fetch  # noqa: E402
 
-SHIPPED = importlib.resources.files("diffoundry") / "models" / "emoji"
+SHIPPED = importlib.resources.files("diffoundry_models") / "emoji"
 
 
 def test_shipped_weights_are_half_precision_safetensors_that_can_be_written():

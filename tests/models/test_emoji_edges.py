@@ -13,7 +13,7 @@ from tests.models.conftest import ENGINES
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
-MODELS = importlib.resources.files("diffoundry") / "models"
+MODELS = importlib.resources.files("diffoundry_models")
 EDGES = MODELS / "emoji-edges"
 LABELS = ("red apple", "umbrella", "balloon")
 SETTINGS = {"num_inference_steps": 10, "guidance_scale": 2.0, "seed": 0, "output_type": "np"}

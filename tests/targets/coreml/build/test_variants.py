@@ -5,14 +5,14 @@ import pytest
 
 VARIANTS = [
     ("xl-distilled", "unet"),  # with every input that those of XL have
-    ("xl", "text_encoder"),
     ("xl", "text_encoder_2"),
-    ("xl-refiner", "unet"),
-    ("xl-inpaint", "unet"),
-    ("inpaint", "unet"),
-    ("instruct", "unet"),
     ("sd3", "transformer"),
     ("sd3", "text_encoder_3"),
+    *(  # the same operators with other channels
+        pytest.param(*one, marks=pytest.mark.slow)
+        for one in (("xl", "text_encoder"), ("xl-refiner", "unet"), ("xl-inpaint", "unet"))
+    ),
+    *(pytest.param(name, "unet", marks=pytest.mark.slow) for name in ("inpaint", "instruct")),
 ]
 
 VOCABULARY = {"text_encoder_3": 512}
