@@ -27,6 +27,7 @@ def test_every_component_is_calibrated(exported, tiny_sd_checkpoint, tmp_path, v
         assert ranges["sample"].high >= 1
 
 
+@pytest.mark.slow
 def test_controlnets_are_calibrated_with_a_drawn_image(controlled_bundle, tmp_path):
     folder = shutil.copytree(controlled_bundle(nets=("first", "pooled")), tmp_path / "tiny.bundle")
     (folder / "diffoundry.json").unlink()  # as during an export

@@ -24,7 +24,14 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "instruct",
+        "xl",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in sorted(KINDS.keys() - {"instruct", "xl"})),
+    ],
+)
 def test_a_true_bundle_passes_every_check(exported, tiny_sd_checkpoint, quick, kind):
     folder = tiny_sd_checkpoint(kind)
     report = verify(exported(folder), open_checkpoint(str(folder)), quick)
