@@ -42,7 +42,14 @@ def check_kind(name: str, value: object, annotation: object) -> None:
     """
     text = str(annotation)
     if isinstance(value, bool | np.bool_) and "bool" not in text:
-        kinds = {"ndarray": "an array", "int": "a whole number", "float": "a number", "str": "a text"}
+        kinds = {
+            "Callable": "a function",
+            "Generator": "a generator",
+            "ndarray": "an array",
+            "int": "a whole number",
+            "float": "a number",
+            "str": "a text",
+        }
         kind = next((kind for word, kind in kinds.items() if word in text), "another value")
         raise InputError(f"{name}: got {value!r}, expected {kind}")
     if not ("ndarray" in text and "Image" not in text) or value is None:

@@ -316,7 +316,10 @@ class EngineSession:
         return outputs
 
     def _rows_at_once(self, engine: Engine) -> int | None:
-        first = engine.inputs[0].shape[0]
+        shape = engine.inputs[0].shape if engine.inputs else ()
+        if not shape:
+            raise EngineError(f"bundle {self.bundle.root}: an engine has no inputs with rows; export the bundle again")
+        first = shape[0]
         if isinstance(first, int):
             return first
         manifest = self.bundle.manifest

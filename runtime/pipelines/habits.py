@@ -48,6 +48,11 @@ _ALIASES = {
 
 _LOW_MEMORY = "load the bundle with load(path, low_memory=True)"
 _NATIVE = "the engines choose their attention kernels when a bundle is exported; leave it out"
+_CALL = "it is an argument of the call"
+_DEVICE = "choose the device in load(path, device=...)"
+_NO_FREEU = "FreeU is not supported: the graph of the UNet is fixed"
+_NO_IP_ADAPTERS = "IP-Adapters are not supported"
+_PRECISION = "choose the precision in load(path, precision=...)"
 _LORAS = "see pipe.loras: load, set_scale, unload and scales"
 
 _ATTRIBUTES = {
@@ -78,14 +83,28 @@ _ATTRIBUTES = {
     "delete_adapters": "call pipe.loras.unload(name)",
     "enable_lora": _LORAS,
     "disable_lora": "call pipe.loras.set_scale(0.0), or pipe.loras.unload()",
-    "load_ip_adapter": "IP-Adapters are not supported",
-    "enable_freeu": "FreeU is not supported: the graph of the UNet is fixed",
+    "set_lora_device": _LORAS,
+    "lora_scale": _LORAS,
+    "num_fused_loras": _LORAS,
+    "load_ip_adapter": _NO_IP_ADAPTERS,
+    "unload_ip_adapter": _NO_IP_ADAPTERS,
+    "set_ip_adapter_scale": _NO_IP_ADAPTERS,
+    "prepare_ip_adapter_image_embeds": _NO_IP_ADAPTERS,
+    "enable_freeu": _NO_FREEU,
+    "disable_freeu": _NO_FREEU,
     "enable_model_cpu_offload": _LOW_MEMORY,
     "enable_sequential_cpu_offload": _LOW_MEMORY,
     "enable_group_offload": _LOW_MEMORY,
     "maybe_free_model_hooks": "call pipe.close()",
     "remove_all_hooks": "call pipe.close()",
-    "reset_device_map": "choose the device in load(path, device=...)",
+    "reset_device_map": _DEVICE,
+    "hf_device_map": _DEVICE,
+    "cuda": _DEVICE,
+    "cpu": _DEVICE,
+    "_execution_device": "pipe.session.choice(component).device names the device of a component",
+    "half": _PRECISION,
+    "float": _PRECISION,
+    "bfloat16": _PRECISION,
     "enable_attention_slicing": _NATIVE,
     "disable_attention_slicing": _NATIVE,
     "enable_xformers_memory_efficient_attention": _NATIVE,
@@ -97,7 +116,18 @@ _ATTRIBUTES = {
     "from_single_file": "export the file first: 'diffoundry export --model FILE --target onnxruntime -o NAME.bundle'",
     "interrupt": "call run.cancel(), or set pipe._interrupt in a callback",
     "num_timesteps": "run.total and step.total are the number of steps",
-    "guidance_scale": "it is an argument of the call",
+    "guidance_scale": _CALL,
+    "guidance_rescale": _CALL,
+    "clip_skip": _CALL,
+    "do_classifier_free_guidance": "guidance runs where guidance_scale is above 1",
+    "cross_attention_kwargs": "set the scale of a LoRA with pipe.loras.set_scale(0.5)",
+    "run_safety_checker": "call pipe.safety_checker(images), or generate with it loaded",
+    "numpy_to_pil": "pass output_type='pil' to the call",
+    "check_inputs": "the call checks its arguments before anything is computed",
+    "name_or_path": "the folder is pipe.session.bundle.root",
+    "push_to_hub": "a bundle is a folder: upload it with 'hf upload'",
+    "download": "load(path) takes the id of a bundle on the hub",
+    "register_modules": "export the bundle with its components: 'diffoundry export'",
 }
 """Other names of diffusers' pipelines, to our way."""
 

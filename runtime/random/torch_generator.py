@@ -3,6 +3,7 @@
 import copy
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any, Protocol, TypeAlias, cast
 
 import numpy as np
@@ -101,9 +102,9 @@ def as_generator(generator: Any) -> Generator:
     """
     cls = type(generator)
     module = cls.__module__.partition(".")[0]
-    if module == "torch" and cls.__name__ == "Generator":
+    if any(base.__module__.partition(".")[0] == "torch" and base.__name__ == "Generator" for base in cls.__mro__):
         return TorchGenerator(generator)
-    if module in ("numpy", "torch", "jax") or not hasattr(generator, "randn"):
+    if module in ("numpy", "torch", "jax") or cls is ModuleType or not hasattr(generator, "randn"):
         name = f"{cls.__module__}.{cls.__name__}".removeprefix("builtins.")
         more = "; NumpyGenerator(0) draws the numbers of numpy.random.RandomState(0)" if module == "numpy" else ""
         hint = f"; pass seed={generator!r}" if cls is int else more

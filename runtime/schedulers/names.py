@@ -190,7 +190,7 @@ def make_scheduler(scheduler: SchedulerInput | Any, config: Mapping[str, Any], *
     """
     if isinstance(scheduler, Scheduler):
         return scheduler.copy()
-    if isinstance(scheduler, type) and issubclass(scheduler, Scheduler):
+    if isinstance(scheduler, type) and issubclass(scheduler, Scheduler) and hasattr(scheduler, "Options"):
         return scheduler.from_config(config)
     if isinstance(scheduler, str):
         try:

@@ -32,6 +32,9 @@ _TEXTS = (
 _WORD_IDS = 16
 """Ids of a word of the vocabulary, start and end token and padding included."""
 
+_WRITTEN = frozenset(("_class_name", "_diffusers_version", "_name_or_path"))
+"""Keys of a scheduler config that change no number; the class is compared first."""
+
 _NOT_NUMERIC = frozenset(("architectures", "dtype", "torch_dtype", "transformers_version", "model_type"))
 """Keys of a transformers config that describe how and by whom weights were stored, not the computation."""
 
@@ -51,6 +54,8 @@ def check_files(bundle: Bundle) -> Check:
 def check_scheduler(bundle: Bundle, reference: Mapping[str, Any]) -> Check:
     """Compare the scheduler's class and every option. diffusers fills in the defaults on both sides.
 
+    Options of other schedulers are compared as they are: they count once another scheduler is chosen.
+
     Args:
         bundle: The bundle.
         reference: The checkpoint's scheduler_config.json.
@@ -61,7 +66,8 @@ def check_scheduler(bundle: Bundle, reference: Mapping[str, Any]) -> Check:
         fault = f"_class_name: got {classes[0]!r}, expected {classes[1]!r}"
     else:
         kind = getattr(diffusers, str(classes[1]))
-        fault = "; ".join(_differences(_completed(kind, ours), _completed(kind, reference)))
+        pair = [{**_others(one), **_completed(kind, one)} for one in (ours, reference)]
+        fault = "; ".join(_differences(*pair))
     return holds("config", f"scheduler {classes[1]}", "options", fault or None)
 
 
@@ -172,6 +178,11 @@ def _completed(kind: type, config: Mapping[str, Any]) -> dict[str, Any]:
     parameters = inspect.signature(kind).parameters.values()
     defaults = {item.name: item.default for item in parameters if item.default is not inspect.Parameter.empty}
     return {name: _plain(config.get(name, default)) for name, default in defaults.items()}
+
+
+def _others(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a scheduler config but for those that say how it was written."""
+    return {name.lstrip("_"): value for name, value in config.items() if name not in _WRITTEN}
 
 
 def _plain(value: Any) -> Any:

@@ -17,6 +17,9 @@ __all__ = ["check_copies"]
 _SHOWN = 5
 """Differences that a message lists."""
 
+_OF_TARGETS = "openvino_"
+"""Beginning of the names of tokenizers that a target makes."""
+
 _VERSIONS = ("_diffusers_version", "_name_or_path")
 """Keys of model_index.json that say how it was written."""
 
@@ -43,7 +46,8 @@ def check_copies(bundle: Bundle, checkpoint: Checkpoint) -> Iterator[Check]:
             place = Path(folder) / name
             _copy(checkpoint, name, place)
             write_tokenizer(checkpoint.root / name, checkpoint.model_index[name][1], place)
-            yield holds("bundle", name, "files", _wrong_files(bundle, name, place))
+            faults = [*_wrong_files(bundle, name, place), *_foreign_files(bundle, checkpoint, name, place)]
+            yield holds("bundle", name, "files", "; ".join(faults) or None)
 
 
 def _described(manifest: Manifest, checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -63,17 +67,26 @@ def _copy(checkpoint: Checkpoint, name: str, place: Path) -> None:
             (place / Path(target).name).write_bytes(source.read_bytes())
 
 
-def _wrong_files(bundle: Bundle, name: str, expected: Path) -> str | None:
-    faults = []
+def _wrong_files(bundle: Bundle, name: str, expected: Path) -> Iterator[str]:
     for path in sorted(expected.iterdir()):
         file = f"{name}/{path.name}"
         if not bundle.has(file):
-            faults.append(f"{path.name} is missing")
+            yield f"{path.name} is missing"
             continue
         fault = _file_difference(bundle.file(file), path)
         if fault:
-            faults.append(f"{path.name}: {fault}")
-    return "; ".join(faults) or None
+            yield f"{path.name}: {fault}"
+
+
+def _foreign_files(bundle: Bundle, checkpoint: Checkpoint, name: str, expected: Path) -> Iterator[str]:
+    """Name the files of a tokenizer that neither an export writes nor the checkpoint has; a target adds its own."""
+    for file in bundle.manifest.files if bundle.manifest else ():
+        folder, _, rest = file.partition("/")
+        if folder != name or (expected / rest).exists() or rest.startswith(_OF_TARGETS):
+            continue
+        source = checkpoint.root / name / rest
+        if not source.is_file() or source.read_bytes() != bundle.file(file).read_bytes():
+            yield f"{rest}: the checkpoint has no such file"
 
 
 def _file_difference(ours: Path, expected: Path) -> str | None:

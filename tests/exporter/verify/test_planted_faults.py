@@ -72,6 +72,12 @@ def _line(bundle):
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def _added_tokens(bundle):
+    name = "tokenizer/added_tokens.json"
+    (bundle.path / name).write_text('{"a red apple": 5000}', encoding="utf-8")
+    _json("diffoundry.json", lambda data: data["files"].update({name: {}}))(bundle)
+
+
 def _engine(component: str, change: Callable) -> Callable:
     return _json("diffoundry.json", lambda data: change(data["components"][component]["engines"][0]))
 
@@ -122,6 +128,11 @@ PLANTED = {
         _json("tokenizer/vocab.json", lambda v: v.update({"a</w>": 5})),
         "^tokenizer: .*vocab.json: a</w>: got 5, ",
     ),
+    "option of other schedulers": (
+        _json("scheduler/scheduler_config.json", lambda data: data.update(use_karras_sigmas=True)),
+        "^scheduler DDIMScheduler: .*use_karras_sigmas: got True, expected None",
+    ),
+    "another tokenizer file": (_added_tokens, "^tokenizer: .*added_tokens.json: the checkpoint has no such file"),
     "pipeline class": (
         _json("model_index.json", lambda data: data.update(_class_name="StableDiffusionImg2ImgPipeline")),
         "_class_name: got 'StableDiffusionImg2ImgPipeline', expected 'StableDiffusionPipeline'",

@@ -147,6 +147,16 @@ def test_a_symbolic_dimension_has_one_value():
         run_checked(engine, feeds, "unet")
 
 
+def test_an_engine_without_rows_is_refused():
+    engine = _Doubler("batch")
+    session = _components(engine)
+    session.bundle.root = "x.bundle"
+    for inputs in ((), (TensorSpec(name="timestep", dtype="float32", shape=()),)):
+        engine.inputs = inputs
+        with pytest.raises(EngineError, match=r"bundle x.bundle: an engine has no inputs with rows; export the bundle"):
+            session.run("unet", {})
+
+
 def _engine_spec(target: str, precision: str) -> EngineSpec:
     return EngineSpec(target=target, precision=precision, files=("f",), inputs=(), outputs=())
 

@@ -16,7 +16,7 @@ import diffoundry
 from diffoundry.runtime import load
 from diffoundry.runtime.errors import CancelledError, EngineError, InputError
 from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
-from diffoundry.runtime.schedulers import EulerDiscreteScheduler
+from diffoundry.runtime.schedulers import EulerDiscreteScheduler, Scheduler
 
 FAST: dict[str, Any] = {"num_inference_steps": 2, "height": 16, "width": 16, "seed": 0, "output_type": "latent"}
 SHAPE = (1, 4, 8, 8)
@@ -27,6 +27,10 @@ def pipe(tiny):
     """The tiny pipeline, with the checkpoint's scheduler again afterwards."""
     yield tiny
     tiny.scheduler_config = tiny.scheduler_config
+
+
+class Seeded(torch.Generator):
+    """A generator of a class derived from torch's."""
 
 
 def changed(**arguments):
@@ -52,6 +56,10 @@ def test_generators_of_torch_give_the_image_of_diffusers(emoji, emoji_folder):
         np.testing.assert_allclose(got.images, wanted.images, atol=2e-3)
         assert got.seed is None
         assert torch.equal(ours.get_state(), expected.get_state())
+    for ours in (Seeded().manual_seed(6), [Seeded().manual_seed(6)]):
+        np.testing.assert_array_equal(
+            emoji("a fish", generator=ours, **arguments).images, emoji("a fish", seed=6, **arguments).images
+        )
     lists = [[torch.Generator().manual_seed(seed) for seed in (1, 2)] for _ in range(2)]
     got = emoji(["a fish", "a cat"], generator=lists[0], scheduler="euler_a", **arguments)
     np.testing.assert_allclose(
@@ -223,6 +231,10 @@ MORE = [
     ({"latents": np.zeros((1, 8, 4, 4), np.float32)}, "latents: got shape (1, 8, 4, 4), expected"),
     ({"generator": 0, "seed": None}, "which draws the same; pass seed=0"),
     ({"generator": [], "seed": None}, "generator: got 0, expected one or 1"),
+    ({"generator": True, "seed": None}, "generator: got True, expected a generator"),
+    ({"generator": np.random, "seed": None}, "generator: got module, expected seed=0, a torch.Generator"),
+    ({"callback_on_step_end": True}, "callback_on_step_end: got True, expected a function"),
+    ({"scheduler": Scheduler}, "schedulers.base.Scheduler'>, expected a name such as 'euler', or a class or an instance"),
     ({"height": 0}, "height: got 0, expected a whole number of pixels"),
     ({"guidance_scale": 10**400}, "guidance_scale: got 1000000000"),
     ({"num_inference_steps": np.int64(2), "seed": np.int64(0)}, None),
@@ -269,6 +281,12 @@ ATTRIBUTES = {
     "fuse_lora": "'diffoundry export --lora' makes it part of a bundle",
     "set_adapters": "set the scale of a LoRA with pipe.loras.set_scale(scale, name)",
     "save_pretrained": "a bundle is a folder that can be copied",
+    "unload_ip_adapter": "IP-Adapters are not supported",
+    "disable_freeu": "FreeU is not supported",
+    "cuda": "choose the device in load(path, device=...)",
+    "half": "choose the precision in load(path, precision=...)",
+    "name_or_path": "the folder is pipe.session.bundle.root",
+    "do_classifier_free_guidance": "guidance runs where guidance_scale is above 1",
     "shceduler": "'DiffusionPipeline' object has no attribute 'shceduler'. Did you mean 'scheduler'?",
     "xyzzy": "'DiffusionPipeline' object has no attribute 'xyzzy'.",
 }
