@@ -234,7 +234,7 @@ MORE = [
     ({"generator": True, "seed": None}, "generator: got True, expected a generator"),
     ({"generator": np.random, "seed": None}, "generator: got module, expected seed=0, a torch.Generator"),
     ({"callback_on_step_end": True}, "callback_on_step_end: got True, expected a function"),
-    ({"scheduler": Scheduler}, "schedulers.base.Scheduler'>, expected a name such as 'euler', or a class or an instance"),
+    ({"scheduler": Scheduler}, "schedulers.base.Scheduler'>, expected a name such as 'euler', or a class"),
     ({"height": 0}, "height: got 0, expected a whole number of pixels"),
     ({"guidance_scale": 10**400}, "guidance_scale: got 1000000000"),
     ({"num_inference_steps": np.int64(2), "seed": np.int64(0)}, None),
