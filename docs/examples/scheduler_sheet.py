@@ -21,7 +21,8 @@ SCHEDULERS = (
 )
 MODEL = Path(__file__).parents[2] / "models/emoji"
 OPTIONS = {"skip_prk_steps": True}  # PNDM as Stable Diffusion uses it
-UNSUITABLE = ("KDPM2AncestralDiscrete", "PNDM")  # for this model; the images of diffusers are beside, as a proof
+# Those that do not suit this model: the images of diffusers are beside, as a proof.
+UNSUITABLE = {"KDPM2AncestralDiscrete": "KDPM2Ancestral", "PNDM": "PNDM"}
 STEPS, GUIDANCE, SEED, COLUMNS, SCALE = 20, 4.0, 0, 5, 3
 
 
@@ -30,9 +31,11 @@ def main(bundle: str, path: str, prompt: str = "a rocket") -> None:
     pipe = load(bundle)
     pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **OPTIONS)
     settings = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "seed": SEED}
-    images = {name: pipe(prompt, scheduler=name, **settings).images[0] for name in SCHEDULERS}
-    for name in UNSUITABLE:
-        images[f"{name}, diffusers"] = _diffusers_image(name, prompt, pipe.scheduler.config)
+    images = {}
+    for name in SCHEDULERS:
+        images[name] = pipe(prompt, scheduler=name, **settings).images[0]
+        if name in UNSUITABLE:
+            images[f"{UNSUITABLE[name]} in diffusers"] = _diffusers_image(name, prompt, pipe.scheduler.config)
     write_grid(images, path, columns=COLUMNS, scale=SCALE)
 
 
