@@ -1,19 +1,19 @@
 """The adapters of one pipeline: LoRAs with their scales, and rows for new tokens."""
 
-import math
 import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from numbers import Real
 
 import numpy as np
 import numpy.typing as npt
 
 from diffoundry.runtime.adapters.lora import Factors, Host, Lora, join_factors, read_lora
-from diffoundry.runtime.adapters.pickles import check_not_pickled
+from diffoundry.runtime.adapters.pickles import adapter_file
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import DiffoundryError, InputError
+from diffoundry.runtime.formats.config_values import shorten
 from diffoundry.runtime.models.roles import DENOISER, TEXT_ENCODER
 
 __all__ = ["AdapterSet", "LoraReport"]
@@ -87,12 +87,14 @@ class AdapterSet:
 
     def load_lora(self, path: str | os.PathLike[str], scale: float, name: str | None) -> LoraReport:
         """See `Loras.load`."""
-        check_not_pickled(Path(path))
-        name = Path(path).stem if name is None else name
+        file = adapter_file(path)
+        name = file.stem if name is None else name
+        if not isinstance(name, str) or not name:
+            raise InputError(f"name: got {name!r}, expected a text of at least one letter")
         with self._lock:
             if name in self._state.loras:
                 raise InputError(f"LoRA {name!r} is loaded already; pass another name, or change its scale")
-            lora = read_lora(Path(path), self._hosts(), self.session.bundle.components)
+            lora = read_lora(file, self._hosts(), self.session.bundle.components)
             loras = {**self._state.loras, name: (lora, _checked_scale(scale))}
             self._change(replace(self._state, loras=loras))
         counts = {component: len(layers) for component, layers in lora.factors.items()}
@@ -135,7 +137,7 @@ class AdapterSet:
 
     def _chosen(self, name: str | None) -> set[str]:
         loaded = self._state.loras
-        if name is not None and name not in loaded:
+        if name is not None and (not isinstance(name, str) or name not in loaded):
             raise InputError(f"LoRA {name!r} is not loaded, expected one of {', '.join(loaded) or 'none'}")
         return set(loaded) if name is None else {name}
 
@@ -171,6 +173,7 @@ def _touches(state: _State, name: str) -> bool:
 
 
 def _checked_scale(scale: float) -> float:
-    if not isinstance(scale, int | float) or isinstance(scale, bool) or not math.isfinite(scale):
-        raise InputError(f"scale: got {scale!r}, expected a finite number; 1 is the LoRA as it was trained")
+    most = float(np.finfo(np.float32).max)
+    if not isinstance(scale, Real) or isinstance(scale, bool) or not -most <= scale <= most:
+        raise InputError(f"scale: got {shorten(scale)}, expected a finite number; 1 is the LoRA as it was trained")
     return float(scale)

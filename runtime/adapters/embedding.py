@@ -46,7 +46,7 @@ def read_embedding(
         raise InputError(
             f"token: got none, expected the word for {path}, whose tensors do not name it; such as {path.stem!r}"
         )
-    if not word or word != word.strip():
+    if not isinstance(word, str) or not word or word != word.strip():
         raise InputError(f"token: got {word!r}, expected a word without blanks at its ends, such as '<cat>'")
     rows = {part: _read_rows(file, path, names[part], width) for part, width in widths.items()}
     counts = {names[part]: len(vectors) for part, vectors in rows.items()}

@@ -177,7 +177,11 @@ def _factors(file: Safetensors, found: _Layer, weight: tuple[int, ...], scale: f
                 f"({', '.join(map(str, expected))}) for a weight of {weight} in the bundle; "
                 f"it was trained for a model of another width"
             )
-    return Factors(down=file.read(names[0]), up=file.read(names[1]) * np.float32(scale))
+    factors = [file.read(name) for name in names]
+    for name, values in zip(names, factors, strict=True):
+        if not np.isfinite(values).all():
+            raise InputError(f"LoRA {file.path}: tensor {name!r}: got numbers that are not finite; the file is damaged")
+    return Factors(down=factors[0], up=factors[1] * np.float32(scale))
 
 
 def _describe_other_kind(path: Path, tensor: str) -> str:

@@ -1,6 +1,8 @@
 """The scales of a LoRA's layers: alphas in tensors (kohya), PEFT's config in the metadata, or the ranks."""
 
 import json
+import math
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -108,7 +110,7 @@ def _alphas_of_peft(
 
 
 def _number(file: Safetensors, key: str, value: Any) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= sys.float_info.max:
         raise InputError(f"LoRA {file.path}: metadata {key}: got {value!r:.80}, expected a number")
     return value
 
@@ -118,7 +120,10 @@ def _read_scalar(file: Safetensors, name: str) -> float:
     if stored.size != 1:
         raise InputError(f"LoRA {file.path}: tensor {name!r}: got shape {stored.shape}, expected one number")
     floating = file.entries[name].dtype.startswith(("F", "BF"))
-    return float((file.read(name) if floating else stored).reshape(()))
+    value = float((file.read(name) if floating else stored).reshape(()))
+    if not math.isfinite(value):
+        raise InputError(f"LoRA {file.path}: tensor {name!r}: got {value}, expected a finite number")
+    return value
 
 
 def _read_config(file: Safetensors) -> dict[str, Any]:

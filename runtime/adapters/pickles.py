@@ -1,10 +1,12 @@
 """Refuses pickled files, and says how to convert each kind."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 from diffoundry.runtime.errors import InputError
 
-__all__ = ["check_not_pickled"]
+__all__ = ["adapter_file", "check_not_pickled"]
 
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
@@ -18,6 +20,18 @@ _EMBEDDING = (
     f"safetensors.torch.save_file({{WORD: next(iter({_LOAD}['string_to_param'].values())).detach()}}, NEW_FILE)"
 )
 _ALLOW = "torch.serialization.add_safe_globals([torch.nn.ParameterDict]); "
+
+
+def adapter_file(path: Any) -> Path:
+    """Return the path of a LoRA or an embedding.
+
+    Raises:
+        InputError: It is no path, such as a dict of tensors, or a pickled file.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"path: got {type(path).__name__}, expected the path of a .safetensors file")
+    check_not_pickled(Path(path))
+    return Path(path)
 
 
 def check_not_pickled(path: Path) -> None:

@@ -2,14 +2,13 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from diffoundry.runtime.adapters.adapter_set import AdapterSet
 from diffoundry.runtime.adapters.embedding import read_embedding
-from diffoundry.runtime.adapters.pickles import check_not_pickled
+from diffoundry.runtime.adapters.pickles import adapter_file
 from diffoundry.runtime.bundle.specs import AdapterSpec
 from diffoundry.runtime.errors import EngineError, InputError
 from diffoundry.runtime.models.protocols import TextEncoder
@@ -54,13 +53,13 @@ class TextualInversions:
             InputError: The file is no embedding or for other text encoders, or the word is in a vocabulary already.
             EngineError: A text encoder's engine takes no further rows; the message names its precision.
         """
-        check_not_pickled(Path(path))
+        file = adapter_file(path)
         if not self._encoders:
             raise InputError(
                 "textual inversion: this checkpoint has no CLIP text encoder, so it cannot use a word; leave it out"
             )
         specs = {encoder.name: self._table(encoder) for encoder in self._encoders}
-        word, rows = read_embedding(Path(path), token, {name: spec.width for name, spec in specs.items()})
+        word, rows = read_embedding(file, token, {name: spec.width for name, spec in specs.items()})
         tokenizers = {}
         for encoder in self._encoders:
             base, words = _base_and_words(encoder.tokenizer)

@@ -186,7 +186,7 @@ class _LoadLora:
         self, path: str | os.PathLike[str], *, weight_name: str | None = None, adapter_name: str | None = None
     ) -> None:
         """Load a LoRA from a file, or from a file in a folder; see `Loras.load`."""
-        self._pipeline.loras.load(Path(path) / (weight_name or ""), name=adapter_name)
+        self._pipeline.loras.load(Path(path) / weight_name if weight_name else path, name=adapter_name)
 
 
 def _no_progress_bar(**options: Any) -> None:

@@ -100,6 +100,18 @@ REFUSED = {
         },
         r"tensor '.*alpha': got shape \(2,\), expected one number",
     ),
+    "alpha of NaN": (
+        {
+            f"{K}.lora_down.weight": torch.ones(2, 32),
+            f"{K}.lora_up.weight": torch.ones(32, 2),
+            f"{K}.alpha": torch.tensor(torch.nan),
+        },
+        "tensor '.*alpha': got nan, expected a finite number",
+    ),
+    "infinite factor": (
+        {f"{K}.lora_down.weight": torch.ones(2, 32), f"{K}.lora_up.weight": torch.full((32, 2), torch.inf)},
+        "tensor '.*lora_up.weight': got numbers that are not finite; the file is damaged",
+    ),
 }
 
 
@@ -111,6 +123,31 @@ def test_files_for_something_else(pipe, saved, case):
     assert pipe.loras.scales == {}
 
 
+def test_odd_arguments(pipe, saved):
+    path = saved(FITTING)
+    for path_, options, message in (
+        (FITTING, {}, "path: got dict, expected the path of a .safetensors file"),
+        (None, {}, "path: got NoneType, expected the path"),
+        (path, {"name": 5}, "name: got 5, expected a text of at least one letter"),
+        (path, {"name": ""}, "name: got '', expected a text"),
+        (path, {"scale": 10**400}, "scale: got 1000000"),
+        (path, {"scale": 1e300}, "scale: got 1e.300, expected a finite number"),
+    ):
+        with pytest.raises(InputError, match=message):
+            pipe.loras.load(path_, **options)
+    with pytest.raises(InputError, match=r"LoRA \['a'\] is not loaded, expected one of none"):
+        pipe.loras.unload(["a"])
+    with pytest.raises(InputError, match="path: got dict, expected the path of a .safetensors file"):
+        pipe.load_lora_weights(FITTING)
+    with pytest.raises(InputError, match="path: got dict"):
+        pipe.embeddings.load({"<cat>": torch.ones(32)})
+    with pytest.raises(InputError, match="token: got 5, expected a word"):
+        pipe.embeddings.load(saved({"<cat>": torch.ones(32)}), token=5)
+    pipe.loras.load(saved(FITTING), scale=np.float32(0.5), name="half")
+    assert pipe.loras.scales == {"half": 0.5}
+    pipe.loras.unload()
+
+
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
@@ -118,6 +155,7 @@ def test_files_for_something_else(pipe, saved, case):
         ("[]", "is no object"),
         ('{"unet.use_dora": true}', "metadata 'unet.use_dora' is true, but DoRA is not supported"),
         ('{"unet.lora_alpha": "x"}', "metadata unet.lora_alpha: got 'x', expected a number"),
+        ('{"unet.lora_alpha": NaN}', "metadata unet.lora_alpha: got nan, expected a number"),
         ('{"unet.alpha_pattern": [1]}', "metadata unet.alpha_pattern: got .1., expected an object"),
         ('{"unet.alpha_pattern": {"to_q": null}}', "metadata unet.alpha_pattern: got None, expected a number"),
         ('{"unet.alpha_pattern": {"(": 1}}', "metadata pattern '.': is no regular expression .missing"),
