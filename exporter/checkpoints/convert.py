@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -126,12 +127,13 @@ def _load(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         kind = recognize(path)
-        text = kind and "pickled" not in kind and kind
+        if kind is None or "pickled" not in kind:
+            text = kind or "is no pickled file, or is damaged; expected one that torch.save wrote"
+            raise CheckpointError(f"{path}: {text}") from error
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))  # torch's own text advises to turn its check off
         raise CheckpointError(
-            f"{path}: {text}"
-            if text
-            else f"{path}: holds more than tensors and plain values, or is damaged "
-            f"({_first_line(error):.200}); it is not read, since it may run code"
+            f"{path}: holds more than tensors and plain values, or is damaged{f' ({found[1]})' if found else ''}; "
+            f"it is not read, since it may run code"
         ) from error
     except Exception as error:  # torch raises whatever its zip reader finds wrong
         kind = recognize(path)

@@ -9,7 +9,7 @@ import click
 
 from diffoundry.runtime.cli.console import print_json
 from diffoundry.runtime.cli.verbosity import verbosity_options
-from diffoundry.runtime.errors import DiffoundryError
+from diffoundry.runtime.errors import DiffoundryError, InputError
 
 __all__ = ["Command", "options_in", "typed_name"]
 
@@ -19,6 +19,23 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 _TYPED = f"{__name__}.typed"
+
+_NEVER_EMPTY = frozenset(
+    (
+        "controlnet",
+        "device",
+        "embedding",
+        "engines",
+        "lora",
+        "model",
+        "precision",
+        "revision",
+        "target",
+        "vae",
+        "variant",
+    )
+)
+"""Texts that select something. Empty prompts are prompts, and other texts have errors of their own."""
 
 
 class _Option(click.Option):
@@ -93,7 +110,26 @@ class Command(click.Command):
         """Keep the words as typed, for errors."""
         ctx.meta[_TYPED] = tuple(args)
         with _json_errors(as_json="--json" in args):
+            if not ctx.resilient_parsing:
+                self._refuse_empty(ctx, args)
             return super().parse_args(ctx, args)
+
+    def _refuse_empty(self, ctx: click.Context, args: Sequence[str]) -> None:
+        """Refuse "" for a path or a name; a path of it would be the current folder.
+
+        Raises:
+            InputError: Some path or name is empty.
+        """
+        values = self.make_parser(ctx).parse_args(list(args))[0]
+        for parameter in self.get_params(ctx):
+            value = values.get(str(parameter.name))
+            selects = isinstance(parameter.type, click.Path) or parameter.name in _NEVER_EMPTY
+            if selects and (value == "" or (isinstance(value, list | tuple) and "" in value)):
+                argument = isinstance(parameter, click.Argument)
+                name = str(parameter.metavar) if argument else typed_name(ctx, parameter)
+                raise InputError(
+                    f"{name}: got an empty value; pass one{'' if argument else ', or leave the option out'}"
+                )
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; with --json an error is printed as JSON, too."""

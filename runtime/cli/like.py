@@ -54,7 +54,10 @@ def read_like(path: Path, command: click.Command, names: Sequence[str]) -> LikeS
     Raises:
         InputError: Not such an image, or a setting of another type than its option.
     """
-    image = read_settings(path)
+    try:
+        image = read_settings(path)
+    except InputError as error:
+        raise InputError(f"--like {str(error).removeprefix('image ')}") from error
     parameters = {parameter.name: parameter for parameter in command.params}
     settings = {name: value for name, value in image.items() if name in (*names, *FILES)}
     for name, value in settings.items():

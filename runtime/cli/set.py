@@ -19,6 +19,7 @@ from diffoundry.runtime.cli.schedulers import is_flow_bundle
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.schedulers.names import fitting_schedulers, resolve_scheduler
 from diffoundry.runtime.schedulers.registry import scheduler_from_config
+from diffoundry.runtime.suggest import did_you_mean
 
 __all__ = ["command"]
 
@@ -87,5 +88,11 @@ def _changed(config: Mapping[str, Any], text: str, *, flow: bool) -> dict[str, A
                 f"that do"
             )
         return choice.cls.from_config(config, **choice.options).to_config()
-    scheduler_from_config(config, **{option: parse_value(value)})  # refuses what the class does not take
+    cls = type(scheduler_from_config(config, **{option: parse_value(value)}))  # refuses unknown keys and wrong values
+    known = {field.name for field in fields(cls.Options)}
+    if option not in known:
+        raise InputError(
+            f"{text}: {cls.__name__} has no option {option!r}, so it would have no effect."
+            f"{did_you_mean(option, known)} Choose another option, or another scheduler first"
+        )
     return {**config, option: parse_value(value)}

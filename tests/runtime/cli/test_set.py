@@ -56,6 +56,11 @@ def test_the_pipeline_generates_with_the_new_scheduler(bundle):
     [
         (["scheduler.beta_ed=1"], ConfigError, "'beta_ed' is not an option .* Did you mean 'beta_end'"),
         (["scheduler.beta_end=much"], ConfigError, "option 'beta_end' is 'much', expected a number"),
+        (
+            ["scheduler.use_karras_sigmas=true"],
+            InputError,
+            "DDIMScheduler has no option 'use_karras_sigmas', so it would",
+        ),
         (["scheduler=eulr"], InputError, "got 'eulr'. Did you mean 'euler'"),
         (["scheduler=FlowMatchEulerDiscrete"], InputError, "does not run on this bundle; 'diffoundry schedulers DIR'"),
         (
