@@ -42,6 +42,9 @@ _ALIASES = {
     "load_textual_inversion": "embeddings.load",
     "unload_textual_inversion": "embeddings.unload",
     "unload_lora_weights": "loras.unload",
+    "load_lora": "loras.load",  # names of diffoundry 0.1, from here
+    "set_lora_scale": "loras.set_scale",
+    "unload_lora": "loras.unload",
     "vae_scale_factor": "vae.scale_factor",
 }
 """Names of diffusers that do the same here, to the attribute."""

@@ -306,6 +306,12 @@ def test_attributes_of_diffusers_name_our_way(pipe):
         pipe.load_lora_weights("nothere", weight_name="x.safetensors", adapter_name="x")
 
 
+def test_names_of_version_0_1_still_work(pipe):
+    aliases = {"load_lora": "load", "set_lora_scale": "set_scale", "unload_lora": "unload"}
+    assert [getattr(pipe, name) == getattr(pipe.loras, ours) for name, ours in aliases.items()] == [True] * 3
+    assert pipe.load_textual_inversion == pipe.embeddings.load
+
+
 def test_load_takes_device_and_threads_and_fails_early(emoji_bundle, emoji_folder):
     pipe = load(emoji_bundle, device="cpu", threads=1)
     assert pipe.to("cpu") is pipe
