@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from diffoundry.runtime.errors import ConfigError, DiffoundryError
+from diffoundry.runtime.errors import ConfigError, DiffoundryError, InputError
 
 __all__ = ["GUARDED", "guarded"]
 
@@ -13,6 +13,9 @@ GUARDED = (
     "_set_up",
 )  # fmt: skip
 """Methods that compute with options, timesteps and noise levels."""
+
+_OF_ARRAYS = frozenset(GUARDED) - {"set_timesteps", "_set_up"}
+"""Methods that compute with the arrays of a call."""
 
 _FAILURES = (ArithmeticError, ValueError, IndexError, RecursionError)
 
@@ -26,6 +29,8 @@ def guarded(method: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(method)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if method.__name__ in _OF_ARRAYS:
+            _refuse_tensors(f"{type(self).__name__}.{method.__name__}", (*args, *kwargs.values()))
         try:
             return method(self, *args, **kwargs)
         except DiffoundryError:
@@ -38,6 +43,12 @@ def guarded(method: Callable[..., Any]) -> Callable[..., Any]:
             ) from error
 
     return call
+
+
+def _refuse_tensors(name: str, values: tuple[Any, ...]) -> None:
+    for value in values:
+        if type(value).__module__ == "torch" and type(value).__name__ == "Tensor":
+            raise InputError(f"{name}: got torch.Tensor, expected NumPy arrays; pass tensor.numpy()")
 
 
 def _describe(config: Any) -> str:

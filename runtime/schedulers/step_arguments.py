@@ -24,6 +24,8 @@ def takes_diffusers_arguments(step: Callable[..., Any]) -> Callable[..., Any]:
                     f"{type(self).__name__}.step: got torch.{type(value).__name__}, expected NumPy arrays; pass "
                     "tensor.numpy()"
                 )
+        if arguments and not hasattr(arguments[0], "shape"):
+            raise InputError(f"{type(self).__name__}.step: got {type(arguments[0]).__name__}, expected a NumPy array")
         if options.get("generator") is not None:
             options["generator"] = as_generators(options["generator"])
         result = step(self, *arguments, **options)

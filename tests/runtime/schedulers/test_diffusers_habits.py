@@ -156,6 +156,15 @@ def test_tensors_are_refused():
         InputError, match="Scheduler.step: got torch.Tensor, expected NumPy arrays; pass tensor.numpy()"
     ):
         scheduler.step(torch.zeros(SHAPE), scheduler.timesteps[0], SAMPLE)
+    with pytest.raises(InputError, match="Scheduler.step: got torch.Tensor, expected NumPy arrays"):
+        scheduler.step(model_output=SAMPLE, timestep=scheduler.timesteps[0], sample=torch.zeros(SHAPE))
+    with pytest.raises(InputError, match="Scheduler.add_noise: got torch.Tensor, expected NumPy arrays"):
+        scheduler.add_noise(torch.zeros(SHAPE), torch.zeros(SHAPE), torch.tensor([1]))
+    with pytest.raises(InputError, match="Scheduler.scale_model_input: got torch.Tensor, expected NumPy arrays"):
+        scheduler.scale_model_input(torch.zeros(SHAPE), scheduler.timesteps[0])
+    for value in ([1.0], None):
+        with pytest.raises(InputError, match=f"Scheduler.step: got {type(value).__name__}, expected a NumPy array"):
+            scheduler.step(value, scheduler.timesteps[0], SAMPLE)
 
 
 def test_a_scheduler_of_your_own(monkeypatch):
