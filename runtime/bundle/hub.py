@@ -21,6 +21,9 @@ _HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revi
 _AT_ONCE = 8
 """Files that are downloaded at the same time, as `huggingface_hub` does."""
 
+_TIMEOUT = 10.0
+"""Seconds that the hub has for its first answer."""
+
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 _REASONS = {
@@ -112,6 +115,11 @@ def _download(text: str, name: str, revision: str | None, endpoint: str | None) 
             f"huggingface_hub' to download it, or name a folder"
         ) from error
     options: dict[str, Any] = {"endpoint": endpoint}
+    try:  # one question without the retries of a download: most such names are misspelled paths
+        huggingface_hub.HfApi(**options).model_info(name, revision=revision, timeout=_TIMEOUT)
+    except Exception as error:
+        unreached = "so it was taken as a hub id, but the hub cannot be reached ({line}); check the path, connect"
+        raise BundleError(f"bundle {text!r}: {_reason(error, name, revision, unreached)}") from error
     try:
         manifest = Path(huggingface_hub.hf_hub_download(name, MANIFEST_NAME, revision=revision, **options))
         fetch = partial(huggingface_hub.hf_hub_download, name, revision=manifest.parent.name, **options)
@@ -121,18 +129,17 @@ def _download(text: str, name: str, revision: str | None, endpoint: str | None) 
     except BundleError:
         raise
     except Exception as error:
-        raise BundleError(f"bundle {text!r}: {_reason(error, name, revision)}") from error
+        broken = "and the download from the hub broke off ({line}); connect and run the command again to continue it"
+        raise BundleError(f"bundle {text!r}: {_reason(error, name, revision, broken)}") from error
     return manifest.parent
 
 
-def _reason(error: Exception, name: str, revision: str | None) -> str:
+def _reason(error: Exception, name: str, revision: str | None, otherwise: str) -> str:
+    """Return the sentence for a refusal of the hub, else `otherwise` with the first line of the error."""
     for kind in type(error).__mro__:
         if kind.__name__ == "LocalEntryNotFoundError":  # also an EntryNotFoundError
             break
         if kind.__name__ in _REASONS:
             return _REASONS[kind.__name__].format(name=name, revision=revision)
     line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return (
-        f"got no folder of this name here, and the download from the hub broke off ({line}); connect and run the "
-        f"command again to continue it, or name a folder"
-    )
+    return f"got no folder of this name here, {otherwise.format(line=line)}, or name a folder"

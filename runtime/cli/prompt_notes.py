@@ -89,7 +89,7 @@ def _syntax_notes(text: str) -> Iterable[str]:
 
 def _demo_notes(prompts: Any) -> Iterable[str]:
     """Yield a note for prompts with words that the demo model has never seen."""
-    labels = _demo_labels()
+    file, labels = _demo_labels()
     known = {word for label in labels for word in _words(label)} | _OTHER_WORDS
     for prompt in [prompts] if isinstance(prompts, str) else prompts or ():
         unknown = [word for word in _words(re.sub(r"<[^<>]*>", " ", prompt)) if word not in known]
@@ -97,18 +97,18 @@ def _demo_notes(prompts: Any) -> Iterable[str]:
             listed = ", ".join(repr(word) for word in dict.fromkeys(unknown))
             yield (
                 f"this demo model knows {len(labels)} labels, such as 'red apple', 'rocket' and 'cat face', and no "
-                f"sentences; it does not know {listed}. The labels are in models/emoji/captions.json"
+                f"sentences; it does not know {listed}. The labels are in {file}"
             )
 
 
-def _demo_labels() -> list[str]:
-    """The labels of the demo model, or nothing where its package is not installed."""
+def _demo_labels() -> tuple[Path | None, list[str]]:
+    """The labels of the demo model and their file, or nothing where its package is not installed."""
     package = importlib.util.find_spec("diffoundry_models")
     for folder in package.submodule_search_locations or () if package else ():
         path = Path(folder) / _MODEL / "captions.json"
         if path.is_file():
-            return [str(entry["label"]) for entry in json.loads(path.read_text(encoding="utf-8"))]
-    return []
+            return path, [str(entry["label"]) for entry in json.loads(path.read_text(encoding="utf-8"))]
+    return None, []
 
 
 def _words(text: str) -> list[str]:

@@ -118,7 +118,9 @@ def test_other_failures_have_theirs(hub, monkeypatch):
         find_bundle("org/model", endpoint=hub.address)
     with monkeypatch.context() as offline:
         offline.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-        with pytest.raises(BundleError, match=r"'org/else': got no folder of this name here, and the download"):
+        with pytest.raises(
+            BundleError, match=r"'org/else': .* here, so it was taken as a hub id, but the hub cannot be"
+        ):
             find_bundle("org/else")
     (hub.folder / "diffoundry.json").unlink()
     with pytest.raises(BundleError, match=r"'org/model@main': the repository has no diffoundry\.json, so it is no"):
@@ -126,6 +128,12 @@ def test_other_failures_have_theirs(hub, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(BundleError, match="'org/else': got no folder of this name, and .* the hub's cache; 'pip"):
         find_bundle("org/else")
+
+
+@pytest.mark.timeout(20)  # an answer, not a series of retries
+def test_a_misspelled_path_is_answered_at_once():
+    with pytest.raises(BundleError, match=r"'no/where': got no folder of this name here, .* cannot be reached \(.+\);"):
+        find_bundle("no/where", endpoint="http://127.0.0.1:9")
 
 
 def test_engines_are_not_added_in_the_cache(snapshot):
