@@ -5,6 +5,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from numbers import Real
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -172,8 +173,9 @@ def _touches(state: _State, name: str) -> bool:
     return name in state.rows or any(name in lora.factors for lora, _ in state.loras.values())
 
 
-def _checked_scale(scale: float) -> float:
+def _checked_scale(scale: Any) -> float:
     most = float(np.finfo(np.float32).max)
-    if not isinstance(scale, Real) or isinstance(scale, bool) or not -most <= scale <= most:
+    real = issubclass(type(scale), Real) and not isinstance(scale, bool)
+    if not real or not -most <= scale <= most:
         raise InputError(f"scale: got {shorten(scale)}, expected a finite number; 1 is the LoRA as it was trained")
     return float(scale)
