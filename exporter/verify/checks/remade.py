@@ -77,12 +77,12 @@ def _obstacle(manifest: Manifest, target: str, precision: str) -> str | None:
         return "no target of this name is installed"
     if not plugin.reproducible:
         return f"{target} makes other bytes every time"
-    made = {name: value for name, value in manifest.built_with.items() if name in tool_versions()}
+    made = [(name, value) for name, value in manifest.built_with.items() if name in tool_versions()]
     for component in manifest.components.values():
         for engine in component.engines:
             if (engine.target, engine.precision) == (target, precision):
-                made |= engine.built_with
-    for name, wanted in made.items():
+                made += engine.built_with.items()
+    for name, wanted in made:
         found = _version(name)
         if found != wanted:
             return f"they were made with {name} {wanted}, here is {found or 'none'}"

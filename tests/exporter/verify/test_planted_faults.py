@@ -110,7 +110,7 @@ PLANTED = {
     ),
     "bias, adapters": (
         _zeros(ADAPTERS, "conv_in.bias"),
-        "^unet, .*adapters.onnx: not the",
+        "^unet/.*adapters.onnx: .*conv_in.bias: ",
     ),
     "layer without adapters": (_engine("text_encoder", _forget_layer), "^text_encoder, .*field adapters of"),
     "options": (
