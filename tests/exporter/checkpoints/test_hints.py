@@ -19,7 +19,7 @@ def folder(tmp_path, monkeypatch):
         (tmp_path / name).mkdir(parents=True)
     for name in ("sd3/model_index.json", "sd3/transformer/config.json", "snapshots/abc/model_index.json"):
         (tmp_path / name).write_text("{}")
-    for name in ("x.bundle/diffoundry.json", "crop.py", "weights.gguf", "loose/model.safetensors", "README"):
+    for name in ("x.bundle/diffoundry.json", "crop.py", "weights.onnx", "loose/model.safetensors", "README"):
         (tmp_path / name).write_text("{}")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -34,7 +34,7 @@ def folder(tmp_path, monkeypatch):
         ("sd3/transformer/config.json", "got a file of the checkpoint sd3, expected its folder; pass 'sd3'"),
         ("x.bundle", "got a bundle, expected a checkpoint; 'diffoundry build x.bundle' adds engines to a bundle"),
         ("crop.py", "got a .py file, which is no checkpoint, expected a diffusers folder, a single .safetensors file"),
-        ("weights.gguf", "got a .gguf file, which is no checkpoint"),
+        ("weights.onnx", "got a .onnx file, which is no checkpoint"),
         ("README", "got a file, which is no checkpoint"),
         ("snapshots", "got a folder without model_index.json, expected .*Did you mean 'snapshots/abc'?"),
         ("loose", "got a folder without model_index.json, expected .*Did you mean 'loose/model.safetensors'?"),

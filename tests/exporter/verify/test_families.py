@@ -142,7 +142,8 @@ def test_a_wrong_threshold_and_a_wrong_feature_extractor_are_found(wide_bundle, 
     bundle.edit_weight("safety_checker", "concept_embeds_weights", lambda weight: np.add(weight, 1, out=weight))
     flags = ("safety", "safety_checker")
     made = ("files", "safety_checker, onnxruntime fp32")
-    assert failed() == {("component", "safety_checker concept_scores"), made, flags}
+    graph = ("graph", "safety_checker/model.onnxruntime.onnx")
+    assert failed() == {("component", "safety_checker concept_scores"), graph, made, flags}
     bundle.edit_weight("safety_checker", "concept_embeds_weights", lambda weight: np.subtract(weight, 1, out=weight))
     bundle.edit_json("feature_extractor/preprocessor_config.json", resample=1)
     assert ("config", "feature_extractor, 3 images") in failed()
