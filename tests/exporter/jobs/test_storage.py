@@ -1,4 +1,4 @@
-"""What a file system refuses, as Python, NumPy and OpenVINO report it."""
+"""Refusals of a file system, as Python, NumPy and OpenVINO report them."""
 
 import errno
 import re
