@@ -11,7 +11,6 @@ import time
 
 import pytest
 
-from diffoundry.runtime.cli.main import main
 from diffoundry.runtime.cli.safe_text import safe_json, safe_text
 from diffoundry.runtime.cli.verbosity import reset_verbosity
 
@@ -44,23 +43,6 @@ def hostile_bundle(emoji_bundle, tmp_path):
 
     _edit(bundle, change)
     return bundle
-
-
-@pytest.fixture
-def typed(monkeypatch, capsys):
-    """Run a command in this process; gives its exit code or sentence, and both streams."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["diffoundry", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.mark.parametrize("words", [(), ("--full",), ("--json",), ("--check",)], ids=" ".join)

@@ -1,33 +1,12 @@
 """--verbose, --quiet, their variables, and progress where nobody looks."""
 
 import logging
-import sys
-
-import pytest
 
 from diffoundry.runtime.cli import status_line
 from diffoundry.runtime.cli.console import set_quiet
-from diffoundry.runtime.cli.main import main
 from diffoundry.runtime.cli.status_line import StatusLine
 
 _GENERATE = ("--steps", "1", "--seed", "7", "--target", "onnxruntime")
-
-
-@pytest.fixture
-def typed(monkeypatch, capsys):
-    """Run a command in this process; gives its exit code or sentence, and both streams."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["diffoundry", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def test_verbose_logs_and_prints_the_traceback(typed, emoji_bundle, tmp_path):
