@@ -20,6 +20,7 @@ _CLIP_TEXT = {"hidden_size": 512, "num_hidden_layers": 12, "projection_dim": 512
 
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "UNet2DConditionModel": {**_UNET, "out_channels": 4},
+    "UNet2DModel": {"in_channels": 3, "out_channels": 3, "block_out_channels": [224, 448, 672, 896]},
     "ControlNetModel": {**_UNET, "conditioning_embedding_out_channels": [16, 32, 96, 256]},
     "AutoencoderKL": {"in_channels": 3, "out_channels": 3, "latent_channels": 4, "block_out_channels": [64]},
     "AutoencoderTiny": {

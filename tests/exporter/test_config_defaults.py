@@ -12,6 +12,7 @@ from diffoundry.exporter.components.residuals import layers_of_levels, residual_
 from diffoundry.exporter.components.sd3_transformer import sd3_transformer
 from diffoundry.exporter.components.t5_text import t5_text_encoder
 from diffoundry.exporter.components.unet import UNET
+from diffoundry.exporter.components.unet_2d import unet_2d
 from diffoundry.exporter.components.vae import VAE_DECODER, VAE_ENCODER
 from diffoundry.runtime.errors import ConfigError
 
@@ -33,6 +34,16 @@ def test_a_unet_without_fields():
     assert shapes["encoder_hidden_states"][2] == theirs["cross_attention_dim"]
     assert layers_of_levels(configs, "unet") == [theirs["layers_per_block"]] * len(theirs["block_out_channels"])
     assert residual_specs(configs, "unet")[-1].shape[1] == theirs["block_out_channels"][-1]
+
+
+def test_a_unet_without_text_and_fields():
+    theirs = _defaults(diffusers.UNet2DModel)
+    component = unet_2d().describe({"unet": {}})
+    shapes = _shapes(component)
+    assert shapes["sample"] == ("batch", theirs["in_channels"], "height", "width")
+    assert shapes["out_sample"][1] == theirs["out_channels"]
+    assert component.sizes["height"].multiple_of == 2 ** (len(theirs["block_out_channels"]) - 1)
+    assert list(shapes) == ["sample", "timestep", "out_sample"]
 
 
 @pytest.mark.parametrize("name", ["AutoencoderKL", "AutoencoderTiny"])

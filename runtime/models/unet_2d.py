@@ -1,0 +1,94 @@
+"""UNet2DModel: the denoiser of DDPM and other pipelines without text, over pixels or latents."""
+
+import numpy as np
+
+from diffoundry.runtime.bundle.specs import TensorSpec
+from diffoundry.runtime.engines.outputs import Outputs
+from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.formats.config_values import integer, integers
+from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
+from diffoundry.runtime.models.protocols import Feeds, FloatArray
+from diffoundry.runtime.models.roles import DENOISER
+from diffoundry.runtime.models.unet_2d_condition import read_sample_size
+
+__all__ = ["UNet2DModel"]
+
+_CHANNELS = (224, 448, 672, 896)
+"""Default of diffusers for `block_out_channels`."""
+
+
+class UNet2DModel:
+    """A `Denoiser` over pixels or latents (B, C, h, w). diffusers: `UNet2DModel`.
+
+    Its conditioning: "class_labels", where the network has an embedding of classes. They are numbers of classes (B,),
+    or vectors (B, D).
+
+    Attributes:
+        size_multiple: Height and width of its input must be multiples of this.
+        takes_labels: True if "class_labels" is an input.
+        class_count: Number of classes, where labels are their numbers; else None.
+    """
+
+    embeds_guidance = False
+    patch_size = 1
+
+    def __init__(self, session: EngineSession, component: str | None = None) -> None:
+        """Read the config; the engine is opened when first needed.
+
+        Args:
+            session: The engines.
+            component: Name of the component; None for the denoiser.
+
+        Raises:
+            BundleError: The bundle has no such component, or no config of it.
+            ConfigError: A value of the config has another type, or is out of range.
+        """
+        self.component = session.bundle.component(DENOISER) if component is None else component
+        config = session.bundle.config(self.component)
+        subject = f"{self.component}/config.json"
+        self.in_channels = integer(config, "in_channels", 3, subject=subject)
+        self.out_channels = integer(config, "out_channels", 3, subject=subject)
+        self.sample_size = read_sample_size(config, None, subject)
+        channels = integers(config, "block_out_channels", _CHANNELS, subject=subject)
+        self.first_channels = channels[0]
+        self.size_multiple = 2 ** (len(channels) - 1)
+        kind = config.get("class_embed_type")
+        count = integer(config, "num_class_embeds", None, subject=subject)
+        self.class_count = count if kind is None else None
+        self.takes_labels = kind is not None or count is not None
+        self._session = session
+
+    @property
+    def token_limit(self) -> int | None:
+        """See `Denoiser`: it reads no text."""
+        return None
+
+    @property
+    def residual_inputs(self) -> tuple[TensorSpec, ...]:
+        """See `Denoiser`: none."""
+        return ()
+
+    def latent_shape(self, batch: int, height: int, width: int, vae: AutoencoderKL | None = None) -> tuple[int, ...]:
+        """See `Denoiser`; without a VAE latents are pixels.
+
+        A network that also reads another image has more channels in than out, and one that predicts a variance has more
+        out than in.
+        """
+        if vae is None:
+            return batch, min(self.in_channels, self.out_channels), height, width
+        return batch, vae.latent_channels, height // vae.scale_factor, width // vae.scale_factor
+
+    def image_tokens(self, shape: tuple[int, ...]) -> int | None:  # noqa: ARG002
+        """See `Denoiser`: a UNet has none."""
+        return None
+
+    def embed_guidance(self, scale: float) -> Feeds:
+        """See `Denoiser`; never called, `embeds_guidance` is False."""
+        raise NotImplementedError
+
+    def __call__(self, sample: FloatArray, timestep: float, conditioning: Feeds) -> FloatArray:
+        """See `Denoiser`; the timestep is passed as it is."""
+        time = np.asarray([timestep], np.float32)
+        feeds = {"sample": sample, "timestep": time, **conditioning}
+        outputs = Outputs(self._session.run(self.component, feeds), self.component)
+        return outputs.take("out_sample", (len(sample), self.out_channels, *sample.shape[2:]))
