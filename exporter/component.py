@@ -65,6 +65,8 @@ class Component:
         sizes: "height" and "width" to the sizes that the network takes, where it takes fewer than the shapes say.
         usual: Symbolic dimension to its size unless a user asks for another, where it is not 77 tokens; engines for one
             size alone are made for this.
+        tables: Names of weights of the network that the runtime reads itself, such as the codebook of a quantizer. They
+            lie in fp32 beside the graph.
         wrapper: "module:class" of the torch module that is traced, made as `class(network, component)`. Its forward
             takes tensors in the order of `inputs` and returns a tuple of tensors in the order of `outputs`.
     """
@@ -79,6 +81,7 @@ class Component:
     call: Call = field(default_factory=Call)
     sizes: Mapping[str, DimSpec] = field(default_factory=dict)
     usual: Mapping[str, int] = field(default_factory=dict)
+    tables: tuple[str, ...] = ()
     wrapper: str = "diffoundry.exporter.components.network_module:NetworkModule"
 
 

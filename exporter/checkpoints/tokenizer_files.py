@@ -11,6 +11,7 @@ from diffoundry.runtime.tokenizers.clip import write_tokenizer_json
 __all__ = ["ENDINGS", "check_tokenizer_files", "open_tokenizer", "write_tokenizer"]
 
 _SENTENCEPIECE = "spiece.model"
+_WORDPIECE = "vocab.txt"
 
 ENDINGS = (".json", ".txt", _SENTENCEPIECE)
 """Suffixes of the files that define tokenization."""
@@ -26,10 +27,10 @@ def check_tokenizer_files(folder: Path) -> None:
         CheckpointError: It has none in a known form.
     """
     complete = (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
-    if not complete and not any((folder / name).is_file() for name in ("tokenizer.json", _SENTENCEPIECE)):
+    if not complete and not any((folder / name).is_file() for name in ("tokenizer.json", _SENTENCEPIECE, _WORDPIECE)):
         raise CheckpointError(
-            f"{folder}: got no vocabulary, expected tokenizer.json, vocab.json with merges.txt, or {_SENTENCEPIECE}; "
-            f"the checkpoint is incomplete"
+            f"{folder}: got no vocabulary, expected tokenizer.json, vocab.json with merges.txt, {_SENTENCEPIECE}, or "
+            f"{_WORDPIECE}; the checkpoint is incomplete"
         )
 
 

@@ -13,7 +13,12 @@ __all__ = ["PICKLES", "VARIANT", "Choice", "Shards", "choose_weights", "read_sha
 VARIANT = "variant"
 """Key of the variant among a recipe's sources, where the user passed one."""
 
-_STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model", "stable_diffusion": "model"}
+_STEMS = {
+    "diffusers": "diffusion_pytorch_model",
+    "transformers": "model",
+    "latent_diffusion": "model",
+    "stable_diffusion": "model",
+}
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 """Suffixes of files that can run code when they are read."""
 
@@ -50,8 +55,8 @@ def weight_stem(library: str) -> str:
     """Return the first part of the names of weight files.
 
     Args:
-        library: "diffusers" or "transformers", which name their weights differently, or "stable_diffusion", a package
-            of diffusers whose network has transformers' names.
+        library: "diffusers" or "transformers", which name their weights differently, or a package of diffusers whose
+            network has transformers' names: "latent_diffusion", "stable_diffusion".
     """
     return _STEMS[library]
 

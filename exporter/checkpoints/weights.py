@@ -23,7 +23,10 @@ from diffoundry.runtime.errors import CheckpointError
 
 __all__ = ["build_module", "load_weights", "random_weights", "widen"]
 
-_MODULES = {"stable_diffusion": "diffusers.pipelines.stable_diffusion"}
+_MODULES = {
+    "latent_diffusion": "diffusers.pipelines.latent_diffusion",
+    "stable_diffusion": "diffusers.pipelines.stable_diffusion",
+}
 """Module names in model_index.json that are packages of diffusers."""
 
 _HALVES = {"F16": torch.float16, "BF16": torch.bfloat16}

@@ -9,17 +9,17 @@ from diffoundry.runtime.models.roles import VAE_DECODER, VAE_ENCODER
 __all__ = ["describe_decoder", "describe_encoder"]
 
 
-def describe_encoder(configs: Configs) -> Component:
+def describe_encoder(configs: Configs, source: str = "vae") -> Component:
     """Describe the encoder: images to the moments of latents."""
     height, width = latent_dims(configs)
-    pixels = read_integer(configs, "vae", "in_channels", 3)
-    channels = read_integer(configs, "vae", "latent_channels", 4)
+    pixels = read_integer(configs, source, "in_channels", 3)
+    channels = read_integer(configs, source, "latent_channels", 4)
     factor = parse_size(height).divisor
     return Component(
         name="vae_encoder",
         role=VAE_ENCODER,
         network="AutoencoderKL",
-        source="vae",
+        source=source,
         inputs=(TensorSpec(name="sample", dtype="float32", shape=("batch", pixels, "height", "width")),),
         # Mean and log-variance, concatenated; the pipeline decides how to sample from them.
         outputs=(TensorSpec(name="latent_parameters", dtype="float32", shape=("batch", 2 * channels, height, width)),),
@@ -28,16 +28,16 @@ def describe_encoder(configs: Configs) -> Component:
     )
 
 
-def describe_decoder(configs: Configs) -> Component:
+def describe_decoder(configs: Configs, source: str = "vae") -> Component:
     """Describe the decoder: latents to images."""
     height, width = latent_dims(configs)
-    pixels = read_integer(configs, "vae", "out_channels", 3)
-    channels = read_integer(configs, "vae", "latent_channels", 4)
+    pixels = read_integer(configs, source, "out_channels", 3)
+    channels = read_integer(configs, source, "latent_channels", 4)
     return Component(
         name="vae_decoder",
         role=VAE_DECODER,
         network="AutoencoderKL",
-        source="vae",
+        source=source,
         inputs=(TensorSpec(name="latent_sample", dtype="float32", shape=("batch", channels, height, width)),),
         outputs=(TensorSpec(name="sample", dtype="float32", shape=("batch", pixels, "height", "width")),),
         example={"batch": 2, height: 9, width: 11},

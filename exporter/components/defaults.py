@@ -23,6 +23,8 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "UNet2DModel": {"in_channels": 3, "out_channels": 3, "block_out_channels": [224, 448, 672, 896]},
     "ControlNetModel": {**_UNET, "conditioning_embedding_out_channels": [16, 32, 96, 256]},
     "AutoencoderKL": {"in_channels": 3, "out_channels": 3, "latent_channels": 4, "block_out_channels": [64]},
+    "VQModel": {"in_channels": 3, "out_channels": 3, "latent_channels": 3, "block_out_channels": [64]},
+    "LDMBertModel": {"d_model": 1280, "max_position_embeddings": 77},
     "AutoencoderTiny": {
         "in_channels": 3,
         "out_channels": 3,

@@ -1,32 +1,60 @@
-"""The two halves of a VAE, for each supported class."""
+"""The two halves of a VAE, for each supported class and folder."""
 
 from collections.abc import Callable, Mapping
 
 from diffoundry.exporter.component import Component, ComponentKind, Configs
 from diffoundry.exporter.components.autoencoder_kl import describe_decoder, describe_encoder
 from diffoundry.exporter.components.autoencoder_tiny import describe_tiny_decoder, describe_tiny_encoder
+from diffoundry.exporter.components.vq_model import VQ_CLASS, describe_vq_decoder, describe_vq_encoder
 from diffoundry.runtime.errors import CheckpointError
 
-__all__ = ["VAE_CLASSES", "VAE_DECODER", "VAE_ENCODER"]
+__all__ = ["VAE_CLASSES", "VAE_DECODER", "VAE_ENCODER", "vae_decoder", "vae_encoder"]
 
 VAE_CLASSES = ("AutoencoderKL", "AutoencoderTiny")
-"""Supported VAE classes of diffusers."""
+"""Classes of diffusers for a VAE that samples latents around a mean, or has none to sample."""
 
-_Describe = Callable[[Configs], Component]
+_Describe = Callable[[Configs, str], Component]
+
+_ENCODERS: Mapping[str, _Describe] = {
+    "AutoencoderKL": describe_encoder,
+    "AutoencoderTiny": describe_tiny_encoder,
+    VQ_CLASS: describe_vq_encoder,
+}
+_DECODERS: Mapping[str, _Describe] = {
+    "AutoencoderKL": describe_decoder,
+    "AutoencoderTiny": describe_tiny_decoder,
+    VQ_CLASS: describe_vq_decoder,
+}
 
 
-def _kind(name: str, describes: Mapping[str, _Describe]) -> ComponentKind:
+def vae_encoder(source: str = "vae", classes: tuple[str, ...] = VAE_CLASSES) -> ComponentKind:
+    """Declare the encoder of a VAE.
+
+    Args:
+        source: Folder of the checkpoint: "vae", "vqvae" or "movq".
+        classes: Classes of diffusers that the pipeline takes; the first is that of a config without a name.
+    """
+    return _kind("vae_encoder", source, classes, _ENCODERS)
+
+
+def vae_decoder(source: str = "vae", classes: tuple[str, ...] = VAE_CLASSES) -> ComponentKind:
+    """Declare the decoder of a VAE; arguments as `vae_encoder`."""
+    return _kind("vae_decoder", source, classes, _DECODERS)
+
+
+def _kind(name: str, source: str, classes: tuple[str, ...], describes: Mapping[str, _Describe]) -> ComponentKind:
     def describe(configs: Configs) -> Component:
-        found = configs["vae"].get("_class_name", VAE_CLASSES[0])
-        if found not in describes:
+        found = configs[source].get("_class_name", classes[0])
+        if found not in classes:
             raise CheckpointError(
-                f"vae/config.json: field '_class_name': got {found!r}, expected {' or '.join(VAE_CLASSES)}"
+                f"{source}/config.json: field '_class_name': got {found!r}, expected {' or '.join(classes)}"
             )
-        return describes[found](configs)
+        return describes[found](configs, source)
 
-    classes = tuple(f"diffusers:{name}" for name in VAE_CLASSES)
-    return ComponentKind(name=name, source="vae", classes=classes, describe=describe)
+    return ComponentKind(
+        name=name, source=source, classes=tuple(f"diffusers:{name}" for name in classes), describe=describe
+    )
 
 
-VAE_ENCODER = _kind("vae_encoder", dict(zip(VAE_CLASSES, (describe_encoder, describe_tiny_encoder), strict=True)))
-VAE_DECODER = _kind("vae_decoder", dict(zip(VAE_CLASSES, (describe_decoder, describe_tiny_decoder), strict=True)))
+VAE_ENCODER = vae_encoder()
+VAE_DECODER = vae_decoder()

@@ -11,6 +11,7 @@ from diffoundry.exporter.passes import optimize
 from diffoundry.exporter.steps.graph_files import save_graph
 from diffoundry.exporter.steps.graph_names import SIZES, name_outputs
 from diffoundry.exporter.steps.trace import trace
+from diffoundry.exporter.steps.weight_tables import save_tables
 from diffoundry.runtime.bundle.json_codec import to_json
 from diffoundry.runtime.bundle.specs import DimSpec
 
@@ -56,5 +57,8 @@ def write_portable(
         name_outputs(graph, declared, fixed)
         graph.metadata_props[SIZES] = json.dumps({name: to_json(dim) for name, dim in dims.items()}, sort_keys=True)
     with phase("save"):
-        files = save_graph(graph, Path(folder) / component)
+        files = (
+            *save_graph(graph, Path(folder) / component),
+            *save_tables(module, declared.tables, Path(folder) / component),
+        )
     return tuple(f"{component}/{file}" for file in files)

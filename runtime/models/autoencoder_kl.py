@@ -41,6 +41,7 @@ class AutoencoderKL(VaeTilingMixin):
 
     levels_key: ClassVar[str] = "block_out_channels"
     default_levels: ClassVar[tuple[int, ...]] = (64,)
+    default_channels: ClassVar[int] = 4
     default_scaling: ClassVar[float] = SCALING_FACTOR
 
     def __init__(self, session: EngineSession, *, normalize_latents: bool = False) -> None:
@@ -63,7 +64,7 @@ class AutoencoderKL(VaeTilingMixin):
         self._config = config
         self.scale_factor = 2 ** (len(levels) - 1)
         self.first_channels = min(levels)
-        self.latent_channels = integer(config, "latent_channels", 4, subject=subject)
+        self.latent_channels = integer(config, "latent_channels", self.default_channels, subject=subject)
         self.scaling_factor = number(
             config, "scaling_factor", self.default_scaling, subject=subject, minimum=1e-9, maximum=1e9
         )

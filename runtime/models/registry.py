@@ -11,6 +11,7 @@ __all__ = ["VAES", "open_vae"]
 VAES = {
     "AutoencoderKL": "diffoundry.runtime.models.autoencoder_kl:AutoencoderKL",
     "AutoencoderTiny": "diffoundry.runtime.models.autoencoder_tiny:AutoencoderTiny",
+    "VQModel": "diffoundry.runtime.models.vq_model:VQModel",
 }
 """Class of the network to "module:attribute" of its wrapper; any family may have any of them."""
 

@@ -15,6 +15,7 @@ __all__ = [
     "VAE_DECODER",
     "VAE_ENCODER",
     "role_of_folder",
+    "tokenizer_folder",
 ]
 
 TEXT_ENCODER = "text_encoder"
@@ -47,3 +48,12 @@ def role_of_folder(name: str) -> str:
     """
     base = _NUMBER.sub("", name)
     return DENOISER if base in DENOISER_FOLDERS else base
+
+
+def tokenizer_folder(encoder: str) -> str:
+    """Return the folder of a text encoder's tokenizer: "tokenizer_2" of "text_encoder_2", "tokenizer" of "bert".
+
+    Args:
+        encoder: As diffusers names the folder of the text encoder.
+    """
+    return encoder.replace(TEXT_ENCODER, "tokenizer") if TEXT_ENCODER in encoder else "tokenizer"

@@ -20,8 +20,13 @@ class T5EncoderModel:
         tokenizer: Its tokenizer.
     """
 
-    def __init__(self, session: EngineSession, name: str) -> None:
+    def __init__(self, session: EngineSession, name: str, folder: str | None = None) -> None:
         """Read the tokenizer; the engine is opened when first needed.
+
+        Args:
+            session: The engines.
+            name: Name of the component.
+            folder: Folder of its tokenizer, where it is not named alike.
 
         Raises:
             BundleError: The bundle lacks the component or the tokenizer.
@@ -29,7 +34,7 @@ class T5EncoderModel:
         bundle = session.bundle
         bundle.engines(name)
         self.name = name
-        self.folder = name.replace("text_encoder", "tokenizer")
+        self.folder = folder or name.replace("text_encoder", "tokenizer")
         files = {file: f"{self.folder}/{file}" for file in JSON_FILES}
         checked = {file: bundle.file(path) for file, path in files.items() if bundle.has(path)}
         self.tokenizer = JsonTokenizer(checked, str(bundle.root / self.folder))

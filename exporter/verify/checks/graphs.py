@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from diffoundry.exporter.verify.report.report import Check, holds
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.bundle.json_codec import to_json
 from diffoundry.runtime.bundle.specs import DimSpec
+from diffoundry.runtime.formats.safetensors import Safetensors
+from diffoundry.runtime.models.weight_tables import TABLES
 
 __all__ = ["check_graphs", "check_sizes"]
 
@@ -56,6 +58,9 @@ def check_graphs(bundle: Bundle, component: Component, module: torch.nn.Module) 
         changed = _wrong_weights(bundle, component.name, graph, weights, whole=file == portable)
         faults = [*changed, *_wrong_epsilons(graph, epsilons)]
         yield holds("graph", file, "weights, attributes", _joined(faults))
+    if component.tables:
+        file = f"{component.name}/{TABLES}"
+        yield holds("graph", file, "weights", _joined(_wrong_tables(bundle, file, component.tables, weights)))
 
 
 def check_sizes(bundle: Bundle) -> Check | None:
@@ -112,6 +117,17 @@ def _wrong_weights(
         if not whole and (ours.dtype != np.float32 or ours.shape not in (expected.shape, expected.T.shape)):
             continue
         fault = _difference(ours, expected.T if name.endswith(_TRANSPOSED) else expected)
+        if fault:
+            faults.append(f"{name}: {fault}")
+    return faults
+
+
+def _wrong_tables(bundle: Bundle, file: str, names: Sequence[str], weights: Mapping[str, torch.Tensor]) -> list[str]:
+    """Compare the weights that the runtime reads itself."""
+    tables = Safetensors(bundle.file(file))
+    faults = []
+    for name in names:
+        fault = _difference(tables.read(name), weights[name].numpy()) if name in tables else "missing"
         if fault:
             faults.append(f"{name}: {fault}")
     return faults

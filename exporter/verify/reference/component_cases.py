@@ -15,7 +15,7 @@ from diffoundry.exporter.verify.reference.pipeline_trace import NetworkCall, Tra
 from diffoundry.runtime.bundle.dims import parse_size, size_of
 from diffoundry.runtime.engines.protocol import Array
 from diffoundry.runtime.models.controlnet import is_residual
-from diffoundry.runtime.models.roles import TEXT_ENCODER
+from diffoundry.runtime.models.roles import TEXT_ENCODER, tokenizer_folder
 
 __all__ = [
     "ComponentCase",
@@ -58,14 +58,19 @@ def text_cases(pipeline: Any, components: Iterable[Component], prompts: Sequence
 
 
 def _cases_of(pipeline: Any, component: Component, prompts: Sequence[str]) -> list[ComponentCase]:
-    tokenizer = getattr(pipeline, component.source.replace("text_encoder", "tokenizer"))
+    tokenizer = getattr(pipeline, tokenizer_folder(component.source))
     encoder = getattr(pipeline, component.source)
     length = component.usual.get("sequence", tokenizer.model_max_length)
     texts = ["", *prompts]
     ids = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="np")["input_ids"]
     vocabulary = encoder.config.vocab_size
-    starts = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]  # T5 has none
-    ends = [tokenizer.eos_token_id]
+    starts, ends = (
+        [token for token in (first if second is None else second,) if token is not None]
+        for first, second in (
+            (tokenizer.cls_token_id, tokenizer.bos_token_id),  # T5 has neither
+            (tokenizer.sep_token_id, tokenizer.eos_token_id),
+        )
+    )
     room = length - len(starts) - len(ends)
     words = np.setdiff1d(np.arange(vocabulary), (*starts, *ends))
     order = np.random.default_rng(0).permutation(words)

@@ -6,6 +6,7 @@ import json
 import diffusers
 import pytest
 import transformers
+from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig
 
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.components.defaults import DEFAULTS, complete_config
@@ -16,6 +17,7 @@ CONFIGS = {
     "CLIPTextModelWithProjection": transformers.CLIPTextConfig,
     "CLIPVisionModelWithProjection": transformers.CLIPVisionConfig,
     "T5EncoderModel": transformers.T5Config,
+    "LDMBertModel": LDMBertConfig,
 }
 
 

@@ -142,7 +142,7 @@ def test_outputs_of_another_network_are_refused():
 
 def test_an_unknown_vae_is_refused():
     with pytest.raises(
-        BundleError, match="got the VAE 'AutoencoderDC', expected one of AutoencoderKL, AutoencoderTiny; upgrade"
+        BundleError, match="got the VAE 'AutoencoderDC', expected one of AutoencoderKL, AutoencoderTiny, VQModel; up"
     ):
         open_vae(session({}, "AutoencoderDC"))
 
