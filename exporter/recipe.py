@@ -39,7 +39,7 @@ def make_recipe(checkpoint: Checkpoint, request: ExportRequest) -> Recipe:
             if name in asked and value is not None:
                 _check_size(name, value, own)
         largest = own.max if dim.max is None else dim.max
-        dims[name] = DimSpec(min=max(dim.min, own.multiple_of), max=largest, multiple_of=own.multiple_of)
+        dims[name] = DimSpec(min=max(dim.min, own.min, own.multiple_of), max=largest, multiple_of=own.multiple_of)
     return Recipe(
         model=checkpoint.name,
         source=checkpoint.identity(),
@@ -57,6 +57,8 @@ def make_recipe(checkpoint: Checkpoint, request: ExportRequest) -> Recipe:
 def _check_size(name: str, value: int, own: DimSpec) -> None:
     if value % own.multiple_of:
         raise InputError(f"--{name}: got {value}, expected a multiple of {own.multiple_of} for this checkpoint")
+    if value < own.min:
+        raise InputError(f"--{name}: got {value}, expected at least {own.min} for this checkpoint")
     if own.max is not None and value > own.max:
         raise InputError(f"--{name}: got {value}, expected at most {own.max} for this checkpoint")
 

@@ -170,4 +170,8 @@ class CheckpointContents:
 def _both(one: DimSpec, other: DimSpec) -> DimSpec:
     """Intersect two ranges of sizes."""
     bounds = [dim.max for dim in (one, other) if dim.max is not None]
-    return DimSpec(max=min(bounds, default=None), multiple_of=math.lcm(one.multiple_of, other.multiple_of))
+    return DimSpec(
+        min=max(one.min, other.min),
+        max=min(bounds, default=None),
+        multiple_of=math.lcm(one.multiple_of, other.multiple_of),
+    )

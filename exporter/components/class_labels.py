@@ -11,7 +11,7 @@ _PROJECTIONS = ("projection", "simple_projection")
 
 
 def class_labels_input(
-    configs: Configs, source: str, channels: tuple[int, ...], *, projections: bool
+    configs: Configs, source: str, channels: tuple[int, ...], *, projections: bool, fourier: int = 4
 ) -> tuple[TensorSpec, ...]:
     """Describe the input for class labels; none where the network takes none.
 
@@ -23,6 +23,7 @@ def class_labels_input(
         source: Folder of the network.
         channels: Default of the network's class for `block_out_channels`.
         projections: True if the network's class also projects vectors of another width.
+        fourier: As in `embedding_width`.
 
     Raises:
         ConfigError: `class_embed_type` is another.
@@ -39,7 +40,7 @@ def class_labels_input(
     if kind == "timestep":
         return (_labels("int32" if config.get("time_embedding_type") == "learned" else "float32"),)
     if kind == "identity":
-        return (_labels("float32", embedding_width(configs, source, channels)),)
+        return (_labels("float32", embedding_width(configs, source, channels, fourier=fourier)),)
     return (_labels("float32", read_integer(configs, source, "projection_class_embeddings_input_dim", None)),)
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from diffoundry.exporter.component import Call, Component, ComponentKind, Configs, read_integer, read_levels
 from diffoundry.exporter.components.latents import latent_dims
 from diffoundry.exporter.components.residuals import UNET_CHANNELS, layers_of_levels, residual_specs
-from diffoundry.exporter.components.unet import ADDED_KEYWORDS, condition_width, size_inputs
+from diffoundry.exporter.components.unet_conditions import ADDED_KEYWORDS, condition_width, size_inputs
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.errors import ConfigError

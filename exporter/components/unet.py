@@ -1,123 +1,151 @@
-"""UNet2DConditionModel: noisy latents, a timestep and a condition to the scheduler's prediction type."""
+"""UNet2DConditionModel: noisy latents or pixels, a timestep and conditions to the scheduler's prediction type."""
+
+from collections.abc import Callable, Collection
+from typing import Any
 
 from diffoundry.exporter.component import Call, Component, ComponentKind, Configs, read_integer, read_levels
 from diffoundry.exporter.components.latents import latent_dims
-from diffoundry.exporter.components.residuals import layers_of_levels, residual_specs
+from diffoundry.exporter.components.residuals import UNET_CHANNELS, layers_of_levels, residual_specs
+from diffoundry.exporter.components.unet_conditions import ADDED_KEYWORDS, condition_inputs
 from diffoundry.runtime.bundle.dims import parse_size
-from diffoundry.runtime.bundle.specs import TensorSpec
+from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
 from diffoundry.runtime.errors import ConfigError
-from diffoundry.runtime.formats.config_values import integer
+from diffoundry.runtime.formats.config_values import refuse
 from diffoundry.runtime.models.controlnet import MID_RESIDUAL
 from diffoundry.runtime.models.roles import DENOISER
+from diffoundry.runtime.models.unet_2d_condition import HINT_CHANNELS, HINT_FACTOR
 
-__all__ = ["ADDED_KEYWORDS", "UNET", "condition_width", "size_inputs"]
+__all__ = ["UNET", "unet_2d_condition"]
 
-_UNKNOWN_INPUTS = ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type")
-"""Fields that require an input which no pipeline here can feed."""
+_CLASS = "UNet2DConditionModel"
 
-ADDED_KEYWORDS = {name: f"added_cond_kwargs.{name}" for name in ("text_embeds", "time_ids")}
-"""Inputs that diffusers' UNet and ControlNet take in one dictionary, to their keywords."""
+_TO_ANY_SIZE = ("UpBlock2D", "CrossAttnUpBlock2D")
+"""Blocks that upsample to the size of the next skip connection; others double the size."""
 
 
-def _describe(configs: Configs) -> Component:
-    height, width = latent_dims(configs)
-    config = configs["unet"]
-    for key in _UNKNOWN_INPUTS:
-        if config.get(key) is not None:
-            raise ConfigError(
-                f"unet/config.json: field {key!r}: got {config[key]!r}, expected null; it is not supported"
-            )
-    layers_of_levels(configs, "unet")
-    channels = read_integer(configs, "unet", "in_channels", 4)
+def unet_2d_condition(
+    name: str = "unet",
+    *,
+    role: str = DENOISER,
+    dims: Callable[[Configs], tuple[str, str]] = latent_dims,
+    feeds: Collection[str] = (),
+    attention_mask: bool = False,
+    optional: bool = False,
+) -> ComponentKind:
+    """Declare a UNet with cross attention.
+
+    Args:
+        name: Folder in the checkpoint and in the bundle: "unet", "decoder" ...
+        role: One of `runtime.models.roles.ROLES`.
+        dims: Returns height and width of its input as symbols of the image's, from the checkpoint's configs.
+        feeds: Names of inputs that its pipeline feeds beside text and sizes: "class_labels", "image_embeds", "hint".
+        attention_mask: True if its pipeline feeds a mask of the text's tokens.
+        optional: True if a checkpoint may lack it.
+    """
+
+    def describe(configs: Configs) -> Component:
+        return _describe(configs, name, role, dims(configs), condition_inputs(
+            configs, name, feeds=feeds, mask=attention_mask
+        ))  # fmt: skip
+
+    return ComponentKind(name=name, source=name, classes=(f"diffusers:{_CLASS}",), describe=describe, optional=optional)
+
+
+def _describe(
+    configs: Configs, name: str, role: str, dims: tuple[str, str], conditions: tuple[TensorSpec, ...]
+) -> Component:
+    height, width = dims
+    layers_of_levels(configs, name)
+    sizes, (rows, columns) = _sizes(configs, name, parse_size(height).divisor)
     factor = parse_size(height).divisor
-    # The example's sizes can be halved at no level. So diffusers takes the branch that resizes to the size of the skip
-    # connection, which is right for every size. The branch that doubles is right only where each level divides by two.
+    output = TensorSpec(
+        name="out_sample",
+        dtype="float32",
+        shape=("batch", read_integer(configs, name, "out_channels", 4), height, width),
+    )
     return Component(
-        name="unet",
-        role=DENOISER,
-        network="UNet2DConditionModel",
-        source="unet",
+        name=name,
+        role=role,
+        network=_CLASS,
+        source=name,
         inputs=(
-            TensorSpec(name="sample", dtype="float32", shape=("batch", channels, height, width)),
+            TensorSpec(
+                name="sample", dtype="float32", shape=("batch", _sample_channels(configs, name, factor), height, width)
+            ),
             # A float, since samplers on sigmas use timesteps between the integers.
             TensorSpec(name="timestep", dtype="float32", shape=(1,)),
-            TensorSpec(
-                name="encoder_hidden_states", dtype="float32", shape=("batch", "sequence", condition_width(configs))
-            ),
-            *_guidance_input(configs),
-            *size_inputs(configs),
-            *_residual_inputs(configs),
+            *conditions,
+            *_residual_inputs(configs, name),
         ),
-        outputs=(
-            TensorSpec(
-                name="out_sample",
-                dtype="float32",
-                shape=("batch", read_integer(configs, "unet", "out_channels", 4), height, width),
-            ),
-        ),
+        outputs=(output,),
         example={
-            "batch": 2, height: 9, width: 11, "sequence": 7, "height": 9 * factor, "width": 11 * factor
+            "batch": 2, height: rows, width: columns, "sequence": 7, "height": rows * factor, "width": columns * factor
         },
-        call=Call(keywords={**ADDED_KEYWORDS, **_residual_keywords(configs)}, results={"out_sample": "sample"}),
+        call=Call(
+            keywords={**ADDED_KEYWORDS, **_residual_keywords(configs, name)},
+            results={"out_sample": "sample"},
+            options=_options(conditions),
+        ),
+        sizes=sizes,
+        wrapper="diffoundry.exporter.components.unet_module:UNetModule",
     )  # fmt: skip
 
 
-def condition_width(configs: Configs, source: str = "unet") -> int:
-    """Width of the conditioning of a UNet or ControlNet.
+def _options(conditions: tuple[TensorSpec, ...]) -> dict[str, Any]:
+    """Return the argument that diffusers' `forward` demands also of networks that read no text."""
+    names = {spec.name for spec in conditions}
+    return {} if "encoder_hidden_states" in names else {"encoder_hidden_states": None}
+
+
+def _sample_channels(configs: Configs, name: str, factor: int) -> int:
+    """Read the channels of the sample; those of a hint are appended within the network.
 
     Raises:
-        ConfigError: It differs between levels.
+        ConfigError: The network halves its hint less or more often than the VAE halves the image.
     """
-    width = configs[source].get("cross_attention_dim", 1280)
-    if isinstance(width, list):
-        widths = set(read_levels(configs, source, "cross_attention_dim", ()))
-        width = widths.pop() if len(widths) == 1 else width
-    if isinstance(width, list):
+    channels = read_integer(configs, name, "in_channels", 4)
+    if configs[name].get("addition_embed_type") != "image_hint":
+        return channels
+    subject = f"{name}/config.json"
+    if factor != HINT_FACTOR:
         raise ConfigError(
-            f"{source}/config.json: field 'cross_attention_dim': got {width!r}, expected one number for all levels; "
-            f"levels of different width are not supported"
+            f"{subject}: field 'addition_embed_type': got 'image_hint', which makes one latent of {HINT_FACTOR} pixels "
+            f"a side, but the VAE of {factor}; the UNet was made for another VAE"
         )
-    return read_integer({source: {"cross_attention_dim": width}}, source, "cross_attention_dim", None)
+    if channels <= HINT_CHANNELS:
+        raise refuse(subject, "in_channels", channels, f"more than {HINT_CHANNELS}, the channels of the hint")
+    return channels - HINT_CHANNELS
 
 
-def _guidance_input(configs: Configs) -> tuple[TensorSpec, ...]:
-    """Embedded guidance scale of distilled checkpoints (Luo et al. 2023, https://arxiv.org/abs/2310.04378, 4.1)."""
-    width = integer(configs["unet"], "time_cond_proj_dim", None, subject="unet/config.json", minimum=4)
-    return () if width is None else (TensorSpec(name="timestep_cond", dtype="float32", shape=("batch", width)),)
+def _sizes(configs: Configs, name: str, factor: int) -> tuple[dict[str, DimSpec], tuple[int, int]]:
+    """Compute the sizes in pixels that the network takes, and the height and width of the example's sample.
 
-
-def size_inputs(configs: Configs, source: str = "unet") -> tuple[TensorSpec, ...]:
-    """Describe pooled text and image sizes, as Stable Diffusion XL takes them (Podell et al. 2023, 2307.01952, 2.2).
-
-    Raises:
-        ConfigError: The UNet, or ControlNet, adds something else to its timestep.
+    Where every block takes any size, the example's sizes can be halved at no level. So diffusers takes the branch that
+    resizes to the size of the skip connection, which is right for every size. The branch that doubles is right only
+    where each level divides by two.
     """
-    kind = configs[source].get("addition_embed_type")
-    if kind is None:
-        return ()
-    if kind != "text_time" or "text_encoder_2" not in configs:
-        raise ConfigError(
-            f"{source}/config.json: field 'addition_embed_type': got {kind!r}, expected null, or 'text_time' in a "
-            f"checkpoint with a text_encoder_2; nothing else is supported"
-        )
-    pooled = read_integer(configs, "text_encoder_2", "projection_dim", 512)
-    width = read_integer(configs, source, "projection_class_embeddings_input_dim", None) - pooled
-    numbers = width // read_integer(configs, source, "addition_time_embed_dim", None)
-    return (
-        TensorSpec(name="text_embeds", dtype="float32", shape=("batch", pooled)),
-        TensorSpec(name="time_ids", dtype="float32", shape=("batch", numbers)),
-    )
+    blocks = configs[name].get("up_block_types", ())
+    if not isinstance(blocks, list | tuple) or not all(isinstance(block, str) for block in blocks):
+        raise refuse(f"{name}/config.json", "up_block_types", blocks, "a list of names of blocks")
+    if all(block in _TO_ANY_SIZE for block in blocks[:-1]):
+        return {}, (9, 11)
+    steps = 2 ** (len(read_levels(configs, name, "block_out_channels", UNET_CHANNELS)) - 1)
+    # Filters of K blocks mirror one pixel beyond the border, so the coarsest level needs two.
+    least = 2 * steps * factor if any(block.startswith("K") for block in blocks) else 1
+    sides = DimSpec(min=least, multiple_of=steps * factor)
+    return {"height": sides, "width": sides}, (3 * steps, 5 * steps)
 
 
-def _residual_inputs(configs: Configs) -> tuple[TensorSpec, ...]:
+def _residual_inputs(configs: Configs, name: str) -> tuple[TensorSpec, ...]:
     """Describe the residuals of ControlNets, in a checkpoint that has any."""
-    return residual_specs(configs, "unet") if "controlnet" in configs else ()
+    return residual_specs(configs, name) if "controlnet" in configs else ()
 
 
-def _residual_keywords(configs: Configs) -> dict[str, str]:
-    names = [spec.name for spec in _residual_inputs(configs) if spec.name != MID_RESIDUAL]
+def _residual_keywords(configs: Configs, name: str) -> dict[str, str]:
+    names = [spec.name for spec in _residual_inputs(configs, name) if spec.name != MID_RESIDUAL]
     down = {name: f"down_block_additional_residuals.{index}" for index, name in enumerate(names)}
     return {**down, MID_RESIDUAL: "mid_block_additional_residual"}
 
 
-UNET = ComponentKind(name="unet", source="unet", classes=("diffusers:UNet2DConditionModel",), describe=_describe)
+UNET = unet_2d_condition()
+"""The UNet of Stable Diffusion."""

@@ -25,7 +25,8 @@ class SimplifyAttentionMask(ir.passes.InPlacePass):
     Result:
         %y = Attention<is_causal=1>(%q, %k, %v)
 
-    1. An Expand is removed: Attention broadcasts the mask.
+    1. An Expand over batch and heads is removed: Attention broadcasts the mask. One over queries stays:
+       `ExpandAttentionMask` would make it again.
     2. A constant lower triangle, boolean or of 0 and large negative numbers, becomes is_causal.
     3. So does the comparison Range(0, n) <= Range(0, n) of key positions with query positions, for a free n, alone
        or as the condition of a Where between 0 and a large negative number.
@@ -48,6 +49,8 @@ class SimplifyAttentionMask(ir.passes.InPlacePass):
 
 def _simplify(node: ir.Node) -> bool:
     expand = producer(node.inputs[3], "Expand")
+    if expand is not None and _adds_rows(expand):
+        expand = None
     if expand is not None:
         node.replace_input_with(3, expand.inputs[0])  # case 1
     mask = node.inputs[3]
@@ -61,6 +64,11 @@ def _simplify(node: ir.Node) -> bool:
         return True
     logger.debug("%s: its mask %s is not causal", node.name, None if mask is None else mask.name)
     return expand is not None
+
+
+def _adds_rows(expand: ir.Node) -> bool:
+    before, after = (static(value, -2) for value in (expand.inputs[0], expand.outputs[0]))
+    return before == 1 and after != 1
 
 
 def _condition(mask: ir.Value | None) -> ir.Value | None:

@@ -5,6 +5,7 @@ from onnx_ir.passes import common
 
 from diffoundry.exporter.passes.attention_mask import SimplifyAttentionMask
 from diffoundry.exporter.passes.deduplicate_constants import DeduplicateConstants
+from diffoundry.exporter.passes.expand_attention_mask import ExpandAttentionMask
 from diffoundry.exporter.passes.fold_constants import FoldConstants
 from diffoundry.exporter.passes.fuse_attention import FuseAttention
 from diffoundry.exporter.passes.fuse_group_norm import FuseGroupNorm
@@ -37,6 +38,7 @@ def portable_passes() -> tuple[ir.passes.PassBase, ...]:
         clean,
         FuseAttention(),  # needs constant scales; before the mask is looked at
         SimplifyAttentionMask(),  # needs the folded mask
+        ExpandAttentionMask(),  # of the masks that are left
         FuseGroupNorm(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),  # one place for constants
         DeduplicateConstants(),  # so that equal nodes can be found

@@ -9,7 +9,7 @@ from diffoundry.runtime.formats.config_values import integer, integers
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.roles import DENOISER
-from diffoundry.runtime.models.unet_2d_condition import read_sample_size
+from diffoundry.runtime.models.unet_2d_condition import pixel_channels, read_sample_size
 
 __all__ = ["UNet2DModel"]
 
@@ -69,13 +69,9 @@ class UNet2DModel:
         return ()
 
     def latent_shape(self, batch: int, height: int, width: int, vae: AutoencoderKL | None = None) -> tuple[int, ...]:
-        """See `Denoiser`; without a VAE latents are pixels.
-
-        A network that also reads another image has more channels in than out, and one that predicts a variance has more
-        out than in.
-        """
+        """See `Denoiser`; without a VAE latents are pixels."""
         if vae is None:
-            return batch, min(self.in_channels, self.out_channels), height, width
+            return batch, pixel_channels(self.in_channels, self.out_channels), height, width
         return batch, vae.latent_channels, height // vae.scale_factor, width // vae.scale_factor
 
     def image_tokens(self, shape: tuple[int, ...]) -> int | None:  # noqa: ARG002

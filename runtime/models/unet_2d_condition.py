@@ -1,4 +1,4 @@
-"""UNet2DConditionModel: the denoiser of Stable Diffusion 1, 2 and XL."""
+"""UNet2DConditionModel: the denoiser of Stable Diffusion 1, 2 and XL, and of most older systems."""
 
 import numpy as np
 
@@ -12,36 +12,50 @@ from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.roles import DENOISER
 from diffoundry.runtime.schedulers.arithmetic.float32 import exp
 
-__all__ = ["UNet2DConditionModel", "read_sample_size"]
+__all__ = ["HINT_CHANNELS", "HINT_FACTOR", "UNet2DConditionModel", "pixel_channels", "read_sample_size"]
+
+HINT_CHANNELS = 4
+"""Channels that a hint has when it is appended to the sample. diffusers: `ImageHintTimeEmbedding`."""
+
+HINT_FACTOR = 8
+"""Pixels of a hint to a side of a latent."""
 
 _CHANNELS = (320, 640, 1280, 1280)
 """Default of diffusers for `block_out_channels`."""
+
+_RGB = 3
 
 _LEAST_WIDTH = 4
 """Smallest `time_cond_proj_dim`: the frequencies of the embedding are divided by half of it, less one."""
 
 
 class UNet2DConditionModel:
-    """A `Denoiser` over latents (B, C, h, w). diffusers: `UNet2DConditionModel`.
+    """A `Denoiser` over latents or pixels (B, C, h, w). diffusers: `UNet2DConditionModel`.
 
-    Its conditioning: "encoder_hidden_states" (B, tokens, D); of Stable Diffusion XL "text_embeds" (B, P) and
-    "time_ids" (B, 6), which diffusers passes in `added_cond_kwargs`; "timestep_cond" of distilled checkpoints; and the
-    residuals of ControlNets.
+    Its conditioning, each where the network has it: "encoder_hidden_states" (B, tokens, D) and "attention_mask"
+    (B, tokens); "class_labels", numbers (B,) or vectors (B, D); "timestep_cond" (B, D), of distilled checkpoints the
+    guidance scale; what diffusers passes in `added_cond_kwargs`: "text_embeds" (B, P), "time_ids" (B, 6),
+    "image_embeds" (B, P) and "hint" (B, 3, H, W); and the residuals of ControlNets.
     """
 
     patch_size = 1
 
-    def __init__(self, session: EngineSession) -> None:
+    def __init__(self, session: EngineSession, component: str | None = None) -> None:
         """Read the config; the engine is opened when first needed.
 
+        Args:
+            session: The engines.
+            component: Name of the component; None for the denoiser.
+
         Raises:
-            BundleError: The bundle has no denoiser, or no config of it.
+            BundleError: The bundle has no such component, or no config of it.
             ConfigError: A value of the config has another type, or is out of range.
         """
-        self.component = session.bundle.component(DENOISER)
+        self.component = session.bundle.component(DENOISER) if component is None else component
         config = session.bundle.config(self.component)
         subject = f"{self.component}/config.json"
-        self.in_channels = integer(config, "in_channels", 4, subject=subject)
+        hint = HINT_CHANNELS if config.get("addition_embed_type") == "image_hint" else 0
+        self.in_channels = integer(config, "in_channels", 4, subject=subject, minimum=hint + 1) - hint
         self.out_channels = integer(config, "out_channels", 4, subject=subject)
         self.sample_size = read_sample_size(config, None, subject)
         self.first_channels = integers(config, "block_out_channels", _CHANNELS, subject=subject)[0]
@@ -65,8 +79,10 @@ class UNet2DConditionModel:
         """Inputs for the residuals of ControlNets; none when the checkpoint was exported without any."""
         return tuple(spec for spec in self._session.inputs(self.component) if is_residual(spec.name))
 
-    def latent_shape(self, batch: int, height: int, width: int, vae: AutoencoderKL) -> tuple[int, ...]:
-        """See `Denoiser`."""
+    def latent_shape(self, batch: int, height: int, width: int, vae: AutoencoderKL | None = None) -> tuple[int, ...]:
+        """See `Denoiser`; without a VAE latents are pixels."""
+        if vae is None:
+            return batch, pixel_channels(self.in_channels, self.out_channels), height, width
         return batch, vae.latent_channels, height // vae.scale_factor, width // vae.scale_factor
 
     def image_tokens(self, shape: tuple[int, ...]) -> int | None:  # noqa: ARG002
@@ -92,6 +108,14 @@ class UNet2DConditionModel:
         feeds = {"sample": sample, "timestep": time, **conditioning}
         outputs = Outputs(self._session.run(self.component, feeds), self.component)
         return outputs.take("out_sample", (len(sample), self.out_channels, *sample.shape[2:]))
+
+
+def pixel_channels(in_channels: int, out_channels: int) -> int:
+    """Return the channels of the pixels that a network denoises: three, or one of grey images.
+
+    A network that also reads another image has more channels in, and one that predicts a variance has more out.
+    """
+    return min(in_channels, out_channels, _RGB)
 
 
 def read_sample_size(config: Config, default: int | None, subject: str) -> tuple[int, int] | None:

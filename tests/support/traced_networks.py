@@ -1,5 +1,6 @@
 """Networks of diffusers as components, without a checkpoint: described by their config, traced, fed and run."""
 
+import inspect
 import json
 from typing import Any
 
@@ -63,7 +64,7 @@ def call_network(network: Any, feeds: dict[str, np.ndarray]) -> np.ndarray:
     """PyTorch's answer, from a call as diffusers' pipelines make it."""
     tensors = {name: torch.from_numpy(array) for name, array in feeds.items()}
     added = {name: tensors.pop(name) for name in ADDED if name in tensors}
-    if "encoder_hidden_states" in network.forward.__code__.co_varnames:
+    if "encoder_hidden_states" in inspect.signature(network.forward).parameters:
         tensors.setdefault("encoder_hidden_states", None)
         tensors["added_cond_kwargs"] = added
     with torch.no_grad():

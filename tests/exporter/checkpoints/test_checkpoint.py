@@ -225,7 +225,10 @@ def test_a_spoiled_folder_is_refused(own_checkpoint, spoil, message):
         ({"class_embed_type": "timestep"}, "field 'class_embed_type': got 'timestep', expected null"),
         ({"encoder_hid_dim_type": "ip_image_proj"}, "field 'encoder_hid_dim_type'"),
         ({"cross_attention_dim": [32, 64, 64]}, r"'cross_attention_dim': got \[32, 64, 64\], expected one number"),
-        ({"addition_embed_type": "text"}, "field 'addition_embed_type': got 'text', expected null"),
+        (
+            {"addition_embed_type": "image", "encoder_hid_dim": 8},
+            "field 'addition_embed_type': got 'image', expected null",
+        ),
         ({"addition_embed_type": "text_time"}, "checkpoint with a text_encoder_2"),
         ({"in_channels": "4"}, r"unet/config\.json: field 'in_channels': got '4', expected a whole number from 1 to"),
         ({"block_out_channels": 0}, r"field 'block_out_channels': got 0, expected a list of 1 to 64 whole numbers"),
