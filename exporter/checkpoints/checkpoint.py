@@ -16,7 +16,7 @@ from diffoundry.exporter.checkpoints.json_files import read_json
 from diffoundry.exporter.checkpoints.resolve import DownloadProgress, configs_of, find_root, forms
 from diffoundry.exporter.checkpoints.single_file import PREDICTION_TYPE, SingleFile
 from diffoundry.exporter.checkpoints.vae_override import check_fits, open_vae, vae_class
-from diffoundry.exporter.checkpoints.weight_files import VARIANT
+from diffoundry.exporter.checkpoints.weight_files import VARIANT, base_library
 from diffoundry.exporter.families.lookup import find_family
 from diffoundry.runtime.bundle.json_codec import from_json, to_json
 from diffoundry.runtime.bundle.specs import FusedLora, Recipe
@@ -77,7 +77,7 @@ class Checkpoint(CheckpointContents):
         if vae is not None:
             check_fits(vae, configs, root / "vae" / "config.json")
         components = tuple(kind.describe(configs) for kind in family.components)
-        libraries = {source: index[source][0] for source in configs}
+        libraries = {source: base_library(*index[source]) for source in configs}
         return cls(
             name=name,
             root=root,

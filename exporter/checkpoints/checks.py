@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from diffoundry.exporter.checkpoints.json_files import check_readable, read_json
-from diffoundry.exporter.checkpoints.tokenizer_files import ENDINGS, check_tokenizer_files
+from diffoundry.exporter.checkpoints.tokenizer_files import ENDINGS, check_tokenizer_files, is_tokenizer
 from diffoundry.exporter.component import Config, Configs, FamilyDeclaration
 from diffoundry.exporter.components.defaults import complete_config
 from diffoundry.runtime.errors import CheckpointError
@@ -125,9 +125,9 @@ def check_folder(root: Path, name: str, index: Config) -> None:
         for path in sorted(folder.iterdir()):
             if path.name.endswith(ENDINGS):
                 check_readable(path)
-    if name.startswith("tokenizer"):
+    if is_tokenizer(name):
         check_tokenizer_files(folder)
     elif name == "scheduler":
         read_json(folder / "scheduler_config.json")
-    elif name == "feature_extractor":
+    elif name in ("feature_extractor", "image_processor"):
         read_json(folder / "preprocessor_config.json")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from diffoundry.exporter.checkpoints.controlnets import diffusers_index
 from diffoundry.exporter.checkpoints.json_files import read_json
 from diffoundry.exporter.checkpoints.single_file import SingleFile
+from diffoundry.exporter.checkpoints.tokenizer_files import is_tokenizer
 from diffoundry.exporter.checkpoints.weight_files import VARIANT
 from diffoundry.exporter.checkpoints.weight_sources import WeightSource
 from diffoundry.exporter.component import Component, Config, FamilyDeclaration
@@ -100,7 +101,7 @@ class CheckpointContents:
     @property
     def tokenizer_folders(self) -> tuple[str, ...]:
         """Folders of the tokenizers, in the checkpoint and in the bundle."""
-        return tuple(folder for folder in self.family.folders if folder.startswith("tokenizer"))
+        return tuple(folder for folder in self.family.folders if is_tokenizer(folder))
 
     @property
     def dims(self) -> dict[str, DimSpec]:

@@ -28,7 +28,7 @@ def find_sources(
     Args:
         root: The checkpoint's folder.
         outside: Networks from elsewhere.
-        libraries: Network to its library, as model_index.json names it.
+        libraries: Network to its library, as `base_library` says.
         configs: Network to its config.json.
         seed: Seed of random weights; None for weights from files.
         file: Single file with the weights of the networks that are not from elsewhere; None for weights in folders.

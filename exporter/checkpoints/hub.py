@@ -11,7 +11,7 @@ from huggingface_hub.utils import tqdm
 from diffoundry.exporter.checkpoints.controlnets import joined_index, own_controlnets
 from diffoundry.exporter.checkpoints.json_files import read_json
 from diffoundry.exporter.checkpoints.tokenizer_files import ENDINGS
-from diffoundry.exporter.checkpoints.weight_files import choose_weights, read_shards
+from diffoundry.exporter.checkpoints.weight_files import base_library, choose_weights, read_shards
 from diffoundry.exporter.families.lookup import find_family
 from diffoundry.runtime.errors import CheckpointError
 
@@ -89,7 +89,7 @@ def _fetch_all(
     for source, kind in {kind.source: kind for kind in family.components}.items():
         fetch(f"{source}/config.json")
         inside = [name.partition("/")[2] for name in names if name.startswith(f"{source}/")]
-        library = kind.classes[0].partition(":")[0]
+        library = base_library(*kind.classes[0].split(":"))
         weights = choose_weights(f"{repository}/{source}", inside, library, variant).name
         path = fetch(f"{source}/{weights}")
         for shard in read_shards(path).names if weights.endswith(".json") else ():

@@ -8,16 +8,22 @@ from typing import Any
 from diffoundry.runtime.errors import CheckpointError
 from diffoundry.runtime.tokenizers.clip import write_tokenizer_json
 
-__all__ = ["ENDINGS", "check_tokenizer_files", "open_tokenizer", "write_tokenizer"]
+__all__ = ["ENDINGS", "check_tokenizer_files", "is_tokenizer", "open_tokenizer", "write_tokenizer"]
 
-_SENTENCEPIECE = "spiece.model"
+_T5, _XLM_R = "spiece.model", "sentencepiece.bpe.model"
+"""sentencepiece models, as the tokenizers of T5 and of XLM-R name theirs. Both are of the type unigram."""
 _WORDPIECE = "vocab.txt"
 
-ENDINGS = (".json", ".txt", _SENTENCEPIECE)
+ENDINGS = (".json", ".txt", _T5, _XLM_R)
 """Suffixes of the files that define tokenization."""
 
 _EXTRA_IDS = 100
 """Number of sentinel tokens after the pieces of T5's sentencepiece model. transformers: `T5Tokenizer.__init__`."""
+
+
+def is_tokenizer(name: str) -> bool:
+    """Return whether a folder of a checkpoint holds a tokenizer: "tokenizer", "tokenizer_2", "prior_tokenizer"."""
+    return "tokenizer" in name
 
 
 def check_tokenizer_files(folder: Path) -> None:
@@ -27,9 +33,9 @@ def check_tokenizer_files(folder: Path) -> None:
         CheckpointError: It has none in a known form.
     """
     complete = (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
-    if not complete and not any((folder / name).is_file() for name in ("tokenizer.json", _SENTENCEPIECE, _WORDPIECE)):
+    if not complete and not any((folder / name).is_file() for name in ("tokenizer.json", _T5, _XLM_R, _WORDPIECE)):
         raise CheckpointError(
-            f"{folder}: got no vocabulary, expected tokenizer.json, vocab.json with merges.txt, {_SENTENCEPIECE}, or "
+            f"{folder}: got no vocabulary, expected tokenizer.json, vocab.json with merges.txt, {_T5}, {_XLM_R}, or "
             f"{_WORDPIECE}; the checkpoint is incomplete"
         )
 
@@ -53,12 +59,13 @@ def open_tokenizer(folder: Path, kind: str) -> Any:
             f"install a version that has it"
         )
     try:
-        if (folder / "tokenizer.json").is_file() or not (folder / _SENTENCEPIECE).is_file():
+        model = next((folder / name for name in (_T5, _XLM_R) if (folder / name).is_file()), None)
+        if (folder / "tokenizer.json").is_file() or model is None:
             return found.from_pretrained(folder, local_files_only=True)
         with tempfile.TemporaryDirectory() as converted:
             for path in folder.glob("*.json"):
                 shutil.copy(path, converted)
-            _convert_sentencepiece(folder / _SENTENCEPIECE, Path(converted) / "tokenizer.json")
+            _convert_sentencepiece(model, Path(converted) / "tokenizer.json")
             return found.from_pretrained(converted, local_files_only=True)
     except CheckpointError:
         raise
@@ -89,9 +96,10 @@ def write_tokenizer(source: Path, kind: str, target: Path) -> None:
 def _convert_sentencepiece(model: Path, target: Path) -> None:
     """Write a tokenizer.json with the pieces, scores and normalization of a sentencepiece model.
 
-    transformers 4: `T5Converter`, with the sentinel tokens at the end, the first last.
+    transformers 4: `T5Converter`, with the sentinel tokens at the end, the first last; `XLMRobertaConverter`, with the
+    special tokens in the order of fairseq.
     """
-    from transformers import T5Tokenizer
+    from transformers import T5Tokenizer, XLMRobertaTokenizer
     from transformers.utils import sentencepiece_model_pb2_new as schema
 
     proto = schema.ModelProto()
@@ -99,7 +107,12 @@ def _convert_sentencepiece(model: Path, target: Path) -> None:
     if proto.trainer_spec.model_type != proto.trainer_spec.UNIGRAM:
         raise CheckpointError(f"{model}: got a sentencepiece model of another type, expected unigram, as T5's")
     pieces = [(piece.piece, piece.score) for piece in proto.pieces]
-    sentinels = [(f"<extra_id_{index}>", 0.0) for index in reversed(range(_EXTRA_IDS))]
     charsmap = proto.normalizer_spec.precompiled_charsmap or None
-    tokenizer = T5Tokenizer(vocab=[*pieces, *sentinels], _spm_precompiled_charsmap=charsmap)
+    if model.name == _T5:
+        sentinels = [(f"<extra_id_{index}>", 0.0) for index in reversed(range(_EXTRA_IDS))]
+        tokenizer = T5Tokenizer(vocab=[*pieces, *sentinels], _spm_precompiled_charsmap=charsmap)
+    else:
+        first = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")]  # for <unk>, <s> and </s> of the model
+        vocabulary = [*first, *pieces[3:], ("<mask>", 0.0)]
+        tokenizer = XLMRobertaTokenizer(vocab=vocabulary, _spm_precompiled_charsmap=charsmap)
     tokenizer.backend_tokenizer.save(str(target))

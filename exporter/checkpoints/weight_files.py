@@ -8,17 +8,29 @@ from pathlib import Path, PurePosixPath
 from diffoundry.exporter.checkpoints.json_files import read_json
 from diffoundry.runtime.errors import CheckpointError
 
-__all__ = ["PICKLES", "VARIANT", "Choice", "Shards", "choose_weights", "read_shards", "weight_stem"]
+__all__ = [
+    "PICKLES",
+    "VARIANT",
+    "Choice",
+    "Shards",
+    "base_library",
+    "choose_weights",
+    "read_shards",
+    "weight_stem",
+]
 
 VARIANT = "variant"
 """Key of the variant among a recipe's sources, where the user passed one."""
 
-_STEMS = {
-    "diffusers": "diffusion_pytorch_model",
-    "transformers": "model",
-    "latent_diffusion": "model",
-    "stable_diffusion": "model",
+_STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
+
+_BASES = {
+    "LDMBertModel": "transformers",
+    "MultilingualCLIP": "transformers",
+    "StableDiffusionSafetyChecker": "transformers",
 }
+"""Classes of diffusers' pipelines that are models of transformers, as they save them."""
+
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 """Suffixes of files that can run code when they are read."""
 
@@ -51,12 +63,21 @@ class Shards:
     places: Mapping[str, str]
 
 
+def base_library(library: str, name: str) -> str:
+    """Return the library, "diffusers" or "transformers", that builds, saves and loads a class.
+
+    Args:
+        library: As model_index.json names it: one of both, or a package of diffusers' pipelines.
+        name: The class.
+    """
+    return library if library == "transformers" else _BASES.get(name, "diffusers")
+
+
 def weight_stem(library: str) -> str:
     """Return the first part of the names of weight files.
 
     Args:
-        library: "diffusers" or "transformers", which name their weights differently, or a package of diffusers whose
-            network has transformers' names: "latent_diffusion", "stable_diffusion".
+        library: "diffusers" or "transformers", which name their weights differently.
     """
     return _STEMS[library]
 

@@ -16,18 +16,21 @@ import transformers
 
 from diffoundry.exporter.checkpoints.json_files import name_some, read_json
 from diffoundry.exporter.checkpoints.link_file import link_file
-from diffoundry.exporter.checkpoints.weight_files import read_shards, weight_stem
+from diffoundry.exporter.checkpoints.weight_files import base_library, read_shards, weight_stem
 from diffoundry.exporter.checkpoints.weight_headers import WeightFiles
 from diffoundry.runtime.engines.memory import give_back
 from diffoundry.runtime.errors import CheckpointError
 
 __all__ = ["build_module", "load_weights", "random_weights", "widen"]
 
-_MODULES = {
-    "latent_diffusion": "diffusers.pipelines.latent_diffusion",
-    "stable_diffusion": "diffusers.pipelines.stable_diffusion",
+_HOMES = {
+    "LDMBertModel": "diffusers.pipelines.latent_diffusion",
+    "StableDiffusionSafetyChecker": "diffusers.pipelines.stable_diffusion",
+    "StableUnCLIPImageNormalizer": "diffusers.pipelines.stable_diffusion",
+    "UnCLIPTextProjModel": "diffusers.pipelines.deprecated.unclip",
+    "MultilingualCLIP": "diffusers.pipelines.kandinsky",
 }
-"""Module names in model_index.json that are packages of diffusers."""
+"""Classes that belong to diffusers' pipelines, to their packages."""
 
 _HALVES = {"F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -48,14 +51,14 @@ def load_weights(folder: Path, module_class: str, weights: WeightFiles) -> torch
     library, _, name = module_class.partition(":")
     # Loaded as stored, a weight stays in the mapped file. In a mixed file it is widened by the library.
     dtype = _HALVES.get("".join(weights.types), torch.float32)
-    with _quiet(), _usual_names(folder, library, weights) as place:
+    with _quiet(), _usual_names(folder, base_library(library, name), weights) as place:
         try:
             module, info = _find_class(library, name).from_pretrained(
                 place,
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
-                **{"torch_dtype" if library == "diffusers" else "dtype": dtype},
+                **{"torch_dtype" if base_library(library, name) == "diffusers" else "dtype": dtype},
             )
         except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
             raise CheckpointError(f"{folder}: cannot be loaded as {name}: {_first_line(error)}") from error
@@ -126,7 +129,7 @@ def build_module(folder: Path, module_class: str) -> torch.nn.Module:
     found = _find_class(library, name)
     with _quiet():
         try:
-            if library == "diffusers":
+            if base_library(library, name) == "diffusers":
                 module = found.from_config(found.load_config(folder))
             else:
                 module = found(found.config_class.from_pretrained(folder))
@@ -136,7 +139,7 @@ def build_module(folder: Path, module_class: str) -> torch.nn.Module:
 
 
 def _find_class(library: str, name: str) -> Any:
-    return getattr(importlib.import_module(_MODULES.get(library, library)), name)
+    return getattr(importlib.import_module(_HOMES.get(name, library)), name)
 
 
 def widen(module: torch.nn.Module) -> torch.nn.Module:

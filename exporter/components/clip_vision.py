@@ -4,7 +4,10 @@ from diffoundry.exporter.component import Component, ComponentKind, Config, Conf
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.models.roles import IMAGE_ENCODER as ENCODER_ROLE
 
-__all__ = ["IMAGE_ENCODER", "pixels_input"]
+__all__ = ["IMAGE_ENCODER", "clip_image_encoder", "pixels_input"]
+
+_CLASS = "CLIPVisionModelWithProjection"
+_SOURCE = "image_encoder"
 
 
 def pixels_input(name: str, config: Config, source: str) -> TensorSpec:
@@ -20,23 +23,28 @@ def pixels_input(name: str, config: Config, source: str) -> TensorSpec:
     return TensorSpec(name=name, dtype="float32", shape=("batch", channels, side, side))
 
 
+def clip_image_encoder(*, folder: str = "feature_extractor") -> ComponentKind:
+    """Declare the image encoder that conditions a denoiser.
+
+    Args:
+        folder: Folder of the checkpoint with the config of the preparation of images.
+    """
+    return ComponentKind(
+        name=_SOURCE, source=_SOURCE, classes=(f"transformers:{_CLASS}",), describe=_describe, folder=folder
+    )
+
+
 def _describe(configs: Configs) -> Component:
-    width = read_integer(configs, "image_encoder", "projection_dim", 512)
+    width = read_integer(configs, _SOURCE, "projection_dim", 512)
     return Component(
-        name="image_encoder",
+        name=_SOURCE,
         role=ENCODER_ROLE,
-        network="CLIPVisionModelWithProjection",
-        source="image_encoder",
-        inputs=(pixels_input("pixel_values", configs["image_encoder"], "image_encoder"),),
+        network=_CLASS,
+        source=_SOURCE,
+        inputs=(pixels_input("pixel_values", configs[_SOURCE], _SOURCE),),
         outputs=(TensorSpec(name="image_embeds", dtype="float32", shape=("batch", width)),),
         example={"batch": 2},
     )
 
 
-IMAGE_ENCODER = ComponentKind(
-    name="image_encoder",
-    source="image_encoder",
-    classes=("transformers:CLIPVisionModelWithProjection",),
-    describe=_describe,
-    folder="feature_extractor",
-)
+IMAGE_ENCODER = clip_image_encoder()

@@ -44,6 +44,9 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "CLIPTextModelWithProjection": _CLIP_TEXT,
     "CLIPVisionModelWithProjection": {"projection_dim": 512},
     "T5EncoderModel": {"d_model": 512},
+    "PriorTransformer": {"embedding_dim": 768, "num_embeddings": 77, "encoder_hid_proj_type": "linear"},
+    "UnCLIPTextProjModel": {"clip_extra_context_tokens": 4, "clip_embeddings_dim": 768},
+    "StableUnCLIPImageNormalizer": {"embedding_dim": 768},
     "StableDiffusionSafetyChecker": {"vision_config": {}},
 }
 """Class of a network to its fields and their defaults."""

@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
-from diffoundry.exporter.checkpoints.tokenizer_files import open_tokenizer
+from diffoundry.exporter.checkpoints.tokenizer_files import is_tokenizer, open_tokenizer
 from diffoundry.runtime.errors import CheckpointError
 from diffoundry.runtime.models.controlnet import controlnet_name, is_controlnet
 from diffoundry.runtime.models.roles import CONTROLNET
@@ -151,11 +151,11 @@ def _part(checkpoint: Checkpoint, name: str, entry: Any, dtype: torch.dtype) -> 
         return None
     if name == "scheduler":
         return _scheduler(checkpoint)
-    if name.startswith("tokenizer"):
+    if is_tokenizer(name):
         return open_tokenizer(checkpoint.root / name, entry[1])
     if is_controlnet(name):
         return _controlnets(checkpoint, dtype)
-    if name == "feature_extractor":
+    if name in ("feature_extractor", "image_processor"):
         return transformers.CLIPImageProcessor.from_pretrained(checkpoint.root / name, local_files_only=True)
     # Not module.to, which diffusers overrides only to warn that some modules might have to stay in fp32.
     return torch.nn.Module.to(checkpoint.load(name), dtype)

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["EXTRACTOR_FILE", "CLIPVisionModelWithProjection"]
 
-EXTRACTOR_FILE = "feature_extractor/preprocessor_config.json"
+_FILE = "preprocessor_config.json"
+
+EXTRACTOR_FILE = f"feature_extractor/{_FILE}"
 """Config of the preparation of images for networks that look at them."""
 
 
@@ -25,15 +27,19 @@ class CLIPVisionModelWithProjection:
         extractor: Prepares PIL images.
     """
 
-    def __init__(self, session: EngineSession) -> None:
+    def __init__(self, session: EngineSession, folder: str = "feature_extractor") -> None:
         """Read the config of the feature extractor; the engine is opened when first needed.
+
+        Args:
+            session: The engines.
+            folder: Folder of the config, as the checkpoint names it; Kandinsky's is "image_processor".
 
         Raises:
             BundleError: The bundle lacks the image encoder or the feature extractor's config.
             ConfigError: The feature extractor is of another kind.
         """
         self.component = session.bundle.component(IMAGE_ENCODER)
-        self.extractor = FeatureExtractor.from_config(session.bundle.read_object(EXTRACTOR_FILE))
+        self.extractor = FeatureExtractor.from_config(session.bundle.read_object(f"{folder}/{_FILE}"))
         self._session = session
 
     def prepare(self, images: "Sequence[Image]") -> FloatArray:

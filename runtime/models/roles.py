@@ -3,6 +3,7 @@
 import re
 
 __all__ = [
+    "CONNECTOR",
     "CONTROLNET",
     "DENOISER",
     "DENOISER_FOLDERS",
@@ -27,9 +28,12 @@ CONTROLNET = "controlnet"
 PRIOR = "prior"
 UPSCALER = "upscaler"
 SAFETY_CHECKER = "safety_checker"
+CONNECTOR = "connector"
+"""A small network between two others, such as a projection."""
 
 ROLES = (
-    TEXT_ENCODER, IMAGE_ENCODER, DENOISER, VAE_ENCODER, VAE_DECODER, CONTROLNET, PRIOR, UPSCALER, SAFETY_CHECKER
+    TEXT_ENCODER, IMAGE_ENCODER, DENOISER, VAE_ENCODER, VAE_DECODER, CONTROLNET, PRIOR, UPSCALER, SAFETY_CHECKER,
+    CONNECTOR,
 )  # fmt: skip
 """Every role that a manifest may name."""
 

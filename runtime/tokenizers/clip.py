@@ -27,10 +27,12 @@ class TokenBatch:
     Attributes:
         input_ids: int32, (B, L): start token, prompt, end token, padding.
         truncated: For each prompt the text that was cut, as diffusers reports it; "" when all fitted.
+        attention_mask: float32, (B, L): 0 for padding, 1 for other tokens.
     """
 
     input_ids: NDArray[np.int32]
     truncated: tuple[str, ...]
+    attention_mask: NDArray[np.float32]
 
 
 class ClipTokenizer:
@@ -94,13 +96,14 @@ class ClipTokenizer:
         """
         length = self.check_length(max_length)
         check_texts(texts)
-        rows, truncated = [], []
+        rows, masks, truncated = [], [], []
         for text in texts:
             body = self.ids(text)
             kept = self.kept(len(body), length - 2)
             rows.append(self.frame(body[kept], length))
+            masks.append(self.mask(len(body[kept]), length))
             truncated.append(self.decode(body[: kept.start] + body[kept.stop :]))
-        return TokenBatch(input_ids=np.stack(rows), truncated=tuple(truncated))
+        return TokenBatch(input_ids=np.stack(rows), truncated=tuple(truncated), attention_mask=np.stack(masks))
 
     def ids(self, text: str) -> list[int]:
         """Encode a text without truncation, start and end token."""
@@ -122,6 +125,13 @@ class ClipTokenizer:
         row = np.full(length, self.pad_token_id, dtype=np.int32)
         start = self.start(len(body), length)
         row[start : start + len(body) + 2] = [self.bos_token_id, *body, self.eos_token_id]
+        return row
+
+    def mask(self, count: int, length: int) -> NDArray[np.float32]:
+        """Return 1 for `count` ids with start and end token, 0 for their padding: float32 (length,)."""
+        row = np.zeros(length, np.float32)
+        start = self.start(count, length)
+        row[start : start + count + 2] = 1
         return row
 
     def start(self, count: int, length: int) -> int:

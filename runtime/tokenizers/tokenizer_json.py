@@ -1,4 +1,4 @@
-"""Tokenizers defined by a tokenizer.json alone, such as T5's. Gives exactly the ids of transformers."""
+"""Tokenizers defined by a tokenizer.json alone, as those of T5 and XLM-R. Gives exactly the ids of transformers."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,7 +30,7 @@ _PATTERN = "Regex"
 
 
 class JsonTokenizer:
-    """Tokenizes as the `tokenizers` library does with a tokenizer.json, for T5: Kudo 2018, https://arxiv.org/abs/1804.10959.
+    """Tokenizes as the `tokenizers` library does with a tokenizer.json. T5, XLM-R: Kudo 2018, https://arxiv.org/abs/1804.10959.
 
     A file with regular expressions is refused: in an untrusted file they could run forever.
 
@@ -96,8 +96,8 @@ class JsonTokenizer:
         """
         length = self.check_length(max_length)
         check_texts(texts)
-        rows, truncated = zip(*(self._row(text, length) for text in texts), strict=True)
-        return TokenBatch(input_ids=np.stack(rows), truncated=truncated)
+        rows, masks, truncated = zip(*(self._row(text, length) for text in texts), strict=True)
+        return TokenBatch(input_ids=np.stack(rows), truncated=truncated, attention_mask=np.stack(masks))
 
     def check_length(self, max_length: int | None = None) -> int:
         """Number of ids of a full prompt.
@@ -117,8 +117,8 @@ class JsonTokenizer:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
         return text
 
-    def _row(self, text: str, length: int) -> tuple[NDArray[np.int32], str]:
-        """Encode a text: its ids, and the text that was cut."""
+    def _row(self, text: str, length: int) -> tuple[NDArray[np.int32], NDArray[np.float32], str]:
+        """Encode a text: its ids, its mask, and the text that was cut."""
         encoding: Encoding = self._tokenizer.encode(text, add_special_tokens=False)
         room = max(length - self._tokenizer.num_special_tokens_to_add(False), 0)
         start = max(len(encoding.ids) - room, 0) if self._truncation == "left" else 0
@@ -126,7 +126,7 @@ class JsonTokenizer:
         encoding.truncate(room, direction=self._truncation)
         encoding = self._tokenizer.post_process(encoding)
         encoding.pad(length, direction=self._padding, pad_id=self.pad_token_id, pad_token=self._pad)
-        return np.asarray(encoding.ids, np.int32), self.decode(cut)
+        return np.asarray(encoding.ids, np.int32), np.asarray(encoding.attention_mask, np.float32), self.decode(cut)
 
 
 def _open(saved: Mapping[str, Any], path: Path) -> Tokenizer:

@@ -41,7 +41,7 @@ def folder(tmp_path_factory):
 def test_hidden_states_are_those_of_diffusers(folder):
     theirs = LDMBertModel.from_pretrained(folder / "bert").eval()
     module_class = LDM_BERT.classes[0]
-    module = load_weights(folder / "bert", module_class, open_weights(folder / "bert", "latent_diffusion", {}, None))
+    module = load_weights(folder / "bert", module_class, open_weights(folder / "bert", "transformers", {}, None))
     assert type(random_weights(folder / "bert", module_class, 3)) is LDMBertModel
     component = LDM_BERT.describe({"bert": complete_config(theirs.config.to_dict(), "LDMBertModel")})
     graph = trace(module, component, opset=OPSET)

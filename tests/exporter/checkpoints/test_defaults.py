@@ -6,6 +6,7 @@ import json
 import diffusers
 import pytest
 import transformers
+from diffusers.pipelines.deprecated import unclip
 from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig
 
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
@@ -20,15 +21,19 @@ CONFIGS = {
     "LDMBertModel": LDMBertConfig,
 }
 
+PACKAGES = {
+    "StableUnCLIPImageNormalizer": diffusers.pipelines.stable_diffusion,
+    "UnCLIPTextProjModel": unclip,
+}
+
 
 @pytest.mark.parametrize("network", sorted(set(DEFAULTS) - {"StableDiffusionSafetyChecker"}))
 def test_defaults_are_those_of_the_libraries(network):
     if network in CONFIGS:
         own = CONFIGS[network]().to_dict()
     else:
-        own = {
-            name: p.default for name, p in inspect.signature(getattr(diffusers, network).__init__).parameters.items()
-        }
+        cls = getattr(diffusers, network, None) or getattr(PACKAGES[network], network)
+        own = {name: p.default for name, p in inspect.signature(cls.__init__).parameters.items()}
     plain = {key: list(own[key]) if isinstance(own[key], tuple) else own[key] for key in DEFAULTS[network]}
     assert plain == DEFAULTS[network]
 

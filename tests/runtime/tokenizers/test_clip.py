@@ -79,6 +79,8 @@ def test_batch_equals_transformers(tokenizer, reference):
     batch = tokenizer(texts, max_length=77)
 
     np.testing.assert_array_equal(batch.input_ids, expected_ids(reference, texts, 77))
+    expected = reference(texts, padding="max_length", max_length=77, truncation=True, return_tensors="np")
+    np.testing.assert_array_equal(batch.attention_mask, expected["attention_mask"])
     assert batch.truncated == tuple(tokenizer([text], max_length=77).truncated[0] for text in texts)
 
 

@@ -1,10 +1,10 @@
-"""T5's tokenizer against transformers and sentencepiece, and files that are refused."""
+"""The tokenizers of T5 and XLM-R against transformers and sentencepiece, and files that are refused."""
 
 import json
 
 import numpy as np
 import pytest
-from t5_tokenizer import sentencepiece_ids, write_sentencepiece
+from t5_tokenizer import sentencepiece_ids, write_sentencepiece, write_xlm_roberta
 
 from diffoundry.exporter.checkpoints.tokenizer_files import open_tokenizer, write_tokenizer
 from diffoundry.runtime.errors import BundleError, InputError
@@ -44,10 +44,11 @@ def changed(folder, tmp_path):
 @pytest.mark.parametrize("length", [2, 5, 77, 256])
 def test_ids_are_those_of_transformers(source, folder, length):
     reference = open_tokenizer(source, "T5TokenizerFast")
-    expected = reference(TEXTS, padding="max_length", max_length=length, truncation=True)["input_ids"]
-    ids = JsonTokenizer.from_folder(folder)(TEXTS, max_length=length).input_ids
-    assert ids.dtype == np.int32
-    np.testing.assert_array_equal(ids, expected)
+    expected = reference(TEXTS, padding="max_length", max_length=length, truncation=True)
+    batch = JsonTokenizer.from_folder(folder)(TEXTS, max_length=length)
+    assert (batch.input_ids.dtype, batch.attention_mask.dtype) == (np.int32, np.float32)
+    np.testing.assert_array_equal(batch.input_ids, expected["input_ids"])
+    np.testing.assert_array_equal(batch.attention_mask, expected["attention_mask"])
 
 
 def test_ids_are_those_of_sentencepiece(folder):
@@ -55,6 +56,31 @@ def test_ids_are_those_of_sentencepiece(folder):
     for text, expected in sentencepiece_ids():
         ids = tokenizer([text], max_length=512).input_ids[0]
         assert ids.tolist() == expected + [0] * (512 - len(expected)), text
+
+
+def test_ids_of_xlm_roberta(tmp_path):
+    """As Kandinsky 2.1 reads prompts: from the sentencepiece model, and from an older tokenizer.json."""
+    write_xlm_roberta(tmp_path / "source")
+    write_tokenizer(tmp_path / "source", "XLMRobertaTokenizer", tmp_path / "written")
+    saved = json.loads((tmp_path / "written/tokenizer.json").read_text())
+    spaces = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
+    saved["normalizer"] = {"type": "Sequence", "normalizers": [saved["normalizer"], spaces]}
+    (tmp_path / "older").mkdir()
+    (tmp_path / "older/tokenizer.json").write_text(json.dumps(saved))
+    (tmp_path / "older/tokenizer_config.json").write_text((tmp_path / "source/tokenizer_config.json").read_text())
+    write_tokenizer(tmp_path / "older", "XLMRobertaTokenizerFast", tmp_path / "again")
+    reference = open_tokenizer(tmp_path / "source", "XLMRobertaTokenizerFast")
+    texts = [*TEXTS, "  two  spaces ", "<mask> <s> x</s>"]
+    for name in ("written", "again"):
+        tokenizer = JsonTokenizer.from_folder(tmp_path / name)
+        for length in (2, 5, 77):
+            expected = reference(texts, padding="max_length", max_length=length, truncation=True)
+            batch = tokenizer(texts, max_length=length)
+            np.testing.assert_array_equal(batch.input_ids, expected["input_ids"])
+            np.testing.assert_array_equal(batch.attention_mask, expected["attention_mask"])
+        for text, ids in sentencepiece_ids():  # end token included, which XLM-R has at another place
+            pieces = [3 if index == 2 else index + 1 for index in ids[:-1]]
+            assert tokenizer([text], max_length=512).input_ids[0].tolist()[: len(ids) + 1] == [0, *pieces, 2], text
 
 
 def test_mismatched_files_are_reported(folder):
