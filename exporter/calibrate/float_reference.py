@@ -55,8 +55,9 @@ class FloatReference:
         if "vae_encoder" in self.bundle.components:
             self.tasks.append(ReconstructionTask(images=self._images))
         self._floats = {name: self._cached(name) for name in self.components}
-        height, width = open_pipeline(self.floats()).default_size
-        factor = open_pipeline(self.floats()).vae.scale_factor
+        pipeline = open_pipeline(self.floats())
+        height, width = pipeline.default_size
+        factor = pipeline.scale_factor
         tokens = ((task.height or height) // factor) * ((task.width or width) // factor)
         self.at_once = max(1, min(_MOST_AT_ONCE, _TOKENS_AT_ONCE // tokens))
 

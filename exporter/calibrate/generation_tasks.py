@@ -15,7 +15,6 @@ from diffoundry.runtime.images.postprocess import postprocess
 from diffoundry.runtime.models.registry import open_vae
 from diffoundry.runtime.models.roles import CONTROLNET, DENOISER
 from diffoundry.runtime.pipelines import open_pipeline
-from diffoundry.runtime.pipelines.example_inputs import make_example_inputs
 
 __all__ = ["ImageTask", "PromptTask", "ReconstructionTask", "ignore_step"]
 
@@ -85,12 +84,10 @@ class PromptTask:
         height, width = self.height or default[0], self.width or default[1]
         run = pipeline.start(
             [prompt.text for prompt in prompts] if pipeline.text_encoders else None,
-            num_images_per_prompt=1 if pipeline.text_encoders else len(prompts),
             seed=[prompt.seed for prompt in prompts],
-            num_inference_steps=self.steps,
-            guidance_scale=self.guidance_scale,
             output_type="np",
-            **make_example_inputs(pipeline.example_inputs, height, width),
+            **{pipeline.image_count_argument: 1 if pipeline.text_encoders else len(prompts)},
+            **pipeline.measure_arguments(self.steps, self.guidance_scale, height, width),
         )
         for step in run:
             at_step(step.index + 1)

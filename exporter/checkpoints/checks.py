@@ -127,7 +127,7 @@ def check_folder(root: Path, name: str, index: Config) -> None:
                 check_readable(path)
     if is_tokenizer(name):
         check_tokenizer_files(folder)
-    elif name == "scheduler":
+    elif name.endswith("scheduler"):
         read_json(folder / "scheduler_config.json")
     elif name in ("feature_extractor", "image_processor"):
         read_json(folder / "preprocessor_config.json")

@@ -94,9 +94,10 @@ class CheckpointContents:
         return module
 
     @cached_property
-    def scheduler_config(self) -> Config:
-        """scheduler/scheduler_config.json."""
-        return read_json(self.root / "scheduler/scheduler_config.json")
+    def scheduler_configs(self) -> Mapping[str, Config]:
+        """Folder of each scheduler to its scheduler_config.json."""
+        folders = [folder for folder in self.family.folders if folder.endswith("scheduler")]
+        return {folder: read_json(self.root / folder / "scheduler_config.json") for folder in folders}
 
     @property
     def tokenizer_folders(self) -> tuple[str, ...]:

@@ -30,10 +30,11 @@ def rehearse(checkpoint: CheckpointContents, recipe: Recipe) -> None:
         CheckpointError: The runtime refuses a config, the scheduler, or a tokenizer; the message names the file.
         BundleError: The temporary folder cannot be written.
     """
-    try:
-        scheduler_from_config(checkpoint.scheduler_config)
-    except DiffoundryError as error:
-        raise CheckpointError(f"{checkpoint.root / 'scheduler/scheduler_config.json'}: {error}") from error
+    for folder, config in checkpoint.scheduler_configs.items():
+        try:
+            scheduler_from_config(config)
+        except DiffoundryError as error:
+            raise CheckpointError(f"{checkpoint.root / folder / 'scheduler_config.json'}: {error}") from error
     with tempfile.TemporaryDirectory(prefix="diffoundry-rehearsal-") as scratch:
         place = Path(scratch)
         try:

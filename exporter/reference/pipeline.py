@@ -100,7 +100,12 @@ def _takes(pipeline: Any, name: str) -> bool:
 
 
 def call_pipeline(
-    pipeline: Any, prompt: str, on_step: Callable[[int, Any, torch.Tensor], None], **arguments: Any
+    pipeline: Any,
+    prompt: str,
+    on_step: Callable[[int, Any, torch.Tensor], None],
+    *,
+    watch: bool = False,
+    **arguments: Any,
 ) -> Any:
     """Generate with a diffusers pipeline.
 
@@ -108,14 +113,16 @@ def call_pipeline(
         pipeline: A pipeline of any of our families.
         prompt: The prompt; ignored by a pipeline without text.
         on_step: Called after every step with (index, timestep, latents).
+        watch: True if a step is a step of any of its schedulers, whatever the pipeline does with the result; False if
+            the pipeline's own callback decides, where it has one.
         arguments: Arguments of the call. A None argument that the pipeline lacks is skipped.
     """
     taken = inspect.signature(pipeline.__call__).parameters
     arguments = {name: value for name, value in arguments.items() if name in taken or value is not None}
     if "prompt" in taken:
         arguments["prompt"] = prompt
-    if "callback_on_step_end" not in taken:
-        with _watched(pipeline.scheduler, on_step):
+    if watch or "callback_on_step_end" not in taken:
+        with _watched(pipeline, on_step):
             return pipeline(**arguments)
 
     def forward_step(_pipeline: Any, index: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
@@ -125,22 +132,37 @@ def call_pipeline(
     return pipeline(callback_on_step_end=forward_step, **arguments)
 
 
+_STEPS = ("step", "step_correct", "step_pred")
+"""Methods of diffusers' schedulers that make a step."""
+
+
 @contextmanager
-def _watched(scheduler: Any, on_step: Callable[[int, Any, torch.Tensor], None]) -> Iterator[None]:
-    """Call `on_step` at every step of a scheduler, for an old pipeline whose callback skips some of them."""
-    step, count = scheduler.step, itertools.count()
+def _watched(pipeline: Any, on_step: Callable[[int, Any, torch.Tensor], None]) -> Iterator[None]:
+    """Call `on_step` at every step of every scheduler of a pipeline."""
+    count = itertools.count()
+    schedulers = [part for name, part in pipeline.components.items() if name.endswith("scheduler")]
+    methods = [(scheduler, name) for scheduler in schedulers for name in _STEPS if hasattr(scheduler, name)]
+    for scheduler, name in methods:
+        setattr(scheduler, name, _watched_step(getattr(scheduler, name), count, on_step))
+    try:
+        yield
+    finally:
+        for scheduler, name in methods:
+            delattr(scheduler, name)
+
+
+def _watched_step(
+    step: Callable[..., Any], count: Iterator[int], on_step: Callable[[int, Any, torch.Tensor], None]
+) -> Callable[..., Any]:
+    """Return a scheduler's method that reports the sample that it returns."""
 
     @functools.wraps(step)
     def watched(output: Any, timestep: Any, *args: Any, **kwargs: Any) -> Any:
         given = step(output, timestep, *args, **kwargs)
-        on_step(next(count), timestep, given.prev_sample)
+        on_step(next(count), timestep, given[0])
         return given
 
-    scheduler.step = watched
-    try:
-        yield
-    finally:
-        del scheduler.step
+    return watched
 
 
 def _part(checkpoint: Checkpoint, name: str, entry: Any, dtype: torch.dtype) -> Any:
@@ -149,8 +171,8 @@ def _part(checkpoint: Checkpoint, name: str, entry: Any, dtype: torch.dtype) -> 
         return entry
     if not any(entry):
         return None
-    if name == "scheduler":
-        return _scheduler(checkpoint)
+    if name.endswith("scheduler"):
+        return _scheduler(checkpoint, name)
     if is_tokenizer(name):
         return open_tokenizer(checkpoint.root / name, entry[1])
     if is_controlnet(name):
@@ -168,12 +190,12 @@ def _controlnets(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     return modules[0] if len(modules) == 1 else diffusers.MultiControlNetModel(modules)
 
 
-def _scheduler(checkpoint: Checkpoint) -> Any:
-    config = dict(checkpoint.scheduler_config)
+def _scheduler(checkpoint: Checkpoint, folder: str) -> Any:
+    config = dict(checkpoint.scheduler_configs[folder])
     name = str(config.get("_class_name"))
     if not name.endswith("Scheduler") or not hasattr(diffusers, name):
         raise CheckpointError(
-            f"{checkpoint.root / 'scheduler'}: got the scheduler {name!r}, expected one of diffusers' "
+            f"{checkpoint.root / folder}: got the scheduler {name!r}, expected one of diffusers' "
             f"{diffusers.__version__}; install a version that has it"
         )
     return getattr(diffusers, name).from_config(config)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffoundry.exporter.verify.request import Settings
-from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
+from diffoundry.runtime.pipelines.base import PipelineBase
 
 __all__ = ["generate"]
 
@@ -14,7 +14,7 @@ FloatArray = NDArray[np.float32]
 
 
 def generate(
-    pipeline: DiffusionPipeline, prompt: str, seed: int, settings: Settings, on_step: Callable[[int, int], None]
+    pipeline: PipelineBase, prompt: str, seed: int, settings: Settings, on_step: Callable[[int, int], None]
 ) -> tuple[list[FloatArray], FloatArray]:
     """Generate a prompt from a seed.
 

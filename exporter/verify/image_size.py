@@ -2,12 +2,13 @@
 
 from diffoundry.exporter.verify.request import Settings, VerifyRequest
 from diffoundry.runtime.bundle.specs import DimSpec
-from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
+from diffoundry.runtime.pipelines.base import PipelineBase
+from diffoundry.runtime.pipelines.staged import StagedPipeline
 
 __all__ = ["nearest", "settings_for"]
 
 
-def settings_for(pipeline: DiffusionPipeline, request: VerifyRequest) -> Settings:
+def settings_for(pipeline: PipelineBase, request: VerifyRequest) -> Settings:
     """Combine the request with a size that the pipeline's bundle supports."""
     manifest = pipeline.session.bundle.manifest
     own = pipeline.default_size
@@ -27,6 +28,10 @@ def settings_for(pipeline: DiffusionPipeline, request: VerifyRequest) -> Setting
         height=height,
         width=width,
         example_inputs=pipeline.example_inputs,
+        example_scale=pipeline.example_scale,
+        arguments=pipeline.setting_arguments(request.steps, request.guidance_scale),
+        sized="height" in pipeline.argument_names,
+        watch=isinstance(pipeline, StagedPipeline) and pipeline.follows_scheduler,
     )
 
 

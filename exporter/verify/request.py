@@ -64,6 +64,10 @@ class Settings:
         height: Pixels.
         width: Pixels.
         example_inputs: Extra arguments that get example values, such as "image": see `make_example_inputs`.
+        example_scale: As in `make_example_inputs`.
+        arguments: Numbers and names among the arguments of a pipeline's call, without prompt and seed.
+        sized: True if the call takes height and width.
+        watch: As in `call_pipeline`.
     """
 
     prompts: tuple[str, ...]
@@ -73,11 +77,13 @@ class Settings:
     height: int
     width: int
     example_inputs: tuple[str, ...] = ()
+    example_scale: int = 1
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    sized: bool = True
+    watch: bool = False
 
     def image_arguments(self) -> dict[str, Any]:
         """Arguments of a pipeline's call, without prompt and seed, for diffusers' pipelines and ours."""
-        return {
-            "num_inference_steps": self.steps,
-            "guidance_scale": self.guidance_scale,
-            **make_example_inputs(self.example_inputs, self.height, self.width),
-        }
+        examples = make_example_inputs(self.example_inputs, self.height, self.width, self.example_scale)
+        dropped = () if self.sized else ("height", "width")
+        return {**self.arguments, **{name: value for name, value in examples.items() if name not in dropped}}

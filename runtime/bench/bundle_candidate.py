@@ -13,7 +13,6 @@ from diffoundry.runtime.bench.request import BenchRequest
 from diffoundry.runtime.engines.plugins import find_plugin
 from diffoundry.runtime.engines.protocol import Array, EngineOptions
 from diffoundry.runtime.pipelines import load
-from diffoundry.runtime.pipelines.example_inputs import make_example_inputs
 from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
 
 __all__ = ["BundleCandidate"]
@@ -92,7 +91,9 @@ class BundleCandidate:
         session.on_call = note
         default = self.pipeline.default_size
         height, width = self._request.height or default[0], self._request.width or default[1]
-        sizes = make_example_inputs(self.pipeline.example_inputs, height, width)
+        arguments = self._request.image_arguments() | self.pipeline.measure_arguments(
+            self._request.steps, self._request.guidance_scale, height, width
+        )
         steps, inside = [], []
         try:
             start = time.perf_counter()
@@ -100,8 +101,7 @@ class BundleCandidate:
                 self._request.prompt if self.pipeline.text_encoders else None,
                 seed=self._request.seed,
                 output_type="np",
-                **self._request.image_arguments(),
-                **sizes,
+                **{name: value for name, value in arguments.items() if name in self.pipeline.argument_names},
             )
             before, mark = inside_so_far(), time.perf_counter()
             for _ in run:

@@ -9,6 +9,7 @@ from diffoundry.runtime.cli.console import remark, warn
 from diffoundry.runtime.cli.help import options_in
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.formats.safetensors import Safetensors
+from diffoundry.runtime.pipelines.base import PipelineBase
 from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
 
 __all__ = ["adapter_options", "load_adapters", "parse_lora"]
@@ -49,7 +50,7 @@ def parse_lora(text: str) -> tuple[str, float]:
         raise InputError(f"--lora: got {text!r}, expected FILE or FILE:SCALE such as x.safetensors:0.8") from error
 
 
-def load_adapters(pipeline: DiffusionPipeline, loras: Sequence[str], embeddings: Sequence[str]) -> list[str]:
+def load_adapters(pipeline: PipelineBase, loras: Sequence[str], embeddings: Sequence[str]) -> list[str]:
     """Load LoRAs and embeddings, and report unused tensors.
 
     An embedding without a word of its own, as AUTOMATIC1111 writes it, gets the name of its file.
@@ -58,8 +59,14 @@ def load_adapters(pipeline: DiffusionPipeline, loras: Sequence[str], embeddings:
         The words of the embeddings.
 
     Raises:
-        InputError: As `Loras.load` and `TextualInversions.load`.
+        InputError: As `Loras.load` and `TextualInversions.load`, or the pipeline takes none.
     """
+    if not isinstance(pipeline, DiffusionPipeline):
+        for option, given in (("--lora", loras), ("--embedding", embeddings)):
+            if given:
+                name = pipeline.session.bundle.pipeline_class
+                raise InputError(f"{option}: got {given[0]}, but a {name} takes none here; leave it out")
+        return []
     for number, text in enumerate(loras):
         path, scale = parse_lora(text)
         report = pipeline.loras.load(path, scale=scale, name=f"{path} ({number + 1})")

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +23,32 @@ from diffoundry.runtime.cli.options import (
     tell_choice,
 )
 from diffoundry.runtime.cli.output_files import OutputFiles
-from diffoundry.runtime.cli.pipeline_options import PIPELINE_SETTINGS, pipeline_options, read_images, take_images
+from diffoundry.runtime.cli.pipeline_options import (
+    IMAGE_FILES,
+    PIPELINE_SETTINGS,
+    pipeline_options,
+    read_images,
+    take_images,
+)
 from diffoundry.runtime.cli.prompt_notes import prompt_notes, size_note, unused_words
 from diffoundry.runtime.cli.prompt_options import PROMPT_SETTINGS, prompt_options, take_prompts
 from diffoundry.runtime.cli.scheduler_options import SCHEDULER_SETTINGS, apply_scheduler, scheduler_options
+from diffoundry.runtime.cli.systems import SYSTEM_SETTINGS, system_options
 from diffoundry.runtime.cli.vae_options import VAE_SETTINGS, take_vae_settings, vae_options
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.pixels import describe_image_fault
 from diffoundry.runtime.images.save import check_settings, save_image
-from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline, PipelineOutput, Run
+from diffoundry.runtime.pipelines.base import PipelineBase
+from diffoundry.runtime.pipelines.output import PipelineOutput
+from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
+from diffoundry.runtime.pipelines.run import Run
 
 __all__ = ["command"]
 
 _ARGUMENTS = (
     "prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "guidance_rescale", "seed", "height", "width",
-    "num_images_per_prompt", "eta", *PROMPT_SETTINGS, *PIPELINE_SETTINGS, *CONTROL_SETTINGS,
+    "num_images_per_prompt", "batch_size", "eta", *PROMPT_SETTINGS, *PIPELINE_SETTINGS, *CONTROL_SETTINGS,
+    *SYSTEM_SETTINGS,
 )  # fmt: skip
 """Arguments of a pipeline that an image keeps."""
 
@@ -100,6 +110,7 @@ _EXAMPLES = (
 @_image("--no-safety-checker", is_flag=True, help="Skip the bundle's safety checker.")
 @prompt_options
 @pipeline_options
+@system_options
 @control_options
 @adapter_options
 @options_in("Memory")("--low-memory", is_flag=True, help="Load one component at a time.")
@@ -154,13 +165,15 @@ def _take_files(values: dict[str, Any]) -> dict[str, Any]:
 
 def _settings(
     command: click.Command,
-    pipeline: DiffusionPipeline,
+    pipeline: PipelineBase,
     like: Path | None,
     values: Mapping[str, Any],
     files: Mapping[str, Any],
 ) -> tuple[dict[str, Any], frozenset[str]]:
     """Merge the settings of the --like image with the options; also return the names of those that were defaults."""
-    settings = {name: value for name, value in values.items() if value is not None}
+    settings = {name: value for name, value in values.items() if value is not None and value != []}
+    if "num_images_per_prompt" in settings:
+        settings[pipeline.image_count_argument] = settings.pop("num_images_per_prompt")
     defaulted: frozenset[str] = frozenset()
     if like is not None:
         image = read_like(like, command, _SETTINGS)
@@ -174,7 +187,7 @@ def _settings(
 
 
 def _start(
-    pipeline: DiffusionPipeline,
+    pipeline: PipelineBase,
     settings: dict[str, Any],
     defaulted: frozenset[str],
     files: Mapping[str, Any],
@@ -182,7 +195,7 @@ def _start(
 ) -> tuple[Run[Any], ImageSettings]:
     """Check everything, load what is needed, and prepare the run."""
     check_settings(settings, outputs.example, (1, 1))  # before prompts of any length are encoded
-    images = {name: files[name] for name in ("image", "mask_image") if name in files}
+    images = {name: files[name] for name in IMAGE_FILES if name in files}
     controls = files.get("control_image", [])
     inputs = {**read_images(images), **read_controls(controls, files.get("control_mask"))}
     apply_scheduler(pipeline, settings)
@@ -195,7 +208,7 @@ def _start(
     size = run.arguments["width"], run.arguments["height"]
     check_settings(kept.of_image(kept.count - 1), outputs.example, size)
     _tell_notes(pipeline, run, settings, words)
-    ignored = () if controls else pipeline.controlnets.names
+    ignored = pipeline.controlnets.names if isinstance(pipeline, DiffusionPipeline) and not controls else ()
     pipeline.session.open_all([name for name in pipeline.used_components if name not in ignored])
     return run, kept
 
@@ -207,10 +220,9 @@ def _names(value: Any) -> Any:
     return value.name if isinstance(value, Path) else value
 
 
-def _tell_notes(pipeline: DiffusionPipeline, run: Run[Any], settings: Mapping[str, Any], words: Sequence[str]) -> None:
+def _tell_notes(pipeline: PipelineBase, run: Run[Any], settings: Mapping[str, Any], words: Sequence[str]) -> None:
     """Warn of text that was cut off, of words that are not used, and of forms that are read as text."""
-    keepable = any(field.name == "long_prompts" for field in fields(pipeline.family.Inputs))
-    advice = "pass --long-prompts to keep it" if keepable else "shorten the prompt"
+    advice = "pass --long-prompts to keep it" if "long_prompts" in pipeline.argument_names else "shorten the prompt"
     for text in run.truncated:
         if text:
             warn(f"warning: the text encoder takes 77 tokens; this part of the prompt is cut off: {text!r}; {advice}")

@@ -7,7 +7,8 @@ from typing import Any
 
 import diffoundry
 from diffoundry.runtime.bundle.specs import Recipe
-from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline, Run
+from diffoundry.runtime.pipelines.base import PipelineBase
+from diffoundry.runtime.pipelines.run import Run
 from diffoundry.runtime.schedulers import sampler_labels
 
 __all__ = ["ImageSettings", "is_same_bundle", "model_hash"]
@@ -37,7 +38,7 @@ class ImageSettings:
     def prompt(self, index: int) -> str | None:
         """Return the prompt of one image; None without prompts."""
         prompts = self.values.get("prompt")
-        return prompts[index // self.values["num_images_per_prompt"]] if isinstance(prompts, list) else prompts
+        return prompts[index * len(prompts) // self.count] if isinstance(prompts, list) else prompts
 
     def seed(self, index: int) -> int | None:
         """Return the seed of one image; all share it if the run has one."""
@@ -47,7 +48,7 @@ class ImageSettings:
     @classmethod
     def of_run(
         cls,
-        pipeline: DiffusionPipeline,
+        pipeline: PipelineBase,
         run: Run[Any],
         settings: Mapping[str, Any],
         names: Iterable[str],
@@ -75,10 +76,10 @@ class ImageSettings:
             "diffoundry": diffoundry.__version__,
             "defaulted": sorted({name for name in values if name not in settings and name != "seed"} | defaulted),
         }
-        return cls(values=values, facts=facts, count=len(run.latents))
+        return cls(values=values, facts=facts, count=run.count)
 
 
-def is_same_bundle(pipeline: DiffusionPipeline, name: str | None, digits: str | None) -> bool:
+def is_same_bundle(pipeline: PipelineBase, name: str | None, digits: str | None) -> bool:
     """Return whether a bundle generated an image, as far as the image says.
 
     Args:
@@ -104,7 +105,7 @@ def model_hash(recipe: Recipe) -> str | None:
     return hashlib.sha256(lines.encode()).hexdigest()[:_HASH_DIGITS] if sums else None
 
 
-def _origin(pipeline: DiffusionPipeline) -> dict[str, Any]:
+def _origin(pipeline: PipelineBase) -> dict[str, Any]:
     """Name the bundle, its model, and the engine of the denoiser."""
     bundle = pipeline.session.bundle
     facts: dict[str, Any] = {"bundle": bundle.root.name}

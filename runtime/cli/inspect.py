@@ -15,6 +15,7 @@ from diffoundry.runtime.bundle.specs import EngineSpec, TensorSpec
 from diffoundry.runtime.cli.console import make_table, out, print_json, remark, size_text
 from diffoundry.runtime.cli.help import Command, options_in
 from diffoundry.runtime.cli.options import bundle_argument, json_option
+from diffoundry.runtime.cli.schedulers import main_scheduler_folder
 from diffoundry.runtime.engines.select import find_obstacle
 from diffoundry.runtime.errors import BundleError
 
@@ -40,7 +41,7 @@ def command(bundle: Path, *, full: bool, check: bool, as_json: bool) -> None:
     if check:
         _check(opened, as_json=as_json)
         return
-    scheduler = opened.read_object("scheduler/scheduler_config.json")
+    scheduler = opened.read_object(f"{main_scheduler_folder(opened)}/scheduler_config.json")
     if as_json:
         manifest = to_json(opened.manifest) if opened.manifest else None
         print_json(

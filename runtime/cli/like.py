@@ -139,4 +139,6 @@ def _kind(parameter: click.Parameter) -> tuple[Callable[[Any], bool], str]:
         return lambda value: type(value) is int, "a whole number"
     if isinstance(parameter.type, type(click.FLOAT)):
         return lambda value: type(value) in (int, float), "a number"
+    if parameter.name == "class_labels":
+        return lambda value: isinstance(value, str) or type(value) is int, "a number or a name"
     return lambda value: isinstance(value, str), "a text"

@@ -8,16 +8,17 @@ from typing import Any, TypeVar
 import click
 
 from diffoundry.runtime.cli.help import options_in
+from diffoundry.runtime.cli.systems import SYSTEM_FILES
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.read import read_image_file
 
-__all__ = ["PIPELINE_SETTINGS", "pipeline_options", "read_images", "take_images"]
+__all__ = ["IMAGE_FILES", "PIPELINE_SETTINGS", "pipeline_options", "read_images", "take_images"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _SHOWN = 40
 
-_FILES = {"image": "--image", "mask_image": "--mask"}
+IMAGE_FILES = {"image": "--image", "mask_image": "--mask", **SYSTEM_FILES}
 """Arguments of a pipeline that are files here, to their options."""
 
 
@@ -111,7 +112,7 @@ def pipeline_options(command: Command) -> Command:
 
 def take_images(values: dict[str, Any]) -> dict[str, Path]:
     """Move the files out of a command's arguments: argument of the pipeline to path."""
-    given = {name: values.pop(name) for name in _FILES}
+    given = {name: values.pop(name) for name in IMAGE_FILES}
     return {name: path for name, path in given.items() if path is not None}
 
 
@@ -121,4 +122,4 @@ def read_images(paths: Mapping[str, Path]) -> dict[str, Any]:
     Raises:
         InputError: A file that cannot be read as one.
     """
-    return {name: read_image_file(path, _FILES[name]) for name, path in paths.items()}
+    return {name: read_image_file(path, IMAGE_FILES[name]) for name, path in paths.items()}

@@ -4,11 +4,10 @@ import importlib.util
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
+from diffoundry.runtime.pipelines.base import PipelineBase
 from diffoundry.runtime.tokenizers.extended import ExtendedTokenizer
 
 __all__ = ["prompt_notes", "size_note", "unused_words"]
@@ -29,14 +28,14 @@ _OTHER_WORDS = {"a", "an", "emoji", "of"}
 """Words of the captions that the demo model was trained with, besides its labels."""
 
 
-def prompt_notes(pipeline: DiffusionPipeline, settings: Mapping[str, Any]) -> list[str]:
+def prompt_notes(pipeline: PipelineBase, settings: Mapping[str, Any]) -> list[str]:
     """Return a sentence for every form of another program that is read as text here."""
     texts = list(_texts(settings))
     weighted = bool(settings.get("prompt_weighting"))
     notes = [note for text in texts for note in _syntax_notes(text)]
     weight = next((found[0] for text in texts if not weighted and (found := _WEIGHT.search(text))), None)
     if weight is not None:
-        able = any(field.name == "prompt_weighting" for field in fields(pipeline.family.Inputs))
+        able = "prompt_weighting" in pipeline.argument_names
         advice = "pass --prompt-weighting to read it as a weight" if able else "this pipeline has no weights"
         notes.append(f"{weight!r} is read as text; {advice}")
     manifest = pipeline.session.bundle.manifest
@@ -45,7 +44,7 @@ def prompt_notes(pipeline: DiffusionPipeline, settings: Mapping[str, Any]) -> li
     return list(dict.fromkeys(notes))
 
 
-def size_note(pipeline: DiffusionPipeline, height: int, width: int) -> str | None:
+def size_note(pipeline: PipelineBase, height: int, width: int) -> str | None:
     """Return a sentence about a size far above the one that the model was trained with, or None."""
     if pipeline.denoiser.sample_size is None:
         return None
@@ -59,7 +58,7 @@ def size_note(pipeline: DiffusionPipeline, height: int, width: int) -> str | Non
     )
 
 
-def unused_words(pipeline: DiffusionPipeline, settings: Mapping[str, Any], words: Sequence[str]) -> list[str]:
+def unused_words(pipeline: PipelineBase, settings: Mapping[str, Any], words: Sequence[str]) -> list[str]:
     """Return the words of loaded embeddings that no prompt contains."""
     tokenizers = [one.tokenizer for one in pipeline.text_encoders if isinstance(one.tokenizer, ExtendedTokenizer)]
     used = {word for text in _texts(settings) for tokenizer in tokenizers for word in tokenizer.words_in(text)}

@@ -10,7 +10,7 @@ import click
 from diffoundry.runtime.cli.completion import complete_scheduler
 from diffoundry.runtime.cli.help import options_in
 from diffoundry.runtime.errors import ConfigError, InputError
-from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
+from diffoundry.runtime.pipelines.base import PipelineBase
 from diffoundry.runtime.schedulers import fitting_schedulers, resolve_scheduler, scheduler_class
 from diffoundry.runtime.suggest import did_you_mean
 
@@ -75,7 +75,7 @@ def scheduler_options(command: Command) -> Command:
     return command
 
 
-def apply_scheduler(pipeline: DiffusionPipeline, settings: dict[str, Any]) -> None:
+def apply_scheduler(pipeline: PipelineBase, settings: dict[str, Any]) -> None:
     """Check the scheduler and its options, and give the options to the pipeline.
 
     Args:
@@ -90,7 +90,7 @@ def apply_scheduler(pipeline: DiffusionPipeline, settings: dict[str, Any]) -> No
     cls: Any = scheduler_class(config["_class_name"])
     named: Mapping[str, Any] = {}
     if name is not None:
-        cls, named = _resolve(name, flow=not pipeline.family.scales_latents)
+        cls, named = _resolve(name, flow=not pipeline.scales_latents)
         settings["scheduler"] = cls.__name__.removesuffix("Scheduler")
     known = {field.name for field in fields(cls.Options)}
     for option, value in options.items():

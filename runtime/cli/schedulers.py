@@ -11,12 +11,13 @@ from diffoundry.runtime.cli.console import make_table, out, print_json
 from diffoundry.runtime.cli.help import Command
 from diffoundry.runtime.cli.options import bundle_argument, json_option
 from diffoundry.runtime.engines.plugins import resolve
-from diffoundry.runtime.errors import BundleError, DiffoundryError
-from diffoundry.runtime.pipelines.registry import family_of_class, find_family_entry
+from diffoundry.runtime.errors import DiffoundryError
+from diffoundry.runtime.pipelines import entry_of_bundle
+from diffoundry.runtime.pipelines.staged import StagedPipeline
 from diffoundry.runtime.schedulers.names import fitting_schedulers, resolve_scheduler, scheduler_words
 from diffoundry.runtime.schedulers.registry import scheduler_class
 
-__all__ = ["command", "is_flow_bundle"]
+__all__ = ["command", "is_flow_bundle", "main_scheduler_folder"]
 
 _EXAMPLES = ("diffoundry schedulers emoji.bundle",)
 
@@ -27,7 +28,7 @@ _EXAMPLES = ("diffoundry schedulers emoji.bundle",)
 def command(bundle: Path, *, as_json: bool) -> None:
     """List the schedulers that run on the bundle DIR, by the short names and the class names of --scheduler."""
     opened = Bundle(bundle)
-    config = opened.read_object("scheduler/scheduler_config.json")
+    config = opened.read_object(f"{main_scheduler_folder(opened)}/scheduler_config.json")
     flow = is_flow_bundle(opened)
     fitting = [name for name in fitting_schedulers(flow=flow) if _takes(name, config)]
     words: dict[str, list[str]] = {name: [] for name in fitting}
@@ -53,11 +54,17 @@ def is_flow_bundle(bundle: Bundle) -> bool:
     Raises:
         BundleError: It is of a family this version does not know.
     """
-    manifest = bundle.manifest
-    entry = family_of_class(bundle.pipeline_class) if manifest is None else find_family_entry(manifest.family)
-    if entry is None:
-        raise BundleError(f"bundle {bundle.root}: is of a family that this version does not know; upgrade diffoundry")
-    return not resolve(entry.runtime).scales_latents
+    return not resolve(entry_of_bundle(bundle).runtime).scales_latents
+
+
+def main_scheduler_folder(bundle: Bundle) -> str:
+    """Return the folder of the scheduler that --scheduler replaces.
+
+    Raises:
+        BundleError: The bundle is of a family this version does not know.
+    """
+    kind = resolve(entry_of_bundle(bundle).runtime)
+    return kind.scheduler_folders[-1] if issubclass(kind, StagedPipeline) else "scheduler"
 
 
 def _takes(name: str, config: Mapping[str, Any]) -> bool:

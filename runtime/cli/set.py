@@ -15,7 +15,7 @@ from diffoundry.runtime.cli.console import out, print_json
 from diffoundry.runtime.cli.help import Command
 from diffoundry.runtime.cli.options import bundle_argument, json_option
 from diffoundry.runtime.cli.scheduler_options import parse_value
-from diffoundry.runtime.cli.schedulers import is_flow_bundle
+from diffoundry.runtime.cli.schedulers import is_flow_bundle, main_scheduler_folder
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.schedulers.names import fitting_schedulers, resolve_scheduler
 from diffoundry.runtime.schedulers.registry import scheduler_from_config
@@ -23,7 +23,7 @@ from diffoundry.runtime.suggest import did_you_mean
 
 __all__ = ["command"]
 
-_CONFIG = "scheduler/scheduler_config.json"
+_CONFIG = "scheduler_config.json"
 
 _EXAMPLES = (
     "diffoundry set sd15.bundle scheduler=dpmpp_2m_karras",
@@ -41,17 +41,19 @@ def command(bundle: Path, changes: tuple[str, ...], *, as_json: bool) -> None:
     KEY is scheduler, or scheduler.OPTION with an option of diffusers. Other configs describe the graphs, so for them
     the checkpoint must be exported again. 'diffoundry schedulers DIR' lists the schedulers that fit.
     """
-    complete_edit(bundle, _CONFIG)
     opened = Bundle(bundle)
-    before = opened.read_json(_CONFIG)
+    config = f"{main_scheduler_folder(opened)}/{_CONFIG}"
+    complete_edit(bundle, config)
+    opened = Bundle(bundle)
+    before = opened.read_json(config)
     if not isinstance(before, Mapping):
         raise InputError(
-            f"{bundle / _CONFIG}: got {type(before).__name__}, expected an object; export the bundle again"
+            f"{bundle / config}: got {type(before).__name__}, expected an object; export the bundle again"
         )
     after = dict(before)
     for text in changes:
         after = _changed(after, text, flow=is_flow_bundle(opened))
-    replace_json(opened, _CONFIG, after)
+    replace_json(opened, config, after)
     changed = {
         name: {"before": before.get(name), "after": value}
         for name, value in sorted(after.items())
@@ -59,13 +61,13 @@ def command(bundle: Path, changes: tuple[str, ...], *, as_json: bool) -> None:
     }
     defaults = {field.name: field.default for field in fields(type(scheduler_from_config(after)).Options)}
     if as_json:
-        print_json({"file": _CONFIG, "changed": changed})
+        print_json({"file": config, "changed": changed})
         return
     for name, values in changed.items():
         if name not in before and values["after"] == defaults.get(name):
             continue  # written out by another class, and without effect
         out.print(f"{name}: {json.dumps(values['before'])} -> {json.dumps(values['after'])}", soft_wrap=True)
-    out.print(f"{bundle}: {_CONFIG} {'is written' if changed else 'was right already'}", soft_wrap=True)
+    out.print(f"{bundle}: {config} {'is written' if changed else 'was right already'}", soft_wrap=True)
 
 
 def _changed(config: Mapping[str, Any], text: str, *, flow: bool) -> dict[str, Any]:

@@ -5,7 +5,9 @@ from typing import Any, TypeVar
 
 from diffoundry.runtime.cli.console import remark
 from diffoundry.runtime.cli.help import options_in
-from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.models.vae_tiling import VaeTilingMixin
+from diffoundry.runtime.pipelines.base import PipelineBase
 
 __all__ = ["VAE_SETTINGS", "take_vae_settings", "vae_options"]
 
@@ -34,19 +36,25 @@ def vae_options(command: Command) -> Command:
     return command
 
 
-def take_vae_settings(pipeline: DiffusionPipeline, settings: dict[str, Any]) -> dict[str, bool]:
+def take_vae_settings(pipeline: PipelineBase, settings: dict[str, Any]) -> dict[str, bool]:
     """Move the VAE's options out of the settings of an image, and apply them to the pipeline.
 
     Returns:
         Name to True for each that is on.
 
     Raises:
-        InputError: As `AutoencoderKL.enable_tiling`.
+        InputError: As `AutoencoderKL.enable_tiling`, or the pipeline has no VAE.
     """
     wanted = {name: True for name in VAE_SETTINGS if settings.pop(name, None)}
+    vae = getattr(pipeline, "vae", None)
+    if not wanted:
+        return wanted
+    if not isinstance(vae, VaeTilingMixin):
+        option = f"--{next(iter(wanted)).replace('_', '-')}"
+        raise InputError(f"{option}: a {pipeline.session.bundle.pipeline_class} has no VAE that it fits; leave it out")
     if "vae_tiling" in wanted:
-        pipeline.vae.enable_tiling()
+        vae.enable_tiling()
         remark("VAE tiling: an image larger than a tile differs from the one without tiling")
     if "vae_slicing" in wanted:
-        pipeline.vae.enable_slicing()
+        vae.enable_slicing()
     return wanted

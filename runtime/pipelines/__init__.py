@@ -1,6 +1,7 @@
 """Pipelines: `load` opens the pipeline of a bundle."""
 
 import os
+from typing import cast
 
 from diffoundry.runtime.bundle.bundle import Bundle, tell_unchecked
 from diffoundry.runtime.bundle.hub import find_bundle
@@ -11,10 +12,12 @@ from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import BundleError
 from diffoundry.runtime.models.roles import SAFETY_CHECKER
 from diffoundry.runtime.models.safety_checker import StableDiffusionSafetyChecker
+from diffoundry.runtime.pipelines.base import PipelineBase
 from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
-from diffoundry.runtime.pipelines.registry import FAMILY_TABLE, family_of_class, find_family_entry
+from diffoundry.runtime.pipelines.registry import FAMILY_TABLE, FamilyEntry, family_of_class, find_family_entry
+from diffoundry.runtime.pipelines.staged import StagedPipeline
 
-__all__ = ["load", "open_pipeline"]
+__all__ = ["entry_of_bundle", "load", "open_pipeline"]
 
 
 def load(
@@ -29,6 +32,9 @@ def load(
     safety_checker: bool | None = True,
 ) -> DiffusionPipeline:
     """Open a bundle, or an Optimum ONNX folder, as a pipeline ready to generate.
+
+    Systems with several stages, or with a loop of their own, are a `StagedPipeline`. It has the same `start`, call,
+    `session` and `scheduler`, but no LoRAs and no ControlNets.
 
     Files and sizes are checked now; sums are checked and engines opened when first needed.
 
@@ -60,10 +66,10 @@ def load(
     tell_unchecked(bundle)
     session = EngineSession(bundle, target=target, precision=precision, options=chosen, low_memory=low_memory)
     session.check_request()
-    return open_pipeline(session, safety_checker=safety_checker)
+    return cast("DiffusionPipeline", open_pipeline(session, safety_checker=safety_checker))
 
 
-def open_pipeline(session: EngineSession, *, safety_checker: bool | None = True) -> DiffusionPipeline:
+def open_pipeline(session: EngineSession, *, safety_checker: bool | None = True) -> PipelineBase:
     """Return the pipeline of a session's bundle, by its family.
 
     Args:
@@ -74,7 +80,21 @@ def open_pipeline(session: EngineSession, *, safety_checker: bool | None = True)
     Raises:
         BundleError: It is of a family this version does not know.
     """
-    bundle = session.bundle
+    bundle, kind = session.bundle, resolve(entry_of_bundle(session.bundle).runtime)
+    if issubclass(kind, StagedPipeline):
+        staged: StagedPipeline = kind(session, safety_checker=bool(safety_checker))
+        return staged
+    checked = safety_checker and bundle.manifest is not None and bundle.with_role(SAFETY_CHECKER)
+    checker = StableDiffusionSafetyChecker(session) if checked else None
+    return DiffusionPipeline(session, kind(session), checker)
+
+
+def entry_of_bundle(bundle: Bundle) -> FamilyEntry:
+    """Return the family of a bundle.
+
+    Raises:
+        BundleError: It is of a family this version does not know.
+    """
     if bundle.manifest is not None:
         name, entry = bundle.manifest.family, find_family_entry(bundle.manifest.family)
     else:
@@ -82,6 +102,4 @@ def open_pipeline(session: EngineSession, *, safety_checker: bool | None = True)
     if entry is None:
         known = ", ".join(entry.name for entry in FAMILY_TABLE)
         raise BundleError(f"bundle {bundle.root}: got the family {name!r}, expected one of {known}; upgrade diffoundry")
-    checked = safety_checker and bundle.manifest is not None and bundle.with_role(SAFETY_CHECKER)
-    checker = StableDiffusionSafetyChecker(session) if checked else None
-    return DiffusionPipeline(session, resolve(entry.runtime)(session), checker)
+    return entry

@@ -15,7 +15,7 @@ from diffoundry.runtime.schedulers import SchedulerInput
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from diffoundry.runtime.pipelines.pipeline import Run
+    from diffoundry.runtime.pipelines.run import Run
 
 __all__ = ["CallArguments", "call_signature", "has_signature", "start_signature"]
 

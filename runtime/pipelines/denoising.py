@@ -33,12 +33,14 @@ class Step:
         total: Number of steps; some schedulers make more than `num_inference_steps`.
         timestep: As the scheduler counts.
         latents: float32, (B, C, height/8, width/8), in the scheduler's scale.
+        stage: Name of the stage; empty where there is one.
     """
 
     index: int
     total: int
     timestep: float
     latents: FloatArray = field(repr=False)
+    stage: str = ""
 
 
 @dataclass(slots=True, weakref_slot=True, eq=False)

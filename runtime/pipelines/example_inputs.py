@@ -32,16 +32,19 @@ def example_input_names(task: type[Any], controlnets: int, *, texts: bool) -> tu
     return (*own, *[CONTROL] * controlnets)
 
 
-def make_example_inputs(names: Collection[str], height: int, width: int) -> dict[str, Any]:
+def make_example_inputs(names: Collection[str], height: int, width: int, scale: int = 1) -> dict[str, Any]:
     """Return arguments of a pipeline's call for an image of this size, under diffusers' names.
 
     Args:
         names: Those of `EXAMPLE_INPUTS` that the pipeline takes: "image" is an orange disc on a gradient of blue, of
             "mask_image" the middle is white, and "strength" is 1, so that every step is run; and `CONTROL` once for
             each ControlNet, which gets the disc's outline, white on black. Or `IMAGE_PROMPT`.
-        height: Pixels.
-        width: Pixels.
+        height: Pixels of the result.
+        width: Pixels of the result.
+        scale: Pixels of the result to a pixel of an image.
     """
+    if scale != 1:
+        return make_example_inputs(names, height // scale, width // scale)
     if IMAGE_PROMPT in names:
         return {**make_example_inputs(["image"], height, width), "height": height, "width": width}
     down, across = np.mgrid[0:height, 0:width].astype(np.float32)

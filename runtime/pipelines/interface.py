@@ -1,40 +1,33 @@
-"""The half of a pipeline around its calls: facts about the bundle, the scheduler, closing, and diffusers' habits."""
+"""The half of a `DiffusionPipeline` around its calls: facts about the bundle, and the scheduler."""
 
-import os
-import threading
-import weakref
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import fields
+from typing import Any
 
-from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.protocols import TextEncoder
 from diffoundry.runtime.models.roles import SAFETY_CHECKER, VAE_ENCODER
 from diffoundry.runtime.models.safety_checker import StableDiffusionSafetyChecker
-from diffoundry.runtime.pipelines import habits
-from diffoundry.runtime.pipelines.callback import current_signal
+from diffoundry.runtime.pipelines.base import PipelineBase
 from diffoundry.runtime.pipelines.class_overrides import open_scheduler, override_sample_size
-from diffoundry.runtime.pipelines.controlnet import ControlNets
-from diffoundry.runtime.pipelines.denoising import StopSignal
+from diffoundry.runtime.pipelines.controlnet import ControlNetInputs, ControlNets
 from diffoundry.runtime.pipelines.example_inputs import example_input_names
 from diffoundry.runtime.pipelines.families.base import Family
+from diffoundry.runtime.pipelines.inputs import CommonInputs
 from diffoundry.runtime.pipelines.registry import class_of_call, family_of_class
 from diffoundry.runtime.pipelines.tasks.base import Task
 from diffoundry.runtime.schedulers import Scheduler, make_scheduler
-
-if TYPE_CHECKING:
-    from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
 
 __all__ = ["PipelineInterface"]
 
 _BOTH = (False, True)
 
 
-class PipelineInterface:
+class PipelineInterface(PipelineBase):
     """The half of `DiffusionPipeline` that no step runs through. See there for the attributes."""
 
-    session: EngineSession
     family: Family
+    vae: AutoencoderKL
     controlnets: ControlNets
     safety_checker: StableDiffusionSafetyChecker | None
 
@@ -46,8 +39,6 @@ class PipelineInterface:
         """
         bundle = self.session.bundle
         self._tasks = tuple(tasks)
-        self._signals: weakref.WeakSet[StopSignal] = weakref.WeakSet()
-        self._signals_lock = threading.Lock()
         self._classes = {
             (t.name, c): class_of_call(bundle.pipeline_class, t.name, controlnet=c) for t in tasks for c in _BOTH
         }
@@ -97,6 +88,22 @@ class PipelineInterface:
         raise NotImplementedError
 
     @property
+    def scale_factor(self) -> int:
+        """Pixels to a side of a latent."""
+        return self.vae.scale_factor
+
+    @property
+    def argument_names(self) -> frozenset[str]:
+        """Names of all arguments that a call may have, whatever its task."""
+        kinds = (CommonInputs, self.family.Inputs, ControlNetInputs, *self._tasks)
+        return frozenset(field.name for kind in kinds for field in fields(kind))
+
+    @property
+    def scales_latents(self) -> bool:
+        """As `Family.scales_latents`."""
+        return self.family.scales_latents
+
+    @property
     def text_encoders(self) -> tuple[TextEncoder, ...]:
         """The text encoders, in the order in which they are used; none where an image conditions."""
         return self.family.text_encoders
@@ -121,62 +128,6 @@ class PipelineInterface:
             spared.append(SAFETY_CHECKER)
         bundle = self.session.bundle
         return tuple(name for name in bundle.components if bundle.role(name) not in spared)
-
-    @classmethod
-    def from_pretrained(cls, path: str | os.PathLike[str], **options: Any) -> "DiffusionPipeline":
-        """Open a bundle; the same as `diffoundry.load`, under diffusers' name.
-
-        Args:
-            path: The bundle.
-            options: Those of `load`, and `scheduler`, as the property of this name takes it.
-
-        Raises:
-            InputError: An option of diffusers that is chosen otherwise here; the message says how.
-        """
-        return habits.from_pretrained(path, options)
-
-    def to(self, *targets: Any) -> Self:
-        """Return the pipeline itself where its engines run on that device; engines cannot move.
-
-        Raises:
-            InputError: They run elsewhere, or the argument is a precision; the message says how to load it so.
-        """
-        for target in targets:
-            habits.check_target(self.session, target)
-        return self
-
-    def close(self) -> None:
-        """Free all engines. Engine calls under way end first; a later call raises `EngineError`."""
-        self.session.shut_down()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    @property
-    def _interrupt(self) -> bool:
-        """As in diffusers: True ends the denoising after the step under way, and its latents are decoded.
-
-        Set in a callback it concerns the run of this callback, otherwise all runs of this pipeline.
-        """
-        signal = current_signal()
-        return signal is not None and signal.interrupted
-
-    @_interrupt.setter
-    def _interrupt(self, interrupted: bool) -> None:
-        signal = current_signal()
-        with self._signals_lock:
-            for one in list(self._signals) if signal is None else [signal]:
-                one.interrupted = bool(interrupted)
-
-    if not TYPE_CHECKING:  # a type checker shall refuse unknown names
-
-        def __getattr__(self, name: str) -> Any:
-            return habits.find_attribute(self, name)
 
     def __repr__(self) -> str:
         session = self.session

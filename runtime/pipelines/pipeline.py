@@ -1,9 +1,9 @@
 """Runs a diffusion pipeline. The family encodes prompts; the task prepares the starting latents."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import fields
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from diffoundry.runtime.checks.image_size import check_size
 from diffoundry.runtime.checks.memory_estimate import check_call_memory
 from diffoundry.runtime.checks.sort_arguments import sort_arguments
 from diffoundry.runtime.engines.session import EngineSession
-from diffoundry.runtime.errors import BundleError, CancelledError, InputError
+from diffoundry.runtime.errors import BundleError, InputError
 from diffoundry.runtime.images.postprocess import postprocess, to_pil
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.registry import open_vae
@@ -22,13 +22,14 @@ from diffoundry.runtime.models.safety_checker import StableDiffusionSafetyChecke
 from diffoundry.runtime.pipelines.call_arguments import call_signature, has_signature, start_signature
 from diffoundry.runtime.pipelines.callback import make_step_end
 from diffoundry.runtime.pipelines.controlnet import ControlNetInputs, ControlNets, Residuals
-from diffoundry.runtime.pipelines.denoising import Step, StopSignal, denoise, set_timesteps
+from diffoundry.runtime.pipelines.denoising import StopSignal, denoise, set_timesteps
 from diffoundry.runtime.pipelines.families.base import EncodeOptions, Family
 from diffoundry.runtime.pipelines.guidance import Condition, Guidance
 from diffoundry.runtime.pipelines.habits import argument_advice
 from diffoundry.runtime.pipelines.inputs import CommonInputs
 from diffoundry.runtime.pipelines.interface import PipelineInterface
-from diffoundry.runtime.pipelines.output import ImagesT, PipelineOutput
+from diffoundry.runtime.pipelines.output import PipelineOutput
+from diffoundry.runtime.pipelines.run import Run
 from diffoundry.runtime.pipelines.tasks import other_task, possible_tasks
 from diffoundry.runtime.pipelines.tasks.base import LoopInit, Task, TaskContext, choose_task
 from diffoundry.runtime.pipelines.tasks.schedule import cut_end
@@ -41,80 +42,6 @@ if TYPE_CHECKING:
 __all__ = ["DiffusionPipeline", "PipelineOutput", "Run"]
 
 _CONTROL_NAMES = frozenset(field.name for field in fields(ControlNetInputs))
-
-
-@dataclass(kw_only=True, slots=True, repr=False)
-class Run(Generic[ImagesT]):
-    """One call under way: an iterator over its steps. Belongs to one thread, but for `cancel`.
-
-    Attributes:
-        steps: The denoising loop.
-        total: Number of steps.
-        latents: The current latents, float32 (B, ...).
-        decode: (latents, output type) -> (images, flags of the safety checker).
-        finish_images: Converts the decoded PIL images to those that the caller gets, or None.
-        output_type: As `CommonInputs.output_type`.
-        seed: As `PipelineOutput.seed`.
-        truncated: As `PipelineOutput.truncated`.
-        scheduler: The scheduler of this run.
-        arguments: Every argument of the call that has a value, defaults and the size included.
-        signal: Ends the loop early.
-    """
-
-    steps: Iterator[Step]
-    total: int
-    latents: FloatArray
-    decode: "Callable[[FloatArray, str], tuple[Any, list[bool] | None]]"
-    finish_images: "Callable[[list[Image]], list[Image]] | None"
-    output_type: str
-    seed: int | tuple[int, ...] | None
-    truncated: tuple[str, ...]
-    scheduler: Scheduler[Any]
-    arguments: Mapping[str, Any]
-    signal: StopSignal
-    _done: int = 0
-    _left: bool = False
-
-    def __iter__(self) -> Iterator[Step]:
-        """Run the remaining steps one by one. Call `cancel` to end the run; iterate again to go on after a break."""
-        self._left = True
-        for step in self.steps:
-            self.latents, self._done = step.latents, step.index + 1
-            yield step
-        self._left = False
-
-    def cancel(self) -> None:
-        """End the run before its next step; any thread may call this. The loop ends, and `finish` refuses."""
-        self.signal.cancelled = True
-
-    def preview(self) -> "list[Image]":
-        """Decode the current latents, with the safety checker where there is one."""
-        images: list[Image] = self.decode(self.latents, "pil")[0]
-        return images
-
-    def finish(self) -> PipelineOutput[ImagesT]:
-        """Run all steps, unless a loop did, and decode.
-
-        Raises:
-            CancelledError: The run was cancelled.
-            InputError: A loop over the steps was left before the last one.
-        """
-        if self._left and not self.signal.cancelled:
-            raise InputError(
-                f"finish: the loop over the steps was left after {self._done} of {self.total}; iterate over the run "
-                f"again for the others, or call preview() for an image of the current latents"
-            )
-        for _ in self:
-            pass
-        if self.signal.cancelled:
-            raise CancelledError(f"the run was cancelled after {self._done} of {self.total} steps; start it again")
-        images, flags = self.decode(self.latents, self.output_type)
-        if self.finish_images is not None:
-            images = self.finish_images(images)
-        return PipelineOutput(images=images, seed=self.seed, truncated=self.truncated, nsfw_content_detected=flags)
-
-    def __repr__(self) -> str:
-        return f"Run({self._done} of {self.total} steps, seed={self.seed}, {type(self.scheduler).__name__})"
 
 
 class _Call(NamedTuple):
@@ -158,8 +85,8 @@ class DiffusionPipeline(PipelineInterface):
             BundleError: The bundle lacks a component or a config, or its denoiser takes inputs that no task feeds.
             ConfigError: The scheduler is unknown, or has an option that is not honoured.
         """
+        super().__init__(session)
         bundle, adapters = session.bundle, AdapterSet(session)
-        self.session = session
         self.family = family
         self.denoiser = family.denoiser
         self.vae = open_vae(session, normalize_latents=family.normalize_latents)
@@ -255,6 +182,7 @@ class DiffusionPipeline(PipelineInterface):
         return Run(
             steps=denoise(scheduler, predict, *loop, ends),
             total=len(timesteps),
+            count=call.images,
             latents=init.latents,
             decode=partial(self._show, statistics=statistics),
             finish_images=init.finish,

@@ -37,7 +37,8 @@ class FamilyEntry:
     Attributes:
         name: Name in the manifest.
         classes: Name of a pipeline class to its task.
-        runtime: "module:attribute" of the subclass of `runtime.pipelines.families.base.Family`.
+        runtime: "module:attribute" of the subclass of `runtime.pipelines.families.base.Family`, or of
+            `runtime.pipelines.staged.StagedPipeline`.
         exporter: "module:attribute" of the `exporter.component.Family`.
     """
 

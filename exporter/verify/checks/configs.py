@@ -51,16 +51,17 @@ def check_files(bundle: Bundle) -> Check:
     return holds("bundle", f"{len(names)} files", "SHA-256 as in the manifest", None)
 
 
-def check_scheduler(bundle: Bundle, reference: Mapping[str, Any]) -> Check:
+def check_scheduler(bundle: Bundle, folder: str, reference: Mapping[str, Any]) -> Check:
     """Compare the scheduler's class and every option. diffusers fills in the defaults on both sides.
 
     Options of other schedulers are compared as they are: they count once another scheduler is chosen.
 
     Args:
         bundle: The bundle.
+        folder: The scheduler's folder.
         reference: The checkpoint's scheduler_config.json.
     """
-    ours = bundle.read_object("scheduler/scheduler_config.json")
+    ours = bundle.read_object(f"{folder}/scheduler_config.json")
     classes = ours.get("_class_name"), reference.get("_class_name")
     if classes[0] != classes[1]:
         fault = f"_class_name: got {classes[0]!r}, expected {classes[1]!r}"

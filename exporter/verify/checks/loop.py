@@ -15,7 +15,7 @@ from diffoundry.exporter.verify.reference.pipeline_trace import Trace
 from diffoundry.exporter.verify.report.report import Check, LoopResult, StepDistance, at_least, at_most, holds
 from diffoundry.exporter.verify.request import Settings
 from diffoundry.runtime.images.pixels import describe_image_fault
-from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
+from diffoundry.runtime.pipelines.base import PipelineBase
 
 __all__ = ["ENOUGH", "follow", "judge_images", "judge_loop"]
 
@@ -26,7 +26,7 @@ FloatArray = NDArray[np.float32]
 
 
 def follow(
-    pipeline: DiffusionPipeline,
+    pipeline: PipelineBase,
     trace: Trace,
     gallery: Gallery | None,
     settings: Settings,

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from PIL.Image import Image
 
-from diffoundry.exporter.component import Component
+from diffoundry.exporter.component import Component, fixed_size
 from diffoundry.exporter.components.network_module import NetworkModule
 from diffoundry.exporter.reference.pipeline import network
 from diffoundry.exporter.verify.reference.pipeline_trace import NetworkCall, Trace, to_numpy
 from diffoundry.runtime.bundle.dims import parse_size, size_of
+from diffoundry.runtime.engines.plugins import resolve
 from diffoundry.runtime.engines.protocol import Array
 from diffoundry.runtime.models.controlnet import is_residual
 from diffoundry.runtime.models.roles import TEXT_ENCODER, tokenizer_folder
@@ -24,6 +25,7 @@ __all__ = [
     "denoiser_cases",
     "encoder_cases",
     "image_cases",
+    "random_case",
     "text_cases",
 ]
 
@@ -151,6 +153,35 @@ def encoder_cases(pipeline: Any, trace: Trace) -> list[ComponentCase]:
     )
     feeds, expected = {"sample": image}, {name: to_numpy(values) for name, values in said.items()}
     return [ComponentCase(component="vae_encoder", label=trace.name, feeds=feeds, expected=expected)]
+
+
+def random_case(pipeline: Any, component: Component, height: int, width: int) -> ComponentCase:
+    """Make a case of seeded random inputs, for a component that no recorded call covers.
+
+    Args:
+        pipeline: diffusers' pipeline.
+        component: Any component.
+        height: Pixels of the images.
+        width: Pixels of the images.
+    """
+    known = {**component.example, **component.usual, "batch": 1, "height": height, "width": width}
+    generator = np.random.default_rng(0)
+    feeds: dict[str, Array] = {}
+    for spec in component.inputs:
+        shape = tuple(_size_of(dim, known) for dim in spec.shape)
+        numbers = generator.standard_normal(shape) if spec.dtype.startswith("float") else generator.integers(0, 2, shape)
+        feeds[spec.name] = np.asarray(numbers, spec.dtype)
+    module = resolve(component.wrapper)(network(pipeline, component.source), component)
+    with torch.inference_mode():
+        outputs = module(*(torch.from_numpy(array) for array in feeds.values()))
+    expected = {spec.name: to_numpy(output) for spec, output in zip(component.outputs, outputs, strict=True)}
+    return ComponentCase(component=component.name, label="random numbers", feeds=feeds, expected=expected)
+
+
+def _size_of(dim: int | str, known: Mapping[str, int]) -> int:
+    """Return the size of a dimension: of the image where it follows from it, otherwise as in the example."""
+    size = fixed_size(dim, known)
+    return known[str(dim)] if size is None else size
 
 
 def _text_case(encoder: Any, component: Component, label: str, ids: Array) -> ComponentCase:

@@ -82,18 +82,27 @@ def generate_reference(
     def keep(index: int, timestep: Any, values: torch.Tensor) -> None:
         timesteps.append(float(timestep))
         latents.append(to_numpy(values))
-        on_step(index + 1, getattr(pipeline, "num_timesteps", len(pipeline.scheduler.timesteps)))
+        on_step(index + 1, _total(pipeline, index + 1))
 
     output = call_pipeline(
         pipeline,
         prompt,
         keep,
+        watch=settings.watch,
         **reference_arguments(pipeline, settings.image_arguments()),
         generator=torch.Generator("cpu").manual_seed(seed),
         output_type="np",
     )
     image = np.asarray(output.images[0], dtype=np.float32)
     return Trace(prompt=prompt, seed=seed, timesteps=tuple(timesteps), latents=tuple(latents), image=image)
+
+
+def _total(pipeline: Any, done: int) -> int:
+    """Return the number of steps of a run, or those that are done where several schedulers make some."""
+    if hasattr(pipeline, "num_timesteps"):
+        return int(pipeline.num_timesteps)
+    scheduler = getattr(pipeline, "scheduler", None)
+    return done if scheduler is None else max(done, len(scheduler.timesteps))
 
 
 @contextmanager
@@ -140,7 +149,7 @@ def _argument(passed: Mapping[str, Any], path: str) -> Any:
 
 def _as_fed(value: Any, spec: TensorSpec) -> FloatArray:
     """Convert a value to the graph's input: a timestep for each row becomes one number."""
-    array = to_numpy(torch.as_tensor(value))
+    array = to_numpy(torch.as_tensor(value)).astype(spec.dtype)
     return array.reshape(-1)[:1] if spec.shape == (1,) else array
 
 

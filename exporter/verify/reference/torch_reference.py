@@ -30,15 +30,16 @@ from diffoundry.exporter.verify.reference.component_cases import (
     denoiser_cases,
     encoder_cases,
     image_cases,
+    random_case,
     text_cases,
 )
 from diffoundry.exporter.verify.reference.pipeline_trace import Trace, generate_reference, record_calls
 from diffoundry.exporter.verify.report.report import Check
 from diffoundry.exporter.verify.request import Settings
 from diffoundry.runtime.images.postprocess import to_pil
-from diffoundry.runtime.models.roles import CONTROLNET, DENOISER
+from diffoundry.runtime.models.roles import CONTROLNET, DENOISER, PRIOR, SAFETY_CHECKER, UPSCALER
 from diffoundry.runtime.pipelines.example_inputs import make_example_inputs
-from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
+from diffoundry.runtime.pipelines.base import PipelineBase
 
 __all__ = ["Reference", "ask_pytorch"]
 
@@ -63,7 +64,7 @@ class Reference:
 
 
 def ask_pytorch(
-    checkpoint: Checkpoint, pipeline: DiffusionPipeline, settings: Settings, progress: VerifyProgress
+    checkpoint: Checkpoint, pipeline: PipelineBase, settings: Settings, progress: VerifyProgress
 ) -> Reference:
     """Compare configs and token ids, generate every image, and run the components on the recorded inputs.
 
@@ -80,7 +81,7 @@ def ask_pytorch(
     reference = reference_pipeline(checkpoint, torch.float32)
     bundle = pipeline.session.bundle
     checks = [
-        check_scheduler(bundle, checkpoint.scheduler_config),
+        *(check_scheduler(bundle, folder, config) for folder, config in checkpoint.scheduler_configs.items()),
         *check_configs(bundle, checkpoint.components, reference),
         *(
             check_tokenizer(encoder.folder, encoder.tokenizer, getattr(reference, encoder.folder), settings.prompts)
@@ -97,22 +98,25 @@ def ask_pytorch(
         checks += check_graphs(bundle, component, network(reference, component.source))
     # Images are compared before the safety checker; the set of blacked out images is a separate check.
     checker, reference.safety_checker = getattr(reference, "safety_checker", None), None
-    (denoiser,) = checkpoint.with_role(DENOISER)
+    denoisers = tuple(one for role in (PRIOR, DENOISER, UPSCALER) for one in checkpoint.with_role(role))
     controlnets = checkpoint.with_role(CONTROLNET)
+    own_vae = any(component.source == "vae" for component in checkpoint.components)
     traces: list[Trace] = []
     cases: list[ComponentCase] = []
     runs = list(product(settings.prompts, settings.seeds))
     for index, (prompt, seed) in enumerate(runs):
         on_step = partial(progress.update, f"PyTorch: {prompt}, seed {seed}")
-        with record_calls(reference, (denoiser, *controlnets)) as calls:
+        with record_calls(reference, (*denoisers, *controlnets)) as calls:
             trace = generate_reference(reference, prompt, seed, settings, on_step)
         traces.append(trace)
         place = index / len(runs)
-        cases += denoiser_cases(denoiser, trace, calls[denoiser.name], place)
+        for denoiser in denoisers:
+            cases += denoiser_cases(denoiser, trace, calls[denoiser.name], place)
         for controlnet in controlnets:
             cases += control_cases(reference, controlnet, trace, calls[controlnet.name], place)
-        cases += decoder_cases(reference, trace)
-        cases += encoder_cases(reference, trace)
+        if own_vae:
+            cases += decoder_cases(reference, trace)
+            cases += encoder_cases(reference, trace)
     progress.update("PyTorch: text", 0, 1)
     cases += text_cases(reference, checkpoint.components, settings.prompts)
     images = _images(traces, settings)
@@ -123,6 +127,12 @@ def ask_pytorch(
         reference.safety_checker = checker
         safety = ask_safety_checker(reference, [trace.image for trace in traces])
         cases += safety.cases
+    covered = {case.component for case in cases} | ({SAFETY_CHECKER} if safety is not None else set())
+    cases += [
+        random_case(reference, component, settings.height, settings.width)
+        for component in checkpoint.components
+        if component.name not in covered
+    ]
     gallery = open_gallery(checkpoint.root) or gallery_of_prompts(traces)
     return Reference(traces=traces, cases=cases, checks=checks, gallery=gallery, safety=safety)
 

@@ -1,0 +1,28 @@
+"""Options of `generate` that only some systems have: one module a heading, all in `GROUPS`."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from diffoundry.runtime.cli.systems.class_labels import CLASS_LABELS
+from diffoundry.runtime.cli.systems.group import OptionGroup
+
+__all__ = ["SYSTEM_FILES", "SYSTEM_SETTINGS", "system_options"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+GROUPS: tuple[OptionGroup, ...] = (CLASS_LABELS,)
+"""Every heading, in the order of the help."""
+
+SYSTEM_SETTINGS = tuple(name for group in GROUPS for name in group.settings)
+"""Their names as arguments of a pipeline, without the images."""
+
+SYSTEM_FILES = {name: option for group in GROUPS for name, option in group.files.items()}
+"""Argument of a pipeline that takes an image file to its option."""
+
+
+def system_options(command: Command) -> Command:
+    """Add the options of every group."""
+    for group in reversed(GROUPS):
+        for option in reversed(group.options):
+            command = option(command)
+    return command

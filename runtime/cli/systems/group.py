@@ -1,0 +1,22 @@
+"""One heading of options for some systems."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["OptionGroup"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptionGroup:
+    """Options under one heading of `generate --help`.
+
+    Attributes:
+        options: Decorators, made by `options_in(HEADING)`.
+        settings: Names of the arguments of a pipeline that they set, which an image keeps.
+        files: Argument of a pipeline to the option of its image file.
+    """
+
+    options: tuple[Callable[[Any], Any], ...]
+    settings: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)

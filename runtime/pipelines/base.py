@@ -1,0 +1,164 @@
+"""The base of every pipeline: what commands ask of it, closing, interrupting, and names of diffusers."""
+
+import os
+import threading
+import weakref
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.models.protocols import Denoiser, TextEncoder
+from diffoundry.runtime.pipelines import habits
+from diffoundry.runtime.pipelines.callback import current_signal
+from diffoundry.runtime.pipelines.denoising import StopSignal
+from diffoundry.runtime.pipelines.example_inputs import make_example_inputs
+
+if TYPE_CHECKING:
+    from diffoundry.runtime.pipelines.run import Run
+
+__all__ = ["PipelineBase"]
+
+
+class PipelineBase:
+    """A pipeline as commands see it, whatever its system.
+
+    Attributes:
+        session: The engines.
+        denoiser: The network that is called in every step, of the last stage where there are several.
+        scales_latents: False for flow matching, whose schedulers scale neither noise nor latents.
+    """
+
+    session: EngineSession
+    denoiser: Denoiser
+
+    def __init__(self, session: EngineSession) -> None:
+        """Store the engines; none is opened."""
+        self.session = session
+        self._signals: weakref.WeakSet[StopSignal] = weakref.WeakSet()
+        self._signals_lock = threading.Lock()
+
+    if TYPE_CHECKING:  # both kinds of pipelines have these
+
+        text_encoders: Any
+        scales_latents: Any
+        scheduler: Any
+        scheduler_config: Any
+
+        @property
+        def argument_names(self) -> frozenset[str]:
+            """Names of all arguments that a call may have."""
+
+        @property
+        def default_size(self) -> tuple[int, int]:
+            """Height and width in pixels that the checkpoint was trained for."""
+
+        @property
+        def used_components(self) -> tuple[str, ...]:
+            """The components that a default call runs."""
+
+        @property
+        def example_inputs(self) -> tuple[str, ...]:
+            """The names for `make_example_inputs` of a default call."""
+
+        def start(self, prompt: Any = None, **arguments: Any) -> "Run[Any]":
+            """Prepare a run."""
+
+    @property
+    def scale_factor(self) -> int:
+        """Pixels to a side of a latent of the last stage; 1 in pixel space."""
+        return 1
+
+    @property
+    def scheduler_folder(self) -> str:
+        """Folder of the scheduler that `scheduler` names."""
+        return "scheduler"
+
+    @property
+    def image_count_argument(self) -> str:
+        """Name of the argument for the number of images: of each prompt, or in all where there is no prompt."""
+        return "batch_size" if "batch_size" in self.argument_names else "num_images_per_prompt"
+
+    @property
+    def example_scale(self) -> int:
+        """Pixels of the result to a pixel of an example image: 1 but for upscalers."""
+        return 1
+
+    def setting_arguments(self, steps: int, guidance_scale: float) -> dict[str, Any]:
+        """Return the numbers and names of a call for a measurement, under diffusers' names; none that it lacks.
+
+        Args:
+            steps: Steps of the scheduler, of each stage where there are several.
+            guidance_scale: 1 or less runs without guidance.
+        """
+        arguments = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
+        return {name: value for name, value in arguments.items() if name in self.argument_names}
+
+    def measure_arguments(self, steps: int, guidance_scale: float, height: int, width: int) -> dict[str, Any]:
+        """Return the arguments of a call for a measurement, but for prompt and seed. Images and masks are examples.
+
+        Args:
+            steps: As in `setting_arguments`.
+            guidance_scale: As in `setting_arguments`.
+            height: Pixels of the result.
+            width: Pixels of the result.
+        """
+        examples = make_example_inputs(self.example_inputs, height, width, self.example_scale)
+        taken = {name: value for name, value in examples.items() if name in self.argument_names}
+        return {**self.setting_arguments(steps, guidance_scale), **taken}
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike[str], **options: Any) -> "DiffusionPipeline":
+        """Open a bundle; the same as `diffoundry.load`, under diffusers' name.
+
+        Args:
+            path: The bundle.
+            options: Those of `load`, and `scheduler`, as the property of this name takes it.
+
+        Raises:
+            InputError: An option of diffusers that is chosen otherwise here; the message says how.
+        """
+        return habits.from_pretrained(path, options)
+
+    def to(self, *targets: Any) -> Self:
+        """Return the pipeline itself where its engines run on that device; engines cannot move.
+
+        Raises:
+            InputError: They run elsewhere, or the argument is a precision; the message says how to load it so.
+        """
+        for target in targets:
+            habits.check_target(self.session, target)
+        return self
+
+    def close(self) -> None:
+        """Free all engines. Engine calls under way end first; a later call raises `EngineError`."""
+        self.session.shut_down()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def _interrupt(self) -> bool:
+        """As in diffusers: True ends the denoising after the step under way, and its latents are decoded.
+
+        Set in a callback it concerns the run of this callback, otherwise all runs of this pipeline.
+        """
+        signal = current_signal()
+        return signal is not None and signal.interrupted
+
+    @_interrupt.setter
+    def _interrupt(self, interrupted: bool) -> None:
+        signal = current_signal()
+        with self._signals_lock:
+            for one in list(self._signals) if signal is None else [signal]:
+                one.interrupted = bool(interrupted)
+
+    if not TYPE_CHECKING:  # a type checker shall refuse unknown names
+
+        def __getattr__(self, name: str) -> Any:
+            return habits.find_attribute(self, name)

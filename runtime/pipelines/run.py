@@ -1,0 +1,105 @@
+"""One call under way: an iterator over its steps."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic
+
+from diffoundry.runtime.errors import CancelledError, InputError
+from diffoundry.runtime.models.protocols import FloatArray
+from diffoundry.runtime.pipelines.denoising import Step, StopSignal
+from diffoundry.runtime.pipelines.output import ImagesT, PipelineOutput
+from diffoundry.runtime.schedulers import Scheduler
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["Run"]
+
+
+@dataclass(kw_only=True, slots=True, repr=False)
+class Run(Generic[ImagesT]):
+    """One call under way: an iterator over its steps. Belongs to one thread, but for `cancel`.
+
+    Attributes:
+        steps: The denoising loop.
+        total: Number of steps.
+        count: Number of images.
+        latents: The current latents, float32 (B, ...); None before the first step of a pipeline of several stages.
+        decode: (latents, output type) -> (images, flags of the safety checker).
+        finish_images: Converts the decoded PIL images to those that the caller gets, or None.
+        output_type: As `CommonInputs.output_type`.
+        seed: As `PipelineOutput.seed`.
+        truncated: As `PipelineOutput.truncated`.
+        scheduler: The scheduler of this run.
+        arguments: Every argument of the call that has a value, defaults and the size included.
+        signal: Ends the loop early.
+        last_stage: Name of the stage whose latents become images; empty where there is one.
+    """
+
+    steps: Iterator[Step]
+    total: int
+    count: int
+    latents: FloatArray | None
+    decode: "Callable[[FloatArray, str], tuple[Any, list[bool] | None]]"
+    finish_images: "Callable[[list[Image]], list[Image]] | None"
+    output_type: str
+    seed: int | tuple[int, ...] | None
+    truncated: tuple[str, ...]
+    scheduler: Scheduler[Any]
+    arguments: Mapping[str, Any]
+    signal: StopSignal
+    last_stage: str = ""
+    _done: int = 0
+    _stage: str = ""
+    _left: bool = False
+
+    def __iter__(self) -> Iterator[Step]:
+        """Run the remaining steps one by one. Call `cancel` to end the run; iterate again to go on after a break."""
+        self._left = True
+        for step in self.steps:
+            self.latents, self._done, self._stage = step.latents, step.index + 1, step.stage
+            yield step
+        self._left = False
+
+    def cancel(self) -> None:
+        """End the run before its next step; any thread may call this. The loop ends, and `finish` refuses."""
+        self.signal.cancelled = True
+
+    def preview(self) -> "list[Image]":
+        """Decode the current latents, with the safety checker where there is one.
+
+        Raises:
+            InputError: The latents of this stage are no image yet.
+        """
+        if self.latents is None or self._stage != self.last_stage:
+            raise InputError(
+                f"preview: got step {self._done} of {self.total}, expected a step of the stage {self.last_stage!r}, "
+                f"whose latents become images; go on iterating over the run"
+            )
+        images: list[Image] = self.decode(self.latents, "pil")[0]
+        return images
+
+    def finish(self) -> PipelineOutput[ImagesT]:
+        """Run all steps, unless a loop did, and decode.
+
+        Raises:
+            CancelledError: The run was cancelled.
+            InputError: A loop over the steps was left before the last one.
+        """
+        if self._left and not self.signal.cancelled:
+            raise InputError(
+                f"finish: the loop over the steps was left after {self._done} of {self.total}; iterate over the run "
+                f"again for the others, or call preview() for an image of the current latents"
+            )
+        for _ in self:
+            pass
+        if self.signal.cancelled:
+            raise CancelledError(f"the run was cancelled after {self._done} of {self.total} steps; start it again")
+        assert self.latents is not None, "every run has a step"
+        images, flags = self.decode(self.latents, self.output_type)
+        if self.finish_images is not None:
+            images = self.finish_images(images)
+        return PipelineOutput(images=images, seed=self.seed, truncated=self.truncated, nsfw_content_detected=flags)
+
+    def __repr__(self) -> str:
+        return f"Run({self._done} of {self.total} steps, seed={self.seed}, {type(self.scheduler).__name__})"

@@ -1,0 +1,411 @@
+"""The base of pipelines that `DiffusionPipeline` does not cover: other loops, pixel space, several stages.
+
+A system is one class in `runtime/pipelines/systems/`. It names its arguments in a dataclass, opens its networks in
+`open_networks`, and returns its stages. A stage is a loop over one scheduler, usually `denoise`. Everything around
+them is here: arguments, seeds, schedulers, the run, cancelling, callbacks, and what the commands ask of a pipeline.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from diffoundry.runtime.checks.arguments import check_number
+from diffoundry.runtime.checks.image_size import check_size
+from diffoundry.runtime.checks.sort_arguments import sort_arguments
+from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.images.postprocess import OUTPUT_TYPES, to_pil
+from diffoundry.runtime.models.protocols import Denoiser, FloatArray, TextEncoder
+from diffoundry.runtime.pipelines.base import PipelineBase
+from diffoundry.runtime.pipelines.callback import make_step_end
+from diffoundry.runtime.pipelines.denoising import Step, StepEnd, StopSignal
+from diffoundry.runtime.pipelines.habits import argument_advice
+from diffoundry.runtime.pipelines.output import PipelineOutput
+from diffoundry.runtime.pipelines.run import Run
+from diffoundry.runtime.random import Generator, GeneratorInput, randn_tensor
+from diffoundry.runtime.random.seeds import make_generators
+from diffoundry.runtime.schedulers import Scheduler, SchedulerInput, make_scheduler, scheduler_from_config
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["RunInputs", "Stage", "StagedCall", "StagedPipeline"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunInputs:
+    """The arguments of every system's call; its own are in `StagedPipeline.Inputs`.
+
+    Attributes:
+        seed: Seed of torch's CPU generator, or one for each image; None draws one and reports it.
+        generator: Generators instead of `seed`: one, or one for each image, ours or torch's.
+        scheduler: Takes over the config of the main scheduler, as `CommonInputs.scheduler`; None takes the pipeline's.
+        output_type: "pil", "np" or "latent", which is the result of the last step.
+        callback_on_step_end: Called after every step of the last stage, as `CommonInputs.callback_on_step_end`.
+        callback_on_step_end_tensor_inputs: Names of its tensors: "latents".
+    """
+
+    seed: int | Sequence[int] | None = None
+    generator: GeneratorInput | None = None
+    scheduler: SchedulerInput | None = None
+    output_type: str = "pil"
+    callback_on_step_end: Callable[..., Any] | None = None
+    callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",)
+
+    def check(self) -> None:
+        """Refuse an unknown output type, and two sources of noise.
+
+        Raises:
+            InputError: As said.
+        """
+        if not isinstance(self.output_type, str) or self.output_type not in OUTPUT_TYPES:
+            raise InputError(f"output_type: got {self.output_type!r}, expected one of {', '.join(OUTPUT_TYPES)}")
+        if self.seed is not None and self.generator is not None:
+            raise InputError("seed and generator: got both, expected at most one of them")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class StagedCall:
+    """One call, checked, while its stages are made.
+
+    Attributes:
+        inputs: Of the class that `StagedPipeline.inputs_class` chose.
+        common: The arguments of every system.
+        images: Number of images.
+        size: Height and width in pixels.
+        generator: One, or one for each image; draws happen in diffusers' order.
+        schedulers: Folder of a scheduler to its copy for this run.
+        signal: Ends the loops early.
+        step_end: The caller's own function after each step of the last stage, or None.
+    """
+
+    inputs: Any
+    common: RunInputs
+    images: int
+    size: tuple[int, int]
+    generator: Generator | Sequence[Generator]
+    schedulers: Mapping[str, Scheduler[Any]]
+    signal: StopSignal
+    step_end: StepEnd | None
+
+    @property
+    def scheduler(self) -> Scheduler[Any]:
+        """The main scheduler."""
+        return list(self.schedulers.values())[-1]
+
+    def randn(self, shape: Sequence[int]) -> FloatArray:
+        """Draw normal noise, float32; diffusers: `randn_tensor`."""
+        return randn_tensor(tuple(shape), self.generator).astype(np.float32)
+
+    def start_noise(self, shape: Sequence[int], latents: FloatArray | None, name: str = "latents") -> FloatArray:
+        """Return the caller's latents, or fresh noise of a shape.
+
+        Raises:
+            InputError: The caller's are of another shape.
+        """
+        if latents is None:
+            return self.randn(shape)
+        if latents.shape != tuple(shape):
+            raise InputError(f"{name}: got shape {latents.shape}, expected {tuple(shape)}")
+        return latents.astype(np.float32)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Stage:
+    """One loop of a system.
+
+    Attributes:
+        name: Shown in the progress and in `Step.stage`.
+        total: Number of its steps.
+        run: (result of the stage before; None for the first) -> the steps. The latents of the last one are its result.
+    """
+
+    name: str
+    total: int
+    run: Callable[[FloatArray | None], Iterator[Step]]
+
+
+class StagedPipeline(PipelineBase):
+    """A pipeline of one or several stages. Several threads may share one: every call has its own schedulers.
+
+    Attributes:
+        Inputs: Dataclass of the system's own arguments, with a method `check()`.
+        label: The system in a message, such as "unconditional images".
+        scheduler_folders: Folders of its schedulers in the checkpoint; the last is the main one.
+        scales_latents: As in `Family`.
+        follows_scheduler: True if the latents of each step are what a scheduler returned. False if the system changes
+            them afterwards, so that a verification has to follow the callback of diffusers' pipeline.
+        session: The engines.
+        checks_safety: True if images go through the bundle's safety checker, where it has one.
+        denoiser: The network of the last stage.
+        schedulers: Folder of a scheduler to the scheduler of calls; each call works on copies.
+        text_encoders: In the order in which they are used.
+    """
+
+    Inputs: ClassVar[type[Any]]
+    label: ClassVar[str]
+    scheduler_folders: ClassVar[tuple[str, ...]] = ("scheduler",)
+    scales_latents: ClassVar[bool] = True
+    follows_scheduler: ClassVar[bool] = True
+
+    checks_safety: bool
+
+    denoiser: Denoiser
+    text_encoders: tuple[TextEncoder, ...] = ()
+
+    def __init__(self, session: EngineSession, *, safety_checker: bool = True) -> None:
+        """Read the configs; engines are opened when first needed.
+
+        Args:
+            session: The engines.
+            safety_checker: True runs the safety checker of a bundle that has one.
+
+        Raises:
+            BundleError: The bundle lacks a component or a config.
+            ConfigError: A scheduler is unknown, or has an option that is not honoured.
+        """
+        super().__init__(session)
+        self.checks_safety = safety_checker
+        self.schedulers = {
+            folder: self.open_scheduler(folder, session.bundle.read_object(f"{folder}/scheduler_config.json"))
+            for folder in self.scheduler_folders
+        }
+        self.open_networks(session)
+
+    # What a system defines.
+
+    def open_networks(self, session: EngineSession) -> None:
+        """Open the wrappers of the networks, `denoiser` among them.
+
+        Raises:
+            BundleError: The bundle lacks a component, a tokenizer or a config.
+        """
+        raise NotImplementedError
+
+    def stages(self, call: StagedCall) -> Sequence[Stage]:
+        """Return the stages of a call, their schedulers' timesteps set. Noise is drawn while they run, in order."""
+        raise NotImplementedError
+
+    def images(self, inputs: Any) -> int:
+        """Return the number of images of a call; by default the prompts times the images of each, or `batch_size`."""
+        if hasattr(inputs, "batch_size"):
+            return int(inputs.batch_size)
+        return int(getattr(inputs, "count", 1)) * int(getattr(inputs, "num_images_per_prompt", 1))
+
+    def size(self, inputs: Any) -> tuple[int, int]:
+        """Return height and width of the images in pixels; by default those of the call or the checkpoint's own."""
+        height, width = getattr(inputs, "height", None), getattr(inputs, "width", None)
+        own = (height, width) if height and width else self.default_size
+        return height or own[0], width or own[1]
+
+    def size_multiple(self) -> int:
+        """Return the number of which both sides of an image are multiples; 1 for any size."""
+        return 1
+
+    def decode(self, latents: FloatArray, output_type: str = "pil") -> "list[Image] | FloatArray":
+        """Return the images of the last step's result (B, ...), as `CommonInputs.output_type` says."""
+        raise NotImplementedError
+
+    def show(self, call: StagedCall, latents: FloatArray, output_type: str) -> tuple[Any, list[bool] | None]:  # noqa: ARG002
+        """Decode, with a safety checker where the system has one: the images, and its flags or None."""
+        return self.decode(latents, output_type), None
+
+    def truncated(self, inputs: Any) -> tuple[str, ...]:  # noqa: ARG002
+        """Return the part of each prompt that does not fit into a text encoder; none without prompts."""
+        return ()
+
+    def open_scheduler(self, folder: str, config: Mapping[str, Any]) -> Scheduler[Any]:  # noqa: ARG002
+        """Return the scheduler of a folder, as the pipeline class of diffusers takes it in its `__init__`.
+
+        Raises:
+            ConfigError: It is unknown, or has an option that is not honoured.
+        """
+        return scheduler_from_config(config)
+
+    def inputs_class(self, given: Sequence[str]) -> type[Any]:  # noqa: ARG002
+        """Return the dataclass of a call's arguments, by the names of those that are not None."""
+        return self.Inputs
+
+    def input_classes(self) -> Sequence[type[Any]]:
+        """Return every dataclass that `inputs_class` may return."""
+        return (self.Inputs,)
+
+    # The same for all.
+
+    def __call__(self, prompt: Any = None, *, return_dict: bool = True, **arguments: Any) -> Any:
+        """Generate.
+
+        Args:
+            prompt: One prompt or several, where the system takes any.
+            return_dict: False returns the tuple that diffusers' pipeline class returns, images first.
+            arguments: Fields of `RunInputs` and of `Inputs`, under diffusers' names.
+
+        Raises:
+            InputError: An argument does not fit; the message names it.
+            EngineError: An engine cannot be opened, or failed.
+        """
+        result: PipelineOutput[Any] = self.start(prompt, **arguments).finish()
+        return result if return_dict else result.to_tuple()
+
+    def start(self, prompt: Any = None, **arguments: Any) -> Run[Any]:
+        """Prepare a run: iterate over the result for steps and previews, then `finish` it.
+
+        Raises:
+            InputError: As `__call__`.
+        """
+        common, inputs = self._parse({"prompt": prompt, **arguments})
+        size, images = self.size(inputs), self.images(inputs)
+        manifest = self.session.bundle.manifest
+        check_size(size, self.size_multiple(), 1, manifest.recipe if manifest else None)
+        own = getattr(inputs, "latents", None)
+        seed, generator = make_generators(common.seed, common.generator, images, has_latents=own is not None)
+        signal = StopSignal()
+        with self._signals_lock:
+            self._signals.add(signal)
+        callback, names = common.callback_on_step_end, common.callback_on_step_end_tensor_inputs
+        call = StagedCall(
+            inputs=inputs,
+            common=common,
+            images=images,
+            size=size,
+            generator=generator,
+            schedulers=self._run_schedulers(common),
+            signal=signal,
+            step_end=callback and make_step_end(callback, names, self, {}, {}, signal),
+        )
+        stages = self.stages(call)
+        values = {field.name: getattr(kind, field.name) for kind in (common, inputs) for field in fields(kind)}
+        sizes = dict(zip(("height", "width"), size, strict=True))
+        return Run(
+            steps=_run_stages(stages, signal),
+            total=sum(stage.total for stage in stages),
+            count=images,
+            latents=None,
+            decode=partial(self.show, call),
+            finish_images=None,
+            output_type=common.output_type,
+            seed=seed,
+            truncated=self.truncated(inputs),
+            scheduler=call.scheduler,
+            arguments={name: value for name, value in {**values, **sizes}.items() if value is not None},
+            signal=signal,
+            last_stage=stages[-1].name,
+        )
+
+    def _parse(self, arguments: Mapping[str, Any]) -> tuple[RunInputs, Any]:
+        """Sort the arguments of a call and check them."""
+        kind = self.inputs_class([name for name, value in arguments.items() if value is not None])
+        if "prompt" not in {field.name for field in fields(kind)}:
+            arguments = dict(arguments)
+            prompt = arguments.pop("prompt")
+            if prompt is not None:
+                raise InputError(
+                    f"prompt: got {prompt!r}, expected none: {self.label} are what this checkpoint generates, and it "
+                    f"takes no text; leave it out"
+                )
+        common, inputs = sort_arguments(arguments, (RunInputs, kind), argument_advice)
+        common.check()
+        for name in ("num_inference_steps", "num_images_per_prompt", "batch_size"):
+            if hasattr(inputs, name):
+                check_number(name, getattr(inputs, name), 1, whole=True)
+        inputs.check()
+        return common, inputs
+
+    def _run_schedulers(self, common: RunInputs) -> dict[str, Scheduler[Any]]:
+        """Return a copy of every scheduler, the main one replaced by the call's."""
+        copies = {folder: scheduler.copy() for folder, scheduler in self.schedulers.items()}
+        if common.scheduler is not None:
+            main = self.scheduler_folders[-1]
+            copies[main] = make_scheduler(common.scheduler, copies[main].config, flow=not self.scales_latents)
+        return copies
+
+    @property
+    def scheduler(self) -> Scheduler[Any]:
+        """The main scheduler of calls without `scheduler=`; set it as `DiffusionPipeline.scheduler`."""
+        return self.schedulers[self.scheduler_folders[-1]]
+
+    @scheduler.setter
+    def scheduler(self, scheduler: SchedulerInput) -> None:
+        made = make_scheduler(scheduler, self.scheduler.config, flow=not self.scales_latents)
+        self.schedulers[self.scheduler_folders[-1]] = scheduler if isinstance(scheduler, Scheduler) else made
+
+    @property
+    def scheduler_config(self) -> Mapping[str, Any]:
+        """The checkpoint's config of the main scheduler, as it is in the bundle."""
+        return self.session.bundle.read_object(f"{self.scheduler_folders[-1]}/scheduler_config.json")
+
+    @scheduler_config.setter
+    def scheduler_config(self, config: Mapping[str, Any]) -> None:
+        main = self.scheduler_folders[-1]
+        self.schedulers[main] = self.open_scheduler(main, config)
+
+    @property
+    def scheduler_folder(self) -> str:
+        """Folder of the main scheduler."""
+        return self.scheduler_folders[-1]
+
+    @property
+    def argument_names(self) -> frozenset[str]:
+        """Names of all arguments that a call may have."""
+        return frozenset(field.name for kind in (RunInputs, *self.input_classes()) for field in fields(kind))
+
+    @property
+    def default_size(self) -> tuple[int, int]:
+        """Height and width in pixels that the checkpoint was trained for.
+
+        Raises:
+            InputError: Its config does not say.
+        """
+        size = self.denoiser.sample_size
+        if size is None:
+            raise InputError(
+                f"height and width: the config of {self.denoiser.component!r} names no sample_size, so there is no "
+                f"default size; pass both"
+            )
+        return size[0] * self.scale_factor, size[1] * self.scale_factor
+
+    @property
+    def used_components(self) -> tuple[str, ...]:
+        """The components that a default call runs; by default all."""
+        return tuple(self.session.bundle.components)
+
+    @property
+    def example_inputs(self) -> tuple[str, ...]:
+        """The names for `make_example_inputs` that a default call takes besides its size."""
+        return ()
+
+    def __repr__(self) -> str:
+        session = self.session
+        opened = ", ".join(session.opened) or "none yet"
+        return (
+            f"{type(self).__name__}({str(session.bundle.root)!r}: {session.bundle.pipeline_class}, "
+            f"{type(self.scheduler).__name__}, {session.request}, open engines: {opened})"
+        )
+
+
+def _run_stages(stages: Sequence[Stage], signal: StopSignal) -> Iterator[Step]:
+    """Run one stage after the other; steps are counted over all of them.
+
+    An interrupt before the last stage cancels: its result is no image.
+    """
+    total, done = sum(stage.total for stage in stages), 0
+    latents: FloatArray | None = None
+    for stage in stages:
+        for step in stage.run(latents):
+            latents = step.latents
+            yield replace(step, index=done + step.index, total=total, stage=stage.name)
+        done += stage.total
+        if signal.interrupted and stage is not stages[-1]:
+            signal.cancelled = True
+        if signal.cancelled:
+            return
+
+
+def blacken(pixels: FloatArray, flags: Sequence[bool], output_type: str) -> Any:
+    """Blacken flagged images (B, H, W, 3) in 0..1, and convert them to the output type, "pil" or "np"."""
+    pixels = np.array(pixels)
+    pixels[np.asarray(flags, bool)] = 0
+    return to_pil(pixels) if output_type == "pil" else pixels
