@@ -108,7 +108,7 @@ class TorchBenchmark:
         height, width = (size, size) if isinstance(size, int) else size
         return height * factor, width * factor
 
-    def _start_noise(self, generator: torch.Generator, default: tuple[int, int]) -> dict[str, torch.Tensor]:
+    def _start_noise(self, generator: torch.Generator, default: tuple[int, int]) -> dict[str, Any]:
         if example_inputs(self.pipeline):
             return {}
         request, factor = self._job.request, self.pipeline.vae_scale_factor

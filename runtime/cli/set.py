@@ -47,9 +47,7 @@ def command(bundle: Path, changes: tuple[str, ...], *, as_json: bool) -> None:
     opened = Bundle(bundle)
     before = opened.read_json(config)
     if not isinstance(before, Mapping):
-        raise InputError(
-            f"{bundle / config}: got {type(before).__name__}, expected an object; export the bundle again"
-        )
+        raise InputError(f"{bundle / config}: got {type(before).__name__}, expected an object; export the bundle again")
     after = dict(before)
     for text in changes:
         after = _changed(after, text, flow=is_flow_bundle(opened))

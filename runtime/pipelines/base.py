@@ -3,19 +3,18 @@
 import os
 import threading
 import weakref
-from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from diffoundry.runtime.engines.session import EngineSession
-from diffoundry.runtime.models.protocols import Denoiser, TextEncoder
+from diffoundry.runtime.models.protocols import Denoiser
 from diffoundry.runtime.pipelines import habits
 from diffoundry.runtime.pipelines.callback import current_signal
 from diffoundry.runtime.pipelines.denoising import StopSignal
 from diffoundry.runtime.pipelines.example_inputs import make_example_inputs
 
 if TYPE_CHECKING:
-    from diffoundry.runtime.pipelines.run import Run
+    from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
 
 __all__ = ["PipelineBase"]
 
@@ -39,7 +38,7 @@ class PipelineBase:
         self._signals_lock = threading.Lock()
 
     if TYPE_CHECKING:  # both kinds of pipelines have these
-
+        start: Any
         text_encoders: Any
         scales_latents: Any
         scheduler: Any
@@ -60,9 +59,6 @@ class PipelineBase:
         @property
         def example_inputs(self) -> tuple[str, ...]:
             """The names for `make_example_inputs` of a default call."""
-
-        def start(self, prompt: Any = None, **arguments: Any) -> "Run[Any]":
-            """Prepare a run."""
 
     @property
     def scale_factor(self) -> int:

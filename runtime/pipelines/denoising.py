@@ -1,6 +1,6 @@
 """The denoising loop: one generator for every pipeline, so that previews and cancelling need no hook."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -63,6 +63,7 @@ def denoise(
     step_end: StepEnd | None = None,
     scale_input: bool = True,
     ends_denoised: bool = False,
+    arguments: Mapping[str, Any] | None = None,
 ) -> Iterator[Step]:
     """Run the loop and yield after every step; a caller that stops iterating has cancelled.
 
@@ -82,6 +83,7 @@ def denoise(
             themselves.
         ends_denoised: True if the last step yields the clean sample that it predicts, the second of the scheduler's
             result, as `LatentConsistencyModelPipeline` decodes it.
+        arguments: Further arguments of the scheduler's `step`, the same in every step.
     """
     total = len(timesteps)
     for index, timestep in enumerate(timesteps):
@@ -89,7 +91,7 @@ def denoise(
             return
         scaled = scheduler.scale_model_input(latents, timestep) if scale_input else latents
         output = predict(scaled, timestep, index)
-        result = scheduler.loop_step(output, timestep, latents, generator=generator, eta=eta)
+        result = scheduler.loop_step(output, timestep, latents, generator=generator, eta=eta, **(arguments or {}))
         latents = result.prev_sample
         if after_step is not None:
             latents = after_step(timesteps[index + 1] if index + 1 < total else None, latents)

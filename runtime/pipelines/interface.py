@@ -1,7 +1,6 @@
 """The half of a `DiffusionPipeline` around its calls: facts about the bundle, and the scheduler."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
@@ -95,8 +94,8 @@ class PipelineInterface(PipelineBase):
     @property
     def argument_names(self) -> frozenset[str]:
         """Names of all arguments that a call may have, whatever its task."""
-        kinds = (CommonInputs, self.family.Inputs, ControlNetInputs, *self._tasks)
-        return frozenset(field.name for kind in kinds for field in fields(kind))
+        kinds: tuple[Any, ...] = (CommonInputs, self.family.Inputs, ControlNetInputs, *self._tasks)
+        return frozenset(name for kind in kinds for name in kind.__dataclass_fields__)
 
     @property
     def scales_latents(self) -> bool:

@@ -97,6 +97,16 @@ FAMILY_TABLE = (
         runtime="diffoundry.runtime.pipelines.families.image_variation:ImageVariation",
         exporter="diffoundry.exporter.families.image_variation:FAMILY",
     ),
+    FamilyEntry(
+        name="unconditional",
+        classes={
+            "DDPMPipeline": PipelineClass("unconditional"),
+            "DDIMPipeline": PipelineClass("unconditional"),
+            "PNDMPipeline": PipelineClass("unconditional"),
+        },
+        runtime="diffoundry.runtime.pipelines.systems.unconditional:Unconditional",
+        exporter="diffoundry.exporter.families.unconditional:FAMILY",
+    ),
 )
 """Every family that the exporter and the runtime know."""
 

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from diffoundry.runtime.checks.arguments import check_number
 from diffoundry.runtime.checks.image_size import check_size
@@ -21,7 +22,7 @@ from diffoundry.runtime.images.postprocess import OUTPUT_TYPES, to_pil
 from diffoundry.runtime.models.protocols import Denoiser, FloatArray, TextEncoder
 from diffoundry.runtime.pipelines.base import PipelineBase
 from diffoundry.runtime.pipelines.callback import make_step_end
-from diffoundry.runtime.pipelines.denoising import Step, StepEnd, StopSignal
+from diffoundry.runtime.pipelines.denoising import AfterStep, Predict, Step, StepEnd, StopSignal, denoise
 from diffoundry.runtime.pipelines.habits import argument_advice
 from diffoundry.runtime.pipelines.output import PipelineOutput
 from diffoundry.runtime.pipelines.run import Run
@@ -32,7 +33,7 @@ from diffoundry.runtime.schedulers import Scheduler, SchedulerInput, make_schedu
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["RunInputs", "Stage", "StagedCall", "StagedPipeline"]
+__all__ = ["RunInputs", "Stage", "StagedCall", "StagedPipeline", "blacken"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,6 +113,47 @@ class StagedCall:
             raise InputError(f"{name}: got shape {latents.shape}, expected {tuple(shape)}")
         return latents.astype(np.float32)
 
+    def denoise(
+        self,
+        predict: Predict,
+        latents: FloatArray,
+        *,
+        scheduler: Scheduler[Any] | None = None,
+        timesteps: npt.NDArray[Any] | None = None,
+        eta: float = 0.0,
+        after_step: AfterStep | None = None,
+        scale_input: bool = True,
+        last: bool = True,
+        **arguments: Any,
+    ) -> Iterator[Step]:
+        """Run the common loop; see `denoising.denoise`.
+
+        Args:
+            predict: The model, guidance included.
+            latents: Start, float32 (B, ...).
+            scheduler: With its timesteps set; None for the main one.
+            timesteps: Those that are run; None for all.
+            eta: DDIM's eta.
+            after_step: Changes the latents of a step before they go on, or None.
+            scale_input: True if the model takes latents as `scale_model_input` scales them.
+            last: True for the last stage, whose steps the caller's callback gets.
+            arguments: Further arguments of the scheduler's `step`, the same in every step.
+        """
+        chosen = self.scheduler if scheduler is None else scheduler
+        return denoise(
+            chosen,
+            predict,
+            latents,
+            chosen.model_timesteps if timesteps is None else timesteps,
+            self.generator,
+            self.signal,
+            eta,
+            after_step,
+            self.step_end if last else None,
+            scale_input,
+            arguments=arguments,
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Stage:
@@ -148,7 +190,7 @@ class StagedPipeline(PipelineBase):
     Inputs: ClassVar[type[Any]]
     label: ClassVar[str]
     scheduler_folders: ClassVar[tuple[str, ...]] = ("scheduler",)
-    scales_latents: ClassVar[bool] = True
+    scales_latents: ClassVar[bool] = True  # type: ignore[misc]  # commands ask a pipeline and its class
     follows_scheduler: ClassVar[bool] = True
 
     checks_safety: bool
@@ -350,7 +392,8 @@ class StagedPipeline(PipelineBase):
     @property
     def argument_names(self) -> frozenset[str]:
         """Names of all arguments that a call may have."""
-        return frozenset(field.name for kind in (RunInputs, *self.input_classes()) for field in fields(kind))
+        kinds: tuple[Any, ...] = (RunInputs, *self.input_classes())
+        return frozenset(name for kind in kinds for name in kind.__dataclass_fields__)
 
     @property
     def default_size(self) -> tuple[int, int]:

@@ -169,7 +169,9 @@ def random_case(pipeline: Any, component: Component, height: int, width: int) ->
     feeds: dict[str, Array] = {}
     for spec in component.inputs:
         shape = tuple(_size_of(dim, known) for dim in spec.shape)
-        numbers = generator.standard_normal(shape) if spec.dtype.startswith("float") else generator.integers(0, 2, shape)
+        numbers = (
+            generator.standard_normal(shape) if spec.dtype.startswith("float") else generator.integers(0, 2, shape)
+        )
         feeds[spec.name] = np.asarray(numbers, spec.dtype)
     module = resolve(component.wrapper)(network(pipeline, component.source), component)
     with torch.inference_mode():

@@ -38,8 +38,8 @@ from diffoundry.exporter.verify.report.report import Check
 from diffoundry.exporter.verify.request import Settings
 from diffoundry.runtime.images.postprocess import to_pil
 from diffoundry.runtime.models.roles import CONTROLNET, DENOISER, PRIOR, SAFETY_CHECKER, UPSCALER
-from diffoundry.runtime.pipelines.example_inputs import make_example_inputs
 from diffoundry.runtime.pipelines.base import PipelineBase
+from diffoundry.runtime.pipelines.example_inputs import make_example_inputs
 
 __all__ = ["Reference", "ask_pytorch"]
 

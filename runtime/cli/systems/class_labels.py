@@ -16,6 +16,7 @@ def _read(_context: click.Context, _parameter: click.Parameter, values: Sequence
     """Read numbers where the texts are some."""
     return [int(value) if value.isdecimal() else value for value in values]
 
+
 CLASS_LABELS = OptionGroup(
     options=(
         _classes(
