@@ -9,7 +9,7 @@ from diffoundry.runtime.formats.config_values import integer, integers
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.roles import DENOISER
-from diffoundry.runtime.models.unet_2d_condition import pixel_channels, read_sample_size
+from diffoundry.runtime.models.sample_size import pixel_channels, read_sample_size
 
 __all__ = ["UNet2DModel"]
 

@@ -5,14 +5,15 @@ import numpy as np
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.engines.outputs import Outputs
 from diffoundry.runtime.engines.session import EngineSession
-from diffoundry.runtime.formats.config_values import MAX_SIDE, Config, integer, integers, refuse
+from diffoundry.runtime.formats.config_values import integer, integers
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.controlnet import is_residual
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.roles import DENOISER
+from diffoundry.runtime.models.sample_size import pixel_channels, read_sample_size
 from diffoundry.runtime.schedulers.arithmetic.float32 import exp
 
-__all__ = ["HINT_CHANNELS", "HINT_FACTOR", "UNet2DConditionModel", "pixel_channels", "read_sample_size"]
+__all__ = ["HINT_CHANNELS", "HINT_FACTOR", "UNet2DConditionModel"]
 
 HINT_CHANNELS = 4
 """Channels that a hint has when it is appended to the sample. diffusers: `ImageHintTimeEmbedding`."""
@@ -22,8 +23,6 @@ HINT_FACTOR = 8
 
 _CHANNELS = (320, 640, 1280, 1280)
 """Default of diffusers for `block_out_channels`."""
-
-_RGB = 3
 
 _LEAST_WIDTH = 4
 """Smallest `time_cond_proj_dim`: the frequencies of the embedding are divided by half of it, less one."""
@@ -108,34 +107,3 @@ class UNet2DConditionModel:
         feeds = {"sample": sample, "timestep": time, **conditioning}
         outputs = Outputs(self._session.run(self.component, feeds), self.component)
         return outputs.take("out_sample", (len(sample), self.out_channels, *sample.shape[2:]))
-
-
-def pixel_channels(in_channels: int, out_channels: int) -> int:
-    """Return the channels of the pixels that a network denoises: three, or one of grey images.
-
-    A network that also reads another image has more channels in, and one that predicts a variance has more out.
-    """
-    return min(in_channels, out_channels, _RGB)
-
-
-def read_sample_size(config: Config, default: int | None, subject: str) -> tuple[int, int] | None:
-    """Read `sample_size`: one number, height and width, or null.
-
-    Args:
-        config: Of the denoiser.
-        default: Value of a missing field.
-        subject: Name of the file in messages.
-
-    Raises:
-        ConfigError: It is something else.
-    """
-    given = config.get("sample_size", default)
-    if isinstance(given, list | tuple):
-        sides = integers(config, "sample_size", (), subject=subject, maximum=MAX_SIDE)
-        if len(sides) != 2:
-            raise refuse(subject, "sample_size", given, "a whole number, two of them (height and width), or null")
-        return sides[0], sides[1]
-    if given is None:
-        return None
-    side = integer({"sample_size": given}, "sample_size", 0, subject=subject, maximum=MAX_SIDE)
-    return side, side

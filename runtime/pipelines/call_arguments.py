@@ -24,7 +24,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class CallArguments(TypedDict, total=False):
-    """Every argument of a call but `prompt` and `output_type`, of all families and tasks; see their classes."""
+    """Every argument of a call but `prompt` and `output_type`, of families, tasks and systems; see their classes."""
 
     # CommonInputs
     height: int | None
@@ -88,6 +88,9 @@ class CallArguments(TypedDict, total=False):
     # ConsistencyPromptInputs
     original_inference_steps: int | None
     image_guidance_scale: float
+    # Systems: see `runtime/pipelines/systems/`
+    batch_size: int
+    use_clipped_model_output: bool | None
 
 
 @overload

@@ -24,7 +24,7 @@ class Run(Generic[ImagesT]):
         steps: The denoising loop.
         total: Number of steps.
         count: Number of images.
-        latents: The current latents, float32 (B, ...); None before the first step of a pipeline of several stages.
+        latents: The current latents, float32 (B, ...).
         decode: (latents, output type) -> (images, flags of the safety checker).
         finish_images: Converts the decoded PIL images to those that the caller gets, or None.
         output_type: As `CommonInputs.output_type`.
@@ -33,13 +33,12 @@ class Run(Generic[ImagesT]):
         scheduler: The scheduler of this run.
         arguments: Every argument of the call that has a value, defaults and the size included.
         signal: Ends the loop early.
-        last_stage: Name of the stage whose latents become images; empty where there is one.
     """
 
     steps: Iterator[Step]
     total: int
     count: int
-    latents: FloatArray | None
+    latents: FloatArray
     decode: "Callable[[FloatArray, str], tuple[Any, list[bool] | None]]"
     finish_images: "Callable[[list[Image]], list[Image]] | None"
     output_type: str
@@ -48,16 +47,14 @@ class Run(Generic[ImagesT]):
     scheduler: Scheduler[Any]
     arguments: Mapping[str, Any]
     signal: StopSignal
-    last_stage: str = ""
     _done: int = 0
-    _stage: str = ""
     _left: bool = False
 
     def __iter__(self) -> Iterator[Step]:
         """Run the remaining steps one by one. Call `cancel` to end the run; iterate again to go on after a break."""
         self._left = True
         for step in self.steps:
-            self.latents, self._done, self._stage = step.latents, step.index + 1, step.stage
+            self.latents, self._done = step.latents, step.index + 1
             yield step
         self._left = False
 
@@ -66,16 +63,7 @@ class Run(Generic[ImagesT]):
         self.signal.cancelled = True
 
     def preview(self) -> "list[Image]":
-        """Decode the current latents, with the safety checker where there is one.
-
-        Raises:
-            InputError: The latents of this stage are no image yet.
-        """
-        if self.latents is None or self._stage != self.last_stage:
-            raise InputError(
-                f"preview: got step {self._done} of {self.total}, expected a step of the stage {self.last_stage!r}, "
-                f"whose latents become images; go on iterating over the run"
-            )
+        """Decode the current latents, with the safety checker where there is one."""
         images: list[Image] = self.decode(self.latents, "pil")[0]
         return images
 
@@ -95,7 +83,6 @@ class Run(Generic[ImagesT]):
             pass
         if self.signal.cancelled:
             raise CancelledError(f"the run was cancelled after {self._done} of {self.total} steps; start it again")
-        assert self.latents is not None, "every run has a step"
         images, flags = self.decode(self.latents, self.output_type)
         if self.finish_images is not None:
             images = self.finish_images(images)

@@ -33,7 +33,7 @@ from diffoundry.runtime.schedulers import Scheduler, SchedulerInput, make_schedu
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["RunInputs", "Stage", "StagedCall", "StagedPipeline", "blacken"]
+__all__ = ["RunInputs", "Stage", "StagedCall", "StagedPipeline", "StagedRun", "blacken"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,6 +170,37 @@ class Stage:
     run: Callable[[FloatArray | None], Iterator[Step]]
 
 
+@dataclass(kw_only=True, slots=True, repr=False)
+class StagedRun(Run[Any]):
+    """A run of several stages; its latents are empty before the first step.
+
+    Attributes:
+        last_stage: Name of the stage whose latents become images.
+    """
+
+    last_stage: str
+    _stage: str = ""
+
+    def __iter__(self) -> Iterator[Step]:
+        """Run the remaining steps one by one; see `Run`."""
+        for step in Run.__iter__(self):
+            self._stage = step.stage
+            yield step
+
+    def preview(self) -> "list[Image]":
+        """Decode the current latents, with the safety checker where there is one.
+
+        Raises:
+            InputError: The latents of this stage are no image yet.
+        """
+        if self._stage != self.last_stage:
+            raise InputError(
+                f"preview: got step {self._done} of {self.total}, expected a step of the stage {self.last_stage!r}, "
+                f"whose latents become images; go on iterating over the run"
+            )
+        return Run.preview(self)
+
+
 class StagedPipeline(PipelineBase):
     """A pipeline of one or several stages. Several threads may share one: every call has its own schedulers.
 
@@ -271,9 +302,10 @@ class StagedPipeline(PipelineBase):
         """Return the dataclass of a call's arguments, by the names of those that are not None."""
         return self.Inputs
 
-    def input_classes(self) -> Sequence[type[Any]]:
+    @classmethod
+    def input_classes(cls) -> Sequence[type[Any]]:
         """Return every dataclass that `inputs_class` may return."""
-        return (self.Inputs,)
+        return (cls.Inputs,)
 
     # The same for all.
 
@@ -292,7 +324,7 @@ class StagedPipeline(PipelineBase):
         result: PipelineOutput[Any] = self.start(prompt, **arguments).finish()
         return result if return_dict else result.to_tuple()
 
-    def start(self, prompt: Any = None, **arguments: Any) -> Run[Any]:
+    def start(self, prompt: Any = None, **arguments: Any) -> StagedRun:
         """Prepare a run: iterate over the result for steps and previews, then `finish` it.
 
         Raises:
@@ -321,11 +353,11 @@ class StagedPipeline(PipelineBase):
         stages = self.stages(call)
         values = {field.name: getattr(kind, field.name) for kind in (common, inputs) for field in fields(kind)}
         sizes = dict(zip(("height", "width"), size, strict=True))
-        return Run(
+        return StagedRun(
             steps=_run_stages(stages, signal),
             total=sum(stage.total for stage in stages),
             count=images,
-            latents=None,
+            latents=np.empty(0, np.float32),
             decode=partial(self.show, call),
             finish_images=None,
             output_type=common.output_type,

@@ -16,6 +16,7 @@ from diffoundry.runtime.pipelines.controlnet import ControlNetInputs
 from diffoundry.runtime.pipelines.inputs import CommonInputs
 from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
 from diffoundry.runtime.pipelines.registry import FAMILY_TABLE
+from diffoundry.runtime.pipelines.staged import RunInputs, StagedPipeline
 from diffoundry.runtime.pipelines.tasks import TASKS
 
 RUNTIME = Path(diffoundry.runtime.__file__).parent
@@ -43,7 +44,10 @@ pipe.shceduler
 
 
 def test_the_signature_has_every_argument_of_every_family_and_task():
-    kinds = [CommonInputs, ControlNetInputs, *TASKS, *(resolve(entry.runtime).Inputs for entry in FAMILY_TABLE)]
+    found = [resolve(entry.runtime) for entry in FAMILY_TABLE]
+    systems = [one for kind in found if issubclass(kind, StagedPipeline) for one in kind.input_classes()]
+    families = [kind.Inputs for kind in found if not issubclass(kind, StagedPipeline)]
+    kinds = [CommonInputs, RunInputs, ControlNetInputs, *TASKS, *families, *systems]
     known = {field.name for kind in kinds for field in fields(kind)} - NAMED
     assert set(CallArguments.__annotations__) == known
     for method, more in ((DiffusionPipeline.__call__, {"self", "return_dict"}), (DiffusionPipeline.start, {"self"})):

@@ -34,9 +34,10 @@ def pair(system_checkpoint, exported):
 
     def open_both(name, target="onnxruntime"):
         scheduler, size = CHECKPOINTS[name]
-        make = lambda folder: getattr(diffusers, name)(unet=tiny_unet(size), scheduler=scheduler()).save_pretrained(
-            folder
-        )  # noqa: E501
+
+        def make(folder):
+            getattr(diffusers, name)(unet=tiny_unet(size), scheduler=scheduler()).save_pretrained(folder)
+
         folder = system_checkpoint(name, make)
         bundle = exported(folder, target="onnxruntime,openvino")
         return load(bundle, target=target), open_theirs(folder, name)
