@@ -8,10 +8,10 @@ from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.formats.config_values import integer, integers
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.controlnet import is_residual
+from diffoundry.runtime.models.guidance_embedding import guidance_embedding
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.roles import DENOISER
 from diffoundry.runtime.models.sample_size import pixel_channels, read_sample_size
-from diffoundry.runtime.schedulers.arithmetic.float32 import exp
 
 __all__ = ["HINT_CHANNELS", "HINT_FACTOR", "UNet2DConditionModel"]
 
@@ -89,17 +89,9 @@ class UNet2DConditionModel:
         return None
 
     def embed_guidance(self, scale: float) -> Feeds:
-        """Return the guidance scale w as sines and cosines of 1000 (w - 1).
-
-        Luo et al. 2023, section 4.1, https://arxiv.org/abs/2310.04378.
-        diffusers: `StableDiffusionPipeline.get_guidance_scale_embedding`.
-        """
+        """See `Denoiser`."""
         assert self._guidance_width is not None, "only where `embeds_guidance`"
-        half = self._guidance_width // 2
-        step = np.log(np.float32(10000.0)) / np.float32(half - 1)
-        angles = np.float32(scale - 1) * np.float32(1000.0) * exp(np.arange(half, dtype=np.float32) * -step)
-        embedding = np.pad(np.concatenate([np.sin(angles), np.cos(angles)]), (0, self._guidance_width % 2))
-        return {"timestep_cond": embedding[None]}
+        return {"timestep_cond": guidance_embedding(scale, self._guidance_width)}
 
     def __call__(self, sample: FloatArray, timestep: float, conditioning: Feeds) -> FloatArray:
         """See `Denoiser`; the timestep is passed as it is."""

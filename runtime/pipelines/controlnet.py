@@ -15,6 +15,7 @@ from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import BundleError, InputError
 from diffoundry.runtime.images.pixels import ImageInput, read_pixels
 from diffoundry.runtime.images.tensors import is_tensor
+from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.controlnet import ControlNetModel
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.roles import CONTROLNET
@@ -217,8 +218,7 @@ class ControlNets:
         inputs: ControlNetInputs | None,
         guidance: Guidance,
         condition: Condition,
-        *,
-        scale_factor: int,
+        vae: AutoencoderKL,
         copies: int,
         steps: int,
         crop: "Callable[[Image], Image] | None",
@@ -229,7 +229,7 @@ class ControlNets:
             inputs: Of the call, checked; None where no image guides it.
             guidance: Of the denoiser.
             condition: Of the prompts.
-            scale_factor: Pixels to a latent.
+            vae: Of the latents.
             copies: Images for every prompt.
             steps: Timesteps of the run, before any are cut from its end.
             crop: As `LoopInit.crop`.
@@ -251,7 +251,7 @@ class ControlNets:
         return Residuals(
             nets,
             conditioning=condition.conditional if conditional_only else guidance.feeds(condition),
-            scale_factor=scale_factor,
+            scale_factor=vae.scale_factor,
             conditional_only=conditional_only,
             guess_mode=guess_mode,
             taken=self._residual_inputs() if self.names else (),

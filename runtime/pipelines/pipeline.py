@@ -24,14 +24,14 @@ from diffoundry.runtime.pipelines.callback import make_step_end
 from diffoundry.runtime.pipelines.controlnet import ControlNetInputs, ControlNets, Residuals
 from diffoundry.runtime.pipelines.denoising import StopSignal, denoise, set_timesteps
 from diffoundry.runtime.pipelines.families.base import EncodeOptions, Family
-from diffoundry.runtime.pipelines.guidance import Condition, Guidance
+from diffoundry.runtime.pipelines.guidance import Guidance
 from diffoundry.runtime.pipelines.habits import argument_advice
 from diffoundry.runtime.pipelines.inputs import CommonInputs
 from diffoundry.runtime.pipelines.interface import PipelineInterface
 from diffoundry.runtime.pipelines.output import PipelineOutput
 from diffoundry.runtime.pipelines.run import Run
 from diffoundry.runtime.pipelines.tasks import other_task, possible_tasks
-from diffoundry.runtime.pipelines.tasks.base import LoopInit, Task, TaskContext, choose_task
+from diffoundry.runtime.pipelines.tasks.base import Task, TaskContext, choose_task
 from diffoundry.runtime.pipelines.tasks.schedule import cut_end
 from diffoundry.runtime.random.seeds import make_generators
 from diffoundry.runtime.schedulers import Scheduler, make_scheduler
@@ -174,7 +174,12 @@ class DiffusionPipeline(PipelineInterface):
         callback, names = common.callback_on_step_end, common.callback_on_step_end_tensor_inputs
         changeable, tensors = {} if call.control else feeds, self.family.callback_tensors
         step_end = callback and make_step_end(callback, names, self, changeable, tensors, signal)
-        residuals = self._residuals(call, guidance, condition, init)
+        residuals = None
+        if self.controlnets.names:
+            copies, net_steps = common.num_images_per_prompt, len(init.timesteps)
+            residuals = self.controlnets.begin(
+                call.control, guidance, condition, self.vae, copies, net_steps, init.crop
+            )
         predict = partial(self._predict, guidance, feeds, init.channels, residuals)
         statistics = not (call.control and task.name in self.family.skip_normalization_tasks)
         loop = init.latents, timesteps, generator, signal, common.eta, init.after_step, step_end, scaled
@@ -244,20 +249,6 @@ class DiffusionPipeline(PipelineInterface):
         if self.family.plans_timesteps:
             return scheduler, self.family.set_timesteps(scheduler, common, call.prompts, call.task)
         return scheduler, set_timesteps(scheduler, common, tokens)
-
-    def _residuals(self, call: _Call, guidance: Guidance, condition: Condition, init: LoopInit) -> Residuals | None:
-        """Return the source of the ControlNets' residuals, or None in a bundle without ControlNets."""
-        if not self.controlnets.names:
-            return None
-        return self.controlnets.begin(
-            call.control,
-            guidance,
-            condition,
-            scale_factor=self.vae.scale_factor,
-            copies=call.common.num_images_per_prompt,
-            steps=len(init.timesteps),
-            crop=init.crop,
-        )
 
     def _predict(
         self,
