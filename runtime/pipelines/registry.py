@@ -107,6 +107,24 @@ FAMILY_TABLE = (
         runtime="diffoundry.runtime.pipelines.systems.unconditional:Unconditional",
         exporter="diffoundry.exporter.families.unconditional:FAMILY",
     ),
+    FamilyEntry(
+        name="latent_diffusion",
+        classes={"LDMPipeline": PipelineClass("unconditional")},
+        runtime="diffoundry.runtime.pipelines.systems.latent_diffusion:LatentDiffusion",
+        exporter="diffoundry.exporter.families.latent_diffusion:UNCONDITIONAL",
+    ),
+    FamilyEntry(
+        name="latent_diffusion_super_resolution",
+        classes={"LDMSuperResolutionPipeline": PipelineClass("super_resolution")},
+        runtime="diffoundry.runtime.pipelines.systems.latent_diffusion_super_resolution:LatentSuperResolution",
+        exporter="diffoundry.exporter.families.latent_diffusion:SUPER_RESOLUTION",
+    ),
+    FamilyEntry(
+        name="latent_diffusion_text_to_image",
+        classes={"LDMTextToImagePipeline": PipelineClass("text_to_image")},
+        runtime="diffoundry.runtime.pipelines.systems.latent_diffusion_text_to_image:LatentTextToImage",
+        exporter="diffoundry.exporter.families.latent_diffusion:TEXT_TO_IMAGE",
+    ),
 )
 """Every family that the exporter and the runtime know."""
 

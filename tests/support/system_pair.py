@@ -30,6 +30,7 @@ def compare_system(
     prompt: Any = None,
     seed: int = 0,
     watch: bool = True,
+    global_noise: bool = False,
     ours_only: dict[str, Any] | None = None,
     theirs_only: dict[str, Any] | None = None,
     tolerance: float = TOLERANCE,
@@ -43,22 +44,26 @@ def compare_system(
         prompt: One or several; None for none.
         seed: Of torch's CPU generator.
         watch: True follows all of diffusers' schedulers, False its `callback_on_step_end`.
+        global_noise: True seeds torch's global generator for diffusers, as its pipelines need that pass no generator on
+            to the scheduler.
         ours_only: Arguments for ours.
         theirs_only: Arguments for diffusers'.
         tolerance: Of the RMS.
         arguments: For both.
     """
     expected: list[np.ndarray] = []
-    output = call_pipeline(
-        theirs,
-        prompt,
-        lambda _index, _timestep, latents: expected.append(latents.detach().float().numpy().copy()),
-        watch=watch,
-        generator=torch.Generator("cpu").manual_seed(seed),
-        output_type="np",
-        **arguments,
-        **(theirs_only or {}),
-    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        output = call_pipeline(
+            theirs,
+            prompt,
+            lambda _index, _timestep, latents: expected.append(latents.detach().float().numpy().copy()),
+            watch=watch,
+            generator=None if global_noise else torch.Generator("cpu").manual_seed(seed),
+            output_type="np",
+            **arguments,
+            **(theirs_only or {}),
+        )
     run = ours.start(prompt, seed=seed, output_type="np", **arguments, **(ours_only or {}))
     steps = list(run)
     assert len(steps) == len(expected) == run.total, (len(steps), len(expected), run.total)

@@ -1,0 +1,181 @@
+"""Latent diffusion without a prompt, and for super-resolution, against diffusers: steps, codes, images, errors."""
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from system_pair import compare_system, open_theirs
+
+from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
+from diffoundry.exporter.checkpoints.rehearse import rehearse
+from diffoundry.exporter.recipe import make_recipe
+from diffoundry.exporter.request import ExportRequest
+from diffoundry.runtime import load
+from diffoundry.runtime.bundle.specs import Variant
+from diffoundry.runtime.errors import CheckpointError, InputError, UnknownArgumentError
+
+SCHEDULE = {"beta_start": 0.0015, "beta_end": 0.0195, "beta_schedule": "scaled_linear", "clip_sample": False}
+
+
+def tiny_vq():
+    """Factor 4, with codes as far apart as latents."""
+    made = diffusers.VQModel(
+        block_out_channels=(8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        num_vq_embeddings=40,
+        norm_num_groups=4,
+        scaling_factor=0.7,
+    )
+    made.quantize.embedding.weight.data.normal_()
+    return made
+
+
+def tiny_unet(**options):
+    return diffusers.UNet2DModel(
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=4,
+        **options,
+    )
+
+
+UNETS = {
+    "LDMPipeline": {"sample_size": 6, "out_channels": 3},
+    "LDMSuperResolutionPipeline": {"sample_size": 32, "in_channels": 6, "out_channels": 3},
+}
+
+
+@pytest.fixture(scope="module")
+def pair(system_checkpoint, exported):
+    """Our pipeline and diffusers', by the class."""
+
+    def open_both(name, **options):
+        def make(folder):
+            scheduler = diffusers.DDIMScheduler(**SCHEDULE)
+            parts = {"vqvae": tiny_vq(), "unet": tiny_unet(**UNETS[name]), "scheduler": scheduler}
+            getattr(diffusers, name)(**parts).save_pretrained(folder)
+
+        folder = system_checkpoint(name, make)
+        half = "precision" in options
+        bundle = exported(folder, **({"precision": "fp16"} if half else {"target": "onnxruntime,openvino"}))
+        return load(bundle, **options), open_theirs(folder, name)
+
+    return open_both
+
+
+def image(width=70, height=40, seed=0):
+    small = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
+    return Image.fromarray(small).resize((width, height))
+
+
+def tensor(count=2, height=16, width=12):
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+CASES = {
+    "one": ("LDMPipeline", {}),
+    "eta": ("LDMPipeline", {"eta": 0.6, "batch_size": 3}),
+    "sides that are no multiples of 32": ("LDMSuperResolutionPipeline", {"image": image()}),
+    "upright": ("LDMSuperResolutionPipeline", {"image": image(32, 64), "eta": 1.0}),
+    "tensors": ("LDMSuperResolutionPipeline", {"image": tensor()}),
+}
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_every_step_is_diffusers(pair, target):
+    for name, arguments in CASES.values():
+        drawn = arguments.get("eta", 0) > 0
+        compare_system(*pair(name, target=target), global_noise=drawn, num_inference_steps=4, **arguments)
+
+
+def test_other_schedulers_scale_latents_and_image(pair):
+    """One class scales its noise by the schedule of training, the other by that of the run."""
+    for name, kind, arguments in (
+        ("LDMPipeline", "EulerDiscreteScheduler", {}),
+        ("LDMSuperResolutionPipeline", "EulerAncestralDiscreteScheduler", {"image": tensor(1)}),
+        ("LDMSuperResolutionPipeline", "LMSDiscreteScheduler", {"image": tensor(1)}),
+    ):
+        ours, theirs = pair(name)
+        theirs.scheduler = getattr(diffusers, kind).from_config(theirs.scheduler.config)
+        own = {"scheduler": kind}
+        compare_system(ours, theirs, global_noise=True, num_inference_steps=4, ours_only=own, **arguments)
+
+
+def test_codes_are_those_of_diffusers_in_every_precision(pair):
+    """In fp16 latents may come to lie nearer to another code, but the same latents have the same codes."""
+    for precision, tolerance in (("fp32", 1e-5), ("fp16", 5e-3)):
+        ours, theirs = pair("LDMPipeline", **({"precision": "fp16"} if precision == "fp16" else {}))
+        latents = ours(batch_size=2, seed=0, num_inference_steps=4, output_type="latent").images
+        scaled = torch.from_numpy(latents) / 0.7
+        _, _, (_, _, codes) = theirs.vqvae.quantize(scaled)
+        mine = ours.vae.quantize(scaled.numpy())
+        np.testing.assert_array_equal(mine, codes.reshape(2, 6, 6).numpy())
+        assert len(np.unique(mine)) > 10
+        with torch.no_grad():
+            decoded = (theirs.vqvae.decode(scaled).sample / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+        np.testing.assert_allclose(ours.decode(latents, "np"), decoded, atol=tolerance)
+
+
+def test_several_images_and_the_first_argument_are_images(pair):
+    ours, theirs = pair("LDMSuperResolutionPipeline")
+    assert ours.default_size == (128, 128)
+    both = ours([image(), image(seed=1)], seed=[3, 4], num_inference_steps=2, output_type="np").images
+    assert both.shape == (2, 128, 256, 3)
+    alone = theirs(image(seed=1), generator=torch.Generator().manual_seed(4), num_inference_steps=2, output_type="np")
+    np.testing.assert_allclose(both[1], alone.images[0], atol=1e-4)
+    floats = np.moveaxis(tensor().numpy(), 1, -1)
+    options = {"seed": 0, "num_inference_steps": 2, "output_type": "np"}
+    np.testing.assert_array_equal(ours(floats, **options).images, ours(tensor(), **options).images)
+
+
+ERRORS = {
+    "LDMPipeline": (
+        ({"prompt": "a cat"}, "prompt: got 'a cat', expected none: unconditional images are what this checkpoint"),
+        ({"eta": 1.5}, "eta: got 1.5, expected a number of at least 0 and at most 1"),
+        ({"batch_size": 0}, "batch_size: got 0, expected a whole number of at least 1"),
+        ({"latents": np.zeros((1, 3, 8, 8), np.float32)}, r"latents: got shape \(1, 3, 8, 8\), expected \(1, 3, 6, 6"),
+        ({"scheduler": "FlowMatchEulerDiscrete"}, "FlowMatchEulerDiscreteScheduler"),
+        ({"height": 64}, "height"),
+    ),
+    "LDMSuperResolutionPipeline": (
+        ({}, "image: got none, expected the image to enlarge"),
+        ({"prompt": "a cat", "image": image()}, "prompt: got 'a cat', expected none: enlarged images are what this"),
+        ({"image": image(24, 40)}, "image size: got 24 x 40 pixels, expected at least 32 x 32; enlarge it"),
+        ({"image": tensor(1, 15, 16)}, "image: got 16x15 pixels, expected multiples of 2 for this checkpoint"),
+        ({"image": [image(), image(64, 64)]}, "image: got 70 x 40, 64 x 64, expected images of one size"),
+        ({"image": image(), "batch_size": 3}, "batch_size: got 3 for 1 image, expected 1; each image is enlarged"),
+        ({"image": tensor(), "batch_size": 3}, "batch_size: got 3 for 2 images, expected 2"),
+        ({"image": "cat.png"}, "image"),
+        ({"image": image().convert("RGBA")}, None),
+    ),
+}
+
+
+def test_wrong_arguments_are_refused(pair):
+    for name, cases in ERRORS.items():
+        ours, _ = pair(name)
+        for arguments, words in cases:
+            if words is None:
+                assert ours(**arguments, num_inference_steps=1).images[0].size == (256, 128)
+                continue
+            with pytest.raises((InputError, UnknownArgumentError), match=words):
+                ours(**{"num_inference_steps": 2, **arguments})
+
+
+def test_a_unet_without_channels_for_the_image_is_refused(tmp_path):
+    """Before the first job of an export."""
+    parts = {"vqvae": tiny_vq(), "unet": tiny_unet(sample_size=32, out_channels=3)}
+    scheduler = diffusers.DDIMScheduler(**SCHEDULE)
+    diffusers.LDMSuperResolutionPipeline(**parts, scheduler=scheduler).save_pretrained(tmp_path)
+    opened = open_checkpoint(str(tmp_path))
+    with pytest.raises(
+        CheckpointError, match="got 3 channels in and latents of 3, expected 6 and 3 for super-resolutio"
+    ):
+        rehearse(
+            opened, make_recipe(opened, ExportRequest(variants=(Variant(target="onnxruntime", precision="fp32"),)))
+        )
