@@ -31,6 +31,34 @@ def test_positions_of_a_free_length_stay(transform, ops):
     assert ops(after) == ["Shape", "Squeeze", "Range", "Add"]
 
 
+SCALE = """
+<ir_version: 10, opset_import: ["": 23]>
+g (float[batch, 8, h, w] x) => (float[batch, 8, h, w] y)
+<int64[1] channels = {8}>
+{
+    ones = ConstantOfShape <value = float[1] {1}> (channels)
+    zeros = ConstantOfShape (channels)
+    y = GroupNormalization <num_groups = 2> (x, ones, zeros)
+}
+"""
+
+
+def test_the_scale_of_a_normalization_without_one_is_constant(transform, ops, numbers):
+    after = transform(SCALE, FoldConstants(), {"x": numbers(2, 8, 3, 3)})
+    (norm,) = [node for node in after.graph if node.op_type == "GroupNormalization"]
+    assert [value.const_value.numpy().tolist() for value in norm.inputs[1:]] == [[1.0] * 8, [0.0] * 8]
+
+
+def test_a_large_constant_stays_an_operator(transform, ops, numbers):
+    text = """
+    <ir_version: 10, opset_import: ["": 23]>
+    g (float[70000] x) => (float[70000] y) <int64[1] size = {70000}>
+    { zeros = ConstantOfShape (size) y = Add(x, zeros) }
+    """
+    after = transform(text, FoldConstants(), {"x": numbers(70000)}, modified=False)
+    assert ops(after) == ["ConstantOfShape", "Add"]
+
+
 SPLIT = """
 <ir_version: 10, opset_import: ["": 23]>
 g (float[2, 8] x) => (float[2, 4] y)

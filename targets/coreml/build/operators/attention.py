@@ -47,8 +47,6 @@ def attention_limits(node: ir.Node, _opset: Any) -> str | None:
     if node.attributes.get_float("softcap", 0.0) != 0:
         return "has a softcap, expected none"
     mask = node.inputs[3] if len(node.inputs) > 3 else None
-    if mask is not None and shape_of(mask)[:-3] not in ((), (1,)):
-        return "has a mask for each row of the batch, expected one for all"
     if (
         mask is not None
         and mask.const_value is None
@@ -112,7 +110,7 @@ def causal_mask(queries: int, keys: int) -> npt.NDArray[np.float32]:
 
 
 def mask_of(t: Translation, node: ir.Node, query: Var) -> Var | npt.NDArray[Any] | None:
-    """Return the mask that is added to the scores: (1, 1 or heads, Sq, Sk) in the type of `query`, or None.
+    """Return the mask that is added to the scores: (1 or B, 1 or heads, Sq, Sk) in the type of `query`, or None.
 
     A mask that the graph computes, such as the position bias of T5, is a variable of the program.
     """
@@ -131,15 +129,15 @@ def mask_of(t: Translation, node: ir.Node, query: Var) -> Var | npt.NDArray[Any]
     return (
         None
         if np.ndim(mask) == 0
-        else np.asarray(plain_like(query, np.broadcast_to(mask, (1, mask.shape[1], queries, keys))))
+        else np.asarray(plain_like(query, np.broadcast_to(mask, (*mask.shape[:2], queries, keys))))
     )
 
 
 def _turned_mask(mask: Var | npt.NDArray[Any], head: int) -> Var | npt.NDArray[Any]:
     """Return the mask of a head for scores (B, Sk, 1, Sq)."""
     if not isinstance(mask, np.ndarray):
-        _, heads, queries, keys = mask.shape
-        own = mb.slice_by_size(x=mask, begin=[0, min(head, heads - 1), 0, 0], size=[1, 1, queries, keys])
+        rows, heads, queries, keys = mask.shape
+        own = mb.slice_by_size(x=mask, begin=[0, min(head, heads - 1), 0, 0], size=[rows, 1, queries, keys])
         return mb.transpose(x=own, perm=[0, 3, 1, 2])
     one = mask[:, min(head, mask.shape[1] - 1)]
     return np.ascontiguousarray(one.transpose(0, 2, 1)[:, :, None, :])

@@ -16,6 +16,7 @@ __all__ = [
     "clip",
     "gelu",
     "identity",
+    "logarithm",
     "negate",
     "plain_like",
     "power",
@@ -61,6 +62,12 @@ def power(t: Translation, node: ir.Node) -> Var:
     x, exponent = t.var(node.inputs[0]), t.array(node.inputs[1])
     y = t.var(node.inputs[1]) if exponent is None else plain_like(x, exponent)
     return mb.pow(x=x, y=y)
+
+
+def logarithm(t: Translation, node: ir.Node) -> Var:
+    """Log, without the epsilon that MIL adds."""
+    x = t.var(node.inputs[0])
+    return mb.log(x=x, epsilon=plain_like(x, 0.0))
 
 
 def reciprocal(t: Translation, node: ir.Node) -> Var:

@@ -6,9 +6,31 @@ import numpy as np
 import onnx_ir as ir
 
 from diffoundry.targets.coreml.build.mil import mb
+from diffoundry.targets.coreml.build.operators.products import windows_of
 from diffoundry.targets.coreml.build.translation import Translation, Var, shape_of
 
-__all__ = ["resize", "resize_limits"]
+__all__ = ["average_pool", "average_pool_limits", "resize", "resize_limits"]
+
+
+def average_pool(t: Translation, node: ir.Node) -> Var:
+    """AveragePool, of one or two spatial axes."""
+    return mb.avg_pool(
+        x=t.var(node.inputs[0]),
+        kernel_sizes=list(node.attributes.get_ints("kernel_shape", ())),
+        **windows_of(node),
+        exclude_padding_from_average=not node.attributes.get_int("count_include_pad", 0),
+    )
+
+
+def average_pool_limits(node: ir.Node, _opset: Any) -> str | None:
+    """Explicit padding, windows without gaps, whole windows only."""
+    if len(shape_of(node.inputs[0])) not in (3, 4):
+        return "has three or more spatial axes, expected one or two"
+    if node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return "leaves the padding to auto_pad, expected explicit pads"
+    if node.attributes.get_int("ceil_mode", 0) or any(gap != 1 for gap in node.attributes.get_ints("dilations", ())):
+        return "has ceil_mode or dilations, expected neither"
+    return None
 
 
 def resize(t: Translation, node: ir.Node) -> Var:

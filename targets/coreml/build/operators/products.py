@@ -8,7 +8,19 @@ import onnx_ir as ir
 from diffoundry.targets.coreml.build.mil import mb
 from diffoundry.targets.coreml.build.translation import Translation, Var, shape_of
 
-__all__ = ["conv", "conv_limits", "gemm", "gemm_limits", "matmul", "matmul_limits"]
+__all__ = [
+    "conv",
+    "conv_limits",
+    "conv_transpose",
+    "conv_transpose_limits",
+    "einsum",
+    "einsum_limits",
+    "gemm",
+    "gemm_limits",
+    "matmul",
+    "matmul_limits",
+    "windows_of",
+]
 
 _LARGEST_LINEAR_RANK = 3
 """The reference gives `linear` tensors of rank 1 to 3."""
@@ -55,25 +67,84 @@ def gemm_limits(node: ir.Node, _opset: Any) -> str | None:
     return None
 
 
+def einsum(t: Translation, node: ir.Node) -> Var:
+    """Translate Einsum of two matrices, or of two batches of them, to a product between transpositions."""
+    terms, result = _equation(node)
+    batch, left, summed, right = _labels(terms, result)
+    x, y = (
+        _turned(t.var(value), term, [*batch, *order])
+        for value, term, order in zip(node.inputs, terms, ([*left, *summed], [*summed, *right]), strict=True)
+    )
+    return _turned(mb.matmul(x=x, y=y), "".join([*batch, *left, *right]), list(result))
+
+
+def einsum_limits(node: ir.Node, _opset: Any) -> str | None:
+    """Refuse sums that are no product of two matrices."""
+    terms, result = _equation(node)
+    letters = "".join([*terms, result])
+    distinct = all(len(set(term)) == len(term) for term in (*terms, result))
+    if len(terms) == 2 and letters.isalpha() and distinct:
+        batch, *others = _labels(terms, result)
+        known = {*batch, *(letter for part in others for letter in part)}
+        if all(len(part) == 1 for part in others) and known == set(letters):
+            return None
+    return f"has the equation {node.attributes.get_string('equation', '')!r}, expected a product of two matrices"
+
+
+def _equation(node: ir.Node) -> tuple[list[str], str]:
+    """Letters of the operands' axes, and those of the result's."""
+    operands, _, result = node.attributes.get_string("equation", "").replace(" ", "").partition("->")
+    return operands.split(","), result
+
+
+def _labels(terms: list[str], result: str) -> tuple[list[str], list[str], list[str], list[str]]:
+    """Letters of the batch, of the left operand's rows, of what is summed, and of the right operand's columns."""
+    left, right = terms
+    shared = [letter for letter in left if letter in right]
+    return (
+        [letter for letter in shared if letter in result],
+        [letter for letter in left if letter not in right and letter in result],
+        [letter for letter in shared if letter not in result],
+        [letter for letter in right if letter not in left and letter in result],
+    )
+
+
+def _turned(x: Var, axes: str, order: list[str]) -> Var:
+    """Transpose `x`, whose axes have these letters, to another order of them."""
+    perm = [axes.index(letter) for letter in order]
+    return x if perm == sorted(perm) else mb.transpose(x=x, perm=perm)
+
+
 def conv(t: Translation, node: ir.Node) -> Var:
     """Conv, of one or two spatial axes."""
+    return _convolved(t, node, mb.conv)
+
+
+def _convolved(t: Translation, node: ir.Node, op: Any) -> Var:
     x, kernel, *rest = node.inputs
     assert kernel is not None
     weight = t.weight(kernel, node)
     assert weight is not None, f"{node.name}: its kernel is computed"
-    axes = len(shape_of(x)) - 2
-    pads = node.attributes.get_ints("pads", (0,) * (2 * axes))
-    pairs = np.asarray(pads).reshape(2, axes).T  # ONNX: all begins, then all ends; MIL: begin and end of each axis
-    return mb.conv(
+    return op(
         x=t.var(x),
         weight=t.emit(weight),
         bias=None if not rest or rest[0] is None else t.var(rest[0]),
-        strides=list(node.attributes.get_ints("strides", (1,) * axes)),
-        pad_type="custom",
-        pad=pairs.reshape(-1).tolist(),
-        dilations=list(node.attributes.get_ints("dilations", (1,) * axes)),
+        **windows_of(node),
+        dilations=list(node.attributes.get_ints("dilations", (1,) * (len(shape_of(x)) - 2))),
         groups=node.attributes.get_int("group", 1),
     )
+
+
+def windows_of(node: ir.Node) -> dict[str, Any]:
+    """Return strides and padding of a layer that moves a window over its input."""
+    axes = len(shape_of(node.inputs[0])) - 2
+    pads = node.attributes.get_ints("pads", (0,) * (2 * axes))
+    pairs = np.asarray(pads).reshape(2, axes).T  # ONNX: all begins, then all ends; MIL: begin and end of each axis
+    return {
+        "strides": list(node.attributes.get_ints("strides", (1,) * axes)),
+        "pad_type": "custom",
+        "pad": pairs.reshape(-1).tolist(),
+    }
 
 
 def conv_limits(node: ir.Node, _opset: Any) -> str | None:
@@ -87,3 +158,15 @@ def conv_limits(node: ir.Node, _opset: Any) -> str | None:
     if kernel is None or (kernel.const_value is None and (maker is None or maker.op_type != "DequantizeLinear")):
         return "computes its kernel, expected a constant"
     return None
+
+
+def conv_transpose(t: Translation, node: ir.Node) -> Var:
+    """ConvTranspose; the kernels of ONNX and MIL have the same axes."""
+    return _convolved(t, node, mb.conv_transpose)
+
+
+def conv_transpose_limits(node: ir.Node, opset: Any) -> str | None:
+    """Refuse what `conv_limits` does, and an output whose size does not follow from the strides."""
+    if any(node.attributes.get_ints("output_padding", ())) or "output_shape" in node.attributes:
+        return "has output_padding or output_shape, expected neither"
+    return conv_limits(node, opset)

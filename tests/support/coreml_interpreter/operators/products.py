@@ -39,6 +39,40 @@ def conv(x, weight, bias=None, strides=None, pad_type="valid", pad=None, dilatio
     return function(*tensors, stride=strides, dilation=dilations, groups=int(groups)).numpy()
 
 
+def conv_transpose(x, weight, bias=None, strides=None, pad_type="valid", pad=None, dilations=None, groups=1):
+    axes = x.ndim - 2
+    strides = [1] * axes if strides is None else [int(number) for number in strides]
+    dilations = [1] * axes if dilations is None else [int(number) for number in dilations]
+    function = (torch.nn.functional.conv_transpose1d, torch.nn.functional.conv_transpose2d)[axes - 1]
+    tensors = [
+        None if part is None else torch.from_numpy(np.ascontiguousarray(wide(part))) for part in (x, weight, bias)
+    ]
+    whole = function(*tensors, stride=strides, dilation=dilations, groups=int(groups)).numpy()
+    pairs = _padding(x.shape[2:], weight.shape[2:], strides, dilations, pad_type, pad)
+    inner = [slice(begin, size - end) for size, (begin, end) in zip(whole.shape[2:], pairs, strict=True)]
+    return whole[(slice(None), slice(None), *inner)]
+
+
+def avg_pool(
+    x, kernel_sizes, strides=None, pad_type="valid", pad=None, exclude_padding_from_average=False, ceil_mode=False
+):
+    assert not ceil_mode, "windows beyond the image are never written"
+    axes = x.ndim - 2
+    kernel = [int(number) for number in kernel_sizes]
+    strides = [1] * axes if strides is None else [int(number) for number in strides]
+    pairs = [(0, 0), (0, 0), *_padding(x.shape[2:], kernel, strides, [1] * axes, pad_type, pad)]
+    padded = np.pad(wide(x), pairs)
+    counted = np.pad(np.ones_like(wide(x)), pairs) if exclude_padding_from_average else np.ones_like(padded)
+    steps = (slice(None), slice(None), *(slice(None, None, stride) for stride in strides))
+    sums, counts = (
+        np.lib.stride_tricks.sliding_window_view(part, kernel, axis=tuple(range(2, x.ndim)))[steps].sum(
+            axis=tuple(range(-axes, 0))
+        )
+        for part in (padded, counted)
+    )
+    return sums / counts
+
+
 def _padding(sizes, kernel, strides, dilations, pad_type, pad):
     """Begin and end of every axis."""
     if pad_type == "valid":
@@ -64,7 +98,9 @@ def scaled_dot_product_attention(query, key, value, attn_mask=None):
 
 
 OPERATORS = {
+    "avg_pool": avg_pool,
     "conv": conv,
+    "conv_transpose": conv_transpose,
     "einsum": einsum,
     "linear": linear,
     "matmul": matmul,

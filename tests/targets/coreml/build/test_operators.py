@@ -38,6 +38,11 @@ CASES = {
     "Add of two": (f"{T}, float[5,12] z", "float[2,5,12] y", "y = Add(z, x)", {}),
     "ArgMax": ("int32[2,7] x", "int64[2] y", "y = ArgMax<axis=-1, keepdims=0>(x)", {}),
     "ArgMax, kept": ("float[2,7] x", "int64[1,7] y", "y = ArgMax<axis=0, keepdims=1>(x)", {}),
+    "AveragePool": (X, "float[2,6,4,4] y", "y = AveragePool<kernel_shape=[2,2], strides=[2,2]>(x)", {}),
+    "AveragePool, padded": (
+        X, "float[2,6,9,4] y", "y = AveragePool<kernel_shape=[2,3], strides=[1,2], pads=[1,1,1,0]>(x)", {}),
+    "AveragePool, padding counted": (
+        X, "float[2,6,9,8] y", "y = AveragePool<kernel_shape=[2,1], pads=[1,0,1,0], count_include_pad=1>(x)", {}),
     "Cast": ("int32[2,7] x", "float[2,7] y", "y = Cast<to=1>(x)", {}),
     "Cast to half": (T, "float[2,5,12] y", "h = Cast<to=10>(x)\ny = Cast<to=1>(h)", {}),
     "Cast of a comparison": ("int32[2,7] x", "int32[2,7] y", "e = Equal(x, c)\ny = Cast<to=6>(e)", {"c": np.int32(3)}),
@@ -49,8 +54,20 @@ CASES = {
         X, "float[2,4,3,4] y", "y = Conv<pads=[0,1,1,2], strides=[2,2], dilations=[2,1]>(x, k)", {"k": w(4, 6, 3, 4)}),
     "Conv, groups": (X, "float[2,4,8,8] y", "y = Conv<group=2>(x, k)", {"k": w(4, 3, 1, 1)}),
     "Conv of one axis": ("float[2,6,9] x", "float[2,4,9] y", "y = Conv<pads=[1,1]>(x, k)", {"k": w(4, 6, 3)}),
+    "ConvTranspose": (
+        X, "float[2,4,15,16] y", "y = ConvTranspose<strides=[2,2], pads=[1,0,1,1]>(x, k, b)",
+        {"k": w(6, 4, 3, 3), "b": w(4)}),
+    "ConvTranspose, groups": (
+        X, "float[2,6,16,16] y", "y = ConvTranspose<group=6, strides=[2,2], pads=[1,1,1,1]>(x, k)",
+        {"k": w(6, 1, 4, 4)}),
     "Cos": (T, "float[2,5,12] y", "y = Cos(x)", {}),
     "Div": (T, "float[2,5,12] y", "y = Div(x, c)", {"c": np.abs(w(5, 1)) + 1}),
+    "Einsum": (
+        "float[2,3,5] x, float[2,3,7] z", "float[2,5,7] y", 'y = Einsum<equation="bct,bcs->bts">(x, z)', {}),
+    "Einsum, turned": (
+        "float[2,5,7] x, float[2,3,7] z", "float[2,3,5] y", 'y = Einsum<equation="bts, bcs -> bct">(x, z)', {}),
+    "Einsum without a batch": (
+        "float[5,7] x, float[7,3] z", "float[5,3] y", 'y = Einsum<equation="ij,jk->ik">(x, z)', {}),
     "Equal, Where": ("int32[2,7] x, float[2,7] z", "float[2,7] y", "e = Equal(x, c)\ny = Where(e, z, d)",
                      {"c": np.int32(3), "d": np.float32(9)}),
     "Erf": (T, "float[2,5,12] y", "y = Erf(x)", {}),
@@ -74,6 +91,7 @@ CASES = {
         T, "float[2,5,12] y", "y = LayerNormalization<axis=-1, epsilon=1e-3>(x, s, b)", {"s": w(12), "b": w(12)}),
     "LayerNormalization of two axes": (
         T, "float[2,5,12] y", "y = LayerNormalization<axis=1>(x, s)", {"s": w(5, 12)}),
+    "Log": (T, "float[2,5,12] y", "a = Abs(x)\ny = Log(a)", {}),
     "MatMul": (T, "float[2,5,4] y", "y = MatMul(x, k)", {"k": w(12, 4)}),
     "MatMul, bias": (T, "float[2,5,4] y", "m = MatMul(x, k)\ny = Add(b, m)", {"k": w(12, 4), "b": w(4)}),
     "MatMul of two": ("float[2,3,5,4] x, float[2,3,4,7] z", "float[2,3,5,7] y", "y = MatMul(x, z)", {}),
@@ -138,6 +156,9 @@ ATTENTION = {
         f"{QKV}, float[1,3,5,7] m", "float[2,3,5,8] y", "y = Attention(q, k, v, m)", {}),
     "Attention, computed mask of all heads": (
         f"{QKV}, float[1,1,5,7] m", "float[2,3,5,8] y", "y = Attention(q, k, v, m)", {}),
+    "Attention, computed masks of rows": (
+        f"{QKV}, float[2,1,5,7] m", "float[2,3,5,8] y", "y = Attention(q, k, v, m)", {}),
+    "Attention, masks of rows": (QKV, "float[2,3,5,8] y", "y = Attention(q, k, v, m)", {"m": w(2, 1, 5, 7)}),
     "Attention, mask of booleans": (QKV, "float[2,3,5,8] y", "y = Attention(q, k, v, m)", {"m": w(5, 7) > -1}),
     "Attention on tokens": (FLAT, "float[2,5,24] y", f"y = Attention<{HEADS}>(q, k, v)", {}),
     "Attention on tokens, causal": (
@@ -252,12 +273,23 @@ REFUSED = {
     "ArgMax .* takes the last of equals": (T, "int64[2,5,1] y", "y = ArgMax<axis=2, select_last_index=1>(x)", {}),
     "Attention .* softcap": (QKV, "float[2,3,5,8] y", "y = Attention<softcap=2.0>(q, k, v)", {}),
     "Attention .* computes its mask": (f"{QKV}, float[5,7] m", "float[2,3,5,8] y", "y = Attention(q, k, v, m)", {}),
-    "Attention .* has a mask for each row": (
-        f"{QKV}, float[2,1,5,7] m", "float[2,3,5,8] y", "y = Attention(q, k, v, m)", {}),
     "Attention .* gives its scores": (
         QKV, "float[2,3,5,8] y, float[2,3,5,7] s", "y, , , s = Attention(q, k, v)", {}),
     "Attention .* 3 heads of queries and 1 of keys": (
         "float[2,3,5,8] q, float[2,1,7,8] k, float[2,1,7,8] v", "float[2,3,5,8] y", "y = Attention(q, k, v)", {}),
+    "AveragePool .* ceil_mode": (
+        X, "float[2,6,3,3] y", "y = AveragePool<kernel_shape=[3,3], strides=[3,3], ceil_mode=1>(x)", {}),
+    "AveragePool .* auto_pad": (
+        X, "float[2,6,8,8] y", 'y = AveragePool<kernel_shape=[2,2], auto_pad="SAME_UPPER">(x)', {}),
+    "AveragePool .* three or more spatial axes": (
+        "float[1,2,4,4,4] x", "float[1,2,4,4,4] y", "y = AveragePool<kernel_shape=[1,1,1]>(x)", {}),
+    "ConvTranspose .* output_padding": (
+        X, "float[2,4,18,17] y", "y = ConvTranspose<strides=[2,2], output_padding=[1,0]>(x, k)",
+        {"k": w(6, 4, 3, 3)}),
+    "Einsum .* equation 'ij,jk->', expected": (
+        "float[5,7] x, float[7,3] z", "float[] y", 'y = Einsum<equation="ij,jk->">(x, z)', {}),
+    "Einsum .* equation 'ii->i', expected a product": (
+        "float[5,5] x", "float[5] y", 'y = Einsum<equation="ii->i">(x)', {}),
     "Conv .* three or more spatial axes": (
         "float[1,2,4,4,4] x", "float[1,3,4,4,4] y", "y = Conv(x, k)", {"k": w(3, 2, 1, 1, 1)}),
     "Conv .* auto_pad": (X, "float[2,4,8,8] y", 'y = Conv<auto_pad="SAME_UPPER">(x, k)', {"k": w(4, 6, 3, 3)}),
