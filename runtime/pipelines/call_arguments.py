@@ -85,9 +85,10 @@ class CallArguments(TypedDict, total=False):
     denoising_start: float | None
     padding_mask_crop: int | None
     masked_image_latents: FloatArray | None
-    # ConsistencyPromptInputs
+    # Upscaling, ConsistencyPromptInputs, Instruction
     original_inference_steps: int | None
     image_guidance_scale: float
+    noise_level: int
     # Systems: see `runtime/pipelines/systems/`
     batch_size: int
     use_clipped_model_output: bool | None

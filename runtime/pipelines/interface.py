@@ -92,6 +92,11 @@ class PipelineInterface(PipelineBase):
         return self.vae.scale_factor
 
     @property
+    def example_scale(self) -> int:
+        """See `PipelineBase`."""
+        return self.vae.scale_factor if self.default_task.upscales else 1
+
+    @property
     def argument_names(self) -> frozenset[str]:
         """Names of all arguments that a call may have, whatever its task."""
         kinds: tuple[Any, ...] = (CommonInputs, self.family.Inputs, ControlNetInputs, *self._tasks)

@@ -17,7 +17,6 @@ from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import BundleError, InputError
 from diffoundry.runtime.images.postprocess import postprocess, to_pil
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
-from diffoundry.runtime.models.registry import open_vae
 from diffoundry.runtime.models.safety_checker import StableDiffusionSafetyChecker
 from diffoundry.runtime.pipelines.call_arguments import call_signature, has_signature, start_signature
 from diffoundry.runtime.pipelines.callback import make_step_end
@@ -89,7 +88,7 @@ class DiffusionPipeline(PipelineInterface):
         bundle, adapters = session.bundle, AdapterSet(session)
         self.family = family
         self.denoiser = family.denoiser
-        self.vae = open_vae(session, normalize_latents=family.normalize_latents)
+        self.vae = family.open_vae(session)
         self.loras = Loras(adapters)
         self.embeddings = TextualInversions(adapters, family.text_encoders)
         self.controlnets = ControlNets(session, lambda: self.denoiser.residual_inputs)
@@ -163,14 +162,14 @@ class DiffusionPipeline(PipelineInterface):
             size=call.size,
             copies=guidance.copies,
             extra_channels=self._extra_channels,
-            strength_planned=self.family.plans_strength,
+            family=self.family,
         )
         init, signal = task.begin(context), StopSignal()
         with self._signals_lock:
             self._signals.add(signal)
         end = common.denoising_end
         timesteps = init.timesteps if end is None else cut_end(scheduler, init.timesteps, end)
-        feeds = dict(guidance.feeds(condition))  # ControlNets do not see what a callback changes there
+        feeds = {**guidance.feeds(condition), **init.feeds}  # ControlNets do not see what a callback changes there
         callback, names = common.callback_on_step_end, common.callback_on_step_end_tensor_inputs
         changeable, tensors = {} if call.control else feeds, self.family.callback_tensors
         step_end = callback and make_step_end(callback, names, self, changeable, tensors, signal)

@@ -98,6 +98,12 @@ FAMILY_TABLE = (
         exporter="diffoundry.exporter.families.image_variation:FAMILY",
     ),
     FamilyEntry(
+        name="upscaling",
+        classes={"StableDiffusionUpscalePipeline": PipelineClass("upscaling")},
+        runtime="diffoundry.runtime.pipelines.families.upscaling:Upscaler",
+        exporter="diffoundry.exporter.families.upscaling:FAMILY",
+    ),
+    FamilyEntry(
         name="unconditional",
         classes={
             "DDPMPipeline": PipelineClass("unconditional"),

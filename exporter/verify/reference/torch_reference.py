@@ -116,7 +116,8 @@ def ask_pytorch(
             cases += control_cases(reference, controlnet, trace, calls[controlnet.name], place)
         if own_vae:
             cases += decoder_cases(reference, trace)
-            cases += encoder_cases(reference, trace)
+            if any(component.name == "vae_encoder" for component in checkpoint.components):
+                cases += encoder_cases(reference, trace)
     progress.update("PyTorch: text", 0, 1)
     cases += text_cases(reference, checkpoint.components, settings.prompts)
     images = _images(traces, settings)

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.protocols import Denoiser, TextEncoder
+from diffoundry.runtime.models.registry import open_vae
 from diffoundry.runtime.pipelines.guidance import Condition
 from diffoundry.runtime.pipelines.inputs import CommonInputs, PromptInputs
 from diffoundry.runtime.schedulers import Scheduler
@@ -50,6 +52,8 @@ class Family:
         tasks: Names of the tasks that it can do; None for all that fit the denoiser's channels.
         returns_flags: True if `return_dict=False` of diffusers' classes also returns the flags of the safety checker.
         required_args: Arguments that this checkpoint cannot do without.
+        noising_scheduler: Adds the noise of `noise_level` to the image of a call; only of upscalers.
+        max_noise_level: The largest `noise_level`; only of upscalers.
         denoiser: The network that is called in every step.
         text_encoders: In the order in which they are used; none where an image conditions.
     """
@@ -69,6 +73,8 @@ class Family:
     returns_flags: ClassVar[bool] = False
 
     required_args: tuple[str, ...] = ()
+    noising_scheduler: Scheduler[Any]
+    max_noise_level: int
     denoiser: Denoiser
     text_encoders: tuple[TextEncoder, ...] = ()
 
@@ -79,6 +85,14 @@ class Family:
             BundleError: The bundle lacks a component, a tokenizer or a config.
         """
         raise NotImplementedError
+
+    def open_vae(self, session: EngineSession) -> AutoencoderKL:
+        """Return the wrapper of the VAE, by the class of its network.
+
+        Raises:
+            BundleError: The bundle has no VAE decoder, or one of a class that this version does not know.
+        """
+        return open_vae(session, normalize_latents=self.normalize_latents)
 
     def set_timesteps(self, scheduler: Scheduler[Any], inputs: CommonInputs, prompts: Any, task: Any) -> int:
         """Plan a run, and return the number of steps as the caller counts them; only with `plans_timesteps`.

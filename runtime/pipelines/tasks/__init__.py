@@ -7,10 +7,11 @@ from diffoundry.runtime.pipelines.tasks.base import Task, TextToImage
 from diffoundry.runtime.pipelines.tasks.image_to_image import ImageToImage
 from diffoundry.runtime.pipelines.tasks.inpainting import Inpainting
 from diffoundry.runtime.pipelines.tasks.instruction import Instruction
+from diffoundry.runtime.pipelines.tasks.upscaling import Upscaling
 
 __all__ = ["TASKS", "other_task", "possible_tasks"]
 
-TASKS: tuple[type[Task], ...] = (Inpainting, Instruction, ImageToImage, TextToImage)
+TASKS: tuple[type[Task], ...] = (Inpainting, Instruction, Upscaling, ImageToImage, TextToImage)
 """Those with more required arguments come first."""
 
 
@@ -31,7 +32,7 @@ def possible_tasks(
         names: As `Family.tasks`.
     """
     fitting = [task for task in TASKS if task.fits(extra, latent) and not set(taken) & set(task.required_args)]
-    known = [task for task in fitting if names is None or task.name in names]
+    known = [task for task in fitting if (not task.named_only if names is None else task.name in names)]
     return tuple(task for task in known if set(required) <= set(task.required_args))
 
 

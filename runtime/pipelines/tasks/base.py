@@ -1,7 +1,7 @@
 """The base of a task: start latents, further inputs of the denoiser, and changes after each step."""
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -9,17 +9,19 @@ import numpy.typing as npt
 
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
-from diffoundry.runtime.models.protocols import Denoiser, FloatArray
+from diffoundry.runtime.models.protocols import Denoiser, Feeds, FloatArray
 from diffoundry.runtime.pipelines.denoising import AfterStep
+from diffoundry.runtime.pipelines.families.base import Family
 from diffoundry.runtime.pipelines.guidance import Guidance, choose_guidance
 from diffoundry.runtime.pipelines.inputs import CommonInputs
+from diffoundry.runtime.pipelines.tasks.schedule import start_at_index
 from diffoundry.runtime.random import Generator, randn_tensor
 from diffoundry.runtime.schedulers import Scheduler
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["LoopInit", "Task", "TaskContext", "TextToImage", "choose_task", "start_at_index"]
+__all__ = ["LoopInit", "Task", "TaskContext", "TextToImage", "choose_task"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -38,7 +40,7 @@ class TaskContext:
         size: Height and width in pixels.
         copies: As `Guidance.copies`.
         extra_channels: Channels that the denoiser takes besides those of the latents.
-        strength_planned: As `Family.plans_strength`.
+        family: The networks that condition the denoiser.
     """
 
     inputs: CommonInputs
@@ -52,7 +54,7 @@ class TaskContext:
     size: tuple[int, int]
     copies: int
     extra_channels: int
-    strength_planned: bool = False
+    family: Family
 
     @property
     def images(self) -> int:
@@ -85,6 +87,7 @@ class LoopInit:
         crop: Crops a full-size image to the inpainted region and resizes it to the working size. None if the region is
             the whole image.
         finish: Converts the decoded PIL images to those that the caller gets, or None.
+        feeds: Further inputs of the denoiser, (copies * B, ...).
     """
 
     latents: FloatArray
@@ -93,6 +96,7 @@ class LoopInit:
     after_step: AfterStep | None = None
     crop: "Callable[[Image], Image] | None" = None
     finish: "Callable[[list[Image]], list[Image]] | None" = None
+    feeds: Feeds = field(default_factory=dict)
 
 
 class Task:
@@ -104,6 +108,8 @@ class Task:
         required_args: Arguments that must be given; they choose the task.
         from_image: True if it starts from an image.
         sized_by_image: True if the image alone decides the size that is generated.
+        upscales: True if the result is larger than the image, by the VAE's factor.
+        named_only: True if only families that name it in `Family.tasks` can do it.
     """
 
     __slots__ = ()
@@ -113,6 +119,8 @@ class Task:
     required_args: ClassVar[tuple[str, ...]] = ()
     from_image: ClassVar[bool] = False
     sized_by_image: ClassVar[bool] = False
+    upscales: ClassVar[bool] = False
+    named_only: ClassVar[bool] = False
 
     @classmethod
     def fits(cls, extra: int, latent: int) -> bool:  # noqa: ARG003
@@ -152,15 +160,6 @@ class TextToImage(Task):
         if context.begin_index is None:
             return LoopInit(latents=latents, timesteps=scheduler.model_timesteps)
         return LoopInit(latents=latents, timesteps=start_at_index(scheduler, context.begin_index))
-
-
-def start_at_index(scheduler: Scheduler[Any], index: int) -> npt.NDArray[Any]:
-    """Return the timesteps from an index on; schedulers with a begin index are set to it."""
-    set_begin_index = getattr(scheduler, "set_begin_index", None)
-    if set_begin_index is not None:
-        set_begin_index(index)
-    timesteps: npt.NDArray[Any] = scheduler.model_timesteps[index:]
-    return timesteps
 
 
 def choose_task(possible: Sequence[type[Task]], given: Collection[str]) -> type[Task]:

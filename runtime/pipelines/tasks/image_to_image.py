@@ -70,7 +70,7 @@ class ImageToImage(Task):
         """Draw latents of the image, then noise; diffusers: `prepare_latents`."""
         scheduler = context.scheduler
         timesteps = scheduler.model_timesteps
-        if not context.strength_planned:
+        if not context.family.plans_strength:
             timesteps = start_timesteps(scheduler, context.steps, self.strength, self.denoising_start)
         latents = self._encode(context)
         if self.denoising_start is None:

@@ -7,10 +7,9 @@ import numpy.typing as npt
 
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.protocols import FloatArray
-from diffoundry.runtime.pipelines.tasks.base import start_at_index
 from diffoundry.runtime.schedulers import Scheduler
 
-__all__ = ["add_noise", "check_strength", "cut_end", "start_timesteps"]
+__all__ = ["add_noise", "check_strength", "cut_end", "start_at_index", "start_timesteps"]
 
 Timesteps = npt.NDArray[Any]
 
@@ -23,6 +22,15 @@ def check_strength(strength: float) -> None:
     """
     if not isinstance(strength, int | float) or not 0 < strength <= 1:
         raise InputError(f"strength: got {strength!r}, expected a number above 0 and at most 1")
+
+
+def start_at_index(scheduler: Scheduler[Any], index: int) -> Timesteps:
+    """Return the timesteps from an index on; schedulers with a begin index are set to it."""
+    set_begin_index = getattr(scheduler, "set_begin_index", None)
+    if set_begin_index is not None:
+        set_begin_index(index)
+    timesteps: Timesteps = scheduler.model_timesteps[index:]
+    return timesteps
 
 
 def start_timesteps(scheduler: Scheduler[Any], steps: int, strength: float, fraction: float | None) -> Timesteps:
