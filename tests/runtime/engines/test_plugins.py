@@ -47,6 +47,13 @@ def test_a_strangers_target_is_found(install):
     assert find_plugin("paper").load("target") == "a target"
 
 
+def test_a_target_that_is_installed_later_is_found(install):
+    """Entry points are read again after a change of the search path's folders."""
+    assert "paper" not in [plugin.name for plugin in list_plugins()]
+    install("foundry-paper", "paper = foundry_paper:PLUGIN")
+    assert "paper" in [plugin.name for plugin in list_plugins()]
+
+
 def test_missing_library_names_the_extra(install):
     install("foundry-paper", "paper = foundry_paper:PLUGIN")
     message = r"target 'paper' needs .* 'foundry_paper'.*Install it with: pip install .*\[export\]'"
