@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scheduler_harness.tables import check_each
 
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.random import TorchCpuGenerator
@@ -26,30 +27,37 @@ def pair(torch, seed):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("size", range(41))
-def test_randn_of_every_small_size(torch, assert_same_normals, size, dtype):
+def test_randn_of_every_small_size(torch, assert_same_normals, dtype):
     """Around 16 the order changes; twice in a row, so that the state left behind counts too."""
-    for seed in (0, 123):
-        ours, theirs = pair(torch, seed)
-        for _ in range(3):
-            expected = torch.randn(size, generator=theirs, dtype=getattr(torch, dtype))
-            assert_same_normals(ours.randn((size,), dtype), expected)
+
+    def check(size):
+        for seed in (0, 123):
+            ours, theirs = pair(torch, seed)
+            for _ in range(3):
+                expected = torch.randn(size, generator=theirs, dtype=getattr(torch, dtype))
+                assert_same_normals(ours.randn((size,), dtype), expected)
+
+    check_each(range(41), check)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES)
-def test_randn_of_shapes(torch, assert_same_normals, shape, dtype):
-    ours, theirs = pair(torch, 7)
-    for _ in range(2):
-        expected = torch.randn(shape, generator=theirs, dtype=getattr(torch, dtype))
-        assert_same_normals(ours.randn(shape, dtype), expected)
+def test_randn_of_shapes(torch, assert_same_normals, dtype):
+    def check(shape):
+        ours, theirs = pair(torch, 7)
+        for _ in range(2):
+            expected = torch.randn(shape, generator=theirs, dtype=getattr(torch, dtype))
+            assert_same_normals(ours.randn(shape, dtype), expected)
+
+    check_each(SHAPES, check)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_seeds(torch, assert_same_normals, seed):
-    ours, theirs = pair(torch, seed)
-    assert ours.seed == theirs.initial_seed()
-    assert_same_normals(ours.randn((1000,)), torch.randn(1000, generator=theirs))
+def test_seeds(torch, assert_same_normals):
+    def check(seed):
+        ours, theirs = pair(torch, seed)
+        assert ours.seed == theirs.initial_seed()
+        assert_same_normals(ours.randn((1000,)), torch.randn(1000, generator=theirs))
+
+    check_each(SEEDS, check)
 
 
 def test_randn_many_seeds(torch, assert_same_normals):
@@ -63,31 +71,35 @@ def test_randn_is_float32_unless_asked():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("size", [0, 1, 15, 16, 17, 100_003])
-def test_rand(torch, size, dtype):
-    ours, theirs = pair(torch, 11)
-    expected = torch.rand(size, generator=theirs, dtype=getattr(torch, dtype))
-    got = ours.rand((size,), dtype)
-    assert got.dtype == (np.float32 if dtype == "bfloat16" else np.dtype(dtype))
-    np.testing.assert_array_equal(got, (expected.float() if dtype == "bfloat16" else expected).numpy())
-    assert got.size == 0 or (got.min() >= 0 and got.max() < 1)
+def test_rand(torch, dtype):
+    def check(size):
+        ours, theirs = pair(torch, 11)
+        expected = torch.rand(size, generator=theirs, dtype=getattr(torch, dtype))
+        got = ours.rand((size,), dtype)
+        assert got.dtype == (np.float32 if dtype == "bfloat16" else np.dtype(dtype))
+        np.testing.assert_array_equal(got, (expected.float() if dtype == "bfloat16" else expected).numpy())
+        assert got.size == 0 or (got.min() >= 0 and got.max() < 1)
+
+    check_each([0, 1, 15, 16, 17, 100_003], check)
 
 
-@pytest.mark.parametrize(
-    ("low", "high"),
-    [
-        (0, 1), (0, 2), (0, 10), (-5, 5), (100, 1100), (0, 2**28 - 1), (0, 2**28), (1, 2**28 + 2),
-        (0, 2**32), (-(2**40), 3), (0, 2**63 - 1), (-(2**63), 0), (-(2**63), 2**63 - 1), (2**63 - 2, 2**63 - 1),
-    ],
-)  # fmt: skip
-def test_randint(torch, low, high):
-    ours, theirs = pair(torch, 5)
-    for shape in ((1,), (3, 4), (2000,), ()):
-        expected = torch.randint(low, high, shape, generator=theirs).numpy()
-        got = ours.randint(low, high, shape)
-        assert got.dtype == np.int64
-        assert got.shape == shape
-        np.testing.assert_array_equal(got, expected)
+BOUNDS = [
+    (0, 1), (0, 2), (0, 10), (-5, 5), (100, 1100), (0, 2**28 - 1), (0, 2**28), (1, 2**28 + 2),
+    (0, 2**32), (-(2**40), 3), (0, 2**63 - 1), (-(2**63), 0), (-(2**63), 2**63 - 1), (2**63 - 2, 2**63 - 1),
+]  # fmt: skip
+
+
+def test_randint(torch):
+    def check(bounds):
+        ours, theirs = pair(torch, 5)
+        for shape in ((1,), (3, 4), (2000,), ()):
+            expected = torch.randint(*bounds, shape, generator=theirs).numpy()
+            got = ours.randint(*bounds, shape)
+            assert got.dtype == np.int64
+            assert got.shape == shape
+            np.testing.assert_array_equal(got, expected)
+
+    check_each(BOUNDS, check)
 
 
 CALLS = st.one_of(
