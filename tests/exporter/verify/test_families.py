@@ -76,12 +76,14 @@ def test_a_wrong_second_encoder_is_found(exported, tiny_sd_checkpoint, editable,
     assert failed == {"text_encoder_2 text_embeds"}
 
 
-def test_a_bundle_with_a_controlnet_passes_on_every_engine(controlled_bundle, quick):
+@pytest.mark.parametrize("precision", ["fp32", pytest.param(None, marks=pytest.mark.slow)])
+def test_a_bundle_with_a_controlnet_passes_on_every_engine(controlled_bundle, quick, precision):
     """The recipe says which ControlNet was joined; in the report it is a component like the others."""
     bundle = controlled_bundle()
-    report = verify(bundle, find_checkpoint(Bundle(bundle)), quick)
+    report = verify(bundle, find_checkpoint(Bundle(bundle)), replace(quick, precision=precision))
     assert [check for check in report.all_checks if not check.passed] == []
-    assert {variant.name for variant in report.variants} >= {"onnxruntime fp32", "onnxruntime fp16", "openvino fp32"}
+    names = {"onnxruntime fp32", "openvino fp32"} | ({"onnxruntime fp16"} if precision is None else set())
+    assert {variant.name for variant in report.variants} >= names
     for variant in report.variants:
         results = {result.output for result in variant.outputs if result.component == "controlnet"}
         assert results == {*(residual_name(index) for index in range(6)), MID_RESIDUAL}
@@ -151,11 +153,15 @@ def test_a_wrong_threshold_and_a_wrong_feature_extractor_are_found(wide_bundle, 
     assert {("config", "feature_extractor, 3 images"), flags} <= failed()
 
 
-def test_image_variation_is_compared_on_a_drawn_image(wide_bundle, tiny_sd_checkpoint, quick):
-    folder = tiny_sd_checkpoint("variation")
-    report = verify(wide_bundle("variation"), open_checkpoint(str(folder)), replace(quick, seeds=(0, 1)))
+@pytest.mark.parametrize("precision", ["fp32", pytest.param(None, marks=pytest.mark.slow)])
+def test_image_variation_is_compared_on_a_drawn_image(wide_bundle, tiny_sd_checkpoint, quick, precision):
+    checkpoint = open_checkpoint(str(tiny_sd_checkpoint("variation")))
+    report = verify(wide_bundle("variation"), checkpoint, replace(quick, seeds=(0, 1), precision=precision))
     assert [check for check in report.all_checks if not check.passed] == []
-    assert_runs_what_is_offered(report)
+    if precision is None:
+        assert_runs_what_is_offered(report)
+    else:
+        assert {variant.name for variant in report.variants} == {f"{target} {precision}" for target in TARGETS}
     for variant in report.variants:
         assert {result.component for result in variant.outputs} == CHECKED - {"text_encoder"} | {"image_encoder"}
         assert [loop.prompt for loop in variant.loops] == ["a drawn image"] * 2

@@ -12,8 +12,10 @@ WAYS = {
     "fp16, Swift's layout, Neural Engine, chunks": (
         "fp16", {"layout": "swift", "neural_engine": True, "chunks": 2}, 62),
     "palette of 8 bits": ("fp16", {"palette": "8"}, 50),
-    "int8 weights": ("int8-weights", {}, 46),
-    "palette of 6 bits": ("fp16", {"palette": "6"}, 36),
+    "int8 weights": ("int8-weights", {"deployment_target": "iOS16"}, 46),
+    "int8 weights, iOS17": ("int8-weights", {}, 46),
+    "palette of 6 bits": ("fp16", {"palette": "6", "deployment_target": "iOS18"}, 36),
+    "palette of 6 bits, iOS17": ("fp16", {"palette": "6"}, 36),
     "int4 weights": ("int4-weights", {"deployment_target": "iOS18"}, 27),
     "palette of 4 bits": ("fp16", {"palette": "4"}, 27),
     "palette of the recipe": ("int4-weights", {"palette": "recipe"}, 27),
@@ -21,7 +23,15 @@ WAYS = {
 }  # fmt: skip
 """int8 here is every layer with ranges over two calls on noise; calibration keeps more."""
 
-SLOW = ("fp16", "palette of 8 bits", "int4 weights", "palette of 4 bits", "palette of the recipe")
+SLOW = (
+    "fp16",
+    "palette of 8 bits",
+    "int8 weights, iOS17",
+    "palette of 6 bits, iOS17",
+    "int4 weights",
+    "palette of 4 bits",
+    "palette of the recipe",
+)
 
 COMPONENTS = ("text_encoder", "unet", "vae_decoder")
 

@@ -12,7 +12,7 @@ from diffoundry.targets.coreml.build.fix_sizes import pin
 SIZES = {"batch": 2, "height": 64, "width": 64, "sequence": 77}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_the_second_on_the_first_is_the_whole(lowered, make_feeds, precision):
     whole, cut = (lowered("emoji", "unet", precision, chunks=chunks) for chunks in (1, 2))
     feeds = make_feeds(whole.spec.inputs)

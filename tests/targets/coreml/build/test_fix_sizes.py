@@ -40,11 +40,11 @@ def test_weights_are_shared_in_one_package(lowered):
 
 
 def test_chunks_of_several_sizes(lowered, open_engine, torch_outputs, make_feeds):
-    made = lowered("sd1", "unet", buckets=BUCKETS, deployment_target="iOS18", chunks=2)
+    made = lowered("sd1-small", "unet", buckets=BUCKETS, deployment_target="iOS18", chunks=2)
     feeds = make_feeds(made.spec.inputs, sizes={"height": 96, "width": 72})
     with open_engine(made) as engine:
         got = engine.run(feeds)["out_sample"]
-    np.testing.assert_allclose(got, torch_outputs("sd1", "unet", feeds)["out_sample"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(got, torch_outputs("sd1-small", "unet", feeds)["out_sample"], rtol=0, atol=1e-4)
 
 
 def test_another_size_is_refused(lowered, open_engine, make_feeds):

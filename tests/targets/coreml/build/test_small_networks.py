@@ -25,16 +25,17 @@ def feeds_of(make_feeds):
     return make
 
 
-@pytest.mark.parametrize("way", [{}, {"deployment_target": "iOS16"}, {"deployment_target": "iOS18"}], ids=str)
+@pytest.mark.parametrize("target", ["iOS17", "iOS18", pytest.param("iOS16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("model", "component"), NETWORKS)
-def test_pytorchs_numbers(lowered, open_engine, torch_outputs, feeds_of, model, component, way):
-    made = lowered(model, component, **way)
+def test_pytorchs_numbers(lowered, open_engine, torch_outputs, feeds_of, model, component, target):
+    made = lowered(model, component, deployment_target=target)
     feeds = feeds_of(component, made.spec.inputs)
     with open_engine(made) as engine:
         outputs = engine.run(feeds)
     expected = torch_outputs(model, component, feeds)
     assert outputs.keys() == expected.keys()
     for name, array in expected.items():
+        assert outputs[name].shape == array.shape
         np.testing.assert_allclose(outputs[name], array, rtol=0, atol=1e-4)
 
 

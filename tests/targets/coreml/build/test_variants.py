@@ -6,8 +6,6 @@ import pytest
 VARIANTS = [
     ("xl-distilled", "unet"),  # with every input that those of XL have
     ("xl", "text_encoder_2"),
-    ("sd3", "transformer"),
-    ("sd3", "text_encoder_3"),
     *(  # the same operators with other channels
         pytest.param(*one, marks=pytest.mark.slow)
         for one in (("xl", "text_encoder"), ("xl-refiner", "unet"), ("xl-inpaint", "unet"))
@@ -15,17 +13,12 @@ VARIANTS = [
     *(pytest.param(name, "unet", marks=pytest.mark.slow) for name in ("inpaint", "instruct")),
 ]
 
-VOCABULARY = {"text_encoder_3": 512}
-"""Tokens of those encoders that have fewer than CLIP."""
-
 
 @pytest.mark.parametrize(("variant", "component"), VARIANTS)
 def test_pytorchs_numbers(lowered, open_engine, torch_outputs, make_feeds, variant, component):
     """As those of Stable Diffusion 1: seen are 5e-5 and less on outputs of up to 30."""
     made = lowered(variant, component)
     feeds = make_feeds(made.spec.inputs)
-    if component in VOCABULARY:
-        feeds["input_ids"] %= VOCABULARY[component]
     with open_engine(made) as engine:
         outputs = engine.run(feeds)
     expected = torch_outputs(variant, component, feeds)

@@ -36,7 +36,7 @@ def kernels(engine):
 
 @pytest.mark.parametrize("buckets", [(), BUCKETS], ids=["any size", "buckets"])
 @pytest.mark.parametrize("component", COMPONENTS)
-@pytest.mark.parametrize("model", ["emoji", "sd1", "sd2"])
+@pytest.mark.parametrize("model", ["emoji", pytest.param("sd1", marks=pytest.mark.slow), "sd2"])
 def test_pytorchs_numbers_in_fp32(open_engine, feeds_for, torch_outputs, rms, model, component, buckets):
     with open_engine(model, component, buckets=buckets) as engine:
         feeds = feeds_for(engine)
@@ -49,9 +49,15 @@ def test_pytorchs_numbers_in_fp32(open_engine, feeds_for, torch_outputs, rms, mo
     assert not any("bf16" in kernel for _, kernel in kinds)  # OpenVINO would, left alone
 
 
-@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize(
+    ("precision", "native"),
+    [
+        *((precision, True) for precision in ("bf16", "fp16", "int8-weights", "int4-weights")),
+        ("int8-weights", False),
+        *(pytest.param(precision, False, marks=pytest.mark.slow) for precision in ("bf16", "fp16", "int4-weights")),
+    ],
+)
 @pytest.mark.parametrize("component", COMPONENTS)
-@pytest.mark.parametrize("precision", ["bf16", "fp16", "int8-weights", "int4-weights"])
 def test_other_precisions_are_near(open_engine, feeds_for, torch_outputs, rms, precision, component, native):
     requires_precision("openvino", precision)
     with open_engine("emoji", component, precision, native=native) as engine:

@@ -4,18 +4,24 @@ import pytest
 
 pytestmark = pytest.mark.usefixtures("rtx")
 
+NETWORKS = [
+    ("sd1-checked", "safety_checker", 2, 2),
+    ("variation", "image_encoder", 2, 2),
+    ("variation", "unet", 14, 7),
+    ("sd1-tiny", "vae_encoder", 0, 0),
+    ("sd1-tiny", "vae_decoder", 0, 0),
+    ("sd3", "text_encoder_3", 2, 2),
+    ("sd3", "transformer", 2, 2),
+]
+IN_FP32 = [("variation", "image_encoder"), ("sd3", "transformer")]
+"""One with CLIP's attentions, and one with those of a transformer: in fp32 none is fused."""
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+
 @pytest.mark.parametrize(
-    ("model", "component", "attentions", "fused"),
+    ("precision", "model", "component", "attentions", "fused"),
     [
-        ("sd1-checked", "safety_checker", 2, 2),
-        ("variation", "image_encoder", 2, 2),
-        ("variation", "unet", 14, 7),
-        ("sd1-tiny", "vae_encoder", 0, 0),
-        ("sd1-tiny", "vae_decoder", 0, 0),
-        ("sd3", "text_encoder_3", 2, 2),
-        ("sd3", "transformer", 2, 2),
+        *(("fp16", *network) for network in NETWORKS),
+        *(pytest.param("fp32", *one, marks=() if one[:2] in IN_FP32 else pytest.mark.slow) for one in NETWORKS),
     ],
 )
 def test_it_is_built_and_its_attentions_are_one_kernel_each_in_half_precision(

@@ -27,7 +27,14 @@ INPUTS = {
 CHANNELS = {"inpaint": 9, "xl-inpaint": 9, "instruct": 8}
 
 
-@pytest.mark.parametrize(("variant", "component"), INPUTS)
+SLOW = ("xl-refiner", "xl-inpaint", "inpaint")
+"""The others have the same operators and inputs."""
+
+
+@pytest.mark.parametrize(
+    ("variant", "component"),
+    [pytest.param(*key, marks=pytest.mark.slow if key[0] in SLOW else ()) for key in INPUTS],
+)
 def test_the_parser_takes_it(rtx, portable, tmp_path, variant, component):
     path = portable(component, variant)
     inputs = {spec.name: spec.shape for spec in tensor_specs(ir.load(path).graph.inputs)}
@@ -46,9 +53,8 @@ def test_the_parser_takes_it(rtx, portable, tmp_path, variant, component):
     [
         ("xl-distilled", "unet"),  # with every input that the others have
         ("xl", "text_encoder_2"),
-        ("instruct", "unet"),
         ("sd3", "transformer"),
-        *(pytest.param(*key, marks=pytest.mark.slow) for key in INPUTS if key[0] in ("xl-refiner", "inpaint")),
+        *(pytest.param(*key, marks=pytest.mark.slow) for key in INPUTS if key[0] in SLOW or key[0] == "instruct"),
     ],
 )
 def test_the_builder_fuses_every_attention(built, variant, component):
