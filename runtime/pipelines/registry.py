@@ -104,6 +104,12 @@ FAMILY_TABLE = (
         exporter="diffoundry.exporter.families.upscaling:FAMILY",
     ),
     FamilyEntry(
+        name="latent_upscaling",
+        classes={"StableDiffusionLatentUpscalePipeline": PipelineClass("upscaling")},
+        runtime="diffoundry.runtime.pipelines.systems.latent_upscaling:LatentUpscaler",
+        exporter="diffoundry.exporter.families.latent_upscaling:FAMILY",
+    ),
+    FamilyEntry(
         name="unconditional",
         classes={
             "DDPMPipeline": PipelineClass("unconditional"),
