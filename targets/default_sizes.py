@@ -33,7 +33,7 @@ class DefaultSizes:
 
 
 def read_default_sizes(model: ir.Model, bundle: Path) -> DefaultSizes:
-    """Read the sizes from the graph's metadata and from the configs of the denoiser and the text encoder.
+    """Read the sizes from the graph's metadata, otherwise from the configs of the denoiser and the text encoder.
 
     Args:
         model: A portable graph, whose dimensions give the pixels that an element of the latents covers.
@@ -45,7 +45,9 @@ def read_default_sizes(model: ir.Model, bundle: Path) -> DefaultSizes:
         size * factor if isinstance(size, int) and (factor := _latent_factor(model, symbol)) else None
         for size, symbol in zip(sides, ("height", "width"), strict=True)
     )
-    tokens = usual_sizes(model).get("sequence", config_of_role(bundle, TEXT_ENCODER).get("max_position_embeddings"))
+    usual = usual_sizes(model)
+    height, width = usual.pop("height", height), usual.pop("width", width)
+    tokens = usual.pop("sequence", config_of_role(bundle, TEXT_ENCODER).get("max_position_embeddings"))
     return DefaultSizes(height=height, width=width, sequence=tokens if isinstance(tokens, int) else _CLIP_TOKENS)
 
 

@@ -1,9 +1,12 @@
 """Size of latents, on which the denoiser and both halves of the VAE must agree."""
 
 from diffoundry.exporter.component import Configs, read_levels
+from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.formats.config_values import refuse
+from diffoundry.runtime.models.roles import DENOISER_FOLDERS
+from diffoundry.runtime.models.unet_2d_condition import read_sample_size
 
-__all__ = ["AUTOENCODERS", "latent_dims"]
+__all__ = ["AUTOENCODERS", "latent_dims", "trained_size"]
 
 AUTOENCODERS = ("vae", "vqvae", "movq")
 """Folders of the network that decodes latents, as diffusers' pipelines name it."""
@@ -30,3 +33,23 @@ def latent_dims(configs: Configs) -> tuple[str, str]:
         raise refuse(f"{source}/config.json", field, list(levels), f"at most {_MOST_LEVELS} levels")
     factor = 2 ** (len(levels) - 1)
     return f"height/{factor}", f"width/{factor}"
+
+
+def trained_size(configs: Configs, source: str, dims: tuple[str, str]) -> dict[str, int]:
+    """Return the height and width in pixels that a denoiser was trained for, as `Component.usual`.
+
+    Targets find those of a denoiser over latents by its folder, so this is empty for it.
+
+    Args:
+        configs: Configs of the checkpoint.
+        source: Folder of the denoiser.
+        dims: Height and width of its input as symbols of the image's.
+
+    Raises:
+        ConfigError: `sample_size` is damaged.
+    """
+    factors = [parse_size(dim).divisor for dim in dims]
+    size = read_sample_size(configs[source], None, f"{source}/config.json")
+    if size is None or (source in DENOISER_FOLDERS and factors[0] > 1):
+        return {}
+    return {"height": size[0] * factors[0], "width": size[1] * factors[1]}

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from diffoundry.exporter.component import Call, Component, ComponentKind, Configs, read_integer, read_levels
-from diffoundry.exporter.components.latents import latent_dims
+from diffoundry.exporter.components.latents import latent_dims, trained_size
 from diffoundry.exporter.components.residuals import UNET_CHANNELS, layers_of_levels, residual_specs
 from diffoundry.exporter.components.unet_conditions import ADDED_KEYWORDS, condition_inputs
 from diffoundry.runtime.bundle.dims import parse_size
@@ -87,6 +87,7 @@ def _describe(
             options=_options(conditions),
         ),
         sizes=sizes,
+        usual=trained_size(configs, name, dims),
         wrapper="diffoundry.exporter.components.unet_module:UNetModule",
     )  # fmt: skip
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from diffoundry.exporter.component import Call, Component, ComponentKind, Configs, read_integer, read_levels
 from diffoundry.exporter.components.class_labels import class_labels_input
-from diffoundry.exporter.components.latents import latent_dims
+from diffoundry.exporter.components.latents import latent_dims, trained_size
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
 from diffoundry.runtime.formats.config_values import refuse
@@ -79,6 +79,7 @@ def _describe(configs: Configs, name: str, role: str, dims: tuple[str, str]) -> 
         },
         call=Call(results={"out_sample": "sample"}),
         sizes={"height": sides, "width": sides},
+        usual=trained_size(configs, name, dims),
         wrapper="diffoundry.exporter.components.unet_module:UNetModule",
     )  # fmt: skip
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from diffoundry.targets.graph_edit import static
+
 __all__ = ["QuantizableNode", "quantizable"]
 
 _LEAST = 256
@@ -51,7 +53,7 @@ def quantizable(graph: ir.Graph) -> list[QuantizableNode]:
     """List a graph's quantizable nodes: convolutions, linear layers and embedding tables with constant float weights.
 
     Attention's own products stay in float: they have no weight, and no kernel takes them in int8 without writing the
-    scores to memory.
+    scores to memory. So do depthwise convolutions: each channel has a few weights, and fixed filters are no weights.
     """
     return [site for node in graph if node.domain == "" for site in [_site(node)] if site is not None]
 
@@ -67,7 +69,7 @@ def _site(node: ir.Node) -> QuantizableNode | None:
     if node.op_type == "Conv":
         return (
             QuantizableNode(node=node, activation=0, weight=1, channel_axis=0, input_axis=1)
-            if _is_weight(weight)
+            if _is_weight(weight) and not _is_depthwise(node)
             else None
         )
     if not _is_weight(weight, rank=2) or bool(node.attributes.get_int("transA", 0)):
@@ -76,6 +78,11 @@ def _site(node: ir.Node) -> QuantizableNode | None:
     return QuantizableNode(
         node=node, activation=0, weight=1, channel_axis=0 if rows else 1, input_axis=1 if rows else 0
     )
+
+
+def _is_depthwise(node: ir.Node) -> bool:
+    weight = node.inputs[1]
+    return node.attributes.get_int("group", 1) > 1 and weight is not None and static(weight, 1) == 1
 
 
 def _is_weight(value: ir.Value | None, rank: int | None = None) -> bool:

@@ -43,7 +43,7 @@ def feeds_of(component: Component, seed: int = 0, **sizes: int) -> dict[str, np.
     for spec in component.inputs:
         shape = [size_of(dim, sizes) or sizes[parse_size(str(dim)).symbol] for dim in spec.shape]
         if spec.name == "timestep":
-            feeds[spec.name] = np.array([7], spec.dtype)
+            feeds[spec.name] = np.array([7.25], spec.dtype)  # 7 of whole numbers
         elif spec.dtype.startswith("int"):
             feeds[spec.name] = generator.integers(0, CLASSES, shape).astype(spec.dtype)
         elif len(shape) == 1:

@@ -1,10 +1,11 @@
-"""Tiny networks of every kind of UNet2DConditionModel, each named after the pipeline whose network it resembles."""
+"""Tiny networks of every kind of diffusers' UNets, each named after the pipeline whose network it resembles."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from diffoundry.exporter.components.unet import unet_2d_condition
+from diffoundry.exporter.components.unet_2d import unet_2d
 
 _USUAL = {
     "sample_size": 8,
@@ -15,6 +16,14 @@ _USUAL = {
     "cross_attention_dim": 24,
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+}
+
+_USUAL_2D = {
+    "sample_size": 8,
+    "block_out_channels": (16, 32),
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "attention_head_dim": 8,
 }
 
 _SIMPLE = {
@@ -37,10 +46,11 @@ class UNetKind:
 
     Attributes:
         options: Arguments of the network beside the usual ones.
-        declared: Arguments of `unet_2d_condition`.
+        declared: Arguments of `unet_2d_condition`, or of `unet_2d`.
         neighbours: Configs of other networks of the checkpoint.
         inputs: Inputs beside sample and timestep, to the shape of a row; those without a kind are float32.
         any_size: False if height and width must be multiples of two.
+        text: False for a `UNet2DModel`.
     """
 
     options: Mapping[str, Any]
@@ -48,6 +58,7 @@ class UNetKind:
     declared: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     neighbours: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     any_size: bool = True
+    text: bool = True
 
     def make(self) -> Any:
         """The network, with the weights of seed 0."""
@@ -55,12 +66,14 @@ class UNetKind:
         import torch
 
         torch.manual_seed(0)
-        return diffusers.UNet2DConditionModel(**{**_USUAL, **self.options}).eval()
+        if self.text:
+            return diffusers.UNet2DConditionModel(**{**_USUAL, **self.options}).eval()
+        return diffusers.UNet2DModel(**{**_USUAL_2D, **self.options}).eval()
 
     @property
     def kind(self) -> Any:
         """Its declaration."""
-        return unet_2d_condition(**self.declared)
+        return (unet_2d_condition if self.text else unet_2d)(**self.declared)
 
 
 _TEXT = {"encoder_hidden_states": ("sequence", 24)}
@@ -207,5 +220,73 @@ UNET_KINDS = {
         declared=_LABELS,
         neighbours=_VAE,
         inputs={**_TEXT, "class_labels": (20,)},
+    ),
+}
+
+UNET_2D_KINDS = {
+    "DDPM": UNetKind(
+        options={
+            "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+            "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+        },
+        inputs={},
+        any_size=False,
+        text=False,
+    ),
+    "learned timesteps, classes": UNetKind(
+        options={
+            "down_block_types": ("DownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "UpBlock2D"),
+            "time_embedding_type": "learned",
+            "num_train_timesteps": 20,
+            "num_class_embeds": 5,
+            "attention_head_dim": None,
+            "center_input_sample": True,
+        },
+        inputs={"class_labels": ()},
+        any_size=False,
+        text=False,
+    ),
+    "ScoreSdeVe": UNetKind(
+        options={
+            "block_out_channels": (32, 32),
+            "down_block_types": ("SkipDownBlock2D", "AttnSkipDownBlock2D"),
+            "up_block_types": ("AttnSkipUpBlock2D", "SkipUpBlock2D"),
+            "time_embedding_type": "fourier",
+            "attention_head_dim": None,
+            "mid_block_scale_factor": 1.41,
+        },
+        inputs={},
+        any_size=False,
+        text=False,
+    ),
+    "Karlo's super-resolution": UNetKind(
+        options={
+            "in_channels": 6,
+            "down_block_types": ("ResnetDownsampleBlock2D", "ResnetDownsampleBlock2D"),
+            "up_block_types": ("ResnetUpsampleBlock2D", "ResnetUpsampleBlock2D"),
+            "resnet_time_scale_shift": "scale_shift",
+            "add_attention": False,
+            "class_embed_type": "timestep",
+        },
+        inputs={"class_labels": ()},
+        any_size=False,
+        text=False,
+    ),
+    "consistency model": UNetKind(
+        options={
+            "out_channels": 6,
+            "down_block_types": ("ResnetDownsampleBlock2D", "AttnDownBlock2D"),
+            "up_block_types": ("AttnUpBlock2D", "ResnetUpsampleBlock2D"),
+            "downsample_type": "resnet",
+            "upsample_type": "resnet",
+            "resnet_time_scale_shift": "scale_shift",
+            "attn_norm_num_groups": 8,
+            "class_embed_type": "identity",
+            "time_embedding_dim": 40,
+        },
+        inputs={"class_labels": (40,)},
+        any_size=False,
+        text=False,
     ),
 }

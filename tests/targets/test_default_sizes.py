@@ -45,6 +45,13 @@ def test_pixels_are_latents_times_the_factor_in_the_dimensions(bundle, denoiser,
     assert sizes == DefaultSizes(height=96 * factor, width=96 * factor, sequence=77)
 
 
+def test_sizes_of_the_graph_itself_come_first(bundle):
+    model = ir.from_onnx_text(LATENTS)
+    model.metadata_props[USUAL_SIZES] = json.dumps({"height": 40, "width": 48})
+    sizes = read_default_sizes(model, bundle(unet={"sample_size": 96}))
+    assert sizes == DefaultSizes(height=40, width=48, sequence=77)
+
+
 def test_a_denoiser_may_have_two_sides(bundle):
     sizes = read_default_sizes(ir.from_onnx_text(LATENTS), bundle(unet={"sample_size": [48, 64]}))
     assert (sizes.height, sizes.width) == (384, 512)

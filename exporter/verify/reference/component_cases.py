@@ -156,7 +156,7 @@ def encoder_cases(pipeline: Any, trace: Trace) -> list[ComponentCase]:
 
 
 def random_case(pipeline: Any, component: Component, height: int, width: int) -> ComponentCase:
-    """Make a case of seeded random inputs, for a component that no recorded call covers.
+    """Make a case of seeded random inputs, for a component that no recorded call covers. Its timestep is 1.
 
     Args:
         pipeline: diffusers' pipeline.
@@ -172,7 +172,7 @@ def random_case(pipeline: Any, component: Component, height: int, width: int) ->
         numbers = (
             generator.standard_normal(shape) if spec.dtype.startswith("float") else generator.integers(0, 2, shape)
         )
-        feeds[spec.name] = np.asarray(numbers, spec.dtype)
+        feeds[spec.name] = np.asarray(np.ones(shape) if spec.name == "timestep" else numbers, spec.dtype)
     module = resolve(component.wrapper)(network(pipeline, component.source), component)
     with torch.inference_mode():
         outputs = module(*(torch.from_numpy(array) for array in feeds.values()))

@@ -2,11 +2,11 @@
 
 import types
 
-import diffusers
 import numpy as np
 import pytest
 import torch
 from traced_networks import call_network, config_of, describe, feeds_of, open_graph, portable_graph, relative_error
+from unet_kinds import UNET_2D_KINDS
 
 from diffoundry.exporter.components.unet_2d import unet_2d
 from diffoundry.exporter.components.unet_module import UNetModule
@@ -15,63 +15,7 @@ from diffoundry.runtime.errors import ConfigError
 from diffoundry.runtime.models.roles import DENOISER, UPSCALER
 from diffoundry.runtime.models.unet_2d import UNet2DModel
 
-_USUAL = {
-    "sample_size": 8,
-    "block_out_channels": (16, 32),
-    "layers_per_block": 1,
-    "norm_num_groups": 8,
-    "attention_head_dim": 8,
-}
-
-KINDS = {
-    "DDPM": {
-        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
-        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
-    },
-    "learned timesteps, classes": {
-        "down_block_types": ("DownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "UpBlock2D"),
-        "time_embedding_type": "learned",
-        "num_train_timesteps": 20,
-        "num_class_embeds": 5,
-        "attention_head_dim": None,
-        "center_input_sample": True,
-    },
-    "ScoreSdeVe": {
-        "block_out_channels": (32, 32),
-        "down_block_types": ("SkipDownBlock2D", "AttnSkipDownBlock2D"),
-        "up_block_types": ("AttnSkipUpBlock2D", "SkipUpBlock2D"),
-        "time_embedding_type": "fourier",
-        "attention_head_dim": None,
-        "mid_block_scale_factor": 1.41,
-    },
-    "Karlo's super-resolution": {
-        "in_channels": 6,
-        "down_block_types": ("ResnetDownsampleBlock2D", "ResnetDownsampleBlock2D"),
-        "up_block_types": ("ResnetUpsampleBlock2D", "ResnetUpsampleBlock2D"),
-        "resnet_time_scale_shift": "scale_shift",
-        "add_attention": False,
-        "class_embed_type": "timestep",
-    },
-    "consistency model": {
-        "out_channels": 6,
-        "down_block_types": ("ResnetDownsampleBlock2D", "AttnDownBlock2D"),
-        "up_block_types": ("AttnUpBlock2D", "ResnetUpsampleBlock2D"),
-        "downsample_type": "resnet",
-        "upsample_type": "resnet",
-        "resnet_time_scale_shift": "scale_shift",
-        "attn_norm_num_groups": 8,
-        "class_embed_type": "identity",
-        "time_embedding_dim": 40,
-    },
-}
-
 SIZES = ({"batch": 3, "height": 6, "width": 10}, {"batch": 1, "height": 8, "width": 8})
-
-
-def make(name):
-    torch.manual_seed(0)
-    return diffusers.UNet2DModel(**{**_USUAL, **KINDS[name]}).eval()
 
 
 def labels(component):
@@ -80,8 +24,8 @@ def labels(component):
 
 def test_the_traced_module_computes_what_each_network_does():
     found = {}
-    for name in KINDS:
-        network = make(name)
+    for name in UNET_2D_KINDS:
+        network = UNET_2D_KINDS[name].make()
         component = describe(unet_2d(), network)
         found[name] = labels(component)
         for sizes in SIZES:
@@ -99,10 +43,14 @@ def test_the_traced_module_computes_what_each_network_does():
 
 
 @pytest.mark.parametrize(
-    "name", ["consistency model", *(pytest.param(n, marks=pytest.mark.slow) for n in KINDS if n != "consistency model")]
+    "name",
+    [
+        "consistency model",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in UNET_2D_KINDS if n != "consistency model"),
+    ],
 )
 def test_pytorchs_numbers(name):
-    network = make(name)
+    network = UNET_2D_KINDS[name].make()
     component = describe(unet_2d(), network)
     opened = open_graph(portable_graph(network, component))
     for sizes in SIZES:
@@ -111,7 +59,7 @@ def test_pytorchs_numbers(name):
 
 
 def test_its_folder_role_and_size_are_parameters():
-    network = make("Karlo's super-resolution")
+    network = UNET_2D_KINDS["Karlo's super-resolution"].make()
     kind = unet_2d("super_res_first", role=UPSCALER)
     component = describe(kind, network)
     assert (component.name, component.source, component.role) == ("super_res_first", "super_res_first", "upscaler")
@@ -122,8 +70,10 @@ def test_its_folder_role_and_size_are_parameters():
     assert latent.role == DENOISER
     assert latent.inputs[0].shape == ("batch", 6, "height/4", "width/4")
     assert latent.sizes["width"] == DimSpec(multiple_of=8)
-    quarter = describe(unet_2d(dims=lambda _: ("height/2", "width/2")), network)
-    assert quarter.inputs[0].shape[2:] == ("height/2", "width/2")
+    assert latent.usual == {}
+    half = describe(unet_2d("first", dims=lambda _: ("height/2", "width/2")), network)
+    assert half.inputs[0].shape[2:] == ("height/2", "width/2")
+    assert (component.usual, half.usual) == ({"height": 8, "width": 8}, {"height": 16, "width": 16})
 
 
 def test_unknown_kinds_are_refused():
@@ -150,21 +100,21 @@ class Session:
 
 
 def test_the_wrapper_calls_each_network_as_a_pipeline_does():
-    for name in KINDS:
-        network = make(name)
+    for name in UNET_2D_KINDS:
+        network = UNET_2D_KINDS[name].make()
         component = describe(unet_2d(), network)
         wrapper = UNet2DModel(Session(network, component))
         feeds = feeds_of(component, batch=2, height=4, width=6)
         conditioning = {key: array for key, array in feeds.items() if key == "class_labels"}
         assert wrapper.takes_labels == bool(conditioning)
-        np.testing.assert_array_equal(wrapper(feeds["sample"], 7.0, conditioning), call_network(network, feeds))
+        np.testing.assert_array_equal(wrapper(feeds["sample"], 7.25, conditioning), call_network(network, feeds))
         assert wrapper.latent_shape(2, 4, 6) == (2, 3, 4, 6)
         assert (wrapper.sample_size, wrapper.size_multiple, wrapper.first_channels) == (
             (8, 8),
             2,
             network.config.block_out_channels[0],
         )
-    classes = UNet2DModel(Session(make("learned timesteps, classes"), component))
+    classes = UNet2DModel(Session(UNET_2D_KINDS["learned timesteps, classes"].make(), component))
     assert classes.class_count == 5
     assert (classes.token_limit, classes.residual_inputs, classes.image_tokens((1, 3, 8, 8))) == (None, (), None)
     vae = types.SimpleNamespace(latent_channels=4, scale_factor=8)
@@ -172,6 +122,6 @@ def test_the_wrapper_calls_each_network_as_a_pipeline_does():
 
 
 def test_its_component_may_be_named():
-    network = make("DDPM")
+    network = UNET_2D_KINDS["DDPM"].make()
     session = Session(network, describe(unet_2d(), network))
     assert UNet2DModel(session, "super_res_last").component == "super_res_last"

@@ -13,7 +13,7 @@ from diffoundry.exporter.components.unet_module import UNetModule
 from diffoundry.runtime.errors import ConfigError
 from diffoundry.runtime.models.unet_2d_condition import UNet2DConditionModel
 
-_FAST = "Kandinsky 2.1"
+_FAST = "Kandinsky 2.2 with a hint"
 
 
 def sizes_of(kind, component):
@@ -66,7 +66,7 @@ def test_the_wrapper_calls_each_network_as_a_pipeline_does():
         wrapper = UNet2DConditionModel(session)
         feeds = feeds_of(component, **sizes_of(kind, component)[1])
         conditioning = {key: array for key, array in feeds.items() if key not in ("sample", "timestep")}
-        np.testing.assert_array_equal(wrapper(feeds["sample"], 7.0, conditioning), call_network(network, feeds))
+        np.testing.assert_array_equal(wrapper(feeds["sample"], 7.25, conditioning), call_network(network, feeds))
         assert wrapper.in_channels == component.inputs[0].shape[1]
         assert wrapper.component == component.name
         if not kind.neighbours:

@@ -62,6 +62,21 @@ def test_products_of_activations_and_tiny_weights_are_left_alone(toy):
     assert quantizable(model.graph) == []
 
 
+def test_depthwise_convolutions_are_left_alone(toy):
+    text = """
+    <ir_version: 10, opset_import: ["": 23]>
+    g (float[1, 32, 8, 8] x, float[32, 1, 3, 3] filter, float[32, 16, 1, 1] halves) => (float[1, 32, 6, 6] y, float[1, 32, 8, 8] z)
+    {
+        [filter] y = Conv <group = 32> (x, filter)
+        [halves] z = Conv <group = 2> (x, halves)
+    }
+    """
+    model = ir.from_onnx_text(text)
+    for shape in ((32, 1, 3, 3), (32, 16, 1, 1)):
+        toy.set_weight(model, model.graph.inputs[1], np.ones(shape, np.float32))
+    assert [site.name for site in quantizable(model.graph)] == ["halves"]
+
+
 @pytest.mark.parametrize("kind", ["int8", "uint8", "fp8"])
 def test_one_rounding_for_all_that_read_a_tensor_and_none_where_nothing_was_chosen(kind, ops, quantized):
     model = quantized(activations=kind, weights="fp8" if kind == "fp8" else "int8")
