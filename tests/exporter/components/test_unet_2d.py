@@ -42,15 +42,9 @@ def test_the_traced_module_computes_what_each_network_does():
     }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "consistency model",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in UNET_2D_KINDS if n != "consistency model"),
-    ],
-)
-def test_pytorchs_numbers(name):
-    network = UNET_2D_KINDS[name].make()
+def test_pytorchs_numbers():
+    """Of a kind with attention and labels; tests/targets/test_unets.py has all."""
+    network = UNET_2D_KINDS["consistency model"].make()
     component = describe(unet_2d(), network)
     opened = open_graph(portable_graph(network, component))
     for sizes in SIZES:

@@ -13,8 +13,6 @@ from diffoundry.exporter.components.unet_module import UNetModule
 from diffoundry.runtime.errors import ConfigError
 from diffoundry.runtime.models.unet_2d_condition import UNet2DConditionModel
 
-_FAST = "Kandinsky 2.2 with a hint"
-
 
 def sizes_of(kind, component):
     """Two sizes and batches; odd ones where the network takes them."""
@@ -40,11 +38,9 @@ def test_the_traced_module_computes_what_each_network_does():
             assert relative_error(got.numpy(), call_network(network, feeds)) < 1e-5, name
 
 
-@pytest.mark.parametrize(
-    "name", [_FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in UNET_KINDS if name != _FAST)]
-)
-def test_pytorchs_numbers(name):
-    kind = UNET_KINDS[name]
+def test_pytorchs_numbers():
+    """Of a kind with an image and a hint; tests/targets/test_unets.py has all."""
+    kind = UNET_KINDS["Kandinsky 2.2 with a hint"]
     network = kind.make()
     component = describe(kind.kind, network, **kind.neighbours)
     opened = open_graph(portable_graph(network, component))

@@ -65,7 +65,8 @@ def test_products_of_activations_and_tiny_weights_are_left_alone(toy):
 def test_depthwise_convolutions_are_left_alone(toy):
     text = """
     <ir_version: 10, opset_import: ["": 23]>
-    g (float[1, 32, 8, 8] x, float[32, 1, 3, 3] filter, float[32, 16, 1, 1] halves) => (float[1, 32, 6, 6] y, float[1, 32, 8, 8] z)
+    g (float[1, 32, 8, 8] x, float[32, 1, 3, 3] filter, float[32, 16, 1, 1] halves)
+        => (float[1, 32, 6, 6] y, float[1, 32, 8, 8] z)
     {
         [filter] y = Conv <group = 32> (x, filter)
         [halves] z = Conv <group = 2> (x, halves)
