@@ -4,7 +4,7 @@ from diffoundry.exporter.component import Configs, read_levels
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.formats.config_values import refuse
 from diffoundry.runtime.models.roles import DENOISER_FOLDERS
-from diffoundry.runtime.models.unet_2d_condition import read_sample_size
+from diffoundry.runtime.models.sample_size import read_sample_size
 
 __all__ = ["AUTOENCODERS", "latent_dims", "trained_size"]
 
