@@ -51,6 +51,7 @@ def make_recipe(checkpoint: Checkpoint, request: ExportRequest) -> Recipe:
         controlnets=checkpoint.controlnets,
         without=checkpoint.without,
         vae=checkpoint.vae,
+        attention_control=checkpoint.attention_control,
     )
 
 

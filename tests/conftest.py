@@ -84,6 +84,7 @@ def exported(shared_folder: Path) -> Callable[..., Path]:
         random_weights: bool = False,
         controlnets: tuple[str, ...] = (),
         vae: Path | None = None,
+        attention_control: bool = False,
         **request: Any,
     ) -> Path:
         from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
@@ -91,7 +92,7 @@ def exported(shared_folder: Path) -> Callable[..., Path]:
         from diffoundry.exporter.request import ExportRequest
         from diffoundry.runtime.bundle.specs import Variant
 
-        more = controlnets, vae
+        more = controlnets, vae, attention_control
         asked_for = (str(model), target, precision, options, random_weights, *more, sorted(request.items()))
         key = hashlib.sha256(repr(asked_for).encode()).hexdigest()[:12]
         bundle = shared_folder / f"{Path(model).name}-{key}.bundle"
@@ -104,9 +105,10 @@ def exported(shared_folder: Path) -> Callable[..., Path]:
                 )
                 asked = ExportRequest(variants=variants, **request)
                 other = None if vae is None else str(vae)
-                checkpoint = open_checkpoint(str(model), random_weights=random_weights, vae=other)
+                opened = open_checkpoint(str(model), random_weights=random_weights, vae=other)
+                checkpoint = opened.with_controlnets(controlnets).with_attention_control(asked=attention_control)
                 with share_tokenizers(shared_folder / "tokenizers"):
-                    export(checkpoint.with_controlnets(controlnets), asked, bundle, lambda *_: None, run=run)
+                    export(checkpoint, asked, bundle, lambda *_: None, run=run)
         return bundle
 
     return make

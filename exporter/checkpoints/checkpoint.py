@@ -17,6 +17,7 @@ from diffoundry.exporter.checkpoints.resolve import DownloadProgress, configs_of
 from diffoundry.exporter.checkpoints.single_file import PREDICTION_TYPE, SingleFile
 from diffoundry.exporter.checkpoints.vae_override import check_fits, open_vae, vae_class
 from diffoundry.exporter.checkpoints.weight_files import VARIANT, base_library
+from diffoundry.exporter.components.attention_control import check_family, with_attention_control
 from diffoundry.exporter.families.lookup import find_family
 from diffoundry.runtime.bundle.json_codec import from_json, to_json
 from diffoundry.runtime.bundle.specs import FusedLora, Recipe
@@ -127,6 +128,7 @@ class Checkpoint(CheckpointContents):
             "file": None if self.file is None else os.path.abspath(self.file.path),
             "prediction_type": None if self.file is None else self.file.asked,
             "loras": to_json(self.loras),
+            "attention_control": self.attention_control,
         }
 
     @classmethod
@@ -137,11 +139,29 @@ class Checkpoint(CheckpointContents):
             plain = cls.of_file(Path(description["file"]), prediction_type=description["prediction_type"], **own)
         else:
             plain = cls.at(Path(description["root"]), **own)
-        return plain.with_loras(from_json(FusedLora, lora) for lora in description["loras"])
+        fused = plain.with_loras(from_json(FusedLora, lora) for lora in description["loras"])
+        return fused.with_attention_control(asked=description["attention_control"])
 
     def with_loras(self, loras: Iterable[FusedLora]) -> Self:
         """Copy the checkpoint with LoRAs added to its weights."""
         return replace(self, loras=(*self.loras, *loras))
+
+    def with_attention_control(self, *, asked: bool = True) -> Self:
+        """Copy the checkpoint with a UNet that takes edits of its attention.
+
+        Args:
+            asked: False returns the checkpoint as it is.
+
+        Raises:
+            CheckpointError: It is of another family than Stable Diffusion 1.x and 2.x.
+            ConfigError: The UNet has no cross attention on its ways down and up.
+        """
+        if not asked:
+            return self
+        check_family(self.family.name)
+        config = read_json(self.folder("unet") / "config.json")
+        components = tuple(with_attention_control(component, config) for component in self.components)
+        return replace(self, components=components, attention_control=True)
 
     def with_controlnets(self, controlnets: Sequence[str]) -> Self:
         """Copy the checkpoint with further ControlNets, whose residuals its denoiser takes.
@@ -165,7 +185,8 @@ class Checkpoint(CheckpointContents):
             variant=self.variant,
             file=self.file,
         )
-        return opened.with_loras(self.loras)
+        fused = opened.with_loras(self.loras)
+        return fused.with_attention_control(asked=self.attention_control)
 
 
 def open_checkpoint(
@@ -262,4 +283,5 @@ def open_recipe(recipe: Recipe) -> Checkpoint:
         vae=recipe.vae,
         variant=recipe.source.get(VARIANT),
     )
-    return plain.with_controlnets(recipe.controlnets).with_loras(recipe.loras)
+    whole = plain.with_controlnets(recipe.controlnets).with_loras(recipe.loras)
+    return whole.with_attention_control(asked=recipe.attention_control)

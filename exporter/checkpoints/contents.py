@@ -46,6 +46,7 @@ class CheckpointContents:
         variant: Variant of the weight files that the user asked for, such as "fp16"; None for files without one.
         file: Single file that holds the weights, or None.
         sources: Networks (folders in diffusers' layout) to their configs and weights.
+        attention_control: True if the UNet takes edits of its attention.
     """
 
     name: str
@@ -61,6 +62,7 @@ class CheckpointContents:
     variant: str | None = None
     file: SingleFile | None = None
     sources: Mapping[str, WeightSource] = field(default_factory=dict)
+    attention_control: bool = False
 
     def folder(self, source: str) -> Path:
         """Folder with the config and the weights of a network."""

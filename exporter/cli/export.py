@@ -74,6 +74,7 @@ _EXAMPLES = (
 @_checkpoint("--vae", metavar="DIR|FILE", help="Use this AutoencoderTiny or AutoencoderKL instead of the model's VAE.")
 @_checkpoint("--lora", multiple=True, metavar="FILE[:SCALE]", help="Add a LoRA to the weights. May be repeated.")
 @_checkpoint("--controlnet", multiple=True, metavar="NAME|DIR|FILE", help="Add a ControlNet. May be repeated.")
+@_checkpoint("--attention-control", is_flag=True, help="Let Prompt-to-Prompt and heat maps reach the UNet's attention.")
 @_checkpoint("--no-safety-checker", is_flag=True, help="Leave out the checkpoint's safety checker.")
 @_checkpoint(
     "--prediction-type",
@@ -203,6 +204,7 @@ def _open(
     seed: int,
     lora: Sequence[str],
     controlnet: Sequence[str],
+    attention_control: bool,
     vae: str | None,
     no_safety_checker: bool,
     prediction_type: str | None,
@@ -226,7 +228,8 @@ def _open(
             vae=vae,
             variant=variant,
         )
-    return plain.with_controlnets(controlnet).with_loras(loras)
+    whole = plain.with_controlnets(controlnet).with_loras(loras)
+    return whole.with_attention_control(asked=attention_control)
 
 
 def read_loras(texts: Sequence[str]) -> Iterator[FusedLora]:

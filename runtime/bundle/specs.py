@@ -213,6 +213,7 @@ class Recipe:
         without: Optional components that were left out although the checkpoint has them.
         vae: Folder or file of the VAE that replaces the checkpoint's own, as the user named it, or None; its sums are
             in `source`.
+        attention_control: True if the UNet takes edits of its attention, for Prompt-to-Prompt and heat maps.
     """
 
     model: str
@@ -226,3 +227,4 @@ class Recipe:
     controlnets: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     vae: str | None = None
+    attention_control: bool = False

@@ -4,7 +4,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -185,6 +185,10 @@ class EngineSession:
         """Return the inputs of the engine that runs a component; it is opened only when no manifest names them."""
         return self.declared_inputs(name) or self.engine(name).inputs
 
+    def row_limit(self, name: str) -> int | None:
+        """Return the rows that one call of a component's engine takes; None for any number. More are run in parts."""
+        return self._rows_at_once(self.inputs(name))
+
     def adapters(self, name: str) -> AdapterSpec:
         """Return the adapters that the engine of a component takes.
 
@@ -297,7 +301,9 @@ class EngineSession:
     def _run(self, name: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
         engine = self._take(name)
         with self._leases.give_back(engine):
-            return run_in_batches(engine, name, feeds, self._rows_at_once(engine), partial(self._call, name, engine))
+            return run_in_batches(
+                engine, name, feeds, self._rows_at_once(engine.inputs), partial(self._call, name, engine)
+            )
 
     def _take(self, name: str) -> Engine:
         """Return the engine of a component; it stays open until its `give_back`."""
@@ -315,8 +321,8 @@ class EngineSession:
             self.on_call(name, feeds, outputs, time.perf_counter() - start)
         return outputs
 
-    def _rows_at_once(self, engine: Engine) -> int | None:
-        shape = engine.inputs[0].shape if engine.inputs else ()
+    def _rows_at_once(self, inputs: Sequence[TensorSpec]) -> int | None:
+        shape = inputs[0].shape if inputs else ()
         if not shape:
             raise EngineError(f"bundle {self.bundle.root}: an engine has no inputs with rows; export the bundle again")
         first = shape[0]

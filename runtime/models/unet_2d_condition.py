@@ -6,6 +6,12 @@ from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.engines.outputs import Outputs
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.formats.config_values import integer, integers
+from diffoundry.runtime.models.attention_control import (
+    ATTENTION_MAPS,
+    CONTROL_INPUTS,
+    is_attention_control,
+    neutral_feeds,
+)
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.controlnet import is_residual
 from diffoundry.runtime.models.guidance_embedding import guidance_embedding
@@ -60,6 +66,19 @@ class UNet2DConditionModel:
         self.first_channels = integers(config, "block_out_channels", _CHANNELS, subject=subject)[0]
         self._guidance_width = integer(config, "time_cond_proj_dim", None, subject=subject, minimum=_LEAST_WIDTH)
         self._session = session
+        self._takes_edits: bool | None = None
+
+    @property
+    def takes_edits(self) -> bool:
+        """True if the graph takes edits of its attention: the checkpoint was exported with --attention-control."""
+        if self._takes_edits is None:
+            self._takes_edits = is_attention_control([spec.name for spec in self._session.inputs(self.component)])
+        return self._takes_edits
+
+    @property
+    def row_limit(self) -> int | None:
+        """Rows that one call of the engine takes; None for any number."""
+        return self._session.row_limit(self.component)
 
     @property
     def embeds_guidance(self) -> bool:
@@ -95,7 +114,29 @@ class UNet2DConditionModel:
 
     def __call__(self, sample: FloatArray, timestep: float, conditioning: Feeds) -> FloatArray:
         """See `Denoiser`; the timestep is passed as it is."""
+        if self.takes_edits:
+            tokens = conditioning["encoder_hidden_states"].shape[1]
+            conditioning = {**neutral_feeds(len(sample), tokens), **conditioning}
+        return self._run(sample, timestep, conditioning)[0]
+
+    def run_edited(self, sample: FloatArray, timestep: float, conditioning: Feeds) -> tuple[FloatArray, FloatArray]:
+        """Predict with edited attention, as `__call__`; only where `takes_edits`.
+
+        Args:
+            sample: As in `__call__`.
+            timestep: As in `__call__`.
+            conditioning: As in `__call__`, with the inputs of `models.attention_control`.
+
+        Returns:
+            The prediction, and the maps of cross attention, float32 (B, tokens, h', w').
+        """
+        assert all(name in conditioning for name in CONTROL_INPUTS), "an edit feeds all of them"
+        prediction, outputs = self._run(sample, timestep, conditioning)
+        tokens = conditioning["encoder_hidden_states"].shape[1]
+        return prediction, outputs.take(ATTENTION_MAPS, (len(sample), tokens, None, None))
+
+    def _run(self, sample: FloatArray, timestep: float, conditioning: Feeds) -> tuple[FloatArray, Outputs]:
         time = np.asarray([timestep], np.float32)
         feeds = {"sample": sample, "timestep": time, **conditioning}
         outputs = Outputs(self._session.run(self.component, feeds), self.component)
-        return outputs.take("out_sample", (len(sample), self.out_channels, *sample.shape[2:]))
+        return outputs.take("out_sample", (len(sample), self.out_channels, *sample.shape[2:])), outputs

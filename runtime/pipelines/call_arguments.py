@@ -1,7 +1,7 @@
 """The signature of a call, for type checkers, completion and `help`: one `TypedDict` of all arguments."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
 from diffoundry.runtime.images.mask import MaskInput
@@ -78,6 +78,9 @@ class CallArguments(TypedDict, total=False):
     control_guidance_start: float | Sequence[float] | None
     control_guidance_end: float | Sequence[float] | None
     guess_mode: bool | None
+    # AttentionInputs
+    cross_attention_kwargs: Mapping[str, Any] | None
+    heat_map_words: Texts | None
     # ImageToImage, Inpainting, Instruction, ImagePrompt
     image: "ImageInput | Sequence[Image] | None"
     mask_image: MaskInput

@@ -1,6 +1,6 @@
 """The result of a call."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -27,12 +27,15 @@ class PipelineOutput(Generic[ImagesT]):
         truncated: For each prompt the part that did not fit into the text encoder, "" where all of it did.
         nsfw_content_detected: For each image whether the safety checker flagged it, so that it is black; None without
             a safety checker.
+        heat_maps: Each of `heat_map_words` to its mean attention over the steps, float32 (B, h, w) of the UNet's own
+            resolution; None without. It is a share: over all tokens it adds up to 1, unless an edit reweights words.
     """
 
     images: ImagesT
     seed: int | tuple[int, ...] | None
     truncated: tuple[str, ...]
     nsfw_content_detected: list[bool] | None = None
+    heat_maps: Mapping[str, FloatArray] | None = None
 
     def to_tuple(self) -> tuple[Any, ...]:
         """Return the images, and the flags of the safety checker if there is one, as diffusers' outputs do."""

@@ -16,8 +16,15 @@ from diffoundry.runtime.checks.sort_arguments import sort_arguments
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import BundleError, InputError
 from diffoundry.runtime.images.postprocess import postprocess, to_pil
-from diffoundry.runtime.models.protocols import Feeds, FloatArray
+from diffoundry.runtime.models.protocols import Denoiser, Feeds, FloatArray
 from diffoundry.runtime.models.safety_checker import StableDiffusionSafetyChecker
+from diffoundry.runtime.pipelines.attention.control import (
+    AttentionInputs,
+    AttentionRun,
+    begin_attention,
+    check_attention,
+    seeds_of,
+)
 from diffoundry.runtime.pipelines.call_arguments import call_signature, has_signature, start_signature
 from diffoundry.runtime.pipelines.callback import make_step_end
 from diffoundry.runtime.pipelines.controlnet import ControlNetInputs, ControlNets, Residuals
@@ -49,13 +56,20 @@ class _Call(NamedTuple):
     common: CommonInputs
     prompts: Any
     control: ControlNetInputs | None
+    attention: AttentionInputs
     task: Task
     images: int
     size: tuple[int, int]
 
     def arguments(self) -> dict[str, Any]:
         """Return every argument that has a value, with the size that is generated."""
-        kinds = [self.common, self.prompts, self.task, *([] if self.control is None else [self.control])]
+        kinds = [
+            self.common,
+            self.prompts,
+            self.attention,
+            self.task,
+            *([] if self.control is None else [self.control]),
+        ]
         values = {field.name: getattr(kind, field.name) for kind in kinds for field in fields(kind)}
         sizes = dict(zip(("height", "width"), self.size, strict=True))
         return {name: value for name, value in {**values, **sizes}.items() if value is not None}
@@ -146,9 +160,8 @@ class DiffusionPipeline(PipelineInterface):
         guidance = task.guidance(common, self.denoiser)
         options = EncodeOptions(*call.size, common.num_images_per_prompt, guidance.guided, task.from_image)
         condition = self.family.encode(call.prompts, options)
-        seed, generator = make_generators(
-            common.seed, common.generator, call.images, has_latents=common.latents is not None
-        )
+        seeds = seeds_of(call.attention, common, call.prompts.count)
+        seed, generator = make_generators(seeds, common.generator, call.images, has_latents=common.latents is not None)
         scaled = self.family.scales_latents
         context = TaskContext(
             inputs=common,
@@ -179,9 +192,11 @@ class DiffusionPipeline(PipelineInterface):
             residuals = self.controlnets.begin(
                 call.control, guidance, condition, self.vae, copies, net_steps, init.crop
             )
-        predict = partial(self._predict, guidance, feeds, init.channels, residuals)
+        attention = self._attention(call, steps, len(timesteps))
+        predict = partial(self._predict, attention or self.denoiser, guidance, feeds, init.channels, residuals)
         statistics = not (call.control and task.name in self.family.skip_normalization_tasks)
-        loop = init.latents, timesteps, generator, signal, common.eta, init.after_step, step_end, scaled
+        after_step = init.after_step if attention is None else attention.after_step(init.after_step)
+        loop = init.latents, timesteps, generator, signal, common.eta, after_step, step_end, scaled
         ends = self.family.ends_denoised
         return Run(
             steps=denoise(scheduler, predict, *loop, ends),
@@ -196,6 +211,7 @@ class DiffusionPipeline(PipelineInterface):
             scheduler=scheduler,
             arguments=call.arguments(),
             signal=signal,
+            attention=attention,
         )
 
     def _parse(self, arguments: Mapping[str, Any]) -> _Call:
@@ -204,9 +220,9 @@ class DiffusionPipeline(PipelineInterface):
         kind = choose_task(self._tasks, given)
         controlled = "control_image" in given
         defaults = self.family.controlnet_defaults if controlled else self.family.defaults
-        common, prompts, control, task = sort_arguments(
+        common, prompts, control, attention, task = sort_arguments(
             {**defaults.get(kind.name, {}), **arguments},
-            (CommonInputs, self.family.Inputs, ControlNetInputs, kind),
+            (CommonInputs, self.family.Inputs, ControlNetInputs, AttentionInputs, kind),
             lambda name: (
                 other_task(name, kind, self._tasks, restricted=self.family.tasks is not None) or argument_advice(name)
             ),
@@ -214,6 +230,7 @@ class DiffusionPipeline(PipelineInterface):
         common.check()
         prompts.check()
         task.check(common)
+        check_attention(attention, prompts, self.denoiser, kind.name)
         if not _CONTROL_NAMES.isdisjoint(given):
             refused = controlled and kind.name not in self.family.controlnet_defaults
             self.controlnets.check(control, prompts.count, kind.label if refused else None)
@@ -234,7 +251,7 @@ class DiffusionPipeline(PipelineInterface):
         images = prompts.count * common.num_images_per_prompt
         decodes = common.output_type != "latent"
         check_call_memory(self.session, self.denoiser, self.vae, (images, *size), prompts.count, decodes=decodes)
-        return _Call(common, prompts, control if controlled else None, task, images, size)
+        return _Call(common, prompts, control if controlled else None, attention, task, images, size)
 
     def _plan(self, call: _Call, shape: tuple[int, ...]) -> tuple[Scheduler[Any], int]:
         """Return a scheduler with its timesteps set, and the number of steps as the caller counts them."""
@@ -249,8 +266,17 @@ class DiffusionPipeline(PipelineInterface):
             return scheduler, self.family.set_timesteps(scheduler, common, call.prompts, call.task)
         return scheduler, set_timesteps(scheduler, common, tokens)
 
+    def _attention(self, call: _Call, steps: int, total: int) -> AttentionRun | None:
+        """Return the denoiser of a run with edited or watched attention, or None."""
+        if call.attention.given is None:
+            return None
+        tokenizer, per_prompt = self.family.text_encoders[0].tokenizer, call.common.num_images_per_prompt
+        options = {"images_per_prompt": per_prompt, "steps": steps, "total": total}
+        return begin_attention(call.attention, call.prompts, self.denoiser, tokenizer, **options)
+
     def _predict(
         self,
+        denoiser: Denoiser | AttentionRun,
         guidance: Guidance,
         feeds: Feeds,
         channels: FloatArray | None,
@@ -264,7 +290,7 @@ class DiffusionPipeline(PipelineInterface):
             feeds = {**feeds, **residuals(latents, timestep, index, guidance.copies)}
         rows = np.concatenate([latents] * guidance.copies)
         sample = rows if channels is None else np.concatenate([rows, channels], axis=1)
-        return guidance.combine(self.denoiser(sample, timestep, feeds))
+        return guidance.combine(denoiser(sample, timestep, feeds))
 
     def decode(
         self, latents: FloatArray, output_type: str = "pil", *, statistics: bool = True

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from diffoundry.runtime.errors import CancelledError, InputError
 from diffoundry.runtime.models.protocols import FloatArray
+from diffoundry.runtime.pipelines.attention.control import AttentionRun
 from diffoundry.runtime.pipelines.denoising import Step, StopSignal
 from diffoundry.runtime.pipelines.output import ImagesT, PipelineOutput
 from diffoundry.runtime.schedulers import Scheduler
@@ -33,6 +34,7 @@ class Run(Generic[ImagesT]):
         scheduler: The scheduler of this run.
         arguments: Every argument of the call that has a value, defaults and the size included.
         signal: Ends the loop early.
+        attention: The denoiser with edited or watched attention; None without.
     """
 
     steps: Iterator[Step]
@@ -47,6 +49,7 @@ class Run(Generic[ImagesT]):
     scheduler: Scheduler[Any]
     arguments: Mapping[str, Any]
     signal: StopSignal
+    attention: AttentionRun | None = None
     _done: int = 0
     _left: bool = False
 
@@ -86,7 +89,13 @@ class Run(Generic[ImagesT]):
         images, flags = self.decode(self.latents, self.output_type)
         if self.finish_images is not None:
             images = self.finish_images(images)
-        return PipelineOutput(images=images, seed=self.seed, truncated=self.truncated, nsfw_content_detected=flags)
+        return PipelineOutput(
+            images=images,
+            seed=self.seed,
+            truncated=self.truncated,
+            nsfw_content_detected=flags,
+            heat_maps=None if self.attention is None else self.attention.heat_maps(),
+        )
 
     def __repr__(self) -> str:
         return f"Run({self._done} of {self.total} steps, seed={self.seed}, {type(self.scheduler).__name__})"

@@ -19,6 +19,7 @@ from tiny_networks import (
     text_encoder_t5,
     transformer_3,
     unet,
+    unet_edited,
     unet_least,
     unet_small,
     unet_xl,
@@ -269,6 +270,13 @@ VARIANTS: dict[str, Variant] = {
     ),
     "inpaint": _sharing(_sd("StableDiffusionInpaintPipeline", 5, _DDIM, in_channels=9), "sd1", "text_encoder", "vae"),
     "instruct": _sharing(_sd("StableDiffusionInstructPix2PixPipeline", 6, in_channels=8), "sd1", "text_encoder", "vae"),
+    "sd1-edited": Variant(
+        pipeline="StableDiffusionPipeline",
+        seed=22,
+        scheduler=_DDIM,
+        parts={"unet": unet_edited, **_parts_of("sd1", "text_encoder", "vae")},
+        index=_FIRST,
+    ),
     "xl": _xl("StableDiffusionXLPipeline", 7),
     # distilled: the guidance scale is an input; the VAE has no statistics
     "xl-distilled": _sharing(

@@ -51,6 +51,20 @@ def unet_small() -> Any:
     )
 
 
+def unet_edited(**options: Any) -> Any:
+    """Two levels of attention that prefers some tokens, so that edits show. Random weights attend to all alike."""
+    made = unet(
+        block_out_channels=(32, 32),
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        **options,
+    )
+    for name, parameter in made.named_parameters():
+        if any(part in name for part in ("to_q", "to_k", "attn2.to_v")):
+            parameter.data *= 4
+    return made
+
+
 def unet_least() -> Any:
     """One level."""
     return unet(

@@ -9,12 +9,21 @@ import torch
 from PIL.Image import Image
 
 from diffoundry.exporter.component import Component, fixed_size
+from diffoundry.exporter.components.attention_control_module import AttentionControlModule
 from diffoundry.exporter.components.network_module import NetworkModule
 from diffoundry.exporter.reference.pipeline import network
 from diffoundry.exporter.verify.reference.pipeline_trace import NetworkCall, Trace, to_numpy
 from diffoundry.runtime.bundle.dims import parse_size, size_of
 from diffoundry.runtime.engines.plugins import resolve
 from diffoundry.runtime.engines.protocol import Array
+from diffoundry.runtime.models.attention_control import (
+    BASE_ROWS,
+    CROSS_KEEP,
+    CROSS_MAP,
+    SELF_LIMIT,
+    is_attention_control,
+    neutral_feeds,
+)
 from diffoundry.runtime.models.controlnet import is_residual
 from diffoundry.runtime.models.roles import TEXT_ENCODER, tokenizer_folder
 
@@ -23,6 +32,7 @@ __all__ = [
     "control_cases",
     "decoder_cases",
     "denoiser_cases",
+    "edited_cases",
     "encoder_cases",
     "image_cases",
     "random_case",
@@ -108,6 +118,41 @@ def denoiser_cases(
         place: Fraction of all images generated before, 0 to 1: the selected calls move through the steps.
     """
     return [_denoiser_case(component, trace, calls[index]) for index in _chosen(len(calls), place)]
+
+
+def edited_cases(
+    pipeline: Any, component: Component, trace: Trace, calls: Sequence[NetworkCall]
+) -> list[ComponentCase]:
+    """Make a case of a denoiser with edited attention: the middle call with seeded edits of its second row.
+
+    The expected outputs are those of PyTorch with the attention processors that the export traces. Without attention
+    control there is no case.
+
+    Args:
+        pipeline: diffusers' pipeline.
+        component: The denoiser.
+        trace: The image.
+        calls: All calls for the image.
+    """
+    if not is_attention_control([spec.name for spec in component.inputs]):
+        return []
+    unet = network(pipeline, component.source)
+    processors = dict(unet.attn_processors)
+    case = _denoiser_case(component, trace, calls[len(calls) // 2])
+    random = np.random.default_rng(0)
+    rows, tokens = case.feeds[CROSS_KEEP].shape
+    feeds = {
+        **case.feeds,
+        CROSS_MAP: random.dirichlet(np.ones(tokens), (rows, tokens)).astype(np.float32),
+        CROSS_KEEP: random.random((rows, tokens)).astype(np.float32),
+        BASE_ROWS: np.zeros(rows, np.int32),
+        SELF_LIMIT: np.full(1, 256, np.int32),
+    }
+    try:
+        expected = _module_outputs(AttentionControlModule(unet, component), component, feeds)
+    finally:
+        unet.set_attn_processor(processors)
+    return [ComponentCase(component=component.name, label="edited attention", feeds=feeds, expected=expected)]
 
 
 def control_cases(
@@ -216,13 +261,19 @@ def _denoiser_case(component: Component, trace: Trace, call: NetworkCall) -> Com
     }
     sizes = {dim.symbol: size * dim.divisor for dim, size in known.items()}
     whole = {spec.name: tuple(size_of(dim, sizes) or 0 for dim in spec.shape) for spec in component.inputs}
+    neutral: Mapping[str, Array] = {}
+    if is_attention_control([spec.name for spec in component.inputs]):
+        neutral = neutral_feeds(*call.feeds["encoder_hidden_states"].shape[:2])
     return ComponentCase(
         component=component.name,
         label=f"{trace.name}, t={call.timestep:g}",
         # Residuals of one pixel, without positions, are added everywhere.
         feeds={
-            name: np.array(np.broadcast_to(array, whole[name])) if is_residual(name) else array
-            for name, array in call.feeds.items()
+            **neutral,
+            **{
+                name: np.array(np.broadcast_to(array, whole[name])) if is_residual(name) else array
+                for name, array in call.feeds.items()
+            },
         },
         expected=call.outputs,
     )
@@ -230,12 +281,17 @@ def _denoiser_case(component: Component, trace: Trace, call: NetworkCall) -> Com
 
 def _control_case(module: NetworkModule, component: Component, trace: Trace, call: NetworkCall) -> ComponentCase:
     """Make a case of a ControlNet's outputs before they are scaled."""
-    with torch.inference_mode():
-        tensors = module(*(torch.from_numpy(call.feeds[spec.name]) for spec in component.inputs))
-    names = (spec.name for spec in component.outputs)
     return ComponentCase(
         component=component.name,
         label=f"{trace.name}, t={call.timestep:g}",
         feeds=call.feeds,
-        expected={name: to_numpy(tensor) for name, tensor in zip(names, tensors, strict=True)},
+        expected=_module_outputs(module, component, call.feeds),
     )
+
+
+def _module_outputs(module: torch.nn.Module, component: Component, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """Run the module that the export traces."""
+    with torch.inference_mode():
+        tensors = module(*(torch.from_numpy(feeds[spec.name]) for spec in component.inputs))
+    names = (spec.name for spec in component.outputs)
+    return {name: to_numpy(tensor) for name, tensor in zip(names, tensors, strict=True)}

@@ -15,6 +15,7 @@ from diffoundry.exporter.component import Component
 from diffoundry.exporter.reference.pipeline import call_pipeline, network, reference_arguments
 from diffoundry.exporter.verify.request import Settings
 from diffoundry.runtime.bundle.specs import TensorSpec
+from diffoundry.runtime.models.attention_control import ATTENTION_MAPS
 
 __all__ = ["NetworkCall", "Trace", "generate_reference", "record_calls", "to_numpy"]
 
@@ -123,7 +124,7 @@ def record_calls(pipeline: Any, components: Sequence[Component]) -> Iterator[dic
         feeds = {spec.name: _as_fed(tensor, spec) for spec, tensor in found.items() if tensor is not None}
         parts = output if isinstance(output, tuple) else output.to_tuple()
         flat = [tensor for part in parts for tensor in (part if isinstance(part, list | tuple) else [part])]
-        names = [spec.name for spec in component.outputs]
+        names = [spec.name for spec in component.outputs if spec.name != ATTENTION_MAPS]  # diffusers has no such output
         outputs = {name: to_numpy(tensor) for name, tensor in zip(names, flat, strict=True)}
         calls[component.name].append(NetworkCall(feeds=feeds, outputs=outputs))
 

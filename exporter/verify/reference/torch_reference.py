@@ -28,6 +28,7 @@ from diffoundry.exporter.verify.reference.component_cases import (
     control_cases,
     decoder_cases,
     denoiser_cases,
+    edited_cases,
     encoder_cases,
     image_cases,
     random_case,
@@ -112,6 +113,8 @@ def ask_pytorch(
         place = index / len(runs)
         for denoiser in denoisers:
             cases += denoiser_cases(denoiser, trace, calls[denoiser.name], place)
+            if index == 0:
+                cases += edited_cases(reference, denoiser, trace, calls[denoiser.name])
         for controlnet in controlnets:
             cases += control_cases(reference, controlnet, trace, calls[controlnet.name], place)
         if own_vae:

@@ -190,7 +190,7 @@ ARGUMENTS = {
     "callback_steps": (1, "callback_steps: no such argument; callback_on_step_end is called after every step"),
     "cross_attention_kwargs": (
         {"scale": 0.5},
-        "no such argument; set the scale of a LoRA with pipe.loras.set_scale(0.5)",
+        "got 'scale'; set the scale of a LoRA with pipe.loras.set_scale(0.5)",
     ),
     "ip_adapter_image": (0, "ip_adapter_image: no such argument; IP-Adapters are not supported"),
     "num_steps": (3, "num_steps: no such argument. Did you mean 'num_inference_steps'? Expected one of callback_on"),

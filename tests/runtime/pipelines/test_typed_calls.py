@@ -11,6 +11,7 @@ import pytest
 
 import diffoundry
 from diffoundry.runtime.engines.plugins import resolve
+from diffoundry.runtime.pipelines.attention.control import AttentionInputs
 from diffoundry.runtime.pipelines.call_arguments import CallArguments
 from diffoundry.runtime.pipelines.controlnet import ControlNetInputs
 from diffoundry.runtime.pipelines.inputs import CommonInputs
@@ -47,7 +48,7 @@ def test_the_signature_has_every_argument_of_every_family_and_task():
     found = [resolve(entry.runtime) for entry in FAMILY_TABLE]
     systems = [one for kind in found if issubclass(kind, StagedPipeline) for one in kind.input_classes()]
     families = [kind.Inputs for kind in found if not issubclass(kind, StagedPipeline)]
-    kinds = [CommonInputs, RunInputs, ControlNetInputs, *TASKS, *families, *systems]
+    kinds = [CommonInputs, RunInputs, ControlNetInputs, AttentionInputs, *TASKS, *families, *systems]
     known = {field.name for kind in kinds for field in fields(kind)} - NAMED
     assert set(CallArguments.__annotations__) == known
     for method, more in ((DiffusionPipeline.__call__, {"self", "return_dict"}), (DiffusionPipeline.start, {"self"})):
