@@ -106,7 +106,7 @@ def seeds_of(inputs: AttentionInputs, common: CommonInputs, prompts: int) -> Any
         common: Of the call. Image k of every prompt gets its seed, or one that is drawn, plus k.
         prompts: Number of prompts.
     """
-    seed = common.seed
+    seed: Any = common.seed
     if inputs.cross_attention_kwargs is None or common.generator is not None or common.latents is not None:
         return seed
     if seed is None:

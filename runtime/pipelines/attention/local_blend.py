@@ -53,4 +53,5 @@ def _spread(maps: FloatArray) -> FloatArray:
 def _resized(maps: FloatArray, size: tuple[int, ...]) -> FloatArray:
     """Resize to the nearest pixel; torch: `interpolate(mode="nearest")`."""
     rows, columns = (np.arange(new) * old // new for new, old in zip(size, maps.shape[-2:], strict=True))
-    return maps[..., rows[:, None], columns]
+    resized: FloatArray = maps[..., rows[:, None], columns]
+    return resized

@@ -4,6 +4,8 @@ Hertz et al. 2022, https://arxiv.org/abs/2208.01626. All edits have one form, P'
 tokens) and c (tokens,) of each prompt and step: a word's window switches columns between M and c.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from diffoundry.runtime.errors import InputError
@@ -93,7 +95,7 @@ def _bounds(window: Window, steps: int) -> tuple[int, int]:
     return int(steps * window.start), int(steps * window.end)
 
 
-def _check_words(words: "dict[str, float] | dict[str, Window]", name: str, edited: list[PromptWords]) -> None:
+def _check_words(words: Iterable[str], name: str, edited: list[PromptWords]) -> None:
     """Refuse a word that occurs in no edited prompt."""
     for word in words:
         if not any(prompt.find(word) for prompt in edited):
