@@ -1,4 +1,4 @@
-"""Torch module that is traced for a UNet, with resampling filters as one convolution each."""
+"""Torch module that is traced for a UNet, with layers that are better for graphs where diffusers' are wasteful."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -6,29 +6,33 @@ from typing import Any
 from unittest import mock
 
 import torch
-from diffusers.models import downsampling, upsampling
+from diffusers.models import attention_processor, downsampling, upsampling
 from torch.nn import functional
 
 from diffoundry.exporter.components.network_module import NetworkModule
 
-__all__ = ["UNetModule", "depthwise_filters"]
+__all__ = ["UNetModule", "lean_layers"]
+
+_prepare_mask = attention_processor.Attention.prepare_attention_mask
 
 
 class UNetModule(NetworkModule):
-    """Calls a UNet whose resampling filters are depthwise convolutions."""
+    """Calls a UNet within `lean_layers`."""
 
     def run(self, **keywords: Any) -> Any:
         """Call the network."""
-        with depthwise_filters():
+        with lean_layers():
             return super().run(**keywords)
 
 
 @contextmanager
-def depthwise_filters() -> Iterator[None]:
-    """Within this context, diffusers' fixed resampling filters are depthwise convolutions of the same kernel.
+def lean_layers() -> Iterator[None]:
+    """Within this context, some layers of diffusers compute the same numbers with smaller tensors.
 
-    `KDownsample2D` and `KUpsample2D` make a dense kernel that is zero but for its diagonal: 105 MB for 1280 channels.
-    `upfirdn2d_native` folds channels into the batch, which makes shapes of six dimensions.
+    * `KDownsample2D` and `KUpsample2D` are depthwise convolutions. Their own kernels are dense, and zero but for the
+      diagonal: 105 MB for 1280 channels.
+    * So is `upfirdn2d_native`, which folds channels into the batch, with shapes of six dimensions.
+    * Masks of attention have one head, which broadcasts. Their own are repeated for each.
     """
     with ExitStack() as stack:
         for owner, name, replacement in (
@@ -36,6 +40,7 @@ def depthwise_filters() -> Iterator[None]:
             (upsampling, "upfirdn2d_native", _upfirdn2d),
             (downsampling.KDownsample2D, "forward", _k_downsample),
             (upsampling.KUpsample2D, "forward", _k_upsample),
+            (attention_processor.Attention, "prepare_attention_mask", _mask_of_one_head),
         ):
             stack.enter_context(mock.patch.object(owner, name, replacement))
         yield
@@ -73,3 +78,11 @@ def _k_upsample(layer: Any, inputs: torch.Tensor) -> torch.Tensor:
     channels, padding = inputs.shape[1], layer.pad * 2 + 1
     weight = _depthwise(layer.kernel.to(inputs), channels)
     return functional.conv_transpose2d(padded, weight, stride=2, padding=padding, groups=channels)
+
+
+def _mask_of_one_head(layer: Any, mask: torch.Tensor | None, length: int, batch: int, out_dim: int = 3) -> Any:
+    """Pad a mask (B, 1, keys) as `Attention.prepare_attention_mask` does, and return it as (B, 1, 1, keys)."""
+    if mask is None or out_dim != 4:
+        return _prepare_mask(layer, mask, length, batch, out_dim)
+    padded = functional.pad(mask, (0, length)) if mask.shape[-1] != length else mask
+    return padded.unsqueeze(1)
