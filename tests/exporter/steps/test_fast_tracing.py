@@ -15,10 +15,10 @@ from diffoundry.exporter.steps.fast_tracing import fast_tracing
 from diffoundry.exporter.steps.trace import trace
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tiny_sd_checkpoint):
+@pytest.fixture(scope="module", params=["sd1-small", pytest.param("sd1", marks=pytest.mark.slow)])
+def checkpoint(request, tiny_sd_checkpoint):
     """A tiny checkpoint built like Stable Diffusion 1."""
-    return Checkpoint.at(tiny_sd_checkpoint("sd1"), name="tiny")
+    return Checkpoint.at(tiny_sd_checkpoint(request.param), name="tiny")
 
 
 def _shape_of(graph):

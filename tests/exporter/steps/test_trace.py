@@ -106,7 +106,12 @@ def traced(tiny_sd_checkpoint):
 
 
 @pytest.mark.parametrize(
-    ("variant", "name"), [*(("sd1", name) for name in FEEDS), ("sd2", "text_encoder"), ("sd2", "unet")]
+    ("variant", "name"),
+    [
+        *(("sd1", name) for name in FEEDS),
+        ("sd2", "unet"),
+        pytest.param("sd2", "text_encoder", marks=pytest.mark.slow),  # another activation
+    ],
 )
 def test_equals_pytorch_at_every_size(traced, variant, name):
     module, component, graph = traced(variant, name)

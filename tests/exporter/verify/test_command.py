@@ -130,7 +130,7 @@ def test_full_is_all_prompts_from_two_seeds(monkeypatch, emoji_bundle):
 
 
 def _tiny(exported, tiny_sd_checkpoint):
-    return exported(tiny_sd_checkpoint("sd1"), precision="fp32,fp16")
+    return exported(tiny_sd_checkpoint("sd1-small"), precision="fp32,fp16")
 
 
 _TWO_WORDS = ("--prompt", "a", "--steps", "1", "--threads", "1")

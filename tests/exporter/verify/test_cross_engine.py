@@ -38,7 +38,7 @@ _NAMES = ("diffusers fp32", "onnxruntime fp32", "onnxruntime fp16")
 @pytest.fixture(scope="module")
 def shared(exported, tiny_sd_checkpoint) -> Path:
     """A bundle of random weights with engines in fp32 and fp16."""
-    return exported(tiny_sd_checkpoint("sd1"), precision="fp32,fp16")
+    return exported(tiny_sd_checkpoint("sd1-small"), precision="fp32,fp16")
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_without_a_checkpoint_the_engines_are_compared_alone(two):
 
 def test_a_named_checkpoint_replaces_a_missing_one(two, tiny_sd_checkpoint):
     _forget_model(two)
-    checkpoint = open_checkpoint(str(tiny_sd_checkpoint("sd1")))
+    checkpoint = open_checkpoint(str(tiny_sd_checkpoint("sd1-small")))
     report = compare_engines(two.path, checkpoint, VerifyRequest(prompts=("a",), steps=1, precision="fp32"))
     assert [participant.name for participant in report.participants] == ["diffusers fp32", "onnxruntime fp32"]
 

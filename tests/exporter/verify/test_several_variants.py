@@ -20,7 +20,7 @@ _REQUEST = VerifyRequest(prompts=("a", "b"), steps=2, options=EngineOptions(thre
 @pytest.fixture
 def two(exported, tiny_sd_checkpoint, tmp_path) -> EditableBundle:
     """A bundle of random weights with engines in fp32 and fp16."""
-    shared = exported(tiny_sd_checkpoint("sd1"), precision="fp32,fp16")
+    shared = exported(tiny_sd_checkpoint("sd1-small"), precision="fp32,fp16")
     return EditableBundle(Path(shutil.copytree(shared, tmp_path / "two.bundle")))
 
 

@@ -30,23 +30,32 @@ TOLERANCE = {"fp32": 2e-5, "fp16": 2e-2}
 """fp32 as on ONNX Runtime, whose kernels these are; in fp16 the changed weights are rounded once more."""
 
 
+@pytest.fixture(scope="module")
+def built_bundles():
+    """Precision and options to the bundle that was built for them; the tests copy it."""
+    return {}
+
+
 @pytest.fixture
-def machine(monkeypatch, tmp_path):
+def machine(monkeypatch, tmp_path_factory):
     """A machine with a GPU, of fakes: `FakeTrt`, whose plans are built from the real rewritten graphs."""
-    return install_fakes(monkeypatch, tmp_path)
+    return install_fakes(monkeypatch, tmp_path_factory.mktemp("plans"))
 
 
 @pytest.fixture
-def built_here(rtx, machine, exported, tiny_sd_checkpoint, tmp_path, work_here):
+def built_here(rtx, machine, exported, tiny_sd_checkpoint, tmp_path, tmp_path_factory, work_here, built_bundles):
     """Factory: a bundle of the tiny checkpoint with plans in a precision, and whatever else it held."""
 
     def make(precision="fp32", **options):
-        bundle = Path(shutil.copytree(exported(tiny_sd_checkpoint()), tmp_path / "b"))
-        spec = Variant(
-            target="tensorrt-rtx", precision=precision, options={"compute_capabilities": ["sm89"], **options}
-        )
-        add_engines(bundle, [spec], lambda *_: None, run=work_here)
-        return bundle
+        key = repr((precision, sorted(options.items())))
+        if key not in built_bundles:
+            bundle = Path(shutil.copytree(exported(tiny_sd_checkpoint()), tmp_path_factory.mktemp("built") / "b"))
+            spec = Variant(
+                target="tensorrt-rtx", precision=precision, options={"compute_capabilities": ["sm89"], **options}
+            )
+            add_engines(bundle, [spec], lambda *_: None, run=work_here)
+            built_bundles[key] = bundle
+        return Path(shutil.copytree(built_bundles[key], tmp_path / "b"))
 
     return make
 
