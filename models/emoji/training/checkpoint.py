@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -12,12 +13,21 @@ from transformers import CLIPTextModel
 
 from diffoundry.runtime.errors import CheckpointError
 
-__all__ = ["FORMAT", "SHIPPED", "load_network", "load_state", "prepare_folder", "save_state", "write_component"]
+__all__ = [
+    "FORMAT",
+    "SHIPPED",
+    "copy_component",
+    "load_network",
+    "load_state",
+    "prepare_folder",
+    "save_state",
+    "write_component",
+]
 
 FORMAT = 1
 SHIPPED = Path(__file__).resolve().parent.parent
 _COMPONENTS = ("tokenizer", "text_encoder", "unet", "vae")
-_SHARED = ("model_index.json", "scheduler/scheduler_config.json")
+_WIRING = ("model_index.json", "scheduler/scheduler_config.json")
 _METADATA = {"format": "pt"}
 
 
@@ -103,25 +113,43 @@ def _publish_names(file: Path) -> None:
     save_file({f"text_model.{name.removeprefix('text_model.')}": weights[name] for name in weights}, file, _METADATA)
 
 
-def prepare_folder(out: Path, init: Path | None) -> None:
+def prepare_folder(
+    out: Path,
+    init: Path | None,
+    shipped: Path = SHIPPED,
+    wiring: Sequence[str] = _WIRING,
+    components: Sequence[str] = _COMPONENTS,
+) -> None:
     """Make `out` a checkpoint folder: pipeline config and scheduler, and every component that it lacks from `init`.
+
+    Args:
+        out: the folder.
+        init: a checkpoint to start from; None: from scratch.
+        shipped: the checkpoint whose `wiring` is copied when `init` is None.
+        wiring: paths of the files that no training changes.
+        components: names of the component folders.
 
     Raises:
         CheckpointError: `init` is not a checkpoint in diffusers' layout.
     """
-    source = SHIPPED if init is None else init
-    lacking = [name for name in (*_SHARED, *(_COMPONENTS if init else ())) if not (source / name).exists()]
+    source = shipped if init is None else init
+    lacking = [name for name in (*wiring, *(components if init else ())) if not (source / name).exists()]
     if lacking:
         raise CheckpointError(
             f"{source} lacks {', '.join(lacking)}. To start from weights, name a folder in diffusers' layout "
-            f"with model_index.json, scheduler, {', '.join(_COMPONENTS)}."
+            f"with model_index.json, scheduler, {', '.join(components)}."
         )
-    for name in _SHARED:
+    for name in wiring:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, out / name)
-    for name in _COMPONENTS if init else ():
-        if not (out / name).exists():
-            write_component(_Copy(source / name), out / name)
+    for name in components if init else ():
+        copy_component(source / name, out / name)
+
+
+def copy_component(source: Path, folder: Path) -> None:
+    """Copy a component folder, atomically, unless `folder` is there."""
+    if not folder.exists():
+        write_component(_Copy(source), folder)
 
 
 class _Copy:

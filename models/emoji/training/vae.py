@@ -12,7 +12,15 @@ from diffoundry_models.emoji.training.checkpoint import load_network, write_comp
 from diffoundry_models.emoji.training.loop import Options, TrainingTask
 from diffoundry_models.emoji.training.workspace import Workspace, draw_indices, draw_normal
 
-__all__ = ["autoencoder_task", "decoder_task", "encode", "reconstruction_loss", "write_vae"]
+__all__ = [
+    "autoencoder_task",
+    "decoder_task",
+    "encode",
+    "kl_divergence",
+    "moments",
+    "reconstruction_loss",
+    "write_vae",
+]
 
 _KL_WEIGHT = 5e-4
 _GRADIENT_WEIGHT = 0.5
@@ -34,10 +42,10 @@ def autoencoder_task(space: Workspace, options: Options) -> TrainingTask:
         picked = draw_indices(options.batch, len(space.images), generator, space.device)
         shifts = draw_indices(options.batch, len(_SHIFTS), generator, space.device)
         target = _shift(space.images[picked], shifts)
-        mean, log_variance = _moments(vae, target)
+        mean, log_variance = moments(vae, target)
         sample = mean + torch.exp(0.5 * log_variance) * draw_normal(mean, generator)
         output = vae.decode(sample).sample
-        return reconstruction_loss(output, target) + _KL_WEIGHT * _kl(mean, log_variance)
+        return reconstruction_loss(output, target) + _KL_WEIGHT * kl_divergence(mean, log_variance)
 
     return TrainingTask(stage="vae", module=vae, loss=loss, data=space.fingerprint)
 
@@ -84,7 +92,7 @@ def reconstruction_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Ten
 @torch.no_grad()
 def encode(vae: AutoencoderKL, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute mean and standard deviation of the latents of all images, each float32 (N, 4, H/8, W/8), unscaled."""
-    means, log_variances = zip(*(_moments(vae, part) for part in torch.split(images, _ENCODE_BATCH)), strict=True)
+    means, log_variances = zip(*(moments(vae, part) for part in torch.split(images, _ENCODE_BATCH)), strict=True)
     return torch.cat(means), torch.exp(0.5 * torch.cat(log_variances))
 
 
@@ -106,12 +114,13 @@ def write_vae(space: Workspace, vae: AutoencoderKL, *, rescale: bool) -> None:
     write_component(vae.half(), space.out / "vae")
 
 
-def _moments(vae: AutoencoderKL, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def moments(vae: AutoencoderKL, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Encode images to the mean and the log variance of their latents, unscaled."""
     posterior = vae.encode(images).latent_dist
     return posterior.mean, posterior.logvar
 
 
-def _kl(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
+def kl_divergence(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
     """Compute the divergence from the standard normal, mean over all latents. Kingma and Welling 2014, appendix B."""
     return 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean()
 

@@ -31,7 +31,8 @@ SIZES = {
 
 def test_table():
     table = read_aliases()
-    assert set(table) == {"emoji", "emoji-edges", "sd14", "sd15", "sd21", "sdxl", "sdxl-refiner", "sd3-medium"}
+    demos = {"emoji", "emoji-edges", "emoji-pixels"}
+    assert set(table) == {*demos, "sd14", "sd15", "sd21", "sdxl", "sdxl-refiner", "sd3-medium"}
     for name, alias in table.items():
         assert (alias.hub is None) != (alias.folder is None)
         assert (alias.configs is None) == (name == "emoji-edges")
