@@ -49,7 +49,9 @@ def test_demo_models_are_a_package_of_their_own(name):
 
 @pytest.mark.parametrize("random_weights", [False, True])
 def test_a_controlnet_is_no_checkpoint(random_weights):
-    with pytest.raises(CheckpointError, match=r"'emoji-edges': got the alias of a ControlNet, .*\(emoji, sd14"):
+    with pytest.raises(
+        CheckpointError, match=r"'emoji-edges': got the alias of a ControlNet, .*\(emoji, emoji-pixels, sd14"
+    ):
         open_checkpoint("emoji-edges", random_weights=random_weights)
 
 

@@ -243,7 +243,7 @@ def test_a_network_of_another_kind_is_refused(own_checkpoint, fields, message):
 
 
 def test_a_name_that_is_nothing():
-    aliases = r"\(emoji, sd14, sd15, sd21, sd3-medium, sdxl, sdxl-refiner\)"
+    aliases = r"\(emoji, emoji-pixels, sd14, sd15, sd21, sd3-medium, sdxl, sdxl-refiner\)"
     forms = (
         rf"expected a diffusers folder, a single \.safetensors file, a hub id such as org/name, or an alias {aliases}"
     )
