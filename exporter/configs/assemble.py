@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from diffoundry.exporter.checkpoints.json_files import read_json
-from diffoundry.exporter.configs.vocabulary import write_t5_vocabulary, write_vocabulary
+from diffoundry.exporter.configs.vocabulary import write_bert_vocabulary, write_t5_vocabulary, write_vocabulary
 
 __all__ = ["assemble_configs", "remove_scratch", "scratch_folder"]
+
+
+_VOCABULARIES = {"T5": write_t5_vocabulary, "Bert": write_bert_vocabulary}
+"""First letters of a tokenizer's class to the function that writes its vocabulary; CLIP's for all others."""
 
 
 def assemble_configs(configs: Path, changes: Mapping[str, Mapping[str, Any]] | None = None) -> Path:
@@ -36,9 +40,10 @@ def assemble_configs(configs: Path, changes: Mapping[str, Mapping[str, Any]] | N
             merged = {**read_json(draft / name), **fields}
             (draft / name).write_text(json.dumps(merged, indent=2) + "\n", encoding="utf-8")
         for tokenizer in draft.glob("tokenizer*"):
-            if not any((tokenizer / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-                is_t5 = read_json(tokenizer / "tokenizer_config.json").get("tokenizer_class", "").startswith("T5")
-                (write_t5_vocabulary if is_t5 else write_vocabulary)(tokenizer)
+            if not any((tokenizer / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt")):
+                kind = read_json(tokenizer / "tokenizer_config.json").get("tokenizer_class", "")
+                write = next((write for start, write in _VOCABULARIES.items() if kind.startswith(start)), None)
+                (write or write_vocabulary)(tokenizer)
         draft.rename(folder)
     return folder
 

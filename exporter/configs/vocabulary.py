@@ -12,10 +12,14 @@ from pathlib import Path
 
 from diffoundry.exporter.checkpoints.aliases import package_path
 
-__all__ = ["clip_merges", "clip_vocabulary", "write_t5_vocabulary", "write_vocabulary"]
+__all__ = ["clip_merges", "clip_vocabulary", "write_bert_vocabulary", "write_t5_vocabulary", "write_vocabulary"]
 
 _SPECIALS = ("<|startoftext|>", "<|endoftext|>")
 _END = "</w>"
+
+_BERT_TOKENS = 30_522
+_BERT_SPECIALS = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103}
+"""Numbers of BERT's special tokens; those between are unused."""
 
 _T5_SPECIALS = ("<pad>", "</s>", "<unk>")
 _T5_PIECES, _T5_SENTINELS = 32_000, 100
@@ -49,6 +53,22 @@ def write_vocabulary(folder: Path) -> None:
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     vocabulary = json.dumps(clip_vocabulary(), ensure_ascii=False)
     (folder / "vocab.json").write_text(vocabulary + "\n", encoding="utf-8")
+
+
+def write_bert_vocabulary(folder: Path) -> None:
+    """Write a vocab.txt of BERT's kind and size, for networks with random weights.
+
+    BERT's own pieces are not installed. These are the special tokens, printable characters, and the words and parts of
+    words of CLIP's vocabulary, the likeliest first.
+    """
+    texts = [left + right for left, right in clip_merges() if (left + right).isascii()]
+    characters = list(map(chr, (*range(33, 65), *range(91, 127))))
+    parts = [text.removesuffix(_END) if text.endswith(_END) else f"##{text}" for text in texts]
+    specials = {number: token for token, number in _BERT_SPECIALS.items()}
+    first = [specials.get(number, f"[unused{number}]") for number in range(max(specials) + 1)]
+    pieces = dict.fromkeys((*first, *characters, *(f"##{character}" for character in characters), *parts))
+    lines = list(pieces)[:_BERT_TOKENS]
+    (folder / "vocab.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def write_t5_vocabulary(folder: Path) -> None:

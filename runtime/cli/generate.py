@@ -102,7 +102,7 @@ _EXAMPLES = (
 @_image(
     "--num-images",
     "num_images_per_prompt",
-    also=("--num-images-per-prompt",),
+    also=("--num-images-per-prompt", "--batch-size"),
     type=int,
     help="Images for each prompt.  [default: 1]",
 )
@@ -204,7 +204,8 @@ def _start(
     arguments = {name: value for name, value in settings.items() if name != "scheduler_options"}
     run = pipeline.start(**arguments, **inputs)
     named = {name: _names(value) for name, value in files.items()}
-    kept = ImageSettings.of_run(pipeline, run, {**settings, **parts, **named}, _ARGUMENTS, defaulted)
+    names = [name for name in _ARGUMENTS if name in pipeline.argument_names]
+    kept = ImageSettings.of_run(pipeline, run, {**settings, **parts, **named}, names, defaulted)
     size = run.arguments["width"], run.arguments["height"]
     check_settings(kept.of_image(kept.count - 1), outputs.example, size)
     _tell_notes(pipeline, run, settings, words)

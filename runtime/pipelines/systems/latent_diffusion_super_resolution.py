@@ -16,7 +16,7 @@ from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.models.registry import open_vae
 from diffoundry.runtime.models.unet_2d import UNet2DModel
 from diffoundry.runtime.pipelines.staged import Stage, StagedCall, StagedPipeline, StagedRun
-from diffoundry.runtime.pipelines.tasks.source_images import image_size
+from diffoundry.runtime.pipelines.tasks.source_images import fill_batch, image_size
 
 __all__ = ["LatentSuperResolution", "SuperResolutionInputs"]
 
@@ -31,7 +31,7 @@ class SuperResolutionInputs:
     Attributes:
         image: Image to enlarge. A PIL image, or several of one size, are resized to multiples of 32 pixels. An array
             (B, H, W, 3) or a tensor (B, 3, H, W) in -1..1 is taken as it is.
-        batch_size: The number of images, which `image` decides; 1 leaves it open.
+        batch_size: Number of results of one image. diffusers ignores it, and returns one for each image.
         num_inference_steps: Steps of the scheduler.
         eta: DDIM's eta, 0 to 1.
     """
@@ -50,10 +50,10 @@ class SuperResolutionInputs:
         if self.image is None:
             raise InputError("image: got none, expected the image to enlarge")
         check_number("eta", self.eta, 0, 1.0)
-        if self.batch_size not in (1, self.count):
+        if self.count > 1 and self.batch_size not in (1, self.count):
             raise InputError(
-                f"batch_size: got {self.batch_size} for {self.count} image{'s' if self.count > 1 else ''}, expected "
-                f"{self.count}; each image is enlarged once, so leave it out"
+                f"batch_size: got {self.batch_size} for {self.count} images, expected {self.count}; several "
+                f"results are made of one image alone, so leave it out"
             )
 
     @property
@@ -144,7 +144,7 @@ class LatentSuperResolution(StagedPipeline):
 
     def images(self, inputs: SuperResolutionInputs) -> int:
         """See `StagedPipeline`."""
-        return inputs.count
+        return max(inputs.count, inputs.batch_size)
 
     def size(self, inputs: SuperResolutionInputs) -> tuple[int, int]:
         """Return height and width of the results in pixels.
@@ -167,7 +167,7 @@ class LatentSuperResolution(StagedPipeline):
         scheduler.check_loop(channels=shape[1], output_channels=self.unet.out_channels, eta=inputs.eta)
         scheduler.check_latents(scaled=True)
         scheduler.set_timesteps(inputs.num_inference_steps)
-        pixels = inputs.pixels()
+        pixels = fill_batch(inputs.pixels(), call.images)
 
         def predict(latents: FloatArray, timestep: float, _index: int) -> FloatArray:
             # The image is scaled together with the latents, as in diffusers.

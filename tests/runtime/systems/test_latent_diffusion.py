@@ -4,6 +4,8 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
+from ldm_checkpoints import LDM_CHECKPOINTS, make_vq_checkpoint
 from PIL import Image
 from system_pair import compare_system, open_theirs
 
@@ -13,41 +15,8 @@ from diffoundry.exporter.recipe import make_recipe
 from diffoundry.exporter.request import ExportRequest
 from diffoundry.runtime import load
 from diffoundry.runtime.bundle.specs import Variant
+from diffoundry.runtime.cli.generate import command
 from diffoundry.runtime.errors import CheckpointError, InputError, UnknownArgumentError
-
-SCHEDULE = {"beta_start": 0.0015, "beta_end": 0.0195, "beta_schedule": "scaled_linear", "clip_sample": False}
-
-
-def tiny_vq():
-    """Factor 4, with codes as far apart as latents."""
-    made = diffusers.VQModel(
-        block_out_channels=(8, 8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        num_vq_embeddings=40,
-        norm_num_groups=4,
-        scaling_factor=0.7,
-    )
-    made.quantize.embedding.weight.data.normal_()
-    return made
-
-
-def tiny_unet(**options):
-    return diffusers.UNet2DModel(
-        layers_per_block=1,
-        block_out_channels=(8, 16),
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=4,
-        **options,
-    )
-
-
-UNETS = {
-    "LDMPipeline": {"sample_size": 6, "out_channels": 3},
-    "LDMSuperResolutionPipeline": {"sample_size": 32, "in_channels": 6, "out_channels": 3},
-}
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +24,7 @@ def pair(system_checkpoint, exported):
     """Our pipeline and diffusers', by the class."""
 
     def open_both(name, **options):
-        def make(folder):
-            scheduler = diffusers.DDIMScheduler(**SCHEDULE)
-            parts = {"vqvae": tiny_vq(), "unet": tiny_unet(**UNETS[name]), "scheduler": scheduler}
-            getattr(diffusers, name)(**parts).save_pretrained(folder)
-
-        folder = system_checkpoint(name, make)
+        folder = system_checkpoint(name, LDM_CHECKPOINTS[name])
         half = "precision" in options
         bundle = exported(folder, **({"precision": "fp16"} if half else {"target": "onnxruntime,openvino"}))
         return load(bundle, **options), open_theirs(folder, name)
@@ -128,6 +92,9 @@ def test_several_images_and_the_first_argument_are_images(pair):
     assert both.shape == (2, 128, 256, 3)
     alone = theirs(image(seed=1), generator=torch.Generator().manual_seed(4), num_inference_steps=2, output_type="np")
     np.testing.assert_allclose(both[1], alone.images[0], atol=1e-4)
+    twice = ours(image(), batch_size=2, seed=[3, 4], num_inference_steps=2, output_type="np").images
+    np.testing.assert_allclose(twice[0], both[0], atol=1e-5)
+    assert np.abs(twice[0] - twice[1]).max() > 1e-3
     floats = np.moveaxis(tensor().numpy(), 1, -1)
     options = {"seed": 0, "num_inference_steps": 2, "output_type": "np"}
     np.testing.assert_array_equal(ours(floats, **options).images, ours(tensor(), **options).images)
@@ -148,8 +115,7 @@ ERRORS = {
         ({"image": image(24, 40)}, "image size: got 24 x 40 pixels, expected at least 32 x 32; enlarge it"),
         ({"image": tensor(1, 15, 16)}, "image: got 16x15 pixels, expected multiples of 2 for this checkpoint"),
         ({"image": [image(), image(64, 64)]}, "image: got 70 x 40, 64 x 64, expected images of one size"),
-        ({"image": image(), "batch_size": 3}, "batch_size: got 3 for 1 image, expected 1; each image is enlarged"),
-        ({"image": tensor(), "batch_size": 3}, "batch_size: got 3 for 2 images, expected 2"),
+        ({"image": tensor(), "batch_size": 3}, "batch_size: got 3 for 2 images, expected 2; several results are made"),
         ({"image": "cat.png"}, "image"),
         ({"image": image().convert("RGBA")}, None),
     ),
@@ -167,11 +133,32 @@ def test_wrong_arguments_are_refused(pair):
                 ours(**{"num_inference_steps": 2, **arguments})
 
 
+def test_the_command_makes_an_image_again_from_its_settings(pair, tmp_path, monkeypatch):
+    """Without sides, which the image to enlarge decides, and without a prompt."""
+    ours, _ = pair("LDMSuperResolutionPipeline")
+    monkeypatch.chdir(tmp_path)
+    image().save("in.png")
+
+    def generate(*options):
+        return CliRunner().invoke(command, [str(ours.session.bundle.root), "--image", "in.png", *options])
+
+    first = generate("--steps", "2", "--seed", "5", "--eta", "0.5", "-o", "first.png")
+    assert first.exit_code == 0, first.output
+    assert generate("--like", "first.png", "-o", "second.png").exit_code == 0
+    assert Image.open("first.png").tobytes() == Image.open("second.png").tobytes()
+    assert Image.open("first.png").size == (256, 128)
+    for options, words in (
+        (("--num-images", "0"), "--num-images: got 0, expected a whole number of at least 1"),
+        (("a cat",), "PROMPT: got 'a cat', expected none"),
+    ):
+        refused = generate(*options)
+        assert isinstance(refused.exception, InputError)
+        assert str(refused.exception).startswith(words)
+
+
 def test_a_unet_without_channels_for_the_image_is_refused(tmp_path):
     """Before the first job of an export."""
-    parts = {"vqvae": tiny_vq(), "unet": tiny_unet(sample_size=32, out_channels=3)}
-    scheduler = diffusers.DDIMScheduler(**SCHEDULE)
-    diffusers.LDMSuperResolutionPipeline(**parts, scheduler=scheduler).save_pretrained(tmp_path)
+    make_vq_checkpoint(tmp_path, "LDMSuperResolutionPipeline", sample_size=32)
     opened = open_checkpoint(str(tmp_path))
     with pytest.raises(
         CheckpointError, match="got 3 channels in and latents of 3, expected 6 and 3 for super-resolutio"

@@ -4,10 +4,8 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from bert_tokenizer import write_wordpiece
-from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
+from ldm_checkpoints import LDM_CHECKPOINTS, make_text_to_image
 from system_pair import compare_system, open_theirs
-from transformers import BertTokenizer
 
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.checkpoints.rehearse import rehearse
@@ -21,44 +19,9 @@ from diffoundry.runtime.errors import CheckpointError, InputError, UnknownArgume
 NAME = "LDMTextToImagePipeline"
 
 
-def make_checkpoint(folder, levels=4):
-    """One level of attention, and a tokenizer that is a vocab.txt alone, as the published one."""
-    tokens = write_wordpiece(folder / "tokenizer")
-    bert = LDMBertModel(
-        LDMBertConfig(
-            vocab_size=tokens, encoder_layers=1, encoder_ffn_dim=16, encoder_attention_heads=2, head_dim=8, d_model=16
-        )
-    )
-    unet = diffusers.UNet2DConditionModel(
-        sample_size=(4, 6),
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=16,
-        attention_head_dim=2,
-        norm_num_groups=4,
-    )
-    vae = diffusers.AutoencoderKL(
-        block_out_channels=(8,) * levels,
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        latent_channels=4,
-        norm_num_groups=4,
-    )
-    scheduler = diffusers.DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False
-    )
-    tokenizer = BertTokenizer.from_pretrained(folder / "tokenizer")
-    pipeline = diffusers.LDMTextToImagePipeline(vae, bert, tokenizer, unet, scheduler)
-    pipeline.save_pretrained(folder)
-    (folder / "tokenizer/tokenizer.json").unlink()
-    write_wordpiece(folder / "tokenizer")
-
-
 @pytest.fixture(scope="module")
 def folder(system_checkpoint):
-    return system_checkpoint(NAME, make_checkpoint)
+    return system_checkpoint(NAME, LDM_CHECKPOINTS[NAME])
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +116,7 @@ def test_wrong_arguments_are_refused(ours):
 
 
 def test_a_vae_of_another_factor_is_refused(tmp_path):
-    make_checkpoint(tmp_path, levels=3)
+    make_text_to_image(tmp_path, levels=3)
     opened = open_checkpoint(str(tmp_path))
     with pytest.raises(
         CheckpointError, match="got a VAE of 4 pixels to a latent, expected 8 in a LDMTextToImagePipelin"
