@@ -57,7 +57,9 @@ def test_the_wrapper_calls_each_network_as_a_pipeline_does():
             component=lambda _, c=component: c.name, config=lambda _, n=network: config_of(n)
         )
         session = types.SimpleNamespace(
-            bundle=bundle, run=lambda _, feeds, n=network: {"out_sample": call_network(n, feeds)}
+            bundle=bundle,
+            inputs=lambda _, c=component: c.inputs,
+            run=lambda _, feeds, n=network: {"out_sample": call_network(n, feeds)},
         )
         wrapper = UNet2DConditionModel(session)
         feeds = feeds_of(component, **sizes_of(kind, component)[1])
