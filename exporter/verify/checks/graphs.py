@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
@@ -76,8 +77,8 @@ def check_sizes(bundle: Bundle) -> Check | None:
     recipe = {name: to_json(dim) for name, dim in bundle.manifest.recipe.dims.items()}
     faults, recorded = [], False
     for name, spec in bundle.manifest.components.items():
-        graph = ir.load(bundle.file(spec.graph[0]))
-        written = graph.metadata_props.get(SIZES)
+        model = onnx.load(bundle.file(spec.graph[0]), load_external_data=False)
+        written = {prop.key: prop.value for prop in model.metadata_props}.get(SIZES)
         if written is None:
             continue
         recorded = True

@@ -1,7 +1,8 @@
 """Runs the portable graphs of a bundle, from which `diffoundry build` makes engines, on the recorded inputs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+import onnx
 import onnx_ir as ir
 
 from diffoundry.exporter.verify.checks.components import compare_component
@@ -9,7 +10,7 @@ from diffoundry.exporter.verify.checks.gates import gates_for
 from diffoundry.exporter.verify.reference.component_cases import ComponentCase
 from diffoundry.exporter.verify.report.report import Check, holds
 from diffoundry.runtime.bundle.bundle import Bundle
-from diffoundry.runtime.bundle.specs import EngineSpec
+from diffoundry.runtime.bundle.specs import EngineSpec, TensorSpec
 from diffoundry.runtime.engines.plugins import find_plugin
 from diffoundry.runtime.engines.protocol import EngineOptions
 from diffoundry.runtime.engines.select import EngineSelection
@@ -33,13 +34,14 @@ class _PortableGraphs(EngineSession):
         """
         assert self.bundle.manifest is not None
         files = self.bundle.manifest.components[name].graph
-        graph = ir.load([self.bundle.file(file) for file in files][0]).graph  # noqa: RUF015  # all are checked
+        path = [self.bundle.file(file) for file in files][0]  # noqa: RUF015  # all are checked
+        graph = onnx.load(path, load_external_data=False).graph
         spec = EngineSpec(
             target=_TARGET,
             precision="fp32",
             files=files,
-            inputs=tensor_specs(graph.inputs),
-            outputs=tensor_specs(graph.outputs),
+            inputs=_specs(graph.input),
+            outputs=_specs(graph.output),
         )
         return EngineSelection(spec=spec, device="cpu", skipped=())
 
@@ -69,6 +71,10 @@ def check_portable(bundle: Bundle, cases: Sequence[ComponentCase], options: Engi
             yield holds("graph", subject, "outputs", fault, "as PyTorch's")
     finally:
         session.close()
+
+
+def _specs(values: Iterable[onnx.ValueInfoProto]) -> tuple[TensorSpec, ...]:
+    return tensor_specs([ir.serde.deserialize_value_info_proto(value, None) for value in values])
 
 
 def _sentence(check: Check) -> str:
