@@ -44,9 +44,8 @@ def unet_2d_condition(
     """
 
     def describe(configs: Configs) -> Component:
-        return _describe(configs, name, role, dims(configs), condition_inputs(
-            configs, name, feeds=feeds, mask=attention_mask
-        ))  # fmt: skip
+        conditions = condition_inputs(configs, name, feeds=feeds, mask=attention_mask)
+        return _describe(configs, name, role, dims(configs), conditions)
 
     return ComponentKind(name=name, source=name, classes=(f"diffusers:{_CLASS}",), describe=describe, optional=optional)
 
@@ -55,9 +54,9 @@ def _describe(
     configs: Configs, name: str, role: str, dims: tuple[str, str], conditions: tuple[TensorSpec, ...]
 ) -> Component:
     height, width = dims
-    layers_of_levels(configs, name)
-    sizes, (rows, columns) = _sizes(configs, name, parse_size(height).divisor)
     factor = parse_size(height).divisor
+    layers_of_levels(configs, name)
+    sizes, (rows, columns) = _sizes(configs, name, factor)
     output = TensorSpec(
         name="out_sample",
         dtype="float32",

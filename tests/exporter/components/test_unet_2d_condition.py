@@ -1,6 +1,7 @@
 """UNet2DConditionModel: every kind of its conditions and blocks, against PyTorch."""
 
 import types
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -8,9 +9,13 @@ import torch
 from traced_networks import call_network, config_of, describe, feeds_of, open_graph, portable_graph, relative_error
 from unet_kinds import UNET_KINDS
 
+from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
 from diffoundry.exporter.components.unet import unet_2d_condition
 from diffoundry.exporter.components.unet_module import UNetModule
-from diffoundry.runtime.errors import ConfigError
+from diffoundry.exporter.recipe import make_recipe
+from diffoundry.exporter.request import ExportRequest
+from diffoundry.runtime.bundle.specs import DimSpec, Variant
+from diffoundry.runtime.errors import ConfigError, InputError
 from diffoundry.runtime.models.unet_2d_condition import UNet2DConditionModel
 
 
@@ -69,6 +74,19 @@ def test_the_wrapper_calls_each_network_as_a_pipeline_does():
         assert wrapper.component == component.name
         if not kind.neighbours:
             assert wrapper.latent_shape(2, 8, 8) == (2, 3, 8, 8)
+
+
+def test_k_blocks_need_two_pixels_at_the_coarsest_level():
+    kind = UNET_KINDS["upscaler x2"]
+    component = describe(kind.kind, kind.make(), **kind.neighbours)
+    dims = Checkpoint.dims.fget(types.SimpleNamespace(components=[component]))
+    assert dims == dict.fromkeys(("height", "width"), DimSpec(min=16, multiple_of=8))
+    variants = (Variant(target="onnxruntime", precision="fp32"),)
+    checkpoint = mock.MagicMock(dims=dims)
+    assert make_recipe(checkpoint, ExportRequest(variants=variants)).dims["width"] == dims["width"]
+    wanted = {"height": DimSpec(min=8, max=8)}
+    with pytest.raises(InputError, match="--height: got 8, expected at least 16 for this checkpoint"):
+        make_recipe(checkpoint, ExportRequest(variants=variants, dims=wanted))
 
 
 def test_a_condition_that_no_pipeline_feeds_is_refused():
