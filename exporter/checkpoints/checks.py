@@ -15,6 +15,10 @@ from diffoundry.runtime.formats.recognize import describe_link
 __all__ = ["check_classes", "check_folder", "check_index", "read_configs"]
 
 
+_CLASS_NAMES = "id2label"
+"""Field of model_index.json with the names of classes, which no path is made of."""
+
+
 def check_index(path: Path, index: Config) -> None:
     """Check that model_index.json names a pipeline, and no paths.
 
@@ -31,6 +35,8 @@ def check_index(path: Path, index: Config) -> None:
     if not isinstance(name, str):
         raise CheckpointError(f"{path}: got no '_class_name', expected the name of a diffusers pipeline; it is damaged")
     for key, entry in index.items():
+        if key == _CLASS_NAMES and isinstance(entry, dict):
+            continue
         if isinstance(entry, dict) or (isinstance(entry, list) and not _is_component(entry)):
             raise CheckpointError(
                 f"{path}: component {key[:60]!r}: got {shorten(entry)}, expected [library, class] or [null, null]; "

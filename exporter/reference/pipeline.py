@@ -122,7 +122,8 @@ def call_pipeline(
     if "prompt" in taken:
         arguments["prompt"] = prompt
     if watch or "callback_on_step_end" not in taken:
-        with _watched(pipeline, on_step):
+        guided = "guidance_scale" in taken and arguments.get("guidance_scale", taken["guidance_scale"].default) > 1
+        with _watched(pipeline, on_step, halves=guided and type(pipeline).__name__ in _STEPS_BOTH_HALVES):
             return pipeline(**arguments)
 
     def forward_step(_pipeline: Any, index: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
@@ -136,14 +137,18 @@ _STEPS = ("step", "step_correct", "step_pred")
 """Methods of diffusers' schedulers that make a step."""
 
 
+_STEPS_BOTH_HALVES = ("DiTPipeline",)
+"""Classes whose scheduler steps both halves of guidance, of which the first goes on."""
+
+
 @contextmanager
-def _watched(pipeline: Any, on_step: Callable[[int, Any, torch.Tensor], None]) -> Iterator[None]:
-    """Call `on_step` at every step of every scheduler of a pipeline."""
+def _watched(pipeline: Any, on_step: Callable[[int, Any, torch.Tensor], None], *, halves: bool) -> Iterator[None]:
+    """Call `on_step` at every step of every scheduler, with the first half of the rows if `halves`."""
     count = itertools.count()
     schedulers = [part for name, part in pipeline.components.items() if name.endswith("scheduler")]
     methods = [(scheduler, name) for scheduler in schedulers for name in _STEPS if hasattr(scheduler, name)]
     for scheduler, name in methods:
-        setattr(scheduler, name, _watched_step(getattr(scheduler, name), count, on_step))
+        setattr(scheduler, name, _watched_step(getattr(scheduler, name), count, on_step, halves=halves))
     try:
         yield
     finally:
@@ -152,14 +157,16 @@ def _watched(pipeline: Any, on_step: Callable[[int, Any, torch.Tensor], None]) -
 
 
 def _watched_step(
-    step: Callable[..., Any], count: Iterator[int], on_step: Callable[[int, Any, torch.Tensor], None]
+    step: Callable[..., Any], count: Iterator[int], on_step: Callable[[int, Any, torch.Tensor], None], *, halves: bool
 ) -> Callable[..., Any]:
     """Return a scheduler's method that reports the sample that it returns."""
 
     @functools.wraps(step)
     def watched(output: Any, timestep: Any, *args: Any, **kwargs: Any) -> Any:
         given = step(output, timestep, *args, **kwargs)
-        on_step(next(count), timestep, given[0])
+        rows = given[0][: len(given[0]) // 2] if halves else given[0]
+        # A correction has the sample as its second argument, and no timestep.
+        on_step(next(count), 0.0 if torch.is_tensor(timestep) and timestep.ndim else timestep, rows)
         return given
 
     return watched

@@ -5,7 +5,8 @@ import numpy as np
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.engines.outputs import Outputs
 from diffoundry.runtime.engines.session import EngineSession
-from diffoundry.runtime.formats.config_values import integer, integers
+from diffoundry.runtime.errors import ConfigError
+from diffoundry.runtime.formats.config_values import integer, integers, refuse
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.roles import DENOISER
@@ -56,7 +57,30 @@ class UNet2DModel:
         count = integer(config, "num_class_embeds", None, subject=subject)
         self.class_count = count if kind is None else None
         self.takes_labels = kind is not None or count is not None
+        self._kind, self._subject = kind, subject
         self._session = session
+
+    def refuse_classes(self) -> None:
+        """Refuse a network with classes, for a pipeline whose call has no class labels.
+
+        Raises:
+            ConfigError: It has some.
+        """
+        if self.takes_labels:
+            raise ConfigError(
+                f"{self._subject}: got a network that takes class labels, expected one without: a "
+                f"{self._session.bundle.pipeline_class} passes none; correct the config, or name "
+                f"ConsistencyModelPipeline in model_index.json if the network is one"
+            )
+
+    def require_numbered_classes(self) -> None:
+        """Refuse a network whose class labels are no numbers of classes.
+
+        Raises:
+            ConfigError: They are vectors, or embedded like timesteps.
+        """
+        if self._kind is not None:
+            raise refuse(self._subject, "class_embed_type", self._kind, "null: labels are numbers of classes")
 
     @property
     def token_limit(self) -> int | None:

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
+from diffoundry.runtime.checks.class_labels import ClassLabels
 from diffoundry.runtime.images.mask import MaskInput
 from diffoundry.runtime.images.pixels import ImageInput
 from diffoundry.runtime.models.protocols import FloatArray
@@ -95,6 +96,9 @@ class CallArguments(TypedDict, total=False):
     # Systems: see `runtime/pipelines/systems/`
     batch_size: int
     use_clipped_model_output: bool | None
+    class_labels: ClassLabels | None
+    jump_length: int
+    jump_n_sample: int
 
 
 @overload

@@ -34,6 +34,7 @@ class Step:
         timestep: As the scheduler counts.
         latents: float32, (B, C, height/8, width/8), in the scheduler's scale.
         stage: Name of the stage; empty where there is one.
+        result: Becomes images where that is not `latents`: the sample before the noise of the step was added.
     """
 
     index: int
@@ -41,6 +42,7 @@ class Step:
     timestep: float
     latents: FloatArray = field(repr=False)
     stage: str = ""
+    result: FloatArray | None = field(default=None, repr=False)
 
 
 @dataclass(slots=True, weakref_slot=True, eq=False)

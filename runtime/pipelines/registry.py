@@ -137,6 +137,36 @@ FAMILY_TABLE = (
         runtime="diffoundry.runtime.pipelines.systems.latent_diffusion_text_to_image:LatentTextToImage",
         exporter="diffoundry.exporter.families.latent_diffusion:TEXT_TO_IMAGE",
     ),
+    FamilyEntry(
+        name="consistency_model",
+        classes={"ConsistencyModelPipeline": PipelineClass("class_to_image")},
+        runtime="diffoundry.runtime.pipelines.systems.consistency_model:ConsistencyModel",
+        exporter="diffoundry.exporter.families.consistency_model:FAMILY",
+    ),
+    FamilyEntry(
+        name="dit",
+        classes={"DiTPipeline": PipelineClass("class_to_image")},
+        runtime="diffoundry.runtime.pipelines.systems.dit:DiT",
+        exporter="diffoundry.exporter.families.dit:FAMILY",
+    ),
+    FamilyEntry(
+        name="score_sde_ve",
+        classes={"ScoreSdeVePipeline": PipelineClass("unconditional")},
+        runtime="diffoundry.runtime.pipelines.systems.score_sde_ve:ScoreSdeVe",
+        exporter="diffoundry.exporter.families.score_sde_ve:FAMILY",
+    ),
+    FamilyEntry(
+        name="karras_ve",
+        classes={"KarrasVePipeline": PipelineClass("unconditional")},
+        runtime="diffoundry.runtime.pipelines.systems.karras_ve:KarrasVe",
+        exporter="diffoundry.exporter.families.karras_ve:FAMILY",
+    ),
+    FamilyEntry(
+        name="repaint",
+        classes={"RePaintPipeline": PipelineClass("inpainting")},
+        runtime="diffoundry.runtime.pipelines.systems.repaint:RePaint",
+        exporter="diffoundry.exporter.families.repaint:FAMILY",
+    ),
 )
 """Every family that the exporter and the runtime know."""
 

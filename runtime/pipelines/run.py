@@ -57,7 +57,8 @@ class Run(Generic[ImagesT]):
         """Run the remaining steps one by one. Call `cancel` to end the run; iterate again to go on after a break."""
         self._left = True
         for step in self.steps:
-            self.latents, self._done = step.latents, step.index + 1
+            self.latents = step.latents if step.result is None else step.result
+            self._done = step.index + 1
             yield step
         self._left = False
 

@@ -8,7 +8,7 @@ them is here: arguments, seeds, schedulers, the run, cancelling, callbacks, and 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = ["RunInputs", "Stage", "StagedCall", "StagedPipeline", "StagedRun", "blacken"]
+
+
+S = TypeVar("S", bound=Scheduler[Any])
+
+_COUNTS = ("num_inference_steps", "num_images_per_prompt", "batch_size")
+"""Arguments that count something, at least one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,6 +118,14 @@ class StagedCall:
         if latents.shape != tuple(shape):
             raise InputError(f"{name}: got shape {latents.shape}, expected {tuple(shape)}")
         return latents.astype(np.float32)
+
+    def stops(self) -> bool:
+        """Return whether a loop of the system's own ends before its next step."""
+        return self.signal.cancelled or self.signal.interrupted
+
+    def finish_step(self, index: int, timestep: float, latents: FloatArray) -> FloatArray:
+        """Call the caller's own function after a step of a system's own loop; return the latents that go on."""
+        return latents if self.step_end is None else self.step_end(index, timestep, latents)
 
     def denoise(
         self,
@@ -298,6 +312,19 @@ class StagedPipeline(PipelineBase):
         """
         return scheduler_from_config(config)
 
+    def require_scheduler(self, scheduler: Scheduler[Any], kind: type[S]) -> S:
+        """Return the scheduler of a loop that only one class can drive.
+
+        Raises:
+            InputError: It is of another class.
+        """
+        if isinstance(scheduler, kind):
+            return scheduler
+        raise InputError(
+            f"scheduler: got {type(scheduler).__name__}, expected {kind.__name__}: the loop of "
+            f"{self.session.bundle.pipeline_class} runs no other; leave it out"
+        )
+
     def inputs_class(self, given: Sequence[str]) -> type[Any]:  # noqa: ARG002
         """Return the dataclass of a call's arguments, by the names of those that are not None."""
         return self.Inputs
@@ -382,9 +409,10 @@ class StagedPipeline(PipelineBase):
                 )
         common, inputs = sort_arguments(arguments, (RunInputs, kind), argument_advice)
         common.check()
-        for name in ("num_inference_steps", "num_images_per_prompt", "batch_size"):
-            if hasattr(inputs, name):
-                check_number(name, getattr(inputs, name), 1, whole=True)
+        for field in fields(kind):
+            value = getattr(inputs, field.name)
+            if field.name in _COUNTS and not (value is None and field.default is None):
+                check_number(field.name, value, 1, whole=True)
         inputs.check()
         return common, inputs
 

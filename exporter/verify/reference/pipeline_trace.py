@@ -85,15 +85,17 @@ def generate_reference(
         latents.append(to_numpy(values))
         on_step(index + 1, _total(pipeline, index + 1))
 
-    output = call_pipeline(
-        pipeline,
-        prompt,
-        keep,
-        watch=settings.watch,
-        **reference_arguments(pipeline, settings.image_arguments()),
-        generator=torch.Generator("cpu").manual_seed(seed),
-        output_type="np",
-    )
+    with torch.random.fork_rng(devices=[]):
+        # The global generator, since some pipelines pass none to their scheduler, such as DiTPipeline.
+        output = call_pipeline(
+            pipeline,
+            prompt,
+            keep,
+            watch=settings.watch,
+            **reference_arguments(pipeline, settings.image_arguments()),
+            generator=torch.manual_seed(seed),
+            output_type="np",
+        )
     image = np.asarray(output.images[0], dtype=np.float32)
     return Trace(prompt=prompt, seed=seed, timesteps=tuple(timesteps), latents=tuple(latents), image=image)
 

@@ -68,6 +68,7 @@ class Unconditional(StagedPipeline):
     def open_networks(self, session: EngineSession) -> None:
         """See `StagedPipeline`."""
         self.unet = self.denoiser = UNet2DModel(session)
+        self.unet.refuse_classes()
 
     def open_scheduler(self, folder: str, config: Mapping[str, Any]) -> Scheduler[Any]:  # noqa: ARG002
         """See `StagedPipeline`: two of the classes make a scheduler of their own of any config."""
