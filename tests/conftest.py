@@ -181,6 +181,12 @@ def controlled_bundle(
 
 
 @pytest.fixture(scope="session")
+def edited_bundle(exported: Callable[..., Path], tiny_sd_checkpoint: Callable[[str], Path]) -> Path:
+    """The bundle of a tiny checkpoint whose UNet takes edits of its attention, for both CPU targets; shared."""
+    return exported(tiny_sd_checkpoint("sd1-edited"), target="onnxruntime,openvino", attention_control=True)
+
+
+@pytest.fixture(scope="session")
 def work_here() -> Callable[..., Any]:
     """Run the jobs of an export in this process, because a process of its own costs seconds."""
     from shared_jobs import work_here

@@ -9,6 +9,12 @@ import click
 
 from diffoundry.runtime import load
 from diffoundry.runtime.cli.adapters import adapter_options, load_adapters
+from diffoundry.runtime.cli.attention_options import (
+    ATTENTION_SETTINGS,
+    attention_options,
+    save_heat_maps,
+    take_attention_settings,
+)
 from diffoundry.runtime.cli.console import bar, print_json, remark, warn
 from diffoundry.runtime.cli.control_options import CONTROL_SETTINGS, control_options, read_controls
 from diffoundry.runtime.cli.help import Command, options_in
@@ -52,7 +58,7 @@ _ARGUMENTS = (
 )  # fmt: skip
 """Arguments of a pipeline that an image keeps."""
 
-_SETTINGS = (*_ARGUMENTS, *SCHEDULER_SETTINGS, *VAE_SETTINGS)
+_SETTINGS = (*_ARGUMENTS, *SCHEDULER_SETTINGS, *VAE_SETTINGS, *ATTENTION_SETTINGS)
 
 
 _image = options_in("Image")
@@ -112,6 +118,7 @@ _EXAMPLES = (
 @pipeline_options
 @system_options
 @control_options
+@attention_options
 @adapter_options
 @options_in("Memory")("--low-memory", is_flag=True, help="Load one component at a time.")
 @vae_options
@@ -149,11 +156,14 @@ def command(
         outputs.prepare()
         result = _generate(run)
         paths = _save(result, outputs, kept)
+        maps = save_heat_maps(result, paths, kept.values)
     seconds = round(time.perf_counter() - started, 3)
     if as_json:
-        _print_report(result, paths, kept, seconds)
+        _print_report(result, paths, maps, kept, seconds)
     else:
         _tell_files(paths, kept, seconds)
+        for path in maps:
+            remark(str(path))
 
 
 def _take_files(values: dict[str, Any]) -> dict[str, Any]:
@@ -201,11 +211,12 @@ def _start(
     apply_scheduler(pipeline, settings)
     parts = take_vae_settings(pipeline, settings)
     words = load_adapters(pipeline, files.get("lora", []), files.get("embedding", []))
+    attention, edits = take_attention_settings(settings)
     arguments = {name: value for name, value in settings.items() if name != "scheduler_options"}
-    run = pipeline.start(**arguments, **inputs)
+    run = pipeline.start(**arguments, **attention, **inputs)
     named = {name: _names(value) for name, value in files.items()}
     names = [name for name in _ARGUMENTS if name in pipeline.argument_names]
-    kept = ImageSettings.of_run(pipeline, run, {**settings, **parts, **named}, names, defaulted)
+    kept = ImageSettings.of_run(pipeline, run, {**settings, **parts, **edits, **named}, names, defaulted)
     size = run.arguments["width"], run.arguments["height"]
     check_settings(kept.of_image(kept.count - 1), outputs.example, size)
     _tell_notes(pipeline, run, settings, words)
@@ -262,13 +273,16 @@ def _save(result: PipelineOutput[Any], outputs: OutputFiles, kept: ImageSettings
     return paths
 
 
-def _print_report(result: PipelineOutput[Any], paths: Sequence[Path], kept: ImageSettings, seconds: float) -> None:
+def _print_report(
+    result: PipelineOutput[Any], paths: Sequence[Path], maps: Sequence[Path], kept: ImageSettings, seconds: float
+) -> None:
     images = [
         {"file": str(path), "prompt": kept.prompt(index), "seed": kept.seed(index)} for index, path in enumerate(paths)
     ]
     print_json(
         {
             "files": [str(path) for path in paths],
+            "heat_maps": [str(path) for path in maps],
             "images": images,
             "settings": {**kept.values, **kept.facts},
             "seconds": seconds,

@@ -98,7 +98,8 @@ def _windows(value: object) -> dict[str, Window]:
         return {DEFAULT_WINDOW: _window("n_cross_replace", value)}
     if not all(isinstance(word, str) and word.strip() for word in value):
         raise InputError(f"n_cross_replace: got the words {shorten(list(value))}, expected texts")
-    windows = {word: _window(f"n_cross_replace of {word!r}", one) for word, one in value.items()}
+    names = {word: "n_cross_replace" if word == DEFAULT_WINDOW else f"n_cross_replace of {word!r}" for word in value}
+    windows = {word: _window(names[word], one) for word, one in value.items()}
     return {DEFAULT_WINDOW: Window(0.0, 1.0), **windows}
 
 

@@ -54,13 +54,8 @@ def folder(tiny_sd_checkpoint):
 
 
 @pytest.fixture(scope="module")
-def bundle(exported, folder):
-    return exported(folder, target="onnxruntime,openvino", attention_control=True)
-
-
-@pytest.fixture(scope="module")
-def pipe(bundle):
-    return load(bundle)
+def pipe(edited_bundle):
+    return load(edited_bundle)
 
 
 @pytest.fixture(scope="module")
@@ -216,8 +211,8 @@ def follow(ours, theirs, name, **more):
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
-def test_edits_follow_the_written_out_form(bundle, theirs, target):
-    ours = load(bundle, target=target)
+def test_edits_follow_the_written_out_form(edited_bundle, theirs, target):
+    ours = load(edited_bundle, target=target)
     for name in CASES if target == "onnxruntime" else ("replace, reweight, local blend", "refine"):
         follow(ours, theirs, name)
 
