@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import diffusers
+import numpy as np
 import torch
 import transformers
 
@@ -75,7 +76,8 @@ def reference_arguments(pipeline: Any, arguments: Mapping[str, Any]) -> dict[str
     Text to image calls the control image `image`, which in other tasks is the initial image.
     """
     name = CONTROL if _takes(pipeline, CONTROL) else "image"
-    return {name if key == CONTROL else key: value for key, value in arguments.items()}
+    tensors = {key: torch.from_numpy(value) for key, value in arguments.items() if isinstance(value, np.ndarray)}
+    return {name if key == CONTROL else key: value for key, value in {**arguments, **tensors}.items()}
 
 
 def control_names(pipeline: Any) -> tuple[str, ...]:

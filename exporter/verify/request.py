@@ -7,7 +7,7 @@ from typing import Any
 from diffoundry.exporter.verify.prompts import PROMPTS
 from diffoundry.runtime.engines.protocol import EngineOptions, OpenEngine
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.pipelines.example_inputs import make_example_inputs
+from diffoundry.runtime.pipelines.example_inputs import make_example_arrays, make_example_inputs
 
 __all__ = ["FULL_SEEDS", "Settings", "VerifyRequest"]
 
@@ -66,6 +66,7 @@ class Settings:
         example_inputs: Extra arguments that get example values, such as "image": see `make_example_inputs`.
         example_scale: As in `make_example_inputs`.
         arguments: Numbers and names among the arguments of a pipeline's call, without prompt and seed.
+        arrays: As in `PipelineBase.example_arrays`.
         sized: True if the call takes height and width.
         watch: As in `call_pipeline`.
     """
@@ -79,6 +80,7 @@ class Settings:
     example_inputs: tuple[str, ...] = ()
     example_scale: int = 1
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    arrays: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     sized: bool = True
     watch: bool = False
 
@@ -86,4 +88,5 @@ class Settings:
         """Arguments of a pipeline's call, without prompt and seed, for diffusers' pipelines and ours."""
         examples = make_example_inputs(self.example_inputs, self.height, self.width, self.example_scale)
         dropped = () if self.sized else ("height", "width")
-        return {**self.arguments, **{name: value for name, value in examples.items() if name not in dropped}}
+        arrays = make_example_arrays(self.arrays)
+        return {**self.arguments, **arrays, **{name: value for name, value in examples.items() if name not in dropped}}

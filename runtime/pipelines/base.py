@@ -11,7 +11,7 @@ from diffoundry.runtime.models.protocols import Denoiser
 from diffoundry.runtime.pipelines import habits
 from diffoundry.runtime.pipelines.callback import current_signal
 from diffoundry.runtime.pipelines.denoising import StopSignal
-from diffoundry.runtime.pipelines.example_inputs import make_example_inputs
+from diffoundry.runtime.pipelines.example_inputs import make_example_arrays, make_example_inputs
 
 if TYPE_CHECKING:
     from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
@@ -80,6 +80,10 @@ class PipelineBase:
         """Pixels of the result to a pixel of an example image: 1 but for upscalers."""
         return 1
 
+    def example_arrays(self, height: int, width: int) -> dict[str, tuple[int, ...]]:  # noqa: ARG002
+        """Return the shapes of arguments for which a measurement passes random numbers: embeddings, for example."""
+        return {}
+
     def setting_arguments(self, steps: int, guidance_scale: float) -> dict[str, Any]:
         """Return the numbers and names of a call for a measurement, under diffusers' names; none that it lacks.
 
@@ -100,6 +104,7 @@ class PipelineBase:
             width: Pixels of the result.
         """
         examples = make_example_inputs(self.example_inputs, height, width, self.example_scale)
+        examples |= make_example_arrays(self.example_arrays(height, width))
         taken = {name: value for name, value in examples.items() if name in self.argument_names}
         return {**self.setting_arguments(steps, guidance_scale), **taken}
 

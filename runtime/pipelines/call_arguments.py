@@ -93,6 +93,9 @@ class CallArguments(TypedDict, total=False):
     original_inference_steps: int | None
     image_guidance_scale: float
     noise_level: int
+    image_embeds: Any
+    negative_image_embeds: Any
+    hint: "ImageInput | None"
     # Systems: see `runtime/pipelines/systems/`
     batch_size: int
     use_clipped_model_output: bool | None

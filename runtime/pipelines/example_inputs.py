@@ -1,12 +1,19 @@
 """Example images and masks, to measure checkpoints that generate from images."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CONTROL", "EXAMPLE_INPUTS", "IMAGE_PROMPT", "example_input_names", "make_example_inputs"]
+__all__ = [
+    "CONTROL",
+    "EXAMPLE_INPUTS",
+    "IMAGE_PROMPT",
+    "example_input_names",
+    "make_example_arrays",
+    "make_example_inputs",
+]
 
 EXAMPLE_INPUTS = ("image", "mask_image", "strength")
 """Arguments of tasks that have an example."""
@@ -63,6 +70,12 @@ def make_example_inputs(names: Collection[str], height: int, width: int, scale: 
     middle = (np.abs(down) < 0.25) & (np.abs(across) < 0.25)
     mask = fromarray(np.where(middle, 255, 0).astype(np.uint8))
     return {"image": image, "mask_image": mask, "height": height, "width": width, **strength}
+
+
+def make_example_arrays(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Return float32 arrays of seeded normal numbers, by the names of arguments."""
+    generator = np.random.default_rng(0)
+    return {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
 
 
 def _outlines(down: npt.NDArray[np.float32], across: npt.NDArray[np.float32], count: int) -> dict[str, Any]:

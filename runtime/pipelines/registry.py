@@ -110,6 +110,27 @@ FAMILY_TABLE = (
         exporter="diffoundry.exporter.families.latent_upscaling:FAMILY",
     ),
     FamilyEntry(
+        name="kandinsky_prior",
+        classes={
+            "KandinskyV22PriorPipeline": PipelineClass("prior"),
+            "KandinskyV22PriorEmb2EmbPipeline": PipelineClass("image_prior"),
+        },
+        runtime="diffoundry.runtime.pipelines.systems.kandinsky_prior:KandinskyPrior",
+        exporter="diffoundry.exporter.families.kandinsky:PRIOR",
+    ),
+    FamilyEntry(
+        name="kandinsky_2_2",
+        classes={
+            "KandinskyV22Pipeline": PipelineClass("text_to_image"),
+            "KandinskyV22Img2ImgPipeline": PipelineClass("image_to_image"),
+            "KandinskyV22InpaintPipeline": PipelineClass("inpainting"),
+            "KandinskyV22ControlnetPipeline": PipelineClass("hint"),
+            "KandinskyV22ControlnetImg2ImgPipeline": PipelineClass("hint_image_to_image"),
+        },
+        runtime="diffoundry.runtime.pipelines.systems.kandinsky_decoder:KandinskyDecoder",
+        exporter="diffoundry.exporter.families.kandinsky:DECODER",
+    ),
+    FamilyEntry(
         name="unconditional",
         classes={
             "DDPMPipeline": PipelineClass("unconditional"),

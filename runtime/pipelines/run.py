@@ -78,15 +78,7 @@ class Run(Generic[ImagesT]):
             CancelledError: The run was cancelled.
             InputError: A loop over the steps was left before the last one.
         """
-        if self._left and not self.signal.cancelled:
-            raise InputError(
-                f"finish: the loop over the steps was left after {self._done} of {self.total}; iterate over the run "
-                f"again for the others, or call preview() for an image of the current latents"
-            )
-        for _ in self:
-            pass
-        if self.signal.cancelled:
-            raise CancelledError(f"the run was cancelled after {self._done} of {self.total} steps; start it again")
+        self._complete()
         images, flags = self.decode(self.latents, self.output_type)
         if self.finish_images is not None:
             images = self.finish_images(images)
@@ -97,6 +89,17 @@ class Run(Generic[ImagesT]):
             nsfw_content_detected=flags,
             heat_maps=None if self.attention is None else self.attention.heat_maps(),
         )
+
+    def _complete(self) -> None:
+        if self._left and not self.signal.cancelled:
+            raise InputError(
+                f"finish: the loop over the steps was left after {self._done} of {self.total}; iterate over the run "
+                f"again for the others, or call preview() for an image of the current latents"
+            )
+        for _ in self:
+            pass
+        if self.signal.cancelled:
+            raise CancelledError(f"the run was cancelled after {self._done} of {self.total} steps; start it again")
 
     def __repr__(self) -> str:
         return f"Run({self._done} of {self.total} steps, seed={self.seed}, {type(self.scheduler).__name__})"

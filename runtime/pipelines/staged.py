@@ -24,7 +24,6 @@ from diffoundry.runtime.pipelines.base import PipelineBase
 from diffoundry.runtime.pipelines.callback import make_step_end
 from diffoundry.runtime.pipelines.denoising import AfterStep, Predict, Step, StepEnd, StopSignal, denoise
 from diffoundry.runtime.pipelines.habits import argument_advice
-from diffoundry.runtime.pipelines.output import PipelineOutput
 from diffoundry.runtime.pipelines.run import Run
 from diffoundry.runtime.random import Generator, GeneratorInput, randn_tensor
 from diffoundry.runtime.random.seeds import make_generators
@@ -190,9 +189,11 @@ class StagedRun(Run[Any]):
 
     Attributes:
         last_stage: Name of the stage whose latents become images.
+        make_result: (final latents, seed, truncated) -> the result of a pipeline that makes no images, or None.
     """
 
     last_stage: str
+    make_result: Callable[[FloatArray, Any, tuple[str, ...]], Any] | None = None
     _stage: str = ""
 
     def __iter__(self) -> Iterator[Step]:
@@ -200,6 +201,13 @@ class StagedRun(Run[Any]):
         for step in Run.__iter__(self):
             self._stage = step.stage
             yield step
+
+    def finish(self) -> Any:
+        """Run all steps, unless a loop did, and decode; see `Run`."""
+        if self.make_result is None:
+            return Run.finish(self)
+        self._complete()
+        return self.make_result(self.latents, self.seed, self.truncated)
 
     def preview(self) -> "list[Image]":
         """Decode the current latents, with the safety checker where there is one.
@@ -225,6 +233,7 @@ class StagedPipeline(PipelineBase):
         scales_latents: As in `Family`.
         follows_scheduler: True if the latents of each step are what a scheduler returned. False if the system changes
             them afterwards, so that a verification has to follow the callback of diffusers' pipeline.
+        makes_images: False for priors, whose `result` is what another pipeline takes.
         session: The engines.
         checks_safety: True if images go through the bundle's safety checker, where it has one.
         denoiser: The network of the last stage.
@@ -236,7 +245,8 @@ class StagedPipeline(PipelineBase):
     label: ClassVar[str]
     scheduler_folders: ClassVar[tuple[str, ...]] = ("scheduler",)
     scales_latents: ClassVar[bool] = True  # type: ignore[misc]  # commands ask a pipeline and its class
-    follows_scheduler: ClassVar[bool] = True
+    follows_scheduler: bool = True
+    makes_images: ClassVar[bool] = True
 
     checks_safety: bool
 
@@ -334,6 +344,10 @@ class StagedPipeline(PipelineBase):
         """Return every dataclass that `inputs_class` may return."""
         return (cls.Inputs,)
 
+    def result(self, call: StagedCall, latents: FloatArray, seed: Any, truncated: tuple[str, ...]) -> Any:
+        """Return the result of a call, of a system that makes no images."""
+        raise NotImplementedError
+
     # The same for all.
 
     def __call__(self, prompt: Any = None, *, return_dict: bool = True, **arguments: Any) -> Any:
@@ -348,7 +362,7 @@ class StagedPipeline(PipelineBase):
             InputError: An argument does not fit; the message names it.
             EngineError: An engine cannot be opened, or failed.
         """
-        result: PipelineOutput[Any] = self.start(prompt, **arguments).finish()
+        result = self.start(prompt, **arguments).finish()
         return result if return_dict else result.to_tuple()
 
     def start(self, prompt: Any = None, **arguments: Any) -> StagedRun:
@@ -393,7 +407,8 @@ class StagedPipeline(PipelineBase):
             scheduler=call.scheduler,
             arguments={name: value for name, value in {**values, **sizes}.items() if value is not None},
             signal=signal,
-            last_stage=stages[-1].name,
+            last_stage=stages[-1].name if self.makes_images else "no stage of it",
+            make_result=None if self.makes_images else partial(self.result, call),
         )
 
     def _parse(self, arguments: Mapping[str, Any]) -> tuple[RunInputs, Any]:

@@ -77,7 +77,7 @@ def test_a_true_bundle_as_json(emoji_bundle):
     assert data["settings"] == {
         "prompts": ["red apple"], "seeds": [3], "steps": 2, "guidance_scale": 7.5, "height": 64, "width": 64,
         "example_inputs": [], "example_scale": 1, "arguments": {"num_inference_steps": 2, "guidance_scale": 7.5},
-        "sized": True, "watch": False,
+        "arrays": {}, "sized": True, "watch": False,
     }  # fmt: skip
     assert len(data["variants"][0]["loops"][0]["curve"]) == 2
 

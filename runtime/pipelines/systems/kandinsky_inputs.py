@@ -1,0 +1,129 @@
+"""The arguments of Kandinsky 2.2's decoders."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from diffoundry.runtime.checks.arguments import check_number, check_pixels
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.images.mask import MaskInput
+from diffoundry.runtime.images.pixels import ImageInput
+from diffoundry.runtime.images.tensors import is_tensor, to_array
+from diffoundry.runtime.models.protocols import FloatArray
+from diffoundry.runtime.pipelines.tasks.schedule import check_strength
+
+__all__ = ["DecoderImageInputs", "DecoderInpaintInputs", "DecoderInputs", "read_embeddings"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class DecoderInputs:
+    """The arguments of diffusers' `KandinskyV22Pipeline` and `KandinskyV22ControlnetPipeline`.
+
+    Attributes:
+        image_embeds: float32 (B, D), as a Kandinsky prior gives them; or a list of such arrays.
+        negative_image_embeds: The same for guidance.
+        hint: float32 (1, 3, H, W) or (B, 3, H, W), such as a depth map, where the checkpoint takes one; or images of
+            the generated size.
+        height: Pixels, a multiple of the square of the decoder's factor: 64.
+        width: Pixels, likewise.
+        num_inference_steps: Steps of the scheduler.
+        guidance_scale: 1 or less runs without guidance, at half the cost.
+        num_images_per_prompt: Images of every embedding.
+        latents: Start noise, float32 (B, C, height/8, width/8), instead of drawing it.
+    """
+
+    image_embeds: Any = None
+    negative_image_embeds: Any = None
+    hint: "ImageInput | None" = None
+    height: int = 512
+    width: int = 512
+    num_inference_steps: int = 100
+    guidance_scale: float = 4.0
+    num_images_per_prompt: int = 1
+    latents: FloatArray | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of embeddings."""
+        return len(read_embeddings("image_embeds", self.image_embeds))
+
+    def check(self) -> None:
+        """Refuse missing embeddings, those that do not fit each other, and numbers out of range.
+
+        Raises:
+            InputError: As said.
+        """
+        check_number("guidance_scale", self.guidance_scale, 0, np.inf)
+        for name in ("height", "width"):
+            check_pixels(name, getattr(self, name))
+        positive = read_embeddings("image_embeds", self.image_embeds)
+        if self.guidance_scale > 1:
+            negative = read_embeddings("negative_image_embeds", self.negative_image_embeds)
+            if positive.shape != negative.shape:
+                raise InputError(
+                    f"negative_image_embeds: got shape {negative.shape}, expected that of image_embeds, "
+                    f"{positive.shape}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class DecoderImageInputs(DecoderInputs):
+    """The arguments of diffusers' `KandinskyV22Img2ImgPipeline` and `KandinskyV22ControlnetImg2ImgPipeline`.
+
+    Attributes:
+        image: The start: one image of the generated size for all, or one for each embedding.
+        strength: Fraction of the schedule that is run, above 0 to 1; less changes the image less.
+    """
+
+    image: "ImageInput | None" = None
+    strength: float = 0.3
+
+    def check(self) -> None:
+        """See `DecoderInputs.check`."""
+        DecoderInputs.check(self)
+        check_strength(self.strength)
+        if self.image is None:
+            raise InputError("image: got none, expected the image to start from")
+        if self.latents is not None:
+            raise InputError("latents and image: got both, expected one of them; leave the latents out")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class DecoderInpaintInputs(DecoderInputs):
+    """The arguments of diffusers' `KandinskyV22InpaintPipeline`.
+
+    Attributes:
+        image: The image, of the generated size.
+        mask_image: White where the image is generated, black where it is kept.
+    """
+
+    image: "ImageInput | None" = None
+    mask_image: "MaskInput | None" = None
+
+    def check(self) -> None:
+        """See `DecoderInputs.check`."""
+        DecoderInputs.check(self)
+        for name in ("image", "mask_image"):
+            if getattr(self, name) is None:
+                raise InputError(f"{name}: got none, expected one: inpainting is what this checkpoint does")
+
+
+def read_embeddings(name: str, value: Any) -> FloatArray:
+    """Return embeddings as float32 (B, D).
+
+    Raises:
+        InputError: They are none.
+    """
+    if value is None:
+        raise InputError(
+            f"{name}: got none, expected embeddings (B, D) of a prior; chain the bundles: 'diffoundry generate "
+            f"PRIOR+DECODER'"
+        )
+    given = [value] if is_tensor(value) or not isinstance(value, Sequence) else value
+    parts: list[Any] = [to_array(part) if is_tensor(part) else part for part in given]
+    right = [isinstance(part, np.ndarray) and part.ndim == 2 and part.dtype.kind == "f" for part in parts]
+    if not parts or not all(right):
+        raise InputError(f"{name}: got {type(value).__name__}, expected floats (B, D), or a list of such arrays")
+    return np.concatenate(parts).astype(np.float32)

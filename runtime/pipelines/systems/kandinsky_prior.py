@@ -1,0 +1,259 @@
+"""The prior of Kandinsky 2: a prompt, and possibly an image, to embeddings for a Kandinsky decoder."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from diffoundry.runtime.checks.arguments import as_list, check_number, check_prompts, check_texts
+from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.images.tensors import is_tensor, to_array
+from diffoundry.runtime.models.clip_text import CLIPTextModel
+from diffoundry.runtime.models.clip_vision import CLIPVisionModelWithProjection
+from diffoundry.runtime.models.prior_transformer import PriorTransformer
+from diffoundry.runtime.models.protocols import Feeds, FloatArray
+from diffoundry.runtime.pipelines.staged import Stage, StagedCall, StagedPipeline
+from diffoundry.runtime.pipelines.tasks.schedule import add_noise, check_strength
+from diffoundry.runtime.pipelines.tasks.source_images import fill_batch
+from diffoundry.runtime.schedulers.algorithms.unclip import UnCLIPScheduler
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["ImageEmbeddings", "KandinskyPrior", "KandinskyPriorImageInputs", "KandinskyPriorInputs"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class ImageEmbeddings:
+    """The result of a prior. diffusers: `KandinskyPriorPipelineOutput`.
+
+    Attributes:
+        image_embeds: float32 (B, D), a row for each image.
+        negative_image_embeds: float32 (B, D), for guidance.
+        seed: As `PipelineOutput.seed`.
+        truncated: As `PipelineOutput.truncated`.
+    """
+
+    image_embeds: FloatArray
+    negative_image_embeds: FloatArray
+    seed: int | tuple[int, ...] | None
+    truncated: tuple[str, ...]
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """Return both embeddings, as diffusers' output does."""
+        return self.image_embeds, self.negative_image_embeds
+
+    def __getitem__(self, key: int | slice) -> Any:
+        return self.to_tuple()[key]
+
+    def __repr__(self) -> str:
+        return f"ImageEmbeddings({len(self.image_embeds)} of {self.image_embeds.shape[1]} numbers, seed={self.seed})"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class KandinskyPriorInputs:
+    """The arguments of diffusers' `KandinskyPriorPipeline` and `KandinskyV22PriorPipeline`.
+
+    Attributes:
+        prompt: One prompt or several.
+        negative_prompt: One for all prompts, or one for each. Its own embedding is the negative one of the result.
+        num_images_per_prompt: Embeddings for every prompt.
+        num_inference_steps: Steps of the scheduler.
+        guidance_scale: 1 or less runs without guidance, at half the cost.
+        latents: Start noise, float32 (B, D), instead of drawing it. A negative prompt doubles the rows.
+    """
+
+    prompt: str | Sequence[str] | None = None
+    negative_prompt: str | Sequence[str] | None = None
+    num_images_per_prompt: int = 1
+    num_inference_steps: int = 25
+    guidance_scale: float = 4.0
+    latents: FloatArray | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of prompts."""
+        return 1 if isinstance(self.prompt, str) else len(self.prompt or ())
+
+    def check(self) -> None:
+        """Refuse a missing prompt, and numbers out of range.
+
+        Raises:
+            InputError: As said.
+        """
+        if self.prompt is None:
+            raise InputError("prompt: got none, expected a text")
+        check_prompts("prompt", self.prompt)
+        check_texts("negative_prompt", self.negative_prompt, self.count)
+        check_number("guidance_scale", self.guidance_scale, 0, np.inf)
+
+    def texts(self) -> tuple[list[str], list[str]]:
+        """Return the prompts to embed and, for guidance, the negative prompt of each.
+
+        diffusers doubles the batch where a negative prompt is given, so that its embedding is computed too.
+        """
+        prompts = as_list(self.prompt or "", self.count)
+        if self.negative_prompt is None:
+            return prompts, [""] * self.count
+        negatives = as_list(self.negative_prompt, self.count)
+        return prompts + negatives, negatives * 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class KandinskyPriorImageInputs(KandinskyPriorInputs):
+    """The arguments of diffusers' `KandinskyV22PriorEmb2EmbPipeline`.
+
+    Attributes:
+        image: The image whose embedding is changed, several, or embeddings (n, D).
+        strength: Fraction of the schedule that is run, above 0 to 1; less changes the embedding less.
+    """
+
+    image: "Image | Sequence[Image] | FloatArray | None" = None
+    strength: float = 0.3
+
+    def check(self) -> None:
+        """See `KandinskyPriorInputs.check`."""
+        KandinskyPriorInputs.check(self)
+        check_strength(self.strength)
+        if self.image is None:
+            raise InputError("image: got none, expected the image whose embedding is changed, or its embedding")
+        if self.latents is not None:
+            raise InputError("latents and image: got both, expected one of them; pass an embedding as image")
+
+
+class KandinskyPrior(StagedPipeline):
+    """diffusers: `KandinskyPriorPipeline`, `KandinskyV22PriorPipeline`, `KandinskyV22PriorEmb2EmbPipeline`.
+
+    Razzhigaev et al. 2023, https://arxiv.org/abs/2310.03502.
+
+    Attributes:
+        prior: Predicts the embedding of an image.
+    """
+
+    Inputs: ClassVar[type[Any]] = KandinskyPriorInputs
+    label: ClassVar[str] = "embeddings of images"
+    makes_images: ClassVar[bool] = False
+
+    def open_networks(self, session: EngineSession) -> None:
+        """See `StagedPipeline`."""
+        self.prior = PriorTransformer(session)
+        self._text_encoder = CLIPTextModel(session)
+        self._image_encoder = CLIPVisionModelWithProjection(session, "image_processor")
+        self.text_encoders = (self._text_encoder,)
+
+    @classmethod
+    def input_classes(cls) -> Sequence[type[Any]]:
+        """See `StagedPipeline`."""
+        return KandinskyPriorInputs, KandinskyPriorImageInputs
+
+    def inputs_class(self, given: Sequence[str]) -> type[Any]:
+        """See `StagedPipeline`: with an image its embedding is changed."""
+        edits = self.session.bundle.pipeline_class == "KandinskyV22PriorEmb2EmbPipeline"
+        return KandinskyPriorImageInputs if edits or "image" in given else KandinskyPriorInputs
+
+    @property
+    def default_size(self) -> tuple[int, int]:
+        """Height and width of the images that the image encoder takes; the result has none."""
+        shape = next(spec.shape for spec in self.session.declared_inputs(self._image_encoder.component))
+        height, width = (side if isinstance(side, int) else 224 for side in shape[2:])
+        return height, width
+
+    def size(self, inputs: KandinskyPriorInputs) -> tuple[int, int]:  # noqa: ARG002
+        """See `StagedPipeline`: an embedding has none."""
+        return self.default_size
+
+    def images(self, inputs: KandinskyPriorInputs) -> int:
+        """See `StagedPipeline`: rows, those of the negative prompts included."""
+        return len(inputs.texts()[0]) * inputs.num_images_per_prompt
+
+    def truncated(self, inputs: KandinskyPriorInputs) -> tuple[str, ...]:
+        """See `StagedPipeline`."""
+        prompts = self._text_encoder.tokenize(as_list(inputs.prompt or "", inputs.count), weighting=False, long=False)
+        return tuple(prompt.cut for prompt in prompts)
+
+    def stages(self, call: StagedCall) -> Sequence[Stage]:
+        """See `StagedPipeline`."""
+        inputs, scheduler = call.inputs, call.scheduler
+        if not isinstance(scheduler, UnCLIPScheduler):
+            raise InputError(
+                f"scheduler: got {type(scheduler).__name__}, expected UnCLIPScheduler: priors run with no other; leave "
+                f"it out"
+            )
+        scheduler.set_timesteps(inputs.num_inference_steps)
+        timesteps = scheduler.model_timesteps
+        if isinstance(inputs, KandinskyPriorImageInputs):
+            timesteps = timesteps[len(timesteps) - int(len(timesteps) * inputs.strength) :]
+            if not len(timesteps):
+                raise InputError(f"strength: got {inputs.strength}, which leaves no step; expected more, or more steps")
+        guided = inputs.guidance_scale > 1
+
+        def run(_: FloatArray | None) -> Any:
+            feeds = self._encode(inputs, guided=guided)
+
+            def predict(sample: FloatArray, timestep: float, _index: int) -> FloatArray:
+                if not guided:
+                    return self.prior(sample, timestep, feeds)
+                without, text = np.split(self.prior(np.concatenate([sample] * 2), timestep, feeds), 2)
+                guided_output: FloatArray = without + inputs.guidance_scale * (text - without)
+                return guided_output
+
+            latents = self._start(call, timesteps[0])
+            return call.denoise(predict, latents, timesteps=timesteps, scale_input=False)
+
+        return [Stage(name="prior", total=len(timesteps), run=run)]
+
+    def _start(self, call: StagedCall, timestep: Any) -> FloatArray:
+        """Return noise, or the embedding of the call's image with the noise of the first timestep."""
+        inputs, shape = call.inputs, self.prior.latent_shape(call.images)
+        if not isinstance(inputs, KandinskyPriorImageInputs):
+            return call.start_noise(shape, inputs.latents) * np.float32(call.scheduler.init_noise_sigma)
+        rows = np.repeat(self._image_rows(inputs.image), inputs.num_images_per_prompt, axis=0)
+        return add_noise(call.scheduler, fill_batch(rows, call.images), call.randn(shape), timestep)
+
+    def _image_rows(self, image: Any) -> FloatArray:
+        given: Any = to_array(image) if is_tensor(image) else image
+        if isinstance(given, np.ndarray) and given.ndim == 2:
+            if given.shape[1] != self.prior.width:
+                raise InputError(f"image: got embeddings of {given.shape[1]} numbers, expected {self.prior.width}")
+            return given.astype(np.float32)
+        return self.encode_images(list(given) if isinstance(given, Sequence) else [given])
+
+    def encode_images(self, images: "Sequence[Image]") -> FloatArray:
+        """Return CLIP's embeddings of images, float32 (n, D).
+
+        Raises:
+            InputError: One is no PIL image.
+        """
+        for image in images:
+            if not hasattr(image, "getbands"):
+                raise InputError(f"image: got {type(image).__name__}, expected a PIL image, or embeddings (n, D)")
+        return self._image_encoder(self._image_encoder.prepare(images))
+
+    def _encode(self, inputs: KandinskyPriorInputs, *, guided: bool) -> Feeds:
+        """Return the inputs of the prior besides the sample, the unconditional rows first where there are any."""
+        texts, negatives = inputs.texts()
+        prompts = self._text_encoder.tokenize([*(negatives if guided else []), *texts], weighting=False, long=False)
+        outputs = self._text_encoder.encode(prompts, 1).outputs
+        feeds = {
+            "proj_embedding": outputs["text_embeds"],
+            "encoder_hidden_states": outputs["last_hidden_state"],
+            "attention_mask": self._text_encoder.attention_mask(prompts),
+        }
+        return {name: np.repeat(rows, inputs.num_images_per_prompt, axis=0) for name, rows in feeds.items()}
+
+    def zero_embeds(self, rows: int) -> FloatArray:
+        """Return the embedding of an image of zeros, once for each row. diffusers: `get_zero_embed`."""
+        height, width = self.default_size
+        return np.repeat(self._image_encoder(np.zeros((1, 3, height, width), np.float32)), rows, axis=0)
+
+    def result(self, call: StagedCall, latents: FloatArray, seed: Any, truncated: tuple[str, ...]) -> ImageEmbeddings:
+        """See `StagedPipeline`."""
+        embeds = self.prior.post_process_latents(latents)
+        if call.inputs.negative_prompt is None:
+            pair = embeds, self.zero_embeds(len(embeds))
+        else:
+            first, second = np.split(embeds, 2)
+            pair = first, second
+        return ImageEmbeddings(image_embeds=pair[0], negative_image_embeds=pair[1], seed=seed, truncated=truncated)
