@@ -20,7 +20,7 @@ def _describe(configs: Configs) -> Component:
     extra = read_integer(configs, _SOURCE, "clip_extra_context_tokens", 4)
     labels = read_integer(configs, _SOURCE, "time_embed_dim", None)
     # The graph adds the image's tokens in front of those of the text.
-    tokens = read_integer(configs, "prior", "num_embeddings", 77) if "prior" in configs else 77
+    tokens = read_integer(configs, "text_encoder", "max_position_embeddings", 77)
     return Component(
         name=_SOURCE,
         role=CONNECTOR,

@@ -12,6 +12,7 @@ _CASTS = (torch.ops.aten.to.dtype, torch.ops.aten.to.device)
 _ASSERTION = torch.ops.aten._assert_tensor_metadata.default  # noqa: SLF001  # an operator's name
 _COPY = torch.ops.aten._to_copy.default  # noqa: SLF001  # an operator's name
 _DROPOUT = torch.ops.aten.dropout.default
+_FROM_NUMBER = torch.ops.aten.rsub.Scalar
 
 
 @contextmanager
@@ -19,10 +20,10 @@ def without_decomposition(program: ExportedProgram) -> Iterator[None]:
     """Within this context, torch.onnx.export translates the program without decomposing it.
 
     torch.onnx.export first calls `program.run_decompositions`, which traces the program again, operator by operator
-    with symbolic sizes. Of a network made for inference it changes only casts, dropouts and assertions, since every
-    other operator has a translation. Those three are rewritten here. A program that writes into its tensors is left
-    alone: only the second tracing makes it functional. For one that has other operators without a translation,
-    torch.onnx.export raises here, and is to be called again outside.
+    with symbolic sizes. Of a network made for inference it changes only casts, dropouts, assertions and subtractions
+    from a number, since every other operator has a translation. Those four are rewritten here. A program that writes
+    into its tensors is left alone: only the second tracing makes it functional. For one that has other operators
+    without a translation, torch.onnx.export raises here, and is to be called again outside.
 
     Args:
         program: Its graph is changed in place, to one that computes the same.
@@ -50,6 +51,13 @@ def _rewrite(program: ExportedProgram) -> None:
             graph.erase_node(node)
         elif node.target is _DROPOUT and not node.args[2]:
             node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+        elif node.target is _FROM_NUMBER and len(node.args) == 2 and not node.kwargs:
+            with graph.inserting_before(node):
+                negative = graph.call_function(torch.ops.aten.neg.default, node.args[:1])
+                result = graph.call_function(torch.ops.aten.add.Tensor, (negative, node.args[1]))
+            negative.meta, result.meta = dict(node.meta), dict(node.meta)
+            node.replace_all_uses_with(result)
             graph.erase_node(node)
         elif node.target in _CASTS:
             dtype = node.meta["val"].dtype

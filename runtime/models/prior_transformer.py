@@ -26,6 +26,7 @@ class PriorTransformer:
         width: D, the width of an embedding that it takes.
         tokens: Number of text tokens; without text the number of embeddings of an object, as in Shap-E.
         reads_text: True if it reads a text, and denoises one embedding.
+        returned: Width of an embedding that it predicts.
     """
 
     def __init__(self, session: EngineSession) -> None:
@@ -41,7 +42,7 @@ class PriorTransformer:
         self.width = integer(config, "embedding_dim", 768, subject=subject)
         self.tokens = integer(config, "num_embeddings", 77, subject=subject)
         self.reads_text = config.get("encoder_hid_proj_type", "linear") is not None
-        self._returned = integer(config, "clip_embed_dim", None, subject=subject) or self.width
+        self.returned = integer(config, "clip_embed_dim", None, subject=subject) or self.width
         self._session = session
 
     def latent_shape(self, batch: int) -> tuple[int, ...]:
@@ -61,7 +62,7 @@ class PriorTransformer:
         """
         feeds = {"hidden_states": sample, "timestep": np.asarray([timestep], np.float32), **conditioning}
         outputs = self._session.run(self.component, feeds)
-        return only_output(outputs, self.component, (*sample.shape[:-1], self._returned))
+        return only_output(outputs, self.component, (*sample.shape[:-1], self.returned))
 
     def post_process_latents(self, latents: FloatArray) -> FloatArray:
         """Return embeddings (B, D) in CLIP's own scale. diffusers: `PriorTransformer.post_process_latents`.
@@ -70,6 +71,6 @@ class PriorTransformer:
             BundleError: The bundle lacks mean and deviation.
         """
         mean, deviation = (
-            read_table(self._session.bundle, self.component, name, (1, self._returned)) for name in STATISTICS
+            read_table(self._session.bundle, self.component, name, (1, self.returned)) for name in STATISTICS
         )
         return latents * deviation + mean

@@ -102,6 +102,17 @@ class CallArguments(TypedDict, total=False):
     class_labels: ClassLabels | None
     jump_length: int
     jump_n_sample: int
+    prior_num_inference_steps: int
+    prior_latents: FloatArray | None
+    prior_guidance_scale: float
+    text_model_output: tuple[Any, Any] | None
+    text_attention_mask: Any
+    decoder_num_inference_steps: int
+    decoder_latents: FloatArray | None
+    decoder_guidance_scale: float
+    super_res_num_inference_steps: int
+    super_res_latents: FloatArray | None
+    image_embeddings: FloatArray | None
 
 
 @overload

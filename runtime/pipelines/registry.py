@@ -188,6 +188,18 @@ FAMILY_TABLE = (
         runtime="diffoundry.runtime.pipelines.systems.repaint:RePaint",
         exporter="diffoundry.exporter.families.repaint:FAMILY",
     ),
+    FamilyEntry(
+        name="unclip",
+        classes={"UnCLIPPipeline": PipelineClass("text_to_image")},
+        runtime="diffoundry.runtime.pipelines.systems.unclip:UnCLIP",
+        exporter="diffoundry.exporter.families.unclip:FAMILY",
+    ),
+    FamilyEntry(
+        name="unclip_image_variation",
+        classes={"UnCLIPImageVariationPipeline": PipelineClass("image_variation")},
+        runtime="diffoundry.runtime.pipelines.systems.unclip:UnCLIPImageVariation",
+        exporter="diffoundry.exporter.families.unclip:VARIATION",
+    ),
 )
 """Every family that the exporter and the runtime know."""
 

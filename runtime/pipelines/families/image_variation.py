@@ -2,22 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.images.tensors import is_tensor, to_array
 from diffoundry.runtime.models.clip_vision import CLIPVisionModelWithProjection
-from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.models.unet_2d_condition import UNet2DConditionModel
 from diffoundry.runtime.pipelines.families.base import EncodeOptions, Family
 from diffoundry.runtime.pipelines.guidance import Condition
-from diffoundry.runtime.pipelines.tasks.source_images import image_size
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from diffoundry.runtime.pipelines.image_prompts import (
+    ImagePromptInput,
+    check_image_prompt,
+    count_image_prompts,
+    encode_image_prompts,
+)
 
 __all__ = ["ImagePrompt", "ImageVariation"]
 
@@ -27,25 +27,19 @@ class ImagePrompt:
     """The images of one call, instead of prompts.
 
     Attributes:
-        image: A PIL image of any size, or several; or the array that the feature extractor makes of them, floats
-            (B, 3, side, side), as diffusers takes a tensor.
+        image: See `ImagePromptInput`.
         prompt: Refused: there is no text encoder.
         negative_prompt: Refused.
     """
 
-    image: "Image | Sequence[Image] | FloatArray | None" = None
+    image: ImagePromptInput = None
     prompt: str | Sequence[str] | None = None
     negative_prompt: str | Sequence[str] | None = None
 
     @property
     def count(self) -> int:
         """Number of images."""
-        return len(self.pixels) if isinstance(self.pixels, Sequence | np.ndarray) else 1
-
-    @property
-    def pixels(self) -> Any:
-        """The image or images; a tensor of torch as an array."""
-        return to_array(self.image) if is_tensor(self.image) else self.image
+        return count_image_prompts(self.image)
 
     def check(self) -> None:
         """Refuse texts, and anything that is no image.
@@ -61,20 +55,7 @@ class ImagePrompt:
                 )
         if self.image is None:
             raise InputError("image: got none, expected an image: variations of it are what this checkpoint generates")
-        if isinstance(given := self.pixels, np.ndarray):
-            if given.dtype.kind != "f" or given.ndim != 4 or not len(given):
-                raise InputError(
-                    f"image: got an array of {given.dtype} {given.shape}, expected PIL images, or floats "
-                    f"(images, 3, side, side) as CLIP's image processor gives them"
-                )
-            return
-        images: list[Any] = list(self.image) if isinstance(self.image, Sequence) else [self.image]
-        if not images:
-            raise InputError("image: got an empty list, expected at least one image")
-        for image in images:
-            if isinstance(image, np.ndarray) or is_tensor(image):
-                raise InputError("image: got a list of arrays, expected PIL images, or one array of prepared pixels")
-            image_size(image)  # refuses other types and transparent images
+        check_image_prompt(self.image)
 
 
 class ImageVariation(Family):
@@ -90,15 +71,11 @@ class ImageVariation(Family):
 
     def encode(self, inputs: ImagePrompt, options: EncodeOptions) -> Condition:
         """See `Family`; the unconditional rows are zeros. diffusers: `_encode_image`."""
-        states = np.repeat(self._encoder(self._pixels(inputs))[:, None], options.images_per_prompt, axis=0)
+        states = np.repeat(
+            encode_image_prompts(self._encoder, inputs.image)[:, None], options.images_per_prompt, axis=0
+        )
         return Condition(
             conditional={"encoder_hidden_states": states},
             unconditional={"encoder_hidden_states": np.zeros_like(states)} if options.guided else None,
             truncated=("",) * inputs.count,
         )
-
-    def _pixels(self, inputs: ImagePrompt) -> FloatArray:
-        images = inputs.pixels
-        if isinstance(images, np.ndarray):
-            return images.astype(np.float32)
-        return self._encoder.prepare(list(images) if isinstance(images, Sequence) else [images])

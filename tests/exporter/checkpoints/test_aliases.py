@@ -9,6 +9,7 @@ import transformers
 from diffoundry.exporter.checkpoints.aliases import alias_folder, read_aliases
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.checkpoints.tokenizer_files import write_tokenizer
+from diffoundry.exporter.checkpoints.weights import build_module
 from diffoundry.exporter.configs.vocabulary import clip_merges, clip_vocabulary
 from diffoundry.runtime.bundle.specs import DimSpec
 from diffoundry.runtime.errors import CheckpointError
@@ -41,7 +42,7 @@ _MODULES = {"latent_diffusion": "diffusers.pipelines.latent_diffusion"}
 def test_table():
     table = read_aliases()
     demos = {"emoji", "emoji-edges", "emoji-pixels"}
-    assert set(table) == {*demos, "sdxl-refiner", *SIZES}
+    assert set(table) == {*demos, "sdxl-refiner", "karlo", *SIZES}
     for name, alias in table.items():
         assert (alias.hub is None) != (alias.folder is None)
         assert (alias.configs is None) == (name == "emoji-edges")
@@ -93,6 +94,26 @@ def test_interfaces(alias, width, prediction, size):
     assert checkpoint.dims == dict.fromkeys(("height", "width"), DimSpec(multiple_of=8))
     files = {name for _, name in checkpoint.bundle_files()}
     assert {"tokenizer/vocab.json", "tokenizer/merges.txt", "scheduler/scheduler_config.json"} <= files
+
+
+def test_karlo_is_as_large_as_its_model_card_says():
+    """1 billion parameters in the prior, 900 million in the decoder, 700 million in each network that enlarges."""
+    checkpoint = open_checkpoint("karlo", random_weights=True)
+    for source, size in {"prior": 1.0e9, "decoder": 0.9e9, "super_res_first": 0.7e9, "super_res_last": 0.7e9}.items():
+        with torch.device("meta"):
+            module = build_module(checkpoint.root / source, ":".join(checkpoint.model_index[source]))
+        assert sum(parameter.numel() for parameter in module.parameters()) == pytest.approx(size, rel=0.03)
+    shapes = {spec.name: spec.shape for spec in checkpoint.component("decoder").inputs}
+    assert shapes == {
+        "sample": ("batch", 3, "height/4", "width/4"),
+        "timestep": (1,),
+        "encoder_hidden_states": ("batch", "sequence", 1536),
+        "attention_mask": ("batch", "sequence"),
+        "class_labels": ("batch", 1280),
+    }
+    assert checkpoint.component("text_proj").outputs[0].shape == ("batch", 81, 1536)
+    assert set(checkpoint.scheduler_configs) == {"prior_scheduler", "decoder_scheduler", "super_res_scheduler"}
+    assert checkpoint.notices() == ["weights are random (seed 0): good for measuring, not for images"]
 
 
 class TestVocabulary:

@@ -301,6 +301,11 @@ class Halves(torch.nn.Module):
         return torch.nn.functional.dropout((-x.half()).to(torch.float32).to(torch.float32), training=False)
 
 
+class FromNumber(torch.nn.Module):
+    def forward(self, x):
+        return (1 - x) * 3
+
+
 class NeedsDecomposition(torch.nn.Module):
     def forward(self, x):
         return torch.nn.functional.softshrink(x)
@@ -321,7 +326,9 @@ def toy():
     )
 
 
-@pytest.mark.parametrize(("module", "casts"), [(Writes(), 0), (Halves(), 2), (NeedsDecomposition(), 0)])
+@pytest.mark.parametrize(
+    ("module", "casts"), [(Writes(), 0), (Halves(), 2), (FromNumber(), 0), (NeedsDecomposition(), 0)]
+)
 def test_programs_that_are_rewritten_or_traced_twice(module, casts):
     feeds = (torch.randint(-9, 9, (4, 3)).float(),)  # numbers that fp16 holds, since ONNX Runtime skips the rounding
     renamed = dataclasses.replace(toy(), outputs=(dataclasses.replace(toy().outputs[0], name="y"),))
