@@ -66,6 +66,7 @@ OPERATORS: Mapping[str, Operator] = {
     "GatherND": Operator(indexing.gather_nd),
     "Gelu": Operator(elementwise.gelu),
     "Gemm": Operator(products.gemm, products.gemm_limits),
+    "GreaterOrEqual": Operator(elementwise.binary(mb.greater_equal)),
     "GroupNormalization": Operator(normalization.group_norm, normalization.group_norm_limits),
     "Identity": Operator(elementwise.identity),
     "LayerNormalization": Operator(normalization.layer_norm, normalization.layer_norm_limits),

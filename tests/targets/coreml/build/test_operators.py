@@ -82,6 +82,8 @@ CASES = {
     "Gemm": ("float[3,12] x", "float[3,4] y", "y = Gemm<transB=1>(x, k, b)", {"k": w(4, 12), "b": w(4)}),
     "Gemm, not transposed": ("float[3,12] x", "float[3,4] y", "y = Gemm(x, k)", {"k": w(12, 4)}),
     "Gemm of two": ("float[3,12] x, float[4,12] z", "float[3,4] y", "y = Gemm<transB=1>(x, z, b)", {"b": w(4)}),
+    "GreaterOrEqual": ("int32[2,7] x, float[2,7] z", "float[2,7] y", "e = GreaterOrEqual(x, c)\ny = Where(e, z, d)",
+                       {"c": np.int32(3), "d": np.float32(9)}),
     "GroupNormalization": (
         X, "float[2,6,8,8] y", "y = GroupNormalization<num_groups=3, epsilon=1e-3>(x, s, b)", {"s": w(6), "b": w(6)}),
     "GroupNormalization, flat": (
