@@ -1,0 +1,75 @@
+"""Latent diffusion on other targets: calibrated int8, Core ML by the interpreter, TensorRT for RTX by its builder."""
+
+import numpy as np
+import pytest
+from coreml_interpreter.engine import InterpretedEngine
+from ldm_checkpoints import LDM_CHECKPOINTS
+from PIL import Image
+
+from diffoundry.calibration.quality import Budget
+from diffoundry.exporter.calibrate.request import QuantizationRequest
+from diffoundry.runtime import load
+from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.engines.protocol import EngineOptions
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+SIZES = {"LDMPipeline": (24, 24), "LDMSuperResolutionPipeline": (128, 128), "LDMTextToImagePipeline": (32, 48)}
+"""Class to height and width of its images."""
+
+
+@pytest.fixture(params=LDM_CHECKPOINTS)
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def folder(system_checkpoint, name):
+    return system_checkpoint(name, LDM_CHECKPOINTS[name])
+
+
+def arguments(name):
+    own = {
+        "LDMSuperResolutionPipeline": {"image": Image.new("RGB", (32, 32), (200, 90, 10))},
+        "LDMTextToImagePipeline": {"prompt": "a cat", "guidance_scale": 3.0},
+    }
+    return {"seed": 0, "num_inference_steps": 4, "output_type": "np", **own.get(name, {})}
+
+
+def test_int8_is_calibrated(exported, folder, name):
+    """A code that rounding chooses makes another image, so the budget is wide: see the codes compared elsewhere."""
+    request = QuantizationRequest(budget=Budget(min_psnr=12), prompts=("cat",), held_out=("apple",), steps=4)
+    bundle = exported(folder, precision="fp32,int8", quantization=request)
+    chosen = Bundle(bundle).manifest.recipe.quantization["int8"]
+    assert set(chosen.components) >= {"unet", "vae_decoder"}
+    assert chosen.psnr >= 12
+    expected, given = (load(bundle, precision=one)(**arguments(name)).images for one in ("fp32", "int8"))
+    assert 0 < np.square(expected - given).mean() < 10 ** (-12 / 10)
+
+
+def test_core_ml_has_the_numbers_of_onnx_runtime(exported, folder, name):
+    bundle = exported(folder, target="onnxruntime,coreml", buckets=(SIZES[name],))
+    float_pipeline, opened = load(bundle, target="onnxruntime"), Bundle(bundle)
+    generator = np.random.default_rng(0)
+    for component in opened.components:
+        spec = next(engine for engine in opened.engines(component) if engine.target == "coreml")
+        feeds = {
+            one.name: generator.standard_normal(one.shape).astype(one.dtype)
+            if one.dtype.startswith("float")
+            else generator.integers(0, 50, one.shape).astype(one.dtype)
+            for one in spec.inputs
+        }
+        expected = float_pipeline.session.run(component, feeds)
+        with InterpretedEngine(bundle / spec.files[0], spec, EngineOptions(device="cpu")) as engine:
+            for output, array in engine.run(feeds).items():
+                np.testing.assert_allclose(array, expected[output], atol=1e-4 * np.abs(expected[output]).max())
+
+
+def test_tensorrt_for_rtx_builds_every_network(exported, folder, name):
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+    bundle = exported(folder, target="tensorrt-rtx", precision="fp16", buckets=(SIZES[name],))
+    opened = Bundle(bundle)
+    for component in opened.components:
+        (spec,) = opened.engines(component)
+        assert spec.pending is None
+        assert spec.files[0].startswith(f"{component}/")
