@@ -8,7 +8,7 @@ bundles are used.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from diffoundry.runtime.bundle.specs import Variant
 from diffoundry.runtime.pipelines.example_inputs import CONTROL, IMAGE_PROMPT, make_example_inputs
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
+from ldm_checkpoints import LDM_CHECKPOINTS
 from tiny_checkpoints import write_tiny_checkpoint, write_tiny_controlnet
 
 TARGETS = ("onnxruntime", "openvino")
@@ -59,6 +60,22 @@ PIPELINES = (
 )
 
 
+# diffusers' class of a system, the function that writes its checkpoint, arguments
+SYSTEMS = (
+    ("LDMPipeline", LDM_CHECKPOINTS["LDMPipeline"], {}),
+    (
+        "LDMTextToImagePipeline",
+        LDM_CHECKPOINTS["LDMTextToImagePipeline"],
+        {"prompt": PROMPT, "guidance_scale": 5.0, "height": 64, "width": 64},
+    ),
+    (
+        "LDMSuperResolutionPipeline",
+        LDM_CHECKPOINTS["LDMSuperResolutionPipeline"],
+        make_example_inputs(["image"], 64, 64),
+    ),
+)
+
+
 def main(place: str) -> None:
     """Print the table."""
     folder = Path(place)
@@ -74,14 +91,46 @@ def main(place: str) -> None:
             run = load(_bundle(folder, checkpoint, model, nets), target=target, safety_checker=None).start(
                 None if IMAGE_PROMPT in needs else PROMPT, seed=0, num_inference_steps=10, output_type="np", **given
             )
-            errors = [
-                np.abs(step.latents - expected).max() / np.sqrt(np.mean(expected**2))
-                for step, expected in zip(run, latents, strict=True)
-            ]
-            value = psnr(np.asarray(run.finish().images[0]), image, peak=1.0)
-            cells += [f"{max(errors):.1e}", f"{value:.0f} dB"]
+            cells += _cells(run, latents, image)
         beside = f" with {len(nets)} ControlNets" if len(nets) > 1 else ""
         print(f"| `{name}` | {model}{beside} | {' | '.join(cells)} |", flush=True)
+    for name, make, given in SYSTEMS:
+        print(f"| `{name}` | tiny | {' | '.join(_system_cells(folder, name, make, given))} |", flush=True)
+
+
+def _system_cells(folder: Path, name: str, make: Callable[[Path], None], given: dict[str, Any]) -> list[str]:
+    """Measure a system over the steps of all its schedulers."""
+    checkpoint = folder / name
+    if not checkpoint.is_dir():
+        torch.manual_seed(0)
+        make(checkpoint)
+    pipe = getattr(diffusers, name).from_pretrained(checkpoint)
+    pipe.set_progress_bar_config(disable=True)
+    latents: list[np.ndarray] = []
+    arguments = {"num_inference_steps": 10, "output_type": "np", **given}
+    image = call_pipeline(
+        pipe,
+        arguments.get("prompt"),
+        lambda _index, _timestep, values: latents.append(values.numpy().copy()),
+        watch=True,
+        generator=torch.Generator().manual_seed(0),
+        **{key: value for key, value in arguments.items() if key != "prompt"},
+    ).images[0]
+    cells = []
+    for target in TARGETS:
+        run = load(_bundle(folder, checkpoint, name, ()), target=target).start(seed=0, **arguments)
+        cells += _cells(run, latents, image)
+    return cells
+
+
+def _cells(run: Any, latents: Sequence[np.ndarray], image: np.ndarray) -> list[str]:
+    """Format the worst error of the latents and the PSNR of the image of a run."""
+    errors = [
+        np.abs(step.latents - expected).max() / np.sqrt(np.mean(expected**2))
+        for step, expected in zip(run, latents, strict=True)
+    ]
+    value = psnr(np.asarray(run.finish().images[0]), image, peak=1.0)
+    return [f"{max(errors):.1e}", f"{value:.0f} dB"]
 
 
 def _checkpoint(folder: Path, model: str) -> Path:
