@@ -11,6 +11,7 @@ from PIL.Image import Image
 
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
 from diffoundry.exporter.reference.pipeline import network, reference_pipeline
+from diffoundry.exporter.verify.checks.codes import check_codes
 from diffoundry.exporter.verify.checks.configs import (
     check_configs,
     check_extractor,
@@ -121,6 +122,9 @@ def ask_pytorch(
             cases += decoder_cases(reference, trace)
             if any(component.name == "vae_encoder" for component in checkpoint.components):
                 cases += encoder_cases(reference, trace)
+    quantizer = next((one.source for one in checkpoint.components if one.network == "VQModel"), None)
+    if quantizer is not None:
+        checks += check_codes(pipeline, network(reference, quantizer), [trace.latents[-1] for trace in traces])
     progress.update("PyTorch: text", 0, 1)
     cases += text_cases(reference, checkpoint.components, settings.prompts)
     images = _images(traces, settings)

@@ -11,8 +11,12 @@ from system_pair import compare_system, open_theirs
 
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.checkpoints.rehearse import rehearse
+from diffoundry.exporter.components.defaults import complete_config
+from diffoundry.exporter.components.vae import vae_decoder
 from diffoundry.exporter.recipe import make_recipe
 from diffoundry.exporter.request import ExportRequest
+from diffoundry.exporter.verify.checks.codes import check_codes
+from diffoundry.exporter.verify.checks.graphs import check_graphs
 from diffoundry.runtime import load
 from diffoundry.runtime.bundle.specs import Variant
 from diffoundry.runtime.cli.generate import command
@@ -83,6 +87,27 @@ def test_codes_are_those_of_diffusers_in_every_precision(pair):
         with torch.no_grad():
             decoded = (theirs.vqvae.decode(scaled).sample / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
         np.testing.assert_allclose(ours.decode(latents, "np"), decoded, atol=tolerance)
+
+
+def test_verify_finds_a_changed_codebook(pair):
+    ours, theirs = pair("LDMPipeline")
+    latents = np.random.default_rng(0).standard_normal((2, 3, 9, 7), np.float32)
+    (check,) = check_codes(ours, theirs.vqvae, [latents])
+    assert check.passed
+    assert check.measure == "of 126 latents"
+    kind = vae_decoder("vqvae", ("VQModel",))
+    component = kind.describe({"vqvae": complete_config(dict(theirs.vqvae.config), "VQModel")})
+    tables = "vae_decoder/tables.safetensors"
+    found = {check.subject: check for check in check_graphs(ours.session.bundle, component, theirs.vqvae)}
+    assert found[tables].passed
+    theirs.vqvae.quantize.embedding.weight.data[3] *= 1.001
+    theirs.vqvae.quantize.embedding.weight.data[5:] = -theirs.vqvae.quantize.embedding.weight.data[5:]
+    (check,) = check_codes(ours, theirs.vqvae, [latents])
+    assert not check.passed
+    assert check.measured.endswith("differ")
+    found = {check.subject: check for check in check_graphs(ours.session.bundle, component, theirs.vqvae)}
+    assert [subject for subject, check in found.items() if not check.passed] == [tables]
+    assert found[tables].measured.startswith("quantize.embedding.weight: 108 of 120 weights differ")
 
 
 def test_several_images_and_the_first_argument_are_images(pair):

@@ -8,6 +8,7 @@ from PIL import Image
 
 from diffoundry.calibration.quality import Budget
 from diffoundry.exporter.calibrate.request import QuantizationRequest
+from diffoundry.exporter.verify import VerifyRequest, verify
 from diffoundry.runtime import load
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.engines.protocol import EngineOptions
@@ -73,3 +74,13 @@ def test_tensorrt_for_rtx_builds_every_network(exported, folder, name):
         (spec,) = opened.engines(component)
         assert spec.pending is None
         assert spec.files[0].startswith(f"{component}/")
+
+
+def test_verify_passes_every_check(exported, folder, name):
+    report = verify(exported(folder, target="onnxruntime,openvino"), None, VerifyRequest(steps=3))
+    assert [check for check in report.all_checks if not check.passed] == []
+    parts = {"unet", "vae_decoder"} | ({"bert"} if name == "LDMTextToImagePipeline" else set())
+    for variant in report.variants:
+        assert {result.component for result in variant.outputs} == parts
+    codes = [check.measure for check in report.all_checks if check.subject == "codes"]
+    assert len(codes) == (name != "LDMTextToImagePipeline")
