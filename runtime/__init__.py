@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from diffoundry.runtime.engines.protocol import EngineOptions
     from diffoundry.runtime.pipelines import load
+    from diffoundry.runtime.pipelines.chain import chain
     from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
 
-__all__ = ["DiffusionPipeline", "EngineOptions", "errors", "load", "random", "schedulers"]
+__all__ = ["DiffusionPipeline", "EngineOptions", "chain", "errors", "load", "random", "schedulers"]
 
 _LAZY = {
     "DiffusionPipeline": "diffoundry.runtime.pipelines.pipeline:DiffusionPipeline",
     "EngineOptions": "diffoundry.runtime.engines.protocol:EngineOptions",
+    "chain": "diffoundry.runtime.pipelines.chain:chain",
     "load": "diffoundry.runtime.pipelines:load",
 }
 

@@ -21,7 +21,7 @@ from diffoundry.runtime.cli.help import Command, options_in
 from diffoundry.runtime.cli.image_settings import ImageSettings, is_same_bundle
 from diffoundry.runtime.cli.like import merge_settings, read_like
 from diffoundry.runtime.cli.options import (
-    bundle_argument,
+    bundles_argument,
     engine_options,
     json_option,
     named_as_typed,
@@ -45,6 +45,7 @@ from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.pixels import describe_image_fault
 from diffoundry.runtime.images.save import check_settings, save_image
 from diffoundry.runtime.pipelines.base import PipelineBase
+from diffoundry.runtime.pipelines.chain import chain
 from diffoundry.runtime.pipelines.output import PipelineOutput
 from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
 from diffoundry.runtime.pipelines.run import Run
@@ -84,7 +85,7 @@ _EXAMPLES = (
 
 
 @click.command("generate", cls=Command, examples=_EXAMPLES)
-@bundle_argument
+@bundles_argument
 @click.argument("prompt", nargs=-1)
 @_image(
     "--negative",
@@ -129,7 +130,7 @@ _EXAMPLES = (
 def command(
     ctx: click.Context,
     /,
-    bundle: Path,
+    bundle: tuple[Path, ...],
     *,
     like: Path | None,
     output: str | None,
@@ -140,6 +141,7 @@ def command(
 ) -> None:
     """Generate each PROMPT with the bundle DIR and write images that hold their settings.
 
+    PRIOR+DECODER chains two bundles: a prior and its decoder, or a base model and its refiner.
     A bundle for image variation needs --image and no PROMPT. Options have diffusers' names, too, such as
     --num-inference-steps.
     """
@@ -147,8 +149,11 @@ def command(
     with named_as_typed():
         outputs = OutputFiles(output)
         engines = take_engine_options(values)
-        pipeline = load(bundle, low_memory=low_memory, safety_checker=not no_safety_checker, **engines)
-        tell_choice(pipeline.session)
+        opened = [load(one, low_memory=low_memory, safety_checker=not no_safety_checker, **engines) for one in bundle]
+        for one in opened:
+            tell_choice(one.session)
+        pipeline: PipelineBase = opened[0] if len(opened) == 1 else chain(*opened)
+        _check_images(pipeline)
         take_prompts(values)
         files = _take_files(values)
         settings, defaulted = _settings(ctx.command, pipeline, like, values, files)
@@ -164,6 +169,20 @@ def command(
         _tell_files(paths, kept, seconds)
         for path in maps:
             remark(str(path))
+
+
+def _check_images(pipeline: PipelineBase) -> None:
+    """Refuse a prior alone, whose result is no image.
+
+    Raises:
+        InputError: As said.
+    """
+    if not pipeline.makes_images:
+        name = pipeline.bundle_name
+        raise InputError(
+            f"DIR: got {name}, a {pipeline.session.bundle.pipeline_class}, which makes embeddings and no image; chain "
+            f"it with its decoder: 'diffoundry generate {name}+DECODER'"
+        )
 
 
 def _take_files(values: dict[str, Any]) -> dict[str, Any]:
@@ -221,7 +240,7 @@ def _start(
     check_settings(kept.of_image(kept.count - 1), outputs.example, size)
     _tell_notes(pipeline, run, settings, words)
     ignored = pipeline.controlnets.names if isinstance(pipeline, DiffusionPipeline) and not controls else ()
-    pipeline.session.open_all([name for name in pipeline.used_components if name not in ignored])
+    pipeline.open_engines(ignored)
     return run, kept
 
 

@@ -108,7 +108,7 @@ def model_hash(recipe: Recipe) -> str | None:
 def _origin(pipeline: PipelineBase) -> dict[str, Any]:
     """Name the bundle, its model, and the engine of the denoiser."""
     bundle = pipeline.session.bundle
-    facts: dict[str, Any] = {"bundle": bundle.root.name}
+    facts: dict[str, Any] = {"bundle": pipeline.bundle_name}
     choice = pipeline.session.choice(pipeline.denoiser.component)
     if bundle.manifest is not None:
         facts["model_hash"] = model_hash(bundle.manifest.recipe)

@@ -20,7 +20,15 @@ from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import DiffoundryError, InputError, UnknownArgumentError
 from diffoundry.runtime.suggest import nearest_words
 
-__all__ = ["bundle_argument", "engine_options", "json_option", "named_as_typed", "take_engine_options", "tell_choice"]
+__all__ = [
+    "bundle_argument",
+    "bundles_argument",
+    "engine_options",
+    "json_option",
+    "named_as_typed",
+    "take_engine_options",
+    "tell_choice",
+]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -29,6 +37,16 @@ def _find(context: click.Context, _parameter: click.Parameter, value: str) -> Pa
     """Find the folder of a bundle; one on the hub is downloaded, except while the shell completes a line."""
     return Path(value) if context.resilient_parsing else find_bundle(value)
 
+
+def _find_chain(context: click.Context, _parameter: click.Parameter, value: str) -> tuple[Path, ...]:
+    """Find the folders of bundles that are joined by a plus; a folder of the whole name is one bundle."""
+    if context.resilient_parsing:
+        return (Path(value),)
+    names = [value] if Path(value).exists() else value.split("+")
+    return tuple(find_bundle(name) for name in names)
+
+
+bundles_argument = click.argument("bundle", type=click.Path(), callback=_find_chain, metavar="DIR")
 
 bundle_argument = click.argument("bundle", type=click.Path(), callback=_find, metavar="DIR")
 

@@ -3,6 +3,7 @@
 import os
 import threading
 import weakref
+from collections.abc import Collection, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -83,6 +84,44 @@ class PipelineBase:
     def example_arrays(self, height: int, width: int) -> dict[str, tuple[int, ...]]:  # noqa: ARG002
         """Return the shapes of arguments for which a measurement passes random numbers: embeddings, for example."""
         return {}
+
+    makes_images: bool = True
+    """False for priors, whose result is what another pipeline takes."""
+
+    @property
+    def bundle_name(self) -> str:
+        """Name of the bundle's folder; of a chain those of both, joined by a plus."""
+        return self.session.bundle.root.name
+
+    def open_engines(self, without: Collection[str] = ()) -> None:
+        """Open the engines of a default call, but for those of some components; see `EngineSession.open_all`."""
+        self.session.open_all([name for name in self.used_components if name not in without])
+
+    def handed_shapes(self) -> dict[str, tuple[int | str, ...]]:
+        """Return the arguments of the next pipeline of a chain that the result of this one fills, and their shapes.
+
+        Sizes are numbers, "images", "height", "width", or the latter divided: "height/8".
+        """
+        return {}
+
+    def taken_shapes(self) -> dict[str, tuple[int | str, ...]]:
+        """Return the arguments that the result of a pipeline before this one may fill, as `handed_shapes`."""
+        return {}
+
+    def handed_over(self, result: Any) -> dict[str, Any]:
+        """Return the values of `handed_shapes` of a finished run."""
+        raise NotImplementedError
+
+    def check_call(self, arguments: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Check the arguments of a call without running anything.
+
+        Returns:
+            The number of images, and the arguments that have a value, with the size.
+
+        Raises:
+            InputError: As `start`.
+        """
+        raise NotImplementedError
 
     def setting_arguments(self, steps: int, guidance_scale: float) -> dict[str, Any]:
         """Return the numbers and names of a call for a measurement, under diffusers' names; none that it lacks.

@@ -91,6 +91,24 @@ class PipelineInterface(PipelineBase):
         """Pixels to a side of a latent."""
         return self.vae.scale_factor
 
+    def handed_shapes(self) -> dict[str, tuple[int | str, ...]]:
+        """See `PipelineBase`: latents, for a pipeline that starts from an image."""
+        return {"image": self._latent_dims}
+
+    def taken_shapes(self) -> dict[str, tuple[int | str, ...]]:
+        """See `PipelineBase`."""
+        starts = any(task.from_image and not task.upscales for task in self._tasks)
+        return {"image": self._latent_dims} if starts else {}
+
+    @property
+    def _latent_dims(self) -> tuple[int | str, ...]:
+        factor = self.vae.scale_factor
+        return "images", self.vae.latent_channels, f"height/{factor}", f"width/{factor}"
+
+    def handed_over(self, result: Any) -> dict[str, Any]:
+        """See `PipelineBase`."""
+        return {"image": result.images}
+
     @property
     def example_scale(self) -> int:
         """See `PipelineBase`."""

@@ -214,6 +214,11 @@ class DiffusionPipeline(PipelineInterface):
             attention=attention,
         )
 
+    def check_call(self, arguments: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+        """See `PipelineBase`."""
+        call = self._parse(arguments)
+        return call.images, call.arguments()
+
     def _parse(self, arguments: Mapping[str, Any]) -> _Call:
         """Sort the arguments of a call and check them."""
         given = [name for name, value in arguments.items() if value is not None]

@@ -233,7 +233,6 @@ class StagedPipeline(PipelineBase):
         scales_latents: As in `Family`.
         follows_scheduler: True if the latents of each step are what a scheduler returned. False if the system changes
             them afterwards, so that a verification has to follow the callback of diffusers' pipeline.
-        makes_images: False for priors, whose `result` is what another pipeline takes.
         session: The engines.
         checks_safety: True if images go through the bundle's safety checker, where it has one.
         denoiser: The network of the last stage.
@@ -246,7 +245,6 @@ class StagedPipeline(PipelineBase):
     scheduler_folders: ClassVar[tuple[str, ...]] = ("scheduler",)
     scales_latents: ClassVar[bool] = True  # type: ignore[misc]  # commands ask a pipeline and its class
     follows_scheduler: bool = True
-    makes_images: ClassVar[bool] = True
 
     checks_safety: bool
 
@@ -410,6 +408,11 @@ class StagedPipeline(PipelineBase):
             last_stage=stages[-1].name if self.makes_images else "no stage of it",
             make_result=None if self.makes_images else partial(self.result, call),
         )
+
+    def check_call(self, arguments: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+        """See `PipelineBase`: a run draws and computes nothing before its first step."""
+        run = self.start(**{**arguments, "seed": 0})
+        return run.count, dict(run.arguments)
 
     def _parse(self, arguments: Mapping[str, Any]) -> tuple[RunInputs, Any]:
         """Sort the arguments of a call and check them."""

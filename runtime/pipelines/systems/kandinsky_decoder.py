@@ -79,6 +79,11 @@ class KandinskyDecoder(StagedPipeline):
             return "image", "mask_image"
         return ("image", "strength") if "Img2Img" in self.session.bundle.pipeline_class else ()
 
+    def taken_shapes(self) -> dict[str, tuple[int | str, ...]]:
+        """See `PipelineBase`."""
+        shape = "images", self._width
+        return {"image_embeds": shape, "negative_image_embeds": shape}
+
     def example_arrays(self, height: int, width: int) -> dict[str, tuple[int, ...]]:
         """See `PipelineBase`."""
         hint = {"hint": (1, 3, height, width)} if self._takes_hint else {}

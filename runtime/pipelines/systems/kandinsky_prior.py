@@ -134,7 +134,7 @@ class KandinskyPrior(StagedPipeline):
 
     Inputs: ClassVar[type[Any]] = KandinskyPriorInputs
     label: ClassVar[str] = "embeddings of images"
-    makes_images: ClassVar[bool] = False
+    makes_images = False
 
     def open_networks(self, session: EngineSession) -> None:
         """See `StagedPipeline`."""
@@ -247,6 +247,15 @@ class KandinskyPrior(StagedPipeline):
         """Return the embedding of an image of zeros, once for each row. diffusers: `get_zero_embed`."""
         height, width = self.default_size
         return np.repeat(self._image_encoder(np.zeros((1, 3, height, width), np.float32)), rows, axis=0)
+
+    def handed_shapes(self) -> dict[str, tuple[int | str, ...]]:
+        """See `PipelineBase`."""
+        shape = "images", self.prior.width
+        return {"image_embeds": shape, "negative_image_embeds": shape}
+
+    def handed_over(self, result: ImageEmbeddings) -> dict[str, Any]:
+        """See `PipelineBase`."""
+        return {"image_embeds": result.image_embeds, "negative_image_embeds": result.negative_image_embeds}
 
     def result(self, call: StagedCall, latents: FloatArray, seed: Any, truncated: tuple[str, ...]) -> ImageEmbeddings:
         """See `StagedPipeline`."""

@@ -1,0 +1,288 @@
+"""Chains of pipelines: a prior and its decoder, or a base model and its refiner, as one pipeline."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from diffoundry.runtime.errors import InputError, UnknownArgumentError
+from diffoundry.runtime.models.protocols import FloatArray
+from diffoundry.runtime.pipelines.base import PipelineBase
+from diffoundry.runtime.pipelines.denoising import Step, StopSignal
+from diffoundry.runtime.pipelines.example_inputs import make_example_arrays
+from diffoundry.runtime.pipelines.run import Run
+from diffoundry.runtime.pipelines.staged import StagedRun
+from diffoundry.runtime.random.seeds import make_generators
+
+__all__ = ["ChainedPipeline", "ChainedRun", "chain"]
+
+_PRIOR = "prior_"
+"""Prefix of the arguments of a prior, as diffusers' combined pipelines name them."""
+
+_FOR_ALL = ("prompt", "negative_prompt", "prompt_2", "negative_prompt_2", "num_images_per_prompt")
+"""Arguments that every pipeline of a chain gets, if it takes them."""
+
+_FOR_FIRST = ("latents", "denoising_end")
+"""Arguments that the first pipeline gets if it takes them, although the last may take them too."""
+
+
+def chain(*pipelines: PipelineBase) -> "ChainedPipeline":
+    """Return one pipeline of several, each of which takes what the one before gives.
+
+    `chain(load("prior.bundle"), load("decoder.bundle"))("a red apple", seed=0)` gives what diffusers' combined pipeline
+    gives: both draw from the same generator, one after the other.
+
+    Args:
+        pipelines: A prior and a decoder, or a base model and its refiner.
+
+    Raises:
+        InputError: Fewer than two, or one that does not take what the one before gives, by name or by shape.
+    """
+    if len(pipelines) != 2:
+        raise InputError(f"chain: got {len(pipelines)} pipelines, expected two: a prior or base model, and the next")
+    return ChainedPipeline(*pipelines)
+
+
+class ChainedPipeline(PipelineBase):
+    """Two pipelines. diffusers: `KandinskyV22CombinedPipeline`, or a base model with its refiner.
+
+    Arguments belong to the last pipeline, but for prompts, which both get, and for those with the prefix "prior_",
+    which a prior gets. Of a base model and a refiner both get every argument that they take. `denoising_end` is where
+    the refiner goes on.
+
+    Attributes:
+        first: Its result is not shown.
+        last: Gives the images.
+    """
+
+    def __init__(self, first: PipelineBase, last: PipelineBase) -> None:
+        """Check that what passes between both fits.
+
+        Raises:
+            InputError: It does not.
+        """
+        super().__init__(last.session)
+        self.first, self.last = first, last
+        self.denoiser = last.denoiser
+        self.scales_latents = last.scales_latents
+        self.text_encoders = first.text_encoders
+        taken = last.taken_shapes()
+        for name, shape in first.handed_shapes().items():
+            if name not in taken:
+                raise InputError(
+                    f"chain: {_name(first)} gives {name}, but {_name(last)} takes none; expected a prior and its "
+                    f"decoder, or a base model and its refiner"
+                )
+            if shape != taken[name]:
+                raise InputError(
+                    f"chain: {_name(first)} gives {name} of shape {_words(shape)}, but {_name(last)} takes "
+                    f"{_words(taken[name])}; expected bundles of one model"
+                )
+
+    @property
+    def argument_names(self) -> frozenset[str]:
+        """Names of all arguments that a call may have."""
+        own = self.first.argument_names
+        prefixed = {f"{_PRIOR}{name}" for name in own} if not self.first.makes_images else own
+        handed = self.first.handed_shapes().keys()
+        return frozenset({*prefixed, *self.last.argument_names, *(set(_FOR_ALL) & own)} - handed)
+
+    @property
+    def bundle_name(self) -> str:
+        """Names of both bundles' folders."""
+        return f"{self.first.bundle_name}+{self.last.bundle_name}"
+
+    def open_engines(self, without: Collection[str] = ()) -> None:
+        """See `PipelineBase`: those of both pipelines."""
+        for pipeline in (self.first, self.last):
+            pipeline.open_engines(without)
+
+    @property
+    def default_size(self) -> tuple[int, int]:
+        """Height and width in pixels of the images."""
+        return (self.first if self.first.makes_images else self.last).default_size
+
+    @property
+    def scale_factor(self) -> int:
+        """Pixels to a side of a latent of the last pipeline."""
+        return self.last.scale_factor
+
+    @property
+    def used_components(self) -> tuple[str, ...]:
+        """The components of the last pipeline that a default call runs."""
+        return self.last.used_components
+
+    @property
+    def example_inputs(self) -> tuple[str, ...]:
+        """See `PipelineBase`: what the first pipeline gives needs no example."""
+        return ()
+
+    @property
+    def scheduler(self) -> Any:
+        """The scheduler of the last pipeline."""
+        return self.last.scheduler
+
+    @scheduler.setter
+    def scheduler(self, scheduler: Any) -> None:
+        self.last.scheduler = scheduler
+
+    @property
+    def scheduler_config(self) -> Mapping[str, Any]:
+        """The config of the last pipeline's scheduler."""
+        return dict(self.last.scheduler_config)
+
+    @scheduler_config.setter
+    def scheduler_config(self, config: Mapping[str, Any]) -> None:
+        self.last.scheduler_config = config
+
+    def __call__(self, prompt: Any = None, *, return_dict: bool = True, **arguments: Any) -> Any:
+        """Generate; see the class for the arguments.
+
+        Raises:
+            InputError: An argument does not fit; the message names it.
+            EngineError: An engine cannot be opened, or failed.
+        """
+        result = self.start(prompt, **arguments).finish()
+        return result if return_dict else result.to_tuple()
+
+    def start(self, prompt: Any = None, **arguments: Any) -> "ChainedRun":
+        """Prepare a run over the steps of both pipelines; the arguments of both are checked now.
+
+        Raises:
+            InputError: As `__call__`.
+        """
+        first, last = self._split({"prompt": prompt, **arguments})
+        count, known = self.first.check_call(first)
+        sizes = {"images": count, **known}
+        shapes = {name: tuple(_size(one, sizes) for one in dims) for name, dims in self.first.handed_shapes().items()}
+        count, others = self.last.check_call({**last, **make_example_arrays(shapes)})
+        seed, generator = make_generators(arguments.get("seed"), arguments.get("generator"), count, has_latents=False)
+        output_type = "latent" if self.first.makes_images else "np"
+        run = self.first.start(**first, output_type=output_type, generator=generator)
+        signal = StopSignal()
+        with self._signals_lock:
+            self._signals.add(signal)
+        kept = {**known, **others, "prompt": prompt, **arguments}
+        shown = {*self.argument_names, *_SIZES}
+        parts = _Parts(first=run, handed=self.first.handed_over, start=self.last.start, arguments=last)
+        return ChainedRun(
+            steps=parts.steps(generator, signal),
+            total=run.total + int(others.get("num_inference_steps", 0)),
+            count=count,
+            latents=np.empty(0, np.float32),
+            decode=parts.decode,
+            finish_images=None,
+            output_type=arguments.get("output_type") or "pil",
+            seed=seed,
+            truncated=run.truncated,
+            scheduler=self.last.scheduler,
+            arguments={name: value for name, value in kept.items() if value is not None and name in shown},
+            signal=signal,
+            last_stage=_LAST,
+        )
+
+    def _split(self, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Sort the arguments of a call to both pipelines.
+
+        Raises:
+            UnknownArgumentError: One that neither takes.
+        """
+        own, others = self.first.argument_names, self.last.argument_names
+        first: dict[str, Any] = {}
+        last: dict[str, Any] = {}
+        for name, value in arguments.items():
+            if value is None or name in ("seed", "generator"):
+                continue
+            if name not in self.argument_names:
+                raise UnknownArgumentError(name, sorted(self.argument_names))
+            stem = name.removeprefix(_PRIOR)
+            if not self.first.makes_images and stem != name and stem in own:
+                first[stem] = value
+                continue
+            for_first = name in (*_FOR_ALL, *_FOR_FIRST) or (self.first.makes_images and name not in _FOR_LAST)
+            if for_first and name in own:
+                first[name] = value
+            if name in others and not (name in _FOR_FIRST and name in own):
+                last[name] = value
+        if "num_images_per_prompt" in last and not self.first.makes_images:
+            del last["num_images_per_prompt"]  # there is an embedding for each image already
+        if "denoising_end" in first:
+            last["denoising_start"] = first["denoising_end"]
+        if self.first.makes_images:
+            last = {name: value for name, value in last.items() if name not in _SIZES}  # the latents decide it
+        return first, last
+
+    def __repr__(self) -> str:
+        return f"ChainedPipeline({self.first!r}, {self.last!r})"
+
+
+_LAST = "last"
+
+_SIZES = ("height", "width")
+
+_FOR_LAST = (
+    "output_type", "callback_on_step_end", "callback_on_step_end_tensor_inputs", "denoising_start", "strength",
+)  # fmt: skip
+"""Arguments that only the last pipeline gets."""
+
+
+class _Parts:
+    """Both runs of a chain."""
+
+    def __init__(self, *, first: Run[Any], handed: Any, start: Any, arguments: Mapping[str, Any]) -> None:
+        self._first = first
+        self._handed = handed
+        self._start = start
+        self._arguments = arguments
+        self._last: Run[Any] | None = None
+
+    def steps(self, generator: Any, signal: StopSignal) -> Iterator[Step]:
+        """Run both pipelines; the second begins when the first has ended."""
+        expected = self._first.total
+        for step in self._first:
+            yield replace(step, total=expected, stage=step.stage or "first")
+            if signal.cancelled or signal.interrupted:
+                signal.cancelled = True  # what the first gives is no image
+                return
+        handed = self._handed(self._first.finish())
+        self._last = self._start(**self._arguments, **handed, generator=generator)
+        done, total = self._first.total, self._first.total + self._last.total
+        for step in self._last:
+            yield replace(step, index=done + step.index, total=total, stage=_LAST)
+            self._last.signal.cancelled = signal.cancelled
+            self._last.signal.interrupted = signal.interrupted
+
+    def decode(self, latents: FloatArray, output_type: str) -> tuple[Any, list[bool] | None]:
+        """Decode with the last pipeline."""
+        assert self._last is not None, "the last stage has begun"
+        images, flags = self._last.decode(latents, output_type)
+        finish = self._last.finish_images
+        return (images if finish is None else finish(images)), flags
+
+
+@dataclass(kw_only=True, slots=True, repr=False)
+class ChainedRun(StagedRun):
+    """A run over the steps of two pipelines. Its total is exact once the second has begun."""
+
+    def __iter__(self) -> Iterator[Step]:
+        """Run the remaining steps one by one; see `Run`."""
+        for step in StagedRun.__iter__(self):
+            self.total = step.total if step.stage == _LAST else self.total
+            yield step
+
+
+def _name(pipeline: PipelineBase) -> str:
+    return f"{pipeline.session.bundle.root.name} ({pipeline.session.bundle.pipeline_class})"
+
+
+def _words(shape: Sequence[int | str]) -> str:
+    return f"({', '.join(map(str, shape))})"
+
+
+def _size(dim: int | str, sizes: Mapping[str, Any]) -> int:
+    """Return the size of a dimension such as "images" or "height/8"."""
+    if isinstance(dim, int):
+        return dim
+    symbol, _, divisor = dim.partition("/")
+    return int(sizes[symbol]) // int(divisor or 1)

@@ -1,0 +1,143 @@
+"""Chains against diffusers: a Kandinsky prior and its decoder, and Stable Diffusion XL with its refiner."""
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL.Image import open as open_image
+from system_pair import TOLERANCE, open_theirs
+from tiny_kandinsky import DDIM, make_decoder, make_prior
+
+from diffoundry.exporter.reference.pipeline import call_pipeline
+from diffoundry.runtime import load
+from diffoundry.runtime.cli.generate import command as generate
+from diffoundry.runtime.errors import CancelledError, InputError, UnknownArgumentError
+from diffoundry.runtime.pipelines.chain import chain
+
+
+@pytest.fixture(scope="module")
+def kandinsky(system_checkpoint, exported):
+    """Folders and bundles of a prior and a decoder."""
+    name = "KandinskyV22Pipeline"
+    make = lambda folder: make_decoder(folder, name, diffusers.DDIMScheduler(**DDIM))  # noqa: E731
+    folders = system_checkpoint("kandinsky-prior", make_prior), system_checkpoint(name, make)
+    return folders, [exported(folder, target="onnxruntime,openvino") for folder in folders]
+
+
+@pytest.fixture(scope="module")
+def combined(kandinsky):
+    """diffusers' combined pipeline."""
+    (prior, decoder), _ = kandinsky
+    parts = {f"prior_{name}": part for name, part in open_theirs(prior, "KandinskyV22PriorPipeline").components.items()}
+    pipeline = diffusers.KandinskyV22CombinedPipeline(
+        **parts, **open_theirs(decoder, "KandinskyV22Pipeline").components
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def follow(pipeline, prompt, **arguments):
+    """Return diffusers' latents after every step of every scheduler, and its images."""
+    latents = []
+    keep = lambda _index, _timestep, values: latents.append(values.numpy().copy())  # noqa: E731
+    generator = torch.Generator().manual_seed(0)
+    output = call_pipeline(pipeline, prompt, keep, watch=True, generator=generator, output_type="np", **arguments)
+    return latents, np.asarray(output.images)
+
+
+def compare(run, latents, images):
+    for step, expected in zip(run, latents, strict=True):
+        assert np.abs(step.latents - expected).max() < TOLERANCE * np.sqrt(np.mean(expected**2)), step
+    ours = run.finish().images
+    assert run.total == len(latents)
+    assert -10 * np.log10(np.mean((ours - images) ** 2) + 1e-12) > 60
+
+
+CASES = {
+    "defaults": {"prompt": "a red apple"},
+    "settings of both": {
+        "prompt": ["a red apple", "a cat"], "negative_prompt": ["blue", "a dog"], "num_images_per_prompt": 2,
+        "prior_guidance_scale": 2.0, "guidance_scale": 3.0,
+    },
+}  # fmt: skip
+
+
+def test_a_prior_and_its_decoder_are_the_combined_pipeline(kandinsky, combined):
+    ours = chain(*(load(bundle, target="onnxruntime") for bundle in kandinsky[1]))
+    for case in CASES.values():
+        settings = {"height": 12, "width": 16, "num_inference_steps": 3, "prior_num_inference_steps": 2, **case}
+        prompt = settings.pop("prompt")
+        latents, images = follow(combined, prompt, **settings)
+        compare(ours.start(prompt, seed=0, output_type="np", **settings), latents, images)
+
+
+def test_a_base_model_and_its_refiner(tiny_sd_checkpoint, exported):
+    folders = tiny_sd_checkpoint("xl"), tiny_sd_checkpoint("xl-refiner")
+    ours = chain(*(load(exported(folder)) for folder in folders))
+    base = open_theirs(folders[0], "StableDiffusionXLPipeline")
+    refiner = open_theirs(folders[1], "StableDiffusionXLImg2ImgPipeline")
+    settings = {"num_inference_steps": 5, "negative_prompt": "blue"}
+    generator = torch.Generator().manual_seed(0)
+    latents = base(
+        "a red apple", denoising_end=0.6, output_type="latent", generator=generator, height=64, width=96, **settings
+    ).images
+    expected = refiner(
+        "a red apple", image=latents, denoising_start=0.6, output_type="np", generator=generator, **settings
+    ).images
+    run = ours.start("a red apple", seed=0, denoising_end=0.6, output_type="np", height=64, width=96, **settings)
+    images = run.finish().images
+    assert -10 * np.log10(np.mean((images - expected) ** 2) + 1e-12) > 60
+    assert (run.total, run.arguments["height"], run.arguments["width"]) == (5, 64, 96)
+
+
+ERRORS = {
+    "an unknown argument": ({"steps": 3}, UnknownArgumentError, "steps"),
+    "embeddings": ({"image_embeds": np.zeros((1, 32), np.float32)}, UnknownArgumentError, "image_embeds"),
+    "of the decoder": ({"height": 14}, InputError, "height: got 14, expected a multiple of 4"),
+    "of the prior": ({"prior_num_inference_steps": 1}, InputError, "num_inference_steps"),
+    "no prompt": ({"prompt": None}, InputError, "prompt: got none"),
+}
+
+
+def test_arguments_of_both_are_checked_before_the_first_step(kandinsky):
+    ours = chain(*(load(bundle, target="onnxruntime") for bundle in kandinsky[1]))
+    for arguments, kind, words in ERRORS.values():
+        with pytest.raises(kind, match=words):
+            ours.start(**{"prompt": "a cat", "height": 12, "width": 16, **arguments})
+    run = ours.start("a cat", height=12, width=16, num_inference_steps=2, prior_num_inference_steps=2, seed=0)
+    next(iter(run))
+    run.cancel()
+    with pytest.raises(CancelledError, match="cancelled after 1 of 4 steps"):
+        run.finish()
+
+
+def test_pipelines_that_do_not_fit_are_refused(kandinsky, tiny_sd_checkpoint, exported):
+    prior, decoder = (load(bundle, target="onnxruntime") for bundle in kandinsky[1])
+    other = load(exported(tiny_sd_checkpoint("xl")))
+    with pytest.raises(InputError, match=r"chain: .* gives image_embeds, but .* takes none"):
+        chain(prior, other)
+    with pytest.raises(InputError, match=r"chain: .* gives image, but .*KandinskyV22Pipeline\) takes none"):
+        chain(other, decoder)
+    with pytest.raises(InputError, match="chain: got 1 pipelines, expected two"):
+        chain(prior)
+
+
+def test_generate_chains_bundles(kandinsky, tmp_path):
+    prior, decoder = kandinsky[1]
+    output = tmp_path / "image.png"
+    arguments = ["--steps", "2", "--prior-steps", "2", "--height", "12", "--width", "16", "--seed", "0"]
+    result = CliRunner().invoke(generate, [f"{prior}+{decoder}", "a red apple", *arguments, "-o", str(output)])
+    assert result.exit_code == 0, result.output
+    ours = chain(*(load(bundle) for bundle in (prior, decoder)))
+    settings = {"num_inference_steps": 2, "prior_num_inference_steps": 2, "height": 12, "width": 16}
+    expected = ours("a red apple", seed=0, **settings).images[0]
+    with open_image(output) as image:
+        assert np.array_equal(np.asarray(image), np.asarray(expected))
+        assert f"{prior.name}+{decoder.name}" in str(image.text)
+    alone = CliRunner().invoke(generate, [str(prior), "a red apple"])
+    assert alone.exit_code != 0
+    assert (
+        f"makes embeddings and no image; chain it with its decoder: 'diffoundry generate {prior.name}+DECODER'"
+        in str(alone.exception)
+    )
