@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,18 @@ class DefaultSizes:
         height: In pixels, or None when the configs do not say.
         width: In pixels, likewise.
         sequence: Tokens of a text.
+        others: Further symbols of the graph's dimensions to their sizes, such as those of image prompts.
     """
 
     height: int | None = None
     width: int | None = None
     sequence: int = _CLIP_TOKENS
+    others: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def symbols(self) -> dict[str, int | None]:
+        """Every symbol to its size."""
+        return {"height": self.height, "width": self.width, "sequence": self.sequence, **self.others}
 
 
 def read_default_sizes(model: ir.Model, bundle: Path) -> DefaultSizes:
@@ -45,10 +52,11 @@ def read_default_sizes(model: ir.Model, bundle: Path) -> DefaultSizes:
         size * factor if isinstance(size, int) and (factor := _latent_factor(model, symbol)) else None
         for size, symbol in zip(sides, ("height", "width"), strict=True)
     )
-    usual = usual_sizes(model)
-    height, width = usual.pop("height", height), usual.pop("width", width)
-    tokens = usual.pop("sequence", config_of_role(bundle, TEXT_ENCODER).get("max_position_embeddings"))
-    return DefaultSizes(height=height, width=width, sequence=tokens if isinstance(tokens, int) else _CLIP_TOKENS)
+    others = usual_sizes(model)
+    height, width = others.pop("height", height), others.pop("width", width)
+    tokens = others.pop("sequence", config_of_role(bundle, TEXT_ENCODER).get("max_position_embeddings"))
+    sequence = tokens if isinstance(tokens, int) else _CLIP_TOKENS
+    return DefaultSizes(height=height, width=width, sequence=sequence, others=others)
 
 
 def folders_of_role(bundle: Path, *roles: str) -> list[Path]:

@@ -83,6 +83,8 @@ def exported(shared_folder: Path) -> Callable[..., Path]:
         options: dict[str, dict[str, Any]] | None = None,
         random_weights: bool = False,
         controlnets: tuple[str, ...] = (),
+        t2i_adapters: tuple[str, ...] = (),
+        ip_adapters: tuple[str, ...] = (),
         vae: Path | None = None,
         attention_control: bool = False,
         **request: Any,
@@ -92,7 +94,7 @@ def exported(shared_folder: Path) -> Callable[..., Path]:
         from diffoundry.exporter.request import ExportRequest
         from diffoundry.runtime.bundle.specs import Variant
 
-        more = controlnets, vae, attention_control
+        more = controlnets, t2i_adapters, ip_adapters, vae, attention_control
         asked_for = (str(model), target, precision, options, random_weights, *more, sorted(request.items()))
         key = hashlib.sha256(repr(asked_for).encode()).hexdigest()[:12]
         bundle = shared_folder / f"{Path(model).name}-{key}.bundle"
@@ -106,7 +108,9 @@ def exported(shared_folder: Path) -> Callable[..., Path]:
                 asked = ExportRequest(variants=variants, **request)
                 other = None if vae is None else str(vae)
                 opened = open_checkpoint(str(model), random_weights=random_weights, vae=other)
-                checkpoint = opened.with_controlnets(controlnets).with_attention_control(asked=attention_control)
+                joined = opened.with_controlnets(controlnets).with_t2i_adapters(t2i_adapters)
+                whole = joined.with_ip_adapters(ip_adapters)
+                checkpoint = whole.with_attention_control(asked=attention_control)
                 with share_tokenizers(shared_folder / "tokenizers"):
                     export(checkpoint, asked, bundle, lambda *_: None, run=run)
         return bundle
@@ -184,6 +188,75 @@ def controlled_bundle(
 def edited_bundle(exported: Callable[..., Path], tiny_sd_checkpoint: Callable[[str], Path]) -> Path:
     """The bundle of a tiny checkpoint whose UNet takes edits of its attention, for both CPU targets; shared."""
     return exported(tiny_sd_checkpoint("sd1-edited"), target="onnxruntime,openvino", attention_control=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_t2i_adapter(shared_folder: Path) -> Callable[..., Path]:
+    """Factory: the folder of a tiny random T2I-Adapter for a checkpoint of `tiny_sd_checkpoint`; shared.
+
+    The kinds are those of `write_tiny_t2i_adapter`.
+    """
+    from tiny_checkpoints import write_tiny_t2i_adapter
+
+    def make(base: str = "sd1-small", kind: str = "full") -> Path:
+        folder = shared_folder / f"tiny-{base}-t2i-{kind}"
+        with FileLock(shared_folder / f"{folder.name}.lock"):
+            if not (folder / "config.json").is_file():
+                write_tiny_t2i_adapter(folder, base, kind)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def adapted_bundle(
+    exported: Callable[..., Path],
+    tiny_sd_checkpoint: Callable[[str], Path],
+    tiny_t2i_adapter: Callable[..., Path],
+) -> Callable[..., Path]:
+    """Factory: the bundle of a tiny checkpoint with T2I-Adapters of these kinds, for both CPU targets; shared."""
+
+    def make(base: str = "sd1-small", kinds: tuple[str, ...] = ("full", "grey")) -> Path:
+        joined = tuple(str(tiny_t2i_adapter(base, kind)) for kind in kinds)
+        return exported(tiny_sd_checkpoint(base), t2i_adapters=joined, target="onnxruntime,openvino")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_ip_adapter(shared_folder: Path, tiny_sd_checkpoint: Callable[[str], Path]) -> Callable[..., Path]:
+    """Factory: the file of a tiny random IP-Adapter for a checkpoint of `tiny_sd_checkpoint`, beside its image encoder.
+
+    The kinds are those of `write_tiny_ip_adapter`.
+    """
+    from tiny_ip_adapters import write_tiny_image_encoder, write_tiny_ip_adapter
+
+    def make(base: str = "sd1-small", kind: str = "plain") -> Path:
+        folder = shared_folder / f"tiny-{base}-ip"
+        path = folder / f"ip-adapter-{kind}.safetensors"
+        with FileLock(shared_folder / f"{folder.name}.lock"):
+            if not folder.is_dir():
+                write_tiny_image_encoder(folder / "image_encoder")
+            if not path.is_file():
+                write_tiny_ip_adapter(path, tiny_sd_checkpoint(base) / "unet", kind)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def image_prompt_bundle(
+    exported: Callable[..., Path],
+    tiny_sd_checkpoint: Callable[[str], Path],
+    tiny_ip_adapter: Callable[..., Path],
+) -> Callable[..., Path]:
+    """Factory: the bundle of a tiny checkpoint with IP-Adapters of these kinds, for both CPU targets; shared."""
+
+    def make(base: str = "sd1-small", kinds: tuple[str, ...] = ("plain", "plus")) -> Path:
+        joined = tuple(str(tiny_ip_adapter(base, kind)) for kind in kinds)
+        return exported(tiny_sd_checkpoint(base), ip_adapters=joined, target="onnxruntime,openvino")
+
+    return make
 
 
 @pytest.fixture(scope="session")

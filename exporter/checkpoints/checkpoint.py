@@ -12,9 +12,11 @@ from diffoundry.exporter.checkpoints.contents import SEED, CheckpointContents
 from diffoundry.exporter.checkpoints.controlnets import find_controlnets, joined_index
 from diffoundry.exporter.checkpoints.find_sources import find_sources
 from diffoundry.exporter.checkpoints.hints import check_file
+from diffoundry.exporter.checkpoints.ip_adapters import find_ip_adapters, index_with_ip_adapters
 from diffoundry.exporter.checkpoints.json_files import read_json
 from diffoundry.exporter.checkpoints.resolve import DownloadProgress, configs_of, find_root, forms
 from diffoundry.exporter.checkpoints.single_file import PREDICTION_TYPE, SingleFile
+from diffoundry.exporter.checkpoints.t2i_adapters import find_t2i_adapters, index_with_t2i_adapters
 from diffoundry.exporter.checkpoints.vae_override import check_fits, open_vae, vae_class
 from diffoundry.exporter.checkpoints.weight_files import VARIANT, base_library
 from diffoundry.exporter.components.attention_control import check_family, with_attention_control
@@ -23,6 +25,8 @@ from diffoundry.runtime.bundle.json_codec import from_json, to_json
 from diffoundry.runtime.bundle.specs import FusedLora, Recipe
 from diffoundry.runtime.errors import CheckpointError, InputError
 from diffoundry.runtime.formats.recognize import describe_link
+from diffoundry.runtime.models.image_projection import is_ip_adapter
+from diffoundry.runtime.models.t2i_adapter import is_t2i_adapter
 
 __all__ = ["SEED", "Checkpoint", "open_checkpoint", "open_recipe"]
 
@@ -41,6 +45,9 @@ class Checkpoint(CheckpointContents):
         name: str,
         seed: int | None = None,
         controlnets: Sequence[str] = (),
+        t2i_adapters: Sequence[str] = (),
+        ip_adapters: Sequence[str] = (),
+        image_encoder: str | None = None,
         without: Iterable[str] = (),
         vae: str | None = None,
         variant: str | None = None,
@@ -53,6 +60,9 @@ class Checkpoint(CheckpointContents):
             name: The user's name for it.
             seed: Seed for random weights; None uses the folder's weights.
             controlnets: See above.
+            t2i_adapters: See above.
+            ip_adapters: See above.
+            image_encoder: See above.
             without: See above.
             vae: See above.
             variant: See above.
@@ -66,6 +76,11 @@ class Checkpoint(CheckpointContents):
         check_index(root / _INDEX, index)
         outside = find_controlnets(root, index, controlnets)
         index = joined_index(index, tuple(outside))
+        adapters = find_t2i_adapters(root, index, t2i_adapters)
+        index = index_with_t2i_adapters(index, tuple(adapters))
+        prompts = find_ip_adapters(root, index, ip_adapters, image_encoder)
+        index = index_with_ip_adapters(index, prompts)
+        outside |= {**adapters, **prompts}
         if vae is not None:
             outside["vae"] = open_vae(vae, root / "vae" / "config.json")
             index = {**index, "vae": ["diffusers", vae_class(outside["vae"].folder)]}
@@ -87,6 +102,9 @@ class Checkpoint(CheckpointContents):
             family=family,
             components=components,
             controlnets=tuple(controlnets),
+            t2i_adapters=tuple(t2i_adapters),
+            ip_adapters=tuple(ip_adapters),
+            image_encoder=image_encoder,
             without=without,
             vae=vae,
             variant=variant,
@@ -122,6 +140,9 @@ class Checkpoint(CheckpointContents):
             "root": os.path.abspath(self.root),
             "seed": self.seed,
             "controlnets": [text if text in read_aliases() else os.path.abspath(text) for text in self.controlnets],
+            "t2i_adapters": [os.path.abspath(text) for text in self.t2i_adapters],
+            "ip_adapters": [os.path.abspath(text) for text in self.ip_adapters],
+            "image_encoder": None if self.image_encoder is None else os.path.abspath(self.image_encoder),
             "without": list(self.without),
             "vae": None if self.vae is None else os.path.abspath(self.vae),
             "variant": self.variant,
@@ -134,7 +155,8 @@ class Checkpoint(CheckpointContents):
     @classmethod
     def reopen(cls, description: Mapping[str, Any]) -> Self:
         """Open a checkpoint from the data of `describe`."""
-        own = {key: description[key] for key in ("name", "seed", "controlnets", "without", "vae", "variant")}
+        others = ("root", "file", "prediction_type", "loras", "attention_control")
+        own = {key: value for key, value in description.items() if key not in others}
         if description["file"] is not None:
             plain = cls.of_file(Path(description["file"]), prediction_type=description["prediction_type"], **own)
         else:
@@ -153,12 +175,18 @@ class Checkpoint(CheckpointContents):
             asked: False returns the checkpoint as it is.
 
         Raises:
-            CheckpointError: It is of another family than Stable Diffusion 1.x and 2.x.
+            CheckpointError: It is of another family than Stable Diffusion 1.x and 2.x, or has T2I-Adapters or
+                IP-Adapters.
             ConfigError: The UNet has no cross attention on its ways down and up.
         """
         if not asked:
             return self
         check_family(self.family.name)
+        if any(is_t2i_adapter(component.name) or is_ip_adapter(component.name) for component in self.components):
+            raise CheckpointError(
+                "--attention-control: got a checkpoint with a T2I-Adapter or an IP-Adapter, expected one without; "
+                "export a bundle for each"
+            )
         config = read_json(self.folder("unet") / "config.json")
         components = tuple(with_attention_control(component, config) for component in self.components)
         return replace(self, components=components, attention_control=True)
@@ -173,20 +201,49 @@ class Checkpoint(CheckpointContents):
             CheckpointError: One is missing or no ControlNet, or the pipeline supports none.
             ConfigError: One was made for another kind of checkpoint.
         """
-        if not controlnets:
+        return self._with(controlnets=(*self.controlnets, *controlnets)) if controlnets else self
+
+    def with_t2i_adapters(self, adapters: Sequence[str]) -> Self:
+        """Copy the checkpoint with further T2I-Adapters, whose features its denoiser takes.
+
+        Args:
+            adapters: Folders in diffusers' layout.
+
+        Raises:
+            CheckpointError: One is missing or no T2I-Adapter, or the pipeline supports none.
+            ConfigError: One was made for another kind of checkpoint.
+        """
+        return self._with(t2i_adapters=(*self.t2i_adapters, *adapters)) if adapters else self
+
+    def with_ip_adapters(self, adapters: Sequence[str], image_encoder: str | None = None) -> Self:
+        """Copy the checkpoint with further IP-Adapters, whose image prompts its denoiser takes.
+
+        Args:
+            adapters: Files, or folders with one each.
+            image_encoder: Folder of the image encoder; None for the usual place.
+
+        Raises:
+            CheckpointError: One is missing or no IP-Adapter, or the pipeline supports none.
+            ConfigError: One was made for another kind of checkpoint, or for another image encoder.
+        """
+        if not adapters and image_encoder is None:
             return self
-        opened = self.at(
-            self.root,
-            name=self.name,
-            seed=self.seed,
-            controlnets=(*self.controlnets, *controlnets),
-            without=self.without,
-            vae=self.vae,
-            variant=self.variant,
-            file=self.file,
-        )
-        fused = opened.with_loras(self.loras)
-        return fused.with_attention_control(asked=self.attention_control)
+        return self._with(ip_adapters=(*self.ip_adapters, *adapters), image_encoder=image_encoder or self.image_encoder)
+
+    def _with(self, **changes: Any) -> Self:
+        """Open the checkpoint again with other parts joined."""
+        kept = {
+            "controlnets": self.controlnets,
+            "t2i_adapters": self.t2i_adapters,
+            "ip_adapters": self.ip_adapters,
+            "image_encoder": self.image_encoder,
+            "without": self.without,
+            "vae": self.vae,
+            "variant": self.variant,
+            "file": self.file,
+        }
+        opened = self.at(self.root, name=self.name, seed=self.seed, **{**kept, **changes})
+        return opened.with_loras(self.loras).with_attention_control(asked=self.attention_control)
 
 
 def open_checkpoint(
@@ -283,5 +340,6 @@ def open_recipe(recipe: Recipe) -> Checkpoint:
         vae=recipe.vae,
         variant=recipe.source.get(VARIANT),
     )
-    whole = plain.with_controlnets(recipe.controlnets).with_loras(recipe.loras)
+    joined = plain.with_controlnets(recipe.controlnets).with_t2i_adapters(recipe.t2i_adapters)
+    whole = joined.with_ip_adapters(recipe.ip_adapters, recipe.image_encoder).with_loras(recipe.loras)
     return whole.with_attention_control(asked=recipe.attention_control)

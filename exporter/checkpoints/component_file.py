@@ -9,7 +9,7 @@ from diffoundry.exporter.checkpoints.link_file import link_file
 from diffoundry.exporter.checkpoints.single_file.architectures import FilePart
 from diffoundry.exporter.checkpoints.weight_files import PICKLES
 from diffoundry.exporter.checkpoints.weight_headers import check_types, open_header
-from diffoundry.exporter.checkpoints.weight_sources import FileWeights
+from diffoundry.exporter.checkpoints.weight_sources import FileWeights, WeightSource
 from diffoundry.exporter.component import Config
 from diffoundry.exporter.configs.assemble import scratch_folder
 from diffoundry.runtime.errors import CheckpointError
@@ -24,11 +24,11 @@ class OutsideNetwork:
 
     Attributes:
         folder: Folder with its config.json.
-        file: Its weights in a single file under original names; None for weights in the folder.
+        file: Its weights in a single file; None for weights in the folder.
     """
 
     folder: Path
-    file: FileWeights | None = None
+    file: WeightSource | None = None
 
 
 def open_component_file(option: str, text: str) -> Safetensors:

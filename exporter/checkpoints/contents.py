@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffoundry.exporter.checkpoints.controlnets import diffusers_index
+from diffoundry.exporter.checkpoints.ip_adapter_weights import IPAdapterWeights, add_image_prompts
+from diffoundry.exporter.checkpoints.ip_adapters import saved_ip_adapters
 from diffoundry.exporter.checkpoints.json_files import read_json
 from diffoundry.exporter.checkpoints.single_file import SingleFile
+from diffoundry.exporter.checkpoints.t2i_adapters import saved_t2i_adapters
 from diffoundry.exporter.checkpoints.tokenizer_files import is_tokenizer
 from diffoundry.exporter.checkpoints.weight_files import VARIANT
 from diffoundry.exporter.checkpoints.weight_sources import WeightSource
@@ -18,6 +21,7 @@ from diffoundry.exporter.families.lookup import names_component
 from diffoundry.runtime.bundle.checksums import sha256_of
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.bundle.specs import DimSpec, FusedLora
+from diffoundry.runtime.models.roles import DENOISER
 
 if TYPE_CHECKING:  # reached lazily: the process that only plans an export stays free of torch
     import torch
@@ -41,6 +45,9 @@ class CheckpointContents:
         components: The family's components as configured in this checkpoint, in the order of export.
         loras: LoRAs added to the weights when they are loaded.
         controlnets: Joined ControlNets by the user's names: folders, files or aliases.
+        t2i_adapters: Folders of joined T2I-Adapters.
+        ip_adapters: Files of joined IP-Adapters, or folders with one each.
+        image_encoder: Folder of the image encoder of IP-Adapters, by the user's name; None for the usual place.
         without: Optional components that are left out although the folder has them, such as "safety_checker".
         vae: VAE that replaces the checkpoint's own, by the user's name; None for its own.
         variant: Variant of the weight files that the user asked for, such as "fp16"; None for files without one.
@@ -57,6 +64,9 @@ class CheckpointContents:
     components: tuple[Component, ...]
     loras: tuple[FusedLora, ...] = ()
     controlnets: tuple[str, ...] = ()
+    t2i_adapters: tuple[str, ...] = ()
+    ip_adapters: tuple[str, ...] = ()
+    image_encoder: str | None = None
     without: tuple[str, ...] = ()
     vae: str | None = None
     variant: str | None = None
@@ -93,6 +103,9 @@ class CheckpointContents:
 
             present = {component.source for component in self.components}
             fuse_loras(module, source, self.loras, read_json(self.folder(source) / "config.json"), present)
+        adapters = [found for found in self.sources.values() if isinstance(found, IPAdapterWeights)]
+        if adapters and any(part.role == DENOISER and part.source == source for part in self.components):
+            add_image_prompts(module, adapters)
         return module
 
     @cached_property
@@ -142,7 +155,7 @@ class CheckpointContents:
 
     def bundle_model_index(self) -> dict[str, Any]:
         """Build model_index.json without the parts that a bundle does not hold."""
-        whole = diffusers_index(self.model_index)
+        whole = saved_ip_adapters(saved_t2i_adapters(diffusers_index(self.model_index)))
         index = {name: [None, None] if name in self._left_out() else entry for name, entry in whole.items()}
         unchecked = "requires_safety_checker" in index and not names_component(index, "safety_checker")
         return {**index, "requires_safety_checker": False} if unchecked else index
@@ -150,7 +163,10 @@ class CheckpointContents:
     def notices(self) -> list[str]:
         """Notes for the user about a bundle of this checkpoint."""
         unasked = [name for name in self._left_out() if name not in (*self.without, *self._unneeded)]
-        notices = [f"{name} of the checkpoint is left out: it is not supported yet" for name in unasked]
+        reasons = {"image_encoder": "only --ip-adapter needs it"}
+        notices = [
+            f"{name} of the checkpoint is left out: {reasons.get(name, 'it is not supported yet')}" for name in unasked
+        ]
         if self.seed is not None:
             notices.append(f"weights are random (seed {self.seed}): good for measuring, not for images")
         notices += [note for source, found in self.sources.items() for note in found.notices(source)]

@@ -67,7 +67,7 @@ def joined_index(index: Mapping[str, Any], names: Sequence[str]) -> dict[str, An
     found = index["_class_name"]
     joined = controlnet_class(found)
     if joined is None:
-        plain = [name for entry in FAMILY_TABLE for name, (_, controlnet) in entry.classes.items() if not controlnet]
+        plain = [name for entry in FAMILY_TABLE for name, found in entry.classes.items() if not found.controlnet]
         raise CheckpointError(
             f"model_index.json: pipeline class: got {found!r} with a ControlNet, expected one of "
             f"{', '.join(name for name in plain if controlnet_class(name))}"

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from diffoundry.exporter.checkpoints.component_file import OutsideNetwork
+from diffoundry.exporter.checkpoints.ip_adapter_weights import IPAdapterWeights
 from diffoundry.exporter.checkpoints.single_file import SingleFile
 from diffoundry.exporter.checkpoints.weight_headers import open_weights
 from diffoundry.exporter.checkpoints.weight_sources import FileWeights, FolderWeights, RandomWeights, WeightSource
@@ -41,7 +42,9 @@ def find_sources(
     for source, config in configs.items():
         other = outside.get(source)
         folder = root / source if other is None else other.folder
-        if seed is not None:
+        if other is not None and isinstance(other.file, IPAdapterWeights):
+            found[source] = other.file  # never random: without its weights there is no adapter
+        elif seed is not None:
             found[source] = RandomWeights(folder=folder, seed=seed)
         elif other is not None and other.file is not None:
             found[source] = other.file

@@ -10,6 +10,7 @@ from huggingface_hub.utils import tqdm
 
 from diffoundry.exporter.checkpoints.controlnets import joined_index, own_controlnets
 from diffoundry.exporter.checkpoints.json_files import read_json
+from diffoundry.exporter.checkpoints.t2i_adapters import index_with_t2i_adapters, own_t2i_adapters
 from diffoundry.exporter.checkpoints.tokenizer_files import ENDINGS
 from diffoundry.exporter.checkpoints.weight_files import base_library, choose_weights, read_shards
 from diffoundry.exporter.families.lookup import find_family
@@ -81,8 +82,9 @@ def _fetch_all(
     """Fetch the files that an export reads, and return their folder."""
     index = fetch(_INDEX)
     held = read_json(index)
-    nets = own_controlnets(held, {name.partition("/")[0] for name in names})
-    family = find_family(joined_index(held, nets), without)
+    folders = {name.partition("/")[0] for name in names}
+    joined = joined_index(held, own_controlnets(held, folders))
+    family = find_family(index_with_t2i_adapters(joined, own_t2i_adapters(held, folders)), without)
     for name in sorted(names):
         if name.partition("/")[0] in family.folders and name.endswith(ENDINGS):
             fetch(name)

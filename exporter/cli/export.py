@@ -75,6 +75,13 @@ _EXAMPLES = (
 @_checkpoint("--lora", multiple=True, metavar="FILE[:SCALE]", help="Add a LoRA to the weights. May be repeated.")
 @_checkpoint("--controlnet", multiple=True, metavar="NAME|DIR|FILE", help="Add a ControlNet. May be repeated.")
 @_checkpoint("--attention-control", is_flag=True, help="Let Prompt-to-Prompt and heat maps reach the UNet's attention.")
+@_checkpoint("--t2i-adapter", multiple=True, metavar="DIR", help="Add a T2I-Adapter. May be repeated.")
+@_checkpoint("--ip-adapter", multiple=True, metavar="FILE|DIR", help="Add an IP-Adapter. May be repeated.")
+@_checkpoint(
+    "--image-encoder",
+    metavar="DIR",
+    help="Image encoder of the IP-Adapters.  [default: image_encoder beside the first]",
+)
 @_checkpoint("--no-safety-checker", is_flag=True, help="Leave out the checkpoint's safety checker.")
 @_checkpoint(
     "--prediction-type",
@@ -205,6 +212,9 @@ def _open(
     lora: Sequence[str],
     controlnet: Sequence[str],
     attention_control: bool,
+    t2i_adapter: Sequence[str],
+    ip_adapter: Sequence[str],
+    image_encoder: str | None,
     vae: str | None,
     no_safety_checker: bool,
     prediction_type: str | None,
@@ -228,7 +238,8 @@ def _open(
             vae=vae,
             variant=variant,
         )
-    whole = plain.with_controlnets(controlnet).with_loras(loras)
+    joined = plain.with_controlnets(controlnet).with_t2i_adapters(t2i_adapter)
+    whole = joined.with_ip_adapters(ip_adapter, image_encoder).with_loras(loras)
     return whole.with_attention_control(asked=attention_control)
 
 

@@ -44,6 +44,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "CLIPTextModel": _CLIP_TEXT,
     "CLIPTextModelWithProjection": _CLIP_TEXT,
     "CLIPVisionModelWithProjection": {"projection_dim": 512},
+    "T2IAdapter": {"in_channels": 3, "channels": [320, 640, 1280, 1280], "downscale_factor": 8},
     "T5EncoderModel": {"d_model": 512},
     "PriorTransformer": {"embedding_dim": 768, "num_embeddings": 77, "encoder_hid_proj_type": "linear"},
     "UnCLIPTextProjModel": {"clip_extra_context_tokens": 4, "clip_embeddings_dim": 768},

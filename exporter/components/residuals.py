@@ -7,7 +7,7 @@ from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.formats.config_values import refuse
 from diffoundry.runtime.models.controlnet import MID_RESIDUAL, residual_name
 
-__all__ = ["UNET_CHANNELS", "layers_of_levels", "residual_specs"]
+__all__ = ["UNET_CHANNELS", "layers_of_levels", "level_size", "residual_specs"]
 
 UNET_CHANNELS = (320, 640, 1280, 1280)
 """Default of diffusers for `block_out_channels` of UNets and ControlNets."""
@@ -39,7 +39,7 @@ def residual_specs(configs: Configs, source: str, *, pooled: bool = False) -> tu
         TensorSpec(
             name=name,
             dtype="float32",
-            shape=("batch", width, *((1, 1) if pooled else _size(configs, level))),
+            shape=("batch", width, *((1, 1) if pooled else level_size(configs, level))),
         )
         for name, (width, level) in shapes
     )
@@ -58,7 +58,7 @@ def layers_of_levels(configs: Configs, source: str) -> list[int]:
     return list(layers)
 
 
-def _size(configs: Configs, level: int) -> tuple[str, str]:
+def level_size(configs: Configs, level: int) -> tuple[str, str]:
     """Height and width of a level; halving twice, rounded up each time, is quartering rounded up."""
     height, width = latent_dims(configs)
     if level == 0:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from diffoundry.exporter.component import Call, Component, ComponentKind, Configs, read_integer, read_levels
+from diffoundry.exporter.components.adapter_features import feature_inputs, feature_keywords
+from diffoundry.exporter.components.image_prompts import image_prompt_inputs, image_prompt_sizes
 from diffoundry.exporter.components.latents import latent_dims, trained_size
 from diffoundry.exporter.components.residuals import UNET_CHANNELS, layers_of_levels, residual_specs
 from diffoundry.exporter.components.unet_conditions import ADDED_KEYWORDS, condition_inputs
@@ -55,6 +57,7 @@ def _describe(
 ) -> Component:
     height, width = dims
     factor = parse_size(height).divisor
+    prompts, usual = image_prompt_sizes(configs)
     layers_of_levels(configs, name)
     sizes, (rows, columns) = _sizes(configs, name, factor)
     output = TensorSpec(
@@ -75,19 +78,22 @@ def _describe(
             TensorSpec(name="timestep", dtype="float32", shape=(1,)),
             *conditions,
             *_residual_inputs(configs, name),
+            *feature_inputs(configs, name),
+            *image_prompt_inputs(configs, name),
         ),
         outputs=(output,),
         example={
-            "batch": 2, height: rows, width: columns, "sequence": 7, "height": rows * factor, "width": columns * factor
+            "batch": 2, height: rows, width: columns, "sequence": 7, "height": rows * factor, "width": columns * factor,
+            **prompts,
         },
         call=Call(
-            keywords={**ADDED_KEYWORDS, **_residual_keywords(configs, name)},
+            keywords={**ADDED_KEYWORDS, **_residual_keywords(configs, name), **feature_keywords(configs, name)},
             results={"out_sample": "sample"},
             options=_options(conditions),
         ),
         sizes=sizes,
-        usual=trained_size(configs, name, dims),
-        wrapper="diffoundry.exporter.components.unet_module:UNetModule",
+        usual={**trained_size(configs, name, dims), **usual},
+        wrapper="diffoundry.exporter.components.adapted_unet:AdaptedUNet",
     )  # fmt: skip
 
 

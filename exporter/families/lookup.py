@@ -5,12 +5,16 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
-from diffoundry.exporter.component import FamilyDeclaration
+from diffoundry.exporter.component import ComponentKind, FamilyDeclaration
 from diffoundry.exporter.components.controlnet import controlnet
+from diffoundry.exporter.components.ip_adapter import IMAGE_PROMPT_ENCODER, ip_adapter
+from diffoundry.exporter.components.t2i_adapter import t2i_adapter
 from diffoundry.runtime.engines.plugins import resolve
 from diffoundry.runtime.errors import CheckpointError
 from diffoundry.runtime.formats.config_values import shorten
 from diffoundry.runtime.models.controlnet import is_controlnet
+from diffoundry.runtime.models.image_projection import is_ip_adapter
+from diffoundry.runtime.models.t2i_adapter import is_t2i_adapter
 from diffoundry.runtime.pipelines.registry import FAMILY_TABLE, family_of_class
 from diffoundry.runtime.suggest import did_you_mean
 
@@ -30,7 +34,7 @@ _ONE_LETTER = 0.955
 def find_family(index: Mapping[str, Any], without: Collection[str] = ()) -> FamilyDeclaration:
     """Find the family of a model_index.json, without the optional components that the checkpoint lacks.
 
-    ControlNets come last, named "controlnet", "controlnet_1" ...
+    ControlNets, T2I-Adapters and IP-Adapters come last, named "controlnet", "controlnet_1", "adapter", "ip_adapter" ...
 
     Args:
         index: model_index.json.
@@ -51,11 +55,20 @@ def find_family(index: Mapping[str, Any], without: Collection[str] = ()) -> Fami
         raise CheckpointError(
             f"model_index.json: got no 'controlnet' in a {pipeline_class}, expected one; it is damaged"
         )
+    adapters = tuple(t2i_adapter(name) for name in index if is_t2i_adapter(name))
+    if entry.classes[str(pipeline_class)].t2i_adapter and not adapters:
+        raise CheckpointError(f"model_index.json: got no 'adapter' in a {pipeline_class}, expected one; it is damaged")
     return replace(
         family,
-        components=(*kept, *controlnets),
+        components=(*kept, *controlnets, *adapters, *_image_prompt_kinds(index)),
         folders=tuple(folder for folder in family.folders if folder not in unused),
     )
+
+
+def _image_prompt_kinds(index: Mapping[str, Any]) -> tuple[ComponentKind, ...]:
+    """List the projections of IP-Adapters, and their image encoder."""
+    adapters = tuple(ip_adapter(name) for name in index if is_ip_adapter(name))
+    return (*adapters, IMAGE_PROMPT_ENCODER) if adapters else ()
 
 
 def _unsupported(pipeline_class: Any) -> str:

@@ -16,8 +16,10 @@ from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
 from diffoundry.exporter.checkpoints.tokenizer_files import is_tokenizer, open_tokenizer
 from diffoundry.runtime.errors import CheckpointError
 from diffoundry.runtime.models.controlnet import controlnet_name, is_controlnet
-from diffoundry.runtime.models.roles import CONTROLNET
-from diffoundry.runtime.pipelines.example_inputs import CONTROL, EXAMPLE_INPUTS, IMAGE_PROMPT
+from diffoundry.runtime.models.image_projection import ip_adapter_name, is_ip_adapter
+from diffoundry.runtime.models.roles import CONTROLNET, T2I_ADAPTER
+from diffoundry.runtime.models.t2i_adapter import is_t2i_adapter, t2i_adapter_name
+from diffoundry.runtime.pipelines.example_inputs import ADAPTER, CONTROL, EXAMPLE_INPUTS, IMAGE_PROMPT, PROMPT
 
 __all__ = [
     "call_pipeline",
@@ -27,6 +29,7 @@ __all__ = [
     "quiet_libraries",
     "reference_arguments",
     "reference_pipeline",
+    "watched",
 ]
 
 
@@ -56,6 +59,10 @@ def reference_pipeline(checkpoint: Checkpoint, dtype: torch.dtype = torch.float3
     parts = {name: _part(checkpoint, name, entry, dtype) for name, entry in index.items() if not name.startswith("_")}
     pipeline = getattr(diffusers, index["_class_name"])(**parts)
     pipeline.set_progress_bar_config(disable=True)
+    if _projections(pipeline) and pipeline.feature_extractor is None:  # as `load_ip_adapter` does it
+        side = pipeline.image_encoder.config.image_size
+        extractor = transformers.CLIPImageProcessor(size=side, crop_size=side)
+        pipeline.register_modules(feature_extractor=extractor)
     return pipeline
 
 
@@ -64,20 +71,24 @@ def example_inputs(pipeline: Any) -> tuple[str, ...]:
     if not _takes(pipeline, "prompt"):
         return (IMAGE_PROMPT,)
     own = [name for name in EXAMPLE_INPUTS if _takes(pipeline, name)]
-    nets = control_names(pipeline)
-    if nets and not _takes(pipeline, CONTROL):
-        own = []  # its `image` is the control image
-    return (*own, *[CONTROL] * len(nets))
+    nets, adapters = control_names(pipeline), _adapters(pipeline)
+    if adapters or (nets and not _takes(pipeline, CONTROL)):
+        own = []  # its `image` is that of the adapters, or the control image
+    return (*own, *[CONTROL] * len(nets), *[ADAPTER] * len(adapters), *[PROMPT] * len(_projections(pipeline)))
 
 
 def reference_arguments(pipeline: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Rename the arguments of our pipelines for a diffusers pipeline.
 
-    Text to image calls the control image `image`, which in other tasks is the initial image.
+    Text to image calls the image for ControlNets or T2I-Adapters `image`, which in other tasks is the initial image.
+    Several adapters are scaled as here by default.
     """
-    name = CONTROL if _takes(pipeline, CONTROL) else "image"
+    names = {CONTROL: CONTROL if _takes(pipeline, CONTROL) else "image", ADAPTER: "image"}
     tensors = {key: torch.from_numpy(value) for key, value in arguments.items() if isinstance(value, np.ndarray)}
-    return {name if key == CONTROL else key: value for key, value in {**arguments, **tensors}.items()}
+    renamed = {names.get(key, key): value for key, value in {**arguments, **tensors}.items()}
+    count = len(_adapters(pipeline))
+    scales = {"adapter_conditioning_scale": [1 / count] * count} if count > 1 and ADAPTER in arguments else {}
+    return {**scales, **renamed}
 
 
 def control_names(pipeline: Any) -> tuple[str, ...]:
@@ -91,10 +102,30 @@ def control_names(pipeline: Any) -> tuple[str, ...]:
 
 def network(pipeline: Any, source: str) -> Any:
     """Find the module of a diffusers pipeline for a folder of the checkpoint."""
+    if is_t2i_adapter(source):
+        return _adapters(pipeline)[source]
+    if is_ip_adapter(source):
+        return _projections(pipeline)[source]
     names = control_names(pipeline)
     if source not in names or len(names) == 1:
         return getattr(pipeline, source)
     return pipeline.controlnet.nets[names.index(source)]
+
+
+def _adapters(pipeline: Any) -> dict[str, Any]:
+    """Map names of our components to the T2I-Adapters of a diffusers pipeline."""
+    found = getattr(pipeline, "adapter", None)
+    if found is None:
+        return {}
+    modules = found.adapters if isinstance(found, diffusers.MultiAdapter) else [found]
+    return {t2i_adapter_name(index): module for index, module in enumerate(modules)}
+
+
+def _projections(pipeline: Any) -> dict[str, Any]:
+    """Map names of our components to the projections of the IP-Adapters of a diffusers pipeline."""
+    multi = getattr(getattr(pipeline, "unet", None), "encoder_hid_proj", None)
+    layers = getattr(multi, "image_projection_layers", ())
+    return {ip_adapter_name(index): layer for index, layer in enumerate(layers)}
 
 
 def _takes(pipeline: Any, name: str) -> bool:
@@ -125,7 +156,7 @@ def call_pipeline(
         arguments["prompt"] = prompt
     if watch or "callback_on_step_end" not in taken:
         guided = "guidance_scale" in taken and arguments.get("guidance_scale", taken["guidance_scale"].default) > 1
-        with _watched(pipeline, on_step, halves=guided and type(pipeline).__name__ in _STEPS_BOTH_HALVES):
+        with watched(pipeline, on_step, halves=guided and type(pipeline).__name__ in _STEPS_BOTH_HALVES):
             return pipeline(**arguments)
 
     def forward_step(_pipeline: Any, index: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
@@ -144,7 +175,9 @@ _STEPS_BOTH_HALVES = ("DiTPipeline",)
 
 
 @contextmanager
-def _watched(pipeline: Any, on_step: Callable[[int, Any, torch.Tensor], None], *, halves: bool) -> Iterator[None]:
+def watched(
+    pipeline: Any, on_step: Callable[[int, Any, torch.Tensor], None], *, halves: bool = False
+) -> Iterator[None]:
     """Call `on_step` at every step of every scheduler, with the first half of the rows if `halves`."""
     count = itertools.count()
     schedulers = [part for name, part in pipeline.components.items() if name.endswith("scheduler")]
@@ -186,6 +219,9 @@ def _part(checkpoint: Checkpoint, name: str, entry: Any, dtype: torch.dtype) -> 
         return open_tokenizer(checkpoint.root / name, entry[1])
     if is_controlnet(name):
         return _controlnets(checkpoint, dtype)
+    if is_t2i_adapter(name):
+        modules = [torch.nn.Module.to(checkpoint.load(part.name), dtype) for part in checkpoint.with_role(T2I_ADAPTER)]
+        return modules[0] if len(modules) == 1 else diffusers.MultiAdapter(modules)
     if name in ("feature_extractor", "image_processor"):
         return transformers.CLIPImageProcessor.from_pretrained(checkpoint.root / name, local_files_only=True)
     # Not module.to, which diffusers overrides only to warn that some modules might have to stay in fp32.

@@ -210,6 +210,10 @@ class Recipe:
         loras: LoRAs fused into the weights, in this order.
         controlnets: ControlNets joined to the checkpoint, in this order, as the user named them: folder or alias. The
             sums of their files are in `source`.
+        t2i_adapters: Folders of the T2I-Adapters joined to the checkpoint, in this order; sums as above.
+        ip_adapters: IP-Adapters joined to the checkpoint, in this order: files, or folders with one each; sums as
+            above.
+        image_encoder: Folder of the image encoder of the IP-Adapters, as the user named it, or None.
         without: Optional components that were left out although the checkpoint has them.
         vae: Folder or file of the VAE that replaces the checkpoint's own, as the user named it, or None; its sums are
             in `source`.
@@ -225,6 +229,9 @@ class Recipe:
     quantization: Mapping[str, QuantizationChoice] = field(default_factory=dict)
     loras: tuple[FusedLora, ...] = ()
     controlnets: tuple[str, ...] = ()
+    t2i_adapters: tuple[str, ...] = ()
+    ip_adapters: tuple[str, ...] = ()
+    image_encoder: str | None = None
     without: tuple[str, ...] = ()
     vae: str | None = None
     attention_control: bool = False

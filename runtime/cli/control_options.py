@@ -11,7 +11,7 @@ from diffoundry.runtime.cli.help import options_in
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.read import is_transparent, read_array_file, read_image_file
 
-__all__ = ["CONTROL_SETTINGS", "control_options", "read_controls"]
+__all__ = ["CONTROL_SETTINGS", "control_options", "one_or_list", "read_controls"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -24,7 +24,7 @@ CONTROL_SETTINGS = (
 """Their names as arguments of a pipeline, without the images."""
 
 
-def _numbers(_context: click.Context, _parameter: click.Parameter, values: Sequence[float]) -> Any:
+def one_or_list(_context: click.Context, _parameter: click.Parameter, values: Sequence[float]) -> Any:
     """Return None for no value, the number for one, and a list for several."""
     return None if not values else values[0] if len(values) == 1 else list(values)
 
@@ -42,17 +42,17 @@ _OPTIONS = (
         help="Inpainting ControlNet: set --control-image to -1 where this mask is white.",
     ),
     _control(
-        "--control-scale", "controlnet_conditioning_scale", type=float, multiple=True, callback=_numbers,
+        "--control-scale", "controlnet_conditioning_scale", type=float, multiple=True, callback=one_or_list,
         also=("--controlnet-conditioning-scale",),
         help="Weight of a ControlNet.  [default: 1; with --image 0.8; with --mask 0.5, of XL 1]",
     ),
     _control(
-        "--control-start", "control_guidance_start", type=float, multiple=True, callback=_numbers,
+        "--control-start", "control_guidance_start", type=float, multiple=True, callback=one_or_list,
         also=("--control-guidance-start",),
         help="Fraction of the steps at which a ControlNet begins.  [default: 0]",
     ),
     _control(
-        "--control-end", "control_guidance_end", type=float, multiple=True, callback=_numbers,
+        "--control-end", "control_guidance_end", type=float, multiple=True, callback=one_or_list,
         also=("--control-guidance-end",),
         help="Fraction of the steps at which a ControlNet ends.  [default: 1]",
     ),

@@ -16,9 +16,15 @@ from diffoundry.runtime.cli.attention_options import (
     take_attention_settings,
 )
 from diffoundry.runtime.cli.console import bar, print_json, remark, warn
-from diffoundry.runtime.cli.control_options import CONTROL_SETTINGS, control_options, read_controls
 from diffoundry.runtime.cli.help import Command, options_in
 from diffoundry.runtime.cli.image_settings import ImageSettings, is_same_bundle
+from diffoundry.runtime.cli.joined_networks import (
+    JOINED_FILES,
+    JOINED_SETTINGS,
+    joined_options,
+    read_joined_images,
+    unused_components,
+)
 from diffoundry.runtime.cli.like import merge_settings, read_like
 from diffoundry.runtime.cli.options import (
     bundles_argument,
@@ -47,14 +53,13 @@ from diffoundry.runtime.images.save import check_settings, save_image
 from diffoundry.runtime.pipelines.base import PipelineBase
 from diffoundry.runtime.pipelines.chain import chain
 from diffoundry.runtime.pipelines.output import PipelineOutput
-from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
 from diffoundry.runtime.pipelines.run import Run
 
 __all__ = ["command"]
 
 _ARGUMENTS = (
     "prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "guidance_rescale", "seed", "height", "width",
-    "num_images_per_prompt", "batch_size", "eta", *PROMPT_SETTINGS, *PIPELINE_SETTINGS, *CONTROL_SETTINGS,
+    "num_images_per_prompt", "batch_size", "eta", *PROMPT_SETTINGS, *PIPELINE_SETTINGS, *JOINED_SETTINGS,
     *SYSTEM_SETTINGS,
 )  # fmt: skip
 """Arguments of a pipeline that an image keeps."""
@@ -118,7 +123,7 @@ _EXAMPLES = (
 @prompt_options
 @pipeline_options
 @system_options
-@control_options
+@joined_options
 @attention_options
 @adapter_options
 @options_in("Memory")("--low-memory", is_flag=True, help="Load one component at a time.")
@@ -187,7 +192,7 @@ def _check_images(pipeline: PipelineBase) -> None:
 
 def _take_files(values: dict[str, Any]) -> dict[str, Any]:
     """Move the options that name files out of a command's arguments: setting to a path, or to a list."""
-    files: dict[str, Any] = {name: list(values.pop(name)) for name in ("lora", "embedding", "control_image")}
+    files: dict[str, Any] = {name: list(values.pop(name)) for name in ("lora", "embedding", *JOINED_FILES)}
     files = {**take_images(values), "control_mask": values.pop("control_mask"), **files}
     return {name: value for name, value in files.items() if value}
 
@@ -225,8 +230,7 @@ def _start(
     """Check everything, load what is needed, and prepare the run."""
     check_settings(settings, outputs.example, (1, 1))  # before prompts of any length are encoded
     images = {name: files[name] for name in IMAGE_FILES if name in files}
-    controls = files.get("control_image", [])
-    inputs = {**read_images(images), **read_controls(controls, files.get("control_mask"))}
+    inputs = {**read_images(images), **read_joined_images(pipeline, files)}
     apply_scheduler(pipeline, settings)
     parts = take_vae_settings(pipeline, settings)
     words = load_adapters(pipeline, files.get("lora", []), files.get("embedding", []))
@@ -239,8 +243,7 @@ def _start(
     size = run.arguments["width"], run.arguments["height"]
     check_settings(kept.of_image(kept.count - 1), outputs.example, size)
     _tell_notes(pipeline, run, settings, words)
-    ignored = pipeline.controlnets.names if isinstance(pipeline, DiffusionPipeline) and not controls else ()
-    pipeline.open_engines(ignored)
+    pipeline.open_engines(unused_components(pipeline, files))
     return run, kept
 
 

@@ -15,6 +15,9 @@ __all__ = ["FILES", "LikeSettings", "merge_settings", "read_like"]
 FILES = {
     "image": "--image",
     "mask_image": "--mask",
+    "adapter_image": "--adapter-image",
+    "ip_adapter_image": "--image-prompt",
+    "ip_adapter_masks": "--image-prompt-mask",
     "control_image": "--control-image",
     "control_mask": "--control-mask",
     "lora": "--lora",
@@ -23,7 +26,7 @@ FILES = {
 """Settings that name files, which must be passed again, to their options."""
 
 _PAIRS = ("original_size", "target_size", "crops_coords_top_left")
-_INPUTS = ("image", "mask_image", "control_image")
+_INPUTS = ("image", "mask_image", "control_image", "adapter_image", "ip_adapter_image")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -23,7 +23,7 @@ Box: TypeAlias = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels; right and bottom are outside."""
 
 
-def preprocess_mask(mask: MaskInput, height: int, width: int) -> NDArray[np.float32]:
+def preprocess_mask(mask: MaskInput, height: int, width: int, *, name: str = "mask_image") -> NDArray[np.float32]:
     """Convert masks to ones where the image is regenerated and zeros where it is kept.
 
     PIL images are resized with Lanczos and converted to grey. Arrays are resized to the nearest pixel. Values from
@@ -34,6 +34,7 @@ def preprocess_mask(mask: MaskInput, height: int, width: int) -> NDArray[np.floa
         mask: PIL images, or arrays as in `mask_arrays`.
         height: Pixels.
         width: Pixels.
+        name: Name of the argument, for messages.
 
     Returns:
         float32, (n, 1, height, width), 0 or 1.
@@ -49,8 +50,8 @@ def preprocess_mask(mask: MaskInput, height: int, width: int) -> NDArray[np.floa
 
         items: list[Any] = list(mask) if isinstance(mask, Sequence) else [mask]
         if not items:
-            raise InputError("mask_image: got an empty list, expected at least one mask")
-        check_pil(items, "mask_image")
+            raise InputError(f"{name}: got an empty list, expected at least one mask")
+        check_pil(items, name)
         greys = [item.resize((width, height), resample=Resampling.LANCZOS).convert("L") for item in items]
         values = np.stack([np.asarray(grey) for grey in greys])[..., None].astype(np.float32) / 255.0
     return (values >= 0.5).astype(np.float32).transpose(0, 3, 1, 2)

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,12 +62,13 @@ def read_image_file(path: str | os.PathLike[str], subject: str) -> "Image":
         ) from error
 
 
-def read_array_file(path: str | os.PathLike[str], subject: str) -> NDArray[Any]:
+def read_array_file(path: str | os.PathLike[str], subject: str, channels: Collection[int] = (3,)) -> NDArray[Any]:
     """Read an array of floats (height, width, 3) from a .npy file, such as one with -1 where an image is masked.
 
     Args:
         path: The file, written by `numpy.save`.
         subject: As in `read_image_file`.
+        channels: Lengths that the last axis may have.
 
     Raises:
         InputError: No such file, a damaged one, or another kind of array.
@@ -78,9 +80,11 @@ def read_array_file(path: str | os.PathLike[str], subject: str) -> NDArray[Any]:
         raise InputError(
             f"{subject} {path}: cannot be read ({reason}); expected an array of floats written by numpy.save"
         ) from error
-    if values.dtype.kind != "f" or values.ndim != 3 or values.shape[2] != 3 or not values.size:
+    if values.dtype.kind != "f" or values.ndim != 3 or values.shape[2] not in channels or not values.size:
+        known = " or ".join(map(str, sorted(channels)))
         raise InputError(
-            f"{subject} {path}: got {values.dtype} of shape {values.shape}, expected floats of shape (height, width, 3)"
+            f"{subject} {path}: got {values.dtype} of shape {values.shape}, expected floats of shape (height, width, "
+            f"{known})"
         )
     if not np.isfinite(values).all():
         raise InputError(f"{subject} {path}: got NaN or infinity, expected finite numbers")

@@ -11,6 +11,7 @@ __all__ = [
     "PRIOR",
     "ROLES",
     "SAFETY_CHECKER",
+    "T2I_ADAPTER",
     "TEXT_ENCODER",
     "UPSCALER",
     "VAE_DECODER",
@@ -25,6 +26,7 @@ DENOISER = "denoiser"
 VAE_ENCODER = "vae_encoder"
 VAE_DECODER = "vae_decoder"
 CONTROLNET = "controlnet"
+T2I_ADAPTER = "t2i_adapter"
 PRIOR = "prior"
 UPSCALER = "upscaler"
 SAFETY_CHECKER = "safety_checker"
@@ -32,13 +34,18 @@ CONNECTOR = "connector"
 """A small network between two others, such as a projection."""
 
 ROLES = (
-    TEXT_ENCODER, IMAGE_ENCODER, DENOISER, VAE_ENCODER, VAE_DECODER, CONTROLNET, PRIOR, UPSCALER, SAFETY_CHECKER,
-    CONNECTOR,
+    TEXT_ENCODER, IMAGE_ENCODER, DENOISER, VAE_ENCODER, VAE_DECODER, CONTROLNET, T2I_ADAPTER, PRIOR, UPSCALER,
+    SAFETY_CHECKER, CONNECTOR,
 )  # fmt: skip
 """Every role that a manifest may name."""
 
 DENOISER_FOLDERS = ("unet", "transformer")
 """Folders of denoisers in diffusers' checkpoints."""
+
+_ROLES_OF_FOLDERS = {
+    **dict.fromkeys(DENOISER_FOLDERS, DENOISER), "adapter": T2I_ADAPTER, "ip_adapter": CONNECTOR
+}  # fmt: skip
+"""Folders whose name is not that of the role."""
 
 _NUMBER = re.compile(r"_\d+$")
 
@@ -51,7 +58,7 @@ def role_of_folder(name: str) -> str:
             role of its own, so that no wrapper takes it.
     """
     base = _NUMBER.sub("", name)
-    return DENOISER if base in DENOISER_FOLDERS else base
+    return _ROLES_OF_FOLDERS.get(base, base)
 
 
 def tokenizer_folder(encoder: str) -> str:

@@ -9,7 +9,9 @@ from diffoundry.runtime.images.mask import MaskInput
 from diffoundry.runtime.images.pixels import ImageInput
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.pipelines.controlnet import ControlInput
+from diffoundry.runtime.pipelines.ip_adapter_inputs import EncodedImages, PromptImages, PromptMasks, PromptScale
 from diffoundry.runtime.pipelines.output import PipelineOutput
+from diffoundry.runtime.pipelines.t2i_adapter import AdapterInput
 from diffoundry.runtime.random import GeneratorInput
 from diffoundry.runtime.schedulers import SchedulerInput
 
@@ -82,6 +84,15 @@ class CallArguments(TypedDict, total=False):
     # AttentionInputs
     cross_attention_kwargs: Mapping[str, Any] | None
     heat_map_words: Texts | None
+    # T2IAdapterInputs
+    adapter_image: "AdapterInput | None"
+    adapter_conditioning_scale: float | Sequence[float] | None
+    adapter_conditioning_factor: float | None
+    # ImagePromptInputs
+    ip_adapter_image: "PromptImages | None"
+    ip_adapter_image_embeds: "EncodedImages | None"
+    ip_adapter_scale: "PromptScale | None"
+    ip_adapter_masks: "PromptMasks | None"
     # ImageToImage, Inpainting, Instruction, ImagePrompt
     image: "ImageInput | Sequence[Image] | None"
     mask_image: MaskInput

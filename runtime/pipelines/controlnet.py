@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from diffoundry.runtime.bundle.dims import size_of
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import BundleError, InputError
@@ -20,6 +19,7 @@ from diffoundry.runtime.models.controlnet import ControlNetModel
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.roles import CONTROLNET
 from diffoundry.runtime.pipelines.guidance import Condition, Guidance
+from diffoundry.runtime.pipelines.input_shapes import shape_of_input
 from diffoundry.runtime.pipelines.tasks.source_images import image_size
 
 if TYPE_CHECKING:
@@ -312,7 +312,9 @@ class Residuals:
                     sums[name] = residual if name not in sums else sums[name] + residual
         feeds = {}
         for spec in self._taken:
-            shape = self._shape(spec.shape, latents, copies)
+            shape = shape_of_input(
+                spec.shape, latents.shape, copies=copies, scale_factor=self._scale_factor, owner="a ControlNet"
+            )
             if spec.name not in sums:
                 feeds[spec.name] = self._zero(spec.name, shape)
                 continue
@@ -321,17 +323,6 @@ class Residuals:
                 total = np.concatenate([np.zeros_like(total)] * (copies - 1) + [total])
             feeds[spec.name] = total if total.shape == shape else _broadcast(total, shape, spec.name)
         return feeds
-
-    def _shape(self, shape: tuple[int | str, ...], latents: FloatArray, copies: int) -> tuple[int, ...]:
-        factor = self._scale_factor
-        sizes = {"height": latents.shape[2] * factor, "width": latents.shape[3] * factor}
-        rest = [size_of(dim, sizes) for dim in shape[1:]]
-        if None in rest:
-            raise BundleError(
-                f"residuals of a ControlNet: got an input of the denoiser of shape {shape}, expected sizes that follow "
-                f"from height and width; export the bundle again"
-            )
-        return (len(latents) * copies, *(size for size in rest if size is not None))
 
     def _zero(self, name: str, shape: tuple[int, ...]) -> FloatArray:
         """Return zeros, made once a run."""

@@ -1,42 +1,49 @@
 """Example images and masks, to measure checkpoints that generate from images."""
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 __all__ = [
+    "ADAPTER",
     "CONTROL",
     "EXAMPLE_INPUTS",
     "IMAGE_PROMPT",
+    "PROMPT",
     "example_input_names",
     "make_example_arrays",
     "make_example_inputs",
 ]
 
+FloatArray: TypeAlias = npt.NDArray[np.float32]
+
 EXAMPLE_INPUTS = ("image", "mask_image", "strength")
 """Arguments of tasks that have an example."""
 
-CONTROL = "control_image"
-"""Argument of ControlNets, which has an example too."""
+CONTROL, ADAPTER, PROMPT = "control_image", "adapter_image", "ip_adapter_image"
+"""Arguments of ControlNets, T2I-Adapters and IP-Adapters, which have examples too."""
 
 IMAGE_PROMPT = "image prompt"
 """Name for an image that conditions instead of a text: its size is not that of the result."""
 
 
-def example_input_names(task: type[Any], controlnets: int, *, texts: bool) -> tuple[str, ...]:
+def example_input_names(task: type[Any], joined: Mapping[str, int], *, texts: bool) -> tuple[str, ...]:
     """Return the names for `make_example_inputs` of a pipeline.
 
     Args:
         task: Dataclass of the task's arguments.
-        controlnets: Number of ControlNets.
+        joined: `CONTROL`, `ADAPTER` and `PROMPT` to the number of networks that take one.
         texts: True if the pipeline takes texts.
     """
     if not texts:
         return (IMAGE_PROMPT,)
     own = [name for name in EXAMPLE_INPUTS if name in getattr(task, "__dataclass_fields__", {})]
-    return (*own, *[CONTROL] * controlnets)
+    return (*own, *(name for name, count in joined.items() for _ in range(count)))
 
 
 def make_example_inputs(names: Collection[str], height: int, width: int, scale: int = 1) -> dict[str, Any]:
@@ -44,8 +51,9 @@ def make_example_inputs(names: Collection[str], height: int, width: int, scale: 
 
     Args:
         names: Those of `EXAMPLE_INPUTS` that the pipeline takes: "image" is an orange disc on a gradient of blue, of
-            "mask_image" the middle is white, and "strength" is 1, so that every step is run; and `CONTROL` once for
-            each ControlNet, which gets the disc's outline, white on black. Or `IMAGE_PROMPT`.
+            "mask_image" the middle is white, and "strength" is 1, so that every step is run; `CONTROL` once for each
+            ControlNet and `ADAPTER` once for each T2I-Adapter, which get the disc's outline, white on black; `PROMPT`
+            once for each IP-Adapter, which gets the disc. Or `IMAGE_PROMPT`.
         height: Pixels of the result.
         width: Pixels of the result.
         scale: Pixels of the result to a pixel of an image.
@@ -56,17 +64,15 @@ def make_example_inputs(names: Collection[str], height: int, width: int, scale: 
         return {**make_example_inputs(["image"], height, width), "height": height, "width": width}
     down, across = np.mgrid[0:height, 0:width].astype(np.float32)
     down, across = down / height - 0.5, across / width - 0.5
-    controls = _outlines(down, across, sum(name == CONTROL for name in names))
+    joined = _joined(down, across, names)
     if "image" not in names:
-        return {"height": height, "width": width, **controls}
-    strength = {"strength": 1.0, **controls} if "strength" in names else controls
-    from PIL.Image import fromarray
-
-    ground = np.stack([0.3 + 0.4 * across, 0.5 + 0.4 * down, 0.8 - 0.2 * across], axis=-1)
-    disc = np.where((down**2 + across**2 < 0.09)[..., None], np.asarray([0.95, 0.55, 0.15], np.float32), ground)
-    image = fromarray(np.round(disc * 255).astype(np.uint8))
+        return {"height": height, "width": width, **joined}
+    strength = {"strength": 1.0, **joined} if "strength" in names else joined
+    image = _disc(down, across)
     if "mask_image" not in names:
         return {"image": image, **strength}
+    from PIL.Image import fromarray
+
     middle = (np.abs(down) < 0.25) & (np.abs(across) < 0.25)
     mask = fromarray(np.where(middle, 255, 0).astype(np.uint8))
     return {"image": image, "mask_image": mask, "height": height, "width": width, **strength}
@@ -78,12 +84,24 @@ def make_example_arrays(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]
     return {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
 
 
-def _outlines(down: npt.NDArray[np.float32], across: npt.NDArray[np.float32], count: int) -> dict[str, Any]:
-    """Return the argument for `count` ControlNets: one image, or a list of several."""
-    if not count:
-        return {}
+def _joined(down: FloatArray, across: FloatArray, names: Collection[str]) -> dict[str, Any]:
+    """Return the arguments for joined networks: one image, or a list of several; for IP-Adapters lists in a list."""
+    counts = {kind: sum(name == kind for name in names) for kind in (CONTROL, ADAPTER, PROMPT)}
+    prompts = {PROMPT: [[_disc(down, across)]] * counts[PROMPT]} if counts[PROMPT] else {}
+    if not counts[CONTROL] + counts[ADAPTER]:
+        return prompts
     from PIL.Image import fromarray
 
     ring = np.abs(np.sqrt(down**2 + across**2) - 0.3) < 0.02
     outline = fromarray(np.where(ring, 255, 0).astype(np.uint8)).convert("RGB")
-    return {CONTROL: outline if count == 1 else [outline] * count}
+    shown = {kind: counts[kind] for kind in (CONTROL, ADAPTER) if counts[kind]}
+    return {**{kind: outline if count == 1 else [outline] * count for kind, count in shown.items()}, **prompts}
+
+
+def _disc(down: FloatArray, across: FloatArray) -> "Image":
+    """Draw the orange disc."""
+    from PIL.Image import fromarray
+
+    ground = np.stack([0.3 + 0.4 * across, 0.5 + 0.4 * down, 0.8 - 0.2 * across], axis=-1)
+    disc = np.where((down**2 + across**2 < 0.09)[..., None], np.asarray([0.95, 0.55, 0.15], np.float32), ground)
+    return fromarray(np.round(disc * 255).astype(np.uint8))

@@ -14,14 +14,16 @@ if TYPE_CHECKING:
 
 __all__ = ["argument_advice", "check_target", "find_attribute", "from_pretrained"]
 
+_IMAGE_PROMPTS = "only the pipelines of Stable Diffusion 1, 2 and XL take image prompts"
+
 _ARGUMENTS = {
     "callback": "pass callback_on_step_end=function, which takes (pipe, step, timestep, tensors) and returns a dict",
     "callback_steps": "callback_on_step_end is called after every step; count there",
     "cross_attention_kwargs": "set the scale of a LoRA with pipe.loras.set_scale(0.5), or in pipe.loras.load(path, "
-    "scale=0.5)",
+    "scale=0.5); pass masks of image prompts as ip_adapter_masks",
     "joint_attention_kwargs": "set the scale of a LoRA with pipe.loras.set_scale(0.5)",
-    "ip_adapter_image": "IP-Adapters are not supported",
-    "ip_adapter_image_embeds": "IP-Adapters are not supported",
+    "ip_adapter_image": _IMAGE_PROMPTS,
+    "ip_adapter_image_embeds": _IMAGE_PROMPTS,
     "controlnet_prompt_embeds": "pass prompt_embeds, which ControlNets take too",
     "return_dict": "start() returns a run; use its finish(), or call the pipeline",
     "n_iter": "pass num_images_per_prompt",
@@ -54,7 +56,7 @@ _NATIVE = "the engines choose their attention kernels when a bundle is exported;
 _CALL = "it is an argument of the call"
 _DEVICE = "choose the device in load(path, device=...)"
 _NO_FREEU = "FreeU is not supported: the graph of the UNet is fixed"
-_NO_IP_ADAPTERS = "IP-Adapters are not supported"
+_IP_ADAPTERS = "export the bundle with its IP-Adapters: 'diffoundry export --ip-adapter'"
 _PRECISION = "choose the precision in load(path, precision=...)"
 _LORAS = "see pipe.loras: load, set_scale, unload and scales"
 
@@ -67,6 +69,7 @@ _ATTRIBUTES = {
     "tokenizer": "it is pipe.text_encoders[0].tokenizer",
     "tokenizer_2": "it is pipe.text_encoders[1].tokenizer",
     "config": "the configs are in pipe.session.bundle: model_index and config(component)",
+    "adapter": "the T2I-Adapters are in pipe.t2i_adapters",
     "controlnet": "the ControlNets are in pipe.controlnets",
     "feature_extractor": "the safety checker reads images itself: pipe.safety_checker",
     "image_processor": "pipe.decode(latents) makes images; pipe.vae encodes and decodes",
@@ -89,10 +92,11 @@ _ATTRIBUTES = {
     "set_lora_device": _LORAS,
     "lora_scale": _LORAS,
     "num_fused_loras": _LORAS,
-    "load_ip_adapter": _NO_IP_ADAPTERS,
-    "unload_ip_adapter": _NO_IP_ADAPTERS,
-    "set_ip_adapter_scale": _NO_IP_ADAPTERS,
-    "prepare_ip_adapter_image_embeds": _NO_IP_ADAPTERS,
+    "load_ip_adapter": _IP_ADAPTERS,
+    "unload_ip_adapter": "without ip_adapter_image a call generates as without IP-Adapters",
+    "set_ip_adapter_scale": "pass ip_adapter_scale to the call",
+    "prepare_ip_adapter_image_embeds": "pass ip_adapter_image to the call",
+    "image_encoder": "the image encoder of IP-Adapters is pipe.image_prompts.encoder",
     "enable_freeu": _NO_FREEU,
     "disable_freeu": _NO_FREEU,
     "enable_model_cpu_offload": _LOW_MEMORY,
@@ -142,6 +146,7 @@ _CHOICES = {
     "device_map": "choose the device: device='cuda'",
     "provider": "choose the device: device='cuda'",
     "custom_pipeline": "custom pipelines are not supported",
+    "adapter": "export the bundle with its T2I-Adapters: 'diffoundry export --t2i-adapter'",
     "controlnet": "export the bundle with its ControlNets: 'diffoundry export --controlnet'",
     "vae": "export the bundle with it: 'diffoundry export --vae'",
 }

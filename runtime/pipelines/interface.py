@@ -10,10 +10,12 @@ from diffoundry.runtime.models.safety_checker import StableDiffusionSafetyChecke
 from diffoundry.runtime.pipelines.base import PipelineBase
 from diffoundry.runtime.pipelines.class_overrides import open_scheduler, override_sample_size
 from diffoundry.runtime.pipelines.controlnet import ControlNetInputs, ControlNets
-from diffoundry.runtime.pipelines.example_inputs import example_input_names
+from diffoundry.runtime.pipelines.example_inputs import ADAPTER, CONTROL, PROMPT, example_input_names
 from diffoundry.runtime.pipelines.families.base import Family
 from diffoundry.runtime.pipelines.inputs import CommonInputs
+from diffoundry.runtime.pipelines.ip_adapter import ImagePrompts
 from diffoundry.runtime.pipelines.registry import class_of_call, family_of_class
+from diffoundry.runtime.pipelines.t2i_adapter import T2IAdapters
 from diffoundry.runtime.pipelines.tasks.base import Task
 from diffoundry.runtime.schedulers import Scheduler, make_scheduler
 
@@ -28,6 +30,8 @@ class PipelineInterface(PipelineBase):
     family: Family
     vae: AutoencoderKL
     controlnets: ControlNets
+    t2i_adapters: T2IAdapters
+    image_prompts: ImagePrompts
     safety_checker: StableDiffusionSafetyChecker | None
 
     def _set_up(self, tasks: Sequence[type[Task]]) -> None:
@@ -139,8 +143,10 @@ class PipelineInterface(PipelineBase):
 
     @property
     def example_inputs(self) -> tuple[str, ...]:
-        """The names for `make_example_inputs`: arguments of the default task, and an image for each ControlNet."""
-        return example_input_names(self.default_task, len(self.controlnets.names), texts=bool(self.text_encoders))
+        """The names for `make_example_inputs`: arguments of the default task, and an image for each joined network."""
+        joined = {CONTROL: self.controlnets, ADAPTER: self.t2i_adapters, PROMPT: self.image_prompts}
+        counts = {name: len(networks.names) for name, networks in joined.items()}
+        return example_input_names(self.default_task, counts, texts=bool(self.text_encoders))
 
     @property
     def used_components(self) -> tuple[str, ...]:

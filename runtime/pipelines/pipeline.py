@@ -34,8 +34,11 @@ from diffoundry.runtime.pipelines.guidance import Guidance
 from diffoundry.runtime.pipelines.habits import argument_advice
 from diffoundry.runtime.pipelines.inputs import CommonInputs
 from diffoundry.runtime.pipelines.interface import PipelineInterface
+from diffoundry.runtime.pipelines.ip_adapter import ImagePrompts
+from diffoundry.runtime.pipelines.ip_adapter_inputs import ImagePromptInputs
 from diffoundry.runtime.pipelines.output import PipelineOutput
 from diffoundry.runtime.pipelines.run import Run
+from diffoundry.runtime.pipelines.t2i_adapter import AdapterFeatures, T2IAdapterInputs, T2IAdapters
 from diffoundry.runtime.pipelines.tasks import other_task, possible_tasks
 from diffoundry.runtime.pipelines.tasks.base import Task, TaskContext, choose_task
 from diffoundry.runtime.pipelines.tasks.schedule import cut_end
@@ -47,11 +50,19 @@ if TYPE_CHECKING:
 
 __all__ = ["DiffusionPipeline", "PipelineOutput", "Run"]
 
+_JOINED = (ControlNetInputs, T2IAdapterInputs, ImagePromptInputs)
+"""Classes of the arguments for networks that are joined to a checkpoint."""
+
 _CONTROL_NAMES = frozenset(field.name for field in fields(ControlNetInputs))
+_PROMPT_NAMES = frozenset(field.name for field in fields(ImagePromptInputs))
+_ADAPTER_NAMES = frozenset(field.name for field in fields(T2IAdapterInputs))
 
 
 class _Call(NamedTuple):
-    """The arguments of one call, checked; `control` is None without ControlNets, `size` is (height, width)."""
+    """The arguments of one call, checked; `size` is (height, width).
+
+    `control` is None without ControlNets, `adapters` without T2I-Adapters, and `image_prompts` without image prompts.
+    """
 
     common: CommonInputs
     prompts: Any
@@ -60,17 +71,18 @@ class _Call(NamedTuple):
     task: Task
     images: int
     size: tuple[int, int]
+    adapters: T2IAdapterInputs | None
+    image_prompts: ImagePromptInputs | None
+
+    @property
+    def guided_by_image(self) -> bool:
+        """True with ControlNets or T2I-Adapters, whose pipeline classes of diffusers differ from the plain ones."""
+        return self.control is not None or self.adapters is not None
 
     def arguments(self) -> dict[str, Any]:
         """Return every argument that has a value, with the size that is generated."""
-        kinds = [
-            self.common,
-            self.prompts,
-            self.attention,
-            self.task,
-            *([] if self.control is None else [self.control]),
-        ]
-        values = {field.name: getattr(kind, field.name) for kind in kinds for field in fields(kind)}
+        kinds = [self.common, self.prompts, self.attention, self.task, self.control, self.adapters, self.image_prompts]
+        values = {field.name: getattr(kind, field.name) for kind in kinds if kind is not None for field in fields(kind)}
         sizes = dict(zip(("height", "width"), self.size, strict=True))
         return {name: value for name, value in {**values, **sizes}.items() if value is not None}
 
@@ -86,6 +98,8 @@ class DiffusionPipeline(PipelineInterface):
         loras: The LoRAs that are loaded; `loras.load("style.safetensors", scale=0.8)`.
         embeddings: The textual inversions that are loaded; `embeddings.load("cat.safetensors", token="<cat>")`.
         controlnets: The ControlNets.
+        t2i_adapters: The T2I-Adapters.
+        image_prompts: The IP-Adapters.
         safety_checker: Blackens images that it flags, or None; it may be set to None at any time.
     """
 
@@ -106,6 +120,8 @@ class DiffusionPipeline(PipelineInterface):
         self.loras = Loras(adapters)
         self.embeddings = TextualInversions(adapters, family.text_encoders)
         self.controlnets = ControlNets(session, lambda: self.denoiser.residual_inputs)
+        self.t2i_adapters = T2IAdapters(session, self.denoiser.component)
+        self.image_prompts = ImagePrompts(session, self.denoiser.component)
         self.safety_checker = safety_checker
         latent = self.vae.latent_channels
         self._extra_channels = self.denoiser.in_channels - latent
@@ -134,8 +150,8 @@ class DiffusionPipeline(PipelineInterface):
         Args:
             prompt: One prompt or several; None where `prompt_embeds` are given.
             return_dict: False returns the tuple that diffusers' pipeline class returns, images first.
-            arguments: Any field of `CommonInputs`, of the family's `Inputs`, of `ControlNetInputs` and of the task,
-                under diffusers' names. With `image` the run starts from an image.
+            arguments: Any field of `CommonInputs`, of the family's `Inputs`, of `ControlNetInputs`, `T2IAdapterInputs`,
+                `ImagePromptInputs` and of the task, under diffusers' names. With `image` the run starts from an image.
 
         Raises:
             InputError: An argument does not fit; the message names it.
@@ -160,6 +176,8 @@ class DiffusionPipeline(PipelineInterface):
         guidance = task.guidance(common, self.denoiser)
         options = EncodeOptions(*call.size, common.num_images_per_prompt, guidance.guided, task.from_image)
         condition = self.family.encode(call.prompts, options)
+        prompts = self.image_prompts.prepare(call.image_prompts, shape, guidance.guided, self.vae.scale_factor)
+        condition = condition if prompts is None else prompts.extend(condition)
         seeds = seeds_of(call.attention, common, call.prompts.count)
         seed, generator = make_generators(seeds, common.generator, call.images, has_latents=common.latents is not None)
         scaled = self.family.scales_latents
@@ -167,7 +185,7 @@ class DiffusionPipeline(PipelineInterface):
             inputs=common,
             scheduler=scheduler,
             steps=steps,
-            begin_index=None if call.control else self.family.begin_index,
+            begin_index=None if call.guided_by_image else self.family.begin_index,
             noise_scale=float(scheduler.init_noise_sigma) if scaled else 1.0,
             vae=self.vae,
             generator=generator,
@@ -192,9 +210,16 @@ class DiffusionPipeline(PipelineInterface):
             residuals = self.controlnets.begin(
                 call.control, guidance, condition, self.vae, copies, net_steps, init.crop
             )
+        counted = steps if end is None else len(timesteps)
+        features = self.t2i_adapters.begin(
+            call.adapters, shape, guidance.copies, common.num_images_per_prompt, self.vae.scale_factor, counted
+        )
         attention = self._attention(call, steps, len(timesteps))
-        predict = partial(self._predict, attention or self.denoiser, guidance, feeds, init.channels, residuals)
-        statistics = not (call.control and task.name in self.family.skip_normalization_tasks)
+        predict = partial(
+            self._predict, attention or self.denoiser, guidance, feeds, init.channels, residuals, features
+        )
+        skips = call.control is not None and task.name in self.family.skip_normalization_tasks
+        statistics = not skips and call.adapters is None  # diffusers: `StableDiffusionXLAdapterPipeline`
         after_step = init.after_step if attention is None else attention.after_step(init.after_step)
         loop = init.latents, timesteps, generator, signal, common.eta, after_step, step_end, scaled
         ends = self.family.ends_denoised
@@ -224,10 +249,12 @@ class DiffusionPipeline(PipelineInterface):
         given = [name for name, value in arguments.items() if value is not None]
         kind = choose_task(self._tasks, given)
         controlled = "control_image" in given
+        adapted = "adapter_image" in given
         defaults = self.family.controlnet_defaults if controlled else self.family.defaults
-        common, prompts, control, attention, task = sort_arguments(
-            {**defaults.get(kind.name, {}), **arguments},
-            (CommonInputs, self.family.Inputs, ControlNetInputs, AttentionInputs, kind),
+        more = self.family.t2i_adapter_defaults if adapted else {}
+        common, prompts, attention, control, adapters, image_prompts, task = sort_arguments(
+            {**defaults.get(kind.name, {}), **more, **arguments},
+            (CommonInputs, self.family.Inputs, AttentionInputs, *_JOINED, kind),
             lambda name: (
                 other_task(name, kind, self._tasks, restricted=self.family.tasks is not None) or argument_advice(name)
             ),
@@ -239,8 +266,12 @@ class DiffusionPipeline(PipelineInterface):
         if not _CONTROL_NAMES.isdisjoint(given):
             refused = controlled and kind.name not in self.family.controlnet_defaults
             self.controlnets.check(control, prompts.count, kind.label if refused else None)
+        if not _ADAPTER_NAMES.isdisjoint(given):
+            self.t2i_adapters.check(adapters, prompts.count, kind.label if kind.name != "text_to_image" else None)
+        if not _PROMPT_NAMES.isdisjoint(given):
+            self.image_prompts.check(image_prompts)
         nets = len(self.controlnets.names)
-        default = control.size(nets) if controlled else None
+        default = control.size(nets) if controlled else self.t2i_adapters.default_size(adapters) if adapted else None
         if common.height and common.width:
             default = common.height, common.width
         if default is None and not kind.sized_by_image:
@@ -256,13 +287,14 @@ class DiffusionPipeline(PipelineInterface):
         images = prompts.count * common.num_images_per_prompt
         decodes = common.output_type != "latent"
         check_call_memory(self.session, self.denoiser, self.vae, (images, *size), prompts.count, decodes=decodes)
-        return _Call(common, prompts, control if controlled else None, attention, task, images, size)
+        parts = adapters if adapted else None, image_prompts if image_prompts.given else None
+        return _Call(common, prompts, control if controlled else None, attention, task, images, size, *parts)
 
     def _plan(self, call: _Call, shape: tuple[int, ...]) -> tuple[Scheduler[Any], int]:
         """Return a scheduler with its timesteps set, and the number of steps as the caller counts them."""
         common, channels = call.common, self.denoiser.out_channels
         own, flow = self._own_scheduler, not self.family.scales_latents
-        own = own or self._schedulers[call.task.name, call.control is not None]
+        own = own or self._schedulers[call.task.name, call.guided_by_image]
         scheduler = own.copy() if common.scheduler is None else make_scheduler(common.scheduler, own.config, flow=flow)
         scheduler.check_loop(channels=shape[1], output_channels=channels, eta=common.eta, mu=common.mu)
         scheduler.check_latents(scaled=self.family.scales_latents)
@@ -286,6 +318,7 @@ class DiffusionPipeline(PipelineInterface):
         feeds: Feeds,
         channels: FloatArray | None,
         residuals: Residuals | None,
+        features: AdapterFeatures | None,
         latents: FloatArray,
         timestep: float,
         index: int,
@@ -293,6 +326,8 @@ class DiffusionPipeline(PipelineInterface):
         """Call the denoiser once, with guidance: scaled latents (B, ...) -> (B, ...)."""
         if residuals is not None:
             feeds = {**feeds, **residuals(latents, timestep, index, guidance.copies)}
+        if features is not None:
+            feeds = {**feeds, **features(index)}
         rows = np.concatenate([latents] * guidance.copies)
         sample = rows if channels is None else np.concatenate([rows, channels], axis=1)
         return guidance.combine(denoiser(sample, timestep, feeds))

@@ -15,6 +15,7 @@ __all__ = [
     "controlnet_class",
     "family_of_class",
     "find_family_entry",
+    "t2i_adapter_class",
 ]
 
 
@@ -24,10 +25,12 @@ class PipelineClass(NamedTuple):
     Attributes:
         task: `Task.name` of the task that it is for.
         controlnet: True if it has ControlNets.
+        t2i_adapter: True if it has T2I-Adapters.
     """
 
     task: str
     controlnet: bool = False
+    t2i_adapter: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +62,7 @@ FAMILY_TABLE = (
             "StableDiffusionControlNetPipeline": PipelineClass("text_to_image", controlnet=True),
             "StableDiffusionControlNetImg2ImgPipeline": PipelineClass("image_to_image", controlnet=True),
             "StableDiffusionControlNetInpaintPipeline": PipelineClass("inpainting", controlnet=True),
+            "StableDiffusionAdapterPipeline": PipelineClass("text_to_image", t2i_adapter=True),
         },
         runtime="diffoundry.runtime.pipelines.families.stable_diffusion:StableDiffusion",
         exporter="diffoundry.exporter.families.stable_diffusion:FAMILY",
@@ -81,6 +85,7 @@ FAMILY_TABLE = (
             "StableDiffusionXLControlNetPipeline": PipelineClass("text_to_image", controlnet=True),
             "StableDiffusionXLControlNetImg2ImgPipeline": PipelineClass("image_to_image", controlnet=True),
             "StableDiffusionXLControlNetInpaintPipeline": PipelineClass("inpainting", controlnet=True),
+            "StableDiffusionXLAdapterPipeline": PipelineClass("text_to_image", t2i_adapter=True),
         },
         runtime="diffoundry.runtime.pipelines.families.stable_diffusion_xl:StableDiffusionXL",
         exporter="diffoundry.exporter.families.stable_diffusion_xl:FAMILY",
@@ -220,6 +225,15 @@ def controlnet_class(pipeline_class: str) -> str | None:
     if entry is None:
         return None
     wanted = entry.classes[pipeline_class]._replace(controlnet=True)
+    return next((name for name, found in entry.classes.items() if found == wanted), None)
+
+
+def t2i_adapter_class(pipeline_class: str) -> str | None:
+    """Return the class that does the same with T2I-Adapters; the class itself when it has them. None without one."""
+    entry = family_of_class(pipeline_class)
+    if entry is None:
+        return None
+    wanted = entry.classes[pipeline_class]._replace(t2i_adapter=True)
     return next((name for name, found in entry.classes.items() if found == wanted), None)
 
 

@@ -22,7 +22,10 @@ def page_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def page_files(
-    tiny_sd_checkpoint: Callable[[str], Path], tiny_controlnet: Callable[..., Path]
+    tiny_sd_checkpoint: Callable[[str], Path],
+    tiny_controlnet: Callable[..., Path],
+    tiny_t2i_adapter: Callable[..., Path],
+    tiny_ip_adapter: Callable[..., Path],
 ) -> dict[str, Callable[[Path], object]]:
     """File that pages name and no command of theirs writes, to the function that writes it."""
     return {
@@ -34,6 +37,9 @@ def page_files(
         "detail.safetensors": lambda path: _write_lora(path, tiny_sd_checkpoint("sd1"), 2),
         "cat.safetensors": _write_embedding,
         "canny": lambda path: shutil.copytree(tiny_controlnet("sd1"), path),
+        "sketch-adapter": lambda path: shutil.copytree(tiny_t2i_adapter("sd1", "full"), path),
+        "ip-adapter_sd15.safetensors": lambda path: shutil.copy(tiny_ip_adapter("sd1", "plain"), path),
+        "image_encoder": lambda path: shutil.copytree(tiny_ip_adapter("sd1", "plain").parent / "image_encoder", path),
         "taesd": lambda path: shutil.copytree(tiny_sd_checkpoint("sd1-tiny") / "vae", path),
     }
 

@@ -1,8 +1,12 @@
 """A pipeline of ours beside diffusers': the same arguments, the latents after every step, the images."""
 
+import inspect
+
 import diffusers
 import numpy as np
 import torch
+
+from diffoundry.exporter.reference.pipeline import watched
 
 # float32 through 20 UNet calls by two libraries that sum in different orders: seen are 5e-6 to 3e-5 on latents of
 # scale 1. A wrong coefficient, timestep or noise shows as 1e-2 and more.
@@ -25,6 +29,8 @@ def reference(pipe, prompt, seed, **arguments):
         return {}
 
     seeds = seed if isinstance(seed, list) else [seed]
+    if "callback_on_step_end" not in inspect.signature(pipe.__call__).parameters:
+        return _reference_of_old_pipeline(pipe, prompt, seeds, arguments)
     generators = [torch.Generator().manual_seed(value) for value in seeds]
     arguments = {"output_type": "np", **arguments}
     images = pipe(
@@ -33,6 +39,16 @@ def reference(pipe, prompt, seed, **arguments):
         callback_on_step_end=keep,
         **{name: to_torch(value) for name, value in arguments.items()},
     ).images
+    return latents, as_array(images)
+
+
+def _reference_of_old_pipeline(pipe, prompt, seeds, arguments):
+    """`reference` for a pipeline without a callback after every step."""
+    latents = []
+    generators = [torch.Generator().manual_seed(value) for value in seeds]
+    taken = {name: to_torch(value) for name, value in {"output_type": "np", **arguments}.items()}
+    with watched(pipe, lambda _index, _timestep, values: latents.append(values.numpy().copy())):
+        images = pipe(prompt, generator=generators if len(seeds) > 1 else generators[0], **taken).images
     return latents, as_array(images)
 
 

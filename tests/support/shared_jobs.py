@@ -91,7 +91,8 @@ def _key(job: Any) -> str:
 
     checkpoint = Checkpoint.reopen(job.checkpoint)
     network = checkpoint.load(job.component)
-    config = network.config if isinstance(network.config, dict) else network.config.to_dict()
+    config = getattr(network, "config", {})
+    config = config if isinstance(config, dict) else config.to_dict()
     public = sorted((name, repr(value)) for name, value in config.items() if not name.startswith("_"))
     described = checkpoint.component(job.component), job.opset, sorted(job.dims.items()), type(network), public
     digest = hashlib.sha256(repr(described).encode())

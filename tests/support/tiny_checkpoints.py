@@ -23,6 +23,7 @@ from tiny_networks import (
     unet_least,
     unet_small,
     unet_xl,
+    unet_xl_three,
     vae,
     vae_3,
     vae_small,
@@ -133,6 +134,36 @@ def write_tiny_controlnet(folder: Path, base: str, name: str) -> None:
         for parameter in made.parameters():
             if not parameter.any():
                 parameter.data = 0.1 * torch.randn(parameter.shape)
+    made.save_pretrained(folder)
+
+
+def write_tiny_t2i_adapter(folder: Path, base: str, kind: str) -> None:
+    """Write a T2I-Adapter for the variant `base` of `VARIANTS`.
+
+    Args:
+        folder: Where.
+        base: Whose UNet and VAE it fits.
+        kind: "full" and "grey" for Stable Diffusion, the second of which takes images of one channel; "light", the
+            small build; "xl" for Stable Diffusion XL.
+    """
+    import diffusers
+    import torch
+
+    parts = VARIANTS[base].parts
+    widths, factor = parts["unet"]().config.block_out_channels, 2 ** (len(parts["vae"]().config.block_out_channels) - 1)
+    options = {
+        "full": {"channels": widths},
+        "grey": {"channels": widths, "in_channels": 1},
+        "light": {"channels": widths[:-1], "adapter_type": "light_adapter"},
+        "xl": {"channels": (*widths, widths[-1]), "adapter_type": "full_adapter_xl"},
+    }[kind]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(zlib.crc32(kind.encode()))
+        made = diffusers.T2IAdapter(
+            **options, num_res_blocks=1, downscale_factor=factor * 2 if kind == "xl" else factor
+        )
+        for parameter in made.parameters():
+            parameter.data = 0.08 * torch.randn(parameter.shape)
     made.save_pretrained(folder)
 
 
@@ -278,6 +309,10 @@ VARIANTS: dict[str, Variant] = {
         index=_FIRST,
     ),
     "xl": _xl("StableDiffusionXLPipeline", 7),
+    "xl-three": replace(
+        _xl("StableDiffusionXLPipeline", 11),
+        parts={**_parts_of("xl", "text_encoder", "text_encoder_2", "vae"), "unet": unet_xl_three},
+    ),
     # distilled: the guidance scale is an input; the VAE has no statistics
     "xl-distilled": _sharing(
         _sharing(_xl("StableDiffusionXLPipeline", 8, time_cond_proj_dim=16), "xl", "text_encoder", "text_encoder_2"),

@@ -25,10 +25,12 @@ from diffoundry.runtime.models.attention_control import (
     neutral_feeds,
 )
 from diffoundry.runtime.models.controlnet import is_residual
-from diffoundry.runtime.models.roles import TEXT_ENCODER, tokenizer_folder
+from diffoundry.runtime.models.roles import IMAGE_ENCODER, TEXT_ENCODER, tokenizer_folder
+from diffoundry.runtime.models.t2i_adapter import is_feature
 
 __all__ = [
     "ComponentCase",
+    "adapter_case",
     "control_cases",
     "decoder_cases",
     "denoiser_cases",
@@ -94,16 +96,24 @@ def _cases_of(pipeline: Any, component: Component, prompts: Sequence[str]) -> li
     return [_text_case(encoder, component, "prompts", ids), _text_case(encoder, component, "vocabulary", sweep)]
 
 
-def image_cases(pipeline: Any, images: Sequence[Image]) -> list[ComponentCase]:
+def image_cases(pipeline: Any, components: Iterable[Component], images: Sequence[Image]) -> list[ComponentCase]:
     """Make a case for an image encoder that conditions the denoiser: images as transformers prepares them."""
-    encoder = getattr(pipeline, "image_encoder", None)
-    if encoder is None:
+    component = next((one for one in components if one.role == IMAGE_ENCODER and one.source == "image_encoder"), None)
+    if component is None or getattr(pipeline, "feature_extractor", None) is None:
         return []
     pixels = pipeline.feature_extractor(list(images), return_tensors="pt").pixel_values
     with torch.inference_mode():
-        embeds = encoder(pixels).image_embeds
-    feeds, expected = {"pixel_values": to_numpy(pixels)}, {"image_embeds": to_numpy(embeds)}
-    return [ComponentCase(component="image_encoder", label=f"{len(images)} images", feeds=feeds, expected=expected)]
+        output = pipeline.image_encoder(pixels, output_hidden_states=True)
+    return [
+        ComponentCase(
+            component=component.name,
+            label=f"{len(images)} images",
+            feeds={"pixel_values": to_numpy(pixels)},
+            expected={
+                spec.name: to_numpy(_output(pipeline.image_encoder, output, spec.name)) for spec in component.outputs
+            },
+        )
+    ]
 
 
 def denoiser_cases(
@@ -169,6 +179,11 @@ def control_cases(
     """
     module = NetworkModule(network(pipeline, component.source), component)
     return [_control_case(module, component, trace, calls[index]) for index in _chosen(len(calls), place)]
+
+
+def adapter_case(component: Component, trace: Trace, call: NetworkCall) -> ComponentCase:
+    """Make the case of a T2I-Adapter, which runs once an image."""
+    return ComponentCase(component=component.name, label=trace.name, feeds=call.feeds, expected=call.outputs)
 
 
 def _chosen(calls: int, place: float) -> list[int]:
@@ -267,9 +282,10 @@ def _denoiser_case(component: Component, trace: Trace, call: NetworkCall) -> Com
     return ComponentCase(
         component=component.name,
         label=f"{trace.name}, t={call.timestep:g}",
-        # Residuals of one pixel, without positions, are added everywhere.
+        # Residuals of one pixel, without positions, are added everywhere. Features of T2I-Adapters end early.
         feeds={
             **neutral,
+            **{name: np.zeros(shape, np.float32) for name, shape in whole.items() if is_feature(name)},
             **{
                 name: np.array(np.broadcast_to(array, whole[name])) if is_residual(name) else array
                 for name, array in call.feeds.items()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from diffoundry.exporter.component import Component
 from diffoundry.exporter.reference.pipeline import call_pipeline, network, reference_arguments
+from diffoundry.exporter.verify.reference.image_prompt_feeds import image_prompt_feeds
 from diffoundry.exporter.verify.request import Settings
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.models.attention_control import ATTENTION_MAPS
@@ -114,26 +115,37 @@ def record_calls(pipeline: Any, components: Sequence[Component]) -> Iterator[dic
 
     Args:
         pipeline: diffusers' pipeline.
-        components: Denoisers and ControlNets, which run once a step.
+        components: Denoisers and ControlNets, which run once a step, and T2I-Adapters, which run once an image.
     """
     calls: dict[str, list[NetworkCall]] = {component.name: [] for component in components}
 
-    def keep(component: Component, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    passes: dict[str, Mapping[str, Any]] = {}
+
+    def remember(component: Component, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Keep the arguments; diffusers' UNet empties the list of features that it takes."""
         passed = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+        passes[component.name] = {
+            name: list(value) if isinstance(value, list) else value for name, value in passed.items()
+        }
+
+    def keep(component: Component, module: Any, _args: tuple[Any, ...], output: Any) -> None:
+        passed = passes[component.name]
         found = {
             spec: _argument(passed, component.call.keywords.get(spec.name, spec.name)) for spec in component.inputs
         }
         feeds = {spec.name: _as_fed(tensor, spec) for spec, tensor in found.items() if tensor is not None}
-        parts = output if isinstance(output, tuple) else output.to_tuple()
+        feeds |= image_prompt_feeds(module, component, passed)
+        parts = output if isinstance(output, tuple | list) else output.to_tuple()
         flat = [tensor for part in parts for tensor in (part if isinstance(part, list | tuple) else [part])]
         names = [spec.name for spec in component.outputs if spec.name != ATTENTION_MAPS]  # diffusers has no such output
         outputs = {name: to_numpy(tensor) for name, tensor in zip(names, flat, strict=True)}
         calls[component.name].append(NetworkCall(feeds=feeds, outputs=outputs))
 
-    handles = [
-        network(pipeline, component.source).register_forward_hook(partial(keep, component), with_kwargs=True)
-        for component in components
-    ]
+    handles = []
+    for component in components:
+        module = network(pipeline, component.source)
+        handles.append(module.register_forward_pre_hook(partial(remember, component), with_kwargs=True))
+        handles.append(module.register_forward_hook(partial(keep, component)))
     try:
         yield calls
     finally:

@@ -26,6 +26,7 @@ from diffoundry.exporter.verify.checks.safety import SafetyReference, ask_safety
 from diffoundry.exporter.verify.progress import VerifyProgress
 from diffoundry.exporter.verify.reference.component_cases import (
     ComponentCase,
+    adapter_case,
     control_cases,
     decoder_cases,
     denoiser_cases,
@@ -39,7 +40,7 @@ from diffoundry.exporter.verify.reference.pipeline_trace import Trace, generate_
 from diffoundry.exporter.verify.report.report import Check
 from diffoundry.exporter.verify.request import Settings
 from diffoundry.runtime.images.postprocess import to_pil
-from diffoundry.runtime.models.roles import CONTROLNET, DENOISER, PRIOR, SAFETY_CHECKER, UPSCALER
+from diffoundry.runtime.models.roles import CONTROLNET, DENOISER, PRIOR, SAFETY_CHECKER, T2I_ADAPTER, UPSCALER
 from diffoundry.runtime.pipelines.base import PipelineBase
 from diffoundry.runtime.pipelines.example_inputs import make_example_inputs
 
@@ -101,14 +102,14 @@ def ask_pytorch(
     # Images are compared before the safety checker; the set of blacked out images is a separate check.
     checker, reference.safety_checker = getattr(reference, "safety_checker", None), None
     denoisers = tuple(one for role in (PRIOR, DENOISER, UPSCALER) for one in checkpoint.with_role(role))
-    controlnets = checkpoint.with_role(CONTROLNET)
+    controlnets, adapters = checkpoint.with_role(CONTROLNET), checkpoint.with_role(T2I_ADAPTER)
     own_vae = any(component.source == "vae" for component in checkpoint.components)
     traces: list[Trace] = []
     cases: list[ComponentCase] = []
     runs = list(product(settings.prompts, settings.seeds))
     for index, (prompt, seed) in enumerate(runs):
         on_step = partial(progress.update, f"PyTorch: {prompt}, seed {seed}")
-        with record_calls(reference, (*denoisers, *controlnets)) as calls:
+        with record_calls(reference, (*denoisers, *controlnets, *adapters)) as calls:
             trace = generate_reference(reference, prompt, seed, settings, on_step)
         traces.append(trace)
         place = index / len(runs)
@@ -118,6 +119,7 @@ def ask_pytorch(
                 cases += edited_cases(reference, denoiser, trace, calls[denoiser.name])
         for controlnet in controlnets:
             cases += control_cases(reference, controlnet, trace, calls[controlnet.name], place)
+        cases += [adapter_case(adapter, trace, calls[adapter.name][0]) for adapter in adapters]
         if own_vae:
             cases += decoder_cases(reference, trace)
             if any(component.name == "vae_encoder" for component in checkpoint.components):
@@ -129,7 +131,7 @@ def ask_pytorch(
     cases += text_cases(reference, checkpoint.components, settings.prompts)
     images = _images(traces, settings)
     checks += check_extractor(bundle, getattr(reference, "feature_extractor", None), images)
-    cases += image_cases(reference, images)
+    cases += image_cases(reference, checkpoint.components, images)
     safety = None
     if checker is not None:
         reference.safety_checker = checker

@@ -39,6 +39,7 @@ class Family:
         Inputs: Class of its prompt arguments.
         defaults: Name of a task to the defaults of arguments that differ from the general ones.
         controlnet_defaults: The same for pipelines with ControlNets; a task that is missing has none.
+        t2i_adapter_defaults: Defaults of arguments of calls with T2I-Adapters.
         normalize_latents: True if `latents_mean` and `latents_std` of the VAE's config count.
         skip_normalization_tasks: Tasks for which diffusers' ControlNet pipelines skip them when decoding.
         begin_index: Value for `scheduler.set_begin_index` in text to image without ControlNets. None lets the scheduler
@@ -61,6 +62,7 @@ class Family:
     Inputs: ClassVar[type[Any]] = PromptInputs
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     controlnet_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    t2i_adapter_defaults: ClassVar[Mapping[str, Any]] = {}
     normalize_latents: ClassVar[bool] = False
     skip_normalization_tasks: ClassVar[tuple[str, ...]] = ()
     begin_index: ClassVar[int | None] = None

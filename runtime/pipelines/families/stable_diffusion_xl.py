@@ -114,6 +114,7 @@ class StableDiffusionXL(Family):
         "image_to_image": {"guidance_scale": 5.0, "strength": 0.8, "controlnet_conditioning_scale": 0.8},
         "inpainting": {"guidance_scale": 5.0, "strength": 0.9999},
     }
+    t2i_adapter_defaults: ClassVar[Mapping[str, Any]] = {"adapter_conditioning_factor": 1.0}
     skip_normalization_tasks: ClassVar[tuple[str, ...]] = ("inpainting",)
     begin_index: ClassVar[int | None] = 0
     normalize_latents: ClassVar[bool] = True

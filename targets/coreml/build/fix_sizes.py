@@ -1,7 +1,7 @@
 """Fixes the sizes of a portable graph, since Core ML takes no symbolic ones, and folds what depends on them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 from onnx_ir.passes import common
@@ -29,18 +29,19 @@ _ROUNDS = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sizes:
-    """One size of a component: rows of a call, pixels, tokens."""
+    """One size of a component: rows of a call, pixels, tokens, and other symbols of the graph."""
 
     batch: int
     height: int | None
     width: int | None
     sequence: int
+    others: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def symbols(self) -> dict[str, int]:
         """The symbols of a graph's dimensions, as far as they are known."""
         known = {"batch": self.batch, "height": self.height, "width": self.width, "sequence": self.sequence}
-        return {name: size for name, size in known.items() if size is not None}
+        return {**{name: size for name, size in known.items() if size is not None}, **self.others}
 
     @property
     def label(self) -> str:
@@ -64,10 +65,13 @@ def sizes_of(work: Lowering, model: ir.Model, sequence: int | None) -> tuple[Siz
     sequence = sequence or default.sequence
     symbols = _symbols(model)
     if not symbols & {"height", "width"}:
-        return (Sizes(batch=batch, height=None, width=None, sequence=sequence),)
+        return (Sizes(batch=batch, height=None, width=None, sequence=sequence, others=default.others),)
     height, width = fixed.get("height"), fixed.get("width")
     buckets = work.buckets or ((height, width) if height and width else _own_size(work, default),)
-    return tuple(Sizes(batch=batch, height=height, width=width, sequence=sequence) for height, width in buckets)
+    return tuple(
+        Sizes(batch=batch, height=height, width=width, sequence=sequence, others=default.others)
+        for height, width in buckets
+    )
 
 
 def pin(model: ir.Model, symbols: Mapping[str, int]) -> ir.Model:

@@ -1,7 +1,7 @@
 """Lowers portable graphs to OpenVINO's intermediate representation."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -65,7 +65,7 @@ class OpenVinoTarget(Target):
         inputs = tensor_specs(model.graph.inputs)
         work.progress("import")
         options: dict[str, Any] = {"buckets": [list(bucket) for bucket in work.buckets]} if work.buckets else {}
-        default = asdict(read_default_sizes(model, work.bundle))
+        default = read_default_sizes(model, work.bundle).symbols
         symbols = {parse_size(str(dim)).symbol for tensor in inputs for dim in tensor.shape}
         if sizes := {name: size for name, size in default.items() if name in symbols and size is not None}:
             options["default_sizes"] = sizes

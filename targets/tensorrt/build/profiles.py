@@ -41,7 +41,7 @@ class Profile:
 
     Attributes:
         name: "default", "512x512" (width by height, as images are named) or the user's own.
-        dims: "batch", "height", "width" (pixels), "sequence" to what they may be.
+        dims: "batch", "height", "width" (pixels), "sequence" and other symbols of the graph to what they may be.
     """
 
     name: str
@@ -72,6 +72,7 @@ def make_profiles(
         "height": _usual(_around(default.height, dims, "height"), dims.get("height", DimSpec())),
         "width": _usual(_around(default.width, dims, "width"), dims.get("width", DimSpec())),
         "sequence": _only(default.sequence),
+        **{name: _only(size) for name, size in default.others.items()},
     }
     if given and buckets:
         raise ConfigError("profiles: got them together with buckets, expected one of the two ways to name sizes")

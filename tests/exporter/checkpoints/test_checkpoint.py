@@ -100,7 +100,7 @@ def test_notices_name_components_left_out(own_checkpoint):
     edit(index, image_encoder=encoder, feature_extractor=["transformers", "CLIPImageProcessor"])
     edit(index, requires_safety_checker=True)
     checkpoint = open_checkpoint(str(own_checkpoint))
-    assert checkpoint.notices() == ["image_encoder of the checkpoint is left out: it is not supported yet"]
+    assert checkpoint.notices() == ["image_encoder of the checkpoint is left out: only --ip-adapter needs it"]
     carried = checkpoint.bundle_model_index()
     assert carried["image_encoder"] == carried["feature_extractor"] == [None, None]
     assert carried["requires_safety_checker"] is False

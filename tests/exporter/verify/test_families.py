@@ -104,6 +104,26 @@ def test_a_wrong_controlnet_is_found(controlled_bundle, editable, quick):
     assert failed == {f"controlnet_1 {MID_RESIDUAL}"}
 
 
+@pytest.mark.parametrize("kind", [pytest.param("adapted", marks=pytest.mark.slow), "prompted"])
+def test_adapters_pass(adapted_bundle, image_prompt_bundle, quick, kind):
+    """T2I-Adapters and IP-Adapters are components like the others, and images are generated with them."""
+    bundle = adapted_bundle() if kind == "adapted" else image_prompt_bundle()
+    report = verify(bundle, find_checkpoint(Bundle(bundle)), quick)
+    assert [check for check in report.all_checks if not check.passed] == []
+    own = {"adapter", "adapter_1"} if kind == "adapted" else {"ip_adapter", "ip_adapter_1", "image_encoder"}
+    for variant in report.variants:
+        assert {result.component for result in variant.outputs} == own | KINDS["inpaint"]
+
+
+@pytest.mark.slow
+def test_a_wrong_image_projection_is_found(image_prompt_bundle, editable, quick):
+    bundle = editable(image_prompt_bundle())
+    bundle.edit_weight("ip_adapter", "image_embeds.weight", lambda weight: np.multiply(weight, 1.1, out=weight))
+    report = verify(bundle.path, find_checkpoint(Bundle(bundle.path)), quick)
+    failed = {check.subject for check in report.all_checks if not check.passed and check.part == "component"}
+    assert failed == {"ip_adapter image_prompt_embeds"}
+
+
 TARGETS = ("onnxruntime", "openvino")
 
 

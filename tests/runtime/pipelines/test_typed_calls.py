@@ -15,13 +15,16 @@ from diffoundry.runtime.pipelines.attention.control import AttentionInputs
 from diffoundry.runtime.pipelines.call_arguments import CallArguments
 from diffoundry.runtime.pipelines.controlnet import ControlNetInputs
 from diffoundry.runtime.pipelines.inputs import CommonInputs
+from diffoundry.runtime.pipelines.ip_adapter_inputs import ImagePromptInputs
 from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
 from diffoundry.runtime.pipelines.registry import FAMILY_TABLE
 from diffoundry.runtime.pipelines.staged import RunInputs, StagedPipeline
+from diffoundry.runtime.pipelines.t2i_adapter import T2IAdapterInputs
 from diffoundry.runtime.pipelines.tasks import TASKS
 
 RUNTIME = Path(diffoundry.runtime.__file__).parent
 NAMED = {"prompt", "output_type"}
+JOINED = (ControlNetInputs, T2IAdapterInputs, ImagePromptInputs)
 
 SNIPPET = """
 from diffoundry import load
@@ -48,7 +51,7 @@ def test_the_signature_has_every_argument_of_every_family_and_task():
     found = [resolve(entry.runtime) for entry in FAMILY_TABLE]
     systems = [one for kind in found if issubclass(kind, StagedPipeline) for one in kind.input_classes()]
     families = [kind.Inputs for kind in found if not issubclass(kind, StagedPipeline)]
-    kinds = [CommonInputs, RunInputs, ControlNetInputs, AttentionInputs, *TASKS, *families, *systems]
+    kinds = [CommonInputs, RunInputs, AttentionInputs, *JOINED, *TASKS, *families, *systems]
     known = {field.name for kind in kinds for field in fields(kind)} - NAMED
     assert set(CallArguments.__annotations__) == known
     for method, more in ((DiffusionPipeline.__call__, {"self", "return_dict"}), (DiffusionPipeline.start, {"self"})):
@@ -56,7 +59,7 @@ def test_the_signature_has_every_argument_of_every_family_and_task():
 
 
 def test_annotations_are_those_of_the_inputs():
-    own = {field.name: field.type for kind in (CommonInputs, ControlNetInputs) for field in fields(kind)}
+    own = {field.name: field.type for kind in (CommonInputs, *JOINED) for field in fields(kind)}
     typed = {name: hint for name, hint in CallArguments.__annotations__.items() if not isinstance(hint, ForwardRef)}
     shared = sorted(own.keys() & typed.keys())
     assert len(shared) > 15

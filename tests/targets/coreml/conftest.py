@@ -77,10 +77,23 @@ class Lowered:
 
 
 @pytest.fixture(scope="session")
-def checkpoint_of(tiny_sd_checkpoint: Callable[[str], Path], tiny_controlnet: Callable[..., Path]) -> Any:
-    """Factory: the checkpoint called "emoji", "sd1", "sd2", or "controlled": "sd1" with a ControlNet."""
+def checkpoint_of(
+    tiny_sd_checkpoint: Callable[[str], Path],
+    tiny_controlnet: Callable[..., Path],
+    tiny_t2i_adapter: Callable[..., Path],
+    tiny_ip_adapter: Callable[..., Path],
+) -> Any:
+    """Factory: the checkpoint called "emoji", "sd1", "sd2", or "controlled": "sd1" with a ControlNet.
+
+    "adapted" and "prompted" are "sd1-small" with T2I-Adapters, and with IP-Adapters.
+    """
 
     def find(model: str) -> Any:
+        if model in ("adapted", "prompted"):
+            small = open_checkpoint(str(tiny_sd_checkpoint("sd1-small")))
+            if model == "adapted":
+                return small.with_t2i_adapters([str(tiny_t2i_adapter(kind=kind)) for kind in ("full", "grey")])
+            return small.with_ip_adapters([str(tiny_ip_adapter(kind=kind)) for kind in ("plain", "plus")])
         if model == "controlled":
             return open_checkpoint(str(tiny_sd_checkpoint("sd1"))).with_controlnets([str(tiny_controlnet())])
         return open_checkpoint("emoji" if model == "emoji" else str(tiny_sd_checkpoint(model)))
@@ -92,6 +105,8 @@ def checkpoint_of(tiny_sd_checkpoint: Callable[[str], Path], tiny_controlnet: Ca
 def bundle_of(
     exported: Callable[..., Path],
     controlled_bundle: Callable[..., Path],
+    adapted_bundle: Callable[..., Path],
+    image_prompt_bundle: Callable[..., Path],
     portable_bundle: Callable[[str], Path],
 ) -> Callable[[str], Path]:
     """Factory: a bundle with the portable graphs of a model; shared, so copy it before changing it."""
@@ -99,6 +114,8 @@ def bundle_of(
     def find(model: str) -> Path:
         if model == "controlled":
             return controlled_bundle()
+        if model in ("adapted", "prompted"):
+            return adapted_bundle() if model == "adapted" else image_prompt_bundle()
         return exported("emoji") if model == "emoji" else portable_bundle(model)
 
     return find

@@ -83,3 +83,28 @@ def test_a_controlnet_and_the_denoiser_that_it_guides(lowered, open_engine, torc
         outputs = engine.run(feeds)
     for name, array in torch_outputs("controlled", component, feeds).items():
         np.testing.assert_allclose(outputs[name], array, rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "component"),
+    [
+        ("adapted", "unet"),
+        ("adapted", "adapter_1"),
+        ("prompted", "unet"),
+        ("prompted", "ip_adapter"),
+        ("prompted", "ip_adapter_1"),
+        ("prompted", "image_encoder"),
+    ],
+)
+@pytest.mark.parametrize("way", ["iOS16", "iOS18", "neural engine"])
+def test_adapters_and_the_denoisers_that_take_them(
+    lowered, open_engine, torch_outputs, make_feeds, model, component, way
+):
+    """One size: an image prompt of the usual number of tokens."""
+    made = lowered(model, component, buckets=((40, 56),), **WAYS[way])
+    feeds = make_feeds(made.spec.inputs, sizes={"height": 40, "width": 56})
+    with open_engine(made) as engine:
+        outputs = engine.run(feeds)
+    for name, array in torch_outputs(model, component, feeds).items():
+        np.testing.assert_allclose(outputs[name], array, rtol=1e-4, atol=1e-4)

@@ -80,6 +80,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Reciprocal": Operator(elementwise.reciprocal),
     "ReduceL2": Operator(normalization.reduction(mb.reduce_l2_norm), normalization.reduction_limits),
     "ReduceMean": Operator(normalization.reduction(mb.reduce_mean), normalization.reduction_limits),
+    "ReduceSum": Operator(normalization.reduction(mb.reduce_sum), normalization.reduction_limits),
     "Relu": Operator(elementwise.unary(mb.relu)),
     "Reshape": Operator(shapes.reshape),
     "Resize": Operator(images.resize, images.resize_limits),

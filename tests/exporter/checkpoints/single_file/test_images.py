@@ -13,6 +13,7 @@ from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.verify.checkpoint_source import find_checkpoint, identity_notes
 from diffoundry.runtime import load
 from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.bundle.specs import Recipe
 
 SETTINGS = {"num_inference_steps": 4, "negative_prompt": "blue"}
 
@@ -41,9 +42,7 @@ def test_the_recipe_remembers_the_prediction_type(tiny_tensors, tiny_architectur
     path = write_tensors(tiny_tensors("sd2"), tmp_path / "unsaid.safetensors")
     tiny_architecture("sd2")
     checkpoint = open_checkpoint(str(path), prediction_type="v_prediction")
-    recipe = SimpleNamespace(
-        model=str(path), source=checkpoint.identity(), loras=(), controlnets=(), without=(), vae=None
-    )
+    recipe = Recipe(model=str(path), source=checkpoint.identity(), variants=(), dims={}, opset=0)
     bundle = SimpleNamespace(root="b", manifest=SimpleNamespace(recipe=recipe))
     again = find_checkpoint(bundle)
     assert again.scheduler_config["prediction_type"] == "v_prediction"

@@ -126,6 +126,7 @@ CASES = {
     "Slice with steps": (T, "float[2,2,12] y", "y = Slice(x, a, b, c, d)",
                          {"a": i(1), "b": i(-1), "c": i(1), "d": i(2)}),
     "Reciprocal": (T, "float[2,5,12] y", "a = Abs(x)\nb = Add(a, c)\ny = Reciprocal(b)", {"c": np.float32(0.5)}),
+    "ReduceSum": (T, "float[2,12] y", "y = ReduceSum<keepdims=0>(x, a)", {"a": i(1)}),
     "ReduceMean": (T, "float[2,5,1] y", "y = ReduceMean(x, a)", {"a": i(-1)}),
     "ReduceL2": (T, "float[2,5,1] y", "y = ReduceL2(x, a)", {"a": i(-1)}),
     "Softmax": (T, "float[2,5,12] y", "y = Softmax<axis=1>(x)", {}),

@@ -1,0 +1,75 @@
+"""Weights of one IP-Adapter file: the projection is a network of its own, the attention becomes part of the UNet."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # reached lazily: the process that only plans an export stays free of torch
+    import torch
+
+__all__ = ["ATTENTION", "PROJECTION", "IPAdapterWeights", "add_image_prompts"]
+
+PROJECTION, ATTENTION = "image_proj.", "ip_adapter."
+"""Beginnings of the names of tensors."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IPAdapterWeights:
+    """A `WeightSource` for the projection of an IP-Adapter.
+
+    Attributes:
+        folder: Folder with config.json.
+        path: The file.
+    """
+
+    folder: Path
+    path: Path
+
+    def load(self, module_class: str) -> "torch.nn.Module":  # noqa: ARG002  # the weights decide
+        """See `WeightSource.load`. diffusers: `_convert_ip_adapter_image_proj_to_diffusers`."""
+        made = _projection(self.read()["image_proj"])
+        return made.eval().requires_grad_(requires_grad=False)
+
+    def files(self) -> Mapping[str, Path]:
+        """See `WeightSource.files`."""
+        return {self.path.name: self.path}
+
+    def notices(self, name: str) -> list[str]:  # noqa: ARG002
+        """See `WeightSource.notices`."""
+        return []
+
+    def read(self) -> dict[str, dict[str, "torch.Tensor"]]:
+        """Read all weights as diffusers' `load_ip_adapter` sorts them, in fp32."""
+        from safetensors.torch import load_file
+
+        parts: dict[str, dict[str, torch.Tensor]] = {"image_proj": {}, "ip_adapter": {}}
+        for name, tensor in load_file(self.path).items():
+            for part, found in parts.items():
+                if name.startswith(f"{part}."):
+                    found[name.removeprefix(f"{part}.")] = tensor.float()
+        return parts
+
+
+def add_image_prompts(unet: Any, adapters: Sequence[IPAdapterWeights]) -> None:
+    """Add the attention and the projections of IP-Adapters to diffusers' UNet.
+
+    diffusers: `UNet2DConditionLoadersMixin._load_ip_adapter_weights`, without its moves to another device.
+    """
+    from diffusers.models.embeddings import MultiIPAdapterImageProjection
+
+    states = [adapter.read() for adapter in adapters]
+    convert: Any = unet._convert_ip_adapter_attn_to_diffusers  # noqa: SLF001  # diffusers has no public way
+    unet.set_attn_processor(convert(states, low_cpu_mem_usage=False))
+    unet.encoder_hid_proj = MultiIPAdapterImageProjection([_projection(state["image_proj"]) for state in states])
+    unet.config.encoder_hid_dim_type = "ip_image_proj"
+    unet.eval().requires_grad_(requires_grad=False)
+
+
+def _projection(weights: "Mapping[str, torch.Tensor]") -> "torch.nn.Module":
+    """Build the projection that weights under the names of an IP-Adapter file belong to."""
+    from diffusers.loaders.unet import UNet2DConditionLoadersMixin
+
+    convert: Any = UNet2DConditionLoadersMixin._convert_ip_adapter_image_proj_to_diffusers  # noqa: SLF001  # as above
+    made: torch.nn.Module = convert(None, weights, low_cpu_mem_usage=False)
+    return made
