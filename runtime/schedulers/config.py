@@ -43,7 +43,10 @@ KARRAS_COMPATIBLES = (
 )
 """The classes that exchange configs with each other; diffusers: `KarrasDiffusionSchedulers`."""
 
-KNOWN_OPTIONS = frozenset(
+_RETIRED_OPTIONS = frozenset({"tensor_format", "timestep_values", "timesteps"})
+"""Arguments of schedulers in diffusers 0.0 to 0.2, which first published checkpoints hold. diffusers ignores them."""
+
+KNOWN_OPTIONS = _RETIRED_OPTIONS | frozenset(
     """
     algorithm_type alpha_cum_end alpha_cum_start base_image_seq_len base_shift beta_end beta_max beta_min
     beta_schedule beta_start block_length clip_denoised clip_sample clip_sample_range correct_steps
@@ -63,8 +66,10 @@ KNOWN_OPTIONS = frozenset(
     use_karras_sigmas use_lu_lambdas variance_type
     """.split()  # noqa: SIM905 - a hundred names read better as text
 )
-"""Every argument of every scheduler of diffusers. A config may hold those of another class: they are kept and
-ignored. A key outside this set is refused: its effect is unknown."""
+"""Every argument of every scheduler of diffusers, and those of its first versions.
+
+A config may hold those of another class: they are kept and ignored. A key outside this set is refused: its effect is
+unknown."""
 
 
 class SchedulerConfig(Mapping[str, Any]):

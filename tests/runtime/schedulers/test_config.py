@@ -11,6 +11,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from diffusers import schedulers as reference
 from scheduler_harness.correct_rounding import CorrectRounding
 from scheduler_harness.side_by_side import make_theirs, quick_constructor
@@ -244,6 +245,29 @@ def test_known_options_are_all_options_of_diffusers():
     names = [name for name in dir(reference) if name.endswith("Scheduler")]
     options = {option for name in names for option in _signature(name)}
     assert options <= KNOWN_OPTIONS
+
+
+def test_options_of_the_first_versions_are_ignored_as_by_diffusers():
+    """As in checkpoints of latent diffusion and DDPM that were published with diffusers 0.0 and 0.1."""
+    config = {
+        "_class_name": "DDIMScheduler",
+        "_diffusers_version": "0.1.2",
+        "beta_end": 0.0195,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.0015,
+        "clip_sample": False,
+        "tensor_format": "pt",
+        "timestep_values": None,
+        "timesteps": 1000,
+        "trained_betas": None,
+    }
+    ours, theirs = scheduler_class("DDIMScheduler").from_config(config), reference.DDIMScheduler.from_config(config)
+    for scheduler in (ours, theirs):
+        scheduler.set_timesteps(7)
+    np.testing.assert_array_equal(ours.timesteps, theirs.timesteps.numpy())
+    sample = np.random.default_rng(0).standard_normal((1, 3, 4, 4), np.float32)
+    expected = theirs.step(torch.from_numpy(sample), 852, torch.from_numpy(sample)).prev_sample.numpy()
+    np.testing.assert_allclose(ours.step(sample, 852, sample).prev_sample, expected, atol=1e-6)
 
 
 def test_karras_compatibles_are_those_of_diffusers():
