@@ -33,6 +33,9 @@ SIZES = {
     "ldm-celebahq-256": {"unet": 274_056_163, "vqvae": 55_322_782},
     "ldm-super-resolution-4x": {"unet": 113_622_563, "vqvae": 55_322_782},
     "ldm-text2im-large-256": {"bert": 581_994_042, "unet": 872_300_484, "vqvae": 83_653_863},
+    # As the sizes of the published files say: 1.89 GB and 221 MB, 1.49 GB and 335 MB, in fp32.
+    "x4-upscaler": {"text_encoder": 340_387_840, "unet": 473_398_020, "vae": 55_325_927},
+    "x2-latent-upscaler": {"text_encoder": 123_060_480, "unet": 372_560_645, "vae": 83_653_863},
 }
 
 
