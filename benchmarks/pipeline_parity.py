@@ -18,7 +18,7 @@ import torch
 
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.export import export
-from diffoundry.exporter.reference.pipeline import call_pipeline, reference_arguments
+from diffoundry.exporter.reference.pipeline import call_pipeline, reference_arguments, reference_pipeline
 from diffoundry.exporter.request import ExportRequest
 from diffoundry.exporter.verify.checks.metrics import psnr
 from diffoundry.runtime import load
@@ -28,6 +28,7 @@ from diffoundry.runtime.pipelines.example_inputs import CONTROL, IMAGE_PROMPT, m
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
 from ldm_checkpoints import LDM_CHECKPOINTS
 from tiny_checkpoints import write_tiny_checkpoint, write_tiny_controlnet
+from unclip_checkpoints import UNCLIP_CHECKPOINTS
 
 TARGETS = ("onnxruntime", "openvino")
 PROMPT = "red apple"
@@ -60,6 +61,9 @@ PIPELINES = (
 )
 
 
+_UNCLIP = {"decoder_num_inference_steps": 5, "super_res_num_inference_steps": 5, "num_inference_steps": None}
+_PRIOR = {"prior_num_inference_steps": 10}
+
 # diffusers' class of a system, the function that writes its checkpoint, arguments
 SYSTEMS = (
     ("LDMPipeline", LDM_CHECKPOINTS["LDMPipeline"], {}),
@@ -71,6 +75,22 @@ SYSTEMS = (
     (
         "LDMSuperResolutionPipeline",
         LDM_CHECKPOINTS["LDMSuperResolutionPipeline"],
+        make_example_inputs(["image"], 64, 64),
+    ),
+    ("UnCLIPPipeline", UNCLIP_CHECKPOINTS["UnCLIPPipeline"], {"prompt": PROMPT, **_UNCLIP, **_PRIOR}),
+    (
+        "UnCLIPImageVariationPipeline",
+        UNCLIP_CHECKPOINTS["UnCLIPImageVariationPipeline"],
+        {**make_example_inputs(["image"], 64, 64), **_UNCLIP},
+    ),
+    (
+        "StableUnCLIPPipeline",
+        UNCLIP_CHECKPOINTS["StableUnCLIPPipeline"],
+        {"prompt": PROMPT, "prior_num_inference_steps": 10},
+    ),
+    (
+        "StableUnCLIPImg2ImgPipeline",
+        UNCLIP_CHECKPOINTS["StableUnCLIPImg2ImgPipeline"],
         make_example_inputs(["image"], 64, 64),
     ),
 )
@@ -104,10 +124,10 @@ def _system_cells(folder: Path, name: str, make: Callable[[Path], None], given: 
     if not checkpoint.is_dir():
         torch.manual_seed(0)
         make(checkpoint)
-    pipe = getattr(diffusers, name).from_pretrained(checkpoint)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = reference_pipeline(open_checkpoint(str(checkpoint)))
     latents: list[np.ndarray] = []
     arguments = {"num_inference_steps": 10, "output_type": "np", **given}
+    arguments = {key: value for key, value in arguments.items() if value is not None}
     image = call_pipeline(
         pipe,
         arguments.get("prompt"),

@@ -30,7 +30,8 @@ def command(bundle: Path, *, as_json: bool) -> None:
     opened = Bundle(bundle)
     config = opened.read_object(f"{main_scheduler_folder(opened)}/scheduler_config.json")
     flow = is_flow_bundle(opened)
-    fitting = [name for name in fitting_schedulers(flow=flow) if _takes(name, config)]
+    only = getattr(resolve(entry_of_bundle(opened).runtime), "only_scheduler", None)
+    fitting = [only] if only else [name for name in fitting_schedulers(flow=flow) if _takes(name, config)]
     words: dict[str, list[str]] = {name: [] for name in fitting}
     for word in scheduler_words(flow=flow, fitting=fitting):
         words[resolve_scheduler(word, flow=flow).cls.__name__].append(word)
@@ -42,6 +43,8 @@ def command(bundle: Path, *, as_json: bool) -> None:
     for name, short in words.items():
         table.add_row(name.removesuffix("Scheduler"), ", ".join(short), "the bundle's" if name == default else "")
     out.print(table)
+    if only:
+        return
     out.print(
         "Each name takes a noise schedule at its end, where its class has one: dpmpp_2m_karras, euler_beta, "
         "dpmpp_2m_exponential."

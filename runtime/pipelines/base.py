@@ -67,6 +67,11 @@ class PipelineBase:
         return 1
 
     @property
+    def needs_prompt(self) -> bool:
+        """True if a call has a prompt."""
+        return bool(self.text_encoders)
+
+    @property
     def scheduler_folder(self) -> str:
         """Folder of the scheduler that `scheduler` names."""
         return "scheduler"

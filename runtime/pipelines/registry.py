@@ -205,6 +205,18 @@ FAMILY_TABLE = (
         runtime="diffoundry.runtime.pipelines.systems.unclip:UnCLIPImageVariation",
         exporter="diffoundry.exporter.families.unclip:VARIATION",
     ),
+    FamilyEntry(
+        name="stable_unclip",
+        classes={"StableUnCLIPPipeline": PipelineClass("text_to_image")},
+        runtime="diffoundry.runtime.pipelines.systems.stable_unclip:StableUnCLIP",
+        exporter="diffoundry.exporter.families.stable_unclip:FAMILY",
+    ),
+    FamilyEntry(
+        name="stable_unclip_image",
+        classes={"StableUnCLIPImg2ImgPipeline": PipelineClass("image_variation")},
+        runtime="diffoundry.runtime.pipelines.systems.stable_unclip:StableUnCLIPImage",
+        exporter="diffoundry.exporter.families.stable_unclip:IMAGE",
+    ),
 )
 """Every family that the exporter and the runtime know."""
 

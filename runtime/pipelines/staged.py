@@ -231,6 +231,7 @@ class StagedPipeline(PipelineBase):
         label: The system in a message, such as "unconditional images".
         scheduler_folders: Folders of its schedulers in the checkpoint; the last is the main one.
         scales_latents: As in `Family`.
+        only_scheduler: Name of the only scheduler class that runs; None for all that fit the config.
         follows_scheduler: True if the latents of each step are what a scheduler returned. False if the system changes
             them afterwards, so that a verification has to follow the callback of diffusers' pipeline.
         session: The engines.
@@ -244,6 +245,7 @@ class StagedPipeline(PipelineBase):
     label: ClassVar[str]
     scheduler_folders: ClassVar[tuple[str, ...]] = ("scheduler",)
     scales_latents: ClassVar[bool] = True  # type: ignore[misc]  # commands ask a pipeline and its class
+    only_scheduler: ClassVar[str | None] = None
     follows_scheduler: bool = True
 
     checks_safety: bool

@@ -134,6 +134,7 @@ class KandinskyPrior(StagedPipeline):
 
     Inputs: ClassVar[type[Any]] = KandinskyPriorInputs
     label: ClassVar[str] = "embeddings of images"
+    only_scheduler: ClassVar[str | None] = UnCLIPScheduler.__name__
     makes_images = False
 
     def open_networks(self, session: EngineSession) -> None:

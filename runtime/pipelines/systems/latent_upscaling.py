@@ -81,6 +81,7 @@ class LatentUpscaler(StagedPipeline):
 
     Inputs: ClassVar[type[Any]] = LatentUpscalingInputs
     label: ClassVar[str] = "enlarged images"
+    only_scheduler: ClassVar[str | None] = EulerDiscreteScheduler.__name__
 
     def open_networks(self, session: EngineSession) -> None:
         """See `StagedPipeline`."""

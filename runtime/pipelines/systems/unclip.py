@@ -1,7 +1,6 @@
 """unCLIP: a prompt to an image embedding, the embedding to a small image, the small image to a large one."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,10 +15,17 @@ from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.models.unclip_text_proj import UnCLIPTextProjModel
 from diffoundry.runtime.models.unet_2d import UNet2DModel
 from diffoundry.runtime.models.unet_2d_condition import UNet2DConditionModel
-from diffoundry.runtime.pipelines.denoising import Predict, Step
+from diffoundry.runtime.pipelines.denoising import Step
 from diffoundry.runtime.pipelines.image_prompts import encode_image_prompts
 from diffoundry.runtime.pipelines.staged import Stage, StagedCall, StagedPipeline
 from diffoundry.runtime.pipelines.systems.unclip_inputs import DecoderInputs, UnCLIPImageInputs, UnCLIPInputs
+from diffoundry.runtime.pipelines.systems.unclip_prior import (
+    EncodedTexts,
+    encode_texts,
+    guided,
+    prior_stage,
+    repeat_texts,
+)
 from diffoundry.runtime.schedulers import Scheduler
 from diffoundry.runtime.schedulers.algorithms.unclip import UnCLIPScheduler
 from diffoundry.runtime.schedulers.arithmetic.resampling import resample
@@ -29,23 +35,10 @@ __all__ = ["UnCLIP", "UnCLIPImageVariation"]
 _SUPER_RES = "super_res_scheduler"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Texts:
-    """Encoded prompts, one row an image, the unconditional half first where there is guidance.
-
-    Attributes:
-        vectors: float32 (B, D).
-        states: float32 (B, tokens, D).
-        mask: float32 (B, tokens).
-    """
-
-    vectors: FloatArray
-    states: FloatArray
-    mask: FloatArray
-
-
 class _Decoding(StagedPipeline):
     """The two last stages, which all unCLIP pipelines have, and their texts."""
+
+    only_scheduler: ClassVar[str | None] = UnCLIPScheduler.__name__
 
     def open_networks(self, session: EngineSession) -> None:
         """See `StagedPipeline`."""
@@ -85,26 +78,12 @@ class _Decoding(StagedPipeline):
         scheduler.set_timesteps(getattr(call.inputs, f"{name}_num_inference_steps"))
         return scheduler
 
-    def _encode(self, texts: Sequence[str]) -> _Texts:
-        encoder = self._text_encoder
-        prompts = encoder.tokenize(texts, weighting=False, long=False)
-        outputs = encoder.encode(prompts, 1).outputs
-        return _Texts(
-            vectors=outputs["text_embeds"], states=outputs["last_hidden_state"], mask=encoder.attention_mask(prompts)
-        )
-
-    def _rows(self, texts: _Texts, inputs: DecoderInputs) -> _Texts:
-        """Repeat prompts for the images of each, and prepend the empty prompt for guidance."""
-        rows = [np.repeat(part, inputs.num_images_per_prompt, axis=0) for part in _parts(texts)]
-        if inputs.guided:
-            empty = _parts(self._encode([""]))
-            rows = [
-                np.concatenate([np.repeat(one, len(row), axis=0), row]) for one, row in zip(empty, rows, strict=True)
-            ]
-        return _Texts(vectors=rows[0], states=rows[1], mask=rows[2])
+    def _rows(self, texts: EncodedTexts, inputs: DecoderInputs) -> EncodedTexts:
+        """Return a row an image, those of the empty prompt first where there is guidance."""
+        return repeat_texts(texts, inputs.num_images_per_prompt, self._text_encoder, guided=inputs.guided)
 
     def _decoder_stage(
-        self, call: StagedCall, texts: _Texts, embed: Callable[[FloatArray | None], FloatArray]
+        self, call: StagedCall, texts: EncodedTexts, embed: Callable[[FloatArray | None], FloatArray]
     ) -> Stage:
         """Return the stage of the small image.
 
@@ -129,7 +108,7 @@ class _Decoding(StagedPipeline):
             def call_decoder(sample: FloatArray, timestep: float, _index: int) -> FloatArray:
                 return decoder(sample, timestep, conditioning)
 
-            predict = _guided(call_decoder, inputs.decoder_guidance_scale) if inputs.guided else call_decoder
+            predict = guided(call_decoder, inputs.decoder_guidance_scale) if inputs.guided else call_decoder
             noise = call.start_noise((call.images, channels, *size), inputs.decoder_latents, "decoder_latents")
             return call.denoise(predict, noise, scheduler=scheduler, scale_input=False, last=False)
 
@@ -176,9 +155,11 @@ class UnCLIP(_Decoding):
 
     def stages(self, call: StagedCall) -> Sequence[Stage]:
         """See `StagedPipeline`."""
-        texts = self._rows(self._given_texts(call.inputs), call.inputs)
+        inputs, prior = call.inputs, self._prior
+        texts = self._rows(self._given_texts(inputs), inputs)
+        scheduler = self._scheduler(call, "prior", prior.width, prior.returned)
         return [
-            self._prior_stage(call, texts),
+            prior_stage(call, prior, scheduler, texts, inputs.prior_guidance_scale if inputs.guided else None),
             self._decoder_stage(call, texts, self._image_embeddings),
             self._super_res_stage(call),
         ]
@@ -189,35 +170,15 @@ class UnCLIP(_Decoding):
         prompts = self._text_encoder.tokenize(texts, weighting=False, long=False) if texts else ()
         return tuple(prompt.cut for prompt in prompts)
 
-    def _given_texts(self, inputs: UnCLIPInputs) -> _Texts:
+    def _given_texts(self, inputs: UnCLIPInputs) -> EncodedTexts:
         if inputs.text_model_output is None:
-            return self._encode(inputs.texts())
+            return encode_texts(self._text_encoder, inputs.texts())
         vectors, states = (array.astype(np.float32) for array in inputs.text_model_output)
-        return _Texts(vectors=vectors, states=states, mask=inputs.text_attention_mask.astype(np.float32))
+        return EncodedTexts(vectors=vectors, states=states, mask=inputs.text_attention_mask.astype(np.float32))
 
     def _image_embeddings(self, latents: FloatArray | None) -> FloatArray:
         assert latents is not None, "the prior runs before"
         return self._prior.post_process_latents(latents)
-
-    def _prior_stage(self, call: StagedCall, texts: _Texts) -> Stage:
-        inputs, prior = call.inputs, self._prior
-        shape = prior.latent_shape(call.images)
-        scheduler = self._scheduler(call, "prior", shape[1], prior.returned)
-        conditioning = {
-            "proj_embedding": texts.vectors,
-            "encoder_hidden_states": texts.states,
-            "attention_mask": texts.mask,
-        }
-
-        def call_prior(sample: FloatArray, timestep: float, _index: int) -> FloatArray:
-            return prior(sample, timestep, conditioning)
-
-        def run(_: FloatArray | None) -> Iterator[Step]:
-            predict = _guided(call_prior, inputs.prior_guidance_scale) if inputs.guided else call_prior
-            noise = call.start_noise(shape, inputs.prior_latents, "prior_latents")
-            return call.denoise(predict, noise, scheduler=scheduler, scale_input=False, last=False)
-
-        return Stage(name="prior", total=len(scheduler.model_timesteps), run=run)
 
 
 class UnCLIPImageVariation(_Decoding):
@@ -230,6 +191,7 @@ class UnCLIPImageVariation(_Decoding):
     def open_networks(self, session: EngineSession) -> None:
         """See `StagedPipeline`."""
         _Decoding.open_networks(self, session)
+        self.text_encoders = ()  # the caller passes no text: only the empty prompt is encoded
         self._image_encoder = CLIPVisionModelWithProjection(session)
 
     @property
@@ -243,24 +205,5 @@ class UnCLIPImageVariation(_Decoding):
         given = inputs.image_embeddings
         embeddings = encode_image_prompts(self._image_encoder, inputs.image) if given is None else given
         rows = np.repeat(embeddings.astype(np.float32), inputs.num_images_per_prompt, axis=0)
-        texts = self._rows(self._encode([""] * inputs.count), inputs)
+        texts = self._rows(encode_texts(self._text_encoder, [""] * inputs.count), inputs)
         return [self._decoder_stage(call, texts, lambda _: rows), self._super_res_stage(call)]
-
-
-def _parts(texts: _Texts) -> tuple[FloatArray, FloatArray, FloatArray]:
-    return texts.vectors, texts.states, texts.mask
-
-
-def _guided(predict: Predict, scale: float) -> Predict:
-    """Return a model with guidance; a predicted variance is that of the conditional half.
-
-    diffusers: section "decoder" of `UnCLIPPipeline.__call__`.
-    """
-
-    def guided(sample: FloatArray, timestep: float, index: int) -> FloatArray:
-        unconditional, conditional = np.split(predict(np.concatenate([sample, sample]), timestep, index), 2)
-        means = [half[:, : sample.shape[1]] for half in (unconditional, conditional)]
-        mean = means[0] + np.float32(scale) * (means[1] - means[0])
-        return np.concatenate([mean, conditional[:, sample.shape[1] :]], axis=1)
-
-    return guided

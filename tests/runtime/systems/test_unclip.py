@@ -9,109 +9,25 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-import transformers
-from diffusers.pipelines.deprecated.unclip import UnCLIPTextProjModel
 from PIL import Image
 from system_pair import compare_system
-from tiny_checkpoints import EMOJI
-from tiny_networks import VISION, VOCABULARY, feature_extractor
+from unclip_checkpoints import UNCLIP_CHECKPOINTS, WIDTH
 
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.reference.pipeline import reference_pipeline
 from diffoundry.runtime import load
+from diffoundry.runtime.cli.generate import command as generate
+from diffoundry.runtime.cli.schedulers import command as schedulers
 from diffoundry.runtime.errors import ConfigError, InputError, UnknownArgumentError
 from diffoundry.runtime.pipelines.systems.unclip_inputs import UnCLIPImageInputs, UnCLIPInputs
-
-WIDTH = 32
-"""Of CLIP's embeddings."""
-
-FEW = {"num_train_timesteps": 5}
-"""A run begins with a division by the root of the last alpha_bar: by 5e-5 of 1000 training steps, by 1e-2 of 5.
-So that the last bits of a noise do not show, networks also predict little of it."""
 
 TEXT, VARIATION = "UnCLIPPipeline", "UnCLIPImageVariationPipeline"
 
 
-def super_res(size):
-    return diffusers.UNet2DModel(
-        sample_size=size,
-        in_channels=6,
-        out_channels=3,
-        down_block_types=("ResnetDownsampleBlock2D",),
-        up_block_types=("ResnetUpsampleBlock2D",),
-        block_out_channels=(16,),
-        layers_per_block=1,
-        norm_num_groups=8,
-        resnet_time_scale_shift="scale_shift",
-        add_attention=False,
-    )
-
-
-def networks(small, large):
-    text = transformers.CLIPTextConfig(
-        **VOCABULARY, hidden_size=WIDTH, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-        projection_dim=WIDTH,
-    )  # fmt: skip
-    decoder = diffusers.UNet2DConditionModel(
-        sample_size=small,
-        in_channels=3,
-        out_channels=6,
-        down_block_types=("SimpleCrossAttnDownBlock2D",),
-        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-        up_block_types=("SimpleCrossAttnUpBlock2D",),
-        block_out_channels=(16,),
-        layers_per_block=1,
-        attention_head_dim=16,
-        norm_num_groups=8,
-        cross_attention_dim=24,
-        class_embed_type="identity",
-        resnet_time_scale_shift="scale_shift",
-    )
-    return {
-        "text_encoder": transformers.CLIPTextModelWithProjection(text),
-        "text_proj": UnCLIPTextProjModel(clip_embeddings_dim=WIDTH, time_embed_dim=64, cross_attention_dim=24),
-        "decoder": decoder,
-        "super_res_first": super_res(large),
-        "super_res_last": super_res(None),  # as Karlo's config
-        "decoder_scheduler": diffusers.UnCLIPScheduler(variance_type="learned_range", **FEW),
-        "super_res_scheduler": diffusers.UnCLIPScheduler(**FEW),
-        "tokenizer": transformers.CLIPTokenizer.from_pretrained(EMOJI / "tokenizer"),
-    }
-
-
-def heads(name):
-    """The networks that make the image embeddings."""
-    if name == VARIATION:
-        vision = transformers.CLIPVisionConfig(**VISION, projection_dim=WIDTH)
-        encoder = transformers.CLIPVisionModelWithProjection(vision)
-        return {"image_encoder": encoder, "feature_extractor": feature_extractor()}
-    prior = diffusers.PriorTransformer(num_attention_heads=2, attention_head_dim=16, num_layers=1, embedding_dim=WIDTH)
-    scheduler = diffusers.UnCLIPScheduler(prediction_type="sample", clip_sample_range=5.0)
-    return {"prior": prior, "prior_scheduler": scheduler}
-
-
 @pytest.fixture(scope="module")
 def checkpoint(system_checkpoint):
-    """The tiny checkpoint of a class; all weights are random, those included that start as zeros."""
-
-    def find(name):
-        def make(folder):
-            parts = {**networks(7, 21), **heads(name)}
-            for part in parts.values():
-                for parameter in part.parameters() if isinstance(part, torch.nn.Module) else ():
-                    if not parameter.any():
-                        parameter.data = 0.3 * torch.randn(parameter.shape)
-            for part in ("decoder", "super_res_first", "super_res_last"):
-                parts[part].conv_out.weight.data *= 0.1
-                parts[part].conv_out.bias.data *= 0.1
-            getattr(diffusers, name)(**parts).save_pretrained(folder)
-            path = folder / "model_index.json"
-            index = json.loads(path.read_text())
-            path.write_text(json.dumps({**index, "text_proj": ["unclip", "UnCLIPTextProjModel"]}))  # as Karlo's has it
-
-        return system_checkpoint(name, make)
-
-    return find
+    """The tiny checkpoint of a class."""
+    return lambda name: system_checkpoint(name, UNCLIP_CHECKPOINTS[name])
 
 
 @pytest.fixture(scope="module")
@@ -290,6 +206,30 @@ def test_wrong_arguments_are_refused(pair):
         for arguments, words in errors.values():
             with pytest.raises((InputError, UnknownArgumentError), match=words):
                 ours(**{**(PRIOR_STEPS if name == TEXT else STEPS), **usual, **arguments})
+
+
+def test_the_command_line(pair, tmp_path, capsys):
+    """`generate` names the options of the stages; `schedulers` lists the only one that runs."""
+    bundle = str(pair(TEXT)[0].session.bundle.root)
+    stages = ["--prior-steps", "3", "--decoder-steps", "3", "--super-res-steps", "2"]
+    out = tmp_path / "a.png"
+    generate.main([bundle, "a", "--seed", "0", *stages, "-o", str(out)], standalone_mode=False)
+    with Image.open(out) as image:
+        assert image.size == (21, 21)
+    for options, words in (
+        (["--steps", "3"], "--steps: no such argument of this pipeline. Did you mean --prior-steps"),
+        (["--decoder-steps", "1"], "--decoder-steps: got 1, expected a whole number of at least 2"),
+    ):
+        with pytest.raises(InputError, match=words):
+            generate.main([bundle, "a", *options], standalone_mode=False)
+    varied = str(pair(VARIATION)[0].session.bundle.root)
+    generate.main([varied, "--image", str(out), *stages[2:], "-o", str(tmp_path / "b.png")], standalone_mode=False)
+    assert (tmp_path / "b.png").is_file()
+    capsys.readouterr()
+    schedulers.main([bundle, "--json"], standalone_mode=False)
+    assert json.loads(capsys.readouterr().out) == {"default": "UnCLIPScheduler", "schedulers": {"UnCLIPScheduler": []}}
+    schedulers.main([bundle], standalone_mode=False)
+    assert "dpmpp_2m_karras" not in capsys.readouterr().out
 
 
 def test_sizes_that_do_not_divide_are_refused(checkpoint, tmp_path):
