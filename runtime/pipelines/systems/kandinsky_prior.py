@@ -92,7 +92,7 @@ class KandinskyPriorInputs:
     def texts(self) -> tuple[list[str], list[str]]:
         """Return the prompts to embed and, for guidance, the negative prompt of each.
 
-        diffusers doubles the batch where a negative prompt is given, so that its embedding is computed too.
+        diffusers doubles the batch with a negative prompt, so that its embedding is computed too.
         """
         prompts = as_list(self.prompt or "", self.count)
         if self.negative_prompt is None:
