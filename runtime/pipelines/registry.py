@@ -119,6 +119,7 @@ FAMILY_TABLE = (
         classes={
             "KandinskyV22PriorPipeline": PipelineClass("prior"),
             "KandinskyV22PriorEmb2EmbPipeline": PipelineClass("image_prior"),
+            "KandinskyPriorPipeline": PipelineClass("prior"),
         },
         runtime="diffoundry.runtime.pipelines.systems.kandinsky_prior:KandinskyPrior",
         exporter="diffoundry.exporter.families.kandinsky:PRIOR",
@@ -134,6 +135,16 @@ FAMILY_TABLE = (
         },
         runtime="diffoundry.runtime.pipelines.systems.kandinsky_decoder:KandinskyDecoder",
         exporter="diffoundry.exporter.families.kandinsky:DECODER",
+    ),
+    FamilyEntry(
+        name="kandinsky_2_1",
+        classes={
+            "KandinskyPipeline": PipelineClass("text_to_image"),
+            "KandinskyImg2ImgPipeline": PipelineClass("image_to_image"),
+            "KandinskyInpaintPipeline": PipelineClass("inpainting"),
+        },
+        runtime="diffoundry.runtime.pipelines.systems.kandinsky_text_decoder:KandinskyTextDecoder",
+        exporter="diffoundry.exporter.families.kandinsky:TEXT_DECODER",
     ),
     FamilyEntry(
         name="unconditional",

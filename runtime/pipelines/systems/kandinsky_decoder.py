@@ -20,6 +20,9 @@ from diffoundry.runtime.pipelines.systems.kandinsky_inputs import (
     DecoderImageInputs,
     DecoderInpaintInputs,
     DecoderInputs,
+    EmbeddingInputs,
+    ImageStart,
+    MaskedStart,
     read_embeddings,
 )
 from diffoundry.runtime.pipelines.tasks.schedule import add_noise
@@ -34,12 +37,16 @@ class KandinskyDecoder(StagedPipeline):
     """diffusers: `KandinskyV22Pipeline`, and those with Img2Img, Inpaint, Controlnet and ControlnetImg2Img.
 
     Attributes:
+        kinds: Dataclasses of the arguments of text to image, of image to image, and of inpainting.
+        blends: True if inpainting puts the image back after every step where it is kept.
         movq: Images to latents and back.
         unet: The denoiser.
     """
 
     Inputs: ClassVar[type[Any]] = DecoderInputs
     label: ClassVar[str] = "images of embeddings"
+    kinds: ClassVar[tuple[type[Any], type[Any], type[Any]]] = DecoderInputs, DecoderImageInputs, DecoderInpaintInputs
+    blends: ClassVar[bool] = True
 
     def open_networks(self, session: EngineSession) -> None:
         """See `StagedPipeline`."""
@@ -50,10 +57,15 @@ class KandinskyDecoder(StagedPipeline):
         self.vae = self.movq = vae
         config = session.bundle.config(self.unet.component)
         self._takes_hint = config.get("addition_embed_type") == "image_hint"
-        width = config.get("encoder_hid_dim")
-        self._width = width if isinstance(width, int) else 0
         self._inpaints = self.unet.in_channels == 2 * self.movq.latent_channels + 1
-        self.follows_scheduler = not self._inpaints
+        self.follows_scheduler = not (self._inpaints and self.blends)
+
+    @property
+    def _width(self) -> int:
+        """Numbers of an embedding; 0 where the bundle does not say."""
+        shapes = {spec.name: spec.shape for spec in self.session.declared_inputs(self.unet.component)}
+        width = shapes.get("image_embeds", (0,))[-1]
+        return width if isinstance(width, int) else 0
 
     @property
     def scale_factor(self) -> int:
@@ -63,14 +75,15 @@ class KandinskyDecoder(StagedPipeline):
     @classmethod
     def input_classes(cls) -> Sequence[type[Any]]:
         """See `StagedPipeline`."""
-        return DecoderInputs, DecoderImageInputs, DecoderInpaintInputs
+        return cls.kinds
 
     def inputs_class(self, given: Sequence[str]) -> type[Any]:
         """See `StagedPipeline`: by the channels of the denoiser, the class of the checkpoint, and the image."""
+        plain, from_image, masked = self.kinds
         if self._inpaints:
-            return DecoderInpaintInputs
+            return masked
         starts = "Img2Img" in self.session.bundle.pipeline_class
-        return DecoderImageInputs if starts or "image" in given else DecoderInputs
+        return from_image if starts or "image" in given else plain
 
     @property
     def example_inputs(self) -> tuple[str, ...]:
@@ -107,7 +120,7 @@ class KandinskyDecoder(StagedPipeline):
         scheduler.check_loop()
         scheduler.set_timesteps(inputs.num_inference_steps)
         timesteps = scheduler.model_timesteps
-        if isinstance(inputs, DecoderImageInputs):
+        if isinstance(inputs, ImageStart):
             steps = inputs.num_inference_steps
             timesteps = timesteps[steps - min(int(steps * inputs.strength), steps) :]
             if not len(timesteps):
@@ -115,13 +128,14 @@ class KandinskyDecoder(StagedPipeline):
 
         def run(_: FloatArray | None) -> Any:
             channels, blend = None, None
-            if isinstance(inputs, DecoderImageInputs):
+            if isinstance(inputs, ImageStart):
                 latents = self._start_from_image(call, timesteps[0])
-            elif isinstance(inputs, DecoderInpaintInputs):
+            elif isinstance(inputs, MaskedStart):
                 kept, image = self._masked(call)
                 latents = self._noise(call)
                 channels = np.concatenate([image * kept, kept], axis=1)
-                blend = self._blend(scheduler, kept[:1], image[:1], latents)
+                if self.blends:
+                    blend = self._blend(scheduler, kept[:1], image[:1], latents)
             else:
                 latents = self._noise(call)
             predict = self._predict(call, channels)
@@ -142,7 +156,7 @@ class KandinskyDecoder(StagedPipeline):
                 f"image_embeds: got {embeds.shape[1]} numbers for an image, expected {self._width}; use the prior of "
                 f"this decoder"
             )
-        if self._takes_hint == (inputs.hint is None):
+        if self._takes_hint == (getattr(inputs, "hint", None) is None):
             got, expected = ("none", "one, such as a depth map") if self._takes_hint else ("one", "none")
             raise InputError(f"hint: got {got}, expected {expected}: the checkpoint decides it")
         for name in ("image", "mask_image", "hint"):
@@ -158,10 +172,14 @@ class KandinskyDecoder(StagedPipeline):
         return call.start_noise(shape, call.inputs.latents) * np.float32(call.scheduler.init_noise_sigma)
 
     def _start_from_image(self, call: StagedCall, timestep: Any) -> FloatArray:
-        """Return the latents of the image with the noise of the first timestep."""
+        """Return the noisy latents of the image, a row for each image."""
         latents = np.repeat(self.movq.mode(read_image(call.inputs.image)), call.inputs.num_images_per_prompt, axis=0)
         rows = fill_batch(latents, call.images)
-        return add_noise(call.scheduler, rows, call.randn(rows.shape), timestep)
+        return self._add_noise(call, rows, timestep)
+
+    def _add_noise(self, call: StagedCall, latents: FloatArray, timestep: Any) -> FloatArray:
+        """Return the latents of an image with the noise of the first timestep."""
+        return add_noise(call.scheduler, latents, call.randn(latents.shape), timestep)
 
     def _masked(self, call: StagedCall) -> tuple[FloatArray, FloatArray]:
         """Return ones where the image is kept, and its latents, a row for each image."""
@@ -195,13 +213,14 @@ class KandinskyDecoder(StagedPipeline):
 
         return predict
 
-    def _feeds(self, inputs: DecoderInputs, copies: int, images: int) -> Feeds:
+    def _feeds(self, inputs: EmbeddingInputs, copies: int, images: int) -> Feeds:
+        """Return the inputs of the denoiser besides the sample, the unconditional rows first where there are any."""
         embeds = [read_embeddings("image_embeds", inputs.image_embeds)]
         if copies > 1:
             embeds.insert(0, read_embeddings("negative_image_embeds", inputs.negative_image_embeds))
         rows = [np.repeat(part, inputs.num_images_per_prompt, axis=0) for part in embeds]
         feeds = {"image_embeds": np.concatenate(rows)}
-        if inputs.hint is not None:
+        if isinstance(inputs, DecoderInputs) and inputs.hint is not None:
             feeds["hint"] = np.concatenate([fill_batch(_read_hint(inputs.hint), images, "hint")] * copies)
         return feeds
 

@@ -1,4 +1,4 @@
-"""The arguments of Kandinsky 2.2's decoders."""
+"""The arguments of the decoders of Kandinsky 2.1 and 2.2."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from diffoundry.runtime.checks.arguments import check_number, check_pixels
+from diffoundry.runtime.checks.arguments import as_list, check_number, check_pixels, check_prompts, check_texts
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.mask import MaskInput
 from diffoundry.runtime.images.pixels import ImageInput
@@ -14,18 +14,27 @@ from diffoundry.runtime.images.tensors import is_tensor, to_array
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.pipelines.tasks.schedule import check_strength
 
-__all__ = ["DecoderImageInputs", "DecoderInpaintInputs", "DecoderInputs", "read_embeddings"]
+__all__ = [
+    "DecoderImageInputs",
+    "DecoderInpaintInputs",
+    "DecoderInputs",
+    "EmbeddingInputs",
+    "ImageStart",
+    "MaskedStart",
+    "TextDecoderImageInputs",
+    "TextDecoderInpaintInputs",
+    "TextDecoderInputs",
+    "read_embeddings",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class DecoderInputs:
-    """The arguments of diffusers' `KandinskyV22Pipeline` and `KandinskyV22ControlnetPipeline`.
+class EmbeddingInputs:
+    """The arguments of every decoder.
 
     Attributes:
         image_embeds: float32 (B, D), as a Kandinsky prior gives them; or a list of such arrays.
         negative_image_embeds: The same for guidance.
-        hint: float32 (1, 3, H, W) or (B, 3, H, W), such as a depth map, where the checkpoint takes one; or images of
-            the generated size.
         height: Pixels, a multiple of the square of the decoder's factor: 64.
         width: Pixels, likewise.
         num_inference_steps: Steps of the scheduler.
@@ -36,7 +45,6 @@ class DecoderInputs:
 
     image_embeds: Any = None
     negative_image_embeds: Any = None
-    hint: "ImageInput | None" = None
     height: int = 512
     width: int = 512
     num_inference_steps: int = 100
@@ -68,9 +76,9 @@ class DecoderInputs:
                 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class DecoderImageInputs(DecoderInputs):
-    """The arguments of diffusers' `KandinskyV22Img2ImgPipeline` and `KandinskyV22ControlnetImg2ImgPipeline`.
+@dataclass(frozen=True, kw_only=True, eq=False)  # no slots: it is a second base of others
+class ImageStart:
+    """The arguments of a decoder that starts from an image.
 
     Attributes:
         image: The start: one image of the generated size for all, or one for each embedding.
@@ -80,19 +88,22 @@ class DecoderImageInputs(DecoderInputs):
     image: "ImageInput | None" = None
     strength: float = 0.3
 
-    def check(self) -> None:
-        """See `DecoderInputs.check`."""
-        DecoderInputs.check(self)
+    def check_start(self) -> None:
+        """Refuse a missing image, a strength out of range, and latents.
+
+        Raises:
+            InputError: As said.
+        """
         check_strength(self.strength)
         if self.image is None:
             raise InputError("image: got none, expected the image to start from")
-        if self.latents is not None:
+        if getattr(self, "latents", None) is not None:
             raise InputError("latents and image: got both, expected one of them; leave the latents out")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class DecoderInpaintInputs(DecoderInputs):
-    """The arguments of diffusers' `KandinskyV22InpaintPipeline`.
+@dataclass(frozen=True, kw_only=True, eq=False)  # no slots: it is a second base of others
+class MaskedStart:
+    """The arguments of a decoder that fills a hole of an image.
 
     Attributes:
         image: The image, of the generated size.
@@ -102,12 +113,111 @@ class DecoderInpaintInputs(DecoderInputs):
     image: "ImageInput | None" = None
     mask_image: "MaskInput | None" = None
 
-    def check(self) -> None:
-        """See `DecoderInputs.check`."""
-        DecoderInputs.check(self)
+    def check_start(self) -> None:
+        """Refuse a missing image or mask.
+
+        Raises:
+            InputError: As said.
+        """
         for name in ("image", "mask_image"):
             if getattr(self, name) is None:
                 raise InputError(f"{name}: got none, expected one: inpainting is what this checkpoint does")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class DecoderInputs(EmbeddingInputs):
+    """The arguments of diffusers' `KandinskyV22Pipeline` and `KandinskyV22ControlnetPipeline`.
+
+    Attributes:
+        hint: float32 (1, 3, H, W) or (B, 3, H, W), such as a depth map, where the checkpoint takes one; or images of
+            the generated size.
+    """
+
+    hint: "ImageInput | None" = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class DecoderImageInputs(ImageStart, DecoderInputs):
+    """The arguments of diffusers' `KandinskyV22Img2ImgPipeline` and `KandinskyV22ControlnetImg2ImgPipeline`."""
+
+    def check(self) -> None:
+        """See `EmbeddingInputs.check` and `ImageStart.check_start`."""
+        DecoderInputs.check(self)
+        self.check_start()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class DecoderInpaintInputs(MaskedStart, DecoderInputs):
+    """The arguments of diffusers' `KandinskyV22InpaintPipeline`."""
+
+    def check(self) -> None:
+        """See `EmbeddingInputs.check` and `MaskedStart.check_start`."""
+        DecoderInputs.check(self)
+        self.check_start()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TextDecoderInputs(EmbeddingInputs):
+    """The arguments of diffusers' `KandinskyPipeline`.
+
+    Attributes:
+        prompt: One prompt or several, which the decoder of Kandinsky 2.1 takes beside the embeddings. A prompt may
+            have several rows of embeddings, one after another; diffusers needs a prompt for each.
+        negative_prompt: One for all prompts, or one for each.
+    """
+
+    prompt: str | Sequence[str] | None = None
+    negative_prompt: str | Sequence[str] | None = None
+
+    def check(self) -> None:
+        """Refuse missing prompts, embeddings of another number, and what `EmbeddingInputs.check` refuses.
+
+        Raises:
+            InputError: As said.
+        """
+        if self.prompt is None:
+            raise InputError("prompt: got none, expected a text beside the embeddings")
+        check_prompts("prompt", self.prompt)
+        EmbeddingInputs.check(self)
+        prompts = len(self.texts)
+        if self.count % prompts:
+            raise InputError(
+                f"image_embeds: got {self.count} rows for {prompts} prompts, expected the same number of rows for each "
+                f"prompt"
+            )
+        check_texts("negative_prompt", self.negative_prompt, prompts)
+
+    @property
+    def texts(self) -> list[str]:
+        """The prompts."""
+        return as_list(self.prompt or "", 1)
+
+    @property
+    def negatives(self) -> list[str]:
+        """The negative prompt of each prompt, empty where there is none."""
+        return as_list(self.negative_prompt or "", len(self.texts))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TextDecoderImageInputs(ImageStart, TextDecoderInputs):
+    """The arguments of diffusers' `KandinskyImg2ImgPipeline`."""
+
+    guidance_scale: float = 7.0
+
+    def check(self) -> None:
+        """See `TextDecoderInputs.check` and `ImageStart.check_start`."""
+        TextDecoderInputs.check(self)
+        self.check_start()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TextDecoderInpaintInputs(MaskedStart, TextDecoderInputs):
+    """The arguments of diffusers' `KandinskyInpaintPipeline`."""
+
+    def check(self) -> None:
+        """See `TextDecoderInputs.check` and `MaskedStart.check_start`."""
+        TextDecoderInputs.check(self)
+        self.check_start()
 
 
 def read_embeddings(name: str, value: Any) -> FloatArray:

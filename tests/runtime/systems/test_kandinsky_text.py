@@ -1,0 +1,178 @@
+"""Kandinsky 2.1's decoders, which take a prompt beside the embeddings, against diffusers after every step."""
+
+import shutil
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers.pipelines.kandinsky import MultilingualCLIP
+from diffusers.pipelines.kandinsky.text_encoder import MCLIPConfig
+from PIL.Image import fromarray
+from system_pair import compare_system, open_theirs
+from t5_tokenizer import write_xlm_roberta
+
+from diffoundry.exporter.checkpoints.tokenizer_files import open_tokenizer
+from diffoundry.runtime import load
+from diffoundry.runtime.errors import InputError
+
+WIDTH = 32
+DDIM = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
+
+
+def make_decoder(folder, name, scheduler):
+    write_xlm_roberta(folder.with_suffix(".tokenizer"))
+    tokenizer = open_tokenizer(folder.with_suffix(".tokenizer"), "XLMRobertaTokenizerFast")
+    shutil.rmtree(folder.with_suffix(".tokenizer"))
+    encoder = MultilingualCLIP(
+        MCLIPConfig(
+            vocab_size=402, hidden_size=20, num_hidden_layers=1, num_attention_heads=2, intermediate_size=37,
+            transformerDimSize=20, imageDimSize=WIDTH, max_position_embeddings=80,
+        )
+    )  # fmt: skip
+    unet = diffusers.UNet2DConditionModel(
+        in_channels=9 if "Inpaint" in name else 4,
+        out_channels=8,
+        addition_embed_type="text_image",
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        encoder_hid_dim=20,
+        encoder_hid_dim_type="text_image_proj",
+        cross_attention_dim=WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=4,
+        resnet_time_scale_shift="scale_shift",
+        sample_size=8,
+    )
+    movq = diffusers.VQModel(
+        block_out_channels=(32, 32),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        vq_embed_dim=4,
+        num_vq_embeddings=12,
+        norm_num_groups=4,
+        norm_type="spatial",
+    )
+    getattr(diffusers, name)(
+        text_encoder=encoder, tokenizer=tokenizer, unet=unet, movq=movq, scheduler=scheduler
+    ).save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def decoder_pair(system_checkpoint, exported):
+    def open_both(name, target="onnxruntime", learned=False):
+        scheduler = (
+            diffusers.DDPMScheduler(variance_type="learned_range", clip_sample=False)
+            if learned
+            else diffusers.DDIMScheduler(**DDIM)
+        )
+        kind = f"{name}-learned" if learned else name
+        folder = system_checkpoint(kind, lambda folder: make_decoder(folder, name, scheduler))
+        return load(exported(folder, target="onnxruntime,openvino"), target=target), open_theirs(folder, name)
+
+    return open_both
+
+
+def image(width=16, height=12, seed=0):
+    return fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
+
+
+def embeds(rows=1, seed=0):
+    made = np.random.default_rng(seed).standard_normal((2, rows, WIDTH)).astype(np.float32)
+    return {"image_embeds": made[0], "negative_image_embeds": made[1]}
+
+
+def compare(ours, theirs, **arguments):
+    """Compare a call."""
+    arrays = {name: arguments.pop(name) for name in ("image_embeds", "negative_image_embeds")}
+    tensors = {name: torch.from_numpy(value) for name, value in arrays.items()}
+    return compare_system(
+        ours, theirs, height=12, width=16, ours_only=arrays, theirs_only=tensors, num_inference_steps=4, **arguments
+    )
+
+
+def put_sides_right(pipeline):
+    """Pass height and width to the processor of images, which diffusers has in the wrong order.
+
+    It refuses images then that are not square.
+    """
+    preprocess = pipeline.image_processor.preprocess
+    pipeline.image_processor.preprocess = lambda one, width, height: preprocess(one, height, width)
+
+
+DECODERS = {
+    "KandinskyPipeline": {},
+    "KandinskyImg2ImgPipeline": {"image": image(), "strength": 0.7},
+    "KandinskyInpaintPipeline": {
+        "image": image(),
+        "mask_image": fromarray(np.pad(np.full((4, 6), 255, np.uint8), ((3, 5), (4, 6)))),
+    },
+}
+
+CASES = {
+    "defaults": {**embeds(), "prompt": "a red apple"},
+    "several": {
+        **embeds(2), "prompt": ["a red apple", "a cat"], "negative_prompt": ["blue", "a dog on the table"],
+        "num_images_per_prompt": 2,
+    },
+    "no guidance": {**embeds(), "prompt": "a cat", "guidance_scale": 1.0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_every_step_of_a_decoder_is_diffusers(decoder_pair, name):
+    ours, theirs = decoder_pair(name)
+    if "Img2Img" in name:
+        put_sides_right(theirs)
+    for case, arguments in CASES.items():
+        own = dict(DECODERS[name])
+        if case == "several" and own:
+            own = {key: [value, value] if key == "mask_image" else value for key, value in own.items()}
+            own |= {"image": [image(), image(seed=1)]}
+        compare(ours, theirs, **arguments, **own)
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_a_learned_variance_is_that_of_the_conditional_half(decoder_pair, guidance_scale):
+    ours, theirs = decoder_pair("KandinskyPipeline", "openvino", learned=True)
+    compare(ours, theirs, prompt="a red apple", **embeds(), guidance_scale=guidance_scale)
+
+
+def test_rows_of_embeddings_may_share_a_prompt(decoder_pair):
+    """As the combined pipeline of diffusers repeats one prompt, but with several prompts each beside its own rows."""
+    ours, theirs = decoder_pair("KandinskyPipeline")
+    prompts = ["a red apple", "a cat"]
+    size = {"height": 12, "width": 16, "num_inference_steps": 2, "output_type": "np"}
+    rows = embeds(4)
+    tensors = {name: torch.from_numpy(value) for name, value in rows.items()}
+    repeated = [prompt for prompt in prompts for _ in range(2)]
+    expected = theirs(repeated, generator=torch.Generator().manual_seed(0), **tensors, **size).images
+    images = ours(prompts, seed=0, **rows, **size).images
+    np.testing.assert_allclose(images, expected, atol=1e-4)
+
+
+ERRORS = {
+    "no prompt": ({"prompt": None}, "prompt: got none, expected a text beside the embeddings"),
+    "prompts": ({"prompt": ["a cat", "a dog"]}, "image_embeds: got 1 rows for 2 prompts, expected the same number"),
+    "negatives": ({"negative_prompt": ["a", "b"]}, "negative_prompt: got 2 entries"),
+    "another width": (
+        {"image_embeds": np.zeros((1, 5), np.float32), "guidance_scale": 1.0},
+        "image_embeds: got 5 numbers for an image, expected 32",
+    ),
+    "a hint": ({"hint": image()}, "hint"),
+    "a strength": ({"image": image(), "strength": 0.0}, "strength: got 0.0"),
+}
+
+
+def test_wrong_arguments_are_refused(decoder_pair):
+    ours, _ = decoder_pair("KandinskyPipeline")
+    for arguments, words in ERRORS.values():
+        with pytest.raises(InputError, match=words):
+            ours(**{"prompt": "a cat", **embeds(), "height": 12, "width": 16, **arguments})
+    inpainting, _ = decoder_pair("KandinskyInpaintPipeline")
+    with pytest.raises(InputError, match="mask_image: got none, expected one: inpainting is what"):
+        inpainting("a cat", **embeds(), image=image(), height=12, width=16)
