@@ -205,13 +205,15 @@ class ChainedPipeline(PipelineBase):
                 first[name] = value
             if name in others and not (name in _FOR_FIRST and name in own):
                 last[name] = value
-        if "num_images_per_prompt" in last and not self.first.makes_images:
-            del last["num_images_per_prompt"]  # there is an embedding for each image already
-        if "denoising_end" in first:
-            last["denoising_start"] = first["denoising_end"]
+        return first, self._for_last(first, last)
+
+    def _for_last(self, first: Mapping[str, Any], last: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of the last pipeline, without those that the first decides."""
         if self.first.makes_images:
-            last = {name: value for name, value in last.items() if name not in _SIZES}  # the latents decide it
-        return first, last
+            start = {"denoising_start": first["denoising_end"]} if "denoising_end" in first else {}
+            return {**{name: value for name, value in last.items() if name not in _SIZES}, **start}
+        # There is an embedding for each image already, and diffusers passes negative prompts to the prior alone.
+        return {name: value for name, value in last.items() if name not in ("num_images_per_prompt", "negative_prompt")}
 
     def __repr__(self) -> str:
         return f"ChainedPipeline({self.first!r}, {self.last!r})"

@@ -1,6 +1,6 @@
 """The prior of Kandinsky 2: a prompt, and possibly an image, to embeddings for a Kandinsky decoder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -248,6 +248,11 @@ class KandinskyPrior(StagedPipeline):
         """Return the embedding of an image of zeros, once for each row. diffusers: `get_zero_embed`."""
         height, width = self.default_size
         return np.repeat(self._image_encoder(np.zeros((1, 3, height, width), np.float32)), rows, axis=0)
+
+    def check_call(self, arguments: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+        """See `PipelineBase`: the rows of negative prompts make no images."""
+        rows, values = super().check_call(arguments)
+        return rows // (2 if "negative_prompt" in values else 1), values
 
     def handed_shapes(self) -> dict[str, tuple[int | str, ...]]:
         """See `PipelineBase`."""

@@ -7,7 +7,7 @@ import torch
 from click.testing import CliRunner
 from PIL.Image import open as open_image
 from system_pair import TOLERANCE, open_theirs
-from tiny_kandinsky import DDIM, make_decoder, make_prior
+from tiny_kandinsky import DDIM, make_decoder, make_prior, make_text_decoder
 
 from diffoundry.exporter.reference.pipeline import call_pipeline
 from diffoundry.runtime import load
@@ -69,7 +69,38 @@ def test_a_prior_and_its_decoder_are_the_combined_pipeline(kandinsky, combined):
         settings = {"height": 12, "width": 16, "num_inference_steps": 3, "prior_num_inference_steps": 2, **case}
         prompt = settings.pop("prompt")
         latents, images = follow(combined, prompt, **settings)
-        compare(ours.start(prompt, seed=0, output_type="np", **settings), latents, images)
+        run = ours.start(prompt, seed=0, output_type="np", **settings)
+        assert run.count == len(images)
+        compare(run, latents, images)
+
+
+TEXT_CASES = {
+    "defaults": {"prompt": "a red apple"},
+    "several images": {"prompt": "a red apple", "negative_prompt": "blue", "num_images_per_prompt": 2},
+    "several prompts": {"prompt": ["a red apple", "a cat"], "prior_guidance_scale": 2.0, "guidance_scale": 3.0},
+}
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_a_decoder_that_takes_the_prompt_is_the_combined_pipeline(system_checkpoint, exported, target):
+    """Kandinsky 2.1."""
+    prior = system_checkpoint("kandinsky-2-1-prior", lambda folder: make_prior(folder, "KandinskyPriorPipeline"))
+    scheduler = diffusers.DDIMScheduler(**DDIM)
+    decoder = system_checkpoint(
+        "KandinskyPipeline", lambda folder: make_text_decoder(folder, "KandinskyPipeline", scheduler)
+    )
+    parts = {f"prior_{name}": part for name, part in open_theirs(prior, "KandinskyPriorPipeline").components.items()}
+    theirs = diffusers.KandinskyCombinedPipeline(**parts, **open_theirs(decoder, "KandinskyPipeline").components)
+    theirs.set_progress_bar_config(disable=True)
+    bundles = [exported(folder, target="onnxruntime,openvino") for folder in (prior, decoder)]
+    ours = chain(*(load(bundle, target=target) for bundle in bundles))
+    for case in TEXT_CASES.values():
+        settings = {"height": 12, "width": 16, "num_inference_steps": 3, "prior_num_inference_steps": 2, **case}
+        prompt = settings.pop("prompt")
+        latents, images = follow(theirs, prompt, **settings)
+        run = ours.start(prompt, seed=0, output_type="np", **settings)
+        assert run.count == len(images)
+        compare(run, latents, images)
 
 
 def test_a_base_model_and_its_refiner(tiny_sd_checkpoint, exported):

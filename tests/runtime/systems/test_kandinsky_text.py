@@ -1,65 +1,15 @@
 """Kandinsky 2.1's decoders, which take a prompt beside the embeddings, against diffusers after every step."""
 
-import shutil
-
 import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers.pipelines.kandinsky import MultilingualCLIP
-from diffusers.pipelines.kandinsky.text_encoder import MCLIPConfig
 from PIL.Image import fromarray
 from system_pair import compare_system, open_theirs
-from t5_tokenizer import write_xlm_roberta
+from tiny_kandinsky import DDIM, WIDTH, make_text_decoder
 
-from diffoundry.exporter.checkpoints.tokenizer_files import open_tokenizer
 from diffoundry.runtime import load
 from diffoundry.runtime.errors import InputError
-
-WIDTH = 32
-DDIM = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
-
-
-def make_decoder(folder, name, scheduler):
-    write_xlm_roberta(folder.with_suffix(".tokenizer"))
-    tokenizer = open_tokenizer(folder.with_suffix(".tokenizer"), "XLMRobertaTokenizerFast")
-    shutil.rmtree(folder.with_suffix(".tokenizer"))
-    encoder = MultilingualCLIP(
-        MCLIPConfig(
-            vocab_size=402, hidden_size=20, num_hidden_layers=1, num_attention_heads=2, intermediate_size=37,
-            transformerDimSize=20, imageDimSize=WIDTH, max_position_embeddings=80,
-        )
-    )  # fmt: skip
-    unet = diffusers.UNet2DConditionModel(
-        in_channels=9 if "Inpaint" in name else 4,
-        out_channels=8,
-        addition_embed_type="text_image",
-        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
-        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
-        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        encoder_hid_dim=20,
-        encoder_hid_dim_type="text_image_proj",
-        cross_attention_dim=WIDTH,
-        attention_head_dim=4,
-        norm_num_groups=4,
-        resnet_time_scale_shift="scale_shift",
-        sample_size=8,
-    )
-    movq = diffusers.VQModel(
-        block_out_channels=(32, 32),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        vq_embed_dim=4,
-        num_vq_embeddings=12,
-        norm_num_groups=4,
-        norm_type="spatial",
-    )
-    getattr(diffusers, name)(
-        text_encoder=encoder, tokenizer=tokenizer, unet=unet, movq=movq, scheduler=scheduler
-    ).save_pretrained(folder)
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +20,9 @@ def decoder_pair(system_checkpoint, exported):
             if learned
             else diffusers.DDIMScheduler(**DDIM)
         )
-        kind = f"{name}-learned" if learned else name
-        folder = system_checkpoint(kind, lambda folder: make_decoder(folder, name, scheduler))
+        made = name.replace("Img2Img", "")  # with the same networks
+        kind = f"{made}-learned" if learned else made
+        folder = system_checkpoint(kind, lambda folder: make_text_decoder(folder, made, scheduler))
         return load(exported(folder, target="onnxruntime,openvino"), target=target), open_theirs(folder, name)
 
     return open_both
