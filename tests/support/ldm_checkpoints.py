@@ -5,15 +5,38 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import torch
 from bert_tokenizer import write_wordpiece
 from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
 from transformers import BertTokenizer
 
-__all__ = ["LDM_CHECKPOINTS", "make_text_to_image", "make_vq_checkpoint"]
+__all__ = ["LDM_CHECKPOINTS", "make_text_to_image", "make_vq_checkpoint", "make_vq_model"]
 
 
 def _scheduler(start: float = 0.0015, end: float = 0.0195) -> Any:
     return diffusers.DDIMScheduler(beta_start=start, beta_end=end, beta_schedule="scaled_linear", clip_sample=False)
+
+
+def make_vq_model(norm: str) -> Any:
+    """Make a VQModel of factor 2 with 40 codes as far apart as latents.
+
+    Args:
+        norm: "group", or "spatial" for MoVQ, whose codes are as wide as latents.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        made = diffusers.VQModel(
+            block_out_channels=(32, 32),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("AttnUpDecoderBlock2D", "UpDecoderBlock2D"),
+            latent_channels=4,
+            vq_embed_dim=4 if norm == "spatial" else 3,
+            num_vq_embeddings=40,
+            norm_num_groups=8,
+            norm_type=norm,
+        )
+        made.quantize.embedding.weight.data.normal_()
+    return made.eval().requires_grad_(False)
 
 
 def make_vq_checkpoint(folder: Path, name: str, **options: Any) -> None:

@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 import torch
 from diffusers.models.autoencoders.vae import VectorQuantizer
+from ldm_checkpoints import make_vq_model
 from safetensors.numpy import save_file
 
 from diffoundry.exporter.components.defaults import complete_config
@@ -22,25 +23,6 @@ from diffoundry.runtime.models.vq_model import CODEBOOK, VQModel
 from diffoundry.runtime.models.weight_tables import TABLES
 
 VQ = ("VQModel",)
-
-
-def network(norm, **options):
-    """A VQModel of factor 2 with 40 codes as far apart as latents; with spatial norms, codes are as wide as latents."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
-        made = diffusers.VQModel(
-            block_out_channels=(32, 32),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("AttnUpDecoderBlock2D", "UpDecoderBlock2D"),
-            latent_channels=4,
-            vq_embed_dim=4 if norm == "spatial" else 3,
-            num_vq_embeddings=40,
-            norm_num_groups=8,
-            norm_type=norm,
-            **options,
-        )
-        made.quantize.embedding.weight.data.normal_()
-    return made.eval().requires_grad_(False)
 
 
 class Session:
@@ -74,7 +56,7 @@ class Session:
 @pytest.fixture(scope="module", params=["group", "spatial"])
 def pair(request, tmp_path_factory):
     """diffusers' network, and ours."""
-    module = network(request.param)
+    module = make_vq_model(request.param)
     session = Session(module, tmp_path_factory.mktemp("vq"), "vqvae" if request.param == "group" else "movq")
     return module, open_vae(session)
 

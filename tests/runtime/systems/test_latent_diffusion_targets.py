@@ -1,17 +1,27 @@
 """Latent diffusion on other targets: calibrated int8, Core ML by the interpreter, TensorRT for RTX by its builder."""
 
 import numpy as np
+import onnxruntime
 import pytest
 from coreml_interpreter.engine import InterpretedEngine
-from ldm_checkpoints import LDM_CHECKPOINTS
+from ldm_checkpoints import LDM_CHECKPOINTS, make_vq_model
 from PIL import Image
 
 from diffoundry.calibration.quality import Budget
 from diffoundry.exporter.calibrate.request import QuantizationRequest
+from diffoundry.exporter.components.defaults import complete_config
+from diffoundry.exporter.components.vae import vae_decoder, vae_encoder
+from diffoundry.exporter.passes import OPSET, optimize
+from diffoundry.exporter.steps.graph_files import save_graph
+from diffoundry.exporter.steps.graph_names import name_outputs
+from diffoundry.exporter.steps.trace import trace
 from diffoundry.exporter.verify import VerifyRequest, verify
 from diffoundry.runtime import load
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.engines.protocol import EngineOptions
+from diffoundry.targets.base import Lowering
+from diffoundry.targets.coreml.build.target import CoreMlTarget
+from diffoundry.targets.tensorrt.build.target import RTXTarget
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -84,3 +94,42 @@ def test_verify_passes_every_check(exported, folder, name):
         assert {result.component for result in variant.outputs} == parts
     codes = [check.measure for check in report.all_checks if check.subject == "codes"]
     assert len(codes) == (name != "LDMTextToImagePipeline")
+
+
+@pytest.fixture(params=[vae_encoder, vae_decoder], ids=["vae_encoder", "vae_decoder"])
+def movq(request, tmp_path):
+    """A half of MoVQ as a portable graph in a folder, and its declaration."""
+    module = make_vq_model("spatial")
+    configs = {"movq": complete_config(dict(module.config), "VQModel")}
+    component = request.param("movq", ("VQModel",)).describe(configs)
+    graph = optimize(trace(module, component, opset=OPSET))
+    name_outputs(graph, component, {})
+    (tmp_path / component.name).mkdir()
+    save_graph(graph, tmp_path / component.name)
+    return component, Lowering(
+        component=component.name,
+        role=component.role,
+        graph=tmp_path / component.name / "model.onnx",
+        bundle=tmp_path,
+        precision="fp32",
+        buckets=((16, 24),),
+    )
+
+
+def test_core_ml_has_the_numbers_of_movq(movq):
+    _, lowering = movq
+    spec = CoreMlTarget().lower(lowering)
+    generator = np.random.default_rng(0)
+    feeds = {one.name: generator.standard_normal(one.shape, np.float32) for one in spec.inputs}
+    (expected,) = onnxruntime.InferenceSession(str(lowering.graph)).run(None, feeds)
+    with InterpretedEngine(lowering.bundle / spec.files[0], spec, EngineOptions(device="cpu")) as engine:
+        (array,) = engine.run(feeds).values()
+    np.testing.assert_allclose(array, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_tensorrt_for_rtx_builds_movq(movq):
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+    component, lowering = movq
+    spec = RTXTarget().lower(lowering)
+    assert spec.pending is None
+    assert spec.files[0].startswith(f"{component.name}/")
