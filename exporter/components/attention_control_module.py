@@ -30,19 +30,20 @@ class AttentionControlModule(NetworkModule):
 
     def __init__(self, network: torch.nn.Module, component: Component) -> None:
         super().__init__(network, component)
+        unet: Any = network
         self._state = _State()
-        self._level = map_level(network.config)
+        self._level = map_level(unet.config)
         processors = {}
-        for name, processor in network.attn_processors.items():
+        for name, processor in unet.attn_processors.items():
             if ".transformer_blocks." not in name:
                 processors[name] = processor
             elif name.endswith("attn1.processor"):
                 processors[name] = _SelfAttention(self._state)
-            elif _level_of(name, len(network.config.up_block_types)) == self._level:
+            elif _level_of(name, len(unet.config.up_block_types)) == self._level:
                 processors[name] = _ShownCrossAttention(self._state)
             else:
                 processors[name] = _CrossAttention(self._state)
-        network.set_attn_processor(processors)
+        unet.set_attn_processor(processors)
 
     def run(self, **keywords: Any) -> dict[str, torch.Tensor]:
         """Call the network, and average the maps of its layers."""
@@ -52,8 +53,8 @@ class AttentionControlModule(NetworkModule):
         height, width = keywords["sample"].shape[2:]
         for _ in range(self._level):
             height, width = (height + 1) // 2, (width + 1) // 2
-        maps = torch.stack(self._state.maps).mean(0)
-        return {"sample": sample, ATTENTION_MAPS: maps.transpose(1, 2).unflatten(2, (height, width))}
+        maps = torch.stack(self._state.maps).mean(0).transpose(1, 2)
+        return {"sample": sample, ATTENTION_MAPS: _split(maps, 2, (height, width))}
 
 
 class _State:
@@ -85,9 +86,10 @@ class _Processor:
         if encoder_hidden_states is not None and attn.norm_cross:
             context = attn.norm_encoder_hidden_states(context)
         pairs = ((attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context))
-        query, key, value = (layer(states).unflatten(2, (attn.heads, -1)).transpose(1, 2) for layer, states in pairs)
+        query, key, value = (_split(layer(states), 2, (attn.heads, -1)).transpose(1, 2) for layer, states in pairs)
         mixed = self.attend(attn, query, key, value).transpose(1, 2).flatten(2)
-        return attn.to_out[1](attn.to_out[0](mixed)) / attn.rescale_output_factor
+        result: torch.Tensor = attn.to_out[1](attn.to_out[0](mixed)) / attn.rescale_output_factor
+        return result
 
     def attend(self, attn: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         """Return the attention's result; all tensors are (batch, heads, tokens, width)."""
@@ -120,7 +122,13 @@ class _ShownCrossAttention(_Processor):
         taken = self.state.base(own) @ self.state.inputs[CROSS_MAP][:, None]
         edited = taken + own * self.state.inputs[CROSS_KEEP][:, None, None]
         self.state.maps.append(edited.mean(1))
-        return edited @ value
+        result: torch.Tensor = edited @ value
+        return result
+
+
+def _split(tensor: torch.Tensor, axis: int, sizes: tuple[Any, ...]) -> torch.Tensor:
+    """Split an axis into several; torch's own method has no types."""
+    return tensor.reshape(*tensor.shape[:axis], *sizes, *tensor.shape[axis + 1 :])
 
 
 def _level_of(name: str, levels: int) -> int | None:

@@ -116,7 +116,8 @@ def _check(bundle: Bundle, *, as_json: bool) -> None:
 def _summary(path: Path, manifest: Manifest, scheduler: Any) -> list[str]:
     recipe = manifest.recipe
     total = sum(file.size for file in manifest.files.values())
-    joined = "".join(f" + {name}" for name in (*recipe.controlnets, *recipe.t2i_adapters, *recipe.ip_adapters))
+    parts = [*recipe.controlnets, *recipe.t2i_adapters, *recipe.ip_adapters]
+    joined = "".join(f" + {name}" for name in (*parts, *(["attention control"] if recipe.attention_control else [])))
     facts = {
         "model": f"{recipe.model}{joined}",
         "scheduler": _describe_scheduler(scheduler),

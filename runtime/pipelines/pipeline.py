@@ -214,7 +214,12 @@ class DiffusionPipeline(PipelineInterface):
         features = self.t2i_adapters.begin(
             call.adapters, shape, guidance.copies, common.num_images_per_prompt, self.vae.scale_factor, counted
         )
-        attention = self._attention(call, steps, len(timesteps))
+        attention = None
+        if call.attention.given is not None:
+            tokenizer, per_prompt = self.family.text_encoders[0].tokenizer, common.num_images_per_prompt
+            attention = begin_attention(
+                call.attention, call.prompts, self.denoiser, tokenizer, per_prompt, steps, len(timesteps)
+            )
         predict = partial(
             self._predict, attention or self.denoiser, guidance, feeds, init.channels, residuals, features
         )
@@ -262,7 +267,8 @@ class DiffusionPipeline(PipelineInterface):
         common.check()
         prompts.check()
         task.check(common)
-        check_attention(attention, prompts, self.denoiser, kind.name)
+        per_prompt = common.num_images_per_prompt
+        check_attention(attention, prompts, self.denoiser, self.family.text_encoders, per_prompt, kind.name)
         if not _CONTROL_NAMES.isdisjoint(given):
             refused = controlled and kind.name not in self.family.controlnet_defaults
             self.controlnets.check(control, prompts.count, kind.label if refused else None)
@@ -302,14 +308,6 @@ class DiffusionPipeline(PipelineInterface):
         if self.family.plans_timesteps:
             return scheduler, self.family.set_timesteps(scheduler, common, call.prompts, call.task)
         return scheduler, set_timesteps(scheduler, common, tokens)
-
-    def _attention(self, call: _Call, steps: int, total: int) -> AttentionRun | None:
-        """Return the denoiser of a run with edited or watched attention, or None."""
-        if call.attention.given is None:
-            return None
-        tokenizer, per_prompt = self.family.text_encoders[0].tokenizer, call.common.num_images_per_prompt
-        options = {"images_per_prompt": per_prompt, "steps": steps, "total": total}
-        return begin_attention(call.attention, call.prompts, self.denoiser, tokenizer, **options)
 
     def _predict(
         self,

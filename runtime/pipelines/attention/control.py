@@ -11,7 +11,7 @@ from diffoundry.runtime.checks.arguments import is_whole
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.formats.config_values import shorten
 from diffoundry.runtime.models.attention_control import BASE_ROWS, CROSS_KEEP, CROSS_MAP, SELF_LIMIT, neutral_feeds
-from diffoundry.runtime.models.protocols import Feeds, FloatArray
+from diffoundry.runtime.models.protocols import Feeds, FloatArray, TextEncoder
 from diffoundry.runtime.models.unet_2d_condition import UNet2DConditionModel
 from diffoundry.runtime.pipelines.attention.edit_options import ARGUMENT, EditOptions, read_edit_options
 from diffoundry.runtime.pipelines.attention.local_blend import LocalBlend
@@ -56,13 +56,17 @@ class AttentionInputs:
         return [] if words is None else [words] if isinstance(words, str) else list(words)
 
 
-def check_attention(inputs: AttentionInputs, prompts: Any, denoiser: Any, task: str) -> None:
+def check_attention(
+    inputs: AttentionInputs, prompts: Any, denoiser: Any, encoders: Sequence[TextEncoder], images: int, task: str
+) -> None:
     """Refuse arguments that do not fit, before any work.
 
     Args:
         inputs: Of the call.
         prompts: The prompts of the call.
         denoiser: The denoiser.
+        encoders: The text encoders.
+        images: Images for every prompt.
         task: Name of the task.
 
     Raises:
@@ -82,19 +86,21 @@ def check_attention(inputs: AttentionInputs, prompts: Any, denoiser: Any, task: 
     if not all(isinstance(word, str) and word.strip() for word in inputs.words) or inputs.heat_map_words in ([], ()):
         raise InputError(f"{_HEAT}: got {shorten(inputs.heat_map_words)}, expected a word of the prompts, or several")
     if options is not None:
-        _check_rows(denoiser, prompts.count)
+        _check_rows(denoiser, prompts.count, images)
+    # Finds words that occur in no prompt, and prompts that cannot be aligned.
+    begin_attention(inputs, prompts, denoiser, encoders[0].tokenizer, images, 1, 1)
 
 
 def _edit_arguments(inputs: AttentionInputs, prompts: Any) -> tuple[object, int]:
     return inputs.cross_attention_kwargs, prompts.count
 
 
-def _check_rows(denoiser: UNet2DConditionModel, prompts: int) -> None:
-    limit = denoiser.row_limit
-    if limit is not None and limit < prompts:
+def _check_rows(denoiser: UNet2DConditionModel, prompts: int, images: int) -> None:
+    limit, rows = denoiser.row_limit, prompts * images
+    if limit is not None and limit < rows:
         raise InputError(
-            f"prompt: got {prompts} with {ARGUMENT}, expected at most {limit}, the rows that the engine of "
-            f"{denoiser.component!r} takes at once; export with --batch {2 * prompts}, or edit fewer prompts"
+            f"prompt: got {prompts} with {ARGUMENT} and {images} images for each, expected at most {limit} images, the "
+            f"rows that the engine of {denoiser.component!r} takes at once; export with --batch {rows}, or edit fewer"
         )
 
 
@@ -119,7 +125,6 @@ def begin_attention(
     prompts: Any,
     denoiser: Any,
     tokenizer: ClipTokenizer,
-    *,
     images_per_prompt: int,
     steps: int,
     total: int,
@@ -144,8 +149,9 @@ def begin_attention(
     edit = blend = None
     if inputs.cross_attention_kwargs is not None:
         options = read_edit_options(*_edit_arguments(inputs, prompts))
-        # Schedulers of second order call the denoiser twice a step; PNDM makes one call more than it has steps.
-        edit = PromptEdit(options, words, steps if total <= steps + 1 else total)
+        # Windows are fractions of the calls: image to image leaves out steps, schedulers of second order call twice.
+        # PNDM makes one call more than it has steps, which the community pipeline does not count.
+        edit = PromptEdit(options, words, steps if total in (steps, steps + 1) else total)
         blend = _local_blend(options, words)
     return AttentionRun(denoiser, len(words), images_per_prompt, edit=edit, blend=blend, heat=heat)
 

@@ -39,7 +39,8 @@ class LocalBlend:
         inside = region > self._threshold * strongest
         blended = latents.reshape(prompts, -1, *latents.shape[1:])
         mask = (inside[:1] | inside)[:, :, None]
-        return np.where(mask, blended, blended[:1]).reshape(latents.shape)
+        result: FloatArray = np.where(mask, blended, blended[:1]).reshape(latents.shape)
+        return result
 
 
 def _spread(maps: FloatArray) -> FloatArray:
@@ -47,7 +48,8 @@ def _spread(maps: FloatArray) -> FloatArray:
     height, width = maps.shape[-2:]
     padded = np.pad(maps, [(0, 0)] * (maps.ndim - 2) + [(1, 1), (1, 1)], constant_values=-np.inf)
     shifted = [padded[..., y : y + height, x : x + width] for y in range(3) for x in range(3)]
-    return np.maximum.reduce(shifted)
+    spread: FloatArray = np.maximum.reduce(shifted)
+    return spread
 
 
 def _resized(maps: FloatArray, size: tuple[int, ...]) -> FloatArray:

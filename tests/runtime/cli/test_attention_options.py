@@ -9,6 +9,7 @@ from PIL import Image
 
 from diffoundry.runtime import load
 from diffoundry.runtime.cli.generate import command
+from diffoundry.runtime.cli.inspect import command as inspect
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.heat_map import draw_heat_map
 from diffoundry.runtime.images.save import read_settings
@@ -111,6 +112,10 @@ def test_wrong_options_are_named_as_typed(generate):
     assert generate("a red apple", *ASKED, "--edit", "refine", fails=True) == (
         "PROMPT: got 1, expected at least two with --edit: the first is kept, the others are its edits"
     )
+
+
+def test_inspect_says_that_a_bundle_takes_edits(edited_bundle):
+    assert " + attention control" in CliRunner().invoke(inspect, [str(edited_bundle)]).output
 
 
 def test_a_heat_map_is_bright_where_attention_is_strong():

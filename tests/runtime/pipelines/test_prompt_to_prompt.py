@@ -14,15 +14,18 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pipeline_harness import compare, diffusers_pipeline
 from written_out_attention import Edit, edited_steps
 
 from diffoundry.runtime import load
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.unet_2d_condition import UNet2DConditionModel
+from diffoundry.runtime.pipelines.attention.control import AttentionInputs, check_attention
 from diffoundry.runtime.pipelines.attention.edit_options import read_edit_options
 from diffoundry.runtime.pipelines.attention.prompt_to_prompt import PromptEdit
 from diffoundry.runtime.pipelines.attention.words import read_words, refinement_map, replacement_map
+from diffoundry.runtime.pipelines.families.stable_diffusion import CLIPPromptInputs
 from diffoundry.runtime.tokenizers.clip import ClipTokenizer
 
 RECORDED = json.loads((Path(__file__).parent / "prompt_to_prompt.json").read_text(encoding="utf-8"))
@@ -195,18 +198,18 @@ def noise(prompts, height=8, width=8):
     return np.repeat(one, len(prompts), axis=0)
 
 
-def follow(ours, theirs, name, **more):
+def follow(ours, theirs, name, *, shown=SHOWN, effect=0.01, **more):
     """Compare one case after every step, and check that the edit is no small thing."""
     prompts, given, make = CASES[name]
     arguments = {**ARGUMENTS, **more}
     latents = noise(prompts, arguments["height"] // 8, arguments["width"] // 8)
-    expected = edited_steps(theirs, prompts, make(), SHOWN, latents=torch.from_numpy(latents), **arguments)
+    expected = edited_steps(theirs, prompts, make(), shown, latents=torch.from_numpy(latents), **arguments)
     run = ours.start(prompts, latents=latents, cross_attention_kwargs=given, output_type="latent", **arguments)
     for step, one in zip(run, expected, strict=True):
         error = np.abs(step.latents - one).max() / np.sqrt((one**2).mean())
         assert error < 1e-4, f"{name}, step {step.index}: {error}"
     plain = ours(prompts, latents=latents, output_type="latent", **arguments).images
-    assert np.abs(plain - expected[-1])[1].max() > 0.01, name
+    assert np.abs(plain - expected[-1])[1].max() > effect, name
     return expected
 
 
@@ -251,7 +254,7 @@ def test_engines_of_few_rows_run_the_halves_of_guidance_one_by_one(pipe, monkeyp
     expected = pipe([BASE, REFINED], **arguments).images
     monkeypatch.setattr(UNet2DConditionModel, "row_limit", 2)
     np.testing.assert_allclose(pipe([BASE, REFINED], **arguments).images, expected, atol=2e-5)
-    with pytest.raises(InputError, match=r"prompt: got 3 with cross_attention_kwargs, expected at most 2, the rows "):
+    with pytest.raises(InputError, match=r"prompt: got 3 with cross_attention_kwargs and 1 images .* at most 2 images"):
         pipe([BASE, REFINED, REFINED], **arguments)
 
 
@@ -267,6 +270,32 @@ def test_schedulers_of_second_order_count_their_own_calls(pipe, theirs):
     run = pipe.start([BASE, REPLACED], cross_attention_kwargs=given, scheduler="HeunDiscrete", **arguments)
     for step, one in zip(run, expected, strict=True):
         np.testing.assert_allclose(step.latents, one, atol=1e-4 * np.sqrt((one**2).mean()))
+
+
+def test_image_to_image(pipe, theirs):
+    """2 of 4 steps run, and windows are fractions of these."""
+    theirs = diffusers.StableDiffusionImg2ImgPipeline(**theirs.components, requires_safety_checker=False)
+    theirs.set_progress_bar_config(disable=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    arguments = {"image": Image.fromarray(pixels), "strength": 0.5, "num_inference_steps": 4}
+    edit = Edit(mapper=mapper(), windows=windows(2, length=2), self_steps=(0, 1))
+    generators = [torch.Generator().manual_seed(3) for _ in range(2)]
+    expected = edited_steps(theirs, [BASE, REPLACED], edit, SHOWN, generator=generators, **arguments)
+    given = {"edit_type": "replace", "n_cross_replace": 0.7, "n_self_replace": 0.5}
+    run = pipe.start([BASE, REPLACED], cross_attention_kwargs=given, seed=3, **arguments)
+    for step, one in zip(run, expected, strict=True):
+        np.testing.assert_allclose(step.latents, one, atol=1e-4 * np.sqrt((one**2).mean()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_stable_diffusion_2(exported, tiny_sd_checkpoint, target):
+    """v-prediction, heads per level, linear projections; three levels, of which the finest is put out."""
+    folder = tiny_sd_checkpoint("sd2")
+    ours = load(exported(folder, target=target, attention_control=True))
+    theirs = diffusers_pipeline(folder)
+    for name in CASES:
+        follow(ours, theirs, name, shown=("down_blocks.0", "up_blocks.2"), effect=1e-4)
 
 
 def test_heat_maps_are_the_mean_of_the_maps(pipe, theirs):
@@ -353,12 +382,20 @@ def test_wrong_arguments_are_refused_by_name(pipe):
         assert message in str(refused.value), given
 
 
-def test_other_bundles_are_refused(emoji):
+def test_other_bundles_are_refused(tiny):
     for given in ({"cross_attention_kwargs": EDIT}, {"heat_map_words": "red"}):
         with pytest.raises(
             InputError, match=r"but the denoiser of this bundle takes no edits of its attention; export"
         ):
-            emoji.start([BASE, REPLACED], **given)
+            tiny.start([BASE, REPLACED], **given)
+
+
+def test_instructions_are_refused(pipe):
+    """Three rows an image, in another order."""
+    prompts = CLIPPromptInputs(prompt=[BASE, REPLACED])
+    inputs = AttentionInputs(cross_attention_kwargs=EDIT)
+    with pytest.raises(InputError, match=r"cross_attention_kwargs: InstructPix2Pix has no prompts to compare; leave"):
+        check_attention(inputs, prompts, pipe.denoiser, pipe.text_encoders, 1, "instruction")
 
 
 def test_a_token_across_words_is_refused(tokenizer, monkeypatch):
