@@ -73,7 +73,12 @@ _ENGINE_OPTIONS = (
         type=click.IntRange(1, _MOST_THREADS),
         help="Threads of one engine call.",
     ),
-    _engine("--hint", type=click.Choice(["latency", "throughput"]), help="Optimize engines for latency or throughput."),
+    _engine(
+        "--hint",
+        "engine_hint",  # "hint" is an argument of pipelines
+        type=click.Choice(["latency", "throughput"]),
+        help="Optimize engines for latency or throughput.",
+    ),
     _engine(
         "--cache",
         envvar="DIFFOUNDRY_CACHE",
@@ -93,8 +98,8 @@ def engine_options(command: Command) -> Command:
 
 def take_engine_options(values: dict[str, Any]) -> dict[str, Any]:
     """Move the values of `engine_options` out of a command's arguments, as keyword arguments for `load`."""
-    names = ("device", "threads", "hint", "cache", "native")
-    options = EngineOptions(**{name: values.pop(name) for name in names})
+    names = ("device", "threads", "cache", "native")
+    options = EngineOptions(**{name: values.pop(name) for name in names}, hint=values.pop("engine_hint"))
     return {"target": values.pop("target"), "precision": values.pop("precision"), "options": options}
 
 

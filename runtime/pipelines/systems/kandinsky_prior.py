@@ -1,12 +1,12 @@
 """The prior of Kandinsky 2: a prompt, and possibly an image, to embeddings for a Kandinsky decoder."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from diffoundry.runtime.checks.arguments import as_list, check_number, check_prompts, check_texts
+from diffoundry.runtime.checks.arguments import as_list, check_numbers
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.tensors import is_tensor, to_array
@@ -15,112 +15,21 @@ from diffoundry.runtime.models.clip_vision import CLIPVisionModelWithProjection
 from diffoundry.runtime.models.prior_transformer import PriorTransformer
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.pipelines.staged import Stage, StagedCall, StagedPipeline
-from diffoundry.runtime.pipelines.tasks.schedule import add_noise, check_strength
+from diffoundry.runtime.pipelines.systems.kandinsky_prior_inputs import (
+    ImageEmbeddings,
+    KandinskyPriorImageInputs,
+    KandinskyPriorInputs,
+)
+from diffoundry.runtime.pipelines.tasks.schedule import add_noise
 from diffoundry.runtime.pipelines.tasks.source_images import fill_batch
+from diffoundry.runtime.random import GeneratorInput
+from diffoundry.runtime.random.seeds import make_generators
 from diffoundry.runtime.schedulers.algorithms.unclip import UnCLIPScheduler
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["ImageEmbeddings", "KandinskyPrior", "KandinskyPriorImageInputs", "KandinskyPriorInputs"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
-class ImageEmbeddings:
-    """The result of a prior. diffusers: `KandinskyPriorPipelineOutput`.
-
-    Attributes:
-        image_embeds: float32 (B, D), a row for each image.
-        negative_image_embeds: float32 (B, D), for guidance.
-        seed: As `PipelineOutput.seed`.
-        truncated: As `PipelineOutput.truncated`.
-    """
-
-    image_embeds: FloatArray
-    negative_image_embeds: FloatArray
-    seed: int | tuple[int, ...] | None
-    truncated: tuple[str, ...]
-
-    def to_tuple(self) -> tuple[Any, ...]:
-        """Return both embeddings, as diffusers' output does."""
-        return self.image_embeds, self.negative_image_embeds
-
-    def __getitem__(self, key: int | slice) -> Any:
-        return self.to_tuple()[key]
-
-    def __repr__(self) -> str:
-        return f"ImageEmbeddings({len(self.image_embeds)} of {self.image_embeds.shape[1]} numbers, seed={self.seed})"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class KandinskyPriorInputs:
-    """The arguments of diffusers' `KandinskyPriorPipeline` and `KandinskyV22PriorPipeline`.
-
-    Attributes:
-        prompt: One prompt or several.
-        negative_prompt: One for all prompts, or one for each. Its own embedding is the negative one of the result.
-        num_images_per_prompt: Embeddings for every prompt.
-        num_inference_steps: Steps of the scheduler.
-        guidance_scale: 1 or less runs without guidance, at half the cost.
-        latents: Start noise, float32 (B, D), instead of drawing it. A negative prompt doubles the rows.
-    """
-
-    prompt: str | Sequence[str] | None = None
-    negative_prompt: str | Sequence[str] | None = None
-    num_images_per_prompt: int = 1
-    num_inference_steps: int = 25
-    guidance_scale: float = 4.0
-    latents: FloatArray | None = None
-
-    @property
-    def count(self) -> int:
-        """Number of prompts."""
-        return 1 if isinstance(self.prompt, str) else len(self.prompt or ())
-
-    def check(self) -> None:
-        """Refuse a missing prompt, and numbers out of range.
-
-        Raises:
-            InputError: As said.
-        """
-        if self.prompt is None:
-            raise InputError("prompt: got none, expected a text")
-        check_prompts("prompt", self.prompt)
-        check_texts("negative_prompt", self.negative_prompt, self.count)
-        check_number("guidance_scale", self.guidance_scale, 0, np.inf)
-
-    def texts(self) -> tuple[list[str], list[str]]:
-        """Return the prompts to embed and, for guidance, the negative prompt of each.
-
-        diffusers doubles the batch with a negative prompt, so that its embedding is computed too.
-        """
-        prompts = as_list(self.prompt or "", self.count)
-        if self.negative_prompt is None:
-            return prompts, [""] * self.count
-        negatives = as_list(self.negative_prompt, self.count)
-        return prompts + negatives, negatives * 2
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class KandinskyPriorImageInputs(KandinskyPriorInputs):
-    """The arguments of diffusers' `KandinskyV22PriorEmb2EmbPipeline`.
-
-    Attributes:
-        image: The image whose embedding is changed, several, or embeddings (n, D).
-        strength: Fraction of the schedule that is run, above 0 to 1; less changes the embedding less.
-    """
-
-    image: "Image | Sequence[Image] | FloatArray | None" = None
-    strength: float = 0.3
-
-    def check(self) -> None:
-        """See `KandinskyPriorInputs.check`."""
-        KandinskyPriorInputs.check(self)
-        check_strength(self.strength)
-        if self.image is None:
-            raise InputError("image: got none, expected the image whose embedding is changed, or its embedding")
-        if self.latents is not None:
-            raise InputError("latents and image: got both, expected one of them; pass an embedding as image")
+__all__ = ["KandinskyPrior"]
 
 
 class KandinskyPrior(StagedPipeline):
@@ -272,3 +181,62 @@ class KandinskyPrior(StagedPipeline):
             first, second = np.split(embeds, 2)
             pair = first, second
         return ImageEmbeddings(image_embeds=pair[0], negative_image_embeds=pair[1], seed=seed, truncated=truncated)
+
+    def interpolate(
+        self,
+        images_and_prompts: "Sequence[str | Image]",
+        weights: Sequence[float],
+        *,
+        negative_prompt: str = "",
+        negative_prior_prompt: str | None = None,
+        num_images_per_prompt: int = 1,
+        seed: int | Sequence[int] | None = None,
+        generator: GeneratorInput | None = None,
+        **arguments: Any,
+    ) -> ImageEmbeddings:
+        """Mix images and prompts: the weighted sum of their embeddings. diffusers: `interpolate`.
+
+        diffusers' `KandinskyPriorPipeline` of version 2.1 adds up the embeddings of all images of a prompt, too. Here
+        every image has its own sum, as in version 2.2.
+
+        Args:
+            images_and_prompts: At least one prompt or PIL image.
+            weights: A number for each of them.
+            negative_prompt: Makes the negative embedding of the result; "" takes that of an image of zeros.
+            negative_prior_prompt: Negative prompt of the prior itself.
+            num_images_per_prompt: Rows of the result.
+            seed: As in a call; all prompts draw from one generator, one after another.
+            generator: As in a call.
+            arguments: Further arguments of each call: `num_inference_steps`, `guidance_scale`, `latents`.
+
+        Raises:
+            InputError: Another number of weights, or an argument that does not fit.
+        """
+        check_numbers("weights", weights)
+        if len(images_and_prompts) != len(weights) or not len(weights):
+            raise InputError(
+                f"weights: got {len(weights)} for {len(images_and_prompts)} images and prompts, expected one for each, "
+                f"and at least one"
+            )
+        given = arguments.get("latents") is not None
+        rows = num_images_per_prompt * (1 if negative_prior_prompt is None else 2)
+        used, shared = make_generators(seed, generator, rows, has_latents=given)
+        call = partial(
+            self,
+            negative_prompt=negative_prior_prompt,
+            num_images_per_prompt=num_images_per_prompt,
+            generator=shared,
+            **arguments,
+        )
+        total = np.zeros((num_images_per_prompt, self.prior.width), np.float32)
+        truncated: tuple[str, ...] = ()
+        for condition, weight in zip(images_and_prompts, weights, strict=True):
+            if isinstance(condition, str):
+                result = call(condition)
+                found, truncated = result.image_embeds, (*truncated, *result.truncated)
+            else:
+                found = self.encode_images([condition])
+            total = total + found * np.float32(weight)
+        last = call(negative_prompt)
+        negative = last.negative_image_embeds if negative_prompt == "" else last.image_embeds
+        return ImageEmbeddings(image_embeds=total, negative_image_embeds=negative, seed=used, truncated=truncated)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from PIL.Image import open as open_image
+from PIL import Image
 from system_pair import TOLERANCE, open_theirs
 from tiny_kandinsky import DDIM, make_decoder, make_prior, make_text_decoder
 
@@ -163,7 +163,7 @@ def test_generate_chains_bundles(kandinsky, tmp_path):
     ours = chain(*(load(bundle) for bundle in (prior, decoder)))
     settings = {"num_inference_steps": 2, "prior_num_inference_steps": 2, "height": 12, "width": 16}
     expected = ours("a red apple", seed=0, **settings).images[0]
-    with open_image(output) as image:
+    with Image.open(output) as image:
         assert np.array_equal(np.asarray(image), np.asarray(expected))
         assert f"{prior.name}+{decoder.name}" in str(image.text)
     alone = CliRunner().invoke(generate, [str(prior), "a red apple"])
@@ -172,3 +172,27 @@ def test_generate_chains_bundles(kandinsky, tmp_path):
         f"makes embeddings and no image; chain it with its decoder: 'diffoundry generate {prior.name}+DECODER'"
         in str(alone.exception)
     )
+
+
+def test_generate_takes_a_hint(kandinsky, system_checkpoint, exported, tmp_path):
+    """Kandinsky 2.2 with ControlNet; the engine's own --hint is another option."""
+    name = "KandinskyV22ControlnetPipeline"
+    make = lambda folder: make_decoder(folder, name, diffusers.DDIMScheduler(**DDIM))  # noqa: E731
+    bundles = [kandinsky[1][0], exported(system_checkpoint(name, make), target="onnxruntime,openvino")]
+    hint, output = tmp_path / "depth.png", tmp_path / "image.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 128, 3), np.uint8)).save(hint)
+    arguments = ["a cat", "--steps", "2", "--prior-steps", "2", "--height", "64", "--width", "128", "--seed", "0"]
+    both = "+".join(map(str, bundles))
+    given = [both, *arguments, "--hint-image", str(hint), "--hint", "latency", "--negative", "blue", "-o", str(output)]
+    result = CliRunner().invoke(generate, given)
+    assert result.exit_code == 0, result.output
+    settings = {"num_inference_steps": 2, "prior_num_inference_steps": 2, "height": 64, "width": 128}
+    ours = chain(*(load(bundle) for bundle in bundles))
+    with Image.open(hint) as image:
+        expected = ours("a cat", seed=0, hint=image, negative_prompt="blue", **settings).images[0]
+    with Image.open(output) as image:
+        assert np.array_equal(np.asarray(image), np.asarray(expected))
+    missing = CliRunner().invoke(generate, [both, *arguments, "-o", str(output)])
+    assert "--hint-image: got none, expected one, such as a depth map" in str(missing.exception)
+    unknown = CliRunner().invoke(generate, [both, *arguments, "--decoder-steps", "3", "-o", str(output)])
+    assert "--decoder-steps: no such argument of this pipeline" in str(unknown.exception)

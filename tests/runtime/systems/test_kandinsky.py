@@ -97,6 +97,37 @@ def test_every_step_of_the_prior_is_diffusers(prior_pair, target):
         compare_prior(ours, editor, num_inference_steps=5, **arguments)
 
 
+INTERPOLATIONS = {
+    "an image and a prompt": {"images_and_prompts": [image(40, 36), "a cat"], "weights": [0.3, 0.7]},
+    "several, with negative prompts": {
+        "images_and_prompts": ["a red apple", image(40, 36), "a cat"],
+        "weights": [0.5, 0.3, 0.2],
+        "negative_prior_prompt": "blue",
+        "negative_prompt": "a dog",
+        "num_images_per_prompt": 2,
+        "guidance_scale": 2.0,
+    },
+}
+
+
+def test_interpolations_are_diffusers(prior_pair):
+    for name in ("KandinskyV22PriorPipeline", "KandinskyPriorPipeline"):
+        ours, theirs = prior_pair(name=name)
+        for arguments in INTERPOLATIONS.values():
+            if "num_images_per_prompt" in arguments and name == "KandinskyPriorPipeline":
+                continue  # it adds up the embeddings of all images
+            given = {"num_inference_steps": 3, **arguments}
+            expected = theirs.interpolate(generator=torch.Generator().manual_seed(0), **given)
+            result = ours.interpolate(seed=0, **given)
+            for rows, wanted in zip(result.to_tuple(), expected.to_tuple(), strict=True):
+                np.testing.assert_allclose(rows, wanted, atol=1e-4 * np.abs(wanted.numpy()).max())
+            assert result.seed == 0
+    with pytest.raises(InputError, match="weights: got 1 for 2 images and prompts, expected one for each"):
+        ours.interpolate(["a cat", "a dog"], [1.0])
+    with pytest.raises(InputError, match="image: got int, expected a PIL image"):
+        ours.interpolate([3], [1.0])
+
+
 DECODERS = {
     "KandinskyV22Pipeline": {},
     "KandinskyV22Img2ImgPipeline": {"image": image(), "strength": 0.7},
