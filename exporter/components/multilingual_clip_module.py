@@ -30,7 +30,7 @@ class MultilingualClipModule(torch.nn.Module):
             Projected means of the states (batch, projected), and the states (batch, sequence, width).
         """
         padding = self.model.config.pad_token_id
-        filled = torch.where(input_ids == padding, 0.0, 1.0)
+        filled = 1.0 - (input_ids == padding).to(attention_mask.dtype)
         # transformers: `create_position_ids_from_input_ids`
         positions = (torch.cumsum(filled, dim=1) * filled + padding).to(torch.int32)
         states = self.model.transformer(

@@ -54,6 +54,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Conv": Operator(products.conv, products.conv_limits),
     "ConvTranspose": Operator(products.conv_transpose, products.conv_transpose_limits),
     "Cos": Operator(elementwise.unary(mb.cos)),
+    "CumSum": Operator(indexing.cumsum, indexing.cumsum_limits),
     "DequantizeLinear": Operator(quantized.dequantize, quantized.dequantize_limits),
     "Div": Operator(elementwise.binary(mb.real_div)),
     "Einsum": Operator(products.einsum, products.einsum_limits),

@@ -1,4 +1,4 @@
-"""Gather and ArgMax."""
+"""Gather, ArgMax and CumSum."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ import onnx_ir as ir
 from diffoundry.targets.coreml.build.mil import mb
 from diffoundry.targets.coreml.build.translation import Translation, Var, shape_of
 
-__all__ = ["argmax", "argmax_limits", "gather", "gather_nd"]
+__all__ = ["argmax", "argmax_limits", "cumsum", "cumsum_limits", "gather", "gather_nd"]
 
 
 def gather(t: Translation, node: ir.Node) -> Var:
@@ -45,3 +45,18 @@ def argmax(t: Translation, node: ir.Node) -> Var:
 def argmax_limits(node: ir.Node, _opset: Any) -> str | None:
     """Refuse an ArgMax that selects the last of equal values."""
     return "takes the last of equals, expected the first" if node.attributes.get_int("select_last_index", 0) else None
+
+
+def cumsum(t: Translation, node: ir.Node) -> Var:
+    """CumSum along a constant axis."""
+    axis = t.array(node.inputs[1])
+    assert axis is not None
+    exclusive, reverse = (bool(node.attributes.get_int(name, 0)) for name in ("exclusive", "reverse"))
+    place = int(axis) % len(shape_of(node.inputs[0]))
+    return mb.cumsum(x=t.var(node.inputs[0]), axis=place, exclusive=exclusive, reverse=reverse)
+
+
+def cumsum_limits(node: ir.Node, _opset: Any) -> str | None:
+    """Constant axis."""
+    axis = node.inputs[1]
+    return "computes its axis, expected a constant" if axis is None or axis.const_value is None else None

@@ -77,6 +77,15 @@ def log(x, epsilon=1e-45):
     return np.log(wide(x) + np.float32(epsilon))
 
 
+def cumsum(x, axis=0, exclusive=False, reverse=False):
+    """MIL: `exclusive` leaves a number itself out of its sum, `reverse` sums from the end."""
+    x, axis = wide(x), int(axis)
+    turned = np.flip(x, axis) if reverse else x
+    sums = np.cumsum(turned, axis=axis, dtype=x.dtype)
+    sums = sums - turned if exclusive else sums
+    return np.flip(sums, axis) if reverse else sums
+
+
 def _reduce(function):
     def reduce(x, axes=None, keep_dims=False):
         axes = None if axes is None else tuple(int(axis) for axis in np.atleast_1d(axes))
@@ -123,6 +132,7 @@ OPERATORS = {
     "cast": cast,
     "ceil": _unary(np.ceil),
     "clip": clip,
+    "cumsum": cumsum,
     "cos": _unary(np.cos),
     "dequantize": dequantize,
     "equal": _binary(np.equal),

@@ -123,6 +123,8 @@ CASES = {
     "Sin": (T, "float[2,5,12] y", "y = Sin(x)", {}),
     "Slice": (T, "float[2,3,6] y", "y = Slice(x, a, b, c, d)",
               {"a": i(1, -6), "b": i(4, 2**62), "c": i(1, -1), "d": i(1, 1)}),
+    "CumSum": (T, "float[2,5,12] y", "y = CumSum(x, a)", {"a": np.int64(1)}),
+    "CumSum reversed": (T, "float[2,5,12] y", "y = CumSum<exclusive=1, reverse=1>(x, a)", {"a": np.int64(-1)}),
     "Slice with steps": (T, "float[2,2,12] y", "y = Slice(x, a, b, c, d)",
                          {"a": i(1), "b": i(-1), "c": i(1), "d": i(2)}),
     "Reciprocal": (T, "float[2,5,12] y", "a = Abs(x)\nb = Add(a, c)\ny = Reciprocal(b)", {"c": np.float32(0.5)}),
