@@ -163,7 +163,7 @@ class CheckpointContents:
     def notices(self) -> list[str]:
         """Notes for the user about a bundle of this checkpoint."""
         unasked = [name for name in self._left_out() if name not in (*self.without, *self._unneeded)]
-        reasons = {"image_encoder": "only --ip-adapter needs it"}
+        reasons = {"image_encoder": "only --ip-adapter needs it", "depth_estimator": "calls take a depth_map"}
         notices = [
             f"{name} of the checkpoint is left out: {reasons.get(name, 'it is not supported yet')}" for name in unasked
         ]

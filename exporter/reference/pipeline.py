@@ -57,7 +57,9 @@ def reference_pipeline(checkpoint: Checkpoint, dtype: torch.dtype = torch.float3
     """
     index = checkpoint.bundle_model_index()
     parts = {name: _part(checkpoint, name, entry, dtype) for name, entry in index.items() if not name.startswith("_")}
-    pipeline = getattr(diffusers, index["_class_name"])(**parts)
+    kind = getattr(diffusers, index["_class_name"])
+    taken = inspect.signature(kind.__init__).parameters
+    pipeline = kind(**{name: part for name, part in parts.items() if part is not None or name in taken})
     pipeline.set_progress_bar_config(disable=True)
     if _projections(pipeline) and pipeline.feature_extractor is None:  # as `load_ip_adapter` does it
         side = pipeline.image_encoder.config.image_size
@@ -81,14 +83,24 @@ def reference_arguments(pipeline: Any, arguments: Mapping[str, Any]) -> dict[str
     """Rename the arguments of our pipelines for a diffusers pipeline.
 
     Text to image calls the image for ControlNets or T2I-Adapters `image`, which in other tasks is the initial image.
-    Several adapters are scaled as here by default.
+    Several adapters are scaled as here by default, and get images of as many channels as they take.
     """
     names = {CONTROL: CONTROL if _takes(pipeline, CONTROL) else "image", ADAPTER: "image"}
     tensors = {key: torch.from_numpy(value) for key, value in arguments.items() if isinstance(value, np.ndarray)}
-    renamed = {names.get(key, key): value for key, value in {**arguments, **tensors}.items()}
-    count = len(_adapters(pipeline))
-    scales = {"adapter_conditioning_scale": [1 / count] * count} if count > 1 and ADAPTER in arguments else {}
-    return {**scales, **renamed}
+    adapted = _adapter_arguments(pipeline, arguments[ADAPTER]) if ADAPTER in arguments else {}
+    return {names.get(key, key): value for key, value in {**arguments, **tensors, **adapted}.items()}
+
+
+def _adapter_arguments(pipeline: Any, images: Any) -> dict[str, Any]:
+    adapters = _adapters(pipeline).values()
+    several = images if isinstance(images, list) else [images]
+    converted = [
+        image.convert("L" if adapter.config.in_channels == 1 else "RGB")
+        for image, adapter in zip(several, adapters, strict=True)
+    ]
+    if len(converted) == 1:
+        return {ADAPTER: converted[0]}
+    return {ADAPTER: converted, "adapter_conditioning_scale": [1 / len(converted)] * len(converted)}
 
 
 def control_names(pipeline: Any) -> tuple[str, ...]:

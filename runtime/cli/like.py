@@ -15,6 +15,7 @@ __all__ = ["FILES", "LikeSettings", "merge_settings", "read_like"]
 FILES = {
     "image": "--image",
     "mask_image": "--mask",
+    "depth_map": "--depth-map",
     "adapter_image": "--adapter-image",
     "ip_adapter_image": "--image-prompt",
     "ip_adapter_masks": "--image-prompt-mask",

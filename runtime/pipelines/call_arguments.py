@@ -103,6 +103,7 @@ class CallArguments(TypedDict, total=False):
     # Upscaling, ConsistencyPromptInputs, Instruction
     original_inference_steps: int | None
     image_guidance_scale: float
+    depth_map: Any
     noise_level: int
     image_embeds: Any
     negative_image_embeds: Any

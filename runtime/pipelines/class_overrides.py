@@ -42,6 +42,7 @@ _CORRECTS_SAMPLE_SIZE = (
     "StableDiffusionPipeline",
     "StableDiffusionImg2ImgPipeline",
     "StableDiffusionInpaintPipeline",
+    "StableDiffusionDepth2ImgPipeline",
     "StableDiffusionImageVariationPipeline",
 )
 _CHANGED_IN = (0, 9)

@@ -22,7 +22,7 @@ __all__ = [
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 
-EXAMPLE_INPUTS = ("image", "mask_image", "strength")
+EXAMPLE_INPUTS = ("image", "mask_image", "depth_map", "strength")
 """Arguments of tasks that have an example."""
 
 CONTROL, ADAPTER, PROMPT = "control_image", "adapter_image", "ip_adapter_image"
@@ -51,9 +51,9 @@ def make_example_inputs(names: Collection[str], height: int, width: int, scale: 
 
     Args:
         names: Those of `EXAMPLE_INPUTS` that the pipeline takes: "image" is an orange disc on a gradient of blue, of
-            "mask_image" the middle is white, and "strength" is 1, so that every step is run; `CONTROL` once for each
-            ControlNet and `ADAPTER` once for each T2I-Adapter, which get the disc's outline, white on black; `PROMPT`
-            once for each IP-Adapter, which gets the disc. Or `IMAGE_PROMPT`.
+            "mask_image" the middle is white, "depth_map" is nearest in the middle, and "strength" is 1, so that every
+            step is run; `CONTROL` once for each ControlNet and `ADAPTER` once for each T2I-Adapter, which get the
+            disc's outline, white on black; `PROMPT` once for each IP-Adapter, which gets the disc. Or `IMAGE_PROMPT`.
         height: Pixels of the result.
         width: Pixels of the result.
         scale: Pixels of the result to a pixel of an image.
@@ -69,6 +69,8 @@ def make_example_inputs(names: Collection[str], height: int, width: int, scale: 
         return {"height": height, "width": width, **joined}
     strength = {"strength": 1.0, **joined} if "strength" in names else joined
     image = _disc(down, across)
+    if "depth_map" in names:
+        return {"image": image, "depth_map": np.asarray(-(down**2) - across**2, np.float32)[None], **strength}
     if "mask_image" not in names:
         return {"image": image, **strength}
     from PIL.Image import fromarray

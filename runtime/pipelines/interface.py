@@ -144,8 +144,11 @@ class PipelineInterface(PipelineBase):
     @property
     def example_inputs(self) -> tuple[str, ...]:
         """The names for `make_example_inputs`: arguments of the default task, and an image for each joined network."""
-        joined = {CONTROL: self.controlnets, ADAPTER: self.t2i_adapters, PROMPT: self.image_prompts}
-        counts = {name: len(networks.names) for name, networks in joined.items()}
+        counts = {
+            CONTROL: len(self.controlnets.names),
+            ADAPTER: len(self.t2i_adapters.names),
+            PROMPT: len(self.image_prompts.names),
+        }
         return example_input_names(self.default_task, counts, texts=bool(self.text_encoders))
 
     @property

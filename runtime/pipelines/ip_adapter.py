@@ -208,7 +208,7 @@ def _read_masks(mask: Any, images: int, size: tuple[int, int]) -> FloatArray:
     """
     given = list(mask) if isinstance(mask, list | tuple) else mask
     if isinstance(given, np.ndarray) or is_tensor(given):
-        array = to_array(given) if is_tensor(given) else given
+        array: Any = to_array(given) if is_tensor(given) else given
         array = array[0] if array.ndim == 4 and len(array) == 1 else array
         if array.ndim != 3 or array.dtype.kind != "f" or not np.isfinite(array).all():
             raise InputError(

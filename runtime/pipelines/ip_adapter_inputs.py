@@ -108,7 +108,7 @@ class ImagePromptInputs:
             )
         rows, found = 2 if guided else 1, []
         for entry in entries:
-            array = to_array(entry) if is_tensor(entry) else entry
+            array: Any = to_array(entry) if is_tensor(entry) else entry
             fits = isinstance(array, np.ndarray) and array.dtype.kind == "f" and array.ndim in (3, 4)
             if not fits or len(array) != rows or not array.size:
                 shape = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(entry).__name__

@@ -59,6 +59,7 @@ FAMILY_TABLE = (
             "StableDiffusionImg2ImgPipeline": PipelineClass("image_to_image"),
             "StableDiffusionInpaintPipeline": PipelineClass("inpainting"),
             "StableDiffusionInstructPix2PixPipeline": PipelineClass("instruction"),
+            "StableDiffusionDepth2ImgPipeline": PipelineClass("depth_to_image"),
             "StableDiffusionControlNetPipeline": PipelineClass("text_to_image", controlnet=True),
             "StableDiffusionControlNetImg2ImgPipeline": PipelineClass("image_to_image", controlnet=True),
             "StableDiffusionControlNetInpaintPipeline": PipelineClass("inpainting", controlnet=True),

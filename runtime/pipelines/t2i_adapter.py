@@ -99,7 +99,7 @@ class T2IAdapterInputs:
         Raises:
             InputError: Something else than numbers, or a list of another length.
         """
-        value = self.adapter_conditioning_scale
+        value: Any = self.adapter_conditioning_scale
         if value is None:
             return [1.0 / count] * count
         values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value] * count

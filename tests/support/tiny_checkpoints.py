@@ -300,6 +300,13 @@ VARIANTS: dict[str, Variant] = {
         _sd("LatentConsistencyModelPipeline", 18, _LCM, time_cond_proj_dim=16), "sd1", "text_encoder", "vae"
     ),
     "inpaint": _sharing(_sd("StableDiffusionInpaintPipeline", 5, _DDIM, in_channels=9), "sd1", "text_encoder", "vae"),
+    "depth": Variant(
+        pipeline="StableDiffusionDepth2ImgPipeline",
+        seed=12,
+        scheduler=_PNDM,
+        parts={**_parts_of("sd1-small", "text_encoder", "vae"), "unet": lambda: unet_small(in_channels=5)},
+        index={"depth_estimator": [None, None], "feature_extractor": [None, None]},
+    ),
     "instruct": _sharing(_sd("StableDiffusionInstructPix2PixPipeline", 6, in_channels=8), "sd1", "text_encoder", "vae"),
     "sd1-edited": Variant(
         pipeline="StableDiffusionPipeline",

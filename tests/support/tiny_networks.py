@@ -42,12 +42,13 @@ def unet(**options: Any) -> Any:
     return diffusers.UNet2DConditionModel(**{**usual, **options})
 
 
-def unet_small() -> Any:
+def unet_small(**options: Any) -> Any:
     """Two levels."""
     return unet(
         block_out_channels=(32, 64),
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        **options,
     )
 
 

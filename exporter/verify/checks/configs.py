@@ -16,6 +16,7 @@ from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.errors import ConfigError
 from diffoundry.runtime.images.feature_extractor import FeatureExtractor
 from diffoundry.runtime.models.clip_vision import EXTRACTOR_FILE
+from diffoundry.runtime.models.image_projection import is_ip_adapter
 from diffoundry.runtime.tokenizers.clip import ClipTokenizer
 
 __all__ = ["check_configs", "check_extractor", "check_files", "check_scheduler", "check_tokenizer", "check_vocabulary"]
@@ -84,12 +85,26 @@ def check_configs(bundle: Bundle, components: Iterable[Component], pipeline: Any
         if component.name not in bundle.components:
             continue
         module = network(pipeline, component.source)
+        if is_ip_adapter(component.name):
+            yield holds(
+                "config", component.name, "options", _projection_fault(bundle, component, module, pipeline.unet)
+            )
+            continue
         ours, reference = bundle.config(component.name), module.config
         if isinstance(module, diffusers.ModelMixin):
             pair = _completed(type(module), ours), _completed(type(module), reference)
         else:
             pair = type(reference).from_dict(dict(ours)).to_dict(), reference.to_dict()
         yield holds("config", component.name, "options", "; ".join(_differences(*pair)) or None)
+
+
+def _projection_fault(bundle: Bundle, component: Component, module: Any, unet: Any) -> str | None:
+    """Compare the config that an export writes for an IP-Adapter with its modules, which have none in diffusers."""
+    ending = ".attn2.processor"
+    layers = [name.removesuffix(ending) for name, one in unet.attn_processors.items() if hasattr(one, "to_k_ip")]
+    held = bundle.config(component.name)
+    ours = {"class": held.get("_class_name"), "layers": held.get("layers")}
+    return "; ".join(_differences(ours, {"class": type(module).__name__, "layers": layers})) or None
 
 
 def check_tokenizer(name: str, tokenizer: ClipTokenizer, reference: Any, prompts: Sequence[str]) -> Check:

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import fields
 
 from diffoundry.runtime.pipelines.tasks.base import Task, TextToImage
+from diffoundry.runtime.pipelines.tasks.depth_to_image import DepthToImage
 from diffoundry.runtime.pipelines.tasks.image_to_image import ImageToImage
 from diffoundry.runtime.pipelines.tasks.inpainting import Inpainting
 from diffoundry.runtime.pipelines.tasks.instruction import Instruction
@@ -11,7 +12,7 @@ from diffoundry.runtime.pipelines.tasks.upscaling import Upscaling
 
 __all__ = ["TASKS", "other_task", "possible_tasks"]
 
-TASKS: tuple[type[Task], ...] = (Inpainting, Instruction, Upscaling, ImageToImage, TextToImage)
+TASKS: tuple[type[Task], ...] = (Inpainting, DepthToImage, Instruction, Upscaling, ImageToImage, TextToImage)
 """Those with more required arguments come first."""
 
 

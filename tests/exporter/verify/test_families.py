@@ -16,6 +16,7 @@ from diffoundry.runtime.models.controlnet import MID_RESIDUAL, residual_name
 _TEXT_2 = {"text_encoder_2", "unet", "vae_encoder", "vae_decoder"}
 
 KINDS = {
+    "depth": {"text_encoder", "unet", "vae_encoder", "vae_decoder"},
     "inpaint": {"text_encoder", "unet", "vae_encoder", "vae_decoder"},
     "instruct": {"text_encoder", "unet", "vae_encoder", "vae_decoder"},
     "xl": {"text_encoder", *_TEXT_2},
