@@ -27,6 +27,7 @@ from diffoundry.runtime.pipelines.example_inputs import CONTROL, IMAGE_PROMPT, m
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
 from ldm_checkpoints import LDM_CHECKPOINTS
+from pixel_checkpoints import CHECKPOINTS
 from tiny_checkpoints import write_tiny_checkpoint, write_tiny_controlnet
 from unclip_checkpoints import UNCLIP_CHECKPOINTS
 
@@ -64,6 +65,13 @@ PIPELINES = (
 _UNCLIP = {"decoder_num_inference_steps": 5, "super_res_num_inference_steps": 5, "num_inference_steps": None}
 _PRIOR = {"prior_num_inference_steps": 10}
 
+
+def _images(side: int) -> dict[str, Any]:
+    """Return an image and its mask, without their size."""
+    given = make_example_inputs(["image", "mask_image"], side, side)
+    return {name: given[name] for name in ("image", "mask_image")}
+
+
 # diffusers' class of a system, the function that writes its checkpoint, arguments
 SYSTEMS = (
     ("LDMPipeline", LDM_CHECKPOINTS["LDMPipeline"], {}),
@@ -92,6 +100,15 @@ SYSTEMS = (
         "StableUnCLIPImg2ImgPipeline",
         UNCLIP_CHECKPOINTS["StableUnCLIPImg2ImgPipeline"],
         make_example_inputs(["image"], 64, 64),
+    ),
+    ("ConsistencyModelPipeline", CHECKPOINTS["consistency"], {"class_labels": [3]}),
+    ("DiTPipeline", CHECKPOINTS["dit"], {"class_labels": [207]}),
+    ("ScoreSdeVePipeline", CHECKPOINTS["score-sde-ve"], {}),
+    ("KarrasVePipeline", CHECKPOINTS["karras-ve"], {}),
+    (
+        "RePaintPipeline",
+        CHECKPOINTS["repaint"],
+        {**_images(32), "jump_length": 5, "jump_n_sample": 2},
     ),
 )
 

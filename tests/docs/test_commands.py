@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from doc_pages import PAGES, ROOT, Block, blocks, commands
 from filelock import FileLock
+from pixel_checkpoints import CHECKPOINTS as SYSTEMS
 
 CHECKPOINTS = {
     "sd15": "sd1-checked",
@@ -26,6 +27,8 @@ CHECKPOINTS = {
     "sd3-medium": "sd3",
     "./sd-image-variations": "variation",
     "timbrooks/instruct-pix2pix": "instruct",
+    "dit-xl-2-256": "dit",
+    "cd-imagenet64": "consistency",
 }
 """Model that pages name behind `--model` to the tiny random checkpoint of its kind that is exported instead."""
 
@@ -64,13 +67,17 @@ def test_page_runs_as_typed(
         if any(re.search(rf"(?<![\w-]){re.escape(name)}", block.text) for block in run):
             write(page_folder / name)
     monkeypatch.chdir(page_folder)
+
+    def tiny(name: str) -> Path:
+        return _system(name, shared_folder) if name in SYSTEMS else tiny_sd_checkpoint(name)
+
     names: dict[str, object] = {}
     printed = ""
     for block in run:
         if block.language == "python":
             exec(compile(block.text, f"{page}:{block.line}", "exec"), names)
         for command in commands(block) if block.language == "sh" else ():
-            printed += _run(command, page_folder, shared_folder, tiny_sd_checkpoint)
+            printed += _run(command, page_folder, shared_folder, tiny)
     for quoted in re.findall("`(passed: [^`]+)`", PAGES[page].read_text(encoding="utf-8")):
         assert quoted in printed
 
@@ -97,6 +104,19 @@ def test_install_lines_name_extras_that_exist() -> None:
     for page, path in PAGES.items():
         for names in re.findall(r"pip install '?(?:\.|diffoundry)\S*\[([\w,-]+)\]", path.read_text(encoding="utf-8")):
             assert set(names.split(",")) <= extras, page
+
+
+def _system(name: str, shared: Path) -> Path:
+    """Write a tiny checkpoint of a system once, and return its folder."""
+    import torch
+
+    folder = shared / f"page-{name}"
+    with FileLock(shared / f"page-{name}.lock"):
+        if not (folder / "model_index.json").is_file():
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                SYSTEMS[name](folder)
+    return folder
 
 
 def _is_command(block: Block) -> bool:
