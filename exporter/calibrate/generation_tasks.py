@@ -82,12 +82,16 @@ class PromptTask:
         pipeline = open_pipeline(components, safety_checker=None)  # black images would measure nothing
         default = pipeline.default_size
         height, width = self.height or default[0], self.width or default[1]
+        seeds = [prompt.seed for prompt in prompts]
         run = pipeline.start(
             [prompt.text for prompt in prompts] if pipeline.text_encoders else None,
-            seed=[prompt.seed for prompt in prompts],
+            seed=seeds,
             output_type="np",
-            **{pipeline.image_count_argument: 1 if pipeline.text_encoders else len(prompts)},
-            **pipeline.measure_arguments(self.steps, self.guidance_scale, height, width),
+            **{
+                pipeline.image_count_argument: 1 if pipeline.text_encoders else len(prompts),
+                **pipeline.measure_arguments(self.steps, self.guidance_scale, height, width),
+                **pipeline.varied_arguments(seeds),
+            },
         )
         for step in run:
             at_step(step.index + 1)

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -19,7 +20,10 @@ from diffoundry.runtime.bench.candidate import Generation, Load
 from diffoundry.runtime.bench.request import BenchRequest
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.engines.plugins import resolve
+from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import DiffoundryError, EngineError, InputError, MissingExtraError
+from diffoundry.runtime.pipelines import open_pipeline
+from diffoundry.runtime.pipelines.staged import StagedPipeline
 
 __all__ = ["GenerateJob", "TorchCandidate", "torch_candidates"]
 
@@ -44,6 +48,8 @@ class GenerateJob:
         dtype: "float32" or "bfloat16".
         compiled: True if denoiser and VAE decoder go through `torch.compile`.
         threads: Threads of torch's pool, or None for torch's own choice.
+        arguments: Arguments of the call of a system, without prompt and seed; None for a pipeline of one family, whose
+            call follows from the request.
     """
 
     name: str
@@ -52,6 +58,7 @@ class GenerateJob:
     dtype: str
     compiled: bool
     threads: int | None
+    arguments: Mapping[str, Any] | None = None
 
 
 _FORMS: dict[str, dict[str, Any]] = {
@@ -83,12 +90,20 @@ def torch_candidates(
     for name in names:
         if name != _ALL and name not in _FORMS:
             raise InputError(f"--against: got {name!r}, expected {_ALL} or one of {', '.join(_FORMS)}")
-    description = _describe_checkpoint(Bundle(bundle))
-    return [
-        TorchCandidate(GenerateJob(checkpoint=description, request=request, threads=threads, **form))
-        for name, form in _FORMS.items()
-        if name in names or _ALL in names
-    ]
+    opened = Bundle(bundle)
+    description, arguments = _describe_checkpoint(opened), _system_arguments(opened, request)
+    job = partial(GenerateJob, checkpoint=description, request=request, threads=threads, arguments=arguments)
+    return [TorchCandidate(job(**form)) for name, form in _FORMS.items() if name in names or _ALL in names]
+
+
+def _system_arguments(bundle: Bundle, request: BenchRequest) -> Mapping[str, Any] | None:
+    """Return the arguments with which the bundle's candidate calls a system; see `GenerateJob.arguments`."""
+    pipeline = open_pipeline(EngineSession(bundle), safety_checker=None)
+    if not isinstance(pipeline, StagedPipeline):
+        return None
+    default = pipeline.default_size
+    size = request.height or default[0], request.width or default[1]
+    return pipeline.measure_arguments(request.steps, request.guidance_scale, *size)
 
 
 def _describe_checkpoint(bundle: Bundle) -> Mapping[str, Any]:

@@ -1,12 +1,10 @@
 """Times diffusers' pipeline on one image, generated repeatedly."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from importlib.metadata import version
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -61,23 +59,16 @@ class TorchBenchmark:
         """
         request = self._job.request
         self._calls, self._steps, self._inside = {}, [], []
-        default = self._default_size()
         start = time.perf_counter()
         generator = torch.Generator("cpu").manual_seed(request.seed)
         output = call_pipeline(
             self.pipeline,
             request.prompt,
             self._end_step,
-            **self._start_noise(generator, default),
+            watch=self._job.arguments is not None,
             generator=generator,
             output_type="np",
-            **request.image_arguments(),
-            **reference_arguments(
-                self.pipeline,
-                make_example_inputs(
-                    example_inputs(self.pipeline), request.height or default[0], request.width or default[1]
-                ),
-            ),
+            **self._arguments(generator),
         )
         seconds = time.perf_counter() - start
         return Generation(
@@ -87,6 +78,20 @@ class TorchBenchmark:
             inside=tuple(self._inside),
             calls={name: tuple(values) for name, values in self._calls.items()},
         )
+
+    def _arguments(self, generator: torch.Generator) -> dict[str, Any]:
+        """Arguments of the call, without prompt and seed."""
+        if self._job.arguments is not None:
+            return reference_arguments(self.pipeline, self._job.arguments)
+        request, default = self._job.request, self._default_size()
+        examples = make_example_inputs(
+            example_inputs(self.pipeline), request.height or default[0], request.width or default[1]
+        )
+        return {
+            **self._start_noise(generator, default),
+            **request.image_arguments(),
+            **reference_arguments(self.pipeline, examples),
+        }
 
     def facts(self) -> dict[str, str]:
         """Target, libraries, precision, device and threads, with the keys of `BundleCandidate.facts`."""
@@ -137,11 +142,12 @@ class TorchBenchmark:
 
         return timed
 
-    @contextmanager
-    def _enter_loop(self, *_args: Any, **_kwargs: Any) -> Iterator[SimpleNamespace]:
-        """Replaces the pipeline's progress bar, which it opens right before its first step."""
+    def _enter_loop(self, steps: Iterable[Any] = (), **_options: Any) -> "_LoopStart":
+        """Replaces the pipeline's progress bar, which it opens, or iterates over, right before its first step."""
+        return _LoopStart(steps, self._start_loop)
+
+    def _start_loop(self) -> None:
         self._inside_before, self._mark = self._inside_so_far(), time.perf_counter()
-        yield SimpleNamespace(update=lambda *_args: None)
 
     def _end_step(self, _index: int, _timestep: Any, _latents: torch.Tensor) -> None:
         self._steps.append(time.perf_counter() - self._mark)
@@ -150,6 +156,27 @@ class TorchBenchmark:
 
     def _inside_so_far(self) -> float:
         return sum(map(sum, self._calls.values()))
+
+
+class _LoopStart:
+    """A progress bar that only tells when a loop begins."""
+
+    def __init__(self, steps: Iterable[Any], begin: Callable[[], None]) -> None:
+        self._steps, self._begin = steps, begin
+
+    def __iter__(self) -> Iterator[Any]:
+        self._begin()
+        yield from self._steps
+
+    def __enter__(self) -> Self:
+        self._begin()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        pass
+
+    def update(self, *_steps: int) -> None:
+        """Show nothing."""
 
 
 def _precision(dtype: str) -> str:

@@ -11,10 +11,14 @@ from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.formats.config_values import shorten
 from diffoundry.runtime.suggest import did_you_mean
 
-__all__ = ["ClassLabels", "count_labels", "read_labels"]
+__all__ = ["ClassLabels", "count_labels", "read_labels", "spread_labels"]
 
 ClassLabels: TypeAlias = int | str | Sequence[int | str]
 """Number or name of a class for all images, or one for each."""
+
+
+_STRIDE = 389
+"""Prime, so that few seeds share a class."""
 
 
 def count_labels(labels: ClassLabels | None) -> int:
@@ -45,6 +49,11 @@ def read_labels(
         raise InputError(f"class_labels: got {len(given)} of them, expected one, or {images}: one for each image")
     numbers = [_number(label, classes + has_null, range_, names) for label in given]
     return np.asarray(numbers * (images if len(numbers) == 1 else 1), np.int32)
+
+
+def spread_labels(seeds: Sequence[int], classes: int) -> list[int]:
+    """Return a class for each seed, far from that of the next seed, so that a measurement sees many."""
+    return [seed * _STRIDE % classes for seed in seeds]
 
 
 def _is_list(labels: Any) -> bool:

@@ -60,7 +60,11 @@ _OPTIONS = (
     _image("--image", type=_FILE, help="Start from this image."),
     _image("--strength", type=float, help="How much of --image may change, 0 to 1."),
     _image(
-        "--mask", "mask_image", also=("--mask-image",), type=_FILE, help="Regenerate --image where this mask is white."
+        "--mask",
+        "mask_image",
+        also=("--mask-image",),
+        type=_FILE,
+        help="Regenerate --image where this mask is white; RePaint: where it is black.",
     ),
     _image("--padding-mask-crop", type=int, help="Regenerate only the area of --mask and N pixels around it."),
     _image("--image-guidance-scale", type=float, help="InstructPix2Pix: similarity to --image.  [default: 1.5]"),

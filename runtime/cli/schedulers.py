@@ -44,6 +44,7 @@ def command(bundle: Path, *, as_json: bool) -> None:
         table.add_row(name.removesuffix("Scheduler"), ", ".join(short), "the bundle's" if name == default else "")
     out.print(table)
     if only:
+        out.print(f"The loop of {opened.pipeline_class} runs no other.")
         return
     out.print(
         "Each name takes a noise schedule at its end, where its class has one: dpmpp_2m_karras, euler_beta, "

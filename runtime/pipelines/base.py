@@ -3,7 +3,7 @@
 import os
 import threading
 import weakref
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -137,6 +137,14 @@ class PipelineBase:
         """
         arguments = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
         return {name: value for name, value in arguments.items() if name in self.argument_names}
+
+    def varied_arguments(self, seeds: Sequence[int]) -> dict[str, Any]:  # noqa: ARG002
+        """Return the arguments that differ between the images of a measurement, such as classes; by default none.
+
+        Args:
+            seeds: Of the images.
+        """
+        return {}
 
     def measure_arguments(self, steps: int, guidance_scale: float, height: int, width: int) -> dict[str, Any]:
         """Return the arguments of a call for a measurement, but for prompt and seed. Images and masks are examples.

@@ -7,6 +7,7 @@ from diffoundry.runtime.cli.systems.class_labels import CLASS_LABELS
 from diffoundry.runtime.cli.systems.depth import DEPTH
 from diffoundry.runtime.cli.systems.group import OptionGroup
 from diffoundry.runtime.cli.systems.kandinsky import KANDINSKY
+from diffoundry.runtime.cli.systems.pixels import PIXELS
 from diffoundry.runtime.cli.systems.stages import STAGES
 from diffoundry.runtime.cli.systems.upscaling import UPSCALING
 
@@ -14,7 +15,7 @@ __all__ = ["SYSTEM_FILES", "SYSTEM_SETTINGS", "system_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-GROUPS: tuple[OptionGroup, ...] = (CLASS_LABELS, UPSCALING, DEPTH, STAGES, KANDINSKY)
+GROUPS: tuple[OptionGroup, ...] = (CLASS_LABELS, PIXELS, UPSCALING, DEPTH, STAGES, KANDINSKY)
 """Every heading, in the order of the help."""
 
 SYSTEM_SETTINGS = tuple(name for group in GROUPS for name in group.settings)

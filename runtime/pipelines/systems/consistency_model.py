@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from diffoundry.runtime.checks.arguments import check_numbers
-from diffoundry.runtime.checks.class_labels import ClassLabels, count_labels, read_labels
+from diffoundry.runtime.checks.class_labels import ClassLabels, count_labels, read_labels, spread_labels
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.postprocess import postprocess
@@ -96,6 +96,11 @@ class ConsistencyModel(StagedPipeline):
         """See `PipelineBase`: of a model with classes the first one."""
         arguments = super().setting_arguments(steps, guidance_scale)
         return arguments if self.unet.class_count is None else {**arguments, "class_labels": 0}
+
+    def varied_arguments(self, seeds: Sequence[int]) -> dict[str, Any]:
+        """See `PipelineBase`."""
+        count = self.unet.class_count
+        return {} if count is None else {"class_labels": spread_labels(seeds, count)}
 
     def decode(self, latents: FloatArray, output_type: str = "pil") -> Any:
         """See `StagedPipeline`: pixels from -1..1."""

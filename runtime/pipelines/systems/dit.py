@@ -8,7 +8,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 
 from diffoundry.runtime.checks.arguments import check_number
-from diffoundry.runtime.checks.class_labels import ClassLabels, count_labels, read_labels
+from diffoundry.runtime.checks.class_labels import ClassLabels, count_labels, read_labels, spread_labels
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import BundleError
 from diffoundry.runtime.images.postprocess import postprocess
@@ -30,14 +30,14 @@ class DiTInputs:
     """The arguments of diffusers' `DiTPipeline`.
 
     Attributes:
-        class_labels: Number or name of a class for all images, or one for each.
+        class_labels: Number or name of a class for all images, or one for each. Needed.
         batch_size: Number of images; None for one for each label.
         guidance_scale: 1 or less turns guidance off.
         num_inference_steps: Steps of the scheduler.
         latents: Start noise, float32 (B, C, height/8, width/8), instead of drawing it.
     """
 
-    class_labels: ClassLabels
+    class_labels: ClassLabels | None = None
     batch_size: int | None = None
     guidance_scale: float = 4.0
     num_inference_steps: int = 50
@@ -160,6 +160,10 @@ class DiT(StagedPipeline):
     def setting_arguments(self, steps: int, guidance_scale: float) -> dict[str, Any]:
         """See `PipelineBase`: the first class."""
         return {**super().setting_arguments(steps, guidance_scale), "class_labels": [0]}
+
+    def varied_arguments(self, seeds: Sequence[int]) -> dict[str, Any]:
+        """See `PipelineBase`."""
+        return {"class_labels": spread_labels(seeds, self.transformer.class_count)}
 
     def decode(self, latents: FloatArray, output_type: str = "pil") -> Any:
         """See `StagedPipeline`: latents in the scheduler's scale."""

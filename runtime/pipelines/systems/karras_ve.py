@@ -45,6 +45,7 @@ class KarrasVe(StagedPipeline):
 
     Inputs: ClassVar[type[Any]] = KarrasVeInputs
     label: ClassVar[str] = "unconditional images"
+    only_scheduler: ClassVar[str | None] = "KarrasVeScheduler"
 
     def open_networks(self, session: EngineSession) -> None:
         """See `StagedPipeline`."""

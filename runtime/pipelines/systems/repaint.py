@@ -67,6 +67,7 @@ class RePaint(StagedPipeline):
 
     Inputs: ClassVar[type[Any]] = RePaintInputs
     label: ClassVar[str] = "inpainted images"
+    only_scheduler: ClassVar[str | None] = "RePaintScheduler"
 
     def open_networks(self, session: EngineSession) -> None:
         """See `StagedPipeline`."""

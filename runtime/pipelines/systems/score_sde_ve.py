@@ -45,6 +45,7 @@ class ScoreSdeVe(StagedPipeline):
 
     Inputs: ClassVar[type[Any]] = ScoreSdeVeInputs
     label: ClassVar[str] = "unconditional images"
+    only_scheduler: ClassVar[str | None] = "ScoreSdeVeScheduler"
 
     def open_networks(self, session: EngineSession) -> None:
         """See `StagedPipeline`."""

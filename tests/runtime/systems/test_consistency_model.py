@@ -1,33 +1,12 @@
 """Consistency models against diffusers, after every step."""
 
-import diffusers
 import numpy as np
 import pytest
+from pixel_checkpoints import CHECKPOINTS
 from system_pair import compare_system, open_theirs
 
 from diffoundry.runtime import load
 from diffoundry.runtime.errors import InputError
-
-
-def make_checkpoint(classes):
-    def make(folder):
-        unet = diffusers.UNet2DModel(
-            sample_size=8,
-            layers_per_block=1,
-            block_out_channels=(8, 16),
-            norm_num_groups=4,
-            down_block_types=("ResnetDownsampleBlock2D", "AttnDownBlock2D"),
-            up_block_types=("AttnUpBlock2D", "ResnetUpsampleBlock2D"),
-            downsample_type="resnet",
-            upsample_type="resnet",
-            resnet_time_scale_shift="scale_shift",
-            attention_head_dim=4,
-            num_class_embeds=classes,
-        )
-        scheduler = diffusers.CMStochasticIterativeScheduler(num_train_timesteps=40, sigma_min=0.002, sigma_max=80.0)
-        diffusers.ConsistencyModelPipeline(unet=unet, scheduler=scheduler).save_pretrained(folder)
-
-    return make
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +14,8 @@ def pair(system_checkpoint, exported):
     """Our pipeline and diffusers', with classes or without."""
 
     def open_both(classes=7, target="onnxruntime"):
-        folder = system_checkpoint(f"consistency-{classes}", make_checkpoint(classes))
+        name = "consistency" if classes else "consistency-unconditional"
+        folder = system_checkpoint(name, CHECKPOINTS[name])
         bundle = exported(folder, target="onnxruntime,openvino" if classes else "onnxruntime")
         return load(bundle, target=target), open_theirs(folder, "ConsistencyModelPipeline")
 

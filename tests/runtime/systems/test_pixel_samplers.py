@@ -1,51 +1,17 @@
 """Systems with loops of their own over pixels, after every step: ScoreSdeVe, KarrasVe and RePaint."""
 
-import json
-
-import diffusers
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pixel_checkpoints import CHECKPOINTS
 from system_pair import compare_system, open_theirs
 
 from diffoundry.runtime import load
 from diffoundry.runtime.errors import InputError
 
-
-def tiny_unet(size, **more):
-    return diffusers.UNet2DModel(
-        sample_size=size,
-        layers_per_block=1,
-        norm_num_groups=4,
-        attention_head_dim=4,
-        **{
-            "block_out_channels": (8, 16),
-            "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
-            "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
-            **more,
-        },
-    )
-
-
-def score_sde_ve():
-    unet = tiny_unet(
-        8,
-        block_out_channels=(32, 32),
-        time_embedding_type="fourier",
-        mid_block_scale_factor=2**0.5,
-        center_input_sample=True,
-        down_block_types=("SkipDownBlock2D", "AttnSkipDownBlock2D"),
-        up_block_types=("AttnSkipUpBlock2D", "SkipUpBlock2D"),
-    )
-    return unet, diffusers.ScoreSdeVeScheduler(sigma_max=50.0, snr=0.075, correct_steps=2)
-
-
-MAKERS = {
-    "ScoreSdeVePipeline": score_sde_ve,
-    "KarrasVePipeline": lambda: (tiny_unet(32), diffusers.KarrasVeScheduler(sigma_max=4.0)),
-    "RePaintPipeline": lambda: (tiny_unet(32), diffusers.RePaintScheduler(num_train_timesteps=100)),
-}
+NAMES = {"ScoreSdeVePipeline": "score-sde-ve", "KarrasVePipeline": "karras-ve", "RePaintPipeline": "repaint"}
+"""Pipeline class to its checkpoint."""
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +19,7 @@ def pair(system_checkpoint, exported):
     """Our pipeline and diffusers', by the class."""
 
     def open_both(name):
-        def make(folder):
-            unet, scheduler = MAKERS[name]()
-            getattr(diffusers, name)(unet=unet, scheduler=scheduler).save_pretrained(folder)
-            index = json.loads((folder / "model_index.json").read_text())
-            index["scheduler"][0] = "diffusers"  # of KarrasVe it writes "deprecated", which it cannot read
-            (folder / "model_index.json").write_text(json.dumps(index))
-
-        folder = system_checkpoint(name, make)
+        folder = system_checkpoint(NAMES[name], CHECKPOINTS[NAMES[name]])
         return load(exported(folder)), open_theirs(folder, name)
 
     return open_both
@@ -198,7 +157,7 @@ def test_wrong_arguments_are_refused(pair):
 
 
 def test_loops_of_their_own_are_cancelled_and_interrupted(pair):
-    for name in MAKERS:
+    for name in NAMES:
         ours, _ = pair(name)
         arguments = {"num_inference_steps": 4, "seed": 0, **(IMAGE if name == "RePaintPipeline" else {})}
         run = ours.start(**arguments)
@@ -223,10 +182,6 @@ def test_classes_are_refused_where_a_call_has_no_labels(system_checkpoint):
     from diffoundry.runtime.bundle.specs import Recipe
     from diffoundry.runtime.errors import CheckpointError
 
-    def make(folder):
-        unet = tiny_unet(8, num_class_embeds=3)
-        diffusers.DDPMPipeline(unet=unet, scheduler=diffusers.DDPMScheduler()).save_pretrained(folder)
-
-    checkpoint = open_checkpoint(str(system_checkpoint("ddpm-classes", make)))
+    checkpoint = open_checkpoint(str(system_checkpoint("ddpm-classes", CHECKPOINTS["ddpm-classes"])))
     with pytest.raises(CheckpointError, match="takes class labels, expected one without: a DDPMPipeline passes none"):
         rehearse(checkpoint, Recipe(model="x", source={}, variants=(), dims={}, opset=20))
