@@ -25,6 +25,7 @@ VARIANT = "variant"
 _STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
 
 _BASES = {
+    "IFSafetyChecker": "transformers",
     "LDMBertModel": "transformers",
     "MultilingualCLIP": "transformers",
     "StableDiffusionSafetyChecker": "transformers",

@@ -24,6 +24,7 @@ from diffoundry.runtime.errors import CheckpointError
 __all__ = ["build_module", "load_weights", "random_weights", "widen"]
 
 _HOMES = {
+    "IFSafetyChecker": "diffusers.pipelines.deepfloyd_if",
     "LDMBertModel": "diffusers.pipelines.latent_diffusion",
     "StableDiffusionSafetyChecker": "diffusers.pipelines.stable_diffusion",
     "StableUnCLIPImageNormalizer": "diffusers.pipelines.stable_diffusion",
@@ -31,6 +32,9 @@ _HOMES = {
     "MultilingualCLIP": "diffusers.pipelines.kandinsky",
 }
 """Classes that belong to diffusers' pipelines, to their packages."""
+
+_INCOMPLETE = ("IFSafetyChecker",)
+"""Classes of diffusers 0.42 that do not call `post_init`."""
 
 _HALVES = {"F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -139,7 +143,18 @@ def build_module(folder: Path, module_class: str) -> torch.nn.Module:
 
 
 def _find_class(library: str, name: str) -> Any:
-    return getattr(importlib.import_module(_HOMES.get(name, library)), name)
+    found = getattr(importlib.import_module(_HOMES.get(name, library)), name)
+    return _completed(found) if name in _INCOMPLETE else found
+
+
+def _completed(found: type[Any]) -> type[Any]:
+    """Return a subclass whose construction ends with `post_init`, without which transformers 5 reads no weights."""
+
+    def construct(self: Any, config: Any) -> None:
+        found.__init__(self, config)
+        self.post_init()
+
+    return type(found.__name__, (found,), {"__init__": construct, "__module__": found.__module__})
 
 
 def widen(module: torch.nn.Module) -> torch.nn.Module:

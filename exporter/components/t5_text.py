@@ -10,35 +10,41 @@ __all__ = ["t5_text_encoder"]
 
 _CLASS = "T5EncoderModel"
 
+_PLAIN, _MASKED = "network_module:NetworkModule", "t5_text_module:MaskedT5Module"
+"""Traced modules, without and with a mask of the padding."""
 
-def t5_text_encoder(name: str, *, tokens: int, optional: bool = False) -> ComponentKind:
+
+def t5_text_encoder(name: str, *, tokens: int, mask: bool = False, optional: bool = False) -> ComponentKind:
     """Declare a T5 text encoder.
 
     Args:
         name: Folder in the checkpoint and in the bundle.
         tokens: Tokens of a prompt by default.
+        mask: True if its pipeline hides the padding. Otherwise prompts attend to their padding.
         optional: True if a checkpoint may lack it.
     """
     return ComponentKind(
         name=name,
         source=name,
         classes=(f"transformers:{_CLASS}",),
-        describe=partial(_describe, name=name, tokens=tokens),
+        describe=partial(_describe, name=name, tokens=tokens, mask=mask),
         optional=optional,
         folder=name.replace("text_encoder", "tokenizer"),
     )
 
 
-def _describe(configs: Configs, *, name: str, tokens: int) -> Component:
+def _describe(configs: Configs, *, name: str, tokens: int, mask: bool) -> Component:
     width = read_integer(configs, name, "d_model", 512)
+    row = ("batch", "sequence")
+    hidden = (TensorSpec(name="attention_mask", dtype="float32", shape=row),) if mask else ()
     return Component(
         name=name,
         role=TEXT_ENCODER,
         network=_CLASS,
         source=name,
-        # No mask: diffusers lets prompts attend to their padding.
-        inputs=(TensorSpec(name="input_ids", dtype="int32", shape=("batch", "sequence")),),
-        outputs=(TensorSpec(name="last_hidden_state", dtype="float32", shape=("batch", "sequence", width)),),
+        inputs=(TensorSpec(name="input_ids", dtype="int32", shape=row), *hidden),
+        outputs=(TensorSpec(name="last_hidden_state", dtype="float32", shape=(*row, width)),),
         example={"batch": 2, "sequence": 7},
         usual={"sequence": tokens},
+        wrapper=f"diffoundry.exporter.components.{_MASKED if mask else _PLAIN}",
     )

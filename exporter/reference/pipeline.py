@@ -166,6 +166,8 @@ def call_pipeline(
     arguments = {name: value for name, value in arguments.items() if name in taken or value is not None}
     if "prompt" in taken:
         arguments["prompt"] = prompt
+    if not watch and "callback_on_step_end" not in taken and "callback" in taken:  # an older pipeline
+        return pipeline(callback=on_step, **arguments)
     if watch or "callback_on_step_end" not in taken:
         guided = "guidance_scale" in taken and arguments.get("guidance_scale", taken["guidance_scale"].default) > 1
         with watched(pipeline, on_step, halves=guided and type(pipeline).__name__ in _STEPS_BOTH_HALVES):

@@ -1,6 +1,9 @@
-"""T5EncoderModel: prompts to hidden states, padding included."""
+"""T5EncoderModel: prompts to hidden states, with or without a mask of their padding."""
 
 from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
 
 from diffoundry.runtime.engines.outputs import Outputs
 from diffoundry.runtime.engines.session import EngineSession
@@ -12,7 +15,9 @@ __all__ = ["T5EncoderModel"]
 
 
 class T5EncoderModel:
-    """A `TextEncoder`. transformers: `T5EncoderModel`, without a mask of the padding.
+    """A `TextEncoder`. transformers: `T5EncoderModel`.
+
+    Padding is hidden from the prompt where the graph has the input "attention_mask".
 
     Attributes:
         name: Name of the component.
@@ -74,5 +79,8 @@ class T5EncoderModel:
             Hidden states, float32 (B, tokens, D), and the part of each prompt that was cut off.
         """
         batch = self.tokenizer(texts, max_length=tokens)
-        outputs = Outputs(self._session.run(self.name, {"input_ids": batch.input_ids}), self.name)
+        feeds: dict[str, NDArray[Any]] = {"input_ids": batch.input_ids}
+        if any(spec.name == "attention_mask" for spec in self._session.inputs(self.name)):
+            feeds["attention_mask"] = batch.attention_mask
+        outputs = Outputs(self._session.run(self.name, feeds), self.name)
         return outputs.take("last_hidden_state", (len(texts), tokens, None)), batch.truncated

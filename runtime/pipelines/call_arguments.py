@@ -125,6 +125,8 @@ class CallArguments(TypedDict, total=False):
     super_res_num_inference_steps: int
     super_res_latents: FloatArray | None
     image_embeddings: FloatArray | None
+    original_image: "ImageInput | Sequence[Image] | None"
+    clean_caption: bool | None
 
 
 @overload

@@ -29,6 +29,8 @@ class PipelineOutput(Generic[ImagesT]):
             a safety checker.
         heat_maps: Each of `heat_map_words` to its mean attention over the steps, float32 (B, h, w) of the UNet's own
             resolution; None without. It is a share: over all tokens it adds up to 1, unless an edit reweights words.
+        watermark_detected: For each image whether DeepFloyd IF's safety checker found a watermark, so that it is black;
+            None without that checker.
     """
 
     images: ImagesT
@@ -36,10 +38,12 @@ class PipelineOutput(Generic[ImagesT]):
     truncated: tuple[str, ...]
     nsfw_content_detected: list[bool] | None = None
     heat_maps: Mapping[str, FloatArray] | None = None
+    watermark_detected: list[bool] | None = None
 
     def to_tuple(self) -> tuple[Any, ...]:
         """Return the images, and the flags of the safety checker if there is one, as diffusers' outputs do."""
-        return (self.images,) if self.nsfw_content_detected is None else (self.images, self.nsfw_content_detected)
+        flags = (self.nsfw_content_detected, self.watermark_detected)
+        return (self.images, *(found for found in flags if found is not None))
 
     def __getitem__(self, key: int | slice | str) -> Any:
         if not isinstance(key, str):
@@ -58,4 +62,5 @@ class PipelineOutput(Generic[ImagesT]):
             shown = f"[{', '.join(f'{image.mode} {image.width}x{image.height}' for image in images)}]"
         cut = f", truncated={self.truncated}" if any(self.truncated) else ""
         flags = "" if self.nsfw_content_detected is None else f", nsfw_content_detected={self.nsfw_content_detected}"
-        return f"PipelineOutput(images={shown}, seed={self.seed}{cut}{flags})"
+        marks = "" if self.watermark_detected is None else f", watermark_detected={self.watermark_detected}"
+        return f"PipelineOutput(images={shown}, seed={self.seed}{cut}{flags}{marks})"

@@ -229,6 +229,26 @@ FAMILY_TABLE = (
         runtime="diffoundry.runtime.pipelines.systems.stable_unclip:StableUnCLIPImage",
         exporter="diffoundry.exporter.families.stable_unclip:IMAGE",
     ),
+    FamilyEntry(
+        name="deepfloyd_if",
+        classes={
+            "IFPipeline": PipelineClass("text_to_image"),
+            "IFImg2ImgPipeline": PipelineClass("image_to_image"),
+            "IFInpaintingPipeline": PipelineClass("inpainting"),
+        },
+        runtime="diffoundry.runtime.pipelines.systems.deepfloyd_if:DeepFloydIF",
+        exporter="diffoundry.exporter.families.deepfloyd_if:STAGE_1",
+    ),
+    FamilyEntry(
+        name="deepfloyd_if_super_resolution",
+        classes={
+            "IFSuperResolutionPipeline": PipelineClass("upscaling"),
+            "IFImg2ImgSuperResolutionPipeline": PipelineClass("image_upscaling"),
+            "IFInpaintingSuperResolutionPipeline": PipelineClass("inpainting_upscaling"),
+        },
+        runtime="diffoundry.runtime.pipelines.systems.deepfloyd_if:DeepFloydSuperResolution",
+        exporter="diffoundry.exporter.families.deepfloyd_if:STAGE_2",
+    ),
 )
 """Every family that the exporter and the runtime know."""
 

@@ -24,6 +24,7 @@ from diffoundry.runtime.pipelines.base import PipelineBase
 from diffoundry.runtime.pipelines.callback import make_step_end
 from diffoundry.runtime.pipelines.denoising import AfterStep, Predict, Step, StepEnd, StopSignal, denoise
 from diffoundry.runtime.pipelines.habits import argument_advice
+from diffoundry.runtime.pipelines.output import PipelineOutput
 from diffoundry.runtime.pipelines.run import Run
 from diffoundry.runtime.random import Generator, GeneratorInput, randn_tensor
 from diffoundry.runtime.random.seeds import make_generators
@@ -189,7 +190,7 @@ class StagedRun(Run[Any]):
 
     Attributes:
         last_stage: Name of the stage whose latents become images.
-        make_result: (final latents, seed, truncated) -> the result of a pipeline that makes no images, or None.
+        make_result: (final latents, seed, truncated) -> the result; None decodes the latents, as `Run` does.
     """
 
     last_stage: str
@@ -345,8 +346,9 @@ class StagedPipeline(PipelineBase):
         return (cls.Inputs,)
 
     def result(self, call: StagedCall, latents: FloatArray, seed: Any, truncated: tuple[str, ...]) -> Any:
-        """Return the result of a call, of a system that makes no images."""
-        raise NotImplementedError
+        """Return the result of a call: images, unless the system makes something else."""
+        images, flags = self.show(call, latents, call.common.output_type)
+        return PipelineOutput(images=images, seed=seed, truncated=truncated, nsfw_content_detected=flags)
 
     # The same for all.
 
@@ -408,7 +410,7 @@ class StagedPipeline(PipelineBase):
             arguments={name: value for name, value in {**values, **sizes}.items() if value is not None},
             signal=signal,
             last_stage=stages[-1].name if self.makes_images else "no stage of it",
-            make_result=None if self.makes_images else partial(self.result, call),
+            make_result=partial(self.result, call),
         )
 
     def check_call(self, arguments: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from diffoundry.runtime.cli.systems.class_labels import CLASS_LABELS
+from diffoundry.runtime.cli.systems.deepfloyd import DEEPFLOYD
 from diffoundry.runtime.cli.systems.depth import DEPTH
 from diffoundry.runtime.cli.systems.group import OptionGroup
 from diffoundry.runtime.cli.systems.kandinsky import KANDINSKY
@@ -15,7 +16,7 @@ __all__ = ["SYSTEM_FILES", "SYSTEM_SETTINGS", "system_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-GROUPS: tuple[OptionGroup, ...] = (CLASS_LABELS, PIXELS, UPSCALING, DEPTH, STAGES, KANDINSKY)
+GROUPS: tuple[OptionGroup, ...] = (CLASS_LABELS, PIXELS, UPSCALING, DEPTH, STAGES, KANDINSKY, DEEPFLOYD)
 """Every heading, in the order of the help."""
 
 SYSTEM_SETTINGS = tuple(name for group in GROUPS for name in group.settings)

@@ -1,7 +1,9 @@
 """Aliases, and the configs that random weights are built from: real architectures, the real vocabulary."""
 
 import importlib
+import json
 
+import diffusers
 import pytest
 import torch
 import transformers
@@ -51,7 +53,7 @@ _MODULES = {"latent_diffusion": "diffusers.pipelines.latent_diffusion"}
 def test_table():
     table = read_aliases()
     demos = {"emoji", "emoji-edges", "emoji-pixels"}
-    assert set(table) == {*demos, "sdxl-refiner", "karlo", *SIZES}
+    assert set(table) == {*demos, "sdxl-refiner", "if-i-m", "karlo", *SIZES}
     for name, alias in table.items():
         assert (alias.hub is None) != (alias.folder is None)
         assert (alias.configs is None) == (name == "emoji-edges")
@@ -103,6 +105,27 @@ def test_interfaces(alias, width, prediction, size):
     assert checkpoint.dims == dict.fromkeys(("height", "width"), DimSpec(multiple_of=8))
     files = {name for _, name in checkpoint.bundle_files()}
     assert {"tokenizer/vocab.json", "tokenizer/merges.txt", "scheduler/scheduler_config.json"} <= files
+
+
+def test_deepfloyd_if_is_as_large_as_its_model_cards_say():
+    """400 million parameters, and with 704 channels instead of 192 those of IF-I-XL, 4.3 billion."""
+    checkpoint = open_checkpoint("if-i-m", random_weights=True)
+    config = json.loads((checkpoint.root / "unet/config.json").read_text())
+    for channels, size in {192: 0.4e9, 704: 4.3e9}.items():
+        widths = [channels * factor for factor in (1, 2, 3, 4)]
+        changed = {**config, "block_out_channels": widths, "cross_attention_dim": widths[-1]}
+        with torch.device("meta"):
+            module = diffusers.UNet2DConditionModel.from_config(changed)
+        assert sum(parameter.numel() for parameter in module.parameters()) == pytest.approx(size, rel=0.08)
+    shapes = {spec.name: spec.shape for spec in checkpoint.component("unet").inputs}
+    assert shapes == {
+        "sample": ("batch", 3, "height", "width"),
+        "timestep": (1,),
+        "encoder_hidden_states": ("batch", "sequence", 4096),
+    }
+    assert {spec.name for spec in checkpoint.component("text_encoder").inputs} == {"input_ids", "attention_mask"}
+    assert checkpoint.dims == dict.fromkeys(("height", "width"), DimSpec(multiple_of=8))
+    assert [component.name for component in checkpoint.components] == ["text_encoder", "unet", "safety_checker"]
 
 
 def test_karlo_is_as_large_as_its_model_card_says():

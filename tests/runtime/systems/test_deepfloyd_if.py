@@ -1,0 +1,304 @@
+"""DeepFloyd IF's six pipelines against diffusers, after every step."""
+
+import inspect
+import json
+import shutil
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from if_checkpoints import FIRST, IF_CHECKPOINTS, SECOND, WIDTH
+from PIL.Image import fromarray
+from PIL.Image import open as open_image
+from system_pair import compare_system
+
+from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
+from diffoundry.exporter.reference.pipeline import reference_pipeline
+from diffoundry.runtime import load
+from diffoundry.runtime.cli.generate import command as generate
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.pipelines.chain import chain
+
+
+@pytest.fixture(scope="module")
+def bundle(system_checkpoint, exported):
+    """The bundle of a stage."""
+    return lambda name: exported(system_checkpoint(name, IF_CHECKPOINTS[name]), target="onnxruntime,openvino")
+
+
+@pytest.fixture(scope="module")
+def reference(system_checkpoint):
+    """diffusers' pipeline of a stage, with its safety checker; each is made once."""
+    made = {}
+
+    def find(name):
+        if name not in made:
+            made[name] = reference_pipeline(open_checkpoint(str(system_checkpoint(name, IF_CHECKPOINTS[name]))))
+        return made[name]
+
+    return find
+
+
+@pytest.fixture(scope="module")
+def theirs(reference):
+    """diffusers' pipeline of a class, without a safety checker."""
+
+    def find(name):
+        parts = {**reference(stage(name)).components, "safety_checker": None, "feature_extractor": None}
+        made = getattr(diffusers, name)(**parts, requires_safety_checker=False)
+        made.set_progress_bar_config(disable=True)
+        return made
+
+    return find
+
+
+def stage(name):
+    return SECOND if "Super" in name else FIRST
+
+
+def picture(width, height, seed=0):
+    return fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
+
+
+def numbers(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+MASK = fromarray(np.pad(np.full((4, 6), 255, np.uint8), ((3, 5), (2, 8))))
+TWO = ["a red apple", "A Cat "]
+
+CASES = {
+    "IFPipeline": [
+        {"prompt": "a red apple", "height": 6, "width": 10},
+        {"prompt": TWO, "num_images_per_prompt": 2, "negative_prompt": ["Blue ", "a dog"], "clean_caption": False},
+        {"prompt": TWO, "guidance_scale": 1.0, "timesteps": [900, 501, 500, 20]},
+    ],
+    "IFImg2ImgPipeline": [
+        {"prompt": "a cat", "image": picture(20, 12), "strength": 0.6},
+        {"prompt": TWO, "image": [picture(8, 13), picture(8, 13, 1)], "num_images_per_prompt": 2},
+        {"prompt": "a cat", "image": np.tanh(numbers(1, 6, 10, 3)), "guidance_scale": 1.0, "strength": 1.0},
+    ],
+    "IFInpaintingPipeline": [
+        {"prompt": "a cat", "image": picture(16, 12), "mask_image": MASK},
+        {
+            "prompt": TWO, "image": [picture(16, 12), picture(16, 12, 1)], "mask_image": MASK,
+            "num_images_per_prompt": 2, "negative_prompt": ["blue", "red"], "strength": 0.8,
+        },
+        {
+            "prompt": "a cat", "image": picture(16, 16), "mask_image": [np.eye(8, dtype=np.float32)],
+            "guidance_scale": 1.0,
+        },
+    ],
+    "IFSuperResolutionPipeline": [
+        {"prompt": "a cat", "image": picture(8, 6)},
+        {
+            "prompt": TWO, "image": [picture(5, 4), picture(5, 4, 1)], "height": 12, "width": 20, "noise_level": 10,
+            "num_images_per_prompt": 2, "negative_prompt": ["blue", "red"],
+        },
+        {"prompt": "a cat", "image": np.tanh(numbers(1, 8, 8, 3)), "guidance_scale": 1.0, "noise_level": 999},
+    ],
+    "IFImg2ImgSuperResolutionPipeline": [
+        {"prompt": "a cat", "image": picture(8, 6), "original_image": picture(24, 20)},
+        {
+            "prompt": TWO, "image": [picture(8, 8), picture(8, 8, 1)], "noise_level": 100, "strength": 1.0,
+            "original_image": [picture(30, 30), picture(30, 30, 1)], "num_images_per_prompt": 2,
+        },
+        {
+            "prompt": "a cat", "image": picture(8, 6), "original_image": np.tanh(numbers(1, 12, 16, 3)),
+            "guidance_scale": 1.0,
+        },
+    ],
+    "IFInpaintingSuperResolutionPipeline": [
+        {"prompt": "a cat", "image": picture(8, 6), "original_image": picture(16, 12), "mask_image": MASK},
+        {
+            "prompt": TWO, "image": [picture(8, 8), picture(8, 8, 1)], "noise_level": 50, "mask_image": [MASK, MASK],
+            "original_image": [picture(32, 24), picture(32, 24, 1)], "num_images_per_prompt": 2, "strength": 1.0,
+        },
+        {
+            "prompt": "a cat", "image": picture(8, 6), "original_image": picture(16, 12), "mask_image": MASK,
+            "guidance_scale": 1.0,
+        },
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_step_is_diffusers(bundle, theirs, name):
+    expected = theirs(name)
+    _, several, _ = CASES[name]
+    for target, cases in {"onnxruntime": CASES[name], "openvino": [several]}.items():
+        ours = load(bundle(stage(name)), target=target, safety_checker=False)
+        for arguments in cases:
+            steps = {} if "timesteps" in arguments else {"num_inference_steps": 3}
+            compare_system(ours, expected, watch="Inpainting" not in name, **steps, **arguments)
+
+
+def test_embeddings_of_a_prompt(bundle, theirs, reference):
+    """Those of a text encoder that another bundle has; and arguments have diffusers' defaults."""
+    with torch.no_grad():
+        rows = reference(FIRST).encode_prompt(TWO, negative_prompt=["blue", "red"], clean_caption=False)
+    names = ("prompt_embeds", "negative_prompt_embeds")
+    arrays = {name: row.numpy() for name, row in zip(names, rows, strict=True)}
+    tensors = dict(zip(names, rows, strict=True))
+    ours = load(bundle(FIRST), target="onnxruntime", safety_checker=False)
+    compare_system(
+        ours, theirs(FIRST), ours_only=arrays, theirs_only=tensors, num_inference_steps=3, num_images_per_prompt=2
+    )
+
+
+def test_defaults_are_diffusers(bundle):
+    for name in CASES:
+        ours = load(bundle(stage(name)))
+        given = [one for one in ("image", "original_image", "mask_image") if one in CASES[name][0]]
+        kind = ours.inputs_class(given)
+        for argument, parameter in inspect.signature(getattr(diffusers, name).__call__).parameters.items():
+            own = kind.__dataclass_fields__.get(argument)
+            if own is not None and argument not in ("clean_caption", "image"):
+                assert own.default == parameter.default, (name, argument)
+
+
+def test_other_schedulers(bundle, theirs):
+    for name, ending in (("IFPipeline", "DPMSolverMultistep"), ("IFSuperResolutionPipeline", "DDPM")):
+        options = {"variance_type": "fixed_small"} if ending == "DDPM" else {}
+        pipeline = theirs(name)
+        made = getattr(diffusers, f"{ending}Scheduler").from_config(pipeline.scheduler.config, **options)
+        pipeline.scheduler = made
+        ours = load(bundle(stage(name)), target="onnxruntime", safety_checker=False)
+        ours.scheduler_config = dict(made.config)
+        image = {"image": picture(8, 8)} if "Super" in name else {}
+        compare_system(ours, pipeline, prompt="a cat", num_inference_steps=4, **image)
+
+
+def test_the_safety_checker_is_diffusers(bundle, reference):
+    """Of images with different verdicts."""
+    prompts = ["a red apple", "a cat", "a dog", "blue", "a tree", "the sun"]
+    expected = reference(FIRST)(
+        prompts, num_inference_steps=2, generator=torch.Generator().manual_seed(3), output_type="np"
+    )
+    ours = load(bundle(FIRST), target="onnxruntime")
+    result = ours(prompts, num_inference_steps=2, seed=3, output_type="np")
+    assert result.nsfw_content_detected == expected.nsfw_detected
+    assert result.watermark_detected == expected.watermark_detected
+    flagged = np.array(expected.nsfw_detected) | np.array(expected.watermark_detected)
+    assert 0 < sum(expected.nsfw_detected) < 6
+    assert 0 < sum(expected.watermark_detected) < 6
+    assert not flagged.all()
+    np.testing.assert_array_equal(result.images.any(axis=(1, 2, 3)), ~flagged)
+    np.testing.assert_allclose(result.images, expected.images, atol=1e-3)
+
+
+def test_both_stages_are_a_chain(bundle, theirs):
+    """As diffusers' documentation runs them: pixels go on unrounded, and one generator draws for both."""
+    generator = torch.Generator().manual_seed(0)
+    small = theirs(FIRST)("a red apple", num_inference_steps=3, generator=generator, output_type="pt").images
+    large = theirs(SECOND)(
+        "a red apple", image=small, num_inference_steps=3, generator=generator, output_type="np", noise_level=100,
+        guidance_scale=7.0,
+    ).images  # fmt: skip
+    ours = chain(*(load(bundle(name), target="onnxruntime", safety_checker=False) for name in (FIRST, SECOND)))
+    images = ours(
+        "a red apple", num_inference_steps=3, seed=0, output_type="np", noise_level=100, guidance_scale=7.0
+    ).images
+    assert images.shape == large.shape
+    np.testing.assert_allclose(images, large, atol=1e-3)
+
+
+FIRST_ERRORS = {
+    "no prompt": ({"prompt": None}, "prompt and prompt_embeds: got neither"),
+    "a mask alone": ({"mask_image": MASK}, "image: got none, expected the image to start from"),
+    "an odd size": ({"height": 7}, "height: got 7, expected a multiple of 2"),
+    "another size": (
+        {"image": picture(16, 12), "height": 20}, "height: got 20, expected 8, the size of image; leave it out",
+    ),
+    "a mask of another size": (
+        {"image": picture(16, 12), "mask_image": np.zeros((5, 6), np.float32)},
+        "mask_image: got 6 x 5 pixels, expected 8 x 8, the size of the image",
+    ),
+    "an empty list of masks": ({"image": picture(16, 12), "mask_image": []}, "mask_image: got an empty list"),
+    "three images": (
+        {"prompt": TWO, "image": [picture(8, 8)] * 3}, "image: got 3 for 2 prompts, expected one, or one for each",
+    ),
+    "no step": ({"image": picture(8, 8), "strength": 0.1}, "strength: got 0.1 of 2 steps, which leaves none"),
+    "eta": ({"eta": 0.5}, "DDPMScheduler has no eta"),
+    "a word": ({"clean_caption": "yes"}, "clean_caption: got 'yes', expected True or False"),
+    "other tokens": (
+        {"negative_prompt_embeds": numbers(1, 5, WIDTH)}, "encoder_hidden_states: got shapes .* expected the same",
+    ),
+    "latents": ({"latents": numbers(1, 3, 4, 4)}, r"latents: got shape \(1, 3, 4, 4\), expected \(1, 3, 8, 8\)"),
+}  # fmt: skip
+
+SECOND_ERRORS = {
+    "no image": ({}, "image: got none, expected the small image to enlarge"),
+    "a mask alone": (
+        {"image": picture(8, 8), "mask_image": MASK},
+        "original_image: got none, expected the image that the small one was made of",
+    ),
+    "no mask": (
+        {"image": picture(8, 8), "original_image": picture(8, 8), "mask_image": np.zeros((2, 2), np.float32)},
+        "mask_image: got 2 x 2 pixels, expected 16 x 16",
+    ),
+    "a level": ({"image": picture(8, 8), "noise_level": 1000}, "noise_level: got 1000, expected .* from 0 to 999"),
+    "a negative level": ({"image": picture(8, 8), "noise_level": -1}, "noise_level: got -1"),
+    "a word": ({"image": "cat.png"}, "image: got str, expected"),
+}
+
+
+@pytest.mark.parametrize(("name", "errors"), [(FIRST, FIRST_ERRORS), (SECOND, SECOND_ERRORS)])
+def test_wrong_arguments_are_refused(bundle, name, errors):
+    ours = load(bundle(name), target="onnxruntime")
+    for arguments, words in errors.values():
+        with pytest.raises(InputError, match=words):
+            ours(**{"prompt": "a cat", "num_inference_steps": 2, **arguments})
+
+
+def test_a_bundle_without_a_text_encoder_takes_embeddings(system_checkpoint, exported, theirs):
+    whole = system_checkpoint(SECOND, IF_CHECKPOINTS[SECOND])
+
+    def make(folder):
+        shutil.copytree(whole, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("text_encoder", "tokenizer"))
+        index = json.loads((whole / "model_index.json").read_text())
+        parts = {part: [None, None] for part in ("text_encoder", "tokenizer", "safety_checker", "feature_extractor")}
+        (folder / "model_index.json").write_text(json.dumps({**index, **parts}))
+
+    ours = load(exported(system_checkpoint(f"{SECOND}-embeddings", make), target="onnxruntime"))
+    assert set(ours.session.bundle.components) == {"unet"}
+    arrays = {"prompt_embeds": numbers(1, 5, WIDTH), "negative_prompt_embeds": numbers(1, 5, WIDTH, seed=1)}
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    settings = {"image": picture(8, 8), "num_inference_steps": 2}
+    compare_system(ours, theirs(SECOND), ours_only=arrays, theirs_only=tensors, **settings)
+    for arguments in ({"prompt": "a cat"}, {"prompt_embeds": arrays["prompt_embeds"]}):
+        with pytest.raises(
+            InputError, match="prompt_embeds: got none, expected hidden states of T5, since this bundle"
+        ):
+            ours(**arguments, **settings)
+
+
+def test_options_of_generate(bundle, tmp_path):
+    images = {"image": picture(8, 8), "original_image": picture(16, 16, 1), "mask_image": MASK.resize((16, 16))}
+    files = {name: tmp_path / f"{name}.png" for name in images}
+    for name, path in files.items():
+        images[name].save(path)
+    folder, output = bundle(SECOND), tmp_path / "large.png"
+    options = [
+        f"--image={files['image']}",
+        f"--original-image={files['original_image']}",
+        f"--mask={files['mask_image']}",
+    ]
+    settings = ["--steps=2", "--strength=1", "--noise-level=5", "--no-clean-caption", "--seed=0", "--no-safety-checker"]
+    result = CliRunner().invoke(generate, [str(folder), "A Cat", *options, *settings, f"-o{output}"])
+    assert result.exit_code == 0, result.output
+    ours = load(folder, safety_checker=False)
+    (expected,) = ours(
+        "A Cat", num_inference_steps=2, strength=1.0, noise_level=5, clean_caption=False, seed=0, **images
+    ).images
+    saved = open_image(output)
+    np.testing.assert_array_equal(np.asarray(saved), np.asarray(expected))
+    assert "clean_caption" in saved.text["diffoundry"]
+    chained = CliRunner().invoke(
+        generate,
+        [f"{bundle(FIRST)}+{folder}", "a cat", "--steps=2", "--seed=0", "--no-safety-checker", f"-o{tmp_path}/all.png"],
+    )
+    assert chained.exit_code == 0, chained.output
+    assert open_image(tmp_path / "all.png").size == (16, 16)
