@@ -166,3 +166,27 @@ def test_other_files_than_fitting_adapters_are_refused(
     spoiled(own_adapter, lambda tensors: [tensors.pop(key) for key in list(tensors) if key.startswith("ip_adapter")])
     with pytest.raises(CheckpointError, match="got no IP-Adapter, expected tensors image_proj"):
         plain.with_ip_adapters([name])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"up_block_types": ["UpBlock2D"]}, r"'up_block_types': got \['UpBlock2D'\], expected 2 names of blocks"),
+        (
+            {"transformer_layers_per_block": [1]},
+            r"'transformer_layers_per_block': got \[1\], expected one number, or",
+        ),
+    ],
+)
+def test_damaged_configs_of_the_unet_are_refused(plain, changes, message):
+    config = json.loads((plain.folder("unet") / "config.json").read_text())
+    with pytest.raises(ConfigError, match=f"unet/config.json: field {message}"):
+        cross_attention_layers({**config, **changes})
+
+
+def test_edited_attention_and_adapters_are_two_bundles(plain, tiny_ip_adapter, tiny_t2i_adapter):
+    prompted = plain.with_ip_adapters([str(tiny_ip_adapter("sd1-small", "plain"))])
+    adapted = plain.with_t2i_adapters([str(tiny_t2i_adapter("sd1-small", "full"))])
+    for checkpoint in (prompted, adapted):
+        with pytest.raises(CheckpointError, match="--attention-control: got a checkpoint with a T2I-Adapter or an"):
+            checkpoint.with_attention_control()

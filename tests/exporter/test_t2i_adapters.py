@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint, open_checkpoint, open_recipe
+from diffoundry.exporter.components.adapter_features import denoiser_features
 from diffoundry.exporter.passes import OPSET
 from diffoundry.exporter.recipe import make_recipe
 from diffoundry.exporter.request import ExportRequest
@@ -149,3 +150,16 @@ def test_a_pipeline_that_lacks_its_adapter_is_damaged(own_checkpoint):
     edit(own_checkpoint / "model_index.json", _class_name="StableDiffusionAdapterPipeline")
     with pytest.raises(CheckpointError, match="got no 'adapter' in a StableDiffusionAdapterPipeline, expected one"):
         open_checkpoint(str(own_checkpoint))
+
+
+def test_damaged_blocks_of_the_unet_are_refused(tiny_sd_checkpoint):
+    configs = configs_of(tiny_sd_checkpoint("sd1-small"))
+    configs["unet"]["down_block_types"] = ["DownBlock2D"]
+    with pytest.raises(
+        ConfigError, match=r"field 'down_block_types': got \['DownBlock2D'\], expected 2 names of blocks"
+    ):
+        denoiser_features(configs)
+
+
+def configs_of(folder):
+    return {name: json.loads((folder / name / "config.json").read_text()) for name in ("unet", "vae")}

@@ -1,5 +1,8 @@
 """IP-Adapters beside diffusers' pipelines: the latents after every step, on tiny random checkpoints."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +11,9 @@ from PIL import Image
 from pipeline_harness import compare, diffusers_pipeline
 
 from diffoundry.runtime import load
-from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.errors import BundleError, ConfigError, InputError
+from diffoundry.runtime.models.image_projection import ImageProjection
+from diffoundry.runtime.pipelines.input_shapes import shape_of_input
 
 PROMPT = "a red apple"
 PAIR = ["a red apple", "an umbrella with rain drops"]
@@ -236,3 +241,40 @@ def test_a_bundle_without_adapters_says_so(exported, tiny_sd_checkpoint):
         InputError, match="ip_adapter_image: got one, but this bundle has no IP-Adapter; export it with"
     ):
         latents(load(exported(tiny_sd_checkpoint("sd1-small"))), ip_adapter_image=image())
+
+
+def test_an_engine_of_one_size_takes_no_other_number_of_images(prompted, monkeypatch):
+    """As those for TensorRT for RTX and Core ML, which are made for one image without masks."""
+    ours, own = prompted()[0], prompted()[0].session.inputs
+    usual = {"image_prompts_0": 1, "image_prompts_1": 1, "image_tokens_0": 4, "image_tokens_1": 3}
+
+    def fixed(name):
+        return tuple(replace(spec, shape=tuple(usual.get(dim, dim) for dim in spec.shape)) for spec in own(name))
+
+    monkeypatch.setattr(ours.session, "inputs", fixed)
+    assert latents(ours, **TWO).shape == (1, 4, 10, 14)
+    two = [[image(), image(seed=2)], image(seed=3)]
+    with pytest.raises(
+        InputError, match="ip_adapter_image: got 8 tokens of image prompts, expected 4: this engine was"
+    ):
+        latents(ours, ip_adapter_image=two)
+    with pytest.raises(
+        InputError, match="ip_adapter_image: got 2 masked image prompts, expected 1: this engine was made"
+    ):
+        latents(ours, ip_adapter_image=two, ip_adapter_masks=[[mask(0), mask(1)], None])
+
+
+def test_a_damaged_config_of_a_projection_is_refused():
+    config = {"_class_name": "ImageProjection", "image_embed_dim": 24, "layers": "all"}
+    session = SimpleNamespace(bundle=SimpleNamespace(config=lambda _name: config))
+    with pytest.raises(
+        ConfigError, match="ip_adapter/config.json: field 'layers': got 'all', expected a list of names"
+    ):
+        ImageProjection(session, "ip_adapter")
+
+
+def test_inputs_whose_size_follows_from_no_image_are_refused():
+    with pytest.raises(
+        BundleError, match=r"inputs for an IP-Adapter: got an input of the denoiser of shape \('batch', '"
+    ):
+        shape_of_input(("batch", "depth"), (1, 4, 8, 8), copies=1, scale_factor=8, owner="an IP-Adapter")
