@@ -101,14 +101,22 @@ class _ImagePromptAttention(nn.Module):
             _heads(project[index](embeds).flatten(0, 1), attn.heads) for project in (self.to_k_ip, self.to_v_ip)
         )
         repeated = query.unsqueeze(1).expand(-1, prompts, -1, -1, -1).flatten(0, 1)
-        each = _attend(repeated, key, value).unflatten(0, (batch, prompts))
+        each = _split(_attend(repeated, key, value), 0, (batch, prompts))
         weights = mask.flatten(2) * tensors[scale_name(index)][:, self._number].unsqueeze(-1)
-        return (each * weights.unsqueeze(-1)).sum(dim=1)
+        summed: torch.Tensor = (each * weights.unsqueeze(-1)).sum(dim=1)
+        return summed
 
 
 def _heads(tensor: torch.Tensor, heads: int) -> torch.Tensor:
     """(batch, tokens, width) to (batch, heads, tokens, width of a head)."""
-    return tensor.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return _split(tensor, -1, (heads, -1)).transpose(1, 2)
+
+
+def _split(tensor: torch.Tensor, axis: int, sizes: tuple[int, ...]) -> torch.Tensor:
+    """Split an axis in two; torch's own method has no types."""
+    parts: Any = tensor
+    result: torch.Tensor = parts.unflatten(axis, sizes)
+    return result
 
 
 def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

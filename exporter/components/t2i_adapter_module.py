@@ -16,7 +16,8 @@ class T2IAdapterModule(NetworkModule):
 
     def __init__(self, network: torch.nn.Module, component: Component) -> None:
         super().__init__(network, component)
-        blocks: Any = network.adapter.body
+        adapter: Any = network.adapter
+        blocks = adapter.body
         for block in blocks:
             if isinstance(block.downsample, nn.AvgPool2d):
                 block.downsample = _CeilPool()

@@ -15,7 +15,7 @@ from diffoundry.runtime.errors import ConfigError
 from diffoundry.runtime.formats.config_values import refuse
 from diffoundry.runtime.models.controlnet import MID_RESIDUAL
 from diffoundry.runtime.models.roles import DENOISER
-from diffoundry.runtime.models.unet_2d_condition import HINT_CHANNELS, HINT_FACTOR
+from diffoundry.runtime.models.sample_size import HINT_CHANNELS, HINT_FACTOR
 
 __all__ = ["UNET", "unet_2d_condition"]
 

@@ -5,10 +5,14 @@ P_b M_r + P_r c_r. In self attention of few pixels its queries and keys may be r
 """
 
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffoundry.runtime.models.protocols import Feeds
+from diffoundry.runtime.models.protocols import Feeds, FloatArray
+
+if TYPE_CHECKING:
+    from diffoundry.runtime.models.unet_2d_condition import UNet2DConditionModel
 
 __all__ = [
     "ATTENTION_MAPS",
@@ -19,6 +23,7 @@ __all__ = [
     "SELF_LIMIT",
     "is_attention_control",
     "neutral_feeds",
+    "run_edited",
 ]
 
 CROSS_MAP = "cross_map"
@@ -52,3 +57,23 @@ def neutral_feeds(rows: int, tokens: int) -> Feeds:
         BASE_ROWS: np.arange(rows, dtype=np.int32),
         SELF_LIMIT: np.zeros(1, np.int32),
     }
+
+
+def run_edited(
+    denoiser: "UNet2DConditionModel", sample: FloatArray, timestep: float, conditioning: Feeds
+) -> tuple[FloatArray, FloatArray]:
+    """Predict with edited attention, as `UNet2DConditionModel.__call__`; only where it `takes_edits`.
+
+    Args:
+        denoiser: The UNet.
+        sample: As in its call.
+        timestep: As in its call.
+        conditioning: As in its call, with the inputs of this module.
+
+    Returns:
+        The prediction, and the maps of cross attention, float32 (B, tokens, h', w').
+    """
+    assert all(name in conditioning for name in CONTROL_INPUTS), "an edit feeds all of them"
+    prediction, outputs = denoiser.run(sample, timestep, conditioning)
+    tokens = conditioning["encoder_hidden_states"].shape[1]
+    return prediction, outputs.take(ATTENTION_MAPS, (len(sample), tokens, None, None))

@@ -150,14 +150,6 @@ class CLIPTextModel:
             truncated=tuple(prompt.cut for prompt in prompts),
         )
 
-    def attention_mask(self, prompts: Sequence[TokenizedPrompt]) -> FloatArray:
-        """Return the mask of prompts of one chunk, float32 (B, 77): 0 for padding, 1 for other tokens.
-
-        The encoder itself takes none. Priors and decoders of unCLIP do.
-        """
-        length, room = self.length, self.length - 2
-        return np.stack([self.tokenizer.mask(min(len(prompt.ids), room), length) for prompt in prompts])
-
     def _run(self, ids: npt.NDArray[np.int32]) -> Outputs:
         """Run on chunks (rows, 77): vectors (rows, P) and states (rows, ..., 77, D)."""
         rows, length = ids.shape

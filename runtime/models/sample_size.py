@@ -2,7 +2,13 @@
 
 from diffoundry.runtime.formats.config_values import MAX_SIDE, Config, integer, integers, refuse
 
-__all__ = ["pixel_channels", "read_sample_size"]
+__all__ = ["HINT_CHANNELS", "HINT_FACTOR", "pixel_channels", "read_sample_size"]
+
+HINT_CHANNELS = 4
+"""Channels that a hint has when it is appended to the sample. diffusers: `ImageHintTimeEmbedding`."""
+
+HINT_FACTOR = 8
+"""Pixels of a hint to a side of a latent."""
 
 _RGB = 3
 

@@ -6,26 +6,15 @@ from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.engines.outputs import Outputs
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.formats.config_values import integer, integers
-from diffoundry.runtime.models.attention_control import (
-    ATTENTION_MAPS,
-    CONTROL_INPUTS,
-    is_attention_control,
-    neutral_feeds,
-)
+from diffoundry.runtime.models.attention_control import CROSS_MAP, neutral_feeds
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.controlnet import is_residual
 from diffoundry.runtime.models.guidance_embedding import guidance_embedding
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.roles import DENOISER
-from diffoundry.runtime.models.sample_size import pixel_channels, read_sample_size
+from diffoundry.runtime.models.sample_size import HINT_CHANNELS, pixel_channels, read_sample_size
 
-__all__ = ["HINT_CHANNELS", "HINT_FACTOR", "UNet2DConditionModel"]
-
-HINT_CHANNELS = 4
-"""Channels that a hint has when it is appended to the sample. diffusers: `ImageHintTimeEmbedding`."""
-
-HINT_FACTOR = 8
-"""Pixels of a hint to a side of a latent."""
+__all__ = ["UNet2DConditionModel"]
 
 _CHANNELS = (320, 640, 1280, 1280)
 """Default of diffusers for `block_out_channels`."""
@@ -72,7 +61,7 @@ class UNet2DConditionModel:
     def takes_edits(self) -> bool:
         """True if the graph takes edits of its attention: the checkpoint was exported with --attention-control."""
         if self._takes_edits is None:
-            self._takes_edits = is_attention_control([spec.name for spec in self._session.inputs(self.component)])
+            self._takes_edits = any(spec.name == CROSS_MAP for spec in self._session.inputs(self.component))
         return self._takes_edits
 
     @property
@@ -117,25 +106,10 @@ class UNet2DConditionModel:
         if self.takes_edits:
             tokens = conditioning["encoder_hidden_states"].shape[1]
             conditioning = {**neutral_feeds(len(sample), tokens), **conditioning}
-        return self._run(sample, timestep, conditioning)[0]
+        return self.run(sample, timestep, conditioning)[0]
 
-    def run_edited(self, sample: FloatArray, timestep: float, conditioning: Feeds) -> tuple[FloatArray, FloatArray]:
-        """Predict with edited attention, as `__call__`; only where `takes_edits`.
-
-        Args:
-            sample: As in `__call__`.
-            timestep: As in `__call__`.
-            conditioning: As in `__call__`, with the inputs of `models.attention_control`.
-
-        Returns:
-            The prediction, and the maps of cross attention, float32 (B, tokens, h', w').
-        """
-        assert all(name in conditioning for name in CONTROL_INPUTS), "an edit feeds all of them"
-        prediction, outputs = self._run(sample, timestep, conditioning)
-        tokens = conditioning["encoder_hidden_states"].shape[1]
-        return prediction, outputs.take(ATTENTION_MAPS, (len(sample), tokens, None, None))
-
-    def _run(self, sample: FloatArray, timestep: float, conditioning: Feeds) -> tuple[FloatArray, Outputs]:
+    def run(self, sample: FloatArray, timestep: float, conditioning: Feeds) -> tuple[FloatArray, Outputs]:
+        """Predict, as `__call__`, and return all outputs as well."""
         time = np.asarray([timestep], np.float32)
         feeds = {"sample": sample, "timestep": time, **conditioning}
         outputs = Outputs(self._session.run(self.component, feeds), self.component)

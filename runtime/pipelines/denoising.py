@@ -6,13 +6,11 @@ from typing import Any, cast
 
 import numpy.typing as npt
 
-from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.protocols import FloatArray
-from diffoundry.runtime.pipelines.inputs import CommonInputs
 from diffoundry.runtime.random import Generator
-from diffoundry.runtime.schedulers import Scheduler, mu_for
+from diffoundry.runtime.schedulers import Scheduler
 
-__all__ = ["AfterStep", "Predict", "Step", "StepEnd", "StopSignal", "denoise", "set_timesteps"]
+__all__ = ["AfterStep", "Predict", "Step", "StepEnd", "StopSignal", "denoise"]
 
 Predict = Callable[[FloatArray, float, int], FloatArray]
 """(scaled latents (B, ...), timestep, index of the step) -> guided model output (B, ...)."""
@@ -102,29 +100,3 @@ def denoise(
         if ends_denoised and index + 1 == total:
             latents = cast("FloatArray", result[1])
         yield Step(index=index, total=total, timestep=float(timestep), latents=latents)
-
-
-def set_timesteps(scheduler: Scheduler[Any], inputs: CommonInputs, image_tokens: int | None) -> int:
-    """Plan a run by its number of steps, or by the caller's own timesteps or sigmas.
-
-    diffusers: `retrieve_timesteps`, and `calculate_shift` of `StableDiffusion3Pipeline`.
-
-    Args:
-        scheduler: Gets the plan.
-        inputs: Steps, timesteps, sigmas and mu of the call.
-        image_tokens: Number of tokens, from which mu follows where the scheduler takes one and the call has none.
-
-    Returns:
-        The number of steps as the caller counts them; the scheduler may make more.
-
-    Raises:
-        InputError: Both lists are given, or the scheduler does not take them.
-    """
-    steps, timesteps, sigmas, mu = inputs.num_inference_steps, inputs.timesteps, inputs.sigmas, inputs.mu
-    if timesteps is not None and sigmas is not None:
-        raise InputError("timesteps and sigmas: got both, expected at most one of them")
-    if mu is None and image_tokens is not None:
-        mu = mu_for(scheduler, image_tokens)
-    own_schedule = timesteps is not None or sigmas is not None
-    scheduler.set_timesteps(None if own_schedule else steps, timesteps=timesteps, sigmas=sigmas, mu=mu)
-    return len(scheduler.timesteps) if own_schedule else steps

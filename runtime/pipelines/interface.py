@@ -9,11 +9,12 @@ from diffoundry.runtime.models.roles import SAFETY_CHECKER, VAE_ENCODER
 from diffoundry.runtime.models.safety_checker import StableDiffusionSafetyChecker
 from diffoundry.runtime.pipelines.base import PipelineBase
 from diffoundry.runtime.pipelines.class_overrides import open_scheduler, override_sample_size
-from diffoundry.runtime.pipelines.controlnet import ControlNetInputs, ControlNets
+from diffoundry.runtime.pipelines.controlnet import ControlNets
 from diffoundry.runtime.pipelines.example_inputs import ADAPTER, CONTROL, PROMPT, example_input_names
 from diffoundry.runtime.pipelines.families.base import Family
 from diffoundry.runtime.pipelines.inputs import CommonInputs
 from diffoundry.runtime.pipelines.ip_adapter import ImagePrompts
+from diffoundry.runtime.pipelines.parts import PART_INPUTS, Parts
 from diffoundry.runtime.pipelines.registry import class_of_call, family_of_class
 from diffoundry.runtime.pipelines.t2i_adapter import T2IAdapters
 from diffoundry.runtime.pipelines.tasks.base import Task
@@ -29,9 +30,7 @@ class PipelineInterface(PipelineBase):
 
     family: Family
     vae: AutoencoderKL
-    controlnets: ControlNets
-    t2i_adapters: T2IAdapters
-    image_prompts: ImagePrompts
+    parts: Parts
     safety_checker: StableDiffusionSafetyChecker | None
 
     def _set_up(self, tasks: Sequence[type[Task]]) -> None:
@@ -91,6 +90,21 @@ class PipelineInterface(PipelineBase):
         raise NotImplementedError
 
     @property
+    def controlnets(self) -> ControlNets:
+        """The ControlNets."""
+        return self.parts.controlnets
+
+    @property
+    def t2i_adapters(self) -> T2IAdapters:
+        """The T2I-Adapters."""
+        return self.parts.t2i_adapters
+
+    @property
+    def image_prompts(self) -> ImagePrompts:
+        """The IP-Adapters."""
+        return self.parts.image_prompts
+
+    @property
     def scale_factor(self) -> int:
         """Pixels to a side of a latent."""
         return self.vae.scale_factor
@@ -121,7 +135,7 @@ class PipelineInterface(PipelineBase):
     @property
     def argument_names(self) -> frozenset[str]:
         """Names of all arguments that a call may have, whatever its task."""
-        kinds: tuple[Any, ...] = (CommonInputs, self.family.Inputs, ControlNetInputs, *self._tasks)
+        kinds: tuple[Any, ...] = (CommonInputs, self.family.Inputs, *PART_INPUTS, *self._tasks)
         return frozenset(name for kind in kinds for name in kind.__dataclass_fields__)
 
     @property

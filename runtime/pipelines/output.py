@@ -17,7 +17,7 @@ ImagesT = TypeVar("ImagesT", bound="list[Image] | FloatArray", covariant=True)
 """Type of the images: it follows from `output_type`."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False)
 class PipelineOutput(Generic[ImagesT]):
     """The result of a call. As in diffusers `result[0]` and `result["images"]` are the images, too.
 

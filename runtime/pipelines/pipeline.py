@@ -16,73 +16,51 @@ from diffoundry.runtime.checks.sort_arguments import sort_arguments
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import BundleError, InputError
 from diffoundry.runtime.images.postprocess import postprocess, to_pil
-from diffoundry.runtime.models.protocols import Denoiser, Feeds, FloatArray
+from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.safety_checker import StableDiffusionSafetyChecker
-from diffoundry.runtime.pipelines.attention.control import (
-    AttentionInputs,
-    AttentionRun,
-    begin_attention,
-    check_attention,
-    seeds_of,
-)
 from diffoundry.runtime.pipelines.call_arguments import call_signature, has_signature, start_signature
 from diffoundry.runtime.pipelines.callback import make_step_end
-from diffoundry.runtime.pipelines.controlnet import ControlNetInputs, ControlNets, Residuals
-from diffoundry.runtime.pipelines.denoising import StopSignal, denoise, set_timesteps
+from diffoundry.runtime.pipelines.denoising import StopSignal, denoise
 from diffoundry.runtime.pipelines.families.base import EncodeOptions, Family
 from diffoundry.runtime.pipelines.guidance import Guidance
 from diffoundry.runtime.pipelines.habits import argument_advice
 from diffoundry.runtime.pipelines.inputs import CommonInputs
 from diffoundry.runtime.pipelines.interface import PipelineInterface
-from diffoundry.runtime.pipelines.ip_adapter import ImagePrompts
-from diffoundry.runtime.pipelines.ip_adapter_inputs import ImagePromptInputs
 from diffoundry.runtime.pipelines.output import PipelineOutput
+from diffoundry.runtime.pipelines.parts import PART_INPUTS, PART_NAMES, PartCall, PartRun, Parts
 from diffoundry.runtime.pipelines.run import Run
-from diffoundry.runtime.pipelines.t2i_adapter import AdapterFeatures, T2IAdapterInputs, T2IAdapters
 from diffoundry.runtime.pipelines.tasks import other_task, possible_tasks
 from diffoundry.runtime.pipelines.tasks.base import Task, TaskContext, choose_task
 from diffoundry.runtime.pipelines.tasks.schedule import cut_end
 from diffoundry.runtime.random.seeds import make_generators
 from diffoundry.runtime.schedulers import Scheduler, make_scheduler
+from diffoundry.runtime.schedulers.plan_run import plan_run
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = ["DiffusionPipeline", "PipelineOutput", "Run"]
 
-_JOINED = (ControlNetInputs, T2IAdapterInputs, ImagePromptInputs)
-"""Classes of the arguments for networks that are joined to a checkpoint."""
-
-_CONTROL_NAMES = frozenset(field.name for field in fields(ControlNetInputs))
-_PROMPT_NAMES = frozenset(field.name for field in fields(ImagePromptInputs))
-_ADAPTER_NAMES = frozenset(field.name for field in fields(T2IAdapterInputs))
-
 
 class _Call(NamedTuple):
-    """The arguments of one call, checked; `size` is (height, width).
-
-    `control` is None without ControlNets, `adapters` without T2I-Adapters, and `image_prompts` without image prompts.
-    """
+    """The arguments of one call, checked; `parts` is None where none joins, `size` is (height, width)."""
 
     common: CommonInputs
     prompts: Any
-    control: ControlNetInputs | None
-    attention: AttentionInputs
+    parts: PartCall | None
     task: Task
     images: int
     size: tuple[int, int]
-    adapters: T2IAdapterInputs | None
-    image_prompts: ImagePromptInputs | None
 
     @property
     def guided_by_image(self) -> bool:
-        """True with ControlNets or T2I-Adapters, whose pipeline classes of diffusers differ from the plain ones."""
-        return self.control is not None or self.adapters is not None
+        """As `PartCall.guided_by_image`."""
+        return self.parts is not None and self.parts.guided_by_image
 
     def arguments(self) -> dict[str, Any]:
         """Return every argument that has a value, with the size that is generated."""
-        kinds = [self.common, self.prompts, self.attention, self.task, self.control, self.adapters, self.image_prompts]
-        values = {field.name: getattr(kind, field.name) for kind in kinds if kind is not None for field in fields(kind)}
+        kinds = [self.common, self.prompts, self.task, *([] if self.parts is None else self.parts.kinds)]
+        values = {field.name: getattr(kind, field.name) for kind in kinds for field in fields(kind)}
         sizes = dict(zip(("height", "width"), self.size, strict=True))
         return {name: value for name, value in {**values, **sizes}.items() if value is not None}
 
@@ -97,9 +75,7 @@ class DiffusionPipeline(PipelineInterface):
         vae: Images to latents and back; `vae.enable_tiling()`, `vae.enable_slicing()`.
         loras: The LoRAs that are loaded; `loras.load("style.safetensors", scale=0.8)`.
         embeddings: The textual inversions that are loaded; `embeddings.load("cat.safetensors", token="<cat>")`.
-        controlnets: The ControlNets.
-        t2i_adapters: The T2I-Adapters.
-        image_prompts: The IP-Adapters.
+        parts: The ControlNets, T2I-Adapters and IP-Adapters.
         safety_checker: Blackens images that it flags, or None; it may be set to None at any time.
     """
 
@@ -119,9 +95,7 @@ class DiffusionPipeline(PipelineInterface):
         self.vae = family.open_vae(session)
         self.loras = Loras(adapters)
         self.embeddings = TextualInversions(adapters, family.text_encoders)
-        self.controlnets = ControlNets(session, lambda: self.denoiser.residual_inputs)
-        self.t2i_adapters = T2IAdapters(session, self.denoiser.component)
-        self.image_prompts = ImagePrompts(session, self.denoiser.component)
+        self.parts = Parts(session, family, self.vae)
         self.safety_checker = safety_checker
         latent = self.vae.latent_channels
         self._extra_channels = self.denoiser.in_channels - latent
@@ -150,8 +124,8 @@ class DiffusionPipeline(PipelineInterface):
         Args:
             prompt: One prompt or several; None where `prompt_embeds` are given.
             return_dict: False returns the tuple that diffusers' pipeline class returns, images first.
-            arguments: Any field of `CommonInputs`, of the family's `Inputs`, of `ControlNetInputs`, `T2IAdapterInputs`,
-                `ImagePromptInputs` and of the task, under diffusers' names. With `image` the run starts from an image.
+            arguments: Any field of `CommonInputs`, of the family's `Inputs`, of the task and of `PART_INPUTS`, under
+                diffusers' names. With `image` the run starts from an image.
 
         Raises:
             InputError: An argument does not fit; the message names it.
@@ -176,9 +150,9 @@ class DiffusionPipeline(PipelineInterface):
         guidance = task.guidance(common, self.denoiser)
         options = EncodeOptions(*call.size, common.num_images_per_prompt, guidance.guided, task.from_image)
         condition = self.family.encode(call.prompts, options)
-        prompts = self.image_prompts.prepare(call.image_prompts, shape, guidance.guided, self.vae.scale_factor)
-        condition = condition if prompts is None else prompts.extend(condition)
-        seeds = seeds_of(call.attention, common, call.prompts.count)
+        if call.parts is not None:
+            condition = self.parts.extend(call.parts, condition, shape, guidance)
+        seeds = common.seed if call.parts is None else call.parts.seeds(common, call.prompts.count)
         seed, generator = make_generators(seeds, common.generator, call.images, has_latents=common.latents is not None)
         scaled = self.family.scales_latents
         context = TaskContext(
@@ -202,30 +176,18 @@ class DiffusionPipeline(PipelineInterface):
         timesteps = init.timesteps if end is None else cut_end(scheduler, init.timesteps, end)
         feeds = {**guidance.feeds(condition), **init.feeds}  # ControlNets do not see what a callback changes there
         callback, names = common.callback_on_step_end, common.callback_on_step_end_tensor_inputs
-        changeable, tensors = {} if call.control else feeds, self.family.callback_tensors
+        controlled, adapted = (call.parts and call.parts.control), (call.parts and call.parts.adapters)
+        changeable, tensors = {} if controlled else feeds, self.family.callback_tensors
         step_end = callback and make_step_end(callback, names, self, changeable, tensors, signal)
-        residuals = None
-        if self.controlnets.names:
-            copies, net_steps = common.num_images_per_prompt, len(init.timesteps)
-            residuals = self.controlnets.begin(
-                call.control, guidance, condition, self.vae, copies, net_steps, init.crop
-            )
-        counted = steps if end is None else len(timesteps)
-        features = self.t2i_adapters.begin(
-            call.adapters, shape, guidance.copies, common.num_images_per_prompt, self.vae.scale_factor, counted
-        )
-        attention = None
-        if call.attention.given is not None:
-            tokenizer, per_prompt = self.family.text_encoders[0].tokenizer, common.num_images_per_prompt
-            attention = begin_attention(
-                call.attention, call.prompts, self.denoiser, tokenizer, per_prompt, steps, len(timesteps)
-            )
-        predict = partial(
-            self._predict, attention or self.denoiser, guidance, feeds, init.channels, residuals, features
-        )
-        skips = call.control is not None and task.name in self.family.skip_normalization_tasks
-        statistics = not skips and call.adapters is None  # diffusers: `StableDiffusionXLAdapterPipeline`
-        after_step = init.after_step if attention is None else attention.after_step(init.after_step)
+        parts, after_step = None, init.after_step
+        if call.parts is not None:
+            copies, counted = common.num_images_per_prompt, steps if end is None else len(timesteps)
+            sizes = {"copies": copies, "steps": steps, "counted": counted, "total": len(timesteps)}
+            parts = self.parts.begin(call.parts, guidance, condition, init, call.prompts, **sizes)
+            after_step = parts.after_step(init.after_step)
+        predict = partial(self._predict, guidance, feeds, init.channels, parts)
+        skips = controlled and task.name in self.family.skip_normalization_tasks
+        statistics = not skips and not adapted  # diffusers: `StableDiffusionXLAdapterPipeline`
         loop = init.latents, timesteps, generator, signal, common.eta, after_step, step_end, scaled
         ends = self.family.ends_denoised
         return Run(
@@ -241,7 +203,7 @@ class DiffusionPipeline(PipelineInterface):
             scheduler=scheduler,
             arguments=call.arguments(),
             signal=signal,
-            attention=attention,
+            more_results=None if parts is None else parts.results,
         )
 
     def check_call(self, arguments: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
@@ -253,13 +215,12 @@ class DiffusionPipeline(PipelineInterface):
         """Sort the arguments of a call and check them."""
         given = [name for name, value in arguments.items() if value is not None]
         kind = choose_task(self._tasks, given)
-        controlled = "control_image" in given
-        adapted = "adapter_image" in given
+        controlled, adapted = "control_image" in given, "adapter_image" in given
         defaults = self.family.controlnet_defaults if controlled else self.family.defaults
         more = self.family.t2i_adapter_defaults if adapted else {}
-        common, prompts, attention, control, adapters, image_prompts, task = sort_arguments(
+        common, prompts, task, *inputs = sort_arguments(
             {**defaults.get(kind.name, {}), **more, **arguments},
-            (CommonInputs, self.family.Inputs, AttentionInputs, *_JOINED, kind),
+            (CommonInputs, self.family.Inputs, kind, *PART_INPUTS),
             lambda name: (
                 other_task(name, kind, self._tasks, restricted=self.family.tasks is not None) or argument_advice(name)
             ),
@@ -267,17 +228,10 @@ class DiffusionPipeline(PipelineInterface):
         common.check()
         prompts.check()
         task.check(common)
+        joins = self.parts.names or not PART_NAMES.isdisjoint(given)
         per_prompt = common.num_images_per_prompt
-        check_attention(attention, prompts, self.denoiser, self.family.text_encoders, per_prompt, kind.name)
-        if not _CONTROL_NAMES.isdisjoint(given):
-            refused = controlled and kind.name not in self.family.controlnet_defaults
-            self.controlnets.check(control, prompts.count, kind.label if refused else None)
-        if not _ADAPTER_NAMES.isdisjoint(given):
-            self.t2i_adapters.check(adapters, prompts.count, kind.label if kind.name != "text_to_image" else None)
-        if not _PROMPT_NAMES.isdisjoint(given):
-            self.image_prompts.check(image_prompts)
-        nets = len(self.controlnets.names)
-        default = control.size(nets) if controlled else self.t2i_adapters.default_size(adapters) if adapted else None
+        parts = self.parts.check(inputs, given, prompts, per_prompt, kind) if joins else None
+        default = None if parts is None else self.parts.default_size(parts)
         if common.height and common.width:
             default = common.height, common.width
         if default is None and not kind.sized_by_image:
@@ -286,15 +240,14 @@ class DiffusionPipeline(PipelineInterface):
         manifest = self.session.bundle.manifest
         pixels, patch = self.vae.scale_factor, self.denoiser.patch_size
         check_size(size, pixels, patch, manifest.recipe if manifest else None)
-        if controlled:
-            control.check_size(nets, *task.canvas(*size))
+        if parts is not None:
+            self.parts.check_size(parts, task.canvas(*size))
         if self.vae.tiles and (kind.from_image or common.output_type != "latent"):
             self.vae.check_tiles(*size)
         images = prompts.count * common.num_images_per_prompt
         decodes = common.output_type != "latent"
         check_call_memory(self.session, self.denoiser, self.vae, (images, *size), prompts.count, decodes=decodes)
-        parts = adapters if adapted else None, image_prompts if image_prompts.given else None
-        return _Call(common, prompts, control if controlled else None, attention, task, images, size, *parts)
+        return _Call(common, prompts, parts, task, images, size)
 
     def _plan(self, call: _Call, shape: tuple[int, ...]) -> tuple[Scheduler[Any], int]:
         """Return a scheduler with its timesteps set, and the number of steps as the caller counts them."""
@@ -307,27 +260,25 @@ class DiffusionPipeline(PipelineInterface):
         tokens = self.denoiser.image_tokens(shape)
         if self.family.plans_timesteps:
             return scheduler, self.family.set_timesteps(scheduler, common, call.prompts, call.task)
-        return scheduler, set_timesteps(scheduler, common, tokens)
+        own_plan = common.timesteps, common.sigmas, common.mu
+        return scheduler, plan_run(scheduler, common.num_inference_steps, *own_plan, tokens)
 
     def _predict(
         self,
-        denoiser: Denoiser | AttentionRun,
         guidance: Guidance,
         feeds: Feeds,
         channels: FloatArray | None,
-        residuals: Residuals | None,
-        features: AdapterFeatures | None,
+        parts: PartRun | None,
         latents: FloatArray,
         timestep: float,
         index: int,
     ) -> FloatArray:
         """Call the denoiser once, with guidance: scaled latents (B, ...) -> (B, ...)."""
-        if residuals is not None:
-            feeds = {**feeds, **residuals(latents, timestep, index, guidance.copies)}
-        if features is not None:
-            feeds = {**feeds, **features(index)}
+        if parts is not None:
+            feeds = {**feeds, **parts.feeds(latents, timestep, index, guidance.copies)}
         rows = np.concatenate([latents] * guidance.copies)
         sample = rows if channels is None else np.concatenate([rows, channels], axis=1)
+        denoiser = self.denoiser if parts is None else parts.denoiser(self.denoiser)
         return guidance.combine(denoiser(sample, timestep, feeds))
 
     def decode(

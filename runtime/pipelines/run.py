@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from diffoundry.runtime.errors import CancelledError, InputError
 from diffoundry.runtime.models.protocols import FloatArray
-from diffoundry.runtime.pipelines.attention.control import AttentionRun
 from diffoundry.runtime.pipelines.denoising import Step, StopSignal
 from diffoundry.runtime.pipelines.output import ImagesT, PipelineOutput
 from diffoundry.runtime.schedulers import Scheduler
@@ -34,7 +33,7 @@ class Run(Generic[ImagesT]):
         scheduler: The scheduler of this run.
         arguments: Every argument of the call that has a value, defaults and the size included.
         signal: Ends the loop early.
-        attention: The denoiser with edited or watched attention; None without.
+        more_results: () -> further attributes of the result; None for none.
     """
 
     steps: Iterator[Step]
@@ -49,7 +48,7 @@ class Run(Generic[ImagesT]):
     scheduler: Scheduler[Any]
     arguments: Mapping[str, Any]
     signal: StopSignal
-    attention: AttentionRun | None = None
+    more_results: Callable[[], Mapping[str, Any]] | None = None
     _done: int = 0
     _left: bool = False
 
@@ -82,13 +81,8 @@ class Run(Generic[ImagesT]):
         images, flags = self.decode(self.latents, self.output_type)
         if self.finish_images is not None:
             images = self.finish_images(images)
-        return PipelineOutput(
-            images=images,
-            seed=self.seed,
-            truncated=self.truncated,
-            nsfw_content_detected=flags,
-            heat_maps=None if self.attention is None else self.attention.heat_maps(),
-        )
+        more = {} if self.more_results is None else self.more_results()
+        return PipelineOutput(images, self.seed, self.truncated, flags, **more)
 
     def _complete(self) -> None:
         if self._left and not self.signal.cancelled:

@@ -10,7 +10,14 @@ import numpy as np
 from diffoundry.runtime.checks.arguments import is_whole
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.formats.config_values import shorten
-from diffoundry.runtime.models.attention_control import BASE_ROWS, CROSS_KEEP, CROSS_MAP, SELF_LIMIT, neutral_feeds
+from diffoundry.runtime.models.attention_control import (
+    BASE_ROWS,
+    CROSS_KEEP,
+    CROSS_MAP,
+    SELF_LIMIT,
+    neutral_feeds,
+    run_edited,
+)
 from diffoundry.runtime.models.protocols import Feeds, FloatArray, TextEncoder
 from diffoundry.runtime.models.unet_2d_condition import UNet2DConditionModel
 from diffoundry.runtime.pipelines.attention.edit_options import ARGUMENT, EditOptions, read_edit_options
@@ -232,7 +239,7 @@ class AttentionRun:
             base = np.arange(edited - self._images, edited, dtype=np.int32)
             control[BASE_ROWS][edited:] = np.tile(base, self._prompts - 1)
             control[SELF_LIMIT][:] = self._edit.self_limit(self._calls)
-        return self._denoiser.run_edited(part, timestep, {**rows, **control})
+        return run_edited(self._denoiser, part, timestep, {**rows, **control})
 
     def after_step(self, following: "Callable[[Any, FloatArray], FloatArray] | None") -> Any:
         """Return a function to call after every step: the local blend, and then the one that follows, if any."""

@@ -11,6 +11,7 @@ from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.tensors import is_tensor, to_array
 from diffoundry.runtime.models.clip_text import CLIPTextModel
+from diffoundry.runtime.models.clip_text_mask import attention_mask
 from diffoundry.runtime.models.clip_vision import CLIPVisionModelWithProjection
 from diffoundry.runtime.models.prior_transformer import PriorTransformer
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
@@ -149,7 +150,7 @@ class KandinskyPrior(StagedPipeline):
         feeds = {
             "proj_embedding": outputs["text_embeds"],
             "encoder_hidden_states": outputs["last_hidden_state"],
-            "attention_mask": self._text_encoder.attention_mask(prompts),
+            "attention_mask": attention_mask(self._text_encoder, prompts),
         }
         return {name: np.repeat(rows, inputs.num_images_per_prompt, axis=0) for name, rows in feeds.items()}
 

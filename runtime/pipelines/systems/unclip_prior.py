@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffoundry.runtime.models.clip_text import CLIPTextModel
+from diffoundry.runtime.models.clip_text_mask import attention_mask
 from diffoundry.runtime.models.prior_transformer import PriorTransformer
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.pipelines.denoising import Predict, Step
@@ -43,7 +44,7 @@ def encode_texts(encoder: CLIPTextModel, texts: Sequence[str]) -> EncodedTexts:
     prompts = encoder.tokenize(texts, weighting=False, long=False)
     outputs = encoder.encode(prompts, 1).outputs
     return EncodedTexts(
-        vectors=outputs["text_embeds"], states=outputs["last_hidden_state"], mask=encoder.attention_mask(prompts)
+        vectors=outputs["text_embeds"], states=outputs["last_hidden_state"], mask=attention_mask(encoder, prompts)
     )
 
 

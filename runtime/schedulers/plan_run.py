@@ -1,0 +1,45 @@
+"""Plans a run by its number of steps, or by the caller's own timesteps or sigmas."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.schedulers.base import Scheduler
+from diffoundry.runtime.schedulers.dynamic_shift import mu_for
+
+__all__ = ["plan_run"]
+
+
+def plan_run(
+    scheduler: Scheduler[Any],
+    steps: int,
+    timesteps: Sequence[float] | None,
+    sigmas: Sequence[float] | None,
+    mu: float | None,
+    image_tokens: int | None,
+) -> int:
+    """Set the timesteps of a scheduler.
+
+    diffusers: `retrieve_timesteps`, and `calculate_shift` of `StableDiffusion3Pipeline`.
+
+    Args:
+        scheduler: Gets the plan.
+        steps: Number of steps.
+        timesteps: The caller's own timesteps instead.
+        sigmas: The caller's own sigmas instead.
+        mu: Exponent of the resolution-dependent shift; None computes it from `image_tokens`.
+        image_tokens: Number of tokens, from which mu follows where the scheduler takes one and the call has none.
+
+    Returns:
+        The number of steps as the caller counts them; the scheduler may make more.
+
+    Raises:
+        InputError: Both lists are given, or the scheduler does not take them.
+    """
+    if timesteps is not None and sigmas is not None:
+        raise InputError("timesteps and sigmas: got both, expected at most one of them")
+    if mu is None and image_tokens is not None:
+        mu = mu_for(scheduler, image_tokens)
+    own_schedule = timesteps is not None or sigmas is not None
+    scheduler.set_timesteps(None if own_schedule else steps, timesteps=timesteps, sigmas=sigmas, mu=mu)
+    return len(scheduler.timesteps) if own_schedule else steps
