@@ -45,8 +45,8 @@ class ImagePromptInputs:
             (2, images, E) or (2, images, tokens, E), the negative one first; without guidance (1, ...).
         ip_adapter_scale: Weight of the image prompts; None is 1. In diffusers `set_ip_adapter_scale` sets it, in the
             same forms.
-        ip_adapter_masks: Where each image prompt works: PIL images, white there, resized to the size that is generated;
-            or floats, an array (images, H, W) or (1, images, H, W), taken as they are. diffusers takes them in
+        ip_adapter_masks: Area of each image prompt: PIL images, white there, resized to the size that is generated; or
+            floats, an array (images, H, W) or (1, images, H, W), taken as they are. diffusers takes them in
             `cross_attention_kwargs`, prepared by `IPAdapterMaskProcessor`.
     """
 

@@ -15,7 +15,7 @@ __all__ = ["image_prompt_feeds"]
 
 
 def image_prompt_feeds(unet: Any, component: Component, passed: Mapping[str, Any]) -> dict[str, NDArray[np.float32]]:
-    """Compute the inputs that diffusers' UNet makes of encoded images by itself, without masks; none without inputs.
+    """Compute the inputs that diffusers' UNet makes of encoded images, without masks; none without inputs.
 
     Args:
         unet: diffusers' UNet.
