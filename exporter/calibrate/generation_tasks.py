@@ -95,7 +95,7 @@ class PromptTask:
         )
         for step in run:
             at_step(step.index + 1)
-        return np.asarray(run.finish().images, np.float32)
+        return pipeline.measured_images(run.finish())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

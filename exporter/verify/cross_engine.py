@@ -90,7 +90,13 @@ def compare_engines(
             f"bundle {opened.root}: got one set of engines that can run here, {variants[0].name}, and nothing to "
             f"compare it with; add another with 'diffoundry build', or name the checkpoint with --against"
         )
-    settings = settings_for(open_pipeline(variants[0].components, safety_checker=None), request)
+    pipeline = open_pipeline(variants[0].components, safety_checker=None)
+    if not pipeline.makes_images:
+        raise InputError(
+            f"bundle {opened.root}: got a {opened.pipeline_class}, which makes embeddings and no image, expected a "
+            f"pipeline that makes images; compare it with its checkpoint by 'diffoundry verify'"
+        )
+    settings = settings_for(pipeline, request)
     generated = []
     if checkpoint is not None:
         generated.append(_generate_with_diffusers(checkpoint, settings, progress))
@@ -122,7 +128,7 @@ def _generate_with_diffusers(checkpoint: Checkpoint, settings: Settings, progres
     images = [
         generate_reference(
             pipeline, prompt, seed, settings, partial(progress.update, f"PyTorch: {prompt}, seed {seed}")
-        ).image
+        ).result
         for prompt, seed in product(settings.prompts, settings.seeds)
     ]
     return _Generated(participant=Participant(name=REFERENCE, image_psnr=None), images=images)

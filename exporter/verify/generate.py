@@ -1,4 +1,4 @@
-"""Generates one image with a bundle and records the latents after every step."""
+"""Generates one image, or the embeddings of a prior, with a bundle and records the latents after every step."""
 
 from collections.abc import Callable
 
@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffoundry.exporter.verify.request import Settings
+from diffoundry.exporter.verify.run_result import result_of
 from diffoundry.runtime.pipelines.base import PipelineBase
 
 __all__ = ["generate"]
@@ -26,8 +27,7 @@ def generate(
         on_step: Called with (steps done, steps in all) after every step.
 
     Returns:
-        The latents after every step, float32 (1, C, height/8, width/8), and the image, float32 (height, width, 3) in
-        0..1.
+        The latents after every step, float32 (1, C, height/8, width/8), and the result: see `result_of`.
 
     Raises:
         EngineError: An engine failed.
@@ -43,4 +43,4 @@ def generate(
         for step in run:
             latents.append(step.latents)
             on_step(step.index + 1, step.total)
-        return latents, np.asarray(run.finish().images[0])
+        return latents, result_of(run.finish())

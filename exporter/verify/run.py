@@ -30,6 +30,7 @@ from diffoundry.exporter.verify.report.report import (
     holds,
 )
 from diffoundry.exporter.verify.request import Settings, VerifyRequest
+from diffoundry.exporter.verify.run_result import is_image
 from diffoundry.exporter.verify.variants import OpenVariant, calibrated_psnr, find_variants, held_variants
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.errors import EngineError
@@ -169,10 +170,11 @@ def _compare_loops(
     pipeline = open_pipeline(variant.components, safety_checker=None)
     for trace in reference.traces:
         on_step = partial(progress.update, f"{variant.name}: {trace.name}")
-        result, image = follow(pipeline, trace, reference.gallery, settings, on_step)
-        progress.images(
-            ImagePair(variant=variant.name, prompt=trace.prompt, seed=trace.seed, ours=image, reference=trace.image)
-        )
+        result, made = follow(pipeline, trace, reference.gallery, settings, on_step)
+        if is_image(made) and is_image(trace.result):
+            progress.images(
+                ImagePair(variant=variant.name, prompt=trace.prompt, seed=trace.seed, ours=made, reference=trace.result)
+            )
         findings.loops.append(result)
         findings.checks.extend(judge_loop(result, gates))
     findings.checks.extend(judge_images(findings.loops, gates))
@@ -183,7 +185,7 @@ def _gallery_notes(reference: Reference) -> Iterator[str]:
     if reference.gallery is None:
         return
     known = [trace for trace in reference.traces if trace.prompt in reference.gallery.labels]
-    named = [(trace, reference.gallery.name(trace.image)) for trace in known]
+    named = [(trace, reference.gallery.name(trace.result)) for trace in known]
     others = [f"{trace.name} ({shown})" for trace, shown in named if shown != trace.prompt]
     if others:
         yield (

@@ -5,8 +5,6 @@ import time
 from collections.abc import Mapping
 from importlib.metadata import packages_distributions, version
 
-import numpy as np
-
 from diffoundry.runtime.bench.candidate import Generation, Load
 from diffoundry.runtime.bench.machine import peak_rss
 from diffoundry.runtime.bench.request import BenchRequest
@@ -108,7 +106,7 @@ class BundleCandidate:
                 steps.append(time.perf_counter() - mark)
                 inside.append(inside_so_far() - before)
                 before, mark = inside_so_far(), time.perf_counter()
-            image = np.asarray(run.finish().images, dtype=np.float32)
+            image = self.pipeline.measured_images(run.finish())
             seconds = time.perf_counter() - start
         finally:
             session.on_call = None

@@ -70,7 +70,18 @@ class PriorTransformer:
         Raises:
             BundleError: The bundle lacks mean and deviation.
         """
-        mean, deviation = (
-            read_table(self._session.bundle, self.component, name, (1, self.returned)) for name in STATISTICS
-        )
+        mean, deviation = self._statistics()
         return latents * deviation + mean
+
+    def pre_process_embeddings(self, embeddings: FloatArray) -> FloatArray:
+        """Return latents of embeddings (B, D): the inverse of `post_process_latents`.
+
+        Raises:
+            BundleError: The bundle lacks mean and deviation.
+        """
+        mean, deviation = self._statistics()
+        return (embeddings - mean) / deviation
+
+    def _statistics(self) -> tuple[FloatArray, ...]:
+        """Read mean and deviation of embeddings."""
+        return tuple(read_table(self._session.bundle, self.component, name, (1, self.returned)) for name in STATISTICS)

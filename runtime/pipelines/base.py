@@ -7,8 +7,10 @@ from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
 from diffoundry.runtime.engines.session import EngineSession
-from diffoundry.runtime.models.protocols import Denoiser
+from diffoundry.runtime.models.protocols import Denoiser, FloatArray
 from diffoundry.runtime.pipelines import habits
 from diffoundry.runtime.pipelines.callback import current_signal
 from diffoundry.runtime.pipelines.denoising import StopSignal
@@ -101,6 +103,13 @@ class PipelineBase:
     def open_engines(self, without: Collection[str] = ()) -> None:
         """Open the engines of a default call, but for those of some components; see `EngineSession.open_all`."""
         self.session.open_all([name for name in self.used_components if name not in without])
+
+    def measured_images(self, result: Any) -> FloatArray:
+        """Return the result of a call as a measurement compares it: images, float32 (B, height, width, 3) in 0..1.
+
+        Of a pipeline that makes embeddings they are drawn as one row of grey pixels.
+        """
+        return np.asarray(result.images, np.float32)
 
     def handed_shapes(self) -> dict[str, tuple[int | str, ...]]:
         """Return the arguments of the next pipeline of a chain that the result of this one fills, and their shapes.

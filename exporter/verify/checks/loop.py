@@ -1,4 +1,4 @@
-"""Compares the bundle's pipeline with diffusers' trace: latents after every step, and the final image."""
+"""Compares the bundle's pipeline with diffusers' trace: latents after every step, and the image or embeddings."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,6 +14,7 @@ from diffoundry.exporter.verify.generate import generate
 from diffoundry.exporter.verify.reference.pipeline_trace import Trace
 from diffoundry.exporter.verify.report.report import Check, LoopResult, StepDistance, at_least, at_most, holds
 from diffoundry.exporter.verify.request import Settings
+from diffoundry.exporter.verify.run_result import is_image
 from diffoundry.runtime.images.pixels import describe_image_fault
 from diffoundry.runtime.pipelines.base import PipelineBase
 
@@ -42,13 +43,14 @@ def follow(
         on_step: Called with (steps done, steps in all) after every step.
 
     Returns:
-        The distances, and the bundle's image: float32 (height, width, 3) in 0..1.
+        The distances, and the bundle's result: see `result_of`.
 
     Raises:
         EngineError: An engine failed.
     """
-    ours, image = generate(pipeline, trace.prompt, trace.seed, settings, on_step)
-    curve, same = tuple(_distances(ours, trace)), image.shape == trace.image.shape
+    ours, made = generate(pipeline, trace.prompt, trace.seed, settings, on_step)
+    curve, images = tuple(_distances(ours, trace)), is_image(trace.result)
+    same = images and made.shape == trace.result.shape
     result = LoopResult(
         prompt=trace.prompt,
         seed=trace.seed,
@@ -56,15 +58,16 @@ def follow(
         reference_steps=len(trace.latents),
         curve=curve,
         worst=max(range(len(curve)), key=lambda i: _badness(curve[i].relative_max)),
-        psnr=psnr(image, trace.image, peak=1.0) if same else math.nan,
-        ssim=ssim(image, trace.image) if same else math.nan,
-        shift=_shift(image, trace.image) if same else math.nan,
-        shows=gallery.name(image) if gallery else None,
-        reference_shows=gallery.name(trace.image) if gallery else None,
-        fault=describe_image_fault(image),
-        reference_fault=describe_image_fault(trace.image),
+        psnr=psnr(made, trace.result, peak=1.0) if same else math.nan,
+        ssim=ssim(made, trace.result) if same else math.nan,
+        shift=_shift(made, trace.result) if same else math.nan,
+        shows=gallery.name(made) if gallery else None,
+        reference_shows=gallery.name(trace.result) if gallery else None,
+        fault=describe_image_fault(made) if images else None,
+        reference_fault=describe_image_fault(trace.result) if images else None,
+        embeddings=None if images else _error(made, trace.result),
     )
-    return result, image
+    return result, made
 
 
 def judge_loop(result: LoopResult, gates: Gates) -> list[Check]:
@@ -78,6 +81,16 @@ def judge_loop(result: LoopResult, gates: Gates) -> list[Check]:
     return [
         holds("loop", subject, "number of steps", steps),
         at_most("loop", subject, "latents, max abs error / RMS", worst.relative_max, gates.latents, place),
+        *_judge_result(result, gates),
+    ]
+
+
+def _judge_result(result: LoopResult, gates: Gates) -> list[Check]:
+    """Check the final image, or the embeddings of a prior, which are its latents on another scale."""
+    subject = result.name
+    if result.embeddings is not None:
+        return [at_most("loop", subject, "embeddings, max abs error / RMS", result.embeddings, gates.latents)]
+    return [
         at_least("image", subject, "PSNR, dB", result.psnr, gates.image_psnr),
         at_least("image", subject, "SSIM", result.ssim, gates.ssim),
         at_most("image", subject, "mean shift", result.shift, gates.shift),
@@ -99,7 +112,8 @@ def judge_images(results: Sequence[LoopResult], gates: Gates) -> list[Check]:
         detail = "; ".join(f"{one.name}: {one.shows}, expected {one.reference_shows}" for one in others)
         percent = 100 * (1 - len(others) / len(named))
         checks.append(at_least("image", subject, "same object, %", percent, gates.agreement, detail))
-    if gates.mean_psnr is not None and len(results) >= ENOUGH:
+    shown = all(result.embeddings is None for result in results)
+    if gates.mean_psnr is not None and len(results) >= ENOUGH and shown:
         mean = math.fsum(result.psnr for result in results) / len(results)
         checks.append(at_least("image", subject, "mean PSNR, dB", mean, gates.mean_psnr, "as calibration promised"))
     return checks
@@ -109,6 +123,15 @@ def _shift(image: FloatArray, reference: FloatArray) -> float:
     """Largest difference of the mean of a colour."""
     with np.errstate(all="ignore"):
         return float(np.abs((image.astype(np.float64) - reference).mean(axis=(0, 1))).max())
+
+
+def _error(ours: FloatArray, reference: FloatArray) -> float:
+    """Return the largest error over the reference's RMS; NaN for another shape."""
+    if ours.shape != reference.shape:
+        return math.nan
+    with np.errstate(all="ignore"):
+        error = np.abs(ours.astype(np.float64) - reference).max()
+        return float(error / np.sqrt(np.mean(np.square(reference, dtype=np.float64))))
 
 
 def _distances(ours: Sequence[FloatArray], trace: Trace) -> list[StepDistance]:

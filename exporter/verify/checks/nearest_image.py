@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diffoundry.exporter.verify.reference.pipeline_trace import Trace
+from diffoundry.exporter.verify.run_result import is_image
 from diffoundry.runtime.errors import CheckpointError
 from diffoundry.runtime.images.read import read_image_file
 
@@ -92,12 +93,14 @@ def open_gallery(root: Path) -> Gallery | None:
 def gallery_of_prompts(traces: Sequence[Trace]) -> Gallery | None:
     """Build a gallery of diffusers' own images, labelled by their prompts, for a checkpoint without one.
 
-    None for a single prompt, and for prompts whose images look alike, as those of random weights: the nearest of them
-    would mean nothing.
+    None for a single prompt, for the embeddings of a prior, and for prompts whose images look alike, as those of random
+    weights: the nearest of them would mean nothing.
     """
+    if not all(is_image(trace.result) for trace in traces):
+        return None
     labels = [trace.prompt for trace in traces]
     source = f"diffusers' images of {len(set(labels))} prompts"
-    gallery = Gallery.of_images(source, labels, [trace.image for trace in traces])
+    gallery = Gallery.of_images(source, labels, [trace.result for trace in traces])
     pairs = [(i, k) for i, one in enumerate(labels) for k in range(i) if one != labels[k]]
     tiles = gallery.thumbnails
     apart = all(float(np.square(tiles[i] - tiles[k]).mean()) > _APART for i, k in pairs)

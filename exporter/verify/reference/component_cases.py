@@ -203,7 +203,7 @@ def decoder_cases(pipeline: Any, trace: Trace) -> list[ComponentCase]:
 
 def encoder_cases(pipeline: Any, trace: Trace) -> list[ComponentCase]:
     """Make a case of a run's final image."""
-    image = np.ascontiguousarray(trace.image.transpose(2, 0, 1)[None] * 2 - 1)
+    image = np.ascontiguousarray(trace.result.transpose(2, 0, 1)[None] * 2 - 1)
     with torch.inference_mode():
         encoded = pipeline.vae.encode(torch.from_numpy(image))
     said = (
@@ -247,13 +247,29 @@ def _size_of(dim: int | str, known: Mapping[str, int]) -> int:
 
 
 def _text_case(encoder: Any, component: Component, label: str, ids: Array) -> ComponentCase:
+    tokens = torch.from_numpy(ids.astype(np.int64))
+    if any(spec.name == "attention_mask" for spec in component.inputs):
+        return _masked_case(encoder, component, label, tokens)
     with torch.inference_mode():
-        output = encoder(torch.from_numpy(ids.astype(np.int64)), output_hidden_states=True)
+        output = encoder(tokens, output_hidden_states=True)
     return ComponentCase(
         component=component.name,
         label=label,
         feeds={"input_ids": ids.astype(np.int32)},
         expected={spec.name: to_numpy(_output(encoder, output, spec.name)) for spec in component.outputs},
+    )
+
+
+def _masked_case(encoder: Any, component: Component, label: str, tokens: torch.Tensor) -> ComponentCase:
+    """Make the case of an encoder that takes a mask of the padding, and returns its outputs in the graph's order."""
+    mask = (tokens != encoder.config.pad_token_id).long()
+    with torch.inference_mode():
+        outputs = encoder(input_ids=tokens, attention_mask=mask)
+    return ComponentCase(
+        component=component.name,
+        label=label,
+        feeds={"input_ids": tokens.numpy().astype(np.int32), "attention_mask": mask.numpy().astype(np.float32)},
+        expected={spec.name: to_numpy(output) for spec, output in zip(component.outputs, outputs, strict=True)},
     )
 
 

@@ -15,6 +15,7 @@ from diffoundry.exporter.component import Component
 from diffoundry.exporter.reference.pipeline import call_pipeline, network, reference_arguments
 from diffoundry.exporter.verify.reference.image_prompt_feeds import image_prompt_feeds
 from diffoundry.exporter.verify.request import Settings
+from diffoundry.exporter.verify.run_result import result_of
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.models.attention_control import ATTENTION_MAPS
 
@@ -32,14 +33,14 @@ class Trace:
         seed: Seed of `torch.Generator("cpu")`.
         timesteps: The scheduler's timestep of each step.
         latents: Latents after each step, float32 (1, C, height/8, width/8).
-        image: float32 (height, width, 3) in 0..1.
+        result: The image, float32 (height, width, 3) in 0..1, or the embeddings of a prior: see `result_of`.
     """
 
     prompt: str
     seed: int
     timesteps: tuple[float, ...]
     latents: tuple[FloatArray, ...]
-    image: FloatArray
+    result: FloatArray
 
     @property
     def name(self) -> str:
@@ -97,8 +98,8 @@ def generate_reference(
             generator=torch.manual_seed(seed),
             output_type="np",
         )
-    image = np.asarray(output.images[0], dtype=np.float32)
-    return Trace(prompt=prompt, seed=seed, timesteps=tuple(timesteps), latents=tuple(latents), image=image)
+    result = result_of(output)
+    return Trace(prompt=prompt, seed=seed, timesteps=tuple(timesteps), latents=tuple(latents), result=result)
 
 
 def _total(pipeline: Any, done: int) -> int:

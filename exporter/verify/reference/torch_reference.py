@@ -39,6 +39,7 @@ from diffoundry.exporter.verify.reference.component_cases import (
 from diffoundry.exporter.verify.reference.pipeline_trace import Trace, generate_reference, record_calls
 from diffoundry.exporter.verify.report.report import Check
 from diffoundry.exporter.verify.request import Settings
+from diffoundry.exporter.verify.run_result import is_image
 from diffoundry.runtime.images.postprocess import to_pil
 from diffoundry.runtime.models.roles import CONTROLNET, DENOISER, PRIOR, SAFETY_CHECKER, T2I_ADAPTER, UPSCALER
 from diffoundry.runtime.pipelines.base import PipelineBase
@@ -135,7 +136,7 @@ def ask_pytorch(
     safety = None
     if checker is not None:
         reference.safety_checker = checker
-        safety = ask_safety_checker(reference, [trace.image for trace in traces])
+        safety = ask_safety_checker(reference, [trace.result for trace in traces])
         cases += safety.cases
     covered = {case.component for case in cases} | ({SAFETY_CHECKER} if safety is not None else set())
     cases += [
@@ -150,4 +151,5 @@ def ask_pytorch(
 def _images(traces: Sequence[Trace], settings: Settings) -> list[Image]:
     """Collect the generated images, and an example image of unusual sides."""
     drawn = make_example_inputs(["image"], settings.height + 37, settings.width + 5)["image"]
-    return [drawn, *to_pil(np.stack([trace.image for trace in traces]))]
+    generated = [trace.result for trace in traces if is_image(trace.result)]
+    return [drawn, *(to_pil(np.stack(generated)) if generated else [])]

@@ -60,6 +60,9 @@ def variant_row(variant: VariantReport) -> list[str]:
     loops = variant.loops
     if not loops:
         return [variant.name, *["–"] * 5]
+    largest = f"{max(_number(loop.curve[loop.worst].relative_max) for loop in loops):.2g}"
+    if any(loop.embeddings is not None for loop in loops):
+        return [variant.name, *["–"] * 4, largest]
     named = [loop for loop in loops if loop.reference_shows is not None]
     same = sum(loop.shows == loop.reference_shows for loop in named)
     return [
@@ -68,7 +71,7 @@ def variant_row(variant: VariantReport) -> list[str]:
         f"{sum(loop.psnr for loop in loops) / len(loops):.1f}",
         f"{_smallest(loops, 'ssim'):.5f}",
         f"{same} of {len(named)}" if named else "–",
-        f"{max(_number(loop.curve[loop.worst].relative_max) for loop in loops):.2g}",
+        largest,
     ]
 
 

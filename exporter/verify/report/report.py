@@ -108,13 +108,14 @@ class LoopResult:
         reference_steps: Number of steps of diffusers.
         curve: The latents after every step.
         worst: Index into `curve` of the largest relative_max (NaN counts as largest).
-        psnr: PSNR of the final image, values in 0..1, peak 1.
-        ssim: SSIM of the final image, see `ssim`.
-        shift: Largest difference of the mean of a colour over the image, values in 0..1.
+        psnr: PSNR of the final image, values in 0..1, peak 1. NaN for a prior, which makes none.
+        ssim: SSIM of the final image, see `ssim`; NaN for a prior.
+        shift: Largest difference of the mean of a colour over the image, values in 0..1; NaN for a prior.
         shows: Label of the gallery's image nearest to the bundle's; None without a gallery, or with NaN.
         reference_shows: Label of the gallery's image nearest to diffusers'.
         fault: Obvious fault of the bundle's image, or None.
         reference_fault: Obvious fault of diffusers' image, or None.
+        embeddings: Largest error of a prior's embeddings over their RMS; None for an image.
     """
 
     prompt: str
@@ -130,6 +131,7 @@ class LoopResult:
     reference_shows: str | None
     fault: str | None
     reference_fault: str | None
+    embeddings: float | None = None
 
     @property
     def name(self) -> str:

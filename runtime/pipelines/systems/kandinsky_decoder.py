@@ -20,7 +20,6 @@ from diffoundry.runtime.pipelines.systems.kandinsky_inputs import (
     DecoderImageInputs,
     DecoderInpaintInputs,
     DecoderInputs,
-    EmbeddingInputs,
     ImageStart,
     MaskedStart,
     read_embeddings,
@@ -121,7 +120,7 @@ class KandinskyDecoder(StagedPipeline):
         scheduler.set_timesteps(inputs.num_inference_steps)
         timesteps = scheduler.model_timesteps
         if isinstance(inputs, ImageStart):
-            steps = inputs.num_inference_steps
+            steps = call.inputs.num_inference_steps
             timesteps = timesteps[steps - min(int(steps * inputs.strength), steps) :]
             if not len(timesteps):
                 raise InputError(f"strength: got {inputs.strength}, which leaves no step; expected more, or more steps")
@@ -213,13 +212,13 @@ class KandinskyDecoder(StagedPipeline):
 
         return predict
 
-    def _feeds(self, inputs: EmbeddingInputs, copies: int, images: int) -> Feeds:
+    def _feeds(self, inputs: Any, copies: int, images: int) -> Feeds:
         """Return the inputs of the denoiser besides the sample, the unconditional rows first where there are any."""
         embeds = [read_embeddings("image_embeds", inputs.image_embeds)]
         if copies > 1:
             embeds.insert(0, read_embeddings("negative_image_embeds", inputs.negative_image_embeds))
         rows = [np.repeat(part, inputs.num_images_per_prompt, axis=0) for part in embeds]
-        feeds = {"image_embeds": np.concatenate(rows)}
+        feeds = {"image_embeds": np.concatenate([fill_batch(part, images, "image_embeds") for part in rows])}
         if isinstance(inputs, DecoderInputs) and inputs.hint is not None:
             feeds["hint"] = np.concatenate([fill_batch(_read_hint(inputs.hint), images, "hint")] * copies)
         return feeds

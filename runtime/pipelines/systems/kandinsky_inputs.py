@@ -162,7 +162,8 @@ class TextDecoderInputs(EmbeddingInputs):
 
     Attributes:
         prompt: One prompt or several, which the decoder of Kandinsky 2.1 takes beside the embeddings. A prompt may
-            have several rows of embeddings, one after another; diffusers needs a prompt for each.
+            have several rows of embeddings, one after another, and one row may serve all prompts; diffusers needs a
+            prompt for each row.
         negative_prompt: One for all prompts, or one for each.
     """
 
@@ -179,13 +180,17 @@ class TextDecoderInputs(EmbeddingInputs):
             raise InputError("prompt: got none, expected a text beside the embeddings")
         check_prompts("prompt", self.prompt)
         EmbeddingInputs.check(self)
-        prompts = len(self.texts)
-        if self.count % prompts:
+        prompts, rows = len(self.texts), len(read_embeddings("image_embeds", self.image_embeds))
+        if rows > 1 and rows % prompts:
             raise InputError(
-                f"image_embeds: got {self.count} rows for {prompts} prompts, expected the same number of rows for each "
-                f"prompt"
+                f"image_embeds: got {rows} rows for {prompts} prompts, expected the same number of rows for each prompt"
             )
         check_texts("negative_prompt", self.negative_prompt, prompts)
+
+    @property
+    def count(self) -> int:
+        """Number of embeddings, or of prompts where there is one embedding for all."""
+        return max(len(read_embeddings("image_embeds", self.image_embeds)), len(self.texts))
 
     @property
     def texts(self) -> list[str]:

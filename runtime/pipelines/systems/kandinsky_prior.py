@@ -1,6 +1,6 @@
 """The prior of Kandinsky 2: a prompt, and possibly an image, to embeddings for a Kandinsky decoder."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -30,7 +30,18 @@ from diffoundry.runtime.schedulers.algorithms.unclip import UnCLIPScheduler
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["KandinskyPrior"]
+__all__ = ["KandinskyPrior", "draw_embeddings"]
+
+
+def draw_embeddings(rows: FloatArray, limit: float) -> FloatArray:
+    """Return embeddings (B, D) as images of one row of grey pixels, float32 (B, 1, D, 3) in 0..1.
+
+    Args:
+        rows: As a prior's scheduler has them.
+        limit: The number that is white; its negative is black. diffusers: `clip_sample_range`.
+    """
+    grey = np.clip(rows / (2 * limit) + 0.5, 0, 1).astype(np.float32)
+    return np.repeat(grey[:, None, :, None], 3, axis=-1)
 
 
 class KandinskyPrior(StagedPipeline):
@@ -63,6 +74,12 @@ class KandinskyPrior(StagedPipeline):
         """See `StagedPipeline`: with an image its embedding is changed."""
         edits = self.session.bundle.pipeline_class == "KandinskyV22PriorEmb2EmbPipeline"
         return KandinskyPriorImageInputs if edits or "image" in given else KandinskyPriorInputs
+
+    @property
+    def example_inputs(self) -> tuple[str, ...]:
+        """See `PipelineBase`."""
+        edits = self.session.bundle.pipeline_class == "KandinskyV22PriorEmb2EmbPipeline"
+        return ("image", "strength") if edits else ()
 
     @property
     def default_size(self) -> tuple[int, int]:
@@ -164,6 +181,11 @@ class KandinskyPrior(StagedPipeline):
         rows, values = super().check_call(arguments)
         return rows // (2 if "negative_prompt" in values else 1), values
 
+    def measured_images(self, result: ImageEmbeddings) -> FloatArray:
+        """See `PipelineBase`: the embeddings before mean and deviation are put on; grey is 0."""
+        centred = self.prior.pre_process_embeddings(result.image_embeds)
+        return draw_embeddings(centred, float(self.scheduler.config.get("clip_sample_range", 1.0)))
+
     def handed_shapes(self) -> dict[str, tuple[int | str, ...]]:
         """See `PipelineBase`."""
         shape = "images", self.prior.width
@@ -222,7 +244,7 @@ class KandinskyPrior(StagedPipeline):
         given = arguments.get("latents") is not None
         rows = num_images_per_prompt * (1 if negative_prior_prompt is None else 2)
         used, shared = make_generators(seed, generator, rows, has_latents=given)
-        call = partial(
+        call: Callable[..., ImageEmbeddings] = partial(
             self,
             negative_prompt=negative_prior_prompt,
             num_images_per_prompt=num_images_per_prompt,

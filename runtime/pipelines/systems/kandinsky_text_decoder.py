@@ -59,7 +59,7 @@ class KandinskyTextDecoder(KandinskyDecoder):
         noisy: FloatArray = np.sqrt(alpha) * latents + np.sqrt(1 - alpha) * call.randn(latents.shape)
         return noisy
 
-    def _feeds(self, inputs: TextDecoderInputs, copies: int, images: int) -> Feeds:
+    def _feeds(self, inputs: Any, copies: int, images: int) -> Feeds:
         """See `KandinskyDecoder`; with the prompt's states, and their projected mean."""
         texts: Sequence[str] = [*(inputs.negatives if copies > 1 else []), *inputs.texts]
         encoded = self._text_encoder.encode(texts, _TOKENS)

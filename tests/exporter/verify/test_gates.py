@@ -91,14 +91,22 @@ class _Pipeline:
         return dataclasses.make_dataclass("Output", ["images"])(images=[self.image])
 
 
-_SETTINGS = Settings(prompts=("p",), seeds=(5,), steps=3, guidance_scale=2.0, height=8, width=8)
+_SETTINGS = Settings(
+    prompts=("p",),
+    seeds=(5,),
+    steps=3,
+    guidance_scale=2.0,
+    height=8,
+    width=8,
+    arguments={"num_inference_steps": 3, "guidance_scale": 2.0},
+)
 
 
 def _generated(latents, image=None):
     """Compare these latents with diffusers' -2 and 2 after each of three steps."""
     reference = np.float32([[-2, 2]])
     true = np.linspace(0, 1, 192, dtype=np.float32).reshape(8, 8, 3)
-    trace = Trace(prompt="p", seed=5, timesteps=(9.0, 5.0, 1.0), latents=(reference,) * 3, image=true)
+    trace = Trace(prompt="p", seed=5, timesteps=(9.0, 5.0, 1.0), latents=(reference,) * 3, result=true)
     pipeline = _Pipeline(latents, true if image is None else image)
     result, _ = follow(pipeline, trace, None, _SETTINGS, lambda *_: None)
     assert pipeline.arguments == {

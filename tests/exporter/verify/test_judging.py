@@ -50,7 +50,7 @@ def things(gallery):
 
 
 def _found(reference, image, gallery):
-    trace = Trace(prompt="red apple", seed=0, timesteps=(1.0,), latents=(_LATENTS,), image=reference)
+    trace = Trace(prompt="red apple", seed=0, timesteps=(1.0,), latents=(_LATENTS,), result=reference)
     return follow(_Pipeline(image.astype(np.float32)), trace, gallery, _SETTINGS, lambda *_: None)[0]
 
 

@@ -62,7 +62,7 @@ def test_shrinking_averages():
 
 
 def _trace(prompt, image):
-    return Trace(prompt=prompt, seed=0, timesteps=(), latents=(), image=image)
+    return Trace(prompt=prompt, seed=0, timesteps=(), latents=(), result=image)
 
 
 def test_without_a_gallery_the_prompts_own_images_are_one():

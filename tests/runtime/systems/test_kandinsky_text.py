@@ -104,11 +104,18 @@ def test_rows_of_embeddings_may_share_a_prompt(decoder_pair):
     expected = theirs(repeated, generator=torch.Generator().manual_seed(0), **tensors, **size).images
     images = ours(prompts, seed=0, **rows, **size).images
     np.testing.assert_allclose(images, expected, atol=1e-4)
+    doubled = {name: value[[0, 0]] for name, value in tensors.items()}
+    expected = theirs(prompts, generator=torch.Generator().manual_seed(0), **doubled, **size).images
+    images = ours(prompts, seed=0, **{name: value[:1] for name, value in rows.items()}, **size).images
+    np.testing.assert_allclose(images, expected, atol=1e-4)
 
 
 ERRORS = {
     "no prompt": ({"prompt": None}, "prompt: got none, expected a text beside the embeddings"),
-    "prompts": ({"prompt": ["a cat", "a dog"]}, "image_embeds: got 1 rows for 2 prompts, expected the same number"),
+    "prompts": (
+        {"prompt": ["a cat", "a dog"], **embeds(3)},
+        "image_embeds: got 3 rows for 2 prompts, expected the same number",
+    ),
     "negatives": ({"negative_prompt": ["a", "b"]}, "negative_prompt: got 2 entries"),
     "another width": (
         {"image_embeds": np.zeros((1, 5), np.float32), "guidance_scale": 1.0},

@@ -1,0 +1,28 @@
+"""The array that a verification compares of a finished run: its first image, or the embeddings of a prior."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["is_image", "result_of"]
+
+FloatArray = NDArray[np.float32]
+
+
+def result_of(output: Any) -> FloatArray:
+    """Return what a run of diffusers' pipeline, or of ours, made.
+
+    Returns:
+        The first image, float32 (height, width, 3) in 0..1. Of a prior both embeddings of the first row, (2, D).
+    """
+    if hasattr(output, "image_embeds"):
+        return np.stack(
+            [np.asarray(rows[0], np.float32) for rows in (output.image_embeds, output.negative_image_embeds)]
+        )
+    return np.asarray(output.images[0], np.float32)
+
+
+def is_image(result: FloatArray) -> bool:
+    """Return whether a result is an image; embeddings are none."""
+    return result.ndim == 3
