@@ -11,6 +11,7 @@ from diffoundry.exporter.checkpoints.checks import check_classes, check_folder, 
 from diffoundry.exporter.checkpoints.contents import SEED, CheckpointContents
 from diffoundry.exporter.checkpoints.controlnets import find_controlnets, joined_index
 from diffoundry.exporter.checkpoints.find_sources import find_sources
+from diffoundry.exporter.checkpoints.flat_folder import spread_flat_folder
 from diffoundry.exporter.checkpoints.hints import check_file
 from diffoundry.exporter.checkpoints.ip_adapters import find_ip_adapters, index_with_ip_adapters
 from diffoundry.exporter.checkpoints.json_files import read_json
@@ -302,7 +303,7 @@ def open_checkpoint(
         return Checkpoint.at(root, name=model, seed=seed, **options)
     if revision is not None and (Path(model).is_dir() or (alias is not None and alias.folder is not None)):
         raise InputError(f"--revision: got {revision!r} with the folder {model}, expected it with a hub id only")
-    root = find_root(model, alias, revision, variant, progress, without)
+    root = spread_flat_folder(find_root(model, alias, revision, variant, progress, without))
     name = model if revision is None else f"{model}@{revision}"
     return Checkpoint.at(root, name=name, variant=variant, **options)
 

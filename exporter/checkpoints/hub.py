@@ -9,6 +9,7 @@ from huggingface_hub.errors import GatedRepoError, HFValidationError, Repository
 from huggingface_hub.utils import tqdm
 
 from diffoundry.exporter.checkpoints.controlnets import joined_index, own_controlnets
+from diffoundry.exporter.checkpoints.flat_folder import SCHEDULER_CONFIG, flat_network
 from diffoundry.exporter.checkpoints.json_files import read_json
 from diffoundry.exporter.checkpoints.t2i_adapters import index_with_t2i_adapters, own_t2i_adapters
 from diffoundry.exporter.checkpoints.tokenizer_files import ENDINGS
@@ -88,14 +89,18 @@ def _fetch_all(
     for name in sorted(names):
         if name.partition("/")[0] in family.folders and name.endswith(ENDINGS):
             fetch(name)
+    flat = flat_network(held, folders) if "config.json" in names else None
+    if flat is not None and SCHEDULER_CONFIG in names:
+        fetch(SCHEDULER_CONFIG)
     for source, kind in {kind.source: kind for kind in family.components}.items():
-        fetch(f"{source}/config.json")
-        inside = [name.partition("/")[2] for name in names if name.startswith(f"{source}/")]
+        place = "" if source == flat else f"{source}/"
+        fetch(f"{place}config.json")
+        inside = [name.removeprefix(place) for name in names if name.startswith(place)]
         library = base_library(*kind.classes[0].split(":"))
         weights = choose_weights(f"{repository}/{source}", inside, library, variant).name
-        path = fetch(f"{source}/{weights}")
+        path = fetch(f"{place}{weights}")
         for shard in read_shards(path).names if weights.endswith(".json") else ():
-            fetch(f"{source}/{shard}")
+            fetch(f"{place}{shard}")
     return index.parent
 
 
