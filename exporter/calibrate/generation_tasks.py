@@ -93,8 +93,10 @@ class PromptTask:
                 **pipeline.varied_arguments(seeds),
             },
         )
+        count = 0  # within a stage: the denoiser of a later one begins with its own first step
         for step in run:
-            at_step(step.index + 1)
+            count = 0 if step.ends_stage else count + 1
+            at_step(count)
         return pipeline.measured_images(run.finish())
 
 

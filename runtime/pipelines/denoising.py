@@ -32,6 +32,7 @@ class Step:
         timestep: As the scheduler counts.
         latents: float32, (B, C, height/8, width/8), in the scheduler's scale.
         stage: Name of the stage; empty where there is one.
+        ends_stage: True for the last step of a stage, of pipelines with stages.
         result: Becomes images where that is not `latents`: the sample before the noise of the step was added.
     """
 
@@ -40,6 +41,7 @@ class Step:
     timestep: float
     latents: FloatArray = field(repr=False)
     stage: str = ""
+    ends_stage: bool = False
     result: FloatArray | None = field(default=None, repr=False)
 
 

@@ -521,7 +521,8 @@ def _run_stages(stages: Sequence[Stage], signal: StopSignal) -> Iterator[Step]:
     for stage in stages:
         for step in stage.run(latents):
             latents = step.latents
-            yield replace(step, index=done + step.index, total=total, stage=stage.name)
+            ends = step.index + 1 == stage.total
+            yield replace(step, index=done + step.index, total=total, stage=stage.name, ends_stage=ends)
         done += stage.total
         if signal.interrupted and stage is not stages[-1]:
             signal.cancelled = True

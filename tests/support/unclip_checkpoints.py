@@ -10,7 +10,7 @@ import torch
 import transformers
 from diffusers.pipelines.deprecated.unclip import UnCLIPTextProjModel
 from diffusers.pipelines.stable_diffusion import StableUnCLIPImageNormalizer
-from tiny_checkpoints import EMOJI
+from tiny_checkpoints import EMOJI, SCHEDULE
 from tiny_networks import VISION, VOCABULARY, feature_extractor, vae_tiny
 
 __all__ = ["UNCLIP_CHECKPOINTS", "WIDTH"]
@@ -119,7 +119,7 @@ def _stable_networks() -> dict[str, Any]:
         "tokenizer": _tokenizer(),
         "unet": unet,
         "vae": vae_tiny(),
-        "scheduler": diffusers.DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
+        "scheduler": diffusers.DDIMScheduler(**SCHEDULE, set_alpha_to_one=False, clip_sample=False),
         "image_normalizer": StableUnCLIPImageNormalizer(WIDTH),
         "image_noising_scheduler": diffusers.DDPMScheduler(**_COSINE),
     }

@@ -140,6 +140,7 @@ def test_a_run_names_its_stages(pair):
     run = ours.start(["a", "two words"], seed=[1, 2], output_type="np", **PRIOR_STEPS)
     steps = list(run)
     assert [step.stage for step in steps] == ["prior"] * 3 + ["decoder"] * 3 + ["super_res"] * 2
+    assert [step.index for step in steps if step.ends_stage] == [2, 5, 7]
     assert steps[0].latents.shape == (2, WIDTH)
     alone = ours("two words", seed=2, output_type="np", **PRIOR_STEPS).images
     np.testing.assert_allclose(run.finish().images[1], alone[0], atol=1e-4)
