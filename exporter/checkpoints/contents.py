@@ -176,7 +176,8 @@ class CheckpointContents:
     def _unneeded(self) -> tuple[str, ...]:
         """Folders that belong to components which are left out."""
         extractor = ("feature_extractor",) if "feature_extractor" not in self.family.folders else ()
-        return (*extractor, *(name.replace("text_encoder", "tokenizer") for name in self.without))
+        tokenizers = (name for name in self.model_index if is_tokenizer(name) and name not in self.family.folders)
+        return (*extractor, *tokenizers)
 
     def _left_out(self) -> list[str]:
         kept = {*self.family.folders, *(component.source for component in self.components)}

@@ -146,7 +146,7 @@ def command(
 ) -> None:
     """Generate each PROMPT with the bundle DIR and write images that hold their settings.
 
-    PRIOR+DECODER chains two bundles: a prior and its decoder, or a base model and its refiner.
+    PRIOR+DECODER chains bundles: a prior and its decoder, a base model and its refiner, or the stages of a cascade.
     A bundle for image variation needs --image and no PROMPT. Options have diffusers' names, too, such as
     --num-inference-steps.
     """

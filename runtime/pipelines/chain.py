@@ -34,14 +34,20 @@ def chain(*pipelines: PipelineBase) -> "ChainedPipeline":
     gives: both draw from the same generator, one after the other.
 
     Args:
-        pipelines: A prior and a decoder, or a base model and its refiner.
+        pipelines: A prior and a decoder, a base model and its refiner, or the stages of a cascade.
 
     Raises:
         InputError: Fewer than two, or one that does not take what the one before gives, by name or by shape.
     """
-    if len(pipelines) != 2:
-        raise InputError(f"chain: got {len(pipelines)} pipelines, expected two: a prior or base model, and the next")
-    return ChainedPipeline(*pipelines)
+    if len(pipelines) < 2:
+        raise InputError(
+            f"chain: got {len(pipelines)} pipelines, expected two or more: a prior or base model, and the next"
+        )
+    first, *rest = pipelines
+    for following in rest:
+        first = ChainedPipeline(first, following)
+    assert isinstance(first, ChainedPipeline), "there are two"
+    return first
 
 
 class ChainedPipeline(PipelineBase):
@@ -136,6 +142,28 @@ class ChainedPipeline(PipelineBase):
     def scheduler_config(self, config: Mapping[str, Any]) -> None:
         self.last.scheduler_config = config
 
+    def handed_shapes(self) -> dict[str, tuple[int | str, ...]]:
+        """See `PipelineBase`: what the last pipeline gives."""
+        return self.last.handed_shapes()
+
+    def handed_over(self, result: Any) -> dict[str, Any]:
+        """See `PipelineBase`."""
+        return self.last.handed_over(result)
+
+    def check_call(self, arguments: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+        """See `PipelineBase`: the arguments of both, and the size of the last."""
+        first, last = self._split(arguments)
+        count, known, others = self._check(first, last)
+        return count, {**known, **others}
+
+    def _check(self, first: Mapping[str, Any], last: Mapping[str, Any]) -> tuple[int, dict[str, Any], dict[str, Any]]:
+        """Check the arguments of both pipelines: the number of images, and the arguments that have a value."""
+        count, known = self.first.check_call(first)
+        sizes = {"images": count, **known}
+        shapes = {name: tuple(_size(one, sizes) for one in dims) for name, dims in self.first.handed_shapes().items()}
+        count, others = self.last.check_call({**last, **make_example_arrays(shapes)})
+        return count, known, others
+
     def __call__(self, prompt: Any = None, *, return_dict: bool = True, **arguments: Any) -> Any:
         """Generate; see the class for the arguments.
 
@@ -153,10 +181,7 @@ class ChainedPipeline(PipelineBase):
             InputError: As `__call__`.
         """
         first, last = self._split({"prompt": prompt, **arguments})
-        count, known = self.first.check_call(first)
-        sizes = {"images": count, **known}
-        shapes = {name: tuple(_size(one, sizes) for one in dims) for name, dims in self.first.handed_shapes().items()}
-        count, others = self.last.check_call({**last, **make_example_arrays(shapes)})
+        count, known, others = self._check(first, last)
         seed, generator = make_generators(arguments.get("seed"), arguments.get("generator"), count, has_latents=False)
         output_type = "latent" if self.first.makes_images else "np"
         run = self.first.start(**first, output_type=output_type, generator=generator)
@@ -243,7 +268,7 @@ class _Parts:
         """Run both pipelines; the second begins when the first has ended."""
         expected = self._first.total
         for step in self._first:
-            yield replace(step, total=expected, stage=step.stage or "first")
+            yield replace(step, total=expected, stage="first" if step.stage in ("", _LAST) else step.stage)
             if signal.cancelled or signal.interrupted:
                 signal.cancelled = True  # what the first gives is no image
                 return

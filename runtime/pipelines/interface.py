@@ -115,7 +115,9 @@ class PipelineInterface(PipelineBase):
 
     def taken_shapes(self) -> dict[str, tuple[int | str, ...]]:
         """See `PipelineBase`."""
-        starts = any(task.from_image and not task.upscales for task in self._tasks)
+        if any(task.upscales for task in self._tasks):
+            return {"image": ("images", "height", "width", 3)}
+        starts = any(task.from_image for task in self._tasks)
         return {"image": self._latent_dims} if starts else {}
 
     @property

@@ -107,6 +107,14 @@ class DeepFloydSuperResolution(Cascade):
         """See `PipelineBase`."""
         return {"image": _PIXELS}
 
+    def handed_shapes(self) -> dict[str, tuple[int | str, ...]]:
+        """See `PipelineBase`: pixels in 0..1, for an x4 upscaler as the third stage."""
+        return {"image": ("images", "height", "width", 3)}
+
+    def handed_over(self, result: Any) -> dict[str, Any]:
+        """See `PipelineBase`."""
+        return {"image": self.decode(result.images, "np")}
+
     def stages(self, call: StagedCall) -> Sequence[Stage]:
         """See `StagedPipeline`."""
         noising = call.schedulers[_NOISING]

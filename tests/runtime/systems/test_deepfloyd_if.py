@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from if_checkpoints import FIRST, IF_CHECKPOINTS, SECOND, WIDTH
 from PIL.Image import fromarray
 from PIL.Image import open as open_image
-from system_pair import compare_system
+from system_pair import compare_system, open_theirs
+from upscaler_checkpoint import make_upscaler
 
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.reference.pipeline import reference_pipeline
@@ -205,6 +206,26 @@ def test_both_stages_are_a_chain(bundle, theirs):
     np.testing.assert_allclose(images, large, atol=1e-3)
 
 
+def test_three_stages_are_a_chain(bundle, system_checkpoint, exported, theirs):
+    """The third is an x4 upscaler."""
+    folder = system_checkpoint("upscaler", make_upscaler)
+    upscaler = open_theirs(folder, "StableDiffusionUpscalePipeline")
+    generator = torch.Generator().manual_seed(0)
+    settings = {"num_inference_steps": 2, "guidance_scale": 3.0, "generator": generator}
+    image = theirs(FIRST)("a red apple", output_type="pt", **settings).images
+    image = theirs(SECOND)("a red apple", image=image, noise_level=100, output_type="pt", **settings).images
+    expected = upscaler("a red apple", image=image, noise_level=100, output_type="np", **settings).images
+    parts = [load(bundle(name), target="onnxruntime", safety_checker=False) for name in (FIRST, SECOND)]
+    ours = chain(*parts, load(exported(folder, target="onnxruntime,openvino"), target="onnxruntime"))
+    run = ours.start(
+        "a red apple", num_inference_steps=2, guidance_scale=3.0, noise_level=100, seed=0, output_type="np"
+    )
+    assert [step.stage for step in run] == ["denoising", "denoising", "first", "first", "last", "last"]
+    images = run.finish().images
+    assert images.shape == expected.shape == (1, 64, 64, 3)
+    np.testing.assert_allclose(images, expected, atol=1e-3)
+
+
 FIRST_ERRORS = {
     "no prompt": ({"prompt": None}, "prompt and prompt_embeds: got neither"),
     "a mask alone": ({"mask_image": MASK}, "image: got none, expected the image to start from"),
@@ -257,13 +278,16 @@ def test_a_bundle_without_a_text_encoder_takes_embeddings(system_checkpoint, exp
     whole = system_checkpoint(SECOND, IF_CHECKPOINTS[SECOND])
 
     def make(folder):
-        shutil.copytree(whole, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("text_encoder", "tokenizer"))
+        shutil.copytree(whole, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("text_encoder"))
         index = json.loads((whole / "model_index.json").read_text())
-        parts = {part: [None, None] for part in ("text_encoder", "tokenizer", "safety_checker", "feature_extractor")}
+        parts = {part: [None, None] for part in ("text_encoder", "safety_checker", "feature_extractor")}
         (folder / "model_index.json").write_text(json.dumps({**index, **parts}))
 
-    ours = load(exported(system_checkpoint(f"{SECOND}-embeddings", make), target="onnxruntime"))
+    folder = system_checkpoint(f"{SECOND}-embeddings", make)
+    assert open_checkpoint(str(folder)).notices() == []  # on its tokenizer, which nothing needs
+    ours = load(exported(folder, target="onnxruntime"))
     assert set(ours.session.bundle.components) == {"unet"}
+    assert not ours.session.bundle.has("tokenizer/tokenizer.json")
     arrays = {"prompt_embeds": numbers(1, 5, WIDTH), "negative_prompt_embeds": numbers(1, 5, WIDTH, seed=1)}
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     settings = {"image": picture(8, 8), "num_inference_steps": 2}
