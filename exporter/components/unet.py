@@ -133,6 +133,7 @@ def _sizes(configs: Configs, name: str, factor: int) -> tuple[dict[str, DimSpec]
     blocks = configs[name].get("up_block_types", ())
     if not isinstance(blocks, list | tuple) or not all(isinstance(block, str) for block in blocks):
         raise refuse(f"{name}/config.json", "up_block_types", blocks, "a list of names of blocks")
+    blocks = [block.removeprefix("UNetRes") for block in blocks]  # as diffusers reads old configs
     if all(block in _TO_ANY_SIZE for block in blocks[:-1]):
         return {}, (9, 11)
     steps = 2 ** (len(read_levels(configs, name, "block_out_channels", UNET_CHANNELS)) - 1)

@@ -76,6 +76,12 @@ def test_the_wrapper_calls_each_network_as_a_pipeline_does():
             assert wrapper.latent_shape(2, 8, 8) == (2, 3, 8, 8)
 
 
+def test_blocks_of_old_configs_take_any_size():
+    blocks = ["UNetResUpBlock2D", "UNetResCrossAttnUpBlock2D", "CrossAttnUpBlock2D", "SimpleCrossAttnUpBlock2D"]
+    assert unet_2d_condition().describe({"unet": {"up_block_types": blocks}}).sizes == {}
+    assert unet_2d_condition().describe({"unet": {"up_block_types": blocks[::-1]}}).sizes["height"].multiple_of == 8
+
+
 def test_k_blocks_need_two_pixels_at_the_coarsest_level():
     kind = UNET_KINDS["upscaler x2"]
     component = describe(kind.kind, kind.make(), **kind.neighbours)
