@@ -279,15 +279,17 @@ def _generate(run: Run[Any]) -> PipelineOutput[Any]:
 def _save(result: PipelineOutput[Any], outputs: OutputFiles, kept: ImageSettings) -> list[Path]:
     """Save every image, and warn of faults."""
     paths: list[Path] = []
-    flags = result.nsfw_content_detected or [False] * kept.count
-    for index, (image, flagged) in enumerate(zip(result.images, flags, strict=True)):
+    clean = [False] * kept.count
+    verdicts = result.nsfw_content_detected or clean, result.watermark_detected or clean
+    for index, (image, flagged, marked) in enumerate(zip(result.images, *verdicts, strict=True)):
         with outputs.name(index, kept.count) as path:
             save_image(image, path, kept.of_image(index))
         paths.append(path)
-        fault = None if flagged else describe_image_fault(image)
-        if flagged:
+        fault = None if flagged or marked else describe_image_fault(image)
+        if flagged or marked:
+            verdict = "flagged" if flagged else "found a watermark in"
             warn(
-                f"warning: {path}: the safety checker flagged this image, so it is black; try another prompt or "
+                f"warning: {path}: the safety checker {verdict} this image, so it is black; try another prompt or "
                 f"seed, or pass --no-safety-checker"
             )
         if fault:
@@ -310,6 +312,7 @@ def _print_report(
             "seconds": seconds,
             "truncated": [text for text in result.truncated if text],
             "nsfw_content_detected": result.nsfw_content_detected,
+            "watermark_detected": result.watermark_detected,
         }
     )
 

@@ -46,13 +46,13 @@ def unet(**options):
 
 
 def checker():
-    """With heads of which images of random networks get every verdict."""
+    """With heads of which the images of seed 2 get every verdict."""
     text = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = transformers.CLIPConfig(vision_config={**VISION, "projection_dim": 24}, text_config=text)
     made = IFSafetyChecker(config)
-    for head in (made.p_head, made.w_head):
+    for head, bias in ((made.p_head, -29.5), (made.w_head, 2.5)):
         head.weight.data *= 8
-        head.bias.data[:] = 0.5
+        head.bias.data[:] = bias
     return made
 
 

@@ -1,6 +1,6 @@
 """Compares the safety checker on generated images: its scores, and the images that it flags."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from diffoundry.exporter.components.if_safety_checker_module import IFSafetyCheckerModule
 from diffoundry.exporter.components.safety_checker_module import SafetyCheckerModule
 from diffoundry.exporter.verify.reference.component_cases import ComponentCase
 from diffoundry.exporter.verify.reference.pipeline_trace import to_numpy
@@ -15,12 +16,45 @@ from diffoundry.exporter.verify.report.report import Check, holds
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import ConfigError, InputError
 from diffoundry.runtime.images.postprocess import to_pil
+from diffoundry.runtime.models.if_safety_checker import IFSafetyChecker
 from diffoundry.runtime.models.roles import SAFETY_CHECKER
 from diffoundry.runtime.models.safety_checker import StableDiffusionSafetyChecker
 
 __all__ = ["SafetyReference", "ask_safety_checker", "check_safety"]
 
 FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Kind:
+    """One class of safety checkers.
+
+    Attributes:
+        module: Computes the scores with torch.
+        scores: Names of the scores.
+        judge: (engines, PIL images) -> for each image whether it is blacked out.
+    """
+
+    module: Callable[[Any, Any], Callable[[torch.Tensor], Sequence[torch.Tensor]]]
+    scores: tuple[str, ...]
+    judge: Callable[[EngineSession, Sequence[Any]], list[bool]]
+
+
+_PLAIN = "StableDiffusionSafetyChecker"
+
+_KINDS = {
+    _PLAIN: _Kind(
+        module=SafetyCheckerModule,
+        scores=("special_scores", "concept_scores"),
+        judge=lambda engines, images: StableDiffusionSafetyChecker(engines)(images),
+    ),
+    "IFSafetyChecker": _Kind(
+        module=IFSafetyCheckerModule,
+        scores=("nsfw_scores", "watermark_scores"),
+        judge=lambda engines, images: IFSafetyChecker(engines)(images).flags,
+    ),
+}
+"""Class of the network to its kind."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -46,18 +80,18 @@ def ask_safety_checker(pipeline: Any, images: Sequence[FloatArray]) -> SafetyRef
         images: float32 (height, width, 3) in 0..1, of one size.
     """
     checker = pipeline.safety_checker
+    kind = _KINDS[type(checker).__name__]
     pixels = pipeline.feature_extractor(to_pil(np.stack(images)), return_tensors="pt").pixel_values
     with torch.inference_mode():
-        scores = SafetyCheckerModule(checker, None)(pixels)  # type: ignore[arg-type]  # its component says nothing
-    _, flags = pipeline.run_safety_checker(np.stack(images), "cpu", torch.float32)
-    names = "special_scores", "concept_scores"
+        scores = kind.module(checker, None)(pixels)  # its component says nothing
+    _, *verdicts = pipeline.run_safety_checker(np.stack(images), "cpu", torch.float32)
     case = ComponentCase(
         component=SAFETY_CHECKER,
         label=f"{len(images)} images",
         feeds={"clip_input": to_numpy(pixels)},
-        expected=dict(zip(names, map(to_numpy, scores), strict=True)),
+        expected=dict(zip(kind.scores, map(to_numpy, scores), strict=True)),
     )
-    return SafetyReference(images=images, flags=[bool(flag) for flag in flags], cases=[case])
+    return SafetyReference(images=images, flags=[any(flags) for flags in zip(*verdicts, strict=True)], cases=[case])
 
 
 def check_safety(components: EngineSession, reference: SafetyReference | None) -> Iterator[Check]:
@@ -73,8 +107,9 @@ def check_safety(components: EngineSession, reference: SafetyReference | None) -
     if reference is None or SAFETY_CHECKER not in components.bundle.components:
         return
     images = to_pil(np.stack(reference.images))
+    kind = _KINDS[components.bundle.network(SAFETY_CHECKER) or _PLAIN]
     try:
-        flags = StableDiffusionSafetyChecker(components)(images)
+        flags = kind.judge(components, images)
     except (ConfigError, InputError) as error:
         yield holds("safety", SAFETY_CHECKER, f"flags of {len(images)} images", str(error))
         return

@@ -264,7 +264,8 @@ def _masked_case(encoder: Any, component: Component, label: str, tokens: torch.T
     """Make the case of an encoder that takes a mask of the padding, and returns its outputs in the graph's order."""
     mask = (tokens != encoder.config.pad_token_id).long()
     with torch.inference_mode():
-        outputs = encoder(input_ids=tokens, attention_mask=mask)
+        given = encoder(input_ids=tokens, attention_mask=mask)
+    outputs = given.to_tuple() if hasattr(given, "to_tuple") else given  # of transformers' models, or of diffusers'
     return ComponentCase(
         component=component.name,
         label=label,

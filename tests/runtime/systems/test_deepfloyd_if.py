@@ -176,10 +176,10 @@ def test_the_safety_checker_is_diffusers(bundle, reference):
     """Of images with different verdicts."""
     prompts = ["a red apple", "a cat", "a dog", "blue", "a tree", "the sun"]
     expected = reference(FIRST)(
-        prompts, num_inference_steps=2, generator=torch.Generator().manual_seed(3), output_type="np"
+        prompts, num_inference_steps=2, generator=torch.Generator().manual_seed(2), output_type="np"
     )
     ours = load(bundle(FIRST), target="onnxruntime")
-    result = ours(prompts, num_inference_steps=2, seed=3, output_type="np")
+    result = ours(prompts, num_inference_steps=2, seed=2, output_type="np")
     assert result.nsfw_content_detected == expected.nsfw_detected
     assert result.watermark_detected == expected.watermark_detected
     flagged = np.array(expected.nsfw_detected) | np.array(expected.watermark_detected)
@@ -188,6 +188,24 @@ def test_the_safety_checker_is_diffusers(bundle, reference):
     assert not flagged.all()
     np.testing.assert_array_equal(result.images.any(axis=(1, 2, 3)), ~flagged)
     np.testing.assert_allclose(result.images, expected.images, atol=1e-3)
+
+
+def test_generate_tells_both_verdicts(bundle, tmp_path):
+    """Seed 2 gives images with either verdict alone."""
+    prompts = ["a red apple", "a cat", "a dog", "blue", "a tree", "the sun"]
+    result = load(bundle(FIRST))(prompts, num_inference_steps=2, seed=2)
+    options = [bundle(FIRST), *prompts, "--steps=2", "--seed=2", f"-o{tmp_path}/out.png", "--json"]
+    told = CliRunner().invoke(generate, list(map(str, options)))
+    assert told.exit_code == 0, told.output
+    report = json.loads(told.stdout)
+    assert report["nsfw_content_detected"] == result.nsfw_content_detected
+    assert report["watermark_detected"] == result.watermark_detected
+    verdicts = zip(result.nsfw_content_detected, result.watermark_detected, strict=True)
+    marked = sum(watermark and not nsfw for nsfw, watermark in verdicts)
+    assert told.stderr.count("the safety checker flagged this image, so it is black") == sum(
+        result.nsfw_content_detected
+    )
+    assert told.stderr.count("the safety checker found a watermark in this image, so it is black") == marked > 0
 
 
 def test_both_stages_are_a_chain(bundle, theirs):
