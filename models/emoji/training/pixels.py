@@ -47,7 +47,8 @@ def pixels_task(space: Workspace, options: Options) -> TrainingTask:
         with torch.autocast(space.device.type, torch.bfloat16):
             output = unet(scheduler.add_noise(clean, noise, steps), steps).sample
         error = output.float() - scheduler.get_velocity(clean, noise, steps)
-        return (weights[steps] * error.square().mean((1, 2, 3))).mean()
+        weighted: torch.Tensor = weights[steps] * error.square().mean((1, 2, 3))
+        return weighted.mean()
 
     return TrainingTask(stage="unet", module=unet, loss=loss, data=space.fingerprint)
 
@@ -92,4 +93,5 @@ def _weights(scheduler: DDPMScheduler) -> torch.Tensor:
     """Compute min(SNR, 5) / (SNR + 1) for every step, float32 (T,)."""
     kept = scheduler.alphas_cumprod
     ratio = kept / (1 - kept)
-    return ratio.clamp(max=_GAMMA) / (ratio + 1)
+    weights: torch.Tensor = ratio.clamp(max=_GAMMA) / (ratio + 1)
+    return weights

@@ -52,7 +52,7 @@ _MODULES = {"latent_diffusion": "diffusers.pipelines.latent_diffusion"}
 
 def test_table():
     table = read_aliases()
-    demos = {"emoji", "emoji-edges", "emoji-pixels"}
+    demos = {"emoji", "emoji-edges", "emoji-pixels", "emoji-x4"}
     assert set(table) == {*demos, "sdxl-refiner", "if-i-m", "karlo", *SIZES}
     for name, alias in table.items():
         assert (alias.hub is None) != (alias.folder is None)
