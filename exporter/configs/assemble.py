@@ -11,12 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from diffoundry.exporter.checkpoints.json_files import read_json
-from diffoundry.exporter.configs.vocabulary import write_bert_vocabulary, write_t5_vocabulary, write_vocabulary
+from diffoundry.exporter.configs.vocabulary import (
+    write_bert_vocabulary,
+    write_t5_vocabulary,
+    write_vocabulary,
+    write_xlm_roberta_vocabulary,
+)
 
 __all__ = ["assemble_configs", "remove_scratch", "scratch_folder"]
 
 
-_VOCABULARIES = {"T5": write_t5_vocabulary, "Bert": write_bert_vocabulary}
+_VOCABULARIES = {"T5": write_t5_vocabulary, "Bert": write_bert_vocabulary, "XLMRoberta": write_xlm_roberta_vocabulary}
 """First letters of a tokenizer's class to the function that writes its vocabulary; CLIP's for all others."""
 
 

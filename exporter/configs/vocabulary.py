@@ -12,7 +12,14 @@ from pathlib import Path
 
 from diffoundry.exporter.checkpoints.aliases import package_path
 
-__all__ = ["clip_merges", "clip_vocabulary", "write_bert_vocabulary", "write_t5_vocabulary", "write_vocabulary"]
+__all__ = [
+    "clip_merges",
+    "clip_vocabulary",
+    "write_bert_vocabulary",
+    "write_t5_vocabulary",
+    "write_vocabulary",
+    "write_xlm_roberta_vocabulary",
+]
 
 _SPECIALS = ("<|startoftext|>", "<|endoftext|>")
 _END = "</w>"
@@ -20,6 +27,8 @@ _END = "</w>"
 _BERT_TOKENS = 30_522
 _BERT_SPECIALS = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103}
 """Numbers of BERT's special tokens; those between are unused."""
+
+_XLM_R_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 
 _T5_SPECIALS = ("<pad>", "</s>", "<unk>")
 _T5_PIECES, _T5_SENTINELS = 32_000, 100
@@ -80,12 +89,29 @@ def write_t5_vocabulary(folder: Path) -> None:
     from tokenizers import Tokenizer
     from tokenizers.models import Unigram
 
+    vocabulary = [(token, 0.0) for token in _T5_SPECIALS]
+    vocabulary += _scored_pieces(_T5_PIECES - len(_T5_SPECIALS))
+    vocabulary += [(f"<extra_id_{index}>", 0.0) for index in reversed(range(_T5_SENTINELS))]
+    Tokenizer(Unigram(vocabulary, unk_id=_T5_SPECIALS.index("<unk>"))).save(str(folder / "tokenizer.json"))
+
+
+def write_xlm_roberta_vocabulary(folder: Path) -> None:
+    """Write a tokenizer.json of XLM-R's kind, for networks with random weights.
+
+    XLM-R's own 250,002 pieces are not installed. These are the special tokens, printable characters, and the words of
+    CLIP's vocabulary, the likeliest first.
+    """
+    from transformers import XLMRobertaTokenizer
+
+    specials = [(token, 0.0) for token in _XLM_R_SPECIALS]
+    tokenizer = XLMRobertaTokenizer(vocab=[*specials, *_scored_pieces(None), ("<mask>", 0.0)])
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def _scored_pieces(count: int | None) -> list[tuple[str, float]]:
+    """Return pieces of a unigram model with their scores, the likeliest first: `count` of them, or all."""
     texts = [left + right for left, right in clip_merges() if (left + right).isascii()]
     words = [_T5_SPACE + text.removesuffix(_END) for text in texts if text.endswith(_END)]
     parts = [text for text in texts if not text.endswith(_END)]
     pieces = dict.fromkeys((_T5_SPACE, *map(chr, range(33, 127)), *words, *parts))
-    kept = list(pieces)[: _T5_PIECES - len(_T5_SPECIALS)]
-    vocabulary = [(token, 0.0) for token in _T5_SPECIALS]
-    vocabulary += [(piece, -math.log(rank + 2)) for rank, piece in enumerate(kept)]
-    vocabulary += [(f"<extra_id_{index}>", 0.0) for index in reversed(range(_T5_SENTINELS))]
-    Tokenizer(Unigram(vocabulary, unk_id=_T5_SPECIALS.index("<unk>"))).save(str(folder / "tokenizer.json"))
+    return [(piece, -math.log(rank + 2)) for rank, piece in enumerate(list(pieces)[:count])]

@@ -62,7 +62,7 @@ class KandinskyDecoder(StagedPipeline):
     @property
     def _width(self) -> int:
         """Numbers of an embedding; 0 where the bundle does not say."""
-        shapes = {spec.name: spec.shape for spec in self.session.declared_inputs(self.unet.component)}
+        shapes = {spec.name: spec.shape for spec in self.session.inputs(self.unet.component)}
         width = shapes.get("image_embeds", (0,))[-1]
         return width if isinstance(width, int) else 0
 
@@ -90,6 +90,12 @@ class KandinskyDecoder(StagedPipeline):
         if self._inpaints:
             return "image", "mask_image"
         return ("image", "strength") if "Img2Img" in self.session.bundle.pipeline_class else ()
+
+    @property
+    def used_components(self) -> tuple[str, ...]:
+        """See `StagedPipeline`: only an image to start from needs the encoder."""
+        unused = () if "image" in self.example_inputs else ("vae_encoder",)
+        return tuple(name for name in self.session.bundle.components if name not in unused)
 
     def taken_shapes(self) -> dict[str, tuple[int | str, ...]]:
         """See `PipelineBase`."""

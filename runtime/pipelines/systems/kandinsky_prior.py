@@ -84,7 +84,7 @@ class KandinskyPrior(StagedPipeline):
     @property
     def default_size(self) -> tuple[int, int]:
         """Height and width of the images that the image encoder takes; the result has none."""
-        shape = next(spec.shape for spec in self.session.declared_inputs(self._image_encoder.component))
+        shape = next(spec.shape for spec in self.session.inputs(self._image_encoder.component))
         height, width = (side if isinstance(side, int) else 224 for side in shape[2:])
         return height, width
 

@@ -47,13 +47,22 @@ SIZES = {
 }
 
 
+# As the README of the original code says, in millions.
+KANDINSKY = {
+    "kandinsky-2-1-prior": {"prior": 1000, "image_encoder": 304, "text_encoder": 124},
+    "kandinsky-2-1": {"text_encoder": 560, "unet": 1220, "movq": 67},
+    "kandinsky-2-2-prior": {"prior": 1000, "image_encoder": 1800, "text_encoder": 695},
+    "kandinsky-2-2-decoder": {"unet": 1220, "movq": 67},
+}
+
+
 _MODULES = {"latent_diffusion": "diffusers.pipelines.latent_diffusion"}
 
 
 def test_table():
     table = read_aliases()
     demos = {"emoji", "emoji-edges", "emoji-pixels", "emoji-x4"}
-    assert set(table) == {*demos, "sdxl-refiner", "if-i-m", "karlo", *SIZES}
+    assert set(table) == {*demos, "sdxl-refiner", "if-i-m", "karlo", *KANDINSKY, *SIZES}
     for name, alias in table.items():
         assert (alias.hub is None) != (alias.folder is None)
         assert (alias.configs is None) == (name == "emoji-edges")
@@ -191,3 +200,26 @@ class TestVocabulary:
         assert ids == theirs([text], padding="max_length", max_length=77, truncation=True).input_ids[0]
         assert theirs.unk_token_id not in ids
         assert len(set(ids)) > 12
+
+
+@pytest.mark.parametrize("alias", KANDINSKY)
+def test_kandinsky_is_as_large_as_its_readme_says(alias):
+    checkpoint = open_checkpoint(alias, random_weights=True)
+    assert {component.source for component in checkpoint.components} == set(KANDINSKY[alias])
+    for source, millions in KANDINSKY[alias].items():
+        with torch.device("meta"):
+            module = build_module(checkpoint.root / source, ":".join(checkpoint.model_index[source]))
+        assert sum(parameter.numel() for parameter in module.parameters()) == pytest.approx(1e6 * millions, rel=0.03)
+
+
+def test_the_vocabulary_for_xlm_roberta(tmp_path):
+    place = open_checkpoint("kandinsky-2-1", random_weights=True).root / "tokenizer"
+    write_tokenizer(place, "XLMRobertaTokenizerFast", tmp_path)
+    text = "a photo of an astronaut"
+    ids = JsonTokenizer.from_folder(tmp_path)([text], max_length=77).input_ids[0].tolist()
+    theirs = transformers.XLMRobertaTokenizerFast.from_pretrained(place)
+    assert ids == theirs([text], padding="max_length", max_length=77, truncation=True).input_ids[0]
+    assert ids[0] == 0
+    assert ids[-1] == 1, "padding"
+    assert ids[1 + sum(one > 3 for one in ids)] == 2, "the end"
+    assert 3 not in ids, "nothing is unknown"
