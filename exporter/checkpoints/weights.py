@@ -30,6 +30,7 @@ _HOMES = {
     "StableUnCLIPImageNormalizer": "diffusers.pipelines.stable_diffusion",
     "UnCLIPTextProjModel": "diffusers.pipelines.deprecated.unclip",
     "MultilingualCLIP": "diffusers.pipelines.kandinsky",
+    "PaellaVQModel": "diffusers.pipelines.deprecated.wuerstchen",
 }
 """Classes that belong to diffusers' pipelines, to their packages."""
 

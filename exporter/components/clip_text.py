@@ -21,6 +21,7 @@ def clip_text_encoder(
     model_classes: tuple[str, ...] = (PLAIN,),
     hidden_states: bool = False,
     normalized: bool = False,
+    masked: bool = False,
 ) -> ComponentKind:
     """Declare a CLIP text encoder.
 
@@ -32,17 +33,19 @@ def clip_text_encoder(
             N), each before the final layer norm. Stable Diffusion XL uses the last but one.
         normalized: True if the graph also outputs all hidden states but the last, after the final layer norm, as one
             tensor. Stable Diffusion uses them for `clip_skip`.
+        masked: True if the graph also takes the mask of padding, which changes the hidden states of padding. Stable
+            Cascade passes it.
     """
     return ComponentKind(
         name=name,
         source=name,
         classes=tuple(f"transformers:{model_class}" for model_class in model_classes),
-        describe=partial(_describe, name=name, hidden_states=hidden_states, normalized=normalized),
+        describe=partial(_describe, name=name, hidden_states=hidden_states, normalized=normalized, masked=masked),
         folder=name.replace("text_encoder", "tokenizer"),
     )
 
 
-def _describe(configs: Configs, *, name: str, hidden_states: bool, normalized: bool) -> Component:
+def _describe(configs: Configs, *, name: str, hidden_states: bool, normalized: bool, masked: bool) -> Component:
     network = str(configs[name]["_class_name"])
     pooled = "text_embeds" if network == PROJECTED else "pooler_output"
     width = read_integer(configs, name, "hidden_size", 512)
@@ -60,12 +63,14 @@ def _describe(configs: Configs, *, name: str, hidden_states: bool, normalized: b
             TensorSpec(name=f"hidden_states.{layer}", dtype="float32", shape=("batch", "sequence", width))
             for layer in range(layers + 1)
         ]
+    row = ("batch", "sequence")
+    mask = (TensorSpec(name="attention_mask", dtype="float32", shape=row),) if masked else ()  # 0 for padding
     component = Component(
         name=name,
         role=TEXT_ENCODER,
         network=network,
         source=name,
-        inputs=(TensorSpec(name="input_ids", dtype="int32", shape=("batch", "sequence")),),
+        inputs=(TensorSpec(name="input_ids", dtype="int32", shape=row), *mask),
         outputs=tuple(outputs),
         example={"batch": 2, "sequence": 7},
         call=Call(options={"output_hidden_states": hidden_states or normalized}),

@@ -49,6 +49,8 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "PriorTransformer": {"embedding_dim": 768, "num_embeddings": 77, "encoder_hid_proj_type": "linear"},
     "UnCLIPTextProjModel": {"clip_extra_context_tokens": 4, "clip_embeddings_dim": 768},
     "StableUnCLIPImageNormalizer": {"embedding_dim": 768},
+    "StableCascadeUNet": {"in_channels": 16, "out_channels": 16, "patch_size": 1, "block_out_channels": [2048, 2048]},
+    "PaellaVQModel": {"out_channels": 3, "latent_channels": 4, "levels": 2, "up_down_scale_factor": 2},
     "StableDiffusionSafetyChecker": {"vision_config": {}},
 }
 """Class of a network to its fields and their defaults."""

@@ -211,8 +211,9 @@ def _watched_step(
     """Return a scheduler's method that reports the sample that it returns."""
 
     @functools.wraps(step)
-    def watched(output: Any, timestep: Any, *args: Any, **kwargs: Any) -> Any:
-        given = step(output, timestep, *args, **kwargs)
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        given = step(*args, **kwargs)
+        timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
         rows = given[0][: len(given[0]) // 2] if halves else given[0]
         # A correction has the sample as its second argument, and no timestep.
         on_step(next(count), 0.0 if torch.is_tensor(timestep) and timestep.ndim else timestep, rows)

@@ -133,30 +133,34 @@ class CLIPTextModel:
             chunks: Chunks of each prompt.
         """
         length, room = self.length, self.length - 2
-        rows = []
+        rows, masks = [], []
         weights = np.ones((len(prompts), chunks, length), np.float32)
         for prompt, row in zip(prompts, weights, strict=True):
             for chunk in range(chunks):
                 own = slice(chunk * room, (chunk + 1) * room)
                 ids = prompt.ids[own]
                 rows.append(self.tokenizer.frame(ids, length))
+                masks.append(self.tokenizer.mask(len(ids), length))
                 first = self.tokenizer.start(len(ids), length) + 1
                 with np.errstate(over="ignore"):  # the weighted states are checked to be finite
                     row[chunk, first : first + len(ids)] = prompt.weights[own]
         return EncodedPrompts(
-            outputs=self._run(np.stack(rows)),
+            outputs=self._run(np.stack(rows), np.stack(masks)),
             weights=weights.reshape(len(prompts), -1),
             chunks=chunks,
             truncated=tuple(prompt.cut for prompt in prompts),
         )
 
-    def _run(self, ids: npt.NDArray[np.int32]) -> Outputs:
+    def _run(self, ids: npt.NDArray[np.int32], masks: FloatArray) -> Outputs:
         """Run on chunks (rows, 77): vectors (rows, P) and states (rows, ..., 77, D)."""
         rows, length = ids.shape
         if rows > _FEW_ROWS:
             needed = self._session.output_bytes(self.name, {"batch": rows, "sequence": length})
             check_memory(needed, f"prompt: got {rows} chunks of {length} tokens, which take", "shorten the prompts")
-        outputs = Outputs(self._session.run(self.name, {"input_ids": ids}), self.name)
+        feeds = {"input_ids": ids}
+        if any(spec.name == "attention_mask" for spec in self._session.declared_inputs(self.name)):
+            feeds["attention_mask"] = masks
+        outputs = Outputs(self._session.run(self.name, feeds), self.name)
         for name, array in outputs.items():
             outputs.take(name, (rows, None) if array.ndim < 3 else (rows, *[None] * (array.ndim - 3), length, None))
         return outputs

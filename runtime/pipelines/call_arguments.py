@@ -124,7 +124,10 @@ class CallArguments(TypedDict, total=False):
     decoder_guidance_scale: float
     super_res_num_inference_steps: int
     super_res_latents: FloatArray | None
-    image_embeddings: FloatArray | None
+    image_embeddings: Any
+    images: "Image | Sequence[Image] | None"
+    prompt_embeds_pooled: FloatArray | None
+    negative_prompt_embeds_pooled: FloatArray | None
     original_image: "ImageInput | Sequence[Image] | None"
     clean_caption: bool | None
 

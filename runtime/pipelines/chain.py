@@ -54,8 +54,8 @@ class ChainedPipeline(PipelineBase):
     """Two pipelines. diffusers: `KandinskyV22CombinedPipeline`, or a base model with its refiner.
 
     Arguments belong to the last pipeline, but for prompts, which both get, and for those with the prefix "prior_",
-    which a prior gets. Of a base model and a refiner both get every argument that they take. `denoising_end` is where
-    the refiner goes on.
+    which a prior gets. A prior also gets those that it alone takes. Of a base model and a refiner both get every
+    argument that they take. `denoising_end` is where the refiner goes on.
 
     Attributes:
         first: Its result is not shown.
@@ -90,7 +90,7 @@ class ChainedPipeline(PipelineBase):
     def argument_names(self) -> frozenset[str]:
         """Names of all arguments that a call may have."""
         own = self.first.argument_names
-        prefixed = {f"{_PRIOR}{name}" for name in own} if not self.first.makes_images else own
+        prefixed = {f"{_PRIOR}{name}" for name in own} | own if not self.first.makes_images else own
         handed = self.first.handed_shapes().keys()
         return frozenset({*prefixed, *self.last.argument_names, *(set(_FOR_ALL) & own)} - handed)
 
@@ -159,7 +159,7 @@ class ChainedPipeline(PipelineBase):
     def _check(self, first: Mapping[str, Any], last: Mapping[str, Any]) -> tuple[int, dict[str, Any], dict[str, Any]]:
         """Check the arguments of both pipelines: the number of images, and the arguments that have a value."""
         count, known = self.first.check_call(first)
-        sizes = {"images": count, **known}
+        sizes = {**known, "images": count}
         shapes = {name: tuple(_size(one, sizes) for one in dims) for name, dims in self.first.handed_shapes().items()}
         count, others = self.last.check_call({**last, **make_example_arrays(shapes)})
         return count, known, others
@@ -225,7 +225,8 @@ class ChainedPipeline(PipelineBase):
             if not self.first.makes_images and stem != name and stem in own:
                 first[stem] = value
                 continue
-            for_first = name in (*_FOR_ALL, *_FOR_FIRST) or (self.first.makes_images and name not in _FOR_LAST)
+            for_first = name in (*_FOR_ALL, *_FOR_FIRST) or name not in others
+            for_first |= self.first.makes_images and name not in _FOR_LAST
             if for_first and name in own:
                 first[name] = value
             if name in others and not (name in _FOR_FIRST and name in own):
@@ -238,7 +239,11 @@ class ChainedPipeline(PipelineBase):
             start = {"denoising_start": first["denoising_end"]} if "denoising_end" in first else {}
             return {**{name: value for name, value in last.items() if name not in _SIZES}, **start}
         # There is an embedding for each image already, and diffusers passes negative prompts to the prior alone.
-        return {name: value for name, value in last.items() if name not in ("num_images_per_prompt", "negative_prompt")}
+        # One that gives encoded prompts has read them for both.
+        decided = {"num_images_per_prompt", "negative_prompt"}
+        if "prompt_embeds_pooled" in self.first.handed_shapes():
+            decided.add("prompt")
+        return {name: value for name, value in last.items() if name not in decided}
 
     def __repr__(self) -> str:
         return f"ChainedPipeline({self.first!r}, {self.last!r})"

@@ -148,6 +148,18 @@ FAMILY_TABLE = (
         exporter="diffoundry.exporter.families.kandinsky:TEXT_DECODER",
     ),
     FamilyEntry(
+        name="stable_cascade_prior",
+        classes={"StableCascadePriorPipeline": PipelineClass("prior")},
+        runtime="diffoundry.runtime.pipelines.systems.stable_cascade_prior:StableCascadePrior",
+        exporter="diffoundry.exporter.families.stable_cascade:PRIOR",
+    ),
+    FamilyEntry(
+        name="stable_cascade_decoder",
+        classes={"StableCascadeDecoderPipeline": PipelineClass("text_to_image")},
+        runtime="diffoundry.runtime.pipelines.systems.stable_cascade_decoder:StableCascadeDecoder",
+        exporter="diffoundry.exporter.families.stable_cascade:DECODER",
+    ),
+    FamilyEntry(
         name="unconditional",
         classes={
             "DDPMPipeline": PipelineClass("unconditional"),

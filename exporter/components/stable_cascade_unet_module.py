@@ -1,0 +1,48 @@
+"""StableCascadeUNet as a traceable module."""
+
+from typing import Any
+
+import torch
+
+from diffoundry.exporter.component import Component
+from diffoundry.exporter.components.network_module import NetworkModule
+
+__all__ = ["StableCascadeModule"]
+
+
+class StableCascadeModule(NetworkModule):
+    """Cuts a sample into patches with one strided convolution, where the network moves them into channels first.
+
+    The features "effnet" have the size of the patches already, and the pixels that the decoder takes are zeros, so that
+    neither is resized. diffusers: `StableCascadeUNet.forward`.
+    """
+
+    def __init__(self, network: torch.nn.Module, component: Component) -> None:
+        super().__init__(network, component)
+        model: Any = network
+        flat, self.norm = model.embedding[1], model.embedding[2]
+        patch = model.config.patch_size
+        self.patches = torch.nn.Conv2d(model.config.in_channels, flat.out_channels, patch, stride=patch)
+        # The same storage: the weight keeps its name, and is not copied.
+        self.patches.weight = torch.nn.Parameter(flat.weight.view(self.patches.weight.shape), requires_grad=False)
+        self.patches.bias = flat.bias
+
+    def run(self, **keywords: Any) -> Any:
+        """Call the network."""
+        model: Any = self.model
+        sample, ratio = keywords["sample"], keywords["timestep_ratio"]
+        kinds = (ratio, *(torch.zeros_like(ratio) for _ in model.config.timestep_conditioning_type))
+        times = torch.cat([model.get_timestep_ratio_embedding(kind) for kind in kinds], dim=1)
+        clip = model.get_clip_embeddings(
+            clip_txt_pooled=keywords["clip_text_pooled"],
+            clip_txt=keywords.get("clip_text"),
+            clip_img=keywords.get("clip_img"),
+        )
+        features = self.norm(self.patches(sample))
+        if "effnet" in keywords:
+            features = features + model.effnet_mapper(keywords["effnet"])
+        if hasattr(model, "pixels_mapper"):
+            features = features + model.pixels_mapper(sample.new_zeros(1, model.config.pixel_mapper_in_channels, 1, 1))
+        # The two halves between the parts that are different here.
+        levels = model._down_encode(features, times, clip)  # noqa: SLF001
+        return {"sample": model.clf(model._up_decode(levels, times, clip))}  # noqa: SLF001

@@ -1,0 +1,194 @@
+"""Both stages of Stable Cascade, and their chain, against diffusers after every step."""
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL.Image import fromarray
+from system_pair import TOLERANCE, compare_system, open_theirs
+from tiny_cascade import CHANNELS, WIDTH, make_cascade_decoder, make_cascade_prior, open_cascade_decoder
+
+from diffoundry.exporter.reference.pipeline import call_pipeline
+from diffoundry.runtime import load
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.pipelines.chain import chain
+
+PRIOR = "StableCascadePriorPipeline"
+TARGETS = ("onnxruntime", "openvino")
+
+
+@pytest.fixture(scope="module")
+def folders(system_checkpoint):
+    return system_checkpoint("cascade-prior", make_cascade_prior), system_checkpoint(
+        "cascade-decoder", make_cascade_decoder
+    )
+
+
+@pytest.fixture(scope="module")
+def bundles(folders, exported):
+    return [exported(folder, target=",".join(TARGETS)) for folder in folders]
+
+
+def image(seed=0):
+    return fromarray(np.random.default_rng(seed).integers(0, 256, (36, 40, 3), np.uint8))
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def as_tensors(arguments):
+    return {
+        name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for name, value in arguments.items()
+    }
+
+
+def texts(prompts=1, prefix=""):
+    return {
+        f"{prefix}prompt_embeds": normal(prompts, 77, 32, seed=1),
+        f"{prefix}prompt_embeds_pooled": normal(prompts, 1, WIDTH, seed=2),
+    }
+
+
+PRIOR_CASES = {
+    "defaults": {"prompt": "a red apple"},
+    "several, of an odd size": {
+        "prompt": ["a red apple", "a cat"], "negative_prompt": ["blue", "a dog"], "num_images_per_prompt": 2,
+        "height": 100, "width": 200,
+    },
+    "no guidance": {"prompt": "a cat", "guidance_scale": 1.0},
+    "images": {"prompt": ["a cat", "a dog"], "images": [image(), image(seed=1)], "guidance_scale": 2.0},
+    "embeddings": {
+        **texts(2), **texts(2, "negative_"), "image_embeds": normal(1, 3, 20), "latents": normal(2, CHANNELS, 3, 4),
+    },
+}  # fmt: skip
+
+
+def follow(theirs, prompt, **arguments):
+    """Return diffusers' latents after every step, and its result."""
+    latents = []
+    output = call_pipeline(
+        theirs, prompt, lambda _index, _timestep, values: latents.append(values.numpy().copy()), watch=True,
+        generator=torch.Generator().manual_seed(0), **as_tensors(arguments),
+    )  # fmt: skip
+    return latents, output
+
+
+def check_steps(run, latents):
+    for step, expected in zip(run, latents, strict=True):
+        assert np.abs(step.latents - expected).max() < TOLERANCE * np.sqrt(np.mean(expected**2)), step
+    assert run.total == len(latents)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_step_of_the_prior_is_diffusers(folders, bundles, target):
+    ours, theirs = load(bundles[0], target=target), open_theirs(folders[0], PRIOR)
+    for case in PRIOR_CASES.values():
+        arguments = {"num_inference_steps": 3, "height": 128, "width": 160, **case}
+        prompt = arguments.pop("prompt", None)
+        latents, output = follow(theirs, prompt, output_type="pt", **arguments)
+        run = ours.start(prompt, seed=0, **arguments)
+        check_steps(run, latents)
+        for rows, expected in zip(run.finish().to_tuple(), output.to_tuple(), strict=False):
+            np.testing.assert_allclose(rows, expected, atol=1e-4 * np.abs(expected.numpy()).max())
+
+
+DECODER_CASES = {
+    "defaults": {"prompt": "a red apple", "image_embeddings": normal(1, CHANNELS, 3, 4)},
+    "several": {
+        "prompt": ["a cat", "a dog"], "negative_prompt": ["blue", "red"], "guidance_scale": 4.0,
+        "image_embeddings": normal(4, CHANNELS, 3, 4),
+    },
+    "several images of one": {
+        "prompt": "a cat", "num_images_per_prompt": 2, "image_embeddings": normal(1, CHANNELS, 3, 4),
+    },
+    "odd levels": {
+        "prompt": "a cat", "guidance_scale": 2.0, "image_embeddings": normal(1, CHANNELS, 1, 7),
+    },
+    "embeddings": {
+        **texts(), "guidance_scale": 3.0, **texts(1, "negative_"), "image_embeddings": normal(1, CHANNELS, 3, 4),
+        "latents": normal(1, 4, 32, 42),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_step_of_the_decoder_is_diffusers(folders, bundles, target):
+    ours, theirs = load(bundles[1], target=target), open_cascade_decoder(folders[1])
+    for case in DECODER_CASES.values():
+        arguments = {"num_inference_steps": 3, **case}
+        prompt = arguments.pop("prompt", None)
+        compare_system(ours, theirs, prompt=prompt, ours_only=arguments, theirs_only=as_tensors(arguments))
+
+
+CHAIN_CASES = {
+    "defaults": {"prompt": "a red apple"},
+    "guided in both": {
+        "prompt": ["a red apple", "a cat"], "negative_prompt": ["blue", "a dog"], "num_images_per_prompt": 2,
+        "prior_guidance_scale": 3.0, "guidance_scale": 2.0,
+    },
+    "images": {"prompt": "a cat", "images": [image()], "prior_num_inference_steps": 3},
+}  # fmt: skip
+
+
+def test_the_chain_is_the_combined_pipeline(folders, bundles):
+    prior, decoder = open_theirs(folders[0], PRIOR).components, open_cascade_decoder(folders[1]).components
+    theirs = diffusers.StableCascadeCombinedPipeline(**{f"prior_{key}": part for key, part in prior.items()}, **decoder)
+    theirs.set_progress_bar_config(disable=True)
+    ours = chain(*(load(bundle, target="onnxruntime") for bundle in bundles))
+    for case in CHAIN_CASES.values():
+        settings = {"height": 128, "width": 160, "num_inference_steps": 2, "prior_num_inference_steps": 2, **case}
+        prompt = settings.pop("prompt")
+        named = {"decoder_guidance_scale" if key == "guidance_scale" else key: one for key, one in settings.items()}
+        latents, output = follow(theirs, prompt, output_type="np", **named)
+        run = ours.start(prompt, seed=0, output_type="np", **settings)
+        check_steps(run, latents)
+        images = run.finish().images
+        assert run.count == len(images)
+        assert -10 * np.log10(np.mean((images - output.images) ** 2) + 1e-12) > 60
+
+
+PRIOR_ERRORS = {
+    "no prompt": ({"prompt": None}, "prompt and prompt_embeds_pooled: got neither, expected one of them"),
+    "a prompt and embeddings": (texts(), "prompt and prompt_embeds_pooled: got both"),
+    "half of the embeddings": (
+        {"prompt": None, "prompt_embeds_pooled": normal(1, 1, WIDTH)},
+        "prompt_embeds and prompt_embeds_pooled: got one of them, expected both or none",
+    ),
+    "negatives twice": (
+        {"negative_prompt": "blue", **texts(1, "negative_")},
+        "negative_prompt and negative_prompt_embeds_pooled: got both",
+    ),
+    "images twice": ({"images": image(), "image_embeds": normal(1, 1, 20)}, "images and image_embeds: got both"),
+    "no images": ({"images": [3]}, "images: got int, expected PIL images"),
+    "an empty list": ({"images": []}, "images: got an empty list, expected PIL images"),
+    "another width": ({"image_embeds": normal(1, 1, 5)}, "image_embeds: got shape .* expected floats .1, images, 20"),
+    "other latents": ({"latents": normal(1, CHANNELS, 2, 2)}, "latents: got shape .* expected"),
+    "another scheduler": ({"scheduler": "ddim"}, "expected DDPMWuerstchenScheduler"),
+    "a size": ({"height": 0}, "height: got 0, expected a whole number of pixels"),
+}
+
+DECODER_ERRORS = {
+    "no embeddings": ({"image_embeddings": None}, "image_embeddings: got none, expected those of a prior"),
+    "whole numbers": (
+        {"image_embeddings": np.zeros((1, 4, 3, 4), int)},
+        "image_embeddings: got ndarray, expected floats",
+    ),
+    "other channels": ({"image_embeddings": normal(1, 5, 3, 4)}, "image_embeddings: got 5 channels, expected 4"),
+    "no patches": ({"image_embeddings": normal(1, CHANNELS, 3, 2)}, "of which 21 x 32 latents would be made"),
+    "other prompts": ({"prompt": ["a", "b"]}, "image_embeddings: got 1 for 2 prompts, expected the same number"),
+    "another scheduler": ({"scheduler": "ddim"}, "expected DDPMWuerstchenScheduler"),
+}
+
+
+def test_wrong_arguments_are_refused(bundles):
+    prior, decoder = (load(bundle, target="onnxruntime") for bundle in bundles)
+    for arguments, words in PRIOR_ERRORS.values():
+        with pytest.raises(InputError, match=words):
+            prior(**{"prompt": "a cat", "num_inference_steps": 1, "height": 128, "width": 160, **arguments})
+    for arguments, words in DECODER_ERRORS.values():
+        given = {"prompt": "a cat", "image_embeddings": normal(1, CHANNELS, 3, 4), "num_inference_steps": 1}
+        with pytest.raises(InputError, match=words):
+            decoder(**{**given, **arguments})
+    with pytest.raises(InputError, match="image_embeddings: got .* choose another height or width"):
+        chain(prior, decoder).start("a cat", height=128, width=80)
