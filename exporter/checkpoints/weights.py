@@ -26,6 +26,7 @@ __all__ = ["build_module", "load_weights", "random_weights", "widen"]
 _HOMES = {
     "IFSafetyChecker": "diffusers.pipelines.deepfloyd_if",
     "LDMBertModel": "diffusers.pipelines.latent_diffusion",
+    "LearnedClassifierFreeSamplingEmbeddings": "diffusers.pipelines.deprecated.vq_diffusion",
     "StableDiffusionSafetyChecker": "diffusers.pipelines.stable_diffusion",
     "StableUnCLIPImageNormalizer": "diffusers.pipelines.stable_diffusion",
     "UnCLIPTextProjModel": "diffusers.pipelines.deprecated.unclip",

@@ -42,7 +42,7 @@ def check_kind(name: str, value: object, annotation: object) -> None:
     """
     text = str(annotation)
     if isinstance(value, bool | np.bool_) and "bool" not in text:
-        kinds = {
+        words = {
             "Callable": "a function",
             "Generator": "a generator",
             "ndarray": "an array",
@@ -50,12 +50,15 @@ def check_kind(name: str, value: object, annotation: object) -> None:
             "float": "a number",
             "str": "a text",
         }
-        kind = next((kind for word, kind in kinds.items() if word in text), "another value")
+        kind = next((kind for word, kind in words.items() if word in text), "another value")
         raise InputError(f"{name}: got {value!r}, expected {kind}")
     if not ("ndarray" in text and "Image" not in text) or value is None:
         return
-    if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
-        raise InputError(f"{name}: got {_describe(value)}, expected a NumPy array of floats{_numpy_hint(name, value)}")
+    kinds, numbers = ("iu", "whole numbers") if "int64" in text else ("f", "floats")
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in kinds:
+        raise InputError(
+            f"{name}: got {_describe(value)}, expected a NumPy array of {numbers}{_numpy_hint(name, value)}"
+        )
 
 
 def check_number(name: str, value: Any, low: float, high: float = math.inf, *, whole: bool = False) -> None:

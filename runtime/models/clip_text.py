@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -145,20 +145,27 @@ class CLIPTextModel:
                 with np.errstate(over="ignore"):  # the weighted states are checked to be finite
                     row[chunk, first : first + len(ids)] = prompt.weights[own]
         return EncodedPrompts(
-            outputs=self._run(np.stack(rows), np.stack(masks)),
+            outputs=self.encode_ids(np.stack(rows), np.stack(masks)),
             weights=weights.reshape(len(prompts), -1),
             chunks=chunks,
             truncated=tuple(prompt.cut for prompt in prompts),
         )
 
-    def _run(self, ids: npt.NDArray[np.int32], masks: FloatArray) -> Outputs:
-        """Run on chunks (rows, 77): vectors (rows, P) and states (rows, ..., 77, D)."""
+    def encode_ids(self, ids: npt.NDArray[np.int32], masks: FloatArray | None = None) -> Outputs:
+        """Run on token ids (rows, 77), special ones included: vectors (rows, P) and states (rows, ..., 77, D).
+
+        Args:
+            ids: int32 (rows, 77).
+            masks: 1 for a token, 0 for padding, float32 (rows, 77), for an encoder that takes them.
+        """
         rows, length = ids.shape
         if rows > _FEW_ROWS:
             needed = self._session.output_bytes(self.name, {"batch": rows, "sequence": length})
             check_memory(needed, f"prompt: got {rows} chunks of {length} tokens, which take", "shorten the prompts")
-        feeds = {"input_ids": ids}
-        if any(spec.name == "attention_mask" for spec in self._session.declared_inputs(self.name)):
+        feeds: dict[str, npt.NDArray[Any]] = {"input_ids": ids}
+        if masks is not None and any(
+            spec.name == "attention_mask" for spec in self._session.declared_inputs(self.name)
+        ):
             feeds["attention_mask"] = masks
         outputs = Outputs(self._session.run(self.name, feeds), self.name)
         for name, array in outputs.items():

@@ -130,6 +130,7 @@ class CallArguments(TypedDict, total=False):
     negative_prompt_embeds_pooled: FloatArray | None
     original_image: "ImageInput | Sequence[Image] | None"
     clean_caption: bool | None
+    truncation_rate: float
 
 
 @overload

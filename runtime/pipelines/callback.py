@@ -73,7 +73,7 @@ def make_step_end(
 
 
 def _check_changes(changes: object, tensors: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
-    """Return a callback's changes as float32.
+    """Return a callback's changes as float32, those of codes as int64.
 
     Raises:
         InputError: Something else than tensors that it got, in their shape.
@@ -89,9 +89,11 @@ def _check_changes(changes: object, tensors: Mapping[str, FloatArray]) -> dict[s
                 f"callback_on_step_end: it returned {name!r}, expected some of {', '.join(tensors)}; name it in "
                 f"callback_on_step_end_tensor_inputs"
             )
-        found = values.shape if isinstance(values, np.ndarray) and values.dtype.kind == "f" else type(values).__name__
+        kind = tensors[name].dtype.kind
+        found = values.shape if isinstance(values, np.ndarray) and values.dtype.kind == kind else type(values).__name__
         if found != tensors[name].shape:
+            expected = "floats" if kind == "f" else "whole numbers"
             raise InputError(
-                f"callback_on_step_end: it returned {name!r} of {found}, expected floats {tensors[name].shape}"
+                f"callback_on_step_end: it returned {name!r} of {found}, expected {expected} {tensors[name].shape}"
             )
-    return {name: values.astype(np.float32, copy=False) for name, values in changes.items()}
+    return {name: values.astype(tensors[name].dtype, copy=False) for name, values in changes.items()}

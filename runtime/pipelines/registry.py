@@ -188,6 +188,12 @@ FAMILY_TABLE = (
         exporter="diffoundry.exporter.families.latent_diffusion:TEXT_TO_IMAGE",
     ),
     FamilyEntry(
+        name="vq_diffusion",
+        classes={"VQDiffusionPipeline": PipelineClass("text_to_image")},
+        runtime="diffoundry.runtime.pipelines.systems.vq_diffusion:VQDiffusion",
+        exporter="diffoundry.exporter.families.vq_diffusion:FAMILY",
+    ),
+    FamilyEntry(
         name="consistency_model",
         classes={"ConsistencyModelPipeline": PipelineClass("class_to_image")},
         runtime="diffoundry.runtime.pipelines.systems.consistency_model:ConsistencyModel",

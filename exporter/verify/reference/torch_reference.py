@@ -126,7 +126,7 @@ def ask_pytorch(
             if any(component.name == "vae_encoder" for component in checkpoint.components):
                 cases += encoder_cases(reference, trace)
     quantizer = next((one.source for one in checkpoint.components if one.network == "VQModel"), None)
-    if quantizer is not None:
+    if quantizer is not None and traces[0].latents[-1].ndim > 2:  # latents of VQ-Diffusion are codes themselves
         checks += check_codes(pipeline, network(reference, quantizer), [trace.latents[-1] for trace in traces])
     progress.update("PyTorch: text", 0, 1)
     cases += text_cases(reference, checkpoint.components, settings.prompts)

@@ -11,12 +11,13 @@ from diffoundry.runtime.cli.systems.kandinsky import KANDINSKY
 from diffoundry.runtime.cli.systems.pixels import PIXELS
 from diffoundry.runtime.cli.systems.stages import STAGES
 from diffoundry.runtime.cli.systems.upscaling import UPSCALING
+from diffoundry.runtime.cli.systems.vq_diffusion import VQ_DIFFUSION
 
 __all__ = ["SYSTEM_FILES", "SYSTEM_SETTINGS", "system_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-GROUPS: tuple[OptionGroup, ...] = (CLASS_LABELS, PIXELS, UPSCALING, DEPTH, STAGES, KANDINSKY, DEEPFLOYD)
+GROUPS: tuple[OptionGroup, ...] = (CLASS_LABELS, PIXELS, UPSCALING, DEPTH, STAGES, KANDINSKY, DEEPFLOYD, VQ_DIFFUSION)
 """Every heading, in the order of the help."""
 
 SYSTEM_SETTINGS = tuple(name for group in GROUPS for name in group.settings)

@@ -62,7 +62,7 @@ _MODULES = {"latent_diffusion": "diffusers.pipelines.latent_diffusion"}
 def test_table():
     table = read_aliases()
     demos = {"emoji", "emoji-edges", "emoji-pixels", "emoji-x4"}
-    assert set(table) == {*demos, "sdxl-refiner", "if-i-m", "karlo", *KANDINSKY, *SIZES}
+    assert set(table) == {*demos, "sdxl-refiner", "if-i-m", "karlo", "vq-diffusion-ithq", *KANDINSKY, *SIZES}
     for name, alias in table.items():
         assert (alias.hub is None) != (alias.folder is None)
         assert (alias.configs is None) == (name == "emoji-edges")
@@ -155,6 +155,19 @@ def test_karlo_is_as_large_as_its_model_card_says():
     assert checkpoint.component("text_proj").outputs[0].shape == ("batch", 81, 1536)
     assert set(checkpoint.scheduler_configs) == {"prior_scheduler", "decoder_scheduler", "super_res_scheduler"}
     assert checkpoint.notices() == ["weights are random (seed 0): good for measuring, not for images"]
+
+
+def test_vq_diffusion_has_the_interfaces_of_the_original_code():
+    checkpoint = open_checkpoint("vq-diffusion-ithq", random_weights=True)
+    shapes = {spec.name: spec.shape for spec in checkpoint.component("transformer").inputs}
+    assert shapes == {
+        "hidden_states": ("batch", 32 * 32),
+        "timestep": (1,),
+        "encoder_hidden_states": ("batch", "sequence", 512),
+    }
+    assert checkpoint.component("transformer").outputs[0].shape == ("batch", 4096, 32 * 32)
+    assert checkpoint.component("vae_decoder").inputs[0].shape == ("batch", 128, "height/8", "width/8")
+    assert checkpoint.dims == dict.fromkeys(("height", "width"), DimSpec(min=256, max=256, multiple_of=8))
 
 
 class TestVocabulary:
