@@ -16,7 +16,12 @@ from diffoundry.runtime.cli.bench import command as bench
 from diffoundry.runtime.cli.inspect import command as inspect
 from diffoundry.runtime.errors import InputError
 
-NAMES = ("KandinskyV22PriorPipeline", "KandinskyV22Pipeline", "KandinskyV22InpaintPipeline", "KandinskyPipeline")
+NAMES = (
+    "KandinskyV22PriorPipeline",
+    pytest.param("KandinskyV22Pipeline", marks=pytest.mark.slow),
+    pytest.param("KandinskyV22InpaintPipeline", marks=pytest.mark.slow),
+    pytest.param("KandinskyPipeline", marks=pytest.mark.slow),
+)
 
 
 @pytest.fixture(scope="module")
