@@ -27,7 +27,8 @@ class CodeTransformer(torch.nn.Module):
             states = states + block.attn2(normalized, encoder_hidden_states=encoder_hidden_states)
             states = states + block.ff(block.norm3(states))
         logits: torch.Tensor = self.network.out(self.network.norm_out(states))
-        return (torch.log_softmax(logits, dim=-1).permute(0, 2, 1),)
+        shifted = logits - logits.amax(dim=-1, keepdim=True)  # Core ML has no LogSoftmax
+        return ((shifted - shifted.exp().sum(dim=-1, keepdim=True).log()).permute(0, 2, 1),)
 
 
 def _normalize(norm: Any, states: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
