@@ -27,8 +27,7 @@ class CodeTransformer(torch.nn.Module):
             states = states + block.attn2(normalized, encoder_hidden_states=encoder_hidden_states)
             states = states + block.ff(block.norm3(states))
         logits: torch.Tensor = self.network.out(self.network.norm_out(states))
-        shifted = logits - logits.amax(dim=-1, keepdim=True)  # Core ML has no LogSoftmax
-        return ((shifted - shifted.exp().sum(dim=-1, keepdim=True).log()).permute(0, 2, 1),)
+        return (torch.log_softmax(logits, dim=-1).permute(0, 2, 1),)
 
 
 def _normalize(norm: Any, states: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
