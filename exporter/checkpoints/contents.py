@@ -115,6 +115,11 @@ class CheckpointContents:
         return {folder: read_json(self.root / folder / "scheduler_config.json") for folder in folders}
 
     @property
+    def scheduler_config(self) -> Config:
+        """scheduler_config.json of the main scheduler, the last where there are several."""
+        return list(self.scheduler_configs.values())[-1]
+
+    @property
     def tokenizer_folders(self) -> tuple[str, ...]:
         """Folders of the tokenizers, in the checkpoint and in the bundle."""
         return tuple(folder for folder in self.family.folders if is_tokenizer(folder))

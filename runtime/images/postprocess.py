@@ -1,5 +1,6 @@
 """Converts the VAE's output to images, bit for bit as diffusers' `VaeImageProcessor`."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -10,7 +11,7 @@ from diffoundry.runtime.errors import EngineError, InputError
 if TYPE_CHECKING:  # Pillow takes 0.2 s to import: only code that handles images pays for it
     from PIL.Image import Image
 
-__all__ = ["OUTPUT_TYPES", "postprocess", "to_pil"]
+__all__ = ["OUTPUT_TYPES", "blacken", "postprocess", "to_pil"]
 
 OUTPUT_TYPES = ("pil", "np", "latent")
 
@@ -63,3 +64,10 @@ def to_pil(pixels: NDArray[np.float32]) -> "list[Image]":
             f"precision, or 'diffoundry verify' to find the component at fault"
         )
     return [fromarray(image) for image in np.round(pixels * 255).astype(np.uint8)]
+
+
+def blacken(pixels: NDArray[Any], flags: Sequence[bool], output_type: str) -> Any:
+    """Blacken flagged images (B, H, W, 3) in 0..1, and convert them to the output type, "pil" or "np"."""
+    pixels = np.array(pixels)
+    pixels[np.asarray(flags, bool)] = 0
+    return to_pil(pixels) if output_type == "pil" else pixels

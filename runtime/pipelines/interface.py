@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.protocols import TextEncoder
 from diffoundry.runtime.models.roles import SAFETY_CHECKER, VAE_ENCODER
@@ -87,6 +88,20 @@ class PipelineInterface(PipelineBase):
         return override_sample_size(self._classes[task.name, controlnet], size, self._version)
 
     def _default_size(self, task: type[Task], *, controlnet: bool) -> tuple[int, int]:
+        size = self._sample_size(task, controlnet=controlnet)
+        if size is None:
+            raise InputError(
+                f"height and width: the config of {self.denoiser.component!r} names no sample_size, so there is no "
+                f"default size; pass both"
+            )
+        return size[0] * self.vae.scale_factor, size[1] * self.vae.scale_factor
+
+    def check_call(self, arguments: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+        """See `PipelineBase`."""
+        call: Any = self._parse(arguments)
+        return call.images, call.arguments()
+
+    def _parse(self, arguments: Mapping[str, Any]) -> Any:
         raise NotImplementedError
 
     @property

@@ -14,8 +14,8 @@ from diffoundry.runtime.checks.image_size import check_size
 from diffoundry.runtime.checks.memory_estimate import check_call_memory
 from diffoundry.runtime.checks.sort_arguments import sort_arguments
 from diffoundry.runtime.engines.session import EngineSession
-from diffoundry.runtime.errors import BundleError, InputError
-from diffoundry.runtime.images.postprocess import postprocess, to_pil
+from diffoundry.runtime.errors import BundleError
+from diffoundry.runtime.images.postprocess import blacken, postprocess, to_pil
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.safety_checker import StableDiffusionSafetyChecker
 from diffoundry.runtime.pipelines.call_arguments import call_signature, has_signature, start_signature
@@ -108,15 +108,6 @@ class DiffusionPipeline(PipelineInterface):
             )
         self._set_up(tasks)
 
-    def _default_size(self, task: type[Task], *, controlnet: bool) -> tuple[int, int]:
-        size = self._sample_size(task, controlnet=controlnet)
-        if size is None:
-            raise InputError(
-                f"height and width: the config of {self.denoiser.component!r} names no sample_size, so there is no "
-                f"default size; pass both"
-            )
-        return size[0] * self.vae.scale_factor, size[1] * self.vae.scale_factor
-
     @has_signature(call_signature)
     def __call__(self, prompt: Any = None, *, return_dict: bool = True, **arguments: Any) -> Any:
         """Generate.
@@ -134,7 +125,8 @@ class DiffusionPipeline(PipelineInterface):
         result = self.start(prompt, **arguments).finish()
         if return_dict:
             return result
-        return (result.images, result.nsfw_content_detected) if self.family.returns_flags else (result.images,)
+        flags = self.family.returns_flags and self.default_task.returns_flags
+        return (result.images, result.nsfw_content_detected) if flags else (result.images,)
 
     @has_signature(start_signature)
     def start(self, prompt: Any = None, **arguments: Any) -> Any:
@@ -206,11 +198,6 @@ class DiffusionPipeline(PipelineInterface):
             more_results=None if parts is None else parts.results,
         )
 
-    def check_call(self, arguments: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
-        """See `PipelineBase`."""
-        call = self._parse(arguments)
-        return call.images, call.arguments()
-
     def _parse(self, arguments: Mapping[str, Any]) -> _Call:
         """Sort the arguments of a call and check them."""
         given = [name for name, value in arguments.items() if value is not None]
@@ -229,8 +216,8 @@ class DiffusionPipeline(PipelineInterface):
         prompts.check()
         task.check(common)
         joins = self.parts.names or not PART_NAMES.isdisjoint(given)
-        per_prompt = common.num_images_per_prompt
-        parts = self.parts.check(inputs, given, prompts, per_prompt, kind) if joins else None
+        copies = common.num_images_per_prompt
+        parts = self.parts.check(inputs, given, prompts, copies, kind) if joins else None
         default = None if parts is None else self.parts.default_size(parts)
         if common.height and common.width:
             default = common.height, common.width
@@ -244,8 +231,7 @@ class DiffusionPipeline(PipelineInterface):
             self.parts.check_size(parts, task.canvas(*size))
         if self.vae.tiles and (kind.from_image or common.output_type != "latent"):
             self.vae.check_tiles(*size)
-        images = prompts.count * common.num_images_per_prompt
-        decodes = common.output_type != "latent"
+        images, decodes = prompts.count * copies, common.output_type != "latent"
         check_call_memory(self.session, self.denoiser, self.vae, (images, *size), prompts.count, decodes=decodes)
         return _Call(common, prompts, parts, task, images, size)
 
@@ -295,7 +281,6 @@ class DiffusionPipeline(PipelineInterface):
         """Decode, and blacken the images that the safety checker flags; flags are None without a check."""
         if self.safety_checker is None or output_type == "latent":
             return self.decode(latents, output_type, statistics=statistics), None
-        pixels = np.array(self.decode(latents, "np", statistics=statistics))
+        pixels = self.decode(latents, "np", statistics=statistics)
         flags = self.safety_checker(to_pil(pixels))
-        pixels[flags] = 0
-        return (to_pil(pixels) if output_type == "pil" else pixels), flags
+        return blacken(pixels, flags, output_type), flags

@@ -18,7 +18,7 @@ from diffoundry.runtime.checks.image_size import check_size
 from diffoundry.runtime.checks.sort_arguments import sort_arguments
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.images.postprocess import OUTPUT_TYPES, to_pil
+from diffoundry.runtime.images.postprocess import OUTPUT_TYPES
 from diffoundry.runtime.models.protocols import Denoiser, FloatArray, TextEncoder
 from diffoundry.runtime.pipelines.base import PipelineBase
 from diffoundry.runtime.pipelines.callback import make_step_end
@@ -33,7 +33,7 @@ from diffoundry.runtime.schedulers import Scheduler, SchedulerInput, make_schedu
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["RunInputs", "Stage", "StagedCall", "StagedPipeline", "StagedRun", "blacken"]
+__all__ = ["RunInputs", "Stage", "StagedCall", "StagedPipeline", "StagedRun"]
 
 
 S = TypeVar("S", bound=Scheduler[Any])
@@ -528,10 +528,3 @@ def _run_stages(stages: Sequence[Stage], signal: StopSignal) -> Iterator[Step]:
             signal.cancelled = True
         if signal.cancelled:
             return
-
-
-def blacken(pixels: FloatArray, flags: Sequence[bool], output_type: str) -> Any:
-    """Blacken flagged images (B, H, W, 3) in 0..1, and convert them to the output type, "pil" or "np"."""
-    pixels = np.array(pixels)
-    pixels[np.asarray(flags, bool)] = 0
-    return to_pil(pixels) if output_type == "pil" else pixels

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.images.postprocess import postprocess, to_pil
+from diffoundry.runtime.images.postprocess import blacken, postprocess, to_pil
 from diffoundry.runtime.models.if_safety_checker import IFSafetyChecker, IFVerdict
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.roles import SAFETY_CHECKER
@@ -18,7 +18,7 @@ from diffoundry.runtime.models.unet_2d_condition import UNet2DConditionModel
 from diffoundry.runtime.pipelines.denoising import AfterStep, Step
 from diffoundry.runtime.pipelines.guidance import stack
 from diffoundry.runtime.pipelines.output import PipelineOutput
-from diffoundry.runtime.pipelines.staged import StagedCall, StagedPipeline, blacken
+from diffoundry.runtime.pipelines.staged import StagedCall, StagedPipeline
 from diffoundry.runtime.pipelines.systems.captions import prepare_captions
 from diffoundry.runtime.pipelines.systems.deepfloyd_images import check_count, read_images, read_masks, start_size
 from diffoundry.runtime.pipelines.systems.deepfloyd_inputs import (

@@ -109,6 +109,7 @@ class Task:
         from_image: True if it starts from an image.
         sized_by_image: True if the image alone decides the size that is generated.
         upscales: True if the result is larger than the image, by the VAE's factor.
+        returns_flags: False if diffusers' class returns no flags of a safety checker, whatever its family does.
         named_only: True if only families that name it in `Family.tasks` can do it.
     """
 
@@ -121,6 +122,7 @@ class Task:
     sized_by_image: ClassVar[bool] = False
     upscales: ClassVar[bool] = False
     named_only: ClassVar[bool] = False
+    returns_flags: ClassVar[bool] = True
 
     @classmethod
     def fits(cls, extra: int, latent: int) -> bool:  # noqa: ARG003

@@ -30,6 +30,7 @@ class DepthToImage(ImageToImage):
             depth estimator of the checkpoint computes it where it is missing.
     """
 
+    returns_flags: ClassVar[bool] = False
     name: ClassVar[str] = "depth_to_image"
     label: ClassVar[str] = "depth to image"
     required_args: ClassVar[tuple[str, ...]] = ("image", "depth_map")

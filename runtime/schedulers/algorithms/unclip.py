@@ -105,8 +105,10 @@ class UnCLIPScheduler(DiscreteScheduler[UnCLIPOptions]):
 
         a = self._alpha_bar[t]
         a_next = self._alpha_bar[previous] if previous >= 0 else 1.0
-        # In float32, as diffusers: its b of a long first jump is 1, and x_t does not count.
-        b = self._beta[t] if previous == t - 1 else float(np.float32(1) - np.float32(a) / np.float32(a_next))
+        b = self._beta[t] if previous == t - 1 else 1.0 - a / a_next
+        if previous != t - 1 and isinstance(sample, np.ndarray) and sample.dtype == np.float32:
+            # As diffusers rounds it: b of a long first jump is 1, and x_t does not count.
+            b = float(np.float32(1) - np.float32(a) / np.float32(a_next))
         x0 = x0_from(options.prediction_type, model_output, sample, alpha=a**0.5, sigma=(1.0 - a) ** 0.5)
         if options.clip_sample:
             x0 = clip(x0, options.clip_sample_range)

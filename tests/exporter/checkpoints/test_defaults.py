@@ -6,7 +6,7 @@ import json
 import diffusers
 import pytest
 import transformers
-from diffusers.pipelines.deprecated import unclip
+from diffusers.pipelines.deprecated import unclip, wuerstchen
 from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig
 
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
@@ -22,6 +22,7 @@ CONFIGS = {
 }
 
 PACKAGES = {
+    "PaellaVQModel": wuerstchen,
     "StableUnCLIPImageNormalizer": diffusers.pipelines.stable_diffusion,
     "UnCLIPTextProjModel": unclip,
 }

@@ -61,8 +61,8 @@ CASES = {
     ),
     "scaling": (edit("vae/config.json", scaling_factor="x"), r"own/vae/config\.json: field 'scaling_factor': got 'x'"),
     "channels": (
-        edit("unet/config.json", in_channels=5),
-        "own: got a denoiser of 5 channels over latents of 4, whi",
+        edit("unet/config.json", in_channels=6),
+        "own: got a denoiser of 6 channels over latents of 4, whi",
     ),
 }
 
