@@ -22,7 +22,7 @@ from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.engines.plugins import resolve
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import DiffoundryError, EngineError, InputError, MissingExtraError
-from diffoundry.runtime.pipelines import open_pipeline
+from diffoundry.runtime.pipelines import entry_of_bundle, open_pipeline
 from diffoundry.runtime.pipelines.staged import StagedPipeline
 
 __all__ = ["GenerateJob", "TorchCandidate", "torch_candidates"]
@@ -98,9 +98,9 @@ def torch_candidates(
 
 def _system_arguments(bundle: Bundle, request: BenchRequest) -> Mapping[str, Any] | None:
     """Return the arguments with which the bundle's candidate calls a system; see `GenerateJob.arguments`."""
-    pipeline = open_pipeline(EngineSession(bundle), safety_checker=None)
-    if not isinstance(pipeline, StagedPipeline):
+    if not issubclass(resolve(entry_of_bundle(bundle).runtime), StagedPipeline):
         return None
+    pipeline = open_pipeline(EngineSession(bundle), safety_checker=None)
     default = pipeline.default_size
     size = request.height or default[0], request.width or default[1]
     return pipeline.measure_arguments(request.steps, request.guidance_scale, *size)
