@@ -281,6 +281,6 @@ class DiffusionPipeline(PipelineInterface):
         """Decode, and blacken the images that the safety checker flags; flags are None without a check."""
         if self.safety_checker is None or output_type == "latent":
             return self.decode(latents, output_type, statistics=statistics), None
-        pixels = self.decode(latents, "np", statistics=statistics)
+        pixels: Any = self.decode(latents, "np", statistics=statistics)
         flags = self.safety_checker(to_pil(pixels))
         return blacken(pixels, flags, output_type), flags

@@ -55,7 +55,7 @@ def test_hidden_states_are_those_of_diffusers(folder):
         file=lambda name: folder / name,
     )
     run = lambda _, feeds: {"last_hidden_state": opened.run(None, feeds)[0]}  # noqa: E731
-    ours = Wrapper(types.SimpleNamespace(bundle=bundle, run=run))
+    ours = Wrapper(types.SimpleNamespace(bundle=bundle, run=run, inputs=lambda _: component.inputs))
     assert (ours.name, ours.folder, ours.length) == ("bert", "tokenizer", 77)
     tokenizer = BertTokenizer.from_pretrained(folder / "source")
     ids = tokenizer(TEXTS, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
