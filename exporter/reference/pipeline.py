@@ -166,7 +166,7 @@ def call_pipeline(
     arguments = {name: value for name, value in arguments.items() if name in taken or value is not None}
     if "prompt" in taken:
         arguments["prompt"] = prompt
-    if not watch and "callback_on_step_end" not in taken and "callback" in taken:  # an older pipeline
+    if not watch and type(pipeline).__name__ in _OLD_CALLBACKS:
         return pipeline(callback=on_step, **arguments)
     if watch or "callback_on_step_end" not in taken:
         guided = "guidance_scale" in taken and arguments.get("guidance_scale", taken["guidance_scale"].default) > 1
@@ -183,6 +183,9 @@ def call_pipeline(
 _STEPS = ("step", "step_correct", "step_pred")
 """Methods of diffusers' schedulers that make a step."""
 
+
+_OLD_CALLBACKS = ("IFInpaintingPipeline", "IFInpaintingSuperResolutionPipeline")
+"""Classes that change the sample after a step, and whose old `callback` sees every step."""
 
 _STEPS_BOTH_HALVES = ("DiTPipeline",)
 """Classes whose scheduler steps both halves of guidance, of which the first goes on."""

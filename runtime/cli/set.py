@@ -41,10 +41,10 @@ def command(bundle: Path, changes: tuple[str, ...], *, as_json: bool) -> None:
     KEY is scheduler, or scheduler.OPTION with an option of diffusers. Other configs describe the graphs, so for them
     the checkpoint must be exported again. 'diffoundry schedulers DIR' lists the schedulers that fit.
     """
+    for path in sorted(bundle.glob(f"*scheduler/{_CONFIG}")):  # an edit that was interrupted keeps a bundle shut
+        complete_edit(bundle, path.relative_to(bundle).as_posix())
     opened = Bundle(bundle)
     config = f"{main_scheduler_folder(opened)}/{_CONFIG}"
-    complete_edit(bundle, config)
-    opened = Bundle(bundle)
     before = opened.read_json(config)
     if not isinstance(before, Mapping):
         raise InputError(f"{bundle / config}: got {type(before).__name__}, expected an object; export the bundle again")

@@ -40,8 +40,8 @@ class Step:
     total: int
     timestep: float
     latents: FloatArray = field(repr=False)
-    stage: str = ""
-    ends_stage: bool = False
+    stage: str = field(default="", repr=False)
+    ends_stage: bool = field(default=False, repr=False)
     result: FloatArray | None = field(default=None, repr=False)
 
 

@@ -31,7 +31,15 @@ def cases():
     """
     checkpoint = open_checkpoint("emoji")
     pipeline = reference_pipeline(checkpoint, torch.float32)
-    settings = Settings(prompts=("cat face",), seeds=(3,), steps=20, guidance_scale=7.5, height=64, width=64)
+    settings = Settings(
+        prompts=("cat face",),
+        seeds=(3,),
+        steps=20,
+        guidance_scale=7.5,
+        height=64,
+        width=64,
+        arguments={"num_inference_steps": 20, "guidance_scale": 7.5},
+    )
     (denoiser,) = checkpoint.with_role(DENOISER)
     with record_calls(pipeline, [denoiser]) as calls:
         trace = generate_reference(pipeline, "cat face", 3, settings, lambda *_: None)

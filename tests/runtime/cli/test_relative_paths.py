@@ -15,15 +15,19 @@ from safetensors.numpy import load_file, save_file
 from diffoundry.runtime import load
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.cli.group import COMMANDS, group
-from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.errors import DiffoundryError, InputError
 
 _TRIED = {
-    "export": {"--model", "--vae", "--lora", "--controlnet", "--output", "--calibration-prompts"},
+    "export": {
+        "--model", "--vae", "--lora", "--controlnet", "--output", "--calibration-prompts", "--t2i-adapter",
+        "--ip-adapter", "--image-encoder",
+    },
     "convert": {"source", "--output"},
     "build": {"words", "--calibration-prompts"},  # the bundle is among the words
     "generate": {
         "bundle", "--like", "--prompts", "--lora", "--embedding", "--image", "--mask", "--control-image",
-        "--control-mask", "--cache", "--output",
+        "--control-mask", "--cache", "--output", "--adapter-image", "--image-prompt", "--image-prompt-mask",
+        "--depth-map", "--hint-image", "--original-image",
     },
     "verify": {"bundle", "--against", "--cache", "--html"},
     "compare": {"bundle", "--against", "--cache", "--html"},
@@ -94,6 +98,35 @@ def test_generate(away, wide_bundle, target):
     _same("prompts.png", pipe=pipe, prompt="a cat", height=64, width=64)
     _same("../like.png", pipe=pipe, prompt="a cat", height=64, width=64)
     assert Image.open("new/x.png").size == (64, 64)
+
+
+_IMAGES = (
+    "--adapter-image", "--image-prompt", "--image-prompt-mask", "--depth-map", "--hint-image", "--original-image",
+)  # fmt: skip
+
+
+def test_images_of_other_pipelines_are_read_from_the_working_folder(away, wide_bundle):
+    """A plain bundle takes none of them, which it says once the file is read."""
+    bundle = _bring(wide_bundle("sd1-tiny"), "b")
+    Image.linear_gradient("L").resize((64, 64)).save(away / "in/image.png")
+    for option in _IMAGES:
+        more = ["--image-prompt", "../../in/image.png"] if option == "--image-prompt-mask" else []
+        with pytest.raises(InputError, match=r"\.\./\.\./in/none\.png"):
+            _run("generate", bundle, "a cat", *more, option, "../../in/none.png")
+        with pytest.raises(InputError) as caught:
+            _run("generate", bundle, "a cat", *more, option, "../../in/image.png")
+        assert "image.png" not in str(caught.value), option
+
+
+def test_joined_networks_are_named_as_typed(away, tiny_sd_checkpoint):
+    checkpoint = _bring(tiny_sd_checkpoint(), "in/checkpoint")
+    for words in (
+        ["--t2i-adapter", "../../in/none"],
+        ["--ip-adapter", "../../in/none.safetensors"],
+        ["--ip-adapter", "../../in/none.safetensors", "--image-encoder", "../../in/none"],
+    ):
+        with pytest.raises(DiffoundryError, match=r"\.\./\.\./in/none"):
+            _run("export", "--model", checkpoint, "--target", "onnxruntime", *words, "-o", "new/my.bundle")
 
 
 def test_bench_and_inspect(away, wide_bundle, capsys):

@@ -131,9 +131,10 @@ def test_two_controlnets(controlled):
 def test_one_that_knows_no_places_guesses_whatever_is_asked_for(controlled):
     """The second of two, alone."""
     ours, theirs = controlled(nets=("first", "pooled"))
-    alone, net = copy.copy(ours), copy.copy(ours.controlnets)
+    alone, parts, net = copy.copy(ours), copy.copy(ours.parts), copy.copy(ours.controlnets)
     net.names, net._models = net.names[1:], net._models[1:]
-    alone.controlnets = net
+    parts.controlnets = net
+    alone.parts = parts
     other = diffusers.StableDiffusionControlNetPipeline(
         **{**theirs.components, "controlnet": theirs.controlnet.nets[1]}, requires_safety_checker=False
     )

@@ -95,7 +95,7 @@ def test_other_architectures_and_sizes(exported, tiny_sd_checkpoint, variant, ap
         ({"denoising_start": 0.999, "num_inference_steps": 3}, "denoising_start: got 0.999, which leaves no step"),
         (
             {"mask": 1},
-            "mask: no such argument, expected one of callback_on_step_end, .*, denoising_end, denoising_start, eta, ",
+            "mask: no such argument, expected one of adapter_conditioning_factor, .*, denoising_end, denoising_start, ",
         ),
     ],
 )

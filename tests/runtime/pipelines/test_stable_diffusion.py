@@ -181,9 +181,9 @@ def test_what_was_cut_off_is_reported(emoji):
         ),
         (
             {"prompt": "x", "negative_promt": "y"},
-            r"negative_promt: no such argument\. Did you mean 'negative_prompt'\? Expected one of callback_on_step",
+            r"negative_promt: no such argument\. Did you mean 'negative_prompt'\? Expected one of adapter_condition",
         ),
-        ({"prompt": "x", "magic": 0.5}, "magic: no such argument, expected one of callback_on_step_end, callback_on"),
+        ({"prompt": "x", "magic": 0.5}, "magic: no such argument, expected one of adapter_conditioning_factor, ad"),
         ({"prompt": "x", "denoising_end": 1.5}, "denoising_end: got 1.5, expected a number above 0 and below 1"),
         (
             {"prompt": "x", "denoising_end": 1e-6, "num_inference_steps": 3},
