@@ -275,15 +275,17 @@ class _Parts:
         for step in self._first:
             yield replace(step, total=expected, stage="first" if step.stage in ("", _LAST) else step.stage)
             if signal.cancelled or signal.interrupted:
-                signal.cancelled = True  # what the first gives is no image
-                return
+                break
+        if signal.cancelled or signal.interrupted or self._first.signal.interrupted:
+            signal.cancelled = True  # what the first gives is no image
+            return
         handed = self._handed(self._first.finish())
         self._last = self._start(**self._arguments, **handed, generator=generator)
         done, total = self._first.total, self._first.total + self._last.total
         for step in self._last:
             yield replace(step, index=done + step.index, total=total, stage=_LAST)
-            self._last.signal.cancelled = signal.cancelled
-            self._last.signal.interrupted = signal.interrupted
+            self._last.signal.cancelled |= signal.cancelled
+            self._last.signal.interrupted |= signal.interrupted  # a callback of the last may have set it
 
     def decode(self, latents: FloatArray, output_type: str) -> tuple[Any, list[bool] | None]:
         """Decode with the last pipeline."""

@@ -143,6 +143,25 @@ def test_arguments_of_both_are_checked_before_the_first_step(kandinsky):
         run.finish()
 
 
+def test_a_callback_interrupts_the_last_pipeline(kandinsky):
+    ours = chain(*(load(bundle, target="onnxruntime") for bundle in kandinsky[1]))
+    seen = []
+
+    def interrupt(pipe, index, timestep, tensors):
+        seen.append(index)
+        pipe._interrupt = True
+        return {}
+
+    settings = {"height": 12, "width": 16, "num_inference_steps": 4, "prior_num_inference_steps": 2, "seed": 0}
+    assert ours("a cat", callback_on_step_end=interrupt, **settings).images
+    assert seen == [0]
+    run = ours.start("a cat", **settings)
+    for _ in run:
+        ours.first._interrupt = True
+    with pytest.raises(CancelledError, match="cancelled after 1 of 6 steps"):
+        run.finish()
+
+
 def test_pipelines_that_do_not_fit_are_refused(kandinsky, tiny_sd_checkpoint, exported):
     prior, decoder = (load(bundle, target="onnxruntime") for bundle in kandinsky[1])
     other = load(exported(tiny_sd_checkpoint("xl")))
