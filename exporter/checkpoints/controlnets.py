@@ -7,13 +7,14 @@ from typing import Any
 from diffoundry.exporter.checkpoints.aliases import alias_folder, read_aliases
 from diffoundry.exporter.checkpoints.component_file import OutsideNetwork
 from diffoundry.exporter.checkpoints.controlnet_file import open_controlnet_file
+from diffoundry.exporter.checkpoints.joined_networks import network_in_folder, own_networks, several_as_one
 from diffoundry.exporter.checkpoints.json_files import read_json
 from diffoundry.exporter.components.controlnet import CONTROLNET_CLASS
 from diffoundry.exporter.components.defaults import complete_config
 from diffoundry.runtime.errors import CheckpointError
 from diffoundry.runtime.formats.recognize import describe_link
 from diffoundry.runtime.models.controlnet import controlnet_name, is_controlnet
-from diffoundry.runtime.pipelines.registry import FAMILY_TABLE, controlnet_class
+from diffoundry.runtime.pipelines.registry import FAMILY_TABLE, class_with
 
 __all__ = ["diffusers_index", "find_controlnets", "joined_index", "own_controlnets"]
 
@@ -46,14 +47,7 @@ def own_controlnets(index: Mapping[str, Any], folders: Collection[str]) -> tuple
         index: model_index.json.
         folders: Names of the folders beside it.
     """
-    entry = index.get(controlnet_name(0))
-    kind = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
-    if kind is None:
-        return ()
-    names = [controlnet_name(0)]
-    while kind == _SEVERAL and (following := controlnet_name(len(names))) in folders:
-        names.append(following)
-    return tuple(names)
+    return own_networks(index, folders, controlnet_name, _SEVERAL)
 
 
 def joined_index(index: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -65,12 +59,12 @@ def joined_index(index: Mapping[str, Any], names: Sequence[str]) -> dict[str, An
     if not names:
         return dict(index)
     found = index["_class_name"]
-    joined = controlnet_class(found)
+    joined = class_with(found, "controlnet")
     if joined is None:
         plain = [name for entry in FAMILY_TABLE for name, found in entry.classes.items() if not found.controlnet]
         raise CheckpointError(
             f"model_index.json: pipeline class: got {found!r} with a ControlNet, expected one of "
-            f"{', '.join(name for name in plain if controlnet_class(name))}"
+            f"{', '.join(name for name in plain if class_with(name, 'controlnet'))}"
         )
     entries = {name: list(CONTROLNET_CLASS) for name in names}
     return {**index, "_class_name": joined, **entries}
@@ -78,11 +72,7 @@ def joined_index(index: Mapping[str, Any], names: Sequence[str]) -> dict[str, An
 
 def diffusers_index(index: Mapping[str, Any]) -> dict[str, Any]:
     """Undo `joined_index`: build diffusers' form, where several ControlNets are one entry."""
-    names = [name for name in index if is_controlnet(name)]
-    if len(names) < 2:
-        return dict(index)
-    rest = {key: value for key, value in index.items() if key not in names}
-    return {**rest, controlnet_name(0): [CONTROLNET_CLASS[0], _SEVERAL]}
+    return several_as_one(index, is_controlnet, [CONTROLNET_CLASS[0], _SEVERAL])
 
 
 def _find(text: str, name: str, root: Path) -> OutsideNetwork:
@@ -101,13 +91,6 @@ def _find(text: str, name: str, root: Path) -> OutsideNetwork:
         config = complete_config(read_json(unet / "config.json"), "UNet2DConditionModel")
         return open_controlnet_file(text, name, config)
     folder = alias_folder(alias.folder) if alias is not None and alias.folder is not None else Path(text)
-    if not text or not (folder / "config.json").is_file():
-        raise CheckpointError(
-            f"--controlnet: got {text!r}, expected an alias, a .safetensors file with a ControlNet, or a folder in "
-            f"diffusers' layout with config.json and diffusion_pytorch_model.safetensors; one from a hub must be "
-            f"downloaded first"
-        )
-    found = read_json(folder / "config.json").get("_class_name")
-    if found != CONTROLNET_CLASS[1]:
-        raise CheckpointError(f"--controlnet: {folder}: got a {found}, expected a {CONTROLNET_CLASS[1]}")
-    return OutsideNetwork(folder=folder)
+    return network_in_folder(
+        "--controlnet", text, folder, CONTROLNET_CLASS[1], "an alias, a .safetensors file with a ControlNet, or "
+    )

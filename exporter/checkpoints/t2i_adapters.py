@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from diffoundry.exporter.checkpoints.component_file import OutsideNetwork
-from diffoundry.exporter.checkpoints.json_files import read_json
+from diffoundry.exporter.checkpoints.joined_networks import network_in_folder, own_networks, several_as_one
 from diffoundry.exporter.components.t2i_adapter import T2I_ADAPTER_CLASS
 from diffoundry.runtime.errors import CheckpointError
 from diffoundry.runtime.formats.recognize import describe_link
 from diffoundry.runtime.models.t2i_adapter import is_t2i_adapter, t2i_adapter_name
-from diffoundry.runtime.pipelines.registry import FAMILY_TABLE, t2i_adapter_class
+from diffoundry.runtime.pipelines.registry import FAMILY_TABLE, class_with
 
 __all__ = ["find_t2i_adapters", "index_with_t2i_adapters", "own_t2i_adapters", "saved_t2i_adapters"]
 
@@ -42,14 +42,7 @@ def own_t2i_adapters(index: Mapping[str, Any], folders: Collection[str]) -> tupl
         index: model_index.json.
         folders: Names of the folders beside it.
     """
-    entry = index.get(t2i_adapter_name(0))
-    kind = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
-    if kind is None:
-        return ()
-    names = [t2i_adapter_name(0)]
-    while kind == _SEVERAL and (following := t2i_adapter_name(len(names))) in folders:
-        names.append(following)
-    return tuple(names)
+    return own_networks(index, folders, t2i_adapter_name, _SEVERAL)
 
 
 def index_with_t2i_adapters(index: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -61,9 +54,9 @@ def index_with_t2i_adapters(index: Mapping[str, Any], names: Sequence[str]) -> d
     if not names:
         return dict(index)
     found = index["_class_name"]
-    joined = t2i_adapter_class(found)
+    joined = class_with(found, "t2i_adapter")
     if joined is None:
-        known = [name for entry in FAMILY_TABLE for name in entry.classes if t2i_adapter_class(name)]
+        known = [name for entry in FAMILY_TABLE for name in entry.classes if class_with(name, "t2i_adapter")]
         raise CheckpointError(
             f"model_index.json: pipeline class: got {found!r} with a T2I-Adapter, expected one of {', '.join(known)}"
         )
@@ -72,11 +65,7 @@ def index_with_t2i_adapters(index: Mapping[str, Any], names: Sequence[str]) -> d
 
 def saved_t2i_adapters(index: Mapping[str, Any]) -> dict[str, Any]:
     """Undo `index_with_t2i_adapters`: build diffusers' form, where several adapters are one entry."""
-    names = [name for name in index if is_t2i_adapter(name)]
-    if len(names) < 2:
-        return dict(index)
-    rest = {key: value for key, value in index.items() if key not in names}
-    return {**rest, t2i_adapter_name(0): [T2I_ADAPTER_CLASS[0], _SEVERAL]}
+    return several_as_one(index, is_t2i_adapter, [T2I_ADAPTER_CLASS[0], _SEVERAL])
 
 
 def _find(text: str) -> OutsideNetwork:
@@ -85,12 +74,4 @@ def _find(text: str) -> OutsideNetwork:
     link = describe_link(folder)
     if link is not None:
         raise CheckpointError(f"--t2i-adapter: {text}: {link}")
-    if not text or not (folder / "config.json").is_file():
-        raise CheckpointError(
-            f"--t2i-adapter: got {text!r}, expected a folder in diffusers' layout with config.json and "
-            f"diffusion_pytorch_model.safetensors; one from a hub must be downloaded first"
-        )
-    found = read_json(folder / "config.json").get("_class_name")
-    if found != T2I_ADAPTER_CLASS[1]:
-        raise CheckpointError(f"--t2i-adapter: {folder}: got a {found}, expected a {T2I_ADAPTER_CLASS[1]}")
-    return OutsideNetwork(folder=folder)
+    return network_in_folder("--t2i-adapter", text, folder, T2I_ADAPTER_CLASS[1])

@@ -13,13 +13,13 @@ from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import BundleError, InputError
 from diffoundry.runtime.images.pixels import ImageInput, read_pixels
-from diffoundry.runtime.images.tensors import is_tensor
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.controlnet import ControlNetModel
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.roles import CONTROLNET
 from diffoundry.runtime.pipelines.guidance import Condition, Guidance
 from diffoundry.runtime.pipelines.input_shapes import shape_of_input
+from diffoundry.runtime.pipelines.joined_inputs import check_counts, number_for_each
 from diffoundry.runtime.pipelines.tasks.source_images import image_size
 
 if TYPE_CHECKING:
@@ -69,13 +69,7 @@ class ControlNetInputs:
         Raises:
             InputError: Subject, got, expected.
         """
-        for number, image in enumerate(self.images(count)):
-            shown = len(image) if isinstance(image, list) else _batch(image)
-            if shown not in (1, prompts):
-                which = f" of ControlNet {number + 1}" if count > 1 else ""
-                raise InputError(
-                    f"control_image{which}: got {shown} images for {prompts} prompts, expected one, or one for each"
-                )
+        check_counts("control_image", self.images(count), prompts, "ControlNet")
         for name in ("controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end"):
             _each(name, getattr(self, name), count, 0.0)
         for start, end in zip(self._starts(count), self._ends(count), strict=True):
@@ -356,21 +350,5 @@ def _cropped(image: Any, crop: "Callable[[Image], Image] | None") -> Any:
     return [crop(item) for item in items]
 
 
-def _batch(image: Any) -> int:
-    return int(image.shape[0]) if (isinstance(image, np.ndarray) or is_tensor(image)) and image.ndim == 4 else 1
-
-
 def _each(name: str, value: float | Sequence[float] | None, count: int, default: float) -> list[float]:
-    """Return one number for each ControlNet.
-
-    Raises:
-        InputError: Something else, or a list of another length.
-    """
-    values = list(value) if isinstance(value, Sequence) else [value] * count
-    if len(values) != count:
-        raise InputError(f"{name}: got {len(values)} numbers, expected one, or {count}: one for each ControlNet")
-    numbers = [default if value is None else value for value in values]
-    for number in numbers:
-        if isinstance(number, bool) or not isinstance(number, int | float) or not np.isfinite(number):
-            raise InputError(f"{name}: got {number!r}, expected a number")
-    return numbers
+    return number_for_each(name, value, count, default, "ControlNet")

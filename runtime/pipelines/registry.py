@@ -12,10 +12,9 @@ __all__ = [
     "FamilyEntry",
     "PipelineClass",
     "class_of_call",
-    "controlnet_class",
+    "class_with",
     "family_of_class",
     "find_family_entry",
-    "t2i_adapter_class",
 ]
 
 
@@ -281,21 +280,17 @@ def family_of_class(pipeline_class: str) -> FamilyEntry | None:
     return next((entry for entry in FAMILY_TABLE if pipeline_class in entry.classes), None)
 
 
-def controlnet_class(pipeline_class: str) -> str | None:
-    """Return the class that does the same with ControlNets; the class itself when it has them. None without one."""
+def class_with(pipeline_class: str, part: str) -> str | None:
+    """Return the class that does the same with joined networks; the class itself when it has them. None without one.
+
+    Args:
+        pipeline_class: Of diffusers.
+        part: Field of `PipelineClass` for the networks: "controlnet" or "t2i_adapter".
+    """
     entry = family_of_class(pipeline_class)
     if entry is None:
         return None
-    wanted = entry.classes[pipeline_class]._replace(controlnet=True)
-    return next((name for name, found in entry.classes.items() if found == wanted), None)
-
-
-def t2i_adapter_class(pipeline_class: str) -> str | None:
-    """Return the class that does the same with T2I-Adapters; the class itself when it has them. None without one."""
-    entry = family_of_class(pipeline_class)
-    if entry is None:
-        return None
-    wanted = entry.classes[pipeline_class]._replace(t2i_adapter=True)
+    wanted = entry.classes[pipeline_class]._replace(**{part: True})
     return next((name for name, found in entry.classes.items() if found == wanted), None)
 
 

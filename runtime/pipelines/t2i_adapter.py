@@ -13,11 +13,12 @@ from diffoundry.runtime.checks.arguments import check_number
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.pixels import ImageInput, check_pil
-from diffoundry.runtime.images.tensors import channels_last, is_tensor
+from diffoundry.runtime.images.tensors import channels_last
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.roles import T2I_ADAPTER
 from diffoundry.runtime.models.t2i_adapter import T2IAdapter, is_feature
 from diffoundry.runtime.pipelines.input_shapes import shape_of_input
+from diffoundry.runtime.pipelines.joined_inputs import check_counts, number_for_each
 from diffoundry.runtime.pipelines.tasks.source_images import image_size
 
 if TYPE_CHECKING:
@@ -64,14 +65,10 @@ class T2IAdapterInputs:
         Raises:
             InputError: Subject, got, expected.
         """
-        for number, image in enumerate(self.images(count)):
+        images = self.images(count)
+        for image in images:
             image_size(image, "adapter_image")
-            shown = _count(image)
-            if shown not in (1, prompts):
-                which = f" of T2I-Adapter {number + 1}" if count > 1 else ""
-                raise InputError(
-                    f"adapter_image{which}: got {shown} images for {prompts} prompts, expected one, or one for each"
-                )
+        check_counts("adapter_image", images, prompts, "T2I-Adapter")
         self.scales(count)
         if self.adapter_conditioning_factor is not None:
             check_number("adapter_conditioning_factor", self.adapter_conditioning_factor, 0.0, 1.0)
@@ -99,19 +96,8 @@ class T2IAdapterInputs:
         Raises:
             InputError: Something else than numbers, or a list of another length.
         """
-        value: Any = self.adapter_conditioning_scale
-        if value is None:
-            return [1.0 / count] * count
-        values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value] * count
-        if len(values) != count:
-            raise InputError(
-                f"adapter_conditioning_scale: got {len(values)} numbers, expected one, or {count}: one for each "
-                f"T2I-Adapter"
-            )
-        for number in values:
-            if isinstance(number, bool) or not isinstance(number, int | float) or not np.isfinite(number):
-                raise InputError(f"adapter_conditioning_scale: got {number!r}, expected a number")
-        return values
+        name = "adapter_conditioning_scale"
+        return number_for_each(name, self.adapter_conditioning_scale, count, 1.0 / count, "T2I-Adapter")
 
 
 class T2IAdapters:
@@ -232,12 +218,6 @@ def _rows(feature: FloatArray, repeats: int, zero: FloatArray) -> FloatArray:
     """Repeat the features of the prompts to the rows of a call; in turns, a, b, a, b, as diffusers does it."""
     tiled = np.tile(feature, (repeats, 1, 1, 1)) if len(feature) > 1 else feature
     return np.tile(tiled, (len(zero) // len(tiled), 1, 1, 1))
-
-
-def _count(image: Any) -> int:
-    if isinstance(image, list):
-        return len(image)
-    return int(image.shape[0]) if (isinstance(image, np.ndarray) or is_tensor(image)) and image.ndim == 4 else 1
 
 
 def _pixels(image: Any, size: tuple[int, int], channels: int) -> FloatArray:
