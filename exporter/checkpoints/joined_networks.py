@@ -1,4 +1,4 @@
-"""What ControlNets and T2I-Adapters of a checkpoint share: folders with numbers, and one entry for several networks."""
+"""Finds networks that join a checkpoint: numbered folders, and one entry of model_index.json for several."""
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -37,7 +37,7 @@ def several_as_one(index: Mapping[str, Any], is_one: Callable[[str], bool], entr
 
     Args:
         index: With an entry for each network.
-        is_one: Whether a name is that of such a network.
+        is_one: True for the name of such a network.
         entry: Library and class of several.
     """
     names = [name for name in index if is_one(name)]
@@ -55,7 +55,7 @@ def network_in_folder(option: str, text: str, folder: Path, class_name: str, oth
         text: As typed.
         folder: That it means.
         class_name: Class of diffusers that is expected.
-        others: What the option takes besides a folder, for the message.
+        others: Other forms that the option takes, for the message.
 
     Raises:
         CheckpointError: It is no such folder, or holds another network.

@@ -12,7 +12,7 @@ from diffoundry.runtime.pipelines.base import PipelineBase
 from diffoundry.runtime.pipelines.denoising import Step, StopSignal
 from diffoundry.runtime.pipelines.example_inputs import make_example_arrays
 from diffoundry.runtime.pipelines.run import Run
-from diffoundry.runtime.pipelines.staged import StagedRun
+from diffoundry.runtime.pipelines.staged_run import StagedRun
 from diffoundry.runtime.random.seeds import make_generators
 
 __all__ = ["ChainedPipeline", "ChainedRun", "chain"]

@@ -1,4 +1,4 @@
-"""What the arguments of all networks that join a denoiser share: one value for all of them, or one for each."""
+"""Arguments for networks that join a denoiser: one value for all of them, or one for each."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,12 +21,13 @@ def number_for_each(
         value: One number for all networks, or a list with one for each; None is the default.
         count: Number of networks.
         default: As said.
-        kind: What the networks are called in a message, such as "ControlNet".
+        kind: Name of the networks in a message, such as "ControlNet".
 
     Raises:
         InputError: Something else than numbers, or a list of another length.
     """
-    values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value] * count
+    given: Any = value
+    values = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given] * count
     if len(values) != count:
         raise InputError(f"{name}: got {len(values)} numbers, expected one, or {count}: one for each {kind}")
     numbers = [default if one is None else one for one in values]

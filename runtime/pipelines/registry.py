@@ -5,7 +5,7 @@ A new family is its files and one entry here.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 __all__ = [
     "FAMILY_TABLE",
@@ -290,7 +290,8 @@ def class_with(pipeline_class: str, part: str) -> str | None:
     entry = family_of_class(pipeline_class)
     if entry is None:
         return None
-    wanted = entry.classes[pipeline_class]._replace(**{part: True})
+    has: dict[str, Any] = {part: True}
+    wanted = entry.classes[pipeline_class]._replace(**has)
     return next((name for name, found in entry.classes.items() if found == wanted), None)
 
 

@@ -5,223 +5,39 @@ A system is one class in `runtime/pipelines/systems/`. It names its arguments in
 them is here: arguments, seeds, schedulers, the run, cancelling, callbacks, and what the commands ask of a pipeline.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from diffoundry.runtime.checks.arguments import check_number
 from diffoundry.runtime.checks.image_size import check_size
 from diffoundry.runtime.checks.sort_arguments import sort_arguments
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.images.postprocess import OUTPUT_TYPES
 from diffoundry.runtime.models.protocols import Denoiser, FloatArray, TextEncoder
 from diffoundry.runtime.pipelines.base import PipelineBase
 from diffoundry.runtime.pipelines.callback import make_step_end
-from diffoundry.runtime.pipelines.denoising import AfterStep, Predict, Step, StepEnd, StopSignal, denoise
+from diffoundry.runtime.pipelines.denoising import StopSignal
 from diffoundry.runtime.pipelines.habits import argument_advice
 from diffoundry.runtime.pipelines.output import PipelineOutput
-from diffoundry.runtime.pipelines.run import Run
-from diffoundry.runtime.random import Generator, GeneratorInput, randn_tensor
+from diffoundry.runtime.pipelines.staged_call import RunInputs, StagedCall
+from diffoundry.runtime.pipelines.staged_run import Stage, StagedRun, run_stages
 from diffoundry.runtime.random.seeds import make_generators
 from diffoundry.runtime.schedulers import Scheduler, SchedulerInput, make_scheduler, scheduler_from_config
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["RunInputs", "Stage", "StagedCall", "StagedPipeline", "StagedRun"]
+__all__ = ["StagedPipeline"]
 
 
 S = TypeVar("S", bound=Scheduler[Any])
 
 _COUNTS = ("num_inference_steps", "num_images_per_prompt", "batch_size")
 """Arguments that count something, at least one."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunInputs:
-    """The arguments of every system's call; its own are in `StagedPipeline.Inputs`.
-
-    Attributes:
-        seed: Seed of torch's CPU generator, or one for each image; None draws one and reports it.
-        generator: Generators instead of `seed`: one, or one for each image, ours or torch's.
-        scheduler: Takes over the config of the main scheduler, as `CommonInputs.scheduler`; None takes the pipeline's.
-        output_type: "pil", "np" or "latent", which is the result of the last step.
-        callback_on_step_end: Called after every step of the last stage, as `CommonInputs.callback_on_step_end`.
-        callback_on_step_end_tensor_inputs: Names of its tensors: "latents".
-    """
-
-    seed: int | Sequence[int] | None = None
-    generator: GeneratorInput | None = None
-    scheduler: SchedulerInput | None = None
-    output_type: str = "pil"
-    callback_on_step_end: Callable[..., Any] | None = None
-    callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",)
-
-    def check(self) -> None:
-        """Refuse an unknown output type, and two sources of noise.
-
-        Raises:
-            InputError: As said.
-        """
-        if not isinstance(self.output_type, str) or self.output_type not in OUTPUT_TYPES:
-            raise InputError(f"output_type: got {self.output_type!r}, expected one of {', '.join(OUTPUT_TYPES)}")
-        if self.seed is not None and self.generator is not None:
-            raise InputError("seed and generator: got both, expected at most one of them")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class StagedCall:
-    """One call, checked, while its stages are made.
-
-    Attributes:
-        inputs: Of the class that `StagedPipeline.inputs_class` chose.
-        common: The arguments of every system.
-        images: Number of images.
-        size: Height and width in pixels.
-        generator: One, or one for each image; draws happen in diffusers' order.
-        schedulers: Folder of a scheduler to its copy for this run.
-        signal: Ends the loops early.
-        step_end: The caller's own function after each step of the last stage, or None.
-    """
-
-    inputs: Any
-    common: RunInputs
-    images: int
-    size: tuple[int, int]
-    generator: Generator | Sequence[Generator]
-    schedulers: Mapping[str, Scheduler[Any]]
-    signal: StopSignal
-    step_end: StepEnd | None
-
-    @property
-    def scheduler(self) -> Scheduler[Any]:
-        """The main scheduler."""
-        return list(self.schedulers.values())[-1]
-
-    def randn(self, shape: Sequence[int]) -> FloatArray:
-        """Draw normal noise, float32; diffusers: `randn_tensor`."""
-        return randn_tensor(tuple(shape), self.generator).astype(np.float32)
-
-    def start_noise(self, shape: Sequence[int], latents: FloatArray | None, name: str = "latents") -> FloatArray:
-        """Return the caller's latents, or fresh noise of a shape.
-
-        Raises:
-            InputError: The caller's are of another shape.
-        """
-        if latents is None:
-            return self.randn(shape)
-        if latents.shape != tuple(shape):
-            raise InputError(f"{name}: got shape {latents.shape}, expected {tuple(shape)}")
-        return latents.astype(np.float32)
-
-    def stops(self) -> bool:
-        """Return whether a loop of the system's own ends before its next step."""
-        return self.signal.cancelled or self.signal.interrupted
-
-    def finish_step(self, index: int, timestep: float, latents: FloatArray) -> FloatArray:
-        """Call the caller's own function after a step of a system's own loop; return the latents that go on."""
-        return latents if self.step_end is None else self.step_end(index, timestep, latents)
-
-    def denoise(
-        self,
-        predict: Predict,
-        latents: FloatArray,
-        *,
-        scheduler: Scheduler[Any] | None = None,
-        timesteps: npt.NDArray[Any] | None = None,
-        eta: float = 0.0,
-        after_step: AfterStep | None = None,
-        scale_input: bool = True,
-        last: bool = True,
-        **arguments: Any,
-    ) -> Iterator[Step]:
-        """Run the common loop; see `denoising.denoise`.
-
-        Args:
-            predict: The model, guidance included.
-            latents: Start, float32 (B, ...).
-            scheduler: With its timesteps set; None for the main one.
-            timesteps: Those that are run; None for all.
-            eta: DDIM's eta.
-            after_step: Changes the latents of a step before they go on, or None.
-            scale_input: True if the model takes latents as `scale_model_input` scales them.
-            last: True for the last stage, whose steps the caller's callback gets.
-            arguments: Further arguments of the scheduler's `step`, the same in every step.
-        """
-        chosen = self.scheduler if scheduler is None else scheduler
-        return denoise(
-            chosen,
-            predict,
-            latents,
-            chosen.model_timesteps if timesteps is None else timesteps,
-            self.generator,
-            self.signal,
-            eta,
-            after_step,
-            self.step_end if last else None,
-            scale_input,
-            arguments=arguments,
-        )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Stage:
-    """One loop of a system.
-
-    Attributes:
-        name: Shown in the progress and in `Step.stage`.
-        total: Number of its steps.
-        run: (result of the stage before; None for the first) -> the steps. The latents of the last one are its result.
-    """
-
-    name: str
-    total: int
-    run: Callable[[FloatArray | None], Iterator[Step]]
-
-
-@dataclass(kw_only=True, slots=True, repr=False)
-class StagedRun(Run[Any]):
-    """A run of several stages; its latents are empty before the first step.
-
-    Attributes:
-        last_stage: Name of the stage whose latents become images.
-        make_result: (final latents, seed, truncated) -> the result; None decodes the latents, as `Run` does.
-    """
-
-    last_stage: str
-    make_result: Callable[[FloatArray, Any, tuple[str, ...]], Any] | None = None
-    _stage: str = ""
-
-    def __iter__(self) -> Iterator[Step]:
-        """Run the remaining steps one by one; see `Run`."""
-        for step in Run.__iter__(self):
-            self._stage = step.stage
-            yield step
-
-    def finish(self) -> Any:
-        """Run all steps, unless a loop did, and decode; see `Run`."""
-        if self.make_result is None:
-            return Run.finish(self)
-        self._complete()
-        return self.make_result(self.latents, self.seed, self.truncated)
-
-    def preview(self) -> "list[Image]":
-        """Decode the current latents, with the safety checker where there is one.
-
-        Raises:
-            InputError: The latents of this stage are no image yet.
-        """
-        if self._stage != self.last_stage:
-            raise InputError(
-                f"preview: got step {self._done} of {self.total}, expected a step of the stage {self.last_stage!r}, "
-                f"whose latents become images; go on iterating over the run"
-            )
-        return Run.preview(self)
 
 
 class StagedPipeline(PipelineBase):
@@ -397,7 +213,7 @@ class StagedPipeline(PipelineBase):
         values = {field.name: getattr(kind, field.name) for kind in (common, inputs) for field in fields(kind)}
         sizes = dict(zip(("height", "width"), size, strict=True))
         return StagedRun(
-            steps=_run_stages(stages, signal),
+            steps=run_stages(stages, signal),
             total=sum(stage.total for stage in stages),
             count=images,
             latents=np.empty(0, np.float32),
@@ -509,22 +325,3 @@ class StagedPipeline(PipelineBase):
             f"{type(self).__name__}({str(session.bundle.root)!r}: {session.bundle.pipeline_class}, "
             f"{type(self.scheduler).__name__}, {session.request}, open engines: {opened})"
         )
-
-
-def _run_stages(stages: Sequence[Stage], signal: StopSignal) -> Iterator[Step]:
-    """Run one stage after the other; steps are counted over all of them.
-
-    An interrupt before the last stage cancels: its result is no image.
-    """
-    total, done = sum(stage.total for stage in stages), 0
-    latents: FloatArray | None = None
-    for stage in stages:
-        for step in stage.run(latents):
-            latents = step.latents
-            ends = step.index + 1 == stage.total
-            yield replace(step, index=done + step.index, total=total, stage=stage.name, ends_stage=ends)
-        done += stage.total
-        if signal.interrupted and stage is not stages[-1]:
-            signal.cancelled = True
-        if signal.cancelled:
-            return

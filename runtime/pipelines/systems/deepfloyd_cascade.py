@@ -18,7 +18,8 @@ from diffoundry.runtime.models.unet_2d_condition import UNet2DConditionModel
 from diffoundry.runtime.pipelines.denoising import AfterStep, Step
 from diffoundry.runtime.pipelines.guidance import stack
 from diffoundry.runtime.pipelines.output import PipelineOutput
-from diffoundry.runtime.pipelines.staged import StagedCall, StagedPipeline
+from diffoundry.runtime.pipelines.staged import StagedPipeline
+from diffoundry.runtime.pipelines.staged_call import StagedCall
 from diffoundry.runtime.pipelines.systems.captions import prepare_captions
 from diffoundry.runtime.pipelines.systems.deepfloyd_images import check_count, read_images, read_masks, start_size
 from diffoundry.runtime.pipelines.systems.deepfloyd_inputs import (

@@ -8,7 +8,8 @@ import numpy as np
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.pipelines.denoising import Step
-from diffoundry.runtime.pipelines.staged import Stage, StagedCall
+from diffoundry.runtime.pipelines.staged_call import StagedCall
+from diffoundry.runtime.pipelines.staged_run import Stage
 from diffoundry.runtime.pipelines.systems.deepfloyd_cascade import Cascade
 from diffoundry.runtime.pipelines.systems.deepfloyd_images import read_images
 from diffoundry.runtime.pipelines.systems.deepfloyd_inputs import (

@@ -16,7 +16,9 @@ from diffoundry.runtime.models.dit_transformer_2d import DiTTransformer2DModel
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.models.registry import open_vae
 from diffoundry.runtime.pipelines.denoising import Step
-from diffoundry.runtime.pipelines.staged import Stage, StagedCall, StagedPipeline
+from diffoundry.runtime.pipelines.staged import StagedPipeline
+from diffoundry.runtime.pipelines.staged_call import StagedCall
+from diffoundry.runtime.pipelines.staged_run import Stage
 from diffoundry.runtime.random import Generator
 
 __all__ = ["DiT", "DiTInputs"]

@@ -15,7 +15,9 @@ from diffoundry.runtime.models.registry import open_vae
 from diffoundry.runtime.models.unet_2d_condition import UNet2DConditionModel
 from diffoundry.runtime.models.vq_model import VQModel
 from diffoundry.runtime.pipelines.denoising import AfterStep, Predict
-from diffoundry.runtime.pipelines.staged import Stage, StagedCall, StagedPipeline
+from diffoundry.runtime.pipelines.staged import StagedPipeline
+from diffoundry.runtime.pipelines.staged_call import StagedCall
+from diffoundry.runtime.pipelines.staged_run import Stage
 from diffoundry.runtime.pipelines.systems.kandinsky_inputs import (
     DecoderImageInputs,
     DecoderInpaintInputs,

@@ -15,7 +15,9 @@ from diffoundry.runtime.models.clip_text_mask import attention_mask
 from diffoundry.runtime.models.clip_vision import CLIPVisionModelWithProjection
 from diffoundry.runtime.models.prior_transformer import PriorTransformer
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
-from diffoundry.runtime.pipelines.staged import Stage, StagedCall, StagedPipeline
+from diffoundry.runtime.pipelines.staged import StagedPipeline
+from diffoundry.runtime.pipelines.staged_call import StagedCall
+from diffoundry.runtime.pipelines.staged_run import Stage
 from diffoundry.runtime.pipelines.systems.kandinsky_prior_inputs import (
     ImageEmbeddings,
     KandinskyPriorImageInputs,

@@ -8,7 +8,7 @@ import numpy as np
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.models.multilingual_clip import MultilingualCLIP
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
-from diffoundry.runtime.pipelines.staged import StagedCall
+from diffoundry.runtime.pipelines.staged_call import StagedCall
 from diffoundry.runtime.pipelines.systems.kandinsky_decoder import KandinskyDecoder
 from diffoundry.runtime.pipelines.systems.kandinsky_inputs import (
     TextDecoderImageInputs,

@@ -11,7 +11,9 @@ from diffoundry.runtime.images.postprocess import postprocess
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.models.unet_2d import UNet2DModel
 from diffoundry.runtime.pipelines.denoising import Step
-from diffoundry.runtime.pipelines.staged import Stage, StagedCall, StagedPipeline
+from diffoundry.runtime.pipelines.staged import StagedPipeline
+from diffoundry.runtime.pipelines.staged_call import StagedCall
+from diffoundry.runtime.pipelines.staged_run import Stage
 from diffoundry.runtime.schedulers.algorithms.karras_ve import KarrasVeScheduler
 
 __all__ = ["KarrasVe", "KarrasVeInputs"]

@@ -10,7 +10,9 @@ from diffoundry.runtime.images.postprocess import postprocess
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.models.registry import open_vae
 from diffoundry.runtime.models.unet_2d import UNet2DModel
-from diffoundry.runtime.pipelines.staged import Stage, StagedCall, StagedPipeline
+from diffoundry.runtime.pipelines.staged import StagedPipeline
+from diffoundry.runtime.pipelines.staged_call import StagedCall
+from diffoundry.runtime.pipelines.staged_run import Stage
 
 __all__ = ["LatentDiffusion", "LatentDiffusionInputs"]
 

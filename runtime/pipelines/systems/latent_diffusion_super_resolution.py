@@ -15,7 +15,9 @@ from diffoundry.runtime.images.tensors import is_tensor
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.models.registry import open_vae
 from diffoundry.runtime.models.unet_2d import UNet2DModel
-from diffoundry.runtime.pipelines.staged import Stage, StagedCall, StagedPipeline, StagedRun
+from diffoundry.runtime.pipelines.staged import StagedPipeline
+from diffoundry.runtime.pipelines.staged_call import StagedCall
+from diffoundry.runtime.pipelines.staged_run import Stage, StagedRun
 from diffoundry.runtime.pipelines.tasks.source_images import fill_batch, image_size
 
 __all__ = ["LatentSuperResolution", "SuperResolutionInputs"]

@@ -15,7 +15,9 @@ from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.models.registry import open_vae
 from diffoundry.runtime.models.unet_2d_condition import UNet2DConditionModel
 from diffoundry.runtime.pipelines.guidance import ClassifierFreeGuidance, Condition, Guidance, Unguided
-from diffoundry.runtime.pipelines.staged import Stage, StagedCall, StagedPipeline
+from diffoundry.runtime.pipelines.staged import StagedPipeline
+from diffoundry.runtime.pipelines.staged_call import StagedCall
+from diffoundry.runtime.pipelines.staged_run import Stage
 
 __all__ = ["LatentTextToImage", "LatentTextToImageInputs"]
 

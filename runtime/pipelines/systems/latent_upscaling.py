@@ -17,7 +17,9 @@ from diffoundry.runtime.models.registry import open_vae
 from diffoundry.runtime.models.unet_2d_condition import UNet2DConditionModel
 from diffoundry.runtime.pipelines.guidance import ClassifierFreeGuidance, Condition, Guidance, Unguided
 from diffoundry.runtime.pipelines.inputs import PromptInputs
-from diffoundry.runtime.pipelines.staged import Stage, StagedCall, StagedPipeline
+from diffoundry.runtime.pipelines.staged import StagedPipeline
+from diffoundry.runtime.pipelines.staged_call import StagedCall
+from diffoundry.runtime.pipelines.staged_run import Stage
 from diffoundry.runtime.pipelines.tasks.source_images import image_size, latents_of, read_image
 from diffoundry.runtime.schedulers.algorithms.euler_discrete import EulerDiscreteScheduler
 

@@ -16,7 +16,9 @@ from diffoundry.runtime.images.repaint import preprocess_known
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.models.unet_2d import UNet2DModel
 from diffoundry.runtime.pipelines.denoising import Step
-from diffoundry.runtime.pipelines.staged import Stage, StagedCall, StagedPipeline
+from diffoundry.runtime.pipelines.staged import StagedPipeline
+from diffoundry.runtime.pipelines.staged_call import StagedCall
+from diffoundry.runtime.pipelines.staged_run import Stage
 from diffoundry.runtime.schedulers import Scheduler
 from diffoundry.runtime.schedulers.algorithms.repaint import RePaintScheduler
 

@@ -14,7 +14,8 @@ from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.roles import DENOISER
 from diffoundry.runtime.models.stable_cascade_unet import StableCascadeUNet
 from diffoundry.runtime.pipelines.denoising import Predict
-from diffoundry.runtime.pipelines.staged import Stage, StagedCall
+from diffoundry.runtime.pipelines.staged_call import StagedCall
+from diffoundry.runtime.pipelines.staged_run import Stage
 from diffoundry.runtime.pipelines.systems.stable_cascade_inputs import StableCascadeDecoderInputs, read_features
 from diffoundry.runtime.pipelines.systems.stable_cascade_prior import TrainedSize, guide
 from diffoundry.runtime.schedulers.algorithms.ddpm_wuerstchen import DDPMWuerstchenScheduler

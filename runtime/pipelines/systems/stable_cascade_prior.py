@@ -16,7 +16,9 @@ from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.roles import IMAGE_ENCODER, PRIOR
 from diffoundry.runtime.models.stable_cascade_unet import StableCascadeUNet
 from diffoundry.runtime.pipelines.denoising import Predict
-from diffoundry.runtime.pipelines.staged import Stage, StagedCall, StagedPipeline
+from diffoundry.runtime.pipelines.staged import StagedPipeline
+from diffoundry.runtime.pipelines.staged_call import StagedCall
+from diffoundry.runtime.pipelines.staged_run import Stage
 from diffoundry.runtime.pipelines.systems.stable_cascade_inputs import (
     CascadeEmbeddings,
     StableCascadePriorInputs,

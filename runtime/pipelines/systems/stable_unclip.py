@@ -19,7 +19,9 @@ from diffoundry.runtime.pipelines.families.base import EncodeOptions
 from diffoundry.runtime.pipelines.families.stable_diffusion import StableDiffusion
 from diffoundry.runtime.pipelines.guidance import ClassifierFreeGuidance, Condition, Guidance, Unguided
 from diffoundry.runtime.pipelines.image_prompts import encode_image_prompts
-from diffoundry.runtime.pipelines.staged import Stage, StagedCall, StagedPipeline, StagedRun
+from diffoundry.runtime.pipelines.staged import StagedPipeline
+from diffoundry.runtime.pipelines.staged_call import StagedCall
+from diffoundry.runtime.pipelines.staged_run import Stage, StagedRun
 from diffoundry.runtime.pipelines.systems.stable_unclip_inputs import (
     NoisedInputs,
     StableUnCLIPImageInputs,

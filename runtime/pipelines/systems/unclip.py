@@ -17,7 +17,9 @@ from diffoundry.runtime.models.unet_2d import UNet2DModel
 from diffoundry.runtime.models.unet_2d_condition import UNet2DConditionModel
 from diffoundry.runtime.pipelines.denoising import Step
 from diffoundry.runtime.pipelines.image_prompts import encode_image_prompts
-from diffoundry.runtime.pipelines.staged import Stage, StagedCall, StagedPipeline
+from diffoundry.runtime.pipelines.staged import StagedPipeline
+from diffoundry.runtime.pipelines.staged_call import StagedCall
+from diffoundry.runtime.pipelines.staged_run import Stage
 from diffoundry.runtime.pipelines.systems.unclip_inputs import DecoderInputs, UnCLIPImageInputs, UnCLIPInputs
 from diffoundry.runtime.pipelines.systems.unclip_prior import (
     EncodedTexts,

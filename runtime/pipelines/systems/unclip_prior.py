@@ -10,7 +10,8 @@ from diffoundry.runtime.models.clip_text_mask import attention_mask
 from diffoundry.runtime.models.prior_transformer import PriorTransformer
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.pipelines.denoising import Predict, Step
-from diffoundry.runtime.pipelines.staged import Stage, StagedCall
+from diffoundry.runtime.pipelines.staged_call import StagedCall
+from diffoundry.runtime.pipelines.staged_run import Stage
 from diffoundry.runtime.schedulers import Scheduler
 
 __all__ = ["EncodedTexts", "encode_texts", "guided", "prior_stage", "repeat_texts"]

@@ -10,7 +10,9 @@ from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.postprocess import postprocess
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.models.unet_2d import UNet2DModel
-from diffoundry.runtime.pipelines.staged import Stage, StagedCall, StagedPipeline
+from diffoundry.runtime.pipelines.staged import StagedPipeline
+from diffoundry.runtime.pipelines.staged_call import StagedCall
+from diffoundry.runtime.pipelines.staged_run import Stage
 from diffoundry.runtime.schedulers import Scheduler, scheduler_from_config
 from diffoundry.runtime.schedulers.algorithms.ddim import DDIMScheduler
 from diffoundry.runtime.schedulers.registry import scheduler_class

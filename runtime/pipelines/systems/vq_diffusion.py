@@ -17,7 +17,9 @@ from diffoundry.runtime.models.sampling_embeddings import LearnedClassifierFreeS
 from diffoundry.runtime.models.transformer_2d import Transformer2DModel
 from diffoundry.runtime.models.vq_model import CodeArray, VQModel
 from diffoundry.runtime.pipelines.denoising import Step
-from diffoundry.runtime.pipelines.staged import Stage, StagedCall, StagedPipeline
+from diffoundry.runtime.pipelines.staged import StagedPipeline
+from diffoundry.runtime.pipelines.staged_call import StagedCall
+from diffoundry.runtime.pipelines.staged_run import Stage
 from diffoundry.runtime.schedulers.algorithms.vq_diffusion import VQDiffusionScheduler
 
 __all__ = ["VQDiffusion", "VQDiffusionInputs", "truncate"]

@@ -18,7 +18,8 @@ from diffoundry.runtime.pipelines.inputs import CommonInputs
 from diffoundry.runtime.pipelines.ip_adapter_inputs import ImagePromptInputs
 from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
 from diffoundry.runtime.pipelines.registry import FAMILY_TABLE
-from diffoundry.runtime.pipelines.staged import RunInputs, StagedPipeline
+from diffoundry.runtime.pipelines.staged import StagedPipeline
+from diffoundry.runtime.pipelines.staged_call import RunInputs
 from diffoundry.runtime.pipelines.t2i_adapter import T2IAdapterInputs
 from diffoundry.runtime.pipelines.tasks import TASKS
 
