@@ -1,6 +1,7 @@
 """The half of a `DiffusionPipeline` around its calls: facts about the bundle, and the scheduler."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from diffoundry.runtime.errors import InputError
@@ -153,7 +154,7 @@ class PipelineInterface(PipelineBase):
     def argument_names(self) -> frozenset[str]:
         """Names of all arguments that a call may have, whatever its task."""
         kinds: tuple[Any, ...] = (CommonInputs, self.family.Inputs, *PART_INPUTS, *self._tasks)
-        return frozenset(name for kind in kinds for name in kind.__dataclass_fields__)
+        return frozenset(field.name for kind in kinds for field in fields(kind))
 
     @property
     def scales_latents(self) -> bool:

@@ -291,7 +291,7 @@ class StagedPipeline(PipelineBase):
     def argument_names(self) -> frozenset[str]:
         """Names of all arguments that a call may have."""
         kinds: tuple[Any, ...] = (RunInputs, *self.input_classes())
-        return frozenset(name for kind in kinds for name in kind.__dataclass_fields__)
+        return frozenset(field.name for kind in kinds for field in fields(kind))
 
     @property
     def default_size(self) -> tuple[int, int]:

@@ -215,3 +215,14 @@ def test_generate_takes_a_hint(kandinsky, system_checkpoint, exported, tmp_path)
     assert "--hint-image: got none, expected one, such as a depth map" in str(missing.exception)
     unknown = CliRunner().invoke(generate, [both, *arguments, "--decoder-steps", "3", "-o", str(output)])
     assert "--decoder-steps: no such argument of this pipeline" in str(unknown.exception)
+
+
+def test_names_of_arguments_are_those_of_a_call(kandinsky, tiny_sd_checkpoint, exported):
+    """A constant of a class of arguments, such as a task's label, is no argument."""
+    base = load(exported(tiny_sd_checkpoint("xl")))
+    for pipeline in (base, *(load(bundle, target="onnxruntime") for bundle in kandinsky[1])):
+        for name in ("label", "from_image", "unconditional"):
+            assert name not in pipeline.argument_names
+    ours = chain(*(load(bundle, target="onnxruntime") for bundle in kandinsky[1]))
+    with pytest.raises(UnknownArgumentError, match="label"):
+        ours.start("a cat", label=3)
