@@ -1,17 +1,15 @@
 """DeepFloyd IF on other targets: calibrated int8, Core ML by the interpreter, TensorRT for RTX by its builder."""
 
-import numpy as np
 import pytest
-from coreml_interpreter.engine import InterpretedEngine
 from if_checkpoints import FIRST, IF_CHECKPOINTS, SECOND
 from PIL import Image
+from system_targets import check_core_ml, check_int8, check_tensorrt_rtx
 
 from diffoundry.calibration.quality import Budget
 from diffoundry.exporter.calibrate.request import QuantizationRequest
 from diffoundry.exporter.verify import VerifyRequest, verify
 from diffoundry.runtime import load
 from diffoundry.runtime.bundle.bundle import Bundle
-from diffoundry.runtime.engines.protocol import EngineOptions
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -40,37 +38,17 @@ def test_int8_is_calibrated(exported, folder, name):
     settings = {"seed": 0, "num_inference_steps": 4, "output_type": "np", **image}
     pipelines = [load(bundle, precision=one, safety_checker=False) for one in ("fp32", "int8")]
     expected, given = (pipeline("a cat", **settings).images for pipeline in pipelines)
-    assert 0 < np.square(expected - given).mean() < 10 ** (-15 / 10)
+    check_int8(expected, given, 15)
 
 
 def test_core_ml_has_the_numbers_of_onnx_runtime(exported, folder, name):
     bundle = exported(folder, target="onnxruntime,coreml", buckets=(SIZES[name],))
-    float_pipeline, opened = load(bundle, target="onnxruntime"), Bundle(bundle)
-    generator = np.random.default_rng(0)
-    assert set(opened.components) == PARTS
-    for component in opened.components:
-        spec = next(engine for engine in opened.engines(component) if engine.target == "coreml")
-        feeds = {
-            one.name: generator.standard_normal(one.shape).astype(one.dtype)
-            if one.dtype.startswith("float") and one.name != "attention_mask"
-            else generator.integers(0, 2 if one.name == "attention_mask" else 50, one.shape).astype(one.dtype)
-            for one in spec.inputs
-        }
-        expected = float_pipeline.session.run(component, feeds)
-        with InterpretedEngine(bundle / spec.files[0], spec, EngineOptions(device="cpu")) as engine:
-            for output, array in engine.run(feeds).items():
-                np.testing.assert_allclose(array, expected[output], atol=1e-4 * np.abs(expected[output]).max())
+    assert set(Bundle(bundle).components) == PARTS
+    check_core_ml(bundle)
 
 
 def test_tensorrt_for_rtx_builds_every_network(exported, folder, name):
-    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
-    bundle = exported(folder, target="tensorrt-rtx", precision="fp16", buckets=(SIZES[name],))
-    opened = Bundle(bundle)
-    assert set(opened.components) == PARTS
-    for component in opened.components:
-        (spec,) = opened.engines(component)
-        assert spec.pending is None
-        assert spec.files[0].startswith(f"{component}/")
+    assert check_tensorrt_rtx(lambda **options: exported(folder, buckets=(SIZES[name],), **options)) == PARTS
 
 
 def test_verify_passes_every_check(exported, folder):

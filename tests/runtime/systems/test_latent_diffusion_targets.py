@@ -6,6 +6,7 @@ import pytest
 from coreml_interpreter.engine import InterpretedEngine
 from ldm_checkpoints import LDM_CHECKPOINTS, make_vq_model
 from PIL import Image
+from system_targets import check_core_ml, check_int8, check_tensorrt_rtx
 
 from diffoundry.calibration.quality import Budget
 from diffoundry.exporter.calibrate.request import QuantizationRequest
@@ -55,35 +56,16 @@ def test_int8_is_calibrated(exported, folder, name):
     assert set(chosen.components) >= {"unet", "vae_decoder"}
     assert chosen.psnr >= 12
     expected, given = (load(bundle, precision=one)(**arguments(name)).images for one in ("fp32", "int8"))
-    assert 0 < np.square(expected - given).mean() < 10 ** (-12 / 10)
+    check_int8(expected, given, 12)
 
 
 def test_core_ml_has_the_numbers_of_onnx_runtime(exported, folder, name):
     bundle = exported(folder, target="onnxruntime,coreml", buckets=(SIZES[name],))
-    float_pipeline, opened = load(bundle, target="onnxruntime"), Bundle(bundle)
-    generator = np.random.default_rng(0)
-    for component in opened.components:
-        spec = next(engine for engine in opened.engines(component) if engine.target == "coreml")
-        feeds = {
-            one.name: generator.standard_normal(one.shape).astype(one.dtype)
-            if one.dtype.startswith("float")
-            else generator.integers(0, 50, one.shape).astype(one.dtype)
-            for one in spec.inputs
-        }
-        expected = float_pipeline.session.run(component, feeds)
-        with InterpretedEngine(bundle / spec.files[0], spec, EngineOptions(device="cpu")) as engine:
-            for output, array in engine.run(feeds).items():
-                np.testing.assert_allclose(array, expected[output], atol=1e-4 * np.abs(expected[output]).max())
+    check_core_ml(bundle)
 
 
 def test_tensorrt_for_rtx_builds_every_network(exported, folder, name):
-    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
-    bundle = exported(folder, target="tensorrt-rtx", precision="fp16", buckets=(SIZES[name],))
-    opened = Bundle(bundle)
-    for component in opened.components:
-        (spec,) = opened.engines(component)
-        assert spec.pending is None
-        assert spec.files[0].startswith(f"{component}/")
+    check_tensorrt_rtx(lambda **options: exported(folder, buckets=(SIZES[name],), **options))
 
 
 def test_verify_passes_every_check(exported, folder, name):

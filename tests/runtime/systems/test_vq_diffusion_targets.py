@@ -1,6 +1,7 @@
 """VQ-Diffusion on other targets: calibrated int8, Core ML refused, TensorRT for RTX by its builder."""
 
 import pytest
+from system_targets import check_tensorrt_rtx
 from tiny_vq_diffusion import CODES, STEPS, make_vq_diffusion
 
 from diffoundry.calibration.quality import Budget
@@ -38,13 +39,7 @@ def test_core_ml_is_refused_with_the_operator(exported, folder):
 
 
 def test_tensorrt_for_rtx_builds_every_network(exported, folder):
-    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
-    bundle = exported(folder, target="tensorrt-rtx", precision="fp16", buckets=(SIZE,))
-    opened = Bundle(bundle)
-    for component in opened.components:
-        (spec,) = opened.engines(component)
-        assert spec.pending is None
-        assert spec.files[0].startswith(f"{component}/")
+    check_tensorrt_rtx(lambda **options: exported(folder, buckets=(SIZE,), **options))
 
 
 def test_verify_passes_every_check(exported, folder):
