@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from diffoundry.runtime.checks.arguments import as_list, check_number, check_pixels, check_prompts
+from diffoundry.runtime.checks.arguments import check_number, check_pixels
 from diffoundry.runtime.engines.session import EngineSession
-from diffoundry.runtime.errors import BundleError, InputError
+from diffoundry.runtime.errors import BundleError
 from diffoundry.runtime.images.postprocess import postprocess
 from diffoundry.runtime.models.ldm_bert import LDMBertModel
 from diffoundry.runtime.models.protocols import FloatArray
@@ -18,6 +18,7 @@ from diffoundry.runtime.pipelines.guidance import ClassifierFreeGuidance, Condit
 from diffoundry.runtime.pipelines.staged import StagedPipeline
 from diffoundry.runtime.pipelines.staged_call import StagedCall
 from diffoundry.runtime.pipelines.staged_run import Stage
+from diffoundry.runtime.pipelines.systems.prompt_inputs import PromptInputs
 
 __all__ = ["LatentTextToImage", "LatentTextToImageInputs"]
 
@@ -26,7 +27,7 @@ _PIXELS = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class LatentTextToImageInputs:
+class LatentTextToImageInputs(PromptInputs):
     """The arguments of diffusers' `LDMTextToImagePipeline`.
 
     Attributes:
@@ -41,25 +42,14 @@ class LatentTextToImageInputs:
         latents: Start noise, float32 (B, C, height/8, width/8), instead of drawing it.
     """
 
-    prompt: str | Sequence[str] | None = None
-    negative_prompt: str | Sequence[str] | None = None
+    unconditional: ClassVar[str] = "the empty prompt"
+
     height: int | None = None
     width: int | None = None
     num_inference_steps: int = 50
     guidance_scale: float = 1.0
-    num_images_per_prompt: int = 1
     eta: float = 0.0
     latents: FloatArray | None = None
-
-    @property
-    def texts(self) -> list[str]:
-        """The prompts."""
-        return as_list(self.prompt or "", 1)
-
-    @property
-    def count(self) -> int:
-        """Number of prompts."""
-        return len(self.texts)
 
     def check(self) -> None:
         """Refuse missing prompts, negative prompts, and numbers out of range.
@@ -67,14 +57,7 @@ class LatentTextToImageInputs:
         Raises:
             InputError: As said.
         """
-        check_prompts("prompt", self.prompt)
-        if self.prompt is None:
-            raise InputError("prompt: got none, expected a text")
-        if self.negative_prompt is not None:
-            raise InputError(
-                f"negative_prompt: got {self.negative_prompt!r}, expected none: this checkpoint is guided away from "
-                f"the empty prompt; leave it out"
-            )
+        self.check_prompt()
         check_number("guidance_scale", self.guidance_scale, 0)
         check_number("eta", self.eta, 0, 1.0)
         for name in ("height", "width"):

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import numpy.typing as npt
 
-from diffoundry.runtime.checks.arguments import as_list, check_number, check_prompts
+from diffoundry.runtime.checks.arguments import check_number
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import BundleError, InputError
 from diffoundry.runtime.images.postprocess import postprocess
@@ -20,6 +20,7 @@ from diffoundry.runtime.pipelines.denoising import Step
 from diffoundry.runtime.pipelines.staged import StagedPipeline
 from diffoundry.runtime.pipelines.staged_call import StagedCall
 from diffoundry.runtime.pipelines.staged_run import Stage
+from diffoundry.runtime.pipelines.systems.prompt_inputs import PromptInputs
 from diffoundry.runtime.schedulers.algorithms.vq_diffusion import VQDiffusionScheduler
 
 __all__ = ["VQDiffusion", "VQDiffusionInputs", "truncate"]
@@ -29,7 +30,7 @@ _LOWEST = np.float32(-70)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class VQDiffusionInputs:
+class VQDiffusionInputs(PromptInputs):
     """The arguments of diffusers' `VQDiffusionPipeline`.
 
     Attributes:
@@ -42,23 +43,12 @@ class VQDiffusionInputs:
         latents: Codes to start with, whole numbers (B, pixels), instead of the mask everywhere.
     """
 
-    prompt: str | Sequence[str] | None = None
-    negative_prompt: str | Sequence[str] | None = None
+    unconditional: ClassVar[str] = "what it learned as no prompt"
+
     num_inference_steps: int = 100
     guidance_scale: float = 5.0
     truncation_rate: float = 1.0
-    num_images_per_prompt: int = 1
     latents: CodeArray | None = None
-
-    @property
-    def texts(self) -> list[str]:
-        """The prompts."""
-        return as_list(self.prompt or "", 1)
-
-    @property
-    def count(self) -> int:
-        """Number of prompts."""
-        return len(self.texts)
 
     def check(self) -> None:
         """Refuse missing prompts, negative prompts, and numbers out of range.
@@ -66,14 +56,7 @@ class VQDiffusionInputs:
         Raises:
             InputError: As said.
         """
-        check_prompts("prompt", self.prompt)
-        if self.prompt is None:
-            raise InputError("prompt: got none, expected a text")
-        if self.negative_prompt is not None:
-            raise InputError(
-                f"negative_prompt: got {self.negative_prompt!r}, expected none: this checkpoint is guided away from "
-                f"what it learned as no prompt; leave it out"
-            )
+        self.check_prompt()
         check_number("guidance_scale", self.guidance_scale, 0)
         check_number("truncation_rate", self.truncation_rate, 0, 1.0)
 
