@@ -1,7 +1,7 @@
-"""VQ-Diffusion on other targets: calibrated int8, Core ML refused, TensorRT for RTX by its builder."""
+"""VQ-Diffusion on other targets: calibrated int8, Core ML by the interpreter, TensorRT for RTX by its builder."""
 
 import pytest
-from system_targets import check_tensorrt_rtx
+from system_targets import check_core_ml, check_tensorrt_rtx
 from tiny_vq_diffusion import CODES, STEPS, make_vq_diffusion
 
 from diffoundry.calibration.quality import Budget
@@ -9,7 +9,6 @@ from diffoundry.exporter.calibrate.request import QuantizationRequest
 from diffoundry.exporter.verify import VerifyRequest, verify
 from diffoundry.runtime import load
 from diffoundry.runtime.bundle.bundle import Bundle
-from diffoundry.runtime.errors import EngineError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -33,9 +32,9 @@ def test_int8_is_calibrated(exported, folder):
     assert images.max() < CODES
 
 
-def test_core_ml_is_refused_with_the_operator(exported, folder):
-    with pytest.raises(EngineError, match="transformer/model.onnx: the operator LogSoftmax has no translation to Core"):
-        exported(folder, target="coreml", buckets=(SIZE,))
+def test_core_ml_has_the_numbers_of_onnx_runtime(exported, folder):
+    bundle = exported(folder, target="onnxruntime,coreml", buckets=(SIZE,))
+    check_core_ml(bundle, (0, STEPS))
 
 
 def test_tensorrt_for_rtx_builds_every_network(exported, folder):

@@ -72,6 +72,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Identity": Operator(elementwise.identity),
     "LayerNormalization": Operator(normalization.layer_norm, normalization.layer_norm_limits),
     "Log": Operator(elementwise.logarithm),
+    "LogSoftmax": Operator(elementwise.log_softmax),
     "MatMul": Operator(products.matmul, products.matmul_limits),
     "Mul": Operator(elementwise.binary(mb.mul)),
     "Neg": Operator(elementwise.negate),

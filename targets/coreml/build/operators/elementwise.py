@@ -16,6 +16,7 @@ __all__ = [
     "clip",
     "gelu",
     "identity",
+    "log_softmax",
     "logarithm",
     "negate",
     "plain_like",
@@ -94,6 +95,14 @@ def gelu(t: Translation, node: ir.Node) -> Var:
 def softmax(t: Translation, node: ir.Node) -> Var:
     """Softmax."""
     return mb.softmax(x=t.var(node.inputs[0]), axis=node.attributes.get_int("axis", -1))
+
+
+def log_softmax(t: Translation, node: ir.Node) -> Var:
+    """Translate LogSoftmax so that no logarithm of 0 is taken: the largest element is subtracted first."""
+    x, axes = t.var(node.inputs[0]), [node.attributes.get_int("axis", -1)]
+    shifted = mb.sub(x=x, y=mb.reduce_max(x=x, axes=axes, keep_dims=True))
+    total = mb.reduce_sum(x=mb.exp(x=shifted), axes=axes, keep_dims=True)  # at least 1
+    return mb.sub(x=shifted, y=mb.log(x=total, epsilon=plain_like(x, 0.0)))
 
 
 def cast(t: Translation, node: ir.Node) -> Var:

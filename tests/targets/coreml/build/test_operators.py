@@ -132,6 +132,9 @@ CASES = {
     "ReduceMean": (T, "float[2,5,1] y", "y = ReduceMean(x, a)", {"a": i(-1)}),
     "ReduceL2": (T, "float[2,5,1] y", "y = ReduceL2(x, a)", {"a": i(-1)}),
     "Softmax": (T, "float[2,5,12] y", "y = Softmax<axis=1>(x)", {}),
+    "LogSoftmax": (T, "float[2,5,12] y", "y = LogSoftmax<axis=1>(x)", {}),
+    "LogSoftmax of numbers far apart": (
+        T, "float[2,5,12] y", "a = Mul(x, c)\ny = LogSoftmax(a)", {"c": np.float32(300)}),
     "Split": (T, "float[2,5,5] y, float[2,5,7] z", "y, z = Split<axis=-1>(x, s)", {"s": i(5, 7)}),
     "Split in halves": (T, "float[2,5,6] y, float[2,5,6] z", "y, z = Split<axis=2, num_outputs=2>(x)", {}),
     "Sqrt": (T, "float[2,5,12] y", "a = Abs(x)\ny = Sqrt(a)", {}),
