@@ -1,10 +1,11 @@
 """Stores a model's floats as halves, except those outside the range of halves."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
+from diffoundry.targets.openvino.angles import behind_angles, save_marked
 from diffoundry.targets.openvino.import_openvino import offline, ov
 from diffoundry.targets.openvino.nodes import replace
 
@@ -23,9 +24,12 @@ def store_halves(model: ov.Model) -> None:
 
 
 def save_halves(model: ov.Model, path: Path) -> None:
-    """Write a model as `store_halves` would leave it, each constant narrowed as it is written: none is held twice."""
+    """Write a model as `store_halves` would leave it, each constant narrowed as it is written: none is held twice.
+
+    Angles are computed in float32 by all plugins.
+    """
     _keep_angles(model)
-    ov.save_model(model, path, compress_to_fp16=True)
+    save_marked(model, path)
 
 
 def _keep_angles(model: ov.Model) -> None:
@@ -33,7 +37,7 @@ def _keep_angles(model: ov.Model) -> None:
 
     Three times 8 bits are the 24 of a float32, so the sum is the number itself, and the compiler computes it once.
     """
-    for node in list(_behind_angles(model)):
+    for node in _constants(behind_angles(model)):
         rest, name, terms = node.data.copy(), node.get_friendly_name(), []
         for number in range(3):
             upper = (rest.view(np.uint32) & 0xFFFF0000).view(np.float32)  # what a bfloat16 holds
@@ -47,15 +51,5 @@ def _keep_angles(model: ov.Model) -> None:
     model.validate_nodes_and_infer_types()
 
 
-def _behind_angles(model: ov.Model) -> Iterator[ov.Node]:
-    """The float32 constants that sines and cosines are computed from."""
-    waiting = [node for node in model.get_ordered_ops() if node.get_type_name() in ("Sin", "Cos")]
-    seen: set[str] = set()
-    while waiting:
-        node = waiting.pop()
-        if node.get_friendly_name() in seen:
-            continue
-        seen.add(node.get_friendly_name())
-        if node.get_type_name() == "Constant" and node.get_element_type() == ov.Type.f32:
-            yield node
-        waiting += [value.get_node() for value in node.input_values()]
+def _constants(nodes: Iterable[ov.Node]) -> list[ov.Node]:
+    return [node for node in nodes if node.get_type_name() == "Constant" and node.get_element_type() == ov.Type.f32]

@@ -292,3 +292,26 @@ def test_angles_are_stored_in_full(lowered):
     width = angles["fp32"].size
     np.testing.assert_allclose(angles["fp32"].ravel(), 10000 ** (-np.arange(width) / width), rtol=1e-6)
     np.testing.assert_array_equal(angles["bf16"], angles["fp32"])
+
+
+def test_angles_are_computed_in_full(lowered):
+    """Rounded to bf16, a timestep of 999 is 1000."""
+    path, _ = lowered("sd2", "unet", "bf16")
+    compiled = core().compile_model(core().read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+    nodes = compiled.get_runtime_model().get_ordered_ops()
+    facts = {
+        node.get_friendly_name(): {
+            key: node.get_rt_info()[key].astype(str) for key in ("layerType", "runtimePrecision")
+        }
+        for node in nodes
+    }
+    waiting = [node for node in nodes if facts[node.get_friendly_name()]["layerType"] == "Math"]
+    assert len(waiting) == 2
+    behind = {}
+    while waiting:
+        node = waiting.pop()
+        behind[node.get_friendly_name()] = facts[node.get_friendly_name()]
+        waiting += [value.get_node() for value in node.input_values()]
+    computed = {kind["runtimePrecision"] for kind in behind.values() if kind["layerType"] not in ("Const", "Input")}
+    assert computed <= {"f32", "i64", "i32"}
+    assert "bf16" in {kind["runtimePrecision"] for kind in facts.values()}
