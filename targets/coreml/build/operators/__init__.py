@@ -55,6 +55,7 @@ OPERATORS: Mapping[str, Operator] = {
     "ConvTranspose": Operator(products.conv_transpose, products.conv_transpose_limits),
     "Cos": Operator(elementwise.unary(mb.cos)),
     "CumSum": Operator(indexing.cumsum, indexing.cumsum_limits),
+    "DepthToSpace": Operator(images.depth_to_space, images.depth_to_space_limits),
     "DequantizeLinear": Operator(quantized.dequantize, quantized.dequantize_limits),
     "Div": Operator(elementwise.binary(mb.real_div)),
     "Einsum": Operator(products.einsum, products.einsum_limits),

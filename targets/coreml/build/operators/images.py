@@ -9,7 +9,14 @@ from diffoundry.targets.coreml.build.mil import mb
 from diffoundry.targets.coreml.build.operators.products import windows_of
 from diffoundry.targets.coreml.build.translation import Translation, Var, shape_of
 
-__all__ = ["average_pool", "average_pool_limits", "resize", "resize_limits"]
+__all__ = [
+    "average_pool",
+    "average_pool_limits",
+    "depth_to_space",
+    "depth_to_space_limits",
+    "resize",
+    "resize_limits",
+]
 
 
 def average_pool(t: Translation, node: ir.Node) -> Var:
@@ -31,6 +38,17 @@ def average_pool_limits(node: ir.Node, _opset: Any) -> str | None:
     if node.attributes.get_int("ceil_mode", 0) or any(gap != 1 for gap in node.attributes.get_ints("dilations", ())):
         return "has ceil_mode or dilations, expected neither"
     return None
+
+
+def depth_to_space(t: Translation, node: ir.Node) -> Var:
+    """DepthToSpace in torch's order of channels: torch's `pixel_shuffle`."""
+    return mb.pixel_shuffle(x=t.var(node.inputs[0]), upscale_factor=node.attributes.get_int("blocksize", 1))
+
+
+def depth_to_space_limits(node: ir.Node, _opset: Any) -> str | None:
+    """Channels of one pixel after another."""
+    mode = node.attributes.get_string("mode", "DCR")
+    return None if mode == "CRD" else f"has the mode {mode!r}, expected 'CRD'"
 
 
 def resize(t: Translation, node: ir.Node) -> Var:

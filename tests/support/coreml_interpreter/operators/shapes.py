@@ -76,10 +76,18 @@ def upsample_nearest_neighbor(x, scale_factor_height=1, scale_factor_width=1):
     return x
 
 
+def pixel_shuffle(x, upscale_factor):
+    batch, channels, height, width = x.shape
+    side = int(upscale_factor)
+    blocks = x.reshape(batch, channels // side**2, side, side, height, width)
+    return blocks.transpose(0, 1, 4, 2, 5, 3).reshape(batch, -1, height * side, width * side)
+
+
 OPERATORS = {
     "concat": concat,
     "expand_dims": lambda x, axes: np.expand_dims(x, tuple(int(axis) for axis in np.atleast_1d(axes))),
     "pad": pad,
+    "pixel_shuffle": pixel_shuffle,
     "reshape": reshape,
     "shape": lambda x: np.array(x.shape, np.int32),
     "slice_by_index": slice_by_index,

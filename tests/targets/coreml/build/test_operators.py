@@ -82,6 +82,7 @@ CASES = {
     "Gemm": ("float[3,12] x", "float[3,4] y", "y = Gemm<transB=1>(x, k, b)", {"k": w(4, 12), "b": w(4)}),
     "Gemm, not transposed": ("float[3,12] x", "float[3,4] y", "y = Gemm(x, k)", {"k": w(12, 4)}),
     "Gemm of two": ("float[3,12] x, float[4,12] z", "float[3,4] y", "y = Gemm<transB=1>(x, z, b)", {"b": w(4)}),
+    "DepthToSpace": ("float[2,18,4,5] x", "float[2,2,12,15] y", 'y = DepthToSpace<blocksize=3, mode="CRD">(x)', {}),
     "GreaterOrEqual": ("int32[2,7] x, float[2,7] z", "float[2,7] y", "e = GreaterOrEqual(x, c)\ny = Where(e, z, d)",
                        {"c": np.int32(3), "d": np.float32(9)}),
     "GroupNormalization": (
@@ -302,6 +303,8 @@ REFUSED = {
         "float[1,2,4,4,4] x", "float[1,3,4,4,4] y", "y = Conv(x, k)", {"k": w(3, 2, 1, 1, 1)}),
     "Conv .* auto_pad": (X, "float[2,4,8,8] y", 'y = Conv<auto_pad="SAME_UPPER">(x, k)', {"k": w(4, 6, 3, 3)}),
     "Conv .* computes its kernel": (f"{X}, float[4,6,1,1] k", "float[2,4,8,8] y", "y = Conv(x, k)", {}),
+    "DepthToSpace .* mode 'DCR', expected 'CRD'": (
+        "float[2,18,4,5] x", "float[2,2,12,15] y", "y = DepthToSpace<blocksize=3>(x)", {}),
     "Gemm .* plain linear layer": ("float[12,3] x", "float[3,4] y", "y = Gemm<transA=1>(x, k)", {"k": w(12, 4)}),
     "LayerNormalization .* computes its scale": (
         f"{T}, float[12] s", "float[2,5,12] y", "y = LayerNormalization(x, s)", {}),
