@@ -12,6 +12,7 @@ from diffoundry.exporter.passes.fuse_group_norm import FuseGroupNorm
 from diffoundry.exporter.passes.merge_redundant_ops import MergeRedundantOps
 from diffoundry.exporter.passes.name_nodes import NameNodes
 from diffoundry.exporter.passes.reshape_constants import ReshapeConstants
+from diffoundry.exporter.passes.split_concats import SplitConcats
 from diffoundry.exporter.passes.transpose_weights import TransposeWeights
 
 __all__ = ["optimize", "portable_passes"]
@@ -24,6 +25,7 @@ def portable_passes() -> tuple[ir.passes.PassBase, ...]:
     clean = ir.passes.PassManager(
         [
             FoldConstants(),  # first: every rule below looks at shapes and constants
+            SplitConcats(),  # after folding: a part that is constant goes on as one
             MergeRedundantOps(),  # after folding: its rules test for the constants 0 and 1
             common.IdentityEliminationPass(),  # removes the Identities that rules leave
             ReshapeConstants(),  # after the views were merged: their shapes are final
