@@ -14,6 +14,8 @@ PROJECTED = "CLIPTextModelWithProjection"
 
 _NORMALIZING = "diffoundry.exporter.components.clip_text_module:NormalizedClipText"
 
+_MASKED = "diffoundry.exporter.components.clip_text_module:MaskedClipText"
+
 
 def clip_text_encoder(
     name: str = "text_encoder",
@@ -34,7 +36,7 @@ def clip_text_encoder(
         normalized: True if the graph also outputs all hidden states but the last, after the final layer norm, as one
             tensor. Stable Diffusion uses them for `clip_skip`.
         masked: True if the graph also takes the mask of padding, which changes the hidden states of padding. Stable
-            Cascade passes it.
+            Cascade passes it. Not together with `normalized`.
     """
     return ComponentKind(
         name=name,
@@ -75,4 +77,5 @@ def _describe(configs: Configs, *, name: str, hidden_states: bool, normalized: b
         example={"batch": 2, "sequence": 7},
         call=Call(options={"output_hidden_states": hidden_states or normalized}),
     )
-    return replace(component, wrapper=_NORMALIZING) if normalized else component
+    wrapper = _MASKED if masked else _NORMALIZING if normalized else component.wrapper
+    return replace(component, wrapper=wrapper)

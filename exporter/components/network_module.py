@@ -42,6 +42,16 @@ class NetworkModule(torch.nn.Module):
         result = self.run(**self.keywords(tensors))
         return tuple(self.pick(result, name) for name in self.outputs)
 
+    @staticmethod
+    def computed_inputs(network: Any, passed: Mapping[str, Any]) -> dict[str, torch.Tensor]:  # noqa: ARG004
+        """Return the inputs of the graph that a network computes of its arguments; by default none.
+
+        Args:
+            network: The network.
+            passed: Arguments of its `forward`.
+        """
+        return {}
+
     def run(self, **keywords: Any) -> Any:
         """Call the network."""
         return self.model(**keywords)

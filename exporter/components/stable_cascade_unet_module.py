@@ -1,11 +1,13 @@
 """StableCascadeUNet as a traceable module."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from diffoundry.exporter.component import Component
 from diffoundry.exporter.components.network_module import NetworkModule
+from diffoundry.exporter.components.patch_convolution import patch_convolution
 
 __all__ = ["StableCascadeModule"]
 
@@ -20,12 +22,20 @@ class StableCascadeModule(NetworkModule):
     def __init__(self, network: torch.nn.Module, component: Component) -> None:
         super().__init__(network, component)
         model: Any = network
-        flat, self.norm = model.embedding[1], model.embedding[2]
-        patch = model.config.patch_size
-        self.patches = torch.nn.Conv2d(model.config.in_channels, flat.out_channels, patch, stride=patch)
-        # The same storage: the weight keeps its name, and is not copied.
-        self.patches.weight = torch.nn.Parameter(flat.weight.view(self.patches.weight.shape), requires_grad=False)
-        self.patches.bias = flat.bias
+        self.norm = model.embedding[2]
+        self.patches = patch_convolution(model.embedding[1], model.config.in_channels, model.config.patch_size)
+        if hasattr(model, "pixels_mapper"):
+            pixels = torch.zeros(1, model.config.pixel_mapper_in_channels, 1, 1)
+            self.register_buffer("pixels", model.pixels_mapper(pixels))
+
+    @staticmethod
+    def computed_inputs(network: Any, passed: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """See `NetworkModule.computed_inputs`: features as large as the patches."""
+        if passed.get("effnet") is None:
+            return {}
+        sides = [side // network.config.patch_size for side in passed["sample"].shape[2:]]
+        interpolate = torch.nn.functional.interpolate
+        return {"effnet": interpolate(passed["effnet"], size=sides, mode="bilinear", align_corners=True)}
 
     def run(self, **keywords: Any) -> Any:
         """Call the network."""
@@ -42,7 +52,7 @@ class StableCascadeModule(NetworkModule):
         if "effnet" in keywords:
             features = features + model.effnet_mapper(keywords["effnet"])
         if hasattr(model, "pixels_mapper"):
-            features = features + model.pixels_mapper(sample.new_zeros(1, model.config.pixel_mapper_in_channels, 1, 1))
+            features = features + self.pixels
         # The two halves between the parts that are different here.
         levels = model._down_encode(features, times, clip)  # noqa: SLF001
         return {"sample": model.clf(model._up_decode(levels, times, clip))}  # noqa: SLF001

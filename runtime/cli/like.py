@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from diffoundry.runtime.cli.systems import SYSTEM_FILES
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.save import read_settings
 
@@ -15,7 +16,6 @@ __all__ = ["FILES", "LikeSettings", "merge_settings", "read_like"]
 FILES = {
     "image": "--image",
     "mask_image": "--mask",
-    "depth_map": "--depth-map",
     "adapter_image": "--adapter-image",
     "ip_adapter_image": "--image-prompt",
     "ip_adapter_masks": "--image-prompt-mask",
@@ -23,6 +23,7 @@ FILES = {
     "control_mask": "--control-mask",
     "lora": "--lora",
     "embedding": "--embedding",
+    **SYSTEM_FILES,
 }
 """Settings that name files, which must be passed again, to their options."""
 

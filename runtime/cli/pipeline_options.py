@@ -114,16 +114,21 @@ def pipeline_options(command: Command) -> Command:
     return command
 
 
-def take_images(values: dict[str, Any]) -> dict[str, Path]:
-    """Move the files out of a command's arguments: argument of the pipeline to path."""
+def take_images(values: dict[str, Any]) -> dict[str, Path | list[Path]]:
+    """Move the files out of a command's arguments: argument of the pipeline to a path, or to a list of them."""
     given = {name: values.pop(name) for name in IMAGE_FILES}
-    return {name: path for name, path in given.items() if path is not None}
+    return {name: list(path) if isinstance(path, tuple) else path for name, path in given.items() if path}
 
 
-def read_images(paths: Mapping[str, Path]) -> dict[str, Any]:
-    """Read images: argument of the pipeline to PIL image.
+def read_images(paths: Mapping[str, Path | list[Path]]) -> dict[str, Any]:
+    """Read images: argument of the pipeline to PIL image, or to a list of them.
 
     Raises:
         InputError: A file that cannot be read as one.
     """
-    return {name: read_image_file(path, IMAGE_FILES[name]) for name, path in paths.items()}
+    return {
+        name: [read_image_file(one, IMAGE_FILES[name]) for one in path]
+        if isinstance(path, list)
+        else read_image_file(path, IMAGE_FILES[name])
+        for name, path in paths.items()
+    }

@@ -163,9 +163,7 @@ class CLIPTextModel:
             needed = self._session.output_bytes(self.name, {"batch": rows, "sequence": length})
             check_memory(needed, f"prompt: got {rows} chunks of {length} tokens, which take", "shorten the prompts")
         feeds: dict[str, npt.NDArray[Any]] = {"input_ids": ids}
-        if masks is not None and any(
-            spec.name == "attention_mask" for spec in self._session.declared_inputs(self.name)
-        ):
+        if masks is not None and any(spec.name == "attention_mask" for spec in self._session.inputs(self.name)):
             feeds["attention_mask"] = masks
         outputs = Outputs(self._session.run(self.name, feeds), self.name)
         for name, array in outputs.items():

@@ -33,18 +33,18 @@ class StableCascadeUNet:
     embeds_guidance = False
     sample_size: tuple[int, int] | None = None
 
-    def __init__(self, session: EngineSession, role: str) -> None:
+    def __init__(self, session: EngineSession, component: str) -> None:
         """Read the config; the engine is opened when first needed.
 
         Args:
             session: The engines.
-            role: Of the component.
+            component: Name of the component: "prior" or "decoder".
 
         Raises:
             BundleError: The bundle has no such component, or no config of it.
             ConfigError: A value of the config has another type, or is out of range.
         """
-        self.component = session.bundle.component(role)
+        self.component = component
         config, subject = session.bundle.config(self.component), f"{self.component}/config.json"
         self.in_channels = integer(config, "in_channels", CHANNELS, subject=subject)
         self.out_channels = integer(config, "out_channels", CHANNELS, subject=subject)

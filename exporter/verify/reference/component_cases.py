@@ -76,7 +76,7 @@ def _cases_of(pipeline: Any, component: Component, prompts: Sequence[str]) -> li
     encoder = getattr(pipeline, component.source)
     length = component.usual.get("sequence", tokenizer.model_max_length)
     texts = ["", *prompts]
-    ids = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="np")["input_ids"]
+    tokens = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="np")
     vocabulary = encoder.config.vocab_size
     starts, ends = (
         [token for token in (first if second is None else second,) if token is not None]
@@ -93,7 +93,11 @@ def _cases_of(pipeline: Any, component: Component, prompts: Sequence[str]) -> li
     sweep = np.column_stack(
         [*(np.full(rows, token) for token in starts), body, *(np.full(rows, token) for token in ends)]
     )
-    return [_text_case(encoder, component, "prompts", ids), _text_case(encoder, component, "vocabulary", sweep)]
+    padding = sweep == tokenizer.pad_token_id
+    return [
+        _text_case(encoder, component, "prompts", tokens["input_ids"], tokens["attention_mask"]),
+        _text_case(encoder, component, "vocabulary", sweep, ~padding),
+    ]
 
 
 def image_cases(pipeline: Any, components: Iterable[Component], images: Sequence[Image]) -> list[ComponentCase]:
@@ -246,10 +250,10 @@ def _size_of(dim: int | str, known: Mapping[str, int]) -> int:
     return known[str(dim)] if size is None else size
 
 
-def _text_case(encoder: Any, component: Component, label: str, ids: Array) -> ComponentCase:
+def _text_case(encoder: Any, component: Component, label: str, ids: Array, mask: Array) -> ComponentCase:
     tokens = torch.from_numpy(ids.astype(np.int64))
     if any(spec.name == "attention_mask" for spec in component.inputs):
-        return _masked_case(encoder, component, label, tokens)
+        return _masked_case(encoder, component, label, tokens, torch.from_numpy(mask.astype(np.int64)))
     with torch.inference_mode():
         output = encoder(tokens, output_hidden_states=True)
     return ComponentCase(
@@ -260,17 +264,20 @@ def _text_case(encoder: Any, component: Component, label: str, ids: Array) -> Co
     )
 
 
-def _masked_case(encoder: Any, component: Component, label: str, tokens: torch.Tensor) -> ComponentCase:
-    """Make the case of an encoder that takes a mask of the padding, and returns its outputs in the graph's order."""
-    mask = (tokens != encoder.config.pad_token_id).long()
+def _masked_case(
+    encoder: Any, component: Component, label: str, tokens: torch.Tensor, mask: torch.Tensor
+) -> ComponentCase:
+    """Make the case of an encoder that takes a mask of the padding. diffusers' own return outputs in our order."""
+    names = [spec.name for spec in component.outputs]
+    layers = {"output_hidden_states": True} if any(name.startswith("hidden_states.") for name in names) else {}
     with torch.inference_mode():
-        given = encoder(input_ids=tokens, attention_mask=mask)
-    outputs = given.to_tuple() if hasattr(given, "to_tuple") else given  # of transformers' models, or of diffusers'
+        given = encoder(input_ids=tokens, attention_mask=mask, **layers)
+    outputs = [_output(encoder, given, name) for name in names] if hasattr(given, "to_tuple") else given
     return ComponentCase(
         component=component.name,
         label=label,
         feeds={"input_ids": tokens.numpy().astype(np.int32), "attention_mask": mask.numpy().astype(np.float32)},
-        expected={spec.name: to_numpy(output) for spec, output in zip(component.outputs, outputs, strict=True)},
+        expected={name: to_numpy(output) for name, output in zip(names, outputs, strict=True)},
     )
 
 

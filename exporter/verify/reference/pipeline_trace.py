@@ -12,11 +12,13 @@ import torch
 from numpy.typing import NDArray
 
 from diffoundry.exporter.component import Component
+from diffoundry.exporter.components.network_module import NetworkModule
 from diffoundry.exporter.reference.pipeline import call_pipeline, network, reference_arguments
 from diffoundry.exporter.verify.reference.image_prompt_feeds import image_prompt_feeds
 from diffoundry.exporter.verify.request import Settings
 from diffoundry.exporter.verify.run_result import result_of
 from diffoundry.runtime.bundle.specs import TensorSpec
+from diffoundry.runtime.engines.plugins import resolve
 from diffoundry.runtime.models.attention_control import ATTENTION_MAPS
 
 __all__ = ["NetworkCall", "Trace", "generate_reference", "record_calls", "to_numpy"]
@@ -136,6 +138,9 @@ def record_calls(pipeline: Any, components: Sequence[Component]) -> Iterator[dic
         }
         feeds = {spec.name: _as_fed(tensor, spec) for spec, tensor in found.items() if tensor is not None}
         feeds |= image_prompt_feeds(module, component, passed)
+        wrapper = resolve(component.wrapper)
+        if issubclass(wrapper, NetworkModule):
+            feeds |= {name: to_numpy(tensor) for name, tensor in wrapper.computed_inputs(module, passed).items()}
         parts = output if isinstance(output, tuple | list) else output.to_tuple()
         flat = [tensor for part in parts for tensor in (part if isinstance(part, list | tuple) else [part])]
         names = [spec.name for spec in component.outputs if spec.name != ATTENTION_MAPS]  # diffusers has no such output

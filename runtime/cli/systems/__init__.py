@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from diffoundry.runtime.cli.systems.cascades import CASCADES
 from diffoundry.runtime.cli.systems.class_labels import CLASS_LABELS
 from diffoundry.runtime.cli.systems.deepfloyd import DEEPFLOYD
 from diffoundry.runtime.cli.systems.depth import DEPTH
@@ -17,7 +18,9 @@ __all__ = ["SYSTEM_FILES", "SYSTEM_SETTINGS", "system_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-GROUPS: tuple[OptionGroup, ...] = (CLASS_LABELS, PIXELS, UPSCALING, DEPTH, STAGES, KANDINSKY, DEEPFLOYD, VQ_DIFFUSION)
+GROUPS: tuple[OptionGroup, ...] = (
+    CLASS_LABELS, PIXELS, UPSCALING, DEPTH, STAGES, KANDINSKY, DEEPFLOYD, CASCADES, VQ_DIFFUSION,
+)  # fmt: skip
 """Every heading, in the order of the help."""
 
 SYSTEM_SETTINGS = tuple(name for group in GROUPS for name in group.settings)

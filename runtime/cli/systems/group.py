@@ -14,7 +14,7 @@ class OptionGroup:
     Attributes:
         options: Decorators, made by `options_in(HEADING)`.
         settings: Names of the arguments of a pipeline that they set, which an image keeps.
-        files: Argument of a pipeline to the option of its image file.
+        files: Argument of a pipeline to the option of its image file, or files where it may be repeated.
     """
 
     options: tuple[Callable[[Any], Any], ...]

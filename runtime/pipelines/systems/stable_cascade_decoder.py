@@ -11,7 +11,6 @@ from diffoundry.runtime.images.postprocess import to_pil
 from diffoundry.runtime.models.clip_text import CLIPTextModel
 from diffoundry.runtime.models.paella_vq_model import PaellaVQModel
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
-from diffoundry.runtime.models.roles import DENOISER
 from diffoundry.runtime.models.stable_cascade_unet import StableCascadeUNet
 from diffoundry.runtime.pipelines.denoising import Predict
 from diffoundry.runtime.pipelines.staged_call import StagedCall
@@ -40,7 +39,7 @@ class StableCascadeDecoder(TrainedSize):
 
     def open_networks(self, session: EngineSession) -> None:
         """See `StagedPipeline`."""
-        self.unet = self.denoiser = StableCascadeUNet(session, DENOISER)
+        self.unet = self.denoiser = StableCascadeUNet(session, "decoder")
         self.vqgan = PaellaVQModel(session)
         self._text_encoder = CLIPTextModel(session)
         self.text_encoders = (self._text_encoder,)

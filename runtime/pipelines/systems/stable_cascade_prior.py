@@ -13,12 +13,13 @@ from diffoundry.runtime.images.tensors import is_tensor, to_array
 from diffoundry.runtime.models.clip_text import CLIPTextModel
 from diffoundry.runtime.models.clip_vision import CLIPVisionModelWithProjection
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
-from diffoundry.runtime.models.roles import IMAGE_ENCODER, PRIOR
+from diffoundry.runtime.models.roles import IMAGE_ENCODER
 from diffoundry.runtime.models.stable_cascade_unet import StableCascadeUNet
 from diffoundry.runtime.pipelines.denoising import Predict
 from diffoundry.runtime.pipelines.staged import StagedPipeline
 from diffoundry.runtime.pipelines.staged_call import StagedCall
 from diffoundry.runtime.pipelines.staged_run import Stage
+from diffoundry.runtime.pipelines.systems.kandinsky_prior import draw_embeddings
 from diffoundry.runtime.pipelines.systems.stable_cascade_inputs import (
     CascadeEmbeddings,
     StableCascadePriorInputs,
@@ -28,6 +29,9 @@ from diffoundry.runtime.schedulers.algorithms.ddpm_wuerstchen import DDPMWuerstc
 __all__ = ["StableCascadePrior", "TrainedSize", "guide"]
 
 _TRAINED_SIDE = 1024
+
+_WHITE = 3.0
+"""A latent that a measurement draws white: three deviations of the noise that a run starts from."""
 
 
 class TrainedSize(StagedPipeline):
@@ -68,7 +72,7 @@ class StableCascadePrior(TrainedSize):
 
     def open_networks(self, session: EngineSession) -> None:
         """See `StagedPipeline`."""
-        self.prior = StableCascadeUNet(session, PRIOR)
+        self.prior = StableCascadeUNet(session, "prior")
         self._text_encoder = CLIPTextModel(session)
         has_encoder = bool(session.bundle.with_role(IMAGE_ENCODER))
         self._image_encoder = CLIPVisionModelWithProjection(session) if has_encoder else None
@@ -187,6 +191,10 @@ class StableCascadePrior(TrainedSize):
             seed=seed,
             truncated=truncated,
         )
+
+    def measured_images(self, result: CascadeEmbeddings) -> FloatArray:
+        """See `PipelineBase`."""
+        return draw_embeddings(result.image_embeddings.reshape(len(result.image_embeddings), -1), _WHITE)
 
     def check_call(self, arguments: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
         """See `PipelineBase`: also the sides of the result."""

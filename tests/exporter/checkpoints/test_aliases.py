@@ -47,12 +47,14 @@ SIZES = {
 }
 
 
-# As the README of the original code says, in millions.
-KANDINSKY = {
+# As the READMEs of the original code say, or the sizes of their files, in millions.
+IN_MILLIONS = {
     "kandinsky-2-1-prior": {"prior": 1000, "image_encoder": 304, "text_encoder": 124},
     "kandinsky-2-1": {"text_encoder": 560, "unet": 1220, "movq": 67},
     "kandinsky-2-2-prior": {"prior": 1000, "image_encoder": 1800, "text_encoder": 695},
     "kandinsky-2-2-decoder": {"unet": 1220, "movq": 67},
+    "stable-cascade-prior": {"prior": 3600, "text_encoder": 695, "image_encoder": 304},
+    "stable-cascade": {"decoder": 1560, "text_encoder": 695, "vqgan": 18.4},
 }
 
 
@@ -62,7 +64,7 @@ _MODULES = {"latent_diffusion": "diffusers.pipelines.latent_diffusion"}
 def test_table():
     table = read_aliases()
     demos = {"emoji", "emoji-edges", "emoji-pixels", "emoji-x4"}
-    assert set(table) == {*demos, "sdxl-refiner", "if-i-m", "karlo", "vq-diffusion-ithq", *KANDINSKY, *SIZES}
+    assert set(table) == {*demos, "sdxl-refiner", "if-i-m", "karlo", "vq-diffusion-ithq", *IN_MILLIONS, *SIZES}
     for name, alias in table.items():
         assert (alias.hub is None) != (alias.folder is None)
         assert (alias.configs is None) == (name == "emoji-edges")
@@ -215,11 +217,11 @@ class TestVocabulary:
         assert len(set(ids)) > 12
 
 
-@pytest.mark.parametrize("alias", KANDINSKY)
-def test_kandinsky_is_as_large_as_its_readme_says(alias):
+@pytest.mark.parametrize("alias", IN_MILLIONS)
+def test_networks_are_as_large_as_their_readme_says(alias):
     checkpoint = open_checkpoint(alias, random_weights=True)
-    assert {component.source for component in checkpoint.components} == set(KANDINSKY[alias])
-    for source, millions in KANDINSKY[alias].items():
+    assert {component.source for component in checkpoint.components} == set(IN_MILLIONS[alias])
+    for source, millions in IN_MILLIONS[alias].items():
         with torch.device("meta"):
             module = build_module(checkpoint.root / source, ":".join(checkpoint.model_index[source]))
         assert sum(parameter.numel() for parameter in module.parameters()) == pytest.approx(1e6 * millions, rel=0.03)

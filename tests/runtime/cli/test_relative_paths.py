@@ -27,7 +27,7 @@ _TRIED = {
     "generate": {
         "bundle", "--like", "--prompts", "--lora", "--embedding", "--image", "--mask", "--control-image",
         "--control-mask", "--cache", "--output", "--adapter-image", "--image-prompt", "--image-prompt-mask",
-        "--depth-map", "--hint-image", "--original-image",
+        "--depth-map", "--hint-image", "--original-image", "--prior-image",
     },
     "verify": {"bundle", "--against", "--cache", "--html"},
     "compare": {"bundle", "--against", "--cache", "--html"},
@@ -102,6 +102,7 @@ def test_generate(away, wide_bundle, target):
 
 _IMAGES = (
     "--adapter-image", "--image-prompt", "--image-prompt-mask", "--depth-map", "--hint-image", "--original-image",
+    "--prior-image",
 )  # fmt: skip
 
 

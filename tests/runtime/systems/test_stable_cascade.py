@@ -4,12 +4,15 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL.Image import fromarray
+from PIL.Image import open as open_image
 from system_pair import TOLERANCE, compare_system, open_theirs
 from tiny_cascade import CHANNELS, WIDTH, make_cascade_decoder, make_cascade_prior, open_cascade_decoder
 
 from diffoundry.exporter.reference.pipeline import call_pipeline
 from diffoundry.runtime import load
+from diffoundry.runtime.cli.generate import command as generate
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.pipelines.chain import chain
 
@@ -146,6 +149,26 @@ def test_the_chain_is_the_combined_pipeline(folders, bundles):
         images = run.finish().images
         assert run.count == len(images)
         assert -10 * np.log10(np.mean((images - output.images) ** 2) + 1e-12) > 60
+
+
+def test_generate_takes_images_for_the_prior(bundles, tmp_path):
+    output, files = tmp_path / "image.png", [tmp_path / f"{seed}.png" for seed in range(2)]
+    for seed, file in enumerate(files):
+        image(seed).save(file)
+    both = "+".join(map(str, bundles))
+    engine = ["--target", "onnxruntime", "--seed", "0", "--height", "128", "--width", "160", "-o", str(output)]
+    given = [both, "a cat", "--steps", "2", "--prior-steps", "2", *engine]
+    result = CliRunner().invoke(generate, [*given, *(word for file in files for word in ("--prior-image", str(file)))])
+    assert result.exit_code == 0, (result.output, result.exception)
+    ours = chain(*(load(bundle, target="onnxruntime") for bundle in bundles))
+    settings = {"num_inference_steps": 2, "prior_num_inference_steps": 2, "height": 128, "width": 160}
+    expected = ours("a cat", seed=0, images=[image(seed) for seed in range(2)], **settings).images[0]
+    with open_image(output) as made:
+        assert np.array_equal(np.asarray(made), np.asarray(expected))
+    again = CliRunner().invoke(generate, [both, "--like", str(output), "-o", str(tmp_path / "again.png")])
+    assert "generated with --prior-image 0.png --prior-image 1.png; pass that too" in str(again.exception)
+    wrong = CliRunner().invoke(generate, [*given, "--prior-image", str(output), "--hint-image", str(output)])
+    assert "--hint-image: no such argument of this pipeline" in str(wrong.exception)
 
 
 PRIOR_ERRORS = {

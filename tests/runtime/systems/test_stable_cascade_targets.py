@@ -1,0 +1,94 @@
+"""Stable Cascade on other targets: half precision, calibrated int8, Core ML by the interpreter, TensorRT for RTX."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from system_targets import check_core_ml, check_tensorrt_rtx
+from tiny_cascade import make_cascade_decoder, make_cascade_prior
+
+from diffoundry.calibration.quality import Budget
+from diffoundry.exporter.calibrate.request import QuantizationRequest
+from diffoundry.exporter.verify import VerifyRequest, verify
+from diffoundry.runtime import load
+from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.cli.bench import command as bench
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+SIZE = (128, 128)
+"""Height and width of the images: latents of 3 x 3 and of 32 x 32."""
+
+PARTS = {
+    "prior": {"text_encoder", "image_encoder", "prior"},
+    "decoder": {"text_encoder", "decoder", "vae_decoder"},
+}
+
+
+@pytest.fixture(params=PARTS)
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def folder(system_checkpoint, name):
+    make = make_cascade_prior if name == "prior" else make_cascade_decoder
+    return system_checkpoint(f"cascade-{name}", make)
+
+
+def change(bundle, precision, target=None):
+    """Return the RMS of what a precision changes of the last latents, over their RMS in fp32."""
+    expected, given = (latents(load(bundle, target=target, precision=one)) for one in ("fp32", precision))
+    return np.sqrt(np.square(expected - given).mean() / np.square(expected).mean())
+
+
+def latents(pipeline):
+    """Generate as a measurement does."""
+    arguments = pipeline.measure_arguments(4, 3.0, *SIZE)
+    result = pipeline("a cat", seed=0, output_type="latent", **arguments)
+    return result.images if pipeline.makes_images else result.image_embeddings
+
+
+@pytest.mark.parametrize(("target", "precision"), [("onnxruntime", "fp16"), ("openvino", "bf16")])
+def test_half_precision_stays_close(exported, folder, target, precision):
+    bundle = exported(folder, target=target, precision=f"fp32,{precision}")
+    assert 0 < change(bundle, precision, target) < {"fp16": 0.005, "bf16": 0.02}[precision]
+
+
+def test_int8_is_calibrated(exported, folder):
+    """Few training steps amplify the rounding of the first, so the budget is wide."""
+    height, width = SIZE
+    request = QuantizationRequest(
+        budget=Budget(min_psnr=15), prompts=("cat",), held_out=("apple",), steps=4, height=height, width=width
+    )
+    bundle = exported(folder, precision="fp32,int8", quantization=request)
+    chosen = Bundle(bundle).manifest.recipe.quantization["int8"]
+    assert chosen.psnr >= 15
+    assert any(component.quantized for component in chosen.components.values())
+    assert 0 < change(bundle, "int8") < 0.05
+
+
+def test_core_ml_has_the_numbers_of_onnx_runtime(exported, folder):
+    check_core_ml(exported(folder, target="onnxruntime,coreml", buckets=(SIZE,)))
+
+
+def test_tensorrt_for_rtx_builds_every_network(exported, folder, name):
+    assert check_tensorrt_rtx(lambda **options: exported(folder, buckets=(SIZE,), **options)) == PARTS[name]
+
+
+def test_verify_passes_every_check(exported, folder, name):
+    bundle = exported(folder, target="onnxruntime,openvino", buckets=(SIZE,))
+    report = verify(bundle, None, VerifyRequest(steps=3, guidance_scale=3.0))
+    assert [check for check in report.all_checks if not check.passed] == []
+    for variant in report.variants:
+        assert {result.component for result in variant.outputs} == PARTS[name]
+
+
+def test_bench_measures_both(exported, folder, name):
+    bundle = exported(folder, target="onnxruntime,openvino", buckets=(SIZE,))
+    few = ["--steps", "2", "--repeats", "1", "--warmups", "0", "--target", "onnxruntime", "--height", "128"]
+    result = CliRunner().invoke(bench, [str(bundle), *few, "--width", "128", "--json"])
+    assert result.exit_code == 0, (result.output, result.exception)
+    image = json.loads(result.stdout)["work"]
+    assert (image["width"], image["height"]) == ((4 * 3 * 3, 1) if name == "prior" else SIZE)
