@@ -50,6 +50,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "UnCLIPTextProjModel": {"clip_extra_context_tokens": 4, "clip_embeddings_dim": 768},
     "StableUnCLIPImageNormalizer": {"embedding_dim": 768},
     "StableCascadeUNet": {"in_channels": 16, "out_channels": 16, "patch_size": 1, "block_out_channels": [2048, 2048]},
+    "Kandinsky3UNet": {"in_channels": 4, "encoder_hid_dim": 4096, "block_out_channels": [384, 768, 1536, 3072]},
     "PaellaVQModel": {"out_channels": 3, "latent_channels": 4, "levels": 2, "up_down_scale_factor": 2},
     "StableDiffusionSafetyChecker": {"vision_config": {}},
 }

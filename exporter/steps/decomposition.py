@@ -13,6 +13,9 @@ _ASSERTION = torch.ops.aten._assert_tensor_metadata.default  # noqa: SLF001  # a
 _COPY = torch.ops.aten._to_copy.default  # noqa: SLF001  # an operator's name
 _DROPOUT = torch.ops.aten.dropout.default
 _FROM_NUMBER = torch.ops.aten.rsub.Scalar
+_TRANSPOSED = torch.ops.aten.conv_transpose2d.input
+_TRANSPOSED_DEFAULTS = (None, [1, 1], [0, 0], [0, 0], 1, [1, 1])
+"""Of its arguments after input and weight: bias, stride, padding, output padding, groups, dilation."""
 
 
 @contextmanager
@@ -20,10 +23,10 @@ def without_decomposition(program: ExportedProgram) -> Iterator[None]:
     """Within this context, torch.onnx.export translates the program without decomposing it.
 
     torch.onnx.export first calls `program.run_decompositions`, which traces the program again, operator by operator
-    with symbolic sizes. Of a network made for inference it changes only casts, dropouts, assertions and subtractions
-    from a number, since every other operator has a translation. Those four are rewritten here. A program that writes
-    into its tensors is left alone: only the second tracing makes it functional. For one that has other operators
-    without a translation, torch.onnx.export raises here, and is to be called again outside.
+    with symbolic sizes. Of a network made for inference it changes only casts, dropouts, assertions, subtractions from
+    a number and transposed convolutions, since every other operator has a translation. Those five are rewritten here. A
+    program that writes into its tensors is left alone: only the second tracing makes it functional. For one that has
+    other operators without a translation, torch.onnx.export raises here, and is to be called again outside.
 
     Args:
         program: Its graph is changed in place, to one that computes the same.
@@ -59,6 +62,8 @@ def _rewrite(program: ExportedProgram) -> None:
             negative.meta, result.meta = dict(node.meta), dict(node.meta)
             node.replace_all_uses_with(result)
             graph.erase_node(node)
+        elif node.target is _TRANSPOSED and not node.kwargs:
+            _write_out_transposed(node)
         elif node.target in _CASTS:
             dtype = node.meta["val"].dtype
             result = node.args[0]
@@ -69,3 +74,11 @@ def _rewrite(program: ExportedProgram) -> None:
             node.replace_all_uses_with(result)
             graph.erase_node(node)
     program.graph_module.recompile()
+
+
+def _write_out_transposed(node: torch.fx.Node) -> None:
+    """Change a transposed convolution into the operator of all convolutions."""
+    options = (*node.args[2:], *_TRANSPOSED_DEFAULTS[len(node.args) - 2 :])
+    bias, stride, padding, output_padding, groups, dilation = options
+    node.target = torch.ops.aten.convolution.default
+    node.args = (*node.args[:2], bias, stride, padding, dilation, True, output_padding, groups)

@@ -147,6 +147,15 @@ FAMILY_TABLE = (
         exporter="diffoundry.exporter.families.kandinsky:TEXT_DECODER",
     ),
     FamilyEntry(
+        name="kandinsky_3",
+        classes={
+            "Kandinsky3Pipeline": PipelineClass("text_to_image"),
+            "Kandinsky3Img2ImgPipeline": PipelineClass("image_to_image"),
+        },
+        runtime="diffoundry.runtime.pipelines.systems.kandinsky_3:Kandinsky3",
+        exporter="diffoundry.exporter.families.kandinsky_3:FAMILY",
+    ),
+    FamilyEntry(
         name="stable_cascade_prior",
         classes={"StableCascadePriorPipeline": PipelineClass("prior")},
         runtime="diffoundry.runtime.pipelines.systems.stable_cascade_prior:StableCascadePrior",

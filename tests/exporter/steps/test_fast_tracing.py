@@ -11,6 +11,7 @@ import torch
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
 from diffoundry.exporter.passes import OPSET, optimize
 from diffoundry.exporter.steps import trace as trace_module
+from diffoundry.exporter.steps.decomposition import without_decomposition
 from diffoundry.exporter.steps.fast_tracing import fast_tracing
 from diffoundry.exporter.steps.trace import trace
 
@@ -77,3 +78,27 @@ def test_types_are_promoted_as_in_torch():
         for array, tensor in zip(given, expected, strict=True):
             assert array.dtype == tensor.numpy().dtype
             np.testing.assert_allclose(array, tensor.numpy(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 2, "stride": 2},
+        {"kernel_size": (3, 4), "stride": (1, 2), "padding": (1, 2), "bias": False},
+        {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1, "groups": 2, "dilation": 2},
+    ],
+)
+def test_transposed_convolutions_are_translated_without_a_second_tracing(options, monkeypatch):
+    """As the UNet of Kandinsky 3 has them. A large network would be traced twice for one of them."""
+    module, x = torch.nn.ConvTranspose2d(4, 6, **options).eval(), torch.randn(2, 4, 5, 7)
+    dims = {"input": {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC}}
+    with fast_tracing(), torch.no_grad():
+        program = torch.export.export(module, (x,), dynamic_shapes=dims)
+        monkeypatch.setattr(torch.export.ExportedProgram, "run_decompositions", lambda *_: pytest.fail("traced again"))
+        with without_decomposition(program):
+            model = torch.onnx.export(program, opset_version=OPSET, optimize=False, verbose=False).model
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString())
+    feed = torch.randn(3, 4, 6, 7)
+    (given,) = session.run(None, {session.get_inputs()[0].name: feed.numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(given, module(feed).numpy(), rtol=1e-5, atol=1e-5)

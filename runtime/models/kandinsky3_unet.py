@@ -1,0 +1,110 @@
+"""Kandinsky3UNet: the denoiser of Kandinsky 3."""
+
+import numpy as np
+
+from diffoundry.runtime.bundle.specs import TensorSpec
+from diffoundry.runtime.engines.outputs import only_output
+from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.formats.config_values import integer, integers
+from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
+from diffoundry.runtime.models.protocols import Feeds, FloatArray
+from diffoundry.runtime.models.roles import DENOISER
+
+__all__ = ["LEVELS", "SIDE", "TOKENS", "Kandinsky3UNet"]
+
+LEVELS = (384, 768, 1536, 3072)
+"""Default of diffusers for `block_out_channels`."""
+
+SIDE = 128
+"""Latents to a side of an image unless a call says otherwise; diffusers' pipelines have 1024 pixels."""
+
+TOKENS = 128
+"""Tokens of a prompt with its padding, before it is cut."""
+
+_CUT = -1.0
+"""Mask of a row that diffusers would have cut off."""
+
+
+class Kandinsky3UNet:
+    """A `Denoiser` over latents (B, C, h, w). diffusers: `Kandinsky3UNet`.
+
+    Its conditioning: "encoder_hidden_states" (B, tokens, D), cut after the last token of the longest prompt, and
+    "encoder_attention_mask" (B, tokens), 1 for a token and 0 for one that no one attends to.
+
+    Attributes:
+        width: D.
+        divisor: Latents of which the sides of an image are multiples.
+    """
+
+    embeds_guidance = False
+    patch_size = 1
+
+    def __init__(self, session: EngineSession) -> None:
+        """Read the config; the engine is opened when first needed.
+
+        Raises:
+            BundleError: The bundle has no denoiser, or no config of it.
+            ConfigError: A value of the config has another type, or is out of range.
+        """
+        self.component = session.bundle.component(DENOISER)
+        config, subject = session.bundle.config(self.component), f"{self.component}/config.json"
+        self.in_channels = self.out_channels = integer(config, "in_channels", 4, subject=subject)
+        self.width = integer(config, "encoder_hid_dim", 4096, subject=subject)
+        levels = integers(config, "block_out_channels", LEVELS, subject=subject)
+        self.first_channels = levels[0]
+        self.divisor: int = 2 ** (len(levels) - 1)
+        self.sample_size: tuple[int, int] | None = (SIDE, SIDE)
+        self._session = session
+
+    @property
+    def token_limit(self) -> int | None:
+        """See `Denoiser`. Fewer are padded."""
+        shapes = {spec.name: spec.shape for spec in self._session.declared_inputs(self.component)}
+        tokens = shapes.get("encoder_hidden_states", (None, None))[1]
+        return tokens if isinstance(tokens, int) else None
+
+    @property
+    def residual_inputs(self) -> tuple[TensorSpec, ...]:
+        """See `Denoiser`: none."""
+        return ()
+
+    def latent_shape(self, batch: int, height: int, width: int, vae: AutoencoderKL) -> tuple[int, ...]:
+        """See `Denoiser`."""
+        return batch, self.in_channels, height // vae.scale_factor, width // vae.scale_factor
+
+    def image_tokens(self, shape: tuple[int, ...]) -> int | None:  # noqa: ARG002
+        """See `Denoiser`: no schedule of it is shifted."""
+        return None
+
+    def embed_guidance(self, scale: float) -> Feeds:
+        """See `Denoiser`; never called, `embeds_guidance` is False."""
+        raise NotImplementedError
+
+    def __call__(self, sample: FloatArray, timestep: float, conditioning: Feeds) -> FloatArray:
+        """See `Denoiser`; the timestep is passed as it is."""
+        feeds = {"sample": sample, "timestep": np.asarray([timestep], np.float32), **self._fill(conditioning)}
+        outputs = self._session.run(self.component, feeds)
+        return only_output(outputs, self.component, (len(sample), self.out_channels, *sample.shape[2:]))
+
+    def _fill(self, conditioning: Feeds) -> Feeds:
+        """Pad the tokens to the number that the engine takes; padding changes nothing.
+
+        Raises:
+            InputError: There are more.
+        """
+        limit, tokens = self.token_limit, conditioning["encoder_hidden_states"].shape[1]
+        if limit is None or tokens == limit:
+            return conditioning
+        if tokens > limit:
+            raise InputError(
+                f"prompt_embeds: got {tokens} tokens, expected at most {limit}: the engine of {self.component!r} was "
+                f"made for no more"
+            )
+        fillers = {"encoder_hidden_states": 0.0, "encoder_attention_mask": _CUT}
+        return {
+            name: np.pad(
+                rows, [(0, 0), (0, limit - tokens), *[(0, 0)] * (rows.ndim - 2)], constant_values=fillers[name]
+            )
+            for name, rows in conditioning.items()
+        }
