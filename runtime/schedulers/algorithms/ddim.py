@@ -30,7 +30,7 @@ class DDIMOptions(BetaOptions):
     thresholding: bool = False
     dynamic_thresholding_ratio: float = 0.995
     clip_sample_range: float = 1.0
-    sample_max_value: float = 1.0
+    sample_max_value: float | None = 1.0
     timestep_spacing: Spacing = "leading"
     rescale_betas_zero_snr: bool = False
 

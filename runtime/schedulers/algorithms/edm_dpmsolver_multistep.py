@@ -19,7 +19,7 @@ class EDMDPMSolverMultistepOptions(EDMMultistepOptions):
     solver_order: Literal[1, 2, 3] = 2
     thresholding: bool = False
     dynamic_thresholding_ratio: float = 0.995
-    sample_max_value: float = 1.0
+    sample_max_value: float | None = 1.0
     algorithm_type: Literal["dpmsolver++", "sde-dpmsolver++"] = "dpmsolver++"
 
     def check(self, owner: str) -> None:

@@ -20,7 +20,7 @@ def clip(x0: Sample, limit: float) -> Sample:
     return np.clip(x0, -limit, limit)
 
 
-def dynamic_threshold(x0: Sample, *, ratio: float, max_value: float) -> Sample:
+def dynamic_threshold(x0: Sample, *, ratio: float, max_value: float | None) -> Sample:
     """Per image: s = the given quantile of |x0|, at least 1; x0 limited to [-s, s], then divided by s.
 
     Saharia et al. 2022 (Imagen), section 2.3, https://arxiv.org/abs/2205.11487. diffusers: `_threshold_sample`.
@@ -28,12 +28,13 @@ def dynamic_threshold(x0: Sample, *, ratio: float, max_value: float) -> Sample:
     Args:
         x0: float32, (B, ...).
         ratio: the quantile (diffusers: `dynamic_thresholding_ratio`).
-        max_value: largest s (diffusers: `sample_max_value`).
+        max_value: largest s (diffusers: `sample_max_value`); None for no limit.
     """
     magnitude = np.abs(x0).reshape(x0.shape[0], -1)
     s = np.clip(_quantile(magnitude, ratio), 1.0, None)
-    # torch.clamp applies the upper bound last, so that a max_value below 1 wins
-    s = np.minimum(s, s.dtype.type(max_value)).reshape(-1, *[1] * (x0.ndim - 1))
+    if max_value is not None:  # torch.clamp applies the upper bound last, so that a max_value below 1 wins
+        s = np.minimum(s, s.dtype.type(max_value))
+    s = s.reshape(-1, *[1] * (x0.ndim - 1))
     return np.clip(x0, -s, s) / s
 
 
@@ -61,8 +62,8 @@ class LimitOptions(Protocol):
         ...
 
     @property
-    def sample_max_value(self) -> float:
-        """Largest threshold."""
+    def sample_max_value(self) -> float | None:
+        """Largest threshold; None for no limit."""
         ...
 
     @property

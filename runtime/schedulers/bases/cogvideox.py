@@ -31,7 +31,7 @@ class CogVideoXOptions(BetaOptions):
     steps_offset: int = 0
     prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
     clip_sample_range: float = 1.0
-    sample_max_value: float = 1.0
+    sample_max_value: float | None = 1.0
     timestep_spacing: Spacing = "leading"
     rescale_betas_zero_snr: bool = False
     snr_shift_scale: float = 3.0

@@ -37,7 +37,7 @@ class DistilledOptions(BetaOptions):
     prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
     thresholding: bool = False
     dynamic_thresholding_ratio: float = 0.995
-    sample_max_value: float = 1.0
+    sample_max_value: float | None = 1.0
     timestep_spacing: Spacing = "leading"
     timestep_scaling: float = 10.0
     rescale_betas_zero_snr: bool = False

@@ -37,7 +37,7 @@ class LambdaOptions(BetaOptions, SigmaOptions):
     prediction_type: Literal["epsilon", "sample", "v_prediction", "flow_prediction"] = "epsilon"
     thresholding: bool = False
     dynamic_thresholding_ratio: float = 0.995
-    sample_max_value: float = 1.0
+    sample_max_value: float | None = 1.0
     use_flow_sigmas: bool = False
     flow_shift: float = 1.0
 

@@ -55,6 +55,7 @@ IN_MILLIONS = {
     "kandinsky-2-2-decoder": {"unet": 1220, "movq": 67},
     "stable-cascade-prior": {"prior": 3600, "text_encoder": 695, "image_encoder": 304},
     "stable-cascade": {"decoder": 1560, "text_encoder": 695, "vqgan": 18.4},
+    "kandinsky-3": {"text_encoder": 8600, "unet": 3000, "movq": 267},
 }
 
 

@@ -64,7 +64,7 @@ def test_beta_quantile_is_that_of_scipy(a, b):
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.5, 0.995, 1.0])
-@pytest.mark.parametrize("max_value", [0.5, 1.0, 1.3, 100.0])
+@pytest.mark.parametrize("max_value", [0.5, 1.0, 1.3, 100.0, None])
 def test_dynamic_threshold_is_that_of_diffusers(ratio, max_value):
     x0 = np.random.default_rng(3).standard_normal((4, 3, 7, 9)).astype(np.float32) * np.float32(2)
     x0[0] *= 0.1  # an image that is in range stays as it is

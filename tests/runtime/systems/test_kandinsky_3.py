@@ -14,6 +14,7 @@ from PIL.Image import open as open_image
 from system_pair import compare_system, open_theirs
 from tiny_kandinsky_3 import WIDTH, make_kandinsky_3
 
+from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.runtime import load
 from diffoundry.runtime.cli.generate import command as generate
 from diffoundry.runtime.errors import InputError
@@ -124,6 +125,18 @@ def test_embeddings_of_a_prompt(ours, theirs):
         given = {name: tensors[name] for name in kept}
         arrays = {name: tensor.detach().numpy() for name, tensor in given.items()}
         compare_system(ours, reference, ours_only=arrays, theirs_only=given, **size, **words)
+
+
+def test_other_schedulers(bundle, folder):
+    """That of the alias, whose thresholds have no largest value, and one that draws nothing."""
+    published = open_checkpoint("kandinsky-3", random_weights=True).scheduler_configs["scheduler"]
+    pipeline, ours = open_theirs(folder, "Kandinsky3Pipeline"), load(bundle, target="onnxruntime")
+    for made in (
+        diffusers.DDPMScheduler.from_config(published),
+        diffusers.DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config),
+    ):
+        pipeline.scheduler, ours.scheduler_config = made, dict(made.config)
+        compare_system(ours, pipeline, prompt="a cat", height=64, width=64, num_inference_steps=3)
 
 
 def test_defaults_are_diffusers(ours):

@@ -47,7 +47,7 @@ DECLARATIONS = [
             "thresholding": (False, True),
             "dynamic_thresholding_ratio": (0.995, 0.8),
             "clip_sample_range": (1.0, 2.5),
-            "sample_max_value": (1.0, 1.5),
+            "sample_max_value": (1.0, 1.5, None),
             "timestep_spacing": ("leading", "trailing", "linspace"),
             "steps_offset": (0, 1),
             "rescale_betas_zero_snr": (False, True),
