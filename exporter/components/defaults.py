@@ -43,6 +43,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "DiTTransformer2DModel": {"in_channels": 4, "patch_size": 2, "sample_size": 32, "num_embeds_ada_norm": 1000},
     "CLIPTextModel": _CLIP_TEXT,
     "CLIPTextModelWithProjection": _CLIP_TEXT,
+    "CLIPVisionModel": {"hidden_size": 768},
     "CLIPVisionModelWithProjection": {"projection_dim": 512},
     "T2IAdapter": {"in_channels": 3, "channels": [320, 640, 1280, 1280], "downscale_factor": 8},
     "T5EncoderModel": {"d_model": 512},

@@ -6,7 +6,7 @@ Ye et al. 2023, https://arxiv.org/abs/2308.06721.
 from functools import partial
 
 from diffoundry.exporter.component import Call, Component, ComponentKind, Configs, read_integer
-from diffoundry.exporter.components.clip_vision import pixels_input
+from diffoundry.exporter.components.clip_vision import clip_tokens, pixels_input
 from diffoundry.exporter.components.unet_conditions import condition_width
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.errors import ConfigError
@@ -47,7 +47,7 @@ def _describe(name: str, configs: Configs) -> Component:
         inputs=(TensorSpec(name="image_embeds", dtype="float32", shape=own),),
         outputs=(TensorSpec(name=PROMPT_TOKENS, dtype="float32", shape=("batch", tokens, width)),),
         example={"batch": 2} if kind == POOLED else {"batch": 2, "sequence": 5},
-        usual={} if kind == POOLED else {"sequence": _encoder_tokens(configs)},
+        usual={} if kind == POOLED else {"sequence": clip_tokens(configs)},
         wrapper="diffoundry.exporter.components.image_prompt_module:ProjectionModule",
     )
 
@@ -67,12 +67,6 @@ def _check_encoder(name: str, kind: str, taken: int, configs: Configs) -> None:
         )
 
 
-def _encoder_tokens(configs: Configs) -> int:
-    """Tokens of an image in CLIP's encoder: its patches and the class token."""
-    side = read_integer(configs, "image_encoder", "image_size", 224)
-    return (side // read_integer(configs, "image_encoder", "patch_size", 32)) ** 2 + 1
-
-
 def _describe_encoder(configs: Configs) -> Component:
     kinds = {str(configs[name]["_class_name"]) for name in configs if is_ip_adapter(name)}
     layers = read_integer(configs, "image_encoder", "num_hidden_layers", 12)
@@ -82,7 +76,7 @@ def _describe_encoder(configs: Configs) -> Component:
         pooled = read_integer(configs, "image_encoder", "projection_dim", 512)
         outputs.append(TensorSpec(name="image_embeds", dtype="float32", shape=("batch", pooled)))
     if kinds - {POOLED}:
-        shape = ("batch", _encoder_tokens(configs), width)
+        shape = ("batch", clip_tokens(configs), width)
         outputs.append(TensorSpec(name=f"hidden_states.{layers - 1}", dtype="float32", shape=shape))
     return Component(
         name="image_encoder",

@@ -1,4 +1,4 @@
-"""CLIPVisionModelWithProjection: the image encoder that conditions on an image instead of a text."""
+"""CLIP's image encoders, which condition on an image instead of a text."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from diffoundry.runtime.models.roles import IMAGE_ENCODER
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["EXTRACTOR_FILE", "CLIPVisionModelWithProjection"]
+__all__ = ["EXTRACTOR_FILE", "CLIPVisionModel", "CLIPVisionModelWithProjection"]
 
 _FILE = "preprocessor_config.json"
 
@@ -20,10 +20,11 @@ EXTRACTOR_FILE = f"feature_extractor/{_FILE}"
 """Config of the preparation of images for networks that look at them."""
 
 
-class CLIPVisionModelWithProjection:
-    """Runs the image encoder. transformers: `CLIPVisionModelWithProjection`.
+class _ImageEncoder:
+    """Reads the config of an image encoder, and prepares its images.
 
     Attributes:
+        component: Name of the component.
         extractor: Prepares PIL images.
     """
 
@@ -46,7 +47,26 @@ class CLIPVisionModelWithProjection:
         """Prepare images as the network takes them, (B, 3, side, side)."""
         return self.extractor(images)
 
+    def run(self, pixels: FloatArray) -> Outputs:
+        """Run the network on prepared pixels."""
+        return Outputs(self._session.run(self.component, {"pixel_values": pixels}), self.component)
+
+    def __call__(self, pixels: FloatArray) -> FloatArray:
+        """Encode prepared pixels (B, 3, side, side)."""
+        raise NotImplementedError
+
+
+class CLIPVisionModelWithProjection(_ImageEncoder):
+    """Encodes images into one vector each. transformers: `CLIPVisionModelWithProjection`."""
+
     def __call__(self, pixels: FloatArray) -> FloatArray:
         """Return one projected vector an image, (B, D)."""
-        outputs = Outputs(self._session.run(self.component, {"pixel_values": pixels}), self.component)
-        return outputs.take("image_embeds", (len(pixels), None))
+        return self.run(pixels).take("image_embeds", (len(pixels), None))
+
+
+class CLIPVisionModel(_ImageEncoder):
+    """Encodes images into states of their tokens. transformers: `CLIPVisionModel`."""
+
+    def __call__(self, pixels: FloatArray) -> FloatArray:
+        """Return the last states (B, tokens, D): those of the class token first, then of the patches."""
+        return self.run(pixels).take("last_hidden_state", (len(pixels), None, None))

@@ -7,7 +7,7 @@ import numpy as np
 
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.tensors import is_tensor, to_array
-from diffoundry.runtime.models.clip_vision import CLIPVisionModelWithProjection
+from diffoundry.runtime.models.clip_vision import CLIPVisionModel, CLIPVisionModelWithProjection
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.pipelines.tasks.source_images import image_size
 
@@ -49,8 +49,8 @@ def count_image_prompts(image: Any) -> int:
     return len(pixels) if isinstance(pixels, Sequence | np.ndarray) else 1
 
 
-def encode_image_prompts(encoder: CLIPVisionModelWithProjection, image: Any) -> FloatArray:
-    """Return one projected vector an image, (B, D)."""
+def encode_image_prompts(encoder: CLIPVisionModelWithProjection | CLIPVisionModel, image: Any) -> FloatArray:
+    """Return a row an image: its projected vector (B, D), or the states of its tokens (B, tokens, D)."""
     images = _pixels(image)
     if isinstance(images, np.ndarray):
         return encoder(images.astype(np.float32))

@@ -202,6 +202,18 @@ FAMILY_TABLE = (
         exporter="diffoundry.exporter.families.vq_diffusion:FAMILY",
     ),
     FamilyEntry(
+        name="shap_e",
+        classes={"ShapEPipeline": PipelineClass("prior")},
+        runtime="diffoundry.runtime.pipelines.systems.shap_e:ShapE",
+        exporter="diffoundry.exporter.families.shap_e:TEXT",
+    ),
+    FamilyEntry(
+        name="shap_e_image",
+        classes={"ShapEImg2ImgPipeline": PipelineClass("prior")},
+        runtime="diffoundry.runtime.pipelines.systems.shap_e:ShapEImage",
+        exporter="diffoundry.exporter.families.shap_e:IMAGE",
+    ),
+    FamilyEntry(
         name="consistency_model",
         classes={"ConsistencyModelPipeline": PipelineClass("class_to_image")},
         runtime="diffoundry.runtime.pipelines.systems.consistency_model:ConsistencyModel",

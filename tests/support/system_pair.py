@@ -34,6 +34,7 @@ def compare_system(
     ours_only: dict[str, Any] | None = None,
     theirs_only: dict[str, Any] | None = None,
     tolerance: float = TOLERANCE,
+    output_type: str = "np",
     **arguments: Any,
 ) -> np.ndarray:
     """Check the latents after every step of every stage, and the images to 60 dB; return ours, (B, H, W, 3).
@@ -49,6 +50,7 @@ def compare_system(
         ours_only: Arguments for ours.
         theirs_only: Arguments for diffusers'.
         tolerance: Of the RMS.
+        output_type: "latent" for pipelines that make no image.
         arguments: For both.
     """
     expected: list[np.ndarray] = []
@@ -60,11 +62,11 @@ def compare_system(
             lambda _index, _timestep, latents: expected.append(latents.detach().float().numpy().copy()),
             watch=watch,
             generator=None if global_noise else torch.Generator("cpu").manual_seed(seed),
-            output_type="np",
+            output_type=output_type,
             **arguments,
             **(theirs_only or {}),
         )
-    run = ours.start(prompt, seed=seed, output_type="np", **arguments, **(ours_only or {}))
+    run = ours.start(prompt, seed=seed, output_type=output_type, **arguments, **(ours_only or {}))
     steps = list(run)
     assert len(steps) == len(expected) == run.total, (len(steps), len(expected), run.total)
     assert [step.index for step in steps] == list(range(run.total))
