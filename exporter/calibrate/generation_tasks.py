@@ -86,8 +86,8 @@ class PromptTask:
         run = pipeline.start(
             [prompt.text for prompt in prompts] if pipeline.text_encoders else None,
             seed=seeds,
-            output_type="np",
             **{
+                "output_type": "np",
                 pipeline.image_count_argument: 1 if pipeline.text_encoders else len(prompts),
                 **pipeline.measure_arguments(self.steps, self.guidance_scale, height, width),
                 **pipeline.varied_arguments(seeds),

@@ -168,10 +168,11 @@ class CheckpointContents:
     def notices(self) -> list[str]:
         """Notes for the user about a bundle of this checkpoint."""
         unasked = [name for name in self._left_out() if name not in (*self.without, *self._unneeded)]
+        rendered = "a bundle makes latents, and diffusers renders them"
         reasons = {
             "image_encoder": "only --ip-adapter needs it",
             "depth_estimator": "calls take a depth_map",
-            "shap_e_renderer": "a bundle makes latents, and diffusers renders them",
+            **dict.fromkeys(("shap_e_renderer", "renderer"), rendered),  # published checkpoints have it twice
         }
         notices = [
             f"{name} of the checkpoint is left out: {reasons.get(name, 'it is not supported yet')}" for name in unasked

@@ -23,6 +23,7 @@ from diffoundry.runtime.engines.plugins import resolve
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import DiffoundryError, EngineError, InputError, MissingExtraError
 from diffoundry.runtime.pipelines import entry_of_bundle, open_pipeline
+from diffoundry.runtime.pipelines.base import PipelineBase
 from diffoundry.runtime.pipelines.staged import StagedPipeline
 
 __all__ = ["GenerateJob", "TorchCandidate", "torch_candidates"]
@@ -50,6 +51,7 @@ class GenerateJob:
         threads: Threads of torch's pool, or None for torch's own choice.
         arguments: Arguments of the call of a system, without prompt and seed; None for a pipeline of one family, whose
             call follows from the request.
+        bundle: Bundle of a system that makes no image, whose pipeline draws the result; None for images.
     """
 
     name: str
@@ -59,6 +61,7 @@ class GenerateJob:
     compiled: bool
     threads: int | None
     arguments: Mapping[str, Any] | None = None
+    bundle: str | None = None
 
 
 _FORMS: dict[str, dict[str, Any]] = {
@@ -91,16 +94,27 @@ def torch_candidates(
         if name != _ALL and name not in _FORMS:
             raise InputError(f"--against: got {name!r}, expected {_ALL} or one of {', '.join(_FORMS)}")
     opened = Bundle(bundle)
-    description, arguments = _describe_checkpoint(opened), _system_arguments(opened, request)
-    job = partial(GenerateJob, checkpoint=description, request=request, threads=threads, arguments=arguments)
+    description, system = _describe_checkpoint(opened), _open_system(opened)
+    job = partial(
+        GenerateJob,
+        checkpoint=description,
+        request=request,
+        threads=threads,
+        arguments=None if system is None else _system_arguments(system, request),
+        bundle=None if system is None or system.makes_images else str(opened.root.resolve()),
+    )
     return [TorchCandidate(job(**form)) for name, form in _FORMS.items() if name in names or _ALL in names]
 
 
-def _system_arguments(bundle: Bundle, request: BenchRequest) -> Mapping[str, Any] | None:
-    """Return the arguments with which the bundle's candidate calls a system; see `GenerateJob.arguments`."""
+def _open_system(bundle: Bundle) -> PipelineBase | None:
+    """Open the pipeline of a bundle that is a system; None for a pipeline of one family."""
     if not issubclass(resolve(entry_of_bundle(bundle).runtime), StagedPipeline):
         return None
-    pipeline = open_pipeline(EngineSession(bundle), safety_checker=None)
+    return open_pipeline(EngineSession(bundle), safety_checker=None)
+
+
+def _system_arguments(pipeline: PipelineBase, request: BenchRequest) -> Mapping[str, Any]:
+    """Return the arguments with which the bundle's candidate calls a system; see `GenerateJob.arguments`."""
     default = pipeline.default_size
     size = request.height or default[0], request.width or default[1]
     return pipeline.measure_arguments(request.steps, request.guidance_scale, *size)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from importlib.metadata import version
+from types import SimpleNamespace
 from typing import Any, Self
 
 import numpy as np
@@ -20,7 +21,11 @@ from diffoundry.exporter.reference.pipeline import (
 )
 from diffoundry.runtime.bench.candidate import Generation
 from diffoundry.runtime.bench.machine import machine_facts, peak_rss
+from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.models.roles import DENOISER
+from diffoundry.runtime.pipelines import open_pipeline
 from diffoundry.runtime.pipelines.example_inputs import make_example_inputs
 
 __all__ = ["TorchBenchmark"]
@@ -45,10 +50,8 @@ class TorchBenchmark:
         self._steps: list[float] = []
         self._inside: list[float] = []
         self._mark = self._inside_before = 0.0
-        checkpoint = Checkpoint.reopen(job.checkpoint)
-        self.pipeline = reference_pipeline(checkpoint, self._dtype)
-        (denoiser,) = checkpoint.with_role(DENOISER)
-        self._denoiser = network(self.pipeline, denoiser.source)
+        self._checkpoint = Checkpoint.reopen(job.checkpoint)
+        self.pipeline = reference_pipeline(self._checkpoint, self._dtype)
         self.pipeline.progress_bar = self._enter_loop
         self._watch_networks()
 
@@ -67,17 +70,24 @@ class TorchBenchmark:
             self._end_step,
             watch=self._job.arguments is not None,
             generator=generator,
-            output_type="np",
-            **self._arguments(generator),
+            **{"output_type": "np", **self._arguments(generator)},
         )
         seconds = time.perf_counter() - start
         return Generation(
-            image=np.asarray(output.images, dtype=np.float32),
+            image=self._measured(output),
             seconds=seconds,
             steps=tuple(self._steps),
             inside=tuple(self._inside),
             calls={name: tuple(values) for name, values in self._calls.items()},
         )
+
+    def _measured(self, output: Any) -> FloatArray:
+        """Return the images of a result; of a system that makes none, as `PipelineBase.measured_images` draws it."""
+        if self._job.bundle is None:
+            return np.asarray(output.images, dtype=np.float32)
+        arrays = {name: torch.as_tensor(value).float().numpy() for name, value in output.items()}
+        drawer = open_pipeline(EngineSession(Bundle(self._job.bundle)), safety_checker=None)
+        return drawer.measured_images(SimpleNamespace(**arrays))
 
     def _arguments(self, generator: torch.Generator) -> dict[str, Any]:
         """Arguments of the call, without prompt and seed."""
@@ -109,7 +119,9 @@ class TorchBenchmark:
         return peak_rss()
 
     def _default_size(self) -> tuple[int, int]:
-        factor, size = self.pipeline.vae_scale_factor, self._denoiser.config.sample_size
+        (denoiser,) = self._checkpoint.with_role(DENOISER)
+        factor = self.pipeline.vae_scale_factor
+        size = network(self.pipeline, denoiser.source).config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         return height * factor, width * factor
 

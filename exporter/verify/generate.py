@@ -35,8 +35,7 @@ def generate(
     run = pipeline.start(
         prompt if pipeline.text_encoders else None,
         seed=seed,
-        output_type="np",
-        **settings.image_arguments(),
+        **{"output_type": "np", **settings.image_arguments()},
     )
     latents: list[FloatArray] = []
     with np.errstate(all="ignore"):  # a broken bundle overflows: a failed check reports it

@@ -98,8 +98,8 @@ class BundleCandidate:
             run = self.pipeline.start(
                 self._request.prompt if self.pipeline.text_encoders else None,
                 seed=self._request.seed,
-                output_type="np",
-                **{name: value for name, value in arguments.items() if name in self.pipeline.argument_names},
+                **{"output_type": "np"}
+                | {name: value for name, value in arguments.items() if name in self.pipeline.argument_names},
             )
             before, mark = inside_so_far(), time.perf_counter()
             for _ in run:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import click
 
 from diffoundry.runtime import load
 from diffoundry.runtime.cli.adapters import adapter_options, load_adapters
+from diffoundry.runtime.cli.array_files import ARRAY_SUFFIXES, check_arrays, save_arrays
 from diffoundry.runtime.cli.attention_options import (
     ATTENTION_SETTINGS,
     attention_options,
@@ -49,7 +51,8 @@ from diffoundry.runtime.cli.systems import SYSTEM_SETTINGS, system_options
 from diffoundry.runtime.cli.vae_options import VAE_SETTINGS, take_vae_settings, vae_options
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.pixels import describe_image_fault
-from diffoundry.runtime.images.save import check_settings, save_image
+from diffoundry.runtime.images.save import SUFFIXES, check_settings, save_image
+from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.pipelines.base import PipelineBase
 from diffoundry.runtime.pipelines.chain import chain
 from diffoundry.runtime.pipelines.output import PipelineOutput
@@ -78,7 +81,8 @@ _SCALE_HELP = (
 )
 
 _OUTPUT_HELP = (
-    "A .png, .jpg or .webp file, or a folder for numbered files.  [default: out-0001.png, or the next number]"
+    "A .png, .jpg or .webp file, or a folder for numbered files; a .safetensors or .npy file where the result is no "
+    "image.  [default: out-0001.png, or the next number]"
 )
 
 _EXAMPLES = (
@@ -152,21 +156,25 @@ def command(
     """
     started = time.perf_counter()
     with named_as_typed():
-        outputs = OutputFiles(output)
         engines = take_engine_options(values)
         opened = [load(one, low_memory=low_memory, safety_checker=not no_safety_checker, **engines) for one in bundle]
         for one in opened:
             tell_choice(one.session)
         pipeline: PipelineBase = opened[0] if len(opened) == 1 else chain(*opened)
-        _check_images(pipeline)
+        if not pipeline.makes_images:
+            check_arrays(pipeline, output)
+        outputs = OutputFiles(output, SUFFIXES if pipeline.makes_images else ARRAY_SUFFIXES)
         take_prompts(values)
         files = _take_files(values)
         settings, defaulted = _settings(ctx.command, pipeline, like, values, files)
         run, kept = _start(pipeline, settings, defaulted, files, outputs)
         outputs.prepare()
         result = _generate(run)
-        paths = _save(result, outputs, kept)
-        maps = save_heat_maps(result, paths, kept.values)
+        if pipeline.makes_images:
+            paths = _save(result, outputs, kept)
+            maps = save_heat_maps(result, paths, kept.values)
+        else:
+            paths, maps = _save_arrays(pipeline.result_arrays(result), outputs, kept), []
     seconds = round(time.perf_counter() - started, 3)
     if as_json:
         _print_report(result, paths, maps, kept, seconds)
@@ -174,20 +182,6 @@ def command(
         _tell_files(paths, kept, seconds)
         for path in maps:
             remark(str(path))
-
-
-def _check_images(pipeline: PipelineBase) -> None:
-    """Refuse a prior alone, whose result is no image.
-
-    Raises:
-        InputError: As said.
-    """
-    if not pipeline.makes_images:
-        name = pipeline.bundle_name
-        raise InputError(
-            f"DIR: got {name}, a {pipeline.session.bundle.pipeline_class}, which makes embeddings and no image; chain "
-            f"it with its decoder: 'diffoundry generate {name}+DECODER'"
-        )
 
 
 def _take_files(values: dict[str, Any]) -> dict[str, Any]:
@@ -267,7 +261,7 @@ def _tell_notes(pipeline: PipelineBase, run: Run[Any], settings: Mapping[str, An
         remark(f"note: {note}")
 
 
-def _generate(run: Run[Any]) -> PipelineOutput[Any]:
+def _generate(run: Run[Any]) -> Any:
     with bar() as progress:
         task = progress.add_task("denoising", total=run.total)
         for step in run:
@@ -297,8 +291,20 @@ def _save(result: PipelineOutput[Any], outputs: OutputFiles, kept: ImageSettings
     return paths
 
 
+def _save_arrays(arrays: Mapping[str, FloatArray], outputs: OutputFiles, kept: ImageSettings) -> list[Path]:
+    """Save a result that is no image, the row of each prompt or image in a file of its own."""
+    paths: list[Path] = []
+    count = len(next(iter(arrays.values())))  # a prior's negative prompts have no row
+    kept = replace(kept, count=count)
+    for index in range(count):
+        with outputs.name(index, count) as path:
+            save_arrays({name: rows[index] for name, rows in arrays.items()}, path, kept.of_image(index))
+        paths.append(path)
+    return paths
+
+
 def _print_report(
-    result: PipelineOutput[Any], paths: Sequence[Path], maps: Sequence[Path], kept: ImageSettings, seconds: float
+    result: Any, paths: Sequence[Path], maps: Sequence[Path], kept: ImageSettings, seconds: float
 ) -> None:
     images = [
         {"file": str(path), "prompt": kept.prompt(index), "seed": kept.seed(index)} for index, path in enumerate(paths)
@@ -311,8 +317,8 @@ def _print_report(
             "settings": {**kept.values, **kept.facts},
             "seconds": seconds,
             "truncated": [text for text in result.truncated if text],
-            "nsfw_content_detected": result.nsfw_content_detected,
-            "watermark_detected": result.watermark_detected,
+            "nsfw_content_detected": getattr(result, "nsfw_content_detected", None),  # embeddings have no flags
+            "watermark_detected": getattr(result, "watermark_detected", None),
         }
     )
 
@@ -328,4 +334,4 @@ def _tell_files(paths: Sequence[Path], kept: ImageSettings, seconds: float) -> N
         shown = "" if prompt is None else f"{prompt!r}, "
         place = "" if isinstance(seeds, list) else f", image {index + 1} of {len(paths)}"
         remark(f"{path}: {shown}seed {kept.seed(index)}{place}")
-    remark(f"{len(paths)} images in {seconds:.1f} s")
+    remark(f"{len(paths)} {'files' if paths[0].suffix in ARRAY_SUFFIXES else 'images'} in {seconds:.1f} s")

@@ -109,7 +109,7 @@ def _origin(pipeline: PipelineBase) -> dict[str, Any]:
     """Name the bundle, its model, and the engine of the denoiser."""
     bundle = pipeline.session.bundle
     facts: dict[str, Any] = {"bundle": pipeline.bundle_name}
-    choice = pipeline.session.choice(pipeline.denoiser.component)
+    choice = pipeline.session.choice(pipeline.stepped_component)
     if bundle.manifest is not None:
         facts["model_hash"] = model_hash(bundle.manifest.recipe)
     if choice is not None:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,11 +24,12 @@ class OutputFiles:
         example: A path of the kind that is written, for checks before generating.
     """
 
-    def __init__(self, typed: str | None) -> None:
+    def __init__(self, typed: str | None, suffixes: Sequence[str] = SUFFIXES) -> None:
         """Read -o.
 
         Args:
             typed: A file, a folder that exists, a folder to make with a slash at its end, or None for the current one.
+            suffixes: Possible endings of files; numbered ones have the first.
 
         Raises:
             InputError: Nothing can be written there.
@@ -36,13 +37,14 @@ class OutputFiles:
         if typed == "":
             raise InputError("--output: got an empty name, expected a file such as out.png, or a folder")
         path = Path(typed or ".")
-        self._file = None if self._is_folder(typed, path) else check_output_path(path)
+        self._suffixes = tuple(suffixes)
+        self._file = None if self._is_folder(typed, path) else check_output_path(path, suffixes)
         self._folder = path if self._file is None else path.parent
         if self._file is None and not path.parent.is_dir():
             raise InputError(f"--output {typed}: its folder {path.parent} does not exist; make it, or choose another")
         if path.is_dir() and not os.access(path, os.W_OK):
             raise InputError(f"--output {path}: this folder takes no files; choose another")
-        self.example = self._file or path / f"{_STEM}-0001.png"
+        self.example = self._file or path / f"{_STEM}-0001{suffixes[0]}"
 
     def prepare(self) -> None:
         """Make the folder; call it when everything else is checked.
@@ -80,12 +82,14 @@ class OutputFiles:
 
     def _next(self) -> Path:
         """Take the number after the highest, in a way that two commands never take the same."""
-        pattern = re.compile(rf"{_STEM}-(\d{{4,9}})\.({'|'.join(suffix[1:] for suffix in SUFFIXES)})", re.IGNORECASE)
+        pattern = re.compile(
+            rf"{_STEM}-(\d{{4,9}})\.({'|'.join(suffix[1:] for suffix in self._suffixes)})", re.IGNORECASE
+        )
         taken = [int(found[1]) for entry in self._folder.iterdir() if (found := pattern.fullmatch(entry.name))]
         number = max(taken, default=0)
         while True:
             number += 1
-            path = self._folder / f"{_STEM}-{number:04}.png"
+            path = self._folder / f"{_STEM}-{number:04}{self._suffixes[0]}"
             try:
                 path.open("xb").close()
             except FileExistsError:

@@ -46,7 +46,7 @@ def prompt_notes(pipeline: PipelineBase, settings: Mapping[str, Any]) -> list[st
 
 def size_note(pipeline: PipelineBase, height: int, width: int) -> str | None:
     """Return a sentence about a size far above the one that the model was trained with, or None."""
-    if pipeline.denoiser.sample_size is None:
+    if not pipeline.makes_images or pipeline.denoiser.sample_size is None:
         return None
     own_height, own_width = pipeline.default_size
     times = height * width / (own_height * own_width)

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from diffoundry.runtime.images.settings import JSON, dump_settings, parse_settin
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["SUFFIXES", "check_output_path", "check_settings", "read_settings", "save_image"]
+__all__ = ["SUFFIXES", "check_output_path", "check_settings", "read_settings", "save_image", "write_whole"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -26,17 +26,21 @@ _WEBP_SIDE = 16383
 """Pixels; the format has 14 bits for a side."""
 
 
-def check_output_path(path: str | os.PathLike[str]) -> Path:
+def check_output_path(path: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIXES) -> Path:
     """Convert to `Path` and check that an image can be written there; call it before generating.
 
+    Args:
+        path: The file.
+        suffixes: Its possible endings; the message of an error suggests the first.
+
     Raises:
-        InputError: Another suffix than `SUFFIXES`, a folder, or a place that does not exist or takes no files.
+        InputError: Another suffix, a folder, or a place that does not exist or takes no files.
     """
     path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
+    if path.suffix.lower() not in suffixes:
         raise InputError(
-            f"image {path}: got the suffix {path.suffix!r}, expected one of {', '.join(SUFFIXES)}; "
-            f"name it {path.stem}.png"
+            f"image {path}: got the suffix {path.suffix!r}, expected one of {', '.join(suffixes)}; "
+            f"name it {path.stem}{suffixes[0]}"
         )
     try:
         path.lstat()
@@ -92,7 +96,7 @@ def save_image(image: "Image", path: str | os.PathLike[str], settings: Mapping[s
         data = encode_png(image, document, parameters)
     else:
         data = encode_jpeg(image, exif) if suffix in _JPEG else encode_webp(image, exif)
-    _write_whole(path, data)
+    write_whole(path, data)
 
 
 def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -143,7 +147,12 @@ def _metadata(settings: Mapping[str, JSON], path: Path, size: tuple[int, int]) -
     return document, parameters, exif
 
 
-def _write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file under another name and rename it, so that it is whole or absent.
+
+    Raises:
+        InputError: It cannot be written.
+    """
     draft = path.with_name(f".diffoundry-{secrets.token_hex(8)}.tmp")
     try:
         with draft.open("xb") as stream:

@@ -11,6 +11,7 @@ import numpy as np
 
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.models.protocols import Denoiser, FloatArray
+from diffoundry.runtime.models.roles import PRIOR
 from diffoundry.runtime.pipelines import habits
 from diffoundry.runtime.pipelines.callback import current_signal
 from diffoundry.runtime.pipelines.denoising import StopSignal
@@ -62,6 +63,11 @@ class PipelineBase:
         @property
         def example_inputs(self) -> tuple[str, ...]:
             """The names for `make_example_inputs` of a default call."""
+
+    @property
+    def stepped_component(self) -> str:
+        """Name of the component that is called in every step, of the last stage where there are several."""
+        return self.denoiser.component if self.makes_images else self.session.bundle.component(PRIOR)
 
     @property
     def scale_factor(self) -> int:
@@ -126,6 +132,10 @@ class PipelineBase:
         """Return the values of `handed_shapes` of a finished run."""
         raise NotImplementedError
 
+    def result_arrays(self, result: Any) -> dict[str, FloatArray]:
+        """Return the arrays that are saved of a result that is no image, with a row for each image."""
+        return self.handed_over(result)
+
     def check_call(self, arguments: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
         """Check the arguments of a call without running anything.
 
@@ -139,6 +149,8 @@ class PipelineBase:
 
     def setting_arguments(self, steps: int, guidance_scale: float) -> dict[str, Any]:
         """Return the numbers and names of a call for a measurement, under diffusers' names; none that it lacks.
+
+        Without an `output_type` among them, a measurement passes "np".
 
         Args:
             steps: Steps of the scheduler, of each stage where there are several.

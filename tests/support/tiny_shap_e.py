@@ -11,7 +11,7 @@ __all__ = ["NAMES", "SIDE", "TOKENS", "WIDTH", "make_shap_e"]
 
 NAMES = ("ShapEPipeline", "ShapEImg2ImgPipeline")
 
-WIDTH, TOKENS, SIDE = 16, 8, 16
+WIDTH, TOKENS, SIDE = 16, 32, 16
 """Numbers of a token, tokens of an object, and pixels of the image encoder."""
 
 
@@ -19,7 +19,8 @@ def make_shap_e(folder, name=NAMES[0]):
     sees_image = name == NAMES[1]
     prior = diffusers.PriorTransformer(
         num_attention_heads=2, attention_head_dim=8, num_layers=1, embedding_dim=WIDTH, num_embeddings=TOKENS,
-        embedding_proj_dim=32 if sees_image else 24, clip_embed_dim=2 * WIDTH, additional_embeddings=0, time_embed_act_fn="gelu",
+        embedding_proj_dim=32 if sees_image else 24, clip_embed_dim=2 * WIDTH,
+        additional_embeddings=0, time_embed_act_fn="gelu",
         norm_in_type="layer", embedding_proj_norm_type="layer" if sees_image else None, encoder_hid_proj_type=None,
         added_emb_type=None,
     )  # fmt: skip

@@ -96,9 +96,8 @@ def generate_reference(
             prompt,
             keep,
             watch=settings.watch,
-            **reference_arguments(pipeline, settings.image_arguments()),
+            **{"output_type": "np", **reference_arguments(pipeline, settings.image_arguments())},
             generator=torch.manual_seed(seed),
-            output_type="np",
         )
     result = result_of(output)
     return Trace(prompt=prompt, seed=seed, timesteps=tuple(timesteps), latents=tuple(latents), result=result)

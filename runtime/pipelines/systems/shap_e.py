@@ -112,7 +112,7 @@ class _ObjectPrior(StagedPipeline):
         grey = np.clip(np.asarray(result.images) / limit + 0.5, 0, 1).astype(np.float32)
         return np.repeat(grey[..., np.newaxis], 3, axis=-1)
 
-    def handed_over(self, result: PipelineOutput[Any]) -> dict[str, Any]:
+    def result_arrays(self, result: PipelineOutput[Any]) -> dict[str, FloatArray]:
         """See `PipelineBase`."""
         return {"latents": result.images}
 

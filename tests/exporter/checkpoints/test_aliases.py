@@ -59,13 +59,17 @@ IN_MILLIONS = {
 }
 
 
+# Compared by sizes of a paper or a model card, and by interfaces.
+MODELS = ("if-i-m", "karlo", "shap-e", "shap-e-img2img", "vq-diffusion-ithq")
+
+
 _MODULES = {"latent_diffusion": "diffusers.pipelines.latent_diffusion"}
 
 
 def test_table():
     table = read_aliases()
     demos = {"emoji", "emoji-edges", "emoji-pixels", "emoji-x4"}
-    assert set(table) == {*demos, "sdxl-refiner", "if-i-m", "karlo", "vq-diffusion-ithq", *IN_MILLIONS, *SIZES}
+    assert set(table) == {*demos, "sdxl-refiner", *MODELS, *IN_MILLIONS, *SIZES}
     for name, alias in table.items():
         assert (alias.hub is None) != (alias.folder is None)
         assert (alias.configs is None) == (name == "emoji-edges")
@@ -158,6 +162,30 @@ def test_karlo_is_as_large_as_its_model_card_says():
     assert checkpoint.component("text_proj").outputs[0].shape == ("batch", 81, 1536)
     assert set(checkpoint.scheduler_configs) == {"prior_scheduler", "decoder_scheduler", "super_res_scheduler"}
     assert checkpoint.notices() == ["weights are random (seed 0): good for measuring, not for images"]
+
+
+def test_shap_e_has_the_interfaces_of_the_original_code():
+    """24 layers of 1024, an object of 1024 tokens; CLIP ViT-L/14 reads the prompt, or sees 256 patches."""
+    for alias, condition, encoder in (
+        ("shap-e", ("batch", 768), "text_encoder"),
+        ("shap-e-img2img", ("batch", 256, 1024), "image_encoder"),
+    ):
+        checkpoint = open_checkpoint(alias, random_weights=True)
+        assert [component.name for component in checkpoint.components] == [encoder, "prior"]
+        prior = checkpoint.component("prior")
+        assert {spec.name: spec.shape for spec in prior.inputs} == {
+            "hidden_states": ("batch", 1024, 1024),
+            "timestep": (1,),
+            "proj_embedding": condition,
+        }
+        assert prior.outputs[0].shape == ("batch", 1024, 2048)
+        with torch.device("meta"):
+            module = build_module(checkpoint.root / "prior", "diffusers:PriorTransformer")
+        # A layer has 12 widths squared; the rest is time, positions, and projections.
+        assert sum(parameter.numel() for parameter in module.parameters()) == pytest.approx(24 * 12 * 1024**2, rel=0.06)
+        assert checkpoint.notices()[0].startswith(
+            "shap_e_renderer of the checkpoint is left out: a bundle makes latents"
+        )
 
 
 def test_vq_diffusion_has_the_interfaces_of_the_original_code():

@@ -16,16 +16,18 @@ from diffoundry.runtime.errors import ConfigError, InputError, UnknownArgumentEr
 
 TEXT, IMAGE = NAMES
 SHARK = "a shark"
-STEPS = 3
+STEPS = 5
+"""With fewer the noise falls so far in one step that errors of 1e-6 grow above 1e-4."""
 
 
 @pytest.fixture(scope="module")
 def pair(system_checkpoint, exported):
     """Bundle and diffusers' pipeline of a class."""
 
-    def open_both(name):
+    def open_both(name, target=None):
         folder = system_checkpoint(name, partial(make_shap_e, name=name))
-        return exported(folder, target="onnxruntime,openvino"), open_theirs(folder, name)
+        targets = target or ("onnxruntime,openvino" if name == TEXT else "onnxruntime")
+        return exported(folder, target=targets), open_theirs(folder, name)
 
     return open_both
 
@@ -60,11 +62,12 @@ def test_every_step_is_diffusers_with_a_prompt(pair):
             latents = compare_system(ours, theirs, output_type="latent", **{"num_inference_steps": STEPS, **case})
             prompts = case["prompt"] if isinstance(case["prompt"], list) else [case["prompt"]]
             assert latents.shape == (len(prompts) * case.get("num_images_per_prompt", 1), TOKENS, WIDTH)
-            assert np.abs(latents).max() <= 1
+            assert np.abs(latents).max() < 1 + 1e-6
 
 
-def test_every_step_is_diffusers_with_an_image(pair):
-    bundle, theirs = pair(IMAGE)
+@pytest.mark.parametrize("target", ["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow)])
+def test_every_step_is_diffusers_with_an_image(pair, target):
+    bundle, theirs = pair(IMAGE, target)
     pictures = [picture(), picture(1)]
     pixels = theirs.image_processor(pictures, return_tensors="np").pixel_values
     cases = (
@@ -75,10 +78,9 @@ def test_every_step_is_diffusers_with_an_image(pair):
         given("image", pixels),
         {"image": pictures[0], **given("latents", 10 * noise())},
     )
-    for target in ("onnxruntime", "openvino"):
-        ours = load(bundle, target=target)
-        for case in cases:
-            compare_system(ours, theirs, output_type="latent", **{"num_inference_steps": STEPS, **case})
+    ours = load(bundle)
+    for case in cases:
+        compare_system(ours, theirs, output_type="latent", **{"num_inference_steps": STEPS, **case})
 
 
 def test_results_seeds_and_callbacks(pair):
@@ -86,7 +88,7 @@ def test_results_seeds_and_callbacks(pair):
     run = ours.start(SHARK, seed=0, num_inference_steps=STEPS)
     seen = [step.latents for step in run]
     assert len(seen) == run.total == 2 * STEPS - 1
-    with pytest.raises(InputError, match="preview: got step 5 of 5"):
+    with pytest.raises(InputError, match="preview: got step 9 of 9"):
         run.preview()
     result = run.finish()
     np.testing.assert_array_equal(result.images, seen[-1])
@@ -110,14 +112,14 @@ ERRORS = (
     (TEXT, {"frame_size": 64}, f"frame_size: got 64, expected none: {RENDERER}"),
     (IMAGE, {"frame_size": 64}, f"frame_size: got 64, expected none: {RENDERER}"),
     (TEXT, {"prompt": None}, "prompt: got none, expected a text"),
-    (TEXT, {"negative_prompt": "dog"}, "negative_prompt: got 'dog', expected none: this checkpoint is guided away from"),
+    (TEXT, {"negative_prompt": "dog"}, "negative_prompt: got 'dog', expected none: this checkpoint is guided away"),
     (IMAGE, {"negative_prompt": "dog"}, "negative_prompt: got 'dog', expected none: this checkpoint takes no text"),
     (IMAGE, {"prompt": SHARK}, "prompt: got 'a shark', expected none: latents of an object in an image are what"),
     (IMAGE, {"image": None}, "image: got none, expected an image of an object"),
     (IMAGE, {"image": []}, "image: got an empty list, expected at least one image"),
     (TEXT, {"guidance_scale": -1.0}, "guidance_scale: got -1.0, expected a number of at least 0"),
     (TEXT, {"num_inference_steps": 0}, "num_inference_steps: got 0, expected a whole number of at least 1"),
-    (TEXT, {"latents": noise(2)}, r"latents: got shape \(2, 128\), expected \(1, 8, 16\)"),
+    (TEXT, {"latents": noise(2)}, r"latents: got shape \(2, 512\), expected \(1, 32, 16\)"),
     (TEXT, {"height": 64}, "height"),
     (TEXT, {"image": picture()}, "image"),
 )  # fmt: skip
@@ -141,9 +143,12 @@ CONFIGS = (
 def test_a_checkpoint_has_a_prior_for_objects(tmp_path):
     for name, field, value, words in CONFIGS:
         make_shap_e(tmp_path / name, name)
-        checkpoint = open_checkpoint(str(tmp_path / name))
-        assert checkpoint.notices() == [
-            "shap_e_renderer of the checkpoint is left out: a bundle makes latents, and diffusers renders them"
+        index = tmp_path / name / "model_index.json"
+        parts = json.loads(index.read_text())
+        index.write_text(json.dumps({**parts, "renderer": parts["shap_e_renderer"]}))  # as published
+        assert open_checkpoint(str(tmp_path / name)).notices() == [
+            f"{part} of the checkpoint is left out: a bundle makes latents, and diffusers renders them"
+            for part in ("renderer", "shap_e_renderer")
         ]
         path = tmp_path / name / "prior/config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
