@@ -171,7 +171,6 @@ class CheckpointContents:
         rendered = "a bundle makes latents, and diffusers renders them"
         reasons = {
             "image_encoder": "only --ip-adapter needs it",
-            "depth_estimator": "calls take a depth_map",
             **dict.fromkeys(("shap_e_renderer", "renderer"), rendered),  # published checkpoints have it twice
         }
         notices = [

@@ -45,6 +45,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "CLIPTextModelWithProjection": _CLIP_TEXT,
     "CLIPVisionModel": {"hidden_size": 768},
     "CLIPVisionModelWithProjection": {"projection_dim": 512},
+    "DPTForDepthEstimation": {"image_size": 384, "num_channels": 3, "patch_size": 16},
     "T2IAdapter": {"in_channels": 3, "channels": [320, 640, 1280, 1280], "downscale_factor": 8},
     "T5EncoderModel": {"d_model": 512},
     "PriorTransformer": {"embedding_dim": 768, "num_embeddings": 77, "encoder_hid_proj_type": "linear"},

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import itertools
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +20,14 @@ from diffoundry.runtime.models.controlnet import controlnet_name, is_controlnet
 from diffoundry.runtime.models.image_projection import ip_adapter_name, is_ip_adapter
 from diffoundry.runtime.models.roles import CONTROLNET, T2I_ADAPTER
 from diffoundry.runtime.models.t2i_adapter import is_t2i_adapter, t2i_adapter_name
-from diffoundry.runtime.pipelines.example_inputs import ADAPTER, CONTROL, EXAMPLE_INPUTS, IMAGE_PROMPT, PROMPT
+from diffoundry.runtime.pipelines.example_inputs import (
+    ADAPTER,
+    CONTROL,
+    DEPTH_MAP,
+    EXAMPLE_INPUTS,
+    IMAGE_PROMPT,
+    PROMPT,
+)
 
 __all__ = [
     "call_pipeline",
@@ -34,7 +42,8 @@ __all__ = [
 
 
 def quiet_libraries() -> None:
-    """Silence diffusers and transformers, which warn of parts that are left out on purpose."""
+    """Silence diffusers and transformers, which warn of parts that are left out on purpose, and of autocast in fp32."""
+    warnings.filterwarnings("ignore", "In CPU autocast")
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
 
@@ -72,7 +81,9 @@ def example_inputs(pipeline: Any) -> tuple[str, ...]:
     """Names of the example inputs of a diffusers pipeline: see `DiffusionPipeline.example_inputs`."""
     if not _takes(pipeline, "prompt"):
         return (IMAGE_PROMPT,)
-    own = [name for name in EXAMPLE_INPUTS if _takes(pipeline, name)]
+    estimates = getattr(pipeline, "depth_estimator", None) is not None
+    known = [name for name in EXAMPLE_INPUTS if not (estimates and name == DEPTH_MAP)]
+    own = [name for name in known if _takes(pipeline, name)]
     nets, adapters = control_names(pipeline), _adapters(pipeline)
     if adapters or (nets and not _takes(pipeline, CONTROL)):
         own = []  # its `image` is that of the adapters, or the control image
@@ -241,7 +252,8 @@ def _part(checkpoint: Checkpoint, name: str, entry: Any, dtype: torch.dtype) -> 
         modules = [torch.nn.Module.to(checkpoint.load(part.name), dtype) for part in checkpoint.with_role(T2I_ADAPTER)]
         return modules[0] if len(modules) == 1 else diffusers.MultiAdapter(modules)
     if name in ("feature_extractor", "image_processor"):
-        return transformers.CLIPImageProcessor.from_pretrained(checkpoint.root / name, local_files_only=True)
+        kind = transformers.DPTImageProcessor if entry[1].startswith("DPT") else transformers.CLIPImageProcessor
+        return kind.from_pretrained(checkpoint.root / name, local_files_only=True)
     # Not module.to, which diffusers overrides only to warn that some modules might have to stay in fp32.
     return torch.nn.Module.to(checkpoint.load(name), dtype)
 

@@ -7,6 +7,7 @@ __all__ = [
     "CONTROLNET",
     "DENOISER",
     "DENOISER_FOLDERS",
+    "DEPTH_ESTIMATOR",
     "IMAGE_ENCODER",
     "PRIOR",
     "ROLES",
@@ -30,12 +31,13 @@ T2I_ADAPTER = "t2i_adapter"
 PRIOR = "prior"
 UPSCALER = "upscaler"
 SAFETY_CHECKER = "safety_checker"
+DEPTH_ESTIMATOR = "depth_estimator"
 CONNECTOR = "connector"
 """A small network between two others, such as a projection."""
 
 ROLES = (
     TEXT_ENCODER, IMAGE_ENCODER, DENOISER, VAE_ENCODER, VAE_DECODER, CONTROLNET, T2I_ADAPTER, PRIOR, UPSCALER,
-    SAFETY_CHECKER, CONNECTOR,
+    SAFETY_CHECKER, DEPTH_ESTIMATOR, CONNECTOR,
 )  # fmt: skip
 """Every role that a manifest may name."""
 

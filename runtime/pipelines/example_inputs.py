@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ADAPTER",
     "CONTROL",
+    "DEPTH_MAP",
     "EXAMPLE_INPUTS",
     "IMAGE_PROMPT",
     "PROMPT",
@@ -22,7 +23,10 @@ __all__ = [
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 
-EXAMPLE_INPUTS = ("image", "mask_image", "depth_map", "strength")
+DEPTH_MAP = "depth_map"
+"""Argument of depth to image, which a pipeline with a depth estimator does without."""
+
+EXAMPLE_INPUTS = ("image", "mask_image", DEPTH_MAP, "strength")
 """Arguments of tasks that have an example."""
 
 CONTROL, ADAPTER, PROMPT = "control_image", "adapter_image", "ip_adapter_image"
@@ -32,17 +36,21 @@ IMAGE_PROMPT = "image prompt"
 """Name for an image that conditions instead of a text: its size is not that of the result."""
 
 
-def example_input_names(task: type[Any], joined: Mapping[str, int], *, texts: bool) -> tuple[str, ...]:
+def example_input_names(
+    task: type[Any], joined: Mapping[str, int], *, texts: bool, estimates_depth: bool = False
+) -> tuple[str, ...]:
     """Return the names for `make_example_inputs` of a pipeline.
 
     Args:
         task: Dataclass of the task's arguments.
         joined: `CONTROL`, `ADAPTER` and `PROMPT` to the number of networks that take one.
         texts: True if the pipeline takes texts.
+        estimates_depth: True if the pipeline computes the depth map itself.
     """
     if not texts:
         return (IMAGE_PROMPT,)
-    own = [name for name in EXAMPLE_INPUTS if name in getattr(task, "__dataclass_fields__", {})]
+    known = [name for name in EXAMPLE_INPUTS if not (estimates_depth and name == DEPTH_MAP)]
+    own = [name for name in known if name in getattr(task, "__dataclass_fields__", {})]
     return (*own, *(name for name, count in joined.items() for _ in range(count)))
 
 
@@ -69,8 +77,8 @@ def make_example_inputs(names: Collection[str], height: int, width: int, scale: 
         return {"height": height, "width": width, **joined}
     strength = {"strength": 1.0, **joined} if "strength" in names else joined
     image = _disc(down, across)
-    if "depth_map" in names:
-        return {"image": image, "depth_map": np.asarray(-(down**2) - across**2, np.float32)[None], **strength}
+    if DEPTH_MAP in names:
+        return {"image": image, DEPTH_MAP: np.asarray(-(down**2) - across**2, np.float32)[None], **strength}
     if "mask_image" not in names:
         return {"image": image, **strength}
     from PIL.Image import fromarray

@@ -181,7 +181,9 @@ class PipelineInterface(PipelineBase):
             ADAPTER: len(self.t2i_adapters.names),
             PROMPT: len(self.image_prompts.names),
         }
-        return example_input_names(self.default_task, counts, texts=bool(self.text_encoders))
+        estimates = self.family.depth_estimator is not None
+        texts = bool(self.text_encoders)
+        return example_input_names(self.default_task, counts, texts=texts, estimates_depth=estimates)
 
     @property
     def used_components(self) -> tuple[str, ...]:

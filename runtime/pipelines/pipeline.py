@@ -215,6 +215,7 @@ class DiffusionPipeline(PipelineInterface):
         common.check()
         prompts.check()
         task.check(common)
+        task.check_family(self.family)
         joins = self.parts.names or not PART_NAMES.isdisjoint(given)
         copies = common.num_images_per_prompt
         parts = self.parts.check(inputs, given, prompts, copies, kind) if joins else None

@@ -10,6 +10,9 @@ from typing import Any
 
 from t5_tokenizer import write_sentencepiece
 from tiny_networks import (
+    depth_estimator,
+    depth_estimator_vit,
+    depth_processor,
     feature_extractor,
     image_encoder,
     safety_checker,
@@ -250,6 +253,20 @@ def _without_t5(variant: Variant) -> Variant:
     return replace(variant, parts=parts, t5=None, index={**variant.index, **lacking})
 
 
+def _estimating(make_estimator: Callable[[], Any]) -> Variant:
+    """Depth to image with a depth estimator; the other networks have the weights of "depth"."""
+    return Variant(
+        pipeline="StableDiffusionDepth2ImgPipeline",
+        seed=12,
+        scheduler=_PNDM,
+        parts={
+            **_parts_of("depth", "text_encoder", "vae", "unet"),
+            "depth_estimator": make_estimator,
+            "feature_extractor": depth_processor,
+        },
+    )
+
+
 VARIANTS: dict[str, Variant] = {
     "sd1": _sd("StableDiffusionPipeline", 3),
     # v-prediction, heads per level, linear projections, GELU
@@ -307,6 +324,8 @@ VARIANTS: dict[str, Variant] = {
         parts={**_parts_of("sd1-small", "text_encoder", "vae"), "unet": lambda: unet_small(in_channels=5)},
         index={"depth_estimator": [None, None], "feature_extractor": [None, None]},
     ),
+    "depth-estimated": _estimating(depth_estimator),
+    "depth-vit": _estimating(depth_estimator_vit),
     "instruct": _sharing(_sd("StableDiffusionInstructPix2PixPipeline", 6, in_channels=8), "sd1", "text_encoder", "vae"),
     "sd1-edited": Variant(
         pipeline="StableDiffusionPipeline",

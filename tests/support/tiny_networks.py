@@ -232,3 +232,58 @@ def safety_checker() -> Any:
     checker.concept_embeds_weights.data[13] = -0.14
     checker.special_care_embeds_weights.data = torch.tensor([0.7, 0.1, 0.7])
     return checker
+
+
+def depth_processor() -> Any:
+    """For images of 32 x 32."""
+    from transformers.models.dpt.image_processing_pil_dpt import DPTImageProcessorPil
+
+    return DPTImageProcessorPil(size={"height": 32, "width": 32})
+
+
+def depth_estimator(**options: Any) -> Any:
+    """DPT with a BiT backbone, like that of Stable Diffusion 2's depth model: depth of 32 x 32 with near and far."""
+    import torch
+    import transformers
+
+    backbone = {
+        "model_type": "bit",
+        "global_padding": "same",
+        "layer_type": "bottleneck",
+        "depths": [1, 1, 1],
+        "num_groups": 4,
+        "embedding_size": 8,
+        "hidden_sizes": [16, 32, 64],
+        "out_features": ["stage1", "stage2", "stage3"],
+        "embedding_dynamic_padding": True,
+    }
+    hybrid = {
+        "is_hybrid": True,
+        "backbone_config": backbone,
+        "backbone_featmap_shape": [1, 64, 2, 2],
+        "neck_hidden_sizes": [16, 32, 16, 16],
+        "reassemble_factors": [1, 1, 1, 0.5],
+        "neck_ignore_stages": [0, 1],
+        "num_hidden_layers": 2,
+        "backbone_out_indices": [0, 0, 0, 1],
+    }
+    usual = {
+        "hidden_size": 16,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "image_size": 32,
+        "backbone_out_indices": [0, 1, 2, 3],
+        "fusion_hidden_size": 8,
+    }
+    config = transformers.DPTConfig(**{**usual, **(options or hybrid)})
+    made = transformers.DPTForDepthEstimation(config)
+    for parameter in made.parameters():  # so large that depth differs from place to place, and between images
+        parameter.data = parameter * 8 if parameter.ndim > 1 else parameter + 0.1 * torch.randn(parameter.shape)
+    made.head.head[-2].bias.data += 1  # few places are so far that their depth is cut to 0
+    return made
+
+
+def depth_estimator_vit() -> Any:
+    """DPT with its own ViT."""
+    return depth_estimator(neck_hidden_sizes=[8, 8, 16, 16])

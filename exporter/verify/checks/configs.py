@@ -14,9 +14,11 @@ from diffoundry.exporter.reference.pipeline import network
 from diffoundry.exporter.verify.report.report import Check, holds
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.errors import ConfigError
+from diffoundry.runtime.images.dpt_image_processor import DPTImageProcessor
 from diffoundry.runtime.images.feature_extractor import FeatureExtractor
 from diffoundry.runtime.models.clip_vision import EXTRACTOR_FILE
 from diffoundry.runtime.models.image_projection import is_ip_adapter
+from diffoundry.runtime.models.roles import DEPTH_ESTIMATOR
 from diffoundry.runtime.tokenizers.clip import ClipTokenizer
 
 __all__ = ["check_configs", "check_extractor", "check_files", "check_scheduler", "check_tokenizer", "check_vocabulary"]
@@ -170,14 +172,16 @@ def check_extractor(bundle: Bundle, reference: Any, images: Sequence[Image]) -> 
 
     Args:
         bundle: The bundle.
-        reference: transformers' `CLIPImageProcessor`; None where no network reads images.
+        reference: transformers' `CLIPImageProcessor`, or for a depth estimator `DPTImageProcessor`; None where no
+            network reads images.
         images: At least one.
     """
     if reference is None or not bundle.has(EXTRACTOR_FILE):
         return
     subject, measure = f"feature_extractor, {len(images)} images", "pixels"
+    kind = DPTImageProcessor if bundle.with_role(DEPTH_ESTIMATOR) else FeatureExtractor
     try:
-        ours = [FeatureExtractor.from_config(bundle.read_json(EXTRACTOR_FILE))([image]) for image in images]
+        ours = [kind.from_config(bundle.read_json(EXTRACTOR_FILE))([image]) for image in images]
     except ConfigError as error:
         yield holds("config", subject, measure, str(error))
         return

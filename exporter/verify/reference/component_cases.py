@@ -25,7 +25,7 @@ from diffoundry.runtime.models.attention_control import (
     neutral_feeds,
 )
 from diffoundry.runtime.models.controlnet import is_residual
-from diffoundry.runtime.models.roles import IMAGE_ENCODER, TEXT_ENCODER, tokenizer_folder
+from diffoundry.runtime.models.roles import DEPTH_ESTIMATOR, IMAGE_ENCODER, TEXT_ENCODER, tokenizer_folder
 from diffoundry.runtime.models.t2i_adapter import is_feature
 
 __all__ = [
@@ -40,6 +40,9 @@ __all__ = [
     "random_case",
     "text_cases",
 ]
+
+_IMAGE_READERS = ((IMAGE_ENCODER, "image_encoder"), (DEPTH_ESTIMATOR, "depth_estimator"))
+"""Role and folder of networks that read the image of a call."""
 
 _SWEEP_ROWS = 64
 """Rows of the vocabulary sweep: all of a vocabulary of up to 4800 tokens, every tenth of CLIP's 49408."""
@@ -101,21 +104,20 @@ def _cases_of(pipeline: Any, component: Component, prompts: Sequence[str]) -> li
 
 
 def image_cases(pipeline: Any, components: Iterable[Component], images: Sequence[Image]) -> list[ComponentCase]:
-    """Make a case for an image encoder that conditions the denoiser: images as transformers prepares them."""
-    component = next((one for one in components if one.role == IMAGE_ENCODER and one.source == "image_encoder"), None)
+    """Make a case for an image encoder or a depth estimator of the loop: images as transformers prepares them."""
+    component = next((one for one in components if (one.role, one.source) in _IMAGE_READERS), None)
     if component is None or getattr(pipeline, "feature_extractor", None) is None:
         return []
     pixels = pipeline.feature_extractor(list(images), return_tensors="pt").pixel_values
+    reader = getattr(pipeline, component.source)
     with torch.inference_mode():
-        output = pipeline.image_encoder(pixels, output_hidden_states=True)
+        output = reader(pixels, output_hidden_states=True)
     return [
         ComponentCase(
             component=component.name,
             label=f"{len(images)} images",
             feeds={"pixel_values": to_numpy(pixels)},
-            expected={
-                spec.name: to_numpy(_output(pipeline.image_encoder, output, spec.name)) for spec in component.outputs
-            },
+            expected={spec.name: to_numpy(_output(reader, output, spec.name)) for spec in component.outputs},
         )
     ]
 

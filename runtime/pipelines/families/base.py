@@ -5,6 +5,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
+from diffoundry.runtime.models.depth_estimator import DPTForDepthEstimation
 from diffoundry.runtime.models.protocols import Denoiser, TextEncoder
 from diffoundry.runtime.models.registry import open_vae
 from diffoundry.runtime.pipelines.guidance import Condition
@@ -55,6 +56,7 @@ class Family:
         required_args: Arguments that this checkpoint cannot do without.
         noising_scheduler: Adds the noise of `noise_level` to the image of a call; only of upscalers.
         max_noise_level: The largest `noise_level`; only of upscalers.
+        depth_estimator: Computes the depth of images; None where the checkpoint has none.
         denoiser: The network that is called in every step.
         text_encoders: In the order in which they are used; none where an image conditions.
     """
@@ -77,6 +79,7 @@ class Family:
     required_args: tuple[str, ...] = ()
     noising_scheduler: Scheduler[Any]
     max_noise_level: int
+    depth_estimator: DPTForDepthEstimation | None = None
     denoiser: Denoiser
     text_encoders: tuple[TextEncoder, ...] = ()
 

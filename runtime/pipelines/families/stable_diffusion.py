@@ -9,8 +9,10 @@ import numpy as np
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.clip_text import CLIPTextModel
+from diffoundry.runtime.models.depth_estimator import DPTForDepthEstimation
 from diffoundry.runtime.models.prompt_weights import scale_states
 from diffoundry.runtime.models.protocols import Denoiser, Feeds, FloatArray
+from diffoundry.runtime.models.roles import DEPTH_ESTIMATOR
 from diffoundry.runtime.models.unet_2d_condition import UNet2DConditionModel
 from diffoundry.runtime.pipelines.families.base import EncodeOptions, Family
 from diffoundry.runtime.pipelines.families.clip_skip import skip_layers
@@ -62,6 +64,8 @@ class StableDiffusion(Family):
         self.denoiser = UNet2DConditionModel(session)
         self._encoder = CLIPTextModel(session)
         self.text_encoders = (self._encoder,)
+        if session.bundle.with_role(DEPTH_ESTIMATOR):
+            self.depth_estimator = DPTForDepthEstimation(session)
 
     def encode(self, inputs: CLIPPromptInputs, options: EncodeOptions) -> Condition:
         """See `Family`. diffusers: `StableDiffusionPipeline.encode_prompt`."""

@@ -132,6 +132,9 @@ class Task:
     def check(self, inputs: CommonInputs) -> None:
         """Refuse arguments that do not fit with an `InputError`, before any work."""
 
+    def check_family(self, family: Family) -> None:
+        """Refuse arguments that the checkpoint's networks cannot work on with an `InputError`, before any work."""
+
     def size(self, inputs: CommonInputs, default: tuple[int, int], vae: AutoencoderKL) -> tuple[int, int]:  # noqa: ARG002
         """Return height and width in pixels: those of the call, or the default ones."""
         return inputs.height or default[0], inputs.width or default[1]

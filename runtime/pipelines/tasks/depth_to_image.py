@@ -8,10 +8,11 @@ import numpy as np
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.tensors import is_tensor, to_array
 from diffoundry.runtime.models.protocols import FloatArray
+from diffoundry.runtime.pipelines.families.base import Family
 from diffoundry.runtime.pipelines.inputs import CommonInputs
 from diffoundry.runtime.pipelines.tasks.base import LoopInit, TaskContext
 from diffoundry.runtime.pipelines.tasks.image_to_image import ImageToImage
-from diffoundry.runtime.pipelines.tasks.source_images import fill_batch
+from diffoundry.runtime.pipelines.tasks.source_images import fill_batch, image_size
 from diffoundry.runtime.schedulers.arithmetic.resampling import resample
 
 __all__ = ["DepthToImage"]
@@ -26,16 +27,16 @@ class DepthToImage(ImageToImage):
 
     Attributes:
         depth_map: Depth of each image, of any size and scale, larger where the image is nearer: floats (B, H, W), or
-            (H, W) for one; or a grey PIL image. It is resized to the latents, and scaled to -1..1. In diffusers a
-            depth estimator of the checkpoint computes it where it is missing.
+            (H, W) for one; or a grey PIL image. It is resized to the latents, and scaled to -1..1. Where it is missing,
+            the checkpoint's depth estimator computes it from `image`, which must then be PIL images.
     """
 
     returns_flags: ClassVar[bool] = False
     name: ClassVar[str] = "depth_to_image"
     label: ClassVar[str] = "depth to image"
-    required_args: ClassVar[tuple[str, ...]] = ("image", "depth_map")
+    required_args: ClassVar[tuple[str, ...]] = ("image",)
 
-    depth_map: Any
+    depth_map: Any = None
 
     @classmethod
     def fits(cls, extra: int, latent: int) -> bool:  # noqa: ARG003
@@ -45,17 +46,44 @@ class DepthToImage(ImageToImage):
     def check(self, inputs: CommonInputs) -> None:
         """See `Task.check`."""
         ImageToImage.check(self, inputs)
-        if np.any(np.ptp(self._depth(), axis=(1, 2)) == 0):
-            raise InputError("depth_map: got the same depth everywhere, expected near and far parts")
+        if self.depth_map is not None:
+            _check_range(self._depth(), "depth_map: got")
+
+    def check_family(self, family: Family) -> None:
+        """See `Task.check_family`: without a depth map there is a depth estimator, and it can read the image."""
+        if self.depth_map is not None:
+            return
+        if family.depth_estimator is None:
+            raise InputError(
+                "depth_map: got none, expected the depth of the image, since this bundle has no depth estimator; pass "
+                "it, or export a checkpoint with one"
+            )
+        images = self._images()
+        if not all(hasattr(image, "getbands") for image in images):
+            raise InputError(
+                "depth_map: got none for an array or latents, expected it: the depth estimator reads PIL images; pass "
+                "one as image, or pass depth_map"
+            )
+        image_size(images)
+        family.depth_estimator.check(images)
 
     def begin(self, context: TaskContext) -> LoopInit:
         """Start as image to image, and join the depth. diffusers: `prepare_depth_map`."""
+        if self.depth_map is not None:
+            depth = self._depth()
+        else:
+            assert context.family.depth_estimator is not None
+            depth = context.family.depth_estimator(self._images())
+            _check_range(depth, "image: the depth estimator sees")
         init = ImageToImage.begin(self, context)
-        small = resample(self._depth()[:, None], context.shape[2:], "bicubic")
+        small = resample(depth[:, None], context.shape[2:], "bicubic")
         low, high = (reduce(small, axis=(1, 2, 3), keepdims=True) for reduce in (np.min, np.max))
         scaled = np.float32(2.0) * (small - low) / (high - low) - np.float32(1.0)
         rows = fill_batch(scaled.astype(np.float32), context.images, "depth_map")
         return replace(init, channels=np.concatenate([rows] * context.copies))
+
+    def _images(self) -> list[Any]:
+        return list(self.image) if isinstance(self.image, list | tuple) else [self.image]
 
     def _depth(self) -> FloatArray:
         """Return the depth, float32 (B, H, W).
@@ -78,3 +106,13 @@ class DepthToImage(ImageToImage):
                 f"image"
             )
         return np.asarray(array, np.float32)
+
+
+def _check_range(depth: FloatArray, beginning: str) -> None:
+    """Refuse depth (B, H, W) that is the same everywhere, which cannot be scaled to -1..1.
+
+    Raises:
+        InputError: As said; the message begins with `beginning`.
+    """
+    if np.any(np.ptp(depth, axis=(1, 2)) == 0):
+        raise InputError(f"{beginning} the same depth everywhere, expected near and far parts")

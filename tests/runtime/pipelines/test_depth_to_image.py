@@ -58,7 +58,7 @@ def test_depth_of_any_scale_and_two_axes(both):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"image": image()}, "depth_map: got none, expected image and depth_map: depth to image is what this"),
+        ({"image": image()}, "depth_map: got none, expected the depth of the image, since this bundle has no depth"),
         ({"depth_map": "depth.png"}, r"depth_map: got str, expected finite floats \(height, width\) or \(B, height"),
         ({"depth_map": depth(1, 1, 8, 8)}, r"depth_map: got float32 \(1, 1, 8, 8\), expected finite floats"),
         ({"depth_map": np.ones((8, 8))}, "depth_map: got the same depth everywhere, expected near and far parts"),

@@ -73,6 +73,19 @@ def avg_pool(
     return sums / counts
 
 
+def max_pool(x, kernel_sizes, strides=None, pad_type="valid", pad=None, ceil_mode=False):
+    assert not ceil_mode, "windows beyond the image are never written"
+    axes = x.ndim - 2
+    kernel = [int(number) for number in kernel_sizes]
+    strides = [1] * axes if strides is None else [int(number) for number in strides]
+    pairs = [(0, 0), (0, 0), *_padding(x.shape[2:], kernel, strides, [1] * axes, pad_type, pad)]
+    windows = np.lib.stride_tricks.sliding_window_view(
+        np.pad(wide(x), pairs, constant_values=-np.inf), kernel, axis=tuple(range(2, x.ndim))
+    )
+    steps = (slice(None), slice(None), *(slice(None, None, stride) for stride in strides))
+    return windows[steps].max(axis=tuple(range(-axes, 0)))
+
+
 def _padding(sizes, kernel, strides, dilations, pad_type, pad):
     """Begin and end of every axis."""
     if pad_type == "valid":
@@ -104,5 +117,6 @@ OPERATORS = {
     "einsum": einsum,
     "linear": linear,
     "matmul": matmul,
+    "max_pool": max_pool,
     "scaled_dot_product_attention": scaled_dot_product_attention,
 }

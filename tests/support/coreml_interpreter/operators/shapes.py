@@ -83,6 +83,20 @@ def pixel_shuffle(x, upscale_factor):
     return blocks.transpose(0, 1, 4, 2, 5, 3).reshape(batch, -1, height * side, width * side)
 
 
+def upsample_bilinear(x, scale_factor_height=1, scale_factor_width=1, align_corners=True):
+    x = wide(x)
+    for axis, factor in ((-2, scale_factor_height), (-1, scale_factor_width)):
+        size = x.shape[axis]
+        wanted = int(np.floor(size * factor))
+        rows = np.arange(wanted)
+        place = rows * (size - 1) / max(wanted - 1, 1) if align_corners else (rows + 0.5) * size / wanted - 0.5
+        place = np.clip(place, 0, size - 1)
+        low = np.floor(place).astype(int)
+        part = np.reshape((place - low).astype(np.float32), [-1 if -axis == number else 1 for number in (2, 1)])
+        x = np.take(x, low, axis=axis) * (1 - part) + np.take(x, np.minimum(low + 1, size - 1), axis=axis) * part
+    return x
+
+
 OPERATORS = {
     "concat": concat,
     "expand_dims": lambda x, axes: np.expand_dims(x, tuple(int(axis) for axis in np.atleast_1d(axes))),
@@ -97,6 +111,9 @@ OPERATORS = {
     "stack": lambda values, axis: np.stack(values, axis=int(axis)),
     "tile": lambda x, reps: np.tile(x, [int(number) for number in reps]),
     "transpose": lambda x, perm: np.transpose(x, [int(axis) for axis in perm]),
+    "upsample_bilinear": lambda x, align_corners=True, **factors: upsample_bilinear(
+        x, **{key: float(wide(np.asarray(factor))) for key, factor in factors.items()}, align_corners=align_corners
+    ),
     "upsample_nearest_neighbor": lambda x, **factors: upsample_nearest_neighbor(
         x, **{key: float(wide(np.asarray(factor))) for key, factor in factors.items()}
     ),

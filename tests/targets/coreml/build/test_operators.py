@@ -99,6 +99,7 @@ CASES = {
     "MatMul, bias": (T, "float[2,5,4] y", "m = MatMul(x, k)\ny = Add(b, m)", {"k": w(12, 4), "b": w(4)}),
     "MatMul of two": ("float[2,3,5,4] x, float[2,3,4,7] z", "float[2,3,5,7] y", "y = MatMul(x, z)", {}),
     "MatMul of rank four": ("float[2,3,5,4] x", "float[2,3,5,7] y", "y = MatMul(x, k)", {"k": w(4, 7)}),
+    "MaxPool": (X, "float[2,6,3,5] y", "y = MaxPool<kernel_shape=[3,2], strides=[3,2], pads=[0,1,1,1]>(x)", {}),
     "Mul": (T, "float[2,5,12] y", "y = Mul(c, x)", {"c": np.float32(1.7)}),
     "Neg": (T, "float[2,5,12] y", "y = Neg(x)", {}),
     "Neg of whole numbers": ("int32[2,7] x", "int32[2,7] y", "y = Neg(x)", {}),
@@ -120,6 +121,14 @@ CASES = {
         X, "float[2,6,16,16] y",
         'y = Resize<mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor">(x, , s)',
         {"s": np.array([1, 1, 2, 2], np.float32)}),
+    "Resize, linear, aligned corners": (
+        X, "float[2,6,16,24] y",
+        'y = Resize<mode="linear", coordinate_transformation_mode="align_corners">(x, , , s)', {"s": i(2, 6, 16, 24)}),
+    "Resize, linear, one row": (
+        "float[2,6,1,3] x", "float[2,6,2,6] y",
+        'y = Resize<mode="linear", coordinate_transformation_mode="align_corners">(x, , , s)', {"s": i(2, 6, 2, 6)}),
+    "Resize, linear, half pixels": (
+        X, "float[2,6,16,24] y", 'y = Resize<mode="linear">(x, , , s)', {"s": i(2, 6, 16, 24)}),
     "Sigmoid": (T, "float[2,5,12] y", "y = Sigmoid(x)", {}),
     "Sin": (T, "float[2,5,12] y", "y = Sin(x)", {}),
     "Slice": (T, "float[2,3,6] y", "y = Slice(x, a, b, c, d)",
@@ -311,8 +320,15 @@ REFUSED = {
     "MatMul .* multiplies a vector": ("float[2,12] x", "float[2] y", "y = MatMul(x, k)", {"k": w(12)}),
     "Pad .* cuts off": (T, "float[2,5,11] y", "y = Pad(x, p)", {"p": i(0, 0, 0, 0, 0, -1)}),
     "Pad .* mode 'wrap'": (T, "float[2,5,13] y", 'y = Pad<mode="wrap">(x, p)', {"p": i(0, 0, 0, 0, 0, 1)}),
-    "Resize .* mode 'linear', expected 'nearest'": (
-        X, "float[2,6,16,16] y", 'y = Resize<mode="linear">(x, , , s)', {"s": i(2, 6, 16, 16)}),
+    "MaxPool .* the places of its maxima": (
+        X, "float[2,6,4,4] y, int64[2,6,4,4] n", "y, n = MaxPool<kernel_shape=[2,2], strides=[2,2]>(x)", {}),
+    "Resize .* mode 'cubic', expected 'nearest'": (
+        X, "float[2,6,16,16] y", 'y = Resize<mode="cubic">(x, , , s)', {"s": i(2, 6, 16, 16)}),
+    "Resize .* interpolates by a fraction": (
+        X, "float[2,6,12,16] y", 'y = Resize<mode="linear">(x, , , s)', {"s": i(2, 6, 12, 16)}),
+    "Resize .* coordinates 'asymmetric', expected align_corners or half_pixel": (
+        X, "float[2,6,16,16] y",
+        'y = Resize<mode="linear", coordinate_transformation_mode="asymmetric">(x, , , s)', {"s": i(2, 6, 16, 16)}),
     "Slice .* goes backwards": (T, "float[2,5,12] y", "y = Slice(x, a, b, c, d)",
                                 {"a": i(-1), "b": i(-(2**62)), "c": i(1), "d": i(-1)}),
     "has 6 dimensions, Core ML takes 5": (T, "float[1,2,5,1,12,1] y", "y = Unsqueeze(x, a)", {"a": i(0, 3, 5)}),
