@@ -65,7 +65,8 @@ def trace(
             graph = _translate(program, opset)
         except Exception as error:
             raise TraceError(_sentence(component, error)) from error
-    prefix = next((f"{name}." for name, child in wrapped.named_children() if child is module), "")
+    # A wrapper may trace a changed copy of the module.
+    prefix = next((f"{name}." for name, child in wrapped.named_children() if type(child) is type(module)), "")
     name_dims(graph, component, fixed)
     name_weights(graph, {tensor.data_ptr(): name for name, tensor in module.state_dict().items()})
     tidy(graph, component.name, prefix)

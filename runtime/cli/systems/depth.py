@@ -17,7 +17,7 @@ DEPTH = OptionGroup(
             "--depth-map",
             type=click.Path(path_type=Path),
             metavar="FILE",
-            help="Grey image of the depth of --image, of 8 or 16 bits: bright is near.",
+            help="Grey image of the depth of --image, of 8 or 16 bits, bright where near.  [default: estimated]",
         ),
     ),
     files={"depth_map": "--depth-map"},

@@ -23,6 +23,12 @@ SIZES = {
     "sd14": {"text_encoder": 123_060_480, "unet": 859_520_964, "vae": 83_653_863},
     "sd15": {"text_encoder": 123_060_480, "unet": 859_520_964, "vae": 83_653_863},
     "sd21": {"text_encoder": 340_387_840, "unet": 865_910_724, "vae": 83_653_863},
+    "sd2-depth": {
+        "text_encoder": 340_387_840,
+        "unet": 865_913_604,
+        "vae": 83_653_863,
+        "depth_estimator": 122_377_985,  # as the paper says, 123 million
+    },
     "sdxl": {"text_encoder": 123_060_480, "text_encoder_2": 694_659_840, "unet": 2_567_463_684, "vae": 83_653_863},
     "sd3-medium": {
         "text_encoder": 123_650_304,
