@@ -115,11 +115,14 @@ class FamilyDeclaration:
         name: Name in the manifest; the runtime finds the pipeline by it.
         components: In the order of export.
         folders: Folders of the checkpoint that a bundle copies unchanged.
+        weight_folders: Folders of parts without a graph, whose config and weights a bundle copies unchanged; a
+            checkpoint may lack them.
     """
 
     name: str
     components: tuple[ComponentKind, ...]
     folders: tuple[str, ...] = ("scheduler", "tokenizer")
+    weight_folders: tuple[str, ...] = ()
 
 
 def read_integer(configs: Configs, source: str, key: str, default: int | None) -> int:

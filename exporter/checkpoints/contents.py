@@ -14,7 +14,7 @@ from diffoundry.exporter.checkpoints.json_files import read_json
 from diffoundry.exporter.checkpoints.single_file import SingleFile
 from diffoundry.exporter.checkpoints.t2i_adapters import saved_t2i_adapters
 from diffoundry.exporter.checkpoints.tokenizer_files import is_tokenizer
-from diffoundry.exporter.checkpoints.weight_files import VARIANT
+from diffoundry.exporter.checkpoints.weight_files import VARIANT, choose_weights, weight_stem
 from diffoundry.exporter.checkpoints.weight_sources import WeightSource
 from diffoundry.exporter.component import Component, Config, FamilyDeclaration
 from diffoundry.exporter.families.lookup import names_component
@@ -156,7 +156,18 @@ class CheckpointContents:
         for folder in self.family.folders:
             texts = sorted(path for path in (self.root / folder).iterdir() if path.suffix in (".json", ".txt"))
             files += [(path, f"{folder}/{path.name}") for path in texts]
+        for folder in self.weight_folders:
+            place = self.root / folder
+            names = {path.name for path in place.iterdir()} if place.is_dir() else set()
+            weights = choose_weights(str(place), names, "diffusers", self.variant).name
+            files.append((place / "config.json", f"{folder}/config.json"))
+            files.append((place / weights, f"{folder}/{weight_stem('diffusers')}.safetensors"))
         return files
+
+    @property
+    def weight_folders(self) -> tuple[str, ...]:
+        """Folders of parts without a graph; none with random weights, which would draw a random watermark."""
+        return self.family.weight_folders if self.seed is None else ()
 
     def bundle_model_index(self) -> dict[str, Any]:
         """Build model_index.json without the parts that a bundle does not hold."""
@@ -172,6 +183,7 @@ class CheckpointContents:
         reasons = {
             "image_encoder": "only --ip-adapter needs it",
             **dict.fromkeys(("shap_e_renderer", "renderer"), rendered),  # published checkpoints have it twice
+            **dict.fromkeys(self.family.weight_folders, "there are no random weights of it"),
         }
         notices = [
             f"{name} of the checkpoint is left out: {reasons.get(name, 'it is not supported yet')}" for name in unasked
@@ -189,7 +201,8 @@ class CheckpointContents:
         return (*extractor, *tokenizers)
 
     def _left_out(self) -> list[str]:
-        kept = {*self.family.folders, *(component.source for component in self.components)}
+        sources = (component.source for component in self.components)
+        kept = {*self.family.folders, *self.weight_folders, *sources}
         parts = {name for name, entry in self.model_index.items() if isinstance(entry, list) and any(entry)}
         return sorted(parts - kept)
 

@@ -92,11 +92,11 @@ def _fetch_all(
     flat = flat_network(held, folders) if "config.json" in names else None
     if flat is not None and SCHEDULER_CONFIG in names:
         fetch(SCHEDULER_CONFIG)
-    for source, kind in {kind.source: kind for kind in family.components}.items():
+    libraries = {kind.source: base_library(*kind.classes[0].split(":")) for kind in family.components}
+    for source, library in {**libraries, **dict.fromkeys(family.weight_folders, "diffusers")}.items():
         place = "" if source == flat else f"{source}/"
         fetch(f"{place}config.json")
         inside = [name.removeprefix(place) for name in names if name.startswith(place)]
-        library = base_library(*kind.classes[0].split(":"))
         weights = choose_weights(f"{repository}/{source}", inside, library, variant).name
         path = fetch(f"{place}{weights}")
         for shard in read_shards(path).names if weights.endswith(".json") else ():

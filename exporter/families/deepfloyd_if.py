@@ -8,6 +8,7 @@ from diffoundry.exporter.component import FamilyDeclaration
 from diffoundry.exporter.components.if_safety_checker import IF_SAFETY_CHECKER
 from diffoundry.exporter.components.t5_text import t5_text_encoder
 from diffoundry.exporter.components.unet import unet_2d_condition
+from diffoundry.runtime.models.if_watermarker import FOLDER
 
 __all__ = ["STAGE_1", "STAGE_2"]
 
@@ -17,10 +18,12 @@ STAGE_1 = FamilyDeclaration(
     name="deepfloyd_if",
     components=(_TEXT, unet_2d_condition(), IF_SAFETY_CHECKER),
     folders=("scheduler", "tokenizer", "feature_extractor"),
+    weight_folders=(FOLDER,),
 )
 
 STAGE_2 = FamilyDeclaration(
     name="deepfloyd_if_super_resolution",
     components=(_TEXT, unet_2d_condition(feeds=("class_labels",)), IF_SAFETY_CHECKER),
     folders=("scheduler", "image_noising_scheduler", "tokenizer", "feature_extractor"),
+    weight_folders=(FOLDER,),
 )

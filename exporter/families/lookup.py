@@ -64,6 +64,7 @@ def find_family(index: Mapping[str, Any], without: Collection[str] = ()) -> Fami
         family,
         components=(*kept, *controlnets, *adapters, *_image_prompt_kinds(index)),
         folders=tuple(folder for folder in family.folders if folder not in unused),
+        weight_folders=tuple(folder for folder in family.weight_folders if names_component(index, folder)),
     )
 
 

@@ -51,8 +51,9 @@ def quiet_libraries() -> None:
 def reference_pipeline(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Any:
     """Build the diffusers pipeline that a checkpoint names, from the modules that an export traces.
 
-    It has the checkpoint's networks, tokenizers and scheduler, but not the parts that a bundle leaves out. Random
-    weights are those of the export with the same seed. Its progress bar is off.
+    It has the checkpoint's networks, tokenizers and scheduler, but not the parts that a bundle leaves out, and no
+    watermarker, whose file a bundle copies. Random weights are those of the export with the same seed. Its progress bar
+    is off.
 
     Args:
         checkpoint: An opened checkpoint.
@@ -240,7 +241,7 @@ def _part(checkpoint: Checkpoint, name: str, entry: Any, dtype: torch.dtype) -> 
     """Build one argument of the pipeline's constructor, from its entry in model_index.json."""
     if not isinstance(entry, list):
         return entry
-    if not any(entry):
+    if not any(entry) or name in checkpoint.weight_folders:
         return None
     if name.endswith("scheduler"):
         return _scheduler(checkpoint, name)

@@ -1,4 +1,4 @@
-"""DeepFloyd IF: the image of the first stage, and cleaning of prompts."""
+"""DeepFloyd IF: the image of the first stage, cleaning of prompts, and the watermark."""
 
 from pathlib import Path
 
@@ -23,7 +23,13 @@ DEEPFLOYD = OptionGroup(
             default=None,
             help="Remove links, markup and signs from prompts.  [default: if beautifulsoup4 and ftfy are installed]",
         ),
+        _deepfloyd(
+            "--disable-watermark",
+            is_flag=True,
+            default=None,
+            help="Draw no watermark, which diffusers draws if the checkpoint has one.",
+        ),
     ),
-    settings=("clean_caption",),
+    settings=("clean_caption", "disable_watermark"),
     files={"original_image": "--original-image"},
 )

@@ -10,6 +10,7 @@ from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.postprocess import blacken, postprocess, to_pil
 from diffoundry.runtime.models.if_safety_checker import IFSafetyChecker, IFVerdict
+from diffoundry.runtime.models.if_watermarker import read_watermarker
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.roles import SAFETY_CHECKER
 from diffoundry.runtime.models.sample_size import pixel_channels
@@ -37,10 +38,11 @@ _TOKENS = 77
 
 
 class Cascade(StagedPipeline):
-    """Prompts, loop and safety checker of every stage.
+    """Prompts, loop, safety checker and watermark of every stage.
 
     Attributes:
         unet: The denoiser.
+        watermarker: Draws the checkpoint's watermark on PIL images; None without one. Set it to None to draw none.
     """
 
     start_name: ClassVar[str]
@@ -54,6 +56,7 @@ class Cascade(StagedPipeline):
         self.text_encoders = () if self._t5 is None else (self._t5,)
         checks = self.checks_safety and SAFETY_CHECKER in components
         self._safety_checker = IFSafetyChecker(session) if checks else None
+        self.watermarker = read_watermarker(session.bundle)
         self._channels = pixel_channels(self.unet.in_channels, self.unet.out_channels)
         self.follows_scheduler = "Inpainting" not in session.bundle.pipeline_class
 
@@ -98,14 +101,14 @@ class Cascade(StagedPipeline):
         """See `StagedPipeline`: pixels from -1..1."""
         return postprocess(latents, output_type)
 
-    def show(self, call: StagedCall, latents: FloatArray, output_type: str) -> tuple[Any, list[bool] | None]:  # noqa: ARG002
+    def show(self, call: StagedCall, latents: FloatArray, output_type: str) -> tuple[Any, list[bool] | None]:
         """See `StagedPipeline`."""
-        images, verdict = self._judge(latents, output_type)
+        images, verdict = self._finish(call, latents, output_type)
         return images, None if verdict is None else verdict.nsfw
 
     def result(self, call: StagedCall, latents: FloatArray, seed: Any, truncated: tuple[str, ...]) -> Any:
         """See `StagedPipeline`: with both flags of the safety checker."""
-        images, verdict = self._judge(latents, call.common.output_type)
+        images, verdict = self._finish(call, latents, call.common.output_type)
         return PipelineOutput(
             images=images,
             seed=seed,
@@ -113,6 +116,13 @@ class Cascade(StagedPipeline):
             nsfw_content_detected=None if verdict is None else verdict.nsfw,
             watermark_detected=None if verdict is None else verdict.watermark,
         )
+
+    def _finish(self, call: StagedCall, latents: FloatArray, output_type: str) -> tuple[Any, IFVerdict | None]:
+        """Decode, blacken what the safety checker flags, and draw the watermark on PIL images, as diffusers does."""
+        images, verdict = self._judge(latents, output_type)
+        if output_type == "pil" and self.watermarker is not None and not call.inputs.disable_watermark:
+            images = self.watermarker.apply_watermark(images, self._side)
+        return images, verdict
 
     def _judge(self, latents: FloatArray, output_type: str) -> tuple[Any, IFVerdict | None]:
         """Decode, and blacken the images that the safety checker flags."""

@@ -42,6 +42,7 @@ class IFInputs(PromptInputs):
         eta: DDIM's eta, 0 to 1.
         clean_caption: True removes links, markup and signs from prompts, for which the packages beautifulsoup4 and ftfy
             are needed. False only lowers them. None removes if both packages are installed, as diffusers does.
+        disable_watermark: True draws no watermark, as diffusers without its `watermarker`.
     """
 
     height: int | None = None
@@ -52,6 +53,7 @@ class IFInputs(PromptInputs):
     num_images_per_prompt: int = 1
     eta: float = 0.0
     clean_caption: bool | None = None
+    disable_watermark: bool = False
 
     def check(self) -> None:
         """Refuse wrong prompts, and numbers out of range.
