@@ -66,7 +66,7 @@ IN_MILLIONS = {
 
 
 # Compared by sizes of a paper or a model card, and by interfaces.
-MODELS = ("if-i-m", "karlo", "shap-e", "shap-e-img2img", "vq-diffusion-ithq")
+MODELS = ("if-i-m", "if-ii-m", "karlo", "shap-e", "shap-e-img2img", "vq-diffusion-ithq")
 
 
 _MODULES = {"latent_diffusion": "diffusers.pipelines.latent_diffusion"}
@@ -147,6 +147,28 @@ def test_deepfloyd_if_is_as_large_as_its_model_cards_say():
     }
     assert {spec.name for spec in checkpoint.component("text_encoder").inputs} == {"input_ids", "attention_mask"}
     assert checkpoint.dims == dict.fromkeys(("height", "width"), DimSpec(multiple_of=8))
+    assert [component.name for component in checkpoint.components] == ["text_encoder", "unet", "safety_checker"]
+
+
+def test_the_second_stage_of_deepfloyd_if_is_as_large_as_its_model_cards_say():
+    """450 million parameters, and with 160 channels instead of 96 those of IF-II-L, 1.2 billion."""
+    checkpoint = open_checkpoint("if-ii-m", random_weights=True)
+    config = json.loads((checkpoint.root / "unet/config.json").read_text())
+    for channels, size in {96: 0.45e9, 160: 1.2e9}.items():
+        widths = [channels * factor for factor in (1, 2, 4, 6, 8)]
+        changed = {
+            **config,
+            "block_out_channels": widths,
+            "cross_attention_dim": widths[-1],
+            "time_embedding_dim": widths[-1],
+        }
+        with torch.device("meta"):
+            module = diffusers.UNet2DConditionModel.from_config(changed)
+        assert sum(parameter.numel() for parameter in module.parameters()) == pytest.approx(size, rel=0.08)
+    shapes = {spec.name: spec.shape for spec in checkpoint.component("unet").inputs}
+    assert shapes["sample"] == ("batch", 6, "height", "width")
+    assert shapes["class_labels"] == ("batch",)
+    assert set(checkpoint.scheduler_configs) == {"scheduler", "image_noising_scheduler"}
     assert [component.name for component in checkpoint.components] == ["text_encoder", "unet", "safety_checker"]
 
 
