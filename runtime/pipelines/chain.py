@@ -70,11 +70,13 @@ class ChainedPipeline(PipelineBase):
         """
         super().__init__(last.session)
         self.first, self.last = first, last
-        self.denoiser = last.denoiser
-        self.scales_latents = last.scales_latents
-        self.text_encoders = first.text_encoders
-        taken = last.taken_shapes()
-        for name, shape in first.handed_shapes().items():
+        handed, taken = first.handed_shapes(), last.taken_shapes()
+        if not handed:
+            raise InputError(
+                f"chain: {_name(first)} gives nothing that another pipeline takes; expected a prior and its decoder, "
+                f"or a base model and its refiner"
+            )
+        for name, shape in handed.items():
             if name not in taken:
                 raise InputError(
                     f"chain: {_name(first)} gives {name}, but {_name(last)} takes none; expected a prior and its "
@@ -85,6 +87,9 @@ class ChainedPipeline(PipelineBase):
                     f"chain: {_name(first)} gives {name} of shape {_words(shape)}, but {_name(last)} takes "
                     f"{_words(taken[name])}; expected bundles of one model"
                 )
+        self.denoiser = last.denoiser
+        self.scales_latents = last.scales_latents
+        self.text_encoders = first.text_encoders
 
     @property
     def argument_names(self) -> frozenset[str]:

@@ -169,6 +169,8 @@ def test_pipelines_that_do_not_fit_are_refused(kandinsky, tiny_sd_checkpoint, ex
         chain(prior, other)
     with pytest.raises(InputError, match=r"chain: .* gives image, but .*KandinskyV22Pipeline\) takes none"):
         chain(other, decoder)
+    with pytest.raises(InputError, match=r"chain: .* gives image_embeds, but .* takes none"):
+        chain(prior, prior)
     with pytest.raises(InputError, match="chain: got 1 pipelines, expected two"):
         chain(prior)
 

@@ -69,6 +69,12 @@ def test_latents_are_written_with_their_settings(bundle, run, tmp_path):
     )
 
 
+def test_latents_are_no_part_of_a_chain(bundle, run):
+    folder, _ = bundle(TEXT)
+    refused = str(run(f"{folder}+{folder}", "a shark").exception)
+    assert "(ShapEPipeline) gives nothing that another pipeline takes; expected a prior and its decoder" in refused
+
+
 def test_an_image_becomes_latents(bundle, run, tmp_path):
     folder, _ = bundle(IMAGE)
     image = make_example_inputs(["image"], SIDE, SIDE)["image"]
