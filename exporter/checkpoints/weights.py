@@ -32,6 +32,8 @@ _HOMES = {
     "UnCLIPTextProjModel": "diffusers.pipelines.deprecated.unclip",
     "MultilingualCLIP": "diffusers.pipelines.kandinsky",
     "PaellaVQModel": "diffusers.pipelines.deprecated.wuerstchen",
+    "WuerstchenDiffNeXt": "diffusers.pipelines.deprecated.wuerstchen",
+    "WuerstchenPrior": "diffusers.pipelines.deprecated.wuerstchen",
 }
 """Classes that belong to diffusers' pipelines, to their packages."""
 

@@ -54,6 +54,8 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "StableCascadeUNet": {"in_channels": 16, "out_channels": 16, "patch_size": 1, "block_out_channels": [2048, 2048]},
     "Kandinsky3UNet": {"in_channels": 4, "encoder_hid_dim": 4096, "block_out_channels": [384, 768, 1536, 3072]},
     "PaellaVQModel": {"out_channels": 3, "latent_channels": 4, "levels": 2, "up_down_scale_factor": 2},
+    "WuerstchenPrior": {"c_in": 16, "c_cond": 1024},
+    "WuerstchenDiffNeXt": {"c_in": 4, "c_out": 4, "patch_size": 2, "c_hidden": [320, 640, 1280, 1280]},
     "StableDiffusionSafetyChecker": {"vision_config": {}},
 }
 """Class of a network to its fields and their defaults."""

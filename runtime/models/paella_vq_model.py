@@ -1,4 +1,4 @@
-"""PaellaVQModel: the last stage of Stable Cascade, which decodes latents without quantizing them."""
+"""PaellaVQModel: the last stage of Stable Cascade and of Würstchen, which decodes latents without quantizing them."""
 
 import numpy as np
 

@@ -101,6 +101,10 @@ class PipelineBase:
     makes_images: bool = True
     """False for priors, whose result is what another pipeline takes."""
 
+    decides: frozenset[str] = frozenset({"num_images_per_prompt", "negative_prompt"})
+    """Arguments that a prior keeps from the pipeline after it in a chain. It makes an embedding for each image already,
+    and diffusers' combined pipelines pass negative prompts to most priors alone."""
+
     @property
     def bundle_name(self) -> str:
         """Name of the bundle's folder; of a chain those of both, joined by a plus."""

@@ -1,6 +1,7 @@
 """Chains of pipelines: a prior and its decoder, or a base model and its refiner, as one pipeline."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -158,12 +159,27 @@ class ChainedPipeline(PipelineBase):
     def check_call(self, arguments: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
         """See `PipelineBase`: the arguments of both, and the size of the last."""
         first, last = self._split(arguments)
-        count, known, others = self._check(first, last)
+        count, known, others = self._check(first, last, arguments)
         return count, {**known, **others}
 
-    def _check(self, first: Mapping[str, Any], last: Mapping[str, Any]) -> tuple[int, dict[str, Any], dict[str, Any]]:
-        """Check the arguments of both pipelines: the number of images, and the arguments that have a value."""
-        count, known = self.first.check_call(first)
+    def _check(
+        self, first: Mapping[str, Any], last: Mapping[str, Any], given: Mapping[str, Any]
+    ) -> tuple[int, dict[str, Any], dict[str, Any]]:
+        """Check the arguments of both pipelines: the number of images, and the arguments that have a value.
+
+        Args:
+            first: Those of the first pipeline.
+            last: Those of the last pipeline.
+            given: All, as the caller named them.
+
+        Raises:
+            InputError: One does not fit; the message names it as the caller did.
+        """
+        try:
+            count, known = self.first.check_call(first)
+        except InputError as error:
+            error.args = (_with_prefix(str(error), given),)
+            raise
         sizes = {**known, "images": count}
         shapes = {name: tuple(_size(one, sizes) for one in dims) for name, dims in self.first.handed_shapes().items()}
         count, others = self.last.check_call({**last, **make_example_arrays(shapes)})
@@ -186,7 +202,7 @@ class ChainedPipeline(PipelineBase):
             InputError: As `__call__`.
         """
         first, last = self._split({"prompt": prompt, **arguments})
-        count, known, others = self._check(first, last)
+        count, known, others = self._check(first, last, {"prompt": prompt, **arguments})
         seed, generator = make_generators(arguments.get("seed"), arguments.get("generator"), count, has_latents=False)
         output_type = "latent" if self.first.makes_images else "np"
         run = self.first.start(**first, output_type=output_type, generator=generator)
@@ -243,12 +259,7 @@ class ChainedPipeline(PipelineBase):
         if self.first.makes_images:
             start = {"denoising_start": first["denoising_end"]} if "denoising_end" in first else {}
             return {**{name: value for name, value in last.items() if name not in _SIZES}, **start}
-        # There is an embedding for each image already, and diffusers passes negative prompts to the prior alone.
-        # One that gives encoded prompts has read them for both.
-        decided = {"num_images_per_prompt", "negative_prompt"}
-        if "prompt_embeds_pooled" in self.first.handed_shapes():
-            decided.add("prompt")
-        return {name: value for name, value in last.items() if name not in decided}
+        return {name: value for name, value in last.items() if name not in self.first.decides}
 
     def __repr__(self) -> str:
         return f"ChainedPipeline({self.first!r}, {self.last!r})"
@@ -309,6 +320,14 @@ class ChainedRun(StagedRun):
         for step in StagedRun.__iter__(self):
             self.total = step.total if step.stage == _LAST else self.total
             yield step
+
+
+def _with_prefix(message: str, given: Iterable[str]) -> str:
+    """Return a message of a prior with the prefix of those arguments that were passed with it."""
+    for name in given:
+        stem = name.removeprefix(_PRIOR)
+        message = re.sub(rf"(?<!\w){stem}(?!\w)", name, message) if stem != name else message
+    return message
 
 
 def _name(pipeline: PipelineBase) -> str:

@@ -168,6 +168,18 @@ FAMILY_TABLE = (
         exporter="diffoundry.exporter.families.stable_cascade:DECODER",
     ),
     FamilyEntry(
+        name="wuerstchen_prior",
+        classes={"WuerstchenPriorPipeline": PipelineClass("prior")},
+        runtime="diffoundry.runtime.pipelines.systems.wuerstchen_prior:WuerstchenPriorPipeline",
+        exporter="diffoundry.exporter.families.wuerstchen:PRIOR",
+    ),
+    FamilyEntry(
+        name="wuerstchen_decoder",
+        classes={"WuerstchenDecoderPipeline": PipelineClass("text_to_image")},
+        runtime="diffoundry.runtime.pipelines.systems.wuerstchen_decoder:WuerstchenDecoderPipeline",
+        exporter="diffoundry.exporter.families.wuerstchen:DECODER",
+    ),
+    FamilyEntry(
         name="unconditional",
         classes={
             "DDPMPipeline": PipelineClass("unconditional"),

@@ -1,15 +1,15 @@
-"""Stable Cascade: images that its prior reads beside the prompt."""
+"""Stable Cascade and Würstchen: images that a prior reads beside the prompt, and its timesteps."""
 
 from pathlib import Path
 
 import click
 
 from diffoundry.runtime.cli.help import options_in
-from diffoundry.runtime.cli.systems.group import OptionGroup
+from diffoundry.runtime.cli.systems.group import OptionGroup, list_values
 
 __all__ = ["CASCADES"]
 
-_cascades = options_in("Stable Cascade")
+_cascades = options_in("Stable Cascade and Würstchen")
 
 CASCADES = OptionGroup(
     options=(
@@ -19,8 +19,18 @@ CASCADES = OptionGroup(
             type=click.Path(path_type=Path),
             multiple=True,
             metavar="FILE",
-            help="Image that the prior reads beside the prompt. Repeat it to use several.",
+            help="Stable Cascade: image that the prior reads beside the prompt. Repeat it to use several.",
+        ),
+        _cascades(
+            "--prior-timestep",
+            "prior_timesteps",
+            type=float,
+            multiple=True,
+            callback=list_values,
+            help="Würstchen: time of the prior, from 1 to 0. Repeat it, descending; the last is where it ends. "
+            "--timestep is that of the decoder.",
         ),
     ),
+    settings=("prior_timesteps",),
     files={"images": "--prior-image"},
 )

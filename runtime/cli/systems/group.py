@@ -1,10 +1,12 @@
 """One heading of options for some systems."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["OptionGroup"]
+import click
+
+__all__ = ["OptionGroup", "list_values"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,3 +22,8 @@ class OptionGroup:
     options: tuple[Callable[[Any], Any], ...]
     settings: tuple[str, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
+
+
+def list_values(_context: click.Context, _parameter: click.Parameter, values: Sequence[Any]) -> list[Any]:
+    """Return the values of a repeated option as a list, as JSON has it."""
+    return list(values)

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 import click
 
 from diffoundry.runtime.cli.help import options_in
-from diffoundry.runtime.cli.systems.group import OptionGroup
+from diffoundry.runtime.cli.systems.group import OptionGroup, list_values
 
 __all__ = ["PIXELS"]
 
 _pixels = options_in("Pixel space")
 
 
-def _listed(_context: click.Context, _parameter: click.Parameter, values: Sequence[int]) -> list[int]:
-    """Return the values as a list, as JSON has it."""
-    return list(values)
+def _numbers(context: click.Context, parameter: click.Parameter, values: Sequence[float]) -> list[float]:
+    """Return the values as a list, whole ones as whole numbers."""
+    return [int(value) if value.is_integer() else value for value in list_values(context, parameter, values)]
 
 
 PIXELS = OptionGroup(
@@ -22,10 +22,11 @@ PIXELS = OptionGroup(
         _pixels(
             "--timestep",
             "timesteps",
-            type=int,
+            type=float,
             multiple=True,
-            callback=_listed,
-            help="Consistency models: place in the trained noise levels. Repeat it, descending, such as 22 and 0.",
+            callback=_numbers,
+            help="Consistency models: place in the trained noise levels. Repeat it, descending, such as 22 and 0. "
+            "Würstchen: time from 1 to 0, the last one where the run ends.",
         ),
         _pixels(
             "--use-clipped-model-output/--no-use-clipped-model-output",

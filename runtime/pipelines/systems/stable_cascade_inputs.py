@@ -26,6 +26,7 @@ __all__ = [
     "CascadeTexts",
     "StableCascadeDecoderInputs",
     "StableCascadePriorInputs",
+    "check_rows",
     "read_features",
 ]
 
@@ -209,10 +210,19 @@ class StableCascadeDecoderInputs(CascadeTexts):
         rows = len(read_features(self.image_embeddings))
         self.check_texts(pooled_alone=True)
         check_number("guidance_scale", self.guidance_scale, 0, np.inf)
-        if rows % self.count:
-            raise InputError(
-                f"image_embeddings: got {rows} for {self.count} prompts, expected the same number for each prompt"
-            )
+        check_rows(rows, self.count)
+
+
+def check_rows(rows: int, prompts: int) -> None:
+    """Refuse embeddings of which some prompts would get more than others.
+
+    Raises:
+        InputError: As said.
+    """
+    if rows % prompts:
+        raise InputError(
+            f"image_embeddings: got {rows} for {prompts} prompts, expected the same number for each prompt"
+        )
 
 
 def read_features(value: Any) -> FloatArray:

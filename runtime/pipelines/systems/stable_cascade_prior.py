@@ -1,6 +1,5 @@
 """The prior of Stable Cascade: a prompt, and possibly images, to small latents for its decoder."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -8,55 +7,24 @@ import numpy as np
 
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.formats.config_values import number
 from diffoundry.runtime.images.tensors import is_tensor, to_array
 from diffoundry.runtime.models.clip_text import CLIPTextModel
 from diffoundry.runtime.models.clip_vision import CLIPVisionModelWithProjection
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.roles import IMAGE_ENCODER
 from diffoundry.runtime.models.stable_cascade_unet import StableCascadeUNet
-from diffoundry.runtime.pipelines.denoising import Predict
-from diffoundry.runtime.pipelines.staged import StagedPipeline
 from diffoundry.runtime.pipelines.staged_call import StagedCall
 from diffoundry.runtime.pipelines.staged_run import Stage
-from diffoundry.runtime.pipelines.systems.kandinsky_prior import draw_embeddings
+from diffoundry.runtime.pipelines.systems.cascade_stage import CascadeStage, draw_features
 from diffoundry.runtime.pipelines.systems.stable_cascade_inputs import (
     CascadeEmbeddings,
     StableCascadePriorInputs,
 )
-from diffoundry.runtime.schedulers.algorithms.ddpm_wuerstchen import DDPMWuerstchenScheduler
 
-__all__ = ["StableCascadePrior", "TrainedSize", "guide"]
-
-_TRAINED_SIDE = 1024
-
-_WHITE = 3.0
-"""A latent that a measurement draws white: three deviations of the noise that a run starts from."""
+__all__ = ["StableCascadePrior"]
 
 
-class TrainedSize(StagedPipeline):
-    """A stage of Stable Cascade: both were trained for images of one size, which no config names."""
-
-    @property
-    def default_size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        return _TRAINED_SIDE, _TRAINED_SIDE
-
-    def side(self, pixels: int) -> int:
-        """Return the side of the prior's latents for the side of an image; diffusers: `resolution_multiple`."""
-        return math.ceil(pixels / self._ratio("resolution_multiple", 42.67))
-
-    def latent_side(self, side: int) -> int:
-        """Return the side of the decoder's latents for the side of the prior's; diffusers: `latent_dim_scale`."""
-        return int(side * self._ratio("latent_dim_scale", 10.67))
-
-    def _ratio(self, name: str, default: float) -> float:
-        """Read a number that diffusers' pipeline class registers in model_index.json."""
-        index = self.session.bundle.model_index
-        return number(index, name, default, subject="model_index.json", minimum=1e-3, maximum=1e6)
-
-
-class StableCascadePrior(TrainedSize):
+class StableCascadePrior(CascadeStage):
     """diffusers: `StableCascadePriorPipeline`.
 
     Pernias et al. 2023, https://arxiv.org/abs/2306.00637.
@@ -67,47 +35,32 @@ class StableCascadePrior(TrainedSize):
 
     Inputs: ClassVar[type[Any]] = StableCascadePriorInputs
     label: ClassVar[str] = "embeddings of images"
-    only_scheduler: ClassVar[str | None] = DDPMWuerstchenScheduler.__name__
     makes_images = False
+    decides = frozenset({"num_images_per_prompt", "negative_prompt", "prompt"})
 
     def open_networks(self, session: EngineSession) -> None:
         """See `StagedPipeline`."""
         self.prior = StableCascadeUNet(session, "prior")
-        self._text_encoder = CLIPTextModel(session)
+        self.text_encoder = CLIPTextModel(session)
         has_encoder = bool(session.bundle.with_role(IMAGE_ENCODER))
         self._image_encoder = CLIPVisionModelWithProjection(session) if has_encoder else None
-        self.text_encoders = (self._text_encoder,)
+        self.text_encoders = (self.text_encoder,)
 
     @property
     def used_components(self) -> tuple[str, ...]:
         """See `StagedPipeline`: without images no image encoder."""
-        return self._text_encoder.name, self.prior.component
+        return self.text_encoder.name, self.prior.component
 
     def images(self, inputs: StableCascadePriorInputs) -> int:
         """See `StagedPipeline`."""
         return inputs.count * inputs.num_images_per_prompt
 
-    def truncated(self, inputs: StableCascadePriorInputs) -> tuple[str, ...]:
-        """See `StagedPipeline`."""
-        return tuple(prompt.cut for prompt in self._tokenize(inputs.texts)) if inputs.texts else ()
-
-    def _tokenize(self, texts: Sequence[str]) -> Any:
-        return self._text_encoder.tokenize(texts, weighting=False, long=False)
-
     def stages(self, call: StagedCall) -> Sequence[Stage]:
         """See `StagedPipeline`."""
         inputs = call.inputs
-        scheduler = self.require_scheduler(call.scheduler, DDPMWuerstchenScheduler)
-        scheduler.set_timesteps(inputs.num_inference_steps)
         self._check_images(inputs)
-
-        def run(_: FloatArray | None) -> Any:
-            predict = self._predict(call)
-            shape = call.images, self.prior.in_channels, *(self.side(pixels) for pixels in call.size)
-            latents = call.start_noise(shape, inputs.latents) * np.float32(scheduler.init_noise_sigma)
-            return call.denoise(predict, latents, scale_input=False)
-
-        return [Stage(name="prior", total=len(scheduler.model_timesteps), run=run)]
+        sides = [self.side(pixels) for pixels in call.size]
+        return [self.make_stage(call, "prior", self.prior, sides, lambda: self._feeds(inputs))]
 
     def _check_images(self, inputs: StableCascadePriorInputs) -> None:
         """Refuse images without their encoder, and embeddings that do not fit.
@@ -129,23 +82,11 @@ class StableCascadePrior(TrainedSize):
                     f"image_embeds: got shape {tuple(shape)}, expected floats (1, images, {self.prior.image_width})"
                 )
 
-    def _predict(self, call: StagedCall) -> Predict:
-        inputs, prior = call.inputs, self.prior
-        guided = inputs.guidance_scale > 1
-        feeds = self._feeds(inputs, guided=guided)
-
-        def predict(latents: FloatArray, timestep: float, _index: int) -> FloatArray:
-            if not guided:
-                return prior(latents, timestep, feeds)
-            return guide(prior(np.concatenate([latents] * 2), timestep, feeds), inputs.guidance_scale)
-
-        return predict
-
-    def _feeds(self, inputs: StableCascadePriorInputs, *, guided: bool) -> Feeds:
-        """Return the inputs of the network besides the sample, the unconditional rows last where there are any."""
+    def _feeds(self, inputs: StableCascadePriorInputs) -> Feeds:
+        """Return the inputs of the network besides the sample; see `make_stage`."""
         states, pooled = self._encode(inputs, "")
         images = np.repeat(self._image_embeds(inputs), len(pooled), axis=0)
-        if guided:
+        if inputs.guidance_scale > 1:
             negatives = self._encode(inputs, "negative_")
             states, pooled = (np.concatenate(pair) for pair in zip((states, pooled), negatives, strict=True))
             images = np.concatenate([images, np.zeros_like(images)])
@@ -163,9 +104,9 @@ class StableCascadePrior(TrainedSize):
         """
         states, pooled = (getattr(inputs, f"{prefix}{name}") for name in ("prompt_embeds", "prompt_embeds_pooled"))
         if pooled is None:
-            prompts = self._tokenize(inputs.negatives if prefix else inputs.texts)
-            outputs = self._text_encoder.encode(prompts, 1).outputs
-            states, pooled = outputs[f"hidden_states.{self._text_encoder.layers}"], outputs["text_embeds"][:, None]
+            prompts = self.tokenize(inputs.negatives if prefix else inputs.texts)
+            outputs = self.text_encoder.encode(prompts, 1).outputs
+            states, pooled = outputs[f"hidden_states.{self.text_encoder.layers}"], outputs["text_embeds"][:, None]
         rows = [np.repeat(part, inputs.num_images_per_prompt, axis=0).astype(np.float32) for part in (states, pooled)]
         return rows[0], rows[1]
 
@@ -194,7 +135,7 @@ class StableCascadePrior(TrainedSize):
 
     def measured_images(self, result: CascadeEmbeddings) -> FloatArray:
         """See `PipelineBase`."""
-        return draw_embeddings(result.image_embeddings.reshape(len(result.image_embeddings), -1), _WHITE)
+        return draw_features(result.image_embeddings)
 
     def check_call(self, arguments: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
         """See `PipelineBase`: also the sides of the result."""
@@ -214,15 +155,3 @@ class StableCascadePrior(TrainedSize):
     def handed_over(self, result: CascadeEmbeddings) -> dict[str, Any]:
         """See `PipelineBase`."""
         return {name: getattr(result, name) for name in self.handed_shapes()}
-
-
-def guide(output: FloatArray, scale: float) -> FloatArray:
-    """Return the guided half of an output whose conditional half comes first; rounded as `torch.lerp` rounds.
-
-    Args:
-        output: float32 (2 B, ...).
-        scale: Above 1.
-    """
-    text, without = np.split(output, 2)
-    guided: FloatArray = text - (text - without) * np.float32(1 - scale)
-    return guided

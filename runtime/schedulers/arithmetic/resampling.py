@@ -43,7 +43,8 @@ def resample(
         size: new lengths of the spatial axes.
         mode: one of `MODES`.
         align_corners: True if the centres of the outermost pixels of source and target coincide; for the modes
-            "linear", "bilinear", "trilinear" and "bicubic" without antialias.
+            "linear", "bilinear", "trilinear" and "bicubic". With antialias torch takes the scale of such a grid, but
+            the centres of the other.
         antialias: True to widen the kernel where an axis shrinks; for the modes "bilinear" and "bicubic".
 
     Raises:
@@ -55,7 +56,7 @@ def resample(
         raise InputError(f"resampling mode '{mode}' is not for {axes} spatial axes, expected one of {fit}.")
     for axis, length in enumerate(size, start=2):
         if antialias:
-            weights = _smooth_weights(mode, x.shape[axis], length, x.dtype)
+            weights = _smooth_weights(mode, x.shape[axis], length, x.dtype, align_corners=align_corners)
         else:
             weights = _weights(mode, x.shape[axis], length, x.dtype, align_corners=align_corners)
         x = np.moveaxis(np.moveaxis(x, axis, -1) @ weights.T, -1, axis)
@@ -91,12 +92,14 @@ def _weights(mode: str, source: int, target: int, dtype: np.dtype[Any], *, align
     return weights
 
 
-def _smooth_weights(mode: str, source: int, target: int, dtype: np.dtype[Any]) -> FloatArray:
+def _smooth_weights(mode: str, source: int, target: int, dtype: np.dtype[Any], *, align_corners: bool) -> FloatArray:
     """Weights of a kernel as wide as a target pixel, or as a source pixel where those are larger.
 
     Centres are rounded to the dtype of the pixels. torch: `HelperInterpBase::_compute_indices_min_size_weights_aa`.
     """
     scale = dtype.type(source) / dtype.type(target)
+    if align_corners:
+        scale = dtype.type(source - 1) / dtype.type(target - 1) if target > 1 else dtype.type(0)
     wide = max(scale, dtype.type(1))
     centre = ((np.arange(target)[:, None] + 0.5) * np.float64(scale)).astype(dtype)
     pixels = np.arange(source, dtype=dtype)

@@ -60,6 +60,8 @@ IN_MILLIONS = {
     "kandinsky-2-2-prior": {"prior": 1000, "image_encoder": 1800, "text_encoder": 695},
     "kandinsky-2-2-decoder": {"unet": 1220, "movq": 67},
     "stable-cascade-prior": {"prior": 3600, "text_encoder": 695, "image_encoder": 304},
+    "wuerstchen-prior": {"prior": 993, "text_encoder": 694},
+    "wuerstchen": {"decoder": 1055, "text_encoder": 353, "vqgan": 18.4},
     "stable-cascade": {"decoder": 1560, "text_encoder": 695, "vqgan": 18.4},
     "kandinsky-3": {"text_encoder": 8600, "unet": 3000, "movq": 267},
 }

@@ -36,10 +36,11 @@ def test_a_mode_for_other_dimensions_is_refused():
         ("bilinear", {"antialias": True}),
         ("bilinear", {"align_corners": True}),
         ("bicubic", {"align_corners": True}),
+        ("bicubic", {"align_corners": True, "antialias": True}),
     ],
 )
 def test_filters_and_aligned_corners_are_those_of_torch(mode, options):
-    """Karlo enlarges by the first, DeepFloyd IF by the third."""
+    """Karlo enlarges by the first, DeepFloyd IF by the third, Würstchen by the last."""
     random = np.random.default_rng(4)
     # Each side rounds the weights of the cubic kernel in its own way. Both are up to 1e-5 away from float64's result.
     close = 1e-6 if mode == "bilinear" else 2.5e-6
