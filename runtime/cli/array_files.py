@@ -3,18 +3,21 @@
 import io
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from diffoundry.runtime.cli.image_settings import ImageSettings
+from diffoundry.runtime.cli.output_files import OutputFiles
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.save import write_whole
 from diffoundry.runtime.images.settings import JSON, dump_settings
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.pipelines.base import PipelineBase
 
-__all__ = ["ARRAY_SUFFIXES", "check_arrays", "save_arrays"]
+__all__ = ["ARRAY_SUFFIXES", "check_arrays", "write_arrays"]
 
 ARRAY_SUFFIXES = (".safetensors", ".npy")
 """Endings of the files; the first is the usual one."""
@@ -48,16 +51,34 @@ def check_arrays(pipeline: PipelineBase, output: str | None) -> None:
         )
 
 
-def save_arrays(arrays: Mapping[str, FloatArray], path: Path, settings: Mapping[str, JSON]) -> None:
+def write_arrays(arrays: Mapping[str, FloatArray], outputs: OutputFiles, kept: ImageSettings) -> list[Path]:
+    """Write a result that is no image, the row of each prompt or image into a file of its own.
+
+    Args:
+        arrays: Name to array, with as many rows each.
+        outputs: Names of the files.
+        kept: Settings that the files keep.
+
+    Raises:
+        InputError: A file or the settings cannot be written; the message says why.
+    """
+    paths: list[Path] = []
+    count = len(next(iter(arrays.values())))  # a prior's negative prompts have no row
+    kept = replace(kept, count=count)
+    for index in range(count):
+        with outputs.name(index, count) as path:
+            _save({name: rows[index] for name, rows in arrays.items()}, path, kept.of_image(index))
+        paths.append(path)
+    return paths
+
+
+def _save(arrays: Mapping[str, FloatArray], path: Path, settings: Mapping[str, JSON]) -> None:
     """Write arrays as a .npy file of one array, or a .safetensors file with the settings in its metadata.
 
     Args:
         arrays: Name to array.
         path: Ends in one of `ARRAY_SUFFIXES`.
         settings: As `save_image`; a .npy file keeps none.
-
-    Raises:
-        InputError: The path or the settings cannot be written; the message says why.
     """
     if path.suffix.lower() == ".npy":
         (array,) = arrays.values()

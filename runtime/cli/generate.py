@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import click
 
 from diffoundry.runtime import load
 from diffoundry.runtime.cli.adapters import adapter_options, load_adapters
-from diffoundry.runtime.cli.array_files import ARRAY_SUFFIXES, check_arrays, save_arrays
+from diffoundry.runtime.cli.array_files import ARRAY_SUFFIXES, check_arrays, write_arrays
 from diffoundry.runtime.cli.attention_options import (
     ATTENTION_SETTINGS,
     attention_options,
@@ -52,7 +51,6 @@ from diffoundry.runtime.cli.vae_options import VAE_SETTINGS, take_vae_settings, 
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.pixels import describe_image_fault
 from diffoundry.runtime.images.save import SUFFIXES, check_settings, save_image
-from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.pipelines.base import PipelineBase
 from diffoundry.runtime.pipelines.chain import chain
 from diffoundry.runtime.pipelines.output import PipelineOutput
@@ -174,7 +172,7 @@ def command(
             paths = _save(result, outputs, kept)
             maps = save_heat_maps(result, paths, kept.values)
         else:
-            paths, maps = _save_arrays(pipeline.result_arrays(result), outputs, kept), []
+            paths, maps = write_arrays(pipeline.result_arrays(result), outputs, kept), []
     seconds = round(time.perf_counter() - started, 3)
     if as_json:
         _print_report(result, paths, maps, kept, seconds)
@@ -288,18 +286,6 @@ def _save(result: PipelineOutput[Any], outputs: OutputFiles, kept: ImageSettings
             )
         if fault:
             warn(f"warning: {path}: {fault}")
-    return paths
-
-
-def _save_arrays(arrays: Mapping[str, FloatArray], outputs: OutputFiles, kept: ImageSettings) -> list[Path]:
-    """Save a result that is no image, the row of each prompt or image in a file of its own."""
-    paths: list[Path] = []
-    count = len(next(iter(arrays.values())))  # a prior's negative prompts have no row
-    kept = replace(kept, count=count)
-    for index in range(count):
-        with outputs.name(index, count) as path:
-            save_arrays({name: rows[index] for name, rows in arrays.items()}, path, kept.of_image(index))
-        paths.append(path)
     return paths
 
 

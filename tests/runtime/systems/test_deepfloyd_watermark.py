@@ -112,6 +112,9 @@ def test_the_second_stage_and_the_command_line(bundle, tmp_path):
     for name, more in (("marked", []), ("clean", ["--disable-watermark"])):
         result = CliRunner().invoke(generate, [*words, *sizes, *more, "-o", str(tmp_path / f"{name}.png")])
         assert result.exit_code == 0, (result.output, result.exception)
+    again = [*words[:1], *words[2:], "--like", str(tmp_path / "clean.png"), "-o", str(tmp_path / "again.png")]
+    assert CliRunner().invoke(generate, again).exit_code == 0
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "clean.png").read_bytes()
     with open_image(tmp_path / "marked.png") as marked, open_image(tmp_path / "clean.png") as clean:
         expected = make_watermarker().apply_watermark([clean.convert("RGB")], 16)[0]
         assert marked.convert("RGB").tobytes() == expected.tobytes() != clean.convert("RGB").tobytes()
