@@ -140,7 +140,8 @@ def record_calls(pipeline: Any, components: Sequence[Component]) -> Iterator[dic
         wrapper = resolve(component.wrapper)
         if issubclass(wrapper, NetworkModule):
             feeds |= {name: to_numpy(tensor) for name, tensor in wrapper.computed_inputs(module, passed).items()}
-        parts = output if isinstance(output, tuple | list) else output.to_tuple()
+        whole = (output,) if torch.is_tensor(output) else output
+        parts = whole if isinstance(whole, tuple | list) else whole.to_tuple()
         flat = [tensor for part in parts for tensor in (part if isinstance(part, list | tuple) else [part])]
         names = [spec.name for spec in component.outputs if spec.name != ATTENTION_MAPS]  # diffusers has no such output
         outputs = {name: to_numpy(tensor) for name, tensor in zip(names, flat, strict=True)}

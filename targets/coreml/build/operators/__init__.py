@@ -72,6 +72,7 @@ OPERATORS: Mapping[str, Operator] = {
     "GroupNormalization": Operator(normalization.group_norm, normalization.group_norm_limits),
     "Identity": Operator(elementwise.identity),
     "LayerNormalization": Operator(normalization.layer_norm, normalization.layer_norm_limits),
+    "LeakyRelu": Operator(elementwise.leaky_relu),
     "Log": Operator(elementwise.logarithm),
     "LogSoftmax": Operator(elementwise.log_softmax),
     "MatMul": Operator(products.matmul, products.matmul_limits),

@@ -16,6 +16,7 @@ __all__ = [
     "clip",
     "gelu",
     "identity",
+    "leaky_relu",
     "log_softmax",
     "logarithm",
     "negate",
@@ -50,6 +51,12 @@ def binary(op: Any) -> Translate:
 def identity(t: Translation, node: ir.Node) -> Var:
     """Identity."""
     return t.var(node.inputs[0])
+
+
+def leaky_relu(t: Translation, node: ir.Node) -> Var:
+    """LeakyRelu."""
+    x = t.var(node.inputs[0])
+    return mb.leaky_relu(x=x, alpha=_like(x, node.attributes.get_float("alpha", 0.01)))
 
 
 def negate(t: Translation, node: ir.Node) -> Var:

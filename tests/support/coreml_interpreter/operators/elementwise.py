@@ -166,6 +166,7 @@ OPERATORS = {
     "reduce_mean": _reduce(np.mean),
     "reduce_min": _reduce(np.min),
     "reduce_sum": _reduce(np.sum),
+    "leaky_relu": lambda x, alpha: np.where(wide(x) >= 0, wide(x), wide(alpha) * wide(x)),
     "relu": lambda x: np.maximum(wide(x), 0),
     "round": _unary(np.rint),
     "rsqrt": rsqrt,
