@@ -30,6 +30,7 @@ class Kandinsky3Module(torch.nn.Module):
         self.network: Any = network
         channels = {layer.norm.num_channels for layer in network.modules() if isinstance(layer, _Norm)}
         self._affine = {count: (torch.ones(count), torch.zeros(count)) for count in channels}
+        self._offset = torch.tensor([1.0, 0.0]).reshape(2, 1, 1, 1)
 
     def forward(
         self,
@@ -55,8 +56,8 @@ class Kandinsky3Module(torch.nn.Module):
         kept = (encoder_attention_mask + 1.0).clamp(0.0, 1.0).unsqueeze(-1)
         mean = (context * kept).sum(dim=1, keepdim=True) / kept.sum(dim=1, keepdim=True)
         hidden = ((1.0 - encoder_attention_mask) * _HIDDEN).unsqueeze(1)
-        with lean_layers(), _lean_norms(self._affine):
-            time = network.time_embedding(network.time_proj(timestep.expand(sample.shape[0])).to(sample.dtype))
+        with lean_layers(), _lean_norms(self._affine, self._offset):
+            time = network.time_embedding(network.time_proj(timestep))  # one row for all
             time = time + network.add_time_condition.attention(mean, context, hidden).squeeze(1)
             time = functional.silu(time)  # as every normalization begins
             features, skips = network.conv_in(sample), []
@@ -73,19 +74,20 @@ class Kandinsky3Module(torch.nn.Module):
 
 
 @contextmanager
-def _lean_norms(affine: Mapping[int, tuple[torch.Tensor, torch.Tensor]]) -> Iterator[None]:
+def _lean_norms(affine: Mapping[int, tuple[torch.Tensor, torch.Tensor]], offset: torch.Tensor) -> Iterator[None]:
     """Within this context, normalizations take the activated embedding, and have a scale as other groups do.
 
     Args:
         affine: Channels to ones and zeros.
+        offset: 1 of the scale and 0 of the shift, (2, 1, 1, 1).
     """
 
     def normalize(layer: Any, features: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
         """Normalize features (B, C, h, w), scaled and shifted by what a layer makes of SiLU(time), (B, D)."""
         norm = layer.norm
-        numbers = layer.context_mlp[1](time).reshape(-1, 2, norm.num_channels, 1, 1)
+        numbers = layer.context_mlp[1](time).reshape(-1, 2, norm.num_channels, 1, 1) + offset
         flat = functional.group_norm(features, norm.num_groups, *affine[norm.num_channels], norm.eps)
-        result: torch.Tensor = flat * (numbers.select(1, 0) + 1.0) + numbers.select(1, 1)
+        result: torch.Tensor = flat * numbers.select(1, 0) + numbers.select(1, 1)
         return result
 
     with mock.patch.object(_Norm, "forward", normalize):

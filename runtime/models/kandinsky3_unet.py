@@ -87,13 +87,23 @@ class Kandinsky3UNet:
         outputs = self._session.run(self.component, feeds)
         return only_output(outputs, self.component, (len(sample), self.out_channels, *sample.shape[2:]))
 
+    @property
+    def _compiles_sizes(self) -> bool:
+        """True if the engine is compiled for each size that it meets."""
+        choice = self._session.choice(self.component)
+        return choice is not None and bool(choice.spec.options.get("buckets"))
+
     def _fill(self, conditioning: Feeds) -> Feeds:
         """Pad the tokens to the number that the engine takes; padding changes nothing.
+
+        Engines with buckets are compiled once for each size, so they get one number of tokens, too.
 
         Raises:
             InputError: There are more.
         """
         limit, tokens = self.token_limit, conditioning["encoder_hidden_states"].shape[1]
+        if limit is None and self._compiles_sizes:
+            limit = max(TOKENS, tokens)
         if limit is None or tokens == limit:
             return conditioning
         if tokens > limit:
