@@ -70,7 +70,7 @@ class TorchBenchmark:
             self._end_step,
             watch=self._job.arguments is not None,
             generator=generator,
-            **{"output_type": "np", **self._arguments(generator)},
+            **{"output_type": self._output_type, **self._arguments(generator)},
         )
         seconds = time.perf_counter() - start
         return Generation(
@@ -80,6 +80,11 @@ class TorchBenchmark:
             inside=tuple(self._inside),
             calls={name: tuple(values) for name, values in self._calls.items()},
         )
+
+    @property
+    def _output_type(self) -> str:
+        """That of images, or of embeddings, which diffusers' priors cannot convert to NumPy from bf16."""
+        return "np" if self._job.bundle is None else "pt"
 
     def _measured(self, output: Any) -> FloatArray:
         """Return the images of a result; of a system that makes none, as `PipelineBase.measured_images` draws it."""

@@ -3,14 +3,18 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 from pixel_checkpoints import CHECKPOINTS
+from tiny_cascade import make_cascade_prior
+from tiny_kandinsky import make_prior
 
 from diffoundry.calibration.prompts import seeded_prompts
 from diffoundry.exporter.calibrate.generation_tasks import PromptTask
 from diffoundry.exporter.reference.baseline import torch_candidates
 from diffoundry.exporter.reference.torch_benchmark import TorchBenchmark
 from diffoundry.runtime import load
+from diffoundry.runtime.bench.bundle_candidate import BundleCandidate
 from diffoundry.runtime.bench.request import BenchRequest
 from diffoundry.runtime.cli.main import main
 from diffoundry.runtime.images.save import read_settings
@@ -84,3 +88,23 @@ def test_pytorch_runs_the_same_call_in_a_benchmark(bundle, name, calls):
     found = TorchBenchmark(candidate._job).generate()
     assert len(found.steps) == len(found.calls["unet"]) == calls
     assert found.image.shape[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "size"),
+    [
+        ("kandinsky-prior", make_prior, {}),
+        pytest.param("cascade-prior", make_cascade_prior, {"height": 128, "width": 128}, marks=pytest.mark.slow),
+    ],
+)
+def test_pytorch_draws_the_embeddings_of_a_prior_as_the_bundle_does(system_checkpoint, exported, name, make, size):
+    folder = exported(system_checkpoint(name, make), target="onnxruntime,openvino")
+    request = BenchRequest(steps=2, guidance_scale=3.0, **size)
+    ours = BundleCandidate(folder, request, target="onnxruntime")
+    ours.load()
+    expected = ours.generate()
+    exact, rounded = torch_candidates(folder, request, ["torch-fp32", "torch-bf16"])
+    found = TorchBenchmark(exact._job).generate()
+    assert len(found.steps) == len(expected.steps)
+    np.testing.assert_allclose(found.image, expected.image, atol=1e-4)
+    assert TorchBenchmark(rounded._job).generate().image.shape == expected.image.shape
