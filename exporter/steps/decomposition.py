@@ -2,9 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch.export import ExportedProgram
+from torch.fx import Node
+
+from diffoundry.exporter.steps.functional import make_functional, writes
 
 __all__ = ["without_decomposition"]
 
@@ -12,6 +16,10 @@ _CASTS = (torch.ops.aten.to.dtype, torch.ops.aten.to.device)
 _ASSERTION = torch.ops.aten._assert_tensor_metadata.default  # noqa: SLF001  # an operator's name
 _COPY = torch.ops.aten._to_copy.default  # noqa: SLF001  # an operator's name
 _DROPOUT = torch.ops.aten.dropout.default
+_SYNONYMS = {
+    torch.ops.aten.max.other: torch.ops.aten.maximum.default,
+    torch.ops.aten.min.other: torch.ops.aten.minimum.default,
+}
 _FROM_NUMBER = torch.ops.aten.rsub.Scalar
 _TRANSPOSED = torch.ops.aten.conv_transpose2d.input
 _TRANSPOSED_DEFAULTS = (None, [1, 1], [0, 0], [0, 0], 1, [1, 1])
@@ -24,14 +32,16 @@ def without_decomposition(program: ExportedProgram) -> Iterator[None]:
 
     torch.onnx.export first calls `program.run_decompositions`, which traces the program again, operator by operator
     with symbolic sizes. Of a network made for inference it changes only casts, dropouts, assertions, subtractions from
-    a number and transposed convolutions, since every other operator has a translation. Those five are rewritten here. A
-    program that writes into its tensors is left alone: only the second tracing makes it functional. For one that has
-    other operators without a translation, torch.onnx.export raises here, and is to be called again outside.
+    a number, transposed convolutions, and the smaller or larger of two tensors, since every other operator has a
+    translation. Those are rewritten here, and so are writes into a tensor of which no view was taken. A program with
+    other writes is left alone: only the second tracing makes it functional. For one that has other operators without a
+    translation, torch.onnx.export raises here, and is to be called again outside.
 
     Args:
         program: Its graph is changed in place, to one that computes the same.
     """
-    if _writes(program):
+    make_functional(program)
+    if writes(program):
         yield
         return
     _rewrite(program)
@@ -42,41 +52,46 @@ def without_decomposition(program: ExportedProgram) -> Iterator[None]:
         del vars(program)["run_decompositions"]
 
 
-def _writes(program: ExportedProgram) -> bool:
-    schemas = (getattr(node.target, "_schema", None) for node in program.graph.nodes)
-    return any(schema is not None and schema.is_mutable for schema in schemas)
-
-
 def _rewrite(program: ExportedProgram) -> None:
     graph = program.graph_module.graph
     for node in list(graph.nodes):
         if node.target is _ASSERTION:
             graph.erase_node(node)
-        elif node.target is _DROPOUT and not node.args[2]:
-            node.replace_all_uses_with(node.args[0])
-            graph.erase_node(node)
-        elif node.target is _FROM_NUMBER and len(node.args) == 2 and not node.kwargs:
-            with graph.inserting_before(node):
-                negative = graph.call_function(torch.ops.aten.neg.default, node.args[:1])
-                result = graph.call_function(torch.ops.aten.add.Tensor, (negative, node.args[1]))
-            negative.meta, result.meta = dict(node.meta), dict(node.meta)
-            node.replace_all_uses_with(result)
-            graph.erase_node(node)
+        elif node.target in _SYNONYMS:
+            node.target = _SYNONYMS[node.target]
         elif node.target is _TRANSPOSED and not node.kwargs:
             _write_out_transposed(node)
-        elif node.target in _CASTS:
-            dtype = node.meta["val"].dtype
-            result = node.args[0]
-            if result.meta["val"].dtype != dtype:
-                with graph.inserting_before(node):
-                    result = graph.call_function(_COPY, (result,), {"dtype": dtype})
-                result.meta = dict(node.meta)
+        elif (result := _result(node)) is not None:
             node.replace_all_uses_with(result)
             graph.erase_node(node)
+            for spec in program.graph_signature.output_specs:
+                if getattr(spec.arg, "name", None) == node.name:
+                    spec.arg.name = result.name
     program.graph_module.recompile()
 
 
-def _write_out_transposed(node: torch.fx.Node) -> None:
+def _result(node: Node) -> Node | None:
+    """Node with the same result in operators that have a translation, or None if this one has."""
+    if node.target is _DROPOUT and not node.args[2]:
+        return cast("Node", node.args[0])
+    if node.target is _FROM_NUMBER and len(node.args) == 2 and not node.kwargs:
+        with node.graph.inserting_before(node):
+            negative = node.graph.call_function(torch.ops.aten.neg.default, node.args[:1])
+            result = node.graph.call_function(torch.ops.aten.add.Tensor, (negative, node.args[1]))
+        negative.meta, result.meta = dict(node.meta), dict(node.meta)
+        return result
+    if node.target in _CASTS:
+        dtype = node.meta["val"].dtype
+        result = cast("Node", node.args[0])
+        if result.meta["val"].dtype != dtype:
+            with node.graph.inserting_before(node):
+                result = node.graph.call_function(_COPY, (result,), {"dtype": dtype})
+            result.meta = dict(node.meta)
+        return result
+    return None
+
+
+def _write_out_transposed(node: Node) -> None:
     """Change a transposed convolution into the operator of all convolutions."""
     options = (*node.args[2:], *_TRANSPOSED_DEFAULTS[len(node.args) - 2 :])
     bias, stride, padding, output_padding, groups, dilation = options

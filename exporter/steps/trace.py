@@ -17,7 +17,7 @@ import torch.onnx
 
 from diffoundry.exporter.component import Component, fixed_size
 from diffoundry.exporter.steps.decomposition import without_decomposition
-from diffoundry.exporter.steps.fast_tracing import fast_tracing
+from diffoundry.exporter.steps.fast_tracing import fast_recording, fast_tracing
 from diffoundry.exporter.steps.graph_names import name_dims, name_weights, tidy
 from diffoundry.runtime.bundle.dims import size_of
 from diffoundry.runtime.bundle.specs import TensorSpec
@@ -61,7 +61,8 @@ def trace(
     inputs = tuple(_example(spec, component, fixed) for spec in component.inputs)
     with _quiet(), fast_tracing(), torch.no_grad():
         try:
-            program = torch.export.export(wrapped, inputs, dynamic_shapes=_free_dims(wrapped, component, fixed))
+            with fast_recording():
+                program = torch.export.export(wrapped, inputs, dynamic_shapes=_free_dims(wrapped, component, fixed))
             graph = _translate(program, opset)
         except Exception as error:
             raise TraceError(_sentence(component, error)) from error

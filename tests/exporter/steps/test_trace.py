@@ -296,6 +296,36 @@ class Writes(torch.nn.Module):
         return copy * view[:, None]
 
 
+class WritesIntoItsOwn(torch.nn.Module):
+    def forward(self, x):
+        total = x * 2
+        before = total + 1
+        total += x
+        total *= before
+        return total - before
+
+
+class WritesIntoItsInput(torch.nn.Module):
+    def forward(self, x):
+        copy = x.clone()
+        copy += 1
+        view = x[:, 1:]
+        view += copy[:, 1:]
+        return view * x[:, :1]
+
+
+class WritesWholeNumbers(torch.nn.Module):
+    def forward(self, x):
+        whole = x.to(torch.int64) * 2
+        whole += 1
+        return whole / 2
+
+
+class LargerAndSmaller(torch.nn.Module):
+    def forward(self, x):
+        return torch.max(x, x[:, :1]) - torch.min(x, x[:, 1:2])
+
+
 class Halves(torch.nn.Module):
     def forward(self, x):
         return torch.nn.functional.dropout((-x.half()).to(torch.float32).to(torch.float32), training=False)
@@ -327,13 +357,30 @@ def toy():
 
 
 @pytest.mark.parametrize(
-    ("module", "casts"), [(Writes(), 0), (Halves(), 2), (FromNumber(), 0), (NeedsDecomposition(), 0)]
+    ("module", "casts", "traces"),
+    [
+        (Writes(), 0, 2),
+        (WritesIntoItsInput(), 0, 2),
+        (WritesIntoItsOwn(), 0, 1),
+        (WritesWholeNumbers(), None, 1),
+        (LargerAndSmaller(), 0, 1),
+        (Halves(), 2, 1),
+        (FromNumber(), 0, 1),
+        (NeedsDecomposition(), 0, 2),
+    ],
 )
-def test_programs_that_are_rewritten_or_traced_twice(module, casts):
+def test_programs_that_are_rewritten_or_traced_twice(module, casts, traces, monkeypatch):
+    again, decompose = [], torch.export.ExportedProgram.run_decompositions
+    monkeypatch.setattr(
+        torch.export.ExportedProgram,
+        "run_decompositions",
+        lambda program, *args, **options: again.append(program) or decompose(program, *args, **options),
+    )
     feeds = (torch.randint(-9, 9, (4, 3)).float(),)  # numbers that fp16 holds, since ONNX Runtime skips the rounding
     renamed = dataclasses.replace(toy(), outputs=(dataclasses.replace(toy().outputs[0], name="y"),))
     graph = trace(module, renamed, opset=OPSET)
-    compare(graph, renamed, [(feeds, [module(*feeds)])])
+    assert len(again) == traces - 1
+    compare(graph, renamed, [(feeds, [module(*(feed.clone() for feed in feeds))])])
     operators = [node.op_type for node in graph.graph.all_nodes()]
     assert "Dropout" not in operators
     if casts:
