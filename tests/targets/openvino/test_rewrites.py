@@ -315,3 +315,42 @@ def test_angles_are_computed_in_full(lowered):
     computed = {kind["runtimePrecision"] for kind in behind.values() if kind["layerType"] not in ("Const", "Input")}
     assert computed <= {"f32", "i64", "i32"}
     assert "bf16" in {kind["runtimePrecision"] for kind in facts.values()}
+
+
+SCALED = """
+g (float[N,16,4,4] x, float[N,32] t, float[16] w, float[16] b) => (float[N,16,4,4] y) {
+    one = Constant<value_float=1.0>()
+    last = Constant<value_ints=[2, 3]>()
+    n = GroupNormalization<num_groups=4>(x, w, b)
+    u = Unsqueeze(t, last)
+    scale, shift = Split<axis=1, num_outputs=2>(u)
+    s = Add(one, scale)
+    m = Mul(n, s)
+    y = Add(m, shift)
+}"""
+
+
+def test_a_scale_gets_its_one_before_it_is_split_off(imported, same_numbers, operators):
+    """Compiled for fixed sizes too, where OpenVINO 2026.4 ends the process without this."""
+    model = imported(HEAD + SCALED, {"w": numbers(16), "b": numbers(16)})
+    assert rewrites.add_before_split(model) == 1
+    (split,) = (node for node in model.get_ops() if node.get_type_name() in ("Split", "VariadicSplit"))
+    assert split.input_value(0).get_node().get_type_name() == "Add"
+    feeds = {"x": numbers(2, 16, 4, 4), "t": numbers(2, 32, seed=1)}
+    same_numbers(model, feeds)
+    model.reshape({name: list(array.shape) for name, array in feeds.items()})
+    same_numbers(model, feeds)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("value_float=1.0", "value_float=2.0"),
+        ("Add(one, scale)", "Add(one, shift)"),
+        ("y = Add(m, shift)", "r = Mul(m, scale)\n y = Add(r, shift)"),  # the scale is also read without the 1
+        ("m = Mul(n, s)", "m = Sub(n, s)"),
+    ],
+)
+def test_other_additions_behind_a_split_stay(imported, before, after):
+    model = imported(HEAD + SCALED.replace(before, after), {"w": numbers(16), "b": numbers(16)})
+    assert rewrites.add_before_split(model) == 0
