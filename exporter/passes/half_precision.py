@@ -33,7 +33,8 @@ class KeepList:
     """Nodes that stay in float32.
 
     Attributes:
-        op_types: Operators that stay everywhere. Range: its type is that of its bounds.
+        op_types: Operators that stay everywhere. Range: its type is that of its bounds. ReduceL2: the squares that it
+            adds up overflow where their root does not, as in the response norms of Würstchen and Stable Cascade.
         upstream_of: Operators that stay together with all nodes that lead only to them. Sin and Cos: the timestep
             embedding multiplies a step of up to 1000 by its frequencies, where half precision rounds to half a radian.
             Casts of floats to integers are among them always: a rounded index is another entry, as of T5's table of
@@ -41,7 +42,7 @@ class KeepList:
         nodes: Names of nodes found by calibration.
     """
 
-    op_types: frozenset[str] = frozenset({"Range"})
+    op_types: frozenset[str] = frozenset({"Range", "ReduceL2"})
     upstream_of: frozenset[str] = frozenset({"Sin", "Cos"})
     nodes: frozenset[str] = field(default_factory=frozenset)
 

@@ -4,6 +4,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import pytest
+from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes.common import ShapeInferencePass
 
 from diffoundry.exporter.passes import KeepList
@@ -169,6 +170,24 @@ RESIZE = """
 g (float[1, 1, 2, 2] x, float[4] scales) => (float[1, 1, 4, 4] y)
 { y = Resize <mode = "nearest"> (x, , scales) }
 """
+
+
+LENGTH = """
+<ir_version: 10, opset_import: ["": 23]>
+g (float[1, 400, 8] x) => (float[1, 1, 8] y)
+<int64[1] axis = {1}>
+{ y = ReduceL2(x, axis) }
+"""
+
+
+@pytest.mark.parametrize(("keep", "length"), [(KeepList(), 400), (KeepList(op_types=frozenset()), np.inf)])
+def test_squares_are_added_up_in_float(keep, length):
+    """By ONNX's reference: engines differ in whether they add up halves in float32."""
+    model = ir.from_onnx_text(LENGTH)
+    HalfPrecision(keep=keep)(model)
+    with np.errstate(over="ignore"):
+        (y,) = ReferenceEvaluator(ir.to_proto(model)).run(None, {"x": np.full((1, 400, 8), 20, np.float32)})
+    np.testing.assert_array_equal(y, np.full((1, 1, 8), length, np.float32))
 
 
 def test_scales_of_resize_stay_float(transform, numbers):
