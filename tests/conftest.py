@@ -87,6 +87,7 @@ def exported(shared_folder: Path) -> Callable[..., Path]:
         ip_adapters: tuple[str, ...] = (),
         vae: Path | None = None,
         attention_control: bool = False,
+        without: tuple[str, ...] = (),
         **request: Any,
     ) -> Path:
         from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
@@ -94,7 +95,7 @@ def exported(shared_folder: Path) -> Callable[..., Path]:
         from diffoundry.exporter.request import ExportRequest
         from diffoundry.runtime.bundle.specs import Variant
 
-        more = controlnets, t2i_adapters, ip_adapters, vae, attention_control
+        more = controlnets, t2i_adapters, ip_adapters, vae, attention_control, without
         asked_for = (str(model), target, precision, options, random_weights, *more, sorted(request.items()))
         key = hashlib.sha256(repr(asked_for).encode()).hexdigest()[:12]
         bundle = shared_folder / f"{Path(model).name}-{key}.bundle"
@@ -107,7 +108,7 @@ def exported(shared_folder: Path) -> Callable[..., Path]:
                 )
                 asked = ExportRequest(variants=variants, **request)
                 other = None if vae is None else str(vae)
-                opened = open_checkpoint(str(model), random_weights=random_weights, vae=other)
+                opened = open_checkpoint(str(model), random_weights=random_weights, vae=other, without=without)
                 joined = opened.with_controlnets(controlnets).with_t2i_adapters(t2i_adapters)
                 whole = joined.with_ip_adapters(ip_adapters)
                 checkpoint = whole.with_attention_control(asked=attention_control)

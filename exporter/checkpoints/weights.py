@@ -18,6 +18,7 @@ from diffoundry.exporter.checkpoints.json_files import name_some, read_json
 from diffoundry.exporter.checkpoints.link_file import link_file
 from diffoundry.exporter.checkpoints.weight_files import base_library, read_shards, weight_stem
 from diffoundry.exporter.checkpoints.weight_headers import WeightFiles
+from diffoundry.runtime.engines.available_memory import check_memory
 from diffoundry.runtime.engines.memory import give_back
 from diffoundry.runtime.errors import CheckpointError
 
@@ -116,7 +117,15 @@ def random_weights(folder: Path, module_class: str, seed: int) -> torch.nn.Modul
 
     Raises:
         CheckpointError: The config does not fit the class.
+        InputError: They do not fit into memory.
     """
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in build_module(folder, module_class).parameters())
+    check_memory(
+        4 * count,
+        f"{folder.name}: got {count / 1e9:.1f} billion random weights, which take",
+        f"use a larger machine, or leave it out with --without {folder.name} where a checkpoint may lack it",
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(zlib.crc32(f"{seed}/{folder.name}".encode()))
         module = build_module(folder, module_class)

@@ -15,6 +15,7 @@ from diffoundry.exporter.checkpoints.single_file import PREDICTION_TYPES
 from diffoundry.exporter.cli.budget import budget_options, take_budget
 from diffoundry.exporter.cli.progress import jobs_json, jobs_table, show_progress, tell_engine_notes
 from diffoundry.exporter.cli.words import first_word, joined, parse_variants
+from diffoundry.exporter.families.lookup import find_family
 from diffoundry.exporter.request import ExportRequest, parse_buckets, parse_dim
 from diffoundry.runtime.adapters.pickles import check_not_pickled
 from diffoundry.runtime.bundle.checksums import sha256_of
@@ -83,6 +84,12 @@ _EXAMPLES = (
     help="Image encoder of the IP-Adapters.  [default: image_encoder beside the first]",
 )
 @_checkpoint("--no-safety-checker", is_flag=True, help="Leave out the checkpoint's safety checker.")
+@_checkpoint(
+    "--without",
+    multiple=True,
+    metavar="NAME",
+    help="Leave out a part that the checkpoint may lack: text_encoder_3 of Stable Diffusion 3. May be repeated.",
+)
 @_checkpoint(
     "--prediction-type",
     type=click.Choice(PREDICTION_TYPES),
@@ -217,13 +224,14 @@ def _open(
     image_encoder: str | None,
     vae: str | None,
     no_safety_checker: bool,
+    without: Sequence[str],
     prediction_type: str | None,
     revision: str | None,
     variant: str | None,
 ) -> Checkpoint:
     """Open the checkpoint that the options describe."""
     loras = tuple(read_loras(lora))
-    without = ("safety_checker",) if no_safety_checker else ()
+    left_out = (*without, "safety_checker") if no_safety_checker else tuple(without)
     with StatusLine() as line:
         plain = open_checkpoint(
             model,
@@ -234,13 +242,24 @@ def _open(
             progress=lambda file, done, size: line.update(
                 f"downloading {file}: {size_text(done)} of {size_text(size)}"
             ),
-            without=without,
+            without=left_out,
             vae=vae,
             variant=variant,
         )
+    _check_without(plain, without)
     joined = plain.with_controlnets(controlnet).with_t2i_adapters(t2i_adapter)
     whole = joined.with_ip_adapters(ip_adapter, image_encoder).with_loras(loras)
     return whole.with_attention_control(asked=attention_control)
+
+
+def _check_without(checkpoint: Checkpoint, names: Sequence[str]) -> None:
+    """Refuse names of --without that are no parts which the checkpoint may lack, and has."""
+    kinds = find_family(checkpoint.model_index).components
+    optional = tuple(dict.fromkeys(kind.source for kind in kinds if kind.optional))
+    for name in names:
+        if name not in optional:
+            expected = f"one of {', '.join(optional)}" if optional else "none: this checkpoint needs all of its parts"
+            raise InputError(f"--without: got {name!r}, expected {expected}.{did_you_mean(name, optional)}")
 
 
 def read_loras(texts: Sequence[str]) -> Iterator[FusedLora]:

@@ -168,7 +168,7 @@ def call_pipeline(
 
     Args:
         pipeline: A pipeline of any of our families.
-        prompt: The prompt; ignored by a pipeline without text.
+        prompt: The prompt; ignored by a pipeline without text, and where `arguments` have its embeddings.
         on_step: Called after every step with (index, timestep, latents).
         watch: True if a step is a step of any of its schedulers, whatever the pipeline does with the result; False if
             the pipeline's own callback decides, where it has one.
@@ -177,7 +177,7 @@ def call_pipeline(
     taken = inspect.signature(pipeline.__call__).parameters
     arguments = {name: value for name, value in arguments.items() if name in taken or value is not None}
     if "prompt" in taken:
-        arguments["prompt"] = prompt
+        arguments["prompt"] = prompt if arguments.get("prompt_embeds") is None else None
     if not watch and type(pipeline).__name__ in _OLD_CALLBACKS:
         return pipeline(callback=on_step, **arguments)
     if watch or "callback_on_step_end" not in taken:

@@ -89,9 +89,14 @@ def make_example_inputs(names: Collection[str], height: int, width: int, scale: 
 
 
 def make_example_arrays(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """Return float32 arrays of seeded normal numbers, by the names of arguments."""
+    """Return float32 arrays by the names of arguments: seeded normal numbers, and ones for masks of tokens."""
     generator = np.random.default_rng(0)
-    return {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    return {
+        name: np.ones(shape, np.float32)
+        if name.endswith("attention_mask")
+        else generator.standard_normal(shape).astype(np.float32)
+        for name, shape in shapes.items()
+    }
 
 
 def _joined(down: FloatArray, across: FloatArray, names: Collection[str]) -> dict[str, Any]:

@@ -80,6 +80,12 @@ class Kandinsky3(StagedPipeline):
         unused = () if self.example_inputs else ("vae_encoder",)
         return tuple(name for name in self.session.bundle.components if name not in unused)
 
+    def example_arrays(self, height: int, width: int) -> dict[str, tuple[int, ...]]:  # noqa: ARG002
+        """See `PipelineBase`: embeddings, where there is no text encoder."""
+        if self._t5 is not None:
+            return {}
+        return {"prompt_embeds": (1, TOKENS, self.unet.width), "attention_mask": (1, TOKENS)}
+
     def size_multiple(self) -> int:
         """See `StagedPipeline`: 64 pixels, to which diffusers rounds up other sizes."""
         return self.scale_factor * self.unet.divisor

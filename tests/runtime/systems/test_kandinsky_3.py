@@ -1,8 +1,6 @@
 """Kandinsky 3's pipelines against diffusers, after every step."""
 
 import inspect
-import json
-import shutil
 
 import diffusers
 import numpy as np
@@ -15,7 +13,11 @@ from system_pair import compare_system, open_theirs
 from tiny_kandinsky_3 import WIDTH, make_kandinsky_3
 
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
+from diffoundry.exporter.reference.baseline import torch_candidates
+from diffoundry.exporter.reference.torch_benchmark import TorchBenchmark
 from diffoundry.runtime import load
+from diffoundry.runtime.bench.bundle_candidate import BundleCandidate
+from diffoundry.runtime.bench.request import BenchRequest
 from diffoundry.runtime.cli.generate import command as generate
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.kandinsky3_unet import TOKENS, Kandinsky3UNet
@@ -200,14 +202,16 @@ def test_wrong_arguments_are_refused(ours):
             ours(**{"prompt": "a cat", "num_inference_steps": 2, **arguments})
 
 
-def test_a_bundle_without_a_text_encoder_takes_embeddings(system_checkpoint, exported, folder, theirs):
-    def make(other):
-        shutil.copytree(folder, other, dirs_exist_ok=True, ignore=shutil.ignore_patterns("text_encoder"))
-        index = json.loads((folder / "model_index.json").read_text())
-        (other / "model_index.json").write_text(json.dumps({**index, "text_encoder": [None, None]}))
+@pytest.fixture(scope="module")
+def embedding_bundle(exported, folder):
+    """A bundle without the text encoder."""
+    return exported(folder, without=("text_encoder",))
 
-    ours = load(exported(system_checkpoint("kandinsky-3-embeddings", make)))
+
+def test_a_bundle_without_a_text_encoder_takes_embeddings(embedding_bundle, theirs):
+    ours = load(embedding_bundle)
     assert set(ours.session.bundle.components) == {"unet", "vae_encoder", "vae_decoder"}
+    assert not ours.session.bundle.has("tokenizer/tokenizer.json")
     arrays = {"prompt_embeds": numbers(1, 5, WIDTH), "attention_mask": np.array([[1, 1, 1, 1, 0]])}
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     settings = {"height": 64, "width": 64, "num_inference_steps": 2}
@@ -215,6 +219,16 @@ def test_a_bundle_without_a_text_encoder_takes_embeddings(system_checkpoint, exp
     for name, arguments in (("prompt", {"prompt": "a cat"}), ("negative_prompt", {**arrays, "negative_prompt": "a"})):
         with pytest.raises(InputError, match=f"{name}: got a text, expected {name}_embeds, since this bundle has no"):
             ours(**arguments, **settings)
+
+
+def test_measurements_without_a_text_encoder_draw_embeddings(embedding_bundle):
+    """The same for PyTorch, beside which a prompt would be refused."""
+    request = BenchRequest(steps=2, guidance_scale=3.0, height=64, width=64)
+    (candidate,) = torch_candidates(embedding_bundle, request, ["torch-fp32"])
+    ours = BundleCandidate(embedding_bundle, request)
+    ours.load()
+    image = TorchBenchmark(candidate._job).generate().image
+    np.testing.assert_allclose(ours.generate().image, image, atol=1e-3)
 
 
 def test_generate(bundle, ours, tmp_path):

@@ -110,6 +110,12 @@ def test_verify_passes_every_check(exported, own_folder, name):
         assert {result.component for result in variant.outputs} >= PARTS - unused
 
 
+def test_verify_draws_embeddings_without_a_text_encoder(exported, folder):
+    bundle = exported(folder, buckets=(SIZE,), without=("text_encoder",))
+    report = verify(bundle, None, VerifyRequest(steps=3, guidance_scale=3.0))
+    assert [check for check in report.all_checks if not check.passed] == []
+
+
 def test_bench_measures_both_beside_pytorch(exported, own_folder):
     bundle = exported(own_folder, target="onnxruntime,openvino", buckets=(SIZE,))
     few = ["--steps=2", "--repeats=1", "--warmups=0", "--target=onnxruntime", "--height=64", "--width=64", "--json"]
