@@ -100,7 +100,7 @@ def _layer_norm(mode: Any, x: torch.Tensor, axes: Any, *_others: Any) -> tuple[t
 
 
 def _same_shape(mode: Any, x: torch.Tensor, **_options: Any) -> torch.Tensor:
-    """Shape of an operator that computes each number by itself."""
+    """Return the shape of an operator on each number alone: that of its input."""
     with mode:
         return x.new_empty(x.shape)
 

@@ -23,7 +23,7 @@ __all__ = ["ShapE", "ShapEImage"]
 
 
 class _ObjectPrior(StagedPipeline):
-    """What both pipelines share: the loop over a prior that denoises many tokens.
+    """The loop that both pipelines share, over a prior that denoises many tokens.
 
     Jun and Nichol 2023, https://arxiv.org/abs/2305.02463, section 4.2.
 
