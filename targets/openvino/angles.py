@@ -9,7 +9,7 @@ import numpy as np
 from diffoundry.targets.openvino.import_openvino import ops, ov
 from diffoundry.targets.openvino.nodes import replace
 
-__all__ = ["behind_angles", "save_marked"]
+__all__ = ["behind_angles", "mark_nodes", "reshape_angles", "save_marked"]
 
 _ROWS_OF_ONE = np.array([-1, 1])
 """Target of a Reshape of one timestep for each row."""
@@ -38,21 +38,25 @@ def save_marked(model: ov.Model, path: Path) -> None:
     timesteps go up to 10000: the angle would be wrong by many turns.
 
     Args:
-        model: Changed in place: its Unsqueezes behind angles become Reshapes, because plugins make these of them, and
-            lose the mark.
+        model: Changed in place; see `reshape_angles`.
         path: The .xml file.
     """
-    for node in list(behind_angles(model)):
-        if node.get_type_name() == "Unsqueeze" and len(node.get_output_partial_shape(0)) == _ROWS_OF_ONE.size:
-            replace(node.output(0), ops.reshape(node.input_value(0), _ROWS_OF_ONE, special_zero=False).output(0))
+    reshape_angles(model)
     names = frozenset(node.get_friendly_name() for node in behind_angles(model))
     ov.save_model(model, path, compress_to_fp16=True)
     if names:
-        _mark(path, names)
+        mark_nodes(path, names)
 
 
-def _mark(path: Path, names: frozenset[str]) -> None:
-    """Mark nodes of a written model by their friendly names."""
+def reshape_angles(model: ov.Model) -> None:
+    """Turn Unsqueezes behind angles into Reshapes, in place: plugins do so, and lose the mark."""
+    for node in list(behind_angles(model)):
+        if node.get_type_name() == "Unsqueeze" and len(node.get_output_partial_shape(0)) == _ROWS_OF_ONE.size:
+            replace(node.output(0), ops.reshape(node.input_value(0), _ROWS_OF_ONE, special_zero=False).output(0))
+
+
+def mark_nodes(path: Path, names: frozenset[str]) -> None:
+    """Mark nodes of a written model, by their friendly names, so that plugins compute them in float32."""
     tree = ET.parse(path)  # noqa: S314  # OpenVINO has just written it
     for layer in tree.iterfind("layers/layer"):
         if layer.get("name") in names:

@@ -24,7 +24,7 @@ _CLASSES = {
 
 
 def make_wuerstchen_prior(folder):
-    prior = _with_noise(WuerstchenPrior(c_in=CHANNELS, c=16, c_cond=_WIDTH, c_r=8, depth=2, nhead=2))
+    prior = _with_noise(WuerstchenPrior(c_in=CHANNELS, c=16, c_cond=_WIDTH, c_r=8, depth=1, nhead=2))
     prior.out[1].bias.data[CHANNELS:] -= 1  # its deviations are divided by, and those of random weights may be 0
     _save(diffusers.WuerstchenPriorPipeline(prior=prior, **_texts()), folder, ("prior",))
 

@@ -12,6 +12,7 @@ from diffoundry.targets.openvino.fp16_weights import store_halves
 from diffoundry.targets.openvino.import_openvino import ov
 from diffoundry.targets.openvino.nodes import consumers, replace
 from diffoundry.targets.openvino.rewrites import rewrite
+from diffoundry.targets.openvino.run.marked_angles import mark_angles
 
 __all__ = ["fit_ranks", "read_adaptable"]
 
@@ -71,6 +72,7 @@ def read_adaptable(path: Path, adapters: Mapping[str, Array], *, halves: bool, f
     rewrite(model, wide_heads=halves)
     if halves:
         store_halves(model)
+        mark_angles(model)
     return model
 
 
