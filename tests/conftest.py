@@ -4,7 +4,8 @@ import gc
 import hashlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,18 @@ def _freeze_modules() -> None:
         gc.collect()
         gc.freeze()
         _frozen_modules = len(sys.modules)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _sessions() -> Iterator[None]:
+    """Open each session of ONNX Runtime once."""
+    if find_spec("onnxruntime") is None:
+        yield
+        return
+    from shared_sessions import share_sessions
+
+    with share_sessions():
+        yield
 
 
 @pytest.fixture(scope="session")
