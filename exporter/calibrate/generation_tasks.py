@@ -15,6 +15,7 @@ from diffoundry.runtime.images.postprocess import postprocess
 from diffoundry.runtime.models.registry import open_vae
 from diffoundry.runtime.models.roles import CONTROLNET, DENOISER
 from diffoundry.runtime.pipelines import open_pipeline
+from diffoundry.runtime.pipelines.base import PipelineBase
 
 __all__ = ["ImageTask", "PromptTask", "ReconstructionTask", "ignore_step"]
 
@@ -54,7 +55,7 @@ class ImageTask(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptTask:
-    """Generates prompts. Where the checkpoint's default task starts from an image, that is an example image.
+    """Generates prompts. Where the checkpoint's default task starts from an image, that is drawn by the seed.
 
     Attributes:
         steps: Steps of the scheduler.
@@ -78,18 +79,28 @@ class PromptTask:
         self, components: EngineSession, prompts: Sequence[SeededPrompt], at_step: Callable[[int], None] = ignore_step
     ) -> FloatArray:
         """See `ImageTask.generate`."""
-        at_step(0)
         pipeline = open_pipeline(components, safety_checker=None)  # black images would measure nothing
+        if not pipeline.example_inputs:
+            return self._generate(pipeline, prompts, at_step)
+        # Each image has an example of its own, and not every pipeline takes several at once.
+        return np.concatenate([self._generate(pipeline, [prompt], at_step) for prompt in prompts])
+
+    def _generate(
+        self, pipeline: PipelineBase, prompts: Sequence[SeededPrompt], at_step: Callable[[int], None]
+    ) -> FloatArray:
+        at_step(0)
         default = pipeline.default_size
         height, width = self.height or default[0], self.width or default[1]
         seeds = [prompt.seed for prompt in prompts]
+        drawn = prompts[0].seed if len(prompts) == 1 else None
+        counts = {pipeline.image_count_argument: 1 if pipeline.text_encoders else len(prompts)}
         run = pipeline.start(
             [prompt.text for prompt in prompts] if pipeline.text_encoders else None,
             seed=seeds,
             **{
                 "output_type": "np",
-                pipeline.image_count_argument: 1 if pipeline.text_encoders else len(prompts),
-                **pipeline.measure_arguments(self.steps, self.guidance_scale, height, width),
+                **{name: count for name, count in counts.items() if name in pipeline.argument_names},
+                **pipeline.measure_arguments(self.steps, self.guidance_scale, height, width, drawn),
                 **pipeline.varied_arguments(seeds),
             },
         )

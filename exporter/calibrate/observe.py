@@ -29,7 +29,7 @@ __all__ = ["Observation", "WatchedGraph", "observe"]
 
 FloatArray = NDArray[np.float32]
 
-_VERSION = 1
+_VERSION = 2
 """Version of the state on disk; a state of another version is discarded."""
 
 _NOTE = "note"

@@ -171,7 +171,9 @@ class PipelineBase:
         """
         return {}
 
-    def measure_arguments(self, steps: int, guidance_scale: float, height: int, width: int) -> dict[str, Any]:
+    def measure_arguments(
+        self, steps: int, guidance_scale: float, height: int, width: int, seed: int | None = None
+    ) -> dict[str, Any]:
         """Return the arguments of a call for a measurement, but for prompt and seed. Images and masks are examples.
 
         Args:
@@ -179,8 +181,9 @@ class PipelineBase:
             guidance_scale: As in `setting_arguments`.
             height: Pixels of the result.
             width: Pixels of the result.
+            seed: As in `make_example_inputs`.
         """
-        examples = make_example_inputs(self.example_inputs, height, width, self.example_scale)
+        examples = make_example_inputs(self.example_inputs, height, width, self.example_scale, seed)
         examples |= make_example_arrays(self.example_arrays(height, width))
         taken = {name: value for name, value in examples.items() if name in self.argument_names}
         return {**self.setting_arguments(steps, guidance_scale), **taken}

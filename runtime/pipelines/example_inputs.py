@@ -1,7 +1,7 @@
 """Example images and masks, to measure checkpoints that generate from images."""
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +54,9 @@ def example_input_names(
     return (*own, *(name for name, count in joined.items() for _ in range(count)))
 
 
-def make_example_inputs(names: Collection[str], height: int, width: int, scale: int = 1) -> dict[str, Any]:
+def make_example_inputs(
+    names: Collection[str], height: int, width: int, scale: int = 1, seed: int | None = None
+) -> dict[str, Any]:
     """Return arguments of a pipeline's call for an image of this size, under diffusers' names.
 
     Args:
@@ -65,18 +67,20 @@ def make_example_inputs(names: Collection[str], height: int, width: int, scale: 
         height: Pixels of the result.
         width: Pixels of the result.
         scale: Pixels of the result to a pixel of an image.
+        seed: Draws other discs on another ground instead, the same for the same seed.
     """
     if scale != 1:
-        return make_example_inputs(names, height // scale, width // scale)
+        return make_example_inputs(names, height // scale, width // scale, seed=seed)
     if IMAGE_PROMPT in names:
-        return {**make_example_inputs(["image"], height, width), "height": height, "width": width}
+        return {**make_example_inputs(["image"], height, width, seed=seed), "height": height, "width": width}
     down, across = np.mgrid[0:height, 0:width].astype(np.float32)
     down, across = down / height - 0.5, across / width - 0.5
-    joined = _joined(down, across, names)
+    drawing = _draw_disc(down, across) if seed is None else _draw_discs(down, across, np.random.default_rng(seed))
+    joined = _joined(drawing, names)
     if "image" not in names:
         return {"height": height, "width": width, **joined}
     strength = {"strength": 1.0, **joined} if "strength" in names else joined
-    image = _disc(down, across)
+    image = drawing.image()
     if DEPTH_MAP in names:
         return {"image": image, DEPTH_MAP: np.asarray(-(down**2) - across**2, np.float32)[None], **strength}
     if "mask_image" not in names:
@@ -99,24 +103,58 @@ def make_example_arrays(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]
     }
 
 
-def _joined(down: FloatArray, across: FloatArray, names: Collection[str]) -> dict[str, Any]:
+class _Drawing(NamedTuple):
+    """Discs on a ground.
+
+    Attributes:
+        pixels: float32 (H, W, 3) in 0..1.
+        edges: True on the edges of the discs, (H, W).
+    """
+
+    pixels: FloatArray
+    edges: npt.NDArray[np.bool_]
+
+    def image(self) -> "Image":
+        """Return the drawing."""
+        from PIL.Image import fromarray
+
+        return fromarray(np.round(self.pixels * 255).astype(np.uint8))
+
+    def outline(self) -> "Image":
+        """Return the edges, white on black."""
+        from PIL.Image import fromarray
+
+        return fromarray(np.where(self.edges, 255, 0).astype(np.uint8)).convert("RGB")
+
+
+def _joined(drawing: _Drawing, names: Collection[str]) -> dict[str, Any]:
     """Return the arguments for joined networks: one image, or a list of several; for IP-Adapters lists in a list."""
     counts = {kind: sum(name == kind for name in names) for kind in (CONTROL, ADAPTER, PROMPT)}
-    prompts = {PROMPT: [[_disc(down, across)]] * counts[PROMPT]} if counts[PROMPT] else {}
-    if not counts[CONTROL] + counts[ADAPTER]:
-        return prompts
-    from PIL.Image import fromarray
-
-    ring = np.abs(np.sqrt(down**2 + across**2) - 0.3) < 0.02
-    outline = fromarray(np.where(ring, 255, 0).astype(np.uint8)).convert("RGB")
+    prompts = {PROMPT: [[drawing.image()]] * counts[PROMPT]} if counts[PROMPT] else {}
     shown = {kind: counts[kind] for kind in (CONTROL, ADAPTER) if counts[kind]}
+    if not shown:
+        return prompts
+    outline = drawing.outline()
     return {**{kind: outline if count == 1 else [outline] * count for kind, count in shown.items()}, **prompts}
 
 
-def _disc(down: FloatArray, across: FloatArray) -> "Image":
-    """Draw the orange disc."""
-    from PIL.Image import fromarray
-
+def _draw_disc(down: FloatArray, across: FloatArray) -> _Drawing:
+    """Draw the orange disc; its outline is a ring of three tenths of the image."""
     ground = np.stack([0.3 + 0.4 * across, 0.5 + 0.4 * down, 0.8 - 0.2 * across], axis=-1)
     disc = np.where((down**2 + across**2 < 0.09)[..., None], np.asarray([0.95, 0.55, 0.15], np.float32), ground)
-    return fromarray(np.round(disc * 255).astype(np.uint8))
+    return _Drawing(disc, np.abs(np.sqrt(down**2 + across**2) - 0.3) < 0.02)
+
+
+def _draw_discs(down: FloatArray, across: FloatArray, generator: np.random.Generator) -> _Drawing:
+    """Draw three discs on a ground with waves, all of random colours, sizes and places."""
+    base, slope, tilt, wave = generator.random((4, 3)).astype(np.float32)
+    turns, phase = generator.uniform(-8, 8, 2), generator.uniform(0, 6.3, 3)
+    ripple = np.sin((2 * np.pi * (turns[0] * down + turns[1] * across))[..., None] + phase)
+    pixels = base + (slope - 0.5) * down[..., None] + (tilt - 0.5) * across[..., None] + 0.3 * wave * ripple
+    edges = np.zeros(down.shape, bool)
+    for _ in range(3):
+        middle, radius = generator.uniform(-0.4, 0.4, 2), generator.uniform(0.08, 0.35)
+        distance = np.hypot(down - middle[0], across - middle[1])
+        pixels = np.where((distance < radius)[..., None], generator.random(3), pixels)
+        edges |= np.abs(distance - radius) < 0.02
+    return _Drawing(np.clip(pixels, 0, 1).astype(np.float32), edges)

@@ -1,13 +1,11 @@
 """The x2 upscaler of latents against diffusers, after every step."""
 
-import diffusers
 import numpy as np
 import pytest
 import torch
 from PIL.Image import fromarray
 from system_pair import compare_system, open_theirs
-from tiny_networks import text_encoder
-from transformers import CLIPTokenizer
+from upscaler_checkpoint import make_latent_upscaler
 
 from diffoundry.runtime import load
 from diffoundry.runtime.errors import InputError
@@ -15,51 +13,9 @@ from diffoundry.runtime.errors import InputError
 PIPELINE = "StableDiffusionLatentUpscalePipeline"
 
 
-def make(folder):
-    from tiny_checkpoints import EMOJI
-
-    unet = diffusers.UNet2DConditionModel(
-        act_fn="gelu",
-        attention_head_dim=8,
-        norm_num_groups=None,
-        block_out_channels=(32, 32, 64, 64),  # its blocks fit together with four levels alone
-        time_cond_proj_dim=160,
-        conv_in_kernel=1,
-        conv_out_kernel=1,
-        cross_attention_dim=32,
-        down_block_types=("KDownBlock2D", *["KCrossAttnDownBlock2D"] * 3),
-        in_channels=8,
-        mid_block_type=None,
-        only_cross_attention=False,
-        out_channels=5,
-        resnet_time_scale_shift="scale_shift",
-        time_embedding_type="fourier",
-        timestep_post_act="gelu",
-        up_block_types=(*["KCrossAttnUpBlock2D"] * 3, "KUpBlock2D"),
-        layers_per_block=1,
-        sample_size=16,
-    )
-    vae = diffusers.AutoencoderKL(
-        block_out_channels=(4, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=4,
-        latent_channels=4,
-    )
-    encoder = text_encoder()
-    assert encoder.config.hidden_size == 32
-    diffusers.StableDiffusionLatentUpscalePipeline(
-        vae=vae,
-        text_encoder=encoder,
-        tokenizer=CLIPTokenizer.from_pretrained(EMOJI / "tokenizer"),
-        unet=unet,
-        scheduler=diffusers.EulerDiscreteScheduler(prediction_type="sample"),
-    ).save_pretrained(folder)
-
-
 @pytest.fixture(scope="module")
 def checkpoint(system_checkpoint):
-    return system_checkpoint("latent-upscaler", make)
+    return system_checkpoint("latent-upscaler", make_latent_upscaler)
 
 
 @pytest.fixture(scope="module")
