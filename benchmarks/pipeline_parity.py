@@ -9,6 +9,7 @@ bundles are used.
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +17,25 @@ import diffusers
 import numpy as np
 import torch
 
-from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
+from diffoundry.exporter.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from diffoundry.exporter.export import export
 from diffoundry.exporter.reference.pipeline import call_pipeline, reference_arguments, reference_pipeline
 from diffoundry.exporter.request import ExportRequest
 from diffoundry.exporter.verify.checks.metrics import psnr
 from diffoundry.runtime import load
 from diffoundry.runtime.bundle.specs import Variant
-from diffoundry.runtime.pipelines.example_inputs import CONTROL, IMAGE_PROMPT, make_example_inputs
+from diffoundry.runtime.pipelines.example_inputs import ADAPTER, CONTROL, IMAGE_PROMPT, PROMPT, make_example_inputs
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
 from ldm_checkpoints import LDM_CHECKPOINTS
 from pixel_checkpoints import CHECKPOINTS
-from tiny_checkpoints import write_tiny_checkpoint, write_tiny_controlnet
+from tiny_checkpoints import write_tiny_checkpoint, write_tiny_controlnet, write_tiny_t2i_adapter
+from tiny_ip_adapters import write_tiny_image_encoder, write_tiny_ip_adapter
 from unclip_checkpoints import UNCLIP_CHECKPOINTS
+from upscaler_checkpoint import make_latent_upscaler, make_upscaler
 
 TARGETS = ("onnxruntime", "openvino")
-PROMPT = "red apple"
+TEXT = "red apple"
 
 # diffusers' class, checkpoint, image inputs
 PIPELINES = (
@@ -41,6 +44,8 @@ PIPELINES = (
     ("StableDiffusionInpaintPipeline", "emoji", ("image", "mask_image")),
     ("StableDiffusionInpaintPipeline", "inpaint", ("image", "mask_image")),
     ("StableDiffusionInstructPix2PixPipeline", "instruct", ("image",)),
+    ("StableDiffusionDepth2ImgPipeline", "depth-estimated", ("image",)),
+    ("StableDiffusionDepth2ImgPipeline", "depth-vit", ("image",)),
     ("StableDiffusionXLPipeline", "xl", ()),
     ("StableDiffusionXLPipeline", "xl-distilled", ()),
     ("StableDiffusionXLImg2ImgPipeline", "xl", ("image",)),
@@ -72,20 +77,40 @@ def _images(side: int) -> dict[str, Any]:
     return {name: given[name] for name in ("image", "mask_image")}
 
 
+# diffusers' class, checkpoint, kinds of T2I-Adapters, kinds of IP-Adapters
+ADAPTED = (
+    ("StableDiffusionAdapterPipeline", "sd1-small", ("full",), ()),
+    ("StableDiffusionAdapterPipeline", "sd1-small", ("full", "grey"), ()),
+    ("StableDiffusionXLAdapterPipeline", "xl-three", ("xl",), ()),
+    ("StableDiffusionPipeline", "sd1-small", (), ("plain",)),
+    ("StableDiffusionPipeline", "sd1-small", (), ("plus",)),
+    ("StableDiffusionPipeline", "sd1-small", (), ("full",)),
+    ("StableDiffusionXLPipeline", "xl", (), ("plain",)),
+    ("StableDiffusionXLPipeline", "xl", (), ("plus",)),
+)
+
+_KINDS = {"plain": "IP-Adapter", "plus": "IP-Adapter Plus", "full": "full-face IP-Adapter"}
+
 # diffusers' class of a system, the function that writes its checkpoint, arguments
 SYSTEMS = (
+    ("StableDiffusionUpscalePipeline", make_upscaler, {"prompt": TEXT, **make_example_inputs(["image"], 64, 64, 4)}),
+    (
+        "StableDiffusionLatentUpscalePipeline",
+        make_latent_upscaler,
+        {"prompt": TEXT, **make_example_inputs(["image"], 64, 64, 2)},
+    ),
     ("LDMPipeline", LDM_CHECKPOINTS["LDMPipeline"], {}),
     (
         "LDMTextToImagePipeline",
         LDM_CHECKPOINTS["LDMTextToImagePipeline"],
-        {"prompt": PROMPT, "guidance_scale": 5.0, "height": 64, "width": 64},
+        {"prompt": TEXT, "guidance_scale": 5.0, "height": 64, "width": 64},
     ),
     (
         "LDMSuperResolutionPipeline",
         LDM_CHECKPOINTS["LDMSuperResolutionPipeline"],
         make_example_inputs(["image"], 64, 64),
     ),
-    ("UnCLIPPipeline", UNCLIP_CHECKPOINTS["UnCLIPPipeline"], {"prompt": PROMPT, **_UNCLIP, **_PRIOR}),
+    ("UnCLIPPipeline", UNCLIP_CHECKPOINTS["UnCLIPPipeline"], {"prompt": TEXT, **_UNCLIP, **_PRIOR}),
     (
         "UnCLIPImageVariationPipeline",
         UNCLIP_CHECKPOINTS["UnCLIPImageVariationPipeline"],
@@ -94,7 +119,7 @@ SYSTEMS = (
     (
         "StableUnCLIPPipeline",
         UNCLIP_CHECKPOINTS["StableUnCLIPPipeline"],
-        {"prompt": PROMPT, "prior_num_inference_steps": 10},
+        {"prompt": TEXT, "prior_num_inference_steps": 10},
     ),
     (
         "StableUnCLIPImg2ImgPipeline",
@@ -126,22 +151,54 @@ def main(place: str) -> None:
         cells = []
         for target in TARGETS:
             run = load(_bundle(folder, checkpoint, model, nets), target=target, safety_checker=None).start(
-                None if IMAGE_PROMPT in needs else PROMPT, seed=0, num_inference_steps=10, output_type="np", **given
+                None if IMAGE_PROMPT in needs else TEXT, seed=0, num_inference_steps=10, output_type="np", **given
             )
             cells += _cells(run, latents, image)
         beside = f" with {len(nets)} ControlNets" if len(nets) > 1 else ""
         print(f"| `{name}` | {model}{beside} | {' | '.join(cells)} |", flush=True)
+    for name, model, adapters, kinds in ADAPTED:
+        opened = _adapted(folder, model, adapters, kinds)
+        given = {"prompt": TEXT, **make_example_inputs([ADAPTER] * len(adapters) + [PROMPT] * len(kinds), 64, 64)}
+        parts = [*(_KINDS[kind] for kind in kinds), *(["T2I-Adapter"] if len(adapters) == 1 else [])]
+        beside = f"{len(adapters)} T2I-Adapters" if len(adapters) > 1 else f"{'an' if kinds else 'a'} {parts[0]}"
+        bundle = folder / "+".join((model, *adapters, *kinds, "adapted.bundle"))
+        print(f"| `{name}` | {model} with {beside} | {' | '.join(_system_cells(opened, bundle, given))} |", flush=True)
     for name, make, given in SYSTEMS:
-        print(f"| `{name}` | tiny | {' | '.join(_system_cells(folder, name, make, given))} |", flush=True)
+        opened = open_checkpoint(str(_written(folder / name, make)))
+        print(
+            f"| `{name}` | tiny | {' | '.join(_system_cells(opened, folder / f'{name}.bundle', given))} |", flush=True
+        )
 
 
-def _system_cells(folder: Path, name: str, make: Callable[[Path], None], given: dict[str, Any]) -> list[str]:
-    """Measure a system over the steps of all its schedulers."""
-    checkpoint = folder / name
-    if not checkpoint.is_dir():
+def _adapted(folder: Path, model: str, adapters: Sequence[str], kinds: Sequence[str]) -> Checkpoint:
+    """Open a tiny checkpoint with T2I-Adapters and IP-Adapters."""
+    checkpoint, files = _checkpoint(folder, model), []
+    places = [
+        str(_written(folder / f"{model}-t2i-{kind}", partial(_write_t2i_adapter, model, kind))) for kind in adapters
+    ]
+    for kind in kinds:
+        _written(folder / f"{model}-ip/image_encoder", write_tiny_image_encoder)
+        file = folder / f"{model}-ip/ip-adapter-{kind}.safetensors"
+        write_tiny_ip_adapter(file, checkpoint / "unet", kind)
+        files.append(str(file))
+    return open_checkpoint(str(checkpoint)).with_t2i_adapters(places).with_ip_adapters(files)
+
+
+def _write_t2i_adapter(model: str, kind: str, folder: Path) -> None:
+    write_tiny_t2i_adapter(folder, model, kind)
+
+
+def _written(folder: Path, make: Callable[[Path], None]) -> Path:
+    """Return the folder of a checkpoint, which `make` writes unless it is there."""
+    if not folder.is_dir():
         torch.manual_seed(0)
-        make(checkpoint)
-    pipe = reference_pipeline(open_checkpoint(str(checkpoint)))
+        make(folder)
+    return folder
+
+
+def _system_cells(opened: Checkpoint, bundle: Path, given: dict[str, Any]) -> list[str]:
+    """Measure a system over the steps of all its schedulers."""
+    pipe = reference_pipeline(opened)
     latents: list[np.ndarray] = []
     arguments = {"num_inference_steps": 10, "output_type": "np", **given}
     arguments = {key: value for key, value in arguments.items() if value is not None}
@@ -151,11 +208,11 @@ def _system_cells(folder: Path, name: str, make: Callable[[Path], None], given: 
         lambda _index, _timestep, values: latents.append(values.numpy().copy()),
         watch=True,
         generator=torch.Generator().manual_seed(0),
-        **{key: value for key, value in arguments.items() if key != "prompt"},
+        **{key: value for key, value in reference_arguments(pipe, arguments).items() if key != "prompt"},
     ).images[0]
     cells = []
     for target in TARGETS:
-        run = load(_bundle(folder, checkpoint, name, ()), target=target).start(seed=0, **arguments)
+        run = load(_exported(opened, bundle), target=target).start(seed=0, **arguments)
         cells += _cells(run, latents, image)
     return cells
 
@@ -187,10 +244,13 @@ def _controlnet(folder: Path, model: str, name: str) -> Path:
 
 
 def _bundle(folder: Path, checkpoint: Path, model: str, nets: Sequence[Path]) -> Path:
-    bundle = folder / f"{'+'.join((model, *(net.name for net in nets)))}.bundle"
+    opened = open_checkpoint(str(checkpoint)).with_controlnets([str(net) for net in nets])
+    return _exported(opened, folder / f"{'+'.join((model, *(net.name for net in nets)))}.bundle")
+
+
+def _exported(opened: Checkpoint, bundle: Path) -> Path:
     if not bundle.is_dir():
         variants = tuple(Variant(target=target, precision="fp32") for target in TARGETS)
-        opened = open_checkpoint(str(checkpoint)).with_controlnets([str(net) for net in nets])
         export(opened, ExportRequest(variants=variants), bundle, lambda *_: None)
     return bundle
 
@@ -212,7 +272,7 @@ def _reference(
     given = reference_arguments(pipe, given)
     images = call_pipeline(
         pipe,
-        PROMPT,
+        TEXT,
         keep,
         generator=torch.Generator().manual_seed(0),
         num_inference_steps=10,
