@@ -29,8 +29,8 @@ _CUT = -1.0
 class Kandinsky3UNet:
     """A `Denoiser` over latents (B, C, h, w). diffusers: `Kandinsky3UNet`.
 
-    Its conditioning: "encoder_hidden_states" (B, tokens, D), cut after the last token of the longest prompt, and
-    "encoder_attention_mask" (B, tokens), 1 for a token and 0 for one that no one attends to.
+    Its conditioning, made by `fill`: "encoder_hidden_states" (B, tokens, D), cut after the last token of the longest
+    prompt, and "encoder_attention_mask" (B, tokens), 1 for a token and 0 for one that no one attends to.
 
     Attributes:
         width: D.
@@ -59,7 +59,7 @@ class Kandinsky3UNet:
 
     @property
     def token_limit(self) -> int | None:
-        """See `Denoiser`. Fewer are padded."""
+        """See `Denoiser`. `fill` pads fewer."""
         shapes = {spec.name: spec.shape for spec in self._session.declared_inputs(self.component)}
         tokens = shapes.get("encoder_hidden_states", (None, None))[1]
         return tokens if isinstance(tokens, int) else None
@@ -83,7 +83,7 @@ class Kandinsky3UNet:
 
     def __call__(self, sample: FloatArray, timestep: float, conditioning: Feeds) -> FloatArray:
         """See `Denoiser`; the timestep is passed as it is."""
-        feeds = {"sample": sample, "timestep": np.asarray([timestep], np.float32), **self._fill(conditioning)}
+        feeds = {"sample": sample, "timestep": np.asarray([timestep], np.float32), **conditioning}
         outputs = self._session.run(self.component, feeds)
         return only_output(outputs, self.component, (len(sample), self.out_channels, *sample.shape[2:]))
 
@@ -93,8 +93,8 @@ class Kandinsky3UNet:
         choice = self._session.choice(self.component)
         return choice is not None and bool(choice.spec.options.get("buckets"))
 
-    def _fill(self, conditioning: Feeds) -> Feeds:
-        """Pad the tokens to the number that the engine takes; padding changes nothing.
+    def fill(self, conditioning: Feeds) -> Feeds:
+        """Pad the tokens to the number that the engine takes, once for all steps; padding changes nothing.
 
         Engines with buckets are compiled once for each size, so they get one number of tokens, too.
 

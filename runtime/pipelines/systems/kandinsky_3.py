@@ -66,7 +66,8 @@ class Kandinsky3(StagedPipeline):
 
     def inputs_class(self, given: Sequence[str]) -> type[Any]:
         """See `StagedPipeline`: by the class of the checkpoint, and the image."""
-        starts = "Img2Img" in self.session.bundle.pipeline_class or "image" in given
+        asked = not {"image", "strength"}.isdisjoint(given)  # a strength alone misses its image
+        starts = "Img2Img" in self.session.bundle.pipeline_class or asked
         return Kandinsky3ImageInputs if starts else Kandinsky3TextInputs
 
     @property
@@ -186,7 +187,7 @@ class Kandinsky3(StagedPipeline):
         if inputs.guidance_scale > 1:
             states, mask = self._negative(inputs, states, mask)
             parts.insert(0, _rows(states, mask, inputs.num_images_per_prompt))
-        return stack(parts)
+        return self.unet.fill(stack(parts))
 
     def _negative(self, inputs: Kandinsky3Inputs, states: FloatArray, mask: Any) -> tuple[FloatArray, Any]:
         """Return the states of negative prompts, as many tokens as prompts have, or zeros without any."""

@@ -87,18 +87,24 @@ def test_every_step_is_diffusers(pipelines, theirs, name):
 @pytest.mark.parametrize("negative", [{}, {"negative_prompt": ["", LONG]}])
 def test_engines_of_one_number_of_tokens_compute_the_same(ours, theirs, monkeypatch, negative):
     """Prompts are padded for them, where diffusers cuts. Its mean over the tokens is that of the cut prompt."""
-    tokens = []
-    run = Kandinsky3UNet.__call__
+    cut, fed = [], []
+    fill, run = Kandinsky3UNet.fill, Kandinsky3UNet.__call__
 
-    def count(unet, sample, timestep, conditioning):
-        tokens.append((conditioning["encoder_hidden_states"].shape[1], unet.token_limit))
+    def count(unet, conditioning):
+        cut.append(conditioning["encoder_hidden_states"].shape[1])
+        return fill(unet, conditioning)
+
+    def watch(unet, sample, timestep, conditioning):
+        fed.append(conditioning["encoder_attention_mask"].shape[1])
         return run(unet, sample, timestep, conditioning)
 
     monkeypatch.setattr(Kandinsky3UNet, "token_limit", TOKENS)
-    monkeypatch.setattr(Kandinsky3UNet, "__call__", count)
+    monkeypatch.setattr(Kandinsky3UNet, "fill", count)
+    monkeypatch.setattr(Kandinsky3UNet, "__call__", watch)
     arguments = {"prompt": TWO, "height": 64, "width": 64, "num_inference_steps": 2, **negative}
     compare_system(ours, theirs["Kandinsky3Pipeline"], **arguments)
-    assert all(cut < limit == TOKENS for cut, limit in tokens)
+    assert max(cut) < TOKENS
+    assert set(fed) == {TOKENS}
 
 
 def test_padding_is_left_out_even_where_no_one_attends_to_a_token(ours, theirs):
@@ -190,6 +196,7 @@ ERRORS = {
         r"latents: got shape \(1, 4, 4, 4\), expected \(1, 4, 8, 8\)",
     ),
     "no step": ({"image": picture(), "strength": 0.1}, "strength: got 0.1, which leaves no step"),
+    "a strength alone": ({"strength": 0.5}, "image: got none, expected the image to start from"),
     "a strength": ({"image": picture(), "strength": 1.5}, "strength: got 1.5, expected a number above 0"),
     "three images": ({"image": [picture()] * 3, "prompt": TWO, "strength": 1.0}, "image: got 3 for 2 images"),
     "a scale": ({"guidance_scale": -1.0}, "guidance_scale: got -1.0"),
@@ -200,6 +207,13 @@ def test_wrong_arguments_are_refused(ours):
     for arguments, words in ERRORS.values():
         with pytest.raises(InputError, match=words):
             ours(**{"prompt": "a cat", "num_inference_steps": 2, **arguments})
+
+
+def test_more_tokens_than_an_engine_takes_are_refused(ours, monkeypatch):
+    monkeypatch.setattr(Kandinsky3UNet, "token_limit", 4)
+    embeds = {"prompt_embeds": numbers(1, 5, WIDTH), "attention_mask": np.ones((1, 5), bool)}
+    with pytest.raises(InputError, match="prompt_embeds: got 5 tokens, expected at most 4: the engine of 'unet' was"):
+        ours(**embeds, height=64, width=64, num_inference_steps=1)
 
 
 @pytest.fixture(scope="module")
