@@ -41,6 +41,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "pos_embed_max_size": 96,
     },
     "DiTTransformer2DModel": {"in_channels": 4, "patch_size": 2, "sample_size": 32, "num_embeds_ada_norm": 1000},
+    "PixArtTransformer2DModel": {"in_channels": 4, "out_channels": 8, "patch_size": 2, "sample_size": 128},
     "CLIPTextModel": _CLIP_TEXT,
     "CLIPTextModelWithProjection": _CLIP_TEXT,
     "CLIPVisionModel": {"hidden_size": 768},

@@ -84,7 +84,11 @@ _OPTIONS = (
     _xl("--negative-aesthetic-score", type=float, help="Refiner: score of the negative prompt.  [default: 2.5]"),
     _sd3("--prompt-3", help="Prompt of T5; --prompt-2 is that of the second CLIP encoder.  [default: PROMPT]"),
     _sd3("--negative-3", "negative_prompt_3", also=("--negative-prompt-3",), help="Negative prompt of T5."),
-    _sd3("--max-sequence-length", type=int, help="Tokens of T5, at most 512.  [default: 256]"),
+    _sd3(
+        "--max-sequence-length",
+        type=int,
+        help="Tokens of T5, at most 512, also of PixArt.  [default: 256; PixArt-Alpha 120, PixArt-Sigma 300]",
+    ),
 )
 
 PIPELINE_SETTINGS = (

@@ -84,7 +84,7 @@ def denoise(
         scale_input: True if the model takes the latents as `scale_model_input` scales them, False for the latents
             themselves.
         ends_denoised: True if the last step yields the clean sample that it predicts, the second of the scheduler's
-            result, as `LatentConsistencyModelPipeline` decodes it.
+            result where there is one, as `LatentConsistencyModelPipeline` decodes it.
         arguments: Further arguments of the scheduler's `step`, the same in every step.
     """
     total = len(timesteps)
@@ -99,6 +99,6 @@ def denoise(
             latents = after_step(timesteps[index + 1] if index + 1 < total else None, latents)
         if step_end is not None:
             latents = step_end(index, float(timestep), latents)
-        if ends_denoised and index + 1 == total:
+        if ends_denoised and index + 1 == total and result[1] is not None:
             latents = cast("FloatArray", result[1])
         yield Step(index=index, total=total, timestep=float(timestep), latents=latents)

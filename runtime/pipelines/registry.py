@@ -97,6 +97,18 @@ FAMILY_TABLE = (
         exporter="diffoundry.exporter.families.stable_diffusion_3:FAMILY",
     ),
     FamilyEntry(
+        name="pixart_alpha",
+        classes={"PixArtAlphaPipeline": PipelineClass("text_to_image")},
+        runtime="diffoundry.runtime.pipelines.systems.pixart:PixArtAlpha",
+        exporter="diffoundry.exporter.families.pixart:ALPHA",
+    ),
+    FamilyEntry(
+        name="pixart_sigma",
+        classes={"PixArtSigmaPipeline": PipelineClass("text_to_image")},
+        runtime="diffoundry.runtime.pipelines.systems.pixart:PixArtSigma",
+        exporter="diffoundry.exporter.families.pixart:SIGMA",
+    ),
+    FamilyEntry(
         name="image_variation",
         classes={"StableDiffusionImageVariationPipeline": PipelineClass("text_to_image")},
         runtime="diffoundry.runtime.pipelines.families.image_variation:ImageVariation",

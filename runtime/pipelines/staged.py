@@ -110,10 +110,14 @@ class StagedPipeline(PipelineBase):
         return int(getattr(inputs, "count", 1)) * int(getattr(inputs, "num_images_per_prompt", 1))
 
     def size(self, inputs: Any) -> tuple[int, int]:
-        """Return height and width of the images in pixels; by default those of the call or the checkpoint's own."""
+        """Return height and width in pixels that networks see; by default those of the call or the checkpoint's own."""
         height, width = getattr(inputs, "height", None), getattr(inputs, "width", None)
         own = (height, width) if height and width else self.default_size
         return height or own[0], width or own[1]
+
+    def result_size(self, inputs: Any) -> tuple[int, int]:
+        """Return height and width of the result in pixels; those of `size`, unless the system resizes its images."""
+        return self.size(inputs)
 
     def size_multiple(self) -> int:
         """Return the number of which both sides of an image are multiples; 1 for any size."""
@@ -211,7 +215,7 @@ class StagedPipeline(PipelineBase):
         )
         stages = self.stages(call)
         values = {field.name: getattr(kind, field.name) for kind in (common, inputs) for field in fields(kind)}
-        sizes = dict(zip(("height", "width"), size, strict=True))
+        sizes = dict(zip(("height", "width"), self.result_size(inputs), strict=True))
         return StagedRun(
             steps=run_stages(stages, signal),
             total=sum(stage.total for stage in stages),

@@ -112,6 +112,7 @@ class StagedCall:
         eta: float = 0.0,
         after_step: AfterStep | None = None,
         scale_input: bool = True,
+        ends_denoised: bool = False,
         last: bool = True,
         **arguments: Any,
     ) -> Iterator[Step]:
@@ -125,6 +126,7 @@ class StagedCall:
             eta: DDIM's eta.
             after_step: Changes the latents of a step before they go on, or None.
             scale_input: True if the model takes latents as `scale_model_input` scales them.
+            ends_denoised: True if the last step yields the clean sample that the scheduler predicts.
             last: True for the last stage, whose steps the caller's callback gets.
             arguments: Further arguments of the scheduler's `step`, the same in every step.
         """
@@ -140,5 +142,6 @@ class StagedCall:
             after_step,
             self.step_end if last else None,
             scale_input,
+            ends_denoised,
             arguments=arguments,
         )

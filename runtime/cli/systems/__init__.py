@@ -9,6 +9,7 @@ from diffoundry.runtime.cli.systems.deepfloyd import DEEPFLOYD
 from diffoundry.runtime.cli.systems.depth import DEPTH
 from diffoundry.runtime.cli.systems.group import OptionGroup
 from diffoundry.runtime.cli.systems.kandinsky import KANDINSKY
+from diffoundry.runtime.cli.systems.pixart import PIXART
 from diffoundry.runtime.cli.systems.pixels import PIXELS
 from diffoundry.runtime.cli.systems.stages import STAGES
 from diffoundry.runtime.cli.systems.upscaling import UPSCALING
@@ -19,7 +20,8 @@ __all__ = ["SYSTEM_FILES", "SYSTEM_SETTINGS", "system_options"]
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 GROUPS: tuple[OptionGroup, ...] = (
-    CLASS_LABELS, PIXELS, UPSCALING, DEPTH, STAGES, KANDINSKY, DEEPFLOYD, CASCADES, VQ_DIFFUSION,
+    CLASS_LABELS, PIXELS, UPSCALING, DEPTH, STAGES, KANDINSKY, DEEPFLOYD, CASCADES,
+    VQ_DIFFUSION, PIXART,
 )  # fmt: skip
 """Every heading, in the order of the help."""
 

@@ -21,7 +21,8 @@ DEEPFLOYD = OptionGroup(
         _deepfloyd(
             "--clean-caption/--no-clean-caption",
             default=None,
-            help="Remove links, markup and signs from prompts.  [default: if beautifulsoup4 and ftfy are installed]",
+            help="Remove links, markup and signs from prompts, also of PixArt."
+            "  [default: if beautifulsoup4 and ftfy are installed]",
         ),
         _deepfloyd(
             "--disable-watermark",

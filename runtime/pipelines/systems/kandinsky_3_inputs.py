@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from diffoundry.runtime.checks.arguments import check_number, check_pixels
+from diffoundry.runtime.checks.token_masks import check_token_mask
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.pixels import ImageInput
 from diffoundry.runtime.models.protocols import FloatArray
@@ -46,7 +47,7 @@ class Kandinsky3Inputs(PromptInputs):
         PromptInputs.check(self)
         for prefix in ("", "negative_"):
             name, embeds = f"{prefix}attention_mask", f"{prefix}prompt_embeds"
-            _check_mask(name, getattr(self, name), embeds, getattr(self, embeds))
+            check_token_mask(name, getattr(self, name), embeds, getattr(self, embeds))
         check_number("guidance_scale", self.guidance_scale, 0, np.inf)
         for name in ("height", "width"):
             check_pixels(name, getattr(self, name))
@@ -85,19 +86,3 @@ class Kandinsky3ImageInputs(Kandinsky3Inputs):
         check_strength(self.strength)
         if self.image is None:
             raise InputError("image: got none, expected the image to start from")
-
-
-def _check_mask(name: str, mask: Any, embeds_name: str, embeds: FloatArray | None) -> None:
-    """Refuse a mask without embeddings, embeddings without a mask, and those of different shapes."""
-    if embeds is None:
-        if mask is not None:
-            raise InputError(f"{name}: got one without {embeds_name}, expected none; the tokenizer masks a text")
-        return
-    shape = embeds.shape[:2]
-    if mask is None:
-        raise InputError(f"{name}: got none with {embeds_name}, expected one {shape}, 1 for a token and 0 for padding")
-    if not isinstance(mask, np.ndarray) or mask.dtype.kind not in "biuf":
-        raise InputError(f"{name}: got {type(mask).__name__}, expected a NumPy array {shape} of 1 and 0")
-    if mask.shape != shape or not np.isin(mask, (0, 1)).all():
-        got = f"shape {mask.shape}" if mask.shape != shape else "other numbers than 1 and 0"
-        raise InputError(f"{name}: got {got}, expected {shape} of 1 and 0, as {embeds_name} has tokens")

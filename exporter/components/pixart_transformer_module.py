@@ -1,0 +1,99 @@
+"""PixArtTransformer2DModel as a traceable module, whose positions are inputs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers.models.embeddings import get_2d_sincos_pos_embed
+
+from diffoundry.exporter.components.network_module import NetworkModule
+from diffoundry.exporter.components.unet_module import lean_layers
+
+__all__ = ["PixArtModule"]
+
+_HIDDEN = -10000.0
+"""Added to the scores of padding. diffusers: `PixArtTransformer2DModel.forward`."""
+
+
+class PixArtModule(NetworkModule):
+    """Predicts noise, and its variance where the network does. diffusers: `PixArtTransformer2DModel.forward`.
+
+    diffusers computes sine and cosine of every patch's position for each size. Here they are inputs, one table for rows
+    and one for columns, so that a graph serves every size. Timestep and size are embedded once for all rows.
+    """
+
+    @staticmethod
+    def computed_inputs(network: Any, passed: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """See `NetworkModule.computed_inputs`: the tables of positions, and the size once."""
+        embed = network.pos_embed
+        rows, columns = (side // embed.patch_size for side in passed["hidden_states"].shape[2:])
+        table = get_2d_sincos_pos_embed(
+            network.inner_dim,
+            (rows, columns),
+            base_size=embed.base_size,
+            interpolation_scale=embed.interpolation_scale,
+            output_type="pt",
+        ).reshape(rows, columns, 2, -1)
+        sizes = {name: value[:1] for name, value in _sizes(passed).items() if value is not None}
+        return {"position_rows": table[:, 0, 1], "position_columns": table[0, :, 0], **sizes}
+
+    def run(self, **keywords: Any) -> Any:
+        """Call the network."""
+        with lean_layers():
+            return {"out_hidden_states": self._predict(**keywords)}
+
+    def _predict(
+        self,
+        hidden_states: torch.Tensor,
+        timestep: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        encoder_attention_mask: torch.Tensor,
+        position_rows: torch.Tensor,
+        position_columns: torch.Tensor,
+        **sizes: torch.Tensor,
+    ) -> torch.Tensor:
+        """Compute the network; arguments as the component's inputs."""
+        network: Any = self.model
+        features = network.pos_embed.proj(hidden_states)
+        batch, width, rows, columns = features.shape
+        positions = torch.cat(
+            [
+                position_columns.unsqueeze(0).expand(rows, columns, -1),
+                position_rows.unsqueeze(1).expand(rows, columns, -1),
+            ],
+            dim=-1,
+        )
+        states = features.flatten(2).transpose(1, 2) + positions.reshape(1, -1, width)
+        modulation, embedded = network.adaln_single(
+            timestep, sizes or None, batch_size=1, hidden_dtype=hidden_states.dtype
+        )
+        context = encoder_hidden_states
+        if network.caption_projection is not None:
+            context = network.caption_projection(context)
+        hidden = ((1.0 - encoder_attention_mask) * _HIDDEN).unsqueeze(1)
+        for block in network.transformer_blocks:
+            states = _run_block(block, states, modulation.reshape(1, 6, -1), context, hidden)
+        shift, scale = (network.scale_shift_table[None] + embedded[:, None]).chunk(2, dim=1)
+        states = network.proj_out(network.norm_out(states) * (1 + scale) + shift)
+        patch, channels = network.config.patch_size, network.out_channels
+        patches = states.reshape(batch, rows, columns, patch, patch, channels)
+        patches = torch.einsum("nhwpqc->nchpwq", patches)
+        return patches.reshape(batch, channels, rows * patch, columns * patch)
+
+
+def _run_block(
+    block: Any, states: torch.Tensor, modulation: torch.Tensor, context: torch.Tensor, hidden: torch.Tensor
+) -> torch.Tensor:
+    """Run a block with one modulation (1, 6, D) for all rows. diffusers: `BasicTransformerBlock`, "ada_norm_single"."""
+    numbers = (block.scale_shift_table[None] + modulation).chunk(6, dim=1)
+    shift, scale, gate, last_shift, last_scale, last_gate = numbers
+    states = states + gate * block.attn1(block.norm1(states) * (1 + scale) + shift)
+    states = states + block.attn2(states, encoder_hidden_states=context, attention_mask=hidden)
+    result: torch.Tensor = states + last_gate * block.ff(block.norm2(states) * (1 + last_scale) + last_shift)
+    return result
+
+
+def _sizes(passed: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return resolution and aspect ratio of a call, which are None where the network takes none."""
+    given: Mapping[str, Any] = passed.get("added_cond_kwargs") or {}
+    return given
