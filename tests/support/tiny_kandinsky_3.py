@@ -18,13 +18,13 @@ _LEVELS = 4
 """Of the MoVQ: 8 pixels to a latent, which diffusers' pipelines are written for."""
 
 
-def make_kandinsky_3(folder, name="Kandinsky3Pipeline", scheduler=None):
-    """Write the checkpoint of a pipeline class."""
+def make_kandinsky_3(folder, name="Kandinsky3Pipeline", scheduler=None, **sizes):
+    """Write the checkpoint of a pipeline class; `sizes` are those of the UNet."""
     tokenizer = folder / "source"
     write_sentencepiece(tokenizer)
+    usual = {"block_out_channels": (16, 32), "layers_per_block": 2}  # two is the least that diffusers can run
     unet = diffusers.Kandinsky3UNet(
-        block_out_channels=(16, 32),
-        layers_per_block=2,
+        **{**usual, **sizes},
         attention_head_dim=8,
         groups=4,
         time_embedding_dim=32,

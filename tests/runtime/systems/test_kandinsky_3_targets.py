@@ -79,6 +79,15 @@ def test_engines_of_one_number_of_tokens_have_the_images_of_diffusers(exported, 
     assert tokens == {TOKENS}
 
 
+def test_four_levels_of_three_layers_are_diffusers(exported, system_checkpoint):
+    """As the published UNet has them. The finest level has no attention, and sizes are multiples of 64."""
+    sizes = {"block_out_channels": (16, 32, 48, 64), "layers_per_block": 3}
+    folder = system_checkpoint("kandinsky-3-deep", lambda folder: make_kandinsky_3(folder, **sizes))
+    ours, theirs = load(exported(folder)), open_theirs(folder, "Kandinsky3Pipeline")
+    assert ours.size_multiple() == 64
+    compare_system(ours, theirs, prompt="a cat", height=64, width=128, num_inference_steps=2)
+
+
 def test_int8_is_calibrated(exported, folder):
     request = QuantizationRequest(
         budget=Budget(min_psnr=15), prompts=("cat",), held_out=("apple",), steps=4, height=64, width=64
