@@ -28,7 +28,7 @@ _PERIOD = 10000.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PixArtLayout:
-    """What a config of the network says of its interface.
+    """The interface of the network, as its config describes it.
 
     Attributes:
         in_channels: Of latents.
@@ -105,7 +105,7 @@ class PixArtTransformer2DModel:
     0 for padding. "resolution" (1, 2) and "aspect_ratio" (1, 1) are those of the latents, computed here.
 
     Attributes:
-        layout: What its config says.
+        layout: Its interface.
         width: D.
         pixels: Pixels to a side of a latent, which the resolution counts.
     """

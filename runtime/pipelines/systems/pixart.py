@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from diffoundry.runtime.checks.image_size import check_size
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.postprocess import postprocess
@@ -52,11 +53,24 @@ class PixArtAlpha(StagedPipeline):
         return self.vae.scale_factor
 
     def size(self, inputs: PixArtAlphaInputs) -> tuple[int, int]:
-        """See `StagedPipeline`: the closest of the training, unless the call turns that off."""
+        """See `StagedPipeline`: the closest of the training, unless the call turns that off.
+
+        Raises:
+            InputError: The engines do not take it.
+        """
         asked = self.result_size(inputs)
         if not inputs.use_resolution_binning:
             return asked
-        return closest_size(*asked, self.transformer.layout.sample_size)
+        size = closest_size(*asked, self.transformer.layout.sample_size)
+        manifest = self.session.bundle.manifest
+        try:
+            check_size(size, self.size_multiple(), 1, manifest.recipe if manifest else None)
+        except InputError as error:
+            raise InputError(
+                f"use_resolution_binning: got True, which generates {size[1]}x{size[0]}, the closest size of the "
+                f"training, and this bundle does not take it ({error}); pass False to generate {asked[1]}x{asked[0]}"
+            ) from error
+        return size
 
     def result_size(self, inputs: PixArtAlphaInputs) -> tuple[int, int]:
         """See `StagedPipeline`: that of the call, or the checkpoint's own."""

@@ -37,6 +37,8 @@ SIZES = {
         "transformer": 2_028_328_000,
         "vae": 83_819_683,
     },
+    "pixart-alpha-512": {"text_encoder": 4_762_310_656, "transformer": 610_856_096, "vae": 83_653_863},
+    "pixart-sigma-1024": {"text_encoder": 4_762_310_656, "transformer": 610_856_096, "vae": 83_653_863},
     # As the original code reports them: 274.06 M, 113.62 M and 872.30 M for the UNets, 581.99 M for BERT.
     "ldm-celebahq-256": {"unet": 274_056_163, "vqvae": 55_322_782},
     "ldm-super-resolution-4x": {"unet": 113_622_563, "vqvae": 55_322_782},

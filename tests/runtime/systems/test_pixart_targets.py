@@ -1,0 +1,98 @@
+"""PixArt on other targets: half precision, int8, Core ML by the interpreter, TensorRT for RTX by its builder."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from system_targets import check_core_ml, check_int8, check_tensorrt_rtx
+from tiny_pixart import make_pixart
+
+from diffoundry.calibration.quality import Budget
+from diffoundry.exporter.calibrate.request import QuantizationRequest
+from diffoundry.exporter.verify import VerifyRequest, verify
+from diffoundry.runtime import load
+from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.cli.bench import command as bench
+from diffoundry.runtime.errors import InputError
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+SIZE = (64, 64)
+PARTS = {"text_encoder", "transformer", "vae_decoder"}
+SETTINGS = {
+    "seed": 0, "num_inference_steps": 4, "height": 64, "width": 64, "output_type": "np", "use_resolution_binning": False
+}  # fmt: skip
+TOKENS = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}
+
+
+@pytest.fixture(params=list(TOKENS))
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def folder(system_checkpoint, name):
+    return system_checkpoint(name, lambda folder: make_pixart(folder, name))
+
+
+@pytest.mark.parametrize(("target", "precision"), [("onnxruntime", "fp16"), ("openvino", "bf16")])
+def test_half_precision_stays_close(exported, folder, target, precision):
+    """fp16 of OpenVINO is built, although few processors compute in it."""
+    halves = ("fp16", "bf16") if target == "openvino" else ("fp16",)
+    bundle = exported(folder, target=target, precision=f"fp32,{','.join(halves)}")
+    settings = {**SETTINGS, "output_type": "latent"}
+    expected, given = (load(bundle, target=target, precision=one)("a cat", **settings) for one in ("fp32", precision))
+    change = np.square(expected.images - given.images).mean() / np.square(expected.images).mean()
+    assert 0 < np.sqrt(change) < {"fp16": 0.005, "bf16": 0.05}[precision]
+
+
+def test_int8_is_calibrated(exported, folder):
+    request = QuantizationRequest(
+        budget=Budget(min_psnr=15), prompts=("cat",), held_out=("apple",), steps=4, height=64, width=64
+    )
+    bundle = exported(folder, precision="fp32,int8", quantization=request)
+    chosen = Bundle(bundle).manifest.recipe.quantization["int8"]
+    assert chosen.psnr >= 15
+    assert any(component.quantized for component in chosen.components.values())
+    check_int8(*(load(bundle, precision=one)("a cat", **SETTINGS).images for one in ("fp32", "int8")), 15)
+
+
+def test_core_ml_has_the_numbers_of_onnx_runtime(exported, folder, name):
+    bundle = exported(folder, target="onnxruntime,coreml", buckets=(SIZE,))
+    (engine,) = (spec for spec in Bundle(bundle).engines("transformer") if spec.target == "coreml")
+    shapes = {spec.name: spec.shape for spec in engine.inputs}
+    assert shapes["encoder_attention_mask"][1] == TOKENS[name]
+    assert shapes["position_rows"] == shapes["position_columns"] == (4, 12)
+    check_core_ml(bundle)
+
+
+def test_engines_of_other_sizes_than_those_of_the_training(exported, folder):
+    pipeline = load(exported(folder, target="onnxruntime,openvino", buckets=(SIZE,)))
+    own = pipeline.default_size[0]
+    with pytest.raises(InputError, match=f"got True, which generates {own}x{own}, .* pass False to generate 64x64"):
+        pipeline("a cat", **{**SETTINGS, "use_resolution_binning": True})
+
+
+def test_tensorrt_for_rtx_builds_every_network(exported, folder):
+    assert check_tensorrt_rtx(lambda **options: exported(folder, buckets=(SIZE,), **options)) == PARTS
+
+
+def test_verify_passes_every_check(exported, folder):
+    bundle = exported(folder, target="onnxruntime,openvino", buckets=(SIZE,))
+    report = verify(bundle, None, VerifyRequest(steps=3, guidance_scale=3.0))
+    assert [check for check in report.all_checks if not check.passed] == []
+    for variant in report.variants:
+        assert {result.component for result in variant.outputs} >= PARTS
+
+
+def test_bench_measures_both_beside_pytorch(exported, folder):
+    bundle = exported(folder, target="onnxruntime,openvino", buckets=(SIZE,))
+    few = ["--steps=2", "--repeats=1", "--warmups=0", "--target=onnxruntime", "--height=64", "--width=64", "--json"]
+    result = CliRunner().invoke(bench, [str(bundle), *few, "--against=torch-fp32"])
+    assert result.exit_code == 0, (result.output, result.exception)
+    report = json.loads(result.stdout)
+    assert (report["work"]["width"], report["work"]["height"]) == SIZE
+    ours, torch = report["candidates"]
+    assert torch["failure"] is None
+    assert ours["measured"]["distance"]["psnr"] > 60
