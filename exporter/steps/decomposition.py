@@ -1,8 +1,9 @@
 """Skips the second tracing of a program in torch.onnx.export, which would double the time of an export."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import cast
+from unittest import mock
 
 import torch
 from torch.export import ExportedProgram
@@ -47,9 +48,23 @@ def without_decomposition(program: ExportedProgram) -> Iterator[None]:
     _rewrite(program)
     vars(program)["run_decompositions"] = lambda _table: program
     try:
-        yield
+        with _without_table():
+            yield
     finally:
         del vars(program)["run_decompositions"]
+
+
+@contextmanager
+def _without_table() -> Iterator[None]:
+    """Spare the table of decompositions, which is made in each export."""
+    try:
+        from torch.onnx._internal.exporter import _decomp
+    except ImportError:
+        yield
+        return
+    name = "create_onnx_friendly_decomposition_table"
+    with mock.patch.object(_decomp, name, return_value={}) if hasattr(_decomp, name) else nullcontext():
+        yield
 
 
 def _rewrite(program: ExportedProgram) -> None:

@@ -142,7 +142,7 @@ def test_a_prior_that_reads_text(tmp_path):
 def test_a_prior_without_text(tmp_path):
     """As in Shap-E, with other widths of input, condition and output."""
     network = random(diffusers.PriorTransformer, **{**PRIOR_SIZES, **SHAP_E})
-    prior = PriorTransformer(make_session(prior_transformer(), network, tmp_path))
+    prior = PriorTransformer(make_session(prior_transformer(reads_text=False), network, tmp_path))
     assert prior.latent_shape(2) == (2, 9, 24)
     sample, condition = noise(2, 9, 24), noise(2, 20, seed=1)
     wanted = network(torch.from_numpy(sample), 17.0, torch.from_numpy(condition)).predicted_image_embedding
