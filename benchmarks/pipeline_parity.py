@@ -89,7 +89,7 @@ ADAPTED = (
     ("StableDiffusionXLPipeline", "xl", (), ("plus",)),
 )
 
-_KINDS = {"plain": "IP-Adapter", "plus": "IP-Adapter Plus", "full": "full-face IP-Adapter"}
+_KINDS = {"plain": "an IP-Adapter", "plus": "an IP-Adapter Plus", "full": "a full-face IP-Adapter"}
 
 # diffusers' class of a system, the function that writes its checkpoint, arguments
 SYSTEMS = (
@@ -159,9 +159,10 @@ def main(place: str) -> None:
     for name, model, adapters, kinds in ADAPTED:
         opened = _adapted(folder, model, adapters, kinds)
         given = {"prompt": TEXT, **make_example_inputs([ADAPTER] * len(adapters) + [PROMPT] * len(kinds), 64, 64)}
-        parts = [*(_KINDS[kind] for kind in kinds), *(["T2I-Adapter"] if len(adapters) == 1 else [])]
-        beside = f"{len(adapters)} T2I-Adapters" if len(adapters) > 1 else f"{'an' if kinds else 'a'} {parts[0]}"
-        bundle = folder / "+".join((model, *adapters, *kinds, "adapted.bundle"))
+        joined = [*(_KINDS[kind] for kind in kinds), *(["a T2I-Adapter"] if len(adapters) == 1 else [])]
+        beside = f"{len(adapters)} T2I-Adapters" if len(adapters) > 1 else joined[0]
+        words = (model, *(f"t2i-{kind}" for kind in adapters), *(f"ip-{kind}" for kind in kinds))
+        bundle = folder / f"{'+'.join(words)}.bundle"
         print(f"| `{name}` | {model} with {beside} | {' | '.join(_system_cells(opened, bundle, given))} |", flush=True)
     for name, make, given in SYSTEMS:
         opened = open_checkpoint(str(_written(folder / name, make)))

@@ -56,7 +56,7 @@ CASES = (
 
 def test_the_latents_of_diffusers(ours, theirs):
     for prompt, arguments in CASES:
-        compare(ours, theirs, prompt, num_inference_steps=3, **arguments)
+        compare(ours, theirs, prompt, num_inference_steps=2, **arguments)
 
 
 @pytest.mark.slow
