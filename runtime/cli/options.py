@@ -34,16 +34,38 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def _find(context: click.Context, _parameter: click.Parameter, value: str) -> Path:
-    """Find the folder of a bundle; one on the hub is downloaded, except while the shell completes a line."""
-    return Path(value) if context.resilient_parsing else find_bundle(value)
+    """Find the folder of a bundle; one on the hub is downloaded, except while the shell completes a line.
+
+    Raises:
+        InputError: It is a chain.
+    """
+    if context.resilient_parsing:
+        return Path(value)
+    if len(_chained(value)) > 1:
+        raise InputError(
+            f"DIR: got the chain {value}, expected one bundle: only 'diffoundry generate' runs chains; pass each "
+            f"bundle alone"
+        )
+    return find_bundle(value)
 
 
 def _find_chain(context: click.Context, _parameter: click.Parameter, value: str) -> tuple[Path, ...]:
-    """Find the folders of bundles that are joined by a plus; a folder of the whole name is one bundle."""
+    """Find the folders of bundles that are joined by a plus.
+
+    Raises:
+        InputError: One has no name.
+    """
     if context.resilient_parsing:
         return (Path(value),)
-    names = [value] if Path(value).exists() else value.split("+")
+    names = _chained(value)
+    if not all(names):
+        raise InputError(f"DIR: got {value!r}, expected a bundle on both sides of a plus; remove the plus or add one")
     return tuple(find_bundle(name) for name in names)
+
+
+def _chained(value: str) -> list[str]:
+    """Split the names of bundles at each plus; a folder of the whole name is one bundle."""
+    return [value] if Path(value).exists() else value.split("+")
 
 
 bundles_argument = click.argument("bundle", type=click.Path(), callback=_find_chain, metavar="DIR")
