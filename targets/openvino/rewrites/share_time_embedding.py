@@ -21,7 +21,8 @@ def share_time_embedding(model: ov.Model) -> int:
     Result:
         h = Add(Convolution(x), Unsqueeze(embed(timestep)))                # embed(timestep): (1, 320)
 
-    It makes all sizes of the time embedding known, and its projections views of one product (see `join_linears`).
+    It makes all sizes of the time embedding known, and its projections views of one product (see `join_linears`). The
+    CPU plugin also computes a Broadcast in half precision, where a timestep of 999 is 1000.
     """
     count = 0
     for node in nodes_of(model, "Broadcast"):
@@ -36,7 +37,11 @@ def _of_one(broadcast: ov.Node) -> bool:
 
 
 def _ends_in_additions(model: ov.Model, broadcast: ov.Node) -> bool:
-    """Return True if every result of the timestep ends in an addition to feature maps, which broadcasts it."""
+    """Return True if every result of the timestep ends in an addition that broadcasts it.
+
+    It is added to feature maps, or to an embedding of something else with a row for each image, as in Stable Diffusion
+    XL.
+    """
     constants: set[int] = set()
     embedding = {broadcast.get_instance_id()}
     for node in model.get_ordered_ops():
@@ -47,9 +52,16 @@ def _ends_in_additions(model: ov.Model, broadcast: ov.Node) -> bool:
             continue
         elif sources <= embedding | constants and _works_on_rows(node):
             embedding.add(node.get_instance_id())
-        elif node.get_type_name() != "Add" or len(sizes(node.output(0))) != 4:
+        elif node.get_type_name() != "Add" or not _broadcasts(node, embedding):
             return False
     return True
+
+
+def _broadcasts(addition: ov.Node, embedding: set[int]) -> bool:
+    """Return True if the other operand of an addition has the rows of the batch."""
+    rank = len(sizes(addition.output(0)))
+    others = [value for value in addition.input_values() if value.get_node().get_instance_id() not in embedding]
+    return rank == 4 or (rank == 2 and all(len(sizes(other)) == rank and sizes(other)[0] != 1 for other in others))
 
 
 def _works_on_rows(node: ov.Node) -> bool:
