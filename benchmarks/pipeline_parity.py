@@ -31,6 +31,7 @@ from ldm_checkpoints import LDM_CHECKPOINTS
 from pixel_checkpoints import CHECKPOINTS
 from tiny_checkpoints import write_tiny_checkpoint, write_tiny_controlnet, write_tiny_t2i_adapter
 from tiny_ip_adapters import write_tiny_image_encoder, write_tiny_ip_adapter
+from tiny_pixart import make_pixart
 from unclip_checkpoints import UNCLIP_CHECKPOINTS
 from upscaler_checkpoint import make_latent_upscaler, make_upscaler
 
@@ -98,6 +99,14 @@ SYSTEMS = (
         "StableDiffusionLatentUpscalePipeline",
         make_latent_upscaler,
         {"prompt": TEXT, **make_example_inputs(["image"], 64, 64, 2)},
+    ),
+    *(
+        (
+            name,
+            partial(make_pixart, name=name),
+            {"prompt": TEXT, "height": 64, "width": 96, "use_resolution_binning": False},
+        )
+        for name in ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
     ),
     ("LDMPipeline", LDM_CHECKPOINTS["LDMPipeline"], {}),
     (

@@ -29,7 +29,7 @@ def make_pixart(folder, name="PixArtAlphaPipeline", **options):
     transformer = diffusers.PixArtTransformer2DModel(
         num_attention_heads=3,
         attention_head_dim=8,
-        num_layers=2,
+        num_layers=1,
         cross_attention_dim=24,
         caption_channels=WIDTH,
         **{**_NETWORKS[name], **options},

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from system_pair import compare_system, open_theirs
 from system_targets import check_core_ml, check_int8, check_tensorrt_rtx
 from tiny_pixart import make_pixart
 
@@ -45,6 +46,15 @@ def test_half_precision_stays_close(exported, folder, target, precision):
     expected, given = (load(bundle, target=target, precision=one)("a cat", **settings) for one in ("fp32", precision))
     change = np.square(expected.images - given.images).mean() / np.square(expected.images).mean()
     assert 0 < np.sqrt(change) < {"fp16": 0.005, "bf16": 0.05}[precision]
+
+
+def test_every_step_is_diffusers_on_openvino(exported, folder, name):
+    ours, theirs = load(exported(folder, target="openvino")), open_theirs(folder, name)
+    for size, prompts in (((64, 128), "a cat"), ((96, 64), ["a cat", "a red apple on the table"])):
+        compare_system(
+            ours, theirs, prompt=prompts, negative_prompt="blue", num_images_per_prompt=2, num_inference_steps=3,
+            height=size[0], width=size[1], use_resolution_binning=False,
+        )  # fmt: skip
 
 
 def test_int8_is_calibrated(exported, folder):
