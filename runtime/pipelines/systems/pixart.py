@@ -83,7 +83,20 @@ class PixArtAlpha(StagedPipeline):
 
     def setting_arguments(self, steps: int, guidance_scale: float) -> dict[str, Any]:
         """See `PipelineBase`: a measurement generates in the size that it names."""
-        return {**super().setting_arguments(steps, guidance_scale), "use_resolution_binning": False}
+        settings = {**super().setting_arguments(steps, guidance_scale), "use_resolution_binning": False}
+        # diffusers' own is an empty text, which it refuses beside embeddings.
+        return settings if self.text_encoders else {**settings, "negative_prompt": None}
+
+    def example_arrays(self, height: int, width: int) -> dict[str, tuple[int, ...]]:  # noqa: ARG002
+        """See `PipelineBase`: embeddings, where there is no text encoder."""
+        if self.text_encoders:
+            return {}
+        tokens = self.Inputs.__dataclass_fields__["max_sequence_length"].default
+        embeds, mask = (1, tokens, self.transformer.width), (1, tokens)
+        return {
+            "prompt_embeds": embeds, "prompt_attention_mask": mask,
+            "negative_prompt_embeds": embeds, "negative_prompt_attention_mask": mask,
+        }  # fmt: skip
 
     def truncated(self, inputs: PixArtAlphaInputs) -> tuple[str, ...]:
         """See `StagedPipeline`."""

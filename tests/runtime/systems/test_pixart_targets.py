@@ -96,6 +96,16 @@ def test_verify_passes_every_check(exported, folder):
         assert {result.component for result in variant.outputs} >= PARTS
 
 
+def test_bundles_without_a_text_encoder_are_verified_and_measured(exported, folder):
+    bundle = exported(folder, target="onnxruntime", without=("text_encoder",), buckets=(SIZE,))
+    report = verify(bundle, None, VerifyRequest(steps=3, guidance_scale=3.0))
+    assert [check for check in report.all_checks if not check.passed] == []
+    few = ["--steps=2", "--repeats=1", "--warmups=0", "--height=64", "--width=64", "--json", "--against=torch-fp32"]
+    result = CliRunner().invoke(bench, [str(bundle), *few])
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert json.loads(result.stdout)["candidates"][0]["measured"]["distance"]["psnr"] > 60
+
+
 def test_bench_measures_both_beside_pytorch(exported, folder):
     bundle = exported(folder, target="onnxruntime,openvino", buckets=(SIZE,))
     few = ["--steps=2", "--repeats=1", "--warmups=0", "--target=onnxruntime", "--height=64", "--width=64", "--json"]
