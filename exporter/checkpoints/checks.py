@@ -105,7 +105,8 @@ def _missing_folder(root: Path, name: str, kind: str) -> str:
     link = describe_link(root / name)
     if link is not None:
         return f"{root / name}: {link}"
-    way = f", or pass {_WAYS_OUT[name]}" if name in _WAYS_OUT else ""
+    # A depth estimator's processor of images has no way out: the option leaves out safety checkers alone.
+    way = f", or pass {_WAYS_OUT[name]}" if name in _WAYS_OUT and not kind.startswith("DPT") else ""
     return (
         f"{root}: got no folder {name!r}, although model_index.json names {kind} for it; the checkpoint is incomplete, "
         f"download it again{way}"

@@ -127,6 +127,14 @@ def test_a_backbone_of_another_kind_is_refused(tiny_sd_checkpoint, tmp_path):
         open_checkpoint(str(folder))
 
 
+def test_a_missing_image_processor_is_refused(tiny_sd_checkpoint, tmp_path):
+    folder = shutil.copytree(tiny_sd_checkpoint("depth-estimated"), tmp_path / "damaged")
+    shutil.rmtree(folder / "feature_extractor")
+    message = "got no folder 'feature_extractor', although .* DPTImageProcessorPil .* incomplete, download it again$"
+    with pytest.raises(CheckpointError, match=message):
+        open_checkpoint(str(folder))
+
+
 def test_the_command_line_needs_no_depth_map(bundle, ours, tmp_path):
     image().save(tmp_path / "start.png")
     asked = [str(bundle), PROMPT, "--steps", "2", "--seed", "0", "--image", str(tmp_path / "start.png")]
