@@ -88,7 +88,8 @@ def test_sizes_are_those_of_the_training(ours, theirs):
             output_type=output_type,
         )  # fmt: skip
         assert output_type == "latent" or result.shape == (1, height or 256, width or 256, 3)
-    run = ours[SIGMA].start("a cat", height=200, width=120)
+    run = ours[SIGMA].start("a cat " * 200, height=200, width=120)
+    assert run.truncated[0].startswith("a")
     assert (run.arguments["height"], run.arguments["width"]) == (200, 120)
 
 
