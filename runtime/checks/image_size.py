@@ -11,19 +11,19 @@ _LARGEST_SIDE = 2**31 - 1
 
 
 def check_size(size: tuple[int, int], pixels: int, patch: int, recipe: Recipe | None) -> None:
-    """Refuse a size (height, width) in pixels that makes no whole patches, or that the engines do not take.
+    """Refuse a size (height, width) in pixels that makes no whole latents or patches, or that the engines do not take.
 
     Args:
         size: Height and width.
         pixels: Pixels to a side of a latent.
-        patch: Latents to a side of a patch of the denoiser; 1 without patches.
+        patch: Number of latents of which the denoiser takes multiples to a side, such as those of a patch; 1 for any.
         recipe: The bundle's; None allows every size.
 
     Raises:
         InputError: As said.
     """
     multiple = pixels * patch
-    reason = f": a latent has {pixels} pixels and the denoiser takes patches of {patch}"
+    reason = f": a latent has {pixels} pixels and the denoiser takes multiples of {patch} latents"
     dims, buckets = (recipe.dims, recipe.buckets) if recipe else ({}, ())
     for name, value in zip(("height", "width"), size, strict=True):
         if value > _LARGEST_SIDE:

@@ -11,6 +11,7 @@ from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.heat_map import draw_heat_map
 from diffoundry.runtime.images.save import save_image
 from diffoundry.runtime.pipelines.attention.edit_options import DEFAULT_WINDOW, EDIT_TYPES
+from diffoundry.runtime.pipelines.base import PipelineBase
 from diffoundry.runtime.pipelines.output import PipelineOutput
 
 __all__ = ["ATTENTION_SETTINGS", "attention_options", "save_heat_maps", "take_attention_settings"]
@@ -75,20 +76,25 @@ def attention_options(command: Command) -> Command:
     return command
 
 
-def take_attention_settings(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def take_attention_settings(pipeline: PipelineBase, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Move the options out of the settings of an image.
 
     Returns:
         The arguments of the pipeline, and the options as an image keeps them.
 
     Raises:
-        InputError: An option without --edit, or one that cannot be read.
+        InputError: An option without --edit, one that cannot be read, or one of a system that takes no edits.
     """
     kept = {name: settings.pop(name) for name in ATTENTION_SETTINGS if settings.get(name) is not None}
     arguments: dict[str, Any] = {} if "heat_map" not in kept else {"heat_map_words": kept["heat_map"]}
     given = [name for name in _EDIT_SETTINGS if name in kept]
     if not given:
         return arguments, kept
+    if "cross_attention_kwargs" not in pipeline.argument_names:
+        raise InputError(
+            f"--{given[0].replace('_', '-')}: got one with a {pipeline.session.bundle.pipeline_class}, expected none: "
+            f"only Stable Diffusion 1.x and 2.x take edits of prompts; leave it out"
+        )
     if "edit" not in kept and "reweight" not in kept:
         raise InputError(
             f"--{given[0].replace('_', '-')} needs --edit replace, refine or reweight, the kind of edit; pass both"

@@ -226,7 +226,7 @@ def _start(
     apply_scheduler(pipeline, settings)
     parts = take_vae_settings(pipeline, settings)
     words = load_adapters(pipeline, files.get("lora", []), files.get("embedding", []))
-    attention, edits = take_attention_settings(settings)
+    attention, edits = take_attention_settings(pipeline, settings)
     arguments = {name: value for name, value in settings.items() if name != "scheduler_options"}
     run = pipeline.start(**arguments, **attention, **inputs)
     named = {name: _names(value) for name, value in files.items()}

@@ -174,6 +174,6 @@ def _name_options(message: str, names: Mapping[str, str]) -> str:
     if colon and re.fullmatch(r"[a-z_0-9]+( and [a-z_0-9]+)*", subject):
         subject = " and ".join(names.get(word, word) for word in subject.split(" and "))
     words = sorted((name for name in names if "_" in name), key=len, reverse=True)
-    plain = "(?:(?<=pass )|(?<=pass height and ))(?:image|height|width|prompt|seed)"
+    plain = "(?:(?<=pass )|(?<=pass height and ))(?:image|height|width|prompt|seed)|(?<=set_timesteps: got )timesteps"
     pattern = rf"'[^']*'|(?<![\w-])(?:{'|'.join(words)}|{plain})(?!\w)"
     return re.sub(pattern, lambda found: names.get(found[0], found[0]), f"{subject}{colon}{rest}")

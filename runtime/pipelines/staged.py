@@ -14,9 +14,9 @@ import numpy as np
 
 from diffoundry.runtime.checks.arguments import check_number
 from diffoundry.runtime.checks.image_size import check_size
-from diffoundry.runtime.checks.sort_arguments import sort_arguments
+from diffoundry.runtime.checks.sort_arguments import misplaced_argument, sort_arguments
 from diffoundry.runtime.engines.session import EngineSession
-from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.errors import InputError, UnknownArgumentError
 from diffoundry.runtime.models.protocols import Denoiser, FloatArray, TextEncoder
 from diffoundry.runtime.pipelines.base import PipelineBase
 from diffoundry.runtime.pipelines.callback import make_step_end
@@ -123,6 +123,14 @@ class StagedPipeline(PipelineBase):
         """Return the number of which both sides of an image are multiples; 1 for any size."""
         return 1
 
+    def latent_multiple(self) -> tuple[int, int]:
+        """Return the factors of `size_multiple`: the pixels to a latent, and the latents of which there are multiples.
+
+        The second is 1 where the first alone decides.
+        """
+        multiple, pixels = self.size_multiple(), self.scale_factor
+        return (multiple, 1) if multiple % pixels or pixels == 1 else (pixels, multiple // pixels)
+
     def decode(self, latents: FloatArray, output_type: str = "pil") -> "list[Image] | FloatArray":
         """Return the images of the last step's result (B, ...), as `CommonInputs.output_type` says."""
         raise NotImplementedError
@@ -196,7 +204,7 @@ class StagedPipeline(PipelineBase):
         common, inputs = self._parse({"prompt": prompt, **arguments})
         size, images = self.size(inputs), self.images(inputs)
         manifest = self.session.bundle.manifest
-        check_size(size, self.size_multiple(), 1, manifest.recipe if manifest else None)
+        check_size(size, *self.latent_multiple(), manifest.recipe if manifest else None)
         own = getattr(inputs, "latents", None)
         seed, generator = make_generators(common.seed, common.generator, images, has_latents=own is not None)
         signal = StopSignal()
@@ -249,7 +257,11 @@ class StagedPipeline(PipelineBase):
                     f"prompt: got {prompt!r}, expected none: {self.label} are what this checkpoint generates, and it "
                     f"takes no text; leave it out"
                 )
-        common, inputs = sort_arguments(arguments, (RunInputs, kind), argument_advice)
+        try:
+            common, inputs = sort_arguments(arguments, (RunInputs, kind), argument_advice)
+        except UnknownArgumentError as error:
+            given = {name: value for name, value in arguments.items() if value is not None}
+            raise misplaced_argument(error, given, self.inputs_class) from None
         common.check()
         for field in fields(kind):
             value = getattr(inputs, field.name)

@@ -95,11 +95,16 @@ class Kandinsky3(StagedPipeline):
         """See `StagedPipeline`: that of the image to start from, where there is one.
 
         Raises:
-            InputError: The call names another.
+            InputError: It is no multiple of 64, or the call names another.
         """
         if not isinstance(inputs, Kandinsky3ImageInputs) or inputs.image is None:
             return StagedPipeline.size(self, inputs)
         size = image_size(inputs.image)
+        multiple = self.size_multiple()
+        if any(side % multiple for side in size):
+            raise InputError(
+                f"image: got {size[1]} x {size[0]} pixels, expected multiples of {multiple}; resize the image"
+            )
         for name, side in zip(("height", "width"), size, strict=True):
             asked = getattr(inputs, name)
             if asked not in (None, side):

@@ -164,8 +164,9 @@ class KandinskyDecoder(StagedPipeline):
                 f"this decoder"
             )
         if self._takes_hint == (getattr(inputs, "hint", None) is None):
-            got, expected = ("none", "one, such as a depth map") if self._takes_hint else ("one", "none")
-            raise InputError(f"hint: got {got}, expected {expected}: the checkpoint decides it")
+            if self._takes_hint:
+                raise InputError("hint: got none, expected one, such as a depth map, which this checkpoint follows")
+            raise InputError("hint: got one, expected none: this checkpoint follows no hint; leave it out")
         for name in ("image", "mask_image", "hint"):
             value = getattr(inputs, name, None)
             if value is not None and (found := _size_of(value, name)) != (height, width):

@@ -40,8 +40,8 @@ class RePaintInputs:
         jump_n_sample: Times that each stretch is gone through (the paper's r).
     """
 
-    image: ImageInput
-    mask_image: MaskInput
+    image: "ImageInput | None" = None
+    mask_image: "MaskInput | None" = None
     batch_size: int | None = None
     num_inference_steps: int = 250
     eta: float = 0.0
@@ -49,11 +49,15 @@ class RePaintInputs:
     jump_n_sample: int = 10
 
     def check(self) -> None:
-        """Refuse numbers out of range.
+        """Refuse a missing image or mask, and numbers out of range.
 
         Raises:
             InputError: As said.
         """
+        if self.image is None:
+            raise InputError("image: got none, expected the image with the known part")
+        if self.mask_image is None:
+            raise InputError("mask_image: got none, expected a mask, white where the image is known")
         check_number("eta", self.eta, 0, 1.0)
         for name in ("jump_length", "jump_n_sample"):
             check_number(name, getattr(self, name), 1, whole=True)

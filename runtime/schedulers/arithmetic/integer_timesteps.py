@@ -34,7 +34,7 @@ def spaced_timesteps_before_zero(
 
 
 def custom_timesteps(owner: str, given: Sequence[float], train_steps: int) -> NDArray[np.int64]:
-    """Timesteps that the caller has chosen, int64, checked: they descend from below T.
+    """Timesteps that the caller has chosen, int64, checked: whole numbers that descend from below T.
 
     Args:
         owner: the scheduler's class name, for the message.
@@ -45,9 +45,10 @@ def custom_timesteps(owner: str, given: Sequence[float], train_steps: int) -> ND
         InputError: they do not.
     """
     timesteps = np.asarray(given, dtype=np.int64)
-    if np.any(np.diff(timesteps) >= 0) or timesteps[0] >= train_steps:
+    whole = np.array_equal(timesteps, np.asarray(given))
+    if not whole or np.any(np.diff(timesteps) >= 0) or timesteps[0] >= train_steps:
         raise InputError(
-            f"{owner}.set_timesteps: timesteps are {list(given)}, expected integers that descend from below "
+            f"{owner}.set_timesteps: got timesteps {list(given)}, expected integers that descend from below "
             f"num_train_timesteps = {train_steps}."
         )
     return timesteps

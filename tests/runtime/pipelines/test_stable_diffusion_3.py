@@ -157,7 +157,7 @@ def test_a_callback_sees_and_changes_what_diffusers_does(sd3, theirs):
         ({"prompt_3": ["a", "b"]}, "prompt_3: got 2 entries, expected a string or 1 of them"),
         (
             {"height": 72},
-            "height: got 72, expected a multiple of 16: a latent has 8 pixels and the denoiser takes patches of 2",
+            "height: got 72, expected a multiple of 16: a latent has 8 pixels and the denoiser takes multiples of 2",
         ),
         ({"width": 208}, "width: got 208, expected 16 to 192"),
         ({"image": object()}, "image: text to image is all that this checkpoint does here; leave it out"),

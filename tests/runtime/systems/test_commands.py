@@ -56,6 +56,9 @@ def test_an_image_keeps_its_classes_and_timesteps(run, bundle, tmp_path):
     for words, sentence in {
         "--class-label 9": "error: --class-label: got 9, expected the number of a class, 0 to 6",
         "--seed 0": "error: --class-label: got none, expected the number of a class for each image, 0 to 6",
+        "--class-label 1 --edit replace": "--edit: got one with a ConsistencyModelPipeline, expected none: only Stable "
+        "Diffusion 1.x and 2.x take edits of prompts; leave it out",
+        "--class-label 1 --timestep 5000": "set_timesteps: got --timestep [5000], expected integers that descend",
         "--class-label 1 --class-label 2 --num-images 3": "--class-label: got 2 of them, expected one, or 3: one for",
     }.items():
         assert sentence in str(run("generate", folder, *words.split())[0])

@@ -77,6 +77,7 @@ ERRORS = {
     "a label without classes": (None, {"class_labels": 1}, "class_labels: got 1, expected none: this model has no"),
     "a prompt": (7, {"prompt": "a cat", "class_labels": 1}, "prompt: got 'a cat', expected none"),
     "timesteps": (7, {"class_labels": 1, "timesteps": [0, 9]}, "timesteps"),
+    "half a timestep": (7, {"class_labels": 1, "timesteps": [2.5]}, r"got timesteps \[2.5\], expected integers"),
     "no timesteps": (7, {"class_labels": 1, "timesteps": "abc"}, "timesteps: got 'abc', expected a list of numbers"),
     "no steps": (7, {"class_labels": 1, "num_inference_steps": 0}, "num_inference_steps: got 0"),
     "steps unsaid": (7, {"class_labels": 1, "num_inference_steps": None}, "num_inference_steps: got None"),

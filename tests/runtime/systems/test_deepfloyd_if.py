@@ -248,6 +248,11 @@ FIRST_ERRORS = {
     "no prompt": ({"prompt": None}, "prompt and prompt_embeds: got neither"),
     "a mask alone": ({"mask_image": MASK}, "image: got none, expected the image to start from"),
     "an odd size": ({"height": 7}, "height: got 7, expected a multiple of 2"),
+    "a strength alone": ({"strength": 0.5}, "strength: got 0.5 without an image that it acts on; pass image too"),
+    "latents and an image": (
+        {"image": picture(8, 8), "latents": np.zeros((1, 3, 8, 8), np.float32)},
+        "image and latents: got both, expected at most one of them",
+    ),
     "another size": (
         {"image": picture(16, 12), "height": 20}, "height: got 20, expected 8, the size of image; leave it out",
     ),
@@ -270,6 +275,10 @@ FIRST_ERRORS = {
 
 SECOND_ERRORS = {
     "no image": ({}, "image: got none, expected the small image to enlarge"),
+    "a strength alone": (
+        {"image": picture(8, 8), "strength": 0.5},
+        "strength: got 0.5 without an image that it acts on; pass original_image too",
+    ),
     "a mask alone": (
         {"image": picture(8, 8), "mask_image": MASK},
         "original_image: got none, expected the image that the small one was made of",

@@ -205,6 +205,7 @@ PRIOR_ERRORS = {
         "image: got embeddings of 5 numbers, expected 32",
     ),
     "a strength": ({"image": image(), "strength": 0.0}, "strength: got 0.0"),
+    "a strength alone": ({"strength": 0.5}, "strength: got 0.5 without an image that it acts on; pass image too"),
     "another scheduler": ({"scheduler": "ddim"}, "expected UnCLIPScheduler"),
 }
 
@@ -232,9 +233,13 @@ DECODER_ERRORS = {
         r"negative_image_embeds: got shape \(2, 32\), expected that of image_embeds",
     ),
     "whole numbers": ({"image_embeds": np.zeros((1, 32), int)}, "image_embeds: got ndarray, expected floats"),
-    "an odd size": ({"height": 14}, "height: got 14, expected a multiple of 4"),
+    "an odd size": (
+        {"height": 14},
+        "height: got 14, expected a multiple of 4: a latent has 2 pixels and the denoiser takes multiples of 2 latents",
+    ),
     "a hint": ({"hint": image()}, "hint: got one, expected none"),
     "another image size": ({"image": image(20, 12)}, "image: got 20 x 12 pixels, expected 16 x 12"),
+    "a strength alone": ({"strength": 0.5}, "strength: got 0.5 without an image that it acts on; pass image too"),
     "a prompt": ({"prompt": "a cat"}, "prompt: got 'a cat', expected none: images of embeddings"),
     "latents and an image": ({"image": image(), "latents": np.zeros((1, 4, 6, 8), np.float32)}, "latents and image"),
 }

@@ -188,9 +188,12 @@ ERRORS = {
         f"negative_prompt_embeds: got 7 numbers a token, expected {WIDTH}",
     ),
     "an odd size": ({"height": 100}, "height: got 100, expected a multiple of 16"),
-    "an odd image": ({"image": picture(72, 64)}, "width: got 72, expected a multiple of 16"),
+    "an odd image": ({"image": picture(72, 64)}, "image: got 72 x 64 pixels, expected multiples of 16; resize"),
     "another size": ({"image": picture(), "height": 128}, "height: got 128, expected the image's 64; leave it out"),
-    "latents and an image": ({"image": picture(), "latents": numbers(1, 4, 8, 8)}, "latents"),
+    "latents and an image": (
+        {"image": picture(), "latents": numbers(1, 4, 8, 8)},
+        "image and latents: got both, expected at most one",
+    ),
     "latents": (
         {"latents": numbers(1, 4, 4, 4), "height": 64, "width": 64},
         r"latents: got shape \(1, 4, 4, 4\), expected \(1, 4, 8, 8\)",

@@ -122,6 +122,7 @@ ERRORS = {
         "image_embeds: got 5 numbers for an image, expected 32",
     ),
     "a hint": ({"hint": image()}, "hint"),
+    "a strength alone": ({"strength": 0.5}, "strength: got 0.5 without an image that it acts on; pass image too"),
     "a strength": ({"image": image(), "strength": 0.0}, "strength: got 0.0"),
 }
 

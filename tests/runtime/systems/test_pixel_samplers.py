@@ -132,8 +132,8 @@ def test_one_image_counts_for_a_whole_batch(pair):
 
 IMAGE = {"image": picture(0), "mask_image": known()}
 ERRORS = {
-    "no image": ("RePaintPipeline", {}, "image: got none, expected one"),
-    "no mask": ("RePaintPipeline", {"image": picture(0)}, "mask_image: got none, expected one"),
+    "no image": ("RePaintPipeline", {}, "image: got none, expected the image with the known part"),
+    "no mask": ("RePaintPipeline", {"image": picture(0)}, "mask_image: got none, expected a mask, white where"),
     "eta": ("RePaintPipeline", {**IMAGE, "eta": 2.0}, "eta: got 2.0"),
     "a jump": ("RePaintPipeline", {**IMAGE, "jump_length": 0}, "jump_length: got 0, expected a whole number of at"),
     "times": ("RePaintPipeline", {**IMAGE, "jump_n_sample": 1.5}, "jump_n_sample: got 1.5"),

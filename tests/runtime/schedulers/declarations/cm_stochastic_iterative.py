@@ -29,11 +29,11 @@ DECLARATIONS = [
                 set_timesteps={"num_inference_steps": 2, "timesteps": [7, 3]},
             ),
             Refusal(
-                match=r"timesteps are \[3, 7\], expected integers that descend from below num_train_timesteps = 40",
+                match=r"got timesteps \[3, 7\], expected integers that descend from below num_train_timesteps = 40",
                 set_timesteps={"timesteps": [3, 7]},
             ),
             Refusal(
-                match=r"timesteps are \[40, 7\], expected integers that descend from below num_train_timesteps = 40",
+                match=r"got timesteps \[40, 7\], expected integers that descend from below num_train_timesteps = 40",
                 set_timesteps={"timesteps": [40, 7]},
             ),
             Refusal(

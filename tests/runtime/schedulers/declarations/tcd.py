@@ -55,11 +55,11 @@ DECLARATIONS = [
                 set_timesteps={"num_inference_steps": 2, "timesteps": [7, 3]},
             ),
             Refusal(
-                match=r"timesteps are \[3, 7\], expected integers that descend from below num_train_timesteps = 1000",
+                match=r"got timesteps \[3, 7\], expected integers that descend from below num_train_timesteps = 1000",
                 set_timesteps={"timesteps": [3, 7]},
             ),
             Refusal(
-                match=r"timesteps are \[1000, 7\], expected integers that descend from below",
+                match=r"got timesteps \[1000, 7\], expected integers that descend from below",
                 set_timesteps={"timesteps": [1000, 7]},
             ),
             Refusal(
