@@ -123,7 +123,7 @@ class StagedPipeline(PipelineBase):
         """Return the number of which both sides of an image are multiples; 1 for any size."""
         return 1
 
-    def latent_multiple(self) -> tuple[int, int]:
+    def size_factors(self) -> tuple[int, int]:
         """Return the factors of `size_multiple`: the pixels to a latent, and the latents of which there are multiples.
 
         The second is 1 where the first alone decides.
@@ -204,7 +204,7 @@ class StagedPipeline(PipelineBase):
         common, inputs = self._parse({"prompt": prompt, **arguments})
         size, images = self.size(inputs), self.images(inputs)
         manifest = self.session.bundle.manifest
-        check_size(size, *self.latent_multiple(), manifest.recipe if manifest else None)
+        check_size(size, *self.size_factors(), manifest.recipe if manifest else None)
         own = getattr(inputs, "latents", None)
         seed, generator = make_generators(common.seed, common.generator, images, has_latents=own is not None)
         signal = StopSignal()

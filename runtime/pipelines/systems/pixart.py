@@ -64,7 +64,7 @@ class PixArtAlpha(StagedPipeline):
         size = closest_size(*asked, self.transformer.layout.sample_size)
         manifest = self.session.bundle.manifest
         try:
-            check_size(size, *self.latent_multiple(), manifest.recipe if manifest else None)
+            check_size(size, *self.size_factors(), manifest.recipe if manifest else None)
         except InputError as error:
             raise InputError(
                 f"use_resolution_binning: got True, which generates {size[1]}x{size[0]}, the closest size of the "
