@@ -130,6 +130,13 @@ class CallArguments(TypedDict, total=False):
     negative_prompt_embeds_pooled: FloatArray | None
     original_image: "ImageInput | Sequence[Image] | None"
     clean_caption: bool | None
+    disable_watermark: bool
+    attention_mask: Any
+    negative_attention_mask: Any
+    prompt_attention_mask: Any
+    negative_prompt_attention_mask: Any
+    use_resolution_binning: bool
+    frame_size: int | None
     truncation_rate: float
 
 

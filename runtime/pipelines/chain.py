@@ -232,6 +232,7 @@ class ChainedPipeline(PipelineBase):
         """Sort the arguments of a call to both pipelines.
 
         Raises:
+            InputError: One that the first pipeline makes for the last.
             UnknownArgumentError: One that neither takes.
         """
         own, others = self.first.argument_names, self.last.argument_names
@@ -240,6 +241,11 @@ class ChainedPipeline(PipelineBase):
         for name, value in arguments.items():
             if value is None or name in ("seed", "generator"):
                 continue
+            if name in self.first.handed_shapes():
+                raise InputError(
+                    f"{name}: got one, but {_name(self.first)} makes it for {_name(self.last)}; leave it out, or run "
+                    "each bundle alone"
+                )
             if name not in self.argument_names:
                 raise UnknownArgumentError(name, sorted(self.argument_names))
             stem = name.removeprefix(_PRIOR)

@@ -124,7 +124,11 @@ def test_a_base_model_and_its_refiner(tiny_sd_checkpoint, exported):
 
 ERRORS = {
     "an unknown argument": ({"steps": 3}, UnknownArgumentError, "steps"),
-    "embeddings": ({"image_embeds": np.zeros((1, 32), np.float32)}, UnknownArgumentError, "image_embeds"),
+    "embeddings": (
+        {"image_embeds": np.zeros((1, 32), np.float32)},
+        InputError,
+        r"image_embeds: got one, but .*KandinskyV22PriorPipeline\) makes it for .*KandinskyV22Pipeline\); leave it out",
+    ),
     "of the decoder": ({"height": 14}, InputError, "height: got 14, expected a multiple of 4"),
     "of the prior": ({"prior_num_inference_steps": 1}, InputError, "num_inference_steps"),
     "no prompt": ({"prompt": None}, InputError, "prompt: got none"),
