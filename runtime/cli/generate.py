@@ -83,6 +83,8 @@ _OUTPUT_HELP = (
     "image.  [default: out-0001.png, or the next number]"
 )
 
+_LIKE_HELP = "Use the settings of this image, or of a .safetensors file. Options override them."
+
 _EXAMPLES = (
     'diffoundry generate emoji.bundle "red apple" --seed 0 -o apple.png',
     'diffoundry generate emoji.bundle "green apple" --image apple.png --strength 0.7',
@@ -120,7 +122,11 @@ _EXAMPLES = (
     type=int,
     help="Images for each prompt.  [default: 1]",
 )
-@_image("--like", type=click.Path(path_type=Path), help="Use the settings of this image. Options override them.")
+@_image(
+    "--like",
+    type=click.Path(path_type=Path),
+    help="Use the settings of this image, or of a .safetensors file. Options override them.",
+)
 @_image("--no-safety-checker", is_flag=True, help="Skip the bundle's safety checker.")
 @prompt_options
 @pipeline_options

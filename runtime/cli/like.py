@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from diffoundry.runtime.cli.array_files import ARRAY_SUFFIXES, read_array_settings
 from diffoundry.runtime.cli.systems import SYSTEM_FILES
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.save import read_settings
@@ -52,7 +53,7 @@ def read_like(path: Path, command: click.Command, names: Sequence[str]) -> LikeS
     """Read the settings of an image and check their types.
 
     Args:
-        path: The image.
+        path: The image, or a .safetensors file of embeddings or latents.
         command: Its parameters say which type a setting has.
         names: Settings that are read, besides those of files.
 
@@ -60,7 +61,7 @@ def read_like(path: Path, command: click.Command, names: Sequence[str]) -> LikeS
         InputError: Not such an image, or a setting of another type than its option.
     """
     try:
-        image = read_settings(path)
+        image = read_array_settings(path) if path.suffix.lower() == ARRAY_SUFFIXES[0] else read_settings(path)
     except InputError as error:
         raise InputError(f"--like {str(error).removeprefix('image ')}") from error
     parameters = {parameter.name: parameter for parameter in command.params}
