@@ -1,22 +1,19 @@
 """Chains of pipelines: a prior and its decoder, or a base model and its refiner, as one pipeline."""
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from diffoundry.runtime.errors import InputError, UnknownArgumentError
-from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.pipelines.base import PipelineBase
-from diffoundry.runtime.pipelines.denoising import Step, StopSignal
+from diffoundry.runtime.pipelines.chained_run import LAST, ChainedRun, ChainParts
+from diffoundry.runtime.pipelines.denoising import StopSignal
 from diffoundry.runtime.pipelines.example_inputs import make_example_arrays
-from diffoundry.runtime.pipelines.run import Run
-from diffoundry.runtime.pipelines.staged_run import StagedRun
 from diffoundry.runtime.random.seeds import make_generators
 
-__all__ = ["ChainedPipeline", "ChainedRun", "chain"]
+__all__ = ["ChainedPipeline", "chain"]
 
 _PRIOR = "prior_"
 """Prefix of the arguments of a prior, as diffusers' combined pipelines name them."""
@@ -211,7 +208,7 @@ class ChainedPipeline(PipelineBase):
             self._signals.add(signal)
         kept = {**known, **others, "prompt": prompt, **arguments}
         shown = {*self.argument_names, *_SIZES}
-        parts = _Parts(first=run, handed=self.first.handed_over, start=self.last.start, arguments=last)
+        parts = ChainParts(first=run, handed=self.first.handed_over, start=self.last.start, arguments=last)
         return ChainedRun(
             steps=parts.steps(generator, signal),
             total=run.total + int(others.get("num_inference_steps", 0)),
@@ -225,7 +222,7 @@ class ChainedPipeline(PipelineBase):
             scheduler=self.last.scheduler,
             arguments={name: value for name, value in kept.items() if value is not None and name in shown},
             signal=signal,
-            last_stage=_LAST,
+            last_stage=LAST,
         )
 
     def _split(self, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -271,61 +268,12 @@ class ChainedPipeline(PipelineBase):
         return f"ChainedPipeline({self.first!r}, {self.last!r})"
 
 
-_LAST = "last"
-
 _SIZES = ("height", "width")
 
 _FOR_LAST = (
     "output_type", "callback_on_step_end", "callback_on_step_end_tensor_inputs", "denoising_start", "strength",
 )  # fmt: skip
 """Arguments that only the last pipeline gets."""
-
-
-class _Parts:
-    """Both runs of a chain."""
-
-    def __init__(self, *, first: Run[Any], handed: Any, start: Any, arguments: Mapping[str, Any]) -> None:
-        self._first = first
-        self._handed = handed
-        self._start = start
-        self._arguments = arguments
-        self._last: Run[Any] | None = None
-
-    def steps(self, generator: Any, signal: StopSignal) -> Iterator[Step]:
-        """Run both pipelines; the second begins when the first has ended."""
-        expected = self._first.total
-        for step in self._first:
-            yield replace(step, total=expected, stage="first" if step.stage in ("", _LAST) else step.stage)
-            if signal.cancelled or signal.interrupted:
-                break
-        if signal.cancelled or signal.interrupted or self._first.signal.interrupted:
-            signal.cancelled = True  # what the first gives is no image
-            return
-        handed = self._handed(self._first.finish())
-        self._last = self._start(**self._arguments, **handed, generator=generator)
-        done, total = self._first.total, self._first.total + self._last.total
-        for step in self._last:
-            yield replace(step, index=done + step.index, total=total, stage=_LAST)
-            self._last.signal.cancelled |= signal.cancelled
-            self._last.signal.interrupted |= signal.interrupted  # a callback of the last may have set it
-
-    def decode(self, latents: FloatArray, output_type: str) -> tuple[Any, list[bool] | None]:
-        """Decode with the last pipeline."""
-        assert self._last is not None, "the last stage has begun"
-        images, flags = self._last.decode(latents, output_type)
-        finish = self._last.finish_images
-        return (images if finish is None else finish(images)), flags
-
-
-@dataclass(kw_only=True, slots=True, repr=False)
-class ChainedRun(StagedRun):
-    """A run over the steps of two pipelines. Its total is exact once the second has begun."""
-
-    def __iter__(self) -> Iterator[Step]:
-        """Run the remaining steps one by one; see `Run`."""
-        for step in StagedRun.__iter__(self):
-            self.total = step.total if step.stage == _LAST else self.total
-            yield step
 
 
 def _with_prefix(message: str, given: Iterable[str]) -> str:
