@@ -85,6 +85,10 @@ class ChainedPipeline(PipelineBase):
                     f"chain: {_name(first)} gives {name} of shape {_words(shape)}, but {_name(last)} takes "
                     f"{_words(taken[name])}; expected bundles of one model"
                 )
+        for name in (one for one in taken if one not in handed):
+            raise InputError(
+                f"chain: {_name(last)} takes {name}, but {_name(first)} gives none; expected bundles of one model"
+            )
         self.denoiser = last.denoiser
         self.scales_latents = last.scales_latents
         self.text_encoders = first.text_encoders

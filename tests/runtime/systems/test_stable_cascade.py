@@ -9,6 +9,7 @@ from PIL.Image import fromarray
 from PIL.Image import open as open_image
 from system_pair import TOLERANCE, compare_system, open_theirs
 from tiny_cascade import CHANNELS, WIDTH, make_cascade_decoder, make_cascade_prior, open_cascade_decoder
+from tiny_wuerstchen import make_wuerstchen_prior
 
 from diffoundry.exporter.reference.pipeline import call_pipeline
 from diffoundry.runtime import load
@@ -215,3 +216,11 @@ def test_wrong_arguments_are_refused(bundles):
             decoder(**{**given, **arguments})
     with pytest.raises(InputError, match="image_embeddings: got .* choose another height or width"):
         chain(prior, decoder).start("a cat", height=128, width=80)
+
+
+def test_the_prior_of_wuerstchen_is_refused(bundles, system_checkpoint, exported):
+    """Its latents have the name and the shape of those of Stable Cascade."""
+    folder = exported(system_checkpoint("wuerstchen-prior", make_wuerstchen_prior), target=",".join(TARGETS))
+    prior, decoder = load(folder, target="onnxruntime"), load(bundles[1], target="onnxruntime")
+    with pytest.raises(InputError, match=r"chain: .*StableCascadeDecoderPipeline\) takes prompt_embeds_pooled, but"):
+        chain(prior, decoder)
