@@ -10,6 +10,7 @@ import onnxruntime as ort
 from onnx_ir.passes import common
 
 from diffoundry.runtime.errors import ConfigError
+from diffoundry.runtime.models.roles import VAE_DECODER, VAE_ENCODER
 from diffoundry.targets.adapter_graph import adapter_path
 from diffoundry.targets.base import Lowered, Lowering, PrecisionFormat, Target
 from diffoundry.targets.onnxruntime.build.fusions import FuseMultiHeadAttention, SplitGroupNorm, WinogradConvolution
@@ -73,7 +74,7 @@ class OnnxRuntimeTarget(Target):
     def _lower(self, model: ir.Model, work: Lowering) -> Lowered:
         """Write the engine's graph, which refers to the portable graph's data file for unchanged weights."""
         engine = work.graph
-        if ir.passes.Sequential(*self._passes())(model).modified:
+        if ir.passes.Sequential(*self._passes(work.role))(model).modified:
             engine = self._path(work)
             save_beside(model, engine)
         return Lowered(files=(engine, *_data_files(model, engine.parent)), built_with={"onnxruntime": ort.__version__})
@@ -83,7 +84,7 @@ class OnnxRuntimeTarget(Target):
 
     def _write_adaptable(self, opened: ir.Model, model: ir.Model, work: Lowering) -> Sequence[Path]:
         """Write the graph with references to the engine's data files, so that it holds no weight itself."""
-        ir.passes.Sequential(*self._passes())(opened)
+        ir.passes.Sequential(*self._passes(work.role))(opened)
         for name, value in opened.graph.initializers.items():
             shared = model.graph.initializers.get(name)
             if shared is not None:
@@ -95,11 +96,12 @@ class OnnxRuntimeTarget(Target):
     def _path(self, work: Lowering) -> Path:
         return work.graph.with_name(f"{work.graph.stem}.{self.name}.onnx")
 
-    def _passes(self) -> tuple[ir.passes.PassBase, ...]:
+    def _passes(self, role: str) -> tuple[ir.passes.PassBase, ...]:
         cpu = self.device == "cpu"
+        large = role in (VAE_ENCODER, VAE_DECODER)  # its groups hold whole images
         return (
             FuseMultiHeadAttention(),  # first: it takes the transposes that the others would look through
-            SplitGroupNorm(kernels=cpu),
+            SplitGroupNorm(kernels=cpu, by_rows=cpu and large),
             *((WinogradConvolution(),) if cpu and self.winograd else ()),  # cuDNN has Winograd itself
             common.RemoveUnusedNodesPass(),  # with the weights and shapes that were replaced
         )

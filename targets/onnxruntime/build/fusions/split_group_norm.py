@@ -36,12 +36,18 @@ class SplitGroupNorm(ir.passes.InPlacePass):
     BatchNormalization of mean 0 and variance 1 is the scale and bias in one pass. Together with the SiLU that follows
     it takes half of the definition's time at (2, 320, 64, 64). Half precision is cast to float32 and back.
 
+    ONNX Runtime's InstanceNormalization adds up a group number by number. Over a million numbers, as a VAE has at 512 x
+    512, it is off by 1e-5 of RMS, eight times as much over four million. By rows, sums are those of a row's numbers
+    and then those of all rows, which is off by 3e-7 and takes half as long again.
+
     Attributes:
         kernels: True if InstanceNormalization and BatchNormalization are quick, as on the CPU. Otherwise both are
             written out: they were never measured on CUDA.
+        by_rows: True to sum images by rows, for networks with large groups.
     """
 
     kernels: bool = True
+    by_rows: bool = False
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite every GroupNormalization of floats."""
@@ -65,13 +71,14 @@ class SplitGroupNorm(ir.passes.InPlacePass):
         builder = tape.Tape()
         half = x.dtype != ir.DataType.FLOAT
         wide, scale, bias = (_cast(builder, value, ir.DataType.FLOAT) if half else value for value in node.inputs)
-        grouped = builder.op("Reshape", [wide, _vector(graph, np.int64, 0, groups, -1)])
-        place = [_vector(graph, np.int64, index) for index in (0, 1, 2)]
-        centred = builder.op("Sub", [grouped, builder.op("Slice", [grouped, *place])])
         epsilon = node.attributes.get_float("epsilon", 1e-5)
-        if self.kernels:
+        if self.by_rows and len(x.shape or ()) == 4:
+            normal = _normalize_by_rows(builder, graph, wide, groups, epsilon)
+        elif self.kernels:
+            centred = _centre(builder, graph, wide, groups)
             normal = _normalize(builder, graph, centred, groups, epsilon)
         else:
+            centred = _centre(builder, graph, wide, groups)
             normal = _normalize_written_out(builder, graph, centred, epsilon)
         normal = builder.op("Reshape", [normal, builder.op("Shape", [x])])
         if self.kernels:
@@ -83,6 +90,31 @@ class SplitGroupNorm(ir.passes.InPlacePass):
             result = builder.op("Add", [builder.op("Mul", [normal, factor]), summand])
         replace(node.outputs[0], _cast(builder, result, x.dtype) if half else result, builder.nodes)
         return None
+
+
+def _centre(builder: tape.Tape, graph: ir.Graph, x: ir.Value | None, groups: int) -> ir.Value:
+    """Return the difference to each group's first element, of shape (N, groups, numbers)."""
+    grouped = builder.op("Reshape", [x, _vector(graph, np.int64, 0, groups, -1)])
+    place = [_vector(graph, np.int64, index) for index in (0, 1, 2)]
+    return builder.op("Sub", [grouped, builder.op("Slice", [grouped, *place])])
+
+
+def _normalize_by_rows(
+    builder: tape.Tape, graph: ir.Graph, x: ir.Value | None, groups: int, epsilon: float
+) -> ir.Value:
+    """Normalise (N, groups, rows, width) with the means of rows, and then the mean of those."""
+    width = builder.op("Shape", [x], {"start": 3})
+    rows = builder.op("Concat", [_vector(graph, np.int64, 0, groups, -1), width], {"axis": 0})
+    grouped = builder.op("Reshape", [x, rows])
+    place = [_vector(graph, np.int64, *ends) for ends in ((0, 0), (1, 1), (2, 3))]
+    centred = builder.op("Sub", [grouped, builder.op("Slice", [grouped, *place])])
+    inner, outer = (_vector(graph, np.int64, axis) for axis in (3, 2))
+    mean = builder.op("ReduceMean", [builder.op("ReduceMean", [centred, inner]), outer])
+    rest = builder.op("Sub", [centred, mean])
+    squares = builder.op("ReduceMean", [builder.op("ReduceSumSquare", [rest, inner]), outer])
+    variance = builder.op("Div", [squares, _cast(builder, width, ir.DataType.FLOAT)])
+    shifted = builder.op("Add", [variance, _vector(graph, np.float32, epsilon)])
+    return builder.op("Mul", [rest, builder.op("Reciprocal", [builder.op("Sqrt", [shifted])])])
 
 
 def _normalize(builder: tape.Tape, graph: ir.Graph, x: ir.Value, groups: int, epsilon: float) -> ir.Value:
