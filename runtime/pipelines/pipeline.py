@@ -214,8 +214,7 @@ class DiffusionPipeline(PipelineInterface):
         )
         common.check()
         prompts.check()
-        task.check(common)
-        task.check_family(self.family)
+        task.check(common, self.family)
         joins = self.parts.names or not PART_NAMES.isdisjoint(given)
         copies = common.num_images_per_prompt
         parts = self.parts.check(inputs, given, prompts, copies, kind) if joins else None
@@ -276,9 +275,7 @@ class DiffusionPipeline(PipelineInterface):
             return latents
         return postprocess(self.vae.decode(self.vae.denormalize(latents, statistics=statistics)), output_type)
 
-    def _show(
-        self, latents: FloatArray, output_type: str, *, statistics: bool
-    ) -> "tuple[list[Image] | FloatArray, list[bool] | None]":
+    def _show(self, latents: FloatArray, output_type: str, *, statistics: bool) -> tuple[Any, list[bool] | None]:
         """Decode, and blacken the images that the safety checker flags; flags are None without a check."""
         if self.safety_checker is None or output_type == "latent":
             return self.decode(latents, output_type, statistics=statistics), None

@@ -129,11 +129,8 @@ class Task:
         """Return whether a denoiser that takes `extra` channels besides the `latent` ones can do this."""
         return extra == 0
 
-    def check(self, inputs: CommonInputs) -> None:
-        """Refuse arguments that do not fit with an `InputError`, before any work."""
-
-    def check_family(self, family: Family) -> None:
-        """Refuse arguments that the checkpoint's networks cannot work on with an `InputError`, before any work."""
+    def check(self, inputs: CommonInputs, family: Family) -> None:
+        """Refuse arguments that do not fit, or not the checkpoint's networks, with an `InputError`, before any work."""
 
     def size(self, inputs: CommonInputs, default: tuple[int, int], vae: AutoencoderKL) -> tuple[int, int]:  # noqa: ARG002
         """Return height and width in pixels: those of the call, or the default ones."""

@@ -43,15 +43,11 @@ class DepthToImage(ImageToImage):
         """See `Task.fits`: one channel of depth."""
         return extra == 1
 
-    def check(self, inputs: CommonInputs) -> None:
-        """See `Task.check`."""
-        ImageToImage.check(self, inputs)
+    def check(self, inputs: CommonInputs, family: Family) -> None:
+        """See `Task.check`: without a depth map there is a depth estimator, and it can read the image."""
+        ImageToImage.check(self, inputs, family)
         if self.depth_map is not None:
             _check_range(self._depth(), "depth_map: got")
-
-    def check_family(self, family: Family) -> None:
-        """See `Task.check_family`: without a depth map there is a depth estimator, and it can read the image."""
-        if self.depth_map is not None:
             return
         if family.depth_estimator is None:
             raise InputError(

@@ -10,6 +10,7 @@ from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.pixels import ImageInput
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.protocols import FloatArray
+from diffoundry.runtime.pipelines.families.base import Family
 from diffoundry.runtime.pipelines.inputs import CommonInputs
 from diffoundry.runtime.pipelines.tasks.base import LoopInit, Task, TaskContext
 from diffoundry.runtime.pipelines.tasks.schedule import add_noise, check_strength, start_timesteps
@@ -49,7 +50,7 @@ class ImageToImage(Task):
     strength: float = 0.8
     denoising_start: float | None = None
 
-    def check(self, inputs: CommonInputs) -> None:
+    def check(self, inputs: CommonInputs, family: Family) -> None:  # noqa: ARG002
         """See `Task.check`."""
         check_strength(self.strength)
         check_fraction("denoising_start", self.denoising_start)

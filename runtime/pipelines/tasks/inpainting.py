@@ -22,6 +22,7 @@ from diffoundry.runtime.images.pixels import ImageInput
 from diffoundry.runtime.images.tensors import is_tensor, to_array
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.protocols import FloatArray
+from diffoundry.runtime.pipelines.families.base import Family
 from diffoundry.runtime.pipelines.inputs import CommonInputs
 from diffoundry.runtime.pipelines.tasks.base import LoopInit, Task, TaskContext
 from diffoundry.runtime.pipelines.tasks.schedule import add_noise, check_strength, start_timesteps
@@ -68,7 +69,7 @@ class Inpainting(Task):
         """See `Task.fits`: no more channels, or a mask and the latents of the kept part."""
         return extra in (0, latent + 1)
 
-    def check(self, inputs: CommonInputs) -> None:
+    def check(self, inputs: CommonInputs, family: Family) -> None:  # noqa: ARG002
         """See `Task.check`."""
         check_strength(self.strength)
         check_fraction("denoising_start", self.denoising_start)

@@ -9,6 +9,7 @@ from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.pixels import ImageInput
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.protocols import Denoiser, Feeds, FloatArray
+from diffoundry.runtime.pipelines.families.base import Family
 from diffoundry.runtime.pipelines.guidance import Condition, Guidance, Unguided, stack
 from diffoundry.runtime.pipelines.inputs import CommonInputs
 from diffoundry.runtime.pipelines.tasks.base import LoopInit, Task, TaskContext
@@ -78,7 +79,7 @@ class Instruction(Task):
         """See `Task.fits`: the latents of an image."""
         return extra == latent
 
-    def check(self, inputs: CommonInputs) -> None:
+    def check(self, inputs: CommonInputs, family: Family) -> None:  # noqa: ARG002
         """See `Task.check`."""
         scale = self.image_guidance_scale
         if not isinstance(scale, int | float) or not 0 <= scale < np.inf:

@@ -9,6 +9,7 @@ from diffoundry.runtime.checks.arguments import check_number
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.pixels import ImageInput
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
+from diffoundry.runtime.pipelines.families.base import Family
 from diffoundry.runtime.pipelines.inputs import CommonInputs
 from diffoundry.runtime.pipelines.tasks.base import LoopInit, Task, TaskContext
 from diffoundry.runtime.pipelines.tasks.source_images import fill_batch, image_size, read_image
@@ -49,7 +50,7 @@ class Upscaling(Task):
         """See `Task.fits`: the colours of an image."""
         return extra == _COLOURS
 
-    def check(self, inputs: CommonInputs) -> None:  # noqa: ARG002
+    def check(self, inputs: CommonInputs, family: Family) -> None:  # noqa: ARG002
         """See `Task.check`; the largest level is known with the checkpoint."""
         check_number("noise_level", self.noise_level, 0, whole=True)
 

@@ -16,7 +16,9 @@ from diffoundry.runtime.bundle.specs import DimSpec
 CONFIGS = {
     "CLIPTextModel": transformers.CLIPTextConfig,
     "CLIPTextModelWithProjection": transformers.CLIPTextConfig,
+    "CLIPVisionModel": transformers.CLIPVisionConfig,
     "CLIPVisionModelWithProjection": transformers.CLIPVisionConfig,
+    "DPTForDepthEstimation": transformers.DPTConfig,
     "T5EncoderModel": transformers.T5Config,
     "LDMBertModel": LDMBertConfig,
 }
@@ -25,6 +27,8 @@ PACKAGES = {
     "PaellaVQModel": wuerstchen,
     "StableUnCLIPImageNormalizer": diffusers.pipelines.stable_diffusion,
     "UnCLIPTextProjModel": unclip,
+    "WuerstchenDiffNeXt": wuerstchen,
+    "WuerstchenPrior": wuerstchen,
 }
 
 
