@@ -100,6 +100,9 @@ CHECKPOINTS: dict[str, Callable[[Path], None]] = {
     "ddpm-classes": lambda folder: _write(
         folder, "DDPMPipeline", _unet(8, num_class_embeds=3), diffusers.DDPMScheduler()
     ),
+    "ddpm": lambda folder: _write(folder, "DDPMPipeline", _unet(8), diffusers.DDPMScheduler()),
+    "ddim": lambda folder: _write(folder, "DDIMPipeline", _unet(8), diffusers.DDIMScheduler()),
+    "pndm": lambda folder: _write(folder, "PNDMPipeline", _unet(8), diffusers.PNDMScheduler()),
     "dit": write_dit,
     "dit-without-variance": lambda folder: write_dit(folder, out_channels=4),
 }
