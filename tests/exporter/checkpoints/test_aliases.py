@@ -59,14 +59,22 @@ SIZES = {
 IN_MILLIONS = {
     "kandinsky-2-1-prior": {"prior": 1000, "image_encoder": 304, "text_encoder": 124},
     "kandinsky-2-1": {"text_encoder": 560, "unet": 1220, "movq": 67},
+    "kandinsky-2-1-inpaint": {"text_encoder": 560, "unet": 1220, "movq": 67},
+    "kandinsky-2-2-decoder-inpaint": {"unet": 1220, "movq": 67},
+    "kandinsky-2-2-controlnet-depth": {"unet": 1220, "movq": 67},
     "kandinsky-2-2-prior": {"prior": 1000, "image_encoder": 1800, "text_encoder": 695},
     "kandinsky-2-2-decoder": {"unet": 1220, "movq": 67},
+    "karlo-image-variations": {
+        "image_encoder": 304, "text_encoder": 124, "text_proj": 7.88, "decoder": 900, "super_res_first": 700,
+        "super_res_last": 700,
+    },
+    "sd21-unclip": {"image_encoder": 632, "text_encoder": 340, "image_normalizer": 0.00205, "unet": 870, "vae": 83.7},
     "stable-cascade-prior": {"prior": 3600, "text_encoder": 695, "image_encoder": 304},
     "wuerstchen-prior": {"prior": 993, "text_encoder": 694},
     "wuerstchen": {"decoder": 1055, "text_encoder": 353, "vqgan": 18.4},
     "stable-cascade": {"decoder": 1560, "text_encoder": 695, "vqgan": 18.4},
     "kandinsky-3": {"text_encoder": 8600, "unet": 3000, "movq": 267},
-}
+}  # fmt: skip
 
 
 # Compared by sizes of a paper or a model card, and by interfaces.
