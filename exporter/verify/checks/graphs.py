@@ -172,9 +172,18 @@ def _wrong_epsilons(graph: ir.Model, expected: Mapping[str, float]) -> list[str]
     for node in graph.graph.all_nodes():
         name = node.name or ""
         wanted = expected.get(name.partition("/")[0])
-        if node.op_type not in _NORMALIZATIONS or wanted is None:
-            continue
-        epsilon = node.attributes.get_float("epsilon", 1e-5)
-        if np.float32(epsilon) != np.float32(wanted):
+        epsilon = None if wanted is None else _epsilon(node)
+        if wanted is not None and epsilon is not None and np.float32(epsilon) != np.float32(wanted):
             faults.append(f"{name}: epsilon {epsilon:.6g}, expected {wanted:.6g}")
     return faults
+
+
+def _epsilon(node: ir.Node) -> float | None:
+    """Return the epsilon of a normalization, also of one written out as `Sqrt(Add(variance, epsilon))`; else None."""
+    if node.op_type in _NORMALIZATIONS:
+        return node.attributes.get_float("epsilon", 1e-5)
+    added = node.inputs[0].producer() if node.op_type == "Sqrt" and node.inputs[0] is not None else None
+    if added is None or added.op_type != "Add" or added.inputs[1] is None:
+        return None
+    constant = added.inputs[1].const_value
+    return None if constant is None or constant.size != 1 else float(constant.numpy().item())
