@@ -2,8 +2,10 @@
 
 import importlib.resources
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from diffoundry.runtime.errors import CheckpointError
 from diffoundry.runtime.install_hint import install_models_command
@@ -19,11 +21,15 @@ class Alias:
         configs: Folder of an installed package with the configs, for random weights; None for a ControlNet.
         hub: Hub id of the weights, or None.
         folder: Folder of an installed package with the weights, or None.
+        components: Component that `configs` lacks to its folder, relative to the parent of `configs`.
+        changes: JSON file, such as "unet/config.json", to the fields that are set in it.
     """
 
     configs: str | None = None
     hub: str | None = None
     folder: str | None = None
+    components: Mapping[str, str] = field(default_factory=dict)
+    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def read_aliases() -> dict[str, Alias]:

@@ -74,7 +74,10 @@ def configs_of(alias: Alias) -> Path:
     """Find or build a folder for random weights: with the weights, or assembled from the package."""
     assert alias.configs is not None, "a ControlNet is refused before"
     configs = alias_folder(alias.configs)
-    return configs if alias.folder is not None else assemble_configs(configs)
+    if alias.folder is not None:
+        return configs
+    components = {name: configs.parent / folder for name, folder in alias.components.items()}
+    return assemble_configs(configs, alias.changes, components)
 
 
 def forms() -> str:

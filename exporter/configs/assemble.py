@@ -25,22 +25,30 @@ _VOCABULARIES = {"T5": write_t5_vocabulary, "Bert": write_bert_vocabulary, "XLMR
 """First letters of a tokenizer's class to the function that writes its vocabulary; CLIP's for all others."""
 
 
-def assemble_configs(configs: Path, changes: Mapping[str, Mapping[str, Any]] | None = None) -> Path:
+def assemble_configs(
+    configs: Path,
+    changes: Mapping[str, Mapping[str, Any]] | None = None,
+    components: Mapping[str, Path] | None = None,
+) -> Path:
     """A folder with the files of `configs`, changed, and whole tokenizers. It is removed when the process ends.
 
     Args:
         configs: A diffusers folder without weights, whose tokenizers may lack their vocabulary.
         changes: JSON file, such as "unet/config.json", to the fields that are set in it.
+        components: Component that `configs` lacks to its folder elsewhere.
 
     Returns:
         The folder, the same for the same arguments.
     """
     changed = changes or {}
-    digest = hashlib.sha256(json.dumps([str(configs), changed], sort_keys=True).encode()).hexdigest()[:16]
+    added = {name: str(source) for name, source in (components or {}).items()}
+    digest = hashlib.sha256(json.dumps([str(configs), changed, added], sort_keys=True).encode()).hexdigest()[:16]
     folder = scratch_folder() / digest
     if not folder.is_dir():
         draft = Path(tempfile.mkdtemp(dir=scratch_folder()))
         shutil.copytree(configs, draft, dirs_exist_ok=True)
+        for name, source in added.items():
+            shutil.copytree(source, draft / name)
         for name, fields in changed.items():
             merged = {**read_json(draft / name), **fields}
             (draft / name).write_text(json.dumps(merged, indent=2) + "\n", encoding="utf-8")

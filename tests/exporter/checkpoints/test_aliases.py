@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from diffoundry.exporter.checkpoints.aliases import alias_folder, read_aliases
+from diffoundry.exporter.checkpoints.aliases import alias_folder, package_path, read_aliases
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.checkpoints.tokenizer_files import write_tokenizer
 from diffoundry.exporter.checkpoints.weights import build_module
@@ -93,6 +93,39 @@ def test_table():
         assert (alias.configs is None) == (name == "emoji-edges")
         if alias.configs is not None:
             assert (alias_folder(alias.configs) / "model_index.json").is_file()
+
+
+_WHOLE = {"sd1", "sd21", "sdxl", "sdxl_refiner"}
+"""Folders that describe single files, too."""
+
+
+def test_configs_are_in_the_package_once():
+    configs = package_path("exporter/configs")
+    folders: dict[str, set[str]] = {}
+    for path in configs.glob("*/*/*.json"):
+        content = json.dumps(json.loads(path.read_text()), sort_keys=True)
+        folders.setdefault(content, set()).add(path.relative_to(configs).parts[0])
+    assert len(folders) > 80
+    assert [found for found in folders.values() if len(found) > 1 and not found <= _WHOLE] == []
+
+
+def test_components_and_changes_are_needed():
+    """Each component comes from one folder, and each change gives a field another value."""
+    for alias in read_aliases().values():
+        if alias.configs is None or alias.folder is not None:
+            continue
+        folder = alias_folder(alias.configs)
+        sources = {name: folder.parent / source for name, source in alias.components.items()}
+        assert all(source.is_dir() for source in sources.values())
+        own = {path.name: path for path in folder.iterdir() if path.is_dir()}
+        assert not own.keys() & sources.keys()
+        index = json.loads((folder / "model_index.json").read_text())
+        named = {name for name, value in index.items() if isinstance(value, list) and value[0] is not None}
+        assert own.keys() | sources.keys() == named - {"shap_e_renderer"}
+        for file, fields in alias.changes.items():
+            component, _, name = file.rpartition("/")
+            config = json.loads(({**own, **sources, "": folder}[component] / name).read_text())
+            assert all(config.get(field, _WHOLE) != value for field, value in fields.items())
 
 
 @pytest.mark.parametrize("name", ["emoji", "emoji-edges"])
