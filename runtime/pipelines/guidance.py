@@ -60,9 +60,7 @@ class Unguided:
 
     def feeds(self, condition: Condition) -> Feeds:
         """See `Guidance.feeds`."""
-        rows = len(next(iter(condition.conditional.values())))
-        repeated = {name: np.repeat(row, rows, axis=0) for name, row in self.embedding.items()}
-        return {**condition.conditional, **repeated}
+        return _with_embedding(condition.conditional, self.embedding)
 
     def combine(self, output: FloatArray) -> FloatArray:
         """See `Guidance.combine`."""
@@ -80,6 +78,7 @@ class ClassifierFreeGuidance:
     Attributes:
         scale: s, above 1.
         rescale: phi, 0 to 1; 0 is off.
+        embedding: As `Unguided.embedding`, for a distilled denoiser that is guided as well.
     """
 
     copies: ClassVar[int] = 2
@@ -87,11 +86,12 @@ class ClassifierFreeGuidance:
 
     scale: float
     rescale: float = 0.0
+    embedding: Feeds = field(default_factory=dict)
 
     def feeds(self, condition: Condition) -> Feeds:
         """See `Guidance.feeds`."""
         assert condition.unconditional is not None
-        return stack([condition.unconditional, condition.conditional])
+        return _with_embedding(stack([condition.unconditional, condition.conditional]), self.embedding)
 
     def combine(self, output: FloatArray) -> FloatArray:
         """See `Guidance.combine`."""
@@ -112,6 +112,12 @@ def choose_guidance(scale: float, rescale: float, denoiser: Denoiser) -> Guidanc
     if denoiser.embeds_guidance:
         return Unguided(embedding=denoiser.embed_guidance(scale))
     return ClassifierFreeGuidance(scale=scale, rescale=rescale) if scale > 1 else Unguided()
+
+
+def _with_embedding(feeds: Feeds, embedding: Feeds) -> Feeds:
+    """Add the inputs of one row to those of many, a copy for each row."""
+    rows = len(next(iter(feeds.values())))
+    return {**feeds, **{name: np.repeat(row, rows, axis=0) for name, row in embedding.items()}}
 
 
 def stack(parts: Sequence[Feeds]) -> Feeds:

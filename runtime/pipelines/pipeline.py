@@ -139,7 +139,7 @@ class DiffusionPipeline(PipelineInterface):
         common, task = call.common, call.task
         shape = self.denoiser.latent_shape(call.images, *call.size, self.vae)
         scheduler, steps = self._plan(call, shape)
-        guidance = task.guidance(common, self.denoiser)
+        guidance = self.family.guidance(common, call.prompts, task)
         options = EncodeOptions(*call.size, common.num_images_per_prompt, guidance.guided, task.from_image)
         condition = self.family.encode(call.prompts, options)
         if call.parts is not None:
@@ -246,7 +246,10 @@ class DiffusionPipeline(PipelineInterface):
         tokens = self.denoiser.image_tokens(shape)
         if self.family.plans_timesteps:
             return scheduler, self.family.set_timesteps(scheduler, common, call.prompts, call.task)
-        own_plan = common.timesteps, common.sigmas, common.mu
+        sigmas = common.sigmas
+        if common.timesteps is None and sigmas is None:
+            sigmas = self.family.default_sigmas(scheduler, common.num_inference_steps)
+        own_plan = common.timesteps, sigmas, common.mu
         return scheduler, plan_run(scheduler, common.num_inference_steps, *own_plan, tokens)
 
     def _predict(

@@ -1,6 +1,6 @@
 """The base of a family: its networks, its defaults, and the conversion of prompts to inputs of the denoiser."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from diffoundry.runtime.engines.session import EngineSession
@@ -8,7 +8,7 @@ from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.depth_estimator import DPTForDepthEstimation
 from diffoundry.runtime.models.protocols import Denoiser, TextEncoder
 from diffoundry.runtime.models.registry import open_vae
-from diffoundry.runtime.pipelines.guidance import Condition
+from diffoundry.runtime.pipelines.guidance import Condition, Guidance
 from diffoundry.runtime.pipelines.inputs import CommonInputs, PromptInputs
 from diffoundry.runtime.schedulers import Scheduler
 
@@ -112,6 +112,26 @@ class Family:
             InputError: The scheduler does not take the arguments.
         """
         raise NotImplementedError
+
+    def default_sigmas(self, scheduler: Scheduler[Any], steps: int) -> Sequence[float] | None:  # noqa: ARG002
+        """Return the sigmas of calls that name neither timesteps nor sigmas. None lets the scheduler place them.
+
+        Args:
+            scheduler: Of the call.
+            steps: Number of steps.
+        """
+        return None
+
+    def guidance(self, inputs: CommonInputs, prompts: Any, task: Any) -> Guidance:  # noqa: ARG002
+        """Return the guidance of a call; by default that of its task.
+
+        Args:
+            inputs: The common arguments.
+            prompts: Of the class `Inputs`.
+            task: The task.
+        """
+        guidance: Guidance = task.guidance(inputs, self.denoiser)
+        return guidance
 
     def encode(self, inputs: Any, options: EncodeOptions) -> Condition:
         """Run the encoders.
