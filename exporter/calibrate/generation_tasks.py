@@ -55,7 +55,7 @@ class ImageTask(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptTask:
-    """Generates prompts. Where the checkpoint's default task starts from an image, that is drawn by the seed.
+    """Generates prompts. An image or embeddings that a call needs are drawn by the seed.
 
     Attributes:
         steps: Steps of the scheduler.
@@ -80,17 +80,20 @@ class PromptTask:
     ) -> FloatArray:
         """See `ImageTask.generate`."""
         pipeline = open_pipeline(components, safety_checker=None)  # black images would measure nothing
-        if not pipeline.example_inputs:
+        if not (pipeline.example_inputs or pipeline.example_arrays(*self._size(pipeline))):
             return self._generate(pipeline, prompts, at_step)
         # Each image has an example of its own, and not every pipeline takes several at once.
         return np.concatenate([self._generate(pipeline, [prompt], at_step) for prompt in prompts])
+
+    def _size(self, pipeline: PipelineBase) -> tuple[int, int]:
+        height, width = pipeline.default_size
+        return self.height or height, self.width or width
 
     def _generate(
         self, pipeline: PipelineBase, prompts: Sequence[SeededPrompt], at_step: Callable[[int], None]
     ) -> FloatArray:
         at_step(0)
-        default = pipeline.default_size
-        height, width = self.height or default[0], self.width or default[1]
+        height, width = self._size(pipeline)
         seeds = [prompt.seed for prompt in prompts]
         drawn = prompts[0].seed if len(prompts) == 1 else None
         counts = {pipeline.image_count_argument: 1 if pipeline.text_encoders else len(prompts)}

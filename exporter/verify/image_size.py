@@ -31,7 +31,7 @@ def settings_for(pipeline: PipelineBase, request: VerifyRequest) -> Settings:
         example_scale=pipeline.example_scale,
         arguments=pipeline.setting_arguments(request.steps, request.guidance_scale),
         arrays=pipeline.example_arrays(height, width),
-        sized="height" in pipeline.argument_names,
+        sized=pipeline.takes_size,
         watch=isinstance(pipeline, StagedPipeline) and pipeline.follows_scheduler,
     )
 

@@ -67,7 +67,7 @@ class Settings:
         example_scale: As in `make_example_inputs`.
         arguments: Numbers and names among the arguments of a pipeline's call, without prompt and seed.
         arrays: As in `PipelineBase.example_arrays`.
-        sized: True if the call takes height and width.
+        sized: True if the call has height and width.
         watch: As in `call_pipeline`.
     """
 
@@ -87,6 +87,6 @@ class Settings:
     def image_arguments(self) -> dict[str, Any]:
         """Arguments of a pipeline's call, without prompt and seed, for diffusers' pipelines and ours."""
         examples = make_example_inputs(self.example_inputs, self.height, self.width, self.example_scale)
-        dropped = () if self.sized else ("height", "width")
-        arrays = make_example_arrays(self.arrays)
-        return {**self.arguments, **arrays, **{name: value for name, value in examples.items() if name not in dropped}}
+        sides = {"height": self.height, "width": self.width}
+        taken = {name: value for name, value in examples.items() if name not in sides}
+        return {**self.arguments, **make_example_arrays(self.arrays), **taken, **(sides if self.sized else {})}

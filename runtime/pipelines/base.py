@@ -94,6 +94,12 @@ class PipelineBase:
         """Pixels of the result to a pixel of an example image: 1 but for upscalers."""
         return 1
 
+    @property
+    def takes_size(self) -> bool:
+        """True if a measurement passes height and width; by default not where an image to start from has the size."""
+        names = self.example_inputs
+        return "height" in self.argument_names and ("image" not in names or "mask_image" in names)
+
     def example_arrays(self, height: int, width: int) -> dict[str, tuple[int, ...]]:  # noqa: ARG002
         """Return the shapes of arguments for which a measurement passes random numbers: embeddings, for example."""
         return {}
@@ -184,8 +190,11 @@ class PipelineBase:
             seed: As in `make_example_inputs`.
         """
         examples = make_example_inputs(self.example_inputs, height, width, self.example_scale, seed)
-        examples |= make_example_arrays(self.example_arrays(height, width))
-        taken = {name: value for name, value in examples.items() if name in self.argument_names}
+        examples |= make_example_arrays(self.example_arrays(height, width), seed)
+        sides = {"height": height, "width": width}
+        taken = {name: value for name, value in examples.items() if name in self.argument_names and name not in sides}
+        if self.takes_size:
+            taken |= sides
         return {**self.setting_arguments(steps, guidance_scale), **taken}
 
     @classmethod

@@ -14,7 +14,9 @@ __all__ = [
     "CONTROL",
     "DEPTH_MAP",
     "EXAMPLE_INPUTS",
+    "HINT",
     "IMAGE_PROMPT",
+    "ORIGINAL",
     "PROMPT",
     "example_input_names",
     "make_example_arrays",
@@ -31,6 +33,12 @@ EXAMPLE_INPUTS = ("image", "mask_image", DEPTH_MAP, "strength")
 
 CONTROL, ADAPTER, PROMPT = "control_image", "adapter_image", "ip_adapter_image"
 """Arguments of ControlNets, T2I-Adapters and IP-Adapters, which have examples too."""
+
+ORIGINAL = "original_image"
+"""Argument for the image to start from where `image` is a small one to enlarge."""
+
+HINT = "hint"
+"""Argument for an image as an array of channels in 0..1."""
 
 IMAGE_PROMPT = "image prompt"
 """Name for an image that conditions instead of a text: its size is not that of the result."""
@@ -62,8 +70,9 @@ def make_example_inputs(
     Args:
         names: Those of `EXAMPLE_INPUTS` that the pipeline takes: "image" is an orange disc on a gradient of blue, of
             "mask_image" the middle is white, "depth_map" is nearest in the middle, and "strength" is 1, so that every
-            step is run; `CONTROL` once for each ControlNet and `ADAPTER` once for each T2I-Adapter, which get the
-            disc's outline, white on black; `PROMPT` once for each IP-Adapter, which gets the disc. Or `IMAGE_PROMPT`.
+            step is run; `ORIGINAL`, which is the disc too; `CONTROL` once for each ControlNet and `ADAPTER` once for
+            each T2I-Adapter, which get the disc's outline, white on black; `PROMPT` once for each IP-Adapter, which
+            gets the disc. Or `IMAGE_PROMPT`.
         height: Pixels of the result.
         width: Pixels of the result.
         scale: Pixels of the result to a pixel of an image.
@@ -81,6 +90,8 @@ def make_example_inputs(
         return {"height": height, "width": width, **joined}
     strength = {"strength": 1.0, **joined} if "strength" in names else joined
     image = drawing.image()
+    if ORIGINAL in names:
+        strength[ORIGINAL] = image
     if DEPTH_MAP in names:
         return {"image": image, DEPTH_MAP: np.asarray(-(down**2) - across**2, np.float32)[None], **strength}
     if "mask_image" not in names:
@@ -92,15 +103,22 @@ def make_example_inputs(
     return {"image": image, "mask_image": mask, "height": height, "width": width, **strength}
 
 
-def make_example_arrays(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """Return float32 arrays by the names of arguments: seeded normal numbers, and ones for masks of tokens."""
-    generator = np.random.default_rng(0)
-    return {
-        name: np.ones(shape, np.float32)
-        if name.endswith("attention_mask")
-        else generator.standard_normal(shape).astype(np.float32)
-        for name, shape in shapes.items()
-    }
+def make_example_arrays(shapes: Mapping[str, tuple[int, ...]], seed: int | None = None) -> dict[str, Any]:
+    """Return float32 arrays by the names of arguments: normal numbers, ones for masks of tokens, 0..1 for `HINT`.
+
+    Args:
+        shapes: Name of an argument to the shape of its array.
+        seed: Draws other numbers, the same for the same seed.
+    """
+    generator = np.random.default_rng(0 if seed is None else seed)
+
+    def draw(name: str, shape: tuple[int, ...]) -> FloatArray:
+        if name.endswith("attention_mask"):
+            return np.ones(shape, np.float32)
+        values = generator.random(shape) if name == HINT else generator.standard_normal(shape)
+        return values.astype(np.float32)
+
+    return {name: draw(name, shape) for name, shape in shapes.items()}
 
 
 class _Drawing(NamedTuple):

@@ -1,6 +1,7 @@
-"""Tiny random checkpoints of DeepFloyd IF, one a stage."""
+"""Tiny random checkpoints of DeepFloyd IF, one a stage, and under the names of the classes that take images."""
 
 import shutil
+from functools import partial
 
 import diffusers
 import torch
@@ -11,7 +12,7 @@ from tiny_networks import VISION, feature_extractor, text_encoder_t5
 
 from diffoundry.exporter.checkpoints.tokenizer_files import open_tokenizer
 
-__all__ = ["FIRST", "IF_CHECKPOINTS", "SECOND", "WIDTH"]
+__all__ = ["FIRST", "IF_CHECKPOINTS", "IF_IMAGE_CHECKPOINTS", "SECOND", "WIDTH"]
 
 WIDTH = 96
 """Of T5's hidden states."""
@@ -81,11 +82,11 @@ def make(folder, name, network, **parts):
     shutil.rmtree(tokenizer)
 
 
-def make_first(folder):
-    make(folder, FIRST, lambda: unet(sample_size=8, in_channels=3), scheduler=scheduler(sample_max_value=1.5))
+def make_first(folder, name=FIRST):
+    make(folder, name, lambda: unet(sample_size=8, in_channels=3), scheduler=scheduler(sample_max_value=1.5))
 
 
-def make_second(folder):
+def make_second(folder, name=SECOND):
     network = lambda: unet(  # noqa: E731
         sample_size=16,
         in_channels=6,
@@ -97,7 +98,18 @@ def make_second(folder):
         mid_block_scale_factor=1 / 0.7071,
     )
     noising = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2")
-    make(folder, SECOND, network, scheduler=scheduler(), image_noising_scheduler=noising)
+    make(folder, name, network, scheduler=scheduler(), image_noising_scheduler=noising)
 
 
 IF_CHECKPOINTS = {FIRST: make_first, SECOND: make_second}
+
+IF_IMAGE_CHECKPOINTS = {
+    name: partial(make_second if "Super" in name else make_first, name=name)
+    for name in (
+        "IFImg2ImgPipeline",
+        "IFInpaintingPipeline",
+        "IFImg2ImgSuperResolutionPipeline",
+        "IFInpaintingSuperResolutionPipeline",
+    )
+}
+"""The same networks under the classes that start from an image."""

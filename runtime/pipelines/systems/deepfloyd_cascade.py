@@ -86,6 +86,11 @@ class Cascade(StagedPipeline):
         return size
 
     @property
+    def takes_size(self) -> bool:
+        """See `PipelineBase`: an image to start from has the size, also with a mask."""
+        return self.start_name not in self.example_inputs
+
+    @property
     def _side(self) -> int:
         """Pixels of the shorter side of an image to start from."""
         return self.default_size[0]

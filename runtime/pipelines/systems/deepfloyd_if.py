@@ -8,6 +8,7 @@ import numpy as np
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.pipelines.denoising import Step
+from diffoundry.runtime.pipelines.example_inputs import ORIGINAL
 from diffoundry.runtime.pipelines.staged_call import StagedCall
 from diffoundry.runtime.pipelines.staged_run import Stage
 from diffoundry.runtime.pipelines.systems.deepfloyd_cascade import Cascade
@@ -86,7 +87,7 @@ class DeepFloydSuperResolution(Cascade):
     Inputs: ClassVar[type[Any]] = IFSuperInputs
     label: ClassVar[str] = "enlarged images"
     scheduler_folders: ClassVar[tuple[str, ...]] = (_NOISING, "scheduler")
-    start_name: ClassVar[str] = "original_image"
+    start_name: ClassVar[str] = ORIGINAL
 
     @classmethod
     def input_classes(cls) -> Sequence[type[Any]]:
@@ -101,8 +102,11 @@ class DeepFloydSuperResolution(Cascade):
 
     @property
     def example_inputs(self) -> tuple[str, ...]:
-        """See `PipelineBase`."""
-        return ("image",)
+        """See `PipelineBase`: those of the checkpoint's own class."""
+        name = self.session.bundle.pipeline_class
+        if "Inpainting" in name:
+            return "image", ORIGINAL, "mask_image", "strength"
+        return ("image", ORIGINAL, "strength") if "Img2Img" in name else ("image",)
 
     def taken_shapes(self) -> dict[str, tuple[int | str, ...]]:
         """See `PipelineBase`."""

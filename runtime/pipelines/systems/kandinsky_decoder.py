@@ -94,6 +94,11 @@ class KandinskyDecoder(StagedPipeline):
         return ("image", "strength") if "Img2Img" in self.session.bundle.pipeline_class else ()
 
     @property
+    def takes_size(self) -> bool:
+        """See `PipelineBase`: also beside an image."""
+        return True
+
+    @property
     def used_components(self) -> tuple[str, ...]:
         """See `StagedPipeline`: only an image to start from needs the encoder."""
         unused = () if "image" in self.example_inputs else ("vae_encoder",)

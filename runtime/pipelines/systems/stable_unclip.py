@@ -213,6 +213,11 @@ class StableUnCLIPImage(_Noised):
         return ("image",)
 
     @property
+    def takes_size(self) -> bool:
+        """See `PipelineBase`: the image is a prompt, whose size is not that of the result."""
+        return True
+
+    @property
     def needs_prompt(self) -> bool:
         """See `PipelineBase`: an image is enough."""
         return False

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from if_checkpoints import FIRST, IF_CHECKPOINTS, SECOND, WIDTH
+from if_checkpoints import FIRST, IF_CHECKPOINTS, IF_IMAGE_CHECKPOINTS, SECOND, WIDTH
 from PIL.Image import fromarray
 from PIL.Image import open as open_image
 from system_pair import compare_system, open_theirs
@@ -18,6 +18,7 @@ from upscaler_checkpoint import make_upscaler
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.reference.pipeline import reference_pipeline
 from diffoundry.runtime import load
+from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.cli.generate import command as generate
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.pipelines.chain import chain
@@ -158,6 +159,15 @@ def test_defaults_are_diffusers(bundle):
             own = kind.__dataclass_fields__.get(argument)
             if own is not None and argument not in ("clean_caption", "image"):
                 assert own.default == parameter.default, (name, argument)
+
+
+@pytest.mark.parametrize("name", IF_IMAGE_CHECKPOINTS)
+def test_a_measurement_does_what_the_class_of_the_checkpoint_does(bundle, theirs, monkeypatch, name):
+    monkeypatch.setattr(Bundle, "pipeline_class", name)
+    ours = load(bundle(stage(name)), target="onnxruntime", safety_checker=False)
+    arguments = ours.measure_arguments(3, 3.0, *ours.default_size)
+    assert arguments.keys() >= {"image", "strength"}
+    compare_system(ours, theirs(name), prompt="a cat", watch="Inpainting" not in name, **arguments)
 
 
 def test_other_schedulers(bundle, theirs):

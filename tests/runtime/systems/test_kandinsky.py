@@ -8,7 +8,7 @@ from PIL.Image import fromarray
 from system_pair import TOLERANCE, compare_system, open_theirs
 from tiny_kandinsky import DDIM, WIDTH, make_decoder, make_prior
 
-from diffoundry.exporter.reference.pipeline import call_pipeline
+from diffoundry.exporter.reference.pipeline import call_pipeline, reference_arguments
 from diffoundry.runtime import load
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.pipelines.systems.kandinsky_decoder import grow_hole
@@ -177,6 +177,15 @@ def test_every_step_with_a_hint_is_diffusers(decoder_pair, name):
         ours, theirs, ours_only={**arrays, "height": 64, "width": 128},
         theirs_only={**tensors, **their_size(name, 64, 128)}, num_inference_steps=3, **own,
     )  # fmt: skip
+
+
+def test_a_measurement_starts_from_an_image(decoder_pair):
+    """Of the size that the call names beside it; every seed has an image and embeddings of its own."""
+    ours, theirs = decoder_pair("KandinskyV22Img2ImgPipeline")
+    arguments, other = (ours.measure_arguments(3, 3.0, 16, 16, seed) for seed in (None, 5))
+    compare_system(ours, theirs, ours_only=arguments, theirs_only=reference_arguments(theirs, arguments))
+    assert np.abs(arguments["image_embeds"] - other["image_embeds"]).min() > 0
+    assert np.abs(np.asarray(arguments["image"]).astype(int) - np.asarray(other["image"])).mean() > 10
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
