@@ -34,6 +34,7 @@ def sd3_transformer(tokens: int) -> ComponentKind:
 def _describe(configs: Configs, tokens: int) -> Component:
     height, width = latent_dims(configs)
     factor = parse_size(height).divisor
+    channels, latent = _channels(configs)
     patch = read_integer(configs, _SOURCE, "patch_size", 2)
     # Latents are cut into patches, whose positions are cropped from a table.
     sides = DimSpec(max=_positions(configs) * patch * factor, multiple_of=patch * factor)
@@ -43,7 +44,7 @@ def _describe(configs: Configs, tokens: int) -> Component:
         network=_CLASS,
         source=_SOURCE,
         inputs=(
-            TensorSpec(name="hidden_states", dtype="float32", shape=("batch", _channels(configs), height, width)),
+            TensorSpec(name="hidden_states", dtype="float32", shape=("batch", channels, height, width)),
             # Also between the integers, as shifted schedules have them.
             TensorSpec(name="timestep", dtype="float32", shape=(1,)),
             TensorSpec(
@@ -54,7 +55,7 @@ def _describe(configs: Configs, tokens: int) -> Component:
             TensorSpec(name="pooled_projections", dtype="float32", shape=("batch", _pooled_width(configs))),
         ),
         outputs=(
-            TensorSpec(name="out_hidden_states", dtype="float32", shape=("batch", _channels(configs), height, width)),
+            TensorSpec(name="out_hidden_states", dtype="float32", shape=("batch", latent, height, width)),
         ),
         example={
             "batch": 2, "sequence": 7, height: 5 * patch, width: 7 * patch,
@@ -66,21 +67,21 @@ def _describe(configs: Configs, tokens: int) -> Component:
     )  # fmt: skip
 
 
-def _channels(configs: Configs) -> int:
-    """Number of channels of the latents, which the network also returns.
+def _channels(configs: Configs) -> tuple[int, int]:
+    """Read the channels of the input, and those of the latents, which the network returns.
 
     Raises:
-        ConfigError: It returns others, as editing models do.
+        ConfigError: It takes other channels than latents, or latents, mask and kept part, or returns others.
     """
     channels = read_integer(configs, _SOURCE, "in_channels", 16)
     latent = read_integer(configs, "vae", "latent_channels", 4)
     given = configs[_SOURCE].get("out_channels", 16) or channels
-    if not channels == given == latent:
+    if channels not in (latent, 2 * latent + 1) or given != latent:
         raise ConfigError(
             f"{_SOURCE}/config.json: fields 'in_channels' and 'out_channels': got {channels} and {given}, expected "
-            f"{latent} for both, the latent_channels of the VAE"
+            f"{latent} for both, the latent_channels of the VAE, or {2 * latent + 1} and {latent} for inpainting"
         )
-    return channels
+    return channels, latent
 
 
 def _pooled_width(configs: Configs) -> int:

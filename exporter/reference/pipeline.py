@@ -37,6 +37,7 @@ __all__ = [
     "quiet_libraries",
     "reference_arguments",
     "reference_pipeline",
+    "shifted_decoding",
     "watched",
 ]
 
@@ -178,6 +179,20 @@ def call_pipeline(
     arguments = {name: value for name, value in arguments.items() if name in taken or value is not None}
     if "prompt" in taken:
         arguments["prompt"] = prompt if arguments.get("prompt_embeds") is None else None
+    if type(pipeline).__name__ in _DECODE_UNSHIFTED:
+        with shifted_decoding(pipeline):
+            return _call(pipeline, on_step, taken, arguments, watch=watch)
+    return _call(pipeline, on_step, taken, arguments, watch=watch)
+
+
+def _call(
+    pipeline: Any,
+    on_step: Callable[[int, Any, torch.Tensor], None],
+    taken: Mapping[str, inspect.Parameter],
+    arguments: dict[str, Any],
+    *,
+    watch: bool,
+) -> Any:
     if not watch and type(pipeline).__name__ in _OLD_CALLBACKS:
         return pipeline(callback=on_step, **arguments)
     if watch or "callback_on_step_end" not in taken:
@@ -190,6 +205,24 @@ def call_pipeline(
         return {}
 
     return pipeline(callback_on_step_end=forward_step, **arguments)
+
+
+_DECODE_UNSHIFTED = ("StableDiffusion3InpaintPipeline",)
+"""Classes that decode without the VAE's `shift_factor`, which they encode with: huggingface/diffusers#14671."""
+
+
+@contextmanager
+def shifted_decoding(pipeline: Any) -> Iterator[None]:
+    """Decode with the VAE's `shift_factor`, in versions of diffusers whose pipeline forgets it."""
+    if "shift_factor" in inspect.getsource(type(pipeline).__call__):
+        yield
+        return
+    decode, shift = pipeline.vae.decode, pipeline.vae.config.shift_factor or 0.0
+    pipeline.vae.decode = lambda latents, *args, **options: decode(latents + shift, *args, **options)
+    try:
+        yield
+    finally:
+        del pipeline.vae.decode
 
 
 _STEPS = ("step", "step_correct", "step_pred")

@@ -62,7 +62,7 @@ class SD3Transformer2DModel:
 
     def latent_shape(self, batch: int, height: int, width: int, vae: AutoencoderKL) -> tuple[int, ...]:
         """See `Denoiser`."""
-        return batch, self.in_channels, height // vae.scale_factor, width // vae.scale_factor
+        return batch, vae.latent_channels, height // vae.scale_factor, width // vae.scale_factor
 
     def image_tokens(self, shape: tuple[int, ...]) -> int | None:
         """See `Denoiser`: one for each patch."""

@@ -92,7 +92,11 @@ FAMILY_TABLE = (
     ),
     FamilyEntry(
         name="stable_diffusion_3",
-        classes={"StableDiffusion3Pipeline": PipelineClass("text_to_image")},
+        classes={
+            "StableDiffusion3Pipeline": PipelineClass("text_to_image"),
+            "StableDiffusion3Img2ImgPipeline": PipelineClass("image_to_image"),
+            "StableDiffusion3InpaintPipeline": PipelineClass("inpainting"),
+        },
         runtime="diffoundry.runtime.pipelines.families.stable_diffusion_3:StableDiffusion3",
         exporter="diffoundry.exporter.families.stable_diffusion_3:FAMILY",
     ),

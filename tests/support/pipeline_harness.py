@@ -54,9 +54,21 @@ def _reference_of_old_pipeline(pipe, prompt, seeds, arguments):
 
 def compare(ours, theirs, prompt, *, seed=0, ours_only=None, **arguments):
     """Follow a run step by step; returns the worst error of the latents, relative to their scale, and the images."""
-    latents, images = reference(theirs, prompt, seed, **arguments)
+    expected = reference(theirs, prompt, seed, **arguments)
+    return follow(ours, expected, prompt, seed=seed, **arguments, **(ours_only or {}))
+
+
+def compare_each(pipelines, theirs, prompt, *, seed=0, **arguments):
+    """`compare` for pipelines of several targets, with one run of diffusers; returns the last one's images."""
+    expected = reference(theirs, prompt, seed, **arguments)
+    return [follow(ours, expected, prompt, seed=seed, **arguments)[1] for ours in pipelines.values()][-1]
+
+
+def follow(ours, expected, prompt, *, seed, **arguments):
+    """`compare` with what `reference` returned."""
+    latents, images = expected
     assert latents
-    run = ours.start(prompt, seed=seed, **{"output_type": "np", **arguments, **(ours_only or {})})
+    run = ours.start(prompt, seed=seed, **{"output_type": "np", **arguments})
     worst = 0.0
     for step, expected in zip(run, latents, strict=True):
         error = np.abs(step.latents - expected).max() / max(1.0, np.abs(expected).max())

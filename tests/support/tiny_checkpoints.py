@@ -370,4 +370,9 @@ VARIANTS: dict[str, Variant] = {
         *("text_encoder", "text_encoder_2", "text_encoder_3", "vae"),
     ),
     "sd3-without-t5": _without_t5(_sd3(20)),
+    "sd3-inpaint": _sharing(
+        replace(_sd3(23, in_channels=33), pipeline="StableDiffusion3InpaintPipeline"),
+        "sd3",
+        *("text_encoder", "text_encoder_2", "text_encoder_3", "vae"),
+    ),
 }

@@ -85,15 +85,18 @@ class SD3PromptInputs(PromptInputs):
 class StableDiffusion3(Family):
     """Two CLIP text encoders and T5, which a bundle may lack: zeros are its hidden states then.
 
-    Esser et al. 2024, https://arxiv.org/abs/2403.03206. diffusers: `StableDiffusion3Pipeline`.
+    Esser et al. 2024, https://arxiv.org/abs/2403.03206. diffusers: `StableDiffusion3Pipeline`,
+    `StableDiffusion3Img2ImgPipeline`, `StableDiffusion3InpaintPipeline`.
     """
 
     Inputs: ClassVar[type[PromptInputs]] = SD3PromptInputs
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "text_to_image": {"num_inference_steps": 28, "guidance_scale": 7.0}
+        "text_to_image": {"num_inference_steps": 28, "guidance_scale": 7.0},
+        "image_to_image": {"strength": 0.6, "guidance_scale": 7.0},
+        "inpainting": {"strength": 0.6, "guidance_scale": 7.0},
     }
     scales_latents: ClassVar[bool] = False
-    tasks: ClassVar[tuple[str, ...] | None] = ("text_to_image",)
+    tasks: ClassVar[tuple[str, ...] | None] = ("text_to_image", "image_to_image", "inpainting")
     callback_tensors: ClassVar[Mapping[str, str]] = {
         "prompt_embeds": "encoder_hidden_states",
         "pooled_prompt_embeds": "pooled_projections",

@@ -28,7 +28,7 @@ __all__ = ["ImageToImage"]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ImageToImage(Task):
-    """diffusers: `StableDiffusionImg2ImgPipeline`, `StableDiffusionXLImg2ImgPipeline`.
+    """diffusers: `StableDiffusionImg2ImgPipeline`, and the `Img2Img` pipelines of XL and 3.
 
     Meng et al. 2021, SDEdit, https://arxiv.org/abs/2108.01073.
 
@@ -72,7 +72,8 @@ class ImageToImage(Task):
         scheduler = context.scheduler
         timesteps = scheduler.model_timesteps
         if not context.family.plans_strength:
-            timesteps = start_timesteps(scheduler, context.steps, self.strength, self.denoising_start)
+            flow = not context.family.scales_latents
+            timesteps = start_timesteps(scheduler, context.steps, self.strength, self.denoising_start, flow=flow)
         latents = self._encode(context)
         if self.denoising_start is None:
             noise = randn_tensor(context.shape, context.generator).astype(np.float32)

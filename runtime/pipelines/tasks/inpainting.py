@@ -36,10 +36,10 @@ __all__ = ["Inpainting"]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Inpainting(Task):
-    """diffusers: `StableDiffusionInpaintPipeline`, `StableDiffusionXLInpaintPipeline`.
+    """diffusers: `StableDiffusionInpaintPipeline`, and the `Inpaint` pipelines of XL and 3.
 
-    A UNet of nine channels takes the mask and the kept part as inputs. With one of four channels, the kept part is put
-    back after every step, with the noise of that step.
+    A denoiser for inpainting, of nine channels over latents of four, takes the mask and the kept part as inputs. With
+    any other, the kept part is put back after every step, with the noise of that step.
 
     Attributes:
         image: The image, or several.
@@ -48,8 +48,8 @@ class Inpainting(Task):
         denoising_start: As `ImageToImage.denoising_start`.
         padding_mask_crop: Pixels around the mask. Only this region is generated, in the full size, and then put into
             the image. None generates the whole image.
-        masked_image_latents: float32 (1 or B, C, h, w) in the denoiser's scale, instead of encoding the kept part, for
-            a UNet of nine channels.
+        masked_image_latents: float32 (1 or B, C, h, w), instead of encoding the kept part, for a denoiser made for
+            inpainting; in its scale, or of flow matching models in the VAE's own scale, as in diffusers.
     """
 
     name: ClassVar[str] = "inpainting"
@@ -117,7 +117,8 @@ class Inpainting(Task):
 
     def begin(self, context: TaskContext) -> LoopInit:
         """Draw latents of the image, noise, and latents of the kept part; diffusers: `prepare_latents`."""
-        timesteps = start_timesteps(context.scheduler, context.steps, self.strength, self.denoising_start)
+        flow = not context.family.scales_latents
+        timesteps = start_timesteps(context.scheduler, context.steps, self.strength, self.denoising_start, flow=flow)
         box = self._box(context)
         pixels, mask = self._read(context, box)
         image = None
@@ -136,8 +137,8 @@ class Inpainting(Task):
             return LoopInit(latents=latents, timesteps=timesteps, channels=channels, crop=crop, finish=finish)
         if self.masked_image_latents is not None:
             raise InputError(
-                "masked_image_latents: this checkpoint's denoiser does not take them, only one of nine channels does; "
-                "leave them out"
+                "masked_image_latents: this checkpoint's denoiser does not take them, only one made for inpainting "
+                "does; leave them out"
             )
         context.vae.draw(kept, _generators(context, len(kept)))  # unused, but diffusers draws it before the loop
         assert image is not None
@@ -165,7 +166,10 @@ class Inpainting(Task):
             found = f"shape {given.shape}" if isinstance(given, np.ndarray) else type(given).__name__
             expected = ", ".join(map(str, context.shape[1:]))
             raise InputError(f"masked_image_latents: got {found}, expected floats (1 or more, {expected})")
-        return fill_batch(given.astype(np.float32), context.images, "masked_image_latents")
+        given = given.astype(np.float32)
+        if not context.family.scales_latents:
+            given = _scaled(context.vae, given)
+        return fill_batch(given, context.images, "masked_image_latents")
 
     def _box(self, context: TaskContext) -> Box | None:
         if self.padding_mask_crop is None:
@@ -204,9 +208,14 @@ def _mask_size(mask: MaskInput) -> tuple[int, int]:
 
 
 def _encode(context: TaskContext, pixels: FloatArray) -> FloatArray:
-    """Return latents of images in the scheduler's scale, without `latents_mean` and `latents_std`, as in diffusers."""
+    """Return latents of images in the scheduler's scale."""
     drawn = context.vae.sample(pixels, _generators(context, len(pixels)))
-    return fill_batch(context.vae.scaling_factor * drawn, context.images)
+    return fill_batch(_scaled(context.vae, drawn), context.images)
+
+
+def _scaled(vae: AutoencoderKL, latents: FloatArray) -> FloatArray:
+    """Convert latents to the scheduler's scale, without `latents_mean` and `latents_std`, as in diffusers."""
+    return vae.scaling_factor * (latents - vae.shift_factor if vae.shift_factor else latents)
 
 
 def _generators(context: TaskContext, count: int) -> Any:

@@ -33,7 +33,9 @@ def start_at_index(scheduler: Scheduler[Any], index: int) -> Timesteps:
     return timesteps
 
 
-def start_timesteps(scheduler: Scheduler[Any], steps: int, strength: float, fraction: float | None) -> Timesteps:
+def start_timesteps(
+    scheduler: Scheduler[Any], steps: int, strength: float, fraction: float | None, *, flow: bool = False
+) -> Timesteps:
     """Return the timesteps to run, after setting the scheduler's begin index.
 
     Args:
@@ -41,23 +43,26 @@ def start_timesteps(scheduler: Scheduler[Any], steps: int, strength: float, frac
         steps: Number of steps as the caller counts them.
         strength: As `ImageToImage.strength`.
         fraction: As `ImageToImage.denoising_start`, instead of `strength`; None for none.
+        flow: True for the pipelines of flow matching models, which round the number of steps up.
 
     Raises:
         InputError: None is left.
     """
-    return _at_strength(scheduler, steps, strength) if fraction is None else _at_fraction(scheduler, fraction)
+    if fraction is not None:
+        return _at_fraction(scheduler, fraction)
+    return _at_strength(scheduler, steps, strength, flow=flow)
 
 
-def _at_strength(scheduler: Scheduler[Any], steps: int, strength: float) -> Timesteps:
+def _at_strength(scheduler: Scheduler[Any], steps: int, strength: float, *, flow: bool) -> Timesteps:
     """Return the timesteps that are left for a strength: 1 runs all of them.
 
-    diffusers: `StableDiffusionImg2ImgPipeline.get_timesteps`.
+    diffusers: `StableDiffusionImg2ImgPipeline.get_timesteps`, and that of `StableDiffusion3Img2ImgPipeline` for `flow`.
 
     Raises:
         InputError: None is left.
     """
-    kept = min(int(steps * strength), steps)
-    timesteps = start_at_index(scheduler, max(steps - kept, 0) * scheduler.order)
+    skipped = int(max(steps - min(steps * strength, steps), 0)) if flow else max(steps - int(steps * strength), 0)
+    timesteps = start_at_index(scheduler, skipped * scheduler.order)
     if not len(timesteps):
         raise InputError(
             f"strength: got {strength} of {steps} steps, which leaves none; expected at least {1 / steps:.3g}, "

@@ -144,7 +144,7 @@ def test_a_checkpoint_of_nine_channels_says_what_it_needs(nine):
         ),
         (
             {"masked_image_latents": np.zeros((1, 4, 8, 8), np.float32)},
-            "masked_image_latents: this checkpoint's denoiser does not take them, only one of nine channels does",
+            "masked_image_latents: this checkpoint's denoiser does not take them, only one made for inpainting",
         ),
     ],
 )

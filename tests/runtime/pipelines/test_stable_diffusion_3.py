@@ -160,9 +160,8 @@ def test_a_callback_sees_and_changes_what_diffusers_does(sd3, theirs):
             "height: got 72, expected a multiple of 16: a latent has 8 pixels and the denoiser takes multiples of 2",
         ),
         ({"width": 208}, "width: got 208, expected 16 to 192"),
-        ({"image": object()}, "image: text to image is all that this checkpoint does here; leave it out"),
-        ({"mask_image": object()}, "mask_image: text to image is all that this checkpoint does here"),
-        ({"strength": 0.5}, "strength: text to image is all that this checkpoint does here"),
+        ({"depth_map": object()}, "depth_map: text to image and image to image and inpainting is all that this check"),
+        ({"strength": 0.5}, "strength: text to image has no such argument; pass image for image to image"),
     ],
 )
 def test_arguments_that_are_refused(sd3, arguments, message):
