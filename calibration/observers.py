@@ -73,14 +73,15 @@ def _entropy(histogram: Histogram, extremes: Limits, kind: str) -> Limits:
     values, counts = _filled(histogram)
 
     def divergence(limits: Limits) -> float:
-        inside = (values >= limits[0]) & (values <= limits[1])
-        if not inside.any():
+        first, last = np.searchsorted(values, limits[0], "left"), np.searchsorted(values, limits[1], "right")
+        if first == last:
             return float("inf")
-        within = counts[inside]
+        within = counts[first:last]
         p = within.copy()
-        p[0] += counts[values < limits[0]].sum()
-        p[-1] += counts[values > limits[1]].sum()
-        _, level = np.unique(GRIDS[kind](values[inside], *limits), return_inverse=True)
+        p[0] += counts[:first].sum()
+        p[-1] += counts[last:].sum()
+        rounded = GRIDS[kind](values[first:last], *limits)  # ascending, as the values are
+        level = np.concatenate(([0], np.cumsum(rounded[1:] != rounded[:-1])))
         q = (np.bincount(level, weights=within) / np.bincount(level))[level]
         p, q = p / p.sum(), q / q.sum()
         return float(p @ np.log(p / q))

@@ -41,13 +41,13 @@ def _freeze_modules() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _sessions() -> Iterator[None]:
-    """Open each session of ONNX Runtime once."""
+    """Open each session of ONNX Runtime once, and read each tokenizer once."""
     if find_spec("onnxruntime") is None:
         yield
         return
-    from shared_sessions import share_sessions
+    from shared_sessions import share_sessions, share_tokenizer_files
 
-    with share_sessions():
+    with share_sessions(), share_tokenizer_files():
         yield
 
 

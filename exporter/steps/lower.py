@@ -60,7 +60,6 @@ def write_engine(
     wanted = target.form(variant.precision)
     with phase("convert"):
         graph = _converted(bundle, component, wanted, quantization)
-    gc.collect()
     with phase("lower"):
         spec: EngineSpec = target.lower(
             Lowering(
@@ -97,6 +96,8 @@ def _converted(bundle: Path, component: str, wanted: PrecisionFormat, quantizati
     if not path.is_file():
         graph = make_graph(ir.load(portable), wanted, quantization, bundle, component)
         save_graph(graph, portable.parent, path.name)
+        del graph
+        gc.collect()  # its nodes refer to each other, and lowering needs the memory of its weights
     return path
 
 

@@ -1,13 +1,13 @@
-"""Opens each ONNX Runtime session once for all tests of a process."""
+"""Opens each ONNX Runtime session once, and reads each CLIP tokenizer once, for all tests of a process."""
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-__all__ = ["share_sessions"]
+__all__ = ["share_sessions", "share_tokenizer_files"]
 
 _KEPT = 64
 _LARGEST = 32 << 20
@@ -57,3 +57,24 @@ def _key(engine: Any, path: Path) -> Any:
         return None
     listed = tuple((name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in facts)
     return listed, engine._options.threads, engine._options.device
+
+
+@contextlib.contextmanager
+def share_tokenizer_files() -> Iterator[None]:
+    """Within this context, the unchanged files of a CLIP tokenizer are read and checked once."""
+    from diffoundry.runtime.tokenizers import clip
+
+    read: dict[Any, Any] = {}
+    plain = clip.read_clip_files
+
+    def shared(files: Mapping[str, Path], name: str) -> Any:
+        if not all(path.is_file() for path in files.values()):
+            return plain(files, name)
+        stats = [(str(path), path.stat()) for path in sorted(files.values())]
+        key = name, tuple((path, stat.st_ino, stat.st_size, stat.st_mtime_ns) for path, stat in stats)
+        if key not in read:
+            read[key] = plain(files, name)
+        return read[key]
+
+    with mock.patch.object(clip, "read_clip_files", shared):
+        yield
