@@ -2,14 +2,11 @@
 
 import numpy as np
 
-from diffoundry.runtime.bundle.specs import TensorSpec
-from diffoundry.runtime.engines.outputs import only_output
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.formats.config_values import integer, integers
-from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
-from diffoundry.runtime.models.protocols import Feeds, FloatArray
-from diffoundry.runtime.models.roles import DENOISER
+from diffoundry.runtime.models.denoiser import DenoiserNetwork
+from diffoundry.runtime.models.protocols import Feeds
 
 __all__ = ["LEVELS", "SIDE", "TOKENS", "Kandinsky3UNet"]
 
@@ -26,8 +23,8 @@ _CUT = -1.0
 """Mask of a row that diffusers would have cut off."""
 
 
-class Kandinsky3UNet:
-    """A `Denoiser` over latents (B, C, h, w). diffusers: `Kandinsky3UNet`.
+class Kandinsky3UNet(DenoiserNetwork):
+    """diffusers: `Kandinsky3UNet`.
 
     Its conditioning, made by `fill`: "encoder_hidden_states" (B, tokens, D), cut after the last token of the longest
     prompt, and "encoder_attention_mask" (B, tokens), 1 for a token and 0 for one that no one attends to.
@@ -37,8 +34,7 @@ class Kandinsky3UNet:
         divisor: Latents of which the sides of an image are multiples.
     """
 
-    embeds_guidance = False
-    patch_size = 1
+    sample_size: tuple[int, int] | None = (SIDE, SIDE)
 
     def __init__(self, session: EngineSession) -> None:
         """Read the config; the engine is opened when first needed.
@@ -47,45 +43,12 @@ class Kandinsky3UNet:
             BundleError: The bundle has no denoiser, or no config of it.
             ConfigError: A value of the config has another type, or is out of range.
         """
-        self.component = session.bundle.component(DENOISER)
-        config, subject = session.bundle.config(self.component), f"{self.component}/config.json"
-        self.in_channels = self.out_channels = integer(config, "in_channels", 4, subject=subject)
-        self.width = integer(config, "encoder_hid_dim", 4096, subject=subject)
-        levels = integers(config, "block_out_channels", LEVELS, subject=subject)
+        super().__init__(session)
+        self.in_channels = self.out_channels = integer(self._config, "in_channels", 4, subject=self._subject)
+        self.width = integer(self._config, "encoder_hid_dim", 4096, subject=self._subject)
+        levels = integers(self._config, "block_out_channels", LEVELS, subject=self._subject)
         self.first_channels = levels[0]
         self.divisor: int = 2 ** (len(levels) - 1)
-        self.sample_size: tuple[int, int] | None = (SIDE, SIDE)
-        self._session = session
-
-    @property
-    def token_limit(self) -> int | None:
-        """See `Denoiser`. `fill` pads fewer."""
-        shapes = {spec.name: spec.shape for spec in self._session.declared_inputs(self.component)}
-        tokens = shapes.get("encoder_hidden_states", (None, None))[1]
-        return tokens if isinstance(tokens, int) else None
-
-    @property
-    def residual_inputs(self) -> tuple[TensorSpec, ...]:
-        """See `Denoiser`: none."""
-        return ()
-
-    def latent_shape(self, batch: int, height: int, width: int, vae: AutoencoderKL) -> tuple[int, ...]:
-        """See `Denoiser`."""
-        return batch, self.in_channels, height // vae.scale_factor, width // vae.scale_factor
-
-    def image_tokens(self, shape: tuple[int, ...]) -> int | None:  # noqa: ARG002
-        """See `Denoiser`: no schedule of it is shifted."""
-        return None
-
-    def embed_guidance(self, scale: float) -> Feeds:
-        """See `Denoiser`; never called, `embeds_guidance` is False."""
-        raise NotImplementedError
-
-    def __call__(self, sample: FloatArray, timestep: float, conditioning: Feeds) -> FloatArray:
-        """See `Denoiser`; the timestep is passed as it is."""
-        feeds = {"sample": sample, "timestep": np.asarray([timestep], np.float32), **conditioning}
-        outputs = self._session.run(self.component, feeds)
-        return only_output(outputs, self.component, (len(sample), self.out_channels, *sample.shape[2:]))
 
     @property
     def _compiles_sizes(self) -> bool:

@@ -1,18 +1,14 @@
 """PixArtTransformer2DModel: the denoiser of PixArt-Alpha and PixArt-Sigma."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from diffoundry.runtime.bundle.specs import TensorSpec
-from diffoundry.runtime.engines.outputs import only_output
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.formats.config_values import MAX_SIDE, Config, integer, refuse
-from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
+from diffoundry.runtime.models.denoiser import PatchTransformer
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
-from diffoundry.runtime.models.roles import DENOISER
 
 __all__ = ["PixArtLayout", "PixArtTransformer2DModel", "read_layout", "sine_table"]
 
@@ -98,8 +94,8 @@ def sine_table(count: int, base: int, scale: float, width: int) -> FloatArray:
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
 
 
-class PixArtTransformer2DModel:
-    """A `Denoiser` over latents (B, C, h, w), which it cuts into patches itself. diffusers: `PixArtTransformer2DModel`.
+class PixArtTransformer2DModel(PatchTransformer):
+    """diffusers: `PixArtTransformer2DModel`.
 
     Its conditioning: "encoder_hidden_states" (B, tokens, D) and "encoder_attention_mask" (B, tokens), 1 for a token and
     0 for padding. "resolution" (1, 2) and "aspect_ratio" (1, 1) are those of the latents, computed here.
@@ -110,60 +106,29 @@ class PixArtTransformer2DModel:
         pixels: Pixels to a side of a latent, which the resolution counts.
     """
 
-    embeds_guidance = False
-
     def __init__(self, session: EngineSession, pixels: int) -> None:
         """Read the config; the engine is opened when first needed.
+
+        Args:
+            session: The engines.
+            pixels: Pixels to a side of a latent.
 
         Raises:
             BundleError: The bundle has no denoiser, or no config of it.
             ConfigError: A value of the config has another type, or is out of range.
         """
-        self.component = session.bundle.component(DENOISER)
-        config, subject = session.bundle.config(self.component), f"{self.component}/config.json"
-        self.layout = layout = read_layout(config, subject)
+        super().__init__(session)
+        self.layout = layout = read_layout(self._config, self._subject)
         self.in_channels, self.out_channels = layout.in_channels, layout.out_channels
         self.patch_size, self.first_channels = layout.patch_size, layout.channels
-        self.sample_size: tuple[int, int] | None = (layout.sample_size, layout.sample_size)
-        context = "cross_attention_dim" if config.get("caption_channels") is None else "caption_channels"
-        self.width = integer(config, context, layout.channels, subject=subject)
+        self.sample_size = (layout.sample_size, layout.sample_size)
+        context = "cross_attention_dim" if self._config.get("caption_channels") is None else "caption_channels"
+        self.width = integer(self._config, context, layout.channels, subject=self._subject)
         self.pixels = pixels
-        self._session = session
-
-    @property
-    def token_limit(self) -> int | None:
-        """See `Denoiser`."""
-        shapes = {spec.name: spec.shape for spec in self._session.declared_inputs(self.component)}
-        tokens = shapes.get("encoder_hidden_states", (None, None))[1]
-        return tokens if isinstance(tokens, int) else None
-
-    @property
-    def residual_inputs(self) -> tuple[TensorSpec, ...]:
-        """See `Denoiser`: none."""
-        return ()
-
-    def latent_shape(self, batch: int, height: int, width: int, vae: AutoencoderKL) -> tuple[int, ...]:
-        """See `Denoiser`."""
-        return batch, self.in_channels, height // vae.scale_factor, width // vae.scale_factor
-
-    def image_tokens(self, shape: tuple[int, ...]) -> int | None:
-        """See `Denoiser`: one for each patch."""
-        return (shape[2] // self.patch_size) * (shape[3] // self.patch_size)
-
-    def embed_guidance(self, scale: float) -> Feeds:
-        """See `Denoiser`; never called, `embeds_guidance` is False."""
-        raise NotImplementedError
 
     def __call__(self, sample: FloatArray, timestep: float, conditioning: Feeds) -> FloatArray:
         """See `Denoiser`; the timestep is passed as it is."""
-        feeds: dict[str, npt.NDArray[Any]] = {
-            "hidden_states": sample,
-            "timestep": np.asarray([timestep], np.float32),
-            **self._places(*sample.shape[2:]),
-            **conditioning,
-        }
-        outputs = self._session.run(self.component, feeds)
-        return only_output(outputs, self.component, (len(sample), self.out_channels, *sample.shape[2:]))
+        return super().__call__(sample, timestep, {**self._places(*sample.shape[2:]), **conditioning})
 
     def _places(self, height: int, width: int) -> Feeds:
         """Return the inputs that follow from the size of latents: positions, resolution and aspect ratio."""

@@ -2,7 +2,7 @@
 
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.formats.config_values import MAX_SIDE, integer, integers
-from diffoundry.runtime.models.cascade_network import CascadeNetwork
+from diffoundry.runtime.models.denoiser import DenoiserNetwork
 
 __all__ = ["CHANNELS", "LEVELS", "StableCascadeUNet"]
 
@@ -13,7 +13,7 @@ LEVELS = (2048, 2048)
 """Default of diffusers for `block_out_channels`."""
 
 
-class StableCascadeUNet(CascadeNetwork):
+class StableCascadeUNet(DenoiserNetwork):
     """diffusers: `StableCascadeUNet`.
 
     Its conditioning: "clip_text_pooled" (B, 1, P). Of the prior also "clip_text" (B, tokens, D) and "clip_img"
@@ -37,7 +37,7 @@ class StableCascadeUNet(CascadeNetwork):
             ConfigError: A value of the config has another type, or is out of range.
         """
         super().__init__(session, component)
-        config, subject = session.bundle.config(self.component), f"{self.component}/config.json"
+        config, subject = self._config, self._subject
         self.in_channels = integer(config, "in_channels", CHANNELS, subject=subject)
         self.out_channels = integer(config, "out_channels", CHANNELS, subject=subject)
         self.patch_size = integer(config, "patch_size", 1, subject=subject, maximum=MAX_SIDE)

@@ -5,18 +5,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diffoundry.runtime.bundle.specs import TensorSpec
-from diffoundry.runtime.engines.outputs import only_output
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.formats.config_values import MAX_SIDE, integer
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
+from diffoundry.runtime.models.denoiser import DenoiserNetwork
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
-from diffoundry.runtime.models.roles import DENOISER
 
 __all__ = ["Transformer2DModel"]
 
 
-class Transformer2DModel:
+class Transformer2DModel(DenoiserNetwork):
     """A `Denoiser` over codes int64 (B, pixels), rows of an image one after another. diffusers: `Transformer2DModel`.
 
     Its conditioning: "encoder_hidden_states" (B, tokens, D).
@@ -28,9 +26,7 @@ class Transformer2DModel:
         width: D, the width of the prompt's hidden states.
     """
 
-    embeds_guidance = False
     in_channels = 1
-    patch_size = 1
 
     def __init__(self, session: EngineSession) -> None:
         """Read the config; the engine is opened when first needed.
@@ -39,40 +35,20 @@ class Transformer2DModel:
             BundleError: The bundle has no denoiser, or no config of it.
             ConfigError: A value of the config has another type, or is out of range.
         """
-        self.component = session.bundle.component(DENOISER)
-        config = session.bundle.config(self.component)
-        subject = f"{self.component}/config.json"
+        super().__init__(session)
+        config, subject = self._config, self._subject
         self.classes = integer(config, "num_vector_embeds", 0, subject=subject, minimum=2)
         self.steps = integer(config, "num_embeds_ada_norm", 0, subject=subject)
         self.width = integer(config, "cross_attention_dim", 0, subject=subject)
         self.side = integer(config, "sample_size", 0, subject=subject, maximum=MAX_SIDE)
-        self.sample_size: tuple[int, int] | None = (self.side, self.side)
+        self.sample_size = (self.side, self.side)
         self.out_channels = self.classes - 1
         heads = integer(config, "num_attention_heads", 16, subject=subject)
         self.first_channels = heads * integer(config, "attention_head_dim", 88, subject=subject)
-        self._session = session
-
-    @property
-    def token_limit(self) -> int | None:
-        """See `Denoiser`: any number."""
-        return None
-
-    @property
-    def residual_inputs(self) -> tuple[TensorSpec, ...]:
-        """See `Denoiser`: none."""
-        return ()
 
     def latent_shape(self, batch: int, height: int, width: int, vae: AutoencoderKL) -> tuple[int, ...]:
         """See `Denoiser`: the codes of each image in one row."""
         return batch, (height // vae.scale_factor) * (width // vae.scale_factor)
-
-    def image_tokens(self, shape: tuple[int, ...]) -> int | None:  # noqa: ARG002
-        """See `Denoiser`: no schedule of codes is shifted."""
-        return None
-
-    def embed_guidance(self, scale: float) -> Feeds:
-        """See `Denoiser`; never called, `embeds_guidance` is False."""
-        raise NotImplementedError
 
     def __call__(self, sample: npt.NDArray[Any], timestep: float, conditioning: Feeds) -> FloatArray:
         """Predict.
@@ -90,8 +66,7 @@ class Transformer2DModel:
             "timestep": np.asarray([timestep], np.int32),
             **conditioning,
         }
-        outputs = self._session.run(self.component, feeds)
-        output = only_output(outputs, self.component, (len(sample), self.out_channels, sample.shape[1]))
+        output = self._run(feeds, (len(sample), self.out_channels, sample.shape[1]))
         wide = output.astype(np.float64)  # normalized again, as the engine rounds
         wide -= wide.max(axis=1, keepdims=True)
         wide -= np.log(np.exp(wide).sum(axis=1, keepdims=True))

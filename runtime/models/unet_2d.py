@@ -2,14 +2,13 @@
 
 import numpy as np
 
-from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.engines.outputs import Outputs
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import ConfigError
 from diffoundry.runtime.formats.config_values import integer, integers, refuse
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
+from diffoundry.runtime.models.denoiser import DenoiserNetwork
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
-from diffoundry.runtime.models.roles import DENOISER
 from diffoundry.runtime.models.sample_size import pixel_channels, read_sample_size
 
 __all__ = ["UNet2DModel"]
@@ -18,7 +17,7 @@ _CHANNELS = (224, 448, 672, 896)
 """Default of diffusers for `block_out_channels`."""
 
 
-class UNet2DModel:
+class UNet2DModel(DenoiserNetwork):
     """A `Denoiser` over pixels or latents (B, C, h, w). diffusers: `UNet2DModel`.
 
     Its conditioning: "class_labels", where the network has an embedding of classes. They are numbers of classes (B,),
@@ -29,9 +28,6 @@ class UNet2DModel:
         takes_labels: True if "class_labels" is an input.
         class_count: Number of classes, where labels are their numbers; else None.
     """
-
-    embeds_guidance = False
-    patch_size = 1
 
     def __init__(self, session: EngineSession, component: str | None = None) -> None:
         """Read the config; the engine is opened when first needed.
@@ -44,9 +40,8 @@ class UNet2DModel:
             BundleError: The bundle has no such component, or no config of it.
             ConfigError: A value of the config has another type, or is out of range.
         """
-        self.component = session.bundle.component(DENOISER) if component is None else component
-        config = session.bundle.config(self.component)
-        subject = f"{self.component}/config.json"
+        super().__init__(session, component)
+        config, subject = self._config, self._subject
         self.in_channels = integer(config, "in_channels", 3, subject=subject)
         self.out_channels = integer(config, "out_channels", 3, subject=subject)
         self.sample_size = read_sample_size(config, None, subject)
@@ -57,8 +52,7 @@ class UNet2DModel:
         count = integer(config, "num_class_embeds", None, subject=subject)
         self.class_count = count if kind is None else None
         self.takes_labels = kind is not None or count is not None
-        self._kind, self._subject = kind, subject
-        self._session = session
+        self._kind = kind
 
     def refuse_classes(self) -> None:
         """Refuse a network with classes, for a pipeline whose call has no class labels.
@@ -82,29 +76,11 @@ class UNet2DModel:
         if self._kind is not None:
             raise refuse(self._subject, "class_embed_type", self._kind, "null: labels are numbers of classes")
 
-    @property
-    def token_limit(self) -> int | None:
-        """See `Denoiser`: it reads no text."""
-        return None
-
-    @property
-    def residual_inputs(self) -> tuple[TensorSpec, ...]:
-        """See `Denoiser`: none."""
-        return ()
-
     def latent_shape(self, batch: int, height: int, width: int, vae: AutoencoderKL | None = None) -> tuple[int, ...]:
         """See `Denoiser`; without a VAE latents are pixels."""
         if vae is None:
             return batch, pixel_channels(self.in_channels, self.out_channels), height, width
-        return batch, vae.latent_channels, height // vae.scale_factor, width // vae.scale_factor
-
-    def image_tokens(self, shape: tuple[int, ...]) -> int | None:  # noqa: ARG002
-        """See `Denoiser`: a UNet has none."""
-        return None
-
-    def embed_guidance(self, scale: float) -> Feeds:
-        """See `Denoiser`; never called, `embeds_guidance` is False."""
-        raise NotImplementedError
+        return super().latent_shape(batch, height, width, vae)
 
     def __call__(self, sample: FloatArray, timestep: float, conditioning: Feeds) -> FloatArray:
         """See `Denoiser`; the timestep is passed as it is."""

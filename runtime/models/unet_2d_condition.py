@@ -9,9 +9,9 @@ from diffoundry.runtime.formats.config_values import integer, integers
 from diffoundry.runtime.models.attention_control import CROSS_MAP, neutral_feeds
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.controlnet import is_residual
+from diffoundry.runtime.models.denoiser import DenoiserNetwork
 from diffoundry.runtime.models.guidance_embedding import guidance_embedding
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
-from diffoundry.runtime.models.roles import DENOISER
 from diffoundry.runtime.models.sample_size import HINT_CHANNELS, pixel_channels, read_sample_size
 
 __all__ = ["UNet2DConditionModel"]
@@ -23,7 +23,7 @@ _LEAST_WIDTH = 4
 """Smallest `time_cond_proj_dim`: the frequencies of the embedding are divided by half of it, less one."""
 
 
-class UNet2DConditionModel:
+class UNet2DConditionModel(DenoiserNetwork):
     """A `Denoiser` over latents or pixels (B, C, h, w). diffusers: `UNet2DConditionModel`.
 
     Its conditioning, each where the network has it: "encoder_hidden_states" (B, tokens, D) and "attention_mask"
@@ -31,8 +31,6 @@ class UNet2DConditionModel:
     guidance scale; what diffusers passes in `added_cond_kwargs`: "text_embeds" (B, P), "time_ids" (B, 6),
     "image_embeds" (B, P) and "hint" (B, 3, H, W); and the residuals of ControlNets.
     """
-
-    patch_size = 1
 
     def __init__(self, session: EngineSession, component: str | None = None) -> None:
         """Read the config; the engine is opened when first needed.
@@ -45,16 +43,14 @@ class UNet2DConditionModel:
             BundleError: The bundle has no such component, or no config of it.
             ConfigError: A value of the config has another type, or is out of range.
         """
-        self.component = session.bundle.component(DENOISER) if component is None else component
-        config = session.bundle.config(self.component)
-        subject = f"{self.component}/config.json"
+        super().__init__(session, component)
+        config, subject = self._config, self._subject
         hint = HINT_CHANNELS if config.get("addition_embed_type") == "image_hint" else 0
         self.in_channels = integer(config, "in_channels", 4, subject=subject, minimum=hint + 1) - hint
         self.out_channels = integer(config, "out_channels", 4, subject=subject)
         self.sample_size = read_sample_size(config, None, subject)
         self.first_channels = integers(config, "block_out_channels", _CHANNELS, subject=subject)[0]
         self._guidance_width = integer(config, "time_cond_proj_dim", None, subject=subject, minimum=_LEAST_WIDTH)
-        self._session = session
         self._takes_edits: bool | None = None
 
     @property
@@ -75,13 +71,6 @@ class UNet2DConditionModel:
         return self._guidance_width is not None
 
     @property
-    def token_limit(self) -> int | None:
-        """See `Denoiser`."""
-        shapes = {spec.name: spec.shape for spec in self._session.declared_inputs(self.component)}
-        tokens = shapes.get("encoder_hidden_states", (None, None))[1]
-        return tokens if isinstance(tokens, int) else None
-
-    @property
     def residual_inputs(self) -> tuple[TensorSpec, ...]:
         """Inputs for the residuals of ControlNets; none when the checkpoint was exported without any."""
         return tuple(spec for spec in self._session.inputs(self.component) if is_residual(spec.name))
@@ -90,11 +79,7 @@ class UNet2DConditionModel:
         """See `Denoiser`; without a VAE latents are pixels."""
         if vae is None:
             return batch, pixel_channels(self.in_channels, self.out_channels), height, width
-        return batch, vae.latent_channels, height // vae.scale_factor, width // vae.scale_factor
-
-    def image_tokens(self, shape: tuple[int, ...]) -> int | None:  # noqa: ARG002
-        """See `Denoiser`: a UNet has none."""
-        return None
+        return super().latent_shape(batch, height, width, vae)
 
     def embed_guidance(self, scale: float) -> Feeds:
         """See `Denoiser`."""

@@ -4,7 +4,7 @@ import numpy as np
 
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.formats.config_values import MAX_SIDE, integer, integers
-from diffoundry.runtime.models.cascade_network import CascadeNetwork
+from diffoundry.runtime.models.denoiser import DenoiserNetwork
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.schedulers.arithmetic.resampling import resample
 
@@ -19,7 +19,7 @@ def features_name(level: int) -> str:
     return f"effnet_{level}"
 
 
-class WuerstchenPrior(CascadeNetwork):
+class WuerstchenPrior(DenoiserNetwork):
     """diffusers: `WuerstchenPrior`.
 
     Its conditioning: "encoder_hidden_states" (B, tokens, D).
@@ -27,8 +27,6 @@ class WuerstchenPrior(CascadeNetwork):
     Attributes:
         text_width: D.
     """
-
-    patch_size = 1
 
     def __init__(self, session: EngineSession, component: str = "prior") -> None:
         """Read the config; the engine is opened when first needed.
@@ -38,13 +36,13 @@ class WuerstchenPrior(CascadeNetwork):
             ConfigError: A value of the config has another type, or is out of range.
         """
         super().__init__(session, component)
-        config, subject = session.bundle.config(component), f"{component}/config.json"
+        config, subject = self._config, self._subject
         self.in_channels = self.out_channels = integer(config, "c_in", 16, subject=subject)
         self.first_channels = integer(config, "c", 1280, subject=subject)
         self.text_width = integer(config, "c_cond", 1024, subject=subject)
 
 
-class WuerstchenDiffNeXt(CascadeNetwork):
+class WuerstchenDiffNeXt(DenoiserNetwork):
     """diffusers: `WuerstchenDiffNeXt`.
 
     Its conditioning: "encoder_hidden_states" (B, tokens, D), and of each level that reads what the prior made one
@@ -64,7 +62,7 @@ class WuerstchenDiffNeXt(CascadeNetwork):
             ConfigError: A value of the config has another type, or is out of range.
         """
         super().__init__(session, component)
-        config, subject = session.bundle.config(component), f"{component}/config.json"
+        config, subject = self._config, self._subject
         self.in_channels = integer(config, "c_in", 4, subject=subject)
         self.out_channels = integer(config, "c_out", 4, subject=subject)
         self.patch_size = integer(config, "patch_size", 2, subject=subject, maximum=MAX_SIDE)

@@ -9,8 +9,8 @@ import numpy as np
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.formats.config_values import number
 from diffoundry.runtime.images.postprocess import to_pil
-from diffoundry.runtime.models.cascade_network import CascadeNetwork
 from diffoundry.runtime.models.clip_text import CLIPTextModel, TokenizedPrompt
+from diffoundry.runtime.models.denoiser import DenoiserNetwork
 from diffoundry.runtime.models.paella_vq_model import PaellaVQModel
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.pipelines.denoising import Predict
@@ -78,7 +78,7 @@ class CascadeStage(StagedPipeline):
         return self.text_encoder.tokenize(texts, weighting=False, long=False)
 
     def make_stage(
-        self, call: StagedCall, name: str, network: CascadeNetwork, sides: Sequence[int], feeds: Callable[[], Feeds]
+        self, call: StagedCall, name: str, network: DenoiserNetwork, sides: Sequence[int], feeds: Callable[[], Feeds]
     ) -> Stage:
         """Return the only stage of a call.
 
@@ -103,7 +103,7 @@ class CascadeStage(StagedPipeline):
         return Stage(name=name, total=len(scheduler.model_timesteps), run=run)
 
 
-def _predict(network: CascadeNetwork, feeds: Feeds, scale: float) -> Predict:
+def _predict(network: DenoiserNetwork, feeds: Feeds, scale: float) -> Predict:
     def predict(latents: FloatArray, timestep: float, _index: int) -> FloatArray:
         if scale <= 1:
             return network(latents, timestep, feeds)
@@ -136,7 +136,7 @@ class CascadeDecoder(CascadeStage):
 
     label: ClassVar[str] = "images of embeddings"
 
-    denoiser: CascadeNetwork
+    denoiser: DenoiserNetwork
     vqgan: PaellaVQModel
     effnet_channels: int
     latent_multiple: int

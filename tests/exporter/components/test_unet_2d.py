@@ -86,6 +86,9 @@ class Session:
         self.network, self.spec = network, component
         self.bundle = types.SimpleNamespace(component=lambda _: component.name, config=lambda _: config_of(network))
 
+    def declared_inputs(self, _name):
+        return self.spec.inputs
+
     def run(self, _name, feeds):
         types_of = {spec.name: spec.dtype for spec in self.spec.inputs}
         assert feeds.keys() == types_of.keys()
