@@ -1,7 +1,7 @@
 """The base of both stages of Stable Cascade and of Würstchen: sizes, the loop, and its guidance."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,11 +17,11 @@ from diffoundry.runtime.pipelines.denoising import Predict
 from diffoundry.runtime.pipelines.staged import StagedPipeline
 from diffoundry.runtime.pipelines.staged_call import StagedCall
 from diffoundry.runtime.pipelines.staged_run import Stage
+from diffoundry.runtime.pipelines.systems.cascade_inputs import read_features
 from diffoundry.runtime.pipelines.systems.kandinsky_prior import draw_embeddings
-from diffoundry.runtime.pipelines.systems.stable_cascade_inputs import read_features
 from diffoundry.runtime.schedulers.algorithms.ddpm_wuerstchen import DDPMWuerstchenScheduler
 
-__all__ = ["CascadeDecoder", "CascadeStage", "draw_features"]
+__all__ = ["CascadeDecoder", "CascadePrior", "CascadeStage", "draw_features"]
 
 _TRAINED_SIDE = 1024
 
@@ -124,6 +124,42 @@ def _guide(output: FloatArray, scale: float) -> FloatArray:
     return guided
 
 
+class CascadePrior(CascadeStage):
+    """A prior: a prompt to small latents for the decoder.
+
+    Attributes:
+        prior: Predicts the noise of small latents.
+    """
+
+    label: ClassVar[str] = "embeddings of images"
+    makes_images = False
+
+    prior: DenoiserNetwork
+
+    def stages(self, call: StagedCall) -> Sequence[Stage]:
+        """See `StagedPipeline`."""
+        sides = [self.side(pixels) for pixels in call.size]
+        return [self.make_stage(call, "prior", self.prior, sides, lambda: self.conditions(call.inputs))]
+
+    def conditions(self, inputs: Any) -> Feeds:
+        """Return the inputs of the network besides the sample; see `make_stage`."""
+        raise NotImplementedError
+
+    def check_call(self, arguments: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+        """See `PipelineBase`: also the sides of the result."""
+        count, values = super().check_call(arguments)
+        sides = {f"embedding_{name}": self.side(values[name]) for name in ("height", "width")}
+        return count, {**values, **sides}
+
+    def handed_shapes(self) -> dict[str, tuple[int | str, ...]]:
+        """See `PipelineBase`."""
+        return {"image_embeddings": ("images", self.prior.out_channels, "embedding_height", "embedding_width")}
+
+    def handed_over(self, result: Any) -> dict[str, Any]:
+        """See `PipelineBase`."""
+        return {name: getattr(result, name) for name in self.handed_shapes()}
+
+
 class CascadeDecoder(CascadeStage):
     """A decoder: the prior's small latents and a prompt to images.
 
@@ -195,6 +231,10 @@ class CascadeDecoder(CascadeStage):
             sides: Height and width of the decoder's latents.
         """
         raise NotImplementedError
+
+    def taken_shapes(self) -> dict[str, tuple[int | str, ...]]:
+        """See `PipelineBase`."""
+        return {"image_embeddings": ("images", self.effnet_channels, "embedding_height", "embedding_width")}
 
     def example_arrays(self, height: int, width: int) -> dict[str, tuple[int, ...]]:
         """See `PipelineBase`."""

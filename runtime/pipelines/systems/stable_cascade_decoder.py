@@ -57,8 +57,5 @@ class StableCascadeDecoder(CascadeDecoder):
     def taken_shapes(self) -> dict[str, tuple[int | str, ...]]:
         """See `PipelineBase`."""
         pooled = "images", 1, self.unet.pooled_width
-        return {
-            "image_embeddings": ("images", self.effnet_channels, "embedding_height", "embedding_width"),
-            "prompt_embeds_pooled": pooled,
-            "negative_prompt_embeds_pooled": pooled,
-        }
+        names = "prompt_embeds_pooled", "negative_prompt_embeds_pooled"
+        return {**super().taken_shapes(), **dict.fromkeys(names, pooled)}

@@ -2,33 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
-from diffoundry.runtime.checks.arguments import (
-    as_list,
-    check_embeddings,
-    check_number,
-    check_pixels,
-    check_prompts,
-    check_texts,
-)
+from diffoundry.runtime.checks.arguments import check_embeddings
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.images.tensors import is_tensor, to_array
 from diffoundry.runtime.models.protocols import FloatArray
+from diffoundry.runtime.pipelines.systems.cascade_inputs import CascadeTexts, check_decoder_inputs, check_prior_inputs
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = [
-    "CascadeEmbeddings",
-    "CascadeTexts",
-    "StableCascadeDecoderInputs",
-    "StableCascadePriorInputs",
-    "check_rows",
-    "read_features",
-]
+__all__ = ["CascadeEmbeddings", "StableCascadeDecoderInputs", "StableCascadePriorInputs", "StableCascadeTexts"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -73,48 +57,25 @@ class CascadeEmbeddings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class CascadeTexts:
+class StableCascadeTexts(CascadeTexts):
     """The arguments that both stages have.
 
     Attributes:
-        prompt: One prompt or several; None where embeddings are passed.
-        negative_prompt: One for all prompts, or one for each.
         prompt_embeds: float32 (prompts, tokens, D), instead of `prompt`, with `prompt_embeds_pooled`.
         prompt_embeds_pooled: float32 (prompts, 1, P).
         negative_prompt_embeds: float32 (prompts, tokens, D), with `negative_prompt_embeds_pooled`.
         negative_prompt_embeds_pooled: float32 (prompts, 1, P).
-        num_images_per_prompt: Images for every prompt.
-        latents: Start noise, float32, instead of drawing it.
     """
 
-    prompt: str | Sequence[str] | None = None
-    negative_prompt: str | Sequence[str] | None = None
+    embeddings: ClassVar[str | None] = "prompt_embeds_pooled"
+
     prompt_embeds: FloatArray | None = None
     prompt_embeds_pooled: FloatArray | None = None
     negative_prompt_embeds: FloatArray | None = None
     negative_prompt_embeds_pooled: FloatArray | None = None
-    num_images_per_prompt: int = 1
-    latents: FloatArray | None = None
 
-    @property
-    def count(self) -> int:
-        """Number of prompts."""
-        if self.prompt is None:
-            return 0 if self.prompt_embeds_pooled is None else len(self.prompt_embeds_pooled)
-        return 1 if isinstance(self.prompt, str) else len(self.prompt)
-
-    @property
-    def texts(self) -> list[str]:
-        """The prompts; none where embeddings are passed."""
-        return [] if self.prompt is None else as_list(self.prompt, self.count)
-
-    @property
-    def negatives(self) -> list[str]:
-        """The negative prompt of each prompt, empty where there is none."""
-        return as_list(self.negative_prompt or "", self.count)
-
-    def check_texts(self, *, pooled_alone: bool) -> None:
-        """Refuse anything but a prompt or its embeddings, for both halves of guidance.
+    def check_embeddings(self, *, pooled_alone: bool) -> None:
+        """Refuse embeddings of other shapes, and one of two that belong together.
 
         Args:
             pooled_alone: True if the stage reads no other embeddings than the pooled ones.
@@ -122,15 +83,6 @@ class CascadeTexts:
         Raises:
             InputError: As said.
         """
-        check_prompts("prompt", self.prompt)
-        if (self.prompt is None) == (self.prompt_embeds_pooled is None):
-            got = "neither" if self.prompt is None else "both"
-            raise InputError(f"prompt and prompt_embeds_pooled: got {got}, expected one of them")
-        if self.negative_prompt is not None and self.negative_prompt_embeds_pooled is not None:
-            raise InputError(
-                "negative_prompt and negative_prompt_embeds_pooled: got both, expected at most one of them"
-            )
-        check_texts("negative_prompt", self.negative_prompt, self.count)
         for name in ("prompt_embeds", "negative_prompt_embeds"):
             states, pooled = getattr(self, name), getattr(self, f"{name}_pooled")
             check_embeddings(f"{name}_pooled", pooled, self.count, 3)
@@ -140,7 +92,7 @@ class CascadeTexts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class StableCascadePriorInputs(CascadeTexts):
+class StableCascadePriorInputs(StableCascadeTexts):
     """The arguments of diffusers' `StableCascadePriorPipeline`.
 
     Attributes:
@@ -165,10 +117,9 @@ class StableCascadePriorInputs(CascadeTexts):
         Raises:
             InputError: As said.
         """
-        self.check_texts(pooled_alone=False)
-        check_number("guidance_scale", self.guidance_scale, 0, np.inf)
-        for name in ("height", "width"):
-            check_pixels(name, getattr(self, name))
+        self.check_texts()
+        self.check_embeddings(pooled_alone=False)
+        check_prior_inputs(self)
         if self.images is not None and self.image_embeds is not None:
             raise InputError("images and image_embeds: got both, expected at most one of them")
 
@@ -186,7 +137,7 @@ class StableCascadePriorInputs(CascadeTexts):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class StableCascadeDecoderInputs(CascadeTexts):
+class StableCascadeDecoderInputs(StableCascadeTexts):
     """The arguments of diffusers' `StableCascadeDecoderPipeline`.
 
     Attributes:
@@ -194,7 +145,6 @@ class StableCascadeDecoderInputs(CascadeTexts):
             several, one after another.
         num_inference_steps: Steps of the scheduler.
         guidance_scale: 1 or less runs without guidance, at half the cost.
-        num_images_per_prompt: Images for every row of embeddings.
     """
 
     image_embeddings: Any = None
@@ -202,45 +152,11 @@ class StableCascadeDecoderInputs(CascadeTexts):
     guidance_scale: float = 0.0
 
     def check(self) -> None:
-        """Refuse missing embeddings, another number of them than of prompts, and numbers out of range.
+        """Refuse wrong texts and their embeddings, and those that `check_decoder_inputs` refuses.
 
         Raises:
             InputError: As said.
         """
-        rows = len(read_features(self.image_embeddings))
-        self.check_texts(pooled_alone=True)
-        check_number("guidance_scale", self.guidance_scale, 0, np.inf)
-        check_rows(rows, self.count)
-
-
-def check_rows(rows: int, prompts: int) -> None:
-    """Refuse embeddings of which some prompts would get more than others.
-
-    Raises:
-        InputError: As said.
-    """
-    if rows % prompts:
-        raise InputError(
-            f"image_embeddings: got {rows} for {prompts} prompts, expected the same number for each prompt"
-        )
-
-
-def read_features(value: Any) -> FloatArray:
-    """Return the result of a prior as float32 (B, C, h, w).
-
-    Raises:
-        InputError: It is none.
-    """
-    if value is None:
-        raise InputError(
-            "image_embeddings: got none, expected those of a prior, (B, C, h, w); chain the bundles: 'diffoundry "
-            "generate PRIOR+DECODER'"
-        )
-    given = [value] if is_tensor(value) or not isinstance(value, Sequence) else value
-    parts: list[Any] = [to_array(part) if is_tensor(part) else part for part in given]
-    right = [isinstance(part, np.ndarray) and part.ndim == 4 and part.dtype.kind == "f" for part in parts]
-    if not parts or not all(right):
-        raise InputError(
-            f"image_embeddings: got {type(value).__name__}, expected floats (B, C, h, w), or a list of them"
-        )
-    return np.concatenate(parts).astype(np.float32)
+        self.check_texts()
+        self.check_embeddings(pooled_alone=True)
+        check_decoder_inputs(self)

@@ -1,6 +1,6 @@
 """The prior of Stable Cascade: a prompt, and possibly images, to small latents for its decoder."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,7 +15,7 @@ from diffoundry.runtime.models.roles import IMAGE_ENCODER
 from diffoundry.runtime.models.stable_cascade_unet import StableCascadeUNet
 from diffoundry.runtime.pipelines.staged_call import StagedCall
 from diffoundry.runtime.pipelines.staged_run import Stage
-from diffoundry.runtime.pipelines.systems.cascade_stage import CascadeStage, draw_features
+from diffoundry.runtime.pipelines.systems.cascade_stage import CascadePrior, draw_features
 from diffoundry.runtime.pipelines.systems.stable_cascade_inputs import (
     CascadeEmbeddings,
     StableCascadePriorInputs,
@@ -24,7 +24,7 @@ from diffoundry.runtime.pipelines.systems.stable_cascade_inputs import (
 __all__ = ["StableCascadePrior"]
 
 
-class StableCascadePrior(CascadeStage):
+class StableCascadePrior(CascadePrior):
     """diffusers: `StableCascadePriorPipeline`.
 
     Pernias et al. 2023, https://arxiv.org/abs/2306.00637.
@@ -34,9 +34,9 @@ class StableCascadePrior(CascadeStage):
     """
 
     Inputs: ClassVar[type[Any]] = StableCascadePriorInputs
-    label: ClassVar[str] = "embeddings of images"
-    makes_images = False
     decides = frozenset({"num_images_per_prompt", "negative_prompt", "prompt"})
+
+    prior: StableCascadeUNet
 
     def open_networks(self, session: EngineSession) -> None:
         """See `StagedPipeline`."""
@@ -57,10 +57,8 @@ class StableCascadePrior(CascadeStage):
 
     def stages(self, call: StagedCall) -> Sequence[Stage]:
         """See `StagedPipeline`."""
-        inputs = call.inputs
-        self._check_images(inputs)
-        sides = [self.side(pixels) for pixels in call.size]
-        return [self.make_stage(call, "prior", self.prior, sides, lambda: self._feeds(inputs))]
+        self._check_images(call.inputs)
+        return super().stages(call)
 
     def _check_images(self, inputs: StableCascadePriorInputs) -> None:
         """Refuse images without their encoder, and embeddings that do not fit.
@@ -82,8 +80,8 @@ class StableCascadePrior(CascadeStage):
                     f"image_embeds: got shape {tuple(shape)}, expected floats (1, images, {self.prior.image_width})"
                 )
 
-    def _feeds(self, inputs: StableCascadePriorInputs) -> Feeds:
-        """Return the inputs of the network besides the sample; see `make_stage`."""
+    def conditions(self, inputs: StableCascadePriorInputs) -> Feeds:
+        """See `CascadePrior`."""
         states, pooled = self._encode(inputs, "")
         images = np.repeat(self._image_embeds(inputs), len(pooled), axis=0)
         if inputs.guidance_scale > 1:
@@ -137,21 +135,8 @@ class StableCascadePrior(CascadeStage):
         """See `PipelineBase`."""
         return draw_features(result.image_embeddings)
 
-    def check_call(self, arguments: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
-        """See `PipelineBase`: also the sides of the result."""
-        count, values = super().check_call(arguments)
-        sides = {f"embedding_{name}": self.side(values[name]) for name in ("height", "width")}
-        return count, {**values, **sides}
-
     def handed_shapes(self) -> dict[str, tuple[int | str, ...]]:
         """See `PipelineBase`."""
         pooled = "images", 1, self.prior.pooled_width
-        return {
-            "image_embeddings": ("images", self.prior.out_channels, "embedding_height", "embedding_width"),
-            "prompt_embeds_pooled": pooled,
-            "negative_prompt_embeds_pooled": pooled,
-        }
-
-    def handed_over(self, result: CascadeEmbeddings) -> dict[str, Any]:
-        """See `PipelineBase`."""
-        return {name: getattr(result, name) for name in self.handed_shapes()}
+        names = "prompt_embeds_pooled", "negative_prompt_embeds_pooled"
+        return {**super().handed_shapes(), **dict.fromkeys(names, pooled)}

@@ -46,7 +46,3 @@ class WuerstchenDecoderPipeline(CascadeDecoder):
         if guided:
             effnet = {name: np.concatenate([rows, np.zeros_like(rows)]) for name, rows in effnet.items()}
         return {"encoder_hidden_states": np.repeat(states, call.images // inputs.count, axis=0), **effnet}
-
-    def taken_shapes(self) -> dict[str, tuple[int | str, ...]]:
-        """See `PipelineBase`."""
-        return {"image_embeddings": ("images", self.effnet_channels, "embedding_height", "embedding_width")}

@@ -3,22 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
-
-from diffoundry.runtime.checks.arguments import (
-    as_list,
-    check_embeddings,
-    check_number,
-    check_numbers,
-    check_pixels,
-    check_prompts,
-    check_texts,
-)
+from diffoundry.runtime.checks.arguments import check_embeddings, check_numbers
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.protocols import FloatArray
-from diffoundry.runtime.pipelines.systems.stable_cascade_inputs import check_rows, read_features
+from diffoundry.runtime.pipelines.systems.cascade_inputs import CascadeTexts, check_decoder_inputs, check_prior_inputs
 
 __all__ = ["WuerstchenDecoderInputs", "WuerstchenEmbeddings", "WuerstchenPriorInputs", "WuerstchenTexts"]
 
@@ -49,53 +39,21 @@ class WuerstchenEmbeddings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class WuerstchenTexts:
+class WuerstchenTexts(CascadeTexts):
     """The arguments that both stages have.
 
     Attributes:
-        prompt: One prompt or several.
-        negative_prompt: One for all prompts, or one for each.
-        num_images_per_prompt: Images for every prompt.
         timesteps: Descending from 1 to 0; the last one is where the run ends. They win over `num_inference_steps`.
-        latents: Start noise, float32, instead of drawing it.
     """
 
-    prompt: str | Sequence[str] | None = None
-    negative_prompt: str | Sequence[str] | None = None
-    num_images_per_prompt: int = 1
     timesteps: Sequence[float] | None = None
-    latents: FloatArray | None = None
 
-    @property
-    def count(self) -> int:
-        """Number of prompts."""
-        if self.prompt is None:
-            return 1 if self._embeds is None else len(self._embeds)
-        return 1 if isinstance(self.prompt, str) else len(self.prompt)
-
-    @property
-    def texts(self) -> list[str]:
-        """The prompts; none where embeddings are passed."""
-        return [] if self._embeds is not None else as_list(self.prompt or "", self.count)
-
-    @property
-    def _embeds(self) -> FloatArray | None:
-        """Embeddings instead of a prompt, which a prior alone takes."""
-        return getattr(self, "prompt_embeds", None)
-
-    @property
-    def negatives(self) -> list[str]:
-        """The negative prompt of each prompt, empty where there is none."""
-        return as_list(self.negative_prompt or "", self.count)
-
-    def check_common(self) -> None:
-        """Refuse texts that are none, and timesteps that the scheduler cannot follow.
+    def check_timesteps(self) -> None:
+        """Refuse timesteps that the scheduler cannot follow.
 
         Raises:
             InputError: As said.
         """
-        check_prompts("prompt", self.prompt)
-        check_texts("negative_prompt", self.negative_prompt, self.count)
         check_numbers("timesteps", self.timesteps)
         given = [] if self.timesteps is None else [float(one) for one in self.timesteps]
         falls = all(one > following for one, following in pairwise(given))
@@ -119,6 +77,8 @@ class WuerstchenPriorInputs(WuerstchenTexts):
         guidance_scale: 1 or less runs without guidance, at half the cost.
     """
 
+    embeddings: ClassVar[str | None] = "prompt_embeds"
+
     prompt_embeds: FloatArray | None = None
     negative_prompt_embeds: FloatArray | None = None
     height: int = 1024
@@ -132,17 +92,11 @@ class WuerstchenPriorInputs(WuerstchenTexts):
         Raises:
             InputError: As said.
         """
-        self.check_common()
-        if (self.prompt is None) == (self.prompt_embeds is None):
-            got = "neither" if self.prompt is None else "both"
-            raise InputError(f"prompt and prompt_embeds: got {got}, expected one of them")
-        if self.negative_prompt is not None and self.negative_prompt_embeds is not None:
-            raise InputError("negative_prompt and negative_prompt_embeds: got both, expected at most one of them")
+        self.check_texts()
+        self.check_timesteps()
         for name in ("prompt_embeds", "negative_prompt_embeds"):
             check_embeddings(name, getattr(self, name), self.count, 3)
-        check_number("guidance_scale", self.guidance_scale, 0, np.inf)
-        for name in ("height", "width"):
-            check_pixels(name, getattr(self, name))
+        check_prior_inputs(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -156,7 +110,6 @@ class WuerstchenDecoderInputs(WuerstchenTexts):
             several, one after another.
         num_inference_steps: Steps of the scheduler.
         guidance_scale: 1 or less runs without guidance, at half the cost.
-        num_images_per_prompt: Images for every row of embeddings.
     """
 
     image_embeddings: Any = None
@@ -164,12 +117,11 @@ class WuerstchenDecoderInputs(WuerstchenTexts):
     guidance_scale: float = 0.0
 
     def check(self) -> None:
-        """Refuse missing embeddings, another number of them than of prompts, and numbers out of range.
+        """Refuse wrong texts and timesteps, and the embeddings that `check_decoder_inputs` refuses.
 
         Raises:
             InputError: As said.
         """
-        rows = len(read_features(self.image_embeddings))
-        self.check_common()
-        check_number("guidance_scale", self.guidance_scale, 0, np.inf)
-        check_rows(rows, self.count)
+        self.check_texts()
+        self.check_timesteps()
+        check_decoder_inputs(self)

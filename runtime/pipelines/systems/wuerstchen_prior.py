@@ -1,6 +1,5 @@
 """The prior of Würstchen: a prompt to small latents for its decoder."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,14 +9,13 @@ from diffoundry.runtime.models.clip_text import CLIPTextModel
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.wuerstchen import WuerstchenPrior
 from diffoundry.runtime.pipelines.staged_call import StagedCall
-from diffoundry.runtime.pipelines.staged_run import Stage
-from diffoundry.runtime.pipelines.systems.cascade_stage import CascadeStage, draw_features
+from diffoundry.runtime.pipelines.systems.cascade_stage import CascadePrior, draw_features
 from diffoundry.runtime.pipelines.systems.wuerstchen_inputs import WuerstchenEmbeddings, WuerstchenPriorInputs
 
 __all__ = ["WuerstchenPriorPipeline"]
 
 
-class WuerstchenPriorPipeline(CascadeStage):
+class WuerstchenPriorPipeline(CascadePrior):
     """diffusers: `WuerstchenPriorPipeline`.
 
     Pernias et al. 2023, https://arxiv.org/abs/2306.00637.
@@ -27,8 +25,6 @@ class WuerstchenPriorPipeline(CascadeStage):
     """
 
     Inputs: ClassVar[type[Any]] = WuerstchenPriorInputs
-    label: ClassVar[str] = "embeddings of images"
-    makes_images = False
     decides = frozenset({"num_images_per_prompt"})
 
     def open_networks(self, session: EngineSession) -> None:
@@ -37,13 +33,8 @@ class WuerstchenPriorPipeline(CascadeStage):
         self.text_encoder = CLIPTextModel(session)
         self.text_encoders = (self.text_encoder,)
 
-    def stages(self, call: StagedCall) -> Sequence[Stage]:
-        """See `StagedPipeline`."""
-        sides = [self.side(pixels) for pixels in call.size]
-        return [self.make_stage(call, "prior", self.prior, sides, lambda: self._feeds(call.inputs))]
-
-    def _feeds(self, inputs: WuerstchenPriorInputs) -> Feeds:
-        """Return the inputs of the network besides the sample; see `make_stage`."""
+    def conditions(self, inputs: WuerstchenPriorInputs) -> Feeds:
+        """See `CascadePrior`."""
         rows = [self._encode(inputs, "")]
         if inputs.guidance_scale > 1:
             rows.append(self._encode(inputs, "negative_"))
@@ -75,17 +66,3 @@ class WuerstchenPriorPipeline(CascadeStage):
         mean = np.float32(self.registered_number("latent_mean", 42.0))
         deviation = np.float32(self.registered_number("latent_std", 1.0, minimum=0))
         return draw_features((result.image_embeddings + deviation) / mean)
-
-    def check_call(self, arguments: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
-        """See `PipelineBase`: also the sides of the result."""
-        count, values = super().check_call(arguments)
-        sides = {f"embedding_{name}": self.side(values[name]) for name in ("height", "width")}
-        return count, {**values, **sides}
-
-    def handed_shapes(self) -> dict[str, tuple[int | str, ...]]:
-        """See `PipelineBase`."""
-        return {"image_embeddings": ("images", self.prior.out_channels, "embedding_height", "embedding_width")}
-
-    def handed_over(self, result: WuerstchenEmbeddings) -> dict[str, Any]:
-        """See `PipelineBase`."""
-        return {"image_embeddings": result.image_embeddings}
