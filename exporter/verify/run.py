@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import diffoundry
@@ -11,7 +11,7 @@ from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
 from diffoundry.exporter.verify.checkpoint_source import check_family, find_checkpoint, identity_notes
 from diffoundry.exporter.verify.checks.components import compare_component
 from diffoundry.exporter.verify.checks.configs import check_files
-from diffoundry.exporter.verify.checks.gates import Gates, coarsest, gates_for, promised_gates
+from diffoundry.exporter.verify.checks.gates import Gates, coarsest, gates_for, may_be_rounding, promised_gates
 from diffoundry.exporter.verify.checks.loop import ENOUGH, follow, judge_images, judge_loop
 from diffoundry.exporter.verify.checks.portable import check_portable
 from diffoundry.exporter.verify.checks.remade import RemadeEngines, remake_engines
@@ -19,6 +19,7 @@ from diffoundry.exporter.verify.checks.safety import check_safety
 from diffoundry.exporter.verify.image_size import settings_for
 from diffoundry.exporter.verify.progress import ImagePair, VerifyProgress
 from diffoundry.exporter.verify.reference.component_cases import ComponentCase
+from diffoundry.exporter.verify.reference.rounding import RoundingYardstick
 from diffoundry.exporter.verify.reference.torch_reference import Reference, ask_pytorch
 from diffoundry.exporter.verify.report.report import (
     SCHEMA_VERSION,
@@ -75,8 +76,9 @@ def verify(
     reference = ask_pytorch(checkpoint, pipeline, settings, progress)
     progress.update("making the engines again", 0, 1)
     remade = {" ".join(one): remake_engines(opened, *one) for one in held_variants(opened, request)}
+    yardstick = RoundingYardstick(checkpoint, settings, progress)
     reports = tuple(
-        _verify_variant(variant, reference, remade.get(variant.name, RemadeEngines()), settings, progress)
+        _verify_variant(variant, reference, yardstick, remade.get(variant.name, RemadeEngines()), settings, progress)
         for variant in variants
     )
     checks = (
@@ -116,7 +118,12 @@ class _Findings:
 
 
 def _verify_variant(
-    variant: OpenVariant, reference: Reference, remade: RemadeEngines, settings: Settings, progress: VerifyProgress
+    variant: OpenVariant,
+    reference: Reference,
+    yardstick: RoundingYardstick,
+    remade: RemadeEngines,
+    settings: Settings,
+    progress: VerifyProgress,
 ) -> VariantReport:
     started = time.perf_counter()
     engines = variant.engines()
@@ -126,7 +133,7 @@ def _verify_variant(
     try:
         _compare_components(variant, reference.cases, engines, progress, findings)
         findings.checks.extend(check_safety(variant.components, reference.safety))
-        _compare_loops(variant, reference, gates, settings, progress, findings)
+        _compare_loops(variant, reference, yardstick, gates, settings, progress, findings)
     except EngineError as error:
         findings.checks.append(holds("engine", variant.name, "runs", str(error), "runs"))
     finally:
@@ -162,11 +169,13 @@ def _compare_components(
 def _compare_loops(
     variant: OpenVariant,
     reference: Reference,
+    yardstick: RoundingYardstick,
     gates: Gates,
     settings: Settings,
     progress: VerifyProgress,
     findings: _Findings,
 ) -> None:
+    sound = all(check.passed for check in findings.checks)
     pipeline = open_pipeline(variant.components, safety_checker=None)
     for trace in reference.traces:
         on_step = partial(progress.update, f"{variant.name}: {trace.name}")
@@ -175,6 +184,9 @@ def _compare_loops(
             progress.images(
                 ImagePair(variant=variant.name, prompt=trace.prompt, seed=trace.seed, ours=made, reference=trace.result)
             )
+        if sound and may_be_rounding(max(result.curve[result.worst].relative_max, result.embeddings or 0.0), gates):
+            variant.components.close()  # PyTorch needs the memory
+            result = replace(result, rounding=yardstick.measure(trace))
         findings.loops.append(result)
         findings.checks.extend(judge_loop(result, gates))
     findings.checks.extend(judge_images(findings.loops, gates))

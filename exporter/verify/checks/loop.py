@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from diffoundry.exporter.verify.checks.gates import Gates
+from diffoundry.exporter.verify.checks.gates import Gates, latents_limit
 from diffoundry.exporter.verify.checks.metrics import psnr
 from diffoundry.exporter.verify.checks.nearest_image import Gallery
 from diffoundry.exporter.verify.checks.ssim import ssim
@@ -73,23 +73,34 @@ def follow(
 def judge_loop(result: LoopResult, gates: Gates) -> list[Check]:
     """Check one image: number of steps, worst step, final image, and visible faults."""
     subject = result.name
-    worst = result.curve[result.worst]
+    limits = _limits(result, gates)
+    ratios = [_badness(step.relative_max / limit) for step, limit in zip(result.curve, limits, strict=True)]
+    worst = ratios.index(max(ratios))
     steps = None
     if result.steps != result.reference_steps:
         steps = f"{result.steps}, expected {result.reference_steps}"
-    place = f"after step {worst.index + 1} of {result.reference_steps}"
+    distance, place = result.curve[worst].relative_max, f"after step {worst + 1} of {result.reference_steps}"
+    if result.rounding is not None:
+        place += f"; PyTorch's own rounding makes {result.rounding[worst]:.2g}"
     return [
         holds("loop", subject, "number of steps", steps),
-        at_most("loop", subject, "latents, max abs error / RMS", worst.relative_max, gates.latents, place),
-        *_judge_result(result, gates),
+        at_most("loop", subject, "latents, max abs error / RMS", distance, limits[worst], place),
+        *_judge_result(result, gates, limits[-1]),
     ]
 
 
-def _judge_result(result: LoopResult, gates: Gates) -> list[Check]:
+def _limits(result: LoopResult, gates: Gates) -> list[float]:
+    """Return the limit of the latents after each step."""
+    if result.rounding is None:
+        return [gates.latents] * len(result.curve)
+    return [latents_limit(gates, rounding) for rounding in result.rounding]
+
+
+def _judge_result(result: LoopResult, gates: Gates, latents: float) -> list[Check]:
     """Check the final image, or the embeddings of a prior, which are its latents on another scale."""
     subject = result.name
     if result.embeddings is not None:
-        return [at_most("loop", subject, "embeddings, max abs error / RMS", result.embeddings, gates.latents)]
+        return [at_most("loop", subject, "embeddings, max abs error / RMS", result.embeddings, latents)]
     return [
         at_least("image", subject, "PSNR, dB", result.psnr, gates.image_psnr),
         at_least("image", subject, "SSIM", result.ssim, gates.ssim),

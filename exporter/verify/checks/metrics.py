@@ -20,7 +20,8 @@ class TensorDistance:
 
     Attributes:
         max_abs: max |y - r|.
-        peak: max r - min r, the range of the reference: the peak of the PSNR.
+        peak: The larger of max r - min r, the range of the reference, and its RMS |r| / sqrt(n), which is more than the
+            range where a few numbers are nearly equal, such as the scores of two images: the peak of the PSNR.
         relative_max: max_abs / peak.
         relative_rms: |y - r| / |r|, Euclidean norms.
         cosine: y . r / (|y| |r|).
@@ -45,8 +46,8 @@ def measure(output: FloatArray, reference: FloatArray) -> TensorDistance:
     y, r = output.astype(np.float64).ravel(), reference.astype(np.float64).ravel()
     with np.errstate(all="ignore"):
         error = y - r
-        max_abs, peak = float(np.abs(error).max()), float(np.ptp(r))
         size, distance = math.sqrt(float(r @ r)), math.sqrt(float(error @ error))
+        max_abs, peak = float(np.abs(error).max()), max(float(np.ptp(r)), size / math.sqrt(r.size))
         return TensorDistance(
             max_abs=max_abs,
             peak=peak,

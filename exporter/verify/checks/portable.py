@@ -12,7 +12,7 @@ from diffoundry.exporter.verify.report.report import Check, holds
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.bundle.specs import EngineSpec, TensorSpec
 from diffoundry.runtime.engines.plugins import find_plugin
-from diffoundry.runtime.engines.protocol import EngineOptions
+from diffoundry.runtime.engines.protocol import Engine, EngineOptions
 from diffoundry.runtime.engines.select import EngineSelection
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import EngineError
@@ -44,6 +44,12 @@ class _PortableGraphs(EngineSession):
             outputs=_specs(graph.output),
         )
         return EngineSelection(spec=spec, device="cpu", skipped=())
+
+    def _open(self, name: str) -> Engine:
+        from diffoundry.exporter.verify.checks.portable_engine import PortableEngine  # imports ONNX Runtime
+
+        spec = self.choice(name).spec
+        return PortableEngine(self.bundle.file(spec.files[0]), spec, self._options)
 
 
 def check_portable(bundle: Bundle, cases: Sequence[ComponentCase], options: EngineOptions) -> Iterator[Check]:

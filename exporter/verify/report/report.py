@@ -116,6 +116,8 @@ class LoopResult:
         fault: Obvious fault of the bundle's image, or None.
         reference_fault: Obvious fault of diffusers' image, or None.
         embeddings: Largest error of a prior's embeddings over their RMS; None for an image.
+        rounding: For each step the largest relative_max up to it, of PyTorch's latents in fp32 from those with its
+            networks in float64. Measured where only that can explain the distance; else None.
     """
 
     prompt: str
@@ -132,6 +134,7 @@ class LoopResult:
     fault: str | None
     reference_fault: str | None
     embeddings: float | None = None
+    rounding: tuple[float, ...] | None = None
 
     @property
     def name(self) -> str:

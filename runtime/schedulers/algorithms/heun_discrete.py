@@ -38,7 +38,8 @@ class HeunDiscreteScheduler(RespacedSigmaScheduler[HeunDiscreteOptions]):
         x' = x + (sigma' - sigma) (d + d') / 2
 
     Karras et al. 2022, Algorithm 1, https://arxiv.org/abs/2206.00364.
-    diffusers: d = `prev_derivative`. Timesteps after the first occur twice, once for each call.
+    diffusers: d = `prev_derivative`. Timesteps after the first occur twice, once for each call. The order of operations
+    is diffusers': where sigma' is a small part of sigma, the rounding of x1 decides d'.
     """
 
     Options = HeunDiscreteOptions
@@ -56,8 +57,8 @@ class HeunDiscreteScheduler(RespacedSigmaScheduler[HeunDiscreteOptions]):
         )
 
     def _reset(self) -> None:
-        # x + (sigma' - sigma) d / 2 between the two calls
-        self._half_way: Sample | None = None
+        # x and d between the two calls
+        self._first: tuple[Sample, Sample] | None = None
 
     def step(
         self,
@@ -84,12 +85,13 @@ class HeunDiscreteScheduler(RespacedSigmaScheduler[HeunDiscreteOptions]):
         if self.options.clip_sample:
             x0 = clip(x0, self.options.clip_sample_range)
 
-        if self._half_way is None:
-            half = (0.5 * (self._sigma[i + 1] - here) / here) * (sample - x0)
-            self._half_way = sample + half
-            following = self._half_way + half
+        derivative = (sample - x0) / here
+        if self._first is None:
+            self._first = (sample, derivative)
+            following = sample + derivative * (self._sigma[i + 1] - here)
         else:
-            following = self._half_way + (0.5 * (here - self._sigma[i - 1]) / here) * (sample - x0)
-            self._half_way = None
+            start, before = self._first
+            following = start + 0.5 * (before + derivative) * (here - self._sigma[i - 1])
+            self._first = None
         self._advance()
         return StepResult(following, x0)

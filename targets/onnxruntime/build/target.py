@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 from onnx_ir.passes import common
 
+from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.errors import ConfigError
-from diffoundry.runtime.models.roles import VAE_DECODER, VAE_ENCODER
+from diffoundry.runtime.models.roles import DENOISER, UPSCALER, VAE_DECODER, VAE_ENCODER
 from diffoundry.targets.adapter_graph import adapter_path
 from diffoundry.targets.base import Lowered, Lowering, PrecisionFormat, Target
 from diffoundry.targets.onnxruntime.build.fusions import FuseMultiHeadAttention, SplitGroupNorm, WinogradConvolution
@@ -22,6 +24,9 @@ _OPSETS = {"": 26, "ai.onnx.ml": 5, "com.microsoft": 1}
 
 _SMALLEST_EXTERNAL = 64 << 10
 """Bytes. Smaller new tensors stay in the graph file, so that most engines are one file beside the portable graph."""
+
+_LARGE = 256 * 256
+"""Pixels from which on the sums of a group are made by rows, where a graph has a fixed size."""
 
 _DEVICES = ("cpu", "cuda")
 
@@ -74,7 +79,7 @@ class OnnxRuntimeTarget(Target):
     def _lower(self, model: ir.Model, work: Lowering) -> Lowered:
         """Write the engine's graph, which refers to the portable graph's data file for unchanged weights."""
         engine = work.graph
-        if ir.passes.Sequential(*self._passes(work.role))(model).modified:
+        if ir.passes.Sequential(*self._passes(work.role, model))(model).modified:
             engine = self._path(work)
             save_beside(model, engine)
         return Lowered(files=(engine, *_data_files(model, engine.parent)), built_with={"onnxruntime": ort.__version__})
@@ -84,7 +89,7 @@ class OnnxRuntimeTarget(Target):
 
     def _write_adaptable(self, opened: ir.Model, model: ir.Model, work: Lowering) -> Sequence[Path]:
         """Write the graph with references to the engine's data files, so that it holds no weight itself."""
-        ir.passes.Sequential(*self._passes(work.role))(opened)
+        ir.passes.Sequential(*self._passes(work.role, opened))(opened)
         for name, value in opened.graph.initializers.items():
             shared = model.graph.initializers.get(name)
             if shared is not None:
@@ -96,15 +101,26 @@ class OnnxRuntimeTarget(Target):
     def _path(self, work: Lowering) -> Path:
         return work.graph.with_name(f"{work.graph.stem}.{self.name}.onnx")
 
-    def _passes(self, role: str) -> tuple[ir.passes.PassBase, ...]:
+    def _passes(self, role: str, model: ir.Model) -> tuple[ir.passes.PassBase, ...]:
         cpu = self.device == "cpu"
-        large = role in (VAE_ENCODER, VAE_DECODER)  # its groups hold whole images
+        in_pixels = role in (DENOISER, UPSCALER) and _reads_pixels(model)
+        large = role in (VAE_ENCODER, VAE_DECODER) or in_pixels  # its groups hold whole images
         return (
             FuseMultiHeadAttention(),  # first: it takes the transposes that the others would look through
             SplitGroupNorm(kernels=cpu, by_rows=cpu and large),
             *((WinogradConvolution(),) if cpu and self.winograd else ()),  # cuDNN has Winograd itself
             common.RemoveUnusedNodesPass(),  # with the weights and shapes that were replaced
         )
+
+
+def _reads_pixels(model: ir.Model) -> bool:
+    """Return True if the first input of a denoiser may be as large as an image, not as its latents."""
+    sides = [side.value if isinstance(side, ir.SymbolicDim) else side for side in model.graph.inputs[0].shape or ()][2:]
+    if len(sides) != 2:  # tokens
+        return False
+    if all(isinstance(side, int) for side in sides):
+        return int(np.prod(sides)) >= _LARGE
+    return any(parse_size(str(side)).divisor == 1 for side in sides if not isinstance(side, int))
 
 
 def save_beside(model: ir.Model, path: Path) -> None:

@@ -10,7 +10,7 @@ import onnxruntime as ort
 
 from diffoundry.runtime.bundle.specs import EngineSpec, TensorSpec
 from diffoundry.runtime.engines.protocol import AdapterWeights, Array, Closeable, EngineOptions, closed_error
-from diffoundry.runtime.errors import BundleError, EngineError
+from diffoundry.runtime.errors import DiffoundryError, EngineError
 from diffoundry.runtime.formats.onnx_locations import check_graph_files
 
 __all__ = ["OnnxRuntimeEngine", "devices", "precisions"]
@@ -105,11 +105,10 @@ class OnnxRuntimeEngine(Closeable):
         settings.log_severity_level = _ERRORS_ONLY
         if self._options.threads is not None:
             settings.intra_op_num_threads = self._options.threads
-        provider = _provider(self._options.device or "cpu")
         try:
             self._check(path)
-            return ort.InferenceSession(str(path), settings, providers=[provider])
-        except BundleError:
+            return self._create(path, settings)
+        except DiffoundryError:
             raise
         except Exception as error:  # onnxruntime's exceptions share no public base class
             built_with = self._spec.built_with if self._spec else {}
@@ -119,6 +118,9 @@ class OnnxRuntimeEngine(Closeable):
                 + (f" (built with {made})" if made else "")
                 + f": {error}. Export it again with this version, or install the one it was built with"
             ) from error
+
+    def _create(self, path: Path, settings: ort.SessionOptions) -> ort.InferenceSession:
+        return ort.InferenceSession(str(path), settings, providers=[_provider(self._options.device or "cpu")])
 
     def set_adapters(self, adapters: AdapterWeights | None) -> None:
         """See `runtime.engines.protocol.AdaptableEngine.set_adapters`."""

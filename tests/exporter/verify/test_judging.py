@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffoundry.exporter.verify.checks.gates import GATES, promised_gates
+from diffoundry.exporter.verify.checks.gates import GATES, may_be_rounding, promised_gates
 from diffoundry.exporter.verify.checks.loop import follow, judge_images, judge_loop
 from diffoundry.exporter.verify.checks.nearest_image import open_gallery
 from diffoundry.exporter.verify.reference.pipeline_trace import Trace
+from diffoundry.exporter.verify.report.report import LoopResult, StepDistance
 from diffoundry.exporter.verify.request import Settings
 from diffoundry.runtime.pipelines.denoising import Step
 
@@ -58,6 +59,43 @@ def _failed(reference, image, gallery, precision):
     result = _found(reference, image, gallery)
     checks = [*judge_loop(result, GATES[precision]), *judge_images([result], GATES[precision])]
     return {check.measure for check in checks if not check.passed}
+
+
+def _latents_check(errors, rounding, precision="fp32"):
+    """Judge latents of these errors, where PyTorch's own rounding makes others."""
+    curve = tuple(
+        StepDistance(index=i, timestep=1.0, max_abs=error, scale=1.0, relative_max=error, relative_rms=error)
+        for i, error in enumerate(errors)
+    )
+    result = LoopResult(
+        prompt="red apple", seed=0, steps=len(errors), reference_steps=len(errors), curve=curve, worst=0, psnr=90.0,
+        ssim=1.0, shift=0.0, shows=None, reference_shows=None, fault=None, reference_fault=None, rounding=rounding,
+    )  # fmt: skip
+    return next(check for check in judge_loop(result, GATES[precision]) if check.measure.startswith("latents"))
+
+
+@pytest.mark.parametrize(
+    ("errors", "rounding", "limit", "passed"),
+    [
+        ((9e-5, 2e-4), None, 1e-4, False),
+        ((5e-5, 2e-4), (1e-5, 6e-5), 2.4e-4, True),
+        ((2e-4, 2e-4), (1e-5, 6e-5), 1e-4, False),  # before the run multiplies its rounding
+        ((1e-5, 0.2), (1e-5, 0.9), 0.1, False),  # a wrong option
+        ((1e-5, math.nan), (1e-5, 0.9), 0.1, False),
+    ],
+)
+def test_a_run_that_multiplies_rounding_has_a_wider_gate(errors, rounding, limit, passed):
+    check = _latents_check(errors, rounding)
+    assert (check.limit, check.passed) == (pytest.approx(limit), passed)
+    assert ("PyTorch's own rounding" in check.detail) == (rounding is not None)
+
+
+def test_only_distances_that_rounding_can_make_are_measured_again():
+    fp32, fp16 = GATES["fp32"], GATES["fp16"]
+    assert [may_be_rounding(distance, fp32) for distance in (9e-5, 2e-4, 0.1, 0.2, math.nan)] == [
+        False, True, True, False, False,
+    ]  # fmt: skip
+    assert not any(may_be_rounding(distance, fp16) for distance in (0.01, 0.2))
 
 
 _EVERY = pytest.mark.parametrize("precision", GATES)

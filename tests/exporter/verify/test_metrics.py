@@ -41,6 +41,14 @@ def test_equal_arrays_are_infinitely_good():
     assert distance.psnr == math.inf
 
 
+def test_numbers_that_are_nearly_equal_are_judged_by_their_size():
+    reference = np.float32([2, 2 + 1e-3])
+    distance = measure(reference + np.float32(2e-6), reference)
+    assert distance.peak == pytest.approx(2, rel=1e-3)
+    assert distance.psnr == pytest.approx(120, abs=1)
+    assert distance.relative_max == pytest.approx(1e-6, rel=0.1)
+
+
 def test_a_flat_reference_gives_no_nan_that_hides_an_error():
     distance = measure(np.float32([0, 1]), np.zeros(2, np.float32))
     assert distance.relative_max == distance.relative_rms == math.inf

@@ -38,7 +38,8 @@ class SplitGroupNorm(ir.passes.InPlacePass):
 
     ONNX Runtime's InstanceNormalization adds up a group number by number. Over a million numbers, as a VAE has at 512 x
     512, it is off by 1e-5 of RMS, eight times as much over four million. By rows, sums are those of a row's numbers
-    and then those of all rows, which is off by 3e-7 and takes half as long again.
+    and then those of all rows, which is off by 3e-7 and takes half as long again. A UNet in pixels is off by 2.7e-6 at
+    256 x 256 and by 2e-5 at 512 x 512, by rows by 7e-7 at both.
 
     Attributes:
         kernels: True if InstanceNormalization and BatchNormalization are quick, as on the CPU. Otherwise both are

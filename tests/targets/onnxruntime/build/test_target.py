@@ -10,6 +10,7 @@ import pytest
 from onnx_ir.passes.common import ShapeInferencePass
 
 from diffoundry.runtime.errors import ConfigError, EngineError
+from diffoundry.runtime.models import roles
 from diffoundry.runtime.models.roles import role_of_folder
 from diffoundry.targets.base import Lowering
 from diffoundry.targets.onnxruntime.build.target import OnnxRuntimeTarget
@@ -31,11 +32,11 @@ def portable(emoji_bundle, tmp_path):
     return make
 
 
-def lower(graph, **options):
+def lower(graph, role=None, **options):
     bundle = graph.parent.parent
     work = Lowering(
         component=graph.parent.name,
-        role=role_of_folder(graph.parent.name),
+        role=role or role_of_folder(graph.parent.name),
         graph=graph,
         bundle=bundle,
         precision="fp32",
@@ -82,6 +83,32 @@ def test_every_attention_and_group_norm_is_lowered_and_the_numbers_stay(portable
     assert not {"Attention", "GroupNormalization"} & set(after)
     for expected, got in zip(run(graph, feeds), run(engine, feeds), strict=True):
         np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-5)
+
+
+IMAGES = """
+<ir_version: 10, opset_import: ["": 23]>
+g (float[batch, 4, {sides}] sample, float[4] scale, float[4] bias) => (float[batch, 4, {sides}] out_sample)
+{{ out_sample = GroupNormalization <num_groups = 2> (sample, scale, bias) }}
+"""
+
+
+@pytest.mark.parametrize(
+    ("role", "sides", "expected"),
+    [
+        (roles.DENOISER, "height, width", True),
+        (roles.UPSCALER, "512, 512", True),
+        (roles.DENOISER, '"height/8", "width/8"', False),
+        (roles.DENOISER, "128, 128", False),
+        (roles.CONTROLNET, "height, width", False),
+        (roles.VAE_DECODER, '"height/8", "width/8"', True),
+    ],
+)
+def test_networks_over_whole_images_sum_by_rows(tmp_path, role, sides, expected):
+    (tmp_path / "unet").mkdir()
+    graph = tmp_path / "unet/model.onnx"
+    ir.save(ir.from_onnx_text(IMAGES.format(sides=sides)), graph)
+    _, engine = lower(graph, role=role)
+    assert ("ReduceSumSquare" in operators(engine)) == expected
 
 
 def test_the_spec_describes_the_engine(portable):
