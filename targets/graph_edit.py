@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from diffoundry.targets.weight_data import read_weight
+
 __all__ = [
     "constant",
     "new_initializer",
@@ -30,7 +32,7 @@ def constant(value: ir.Value | None, limit: int = _SMALL) -> npt.NDArray[np.gene
     tensor = ir.convenience.get_const_tensor(value)
     if tensor is None or tensor.size > limit:
         return None
-    return np.asarray(tensor.numpy())
+    return read_weight(tensor)
 
 
 def scalar(value: ir.Value | None) -> float | None:

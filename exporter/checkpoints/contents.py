@@ -86,23 +86,25 @@ class CheckpointContents:
         """The components with a role, one of `runtime.models.roles.ROLES`."""
         return tuple(component for component in self.components if component.role == role)
 
-    def load(self, name: str) -> "torch.nn.Module":
+    def load(self, name: str, *, deferred: bool = False) -> "torch.nn.Module":
         """Build a torch module in fp32 for inference, with its weights.
 
         Args:
             name: A component, or its folder; both halves of a VAE give the whole VAE.
+            deferred: True for a module to trace: large weights take no memory until `deferred_weights` reads them.
 
         Raises:
             CheckpointError: Weights are missing, damaged, pickled, or do not fit the config.
             InputError: A LoRA does not fit the networks.
         """
         source = next((component.source for component in self.components if component.name == name), name)
-        module = self.sources[source].load(self._module_class(source))
+        module = self.sources[source].load(self._module_class(source), deferred=deferred)
         if self.loras:
             from diffoundry.exporter.checkpoints.fuse_lora import fuse_loras
 
             present = {component.source for component in self.components}
-            fuse_loras(module, source, self.loras, read_json(self.folder(source) / "config.json"), present)
+            config = read_json(self.folder(source) / "config.json")
+            fuse_loras(module, source, self.loras, config, present, deferred=deferred)
         adapters = [found for found in self.sources.values() if isinstance(found, IPAdapterWeights)]
         if adapters and any(part.role == DENOISER and part.source == source for part in self.components):
             add_image_prompts(module, adapters)

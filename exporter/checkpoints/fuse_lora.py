@@ -1,12 +1,14 @@
 """Adds LoRAs to the weights of a torch module before it is traced."""
 
 from collections.abc import Collection, Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from diffoundry.exporter.checkpoints.deferred_weights import deferred_weights
 from diffoundry.exporter.component import Config
-from diffoundry.runtime.adapters.lora import Host, read_lora
+from diffoundry.runtime.adapters.lora import Factors, Host, read_lora
 from diffoundry.runtime.bundle.checksums import sha256_of
 from diffoundry.runtime.bundle.specs import FusedLora
 from diffoundry.runtime.errors import CheckpointError
@@ -15,7 +17,13 @@ __all__ = ["fuse_loras"]
 
 
 def fuse_loras(
-    module: torch.nn.Module, component: str, loras: Iterable[FusedLora], config: Config, present: Collection[str]
+    module: torch.nn.Module,
+    component: str,
+    loras: Iterable[FusedLora],
+    config: Config,
+    present: Collection[str],
+    *,
+    deferred: bool = False,
 ) -> None:
     """Add LoRAs: W' = W + scale up down for every layer that a LoRA names; diffusers: `fuse_lora`.
 
@@ -25,6 +33,7 @@ def fuse_loras(
         loras: In the order in which they are added.
         config: The component's config.json.
         present: The folders of all components.
+        deferred: True adds a LoRA to a weight when `deferred_weights` reads it.
 
     Raises:
         CheckpointError: A file's checksum has changed.
@@ -35,6 +44,7 @@ def fuse_loras(
         for name, child in module.named_modules()
         if isinstance(child, torch.nn.Linear) or (isinstance(child, torch.nn.Conv2d) and child.groups == 1)
     }
+    later = deferred_weights(module)
     host = Host(layers={name: tuple(child.weight.shape) for name, child in layers.items()}, config=config)
     for wanted in loras:
         found = sha256_of(Path(wanted.file))
@@ -46,6 +56,11 @@ def fuse_loras(
         lora = read_lora(Path(wanted.file), {component: host}, present)
         for name, factors in lora.factors.get(component, {}).items():
             weight = layers[name].weight
-            down, up = torch.from_numpy(factors.down), torch.from_numpy(factors.up)
-            change = (up.flatten(1) @ down.flatten(1)).reshape(weight.shape)
-            weight.data = weight.data + wanted.scale * change
+            fuse = partial(_fused, factors=factors, scale=wanted.scale)
+            weight.data = later.change(weight, fuse) if deferred else fuse(weight.data)
+
+
+def _fused(weight: torch.Tensor, factors: Factors, scale: float) -> torch.Tensor:
+    down, up = torch.from_numpy(factors.down), torch.from_numpy(factors.up)
+    change = (up.flatten(1) @ down.flatten(1)).reshape(weight.shape)
+    return weight + scale * change

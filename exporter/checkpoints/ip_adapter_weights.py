@@ -26,7 +26,7 @@ class IPAdapterWeights:
     folder: Path
     path: Path
 
-    def load(self, module_class: str) -> "torch.nn.Module":  # noqa: ARG002  # the weights decide
+    def load(self, module_class: str, *, deferred: bool = False) -> "torch.nn.Module":  # noqa: ARG002  # small
         """See `WeightSource.load`. diffusers: `_convert_ip_adapter_image_proj_to_diffusers`."""
         made = _projection(self.read()["image_proj"])
         return made.eval().requires_grad_(requires_grad=False)

@@ -26,11 +26,12 @@ class WeightSource(Protocol):
     def folder(self) -> Path:
         """See above."""
 
-    def load(self, module_class: str) -> "torch.nn.Module":
+    def load(self, module_class: str, *, deferred: bool = False) -> "torch.nn.Module":
         """Build the network's torch module in fp32 for inference.
 
         Args:
             module_class: "library:class".
+            deferred: True reads, widens or draws each large weight when `deferred_weights` asks for it.
 
         Raises:
             CheckpointError: Weights are missing, or do not fit the config.
@@ -57,11 +58,11 @@ class FolderWeights:
     weights: WeightFiles
     wanted: str | None = None
 
-    def load(self, module_class: str) -> "torch.nn.Module":
+    def load(self, module_class: str, *, deferred: bool = False) -> "torch.nn.Module":
         """See `WeightSource.load`."""
         from diffoundry.exporter.checkpoints.weights import load_weights
 
-        return load_weights(self.folder, module_class, self.weights)
+        return load_weights(self.folder, module_class, self.weights, deferred=deferred)
 
     def files(self) -> Mapping[str, Path]:
         """See `WeightSource.files`."""
@@ -97,11 +98,11 @@ class FileWeights:
     owner: str
     own: bool = False
 
-    def load(self, module_class: str) -> "torch.nn.Module":
+    def load(self, module_class: str, *, deferred: bool = False) -> "torch.nn.Module":
         """See `WeightSource.load`."""
         from diffoundry.exporter.checkpoints.single_file.loading import load_part
 
-        return load_part(self.file, self.owner, self.part, self.folder, module_class)
+        return load_part(self.file, self.owner, self.part, self.folder, module_class, deferred=deferred)
 
     def files(self) -> Mapping[str, Path]:
         """See `WeightSource.files`."""
@@ -126,11 +127,11 @@ class RandomWeights:
     folder: Path
     seed: int
 
-    def load(self, module_class: str) -> "torch.nn.Module":
+    def load(self, module_class: str, *, deferred: bool = False) -> "torch.nn.Module":
         """See `WeightSource.load`."""
         from diffoundry.exporter.checkpoints.weights import random_weights
 
-        return random_weights(self.folder, module_class, self.seed)
+        return random_weights(self.folder, module_class, self.seed, deferred=deferred)
 
     def files(self) -> Mapping[str, Path]:
         """See `WeightSource.files`."""

@@ -2,18 +2,21 @@
 
 import importlib
 import json
+import os
 import shutil
 import tempfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
+from unittest import mock
 
 import diffusers
 import torch
 import transformers
 
+from diffoundry.exporter.checkpoints.deferred_weights import DeferredWeights, defer_for
 from diffoundry.exporter.checkpoints.json_files import name_some, read_json
 from diffoundry.exporter.checkpoints.link_file import link_file
 from diffoundry.exporter.checkpoints.weight_files import base_library, read_shards, weight_stem
@@ -44,7 +47,7 @@ _INCOMPLETE = ("IFSafetyChecker",)
 _HALVES = {"F16": torch.float16, "BF16": torch.bfloat16}
 
 
-def load_weights(folder: Path, module_class: str, weights: WeightFiles) -> torch.nn.Module:
+def load_weights(folder: Path, module_class: str, weights: WeightFiles, *, deferred: bool = False) -> torch.nn.Module:
     """Build a module and read its weights from safetensors, halves widened to fp32.
 
     fp32 weights stay in the mapped file and cost no memory until they are read.
@@ -53,6 +56,7 @@ def load_weights(folder: Path, module_class: str, weights: WeightFiles) -> torch
         folder: The network's folder in the checkpoint.
         module_class: "library:class".
         weights: The files in it.
+        deferred: True widens each weight when `deferred_weights` reads it.
 
     Raises:
         CheckpointError: Weights are missing, or of another shape than the config says.
@@ -60,7 +64,9 @@ def load_weights(folder: Path, module_class: str, weights: WeightFiles) -> torch
     library, _, name = module_class.partition(":")
     # Loaded as stored, a weight stays in the mapped file. In a mixed file it is widened by the library.
     dtype = _HALVES.get("".join(weights.types), torch.float32)
-    with _quiet(), _usual_names(folder, base_library(library, name), weights) as place:
+    names = _usual_names(folder, base_library(library, name), weights)
+    later = DeferredWeights()
+    with _quiet(), names as place, _in_one_thread(), later if deferred else nullcontext():
         try:
             module, info = _find_class(library, name).from_pretrained(
                 place,
@@ -77,7 +83,8 @@ def load_weights(folder: Path, module_class: str, weights: WeightFiles) -> torch
             f"{folder}: weights are missing: {name_some(missing)}; got files without them, expected "
             f"all that config.json asks for; the files are incomplete or belong to another config"
         )
-    return widen(cast("torch.nn.Module", module))
+    with later if deferred else nullcontext():
+        return defer_for(widen(cast("torch.nn.Module", module)), later)
 
 
 @contextmanager
@@ -105,8 +112,8 @@ def _usual_names(folder: Path, library: str, weights: WeightFiles) -> Iterator[P
         yield place
 
 
-def random_weights(folder: Path, module_class: str, seed: int) -> torch.nn.Module:
-    """Build a module from its config with its own initialization, with a seed derived for the component.
+def random_weights(folder: Path, module_class: str, seed: int, *, deferred: bool = False) -> torch.nn.Module:
+    """Build a module from its config with its own initialization, with a seed derived for each large weight.
 
     The same seed gives the same weights in every process, whichever components are built before.
 
@@ -114,22 +121,26 @@ def random_weights(folder: Path, module_class: str, seed: int) -> torch.nn.Modul
         folder: Holds config.json; its name is part of the derived seed.
         module_class: "library:class".
         seed: The checkpoint's seed.
+        deferred: True draws each large weight when `deferred_weights` reads it.
 
     Raises:
         CheckpointError: The config does not fit the class.
         InputError: They do not fit into memory.
     """
-    with torch.device("meta"):
-        count = sum(parameter.numel() for parameter in build_module(folder, module_class).parameters())
+    later = DeferredWeights(f"{seed}/{folder.name}")
+    with torch.random.fork_rng(devices=[]), later:
+        torch.manual_seed(zlib.crc32(f"{seed}/{folder.name}".encode()))
+        module = build_module(folder, module_class).float().eval().requires_grad_(False)
+    if deferred:
+        return defer_for(module, later)
+    count = sum(parameter.numel() for parameter in module.parameters())
     check_memory(
         4 * count,
         f"{folder.name}: got {count / 1e9:.1f} billion random weights, which take",
         f"use a larger machine, or leave it out with --without {folder.name} where a checkpoint may lack it",
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(zlib.crc32(f"{seed}/{folder.name}".encode()))
-        module = build_module(folder, module_class)
-    return module.float().eval().requires_grad_(False)
+    later.fill()
+    return module
 
 
 def build_module(folder: Path, module_class: str) -> torch.nn.Module:
@@ -181,6 +192,13 @@ def widen(module: torch.nn.Module) -> torch.nn.Module:
             narrow, tensor.data = tensor.data, tensor.data.float()
             give_back(narrow.data_ptr(), narrow.nbytes)
     return module.eval().requires_grad_(False)
+
+
+@contextmanager
+def _in_one_thread() -> Iterator[None]:
+    """Let transformers read weights in this thread, where `DeferredWeights` sees them."""
+    with mock.patch.dict(os.environ, {"HF_DEACTIVATE_ASYNC_LOAD": "1"}):
+        yield
 
 
 @contextmanager

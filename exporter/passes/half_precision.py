@@ -3,11 +3,14 @@
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from diffoundry.exporter.passes.opset import OPSET
+from diffoundry.targets.weight_data import convert_in_pieces, read_weight
 
 __all__ = ["LARGEST", "HalfPrecision", "KeepList", "to_fp16"]
 
@@ -211,11 +214,11 @@ def _half_tensor(tensor: ir.TensorProtocol | None, dtype: ir.DataType) -> ir.Ten
     assert tensor is not None, "an initializer without a value"
     largest = LARGEST[dtype]
 
+    def clamp(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return np.where(np.isfinite(array), np.clip(array, -largest, largest), array).astype(dtype.numpy())
+
     def convert() -> ir.TensorProtocol:
-        array = tensor.numpy()
-        finite = np.isfinite(array)
-        clamped = np.where(finite, np.clip(array, -largest, largest), array)
-        return ir.tensor(clamped.astype(dtype.numpy()), name=tensor.name)
+        return ir.tensor(convert_in_pieces(read_weight(tensor), dtype.numpy(), clamp), name=tensor.name)
 
     return ir.LazyTensor(convert, dtype=dtype, shape=ir.Shape(tensor.shape.numpy()), name=tensor.name)
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from diffoundry.exporter.passes.opset import OPSET
 from diffoundry.exporter.passes.quantizable import QuantizableNode, quantizable
 from diffoundry.targets.graph_edit import new_initializer
+from diffoundry.targets.weight_data import read_weight
 
 __all__ = ["LowRank"]
 
@@ -57,22 +59,20 @@ def _split(graph: ir.Graph, site: QuantizableNode, rank: int, power: Mapping[str
     tensor, x = site.weight_value.const_value, site.activation_value
     assert tensor is not None
     assert x is not None
-    weight = tensor.numpy().astype(np.float64)
+    weight = read_weight(tensor).astype(np.float64)
     convolution = site.node.op_type == "Conv"
     if convolution and site.node.attributes.get_int("group", 1) != 1:
         logger.debug("%s has groups", site.name)
         return False
-    matrix = np.moveaxis(weight, site.channel_axis, -1).reshape(-1, weight.shape[site.channel_axis])  # (in, out)
+    matrix = _as_matrix(weight, site.channel_axis)
     if rank >= min(matrix.shape):
         logger.debug("%s has no more than %d singular values", site.name, rank)
         return False
     down, up = _factors(matrix, rank, power.get(str(x.name)))
-    rest = (matrix - down @ up).reshape(np.moveaxis(weight, site.channel_axis, -1).shape)
     name = str(site.weight_value.name)
-    rest_value = new_initializer(
-        graph, f"{name}_rest_{rank}", np.ascontiguousarray(np.moveaxis(rest, -1, site.channel_axis), np.float32)
-    )
-    site.node.replace_input_with(site.weight, rest_value)
+    rest = partial(_rest, tensor, site.channel_axis, down, up)
+    lazy = ir.LazyTensor(rest, dtype=tensor.dtype, shape=ir.Shape(weight.shape), name=f"{name}_rest_{rank}")
+    site.node.replace_input_with(site.weight, new_initializer(graph, f"{name}_rest_{rank}", lazy))
     if convolution:
         kernel = (*weight.shape[1:], rank)
         weights = np.moveaxis(down.reshape(kernel), -1, 0), up.T.reshape(*up.T.shape, *[1] * (weight.ndim - 2))
@@ -80,6 +80,19 @@ def _split(graph: ir.Graph, site: QuantizableNode, rank: int, power: Mapping[str
         weights = down, up
     _add_branch(graph, site, x, [np.ascontiguousarray(part, np.float32) for part in weights], f"{name}_rank_{rank}")
     return True
+
+
+def _as_matrix(weight: Array, channel_axis: int) -> Array:
+    """Return a weight as (in, out)."""
+    return np.moveaxis(weight, channel_axis, -1).reshape(-1, weight.shape[channel_axis])
+
+
+def _rest(tensor: ir.TensorProtocol, channel_axis: int, down: Array, up: Array) -> ir.TensorProtocol:
+    """Compute a weight less the product of its branch, when it is written."""
+    weight = read_weight(tensor).astype(np.float64)
+    moved = np.moveaxis(weight, channel_axis, -1)
+    rest = (_as_matrix(weight, channel_axis) - down @ up).reshape(moved.shape)
+    return ir.tensor(np.ascontiguousarray(np.moveaxis(rest, -1, channel_axis), np.float32))
 
 
 def _factors(matrix: Array, rank: int, power: Array | None) -> tuple[Array, Array]:

@@ -14,6 +14,7 @@ from diffoundry.exporter.passes.quantizable import QuantizableNode, quantizable
 from diffoundry.exporter.passes.quantize_weights import WeightFormat, per_block, per_channel, round_scales
 from diffoundry.runtime.errors import ConfigError
 from diffoundry.targets.graph_edit import new_initializer
+from diffoundry.targets.weight_data import read_weight
 
 __all__ = ["Quantize", "Range", "has_output_kernel", "weight_format"]
 
@@ -153,13 +154,13 @@ class _Edit:
         tensor = value.const_value
         assert tensor is not None
         x = site.activation_value
-        scales = form.scales(tensor.numpy(), None if x is None else self._options.power.get(str(x.name)))
+        scales = form.scales(read_weight(tensor), None if x is None else self._options.power.get(str(x.name)))
         scales = round_scales(scales, self._options.floats)
         shape = ir.Shape(tensor.shape.numpy())
         name = f"{value.name}_{form.dtype.name.lower()}"
 
         def convert() -> ir.TensorProtocol:
-            return ir.Tensor(form.quantize(tensor.numpy(), scales), dtype=form.dtype, shape=shape, name=name)
+            return ir.Tensor(form.quantize(read_weight(tensor), scales), dtype=form.dtype, shape=shape, name=name)
 
         lazy = ir.LazyTensor(convert, dtype=form.dtype, shape=shape, name=name)
         inputs = [new_initializer(self._graph, name, lazy), new_initializer(self._graph, f"{name}_scale", scales)]

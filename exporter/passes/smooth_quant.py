@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from diffoundry.exporter.passes.quantizable import QuantizableNode, quantizable
 from diffoundry.targets.graph_edit import new_initializer
+from diffoundry.targets.weight_data import read_weight
 
 __all__ = ["SmoothQuant", "smoothable", "smoothing_factors"]
 
@@ -106,7 +107,7 @@ def _largest_input(site: QuantizableNode) -> FloatArray:
     """Find the largest weight magnitude of each input channel."""
     tensor = site.weight_value.const_value
     assert tensor is not None
-    array = tensor.numpy()
+    array = read_weight(tensor)
     others = tuple(axis for axis in range(array.ndim) if axis != site.input_axis)
     return np.asarray(np.abs(array).max(axis=others), np.float64)
 
@@ -133,7 +134,7 @@ def _scaled(graph: ir.Graph, value: ir.Value | None, factors: FloatArray, axis: 
     name = f"{value.name}_smoothed_{suffix}"
 
     def scale() -> ir.TensorProtocol:
-        return ir.tensor((tensor.numpy() * factors.reshape(shape)).astype(np.float32), name=name)
+        return ir.tensor((read_weight(tensor) * factors.reshape(shape)).astype(np.float32), name=name)
 
     return new_initializer(
         graph, name, ir.LazyTensor(scale, dtype=tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name)

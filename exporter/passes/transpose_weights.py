@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from diffoundry.targets.graph_edit import remove_unused
+from diffoundry.targets.weight_data import read_weight
 
 __all__ = ["TransposeWeights"]
 
@@ -55,7 +56,7 @@ def _transposed(tensor: ir.TensorProtocol, name: str) -> ir.Value:
     rows, columns = tensor.shape.numpy()
 
     def transpose() -> ir.TensorProtocol:
-        return ir.tensor(np.ascontiguousarray(tensor.numpy().T), name=name)
+        return ir.tensor(np.ascontiguousarray(read_weight(tensor).T), name=name)
 
     shape = ir.Shape([columns, rows])
     lazy = ir.LazyTensor(transpose, dtype=tensor.dtype, shape=shape, name=name)

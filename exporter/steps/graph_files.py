@@ -1,9 +1,13 @@
 """Writes a portable graph: model.onnx and, for the weights, model.onnx_data beside it."""
 
+import errno
 import os
+import shutil
 from pathlib import Path
 
 import onnx_ir as ir
+
+from diffoundry.runtime.engines.available_memory import describe_bytes
 
 __all__ = ["GRAPH_NAME", "save_graph"]
 
@@ -18,8 +22,22 @@ def save_graph(graph: ir.Model, folder: Path, name: str = GRAPH_NAME) -> tuple[s
 
     Weights are streamed from wherever they are, one at a time, into `<name>_data`, which is Optimum's name for it. The
     data file is left out when there is nothing in it. The graph appears last: where it is, its data are whole.
+
+    Raises:
+        OSError: The weights do not fit on the disk.
     """
+    _check_space(graph, folder / f"{name}_data")
     data, beside = f"{name}_data", folder / f".{name}"
     ir.save(graph, beside, external_data=data, size_threshold_bytes=_SMALLEST_EXTERNAL)
     os.replace(beside, folder / name)
     return tuple(file for file in (name, data) if (folder / file).is_file())
+
+
+def _check_space(graph: ir.Model, data: Path) -> None:
+    """Refuse weights that do not fit before the first of them is written."""
+    tensors = [value.const_value for value in graph.graph.initializers.values()]
+    needed = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+    free = shutil.disk_usage(data.parent).free
+    if needed > free:
+        words = f"its weights take {describe_bytes(needed)}, and {describe_bytes(free)} are free"
+        raise OSError(errno.ENOSPC, words, str(data))

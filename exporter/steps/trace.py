@@ -15,10 +15,12 @@ import onnx_ir as ir
 import torch
 import torch.onnx
 
+from diffoundry.exporter.checkpoints.deferred_weights import deferred_weights
 from diffoundry.exporter.component import Component, fixed_size
 from diffoundry.exporter.steps.decomposition import without_decomposition
 from diffoundry.exporter.steps.fast_tracing import fast_recording, fast_tracing
 from diffoundry.exporter.steps.graph_names import name_dims, name_weights, tidy
+from diffoundry.exporter.steps.stream_weights import stream_weights
 from diffoundry.runtime.bundle.dims import size_of
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.errors import DiffoundryError
@@ -43,8 +45,8 @@ def trace(
 
     The graph's inputs and outputs are the component's, by name and order. Its symbolic dimensions are free unless
     `fixed`. Each initializer that is a weight carries the weight's name in the checkpoint's module as its own name and
-    as metadata `diffoundry.weight`, which also survives a pass that renames it. Weights are shared with the module, not
-    copied. The same module gives the same graph, byte for byte.
+    as metadata `diffoundry.weight`, which also survives a pass that renames it. Large weights are read when they are
+    written, one at a time. The same module gives the same graph, byte for byte.
 
     Args:
         module: Result of `Checkpoint.load`: fp32, for inference.
@@ -57,7 +59,9 @@ def trace(
         InputError: A fixed size that the component cannot take.
     """
     fixed = fixed or {}
-    wrapped = _wrap(module, component)
+    deferred = deferred_weights(module)
+    with deferred:  # a wrapper may compute with weights
+        wrapped = _wrap(module, component)
     inputs = tuple(_example(spec, component, fixed) for spec in component.inputs)
     with _quiet(), fast_tracing(), torch.no_grad():
         try:
@@ -70,6 +74,7 @@ def trace(
     prefix = next((f"{name}." for name, child in wrapped.named_children() if type(child) is type(module)), "")
     name_dims(graph, component, fixed)
     name_weights(graph, {tensor.data_ptr(): name for name, tensor in module.state_dict().items()})
+    stream_weights(graph, deferred)
     tidy(graph, component.name, prefix)
     if component.usual:
         graph.metadata_props[USUAL_SIZES] = json.dumps(component.usual, sort_keys=True)

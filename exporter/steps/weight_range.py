@@ -5,6 +5,7 @@ import onnx_ir as ir
 
 from diffoundry.exporter.passes.half_precision import LARGEST
 from diffoundry.exporter.steps.graph_names import WEIGHT_KEY
+from diffoundry.targets.weight_data import read_weight
 
 __all__ = ["describe_cut", "weights_beyond"]
 
@@ -18,7 +19,7 @@ def weights_beyond(model: ir.Model, dtype: ir.DataType) -> tuple[str, ...]:
         name = value.metadata_props.get(WEIGHT_KEY)
         if name is None or value.dtype != ir.DataType.FLOAT or value.const_value is None:
             continue
-        array = value.const_value.numpy()
+        array = read_weight(value.const_value)
         with np.errstate(invalid="ignore"):
             peak = max(array.max(initial=0.0), -array.min(initial=0.0))
         if np.isfinite(peak) and peak > LARGEST[dtype]:

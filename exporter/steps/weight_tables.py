@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from diffoundry.exporter.checkpoints.deferred_weights import deferred_weights
 from diffoundry.runtime.models.weight_tables import TABLES
 
 __all__ = ["save_tables"]
@@ -20,6 +21,6 @@ def save_tables(module: torch.nn.Module, names: tuple[str, ...], folder: Path) -
     """
     if not names:
         return ()
-    weights = module.state_dict()
-    save_file({name: weights[name].float().contiguous() for name in names}, folder / TABLES)
+    weights, deferred = module.state_dict(), deferred_weights(module)
+    save_file({name: deferred.read(weights[name]).float() for name in names}, folder / TABLES)
     return (TABLES,)

@@ -48,7 +48,7 @@ def write_portable(
     opened = Checkpoint.reopen(checkpoint)
     declared = opened.component(component)
     with phase("load"):
-        module = opened.load(component)
+        module = opened.load(component, deferred=True)
     with phase("trace"):
         fixed = {dim: spec.fixed for dim, spec in dims.items() if spec.fixed is not None}
         graph = trace(module, declared, opset=opset, fixed=fixed)

@@ -1,5 +1,6 @@
 """Builds a network's torch module with the weights of a single file, which stay mapped until they are read."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 from accelerate import init_empty_weights
 from safetensors import safe_open
 
+from diffoundry.exporter.checkpoints.deferred_weights import DeferredWeights, defer_for
 from diffoundry.exporter.checkpoints.json_files import read_json
 from diffoundry.exporter.checkpoints.single_file.architectures import FilePart
 from diffoundry.exporter.checkpoints.single_file.match import match_part
@@ -17,7 +19,9 @@ from diffoundry.runtime.formats.safetensors import Safetensors
 __all__ = ["load_part"]
 
 
-def load_part(file: Safetensors, owner: str, part: FilePart, folder: Path, module_class: str) -> torch.nn.Module:
+def load_part(
+    file: Safetensors, owner: str, part: FilePart, folder: Path, module_class: str, *, deferred: bool = False
+) -> torch.nn.Module:
     """Build a module in fp32 for inference.
 
     Args:
@@ -26,6 +30,7 @@ def load_part(file: Safetensors, owner: str, part: FilePart, folder: Path, modul
         part: The network.
         folder: Holds config.json.
         module_class: "library:class".
+        deferred: True widens each weight when `deferred_weights` reads it.
 
     Raises:
         CheckpointError: Tensors are missing, of another shape or type, or left over.
@@ -40,4 +45,6 @@ def load_part(file: Safetensors, owner: str, part: FilePart, folder: Path, modul
         for name, place in match.places.items():
             weights[name] = place.extract(opened.get_tensor(match.prefix + place.name)).contiguous()
     module.load_state_dict(weights, assign=True)
-    return widen(module)
+    later = DeferredWeights()
+    with later if deferred else nullcontext():
+        return defer_for(widen(module), later)

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from diffoundry.targets.coreml.build.translation import PALETTE_KEY
 from diffoundry.targets.graph_edit import producer, remove_unused
+from diffoundry.targets.weight_data import read_weight
 
 __all__ = ["recipe_palette"]
 
@@ -66,7 +67,7 @@ def _initializer(graph: ir.Graph, floats: ir.Value, dtype: ir.DataType | None) -
         assert tensor is not None
 
         def convert() -> ir.TensorProtocol:
-            return ir.tensor(tensor.numpy().astype(dtype.numpy()), name=name)
+            return ir.tensor(read_weight(tensor).astype(dtype.numpy()), name=name)
 
         lazy = ir.LazyTensor(convert, dtype=dtype, shape=ir.Shape(tensor.shape.numpy()), name=name)
         value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=lazy)
@@ -77,13 +78,13 @@ def _initializer(graph: ir.Graph, floats: ir.Value, dtype: ir.DataType | None) -
 def _was(floats: ir.TensorProtocol, dequantize: ir.Node) -> bool:
     """Return True if a weight rounds to the integers of a DequantizeLinear, to within one step."""
     data, scale, *rest = (
-        None if value is None or value.const_value is None else np.asarray(value.const_value.numpy())
+        None if value is None or value.const_value is None else read_weight(value.const_value)
         for value in dequantize.inputs
     )
     if data is None or scale is None or data.shape != tuple(floats.shape.numpy()):
         return False
     axis = dequantize.attributes.get_int("axis", 1)
-    steps = floats.numpy() / _whole(scale.astype(np.float32), data.shape, axis)
+    steps = read_weight(floats) / _whole(scale.astype(np.float32), data.shape, axis)
     zero = 0.0 if not rest or rest[0] is None else _whole(rest[0].astype(np.float32), data.shape, axis)
     return bool(np.max(np.abs(np.clip(steps + zero, *_range(dequantize)) - data.astype(np.float32))) <= 1)
 

@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from diffoundry.exporter.checkpoints.deferred_weights import deferred_weights
 from diffoundry.exporter.cli.export import read_loras
 from diffoundry.exporter.recipe import make_recipe
 from diffoundry.exporter.request import ExportRequest
@@ -48,6 +49,9 @@ def test_weights_are_those_of_fuse_lora(tiny_sd_checkpoint, lora):
         for name, weight in ours.items():
             torch.testing.assert_close(weight, theirs[name], rtol=1e-6, atol=1e-6, msg=name)
         assert len(changed) == {"unet": 14 + 14 + 7 + 11, "text_encoder": 4, "vae": 0}[part]
+        module = fused.load(part, deferred=True)
+        for name, weight in module.state_dict().items():
+            assert torch.equal(deferred_weights(module).read(weight), ours[name]), name
 
 
 def test_the_recipe_has_file_scale_and_sum(tiny_sd_checkpoint, lora):

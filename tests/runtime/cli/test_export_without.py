@@ -48,7 +48,7 @@ def test_random_weights_that_do_not_fit_are_refused_before_they_are_made(monkeyp
     monkeypatch.setattr(available_memory, "available_memory", lambda: 16 * 10**9)
     checkpoint = open_checkpoint("kandinsky-3", random_weights=True)
     made = []
-    monkeypatch.setattr(weights.torch, "manual_seed", made.append)
+    monkeypatch.setattr(weights.DeferredWeights, "fill", made.append)
     sentence = (
         "text_encoder: got 8.7 billion random weights, which take at least 35 GB of memory; this machine has 16 GB "
         "available; use a larger machine, or leave it out with --without text_encoder where a checkpoint may lack it"
@@ -56,4 +56,7 @@ def test_random_weights_that_do_not_fit_are_refused_before_they_are_made(monkeyp
     with pytest.raises(InputError) as caught:
         checkpoint.load("text_encoder")
     assert str(caught.value) == sentence
+    assert made == []
+    module = checkpoint.load("text_encoder", deferred=True)  # an export draws one weight at a time
+    assert sum(weight.numel() for weight in module.parameters()) > 8.6e9
     assert made == []

@@ -11,6 +11,7 @@ from diffoundry.targets.coreml.build.mil import mb
 from diffoundry.targets.coreml.build.translation import Translation, Var, shape_of
 from diffoundry.targets.coreml.build.weights import Scaled
 from diffoundry.targets.coreml.names import clean_name
+from diffoundry.targets.weight_data import read_weight
 
 __all__ = ["dequantize", "dequantize_limits", "quantize", "quantize_limits"]
 
@@ -49,7 +50,7 @@ def dequantize(t: Translation, node: ir.Node) -> Var | None:
     scale, zero_point = (t.array(value) for value in [*node.inputs[1:], None][:2])
     assert scale is not None
     weight = Scaled(
-        data=np.asarray(data.const_value.numpy()).astype(kind),
+        data=read_weight(data.const_value).astype(kind),
         scale=_spread(scale, shape, axis),
         zero_point=None
         if zero_point is None or not np.any(zero_point)

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnx_ir import tape
 
 from diffoundry.targets.graph_edit import new_initializer, replace
+from diffoundry.targets.weight_data import read_weight
 
 __all__ = ["WinogradConvolution", "transforms"]
 
@@ -39,6 +40,9 @@ _SIZE = {"height": 512, "width": 512}
 """Pixels of the image by which layers are judged where the graph leaves its size free."""
 
 _PADS = [1, 1, 1, 1]
+
+_PAIRS = 1 << 18
+"""Pairs of channels whose weights are transformed at once."""
 
 
 class WinogradConvolution(ir.passes.InPlacePass):
@@ -189,8 +193,11 @@ def _weight(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
     def make() -> ir.TensorProtocol:
         g = transforms()[1]
         pairs = np.kron(g, g)  # (36, 9)
-        weight = tensor.numpy().reshape(outputs * channels, 9).astype(np.float64)
-        return ir.tensor((pairs @ weight.T).astype(np.float32).reshape(-1, outputs, channels), name=name)
+        weight = read_weight(tensor).reshape(outputs * channels, 9)
+        made = np.empty((_PATCH * _PATCH, len(weight)), np.float32)
+        for start in range(0, len(weight), _PAIRS):
+            made[:, start : start + _PAIRS] = pairs @ weight[start : start + _PAIRS].astype(np.float64).T
+        return ir.tensor(made.reshape(-1, outputs, channels), name=name)
 
     shape = ir.Shape([_PATCH * _PATCH, outputs, channels])
     return ir.LazyTensor(make, dtype=ir.DataType.FLOAT, shape=shape, name=name)
