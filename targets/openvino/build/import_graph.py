@@ -4,18 +4,25 @@ from pathlib import Path
 
 from diffoundry.runtime.engines.memory import give_back
 from diffoundry.targets.openvino.import_openvino import offline, ops, ov
-from diffoundry.targets.openvino.nodes import new_constant, nodes_of, replace, transposed
+from diffoundry.targets.openvino.nodes import nodes_of, replace, transposed
+from diffoundry.targets.openvino.streamed_constants import StreamedConstants, derived_constant
 
 __all__ = ["import_graph"]
 
 
-def import_graph(path: Path) -> ov.Model:
+def import_graph(path: Path, streamed: StreamedConstants | None = None) -> ov.Model:
     """Import a graph with `openvino.convert_model`; the weights of linear layers are transposed first, one at a time.
 
     The converter turns them too, from inputs x outputs to outputs x inputs, but holds all of them twice meanwhile: the
     new ones, and the pages of the mapped file.
+
+    Args:
+        path: The graph.
+        streamed: Takes the large constants over; None leaves them in memory.
     """
     model = ov.Core().read_model(path)
+    if streamed is not None:
+        streamed.take_over(model)
     for node in nodes_of(model, "MatMul"):
         _turn_weight(node)
     offline.apply_moc_transformations(model, cf=False, smart_reshape=True)
@@ -35,7 +42,7 @@ def _turn_weight(node: ov.Node) -> None:
     if len(weight.shape) != 2 or len(weight.output(0).get_target_inputs()) != 1:
         return
     data = weight.data
-    turned = new_constant(transposed(data), weight.get_friendly_name())
+    turned = derived_constant([data], transposed, weight.get_friendly_name())
     product = ops.matmul(node.input_value(0), turned, flags["transpose_a"], True)
     product.output(0).set_names(node.output(0).get_names())
     replace(node.output(0), product.output(0))

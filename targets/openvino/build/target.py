@@ -1,5 +1,6 @@
 """Lowers portable graphs to OpenVINO's intermediate representation."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, ClassVar
 import onnx_ir as ir
 
 from diffoundry.runtime.bundle.dims import parse_size
+from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.errors import EngineError
 from diffoundry.runtime.models.roles import VAE_DECODER, VAE_ENCODER
 from diffoundry.targets.adapter_graph import adapter_path
@@ -20,8 +22,11 @@ from diffoundry.targets.openvino.fp16_weights import save_halves
 from diffoundry.targets.openvino.import_openvino import ov
 from diffoundry.targets.openvino.input_types import take_int64
 from diffoundry.targets.openvino.rewrites import rewrite
+from diffoundry.targets.openvino.streamed_constants import NotStreamedError, StreamedConstants
 
 __all__ = ["OpenVinoTarget"]
+
+logger = logging.getLogger(__name__)
 
 _NEWEST_OPSET = 23
 
@@ -69,20 +74,14 @@ class OpenVinoTarget(Target):
         symbols = {parse_size(str(dim)).symbol for tensor in inputs for dim in tensor.shape}
         if sizes := {name: size for name, size in default.items() if name in symbols and size is not None}:
             options["default_sizes"] = sizes
-        imported = _imported(work.graph)
-        metadata = rewrite(
-            imported,
-            doubling=doubling(imported, inputs, work.dims, work.buckets),
-            wide_heads=work.precision != "fp32",
-        )
-        take_int64(imported)
-        work.progress("write")
         stem = "openvino_model" if work.first else f"openvino_model.{work.precision}"
         path = work.graph.with_name(f"{stem}.xml")
-        if work.precision == "fp32":
-            ov.save_model(imported, path, compress_to_fp16=False)
-        else:
-            save_halves(imported, path)
+        try:
+            with StreamedConstants() as streamed:
+                metadata = _write(work, inputs, path, streamed)
+        except NotStreamedError as error:
+            logger.debug("%s: %s; its weights are held in memory", work.graph, error)
+            metadata = _write(work, inputs, path, None)
         return Lowered(
             files=(path, path.with_suffix(".bin")),
             options=options,
@@ -112,8 +111,41 @@ class OpenVinoTarget(Target):
             fill_in(folder / "config.json")
 
 
-def _imported(graph: Path) -> ov.Model:
+def _write(
+    work: Lowering, inputs: Sequence[TensorSpec], path: Path, streamed: StreamedConstants | None
+) -> dict[str, int]:
+    """Import, rewrite and write a graph, and return how often each rewrite found something.
+
+    Args:
+        work: The component.
+        inputs: Inputs of its graph.
+        path: The .xml file.
+        streamed: The context for large constants; None holds them in memory.
+
+    Raises:
+        NotStreamedError: They have to be held in memory.
+    """
+    imported = _imported(work.graph, streamed)
+    counts = rewrite(
+        imported,
+        doubling=doubling(imported, inputs, work.dims, work.buckets),
+        wide_heads=work.precision != "fp32",
+    )
+    take_int64(imported)
+    work.progress("write")
+    if streamed is not None:
+        streamed.check(imported)
+    if work.precision == "fp32":
+        ov.save_model(imported, path, compress_to_fp16=False)
+    else:
+        save_halves(imported, path)
+    if streamed is not None:
+        streamed.fill(path)
+    return counts
+
+
+def _imported(graph: Path, streamed: StreamedConstants | None) -> ov.Model:
     try:
-        return import_graph(graph)
+        return import_graph(graph, streamed)
     except Exception as error:  # OpenVINO's exceptions share no public base class
         raise EngineError(f"target 'openvino' cannot take {graph}: {error}") from error

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from diffoundry.targets.openvino.import_openvino import ops, ov
 from diffoundry.targets.openvino.nodes import constant, new_constant, sizes, source
+from diffoundry.targets.openvino.streamed_constants import derived_constant
 
 __all__ = ["Change", "Linear", "join"]
 
@@ -145,7 +146,8 @@ def _joined(values: Sequence[ov.Output], axis: int, outputs: Sequence[int]) -> o
     if kind == "Constant":
         arrays = [np.asarray(constant(value)) for value in values]
         if all(array.ndim > axis and array.shape[axis] == size for array, size in zip(arrays, outputs, strict=True)):
-            return new_constant(np.concatenate(arrays, axis), f"{nodes[0].get_friendly_name()}/joined")
+            joined = f"{nodes[0].get_friendly_name()}/joined"
+            return derived_constant(arrays, lambda *parts: np.concatenate(parts, axis), joined)
         return values[0] if all(np.array_equal(array, arrays[0]) for array in arrays) else None
     inputs = [
         _joined([node.input_value(index) for node in nodes], axis, outputs) for index in range(len(nodes[0].inputs()))
@@ -166,7 +168,11 @@ def _changed(output: ov.Output, change: Change, axis: int, size: int, fill: floa
     if array is not None:
         if array.ndim <= axis or array.shape[axis] != size:
             return output  # one scale for all channels
-        return new_constant(np.moveaxis(change(np.moveaxis(array, axis, 0), fill), 0, axis), node.get_friendly_name())
+        return derived_constant(
+            [array],
+            lambda numbers: np.moveaxis(change(np.moveaxis(numbers, axis, 0), fill), 0, axis),
+            node.get_friendly_name(),
+        )
     scale = 1.0 if node.get_type_name() == "Multiply" else 0.0
     fills = [fill, scale][: len(node.inputs())]
     return _arithmetic(

@@ -1,16 +1,21 @@
 """Computes a nearest-neighbour upsampling and the convolution after it on the small feature map."""
 
 from collections.abc import Collection
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from diffoundry.targets.openvino.import_openvino import ops, ov
-from diffoundry.targets.openvino.nodes import constant, new_constant, nodes_of, replace, sole_user
+from diffoundry.targets.openvino.nodes import constant, nodes_of, replace, sole_user
+from diffoundry.targets.openvino.streamed_constants import derived_constant
 
 __all__ = ["merge_upsampling"]
 
 FloatArray = npt.NDArray[np.float32]
+
+_PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))
+"""Rows and columns of the output, even or odd."""
 
 _DECONVOLUTION_BELOW = 640
 """Channels. Below them one transposed convolution is as fast as four convolutions, and needs less memory."""
@@ -61,19 +66,29 @@ def _kernel(convolution: ov.Node) -> FloatArray | None:
 
 
 def _merged(x: ov.Output, weight: FloatArray, name: str) -> ov.Output:
-    kernels = {(i, j): _summed(_summed(weight, 2, i), 3, j) for i in (0, 1) for j in (0, 1)}
     if weight.shape[0] < _DECONVOLUTION_BELOW:
-        whole = np.zeros((weight.shape[1], weight.shape[0], 4, 4), np.float32)
-        for (i, j), kernel in kernels.items():  # output row 2 r + i takes row r - 1 + i + t of x by V's row 3 - i - 2 t
-            whole[:, :, 3 - i :: -2, 3 - j :: -2] = kernel.transpose(1, 0, 2, 3)
+        kernel = derived_constant([weight], _transposed_kernel, f"{name}/weight")
         return ops.convolution_backprop_data(
-            x, new_constant(whole, f"{name}/weight"), [2, 2], pads_begin=[1, 1], pads_end=[1, 1], dilations=[1, 1]
+            x, kernel, [2, 2], pads_begin=[1, 1], pads_end=[1, 1], dilations=[1, 1]
         ).output(0)
-    parts = [
-        ops.convolution(x, new_constant(kernel, f"{name}/weight{i}{j}"), [1, 1], [1 - i, 1 - j], [i, j], [1, 1])
-        for (i, j), kernel in kernels.items()
-    ]
+    parts = []
+    for i, j in _PHASES:
+        kernel = derived_constant([weight], partial(_kernel_of_phase, i=i, j=j), f"{name}/weight{i}{j}")
+        parts.append(ops.convolution(x, kernel, [1, 1], [1 - i, 1 - j], [i, j], [1, 1]))
     return ops.depth_to_space(ops.concat(parts, 1), "blocks_first", 2).output(0)
+
+
+def _transposed_kernel(weight: FloatArray) -> FloatArray:
+    """V: output row 2 r + i takes row r - 1 + i + t of x by V's row 3 - i - 2 t."""
+    whole = np.zeros((weight.shape[1], weight.shape[0], 4, 4), np.float32)
+    for i, j in _PHASES:
+        whole[:, :, 3 - i :: -2, 3 - j :: -2] = _kernel_of_phase(weight, i, j).transpose(1, 0, 2, 3)
+    return whole
+
+
+def _kernel_of_phase(weight: FloatArray, i: int, j: int) -> FloatArray:
+    """Wij."""
+    return _summed(_summed(weight, 2, i), 3, j)
 
 
 def _summed(weight: FloatArray, axis: int, phase: int) -> FloatArray:
