@@ -33,6 +33,7 @@ __all__ = [
     "call_pipeline",
     "control_names",
     "example_inputs",
+    "example_scale",
     "network",
     "quiet_libraries",
     "reference_arguments",
@@ -90,6 +91,11 @@ def example_inputs(pipeline: Any) -> tuple[str, ...]:
     if adapters or (nets and not _takes(pipeline, CONTROL)):
         own = []  # its `image` is that of the adapters, or the control image
     return (*own, *[CONTROL] * len(nets), *[ADAPTER] * len(adapters), *[PROMPT] * len(_projections(pipeline)))
+
+
+def example_scale(pipeline: Any) -> int:
+    """Pixels of the result to a pixel of an example image: see `PipelineBase.example_scale`."""
+    return int(pipeline.vae_scale_factor) if hasattr(pipeline, "low_res_scheduler") else 1
 
 
 def reference_arguments(pipeline: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from diffoundry.exporter.reference.baseline import GenerateJob
 from diffoundry.exporter.reference.pipeline import (
     call_pipeline,
     example_inputs,
+    example_scale,
     network,
     reference_arguments,
     reference_pipeline,
@@ -100,7 +101,10 @@ class TorchBenchmark:
             return reference_arguments(self.pipeline, self._job.arguments)
         request, default = self._job.request, self._default_size()
         examples = make_example_inputs(
-            example_inputs(self.pipeline), request.height or default[0], request.width or default[1]
+            example_inputs(self.pipeline),
+            request.height or default[0],
+            request.width or default[1],
+            example_scale(self.pipeline),
         )
         return {
             **self._start_noise(generator, default),
