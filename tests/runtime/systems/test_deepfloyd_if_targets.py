@@ -1,8 +1,7 @@
 """DeepFloyd IF on other targets: calibrated int8, Core ML by the interpreter, TensorRT for RTX by its builder."""
 
 import pytest
-from if_checkpoints import FIRST, IF_CHECKPOINTS, SECOND
-from PIL import Image
+from if_checkpoints import IF_CHECKPOINTS, IF_IMAGE_CHECKPOINTS
 from system_targets import check_core_ml, check_int8, check_tensorrt_rtx
 
 from diffoundry.calibration.quality import Budget
@@ -13,20 +12,24 @@ from diffoundry.runtime.bundle.bundle import Bundle
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-SIZES = {FIRST: (8, 8), SECOND: (16, 16)}
-"""Class to height and width of its images."""
+CLASSES = {**IF_CHECKPOINTS, **IF_IMAGE_CHECKPOINTS}
+"""Class to the function that writes its checkpoint."""
 
 PARTS = {"text_encoder", "unet", "safety_checker"}
 
 
-@pytest.fixture(params=IF_CHECKPOINTS)
+@pytest.fixture(params=CLASSES)
 def name(request):
     return request.param
 
 
 @pytest.fixture
 def folder(system_checkpoint, name):
-    return system_checkpoint(name, IF_CHECKPOINTS[name])
+    return system_checkpoint(name, CLASSES[name])
+
+
+def size(name):
+    return (16, 16) if "SuperResolution" in name else (8, 8)
 
 
 def test_int8_is_calibrated(exported, folder, name):
@@ -34,21 +37,22 @@ def test_int8_is_calibrated(exported, folder, name):
     bundle = exported(folder, precision="fp32,int8", quantization=request)
     chosen = Bundle(bundle).manifest.recipe.quantization["int8"]
     assert {"text_encoder", "unet"} <= set(chosen.components)
-    image = {"image": Image.new("RGB", (8, 8), (200, 90, 10))} if name == SECOND else {}
-    settings = {"seed": 0, "num_inference_steps": 4, "output_type": "np", **image}
     pipelines = [load(bundle, precision=one, safety_checker=False) for one in ("fp32", "int8")]
-    expected, given = (pipeline("a cat", **settings).images for pipeline in pipelines)
+    arguments = pipelines[0].measure_arguments(4, 7.0, *size(name))
+    assert ("mask_image" in arguments) == ("Inpainting" in name)
+    assert ("original_image" in arguments) == (name in IF_IMAGE_CHECKPOINTS and "SuperResolution" in name)
+    expected, given = (pipeline("a cat", seed=0, output_type="np", **arguments).images for pipeline in pipelines)
     check_int8(expected, given, 15)
 
 
 def test_core_ml_has_the_numbers_of_onnx_runtime(exported, folder, name):
-    bundle = exported(folder, target="onnxruntime,coreml", buckets=(SIZES[name],))
+    bundle = exported(folder, target="onnxruntime,coreml", buckets=(size(name),))
     assert set(Bundle(bundle).components) == PARTS
     check_core_ml(bundle)
 
 
 def test_tensorrt_for_rtx_builds_every_network(exported, folder, name):
-    assert check_tensorrt_rtx(lambda **options: exported(folder, buckets=(SIZES[name],), **options)) == PARTS
+    assert check_tensorrt_rtx(lambda **options: exported(folder, buckets=(size(name),), **options)) == PARTS
 
 
 def test_verify_passes_every_check(exported, folder):
