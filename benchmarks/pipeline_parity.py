@@ -1,10 +1,10 @@
 """Measures the distance of every pipeline to diffusers: worst error of the latents of any step, PSNR of the image.
 
-python benchmarks/pipeline_parity.py FOLDER
+python benchmarks/pipeline_parity.py FOLDER [CLASS ...]
 
 Tiny random checkpoints (tests/support) are exported to FOLDER for ONNX Runtime and OpenVINO in fp32, each pipeline
-generates one image in 10 steps on both sides, and the table of docs/reference/pipelines.md is printed. Existing
-bundles are used.
+generates one image in 10 steps on both sides, and the table of docs/reference/pipelines.md is printed, or the rows of
+some classes. Existing bundles are used.
 """
 
 import sys
@@ -22,11 +22,13 @@ from diffoundry.exporter.export import export
 from diffoundry.exporter.reference.pipeline import call_pipeline, reference_arguments, reference_pipeline
 from diffoundry.exporter.request import ExportRequest
 from diffoundry.exporter.verify.checks.metrics import psnr
+from diffoundry.exporter.verify.run_result import is_image, result_of
 from diffoundry.runtime import load
 from diffoundry.runtime.bundle.specs import Variant
 from diffoundry.runtime.pipelines.example_inputs import ADAPTER, CONTROL, IMAGE_PROMPT, PROMPT, make_example_inputs
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
+from class_checkpoints import CLASS_CHECKPOINTS
 from ldm_checkpoints import LDM_CHECKPOINTS
 from pixel_checkpoints import CHECKPOINTS
 from tiny_checkpoints import write_tiny_checkpoint, write_tiny_controlnet, write_tiny_t2i_adapter
@@ -95,6 +97,8 @@ ADAPTED = (
 
 _KINDS = {"plain": "an IP-Adapter", "plus": "an IP-Adapter Plus", "full": "a full-face IP-Adapter"}
 
+_MEASURED = ("Kandinsky", "StableCascade", "Wuerstchen", "IF", "VQDiffusion", "ShapE")
+
 # diffusers' class of a system, the function that writes its checkpoint, arguments
 SYSTEMS = (
     ("StableDiffusionUpscalePipeline", make_upscaler, {"prompt": TEXT, **make_example_inputs(["image"], 64, 64, 4)}),
@@ -147,15 +151,24 @@ SYSTEMS = (
         CHECKPOINTS["repaint"],
         {**_images(32), "jump_length": 5, "jump_n_sample": 2},
     ),
+    # With the arguments of a measurement
+    *(
+        (name, CLASS_CHECKPOINTS[name].make, None)
+        for name in (
+            *("DDPMPipeline", "DDIMPipeline", "PNDMPipeline"),
+            *(name for name in CLASS_CHECKPOINTS if name.startswith(_MEASURED)),
+        )
+    ),
 )
 
 
-def main(place: str) -> None:
-    """Print the table."""
+def main(place: str, *names: str) -> None:
+    """Print the table, or the rows of some classes."""
     folder = Path(place)
+    wanted = partial(_wanted, names)
     print(f"| pipeline | checkpoint | {' | '.join(f'{name}: latents | image' for name in TARGETS)} |")
     print("|---|---|" + "---|" * (2 * len(TARGETS)))
-    for name, model, needs in PIPELINES:
+    for name, model, needs in filter(wanted, PIPELINES):
         given = make_example_inputs(needs, 64, 64)
         checkpoint = _checkpoint(folder, model)
         nets = [_controlnet(folder, model, f"net{index}") for index in range(needs.count(CONTROL))]
@@ -168,7 +181,7 @@ def main(place: str) -> None:
             cells += _cells(run, latents, image)
         beside = f" with {len(nets)} ControlNets" if len(nets) > 1 else ""
         print(f"| `{name}` | {model}{beside} | {' | '.join(cells)} |", flush=True)
-    for name, model, adapters, kinds in ADAPTED:
+    for name, model, adapters, kinds in filter(wanted, ADAPTED):
         opened = _adapted(folder, model, adapters, kinds)
         given = {"prompt": TEXT, **make_example_inputs([ADAPTER] * len(adapters) + [PROMPT] * len(kinds), 64, 64)}
         joined = [*(_KINDS[kind] for kind in kinds), *(["a T2I-Adapter"] if len(adapters) == 1 else [])]
@@ -176,11 +189,23 @@ def main(place: str) -> None:
         words = (model, *(f"t2i-{kind}" for kind in adapters), *(f"ip-{kind}" for kind in kinds))
         bundle = folder / f"{'+'.join(words)}.bundle"
         print(f"| `{name}` | {model} with {beside} | {' | '.join(_system_cells(opened, bundle, given))} |", flush=True)
-    for name, make, given in SYSTEMS:
+    for name, make, arguments in filter(wanted, SYSTEMS):
         opened = open_checkpoint(str(_written(folder / name, make)))
-        print(
-            f"| `{name}` | tiny | {' | '.join(_system_cells(opened, folder / f'{name}.bundle', given))} |", flush=True
-        )
+        bundle = _exported(opened, folder / f"{name}.bundle")
+        given = _measurement(name, bundle) if arguments is None else arguments
+        print(f"| `{name}` | tiny | {' | '.join(_system_cells(opened, bundle, given))} |", flush=True)
+
+
+def _wanted(names: Sequence[str], row: Sequence[Any]) -> bool:
+    return not names or row[0] in names
+
+
+def _measurement(name: str, bundle: Path) -> dict[str, Any]:
+    """Return the arguments of a measurement of a class, with a prompt where it takes one."""
+    pipe = load(bundle, target=TARGETS[0])
+    prompt = {"prompt": TEXT} if pipe.text_encoders else {}
+    steps = min(10, pipe.scheduler.config.get("num_train_timesteps", 10))
+    return {**pipe.measure_arguments(steps, 4.0, *(CLASS_CHECKPOINTS[name].size or pipe.default_size)), **prompt}
 
 
 def _adapted(folder: Path, model: str, adapters: Sequence[str], kinds: Sequence[str]) -> Checkpoint:
@@ -210,34 +235,41 @@ def _written(folder: Path, make: Callable[[Path], None]) -> Path:
 
 
 def _system_cells(opened: Checkpoint, bundle: Path, given: dict[str, Any]) -> list[str]:
-    """Measure a system over the steps of all its schedulers."""
+    """Measure a system over the steps of all its schedulers, without its safety checker."""
     pipe = reference_pipeline(opened)
+    if hasattr(pipe, "safety_checker"):
+        pipe.safety_checker = None
+    _exported(opened, bundle)
+    watch = getattr(load(bundle, target=TARGETS[0]), "follows_scheduler", True)
     latents: list[np.ndarray] = []
     arguments = {"num_inference_steps": 10, "output_type": "np", **given}
     arguments = {key: value for key, value in arguments.items() if value is not None}
-    image = call_pipeline(
+    expected = call_pipeline(
         pipe,
         arguments.get("prompt"),
         lambda _index, _timestep, values: latents.append(values.numpy().copy()),
-        watch=True,
-        generator=torch.Generator().manual_seed(0),
+        watch=watch,
+        generator=torch.manual_seed(0),  # the global one, since some pipelines pass none to their scheduler
         **{key: value for key, value in reference_arguments(pipe, arguments).items() if key != "prompt"},
-    ).images[0]
+    )
     cells = []
     for target in TARGETS:
-        run = load(_exported(opened, bundle), target=target).start(seed=0, **arguments)
-        cells += _cells(run, latents, image)
+        run = load(bundle, target=target, safety_checker=False).start(seed=0, **arguments)
+        cells += _cells(run, latents, result_of(expected))
     return cells
 
 
-def _cells(run: Any, latents: Sequence[np.ndarray], image: np.ndarray) -> list[str]:
-    """Format the worst error of the latents and the PSNR of the image of a run."""
+def _cells(run: Any, latents: Sequence[np.ndarray], result: np.ndarray) -> list[str]:
+    """Format the worst error of the latents and the PSNR of the image of a run, if it makes one."""
     errors = [
         np.abs(step.latents - expected).max() / np.sqrt(np.mean(expected**2))
         for step, expected in zip(run, latents, strict=True)
     ]
-    value = psnr(np.asarray(run.finish().images[0]), image, peak=1.0)
-    return [f"{max(errors):.1e}", f"{value:.0f} dB"]
+    ours, words = result_of(run.finish()), "–"
+    if is_image(result):
+        value = psnr(ours, result, peak=1.0)
+        words = f"{value:.0f} dB" if np.isfinite(value) else "equal"
+    return [f"{max(errors):.1e}", words]
 
 
 def _checkpoint(folder: Path, model: str) -> Path:
@@ -296,4 +328,4 @@ def _reference(
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
