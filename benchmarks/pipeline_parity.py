@@ -25,7 +25,14 @@ from diffoundry.exporter.verify.checks.metrics import psnr
 from diffoundry.exporter.verify.run_result import is_image, result_of
 from diffoundry.runtime import load
 from diffoundry.runtime.bundle.specs import Variant
-from diffoundry.runtime.pipelines.example_inputs import ADAPTER, CONTROL, IMAGE_PROMPT, PROMPT, make_example_inputs
+from diffoundry.runtime.pipelines.example_inputs import (
+    ADAPTER,
+    CONTROL,
+    CONTROL_MASK,
+    IMAGE_PROMPT,
+    PROMPT,
+    make_example_inputs,
+)
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
 from class_checkpoints import CLASS_CHECKPOINTS
@@ -66,6 +73,9 @@ PIPELINES = (
     ("StableDiffusion3Img2ImgPipeline", "sd3", ("image",)),
     ("StableDiffusion3InpaintPipeline", "sd3", ("image", "mask_image")),
     ("StableDiffusion3InpaintPipeline", "sd3-inpaint", ("image", "mask_image")),
+    ("StableDiffusion3ControlNetPipeline", "sd3", (CONTROL,)),
+    ("StableDiffusion3ControlNetPipeline", "sd3", (CONTROL, CONTROL)),
+    ("StableDiffusion3ControlNetInpaintingPipeline", "sd3", (CONTROL, CONTROL_MASK)),
     ("StableDiffusionImageVariationPipeline", "variation", (IMAGE_PROMPT,)),
     ("LatentConsistencyModelPipeline", "lcm", ()),
     ("LatentConsistencyModelImg2ImgPipeline", "lcm", ("image",)),
@@ -171,7 +181,8 @@ def main(place: str, *names: str) -> None:
     for name, model, needs in filter(wanted, PIPELINES):
         given = make_example_inputs(needs, 64, 64)
         checkpoint = _checkpoint(folder, model)
-        nets = [_controlnet(folder, model, f"net{index}") for index in range(needs.count(CONTROL))]
+        kind = "masked" if CONTROL_MASK in needs else "net"
+        nets = [_controlnet(folder, model, f"{kind}{index or ''}") for index in range(needs.count(CONTROL))]
         latents, image = _reference(checkpoint, name, given, nets)
         cells = []
         for target in TARGETS:
@@ -303,7 +314,8 @@ def _exported(opened: Checkpoint, bundle: Path) -> Path:
 def _reference(
     checkpoint: Path, name: str, given: dict[str, Any], nets: Sequence[Path]
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    models = [diffusers.ControlNetModel.from_pretrained(net) for net in nets]
+    network = diffusers.SD3ControlNetModel if "Diffusion3" in name else diffusers.ControlNetModel
+    models = [network.from_pretrained(net) for net in nets]
     beside = {"controlnet": models if len(models) > 1 else models[0]} if models else {}
     pipe = getattr(diffusers, name).from_pretrained(checkpoint, torch_dtype=torch.float32, **beside)
     pipe.set_progress_bar_config(disable=True)
@@ -315,6 +327,7 @@ def _reference(
         latents.append(values.numpy().copy())
 
     given = reference_arguments(pipe, given)
+    torch.manual_seed(0)  # pipelines of Stable Diffusion 3 draw latents of control images from the global generator
     images = call_pipeline(
         pipe,
         TEXT,

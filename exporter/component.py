@@ -117,12 +117,14 @@ class FamilyDeclaration:
         folders: Folders of the checkpoint that a bundle copies unchanged.
         weight_folders: Folders of parts without a graph, whose config and weights a bundle copies unchanged; a
             checkpoint may lack them.
+        controlnet: Declares the ControlNet of a name. None for `ControlNetModel`, that of UNets.
     """
 
     name: str
     components: tuple[ComponentKind, ...]
     folders: tuple[str, ...] = ("scheduler", "tokenizer")
     weight_folders: tuple[str, ...] = ()
+    controlnet: Callable[[str], ComponentKind] | None = None
 
 
 def read_integer(configs: Configs, source: str, key: str, default: int | None) -> int:

@@ -9,7 +9,7 @@ from typing import Any, Self
 from diffoundry.exporter.checkpoints.aliases import read_aliases
 from diffoundry.exporter.checkpoints.checks import check_classes, check_folder, check_index, read_configs
 from diffoundry.exporter.checkpoints.contents import SEED, CheckpointContents
-from diffoundry.exporter.checkpoints.controlnets import find_controlnets, joined_index
+from diffoundry.exporter.checkpoints.controlnets import find_controlnets, joined_index, take_masks
 from diffoundry.exporter.checkpoints.find_sources import find_sources
 from diffoundry.exporter.checkpoints.flat_folder import spread_flat_folder
 from diffoundry.exporter.checkpoints.hints import check_file
@@ -76,7 +76,7 @@ class Checkpoint(CheckpointContents):
         index = read_json(root / _INDEX)
         check_index(root / _INDEX, index)
         outside = find_controlnets(root, index, controlnets)
-        index = joined_index(index, tuple(outside))
+        index = joined_index(index, tuple(outside), masks=take_masks(outside))
         adapters = find_t2i_adapters(root, index, t2i_adapters)
         index = index_with_t2i_adapters(index, tuple(adapters))
         prompts = find_ip_adapters(root, index, ip_adapters, image_encoder)

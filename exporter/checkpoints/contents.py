@@ -105,6 +105,10 @@ class CheckpointContents:
             present = {component.source for component in self.components}
             config = read_json(self.folder(source) / "config.json")
             fuse_loras(module, source, self.loras, config, present, deferred=deferred)
+        if getattr(getattr(module, "config", None), "use_pos_embed", True) is False:
+            from diffoundry.exporter.checkpoints.shared_positions import share_positions
+
+            share_positions(module, self.sources["transformer"], self._module_class("transformer"))
         adapters = [found for found in self.sources.values() if isinstance(found, IPAdapterWeights)]
         if adapters and any(part.role == DENOISER and part.source == source for part in self.components):
             add_image_prompts(module, adapters)

@@ -11,14 +11,16 @@ from diffoundry.exporter.checkpoints.joined_networks import network_in_folder, o
 from diffoundry.exporter.checkpoints.json_files import read_json
 from diffoundry.exporter.components.controlnet import CONTROLNET_CLASS
 from diffoundry.exporter.components.defaults import complete_config
+from diffoundry.exporter.families.lookup import controlnet_class
 from diffoundry.runtime.errors import CheckpointError
 from diffoundry.runtime.formats.recognize import describe_link
 from diffoundry.runtime.models.controlnet import controlnet_name, is_controlnet
 from diffoundry.runtime.pipelines.registry import FAMILY_TABLE, class_with
 
-__all__ = ["diffusers_index", "find_controlnets", "joined_index", "own_controlnets"]
+__all__ = ["diffusers_index", "find_controlnets", "joined_index", "own_controlnets", "take_masks"]
 
-_SEVERAL = "MultiControlNetModel"
+_SEVERAL = {"ControlNetModel": "MultiControlNetModel", "SD3ControlNetModel": "SD3MultiControlNetModel"}
+"""Class of a ControlNet to that of several."""
 
 
 def find_controlnets(root: Path, index: Mapping[str, Any], joined: Sequence[str]) -> dict[str, OutsideNetwork]:
@@ -36,7 +38,7 @@ def find_controlnets(root: Path, index: Mapping[str, Any], joined: Sequence[str]
     found = {name: OutsideNetwork(folder=root / name) for name in own}
     for text in joined:
         name = controlnet_name(len(found))
-        found[name] = _find(text, name, root)
+        found[name] = _find(text, name, root, controlnet_class(index)[1])
     return found
 
 
@@ -47,11 +49,22 @@ def own_controlnets(index: Mapping[str, Any], folders: Collection[str]) -> tuple
         index: model_index.json.
         folders: Names of the folders beside it.
     """
-    return own_networks(index, folders, controlnet_name, _SEVERAL)
+    return own_networks(index, folders, controlnet_name, _SEVERAL[controlnet_class(index)[1]])
 
 
-def joined_index(index: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+def take_masks(networks: Mapping[str, OutsideNetwork]) -> bool:
+    """Return whether ControlNets take a mask beside the image, as those for inpainting do."""
+    configs = [read_json(network.folder / "config.json") for network in networks.values()]
+    return any(config.get("extra_conditioning_channels") for config in configs)
+
+
+def joined_index(index: Mapping[str, Any], names: Sequence[str], *, masks: bool = False) -> dict[str, Any]:
     """Add an entry for each ControlNet to model_index.json, and choose the pipeline class with ControlNets.
+
+    Args:
+        index: model_index.json.
+        names: Of the ControlNets.
+        masks: True if they take a mask beside the image.
 
     Raises:
         CheckpointError: diffusers has no such class.
@@ -66,16 +79,18 @@ def joined_index(index: Mapping[str, Any], names: Sequence[str]) -> dict[str, An
             f"model_index.json: pipeline class: got {found!r} with a ControlNet, expected one of "
             f"{', '.join(name for name in plain if class_with(name, 'controlnet'))}"
         )
-    entries = {name: list(CONTROLNET_CLASS) for name in names}
-    return {**index, "_class_name": joined, **entries}
+    masked = class_with(joined, "control_mask") if masks else joined
+    entries = {name: list(controlnet_class(index)) for name in names}
+    return {**index, "_class_name": masked or joined, **entries}
 
 
 def diffusers_index(index: Mapping[str, Any]) -> dict[str, Any]:
     """Undo `joined_index`: build diffusers' form, where several ControlNets are one entry."""
-    return several_as_one(index, is_controlnet, [CONTROLNET_CLASS[0], _SEVERAL])
+    library, one = controlnet_class(index)
+    return several_as_one(index, is_controlnet, [library, _SEVERAL[one]])
 
 
-def _find(text: str, name: str, root: Path) -> OutsideNetwork:
+def _find(text: str, name: str, root: Path, class_name: str) -> OutsideNetwork:
     """Find a ControlNet by the user's name for it."""
     alias = read_aliases().get(text)
     link = describe_link(Path(text)) if alias is None else None
@@ -91,6 +106,5 @@ def _find(text: str, name: str, root: Path) -> OutsideNetwork:
         config = complete_config(read_json(unet / "config.json"), "UNet2DConditionModel")
         return open_controlnet_file(text, name, config)
     folder = alias_folder(alias.folder) if alias is not None and alias.folder is not None else Path(text)
-    return network_in_folder(
-        "--controlnet", text, folder, CONTROLNET_CLASS[1], "an alias, a .safetensors file with a ControlNet, or "
-    )
+    others = "an alias, a .safetensors file with a ControlNet, or " if class_name == CONTROLNET_CLASS[1] else ""
+    return network_in_folder("--controlnet", text, folder, class_name, others)

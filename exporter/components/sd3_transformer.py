@@ -5,11 +5,13 @@ Esser et al. 2024, https://arxiv.org/abs/2403.03206.
 
 from diffoundry.exporter.component import Call, Component, ComponentKind, Configs, read_integer
 from diffoundry.exporter.components.latents import latent_dims
+from diffoundry.exporter.components.sd3_controlnet import block_residuals
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
 from diffoundry.runtime.errors import ConfigError
 from diffoundry.runtime.formats.config_values import MAX_SIDE
 from diffoundry.runtime.models.roles import DENOISER
+from diffoundry.runtime.models.sd3_transformer_2d import SKIP_LAYERS
 
 __all__ = ["sd3_transformer"]
 
@@ -53,6 +55,10 @@ def _describe(configs: Configs, tokens: int) -> Component:
                 shape=("batch", "sequence", read_integer(configs, _SOURCE, "joint_attention_dim", 4096)),
             ),
             TensorSpec(name="pooled_projections", dtype="float32", shape=("batch", _pooled_width(configs))),
+            TensorSpec(
+                name=SKIP_LAYERS, dtype="float32", shape=("batch", read_integer(configs, _SOURCE, "num_layers", 18))
+            ),
+            *block_residuals(configs),
         ),
         outputs=(
             TensorSpec(name="out_hidden_states", dtype="float32", shape=("batch", latent, height, width)),
@@ -64,6 +70,7 @@ def _describe(configs: Configs, tokens: int) -> Component:
         call=Call(results={"out_hidden_states": "sample"}),
         sizes={"height": sides, "width": sides},
         usual={"sequence": tokens},
+        wrapper="diffoundry.exporter.components.sd3_transformer_module:SD3TransformerModule",
     )  # fmt: skip
 
 

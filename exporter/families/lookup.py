@@ -18,7 +18,7 @@ from diffoundry.runtime.models.t2i_adapter import is_t2i_adapter
 from diffoundry.runtime.pipelines.registry import FAMILY_TABLE, family_of_class
 from diffoundry.runtime.suggest import did_you_mean
 
-__all__ = ["find_family", "names_component"]
+__all__ = ["controlnet_class", "find_family", "names_component"]
 
 
 _SUPPORTED = (
@@ -52,7 +52,8 @@ def find_family(index: Mapping[str, Any], without: Collection[str] = ()) -> Fami
     family = cast("FamilyDeclaration", resolve(entry.exporter))
     kept = [kind for kind in family.components if not (kind.optional and _lacks(index, kind.source, without))]
     unused = {kind.folder for kind in family.components} - {kind.folder for kind in kept}
-    controlnets = tuple(controlnet(name) for name in index if is_controlnet(name))
+    declare = family.controlnet or controlnet
+    controlnets = tuple(declare(name) for name in index if is_controlnet(name))
     if entry.classes[str(pipeline_class)].controlnet and not controlnets:
         raise CheckpointError(
             f"model_index.json: got no 'controlnet' in a {pipeline_class}, expected one; it is damaged"
@@ -66,6 +67,15 @@ def find_family(index: Mapping[str, Any], without: Collection[str] = ()) -> Fami
         folders=tuple(folder for folder in family.folders if folder not in unused),
         weight_folders=tuple(folder for folder in family.weight_folders if names_component(index, folder)),
     )
+
+
+def controlnet_class(index: Mapping[str, Any]) -> tuple[str, str]:
+    """Return library and class of the ControlNets of a checkpoint's family."""
+    entry = family_of_class(str(index.get("_class_name")))
+    family = None if entry is None else cast("FamilyDeclaration", resolve(entry.exporter))
+    declare = controlnet if family is None or family.controlnet is None else family.controlnet
+    library, _, name = declare("controlnet").classes[0].partition(":")
+    return library, name
 
 
 def _image_prompt_kinds(index: Mapping[str, Any]) -> tuple[ComponentKind, ...]:

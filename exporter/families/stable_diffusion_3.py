@@ -3,8 +3,11 @@
 Esser et al. 2024, https://arxiv.org/abs/2403.03206. diffusers: `StableDiffusion3Pipeline`.
 """
 
+from functools import partial
+
 from diffoundry.exporter.component import FamilyDeclaration
 from diffoundry.exporter.components.clip_text import PROJECTED, clip_text_encoder
+from diffoundry.exporter.components.sd3_controlnet import sd3_controlnet
 from diffoundry.exporter.components.sd3_transformer import sd3_transformer
 from diffoundry.exporter.components.t5_text import t5_text_encoder
 from diffoundry.exporter.components.vae import VAE_DECODER, VAE_ENCODER
@@ -27,4 +30,5 @@ FAMILY = FamilyDeclaration(
         VAE_DECODER,
     ),
     folders=("scheduler", "tokenizer", "tokenizer_2", "tokenizer_3"),
+    controlnet=partial(sd3_controlnet, tokens=_CLIP_TOKENS + _T5_TOKENS),
 )

@@ -12,6 +12,7 @@ import diffusers
 import numpy as np
 import torch
 import transformers
+from diffusers.models.controlnets import SD3MultiControlNetModel
 
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
 from diffoundry.exporter.checkpoints.tokenizer_files import is_tokenizer, open_tokenizer
@@ -23,6 +24,7 @@ from diffoundry.runtime.models.t2i_adapter import is_t2i_adapter, t2i_adapter_na
 from diffoundry.runtime.pipelines.example_inputs import (
     ADAPTER,
     CONTROL,
+    CONTROL_MASK,
     DEPTH_MAP,
     EXAMPLE_INPUTS,
     IMAGE_PROMPT,
@@ -32,6 +34,7 @@ from diffoundry.runtime.pipelines.example_inputs import (
 __all__ = [
     "call_pipeline",
     "control_names",
+    "encodes_control_images",
     "example_inputs",
     "example_scale",
     "network",
@@ -86,7 +89,7 @@ def example_inputs(pipeline: Any) -> tuple[str, ...]:
         return (IMAGE_PROMPT,)
     estimates = getattr(pipeline, "depth_estimator", None) is not None
     known = [name for name in EXAMPLE_INPUTS if not (estimates and name == DEPTH_MAP)]
-    own = [name for name in known if _takes(pipeline, name)]
+    own = [name for name in (*known, CONTROL_MASK) if _takes(pipeline, name)]
     nets, adapters = control_names(pipeline), _adapters(pipeline)
     if adapters or (nets and not _takes(pipeline, CONTROL)):
         own = []  # its `image` is that of the adapters, or the control image
@@ -127,8 +130,14 @@ def control_names(pipeline: Any) -> tuple[str, ...]:
     nets = getattr(pipeline, "controlnet", None)
     if nets is None:
         return ()
-    count = len(nets.nets) if isinstance(nets, diffusers.MultiControlNetModel) else 1
+    count = len(getattr(nets, "nets", [nets]))
     return tuple(controlnet_name(index) for index in range(count))
+
+
+def encodes_control_images(pipeline: Any) -> bool:
+    """Return whether a diffusers pipeline draws latents of control images, which it does with no generator."""
+    nets = getattr(pipeline, "controlnet", None)
+    return isinstance(nets, diffusers.SD3ControlNetModel | SD3MultiControlNetModel)
 
 
 def network(pipeline: Any, source: str) -> Any:
@@ -302,7 +311,10 @@ def _controlnets(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     """Load the checkpoint's ControlNet, or wrap several in diffusers' module."""
     names = [component.name for component in checkpoint.with_role(CONTROLNET)]
     modules = [torch.nn.Module.to(checkpoint.load(name), dtype) for name in names]
-    return modules[0] if len(modules) == 1 else diffusers.MultiControlNetModel(modules)
+    if len(modules) == 1:
+        return modules[0]
+    blocks = isinstance(modules[0], diffusers.SD3ControlNetModel)
+    return SD3MultiControlNetModel(modules) if blocks else diffusers.MultiControlNetModel(modules)
 
 
 def _scheduler(checkpoint: Checkpoint, folder: str) -> Any:

@@ -39,7 +39,7 @@ _OPTIONS = (
     ),
     _control(
         "--control-mask", "control_mask", type=click.Path(path_type=Path), metavar="FILE",
-        help="Inpainting ControlNet: set --control-image to -1 where this mask is white.",
+        help="Inpainting ControlNet: mask of --control-image, white where the image is generated.",
     ),
     _control(
         "--control-scale", "controlnet_conditioning_scale", type=float, multiple=True, callback=one_or_list,
@@ -70,25 +70,27 @@ def control_options(command: Command) -> Command:
     return command
 
 
-def read_controls(paths: Sequence[Path], mask: Path | None = None) -> dict[str, Any]:
+def read_controls(paths: Sequence[Path], mask: Path | None = None, *, apart: bool = False) -> dict[str, Any]:
     """Read the images of ControlNets as the pipeline's argument: an image, a list of several, or nothing.
 
     Args:
         paths: Image files, and .npy files of arrays (height, width, 3).
         mask: White where the image gets -1; diffusers: `make_inpaint_condition` of control_v11p_sd15_inpaint's page.
+        apart: True if the ControlNets take the mask as an argument of its own, as those of Stable Diffusion 3 do.
 
     Raises:
         InputError: A file that cannot be read, or a mask without the one image that it belongs to.
     """
     images = [_read(path) for path in paths]
-    if mask is not None:
+    masks = {"control_mask": read_image_file(mask, "--control-mask")} if mask is not None and apart else {}
+    if mask is not None and not apart:
         if len(images) != 1:
             raise InputError(
                 f"--control-mask: got {len(images)} images for ControlNets, expected one --control-image; write the "
                 f"masked image of several into a .npy file, with -1 where the mask is white"
             )
         images = [_masked(images[0], mask)]
-    return {} if not images else {"control_image": images[0] if len(images) == 1 else images}
+    return {**masks, **({"control_image": images[0] if len(images) == 1 else images} if images else {})}
 
 
 def _read(path: Path) -> Any:

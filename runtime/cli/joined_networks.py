@@ -44,9 +44,11 @@ def read_joined_images(pipeline: PipelineBase, files: Mapping[str, Any]) -> dict
         InputError: A file that cannot be read.
     """
     controls, adapted, prompts, masks = (files.get(name, []) for name in JOINED_FILES)
-    adapters = len(pipeline.image_prompts.names) if isinstance(pipeline, DiffusionPipeline) else 0
+    adapters, apart = 0, False
+    if isinstance(pipeline, DiffusionPipeline):
+        adapters, apart = len(pipeline.image_prompts.names), pipeline.controlnets.takes_mask
     return {
-        **read_controls(controls, files.get("control_mask")),
+        **read_controls(controls, files.get("control_mask"), apart=apart),
         **read_adapter_images(adapted),
         **read_image_prompts(prompts, masks, adapters),
     }

@@ -33,6 +33,20 @@ def _corner(_context: click.Context, parameter: click.Parameter, value: str | No
     return _pair(parameter, value, ",", "TOP,LEFT")
 
 
+def _numbers(_context: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:
+    """Read N,N,... as a list.
+
+    Raises:
+        InputError: Anything else.
+    """
+    if value is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,6}(,[0-9]{1,6})*", value):
+        got = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}..."
+        raise InputError(f"{parameter.opts[0]}: got {got!r}, expected whole numbers with commas, such as 7,8,9")
+    return [int(number) for number in value.split(",")]
+
+
 def _pair(parameter: click.Parameter, value: str | None, mark: str, form: str) -> list[int] | None:
     """Read two whole numbers with a mark between them.
 
@@ -89,7 +103,23 @@ _OPTIONS = (
         type=int,
         help="Tokens of T5, at most 512, also of PixArt.  [default: 256; PixArt-Alpha 120, PixArt-Sigma 300]",
     ),
-)
+    _sd3(
+        "--skip-layers", "skip_guidance_layers", also=("--skip-guidance-layers",), callback=_numbers, metavar="N,N,...",
+        help="Skip-layer guidance: guide away from what the transformer predicts without these layers.",
+    ),
+    _sd3(
+        "--skip-layer-scale", "skip_layer_guidance_scale", also=("--skip-layer-guidance-scale",), type=float,
+        help="Weight of skip-layer guidance.  [default: 2.8]",
+    ),
+    _sd3(
+        "--skip-layer-start", "skip_layer_guidance_start", also=("--skip-layer-guidance-start",), type=float,
+        help="Fraction of the steps after which skip-layer guidance begins.  [default: 0.01]",
+    ),
+    _sd3(
+        "--skip-layer-stop", "skip_layer_guidance_stop", also=("--skip-layer-guidance-stop",), type=float,
+        help="Fraction of the steps before which skip-layer guidance ends.  [default: 0.2]",
+    ),
+)  # fmt: skip
 
 PIPELINE_SETTINGS = (
     "strength",
@@ -107,6 +137,10 @@ PIPELINE_SETTINGS = (
     "prompt_3",
     "negative_prompt_3",
     "max_sequence_length",
+    "skip_guidance_layers",
+    "skip_layer_guidance_scale",
+    "skip_layer_guidance_start",
+    "skip_layer_guidance_stop",
 )
 """Their names as arguments of a pipeline, without the files."""
 

@@ -3,6 +3,8 @@
 Zhang et al. 2023, section 3.2, https://arxiv.org/abs/2302.05543.
 """
 
+from typing import ClassVar
+
 import numpy as np
 
 from diffoundry.runtime.engines.session import EngineSession
@@ -10,12 +12,21 @@ from diffoundry.runtime.errors import BundleError
 from diffoundry.runtime.formats.config_values import flag
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 
-__all__ = ["MID_RESIDUAL", "ControlNetModel", "controlnet_name", "is_controlnet", "is_residual", "residual_name"]
+__all__ = [
+    "MID_RESIDUAL",
+    "ControlNetModel",
+    "block_residual_name",
+    "controlnet_name",
+    "is_controlnet",
+    "is_residual",
+    "residual_name",
+]
 
 MID_RESIDUAL = "mid_block_additional_residual"
 """Name of the residual that is added to the output of the denoiser's middle block."""
 
 _DOWN = "down_block_additional_residual_"
+_BLOCK = "block_controlnet_hidden_states_"
 _COMPONENT = "controlnet"
 
 
@@ -25,7 +36,12 @@ class ControlNetModel:
     Attributes:
         component: Name of the component.
         pooled: True if each residual is one value per channel, the same for all positions: `global_pool_conditions`.
+        encodes_image: True if it sees the control image as latents of the VAE.
+        takes_mask: True if it takes a mask beside the image.
     """
+
+    encodes_image: ClassVar[bool] = False
+    takes_mask: bool = False
 
     def __init__(self, session: EngineSession, component: str) -> None:
         """Read the config; the engine is opened when first needed.
@@ -59,8 +75,21 @@ class ControlNetModel:
             scale: Factor of all residuals.
             guess_mode: True if residuals of the first blocks count less, rising from a tenth to one.
         """
-        time = np.asarray([timestep], np.float32)
-        offered = {"sample": sample, "timestep": time, "controlnet_cond": image, **conditioning}
+        outputs = self._run(timestep, {"sample": sample, "controlnet_cond": image, **conditioning})
+        factors = dict.fromkeys(outputs, np.float32(scale))
+        if guess_mode and not self.pooled:  # diffusers: "logspace"
+            names = [*(name for name in outputs if name != MID_RESIDUAL), MID_RESIDUAL]
+            weights = np.logspace(-1, 0, len(outputs), dtype=np.float32) * np.float32(scale)
+            factors = dict(zip(names, weights, strict=True))
+        return {name: array * factors[name] for name, array in outputs.items()}
+
+    def _run(self, timestep: float, offered: Feeds) -> Feeds:
+        """Run the network on those of the arrays that its graph takes.
+
+        Raises:
+            BundleError: It takes others.
+        """
+        offered = {"timestep": np.asarray([timestep], np.float32), **offered}
         names = [spec.name for spec in self._session.inputs(self.component)]
         unknown = [name for name in names if name not in offered]
         if unknown:
@@ -68,14 +97,7 @@ class ControlNetModel:
                 f"component {self.component!r}: got the input {unknown[0]!r}, expected only {', '.join(offered)}; its "
                 f"graph is of another network, export the bundle again"
             )
-        feeds = {name: offered[name] for name in names}
-        outputs = self._session.run(self.component, feeds)
-        factors = dict.fromkeys(outputs, np.float32(scale))
-        if guess_mode and not self.pooled:  # diffusers: "logspace"
-            names = [*(name for name in outputs if name != MID_RESIDUAL), MID_RESIDUAL]
-            weights = np.logspace(-1, 0, len(outputs), dtype=np.float32) * np.float32(scale)
-            factors = dict(zip(names, weights, strict=True))
-        return {name: array * factors[name] for name, array in outputs.items()}
+        return self._session.run(self.component, {name: offered[name] for name in names})
 
 
 def controlnet_name(index: int) -> str:
@@ -96,6 +118,11 @@ def residual_name(index: int) -> str:
     return f"{_DOWN}{index}"
 
 
+def block_residual_name(index: int) -> str:
+    """Return the name of the residual of a transformer's blocks of this number, in their order."""
+    return f"{_BLOCK}{index}"
+
+
 def is_residual(name: str) -> bool:
     """Return whether an input of a denoiser is a residual; zeros there change nothing."""
-    return name == MID_RESIDUAL or name.startswith(_DOWN)
+    return name == MID_RESIDUAL or name.startswith((_DOWN, _BLOCK))

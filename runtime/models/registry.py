@@ -1,12 +1,13 @@
-"""The table of VAE wrappers. Other networks need no table: a family file imports the wrappers that it uses."""
+"""The tables of VAE and ControlNet wrappers. A family file imports the wrappers of its other networks."""
 
 from diffoundry.runtime.engines.plugins import resolve
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import BundleError
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
+from diffoundry.runtime.models.controlnet import ControlNetModel
 from diffoundry.runtime.models.roles import VAE_DECODER
 
-__all__ = ["VAES", "open_vae"]
+__all__ = ["CONTROLNETS", "VAES", "open_controlnet", "open_vae"]
 
 VAES = {
     "AutoencoderKL": "diffoundry.runtime.models.autoencoder_kl:AutoencoderKL",
@@ -14,6 +15,28 @@ VAES = {
     "VQModel": "diffoundry.runtime.models.vq_model:VQModel",
 }
 """Class of the network to "module:attribute" of its wrapper; any family may have any of them."""
+
+CONTROLNETS = {
+    "ControlNetModel": "diffoundry.runtime.models.controlnet:ControlNetModel",
+    "SD3ControlNetModel": "diffoundry.runtime.models.sd3_controlnet:SD3ControlNetModel",
+}
+"""The same of ControlNets."""
+
+
+def open_controlnet(session: EngineSession, component: str) -> ControlNetModel:
+    """Return the wrapper of a ControlNet, by the class of its network.
+
+    Raises:
+        BundleError: The class is of another version.
+    """
+    network = session.bundle.network(component) or "ControlNetModel"
+    if network not in CONTROLNETS:
+        raise BundleError(
+            f"bundle {session.bundle.root}: got the ControlNet {network!r}, expected one of {', '.join(CONTROLNETS)}; "
+            f"upgrade diffoundry"
+        )
+    net: ControlNetModel = resolve(CONTROLNETS[network])(session, component)
+    return net
 
 
 def open_vae(session: EngineSession, *, normalize_latents: bool = False) -> AutoencoderKL:

@@ -81,6 +81,7 @@ class CallArguments(TypedDict, total=False):
     control_guidance_start: float | Sequence[float] | None
     control_guidance_end: float | Sequence[float] | None
     guess_mode: bool | None
+    control_mask: "MaskInput | None"
     # AttentionInputs
     cross_attention_kwargs: Mapping[str, Any] | None
     heat_map_words: Texts | None

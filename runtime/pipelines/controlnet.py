@@ -12,20 +12,28 @@ import numpy as np
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import BundleError, InputError
+from diffoundry.runtime.images.mask import MaskInput
 from diffoundry.runtime.images.pixels import ImageInput, read_pixels
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.controlnet import ControlNetModel
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
+from diffoundry.runtime.models.registry import open_controlnet
 from diffoundry.runtime.models.roles import CONTROLNET
+from diffoundry.runtime.models.sd3_controlnet import SD3ControlNetModel
+from diffoundry.runtime.pipelines.control_latents import control_latents
 from diffoundry.runtime.pipelines.guidance import Condition, Guidance
 from diffoundry.runtime.pipelines.input_shapes import shape_of_input
 from diffoundry.runtime.pipelines.joined_inputs import check_counts, number_for_each
 from diffoundry.runtime.pipelines.tasks.source_images import image_size
+from diffoundry.runtime.random.torch_cpu import TorchCpuGenerator
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["ControlInput", "ControlNetInputs", "ControlNets", "Residuals"]
+__all__ = ["CONTROL_SEED", "ControlInput", "ControlNetInputs", "ControlNets", "Residuals"]
+
+CONTROL_SEED = 0
+"""Seed of the draws of latents of control images. diffusers draws them from torch's global generator."""
 
 ControlInput: TypeAlias = "ImageInput | Sequence[ImageInput] | Sequence[Sequence[ImageInput]]"
 """For one ControlNet an image for all prompts or a list with one for each. For several ControlNets a list with an
@@ -45,6 +53,8 @@ class ControlNetInputs:
         control_guidance_end: The fraction of the steps at which they end.
         guess_mode: True if ControlNets ignore the negative prompt, and their first blocks count less; for images
             without a prompt.
+        control_mask: Mask of the image's size, white where it is generated, for ControlNets of Stable Diffusion 3 for
+            inpainting; others see -1 in the image there.
     """
 
     control_image: "ControlInput | None" = None
@@ -52,6 +62,7 @@ class ControlNetInputs:
     control_guidance_start: float | Sequence[float] | None = None
     control_guidance_end: float | Sequence[float] | None = None
     guess_mode: bool | None = None
+    control_mask: "MaskInput | None" = None
 
     @property
     def without_image(self) -> list[str]:
@@ -177,7 +188,7 @@ class ControlNets:
             session: The engines.
             residual_inputs: Lists the inputs of the denoiser for residuals.
         """
-        self._models = [ControlNetModel(session, name) for name in session.with_role(CONTROLNET)]
+        self._models = [open_controlnet(session, name) for name in session.with_role(CONTROLNET)]
         self._residual_inputs = residual_inputs
         self.names = tuple(model.component for model in self._models)
 
@@ -206,6 +217,17 @@ class ControlNets:
         if refused_by is not None:
             raise InputError(f"control_image: {refused_by} has no ControlNets; leave it out")
         inputs.check(len(self.names), prompts)
+        if inputs.guess_mode and any(model.encodes_image for model in self._models):
+            raise InputError("guess_mode: the ControlNets of this bundle have none; leave it out")
+        if self.takes_mask == (inputs.control_mask is None):
+            got = "got none, expected the mask that" if self.takes_mask else "got one, but no mask is what"
+            action = "pass it, white where the image is generated" if self.takes_mask else "leave it out"
+            raise InputError(f"control_mask: {got} the ControlNets of this bundle take; {action}")
+
+    @property
+    def takes_mask(self) -> bool:
+        """True if a ControlNet takes a mask beside the image."""
+        return any(model.takes_mask for model in self._models)
 
     def begin(
         self,
@@ -237,10 +259,15 @@ class ControlNets:
         if inputs is not None:
             count = len(self._models)
             rows = len(next(iter(condition.conditional.values())))
+            generator = TorchCpuGenerator(CONTROL_SEED)
             for index, (model, image) in enumerate(zip(self._models, inputs.images(count), strict=True)):
-                pixels = read_pixels(_cropped(image, crop), "control_image")
-                pixels = np.repeat(pixels, rows if len(pixels) == 1 else copies, axis=0)
-                full = pixels if conditional_only else np.concatenate([pixels] * guidance.copies)
+                if isinstance(model, SD3ControlNetModel):
+                    sizes = {"rows": rows, "copies": copies, "guidance_copies": guidance.copies}
+                    full = control_latents(model, image, inputs.control_mask, vae, generator, **sizes)
+                else:
+                    pixels = read_pixels(_cropped(image, crop), "control_image")
+                    pixels = np.repeat(pixels, rows if len(pixels) == 1 else copies, axis=0)
+                    full = pixels if conditional_only else np.concatenate([pixels] * guidance.copies)
                 nets.append(_ActiveNet(model=model, image=full, scales=inputs.scales(index, count, steps)))
         return Residuals(
             nets,

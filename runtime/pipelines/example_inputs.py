@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ADAPTER",
     "CONTROL",
+    "CONTROL_MASK",
     "DEPTH_MAP",
     "EXAMPLE_INPUTS",
     "HINT",
@@ -39,6 +40,9 @@ ORIGINAL = "original_image"
 
 HINT = "hint"
 """Argument for an image as an array of channels in 0..1."""
+
+CONTROL_MASK = "control_mask"
+"""Argument of ControlNets for inpainting, of which the middle is white."""
 
 IMAGE_PROMPT = "image prompt"
 """Name for an image that conditions instead of a text: its size is not that of the result."""
@@ -86,6 +90,8 @@ def make_example_inputs(
     down, across = down / height - 0.5, across / width - 0.5
     drawing = _draw_disc(down, across) if seed is None else _draw_discs(down, across, np.random.default_rng(seed))
     joined = _joined(drawing, names)
+    if CONTROL_MASK in names:
+        joined[CONTROL_MASK] = _middle(down, across)
     if "image" not in names:
         return {"height": height, "width": width, **joined}
     strength = {"strength": 1.0, **joined} if "strength" in names else joined
@@ -96,11 +102,15 @@ def make_example_inputs(
         return {"image": image, DEPTH_MAP: np.asarray(-(down**2) - across**2, np.float32)[None], **strength}
     if "mask_image" not in names:
         return {"image": image, **strength}
+    return {"image": image, "mask_image": _middle(down, across), "height": height, "width": width, **strength}
+
+
+def _middle(down: FloatArray, across: FloatArray) -> "Image":
+    """Draw a mask whose middle is white."""
     from PIL.Image import fromarray
 
     middle = (np.abs(down) < 0.25) & (np.abs(across) < 0.25)
-    mask = fromarray(np.where(middle, 255, 0).astype(np.uint8))
-    return {"image": image, "mask_image": mask, "height": height, "width": width, **strength}
+    return fromarray(np.where(middle, 255, 0).astype(np.uint8))
 
 
 def make_example_arrays(shapes: Mapping[str, tuple[int, ...]], seed: int | None = None) -> dict[str, Any]:

@@ -25,11 +25,13 @@ class PipelineClass(NamedTuple):
         task: `Task.name` of the task that it is for.
         controlnet: True if it has ControlNets.
         t2i_adapter: True if it has T2I-Adapters.
+        control_mask: True if its ControlNets take a mask beside the image.
     """
 
     task: str
     controlnet: bool = False
     t2i_adapter: bool = False
+    control_mask: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,6 +98,10 @@ FAMILY_TABLE = (
             "StableDiffusion3Pipeline": PipelineClass("text_to_image"),
             "StableDiffusion3Img2ImgPipeline": PipelineClass("image_to_image"),
             "StableDiffusion3InpaintPipeline": PipelineClass("inpainting"),
+            "StableDiffusion3ControlNetPipeline": PipelineClass("text_to_image", controlnet=True),
+            "StableDiffusion3ControlNetInpaintingPipeline": PipelineClass(
+                "text_to_image", controlnet=True, control_mask=True
+            ),
         },
         runtime="diffoundry.runtime.pipelines.families.stable_diffusion_3:StableDiffusion3",
         exporter="diffoundry.exporter.families.stable_diffusion_3:FAMILY",
@@ -334,7 +340,7 @@ def class_with(pipeline_class: str, part: str) -> str | None:
 
     Args:
         pipeline_class: Of diffusers.
-        part: Field of `PipelineClass` for the networks: "controlnet" or "t2i_adapter".
+        part: Field of `PipelineClass` for the networks: "controlnet", "t2i_adapter" or "control_mask".
     """
     entry = family_of_class(pipeline_class)
     if entry is None:
@@ -353,6 +359,6 @@ def class_of_call(pipeline_class: str, task: str, *, controlnet: bool) -> str:
         controlnet: True if ControlNets run.
     """
     entry, wanted = family_of_class(pipeline_class), PipelineClass(task, controlnet)
-    if entry is None or entry.classes[pipeline_class] == wanted:
+    if entry is None or entry.classes[pipeline_class]._replace(control_mask=False) == wanted:
         return pipeline_class
     return next((name for name, found in entry.classes.items() if found == wanted), pipeline_class)

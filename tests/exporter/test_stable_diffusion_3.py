@@ -88,9 +88,12 @@ def test_transformer(tiny_sd_checkpoint, variant):
             "encoder_hidden_states": torch.randn(rows, tokens, 96, generator=random),
             "pooled_projections": torch.randn(rows, 48, generator=random),
         }
-        with torch.no_grad():
-            expected = module(**{**feeds, "timestep": feeds["timestep"].expand(rows)}).sample
-        graph = compare(module, component, feeds, expected, graph)
+        for skipped in ([], [0], [1]):
+            with torch.no_grad():
+                expected = module(**{**feeds, "timestep": feeds["timestep"].expand(rows)}, skip_layers=skipped).sample
+            mask = torch.zeros(rows, 2)
+            mask[:, skipped] = 1.0
+            graph = compare(module, component, {**feeds, "skip_layers": mask}, expected, graph)
     assert usual_sizes(graph) == {"sequence": 333}
 
 
@@ -150,6 +153,7 @@ def test_the_alias_fits_its_classes():
         "timestep": (1,),
         "encoder_hidden_states": ("batch", "sequence", 4096),
         "pooled_projections": ("batch", 2048),
+        "skip_layers": ("batch", 24),
     }
     assert checkpoint.dims["height"] == DimSpec(max=3072, multiple_of=16)
     assert [spec.shape for spec in checkpoint.component("text_encoder_3").outputs] == [("batch", "sequence", 4096)]

@@ -123,6 +123,9 @@ def write_tiny_controlnet(folder: Path, base: str, name: str) -> None:
     import diffusers
     import torch
 
+    if "transformer" in VARIANTS[base].parts:
+        write_tiny_sd3_controlnet(folder, base, name)
+        return
     odd = {"controlnet_conditioning_channel_order": "bgr"} if name == "pooled" else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(zlib.crc32(name.encode()))
@@ -134,6 +137,34 @@ def write_tiny_controlnet(folder: Path, base: str, name: str) -> None:
             made = diffusers.ControlNetModel.from_config({**made.config, "in_channels": 4})
         if name == "pooled":
             made.register_to_config(global_pool_conditions=True)
+        for parameter in made.parameters():
+            if not parameter.any():
+                parameter.data = 0.1 * torch.randn(parameter.shape)
+    made.save_pretrained(folder)
+
+
+def write_tiny_sd3_controlnet(folder: Path, base: str, name: str) -> None:
+    """Write an `SD3ControlNetModel` for the variant `base` of `VARIANTS`; all its weights are random.
+
+    Args:
+        folder: Where.
+        base: Whose transformer it fits.
+        name: Another name gives other weights. "stability" has single attention, no text and no positions of its own;
+            "masked" takes a mask; "pooled" takes the pooled prompt.
+    """
+    import diffusers
+    import torch
+
+    kinds = {
+        "stability": {"joint_attention_dim": None, "use_pos_embed": False, "force_zeros_for_pooled_projection": False},
+        "masked": {"extra_conditioning_channels": 1, "force_zeros_for_pooled_projection": False},
+        "pooled": {"force_zeros_for_pooled_projection": False, "dual_attention_layers": (0,), "qk_norm": "rms_norm"},
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(zlib.crc32(name.encode()))
+        config = {key: value for key, value in VARIANTS[base].parts["transformer"]().config.items() if key[0] != "_"}
+        usual = {**config, "in_channels": 16, "num_layers": 2, "dual_attention_layers": (), "qk_norm": None}
+        made = diffusers.SD3ControlNetModel(**{**usual, **kinds.get(name, {})})
         for parameter in made.parameters():
             if not parameter.any():
                 parameter.data = 0.1 * torch.randn(parameter.shape)

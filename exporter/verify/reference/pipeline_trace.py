@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from diffoundry.exporter.component import Component
 from diffoundry.exporter.components.network_module import NetworkModule
-from diffoundry.exporter.reference.pipeline import call_pipeline, network, reference_arguments
+from diffoundry.exporter.reference.pipeline import call_pipeline, encodes_control_images, network, reference_arguments
 from diffoundry.exporter.verify.reference.image_prompt_feeds import image_prompt_feeds
 from diffoundry.exporter.verify.request import Settings
 from diffoundry.exporter.verify.run_result import result_of
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.engines.plugins import resolve
 from diffoundry.runtime.models.attention_control import ATTENTION_MAPS
+from diffoundry.runtime.pipelines.controlnet import CONTROL_SEED
 
 __all__ = ["NetworkCall", "Trace", "generate_reference", "record_calls", "to_numpy"]
 
@@ -91,13 +92,17 @@ def generate_reference(
 
     with torch.random.fork_rng(devices=[]):
         # The global generator, since some pipelines pass none to their scheduler, such as DiTPipeline.
+        generator = torch.manual_seed(seed)
+        if encodes_control_images(pipeline):  # with the global generator; a bundle with one of its own
+            generator = torch.Generator().manual_seed(seed)
+            torch.manual_seed(CONTROL_SEED)
         output = call_pipeline(
             pipeline,
             prompt,
             keep,
             watch=settings.watch,
             **{"output_type": "np", **reference_arguments(pipeline, settings.image_arguments())},
-            generator=torch.manual_seed(seed),
+            generator=generator,
         )
     result = result_of(output)
     return Trace(prompt=prompt, seed=seed, timesteps=tuple(timesteps), latents=tuple(latents), result=result)

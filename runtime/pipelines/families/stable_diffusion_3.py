@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from diffoundry.runtime.checks.arguments import as_list, check_embeddings, check_texts
+from diffoundry.runtime.checks.arguments import as_list, check_embeddings, check_number, check_texts, is_whole
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.clip_text import CLIPTextModel
@@ -15,14 +15,15 @@ from diffoundry.runtime.models.sd3_transformer_2d import SD3Transformer2DModel
 from diffoundry.runtime.models.t5_encoder import T5EncoderModel
 from diffoundry.runtime.pipelines.families.base import EncodeOptions, Family
 from diffoundry.runtime.pipelines.families.clip_skip import check_clip_skip
-from diffoundry.runtime.pipelines.guidance import Condition
-from diffoundry.runtime.pipelines.inputs import PromptInputs
+from diffoundry.runtime.pipelines.guidance import ClassifierFreeGuidance, Condition, Guidance
+from diffoundry.runtime.pipelines.inputs import CommonInputs, PromptInputs
+from diffoundry.runtime.pipelines.skip_layer_guidance import SkipLayerGuidance
 
 __all__ = ["SD3PromptInputs", "StableDiffusion3"]
 
 _MOST_TOKENS = 512
 _T5 = "text_encoder_3"
-_SKIPS = ("skip_guidance_layers", "skip_layer_guidance_scale", "skip_layer_guidance_start", "skip_layer_guidance_stop")
+_SKIPS = ("skip_layer_guidance_scale", "skip_layer_guidance_start", "skip_layer_guidance_stop")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -38,10 +39,11 @@ class SD3PromptInputs(PromptInputs):
         negative_pooled_prompt_embeds: The same of `negative_prompt_embeds`.
         clip_skip: Further layers of both CLIP text encoders that are skipped, not for the negative prompts.
         max_sequence_length: Tokens of T5.
-        skip_guidance_layers: Refused, as the three that follow: the transformer is exported with all its layers.
-        skip_layer_guidance_scale: Refused.
-        skip_layer_guidance_start: Refused.
-        skip_layer_guidance_stop: Refused.
+        skip_guidance_layers: Numbers of the layers that are skipped for skip-layer guidance, from 0; None is off.
+            Recommended for 3.5 Medium are 7, 8 and 9. It needs guidance, and a further call of the denoiser in a step.
+        skip_layer_guidance_scale: Factor of its term; None is 2.8.
+        skip_layer_guidance_start: The fraction of the steps after which it begins; None is 0.01.
+        skip_layer_guidance_stop: The fraction of the steps before which it ends; None is 0.2.
     """
 
     prompt_2: str | Sequence[str] | None = None
@@ -60,12 +62,7 @@ class SD3PromptInputs(PromptInputs):
     def check(self) -> None:
         """See `PromptInputs.check`."""
         PromptInputs.check(self)
-        for name in _SKIPS:
-            if getattr(self, name) is not None:
-                raise InputError(
-                    f"{name}: got {getattr(self, name)!r}, expected none: the transformer of a bundle runs all its "
-                    f"layers; leave it out"
-                )
+        self._check_skips()
         for name, embeddings in (("prompt", self.prompt_embeds), ("negative_prompt", self.negative_prompt_embeds)):
             for text in (f"{name}_2", f"{name}_3"):
                 check_texts(text, getattr(self, text), self.count)
@@ -81,12 +78,28 @@ class SD3PromptInputs(PromptInputs):
         if not isinstance(length, int) or not 2 <= length <= _MOST_TOKENS:
             raise InputError(f"max_sequence_length: got {length!r}, expected a whole number from 2 to {_MOST_TOKENS}")
 
+    def _check_skips(self) -> None:
+        """Refuse arguments of skip-layer guidance that are out of range, or mean nothing without its layers."""
+        layers = self.skip_guidance_layers
+        for name in _SKIPS:
+            value = getattr(self, name)
+            if value is not None and layers is None:
+                raise InputError(f"{name} needs skip_guidance_layers, the numbers of the layers to skip; pass both")
+            if value is not None:
+                check_number(name, value, 0, np.inf if name == _SKIPS[0] else 1.0)
+        whole = layers is None or (isinstance(layers, Sequence | np.ndarray) and all(map(is_whole, layers)))
+        if not whole or (layers is not None and not len(layers)):
+            raise InputError(
+                f"skip_guidance_layers: got {layers!r}, expected a list of numbers of layers, such as [7, 8, 9]"
+            )
+
 
 class StableDiffusion3(Family):
     """Two CLIP text encoders and T5, which a bundle may lack: zeros are its hidden states then.
 
     Esser et al. 2024, https://arxiv.org/abs/2403.03206. diffusers: `StableDiffusion3Pipeline`,
-    `StableDiffusion3Img2ImgPipeline`, `StableDiffusion3InpaintPipeline`.
+    `StableDiffusion3Img2ImgPipeline`, `StableDiffusion3InpaintPipeline`, `StableDiffusion3ControlNetPipeline`,
+    `StableDiffusion3ControlNetInpaintingPipeline`.
     """
 
     Inputs: ClassVar[type[PromptInputs]] = SD3PromptInputs
@@ -95,6 +108,7 @@ class StableDiffusion3(Family):
         "image_to_image": {"strength": 0.6, "guidance_scale": 7.0},
         "inpainting": {"strength": 0.6, "guidance_scale": 7.0},
     }
+    controlnet_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {"text_to_image": defaults["text_to_image"]}
     scales_latents: ClassVar[bool] = False
     tasks: ClassVar[tuple[str, ...] | None] = ("text_to_image", "image_to_image", "inpainting")
     callback_tensors: ClassVar[Mapping[str, str]] = {
@@ -108,6 +122,51 @@ class StableDiffusion3(Family):
         self._clip = tuple(CLIPTextModel(session, name) for name in ("text_encoder", "text_encoder_2"))
         self._t5 = T5EncoderModel(session, _T5) if _T5 in session.bundle.components else None
         self.text_encoders = self._clip if self._t5 is None else (*self._clip, self._t5)
+
+    def guidance(self, inputs: CommonInputs, prompts: SD3PromptInputs, task: Any) -> Guidance:
+        """See `Family`: with skip-layer guidance where the call names layers."""
+        plain = Family.guidance(self, inputs, prompts, task)
+        if prompts.skip_guidance_layers is None:
+            return plain
+        skipped = self._skipped(prompts.skip_guidance_layers)
+        if not isinstance(plain, ClassifierFreeGuidance):
+            raise InputError(
+                f"skip_guidance_layers: got {list(prompts.skip_guidance_layers)} with a guidance_scale of "
+                f"{inputs.guidance_scale:g}, expected more than 1, since it is added to guidance; raise it"
+            )
+        scale, start, stop = (getattr(prompts, name) for name in _SKIPS)
+        steps = inputs.num_inference_steps
+        for own in (inputs.timesteps, inputs.sigmas):
+            steps = steps if own is None else len(own)
+        return SkipLayerGuidance(
+            scale=plain.scale,
+            rescale=plain.rescale,
+            skipped=skipped,
+            skip_scale=2.8 if scale is None else scale,
+            first=steps * (0.01 if start is None else start),
+            last=steps * (0.2 if stop is None else stop),
+        )
+
+    def _skipped(self, numbers: Sequence[int]) -> FloatArray:
+        """Return the transformer's input for layers to skip, float32 (1, layers).
+
+        Raises:
+            InputError: The transformer has no such layer, or the bundle is of a version whose graph skips none.
+        """
+        count = self.denoiser.layers
+        if count is None:
+            raise InputError(
+                "skip_guidance_layers: this bundle is of a version without skip-layer guidance; export it again"
+            )
+        for number in numbers:
+            if not 0 <= number < count:
+                raise InputError(
+                    f"skip_guidance_layers: got {number}, expected numbers from 0 to {count - 1}: the transformer has "
+                    f"{count} layers"
+                )
+        skipped = np.zeros((1, count), np.float32)
+        skipped[:, list(numbers)] = 1.0
+        return skipped
 
     def encode(self, inputs: SD3PromptInputs, options: EncodeOptions) -> Condition:
         """See `Family`. diffusers: `StableDiffusion3Pipeline.encode_prompt`."""

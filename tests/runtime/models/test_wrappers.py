@@ -151,5 +151,5 @@ def test_a_controlnet_with_an_unknown_input_is_refused():
     opened = session({})
     opened.inputs = lambda _: [TensorSpec(name=name, dtype="float32", shape=()) for name in ("sample", "x")]
     net = ControlNetModel(opened, "controlnet")
-    with pytest.raises(BundleError, match="component 'controlnet': got the input 'x', expected only sample, timestep"):
+    with pytest.raises(BundleError, match="component 'controlnet': got the input 'x', expected only timestep, sample"):
         net(np.zeros((1, 4, 8, 8), np.float32), 1.0, {}, np.zeros((1, 3, 64, 64), np.float32))

@@ -40,6 +40,15 @@ CASES = {
     "tokens of T5": {"max_sequence_length": 40, "prompt_3": "the table of rows " * 20},
     "skipped layers": {"clip_skip": 1, "negative_prompt": "blue"},
     "sigmas": {"sigmas": [1.0, 0.7, 0.2]},
+    "skip-layer guidance": {"skip_guidance_layers": [1], "skip_layer_guidance_stop": 0.9, "num_images_per_prompt": 2},
+    "from a later step": {
+        "skip_guidance_layers": [0, 1],
+        "skip_layer_guidance_start": 0.3,
+        "negative_prompt": "blue",
+        "skip_layer_guidance_stop": 1.0,
+        "skip_layer_guidance_scale": 1.5,
+        "height": 80,
+    },
 }
 
 
@@ -148,10 +157,27 @@ def test_a_callback_sees_and_changes_what_diffusers_does(sd3, theirs):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"skip_guidance_layers": [0]}, r"skip_guidance_layers: got \[0\], expected none: the transformer of a bundle"),
-        ({"skip_layer_guidance_scale": 2.8}, "skip_layer_guidance_scale: got 2.8, expected none"),
-        ({"skip_layer_guidance_start": 0.01}, "skip_layer_guidance_start: got 0.01, expected none"),
-        ({"skip_layer_guidance_stop": 0.2}, "skip_layer_guidance_stop: got 0.2, expected none"),
+        (
+            {"skip_guidance_layers": [2]},
+            "skip_guidance_layers: got 2, expected numbers from 0 to 1: the transformer has",
+        ),
+        (
+            {"skip_guidance_layers": "all"},
+            "skip_guidance_layers: got 'all', expected a list of numbers of layers, such",
+        ),
+        ({"skip_guidance_layers": []}, r"skip_guidance_layers: got \[\], expected a list of numbers of layers, such"),
+        (
+            {"skip_guidance_layers": [0], "guidance_scale": 1.0},
+            r"skip_guidance_layers: got \[0\] with a guidance_scale of 1, expected more than 1, since it is added to",
+        ),
+        (
+            {"skip_layer_guidance_scale": 2.8},
+            "skip_layer_guidance_scale needs skip_guidance_layers, the numbers of the",
+        ),
+        (
+            {"skip_guidance_layers": [0], "skip_layer_guidance_start": 2},
+            "skip_layer_guidance_start: got 2, expected a number of at least 0 and at most 1",
+        ),
         ({"max_sequence_length": 513}, "max_sequence_length: got 513, expected a whole number from 2 to 512"),
         ({"clip_skip": 2}, "clip_skip: got 2, expected a whole number from 0 to 1"),
         ({"prompt_3": ["a", "b"]}, "prompt_3: got 2 entries, expected a string or 1 of them"),

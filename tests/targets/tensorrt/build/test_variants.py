@@ -21,7 +21,13 @@ INPUTS = {
     ("xl-inpaint", "unet"): SIZES,
     ("inpaint", "unet"): CONDITIONS,
     ("instruct", "unet"): CONDITIONS,
-    ("sd3", "transformer"): ["hidden_states", "timestep", "encoder_hidden_states", "pooled_projections"],
+    ("sd3", "transformer"): [
+        "hidden_states",
+        "timestep",
+        "encoder_hidden_states",
+        "pooled_projections",
+        "skip_layers",
+    ],
     ("sd3", "text_encoder_3"): ["input_ids"],
 }
 CHANNELS = {"inpaint": 9, "xl-inpaint": 9, "instruct": 8}

@@ -1,0 +1,160 @@
+"""SD3ControlNetModel: the inputs of Stable Diffusion 3's transformer and control latents to residuals of its blocks.
+
+diffusers: `SD3ControlNetModel`. Published ones are of InstantX, of Alimama for inpainting, and of Stability AI for 3.5.
+"""
+
+from functools import partial
+from typing import Any
+
+from diffoundry.exporter.component import Call, Component, ComponentKind, Configs, read_integer
+from diffoundry.exporter.components.latents import latent_dims
+from diffoundry.runtime.bundle.dims import parse_size
+from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
+from diffoundry.runtime.errors import ConfigError
+from diffoundry.runtime.formats.config_values import MAX_SIDE, flag, integer, refuse
+from diffoundry.runtime.models.controlnet import block_residual_name, is_controlnet
+from diffoundry.runtime.models.roles import CONTROLNET
+
+__all__ = ["SD3_CONTROLNET_CLASS", "block_residuals", "sd3_controlnet"]
+
+SD3_CONTROLNET_CLASS = ("diffusers", "SD3ControlNetModel")
+
+_TRANSFORMER = "transformer"
+
+_SAME = (
+    ("in_channels", 16),
+    ("patch_size", 2),
+    ("num_attention_heads", 18),
+    ("attention_head_dim", 64),
+    ("joint_attention_dim", 4096),
+    ("pooled_projection_dim", 2048),
+)
+"""Fields that a ControlNet has in common with its transformer, and diffusers' defaults."""
+
+
+def sd3_controlnet(name: str, *, tokens: int) -> ComponentKind:
+    """Declare the ControlNet of this name: "controlnet", "controlnet_1" ...
+
+    Args:
+        name: As said.
+        tokens: As in `sd3_transformer`.
+    """
+    classes = (":".join(SD3_CONTROLNET_CLASS),)
+    return ComponentKind(name=name, source=name, classes=classes, describe=partial(_describe, name, tokens))
+
+
+def block_residuals(configs: Configs) -> tuple[TensorSpec, ...]:
+    """Describe the residuals that the transformer takes of a checkpoint's ControlNets; none without any.
+
+    Each is added after several blocks: of 24 blocks and 6 residuals, the first one after the first four. diffusers:
+    `interval_control` in `SD3Transformer2DModel.forward`.
+
+    Raises:
+        ConfigError: The ControlNets have different numbers of blocks, so that their residuals cannot be added.
+    """
+    names = [name for name in configs if is_controlnet(name)]
+    if not names:
+        return ()
+    counts = {name: read_integer(configs, name, "num_layers", 18) for name in names}
+    for name, count in counts.items():
+        if count != counts[names[0]]:
+            raise ConfigError(
+                f"{name}/config.json: field 'num_layers': got {count}, but {names[0]} has {counts[names[0]]}; only "
+                f"residuals of as many blocks can be added; export a bundle for each"
+            )
+    height, width = latent_dims(configs)
+    patch = read_integer(configs, _TRANSFORMER, "patch_size", 2)
+    sides = tuple(f"{size.symbol}/{size.divisor * patch}" for size in map(parse_size, (height, width)))
+    channels = read_integer(configs, _TRANSFORMER, "num_attention_heads", 18)
+    channels *= read_integer(configs, _TRANSFORMER, "attention_head_dim", 64)
+    return tuple(
+        TensorSpec(name=block_residual_name(index), dtype="float32", shape=("batch", *sides, channels))
+        for index in range(counts[names[0]])
+    )
+
+
+def _describe(name: str, tokens: int, configs: Configs) -> Component:
+    _check(name, configs)
+    height, width = latent_dims(configs)
+    factor = parse_size(height).divisor
+    config, patch = configs[name], read_integer(configs, name, "patch_size", 2)
+    latent = read_integer(configs, name, "in_channels", 16)
+    joint = config.get("joint_attention_dim", 4096)
+    text = TensorSpec(name="encoder_hidden_states", dtype="float32", shape=("batch", "sequence", joint or 1))
+    outputs = block_residuals(configs)
+    return Component(
+        name=name,
+        role=CONTROLNET,
+        network=SD3_CONTROLNET_CLASS[1],
+        source=name,
+        inputs=(
+            TensorSpec(name="hidden_states", dtype="float32", shape=("batch", latent, height, width)),
+            TensorSpec(name="timestep", dtype="float32", shape=(1,)),
+            *([text] if joint else []),
+            TensorSpec(
+                name="pooled_projections",
+                dtype="float32",
+                shape=("batch", read_integer(configs, name, "pooled_projection_dim", 2048)),
+            ),
+            TensorSpec(
+                name="controlnet_cond",
+                dtype="float32",
+                shape=("batch", latent + _extra_channels(name, configs), height, width),
+            ),
+        ),
+        outputs=outputs,
+        example={
+            "batch": 2, "sequence": 7, height: 5 * patch, width: 7 * patch,
+            "height": 5 * patch * factor, "width": 7 * patch * factor,
+        },
+        call=Call(
+            results={spec.name: f"controlnet_block_samples.{index}" for index, spec in enumerate(outputs)},
+        ),
+        sizes=_sizes(config, name, patch * factor),
+        usual={"sequence": tokens} if joint else {},
+        wrapper="diffoundry.exporter.components.sd3_transformer_module:SD3ControlNetModule",
+    )  # fmt: skip
+
+
+def _sizes(config: Any, name: str, step: int) -> dict[str, DimSpec]:
+    """Return the sizes in pixels for which a ControlNet's own table has positions."""
+    subject = f"{name}/config.json"
+    own = flag(config, "use_pos_embed", default=True, subject=subject) and config.get("pos_embed_type", "sincos")
+    positions = integer(config, "pos_embed_max_size", 96, subject=subject, maximum=MAX_SIDE) if own else None
+    sides = DimSpec(max=None if positions is None else positions * step, multiple_of=step)
+    return {"height": sides, "width": sides}
+
+
+def _extra_channels(name: str, configs: Configs) -> int:
+    """Read the channels of the condition besides the latents of the image: none, or a mask.
+
+    Raises:
+        ConfigError: More, which no pipeline of diffusers feeds.
+    """
+    extra = configs[name].get("extra_conditioning_channels", 0)
+    if extra not in (0, 1):
+        raise refuse(f"{name}/config.json", "extra_conditioning_channels", extra, "0, or 1 for a mask")
+    return int(extra)
+
+
+def _check(name: str, configs: Configs) -> None:
+    """Check that a ControlNet matches its transformer."""
+    latent = read_integer(configs, "vae", "latent_channels", 4)
+    shared = not flag(configs[name], "use_pos_embed", default=True, subject=f"{name}/config.json")
+    if shared and read_integer(configs, _TRANSFORMER, "in_channels", 16) != latent:
+        raise ConfigError(
+            f"{name}/config.json: field 'use_pos_embed': got false with a transformer for inpainting, expected one of "
+            f"{latent} channels: the ControlNet embeds latents with the transformer's weights"
+        )
+    for field, default in _SAME:
+        if field == "joint_attention_dim" and configs[name].get(field, default) is None:
+            continue  # it reads no text
+        found = read_integer(configs, name, field, default)
+        other = read_integer(configs, _TRANSFORMER, field, default)
+        if field == "in_channels":  # it sees latents alone, also beside a transformer for inpainting
+            other = latent
+        if found != other:
+            raise ConfigError(
+                f"{name}/config.json: field {field!r}: got {found}, but the transformer has {other}; this ControlNet "
+                f"was made for another kind of checkpoint"
+            )

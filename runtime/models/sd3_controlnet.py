@@ -1,0 +1,48 @@
+"""SD3ControlNetModel: control latents that guide the transformer of Stable Diffusion 3, as residuals of its blocks."""
+
+import numpy as np
+
+from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.formats.config_values import flag, integer
+from diffoundry.runtime.models.controlnet import ControlNetModel
+from diffoundry.runtime.models.protocols import Feeds, FloatArray
+
+__all__ = ["SD3ControlNetModel"]
+
+
+class SD3ControlNetModel(ControlNetModel):
+    """Runs one ControlNet. diffusers: `SD3ControlNetModel`.
+
+    Attributes:
+        takes_mask: True if it takes a mask beside the image, as those for inpainting do.
+        shifts_latents: True if the VAE's `shift_factor` counts for the control image. InstantX trained without it.
+    """
+
+    encodes_image = True
+
+    def __init__(self, session: EngineSession, component: str) -> None:
+        """See `ControlNetModel`."""
+        ControlNetModel.__init__(self, session, component)
+        config, subject = session.bundle.config(component), f"{component}/config.json"
+        self.takes_mask = integer(config, "extra_conditioning_channels", 0, subject=subject, minimum=0) > 0
+        forced = flag(config, "force_zeros_for_pooled_projection", default=True, subject=subject)
+        # diffusers: `StableDiffusion3ControlNetPipeline`, and that for inpainting, which looks at no config.
+        self.shifts_latents = self.takes_mask or not forced
+        self._pooled_zeros = self.takes_mask or forced
+
+    def __call__(
+        self,
+        sample: FloatArray,
+        timestep: float,
+        conditioning: Feeds,
+        image: FloatArray,
+        *,
+        scale: float = 1.0,
+        guess_mode: bool = False,  # noqa: ARG002
+    ) -> dict[str, FloatArray]:
+        """See `ControlNetModel`; the image is latents, with the mask where it takes one. It has no guess mode."""
+        pooled = conditioning["pooled_projections"]
+        if self._pooled_zeros:
+            pooled = np.zeros_like(pooled)
+        offered = {"hidden_states": sample, "controlnet_cond": image, **conditioning, "pooled_projections": pooled}
+        return {name: array * np.float32(scale) for name, array in self._run(timestep, offered).items()}
