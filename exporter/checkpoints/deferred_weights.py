@@ -102,6 +102,10 @@ class DeferredWeights(_Mode):  # type: ignore[misc]  # as above
         if hasattr(init, _TRUNCATED):
             self._truncated.stop()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return these weights themselves: a copy of their module that keeps its weights has the same."""
+        return self
+
     def __torch_dispatch__(
         self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
