@@ -138,6 +138,13 @@ class PipelineBase:
         """Return the arguments that the result of a pipeline before this one may fill, as `handed_shapes`."""
         return {}
 
+    def start_arguments(self) -> dict[str, str | None]:
+        """Return the arguments of a chain with this last pipeline that start it from an image, to those of this one.
+
+        The pipelines before get them too. Those that are None here are for them alone.
+        """
+        return {}
+
     def handed_over(self, result: Any) -> dict[str, Any]:
         """Return the values of `handed_shapes` of a finished run."""
         raise NotImplementedError

@@ -53,7 +53,8 @@ class ChainedPipeline(PipelineBase):
 
     Arguments belong to the last pipeline, but for prompts, which both get, and for those with the prefix "prior_",
     which a prior gets. A prior also gets those that it alone takes. Of a base model and a refiner both get every
-    argument that they take. `denoising_end` is where the refiner goes on.
+    argument that they take. `denoising_end` is where the refiner goes on. Both stages of DeepFloyd IF start from an
+    `image`, where there is one.
 
     Attributes:
         first: Its result is not shown.
@@ -99,7 +100,13 @@ class ChainedPipeline(PipelineBase):
         own = self.first.argument_names
         prefixed = {f"{_PRIOR}{name}" for name in own} | own if not self.first.makes_images else own
         handed = self.first.handed_shapes().keys()
-        return frozenset({*prefixed, *self.last.argument_names, *(set(_FOR_ALL) & own)} - handed)
+        names = {*prefixed, *self.last.argument_names, *(set(_FOR_ALL) & own)} - handed
+        return frozenset(names | self.start_arguments().keys())
+
+    def start_arguments(self) -> dict[str, str | None]:
+        """See `PipelineBase`: those of the last pipeline, or of the first where it is a chain."""
+        starts = dict.fromkeys(self.first.start_arguments(), None) if isinstance(self.first, ChainedPipeline) else {}
+        return {**starts, **self.last.start_arguments()}
 
     @property
     def bundle_name(self) -> str:
@@ -239,8 +246,14 @@ class ChainedPipeline(PipelineBase):
         own, others = self.first.argument_names, self.last.argument_names
         first: dict[str, Any] = {}
         last: dict[str, Any] = {}
+        starts = self.start_arguments() if arguments.get("image") is not None else {}
         for name, value in arguments.items():
             if value is None or name in ("seed", "generator"):
+                continue
+            if name in starts:
+                first[name] = value
+                if starts[name] is not None:
+                    last[str(starts[name])] = value
                 continue
             if name in self.first.handed_shapes():
                 raise InputError(

@@ -112,6 +112,10 @@ class DeepFloydSuperResolution(Cascade):
         """See `PipelineBase`."""
         return {"image": _PIXELS}
 
+    def start_arguments(self) -> dict[str, str | None]:
+        """See `PipelineBase`: the first stage takes the image as `image`, and this one enlarges what it makes of it."""
+        return {"image": ORIGINAL, "mask_image": "mask_image", "strength": "strength"}
+
     def handed_shapes(self) -> dict[str, tuple[int | str, ...]]:
         """See `PipelineBase`: pixels in 0..1, for an x4 upscaler as the third stage."""
         return {"image": ("images", "height", "width", 3)}

@@ -69,6 +69,7 @@ def numbers(*shape, seed=0):
 
 
 MASK = fromarray(np.pad(np.full((4, 6), 255, np.uint8), ((3, 5), (2, 8))))
+MASK_LARGE = MASK.resize((24, 20))
 TWO = ["a red apple", "A Cat "]
 
 CASES = {
@@ -234,6 +235,30 @@ def test_both_stages_are_a_chain(bundle, theirs):
     np.testing.assert_allclose(images, large, atol=1e-3)
 
 
+STARTS = {
+    "IFImg2Img{}Pipeline": {"prompt": "a red apple", "image": picture(24, 20), "strength": 0.6},
+    "IFInpainting{}Pipeline": {"prompt": TWO, "image": [picture(24, 20), picture(24, 20, 1)], "mask_image": MASK_LARGE},
+}
+
+
+def test_a_chain_starts_from_an_image(bundle, theirs):
+    """Both stages do, as in diffusers' documentation of the pipelines."""
+    ours = chain(*(load(bundle(name), target="onnxruntime", safety_checker=False) for name in (FIRST, SECOND)))
+    common = {"num_inference_steps": 5, "guidance_scale": 3.0}
+    for name, arguments in STARTS.items():
+        both = {**common, **arguments, "generator": torch.Generator().manual_seed(0)}
+        small = theirs(name.format(""))(**both, output_type="pt").images
+        both["original_image"] = both.pop("image")
+        large = theirs(name.format("SuperResolution"))(image=small, **both, noise_level=100, output_type="np").images
+        run = ours.start(**arguments, **common, noise_level=100, seed=0, output_type="np")
+        images = run.finish().images
+        assert images.shape == large.shape
+        np.testing.assert_allclose(images, large, atol=1e-3)
+        assert run.arguments["image"] is arguments["image"]
+    with pytest.raises(InputError, match="strength: got 0.5 without an image that it acts on"):
+        ours.start("a cat", strength=0.5)
+
+
 def test_three_stages_are_a_chain(bundle, system_checkpoint, exported, theirs):
     """The third is an x4 upscaler."""
     folder = system_checkpoint("upscaler", make_upscaler)
@@ -252,6 +277,10 @@ def test_three_stages_are_a_chain(bundle, system_checkpoint, exported, theirs):
     images = run.finish().images
     assert images.shape == expected.shape == (1, 64, 64, 3)
     np.testing.assert_allclose(images, expected, atol=1e-3)
+    few = {"num_inference_steps": 4, "strength": 0.5, "seed": 0}
+    begun = ours.start("a cat", image=picture(40, 20), **few, output_type="np")
+    assert [step.stage for step in begun] == ["denoising"] * 2 + ["first"] * 2 + ["last"] * 4
+    assert begun.finish().images.shape == (1, 64, 128, 3)
 
 
 FIRST_ERRORS = {
@@ -357,9 +386,14 @@ def test_options_of_generate(bundle, tmp_path):
     saved = open_image(output)
     np.testing.assert_array_equal(np.asarray(saved), np.asarray(expected))
     assert "clean_caption" in saved.text["diffoundry"]
-    chained = CliRunner().invoke(
-        generate,
-        [f"{bundle(FIRST)}+{folder}", "a cat", "--steps=2", "--seed=0", "--no-safety-checker", f"-o{tmp_path}/all.png"],
-    )
-    assert chained.exit_code == 0, chained.output
+    chained = [f"{bundle(FIRST)}+{folder}", "a cat", "--steps=2", "--seed=0", "--no-safety-checker"]
+    result = CliRunner().invoke(generate, [*chained, f"-o{tmp_path}/all.png"])
+    assert result.exit_code == 0, result.output
     assert open_image(tmp_path / "all.png").size == (16, 16)
+    start = [f"--image={files['original_image']}", f"--mask={files['mask_image']}", "--strength=0.5"]
+    result = CliRunner().invoke(generate, [*chained, *start, f"-o{tmp_path}/part.png"])
+    assert result.exit_code == 0, result.output
+    both = chain(*(load(one, safety_checker=False) for one in (bundle(FIRST), folder)))
+    given = {"image": images["original_image"], "mask_image": images["mask_image"]}
+    (expected,) = both("a cat", num_inference_steps=2, strength=0.5, seed=0, **given).images
+    np.testing.assert_array_equal(np.asarray(open_image(tmp_path / "part.png")), np.asarray(expected))
