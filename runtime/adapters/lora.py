@@ -13,7 +13,9 @@ from diffoundry.runtime.adapters.lora_names import LayerNames, TensorName, kind_
 from diffoundry.runtime.adapters.lora_scales import read_scales
 from diffoundry.runtime.bundle.specs import AdapterSpec
 from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.formats.mmdit_keys import OriginalLayer
 from diffoundry.runtime.formats.safetensors import Safetensors
+from diffoundry.runtime.models.roles import DENOISER_FOLDERS
 
 __all__ = ["Factors", "Host", "Lora", "join_factors", "read_lora"]
 
@@ -70,9 +72,17 @@ class Lora:
 
 @dataclass(slots=True)
 class _Layer:
-    """The tensors of a file for one layer: part to name."""
+    """The tensors of a file for one layer.
+
+    Attributes:
+        parts: Part to name.
+        whole: The layers whose rows are joined in these tensors, this one among them.
+        swapped: True if the two halves of its rows are in the other order.
+    """
 
     parts: dict[str, str] = field(default_factory=dict)
+    whole: tuple[str, ...] = ()
+    swapped: bool = False
 
 
 def read_lora(path: Path, hosts: Mapping[str, Host], present: Collection[str]) -> Lora:
@@ -99,7 +109,9 @@ def read_lora(path: Path, hosts: Mapping[str, Host], present: Collection[str]) -
     scales, notes = read_scales(file, {layer: found.parts for layer, found in layers.items()})
     factors: dict[str, dict[str, Factors]] = defaultdict(dict)
     for (component, layer), found in layers.items():
-        factors[component][layer] = _factors(file, found, hosts[component].layers[layer], scales[component, layer])
+        shapes = hosts[component].layers
+        rows = _rows(layer, found.whole, shapes)
+        factors[component][layer] = _factors(file, found, shapes[layer], rows, scales[component, layer])
     return Lora(path=path, factors=dict(factors), unused=unused, notes=tuple(notes))
 
 
@@ -116,24 +128,26 @@ def _sorted(
 ) -> tuple[dict[tuple[str, str], _Layer], tuple[str, ...]]:
     """Return the tensors by component and layer, and the names of those that belong to no component."""
     names = {component: LayerNames(host.layers, host.config) for component, host in hosts.items()}
+    denoiser = next((name for name in DENOISER_FOLDERS if name in present), DENOISER_FOLDERS[0])
     layers: dict[tuple[str, str], _Layer] = defaultdict(_Layer)
     unused = []
     for tensor in file:
-        said = parse_name(tensor)
+        said = parse_name(tensor, denoiser)
         if said is None:
             unused.append(tensor)
             continue
         if said.component in present and said.component not in hosts:
             continue
-        layer = _find(file, tensor, said, names, present)
-        part = str(said.part)
-        parts = layers[said.component, layer].parts
-        if part in parts:
-            raise InputError(
-                f"LoRA {file.path}: tensors {parts[part]!r} and {tensor!r} are both for {said.component} {layer}, "
-                f"expected one; the file mixes two formats"
-            )
-        parts[part] = tensor
+        place, part = _find(file, tensor, said, names, present), str(said.part)
+        for layer in place.layers:
+            found = layers[said.component, layer]
+            if part in found.parts:
+                raise InputError(
+                    f"LoRA {file.path}: tensors {found.parts[part]!r} and {tensor!r} are both for {said.component} "
+                    f"{layer}, expected one; the file mixes two formats"
+                )
+            found.parts[part] = tensor
+            found.whole, found.swapped = place.layers, place.swapped
     for (component, layer), found in layers.items():
         missing = {"down", "up"} - found.parts.keys()
         if missing:
@@ -146,7 +160,7 @@ def _sorted(
 
 def _find(
     file: Safetensors, tensor: str, said: TensorName, names: Mapping[str, LayerNames], present: Collection[str]
-) -> str:
+) -> OriginalLayer:
     if said.component not in names:
         raise InputError(
             f"LoRA {file.path}: tensor {tensor!r} is for a {said.component}, expected one for "
@@ -154,34 +168,49 @@ def _find(
         )
     if said.part is None:
         raise InputError(_describe_other_kind(file.path, tensor))
-    layer = names[said.component].find(said.layer)
-    if layer is None:
+    place = names[said.component].find(said.layer)
+    if place is None:
         raise InputError(
             f"LoRA {file.path}: tensor {tensor!r} is for a layer that the bundle's {said.component} does not have; "
             f"it was trained for another model"
         )
-    return layer
+    return place
 
 
-def _factors(file: Safetensors, found: _Layer, weight: tuple[int, ...], scale: float) -> Factors:
+def _rows(layer: str, whole: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int, int]:
+    """Return the first row of a layer in the joined ones, the first row after it, and the number of all."""
+    first = 0
+    for name in whole:
+        if name == layer:
+            break
+        first += shapes[name][0]
+    return first, first + shapes[layer][0], sum(shapes[name][0] for name in whole)
+
+
+def _factors(
+    file: Safetensors, found: _Layer, weight: tuple[int, ...], rows: tuple[int, int, int], scale: float
+) -> Factors:
     names = found.parts["down"], found.parts["up"]
-    down, up = (file.entries[name].shape for name in names)
-    rank = down[0] if down else 0
+    shapes = [file.entries[name].shape for name in names]
+    rank = shapes[0][0] if shapes[0] else 0
     for name, shape, expected in (
-        (names[0], down, ("rank", *weight[1:])),
-        (names[1], up, (weight[0], rank, *(1 for _ in weight[2:]))),
+        (names[0], shapes[0], ("rank", *weight[1:])),
+        (names[1], shapes[1], (rows[2], rank, *(1 for _ in weight[2:]))),
     ):
         if rank == 0 or shape != tuple(rank if size == "rank" else size for size in expected):
             raise InputError(
                 f"LoRA {file.path}: tensor {name!r}: got shape {shape}, expected "
-                f"({', '.join(map(str, expected))}) for a weight of {weight} in the bundle; "
+                f"({', '.join(map(str, expected))}) for a weight of {(rows[2], *weight[1:])} in the bundle; "
                 f"it was trained for a model of another width"
             )
     factors = [file.read(name) for name in names]
     for name, values in zip(names, factors, strict=True):
         if not np.isfinite(values).all():
             raise InputError(f"LoRA {file.path}: tensor {name!r}: got numbers that are not finite; the file is damaged")
-    return Factors(down=factors[0], up=factors[1] * np.float32(scale))
+    down, up = factors[0], factors[1][rows[0] : rows[1]]
+    if found.swapped:
+        up = np.concatenate(np.split(up, 2)[::-1])
+    return Factors(down=down, up=up * np.float32(scale))
 
 
 def _describe_other_kind(path: Path, tensor: str) -> str:

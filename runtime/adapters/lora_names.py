@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from diffoundry.runtime.formats.ldm_keys import ldm_unet_names
+from diffoundry.runtime.formats.mmdit_keys import OriginalLayer, mmdit_layers
 from diffoundry.runtime.models.roles import DENOISER_FOLDERS
 
 __all__ = ["LayerNames", "TensorName", "kind_of", "layer_aliases", "parse_name"]
@@ -39,19 +40,27 @@ _KINDS = (
 )
 """Expressions of names, and the kind of adapter that has them."""
 
+_DENOISER = "denoiser"
+"""The UNet or the transformer, whichever the bundle has."""
+
 _FLAT = {
-    "lora_unet_": DENOISER_FOLDERS[0],
+    "lora_unet_": _DENOISER,
+    "lora_transformer_": "transformer",  # OneTrainer
     "lora_te_": "text_encoder",
     "lora_te1_": "text_encoder",
     "lora_te2_": "text_encoder_2",
+    "lora_te3_": "text_encoder_3",
 }
 """Prefixes of kohya, whose names have underscores throughout."""
 
-_TEXT_ENCODERS = {"clip_l": "text_encoder", "clip_h": "text_encoder", "clip_g": "text_encoder_2"}
+_TEXT_ENCODERS = {
+    "clip_l": "text_encoder", "clip_h": "text_encoder", "clip_g": "text_encoder_2", "t5xxl": "text_encoder_3"
+}  # fmt: skip
 
 _DOTTED = {
-    "model.diffusion_model.": DENOISER_FOLDERS[0],  # the original checkpoints
-    "diffusion_model.": DENOISER_FOLDERS[0],  # ComfyUI
+    "model.diffusion_model.": _DENOISER,  # the original checkpoints
+    "diffusion_model.": _DENOISER,  # ComfyUI
+    "base_model.model.": _DENOISER,  # PEFT's own `save_pretrained`
     **{
         f"{before}{name}.{after}": component  # ComfyUI and OneTrainer
         for before in ("text_encoders.", "")
@@ -81,12 +90,18 @@ class TensorName:
     part: str | None
 
 
-def parse_name(name: str) -> TensorName | None:
-    """Read a tensor's name; None when it names no component of any pipeline."""
+def parse_name(name: str, denoiser: str = DENOISER_FOLDERS[0]) -> TensorName | None:
+    """Read a tensor's name; None when it names no component of any pipeline.
+
+    Args:
+        name: In the file.
+        denoiser: Name of the bundle's denoiser, which some formats do not tell from others.
+    """
     prefix = next((mark for mark in (*_FLAT, *_DOTTED) if name.startswith(mark)), None)
     if prefix is None:
         return None
     component = _FLAT.get(prefix) or _DOTTED[prefix]
+    component = denoiser if component == _DENOISER else component
     rest = _ADAPTER.sub(r".\1.weight", f".{name.removeprefix(prefix)}")[1:]
     for ending, part in _FACTORS.items():
         if rest.endswith(ending):
@@ -128,21 +143,24 @@ class LayerNames:
             config: Its config.json.
         """
         self._layers = set(layers)
-        flat = {_flattened(layer): layer for layer in self._layers}
+        flat = {_flattened(layer): OriginalLayer((layer,)) for layer in self._layers}
         per_block = config.get("layers_per_block")
         if isinstance(per_block, int):
             originals = ldm_unet_names(self._layers, per_block)
-            flat |= {_flattened(original): layer for layer, original in originals.items()}
+            flat |= {_flattened(original): OriginalLayer((layer,)) for layer, original in originals.items()}
+        if config.get("_class_name") == "SD3Transformer2DModel":
+            flat |= {_flattened(name): found for name, found in mmdit_layers(self._layers).items() if name not in flat}
         self._flat = flat
 
-    def find(self, layer: str) -> str | None:
-        """Return the layer's name in torch, or None when the component has no such layer.
+    def find(self, layer: str) -> OriginalLayer | None:
+        """Return the layers by torch's names that a file's layer is for, or None when the component has no such layer.
 
-        Files name layers as diffusers or as the original code does, with dots or with underscores.
+        Files name layers as diffusers or as the original code does, with dots or with underscores. The original code
+        of transformers has one layer for queries, keys and values.
         """
         for name in layer_aliases(layer):
             if name in self._layers:
-                return name
+                return OriginalLayer((name,))
         flat = _flattened(layer)
         names = (flat, flat.removeprefix("text_model_"), f"text_model_{flat}")
         return next((self._flat[name] for name in names if name in self._flat), None)

@@ -225,8 +225,8 @@ def test_the_names_of_sdxl_in_kohyas_files(tmp_path):
     state = {}
     for count, layer in enumerate(layers):
         root = f"lora_unet_{originals[layer].replace('.', '_')}"
-        assert names.find(parse_name(f"{root}.alpha").layer) == layer
-        assert names.find(parse_name(f"unet.{originals[layer]}.alpha").layer) == layer  # OneTrainer
+        assert names.find(parse_name(f"{root}.alpha").layer).layers == (layer,)
+        assert names.find(parse_name(f"unet.{originals[layer]}.alpha").layer).layers == (layer,)  # OneTrainer
         state |= {f"{root}.lora_down.weight": torch.tensor(count), f"{root}.lora_up.weight": torch.tensor(count)}
     mapped = _maybe_map_sgm_blocks_to_diffusers(dict(state), unet.config)
     theirs, _ = _convert_non_diffusers_lora_to_diffusers(mapped)
