@@ -39,6 +39,7 @@ from class_checkpoints import CLASS_CHECKPOINTS
 from ldm_checkpoints import LDM_CHECKPOINTS
 from pixel_checkpoints import CHECKPOINTS
 from tiny_checkpoints import write_tiny_checkpoint, write_tiny_controlnet, write_tiny_t2i_adapter
+from tiny_flux import DEV, make_flux
 from tiny_ip_adapters import write_tiny_image_encoder, write_tiny_ip_adapter
 from tiny_pixart import make_pixart
 from unclip_checkpoints import UNCLIP_CHECKPOINTS
@@ -116,6 +117,11 @@ SYSTEMS = (
         "StableDiffusionLatentUpscalePipeline",
         make_latent_upscaler,
         {"prompt": TEXT, **make_example_inputs(["image"], 64, 64, 2)},
+    ),
+    (
+        "FluxPipeline",
+        partial(make_flux, **DEV),
+        {"prompt": TEXT, "height": 64, "width": 64, "negative_prompt": "blue", "true_cfg_scale": 3.0},
     ),
     *(
         (

@@ -52,6 +52,16 @@ class NetworkModule(torch.nn.Module):
         """
         return {}
 
+    @staticmethod
+    def graph_outputs(passed: Mapping[str, Any], outputs: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG004
+        """Return the outputs of the graph for what a network returns; by default the same arrays.
+
+        Args:
+            passed: Arguments of its `forward`.
+            outputs: Output of the graph to its array.
+        """
+        return outputs
+
     def run(self, **keywords: Any) -> Any:
         """Call the network."""
         return self.model(**keywords)

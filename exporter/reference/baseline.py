@@ -24,6 +24,7 @@ from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import DiffoundryError, EngineError, InputError, MissingExtraError
 from diffoundry.runtime.pipelines import entry_of_bundle, open_pipeline
 from diffoundry.runtime.pipelines.base import PipelineBase
+from diffoundry.runtime.pipelines.families.base import Family
 from diffoundry.runtime.pipelines.staged import StagedPipeline
 
 __all__ = ["GenerateJob", "TorchCandidate", "torch_candidates"]
@@ -107,8 +108,9 @@ def torch_candidates(
 
 
 def _open_system(bundle: Bundle) -> PipelineBase | None:
-    """Open the pipeline of a bundle that is a system; None for a pipeline of one family."""
-    if not issubclass(resolve(entry_of_bundle(bundle).runtime), StagedPipeline):
+    """Open the pipeline of a bundle that is a system, or has arguments that depend on the size; None for others."""
+    kind = resolve(entry_of_bundle(bundle).runtime)
+    if not issubclass(kind, StagedPipeline) and kind.size_arguments is Family.size_arguments:
         return None
     return open_pipeline(EngineSession(bundle), safety_checker=None)
 

@@ -130,7 +130,9 @@ class TorchBenchmark:
     def _default_size(self) -> tuple[int, int]:
         (denoiser,) = self._checkpoint.with_role(DENOISER)
         factor = self.pipeline.vae_scale_factor
-        size = network(self.pipeline, denoiser.source).config.sample_size
+        size = network(self.pipeline, denoiser.source).config.get("sample_size")
+        if size is None:
+            return denoiser.usual["height"], denoiser.usual["width"]
         height, width = (size, size) if isinstance(size, int) else size
         return height * factor, width * factor
 
@@ -140,7 +142,9 @@ class TorchBenchmark:
         request, factor = self._job.request, self.pipeline.vae_scale_factor
         height, width = request.height or default[0], request.width or default[1]
         shape = 1, self.pipeline.vae.config.latent_channels, height // factor, width // factor
-        return {"latents": torch.randn(shape, generator=generator).to(self._dtype)}
+        latents = torch.randn(shape, generator=generator).to(self._dtype)
+        pack = getattr(self.pipeline, "_pack_latents", None)
+        return {"latents": latents if pack is None else pack(latents, *shape)}
 
     def _watch_networks(self) -> None:
         """Put a timer around every network, outside of compiled code."""

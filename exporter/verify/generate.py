@@ -27,7 +27,8 @@ def generate(
         on_step: Called with (steps done, steps in all) after every step.
 
     Returns:
-        The latents after every step, float32 (1, C, height/8, width/8), and the result: see `result_of`.
+        The latents after every step, float32 (1, ...), in the shape of diffusers' class, and the result: see
+        `result_of`.
 
     Raises:
         EngineError: An engine failed.
@@ -40,6 +41,6 @@ def generate(
     latents: list[FloatArray] = []
     with np.errstate(all="ignore"):  # a broken bundle overflows: a failed check reports it
         for step in run:
-            latents.append(step.latents)
+            latents.append(pipeline.pack(step.latents))
             on_step(step.index + 1, step.total)
         return latents, result_of(run.finish())

@@ -29,7 +29,10 @@ def settings_for(pipeline: PipelineBase, request: VerifyRequest) -> Settings:
         width=width,
         example_inputs=pipeline.example_inputs,
         example_scale=pipeline.example_scale,
-        arguments=pipeline.setting_arguments(request.steps, request.guidance_scale),
+        arguments={
+            **pipeline.setting_arguments(request.steps, request.guidance_scale),
+            **pipeline.size_arguments(height, width),
+        },
         arrays=pipeline.example_arrays(height, width),
         sized=pipeline.takes_size,
         watch=isinstance(pipeline, StagedPipeline) and pipeline.follows_scheduler,

@@ -72,10 +72,13 @@ _image = options_in("Image")
 
 _output = options_in("Output")
 
-_STEPS_HELP = "Steps of the scheduler.  [default: the pipeline's own: 50 for most, 28 for Stable Diffusion 3]"
+_STEPS_HELP = (
+    "Steps of the scheduler.  [default: the pipeline's own: 50 for most, 28 for Stable Diffusion 3 and FLUX.1]"
+)
 
 _SCALE_HELP = (
-    "1 or less turns guidance off.  [default: the pipeline's own: 7.5; Stable Diffusion XL: 5; Stable Diffusion 3: 7]"
+    "1 or less turns guidance off.  [default: the pipeline's own: 7.5; Stable Diffusion XL: 5; Stable Diffusion 3: 7; "
+    "FLUX.1: 3.5]"
 )
 
 _OUTPUT_HELP = (

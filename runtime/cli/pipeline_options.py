@@ -70,6 +70,8 @@ _xl = options_in("Stable Diffusion XL")
 
 _sd3 = options_in("Stable Diffusion 3")
 
+_flux = options_in("FLUX.1")
+
 _OPTIONS = (
     _image("--image", type=_FILE, help="Start from this image."),
     _image("--strength", type=float, help="How much of --image may change, 0 to 1."),
@@ -101,7 +103,8 @@ _OPTIONS = (
     _sd3(
         "--max-sequence-length",
         type=int,
-        help="Tokens of T5, at most 512, also of PixArt.  [default: 256; PixArt-Alpha 120, PixArt-Sigma 300]",
+        help="Tokens of T5, at most 512, also of PixArt and FLUX.1.  [default: 256; PixArt-Alpha 120, PixArt-Sigma 300,"
+        " FLUX.1 512]",
     ),
     _sd3(
         "--skip-layers", "skip_guidance_layers", also=("--skip-guidance-layers",), callback=_numbers, metavar="N,N,...",
@@ -118,6 +121,12 @@ _OPTIONS = (
     _sd3(
         "--skip-layer-stop", "skip_layer_guidance_stop", also=("--skip-layer-guidance-stop",), type=float,
         help="Fraction of the steps before which skip-layer guidance ends.  [default: 0.2]",
+    ),
+    _flux("--max-area", type=int, help="Kontext: pixels of the result.  [default: 1048576, 1024 x 1024]"),
+    _flux(
+        "--true-cfg-scale",
+        type=float,
+        help="Guidance by --negative-prompt, at twice the cost; --guidance-scale is embedded.  [default: 1, off]",
     ),
 )  # fmt: skip
 
@@ -141,6 +150,8 @@ PIPELINE_SETTINGS = (
     "skip_layer_guidance_scale",
     "skip_layer_guidance_start",
     "skip_layer_guidance_stop",
+    "true_cfg_scale",
+    "max_area",
 )
 """Their names as arguments of a pipeline, without the files."""
 

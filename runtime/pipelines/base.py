@@ -104,6 +104,10 @@ class PipelineBase:
         """Return the shapes of arguments for which a measurement passes random numbers: embeddings, for example."""
         return {}
 
+    def pack(self, latents: FloatArray) -> FloatArray:
+        """Return the latents of a step in the shape of diffusers' pipeline class; by default as they are."""
+        return latents
+
     makes_images: bool = True
     """False for priors, whose result is what another pipeline takes."""
 
@@ -176,6 +180,15 @@ class PipelineBase:
         arguments = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
         return {name: value for name, value in arguments.items() if name in self.argument_names}
 
+    def size_arguments(self, height: int, width: int) -> dict[str, Any]:  # noqa: ARG002
+        """Return the arguments of a measurement that depend on its size in pixels, but for the size; by default none.
+
+        Args:
+            height: Pixels of the result.
+            width: Pixels of the result.
+        """
+        return {}
+
     def varied_arguments(self, seeds: Sequence[int]) -> dict[str, Any]:  # noqa: ARG002
         """Return the arguments that differ between the images of a measurement, such as classes; by default none.
 
@@ -202,7 +215,7 @@ class PipelineBase:
         taken = {name: value for name, value in examples.items() if name in self.argument_names and name not in sides}
         if self.takes_size:
             taken |= sides
-        return {**self.setting_arguments(steps, guidance_scale), **taken}
+        return {**self.setting_arguments(steps, guidance_scale), **self.size_arguments(height, width), **taken}
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str], **options: Any) -> "DiffusionPipeline":

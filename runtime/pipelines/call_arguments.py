@@ -75,6 +75,10 @@ class CallArguments(TypedDict, total=False):
     skip_layer_guidance_scale: float | None
     skip_layer_guidance_start: float | None
     skip_layer_guidance_stop: float | None
+    # FluxPromptInputs
+    true_cfg_scale: float
+    max_area: int
+    _auto_resize: bool
     # ControlNetInputs
     control_image: "ControlInput | None"
     controlnet_conditioning_scale: float | Sequence[float] | None

@@ -60,7 +60,7 @@ class Unguided:
 
     def feeds(self, condition: Condition) -> Feeds:
         """See `Guidance.feeds`."""
-        return _with_embedding(condition.conditional, self.embedding)
+        return stack([condition.conditional], self.embedding)
 
     def combine(self, output: FloatArray) -> FloatArray:
         """See `Guidance.combine`."""
@@ -91,7 +91,7 @@ class ClassifierFreeGuidance:
     def feeds(self, condition: Condition) -> Feeds:
         """See `Guidance.feeds`."""
         assert condition.unconditional is not None
-        return _with_embedding(stack([condition.unconditional, condition.conditional]), self.embedding)
+        return stack([condition.unconditional, condition.conditional], self.embedding)
 
     def combine(self, output: FloatArray) -> FloatArray:
         """See `Guidance.combine`."""
@@ -114,14 +114,8 @@ def choose_guidance(scale: float, rescale: float, denoiser: Denoiser) -> Guidanc
     return ClassifierFreeGuidance(scale=scale, rescale=rescale) if scale > 1 else Unguided()
 
 
-def _with_embedding(feeds: Feeds, embedding: Feeds) -> Feeds:
-    """Add the inputs of one row to those of many, a copy for each row."""
-    rows = len(next(iter(feeds.values())))
-    return {**feeds, **{name: np.repeat(row, rows, axis=0) for name, row in embedding.items()}}
-
-
-def stack(parts: Sequence[Feeds]) -> Feeds:
-    """Concatenate the rows of several feeds of the same names.
+def stack(parts: Sequence[Feeds], embedding: Feeds | None = None) -> Feeds:
+    """Concatenate the rows of several feeds of the same names, and repeat those of `embedding`, of one row, for each.
 
     Raises:
         InputError: Embeddings that the caller passed have another shape than their counterpart.
@@ -133,4 +127,6 @@ def stack(parts: Sequence[Feeds]) -> Feeds:
                     f"{name}: got shapes {first.shape} and {part[name].shape} for the prompt and its negative, "
                     f"expected the same; pass embeddings of both"
                 )
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    feeds = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    rows = len(feeds[next(iter(feeds))])
+    return feeds | {name: np.repeat(row, rows, axis=0) for name, row in (embedding or {}).items()}

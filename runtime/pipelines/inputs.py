@@ -52,8 +52,7 @@ class CommonInputs:
         output_type: "pil", "np" or "latent".
         callback_on_step_end: Called after every step with the pipeline, the step's index, its timestep and a dict of
             tensors; the dict that it returns replaces them. None calls nothing.
-        callback_on_step_end_tensor_inputs: Names of these tensors: "latents", "prompt_embeds", and of Stable Diffusion
-            XL "add_text_embeds", "add_time_ids".
+        callback_on_step_end_tensor_inputs: Names of these tensors: "latents", and those of `Family.callback_tensors`.
     """
 
     height: int | None = None
@@ -89,8 +88,7 @@ class CommonInputs:
             check_pixels(name, getattr(self, name))
         for name in ("timesteps", "sigmas"):
             check_numbers(name, getattr(self, name))
-        if self.mu is not None:
-            check_numbers("mu", [self.mu])
+        check_numbers("mu", None if self.mu is None else [self.mu])
         if not isinstance(self.output_type, str) or self.output_type not in OUTPUT_TYPES:
             raise InputError(f"output_type: got {self.output_type!r}, expected one of {', '.join(OUTPUT_TYPES)}")
         if self.seed is not None and self.generator is not None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
-from diffoundry.runtime.models.protocols import TextEncoder
+from diffoundry.runtime.models.protocols import FloatArray, TextEncoder
 from diffoundry.runtime.models.roles import SAFETY_CHECKER, VAE_ENCODER
 from diffoundry.runtime.models.safety_checker import StableDiffusionSafetyChecker
 from diffoundry.runtime.pipelines.base import PipelineBase
@@ -150,6 +150,10 @@ class PipelineInterface(PipelineBase):
         """See `PipelineBase`."""
         return self.vae.scale_factor if self.default_task.upscales else 1
 
+    def size_arguments(self, height: int, width: int) -> dict[str, Any]:
+        """See `PipelineBase`."""
+        return self.family.size_arguments(height, width)
+
     @property
     def argument_names(self) -> frozenset[str]:
         """Names of all arguments that a call may have, whatever its task."""
@@ -160,6 +164,10 @@ class PipelineInterface(PipelineBase):
     def scales_latents(self) -> bool:
         """As `Family.scales_latents`."""
         return self.family.scales_latents
+
+    def pack(self, latents: FloatArray) -> FloatArray:
+        """See `PipelineBase`."""
+        return self.family.pack(latents)
 
     @property
     def text_encoders(self) -> tuple[TextEncoder, ...]:

@@ -62,8 +62,8 @@ class _Call(NamedTuple):
         """Return every argument that has a value, with the size that is generated."""
         kinds = [self.common, self.prompts, self.task, *([] if self.parts is None else self.parts.kinds)]
         values = {field.name: getattr(kind, field.name) for kind in kinds for field in fields(kind)}
-        sizes = dict(zip(("height", "width"), self.size, strict=True))
-        return {name: value for name, value in {**values, **sizes}.items() if value is not None}
+        values |= dict(zip(("height", "width"), self.size, strict=True))
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class DiffusionPipeline(PipelineInterface):
@@ -116,8 +116,7 @@ class DiffusionPipeline(PipelineInterface):
         Args:
             prompt: One prompt or several; None where `prompt_embeds` are given.
             return_dict: False returns the tuple that diffusers' pipeline class returns, images first.
-            arguments: Any field of `CommonInputs`, of the family's `Inputs`, of the task and of `PART_INPUTS`, under
-                diffusers' names. With `image` the run starts from an image.
+            arguments: Fields of `CommonInputs`, of the family's `Inputs`, of the task and of `PART_INPUTS`.
 
         Raises:
             InputError: An argument does not fit; the message names it.
@@ -140,7 +139,8 @@ class DiffusionPipeline(PipelineInterface):
         common, task = call.common, call.task
         shape = self.denoiser.latent_shape(call.images, *call.size, self.vae)
         scheduler, steps = self._plan(call, shape)
-        guidance = self.family.guidance(common, call.prompts, task)
+        choose, denoiser = self.family.choose_guidance, self.denoiser
+        guidance = choose(common, call.prompts, denoiser) if choose else task.guidance(common, denoiser)
         options = EncodeOptions(*call.size, common.num_images_per_prompt, guidance.guided, task.from_image)
         condition = self.family.encode(call.prompts, options)
         if call.parts is not None:
@@ -180,15 +180,13 @@ class DiffusionPipeline(PipelineInterface):
             after_step = parts.after_step(init.after_step)
         predict = partial(self._predict, guidance, feeds, init.channels, parts)
         skips = controlled and task.name in self.family.skip_normalization_tasks
-        statistics = not skips and not adapted  # diffusers: `StableDiffusionXLAdapterPipeline`
         loop = init.latents, timesteps, generator, signal, common.eta, after_step, step_end, scaled
-        ends = self.family.ends_denoised
         return Run(
-            steps=denoise(scheduler, predict, *loop, ends),
+            steps=denoise(scheduler, predict, *loop, self.family.ends_denoised),
             total=len(timesteps),
             count=call.images,
             latents=init.latents,
-            decode=partial(self._show, statistics=statistics),
+            decode=partial(self._show, statistics=not (skips or adapted)),  # as `StableDiffusionXLAdapterPipeline`
             finish_images=init.finish,
             output_type=common.output_type,
             seed=seed,
@@ -226,8 +224,7 @@ class DiffusionPipeline(PipelineInterface):
             default = self._default_size(kind, controlnet=controlled)
         size = task.size(common, default or (0, 0), self.vae)
         manifest = self.session.bundle.manifest
-        pixels, patch = self.vae.scale_factor, self.denoiser.patch_size
-        check_size(size, pixels, patch, manifest.recipe if manifest else None)
+        check_size(size, self.vae.scale_factor, self.denoiser.patch_size, manifest.recipe if manifest else None)
         if parts is not None:
             self.parts.check_size(parts, task.canvas(*size))
         if self.vae.tiles and (kind.from_image or common.output_type != "latent"):
@@ -238,20 +235,15 @@ class DiffusionPipeline(PipelineInterface):
 
     def _plan(self, call: _Call, shape: tuple[int, ...]) -> tuple[Scheduler[Any], int]:
         """Return a scheduler with its timesteps set, and the number of steps as the caller counts them."""
-        common, channels = call.common, self.denoiser.out_channels
-        own, flow = self._own_scheduler, not self.family.scales_latents
-        own = own or self._schedulers[call.task.name, call.guided_by_image]
+        common, channels, flow = call.common, self.denoiser.out_channels, not self.family.scales_latents
+        own = self._own_scheduler or self._schedulers[call.task.name, call.guided_by_image]
         scheduler = own.copy() if common.scheduler is None else make_scheduler(common.scheduler, own.config, flow=flow)
         scheduler.check_loop(channels=shape[1], output_channels=channels, eta=common.eta, mu=common.mu)
         scheduler.check_latents(scaled=self.family.scales_latents)
-        tokens = self.denoiser.image_tokens(shape)
         if self.family.plans_timesteps:
             return scheduler, self.family.set_timesteps(scheduler, common, call.prompts, call.task)
-        sigmas = common.sigmas
-        if common.timesteps is None and sigmas is None:
-            sigmas = self.family.default_sigmas(scheduler, common.num_inference_steps)
-        own_plan = common.timesteps, sigmas, common.mu
-        return scheduler, plan_run(scheduler, common.num_inference_steps, *own_plan, tokens)
+        plan, tokens = (common.timesteps, common.sigmas, common.mu), self.denoiser.image_tokens(shape)
+        return scheduler, plan_run(scheduler, common.num_inference_steps, *plan, tokens, self.family.even_sigmas)
 
     def _predict(
         self,
@@ -270,10 +262,9 @@ class DiffusionPipeline(PipelineInterface):
         sample = rows if channels is None else np.concatenate([rows, channels], axis=1)
         denoiser = self.denoiser if parts is None else parts.denoiser(self.denoiser)
         output = denoiser(sample, timestep, feeds)
-        prediction = guidance.combine(output)
         if isinstance(guidance, SkipLayerGuidance) and guidance.adds(index):
-            return guidance.add(prediction, output, denoiser, sample, timestep, feeds)
-        return prediction
+            return guidance.add(output, denoiser, sample, timestep, feeds)
+        return guidance.combine(output)
 
     def decode(
         self, latents: FloatArray, output_type: str = "pil", *, statistics: bool = True

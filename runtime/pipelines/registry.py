@@ -107,6 +107,28 @@ FAMILY_TABLE = (
         exporter="diffoundry.exporter.families.stable_diffusion_3:FAMILY",
     ),
     FamilyEntry(
+        name="flux",
+        classes={
+            "FluxPipeline": PipelineClass("text_to_image"),
+            "FluxImg2ImgPipeline": PipelineClass("image_to_image"),
+            "FluxInpaintPipeline": PipelineClass("inpainting"),
+        },
+        runtime="diffoundry.runtime.pipelines.families.flux:Flux",
+        exporter="diffoundry.exporter.families.flux:FAMILY",
+    ),
+    FamilyEntry(
+        name="flux_fill",
+        classes={"FluxFillPipeline": PipelineClass("fill")},
+        runtime="diffoundry.runtime.pipelines.families.flux:FluxFill",
+        exporter="diffoundry.exporter.families.flux:FILL",
+    ),
+    FamilyEntry(
+        name="flux_kontext",
+        classes={"FluxKontextPipeline": PipelineClass("reference")},
+        runtime="diffoundry.runtime.pipelines.families.flux:FluxKontext",
+        exporter="diffoundry.exporter.families.flux:KONTEXT",
+    ),
+    FamilyEntry(
         name="pixart_alpha",
         classes={"PixArtAlphaPipeline": PipelineClass("text_to_image")},
         runtime="diffoundry.runtime.pipelines.systems.pixart:PixArtAlpha",

@@ -37,23 +37,22 @@ class SkipLayerGuidance(ClassifierFreeGuidance):
 
     def add(
         self,
-        prediction: FloatArray,
         output: FloatArray,
         denoiser: Denoiser | Any,
         sample: FloatArray,
         timestep: float,
         feeds: Feeds,
     ) -> FloatArray:
-        """Add the term to a prediction, with a further call of the denoiser for the prompts alone.
+        """Make one prediction as `combine`, with the term, for which the denoiser is called for the prompts alone.
 
         Args:
-            prediction: With classifier-free guidance, (B, ...).
             output: Of the denoiser, the rows of the prompts last, (2 B, ...).
             denoiser: Called once more.
             sample: Its input, (2 B, ...).
             timestep: Of the step.
             feeds: Its further inputs, (2 B, ...).
         """
+        prediction = self.combine(output)
         rows = len(prediction)
         own = {name: array[-rows:] for name, array in feeds.items()}
         own[SKIP_LAYERS] = np.repeat(self.skipped, rows, axis=0)

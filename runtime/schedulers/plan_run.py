@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.schedulers.base import Scheduler
 from diffoundry.runtime.schedulers.dynamic_shift import mu_for
@@ -17,6 +19,7 @@ def plan_run(
     sigmas: Sequence[float] | None,
     mu: float | None,
     image_tokens: int | None,
+    even_sigmas: bool,
 ) -> int:
     """Set the timesteps of a scheduler.
 
@@ -29,6 +32,8 @@ def plan_run(
         sigmas: The caller's own sigmas instead.
         mu: Exponent of the resolution-dependent shift; None computes it from `image_tokens`.
         image_tokens: Number of tokens, from which mu follows where the scheduler takes one and the call has none.
+        even_sigmas: True if sigmas fall evenly from 1 to 1 / steps where none are named, before any shift. Schedulers
+            that take no sigmas, or have `use_flow_sigmas`, place them themselves. diffusers: `FluxPipeline.__call__`.
 
     Returns:
         The number of steps as the caller counts them; the scheduler may make more.
@@ -40,6 +45,9 @@ def plan_run(
         raise InputError("timesteps and sigmas: got both, expected at most one of them")
     if mu is None and image_tokens is not None:
         mu = mu_for(scheduler, image_tokens)
+    placed = "sigmas" not in scheduler.custom_schedules or scheduler.config.get("use_flow_sigmas")
+    if even_sigmas and timesteps is None and sigmas is None and not placed:
+        sigmas = np.linspace(1.0, 1 / steps, steps).tolist()
     own_schedule = timesteps is not None or sigmas is not None
     scheduler.set_timesteps(None if own_schedule else steps, timesteps=timesteps, sigmas=sigmas, mu=mu)
     return len(scheduler.timesteps) if own_schedule else steps

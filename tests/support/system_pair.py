@@ -71,8 +71,9 @@ def compare_system(
     assert len(steps) == len(expected) == run.total, (len(steps), len(expected), run.total)
     assert [step.index for step in steps] == list(range(run.total))
     for step, latents in zip(steps, expected, strict=True):
-        assert step.latents.shape == latents.shape, (step.stage, step.index, step.latents.shape, latents.shape)
-        error = np.abs(step.latents - latents).max() / np.sqrt(np.mean(np.square(latents, dtype=np.float64)))
+        given = ours.pack(step.latents)
+        assert given.shape == latents.shape, (step.stage, step.index, given.shape, latents.shape)
+        error = np.abs(given - latents).max() / np.sqrt(np.mean(np.square(latents, dtype=np.float64)))
         assert error < tolerance, (step.stage, step.index, error)
     images = np.asarray(run.finish().images)
     their_images = np.asarray(output.images)

@@ -200,7 +200,11 @@ def decoder_cases(pipeline: Any, trace: Trace) -> list[ComponentCase]:
     """Make a case of a run's final latents, in the VAE's own scale."""
     config = pipeline.vae.config
     shift = getattr(config, "shift_factor", None) or 0.0
-    latents = trace.latents[-1] / np.float32(config.scaling_factor) + np.float32(shift)
+    latents = trace.latents[-1]
+    if latents.ndim == 3:  # tokens in a row
+        size = (*trace.result.shape[:2], pipeline.vae_scale_factor)
+        latents = to_numpy(pipeline._unpack_latents(torch.from_numpy(latents), *size))  # noqa: SLF001
+    latents = latents / np.float32(config.scaling_factor) + np.float32(shift)
     with torch.inference_mode():
         sample = pipeline.vae.decode(torch.from_numpy(latents)).sample
     feeds, expected = {"latent_sample": latents}, {"sample": to_numpy(sample)}

@@ -35,7 +35,7 @@ class Trace:
         prompt: The prompt.
         seed: Seed of `torch.Generator("cpu")`.
         timesteps: The scheduler's timestep of each step.
-        latents: Latents after each step, float32 (1, C, height/8, width/8).
+        latents: Latents after each step, float32 (1, ...).
         result: The image, float32 (height, width, 3) in 0..1, or the embeddings of a prior: see `result_of`.
     """
 
@@ -143,13 +143,15 @@ def record_calls(pipeline: Any, components: Sequence[Component]) -> Iterator[dic
         feeds = {spec.name: _as_fed(tensor, spec) for spec, tensor in found.items() if tensor is not None}
         feeds |= image_prompt_feeds(module, component, passed)
         wrapper = resolve(component.wrapper)
-        if issubclass(wrapper, NetworkModule):
+        converts = issubclass(wrapper, NetworkModule)
+        if converts:
             feeds |= {name: to_numpy(tensor) for name, tensor in wrapper.computed_inputs(module, passed).items()}
         whole = (output,) if torch.is_tensor(output) else output
         parts = whole if isinstance(whole, tuple | list) else whole.to_tuple()
         flat = [tensor for part in parts for tensor in (part if isinstance(part, list | tuple) else [part])]
         names = [spec.name for spec in component.outputs if spec.name != ATTENTION_MAPS]  # diffusers has no such output
         outputs = {name: to_numpy(tensor) for name, tensor in zip(names, flat, strict=True)}
+        outputs = wrapper.graph_outputs(passed, outputs) if converts else outputs
         calls[component.name].append(NetworkCall(feeds=feeds, outputs=outputs))
 
     handles = []

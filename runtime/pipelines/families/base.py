@@ -1,12 +1,12 @@
 """The base of a family: its networks, its defaults, and the conversion of prompts to inputs of the denoiser."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.depth_estimator import DPTForDepthEstimation
-from diffoundry.runtime.models.protocols import Denoiser, TextEncoder
+from diffoundry.runtime.models.protocols import Denoiser, FloatArray, TextEncoder
 from diffoundry.runtime.models.registry import open_vae
 from diffoundry.runtime.pipelines.guidance import Condition, Guidance
 from diffoundry.runtime.pipelines.inputs import CommonInputs, PromptInputs
@@ -51,8 +51,11 @@ class Family:
         plans_timesteps: True if `set_timesteps` of this class replaces `denoising.set_timesteps`.
         plans_strength: True if `set_timesteps` leaves out the timesteps that `strength` skips, so that no task does.
         ends_denoised: True if the result is the clean sample that the last step predicts, not the sample it steps to.
+        even_sigmas: True if sigmas fall evenly from 1 to 1 / steps where a call names none; see `plan_run`.
         tasks: Names of the tasks that it can do; None for all that fit the denoiser's channels.
         returns_flags: True if `return_dict=False` of diffusers' classes also returns the flags of the safety checker.
+        choose_guidance: (common arguments, those of the prompts, the denoiser) -> the guidance of a call. None takes
+            that of the task.
         required_args: Arguments that this checkpoint cannot do without.
         noising_scheduler: Adds the noise of `noise_level` to the image of a call; only of upscalers.
         max_noise_level: The largest `noise_level`; only of upscalers.
@@ -73,9 +76,11 @@ class Family:
     plans_timesteps: ClassVar[bool] = False
     plans_strength: ClassVar[bool] = False
     ends_denoised: ClassVar[bool] = False
+    even_sigmas: ClassVar[bool] = False
     tasks: ClassVar[tuple[str, ...] | None] = None
     returns_flags: ClassVar[bool] = False
 
+    choose_guidance: Callable[[CommonInputs, Any, Any], Guidance] | None = None
     required_args: tuple[str, ...] = ()
     noising_scheduler: Scheduler[Any]
     max_noise_level: int
@@ -113,25 +118,22 @@ class Family:
         """
         raise NotImplementedError
 
-    def default_sigmas(self, scheduler: Scheduler[Any], steps: int) -> Sequence[float] | None:  # noqa: ARG002
-        """Return the sigmas of calls that name neither timesteps nor sigmas. None lets the scheduler place them.
+    def size_arguments(self, height: int, width: int) -> dict[str, Any]:  # noqa: ARG002
+        """See `PipelineBase.size_arguments`."""
+        return {}
+
+    def pack(self, latents: FloatArray) -> FloatArray:
+        """Return latents (B, C, h, w) in the shape of diffusers' pipeline class; by default as they are."""
+        return latents
+
+    def unpack(self, latents: FloatArray, shape: tuple[int, ...]) -> FloatArray:  # noqa: ARG002
+        """Revert `pack` for latents of a call, which may have either shape; by default as they are.
 
         Args:
-            scheduler: Of the call.
-            steps: Number of steps.
+            latents: Of any shape.
+            shape: Of the latents of the call, (B, C, h, w).
         """
-        return None
-
-    def guidance(self, inputs: CommonInputs, prompts: Any, task: Any) -> Guidance:  # noqa: ARG002
-        """Return the guidance of a call; by default that of its task.
-
-        Args:
-            inputs: The common arguments.
-            prompts: Of the class `Inputs`.
-            task: The task.
-        """
-        guidance: Guidance = task.guidance(inputs, self.denoiser)
-        return guidance
+        return latents
 
     def encode(self, inputs: Any, options: EncodeOptions) -> Condition:
         """Run the encoders.

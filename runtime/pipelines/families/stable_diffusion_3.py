@@ -10,12 +10,12 @@ from diffoundry.runtime.checks.arguments import as_list, check_embeddings, check
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.clip_text import CLIPTextModel
-from diffoundry.runtime.models.protocols import FloatArray
+from diffoundry.runtime.models.protocols import Denoiser, FloatArray
 from diffoundry.runtime.models.sd3_transformer_2d import SD3Transformer2DModel
 from diffoundry.runtime.models.t5_encoder import T5EncoderModel
 from diffoundry.runtime.pipelines.families.base import EncodeOptions, Family
 from diffoundry.runtime.pipelines.families.clip_skip import check_clip_skip
-from diffoundry.runtime.pipelines.guidance import ClassifierFreeGuidance, Condition, Guidance
+from diffoundry.runtime.pipelines.guidance import ClassifierFreeGuidance, Condition, Guidance, choose_guidance
 from diffoundry.runtime.pipelines.inputs import CommonInputs, PromptInputs
 from diffoundry.runtime.pipelines.skip_layer_guidance import SkipLayerGuidance
 
@@ -122,10 +122,11 @@ class StableDiffusion3(Family):
         self._clip = tuple(CLIPTextModel(session, name) for name in ("text_encoder", "text_encoder_2"))
         self._t5 = T5EncoderModel(session, _T5) if _T5 in session.bundle.components else None
         self.text_encoders = self._clip if self._t5 is None else (*self._clip, self._t5)
+        self.choose_guidance = self._choose_guidance
 
-    def guidance(self, inputs: CommonInputs, prompts: SD3PromptInputs, task: Any) -> Guidance:
-        """See `Family`: with skip-layer guidance where the call names layers."""
-        plain = Family.guidance(self, inputs, prompts, task)
+    def _choose_guidance(self, inputs: CommonInputs, prompts: SD3PromptInputs, denoiser: Denoiser) -> Guidance:
+        """Return the usual guidance, with skip-layer guidance where the call names layers."""
+        plain = choose_guidance(inputs.guidance_scale, inputs.guidance_rescale, denoiser)
         if prompts.skip_guidance_layers is None:
             return plain
         skipped = self._skipped(prompts.skip_guidance_layers)

@@ -70,7 +70,7 @@ class TaskContext:
         latents = self.inputs.latents
         if latents is None:
             return randn_tensor(self.shape, self.generator).astype(np.float32)
-        if latents.shape != self.shape:
+        if (latents := self.family.unpack(latents, self.shape)).shape != self.shape:
             raise InputError(f"latents: got shape {latents.shape}, expected {self.shape}")
         return latents.astype(np.float32)
 

@@ -48,6 +48,7 @@ class Inpainting(Task):
         denoising_start: As `ImageToImage.denoising_start`.
         padding_mask_crop: Pixels around the mask. Only this region is generated, in the full size, and then put into
             the image. None generates the whole image.
+        draws_image: True if the image draws random numbers also where the latents start from noise alone.
         masked_image_latents: float32 (1 or B, C, h, w), instead of encoding the kept part, for a denoiser made for
             inpainting; in its scale, or of flow matching models in the VAE's own scale, as in diffusers.
     """
@@ -56,6 +57,7 @@ class Inpainting(Task):
     label: ClassVar[str] = "inpainting"
     required_args: ClassVar[tuple[str, ...]] = ("image", "mask_image")
     from_image: ClassVar[bool] = True
+    draws_image: ClassVar[bool] = False
 
     image: ImageInput
     mask_image: MaskInput
@@ -124,15 +126,16 @@ class Inpainting(Task):
         image = None
         if self._begins_with_image(context.inputs) or not context.extra_channels:
             image = _encode(context, pixels)
+        elif self.draws_image and context.inputs.latents is None:
+            context.vae.draw(pixels, _generators(context, len(pixels)))
         noise = context.noise()
         latents = self._first_latents(context, image, noise, timesteps)
         kept = pixels * (mask < 0.5)
-        factor = context.vae.scale_factor
-        small = fill_batch(mask[:, :, ::factor, ::factor], context.images, "mask_image")
+        small = fill_batch(self._shrink(mask, context.vae.scale_factor), context.images, "mask_image")
         finish = None if box is None else partial(self._put_back, box)
         crop = None if box is None else partial(_cut_out, box, context.size)
         if context.extra_channels:
-            rows = np.concatenate([small, self._kept_latents(context, kept)], axis=1)
+            rows = self._join(small, self._kept_latents(context, kept))
             channels = np.concatenate([rows] * context.copies)
             return LoopInit(latents=latents, timesteps=timesteps, channels=channels, crop=crop, finish=finish)
         if self.masked_image_latents is not None:
@@ -144,6 +147,14 @@ class Inpainting(Task):
         assert image is not None
         after_step = partial(_keep, context, image, noise, small)
         return LoopInit(latents=latents, timesteps=timesteps, after_step=after_step, crop=crop, finish=finish)
+
+    def _shrink(self, mask: FloatArray, factor: int) -> FloatArray:
+        """Return a mask (n, 1, H, W) in the size of the latents: the corner of each cell of pixels."""
+        return mask[:, :, ::factor, ::factor]
+
+    def _join(self, mask: FloatArray, kept: FloatArray) -> FloatArray:
+        """Return the further channels of the denoiser: the mask, and the latents of the kept part."""
+        return np.concatenate([mask, kept], axis=1)
 
     def _begins_with_image(self, inputs: CommonInputs) -> bool:
         return self.denoising_start is not None or (self.strength < 1 and inputs.latents is None)

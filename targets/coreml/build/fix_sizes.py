@@ -18,8 +18,8 @@ __all__ = ["Sizes", "free_dims", "pin", "sizes_of"]
 _GUIDED = (DENOISER, CONTROLNET, PRIOR, UPSCALER)
 """Roles whose calls have two rows an image with guidance."""
 
-_INPUT_LIMIT = 1 << 17
-"""Elements of an input of what is folded: lets shape arithmetic and masks fold, leaves weights alone."""
+_INPUT_LIMIT = 1 << 18
+"""Elements of an input of what is folded: shape arithmetic, masks, positions of 512 x 512 tokens of T5; no weights."""
 
 _OUTPUT_LIMIT = 1 << 20
 

@@ -172,8 +172,8 @@ def without_vocabulary(root):
             "got no '_class_name', expected the name of a diffusers pipeline",
         ),
         (
-            change("model_index.json", _class_name="FluxPipeline"),
-            r"^Flux is not supported yet \(model_index.json has FluxPipeline\); supported: Stable Diffusion 1.x, 2.x",
+            change("model_index.json", _class_name="CogVideoXPipeline"),
+            r"^CogVideoX is not supported yet \(model_index.json has CogVideoXPipeline\); supported: Stable",
         ),
         (
             change("model_index.json", _class_name="StableDifusionPipeline"),

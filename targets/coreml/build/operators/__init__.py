@@ -82,6 +82,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Pad": Operator(shapes.pad, shapes.pad_limits),
     "Pow": Operator(elementwise.power),
     "QuantizeLinear": Operator(quantized.quantize, quantized.quantize_limits),
+    "RMSNormalization": Operator(normalization.rms_norm, normalization.rms_norm_limits),
     "Reciprocal": Operator(elementwise.reciprocal),
     "ReduceL2": Operator(normalization.reduction(mb.reduce_l2_norm), normalization.reduction_limits),
     "ReduceMean": Operator(normalization.reduction(mb.reduce_mean), normalization.reduction_limits),

@@ -18,6 +18,8 @@ __all__ = [
     "layer_norm_limits",
     "reduction",
     "reduction_limits",
+    "rms_norm",
+    "rms_norm_limits",
 ]
 
 _SMALLEST_HALF = 2.0**-24
@@ -46,6 +48,26 @@ def layer_norm_limits(node: ir.Node, _opset: Any) -> str | None:
     if is_read(node.outputs[1:]):
         return "gives mean or deviation, expected the normalised values only"
     return None
+
+
+def rms_norm(t: Translation, node: ir.Node) -> Var:
+    """RMSNormalization; the squares of halves, which overflow, are summed in float32.
+
+    Zhang and Sennrich 2019, https://arxiv.org/abs/1910.07467.
+    """
+    x = t.var(node.inputs[0])
+    rank = len(shape_of(node.inputs[0]))
+    axes = list(range(node.attributes.get_int("axis", -1) % rank, rank))
+    half = x.is_tensor_or_scalar_of(dtype="fp16")
+    wide = mb.cast(x=x, dtype="fp32") if half else x
+    squares = mb.reduce_mean(x=mb.mul(x=wide, y=wide), axes=axes, keep_dims=True)
+    normal = mb.mul(x=wide, y=mb.rsqrt(x=squares, epsilon=epsilon_of(node, wide)))
+    return mb.mul(x=mb.cast(x=normal, dtype="fp16") if half else normal, y=t.var(node.inputs[1]))
+
+
+def rms_norm_limits(node: ir.Node, _opset: Any) -> str | None:
+    """Constant scale."""
+    return layer_norm_limits(node, _opset)
 
 
 def reduction(op: Any) -> Callable[[Translation, ir.Node], Var]:

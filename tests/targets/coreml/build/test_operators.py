@@ -94,6 +94,9 @@ CASES = {
         T, "float[2,5,12] y", "y = LayerNormalization<axis=-1, epsilon=1e-3>(x, s, b)", {"s": w(12), "b": w(12)}),
     "LayerNormalization of two axes": (
         T, "float[2,5,12] y", "y = LayerNormalization<axis=1>(x, s)", {"s": w(5, 12)}),
+    "RMSNormalization": (T, "float[2,5,12] y", "y = RMSNormalization<axis=-1, epsilon=1e-3>(x, s)", {"s": w(12)}),
+    "RMSNormalization of two axes": (
+        T, "float[2,5,12] y", "y = RMSNormalization<axis=1, epsilon=0.1>(x, s)", {"s": w(5, 12)}),
     "LeakyRelu": (T, "float[2,5,12] y", "y = LeakyRelu<alpha=0.2>(x)", {}),
     "Log": (T, "float[2,5,12] y", "a = Abs(x)\ny = Log(a)", {}),
     "MatMul": (T, "float[2,5,4] y", "y = MatMul(x, k)", {"k": w(12, 4)}),

@@ -1,0 +1,98 @@
+"""FluxTransformer2DModel: tokens of noisy latents, a timestep and prompts to the velocity for flow matching.
+
+Black Forest Labs 2024, https://github.com/black-forest-labs/flux.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+from diffoundry.exporter.component import Component, ComponentKind, Configs, read_integer
+from diffoundry.exporter.components.latents import latent_dims
+from diffoundry.runtime.bundle.dims import parse_size
+from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
+from diffoundry.runtime.formats.config_values import refuse
+from diffoundry.runtime.models.flux_transformer_2d import PATCH, SIDE, FluxLayout, read_layout
+from diffoundry.runtime.models.roles import DENOISER
+
+__all__ = ["flux_transformer"]
+
+_CLASS = "FluxTransformer2DModel"
+_SOURCE = "transformer"
+
+
+def flux_transformer(
+    tokens: int, joined: Callable[[int, int], int] = lambda _latent, _factor: 0, *, reference: bool = False
+) -> ComponentKind:
+    """Declare the denoiser of FLUX.1.
+
+    Args:
+        tokens: Tokens of a prompt by default.
+        joined: (channels of latents, pixels to a side of a latent) -> channels that are joined to the latents.
+        reference: True if the network also sees the tokens of another image.
+    """
+    return ComponentKind(
+        name=_SOURCE,
+        source=_SOURCE,
+        classes=(f"diffusers:{_CLASS}",),
+        describe=partial(_describe, tokens=tokens, joined=joined, reference=reference),
+    )
+
+
+def _describe(configs: Configs, *, tokens: int, joined: Callable[[int, int], int], reference: bool) -> Component:
+    factor = parse_size(latent_dims(configs)[0]).divisor
+    layout = read_layout(configs[_SOURCE], f"{_SOURCE}/config.json")
+    latent = read_integer(configs, "vae", "latent_channels", 4)
+    _check(configs, layout, latent, joined(latent, factor))
+    pixels = factor * PATCH
+    place = f"height/{pixels}", f"width/{pixels}"
+    half = sum(layout.axes) // 2
+    other = (
+        TensorSpec(name="reference_hidden_states", dtype="float32", shape=("batch", "reference", layout.in_channels)),
+        TensorSpec(name="reference_cos", dtype="float32", shape=("reference", half)),
+        TensorSpec(name="reference_sin", dtype="float32", shape=("reference", half)),
+    )
+    guidance = (TensorSpec(name="guidance", dtype="float32", shape=("batch",)),) if layout.embeds_guidance else ()
+    return Component(
+        name=_SOURCE,
+        role=DENOISER,
+        network=_CLASS,
+        source=_SOURCE,
+        inputs=(
+            TensorSpec(name="hidden_states", dtype="float32", shape=("batch", *place, layout.in_channels)),
+            # Between 0 and 1
+            TensorSpec(name="timestep", dtype="float32", shape=(1,)),
+            TensorSpec(name="encoder_hidden_states", dtype="float32", shape=("batch", "sequence", layout.width)),
+            TensorSpec(name="pooled_projections", dtype="float32", shape=("batch", layout.pooled_width)),
+            TensorSpec(name="rotary_cos", dtype="float32", shape=(*place, half)),
+            TensorSpec(name="rotary_sin", dtype="float32", shape=(*place, half)),
+            *(other if reference else ()),
+            *guidance,
+        ),
+        outputs=(TensorSpec(name="out_hidden_states", dtype="float32", shape=("batch", *place, layout.out_channels)),),
+        example={"batch": 2, "sequence": 7, "height": 5 * pixels, "width": 6 * pixels, "reference": 11},
+        sizes=dict.fromkeys(("height", "width"), DimSpec(multiple_of=pixels)),
+        usual={
+            "sequence": tokens, "height": SIDE * factor, "width": SIDE * factor,
+            **({"reference": (SIDE // PATCH) ** 2} if reference else {}),
+        },
+        wrapper="diffoundry.exporter.components.flux_transformer_module:FluxModule",
+    )  # fmt: skip
+
+
+def _check(configs: Configs, layout: FluxLayout, latent: int, joined: int) -> None:
+    """Refuse a network that does not fit the VAE or the text encoders.
+
+    Raises:
+        ConfigError: As said.
+    """
+    subject = f"{_SOURCE}/config.json"
+    pooled = read_integer(configs, "text_encoder", "hidden_size", 512)
+    channels = "2 x 2 times the latent_channels of the VAE"
+    into = f"{channels} and the {joined} channels joined to them" if joined else channels
+    for name, found, expected, reason in (
+        ("in_channels", layout.in_channels, PATCH**2 * (latent + joined), into),
+        ("out_channels", layout.out_channels, PATCH**2 * latent, channels),
+        ("pooled_projection_dim", layout.pooled_width, pooled, "the hidden_size of the CLIP text encoder"),
+    ):
+        if found != expected:
+            raise refuse(subject, name, found, f"{expected}, {reason}")

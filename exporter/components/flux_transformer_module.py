@@ -1,0 +1,93 @@
+"""FluxTransformer2DModel as a traceable module, whose rotary positions are inputs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from diffoundry.exporter.components.network_module import NetworkModule
+from diffoundry.exporter.components.unet_module import lean_layers
+
+__all__ = ["FluxModule"]
+
+_TRAINED = 1000
+"""Timesteps of the training, and the scale of guidance. diffusers: `FluxTransformer2DModel.forward`."""
+
+
+class FluxModule(NetworkModule):
+    """Predicts the velocity of tokens. diffusers: `FluxTransformer2DModel.forward`.
+
+    diffusers computes the angles of every token from its position. Here their cosines and sines are inputs, one number
+    for the pair that it rotates. Tokens of the prompt are at position zero, whose rotation is none.
+    """
+
+    @staticmethod
+    def computed_inputs(network: Any, passed: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """See `NetworkModule.computed_inputs`: tokens in rows and columns, and their angles."""
+        ids, states = passed["img_ids"], passed["hidden_states"]
+        place = _sides(ids)
+        count = place[0] * place[1]
+        cos, sin = (table[:, ::2] for table in network.pos_embed(ids))
+        own = {"hidden_states": states[:, :count].unflatten(1, place)}
+        own |= {"rotary_cos": cos[:count].unflatten(0, place), "rotary_sin": sin[:count].unflatten(0, place)}
+        if count == len(ids):
+            return own
+        other = {"reference_cos": cos[count:], "reference_sin": sin[count:]}
+        return {**own, "reference_hidden_states": states[:, count:], **other}
+
+    @staticmethod
+    def graph_outputs(passed: Mapping[str, Any], outputs: dict[str, Any]) -> dict[str, Any]:
+        """See `NetworkModule.graph_outputs`: tokens in rows and columns."""
+        rows, columns = _sides(passed["img_ids"])
+        own = {name: array[:, : rows * columns] for name, array in outputs.items()}
+        return {name: array.reshape(len(array), rows, columns, -1) for name, array in own.items()}
+
+    def run(self, **keywords: Any) -> Any:
+        """Call the network."""
+        with lean_layers():
+            return {"out_hidden_states": self._predict(**keywords)}
+
+    def _predict(
+        self,
+        hidden_states: torch.Tensor,
+        timestep: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        pooled_projections: torch.Tensor,
+        rotary_cos: torch.Tensor,
+        rotary_sin: torch.Tensor,
+        guidance: torch.Tensor | None = None,
+        **reference: torch.Tensor,
+    ) -> torch.Tensor:
+        """Compute the network; arguments as the component's inputs."""
+        network: Any = self.model
+        place = hidden_states.shape[1:3]
+        tokens, cos, sin = hidden_states.flatten(1, 2), rotary_cos.flatten(0, 1), rotary_sin.flatten(0, 1)
+        count = tokens.shape[1]
+        if reference:
+            tokens = torch.cat([tokens, reference["reference_hidden_states"]], dim=1)
+            cos, sin = torch.cat([cos, reference["reference_cos"]]), torch.cat([sin, reference["reference_sin"]])
+        states = network.x_embedder(tokens)
+        scales = (timestep,) if guidance is None else (timestep, guidance)
+        embedded = network.time_text_embed(*(scale * _TRAINED for scale in scales), pooled_projections)
+        context = network.context_embedder(encoder_hidden_states)
+        angles = _with_text(cos, context, 1.0), _with_text(sin, context, 0.0)
+        for block in (*network.transformer_blocks, *network.single_transformer_blocks):
+            context, states = block(
+                hidden_states=states, encoder_hidden_states=context, temb=embedded, image_rotary_emb=angles
+            )
+        own = states[:, :count] if reference else states
+        velocity: torch.Tensor = network.proj_out(network.norm_out(own, embedded))
+        return velocity.reshape(velocity.shape[0], *place, -1)
+
+
+def _sides(ids: torch.Tensor) -> tuple[int, int]:
+    """Return rows and columns of the tokens at positions (tokens, 3), without those of a reference."""
+    own = ids[ids[:, 0] == 0]
+    rows, columns = (int(own[:, axis].max()) + 1 for axis in (1, 2))
+    return rows, columns
+
+
+def _with_text(table: torch.Tensor, context: torch.Tensor, value: float) -> torch.Tensor:
+    """Return a table (tokens of the text and of the image, 2 D), with two equal numbers for a pair."""
+    text = torch.full_like(context[0, :, :1], value).expand(-1, table.shape[-1])
+    return torch.cat([text, table]).repeat_interleave(2, dim=-1)

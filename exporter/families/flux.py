@@ -1,0 +1,32 @@
+"""FLUX.1: CLIP's pooled vector, T5, a transformer over tokens of 2 x 2 latents, a VAE of 16 channels.
+
+Black Forest Labs 2024, https://github.com/black-forest-labs/flux. diffusers: `FluxPipeline`.
+"""
+
+from diffoundry.exporter.component import ComponentKind, FamilyDeclaration
+from diffoundry.exporter.components.clip_text import clip_text_encoder
+from diffoundry.exporter.components.flux_transformer import flux_transformer
+from diffoundry.exporter.components.t5_text import t5_text_encoder
+from diffoundry.exporter.components.vae import VAE_DECODER, VAE_ENCODER
+from diffoundry.runtime.pipelines.families.flux import TOKENS
+
+__all__ = ["FAMILY", "FILL", "KONTEXT"]
+
+
+def _family(name: str, transformer: ComponentKind) -> FamilyDeclaration:
+    return FamilyDeclaration(
+        name=name,
+        components=(
+            clip_text_encoder(),
+            t5_text_encoder("text_encoder_2", tokens=TOKENS),
+            transformer,
+            VAE_ENCODER,
+            VAE_DECODER,
+        ),
+        folders=("scheduler", "tokenizer", "tokenizer_2"),
+    )
+
+
+FAMILY = _family("flux", flux_transformer(TOKENS))
+KONTEXT = _family("flux_kontext", flux_transformer(TOKENS, reference=True))
+FILL = _family("flux_fill", flux_transformer(TOKENS, lambda latent, factor: latent + factor**2))

@@ -1,0 +1,191 @@
+"""FluxTransformer2DModel: the denoiser of FLUX.1."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.formats.config_values import Config, integer, integers, refuse
+from diffoundry.runtime.models.denoiser import PatchTransformer
+from diffoundry.runtime.models.protocols import Feeds, FloatArray
+from diffoundry.runtime.models.rotary import grid_positions, rotary_angles
+
+__all__ = [
+    "PATCH",
+    "REFERENCE",
+    "SIDE",
+    "FluxLayout",
+    "FluxTransformer2DModel",
+    "pack_latents",
+    "read_layout",
+    "unpack_latents",
+]
+
+PATCH = 2
+"""Latents to a side of a token. diffusers: `FluxPipeline._pack_latents`."""
+
+SIDE = 128
+"""Latents to a side of an image by default. diffusers: `default_sample_size` of `FluxPipeline`."""
+
+REFERENCE = "reference_latents"
+"""Name in the conditioning for latents of another image."""
+
+_AXES = (16, 56, 56)
+_TRAINED = 1000.0
+"""Timesteps of the training; the network counts from 0 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FluxLayout:
+    """The interface of the network, as its config describes it.
+
+    Attributes:
+        in_channels: Of a token: those of 2 x 2 latents, and of what is joined to them.
+        out_channels: Of a predicted token.
+        channels: Of its features.
+        width: Of a token of T5.
+        pooled_width: Of the pooled prompt.
+        axes: Width of the part of a head for each axis of the positions: image, row and column.
+        embeds_guidance: True if the guidance scale is an input.
+    """
+
+    in_channels: int
+    out_channels: int
+    channels: int
+    width: int
+    pooled_width: int
+    axes: tuple[int, ...]
+    embeds_guidance: bool
+
+
+def read_layout(config: Config, subject: str) -> FluxLayout:
+    """Read config.json with the defaults of diffusers' `FluxTransformer2DModel`.
+
+    Args:
+        config: The config.
+        subject: Name of the file in messages.
+
+    Raises:
+        ConfigError: A value has another type, is out of range, or does not fit the others.
+    """
+    token = PATCH * PATCH
+    into = integer(config, "in_channels", 64, subject=subject)
+    out = integer(config, "out_channels", None, subject=subject) or into
+    for name, channels in (("in_channels", into), ("out_channels", out)):
+        if channels % token:
+            raise refuse(subject, name, channels, f"a multiple of {token}, the latents of a token")
+    patch = integer(config, "patch_size", 1, subject=subject)
+    if patch != 1:
+        raise refuse(subject, "patch_size", patch, "1")
+    head, axes = (
+        integer(config, "attention_head_dim", 128, subject=subject),
+        integers(config, "axes_dims_rope", _AXES, subject=subject),
+    )
+    if len(axes) != len(_AXES) or sum(axes) != head or any(width % 2 for width in axes):
+        raise refuse(subject, "axes_dims_rope", list(axes), f"three even numbers that add up to {head}")
+    embeds = config.get("guidance_embeds", False)
+    if not isinstance(embeds, bool):
+        raise refuse(subject, "guidance_embeds", embeds, "true or false")
+    return FluxLayout(
+        in_channels=into,
+        out_channels=out,
+        channels=head * integer(config, "num_attention_heads", 24, subject=subject),
+        width=integer(config, "joint_attention_dim", 4096, subject=subject),
+        pooled_width=integer(config, "pooled_projection_dim", 768, subject=subject),
+        axes=axes,
+        embeds_guidance=embeds,
+    )
+
+
+def pack_latents(latents: FloatArray) -> FloatArray:
+    """Join 2 x 2 latents to a token: (B, C, h, w) to (B, h / 2, w / 2, 4 C). diffusers: `_pack_latents`."""
+    batch, channels, height, width = latents.shape
+    cut = latents.reshape(batch, channels, height // PATCH, PATCH, width // PATCH, PATCH)
+    return cut.transpose(0, 2, 4, 1, 3, 5).reshape(batch, height // PATCH, width // PATCH, channels * PATCH**2)
+
+
+def unpack_latents(tokens: FloatArray) -> FloatArray:
+    """Revert `pack_latents`: (B, rows, columns, 4 C) to (B, C, 2 rows, 2 columns)."""
+    batch, rows, columns, _ = tokens.shape
+    cut = tokens.reshape(batch, rows, columns, -1, PATCH, PATCH).transpose(0, 3, 1, 4, 2, 5)
+    return cut.reshape(batch, -1, rows * PATCH, columns * PATCH)
+
+
+class FluxTransformer2DModel(PatchTransformer):
+    """A `Denoiser` over latents (B, C, h, w), packed here to tokens of 2 x 2. diffusers: `FluxTransformer2DModel`.
+
+    Its conditioning: "encoder_hidden_states" (B, tokens, D) and "pooled_projections" (B, P), and of a network that sees
+    another image its latents as `REFERENCE` (B, C, h', w'). Angles of rotary positions are computed here.
+
+    Attributes:
+        layout: Its interface.
+    """
+
+    def __init__(self, session: EngineSession) -> None:
+        """Read the config; the engine is opened when first needed.
+
+        Raises:
+            BundleError: The bundle has no denoiser, or no config of it.
+            ConfigError: A value of the config has another type, or is out of range.
+        """
+        super().__init__(session)
+        self.layout = read_layout(self._config, self._subject)
+        self.in_channels, self.out_channels = (
+            channels // PATCH**2 for channels in (self.layout.in_channels, self.layout.out_channels)
+        )
+        self.patch_size, self.sample_size = PATCH, (SIDE, SIDE)
+        self.first_channels = self.layout.channels
+
+    @property
+    def embeds_guidance(self) -> bool:
+        """See `Denoiser`."""
+        return self.layout.embeds_guidance
+
+    def embed_guidance(self, scale: float) -> Feeds:
+        """See `Denoiser`."""
+        return {"guidance": np.array([scale], np.float32)}
+
+    @property
+    def reference_limit(self) -> int | None:
+        """The only number of a reference's tokens that the engine takes; None for any, 0 without the inputs."""
+        shapes = {spec.name: spec.shape for spec in self._session.declared_inputs(self.component)}
+        tokens = shapes.get("reference_cos", (0,))[0]
+        return tokens if isinstance(tokens, int) else None
+
+    def _reference(self, latents: FloatArray | None, batch: int) -> dict[str, FloatArray]:
+        """Return the inputs for another image: its tokens, at the same places on another first axis.
+
+        Raises:
+            InputError: The engine takes another number of tokens.
+        """
+        empty = np.zeros((batch, self.layout.in_channels // PATCH**2, 0, 0), np.float32)
+        tokens = pack_latents(empty if latents is None else latents)
+        rows, columns = tokens.shape[1:3]
+        limit = self.reference_limit
+        if limit is not None and rows * columns != limit:
+            raise InputError(
+                f"image: got {rows * columns} tokens of 2 x 2 latents, expected {limit}: the engine of "
+                f"{self.component!r} was made for no other number; use an engine for onnxruntime or openvino"
+            )
+        cos, sin = rotary_angles(grid_positions(1, rows, columns), self.layout.axes)
+        return {
+            "reference_hidden_states": tokens.reshape(batch, rows * columns, tokens.shape[-1]),
+            "reference_cos": cos.reshape(rows * columns, cos.shape[-1]),
+            "reference_sin": sin.reshape(rows * columns, sin.shape[-1]),
+        }
+
+    def __call__(self, sample: FloatArray, timestep: float, conditioning: Feeds) -> FloatArray:
+        """See `Denoiser`; the network takes a thousandth of the timestep."""
+        tokens = pack_latents(sample)
+        cos, sin = rotary_angles(grid_positions(0, *tokens.shape[1:3]), self.layout.axes)
+        feeds = {
+            "hidden_states": tokens,
+            "timestep": np.asarray([timestep], np.float32) / np.float32(_TRAINED),
+            "rotary_cos": cos,
+            "rotary_sin": sin,
+            **{name: values for name, values in conditioning.items() if name != REFERENCE},
+        }
+        if self.reference_limit != 0:
+            feeds |= self._reference(conditioning.get(REFERENCE), len(sample))
+        return unpack_latents(self._run(feeds, (*tokens.shape[:3], self.layout.out_channels)))

@@ -1,0 +1,155 @@
+"""FLUX.1 from images against diffusers' own pipelines on tiny random checkpoints, after every step."""
+
+import inspect
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from system_pair import compare_system, open_theirs
+from tiny_flux import DEV, LATENTS, make_flux
+
+from diffoundry.runtime import load
+from diffoundry.runtime.errors import InputError
+
+TO_IMAGE, INPAINT, FILL = "FluxImg2ImgPipeline", "FluxInpaintPipeline", "FluxFillPipeline"
+KONTEXT = "FluxKontextPipeline"
+WIDTH, HEIGHT = 24, 16
+NOISE = Image.effect_noise((WIDTH, HEIGHT), 90).convert("RGB")
+MASK = Image.new("L", (WIDTH, HEIGHT))
+MASK.paste(255, (4, 5, 19, 12))
+TWO = ["a red apple", "a cat face"]
+GUIDED = {"negative_prompt": ["blue", ""], "true_cfg_scale": 3.0}
+FEW = {"num_inference_steps": 3, "max_sequence_length": 9}
+SIZE = {"height": HEIGHT, "width": WIDTH}
+
+
+@pytest.fixture(scope="module")
+def folders(system_checkpoint):
+    return {
+        FILL: system_checkpoint(
+            "flux-fill", lambda folder: make_flux(folder, FILL, in_channels=48, out_channels=4 * LATENTS, **DEV)
+        ),
+        KONTEXT: system_checkpoint("flux-kontext", lambda folder: make_flux(folder, KONTEXT, **DEV)),
+        "dev": system_checkpoint("flux-dev", lambda folder: make_flux(folder, **DEV)),
+    }
+
+
+@pytest.fixture(scope="module")
+def pipelines(exported, folders):
+    """Class and target to the pipeline; the plain checkpoint is exported for other tests too."""
+    bundles = {name: exported(folder, target="onnxruntime,openvino") for name, folder in folders.items()}
+    return {
+        (name, target): load(bundle, target=target)
+        for name, bundle in bundles.items()
+        for target in ("onnxruntime", "openvino")
+    }
+
+
+@pytest.fixture(scope="module")
+def theirs(folders):
+    plain = open_theirs(folders["dev"], "FluxPipeline")
+    made = {name: getattr(diffusers, name).from_pipe(plain) for name in (TO_IMAGE, INPAINT)}
+    for pipeline in made.values():
+        pipeline.set_progress_bar_config(disable=True)
+    return {**made, **{name: open_theirs(folders[name], name) for name in (FILL, KONTEXT)}}
+
+
+def follow(pipelines, theirs, name, targets=("onnxruntime",), **arguments):
+    """Compare with one of diffusers' classes; its callback sees latents after the kept part was put back."""
+    for target in targets:
+        ours = pipelines[name if name in (FILL, KONTEXT) else "dev", target]
+        compare_system(ours, theirs[name], watch=False, **{**FEW, **SIZE, **arguments})
+
+
+BOTH = ("onnxruntime", "openvino")
+
+
+def test_image_to_image(pipelines, theirs):
+    follow(pipelines, theirs, TO_IMAGE, BOTH, prompt=TWO, image=NOISE, num_images_per_prompt=2, **GUIDED)
+    large = {"image": NOISE.resize((32, 40)), "height": 40, "width": 32}
+    follow(pipelines, theirs, TO_IMAGE, prompt="a cat", **large, strength=1.0, guidance_scale=1.0)
+    latents = np.random.default_rng(0).standard_normal((1, LATENTS, HEIGHT // 2, WIDTH // 2)).astype(np.float32)
+    ours, reference = pipelines["dev", "onnxruntime"], theirs[TO_IMAGE]
+    compare_system(
+        ours, reference, prompt="a cat", watch=False, ours_only={"image": latents}, **FEW,
+        theirs_only={"image": torch.from_numpy(latents), **SIZE},
+    )  # fmt: skip
+
+
+def test_inpainting(pipelines, theirs):
+    images = {"image": NOISE, "mask_image": MASK}
+    follow(pipelines, theirs, INPAINT, BOTH, prompt=TWO, num_images_per_prompt=2, **images, **GUIDED)
+    follow(pipelines, theirs, INPAINT, prompt="a cat", **images, height=40, width=32, strength=1.0)
+    several = {"image": [NOISE, NOISE.rotate(180)], "mask_image": [MASK, MASK.rotate(180)]}
+    follow(pipelines, theirs, INPAINT, prompt=TWO, **several, strength=0.4)
+
+
+def test_filling(pipelines, theirs):
+    images = {"image": NOISE, "mask_image": MASK}
+    follow(pipelines, theirs, FILL, BOTH, prompt=TWO, num_images_per_prompt=2, **images)
+    follow(pipelines, theirs, FILL, prompt="a cat", **images, strength=0.7, height=40, width=32)
+    follow(pipelines, theirs, FILL, prompt="a cat", image=NOISE, mask_image=Image.new("L", NOISE.size, 255))
+
+
+def test_an_image_as_a_reference(pipelines, theirs):
+    """Its tokens have places of their own. Without one the result is that of the prompt."""
+    large = NOISE.resize((39, 26))
+    own = {"max_area": WIDTH * HEIGHT, "_auto_resize": False}
+    follow(pipelines, theirs, KONTEXT, BOTH, prompt=TWO, image=large, num_images_per_prompt=2, **own, **GUIDED)
+    follow(pipelines, theirs, KONTEXT, prompt=TWO, image=[NOISE, NOISE.rotate(180)], height=90, width=30, **own)
+    follow(pipelines, theirs, KONTEXT, BOTH, prompt="a cat", max_area=20 * 40)
+    latents = np.random.default_rng(0).standard_normal((1, LATENTS, 6, 10)).astype(np.float32)
+    compare_system(
+        pipelines[KONTEXT, "onnxruntime"], theirs[KONTEXT], prompt="a cat", watch=False, **FEW, **SIZE, **own,
+        ours_only={"image": latents}, theirs_only={"image": torch.from_numpy(latents)},
+    )  # fmt: skip
+
+
+def test_sizes_of_references_are_diffusers(pipelines, theirs, monkeypatch):
+    """The size of the result by its area, and that of the image by the closest of the training."""
+    ours, reference = pipelines[KONTEXT, "onnxruntime"], theirs[KONTEXT]
+    sizes = []
+
+    def stop(image, *_args, **_options):
+        sizes.append(tuple(image.shape[2:]))
+        raise InterruptedError
+
+    monkeypatch.setattr(reference.vae, "encode", stop)
+    monkeypatch.setattr(type(ours.vae), "mode", lambda _vae, pixels: stop(pixels))
+    for width, height in ((64, 64), (64, 40), (33, 90), (300, 100)):
+        image = NOISE.resize((width, height))
+        for pipeline in (ours, reference):
+            with pytest.raises(InterruptedError):
+                pipeline(prompt="a cat", image=image, **SIZE, max_area=64, max_sequence_length=9)
+    assert sizes[::2] == sizes[1::2]
+    assert len(set(sizes)) == 4
+    assert ours.start("a cat", mu=0.5).arguments["height"] == 1024
+
+
+def test_defaults_are_diffusers(pipelines):
+    for name, task in (
+        (TO_IMAGE, "image_to_image"), (INPAINT, "inpainting"), (FILL, "fill"), (KONTEXT, "reference")
+    ):  # fmt: skip
+        ours = pipelines[name if name in (FILL, KONTEXT) else "dev", "onnxruntime"]
+        kind = next(one for one in ours._tasks if one.name == task)
+        defaults = {**ours.family.defaults[task], **({"strength": 1.0} if task == "fill" else {})}
+        parameters = inspect.signature(getattr(diffusers, name).__call__).parameters
+        assert {argument: parameters[argument].default for argument in defaults} == defaults, name
+        assert set(kind.required_args) <= set(parameters)
+    assert pipelines[FILL, "onnxruntime"].default_task.name == "fill"
+
+
+def test_wrong_arguments_are_refused(pipelines):
+    filling, plain = pipelines[FILL, "onnxruntime"], pipelines["dev", "onnxruntime"]
+    for ours, arguments, words in (
+        (filling, {}, "image: got none, expected image and mask_image: filling is what this checkpoint does"),
+        (filling, {"image": NOISE}, "image: got none|mask_image: got none"),
+        (plain, {"image": NOISE, "strength": 0.0}, "strength: got 0.0, expected a number above 0 and at most 1"),
+        (plain, {"image": NOISE.resize((22, 16))}, "width: got 22, expected a multiple of 4"),
+        (plain, {"image": NOISE, "mask_image": MASK, "masked_image_latents": np.zeros((1, 4, 8, 12), np.float32),
+                 **SIZE}, "masked_image_latents: this checkpoint's denoiser does not take them"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=words):
+            ours("a cat", **FEW, **arguments)

@@ -1,0 +1,121 @@
+"""FLUX.1 on other targets: half precision, int8, weights of 4 bits, Core ML, TensorRT for RTX, verify and bench."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from system_targets import check_core_ml, check_int8, check_tensorrt_rtx
+from tiny_flux import DEV, SCHNELL, make_flux
+
+from diffoundry.calibration.quality import Budget
+from diffoundry.exporter.calibrate.request import QuantizationRequest
+from diffoundry.exporter.verify import VerifyRequest, verify
+from diffoundry.runtime import load
+from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.bundle.specs import DimSpec
+from diffoundry.runtime.cli.bench import command as bench
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+SIZE = (32, 32)
+PARTS = {"text_encoder", "text_encoder_2", "transformer", "vae_encoder", "vae_decoder"}
+SETTINGS = {
+    "seed": 0, "num_inference_steps": 4, "height": 32, "width": 32, "output_type": "np",
+    "negative_prompt": "blue", "true_cfg_scale": 2.0,
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(system_checkpoint):
+    return system_checkpoint("flux-dev", lambda folder: make_flux(folder, **DEV))
+
+
+@pytest.fixture
+def schnell(system_checkpoint):
+    return system_checkpoint("flux-schnell", lambda folder: make_flux(folder, scheduler={}, **SCHNELL))
+
+
+@pytest.mark.parametrize(("target", "precision"), [("onnxruntime", "fp16"), ("openvino", "bf16")])
+def test_half_precision_stays_close(exported, folder, target, precision):
+    """fp16 of OpenVINO is built, although few processors compute in it."""
+    halves = ("fp16", "bf16") if target == "openvino" else ("fp16",)
+    bundle = exported(folder, target=target, precision=f"fp32,{','.join(halves)}")
+    settings = {**SETTINGS, "output_type": "latent"}
+    expected, given = (load(bundle, target=target, precision=one)("a cat", **settings) for one in ("fp32", precision))
+    change = np.square(expected.images - given.images).mean() / np.square(expected.images).mean()
+    assert 0 < np.sqrt(change) < {"fp16": 0.005, "bf16": 0.05}[precision]
+
+
+def test_int8_is_calibrated(exported, folder):
+    request = QuantizationRequest(
+        budget=Budget(min_psnr=15), prompts=("cat",), held_out=("apple",), steps=4, height=32, width=32
+    )
+    bundle = exported(folder, precision="fp32,int8", quantization=request)
+    chosen = Bundle(bundle).manifest.recipe.quantization["int8"]
+    assert chosen.psnr >= 15
+    assert any(component.quantized for component in chosen.components.values())
+    check_int8(*(load(bundle, precision=one)("a cat", **SETTINGS).images for one in ("fp32", "int8")), 15)
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_weights_of_few_bits_stay_close(exported, folder, target):
+    request = QuantizationRequest(
+        budget=Budget(min_psnr=15), prompts=("cat",), held_out=("apple",), steps=4, height=32, width=32
+    )
+    words = ("int8-weights", "int4-weights")
+    bundle = exported(folder, target=target, precision=f"fp32,{','.join(words)}", quantization=request)
+    images = {
+        word: load(bundle, target=target, precision=word)("a cat", **SETTINGS).images for word in ("fp32", *words)
+    }
+    for word in words:
+        check_int8(images["fp32"], images[word], 15)
+
+
+def test_core_ml_has_the_numbers_of_onnx_runtime(exported, folder):
+    bundle = exported(folder, target="onnxruntime,coreml", buckets=(SIZE,))
+    (engine,) = (spec for spec in Bundle(bundle).engines("transformer") if spec.target == "coreml")
+    shapes = {spec.name: spec.shape for spec in engine.inputs}
+    assert shapes["encoder_hidden_states"][1] == 512
+    assert shapes["rotary_cos"] == shapes["rotary_sin"] == (8, 8, 8)
+    check_core_ml(bundle)
+
+
+def test_tensorrt_for_rtx_builds_every_network(exported, folder):
+    assert check_tensorrt_rtx(lambda **options: exported(folder, buckets=(SIZE,), **options)) == PARTS
+
+
+@pytest.fixture
+def fill(system_checkpoint):
+    name = "FluxFillPipeline"
+    return system_checkpoint(
+        "flux-fill", lambda folder: make_flux(folder, name, in_channels=48, out_channels=16, **DEV)
+    )
+
+
+@pytest.fixture
+def kontext(system_checkpoint):
+    return system_checkpoint("flux-kontext", lambda folder: make_flux(folder, "FluxKontextPipeline", **DEV))
+
+
+@pytest.mark.parametrize("name", ["folder", "schnell", "fill", "kontext"])
+def test_verify_passes_every_check(exported, name, request):
+    side = DimSpec(min=16, max=32, multiple_of=4)
+    sizes = {"dims": {"height": side, "width": side}} if name == "kontext" else {"buckets": (SIZE,)}
+    bundle = exported(request.getfixturevalue(name), target="onnxruntime,openvino", **sizes)
+    report = verify(bundle, None, VerifyRequest(steps=3, guidance_scale=3.0))
+    assert [check for check in report.all_checks if not check.passed] == []
+    for variant in report.variants:
+        assert {result.component for result in variant.outputs} >= PARTS - {"vae_encoder"}
+
+
+def test_bench_measures_both_beside_pytorch(exported, folder):
+    bundle = exported(folder, target="onnxruntime,openvino", buckets=(SIZE,))
+    few = ["--steps=2", "--repeats=1", "--warmups=0", "--target=onnxruntime", "--height=32", "--width=32", "--json"]
+    result = CliRunner().invoke(bench, [str(bundle), *few, "--against=torch-fp32"])
+    assert result.exit_code == 0, (result.output, result.exception)
+    report = json.loads(result.stdout)
+    assert (report["work"]["width"], report["work"]["height"]) == SIZE
+    ours, torch = report["candidates"]
+    assert torch["failure"] is None
+    assert ours["measured"]["distance"]["psnr"] > 60
