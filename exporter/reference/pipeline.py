@@ -21,6 +21,7 @@ from diffoundry.runtime.models.controlnet import controlnet_name, is_controlnet
 from diffoundry.runtime.models.image_projection import ip_adapter_name, is_ip_adapter
 from diffoundry.runtime.models.roles import CONTROLNET, T2I_ADAPTER
 from diffoundry.runtime.models.t2i_adapter import is_t2i_adapter, t2i_adapter_name
+from diffoundry.runtime.pipelines.controlnet import CONTROL_SEED
 from diffoundry.runtime.pipelines.example_inputs import (
     ADAPTER,
     CONTROL,
@@ -34,13 +35,13 @@ from diffoundry.runtime.pipelines.example_inputs import (
 __all__ = [
     "call_pipeline",
     "control_names",
-    "encodes_control_images",
     "example_inputs",
     "example_scale",
     "network",
     "quiet_libraries",
     "reference_arguments",
     "reference_pipeline",
+    "seeded_generator",
     "shifted_decoding",
     "watched",
 ]
@@ -134,10 +135,20 @@ def control_names(pipeline: Any) -> tuple[str, ...]:
     return tuple(controlnet_name(index) for index in range(count))
 
 
-def encodes_control_images(pipeline: Any) -> bool:
-    """Return whether a diffusers pipeline draws latents of control images, which it does with no generator."""
+@contextmanager
+def seeded_generator(pipeline: Any, seed: int) -> Iterator[torch.Generator]:
+    """Yield the generator of a call with which diffusers draws what a bundle draws.
+
+    It is torch's global one, whose state is restored: some pipelines pass none to their scheduler, such as DiTPipeline.
+    But Stable Diffusion 3 draws latents of control images with the global one, and a bundle with one of its own.
+    """
     nets = getattr(pipeline, "controlnet", None)
-    return isinstance(nets, diffusers.SD3ControlNetModel | SD3MultiControlNetModel)
+    with torch.random.fork_rng(devices=[]):
+        generator = torch.manual_seed(seed)
+        if isinstance(nets, diffusers.SD3ControlNetModel | SD3MultiControlNetModel):
+            generator = torch.Generator().manual_seed(seed)
+            torch.manual_seed(CONTROL_SEED)
+        yield generator
 
 
 def network(pipeline: Any, source: str) -> Any:

@@ -19,6 +19,7 @@ from diffoundry.exporter.reference.pipeline import (
     network,
     reference_arguments,
     reference_pipeline,
+    seeded_generator,
 )
 from diffoundry.runtime.bench.candidate import Generation
 from diffoundry.runtime.bench.machine import machine_facts, peak_rss
@@ -64,15 +65,15 @@ class TorchBenchmark:
         request = self._job.request
         self._calls, self._steps, self._inside = {}, [], []
         start = time.perf_counter()
-        generator = torch.Generator("cpu").manual_seed(request.seed)
-        output = call_pipeline(
-            self.pipeline,
-            request.prompt,
-            self._end_step,
-            watch=self._job.arguments is not None,
-            generator=generator,
-            **{"output_type": self._output_type, **self._arguments(generator)},
-        )
+        with seeded_generator(self.pipeline, request.seed) as generator:
+            output = call_pipeline(
+                self.pipeline,
+                request.prompt,
+                self._end_step,
+                watch=self._job.arguments is not None,
+                generator=generator,
+                **{"output_type": self._output_type, **self._arguments(generator)},
+            )
         seconds = time.perf_counter() - start
         return Generation(
             image=self._measured(output),

@@ -32,14 +32,14 @@ class ClassCheckpoint:
     Attributes:
         make: Writes it into a folder.
         base: Variant of `VARIANTS` whose build joined networks have.
-        controlnet: True if a ControlNet joins.
+        controlnet: Name of the ControlNet that joins, or None.
         t2i_adapter: Kind of the T2I-Adapter that joins, or None.
         size: Height and width to measure; None for the checkpoint's own.
     """
 
     make: Callable[[Path], Any]
     base: str = ""
-    controlnet: bool = False
+    controlnet: str | None = None
     t2i_adapter: str | None = None
     size: tuple[int, int] | None = None
 
@@ -80,9 +80,13 @@ _VARIANTS = {
     },
     **{name: _variant(name, "sd3") for form in _FORMS for name in [f"StableDiffusion3{form}Pipeline"]},
     **{
-        f"{base}ControlNet{form}Pipeline": _variant(f"{base}{form}Pipeline", variant, controlnet=True)
+        f"{base}ControlNet{form}Pipeline": _variant(f"{base}{form}Pipeline", variant, controlnet="first")
         for base, variant in {"StableDiffusion": "sd1", "StableDiffusionXL": "xl"}.items()
         for form in _FORMS
+    },
+    **{
+        f"StableDiffusion3ControlNet{form}Pipeline": _variant("StableDiffusion3Pipeline", "sd3", controlnet=kind)
+        for form, kind in {"": "first", "Inpainting": "masked"}.items()
     },
     "StableDiffusionAdapterPipeline": _variant("StableDiffusionPipeline", "sd1-small", t2i_adapter="full"),
     "StableDiffusionXLAdapterPipeline": _variant("StableDiffusionXLPipeline", "xl-three", t2i_adapter="xl"),

@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 
 from diffoundry.exporter.component import Component
 from diffoundry.exporter.components.network_module import NetworkModule
-from diffoundry.exporter.reference.pipeline import call_pipeline, encodes_control_images, network, reference_arguments
+from diffoundry.exporter.reference.pipeline import call_pipeline, network, reference_arguments, seeded_generator
 from diffoundry.exporter.verify.reference.image_prompt_feeds import image_prompt_feeds
 from diffoundry.exporter.verify.request import Settings
 from diffoundry.exporter.verify.run_result import result_of
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.engines.plugins import resolve
 from diffoundry.runtime.models.attention_control import ATTENTION_MAPS
-from diffoundry.runtime.pipelines.controlnet import CONTROL_SEED
 
 __all__ = ["NetworkCall", "Trace", "generate_reference", "record_calls", "to_numpy"]
 
@@ -90,12 +89,7 @@ def generate_reference(
         latents.append(to_numpy(values))
         on_step(index + 1, _total(pipeline, index + 1))
 
-    with torch.random.fork_rng(devices=[]):
-        # The global generator, since some pipelines pass none to their scheduler, such as DiTPipeline.
-        generator = torch.manual_seed(seed)
-        if encodes_control_images(pipeline):  # with the global generator; a bundle with one of its own
-            generator = torch.Generator().manual_seed(seed)
-            torch.manual_seed(CONTROL_SEED)
+    with seeded_generator(pipeline, seed) as generator:
         output = call_pipeline(
             pipeline,
             prompt,

@@ -39,8 +39,8 @@ def bundle(system_checkpoint, exported, tiny_controlnet, tiny_t2i_adapter):
 
     def find(name):
         found = CLASS_CHECKPOINTS[name]
-        nets = (str(tiny_controlnet(found.base)),) if found.controlnet else ()
-        kind = found.t2i_adapter
+        net, kind = found.controlnet, found.t2i_adapter
+        nets = () if net is None else (str(tiny_controlnet(found.base, net)),)
         adapters = () if kind is None else (str(tiny_t2i_adapter(found.base, kind)),)
         folder = system_checkpoint(f"class-{name}", found.make)
         checked = (folder / "safety_checker").is_dir()
