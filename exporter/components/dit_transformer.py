@@ -4,10 +4,9 @@ Peebles and Xie 2022, https://arxiv.org/abs/2212.09748.
 """
 
 from diffoundry.exporter.component import Call, Component, ComponentKind, Configs, read_integer
-from diffoundry.exporter.components.latents import latent_dims
+from diffoundry.exporter.components.latents import check_latent_channels, latent_dims
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
-from diffoundry.runtime.formats.config_values import refuse
 from diffoundry.runtime.models.roles import DENOISER
 
 __all__ = ["DIT_TRANSFORMER"]
@@ -20,9 +19,7 @@ def _describe(configs: Configs) -> Component:
     height, width = latent_dims(configs)
     factor = parse_size(height).divisor
     channels, side = read_integer(configs, _SOURCE, "in_channels", 4), read_integer(configs, _SOURCE, "sample_size", 32)
-    latent = read_integer(configs, "vae", "latent_channels", 4)
-    if channels != latent:
-        raise refuse(f"{_SOURCE}/config.json", "in_channels", channels, f"{latent}, the latent_channels of the VAE")
+    check_latent_channels(configs, _SOURCE, channels)
     given = channels if configs[_SOURCE].get("out_channels") is None else _out_channels(configs)
     # The network knows one size: the positions are a table of it, and patches are put back into a square.
     sides = DimSpec(min=side * factor, max=side * factor, multiple_of=factor)

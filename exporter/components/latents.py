@@ -1,12 +1,12 @@
 """Size of latents, on which the denoiser and both halves of the VAE must agree."""
 
-from diffoundry.exporter.component import Configs, read_levels
+from diffoundry.exporter.component import Configs, read_integer, read_levels
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.formats.config_values import refuse
 from diffoundry.runtime.models.roles import DENOISER_FOLDERS
 from diffoundry.runtime.models.sample_size import read_sample_size
 
-__all__ = ["AUTOENCODERS", "latent_dims", "trained_size"]
+__all__ = ["AUTOENCODERS", "check_latent_channels", "latent_dims", "trained_size"]
 
 AUTOENCODERS = ("vae", "vqvae", "movq")
 """Folders of the network that decodes latents, as diffusers' pipelines name it."""
@@ -33,6 +33,22 @@ def latent_dims(configs: Configs) -> tuple[str, str]:
         raise refuse(f"{source}/config.json", field, list(levels), f"at most {_MOST_LEVELS} levels")
     factor = 2 ** (len(levels) - 1)
     return f"height/{factor}", f"width/{factor}"
+
+
+def check_latent_channels(configs: Configs, source: str, channels: int) -> None:
+    """Refuse a denoiser whose input has other channels than the VAE's latents.
+
+    Args:
+        configs: Configs of the checkpoint.
+        source: Folder of the denoiser.
+        channels: Channels of its input.
+
+    Raises:
+        ConfigError: As said.
+    """
+    latent = read_integer(configs, "vae", "latent_channels", 4)
+    if channels != latent:
+        raise refuse(f"{source}/config.json", "in_channels", channels, f"{latent}, the latent_channels of the VAE")
 
 
 def trained_size(configs: Configs, source: str, dims: tuple[str, str]) -> dict[str, int]:

@@ -6,7 +6,7 @@ Chen et al. 2023, https://arxiv.org/abs/2310.00426.
 from functools import partial
 
 from diffoundry.exporter.component import Component, ComponentKind, Configs, read_integer
-from diffoundry.exporter.components.latents import latent_dims
+from diffoundry.exporter.components.latents import check_latent_channels, latent_dims
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
 from diffoundry.runtime.formats.config_values import refuse
@@ -39,9 +39,7 @@ def _describe(configs: Configs, *, tokens: int) -> Component:
     factor = parse_size(height).divisor
     config, subject = configs[_SOURCE], f"{_SOURCE}/config.json"
     layout = read_layout(config, subject)
-    latent = read_integer(configs, "vae", "latent_channels", 4)
-    if layout.in_channels != latent:
-        raise refuse(subject, "in_channels", layout.in_channels, f"{latent}, the latent_channels of the VAE")
+    check_latent_channels(configs, _SOURCE, layout.in_channels)
     if config.get("attention_type", "default") != "default":
         raise refuse(subject, "attention_type", config["attention_type"], "'default'")
     patch, half = layout.patch_size, layout.channels // 2
@@ -60,7 +58,7 @@ def _describe(configs: Configs, *, tokens: int) -> Component:
         network=_CLASS,
         source=_SOURCE,
         inputs=(
-            TensorSpec(name="hidden_states", dtype="float32", shape=("batch", latent, height, width)),
+            TensorSpec(name="hidden_states", dtype="float32", shape=("batch", layout.in_channels, height, width)),
             # Also between the integers, as schedulers on sigmas have them.
             TensorSpec(name="timestep", dtype="float32", shape=(1,)),
             TensorSpec(

@@ -1,6 +1,6 @@
 """AutoencoderTiny (TAESD): a VAE without a distribution of latents, and with tiles of its own kind."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, ClassVar, Self
@@ -9,11 +9,9 @@ import numpy as np
 
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.formats.config_values import integer
-from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
+from diffoundry.runtime.models.deterministic_vae import DeterministicVae
 from diffoundry.runtime.models.protocols import FloatArray
-from diffoundry.runtime.models.roles import VAE_ENCODER
 from diffoundry.runtime.models.vae_tiling import Tiles, lengths, starts
-from diffoundry.runtime.random import Generator
 
 __all__ = ["AutoencoderTiny", "TinyTiles"]
 
@@ -27,28 +25,12 @@ _OVERLAPS = 8
 """A tile shares the eighth part of its side with the next; diffusers: `tile_overlap_factor` of 0.125."""
 
 
-class AutoencoderTiny(AutoencoderKL):
-    """Runs both halves; the encoder returns the latents themselves. diffusers: `AutoencoderTiny`."""
+class AutoencoderTiny(DeterministicVae):
+    """diffusers: `AutoencoderTiny`."""
 
     levels_key: ClassVar[str] = "decoder_block_out_channels"
     default_levels: ClassVar[tuple[int, ...]] = (64, 64, 64, 64)
     default_scaling: ClassVar[float] = 1.0
-
-    def sample(self, pixels: FloatArray, generator: Generator | Sequence[Generator]) -> FloatArray:  # noqa: ARG002
-        """Return the latents of images (B, 3, H, W); nothing is drawn."""
-        return self._run(VAE_ENCODER, pixels)
-
-    def mode(self, pixels: FloatArray) -> FloatArray:
-        """Return the latents of images (B, 3, H, W)."""
-        return self._run(VAE_ENCODER, pixels)
-
-    def draw(self, pixels: FloatArray, generator: Generator | Sequence[Generator]) -> None:
-        """Draw nothing, as `sample`."""
-
-    @property
-    def moments(self) -> int:
-        """Channels of the encoder's output: the latents."""
-        return self.latent_channels
 
     def own_tiles(self) -> Tiles:
         """See `VaeTilingMixin`."""

@@ -4,11 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from diffoundry.runtime.engines.outputs import Outputs
-from diffoundry.runtime.engines.session import EngineSession
-from diffoundry.runtime.images.feature_extractor import FeatureExtractor
-from diffoundry.runtime.models.clip_vision import EXTRACTOR_FILE
-from diffoundry.runtime.models.roles import SAFETY_CHECKER
+from diffoundry.runtime.models.safety_checker import SafetyChecker
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,34 +33,10 @@ class IFVerdict:
         return [one or other for one, other in zip(self.nsfw, self.watermark, strict=True)]
 
 
-class IFSafetyChecker:
-    """Runs the safety checker of a DeepFloyd IF bundle. diffusers: `IFPipeline.run_safety_checker`.
-
-    Attributes:
-        extractor: Prepares images for the network.
-    """
-
-    def __init__(self, session: EngineSession) -> None:
-        """Read the config of the feature extractor; the engine is opened when first needed.
-
-        Raises:
-            BundleError: The bundle lacks the component or the feature extractor's config.
-            ConfigError: The feature extractor is of another kind.
-        """
-        self.component = session.bundle.component(SAFETY_CHECKER)
-        self.extractor = FeatureExtractor.from_config(session.bundle.read_object(EXTRACTOR_FILE))
-        self._session = session
+class IFSafetyChecker(SafetyChecker):
+    """diffusers: `IFPipeline.run_safety_checker`."""
 
     def __call__(self, images: "Sequence[Image]") -> IFVerdict:
-        """Judge images.
-
-        Args:
-            images: RGB, as they were generated.
-
-        Raises:
-            InputError: The feature extractor makes another size than the component takes.
-            EngineError: The engine failed.
-        """
-        outputs = Outputs(self._session.run(self.component, {"clip_input": self.extractor(images)}), self.component)
-        nsfw, watermark = (outputs.take(f"{name}_scores", (len(images), 1)) for name in ("nsfw", "watermark"))
+        """Judge images; arguments and errors as `scores`."""
+        nsfw, watermark = self.scores(images, ("nsfw", "watermark"), 1)
         return IFVerdict(nsfw=(nsfw[:, 0] > _THRESHOLD).tolist(), watermark=(watermark[:, 0] > _THRESHOLD).tolist())

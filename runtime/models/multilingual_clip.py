@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffoundry.runtime.engines.outputs import Outputs
-from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.models.json_text_encoder import JsonTextEncoder
 from diffoundry.runtime.models.protocols import FloatArray
-from diffoundry.runtime.tokenizers.tokenizer_json import JSON_FILES, JsonTokenizer
 
 __all__ = ["MultilingualCLIP", "MultilingualPrompts"]
 
@@ -28,38 +27,8 @@ class MultilingualPrompts:
     truncated: tuple[str, ...]
 
 
-class MultilingualCLIP:
-    """A `TextEncoder`. diffusers: `MultilingualCLIP`.
-
-    Attributes:
-        name: Name of the component.
-        folder: Folder of its tokenizer.
-        tokenizer: Its tokenizer.
-    """
-
-    def __init__(self, session: EngineSession, name: str = "text_encoder") -> None:
-        """Read the tokenizer; the engine is opened when first needed.
-
-        Raises:
-            BundleError: The bundle lacks the component or the tokenizer.
-        """
-        bundle = session.bundle
-        bundle.engines(name)
-        self.name = name
-        self.folder = name.replace("text_encoder", "tokenizer")
-        files = {file: f"{self.folder}/{file}" for file in JSON_FILES}
-        checked = {file: bundle.file(path) for file, path in files.items() if bundle.has(path)}
-        self.tokenizer = JsonTokenizer(checked, str(bundle.root / self.folder))
-        self._session = session
-
-    @property
-    def length(self) -> int:
-        """Largest number of tokens: 512.
-
-        Raises:
-            InputError: The tokenizer's files do not say.
-        """
-        return self.tokenizer.check_length()
+class MultilingualCLIP(JsonTextEncoder):
+    """diffusers: `MultilingualCLIP`."""
 
     def encode(self, texts: Sequence[str], tokens: int = 77) -> MultilingualPrompts:
         """Run the encoder.

@@ -15,14 +15,14 @@ from diffoundry.runtime.models.roles import SAFETY_CHECKER
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["StableDiffusionSafetyChecker", "flag_images"]
+__all__ = ["SafetyChecker", "StableDiffusionSafetyChecker", "flag_images"]
 
 _STRICTER = 0.01
 """Added to the score of every other concept once a special one counts."""
 
 
-class StableDiffusionSafetyChecker:
-    """Runs the safety checker of a bundle. diffusers: `StableDiffusionPipeline.run_safety_checker`.
+class SafetyChecker:
+    """Runs the network of a safety checker. A subclass judges its scores.
 
     Attributes:
         extractor: Prepares images for the network.
@@ -39,19 +39,28 @@ class StableDiffusionSafetyChecker:
         self.extractor = FeatureExtractor.from_config(session.bundle.read_object(EXTRACTOR_FILE))
         self._session = session
 
-    def __call__(self, images: "Sequence[Image]") -> list[bool]:
-        """Return whether each image is flagged.
+    def scores(self, images: "Sequence[Image]", names: Sequence[str], width: int | None = None) -> list[FloatArray]:
+        """Return the scores of images under each name, float32 (B, width).
 
         Args:
             images: RGB, as they were generated.
+            names: Outputs of the component, without their ending "_scores".
+            width: Scores of an image; None allows any number.
 
         Raises:
             InputError: The feature extractor makes another size than the component takes.
             EngineError: The engine failed.
         """
-        scores = Outputs(self._session.run(self.component, {"clip_input": self.extractor(images)}), self.component)
-        special, concepts = (scores.take(f"{name}_scores", (len(images), None)) for name in ("special", "concept"))
-        return flag_images(special, concepts)
+        outputs = Outputs(self._session.run(self.component, {"clip_input": self.extractor(images)}), self.component)
+        return [outputs.take(f"{name}_scores", (len(images), width)) for name in names]
+
+
+class StableDiffusionSafetyChecker(SafetyChecker):
+    """diffusers: `StableDiffusionPipeline.run_safety_checker`."""
+
+    def __call__(self, images: "Sequence[Image]") -> list[bool]:
+        """Return whether each image is flagged; arguments and errors as `scores`."""
+        return flag_images(*self.scores(images, ("special", "concept")))
 
 
 def flag_images(special: FloatArray, concepts: FloatArray) -> list[bool]:

@@ -6,53 +6,18 @@ from typing import Any
 from numpy.typing import NDArray
 
 from diffoundry.runtime.engines.outputs import Outputs
-from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.models.json_text_encoder import JsonTextEncoder
 from diffoundry.runtime.models.protocols import FloatArray
-from diffoundry.runtime.tokenizers.tokenizer_json import JSON_FILES, JsonTokenizer
 
 __all__ = ["T5EncoderModel"]
 
 
-class T5EncoderModel:
-    """A `TextEncoder`. transformers: `T5EncoderModel`.
+class T5EncoderModel(JsonTextEncoder):
+    """transformers: `T5EncoderModel`.
 
     Padding is hidden from the prompt where the graph has the input "attention_mask".
-
-    Attributes:
-        name: Name of the component.
-        folder: Folder of its tokenizer, named alike ("text_encoder_3", "tokenizer_3").
-        tokenizer: Its tokenizer.
     """
-
-    def __init__(self, session: EngineSession, name: str, folder: str | None = None) -> None:
-        """Read the tokenizer; the engine is opened when first needed.
-
-        Args:
-            session: The engines.
-            name: Name of the component.
-            folder: Folder of its tokenizer, where it is not named alike.
-
-        Raises:
-            BundleError: The bundle lacks the component or the tokenizer.
-        """
-        bundle = session.bundle
-        bundle.engines(name)
-        self.name = name
-        self.folder = folder or name.replace("text_encoder", "tokenizer")
-        files = {file: f"{self.folder}/{file}" for file in JSON_FILES}
-        checked = {file: bundle.file(path) for file, path in files.items() if bundle.has(path)}
-        self.tokenizer = JsonTokenizer(checked, str(bundle.root / self.folder))
-        self._session = session
-
-    @property
-    def length(self) -> int:
-        """Largest number of tokens: 512.
-
-        Raises:
-            InputError: The tokenizer's files do not say.
-        """
-        return self.tokenizer.check_length()
 
     def check_tokens(self, tokens: int) -> None:
         """Refuse a number of tokens that the engine does not take.

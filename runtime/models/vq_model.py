@@ -1,6 +1,5 @@
 """VQModel and its spatially normalized form, MoVQ: latents are rounded to the vectors of a codebook."""
 
-from collections.abc import Sequence
 from functools import cached_property
 from typing import ClassVar
 
@@ -10,12 +9,11 @@ import numpy.typing as npt
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.formats.config_values import flag, integer
-from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
+from diffoundry.runtime.models.deterministic_vae import DeterministicVae
 from diffoundry.runtime.models.protocols import FloatArray
-from diffoundry.runtime.models.roles import VAE_DECODER, VAE_ENCODER
+from diffoundry.runtime.models.roles import VAE_DECODER
 from diffoundry.runtime.models.vae_tiling import Tiles
 from diffoundry.runtime.models.weight_tables import read_table
-from diffoundry.runtime.random import Generator
 
 __all__ = ["CODEBOOK", "CodeArray", "VQModel"]
 
@@ -28,8 +26,8 @@ _MOST_DISTANCES = 2**21
 """Most distances that are in memory at once, 16 MiB of them."""
 
 
-class VQModel(AutoencoderKL):
-    """Runs both halves, and quantizes between them. Latents are (B, latent_channels, h, w).
+class VQModel(DeterministicVae):
+    """Runs both halves, and quantizes between them. Latents (B, latent_channels, h, w) are those before.
 
     van den Oord et al. 2017, https://arxiv.org/abs/1711.00937; MoVQ: Zheng et al. 2022, https://arxiv.org/abs/2209.09002.
     diffusers: `VQModel` and `VectorQuantizer`. The codebook is fp32 whatever the precision of the engines, and
@@ -89,22 +87,6 @@ class VQModel(AutoencoderKL):
         elif self.looks_up:
             latents = self.look_up(latents.astype(np.int64))
         return super().decode(latents)
-
-    def sample(self, pixels: FloatArray, generator: Generator | Sequence[Generator]) -> FloatArray:  # noqa: ARG002
-        """Return the latents of images (B, 3, H, W) before quantization; nothing is drawn."""
-        return self._run(VAE_ENCODER, pixels)
-
-    def mode(self, pixels: FloatArray) -> FloatArray:
-        """Return the latents of images (B, 3, H, W) before quantization."""
-        return self._run(VAE_ENCODER, pixels)
-
-    def draw(self, pixels: FloatArray, generator: Generator | Sequence[Generator]) -> None:
-        """Draw nothing, as `sample`."""
-
-    @property
-    def moments(self) -> int:
-        """Channels of the encoder's output: the latents."""
-        return self.latent_channels
 
     def own_tiles(self) -> Tiles:
         """See `VaeTilingMixin`.
