@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from diffoundry.runtime.formats.flux_keys import flux_layers
 from diffoundry.runtime.formats.ldm_keys import ldm_unet_names
 from diffoundry.runtime.formats.mmdit_keys import OriginalLayer, mmdit_layers
 from diffoundry.runtime.models.roles import DENOISER_FOLDERS
@@ -71,6 +72,17 @@ _DOTTED = {
 }
 """Prefixes of the others to components; longer ones come first."""
 
+_BARE = (
+    "double_blocks.", "single_blocks.", "img_in.", "txt_in.", "time_in.", "vector_in.", "guidance_in.", "final_layer."
+)  # fmt: skip
+"""Modules of FLUX.1 in the original code, which its LoRAs and those of XLabs name without a prefix."""
+
+_XLABS = re.compile(r"\.processor\.(qkv|proj)_lora([12])\.")
+"""XLabs' layers of a double block: 1 of image, 2 of text. diffusers: `_convert_xlabs_flux_lora_to_diffusers`."""
+
+_ORIGINALS = {"SD3Transformer2DModel": mmdit_layers, "FluxTransformer2DModel": flux_layers}
+"""Class of a transformer to the function that maps its original names."""
+
 _PROCESSOR = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 """Names of a text encoder's layers in attention processors. diffusers: `DIFFUSERS_OLD_TO_PEFT`."""
 
@@ -98,10 +110,11 @@ def parse_name(name: str, denoiser: str = DENOISER_FOLDERS[0]) -> TensorName | N
         denoiser: Name of the bundle's denoiser, which some formats do not tell from others.
     """
     prefix = next((mark for mark in (*_FLAT, *_DOTTED) if name.startswith(mark)), None)
-    if prefix is None:
+    if prefix is None and not name.startswith(_BARE):
         return None
-    component = _FLAT.get(prefix) or _DOTTED[prefix]
-    component = denoiser if component == _DENOISER else component
+    component = _DENOISER if prefix is None else _FLAT.get(prefix) or _DOTTED[prefix]
+    component, prefix = denoiser if component == _DENOISER else component, prefix or ""
+    name = _XLABS.sub(lambda found: f".{'img' if found[2] == '1' else 'txt'}_attn.{found[1]}_lora.", name)
     rest = _ADAPTER.sub(r".\1.weight", f".{name.removeprefix(prefix)}")[1:]
     for ending, part in _FACTORS.items():
         if rest.endswith(ending):
@@ -148,8 +161,8 @@ class LayerNames:
         if isinstance(per_block, int):
             originals = ldm_unet_names(self._layers, per_block)
             flat |= {_flattened(original): OriginalLayer((layer,)) for layer, original in originals.items()}
-        if config.get("_class_name") == "SD3Transformer2DModel":
-            flat |= {_flattened(name): found for name, found in mmdit_layers(self._layers).items() if name not in flat}
+        if (layers_of := _ORIGINALS.get(str(config.get("_class_name")))) is not None:
+            flat |= {_flattened(name): found for name, found in layers_of(self._layers).items() if name not in flat}
         self._flat = flat
 
     def find(self, layer: str) -> OriginalLayer | None:
