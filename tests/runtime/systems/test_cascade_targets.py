@@ -1,19 +1,16 @@
 """Stable Cascade and Würstchen in half precision and calibrated int8, for Core ML and for TensorRT for RTX."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from system_targets import check_core_ml, check_tensorrt_rtx
+from system_targets import calibrate_int8, check_core_ml, check_tensorrt_rtx, check_verify
 from tiny_cascade import CHANNELS, make_cascade_decoder, make_cascade_prior
 from tiny_wuerstchen import make_wuerstchen_decoder, make_wuerstchen_prior
 
-from diffoundry.calibration.quality import Budget
-from diffoundry.exporter.calibrate.request import QuantizationRequest
-from diffoundry.exporter.verify import VerifyRequest, verify
 from diffoundry.runtime import load
-from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.cli.bench import command as bench
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -67,15 +64,8 @@ def test_half_precision_stays_close(exported, folder, target, precision):
 
 
 def test_int8_is_calibrated(exported, folder):
-    """Few training steps amplify the rounding of the first, so the budget is wide."""
     height, width = SIZE
-    request = QuantizationRequest(
-        budget=Budget(min_psnr=15), prompts=("cat",), held_out=("apple",), steps=4, height=height, width=width
-    )
-    bundle = exported(folder, precision="fp32,int8", quantization=request)
-    chosen = Bundle(bundle).manifest.recipe.quantization["int8"]
-    assert chosen.psnr >= 15
-    assert any(component.quantized for component in chosen.components.values())
+    bundle = calibrate_int8(partial(exported, folder), 15, height=height, width=width)
     assert 0 < change(bundle, "int8") < LIMITS["int8"]
 
 
@@ -88,11 +78,8 @@ def test_tensorrt_for_rtx_builds_every_network(exported, folder, name):
 
 
 def test_verify_passes_every_check(exported, folder, name):
-    bundle = exported(folder, target="onnxruntime,openvino", buckets=(SIZE,))
-    report = verify(bundle, None, VerifyRequest(steps=3, guidance_scale=3.0))
-    assert [check for check in report.all_checks if not check.passed] == []
-    for variant in report.variants:
-        assert {result.component for result in variant.outputs} == PARTS[name]
+    for compared in check_verify(exported(folder, target="onnxruntime,openvino", buckets=(SIZE,))):
+        assert compared == PARTS[name]
 
 
 def test_bench_measures_both(exported, folder, name):

@@ -1,20 +1,24 @@
 """FLUX.1 on other targets: half precision, int8, weights of 4 bits, Core ML, TensorRT for RTX, verify and bench."""
 
-import json
+from functools import partial
 
-import numpy as np
 import pytest
-from click.testing import CliRunner
-from system_targets import check_core_ml, check_int8, check_tensorrt_rtx
+from system_targets import (
+    calibrate_int8,
+    check_core_ml,
+    check_half_precision,
+    check_int8,
+    check_tensorrt_rtx,
+    check_verify,
+    measure_beside_pytorch,
+)
 from tiny_flux import DEV, SCHNELL, make_flux
 
 from diffoundry.calibration.quality import Budget
 from diffoundry.exporter.calibrate.request import QuantizationRequest
-from diffoundry.exporter.verify import VerifyRequest, verify
 from diffoundry.runtime import load
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.bundle.specs import DimSpec
-from diffoundry.runtime.cli.bench import command as bench
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -38,23 +42,11 @@ def schnell(system_checkpoint):
 
 @pytest.mark.parametrize(("target", "precision"), [("onnxruntime", "fp16"), ("openvino", "bf16")])
 def test_half_precision_stays_close(exported, folder, target, precision):
-    """fp16 of OpenVINO is built, although few processors compute in it."""
-    halves = ("fp16", "bf16") if target == "openvino" else ("fp16",)
-    bundle = exported(folder, target=target, precision=f"fp32,{','.join(halves)}")
-    settings = {**SETTINGS, "output_type": "latent"}
-    expected, given = (load(bundle, target=target, precision=one)("a cat", **settings) for one in ("fp32", precision))
-    change = np.square(expected.images - given.images).mean() / np.square(expected.images).mean()
-    assert 0 < np.sqrt(change) < {"fp16": 0.005, "bf16": 0.05}[precision]
+    check_half_precision(partial(exported, folder), SETTINGS, target, precision)
 
 
 def test_int8_is_calibrated(exported, folder):
-    request = QuantizationRequest(
-        budget=Budget(min_psnr=15), prompts=("cat",), held_out=("apple",), steps=4, height=32, width=32
-    )
-    bundle = exported(folder, precision="fp32,int8", quantization=request)
-    chosen = Bundle(bundle).manifest.recipe.quantization["int8"]
-    assert chosen.psnr >= 15
-    assert any(component.quantized for component in chosen.components.values())
+    bundle = calibrate_int8(partial(exported, folder), 15, height=32, width=32)
     check_int8(*(load(bundle, precision=one)("a cat", **SETTINGS).images for one in ("fp32", "int8")), 15)
 
 
@@ -103,19 +95,9 @@ def test_verify_passes_every_check(exported, name, request):
     side = DimSpec(min=16, max=32, multiple_of=4)
     sizes = {"dims": {"height": side, "width": side}} if name == "kontext" else {"buckets": (SIZE,)}
     bundle = exported(request.getfixturevalue(name), target="onnxruntime,openvino", **sizes)
-    report = verify(bundle, None, VerifyRequest(steps=3, guidance_scale=3.0))
-    assert [check for check in report.all_checks if not check.passed] == []
-    for variant in report.variants:
-        assert {result.component for result in variant.outputs} >= PARTS - {"vae_encoder"}
+    for compared in check_verify(bundle):
+        assert compared >= PARTS - {"vae_encoder"}
 
 
 def test_bench_measures_both_beside_pytorch(exported, folder):
-    bundle = exported(folder, target="onnxruntime,openvino", buckets=(SIZE,))
-    few = ["--steps=2", "--repeats=1", "--warmups=0", "--target=onnxruntime", "--height=32", "--width=32", "--json"]
-    result = CliRunner().invoke(bench, [str(bundle), *few, "--against=torch-fp32"])
-    assert result.exit_code == 0, (result.output, result.exception)
-    report = json.loads(result.stdout)
-    assert (report["work"]["width"], report["work"]["height"]) == SIZE
-    ours, torch = report["candidates"]
-    assert torch["failure"] is None
-    assert ours["measured"]["distance"]["psnr"] > 60
+    measure_beside_pytorch(exported(folder, target="onnxruntime,openvino", buckets=(SIZE,)), SIZE)

@@ -1,22 +1,24 @@
 """Kandinsky 3 on other targets: half precision, int8, Core ML by the interpreter, TensorRT for RTX by its builder."""
 
-import json
+from functools import partial
 
-import numpy as np
 import pytest
-from click.testing import CliRunner
 from coreml_interpreter.engine import InterpretedEngine
 from system_pair import compare_system, open_theirs
-from system_targets import check_core_ml, check_int8, check_tensorrt_rtx
+from system_targets import (
+    calibrate_int8,
+    check_core_ml,
+    check_half_precision,
+    check_int8,
+    check_tensorrt_rtx,
+    check_verify,
+    measure_beside_pytorch,
+)
 from tiny_kandinsky_3 import make_kandinsky_3
 
-from diffoundry.calibration.quality import Budget
-from diffoundry.exporter.calibrate.request import QuantizationRequest
-from diffoundry.exporter.verify import VerifyRequest, verify
 from diffoundry.exporter.verify.variants import CustomEngines
 from diffoundry.runtime import load
 from diffoundry.runtime.bundle.bundle import Bundle
-from diffoundry.runtime.cli.bench import command as bench
 from diffoundry.runtime.engines.protocol import EngineOptions
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.models.kandinsky3_unet import TOKENS
@@ -48,13 +50,7 @@ def own_folder(system_checkpoint, name):
 
 @pytest.mark.parametrize(("target", "precision"), [("onnxruntime", "fp16"), ("openvino", "bf16")])
 def test_half_precision_stays_close(exported, folder, target, precision):
-    """fp16 of OpenVINO is built, although few processors compute in it."""
-    halves = ("fp16", "bf16") if target == "openvino" else ("fp16",)
-    bundle = exported(folder, target=target, precision=f"fp32,{','.join(halves)}")
-    settings = {**SETTINGS, "output_type": "latent"}
-    expected, given = (load(bundle, target=target, precision=one)("a cat", **settings) for one in ("fp32", precision))
-    change = np.square(expected.images - given.images).mean() / np.square(expected.images).mean()
-    assert 0 < np.sqrt(change) < {"fp16": 0.005, "bf16": 0.05}[precision]
+    check_half_precision(partial(exported, folder), SETTINGS, target, precision)
 
 
 @pytest.mark.parametrize("target", ["coreml", "openvino"])
@@ -89,13 +85,7 @@ def test_four_levels_of_three_layers_are_diffusers(exported, system_checkpoint):
 
 
 def test_int8_is_calibrated(exported, folder):
-    request = QuantizationRequest(
-        budget=Budget(min_psnr=15), prompts=("cat",), held_out=("apple",), steps=4, height=64, width=64
-    )
-    bundle = exported(folder, precision="fp32,int8", quantization=request)
-    chosen = Bundle(bundle).manifest.recipe.quantization["int8"]
-    assert chosen.psnr >= 15
-    assert any(component.quantized for component in chosen.components.values())
+    bundle = calibrate_int8(partial(exported, folder), 15, height=64, width=64)
     check_int8(*(load(bundle, precision=one)("a cat", **SETTINGS).images for one in ("fp32", "int8")), 15)
 
 
@@ -111,27 +101,14 @@ def test_tensorrt_for_rtx_builds_every_network(exported, folder):
 
 
 def test_verify_passes_every_check(exported, own_folder, name):
-    bundle = exported(own_folder, target="onnxruntime,openvino", buckets=(SIZE,))
-    report = verify(bundle, None, VerifyRequest(steps=3, guidance_scale=3.0))
-    assert [check for check in report.all_checks if not check.passed] == []
     unused = {"vae_encoder"} if name == "Kandinsky3Pipeline" else set()
-    for variant in report.variants:
-        assert {result.component for result in variant.outputs} >= PARTS - unused
+    for compared in check_verify(exported(own_folder, target="onnxruntime,openvino", buckets=(SIZE,))):
+        assert compared >= PARTS - unused
 
 
 def test_verify_draws_embeddings_without_a_text_encoder(exported, folder):
-    bundle = exported(folder, buckets=(SIZE,), without=("text_encoder",))
-    report = verify(bundle, None, VerifyRequest(steps=3, guidance_scale=3.0))
-    assert [check for check in report.all_checks if not check.passed] == []
+    check_verify(exported(folder, buckets=(SIZE,), without=("text_encoder",)))
 
 
 def test_bench_measures_both_beside_pytorch(exported, own_folder):
-    bundle = exported(own_folder, target="onnxruntime,openvino", buckets=(SIZE,))
-    few = ["--steps=2", "--repeats=1", "--warmups=0", "--target=onnxruntime", "--height=64", "--width=64", "--json"]
-    result = CliRunner().invoke(bench, [str(bundle), *few, "--against=torch-fp32"])
-    assert result.exit_code == 0, (result.output, result.exception)
-    report = json.loads(result.stdout)
-    assert (report["work"]["width"], report["work"]["height"]) == SIZE
-    ours, torch = report["candidates"]
-    assert torch["failure"] is None
-    assert ours["measured"]["distance"]["psnr"] > 60
+    measure_beside_pytorch(exported(own_folder, target="onnxruntime,openvino", buckets=(SIZE,)), SIZE)

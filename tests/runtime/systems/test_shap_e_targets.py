@@ -5,13 +5,10 @@ from functools import partial
 import numpy as np
 import pytest
 from device_precisions import requires_precision
-from system_targets import check_core_ml, check_int8, check_tensorrt_rtx
+from system_targets import calibrate_int8, check_core_ml, check_int8, check_tensorrt_rtx
 from tiny_shap_e import NAMES, SIDE, make_shap_e
 
-from diffoundry.calibration.quality import Budget
-from diffoundry.exporter.calibrate.request import QuantizationRequest
 from diffoundry.runtime import load
-from diffoundry.runtime.bundle.bundle import Bundle
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -29,12 +26,7 @@ def run(pipeline):
 
 
 def test_int8_is_calibrated(exported, folder):
-    budget = Budget(min_psnr=20)
-    request = QuantizationRequest(budget=budget, prompts=("cat",), held_out=("apple",), steps=4)
-    bundle = exported(folder, precision="fp32,int8", quantization=request)
-    chosen = Bundle(bundle).manifest.recipe.quantization["int8"]
-    assert chosen.psnr >= 20
-    assert any(component.quantized for component in chosen.components.values())
+    bundle = calibrate_int8(partial(exported, folder), 20)
     check_int8(*(run(load(bundle, precision=one)) for one in ("fp32", "int8")), 20)
 
 

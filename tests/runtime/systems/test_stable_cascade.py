@@ -1,17 +1,15 @@
 """Both stages of Stable Cascade, and their chain, against diffusers after every step."""
 
-import diffusers
 import numpy as np
 import pytest
-import torch
+from cascade_steps import as_tensors, check_chain, check_errors, check_prior, normal
 from click.testing import CliRunner
 from PIL.Image import fromarray
 from PIL.Image import open as open_image
-from system_pair import TOLERANCE, compare_system, open_theirs
+from system_pair import compare_system, open_theirs
 from tiny_cascade import CHANNELS, WIDTH, make_cascade_decoder, make_cascade_prior, open_cascade_decoder
 from tiny_wuerstchen import make_wuerstchen_prior
 
-from diffoundry.exporter.reference.pipeline import call_pipeline
 from diffoundry.runtime import load
 from diffoundry.runtime.cli.generate import command as generate
 from diffoundry.runtime.errors import InputError
@@ -19,6 +17,7 @@ from diffoundry.runtime.pipelines.chain import chain
 
 PRIOR = "StableCascadePriorPipeline"
 TARGETS = ("onnxruntime", "openvino")
+SIZE = {"height": 128, "width": 160}
 
 
 @pytest.fixture(scope="module")
@@ -35,16 +34,6 @@ def bundles(folders, exported):
 
 def image(seed=0):
     return fromarray(np.random.default_rng(seed).integers(0, 256, (36, 40, 3), np.uint8))
-
-
-def normal(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def as_tensors(arguments):
-    return {
-        name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for name, value in arguments.items()
-    }
 
 
 def texts(prompts=1, prefix=""):
@@ -68,32 +57,13 @@ PRIOR_CASES = {
 }  # fmt: skip
 
 
-def follow(theirs, prompt, **arguments):
-    """Return diffusers' latents after every step, and its result."""
-    latents = []
-    output = call_pipeline(
-        theirs, prompt, lambda _index, _timestep, values: latents.append(values.numpy().copy()), watch=True,
-        generator=torch.Generator().manual_seed(0), **as_tensors(arguments),
-    )  # fmt: skip
-    return latents, output
-
-
-def check_steps(run, latents):
-    for step, expected in zip(run, latents, strict=True):
-        assert np.abs(step.latents - expected).max() < TOLERANCE * np.sqrt(np.mean(expected**2)), step
-    assert run.total == len(latents)
-
-
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_step_of_the_prior_is_diffusers(folders, bundles, target):
     ours, theirs = load(bundles[0], target=target), open_theirs(folders[0], PRIOR)
     for case in PRIOR_CASES.values():
-        arguments = {"num_inference_steps": 3, "height": 128, "width": 160, **case}
-        prompt = arguments.pop("prompt", None)
-        latents, output = follow(theirs, prompt, output_type="pt", **arguments)
-        run = ours.start(prompt, seed=0, **arguments)
-        check_steps(run, latents)
-        for rows, expected in zip(run.finish().to_tuple(), output.to_tuple(), strict=False):
+        arguments = {"num_inference_steps": 3, **SIZE, **case}
+        made, output = check_prior(ours, theirs, arguments)
+        for rows, expected in zip(made.to_tuple(), output.to_tuple(), strict=False):
             np.testing.assert_allclose(rows, expected, atol=1e-4 * np.abs(expected.numpy()).max())
 
 
@@ -136,20 +106,11 @@ CHAIN_CASES = {
 
 
 def test_the_chain_is_the_combined_pipeline(folders, bundles):
-    prior, decoder = open_theirs(folders[0], PRIOR).components, open_cascade_decoder(folders[1]).components
-    theirs = diffusers.StableCascadeCombinedPipeline(**{f"prior_{key}": part for key, part in prior.items()}, **decoder)
-    theirs.set_progress_bar_config(disable=True)
     ours = chain(*(load(bundle, target="onnxruntime") for bundle in bundles))
-    for case in CHAIN_CASES.values():
-        settings = {"height": 128, "width": 160, "num_inference_steps": 2, "prior_num_inference_steps": 2, **case}
-        prompt = settings.pop("prompt")
-        named = {"decoder_guidance_scale" if key == "guidance_scale" else key: one for key, one in settings.items()}
-        latents, output = follow(theirs, prompt, output_type="np", **named)
-        run = ours.start(prompt, seed=0, output_type="np", **settings)
-        check_steps(run, latents)
-        images = run.finish().images
-        assert run.count == len(images)
-        assert -10 * np.log10(np.mean((images - output.images) ** 2) + 1e-12) > 60
+    few = {"num_inference_steps": 2, "prior_num_inference_steps": 2}
+    calls = [{**SIZE, **few, **case} for case in CHAIN_CASES.values()]
+    theirs = open_theirs(folders[0], PRIOR), open_cascade_decoder(folders[1])
+    check_chain(ours, "StableCascadeCombinedPipeline", theirs, calls, {"guidance_scale": "decoder_guidance_scale"})
 
 
 def test_generate_takes_images_for_the_prior(bundles, tmp_path):
@@ -162,7 +123,7 @@ def test_generate_takes_images_for_the_prior(bundles, tmp_path):
     result = CliRunner().invoke(generate, [*given, *(word for file in files for word in ("--prior-image", str(file)))])
     assert result.exit_code == 0, (result.output, result.exception)
     ours = chain(*(load(bundle, target="onnxruntime") for bundle in bundles))
-    settings = {"num_inference_steps": 2, "prior_num_inference_steps": 2, "height": 128, "width": 160}
+    settings = {"num_inference_steps": 2, "prior_num_inference_steps": 2, **SIZE}
     expected = ours("a cat", seed=0, images=[image(seed) for seed in range(2)], **settings).images[0]
     with open_image(output) as made:
         assert np.array_equal(np.asarray(made), np.asarray(expected))
@@ -207,15 +168,7 @@ DECODER_ERRORS = {
 
 def test_wrong_arguments_are_refused(bundles):
     prior, decoder = (load(bundle, target="onnxruntime") for bundle in bundles)
-    for arguments, words in PRIOR_ERRORS.values():
-        with pytest.raises(InputError, match=words):
-            prior(**{"prompt": "a cat", "num_inference_steps": 1, "height": 128, "width": 160, **arguments})
-    for arguments, words in DECODER_ERRORS.values():
-        given = {"prompt": "a cat", "image_embeddings": normal(1, CHANNELS, 3, 4), "num_inference_steps": 1}
-        with pytest.raises(InputError, match=words):
-            decoder(**{**given, **arguments})
-    with pytest.raises(InputError, match="image_embeddings: got .* choose another height or width"):
-        chain(prior, decoder).start("a cat", height=128, width=80)
+    check_errors(prior, decoder, PRIOR_ERRORS, DECODER_ERRORS, SIZE, normal(1, CHANNELS, 3, 4))
 
 
 def test_the_prior_of_wuerstchen_is_refused(bundles, system_checkpoint, exported):

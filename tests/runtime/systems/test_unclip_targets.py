@@ -1,14 +1,13 @@
 """unCLIP on other targets: calibrated int8, Core ML by the interpreter, TensorRT for RTX by its builder."""
 
+from functools import partial
+
 import pytest
 from PIL import Image
-from system_targets import check_core_ml, check_int8, check_tensorrt_rtx
+from system_targets import calibrate_int8, check_core_ml, check_int8, check_tensorrt_rtx
 from unclip_checkpoints import UNCLIP_CHECKPOINTS
 
-from diffoundry.calibration.quality import Budget
-from diffoundry.exporter.calibrate.request import QuantizationRequest
 from diffoundry.runtime import load
-from diffoundry.runtime.bundle.bundle import Bundle
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -37,12 +36,7 @@ def arguments(pipeline):
 
 
 def test_int8_is_calibrated(exported, folder, name):
-    """Few training steps amplify the rounding of the first, so the budget is wide."""
-    request = QuantizationRequest(budget=Budget(min_psnr=12), prompts=("cat",), held_out=("apple",), steps=4)
-    bundle = exported(folder, precision="fp32,int8", quantization=request)
-    chosen = Bundle(bundle).manifest.recipe.quantization["int8"]
-    assert chosen.psnr >= 12
-    assert any(component.quantized for component in chosen.components.values())
+    bundle = calibrate_int8(partial(exported, folder), 12)
     pipelines = [load(bundle, precision=precision) for precision in ("fp32", "int8")]
     expected, given = (pipeline(**arguments(pipeline)).images for pipeline in pipelines)
     check_int8(expected, given, 12)

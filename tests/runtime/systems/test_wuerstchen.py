@@ -1,18 +1,15 @@
 """Both stages of Würstchen, and their chain, against diffusers after every step."""
 
-import diffusers
 import numpy as np
 import pytest
-import torch
+from cascade_steps import as_tensors, check_chain, check_errors, check_prior, normal
 from click.testing import CliRunner
 from PIL.Image import open as open_image
 from system_pair import TOLERANCE, compare_system
 from tiny_wuerstchen import CHANNELS, make_wuerstchen_decoder, make_wuerstchen_prior, open_wuerstchen
 
-from diffoundry.exporter.reference.pipeline import call_pipeline
 from diffoundry.runtime import load
 from diffoundry.runtime.cli.generate import command as generate
-from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.pipelines.chain import chain
 
 TARGETS = ("onnxruntime", "openvino")
@@ -29,32 +26,6 @@ def folders(system_checkpoint):
 @pytest.fixture(scope="module")
 def bundles(folders, exported):
     return [exported(folder, target=",".join(TARGETS)) for folder in folders]
-
-
-def normal(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def as_tensors(arguments):
-    return {
-        name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for name, value in arguments.items()
-    }
-
-
-def follow(theirs, prompt, **arguments):
-    """Return diffusers' latents after every step, and its result."""
-    latents = []
-    output = call_pipeline(
-        theirs, prompt, lambda _index, _timestep, values: latents.append(values.numpy().copy()), watch=True,
-        generator=torch.Generator().manual_seed(0), **as_tensors(arguments),
-    )  # fmt: skip
-    return latents, output
-
-
-def check_steps(run, latents):
-    for step, expected in zip(run, latents, strict=True):
-        assert np.abs(step.latents - expected).max() < TOLERANCE * np.sqrt(np.mean(expected**2)), step
-    assert run.total == len(latents)
 
 
 PRIOR_CASES = {
@@ -76,11 +47,8 @@ def test_every_step_of_the_prior_is_diffusers(folders, bundles, target):
     ours, theirs = load(bundles[0], target=target), open_wuerstchen(folders[0])
     for case in PRIOR_CASES.values():
         arguments = {"num_inference_steps": 3, **SIZE, **case}
-        prompt = arguments.pop("prompt", None)
-        latents, output = follow(theirs, prompt, output_type="pt", **arguments)
-        run = ours.start(prompt, seed=0, **arguments)
-        check_steps(run, latents)
-        (made,), expected = run.finish().to_tuple(), output.image_embeddings.numpy()
+        made, output = check_prior(ours, theirs, arguments)
+        (made,), expected = made.to_tuple(), output.image_embeddings.numpy()
         assert np.abs(made - expected).max() < TOLERANCE * np.sqrt(np.mean(expected**2))
 
 
@@ -133,26 +101,10 @@ THEIRS = {"guidance_scale": "decoder_guidance_scale", "timesteps": "decoder_time
 
 
 def test_the_chain_is_the_combined_pipeline(folders, bundles):
-    prior, decoder = (open_wuerstchen(folder).components for folder in folders)
-    theirs = diffusers.WuerstchenCombinedPipeline(**{f"prior_{key}": part for key, part in prior.items()}, **decoder)
-    theirs.set_progress_bar_config(disable=True)
     ours = chain(*(load(bundle, target="onnxruntime") for bundle in bundles))
-    for case in CHAIN_CASES.values():
-        settings = {
-            **SIZE,
-            "num_inference_steps": 2,
-            "prior_num_inference_steps": 2,
-            "prior_guidance_scale": 8.0,
-            **case,
-        }
-        prompt = settings.pop("prompt", None)
-        named = {THEIRS.get(key, key): value for key, value in settings.items()}
-        latents, output = follow(theirs, prompt, output_type="np", **named)
-        run = ours.start(prompt, seed=0, output_type="np", **settings)
-        check_steps(run, latents)
-        images = run.finish().images
-        assert run.count == len(images)
-        assert -10 * np.log10(np.mean((images - output.images) ** 2) + 1e-12) > 60
+    few = {"num_inference_steps": 2, "prior_num_inference_steps": 2, "prior_guidance_scale": 8.0}
+    calls = [{**SIZE, **few, **case} for case in CHAIN_CASES.values()]
+    check_chain(ours, "WuerstchenCombinedPipeline", map(open_wuerstchen, folders), calls, THEIRS)
 
 
 def test_generate_takes_timesteps_of_both_stages(bundles, tmp_path):
@@ -212,12 +164,4 @@ DECODER_ERRORS = {
 
 def test_wrong_arguments_are_refused(bundles):
     prior, decoder = (load(bundle, target="onnxruntime") for bundle in bundles)
-    for arguments, words in PRIOR_ERRORS.values():
-        with pytest.raises(InputError, match=words):
-            prior(**{"prompt": "a cat", "num_inference_steps": 1, **SIZE, **arguments})
-    for arguments, words in DECODER_ERRORS.values():
-        given = {"prompt": "a cat", "image_embeddings": normal(1, CHANNELS, 3, 3), "num_inference_steps": 1}
-        with pytest.raises(InputError, match=words):
-            decoder(**{**given, **arguments})
-    with pytest.raises(InputError, match="image_embeddings: got .* choose another height or width"):
-        chain(prior, decoder).start("a cat", height=128, width=80)
+    check_errors(prior, decoder, PRIOR_ERRORS, DECODER_ERRORS, SIZE, normal(1, CHANNELS, 3, 3))
