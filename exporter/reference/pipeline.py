@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import transformers
 from diffusers.models.controlnets import SD3MultiControlNetModel
+from PIL.Image import Image
 
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
 from diffoundry.exporter.checkpoints.tokenizer_files import is_tokenizer, open_tokenizer
@@ -111,7 +112,16 @@ def reference_arguments(pipeline: Any, arguments: Mapping[str, Any]) -> dict[str
     names = {CONTROL: CONTROL if _takes(pipeline, CONTROL) else "image", ADAPTER: "image"}
     tensors = {key: torch.from_numpy(value) for key, value in arguments.items() if isinstance(value, np.ndarray)}
     adapted = _adapter_arguments(pipeline, arguments[ADAPTER]) if ADAPTER in arguments else {}
-    return {names.get(key, key): value for key, value in {**arguments, **tensors, **adapted}.items()}
+    sides = _sides_of_image(pipeline, arguments)
+    return {names.get(key, key): value for key, value in {**sides, **arguments, **tensors, **adapted}.items()}
+
+
+def _sides_of_image(pipeline: Any, arguments: Mapping[str, Any]) -> dict[str, int]:
+    """Return the size of an image to start from for a class that would resize it to the checkpoint's own size."""
+    image = arguments.get("image")
+    if not isinstance(image, Image) or not _takes(pipeline, "height"):
+        return {}
+    return {"height": image.height, "width": image.width}
 
 
 def _adapter_arguments(pipeline: Any, images: Any) -> dict[str, Any]:

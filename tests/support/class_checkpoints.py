@@ -13,6 +13,7 @@ from ldm_checkpoints import LDM_CHECKPOINTS
 from pixel_checkpoints import CHECKPOINTS
 from tiny_cascade import make_cascade_decoder, make_cascade_prior
 from tiny_checkpoints import write_tiny_checkpoint
+from tiny_flux import DEV, LATENTS, make_flux
 from tiny_kandinsky import DDIM, make_decoder, make_prior, make_text_decoder
 from tiny_kandinsky_3 import make_kandinsky_3
 from tiny_pixart import make_pixart
@@ -126,6 +127,13 @@ _LARGE: Mapping[str, tuple[Callable[[Path], Any], int]] = {
         name: (partial(make_kandinsky_3, name=name), 64) for name in ("Kandinsky3Pipeline", "Kandinsky3Img2ImgPipeline")
     },
     **{name: (partial(make_pixart, name=name), 64) for name in ("PixArtAlphaPipeline", "PixArtSigmaPipeline")},
+    **{
+        name: (partial(make_flux, name=name, **DEV, **options), 16)
+        for name, options in {
+            **{f"Flux{form}Pipeline": {} for form in (*_FORMS, "Kontext")},
+            "FluxFillPipeline": {"in_channels": 12 * LATENTS, "out_channels": 4 * LATENTS},
+        }.items()
+    },
     "StableCascadePriorPipeline": (make_cascade_prior, 128),
     "StableCascadeDecoderPipeline": (make_cascade_decoder, 128),
     "WuerstchenPriorPipeline": (make_wuerstchen_prior, 128),
