@@ -18,7 +18,7 @@ from diffoundry.runtime.engines.memory import give_back
 from diffoundry.targets.openvino.import_openvino import ov
 from diffoundry.targets.openvino.nodes import new_constant, nodes_of, replace
 
-__all__ = ["NotStreamedError", "StreamedConstants", "derived_constant"]
+__all__ = ["NotStreamedError", "StreamedConstants", "derived_constant", "joined_constant"]
 
 Array = npt.NDArray[Any]
 
@@ -29,6 +29,9 @@ _MARK = (1234.0, 771.0, 1999.0, 58.0)
 """First numbers of a streamed constant, before two that say which one it is. Halves hold whole numbers up to 2048."""
 
 _BASE = 2048
+
+_WEIGHTS = {("Convolution", 1), ("ConvolutionBackpropData", 1), ("MatMul", 1), ("Gather", 0)}
+"""Operators, and their inputs that are weights."""
 
 _LARGEST, _LEAST = 65504.0, 2.0**-24
 """Of the numbers that halves hold."""
@@ -53,11 +56,16 @@ class _Constant:
 
     Attributes:
         array: Pages of zeros after the mark, which take no memory until they are written.
-        read: Returns the numbers.
+        parts: Return the numbers, part by part along axis 0.
     """
 
     array: Array
-    read: Callable[[], Array]
+    parts: Sequence[Callable[[], Array]]
+
+    def read(self) -> Array:
+        """Return all numbers."""
+        arrays = [part() for part in self.parts]
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 _current: ContextVar["StreamedConstants | None"] = ContextVar("streamed_constants", default=None)
@@ -73,6 +81,8 @@ class StreamedConstants:
     def __init__(self) -> None:
         self._constants: dict[int, _Constant] = {}
         self._order: list[_Constant] = []
+        self._known: dict[int, ov.Output] = {}
+        self._expected = 0
 
     def __enter__(self) -> Self:
         self._token = _current.set(self)
@@ -84,26 +94,27 @@ class StreamedConstants:
         _current.reset(self._token)
 
     def take_over(self, model: ov.Model) -> None:
-        """Replace the large constants of a model that has just been read from a mapped file."""
+        """Replace the large weights of a model that has just been read from a mapped file."""
         for node in nodes_of(model, "Constant"):
-            if _is_large(node):
-                made = self.constant(node.data.shape, partial(_read_mapped, node), node.get_friendly_name())
+            if _is_large(node) and not _is_weight(node):
+                self.known(node.output(0))
+            elif _is_large(node):
+                made = self.constant(node.data.shape, [partial(_read_mapped, node)], node.get_friendly_name())
                 made.set_names(node.output(0).get_names())
                 replace(node.output(0), made)
 
-    def constant(self, shape: Sequence[int], read: Callable[[], Array], name: str) -> ov.Output:
+    def constant(self, shape: Sequence[int], parts: Sequence[Callable[[], Array]], name: str) -> ov.Output:
         """Make a constant in float32.
 
         Args:
             shape: Its shape.
-            read: Returns its numbers.
+            parts: Return its numbers, part by part along axis 0.
             name: Its friendly name.
         """
         size = int(np.prod(shape))
-        pages = mmap.mmap(-1, 4 * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE)
-        array = np.frombuffer(pages, np.float32)
+        array = np.frombuffer(_untouched_pages(4 * size), np.float32)
         array[: len(_MARK) + 2] = (*_MARK, *divmod(len(self._order), _BASE))
-        held = _Constant(array=array.reshape(shape), read=read)
+        held = _Constant(array=array.reshape(shape), parts=parts)
         self._constants[array.ctypes.data] = held
         self._order.append(held)
         node = ov.opset13.constant(held.array, shared_memory=True)
@@ -111,24 +122,31 @@ class StreamedConstants:
         output: ov.Output = node.output(0)
         return output
 
+    def known(self, output: ov.Output) -> ov.Output:
+        """Note a large constant that holds its own numbers, and return it."""
+        self._known[output.get_node().data.ctypes.data] = output
+        return output
+
     def holds(self, array: Array) -> bool:
         """Return True for the array of a streamed constant."""
         return array.ctypes.data in self._constants
 
     def read(self, array: Array) -> Array:
-        """Return the numbers of a constant, streamed or not."""
+        """Return the numbers of a constant, streamed or not. OpenVINO may have given it another shape."""
         held = self._constants.get(array.ctypes.data)
-        return array if held is None else held.read()
+        return array if held is None else held.read().reshape(array.shape)
 
     def check(self, model: ov.Model) -> None:
-        """Check that every large constant of a model is streamed.
+        """Check that OpenVINO has made no large constant, and count the streamed ones for `fill`.
 
         Raises:
-            NotStreamedError: A transformation has made a new one.
+            NotStreamedError: A transformation has computed with a weight.
         """
-        for node in nodes_of(model, "Constant"):
-            if _is_large(node) and not self.holds(node.data):
+        found = {node.data.ctypes.data: node for node in nodes_of(model, "Constant") if _is_float(node)}
+        for address, node in found.items():
+            if _is_large(node) and address not in self._constants and address not in self._known:
                 raise NotStreamedError(node.get_friendly_name())
+        self._expected = len(found.keys() & self._constants.keys())
 
     def fill(self, path: Path) -> None:
         """Write the numbers into the file of weights of a model that was written with this context's constants.
@@ -137,29 +155,40 @@ class StreamedConstants:
             path: The .xml file.
 
         Raises:
-            NotStreamedError: A constant has to be stored in float32.
+            NotStreamedError: A constant has to be stored in float32, or its mark is not there.
         """
+        filled = set()
         with path.with_suffix(".bin").open("r+b") as file:
             for layer in ET.parse(path).iterfind("layers/layer"):  # noqa: S314  # OpenVINO has just written it
                 data = layer.find("data")
                 if layer.get("type") == "Const" and data is not None and data.get("element_type") in ("f16", "f32"):
-                    self._fill_one(file, data.attrib)
+                    filled.add(self._fill_one(file, data.attrib))
+        if len(filled - {None}) != self._expected:
+            raise NotStreamedError(f"{len(filled - {None})} of {self._expected} constants found in {path}")
 
-    def _fill_one(self, file: Any, place: dict[str, str]) -> None:
+    def _fill_one(self, file: Any, place: dict[str, str]) -> int | None:
+        """Write a constant, and return its number; None for one that is not streamed."""
         dtype = np.dtype(np.float16 if place["element_type"] == "f16" else np.float32)
         offset, count = int(place["offset"]), int(place["size"]) // dtype.itemsize
         file.seek(offset)
         mark = np.frombuffer(file.read((len(_MARK) + 2) * dtype.itemsize), dtype)
-        if count * 4 < _SMALLEST or tuple(mark[: len(_MARK)]) != _MARK:
-            return
-        held = self._order[int(mark[-2]) * _BASE + int(mark[-1])]
-        numbers = np.ascontiguousarray(held.read(), np.float32).reshape(-1)
-        assert numbers.size == count == held.array.size, f"{place}: {numbers.size} numbers for {held.array.shape}"
-        if dtype == np.float16 and _is_outside(numbers):
-            raise NotStreamedError(str(place))
+        if tuple(mark[: len(_MARK)]) != _MARK:
+            return None
+        number = int(mark[-2]) * _BASE + int(mark[-1])
+        held = self._order[number]
         file.seek(offset)
-        for start in range(0, count, _PIECE):
-            file.write(_converted(numbers[start : start + _PIECE], dtype))
+        written, outside = 0, 0
+        for part in held.parts:
+            numbers = np.ascontiguousarray(part(), np.float32).reshape(-1)
+            written += numbers.size
+            for start in range(0, numbers.size, _PIECE):
+                piece = numbers[start : start + _PIECE]
+                outside += 0 if dtype == np.float32 else _outside(piece)
+                file.write(_converted(piece, dtype))
+        assert written == count == held.array.size, f"{place}: {written} numbers for {held.array.shape}"
+        if outside > _OUTSIDE * count:
+            raise NotStreamedError(str(place))
+        return number
 
 
 def derived_constant(arrays: Sequence[Array], change: Callable[..., Array], name: str) -> ov.Output:
@@ -171,14 +200,43 @@ def derived_constant(arrays: Sequence[Array], change: Callable[..., Array], name
         name: Its friendly name.
     """
     streamed = _current.get()
-    if streamed is None or not any(map(streamed.holds, arrays)):
+    if streamed is None:
         return new_constant(change(*arrays), name)
+    if not any(map(streamed.holds, arrays)):
+        return streamed.known(new_constant(change(*arrays), name))
     shape = change(*(np.broadcast_to(np.zeros((), array.dtype), array.shape) for array in arrays)).shape
-    return streamed.constant(shape, lambda: change(*map(streamed.read, arrays)), name)
+    if 4 * int(np.prod(shape)) < _SMALLEST:  # such as a part of a constant that is not
+        return new_constant(change(*map(streamed.read, arrays)), name)
+    return streamed.constant(shape, [lambda: change(*map(streamed.read, arrays))], name)
+
+
+def joined_constant(arrays: Sequence[Array], axis: int, name: str) -> ov.Output:
+    """Make a constant from those of a model, one after the other along an axis; arguments as `derived_constant`."""
+    streamed = _current.get()
+    if streamed is None or axis or not any(map(streamed.holds, arrays)):
+        return derived_constant(arrays, lambda *parts: np.concatenate(parts, axis), name)
+    shape = (sum(len(array) for array in arrays), *arrays[0].shape[1:])
+    return streamed.constant(shape, [partial(streamed.read, array) for array in arrays], name)
+
+
+def _untouched_pages(size: int) -> mmap.mmap:
+    if sys.platform == "win32":
+        return mmap.mmap(-1, size)
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE)
+
+
+def _is_float(node: ov.Node) -> bool:
+    return bool(node.get_element_type() == ov.Type.f32)
 
 
 def _is_large(node: ov.Node) -> bool:
-    return bool(node.get_element_type() == ov.Type.f32 and node.data.nbytes >= _SMALLEST)
+    return _is_float(node) and bool(node.data.nbytes >= _SMALLEST)
+
+
+def _is_weight(node: ov.Node) -> bool:
+    """Return True for a constant that only layers read: what OpenVINO makes of it is as large."""
+    places = {(one.get_node().get_type_name(), one.get_index()) for one in node.output(0).get_target_inputs()}
+    return places <= _WEIGHTS
 
 
 def _read_mapped(node: ov.Node) -> Array:
@@ -189,13 +247,10 @@ def _read_mapped(node: ov.Node) -> Array:
     return copy
 
 
-def _is_outside(numbers: Array) -> bool:
-    """Return True if halves hold too few of these numbers; OpenVINO: `CompressFloatConstants`."""
-    count = 0
-    for start in range(0, numbers.size, _PIECE):
-        sizes = np.abs(numbers[start : start + _PIECE])
-        count += int(np.count_nonzero((sizes > _LARGEST) | ((sizes < _LEAST) & (sizes > 0))))
-    return count > _OUTSIDE * numbers.size
+def _outside(numbers: Array) -> int:
+    """Count the numbers that halves do not hold; OpenVINO: `CompressFloatConstants`."""
+    sizes = np.abs(numbers)
+    return int(np.count_nonzero((sizes > _LARGEST) | ((sizes < _LEAST) & (sizes > 0))))
 
 
 def _converted(numbers: Array, dtype: np.dtype[Any]) -> Array:

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from diffoundry.targets.openvino.import_openvino import ops, ov
-from diffoundry.targets.openvino.nodes import constant, new_constant, sizes, source
-from diffoundry.targets.openvino.streamed_constants import derived_constant
+from diffoundry.targets.openvino.nodes import constant, sizes, source
+from diffoundry.targets.openvino.streamed_constants import derived_constant, joined_constant
 
 __all__ = ["Change", "Linear", "join"]
 
@@ -132,7 +132,8 @@ def join(linears: Sequence[Linear], name: str) -> ov.Output | None:
         rows = [np.zeros(one, kind) if bias is None else bias for one, bias in zip(outputs, biases, strict=True)]
         shape = (1,) * (len(sizes(first.y)) - 1) + (-1,)
         node.set_friendly_name(f"{name}/MatMul")
-        node = ops.add(node, new_constant(np.concatenate(rows).reshape(shape), f"{name}/bias"))
+        bias = derived_constant(rows, lambda *parts: np.concatenate(parts).reshape(shape), f"{name}/bias")
+        node = ops.add(node, bias)
     node.set_friendly_name(name)
     return node.output(0)
 
@@ -147,7 +148,7 @@ def _joined(values: Sequence[ov.Output], axis: int, outputs: Sequence[int]) -> o
         arrays = [np.asarray(constant(value)) for value in values]
         if all(array.ndim > axis and array.shape[axis] == size for array, size in zip(arrays, outputs, strict=True)):
             joined = f"{nodes[0].get_friendly_name()}/joined"
-            return derived_constant(arrays, lambda *parts: np.concatenate(parts, axis), joined)
+            return joined_constant(arrays, axis, joined)
         return values[0] if all(np.array_equal(array, arrays[0]) for array in arrays) else None
     inputs = [
         _joined([node.input_value(index) for node in nodes], axis, outputs) for index in range(len(nodes[0].inputs()))
