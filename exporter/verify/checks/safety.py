@@ -19,10 +19,15 @@ from diffoundry.runtime.images.postprocess import to_pil
 from diffoundry.runtime.models.if_safety_checker import IFSafetyChecker
 from diffoundry.runtime.models.roles import SAFETY_CHECKER
 from diffoundry.runtime.models.safety_checker import StableDiffusionSafetyChecker
+from diffoundry.runtime.pipelines.example_inputs import make_example_inputs
 
 __all__ = ["SafetyReference", "ask_safety_checker", "check_safety"]
 
 FloatArray = NDArray[np.float32]
+
+_DRAWN = 6
+"""Example images beside the generated ones. A score is one number, in which large terms of both signs may cancel: the
+relative error of one or two says little of a network."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +69,8 @@ class SafetyReference:
     Attributes:
         images: float32 (height, width, 3) in 0..1.
         flags: For each image, True if diffusers' pipeline would black it out.
-        cases: The checker's inputs, as transformers' feature extractor prepares them, and its outputs.
+        cases: The checker's inputs, as transformers' feature extractor prepares them, and its outputs, for these images
+            and some examples.
     """
 
     images: Sequence[FloatArray]
@@ -81,13 +87,16 @@ def ask_safety_checker(pipeline: Any, images: Sequence[FloatArray]) -> SafetyRef
     """
     checker = pipeline.safety_checker
     kind = _KINDS[type(checker).__name__]
-    pixels = pipeline.feature_extractor(to_pil(np.stack(images)), return_tensors="pt").pixel_values
+    height, width, _ = images[0].shape
+    drawn = [make_example_inputs(["image"], height, width, seed=seed)["image"] for seed in range(_DRAWN)]
+    shown = [*to_pil(np.stack(images)), *drawn]
+    pixels = pipeline.feature_extractor(shown, return_tensors="pt").pixel_values
     with torch.inference_mode():
         scores = kind.module(checker, None)(pixels)  # its component says nothing
     _, *verdicts = pipeline.run_safety_checker(np.stack(images), "cpu", torch.float32)
     case = ComponentCase(
         component=SAFETY_CHECKER,
-        label=f"{len(images)} images",
+        label=f"{len(shown)} images",
         feeds={"clip_input": to_numpy(pixels)},
         expected=dict(zip(kind.scores, map(to_numpy, scores), strict=True)),
     )

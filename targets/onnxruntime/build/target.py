@@ -1,11 +1,11 @@
 """Lowers portable graphs to what ONNX Runtime's providers run fastest."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 from onnx_ir.passes import common
@@ -116,10 +116,11 @@ class OnnxRuntimeTarget(Target):
 def _reads_pixels(model: ir.Model) -> bool:
     """Return True if the first input of a denoiser may be as large as an image, not as its latents."""
     sides = [side.value if isinstance(side, ir.SymbolicDim) else side for side in model.graph.inputs[0].shape or ()][2:]
+    numbers = [side for side in sides if isinstance(side, int)]
     if len(sides) != 2:  # tokens
         return False
-    if all(isinstance(side, int) for side in sides):
-        return int(np.prod(sides)) >= _LARGE
+    if len(numbers) == 2:
+        return math.prod(numbers) >= _LARGE
     return any(parse_size(str(side)).divisor == 1 for side in sides if not isinstance(side, int))
 
 

@@ -1,0 +1,73 @@
+"""Tiny random checkpoints of every family, in tables of functions that write them."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import diffusers
+from if_checkpoints import IF_CHECKPOINTS, IF_IMAGE_CHECKPOINTS
+from ldm_checkpoints import LDM_CHECKPOINTS
+from pixel_checkpoints import CHECKPOINTS
+from tiny_cascade import make_cascade_decoder, make_cascade_prior
+from tiny_checkpoints import VARIANTS, write_tiny_checkpoint
+from tiny_kandinsky import DDIM, make_decoder, make_prior, make_text_decoder
+from tiny_kandinsky_3 import make_kandinsky_3
+from tiny_pixart import make_pixart
+from tiny_shap_e import NAMES, make_shap_e
+from tiny_vq_diffusion import make_vq_diffusion
+from tiny_wuerstchen import make_wuerstchen_decoder, make_wuerstchen_prior
+from unclip_checkpoints import UNCLIP_CHECKPOINTS
+from upscaler_checkpoint import make_latent_upscaler, make_upscaler
+
+__all__ = ["SYSTEM_TABLES"]
+
+_Makers = Mapping[str, Callable[[Path], Any]]
+
+
+def _by_name(make: Callable[..., Any], *names: str) -> _Makers:
+    return {name: partial(make, name=name) for name in names}
+
+
+def _decoders(make: Callable[..., Any], *names: str) -> _Makers:
+    return {name: partial(make, name=name, scheduler=diffusers.DDIMScheduler(**DDIM)) for name in names}
+
+
+SYSTEM_TABLES: Mapping[str, _Makers] = {
+    "stable-diffusion": _by_name(write_tiny_checkpoint, *VARIANTS),
+    "pixels": CHECKPOINTS,
+    "latent-diffusion": LDM_CHECKPOINTS,
+    "unclip": UNCLIP_CHECKPOINTS,
+    "deepfloyd-if": {**IF_CHECKPOINTS, **IF_IMAGE_CHECKPOINTS},
+    "upscalers": {
+        "StableDiffusionUpscalePipeline": make_upscaler,
+        "StableDiffusionLatentUpscalePipeline": make_latent_upscaler,
+    },
+    "kandinsky": {
+        **_by_name(
+            make_prior, "KandinskyV22PriorPipeline", "KandinskyV22PriorEmb2EmbPipeline", "KandinskyPriorPipeline"
+        ),
+        **_decoders(
+            make_decoder,
+            "KandinskyV22Pipeline",
+            "KandinskyV22Img2ImgPipeline",
+            "KandinskyV22InpaintPipeline",
+            "KandinskyV22ControlnetPipeline",
+            "KandinskyV22ControlnetImg2ImgPipeline",
+        ),
+        **_decoders(make_text_decoder, "KandinskyPipeline", "KandinskyImg2ImgPipeline", "KandinskyInpaintPipeline"),
+        **_by_name(make_kandinsky_3, "Kandinsky3Pipeline", "Kandinsky3Img2ImgPipeline"),
+    },
+    "cascades": {
+        "StableCascadePriorPipeline": make_cascade_prior,
+        "StableCascadeDecoderPipeline": make_cascade_decoder,
+        "WuerstchenPriorPipeline": make_wuerstchen_prior,
+        "WuerstchenDecoderPipeline": make_wuerstchen_decoder,
+    },
+    "transformers": {
+        "VQDiffusionPipeline": make_vq_diffusion,
+        **_by_name(make_shap_e, *NAMES),
+        **_by_name(make_pixart, "PixArtAlphaPipeline", "PixArtSigmaPipeline"),
+    },
+}
+"""Table to its checkpoints: name, or class of the pipeline, to the function that writes it into a folder."""
