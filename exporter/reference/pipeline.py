@@ -112,6 +112,9 @@ def reference_arguments(pipeline: Any, arguments: Mapping[str, Any]) -> dict[str
     names = {CONTROL: CONTROL if _takes(pipeline, CONTROL) else "image", ADAPTER: "image"}
     tensors = {key: torch.from_numpy(value) for key, value in arguments.items() if isinstance(value, np.ndarray)}
     adapted = _adapter_arguments(pipeline, arguments[ADAPTER]) if ADAPTER in arguments else {}
+    nets = getattr(pipeline, "controlnet", None)
+    if isinstance(nets, SD3MultiControlNetModel):  # whose pipeline has one number as its default, and takes a list
+        adapted = {"controlnet_conditioning_scale": [1.0] * len(nets.nets), **adapted}
     sides = _sides_of_image(pipeline, arguments)
     return {names.get(key, key): value for key, value in {**sides, **arguments, **tensors, **adapted}.items()}
 

@@ -41,6 +41,17 @@ SIZES = {
         "transformer": 2_028_328_000,
         "vae": 83_819_683,
     },
+    # With the table of positions, which is no parameter, 2.5 and 8.1 billion, as the model cards say.
+    **{
+        f"sd3.5-{size}": {
+            "text_encoder": 123_650_304,
+            "text_encoder_2": 694_659_840,
+            "text_encoder_3": 4_762_310_656,
+            "transformer": count,
+            "vae": 83_819_683,
+        }
+        for size, count in (("medium", 2_243_171_520), ("large", 8_056_627_520))
+    },
     "pixart-alpha-512": {"text_encoder": 4_762_310_656, "transformer": 610_856_096, "vae": 83_653_863},
     "pixart-sigma-1024": {"text_encoder": 4_762_310_656, "transformer": 610_856_096, "vae": 83_653_863},
     # As the original code reports them: 274.06 M, 113.62 M and 872.30 M for the UNets, 581.99 M for BERT.
