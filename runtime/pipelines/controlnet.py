@@ -217,7 +217,7 @@ class ControlNets:
         if refused_by is not None:
             raise InputError(f"control_image: {refused_by} has no ControlNets; leave it out")
         inputs.check(len(self.names), prompts)
-        if inputs.guess_mode and any(model.encodes_image for model in self._models):
+        if inputs.guess_mode and self.encodes_image:
             raise InputError("guess_mode: the ControlNets of this bundle have none; leave it out")
         if self.takes_mask == (inputs.control_mask is None):
             got = "got none, expected the mask that" if self.takes_mask else "got one, but no mask is what"
@@ -228,6 +228,11 @@ class ControlNets:
     def takes_mask(self) -> bool:
         """True if a ControlNet takes a mask beside the image."""
         return any(model.takes_mask for model in self._models)
+
+    @property
+    def encodes_image(self) -> bool:
+        """True if a ControlNet sees latents of its image."""
+        return any(model.encodes_image for model in self._models)
 
     def begin(
         self,

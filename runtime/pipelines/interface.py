@@ -197,7 +197,7 @@ class PipelineInterface(PipelineBase):
     @property
     def used_components(self) -> tuple[str, ...]:
         """The components that the default task runs."""
-        spared = [] if self.default_task.from_image else [VAE_ENCODER]
+        spared = [] if self.default_task.from_image or self.controlnets.encodes_image else [VAE_ENCODER]
         if self.safety_checker is None:
             spared.append(SAFETY_CHECKER)
         bundle = self.session.bundle

@@ -183,7 +183,7 @@ def control_cases(
         calls: All calls for the image.
         place: As in `denoiser_cases`.
     """
-    module = NetworkModule(network(pipeline, component.source), component)
+    module = resolve(component.wrapper)(network(pipeline, component.source), component)
     return [_control_case(module, component, trace, calls[index]) for index in _chosen(len(calls), place)]
 
 
