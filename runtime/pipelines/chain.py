@@ -253,7 +253,7 @@ class ChainedPipeline(PipelineBase):
             if name in starts:
                 first[name] = value
                 if starts[name] is not None:
-                    last[str(starts[name])] = value
+                    last.setdefault(str(starts[name]), value)
                 continue
             if name in self.first.handed_shapes():
                 raise InputError(

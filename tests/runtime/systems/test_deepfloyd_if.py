@@ -255,6 +255,11 @@ def test_a_chain_starts_from_an_image(bundle, theirs):
         assert images.shape == large.shape
         np.testing.assert_allclose(images, large, atol=1e-3)
         assert run.arguments["image"] is arguments["image"]
+    images = {"image": picture(40, 20), "original_image": picture(30, 30)}
+    for names in (images, reversed(images)):  # the second stage has an image of its own
+        given = {name: images[name] for name in names}
+        made = ours("a cat", **given, num_inference_steps=2, strength=0.5, seed=0, output_type="np").images
+        assert made.shape == (1, 16, 16, 3)
     with pytest.raises(InputError, match="strength: got 0.5 without an image that it acts on"):
         ours.start("a cat", strength=0.5)
 
