@@ -17,6 +17,7 @@ from diffoundry.targets.coreml.build.fix_sizes import Sizes, pin, sizes_of
 from diffoundry.targets.coreml.build.package import merge_packages, operator_counts, write_package
 from diffoundry.targets.coreml.build.program import make_program, refusals
 from diffoundry.targets.coreml.build.recipe_palette import recipe_palette
+from diffoundry.targets.coreml.build.scratch_weights import ScratchWeights
 from diffoundry.targets.coreml.build.split_transposes import SplitTransposes
 from diffoundry.targets.coreml.build.swift_resources import write_resources
 from diffoundry.targets.coreml.build.token_layout import AttentionOnTokens, FlattenImages
@@ -145,8 +146,9 @@ class CoreMlTarget(Target):
             for chunk, model in enumerate(self._chunks(work, size)):
                 work.progress(f"{size.label} pixels" if size.height else "translate")
                 path = _path(work, size if len(sizes) > 1 else None, chunk + 1 if self._cut(work) else None)
-                program = make_program(model, self._style, swift=self.layout == "swift")
-                write_package(program, path, _OPSETS[self.deployment_target], self._metadata(work))
+                with ScratchWeights(work.graph.parent):
+                    program = make_program(model, self._style, swift=self.layout == "swift")
+                    write_package(program, path, _OPSETS[self.deployment_target], self._metadata(work))
                 written.setdefault(chunk, {})[f"size_{size.label}"] = path
         if not several:
             return [path for parts in written.values() for path in parts.values()]

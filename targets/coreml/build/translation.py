@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import coremltools as ct
-import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
 from diffoundry.targets.coreml.build.mil import mb
+from diffoundry.targets.coreml.build.scratch_weights import in_scratch
 from diffoundry.targets.coreml.build.weights import Dense, Scaled, Weight, emit, plain_constant
 from diffoundry.targets.coreml.names import clean_name
+from diffoundry.targets.weight_data import read_weight
 
 __all__ = ["PALETTE_KEY", "Style", "Translation", "Var", "is_read", "shape_of"]
 
@@ -80,7 +81,7 @@ class Translation:
             else:
                 array = self.array(value)
                 assert array is not None, f"{value.name} is read before it is made"
-                self._plain[value] = mb.const(val=plain_constant(array), name=clean_name(value.name or ""))
+                self._plain[value] = mb.const(val=in_scratch(plain_constant(array)), name=clean_name(value.name or ""))
         return self._plain[value]
 
     def tokens(self, value: ir.Value) -> Var:
@@ -104,7 +105,7 @@ class Translation:
         """The content of a constant, however large, or None for what is computed."""
         if value is None or value.const_value is None:
             return None
-        return np.asarray(value.const_value.numpy())
+        return read_weight(value.const_value)
 
     def weight(self, value: ir.Value, node: ir.Node) -> Weight | None:
         """The weight of the layer `node` as it shall be stored, or None for what is computed."""

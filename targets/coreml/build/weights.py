@@ -10,6 +10,7 @@ from coremltools.converters.mil.mil import types
 
 from diffoundry.targets.coreml.build.cluster_weights import SMALLEST, palettize
 from diffoundry.targets.coreml.build.mil import mb
+from diffoundry.targets.coreml.build.scratch_weights import in_scratch
 
 __all__ = ["Dense", "Scaled", "Weight", "emit", "plain_constant"]
 
@@ -104,13 +105,13 @@ def emit(weight: Weight, opset: Any) -> Any:
         return _emit_scaled(weight, opset)
     if weight.bits is not None and weight.array.size >= SMALLEST:
         return _emit_palette(weight.array, weight.bits, weight.name, opset)
-    return mb.const(val=np.ascontiguousarray(weight.array), name=weight.name)
+    return mb.const(val=in_scratch(weight.array), name=weight.name)
 
 
 def _emit_scaled(weight: Scaled, opset: Any) -> Any:
     signed = weight.data.dtype == np.int8
     stored = _SUB_BYTE[weight.bits][0 if signed else 1]
-    data = np.ascontiguousarray(weight.data).astype(stored)
+    data = in_scratch(weight.data.astype(stored))
     scale = np.ascontiguousarray(weight.scale)
     if opset >= ct.target.iOS18:
         offset = None if weight.zero_point is None else np.ascontiguousarray(weight.zero_point).astype(stored)
@@ -128,7 +129,7 @@ def _emit_palette(array: Array, bits: int, name: str, opset: Any) -> Any:
     if opset >= ct.target.iOS18:
         stored = types.nptype_from_builtin(types.string_to_builtin(f"uint{bits}"))
         lut = table.reshape((1,) * array.ndim + (table.size, 1))
-        return mb.constexpr_lut_to_dense(indices=indices.astype(stored), lut=lut, name=name)
+        return mb.constexpr_lut_to_dense(indices=in_scratch(indices.astype(stored)), lut=lut, name=name)
     return mb.constexpr_lut_to_dense(
         indices=_packed(indices.reshape(-1), bits),
         lut=table,

@@ -80,7 +80,13 @@ def run_jobs(run, root, bundle):
             checkpoint=checkpoint.describe(), component="text_encoder", opset=OPSET, dims={}, folder=str(bundle)
         )
     ]
-    variants = [("onnxruntime", "fp16"), ("onnxruntime", "int8-weights"), ("openvino", "fp32"), ("openvino", "bf16")]
+    variants = [
+        ("onnxruntime", "fp16"),
+        ("onnxruntime", "int8-weights"),
+        ("openvino", "fp32"),
+        ("openvino", "bf16"),
+        ("coreml", "fp16"),
+    ]
     jobs += [
         EngineJob(
             component="text_encoder",
@@ -113,6 +119,7 @@ def check_weights(root, folder):
 def test_an_export_holds_one_weight_at_a_time(large_encoder, work_here, tmp_path):
     """270 MB of weights, in this process: no job takes half of that, the modules that it imports included."""
     pytest.importorskip("openvino")
+    pytest.importorskip("coremltools")
     root = large_encoder(8, torch.bfloat16)
 
     def run(job):
@@ -129,6 +136,7 @@ def test_an_export_holds_one_weight_at_a_time(large_encoder, work_here, tmp_path
 def test_peaks_do_not_grow_with_the_number_of_weights(large_encoder, tmp_path, dtype):
     """1.2 GB of weights in processes of their own, against a tenth of that."""
     pytest.importorskip("openvino")
+    pytest.importorskip("coremltools")
     peaks = []
     for layers in (4, 36):
         root = large_encoder(layers, dtype)
