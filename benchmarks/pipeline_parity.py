@@ -33,6 +33,7 @@ from diffoundry.runtime.pipelines.example_inputs import (
     PROMPT,
     make_example_inputs,
 )
+from diffoundry.runtime.pipelines.staged import StagedPipeline
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
 from class_checkpoints import CLASS_CHECKPOINTS
@@ -108,7 +109,18 @@ ADAPTED = (
 
 _KINDS = {"plain": "an IP-Adapter", "plus": "an IP-Adapter Plus", "full": "a full-face IP-Adapter"}
 
-_MEASURED = ("Kandinsky", "StableCascade", "Wuerstchen", "IF", "VQDiffusion", "ShapE")
+_MEASURED = (
+    "Kandinsky",
+    "FluxImg2Img",
+    "FluxInpaint",
+    "FluxFill",
+    "FluxKontext",
+    "StableCascade",
+    "Wuerstchen",
+    "IF",
+    "VQDiffusion",
+    "ShapE",
+)
 
 # diffusers' class of a system, the function that writes its checkpoint, arguments
 SYSTEMS = (
@@ -192,10 +204,11 @@ def main(place: str, *names: str) -> None:
         latents, image = _reference(checkpoint, name, given, nets)
         cells = []
         for target in TARGETS:
-            run = load(_bundle(folder, checkpoint, model, nets), target=target, safety_checker=None).start(
+            ours = load(_bundle(folder, checkpoint, model, nets), target=target, safety_checker=None)
+            run = ours.start(
                 None if IMAGE_PROMPT in needs else TEXT, seed=0, num_inference_steps=10, output_type="np", **given
             )
-            cells += _cells(run, latents, image)
+            cells += _cells(ours, run, latents, image)
         beside = f" with {len(nets)} ControlNets" if len(nets) > 1 else ""
         print(f"| `{name}` | {model}{beside} | {' | '.join(cells)} |", flush=True)
     for name, model, adapters, kinds in filter(wanted, ADAPTED):
@@ -257,7 +270,8 @@ def _system_cells(opened: Checkpoint, bundle: Path, given: dict[str, Any]) -> li
     if hasattr(pipe, "safety_checker"):
         pipe.safety_checker = None
     _exported(opened, bundle)
-    watch = getattr(load(bundle, target=TARGETS[0]), "follows_scheduler", True)
+    ours = load(bundle, target=TARGETS[0])
+    watch = isinstance(ours, StagedPipeline) and ours.follows_scheduler
     latents: list[np.ndarray] = []
     arguments = {"num_inference_steps": 10, "output_type": "np", **given}
     arguments = {key: value for key, value in arguments.items() if value is not None}
@@ -271,20 +285,20 @@ def _system_cells(opened: Checkpoint, bundle: Path, given: dict[str, Any]) -> li
     )
     cells = []
     for target in TARGETS:
-        run = load(bundle, target=target, safety_checker=False).start(seed=0, **arguments)
-        cells += _cells(run, latents, result_of(expected))
+        ours = load(bundle, target=target, safety_checker=False)
+        cells += _cells(ours, ours.start(seed=0, **arguments), latents, result_of(expected))
     return cells
 
 
-def _cells(run: Any, latents: Sequence[np.ndarray], result: np.ndarray) -> list[str]:
+def _cells(ours: Any, run: Any, latents: Sequence[np.ndarray], result: np.ndarray) -> list[str]:
     """Format the worst error of the latents and the PSNR of the image of a run, if it makes one."""
     errors = [
-        np.abs(step.latents - expected).max() / np.sqrt(np.mean(expected**2))
+        np.abs(ours.pack(step.latents) - expected).max() / np.sqrt(np.mean(expected**2))
         for step, expected in zip(run, latents, strict=True)
     ]
-    ours, words = result_of(run.finish()), "–"
+    made, words = result_of(run.finish()), "–"
     if is_image(result):
-        value = psnr(ours, result, peak=1.0)
+        value = psnr(made, result, peak=1.0)
         words = f"{value:.0f} dB" if np.isfinite(value) else "equal"
     return [f"{max(errors):.1e}", words]
 
