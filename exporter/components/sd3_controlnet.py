@@ -140,12 +140,6 @@ def _extra_channels(name: str, configs: Configs) -> int:
 def _check(name: str, configs: Configs) -> None:
     """Check that a ControlNet matches its transformer."""
     latent = read_integer(configs, "vae", "latent_channels", 4)
-    shared = not flag(configs[name], "use_pos_embed", default=True, subject=f"{name}/config.json")
-    if shared and read_integer(configs, _TRANSFORMER, "in_channels", 16) != latent:
-        raise ConfigError(
-            f"{name}/config.json: field 'use_pos_embed': got false with a transformer for inpainting, expected one of "
-            f"{latent} channels: the ControlNet embeds latents with the transformer's weights"
-        )
     for field, default in _SAME:
         if field == "joint_attention_dim" and configs[name].get(field, default) is None:
             continue  # it reads no text

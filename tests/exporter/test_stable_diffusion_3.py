@@ -157,3 +157,36 @@ def test_the_alias_fits_its_classes():
     }
     assert checkpoint.dims["height"] == DimSpec(max=3072, multiple_of=16)
     assert [spec.shape for spec in checkpoint.component("text_encoder_3").outputs] == [("batch", "sequence", 4096)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_layers": 3}, "'num_layers': got 3, but controlnet has 2; only residuals of as many blocks can be added"),
+        ({"extra_conditioning_channels": 2}, "'extra_conditioning_channels': got 2, expected 0, or 1 for a mask"),
+        (
+            {"num_attention_heads": 3},
+            "'num_attention_heads': got 3, but the transformer has 2; this Control",
+        ),
+        ({"joint_attention_dim": 64}, "'joint_attention_dim': got 64, but the transformer has 96; this ControlNet"),
+        ({"in_channels": 4}, "'in_channels': got 4, but the transformer has 16; this ControlNet was made for another"),
+    ],
+)
+def test_controlnets_that_are_refused(tiny_sd_checkpoint, tiny_controlnet, tmp_path, fields, message):
+    folder = shutil.copytree(tiny_controlnet("sd3-without-t5", "second"), tmp_path / "net")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **fields}))
+    joined = [str(tiny_controlnet("sd3-without-t5", "first")), str(folder)]
+    with pytest.raises(ConfigError, match=rf"controlnet_1/config\.json: field {message}"):
+        Checkpoint.at(tiny_sd_checkpoint("sd3-without-t5"), name="x", controlnets=joined)
+
+
+def test_the_class_is_that_of_the_controlnets(tiny_sd_checkpoint, tiny_controlnet):
+    folder = tiny_sd_checkpoint("sd3-without-t5")
+    for net, form in (("first", "ControlNet"), ("masked", "ControlNetInpainting")):
+        checkpoint = Checkpoint.at(folder, name="x", controlnets=[str(tiny_controlnet("sd3-without-t5", net))])
+        assert checkpoint.bundle_model_index()["_class_name"] == f"StableDiffusion3{form}Pipeline"
+    with pytest.raises(CheckpointError, match="--controlnet: .* got a SD3ControlNetModel, expected a ControlNetModel"):
+        Checkpoint.at(
+            tiny_sd_checkpoint("sd1"), name="x", controlnets=[str(tiny_controlnet("sd3-without-t5", "first"))]
+        )

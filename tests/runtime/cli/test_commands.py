@@ -353,11 +353,13 @@ def test_generate_with_stable_diffusion_xl(diffoundry, exported, tiny_sd_checkpo
     code, _, err = diffoundry("generate", bundle, "x", "--target-size", "48", "-o", image)
     assert code == 1
     assert "--target-size: got '48', expected WIDTHxHEIGHT, two whole numbers" in err
+    _, _, err = diffoundry("generate", bundle, "x", "--skip-layers", "7,x", "-o", tmp_path / "x.png")
+    assert "--skip-layers: got '7,x', expected whole numbers with commas, such as 7,8,9" in err
 
 
 def test_generate_with_stable_diffusion_3(diffoundry, portable_bundle, tmp_path):
     bundle, image, again = portable_bundle("sd3"), tmp_path / "sd3.png", tmp_path / "again.png"
-    words = "--prompt-3", "a cat", "--negative-3", "blue", "--max-sequence-length", "64"
+    words = "--prompt-3", "a cat", "--negative-3", "blue", "--max-sequence-length", "64", "--skip-layers", "0,1"
     code, out, _ = diffoundry("generate", bundle, "a red apple", *words, *_QUICK, "-o", image, "--json")
     assert code == 0
     settings = json.loads(out)["settings"]
@@ -368,6 +370,8 @@ def test_generate_with_stable_diffusion_3(diffoundry, portable_bundle, tmp_path)
     ]
     diffoundry("generate", bundle, "--like", image, "-o", again)
     assert again.read_bytes() == image.read_bytes()
-    code, _, err = diffoundry("generate", bundle, "x", "--image", image, "-o", again)
+    code, _, _ = diffoundry("generate", bundle, "x", "--image", image, *_QUICK, "-o", tmp_path / "changed.png")
+    assert code == 0
+    code, _, err = diffoundry("generate", bundle, "x", "--depth-map", image, "-o", again)
     assert code == 1
-    assert "image: text to image is all that this checkpoint does here; leave it out" in err
+    assert "--depth-map: text to image and image to image and inpainting is all that this checkpoint does here" in err

@@ -108,6 +108,7 @@ def test_settings_of_wrong_types_are_refused(generate):
         ("prompt", 5, "a text, or a list of them"),
         ("prompt_weighting", 1, "true or false"),
         ("original_size", [1], "two whole numbers"),
+        ("skip_guidance_layers", "7", "a list of whole numbers"),
         ("scheduler_options", [1], "an object of numbers, texts and booleans"),
         ("scheduler", ["a"], "a text"),
         ("lora", 7, "a text, or a list of them"),

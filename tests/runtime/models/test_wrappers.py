@@ -13,7 +13,7 @@ from diffoundry.runtime.errors import BundleError, ConfigError, EngineError
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.autoencoder_tiny import AutoencoderTiny
 from diffoundry.runtime.models.controlnet import ControlNetModel
-from diffoundry.runtime.models.registry import open_vae
+from diffoundry.runtime.models.registry import open_controlnet, open_vae
 from diffoundry.runtime.models.sd3_transformer_2d import SD3Transformer2DModel
 from diffoundry.runtime.models.unet_2d_condition import UNet2DConditionModel
 
@@ -145,6 +145,13 @@ def test_an_unknown_vae_is_refused():
         BundleError, match="got the VAE 'AutoencoderDC', expected one of AutoencoderKL, AutoencoderTiny, VQModel; up"
     ):
         open_vae(session({}, "AutoencoderDC"))
+
+
+def test_an_unknown_controlnet_is_refused():
+    with pytest.raises(
+        BundleError, match="got the ControlNet 'ControlNetXS', expected one of ControlNetModel, SD3ControlNetModel"
+    ):
+        open_controlnet(session({}, "ControlNetXS"), "controlnet")
 
 
 def test_a_controlnet_with_an_unknown_input_is_refused():

@@ -195,6 +195,13 @@ def test_arguments_that_are_refused(sd3, arguments, message):
         sd3.start("a red apple", **arguments)
 
 
+def test_a_bundle_of_an_earlier_version_skips_no_layers(sd3, monkeypatch):
+    assert sd3.denoiser.layers == 2
+    monkeypatch.setattr(type(sd3.denoiser), "layers", None)
+    with pytest.raises(InputError, match="skip_guidance_layers: this bundle is of a version without skip-layer"):
+        sd3.start("a red apple", skip_guidance_layers=[0])
+
+
 def test_embeddings_that_are_refused(sd3):
     states, pooled = np.zeros((1, 333, 96), np.float32), np.zeros((1, 48), np.float32)
     with pytest.raises(InputError, match="prompt_embeds and pooled_prompt_embeds: got one of them, expected both"):

@@ -48,6 +48,8 @@ def test_one(pair):
     compare_with_seed(ours, theirs, "a red apple", control_image=EDGES, negative_prompt="blue")
     sizes = {"control_image": EDGES.resize((80, 112)), "height": 112, "width": 80}
     compare_with_seed(ours, theirs, TWO, **sizes, seed=[1, 2], guidance_scale=1.0, controlnet_conditioning_scale=0.5)
+    with pytest.raises(InputError, match="control_mask: got one, but no mask is what the ControlNets of this"):
+        ours["onnxruntime"]("a red apple", control_image=EDGES, control_mask=MASK)
     part = {"control_guidance_start": 0.3, "control_guidance_end": 0.7, "num_images_per_prompt": 2}
     compare_with_seed(ours, theirs, TWO, control_image=[EDGES, EDGES.rotate(90)], **part)
 
