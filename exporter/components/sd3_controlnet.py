@@ -145,10 +145,11 @@ def _check(name: str, configs: Configs) -> None:
             continue  # it reads no text
         found = read_integer(configs, name, field, default)
         other = read_integer(configs, _TRANSFORMER, field, default)
+        owner = "the transformer has"
         if field == "in_channels":  # it sees latents alone, also beside a transformer for inpainting
-            other = latent
+            other, owner = latent, "the VAE's latents have"
         if found != other:
             raise ConfigError(
-                f"{name}/config.json: field {field!r}: got {found}, but the transformer has {other}; this ControlNet "
-                f"was made for another kind of checkpoint"
+                f"{name}/config.json: field {field!r}: got {found}, but {owner} {other}; this ControlNet was made for "
+                f"another kind of checkpoint"
             )

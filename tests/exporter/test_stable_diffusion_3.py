@@ -169,7 +169,7 @@ def test_the_alias_fits_its_classes():
             "'num_attention_heads': got 3, but the transformer has 2; this Control",
         ),
         ({"joint_attention_dim": 64}, "'joint_attention_dim': got 64, but the transformer has 96; this ControlNet"),
-        ({"in_channels": 4}, "'in_channels': got 4, but the transformer has 16; this ControlNet was made for another"),
+        ({"in_channels": 4}, "'in_channels': got 4, but the VAE's latents have 16; this ControlNet was made"),
     ],
 )
 def test_controlnets_that_are_refused(tiny_sd_checkpoint, tiny_controlnet, tmp_path, fields, message):
