@@ -8,6 +8,7 @@ from diffoundry.exporter.components.clip_text import clip_text_encoder
 from diffoundry.exporter.components.safety_checker import SAFETY_CHECKER
 from diffoundry.exporter.components.unet import unet_2d_condition
 from diffoundry.exporter.components.vae import VAE_DECODER
+from diffoundry.runtime.models.if_watermarker import FOLDER
 
 __all__ = ["FAMILY"]
 
@@ -20,4 +21,5 @@ FAMILY = FamilyDeclaration(
         SAFETY_CHECKER,
     ),
     folders=("scheduler", "low_res_scheduler", "tokenizer", "feature_extractor"),
+    weight_folders=(FOLDER,),
 )

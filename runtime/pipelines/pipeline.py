@@ -78,6 +78,7 @@ class DiffusionPipeline(PipelineInterface):
         embeddings: The textual inversions that are loaded; `embeddings.load("cat.safetensors", token="<cat>")`.
         parts: The ControlNets, T2I-Adapters and IP-Adapters.
         safety_checker: Blackens images that it flags, or None; it may be set to None at any time.
+        watermarker: Draws the checkpoint's watermark on PIL images, or None; it may be set to None at any time.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class DiffusionPipeline(PipelineInterface):
         self.embeddings = TextualInversions(adapters, family.text_encoders)
         self.parts = Parts(session, family, self.vae)
         self.safety_checker = safety_checker
+        self.watermarker = family.watermarker
         latent = self.vae.latent_channels
         self._extra_channels = self.denoiser.in_channels - latent
         taken = [field.name for field in fields(family.Inputs)]
@@ -275,9 +277,19 @@ class DiffusionPipeline(PipelineInterface):
         return postprocess(self.vae.decode(self.vae.denormalize(latents, statistics=statistics)), output_type)
 
     def _show(self, latents: FloatArray, output_type: str, *, statistics: bool) -> tuple[Any, list[bool] | None]:
-        """Decode, and blacken the images that the safety checker flags; flags are None without a check."""
+        """Decode, blacken what the safety checker flags, and draw the watermark on PIL images.
+
+        Returns:
+            The images, and the flags; None without a check.
+        """
+        images: Any
+        flags = None
         if self.safety_checker is None or output_type == "latent":
-            return self.decode(latents, output_type, statistics=statistics), None
-        pixels: Any = self.decode(latents, "np", statistics=statistics)
-        flags = self.safety_checker(to_pil(pixels))
-        return blacken(pixels, flags, output_type), flags
+            images = self.decode(latents, output_type, statistics=statistics)
+        else:
+            pixels: Any = self.decode(latents, "np", statistics=statistics)
+            flags = self.safety_checker(to_pil(pixels))
+            images = blacken(pixels, flags, output_type)
+        if self.watermarker is not None and output_type == "pil":
+            images = self.watermarker.apply_watermark(images)
+        return images, flags

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.images.if_watermark import IFWatermarker
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.depth_estimator import DPTForDepthEstimation
 from diffoundry.runtime.models.protocols import Denoiser, FloatArray, TextEncoder
@@ -59,6 +60,7 @@ class Family:
         required_args: Arguments that this checkpoint cannot do without.
         noising_scheduler: Adds the noise of `noise_level` to the image of a call; only of upscalers.
         max_noise_level: The largest `noise_level`; only of upscalers.
+        watermarker: Draws the checkpoint's watermark on PIL images; None without one.
         depth_estimator: Computes the depth of images; None where the checkpoint has none.
         denoiser: The network that is called in every step.
         text_encoders: In the order in which they are used; none where an image conditions.
@@ -84,6 +86,7 @@ class Family:
     required_args: tuple[str, ...] = ()
     noising_scheduler: Scheduler[Any]
     max_noise_level: int
+    watermarker: IFWatermarker | None = None
     depth_estimator: DPTForDepthEstimation | None = None
     denoiser: Denoiser
     text_encoders: tuple[TextEncoder, ...] = ()

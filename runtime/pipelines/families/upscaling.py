@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.formats.config_values import integer
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
+from diffoundry.runtime.models.if_watermarker import read_watermarker
 from diffoundry.runtime.pipelines.families.stable_diffusion import StableDiffusion
 from diffoundry.runtime.schedulers import scheduler_from_config
 
@@ -33,6 +34,7 @@ class Upscaler(StableDiffusion):
         bundle = session.bundle
         self.noising_scheduler = scheduler_from_config(bundle.read_object("low_res_scheduler/scheduler_config.json"))
         index = bundle.model_index
+        self.watermarker = read_watermarker(bundle)
         self.max_noise_level = integer(index, "max_noise_level", _MAX_NOISE_LEVEL, subject="model_index.json")
 
     def open_vae(self, session: EngineSession) -> AutoencoderKL:

@@ -1,4 +1,4 @@
-"""The watermark of a DeepFloyd IF checkpoint: carried by the bundle, drawn as diffusers draws it, and verified."""
+"""The watermark of DeepFloyd IF and of the x4 upscaler: carried by a bundle, drawn as diffusers draws it, verified."""
 
 import json
 import shutil
@@ -13,6 +13,7 @@ from PIL.Image import fromarray
 from PIL.Image import open as open_image
 from safetensors.torch import save_file
 from small_bundle import seal
+from upscaler_checkpoint import make_upscaler
 
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.reference.pipeline import reference_pipeline
@@ -26,6 +27,8 @@ from diffoundry.runtime.errors import BundleError, CheckpointError
 ENTRY = ["deepfloyd_if", "IFWatermarker"]
 WEIGHTS = "watermarker/diffusion_pytorch_model.safetensors"
 SIZE = {"height": 64, "width": 96}
+UPSCALER = "upscaler"
+MARKED = {**IF_CHECKPOINTS, UPSCALER: make_upscaler}
 
 
 def make_watermarker():
@@ -45,7 +48,7 @@ def checkpoint(system_checkpoint, tmp_path):
     """A copy of a stage's checkpoint with a watermark."""
 
     def find(name):
-        folder = shutil.copytree(system_checkpoint(name, IF_CHECKPOINTS[name]), tmp_path / f"{name}-marked")
+        folder = shutil.copytree(system_checkpoint(name, MARKED[name]), tmp_path / f"{name}-marked")
         make_watermarker().save_pretrained(folder / "watermarker")
         write_entry(folder)
         return folder
@@ -58,7 +61,7 @@ def bundle(system_checkpoint, exported, checkpoint, tmp_path):
     """The bundle of a stage, with the files that an export of the marked checkpoint copies."""
 
     def find(name):
-        plain = exported(system_checkpoint(name, IF_CHECKPOINTS[name]), target="onnxruntime,openvino")
+        plain = exported(system_checkpoint(name, MARKED[name]), target="onnxruntime,openvino")
         folder = shutil.copytree(plain, tmp_path / f"{name}.bundle")
         write_entry(folder)
         copied = [(source, path) for source, path in open_checkpoint(str(checkpoint(name))).bundle_files()]
@@ -94,6 +97,22 @@ def test_images_are_diffusers_bit_for_bit(bundle, checkpoint, tmp_path):
     marked, ours.watermarker = ours.watermarker, None
     assert ours("a cat", seed=0, **options).images[0].tobytes() == clean[0].tobytes()
     assert marked.watermark_image.shape == (62, 62, 4)
+
+
+def test_upscaled_images_have_the_watermark_of_diffusers(bundle, tmp_path):
+    ours = load(bundle(UPSCALER), target="onnxruntime")
+    theirs = reference_pipeline(open_checkpoint(str(tmp_path / f"{UPSCALER}-marked")))
+    theirs.watermarker = make_watermarker()
+    options = {"image": picture(24, 16), "num_inference_steps": 1}
+    (expected,) = theirs("a cat", generator=torch.Generator().manual_seed(0), **options).images
+    (image,) = ours("a cat", seed=0, **options).images
+    pixels = ours("a cat", seed=0, output_type="np", **options).images
+    ours.watermarker = None
+    (plain,) = ours("a cat", seed=0, **options).images
+    marked, other, unmarked = (np.asarray(one, np.int16) for one in (image, expected, plain))
+    assert np.abs(marked - other).max() <= 1  # where a last bit decides how a pixel is rounded
+    assert np.abs(unmarked - np.round(pixels[0] * 255)).max() <= 1
+    assert np.abs(marked - unmarked).max() > 10
 
 
 def test_the_second_stage_and_the_command_line(bundle, tmp_path):
