@@ -11,7 +11,9 @@ from diffoundry.runtime.errors import EngineError, InputError
 if TYPE_CHECKING:  # Pillow takes 0.2 s to import: only code that handles images pays for it
     from PIL.Image import Image
 
-__all__ = ["OUTPUT_TYPES", "blacken", "postprocess", "to_pil"]
+    from diffoundry.runtime.images.if_watermark import IFWatermarker
+
+__all__ = ["OUTPUT_TYPES", "blacken", "finish_images", "postprocess", "to_pil"]
 
 OUTPUT_TYPES = ("pil", "np", "latent")
 
@@ -71,3 +73,17 @@ def blacken(pixels: NDArray[Any], flags: Sequence[bool], output_type: str) -> An
     pixels = np.array(pixels)
     pixels[np.asarray(flags, bool)] = 0
     return to_pil(pixels) if output_type == "pil" else pixels
+
+
+def finish_images(images: Any, flags: list[bool] | None, watermarker: "IFWatermarker | None", output_type: str) -> Any:
+    """Blacken what a safety checker flags, and draw a watermark on PIL images.
+
+    Args:
+        images: Of `output_type`; with flags, float32 (B, H, W, 3) in 0..1.
+        flags: For each image whether it is blacked out; None without a check.
+        watermarker: Draws the watermark; None draws none.
+        output_type: As in `CommonInputs.output_type`.
+    """
+    if flags is not None:
+        images = blacken(images, flags, output_type)
+    return watermarker.apply_watermark(images) if watermarker is not None and output_type == "pil" else images

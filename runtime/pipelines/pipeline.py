@@ -15,7 +15,7 @@ from diffoundry.runtime.checks.memory_estimate import check_call_memory
 from diffoundry.runtime.checks.sort_arguments import sort_arguments
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import BundleError
-from diffoundry.runtime.images.postprocess import blacken, postprocess, to_pil
+from diffoundry.runtime.images.postprocess import finish_images, postprocess, to_pil
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.safety_checker import StableDiffusionSafetyChecker
 from diffoundry.runtime.pipelines.call_arguments import call_signature, has_signature, start_signature
@@ -77,8 +77,7 @@ class DiffusionPipeline(PipelineInterface):
         loras: The LoRAs that are loaded; `loras.load("style.safetensors", scale=0.8)`.
         embeddings: The textual inversions that are loaded; `embeddings.load("cat.safetensors", token="<cat>")`.
         parts: The ControlNets, T2I-Adapters and IP-Adapters.
-        safety_checker: Blackens images that it flags, or None; it may be set to None at any time.
-        watermarker: Draws the checkpoint's watermark on PIL images, or None; it may be set to None at any time.
+        safety_checker, watermarker: Blacken what is flagged, and mark PIL images. Each may be set to None at any time.
     """
 
     def __init__(
@@ -277,19 +276,8 @@ class DiffusionPipeline(PipelineInterface):
         return postprocess(self.vae.decode(self.vae.denormalize(latents, statistics=statistics)), output_type)
 
     def _show(self, latents: FloatArray, output_type: str, *, statistics: bool) -> tuple[Any, list[bool] | None]:
-        """Decode, blacken what the safety checker flags, and draw the watermark on PIL images.
-
-        Returns:
-            The images, and the flags; None without a check.
-        """
-        images: Any
-        flags = None
-        if self.safety_checker is None or output_type == "latent":
-            images = self.decode(latents, output_type, statistics=statistics)
-        else:
-            pixels: Any = self.decode(latents, "np", statistics=statistics)
-            flags = self.safety_checker(to_pil(pixels))
-            images = blacken(pixels, flags, output_type)
-        if self.watermarker is not None and output_type == "pil":
-            images = self.watermarker.apply_watermark(images)
-        return images, flags
+        """Decode, blacken what the safety checker flags, and draw the watermark; flags are None without a check."""
+        checker = None if output_type == "latent" else self.safety_checker
+        images: Any = self.decode(latents, output_type if checker is None else "np", statistics=statistics)
+        flags = None if checker is None else checker(to_pil(images))
+        return finish_images(images, flags, self.watermarker, output_type), flags
