@@ -18,6 +18,7 @@ from diffoundry.exporter.checkpoints.json_files import read_json
 from diffoundry.exporter.checkpoints.resolve import DownloadProgress, configs_of, find_root, forms
 from diffoundry.exporter.checkpoints.single_file import PREDICTION_TYPE, SingleFile
 from diffoundry.exporter.checkpoints.t2i_adapters import find_t2i_adapters, index_with_t2i_adapters
+from diffoundry.exporter.checkpoints.transformer_override import TRANSFORMER, open_transformer
 from diffoundry.exporter.checkpoints.vae_override import check_fits, open_vae, vae_class
 from diffoundry.exporter.checkpoints.weight_files import VARIANT, base_library
 from diffoundry.exporter.components.attention_control import check_family, with_attention_control
@@ -51,6 +52,7 @@ class Checkpoint(CheckpointContents):
         image_encoder: str | None = None,
         without: Iterable[str] = (),
         vae: str | None = None,
+        transformer: str | None = None,
         variant: str | None = None,
         file: SingleFile | None = None,
     ) -> Self:
@@ -66,6 +68,7 @@ class Checkpoint(CheckpointContents):
             image_encoder: See above.
             without: See above.
             vae: See above.
+            transformer: See above.
             variant: See above.
             file: See above.
 
@@ -85,6 +88,8 @@ class Checkpoint(CheckpointContents):
         if vae is not None:
             outside["vae"] = open_vae(vae, root / "vae" / "config.json")
             index = {**index, "vae": ["diffusers", vae_class(outside["vae"].folder)]}
+        if transformer is not None:
+            outside[TRANSFORMER] = open_transformer(transformer, index, root / TRANSFORMER / "config.json")
         without = tuple(without)
         family = find_family(index, without)
         check_classes(root / _INDEX, index, family)
@@ -108,6 +113,7 @@ class Checkpoint(CheckpointContents):
             image_encoder=image_encoder,
             without=without,
             vae=vae,
+            transformer=transformer,
             variant=variant,
             file=file,
             sources=find_sources(root, outside, libraries, configs, seed=seed, file=file, variant=variant),
@@ -146,6 +152,7 @@ class Checkpoint(CheckpointContents):
             "image_encoder": None if self.image_encoder is None else os.path.abspath(self.image_encoder),
             "without": list(self.without),
             "vae": None if self.vae is None else os.path.abspath(self.vae),
+            "transformer": None if self.transformer is None else os.path.abspath(self.transformer),
             "variant": self.variant,
             "file": None if self.file is None else os.path.abspath(self.file.path),
             "prediction_type": None if self.file is None else self.file.asked,
@@ -240,6 +247,7 @@ class Checkpoint(CheckpointContents):
             "image_encoder": self.image_encoder,
             "without": self.without,
             "vae": self.vae,
+            "transformer": self.transformer,
             "variant": self.variant,
             "file": self.file,
         }
@@ -257,6 +265,7 @@ def open_checkpoint(
     progress: DownloadProgress | None = None,
     without: Collection[str] = (),
     vae: str | None = None,
+    transformer: str | None = None,
     variant: str | None = None,
 ) -> Checkpoint:
     """Find a checkpoint by the user's name for it, download it from the hub if needed, and check it.
@@ -271,6 +280,7 @@ def open_checkpoint(
         progress: Called during a download.
         without: As `Checkpoint.without`; nothing of these is downloaded.
         vae: As `Checkpoint.vae`.
+        transformer: As `Checkpoint.transformer`; the checkpoint's own is not downloaded.
         variant: As `Checkpoint.variant`.
 
     Raises:
@@ -280,7 +290,7 @@ def open_checkpoint(
     """
     model, revision = _split_revision(model, revision)
     alias = read_aliases().get(model)
-    options: dict[str, Any] = {"without": without, "vae": vae}
+    options: dict[str, Any] = {"without": without, "vae": vae, "transformer": transformer}
     if alias is not None and alias.configs is None:
         raise CheckpointError(f"model {model!r}: got the alias of a ControlNet, expected {forms()}")
     link = None if alias else describe_link(Path(model))
@@ -303,7 +313,8 @@ def open_checkpoint(
         return Checkpoint.at(root, name=model, seed=seed, **options)
     if revision is not None and (Path(model).is_dir() or (alias is not None and alias.folder is not None)):
         raise InputError(f"--revision: got {revision!r} with the folder {model}, expected it with a hub id only")
-    root = spread_flat_folder(find_root(model, alias, revision, variant, progress, without))
+    spared = without if transformer is None else (*without, TRANSFORMER)
+    root = spread_flat_folder(find_root(model, alias, revision, variant, progress, spared))
     name = model if revision is None else f"{model}@{revision}"
     return Checkpoint.at(root, name=name, variant=variant, **options)
 
@@ -339,6 +350,7 @@ def open_recipe(recipe: Recipe) -> Checkpoint:
         prediction_type=recipe.source.get(PREDICTION_TYPE),
         without=recipe.without,
         vae=recipe.vae,
+        transformer=recipe.source.get(TRANSFORMER),
         variant=recipe.source.get(VARIANT),
     )
     joined = plain.with_controlnets(recipe.controlnets).with_t2i_adapters(recipe.t2i_adapters)

@@ -14,6 +14,7 @@ from diffoundry.exporter.checkpoints.json_files import read_json
 from diffoundry.exporter.checkpoints.single_file import SingleFile
 from diffoundry.exporter.checkpoints.t2i_adapters import saved_t2i_adapters
 from diffoundry.exporter.checkpoints.tokenizer_files import is_tokenizer
+from diffoundry.exporter.checkpoints.transformer_override import TRANSFORMER
 from diffoundry.exporter.checkpoints.weight_files import VARIANT, choose_weights, weight_stem
 from diffoundry.exporter.checkpoints.weight_sources import WeightSource
 from diffoundry.exporter.component import Component, Config, FamilyDeclaration
@@ -50,6 +51,7 @@ class CheckpointContents:
         image_encoder: Folder of the image encoder of IP-Adapters, by the user's name; None for the usual place.
         without: Optional components that are left out although the folder has them, such as "safety_checker".
         vae: VAE that replaces the checkpoint's own, by the user's name; None for its own.
+        transformer: File with the transformer that replaces the checkpoint's own, by the user's name; None for its own.
         variant: Variant of the weight files that the user asked for, such as "fp16"; None for files without one.
         file: Single file that holds the weights, or None.
         sources: Networks (folders in diffusers' layout) to their configs and weights.
@@ -69,6 +71,7 @@ class CheckpointContents:
     image_encoder: str | None = None
     without: tuple[str, ...] = ()
     vae: str | None = None
+    transformer: str | None = None
     variant: str | None = None
     file: SingleFile | None = None
     sources: Mapping[str, WeightSource] = field(default_factory=dict)
@@ -150,8 +153,9 @@ class CheckpointContents:
         sums = {file: sha256_of(path) for file, path in files.items()}
         sums |= {} if self.file is None else self.file.identity()
         sums |= {f"lora {lora.file}:{lora.scale:g}": lora.sha256 for lora in self.loras}
-        asked = {} if self.variant is None else {VARIANT: self.variant}
-        return {**asked, **sums} if self.seed is None else {SEED: str(self.seed), **sums}
+        named = {VARIANT: self.variant, TRANSFORMER: self.transformer}
+        asked = {name: value for name, value in named.items() if value is not None}
+        return {**asked, **sums} if self.seed is None else {SEED: str(self.seed), **asked, **sums}
 
     def bundle_files(self) -> list[tuple[Path, str]]:
         """List the files that a bundle copies unchanged: (file, its path in the bundle)."""

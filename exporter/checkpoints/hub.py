@@ -47,7 +47,7 @@ def download(
         progress: Called with (file, bytes so far, bytes in all).
         endpoint: Address of the hub, or None for the user's setting.
         variant: As in `choose_weights`.
-        without: Optional components that are not downloaded.
+        without: Components that are not downloaded.
 
     Raises:
         CheckpointError: The repository cannot be reached and is not in the cache, or holds no safetensors checkpoint.
@@ -92,7 +92,8 @@ def _fetch_all(
     flat = flat_network(held, folders) if "config.json" in names else None
     if flat is not None and SCHEDULER_CONFIG in names:
         fetch(SCHEDULER_CONFIG)
-    libraries = {kind.source: base_library(*kind.classes[0].split(":")) for kind in family.components}
+    kinds = (kind for kind in family.components if kind.source not in without)
+    libraries = {kind.source: base_library(*kind.classes[0].split(":")) for kind in kinds}
     for source, library in {**libraries, **dict.fromkeys(family.weight_folders, "diffusers")}.items():
         place = "" if source == flat else f"{source}/"
         fetch(f"{place}config.json")

@@ -11,6 +11,7 @@ import click
 
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from diffoundry.exporter.checkpoints.single_file import PREDICTION_TYPE
+from diffoundry.exporter.checkpoints.transformer_override import TRANSFORMER
 from diffoundry.exporter.checkpoints.weight_files import VARIANT
 from diffoundry.exporter.verify.progress import ImagePair, VerifyProgress
 from diffoundry.exporter.verify.prompts import PROMPTS
@@ -146,6 +147,7 @@ def open_against(against: str | None, bundle: Path) -> Checkpoint | None:
         variant=None if single else recipe.source.get(VARIANT),
         without=recipe.without,
         vae=recipe.vae,
+        transformer=recipe.source.get(TRANSFORMER),
     )
 
 

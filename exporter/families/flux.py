@@ -10,7 +10,7 @@ from diffoundry.exporter.components.t5_text import t5_text_encoder
 from diffoundry.exporter.components.vae import VAE_DECODER, VAE_ENCODER
 from diffoundry.runtime.pipelines.families.flux import TOKENS
 
-__all__ = ["FAMILY", "FILL", "KONTEXT"]
+__all__ = ["CONTROL", "FAMILY", "FILL", "KONTEXT"]
 
 
 def _family(name: str, transformer: ComponentKind) -> FamilyDeclaration:
@@ -29,4 +29,5 @@ def _family(name: str, transformer: ComponentKind) -> FamilyDeclaration:
 
 FAMILY = _family("flux", flux_transformer(TOKENS))
 KONTEXT = _family("flux_kontext", flux_transformer(TOKENS, reference=True))
+CONTROL = _family("flux_control", flux_transformer(TOKENS, lambda latent, _factor: latent))
 FILL = _family("flux_fill", flux_transformer(TOKENS, lambda latent, factor: latent + factor**2))

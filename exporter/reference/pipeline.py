@@ -95,6 +95,8 @@ def example_inputs(pipeline: Any) -> tuple[str, ...]:
     nets, adapters = control_names(pipeline), _adapters(pipeline)
     if adapters or (nets and not _takes(pipeline, CONTROL)):
         own = []  # its `image` is that of the adapters, or the control image
+    if not nets and _takes(pipeline, CONTROL):
+        own.append(CONTROL)  # joined to the latents
     return (*own, *[CONTROL] * len(nets), *[ADAPTER] * len(adapters), *[PROMPT] * len(_projections(pipeline)))
 
 

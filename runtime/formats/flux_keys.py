@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 from diffoundry.runtime.formats.mmdit_keys import OriginalLayer
 
-__all__ = ["flux_layers"]
+__all__ = ["flux_layers", "original_norm"]
 
 _OUTSIDE = {
     "time_text_embed.timestep_embedder.linear_1": "time_in.in_layer",
@@ -63,6 +63,16 @@ _BLOCKS = {
 }
 """Kinds of blocks: their layers, those of one original layer in the order of its rows."""
 
+_NORMS = {
+    "transformer_blocks": {
+        "attn.norm_q": "img_attn.norm.query_norm",
+        "attn.norm_k": "img_attn.norm.key_norm",
+        "attn.norm_added_q": "txt_attn.norm.query_norm",
+        "attn.norm_added_k": "txt_attn.norm.key_norm",
+    },
+    "single_transformer_blocks": {"attn.norm_q": "norm.query_norm", "attn.norm_k": "norm.key_norm"},
+}
+
 _NAME = re.compile(r"(transformer_blocks|single_transformer_blocks)\.(\d+)\.(.+)")
 
 _XLABS = {"attn.to_q": "qkv", "attn.to_k": "qkv", "attn.to_v": "qkv", "proj_out": "proj"}
@@ -90,3 +100,10 @@ def flux_layers(names: Collection[str]) -> dict[str, OriginalLayer]:
                 if block == "single_blocks" and inner in _XLABS:
                     found[f"{block}.{number}.{_XLABS[inner]}"].append(name)
     return {original: OriginalLayer(tuple(layers), _SWAPPED in layers) for original, layers in found.items()}
+
+
+def original_norm(name: str) -> str | None:
+    """Return the name of a normalization's scale in the original code; None for other layers."""
+    match = _NAME.match(name)
+    inner = match and _NORMS[match[1]].get(match[3])
+    return f"{_BLOCKS[match[1]][0]}.{match[2]}.{inner}.scale" if match and inner else None

@@ -62,7 +62,7 @@ def example_input_names(
     if not texts:
         return (IMAGE_PROMPT,)
     known = [name for name in EXAMPLE_INPUTS if not (estimates_depth and name == DEPTH_MAP)]
-    own = [name for name in known if name in getattr(task, "__dataclass_fields__", {})]
+    own = [name for name in (*known, CONTROL) if name in getattr(task, "__dataclass_fields__", {})]
     return (*own, *(name for name, count in joined.items() for _ in range(count)))
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.protocols import Denoiser, Feeds, FloatArray
 from diffoundry.runtime.pipelines.attention.control import (
@@ -107,7 +108,11 @@ class Parts:
         if not _ATTENTION.isdisjoint(given):
             encoders = self._family.text_encoders
             check_attention(attention, prompts, self._denoiser, encoders, copies, task.name)
-        if not _CONTROL.isdisjoint(given):
+        own = "control_image" in {field.name for field in fields(task)}  # type: ignore[arg-type]  # every task is a dataclass
+        others = sorted(_CONTROL & set(given) - {"control_image"}) if own else []
+        if others:
+            raise InputError(f"{others[0]}: {task.label} has no ControlNets; leave it out")
+        if not own and not _CONTROL.isdisjoint(given):
             refused = control.control_image is not None and task.name not in self._family.controlnet_defaults
             self.controlnets.check(control, prompts.count, task.label if refused else None)
         if not _ADAPTERS.isdisjoint(given):
@@ -116,7 +121,7 @@ class Parts:
             self.image_prompts.check(image_prompts)
         return PartCall(
             attention=attention,
-            control=None if control.control_image is None else control,
+            control=None if control.control_image is None or own else control,
             adapters=None if adapters.adapter_image is None else adapters,
             image_prompts=image_prompts if image_prompts.given else None,
         )

@@ -123,6 +123,12 @@ FAMILY_TABLE = (
         exporter="diffoundry.exporter.families.flux:FILL",
     ),
     FamilyEntry(
+        name="flux_control",
+        classes={"FluxControlPipeline": PipelineClass("control")},
+        runtime="diffoundry.runtime.pipelines.families.flux:FluxControl",
+        exporter="diffoundry.exporter.families.flux:CONTROL",
+    ),
+    FamilyEntry(
         name="flux_kontext",
         classes={"FluxKontextPipeline": PipelineClass("reference")},
         runtime="diffoundry.runtime.pipelines.families.flux:FluxKontext",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffoundry.exporter.component import Config
+from diffoundry.runtime.formats.flux_keys import flux_layers, original_norm
 from diffoundry.runtime.formats.ldm_keys import ldm_unet_names
 
 __all__ = ["Place", "place_weights", "unused_in"]
@@ -21,12 +22,16 @@ class Place:
     Attributes:
         name: Name without the network's prefix.
         third: Third of its rows: 0, 1, 2 for fused query, key, value; None for all rows.
+        rows: First of its rows and the one after the last, of joined layers; None for all rows.
+        swapped: True if the two halves of its rows are in the other order.
         transposed: True if it is stored as (in, out).
         flattened: True if it may be stored as a convolution of one pixel, (out, in, 1, 1), for a linear layer.
     """
 
     name: str
     third: int | None = None
+    rows: tuple[int, int] | None = None
+    swapped: bool = False
     transposed: bool = False
     flattened: bool = False
 
@@ -35,6 +40,10 @@ class Place:
         if self.third is not None:
             rows = stored.shape[0] // 3
             return stored[self.third * rows : (self.third + 1) * rows]
+        if self.rows is not None:
+            return stored[self.rows[0] : self.rows[1]]
+        if self.swapped:
+            return stored.reshape(2, -1, *stored.shape[1:])[[1, 0]].reshape(stored.shape)
         if self.flattened and stored.ndim > 2 and set(stored.shape[2:]) == {1}:
             return stored.reshape(stored.shape[:2])
         return stored.T if self.transposed and stored.ndim == 2 else stored
@@ -69,6 +78,7 @@ def unused_in(layout: str, name: str, config: Config) -> bool:
 _UNUSED = {
     "unet": (),
     "controlnet": (),
+    "flux": (),
     "vae": ("loss.", "model_ema."),
     "clip": ("text_model.embeddings.position_ids", "logit_scale", "text_projection."),
     "clip_bare": ("embeddings.position_ids", "logit_scale", "text_projection."),
@@ -199,6 +209,26 @@ def _place_controlnet(names: Collection[str], config: Config) -> dict[str, Place
     return {ours: Place(name=theirs) for ours, theirs in found.items()}
 
 
+def _place_flux(names: Collection[str], config: Config) -> dict[str, Place]:
+    """Map to the names of https://github.com/black-forest-labs/flux."""
+    width = config["attention_head_dim"] * config["num_attention_heads"]
+    layers = {name.rpartition(".")[0] for name in names}
+    found = {}
+    for layer in layers:
+        if (norm := original_norm(layer)) is not None:
+            found[f"{layer}.weight"] = Place(name=norm)
+    for original, joined in flux_layers(layers).items():
+        first = 0
+        for layer in () if original.endswith((".qkv", ".proj")) and original.startswith("single") else joined.layers:
+            last = first + (4 * width if layer.endswith(".proj_mlp") else width)
+            rows = (first, last) if len(joined.layers) > 1 else None
+            first = last
+            for kind in ("weight", "bias"):
+                if f"{layer}.{kind}" in names:
+                    found[f"{layer}.{kind}"] = Place(name=f"{original}.{kind}", rows=rows, swapped=joined.swapped)
+    return found
+
+
 _LAYOUTS: Mapping[str, Callable[[Collection[str], Config], dict[str, Place]]] = {
     "unet": _place_unet,
     "vae": _place_vae,
@@ -206,4 +236,5 @@ _LAYOUTS: Mapping[str, Callable[[Collection[str], Config], dict[str, Place]]] = 
     "clip": _place_clip,
     "clip_bare": _place_bare_clip,
     "open_clip": _place_open_clip,
+    "flux": _place_flux,
 }

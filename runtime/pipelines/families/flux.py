@@ -17,7 +17,7 @@ from diffoundry.runtime.pipelines.families.base import EncodeOptions, Family
 from diffoundry.runtime.pipelines.guidance import ClassifierFreeGuidance, Condition, Guidance, Unguided
 from diffoundry.runtime.pipelines.inputs import CommonInputs, PromptInputs
 
-__all__ = ["TOKENS", "Flux", "FluxFill", "FluxKontext", "FluxPromptInputs"]
+__all__ = ["TOKENS", "Flux", "FluxControl", "FluxFill", "FluxKontext", "FluxPromptInputs"]
 
 TOKENS = 512
 """Default and most of diffusers' `max_sequence_length`."""
@@ -167,6 +167,16 @@ class FluxFill(Flux):
 
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {"fill": {"num_inference_steps": 50, "guidance_scale": 30.0}}
     tasks: ClassVar[tuple[str, ...] | None] = ("fill",)
+
+
+class FluxControl(Flux):
+    """A transformer that also takes the latents of a control image. diffusers: `FluxControlPipeline`."""
+
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "control": {"num_inference_steps": 28, "guidance_scale": 3.5}
+    }
+    controlnet_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = defaults
+    tasks: ClassVar[tuple[str, ...] | None] = ("control",)
 
 
 class FluxKontext(Flux):

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import fields
 
 from diffoundry.runtime.pipelines.tasks.base import Task, TextToImage
+from diffoundry.runtime.pipelines.tasks.channel_control import ChannelControl
 from diffoundry.runtime.pipelines.tasks.depth_to_image import DepthToImage
 from diffoundry.runtime.pipelines.tasks.fill import Fill
 from diffoundry.runtime.pipelines.tasks.image_to_image import ImageToImage
@@ -17,6 +18,7 @@ __all__ = ["TASKS", "other_task", "possible_tasks"]
 TASKS: tuple[type[Task], ...] = (
     Inpainting,
     Fill,
+    ChannelControl,
     DepthToImage,
     Instruction,
     Upscaling,

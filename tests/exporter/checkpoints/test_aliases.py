@@ -32,6 +32,7 @@ SIZES = {
     "sdxl": {"text_encoder": 123_060_480, "text_encoder_2": 694_659_840, "unet": 2_567_463_684, "vae": 83_653_863},
     "flux-schnell": {"transformer": 11_891_178_560},
     "flux-dev": {"text_encoder": 123_060_480, "transformer": 11_901_408_320, "vae": 83_819_683},
+    "flux-canny": {"transformer": 11_901_604_928},
     "flux-fill": {"transformer": 11_902_391_360},
     "flux-kontext": {"transformer": 11_901_408_320},
     "sd3-medium": {

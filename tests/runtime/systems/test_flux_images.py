@@ -14,7 +14,8 @@ from diffoundry.runtime import load
 from diffoundry.runtime.errors import InputError
 
 TO_IMAGE, INPAINT, FILL = "FluxImg2ImgPipeline", "FluxInpaintPipeline", "FluxFillPipeline"
-KONTEXT = "FluxKontextPipeline"
+KONTEXT, CONTROL = "FluxKontextPipeline", "FluxControlPipeline"
+OWN = (FILL, KONTEXT, CONTROL)
 WIDTH, HEIGHT = 24, 16
 NOISE = Image.effect_noise((WIDTH, HEIGHT), 90).convert("RGB")
 MASK = Image.new("L", (WIDTH, HEIGHT))
@@ -30,6 +31,9 @@ def folders(system_checkpoint):
     return {
         FILL: system_checkpoint(
             "flux-fill", lambda folder: make_flux(folder, FILL, in_channels=48, out_channels=4 * LATENTS, **DEV)
+        ),
+        CONTROL: system_checkpoint(
+            "flux-control", lambda folder: make_flux(folder, CONTROL, in_channels=32, out_channels=4 * LATENTS, **DEV)
         ),
         KONTEXT: system_checkpoint("flux-kontext", lambda folder: make_flux(folder, KONTEXT, **DEV)),
         "dev": system_checkpoint("flux-dev", lambda folder: make_flux(folder, **DEV)),
@@ -53,13 +57,13 @@ def theirs(folders):
     made = {name: getattr(diffusers, name).from_pipe(plain) for name in (TO_IMAGE, INPAINT)}
     for pipeline in made.values():
         pipeline.set_progress_bar_config(disable=True)
-    return {**made, **{name: open_theirs(folders[name], name) for name in (FILL, KONTEXT)}}
+    return {**made, **{name: open_theirs(folders[name], name) for name in OWN}}
 
 
 def follow(pipelines, theirs, name, targets=("onnxruntime",), **arguments):
     """Compare with one of diffusers' classes; its callback sees latents after the kept part was put back."""
     for target in targets:
-        ours = pipelines[name if name in (FILL, KONTEXT) else "dev", target]
+        ours = pipelines[name if name in OWN else "dev", target]
         compare_system(ours, theirs[name], watch=False, **{**FEW, **SIZE, **arguments})
 
 
@@ -91,6 +95,22 @@ def test_filling(pipelines, theirs):
     follow(pipelines, theirs, FILL, BOTH, prompt=TWO, num_images_per_prompt=2, **images)
     follow(pipelines, theirs, FILL, prompt="a cat", **images, strength=0.7, height=40, width=32)
     follow(pipelines, theirs, FILL, prompt="a cat", image=NOISE, mask_image=Image.new("L", NOISE.size, 255))
+
+
+def test_control_by_channels(pipelines, theirs):
+    follow(pipelines, theirs, CONTROL, BOTH, prompt=TWO, control_image=NOISE, num_images_per_prompt=2)
+    two = [NOISE.resize((50, 40)), NOISE.resize((50, 40)).rotate(180)]
+    follow(pipelines, theirs, CONTROL, prompt=TWO, control_image=two, height=32, width=20, num_images_per_prompt=2)
+    ours = pipelines[CONTROL, "onnxruntime"]
+    for arguments, words in (
+        ({}, "control_image: got none, expected control_image: control by an image is what this checkpoint does"),
+        ({"control_image": NOISE, "controlnet_conditioning_scale": 0.5},
+         "controlnet_conditioning_scale: control by an image has no ControlNets; leave it out"),
+        ({"control_image": [NOISE] * 3}, "control_image: got 3 for 1 images, expected one, or a number that"),
+        ({"control_image": object()}, "control_image: got object, expected a PIL image or an array"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=words):
+            ours("a cat", **FEW, **SIZE, **arguments)
 
 
 def test_an_image_as_a_reference(pipelines, theirs):
@@ -130,9 +150,10 @@ def test_sizes_of_references_are_diffusers(pipelines, theirs, monkeypatch):
 
 def test_defaults_are_diffusers(pipelines):
     for name, task in (
-        (TO_IMAGE, "image_to_image"), (INPAINT, "inpainting"), (FILL, "fill"), (KONTEXT, "reference")
+        (TO_IMAGE, "image_to_image"), (INPAINT, "inpainting"), (FILL, "fill"), (KONTEXT, "reference"),
+        (CONTROL, "control"),
     ):  # fmt: skip
-        ours = pipelines[name if name in (FILL, KONTEXT) else "dev", "onnxruntime"]
+        ours = pipelines[name if name in OWN else "dev", "onnxruntime"]
         kind = next(one for one in ours._tasks if one.name == task)
         defaults = {**ours.family.defaults[task], **({"strength": 1.0} if task == "fill" else {})}
         parameters = inspect.signature(getattr(diffusers, name).__call__).parameters

@@ -90,7 +90,13 @@ def kontext(system_checkpoint):
     return system_checkpoint("flux-kontext", lambda folder: make_flux(folder, "FluxKontextPipeline", **DEV))
 
 
-@pytest.mark.parametrize("name", ["folder", "schnell", "fill", "kontext"])
+@pytest.fixture
+def control(system_checkpoint):
+    options = {"in_channels": 32, "out_channels": 16, **DEV}
+    return system_checkpoint("flux-control", lambda folder: make_flux(folder, "FluxControlPipeline", **options))
+
+
+@pytest.mark.parametrize("name", ["folder", "schnell", "fill", "kontext", "control"])
 def test_verify_passes_every_check(exported, name, request):
     side = DimSpec(min=16, max=32, multiple_of=4)
     sizes = {"dims": {"height": side, "width": side}} if name == "kontext" else {"buckets": (SIZE,)}
