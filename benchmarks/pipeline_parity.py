@@ -122,6 +122,16 @@ _MEASURED = (
     "ShapE",
 )
 
+# diffusers' class, channels of the transformer, arguments
+FLUX: tuple[tuple[str, dict[str, int], dict[str, Any]], ...] = (
+    ("FluxPipeline", {}, {"negative_prompt": "blue", "true_cfg_scale": 3.0}),
+    ("FluxImg2ImgPipeline", {}, {"image": _images(64)["image"]}),
+    ("FluxInpaintPipeline", {}, _images(64)),
+    ("FluxFillPipeline", {"in_channels": 48, "out_channels": 16}, _images(64)),
+    ("FluxKontextPipeline", {}, {"image": _images(64)["image"], "max_area": 64 * 64, "_auto_resize": False}),
+    ("FluxControlPipeline", {"in_channels": 32, "out_channels": 16}, make_example_inputs([CONTROL], 64, 64)),
+)
+
 # diffusers' class of a system, the function that writes its checkpoint, arguments
 SYSTEMS = (
     ("StableDiffusionUpscalePipeline", make_upscaler, {"prompt": TEXT, **make_example_inputs(["image"], 64, 64, 4)}),
@@ -130,10 +140,9 @@ SYSTEMS = (
         make_latent_upscaler,
         {"prompt": TEXT, **make_example_inputs(["image"], 64, 64, 2)},
     ),
-    (
-        "FluxPipeline",
-        partial(make_flux, **DEV),
-        {"prompt": TEXT, "height": 64, "width": 64, "negative_prompt": "blue", "true_cfg_scale": 3.0},
+    *(
+        (name, partial(make_flux, name=name, **DEV, **channels), {"prompt": TEXT, "height": 64, "width": 64, **given})
+        for name, channels, given in FLUX
     ),
     *(
         (

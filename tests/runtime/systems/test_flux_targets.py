@@ -64,19 +64,6 @@ def test_weights_of_few_bits_stay_close(exported, folder, target):
         check_int8(images["fp32"], images[word], 15)
 
 
-def test_core_ml_has_the_numbers_of_onnx_runtime(exported, folder):
-    bundle = exported(folder, target="onnxruntime,coreml", buckets=(SIZE,))
-    (engine,) = (spec for spec in Bundle(bundle).engines("transformer") if spec.target == "coreml")
-    shapes = {spec.name: spec.shape for spec in engine.inputs}
-    assert shapes["encoder_hidden_states"][1] == 512
-    assert shapes["rotary_cos"] == shapes["rotary_sin"] == (8, 8, 8)
-    check_core_ml(bundle)
-
-
-def test_tensorrt_for_rtx_builds_every_network(exported, folder):
-    assert check_tensorrt_rtx(lambda **options: exported(folder, buckets=(SIZE,), **options)) == PARTS
-
-
 @pytest.fixture
 def fill(system_checkpoint):
     name = "FluxFillPipeline"
@@ -94,6 +81,22 @@ def kontext(system_checkpoint):
 def control(system_checkpoint):
     options = {"in_channels": 32, "out_channels": 16, **DEV}
     return system_checkpoint("flux-control", lambda folder: make_flux(folder, "FluxControlPipeline", **options))
+
+
+@pytest.mark.parametrize("name", ["folder", "fill", "kontext", "control"])
+def test_core_ml_has_the_numbers_of_onnx_runtime(exported, name, request):
+    bundle = exported(request.getfixturevalue(name), target="onnxruntime,coreml", buckets=(SIZE,))
+    (engine,) = (spec for spec in Bundle(bundle).engines("transformer") if spec.target == "coreml")
+    shapes = {spec.name: spec.shape for spec in engine.inputs}
+    assert shapes["encoder_hidden_states"][1] == 512
+    assert shapes["rotary_cos"] == shapes["rotary_sin"] == (8, 8, 8)
+    check_core_ml(bundle)
+
+
+@pytest.mark.parametrize("name", ["folder", "fill", "kontext", "control"])
+def test_tensorrt_for_rtx_builds_every_network(exported, name, request):
+    folder = request.getfixturevalue(name)
+    assert check_tensorrt_rtx(lambda **options: exported(folder, buckets=(SIZE,), **options)) == PARTS
 
 
 @pytest.mark.parametrize("name", ["folder", "schnell", "fill", "kontext", "control"])
