@@ -38,10 +38,24 @@ def prompt_notes(pipeline: PipelineBase, settings: Mapping[str, Any]) -> list[st
         able = "prompt_weighting" in pipeline.argument_names
         advice = "pass --prompt-weighting to read it as a weight" if able else "this pipeline has no weights"
         notes.append(f"{weight!r} is read as text; {advice}")
+    notes += _guidance_notes(pipeline, settings)
     manifest = pipeline.session.bundle.manifest
     if manifest is not None and manifest.recipe.model == _MODEL:
         notes += _demo_notes(settings.get("prompt"))
     return list(dict.fromkeys(notes))
+
+
+def _guidance_notes(pipeline: PipelineBase, settings: Mapping[str, Any]) -> Iterable[str]:
+    """Yield a note for each argument that pipelines with `true_cfg_scale` ignore, as diffusers' do."""
+    if "true_cfg_scale" not in pipeline.argument_names:
+        return
+    scaled, negative = (settings.get("true_cfg_scale") or 1) > 1, settings.get("negative_prompt") is not None
+    if negative and not scaled:
+        yield "--negative-prompt has no effect without --true-cfg-scale above 1"
+    if scaled and not negative:
+        yield "--true-cfg-scale has no effect without --negative-prompt, which may be empty"
+    if settings.get("guidance_scale") is not None and not pipeline.denoiser.embeds_guidance:
+        yield "--guidance-scale has no effect, because this transformer does not take it"
 
 
 def size_note(pipeline: PipelineBase, height: int, width: int) -> str | None:

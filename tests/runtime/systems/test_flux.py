@@ -15,6 +15,7 @@ from tiny_flux import DEV, LATENTS, SCHNELL, WIDTH, make_flux
 from diffoundry.exporter.components.flux_transformer import flux_transformer
 from diffoundry.runtime import load
 from diffoundry.runtime.cli.generate import command as generate
+from diffoundry.runtime.cli.prompt_notes import prompt_notes
 from diffoundry.runtime.errors import ConfigError, InputError
 from diffoundry.runtime.models.flux_transformer_2d import pack_latents, unpack_latents
 from diffoundry.runtime.models.rotary import grid_positions, rotary_angles
@@ -212,6 +213,18 @@ def test_configs_that_are_refused(folders):
     for field, (value, words) in CONFIGS.items():
         with pytest.raises(ConfigError, match=f"transformer/config.json: field '{field}': got .*, {words}"):
             describe({**configs, "transformer": {**configs["transformer"], field: value}})
+
+
+def test_options_without_effect_are_noted(pipelines):
+    """diffusers ignores them too."""
+    dev, schnell = pipelines["dev", "onnxruntime"], pipelines["schnell", "onnxruntime"]
+    for pipeline, settings, words in (
+        (dev, {"negative_prompt": "blue"}, "--negative-prompt has no effect without --true-cfg-scale above 1"),
+        (dev, {"true_cfg_scale": 3.0}, "--true-cfg-scale has no effect without --negative-prompt, which may be empty"),
+        (schnell, {"guidance_scale": 3.0}, "--guidance-scale has no effect, because this transformer does not take it"),
+        (dev, {"negative_prompt": "", "true_cfg_scale": 3.0, "guidance_scale": 3.0}, None),
+    ):
+        assert prompt_notes(pipeline, {"prompt": "a cat", **settings}) == ([] if words is None else [words])
 
 
 def test_generate(pipelines, tmp_path):
