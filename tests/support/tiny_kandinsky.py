@@ -13,7 +13,7 @@ from tiny_networks import text_encoder_projected
 
 from diffoundry.exporter.checkpoints.tokenizer_files import open_tokenizer
 
-__all__ = ["DDIM", "WIDTH", "make_decoder", "make_prior", "make_text_decoder"]
+__all__ = ["DDIM", "WIDTH", "make_decoder", "make_movq", "make_prior", "make_text_decoder"]
 
 WIDTH = 32
 DDIM = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
@@ -64,7 +64,7 @@ def make_decoder(folder, name, scheduler):
         sample_size=8,
     )
     levels = 4 if hinted else 2  # a hint is eight times as large as the latents
-    getattr(diffusers, name)(unet=unet, movq=_movq(levels), scheduler=scheduler).save_pretrained(folder)
+    getattr(diffusers, name)(unet=unet, movq=make_movq(levels), scheduler=scheduler).save_pretrained(folder)
 
 
 def make_text_decoder(folder, name, scheduler):
@@ -95,18 +95,21 @@ def make_text_decoder(folder, name, scheduler):
         sample_size=8,
     )
     getattr(diffusers, name)(
-        text_encoder=encoder, tokenizer=tokenizer, unet=unet, movq=_movq(2), scheduler=scheduler
+        text_encoder=encoder, tokenizer=tokenizer, unet=unet, movq=make_movq(2), scheduler=scheduler
     ).save_pretrained(folder)
 
 
-def _movq(levels):
-    return diffusers.VQModel(
-        block_out_channels=(32,) * levels,  # of spatial norms, which have 32 groups
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        latent_channels=4,
-        vq_embed_dim=4,
-        num_vq_embeddings=12,
-        norm_num_groups=4,
-        norm_type="spatial",
-    )
+def make_movq(levels):
+    """Make the decoder of all checkpoints, with the same weights, so that tests trace one."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return diffusers.VQModel(
+            block_out_channels=(32,) * levels,  # of spatial norms, which have 32 groups
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            latent_channels=4,
+            vq_embed_dim=4,
+            num_vq_embeddings=12,
+            norm_num_groups=4,
+            norm_type="spatial",
+        )

@@ -6,6 +6,7 @@ import diffusers
 import torch
 import transformers
 from t5_tokenizer import write_sentencepiece
+from tiny_kandinsky import make_movq
 
 from diffoundry.exporter.checkpoints.tokenizer_files import open_tokenizer
 
@@ -36,21 +37,11 @@ def make_kandinsky_3(folder, name="Kandinsky3Pipeline", scheduler=None, **sizes)
             parameter.data = 0.2 * torch.randn(parameter.shape)
     unet.conv_out.weight.data *= 0.3  # the first step multiplies the last bits of a noise
     text = {"d_model": WIDTH, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2, "vocab_size": 512}
-    movq = diffusers.VQModel(
-        block_out_channels=(32,) * _LEVELS,  # of spatial norms, which have 32 groups
-        down_block_types=("DownEncoderBlock2D",) * _LEVELS,
-        up_block_types=("UpDecoderBlock2D",) * _LEVELS,
-        latent_channels=4,
-        vq_embed_dim=4,
-        num_vq_embeddings=12,
-        norm_num_groups=4,
-        norm_type="spatial",
-    )
     getattr(diffusers, name)(
         tokenizer=open_tokenizer(tokenizer, "T5Tokenizer"),
         text_encoder=transformers.T5EncoderModel(transformers.T5Config(feed_forward_proj="gated-gelu", **text)),
         unet=unet,
-        movq=movq,
+        movq=make_movq(_LEVELS),
         scheduler=scheduler or diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2", steps_offset=1),
     ).save_pretrained(folder)
     shutil.rmtree(tokenizer)

@@ -3,6 +3,7 @@
 import shutil
 
 import diffusers
+import torch
 import transformers
 from t5_tokenizer import write_sentencepiece
 
@@ -35,19 +36,28 @@ def make_pixart(folder, name="PixArtAlphaPipeline", **options):
         **{**_NETWORKS[name], **options},
     )
     transformer.proj_out.weight.data *= 0.5
-    text = {"d_model": WIDTH, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2, "vocab_size": 512}
-    vae = diffusers.AutoencoderKL(
-        block_out_channels=(8,) * _LEVELS,
-        down_block_types=("DownEncoderBlock2D",) * _LEVELS,
-        up_block_types=("UpDecoderBlock2D",) * _LEVELS,
-        layers_per_block=1,
-        norm_num_groups=4,
-    )
+    text_encoder, vae = _shared_parts()
     getattr(diffusers, name)(
         tokenizer=open_tokenizer(tokenizer, "T5Tokenizer"),
-        text_encoder=transformers.T5EncoderModel(transformers.T5Config(feed_forward_proj="gated-gelu", **text)),
+        text_encoder=text_encoder,
         transformer=transformer,
         vae=vae,
         scheduler=diffusers.DPMSolverMultistepScheduler(beta_schedule="linear", beta_start=0.0001, beta_end=0.02),
     ).save_pretrained(folder)
     shutil.rmtree(tokenizer)
+
+
+def _shared_parts():
+    """Make the text encoder and the VAE of both checkpoints, with the same weights, so that tests trace one."""
+    text = {"d_model": WIDTH, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2, "vocab_size": 512}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        encoder = transformers.T5EncoderModel(transformers.T5Config(feed_forward_proj="gated-gelu", **text))
+        vae = diffusers.AutoencoderKL(
+            block_out_channels=(8,) * _LEVELS,
+            down_block_types=("DownEncoderBlock2D",) * _LEVELS,
+            up_block_types=("UpDecoderBlock2D",) * _LEVELS,
+            layers_per_block=1,
+            norm_num_groups=4,
+        )
+    return encoder, vae
