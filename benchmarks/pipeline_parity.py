@@ -111,10 +111,6 @@ _KINDS = {"plain": "an IP-Adapter", "plus": "an IP-Adapter Plus", "full": "a ful
 
 _MEASURED = (
     "Kandinsky",
-    "FluxImg2Img",
-    "FluxInpaint",
-    "FluxFill",
-    "FluxKontext",
     "StableCascade",
     "Wuerstchen",
     "IF",

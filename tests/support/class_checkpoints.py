@@ -131,6 +131,7 @@ _LARGE: Mapping[str, tuple[Callable[[Path], Any], int]] = {
         name: (partial(make_flux, name=name, **DEV, **options), 16)
         for name, options in {
             **{f"Flux{form}Pipeline": {} for form in (*_FORMS, "Kontext")},
+            "FluxControlPipeline": {"in_channels": 8 * LATENTS, "out_channels": 4 * LATENTS},
             "FluxFillPipeline": {"in_channels": 12 * LATENTS, "out_channels": 4 * LATENTS},
         }.items()
     },
