@@ -42,7 +42,7 @@ def read_labels(
         InputError: There are none, too many or too few; a number is out of range; a name is unknown.
     """
     range_ = f"0 to {classes - 1}" + (f", or {classes} for no class" if has_null else "")
-    if labels is None:
+    if labels is None or (_is_list(labels) and not len(labels)):  # type: ignore[arg-type]
         raise InputError(f"class_labels: got none, expected the number of a class for each image, {range_}")
     given: list[Any] = list(labels) if _is_list(labels) else [labels]  # type: ignore[arg-type]
     if len(given) not in (1, images):

@@ -64,8 +64,10 @@ class ImageSettings:
             defaulted: Names in `settings` that were defaults of an earlier run.
         """
         arguments = {name: run.arguments[name] for name in names if name in run.arguments}
-        own = type(run.scheduler).__name__.removesuffix("Scheduler")
-        values = {**arguments, "scheduler": own, **settings, "seed": run.seed}
+        own = (
+            {"scheduler": type(run.scheduler).__name__.removesuffix("Scheduler")} if pipeline.has_one_scheduler else {}
+        )
+        values = {**arguments, **own, **settings, "seed": run.seed}
         values |= {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
         sampler, schedule = sampler_labels(run.scheduler)
         facts = {

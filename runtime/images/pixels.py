@@ -46,9 +46,7 @@ def snap_size(height: int, width: int, factor: int = 8) -> tuple[int, int]:
         InputError: A side would become 0.
     """
     if min(height, width) < factor:
-        raise InputError(
-            f"image size: got {width} x {height} pixels, expected at least {factor} x {factor}; enlarge it"
-        )
+        raise InputError(f"image: got {width} x {height} pixels, expected at least {factor} x {factor}; enlarge it")
     return height - height % factor, width - width % factor
 
 

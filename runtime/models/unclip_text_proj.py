@@ -6,6 +6,7 @@ import numpy as np
 
 from diffoundry.runtime.engines.outputs import Outputs
 from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.formats.config_values import integer
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.models.weight_tables import read_table
@@ -61,7 +62,15 @@ class UnCLIPTextProjModel:
 
         Raises:
             BundleError: The bundle lacks the learned unconditional embedding.
+            InputError: The image embeddings have another width than the network takes.
         """
+        shapes = {spec.name: spec.shape for spec in self._session.inputs(self.component)}
+        expected = shapes.get("image_embeddings", (None,))[-1]
+        if isinstance(expected, int) and image_embeddings.shape[-1] != expected:
+            raise InputError(
+                f"image_embeddings: got {image_embeddings.shape[-1]} numbers for an image, expected {expected}, as the "
+                f"checkpoint's image encoder makes them"
+            )
         if len(prompt_embeds) == 2 * len(image_embeddings):
             width = image_embeddings.shape[1]
             learned = read_table(self._session.bundle, self.component, UNCONDITIONAL, (width,))

@@ -142,6 +142,11 @@ class PipelineBase:
         """Return the arguments that the result of a pipeline before this one may fill, as `handed_shapes`."""
         return {}
 
+    @property
+    def has_one_scheduler(self) -> bool:
+        """True if the argument `scheduler` with the class of `self.scheduler` changes nothing."""
+        return True
+
     def start_arguments(self) -> dict[str, str | None]:
         """Return the arguments of a chain with this last pipeline that start it from an image, to those of this one.
 

@@ -1,22 +1,26 @@
 """Chains of pipelines: a prior and its decoder, or a base model and its refiner, as one pipeline."""
 
-import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
 from diffoundry.runtime.errors import InputError, UnknownArgumentError
 from diffoundry.runtime.pipelines.base import PipelineBase
+from diffoundry.runtime.pipelines.chain_words import (
+    PRIOR,
+    dimension,
+    from_start,
+    named,
+    with_prefix,
+    words,
+)
 from diffoundry.runtime.pipelines.chained_run import LAST, ChainedRun, ChainParts
 from diffoundry.runtime.pipelines.denoising import StopSignal
 from diffoundry.runtime.pipelines.example_inputs import make_example_arrays
 from diffoundry.runtime.random.seeds import make_generators
 
 __all__ = ["ChainedPipeline", "chain"]
-
-_PRIOR = "prior_"
-"""Prefix of the arguments of a prior, as diffusers' combined pipelines name them."""
 
 _FOR_ALL = ("prompt", "negative_prompt", "prompt_2", "negative_prompt_2", "num_images_per_prompt")
 """Arguments that every pipeline of a chain gets, if it takes them."""
@@ -35,8 +39,15 @@ def chain(*pipelines: PipelineBase) -> "ChainedPipeline":
         pipelines: A prior and a decoder, a base model and its refiner, or the stages of a cascade.
 
     Raises:
-        InputError: Fewer than two, or one that does not take what the one before gives, by name or by shape.
+        InputError: Fewer than two, something else, or one that does not take what the one before gives, by name or by
+            shape.
     """
+    for pipeline in pipelines:
+        if not isinstance(pipeline, PipelineBase):
+            raise InputError(
+                f"chain: got {type(pipeline).__name__}, expected pipelines; load each bundle first, such as "
+                f"chain(load('prior.bundle'), load('decoder.bundle'))"
+            )
     if len(pipelines) < 2:
         raise InputError(
             f"chain: got {len(pipelines)} pipelines, expected two or more: a prior or base model, and the next"
@@ -72,23 +83,23 @@ class ChainedPipeline(PipelineBase):
         handed, taken = first.handed_shapes(), last.taken_shapes()
         if not handed:
             raise InputError(
-                f"chain: {_name(first)} gives nothing that another pipeline takes; expected a prior and its decoder, "
+                f"chain: {named(first)} gives nothing that another pipeline takes; expected a prior and its decoder, "
                 f"or a base model and its refiner"
             )
         for name, shape in handed.items():
             if name not in taken:
                 raise InputError(
-                    f"chain: {_name(first)} gives {name}, but {_name(last)} takes none; expected a prior and its "
+                    f"chain: {named(first)} gives {name}, but {named(last)} takes none; expected a prior and its "
                     f"decoder, or a base model and its refiner"
                 )
             if shape != taken[name]:
                 raise InputError(
-                    f"chain: {_name(first)} gives {name} of shape {_words(shape)}, but {_name(last)} takes "
-                    f"{_words(taken[name])}; expected bundles of one model"
+                    f"chain: {named(first)} gives {name} of shape {words(shape)}, but {named(last)} takes "
+                    f"{words(taken[name])}; expected bundles of one model"
                 )
         for name in (one for one in taken if one not in handed):
             raise InputError(
-                f"chain: {_name(last)} takes {name}, but {_name(first)} gives none; expected bundles of one model"
+                f"chain: {named(last)} takes {name}, but {named(first)} gives none; expected bundles of one model"
             )
         self.denoiser = last.denoiser
         self.scales_latents = last.scales_latents
@@ -98,7 +109,7 @@ class ChainedPipeline(PipelineBase):
     def argument_names(self) -> frozenset[str]:
         """Names of all arguments that a call may have."""
         own = self.first.argument_names
-        prefixed = {f"{_PRIOR}{name}" for name in own} | own if not self.first.makes_images else own
+        prefixed = {f"{PRIOR}{name}" for name in own} | own if not self.first.makes_images else own
         handed = self.first.handed_shapes().keys()
         names = {*prefixed, *self.last.argument_names, *(set(_FOR_ALL) & own)} - handed
         return frozenset(names | self.start_arguments().keys())
@@ -137,6 +148,13 @@ class ChainedPipeline(PipelineBase):
     def example_inputs(self) -> tuple[str, ...]:
         """See `PipelineBase`: what the first pipeline gives needs no example."""
         return ()
+
+    @property
+    def has_one_scheduler(self) -> bool:
+        """See `PipelineBase`: a base model and the stages of a cascade get the argument too, a prior does not."""
+        if not self.first.makes_images:
+            return True
+        return self.first.has_one_scheduler and type(self.first.scheduler) is type(self.last.scheduler)
 
     @property
     def scheduler(self) -> Any:
@@ -186,11 +204,17 @@ class ChainedPipeline(PipelineBase):
         try:
             count, known = self.first.check_call(first)
         except InputError as error:
-            error.args = (_with_prefix(str(error), given),)
+            error.args = (with_prefix(str(error), given),)
             raise
         sizes = {**known, "images": count}
-        shapes = {name: tuple(_size(one, sizes) for one in dims) for name, dims in self.first.handed_shapes().items()}
-        count, others = self.last.check_call({**last, **make_example_arrays(shapes)})
+        shapes = {
+            name: tuple(dimension(one, sizes) for one in dims) for name, dims in self.first.handed_shapes().items()
+        }
+        try:
+            count, others = self.last.check_call({**last, **make_example_arrays(shapes)})
+        except InputError as error:
+            error.args = (from_start(str(error), self.start_arguments(), given),)
+            raise
         return count, known, others
 
     def __call__(self, prompt: Any = None, *, return_dict: bool = True, **arguments: Any) -> Any:
@@ -217,8 +241,10 @@ class ChainedPipeline(PipelineBase):
         signal = StopSignal()
         with self._signals_lock:
             self._signals.add(signal)
-        kept = {**known, **others, "prompt": prompt, **arguments}
-        shown = {*self.argument_names, *_SIZES}
+        # The first image has the size of a call: the last pipeline makes its own of it.
+        sizes = {name: run.arguments[name] for name in _SIZES} if self.first.makes_images else {}
+        kept = {**known, **others, **sizes, "prompt": prompt, **arguments}
+        shown = {*self.argument_names, *_SIZES} - self._different_defaults(run.arguments, others, arguments)
         parts = ChainParts(first=run, handed=self.first.handed_over, start=self.last.start, arguments=last)
         return ChainedRun(
             steps=parts.steps(generator, signal),
@@ -234,7 +260,21 @@ class ChainedPipeline(PipelineBase):
             arguments={name: value for name, value in kept.items() if value is not None and name in shown},
             signal=signal,
             last_stage=LAST,
+            make_result=parts.result,
         )
+
+    def _different_defaults(
+        self, first: Mapping[str, Any], last: Mapping[str, Any], given: Mapping[str, Any]
+    ) -> set[str]:
+        """Return the arguments of both pipelines whose defaults differ: one value would not repeat the run."""
+        if not self.first.makes_images:
+            return set()
+        both = self.first.argument_names & self.last.argument_names - {*_SIZES, *_FOR_LAST, *_FOR_FIRST}
+        return {
+            name
+            for name in both & last.keys()
+            if given.get(name) is None and isinstance(last[name], int | float) and first.get(name) != last[name]
+        }
 
     def _split(self, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Sort the arguments of a call to both pipelines.
@@ -257,12 +297,12 @@ class ChainedPipeline(PipelineBase):
                 continue
             if name in self.first.handed_shapes():
                 raise InputError(
-                    f"{name}: got one, but {_name(self.first)} makes it for {_name(self.last)}; leave it out, or run "
+                    f"{name}: got one, but {named(self.first)} makes it for {named(self.last)}; leave it out, or run "
                     "each bundle alone"
                 )
             if name not in self.argument_names:
                 raise UnknownArgumentError(name, sorted(self.argument_names))
-            stem = name.removeprefix(_PRIOR)
+            stem = name.removeprefix(PRIOR)
             if not self.first.makes_images and stem != name and stem in own:
                 first[stem] = value
                 continue
@@ -291,27 +331,3 @@ _FOR_LAST = (
     "output_type", "callback_on_step_end", "callback_on_step_end_tensor_inputs", "denoising_start", "strength",
 )  # fmt: skip
 """Arguments that only the last pipeline gets."""
-
-
-def _with_prefix(message: str, given: Iterable[str]) -> str:
-    """Return a message of a prior with the prefix of those arguments that were passed with it."""
-    for name in given:
-        stem = name.removeprefix(_PRIOR)
-        message = re.sub(rf"(?<!\w){stem}(?!\w)", name, message) if stem != name else message
-    return message
-
-
-def _name(pipeline: PipelineBase) -> str:
-    return f"{pipeline.session.bundle.root.name} ({pipeline.session.bundle.pipeline_class})"
-
-
-def _words(shape: Sequence[int | str]) -> str:
-    return f"({', '.join(map(str, shape))})"
-
-
-def _size(dim: int | str, sizes: Mapping[str, Any]) -> int:
-    """Return the size of a dimension such as "images" or "height/8"."""
-    if isinstance(dim, int):
-        return dim
-    symbol, _, divisor = dim.partition("/")
-    return int(sizes[symbol]) // int(divisor or 1)

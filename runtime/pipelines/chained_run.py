@@ -43,6 +43,11 @@ class ChainParts:
             self._last.signal.cancelled |= signal.cancelled
             self._last.signal.interrupted |= signal.interrupted  # a callback of the last may have set it
 
+    def result(self, latents: FloatArray, seed: Any, truncated: tuple[str, ...]) -> Any:  # noqa: ARG002
+        """Return the result of the last pipeline, with the seed of the chain and what the first cut off."""
+        assert self._last is not None, "the last stage has begun"
+        return replace(self._last.finish(), seed=seed, truncated=truncated)
+
     def decode(self, latents: FloatArray, output_type: str) -> tuple[Any, list[bool] | None]:
         """Decode with the last pipeline."""
         assert self._last is not None, "the last stage has begun"

@@ -94,6 +94,22 @@ class StagedCall:
             raise InputError(f"{name}: got shape {latents.shape}, expected {tuple(shape)}")
         return latents.astype(np.float32)
 
+    def set_stage_timesteps(self, scheduler: Scheduler[Any], name: str) -> None:
+        """Set the timesteps of a stage that has a number of steps of its own.
+
+        Args:
+            scheduler: Of the stage.
+            name: Argument with the number, such as "prior_num_inference_steps".
+
+        Raises:
+            InputError: The scheduler does not take the number; the message names the argument.
+        """
+        try:
+            scheduler.set_timesteps(getattr(self.inputs, name))
+        except InputError as error:
+            error.args = (str(error).replace("num_inference_steps", name),)
+            raise
+
     def stops(self) -> bool:
         """Return whether a loop of the system's own ends before its next step."""
         return self.signal.cancelled or self.signal.interrupted

@@ -32,7 +32,7 @@ def start_size(image: ImageInput, side: int, name: str) -> tuple[int, int]:
     Raises:
         InputError: They are no images, or of several sizes.
     """
-    rows = latents_of(image, _CHANNELS)
+    rows = _read_rows(image, name)
     if rows is not None:
         return rows.shape[2], rows.shape[3]
     height, width = image_size(image, name)
@@ -52,7 +52,7 @@ def read_images(image: ImageInput, name: str, side: int | None = None) -> FloatA
     Raises:
         InputError: Not such images.
     """
-    rows = latents_of(image, _CHANNELS)
+    rows = _read_rows(image, name)
     if rows is not None:
         return rows
     height, width = image_size(image, name)
@@ -68,6 +68,21 @@ def read_images(image: ImageInput, name: str, side: int | None = None) -> FloatA
         pixels = [item.resize((width, height), resample=Resampling.BICUBIC) for item in pixels]
     stacked = np.stack([np.asarray(item) for item in pixels]).astype(np.float32) / np.float32(127.5) - np.float32(1)
     return np.ascontiguousarray(stacked.transpose(0, 3, 1, 2))
+
+
+def _read_rows(image: ImageInput, name: str) -> FloatArray | None:
+    """Return an array or a tensor (n, 3, H, W) in -1..1 as it is; None for other images."""
+    rows = latents_of(image, _CHANNELS)
+    if rows is None:
+        return None
+    if isinstance(image, np.ndarray) and image.dtype.kind != "f":
+        raise InputError(
+            f"{name}: got an array of {image.dtype}, expected floats in -1..1; pass a PIL image, or divide by 127.5 "
+            f"and subtract 1"
+        )
+    if not np.isfinite(rows).all():
+        raise InputError(f"{name}: got NaN or infinity, expected finite numbers")
+    return rows
 
 
 def read_masks(mask: MaskInput, side: int, size: tuple[int, int]) -> FloatArray:

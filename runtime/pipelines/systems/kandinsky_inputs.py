@@ -238,7 +238,8 @@ def read_embeddings(name: str, value: Any) -> FloatArray:
         )
     given = [value] if is_tensor(value) or not isinstance(value, Sequence) else value
     parts: list[Any] = [to_array(part) if is_tensor(part) else part for part in given]
-    right = [isinstance(part, np.ndarray) and part.ndim == 2 and part.dtype.kind == "f" for part in parts]
+    right = [isinstance(part, np.ndarray) and part.ndim == 2 and part.dtype.kind == "f" and part.size for part in parts]
     if not parts or not all(right):
-        raise InputError(f"{name}: got {type(value).__name__}, expected floats (B, D), or a list of such arrays")
+        shown = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
+        raise InputError(f"{name}: got {shown}, expected floats (B, D), or a list of such arrays")
     return np.concatenate(parts).astype(np.float32)

@@ -115,7 +115,7 @@ class LatentUpscaler(StagedPipeline):
         """See `StagedPipeline`: twice that of the image.
 
         Raises:
-            InputError: The sides of the image are no multiples of the VAE's factor.
+            InputError: The sides of the image are no multiples of the VAE's factor, or the engines take no such size.
         """
         latents, factor = latents_of(inputs.image, self.vae.latent_channels), self.vae.scale_factor
         if latents is not None:
@@ -125,7 +125,17 @@ class LatentUpscaler(StagedPipeline):
             height, width = image_size(inputs.image)
         if height % factor or width % factor:
             raise InputError(f"image: got {width} x {height} pixels, expected multiples of {factor}; resize or crop it")
-        return height * _FACTOR, width * _FACTOR
+        height, width = height * _FACTOR, width * _FACTOR
+        manifest = self.session.bundle.manifest
+        dims = manifest.recipe.dims if manifest else {}
+        refusals = [dims[name].refusal(side) for name, side in (("height", height), ("width", width)) if name in dims]
+        refusal = next(filter(None, refusals), None)
+        if refusal:
+            raise InputError(
+                f"image: got {width // _FACTOR} x {height // _FACTOR} pixels, enlarged {width} x {height}, {refusal}: "
+                f"the sizes that this bundle makes; resize or crop it"
+            )
+        return height, width
 
     def stages(self, call: StagedCall) -> Sequence[Stage]:
         """See `StagedPipeline`."""

@@ -169,7 +169,7 @@ class StableUnCLIP(_Noised):
         inputs, prior, scheduler = call.inputs, self._prior, call.schedulers["prior_scheduler"]
         self._check_level(call)
         scheduler.check_loop(channels=prior.width, output_channels=prior.returned)
-        scheduler.set_timesteps(inputs.prior_num_inference_steps)
+        call.set_stage_timesteps(scheduler, "prior_num_inference_steps")
         guided = inputs.prior_guidance_scale > 1
         texts = repeat_texts(
             encode_texts(self._prior_encoder, inputs.texts()),

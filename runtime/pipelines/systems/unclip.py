@@ -77,7 +77,7 @@ class _Decoding(StagedPipeline):
                 f"other; leave it out"
             )
         scheduler.check_loop(channels=channels, output_channels=output_channels)
-        scheduler.set_timesteps(getattr(call.inputs, f"{name}_num_inference_steps"))
+        call.set_stage_timesteps(scheduler, f"{name}_num_inference_steps")
         return scheduler
 
     def _rows(self, texts: EncodedTexts, inputs: DecoderInputs) -> EncodedTexts:

@@ -22,6 +22,7 @@ from diffoundry.runtime.pipelines.staged_call import StagedCall
 from diffoundry.runtime.pipelines.staged_run import Stage
 from diffoundry.runtime.pipelines.systems.prompt_inputs import PromptInputs
 from diffoundry.runtime.schedulers.algorithms.vq_diffusion import VQDiffusionScheduler
+from diffoundry.runtime.tokenizers.clip import check_texts
 
 __all__ = ["VQDiffusion", "VQDiffusionInputs", "truncate"]
 
@@ -103,7 +104,12 @@ class VQDiffusion(StagedPipeline):
         return self.vae.scale_factor
 
     def truncated(self, inputs: VQDiffusionInputs) -> tuple[str, ...]:
-        """See `StagedPipeline`."""
+        """See `StagedPipeline`.
+
+        Raises:
+            InputError: A prompt is no valid Unicode.
+        """
+        check_texts(inputs.texts)
         tokenizer, room = self.text_encoder.tokenizer, self.text_encoder.length - 1
         return tuple(tokenizer.decode(tokenizer.ids(text)[room:]) for text in inputs.texts)
 

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.clip_text import CLIPTextModel
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.wuerstchen import WuerstchenPrior
@@ -34,10 +35,19 @@ class WuerstchenPriorPipeline(CascadePrior):
         self.text_encoders = (self.text_encoder,)
 
     def conditions(self, inputs: WuerstchenPriorInputs) -> Feeds:
-        """See `CascadePrior`."""
+        """See `CascadePrior`.
+
+        Raises:
+            InputError: Embeddings of the prompt and of its negative differ in their shape.
+        """
         rows = [self._encode(inputs, "")]
         if inputs.guidance_scale > 1:
             rows.append(self._encode(inputs, "negative_"))
+            if rows[0].shape != rows[1].shape:
+                raise InputError(
+                    f"prompt_embeds and negative_prompt_embeds: got shapes {rows[0].shape} and {rows[1].shape} for the "
+                    f"prompt and its negative, expected the same; pass embeddings of both"
+                )
         states = np.repeat(np.stack(rows), inputs.num_images_per_prompt, axis=1)
         return {"encoder_hidden_states": states.reshape(-1, *states.shape[2:]).astype(np.float32)}
 

@@ -257,7 +257,7 @@ def test_preprocess_then_postprocess_gives_the_image_back():
         (np.full((8, 8, 3), -0.5), "image: got an array with values from -0.5 to -0.5, expected 0 to 1; scale it"),
         (np.full((8, 8, 3), 255.0), "image: got an array with values from 255 to 255, expected 0 to 1"),
         (np.full((8, 8, 3), np.nan), "image: got an array with values from nan to nan, expected 0 to 1"),
-        (Image.new("RGB", (7, 20)), "image size: got 7 x 20 pixels, expected at least 8 x 8; enlarge it"),
+        (Image.new("RGB", (7, 20)), "image: got 7 x 20 pixels, expected at least 8 x 8; enlarge it"),
     ],
 )
 def test_preprocess_refuses(image, message):
@@ -277,7 +277,7 @@ def test_preprocess_refuses(image, message):
 )
 def test_snap_size(size, factor, snapped):
     if snapped is None:
-        with pytest.raises(InputError, match=r"image size: got 65 x 63 pixels, expected at least 64 x 64"):
+        with pytest.raises(InputError, match=r"image: got 65 x 63 pixels, expected at least 64 x 64"):
             snap_size(*size, factor)
     else:
         assert snap_size(*size, factor) == snapped

@@ -175,6 +175,8 @@ def test_pipelines_that_do_not_fit_are_refused(kandinsky, tiny_sd_checkpoint, ex
         chain(other, decoder)
     with pytest.raises(InputError, match=r"chain: .* gives image_embeds, but .* takes none"):
         chain(prior, prior)
+    with pytest.raises(InputError, match="chain: got str, expected pipelines; load each bundle first"):
+        chain("prior.bundle", decoder)
     with pytest.raises(InputError, match="chain: got 1 pipelines, expected two"):
         chain(prior)
 

@@ -235,6 +235,20 @@ def test_both_stages_are_a_chain(bundle, theirs):
     np.testing.assert_allclose(images, large, atol=1e-3)
 
 
+def test_a_chain_has_the_verdicts_of_its_last_stage(bundle):
+    first, last = (load(bundle(name), target="onnxruntime") for name in (FIRST, SECOND))
+    settings = {"prompt": ["a red apple"] * 6, "num_inference_steps": 2}
+    generator = torch.Generator().manual_seed(0)
+    small = first(**settings, output_type="latent", generator=generator).images
+    expected = last(**settings, image=small, generator=generator)
+    result = chain(first, last)(**settings, seed=0)
+    assert result.watermark_detected == expected.watermark_detected
+    assert result.nsfw_content_detected == expected.nsfw_content_detected
+    assert 0 < sum(expected.watermark_detected) < 6
+    assert result.seed == 0
+    assert all(np.array_equal(one, other) for one, other in zip(result.images, expected.images, strict=True))
+
+
 STARTS = {
     "IFImg2Img{}Pipeline": {"prompt": "a red apple", "image": picture(24, 20), "strength": 0.6},
     "IFInpainting{}Pipeline": {"prompt": TWO, "image": [picture(24, 20), picture(24, 20, 1)], "mask_image": MASK_LARGE},
@@ -260,7 +274,7 @@ def test_a_chain_starts_from_an_image(bundle, theirs):
         given = {name: images[name] for name in names}
         made = ours("a cat", **given, num_inference_steps=2, strength=0.5, seed=0, output_type="np").images
         assert made.shape == (1, 16, 16, 3)
-    with pytest.raises(InputError, match="strength: got 0.5 without an image that it acts on"):
+    with pytest.raises(InputError, match="strength: got 0.5 without an image that it acts on; pass image too"):
         ours.start("a cat", strength=0.5)
 
 
@@ -288,6 +302,22 @@ def test_three_stages_are_a_chain(bundle, system_checkpoint, exported, theirs):
     assert begun.finish().images.shape == (1, 64, 128, 3)
 
 
+def test_an_image_of_a_chain_repeats_it(bundle, system_checkpoint, exported, tmp_path):
+    """The stages have other sizes, schedulers and defaults, which the settings in the image do not mix."""
+    upscaler = exported(system_checkpoint("upscaler", make_upscaler), target="onnxruntime,openvino")
+    small, large = f"{bundle(FIRST)}+{bundle(SECOND)}", f"{bundle(FIRST)}+{bundle(SECOND)}+{upscaler}"
+    picture(24, 20).save(tmp_path / "start.png")
+    engine = ["--target", "onnxruntime", "--no-safety-checker"]
+    for number, (name, start) in enumerate(
+        [(small, []), (small, ["--image", str(tmp_path / "start.png")]), (large, [])]
+    ):
+        one, again = str(tmp_path / f"{number}.png"), str(tmp_path / f"{number}-again.png")
+        settings = ["a red apple", "--steps", "3", "--seed", "0", "-o", one]
+        generate.main([name, *settings, *start, *engine], standalone_mode=False)
+        generate.main([name, "--like", one, "-o", again, *start, *engine], standalone_mode=False)
+        assert np.array_equal(open_image(one), open_image(again))
+
+
 FIRST_ERRORS = {
     "no prompt": ({"prompt": None}, "prompt and prompt_embeds: got neither"),
     "a mask alone": ({"mask_image": MASK}, "image: got none, expected the image to start from"),
@@ -308,6 +338,10 @@ FIRST_ERRORS = {
     "three images": (
         {"prompt": TWO, "image": [picture(8, 8)] * 3}, "image: got 3 for 2 prompts, expected one, or one for each",
     ),
+    "whole numbers": (
+        {"image": np.full((1, 3, 8, 8), 200, np.uint8)}, "image: got an array of uint8, expected floats in -1..1",
+    ),
+    "no number": ({"image": np.full((1, 3, 8, 8), np.nan, np.float32)}, "image: got NaN or infinity, expected finite"),
     "no step": ({"image": picture(8, 8), "strength": 0.1}, "strength: got 0.1 of 2 steps, which leaves none"),
     "eta": ({"eta": 0.5}, "DDPMScheduler has no eta"),
     "a word": ({"clean_caption": "yes"}, "clean_caption: got 'yes', expected True or False"),

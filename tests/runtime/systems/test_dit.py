@@ -77,6 +77,7 @@ def test_seeds_of_a_batch_are_those_of_single_images(pair):
 
 ERRORS = {
     "no label": ({}, "class_labels: got none, expected the number of a class for each image, 0 to 999"),
+    "an empty list": ({"class_labels": []}, "class_labels: got none, expected the number of a class for each image"),
     "out of range": ({"class_labels": [1001]}, "class_labels: got 1001, .* 0 to 999, or 1000 for no class"),
     "a name": ({"class_labels": "goldfisch"}, "class_labels: got 'goldfisch', .*4 names.* Did you mean 'goldfish'"),
     "too many": ({"class_labels": [1, 2], "batch_size": 1}, "class_labels: got 2 of them, expected one, or 1"),

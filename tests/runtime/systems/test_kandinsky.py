@@ -241,7 +241,11 @@ DECODER_ERRORS = {
         {"negative_image_embeds": np.zeros((2, 32), np.float32)},
         r"negative_image_embeds: got shape \(2, 32\), expected that of image_embeds",
     ),
-    "whole numbers": ({"image_embeds": np.zeros((1, 32), int)}, "image_embeds: got ndarray, expected floats"),
+    "no row": (
+        {"image_embeds": np.zeros((0, 32), np.float32)},
+        r"image_embeds: got float32 \(0, 32\), expected floats \(B, D\)",
+    ),
+    "whole numbers": ({"image_embeds": np.zeros((1, 32), int)}, r"image_embeds: got int64 \(1, 32\), expected floats"),
     "an odd size": (
         {"height": 14},
         "height: got 14, expected a multiple of 4: a latent has 2 pixels and the denoiser takes multiples of 2 latents",

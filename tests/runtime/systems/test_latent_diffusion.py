@@ -137,7 +137,7 @@ ERRORS = {
     "LDMSuperResolutionPipeline": (
         ({}, "image: got none, expected the image to enlarge"),
         ({"prompt": "a cat", "image": image()}, "prompt: got 'a cat', expected none: enlarged images are what this"),
-        ({"image": image(24, 40)}, "image size: got 24 x 40 pixels, expected at least 32 x 32; enlarge it"),
+        ({"image": image(24, 40)}, "image: got 24 x 40 pixels, expected at least 32 x 32; enlarge it"),
         ({"image": tensor(1, 15, 16)}, "image: got 16x15 pixels, expected multiples of 2 for this checkpoint"),
         ({"image": [image(), image(64, 64)]}, "image: got 70 x 40, 64 x 64, expected images of one size"),
         ({"image": tensor(), "batch_size": 3}, "batch_size: got 3 for 2 images, expected 2; several results are made"),

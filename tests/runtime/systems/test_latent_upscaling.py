@@ -60,6 +60,11 @@ def test_every_step_is_diffusers(bundle, theirs, target):
 ERRORS = {
     "no image": ({}, "image: got none, expected the image to enlarge"),
     "an odd size": ({"image": image(15, 16)}, "image: got 15 x 16 pixels, expected multiples of 2"),
+    "a size of no engine": (
+        {"image": image(30, 16)},
+        "image: got 30 x 16 pixels, enlarged 60 x 32, expected a multiple of 16: the sizes that",
+    ),
+    "too small": ({"image": image(8, 16)}, "image: got 8 x 16 pixels, enlarged 16 x 32, expected 32 to any size"),
     "two images": ({"image": [image(), image()]}, "image: got 2 for 1 prompts, expected one for each"),
     "another scheduler": ({"image": image(), "scheduler": "ddim"}, "expected EulerDiscreteScheduler"),
     "no guidance scale": ({"image": image(), "guidance_scale": -1.0}, "guidance_scale: got -1.0"),

@@ -196,6 +196,10 @@ IMAGE_ERRORS = {
     "no image": ({}, "image and image_embeddings: got neither, expected one of them"),
     "both": ({"image": picture(8, 8), "image_embeddings": noise(1, WIDTH)}, "image and image_embeddings: got both"),
     "embeddings": ({"image_embeddings": noise(WIDTH)}, r"image_embeddings: got shape \(32,\), expected \(images"),
+    "another width": (
+        {"image_embeddings": noise(1, 3)}, "image_embeddings: got 3 numbers for an image, expected 32, as the",
+    ),
+    "steps": ({"image": picture(8, 8), "super_res_num_inference_steps": 999}, "super_res_num_inference_steps is 999"),
     "a text": ({"image": "cat.png"}, "image: got"),
     "prior": ({"image": picture(8, 8), "prior_guidance_scale": 2.0}, "prior_guidance_scale"),
 }  # fmt: skip

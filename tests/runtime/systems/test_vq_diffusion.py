@@ -121,6 +121,7 @@ def test_cut_prompts_are_reported(ours):
 ERRORS = (
     ({"prompt": None}, "prompt: got none, expected a text"),
     ({"prompt": []}, r"prompt: got \[\], expected a string or a list of at least one"),
+    ({"prompt": "a \udcff"}, "prompt 0: got half of a surrogate pair at character 2"),
     ({"negative_prompt": "dog"}, "negative_prompt: got 'dog', expected none: this checkpoint is guided away from what"),
     ({"guidance_scale": -1.0}, "guidance_scale: got -1.0, expected a number of at least 0"),
     ({"truncation_rate": 1.5}, "truncation_rate: got 1.5"),

@@ -130,6 +130,10 @@ def test_generate_takes_timesteps_of_both_stages(bundles, tmp_path):
 PRIOR_ERRORS = {
     "no prompt": ({"prompt": None}, "prompt and prompt_embeds: got neither, expected one of them"),
     "a prompt and embeddings": ({"prompt_embeds": normal(1, 77, 32)}, "prompt and prompt_embeds: got both"),
+    "another width": (
+        {"prompt": None, "prompt_embeds": normal(1, 77, 5)},
+        r"prompt_embeds and negative_prompt_embeds: got shapes \(1, 77, 5\) and \(1, 77, 32\)",
+    ),
     "negatives twice": (
         {"negative_prompt": "blue", "negative_prompt_embeds": normal(1, 77, 32)},
         "negative_prompt and negative_prompt_embeds: got both",
