@@ -1,14 +1,19 @@
 """FluxTransformer2DModel as a traceable module, whose rotary positions are inputs."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from diffoundry.exporter.component import Component
 from diffoundry.exporter.components.network_module import NetworkModule
 from diffoundry.exporter.components.unet_module import lean_layers
 
 __all__ = ["FluxModule"]
+
+_PERIOD = 10000
+"""Longest wavelength of timesteps. diffusers: `get_timestep_embedding`."""
 
 _TRAINED = 1000
 """Timesteps of the training, and the scale of guidance. diffusers: `FluxTransformer2DModel.forward`."""
@@ -20,6 +25,14 @@ class FluxModule(NetworkModule):
     diffusers computes the angles of every token from its position. Here their cosines and sines are inputs, one number
     for the pair that it rotates. Tokens of the prompt are at position zero, whose rotation is none.
     """
+
+    def __init__(self, network: Any, component: Component) -> None:
+        super().__init__(network, component)
+        proj = network.time_text_embed.time_proj
+        half = proj.num_channels // 2
+        # As diffusers computes them, to the bit: angles of a guidance scale are up to 30,000.
+        exponent = -math.log(_PERIOD) * torch.arange(half, dtype=torch.float32) / (half - proj.downscale_freq_shift)
+        self.register_buffer("frequencies", torch.exp(exponent), persistent=False)
 
     @staticmethod
     def computed_inputs(network: Any, passed: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -67,8 +80,11 @@ class FluxModule(NetworkModule):
             tokens = torch.cat([tokens, reference["reference_hidden_states"]], dim=1)
             cos, sin = torch.cat([cos, reference["reference_cos"]]), torch.cat([sin, reference["reference_sin"]])
         states = network.x_embedder(tokens)
-        scales = (timestep,) if guidance is None else (timestep, guidance)
-        embedded = network.time_text_embed(*(scale * _TRAINED for scale in scales), pooled_projections)
+        embed = network.time_text_embed
+        embedded = embed.timestep_embedder(self._waves(timestep))
+        if guidance is not None:
+            embedded = embedded + embed.guidance_embedder(self._waves(guidance))
+        embedded = embedded + embed.text_embedder(pooled_projections)
         context = network.context_embedder(encoder_hidden_states)
         angles = _with_text(cos, context, 1.0), _with_text(sin, context, 0.0)
         for block in (*network.transformer_blocks, *network.single_transformer_blocks):
@@ -78,6 +94,12 @@ class FluxModule(NetworkModule):
         own = states[:, :count] if reference else states
         velocity: torch.Tensor = network.proj_out(network.norm_out(own, embedded))
         return velocity.reshape(velocity.shape[0], *place, -1)
+
+    def _waves(self, scale: torch.Tensor) -> torch.Tensor:
+        """Return cosines and sines of timesteps or scales (B,), (B, 256). diffusers: `get_timestep_embedding`."""
+        frequencies: Any = self.frequencies
+        angles = (scale * _TRAINED)[:, None] * frequencies
+        return torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
 
 
 def _sides(ids: torch.Tensor) -> tuple[int, int]:
