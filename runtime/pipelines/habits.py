@@ -25,6 +25,7 @@ _ARGUMENTS = {
     "ip_adapter_image": _IMAGE_PROMPTS,
     "ip_adapter_image_embeds": _IMAGE_PROMPTS,
     "controlnet_prompt_embeds": "pass prompt_embeds, which ControlNets take too",
+    "controlnet_pooled_projections": "ControlNets get the pooled prompt or zeros, as their config says",
     "return_dict": "start() returns a run; use its finish(), or call the pipeline",
     "n_iter": "pass num_images_per_prompt",
     "batch_size": "pass num_images_per_prompt",

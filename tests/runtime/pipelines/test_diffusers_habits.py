@@ -198,6 +198,7 @@ ARGUMENTS = {
     ),
     "num_steps": (3, "num_steps: no such argument. Did you mean 'num_inference_steps'? Expected one of adapter_c"),
     "num_inference_step": (3, "no such argument. Did you mean 'num_inference_steps'?"),
+    "controlnet_pooled_projections": (1, "controlnet_pooled_projections: no such argument; ControlNets get the pooled"),
     "steps": (3, "steps: no such argument; pass num_inference_steps"),
     "return_dicts": (True, "return_dicts: no such argument"),
     "num_inference_steps": (True, "num_inference_steps: got True, expected a whole number"),
