@@ -109,7 +109,7 @@ class ChainedPipeline(PipelineBase):
     def argument_names(self) -> frozenset[str]:
         """Names of all arguments that a call may have."""
         own = self.first.argument_names
-        prefixed = {f"{PRIOR}{name}" for name in own} | own if not self.first.makes_images else own
+        prefixed = {f"{PRIOR}{name}" for name in own - _OF_THE_CALL} | own if not self.first.makes_images else own
         handed = self.first.handed_shapes().keys()
         names = {*prefixed, *self.last.argument_names, *(set(_FOR_ALL) & own)} - handed
         return frozenset(names | self.start_arguments().keys())
@@ -326,6 +326,9 @@ class ChainedPipeline(PipelineBase):
 
 
 _SIZES = ("height", "width")
+
+_OF_THE_CALL = {"seed", "generator", "output_type"}
+"""Arguments of the whole chain, which a prior cannot have of its own."""
 
 _FOR_LAST = (
     "output_type", "callback_on_step_end", "callback_on_step_end_tensor_inputs", "denoising_start", "strength",

@@ -288,4 +288,10 @@ def _size_of(value: Any, name: str) -> tuple[int, int]:
 
 
 def _read_hint(hint: Any) -> FloatArray:
-    return hint.astype(np.float32) if isinstance(hint, np.ndarray) else read_pixels(hint, "hint")
+    """Return hints, float32 (n, 3, H, W); arrays of four axes are taken as they are."""
+    if not isinstance(hint, np.ndarray):
+        return read_pixels(hint, "hint")
+    if hint.dtype.kind != "f" or not np.isfinite(hint).all():
+        got = f"an array of {hint.dtype}" if hint.dtype.kind != "f" else "NaN or infinity"
+        raise InputError(f"hint: got {got}, expected finite floats; pass a PIL image or divide by 255")
+    return hint.astype(np.float32)

@@ -147,6 +147,13 @@ def test_arguments_of_both_are_checked_before_the_first_step(kandinsky):
         run.finish()
 
 
+def test_a_prior_has_no_seed_of_its_own(kandinsky):
+    ours = chain(*(load(bundle, target="onnxruntime") for bundle in kandinsky[1]))
+    for name in ("prior_seed", "prior_generator", "prior_output_type"):
+        with pytest.raises(UnknownArgumentError, match=f"{name}: no such argument"):
+            ours("a cat", **{name: "np"})
+
+
 def test_a_callback_interrupts_the_last_pipeline(kandinsky):
     ours = chain(*(load(bundle, target="onnxruntime") for bundle in kandinsky[1]))
     seen = []

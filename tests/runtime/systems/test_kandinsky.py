@@ -269,3 +269,9 @@ def test_wrong_arguments_of_a_decoder_are_refused(decoder_pair):
     hinted, _ = decoder_pair("KandinskyV22ControlnetPipeline")
     with pytest.raises(InputError, match="hint: got none, expected one, such as a depth map"):
         hinted(**embeds(), height=64, width=64)
+    for hint, words in (
+        (np.full((1, 3, 64, 64), 200, np.uint8), "an array of uint8"),
+        (np.full((1, 3, 64, 64), np.nan), "NaN"),
+    ):
+        with pytest.raises(InputError, match=f"hint: got {words}"):
+            hinted(**embeds(), hint=hint, height=64, width=64, num_inference_steps=2)
