@@ -11,18 +11,16 @@ import numpy as np
 
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.engines.session import EngineSession
-from diffoundry.runtime.errors import BundleError, InputError
+from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.mask import MaskInput
 from diffoundry.runtime.images.pixels import ImageInput, read_pixels
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
-from diffoundry.runtime.models.controlnet import ControlNetModel
-from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.registry import open_controlnet
 from diffoundry.runtime.models.roles import CONTROLNET
 from diffoundry.runtime.models.sd3_controlnet import SD3ControlNetModel
 from diffoundry.runtime.pipelines.control_latents import control_latents
+from diffoundry.runtime.pipelines.control_residuals import ActiveNet, Residuals
 from diffoundry.runtime.pipelines.guidance import Condition, Guidance
-from diffoundry.runtime.pipelines.input_shapes import shape_of_input
 from diffoundry.runtime.pipelines.joined_inputs import check_counts, number_for_each
 from diffoundry.runtime.pipelines.tasks.source_images import image_size
 from diffoundry.runtime.random.torch_cpu import TorchCpuGenerator
@@ -30,7 +28,7 @@ from diffoundry.runtime.random.torch_cpu import TorchCpuGenerator
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["CONTROL_SEED", "ControlInput", "ControlNetInputs", "ControlNets", "Residuals"]
+__all__ = ["CONTROL_SEED", "ControlInput", "ControlNetInputs", "ControlNets"]
 
 CONTROL_SEED = 0
 """Seed of the draws of latents of control images. diffusers draws them from torch's global generator."""
@@ -159,21 +157,6 @@ class ControlNetInputs:
         return _each("control_guidance_end", self.control_guidance_end, count, 1.0)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _ActiveNet:
-    """One ControlNet in one run.
-
-    Attributes:
-        model: The network.
-        image: float32 (rows, 3, H, W); PIL images in 0..1, arrays as they are.
-        scales: Factor of its residuals at each step; 0 where it is not run.
-    """
-
-    model: ControlNetModel
-    image: FloatArray
-    scales: tuple[float, ...]
-
-
 class ControlNets:
     """The ControlNets of a bundle, in their order. Safe to share between threads.
 
@@ -258,7 +241,7 @@ class ControlNets:
         Raises:
             InputError: An image is none, or no PIL image where it must be cropped.
         """
-        nets: list[_ActiveNet] = []
+        nets: list[ActiveNet] = []
         guess_mode = inputs is not None and bool(inputs.guess_mode or self._models[0].pooled)
         conditional_only = guess_mode and guidance.copies > 1
         if inputs is not None:
@@ -273,7 +256,7 @@ class ControlNets:
                     pixels = read_pixels(_cropped(image, crop), "control_image")
                     pixels = np.repeat(pixels, rows if len(pixels) == 1 else copies, axis=0)
                     full = pixels if conditional_only else np.concatenate([pixels] * guidance.copies)
-                nets.append(_ActiveNet(model=model, image=full, scales=inputs.scales(index, count, steps)))
+                nets.append(ActiveNet(model=model, image=full, scales=inputs.scales(index, count, steps)))
         return Residuals(
             nets,
             conditioning=condition.conditional if conditional_only else guidance.feeds(condition),
@@ -282,93 +265,6 @@ class ControlNets:
             guess_mode=guess_mode,
             taken=self._residual_inputs() if self.names else (),
         )
-
-
-class Residuals:
-    """The residuals of one run; belongs to one thread."""
-
-    def __init__(
-        self,
-        nets: Sequence[_ActiveNet],
-        *,
-        conditioning: Feeds,
-        scale_factor: int,
-        conditional_only: bool,
-        guess_mode: bool,
-        taken: Sequence[TensorSpec],
-    ) -> None:
-        """Nothing is run yet.
-
-        Args:
-            nets: The ControlNets.
-            conditioning: Inputs besides latents, timestep and image.
-            scale_factor: Pixels to a latent.
-            conditional_only: True if only the rows of the prompts, the last ones, get residuals.
-            guess_mode: As in `ControlNetModel.__call__`.
-            taken: The denoiser's inputs for residuals.
-        """
-        self._nets = nets
-        self._conditioning = conditioning
-        self._scale_factor = scale_factor
-        self._conditional_only = conditional_only
-        self._guess_mode = guess_mode
-        self._taken = taken
-        self._zeros: dict[str, FloatArray] = {}
-
-    def __call__(self, latents: FloatArray, timestep: float, index: int, copies: int) -> Feeds:
-        """Return the denoiser's inputs for a step: the sums over ControlNets, zeros where none runs.
-
-        Args:
-            latents: Scaled, (B, C, h, w).
-            timestep: Of the step.
-            index: Index of the step.
-            copies: Rows that the denoiser is fed for each of the latents.
-        """
-        if not self._taken:
-            return {}
-        rows = latents if self._conditional_only else np.concatenate([latents] * copies)
-        sums: dict[str, FloatArray] = {}
-        for net in self._nets:
-            scale = net.scales[index]
-            if scale:
-                residuals = net.model(
-                    rows, timestep, self._conditioning, net.image, scale=scale, guess_mode=self._guess_mode
-                )
-                for name, residual in residuals.items():
-                    sums[name] = residual if name not in sums else sums[name] + residual
-        feeds = {}
-        for spec in self._taken:
-            shape = shape_of_input(
-                spec.shape, latents.shape, copies=copies, scale_factor=self._scale_factor, owner="a ControlNet"
-            )
-            if spec.name not in sums:
-                feeds[spec.name] = self._zero(spec.name, shape)
-                continue
-            total = sums[spec.name]
-            if len(total) < shape[0]:
-                total = np.concatenate([np.zeros_like(total)] * (copies - 1) + [total])
-            feeds[spec.name] = total if total.shape == shape else _broadcast(total, shape, spec.name)
-        return feeds
-
-    def _zero(self, name: str, shape: tuple[int, ...]) -> FloatArray:
-        """Return zeros, made once a run."""
-        if name not in self._zeros:
-            self._zeros[name] = np.zeros(shape, np.float32)
-        return self._zeros[name]
-
-
-def _broadcast(total: FloatArray, shape: tuple[int, ...], name: str) -> FloatArray:
-    """Spread pooled residuals over all positions.
-
-    Raises:
-        BundleError: They are of another shape.
-    """
-    if total.ndim != len(shape) or any(have not in (1, want) for have, want in zip(total.shape, shape, strict=True)):
-        raise BundleError(
-            f"{name}: got residuals of shape {total.shape} from a ControlNet, expected {shape}, as the denoiser takes; "
-            f"export the bundle again"
-        )
-    return np.array(np.broadcast_to(total, shape))
 
 
 def _cropped(image: Any, crop: "Callable[[Image], Image] | None") -> Any:

@@ -18,7 +18,8 @@ from diffoundry.runtime.pipelines.attention.control import (
     check_attention,
     seeds_of,
 )
-from diffoundry.runtime.pipelines.controlnet import ControlNetInputs, ControlNets, Residuals
+from diffoundry.runtime.pipelines.control_residuals import Residuals
+from diffoundry.runtime.pipelines.controlnet import ControlNetInputs, ControlNets
 from diffoundry.runtime.pipelines.denoising import AfterStep
 from diffoundry.runtime.pipelines.families.base import Family
 from diffoundry.runtime.pipelines.guidance import Condition, Guidance

@@ -1,0 +1,116 @@
+"""The residuals of ControlNets in one run: their sums in each step, zeros where none runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from diffoundry.runtime.bundle.specs import TensorSpec
+from diffoundry.runtime.errors import BundleError
+from diffoundry.runtime.models.controlnet import ControlNetModel
+from diffoundry.runtime.models.protocols import Feeds, FloatArray
+from diffoundry.runtime.pipelines.input_shapes import shape_of_input
+
+__all__ = ["ActiveNet", "Residuals"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ActiveNet:
+    """One ControlNet in one run.
+
+    Attributes:
+        model: The network.
+        image: float32 (rows, 3, H, W); PIL images in 0..1, arrays as they are.
+        scales: Factor of its residuals at each step; 0 where it is not run.
+    """
+
+    model: ControlNetModel
+    image: FloatArray
+    scales: tuple[float, ...]
+
+
+class Residuals:
+    """The residuals of one run; belongs to one thread."""
+
+    def __init__(
+        self,
+        nets: Sequence[ActiveNet],
+        *,
+        conditioning: Feeds,
+        scale_factor: int,
+        conditional_only: bool,
+        guess_mode: bool,
+        taken: Sequence[TensorSpec],
+    ) -> None:
+        """Nothing is run yet.
+
+        Args:
+            nets: The ControlNets.
+            conditioning: Inputs besides latents, timestep and image.
+            scale_factor: Pixels to a latent.
+            conditional_only: True if only the rows of the prompts, the last ones, get residuals.
+            guess_mode: As in `ControlNetModel.__call__`.
+            taken: The denoiser's inputs for residuals.
+        """
+        self._nets = nets
+        self._conditioning = conditioning
+        self._scale_factor = scale_factor
+        self._conditional_only = conditional_only
+        self._guess_mode = guess_mode
+        self._taken = taken
+        self._zeros: dict[str, FloatArray] = {}
+
+    def __call__(self, latents: FloatArray, timestep: float, index: int, copies: int) -> Feeds:
+        """Return the denoiser's inputs for a step: the sums over ControlNets, zeros where none runs.
+
+        Args:
+            latents: Scaled, (B, C, h, w).
+            timestep: Of the step.
+            index: Index of the step.
+            copies: Rows that the denoiser is fed for each of the latents.
+        """
+        if not self._taken:
+            return {}
+        rows = latents if self._conditional_only else np.concatenate([latents] * copies)
+        sums: dict[str, FloatArray] = {}
+        for net in self._nets:
+            scale = net.scales[index]
+            if scale:
+                residuals = net.model(
+                    rows, timestep, self._conditioning, net.image, scale=scale, guess_mode=self._guess_mode
+                )
+                for name, residual in residuals.items():
+                    sums[name] = residual if name not in sums else sums[name] + residual
+        feeds = {}
+        for spec in self._taken:
+            shape = shape_of_input(
+                spec.shape, latents.shape, copies=copies, scale_factor=self._scale_factor, owner="a ControlNet"
+            )
+            if spec.name not in sums:
+                feeds[spec.name] = self._zero(spec.name, shape)
+                continue
+            total = sums[spec.name]
+            if len(total) < shape[0]:
+                total = np.concatenate([np.zeros_like(total)] * (copies - 1) + [total])
+            feeds[spec.name] = total if total.shape == shape else _broadcast(total, shape, spec.name)
+        return feeds
+
+    def _zero(self, name: str, shape: tuple[int, ...]) -> FloatArray:
+        """Return zeros, made once a run."""
+        if name not in self._zeros:
+            self._zeros[name] = np.zeros(shape, np.float32)
+        return self._zeros[name]
+
+
+def _broadcast(total: FloatArray, shape: tuple[int, ...], name: str) -> FloatArray:
+    """Spread pooled residuals over all positions.
+
+    Raises:
+        BundleError: They are of another shape.
+    """
+    if total.ndim != len(shape) or any(have not in (1, want) for have, want in zip(total.shape, shape, strict=True)):
+        raise BundleError(
+            f"{name}: got residuals of shape {total.shape} from a ControlNet, expected {shape}, as the denoiser takes; "
+            f"export the bundle again"
+        )
+    return np.array(np.broadcast_to(total, shape))
