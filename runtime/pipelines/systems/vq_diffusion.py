@@ -113,14 +113,26 @@ class VQDiffusion(StagedPipeline):
         tokenizer, room = self.text_encoder.tokenizer, self.text_encoder.length - 1
         return tuple(tokenizer.decode(tokenizer.ids(text)[room:]) for text in inputs.texts)
 
+    def setting_arguments(self, steps: int, guidance_scale: float) -> dict[str, Any]:
+        """See `PipelineBase`.
+
+        Raises:
+            InputError: There are more steps than the transformer knows.
+        """
+        self._check_steps(steps)
+        return super().setting_arguments(steps, guidance_scale)
+
+    def _check_steps(self, steps: int) -> None:
+        if steps > self.transformer.steps:
+            raise InputError(
+                f"num_inference_steps: got {steps}, expected at most {self.transformer.steps}: the transformer has no "
+                f"embedding of further timesteps; pass fewer"
+            )
+
     def stages(self, call: StagedCall) -> Sequence[Stage]:
         """See `StagedPipeline`."""
         inputs, scheduler = call.inputs, self.require_scheduler(call.scheduler, VQDiffusionScheduler)
-        if inputs.num_inference_steps > self.transformer.steps:
-            raise InputError(
-                f"num_inference_steps: got {inputs.num_inference_steps}, expected at most {self.transformer.steps}: "
-                f"the transformer has no embedding of further timesteps; pass fewer"
-            )
+        self._check_steps(inputs.num_inference_steps)
         scheduler.set_timesteps(inputs.num_inference_steps)
         shape = self.transformer.latent_shape(call.images, *call.size, self.vae)
         start = np.full(shape, self.transformer.classes - 1, np.int64)

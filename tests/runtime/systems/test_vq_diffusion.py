@@ -145,6 +145,8 @@ def test_wrong_arguments_are_refused(ours):
     for arguments, words in ERRORS:
         with pytest.raises((InputError, UnknownArgumentError), match=words):
             ours(**{"prompt": CAT, "num_inference_steps": 2, **arguments})
+    with pytest.raises(InputError, match="num_inference_steps: got 7, expected at most 6"):
+        ours.setting_arguments(7, 5.0)  # those of a verification, before PyTorch fails
 
 
 def test_the_command_line(ours, tmp_path, capsys):
