@@ -136,6 +136,11 @@ def tell_choice(components: EngineSession) -> None:
         remark(f"note: {sentence}; another engine of the bundle is used")
 
 
+_STAGES = ("prior", "decoder", "super_res")
+_STAGE_SETTINGS = {"num_inference_steps", "guidance_scale"}
+"""Arguments that stages have of their own. A command without an option for each stage gives all of them one value."""
+
+
 @contextmanager
 def named_as_typed() -> Iterator[None]:
     """Name arguments of a pipeline in its errors as the options that the user typed; also a decorator of commands.
@@ -148,6 +153,8 @@ def named_as_typed() -> Iterator[None]:
     for parameter in ctx.command.params:
         spellings = [word[2:].replace("-", "_") for word in getattr(parameter, "also", ())]
         names |= {str(name): typed_name(ctx, parameter) for name in (parameter.name, *spellings)}
+    for setting in _STAGE_SETTINGS & names.keys():
+        names = {f"{stage}_{setting}": names[setting] for stage in _STAGES} | names
     try:
         for name, value in ctx.params.items():
             if any(isinstance(one, float) and not math.isfinite(one) for one in _entries(value)):
