@@ -99,7 +99,7 @@ def make_session(kind, network, folder, **neighbours):
         has=lambda name: (folder / name).is_file(),
         file=lambda name: folder / name,
     )
-    return SimpleNamespace(bundle=bundle, run=run, component=component)
+    return SimpleNamespace(bundle=bundle, run=run, component=component, inputs=lambda _: component.inputs)
 
 
 def noise(*shape, seed=0):

@@ -87,6 +87,9 @@ class _Pipeline:
         for index, latents in enumerate(self.latents):
             yield Step(index=index, total=len(self.latents), timestep=0.0, latents=latents)
 
+    def pack(self, latents):
+        return latents
+
     def finish(self):
         return dataclasses.make_dataclass("Output", ["images"])(images=[self.image])
 

@@ -32,6 +32,9 @@ class _Pipeline:
     def __iter__(self):
         yield Step(index=0, total=1, timestep=1.0, latents=_LATENTS)
 
+    def pack(self, latents):
+        return latents
+
     def finish(self):
         return self
 

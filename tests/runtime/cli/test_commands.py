@@ -278,8 +278,9 @@ def test_a_checkpoint_instead_of_a_bundle_is_named(diffoundry, tiny_sd_checkpoin
 def test_help_states_the_default_of_each_pipeline(diffoundry):
     _, out, _ = diffoundry("generate", "--help")
     text = " ".join(out.split())
-    assert "[default: the pipeline's own: 50 for most, 28 for Stable Diffusion 3]" in text
-    assert "[default: the pipeline's own: 7.5; Stable Diffusion XL: 5; Stable Diffusion 3: 7]" in text
+    assert "[default: the pipeline's own: 50 for most, 28 for Stable Diffusion 3 and FLUX.1]" in text
+    scales = "7.5; Stable Diffusion XL: 5; Stable Diffusion 3: 7; FLUX.1: 3.5"
+    assert f"[default: the pipeline's own: {scales}]" in text
 
 
 def test_a_folder_without_a_manifest_generates_the_same(diffoundry, emoji_bundle, tmp_path):

@@ -11,16 +11,17 @@ import torch
 from lora_files import random_lora
 from PIL import Image
 from safetensors.numpy import load_file, save_file
+from tiny_flux import SCHNELL, make_flux
 
 from diffoundry.runtime import load
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.cli.group import COMMANDS, group
-from diffoundry.runtime.errors import DiffoundryError, InputError
+from diffoundry.runtime.errors import CheckpointError, DiffoundryError, InputError
 
 _TRIED = {
     "export": {
         "--model", "--vae", "--lora", "--controlnet", "--output", "--calibration-prompts", "--t2i-adapter",
-        "--ip-adapter", "--image-encoder",
+        "--ip-adapter", "--image-encoder", "--transformer",
     },
     "convert": {"source", "--output"},
     "build": {"words", "--calibration-prompts"},  # the bundle is among the words
@@ -184,6 +185,14 @@ def test_export_and_build(away, tiny_sd_checkpoint, tiny_controlnet, target, mon
     with pytest.raises(InputError, match=r"prompts \.\./\.\./in/prompts\.txt: got 2, expected at least 3"):
         _run("build", "new/my.bundle", *words, "--calibration-prompts", "../../in/prompts.txt")
     assert sorted(path.name for path in Path("new").iterdir()) == ["my.bundle"]
+
+
+def test_a_transformer_is_read_where_it_was_typed(away):
+    make_flux(away / "in/flux", scheduler={}, **SCHNELL)
+    save_file({"double_blocks.0.img_attn.qkv.weight": np.ones((2, 2), np.float32)}, away / "in/t.safetensors")
+    words = ["--model", "../../in/flux", "--transformer", "../../in/t.safetensors", "--target", "onnxruntime"]
+    with pytest.raises(CheckpointError, match=r"\.\./\.\./in/t\.safetensors: .*tensor img_in\.weight: got none"):
+        _run("export", *words, "-o", "new/flux.bundle")
 
 
 def test_convert(away):
