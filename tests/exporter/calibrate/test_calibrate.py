@@ -115,6 +115,7 @@ def test_a_budget_in_decibels_is_kept_by_leaving_layers_in_float(tiny_folder):
     assert all(0 < cost < 120 for cost in kept.values())
 
 
+@pytest.mark.slow
 def test_a_budget_in_bytes_is_kept_and_counted_right(tiny_folder):
     unlimited = calibrate(tiny_folder, request(budget=Budget(min_psnr=1)), {"int4-weights": [INT4]})["int4-weights"]
     smallest = weights_of(tiny_folder, unlimited, INT4)

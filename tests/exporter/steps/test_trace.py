@@ -224,6 +224,7 @@ def test_nodes_tell_their_module_and_nothing_of_this_machine(traced):
         assert leak not in text
 
 
+@pytest.mark.slow
 def test_the_same_bytes_in_another_process(tiny_sd_checkpoint, traced):
     script = """
 import hashlib, sys

@@ -105,7 +105,8 @@ def test_a_wrong_controlnet_is_found(controlled_bundle, editable, quick):
     assert failed == {f"controlnet_1 {MID_RESIDUAL}"}
 
 
-@pytest.mark.parametrize("kind", [pytest.param("adapted", marks=pytest.mark.slow), "prompted"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["adapted", "prompted"])
 def test_adapters_pass(adapted_bundle, image_prompt_bundle, quick, kind):
     """T2I-Adapters and IP-Adapters are components like the others, and images are generated with them."""
     bundle = adapted_bundle() if kind == "adapted" else image_prompt_bundle()

@@ -23,7 +23,7 @@ HALF_TOLERANCE = 1e-2
     [
         ("peft", "everything", torch.float32),
         ("kohya", "everything", torch.float16),
-        ("diffusers", "projections", torch.bfloat16),
+        pytest.param("diffusers", "projections", torch.bfloat16, marks=pytest.mark.slow),
         ("processors", "attention", torch.float32),
     ],
 )

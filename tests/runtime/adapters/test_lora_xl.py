@@ -26,7 +26,10 @@ def theirs(diffusers_of):
 
 @pytest.mark.parametrize(
     ("form", "which", "dtype"),
-    [("kohya-xl", "everything", torch.float16), ("peft", "projections", torch.bfloat16)],
+    [
+        ("kohya-xl", "everything", torch.float16),
+        pytest.param("peft", "projections", torch.bfloat16, marks=pytest.mark.slow),
+    ],
 )
 def test_every_step_is_diffusers(xl, theirs, make_lora, steps, error, tmp_path, form, which, dtype):
     path = make_lora(tmp_path / "x.safetensors", form, which, dtype=dtype, variant="xl")

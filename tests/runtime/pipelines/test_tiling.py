@@ -191,6 +191,7 @@ def bucketed(exported):
     return ours
 
 
+@pytest.mark.slow
 def test_buckets_of_every_tile_generate_as_diffusers_does(bucketed, emoji_folder):
     theirs = frugal_diffusers(emoji_folder, "StableDiffusionPipeline")
     compare(bucketed, theirs, "a red apple", height=112, width=112, num_inference_steps=2)

@@ -14,7 +14,7 @@ from diffoundry.targets.coreml.build.fix_sizes import free_dims, pin, sizes_of
 BUCKETS = ((64, 64), (96, 72))
 
 
-@pytest.mark.parametrize("target", ["iOS17", "iOS18"])
+@pytest.mark.parametrize("target", [pytest.param("iOS17", marks=pytest.mark.slow), "iOS18"])
 @pytest.mark.parametrize("component", ["unet", "vae_encoder", "vae_decoder"])
 def test_the_feeds_choose_the_size(lowered, open_engine, torch_outputs, make_feeds, target, component):
     made = lowered("sd1", component, buckets=BUCKETS, deployment_target=target)

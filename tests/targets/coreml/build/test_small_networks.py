@@ -25,7 +25,9 @@ def feeds_of(make_feeds):
     return make
 
 
-@pytest.mark.parametrize("target", ["iOS17", "iOS18", pytest.param("iOS16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "target", ["iOS18", *(pytest.param(name, marks=pytest.mark.slow) for name in ("iOS16", "iOS17"))]
+)
 @pytest.mark.parametrize(("model", "component"), NETWORKS)
 def test_pytorchs_numbers(lowered, open_engine, torch_outputs, feeds_of, model, component, target):
     made = lowered(model, component, deployment_target=target)

@@ -128,7 +128,10 @@ def test_when_the_library_refuses_the_old_weights_come_back(built_here, machine,
 
 @pytest.mark.parametrize(
     ("precision", "options", "reason"),
-    [("fp16", {}, "it was built without --refit"), ("int8-weights", {"refit": True}, "its weights are quantized")],
+    [
+        ("fp16", {}, "it was built without --refit"),
+        pytest.param("int8-weights", {"refit": True}, "its weights are quantized", marks=pytest.mark.slow),
+    ],
 )
 def test_plans_that_cannot_be_changed_say_why(built_here, tiny_sd_checkpoint, tmp_path, precision, options, reason):
     bundle = built_here(precision, **options)
