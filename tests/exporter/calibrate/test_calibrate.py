@@ -106,6 +106,7 @@ def test_calibration_is_deterministic(tiny_folder, tmp_path):
         assert path.read_bytes() == (other / "calibration" / path.name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_budget_in_decibels_is_kept_by_leaving_layers_in_float(tiny_folder):
     loose = calibrate(tiny_folder, request(budget=Budget(min_psnr=10)), {"int8": [TRT]})["int8"]
     tight = calibrate(tiny_folder, request(budget=Budget(min_psnr=loose.psnr + 6)), {"int8": [TRT]})["int8"]

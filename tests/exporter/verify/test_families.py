@@ -46,6 +46,7 @@ def test_a_true_bundle_passes_every_check(exported, tiny_sd_checkpoint, quick, k
     json.dumps(report_to_json(report), allow_nan=False)
 
 
+@pytest.mark.slow
 def test_stable_diffusion_3_passes_on_every_engine(portable_bundle, tiny_sd_checkpoint, quick):
     report = verify(portable_bundle("sd3"), open_checkpoint(str(tiny_sd_checkpoint("sd3"))), quick)
     assert [check for check in report.all_checks if not check.passed] == []
@@ -77,7 +78,8 @@ def test_a_wrong_second_encoder_is_found(exported, tiny_sd_checkpoint, editable,
     assert failed == {"text_encoder_2 text_embeds"}
 
 
-@pytest.mark.parametrize("precision", ["fp32", pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", None])
 def test_a_bundle_with_a_controlnet_passes_on_every_engine(controlled_bundle, quick, precision):
     """The recipe says which ControlNet was joined; in the report it is a component like the others."""
     bundle = controlled_bundle()
@@ -90,6 +92,7 @@ def test_a_bundle_with_a_controlnet_passes_on_every_engine(controlled_bundle, qu
         assert results == {*(residual_name(index) for index in range(6)), MID_RESIDUAL}
 
 
+@pytest.mark.slow
 def test_several_controlnets_pass(controlled_bundle, quick):
     bundle = controlled_bundle(nets=("first", "pooled"))
     report = verify(bundle, find_checkpoint(Bundle(bundle)), quick)
