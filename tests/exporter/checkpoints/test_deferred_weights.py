@@ -78,7 +78,7 @@ def resident():
 
 
 class TestOperators:
-    """What torch does to a weight while a module is built."""
+    """Operators of torch that make a weight while a module is built."""
 
     @pytest.fixture
     def deferred(self):
