@@ -69,6 +69,7 @@ def test_refining_measures_the_top_again_and_scales_the_others(reference, prompt
         assert found[unit] == pytest.approx(few[unit] * scale)
 
 
+@pytest.mark.slow
 def test_small_chunks_of_switches_give_the_same(reference, prompts, weights_only, monkeypatch):
     graphs, units = weights_only
     trials = ImageTrials(reference, graphs, SensitivitySettings(prompts=prompts[:1]), lambda _message: None)

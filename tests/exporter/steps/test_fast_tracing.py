@@ -35,7 +35,9 @@ def _shape_of(graph):
     return described, [places[value] for value in graph.graph.outputs]
 
 
-@pytest.mark.parametrize("name", ["text_encoder", "unet", "vae_decoder"])
+@pytest.mark.parametrize(
+    "name", ["unet", *(pytest.param(name, marks=pytest.mark.slow) for name in ("text_encoder", "vae_decoder"))]
+)
 def test_the_graph_is_the_same(checkpoint, name, monkeypatch):
     module, component = checkpoint.load(name), checkpoint.component(name)
     fast = optimize(trace(module, component, opset=OPSET))

@@ -109,7 +109,7 @@ def traced(tiny_sd_checkpoint):
     ("variant", "name"),
     [
         *(("sd1", name) for name in FEEDS),
-        ("sd2", "unet"),
+        pytest.param("sd2", "unet", marks=pytest.mark.slow),
         pytest.param("sd2", "text_encoder", marks=pytest.mark.slow),  # another activation
     ],
 )

@@ -39,10 +39,12 @@ _TEXT = {"last_hidden_state", "pooler_output", "normalized_hidden_states"}
 @pytest.mark.parametrize(
     ("component", "tensor", "index", "outputs"),
     [
-        ("text_encoder", "token_embedding.weight", (4000, 5), _TEXT),
+        pytest.param("text_encoder", "token_embedding.weight", (4000, 5), _TEXT, marks=pytest.mark.slow),
         ("text_encoder", "layers.1.mlp.fc1.bias", (3,), _TEXT),
         ("unet", "conv_in.weight", (11, 2, 1, 1), {"out_sample"}),
-        ("vae_encoder", "encoder.conv_in.weight", (5, 1, 1, 1), {"latent_parameters"}),
+        pytest.param(
+            "vae_encoder", "encoder.conv_in.weight", (5, 1, 1, 1), {"latent_parameters"}, marks=pytest.mark.slow
+        ),
         ("vae_decoder", "decoder.conv_out.weight", (1, 7, 1, 1), {"sample"}),
     ],
 )
@@ -53,7 +55,13 @@ def test_one_changed_weight_fails_its_component(copied, quick, component, tensor
     assert _subjects(report, "config") == _subjects(report, "tokenizer") == set()
 
 
-@pytest.mark.parametrize("change", [{"beta_end": 0.01201}, {"steps_offset": 0}, {"prediction_type": "epsilon"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"beta_end": 0.01201},
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ({"steps_offset": 0}, {"prediction_type": "epsilon"})),
+    ],
+)
 def test_one_changed_scheduler_option_fails(copied, quick, change):
     before = json.loads((copied.path / "scheduler/scheduler_config.json").read_text())
     copied.edit_json("scheduler/scheduler_config.json", **change)

@@ -22,7 +22,7 @@ HALF_TOLERANCE = 1e-2
     ("form", "which", "dtype"),
     [
         ("peft", "everything", torch.float32),
-        ("kohya", "everything", torch.float16),
+        pytest.param("kohya", "everything", torch.float16, marks=pytest.mark.slow),
         pytest.param("diffusers", "projections", torch.bfloat16, marks=pytest.mark.slow),
         ("processors", "attention", torch.float32),
     ],
@@ -105,7 +105,7 @@ def test_switching_opens_nothing_anew(opened, make_lora, tmp_path, monkeypatch):
     ("target", "frugal"),
     [
         ("onnxruntime", {"options": EngineOptions(keep_both=False)}),
-        ("openvino", {"options": EngineOptions(keep_both=False)}),
+        pytest.param("openvino", {"options": EngineOptions(keep_both=False)}, marks=pytest.mark.slow),
         ("onnxruntime", {"low_memory": True}),
     ],
 )

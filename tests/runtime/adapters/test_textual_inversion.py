@@ -24,7 +24,7 @@ def saved(tmp_path):
     return save
 
 
-@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("target", ["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_every_step_is_diffusers(opened, theirs, saved, steps, error, target):
     one, three = saved("<cat>", 32), saved("<dog>", 3, 32, seed=1)
     ours = opened(target)
@@ -85,7 +85,7 @@ def for_two(tmp_path):
     return save
 
 
-@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("target", ["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_two_text_encoders(xl_bundle, tiny_sd_checkpoint, for_two, steps, error, target):
     theirs = diffusers.StableDiffusionXLPipeline.from_pretrained(tiny_sd_checkpoint("xl"))
     theirs.set_progress_bar_config(disable=True)

@@ -71,7 +71,9 @@ def test_half_precision_is_near(lowered, open_engine, torch_outputs, make_feeds,
 
 
 @pytest.mark.parametrize("component", ["unet", "controlnet"])
-@pytest.mark.parametrize("way", ["iOS18", "neural engine", "two chunks", pytest.param("iOS16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "way", ["neural engine", *(pytest.param(way, marks=pytest.mark.slow) for way in ("iOS16", "iOS18", "two chunks"))]
+)
 def test_a_controlnet_and_the_denoiser_that_it_guides(lowered, open_engine, torch_outputs, make_feeds, component, way):
     """A size that cannot be halved: 72 x 88 pixels are 9 x 11 latents, 5 x 6, 3 x 3."""
     options = {"chunks": 2} if way == "two chunks" else WAYS[way]

@@ -34,12 +34,16 @@ COMPRESSED = {
 SLOW = (
     "int8-weights",
     "int8-weights iOS18",
+    "int8-weights iOS16",
+    "int4-weights iOS18",
     "palette 8",
     "palette 6 iOS16",
+    "palette 6 iOS18",
     "palette 6, neural engine",
+    "palette 4",
     "palette 4 iOS18",
 )
-"""The others have each precision and deployment target once, and two palettes."""
+"""The test of the recipe has palettes and layers in eight bits."""
 
 STORED = {
     "int8-weights": "constexpr_affine_dequantize",

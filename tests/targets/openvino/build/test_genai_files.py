@@ -54,7 +54,12 @@ def our_image(bundle, prompt, noise, size, steps):
 
 
 @pytest.mark.parametrize(
-    ("prompt", "size"), [("red apple", 64), ("a grinning face " * 40, 64), ("Naïve CAFÉ, don't!", 96)]
+    ("prompt", "size"),
+    [
+        pytest.param("red apple", 64, marks=pytest.mark.slow),
+        pytest.param("a grinning face " * 40, 64, marks=pytest.mark.slow),
+        ("Naïve CAFÉ, don't!", 96),
+    ],
 )
 def test_the_same_image(genai, bundle, prompt, size):
     """GenAI cuts the last fraction of a colour off where we round it; sums of other shapes move it by one more."""

@@ -36,7 +36,7 @@ def kernels(engine):
 
 @pytest.mark.parametrize("buckets", [(), BUCKETS], ids=["any size", "buckets"])
 @pytest.mark.parametrize("component", COMPONENTS)
-@pytest.mark.parametrize("model", ["emoji", pytest.param("sd1", marks=pytest.mark.slow), "sd2"])
+@pytest.mark.parametrize("model", ["emoji", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sd1", "sd2"))])
 def test_pytorchs_numbers_in_fp32(open_engine, feeds_for, torch_outputs, rms, model, component, buckets):
     with open_engine(model, component, buckets=buckets) as engine:
         feeds = feeds_for(engine)
@@ -158,7 +158,7 @@ def test_a_size_outside_the_buckets_is_refused(open_engine, feeds_for):
         engine.run(feeds_for(engine, height=64, width=96))
 
 
-@pytest.mark.parametrize("hint", ["latency", "throughput"])
+@pytest.mark.parametrize("hint", ["latency", pytest.param("throughput", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("buckets", [(), BUCKETS])
 def test_threads_get_their_own_results(open_engine, feeds_for, buckets, hint):
     with open_engine("emoji", "unet", buckets=buckets, hint=hint) as engine:
@@ -211,7 +211,7 @@ def test_a_fraction_of_a_timestep_is_not_cut_off(open_engine, feeds_for, torch_o
 
 
 @pytest.mark.parametrize("buckets", [(), ((64, 64),)])
-@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("native", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_compiled_models_are_kept_between_runs(open_engine, feeds_for, tmp_path, buckets, native):
     """Without their weights, unless our own kernel computes something (long sequences, and any that may be long)."""
     results = []
