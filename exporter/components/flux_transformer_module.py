@@ -7,8 +7,7 @@ from typing import Any
 import torch
 
 from diffoundry.exporter.component import Component
-from diffoundry.exporter.components.network_module import NetworkModule
-from diffoundry.exporter.components.unet_module import lean_layers
+from diffoundry.exporter.components.transformer_module import TransformerModule
 
 __all__ = ["FluxModule"]
 
@@ -19,7 +18,7 @@ _TRAINED = 1000
 """Timesteps of the training, and the scale of guidance. diffusers: `FluxTransformer2DModel.forward`."""
 
 
-class FluxModule(NetworkModule):
+class FluxModule(TransformerModule):
     """Predicts the velocity of tokens. diffusers: `FluxTransformer2DModel.forward`.
 
     diffusers computes the angles of every token from its position. Here their cosines and sines are inputs, one number
@@ -54,11 +53,6 @@ class FluxModule(NetworkModule):
         rows, columns = _sides(passed["img_ids"])
         own = {name: array[:, : rows * columns] for name, array in outputs.items()}
         return {name: array.reshape(len(array), rows, columns, -1) for name, array in own.items()}
-
-    def run(self, **keywords: Any) -> Any:
-        """Call the network."""
-        with lean_layers():
-            return {"out_hidden_states": self._predict(**keywords)}
 
     def _predict(
         self,

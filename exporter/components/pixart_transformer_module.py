@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
 
-from diffoundry.exporter.components.network_module import NetworkModule
-from diffoundry.exporter.components.unet_module import lean_layers
+from diffoundry.exporter.components.transformer_module import TransformerModule
 
 __all__ = ["PixArtModule"]
 
@@ -15,7 +14,7 @@ _HIDDEN = -10000.0
 """Added to the scores of padding. diffusers: `PixArtTransformer2DModel.forward`."""
 
 
-class PixArtModule(NetworkModule):
+class PixArtModule(TransformerModule):
     """Predicts noise, and its variance where the network does. diffusers: `PixArtTransformer2DModel.forward`.
 
     diffusers computes sine and cosine of every patch's position for each size. Here they are inputs, one table for rows
@@ -36,11 +35,6 @@ class PixArtModule(NetworkModule):
         ).reshape(rows, columns, 2, -1)
         sizes = {name: value[:1] for name, value in _sizes(passed).items() if value is not None}
         return {"position_rows": table[:, 0, 1], "position_columns": table[0, :, 0], **sizes}
-
-    def run(self, **keywords: Any) -> Any:
-        """Call the network."""
-        with lean_layers():
-            return {"out_hidden_states": self._predict(**keywords)}
 
     def _predict(
         self,

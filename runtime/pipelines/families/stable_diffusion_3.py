@@ -6,16 +6,20 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from diffoundry.runtime.checks.arguments import as_list, check_embeddings, check_number, check_texts, is_whole
+from diffoundry.runtime.checks.arguments import as_list, check_number, is_whole
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.clip_text import CLIPTextModel
 from diffoundry.runtime.models.protocols import Denoiser, FloatArray
 from diffoundry.runtime.models.sd3_transformer_2d import SD3Transformer2DModel
 from diffoundry.runtime.models.t5_encoder import T5EncoderModel
-from diffoundry.runtime.pipelines.families.base import EncodeOptions, Family
 from diffoundry.runtime.pipelines.families.clip_skip import check_clip_skip
-from diffoundry.runtime.pipelines.guidance import ClassifierFreeGuidance, Condition, Guidance, choose_guidance
+from diffoundry.runtime.pipelines.families.pooled_prompts import (
+    EncodedPrompts,
+    PooledPromptFamily,
+    PooledPromptInputs,
+)
+from diffoundry.runtime.pipelines.guidance import ClassifierFreeGuidance, Guidance, choose_guidance
 from diffoundry.runtime.pipelines.inputs import CommonInputs, PromptInputs
 from diffoundry.runtime.pipelines.skip_layer_guidance import SkipLayerGuidance
 
@@ -27,18 +31,13 @@ _SKIPS = ("skip_layer_guidance_scale", "skip_layer_guidance_start", "skip_layer_
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class SD3PromptInputs(PromptInputs):
-    """The texts of one call.
+class SD3PromptInputs(PooledPromptInputs):
+    """The texts of one call; `prompt_2` is for the second CLIP text encoder.
 
     Attributes:
-        prompt_2: For the second CLIP text encoder, one or one for each prompt; None takes `prompt`.
-        prompt_3: The same for T5.
-        negative_prompt_2: For the second CLIP text encoder; None takes `negative_prompt`.
-        negative_prompt_3: The same for T5.
-        pooled_prompt_embeds: float32 (B, P), the pooled vector that belongs to `prompt_embeds`.
-        negative_pooled_prompt_embeds: The same of `negative_prompt_embeds`.
+        prompt_3: For T5, one or one for each prompt; None takes `prompt`.
+        negative_prompt_3: The same of the negative prompt; None takes `negative_prompt`.
         clip_skip: Further layers of both CLIP text encoders that are skipped, not for the negative prompts.
-        max_sequence_length: Tokens of T5.
         skip_guidance_layers: Numbers of the layers that are skipped for skip-layer guidance, from 0; None is off.
             Recommended for 3.5 Medium are 7, 8 and 9. It needs guidance, and a further call of the denoiser in a step.
         skip_layer_guidance_scale: Factor of its term; None is 2.8.
@@ -46,14 +45,11 @@ class SD3PromptInputs(PromptInputs):
         skip_layer_guidance_stop: The fraction of the steps before which it ends; None is 0.2.
     """
 
-    prompt_2: str | Sequence[str] | None = None
+    texts_for_others: ClassVar[tuple[str, ...]] = ("_2", "_3")
+
     prompt_3: str | Sequence[str] | None = None
-    negative_prompt_2: str | Sequence[str] | None = None
     negative_prompt_3: str | Sequence[str] | None = None
-    pooled_prompt_embeds: FloatArray | None = None
-    negative_pooled_prompt_embeds: FloatArray | None = None
     clip_skip: int | None = None
-    max_sequence_length: int = 256
     skip_guidance_layers: Sequence[int] | None = None
     skip_layer_guidance_scale: float | None = None
     skip_layer_guidance_start: float | None = None
@@ -61,17 +57,8 @@ class SD3PromptInputs(PromptInputs):
 
     def check(self) -> None:
         """See `PromptInputs.check`."""
-        PromptInputs.check(self)
+        PooledPromptInputs.check(self)
         self._check_skips()
-        for name, embeddings in (("prompt", self.prompt_embeds), ("negative_prompt", self.negative_prompt_embeds)):
-            for text in (f"{name}_2", f"{name}_3"):
-                check_texts(text, getattr(self, text), self.count)
-                if embeddings is not None and getattr(self, text) is not None:
-                    raise InputError(f"{text} and {name}_embeds: got both, expected one of them")
-            pooled = f"{name.removesuffix('prompt')}pooled_prompt_embeds"
-            check_embeddings(pooled, getattr(self, pooled), self.count, 2)
-            if (embeddings is None) != (getattr(self, pooled) is None):
-                raise InputError(f"{name}_embeds and {pooled}: got one of them, expected both")
         if self.clip_skip is not None and self.prompt_embeds is not None:
             raise InputError("clip_skip: no encoder runs with prompt_embeds; leave it out")
         length = self.max_sequence_length
@@ -94,7 +81,7 @@ class SD3PromptInputs(PromptInputs):
             )
 
 
-class StableDiffusion3(Family):
+class StableDiffusion3(PooledPromptFamily):
     """Two CLIP text encoders and T5, which a bundle may lack: zeros are its hidden states then.
 
     Esser et al. 2024, https://arxiv.org/abs/2403.03206. diffusers: `StableDiffusion3Pipeline`,
@@ -169,54 +156,28 @@ class StableDiffusion3(Family):
         skipped[:, list(numbers)] = 1.0
         return skipped
 
-    def encode(self, inputs: SD3PromptInputs, options: EncodeOptions) -> Condition:
-        """See `Family`. diffusers: `StableDiffusion3Pipeline.encode_prompt`."""
-        self._check_tokens(inputs)
+    def _check_prompts(self, inputs: SD3PromptInputs) -> None:
+        """See `PooledPromptFamily`."""
+        self._check_tokens(inputs, self._clip[0].length)
         for name in ("prompt_3", "negative_prompt_3"):
             if self._t5 is None and getattr(inputs, name) is not None:
                 raise InputError(f"{name}: got one, but this bundle has no T5 text encoder to read it; leave it out")
-        skipped = inputs.clip_skip or 0
-        check_clip_skip(skipped, min(encoder.layers for encoder in self._clip) - 1)
-        states, pooled, truncated = inputs.prompt_embeds, inputs.pooled_prompt_embeds, ("",) * inputs.count
-        if inputs.prompt is not None:
-            texts = _for_each(inputs.texts(), inputs.prompt_2, inputs.prompt_3)
-            states, pooled, truncated = self._encode(texts, skipped, inputs.max_sequence_length)
-        negative, negative_pooled = inputs.negative_prompt_embeds, inputs.negative_pooled_prompt_embeds
-        if options.guided and negative is None:
-            texts = _for_each(inputs.negative_texts(guided=True), inputs.negative_prompt_2, inputs.negative_prompt_3)
-            negative, negative_pooled, _ = self._encode(texts, 0, inputs.max_sequence_length)
-        times = options.images_per_prompt
-        return Condition(
-            conditional=_feeds(states, pooled, times),
-            unconditional=_feeds(negative, negative_pooled, times) if options.guided else None,
-            truncated=truncated,
-        )
+        check_clip_skip(inputs.clip_skip or 0, min(encoder.layers for encoder in self._clip) - 1)
 
-    def _check_tokens(self, inputs: SD3PromptInputs) -> None:
-        """Refuse numbers of tokens that engines of one size do not take.
+    def _encode(self, inputs: SD3PromptInputs, texts: list[str], *, negative: bool) -> EncodedPrompts:
+        """See `PooledPromptFamily`; hidden states (B, 77 + tokens, D). An empty text takes the first, as in diffusers.
 
-        Raises:
-            InputError: An engine was made for another number.
+        Skipped layers of CLIP are those of the prompts alone.
         """
-        given = inputs.prompt_embeds
-        if given is None and self._t5 is not None:
-            self._t5.check_tokens(inputs.max_sequence_length)
-        own = self._clip[0].length
-        tokens = own + inputs.max_sequence_length if given is None else given.shape[1]
-        taken = self.denoiser.token_limit
-        if taken is not None and tokens != taken:
-            name, got, expected = "max_sequence_length", tokens - own, taken - own
-            if given is not None:
-                name, got, expected = "prompt_embeds", tokens, taken
-            raise InputError(
-                f"{name}: got {got} tokens, expected {expected}: the engine of {self.denoiser.component!r} was made "
-                f"for no other number; leave it out, or use an engine for onnxruntime or openvino"
-            )
+        second, third = inputs.prompt_2, inputs.prompt_3
+        if negative:
+            second, third = inputs.negative_prompt_2, inputs.negative_prompt_3
+        skipped, tokens = 0 if negative else inputs.clip_skip or 0, inputs.max_sequence_length
+        others = (as_list(own, len(texts)) if own else texts for own in (second, third))
+        return self._encode_each((texts, *others), skipped, tokens)
 
-    def _encode(
-        self, texts: Sequence[list[str]], skipped: int, tokens: int
-    ) -> tuple[FloatArray, FloatArray, tuple[str, ...]]:
-        """Return hidden states (B, 77 + tokens, D), pooled vectors (B, P), and the parts that were cut off.
+    def _encode_each(self, texts: Sequence[list[str]], skipped: int, tokens: int) -> EncodedPrompts:
+        """Return the results of all text encoders side by side.
 
         Args:
             texts: Of each encoder.
@@ -237,19 +198,3 @@ class StableDiffusion3(Family):
         clip = np.concatenate(states, axis=-1)
         clip = np.pad(clip, ((0, 0), (0, 0), (0, last.shape[-1] - clip.shape[-1])))
         return np.concatenate([clip, last], axis=1), np.concatenate(pooled, axis=-1), tuple(cut)
-
-
-def _for_each(
-    first: list[str], second: str | Sequence[str] | None, third: str | Sequence[str] | None
-) -> tuple[list[str], ...]:
-    """Return the texts of each encoder; an empty argument takes the first, as in diffusers."""
-    return first, *(as_list(texts, len(first)) if texts else first for texts in (second, third))
-
-
-def _feeds(states: FloatArray | None, pooled: FloatArray | None, times: int) -> dict[str, FloatArray]:
-    assert states is not None, "checked: a prompt or its embeddings"
-    assert pooled is not None, "checked: together with the hidden states"
-    return {
-        "encoder_hidden_states": np.repeat(states.astype(np.float32), times, axis=0),
-        "pooled_projections": np.repeat(pooled.astype(np.float32), times, axis=0),
-    }

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from diffoundry.runtime.checks.arguments import as_list, check_embeddings, check_texts, is_whole
+from diffoundry.runtime.checks.arguments import as_list, is_whole
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.formats.config_values import flag
@@ -16,6 +16,7 @@ from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.unet_2d_condition import UNet2DConditionModel
 from diffoundry.runtime.pipelines.families.base import EncodeOptions, Family
 from diffoundry.runtime.pipelines.families.clip_skip import check_clip_skip
+from diffoundry.runtime.pipelines.families.pooled_prompts import check_pooled_prompts
 from diffoundry.runtime.pipelines.families.stable_diffusion import CLIPPromptInputs, check_token_count
 from diffoundry.runtime.pipelines.guidance import Condition
 from diffoundry.runtime.pipelines.inputs import PromptInputs
@@ -86,14 +87,7 @@ class XLPromptInputs(SizeConditions):
     def check(self) -> None:
         """See `PromptInputs.check`."""
         CLIPPromptInputs.check(self)
-        for name, embeddings in (("prompt", self.prompt_embeds), ("negative_prompt", self.negative_prompt_embeds)):
-            check_texts(f"{name}_2", getattr(self, f"{name}_2"), self.count)
-            pooled = f"{name.removesuffix('prompt')}pooled_prompt_embeds"
-            check_embeddings(pooled, getattr(self, pooled), self.count, 2)
-            if (embeddings is None) != (getattr(self, pooled) is None):
-                raise InputError(f"{name}_embeds and {pooled}: got one of them, expected both")
-            if embeddings is not None and getattr(self, f"{name}_2") is not None:
-                raise InputError(f"{name}_2 and {name}_embeds: got both, expected one of them")
+        check_pooled_prompts(self, ("_2",))
         self.check_sizes()
 
 
