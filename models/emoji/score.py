@@ -46,7 +46,10 @@ def open_pipeline(model: Path, device: str) -> Any:
 
     if not (model / "model_index.json").is_file():
         raise CheckpointError(f"{model} is not a checkpoint folder: it has no model_index.json.")
-    pipeline = DiffusionPipeline.from_pretrained(model, use_safetensors=True, local_files_only=True)
+    index = json.loads((model / "model_index.json").read_text(encoding="utf-8"))
+    # diffusers takes components as optional only when they are passed as None, such as text_encoder_3.
+    lacking = {name: None for name, value in index.items() if value == [None, None]}
+    pipeline = DiffusionPipeline.from_pretrained(model, use_safetensors=True, local_files_only=True, **lacking)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device=device, dtype=torch.float32)
 
