@@ -15,7 +15,7 @@ from diffoundry.runtime.formats.config_values import MAX_SIDE, flag, integer, re
 from diffoundry.runtime.models.controlnet import block_residual_name, is_controlnet
 from diffoundry.runtime.models.roles import CONTROLNET
 
-__all__ = ["SD3_CONTROLNET_CLASS", "block_residuals", "sd3_controlnet"]
+__all__ = ["SD3_CONTROLNET_CLASS", "block_residuals", "prompt_rows", "sd3_controlnet"]
 
 SD3_CONTROLNET_CLASS = ("diffusers", "SD3ControlNetModel")
 
@@ -73,6 +73,11 @@ def block_residuals(configs: Configs) -> tuple[TensorSpec, ...]:
     )
 
 
+def prompt_rows(configs: Configs, tokens: int) -> int:
+    """Return the rows of a prompt: tokens of CLIP, as many as its text encoder has positions, then those of T5."""
+    return read_integer(configs, "text_encoder", "max_position_embeddings", 77) + tokens
+
+
 def _describe(name: str, tokens: int, configs: Configs) -> Component:
     _check(name, configs)
     height, width = latent_dims(configs)
@@ -111,7 +116,7 @@ def _describe(name: str, tokens: int, configs: Configs) -> Component:
             results={spec.name: f"controlnet_block_samples.{index}" for index, spec in enumerate(outputs)},
         ),
         sizes=_sizes(config, name, patch * factor),
-        usual={"sequence": tokens} if joint else {},
+        usual={"sequence": prompt_rows(configs, tokens)} if joint else {},
         wrapper="diffoundry.exporter.components.sd3_transformer_module:SD3ControlNetModule",
     )  # fmt: skip
 

@@ -5,7 +5,7 @@ Esser et al. 2024, https://arxiv.org/abs/2403.03206.
 
 from diffoundry.exporter.component import Call, Component, ComponentKind, Configs, read_integer
 from diffoundry.exporter.components.latents import latent_dims
-from diffoundry.exporter.components.sd3_controlnet import block_residuals
+from diffoundry.exporter.components.sd3_controlnet import block_residuals, prompt_rows
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
 from diffoundry.runtime.errors import ConfigError
@@ -23,7 +23,7 @@ def sd3_transformer(tokens: int) -> ComponentKind:
     """Declare the denoiser of Stable Diffusion 3.
 
     Args:
-        tokens: Rows of all prompt encoders together by default.
+        tokens: Rows of T5 by default, which follow those of CLIP.
     """
     return ComponentKind(
         name=_SOURCE,
@@ -69,7 +69,7 @@ def _describe(configs: Configs, tokens: int) -> Component:
         },
         call=Call(results={"out_hidden_states": "sample"}),
         sizes={"height": sides, "width": sides},
-        usual={"sequence": tokens},
+        usual={"sequence": prompt_rows(configs, tokens)},
         wrapper="diffoundry.exporter.components.sd3_transformer_module:SD3TransformerModule",
     )  # fmt: skip
 

@@ -14,8 +14,8 @@ from diffoundry.exporter.components.vae import VAE_DECODER, VAE_ENCODER
 
 __all__ = ["FAMILY"]
 
-_CLIP_TOKENS, _T5_TOKENS = 77, 256
-"""Tokens of a prompt; the second is the default of diffusers' `max_sequence_length`."""
+_T5_TOKENS = 256
+"""Tokens of a prompt: the default of diffusers' `max_sequence_length`."""
 
 FAMILY = FamilyDeclaration(
     name="stable_diffusion_3",
@@ -25,10 +25,10 @@ FAMILY = FamilyDeclaration(
             for name in ("text_encoder", "text_encoder_2")
         ),
         t5_text_encoder("text_encoder_3", tokens=_T5_TOKENS, optional=True),
-        sd3_transformer(_CLIP_TOKENS + _T5_TOKENS),
+        sd3_transformer(_T5_TOKENS),
         VAE_ENCODER,
         VAE_DECODER,
     ),
     folders=("scheduler", "tokenizer", "tokenizer_2", "tokenizer_3"),
-    controlnet=partial(sd3_controlnet, tokens=_CLIP_TOKENS + _T5_TOKENS),
+    controlnet=partial(sd3_controlnet, tokens=_T5_TOKENS),
 )

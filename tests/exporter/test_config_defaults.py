@@ -65,7 +65,11 @@ def test_a_transformer_and_text_encoders_without_fields():
     width = theirs["pooled_projection_dim"] // 2
     encoders = {name: {"projection_dim": width} for name in ("text_encoder", "text_encoder_2")}
     configs = {"transformer": {}, "vae": {"latent_channels": 16}, **encoders}
-    shapes = _shapes(sd3_transformer(333).describe(configs))
+    component = sd3_transformer(256).describe(configs)
+    assert component.usual == {"sequence": clip.max_position_embeddings + 256}
+    short = configs | {"text_encoder": {"projection_dim": width, "max_position_embeddings": 16}}
+    assert sd3_transformer(256).describe(short).usual == {"sequence": 16 + 256}
+    shapes = _shapes(component)
     assert shapes["hidden_states"][1] == theirs["in_channels"]
     assert shapes["encoder_hidden_states"][2] == theirs["joint_attention_dim"]
     assert shapes["pooled_projections"][1] == theirs["pooled_projection_dim"]

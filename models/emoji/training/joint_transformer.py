@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 from torch import nn
 from torch.nn import functional
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from diffoundry_models.emoji.training import data
 from diffoundry_models.emoji.training.checkpoint import (
@@ -161,8 +161,8 @@ def train_transformer(options: argparse.Namespace, shipped: Path) -> None:
 def prepare_parts(base: Path, out: Path) -> None:
     """Write the parts of Stable Diffusion 3 that are the base's: autoencoder, and tokenizer and text encoder twice.
 
-    Captions have 16 tokens instead of 77. The pooled vectors pass through an identity projection. The
-    autoencoder has the base's weights, and a shift of 0, which the pipeline expects.
+    Captions have 16 tokens instead of 77, and the text encoders as many positions. The pooled vectors pass through an
+    identity projection. The autoencoder has the base's weights, and a shift of 0, which the pipeline expects.
 
     Args:
         base: checkpoint folder of the Stable Diffusion family.
@@ -180,12 +180,16 @@ def prepare_parts(base: Path, out: Path) -> None:
 
 
 def _projected(folder: Path) -> CLIPTextModelWithProjection:
-    """Open a CLIP text encoder with an identity as projection, in float16."""
+    """Open a CLIP text encoder with 16 positions and an identity as projection, in float16."""
+    plain = CLIPTextModel.from_pretrained(folder, use_safetensors=True)
     config = CLIPTextConfig.from_pretrained(folder)
     config.projection_dim = config.hidden_size
-    encoder = CLIPTextModelWithProjection.from_pretrained(folder, config=config, use_safetensors=True)
-    with torch.no_grad():
-        encoder.text_projection.weight.copy_(torch.eye(config.hidden_size))
+    config.max_position_embeddings = TOKENS
+    encoder = CLIPTextModelWithProjection(config)
+    weights = {name.removeprefix("text_model."): value for name, value in plain.state_dict().items()}
+    positions = "embeddings.position_embedding.weight"
+    encoder.text_model.load_state_dict(weights | {positions: weights[positions][:TOKENS]}, strict=True)
+    nn.init.eye_(encoder.text_projection.weight)
     half: CLIPTextModelWithProjection = encoder.half()
     return half
 
