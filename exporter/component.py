@@ -97,6 +97,7 @@ class ComponentKind:
         optional: True if a checkpoint may lack it, with `[null, null]` in model_index.json.
         folder: Folder of the checkpoint that belongs to it: the tokenizer of a text encoder, the feature extractor of
             an image encoder; None for none.
+        chat: Arguments for the chat template of that tokenizer, which a bundle holds rendered; None without a chat.
     """
 
     name: str
@@ -105,6 +106,7 @@ class ComponentKind:
     describe: Callable[[Configs], Component]
     optional: bool = False
     folder: str | None = None
+    chat: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,6 @@ from diffoundry.calibration.quality import Budget
 from diffoundry.exporter.bundle_writer import BundleWriter
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
 from diffoundry.exporter.checkpoints.rehearse import rehearse
-from diffoundry.exporter.checkpoints.tokenizer_files import write_tokenizer
 from diffoundry.exporter.jobs.processes import JobProcesses
 from diffoundry.exporter.jobs.runner import FinishedJob, JobRunner, Progress, Run, complete_targets, remove_unused
 from diffoundry.exporter.recipe import make_recipe, quantization_for, tool_versions
@@ -61,7 +60,7 @@ def export(
             jobs.portable(checkpoint, component.name, recipe, writer.empty)
         writer.copy(checkpoint.bundle_files())
         for folder in checkpoint.tokenizer_folders:
-            write_tokenizer(checkpoint.root / folder, checkpoint.model_index[folder][1], writer.folder / folder)
+            checkpoint.write_tokenizer(folder, writer.folder / folder)
         writer.write_json("model_index.json", checkpoint.bundle_model_index())
         halves = request.quantization.budget != Budget()
         recipe = replace(recipe, quantization=jobs.quantization(recipe, quantization, halves=halves))

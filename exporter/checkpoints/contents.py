@@ -13,7 +13,7 @@ from diffoundry.exporter.checkpoints.ip_adapters import saved_ip_adapters
 from diffoundry.exporter.checkpoints.json_files import read_json
 from diffoundry.exporter.checkpoints.single_file import SingleFile
 from diffoundry.exporter.checkpoints.t2i_adapters import saved_t2i_adapters
-from diffoundry.exporter.checkpoints.tokenizer_files import is_tokenizer
+from diffoundry.exporter.checkpoints.tokenizer_files import is_tokenizer, write_tokenizer
 from diffoundry.exporter.checkpoints.transformer_override import TRANSFORMER
 from diffoundry.exporter.checkpoints.weight_files import VARIANT, choose_weights, weight_stem
 from diffoundry.exporter.checkpoints.weight_sources import WeightSource
@@ -173,6 +173,20 @@ class CheckpointContents:
             files.append((place / "config.json", f"{folder}/config.json"))
             files.append((place / weights, f"{folder}/{weight_stem('diffusers')}.safetensors"))
         return files
+
+    def write_tokenizer(self, folder: str, target: Path) -> None:
+        """Complete a copied tokenizer for the runtime.
+
+        Args:
+            folder: One of `tokenizer_folders`.
+            target: Folder with the copied files.
+
+        Raises:
+            CheckpointError: The checkpoint's files cannot be read.
+            BundleError: A CLIP tokenizer is damaged.
+        """
+        chat = next((kind.chat for kind in self.family.components if kind.folder == folder), None)
+        write_tokenizer(self.root / folder, self.model_index[folder][1], target, chat)
 
     @property
     def weight_folders(self) -> tuple[str, ...]:

@@ -9,7 +9,6 @@ from pathlib import Path
 import diffoundry
 from diffoundry.exporter.bundle_writer import sum_files
 from diffoundry.exporter.checkpoints.contents import CheckpointContents
-from diffoundry.exporter.checkpoints.tokenizer_files import write_tokenizer
 from diffoundry.exporter.jobs.storage import storage_sentence
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.bundle.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest, dump_manifest
@@ -63,7 +62,7 @@ def _write(checkpoint: CheckpointContents, recipe: Recipe, place: Path) -> None:
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, place / name)
     for folder in checkpoint.tokenizer_folders:
-        write_tokenizer(checkpoint.root / folder, checkpoint.model_index[folder][1], place / folder)
+        checkpoint.write_tokenizer(folder, place / folder)
     index = json.dumps(checkpoint.bundle_model_index(), indent=2)
     (place / "model_index.json").write_text(index + "\n", encoding="utf-8")
     components = {

@@ -1,11 +1,16 @@
 """Files of a checkpoint's tokenizers: checked, opened with transformers, and written as a tokenizer.json."""
 
+import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diffoundry.exporter.checkpoints.chat_template import render_chat_template
+from diffoundry.exporter.checkpoints.json_files import read_json
 from diffoundry.runtime.errors import CheckpointError
+from diffoundry.runtime.tokenizers.chat_prompt import CHAT_FILE
 from diffoundry.runtime.tokenizers.clip import write_tokenizer_json
 
 __all__ = ["ENDINGS", "check_tokenizer_files", "is_tokenizer", "open_tokenizer", "write_tokenizer"]
@@ -13,6 +18,7 @@ __all__ = ["ENDINGS", "check_tokenizer_files", "is_tokenizer", "open_tokenizer",
 _T5, _XLM_R = "spiece.model", "sentencepiece.bpe.model"
 """sentencepiece models, as the tokenizers of T5 and of XLM-R name theirs. Both are of the type unigram."""
 _WORDPIECE = "vocab.txt"
+_CONFIG = "tokenizer_config.json"
 
 ENDINGS = (".json", ".txt", _T5, _XLM_R)
 """Suffixes of the files that define tokenization."""
@@ -74,7 +80,7 @@ def open_tokenizer(folder: Path, kind: str) -> Any:
         raise CheckpointError(f"{folder}: cannot be read as {kind}: {reason}; fetch the tokenizer again") from error
 
 
-def write_tokenizer(source: Path, kind: str, target: Path) -> None:
+def write_tokenizer(source: Path, kind: str, target: Path, chat: Mapping[str, Any] | None = None) -> None:
     """Write tokenizer.json, which the runtime and other programs need, into a bundle.
 
     Args:
@@ -82,15 +88,24 @@ def write_tokenizer(source: Path, kind: str, target: Path) -> None:
         kind: Class in transformers, as model_index.json names it.
         target: Folder of the bundle, with the checkpoint's JSON files. A CLIP tokenizer keeps them as they are. Those
             of another class are written again by transformers, with the defaults of the class.
+        chat: Arguments for its chat template, whose rendered text is written beside it; None without a chat.
 
     Raises:
-        CheckpointError: The checkpoint's files cannot be read.
+        CheckpointError: The checkpoint's files cannot be read, or its chat template cannot be rendered.
         BundleError: A CLIP tokenizer is damaged.
     """
     if kind.startswith("CLIP"):
         write_tokenizer_json(target)
-    else:
-        open_tokenizer(source, kind).save_pretrained(target)
+        return
+    tokenizer = open_tokenizer(source, kind)
+    tokenizer.save_pretrained(target)
+    config = read_json(target / _CONFIG)
+    if "padding_side" not in config and tokenizer.padding_side == "left":  # Gemma's is a default of its class
+        dumped = json.dumps({**config, "padding_side": "left"}, indent=2, ensure_ascii=False)
+        (target / _CONFIG).write_text(dumped + "\n", encoding="utf-8")
+    if chat is not None:
+        rendered = render_chat_template(tokenizer, chat, source)
+        (target / CHAT_FILE).write_text(rendered.dump(), encoding="utf-8")
 
 
 def _convert_sentencepiece(model: Path, target: Path) -> None:

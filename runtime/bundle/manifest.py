@@ -147,10 +147,10 @@ def _renamed(record: dict[str, Any], old: str, new: str) -> dict[str, Any]:
     return {new if key == old else key: value for key, value in record.items()}
 
 
-def parse_json(text: bytes, path: Path) -> Any:
-    """Parse untrusted JSON: the size is bounded, and every failure is a `BundleError`."""
-    if len(text) > MAX_JSON_BYTES:
-        raise BundleError(f"{path}: got more than {MAX_JSON_BYTES} bytes, expected a small JSON file; do not trust it")
+def parse_json(text: bytes, path: Path, most: int = MAX_JSON_BYTES) -> Any:
+    """Parse untrusted JSON of at most `most` bytes; every failure is a `BundleError`."""
+    if len(text) > most:
+        raise BundleError(f"{path}: got more than {most} bytes, expected a small JSON file; do not trust it")
     try:
         return load_json(text)
     except NestingError as error:

@@ -1,6 +1,7 @@
 """Base of text encoders whose tokenizer is a tokenizer.json."""
 
 from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.tokenizers.tokenizer_json import JSON_FILES, JsonTokenizer
 
 __all__ = ["JsonTextEncoder"]
@@ -43,3 +44,23 @@ class JsonTextEncoder:
             InputError: They do not.
         """
         return self.tokenizer.check_length()
+
+    @property
+    def fixed_tokens(self) -> int | None:
+        """The only number of tokens that the engine takes; None for any."""
+        taken = {spec.name: spec.shape for spec in self._session.declared_inputs(self.name)}
+        tokens = taken.get("input_ids", (None, None))[1]
+        return tokens if isinstance(tokens, int) else None
+
+    def check_tokens(self, tokens: int) -> None:
+        """Refuse a number of tokens that the engine does not take.
+
+        Raises:
+            InputError: It was made for another number.
+        """
+        expected = self.fixed_tokens
+        if expected is not None and expected != tokens:
+            raise InputError(
+                f"max_sequence_length: got {tokens}, expected {expected}: the engine of {self.name!r} was made for no "
+                f"other number of tokens; leave it out, or use an engine for onnxruntime or openvino"
+            )

@@ -6,7 +6,6 @@ from typing import Any
 from numpy.typing import NDArray
 
 from diffoundry.runtime.engines.outputs import Outputs
-from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.json_text_encoder import JsonTextEncoder
 from diffoundry.runtime.models.protocols import FloatArray
 
@@ -18,20 +17,6 @@ class T5EncoderModel(JsonTextEncoder):
 
     Padding is hidden from the prompt where the graph has the input "attention_mask".
     """
-
-    def check_tokens(self, tokens: int) -> None:
-        """Refuse a number of tokens that the engine does not take.
-
-        Raises:
-            InputError: It was made for another number.
-        """
-        taken = {spec.name: spec.shape for spec in self._session.declared_inputs(self.name)}
-        expected = taken.get("input_ids", (None, None))[1]
-        if isinstance(expected, int) and expected != tokens:
-            raise InputError(
-                f"max_sequence_length: got {tokens}, expected {expected}: the engine of {self.name!r} was made for no "
-                f"other number of tokens; leave it out, or use an engine for onnxruntime or openvino"
-            )
 
     def encode(self, texts: Sequence[str], tokens: int) -> tuple[FloatArray, tuple[str, ...]]:
         """Run the encoder.

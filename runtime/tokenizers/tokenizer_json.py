@@ -1,16 +1,16 @@
-"""Tokenizers defined by a tokenizer.json alone, as those of T5 and XLM-R. Gives exactly the ids of transformers."""
+"""Tokenizers defined by a tokenizer.json alone: T5, XLM-R, Qwen, Gemma. Gives exactly the ids of transformers."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from diffoundry.runtime.errors import BundleError, InputError
 from diffoundry.runtime.tokenizers._fields import (
     MAX_LENGTH,
+    MAX_VOCABULARY_BYTES,
     expect,
     is_left,
     read_bounded,
@@ -28,11 +28,22 @@ JSON_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.jso
 _PATTERN = "Regex"
 """Key of a regular expression in a tokenizer.json."""
 
+_KNOWN = frozenset(
+    rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    for digits in (r"\p{N}", r"\p{N}{1,3}")
+)
+"""Regular expressions that may occur: they split text before byte pairs in Qwen 2 and 3, and in Llama 3."""
+
+_LARGEST_LIMIT = 2**31
+"""Largest model_max_length of a language model; a call asks for a length of its own."""
+
 
 class JsonTokenizer:
     """Tokenizes as the `tokenizers` library does with a tokenizer.json. T5, XLM-R: Kudo 2018, https://arxiv.org/abs/1804.10959.
 
-    A file with regular expressions is refused: in an untrusted file they could run forever.
+    A file with other regular expressions than those of Qwen and Llama is refused: in an untrusted file they could run
+    forever. Byte pairs: Sennrich et al. 2016, https://arxiv.org/abs/1508.07909.
 
     Safe to use from several threads: nothing changes after construction. (The library's own padding and truncation
     are settings of the shared object, so they stay off.)
@@ -59,9 +70,10 @@ class JsonTokenizer:
             )
         self.name = name
         path, settings = files["tokenizer.json"], files.get("tokenizer_config.json", Path("tokenizer_config.json"))
-        saved, config = read_object(files, "tokenizer.json"), read_object(files, "tokenizer_config.json")
+        saved = read_object(files, "tokenizer.json", MAX_VOCABULARY_BYTES)
+        config = read_object(files, "tokenizer_config.json")
         self._tokenizer = _open(saved, path)
-        self.model_max_length = read_max_length(config, settings)
+        self.model_max_length = read_max_length(config, settings, _LARGEST_LIMIT)
         pad = _pad_token(config, read_object(files, "special_tokens_map.json"), saved, settings)
         index = self._tokenizer.token_to_id(pad)
         if index is None:
@@ -82,22 +94,41 @@ class JsonTokenizer:
         files = {name: folder / name for name in JSON_FILES if (folder / name).is_file()}
         return cls(files, str(folder))
 
-    def __call__(self, texts: Sequence[str], *, max_length: int | None = None) -> TokenBatch:
-        """Tokenize prompts, each padded or cut to the same length.
+    def __call__(
+        self,
+        texts: Sequence[str],
+        *,
+        max_length: int | None = None,
+        pad_to: int | None = None,
+        padding_side: str | None = None,
+    ) -> TokenBatch:
+        """Tokenize prompts, each cut to the same length and padded.
 
         transformers: `tokenizer(texts, padding="max_length", max_length=max_length, truncation=True)`.
 
         Args:
             texts: The prompts, at least one.
             max_length: L, special tokens included; `model_max_length` by default.
+            pad_to: Least number of ids after padding, which is at least that of the longest prompt; None for L. With 0,
+                transformers' `padding=True`.
+            padding_side: "left" or "right"; None for that of the files.
 
         Raises:
             InputError: No list of texts, a text that is no valid Unicode, or an impossible length.
         """
         length = self.check_length(max_length)
         check_texts(texts)
-        rows, masks, truncated = zip(*(self._row(text, length) for text in texts), strict=True)
-        return TokenBatch(input_ids=np.stack(rows), truncated=truncated, attention_mask=np.stack(masks))
+        encodings, truncated = zip(*(self._encode(text, length) for text in texts), strict=True)
+        longest = max(1, *(len(encoding.ids) for encoding in encodings))
+        padded = length if pad_to is None else max(pad_to, longest)
+        side = padding_side or self._padding
+        for encoding in encodings:
+            encoding.pad(padded, direction=side, pad_id=self.pad_token_id, pad_token=self._pad)
+        return TokenBatch(
+            input_ids=np.asarray([encoding.ids for encoding in encodings], np.int32),
+            truncated=truncated,
+            attention_mask=np.asarray([encoding.attention_mask for encoding in encodings], np.float32),
+        )
 
     def check_length(self, max_length: int | None = None) -> int:
         """Number of ids of a full prompt.
@@ -117,23 +148,21 @@ class JsonTokenizer:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
         return text
 
-    def _row(self, text: str, length: int) -> tuple[NDArray[np.int32], NDArray[np.float32], str]:
-        """Encode a text: its ids, its mask, and the text that was cut."""
+    def _encode(self, text: str, length: int) -> tuple[Encoding, str]:
+        """Encode a text, without padding. Also return the text that was cut."""
         encoding: Encoding = self._tokenizer.encode(text, add_special_tokens=False)
         room = max(length - self._tokenizer.num_special_tokens_to_add(False), 0)
         start = max(len(encoding.ids) - room, 0) if self._truncation == "left" else 0
         cut = encoding.ids[:start] + encoding.ids[start + room :]
         encoding.truncate(room, direction=self._truncation)
-        encoding = self._tokenizer.post_process(encoding)
-        encoding.pad(length, direction=self._padding, pad_id=self.pad_token_id, pad_token=self._pad)
-        return np.asarray(encoding.ids, np.int32), np.asarray(encoding.attention_mask, np.float32), self.decode(cut)
+        return self._tokenizer.post_process(encoding), self.decode(cut)
 
 
 def _open(saved: Mapping[str, Any], path: Path) -> Tokenizer:
-    if _has_pattern(saved):
+    if _has_foreign_pattern(saved):
         raise BundleError(f"{path}: got a regular expression, expected none; a file that is not trusted may bring none")
     try:
-        tokenizer = Tokenizer.from_str(read_bounded(path).decode("utf-8"))
+        tokenizer = Tokenizer.from_str(read_bounded(path, MAX_VOCABULARY_BYTES).decode("utf-8"))
     except Exception as error:  # the library raises bare Exception
         raise BundleError(f"{path}: no tokenizer of a known kind ({error}); copy or export it again") from error
     tokenizer.no_padding()
@@ -141,10 +170,13 @@ def _open(saved: Mapping[str, Any], path: Path) -> Tokenizer:
     return tokenizer
 
 
-def _has_pattern(value: Any) -> bool:
+def _has_foreign_pattern(value: Any) -> bool:
     if isinstance(value, Mapping):
-        return _PATTERN in value or any(_has_pattern(item) for key, item in value.items() if key != "vocab")
-    return isinstance(value, list) and any(_has_pattern(item) for item in value)
+        pattern = value.get(_PATTERN, "")
+        if _PATTERN in value and not (isinstance(pattern, str) and pattern in _KNOWN):
+            return True
+        return any(_has_foreign_pattern(item) for key, item in value.items() if key not in ("vocab", "merges"))
+    return isinstance(value, list) and any(_has_foreign_pattern(item) for item in value)
 
 
 def _pad_token(config: Mapping[str, Any], special: Mapping[str, Any], saved: Mapping[str, Any], path: Path) -> str:

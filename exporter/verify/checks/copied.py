@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
-from diffoundry.exporter.checkpoints.tokenizer_files import write_tokenizer
 from diffoundry.exporter.verify.report.report import Check, holds
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.bundle.manifest import Manifest
@@ -45,7 +44,7 @@ def check_copies(bundle: Bundle, checkpoint: Checkpoint) -> Iterator[Check]:
         for name in checkpoint.tokenizer_folders:
             place = Path(folder) / name
             _copy(checkpoint, name, place)
-            write_tokenizer(checkpoint.root / name, checkpoint.model_index[name][1], place)
+            checkpoint.write_tokenizer(name, place)
             faults = [*_wrong_files(bundle, name, place), *_foreign_files(bundle, checkpoint, name, place)]
             yield holds("bundle", name, "files", "; ".join(faults) or None)
         for name in checkpoint.weight_folders:

@@ -79,7 +79,9 @@ def _cases_of(pipeline: Any, component: Component, prompts: Sequence[str]) -> li
     encoder = getattr(pipeline, component.source)
     length = component.usual.get("sequence", tokenizer.model_max_length)
     texts = ["", *prompts]
-    tokens = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="np")
+    causal = any(spec.name == "rotary_cos" for spec in component.inputs)
+    side = {"padding_side": "right"} if causal else {}
+    tokens = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="np", **side)
     vocabulary = encoder.config.vocab_size
     starts, ends = (
         [token for token in (first if second is None else second,) if token is not None]
@@ -96,10 +98,13 @@ def _cases_of(pipeline: Any, component: Component, prompts: Sequence[str]) -> li
     sweep = np.column_stack(
         [*(np.full(rows, token) for token in starts), body, *(np.full(rows, token) for token in ends)]
     )
-    padding = sweep == tokenizer.pad_token_id
+    masks = tokens["attention_mask"], sweep != tokenizer.pad_token_id
+    if causal:  # a first token without a mask sees nothing, and pipelines never have one
+        for mask in masks:
+            mask[:, 0] = 1
     return [
-        _text_case(encoder, component, "prompts", tokens["input_ids"], tokens["attention_mask"]),
-        _text_case(encoder, component, "vocabulary", sweep, ~padding),
+        _text_case(encoder, component, "prompts", tokens["input_ids"], masks[0]),
+        _text_case(encoder, component, "vocabulary", sweep, masks[1]),
     ]
 
 
@@ -276,13 +281,20 @@ def _masked_case(
     """Make the case of an encoder that takes a mask of the padding. diffusers' own return outputs in our order."""
     names = [spec.name for spec in component.outputs]
     layers = {"output_hidden_states": True} if any(name.startswith("hidden_states.") for name in names) else {}
+    passed = {"input_ids": tokens, "attention_mask": mask}
+    wrapper = resolve(component.wrapper)
+    computed = wrapper.computed_inputs(encoder, passed) if issubclass(wrapper, NetworkModule) else {}
     with torch.inference_mode():
-        given = encoder(input_ids=tokens, attention_mask=mask, **layers)
+        given = encoder(**passed, **layers)
     outputs = [_output(encoder, given, name) for name in names] if hasattr(given, "to_tuple") else given
     return ComponentCase(
         component=component.name,
         label=label,
-        feeds={"input_ids": tokens.numpy().astype(np.int32), "attention_mask": mask.numpy().astype(np.float32)},
+        feeds={
+            "input_ids": tokens.numpy().astype(np.int32),
+            "attention_mask": mask.numpy().astype(np.float32),
+            **{name: to_numpy(tensor) for name, tensor in computed.items()},
+        },
         expected={name: to_numpy(output) for name, output in zip(names, outputs, strict=True)},
     )
 

@@ -1,0 +1,83 @@
+"""Decoder-only language models as text encoders: token ids to hidden states of some layers.
+
+Qwen 3: https://arxiv.org/abs/2505.09388. Qwen 2.5 VL: https://arxiv.org/abs/2502.13923. Gemma 2:
+https://arxiv.org/abs/2408.00118.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from diffoundry.exporter.component import Component, ComponentKind, Configs
+from diffoundry.runtime.bundle.specs import TensorSpec
+from diffoundry.runtime.formats.config_values import refuse
+from diffoundry.runtime.models.causal_lm import hidden_state_names, read_causal_layout
+from diffoundry.runtime.models.roles import TEXT_ENCODER
+
+__all__ = ["GEMMA_2", "QWEN_2_5_VL", "QWEN_3", "causal_text_encoder"]
+
+QWEN_3 = ("Qwen3Model", "Qwen3ForCausalLM")
+QWEN_2_5_VL = ("Qwen2_5_VLForConditionalGeneration", "Qwen2_5_VLModel")
+GEMMA_2 = ("Gemma2Model", "Gemma2ForCausalLM")
+
+
+def causal_text_encoder(
+    name: str = "text_encoder",
+    *,
+    model_classes: Sequence[str],
+    hidden_states: Sequence[int],
+    tokens: int,
+    chat: Mapping[str, Any] | None = None,
+    optional: bool = False,
+) -> ComponentKind:
+    """Declare a language model.
+
+    Layers after the last hidden state are left out, and their weights are never read.
+
+    Args:
+        name: Folder in the checkpoint and in the bundle.
+        model_classes: Its classes in transformers: `QWEN_3`, `QWEN_2_5_VL`, of which the graph is the part for text, or
+            `GEMMA_2`.
+        hidden_states: Those that the pipeline reads, as transformers numbers them: 0 for the embeddings, -1 for the
+            last, which is normalized. Each is an output, "hidden_states.35".
+        tokens: Tokens of a prompt by default, those of a chat included.
+        chat: Arguments for the tokenizer's chat template; None without a chat, or where the pipeline writes it itself.
+        optional: True if a checkpoint may lack it.
+    """
+    return ComponentKind(
+        name=name,
+        source=name,
+        classes=tuple(f"transformers:{one}" for one in model_classes),
+        describe=partial(_describe, name=name, hidden_states=hidden_states, tokens=tokens),
+        optional=optional,
+        folder=name.replace("text_encoder", "tokenizer"),
+        chat=chat,
+    )
+
+
+def _describe(configs: Configs, *, name: str, hidden_states: Sequence[int], tokens: int) -> Component:
+    subject = f"{name}/config.json"
+    layout = read_causal_layout(configs[name], subject)
+    if layout.window is not None and layout.window < tokens:
+        raise refuse(subject, "sliding_window", layout.window, f"at least {tokens}, the tokens of a prompt")
+    row = ("batch", "sequence")
+    angles = (*row, layout.head // 2)
+    return Component(
+        name=name,
+        role=TEXT_ENCODER,
+        network=str(configs[name]["_class_name"]),
+        source=name,
+        inputs=(
+            TensorSpec(name="input_ids", dtype="int32", shape=row),
+            TensorSpec(name="attention_mask", dtype="float32", shape=row),
+            TensorSpec(name="rotary_cos", dtype="float32", shape=angles),
+            TensorSpec(name="rotary_sin", dtype="float32", shape=angles),
+        ),
+        outputs=tuple(
+            TensorSpec(name=output, dtype="float32", shape=(*row, layout.width))
+            for output in hidden_state_names(hidden_states, layout, subject)
+        ),
+        example={"batch": 2, "sequence": 7},
+        usual={"sequence": tokens},
+        wrapper="diffoundry.exporter.components.causal_lm_text_module:CausalTextModule",
+    )

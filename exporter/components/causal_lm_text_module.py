@@ -1,0 +1,79 @@
+"""Decoder-only language models as a traceable module, with plain arithmetic for the mask."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from diffoundry.exporter.component import Component
+from diffoundry.exporter.components.network_module import NetworkModule
+
+__all__ = ["CausalTextModule", "find_decoder"]
+
+_HIDDEN = -1e4
+"""Added to the scores of hidden tokens. exp(-1e4) is 0 in every float type."""
+
+_PARTS = ("model", "language_model")
+"""Attributes of transformers' classes that lead to the decoder."""
+
+
+def find_decoder(model: Any) -> Any:
+    """Return the part of a model that has the embeddings, the layers and the last norm."""
+    while not hasattr(model, "embed_tokens"):
+        model = next(getattr(model, name) for name in _PARTS if hasattr(model, name))
+    return model
+
+
+class CausalTextModule(NetworkModule):
+    """Computes some of the hidden states of a language model, up to the last of them.
+
+    transformers: `Qwen3Model.forward`, `Qwen2_5_VLTextModel.forward`, `Gemma2Model.forward`, without a cache. Angles of
+    rotary positions are inputs, one number for the pair that it rotates.
+    """
+
+    def __init__(self, network: Any, component: Component) -> None:
+        super().__init__(network, component)
+        self.indices = tuple(int(name.rpartition(".")[2]) for name in self.outputs)
+
+    @staticmethod
+    def computed_inputs(network: Any, passed: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """See `NetworkModule.computed_inputs`: cosines and sines of tokens that are counted from the left."""
+        decoder, ids = find_decoder(network), passed["input_ids"]
+        positions = torch.arange(ids.shape[1]).expand(ids.shape)
+        three = hasattr(decoder.rotary_emb, "mrope_section")
+        tables = decoder.rotary_emb(
+            torch.zeros((), dtype=torch.float32), positions.expand(3, *ids.shape) if three else positions
+        )
+        cos, sin = (table[..., : table.shape[-1] // 2] for table in tables)
+        return {"rotary_cos": cos, "rotary_sin": sin}
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Encode prompts.
+
+        Args:
+            tensors: input_ids, int32 (batch, sequence). attention_mask, float32 (batch, sequence), 1 for a token and 0
+                for padding. Cosines and sines, float32 (batch, sequence, head / 2).
+
+        Returns:
+            The hidden states (batch, sequence, width) that the component names.
+        """
+        input_ids, attention_mask, cos, sin = tensors
+        decoder = find_decoder(self.model)
+        angles = torch.cat([cos, cos], dim=-1), torch.cat([sin, sin], dim=-1)
+        mask = _causal_mask(attention_mask)
+        states = decoder.embed_tokens(input_ids)
+        found = {0: states}
+        for index, layer in enumerate(decoder.layers[: max(self.indices)], start=1):
+            result = layer(states, attention_mask=mask, position_embeddings=angles)
+            states = result[0] if isinstance(result, tuple) else result
+            found[index] = states
+        if len(decoder.layers) in self.indices:
+            found[len(decoder.layers)] = decoder.norm(states)
+        return tuple(found[index] for index in self.indices)
+
+
+def _causal_mask(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Return what is added to scores, (batch, 1, sequence, sequence): a token sees itself and tokens to its left."""
+    places = torch.arange(attention_mask.shape[1], dtype=torch.float32)
+    later = (places[None, :] - places[:, None]).clamp(0.0, 1.0)
+    return ((1.0 - attention_mask)[:, None, None, :] + later) * _HIDDEN
