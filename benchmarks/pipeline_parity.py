@@ -40,6 +40,7 @@ from class_checkpoints import CLASS_CHECKPOINTS
 from ldm_checkpoints import LDM_CHECKPOINTS
 from pixel_checkpoints import CHECKPOINTS
 from tiny_checkpoints import write_tiny_checkpoint, write_tiny_controlnet, write_tiny_t2i_adapter
+from tiny_chroma import make_chroma
 from tiny_flux import DEV, make_flux
 from tiny_ip_adapters import write_tiny_image_encoder, write_tiny_ip_adapter
 from tiny_pixart import make_pixart
@@ -128,6 +129,12 @@ FLUX: tuple[tuple[str, dict[str, int], dict[str, Any]], ...] = (
     ("FluxControlPipeline", {"in_channels": 32, "out_channels": 16}, make_example_inputs([CONTROL], 64, 64)),
 )
 
+CHROMA: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("ChromaPipeline", {"negative_prompt": "blue"}),
+    ("ChromaImg2ImgPipeline", {"image": _images(64)["image"]}),
+    ("ChromaInpaintPipeline", _images(64)),
+)
+
 # diffusers' class of a system, the function that writes its checkpoint, arguments
 SYSTEMS = (
     ("StableDiffusionUpscalePipeline", make_upscaler, {"prompt": TEXT, **make_example_inputs(["image"], 64, 64, 4)}),
@@ -139,6 +146,10 @@ SYSTEMS = (
     *(
         (name, partial(make_flux, name=name, **DEV, **channels), {"prompt": TEXT, "height": 64, "width": 64, **given})
         for name, channels, given in FLUX
+    ),
+    *(
+        (name, partial(make_chroma, name=name), {"prompt": TEXT, "height": 64, "width": 64, **given})
+        for name, given in CHROMA
     ),
     *(
         (

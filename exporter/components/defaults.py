@@ -57,6 +57,12 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "attention_head_dim": 128,
         "axes_dims_rope": [16, 56, 56],
     },
+    "ChromaTransformer2DModel": {
+        "in_channels": 64,
+        "joint_attention_dim": 4096,
+        "attention_head_dim": 128,
+        "axes_dims_rope": [16, 56, 56],
+    },
     "DiTTransformer2DModel": {"in_channels": 4, "patch_size": 2, "sample_size": 32, "num_embeds_ada_norm": 1000},
     "PixArtTransformer2DModel": {"in_channels": 4, "out_channels": 8, "patch_size": 2, "sample_size": 128},
     "CLIPTextModel": _CLIP_TEXT,

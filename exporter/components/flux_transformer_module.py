@@ -9,7 +9,7 @@ import torch
 from diffoundry.exporter.component import Component
 from diffoundry.exporter.components.transformer_module import TransformerModule
 
-__all__ = ["FluxModule"]
+__all__ = ["FluxModule", "with_text"]
 
 _PERIOD = 10000
 """Longest wavelength of timesteps. diffusers: `get_timestep_embedding`."""
@@ -80,7 +80,7 @@ class FluxModule(TransformerModule):
             embedded = embedded + embed.guidance_embedder(self._waves(guidance))
         embedded = embedded + embed.text_embedder(pooled_projections)
         context = network.context_embedder(encoder_hidden_states)
-        angles = _with_text(cos, context, 1.0), _with_text(sin, context, 0.0)
+        angles = with_text(cos, context, 1.0), with_text(sin, context, 0.0)
         for block in (*network.transformer_blocks, *network.single_transformer_blocks):
             context, states = block(
                 hidden_states=states, encoder_hidden_states=context, temb=embedded, image_rotary_emb=angles
@@ -103,7 +103,7 @@ def _sides(ids: torch.Tensor) -> tuple[int, int]:
     return rows, columns
 
 
-def _with_text(table: torch.Tensor, context: torch.Tensor, value: float) -> torch.Tensor:
+def with_text(table: torch.Tensor, context: torch.Tensor, value: float) -> torch.Tensor:
     """Return a table (tokens of the text and of the image, 2 D), with two equal numbers for a pair."""
     text = torch.full_like(context[0, :, :1], value).expand(-1, table.shape[-1])
     return torch.cat([text, table]).repeat_interleave(2, dim=-1)

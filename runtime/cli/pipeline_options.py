@@ -103,8 +103,8 @@ _OPTIONS = (
     _sd3(
         "--max-sequence-length",
         type=int,
-        help="Tokens of T5, at most 512, also of PixArt and FLUX.1.  [default: 256; PixArt-Alpha 120, PixArt-Sigma 300,"
-        " FLUX.1 512]",
+        help="Tokens of T5, at most 512, also of PixArt, FLUX.1 and Chroma.  [default: 256; PixArt-Alpha 120,"
+        " PixArt-Sigma 300, FLUX.1 and Chroma 512]",
     ),
     _sd3(
         "--skip-layers", "skip_guidance_layers", also=("--skip-guidance-layers",), callback=_numbers, metavar="N,N,...",

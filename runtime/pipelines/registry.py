@@ -135,6 +135,16 @@ FAMILY_TABLE = (
         exporter="diffoundry.exporter.families.flux:KONTEXT",
     ),
     FamilyEntry(
+        name="chroma",
+        classes={
+            "ChromaPipeline": PipelineClass("text_to_image"),
+            "ChromaImg2ImgPipeline": PipelineClass("image_to_image"),
+            "ChromaInpaintPipeline": PipelineClass("inpainting"),
+        },
+        runtime="diffoundry.runtime.pipelines.families.chroma:Chroma",
+        exporter="diffoundry.exporter.families.chroma:FAMILY",
+    ),
+    FamilyEntry(
         name="pixart_alpha",
         classes={"PixArtAlphaPipeline": PipelineClass("text_to_image")},
         runtime="diffoundry.runtime.pipelines.systems.pixart:PixArtAlpha",

@@ -13,6 +13,8 @@ from ldm_checkpoints import LDM_CHECKPOINTS
 from pixel_checkpoints import CHECKPOINTS
 from tiny_cascade import make_cascade_decoder, make_cascade_prior
 from tiny_checkpoints import write_tiny_checkpoint
+from tiny_chroma import NAMES as CHROMA
+from tiny_chroma import make_chroma
 from tiny_flux import DEV, LATENTS, make_flux
 from tiny_kandinsky import DDIM, make_decoder, make_prior, make_text_decoder
 from tiny_kandinsky_3 import make_kandinsky_3
@@ -135,6 +137,7 @@ _LARGE: Mapping[str, tuple[Callable[[Path], Any], int]] = {
             "FluxFillPipeline": {"in_channels": 12 * LATENTS, "out_channels": 4 * LATENTS},
         }.items()
     },
+    **{name: (partial(make_chroma, name=name), 16) for name in CHROMA},
     "StableCascadePriorPipeline": (make_cascade_prior, 128),
     "StableCascadeDecoderPipeline": (make_cascade_decoder, 128),
     "WuerstchenPriorPipeline": (make_wuerstchen_prior, 128),

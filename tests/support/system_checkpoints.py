@@ -11,6 +11,8 @@ from ldm_checkpoints import LDM_CHECKPOINTS
 from pixel_checkpoints import CHECKPOINTS
 from tiny_cascade import make_cascade_decoder, make_cascade_prior
 from tiny_checkpoints import VARIANTS, write_tiny_checkpoint
+from tiny_chroma import NAMES as CHROMA
+from tiny_chroma import make_chroma
 from tiny_kandinsky import DDIM, make_decoder, make_prior, make_text_decoder
 from tiny_kandinsky_3 import make_kandinsky_3
 from tiny_pixart import make_pixart
@@ -67,6 +69,7 @@ SYSTEM_TABLES: Mapping[str, _Makers] = {
     "transformers": {
         "VQDiffusionPipeline": make_vq_diffusion,
         **_by_name(make_shap_e, *NAMES),
+        **_by_name(make_chroma, *CHROMA),
         **_by_name(make_pixart, "PixArtAlphaPipeline", "PixArtSigmaPipeline"),
     },
 }

@@ -10,17 +10,39 @@ from tiny_networks import text_encoder
 
 from diffoundry.exporter.checkpoints.tokenizer_files import open_tokenizer
 
-__all__ = ["DEV", "LATENTS", "SCHNELL", "WIDTH", "make_flux"]
+__all__ = ["DEV", "LATENTS", "SCHNELL", "SHIFT", "WIDTH", "make_flux", "make_t5", "make_vae"]
 
 WIDTH = 32
 """Of T5's hidden states."""
 
 LATENTS = 4
 """Channels."""
-_SHIFT = {"use_dynamic_shifting": True, "base_image_seq_len": 16, "max_image_seq_len": 64}
+SHIFT = {"use_dynamic_shifting": True, "base_image_seq_len": 16, "max_image_seq_len": 64}
 
 DEV, SCHNELL = {"guidance_embeds": True}, {"guidance_embeds": False}
 """Options of the transformers, which are published with 19 and 38 layers."""
+
+
+def make_t5():
+    """Return a text encoder."""
+    text = {"d_model": WIDTH, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2, "vocab_size": 512}
+    return transformers.T5EncoderModel(transformers.T5Config(feed_forward_proj="gated-gelu", **text))
+
+
+def make_vae():
+    """Return a VAE with 2 pixels to a latent."""
+    return diffusers.AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        layers_per_block=1,
+        norm_num_groups=4,
+        latent_channels=LATENTS,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        scaling_factor=0.3611,
+        shift_factor=0.1159,
+    )
 
 
 def make_flux(folder, name="FluxPipeline", scheduler=None, **options):
@@ -35,20 +57,7 @@ def make_flux(folder, name="FluxPipeline", scheduler=None, **options):
     tokenizer = folder / "source"
     write_sentencepiece(tokenizer)
     clip = text_encoder(num_hidden_layers=1)
-    text = {"d_model": WIDTH, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2, "vocab_size": 512}
-    t5 = transformers.T5EncoderModel(transformers.T5Config(feed_forward_proj="gated-gelu", **text))
-    vae = diffusers.AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        layers_per_block=1,
-        norm_num_groups=4,
-        latent_channels=LATENTS,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-        scaling_factor=0.3611,
-        shift_factor=0.1159,
-    )
+    t5, vae = make_t5(), make_vae()
     transformer = diffusers.FluxTransformer2DModel(
         **{
             "in_channels": 4 * LATENTS, "num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16,
@@ -57,7 +66,7 @@ def make_flux(folder, name="FluxPipeline", scheduler=None, **options):
         }
     )  # fmt: skip
     getattr(diffusers, name)(
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**(_SHIFT if scheduler is None else scheduler)),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**(SHIFT if scheduler is None else scheduler)),
         vae=vae,
         text_encoder=clip,
         tokenizer=transformers.CLIPTokenizer.from_pretrained(EMOJI / "tokenizer"),

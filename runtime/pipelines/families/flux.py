@@ -10,6 +10,7 @@ from diffoundry.runtime.models.clip_text import CLIPTextModel
 from diffoundry.runtime.models.flux_transformer_2d import PATCH, FluxTransformer2DModel, pack_latents, unpack_latents
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.models.t5_encoder import T5EncoderModel
+from diffoundry.runtime.pipelines.families.base import Family
 from diffoundry.runtime.pipelines.families.pooled_prompts import (
     EncodedPrompts,
     PooledPromptFamily,
@@ -18,7 +19,7 @@ from diffoundry.runtime.pipelines.families.pooled_prompts import (
 from diffoundry.runtime.pipelines.guidance import ClassifierFreeGuidance, Guidance, Unguided
 from diffoundry.runtime.pipelines.inputs import CommonInputs, PromptInputs
 
-__all__ = ["TOKENS", "Flux", "FluxControl", "FluxFill", "FluxKontext", "FluxPromptInputs"]
+__all__ = ["TOKENS", "Flux", "FluxControl", "FluxFill", "FluxKontext", "FluxPromptInputs", "PackedLatents"]
 
 TOKENS = 512
 """Default and most of diffusers' `max_sequence_length`."""
@@ -58,31 +59,13 @@ def _choose_guidance(inputs: CommonInputs, prompts: FluxPromptInputs, denoiser: 
     return Unguided(embedding=embedding)
 
 
-class Flux(PooledPromptFamily):
-    """CLIP and T5, and a transformer over tokens of 2 x 2 latents.
+class PackedLatents(Family):
+    """Latents that are tokens of 2 x 2 in diffusers, from noise at the scheduler's first step on."""
 
-    Black Forest Labs 2024, https://github.com/black-forest-labs/flux. diffusers: `FluxPipeline`, `FluxImg2ImgPipeline`,
-    `FluxInpaintPipeline`.
-    """
-
-    Inputs: ClassVar[type[PromptInputs]] = FluxPromptInputs
-    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "text_to_image": {"num_inference_steps": 28, "guidance_scale": 3.5},
-        "image_to_image": {"num_inference_steps": 28, "guidance_scale": 7.0, "strength": 0.6},
-        "inpainting": {"num_inference_steps": 28, "guidance_scale": 7.0, "strength": 0.6},
-    }
     begin_index: ClassVar[int | None] = 0
     even_sigmas: ClassVar[bool] = True
     scales_latents: ClassVar[bool] = False
     tasks: ClassVar[tuple[str, ...] | None] = ("text_to_image", "image_to_image", "inpainting")
-
-    def __init__(self, session: EngineSession) -> None:
-        """See `Family`."""
-        self.denoiser: FluxTransformer2DModel = FluxTransformer2DModel(session)
-        self._clip = CLIPTextModel(session)
-        self._t5: T5EncoderModel = T5EncoderModel(session, "text_encoder_2")
-        self.text_encoders = (self._clip, self._t5)
-        self.choose_guidance = _choose_guidance
 
     def pack(self, latents: FloatArray) -> FloatArray:
         """See `Family`: tokens in a row, (B, tokens, 4 C)."""
@@ -95,6 +78,29 @@ class Flux(PooledPromptFamily):
         if latents.shape != (shape[0], rows * columns, PATCH**2 * shape[1]):
             return latents
         return unpack_latents(latents.reshape(len(latents), rows, columns, -1))
+
+
+class Flux(PackedLatents, PooledPromptFamily):
+    """CLIP and T5, and a transformer over tokens of 2 x 2 latents.
+
+    Black Forest Labs 2024, https://github.com/black-forest-labs/flux. diffusers: `FluxPipeline`, `FluxImg2ImgPipeline`,
+    `FluxInpaintPipeline`.
+    """
+
+    Inputs: ClassVar[type[PromptInputs]] = FluxPromptInputs
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "text_to_image": {"num_inference_steps": 28, "guidance_scale": 3.5},
+        "image_to_image": {"num_inference_steps": 28, "guidance_scale": 7.0, "strength": 0.6},
+        "inpainting": {"num_inference_steps": 28, "guidance_scale": 7.0, "strength": 0.6},
+    }
+
+    def __init__(self, session: EngineSession) -> None:
+        """See `Family`."""
+        self.denoiser: FluxTransformer2DModel = FluxTransformer2DModel(session)
+        self._clip = CLIPTextModel(session)
+        self._t5: T5EncoderModel = T5EncoderModel(session, "text_encoder_2")
+        self.text_encoders = (self._clip, self._t5)
+        self.choose_guidance = _choose_guidance
 
     def _encode(self, inputs: FluxPromptInputs, texts: list[str], *, negative: bool) -> EncodedPrompts:
         """See `PooledPromptFamily`.

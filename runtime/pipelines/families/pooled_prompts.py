@@ -10,6 +10,7 @@ from diffoundry.runtime.checks.arguments import check_embeddings, check_texts
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.pipelines.families.base import EncodeOptions, Family
+from diffoundry.runtime.pipelines.families.prompt_tokens import check_prompt_tokens
 from diffoundry.runtime.pipelines.guidance import Condition
 from diffoundry.runtime.pipelines.inputs import PromptInputs
 
@@ -93,7 +94,7 @@ class PooledPromptFamily(Family):
 
     def _check_prompts(self, inputs: Any) -> None:
         """Refuse arguments that do not fit the bundle's networks, with an `InputError`."""
-        self._check_tokens(inputs)
+        check_prompt_tokens(inputs, self.denoiser, self._t5)
 
     def _encode(self, inputs: Any, texts: list[str], *, negative: bool) -> EncodedPrompts:
         """Run the text encoders.
@@ -104,28 +105,6 @@ class PooledPromptFamily(Family):
             negative: True for these.
         """
         raise NotImplementedError
-
-    def _check_tokens(self, inputs: Any, others: int = 0) -> None:
-        """Refuse numbers of tokens that engines of one size do not take.
-
-        Args:
-            inputs: Of the call.
-            others: Tokens of other text encoders before those of T5.
-
-        Raises:
-            InputError: An engine was made for another number.
-        """
-        given, taken = inputs.prompt_embeds, self.denoiser.token_limit
-        if given is None and self._t5 is not None:
-            self._t5.check_tokens(inputs.max_sequence_length)
-        tokens = others + inputs.max_sequence_length if given is None else given.shape[1]
-        if taken is not None and tokens != taken:
-            name, apart = ("max_sequence_length", others) if given is None else ("prompt_embeds", 0)
-            raise InputError(
-                f"{name}: got {tokens - apart} tokens, expected {taken - apart}: the engine of "
-                f"{self.denoiser.component!r} was made for no other number; leave it out, or use an engine for "
-                f"onnxruntime or openvino"
-            )
 
 
 def _feeds(states: FloatArray | None, pooled: FloatArray | None, times: int) -> Mapping[str, FloatArray]:

@@ -19,6 +19,7 @@ from diffoundry.runtime.pipelines.families.pooled_prompts import (
     PooledPromptFamily,
     PooledPromptInputs,
 )
+from diffoundry.runtime.pipelines.families.prompt_tokens import check_prompt_tokens
 from diffoundry.runtime.pipelines.guidance import ClassifierFreeGuidance, Guidance, choose_guidance
 from diffoundry.runtime.pipelines.inputs import CommonInputs, PromptInputs
 from diffoundry.runtime.pipelines.skip_layer_guidance import SkipLayerGuidance
@@ -158,7 +159,7 @@ class StableDiffusion3(PooledPromptFamily):
 
     def _check_prompts(self, inputs: SD3PromptInputs) -> None:
         """See `PooledPromptFamily`."""
-        self._check_tokens(inputs, self._clip[0].length)
+        check_prompt_tokens(inputs, self.denoiser, self._t5, self._clip[0].length)
         for name in ("prompt_3", "negative_prompt_3"):
             if self._t5 is None and getattr(inputs, name) is not None:
                 raise InputError(f"{name}: got one, but this bundle has no T5 text encoder to read it; leave it out")

@@ -35,6 +35,7 @@ SIZES = {
     "flux-canny": {"transformer": 11_901_604_928},
     "flux-fill": {"transformer": 11_902_391_360},
     "flux-kontext": {"transformer": 11_901_408_320},
+    "chroma": {"transformer": 8_899_983_424, "vae": 83_819_683},  # 8.9 billion, as the model card says
     "sd3-medium": {
         "text_encoder": 123_650_304,
         "text_encoder_2": 694_659_840,
