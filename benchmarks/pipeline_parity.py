@@ -39,6 +39,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
 from class_checkpoints import CLASS_CHECKPOINTS
 from ldm_checkpoints import LDM_CHECKPOINTS
 from pixel_checkpoints import CHECKPOINTS
+from tiny_auraflow import make_auraflow
 from tiny_checkpoints import write_tiny_checkpoint, write_tiny_controlnet, write_tiny_t2i_adapter
 from tiny_chroma import make_chroma
 from tiny_flux import DEV, make_flux
@@ -147,6 +148,7 @@ SYSTEMS = (
         (name, partial(make_flux, name=name, **DEV, **channels), {"prompt": TEXT, "height": 64, "width": 64, **given})
         for name, channels, given in FLUX
     ),
+    ("AuraFlowPipeline", make_auraflow, {"prompt": TEXT, "height": 32, "width": 52}),
     *(
         (name, partial(make_chroma, name=name), {"prompt": TEXT, "height": 64, "width": 64, **given})
         for name, given in CHROMA

@@ -6,15 +6,18 @@ from diffoundry.exporter.component import Component, ComponentKind, Configs, rea
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.models.roles import TEXT_ENCODER
 
-__all__ = ["t5_text_encoder"]
+__all__ = ["UMT5", "t5_text_encoder"]
 
-_CLASS = "T5EncoderModel"
+_T5, UMT5 = "T5EncoderModel", "UMT5EncoderModel"
+"""Classes of transformers. In the second every layer has positions of its own."""
 
 _PLAIN, _MASKED = "network_module:NetworkModule", "t5_text_module:MaskedT5Module"
 """Traced modules, without and with a mask of the padding."""
 
 
-def t5_text_encoder(name: str, *, tokens: int, mask: bool = False, optional: bool = False) -> ComponentKind:
+def t5_text_encoder(
+    name: str, *, tokens: int, mask: bool = False, optional: bool = False, network: str = _T5
+) -> ComponentKind:
     """Declare a T5 text encoder.
 
     Args:
@@ -22,25 +25,26 @@ def t5_text_encoder(name: str, *, tokens: int, mask: bool = False, optional: boo
         tokens: Tokens of a prompt by default.
         mask: True if its pipeline hides the padding. Otherwise prompts attend to their padding.
         optional: True if a checkpoint may lack it.
+        network: Its class in transformers.
     """
     return ComponentKind(
         name=name,
         source=name,
-        classes=(f"transformers:{_CLASS}",),
-        describe=partial(_describe, name=name, tokens=tokens, mask=mask),
+        classes=(f"transformers:{network}",),
+        describe=partial(_describe, name=name, tokens=tokens, mask=mask, network=network),
         optional=optional,
         folder=name.replace("text_encoder", "tokenizer"),
     )
 
 
-def _describe(configs: Configs, *, name: str, tokens: int, mask: bool) -> Component:
+def _describe(configs: Configs, *, name: str, tokens: int, mask: bool, network: str) -> Component:
     width = read_integer(configs, name, "d_model", 512)
     row = ("batch", "sequence")
     hidden = (TensorSpec(name="attention_mask", dtype="float32", shape=row),) if mask else ()
     return Component(
         name=name,
         role=TEXT_ENCODER,
-        network=_CLASS,
+        network=network,
         source=name,
         inputs=(TensorSpec(name="input_ids", dtype="int32", shape=row), *hidden),
         outputs=(TensorSpec(name="last_hidden_state", dtype="float32", shape=(*row, width)),),

@@ -103,7 +103,7 @@ _OPTIONS = (
     _sd3(
         "--max-sequence-length",
         type=int,
-        help="Tokens of T5, at most 512, also of PixArt, FLUX.1 and Chroma.  [default: 256; PixArt-Alpha 120,"
+        help="Tokens of T5, at most 512, also of PixArt, FLUX.1, Chroma and AuraFlow.  [default: 256; PixArt-Alpha 120,"
         " PixArt-Sigma 300, FLUX.1 and Chroma 512]",
     ),
     _sd3(

@@ -145,6 +145,12 @@ FAMILY_TABLE = (
         exporter="diffoundry.exporter.families.chroma:FAMILY",
     ),
     FamilyEntry(
+        name="auraflow",
+        classes={"AuraFlowPipeline": PipelineClass("text_to_image")},
+        runtime="diffoundry.runtime.pipelines.families.auraflow:AuraFlow",
+        exporter="diffoundry.exporter.families.auraflow:FAMILY",
+    ),
+    FamilyEntry(
         name="pixart_alpha",
         classes={"PixArtAlphaPipeline": PipelineClass("text_to_image")},
         runtime="diffoundry.runtime.pipelines.systems.pixart:PixArtAlpha",

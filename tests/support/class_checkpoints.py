@@ -11,6 +11,7 @@ import diffusers
 from if_checkpoints import IF_CHECKPOINTS, IF_IMAGE_CHECKPOINTS
 from ldm_checkpoints import LDM_CHECKPOINTS
 from pixel_checkpoints import CHECKPOINTS
+from tiny_auraflow import make_auraflow
 from tiny_cascade import make_cascade_decoder, make_cascade_prior
 from tiny_checkpoints import write_tiny_checkpoint
 from tiny_chroma import NAMES as CHROMA
@@ -137,6 +138,7 @@ _LARGE: Mapping[str, tuple[Callable[[Path], Any], int]] = {
             "FluxFillPipeline": {"in_channels": 12 * LATENTS, "out_channels": 4 * LATENTS},
         }.items()
     },
+    "AuraFlowPipeline": (make_auraflow, 16),
     **{name: (partial(make_chroma, name=name), 16) for name in CHROMA},
     "StableCascadePriorPipeline": (make_cascade_prior, 128),
     "StableCascadeDecoderPipeline": (make_cascade_decoder, 128),

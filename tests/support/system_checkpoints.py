@@ -9,6 +9,7 @@ import diffusers
 from if_checkpoints import IF_CHECKPOINTS, IF_IMAGE_CHECKPOINTS
 from ldm_checkpoints import LDM_CHECKPOINTS
 from pixel_checkpoints import CHECKPOINTS
+from tiny_auraflow import make_auraflow
 from tiny_cascade import make_cascade_decoder, make_cascade_prior
 from tiny_checkpoints import VARIANTS, write_tiny_checkpoint
 from tiny_chroma import NAMES as CHROMA
@@ -69,6 +70,7 @@ SYSTEM_TABLES: Mapping[str, _Makers] = {
     "transformers": {
         "VQDiffusionPipeline": make_vq_diffusion,
         **_by_name(make_shap_e, *NAMES),
+        "AuraFlowPipeline": make_auraflow,
         **_by_name(make_chroma, *CHROMA),
         **_by_name(make_pixart, "PixArtAlphaPipeline", "PixArtSigmaPipeline"),
     },

@@ -29,8 +29,9 @@ def make_t5():
     return transformers.T5EncoderModel(transformers.T5Config(feed_forward_proj="gated-gelu", **text))
 
 
-def make_vae():
-    """Return a VAE with 2 pixels to a latent."""
+def make_vae(**options):
+    """Return a VAE with 2 pixels to a latent; options beside or instead of the usual ones."""
+    usual = {"scaling_factor": 0.3611, "shift_factor": 0.1159}
     return diffusers.AutoencoderKL(
         block_out_channels=(8, 8),
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -40,8 +41,7 @@ def make_vae():
         latent_channels=LATENTS,
         use_quant_conv=False,
         use_post_quant_conv=False,
-        scaling_factor=0.3611,
-        shift_factor=0.1159,
+        **{**usual, **options},
     )
 
 

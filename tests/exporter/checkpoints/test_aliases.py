@@ -74,6 +74,7 @@ SIZES = {
 
 # As the READMEs of the original code say, or the sizes of their files, in millions.
 IN_MILLIONS = {
+    "auraflow": {"transformer": 6800, "text_encoder": 1220, "vae": 83.7},
     "kandinsky-2-1-prior": {"prior": 1000, "image_encoder": 304, "text_encoder": 124},
     "kandinsky-2-1": {"text_encoder": 560, "unet": 1220, "movq": 67},
     "kandinsky-2-1-inpaint": {"text_encoder": 560, "unet": 1220, "movq": 67},

@@ -20,6 +20,7 @@ CONFIGS = {
     "CLIPVisionModelWithProjection": transformers.CLIPVisionConfig,
     "DPTForDepthEstimation": transformers.DPTConfig,
     "T5EncoderModel": transformers.T5Config,
+    "UMT5EncoderModel": transformers.UMT5Config,
     "LDMBertModel": LDMBertConfig,
 }
 

@@ -12,6 +12,7 @@ from system_targets import (
     check_verify,
     measure_beside_pytorch,
 )
+from tiny_auraflow import make_auraflow
 from tiny_chroma import make_chroma
 
 from diffoundry.calibration.quality import Budget
@@ -24,8 +25,11 @@ SIZE = (32, 32)
 SETTINGS = {
     "seed": 0, "num_inference_steps": 4, "height": 32, "width": 32, "output_type": "np", "guidance_scale": 2.0,
 }  # fmt: skip
-MAKERS = {"chroma": make_chroma}
-PARTS = {"chroma": {"text_encoder", "transformer", "vae_encoder", "vae_decoder"}}
+MAKERS = {"chroma": make_chroma, "auraflow": make_auraflow}
+PARTS = {
+    "chroma": {"text_encoder", "transformer", "vae_encoder", "vae_decoder"},
+    "auraflow": {"text_encoder", "transformer", "vae_decoder"},
+}
 """Networks of each family."""
 
 
