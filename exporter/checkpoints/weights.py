@@ -187,11 +187,20 @@ def widen(module: torch.nn.Module) -> torch.nn.Module:
     Each half precision weight lies in a mapped file. Its pages are released as soon as it is converted, so the file is
     never resident as a whole beside the fp32 copy.
     """
-    for tensor in (*module.parameters(), *module.buffers()):
-        if tensor.is_floating_point() and tensor.dtype != torch.float32:
-            narrow, tensor.data = tensor.data, tensor.data.float()
+    for parameter in module.parameters():
+        if _is_half(parameter):
+            narrow, parameter.data = parameter.data, parameter.data.float()
             give_back(narrow.data_ptr(), narrow.nbytes)
+    # A buffer may be a view, such as positions. Its base keeps its dtype, so the buffer itself is replaced.
+    for part in module.modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            if _is_half(buffer):
+                setattr(part, name, buffer.float())
     return module.eval().requires_grad_(False)
+
+
+def _is_half(tensor: torch.Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.dtype != torch.float32
 
 
 @contextmanager

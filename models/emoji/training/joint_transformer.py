@@ -176,7 +176,9 @@ def prepare_parts(base: Path, out: Path) -> None:
             write_component(_projected(base / "text_encoder"), out / f"text_encoder{suffix}")
         copy_component(base / "tokenizer", out / f"tokenizer{suffix}")
         config = out / f"tokenizer{suffix}" / "tokenizer_config.json"
-        config.write_text(json.dumps(json.loads(config.read_text("utf-8")) | {"model_max_length": TOKENS}, indent=2))
+        config.write_text(
+            json.dumps(json.loads(config.read_text("utf-8")) | {"model_max_length": TOKENS}, indent=2) + "\n"
+        )
 
 
 def _projected(folder: Path) -> CLIPTextModelWithProjection:

@@ -10,7 +10,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
-from diffoundry.exporter.checkpoints.weights import random_weights
+from diffoundry.exporter.checkpoints.weights import random_weights, widen
 from diffoundry.runtime.errors import CheckpointError
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -54,6 +54,21 @@ def test_halves_are_widened(own_checkpoint, source, dtype):
     module = CLASSES[source].from_pretrained(own_checkpoint / source).to(dtype)
     module.save_pretrained(own_checkpoint / source)
     assert same(load(own_checkpoint, source), module.float().state_dict())
+
+
+def test_a_widened_buffer_that_is_a_view_can_be_traced():
+    """A trace compares the dtype of a view, such as the positions of Stable Diffusion 3, with that of its base."""
+
+    class Positions(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("positions", torch.arange(4).half().unsqueeze(0))
+
+        def forward(self, states):
+            return states + self.positions
+
+    program = torch.export.export(widen(Positions()), (torch.ones(1, 4),))
+    assert torch.equal(program.module()(torch.ones(1, 4)), torch.tensor([[1.0, 2, 3, 4]]))
 
 
 def test_a_mixed_file_keeps_values_beyond_fp16(own_checkpoint):
