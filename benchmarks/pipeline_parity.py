@@ -29,6 +29,7 @@ from diffoundry.runtime.pipelines.example_inputs import (
     ADAPTER,
     CONTROL,
     CONTROL_MASK,
+    CONTROL_MODE,
     IMAGE_PROMPT,
     PROMPT,
     make_example_inputs,
@@ -120,6 +121,8 @@ _MEASURED = (
     "ShapE",
 )
 
+_CONTROLLED = make_example_inputs([CONTROL, CONTROL_MODE], 64, 64)
+
 # diffusers' class, channels of the transformer, arguments
 FLUX: tuple[tuple[str, dict[str, int], dict[str, Any]], ...] = (
     ("FluxPipeline", {}, {"negative_prompt": "blue", "true_cfg_scale": 3.0}),
@@ -127,6 +130,9 @@ FLUX: tuple[tuple[str, dict[str, int], dict[str, Any]], ...] = (
     ("FluxInpaintPipeline", {}, _images(64)),
     ("FluxFillPipeline", {"in_channels": 48, "out_channels": 16}, _images(64)),
     ("FluxKontextPipeline", {}, {"image": _images(64)["image"], "max_area": 64 * 64, "_auto_resize": False}),
+    ("FluxControlNetPipeline", {}, {**_CONTROLLED, "negative_prompt": "blue", "true_cfg_scale": 3.0}),
+    ("FluxControlNetImg2ImgPipeline", {}, {"image": _images(64)["image"], **_CONTROLLED}),
+    ("FluxControlNetInpaintPipeline", {}, {**_images(64), **_CONTROLLED}),
     ("FluxControlPipeline", {"in_channels": 32, "out_channels": 16}, make_example_inputs([CONTROL], 64, 64)),
 )
 

@@ -82,7 +82,7 @@ def _config(file: Safetensors, unet: Config, first: str, steps: tuple[str, ...])
     entry = file.entries.get(f"{first}.weight")
     channels = entry.shape[1] if entry is not None and len(entry.shape) == 4 else 4
     return {
-        "_class_name": CONTROLNET_CLASS[1],
+        "_class_name": CONTROLNET_CLASS,
         **{key: unet[key] for key in _SHARED if key in unet},
         "in_channels": channels,
         "conditioning_embedding_out_channels": widths,

@@ -17,10 +17,14 @@ from diffoundry.runtime.formats.recognize import describe_link
 from diffoundry.runtime.models.controlnet import controlnet_name, is_controlnet
 from diffoundry.runtime.pipelines.registry import FAMILY_TABLE, class_with
 
-__all__ = ["diffusers_index", "find_controlnets", "joined_index", "own_controlnets", "take_masks"]
+__all__ = ["SEVERAL", "diffusers_index", "find_controlnets", "joined_index", "own_controlnets", "take_masks"]
 
-_SEVERAL = {"ControlNetModel": "MultiControlNetModel", "SD3ControlNetModel": "SD3MultiControlNetModel"}
-"""Class of a ControlNet to that of several."""
+SEVERAL = {
+    "ControlNetModel": "MultiControlNetModel",
+    "FluxControlNetModel": "FluxMultiControlNetModel",
+    "SD3ControlNetModel": "SD3MultiControlNetModel",
+}
+"""Class of a ControlNet to that of several, in `diffusers.models.controlnets`."""
 
 
 def find_controlnets(root: Path, index: Mapping[str, Any], joined: Sequence[str]) -> dict[str, OutsideNetwork]:
@@ -49,7 +53,7 @@ def own_controlnets(index: Mapping[str, Any], folders: Collection[str]) -> tuple
         index: model_index.json.
         folders: Names of the folders beside it.
     """
-    return own_networks(index, folders, controlnet_name, _SEVERAL[controlnet_class(index)[1]])
+    return own_networks(index, folders, controlnet_name, SEVERAL[controlnet_class(index)[1]])
 
 
 def take_masks(networks: Mapping[str, OutsideNetwork]) -> bool:
@@ -87,7 +91,7 @@ def joined_index(index: Mapping[str, Any], names: Sequence[str], *, masks: bool 
 def diffusers_index(index: Mapping[str, Any]) -> dict[str, Any]:
     """Undo `joined_index`: build diffusers' form, where several ControlNets are one entry."""
     library, one = controlnet_class(index)
-    return several_as_one(index, is_controlnet, [library, _SEVERAL[one]])
+    return several_as_one(index, is_controlnet, [library, SEVERAL[one]])
 
 
 def _find(text: str, name: str, root: Path, class_name: str) -> OutsideNetwork:
@@ -106,5 +110,5 @@ def _find(text: str, name: str, root: Path, class_name: str) -> OutsideNetwork:
         config = complete_config(read_json(unet / "config.json"), "UNet2DConditionModel")
         return open_controlnet_file(text, name, config)
     folder = alias_folder(alias.folder) if alias is not None and alias.folder is not None else Path(text)
-    others = "an alias, a .safetensors file with a ControlNet, or " if class_name == CONTROLNET_CLASS[1] else ""
+    others = "an alias, a .safetensors file with a ControlNet, or " if class_name == CONTROLNET_CLASS else ""
     return network_in_folder("--controlnet", text, folder, class_name, others)

@@ -3,9 +3,8 @@
 Zhang et al. 2023, https://arxiv.org/abs/2302.05543.
 """
 
-from functools import partial
-
 from diffoundry.exporter.component import Call, Component, ComponentKind, Configs, read_integer, read_levels
+from diffoundry.exporter.components.controlnet_base import declare_controlnet, refuse_other
 from diffoundry.exporter.components.latents import latent_dims
 from diffoundry.exporter.components.residuals import UNET_CHANNELS, layers_of_levels, residual_specs
 from diffoundry.exporter.components.unet_conditions import ADDED_KEYWORDS, condition_width, size_inputs
@@ -17,7 +16,7 @@ from diffoundry.runtime.models.roles import CONTROLNET
 
 __all__ = ["CONTROLNET_CLASS", "controlnet"]
 
-CONTROLNET_CLASS = ("diffusers", "ControlNetModel")
+CONTROLNET_CLASS = "ControlNetModel"
 
 _UNKNOWN_INPUTS = ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type")
 """Fields that require an input which no pipeline here can feed."""
@@ -28,9 +27,7 @@ _IMAGE_CHANNELS = 3
 
 def controlnet(name: str) -> ComponentKind:
     """Declare the ControlNet of this name; diffusers saves several as "controlnet", "controlnet_1" ..."""
-    return ComponentKind(
-        name=name, source=name, classes=(":".join(CONTROLNET_CLASS),), describe=partial(_describe, name)
-    )
+    return declare_controlnet(name, CONTROLNET_CLASS, _describe)
 
 
 def _describe(name: str, configs: Configs) -> Component:
@@ -43,7 +40,7 @@ def _describe(name: str, configs: Configs) -> Component:
     return Component(
         name=name,
         role=CONTROLNET,
-        network=CONTROLNET_CLASS[1],
+        network=CONTROLNET_CLASS,
         source=name,
         inputs=(
             TensorSpec(
@@ -115,7 +112,4 @@ def _check_same(name: str, configs: Configs) -> None:
 
 def _compare(name: str, field: str, found: object, expected: str, *, same: bool) -> None:
     if not same:
-        raise ConfigError(
-            f"{name}/config.json: field {field!r}: got {found}, but {expected}; this ControlNet was made for another "
-            f"kind of checkpoint"
-        )
+        raise refuse_other(name, field, found, expected)

@@ -7,7 +7,8 @@ prompt instead of a pooled vector, and one small network that computes every mod
 from collections.abc import Callable
 from functools import partial
 
-from diffoundry.exporter.component import Component, ComponentKind, Configs, read_integer
+from diffoundry.exporter.component import Call, Component, ComponentKind, Configs, read_integer
+from diffoundry.exporter.components.flux_controlnet import control_residuals
 from diffoundry.exporter.components.latents import latent_dims
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
@@ -65,6 +66,7 @@ def _describe(
     pooled = TensorSpec(name="pooled_projections", dtype="float32", shape=("batch", layout.pooled_width))
     # Of the tokens of the prompt
     mask = TensorSpec(name="attention_mask", dtype="float32", shape=("batch", "sequence"))
+    residuals = control_residuals(configs)
     return Component(
         name=_SOURCE,
         role=DENOISER,
@@ -80,9 +82,12 @@ def _describe(
             TensorSpec(name="rotary_sin", dtype="float32", shape=(*place, half)),
             *(other if reference else ()),
             *(guidance if network == _FLUX else ()),
+            *residuals.joint,
+            *residuals.single,
         ),
         outputs=(TensorSpec(name="out_hidden_states", dtype="float32", shape=("batch", *place, layout.out_channels)),),
         example={"batch": 2, "sequence": 7, "height": 5 * pixels, "width": 6 * pixels, "reference": 11},
+        call=Call(options={"controlnet_blocks_repeat": True} if residuals.repeats else {}),
         sizes=dict.fromkeys(("height", "width"), DimSpec(multiple_of=pixels)),
         usual={
             "sequence": tokens, "height": SIDE * factor, "width": SIDE * factor,

@@ -7,17 +7,22 @@ from functools import partial
 from typing import Any
 
 from diffoundry.exporter.component import Call, Component, ComponentKind, Configs, read_integer
+from diffoundry.exporter.components.controlnet_base import (
+    common_number,
+    declare_controlnet,
+    refuse_other,
+    residuals_of_blocks,
+)
 from diffoundry.exporter.components.latents import latent_dims
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
-from diffoundry.runtime.errors import ConfigError
 from diffoundry.runtime.formats.config_values import MAX_SIDE, flag, integer, refuse
-from diffoundry.runtime.models.controlnet import block_residual_name, is_controlnet
+from diffoundry.runtime.models.controlnet import block_residual_name
 from diffoundry.runtime.models.roles import CONTROLNET
 
-__all__ = ["SD3_CONTROLNET_CLASS", "block_residuals", "prompt_rows", "sd3_controlnet"]
+__all__ = ["block_residuals", "prompt_rows", "sd3_controlnet"]
 
-SD3_CONTROLNET_CLASS = ("diffusers", "SD3ControlNetModel")
+_CLASS = "SD3ControlNetModel"
 
 _TRANSFORMER = "transformer"
 
@@ -39,8 +44,7 @@ def sd3_controlnet(name: str, *, tokens: int) -> ComponentKind:
         name: As said.
         tokens: As in `sd3_transformer`.
     """
-    classes = (":".join(SD3_CONTROLNET_CLASS),)
-    return ComponentKind(name=name, source=name, classes=classes, describe=partial(_describe, name, tokens))
+    return declare_controlnet(name, _CLASS, partial(_describe, tokens))
 
 
 def block_residuals(configs: Configs) -> tuple[TensorSpec, ...]:
@@ -52,25 +56,13 @@ def block_residuals(configs: Configs) -> tuple[TensorSpec, ...]:
     Raises:
         ConfigError: The ControlNets have different numbers of blocks, so that their residuals cannot be added.
     """
-    names = [name for name in configs if is_controlnet(name)]
-    if not names:
-        return ()
-    counts = {name: read_integer(configs, name, "num_layers", 18) for name in names}
-    for name, count in counts.items():
-        if count != counts[names[0]]:
-            raise ConfigError(
-                f"{name}/config.json: field 'num_layers': got {count}, but {names[0]} has {counts[names[0]]}; only "
-                f"residuals of as many blocks can be added; export a bundle for each"
-            )
+    count = common_number(configs, "num_layers", 18, "blocks")
     height, width = latent_dims(configs)
     patch = read_integer(configs, _TRANSFORMER, "patch_size", 2)
     sides = tuple(f"{size.symbol}/{size.divisor * patch}" for size in map(parse_size, (height, width)))
     channels = read_integer(configs, _TRANSFORMER, "num_attention_heads", 18)
     channels *= read_integer(configs, _TRANSFORMER, "attention_head_dim", 64)
-    return tuple(
-        TensorSpec(name=block_residual_name(index), dtype="float32", shape=("batch", *sides, channels))
-        for index in range(counts[names[0]])
-    )
+    return residuals_of_blocks(block_residual_name, count, sides, channels)
 
 
 def prompt_rows(configs: Configs, tokens: int) -> int:
@@ -78,7 +70,7 @@ def prompt_rows(configs: Configs, tokens: int) -> int:
     return read_integer(configs, "text_encoder", "max_position_embeddings", 77) + tokens
 
 
-def _describe(name: str, tokens: int, configs: Configs) -> Component:
+def _describe(tokens: int, name: str, configs: Configs) -> Component:
     _check(name, configs)
     height, width = latent_dims(configs)
     factor = parse_size(height).divisor
@@ -90,7 +82,7 @@ def _describe(name: str, tokens: int, configs: Configs) -> Component:
     return Component(
         name=name,
         role=CONTROLNET,
-        network=SD3_CONTROLNET_CLASS[1],
+        network=_CLASS,
         source=name,
         inputs=(
             TensorSpec(name="hidden_states", dtype="float32", shape=("batch", latent, height, width)),
@@ -154,7 +146,4 @@ def _check(name: str, configs: Configs) -> None:
         if field == "in_channels":  # it sees latents alone, also beside a transformer for inpainting
             other, owner = latent, "the VAE's latents have"
         if found != other:
-            raise ConfigError(
-                f"{name}/config.json: field {field!r}: got {found}, but {owner} {other}; this ControlNet was made for "
-                f"another kind of checkpoint"
-            )
+            raise refuse_other(name, field, found, f"{owner} {other}")

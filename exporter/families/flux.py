@@ -3,8 +3,11 @@
 Black Forest Labs 2024, https://github.com/black-forest-labs/flux. diffusers: `FluxPipeline`.
 """
 
+from functools import partial
+
 from diffoundry.exporter.component import ComponentKind, FamilyDeclaration
 from diffoundry.exporter.components.clip_text import clip_text_encoder
+from diffoundry.exporter.components.flux_controlnet import flux_controlnet
 from diffoundry.exporter.components.flux_transformer import flux_transformer
 from diffoundry.exporter.components.t5_text import t5_text_encoder
 from diffoundry.exporter.components.vae import VAE_DECODER, VAE_ENCODER
@@ -24,6 +27,7 @@ def _family(name: str, transformer: ComponentKind) -> FamilyDeclaration:
             VAE_DECODER,
         ),
         folders=("scheduler", "tokenizer", "tokenizer_2"),
+        controlnet=partial(flux_controlnet, tokens=TOKENS),
     )
 
 

@@ -12,10 +12,11 @@ import diffusers
 import numpy as np
 import torch
 import transformers
-from diffusers.models.controlnets import SD3MultiControlNetModel
+from diffusers.models import controlnets
 from PIL.Image import Image
 
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
+from diffoundry.exporter.checkpoints.controlnets import SEVERAL
 from diffoundry.exporter.checkpoints.tokenizer_files import is_tokenizer, open_tokenizer
 from diffoundry.runtime.errors import CheckpointError
 from diffoundry.runtime.models.controlnet import controlnet_name, is_controlnet
@@ -27,6 +28,7 @@ from diffoundry.runtime.pipelines.example_inputs import (
     ADAPTER,
     CONTROL,
     CONTROL_MASK,
+    CONTROL_MODE,
     DEPTH_MAP,
     EXAMPLE_INPUTS,
     IMAGE_PROMPT,
@@ -97,6 +99,8 @@ def example_inputs(pipeline: Any) -> tuple[str, ...]:
         own = []  # its `image` is that of the adapters, or the control image
     if not nets and _takes(pipeline, CONTROL):
         own.append(CONTROL)  # joined to the latents
+    if any(getattr(network(pipeline, name), "union", False) for name in nets):
+        own.append(CONTROL_MODE)
     return (*own, *[CONTROL] * len(nets), *[ADAPTER] * len(adapters), *[PROMPT] * len(_projections(pipeline)))
 
 
@@ -115,10 +119,13 @@ def reference_arguments(pipeline: Any, arguments: Mapping[str, Any]) -> dict[str
     tensors = {key: torch.from_numpy(value) for key, value in arguments.items() if isinstance(value, np.ndarray)}
     adapted = _adapter_arguments(pipeline, arguments[ADAPTER]) if ADAPTER in arguments else {}
     nets = getattr(pipeline, "controlnet", None)
-    if isinstance(nets, SD3MultiControlNetModel):  # whose pipeline has one number as its default, and takes a list
+    if isinstance(nets, _LISTED):  # whose pipelines have one number as their default, and take a list
         adapted = {"controlnet_conditioning_scale": [1.0] * len(nets.nets), **adapted}
     sides = _sides_of_image(pipeline, arguments)
     return {names.get(key, key): value for key, value in {**sides, **arguments, **tensors, **adapted}.items()}
+
+
+_LISTED = (controlnets.SD3MultiControlNetModel, controlnets.FluxMultiControlNetModel)
 
 
 def _sides_of_image(pipeline: Any, arguments: Mapping[str, Any]) -> dict[str, int]:
@@ -160,7 +167,7 @@ def seeded_generator(pipeline: Any, seed: int) -> Iterator[torch.Generator]:
     nets = getattr(pipeline, "controlnet", None)
     with torch.random.fork_rng(devices=[]):
         generator = torch.manual_seed(seed)
-        if isinstance(nets, diffusers.SD3ControlNetModel | SD3MultiControlNetModel):
+        if isinstance(nets, diffusers.SD3ControlNetModel | controlnets.SD3MultiControlNetModel):
             generator = torch.Generator().manual_seed(seed)
             torch.manual_seed(CONTROL_SEED)
         yield generator
@@ -339,8 +346,7 @@ def _controlnets(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     modules = [torch.nn.Module.to(checkpoint.load(name), dtype) for name in names]
     if len(modules) == 1:
         return modules[0]
-    blocks = isinstance(modules[0], diffusers.SD3ControlNetModel)
-    return SD3MultiControlNetModel(modules) if blocks else diffusers.MultiControlNetModel(modules)
+    return getattr(controlnets, SEVERAL[type(modules[0]).__name__])(modules)
 
 
 def _scheduler(checkpoint: Checkpoint, folder: str) -> Any:

@@ -20,6 +20,7 @@ CONTROL_SETTINGS = (
     "control_guidance_start",
     "control_guidance_end",
     "guess_mode",
+    "control_mode",
 )
 """Their names as arguments of a pipeline, without the images."""
 
@@ -59,6 +60,10 @@ _OPTIONS = (
     _control(
         "--guess-mode/--no-guess-mode", default=None,
         help="Guess mode: ControlNets ignore the negative prompt.  [default: off]",
+    ),
+    _control(
+        "--control-mode", "control_mode", type=int, multiple=True, callback=one_or_list,
+        help="Union ControlNet: number of the kind of --control-image. Repeat for several images of one union.",
     ),
 )  # fmt: skip
 

@@ -20,6 +20,7 @@ __all__ = [
     "is_controlnet",
     "is_residual",
     "residual_name",
+    "single_block_residual_name",
 ]
 
 MID_RESIDUAL = "mid_block_additional_residual"
@@ -27,6 +28,7 @@ MID_RESIDUAL = "mid_block_additional_residual"
 
 _DOWN = "down_block_additional_residual_"
 _BLOCK = "block_controlnet_hidden_states_"
+_SINGLE = f"single_{_BLOCK}"
 _COMPONENT = "controlnet"
 
 
@@ -38,10 +40,22 @@ class ControlNetModel:
         pooled: True if each residual is one value per channel, the same for all positions: `global_pool_conditions`.
         encodes_image: True if it sees the control image as latents of the VAE.
         takes_mask: True if it takes a mask beside the image.
+        shifts_latents: True if the VAE's `shift_factor` counts for these latents.
+        draws_apart: True if diffusers draws these latents from torch's global generator, not from that of the call.
+        signed_pixels: True if the pixels that it sees are in -1..1.
+        serves_both: True if its residuals for the prompts serve the negative prompts too.
+        has_guess_mode: True if it has a guess mode.
+        modes: Number of the kinds of control images between which `control_mode` chooses; None for one kind.
     """
 
-    encodes_image: ClassVar[bool] = False
+    encodes_image: bool = False
     takes_mask: bool = False
+    shifts_latents: bool = True
+    draws_apart: ClassVar[bool] = False
+    signed_pixels: ClassVar[bool] = False
+    serves_both: ClassVar[bool] = False
+    has_guess_mode: ClassVar[bool] = True
+    modes: int | None = None
 
     def __init__(self, session: EngineSession, component: str) -> None:
         """Read the config; the engine is opened when first needed.
@@ -75,7 +89,8 @@ class ControlNetModel:
             scale: Factor of all residuals.
             guess_mode: True if residuals of the first blocks count less, rising from a tenth to one.
         """
-        outputs = self._run(timestep, {"sample": sample, "controlnet_cond": image, **conditioning})
+        time = np.asarray([timestep], np.float32)
+        outputs = self._run({"timestep": time, "sample": sample, "controlnet_cond": image, **conditioning})
         factors = dict.fromkeys(outputs, np.float32(scale))
         if guess_mode and not self.pooled:  # diffusers: "logspace"
             names = [*(name for name in outputs if name != MID_RESIDUAL), MID_RESIDUAL]
@@ -83,13 +98,26 @@ class ControlNetModel:
             factors = dict(zip(names, weights, strict=True))
         return {name: array * factors[name] for name, array in outputs.items()}
 
-    def _run(self, timestep: float, offered: Feeds) -> Feeds:
+    def call_feeds(self, rows: int, guidance_scale: float, mode: int | None) -> Feeds:  # noqa: ARG002
+        """Return further inputs that are the same in every step of a call; by default none.
+
+        Args:
+            rows: Of the sample.
+            guidance_scale: Of the call.
+            mode: Number of the kind of control image; None for a network with one kind.
+        """
+        return {}
+
+    def _scaled(self, offered: Feeds, scale: float) -> dict[str, FloatArray]:
+        """Run the network as `_run`, and return its outputs times `scale`."""
+        return {name: array * np.float32(scale) for name, array in self._run(offered).items()}
+
+    def _run(self, offered: Feeds) -> Feeds:
         """Run the network on those of the arrays that its graph takes.
 
         Raises:
             BundleError: It takes others.
         """
-        offered = {"timestep": np.asarray([timestep], np.float32), **offered}
         names = [spec.name for spec in self._session.inputs(self.component)]
         unknown = [name for name in names if name not in offered]
         if unknown:
@@ -123,6 +151,11 @@ def block_residual_name(index: int) -> str:
     return f"{_BLOCK}{index}"
 
 
+def single_block_residual_name(index: int) -> str:
+    """Return the name of the same of blocks that have the tokens of text and image in one sequence."""
+    return f"{_SINGLE}{index}"
+
+
 def is_residual(name: str) -> bool:
     """Return whether an input of a denoiser is a residual; zeros there change nothing."""
-    return name == MID_RESIDUAL or name.startswith((_DOWN, _BLOCK))
+    return name == MID_RESIDUAL or name.startswith((_DOWN, _BLOCK, _SINGLE))

@@ -11,6 +11,7 @@ from diffoundry.runtime.engines.outputs import only_output
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.formats.config_values import MAX_SIDE, integer
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
+from diffoundry.runtime.models.controlnet import is_residual
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.roles import DENOISER
 from diffoundry.runtime.models.sample_size import read_sample_size
@@ -59,8 +60,8 @@ class DenoiserNetwork:
 
     @property
     def residual_inputs(self) -> tuple[TensorSpec, ...]:
-        """See `Denoiser`: none."""
-        return ()
+        """See `Denoiser`; none where the checkpoint was exported without ControlNets."""
+        return tuple(spec for spec in self._session.inputs(self.component) if is_residual(spec.name))
 
     @property
     def token_limit(self) -> int | None:

@@ -19,6 +19,7 @@ __all__ = [
     "FluxTransformer2DModel",
     "pack_latents",
     "read_layout",
+    "token_feeds",
     "unpack_latents",
 ]
 
@@ -112,6 +113,20 @@ def unpack_latents(tokens: FloatArray) -> FloatArray:
     return cut.reshape(batch, -1, rows * PATCH, columns * PATCH)
 
 
+def token_feeds(sample: FloatArray, timestep: float, axes: tuple[int, ...]) -> tuple[FloatArray, Feeds]:
+    """Return the tokens of latents (B, rows, columns, 4 C), and the inputs of a network for them.
+
+    Args:
+        sample: float32 (B, C, h, w).
+        timestep: As the scheduler counts; the network takes a thousandth of it.
+        axes: As `FluxLayout.axes`.
+    """
+    tokens = pack_latents(sample)
+    cos, sin = rotary_angles(grid_positions(0, *tokens.shape[1:3]), axes)
+    time = np.asarray([timestep], np.float32) / np.float32(_TRAINED)
+    return tokens, {"hidden_states": tokens, "timestep": time, "rotary_cos": cos, "rotary_sin": sin}
+
+
 class FluxTransformer2DModel(PatchTransformer):
     """A `Denoiser` over latents (B, C, h, w), packed here to tokens of 2 x 2. diffusers: `FluxTransformer2DModel`.
 
@@ -177,15 +192,8 @@ class FluxTransformer2DModel(PatchTransformer):
 
     def __call__(self, sample: FloatArray, timestep: float, conditioning: Feeds) -> FloatArray:
         """See `Denoiser`; the network takes a thousandth of the timestep."""
-        tokens = pack_latents(sample)
-        cos, sin = rotary_angles(grid_positions(0, *tokens.shape[1:3]), self.layout.axes)
-        feeds = {
-            "hidden_states": tokens,
-            "timestep": np.asarray([timestep], np.float32) / np.float32(_TRAINED),
-            "rotary_cos": cos,
-            "rotary_sin": sin,
-            **{name: values for name, values in conditioning.items() if name != REFERENCE},
-        }
+        tokens, places = token_feeds(sample, timestep, self.layout.axes)
+        feeds = {**places, **{name: values for name, values in conditioning.items() if name != REFERENCE}}
         if self.reference_limit != 0:
             feeds |= self._reference(conditioning.get(REFERENCE), len(sample))
         return unpack_latents(self._run(feeds, (*tokens.shape[:3], self.layout.out_channels)))

@@ -18,6 +18,7 @@ VAES = {
 
 CONTROLNETS = {
     "ControlNetModel": "diffoundry.runtime.models.controlnet:ControlNetModel",
+    "FluxControlNetModel": "diffoundry.runtime.models.flux_controlnet:FluxControlNetModel",
     "SD3ControlNetModel": "diffoundry.runtime.models.sd3_controlnet:SD3ControlNetModel",
 }
 """The same of ControlNets."""

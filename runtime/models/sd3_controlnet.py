@@ -1,5 +1,7 @@
 """SD3ControlNetModel: control latents that guide the transformer of Stable Diffusion 3, as residuals of its blocks."""
 
+from typing import ClassVar
+
 import numpy as np
 
 from diffoundry.runtime.engines.session import EngineSession
@@ -13,12 +15,12 @@ __all__ = ["SD3ControlNetModel"]
 class SD3ControlNetModel(ControlNetModel):
     """Runs one ControlNet. diffusers: `SD3ControlNetModel`.
 
-    Attributes:
-        takes_mask: True if it takes a mask beside the image, as those for inpainting do.
-        shifts_latents: True if the VAE's `shift_factor` counts for the control image. InstantX trained without it.
+    Those for inpainting take a mask beside the image. InstantX trained on latents without the VAE's `shift_factor`.
     """
 
     encodes_image = True
+    draws_apart: ClassVar[bool] = True
+    has_guess_mode: ClassVar[bool] = False
 
     def __init__(self, session: EngineSession, component: str) -> None:
         """See `ControlNetModel`."""
@@ -45,4 +47,4 @@ class SD3ControlNetModel(ControlNetModel):
         if self._pooled_zeros:
             pooled = np.zeros_like(pooled)
         offered = {"hidden_states": sample, "controlnet_cond": image, **conditioning, "pooled_projections": pooled}
-        return {name: array * np.float32(scale) for name, array in self._run(timestep, offered).items()}
+        return self._scaled({"timestep": np.asarray([timestep], np.float32), **offered}, scale)

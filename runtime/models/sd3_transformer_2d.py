@@ -2,10 +2,8 @@
 
 import numpy as np
 
-from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.formats.config_values import integer
-from diffoundry.runtime.models.controlnet import is_residual
 from diffoundry.runtime.models.denoiser import PatchTransformer
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 
@@ -35,11 +33,6 @@ class SD3Transformer2DModel(PatchTransformer):
         super().__init__(session)
         self._read_shape(in_channels=16, out_channels=16, sample_size=128, heads=18, head_dim=64)
         self.width = integer(self._config, "joint_attention_dim", 4096, subject=self._subject)
-
-    @property
-    def residual_inputs(self) -> tuple[TensorSpec, ...]:
-        """See `Denoiser`: one for several blocks."""
-        return tuple(spec for spec in self._session.inputs(self.component) if is_residual(spec.name))
 
     @property
     def layers(self) -> int | None:

@@ -8,7 +8,7 @@ from diffoundry.runtime.checks.class_labels import ClassLabels
 from diffoundry.runtime.images.mask import MaskInput
 from diffoundry.runtime.images.pixels import ImageInput
 from diffoundry.runtime.models.protocols import FloatArray
-from diffoundry.runtime.pipelines.controlnet import ControlInput
+from diffoundry.runtime.pipelines.controlnet_inputs import ControlInput
 from diffoundry.runtime.pipelines.ip_adapter_inputs import EncodedImages, PromptImages, PromptMasks, PromptScale
 from diffoundry.runtime.pipelines.output import PipelineOutput
 from diffoundry.runtime.pipelines.t2i_adapter import AdapterInput
@@ -86,6 +86,7 @@ class CallArguments(TypedDict, total=False):
     control_guidance_end: float | Sequence[float] | None
     guess_mode: bool | None
     control_mask: "MaskInput | None"
+    control_mode: int | Sequence[int | None] | None
     # AttentionInputs
     cross_attention_kwargs: Mapping[str, Any] | None
     heat_map_words: Texts | None

@@ -1,5 +1,6 @@
-"""Encodes the images of ControlNets that see latents, as those of Stable Diffusion 3 do."""
+"""Encodes the images of ControlNets that see latents, as those of Stable Diffusion 3 and FLUX.1 do."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,20 +10,20 @@ from diffoundry.runtime.images.mask import mask_arrays, preprocess_mask
 from diffoundry.runtime.images.pixels import preprocess, read_pixels
 from diffoundry.runtime.images.tensors import is_tensor
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
+from diffoundry.runtime.models.controlnet import ControlNetModel
 from diffoundry.runtime.models.protocols import FloatArray
-from diffoundry.runtime.models.sd3_controlnet import SD3ControlNetModel
 from diffoundry.runtime.pipelines.tasks.source_images import image_size
 from diffoundry.runtime.random import Generator
 
-__all__ = ["control_latents"]
+__all__ = ["control_latents", "control_pixels"]
 
 
 def control_latents(
-    model: SD3ControlNetModel,
+    model: ControlNetModel,
     image: Any,
     mask: Any,
     vae: AutoencoderKL,
-    generator: Generator,
+    generator: Generator | Sequence[Generator],
     *,
     rows: int,
     copies: int,
@@ -30,15 +31,16 @@ def control_latents(
 ) -> FloatArray:
     """Return the condition of a ControlNet, float32 (guidance_copies * rows, C, h, w).
 
-    diffusers: `prepare_image` of `StableDiffusion3ControlNetPipeline`, which draws latents for every row, and
-    `prepare_image_with_mask` of `StableDiffusion3ControlNetInpaintingPipeline`, which draws them for every image.
+    diffusers: `prepare_image` of `StableDiffusion3ControlNetPipeline` and `FluxControlNetPipeline`, whose latents are
+    drawn for every row, and `prepare_image_with_mask` of `StableDiffusion3ControlNetInpaintingPipeline`, which draws
+    them for every image.
 
     Args:
         model: The ControlNet.
         image: An image for all, or a list with one for each prompt: PIL images, arrays in 0..1, or tensors as they are.
         mask: As many, white where the image is generated; None for networks without a mask.
         vae: Encodes the image.
-        generator: Of these draws alone.
+        generator: Of these draws: one, or one for each row.
         rows: Images that are generated.
         copies: Images for every prompt.
         guidance_copies: Rows of the denoiser for each.
@@ -46,7 +48,7 @@ def control_latents(
     Raises:
         InputError: An image or a mask does not fit.
     """
-    pixels = _pixels(image)
+    pixels = control_pixels(image)
     order = np.repeat(np.arange(len(pixels)), rows if len(pixels) == 1 else copies)
     if not model.takes_mask:
         drawn = vae.sample(pixels[np.tile(order, guidance_copies)], generator)
@@ -58,8 +60,8 @@ def control_latents(
     return np.concatenate([np.concatenate([drawn, kept], axis=1)] * guidance_copies)
 
 
-def _pixels(image: Any) -> FloatArray:
-    """Return pixels (n, 3, H, W) in -1..1."""
+def control_pixels(image: Any) -> FloatArray:
+    """Return pixels (n, 3, H, W) in -1..1 of PIL images or arrays in 0..1, and tensors as they are."""
     items = image if isinstance(image, list | tuple) else [image]
     if is_tensor(items[0]):
         return read_pixels(image, "control_image")

@@ -1,7 +1,7 @@
 """The residuals of ControlNets in one run: their sums in each step, zeros where none runs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -20,13 +20,15 @@ class ActiveNet:
 
     Attributes:
         model: The network.
-        image: float32 (rows, 3, H, W); PIL images in 0..1, arrays as they are.
+        image: float32 (rows, 3, H, W), PIL images in 0..1 and arrays as they are; or latents, as the network sees them.
         scales: Factor of its residuals at each step; 0 where it is not run.
+        feeds: Further inputs.
     """
 
     model: ControlNetModel
     image: FloatArray
     scales: tuple[float, ...]
+    feeds: Feeds = field(default_factory=dict)
 
 
 class Residuals:
@@ -39,6 +41,7 @@ class Residuals:
         conditioning: Feeds,
         scale_factor: int,
         conditional_only: bool,
+        serves_both: bool,
         guess_mode: bool,
         taken: Sequence[TensorSpec],
     ) -> None:
@@ -48,7 +51,8 @@ class Residuals:
             nets: The ControlNets.
             conditioning: Inputs besides latents, timestep and image.
             scale_factor: Pixels to a latent.
-            conditional_only: True if only the rows of the prompts, the last ones, get residuals.
+            conditional_only: True if the networks run for the rows of the prompts alone.
+            serves_both: True if those of the negative prompts get these residuals too, not zeros.
             guess_mode: As in `ControlNetModel.__call__`.
             taken: The denoiser's inputs for residuals.
         """
@@ -56,6 +60,7 @@ class Residuals:
         self._conditioning = conditioning
         self._scale_factor = scale_factor
         self._conditional_only = conditional_only
+        self._serves_both = serves_both
         self._guess_mode = guess_mode
         self._taken = taken
         self._zeros: dict[str, FloatArray] = {}
@@ -76,9 +81,8 @@ class Residuals:
         for net in self._nets:
             scale = net.scales[index]
             if scale:
-                residuals = net.model(
-                    rows, timestep, self._conditioning, net.image, scale=scale, guess_mode=self._guess_mode
-                )
+                conditioning = {**self._conditioning, **net.feeds}
+                residuals = net.model(rows, timestep, conditioning, net.image, scale=scale, guess_mode=self._guess_mode)
                 for name, residual in residuals.items():
                     sums[name] = residual if name not in sums else sums[name] + residual
         feeds = {}
@@ -91,7 +95,8 @@ class Residuals:
                 continue
             total = sums[spec.name]
             if len(total) < shape[0]:
-                total = np.concatenate([np.zeros_like(total)] * (copies - 1) + [total])
+                other = total if self._serves_both else np.zeros_like(total)
+                total = np.concatenate([other] * (copies - 1) + [total])
             feeds[spec.name] = total if total.shape == shape else _broadcast(total, shape, spec.name)
         return feeds
 

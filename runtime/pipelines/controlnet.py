@@ -1,160 +1,35 @@
-"""ControlNets of a pipeline: their arguments, and the sum of their residuals for every call of the denoiser.
+"""ControlNets of a pipeline, and the sum of their residuals for every call of the denoiser.
 
 diffusers: `StableDiffusionControlNetPipeline`, `MultiControlNetModel`.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.images.mask import MaskInput
-from diffoundry.runtime.images.pixels import ImageInput, read_pixels
-from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
+from diffoundry.runtime.images.pixels import read_pixels
+from diffoundry.runtime.models.controlnet import ControlNetModel
+from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.models.registry import open_controlnet
 from diffoundry.runtime.models.roles import CONTROLNET
-from diffoundry.runtime.models.sd3_controlnet import SD3ControlNetModel
-from diffoundry.runtime.pipelines.control_latents import control_latents
+from diffoundry.runtime.pipelines.control_latents import control_latents, control_pixels
 from diffoundry.runtime.pipelines.control_residuals import ActiveNet, Residuals
+from diffoundry.runtime.pipelines.controlnet_inputs import ControlNetInputs
 from diffoundry.runtime.pipelines.guidance import Condition, Guidance
-from diffoundry.runtime.pipelines.joined_inputs import check_counts, number_for_each
-from diffoundry.runtime.pipelines.tasks.source_images import image_size
+from diffoundry.runtime.pipelines.tasks.base import LoopInit, TaskContext
 from diffoundry.runtime.random.torch_cpu import TorchCpuGenerator
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["CONTROL_SEED", "ControlInput", "ControlNetInputs", "ControlNets"]
+__all__ = ["CONTROL_SEED", "ControlNets"]
 
 CONTROL_SEED = 0
 """Seed of the draws of latents of control images. diffusers draws them from torch's global generator."""
-
-ControlInput: TypeAlias = "ImageInput | Sequence[ImageInput] | Sequence[Sequence[ImageInput]]"
-"""For one ControlNet an image for all prompts or a list with one for each. For several ControlNets a list with an
-image for each of them; or, as in diffusers, one such list for each prompt."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class ControlNetInputs:
-    """The arguments for ControlNets; a value for all of them, or a list with one for each.
-
-    Attributes:
-        control_image: Prepared images (edges, depth ...), in the size that is generated: PIL images; or arrays
-            (H, W, 3) or tensors (3, H, W) of any floats, which the ControlNets get as they are: as a rule 0 to 1, and
-            -1 in masked pixels for inpainting ControlNets. diffusers calls it `image` in text to image.
-        controlnet_conditioning_scale: Factor of the residuals; None is 1, or the family's default for the task.
-        control_guidance_start: The fraction of the steps at which they begin.
-        control_guidance_end: The fraction of the steps at which they end.
-        guess_mode: True if ControlNets ignore the negative prompt, and their first blocks count less; for images
-            without a prompt.
-        control_mask: Mask of the image's size, white where it is generated, for ControlNets of Stable Diffusion 3 for
-            inpainting; others see -1 in the image there.
-    """
-
-    control_image: "ControlInput | None" = None
-    controlnet_conditioning_scale: float | Sequence[float] | None = None
-    control_guidance_start: float | Sequence[float] | None = None
-    control_guidance_end: float | Sequence[float] | None = None
-    guess_mode: bool | None = None
-    control_mask: "MaskInput | None" = None
-
-    @property
-    def without_image(self) -> list[str]:
-        """The arguments that were given and mean nothing without an image."""
-        names = [field.name for field in fields(self) if field.name != "control_image"]
-        return [name for name in names if getattr(self, name) is not None]
-
-    def check(self, count: int, prompts: int) -> None:
-        """Refuse arguments that do not fit the ControlNets or each other.
-
-        Args:
-            count: Number of ControlNets.
-            prompts: Number of prompts.
-
-        Raises:
-            InputError: Subject, got, expected.
-        """
-        check_counts("control_image", self.images(count), prompts, "ControlNet")
-        for name in ("controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end"):
-            _each(name, getattr(self, name), count, 0.0)
-        for start, end in zip(self._starts(count), self._ends(count), strict=True):
-            if not 0 <= start < end <= 1:
-                raise InputError(
-                    f"control_guidance_start and control_guidance_end: got {start:g} and {end:g}, expected "
-                    f"0 <= start < end <= 1"
-                )
-        if self.guess_mode not in (None, True, False):
-            raise InputError(f"guess_mode: got {self.guess_mode!r}, expected True or False")
-
-    def size(self, count: int) -> tuple[int, int] | None:
-        """Return height and width in pixels of the images, or None without any.
-
-        Raises:
-            InputError: They differ.
-        """
-        if self.control_image is None:
-            return None
-        sizes = {image_size(image, "control_image") for image in self.images(count)}
-        if len(sizes) > 1:
-            listed = ", ".join(f"{width} x {height}" for height, width in sorted(sizes))
-            raise InputError(f"control_image: got images of {listed} pixels, expected one size; resize them")
-        return sizes.pop()
-
-    def check_size(self, count: int, height: int, width: int) -> None:
-        """Refuse images of another size than the generated one.
-
-        Raises:
-            InputError: As said.
-        """
-        found = self.size(count)
-        if found is not None and found != (height, width):
-            raise InputError(
-                f"control_image: got {found[1]} x {found[0]} pixels, expected {width} x {height}, the size that is "
-                f"generated; resize it before edges or the like are taken from it"
-            )
-
-    def scales(self, index: int, count: int, steps: int) -> tuple[float, ...]:
-        """Return the scale of one ControlNet at every step, 0 outside its part of the run.
-
-        diffusers: `controlnet_keep`.
-        """
-        scale = _each("controlnet_conditioning_scale", self.controlnet_conditioning_scale, count, 1.0)[index]
-        start, end = self._starts(count)[index], self._ends(count)[index]
-        return tuple(0.0 if i / steps < start or (i + 1) / steps > end else scale for i in range(steps))
-
-    def images(self, count: int) -> list[Any]:
-        """Return the input of each ControlNet: an image, or a list with one for each prompt.
-
-        Raises:
-            InputError: There are not as many as ControlNets.
-        """
-        image: Any = self.control_image
-        if count == 1:
-            return [list(image) if isinstance(image, list | tuple) else image]
-        entries = list(image) if isinstance(image, list | tuple) else [image]
-        if entries and all(isinstance(entry, list | tuple) for entry in entries):
-            counts = {len(entry) for entry in entries}
-            if counts != {count}:
-                raise InputError(
-                    f"control_image: got lists of {', '.join(map(str, sorted(counts)))} images, expected {count} in "
-                    f"each: one for each ControlNet of this bundle"
-                )
-            return [list(images) for images in zip(*entries, strict=True)]
-        if len(entries) != count:
-            raise InputError(
-                f"control_image: got {len(entries)}, expected a list of {count}: one for each ControlNet of this bundle"
-            )
-        return entries
-
-    def _starts(self, count: int) -> list[float]:
-        return _each("control_guidance_start", self.control_guidance_start, count, 0.0)
-
-    def _ends(self, count: int) -> list[float]:
-        return _each("control_guidance_end", self.control_guidance_end, count, 1.0)
 
 
 class ControlNets:
@@ -199,13 +74,41 @@ class ControlNets:
             )
         if refused_by is not None:
             raise InputError(f"control_image: {refused_by} has no ControlNets; leave it out")
-        inputs.check(len(self.names), prompts)
-        if inputs.guess_mode and self.encodes_image:
+        inputs.check(self.count(inputs), prompts)
+        if inputs.guess_mode and not self._models[0].has_guess_mode:
             raise InputError("guess_mode: the ControlNets of this bundle have none; leave it out")
         if self.takes_mask == (inputs.control_mask is None):
             got = "got none, expected the mask that" if self.takes_mask else "got one, but no mask is what"
             action = "pass it, white where the image is generated" if self.takes_mask else "leave it out"
             raise InputError(f"control_mask: {got} the ControlNets of this bundle take; {action}")
+        self._check_modes(inputs)
+
+    def _check_modes(self, inputs: ControlNetInputs) -> None:
+        """Refuse modes that are none of a union's, with an `InputError`."""
+        if inputs.control_mode is not None and not self.takes_mode:
+            raise InputError("control_mode: got one, but no ControlNet of this bundle is a union; leave it out")
+        count = self.count(inputs)
+        modes = inputs.modes(count)
+        if len(modes) != count:
+            raise InputError(
+                f"control_mode: got {len(modes)} numbers, expected one, or {count}: one for each ControlNet"
+            )
+        for model, mode in zip(self.networks(inputs), modes, strict=True):
+            known = model.modes
+            if known is not None and (type(mode) is not int or not 0 <= mode < known):
+                got = "none" if mode is None else repr(mode)
+                raise InputError(
+                    f"control_mode: got {got}, expected a whole number from 0 to {known - 1}: {model.component!r} is a "
+                    f"union for {known} kinds of control images"
+                )
+
+    def count(self, inputs: ControlNetInputs) -> int:
+        """Return the number of control images of a call for each prompt."""
+        return inputs.count(len(self._models))
+
+    def networks(self, inputs: ControlNetInputs) -> list[ControlNetModel]:
+        """Return the ControlNet of each control image of a call; a union may have several."""
+        return self._models * self.count(inputs) if len(self._models) == 1 else self._models
 
     @property
     def takes_mask(self) -> bool:
@@ -217,15 +120,52 @@ class ControlNets:
         """True if a ControlNet sees latents of its image."""
         return any(model.encodes_image for model in self._models)
 
+    @property
+    def takes_mode(self) -> bool:
+        """True if a ControlNet is a union for several kinds of images."""
+        return any(model.modes is not None for model in self._models)
+
+    @property
+    def crops_image(self) -> bool:
+        """True if an inpainted region is cut out of control images too; those of FLUX.1 show the region alone."""
+        return not any(model.serves_both for model in self._models)
+
+    def encode(self, inputs: ControlNetInputs | None, guidance: Guidance, context: TaskContext) -> list[FloatArray]:
+        """Return the latents of control images, for ControlNets that see these; drawn before those of the task.
+
+        Args:
+            inputs: Of the call, checked; None where no image guides it.
+            guidance: Of the denoiser.
+            context: Of the task.
+
+        Raises:
+            InputError: An image does not fit.
+        """
+        if inputs is None or not self.encodes_image:
+            return []
+        own, images = TorchCpuGenerator(CONTROL_SEED), inputs.images(self.count(inputs))
+        return [
+            control_latents(
+                model,
+                image,
+                inputs.control_mask,
+                context.vae,
+                own if model.draws_apart else context.generator,
+                rows=context.images,
+                copies=context.inputs.num_images_per_prompt,
+                guidance_copies=1 if model.serves_both else guidance.copies,
+            )
+            for model, image in zip(self.networks(inputs), images, strict=True)
+        ]
+
     def begin(
         self,
         inputs: ControlNetInputs | None,
         guidance: Guidance,
         condition: Condition,
-        vae: AutoencoderKL,
-        copies: int,
-        steps: int,
-        crop: "Callable[[Image], Image] | None",
+        context: TaskContext,
+        encoded: Sequence[FloatArray],
+        init: LoopInit,
     ) -> "Residuals":
         """Return the source of the residuals of one run.
 
@@ -233,38 +173,45 @@ class ControlNets:
             inputs: Of the call, checked; None where no image guides it.
             guidance: Of the denoiser.
             condition: Of the prompts.
-            vae: Of the latents.
-            copies: Images for every prompt.
-            steps: Timesteps of the run, before any are cut from its end.
-            crop: As `LoopInit.crop`.
+            context: Of the task.
+            encoded: Result of `encode`.
+            init: Start of the loop.
 
         Raises:
             InputError: An image is none, or no PIL image where it must be cropped.
         """
         nets: list[ActiveNet] = []
         guess_mode = inputs is not None and bool(inputs.guess_mode or self._models[0].pooled)
-        conditional_only = guess_mode and guidance.copies > 1
+        serves_both = not self.crops_image
+        conditional_only = (guess_mode or serves_both) and guidance.copies > 1
         if inputs is not None:
-            count = len(self._models)
-            rows = len(next(iter(condition.conditional.values())))
-            generator = TorchCpuGenerator(CONTROL_SEED)
-            for index, (model, image) in enumerate(zip(self._models, inputs.images(count), strict=True)):
-                if isinstance(model, SD3ControlNetModel):
-                    sizes = {"rows": rows, "copies": copies, "guidance_copies": guidance.copies}
-                    full = control_latents(model, image, inputs.control_mask, vae, generator, **sizes)
-                else:
-                    pixels = read_pixels(_cropped(image, crop), "control_image")
-                    pixels = np.repeat(pixels, rows if len(pixels) == 1 else copies, axis=0)
-                    full = pixels if conditional_only else np.concatenate([pixels] * guidance.copies)
-                nets.append(ActiveNet(model=model, image=full, scales=inputs.scales(index, count, steps)))
+            count, rows, copies = self.count(inputs), context.images, context.inputs.num_images_per_prompt
+            images, modes = inputs.images(count), inputs.modes(count)
+            for index, model in enumerate(self.networks(inputs)):
+                full = encoded[index] if encoded else _read(model, images[index], init.crop, rows, copies)
+                if not encoded and not conditional_only:
+                    full = np.concatenate([full] * guidance.copies)
+                feeds = model.call_feeds(rows, context.inputs.guidance_scale, modes[index])
+                scales = inputs.scales(index, count, len(init.timesteps))
+                nets.append(ActiveNet(model=model, image=full, scales=scales, feeds=feeds))
         return Residuals(
             nets,
             conditioning=condition.conditional if conditional_only else guidance.feeds(condition),
-            scale_factor=vae.scale_factor,
+            scale_factor=context.vae.scale_factor,
             conditional_only=conditional_only,
+            serves_both=serves_both,
             guess_mode=guess_mode,
             taken=self._residual_inputs() if self.names else (),
         )
+
+
+def _read(
+    model: ControlNetModel, image: Any, crop: "Callable[[Image], Image] | None", rows: int, copies: int
+) -> FloatArray:
+    """Return pixels of control images, a row for each result, as a ControlNet sees them."""
+    pixels = control_pixels(image) if model.signed_pixels else read_pixels(_cropped(image, crop), "control_image")
+    repeated: FloatArray = np.repeat(pixels, rows if len(pixels) == 1 else copies, axis=0)
+    return repeated
 
 
 def _cropped(image: Any, crop: "Callable[[Image], Image] | None") -> Any:
@@ -276,7 +223,3 @@ def _cropped(image: Any, crop: "Callable[[Image], Image] | None") -> Any:
         if not hasattr(item, "crop"):
             raise InputError(f"control_image: got {type(item).__name__} with padding_mask_crop, expected PIL images")
     return [crop(item) for item in items]
-
-
-def _each(name: str, value: float | Sequence[float] | None, count: int, default: float) -> list[float]:
-    return number_for_each(name, value, count, default, "ControlNet")

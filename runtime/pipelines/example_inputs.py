@@ -13,6 +13,7 @@ __all__ = [
     "ADAPTER",
     "CONTROL",
     "CONTROL_MASK",
+    "CONTROL_MODE",
     "DEPTH_MAP",
     "EXAMPLE_INPUTS",
     "HINT",
@@ -43,6 +44,9 @@ HINT = "hint"
 
 CONTROL_MASK = "control_mask"
 """Argument of ControlNets for inpainting, of which the middle is white."""
+
+CONTROL_MODE = "control_mode"
+"""Argument of unions of ControlNets, which is their first kind of image."""
 
 IMAGE_PROMPT = "image prompt"
 """Name for an image that conditions instead of a text: its size is not that of the result."""
@@ -92,6 +96,9 @@ def make_example_inputs(
     joined = _joined(drawing, names)
     if CONTROL_MASK in names:
         joined[CONTROL_MASK] = _middle(down, across)
+    if CONTROL_MODE in names:
+        count = sum(name == CONTROL for name in names)
+        joined[CONTROL_MODE] = 0 if count == 1 else [0] * count
     if "image" not in names:
         return {"height": height, "width": width, **joined}
     strength = {"strength": 1.0, **joined} if "strength" in names else joined

@@ -12,7 +12,14 @@ from diffoundry.runtime.models.safety_checker import StableDiffusionSafetyChecke
 from diffoundry.runtime.pipelines.base import PipelineBase
 from diffoundry.runtime.pipelines.class_overrides import open_scheduler, override_sample_size
 from diffoundry.runtime.pipelines.controlnet import ControlNets
-from diffoundry.runtime.pipelines.example_inputs import ADAPTER, CONTROL, CONTROL_MASK, PROMPT, example_input_names
+from diffoundry.runtime.pipelines.example_inputs import (
+    ADAPTER,
+    CONTROL,
+    CONTROL_MASK,
+    CONTROL_MODE,
+    PROMPT,
+    example_input_names,
+)
 from diffoundry.runtime.pipelines.families.base import Family
 from diffoundry.runtime.pipelines.inputs import CommonInputs
 from diffoundry.runtime.pipelines.ip_adapter import ImagePrompts
@@ -192,7 +199,8 @@ class PipelineInterface(PipelineBase):
         estimates = self.family.depth_estimator is not None
         texts = bool(self.text_encoders)
         mask = (CONTROL_MASK,) if self.controlnets.takes_mask else ()
-        return *example_input_names(self.default_task, counts, texts=texts, estimates_depth=estimates), *mask
+        mode = (CONTROL_MODE,) if self.controlnets.takes_mode else ()
+        return *example_input_names(self.default_task, counts, texts=texts, estimates_depth=estimates), *mask, *mode
 
     @property
     def used_components(self) -> tuple[str, ...]:

@@ -19,7 +19,8 @@ from diffoundry.runtime.pipelines.attention.control import (
     seeds_of,
 )
 from diffoundry.runtime.pipelines.control_residuals import Residuals
-from diffoundry.runtime.pipelines.controlnet import ControlNetInputs, ControlNets
+from diffoundry.runtime.pipelines.controlnet import ControlNets
+from diffoundry.runtime.pipelines.controlnet_inputs import ControlNetInputs
 from diffoundry.runtime.pipelines.denoising import AfterStep
 from diffoundry.runtime.pipelines.families.base import Family
 from diffoundry.runtime.pipelines.guidance import Condition, Guidance
@@ -27,7 +28,7 @@ from diffoundry.runtime.pipelines.inputs import CommonInputs
 from diffoundry.runtime.pipelines.ip_adapter import ImagePrompts
 from diffoundry.runtime.pipelines.ip_adapter_inputs import ImagePromptInputs
 from diffoundry.runtime.pipelines.t2i_adapter import AdapterFeatures, T2IAdapterInputs, T2IAdapters
-from diffoundry.runtime.pipelines.tasks.base import LoopInit, Task
+from diffoundry.runtime.pipelines.tasks.base import LoopInit, Task, TaskContext
 
 __all__ = ["PART_INPUTS", "PART_NAMES", "PartCall", "PartRun", "Parts"]
 
@@ -130,19 +131,33 @@ class Parts:
     def default_size(self, call: PartCall) -> tuple[int, int] | None:
         """Return height and width in pixels that an image of the call sets; None where none does."""
         if call.control is not None:
-            return call.control.size(len(self.controlnets.names))
+            return call.control.size(self.controlnets.count(call.control))
         return None if call.adapters is None else self.t2i_adapters.default_size(call.adapters)
 
-    def check_size(self, call: PartCall, canvas: tuple[int, int]) -> None:
-        """Refuse control images of another size than the canvas, height and width in pixels, with an `InputError`."""
+    def check_size(self, call: PartCall, size: tuple[int, int], canvas: tuple[int, int]) -> None:
+        """Refuse control images of another size.
+
+        Args:
+            call: The arguments.
+            size: Height and width in pixels that are generated.
+            canvas: Those of the image that a generated region lies in.
+
+        Raises:
+            InputError: As said.
+        """
         if call.control is not None:
-            call.control.check_size(len(self.controlnets.names), *canvas)
+            expected = canvas if self.controlnets.crops_image else size
+            call.control.check_size(self.controlnets.count(call.control), *expected)
 
     def extend(self, call: PartCall, condition: Condition, shape: Sequence[int], guidance: Guidance) -> Condition:
         """Add image prompts to the condition of the prompts; `shape` is that of the latents."""
         factor = self._vae.scale_factor
         prepared = self.image_prompts.prepare(call.image_prompts, tuple(shape), guidance.guided, factor)
         return condition if prepared is None else prepared.extend(condition)
+
+    def encode(self, call: PartCall, guidance: Guidance, context: TaskContext) -> list[FloatArray]:
+        """Return the latents of control images; see `ControlNets.encode`."""
+        return self.controlnets.encode(call.control, guidance, context)
 
     def begin(
         self,
@@ -151,10 +166,8 @@ class Parts:
         condition: Condition,
         init: LoopInit,
         prompts: Any,
-        *,
-        copies: int,
-        steps: int,
-        counted: int,
+        context: TaskContext,
+        encoded: Sequence[FloatArray] | None,
         total: int,
     ) -> "PartRun":
         """Return the parts of one run.
@@ -165,19 +178,18 @@ class Parts:
             condition: Of the prompts and image prompts.
             init: Start of the loop.
             prompts: The prompts.
-            copies: Images for every prompt.
-            steps: Steps as the caller counts them.
-            counted: The same, of those that are run where the end is cut.
+            context: Of the task.
+            encoded: Result of `encode`.
             total: Steps of the loop.
 
         Raises:
             InputError: An image does not fit, or a word occurs in no prompt.
         """
+        copies, steps = context.inputs.num_images_per_prompt, context.steps
+        counted = steps if context.inputs.denoising_end is None else total
         residuals = attention = None
         if self.controlnets.names:
-            residuals = self.controlnets.begin(
-                call.control, guidance, condition, self._vae, copies, len(init.timesteps), init.crop
-            )
+            residuals = self.controlnets.begin(call.control, guidance, condition, context, encoded or (), init)
         features = self.t2i_adapters.begin(
             call.adapters, init.latents.shape, guidance.copies, copies, self._vae.scale_factor, counted
         )

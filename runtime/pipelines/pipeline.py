@@ -163,6 +163,7 @@ class DiffusionPipeline(PipelineInterface):
             extra_channels=self._extra_channels,
             family=self.family,
         )
+        seen = None if call.parts is None else self.parts.encode(call.parts, guidance, context)
         init, signal = task.begin(context), StopSignal()
         with self._signals_lock:
             self._signals.add(signal)
@@ -175,9 +176,8 @@ class DiffusionPipeline(PipelineInterface):
         step_end = callback and make_step_end(callback, names, self, changeable, tensors, signal)
         parts, after_step = None, init.after_step
         if call.parts is not None:
-            copies, counted = common.num_images_per_prompt, steps if end is None else len(timesteps)
-            sizes = {"copies": copies, "steps": steps, "counted": counted, "total": len(timesteps)}
-            parts = self.parts.begin(call.parts, guidance, condition, init, call.prompts, **sizes)
+            own = guidance, condition, init, call.prompts, context
+            parts = self.parts.begin(call.parts, *own, seen, len(timesteps))
             after_step = parts.after_step(init.after_step)
         predict = partial(self._predict, guidance, feeds, init.channels, parts)
         skips = controlled and task.name in self.family.skip_normalization_tasks
@@ -227,7 +227,7 @@ class DiffusionPipeline(PipelineInterface):
         manifest = self.session.bundle.manifest
         check_size(size, self.vae.scale_factor, self.denoiser.patch_size, manifest.recipe if manifest else None)
         if parts is not None:
-            self.parts.check_size(parts, task.canvas(*size))
+            self.parts.check_size(parts, size, task.canvas(*size))
         if self.vae.tiles and (kind.from_image or common.output_type != "latent"):
             self.vae.check_tiles(*size)
         images, decodes = prompts.count * copies, common.output_type != "latent"

@@ -134,6 +134,7 @@ _LARGE: Mapping[str, tuple[Callable[[Path], Any], int]] = {
         name: (partial(make_flux, name=name, **DEV, **options), 16)
         for name, options in {
             **{f"Flux{form}Pipeline": {} for form in (*_FORMS, "Kontext")},
+            **{f"FluxControlNet{form}Pipeline": {} for form in _FORMS},
             "FluxControlPipeline": {"in_channels": 8 * LATENTS, "out_channels": 4 * LATENTS},
             "FluxFillPipeline": {"in_channels": 12 * LATENTS, "out_channels": 4 * LATENTS},
         }.items()

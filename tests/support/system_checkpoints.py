@@ -14,6 +14,7 @@ from tiny_cascade import make_cascade_decoder, make_cascade_prior
 from tiny_checkpoints import VARIANTS, write_tiny_checkpoint
 from tiny_chroma import NAMES as CHROMA
 from tiny_chroma import make_chroma
+from tiny_flux import DEV, make_flux
 from tiny_kandinsky import DDIM, make_decoder, make_prior, make_text_decoder
 from tiny_kandinsky_3 import make_kandinsky_3
 from tiny_pixart import make_pixart
@@ -73,6 +74,11 @@ SYSTEM_TABLES: Mapping[str, _Makers] = {
         "AuraFlowPipeline": make_auraflow,
         **_by_name(make_chroma, *CHROMA),
         **_by_name(make_pixart, "PixArtAlphaPipeline", "PixArtSigmaPipeline"),
+        **_by_name(
+            partial(make_flux, **DEV),
+            *(f"Flux{form}Pipeline" for form in ("", "Img2Img", "Inpaint", "Kontext")),
+            *(f"FluxControlNet{form}Pipeline" for form in ("", "Img2Img", "Inpaint")),
+        ),
     },
 }
 """Table to its checkpoints: name, or class of the pipeline, to the function that writes it into a folder."""

@@ -3,6 +3,7 @@
 import shutil
 
 import diffusers
+import torch
 import transformers
 from t5_tokenizer import write_sentencepiece
 from tiny_checkpoints import EMOJI
@@ -10,7 +11,19 @@ from tiny_networks import text_encoder
 
 from diffoundry.exporter.checkpoints.tokenizer_files import open_tokenizer
 
-__all__ = ["DEV", "LATENTS", "SCHNELL", "SHIFT", "WIDTH", "make_flux", "make_t5", "make_vae"]
+__all__ = [
+    "DEEP",
+    "DEV",
+    "LATENTS",
+    "SCHNELL",
+    "SHIFT",
+    "UNION",
+    "WIDTH",
+    "make_flux",
+    "make_flux_controlnet",
+    "make_t5",
+    "make_vae",
+]
 
 WIDTH = 32
 """Of T5's hidden states."""
@@ -22,6 +35,12 @@ SHIFT = {"use_dynamic_shifting": True, "base_image_seq_len": 16, "max_image_seq_
 DEV, SCHNELL = {"guidance_embeds": True}, {"guidance_embeds": False}
 """Options of the transformers, which are published with 19 and 38 layers."""
 
+DEEP = {**DEV, "num_layers": 3, "num_single_layers": 2}
+"""Of a transformer with more blocks than a ControlNet."""
+
+UNION = {**DEV, "num_mode": 3}
+"""Of a ControlNet for three kinds of images."""
+
 
 def make_t5():
     """Return a text encoder."""
@@ -30,34 +49,31 @@ def make_t5():
 
 
 def make_vae(**options):
-    """Return a VAE with 2 pixels to a latent; options beside or instead of the usual ones."""
-    usual = {"scaling_factor": 0.3611, "shift_factor": 0.1159}
+    """Return a VAE with 2 pixels to a latent, by default."""
     return diffusers.AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        layers_per_block=1,
-        norm_num_groups=4,
-        latent_channels=LATENTS,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-        **{**usual, **options},
-    )
+        **{
+            "block_out_channels": (8, 8), "down_block_types": ("DownEncoderBlock2D",) * 2,
+            "up_block_types": ("UpDecoderBlock2D",) * 2, "layers_per_block": 1, "norm_num_groups": 4,
+            "latent_channels": LATENTS, "use_quant_conv": False, "use_post_quant_conv": False,
+            "scaling_factor": 0.3611, "shift_factor": 0.1159, **options,
+        }
+    )  # fmt: skip
 
 
-def make_flux(folder, name="FluxPipeline", scheduler=None, **options):
-    """Write the checkpoint of a pipeline class.
+def make_flux(folder, name="FluxPipeline", scheduler=None, vae=None, **options):
+    """Write the checkpoint of a pipeline class; one with a ControlNet has a union.
 
     Args:
         folder: Where.
         name: Class of the pipeline.
         scheduler: Options of its scheduler; by default the schedule depends on the size.
+        vae: Options of its VAE.
         options: Of its transformer.
     """
     tokenizer = folder / "source"
     write_sentencepiece(tokenizer)
     clip = text_encoder(num_hidden_layers=1)
-    t5, vae = make_t5(), make_vae()
+    t5, vae = make_t5(), make_vae(**(vae or {}))
     transformer = diffusers.FluxTransformer2DModel(
         **{
             "in_channels": 4 * LATENTS, "num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16,
@@ -73,5 +89,33 @@ def make_flux(folder, name="FluxPipeline", scheduler=None, **options):
         text_encoder_2=t5,
         tokenizer_2=open_tokenizer(tokenizer, "T5TokenizerFast"),
         transformer=transformer,
+        **({"controlnet": _controlnet(0, **UNION)} if "ControlNet" in name else {}),
     ).save_pretrained(folder)
     shutil.rmtree(tokenizer)
+
+
+def make_flux_controlnet(folder, seed=0, **options):
+    """Write a ControlNet for the transformers above; all its weights are random.
+
+    Args:
+        folder: Where.
+        seed: Of the weights.
+        options: Of the network.
+    """
+    _controlnet(seed, **options).save_pretrained(folder)
+
+
+def _controlnet(seed, **options):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = diffusers.FluxControlNetModel(
+            **{
+                "in_channels": 4 * LATENTS, "num_layers": 2, "num_single_layers": 1, "attention_head_dim": 16,
+                "num_attention_heads": 2, "joint_attention_dim": WIDTH, "pooled_projection_dim": 32,
+                "axes_dims_rope": (4, 6, 6), **options,
+            }
+        )  # fmt: skip
+        for parameter in made.parameters():
+            if not parameter.any():
+                parameter.data = 0.1 * torch.randn(parameter.shape)
+    return made

@@ -141,7 +141,7 @@ def record_calls(pipeline: Any, components: Sequence[Component]) -> Iterator[dic
         if converts:
             feeds |= {name: to_numpy(tensor) for name, tensor in wrapper.computed_inputs(module, passed).items()}
         whole = (output,) if torch.is_tensor(output) else output
-        parts = whole if isinstance(whole, tuple | list) else whole.to_tuple()
+        parts = [part for part in (whole if isinstance(whole, tuple | list) else whole.to_tuple()) if part is not None]
         flat = [tensor for part in parts for tensor in (part if isinstance(part, list | tuple) else [part])]
         names = [spec.name for spec in component.outputs if spec.name != ATTENTION_MAPS]  # diffusers has no such output
         outputs = {name: to_numpy(tensor) for name, tensor in zip(names, flat, strict=True)}

@@ -84,7 +84,7 @@ class Flux(PackedLatents, PooledPromptFamily):
     """CLIP and T5, and a transformer over tokens of 2 x 2 latents.
 
     Black Forest Labs 2024, https://github.com/black-forest-labs/flux. diffusers: `FluxPipeline`, `FluxImg2ImgPipeline`,
-    `FluxInpaintPipeline`.
+    `FluxInpaintPipeline`, and these with a ControlNet.
     """
 
     Inputs: ClassVar[type[PromptInputs]] = FluxPromptInputs
@@ -92,6 +92,10 @@ class Flux(PackedLatents, PooledPromptFamily):
         "text_to_image": {"num_inference_steps": 28, "guidance_scale": 3.5},
         "image_to_image": {"num_inference_steps": 28, "guidance_scale": 7.0, "strength": 0.6},
         "inpainting": {"num_inference_steps": 28, "guidance_scale": 7.0, "strength": 0.6},
+    }
+    controlnet_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        **defaults,
+        "text_to_image": {"num_inference_steps": 28, "guidance_scale": 7.0},
     }
 
     def __init__(self, session: EngineSession) -> None:

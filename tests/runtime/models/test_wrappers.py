@@ -149,7 +149,8 @@ def test_an_unknown_vae_is_refused():
 
 def test_an_unknown_controlnet_is_refused():
     with pytest.raises(
-        BundleError, match="got the ControlNet 'ControlNetXS', expected one of ControlNetModel, SD3ControlNetModel"
+        BundleError,
+        match="got the ControlNet 'ControlNetXS', expected one of ControlNetModel, FluxControlNetModel, SD3Con",
     ):
         open_controlnet(session({}, "ControlNetXS"), "controlnet")
 

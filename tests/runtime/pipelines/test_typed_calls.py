@@ -13,7 +13,7 @@ import diffoundry
 from diffoundry.runtime.engines.plugins import resolve
 from diffoundry.runtime.pipelines.attention.control import AttentionInputs
 from diffoundry.runtime.pipelines.call_arguments import CallArguments
-from diffoundry.runtime.pipelines.controlnet import ControlNetInputs
+from diffoundry.runtime.pipelines.controlnet_inputs import ControlNetInputs
 from diffoundry.runtime.pipelines.inputs import CommonInputs
 from diffoundry.runtime.pipelines.ip_adapter_inputs import ImagePromptInputs
 from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline

@@ -19,6 +19,7 @@ from diffoundry.exporter.calibrate.request import QuantizationRequest
 from diffoundry.runtime import load
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.bundle.specs import DimSpec
+from diffoundry.runtime.pipelines.example_inputs import CONTROL, CONTROL_MODE, make_example_inputs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -51,15 +52,16 @@ def test_int8_is_calibrated(exported, folder):
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
-def test_weights_of_few_bits_stay_close(exported, folder, target):
+@pytest.mark.parametrize("name", ["folder", "controlnet"])
+def test_weights_of_few_bits_stay_close(exported, target, name, request):
+    place = request.getfixturevalue(name)
     request = QuantizationRequest(
         budget=Budget(min_psnr=15), prompts=("cat",), held_out=("apple",), steps=4, height=32, width=32
     )
     words = ("int8-weights", "int4-weights")
-    bundle = exported(folder, target=target, precision=f"fp32,{','.join(words)}", quantization=request)
-    images = {
-        word: load(bundle, target=target, precision=word)("a cat", **SETTINGS).images for word in ("fp32", *words)
-    }
+    bundle = exported(place, target=target, precision=f"fp32,{','.join(words)}", quantization=request)
+    given = {**SETTINGS, **(make_example_inputs([CONTROL, CONTROL_MODE], *SIZE) if name == "controlnet" else {})}
+    images = {word: load(bundle, target=target, precision=word)("a cat", **given).images for word in ("fp32", *words)}
     for word in words:
         check_int8(images["fp32"], images[word], 15)
 
@@ -83,23 +85,30 @@ def control(system_checkpoint):
     return system_checkpoint("flux-control", lambda folder: make_flux(folder, "FluxControlPipeline", **options))
 
 
-@pytest.mark.parametrize("name", ["folder", "fill", "kontext", "control"])
+@pytest.fixture
+def controlnet(system_checkpoint):
+    return system_checkpoint("flux-controlnet", lambda folder: make_flux(folder, "FluxControlNetPipeline", **DEV))
+
+
+@pytest.mark.parametrize("name", ["folder", "fill", "kontext", "control", "controlnet"])
 def test_core_ml_has_the_numbers_of_onnx_runtime(exported, name, request):
     bundle = exported(request.getfixturevalue(name), target="onnxruntime,coreml", buckets=(SIZE,))
     (engine,) = (spec for spec in Bundle(bundle).engines("transformer") if spec.target == "coreml")
     shapes = {spec.name: spec.shape for spec in engine.inputs}
     assert shapes["encoder_hidden_states"][1] == 512
     assert shapes["rotary_cos"] == shapes["rotary_sin"] == (8, 8, 8)
-    check_core_ml(bundle)
+    check_core_ml(bundle, (0, 3) if name == "controlnet" else (0, 50))
 
 
-@pytest.mark.parametrize("name", ["folder", "fill", "kontext", "control"])
+@pytest.mark.parametrize("name", ["folder", "fill", "kontext", "control", "controlnet"])
 def test_tensorrt_for_rtx_builds_every_network(exported, name, request):
     folder = request.getfixturevalue(name)
-    assert check_tensorrt_rtx(lambda **options: exported(folder, buckets=(SIZE,), **options)) == PARTS
+    assert check_tensorrt_rtx(lambda **options: exported(folder, buckets=(SIZE,), **options)) == PARTS | (
+        {"controlnet"} if name == "controlnet" else set()
+    )
 
 
-@pytest.mark.parametrize("name", ["folder", "schnell", "fill", "kontext", "control"])
+@pytest.mark.parametrize("name", ["folder", "schnell", "fill", "kontext", "control", "controlnet"])
 def test_verify_passes_every_check(exported, name, request):
     side = DimSpec(min=16, max=32, multiple_of=4)
     sizes = {"dims": {"height": side, "width": side}} if name == "kontext" else {"buckets": (SIZE,)}
