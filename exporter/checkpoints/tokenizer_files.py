@@ -20,8 +20,8 @@ _T5, _XLM_R = "spiece.model", "sentencepiece.bpe.model"
 _WORDPIECE = "vocab.txt"
 _CONFIG = "tokenizer_config.json"
 
-ENDINGS = (".json", ".txt", _T5, _XLM_R)
-"""Suffixes of the files that define tokenization."""
+ENDINGS = (".json", ".txt", ".jinja", _T5, _XLM_R)
+"""Suffixes of the files that define tokenization and chats."""
 
 _EXTRA_IDS = 100
 """Number of sentinel tokens after the pieces of T5's sentencepiece model. transformers: `T5Tokenizer.__init__`."""

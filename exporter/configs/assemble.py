@@ -13,6 +13,7 @@ from typing import Any
 from diffoundry.exporter.checkpoints.json_files import read_json
 from diffoundry.exporter.configs.vocabulary import (
     write_bert_vocabulary,
+    write_qwen_vocabulary,
     write_t5_vocabulary,
     write_vocabulary,
     write_xlm_roberta_vocabulary,
@@ -21,7 +22,12 @@ from diffoundry.exporter.configs.vocabulary import (
 __all__ = ["assemble_configs", "remove_scratch", "scratch_folder"]
 
 
-_VOCABULARIES = {"T5": write_t5_vocabulary, "Bert": write_bert_vocabulary, "XLMRoberta": write_xlm_roberta_vocabulary}
+_VOCABULARIES = {
+    "T5": write_t5_vocabulary,
+    "Bert": write_bert_vocabulary,
+    "Qwen2": write_qwen_vocabulary,
+    "XLMRoberta": write_xlm_roberta_vocabulary,
+}
 """First letters of a tokenizer's class to the function that writes its vocabulary; CLIP's for all others."""
 
 

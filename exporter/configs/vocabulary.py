@@ -16,6 +16,7 @@ __all__ = [
     "clip_merges",
     "clip_vocabulary",
     "write_bert_vocabulary",
+    "write_qwen_vocabulary",
     "write_t5_vocabulary",
     "write_vocabulary",
     "write_xlm_roberta_vocabulary",
@@ -29,6 +30,9 @@ _BERT_SPECIALS = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]"
 """Numbers of BERT's special tokens; those between are unused."""
 
 _XLM_R_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
+
+_QWEN_SPACE = "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}"
+_QWEN_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 _T5_SPECIALS = ("<pad>", "</s>", "<unk>")
 _T5_PIECES, _T5_SENTINELS = 32_000, 100
@@ -78,6 +82,23 @@ def write_bert_vocabulary(folder: Path) -> None:
     pieces = dict.fromkeys((*first, *characters, *(f"##{character}" for character in characters), *parts))
     lines = list(pieces)[:_BERT_TOKENS]
     (folder / "vocab.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_qwen_vocabulary(folder: Path) -> None:
+    """Write vocab.json and merges.txt of Qwen's kind, for networks with random weights.
+
+    Qwen's own 151,643 pieces are not installed. These are bytes, the words and parts of words of CLIP's vocabulary, the
+    words with a space before them, and the special tokens, with other numbers than Qwen's.
+    """
+    letters = [chr(code) for code in _byte_letters()]
+    joined = [(left, right.removesuffix(_END)) for left, right in clip_merges()]
+    words = [left + right.removesuffix(_END) for left, right in clip_merges() if right.endswith(_END)]
+    pairs = dict.fromkeys((*joined, *((_QWEN_SPACE, word) for word in (*letters[:94], *words))))
+    tokens = dict.fromkeys((*letters, *(left + right for left, right in pairs), *_QWEN_SPECIALS))
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False) + "\n", encoding="utf-8")
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in pairs)]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def write_t5_vocabulary(folder: Path) -> None:

@@ -227,6 +227,8 @@ def call_pipeline(
     arguments = {name: value for name, value in arguments.items() if name in taken or value is not None}
     if "prompt" in taken:
         arguments["prompt"] = prompt if arguments.get("prompt_embeds") is None else None
+    # ZImagePipeline writes its chats into the lists of the caller.
+    arguments = {name: list(value) if type(value) is list else value for name, value in arguments.items()}
     if type(pipeline).__name__ in _DECODE_UNSHIFTED:
         with shifted_decoding(pipeline):
             return _call(pipeline, on_step, taken, arguments, watch=watch)

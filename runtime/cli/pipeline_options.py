@@ -72,6 +72,8 @@ _sd3 = options_in("Stable Diffusion 3")
 
 _flux = options_in("FLUX.1")
 
+_z_image = options_in("Z-Image")
+
 _OPTIONS = (
     _image("--image", type=_FILE, help="Start from this image."),
     _image("--strength", type=float, help="How much of --image may change, 0 to 1."),
@@ -103,8 +105,8 @@ _OPTIONS = (
     _sd3(
         "--max-sequence-length",
         type=int,
-        help="Tokens of T5, at most 512, also of PixArt, FLUX.1, Chroma and AuraFlow.  [default: 256; PixArt-Alpha 120,"
-        " PixArt-Sigma 300, FLUX.1 and Chroma 512]",
+        help="Most tokens of a prompt, of T5 or of a language model.  [default: 256; PixArt-Alpha 120,"
+        " PixArt-Sigma 300, FLUX.1, Chroma and Z-Image 512]",
     ),
     _sd3(
         "--skip-layers", "skip_guidance_layers", also=("--skip-guidance-layers",), callback=_numbers, metavar="N,N,...",
@@ -127,6 +129,12 @@ _OPTIONS = (
         "--true-cfg-scale",
         type=float,
         help="Guidance by --negative-prompt, at twice the cost; --guidance-scale is embedded.  [default: 1, off]",
+    ),
+    _z_image(
+        "--cfg-normalization", type=float, help="Limit the norm of a guided prediction to N times that of the prompt's."
+    ),
+    _z_image(
+        "--cfg-truncation", type=float, help="Guide up to this time, from 0, noise, to 1.  [default: 1, to the end]"
     ),
 )  # fmt: skip
 
@@ -152,6 +160,8 @@ PIPELINE_SETTINGS = (
     "skip_layer_guidance_stop",
     "true_cfg_scale",
     "max_area",
+    "cfg_normalization",
+    "cfg_truncation",
 )
 """Their names as arguments of a pipeline, without the files."""
 

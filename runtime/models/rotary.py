@@ -17,7 +17,7 @@ THETA = 10000.0
 
 
 def rotary_angles(
-    positions: npt.NDArray[np.float64], widths: Sequence[int], theta: float = THETA
+    positions: npt.NDArray[np.float64], widths: Sequence[int], theta: float = THETA, *, rounded: bool = False
 ) -> tuple[FloatArray, FloatArray]:
     """Return cosines and sines, float32 (..., sum(widths) / 2), of the angles of positions, computed in float64.
 
@@ -27,12 +27,15 @@ def rotary_angles(
         positions: (..., axes), the place of a token on each axis.
         widths: Of each axis, even numbers: its part of the width of a head.
         theta: Base of the frequencies.
+        rounded: True rounds the angles to float32 before, as networks with complex numbers do.
     """
     angles = [
         positions[..., axis, None] * (1.0 / theta ** (np.arange(0, width, 2, dtype=np.float64) / width))
         for axis, width in enumerate(widths)
     ]
     joined = np.concatenate(angles, axis=-1)
+    if rounded:
+        joined = joined.astype(np.float32).astype(np.float64)
     return np.cos(joined).astype(np.float32), np.sin(joined).astype(np.float32)
 
 

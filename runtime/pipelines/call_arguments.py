@@ -77,6 +77,9 @@ class CallArguments(TypedDict, total=False):
     skip_layer_guidance_stop: float | None
     # FluxPromptInputs
     true_cfg_scale: float
+    # ZImagePromptInputs
+    cfg_normalization: bool | float
+    cfg_truncation: float | None
     max_area: int
     _auto_resize: bool
     # ControlNetInputs

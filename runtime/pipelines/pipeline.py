@@ -29,7 +29,7 @@ from diffoundry.runtime.pipelines.interface import PipelineInterface
 from diffoundry.runtime.pipelines.output import PipelineOutput
 from diffoundry.runtime.pipelines.parts import PART_INPUTS, PART_NAMES, PartCall, PartRun, Parts
 from diffoundry.runtime.pipelines.run import Run
-from diffoundry.runtime.pipelines.skip_layer_guidance import SkipLayerGuidance
+from diffoundry.runtime.pipelines.step_guidance import StepGuidance
 from diffoundry.runtime.pipelines.tasks import other_task, possible_tasks
 from diffoundry.runtime.pipelines.tasks.base import Task, TaskContext, choose_task
 from diffoundry.runtime.pipelines.tasks.schedule import cut_end
@@ -262,10 +262,9 @@ class DiffusionPipeline(PipelineInterface):
         rows = np.concatenate([latents] * guidance.copies)
         sample = rows if channels is None else np.concatenate([rows, channels], axis=1)
         denoiser = self.denoiser if parts is None else parts.denoiser(self.denoiser)
-        output = denoiser(sample, timestep, feeds)
-        if isinstance(guidance, SkipLayerGuidance) and guidance.adds(index):
-            return guidance.add(output, denoiser, sample, timestep, feeds)
-        return guidance.combine(output)
+        if isinstance(guidance, StepGuidance):
+            return guidance.predict(denoiser, sample, timestep, feeds, index)
+        return guidance.combine(denoiser(sample, timestep, feeds))
 
     def decode(
         self, latents: FloatArray, output_type: str = "pil", *, statistics: bool = True

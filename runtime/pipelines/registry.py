@@ -154,6 +154,16 @@ FAMILY_TABLE = (
         exporter="diffoundry.exporter.families.auraflow:FAMILY",
     ),
     FamilyEntry(
+        name="z_image",
+        classes={
+            "ZImagePipeline": PipelineClass("text_to_image"),
+            "ZImageImg2ImgPipeline": PipelineClass("image_to_image"),
+            "ZImageInpaintPipeline": PipelineClass("inpainting"),
+        },
+        runtime="diffoundry.runtime.pipelines.families.z_image:ZImage",
+        exporter="diffoundry.exporter.families.z_image:FAMILY",
+    ),
+    FamilyEntry(
         name="pixart_alpha",
         classes={"PixArtAlphaPipeline": PipelineClass("text_to_image")},
         runtime="diffoundry.runtime.pipelines.systems.pixart:PixArtAlpha",

@@ -8,12 +8,13 @@ import numpy as np
 from diffoundry.runtime.models.protocols import Denoiser, Feeds, FloatArray
 from diffoundry.runtime.models.sd3_transformer_2d import SKIP_LAYERS
 from diffoundry.runtime.pipelines.guidance import ClassifierFreeGuidance
+from diffoundry.runtime.pipelines.step_guidance import StepGuidance
 
 __all__ = ["SkipLayerGuidance"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SkipLayerGuidance(ClassifierFreeGuidance):
+class SkipLayerGuidance(ClassifierFreeGuidance, StepGuidance):
     """Classifier-free guidance, and in some steps a further term: e + s (e_c - e_skip).
 
     e_c is the prediction for the prompt, e_skip that without the layers. diffusers: `skip_guidance_layers` of
@@ -34,6 +35,13 @@ class SkipLayerGuidance(ClassifierFreeGuidance):
     def adds(self, index: int) -> bool:
         """Return whether the term is added in a step, counted from 0."""
         return self.first < index < self.last
+
+    def predict(
+        self, denoiser: Denoiser | Any, sample: FloatArray, timestep: float, feeds: Feeds, index: int
+    ) -> FloatArray:
+        """See `StepGuidance.predict`."""
+        output: FloatArray = denoiser(sample, timestep, feeds)
+        return self.add(output, denoiser, sample, timestep, feeds) if self.adds(index) else self.combine(output)
 
     def add(
         self,

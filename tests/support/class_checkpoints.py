@@ -23,6 +23,8 @@ from tiny_pixart import make_pixart
 from tiny_shap_e import NAMES, make_shap_e
 from tiny_vq_diffusion import make_vq_diffusion
 from tiny_wuerstchen import make_wuerstchen_decoder, make_wuerstchen_prior
+from tiny_z_image import NAMES as Z_IMAGE
+from tiny_z_image import make_z_image
 from unclip_checkpoints import UNCLIP_CHECKPOINTS
 from upscaler_checkpoint import make_latent_upscaler, make_upscaler
 
@@ -141,6 +143,7 @@ _LARGE: Mapping[str, tuple[Callable[[Path], Any], int]] = {
     },
     "AuraFlowPipeline": (make_auraflow, 16),
     **{name: (partial(make_chroma, name=name), 16) for name in CHROMA},
+    **{name: (partial(make_z_image, name=name), 16) for name in Z_IMAGE},
     "StableCascadePriorPipeline": (make_cascade_prior, 128),
     "StableCascadeDecoderPipeline": (make_cascade_decoder, 128),
     "WuerstchenPriorPipeline": (make_wuerstchen_prior, 128),

@@ -21,6 +21,8 @@ from tiny_pixart import make_pixart
 from tiny_shap_e import NAMES, make_shap_e
 from tiny_vq_diffusion import make_vq_diffusion
 from tiny_wuerstchen import make_wuerstchen_decoder, make_wuerstchen_prior
+from tiny_z_image import NAMES as Z_IMAGE
+from tiny_z_image import make_z_image
 from unclip_checkpoints import UNCLIP_CHECKPOINTS
 from upscaler_checkpoint import make_latent_upscaler, make_upscaler
 
@@ -73,6 +75,7 @@ SYSTEM_TABLES: Mapping[str, _Makers] = {
         **_by_name(make_shap_e, *NAMES),
         "AuraFlowPipeline": make_auraflow,
         **_by_name(make_chroma, *CHROMA),
+        **_by_name(make_z_image, *Z_IMAGE),
         **_by_name(make_pixart, "PixArtAlphaPipeline", "PixArtSigmaPipeline"),
         **_by_name(
             partial(make_flux, **DEV),

@@ -142,8 +142,10 @@ def record_calls(pipeline: Any, components: Sequence[Component]) -> Iterator[dic
             feeds |= {name: to_numpy(tensor) for name, tensor in wrapper.computed_inputs(module, passed).items()}
         whole = (output,) if torch.is_tensor(output) else output
         parts = [part for part in (whole if isinstance(whole, tuple | list) else whole.to_tuple()) if part is not None]
-        flat = [tensor for part in parts for tensor in (part if isinstance(part, list | tuple) else [part])]
         names = [spec.name for spec in component.outputs if spec.name != ATTENTION_MAPS]  # diffusers has no such output
+        if len(names) == 1 and isinstance(parts[0], list):  # one tensor for each row
+            parts = [torch.stack(parts[0])]
+        flat = [tensor for part in parts for tensor in (part if isinstance(part, list | tuple) else [part])]
         outputs = {name: to_numpy(tensor) for name, tensor in zip(names, flat, strict=True)}
         outputs = wrapper.graph_outputs(passed, outputs) if converts else outputs
         calls[component.name].append(NetworkCall(feeds=feeds, outputs=outputs))

@@ -36,6 +36,8 @@ SIZES = {
     "flux-fill": {"transformer": 11_902_391_360},
     "flux-kontext": {"transformer": 11_901_408_320},
     "chroma": {"transformer": 8_899_983_424, "vae": 83_819_683},  # 8.9 billion, as the model card says
+    "z-image": {"transformer": 6_154_908_736},  # 6 billion, as the model card says
+    "z-image-turbo": {"text_encoder": 4_022_468_096, "transformer": 6_154_908_736, "vae": 83_819_683},
     "sd3-medium": {
         "text_encoder": 123_650_304,
         "text_encoder_2": 694_659_840,

@@ -14,6 +14,7 @@ from system_targets import (
 )
 from tiny_auraflow import make_auraflow
 from tiny_chroma import make_chroma
+from tiny_z_image import make_z_image
 
 from diffoundry.calibration.quality import Budget
 from diffoundry.exporter.calibrate.request import QuantizationRequest
@@ -25,9 +26,9 @@ SIZE = (32, 32)
 SETTINGS = {
     "seed": 0, "num_inference_steps": 4, "height": 32, "width": 32, "output_type": "np", "guidance_scale": 2.0,
 }  # fmt: skip
-MAKERS = {"chroma": make_chroma, "auraflow": make_auraflow}
+MAKERS = {"chroma": make_chroma, "auraflow": make_auraflow, "z-image": make_z_image}
 PARTS = {
-    "chroma": {"text_encoder", "transformer", "vae_encoder", "vae_decoder"},
+    **{name: {"text_encoder", "transformer", "vae_encoder", "vae_decoder"} for name in ("chroma", "z-image")},
     "auraflow": {"text_encoder", "transformer", "vae_decoder"},
 }
 """Networks of each family."""

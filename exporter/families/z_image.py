@@ -1,0 +1,22 @@
+"""Z-Image: Qwen 3, a transformer over tokens of 2 x 2 latents and of the caption, a VAE of 16 channels.
+
+Tongyi Lab 2025, https://arxiv.org/abs/2511.22699. diffusers: `ZImagePipeline`.
+"""
+
+from diffoundry.exporter.component import FamilyDeclaration
+from diffoundry.exporter.components.causal_lm_text import QWEN_3, causal_text_encoder
+from diffoundry.exporter.components.vae import VAE_DECODER, VAE_ENCODER
+from diffoundry.exporter.components.z_image_transformer import z_image_transformer
+from diffoundry.runtime.pipelines.families.z_image import CHAT, HIDDEN_STATE, TOKENS
+
+__all__ = ["FAMILY"]
+
+FAMILY = FamilyDeclaration(
+    name="z_image",
+    components=(
+        causal_text_encoder(model_classes=QWEN_3, hidden_states=(HIDDEN_STATE,), tokens=TOKENS, chat=CHAT),
+        z_image_transformer(TOKENS),
+        VAE_ENCODER,
+        VAE_DECODER,
+    ),
+)

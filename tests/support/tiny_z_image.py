@@ -1,0 +1,45 @@
+"""Tiny random checkpoints of Z-Image, with 2 pixels to a latent and 4 to a token."""
+
+import shutil
+
+import diffusers
+import torch
+from language_models import qwen3, write_qwen_tokenizer
+from tiny_flux import LATENTS, make_vae
+
+from diffoundry.exporter.checkpoints.tokenizer_files import open_tokenizer
+
+__all__ = ["NAMES", "WIDTH", "make_z_image"]
+
+WIDTH = 32
+"""Of the text encoder's hidden states."""
+
+NAMES = tuple(f"ZImage{form}Pipeline" for form in ("", "Img2Img", "Inpaint"))
+
+
+def make_z_image(folder, name="ZImagePipeline", scheduler=None, **options):
+    """Write the checkpoint of a pipeline class.
+
+    Args:
+        folder: Where.
+        name: Class of the pipeline.
+        scheduler: Options of its scheduler; by default those of Z-Image Turbo.
+        options: Of its transformer.
+    """
+    write_qwen_tokenizer(folder / "source")
+    transformer = diffusers.ZImageTransformer2DModel(
+        **{
+            "in_channels": LATENTS, "dim": 32, "n_layers": 1, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2,
+            "cap_feat_dim": WIDTH, "axes_dims": [4, 6, 6], "axes_lens": [640, 64, 64], **options,
+        }
+    )  # fmt: skip
+    for pad in (transformer.x_pad_token, transformer.cap_pad_token):
+        pad.data = torch.randn(pad.shape)
+    getattr(diffusers, name)(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**({"shift": 3.0} if scheduler is None else scheduler)),
+        vae=make_vae(),
+        text_encoder=qwen3(),
+        tokenizer=open_tokenizer(folder / "source", "Qwen2Tokenizer"),
+        transformer=transformer,
+    ).save_pretrained(folder)
+    shutil.rmtree(folder / "source")
