@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from diffoundry.runtime.formats.flux_keys import flux_layers
 from diffoundry.runtime.formats.ldm_keys import ldm_unet_names
 from diffoundry.runtime.formats.mmdit_keys import OriginalLayer, mmdit_layers
+from diffoundry.runtime.formats.z_image_keys import z_image_layers
 from diffoundry.runtime.models.roles import DENOISER_FOLDERS
 
 __all__ = ["LayerNames", "TensorName", "kind_of", "layer_aliases", "parse_name"]
@@ -73,14 +74,19 @@ _DOTTED = {
 """Prefixes of the others to components; longer ones come first."""
 
 _BARE = (
-    "double_blocks.", "single_blocks.", "img_in.", "txt_in.", "time_in.", "vector_in.", "guidance_in.", "final_layer."
+    "double_blocks.", "single_blocks.", "img_in.", "txt_in.", "time_in.", "vector_in.", "guidance_in.", "final_layer.",
+    "layers.", "noise_refiner.", "context_refiner.", "cap_embedder.", "x_embedder.", "t_embedder.",
 )  # fmt: skip
-"""Modules of FLUX.1 in the original code, which its LoRAs and those of XLabs name without a prefix."""
+"""Modules of FLUX.1 and of Z-Image in the original code, which some LoRAs name without a prefix."""
 
 _XLABS = re.compile(r"\.processor\.(qkv|proj)_lora([12])\.")
 """XLabs' layers of a double block: 1 of image, 2 of text. diffusers: `_convert_xlabs_flux_lora_to_diffusers`."""
 
-_ORIGINALS = {"SD3Transformer2DModel": mmdit_layers, "FluxTransformer2DModel": flux_layers}
+_ORIGINALS = {
+    "SD3Transformer2DModel": mmdit_layers,
+    "FluxTransformer2DModel": flux_layers,
+    "ZImageTransformer2DModel": z_image_layers,
+}
 """Class of a transformer to the function that maps its original names."""
 
 _PROCESSOR = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
