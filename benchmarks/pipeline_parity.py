@@ -46,6 +46,7 @@ from tiny_chroma import make_chroma
 from tiny_flux import DEV, make_flux
 from tiny_ip_adapters import write_tiny_image_encoder, write_tiny_ip_adapter
 from tiny_pixart import make_pixart
+from tiny_qwen_image import make_qwen_image
 from tiny_z_image import make_z_image
 from unclip_checkpoints import UNCLIP_CHECKPOINTS
 from upscaler_checkpoint import make_latent_upscaler, make_upscaler
@@ -149,6 +150,13 @@ Z_IMAGE: tuple[tuple[str, dict[str, Any]], ...] = (
     ("ZImageInpaintPipeline", _images(64)),
 )
 
+# diffusers' class, arguments
+QWEN_IMAGE: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("QwenImagePipeline", {"negative_prompt": "blue"}),
+    ("QwenImageImg2ImgPipeline", {"image": _images(64)["image"]}),
+    ("QwenImageInpaintPipeline", _images(64)),
+)
+
 # diffusers' class of a system, the function that writes its checkpoint, arguments
 SYSTEMS = (
     ("StableDiffusionUpscalePipeline", make_upscaler, {"prompt": TEXT, **make_example_inputs(["image"], 64, 64, 4)}),
@@ -169,6 +177,10 @@ SYSTEMS = (
     *(
         (name, partial(make_z_image, name=name), {"prompt": TEXT, "height": 64, "width": 64, **given})
         for name, given in Z_IMAGE
+    ),
+    *(
+        (name, partial(make_qwen_image, name=name), {"prompt": TEXT, "height": 64, "width": 64, **given})
+        for name, given in QWEN_IMAGE
     ),
     *(
         (

@@ -28,6 +28,8 @@ def latent_dims(configs: Configs) -> tuple[str, str]:
     own = "decoder_block_out_channels"  # an AutoencoderTiny that was not written by diffusers may have these alone
     field = own if own in vae and "block_out_channels" not in vae else "block_out_channels"
     default = (64,) * 4 if vae.get("_class_name") == "AutoencoderTiny" else (64,)
+    if vae.get("_class_name") == "AutoencoderKLQwenImage":
+        field, default = "dim_mult", (1, 2, 4, 4)
     levels = read_levels(configs, source, field, default)
     if len(levels) > _MOST_LEVELS:
         raise refuse(f"{source}/config.json", field, list(levels), f"at most {_MOST_LEVELS} levels")

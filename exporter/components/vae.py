@@ -5,6 +5,11 @@ from collections.abc import Callable, Mapping
 from diffoundry.exporter.component import Component, ComponentKind, Configs
 from diffoundry.exporter.components.autoencoder_kl import describe_decoder, describe_encoder
 from diffoundry.exporter.components.autoencoder_tiny import describe_tiny_decoder, describe_tiny_encoder
+from diffoundry.exporter.components.qwen_image_vae import (
+    QWEN_IMAGE_VAE,
+    describe_qwen_image_decoder,
+    describe_qwen_image_encoder,
+)
 from diffoundry.exporter.components.vq_model import VQ_CLASS, describe_vq_decoder, describe_vq_encoder
 from diffoundry.runtime.errors import CheckpointError
 
@@ -19,11 +24,13 @@ _ENCODERS: Mapping[str, _Describe] = {
     "AutoencoderKL": describe_encoder,
     "AutoencoderTiny": describe_tiny_encoder,
     VQ_CLASS: describe_vq_encoder,
+    QWEN_IMAGE_VAE: describe_qwen_image_encoder,
 }
 _DECODERS: Mapping[str, _Describe] = {
     "AutoencoderKL": describe_decoder,
     "AutoencoderTiny": describe_tiny_decoder,
     VQ_CLASS: describe_vq_decoder,
+    QWEN_IMAGE_VAE: describe_qwen_image_decoder,
 }
 
 

@@ -24,8 +24,8 @@ __all__ = ["controlnet_class", "find_family", "names_component"]
 _SUPPORTED = (
     "Stable Diffusion 1.x, 2.x and XL (text to image, image to image, inpainting, ControlNet, InstructPix2Pix, image "
     "variation, latent consistency models), Stable Diffusion 3 (text to image, image to image, inpainting, "
-    "ControlNet), FLUX.1, Chroma, AuraFlow, Z-Image, PixArt-Alpha and PixArt-Sigma, upscalers, DDPM and its "
-    "relatives, latent diffusion, unCLIP, Kandinsky 2.1, 2.2 and 3, DeepFloyd IF, Stable Cascade, Würstchen, "
+    "ControlNet), FLUX.1, Chroma, AuraFlow, Z-Image, Qwen-Image, PixArt-Alpha and PixArt-Sigma, upscalers, DDPM and "
+    "its relatives, latent diffusion, unCLIP, Kandinsky 2.1, 2.2 and 3, DeepFloyd IF, Stable Cascade, Würstchen, "
     "VQ-Diffusion, Shap-E (latents), DiT, consistency models"
 )
 

@@ -246,8 +246,9 @@ def _call(
     if not watch and type(pipeline).__name__ in _OLD_CALLBACKS:
         return pipeline(callback=on_step, **arguments)
     if watch or "callback_on_step_end" not in taken:
-        guided = "guidance_scale" in taken and arguments.get("guidance_scale", taken["guidance_scale"].default) > 1
-        with watched(pipeline, on_step, halves=guided and type(pipeline).__name__ in _STEPS_BOTH_HALVES):
+        halves = type(pipeline).__name__ in _STEPS_BOTH_HALVES
+        halves = halves and arguments.get("guidance_scale", taken["guidance_scale"].default) > 1
+        with watched(pipeline, on_step, halves=halves):
             return pipeline(**arguments)
 
     def forward_step(_pipeline: Any, index: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:

@@ -142,7 +142,9 @@ class TorchBenchmark:
             return {}
         request, factor = self._job.request, self.pipeline.vae_scale_factor
         height, width = request.height or default[0], request.width or default[1]
-        shape = 1, self.pipeline.vae.config.latent_channels, height // factor, width // factor
+        config = self.pipeline.vae.config
+        channels = config.z_dim if "z_dim" in config else config.latent_channels
+        shape = 1, channels, height // factor, width // factor
         latents = torch.randn(shape, generator=generator).to(self._dtype)
         pack = getattr(self.pipeline, "_pack_latents", None)
         return {"latents": latents if pack is None else pack(latents, *shape)}

@@ -106,7 +106,7 @@ _OPTIONS = (
         "--max-sequence-length",
         type=int,
         help="Most tokens of a prompt, of T5 or of a language model.  [default: 256; PixArt-Alpha 120,"
-        " PixArt-Sigma 300, FLUX.1, Chroma and Z-Image 512]",
+        " PixArt-Sigma 300, FLUX.1, Chroma, Z-Image and Qwen-Image 512]",
     ),
     _sd3(
         "--skip-layers", "skip_guidance_layers", also=("--skip-guidance-layers",), callback=_numbers, metavar="N,N,...",
@@ -128,7 +128,8 @@ _OPTIONS = (
     _flux(
         "--true-cfg-scale",
         type=float,
-        help="Guidance by --negative-prompt, at twice the cost; --guidance-scale is embedded.  [default: 1, off]",
+        help="Guidance by --negative-prompt, at twice the cost; --guidance-scale is embedded. Also of Qwen-Image."
+        "  [default: 1, off; Qwen-Image 4]",
     ),
     _z_image(
         "--cfg-normalization", type=float, help="Limit the norm of a guided prediction to N times that of the prompt's."

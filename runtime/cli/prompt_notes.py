@@ -45,14 +45,15 @@ def prompt_notes(pipeline: PipelineBase, settings: Mapping[str, Any]) -> list[st
     return list(dict.fromkeys(notes))
 
 
-def _guidance_notes(pipeline: PipelineBase, settings: Mapping[str, Any]) -> Iterable[str]:
+def _guidance_notes(pipeline: Any, settings: Mapping[str, Any]) -> Iterable[str]:
     """Yield a note for each argument that pipelines with `true_cfg_scale` ignore, as diffusers' do."""
     if "true_cfg_scale" not in pipeline.argument_names:
         return
-    scaled, negative = (settings.get("true_cfg_scale") or 1) > 1, settings.get("negative_prompt") is not None
-    if negative and not scaled:
+    default = pipeline.family.Inputs.__dataclass_fields__["true_cfg_scale"].default
+    given, negative = settings.get("true_cfg_scale"), settings.get("negative_prompt") is not None
+    if negative and not (default if given is None else given) > 1:
         yield "--negative-prompt has no effect without --true-cfg-scale above 1"
-    if scaled and not negative:
+    if (given or 1) > 1 and not negative:
         yield "--true-cfg-scale has no effect without --negative-prompt, which may be empty"
     if settings.get("guidance_scale") is not None and not pipeline.denoiser.embeds_guidance:
         yield "--guidance-scale has no effect, because this transformer does not take it"

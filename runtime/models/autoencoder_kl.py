@@ -41,6 +41,7 @@ class AutoencoderKL(VaeTilingMixin):
 
     levels_key: ClassVar[str] = "block_out_channels"
     default_levels: ClassVar[tuple[int, ...]] = (64,)
+    channels_key: ClassVar[str] = "latent_channels"
     default_channels: ClassVar[int] = 4
     default_scaling: ClassVar[float] = SCALING_FACTOR
 
@@ -64,7 +65,7 @@ class AutoencoderKL(VaeTilingMixin):
         self._config = config
         self.scale_factor = 2 ** (len(levels) - 1)
         self.first_channels = min(levels)
-        self.latent_channels = integer(config, "latent_channels", self.default_channels, subject=subject)
+        self.latent_channels = integer(config, self.channels_key, self.default_channels, subject=subject)
         self.scaling_factor = number(
             config, "scaling_factor", self.default_scaling, subject=subject, minimum=1e-9, maximum=1e9
         )
@@ -100,9 +101,9 @@ class AutoencoderKL(VaeTilingMixin):
         rows, _, height, width = pixels.shape
         randn_tensor((rows, self.latent_channels, height // self.scale_factor, width // self.scale_factor), generator)
 
-    def normalize(self, latents: FloatArray) -> FloatArray:
-        """Convert latents from the VAE's own scale to the scheduler's."""
-        if self._statistics is not None:
+    def normalize(self, latents: FloatArray, *, statistics: bool = True) -> FloatArray:
+        """Convert latents from the VAE's own scale to the scheduler's; `statistics` says whether they count."""
+        if self._statistics is not None and statistics:
             mean, std = self._statistics
             return (latents - mean) * self.scaling_factor / std
         return self.scaling_factor * (latents - self.shift_factor if self.shift_factor else latents)
@@ -135,8 +136,7 @@ class AutoencoderKL(VaeTilingMixin):
     def _call(self, half: str, array: FloatArray) -> FloatArray:
         component = self._session.bundle.component(half)
         outputs = self._session.run(component, {_INPUTS[half]: array})
-        rows, _, height, width = array.shape
-        factor = self.scale_factor
+        (rows, _, height, width), factor = array.shape, self.scale_factor
         if half == VAE_DECODER:
             return only_output(outputs, component, (rows, None, height * factor, width * factor))
         return only_output(outputs, component, (rows, self.moments, height // factor, width // factor))

@@ -11,6 +11,7 @@ __all__ = ["CONTROLNETS", "VAES", "open_controlnet", "open_vae"]
 
 VAES = {
     "AutoencoderKL": "diffoundry.runtime.models.autoencoder_kl:AutoencoderKL",
+    "AutoencoderKLQwenImage": "diffoundry.runtime.models.autoencoder_kl_qwen_image:AutoencoderKLQwenImage",
     "AutoencoderTiny": "diffoundry.runtime.models.autoencoder_tiny:AutoencoderTiny",
     "VQModel": "diffoundry.runtime.models.vq_model:VQModel",
 }

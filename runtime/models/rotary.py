@@ -4,6 +4,7 @@ Su et al. 2021, RoFormer, https://arxiv.org/abs/2104.09864.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +18,14 @@ THETA = 10000.0
 
 
 def rotary_angles(
-    positions: npt.NDArray[np.float64], widths: Sequence[int], theta: float = THETA, *, rounded: bool = False
+    positions: npt.NDArray[np.float64],
+    widths: Sequence[int],
+    theta: float = THETA,
+    *,
+    dtype: type[np.floating[Any]] = np.float64,
+    rounded: bool = False,
 ) -> tuple[FloatArray, FloatArray]:
-    """Return cosines and sines, float32 (..., sum(widths) / 2), of the angles of positions, computed in float64.
+    """Return cosines and sines, float32 (..., sum(widths) / 2), of the angles of positions.
 
     Frequency i of an axis of width d is theta^(-2i / d). diffusers: `get_1d_rotary_pos_embed`.
 
@@ -27,15 +33,18 @@ def rotary_angles(
         positions: (..., axes), the place of a token on each axis.
         widths: Of each axis, even numbers: its part of the width of a head.
         theta: Base of the frequencies.
+        dtype: Of frequencies and angles, as in the network's own code.
         rounded: True rounds the angles to float32 before, as networks with complex numbers do.
     """
+    places, base = positions.astype(dtype), dtype(theta)
     angles = [
-        positions[..., axis, None] * (1.0 / theta ** (np.arange(0, width, 2, dtype=np.float64) / width))
+        places[..., axis, None] * (dtype(1) / base ** (np.arange(0, width, 2, dtype=dtype) / dtype(width)))
         for axis, width in enumerate(widths)
     ]
     joined = np.concatenate(angles, axis=-1)
     if rounded:
-        joined = joined.astype(np.float32).astype(np.float64)
+        joined = joined.astype(np.float32)
+    joined = joined.astype(np.float64)
     return np.cos(joined).astype(np.float32), np.sin(joined).astype(np.float32)
 
 

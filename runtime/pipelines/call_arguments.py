@@ -82,6 +82,9 @@ class CallArguments(TypedDict, total=False):
     cfg_truncation: float | None
     max_area: int
     _auto_resize: bool
+    # QwenImagePromptInputs
+    prompt_embeds_mask: FloatArray | None
+    negative_prompt_embeds_mask: FloatArray | None
     # ControlNetInputs
     control_image: "ControlInput | None"
     controlnet_conditioning_scale: float | Sequence[float] | None

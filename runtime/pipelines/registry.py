@@ -164,6 +164,16 @@ FAMILY_TABLE = (
         exporter="diffoundry.exporter.families.z_image:FAMILY",
     ),
     FamilyEntry(
+        name="qwen_image",
+        classes={
+            "QwenImagePipeline": PipelineClass("text_to_image"),
+            "QwenImageImg2ImgPipeline": PipelineClass("image_to_image"),
+            "QwenImageInpaintPipeline": PipelineClass("inpainting"),
+        },
+        runtime="diffoundry.runtime.pipelines.families.qwen_image:QwenImage",
+        exporter="diffoundry.exporter.families.qwen_image:FAMILY",
+    ),
+    FamilyEntry(
         name="pixart_alpha",
         classes={"PixArtAlphaPipeline": PipelineClass("text_to_image")},
         runtime="diffoundry.runtime.pipelines.systems.pixart:PixArtAlpha",

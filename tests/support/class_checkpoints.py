@@ -20,6 +20,7 @@ from tiny_flux import DEV, LATENTS, make_flux
 from tiny_kandinsky import DDIM, make_decoder, make_prior, make_text_decoder
 from tiny_kandinsky_3 import make_kandinsky_3
 from tiny_pixart import make_pixart
+from tiny_qwen_image import make_qwen_image
 from tiny_shap_e import NAMES, make_shap_e
 from tiny_vq_diffusion import make_vq_diffusion
 from tiny_wuerstchen import make_wuerstchen_decoder, make_wuerstchen_prior
@@ -144,6 +145,7 @@ _LARGE: Mapping[str, tuple[Callable[[Path], Any], int]] = {
     "AuraFlowPipeline": (make_auraflow, 16),
     **{name: (partial(make_chroma, name=name), 16) for name in CHROMA},
     **{name: (partial(make_z_image, name=name), 16) for name in Z_IMAGE},
+    **{f"QwenImage{form}Pipeline": (partial(make_qwen_image, name=f"QwenImage{form}Pipeline"), 16) for form in _FORMS},
     "StableCascadePriorPipeline": (make_cascade_prior, 128),
     "StableCascadeDecoderPipeline": (make_cascade_decoder, 128),
     "WuerstchenPriorPipeline": (make_wuerstchen_prior, 128),

@@ -32,10 +32,8 @@ __all__ = [
     "ComponentCase",
     "adapter_case",
     "control_cases",
-    "decoder_cases",
     "denoiser_cases",
     "edited_cases",
-    "encoder_cases",
     "image_cases",
     "random_case",
     "text_cases",
@@ -82,7 +80,7 @@ def _cases_of(pipeline: Any, component: Component, prompts: Sequence[str]) -> li
     causal = any(spec.name == "rotary_cos" for spec in component.inputs)
     side = {"padding_side": "right"} if causal else {}
     tokens = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="np", **side)
-    vocabulary = encoder.config.vocab_size
+    vocabulary = encoder.config.get_text_config().vocab_size
     starts, ends = (
         [token for token in (first if second is None else second,) if token is not None]
         for first, second in (
@@ -199,35 +197,6 @@ def adapter_case(component: Component, trace: Trace, call: NetworkCall) -> Compo
 
 def _chosen(calls: int, place: float) -> list[int]:
     return sorted({0, calls // 2, calls - 1} if place == 0 else {int(place * calls)})
-
-
-def decoder_cases(pipeline: Any, trace: Trace) -> list[ComponentCase]:
-    """Make a case of a run's final latents, in the VAE's own scale."""
-    config = pipeline.vae.config
-    shift = getattr(config, "shift_factor", None) or 0.0
-    latents = trace.latents[-1]
-    if latents.ndim == 3:  # tokens in a row
-        size = (*trace.result.shape[:2], pipeline.vae_scale_factor)
-        latents = to_numpy(pipeline._unpack_latents(torch.from_numpy(latents), *size))  # noqa: SLF001
-    latents = latents / np.float32(config.scaling_factor) + np.float32(shift)
-    with torch.inference_mode():
-        sample = pipeline.vae.decode(torch.from_numpy(latents)).sample
-    feeds, expected = {"latent_sample": latents}, {"sample": to_numpy(sample)}
-    return [ComponentCase(component="vae_decoder", label=f"latents of {trace.name}", feeds=feeds, expected=expected)]
-
-
-def encoder_cases(pipeline: Any, trace: Trace) -> list[ComponentCase]:
-    """Make a case of a run's final image."""
-    image = np.ascontiguousarray(trace.result.transpose(2, 0, 1)[None] * 2 - 1)
-    with torch.inference_mode():
-        encoded = pipeline.vae.encode(torch.from_numpy(image))
-    said = (
-        {"latent_parameters": encoded.latent_dist.parameters}
-        if hasattr(encoded, "latent_dist")
-        else {"latents": encoded.latents}
-    )
-    feeds, expected = {"sample": image}, {name: to_numpy(values) for name, values in said.items()}
-    return [ComponentCase(component="vae_encoder", label=trace.name, feeds=feeds, expected=expected)]
 
 
 def random_case(pipeline: Any, component: Component, height: int, width: int) -> ComponentCase:

@@ -28,15 +28,14 @@ from diffoundry.exporter.verify.reference.component_cases import (
     ComponentCase,
     adapter_case,
     control_cases,
-    decoder_cases,
     denoiser_cases,
     edited_cases,
-    encoder_cases,
     image_cases,
     random_case,
     text_cases,
 )
 from diffoundry.exporter.verify.reference.pipeline_trace import Trace, generate_reference, record_calls
+from diffoundry.exporter.verify.reference.vae_cases import decoder_cases, encoder_cases
 from diffoundry.exporter.verify.report.report import Check
 from diffoundry.exporter.verify.request import Settings
 from diffoundry.exporter.verify.run_result import is_image

@@ -226,7 +226,7 @@ def _encode(context: TaskContext, pixels: FloatArray) -> FloatArray:
 
 def _scaled(vae: AutoencoderKL, latents: FloatArray) -> FloatArray:
     """Convert latents to the scheduler's scale, without `latents_mean` and `latents_std`, as in diffusers."""
-    return vae.scaling_factor * (latents - vae.shift_factor if vae.shift_factor else latents)
+    return vae.normalize(latents, statistics=False)
 
 
 def _generators(context: TaskContext, count: int) -> Any:

@@ -10,12 +10,11 @@ from diffoundry.exporter.reference.pipeline import reference_pipeline
 from diffoundry.exporter.verify.checks.components import compare_component
 from diffoundry.exporter.verify.checks.gates import GATES
 from diffoundry.exporter.verify.reference.component_cases import (
-    decoder_cases,
     denoiser_cases,
-    encoder_cases,
     text_cases,
 )
 from diffoundry.exporter.verify.reference.pipeline_trace import generate_reference, record_calls, to_numpy
+from diffoundry.exporter.verify.reference.vae_cases import decoder_cases, encoder_cases
 from diffoundry.exporter.verify.request import Settings
 from diffoundry.runtime.models.roles import DENOISER
 

@@ -1,0 +1,82 @@
+"""QwenImageTransformer2DModel: tokens of noisy latents, a timestep and prompts to the velocity for flow matching.
+
+Qwen team 2025, https://arxiv.org/abs/2508.02324.
+"""
+
+from functools import partial
+
+from diffoundry.exporter.component import Component, ComponentKind, Configs, read_integer
+from diffoundry.exporter.components.latents import latent_dims
+from diffoundry.runtime.bundle.dims import parse_size
+from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
+from diffoundry.runtime.formats.config_values import flag, refuse
+from diffoundry.runtime.models.flux_transformer_2d import PATCH, SIDE
+from diffoundry.runtime.models.qwen_image_transformer_2d import read_layout
+from diffoundry.runtime.models.roles import DENOISER
+
+__all__ = ["qwen_image_transformer"]
+
+_CLASS = "QwenImageTransformer2DModel"
+_SOURCE = "transformer"
+
+
+def qwen_image_transformer(tokens: int, *, reference: bool = False) -> ComponentKind:
+    """Declare the denoiser of Qwen-Image.
+
+    Args:
+        tokens: Tokens of a prompt by default.
+        reference: True if the network also sees the tokens of other images.
+    """
+    return ComponentKind(
+        name=_SOURCE,
+        source=_SOURCE,
+        classes=(f"diffusers:{_CLASS}",),
+        describe=partial(_describe, tokens=tokens, reference=reference),
+    )
+
+
+def _describe(configs: Configs, *, tokens: int, reference: bool) -> Component:
+    factor = parse_size(latent_dims(configs)[0]).divisor
+    config, subject = configs[_SOURCE], f"{_SOURCE}/config.json"
+    layout = read_layout(config, subject)
+    channels = PATCH**2 * read_integer(configs, "vae", "z_dim", 16)
+    for name, found in (("in_channels", layout.in_channels), ("out_channels", layout.out_channels)):
+        if found != channels:
+            raise refuse(subject, name, found, f"{channels}, 2 x 2 times the z_dim of the VAE")
+    if flag(config, "zero_cond_t", default=False, subject=subject) and not reference:
+        raise refuse(subject, "zero_cond_t", True, "false: only a pipeline that edits images has other images")
+    pixels = factor * PATCH
+    place = f"height/{pixels}", f"width/{pixels}"
+    half = sum(layout.axes) // 2
+    row = ("batch", "sequence")
+    other = (
+        TensorSpec(name="reference_hidden_states", dtype="float32", shape=("batch", "reference", channels)),
+        TensorSpec(name="reference_cos", dtype="float32", shape=("reference", half)),
+        TensorSpec(name="reference_sin", dtype="float32", shape=("reference", half)),
+    )
+    return Component(
+        name=_SOURCE,
+        role=DENOISER,
+        network=_CLASS,
+        source=_SOURCE,
+        inputs=(
+            TensorSpec(name="hidden_states", dtype="float32", shape=("batch", *place, channels)),
+            # Between 0 and 1
+            TensorSpec(name="timestep", dtype="float32", shape=(1,)),
+            TensorSpec(name="encoder_hidden_states", dtype="float32", shape=(*row, layout.width)),
+            TensorSpec(name="encoder_hidden_states_mask", dtype="float32", shape=row),
+            TensorSpec(name="rotary_cos", dtype="float32", shape=(*place, half)),
+            TensorSpec(name="rotary_sin", dtype="float32", shape=(*place, half)),
+            TensorSpec(name="text_cos", dtype="float32", shape=("sequence", half)),
+            TensorSpec(name="text_sin", dtype="float32", shape=("sequence", half)),
+            *(other if reference else ()),
+        ),
+        outputs=(TensorSpec(name="out_hidden_states", dtype="float32", shape=("batch", *place, channels)),),
+        example={"batch": 2, "sequence": 7, "height": 5 * pixels, "width": 6 * pixels, "reference": 11},
+        sizes=dict.fromkeys(("height", "width"), DimSpec(multiple_of=pixels)),
+        usual={
+            "sequence": tokens, "height": SIDE * factor, "width": SIDE * factor,
+            **({"reference": (SIDE // PATCH) ** 2} if reference else {}),
+        },
+        wrapper="diffoundry.exporter.components.qwen_image_transformer_module:QwenImageModule",
+    )  # fmt: skip

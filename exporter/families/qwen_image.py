@@ -1,0 +1,25 @@
+"""Qwen-Image: Qwen 2.5 VL's part for text, a transformer over tokens of 2 x 2 latents, a VAE of videos for one image.
+
+Qwen team 2025, https://arxiv.org/abs/2508.02324. diffusers: `QwenImagePipeline`.
+"""
+
+from diffoundry.exporter.component import FamilyDeclaration
+from diffoundry.exporter.components.causal_lm_text import QWEN_2_5_VL, causal_text_encoder
+from diffoundry.exporter.components.qwen_image_transformer import qwen_image_transformer
+from diffoundry.exporter.components.qwen_image_vae import QWEN_IMAGE_VAE
+from diffoundry.exporter.components.vae import vae_decoder, vae_encoder
+from diffoundry.runtime.pipelines.families.qwen_image import DROPPED, TOKENS
+
+__all__ = ["FAMILY"]
+
+_VAES = (QWEN_IMAGE_VAE,)
+
+FAMILY = FamilyDeclaration(
+    name="qwen_image",
+    components=(
+        causal_text_encoder(model_classes=QWEN_2_5_VL, hidden_states=(-1,), tokens=DROPPED + TOKENS),
+        qwen_image_transformer(TOKENS),
+        vae_encoder(classes=_VAES),
+        vae_decoder(classes=_VAES),
+    ),
+)

@@ -1,0 +1,57 @@
+"""Cases of both halves of a VAE: a run's final latents, and its image."""
+
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+
+from diffoundry.exporter.verify.reference.component_cases import ComponentCase
+from diffoundry.exporter.verify.reference.pipeline_trace import Trace, to_numpy
+
+__all__ = ["decoder_cases", "encoder_cases"]
+
+
+def decoder_cases(pipeline: Any, trace: Trace) -> list[ComponentCase]:
+    """Make a case of a run's final latents, in the VAE's own scale."""
+    latents = trace.latents[-1]
+    if latents.ndim == 3:  # tokens in a row
+        size = (*trace.result.shape[:2], pipeline.vae_scale_factor)
+        latents = to_numpy(pipeline._unpack_latents(torch.from_numpy(latents), *size))  # noqa: SLF001
+    decode = _decode_frame if isinstance(pipeline.vae, diffusers.AutoencoderKLQwenImage) else _decode
+    with torch.inference_mode():
+        latents, sample = decode(pipeline.vae, latents)
+    feeds, expected = {"latent_sample": latents}, {"sample": to_numpy(sample)}
+    return [ComponentCase(component="vae_decoder", label=f"latents of {trace.name}", feeds=feeds, expected=expected)]
+
+
+def encoder_cases(pipeline: Any, trace: Trace) -> list[ComponentCase]:
+    """Make a case of a run's final image."""
+    image = np.ascontiguousarray(trace.result.transpose(2, 0, 1)[None] * 2 - 1)
+    frames = isinstance(pipeline.vae, diffusers.AutoencoderKLQwenImage)
+    pixels = torch.from_numpy(image)
+    with torch.inference_mode():
+        encoded = pipeline.vae.encode(pixels[:, :, None] if frames else pixels)
+    said = (
+        {"latent_parameters": encoded.latent_dist.parameters}
+        if hasattr(encoded, "latent_dist")
+        else {"latents": encoded.latents}
+    )
+    expected = {name: to_numpy(values[:, :, 0] if frames else values) for name, values in said.items()}
+    return [ComponentCase(component="vae_encoder", label=trace.name, feeds={"sample": image}, expected=expected)]
+
+
+def _decode(vae: Any, latents: np.ndarray) -> tuple[np.ndarray, torch.Tensor]:
+    """Return latents (B, C, h, w) in the VAE's own scale, and their image."""
+    shift = getattr(vae.config, "shift_factor", None) or 0.0
+    latents = latents / np.float32(vae.config.scaling_factor) + np.float32(shift)
+    return latents, vae.decode(torch.from_numpy(latents)).sample
+
+
+def _decode_frame(vae: Any, latents: np.ndarray) -> tuple[np.ndarray, torch.Tensor]:
+    """Return latents of one frame (B, C, 1, h, w) in the VAE's own scale, and their image before `decode` cuts it."""
+    mean, std = (np.float32(getattr(vae.config, name)).reshape(-1, 1, 1) for name in ("latents_mean", "latents_std"))
+    latents = latents[:, :, 0] * std + mean
+    vae.clear_cache()
+    frame = vae.post_quant_conv(torch.from_numpy(latents)[:, :, None])
+    return latents, vae.decoder(frame, feat_cache=vae._feat_map, feat_idx=[0])[:, :, 0]  # noqa: SLF001

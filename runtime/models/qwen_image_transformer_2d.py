@@ -1,0 +1,196 @@
+"""QwenImageTransformer2DModel: the denoiser of Qwen-Image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.formats.config_values import Config, flag, integer, integers, refuse
+from diffoundry.runtime.models.denoiser import PatchTransformer
+from diffoundry.runtime.models.flux_transformer_2d import PATCH, SIDE, pack_latents, unpack_latents
+from diffoundry.runtime.models.protocols import Feeds, FloatArray
+from diffoundry.runtime.models.rotary import grid_positions, rotary_angles
+
+__all__ = [
+    "QwenImageLayout",
+    "QwenImageTransformer2DModel",
+    "centered_positions",
+    "read_layout",
+    "reference_name",
+    "text_positions",
+]
+
+_AXES = (16, 56, 56)
+_TRAINED = 1000.0
+"""Timesteps of the training; the network counts from 0 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QwenImageLayout:
+    """The interface of the network, as its config describes it.
+
+    Attributes:
+        in_channels: Of a token: those of 2 x 2 latents.
+        out_channels: Of a predicted token.
+        channels: Of its features.
+        width: Of a token of the text.
+        axes: Width of the part of a head for each axis of the positions: image, row and column.
+    """
+
+    in_channels: int
+    out_channels: int
+    channels: int
+    width: int
+    axes: tuple[int, ...]
+
+
+def read_layout(config: Config, subject: str) -> QwenImageLayout:
+    """Read config.json with the defaults of diffusers' `QwenImageTransformer2DModel`.
+
+    Args:
+        config: The config.
+        subject: Name of the file in messages.
+
+    Raises:
+        ConfigError: A value has another type, is out of range, or is of a network that is not supported.
+    """
+    patch = integer(config, "patch_size", PATCH, subject=subject)
+    if patch != PATCH:
+        raise refuse(subject, "patch_size", patch, f"{PATCH}, as the pipelines of diffusers pack latents")
+    # diffusers' own network fails with the first. The others are those of layered images.
+    for name in ("guidance_embeds", "use_additional_t_cond", "use_layer3d_rope"):
+        if flag(config, name, default=False, subject=subject):
+            raise refuse(subject, name, True, "false: no other network of this class is supported")
+    into = integer(config, "in_channels", 64, subject=subject)
+    out = integer({"out_channels": 16, **config}, "out_channels", None, subject=subject) or into
+    head = integer(config, "attention_head_dim", 128, subject=subject)
+    axes = integers(config, "axes_dims_rope", _AXES, subject=subject)
+    if len(axes) != len(_AXES) or sum(axes) != head or any(width % 2 for width in axes):
+        raise refuse(subject, "axes_dims_rope", list(axes), f"three even numbers that add up to {head}")
+    return QwenImageLayout(
+        in_channels=into,
+        out_channels=PATCH**2 * out,
+        channels=head * integer(config, "num_attention_heads", 24, subject=subject),
+        width=integer(config, "joint_attention_dim", 3584, subject=subject),
+        axes=axes,
+    )
+
+
+def centered_positions(image: int, rows: int, columns: int) -> npt.NDArray[np.float64]:
+    """Return positions (rows, columns, 3) of an image whose middle is at zero.
+
+    diffusers: `QwenEmbedRope` with `scale_rope`.
+
+    Args:
+        image: Position on the first axis: 0 for the result, and one more for each further image.
+        rows: Tokens to a column.
+        columns: Tokens to a row.
+    """
+    return grid_positions(image, rows, columns) - [0, rows - rows // 2, columns - columns // 2]
+
+
+def text_positions(grids: Sequence[tuple[int, int]], tokens: int) -> npt.NDArray[np.float64]:
+    """Return positions (tokens, 3) of a text, alike on each axis, which follow those of all images.
+
+    Args:
+        grids: Rows and columns of each image.
+        tokens: Number of tokens.
+    """
+    first = max(side // 2 for grid in grids for side in grid)
+    return np.repeat(first + np.arange(tokens, dtype=np.float64)[:, None], len(_AXES), axis=1)
+
+
+def reference_name(index: int) -> str:
+    """Return the name in the conditioning for latents of another image."""
+    return f"reference_latents.{index}"
+
+
+class QwenImageTransformer2DModel(PatchTransformer):
+    """A `Denoiser` over latents (B, C, h, w), packed here to tokens of 2 x 2. diffusers: `QwenImageTransformer2DModel`.
+
+    Qwen team 2025, https://arxiv.org/abs/2508.02324.
+
+    Its conditioning: "encoder_hidden_states" (B, tokens, D) and "encoder_hidden_states_mask" (B, tokens), 1 for a token
+    and 0 for padding, and of a network that sees other images their latents by `reference_name` (B, C, h', w'). Angles
+    of rotary positions are computed here.
+
+    Attributes:
+        layout: Its interface.
+    """
+
+    def __init__(self, session: EngineSession) -> None:
+        """Read the config; the engine is opened when first needed.
+
+        Raises:
+            BundleError: The bundle has no denoiser, or no config of it.
+            ConfigError: A value of the config has another type, or is out of range.
+        """
+        super().__init__(session)
+        self.layout = read_layout(self._config, self._subject)
+        self.in_channels, self.out_channels = (
+            channels // PATCH**2 for channels in (self.layout.in_channels, self.layout.out_channels)
+        )
+        self.patch_size, self.sample_size = PATCH, (SIDE, SIDE)
+        self.first_channels = self.layout.channels
+
+    @property
+    def reference_limit(self) -> int | None:
+        """The only number of tokens of other images that the engine takes; None for any, 0 without the inputs."""
+        shapes = {spec.name: spec.shape for spec in self._session.declared_inputs(self.component)}
+        tokens = shapes.get("reference_cos", (0,))[0]
+        return tokens if isinstance(tokens, int) else None
+
+    def __call__(self, sample: FloatArray, timestep: float, conditioning: Feeds) -> FloatArray:
+        """See `Denoiser`; the network takes a thousandth of the timestep."""
+        tokens = pack_latents(sample)
+        others = self._others(conditioning)
+        grids = [tokens.shape[1:3], *(other.shape[1:3] for other in others)]
+        states = conditioning["encoder_hidden_states"]
+        cos, sin = self._angles(centered_positions(0, *tokens.shape[1:3]))
+        text_cos, text_sin = self._angles(text_positions(grids, states.shape[1]))
+        feeds = {
+            "hidden_states": tokens,
+            "timestep": np.asarray([timestep], np.float32) / np.float32(_TRAINED),
+            "encoder_hidden_states": states,
+            "encoder_hidden_states_mask": conditioning["encoder_hidden_states_mask"],
+            "rotary_cos": cos,
+            "rotary_sin": sin,
+            "text_cos": text_cos,
+            "text_sin": text_sin,
+        }
+        if self.reference_limit != 0:
+            feeds |= self._reference(others, len(sample))
+        return unpack_latents(self._run(feeds, (*tokens.shape[:3], self.layout.out_channels)))
+
+    def _angles(self, positions: npt.NDArray[np.float64]) -> tuple[FloatArray, FloatArray]:
+        return rotary_angles(positions, self.layout.axes, dtype=np.float32)
+
+    def _others(self, conditioning: Feeds) -> list[FloatArray]:
+        """Return the tokens (B, rows, columns, 4 C) of other images."""
+        names = (reference_name(index) for index in range(len(conditioning)))
+        return [pack_latents(conditioning[name]) for name in names if name in conditioning]
+
+    def _reference(self, others: Sequence[FloatArray], batch: int) -> dict[str, FloatArray]:
+        """Return the inputs for the tokens of other images, one after another.
+
+        Raises:
+            InputError: The engine takes another number of tokens.
+        """
+        half, channels = sum(self.layout.axes) // 2, self.layout.in_channels
+        rows = [np.zeros((batch, 0, channels), np.float32)]
+        rows += [other.reshape(batch, -1, channels) for other in others]
+        tables = [(np.zeros((0, half), np.float32),) * 2]
+        for index, other in enumerate(others, 1):
+            cos, sin = self._angles(centered_positions(index, *other.shape[1:3]))
+            tables.append((cos.reshape(-1, half), sin.reshape(-1, half)))
+        joined, limit = np.concatenate(rows, axis=1), self.reference_limit
+        if limit is not None and joined.shape[1] != limit:
+            raise InputError(
+                f"image: got {joined.shape[1]} tokens of 2 x 2 latents, expected {limit}: the engine of "
+                f"{self.component!r} was made for no other number; use an engine for onnxruntime or openvino"
+            )
+        cos, sin = (np.concatenate(parts) for parts in zip(*tables, strict=True))
+        return {"reference_hidden_states": joined, "reference_cos": cos, "reference_sin": sin}

@@ -1,0 +1,63 @@
+"""Tiny random checkpoints of Qwen-Image, with 2 pixels to a latent and 4 to a token."""
+
+import shutil
+
+import diffusers
+import torch
+from language_models import qwen2_5_vl, write_qwen_tokenizer
+
+from diffoundry.exporter.checkpoints.tokenizer_files import open_tokenizer
+
+__all__ = ["LATENTS", "WIDTH", "make_qwen_image"]
+
+WIDTH = 32
+"""Of the language model's hidden states."""
+
+LATENTS = 4
+"""Channels."""
+
+_SCHEDULER = {
+    "use_dynamic_shifting": True, "base_image_seq_len": 16, "max_image_seq_len": 1024, "base_shift": 0.5,
+    "max_shift": 0.9, "shift_terminal": 0.02, "time_shift_type": "exponential",
+}  # fmt: skip
+"""As published, but for the numbers of tokens."""
+
+
+def make_qwen_image(folder, name="QwenImagePipeline", **options):
+    """Write the checkpoint of a pipeline class.
+
+    Args:
+        folder: Where.
+        name: Class of the pipeline.
+        options: Of its transformer, which is published with 60 layers.
+    """
+    tokenizer = folder / "source"
+    write_qwen_tokenizer(tokenizer, chat_template=None)
+    vae = diffusers.AutoencoderKLQwenImage(
+        base_dim=8,
+        z_dim=LATENTS,
+        dim_mult=[1, 2],
+        num_res_blocks=1,
+        temperal_downsample=[True],
+        latents_mean=[0.1, -0.2, 0.3, 0.0],
+        latents_std=[1.5, 0.7, 1.0, 2.0],
+    )
+    transformer = diffusers.QwenImageTransformer2DModel(
+        **{
+            "in_channels": 4 * LATENTS, "out_channels": LATENTS, "num_layers": 1, "attention_head_dim": 16,
+            "num_attention_heads": 2, "joint_attention_dim": WIDTH, "axes_dims_rope": (4, 6, 6), **options,
+        }
+    )  # fmt: skip
+    with torch.no_grad():
+        for network in (vae, transformer):
+            for weight in network.parameters():  # the ones of their norms would hide a forgotten weight
+                if weight.ndim == 1 or weight.shape[1:].numel() == 1:
+                    weight.add_(torch.randn_like(weight) * 0.1)
+    getattr(diffusers, name)(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**_SCHEDULER),
+        vae=vae,
+        text_encoder=qwen2_5_vl(num_hidden_layers=1),
+        tokenizer=open_tokenizer(tokenizer, "Qwen2Tokenizer"),
+        transformer=transformer,
+    ).save_pretrained(folder)
+    shutil.rmtree(tokenizer)
