@@ -52,6 +52,7 @@ class Family:
         plans_timesteps: True if `set_timesteps` of this class replaces `denoising.set_timesteps`.
         plans_strength: True if `set_timesteps` leaves out the timesteps that `strength` skips, so that no task does.
         ends_denoised: True if the result is the clean sample that the last step predicts, not the sample it steps to.
+        keeps_own_noise: True if inpainting with the caller's `latents` draws other noise for the kept part.
         even_sigmas: True if sigmas fall evenly from 1 to 1 / steps where a call names none; see `plan_run`.
         tasks: Names of the tasks that it can do; None for all that fit the denoiser's channels.
         returns_flags: True if `return_dict=False` of diffusers' classes also returns the flags of the safety checker.
@@ -78,6 +79,7 @@ class Family:
     plans_timesteps: ClassVar[bool] = False
     plans_strength: ClassVar[bool] = False
     ends_denoised: ClassVar[bool] = False
+    keeps_own_noise: ClassVar[bool] = False
     even_sigmas: ClassVar[bool] = False
     tasks: ClassVar[tuple[str, ...] | None] = None
     returns_flags: ClassVar[bool] = False

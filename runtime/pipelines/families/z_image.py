@@ -88,6 +88,7 @@ class ZImage(Family):
         "inpainting": {"guidance_scale": 5.0},
     }
     begin_index: ClassVar[int | None] = 0
+    keeps_own_noise: ClassVar[bool] = True
     even_sigmas: ClassVar[bool] = True
     scales_latents: ClassVar[bool] = False
     tasks: ClassVar[tuple[str, ...] | None] = ("text_to_image", "image_to_image", "inpainting")

@@ -27,6 +27,7 @@ from diffoundry.runtime.pipelines.inputs import CommonInputs
 from diffoundry.runtime.pipelines.tasks.base import LoopInit, Task, TaskContext
 from diffoundry.runtime.pipelines.tasks.schedule import add_noise, check_strength, start_timesteps
 from diffoundry.runtime.pipelines.tasks.source_images import fill_batch, image_size, read_image
+from diffoundry.runtime.random import randn_tensor
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -123,6 +124,8 @@ class Inpainting(Task):
         timesteps = start_timesteps(context.scheduler, context.steps, self.strength, self.denoising_start, flow=flow)
         box = self._box(context)
         pixels, mask = self._read(context, box)
+        keeps_own = context.family.keeps_own_noise and context.inputs.latents is not None
+        own = randn_tensor(context.shape, context.generator).astype(np.float32) if keeps_own else None
         image = None
         if self._begins_with_image(context.inputs) or not context.extra_channels:
             image = _encode(context, pixels)
@@ -145,7 +148,7 @@ class Inpainting(Task):
             )
         context.vae.draw(kept, _generators(context, len(kept)))  # unused, but diffusers draws it before the loop
         assert image is not None
-        after_step = partial(_keep, context, image, noise, small)
+        after_step = partial(_keep, context, image, noise if own is None else own, small)
         return LoopInit(latents=latents, timesteps=timesteps, after_step=after_step, crop=crop, finish=finish)
 
     def _shrink(self, mask: FloatArray, factor: int) -> FloatArray:
