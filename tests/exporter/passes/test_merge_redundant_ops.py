@@ -8,7 +8,7 @@ from diffoundry.exporter.passes.merge_redundant_ops import MergeRedundantOps
 TEMPLATE = """
 <ir_version: 10, opset_import: ["": 23]>
 g (float[2, 3, 4] x) => (float[2, 3, 4] y)
-<float one = {{1}}, float two = {{2}}, float zero = {{0}}>
+<float one = {{1}}, float two = {{2}}, float zero = {{0}}, float guard = {{1e-15}}, float near = {{1.000001}}>
 {{
     {body}
     y = Neg(last)
@@ -43,6 +43,8 @@ def test_opposite_transposes_go(transform, ops, numbers):
     [
         ("last = Div(x, two)", ["Div", "Neg"]),
         ("last = Sub(zero, x)", ["Sub", "Neg"]),
+        ("last = Add(x, guard)", ["Add", "Neg"]),
+        ("last = Mul(x, near)", ["Mul", "Neg"]),
         ("t = Cast <to = 10> (x) last = Cast <to = 1> (t)", ["Cast", "Cast", "Neg"]),
         (
             "t = Transpose <perm = [1, 2, 0]> (x) r = Relu(t) last = Transpose <perm = [2, 0, 1]> (r)",
