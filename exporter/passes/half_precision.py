@@ -1,7 +1,7 @@
 """Converts weights and compute to half precision, except for a list of nodes that stay in float32."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,9 @@ LARGEST = {
 _PINNED = {("Resize", 1), ("Resize", 2)}
 """Inputs that ONNX requires in float32 whatever the node computes in: Resize's roi and scales."""
 
+_SMALLEST = 2.0**-24
+"""Smallest positive number of fp16."""
+
 _ANY_INPUT = {"Cast", "Shape", "Size"}
 """Operators that read any type, so their inputs need no cast."""
 
@@ -41,7 +44,8 @@ class KeepList:
         upstream_of: Operators that stay together with all nodes that lead only to them. Sin and Cos: the timestep
             embedding multiplies a step of up to 1000 by its frequencies, where half precision rounds to half a radian.
             Casts of floats to integers are among them always: a rounded index is another entry, as of T5's table of
-            relative positions.
+            relative positions. So are divisions by sums that a number below half precision's range keeps from zero, up
+            to the weights: linear attention, whose sums over all positions overflow too.
         nodes: Names of nodes found by calibration.
     """
 
@@ -53,7 +57,7 @@ class KeepList:
         """The nodes of `graph` that stay."""
         kept = {node for node in graph if node.op_type in self.op_types or node.name in self.nodes}
         kept |= _upstream(node for node in graph if node.op_type in self.upstream_of or _makes_index(node))
-        return kept
+        return kept | _upstream((node for node in graph if _divides_by_sums(node)), _has_weights)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,14 +192,14 @@ class _Conversion:
         return self._casts[value, to]
 
 
-def _upstream(seeds: Iterable[ir.Node]) -> set[ir.Node]:
-    """Collect the seeds and every node all of whose readers are in the set."""
+def _upstream(seeds: Iterable[ir.Node], ends: Callable[[ir.Node], bool] = lambda _: False) -> set[ir.Node]:
+    """Collect the seeds and every node all of whose readers are in the set, up to those where the search ends."""
     found = set(seeds)
     queue = list(found)
     while queue:
         for value in queue.pop().inputs:
             node = None if value is None else value.producer()
-            if node is None or node in found:
+            if node is None or node in found or ends(node):
                 continue
             if all(user in found for output in node.outputs for user, _ in output.uses()):
                 found.add(node)
@@ -208,6 +212,26 @@ def _makes_index(node: ir.Node) -> bool:
     if node.op_type != "Cast" or node.inputs[0] is None or node.outputs[0].dtype is None:
         return False
     return node.inputs[0].dtype == _FLOAT and node.outputs[0].dtype.is_integer()
+
+
+def _divides_by_sums(node: ir.Node) -> bool:
+    """Return whether a node divides by a value plus a positive number that is zero in half precision."""
+    source = None if node.op_type != "Div" or node.inputs[1] is None else node.inputs[1].producer()
+    if source is None or source.op_type != "Add":
+        return False
+    for value in source.inputs:
+        tensor = None if value is None else value.const_value
+        if tensor is not None and tensor.size == 1 and 0.0 < float(tensor.numpy().item()) < _SMALLEST:
+            return True
+    return False
+
+
+def _has_weights(node: ir.Node) -> bool:
+    """Return whether a node reads a matrix or a kernel of weights."""
+    return any(
+        value is not None and value.const_value is not None and len(value.const_value.shape) > 1
+        for value in node.inputs
+    )
 
 
 def _half_tensor(tensor: ir.TensorProtocol | None, dtype: ir.DataType) -> ir.TensorProtocol:

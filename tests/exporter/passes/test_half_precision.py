@@ -190,6 +190,35 @@ def test_squares_are_added_up_in_float(keep, length):
     np.testing.assert_array_equal(y, np.full((1, 1, 8), length, np.float32))
 
 
+LINEAR_ATTENTION = """
+<ir_version: 10, opset_import: ["": 23]>
+g (float[2, 500] x, float[2, 2] w) => (float[1, 500] y)
+<float guard = {1e-15}, int64[1] zero = {0}, int64[1] one = {1}, int64[1] two = {2}>
+{
+    [project] p = MatMul(w, x)
+    [positive] q = Relu(p)
+    [transpose] t = Transpose <perm = [1, 0]> (q)
+    [weigh] s = MatMul(q, t)
+    [apply] h = MatMul(s, q)
+    [value] v = Slice(h, zero, one, zero)
+    [sum] n = Slice(h, one, two, zero)
+    [guarded] g = Add(n, guard)
+    [divide] y = Div(v, g)
+}
+"""
+
+
+def test_linear_attention_stays_float_up_to_its_weights(transform, numbers):
+    """Sums over all positions exceed the range of halves, and their guard is below it."""
+    x = np.abs(numbers(2, 500)) + 20
+    x[:, 100] = 0
+    after = transform(
+        LINEAR_ATTENTION, HalfPrecision(), {"x": x}, weights={"w": np.array([[1, 0.5], [0.5, 1]], np.float32)},
+        **TOLERANCE,
+    )  # fmt: skip
+    assert {name for name, dtype in types(after).items() if dtype == HALF} == {"project"}
+
+
 def test_scales_of_resize_stay_float(transform, numbers):
     weights = {"scales": np.array([1, 1, 2, 2], np.float32)}
     after = transform(RESIZE, HalfPrecision(), {"x": numbers(1, 1, 2, 2)}, weights=weights, **TOLERANCE)
