@@ -120,6 +120,7 @@ class FamilyDeclaration:
         weight_folders: Folders of parts without a graph, whose config and weights a bundle copies unchanged; a
             checkpoint may lack them.
         controlnet: Declares the ControlNet of a name. None for `ControlNetModel`, that of UNets.
+        controlnet_components: Networks that only a checkpoint with a ControlNet needs.
     """
 
     name: str
@@ -127,6 +128,7 @@ class FamilyDeclaration:
     folders: tuple[str, ...] = ("scheduler", "tokenizer")
     weight_folders: tuple[str, ...] = ()
     controlnet: Callable[[str], ComponentKind] | None = None
+    controlnet_components: tuple[ComponentKind, ...] = ()
 
 
 def read_integer(configs: Configs, source: str, key: str, default: int | None) -> int:

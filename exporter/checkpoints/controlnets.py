@@ -22,6 +22,7 @@ __all__ = ["SEVERAL", "diffusers_index", "find_controlnets", "joined_index", "ow
 SEVERAL = {
     "ControlNetModel": "MultiControlNetModel",
     "FluxControlNetModel": "FluxMultiControlNetModel",
+    "SanaControlNetModel": "MultiControlNetModel",
     "SD3ControlNetModel": "SD3MultiControlNetModel",
 }
 """Class of a ControlNet to that of several, in `diffusers.models.controlnets`."""

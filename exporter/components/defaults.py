@@ -16,6 +16,16 @@ _UNET = {
     "layers_per_block": 2,
     "cross_attention_dim": 1280,
 }
+_SANA = {
+    "in_channels": 32,
+    "out_channels": 32,
+    "caption_channels": 2304,
+    "num_attention_heads": 70,
+    "attention_head_dim": 32,
+    "num_layers": 20,
+    "patch_size": 1,
+    "sample_size": 32,
+}
 _CLIP_TEXT = {"hidden_size": 512, "num_hidden_layers": 12, "projection_dim": 512}
 
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
@@ -31,6 +41,12 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "latent_channels": 4,
         "encoder_block_out_channels": [64, 64, 64, 64],
         "decoder_block_out_channels": [64, 64, 64, 64],
+    },
+    "AutoencoderDC": {
+        "in_channels": 3,
+        "latent_channels": 32,
+        "encoder_block_out_channels": [128, 256, 512, 512, 1024, 1024],
+        "decoder_block_out_channels": [128, 256, 512, 512, 1024, 1024],
     },
     "SD3Transformer2DModel": {
         "in_channels": 16,
@@ -106,6 +122,8 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     },
     "DiTTransformer2DModel": {"in_channels": 4, "patch_size": 2, "sample_size": 32, "num_embeds_ada_norm": 1000},
     "PixArtTransformer2DModel": {"in_channels": 4, "out_channels": 8, "patch_size": 2, "sample_size": 128},
+    "SanaTransformer2DModel": _SANA,
+    "SanaControlNetModel": {**_SANA, "num_layers": 7},
     "CLIPTextModel": _CLIP_TEXT,
     "CLIPTextModelWithProjection": _CLIP_TEXT,
     "CLIPVisionModel": {"hidden_size": 768},

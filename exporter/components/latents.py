@@ -15,6 +15,10 @@ _MOST_LEVELS = 16
 """Most levels of a VAE, each of which halves the image."""
 
 
+_LEVELS = {"AutoencoderTiny": 4, "AutoencoderDC": 6}
+"""Default of diffusers for the number of levels, by the class of the VAE."""
+
+
 def latent_dims(configs: Configs) -> tuple[str, str]:
     """Height and width of latents as symbols of the image's, such as ("height/8", "width/8").
 
@@ -25,9 +29,9 @@ def latent_dims(configs: Configs) -> tuple[str, str]:
     if source is None:
         return "height", "width"
     vae = configs[source]
-    own = "decoder_block_out_channels"  # an AutoencoderTiny that was not written by diffusers may have these alone
+    own = "decoder_block_out_channels"  # alone in an AutoencoderDC, and in some AutoencoderTiny
     field = own if own in vae and "block_out_channels" not in vae else "block_out_channels"
-    default = (64,) * 4 if vae.get("_class_name") == "AutoencoderTiny" else (64,)
+    default = (64,) * _LEVELS.get(vae.get("_class_name", ""), 1)
     if vae.get("_class_name") == "AutoencoderKLQwenImage":
         field, default = "dim_mult", (1, 2, 4, 4)
     levels = read_levels(configs, source, field, default)

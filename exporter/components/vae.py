@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from diffoundry.exporter.component import Component, ComponentKind, Configs
+from diffoundry.exporter.components.autoencoder_dc import DC_CLASS, describe_dc_decoder, describe_dc_encoder
 from diffoundry.exporter.components.autoencoder_kl import describe_decoder, describe_encoder
 from diffoundry.exporter.components.autoencoder_tiny import describe_tiny_decoder, describe_tiny_encoder
 from diffoundry.exporter.components.qwen_image_vae import (
@@ -25,12 +26,14 @@ _ENCODERS: Mapping[str, _Describe] = {
     "AutoencoderTiny": describe_tiny_encoder,
     VQ_CLASS: describe_vq_encoder,
     QWEN_IMAGE_VAE: describe_qwen_image_encoder,
+    DC_CLASS: describe_dc_encoder,
 }
 _DECODERS: Mapping[str, _Describe] = {
     "AutoencoderKL": describe_decoder,
     "AutoencoderTiny": describe_tiny_decoder,
     VQ_CLASS: describe_vq_decoder,
     QWEN_IMAGE_VAE: describe_qwen_image_decoder,
+    DC_CLASS: describe_dc_decoder,
 }
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from diffoundry.exporter.checkpoints.json_files import read_json
 from diffoundry.exporter.configs.vocabulary import (
     write_bert_vocabulary,
+    write_gemma_vocabulary,
     write_qwen_vocabulary,
     write_t5_vocabulary,
     write_vocabulary,
@@ -25,6 +26,7 @@ __all__ = ["assemble_configs", "remove_scratch", "scratch_folder"]
 _VOCABULARIES = {
     "T5": write_t5_vocabulary,
     "Bert": write_bert_vocabulary,
+    "Gemma": write_gemma_vocabulary,
     "Qwen2": write_qwen_vocabulary,
     "XLMRoberta": write_xlm_roberta_vocabulary,
 }

@@ -1,4 +1,4 @@
-"""CLIP's vocabulary, from the merges that are installed, and one of T5's size that is made of its words.
+"""CLIP's vocabulary, from the merges that are installed, and those of other kinds that are made of its words.
 
 Radford et al. 2021, https://arxiv.org/abs/2103.00020, 2.4: byte pairs over lower-cased text. https://github.com/openai/CLIP,
 `clip/simple_tokenizer.py`, MIT licence: see NOTICE.
@@ -16,6 +16,7 @@ __all__ = [
     "clip_merges",
     "clip_vocabulary",
     "write_bert_vocabulary",
+    "write_gemma_vocabulary",
     "write_qwen_vocabulary",
     "write_t5_vocabulary",
     "write_vocabulary",
@@ -31,6 +32,7 @@ _BERT_SPECIALS = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]"
 
 _XLM_R_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 
+_GEMMA_SPECIALS = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
 _QWEN_SPACE = "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}"
 _QWEN_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
@@ -126,6 +128,28 @@ def write_xlm_roberta_vocabulary(folder: Path) -> None:
 
     specials = [(token, 0.0) for token in _XLM_R_SPECIALS]
     tokenizer = XLMRobertaTokenizer(vocab=[*specials, *_scored_pieces(None), ("<mask>", 0.0)])
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def write_gemma_vocabulary(folder: Path) -> None:
+    """Write a tokenizer.json of Gemma's kind, for networks with random weights.
+
+    Gemma's own 256,000 pieces are not installed. These are the special tokens, bytes, printable characters, and the
+    merges of CLIP's vocabulary, with and without a space before them.
+    """
+    from tokenizers.processors import TemplateProcessing
+    from transformers import GemmaTokenizer
+
+    texts = ((left, right.removesuffix(_END)) for left, right in clip_merges())
+    pairs = list(dict.fromkeys(pair for pair in texts if "".join(pair).isascii()))
+    spaced = [(_T5_SPACE, word) for word in dict.fromkeys(map("".join, pairs))]
+    parts = (*_GEMMA_SPECIALS, *(f"<0x{byte:02X}>" for byte in range(256)), _T5_SPACE, *map(chr, range(33, 127)))
+    tokens = dict.fromkeys((*parts, *map("".join, pairs), *map("".join, spaced)))
+    tokenizer = GemmaTokenizer(vocab={token: index for index, token in enumerate(tokens)}, merges=[*pairs, *spaced])
+    start = _GEMMA_SPECIALS[2]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{start} $A", special_tokens=[(start, _GEMMA_SPECIALS.index(start))]
+    )
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
 
 

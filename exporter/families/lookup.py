@@ -24,9 +24,9 @@ __all__ = ["controlnet_class", "find_family", "names_component"]
 _SUPPORTED = (
     "Stable Diffusion 1.x, 2.x and XL (text to image, image to image, inpainting, ControlNet, InstructPix2Pix, image "
     "variation, latent consistency models), Stable Diffusion 3 (text to image, image to image, inpainting, "
-    "ControlNet), FLUX.1, Chroma, AuraFlow, Z-Image, Qwen-Image, PixArt-Alpha and PixArt-Sigma, upscalers, DDPM and "
-    "its relatives, latent diffusion, unCLIP, Kandinsky 2.1, 2.2 and 3, DeepFloyd IF, Stable Cascade, Würstchen, "
-    "VQ-Diffusion, Shap-E (latents), DiT, consistency models"
+    "ControlNet), FLUX.1, Chroma, AuraFlow, Z-Image, Qwen-Image, PixArt-Alpha and PixArt-Sigma, Sana and Sana-Sprint, "
+    "upscalers, DDPM and its relatives, latent diffusion, unCLIP, Kandinsky 2.1, 2.2 and 3, DeepFloyd IF, Stable "
+    "Cascade, Würstchen, VQ-Diffusion, Shap-E (latents), DiT, consistency models"
 )
 
 
@@ -64,7 +64,13 @@ def find_family(index: Mapping[str, Any], without: Collection[str] = ()) -> Fami
         raise CheckpointError(f"model_index.json: got no 'adapter' in a {pipeline_class}, expected one; it is damaged")
     return replace(
         family,
-        components=(*kept, *controlnets, *adapters, *_image_prompt_kinds(index)),
+        components=(
+            *kept,
+            *(family.controlnet_components if controlnets else ()),
+            *controlnets,
+            *adapters,
+            *_image_prompt_kinds(index),
+        ),
         folders=tuple(folder for folder in family.folders if folder not in unused),
         weight_folders=tuple(folder for folder in family.weight_folders if names_component(index, folder)),
     )

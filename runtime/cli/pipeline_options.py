@@ -106,7 +106,7 @@ _OPTIONS = (
         "--max-sequence-length",
         type=int,
         help="Most tokens of a prompt, of T5 or of a language model.  [default: 256; PixArt-Alpha 120,"
-        " PixArt-Sigma 300, FLUX.1, Chroma, Z-Image and Qwen-Image 512]",
+        " PixArt-Sigma and Sana 300, FLUX.1, Chroma, Z-Image and Qwen-Image 512]",
     ),
     _sd3(
         "--skip-layers", "skip_guidance_layers", also=("--skip-guidance-layers",), callback=_numbers, metavar="N,N,...",

@@ -11,6 +11,7 @@ __all__ = ["CONTROLNETS", "VAES", "open_controlnet", "open_vae"]
 
 VAES = {
     "AutoencoderKL": "diffoundry.runtime.models.autoencoder_kl:AutoencoderKL",
+    "AutoencoderDC": "diffoundry.runtime.models.autoencoder_dc:AutoencoderDC",
     "AutoencoderKLQwenImage": "diffoundry.runtime.models.autoencoder_kl_qwen_image:AutoencoderKLQwenImage",
     "AutoencoderTiny": "diffoundry.runtime.models.autoencoder_tiny:AutoencoderTiny",
     "VQModel": "diffoundry.runtime.models.vq_model:VQModel",
@@ -20,6 +21,7 @@ VAES = {
 CONTROLNETS = {
     "ControlNetModel": "diffoundry.runtime.models.controlnet:ControlNetModel",
     "FluxControlNetModel": "diffoundry.runtime.models.flux_controlnet:FluxControlNetModel",
+    "SanaControlNetModel": "diffoundry.runtime.models.sana_transformer_2d:SanaControlNetModel",
     "SD3ControlNetModel": "diffoundry.runtime.models.sd3_controlnet:SD3ControlNetModel",
 }
 """The same of ControlNets."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,10 @@ class Tiles:
     Attributes:
         pixels: Side of a tile of an image; diffusers: `tile_sample_min_size`.
         latents: Side of the same tile in latents; diffusers: `tile_latent_min_size`.
+        overlaps: A tile shares this part of its side with the next.
     """
+
+    overlaps: ClassVar[int] = _OVERLAPS
 
     pixels: int
     latents: int
@@ -82,7 +85,7 @@ class Tiles:
         """Return the different tiles of an image of this size (height, width) in pixels; its own size for one tile."""
         if max(size) <= self.pixels:
             return [size]
-        heights, widths = (lengths(side, self.pixels, _OVERLAPS) for side in size)
+        heights, widths = (lengths(side, self.pixels, self.overlaps) for side in size)
         return list(product(heights, widths))
 
     def decode(self, run: Callable[[FloatArray], FloatArray], latents: FloatArray) -> FloatArray:
@@ -108,13 +111,13 @@ class Tiles:
         if max(array.shape[2:]) <= side:
             return run(array)
         height, width = array.shape[2:]
-        extent = result_side // _OVERLAPS
+        extent = result_side // self.overlaps
         keep = result_side - extent
         above: list[FloatArray] = []
         bands = []
-        for top in starts(height, side, _OVERLAPS):
+        for top in starts(height, side, self.overlaps):
             row: list[FloatArray] = []
-            for index, left in enumerate(starts(width, side, _OVERLAPS)):
+            for index, left in enumerate(starts(width, side, self.overlaps)):
                 tile = run(np.ascontiguousarray(array[:, :, top : top + side, left : left + side]))
                 if above:
                     tile = _blend(above[index], tile, extent, axis=2)

@@ -148,6 +148,12 @@ class CallArguments(TypedDict, total=False):
     prompt_attention_mask: Any
     negative_prompt_attention_mask: Any
     use_resolution_binning: bool
+    complex_human_instruction: Sequence[str] | None
+    max_timesteps: float
+    intermediate_timesteps: float | None
+    pag_scale: float
+    pag_adaptive_scale: float
+    pag_applied_layers: str | Sequence[str]
     frame_size: int | None
     truncation_rate: float
 

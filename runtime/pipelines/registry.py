@@ -186,6 +186,30 @@ FAMILY_TABLE = (
         exporter="diffoundry.exporter.families.pixart:SIGMA",
     ),
     FamilyEntry(
+        name="sana",
+        classes={
+            "SanaPipeline": PipelineClass("text_to_image"),
+            "SanaControlNetPipeline": PipelineClass("text_to_image", controlnet=True),
+        },
+        runtime="diffoundry.runtime.pipelines.systems.sana:Sana",
+        exporter="diffoundry.exporter.families.sana:FAMILY",
+    ),
+    FamilyEntry(
+        name="sana_pag",
+        classes={"SanaPAGPipeline": PipelineClass("text_to_image")},
+        runtime="diffoundry.runtime.pipelines.systems.sana:SanaPAG",
+        exporter="diffoundry.exporter.families.sana:PERTURBED",
+    ),
+    FamilyEntry(
+        name="sana_sprint",
+        classes={
+            "SanaSprintPipeline": PipelineClass("text_to_image"),
+            "SanaSprintImg2ImgPipeline": PipelineClass("image_to_image"),
+        },
+        runtime="diffoundry.runtime.pipelines.systems.sana_sprint:SanaSprint",
+        exporter="diffoundry.exporter.families.sana:SPRINT",
+    ),
+    FamilyEntry(
         name="image_variation",
         classes={"StableDiffusionImageVariationPipeline": PipelineClass("text_to_image")},
         runtime="diffoundry.runtime.pipelines.families.image_variation:ImageVariation",

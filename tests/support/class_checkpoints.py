@@ -21,6 +21,8 @@ from tiny_kandinsky import DDIM, make_decoder, make_prior, make_text_decoder
 from tiny_kandinsky_3 import make_kandinsky_3
 from tiny_pixart import make_pixart
 from tiny_qwen_image import make_qwen_image
+from tiny_sana import CLASSES as SANA_CLASSES
+from tiny_sana import make_sana
 from tiny_shap_e import NAMES, make_shap_e
 from tiny_vq_diffusion import make_vq_diffusion
 from tiny_wuerstchen import make_wuerstchen_decoder, make_wuerstchen_prior
@@ -125,6 +127,7 @@ _SYSTEMS: Mapping[str, Callable[[Path], Any]] = {
     },
     **{name: _kandinsky(make_text_decoder, name) for form in _FORMS for name in [f"Kandinsky{form}Pipeline"]},
     "VQDiffusionPipeline": make_vq_diffusion,
+    **{name: partial(make_sana, name=name) for name in SANA_CLASSES},
     **{name: partial(make_shap_e, name=name) for name in NAMES},
 }
 

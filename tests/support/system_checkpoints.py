@@ -19,6 +19,8 @@ from tiny_kandinsky import DDIM, make_decoder, make_prior, make_text_decoder
 from tiny_kandinsky_3 import make_kandinsky_3
 from tiny_pixart import make_pixart
 from tiny_qwen_image import make_qwen_image
+from tiny_sana import CLASSES as SANA_CLASSES
+from tiny_sana import make_sana
 from tiny_shap_e import NAMES, make_shap_e
 from tiny_vq_diffusion import make_vq_diffusion
 from tiny_wuerstchen import make_wuerstchen_decoder, make_wuerstchen_prior
@@ -84,6 +86,7 @@ SYSTEM_TABLES: Mapping[str, _Makers] = {
             *(f"FluxControlNet{form}Pipeline" for form in ("", "Img2Img", "Inpaint")),
         ),
         **_by_name(make_qwen_image, "QwenImagePipeline"),
+        **_by_name(make_sana, *SANA_CLASSES),
     },
 }
 """Table to its checkpoints: name, or class of the pipeline, to the function that writes it into a folder."""

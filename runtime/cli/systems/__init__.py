@@ -11,6 +11,7 @@ from diffoundry.runtime.cli.systems.group import OptionGroup
 from diffoundry.runtime.cli.systems.kandinsky import KANDINSKY
 from diffoundry.runtime.cli.systems.pixart import PIXART
 from diffoundry.runtime.cli.systems.pixels import PIXELS
+from diffoundry.runtime.cli.systems.sana import SANA
 from diffoundry.runtime.cli.systems.stages import STAGES
 from diffoundry.runtime.cli.systems.upscaling import UPSCALING
 from diffoundry.runtime.cli.systems.vq_diffusion import VQ_DIFFUSION
@@ -21,7 +22,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 GROUPS: tuple[OptionGroup, ...] = (
     CLASS_LABELS, PIXELS, UPSCALING, DEPTH, STAGES, KANDINSKY, DEEPFLOYD, CASCADES,
-    VQ_DIFFUSION, PIXART,
+    VQ_DIFFUSION, PIXART, SANA,
 )  # fmt: skip
 """Every heading, in the order of the help."""
 

@@ -21,8 +21,8 @@ DEEPFLOYD = OptionGroup(
         _deepfloyd(
             "--clean-caption/--no-clean-caption",
             default=None,
-            help="Remove links, markup and signs from prompts, also of PixArt."
-            "  [default: if beautifulsoup4 and ftfy are installed]",
+            help="Remove links, markup and signs from prompts, also of PixArt and Sana."
+            "  [default: if beautifulsoup4 and ftfy are installed; of Sana off]",
         ),
         _deepfloyd(
             "--disable-watermark",

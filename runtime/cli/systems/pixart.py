@@ -1,11 +1,11 @@
-"""PixArt: the size that is generated."""
+"""PixArt and Sana: the size that is generated."""
 
 from diffoundry.runtime.cli.help import options_in
 from diffoundry.runtime.cli.systems.group import OptionGroup
 
 __all__ = ["PIXART"]
 
-_pixart = options_in("PixArt")
+_pixart = options_in("PixArt and Sana")
 
 PIXART = OptionGroup(
     options=(

@@ -15,6 +15,7 @@ from diffoundry.exporter.checkpoints.weights import build_module
 from diffoundry.exporter.configs.vocabulary import clip_merges, clip_vocabulary
 from diffoundry.runtime.bundle.specs import DimSpec
 from diffoundry.runtime.errors import CheckpointError
+from diffoundry.runtime.pipelines.systems.sana_inputs import ENCODER_TOKENS, INSTRUCTION, TOKENS
 from diffoundry.runtime.tokenizers.clip import ClipTokenizer
 from diffoundry.runtime.tokenizers.tokenizer_json import JsonTokenizer
 
@@ -58,6 +59,15 @@ SIZES = {
     },
     "pixart-alpha-512": {"text_encoder": 4_762_310_656, "transformer": 610_856_096, "vae": 83_653_863},
     "pixart-sigma-1024": {"text_encoder": 4_762_310_656, "transformer": 610_856_096, "vae": 83_653_863},
+    # As the papers say: 0.6 and 1.6 billion, and 2.6 for Gemma 2.
+    **{
+        alias: {"text_encoder": 2_614_341_888, "transformer": count, "vae": 312_250_275}
+        for alias, count in (
+            ("sana-600m", 591_747_872),
+            ("sana-1600m", 1_604_462_752),
+            ("sana-sprint-600m", 593_501_216),
+        )
+    },
     # As the original code reports them: 274.06 M, 113.62 M and 872.30 M for the UNets, 581.99 M for BERT.
     "ldm-celebahq-256": {"unet": 274_056_163, "vqvae": 55_322_782},
     "ldm-super-resolution-4x": {"unet": 113_622_563, "vqvae": 55_322_782},
@@ -347,6 +357,24 @@ def test_networks_are_as_large_as_their_readme_says(alias):
         with torch.device("meta"):
             module = build_module(checkpoint.root / source, ":".join(checkpoint.model_index[source]))
         assert sum(parameter.numel() for parameter in module.parameters()) == pytest.approx(1e6 * millions, rel=0.03)
+
+
+def test_the_vocabulary_for_gemma(tmp_path):
+    """Words with a space before them are one token, as in Gemma's own, so that the instruction fits."""
+    place = open_checkpoint("sana-600m", random_weights=True).root / "tokenizer"
+    write_tokenizer(place, "GemmaTokenizerFast", tmp_path)
+    texts = ["a photo of an Astronaut\n", "\n".join(INSTRUCTION)]
+    ids = JsonTokenizer.from_folder(tmp_path)(texts, max_length=ENCODER_TOKENS).input_ids
+    theirs = transformers.GemmaTokenizerFast.from_pretrained(place)
+    assert ids.tolist() == theirs(texts, padding="max_length", max_length=ENCODER_TOKENS, truncation=True).input_ids
+    assert theirs.convert_ids_to_tokens(ids[0, :4]) == [
+        "<bos>",
+        "a",
+        "\N{LOWER ONE EIGHTH BLOCK}photo",
+        "\N{LOWER ONE EIGHTH BLOCK}of",
+    ]
+    assert (ids[1] != 0).sum() + TOKENS - 2 <= ENCODER_TOKENS
+    assert theirs.unk_token_id not in ids
 
 
 def test_the_vocabulary_for_xlm_roberta(tmp_path):

@@ -19,7 +19,7 @@ from diffoundry.runtime import load
 from diffoundry.runtime.cli.generate import command as generate
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.pixart_transformer_2d import sine_table
-from diffoundry.runtime.pipelines.systems.pixart_sizes import closest_size, fit_images
+from diffoundry.runtime.pipelines.systems.trained_sizes import closest_size, fit_images
 
 ALPHA, SIGMA = "PixArtAlphaPipeline", "PixArtSigmaPipeline"
 EXACT = {"use_resolution_binning": False}

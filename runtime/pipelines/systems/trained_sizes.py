@@ -1,6 +1,6 @@
-"""The sizes that PixArt was trained on, and images resized to the size that a call asks for.
+"""The sizes that PixArt and Sana were trained on, and images resized to the size that a call asks for.
 
-diffusers: `ASPECT_RATIO_256_BIN` and the others of `PixArtAlphaPipeline` and `PixArtSigmaPipeline`, and
+diffusers: `ASPECT_RATIO_256_BIN` and the others of `PixArtAlphaPipeline`, `PixArtSigmaPipeline` and `SanaPipeline`, and
 `PixArtImageProcessor`.
 """
 
@@ -21,13 +21,16 @@ _SIZES_2048 = (
     "2176x1920 2176x1792 2304x1792 2304x1664 2432x1664 2560x1536 2688x1536 2816x1408 2944x1408 3072x1280 3200x1280 "
     "3328x1152 3456x1152 3584x1152 3712x1024 3840x1024 3968x1024 4096x1024"
 )
-"""Height and width in pixels of networks for 1024 and 2048 pixels; smaller networks have fractions of the first."""
+"""Height and width in pixels of networks for 1024 and 2048 pixels."""
 
-_TABLES = {256: (_SIZES_2048, 1), 128: (_SIZES_1024, 1), 64: (_SIZES_1024, 2), 32: (_SIZES_1024, 4)}
-"""`sample_size` of a network to a table and its divisor."""
+_TABLES = {
+    4096: (_SIZES_2048, 2), 2048: (_SIZES_2048, 1), 1024: (_SIZES_1024, 1), 512: (_SIZES_1024, 0.5),
+    256: (_SIZES_1024, 0.25),
+}  # fmt: skip
+"""Pixels of a network to a table and its factor."""
 
 
-def closest_size(height: int, width: int, sample_size: int) -> tuple[int, int]:
+def closest_size(height: int, width: int, sample_size: int, pixels: int = 8) -> tuple[int, int]:
     """Return the size of the training whose ratio of height to width is closest.
 
     diffusers: `PixArtImageProcessor.classify_height_width_bin`, which compares with ratios of two decimals.
@@ -36,18 +39,19 @@ def closest_size(height: int, width: int, sample_size: int) -> tuple[int, int]:
         height: Pixels.
         width: Pixels.
         sample_size: Latents to a side of the images of the training.
+        pixels: Pixels to a side of a latent in that training.
 
     Raises:
         InputError: There is no table for this `sample_size`.
     """
-    if sample_size not in _TABLES:
-        known = ", ".join(str(side) for side in sorted(_TABLES))
+    if sample_size * pixels not in _TABLES:
+        known = ", ".join(str(side // pixels) for side in sorted(_TABLES))
         raise InputError(
             f"use_resolution_binning: got True with a network whose sample_size is {sample_size}, expected one of "
             f"{known}, for which there are tables of sizes; pass False"
         )
-    table, divisor = _TABLES[sample_size]
-    sizes = [tuple(int(side) // divisor for side in size.split("x")) for size in table.split()]
+    table, factor = _TABLES[sample_size * pixels]
+    sizes = [tuple(int(int(side) * factor) for side in size.split("x")) for size in table.split()]
     chosen = min(sizes, key=lambda size: abs(round(size[0] / size[1], 2) - height / width))
     return chosen[0], chosen[1]
 
