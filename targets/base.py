@@ -13,6 +13,7 @@ from diffoundry.runtime.bundle.specs import AdapterSpec, DimSpec, EngineSpec, Te
 from diffoundry.runtime.errors import EngineError, InputError
 from diffoundry.runtime.models.roles import DENOISER, PRIOR, TEXT_ENCODER
 from diffoundry.targets.adapter_graph import TakeAdapters, layers_of
+from diffoundry.targets.empty_inputs import drop_empty_inputs
 
 __all__ = ["USUAL_SIZES", "Lowered", "Lowering", "PrecisionFormat", "Target", "tensor_specs", "usual_sizes"]
 
@@ -143,10 +144,12 @@ class Target(ABC):
     Attributes:
         name: Name of its plugin.
         formats: Precision to the graph that the target wants for it.
+        fixes_sizes: True if its engines take the usual sizes of dimensions that are neither rows nor pixels.
     """
 
     name: ClassVar[str]
     formats: ClassVar[Mapping[str, PrecisionFormat]]
+    fixes_sizes: ClassVar[bool] = False
 
     def form(self, precision: str) -> PrecisionFormat:
         """Return the graph that the target wants for a precision.
@@ -171,6 +174,8 @@ class Target(ABC):
             EngineError: The target does not take this graph; the message lists the reasons of `unsupported`.
         """
         model = ir.load(work.graph)
+        if self.fixes_sizes:
+            drop_empty_inputs(model.graph, usual_sizes(model))
         self._check(model, work)
         inputs, outputs = tensor_specs(model.graph.inputs), tensor_specs(model.graph.outputs)
         lowered = self._lower(model, work)

@@ -1,12 +1,20 @@
-"""The two halves of AutoencoderKL: images to the moments of latents, latents to images."""
+"""The two halves of AutoencoderKL: images to the moments of latents, latents to images.
+
+AutoencoderKLFlux2 has the same graphs. Its normalization of 2 x 2 latents is applied by the runtime.
+"""
+
+from dataclasses import replace
 
 from diffoundry.exporter.component import Call, Component, Configs, read_integer
 from diffoundry.exporter.components.latents import latent_dims
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.bundle.specs import TensorSpec
+from diffoundry.runtime.models.autoencoder_kl_flux2 import MEAN, VARIANCE
 from diffoundry.runtime.models.roles import VAE_DECODER, VAE_ENCODER
 
-__all__ = ["describe_decoder", "describe_encoder"]
+__all__ = ["FLUX2_CLASS", "describe_decoder", "describe_encoder", "describe_flux2_decoder", "describe_flux2_encoder"]
+
+FLUX2_CLASS = "AutoencoderKLFlux2"
 
 
 def describe_encoder(configs: Configs, source: str = "vae") -> Component:
@@ -43,3 +51,13 @@ def describe_decoder(configs: Configs, source: str = "vae") -> Component:
         example={"batch": 2, height: 9, width: 11},
         call=Call(layers=("post_quant_conv", "decoder")),
     )
+
+
+def describe_flux2_encoder(configs: Configs, source: str = "vae") -> Component:
+    """Describe the encoder of an AutoencoderKLFlux2."""
+    return replace(describe_encoder(configs, source), network=FLUX2_CLASS)
+
+
+def describe_flux2_decoder(configs: Configs, source: str = "vae") -> Component:
+    """Describe the decoder of an AutoencoderKLFlux2."""
+    return replace(describe_decoder(configs, source), network=FLUX2_CLASS, tables=(MEAN, VARIANCE))

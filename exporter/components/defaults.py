@@ -33,6 +33,12 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "UNet2DModel": {"in_channels": 3, "out_channels": 3, "block_out_channels": [224, 448, 672, 896]},
     "ControlNetModel": {**_UNET, "conditioning_embedding_out_channels": [16, 32, 96, 256]},
     "AutoencoderKL": {"in_channels": 3, "out_channels": 3, "latent_channels": 4, "block_out_channels": [64]},
+    "AutoencoderKLFlux2": {
+        "in_channels": 3,
+        "out_channels": 3,
+        "latent_channels": 32,
+        "block_out_channels": [128, 256, 512, 512],
+    },
     "VQModel": {"in_channels": 3, "out_channels": 3, "latent_channels": 3, "block_out_channels": [64]},
     "LDMBertModel": {"d_model": 1280, "max_position_embeddings": 77},
     "AutoencoderTiny": {
@@ -119,6 +125,12 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "z_dim": 16,
         "dim_mult": [1, 2, 4, 4],
         "temperal_downsample": [False, True, True],
+    },
+    "Flux2Transformer2DModel": {
+        "in_channels": 128,
+        "joint_attention_dim": 15360,
+        "attention_head_dim": 128,
+        "axes_dims_rope": [32, 32, 32, 32],
     },
     "DiTTransformer2DModel": {"in_channels": 4, "patch_size": 2, "sample_size": 32, "num_embeds_ada_norm": 1000},
     "PixArtTransformer2DModel": {"in_channels": 4, "out_channels": 8, "patch_size": 2, "sample_size": 128},

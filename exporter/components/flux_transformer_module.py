@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -20,15 +20,18 @@ _TRAINED = 1000
 
 
 class FluxEmbeddings(TransformerModule):
-    """The parts that the transformer of FLUX.1 and its ControlNets have in common.
+    """The parts that the transformers of FLUX.1 and FLUX.2, and ControlNets, have in common.
 
     diffusers computes the angles of every token from its position. Here their cosines and sines are inputs, one number
     for the pair that it rotates. Tokens of the prompt are at position zero, whose rotation is none.
     """
 
+    embedding: ClassVar[str] = "time_text_embed"
+    """Attribute of the network that embeds the timestep."""
+
     def __init__(self, network: Any, component: Component) -> None:
         super().__init__(network, component)
-        proj = network.time_text_embed.time_proj
+        proj = getattr(network, self.embedding).time_proj
         half = proj.num_channels // 2
         # As diffusers computes them, to the bit: angles of a guidance scale are up to 30,000.
         exponent = -math.log(_PERIOD) * torch.arange(half, dtype=torch.float32) / (half - proj.downscale_freq_shift)
@@ -52,16 +55,17 @@ class FluxEmbeddings(TransformerModule):
         return {name: array.reshape(len(array), rows, columns, -1) for name, array in own.items()}
 
     def embed(
-        self, timestep: torch.Tensor, guidance: torch.Tensor | None, pooled_projections: torch.Tensor
+        self,
+        timestep: torch.Tensor,
+        guidance: torch.Tensor | None,
+        pooled_projections: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the embedding of a timestep (1,), of guidance scales (B,) or None, and of pooled prompts (B, P)."""
-        network: Any = self.model
-        embed = network.time_text_embed
-        embedded = embed.timestep_embedder(self._waves(timestep))
+        """Return the embedding of a timestep (1,), and where given of guidance scales (B,) and pooled prompts."""
+        embed: Any = getattr(self.model, self.embedding)
+        embedded: torch.Tensor = embed.timestep_embedder(self._waves(timestep))
         if guidance is not None:
             embedded = embedded + embed.guidance_embedder(self._waves(guidance))
-        result: torch.Tensor = embedded + embed.text_embedder(pooled_projections)
-        return result
+        return embedded if pooled_projections is None else embedded + embed.text_embedder(pooled_projections)
 
     def angles(self, context: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the tables of cosines and sines of the tokens of text (B, T, C) and image, (tokens, D / 2) each."""

@@ -4,7 +4,13 @@ from collections.abc import Callable, Mapping
 
 from diffoundry.exporter.component import Component, ComponentKind, Configs
 from diffoundry.exporter.components.autoencoder_dc import DC_CLASS, describe_dc_decoder, describe_dc_encoder
-from diffoundry.exporter.components.autoencoder_kl import describe_decoder, describe_encoder
+from diffoundry.exporter.components.autoencoder_kl import (
+    FLUX2_CLASS,
+    describe_decoder,
+    describe_encoder,
+    describe_flux2_decoder,
+    describe_flux2_encoder,
+)
 from diffoundry.exporter.components.autoencoder_tiny import describe_tiny_decoder, describe_tiny_encoder
 from diffoundry.exporter.components.qwen_image_vae import (
     QWEN_IMAGE_VAE,
@@ -23,6 +29,7 @@ _Describe = Callable[[Configs, str], Component]
 
 _ENCODERS: Mapping[str, _Describe] = {
     "AutoencoderKL": describe_encoder,
+    FLUX2_CLASS: describe_flux2_encoder,
     "AutoencoderTiny": describe_tiny_encoder,
     VQ_CLASS: describe_vq_encoder,
     QWEN_IMAGE_VAE: describe_qwen_image_encoder,
@@ -30,6 +37,7 @@ _ENCODERS: Mapping[str, _Describe] = {
 }
 _DECODERS: Mapping[str, _Describe] = {
     "AutoencoderKL": describe_decoder,
+    FLUX2_CLASS: describe_flux2_decoder,
     "AutoencoderTiny": describe_tiny_decoder,
     VQ_CLASS: describe_vq_decoder,
     QWEN_IMAGE_VAE: describe_qwen_image_decoder,

@@ -17,6 +17,7 @@ __all__ = ["FILES", "LikeSettings", "merge_settings", "read_like"]
 FILES = {
     "image": "--image",
     "mask_image": "--mask",
+    "image_reference": "--image-reference",
     "adapter_image": "--adapter-image",
     "ip_adapter_image": "--image-prompt",
     "ip_adapter_masks": "--image-prompt-mask",
@@ -30,7 +31,7 @@ FILES = {
 
 _PAIRS = ("original_size", "target_size", "crops_coords_top_left")
 _LIST = "skip_guidance_layers"
-_INPUTS = ("image", "mask_image", "control_image", "adapter_image", "ip_adapter_image")
+_INPUTS = ("image", "mask_image", "image_reference", "control_image", "adapter_image", "ip_adapter_image")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

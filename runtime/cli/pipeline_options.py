@@ -18,7 +18,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 _SHOWN = 40
 
-IMAGE_FILES = {"image": "--image", "mask_image": "--mask", **SYSTEM_FILES}
+IMAGE_FILES = {"image": "--image", "mask_image": "--mask", "image_reference": "--image-reference", **SYSTEM_FILES}
 """Arguments of a pipeline that are files here, to their options."""
 
 
@@ -70,12 +70,17 @@ _xl = options_in("Stable Diffusion XL")
 
 _sd3 = options_in("Stable Diffusion 3")
 
-_flux = options_in("FLUX.1")
+_flux = options_in("FLUX")
 
 _z_image = options_in("Z-Image")
 
 _OPTIONS = (
-    _image("--image", type=_FILE, help="Start from this image."),
+    _image(
+        "--image",
+        type=_FILE,
+        multiple=True,
+        help="Start from this image. May be repeated: one for each PROMPT, or for FLUX.2 several that it sees at once.",
+    ),
     _image("--strength", type=float, help="How much of --image may change, 0 to 1."),
     _image(
         "--mask",
@@ -106,7 +111,7 @@ _OPTIONS = (
         "--max-sequence-length",
         type=int,
         help="Most tokens of a prompt, of T5 or of a language model.  [default: 256; PixArt-Alpha 120,"
-        " PixArt-Sigma and Sana 300, FLUX.1, Chroma, Z-Image and Qwen-Image 512]",
+        " PixArt-Sigma and Sana 300, FLUX, Chroma, Z-Image and Qwen-Image 512]",
     ),
     _sd3(
         "--skip-layers", "skip_guidance_layers", also=("--skip-guidance-layers",), callback=_numbers, metavar="N,N,...",
@@ -123,6 +128,12 @@ _OPTIONS = (
     _sd3(
         "--skip-layer-stop", "skip_layer_guidance_stop", also=("--skip-layer-guidance-stop",), type=float,
         help="Fraction of the steps before which skip-layer guidance ends.  [default: 0.2]",
+    ),
+    _flux(
+        "--image-reference",
+        type=_FILE,
+        multiple=True,
+        help="FLUX.2: an image to see while a part of --image is generated again. May be repeated.",
     ),
     _flux("--max-area", type=int, help="Kontext: pixels of the result.  [default: 1048576, 1024 x 1024]"),
     _flux(
@@ -177,6 +188,9 @@ def pipeline_options(command: Command) -> Command:
 def take_images(values: dict[str, Any]) -> dict[str, Path | list[Path]]:
     """Move the files out of a command's arguments: argument of the pipeline to a path, or to a list of them."""
     given = {name: values.pop(name) for name in IMAGE_FILES}
+    for name in ("image", "image_reference"):
+        if given[name] is not None and len(given[name]) == 1:
+            (given[name],) = given[name]
     return {name: list(path) if isinstance(path, tuple) else path for name, path in given.items() if path}
 
 

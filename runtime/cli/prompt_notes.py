@@ -46,7 +46,10 @@ def prompt_notes(pipeline: PipelineBase, settings: Mapping[str, Any]) -> list[st
 
 
 def _guidance_notes(pipeline: Any, settings: Mapping[str, Any]) -> Iterable[str]:
-    """Yield a note for each argument that pipelines with `true_cfg_scale` ignore, as diffusers' do."""
+    """Yield a note for each argument that a pipeline ignores, as diffusers' does."""
+    asked = [settings.get(name) is not None for name in ("guidance_scale", "negative_prompt")]
+    if any(asked) and getattr(getattr(pipeline, "family", None), "distilled", False):
+        yield "--guidance-scale and --negative-prompt have no effect, because this checkpoint is distilled"
     if "true_cfg_scale" not in pipeline.argument_names:
         return
     default = pipeline.family.Inputs.__dataclass_fields__["true_cfg_scale"].default

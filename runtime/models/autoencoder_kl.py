@@ -32,7 +32,7 @@ class AutoencoderKL(VaeTilingMixin):
     z = (v - latents_mean) scaling_factor / latents_std.
 
     Attributes:
-        scale_factor: Pixels to a latent; diffusers: `vae_scale_factor`.
+        scale_factor, own_factor: Pixels to a latent of a scheduler (diffusers: `vae_scale_factor`), and of the graphs.
         latent_channels: Channels of latents.
         scaling_factor: See above.
         shift_factor: See above; 0 without.
@@ -63,7 +63,7 @@ class AutoencoderKL(VaeTilingMixin):
         if len(levels) > _MOST_LEVELS:
             raise refuse(subject, self.levels_key, list(levels), f"at most {_MOST_LEVELS} levels")
         self._config = config
-        self.scale_factor = 2 ** (len(levels) - 1)
+        self.scale_factor = self.own_factor = 2 ** (len(levels) - 1)
         self.first_channels = min(levels)
         self.latent_channels = integer(config, self.channels_key, self.default_channels, subject=subject)
         self.scaling_factor = number(
@@ -131,12 +131,12 @@ class AutoencoderKL(VaeTilingMixin):
 
     def own_tiles(self) -> Tiles:
         """See `VaeTilingMixin`."""
-        return Tiles.of(self._config, self.scale_factor)
+        return Tiles.of(self._config, self.own_factor)
 
     def _call(self, half: str, array: FloatArray) -> FloatArray:
         component = self._session.bundle.component(half)
         outputs = self._session.run(component, {_INPUTS[half]: array})
-        (rows, _, height, width), factor = array.shape, self.scale_factor
+        (rows, _, height, width), factor = array.shape, self.own_factor
         if half == VAE_DECODER:
             return only_output(outputs, component, (rows, None, height * factor, width * factor))
         return only_output(outputs, component, (rows, self.moments, height // factor, width // factor))

@@ -157,7 +157,7 @@ class CausalLanguageModel(JsonTextEncoder):
         *,
         hidden_states: Sequence[int],
         tokens: int,
-        padding_side: str = "right",
+        padding_side: str | None = "right",
     ) -> None:
         """Read config and tokenizer; the engine is opened when first needed.
 
@@ -166,7 +166,8 @@ class CausalLanguageModel(JsonTextEncoder):
             name: Name of the component.
             hidden_states: Those that the pipeline reads, as transformers numbers them: -2 for the last but one.
             tokens: Most tokens of a prompt by default, those of a chat included.
-            padding_side: "left" or "right", as the pipeline pads, whatever the tokenizer's files say.
+            padding_side: "left" or "right", as the pipeline pads, whatever the tokenizer's files say; None for that of
+                the files.
 
         Raises:
             BundleError: The bundle lacks the component, its tokenizer or its config.

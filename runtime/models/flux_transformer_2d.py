@@ -6,7 +6,7 @@ import numpy as np
 
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.formats.config_values import Config, integer, integers, refuse
+from diffoundry.runtime.formats.config_values import Config, flag, integer, integers, refuse
 from diffoundry.runtime.models.denoiser import PatchTransformer
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.rotary import grid_positions, rotary_angles
@@ -17,7 +17,9 @@ __all__ = [
     "SIDE",
     "FluxLayout",
     "FluxTransformer2DModel",
+    "ReferenceTransformer",
     "pack_latents",
+    "read_axes",
     "read_layout",
     "token_feeds",
     "unpack_latents",
@@ -79,24 +81,35 @@ def read_layout(config: Config, subject: str) -> FluxLayout:
     patch = integer(config, "patch_size", 1, subject=subject)
     if patch != 1:
         raise refuse(subject, "patch_size", patch, "1")
-    head, axes = (
-        integer(config, "attention_head_dim", 128, subject=subject),
-        integers(config, "axes_dims_rope", _AXES, subject=subject),
-    )
-    if len(axes) != len(_AXES) or sum(axes) != head or any(width % 2 for width in axes):
-        raise refuse(subject, "axes_dims_rope", list(axes), f"three even numbers that add up to {head}")
-    embeds = config.get("guidance_embeds", False)
-    if not isinstance(embeds, bool):
-        raise refuse(subject, "guidance_embeds", embeds, "true or false")
+    axes = read_axes(config, _AXES, subject)
     return FluxLayout(
         in_channels=into,
         out_channels=out,
-        channels=head * integer(config, "num_attention_heads", 24, subject=subject),
+        channels=sum(axes) * integer(config, "num_attention_heads", 24, subject=subject),
         width=integer(config, "joint_attention_dim", 4096, subject=subject),
         pooled_width=integer(config, "pooled_projection_dim", 768, subject=subject),
         axes=axes,
-        embeds_guidance=embeds,
+        embeds_guidance=flag(config, "guidance_embeds", default=False, subject=subject),
     )
+
+
+def read_axes(config: Config, default: tuple[int, ...], subject: str) -> tuple[int, ...]:
+    """Read the width of the part of a head for each axis of the positions.
+
+    Args:
+        config: The config.
+        default: Of diffusers for `axes_dims_rope`.
+        subject: Name of the file in messages.
+
+    Raises:
+        ConfigError: They are not even, or do not add up to `attention_head_dim`.
+    """
+    head = integer(config, "attention_head_dim", 128, subject=subject)
+    axes = integers(config, "axes_dims_rope", default, subject=subject)
+    if len(axes) != len(default) or sum(axes) != head or any(width % 2 for width in axes):
+        count = "three" if len(default) == 3 else "four"
+        raise refuse(subject, "axes_dims_rope", list(axes), f"{count} even numbers that add up to {head}")
+    return axes
 
 
 def pack_latents(latents: FloatArray) -> FloatArray:
@@ -127,7 +140,36 @@ def token_feeds(sample: FloatArray, timestep: float, axes: tuple[int, ...]) -> t
     return tokens, {"hidden_states": tokens, "timestep": time, "rotary_cos": cos, "rotary_sin": sin}
 
 
-class FluxTransformer2DModel(PatchTransformer):
+class ReferenceTransformer(PatchTransformer):
+    """A transformer over tokens of 2 x 2 latents that may also see tokens of other images."""
+
+    @property
+    def reference_limit(self) -> int | None:
+        """The only number of other images' tokens that the engine takes; None for any, 0 without the inputs."""
+        shapes = {spec.name: spec.shape for spec in self._session.declared_inputs(self.component)}
+        tokens = shapes.get("reference_cos", (0,))[0]
+        return tokens if isinstance(tokens, int) else None
+
+    def check_reference(self, tokens: int) -> None:
+        """Refuse a number of other images' tokens that the engine does not take.
+
+        Raises:
+            InputError: It was made for another number.
+        """
+        limit = self.reference_limit
+        if limit == 0 and tokens:
+            raise InputError(
+                f"image: the engine of {self.component!r} was made for prompts alone; leave it out, or use an engine "
+                f"for onnxruntime or openvino"
+            )
+        if limit is not None and tokens != limit:
+            raise InputError(
+                f"image: got {tokens} tokens of 2 x 2 latents, expected {limit}: the engine of {self.component!r} was "
+                f"made for no other number; use an engine for onnxruntime or openvino"
+            )
+
+
+class FluxTransformer2DModel(ReferenceTransformer):
     """A `Denoiser` over latents (B, C, h, w), packed here to tokens of 2 x 2. diffusers: `FluxTransformer2DModel`.
 
     Its conditioning: "encoder_hidden_states" (B, tokens, D) and "pooled_projections" (B, P), and of a network that sees
@@ -161,13 +203,6 @@ class FluxTransformer2DModel(PatchTransformer):
         """See `Denoiser`."""
         return {"guidance": np.array([scale], np.float32)}
 
-    @property
-    def reference_limit(self) -> int | None:
-        """The only number of a reference's tokens that the engine takes; None for any, 0 without the inputs."""
-        shapes = {spec.name: spec.shape for spec in self._session.declared_inputs(self.component)}
-        tokens = shapes.get("reference_cos", (0,))[0]
-        return tokens if isinstance(tokens, int) else None
-
     def _reference(self, latents: FloatArray | None, batch: int) -> dict[str, FloatArray]:
         """Return the inputs for another image: its tokens, at the same places on another first axis.
 
@@ -177,12 +212,7 @@ class FluxTransformer2DModel(PatchTransformer):
         empty = np.zeros((batch, self.layout.in_channels // PATCH**2, 0, 0), np.float32)
         tokens = pack_latents(empty if latents is None else latents)
         rows, columns = tokens.shape[1:3]
-        limit = self.reference_limit
-        if limit is not None and rows * columns != limit:
-            raise InputError(
-                f"image: got {rows * columns} tokens of 2 x 2 latents, expected {limit}: the engine of "
-                f"{self.component!r} was made for no other number; use an engine for onnxruntime or openvino"
-            )
+        self.check_reference(rows * columns)
         cos, sin = rotary_angles(grid_positions(1, rows, columns), self.layout.axes)
         return {
             "reference_hidden_states": tokens.reshape(batch, rows * columns, tokens.shape[-1]),

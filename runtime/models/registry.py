@@ -12,6 +12,7 @@ __all__ = ["CONTROLNETS", "VAES", "open_controlnet", "open_vae"]
 VAES = {
     "AutoencoderKL": "diffoundry.runtime.models.autoencoder_kl:AutoencoderKL",
     "AutoencoderDC": "diffoundry.runtime.models.autoencoder_dc:AutoencoderDC",
+    "AutoencoderKLFlux2": "diffoundry.runtime.models.autoencoder_kl_flux2:AutoencoderKLFlux2",
     "AutoencoderKLQwenImage": "diffoundry.runtime.models.autoencoder_kl_qwen_image:AutoencoderKLQwenImage",
     "AutoencoderTiny": "diffoundry.runtime.models.autoencoder_tiny:AutoencoderTiny",
     "VQModel": "diffoundry.runtime.models.vq_model:VQModel",

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from diffoundry.runtime.models.protocols import FloatArray
 
-__all__ = ["THETA", "grid_positions", "rotary_angles"]
+__all__ = ["THETA", "axis_positions", "grid_positions", "rotary_angles"]
 
 THETA = 10000.0
 """Base of the frequencies. Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.5."""
@@ -52,3 +52,10 @@ def grid_positions(first: float, rows: int, columns: int) -> npt.NDArray[np.floa
     """Return positions (rows, columns, 3): `first`, the row, and the column."""
     places = np.indices((rows, columns), dtype=np.float64)
     return np.stack([np.full((rows, columns), first), *places], axis=-1)
+
+
+def axis_positions(count: int, axis: int, axes: int) -> npt.NDArray[np.float64]:
+    """Return positions (count, axes) of a row: 0 to count - 1 on one axis, 0 on the others."""
+    places = np.zeros((count, axes))
+    places[:, axis] = np.arange(count)
+    return places

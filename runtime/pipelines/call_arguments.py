@@ -112,6 +112,7 @@ class CallArguments(TypedDict, total=False):
     denoising_start: float | None
     padding_mask_crop: int | None
     masked_image_latents: FloatArray | None
+    image_reference: "ImageInput | None"
     # Upscaling, ConsistencyPromptInputs, Instruction
     original_inference_steps: int | None
     image_guidance_scale: float

@@ -66,7 +66,8 @@ def example_input_names(
     if not texts:
         return (IMAGE_PROMPT,)
     known = [name for name in EXAMPLE_INPUTS if not (estimates_depth and name == DEPTH_MAP)]
-    own = [name for name in (*known, CONTROL) if name in getattr(task, "__dataclass_fields__", {})]
+    fields = getattr(task, "__dataclass_fields__", {}) if getattr(task, "shows_example", True) else {}
+    own = [name for name in (*known, CONTROL) if name in fields]
     return (*own, *(name for name, count in joined.items() for _ in range(count)))
 
 

@@ -134,7 +134,9 @@ class PipelineInterface(PipelineBase):
 
     def handed_shapes(self) -> dict[str, tuple[int | str, ...]]:
         """See `PipelineBase`: latents, for a pipeline that starts from an image."""
-        return {"image": self._latent_dims}
+        vae, factor = self.vae, self.vae.own_factor
+        channels = vae.latent_channels * factor**2 // vae.scale_factor**2
+        return {"image": ("images", channels, f"height/{factor}", f"width/{factor}")}
 
     def taken_shapes(self) -> dict[str, tuple[int | str, ...]]:
         """See `PipelineBase`."""

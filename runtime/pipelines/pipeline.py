@@ -244,7 +244,8 @@ class DiffusionPipeline(PipelineInterface):
         if self.family.plans_timesteps:
             return scheduler, self.family.set_timesteps(scheduler, common, call.prompts, call.task)
         plan, tokens = (common.timesteps, common.sigmas, common.mu), self.denoiser.image_tokens(shape)
-        return scheduler, plan_run(scheduler, common.num_inference_steps, *plan, tokens, self.family.even_sigmas)
+        more = tokens, self.family.even_sigmas, self.family.compute_mu
+        return scheduler, plan_run(scheduler, common.num_inference_steps, *plan, *more)
 
     def _predict(
         self,
@@ -271,7 +272,7 @@ class DiffusionPipeline(PipelineInterface):
     ) -> "list[Image] | FloatArray":
         """Return the images of latents (B, ...) without the safety checker; see `CommonInputs.output_type`."""
         if output_type == "latent":
-            return latents
+            return self.vae.denormalize(latents) if self.family.returns_own_latents else latents
         return postprocess(self.vae.decode(self.vae.denormalize(latents, statistics=statistics)), output_type)
 
     def _show(self, latents: FloatArray, output_type: str, *, statistics: bool) -> tuple[Any, list[bool] | None]:

@@ -174,6 +174,15 @@ FAMILY_TABLE = (
         exporter="diffoundry.exporter.families.qwen_image:FAMILY",
     ),
     FamilyEntry(
+        name="flux_2_klein",
+        classes={
+            "Flux2KleinPipeline": PipelineClass("editing"),
+            "Flux2KleinInpaintPipeline": PipelineClass("reference_inpainting"),
+        },
+        runtime="diffoundry.runtime.pipelines.families.flux_2:Flux2Klein",
+        exporter="diffoundry.exporter.families.flux_2:KLEIN",
+    ),
+    FamilyEntry(
         name="pixart_alpha",
         classes={"PixArtAlphaPipeline": PipelineClass("text_to_image")},
         runtime="diffoundry.runtime.pipelines.systems.pixart:PixArtAlpha",

@@ -4,9 +4,11 @@ from typing import Any
 
 from diffoundry.runtime.schedulers.base import Scheduler
 
-__all__ = ["mu_for"]
+__all__ = ["empirical_mu", "mu_for"]
 
 _DEFAULTS = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15}
+
+_MANY_TOKENS = 4300
 
 
 def mu_for(scheduler: Scheduler[Any], image_tokens: int) -> float | None:
@@ -29,6 +31,24 @@ def mu_for(scheduler: Scheduler[Any], image_tokens: int) -> float | None:
     fewest, most, low, high = (_option(scheduler, name, default) for name, default in _DEFAULTS.items())
     slope = (high - low) / (most - fewest)
     return float(image_tokens * slope + (low - slope * fewest))
+
+
+def empirical_mu(image_tokens: int, steps: int) -> float:
+    """Compute the argument `mu` of `set_timesteps` as FLUX.2 does, from the numbers of image tokens and of steps.
+
+    Below 4,300 tokens mu lies on the line through its values at 10 and 200 steps, each linear in the tokens. diffusers:
+    `compute_empirical_mu` of `Flux2Pipeline`.
+
+    Args:
+        image_tokens: As `mu_for`.
+        steps: Number of steps.
+    """
+    at_200 = 0.00016927 * image_tokens + 0.45666666
+    if image_tokens > _MANY_TOKENS:
+        return float(at_200)
+    at_10 = 8.73809524e-05 * image_tokens + 1.89833333
+    slope = (at_200 - at_10) / 190.0
+    return float(slope * steps + (at_200 - 200.0 * slope))
 
 
 def _option(scheduler: Scheduler[Any], name: str, default: float) -> float:

@@ -1,6 +1,6 @@
 """Plans a run by its number of steps, or by the caller's own timesteps or sigmas."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ def plan_run(
     mu: float | None,
     image_tokens: int | None,
     even_sigmas: bool,
+    compute_mu: Callable[[int, int], float] | None = None,
 ) -> int:
     """Set the timesteps of a scheduler.
 
@@ -34,6 +35,7 @@ def plan_run(
         image_tokens: Number of tokens, from which mu follows where the scheduler takes one and the call has none.
         even_sigmas: True if sigmas fall evenly from 1 to 1 / steps where none are named, before any shift. Schedulers
             that take no sigmas, or have `use_flow_sigmas`, place them themselves. diffusers: `FluxPipeline.__call__`.
+        compute_mu: (image tokens, steps) -> mu; None computes it with `mu_for`.
 
     Returns:
         The number of steps as the caller counts them; the scheduler may make more.
@@ -44,7 +46,8 @@ def plan_run(
     if timesteps is not None and sigmas is not None:
         raise InputError("timesteps and sigmas: got both, expected at most one of them")
     if mu is None and image_tokens is not None:
-        mu = mu_for(scheduler, image_tokens)
+        computed = compute_mu is not None and scheduler.takes_mu
+        mu = compute_mu(image_tokens, steps) if computed else mu_for(scheduler, image_tokens)
     placed = "sigmas" not in scheduler.custom_schedules or scheduler.config.get("use_flow_sigmas")
     if even_sigmas and timesteps is None and sigmas is None and not placed:
         sigmas = np.linspace(1.0, 1 / steps, steps).tolist()

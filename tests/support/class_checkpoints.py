@@ -17,6 +17,7 @@ from tiny_checkpoints import write_tiny_checkpoint
 from tiny_chroma import NAMES as CHROMA
 from tiny_chroma import make_chroma
 from tiny_flux import DEV, LATENTS, make_flux
+from tiny_flux_2 import KLEIN_CLASSES, make_klein
 from tiny_kandinsky import DDIM, make_decoder, make_prior, make_text_decoder
 from tiny_kandinsky_3 import make_kandinsky_3
 from tiny_pixart import make_pixart
@@ -149,6 +150,7 @@ _LARGE: Mapping[str, tuple[Callable[[Path], Any], int]] = {
     **{name: (partial(make_chroma, name=name), 16) for name in CHROMA},
     **{name: (partial(make_z_image, name=name), 16) for name in Z_IMAGE},
     **{f"QwenImage{form}Pipeline": (partial(make_qwen_image, name=f"QwenImage{form}Pipeline"), 16) for form in _FORMS},
+    **{name: (partial(make_klein, name=name), 64) for name in KLEIN_CLASSES},
     "StableCascadePriorPipeline": (make_cascade_prior, 128),
     "StableCascadeDecoderPipeline": (make_cascade_decoder, 128),
     "WuerstchenPriorPipeline": (make_wuerstchen_prior, 128),

@@ -15,6 +15,7 @@ from tiny_checkpoints import VARIANTS, write_tiny_checkpoint
 from tiny_chroma import NAMES as CHROMA
 from tiny_chroma import make_chroma
 from tiny_flux import DEV, make_flux
+from tiny_flux_2 import KLEIN_CLASSES, make_klein
 from tiny_kandinsky import DDIM, make_decoder, make_prior, make_text_decoder
 from tiny_kandinsky_3 import make_kandinsky_3
 from tiny_pixart import make_pixart
@@ -77,6 +78,7 @@ SYSTEM_TABLES: Mapping[str, _Makers] = {
         "VQDiffusionPipeline": make_vq_diffusion,
         **_by_name(make_shap_e, *NAMES),
         "AuraFlowPipeline": make_auraflow,
+        **_by_name(make_klein, *KLEIN_CLASSES),
         **_by_name(make_chroma, *CHROMA),
         **_by_name(make_z_image, *Z_IMAGE),
         **_by_name(make_pixart, "PixArtAlphaPipeline", "PixArtSigmaPipeline"),

@@ -47,14 +47,15 @@ class Family:
         begin_index: Value for `scheduler.set_begin_index` in text to image without ControlNets. None lets the scheduler
             search for the first timestep; the result differs when a timestep occurs twice.
         callback_tensors: Names of the tensors of `callback_on_step_end` to inputs of the denoiser.
-        scales_latents: True if the first noise is multiplied by the scheduler's `init_noise_sigma`, and the input of
-            the denoiser scaled by `scale_model_input`. False for families that do neither in diffusers.
+        scales_latents: True if `init_noise_sigma` scales the first noise, and `scale_model_input` the denoiser's input.
         plans_timesteps: True if `set_timesteps` of this class replaces `denoising.set_timesteps`.
         plans_strength: True if `set_timesteps` leaves out the timesteps that `strength` skips, so that no task does.
         ends_denoised: True if the result is the clean sample that the last step predicts, not the sample it steps to.
         keeps_own_noise: True if inpainting with the caller's `latents` draws other noise for the kept part.
+        compute_mu: (image tokens, steps) -> exponent of the resolution-dependent shift; None leaves it to `plan_run`.
         even_sigmas: True if sigmas fall evenly from 1 to 1 / steps where a call names none; see `plan_run`.
         tasks: Names of the tasks that it can do; None for all that fit the denoiser's channels.
+        returns_own_latents: True if `output_type="latent"` returns the VAE's own latents, not the scheduler's.
         returns_flags: True if `return_dict=False` of diffusers' classes also returns the flags of the safety checker.
         choose_guidance: (common arguments, those of the prompts, the denoiser) -> the guidance of a call. None takes
             that of the task.
@@ -80,8 +81,10 @@ class Family:
     plans_strength: ClassVar[bool] = False
     ends_denoised: ClassVar[bool] = False
     keeps_own_noise: ClassVar[bool] = False
+    compute_mu: ClassVar[Callable[[int, int], float] | None] = None
     even_sigmas: ClassVar[bool] = False
     tasks: ClassVar[tuple[str, ...] | None] = None
+    returns_own_latents: ClassVar[bool] = False
     returns_flags: ClassVar[bool] = False
 
     choose_guidance: Callable[[CommonInputs, Any, Any], Guidance] | None = None

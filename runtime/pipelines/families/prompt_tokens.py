@@ -3,27 +3,27 @@
 from typing import Any
 
 from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.models.json_text_encoder import JsonTextEncoder
 from diffoundry.runtime.models.protocols import Denoiser
-from diffoundry.runtime.models.t5_encoder import T5EncoderModel
 
 __all__ = ["check_prompt_tokens"]
 
 
-def check_prompt_tokens(inputs: Any, denoiser: Denoiser, t5: T5EncoderModel | None, others: int = 0) -> None:
+def check_prompt_tokens(inputs: Any, denoiser: Denoiser, encoder: JsonTextEncoder | None, others: int = 0) -> None:
     """Refuse numbers of tokens that engines of one size do not take.
 
     Args:
         inputs: Of the call, with `prompt_embeds` and `max_sequence_length`.
         denoiser: Takes the tokens.
-        t5: Makes them of texts; None where the bundle lacks it.
-        others: Tokens of other text encoders before those of T5.
+        encoder: Makes them of texts; None where the bundle lacks it.
+        others: Tokens of other text encoders before those of this one.
 
     Raises:
         InputError: An engine was made for another number.
     """
     given, taken = inputs.prompt_embeds, denoiser.token_limit
-    if given is None and t5 is not None:
-        t5.check_tokens(inputs.max_sequence_length)
+    if given is None and encoder is not None:
+        encoder.check_tokens(inputs.max_sequence_length)
     tokens = others + inputs.max_sequence_length if given is None else given.shape[1]
     if taken is not None and tokens != taken:
         name, apart = ("max_sequence_length", others) if given is None else ("prompt_embeds", 0)

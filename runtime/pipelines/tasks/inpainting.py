@@ -32,7 +32,7 @@ from diffoundry.runtime.random import randn_tensor
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Inpainting"]
+__all__ = ["Inpainting", "cut_out", "mask_size", "restore_kept"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -100,7 +100,7 @@ class Inpainting(Task):
     def size(self, inputs: CommonInputs, default: tuple[int, int], vae: AutoencoderKL) -> tuple[int, int]:  # noqa: ARG002
         """See `Task.size`: the checkpoint's own, unless the call names the size to resize the image to."""
         height, width = image_size(self.image)
-        mask_height, mask_width = _mask_size(self.mask_image)
+        mask_height, mask_width = mask_size(self.mask_image)
         if (mask_height, mask_width) != (height, width):
             raise InputError(
                 f"mask_image: got {mask_width} x {mask_height} pixels, expected the image's {width} x {height}"
@@ -136,7 +136,7 @@ class Inpainting(Task):
         kept = pixels * (mask < 0.5)
         small = fill_batch(self._shrink(mask, context.vae.scale_factor), context.images, "mask_image")
         finish = None if box is None else partial(self._put_back, box)
-        crop = None if box is None else partial(_cut_out, box, context.size)
+        crop = None if box is None else partial(cut_out, box, context.size)
         if context.extra_channels:
             rows = self._join(small, self._kept_latents(context, kept))
             channels = np.concatenate([rows] * context.copies)
@@ -148,8 +148,12 @@ class Inpainting(Task):
             )
         context.vae.draw(kept, _generators(context, len(kept)))  # unused, but diffusers draws it before the loop
         assert image is not None
-        after_step = partial(_keep, context, image, noise if own is None else own, small)
+        after_step = partial(restore_kept, context, image, noise if own is None else own, small)
         return LoopInit(latents=latents, timesteps=timesteps, after_step=after_step, crop=crop, finish=finish)
+
+    def _source(self) -> ImageInput:
+        """Return the image that is read: the caller's."""
+        return self.image
 
     def _shrink(self, mask: FloatArray, factor: int) -> FloatArray:
         """Return a mask (n, 1, H, W) in the size of the latents: the corner of each cell of pixels."""
@@ -194,10 +198,10 @@ class Inpainting(Task):
 
     def _read(self, context: TaskContext, box: Box | None) -> tuple[FloatArray, FloatArray]:
         """Return pixels (n, 3, H, W) in -1..1 and masks (m, 1, H, W) in the generated size."""
-        image: Any = self.image
+        image: Any = self._source()
         mask: Any = self.mask_image
         if box is not None:
-            image, mask = (_cut_out(box, context.size, one) for one in (image, mask))
+            image, mask = (cut_out(box, context.size, one) for one in (image, mask))
         pixels = read_image(image, *context.size)
         masks = preprocess_mask(mask, *context.size)
         if len(masks) not in (1, len(pixels)) and len(pixels) != 1:
@@ -206,17 +210,19 @@ class Inpainting(Task):
         return pixels, masks
 
     def _put_back(self, box: Box, generated: "list[Image]") -> "list[Image]":
-        original: Any = self.image
+        original: Any = self._source()
         mask: Any = self.mask_image
         return [overlay(image, original, mask, box) for image in generated]
 
 
-def _cut_out(box: Box, size: tuple[int, int], image: "Image") -> "Image":
+def cut_out(box: Box, size: tuple[int, int], image: "Image") -> "Image":
+    """Crop an image to a box and resize it into a size (height, width)."""
     height, width = size
     return resize_and_fill(image.crop(box), width, height)
 
 
-def _mask_size(mask: MaskInput) -> tuple[int, int]:
+def mask_size(mask: MaskInput) -> tuple[int, int]:
+    """Return height and width of masks in pixels."""
     arrays = mask_arrays(mask)
     return image_size(mask, "mask_image") if arrays is None else (arrays.shape[1], arrays.shape[2])
 
@@ -238,7 +244,7 @@ def _generators(context: TaskContext, count: int) -> Any:
     return generator[:count] if isinstance(generator, Sequence) else generator
 
 
-def _keep(
+def restore_kept(
     context: TaskContext, image: FloatArray, noise: FloatArray, mask: FloatArray, following: Any, latents: FloatArray
 ) -> FloatArray:
     """Put the kept part back, with the noise of the timestep that follows; without noise after the last."""

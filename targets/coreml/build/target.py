@@ -22,6 +22,7 @@ from diffoundry.targets.coreml.build.split_transposes import SplitTransposes
 from diffoundry.targets.coreml.build.swift_resources import write_resources
 from diffoundry.targets.coreml.build.token_layout import AttentionOnTokens, FlattenImages
 from diffoundry.targets.coreml.build.translation import Style
+from diffoundry.targets.empty_inputs import drop_empty_inputs
 
 __all__ = ["CoreMlTarget"]
 
@@ -67,6 +68,7 @@ class CoreMlTarget(Target):
 
     name: ClassVar[str] = "coreml"
     formats: ClassVar[Mapping[str, PrecisionFormat]] = _FORMATS
+    fixes_sizes: ClassVar[bool] = True
 
     deployment_target: str = "iOS17"
     layout: str = "diffusers"
@@ -179,6 +181,7 @@ class CoreMlTarget(Target):
             for value in model.graph.inputs:
                 if value.name == "timestep":  # (1,) here, one a row there
                     value.shape = ir.Shape([ir.SymbolicDim("batch")])
+        drop_empty_inputs(model.graph, size.others)
         pin(model, size.symbols)
         SplitTransposes()(model)
         if self.palette == "recipe":

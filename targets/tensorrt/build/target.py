@@ -73,6 +73,7 @@ class TensorRTTarget(Target):
 
     name: ClassVar[str] = "tensorrt"
     formats: ClassVar[Mapping[str, PrecisionFormat]] = _FORMATS
+    fixes_sizes: ClassVar[bool] = True
     sdk: ClassVar[Sdk] = TENSORRT
 
     compute_capabilities: tuple[str, ...] = ()
