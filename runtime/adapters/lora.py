@@ -138,6 +138,9 @@ def _sorted(
             continue
         if said.component in present and said.component not in hosts:
             continue
+        if said.component in names and names[said.component].is_unread(said.layer):
+            unused.append(tensor)
+            continue
         place, part = _find(file, tensor, said, names, present), str(said.part)
         for layer in place.layers:
             found = layers[said.component, layer]

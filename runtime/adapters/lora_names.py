@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from diffoundry.runtime.formats.flux_keys import flux_layers
 from diffoundry.runtime.formats.ldm_keys import ldm_unet_names
 from diffoundry.runtime.formats.mmdit_keys import OriginalLayer, mmdit_layers
+from diffoundry.runtime.formats.qwen_image_keys import unread_layers
 from diffoundry.runtime.formats.z_image_keys import z_image_layers
 from diffoundry.runtime.models.roles import DENOISER_FOLDERS
 
@@ -76,8 +77,9 @@ _DOTTED = {
 _BARE = (
     "double_blocks.", "single_blocks.", "img_in.", "txt_in.", "time_in.", "vector_in.", "guidance_in.", "final_layer.",
     "layers.", "noise_refiner.", "context_refiner.", "cap_embedder.", "x_embedder.", "t_embedder.",
+    "transformer_blocks.", "time_text_embed.", "norm_out.", "proj_out.",
 )  # fmt: skip
-"""Modules of FLUX.1 and of Z-Image in the original code, which some LoRAs name without a prefix."""
+"""Modules of FLUX.1, Z-Image and Qwen-Image in the original code, which some LoRAs name without a prefix."""
 
 _XLABS = re.compile(r"\.processor\.(qkv|proj)_lora([12])\.")
 """XLabs' layers of a double block: 1 of image, 2 of text. diffusers: `_convert_xlabs_flux_lora_to_diffusers`."""
@@ -88,6 +90,9 @@ _ORIGINALS = {
     "ZImageTransformer2DModel": z_image_layers,
 }
 """Class of a transformer to the function that maps its original names."""
+
+_UNREAD = {"QwenImageTransformer2DModel": unread_layers}
+"""Class of a transformer to the function that returns the layers that its output does not depend on."""
 
 _PROCESSOR = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 """Names of a text encoder's layers in attention processors. diffusers: `DIFFUSERS_OLD_TO_PEFT`."""
@@ -170,6 +175,12 @@ class LayerNames:
         if (layers_of := _ORIGINALS.get(str(config.get("_class_name")))) is not None:
             flat |= {_flattened(name): found for name, found in layers_of(self._layers).items() if name not in flat}
         self._flat = flat
+        unread = _UNREAD.get(str(config.get("_class_name")), lambda _config: ())
+        self._unread = {_flattened(layer) for layer in unread(config)} - flat.keys()
+
+    def is_unread(self, layer: str) -> bool:
+        """Return whether the network has this layer, but computes its output without it."""
+        return _flattened(layer) in self._unread
 
     def find(self, layer: str) -> OriginalLayer | None:
         """Return the layers by torch's names that a file's layer is for, or None when the component has no such layer.

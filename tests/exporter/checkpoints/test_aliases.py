@@ -39,6 +39,8 @@ SIZES = {
     "chroma": {"transformer": 8_899_983_424, "vae": 83_819_683},  # 8.9 billion, as the model card says
     "z-image": {"transformer": 6_154_908_736},  # 6 billion, as the model card says
     "z-image-turbo": {"text_encoder": 4_022_468_096, "transformer": 6_154_908_736, "vae": 83_819_683},
+    # 20 billion for the transformer, as the model card says.
+    "qwen-image": {"text_encoder": 8_292_166_656, "transformer": 20_430_401_088, "vae": 126_892_531},
     "sd3-medium": {
         "text_encoder": 123_650_304,
         "text_encoder_2": 694_659_840,
