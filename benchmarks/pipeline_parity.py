@@ -125,6 +125,7 @@ _MEASURED = (
     "ShapE",
 )
 
+_CHANNELS = {"in_channels": 32, "out_channels": 16}
 _CONTROLLED = make_example_inputs([CONTROL, CONTROL_MODE], 64, 64)
 
 # diffusers' class, channels of the transformer, arguments
@@ -137,7 +138,14 @@ FLUX: tuple[tuple[str, dict[str, int], dict[str, Any]], ...] = (
     ("FluxControlNetPipeline", {}, {**_CONTROLLED, "negative_prompt": "blue", "true_cfg_scale": 3.0}),
     ("FluxControlNetImg2ImgPipeline", {}, {"image": _images(64)["image"], **_CONTROLLED}),
     ("FluxControlNetInpaintPipeline", {}, {**_images(64), **_CONTROLLED}),
-    ("FluxControlPipeline", {"in_channels": 32, "out_channels": 16}, make_example_inputs([CONTROL], 64, 64)),
+    (
+        "FluxKontextInpaintPipeline",
+        {},
+        {**_images(64), "image_reference": _images(64)["image"].rotate(180), "_auto_resize": False},
+    ),
+    ("FluxControlPipeline", _CHANNELS, make_example_inputs([CONTROL], 64, 64)),
+    ("FluxControlImg2ImgPipeline", _CHANNELS, make_example_inputs(["image", CONTROL], 64, 64)),
+    ("FluxControlInpaintPipeline", _CHANNELS, make_example_inputs(["image", "mask_image", CONTROL], 64, 64)),
 )
 
 CHROMA: tuple[tuple[str, dict[str, Any]], ...] = (

@@ -77,11 +77,11 @@ class CallArguments(TypedDict, total=False):
     skip_layer_guidance_stop: float | None
     # FluxPromptInputs
     true_cfg_scale: float
+    max_area: int
+    _auto_resize: bool
     # ZImagePromptInputs
     cfg_normalization: bool | float
     cfg_truncation: float | None
-    max_area: int
-    _auto_resize: bool
     # QwenImagePromptInputs
     prompt_embeds_mask: FloatArray | None
     negative_prompt_embeds_mask: FloatArray | None

@@ -127,13 +127,20 @@ FAMILY_TABLE = (
     ),
     FamilyEntry(
         name="flux_control",
-        classes={"FluxControlPipeline": PipelineClass("control")},
+        classes={
+            "FluxControlPipeline": PipelineClass("control"),
+            "FluxControlImg2ImgPipeline": PipelineClass("control_image_to_image"),
+            "FluxControlInpaintPipeline": PipelineClass("control_inpainting"),
+        },
         runtime="diffoundry.runtime.pipelines.families.flux:FluxControl",
         exporter="diffoundry.exporter.families.flux:CONTROL",
     ),
     FamilyEntry(
         name="flux_kontext",
-        classes={"FluxKontextPipeline": PipelineClass("reference")},
+        classes={
+            "FluxKontextPipeline": PipelineClass("reference"),
+            "FluxKontextInpaintPipeline": PipelineClass("kontext_inpainting"),
+        },
         runtime="diffoundry.runtime.pipelines.families.flux:FluxKontext",
         exporter="diffoundry.exporter.families.flux:KONTEXT",
     ),

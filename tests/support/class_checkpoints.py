@@ -140,9 +140,12 @@ _LARGE: Mapping[str, tuple[Callable[[Path], Any], int]] = {
     **{
         name: (partial(make_flux, name=name, **DEV, **options), 16)
         for name, options in {
-            **{f"Flux{form}Pipeline": {} for form in (*_FORMS, "Kontext")},
+            **{f"Flux{form}Pipeline": {} for form in (*_FORMS, "Kontext", "KontextInpaint")},
             **{f"FluxControlNet{form}Pipeline": {} for form in _FORMS},
-            "FluxControlPipeline": {"in_channels": 8 * LATENTS, "out_channels": 4 * LATENTS},
+            **{
+                f"FluxControl{form}Pipeline": {"in_channels": 8 * LATENTS, "out_channels": 4 * LATENTS}
+                for form in _FORMS
+            },
             "FluxFillPipeline": {"in_channels": 12 * LATENTS, "out_channels": 4 * LATENTS},
         }.items()
     },

@@ -14,7 +14,7 @@ from tiny_cascade import make_cascade_decoder, make_cascade_prior
 from tiny_checkpoints import VARIANTS, write_tiny_checkpoint
 from tiny_chroma import NAMES as CHROMA
 from tiny_chroma import make_chroma
-from tiny_flux import DEV, make_flux
+from tiny_flux import DEV, LATENTS, make_flux
 from tiny_flux_2 import KLEIN_CLASSES, make_klein
 from tiny_kandinsky import DDIM, make_decoder, make_prior, make_text_decoder
 from tiny_kandinsky_3 import make_kandinsky_3
@@ -84,11 +84,15 @@ SYSTEM_TABLES: Mapping[str, _Makers] = {
         **_by_name(make_pixart, "PixArtAlphaPipeline", "PixArtSigmaPipeline"),
         **_by_name(
             partial(make_flux, **DEV),
-            *(f"Flux{form}Pipeline" for form in ("", "Img2Img", "Inpaint", "Kontext")),
+            *(f"Flux{form}Pipeline" for form in ("", "Img2Img", "Inpaint", "Kontext", "KontextInpaint")),
             *(f"FluxControlNet{form}Pipeline" for form in ("", "Img2Img", "Inpaint")),
         ),
         **_by_name(make_qwen_image, "QwenImagePipeline"),
         **_by_name(make_sana, *SANA_CLASSES),
+        **_by_name(
+            partial(make_flux, in_channels=8 * LATENTS, out_channels=4 * LATENTS, **DEV),
+            *(f"FluxControl{form}Pipeline" for form in ("", "Img2Img", "Inpaint")),
+        ),
     },
 }
 """Table to its checkpoints: name, or class of the pipeline, to the function that writes it into a folder."""

@@ -127,22 +127,31 @@ class FluxFill(Flux):
 
 
 class FluxControl(Flux):
-    """A transformer that also takes the latents of a control image. diffusers: `FluxControlPipeline`."""
+    """A transformer that also takes the latents of a control image.
+
+    diffusers: `FluxControlPipeline`, `FluxControlImg2ImgPipeline`, `FluxControlInpaintPipeline`.
+    """
 
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "control": {"num_inference_steps": 28, "guidance_scale": 3.5}
+        "control": {"num_inference_steps": 28, "guidance_scale": 3.5},
+        "control_image_to_image": {"num_inference_steps": 28, "guidance_scale": 7.0, "strength": 0.6},
+        "control_inpainting": {"num_inference_steps": 28, "guidance_scale": 7.0, "strength": 0.6},
     }
     controlnet_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = defaults
-    tasks: ClassVar[tuple[str, ...] | None] = ("control",)
+    tasks: ClassVar[tuple[str, ...] | None] = ("control", "control_image_to_image", "control_inpainting")
 
 
 class FluxKontext(Flux):
-    """A transformer that also sees another image, as further tokens. diffusers: `FluxKontextPipeline`."""
+    """A transformer that also sees another image, as further tokens.
+
+    diffusers: `FluxKontextPipeline`, `FluxKontextInpaintPipeline`.
+    """
 
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "reference": {"num_inference_steps": 28, "guidance_scale": 3.5}
+        "reference": {"num_inference_steps": 28, "guidance_scale": 3.5},
+        "kontext_inpainting": {"num_inference_steps": 28, "guidance_scale": 3.5, "strength": 1.0},
     }
-    tasks: ClassVar[tuple[str, ...] | None] = ("reference",)
+    tasks: ClassVar[tuple[str, ...] | None] = ("reference", "kontext_inpainting")
 
     def size_arguments(self, height: int, width: int) -> dict[str, Any]:
         """See `Family`: those of a result of exactly this size, from an image of its own size."""

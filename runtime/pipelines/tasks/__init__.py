@@ -4,13 +4,18 @@ from collections.abc import Collection, Sequence
 from dataclasses import fields
 
 from diffoundry.runtime.pipelines.tasks.base import Task, TextToImage
-from diffoundry.runtime.pipelines.tasks.channel_control import ChannelControl
+from diffoundry.runtime.pipelines.tasks.channel_control import (
+    ChannelControl,
+    ControlImageToImage,
+    ControlInpainting,
+)
 from diffoundry.runtime.pipelines.tasks.depth_to_image import DepthToImage
 from diffoundry.runtime.pipelines.tasks.editing import Editing
 from diffoundry.runtime.pipelines.tasks.fill import Fill
 from diffoundry.runtime.pipelines.tasks.image_to_image import ImageToImage
 from diffoundry.runtime.pipelines.tasks.inpainting import Inpainting
 from diffoundry.runtime.pipelines.tasks.instruction import Instruction
+from diffoundry.runtime.pipelines.tasks.kontext_inpainting import KontextInpainting
 from diffoundry.runtime.pipelines.tasks.reference import Reference
 from diffoundry.runtime.pipelines.tasks.reference_inpainting import ReferenceInpainting
 from diffoundry.runtime.pipelines.tasks.upscaling import Upscaling
@@ -18,9 +23,12 @@ from diffoundry.runtime.pipelines.tasks.upscaling import Upscaling
 __all__ = ["TASKS", "other_task", "possible_tasks"]
 
 TASKS: tuple[type[Task], ...] = (
+    ControlInpainting,
+    KontextInpainting,
     Inpainting,
     ReferenceInpainting,
     Fill,
+    ControlImageToImage,
     ChannelControl,
     DepthToImage,
     Instruction,

@@ -32,7 +32,7 @@ from diffoundry.runtime.random import randn_tensor
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Inpainting", "cut_out", "mask_size", "restore_kept"]
+__all__ = ["Inpainting", "cut_out", "generators_of", "mask_size", "restore_kept"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -49,6 +49,7 @@ class Inpainting(Task):
         denoising_start: As `ImageToImage.denoising_start`.
         padding_mask_crop: Pixels around the mask. Only this region is generated, in the full size, and then put into
             the image. None generates the whole image.
+        draws_kept: True if the kept part draws random numbers after the noise.
         draws_image: True if the image draws random numbers also where the latents start from noise alone.
         masked_image_latents: float32 (1 or B, C, h, w), instead of encoding the kept part, for a denoiser made for
             inpainting; in its scale, or of flow matching models in the VAE's own scale, as in diffusers.
@@ -58,6 +59,7 @@ class Inpainting(Task):
     label: ClassVar[str] = "inpainting"
     required_args: ClassVar[tuple[str, ...]] = ("image", "mask_image")
     from_image: ClassVar[bool] = True
+    draws_kept: ClassVar[bool] = True
     draws_image: ClassVar[bool] = False
 
     image: ImageInput
@@ -130,7 +132,7 @@ class Inpainting(Task):
         if self._begins_with_image(context.inputs) or not context.extra_channels:
             image = _encode(context, pixels)
         elif self.draws_image and context.inputs.latents is None:
-            context.vae.draw(pixels, _generators(context, len(pixels)))
+            context.vae.draw(pixels, generators_of(context, len(pixels)))
         noise = context.noise()
         latents = self._first_latents(context, image, noise, timesteps)
         kept = pixels * (mask < 0.5)
@@ -146,7 +148,8 @@ class Inpainting(Task):
                 "masked_image_latents: this checkpoint's denoiser does not take them, only one made for inpainting "
                 "does; leave them out"
             )
-        context.vae.draw(kept, _generators(context, len(kept)))  # unused, but diffusers draws it before the loop
+        if self.draws_kept:
+            context.vae.draw(kept, generators_of(context, len(kept)))  # unused, but diffusers draws it before the loop
         assert image is not None
         after_step = partial(restore_kept, context, image, noise if own is None else own, small)
         return LoopInit(latents=latents, timesteps=timesteps, after_step=after_step, crop=crop, finish=finish)
@@ -229,7 +232,7 @@ def mask_size(mask: MaskInput) -> tuple[int, int]:
 
 def _encode(context: TaskContext, pixels: FloatArray) -> FloatArray:
     """Return latents of images in the scheduler's scale."""
-    drawn = context.vae.sample(pixels, _generators(context, len(pixels)))
+    drawn = context.vae.sample(pixels, generators_of(context, len(pixels)))
     return fill_batch(_scaled(context.vae, drawn), context.images)
 
 
@@ -238,7 +241,7 @@ def _scaled(vae: AutoencoderKL, latents: FloatArray) -> FloatArray:
     return vae.normalize(latents, statistics=False)
 
 
-def _generators(context: TaskContext, count: int) -> Any:
+def generators_of(context: TaskContext, count: int) -> Any:
     """Return the generators of `count` images: one for all, or the first of the list."""
     generator = context.generator
     return generator[:count] if isinstance(generator, Sequence) else generator

@@ -16,7 +16,7 @@ from diffoundry.runtime.pipelines.tasks.base import LoopInit, Task, TaskContext
 from diffoundry.runtime.pipelines.tasks.schedule import start_at_index
 from diffoundry.runtime.pipelines.tasks.source_images import fill_batch, image_size, latents_of, read_image
 
-__all__ = ["Reference"]
+__all__ = ["Reference", "encode_reference", "reference_size"]
 
 _PREFERRED = (
     (672, 1568), (688, 1504), (720, 1456), (752, 1392), (800, 1328), (832, 1248), (880, 1184), (944, 1104),
@@ -64,19 +64,32 @@ class Reference(Task):
         """Draw noise, and encode the likeliest latents of the image; diffusers: `prepare_latents`."""
         feeds = {}
         if self.image is not None:
-            rows = fill_batch(self._encode(context.vae, self.image), context.images)
+            latents = encode_reference(context.vae, self.image, resize=self._auto_resize)
+            rows = fill_batch(latents, context.images)
             feeds[REFERENCE] = np.concatenate([rows] * context.copies)
         timesteps = start_at_index(context.scheduler, context.begin_index or 0)
         return LoopInit(latents=context.noise() * context.noise_scale, timesteps=timesteps, feeds=feeds)
 
-    def _encode(self, vae: AutoencoderKL, image: ImageInput) -> FloatArray:
-        """Return latents of the image in the denoiser's scale."""
-        latents = latents_of(image, vae.latent_channels)
-        if latents is not None:
-            return latents
-        multiple = vae.scale_factor * PATCH
-        height, width = (side // multiple * multiple for side in image_size(image))
-        if self._auto_resize:
-            _, width, height = min((abs(width / height - w / h), w, h) for w, h in _PREFERRED)
-        height, width = (side // multiple * multiple for side in (height, width))
-        return vae.normalize(vae.mode(read_image(image, height, width)))
+
+def reference_size(vae: AutoencoderKL, image: ImageInput, *, resize: bool, name: str = "image") -> tuple[int, int]:
+    """Return height and width in pixels of an image for the denoiser, whole tokens.
+
+    Args:
+        vae: Of the latents.
+        image: The image.
+        resize: True for the size of the training with the closest ratio, False for its own.
+        name: Of the argument, for messages.
+    """
+    multiple = vae.scale_factor * PATCH
+    height, width = (side // multiple * multiple for side in image_size(image, name))
+    if resize:
+        _, width, height = min((abs(width / height - w / h), w, h) for w, h in _PREFERRED)
+    return height // multiple * multiple, width // multiple * multiple
+
+
+def encode_reference(vae: AutoencoderKL, image: ImageInput, *, resize: bool, name: str = "image") -> FloatArray:
+    """Return latents of an image in the denoiser's scale; arguments as `reference_size`. Latents stay as they are."""
+    latents = latents_of(image, vae.latent_channels)
+    if latents is not None:
+        return latents
+    return vae.normalize(vae.mode(read_image(image, *reference_size(vae, image, resize=resize, name=name))))

@@ -15,7 +15,12 @@ from diffoundry.runtime.errors import InputError
 
 TO_IMAGE, INPAINT, FILL = "FluxImg2ImgPipeline", "FluxInpaintPipeline", "FluxFillPipeline"
 KONTEXT, CONTROL = "FluxKontextPipeline", "FluxControlPipeline"
+EDIT = "FluxKontextInpaintPipeline"
+CONTROL_IMAGE, CONTROL_INPAINT = "FluxControlImg2ImgPipeline", "FluxControlInpaintPipeline"
 OWN = (FILL, KONTEXT, CONTROL)
+FORMS = {CONTROL_IMAGE: CONTROL, CONTROL_INPAINT: CONTROL, EDIT: KONTEXT}
+"""Classes with the networks of another."""
+
 WIDTH, HEIGHT = 24, 16
 NOISE = Image.effect_noise((WIDTH, HEIGHT), 90).convert("RGB")
 MASK = Image.new("L", (WIDTH, HEIGHT))
@@ -57,13 +62,23 @@ def theirs(folders):
     made = {name: getattr(diffusers, name).from_pipe(plain) for name in (TO_IMAGE, INPAINT)}
     for pipeline in made.values():
         pipeline.set_progress_bar_config(disable=True)
-    return {**made, **{name: open_theirs(folders[name], name) for name in OWN}}
+    own = {name: open_theirs(folders[name], name) for name in OWN}
+    forms = {name: getattr(diffusers, name)(**own[base].components) for name, base in FORMS.items()}
+    for pipeline in forms.values():
+        pipeline.set_progress_bar_config(disable=True)
+    return {**made, **own, **forms}
+
+
+def find(pipelines, name, target="onnxruntime"):
+    """Return our pipeline for a class of diffusers."""
+    name = FORMS.get(name, name)
+    return pipelines[name if name in OWN else "dev", target]
 
 
 def follow(pipelines, theirs, name, targets=("onnxruntime",), **arguments):
     """Compare with one of diffusers' classes; its callback sees latents after the kept part was put back."""
     for target in targets:
-        ours = pipelines[name if name in OWN else "dev", target]
+        ours = find(pipelines, name, target)
         compare_system(ours, theirs[name], watch=False, **{**FEW, **SIZE, **arguments})
 
 
@@ -113,6 +128,39 @@ def test_control_by_channels(pipelines, theirs):
             ours("a cat", **FEW, **SIZE, **arguments)
 
 
+def test_control_by_channels_from_images(pipelines, theirs):
+    images = {"image": NOISE, "control_image": NOISE.rotate(180)}
+    follow(pipelines, theirs, CONTROL_IMAGE, BOTH, prompt=TWO, **images, num_images_per_prompt=2)
+    large = {"image": NOISE.resize((32, 40)), "height": 40, "width": 32}
+    follow(pipelines, theirs, CONTROL_IMAGE, prompt="a cat", **{**images, **large}, strength=1.0)
+    images["mask_image"] = MASK
+    follow(pipelines, theirs, CONTROL_INPAINT, BOTH, prompt=TWO, **images, num_images_per_prompt=2)
+    follow(pipelines, theirs, CONTROL_INPAINT, prompt="a cat", **images, height=40, width=32, strength=1.0)
+    with pytest.raises(InputError, match="padding_mask_crop: inpainting with a control image has none; leave it out"):
+        pipelines[CONTROL, "onnxruntime"]("a cat", **images, **FEW, **SIZE, padding_mask_crop=2)
+
+
+def test_editing_a_part(pipelines, theirs):
+    """The image decides the size. Another image that the transformer sees has its own."""
+    images, own = {"image": NOISE, "mask_image": MASK}, {"_auto_resize": False}
+    follow(pipelines, theirs, EDIT, BOTH, prompt=TWO, **images, **own, **GUIDED, num_images_per_prompt=2)
+    large = {"image": NOISE.resize((33, 42)), "mask_image": MASK.resize((33, 42)), "height": 40, "width": 32}
+    follow(pipelines, theirs, EDIT, prompt="a cat", **large, **own, image_reference=NOISE.rotate(180), strength=0.7)
+    ours = pipelines[KONTEXT, "onnxruntime"]
+    for arguments, words in (
+        (
+            {"height": 16},
+            "height: got 16, expected 40, the size to which the image is resized; leave it out, or pass _au",
+        ),
+        ({"padding_mask_crop": 2}, "padding_mask_crop: editing a part of an image has none; leave it out"),
+        ({"image_reference": object()}, "image_reference: got object, expected a PIL image or an array"),
+    ):
+        with pytest.raises(InputError, match=words):
+            ours("a cat", **{**large, **FEW, **own, **arguments})
+    with pytest.raises(InputError, match="image_reference: editing an image has no such argument; pass image and mask"):
+        ours("a cat", image=NOISE, image_reference=NOISE)
+
+
 def test_an_image_as_a_reference(pipelines, theirs):
     """Its tokens have places of their own. Without one the result is that of the prompt."""
     large = NOISE.resize((39, 26))
@@ -151,9 +199,10 @@ def test_sizes_of_references_are_diffusers(pipelines, theirs, monkeypatch):
 def test_defaults_are_diffusers(pipelines):
     for name, task in (
         (TO_IMAGE, "image_to_image"), (INPAINT, "inpainting"), (FILL, "fill"), (KONTEXT, "reference"),
-        (CONTROL, "control"),
+        (CONTROL, "control"), (CONTROL_IMAGE, "control_image_to_image"), (CONTROL_INPAINT, "control_inpainting"),
+        (EDIT, "kontext_inpainting"),
     ):  # fmt: skip
-        ours = pipelines[name if name in OWN else "dev", "onnxruntime"]
+        ours = find(pipelines, name)
         kind = next(one for one in ours._tasks if one.name == task)
         defaults = {**ours.family.defaults[task], **({"strength": 1.0} if task == "fill" else {})}
         parameters = inspect.signature(getattr(diffusers, name).__call__).parameters
