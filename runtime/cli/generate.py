@@ -260,7 +260,9 @@ def _tell_notes(pipeline: PipelineBase, run: Run[Any], settings: Mapping[str, An
     advice = "pass --long-prompts to keep it" if "long_prompts" in pipeline.argument_names else "shorten the prompt"
     for text in run.truncated:
         if text:
-            warn(f"warning: the text encoder takes 77 tokens; this part of the prompt is cut off: {text!r}; {advice}")
+            warn(
+                f"warning: the text encoder takes fewer tokens; this part of the prompt is cut off: {text!r}; {advice}"
+            )
     for word in unused_words(pipeline, settings, words):
         warn(f"warning: no prompt contains the word {word!r}, so its embedding has no effect; write it into a prompt")
     large = size_note(pipeline, run.arguments["height"], run.arguments["width"])
