@@ -23,6 +23,7 @@ SEVERAL = {
     "ControlNetModel": "MultiControlNetModel",
     "FluxControlNetModel": "FluxMultiControlNetModel",
     "SanaControlNetModel": "MultiControlNetModel",
+    "QwenImageControlNetModel": "QwenImageMultiControlNetModel",
     "SD3ControlNetModel": "SD3MultiControlNetModel",
 }
 """Class of a ControlNet to that of several, in `diffusers.models.controlnets`."""

@@ -120,6 +120,15 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "attention_head_dim": 128,
         "axes_dims_rope": [16, 56, 56],
     },
+    "QwenImageControlNetModel": {
+        "in_channels": 64,
+        "out_channels": 16,
+        "joint_attention_dim": 3584,
+        "attention_head_dim": 128,
+        "axes_dims_rope": [16, 56, 56],
+        "num_layers": 60,
+        "extra_condition_channels": 0,
+    },
     "AutoencoderKLQwenImage": {
         "input_channels": 3,
         "z_dim": 16,

@@ -7,6 +7,7 @@ from functools import partial
 
 from diffoundry.exporter.component import Component, ComponentKind, Configs, read_integer
 from diffoundry.exporter.components.latents import latent_dims
+from diffoundry.exporter.components.qwen_image_controlnet import control_residuals
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
 from diffoundry.runtime.formats.config_values import flag, refuse
@@ -70,6 +71,7 @@ def _describe(configs: Configs, *, tokens: int, reference: bool) -> Component:
             TensorSpec(name="text_cos", dtype="float32", shape=("sequence", half)),
             TensorSpec(name="text_sin", dtype="float32", shape=("sequence", half)),
             *(other if reference else ()),
+            *control_residuals(configs),
         ),
         outputs=(TensorSpec(name="out_hidden_states", dtype="float32", shape=("batch", *place, channels)),),
         example={"batch": 2, "sequence": 7, "height": 5 * pixels, "width": 6 * pixels, "reference": 11},

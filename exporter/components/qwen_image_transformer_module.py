@@ -1,5 +1,6 @@
 """QwenImageTransformer2DModel as a traceable module, in real numbers, whose rotary positions are inputs."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -8,14 +9,15 @@ from diffusers.models.embeddings import apply_rotary_emb
 from torch.nn import functional
 
 from diffoundry.exporter.components.transformer_module import TransformerModule
+from diffoundry.runtime.models.controlnet import block_residual_name
 
-__all__ = ["QwenImageModule"]
+__all__ = ["QwenImageModule", "Tables", "make_tables", "run_block"]
 
 _HIDDEN = -10000.0
 """Added to the scores of padding. exp(-10000) is 0 in every float type."""
 
 
-class _Tables(NamedTuple):
+class Tables(NamedTuple):
     """Cosines and sines (tokens, head width) of text and image, and what is added to the scores of each key."""
 
     text: tuple[torch.Tensor, torch.Tensor]
@@ -48,6 +50,8 @@ class QwenImageModule(TransformerModule):
             "text_cos": text.real,
             "text_sin": text.imag,
         }
+        residuals = passed.get("controlnet_block_samples") or ()
+        feeds |= {block_residual_name(index): part.unflatten(1, place) for index, part in enumerate(residuals)}
         if not others:
             return feeds
         other = {"reference_cos": cos[count:], "reference_sin": sin[count:]}
@@ -70,32 +74,52 @@ class QwenImageModule(TransformerModule):
         rotary_sin: torch.Tensor,
         text_cos: torch.Tensor,
         text_sin: torch.Tensor,
-        **reference: torch.Tensor,
+        **others: torch.Tensor,
     ) -> torch.Tensor:
         """Compute the network; arguments as the component's inputs."""
         network: Any = self.model
         place = hidden_states.shape[1:3]
+        reference = {name: tensor for name, tensor in others.items() if name.startswith("reference")}
         tokens, cos, sin = hidden_states.flatten(1, 2), rotary_cos.flatten(0, 1), rotary_sin.flatten(0, 1)
         count = tokens.shape[1]
         if reference:
             tokens = torch.cat([tokens, reference["reference_hidden_states"]], dim=1)
             cos, sin = torch.cat([cos, reference["reference_cos"]]), torch.cat([sin, reference["reference_sin"]])
-        hidden = functional.pad((1.0 - encoder_hidden_states_mask) * _HIDDEN, (0, tokens.shape[1]))
-        tables = _Tables(_pairs(text_cos, text_sin), _pairs(cos, sin), hidden[:, None, None, :])
+        tables = make_tables(encoder_hidden_states_mask, (text_cos, text_sin), (cos, sin))
         states = network.img_in(tokens)
         context = network.txt_in(network.txt_norm(encoder_hidden_states))
         # A network with `zero_cond_t` takes the tokens of other images for clean ones.
         times = torch.cat([timestep, timestep * 0.0]) if network.zero_cond_t else timestep
         embedded = network.time_text_embed(times, states)
-        for block in network.transformer_blocks:
-            context, states = _run_block(block, states, context, embedded, tables, count)
+        blocks = network.transformer_blocks
+        residuals = [
+            others[name].flatten(1, 2) for name in map(block_residual_name, range(len(blocks))) if name in others
+        ]
+        for index, block in enumerate(blocks):
+            context, states = run_block(block, states, context, embedded, tables, count)
+            if residuals:
+                states = states + residuals[index // math.ceil(len(blocks) / len(residuals))]
         own = states[:, :count] if reference else states
         velocity: torch.Tensor = network.proj_out(network.norm_out(own, embedded[:1]))
         return velocity.reshape(velocity.shape[0], *place, -1)
 
 
-def _run_block(
-    block: Any, states: torch.Tensor, context: torch.Tensor, embedded: torch.Tensor, tables: _Tables, count: int
+def make_tables(
+    mask: torch.Tensor, text: tuple[torch.Tensor, torch.Tensor], image: tuple[torch.Tensor, torch.Tensor]
+) -> Tables:
+    """Return what attention reads beside tokens.
+
+    Args:
+        mask: Of the text, (B, tokens).
+        text: Cosines and sines of its tokens, one number for a pair.
+        image: The same of the tokens of images.
+    """
+    hidden = functional.pad((1.0 - mask) * _HIDDEN, (0, image[0].shape[0]))
+    return Tables(_pairs(*text), _pairs(*image), hidden[:, None, None, :])
+
+
+def run_block(
+    block: Any, states: torch.Tensor, context: torch.Tensor, embedded: torch.Tensor, tables: Tables, count: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Run a block of both streams. diffusers: `QwenImageTransformerBlock.forward`.
 
@@ -138,7 +162,7 @@ def _gated(gate: torch.Tensor, states: torch.Tensor, count: int) -> torch.Tensor
     return torch.cat([gate[:1] * states[:, :count], gate[1:] * states[:, count:]], dim=1)
 
 
-def _attend(attn: Any, image: torch.Tensor, text: torch.Tensor, tables: _Tables) -> tuple[torch.Tensor, torch.Tensor]:
+def _attend(attn: Any, image: torch.Tensor, text: torch.Tensor, tables: Tables) -> tuple[torch.Tensor, torch.Tensor]:
     """Attend from all tokens to all. diffusers: `QwenDoubleStreamAttnProcessor2_0`."""
     width = attn.inner_dim // attn.heads
     query, key, value = (layer(image).unflatten(-1, (attn.heads, width)) for layer in (attn.to_q, attn.to_k, attn.to_v))
@@ -171,5 +195,5 @@ def _pairs(cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Te
 
 def _shapes(passed: Mapping[str, Any]) -> Sequence[tuple[int, int, int]]:
     """Return frames, rows and columns of the result, and of other images."""
-    shapes: Sequence[tuple[int, int, int]] = passed["img_shapes"][0]
-    return shapes
+    shapes: Any = passed["img_shapes"][0]
+    return [shapes] if isinstance(shapes, tuple) else shapes

@@ -3,8 +3,11 @@
 Qwen team 2025, https://arxiv.org/abs/2508.02324. diffusers: `QwenImagePipeline`.
 """
 
+from functools import partial
+
 from diffoundry.exporter.component import FamilyDeclaration
 from diffoundry.exporter.components.causal_lm_text import QWEN_2_5_VL, causal_text_encoder
+from diffoundry.exporter.components.qwen_image_controlnet import qwen_image_controlnet
 from diffoundry.exporter.components.qwen_image_transformer import qwen_image_transformer
 from diffoundry.exporter.components.qwen_image_vae import QWEN_IMAGE_VAE
 from diffoundry.exporter.components.vae import vae_decoder, vae_encoder
@@ -22,4 +25,5 @@ FAMILY = FamilyDeclaration(
         vae_encoder(classes=_VAES),
         vae_decoder(classes=_VAES),
     ),
+    controlnet=partial(qwen_image_controlnet, tokens=TOKENS),
 )

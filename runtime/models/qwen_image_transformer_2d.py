@@ -21,11 +21,14 @@ __all__ = [
     "read_layout",
     "reference_name",
     "text_positions",
+    "token_feeds",
 ]
 
 _AXES = (16, 56, 56)
 _TRAINED = 1000.0
 """Timesteps of the training; the network counts from 0 to 1."""
+
+_REFERENCE = "reference_latents."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,7 +95,7 @@ def centered_positions(image: int, rows: int, columns: int) -> npt.NDArray[np.fl
     return grid_positions(image, rows, columns) - [0, rows - rows // 2, columns - columns // 2]
 
 
-def text_positions(grids: Sequence[tuple[int, int]], tokens: int) -> npt.NDArray[np.float64]:
+def text_positions(grids: Sequence[tuple[int, ...]], tokens: int) -> npt.NDArray[np.float64]:
     """Return positions (tokens, 3) of a text, alike on each axis, which follow those of all images.
 
     Args:
@@ -105,7 +108,36 @@ def text_positions(grids: Sequence[tuple[int, int]], tokens: int) -> npt.NDArray
 
 def reference_name(index: int) -> str:
     """Return the name in the conditioning for latents of another image."""
-    return f"reference_latents.{index}"
+    return f"{_REFERENCE}{index}"
+
+
+def token_feeds(
+    sample: FloatArray, timestep: float, axes: Sequence[int], length: int, others: Sequence[tuple[int, ...]] = ()
+) -> dict[str, FloatArray]:
+    """Return the inputs of a network for the tokens of latents, and the angles of those of the text.
+
+    Args:
+        sample: float32 (B, C, h, w).
+        timestep: As the scheduler counts; the network takes a thousandth of it.
+        axes: As `QwenImageLayout.axes`.
+        length: Tokens of the text.
+        others: Rows and columns of other images.
+    """
+    tokens = pack_latents(sample)
+    cos, sin = _angles(centered_positions(0, *tokens.shape[1:3]), axes)
+    text_cos, text_sin = _angles(text_positions([tokens.shape[1:3], *others], length), axes)
+    return {
+        "hidden_states": tokens,
+        "timestep": np.asarray([timestep], np.float32) / np.float32(_TRAINED),
+        "rotary_cos": cos,
+        "rotary_sin": sin,
+        "text_cos": text_cos,
+        "text_sin": text_sin,
+    }
+
+
+def _angles(positions: npt.NDArray[np.float64], axes: Sequence[int]) -> tuple[FloatArray, FloatArray]:
+    return rotary_angles(positions, axes, dtype=np.float32)
 
 
 class QwenImageTransformer2DModel(PatchTransformer):
@@ -145,28 +177,14 @@ class QwenImageTransformer2DModel(PatchTransformer):
 
     def __call__(self, sample: FloatArray, timestep: float, conditioning: Feeds) -> FloatArray:
         """See `Denoiser`; the network takes a thousandth of the timestep."""
-        tokens = pack_latents(sample)
         others = self._others(conditioning)
-        grids = [tokens.shape[1:3], *(other.shape[1:3] for other in others)]
-        states = conditioning["encoder_hidden_states"]
-        cos, sin = self._angles(centered_positions(0, *tokens.shape[1:3]))
-        text_cos, text_sin = self._angles(text_positions(grids, states.shape[1]))
-        feeds = {
-            "hidden_states": tokens,
-            "timestep": np.asarray([timestep], np.float32) / np.float32(_TRAINED),
-            "encoder_hidden_states": states,
-            "encoder_hidden_states_mask": conditioning["encoder_hidden_states_mask"],
-            "rotary_cos": cos,
-            "rotary_sin": sin,
-            "text_cos": text_cos,
-            "text_sin": text_sin,
-        }
+        length = conditioning["encoder_hidden_states"].shape[1]
+        feeds = token_feeds(sample, timestep, self.layout.axes, length, [other.shape[1:3] for other in others])
+        feeds |= {name: one for name, one in conditioning.items() if not name.startswith(_REFERENCE)}
         if self.reference_limit != 0:
             feeds |= self._reference(others, len(sample))
-        return unpack_latents(self._run(feeds, (*tokens.shape[:3], self.layout.out_channels)))
-
-    def _angles(self, positions: npt.NDArray[np.float64]) -> tuple[FloatArray, FloatArray]:
-        return rotary_angles(positions, self.layout.axes, dtype=np.float32)
+        shape = (*feeds["hidden_states"].shape[:3], self.layout.out_channels)
+        return unpack_latents(self._run(feeds, shape))
 
     def _others(self, conditioning: Feeds) -> list[FloatArray]:
         """Return the tokens (B, rows, columns, 4 C) of other images."""
@@ -184,7 +202,7 @@ class QwenImageTransformer2DModel(PatchTransformer):
         rows += [other.reshape(batch, -1, channels) for other in others]
         tables = [(np.zeros((0, half), np.float32),) * 2]
         for index, other in enumerate(others, 1):
-            cos, sin = self._angles(centered_positions(index, *other.shape[1:3]))
+            cos, sin = _angles(centered_positions(index, *other.shape[1:3]), self.layout.axes)
             tables.append((cos.reshape(-1, half), sin.reshape(-1, half)))
         joined, limit = np.concatenate(rows, axis=1), self.reference_limit
         if limit is not None and joined.shape[1] != limit:

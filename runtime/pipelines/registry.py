@@ -176,6 +176,7 @@ FAMILY_TABLE = (
             "QwenImagePipeline": PipelineClass("text_to_image"),
             "QwenImageImg2ImgPipeline": PipelineClass("image_to_image"),
             "QwenImageInpaintPipeline": PipelineClass("inpainting"),
+            "QwenImageControlNetPipeline": PipelineClass("text_to_image", controlnet=True),
         },
         runtime="diffoundry.runtime.pipelines.families.qwen_image:QwenImage",
         exporter="diffoundry.exporter.families.qwen_image:FAMILY",

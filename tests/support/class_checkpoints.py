@@ -152,7 +152,10 @@ _LARGE: Mapping[str, tuple[Callable[[Path], Any], int]] = {
     "AuraFlowPipeline": (make_auraflow, 16),
     **{name: (partial(make_chroma, name=name), 16) for name in CHROMA},
     **{name: (partial(make_z_image, name=name), 16) for name in Z_IMAGE},
-    **{f"QwenImage{form}Pipeline": (partial(make_qwen_image, name=f"QwenImage{form}Pipeline"), 16) for form in _FORMS},
+    **{
+        name: (partial(make_qwen_image, name=name), 16)
+        for name in (*(f"QwenImage{form}Pipeline" for form in _FORMS), "QwenImageControlNetPipeline")
+    },
     **{name: (partial(make_klein, name=name), 64) for name in KLEIN_CLASSES},
     "StableCascadePriorPipeline": (make_cascade_prior, 128),
     "StableCascadeDecoderPipeline": (make_cascade_decoder, 128),

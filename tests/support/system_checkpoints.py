@@ -87,7 +87,7 @@ SYSTEM_TABLES: Mapping[str, _Makers] = {
             *(f"Flux{form}Pipeline" for form in ("", "Img2Img", "Inpaint", "Kontext", "KontextInpaint")),
             *(f"FluxControlNet{form}Pipeline" for form in ("", "Img2Img", "Inpaint")),
         ),
-        **_by_name(make_qwen_image, "QwenImagePipeline"),
+        **_by_name(make_qwen_image, "QwenImagePipeline", "QwenImageControlNetPipeline"),
         **_by_name(make_sana, *SANA_CLASSES),
         **_by_name(
             partial(make_flux, in_channels=8 * LATENTS, out_channels=4 * LATENTS, **DEV),

@@ -8,7 +8,7 @@ from language_models import qwen2_5_vl, write_qwen_tokenizer
 
 from diffoundry.exporter.checkpoints.tokenizer_files import open_tokenizer
 
-__all__ = ["LATENTS", "WIDTH", "make_qwen_image"]
+__all__ = ["LATENTS", "WIDTH", "make_qwen_image", "make_qwen_image_controlnet"]
 
 WIDTH = 32
 """Of the language model's hidden states."""
@@ -59,5 +59,22 @@ def make_qwen_image(folder, name="QwenImagePipeline", **options):
         text_encoder=qwen2_5_vl(num_hidden_layers=1),
         tokenizer=open_tokenizer(tokenizer, "Qwen2Tokenizer"),
         transformer=transformer,
+        **({"controlnet": _controlnet(1)} if "ControlNet" in name else {}),
     ).save_pretrained(folder)
     shutil.rmtree(tokenizer)
+
+
+def make_qwen_image_controlnet(folder, layers):
+    """Write a ControlNet for the transformers above, of random weights."""
+    _controlnet(layers).save_pretrained(folder)
+
+
+def _controlnet(layers):
+    made = diffusers.QwenImageControlNetModel(
+        in_channels=4 * LATENTS, out_channels=LATENTS, num_layers=layers, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=WIDTH, axes_dims_rope=(4, 6, 6),
+    )  # fmt: skip
+    for parameter in made.parameters():
+        if not parameter.any():
+            parameter.data = 0.1 * torch.randn(parameter.shape)
+    return made

@@ -93,7 +93,7 @@ class QwenImage(PackedLatents):
     """Qwen 2.5 VL, and a transformer over tokens of 2 x 2 latents.
 
     Qwen team 2025, https://arxiv.org/abs/2508.02324. diffusers: `QwenImagePipeline`, `QwenImageImg2ImgPipeline`,
-    `QwenImageInpaintPipeline`.
+    `QwenImageInpaintPipeline`, `QwenImageControlNetPipeline`.
     """
 
     Inputs: ClassVar[type[PromptInputs]] = QwenImagePromptInputs
@@ -102,6 +102,7 @@ class QwenImage(PackedLatents):
         "image_to_image": {"num_inference_steps": 50, "strength": 0.6},
         "inpainting": {"num_inference_steps": 50, "strength": 0.6},
     }
+    controlnet_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {"text_to_image": {"num_inference_steps": 50}}
 
     def __init__(self, session: EngineSession) -> None:
         """See `Family`."""

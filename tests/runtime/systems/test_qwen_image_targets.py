@@ -57,8 +57,18 @@ def test_weights_of_few_bits_stay_close(exported, folder, target):
         check_int8(images["fp32"], images[word], 15)
 
 
-def test_core_ml_has_the_numbers_of_onnx_runtime(exported, folder):
-    bundle = exported(folder, target="onnxruntime,coreml", buckets=(SIZE,))
+@pytest.fixture
+def controlnet(system_checkpoint):
+    name = "QwenImageControlNetPipeline"
+    return system_checkpoint("qwen-image-controlnet", lambda folder: make_qwen_image(folder, name))
+
+
+NAMES = ("folder", "controlnet")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_core_ml_has_the_numbers_of_onnx_runtime(exported, name, request):
+    bundle = exported(request.getfixturevalue(name), target="onnxruntime,coreml", buckets=(SIZE,))
     (engine,) = (spec for spec in Bundle(bundle).engines("transformer") if spec.target == "coreml")
     shapes = {spec.name: spec.shape for spec in engine.inputs}
     assert shapes["encoder_hidden_states"][1] == 512
@@ -66,12 +76,16 @@ def test_core_ml_has_the_numbers_of_onnx_runtime(exported, folder):
     check_core_ml(bundle)
 
 
-def test_tensorrt_for_rtx_builds_every_network(exported, folder):
-    assert check_tensorrt_rtx(lambda **options: exported(folder, buckets=(SIZE,), **options)) == PARTS
+@pytest.mark.parametrize("name", NAMES)
+def test_tensorrt_for_rtx_builds_every_network(exported, name, request):
+    folder = request.getfixturevalue(name)
+    built = check_tensorrt_rtx(lambda **options: exported(folder, buckets=(SIZE,), **options))
+    assert built == PARTS | ({"controlnet"} if name == "controlnet" else set())
 
 
-def test_verify_passes_every_check(exported, folder):
-    bundle = exported(folder, target="onnxruntime,openvino", buckets=(SIZE,))
+@pytest.mark.parametrize("name", NAMES)
+def test_verify_passes_every_check(exported, name, request):
+    bundle = exported(request.getfixturevalue(name), target="onnxruntime,openvino", buckets=(SIZE,))
     for compared in check_verify(bundle):
         assert compared >= PARTS - {"vae_encoder"}
 
