@@ -44,7 +44,9 @@ from tiny_auraflow import make_auraflow
 from tiny_checkpoints import write_tiny_checkpoint, write_tiny_controlnet, write_tiny_t2i_adapter
 from tiny_chroma import make_chroma
 from tiny_flux import DEV, make_flux
+from tiny_hunyuan_dit import make_hunyuan_dit
 from tiny_ip_adapters import write_tiny_image_encoder, write_tiny_ip_adapter
+from tiny_lumina2 import make_lumina2
 from tiny_pixart import make_pixart
 from tiny_qwen_image import make_qwen_image
 from tiny_sana import CLASSES as SANA_CLASSES
@@ -180,6 +182,12 @@ SYSTEMS = (
         for name, channels, given in FLUX
     ),
     ("AuraFlowPipeline", make_auraflow, {"prompt": TEXT, "height": 32, "width": 52}),
+    ("Lumina2Pipeline", make_lumina2, {"prompt": TEXT, "height": 32, "width": 64}),
+    (
+        "HunyuanDiTPipeline",
+        make_hunyuan_dit,
+        {"prompt": TEXT, "height": 32, "width": 64, "use_resolution_binning": False},
+    ),
     *(
         (name, partial(make_chroma, name=name), {"prompt": TEXT, "height": 64, "width": 64, **given})
         for name, given in CHROMA

@@ -6,7 +6,7 @@ from diffoundry.exporter.component import Component, ComponentKind, Configs, rea
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.models.roles import TEXT_ENCODER
 
-__all__ = ["UMT5", "t5_text_encoder"]
+__all__ = ["UMT5", "t5_text_encoder", "text_component"]
 
 _T5, UMT5 = "T5EncoderModel", "UMT5EncoderModel"
 """Classes of transformers. In the second every layer has positions of its own."""
@@ -38,7 +38,19 @@ def t5_text_encoder(
 
 
 def _describe(configs: Configs, *, name: str, tokens: int, mask: bool, network: str) -> Component:
-    width = read_integer(configs, name, "d_model", 512)
+    return text_component(name, network, read_integer(configs, name, "d_model", 512), tokens, mask=mask)
+
+
+def text_component(name: str, network: str, width: int, tokens: int, *, mask: bool) -> Component:
+    """Describe a text encoder whose result is its last hidden state.
+
+    Args:
+        name: Folder in the checkpoint and in the bundle.
+        network: Its class in transformers.
+        width: Of a hidden state.
+        tokens: Tokens of a prompt by default.
+        mask: True if padding is hidden.
+    """
     row = ("batch", "sequence")
     hidden = (TensorSpec(name="attention_mask", dtype="float32", shape=row),) if mask else ()
     return Component(

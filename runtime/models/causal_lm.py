@@ -148,6 +148,7 @@ class CausalLanguageModel(JsonTextEncoder):
 
     Attributes:
         layout: Its interface.
+        padding_side: "left" or "right", as the pipeline pads, whatever the tokenizer's files say.
     """
 
     def __init__(
@@ -177,7 +178,7 @@ class CausalLanguageModel(JsonTextEncoder):
         subject = f"{name}/config.json"
         self.layout = read_causal_layout(session.bundle.config(name), subject)
         self._outputs = tuple(hidden_state_names(hidden_states, self.layout, subject))
-        self._tokens, self._padding_side = tokens, padding_side
+        self._tokens, self.padding_side = tokens, padding_side
 
     @property
     def length(self) -> int:
@@ -214,7 +215,7 @@ class CausalLanguageModel(JsonTextEncoder):
             self.check_tokens(tokens)
         whole = [text if chat is None else chat.render(text) for text in texts]
         pad_to = (fixed or 0) if longest else None
-        batch = self.tokenizer(whole, max_length=tokens, pad_to=pad_to, padding_side=self._padding_side)
+        batch = self.tokenizer(whole, max_length=tokens, pad_to=pad_to, padding_side=self.padding_side)
         rows, columns = batch.input_ids.shape
         cos, sin = causal_rotary_angles(rows, columns, self.layout)
         feeds = {

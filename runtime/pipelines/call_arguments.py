@@ -155,6 +155,12 @@ class CallArguments(TypedDict, total=False):
     pag_scale: float
     pag_adaptive_scale: float
     pag_applied_layers: str | Sequence[str]
+    prompt_embeds_2: FloatArray | None
+    negative_prompt_embeds_2: FloatArray | None
+    prompt_attention_mask_2: Any
+    negative_prompt_attention_mask_2: Any
+    system_prompt: str | None
+    cfg_trunc_ratio: float
     frame_size: int | None
     truncation_rate: float
 

@@ -223,7 +223,7 @@ class DiffusionPipeline(PipelineInterface):
             default = common.height, common.width
         if default is None and not kind.sized_by_image:
             default = self._default_size(kind, controlnet=controlled)
-        size = task.size(common, default or (0, 0), self.vae)
+        size = self.family.choose_size(task.size(common, default or (0, 0), self.vae), prompts)
         manifest = self.session.bundle.manifest
         check_size(size, self.vae.scale_factor, self.denoiser.patch_size, manifest.recipe if manifest else None)
         if parts is not None:

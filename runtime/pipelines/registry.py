@@ -191,6 +191,18 @@ FAMILY_TABLE = (
         exporter="diffoundry.exporter.families.flux_2:KLEIN",
     ),
     FamilyEntry(
+        name="lumina2",
+        classes={"Lumina2Pipeline": PipelineClass("text_to_image")},
+        runtime="diffoundry.runtime.pipelines.families.lumina2:Lumina2",
+        exporter="diffoundry.exporter.families.lumina2:FAMILY",
+    ),
+    FamilyEntry(
+        name="hunyuan_dit",
+        classes={"HunyuanDiTPipeline": PipelineClass("text_to_image")},
+        runtime="diffoundry.runtime.pipelines.families.hunyuan_dit:HunyuanDiT",
+        exporter="diffoundry.exporter.families.hunyuan_dit:FAMILY",
+    ),
+    FamilyEntry(
         name="pixart_alpha",
         classes={"PixArtAlphaPipeline": PipelineClass("text_to_image")},
         runtime="diffoundry.runtime.pipelines.systems.pixart:PixArtAlpha",

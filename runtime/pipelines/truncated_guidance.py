@@ -9,7 +9,7 @@ from diffoundry.runtime.models.protocols import Denoiser, Feeds, FloatArray
 from diffoundry.runtime.pipelines.guidance import Condition, stack
 from diffoundry.runtime.pipelines.step_guidance import StepGuidance
 
-__all__ = ["TruncatedGuidance"]
+__all__ = ["TruncatedGuidance", "predict_prompts"]
 
 _TRAINED = np.float32(1000.0)
 
@@ -50,10 +50,7 @@ class TruncatedGuidance(StepGuidance):
         """See `StepGuidance.predict`."""
         if not self.ended(timestep):
             return self.combine(denoiser(sample, timestep, feeds))
-        rows = len(sample) // self.copies
-        own = {name: array[-rows:] for name, array in feeds.items()}
-        prediction: FloatArray = denoiser(sample[-rows:], timestep, own)
-        return prediction
+        return predict_prompts(denoiser, sample, timestep, feeds)
 
     def ended(self, timestep: float) -> bool:
         """Return whether a step runs the prompts alone."""
@@ -69,3 +66,10 @@ class TruncatedGuidance(StepGuidance):
             most = own * np.float32(self.largest)
             guided = np.where(new > most, guided * (most / np.maximum(new, np.finfo(np.float32).tiny)), guided)
         return guided
+
+
+def predict_prompts(denoiser: Denoiser | Any, sample: FloatArray, timestep: float, feeds: Feeds) -> FloatArray:
+    """Return the prediction for the prompts, whose rows are the second half; arguments as `StepGuidance.predict`."""
+    rows = len(sample) // 2
+    prediction: FloatArray = denoiser(sample[rows:], timestep, {name: array[rows:] for name, array in feeds.items()})
+    return prediction

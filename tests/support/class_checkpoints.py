@@ -18,8 +18,10 @@ from tiny_chroma import NAMES as CHROMA
 from tiny_chroma import make_chroma
 from tiny_flux import DEV, LATENTS, make_flux
 from tiny_flux_2 import KLEIN_CLASSES, make_klein
+from tiny_hunyuan_dit import make_hunyuan_dit
 from tiny_kandinsky import DDIM, make_decoder, make_prior, make_text_decoder
 from tiny_kandinsky_3 import make_kandinsky_3
+from tiny_lumina2 import make_lumina2
 from tiny_pixart import make_pixart
 from tiny_qwen_image import make_qwen_image
 from tiny_sana import CLASSES as SANA_CLASSES
@@ -150,6 +152,8 @@ _LARGE: Mapping[str, tuple[Callable[[Path], Any], int]] = {
         }.items()
     },
     "AuraFlowPipeline": (make_auraflow, 16),
+    "Lumina2Pipeline": (make_lumina2, 32),
+    "HunyuanDiTPipeline": (make_hunyuan_dit, 32),
     **{name: (partial(make_chroma, name=name), 16) for name in CHROMA},
     **{name: (partial(make_z_image, name=name), 16) for name in Z_IMAGE},
     **{

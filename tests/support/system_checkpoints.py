@@ -16,8 +16,10 @@ from tiny_chroma import NAMES as CHROMA
 from tiny_chroma import make_chroma
 from tiny_flux import DEV, LATENTS, make_flux
 from tiny_flux_2 import KLEIN_CLASSES, make_klein
+from tiny_hunyuan_dit import make_hunyuan_dit
 from tiny_kandinsky import DDIM, make_decoder, make_prior, make_text_decoder
 from tiny_kandinsky_3 import make_kandinsky_3
+from tiny_lumina2 import make_lumina2
 from tiny_pixart import make_pixart
 from tiny_qwen_image import make_qwen_image
 from tiny_sana import CLASSES as SANA_CLASSES
@@ -79,6 +81,8 @@ SYSTEM_TABLES: Mapping[str, _Makers] = {
         **_by_name(make_shap_e, *NAMES),
         "AuraFlowPipeline": make_auraflow,
         **_by_name(make_klein, *KLEIN_CLASSES),
+        "Lumina2Pipeline": make_lumina2,
+        "HunyuanDiTPipeline": make_hunyuan_dit,
         **_by_name(make_chroma, *CHROMA),
         **_by_name(make_z_image, *Z_IMAGE),
         **_by_name(make_pixart, "PixArtAlphaPipeline", "PixArtSigmaPipeline"),

@@ -112,7 +112,9 @@ def _projection_fault(bundle: Bundle, component: Component, module: Any, unet: A
     return "; ".join(_differences(ours, {"class": type(module).__name__, "layers": layers})) or None
 
 
-def check_tokenizer(name: str, tokenizer: ClipTokenizer, reference: Any, prompts: Sequence[str]) -> Check:
+def check_tokenizer(
+    name: str, tokenizer: ClipTokenizer, reference: Any, prompts: Sequence[str], padding_side: str | None = None
+) -> Check:
     """Compare the ids of the prompts and of some unusual texts with transformers'.
 
     Args:
@@ -120,11 +122,12 @@ def check_tokenizer(name: str, tokenizer: ClipTokenizer, reference: Any, prompts
         tokenizer: The bundle's tokenizer.
         reference: transformers' tokenizer.
         prompts: Prompts to generate.
+        padding_side: As the pipeline pads, whatever the files say; None for that of the files.
     """
-    texts = [*prompts, *_TEXTS]
+    texts, side = [*prompts, *_TEXTS], {} if padding_side is None else {"padding_side": padding_side}
     length = min(reference.model_max_length, _LONGEST)
-    expected = reference(texts, padding="max_length", max_length=length, truncation=True)["input_ids"]
-    ids = tokenizer(texts, max_length=length).input_ids
+    expected = reference(texts, padding="max_length", max_length=length, truncation=True, **side)["input_ids"]
+    ids = tokenizer(texts, max_length=length, **side).input_ids
     fault = None
     if ids.shape != np.shape(expected):
         fault = f"shape {ids.shape}, expected {np.shape(expected)}"
@@ -139,7 +142,7 @@ def check_tokenizer(name: str, tokenizer: ClipTokenizer, reference: Any, prompts
     return holds("tokenizer", f"{name}, {len(texts)} texts", "ids", fault)
 
 
-def check_vocabulary(name: str, tokenizer: ClipTokenizer, reference: Any) -> Check:
+def check_vocabulary(name: str, tokenizer: ClipTokenizer, reference: Any, padding_side: str | None = None) -> Check:
     """Compare the ids of every word of the vocabulary with transformers'.
 
     A merge that is lost or out of order changes a few words only, which no prompt of a verification may hold.
@@ -148,12 +151,14 @@ def check_vocabulary(name: str, tokenizer: ClipTokenizer, reference: Any) -> Che
         name: The tokenizer's folder.
         tokenizer: The bundle's tokenizer.
         reference: transformers' tokenizer.
+        padding_side: As in `check_tokenizer`.
     """
+    side = {} if padding_side is None else {"padding_side": padding_side}
     words = reference.batch_decode([[index] for index in range(len(reference))])
     expected = reference(
-        words, padding="max_length", max_length=_WORD_IDS, truncation=True, return_tensors="np"
+        words, padding="max_length", max_length=_WORD_IDS, truncation=True, return_tensors="np", **side
     ).input_ids
-    ids = tokenizer(words, max_length=_WORD_IDS).input_ids
+    ids = tokenizer(words, max_length=_WORD_IDS, **side).input_ids
     wrong = np.flatnonzero((ids != expected).any(axis=1))
     fault = None
     if len(wrong):

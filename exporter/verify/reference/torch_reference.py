@@ -87,11 +87,22 @@ def ask_pytorch(
         *(check_scheduler(bundle, folder, config) for folder, config in checkpoint.scheduler_configs.items()),
         *check_configs(bundle, checkpoint.components, reference),
         *(
-            check_tokenizer(encoder.folder, encoder.tokenizer, getattr(reference, encoder.folder), settings.prompts)
+            check_tokenizer(
+                encoder.folder,
+                encoder.tokenizer,
+                getattr(reference, encoder.folder),
+                settings.prompts,
+                getattr(encoder, "padding_side", None),
+            )
             for encoder in pipeline.text_encoders
         ),
         *(
-            check_vocabulary(encoder.folder, encoder.tokenizer, getattr(reference, encoder.folder))
+            check_vocabulary(
+                encoder.folder,
+                encoder.tokenizer,
+                getattr(reference, encoder.folder),
+                getattr(encoder, "padding_side", None),
+            )
             for encoder in pipeline.text_encoders
         ),
         *check_copies(bundle, checkpoint),

@@ -9,6 +9,7 @@ from diffoundry.runtime.cli.systems.deepfloyd import DEEPFLOYD
 from diffoundry.runtime.cli.systems.depth import DEPTH
 from diffoundry.runtime.cli.systems.group import OptionGroup
 from diffoundry.runtime.cli.systems.kandinsky import KANDINSKY
+from diffoundry.runtime.cli.systems.lumina2 import LUMINA2
 from diffoundry.runtime.cli.systems.pixart import PIXART
 from diffoundry.runtime.cli.systems.pixels import PIXELS
 from diffoundry.runtime.cli.systems.sana import SANA
@@ -22,7 +23,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 GROUPS: tuple[OptionGroup, ...] = (
     CLASS_LABELS, PIXELS, UPSCALING, DEPTH, STAGES, KANDINSKY, DEEPFLOYD, CASCADES,
-    VQ_DIFFUSION, PIXART, SANA,
+    VQ_DIFFUSION, PIXART, SANA, LUMINA2,
 )  # fmt: skip
 """Every heading, in the order of the help."""
 

@@ -36,11 +36,11 @@ class AuraFlow(MaskedPromptFamily):
     def __init__(self, session: EngineSession) -> None:
         """See `Family`."""
         self.denoiser = AuraFlowTransformer2DModel(session, open_vae(session).scale_factor)
-        self._t5: T5EncoderModel = T5EncoderModel(session, "text_encoder")
-        self.text_encoders = (self._t5,)
+        self._encoder: T5EncoderModel = T5EncoderModel(session, "text_encoder")
+        self.text_encoders = (self._encoder,)
 
     def _read(self, texts: list[str], tokens: int) -> MaskedPrompts:
         """See `MaskedPromptFamily`."""
-        states, truncated = self._t5.encode(texts, tokens)
-        mask = self._t5.tokenizer(texts, max_length=tokens).attention_mask
+        states, truncated = self._encoder.encode(texts, tokens)
+        mask = self._encoder.tokenizer(texts, max_length=tokens).attention_mask
         return states * mask[..., None].astype(np.float32), mask, truncated

@@ -130,6 +130,15 @@ class Family:
         """See `PipelineBase.size_arguments`."""
         return {}
 
+    def choose_size(self, size: tuple[int, int], prompts: Any) -> tuple[int, int]:  # noqa: ARG002
+        """Return height and width that are generated for those that a call asks for; by default the same.
+
+        Args:
+            size: Height and width in pixels.
+            prompts: Of the class `Inputs`.
+        """
+        return size
+
     def pack(self, latents: FloatArray) -> FloatArray:
         """Return latents (B, C, h, w) in the shape of diffusers' pipeline class; by default as they are."""
         return latents

@@ -49,11 +49,11 @@ class Chroma(PackedLatents, MaskedPromptFamily):
     def __init__(self, session: EngineSession) -> None:
         """See `Family`."""
         self.denoiser = FluxTransformer2DModel(session)
-        self._t5: T5EncoderModel = T5EncoderModel(session, "text_encoder")
-        self.text_encoders = (self._t5,)
+        self._encoder: T5EncoderModel = T5EncoderModel(session, "text_encoder")
+        self.text_encoders = (self._encoder,)
 
     def _read(self, texts: list[str], tokens: int) -> MaskedPrompts:
         """See `MaskedPromptFamily`; the mask has the tokens of a prompt and the first of its padding."""
-        states, truncated = self._t5.encode(texts, tokens)
-        lengths = self._t5.tokenizer(texts, max_length=tokens).attention_mask.sum(axis=1)
+        states, truncated = self._encoder.encode(texts, tokens)
+        lengths = self._encoder.tokenizer(texts, max_length=tokens).attention_mask.sum(axis=1)
         return states, np.arange(tokens) <= lengths[:, None], truncated

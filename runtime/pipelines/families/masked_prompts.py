@@ -1,20 +1,18 @@
 """Families whose prompts are hidden states with a mask of their padding, as those of Chroma and AuraFlow."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from diffoundry.runtime.checks.arguments import check_number
 from diffoundry.runtime.checks.token_masks import check_token_mask
+from diffoundry.runtime.models.json_text_encoder import JsonTextEncoder
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.pipelines.families.base import EncodeOptions, Family
 from diffoundry.runtime.pipelines.families.prompt_tokens import check_prompt_tokens
 from diffoundry.runtime.pipelines.guidance import Condition
 from diffoundry.runtime.pipelines.inputs import PromptInputs
-
-if TYPE_CHECKING:
-    from diffoundry.runtime.models.t5_encoder import T5EncoderModel
 
 __all__ = ["MaskedPromptFamily", "MaskedPromptInputs", "MaskedPrompts"]
 
@@ -57,14 +55,14 @@ class MaskedPromptFamily(Family):
 
     mask_input: ClassVar[str | None] = None
 
-    _t5: "T5EncoderModel | None"
+    _encoder: JsonTextEncoder
 
     def encode(self, inputs: MaskedPromptInputs, options: EncodeOptions) -> Condition:
         """See `Family`. diffusers: `ChromaPipeline.encode_prompt`, `AuraFlowPipeline.encode_prompt`."""
-        check_prompt_tokens(inputs, self.denoiser, self._t5)
+        check_prompt_tokens(inputs, self.denoiser, self._encoder)
         states, mask, truncated = inputs.prompt_embeds, inputs.prompt_attention_mask, ("",) * inputs.count
         if states is None:
-            states, mask, truncated = self._read(inputs.texts(), inputs.max_sequence_length)
+            states, mask, truncated = self._read(self._texts(inputs), inputs.max_sequence_length)
         negative, negative_mask = inputs.negative_prompt_embeds, inputs.negative_prompt_attention_mask
         if options.guided and negative is None:
             negative, negative_mask, _ = self._read(inputs.negative_texts(guided=True), states.shape[1])
@@ -74,6 +72,11 @@ class MaskedPromptFamily(Family):
             unconditional=None if negative is None else self._feeds(negative, negative_mask, times),
             truncated=truncated,
         )
+
+    def _texts(self, inputs: Any) -> list[str]:
+        """Return the prompts as the text encoder reads them."""
+        texts: list[str] = inputs.texts()
+        return texts
 
     def _read(self, texts: list[str], tokens: int) -> MaskedPrompts:
         """Run the text encoder.

@@ -88,6 +88,8 @@ SIZES = {
 
 # As the READMEs of the original code say, or the sizes of their files, in millions.
 IN_MILLIONS = {
+    "lumina2": {"transformer": 2610, "text_encoder": 2614, "vae": 83.8},
+    "hunyuan-dit": {"transformer": 1500, "text_encoder": 350, "text_encoder_2": 1670, "vae": 83.7},
     "auraflow": {"transformer": 6800, "text_encoder": 1220, "vae": 83.7},
     "kandinsky-2-1-prior": {"prior": 1000, "image_encoder": 304, "text_encoder": 124},
     "kandinsky-2-1": {"text_encoder": 560, "unet": 1220, "movq": 67},

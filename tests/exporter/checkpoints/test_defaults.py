@@ -20,6 +20,7 @@ CONFIGS = {
     "CLIPVisionModelWithProjection": transformers.CLIPVisionConfig,
     "DPTForDepthEstimation": transformers.DPTConfig,
     "T5EncoderModel": transformers.T5Config,
+    "BertModel": transformers.BertConfig,
     "UMT5EncoderModel": transformers.UMT5Config,
     "LDMBertModel": LDMBertConfig,
 }
