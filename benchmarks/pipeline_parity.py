@@ -49,8 +49,6 @@ from tiny_ip_adapters import write_tiny_image_encoder, write_tiny_ip_adapter
 from tiny_lumina2 import make_lumina2
 from tiny_pixart import make_pixart
 from tiny_qwen_image import make_qwen_image
-from tiny_sana import CLASSES as SANA_CLASSES
-from tiny_sana import make_sana
 from tiny_z_image import make_z_image
 from unclip_checkpoints import UNCLIP_CHECKPOINTS
 from upscaler_checkpoint import make_latent_upscaler, make_upscaler
@@ -125,6 +123,7 @@ _MEASURED = (
     "IF",
     "VQDiffusion",
     "ShapE",
+    "Sana",
 )
 
 _CHANNELS = {"in_channels": 32, "out_channels": 16}
@@ -207,22 +206,6 @@ SYSTEMS = (
             {"prompt": TEXT, "height": 64, "width": 96, "use_resolution_binning": False},
         )
         for name in ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
-    ),
-    *(
-        (
-            name,
-            partial(make_sana, name=name),
-            {
-                "prompt": TEXT,
-                "height": 64,
-                "width": 96,
-                "use_resolution_binning": False,
-                **make_example_inputs(
-                    [*(["image"] if "Img2Img" in name else []), *([CONTROL] if "ControlNet" in name else [])], 64, 96
-                ),
-            },
-        )
-        for name in SANA_CLASSES
     ),
     ("LDMPipeline", LDM_CHECKPOINTS["LDMPipeline"], {}),
     (
