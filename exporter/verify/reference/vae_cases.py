@@ -32,11 +32,10 @@ def encoder_cases(pipeline: Any, trace: Trace) -> list[ComponentCase]:
     pixels = torch.from_numpy(image)
     with torch.inference_mode():
         encoded = pipeline.vae.encode(pixels[:, :, None] if frames else pixels)
-    said = (
-        {"latent_parameters": encoded.latent_dist.parameters}
-        if hasattr(encoded, "latent_dist")
-        else {"latents": encoded.latents}
-    )
+    if hasattr(encoded, "latent_dist"):
+        said = {"latent_parameters": encoded.latent_dist.parameters}
+    else:
+        said = {"latents": encoded.latent if hasattr(encoded, "latent") else encoded.latents}
     expected = {name: to_numpy(values[:, :, 0] if frames else values) for name, values in said.items()}
     return [ComponentCase(component="vae_encoder", label=trace.name, feeds={"sample": image}, expected=expected)]
 
