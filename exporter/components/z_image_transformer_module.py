@@ -53,7 +53,8 @@ class ZImageModule(NetworkModule):
         tokens = pack_latents(torch.stack(list(passed["x"]))[:, :, 0].detach().float().numpy())
         captions = padded_captions([caption.detach().float().numpy() for caption in passed["cap_feats"]])
         layout = read_layout(dict(network.config), "the network")
-        places = position_feeds(captions["encoder_attention_mask"], *tokens.shape[1:3], layout)
+        _, rows, columns, _ = tokens.shape
+        places = position_feeds(captions["encoder_attention_mask"], rows, columns, layout)
         arrays = {"hidden_states": tokens, **captions, **places}
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
 
@@ -138,9 +139,8 @@ def _attend(
     freqs_cis: Any = None,
 ) -> torch.Tensor:
     """Compute `ZSingleStreamAttnProcessor.__call__`; `freqs_cis` are cosines and sines (B, tokens, head / 2)."""
-    query, key, value = (
-        layer(hidden_states).unflatten(-1, (attn.heads, -1)) for layer in (attn.to_q, attn.to_k, attn.to_v)
-    )
+    layers: tuple[Any, ...] = (attn.to_q, attn.to_k, attn.to_v)
+    query, key, value = (layer(hidden_states).unflatten(-1, (attn.heads, -1)) for layer in layers)
     query = query if attn.norm_q is None else attn.norm_q(query)
     key = key if attn.norm_k is None else attn.norm_k(key)
     query, key, value = (one.transpose(1, 2) for one in (_rotate(query, freqs_cis), _rotate(key, freqs_cis), value))
@@ -152,6 +152,6 @@ def _attend(
 def _rotate(states: torch.Tensor, angles: Angles) -> torch.Tensor:
     """Rotate pairs of numbers of states (B, tokens, heads, D), as a product of complex numbers does."""
     cos, sin = (table.repeat_interleave(2, dim=-1)[:, :, None] for table in angles)
-    first, second = states.unflatten(-1, (-1, 2)).unbind(-1)
+    first, second = states.reshape(*states.shape[:-1], -1, 2).unbind(-1)
     turned = torch.stack([-second, first], dim=-1).flatten(3)
     return states * cos + turned * sin
