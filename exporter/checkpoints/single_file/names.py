@@ -11,6 +11,7 @@ from typing import Any
 from diffoundry.exporter.component import Config
 from diffoundry.runtime.formats.flux_keys import flux_layers, original_norm
 from diffoundry.runtime.formats.ldm_keys import ldm_unet_names
+from diffoundry.runtime.formats.z_image_keys import z_image_layers
 
 __all__ = ["Place", "place_weights", "unused_in"]
 
@@ -79,6 +80,7 @@ _UNUSED = {
     "unet": (),
     "controlnet": (),
     "flux": (),
+    "z_image": ("norm_final.",),
     "vae": ("loss.", "model_ema."),
     "clip": ("text_model.embeddings.position_ids", "logit_scale", "text_projection."),
     "clip_bare": ("embeddings.position_ids", "logit_scale", "text_projection."),
@@ -229,6 +231,26 @@ def _place_flux(names: Collection[str], config: Config) -> dict[str, Place]:
     return found
 
 
+_Z_IMAGE_NORMS = {"attention.norm_q": "attention.q_norm", "attention.norm_k": "attention.k_norm"}
+
+
+def _place_z_image(names: Collection[str], config: Config) -> dict[str, Place]:
+    """Map to the names of https://github.com/Tongyi-MAI/Z-Image, which are diffusers' for most weights."""
+    width = int(config["dim"])
+    found = {name: Place(name=name) for name in names}
+    for name in names:
+        for ours, theirs in _Z_IMAGE_NORMS.items():
+            if f".{ours}." in name:
+                found[name] = Place(name=name.replace(ours, theirs))
+    for original, joined in z_image_layers({name.rpartition(".")[0] for name in names}).items():
+        for index, layer in enumerate(joined.layers):
+            rows = (index * width, (index + 1) * width) if len(joined.layers) > 1 else None
+            for kind in ("weight", "bias"):
+                if f"{layer}.{kind}" in names:
+                    found[f"{layer}.{kind}"] = Place(name=f"{original}.{kind}", rows=rows)
+    return found
+
+
 _LAYOUTS: Mapping[str, Callable[[Collection[str], Config], dict[str, Place]]] = {
     "unet": _place_unet,
     "vae": _place_vae,
@@ -237,4 +259,5 @@ _LAYOUTS: Mapping[str, Callable[[Collection[str], Config], dict[str, Place]]] = 
     "clip_bare": _place_bare_clip,
     "open_clip": _place_open_clip,
     "flux": _place_flux,
+    "z_image": _place_z_image,
 }

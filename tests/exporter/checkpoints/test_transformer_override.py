@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from click.testing import CliRunner
-from diffusers import FluxTransformer2DModel
+from diffusers import FluxTransformer2DModel, ZImageTransformer2DModel
 from diffusers.loaders import single_file_utils
 from safetensors.torch import save_file
 from tiny_flux import DEV, SCHNELL, make_flux
@@ -100,6 +100,54 @@ def test_every_weight_is_diffusers(folder, tmp_path):
         assert [module.config[field] for field in same] == [expected.config[field] for field in same]
         assert list(module.config.axes_dims_rope) == list(expected.config.axes_dims_rope)
         assert "".join(opened.file.notices("transformer")).endswith(f"{note} to fp32, exactly" if "F8" in note else "")
+
+
+def z_image_names(module):
+    """Tensors of Z-Image's original code, random, of the size of a transformer."""
+    own, tensors = {name: torch.randn_like(tensor) for name, tensor in module.state_dict().items()}, {}
+    for name, tensor in own.items():
+        original = name.replace("norm_q", "q_norm").replace("norm_k", "k_norm").replace("to_out.0", "out")
+        original = original.replace("all_final_layer.2-1", "final_layer").replace("all_x_embedder.2-1", "x_embedder")
+        if ".to_q." in name:
+            parts = [own[name.replace("to_q", f"to_{letter}")] for letter in "qkv"]
+            tensors[original.replace("to_q", "qkv")] = torch.cat(parts)
+        elif ".to_k." not in name and ".to_v." not in name:
+            tensors[original] = tensor
+    return {**tensors, "norm_final.weight": torch.ones(3)}
+
+
+def test_every_weight_of_z_image_is_diffusers(tmp_path):
+    options = {
+        "in_channels": 4, "dim": 32, "n_layers": 2, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2,
+        "cap_feat_dim": 24, "axes_dims": [4, 6, 6], "axes_lens": [640, 64, 64],
+    }  # fmt: skip
+    module = ZImageTransformer2DModel(**options)
+    module.save_config(tmp_path)
+    index = {"transformer": ["diffusers", "ZImageTransformer2DModel"]}
+    for prefix, dtype in (("", torch.bfloat16), ("model.diffusion_model.", torch.float32)):
+        tensors = {name: tensor.to(dtype) for name, tensor in z_image_names(module).items()}
+        save_file({prefix + name: tensor for name, tensor in tensors.items()}, tmp_path / "z.safetensors")
+        whole = {prefix + name: tensor.float() for name, tensor in tensors.items()}
+        expected = single_file_utils.convert_z_image_transformer_checkpoint_to_diffusers(whole)
+        opened = open_transformer(str(tmp_path / "z.safetensors"), index, tmp_path / "config.json")
+        loaded = opened.file.load("diffusers:ZImageTransformer2DModel")
+        assert loaded.state_dict().keys() == expected.keys() == module.state_dict().keys()
+        for name, tensor in expected.items():
+            torch.testing.assert_close(loaded.state_dict()[name], tensor, rtol=0, atol=0)
+        assert {name: loaded.config[name] for name in options} == options
+    save_file({"layers.0.attention.qkv.weight": torch.ones(2, 2)}, tmp_path / "short.safetensors")
+    for file, words in (
+        (
+            tmp_path / "short.safetensors",
+            "tensor x_embedder.weight: got none, expected the transformer of Z-Image in th",
+        ),
+        (
+            tmp_path / "none",
+            "expected a .safetensors file with the transformer of Z-Image in the names of its original",
+        ),
+    ):
+        with pytest.raises(CheckpointError, match=words):
+            open_transformer(str(file), index, tmp_path / "config.json")
 
 
 def test_a_recipe_names_the_file(folder, tmp_path):
