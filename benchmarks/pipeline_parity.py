@@ -205,7 +205,7 @@ SYSTEMS = (
             partial(make_pixart, name=name),
             {"prompt": TEXT, "height": 64, "width": 96, "use_resolution_binning": False},
         )
-        for name in ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
+        for name in ("PixArtAlphaPipeline", "PixArtSigmaPipeline", "PixArtSigmaPAGPipeline")
     ),
     ("LDMPipeline", LDM_CHECKPOINTS["LDMPipeline"], {}),
     (

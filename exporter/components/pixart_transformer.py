@@ -10,7 +10,7 @@ from diffoundry.exporter.components.latents import check_latent_channels, latent
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
 from diffoundry.runtime.formats.config_values import refuse
-from diffoundry.runtime.models.pixart_transformer_2d import read_layout
+from diffoundry.runtime.models.pixart_transformer_2d import IDENTITY_LAYERS, read_layout
 from diffoundry.runtime.models.roles import DENOISER
 
 __all__ = ["pixart_transformer"]
@@ -19,22 +19,23 @@ _CLASS = "PixArtTransformer2DModel"
 _SOURCE = "transformer"
 
 
-def pixart_transformer(tokens: int) -> ComponentKind:
+def pixart_transformer(tokens: int, *, perturbs: bool = False) -> ComponentKind:
     """Declare the denoiser of PixArt.
 
     Args:
         tokens: Tokens of a prompt by default.
+        perturbs: True if an input names layers whose attention is perturbed.
     """
     return ComponentKind(
         name=_SOURCE,
         source=_SOURCE,
         # Published configs name the class by its name before diffusers 0.29, and diffusers builds the other.
         classes=(f"diffusers:{_CLASS}", "diffusers:Transformer2DModel"),
-        describe=partial(_describe, tokens=tokens),
+        describe=partial(_describe, tokens=tokens, perturbs=perturbs),
     )
 
 
-def _describe(configs: Configs, *, tokens: int) -> Component:
+def _describe(configs: Configs, *, tokens: int, perturbs: bool) -> Component:
     height, width = latent_dims(configs)
     factor = parse_size(height).divisor
     config, subject = configs[_SOURCE], f"{_SOURCE}/config.json"
@@ -52,6 +53,8 @@ def _describe(configs: Configs, *, tokens: int) -> Component:
         TensorSpec(name="resolution", dtype="float32", shape=(1, 2)),
         TensorSpec(name="aspect_ratio", dtype="float32", shape=(1, 1)),
     )
+    blocks = read_integer(configs, _SOURCE, "num_layers", 28)
+    layers = TensorSpec(name=IDENTITY_LAYERS, dtype="float32", shape=("batch", blocks))
     return Component(
         name=_SOURCE,
         role=DENOISER,
@@ -70,6 +73,7 @@ def _describe(configs: Configs, *, tokens: int) -> Component:
             TensorSpec(name="position_rows", dtype="float32", shape=(f"height/{pixels}", half)),
             TensorSpec(name="position_columns", dtype="float32", shape=(f"width/{pixels}", half)),
             *(sizes if layout.takes_size else ()),
+            *((layers,) if perturbs else ()),
         ),
         outputs=(
             TensorSpec(

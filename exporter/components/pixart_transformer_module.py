@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from diffusers.models.attention_processor import PAGCFGIdentitySelfAttnProcessor2_0, PAGIdentitySelfAttnProcessor2_0
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
 
 from diffoundry.exporter.components.transformer_module import TransformerModule
+from diffoundry.runtime.models.pixart_transformer_2d import IDENTITY_LAYERS
 
 __all__ = ["PixArtModule"]
 
@@ -34,7 +36,8 @@ class PixArtModule(TransformerModule):
             output_type="pt",
         ).reshape(rows, columns, 2, -1)
         sizes = {name: value[:1] for name, value in _sizes(passed).items() if value is not None}
-        return {"position_rows": table[:, 0, 1], "position_columns": table[0, :, 0], **sizes}
+        perturbed = _perturbed(network, len(passed["hidden_states"]))
+        return {"position_rows": table[:, 0, 1], "position_columns": table[0, :, 0], **sizes, **perturbed}
 
     def _predict(
         self,
@@ -44,6 +47,7 @@ class PixArtModule(TransformerModule):
         encoder_attention_mask: torch.Tensor,
         position_rows: torch.Tensor,
         position_columns: torch.Tensor,
+        identity_layers: torch.Tensor | None = None,
         **sizes: torch.Tensor,
     ) -> torch.Tensor:
         """Compute the network; arguments as the component's inputs."""
@@ -65,8 +69,9 @@ class PixArtModule(TransformerModule):
         if network.caption_projection is not None:
             context = network.caption_projection(context)
         hidden = ((1.0 - encoder_attention_mask) * _HIDDEN).unsqueeze(1)
-        for block in network.transformer_blocks:
-            states = _run_block(block, states, modulation.reshape(1, 6, -1), context, hidden)
+        for index, block in enumerate(network.transformer_blocks):
+            alone = None if identity_layers is None else identity_layers[:, index]
+            states = _run_block(block, states, modulation.reshape(1, 6, -1), context, hidden, alone)
         shift, scale = (network.scale_shift_table[None] + embedded[:, None]).chunk(2, dim=1)
         states = network.proj_out(network.norm_out(states) * (1 + scale) + shift)
         patch, channels = network.config.patch_size, network.out_channels
@@ -76,15 +81,49 @@ class PixArtModule(TransformerModule):
 
 
 def _run_block(
-    block: Any, states: torch.Tensor, modulation: torch.Tensor, context: torch.Tensor, hidden: torch.Tensor
+    block: Any,
+    states: torch.Tensor,
+    modulation: torch.Tensor,
+    context: torch.Tensor,
+    hidden: torch.Tensor,
+    alone: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Run a block with one modulation (1, 6, D) for all rows. diffusers: `BasicTransformerBlock`, "ada_norm_single"."""
+    """Run a block with one modulation (1, 6, D) for all rows. diffusers: `BasicTransformerBlock`, "ada_norm_single".
+
+    In rows where `alone` (B,) is 1, tokens of the image attend to themselves alone.
+    """
     numbers = (block.scale_shift_table[None] + modulation).chunk(6, dim=1)
     shift, scale, gate, last_shift, last_scale, last_gate = numbers
-    states = states + gate * block.attn1(block.norm1(states) * (1 + scale) + shift)
+    states = states + gate * _attend(block.attn1, block.norm1(states) * (1 + scale) + shift, alone)
     states = states + block.attn2(states, encoder_hidden_states=context, attention_mask=hidden)
     result: torch.Tensor = states + last_gate * block.ff(block.norm2(states) * (1 + last_scale) + last_shift)
     return result
+
+
+def _attend(attention: Any, states: torch.Tensor, alone: torch.Tensor | None) -> torch.Tensor:
+    """Run self-attention, whose result for a token that attends to itself alone is its own value, projected."""
+    result: torch.Tensor = attention(states)
+    if alone is None:
+        return result
+    share = alone[:, None, None]
+    own: torch.Tensor = attention.to_out[0](attention.to_v(states))
+    return result * (1.0 - share) + own * share
+
+
+def _perturbed(network: Any, rows: int) -> dict[str, torch.Tensor]:
+    """Return the layers that diffusers perturbs for its last rows, as an input; none without perturbed attention."""
+    parts = [_PARTS.get(type(block.attn1.processor)) for block in network.transformer_blocks]
+    if not any(parts):
+        return {}
+    perturbed = torch.zeros(rows, len(parts))
+    for index, count in enumerate(parts):
+        if count is not None:
+            perturbed[rows - rows // count :, index] = 1.0
+    return {IDENTITY_LAYERS: perturbed}
+
+
+_PARTS = {PAGCFGIdentitySelfAttnProcessor2_0: 3, PAGIdentitySelfAttnProcessor2_0: 2}
+"""Processor of diffusers to the number of equal parts of the rows, of which it perturbs the last."""
 
 
 def _sizes(passed: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -133,7 +133,7 @@ _OPTIONS = (
         "--image-reference",
         type=_FILE,
         multiple=True,
-        help="FLUX.2: an image to see while a part of --image is generated again. May be repeated.",
+        help="FLUX.2, Kontext: an image to see while a part of --image is generated again. May be repeated.",
     ),
     _flux("--max-area", type=int, help="Kontext: pixels of the result.  [default: 1048576, 1024 x 1024]"),
     _flux(

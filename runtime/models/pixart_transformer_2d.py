@@ -10,7 +10,10 @@ from diffoundry.runtime.formats.config_values import MAX_SIDE, Config, integer, 
 from diffoundry.runtime.models.denoiser import PatchTransformer
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 
-__all__ = ["PixArtLayout", "PixArtTransformer2DModel", "read_layout", "sine_table"]
+__all__ = ["IDENTITY_LAYERS", "PixArtLayout", "PixArtTransformer2DModel", "read_layout", "sine_table"]
+
+IDENTITY_LAYERS = "identity_layers"
+"""Input of the layers whose self-attention is perturbed, float32 (B, layers): 1 for one that is, 0 for others."""
 
 _SIZED = 128
 """`sample_size` of networks that also take the size of the image, where their config does not say."""
@@ -126,9 +129,17 @@ class PixArtTransformer2DModel(PatchTransformer):
         self.width = integer(self._config, context, layout.channels, subject=self._subject)
         self.pixels = pixels
 
+    @property
+    def layers(self) -> int:
+        """Number of layers; 0 for a network that perturbs none."""
+        shapes = {spec.name: spec.shape for spec in self._session.inputs(self.component)}
+        layers = shapes.get(IDENTITY_LAYERS, (0, 0))[1]
+        return layers if isinstance(layers, int) else 0
+
     def __call__(self, sample: FloatArray, timestep: float, conditioning: Feeds) -> FloatArray:
         """See `Denoiser`; the timestep is passed as it is."""
-        return super().__call__(sample, timestep, {**self._places(*sample.shape[2:]), **conditioning})
+        none = {IDENTITY_LAYERS: np.zeros((len(sample), self.layers), np.float32)} if self.layers else {}
+        return super().__call__(sample, timestep, {**self._places(*sample.shape[2:]), **none, **conditioning})
 
     def _places(self, height: int, width: int) -> Feeds:
         """Return the inputs that follow from the size of latents: positions, resolution and aspect ratio."""

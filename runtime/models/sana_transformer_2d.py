@@ -9,13 +9,10 @@ from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.formats.config_values import MAX_SIDE, Config, flag, integer, number
 from diffoundry.runtime.models.controlnet import ControlNetModel, is_residual
 from diffoundry.runtime.models.denoiser import PatchTransformer
-from diffoundry.runtime.models.pixart_transformer_2d import sine_table
+from diffoundry.runtime.models.pixart_transformer_2d import IDENTITY_LAYERS, sine_table
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 
-__all__ = ["IDENTITY_LAYERS", "SanaControlNetModel", "SanaLayout", "SanaTransformer2DModel", "read_layout"]
-
-IDENTITY_LAYERS = "identity_layers"
-"""Input of the layers whose self-attention is perturbed, float32 (B, layers): 1 for one that is, 0 for others."""
+__all__ = ["SanaControlNetModel", "SanaLayout", "SanaTransformer2DModel", "read_layout"]
 
 _SIZES = (
     ("in_channels", 32), ("num_attention_heads", 70), ("attention_head_dim", 32), ("num_layers", 20),

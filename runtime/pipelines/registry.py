@@ -239,6 +239,12 @@ FAMILY_TABLE = (
         exporter="diffoundry.exporter.families.sana:SPRINT",
     ),
     FamilyEntry(
+        name="pixart_sigma_pag",
+        classes={"PixArtSigmaPAGPipeline": PipelineClass("text_to_image")},
+        runtime="diffoundry.runtime.pipelines.systems.pixart_pag:PixArtSigmaPAG",
+        exporter="diffoundry.exporter.families.pixart:SIGMA_PAG",
+    ),
+    FamilyEntry(
         name="image_variation",
         classes={"StableDiffusionImageVariationPipeline": PipelineClass("text_to_image")},
         runtime="diffoundry.runtime.pipelines.families.image_variation:ImageVariation",

@@ -138,7 +138,10 @@ _LARGE: Mapping[str, tuple[Callable[[Path], Any], int]] = {
     **{
         name: (partial(make_kandinsky_3, name=name), 64) for name in ("Kandinsky3Pipeline", "Kandinsky3Img2ImgPipeline")
     },
-    **{name: (partial(make_pixart, name=name), 64) for name in ("PixArtAlphaPipeline", "PixArtSigmaPipeline")},
+    **{
+        name: (partial(make_pixart, name=name), 64)
+        for name in ("PixArtAlphaPipeline", "PixArtSigmaPipeline", "PixArtSigmaPAGPipeline")
+    },
     **{
         name: (partial(make_flux, name=name, **DEV, **options), 16)
         for name, options in {

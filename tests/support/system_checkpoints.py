@@ -85,7 +85,7 @@ SYSTEM_TABLES: Mapping[str, _Makers] = {
         "HunyuanDiTPipeline": make_hunyuan_dit,
         **_by_name(make_chroma, *CHROMA),
         **_by_name(make_z_image, *Z_IMAGE),
-        **_by_name(make_pixart, "PixArtAlphaPipeline", "PixArtSigmaPipeline"),
+        **_by_name(make_pixart, "PixArtAlphaPipeline", "PixArtSigmaPipeline", "PixArtSigmaPAGPipeline"),
         **_by_name(
             partial(make_flux, **DEV),
             *(f"Flux{form}Pipeline" for form in ("", "Img2Img", "Inpaint", "Kontext", "KontextInpaint")),

@@ -18,6 +18,12 @@ _LEVELS = 4
 
 _NETWORKS = {
     "PixArtAlphaPipeline": {"sample_size": 128, "out_channels": 8},
+    "PixArtSigmaPAGPipeline": {
+        "sample_size": 32,
+        "out_channels": 4,
+        "use_additional_conditions": False,
+        "num_layers": 2,
+    },
     "PixArtSigmaPipeline": {"sample_size": 32, "out_channels": 4, "use_additional_conditions": False},
 }
 """The first takes the size of the image and predicts a variance, as both do when they are published."""
@@ -30,10 +36,9 @@ def make_pixart(folder, name="PixArtAlphaPipeline", **options):
     transformer = diffusers.PixArtTransformer2DModel(
         num_attention_heads=3,
         attention_head_dim=8,
-        num_layers=1,
         cross_attention_dim=24,
         caption_channels=WIDTH,
-        **{**_NETWORKS[name], **options},
+        **{"num_layers": 1, **_NETWORKS[name], **options},
     )
     transformer.proj_out.weight.data *= 0.5
     text_encoder, vae = _shared_parts()

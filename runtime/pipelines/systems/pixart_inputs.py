@@ -11,8 +11,9 @@ from diffoundry.runtime.checks.token_masks import check_token_mask
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.pipelines.inputs import PromptInputs
+from diffoundry.runtime.pipelines.systems.perturbed_attention import check_perturbed
 
-__all__ = ["ALPHA_TOKENS", "SIGMA_TOKENS", "PixArtAlphaInputs", "PixArtSigmaInputs"]
+__all__ = ["ALPHA_TOKENS", "SIGMA_TOKENS", "PixArtAlphaInputs", "PixArtSigmaInputs", "PixArtSigmaPAGInputs"]
 
 ALPHA_TOKENS, SIGMA_TOKENS = 120, 300
 """Tokens of a prompt in the training of each."""
@@ -97,3 +98,24 @@ class PixArtSigmaInputs(PixArtAlphaInputs):
     """
 
     max_sequence_length: int = SIGMA_TOKENS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PixArtSigmaPAGInputs(PixArtSigmaInputs):
+    """The arguments of diffusers' `PixArtSigmaPAGPipeline`.
+
+    Attributes:
+        pag_scale: Factor of the guidance away from perturbed attention; 0 runs without it.
+        pag_adaptive_scale: Decrease of this factor for each timestep below 1000.
+        pag_applied_layers: Names of the layers that are perturbed, or parts of them: "blocks.14". A name also means
+            those that begin with it, so that "blocks.1" includes layers 10 to 19.
+    """
+
+    pag_scale: float = 3.0
+    pag_adaptive_scale: float = 0.0
+    pag_applied_layers: str | Sequence[str] = "blocks.1"
+
+    def check(self) -> None:
+        """See `PixArtAlphaInputs.check`."""
+        PixArtSigmaInputs.check(self)
+        check_perturbed(self)

@@ -1,6 +1,5 @@
 """Sana: text to image by a transformer with linear attention, with a ControlNet, and with perturbed attention."""
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -12,12 +11,12 @@ from diffoundry.runtime.images.pixels import preprocess
 from diffoundry.runtime.models.controlnet import ControlNetModel, controlnet_name
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.registry import open_controlnet
-from diffoundry.runtime.models.sana_transformer_2d import IDENTITY_LAYERS
 from diffoundry.runtime.pipelines.denoising import Predict, Step
 from diffoundry.runtime.pipelines.example_inputs import CONTROL
 from diffoundry.runtime.pipelines.input_shapes import shape_of_input
 from diffoundry.runtime.pipelines.staged_call import StagedCall
 from diffoundry.runtime.pipelines.staged_run import Stage
+from diffoundry.runtime.pipelines.systems.perturbed_attention import perturbed_predict
 from diffoundry.runtime.pipelines.systems.sana_base import SanaBase
 from diffoundry.runtime.pipelines.systems.sana_inputs import SanaInputs, SanaPAGInputs
 
@@ -130,48 +129,11 @@ class SanaPAG(Sana):
     def _predict(self, call: StagedCall) -> Predict:
         """Return the network, guided by the negative prompt and away from perturbed attention."""
         inputs = call.inputs
-        layers = self._layers(inputs)
         if not inputs.pag_scale > 0:
             return super()._predict(call)
-        guided = inputs.guidance_scale > 1
-        feeds = self.caption_feeds(inputs, guided=guided)
-        feeds = {name: np.concatenate([array, array[-call.images :]]) for name, array in feeds.items()}
-        identity = np.zeros((call.images * (2 + guided), self.transformer.layout.layers), np.float32)
-        identity[-call.images :, layers] = 1.0
-        feeds = {**feeds, IDENTITY_LAYERS: identity}
-        scale = np.float32(inputs.guidance_scale)
+        feeds = self.caption_feeds(inputs, guided=inputs.guidance_scale > 1)
 
-        def predict(latents: FloatArray, timestep: float, _index: int) -> FloatArray:
-            rows = np.concatenate([latents] * (2 + guided))
-            parts = np.split(self.drop_variance(self._scaled(rows, timestep, feeds)), 2 + guided)
-            text, perturbed = parts[-2:]
-            away = np.float32(_pag_scale(inputs, timestep)) * (text - perturbed)
-            if not guided:
-                return text + away
-            combined: FloatArray = parts[0] + scale * (text - parts[0]) + away
-            return combined
+        def network(rows: FloatArray, timestep: float, whole: Feeds) -> FloatArray:
+            return self.drop_variance(self._scaled(rows, timestep, whole))
 
-        return predict
-
-    def _layers(self, inputs: SanaPAGInputs) -> list[int]:
-        """Return the numbers of the layers that are perturbed. diffusers: `PAGMixin._set_pag_attn_processor`.
-
-        Raises:
-            InputError: A name fits none.
-        """
-        modules = [f"transformer_blocks.{index}.attn1" for index in range(self.transformer.layout.layers)]
-        chosen = set()
-        for name in inputs.layer_names:
-            found = [index for index, module in enumerate(modules) if re.search(name, module)]
-            if not found:
-                raise InputError(
-                    f"pag_applied_layers: got {name!r}, which fits no layer, expected names such as "
-                    f"'transformer_blocks.0' to 'transformer_blocks.{len(modules) - 1}'"
-                )
-            chosen.update(found)
-        return sorted(chosen)
-
-
-def _pag_scale(inputs: SanaPAGInputs, timestep: float) -> float:
-    """Return the factor of a step. diffusers: `PAGMixin._get_pag_scale`."""
-    return max(inputs.pag_scale - inputs.pag_adaptive_scale * (1000 - timestep), 0.0)
+        return perturbed_predict(inputs, feeds, call.images, self.transformer.layout.layers, network)

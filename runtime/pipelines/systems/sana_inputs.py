@@ -1,6 +1,5 @@
 """The arguments of Sana's pipelines, under diffusers' names."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from diffoundry.runtime.checks.token_masks import check_token_mask
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.pipelines.inputs import PromptInputs
+from diffoundry.runtime.pipelines.systems.perturbed_attention import check_perturbed
 from diffoundry.runtime.pipelines.tasks.schedule import check_strength
 
 if TYPE_CHECKING:
@@ -66,8 +66,6 @@ INSTRUCTION = (
 
 _INTERMEDIATE = 1.3
 """Default of diffusers' `intermediate_timesteps`."""
-
-_LAYERS = re.compile(r"[A-Za-z0-9_.]+")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -188,19 +186,7 @@ class SanaPAGInputs(SanaInputs):
     def check(self) -> None:
         """See `SanaInputs.check`."""
         SanaInputs.check(self)
-        for name in ("pag_scale", "pag_adaptive_scale"):
-            check_number(name, getattr(self, name), 0, np.inf)
-        for name in self.layer_names:
-            if not isinstance(name, str) or not _LAYERS.fullmatch(name):
-                raise InputError(
-                    f"pag_applied_layers: got {name!r}, expected names of layers such as 'transformer_blocks.8'"
-                )
-
-    @property
-    def layer_names(self) -> list[str]:
-        """The names of `pag_applied_layers` as a list."""
-        layers = self.pag_applied_layers
-        return [layers] if isinstance(layers, str) else list(layers)
+        check_perturbed(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

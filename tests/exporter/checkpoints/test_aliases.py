@@ -61,6 +61,7 @@ SIZES = {
     },
     "pixart-alpha-512": {"text_encoder": 4_762_310_656, "transformer": 610_856_096, "vae": 83_653_863},
     "pixart-sigma-1024": {"text_encoder": 4_762_310_656, "transformer": 610_856_096, "vae": 83_653_863},
+    "pixart-sigma-1024-pag": {"text_encoder": 4_762_310_656, "transformer": 610_856_096, "vae": 83_653_863},
     # As the papers say: 0.6 and 1.6 billion, and 2.6 for Gemma 2.
     **{
         alias: {"text_encoder": 2_614_341_888, "transformer": count, "vae": 312_250_275}
