@@ -37,6 +37,8 @@ SIZES = {
     "flux-fill": {"transformer": 11_902_391_360},
     "flux-kontext": {"transformer": 11_901_408_320},
     "chroma": {"transformer": 8_899_983_424, "vae": 83_819_683},  # 8.9 billion, as the model card says
+    "flux2-klein-4b": {"text_encoder": 4_022_468_096, "transformer": 3_875_544_576, "vae": 84_046_115},
+    "flux2-klein-base-4b": {"transformer": 3_875_544_576},
     "z-image": {"transformer": 6_154_908_736},  # 6 billion, as the model card says
     "z-image-turbo": {"text_encoder": 4_022_468_096, "transformer": 6_154_908_736, "vae": 83_819_683},
     # 20 billion for the transformer, as the model card says.
