@@ -44,6 +44,7 @@ from tiny_auraflow import make_auraflow
 from tiny_checkpoints import write_tiny_checkpoint, write_tiny_controlnet, write_tiny_t2i_adapter
 from tiny_chroma import make_chroma
 from tiny_flux import DEV, make_flux
+from tiny_flux_2 import make_klein
 from tiny_hunyuan_dit import make_hunyuan_dit
 from tiny_ip_adapters import write_tiny_image_encoder, write_tiny_ip_adapter
 from tiny_lumina2 import make_lumina2
@@ -161,6 +162,12 @@ Z_IMAGE: tuple[tuple[str, dict[str, Any]], ...] = (
     ("ZImageInpaintPipeline", _images(64)),
 )
 
+KLEIN: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("Flux2KleinPipeline", {"image": _images(64)["image"], "height": 64, "width": 64}),
+    ("Flux2KleinInpaintPipeline", {**_images(64), "image_reference": make_example_inputs(["image"], 64, 96)["image"]}),
+    ("Flux2KleinKVPipeline", {"image": _images(64)["image"], "height": 64, "width": 64}),
+)
+
 # diffusers' class, arguments
 QWEN_IMAGE: tuple[tuple[str, dict[str, Any]], ...] = (
     ("QwenImagePipeline", {"negative_prompt": "blue"}),
@@ -195,6 +202,7 @@ SYSTEMS = (
         (name, partial(make_z_image, name=name), {"prompt": TEXT, "height": 64, "width": 64, **given})
         for name, given in Z_IMAGE
     ),
+    *((name, partial(make_klein, name=name), {"prompt": TEXT, **given}) for name, given in KLEIN),
     *(
         (name, partial(make_qwen_image, name=name), {"prompt": TEXT, "height": 64, "width": 64, **given})
         for name, given in QWEN_IMAGE

@@ -19,24 +19,28 @@ __all__ = ["flux2_transformer"]
 _CLASS = "Flux2Transformer2DModel"
 _SOURCE = "transformer"
 
+_MODULE = "diffoundry.exporter.components.flux2_transformer_module:Flux2Module"
+_KV_MODULE = "diffoundry.exporter.components.flux2_kv_transformer_module:Flux2KVModule"
 
-def flux2_transformer(tokens: int, layers: int, *, guided: bool) -> ComponentKind:
+
+def flux2_transformer(tokens: int, layers: int, *, guided: bool, apart: bool = False) -> ComponentKind:
     """Declare the denoiser of FLUX.2.
 
     Args:
         tokens: Tokens of a prompt by default.
         layers: Number of hidden states of the text encoder that lie side by side in a token of the prompt.
         guided: True if the pipeline passes the guidance scale to a network that takes it.
+        apart: True if tokens of other images attend to themselves alone. Engines of one size see one such image.
     """
     return ComponentKind(
         name=_SOURCE,
         source=_SOURCE,
         classes=(f"diffusers:{_CLASS}",),
-        describe=partial(_describe, tokens=tokens, layers=layers, guided=guided),
+        describe=partial(_describe, tokens=tokens, layers=layers, guided=guided, apart=apart),
     )
 
 
-def _describe(configs: Configs, *, tokens: int, layers: int, guided: bool) -> Component:
+def _describe(configs: Configs, *, tokens: int, layers: int, guided: bool, apart: bool) -> Component:
     layout = read_layout(configs[_SOURCE], f"{_SOURCE}/config.json")
     _check(configs, layout, layers)
     pixels = parse_size(latent_dims(configs)[0]).divisor * PATCH
@@ -68,10 +72,12 @@ def _describe(configs: Configs, *, tokens: int, layers: int, guided: bool) -> Co
         outputs=(TensorSpec(name="out_hidden_states", dtype="float32", shape=states),),
         example={"batch": 2, "sequence": 7, "height": 5 * pixels, "width": 6 * pixels, "reference": 11},
         sizes=dict.fromkeys(("height", "width"), DimSpec(multiple_of=pixels)),
-        # Engines of one size see no other images.
-        usual={"sequence": tokens, "height": SIDE * pixels, "width": SIDE * pixels, "reference": 0},
-        wrapper="diffoundry.exporter.components.flux2_transformer_module:Flux2Module",
-    )
+        usual={
+            "sequence": tokens, "height": SIDE * pixels, "width": SIDE * pixels,
+            "reference": SIDE * SIDE if apart else 0,  # without any, engines of one size lack the inputs
+        },
+        wrapper=_KV_MODULE if apart else _MODULE,
+    )  # fmt: skip
 
 
 def _check(configs: Configs, layout: Flux2Layout, layers: int) -> None:

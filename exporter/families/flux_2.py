@@ -12,18 +12,23 @@ from diffoundry.exporter.components.flux2_transformer import flux2_transformer
 from diffoundry.exporter.components.vae import vae_decoder, vae_encoder
 from diffoundry.runtime.pipelines.families.flux_2 import KLEIN_LAYERS, TOKENS
 
-__all__ = ["KLEIN", "declare_klein"]
+__all__ = ["KLEIN", "KLEIN_KV", "declare_klein"]
 
 
-def declare_klein(hidden_states: Sequence[int]) -> FamilyDeclaration:
-    """Declare FLUX.2 klein; `hidden_states` are those of the text encoder that the transformer takes."""
+def declare_klein(hidden_states: Sequence[int], *, apart: bool = False) -> FamilyDeclaration:
+    """Declare FLUX.2 klein.
+
+    Args:
+        hidden_states: Those of the text encoder that the transformer takes.
+        apart: As `flux2_transformer`.
+    """
     return FamilyDeclaration(
-        name="flux_2_klein",
+        name="flux_2_klein_kv" if apart else "flux_2_klein",
         components=(
             causal_text_encoder(
                 model_classes=QWEN_3, hidden_states=hidden_states, tokens=TOKENS, chat={"enable_thinking": False}
             ),
-            flux2_transformer(TOKENS, len(hidden_states), guided=False),
+            flux2_transformer(TOKENS, len(hidden_states), guided=False, apart=apart),
             vae_encoder(classes=(FLUX2_CLASS,)),
             vae_decoder(classes=(FLUX2_CLASS,)),
         ),
@@ -32,3 +37,4 @@ def declare_klein(hidden_states: Sequence[int]) -> FamilyDeclaration:
 
 
 KLEIN = declare_klein(KLEIN_LAYERS)
+KLEIN_KV = declare_klein(KLEIN_LAYERS, apart=True)

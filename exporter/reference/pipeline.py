@@ -34,6 +34,7 @@ from diffoundry.runtime.pipelines.example_inputs import (
     IMAGE_PROMPT,
     PROMPT,
 )
+from diffoundry.runtime.pipelines.tasks import shows_example
 
 __all__ = [
     "call_pipeline",
@@ -91,6 +92,8 @@ def example_inputs(pipeline: Any) -> tuple[str, ...]:
     """Names of the example inputs of a diffusers pipeline: see `DiffusionPipeline.example_inputs`."""
     if not _takes(pipeline, "prompt"):
         return (IMAGE_PROMPT,)
+    if not shows_example(type(pipeline).__name__):
+        return ()
     estimates = getattr(pipeline, "depth_estimator", None) is not None
     known = [name for name in EXAMPLE_INPUTS if not (estimates and name == DEPTH_MAP)]
     own = [name for name in (*known, CONTROL_MASK) if _takes(pipeline, name)]

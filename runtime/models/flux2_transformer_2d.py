@@ -103,7 +103,7 @@ class Flux2Transformer2DModel(ReferenceTransformer):
     @property
     def embeds_guidance(self) -> bool:
         """See `Denoiser`."""
-        inputs = self._session.declared_inputs(self.component)
+        inputs = self._session.inputs(self.component)
         return self.layout.embeds_guidance and any(spec.name == "guidance" for spec in inputs)
 
     def embed_guidance(self, scale: float) -> Feeds:

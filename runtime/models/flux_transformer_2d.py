@@ -146,7 +146,7 @@ class ReferenceTransformer(PatchTransformer):
     @property
     def reference_limit(self) -> int | None:
         """The only number of other images' tokens that the engine takes; None for any, 0 without the inputs."""
-        shapes = {spec.name: spec.shape for spec in self._session.declared_inputs(self.component)}
+        shapes = {spec.name: spec.shape for spec in self._session.inputs(self.component)}
         tokens = shapes.get("reference_cos", (0,))[0]
         return tokens if isinstance(tokens, int) else None
 

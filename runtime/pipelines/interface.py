@@ -167,7 +167,8 @@ class PipelineInterface(PipelineBase):
     def argument_names(self) -> frozenset[str]:
         """Names of all arguments that a call may have, whatever its task."""
         kinds: tuple[Any, ...] = (CommonInputs, self.family.Inputs, *PART_INPUTS, *self._tasks)
-        return frozenset(field.name for kind in kinds for field in fields(kind))
+        names = frozenset(field.name for kind in kinds for field in fields(kind))
+        return names - frozenset(getattr(self.family, "ignored_args", ()))
 
     @property
     def scales_latents(self) -> bool:

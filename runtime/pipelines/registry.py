@@ -191,6 +191,12 @@ FAMILY_TABLE = (
         exporter="diffoundry.exporter.families.flux_2:KLEIN",
     ),
     FamilyEntry(
+        name="flux_2_klein_kv",
+        classes={"Flux2KleinKVPipeline": PipelineClass("editing")},
+        runtime="diffoundry.runtime.pipelines.families.flux_2:Flux2KleinKV",
+        exporter="diffoundry.exporter.families.flux_2:KLEIN_KV",
+    ),
+    FamilyEntry(
         name="lumina2",
         classes={"Lumina2Pipeline": PipelineClass("text_to_image")},
         runtime="diffoundry.runtime.pipelines.families.lumina2:Lumina2",

@@ -9,7 +9,7 @@ from language_models import qwen3, write_qwen_tokenizer
 
 __all__ = ["KLEIN_CLASSES", "LATENTS", "WIDTH", "make_klein"]
 
-KLEIN_CLASSES = "Flux2KleinPipeline", "Flux2KleinInpaintPipeline"
+KLEIN_CLASSES = "Flux2KleinPipeline", "Flux2KleinInpaintPipeline", "Flux2KleinKVPipeline"
 
 WIDTH = 16
 """Of the text encoder's hidden states, three of which lie side by side."""

@@ -18,7 +18,7 @@ from diffoundry.runtime.pipelines.guidance import Condition, Guidance, Unguided,
 from diffoundry.runtime.pipelines.inputs import CommonInputs, PromptInputs
 from diffoundry.runtime.schedulers.dynamic_shift import empirical_mu
 
-__all__ = ["KLEIN_LAYERS", "TOKENS", "Flux2Klein", "Flux2PromptInputs"]
+__all__ = ["KLEIN_LAYERS", "TOKENS", "Flux2Klein", "Flux2KleinKV", "Flux2PromptInputs"]
 
 KLEIN_LAYERS = 9, 18, 27
 """Hidden states of a prompt that lie side by side. diffusers: `text_encoder_out_layers` of `Flux2KleinPipeline`."""
@@ -100,6 +100,26 @@ class Flux2Klein(Family):
         """Return hidden states side by side (B, tokens, 3 D), and the part of each prompt that was cut off."""
         encoded = self._text.encode(texts, tokens, chat=self._text.chat_prompt())
         return np.concatenate(encoded.hidden_states, axis=-1), encoded.truncated
+
+
+class Flux2KleinKV(Flux2Klein):
+    """A distilled transformer whose tokens of other images attend to themselves alone.
+
+    diffusers: `Flux2KleinKVPipeline`, which keeps their keys and values from the first step on.
+
+    Attributes:
+        ignored_args: Arguments that diffusers' class lacks.
+    """
+
+    ignored_args: ClassVar[tuple[str, ...]] = ("guidance_scale", "negative_prompt", "negative_prompt_embeds")
+
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {"editing": {"num_inference_steps": 4}}
+    tasks: ClassVar[tuple[str, ...] | None] = ("editing",)
+
+    def __init__(self, session: EngineSession) -> None:
+        """See `Family`."""
+        super().__init__(session)
+        self.distilled = True
 
 
 def _feeds(states: FloatArray, times: int) -> dict[str, FloatArray]:

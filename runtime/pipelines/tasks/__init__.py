@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import fields
 
+from diffoundry.runtime.pipelines.registry import family_of_class
 from diffoundry.runtime.pipelines.tasks.base import Task, TextToImage
 from diffoundry.runtime.pipelines.tasks.channel_control import (
     ChannelControl,
@@ -20,7 +21,7 @@ from diffoundry.runtime.pipelines.tasks.reference import Reference
 from diffoundry.runtime.pipelines.tasks.reference_inpainting import ReferenceInpainting
 from diffoundry.runtime.pipelines.tasks.upscaling import Upscaling
 
-__all__ = ["TASKS", "other_task", "possible_tasks"]
+__all__ = ["TASKS", "other_task", "possible_tasks", "shows_example"]
 
 TASKS: tuple[type[Task], ...] = (
     ControlInpainting,
@@ -60,6 +61,13 @@ def possible_tasks(
     fitting = [task for task in TASKS if task.fits(extra, latent) and not set(taken) & set(task.required_args)]
     known = [task for task in fitting if (not task.named_only if names is None else task.name in names)]
     return tuple(task for task in known if set(required) <= set(task.required_args))
+
+
+def shows_example(pipeline_class: str) -> bool:
+    """Return whether a measurement of a pipeline class of diffusers starts from an image, where it takes one."""
+    entry = family_of_class(pipeline_class)
+    name = None if entry is None else entry.classes[pipeline_class].task
+    return all(getattr(task, "shows_example", True) for task in TASKS if task.name == name)
 
 
 def other_task(name: str, task: type[Task], possible: Sequence[type[Task]], *, restricted: bool) -> str | None:

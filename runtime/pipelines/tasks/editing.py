@@ -30,12 +30,12 @@ class Editing(Task):
     Attributes:
         image: PIL images of any sizes, all of which are seen in every result; None generates from the prompt alone. One
             of more than 1024 x 1024 pixels is made smaller, and its middle of whole tokens is read.
-        shows_example: False, so that a measurement generates from the prompt alone.
+        shows_example: False, so that a measurement generates from the prompt alone. So does a call by default, which
+            is why `from_image` is False.
     """
 
     name: ClassVar[str] = "editing"
     label: ClassVar[str] = "editing images"
-    from_image: ClassVar[bool] = True
     shows_example: ClassVar[bool] = False
     named_only: ClassVar[bool] = True
 

@@ -45,6 +45,7 @@ FEW = {"height": 16, "width": 24, "max_sequence_length": 20, "num_inference_step
 def _few_layers():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporter_family, "KLEIN", exporter_family.declare_klein(LAYERS))
+        patch.setattr(exporter_family, "KLEIN_KV", exporter_family.declare_klein(LAYERS, apart=True))
         patch.setattr(runtime_family, "KLEIN_LAYERS", LAYERS)
         yield
 
@@ -138,6 +139,17 @@ def test_an_inpainted_region_is_resized_into_the_image(ours, inpaint, monkeypatc
     for one, other in zip(given, expected, strict=True):
         assert one.size == other.size == IMAGE.size
         assert np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 1
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow)])
+def test_references_that_see_themselves_alone_are_those_of_a_cache(exported, system_checkpoint, target):
+    """diffusers computes keys and values of references in the first step, and keeps them."""
+    name = "Flux2KleinKVPipeline"
+    folder = system_checkpoint("flux-2-klein-kv-short", lambda folder: make_klein(folder, name, layers=3))
+    pipeline, reference = load(exported(folder, target=target), target=target), open_theirs(folder, name)
+    assert pipeline.family.defaults["editing"]["num_inference_steps"] == 4
+    for case in ({}, {"image": OTHER}, {"prompt": TWO, "image": [OTHER, BAND], "num_images_per_prompt": 2}):
+        compare(pipeline, reference, **case)
 
 
 def test_a_distilled_transformer_is_never_guided(ours, theirs, monkeypatch):
