@@ -91,12 +91,13 @@ def test_the_demo_models_are_a_wheel_of_their_own(bare_python):
         "from pathlib import Path\n"
         "folder = files('diffoundry_models')\n"
         "names = ['emoji/model_index.json', 'emoji/unet/diffusion_pytorch_model.safetensors',\n"
+        "         'emoji-dit/transformer/diffusion_pytorch_model.safetensors',\n"
         "         'emoji-edges/config.json', 'emoji-flat/pytorch_lora_weights.safetensors',\n"
         "         'emoji-pixels/unet/diffusion_pytorch_model.safetensors',\n"
         "         'emoji-x4/vae/diffusion_pytorch_model.safetensors']\n"
         "print(*((folder / name).is_file() for name in names))"
     )
-    assert _run(bare_python, "-c", code, cwd="/").split() == ["True"] * 6
+    assert _run(bare_python, "-c", code, cwd="/").split() == ["True"] * 7
 
 
 def test_the_command_names_the_missing_extra(bare_python):

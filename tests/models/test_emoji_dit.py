@@ -1,4 +1,4 @@
-"""The transformer of Stable Diffusion 3's kind: its training, and its command."""
+"""The transformer of Stable Diffusion 3's kind: its training, its command, and the shipped weights."""
 
 import argparse
 import dataclasses
@@ -6,15 +6,19 @@ import importlib.resources
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
+from PIL import Image  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
+from system_pair import compare_system  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
+from diffoundry.runtime import load  # noqa: E402
 from diffoundry_models.emoji import score  # noqa: E402
 from diffoundry_models.emoji.training import checkpoint, data, joint_transformer, loop  # noqa: E402
 from diffoundry_models.emoji.training.workspace import Workspace  # noqa: E402
@@ -147,3 +151,61 @@ def test_the_commands_train_resume_and_score(data_folder, tiny_base, tiny_dit, t
     assert score.main(asked) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["labels"], result["scheduler"]) == (2, "FlowMatchEulerDiscreteScheduler")
+
+
+@pytest.fixture(scope="module")
+def shipped_bundle(exported):
+    return exported("emoji-dit", target="onnxruntime,openvino")
+
+
+PROMPTS = ("red apple", "cat face", "rocket", "pizza", "house", "red heart")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_shipped_weights_generate_what_the_prompt_names(shipped_bundle, target):
+    pipe = load(shipped_bundle, target=target)
+    prompts = [f"a {label}" for label in PROMPTS]
+    images = np.asarray(pipe(prompts, seed=0, num_inference_steps=8, guidance_scale=4.0, output_type="np").images)
+    labels = data.read_labels(SHIPPED / "captions.json")
+    with Image.open(SHIPPED / "thumbnails.png") as sheet:
+        known = np.asarray(sheet.convert("RGB"), dtype=np.float64) / 255
+    known = known.reshape(-1, 16, 16, 16, 3).swapaxes(1, 2).reshape(-1, 16, 16, 3)[: len(labels)]
+    small = images.reshape(-1, 16, 4, 16, 4, 3).mean((2, 4))
+    errors = np.square(small[:, None] - known).mean((2, 3, 4))
+    assert [labels[index] for index in errors.argmin(axis=1)] == list(PROMPTS)
+    assert errors.min(axis=1).max() < 0.004
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_diffusers_generates_the_same(shipped_bundle, target):
+    compare_system(
+        load(shipped_bundle, target=target),
+        score.open_pipeline(SHIPPED, "cpu"),
+        prompt="a red apple",
+        num_inference_steps=5,
+        guidance_scale=4.0,
+        tolerance=1e-3,
+    )
+
+
+def test_shipped_files():
+    weights = list(SHIPPED.glob("*/*.safetensors"))
+    assert {file.parent.name for file in weights} == {"text_encoder", "text_encoder_2", "transformer", "vae"}
+    assert sum(file.stat().st_size for file in (SHIPPED / "transformer").iterdir()) < 12e6
+    assert {value.dtype for file in weights for value in load_file(file).values()} == {torch.float16}
+    for name in (
+        "vae/diffusion_pytorch_model.safetensors",
+        "tokenizer/tokenizer.json",
+        "captions.json",
+        "thumbnails.png",
+    ):
+        assert (SHIPPED / name).read_bytes() == (checkpoint.SHIPPED / name).read_bytes()
+    for name in ("text_encoder/model.safetensors", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"):
+        assert (SHIPPED / name).read_bytes() == (SHIPPED / name.replace("/", "_2/", 1)).read_bytes()
+    card, notice = ((SHIPPED / name).read_text(encoding="utf-8") for name in ("README.md", "NOTICE"))
+    for package in ("@lobehub/fluent-emoji-3d 1.1.0", "emojibase-data 17.0.0"):
+        assert package in notice
+        assert package.split()[0] in card
+    assert "THE SOFTWARE IS PROVIDED" in notice

@@ -127,7 +127,7 @@ def write_transformer(space: Workspace, transformer: nn.Module) -> None:
 
 STAGES = {
     "transformer": TrainingStage(
-        defaults=Options(steps=12000, batch=64, lr=1.5e-3, warmup=200, decay=0.999),
+        defaults=Options(steps=4400, batch=64, lr=1.5e-3, warmup=200, decay=0.999),
         task=transformer_task,
         write=write_transformer,
     )

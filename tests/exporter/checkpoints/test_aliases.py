@@ -123,7 +123,7 @@ _MODULES = {"latent_diffusion": "diffusers.pipelines.latent_diffusion"}
 
 def test_table():
     table = read_aliases()
-    demos = {"emoji", "emoji-edges", "emoji-pixels", "emoji-x4"}
+    demos = {"emoji", "emoji-dit", "emoji-edges", "emoji-pixels", "emoji-x4"}
     assert set(table) == {*demos, "sdxl-refiner", *MODELS, *IN_MILLIONS, *SIZES}
     for name, alias in table.items():
         assert (alias.hub is None) != (alias.folder is None)
