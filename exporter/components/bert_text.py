@@ -27,4 +27,5 @@ def bert_text_encoder(name: str, *, tokens: int) -> ComponentKind:
 
 
 def _describe(configs: Configs, *, name: str, tokens: int) -> Component:
-    return text_component(name, _CLASS, read_integer(configs, name, "hidden_size", 768), tokens, mask=True)
+    width = read_integer(configs, name, "hidden_size", 768)
+    return text_component(name, _CLASS, width, tokens, mask=True, module="bert_text_module:BertTextModule")

@@ -38,10 +38,11 @@ def t5_text_encoder(
 
 
 def _describe(configs: Configs, *, name: str, tokens: int, mask: bool, network: str) -> Component:
-    return text_component(name, network, read_integer(configs, name, "d_model", 512), tokens, mask=mask)
+    width = read_integer(configs, name, "d_model", 512)
+    return text_component(name, network, width, tokens, mask=mask, module=_MASKED if mask else _PLAIN)
 
 
-def text_component(name: str, network: str, width: int, tokens: int, *, mask: bool) -> Component:
+def text_component(name: str, network: str, width: int, tokens: int, *, mask: bool, module: str) -> Component:
     """Describe a text encoder whose result is its last hidden state.
 
     Args:
@@ -50,6 +51,7 @@ def text_component(name: str, network: str, width: int, tokens: int, *, mask: bo
         width: Of a hidden state.
         tokens: Tokens of a prompt by default.
         mask: True if padding is hidden.
+        module: "file:class" of the traced module.
     """
     row = ("batch", "sequence")
     hidden = (TensorSpec(name="attention_mask", dtype="float32", shape=row),) if mask else ()
@@ -62,5 +64,5 @@ def text_component(name: str, network: str, width: int, tokens: int, *, mask: bo
         outputs=(TensorSpec(name="last_hidden_state", dtype="float32", shape=(*row, width)),),
         example={"batch": 2, "sequence": 7},
         usual={"sequence": tokens},
-        wrapper=f"diffoundry.exporter.components.{_MASKED if mask else _PLAIN}",
+        wrapper=f"diffoundry.exporter.components.{module}",
     )

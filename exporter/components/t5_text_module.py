@@ -30,4 +30,8 @@ class MaskedT5Module(torch.nn.Module):
             Hidden states (batch, sequence, width).
         """
         hidden = ((1.0 - attention_mask) * _HIDDEN)[:, None, None, :]
-        return (self.model(input_ids=input_ids, attention_mask=hidden)[0],)
+        return (self.model(input_ids=input_ids, attention_mask=hidden, **self.further_inputs(input_ids))[0],)
+
+    def further_inputs(self, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:  # noqa: ARG002
+        """Return further keywords of the network; by default none."""
+        return {}

@@ -26,7 +26,7 @@ def make_hunyuan_dit(folder, **options):
     sources[1].mkdir()
     (sources[1] / "vocab.txt").write_text("\n".join(_WORDS) + "\n")
     bert = transformers.BertConfig(
-        vocab_size=len(_WORDS), hidden_size=WIDTH, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
+        vocab_size=64, hidden_size=WIDTH, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
     )
     transformer = diffusers.HunyuanDiT2DModel(
         num_attention_heads=2, attention_head_dim=16, in_channels=4, patch_size=2, sample_size=8, hidden_size=32,

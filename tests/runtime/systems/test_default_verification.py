@@ -30,6 +30,7 @@ LARGEST = {
     "Kandinsky3Pipeline": 64,
     "Kandinsky3Img2ImgPipeline": 64,
     "PixArtAlphaPipeline": 128,
+    **dict.fromkeys(("ChromaPipeline", "ChromaImg2ImgPipeline", "ChromaInpaintPipeline"), 64),
     "StableCascadeDecoderPipeline": 256,
     "WuerstchenDecoderPipeline": 256,
 }
