@@ -8,21 +8,27 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.formats.config_values import shorten
+from diffoundry.runtime.images.postprocess import OUTPUT_TYPES
 
 __all__ = [
     "as_list",
+    "check_counterpart",
     "check_embeddings",
     "check_fraction",
     "check_kind",
+    "check_negative",
     "check_number",
     "check_numbers",
     "check_pixels",
     "check_prompts",
+    "check_result",
     "check_texts",
     "check_type",
+    "is_number",
     "is_whole",
 ]
 
@@ -30,6 +36,11 @@ __all__ = [
 def is_whole(value: object) -> bool:
     """Return whether a value is a whole number of Python or NumPy; True and False are none."""
     return _is_a(Integral, value)
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value is a finite number of Python or NumPy; True and False are none."""
+    return _is_a(Real, value) and -math.inf < value < math.inf  # type: ignore[operator]  # checked
 
 
 def check_kind(name: str, value: object, annotation: object) -> None:
@@ -85,7 +96,7 @@ def check_numbers(name: str, values: object) -> None:
     entries: list[Any] = (
         list(values) if isinstance(values, Sequence | np.ndarray) and not isinstance(values, str) else [None]
     )
-    if not all(_is_a(Real, one) and -math.inf < one < math.inf for one in entries):
+    if not all(map(is_number, entries)):
         raise InputError(f"{name}: got {shorten(values)}, expected a list of numbers")
 
 
@@ -112,6 +123,31 @@ def check_embeddings(name: str, values: object, count: int, axes: int) -> None:
         raise InputError(
             f"{name}: got {found}, expected floats ({count or 'prompts'}, {tokens}){_numpy_hint(name, values)}"
         )
+
+
+def check_counterpart(name: str, prompts: NDArray[Any], negative: NDArray[Any]) -> None:
+    """Refuse an input of the denoiser whose arrays for prompts and negative prompts have different shapes."""
+    if prompts.shape != negative.shape:
+        raise InputError(
+            f"{name}: got shapes {prompts.shape} and {negative.shape} for the prompt and its negative, expected the "
+            f"same; pass embeddings of both"
+        )
+
+
+def check_negative(prompts: NDArray[Any] | None, negative: NDArray[Any] | None) -> None:
+    """Refuse optional embeddings of negative prompts that have another shape than those of the prompts."""
+    if prompts is not None and negative is not None and prompts.shape != negative.shape:
+        raise InputError(
+            f"negative_prompt_embeds: got shape {negative.shape}, expected that of prompt_embeds, {prompts.shape}"
+        )
+
+
+def check_result(output_type: object, seed: object, generator: object) -> None:
+    """Refuse an unknown type of the result, and two sources of its noise."""
+    if not isinstance(output_type, str) or output_type not in OUTPUT_TYPES:
+        raise InputError(f"output_type: got {output_type!r}, expected one of {', '.join(OUTPUT_TYPES)}")
+    if seed is not None and generator is not None:
+        raise InputError("seed and generator: got both, expected at most one of them")
 
 
 def check_texts(name: str, texts: object, count: int) -> None:

@@ -9,6 +9,11 @@ import click
 
 from diffoundry.runtime import load
 from diffoundry.runtime.cli.adapters import adapter_options, load_adapters
+from diffoundry.runtime.cli.approximation_options import (
+    APPROXIMATION_SETTINGS,
+    approximation_note,
+    approximation_options,
+)
 from diffoundry.runtime.cli.array_files import ARRAY_SUFFIXES, check_arrays, write_arrays
 from diffoundry.runtime.cli.attention_options import (
     ATTENTION_SETTINGS,
@@ -60,8 +65,8 @@ __all__ = ["command"]
 
 _ARGUMENTS = (
     "prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "guidance_rescale", "seed", "height", "width",
-    "num_images_per_prompt", "batch_size", "eta", *PROMPT_SETTINGS, *PIPELINE_SETTINGS, *JOINED_SETTINGS,
-    *SYSTEM_SETTINGS,
+    "num_images_per_prompt", "batch_size", "eta", *APPROXIMATION_SETTINGS, *PROMPT_SETTINGS, *PIPELINE_SETTINGS,
+    *JOINED_SETTINGS, *SYSTEM_SETTINGS,
 )  # fmt: skip
 """Arguments of a pipeline that an image keeps."""
 
@@ -137,6 +142,7 @@ _EXAMPLES = (
 @joined_options
 @attention_options
 @adapter_options
+@approximation_options
 @options_in("Memory")("--low-memory", is_flag=True, help="Load one component at a time.")
 @vae_options
 @engine_options
@@ -173,6 +179,10 @@ def command(
         outputs = OutputFiles(output, SUFFIXES if pipeline.makes_images else ARRAY_SUFFIXES)
         take_prompts(values)
         files = _take_files(values)
+        preset = values.pop("preset")
+        if preset is not None:
+            given = {name for name, value in values.items() if value is not None}
+            values |= {name: value for name, value in pipeline.preset(preset).items() if name not in given}
         settings, defaulted = _settings(ctx.command, pipeline, like, values, files)
         run, kept = _start(pipeline, settings, defaulted, files, outputs)
         outputs.prepare()
@@ -266,7 +276,8 @@ def _tell_notes(pipeline: PipelineBase, run: Run[Any], settings: Mapping[str, An
     for word in unused_words(pipeline, settings, words):
         warn(f"warning: no prompt contains the word {word!r}, so its embedding has no effect; write it into a prompt")
     large = size_note(pipeline, run.arguments["height"], run.arguments["width"])
-    for note in [*prompt_notes(pipeline, settings), *([large] if large else [])]:
+    approximate = approximation_note(str(pipeline.session.bundle.root.name), settings)
+    for note in [*prompt_notes(pipeline, settings), *filter(None, (large, approximate))]:
         remark(f"note: {note}")
 
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "generate": ("diffoundry.runtime.cli.generate:command", "Generate images with a bundle."),
     "verify": ("diffoundry.exporter.cli.verify:command", "Compare a bundle with PyTorch: component, step, image."),
     "compare": ("diffoundry.exporter.cli.compare:command", "Compare a bundle's engines with each other."),
+    "tune": ("diffoundry.exporter.cli.tune:command", "Search the fastest approximation within a budget."),
     "bench": ("diffoundry.runtime.cli.bench:command", "Measure a bundle's latency and memory."),
     "inspect": ("diffoundry.runtime.cli.inspect:command", "Show what a bundle holds."),
     "schedulers": ("diffoundry.runtime.cli.schedulers:command", "List the schedulers that run on a bundle."),

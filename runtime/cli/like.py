@@ -30,7 +30,7 @@ FILES = {
 """Settings that name files, which must be passed again, to their options."""
 
 _PAIRS = ("original_size", "target_size", "crops_coords_top_left")
-_LIST = "skip_guidance_layers"
+_LIST, _FRACTIONS = "skip_guidance_layers", "guidance_interval"
 _INPUTS = ("image", "mask_image", "image_reference", "control_image", "adapter_image", "ip_adapter_image")
 
 
@@ -128,6 +128,9 @@ def _refuse(parameter: click.Parameter | None, name: str, value: Any) -> str | N
         right = isinstance(value, list) and all(type(part) is int for part in value)
         right = right and (name == _LIST or len(value) == 2)
         return None if right else "a list of whole numbers" if name == _LIST else "two whole numbers"
+    if name == _FRACTIONS:
+        right = isinstance(value, list) and len(value) == 2 and all(type(part) in (int, float) for part in value)
+        return None if right else "two numbers"
     if name == "scheduler_options":
         right = isinstance(value, dict) and all(isinstance(part, _SCALARS) for part in value.values())
         return None if right else "an object of numbers, texts and booleans"

@@ -102,8 +102,8 @@ _ENGINE_OPTIONS = (
         help="Optimize engines for latency or throughput.",
     ),
     _engine(
-        "--cache",
-        envvar="DIFFOUNDRY_CACHE",
+        "--cache-dir",
+        envvar="DIFFOUNDRY_CACHE_DIR",
         type=click.Path(path_type=Path, file_okay=False),
         help="Keep compiled engines in this folder.",
     ),
@@ -120,7 +120,7 @@ def engine_options(command: Command) -> Command:
 
 def take_engine_options(values: dict[str, Any]) -> dict[str, Any]:
     """Move the values of `engine_options` out of a command's arguments, as keyword arguments for `load`."""
-    names = ("device", "threads", "cache", "native")
+    names = ("device", "threads", "cache_dir", "native")
     options = EngineOptions(**{name: values.pop(name) for name in names}, hint=values.pop("engine_hint"))
     return {"target": values.pop("target"), "precision": values.pop("precision"), "options": options}
 

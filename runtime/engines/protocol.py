@@ -36,7 +36,7 @@ class EngineOptions:
             that the target lists. Engines always get a device.
         threads: Threads for one `run`, or None for the vendor's own choice.
         hint: "latency" or "throughput" for vendors that distinguish them, or None for the vendor's own choice.
-        cache: Folder in which compiled engines are kept between runs, or None to keep none.
+        cache_dir: Folder in which compiled engines are kept between runs, or None to keep none.
         native: True if our own compiled kernels are used when they are installed.
         keep_both: True if an engine with adapters keeps both of its forms open. Loading and unloading adapters is then
             instant, and the weights are in memory twice. Otherwise only the form in use is open.
@@ -45,7 +45,7 @@ class EngineOptions:
     device: str | None = None
     threads: int | None = None
     hint: str | None = None
-    cache: Path | None = None
+    cache_dir: Path | None = None
     native: bool = True
     keep_both: bool = True
 

@@ -16,6 +16,7 @@ from diffoundry.runtime.pipelines import habits
 from diffoundry.runtime.pipelines.callback import current_signal
 from diffoundry.runtime.pipelines.denoising import StopSignal
 from diffoundry.runtime.pipelines.example_inputs import make_example_arrays, make_example_inputs
+from diffoundry.runtime.presets import preset_arguments
 
 if TYPE_CHECKING:
     from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
@@ -40,6 +41,15 @@ class PipelineBase:
         self.session = session
         self._signals: weakref.WeakSet[StopSignal] = weakref.WeakSet()
         self._signals_lock = threading.Lock()
+
+    def preset(self, name: str) -> dict[str, Any]:
+        """Return the arguments that `diffoundry tune` stored under a name: `pipe("a", **pipe.preset("fast"))`.
+
+        Raises:
+            InputError: The bundle has no such preset.
+            BundleError: Its file of presets is damaged.
+        """
+        return preset_arguments(self.session.bundle, name)
 
     if TYPE_CHECKING:  # both kinds of pipelines have these
         start: Any

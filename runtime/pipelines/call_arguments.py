@@ -39,6 +39,8 @@ class CallArguments(TypedDict, total=False):
     denoising_end: float | None
     guidance_scale: float
     guidance_rescale: float
+    guidance_interval: tuple[float, float] | None
+    cache: str | None
     num_images_per_prompt: int
     eta: float
     seed: int | Sequence[int] | None

@@ -81,8 +81,10 @@ class Residuals:
         for net in self._nets:
             scale = net.scales[index]
             if scale:
-                conditioning = {**self._conditioning, **net.feeds}
-                residuals = net.model(rows, timestep, conditioning, net.image, scale=scale, guess_mode=self._guess_mode)
+                inputs = {**self._conditioning, **net.feeds}
+                own = {name: array[-len(rows) :] for name, array in inputs.items()}  # prompts are last
+                image = net.image[-len(rows) :]
+                residuals = net.model(rows, timestep, own, image, scale=scale, guess_mode=self._guess_mode)
                 for name, residual in residuals.items():
                     sums[name] = residual if name not in sums else sums[name] + residual
         feeds = {}
@@ -102,7 +104,7 @@ class Residuals:
 
     def _zero(self, name: str, shape: tuple[int, ...]) -> FloatArray:
         """Return zeros, made once a run."""
-        if name not in self._zeros:
+        if name not in self._zeros or self._zeros[name].shape != shape:
             self._zeros[name] = np.zeros(shape, np.float32)
         return self._zeros[name]
 

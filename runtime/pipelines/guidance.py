@@ -6,7 +6,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.checks.arguments import check_counterpart
 from diffoundry.runtime.models.protocols import Denoiser, Feeds, FloatArray
 
 __all__ = ["ClassifierFreeGuidance", "Condition", "Guidance", "Unguided", "choose_guidance", "stack"]
@@ -122,11 +122,7 @@ def stack(parts: Sequence[Feeds], embedding: Feeds | None = None) -> Feeds:
     """
     for name, first in parts[0].items():
         for part in parts[1:]:
-            if part[name].shape != first.shape:
-                raise InputError(
-                    f"{name}: got shapes {first.shape} and {part[name].shape} for the prompt and its negative, "
-                    f"expected the same; pass embeddings of both"
-                )
+            check_counterpart(name, first, part[name])
     feeds = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     rows = len(feeds[next(iter(feeds))])
     return feeds | {name: np.repeat(row, rows, axis=0) for name, row in (embedding or {}).items()}

@@ -6,18 +6,20 @@ from typing import Any
 
 import numpy as np
 
+from diffoundry.runtime.checks.approximations import check_approximations
 from diffoundry.runtime.checks.arguments import (
     as_list,
     check_embeddings,
     check_fraction,
+    check_negative,
     check_number,
     check_numbers,
     check_pixels,
     check_prompts,
+    check_result,
     check_texts,
 )
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.images.postprocess import OUTPUT_TYPES
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.random import GeneratorInput
 from diffoundry.runtime.schedulers import SchedulerInput
@@ -35,13 +37,14 @@ class CommonInputs:
         height: Pixels; None takes the checkpoint's own size.
         width: Pixels; None takes the checkpoint's own size.
         num_inference_steps: Steps of the scheduler.
-        timesteps: The caller's own timesteps instead of `num_inference_steps`.
-        sigmas: The caller's own sigmas instead of `num_inference_steps`.
+        timesteps, sigmas: The caller's own instead of `num_inference_steps`.
         mu: The caller's own exponent of the resolution-dependent shift; None computes it where the scheduler takes one.
         denoising_end: The fraction of the schedule after which the run ends, above 0 and below 1, so that another
             model continues with its latents; None runs to the end.
         guidance_scale: 1 or less runs without guidance, at half the cost.
         guidance_rescale: Lin et al. 2023; 0 is off.
+        guidance_interval: Fractions of the steps between which guidance runs, such as (0.2, 0.8); None is all steps.
+        cache: Forecasts of some steps, see `CacheChoice`: "taylor:1", "sea:0.2", "guidance:3"; None is off.
         num_images_per_prompt: Images for every prompt.
         eta: DDIM's eta.
         seed: Seed of torch's CPU generator, or one for each image; None draws one and reports it.
@@ -64,6 +67,8 @@ class CommonInputs:
     denoising_end: float | None = None
     guidance_scale: float = 7.5
     guidance_rescale: float = 0.0
+    guidance_interval: tuple[float, float] | None = None
+    cache: str | None = None
     num_images_per_prompt: int = 1
     eta: float = 0.0
     seed: int | Sequence[int] | None = None
@@ -89,11 +94,9 @@ class CommonInputs:
         for name in ("timesteps", "sigmas"):
             check_numbers(name, getattr(self, name))
         check_numbers("mu", None if self.mu is None else [self.mu])
-        if not isinstance(self.output_type, str) or self.output_type not in OUTPUT_TYPES:
-            raise InputError(f"output_type: got {self.output_type!r}, expected one of {', '.join(OUTPUT_TYPES)}")
-        if self.seed is not None and self.generator is not None:
-            raise InputError("seed and generator: got both, expected at most one of them")
+        check_result(self.output_type, self.seed, self.generator)
         check_fraction("denoising_end", self.denoising_end)
+        check_approximations(self.guidance_interval, self.cache)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -134,11 +137,7 @@ class PromptInputs:
         for name in ("prompt_embeds", "negative_prompt_embeds"):
             check_embeddings(name, getattr(self, name), self.count, 3)
         check_texts("negative_prompt", self.negative_prompt, self.count)
-        positive, negative = self.prompt_embeds, self.negative_prompt_embeds
-        if positive is not None and negative is not None and positive.shape != negative.shape:
-            raise InputError(
-                f"negative_prompt_embeds: got shape {negative.shape}, expected that of prompt_embeds, {positive.shape}"
-            )
+        check_negative(self.prompt_embeds, self.negative_prompt_embeds)
 
     def texts(self) -> list[str]:
         """The prompts to encode; none where embeddings are given instead."""

@@ -108,6 +108,9 @@ class Parts:
         """
         attention, control, adapters, image_prompts = inputs
         if not _ATTENTION.isdisjoint(given):
+            fewer = sorted({"cache", "guidance_interval"} & set(given))
+            if fewer:
+                raise InputError(f"{fewer[0]}: edits of attention follow every step with all its rows; leave it out")
             encoders = self._family.text_encoders
             check_attention(attention, prompts, self._denoiser, encoders, copies, task.name)
         own = "control_image" in {field.name for field in fields(task)}  # type: ignore[arg-type]  # every task is a dataclass

@@ -18,6 +18,7 @@ from diffoundry.runtime.errors import BundleError
 from diffoundry.runtime.images.postprocess import finish_images, postprocess, to_pil
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.safety_checker import StableDiffusionSafetyChecker
+from diffoundry.runtime.pipelines.approximations.approximate import approximate
 from diffoundry.runtime.pipelines.call_arguments import call_signature, has_signature, start_signature
 from diffoundry.runtime.pipelines.callback import make_step_end
 from diffoundry.runtime.pipelines.denoising import StopSignal, denoise
@@ -180,6 +181,9 @@ class DiffusionPipeline(PipelineInterface):
             parts = self.parts.begin(call.parts, *own, seen, len(timesteps))
             after_step = parts.after_step(init.after_step)
         predict = partial(self._predict, guidance, feeds, init.channels, parts)
+        if common.guidance_interval or common.cache:
+            plan = common.guidance_interval, common.cache, guidance, scheduler, len(timesteps)
+            predict = approximate(lambda one: partial(self._predict, one, feeds, init.channels, parts), *plan)
         skips = controlled and task.name in self.family.skip_normalization_tasks
         loop = init.latents, timesteps, generator, signal, common.eta, after_step, step_end, scaled
         return Run(
@@ -261,7 +265,8 @@ class DiffusionPipeline(PipelineInterface):
         if parts is not None:
             feeds = {**feeds, **parts.feeds(latents, timestep, index, guidance.copies)}
         rows = np.concatenate([latents] * guidance.copies)
-        sample = rows if channels is None else np.concatenate([rows, channels], axis=1)
+        feeds = {name: array[-len(rows) :] for name, array in feeds.items()}  # the rows of prompts are the last
+        sample = rows if channels is None else np.concatenate([rows, channels[-len(rows) :]], axis=1)
         denoiser = self.denoiser if parts is None else parts.denoiser(self.denoiser)
         if isinstance(guidance, StepGuidance):
             return guidance.predict(denoiser, sample, timestep, feeds, index)

@@ -51,6 +51,7 @@ class StagedPipeline(PipelineBase):
         only_scheduler: Name of the only scheduler class that runs; None for all that fit the config.
         follows_scheduler: True if the latents of each step are what a scheduler returned. False if the system changes
             them afterwards, so that a verification has to follow the callback of diffusers' pipeline.
+        own_loop: True if its loop is not `StagedCall.denoise`, so that no step of it can be forecast.
         session: The engines.
         checks_safety: True if images go through the bundle's safety checker, where it has one.
         denoiser: The network of the last stage.
@@ -63,6 +64,7 @@ class StagedPipeline(PipelineBase):
     scheduler_folders: ClassVar[tuple[str, ...]] = ("scheduler",)
     scales_latents: ClassVar[bool] = True  # type: ignore[misc]  # commands ask a pipeline and its class
     only_scheduler: ClassVar[str | None] = None
+    own_loop: ClassVar[bool] = False
     follows_scheduler: bool = True
 
     checks_safety: bool
@@ -263,6 +265,11 @@ class StagedPipeline(PipelineBase):
             given = {name: value for name, value in arguments.items() if value is not None}
             raise misplaced_argument(error, given, self.inputs_class) from None
         common.check()
+        if common.cache is not None and self.own_loop:
+            raise InputError(
+                f"cache: got {common.cache!r}, expected none: the loop of {self.session.bundle.pipeline_class} calls "
+                f"its network in every step; leave it out"
+            )
         for field in fields(kind):
             value = getattr(inputs, field.name)
             if field.name in _COUNTS and not (value is None and field.default is None):

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from diffoundry.runtime.checks.approximations import parse_cache
+from diffoundry.runtime.checks.arguments import check_result
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.images.postprocess import OUTPUT_TYPES
 from diffoundry.runtime.models.protocols import FloatArray
+from diffoundry.runtime.pipelines.approximations.approximate import with_cache
 from diffoundry.runtime.pipelines.denoising import AfterStep, Predict, Step, StepEnd, StopSignal, denoise
 from diffoundry.runtime.random import Generator, GeneratorInput, randn_tensor
 from diffoundry.runtime.schedulers import Scheduler, SchedulerInput
@@ -25,6 +27,7 @@ class RunInputs:
         seed: Seed of torch's CPU generator, or one for each image; None draws one and reports it.
         generator: Generators instead of `seed`: one, or one for each image, ours or torch's.
         scheduler: Takes over the config of the main scheduler, as `CommonInputs.scheduler`; None takes the pipeline's.
+        cache: Forecasts of some steps of every stage, as `CommonInputs.cache`; None is off.
         output_type: "pil", "np" or "latent", which is the result of the last step.
         callback_on_step_end: Called after every step of the last stage, as `CommonInputs.callback_on_step_end`.
         callback_on_step_end_tensor_inputs: Names of its tensors: "latents".
@@ -33,20 +36,22 @@ class RunInputs:
     seed: int | Sequence[int] | None = None
     generator: GeneratorInput | None = None
     scheduler: SchedulerInput | None = None
+    cache: str | None = None
     output_type: str = "pil"
     callback_on_step_end: Callable[..., Any] | None = None
     callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",)
 
     def check(self) -> None:
-        """Refuse an unknown output type, and two sources of noise.
+        """Refuse an unknown output type, two sources of noise, and caches that no system has.
 
         Raises:
             InputError: As said.
         """
-        if not isinstance(self.output_type, str) or self.output_type not in OUTPUT_TYPES:
-            raise InputError(f"output_type: got {self.output_type!r}, expected one of {', '.join(OUTPUT_TYPES)}")
-        if self.seed is not None and self.generator is not None:
-            raise InputError("seed and generator: got both, expected at most one of them")
+        check_result(self.output_type, self.seed, self.generator)
+        if self.cache is not None and parse_cache(self.cache).kind == "guidance":
+            raise InputError(
+                f"cache: got {self.cache!r}, expected taylor or sea: this pipeline has a guidance of its own"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -147,11 +152,14 @@ class StagedCall:
             arguments: Further arguments of the scheduler's `step`, the same in every step.
         """
         chosen = self.scheduler if scheduler is None else scheduler
+        run = chosen.model_timesteps if timesteps is None else timesteps
+        if self.common.cache is not None:
+            predict = with_cache(parse_cache(self.common.cache), predict, chosen, len(run))
         return denoise(
             chosen,
             predict,
             latents,
-            chosen.model_timesteps if timesteps is None else timesteps,
+            run,
             self.generator,
             self.signal,
             eta,

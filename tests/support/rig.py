@@ -46,7 +46,7 @@ class Rig:
         return TensorRTEngine(
             path,
             spec,
-            EngineOptions(cache=cache),
+            EngineOptions(cache_dir=cache),
             library=as_library(self.trt, self.sdk),
             cuda=wrapped,
             gpu=list_gpus(wrapped)[device],

@@ -15,7 +15,7 @@ from diffoundry.exporter.verify.run_result import is_image
 from diffoundry.runtime.errors import CheckpointError
 from diffoundry.runtime.images.read import read_image_file
 
-__all__ = ["CAPTIONS", "THUMBNAILS", "Gallery", "gallery_of_prompts", "open_gallery", "shrink"]
+__all__ = ["CAPTIONS", "THUMBNAILS", "Gallery", "gallery_of_images", "gallery_of_prompts", "open_gallery", "shrink"]
 
 FloatArray = NDArray[np.float32]
 
@@ -91,16 +91,28 @@ def open_gallery(root: Path) -> Gallery | None:
 
 
 def gallery_of_prompts(traces: Sequence[Trace]) -> Gallery | None:
-    """Build a gallery of diffusers' own images, labelled by their prompts, for a checkpoint without one.
+    """Build a gallery of diffusers' own images, for a checkpoint without one; see `gallery_of_images`.
 
-    None for a single prompt, for the embeddings of a prior, and for prompts whose images look alike, as those of random
-    weights: the nearest of them would mean nothing.
+    None also for the embeddings of a prior.
     """
     if not all(is_image(trace.result) for trace in traces):
         return None
-    labels = [trace.prompt for trace in traces]
-    source = f"diffusers' images of {len(set(labels))} prompts"
-    gallery = Gallery.of_images(source, labels, [trace.result for trace in traces])
+    return gallery_of_images("diffusers' images", [(trace.prompt, trace.result) for trace in traces])
+
+
+def gallery_of_images(source: str, images: Sequence[tuple[str, FloatArray]]) -> Gallery | None:
+    """Build a gallery of images labelled by their prompts.
+
+    None for a single prompt, and for prompts whose images look alike, as those of random weights: the nearest of them
+    would mean nothing.
+
+    Args:
+        source: Origin of the images, in words.
+        images: Pairs of a prompt and its image, float32 (height, width, 3) in 0..1.
+    """
+    labels = [label for label, _ in images]
+    named = f"{source} of {len(set(labels))} prompts"
+    gallery = Gallery.of_images(named, labels, [image for _, image in images])
     pairs = [(i, k) for i, one in enumerate(labels) for k in range(i) if one != labels[k]]
     tiles = gallery.thumbnails
     apart = all(float(np.square(tiles[i] - tiles[k]).mean()) > _APART for i, k in pairs)

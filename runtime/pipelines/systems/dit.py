@@ -66,6 +66,7 @@ class DiT(StagedPipeline):
 
     Inputs: ClassVar[type[Any]] = DiTInputs
     label: ClassVar[str] = "images of a class"
+    own_loop: ClassVar[bool] = True
 
     def open_networks(self, session: EngineSession) -> None:
         """See `StagedPipeline`."""

@@ -47,6 +47,7 @@ class KarrasVe(StagedPipeline):
 
     Inputs: ClassVar[type[Any]] = KarrasVeInputs
     label: ClassVar[str] = "unconditional images"
+    own_loop: ClassVar[bool] = True
     only_scheduler: ClassVar[str | None] = "KarrasVeScheduler"
 
     def open_networks(self, session: EngineSession) -> None:

@@ -73,6 +73,7 @@ class RePaint(StagedPipeline):
 
     Inputs: ClassVar[type[Any]] = RePaintInputs
     label: ClassVar[str] = "inpainted images"
+    own_loop: ClassVar[bool] = True
     only_scheduler: ClassVar[str | None] = "RePaintScheduler"
 
     def open_networks(self, session: EngineSession) -> None:

@@ -47,6 +47,7 @@ class ScoreSdeVe(StagedPipeline):
 
     Inputs: ClassVar[type[Any]] = ScoreSdeVeInputs
     label: ClassVar[str] = "unconditional images"
+    own_loop: ClassVar[bool] = True
     only_scheduler: ClassVar[str | None] = "ScoreSdeVeScheduler"
 
     def open_networks(self, session: EngineSession) -> None:

@@ -77,6 +77,7 @@ class VQDiffusion(StagedPipeline):
 
     Inputs: ClassVar[type[Any]] = VQDiffusionInputs
     label: ClassVar[str] = "images of a text"
+    own_loop: ClassVar[bool] = True
     only_scheduler: ClassVar[str | None] = VQDiffusionScheduler.__name__
 
     def open_networks(self, session: EngineSession) -> None:

@@ -71,7 +71,7 @@ class CoreMlEngine(Closeable):
         # it is needed.
         self._tools = importlib.import_module("coremltools")
         self._unit = getattr(self._tools.ComputeUnit, _UNITS[device])
-        self._path, self._cache = path, options.cache
+        self._path, self._cache = path, options.cache_dir
         self._lock = threading.Lock()
         parts = [part for folder in package_folders(path, spec) for part in self._open(folder)]
         self.inputs = spec.inputs if spec is not None else parts[0].inputs

@@ -63,7 +63,7 @@ class OpenVinoEngine(Closeable):
         self._device = vendor_name(options.device or "cpu")
         floats = execution_precision(spec.precision, options.device or "cpu")
         self._config = {"INFERENCE_PRECISION_HINT": _HINTS[floats], **_config(spec, options)}
-        self._cache = options.cache
+        self._cache = options.cache_dir
         self._transform = LoadTransforms.of(spec, options, floats)
         self.inputs, self.outputs = spec.inputs, spec.outputs
         self.metadata: dict[str, Any] = {"floats": floats}

@@ -64,7 +64,7 @@ class TensorRTEngine(Closeable):
         Args:
             path: The plan.
             spec: Its manifest entry.
-            options: `cache` keeps the kernels that TensorRT for RTX compiles.
+            options: `cache_dir` keeps the kernels that TensorRT for RTX compiles.
             library: The loaded module; tests pass another one.
             cuda: CUDA's runtime, likewise.
             gpu: Index of the GPU.
@@ -86,7 +86,7 @@ class TensorRTEngine(Closeable):
         )
         self.rows = max(profile.rows for profile in self._profiles)
         static = built.get("weight_streaming") is None and all(profile.static for profile in self._profiles)
-        self._context = Context(library, self._engine, path, options.cache, static=static)
+        self._context = Context(library, self._engine, path, options.cache_dir, static=static)
         self._records = static and not self._context.records
         self._stream = cuda.call("cudaStreamCreate")
         self._arenas = Arena(cuda), Arena(cuda)
@@ -208,7 +208,7 @@ class TensorRTEngine(Closeable):
             graph.destroy()
 
     def close(self) -> None:
-        """Free the GPU; compiled kernels are kept where `cache` says."""
+        """Free the GPU; compiled kernels are kept where `cache_dir` says."""
         with self._lock:
             if self._closed:
                 return

@@ -117,7 +117,7 @@ def test_a_long_prompt_names_no_option_that_the_pipeline_lacks(diffoundry, porta
         (["generate", "", "x"], 1, "error: DIR: got an empty value; pass one"),
         (["generate", "{bundle}", "x", "--image", ""], 1, "error: --image: got an empty value; pass one"),
         (["generate", "{bundle}", "x", "--like="], 1, "error: --like: got an empty value; pass one"),
-        (["generate", "{bundle}", "x", "--cache", ""], 1, "error: --cache: got an empty value; pass one"),
+        (["generate", "{bundle}", "x", "--cache-dir", ""], 1, "error: --cache-dir: got an empty value; pass one"),
         (
             ["generate", "{bundle}", "x", "--device", ""],
             1,

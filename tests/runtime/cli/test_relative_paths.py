@@ -27,12 +27,12 @@ _TRIED = {
     "build": {"words", "--calibration-prompts"},  # the bundle is among the words
     "generate": {
         "bundle", "--like", "--prompts", "--lora", "--embedding", "--image", "--mask", "--control-image",
-        "--control-mask", "--cache", "--output", "--adapter-image", "--image-prompt", "--image-prompt-mask",
+        "--control-mask", "--cache-dir", "--output", "--adapter-image", "--image-prompt", "--image-prompt-mask",
         "--depth-map", "--hint-image", "--original-image", "--prior-image",
     },
-    "verify": {"bundle", "--against", "--cache", "--html"},
-    "compare": {"bundle", "--against", "--cache", "--html"},
-    "bench": {"bundle", "--cache", "--html"},
+    "verify": {"bundle", "--against", "--cache-dir", "--html"},
+    "compare": {"bundle", "--against", "--cache-dir", "--html"},
+    "bench": {"bundle", "--cache-dir", "--html"},
     "inspect": {"bundle"},
     "schedulers": {"bundle"},
     "set": {"bundle"},
@@ -90,7 +90,7 @@ def test_generate(away, wide_bundle, target):
     Image.linear_gradient("L").resize((64, 64)).save(away / "in/mask.png")
     (away / "in/prompts.txt").write_text("a cat\n")
     save_file({"<cat>": np.full((1, 32), 0.5, np.float32)}, away / "in/cat.safetensors")
-    engine = ["--target", target, "--steps", 2, "--seed", 0, "--height", 64, "--width", 64, "--cache", "../cache"]
+    engine = ["--target", target, "--steps", 2, "--seed", 0, "--height", 64, "--width", 64, "--cache-dir", "../cache"]
     _run("generate", bundle, "--prompts", "../../in/prompts.txt", *engine, "-o", "prompts.png")
     _run("generate", bundle, "--like", "prompts.png", "--target", target, "-o", "../like.png")
     images = ["--image", "../../in/image.png", "--mask", "../../in/mask.png"]
@@ -136,7 +136,7 @@ def test_bench_and_inspect(away, wide_bundle, capsys):
     _run("inspect", bundle, "--json")
     assert json.loads(capsys.readouterr().out)["manifest"]["family"] == "stable_diffusion"
     few = ["--warmups", 0, "--repeats", 1, "--steps", 1]
-    _run("bench", bundle, "--target", "openvino", "--cache", "cache", *few, "--html", "new/bench.html")
+    _run("bench", bundle, "--target", "openvino", "--cache-dir", "cache", *few, "--html", "new/bench.html")
     assert Path("new/bench.html").read_text().startswith("<!DOCTYPE html>")
     assert any(Path("cache").iterdir())
 
@@ -157,7 +157,7 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_work(away, comman
 @pytest.mark.slow
 def test_verify_and_compare(away, tiny_sd_checkpoint, wide_bundle):
     bundle, checkpoint = _bring(wide_bundle("sd1-tiny"), "b"), _bring(tiny_sd_checkpoint("sd1-tiny"), "in/checkpoint")
-    few = ["--against", checkpoint, "--cache", "../cache", "--steps", 1, "--prompt", "a", "--precision", "fp32"]
+    few = ["--against", checkpoint, "--cache-dir", "../cache", "--steps", 1, "--prompt", "a", "--precision", "fp32"]
     for command in ("verify", "compare"):
         _run(command, bundle, *few, "--html", f"new/{command}.html")
         assert Path(f"new/{command}.html").read_text().startswith("<!DOCTYPE html>")

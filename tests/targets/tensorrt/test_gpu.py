@@ -46,7 +46,7 @@ def expected(graph, sample):
 def test_a_plan_gives_what_the_graph_gives(plugin, block_work, block_graph, tmp_path, precision, buckets):
     profiles = {} if buckets else {"all": {"height": [64, 64, 128], "width": [64, 64, 128]}}
     spec, path = lowered(plugin, block_work(precision, buckets=buckets), profiles=profiles)
-    options = EngineOptions(device="cuda", cache=tmp_path / "kernels")
+    options = EngineOptions(device="cuda", cache_dir=tmp_path / "kernels")
     with plugin.load("engine")(path, spec, options) as engine:
         for shape in [(2, 4, 8, 8), (1, 4, 8, 8), (2, 4, 8, 16), (2, 4, 8, 16), (2, 4, 8, 16), (2, 4, 8, 8)]:
             sample = np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)

@@ -90,7 +90,7 @@ def test_several_functions_are_opened_by_name(mac, lowered):
 
 def test_what_was_compiled_is_kept(mac, lowered, tmp_path):
     made = lowered("sd1", "vae_decoder")
-    options = EngineOptions(cache=tmp_path)
+    options = EngineOptions(cache_dir=tmp_path)
     feeds = {"latent_sample": np.ones((1, 4, 8, 8), np.float32)}
     with CoreMlEngine(made.path, made.spec, options) as first:
         expected = first.run(feeds)["sample"]

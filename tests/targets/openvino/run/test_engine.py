@@ -217,7 +217,7 @@ def test_compiled_models_are_kept_between_runs(open_engine, feeds_for, tmp_path,
     results = []
     swapped = native and attention_library() is not None and not buckets
     for loaded in (False, True):
-        with open_engine("emoji", "unet", buckets=buckets, cache=tmp_path, native=native) as engine:
+        with open_engine("emoji", "unet", buckets=buckets, cache_dir=tmp_path, native=native) as engine:
             results.append(engine.run(feeds_for(engine))["out_sample"])
             (compiled,) = engine.compiled_models
             assert compiled.get_property("LOADED_FROM_CACHE") == loaded

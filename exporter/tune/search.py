@@ -1,0 +1,97 @@
+"""Searches the approximation that calls the denoiser least while its images stay within a budget of decibels."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from diffoundry.exporter.tune.approximation import Approximation
+from diffoundry.exporter.tune.measure import ApproximationReport, Exact, compare
+from diffoundry.exporter.verify.request import Settings
+from diffoundry.runtime.errors import DiffoundryError, InputError
+from diffoundry.runtime.pipelines.base import PipelineBase
+
+__all__ = ["candidates", "search"]
+
+_FEWER = (1.5, 2.0, 2.5, 3.0, 4.0)
+"""Divisors of the number of steps."""
+
+_SCHEDULERS = ("dpmpp_2m", "unipc")
+"""Schedulers that need fewer steps than most; those that do not fit the model are left out."""
+
+_TAYLOR = tuple(
+    f"taylor:{order}:interval={interval}:final={final}{more}"
+    for interval in (2, 3, 4, 5, 6, 8)
+    for order, more in ((0, ""), (1, ""), (1, ":guidance-order=0"), (2, ":guidance-order=1"))
+    for final in (1, 3)
+)
+
+_CACHES = (*_TAYLOR, *(f"sea:{threshold}" for threshold in (0.3, 0.6, 1.0, 1.5)), "guidance:2", "guidance:3")
+
+_INTERVALS = ((0.0, 0.8), (0.1, 0.9), (0.2, 0.8))
+
+_LOST = 10.0
+"""An approximation whose first image is so many dB below the budget is not looked at again."""
+
+
+def candidates(steps: int) -> Iterator[Approximation]:
+    """Yield the approximations that are tried for a loop of `steps` steps."""
+    for cache in _CACHES:
+        yield Approximation(cache=cache)
+    for divisor in _FEWER:
+        fewer = round(steps / divisor)
+        if 0 < fewer < steps:
+            yield Approximation(steps=fewer)
+            for scheduler in _SCHEDULERS:
+                yield Approximation(steps=fewer, scheduler=scheduler)
+                yield Approximation(steps=fewer, scheduler=scheduler, cache="taylor:1")
+    for interval in _INTERVALS:
+        yield Approximation(guidance_interval=interval)
+        yield Approximation(guidance_interval=interval, cache="taylor:1:interval=3")
+
+
+def search(
+    pipeline: PipelineBase,
+    settings: Settings,
+    exact: Exact,
+    min_psnr: float,
+    tried: Sequence[Approximation],
+    on_try: Callable[[int, int, str], None] | None = None,
+) -> list[tuple[Approximation, ApproximationReport]]:
+    """Return those within the budget, the one with the fewest rows first.
+
+    Each is tried on one image; those that are not lost are tried on all, the cheapest first, until one is within the
+    budget. The order by rows is exact, because a cache of taylor makes the same calls for every image, and nearly so
+    for sea. Of two with equal rows the one that is nearer on the first image comes first.
+
+    Args:
+        pipeline: The bundle's pipeline.
+        settings: Of the exact loop.
+        exact: Its images.
+        min_psnr: Least mean PSNR in dB.
+        tried: The approximations.
+        on_try: Called with (number tried, number in all, text) before each.
+
+    Raises:
+        InputError: The pipeline takes none of them.
+    """
+    first, hopeful, refusal = exact[:1], [], ""
+    for index, one in enumerate(tried):
+        if on_try is not None:
+            on_try(index, len(tried), one.text)
+        try:
+            report = compare(pipeline, settings, one, first, timed=False)
+        except DiffoundryError as error:  # another scheduler may not fit, a system may have no guidance of its own
+            refusal = str(error)
+            continue
+        if report.psnr >= min_psnr - _LOST and report.fewer_rows > 1:
+            hopeful.append((report.rows, -report.psnr, one))
+    if not hopeful and refusal:
+        raise InputError(
+            f"tune: no approximation of {len(tried)} is within {min_psnr:g} dB; the last was refused: {refusal}"
+        )
+    found = []
+    for _, _, one in sorted(hopeful, key=lambda entry: entry[:2]):
+        report = compare(pipeline, settings, one, exact, timed=False)
+        if report.psnr >= min_psnr:
+            found.append((one, report))
+            if len(found) == 3:
+                break
+    return found
