@@ -38,7 +38,7 @@ _images, _search = options_in("Images"), options_in("Search")
 _MOST_DB = 120.0
 
 _SCALE = 7.5
-"""Guidance scale of the measurements where none is given, as in `verify`."""
+"""Default guidance scale of the measurements, as in `verify`."""
 
 
 @click.command("tune", cls=Command, examples=_EXAMPLES)
@@ -68,7 +68,7 @@ _SCALE = 7.5
     show_default=True,
     help="Steps of the exact loop.",
 )
-@_images("--guidance-scale", type=float, help="1 or less turns guidance off; kept in the preset.  [default: 7.5]")
+@_images("--guidance-scale", type=float, help="1 or less turns guidance off. The preset keeps it.  [default: 7.5]")
 @engine_options
 @json_option
 @named_as_typed()

@@ -265,8 +265,7 @@ class DiffusionPipeline(PipelineInterface):
         if parts is not None:
             feeds = {**feeds, **parts.feeds(latents, timestep, index, guidance.copies)}
         rows = np.concatenate([latents] * guidance.copies)
-        feeds = {name: array[-len(rows) :] for name, array in feeds.items()}  # the rows of prompts are the last
-        sample = rows if channels is None else np.concatenate([rows, channels[-len(rows) :]], axis=1)
+        sample = rows if channels is None else np.concatenate([rows, channels[-len(rows) :]], axis=1)  # prompts: last
         denoiser = self.denoiser if parts is None else parts.denoiser(self.denoiser)
         if isinstance(guidance, StepGuidance):
             return guidance.predict(denoiser, sample, timestep, feeds, index)

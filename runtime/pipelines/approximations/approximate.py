@@ -7,10 +7,11 @@ import numpy as np
 
 from diffoundry.runtime.checks.approximations import CacheChoice, parse_cache
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.models.protocols import FloatArray
+from diffoundry.runtime.models.protocols import Denoiser, Feeds, FloatArray
 from diffoundry.runtime.pipelines.approximations.caches import Calls, Forecast, SeaCalls, TaylorCalls
 from diffoundry.runtime.pipelines.denoising import Predict
 from diffoundry.runtime.pipelines.guidance import ClassifierFreeGuidance, Guidance, Unguided
+from diffoundry.runtime.pipelines.step_guidance import StepGuidance
 from diffoundry.runtime.schedulers import Scheduler
 
 __all__ = ["approximate", "with_cache"]
@@ -42,7 +43,7 @@ def approximate(
         InputError: The call has no guidance by a negative prompt, which the arguments leave out.
     """
     choice = None if cache is None else parse_cache(cache)
-    if type(guidance) is not ClassifierFreeGuidance:
+    if not isinstance(guidance, ClassifierFreeGuidance) or isinstance(guidance, StepGuidance):
         _refuse_parts(interval, cache, choice, guidance)
         assert choice is not None, "an interval is refused"
         return with_cache(choice, predict(guidance), scheduler, total)
@@ -50,7 +51,7 @@ def approximate(
     return _GuidedSteps(
         guidance,
         rows=predict(_Rows()),
-        prompts=predict(Unguided()),
+        prompts=predict(_Prompts()),
         guided=range(int(low * total), int(high * total)),
         calls=None if choice is None else _calls(choice, scheduler, total),
         choice=choice or CacheChoice("none"),
@@ -140,6 +141,23 @@ class _Rows(Unguided):
     """Both halves of the denoiser's output as they are."""
 
     copies = 2  # type: ignore[misc]  # the rows of the negative prompts are run
+
+
+class _Prompts(Unguided, StepGuidance):
+    """Runs the prompts alone, with inputs that were made for the negative prompts as well."""
+
+    def predict(
+        self,
+        denoiser: Denoiser | Any,
+        sample: FloatArray,
+        timestep: float,
+        feeds: Feeds,
+        index: int,  # noqa: ARG002
+    ) -> FloatArray:
+        """See `StepGuidance.predict`; the rows of the prompts are the last."""
+        own = {name: array[-len(sample) :] for name, array in feeds.items()}
+        prediction: FloatArray = denoiser(sample, timestep, own)
+        return prediction
 
 
 def _calls(choice: CacheChoice, scheduler: Scheduler[Any], total: int) -> Calls | None:
