@@ -113,7 +113,7 @@ def test_settings_of_wrong_types_are_refused(generate):
         ("scheduler", ["a"], "a text"),
         ("lora", 7, "a text, or a list of them"),
         ("control_image", [[]], "a text, or a list of them"),
-        ("image", [1], "a text"),
+        ("image", [1], "a text, or a list of them"),
         ("vae_tiling", "yes", "true or false"),
     ):
         save_image(image, "x.png", {"prompt": "a fox", name: value})

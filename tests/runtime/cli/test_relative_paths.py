@@ -28,7 +28,7 @@ _TRIED = {
     "generate": {
         "bundle", "--like", "--prompts", "--lora", "--embedding", "--image", "--mask", "--control-image",
         "--control-mask", "--cache-dir", "--output", "--adapter-image", "--image-prompt", "--image-prompt-mask",
-        "--depth-map", "--hint-image", "--original-image", "--prior-image",
+        "--depth-map", "--hint-image", "--original-image", "--prior-image", "--image-reference",
     },
     "verify": {"bundle", "--against", "--cache-dir", "--html"},
     "compare": {"bundle", "--against", "--cache-dir", "--html"},
@@ -103,7 +103,7 @@ def test_generate(away, wide_bundle, target):
 
 _IMAGES = (
     "--adapter-image", "--image-prompt", "--image-prompt-mask", "--depth-map", "--hint-image", "--original-image",
-    "--prior-image",
+    "--prior-image", "--image-reference",
 )  # fmt: skip
 
 
