@@ -201,7 +201,8 @@ def _attend_linearly(attention: Any, states: torch.Tensor, identity: torch.Tenso
     sums = torch.matmul(torch.matmul(values, key.transpose(2, 3)), query)
     attended = (sums[:, :, :-1] / (sums[:, :, -1:] + _EPSILON)).flatten(1, 2).transpose(1, 2)
     if identity is not None:
-        attended = torch.where(identity[:, None, None] > 0.5, value, attended)
+        chosen = identity[:, None, None]
+        attended = attended * (1.0 - chosen) + value * chosen
     result: torch.Tensor = attention.to_out[0](attended)
     return result
 

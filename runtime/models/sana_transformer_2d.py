@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.formats.config_values import MAX_SIDE, Config, flag, integer, number
-from diffoundry.runtime.models.controlnet import ControlNetModel, is_residual
+from diffoundry.runtime.models.controlnet import ControlNetModel
 from diffoundry.runtime.models.denoiser import PatchTransformer
 from diffoundry.runtime.models.pixart_transformer_2d import IDENTITY_LAYERS, sine_table
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
@@ -122,11 +121,6 @@ class SanaTransformer2DModel(PatchTransformer):
     def embeds_guidance(self) -> bool:
         """See `Denoiser`."""
         return self.layout.embeds_guidance
-
-    @property
-    def residual_inputs(self) -> tuple[TensorSpec, ...]:
-        """See `Denoiser`: one for each block but the first, as far as the ControlNet has blocks."""
-        return tuple(spec for spec in self._session.inputs(self.component) if is_residual(spec.name))
 
     def embed_guidance(self, scale: float) -> Feeds:
         """See `Denoiser`: the scale times a factor of the config."""
