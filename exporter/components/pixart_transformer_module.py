@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 from diffusers.models.attention_processor import PAGCFGIdentitySelfAttnProcessor2_0, PAGIdentitySelfAttnProcessor2_0
-from diffusers.models.embeddings import get_2d_sincos_pos_embed
 
+from diffoundry.exporter.components.patch_positions import place_patches, position_tables
 from diffoundry.exporter.components.transformer_module import TransformerModule
 from diffoundry.runtime.models.pixart_transformer_2d import IDENTITY_LAYERS
 
@@ -26,18 +26,9 @@ class PixArtModule(TransformerModule):
     @staticmethod
     def computed_inputs(network: Any, passed: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """See `NetworkModule.computed_inputs`: the tables of positions, and the size once."""
-        embed = network.pos_embed
-        rows, columns = (side // embed.patch_size for side in passed["hidden_states"].shape[2:])
-        table = get_2d_sincos_pos_embed(
-            network.inner_dim,
-            (rows, columns),
-            base_size=embed.base_size,
-            interpolation_scale=embed.interpolation_scale,
-            output_type="pt",
-        ).reshape(rows, columns, 2, -1)
         sizes = {name: value[:1] for name, value in _sizes(passed).items() if value is not None}
         perturbed = _perturbed(network, len(passed["hidden_states"]))
-        return {"position_rows": table[:, 0, 1], "position_columns": table[0, :, 0], **sizes, **perturbed}
+        return {**position_tables(network.pos_embed, passed["hidden_states"].shape[2:]), **sizes, **perturbed}
 
     def _predict(
         self,
@@ -53,15 +44,8 @@ class PixArtModule(TransformerModule):
         """Compute the network; arguments as the component's inputs."""
         network: Any = self.model
         features = network.pos_embed.proj(hidden_states)
-        batch, width, rows, columns = features.shape
-        positions = torch.cat(
-            [
-                position_columns.unsqueeze(0).expand(rows, columns, -1),
-                position_rows.unsqueeze(1).expand(rows, columns, -1),
-            ],
-            dim=-1,
-        )
-        states = features.flatten(2).transpose(1, 2) + positions.reshape(1, -1, width)
+        batch, _, rows, columns = features.shape
+        states = place_patches(features, position_rows, position_columns)
         modulation, embedded = network.adaln_single(
             timestep, sizes or None, batch_size=1, hidden_dtype=hidden_states.dtype
         )

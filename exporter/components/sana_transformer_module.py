@@ -9,10 +9,10 @@ from diffusers.models.attention_processor import (
     PAGCFGSanaLinearAttnProcessor2_0,
     PAGIdentitySanaLinearAttnProcessor2_0,
 )
-from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from torch.nn import functional
 
 from diffoundry.exporter.components.network_module import NetworkModule
+from diffoundry.exporter.components.patch_positions import place_patches, position_tables
 from diffoundry.runtime.models.controlnet import block_residual_name, is_residual
 from diffoundry.runtime.models.pixart_transformer_2d import IDENTITY_LAYERS
 
@@ -60,7 +60,7 @@ class SanaModule(NetworkModule):
         residuals = (passed.get("controlnet_block_samples") or ())[: len(blocks) - 1]
         identity = torch.stack([_identity_rows(block.attn1, len(latents)) for block in blocks], dim=1)
         return {
-            **_positions(network, sides),
+            **_positions(network, latents.shape[2:]),
             **({IDENTITY_LAYERS: identity} if identity.any() else {}),
             **{block_residual_name(i): part.unflatten(1, sides) for i, part in enumerate(residuals)},
         }
@@ -87,7 +87,7 @@ class SanaControlNetModule(NetworkModule):
     @staticmethod
     def computed_inputs(network: Any, passed: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """See `NetworkModule.computed_inputs`: positions."""
-        return _positions(network, [side // network.config.patch_size for side in passed["hidden_states"].shape[2:]])
+        return _positions(network, passed["hidden_states"].shape[2:])
 
     @staticmethod
     def graph_outputs(passed: Mapping[str, Any], outputs: dict[str, Any]) -> dict[str, Any]:
@@ -121,31 +121,16 @@ def _identity_rows(attention: Any, rows: int) -> torch.Tensor:
 
 
 def _positions(network: Any, sides: Sequence[int]) -> dict[str, torch.Tensor]:
-    """Return the tables of positions that diffusers computes for each size; none where a network has none."""
+    """Return the tables of positions for the sides of latents; none where a network has none."""
     embed = network.patch_embed
-    if embed.pos_embed is None:
-        return {}
-    rows, columns = sides
-    table = get_2d_sincos_pos_embed(
-        embed.pos_embed.shape[-1],
-        (rows, columns),
-        base_size=embed.base_size,
-        interpolation_scale=embed.interpolation_scale,
-        output_type="pt",
-    ).reshape(rows, columns, 2, -1)
-    return {"position_rows": table[:, 0, 1], "position_columns": table[0, :, 0]}
+    return {} if embed.pos_embed is None else position_tables(embed, sides)
 
 
 def _patches(network: Any, latents: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Return the patches of latents with their positions, (B, patches, D)."""
-    features = network.patch_embed.proj(latents)
-    _, _, rows, columns = features.shape
-    states: torch.Tensor = features.flatten(2).transpose(1, 2)
-    if "position_rows" not in inputs:
-        return states
-    across, down = inputs["position_columns"].unsqueeze(0), inputs["position_rows"].unsqueeze(1)
-    positions = torch.cat([across.expand(rows, columns, -1), down.expand(rows, columns, -1)], dim=-1)
-    return states + positions.flatten(0, 1).unsqueeze(0)
+    features: torch.Tensor = network.patch_embed.proj(latents)
+    tables = {name: inputs[name] for name in ("position_rows", "position_columns") if name in inputs}
+    return place_patches(features, **tables) if tables else features.flatten(2).transpose(1, 2)
 
 
 def _begin(
