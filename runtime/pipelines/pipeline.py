@@ -227,7 +227,8 @@ class DiffusionPipeline(PipelineInterface):
             default = common.height, common.width
         if default is None and not kind.sized_by_image:
             default = self._default_size(kind, controlnet=controlled)
-        size = self.family.choose_size(task.size(common, default or (0, 0), self.vae), prompts)
+        size, choose = task.size(common, default or (0, 0), self.vae), self.family.choose_size
+        size = size if choose is None else choose(size, prompts)
         manifest = self.session.bundle.manifest
         check_size(size, self.vae.scale_factor, self.denoiser.patch_size, manifest.recipe if manifest else None)
         if parts is not None:

@@ -59,6 +59,8 @@ class Family:
         returns_flags: True if `return_dict=False` of diffusers' classes also returns the flags of the safety checker.
         choose_guidance: (common arguments, those of the prompts, the denoiser) -> the guidance of a call. None takes
             that of the task.
+        choose_size: ((height, width) that a call asks for, arguments of the prompts) -> those that are generated. None
+            takes what the call asks for.
         required_args: Arguments that this checkpoint cannot do without.
         noising_scheduler: Adds the noise of `noise_level` to the image of a call; only of upscalers.
         max_noise_level: The largest `noise_level`; only of upscalers.
@@ -88,6 +90,7 @@ class Family:
     returns_flags: ClassVar[bool] = False
 
     choose_guidance: Callable[[CommonInputs, Any, Any], Guidance] | None = None
+    choose_size: Callable[[tuple[int, int], Any], tuple[int, int]] | None = None
     required_args: tuple[str, ...] = ()
     noising_scheduler: Scheduler[Any]
     max_noise_level: int
@@ -129,15 +132,6 @@ class Family:
     def size_arguments(self, height: int, width: int) -> dict[str, Any]:  # noqa: ARG002
         """See `PipelineBase.size_arguments`."""
         return {}
-
-    def choose_size(self, size: tuple[int, int], prompts: Any) -> tuple[int, int]:  # noqa: ARG002
-        """Return height and width that are generated for those that a call asks for; by default the same.
-
-        Args:
-            size: Height and width in pixels.
-            prompts: Of the class `Inputs`.
-        """
-        return size
 
     def pack(self, latents: FloatArray) -> FloatArray:
         """Return latents (B, C, h, w) in the shape of diffusers' pipeline class; by default as they are."""
