@@ -29,6 +29,7 @@ def causal_text_encoder(
     tokens: int,
     chat: Mapping[str, Any] | None = None,
     optional: bool = False,
+    images: bool = False,
 ) -> ComponentKind:
     """Declare a language model.
 
@@ -43,25 +44,31 @@ def causal_text_encoder(
         tokens: Tokens of a prompt by default, those of a chat included.
         chat: Arguments for the tokenizer's chat template; None without a chat, or where the pipeline writes it itself.
         optional: True if a checkpoint may lack it.
+        images: True if tokens of images are inputs too.
     """
     return ComponentKind(
         name=name,
         source=name,
         classes=tuple(f"transformers:{one}" for one in model_classes),
-        describe=partial(_describe, name=name, hidden_states=hidden_states, tokens=tokens),
+        describe=partial(_describe, name=name, hidden_states=hidden_states, tokens=tokens, images=images),
         optional=optional,
         folder=name.replace("text_encoder", "tokenizer"),
         chat=chat,
     )
 
 
-def _describe(configs: Configs, *, name: str, hidden_states: Sequence[int], tokens: int) -> Component:
+def _describe(configs: Configs, *, name: str, hidden_states: Sequence[int], tokens: int, images: bool) -> Component:
     subject = f"{name}/config.json"
     layout = read_causal_layout(configs[name], subject)
     if layout.window is not None and layout.window < tokens:
         raise refuse(subject, "sliding_window", layout.window, f"at least {tokens}, the tokens of a prompt")
     row = ("batch", "sequence")
     angles = (*row, layout.head // 2)
+    seen = (
+        TensorSpec(name="image_embeds", dtype="float32", shape=(*row, layout.width)),
+        TensorSpec(name="image_mask", dtype="float32", shape=row),
+    )
+    module = "CausalImageTextModule" if images else "CausalTextModule"
     return Component(
         name=name,
         role=TEXT_ENCODER,
@@ -72,6 +79,7 @@ def _describe(configs: Configs, *, name: str, hidden_states: Sequence[int], toke
             TensorSpec(name="attention_mask", dtype="float32", shape=row),
             TensorSpec(name="rotary_cos", dtype="float32", shape=angles),
             TensorSpec(name="rotary_sin", dtype="float32", shape=angles),
+            *(seen if images else ()),
         ),
         outputs=tuple(
             TensorSpec(name=output, dtype="float32", shape=(*row, layout.width))
@@ -79,5 +87,5 @@ def _describe(configs: Configs, *, name: str, hidden_states: Sequence[int], toke
         ),
         example={"batch": 2, "sequence": 7},
         usual={"sequence": tokens},
-        wrapper="diffoundry.exporter.components.causal_lm_text_module:CausalTextModule",
+        wrapper=f"diffoundry.exporter.components.causal_lm_text_module:{module}",
     )

@@ -8,7 +8,7 @@ import torch
 from diffoundry.exporter.component import Component
 from diffoundry.exporter.components.network_module import NetworkModule
 
-__all__ = ["CausalTextModule", "find_decoder"]
+__all__ = ["CausalImageTextModule", "CausalTextModule", "find_decoder"]
 
 _HIDDEN = -1e4
 """Added to the scores of hidden tokens. exp(-1e4) is 0 in every float type."""
@@ -57,11 +57,14 @@ class CausalTextModule(NetworkModule):
         Returns:
             The hidden states (batch, sequence, width) that the component names.
         """
-        input_ids, attention_mask, cos, sin = tensors
+        input_ids, attention_mask, cos, sin, *seen = tensors
         decoder = find_decoder(self.model)
         angles = torch.cat([cos, cos], dim=-1), torch.cat([sin, sin], dim=-1)
         mask = _causal_mask(attention_mask)
         states = decoder.embed_tokens(input_ids)
+        if seen:
+            embeds, places = seen[0], seen[1][..., None]
+            states = states * (1.0 - places) + embeds * places
         found = {0: states}
         for index, layer in enumerate(decoder.layers[: max(self.indices)], start=1):
             result = layer(states, attention_mask=mask, position_embeddings=angles)
@@ -70,6 +73,17 @@ class CausalTextModule(NetworkModule):
         if len(decoder.layers) in self.indices:
             found[len(decoder.layers)] = decoder.norm(states)
         return tuple(found[index] for index in self.indices)
+
+
+class CausalImageTextModule(CausalTextModule):
+    """Also takes tokens of images (batch, sequence, width), and 1 where they are and 0 elsewhere, (batch, sequence)."""
+
+    @staticmethod
+    def computed_inputs(network: Any, passed: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """See `NetworkModule.computed_inputs`: those of a text without images too."""
+        own, ids = CausalTextModule.computed_inputs(network, passed), passed["input_ids"]
+        width = find_decoder(network).embed_tokens.embedding_dim
+        return {**own, "image_embeds": torch.zeros(*ids.shape, width), "image_mask": torch.zeros(ids.shape)}
 
 
 def _causal_mask(attention_mask: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,11 @@ class QwenImageControlNetModule(NetworkModule):
         place = own["hidden_states"].shape[1:3]
         return {**own, "controlnet_cond": passed["controlnet_cond"].unflatten(1, place)}
 
-    def run(
+    def run(self, **keywords: Any) -> Any:
+        """Call the network."""
+        return self._residuals(**keywords)
+
+    def _residuals(
         self,
         hidden_states: torch.Tensor,
         controlnet_cond: torch.Tensor,
@@ -35,8 +39,8 @@ class QwenImageControlNetModule(NetworkModule):
         rotary_sin: torch.Tensor,
         text_cos: torch.Tensor,
         text_sin: torch.Tensor,
-    ) -> Any:
-        """Call the network; arguments as the component's inputs."""
+    ) -> tuple[torch.Tensor, ...]:
+        """Compute the network; arguments as the component's inputs."""
         network: Any = self.model
         place = hidden_states.shape[1:3]
         angles = rotary_cos.flatten(0, 1), rotary_sin.flatten(0, 1)

@@ -10,10 +10,12 @@ from diffoundry.exporter.components.causal_lm_text import QWEN_2_5_VL, causal_te
 from diffoundry.exporter.components.qwen_image_controlnet import qwen_image_controlnet
 from diffoundry.exporter.components.qwen_image_transformer import qwen_image_transformer
 from diffoundry.exporter.components.qwen_image_vae import QWEN_IMAGE_VAE
+from diffoundry.exporter.components.qwen_vision import qwen_image_encoder
 from diffoundry.exporter.components.vae import vae_decoder, vae_encoder
 from diffoundry.runtime.pipelines.families.qwen_image import DROPPED, TOKENS
+from diffoundry.runtime.pipelines.families.qwen_image_edit import EDIT_TOKENS
 
-__all__ = ["FAMILY"]
+__all__ = ["EDIT", "EDIT_PLUS", "FAMILY"]
 
 _VAES = (QWEN_IMAGE_VAE,)
 
@@ -27,3 +29,21 @@ FAMILY = FamilyDeclaration(
     ),
     controlnet=partial(qwen_image_controlnet, tokens=TOKENS),
 )
+
+
+def _edit(name: str, windows: int) -> FamilyDeclaration:
+    return FamilyDeclaration(
+        name=name,
+        components=(
+            causal_text_encoder(model_classes=QWEN_2_5_VL, hidden_states=(-1,), tokens=EDIT_TOKENS, images=True),
+            qwen_image_encoder(windows),
+            qwen_image_transformer(EDIT_TOKENS, reference=True),
+            vae_encoder(classes=_VAES),
+            vae_decoder(classes=_VAES),
+        ),
+        folders=("scheduler", "tokenizer", "processor"),
+    )
+
+
+EDIT = _edit("qwen_image_edit", 100)
+EDIT_PLUS = _edit("qwen_image_edit_plus", 16)

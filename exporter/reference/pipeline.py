@@ -18,6 +18,7 @@ from PIL.Image import Image
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
 from diffoundry.exporter.checkpoints.controlnets import SEVERAL
 from diffoundry.exporter.checkpoints.tokenizer_files import is_tokenizer, open_tokenizer
+from diffoundry.exporter.reference.image_text_processor import ImageTextProcessor, mark_images
 from diffoundry.runtime.errors import CheckpointError
 from diffoundry.runtime.models.controlnet import controlnet_name, is_controlnet
 from diffoundry.runtime.models.image_projection import ip_adapter_name, is_ip_adapter
@@ -81,6 +82,8 @@ def reference_pipeline(checkpoint: Checkpoint, dtype: torch.dtype = torch.float3
     taken = inspect.signature(kind.__init__).parameters
     pipeline = kind(**{name: part for name, part in parts.items() if part is not None or name in taken})
     pipeline.set_progress_bar_config(disable=True)
+    if hasattr(pipeline, "processor"):
+        pipeline.text_encoder.register_forward_pre_hook(mark_images, with_kwargs=True)
     if _projections(pipeline) and pipeline.feature_extractor is None:  # as `load_ip_adapter` does it
         side = pipeline.image_encoder.config.image_size
         extractor = transformers.CLIPImageProcessor(size=side, crop_size=side)
@@ -339,6 +342,9 @@ def _part(checkpoint: Checkpoint, name: str, entry: Any, dtype: torch.dtype) -> 
     if is_t2i_adapter(name):
         modules = [torch.nn.Module.to(checkpoint.load(part.name), dtype) for part in checkpoint.with_role(T2I_ADAPTER)]
         return modules[0] if len(modules) == 1 else diffusers.MultiAdapter(modules)
+    if name == "processor":
+        tokenizer = open_tokenizer(checkpoint.root / "tokenizer", checkpoint.model_index["tokenizer"][1])
+        return ImageTextProcessor(checkpoint.root / name, tokenizer)
     if name in ("feature_extractor", "image_processor"):
         kind = transformers.DPTImageProcessor if entry[1].startswith("DPT") else transformers.CLIPImageProcessor
         return kind.from_pretrained(checkpoint.root / name, local_files_only=True)

@@ -191,6 +191,18 @@ FAMILY_TABLE = (
         exporter="diffoundry.exporter.families.flux_2:KLEIN",
     ),
     FamilyEntry(
+        name="qwen_image_edit",
+        classes={"QwenImageEditPipeline": PipelineClass("prompt_editing")},
+        runtime="diffoundry.runtime.pipelines.families.qwen_image_edit:QwenImageEdit",
+        exporter="diffoundry.exporter.families.qwen_image:EDIT",
+    ),
+    FamilyEntry(
+        name="qwen_image_edit_plus",
+        classes={"QwenImageEditPlusPipeline": PipelineClass("several_image_editing")},
+        runtime="diffoundry.runtime.pipelines.families.qwen_image_edit:QwenImageEditPlus",
+        exporter="diffoundry.exporter.families.qwen_image:EDIT_PLUS",
+    ),
+    FamilyEntry(
         name="flux_2_klein_kv",
         classes={"Flux2KleinKVPipeline": PipelineClass("editing")},
         runtime="diffoundry.runtime.pipelines.families.flux_2:Flux2KleinKV",

@@ -23,7 +23,7 @@ from tiny_kandinsky import DDIM, make_decoder, make_prior, make_text_decoder
 from tiny_kandinsky_3 import make_kandinsky_3
 from tiny_lumina2 import make_lumina2
 from tiny_pixart import make_pixart
-from tiny_qwen_image import make_qwen_image
+from tiny_qwen_image import make_qwen_image, make_qwen_image_edit
 from tiny_sana import CLASSES as SANA_CLASSES
 from tiny_sana import make_sana
 from tiny_shap_e import NAMES, make_shap_e
@@ -159,6 +159,10 @@ _LARGE: Mapping[str, tuple[Callable[[Path], Any], int]] = {
     "HunyuanDiTPipeline": (make_hunyuan_dit, 32),
     **{name: (partial(make_chroma, name=name), 16) for name in CHROMA},
     **{name: (partial(make_z_image, name=name), 16) for name in Z_IMAGE},
+    **{
+        name: (partial(make_qwen_image_edit, name=name), 64)
+        for name in ("QwenImageEditPipeline", "QwenImageEditPlusPipeline")
+    },
     **{
         name: (partial(make_qwen_image, name=name), 16)
         for name in (*(f"QwenImage{form}Pipeline" for form in _FORMS), "QwenImageControlNetPipeline")

@@ -1,14 +1,16 @@
 """Tiny random checkpoints of Qwen-Image, with 2 pixels to a latent and 4 to a token."""
 
+import json
 import shutil
 
 import diffusers
 import torch
+import transformers
 from language_models import qwen2_5_vl, write_qwen_tokenizer
 
 from diffoundry.exporter.checkpoints.tokenizer_files import open_tokenizer
 
-__all__ = ["LATENTS", "WIDTH", "make_qwen_image", "make_qwen_image_controlnet"]
+__all__ = ["LATENTS", "WIDTH", "make_qwen_image", "make_qwen_image_controlnet", "make_qwen_image_edit"]
 
 WIDTH = 32
 """Of the language model's hidden states."""
@@ -23,25 +25,25 @@ _SCHEDULER = {
 """As published, but for the numbers of tokens."""
 
 
-def make_qwen_image(folder, name="QwenImagePipeline", **options):
+def make_qwen_image(folder, name="QwenImagePipeline", vae=None, **options):
     """Write the checkpoint of a pipeline class.
 
     Args:
         folder: Where.
         name: Class of the pipeline.
+        vae: Options of its VAE.
         options: Of its transformer, which is published with 60 layers.
     """
-    tokenizer = folder / "source"
-    write_qwen_tokenizer(tokenizer, chat_template=None)
+    source = folder / "source"
+    write_qwen_tokenizer(source, chat_template=None)
+    tokenizer = open_tokenizer(source, "Qwen2Tokenizer")
+    tokenizer.add_tokens(["<|image_pad|>", "<|vision_start|>", "<|vision_end|>"], special_tokens=True)
     vae = diffusers.AutoencoderKLQwenImage(
-        base_dim=8,
-        z_dim=LATENTS,
-        dim_mult=[1, 2],
-        num_res_blocks=1,
-        temperal_downsample=[True],
-        latents_mean=[0.1, -0.2, 0.3, 0.0],
-        latents_std=[1.5, 0.7, 1.0, 2.0],
-    )
+        **{
+            "base_dim": 8, "z_dim": LATENTS, "dim_mult": [1, 2], "num_res_blocks": 1, "temperal_downsample": [True],
+            "latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [1.5, 0.7, 1.0, 2.0], **(vae or {}),
+        }
+    )  # fmt: skip
     transformer = diffusers.QwenImageTransformer2DModel(
         **{
             "in_channels": 4 * LATENTS, "out_channels": LATENTS, "num_layers": 1, "attention_head_dim": 16,
@@ -56,12 +58,32 @@ def make_qwen_image(folder, name="QwenImagePipeline", **options):
     getattr(diffusers, name)(
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**_SCHEDULER),
         vae=vae,
-        text_encoder=qwen2_5_vl(num_hidden_layers=1),
-        tokenizer=open_tokenizer(tokenizer, "Qwen2Tokenizer"),
+        text_encoder=_language_model(tokenizer),
+        tokenizer=tokenizer,
         transformer=transformer,
         **({"controlnet": _controlnet(1)} if "ControlNet" in name else {}),
     ).save_pretrained(folder)
-    shutil.rmtree(tokenizer)
+    shutil.rmtree(source)
+
+
+def make_qwen_image_edit(folder, name="QwenImageEditPipeline", **options):
+    """Write the checkpoint of a class that edits images, with 16 pixels to a latent; others as `make_qwen_image`."""
+    levels = 4
+    vae = {"base_dim": 4, "dim_mult": [1] * levels + [2], "temperal_downsample": [False] * levels}
+    make_qwen_image(folder, vae=vae, **options)
+    index = json.loads((folder / "model_index.json").read_text())
+    entries = {"_class_name": name, "processor": ["transformers", "Qwen2VLProcessor"]}
+    (folder / "model_index.json").write_text(json.dumps({**index, **entries}))
+    (folder / "processor").mkdir()
+    config = {"image_processor_type": "Qwen2VLImageProcessor", "size": {"shortest_edge": 3136, "longest_edge": 40_000}}
+    (folder / "processor" / "preprocessor_config.json").write_text(json.dumps(config))
+
+
+def _language_model(tokenizer):
+    config = qwen2_5_vl(num_hidden_layers=1).config
+    config.image_token_id = tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    config.vision_config.depth, config.vision_config.fullatt_block_indexes = 2, [1]
+    return transformers.Qwen2_5_VLForConditionalGeneration(config).eval()
 
 
 def make_qwen_image_controlnet(folder, layers):

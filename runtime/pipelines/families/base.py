@@ -25,6 +25,7 @@ class EncodeOptions(NamedTuple):
         images_per_prompt: Rows for each prompt; rows of one prompt follow each other.
         guided: True if unconditional rows are needed.
         from_image: True if the run starts from another image.
+        task: The task of the call.
     """
 
     height: int
@@ -32,6 +33,7 @@ class EncodeOptions(NamedTuple):
     images_per_prompt: int
     guided: bool
     from_image: bool
+    task: Any = None
 
 
 class Family:

@@ -19,10 +19,12 @@ from diffoundry.runtime.pipelines.inputs import CommonInputs, PromptInputs
 from diffoundry.runtime.pipelines.norm_guidance import NormKeepingGuidance
 from diffoundry.runtime.tokenizers.chat_prompt import ChatPrompt
 
-__all__ = ["DROPPED", "TOKENS", "QwenImage", "QwenImagePromptInputs"]
+__all__ = ["DROPPED", "TOKENS", "EncodedTexts", "QwenImage", "QwenImagePromptInputs", "choose_guidance"]
 
 TOKENS = 512
 """Default of diffusers' `max_sequence_length`."""
+
+EncodedTexts = tuple[FloatArray, FloatArray, tuple[str, ...]]
 
 _MOST_TOKENS = 1024
 """Most of diffusers' `max_sequence_length`."""
@@ -83,9 +85,10 @@ class QwenImagePromptInputs(PromptInputs):
         return self.true_cfg_scale > 1 and negative
 
 
-def _choose_guidance(
+def choose_guidance(
     _inputs: CommonInputs, prompts: QwenImagePromptInputs, _denoiser: QwenImageTransformer2DModel
 ) -> Guidance:
+    """Guide by a negative prompt. See `Family.choose_guidance`."""
     return NormKeepingGuidance(scale=prompts.true_cfg_scale) if prompts.guided else Unguided()
 
 
@@ -109,19 +112,20 @@ class QwenImage(PackedLatents):
         self.denoiser: QwenImageTransformer2DModel = QwenImageTransformer2DModel(session)
         self._language_model = CausalLanguageModel(session, hidden_states=(-1,), tokens=DROPPED + TOKENS)
         self.text_encoders = (self._language_model,)
-        self.choose_guidance = _choose_guidance
+        self.choose_guidance = choose_guidance
 
     def encode(self, inputs: QwenImagePromptInputs, options: EncodeOptions) -> Condition:
         """See `Family`. diffusers: `QwenImagePipeline.encode_prompt`."""
-        most = inputs.max_sequence_length
+        most, reads = self._most(inputs), inputs.prompt is not None or inputs.negative_prompt is not None
+        seen = self._look(options, inputs.count) if reads else None
         states, mask, truncated = inputs.prompt_embeds, inputs.prompt_embeds_mask, ("",) * inputs.count
         if inputs.prompt is not None:
-            states, mask, truncated = self._encode(inputs.texts(), most)
+            states, mask, truncated = self._encode(inputs.texts(), most, seen)
         rows = [_cut(states, mask, most)]
         if options.guided:
             negative, negative_mask = inputs.negative_prompt_embeds, inputs.negative_prompt_embeds_mask
             if negative is None:
-                negative, negative_mask, _ = self._encode(inputs.negative_texts(guided=True), most)
+                negative, negative_mask, _ = self._encode(inputs.negative_texts(guided=True), most, seen)
             rows.append(_cut(negative, negative_mask, most))
         length = self._length(max(one.shape[1] for one, _ in rows))
         conditional, *unconditional = (_feeds(*pair, length, options.images_per_prompt) for pair in rows)
@@ -131,8 +135,22 @@ class QwenImage(PackedLatents):
             truncated=truncated,
         )
 
-    def _encode(self, texts: list[str], tokens: int) -> tuple[FloatArray, FloatArray, tuple[str, ...]]:
-        """Return hidden states (B, tokens, D), their mask, and the part of each prompt that was cut off."""
+    def _most(self, inputs: QwenImagePromptInputs) -> int | None:
+        """Return the number of tokens from which prompts are cut off; None for none."""
+        return inputs.max_sequence_length
+
+    def _look(self, options: EncodeOptions, count: int) -> Any:  # noqa: ARG002
+        """Return what the language model sees beside `count` prompts; by default nothing."""
+        return None
+
+    def _encode(self, texts: list[str], tokens: Any, seen: Any) -> EncodedTexts:  # noqa: ARG002
+        """Return hidden states (B, tokens, D), their mask, and the part of each prompt that was cut off.
+
+        Args:
+            texts: The prompts, or the negative ones.
+            tokens: Of `_most`.
+            seen: Of `_look`.
+        """
         encoded = self._language_model.encode(texts, DROPPED + tokens, chat=_CHAT, longest=True)
         (states,) = encoded.hidden_states
         return states[:, DROPPED:], encoded.attention_mask[:, DROPPED:], encoded.truncated
@@ -153,7 +171,7 @@ class QwenImage(PackedLatents):
         return taken or tokens
 
 
-def _cut(states: FloatArray | None, mask: FloatArray | None, tokens: int) -> tuple[FloatArray, FloatArray]:
+def _cut(states: FloatArray | None, mask: FloatArray | None, tokens: int | None) -> tuple[FloatArray, FloatArray]:
     """Return the first tokens and their mask."""
     assert states is not None, "checked: a prompt or its embeddings"
     known = np.ones(states.shape[:2], np.float32) if mask is None else np.asarray(mask, np.float32)

@@ -17,6 +17,7 @@ from diffoundry.runtime.pipelines.tasks.image_to_image import ImageToImage
 from diffoundry.runtime.pipelines.tasks.inpainting import Inpainting
 from diffoundry.runtime.pipelines.tasks.instruction import Instruction
 from diffoundry.runtime.pipelines.tasks.kontext_inpainting import KontextInpainting
+from diffoundry.runtime.pipelines.tasks.prompt_editing import PromptEditing, SeveralImageEditing
 from diffoundry.runtime.pipelines.tasks.reference import Reference
 from diffoundry.runtime.pipelines.tasks.reference_inpainting import ReferenceInpainting
 from diffoundry.runtime.pipelines.tasks.upscaling import Upscaling
@@ -35,6 +36,8 @@ TASKS: tuple[type[Task], ...] = (
     Instruction,
     Upscaling,
     ImageToImage,
+    PromptEditing,
+    SeveralImageEditing,
     Reference,
     Editing,
     TextToImage,

@@ -1,0 +1,125 @@
+"""The language model of Qwen 2.5 VL with images, whose tokens are between those of a text, on places of their own."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from diffoundry.runtime.engines.outputs import Outputs
+from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.formats.config_values import integer, integers, refuse
+from diffoundry.runtime.models.causal_lm import CausalLanguageModel, EncodedPrompts
+from diffoundry.runtime.models.qwen_vision import ImageTokens
+
+__all__ = ["IMAGE_PAD", "QwenVLTextModel", "image_positions"]
+
+IMAGE_PAD = "<|image_pad|>"
+"""Text of the token of an image."""
+
+_AXES = 3
+_MOST = 2**15
+"""Most tokens of a text with its images."""
+
+
+class QwenVLTextModel(CausalLanguageModel):
+    """transformers: `Qwen2_5_VLForConditionalGeneration`.
+
+    Rotary positions of a token have three parts, the time, the row and the column, which are equal in text.
+    """
+
+    def __init__(self, session: EngineSession, *, tokens: int) -> None:
+        """See `CausalLanguageModel`; the last hidden state is read."""
+        super().__init__(session, hidden_states=(-1,), tokens=tokens)
+        config, subject = session.bundle.config(self.name), f"{self.name}/config.json"
+        nested = config.get("text_config")
+        own = nested if isinstance(nested, dict) else config
+        rotary = own.get("rope_parameters") or own.get("rope_scaling") or {}
+        sections = integers(rotary, "mrope_section", (16, 24, 24), subject=subject)
+        if len(sections) != _AXES or sum(sections) != self.layout.head // 2:
+            raise refuse(
+                subject, "mrope_section", list(sections), f"three numbers that add up to {self.layout.head // 2}"
+            )
+        self._axis_of_channel = np.repeat(np.arange(_AXES), sections)
+        self._image_token = integer(config, "image_token_id", 151655, subject=subject, maximum=2**31)
+
+    def encode_with_images(self, texts: Sequence[str], images: Sequence[Sequence[ImageTokens]]) -> EncodedPrompts:
+        """Run the encoder.
+
+        Args:
+            texts: At least one, with `IMAGE_PAD` once for each of its images.
+            images: Of each text.
+
+        Raises:
+            InputError: A prompt has the text of an image's token, or the engine was made for fewer tokens.
+        """
+        fixed = self.fixed_tokens
+        whole = [_expand(text, shown) for text, shown in zip(texts, images, strict=True)]
+        batch = self.tokenizer(whole, max_length=_MOST, pad_to=fixed or 0, padding_side="right")
+        rows, columns = batch.input_ids.shape
+        if fixed is not None and columns > fixed:
+            raise InputError(
+                f"image: got {columns} tokens with the prompt, expected at most {fixed}: the engine of {self.name!r} "
+                f"was made for no more; use an engine for onnxruntime or openvino"
+            )
+        mask = batch.input_ids == self._image_token
+        embeds = np.zeros((rows, columns, self.layout.width), np.float32)
+        for row, shown in enumerate(images):
+            embeds[row, mask[row]] = np.concatenate([image.embeds for image in shown])
+        cos, sin = self._angles(np.stack([image_positions(*pair) for pair in zip(mask, images, strict=True)]))
+        feeds = {
+            "input_ids": batch.input_ids,
+            "attention_mask": batch.attention_mask,
+            "rotary_cos": cos,
+            "rotary_sin": sin,
+            "image_embeds": embeds,
+            "image_mask": mask.astype(np.float32),
+        }
+        outputs = Outputs(self._session.run(self.name, feeds), self.name)
+        states = tuple(outputs.take(name, (rows, columns, self.layout.width)) for name in self._outputs)
+        return EncodedPrompts(hidden_states=states, attention_mask=batch.attention_mask, truncated=("",) * rows)
+
+    def _angles(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return cosines and sines, float32 (B, S, head / 2), of positions (B, S, 3)."""
+        exponents = np.arange(0, self.layout.head, 2, dtype=np.float32) / np.float32(self.layout.head)
+        frequencies = np.float32(1.0) / np.power(np.float64(self.layout.theta), exponents).astype(np.float32)
+        angles = positions[..., self._axis_of_channel].astype(np.float32) * frequencies
+        return np.cos(angles), np.sin(angles)
+
+
+def image_positions(mask: np.ndarray, images: Sequence[ImageTokens]) -> np.ndarray:
+    """Return positions (tokens, 3) of a text with images. transformers: `Qwen2_5_VLModel.get_rope_index`.
+
+    Args:
+        mask: True at tokens of images, (tokens,).
+        images: Those of the text, in their order.
+    """
+    places, following = [], 0
+    starts = iter(images)
+    index = 0
+    while index < len(mask):
+        if mask[index]:
+            image = next(starts)
+            rows, columns = np.divmod(np.arange(image.rows * image.columns), image.columns)
+            part = np.stack([np.zeros_like(rows), rows, columns], axis=-1)
+            step = max(image.rows, image.columns)
+        else:
+            ends = np.flatnonzero(mask[index:])
+            step = int(ends[0]) if len(ends) else len(mask) - index
+            part = np.repeat(np.arange(step)[:, None], _AXES, axis=1)
+        places.append(part + following)
+        following += step
+        index += len(part)
+    return np.concatenate(places)
+
+
+def _expand(text: str, images: Sequence[ImageTokens]) -> str:
+    """Repeat the token of each image.
+
+    Raises:
+        InputError: The text has it more often.
+    """
+    parts = text.split(IMAGE_PAD)
+    if len(parts) != len(images) + 1:
+        raise InputError(f"prompt: got a text with {IMAGE_PAD}, expected one without it: it is a token of images")
+    counts = [IMAGE_PAD * (image.rows * image.columns) for image in images]
+    return "".join(part + more for part, more in zip(parts, [*counts, ""], strict=True))

@@ -1,0 +1,145 @@
+"""Editing by a prompt: the denoiser sees images as further tokens, and the language model sees them too."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
+from diffoundry.runtime.models.flux_transformer_2d import PATCH
+from diffoundry.runtime.models.protocols import FloatArray
+from diffoundry.runtime.models.qwen_image_transformer_2d import reference_name
+from diffoundry.runtime.pipelines.families.base import Family
+from diffoundry.runtime.pipelines.inputs import CommonInputs
+from diffoundry.runtime.pipelines.tasks.base import LoopInit, Task, TaskContext
+from diffoundry.runtime.pipelines.tasks.schedule import start_at_index
+from diffoundry.runtime.pipelines.tasks.source_images import fill_batch, image_size, read_image
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["PromptEditing", "SeveralImageEditing", "area_size"]
+
+_AREA = 1024 * 1024
+"""Pixels of an image that the denoiser sees."""
+
+_SEEN_AREA = 384 * 384
+"""Pixels of an image that the language model sees, where it sees several. diffusers: `CONDITION_IMAGE_SIZE`."""
+
+_STEP = 32
+
+
+def area_size(area: int, image: "Image") -> tuple[int, int]:
+    """Return height and width with the ratio of an image, of about an area. diffusers: `calculate_dimensions`."""
+    ratio = image.width / image.height
+    width = math.sqrt(area * ratio)
+    return round(width / ratio / _STEP) * _STEP, round(width / _STEP) * _STEP
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PromptEditing(Task):
+    """diffusers: `QwenImageEditPipeline`.
+
+    Attributes:
+        image: PIL image to edit: one for all prompts, or one for each, of one size.
+    """
+
+    name: ClassVar[str] = "prompt_editing"
+    label: ClassVar[str] = "editing an image"
+    required_args: ClassVar[tuple[str, ...]] = ("image",)
+    from_image: ClassVar[bool] = True
+    named_only: ClassVar[bool] = True
+    last: ClassVar[bool] = False
+
+    image: "Image | Sequence[Image]"
+
+    def check(self, inputs: CommonInputs, family: Family) -> None:  # noqa: ARG002
+        """See `Task.check`."""
+        if not self.images():
+            raise InputError("image: got an empty list, expected at least one image")
+        for image in self.images():
+            if not hasattr(image, "getbands"):
+                raise InputError(f"image: got {type(image).__name__}, expected a PIL image, or a list of PIL images")
+            image_size(image)
+
+    def size(self, inputs: CommonInputs, default: tuple[int, int], vae: AutoencoderKL) -> tuple[int, int]:  # noqa: ARG002
+        """See `Task.size`: about 1024 x 1024 pixels in the ratio of the image, or those of the call; whole tokens."""
+        own, multiple = area_size(_AREA, self.images()[-1 if self.last else 0]), vae.scale_factor * PATCH
+        height, width = (
+            (asked or side) // multiple * multiple
+            for asked, side in zip((inputs.height, inputs.width), own, strict=True)
+        )
+        return height, width
+
+    def begin(self, context: TaskContext) -> LoopInit:
+        """Encode the likeliest latents of the images, and draw noise; diffusers: `prepare_latents`."""
+        feeds = {}
+        for index, pixels in enumerate(self.pixels()):
+            latents = fill_batch(context.vae.normalize(context.vae.mode(pixels)), context.images)
+            feeds[reference_name(index)] = np.concatenate([latents] * context.copies)
+        timesteps = start_at_index(context.scheduler, context.begin_index or 0)
+        return LoopInit(latents=context.noise() * context.noise_scale, timesteps=timesteps, feeds=feeds)
+
+    def images(self) -> list[Any]:
+        """Return the images of the call."""
+        image: Any = self.image
+        return list(image) if isinstance(image, Sequence) else [image]
+
+    def pixels(self) -> list[FloatArray]:
+        """Return the pixels in -1..1 of each image that the denoiser sees, (1 or prompts, 3, H, W)."""
+        return [np.concatenate([read_image(image, *self._sides()) for image in self._resized()])]
+
+    def shown(self, count: int) -> list[list[Any]]:
+        """Return the images that the language model sees with each of `count` prompts.
+
+        Raises:
+            InputError: There are neither one nor as many.
+        """
+        images = self._resized()
+        if len(images) not in (1, count):
+            raise InputError(f"image: got {len(images)} for {count} prompts, expected one, or one for each")
+        return [[image] for image in (images if len(images) == count else images * count)]
+
+    def _sides(self) -> tuple[int, int]:
+        return area_size(_AREA, self.images()[0])
+
+    def _resized(self) -> list[Any]:
+        """Return what is shown: an image alone in the size of the result, those of a list as they are.
+
+        So does diffusers, whose function for sizes passes lists on.
+        """
+        if isinstance(self.image, Sequence):
+            return self.images()
+        return [_resize(image, *self._sides()) for image in self.images()]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SeveralImageEditing(PromptEditing):
+    """diffusers: `QwenImageEditPlusPipeline`.
+
+    Attributes:
+        image: PIL images of any sizes, all of which are seen in every result.
+    """
+
+    name: ClassVar[str] = "several_image_editing"
+    label: ClassVar[str] = "editing images"
+    last: ClassVar[bool] = True
+
+    image: "Image | Sequence[Image]"
+
+    def pixels(self) -> list[FloatArray]:
+        """See `PromptEditing`."""
+        return [read_image(image, *area_size(_AREA, image)) for image in self.images()]
+
+    def shown(self, count: int) -> list[list[Any]]:
+        """See `PromptEditing`."""
+        return [[_resize(image, *area_size(_SEEN_AREA, image)) for image in self.images()]] * count
+
+
+def _resize(image: "Image", height: int, width: int) -> "Image":
+    from PIL.Image import Resampling
+
+    return image.resize((width, height), Resampling.LANCZOS)
