@@ -144,9 +144,13 @@ class TorchBenchmark:
         height, width = request.height or default[0], request.width or default[1]
         config = self.pipeline.vae.config
         channels = config.z_dim if "z_dim" in config else config.latent_channels
+        if hasattr(
+            self.pipeline, "_patchify_latents"
+        ):  # FLUX.2, which takes tokens of 2 x 2 latents in rows and columns
+            channels, factor = 4 * channels, 2 * factor
         shape = 1, channels, height // factor, width // factor
         latents = torch.randn(shape, generator=generator).to(self._dtype)
-        pack = getattr(self.pipeline, "_pack_latents", None)
+        pack = None if hasattr(self.pipeline, "_patchify_latents") else getattr(self.pipeline, "_pack_latents", None)
         return {"latents": latents if pack is None else pack(latents, *shape)}
 
     def _watch_networks(self) -> None:

@@ -14,6 +14,8 @@ __all__ = ["decoder_cases", "encoder_cases"]
 
 def decoder_cases(pipeline: Any, trace: Trace) -> list[ComponentCase]:
     """Make a case of a run's final latents, in the VAE's own scale."""
+    if isinstance(pipeline.vae, diffusers.AutoencoderKLFlux2):
+        return [_token_case(pipeline, trace)]
     latents = trace.latents[-1]
     if latents.ndim == 3:  # tokens in a row
         size = (*trace.result.shape[:2], pipeline.vae_scale_factor)
@@ -21,8 +23,23 @@ def decoder_cases(pipeline: Any, trace: Trace) -> list[ComponentCase]:
     decode = _decode_frame if isinstance(pipeline.vae, diffusers.AutoencoderKLQwenImage) else _decode
     with torch.inference_mode():
         latents, sample = decode(pipeline.vae, latents)
+    return [_decoder_case(trace, latents, sample)]
+
+
+def _decoder_case(trace: Trace, latents: np.ndarray, sample: torch.Tensor) -> ComponentCase:
     feeds, expected = {"latent_sample": latents}, {"sample": to_numpy(sample)}
-    return [ComponentCase(component="vae_decoder", label=f"latents of {trace.name}", feeds=feeds, expected=expected)]
+    return ComponentCase(component="vae_decoder", label=f"latents of {trace.name}", feeds=feeds, expected=expected)
+
+
+def _token_case(pipeline: Any, trace: Trace) -> ComponentCase:
+    """Make the case of FLUX.2, whose latents are normalized tokens. diffusers: `Flux2Pipeline.__call__`."""
+    vae = pipeline.vae
+    place = [side // (2 * pipeline.vae_scale_factor) for side in trace.result.shape[:2]]
+    tokens = torch.from_numpy(trace.latents[-1]).permute(0, 2, 1).unflatten(2, place)
+    deviation = torch.sqrt(vae.bn.running_var + vae.config.batch_norm_eps)
+    with torch.inference_mode():
+        latents = pipeline._unpatchify_latents(tokens * deviation[:, None, None] + vae.bn.running_mean[:, None, None])  # noqa: SLF001
+        return _decoder_case(trace, to_numpy(latents), vae.decode(latents).sample)
 
 
 def encoder_cases(pipeline: Any, trace: Trace) -> list[ComponentCase]:
