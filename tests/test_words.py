@@ -65,6 +65,10 @@ def test_docstrings_use_plain_words():
     assert faults == []
 
 
+TRAINED_TEXT = 'f"Picture {index + 1}: '
+"""In the prompts of Qwen-Image-Edit, as the model was trained with it."""
+
+
 def test_images_are_generated():
     """diffusers and the vendors say image and generate; "inpaint" and "RePaint" are their own words."""
     word = re.compile(r"(?<![A-Za-z])(pictur|paint)", re.IGNORECASE)
@@ -72,7 +76,7 @@ def test_images_are_generated():
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
         for path in tracked(".py", ".md")
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
-        if word.search(line)
+        if word.search(line.replace(TRAINED_TEXT, ""))
     ]
     assert faults == []
 

@@ -60,7 +60,7 @@ class AutoencoderKLFlux2(AutoencoderKL):
         deviation = np.sqrt(variance + np.float32(self._epsilon))
         return mean.reshape(1, -1, 1, 1), deviation.reshape(1, -1, 1, 1)
 
-    def normalize(self, latents: FloatArray) -> FloatArray:
+    def normalize(self, latents: FloatArray, *, statistics: bool = True) -> FloatArray:  # noqa: ARG002
         """See `AutoencoderKL`: own latents (B, C, h, w) to tokens (B, 4 C, h / 2, w / 2)."""
         return self.standardize(pack_latents(latents).transpose(0, 3, 1, 2))
 
