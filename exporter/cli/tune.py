@@ -4,12 +4,11 @@ import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from diffoundry.exporter.cli.verify_options import ProgressLine
-from diffoundry.exporter.tune.session import Tuned, tune
 from diffoundry.exporter.verify.prompts import PROMPTS
 from diffoundry.exporter.verify.request import VerifyRequest
 from diffoundry.runtime.bundle.bundle import Bundle
@@ -25,6 +24,9 @@ from diffoundry.runtime.cli.options import (
 )
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.presets import PRESETS_FILE, read_presets
+
+if TYPE_CHECKING:
+    from diffoundry.exporter.tune.session import Tuned
 
 __all__ = ["command"]
 
@@ -92,6 +94,9 @@ def command(bundle: Path, *, min_psnr: float, preset: str, as_json: bool, **valu
         complete_edit(bundle, PRESETS_FILE)  # an edit that was interrupted keeps a bundle shut
     opened = Bundle(bundle)
     known = read_presets(opened)
+
+    from diffoundry.exporter.tune.session import tune  # imports PyTorch: after every check of words
+
     with ProgressLine(keep=False) as progress:
         result = tune(opened, request, min_psnr, progress.update)
     if result.found is not None:
@@ -104,7 +109,7 @@ def command(bundle: Path, *, min_psnr: float, preset: str, as_json: bool, **valu
         sys.exit(1)
 
 
-def _preset(result: Tuned, scale: float | None) -> dict[str, Any]:
+def _preset(result: "Tuned", scale: float | None) -> dict[str, Any]:
     """Return the arguments of a call, and their measured price."""
     assert result.found is not None
     assert result.held_out is not None
@@ -128,7 +133,7 @@ def _preset(result: Tuned, scale: float | None) -> dict[str, Any]:
     }
 
 
-def _report(result: Tuned, preset: str) -> dict[str, Any]:
+def _report(result: "Tuned", preset: str) -> dict[str, Any]:
     reports = {"searched": result.searched, "held_out": result.held_out}
     return {
         "engines": result.name,
@@ -139,7 +144,7 @@ def _report(result: Tuned, preset: str) -> dict[str, Any]:
     }
 
 
-def _tell(result: Tuned, preset: str, bundle: Path, min_psnr: float) -> None:
+def _tell(result: "Tuned", preset: str, bundle: Path, min_psnr: float) -> None:
     from diffoundry.exporter.cli.tune_tables import approximation_table
 
     if result.held_out is None:

@@ -44,7 +44,7 @@ class Flux2Module(FluxEmbeddings):
         """See `NetworkModule.graph_outputs`: tokens in rows and columns."""
         return FluxEmbeddings.graph_outputs({**passed, "img_ids": passed["img_ids"][0]}, outputs)
 
-    def _predict(  # type: ignore[override]  # the inputs of another network
+    def _predict(
         self,
         hidden_states: torch.Tensor,
         timestep: torch.Tensor,

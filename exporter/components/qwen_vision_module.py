@@ -50,7 +50,7 @@ class QwenVisionModule(torch.nn.Module):
         count = states.shape[1]
         for index, block in enumerate(self.blocks):
             if index in self.whole:
-                states = _run_block(block, states.flatten(0, 1)[None], *joined)[0].unflatten(0, (-1, count))
+                states = torch.unflatten(_run_block(block, states.flatten(0, 1)[None], *joined)[0], 0, (-1, count))
             else:
                 states = _run_block(block, states, angles, hidden)
         normalized = self.merger.ln_q(states)

@@ -21,7 +21,7 @@ from diffoundry.runtime.models.safety_checker import StableDiffusionSafetyChecke
 from diffoundry.runtime.pipelines.approximations.approximate import approximate
 from diffoundry.runtime.pipelines.call_arguments import call_signature, has_signature, start_signature
 from diffoundry.runtime.pipelines.callback import make_step_end
-from diffoundry.runtime.pipelines.denoising import StopSignal, denoise
+from diffoundry.runtime.pipelines.denoising import Predict, StopSignal, denoise
 from diffoundry.runtime.pipelines.families.base import EncodeOptions, Family
 from diffoundry.runtime.pipelines.guidance import Guidance
 from diffoundry.runtime.pipelines.habits import argument_advice
@@ -180,7 +180,7 @@ class DiffusionPipeline(PipelineInterface):
             own = guidance, condition, init, call.prompts, context
             parts = self.parts.begin(call.parts, *own, seen, len(timesteps))
             after_step = parts.after_step(init.after_step)
-        predict = partial(self._predict, guidance, feeds, init.channels, parts)
+        predict: Predict = partial(self._predict, guidance, feeds, init.channels, parts)
         if common.guidance_interval or common.cache:
             plan = common.guidance_interval, common.cache, guidance, scheduler, len(timesteps)
             predict = approximate(lambda one: partial(self._predict, one, feeds, init.channels, parts), *plan)

@@ -46,8 +46,8 @@ def plan_run(
     if timesteps is not None and sigmas is not None:
         raise InputError("timesteps and sigmas: got both, expected at most one of them")
     if mu is None and image_tokens is not None:
-        computed = compute_mu is not None and scheduler.takes_mu
-        mu = compute_mu(image_tokens, steps) if computed else mu_for(scheduler, image_tokens)
+        own = compute_mu if scheduler.takes_mu else None
+        mu = mu_for(scheduler, image_tokens) if own is None else own(image_tokens, steps)
     placed = "sigmas" not in scheduler.custom_schedules or scheduler.config.get("use_flow_sigmas")
     if even_sigmas and timesteps is None and sigmas is None and not placed:
         sigmas = np.linspace(1.0, 1 / steps, steps).tolist()

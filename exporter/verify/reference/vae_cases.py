@@ -35,7 +35,7 @@ def _token_case(pipeline: Any, trace: Trace) -> ComponentCase:
     """Make the case of FLUX.2, whose latents are normalized tokens. diffusers: `Flux2Pipeline.__call__`."""
     vae = pipeline.vae
     place = [side // (2 * pipeline.vae_scale_factor) for side in trace.result.shape[:2]]
-    tokens = torch.from_numpy(trace.latents[-1]).permute(0, 2, 1).unflatten(2, place)
+    tokens = torch.unflatten(torch.from_numpy(trace.latents[-1]).permute(0, 2, 1), 2, place)
     deviation = torch.sqrt(vae.bn.running_var + vae.config.batch_norm_eps)
     with torch.inference_mode():
         latents = pipeline._unpatchify_latents(tokens * deviation[:, None, None] + vae.bn.running_mean[:, None, None])  # noqa: SLF001

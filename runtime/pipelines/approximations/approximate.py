@@ -140,7 +140,7 @@ class _GuidedSteps:
 class _Rows(Unguided):
     """Both halves of the denoiser's output as they are."""
 
-    copies = 2  # type: ignore[misc]  # the rows of the negative prompts are run
+    copies = 2
 
 
 class _Prompts(Unguided, StepGuidance):

@@ -85,13 +85,13 @@ class Family:
     plans_strength: ClassVar[bool] = False
     ends_denoised: ClassVar[bool] = False
     keeps_own_noise: ClassVar[bool] = False
-    compute_mu: ClassVar[Callable[[int, int], float] | None] = None
     even_sigmas: ClassVar[bool] = False
     tasks: ClassVar[tuple[str, ...] | None] = None
     returns_own_latents: ClassVar[bool] = False
     returns_flags: ClassVar[bool] = False
 
     choose_guidance: Callable[[CommonInputs, Any, Any], Guidance] | None = None
+    compute_mu: Callable[[int, int], float] | None = None
     choose_size: Callable[[tuple[int, int], Any], tuple[int, int]] | None = None
     required_args: tuple[str, ...] = ()
     noising_scheduler: Scheduler[Any]

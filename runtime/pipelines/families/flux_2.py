@@ -56,7 +56,7 @@ class Flux2Klein(Family):
         "reference_inpainting": {"num_inference_steps": 50, "guidance_scale": 8.0, "strength": 0.8},
     }
     begin_index: ClassVar[int | None] = 0
-    compute_mu: ClassVar[Callable[[int, int], float] | None] = staticmethod(empirical_mu)
+    compute_mu: Callable[[int, int], float] | None = staticmethod(empirical_mu)
     even_sigmas: ClassVar[bool] = True
     scales_latents: ClassVar[bool] = False
     returns_own_latents: ClassVar[bool] = True

@@ -89,6 +89,8 @@ class Session:
     def declared_inputs(self, _name):
         return self.spec.inputs
 
+    inputs = declared_inputs
+
     def run(self, _name, feeds):
         types_of = {spec.name: spec.dtype for spec in self.spec.inputs}
         assert feeds.keys() == types_of.keys()

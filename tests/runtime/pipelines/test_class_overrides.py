@@ -51,6 +51,13 @@ def _construct(name, networks, scheduler):
     empty = {key: None for key, value in taken.items() if key != "self" and value.default is inspect.Parameter.empty}
     extra = {"requires_safety_checker": False} if "requires_safety_checker" in taken else {}
     parts = {key: value for key, value in networks.items() if key in taken}
+    if name.startswith("QwenImage"):
+        parts["vae"] = diffusers.AutoencoderKLQwenImage(base_dim=4, z_dim=4, num_res_blocks=1)
+    if name == "Flux2KleinKVPipeline":
+        parts["transformer"] = diffusers.Flux2Transformer2DModel(
+            num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=1, joint_attention_dim=8,
+            axes_dims_rope=(4, 4, 4, 4), in_channels=4,
+        )  # fmt: skip
     return cls(**{**empty, **extra, **parts, "scheduler": scheduler})
 
 
