@@ -72,21 +72,19 @@ def search(
     Raises:
         InputError: The pipeline takes none of them.
     """
-    first, hopeful, refusal = exact[:1], [], ""
+    first, hopeful, refusals = exact[:1], [], []
     for index, one in enumerate(tried):
         if on_try is not None:
             on_try(index, len(tried), one.text)
         try:
             report = compare(pipeline, settings, one, first, timed=False)
         except DiffoundryError as error:  # another scheduler may not fit, a system may have no guidance of its own
-            refusal = str(error)
+            refusals.append(str(error))
             continue
         if report.psnr >= min_psnr - _LOST and report.fewer_rows > 1:
             hopeful.append((report.rows, -report.psnr, one))
-    if not hopeful and refusal:
-        raise InputError(
-            f"tune: no approximation of {len(tried)} is within {min_psnr:g} dB; the last was refused: {refusal}"
-        )
+    if len(refusals) == len(tried):
+        raise InputError(f"tune: this bundle takes none of {len(tried)} approximations; the last: {refusals[-1]}")
     found = []
     for _, _, one in sorted(hopeful, key=lambda entry: entry[:2]):
         report = compare(pipeline, settings, one, exact, timed=False)

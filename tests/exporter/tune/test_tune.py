@@ -72,10 +72,10 @@ def test_the_cheapest_within_the_budget(exact):
         found = search(pipeline, settings, images, distances[index] - 0.01, FEW)
         assert found[0][0] == one
     assert search(pipeline, settings, images, distances[-1] + 11, FEW) == []
-    with pytest.raises(
-        InputError, match="none of 1 approximations is within 10 dB, and the last was refused: scheduler"
-    ):
-        search(pipeline, settings, images, 10, [Approximation(scheduler="FlowMatchEulerDiscrete")])
+    refused = Approximation(scheduler="FlowMatchEulerDiscrete")
+    with pytest.raises(InputError, match="tune: this bundle takes none of 1 approximations; the last: FlowMatchEuler"):
+        search(pipeline, settings, images, 10, [refused])
+    assert search(pipeline, settings, images, distances[-1] + 11, [refused, FEW[0]]) == []
 
 
 def test_candidates_are_read_as_they_are_written():

@@ -13,6 +13,8 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 from tiny_flux import SCHNELL, make_flux
 
+from diffoundry.exporter.tune import session
+from diffoundry.exporter.tune.approximation import Approximation
 from diffoundry.runtime import load
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.cli.group import COMMANDS, group
@@ -32,6 +34,7 @@ _TRIED = {
     },
     "verify": {"bundle", "--against", "--cache-dir", "--html"},
     "compare": {"bundle", "--against", "--cache-dir", "--html"},
+    "tune": {"bundle", "--cache-dir"},
     "bench": {"bundle", "--cache-dir", "--html"},
     "inspect": {"bundle"},
     "schedulers": {"bundle"},
@@ -138,6 +141,16 @@ def test_bench_and_inspect(away, wide_bundle, capsys):
     few = ["--warmups", 0, "--repeats", 1, "--steps", 1]
     _run("bench", bundle, "--target", "openvino", "--cache-dir", "cache", *few, "--html", "new/bench.html")
     assert Path("new/bench.html").read_text().startswith("<!DOCTYPE html>")
+    assert any(Path("cache").iterdir())
+
+
+def test_tune(away, wide_bundle, monkeypatch, capsys):
+    bundle = _bring(wide_bundle("sd1-tiny"), "b")
+    monkeypatch.setattr(session, "candidates", lambda _steps: [Approximation(cache="taylor:1")])
+    few = ["--min-psnr", 0, "--prompts", 2, "--steps", 8, "--target", "openvino", "--cache-dir", "cache", "--json"]
+    _run("tune", bundle, *few)
+    assert json.loads(capsys.readouterr().out)["approximation"] == "cache=taylor:1"
+    assert (Path(bundle) / "presets.json").is_file()
     assert any(Path("cache").iterdir())
 
 
