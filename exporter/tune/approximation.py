@@ -1,6 +1,5 @@
 """An approximation of the loop as text, such as "steps=12,cache=taylor:1", and as arguments of a call."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,17 +51,6 @@ class Approximation:
             "cache": self.cache,
         }
         return {name: value for name, value in values.items() if value is not None}
-
-    @classmethod
-    def of_arguments(cls, arguments: Mapping[str, Any]) -> "Approximation":
-        """Revert `arguments`."""
-        interval = arguments.get("guidance_interval")
-        return cls(
-            steps=arguments.get("num_inference_steps"),
-            scheduler=arguments.get("scheduler"),
-            guidance_interval=None if interval is None else tuple(interval),
-            cache=arguments.get("cache"),
-        )
 
 
 def parse_approximation(text: str, subject: str = "--approximation") -> Approximation:

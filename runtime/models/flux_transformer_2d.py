@@ -143,6 +143,12 @@ def token_feeds(sample: FloatArray, timestep: float, axes: tuple[int, ...]) -> t
 class ReferenceTransformer(PatchTransformer):
     """A transformer over tokens of 2 x 2 latents that may also see tokens of other images."""
 
+    def _set_packed(self, in_channels: int, out_channels: int, width: int) -> None:
+        """Set the sizes of a network that takes and returns tokens of so many channels, and computes with `width`."""
+        self.in_channels, self.out_channels = in_channels // PATCH**2, out_channels // PATCH**2
+        self.patch_size, self.sample_size = PATCH, (SIDE, SIDE)
+        self.first_channels = width
+
     @property
     def reference_limit(self) -> int | None:
         """The only number of other images' tokens that the engine takes; None for any, 0 without the inputs."""
@@ -188,11 +194,7 @@ class FluxTransformer2DModel(ReferenceTransformer):
         """
         super().__init__(session)
         self.layout = read_layout(self._config, self._subject)
-        self.in_channels, self.out_channels = (
-            channels // PATCH**2 for channels in (self.layout.in_channels, self.layout.out_channels)
-        )
-        self.patch_size, self.sample_size = PATCH, (SIDE, SIDE)
-        self.first_channels = self.layout.channels
+        self._set_packed(self.layout.in_channels, self.layout.out_channels, self.layout.channels)
 
     @property
     def embeds_guidance(self) -> bool:

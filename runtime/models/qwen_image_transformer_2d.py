@@ -7,10 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from diffoundry.runtime.engines.session import EngineSession
-from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.formats.config_values import Config, flag, integer, integers, refuse
-from diffoundry.runtime.models.denoiser import PatchTransformer
-from diffoundry.runtime.models.flux_transformer_2d import PATCH, SIDE, pack_latents, unpack_latents
+from diffoundry.runtime.models.flux_transformer_2d import PATCH, ReferenceTransformer, pack_latents, unpack_latents
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.rotary import grid_positions, rotary_angles
 
@@ -140,7 +138,7 @@ def _angles(positions: npt.NDArray[np.float64], axes: Sequence[int]) -> tuple[Fl
     return rotary_angles(positions, axes, dtype=np.float32)
 
 
-class QwenImageTransformer2DModel(PatchTransformer):
+class QwenImageTransformer2DModel(ReferenceTransformer):
     """A `Denoiser` over latents (B, C, h, w), packed here to tokens of 2 x 2. diffusers: `QwenImageTransformer2DModel`.
 
     Qwen team 2025, https://arxiv.org/abs/2508.02324.
@@ -162,18 +160,7 @@ class QwenImageTransformer2DModel(PatchTransformer):
         """
         super().__init__(session)
         self.layout = read_layout(self._config, self._subject)
-        self.in_channels, self.out_channels = (
-            channels // PATCH**2 for channels in (self.layout.in_channels, self.layout.out_channels)
-        )
-        self.patch_size, self.sample_size = PATCH, (SIDE, SIDE)
-        self.first_channels = self.layout.channels
-
-    @property
-    def reference_limit(self) -> int | None:
-        """The only number of tokens of other images that the engine takes; None for any, 0 without the inputs."""
-        shapes = {spec.name: spec.shape for spec in self._session.declared_inputs(self.component)}
-        tokens = shapes.get("reference_cos", (0,))[0]
-        return tokens if isinstance(tokens, int) else None
+        self._set_packed(self.layout.in_channels, self.layout.out_channels, self.layout.channels)
 
     def __call__(self, sample: FloatArray, timestep: float, conditioning: Feeds) -> FloatArray:
         """See `Denoiser`; the network takes a thousandth of the timestep."""
@@ -204,11 +191,7 @@ class QwenImageTransformer2DModel(PatchTransformer):
         for index, other in enumerate(others, 1):
             cos, sin = _angles(centered_positions(index, *other.shape[1:3]), self.layout.axes)
             tables.append((cos.reshape(-1, half), sin.reshape(-1, half)))
-        joined, limit = np.concatenate(rows, axis=1), self.reference_limit
-        if limit is not None and joined.shape[1] != limit:
-            raise InputError(
-                f"image: got {joined.shape[1]} tokens of 2 x 2 latents, expected {limit}: the engine of "
-                f"{self.component!r} was made for no other number; use an engine for onnxruntime or openvino"
-            )
+        joined = np.concatenate(rows, axis=1)
+        self.check_reference(joined.shape[1])
         cos, sin = (np.concatenate(parts) for parts in zip(*tables, strict=True))
         return {"reference_hidden_states": joined, "reference_cos": cos, "reference_sin": sin}

@@ -10,6 +10,7 @@ from diffoundry.runtime.errors import BundleError
 from diffoundry.runtime.models.controlnet import ControlNetModel
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.pipelines.input_shapes import shape_of_input
+from diffoundry.runtime.pipelines.step_guidance import last_rows
 
 __all__ = ["ActiveNet", "Residuals"]
 
@@ -81,8 +82,7 @@ class Residuals:
         for net in self._nets:
             scale = net.scales[index]
             if scale:
-                inputs = {**self._conditioning, **net.feeds}
-                own = {name: array[-len(rows) :] for name, array in inputs.items()}  # prompts are last
+                own = last_rows({**self._conditioning, **net.feeds}, len(rows))
                 image = net.image[-len(rows) :]
                 residuals = net.model(rows, timestep, own, image, scale=scale, guess_mode=self._guess_mode)
                 for name, residual in residuals.items():

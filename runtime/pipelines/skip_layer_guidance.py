@@ -8,7 +8,7 @@ import numpy as np
 from diffoundry.runtime.models.protocols import Denoiser, Feeds, FloatArray
 from diffoundry.runtime.models.sd3_transformer_2d import SKIP_LAYERS
 from diffoundry.runtime.pipelines.guidance import ClassifierFreeGuidance
-from diffoundry.runtime.pipelines.step_guidance import StepGuidance
+from diffoundry.runtime.pipelines.step_guidance import StepGuidance, last_rows
 
 __all__ = ["SkipLayerGuidance"]
 
@@ -62,7 +62,7 @@ class SkipLayerGuidance(ClassifierFreeGuidance, StepGuidance):
         """
         prediction = self.combine(output)
         rows = len(prediction)
-        own = {name: array[-rows:] for name, array in feeds.items()}
+        own = dict(last_rows(feeds, rows))
         own[SKIP_LAYERS] = np.repeat(self.skipped, rows, axis=0)
         without: FloatArray = denoiser(sample[-rows:], timestep, own)
         total: FloatArray = prediction + (output[-rows:] - without) * self.skip_scale

@@ -4,7 +4,7 @@ from typing import Any
 
 from diffoundry.runtime.models.protocols import Denoiser, Feeds, FloatArray
 
-__all__ = ["StepGuidance"]
+__all__ = ["StepGuidance", "last_rows"]
 
 
 class StepGuidance:
@@ -25,3 +25,8 @@ class StepGuidance:
             index: Of the step, 0 for the first.
         """
         raise NotImplementedError
+
+
+def last_rows(feeds: Feeds, count: int) -> Feeds:
+    """Return the last rows of each input, which are those of the prompts where negative prompts have rows too."""
+    return {name: array[-count:] for name, array in feeds.items()}

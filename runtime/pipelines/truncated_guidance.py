@@ -7,7 +7,7 @@ import numpy as np
 
 from diffoundry.runtime.models.protocols import Denoiser, Feeds, FloatArray
 from diffoundry.runtime.pipelines.guidance import Condition, stack
-from diffoundry.runtime.pipelines.step_guidance import StepGuidance
+from diffoundry.runtime.pipelines.step_guidance import StepGuidance, last_rows
 
 __all__ = ["TruncatedGuidance", "predict_prompts"]
 
@@ -71,5 +71,5 @@ class TruncatedGuidance(StepGuidance):
 def predict_prompts(denoiser: Denoiser | Any, sample: FloatArray, timestep: float, feeds: Feeds) -> FloatArray:
     """Return the prediction for the prompts, whose rows are the second half; arguments as `StepGuidance.predict`."""
     rows = len(sample) // 2
-    prediction: FloatArray = denoiser(sample[rows:], timestep, {name: array[rows:] for name, array in feeds.items()})
+    prediction: FloatArray = denoiser(sample[rows:], timestep, last_rows(feeds, rows))
     return prediction

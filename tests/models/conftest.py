@@ -78,6 +78,17 @@ def tiny_checkpoint(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def tiny_base(data_folder, tiny_checkpoint, tmp_path_factory):
+    """The tiny checkpoint, with the labels of two of the four emoji."""
+    from diffoundry_models.emoji.training import data
+
+    folder = tmp_path_factory.mktemp("base") / "base"
+    shutil.copytree(tiny_checkpoint, folder)
+    data.write_captions(data.load_emoji(data_folder)[:2], folder / "captions.json")
+    return folder
+
+
 @pytest.fixture
 def workspace(data_folder, tiny_checkpoint):
     """Makes a workspace on the tiny data: `workspace(out, scratch=False, count=4)`."""

@@ -28,15 +28,6 @@ OPTIONS = loop.Options(steps=2, batch=3, lr=1e-3, warmup=1, decay=0.5, seed=4)
 
 
 @pytest.fixture(scope="module")
-def tiny_base(data_folder, tiny_checkpoint, tmp_path_factory):
-    """The tiny checkpoint, with the labels of two of the four emoji."""
-    folder = tmp_path_factory.mktemp("base") / "base"
-    shutil.copytree(tiny_checkpoint, folder)
-    data.write_captions(data.load_emoji(data_folder)[:2], folder / "captions.json")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def tiny_dit(tmp_path_factory):
     """The shipped wiring around a network of a few thousand weights, all of them drawn."""
     folder = tmp_path_factory.mktemp("dit")

@@ -11,7 +11,7 @@ from diffoundry.runtime.models.protocols import Denoiser, Feeds, FloatArray
 from diffoundry.runtime.pipelines.approximations.caches import Calls, Forecast, SeaCalls, TaylorCalls
 from diffoundry.runtime.pipelines.denoising import Predict
 from diffoundry.runtime.pipelines.guidance import ClassifierFreeGuidance, Guidance, Unguided
-from diffoundry.runtime.pipelines.step_guidance import StepGuidance
+from diffoundry.runtime.pipelines.step_guidance import StepGuidance, last_rows
 from diffoundry.runtime.schedulers import Scheduler
 
 __all__ = ["approximate", "with_cache"]
@@ -155,8 +155,7 @@ class _Prompts(Unguided, StepGuidance):
         index: int,  # noqa: ARG002
     ) -> FloatArray:
         """See `StepGuidance.predict`; the rows of the prompts are the last."""
-        own = {name: array[-len(sample) :] for name, array in feeds.items()}
-        prediction: FloatArray = denoiser(sample, timestep, own)
+        prediction: FloatArray = denoiser(sample, timestep, last_rows(feeds, len(sample)))
         return prediction
 
 

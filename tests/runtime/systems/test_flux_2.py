@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from diffusers.pipelines.flux2.image_processor import Flux2ImageProcessor
 from PIL.Image import Image, fromarray
 from PIL.Image import open as open_image
 from system_pair import compare_system, open_theirs
@@ -115,7 +116,7 @@ def test_odd_sizes_are_cut_to_tokens_as_diffusers_does(ours, theirs, inpaint):
 
 
 def test_large_images_are_resized_and_cut_as_diffusers_does():
-    processor = diffusers.pipelines.flux2.image_processor.Flux2ImageProcessor()
+    processor = Flux2ImageProcessor()
     for size in ((1500, 800), (1024, 1040), (999, 70)):
         image = noise(67, 91).resize(size)
         small = processor._resize_if_exceeds_area(image)
@@ -127,8 +128,9 @@ def test_large_images_are_resized_and_cut_as_diffusers_does():
 @pytest.mark.slow
 def test_an_inpainted_region_is_resized_into_the_image(ours, inpaint, monkeypatch):
     """As other pipelines of diffusers do. That of FLUX.2 cuts the middle out of the generated image instead."""
-    processor = diffusers.pipelines.flux2.image_processor.Flux2ImageProcessor
-    monkeypatch.setattr(processor, "_resize_and_crop", diffusers.image_processor.VaeImageProcessor._resize_and_crop)
+    monkeypatch.setattr(
+        Flux2ImageProcessor, "_resize_and_crop", diffusers.image_processor.VaeImageProcessor._resize_and_crop
+    )
     mask = fromarray(np.pad(np.full((12, 20), 255, np.uint8), ((30, 28), (40, 41))))
     cropped = {"num_inference_steps": 3, "image": IMAGE, "mask_image": mask, "padding_mask_crop": 4}
     cropped |= {"num_images_per_prompt": 2, "max_sequence_length": 20}

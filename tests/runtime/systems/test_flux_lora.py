@@ -2,12 +2,12 @@
 
 import inspect
 
-import numpy as np
 import pytest
 import torch
 from diffusers.loaders import lora_conversion_utils, single_file_utils
 from safetensors.torch import save_file
-from system_pair import compare_system, open_theirs
+from system_lora import check_lora
+from system_pair import open_theirs
 from tiny_flux import DEV, make_flux
 
 from diffoundry.runtime import load
@@ -46,20 +46,6 @@ def tiny(function, width):
     return names[function.__name__]
 
 
-def check(bundle, theirs, file, targets=("onnxruntime",), **expected):
-    """Follow diffusers with a LoRA, and see that the base comes back as it was."""
-    for target in targets:
-        ours = load(bundle, target=target)
-        settings = {**ARGUMENTS, "seed": 0, "output_type": "latent"}
-        before = ours(**settings).images
-        report = ours.loras.load(file)
-        compare_system(ours, theirs, **ARGUMENTS)
-        assert np.abs(ours(**settings).images - before).max() > 0.03
-        ours.loras.unload()
-        np.testing.assert_array_equal(ours(**settings).images, before)
-        assert {name: getattr(report, name) for name in expected} == expected
-
-
 def test_names_of_diffusers(bundle, folder, tmp_path):
     """Names of PEFT for the transformer and CLIP; tensors of no layer are listed."""
     theirs, random = open_theirs(folder, "FluxPipeline"), torch.Generator().manual_seed(0)
@@ -74,7 +60,7 @@ def test_names_of_diffusers(bundle, folder, tmp_path):
     save_file({**tensors, "what.is.this": torch.ones(1)}, tmp_path / "ours.safetensors")
     theirs.load_lora_weights(str(tmp_path / "theirs.safetensors"))
     file = tmp_path / "ours.safetensors"
-    check(bundle, theirs, file, ("onnxruntime", "openvino"), unused=("what.is.this",), layers=counts)
+    check_lora(bundle, theirs, file, ARGUMENTS, ("onnxruntime", "openvino"), unused=("what.is.this",), layers=counts)
 
 
 def original_layers(transformer):
@@ -128,7 +114,7 @@ def test_joined_layers_are_split(bundle, folder, tmp_path):
             tensors |= {name_of(name, "lora_down.weight"): down, name_of(name, "lora_up.weight"): up}
             tensors[name_of(name, "alpha")] = torch.tensor(1.0)
         save_file(tensors, tmp_path / f"{form}.safetensors")
-        check(bundle, theirs, tmp_path / f"{form}.safetensors", layers={"transformer": len(layers)})
+        check_lora(bundle, theirs, tmp_path / f"{form}.safetensors", ARGUMENTS, layers={"transformer": len(layers)})
 
 
 def test_names_of_xlabs(bundle, folder, tmp_path):
@@ -147,7 +133,7 @@ def test_names_of_xlabs(bundle, folder, tmp_path):
         tensors |= dict(zip((f"{name}.down.weight", f"{name}.up.weight"), factors(shape, random), strict=True))
     save_file(tensors, tmp_path / "x.safetensors")
     theirs.load_lora_weights(lora_conversion_utils._convert_xlabs_flux_lora_to_diffusers(dict(tensors)))
-    check(bundle, theirs, tmp_path / "x.safetensors", layers={"transformer": 12})
+    check_lora(bundle, theirs, tmp_path / "x.safetensors", ARGUMENTS, layers={"transformer": 12})
 
 
 def test_a_lora_of_another_width_is_refused(bundle, tmp_path):

@@ -1,14 +1,13 @@
 """LoRAs of Z-Image at run time, in the names of every program, against diffusers."""
 
-import numpy as np
 import pytest
 import torch
 from diffusers.loaders import single_file_utils
 from safetensors.torch import save_file
-from system_pair import compare_system, open_theirs
+from system_lora import check_lora
+from system_pair import open_theirs
 from tiny_z_image import make_z_image
 
-from diffoundry.runtime import load
 from diffoundry.runtime.formats.z_image_keys import z_image_layers
 
 ARGUMENTS = {"prompt": "a red apple", "num_inference_steps": 2, "height": 16, "width": 24, "guidance_scale": 0.0}
@@ -34,20 +33,6 @@ def factors(shape, random):
     return down, torch.randn((shape[0], 2), generator=random) * 0.1
 
 
-def check(bundle, theirs, file, targets=("onnxruntime",), **expected):
-    """Follow diffusers with a LoRA, and see that the base comes back as it was."""
-    for target in targets:
-        ours = load(bundle, target=target)
-        settings = {**ARGUMENTS, "seed": 0, "output_type": "latent"}
-        before = ours(**settings).images
-        report = ours.loras.load(file)
-        compare_system(ours, theirs, **ARGUMENTS)
-        assert np.abs(ours(**settings).images - before).max() > 0.03
-        ours.loras.unload()
-        np.testing.assert_array_equal(ours(**settings).images, before)
-        assert {name: getattr(report, name) for name in expected} == expected
-
-
 def test_names_of_diffusers_and_kohya(bundle, folder, tmp_path):
     """diffusers reads both; a tensor of no layer is listed."""
     theirs, random = open_theirs(folder, "ZImagePipeline"), torch.Generator().manual_seed(0)
@@ -65,8 +50,9 @@ def test_names_of_diffusers_and_kohya(bundle, folder, tmp_path):
     save_file({**tensors, "what.is.this": torch.ones(1)}, tmp_path / "ours.safetensors")
     theirs.load_lora_weights(str(tmp_path / "theirs.safetensors"))
     counts = {"transformer": len(pairs)}
-    check(bundle, theirs, tmp_path / "ours.safetensors", ("onnxruntime", "openvino"), unused=("what.is.this",),
-          layers=counts)  # fmt: skip
+    both, listed = ("onnxruntime", "openvino"), ("what.is.this",)
+    file = tmp_path / "ours.safetensors"
+    check_lora(bundle, theirs, file, ARGUMENTS, both, unused=listed, layers=counts)
     theirs.unload_lora_weights()
     kohya = {}
     for name, (down, up) in pairs.items():
@@ -74,7 +60,7 @@ def test_names_of_diffusers_and_kohya(bundle, folder, tmp_path):
         kohya |= {f"{flat}.lora_down.weight": down, f"{flat}.lora_up.weight": up, f"{flat}.alpha": torch.tensor(1.0)}
     save_file(kohya, tmp_path / "kohya.safetensors")
     theirs.load_lora_weights(str(tmp_path / "kohya.safetensors"))
-    check(bundle, theirs, tmp_path / "kohya.safetensors", layers=counts)
+    check_lora(bundle, theirs, tmp_path / "kohya.safetensors", ARGUMENTS, layers=counts)
 
 
 def test_joined_layers_are_split(bundle, folder, tmp_path):
@@ -104,4 +90,4 @@ def test_joined_layers_are_split(bundle, folder, tmp_path):
             tensors |= {name_of(name, "lora_down.weight"): down, name_of(name, "lora_up.weight"): up}
             tensors[name_of(name, "alpha")] = torch.tensor(1.0)
         save_file(tensors, tmp_path / f"{form}.safetensors")
-        check(bundle, theirs, tmp_path / f"{form}.safetensors", layers={"transformer": len(layers)})
+        check_lora(bundle, theirs, tmp_path / f"{form}.safetensors", ARGUMENTS, layers={"transformer": len(layers)})
