@@ -1,0 +1,1 @@
+"""Tables of families, by kind of pipeline; `runtime.pipelines.registry` joins them."""
