@@ -46,7 +46,7 @@ types: install .typing/diffoundry ## mypy, strict
 
 .typing/diffoundry:
 	mkdir -p $@
-	for folder in exporter runtime targets calibration; do ln -sfn ../../$$folder $@/$$folder; done
+	for folder in exporter runtime targets calibration serving; do ln -sfn ../../$$folder $@/$$folder; done
 	ln -sfn ../models .typing/diffoundry_models
 
 layers: install ## who may import whom

@@ -31,6 +31,10 @@ def test_the_whole_runtime_loads_no_framework_and_no_vendor():
     assert "numpy" in loaded
 
 
+def test_serving_loads_no_framework_and_no_vendor():
+    assert not _loaded_by("diffoundry.serving") & (_FRAMEWORKS | _VENDORS)
+
+
 @pytest.mark.parametrize("target", ["onnxruntime"])
 def test_an_engine_loads_no_framework(target):
     loaded = _loaded_by("diffoundry.runtime", f"diffoundry.targets.{target}.run")

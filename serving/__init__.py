@@ -1,0 +1,1 @@
+"""Serves pipelines to other processes and machines: HTTP, Ray, Triton."""
