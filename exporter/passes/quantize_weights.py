@@ -1,5 +1,7 @@
 """Converts weights to int8, int4 or fp8: their scales, and the numbers that DequantizeLinear reads back."""
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +18,9 @@ _LARGEST = {ir.DataType.INT8: 127.0, ir.DataType.FLOAT8E4M3FN: 448.0}
 """Largest number of each type with one scale a channel. int8's -128 is left out: kernels may negate a weight."""
 
 _INT4 = (-8.0, 7.0)
+
+_PIECE = 1 << 22
+"""Weights that are converted at once."""
 
 _CLIPS = tuple(1 - 0.025 * i for i in range(17))
 """Fractions of a block's range that are tried as its scale: with 16 levels, clipping the extremes a little pays."""
@@ -54,26 +59,37 @@ class WeightFormat:
         """
         if self.block is None:
             others = tuple(axis for axis in range(weight.ndim) if axis != self.axis)
-            scales = np.abs(weight).max(axis=others) / np.float32(_LARGEST[self.dtype])
+            largest = np.maximum(weight.max(axis=others), -weight.min(axis=others))
+            scales = largest / np.float32(_LARGEST[self.dtype])
             return np.where(scales > 0, scales, 1).astype(np.float32)
-        blocks = _in_blocks(weight, self.axis, self.block)
-        shares = np.ones(1, np.float32) if power is None else power.reshape(-1, self.block, 1).astype(np.float32)
-        return _from_blocks(_best_scales(blocks, shares), weight, self.axis)
+        found = []
+        for start, stop in _pieces(weight.shape, self.axis, self.block):
+            part = weight[_along(self.axis, start, stop)]
+            shares = np.ones(1, np.float32) if power is None else power[start:stop].reshape(-1, self.block, 1)
+            scales = _best_scales(_in_blocks(part, self.axis, self.block), shares.astype(np.float32))
+            found.append(_from_blocks(scales, part, self.axis))
+        return np.concatenate(found, self.axis)
 
     def quantize(self, weight: FloatArray, scales: FloatArray) -> Array:
         """Divide the weight by its scales, round to even and clip to the type, in NumPy's dtype for it."""
-        if self.block is None:
-            shape = [1] * weight.ndim
-            shape[self.axis] = -1
-            units = weight / scales.reshape(shape)
-            if self.dtype == ir.DataType.FLOAT8E4M3FN:
-                floats: Array = units.astype(self.dtype.numpy())
-                return floats
-            largest = _LARGEST[self.dtype]
-            whole: Array = np.clip(np.rint(units), -largest, largest)
-            return whole.astype(np.int8)
-        whole = np.clip(np.rint(weight / np.repeat(scales, self.block, axis=self.axis)), *_INT4)
-        return whole.astype(self.dtype.numpy())
+        made = np.empty(weight.shape, self.dtype.numpy())
+        block = self.block or 1
+        for start, stop in _pieces(weight.shape, self.axis, block):
+            place = _along(self.axis, start, stop)
+            if self.block is None:
+                shape = [1] * weight.ndim
+                shape[self.axis] = -1
+                own = scales[start:stop].reshape(shape)
+            else:
+                own = np.repeat(scales[_along(self.axis, start // block, stop // block)], block, axis=self.axis)
+            made[place] = self._round(weight[place] / own)
+        return made
+
+    def _round(self, units: FloatArray) -> FloatArray:
+        if self.dtype == ir.DataType.FLOAT8E4M3FN:  # rounded by its type
+            return units
+        low, high = _INT4 if self.block is not None else (-_LARGEST[self.dtype], _LARGEST[self.dtype])
+        return np.clip(np.rint(units), low, high)
 
 
 def per_channel(dtype: ir.DataType, axis: int) -> WeightFormat:
@@ -91,6 +107,18 @@ def round_scales(scales: FloatArray, dtype: ir.DataType) -> FloatArray:
     """Round scales to their stored type, so that quantizing and reading back use the same scale; never zero."""
     smallest = np.finfo(np.float16 if dtype == ir.DataType.FLOAT16 else np.float32).smallest_subnormal
     return np.maximum(scales.astype(dtype.numpy()).astype(np.float32), np.float32(smallest))
+
+
+def _pieces(shape: tuple[int, ...], axis: int, block: int) -> Iterator[tuple[int, int]]:
+    """Divide an axis into ranges of whole blocks, of so many weights that their copies take little memory."""
+    size = shape[axis]
+    step = max(_PIECE * size // max(math.prod(shape), 1) // block, 1) * block
+    for start in range(0, size, step):
+        yield start, min(start + step, size)
+
+
+def _along(axis: int, start: int, stop: int) -> tuple[slice, ...]:
+    return (*[slice(None)] * axis, slice(start, stop))
 
 
 def _in_blocks(weight: FloatArray, axis: int, block: int) -> FloatArray:

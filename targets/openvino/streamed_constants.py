@@ -30,8 +30,16 @@ _MARK = (1234.0, 771.0, 1999.0, 58.0)
 
 _BASE = 2048
 
+_WHOLE_MARK = bytes.fromhex("d1ff0d12904dcbb7c3a5")
+"""First bytes of a streamed constant in integers, before four that say which one it is."""
+
+_FLOATS, _INTEGERS = ("f16", "f32"), ("i8", "u8", "i4", "u4")
+
 _WEIGHTS = {("Convolution", 1), ("ConvolutionBackpropData", 1), ("MatMul", 1), ("Gather", 0)}
 """Operators, and their inputs that are weights."""
+
+_DECOMPRESSION = ("Convert", "Multiply", "Reshape", "Subtract", "Unsqueeze")
+"""Operators between a weight in integers, or its scale, and its layer."""
 
 _LARGEST, _LEAST = 65504.0, 2.0**-24
 """Of the numbers that halves hold."""
@@ -99,25 +107,34 @@ class StreamedConstants:
             if _is_large(node) and not _is_weight(node):
                 self.known(node.output(0))
             elif _is_large(node):
-                made = self.constant(node.data.shape, [partial(_read_mapped, node)], node.get_friendly_name())
+                parts, kind = [partial(_read_mapped, node)], node.get_element_type()
+                made = self.constant(tuple(node.shape), parts, node.get_friendly_name(), kind)
                 made.set_names(node.output(0).get_names())
                 replace(node.output(0), made)
 
-    def constant(self, shape: Sequence[int], parts: Sequence[Callable[[], Array]], name: str) -> ov.Output:
-        """Make a constant in float32.
+    def constant(
+        self, shape: Sequence[int], parts: Sequence[Callable[[], Array]], name: str, kind: ov.Type = ov.Type.f32
+    ) -> ov.Output:
+        """Make a constant.
 
         Args:
             shape: Its shape.
-            parts: Return its numbers, part by part along axis 0.
+            parts: Return its numbers, part by part along axis 0; those of less than eight bits as OpenVINO packs them.
             name: Its friendly name.
+            kind: Its type: float32, or an integer of at most eight bits.
         """
-        size = int(np.prod(shape))
-        array = np.frombuffer(_untouched_pages(4 * size), np.float32)
-        array[: len(_MARK) + 2] = (*_MARK, *divmod(len(self._order), _BASE))
-        held = _Constant(array=array.reshape(shape), parts=parts)
+        size, number = -(-int(np.prod(shape)) * kind.bitwidth // 8), len(self._order)
+        if kind == ov.Type.f32:
+            array = np.frombuffer(_untouched_pages(size), np.float32)
+            array[: len(_MARK) + 2] = (*_MARK, *divmod(number, _BASE))
+        else:
+            array = np.frombuffer(_untouched_pages(size), np.uint8 if kind in (ov.Type.u8, ov.Type.u4) else np.int8)
+            mark = _WHOLE_MARK + number.to_bytes(4, "little")
+            array.view(np.uint8)[: len(mark)] = np.frombuffer(mark, np.uint8)
+        held = _Constant(array=array if kind.bitwidth < 8 else array.reshape(shape), parts=parts)
         self._constants[array.ctypes.data] = held
         self._order.append(held)
-        node = ov.opset13.constant(held.array, shared_memory=True)
+        node = ov.op.Constant(ov.Tensor(held.array, list(shape), kind), shared_memory=True)
         node.set_friendly_name(name)
         output: ov.Output = node.output(0)
         return output
@@ -142,7 +159,7 @@ class StreamedConstants:
         Raises:
             NotStreamedError: A transformation has computed with a weight.
         """
-        found = {node.data.ctypes.data: node for node in nodes_of(model, "Constant") if _is_float(node)}
+        found = {node.data.ctypes.data: node for node in nodes_of(model, "Constant") if _is_number(node)}
         for address, node in found.items():
             if _is_large(node) and address not in self._constants and address not in self._known:
                 raise NotStreamedError(node.get_friendly_name())
@@ -161,8 +178,11 @@ class StreamedConstants:
         with path.with_suffix(".bin").open("r+b") as file:
             for layer in ET.parse(path).iterfind("layers/layer"):  # noqa: S314  # OpenVINO has just written it
                 data = layer.find("data")
-                if layer.get("type") == "Const" and data is not None and data.get("element_type") in ("f16", "f32"):
+                kind = None if data is None else data.get("element_type")
+                if data is not None and layer.get("type") == "Const" and kind in _FLOATS:
                     filled.add(self._fill_one(file, data.attrib))
+                elif data is not None and layer.get("type") == "Const" and kind in _INTEGERS:
+                    filled.add(self._fill_whole(file, data.attrib))
         if len(filled - {None}) != self._expected:
             raise NotStreamedError(f"{len(filled - {None})} of {self._expected} constants found in {path}")
 
@@ -190,6 +210,19 @@ class StreamedConstants:
             raise NotStreamedError(str(place))
         return number
 
+    def _fill_whole(self, file: Any, place: dict[str, str]) -> int | None:
+        """As `_fill_one`, for a constant in integers: its bytes are written as they are."""
+        offset, size = int(place["offset"]), int(place["size"])
+        file.seek(offset)
+        mark = file.read(len(_WHOLE_MARK) + 4)
+        if mark[: len(_WHOLE_MARK)] != _WHOLE_MARK or size < len(mark):
+            return None
+        number = int.from_bytes(mark[len(_WHOLE_MARK) :], "little")
+        file.seek(offset)
+        written = sum(file.write(np.ascontiguousarray(part()).data) for part in self._order[number].parts)
+        assert written == size == self._order[number].array.nbytes, f"{place}: {written} bytes"
+        return number
+
 
 def derived_constant(arrays: Sequence[Array], change: Callable[..., Array], name: str) -> ov.Output:
     """Make a constant from those of a model: at once, or when it is written if one of them is streamed.
@@ -205,9 +238,9 @@ def derived_constant(arrays: Sequence[Array], change: Callable[..., Array], name
     if not any(map(streamed.holds, arrays)):
         return streamed.known(new_constant(change(*arrays), name))
     shape = change(*(np.broadcast_to(np.zeros((), array.dtype), array.shape) for array in arrays)).shape
-    if 4 * int(np.prod(shape)) < _SMALLEST:  # such as a part of a constant that is not
+    if arrays[0].itemsize * int(np.prod(shape)) < _SMALLEST:  # such as a part of a constant that is not
         return new_constant(change(*map(streamed.read, arrays)), name)
-    return streamed.constant(shape, [lambda: change(*map(streamed.read, arrays))], name)
+    return streamed.constant(shape, [lambda: change(*map(streamed.read, arrays))], name, _kind(arrays))
 
 
 def joined_constant(arrays: Sequence[Array], axis: int, name: str) -> ov.Output:
@@ -216,7 +249,12 @@ def joined_constant(arrays: Sequence[Array], axis: int, name: str) -> ov.Output:
     if streamed is None or axis or not any(map(streamed.holds, arrays)):
         return derived_constant(arrays, lambda *parts: np.concatenate(parts, axis), name)
     shape = (sum(len(array) for array in arrays), *arrays[0].shape[1:])
-    return streamed.constant(shape, [partial(streamed.read, array) for array in arrays], name)
+    return streamed.constant(shape, [partial(streamed.read, array) for array in arrays], name, _kind(arrays))
+
+
+def _kind(arrays: Sequence[Array]) -> ov.Type:
+    (kind,) = {array.dtype for array in arrays}
+    return ov.Type(kind)
 
 
 def _untouched_pages(size: int) -> mmap.mmap:
@@ -225,18 +263,26 @@ def _untouched_pages(size: int) -> mmap.mmap:
     return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE)
 
 
-def _is_float(node: ov.Node) -> bool:
-    return bool(node.get_element_type() == ov.Type.f32)
+def _is_number(node: ov.Node) -> bool:
+    return node.get_element_type().get_type_name() in ("f32", *_INTEGERS)
 
 
 def _is_large(node: ov.Node) -> bool:
-    return _is_float(node) and bool(node.data.nbytes >= _SMALLEST)
+    return _is_number(node) and bool(node.get_byte_size() >= _SMALLEST)
 
 
 def _is_weight(node: ov.Node) -> bool:
-    """Return True for a constant that only layers read: what OpenVINO makes of it is as large."""
-    places = {(one.get_node().get_type_name(), one.get_index()) for one in node.output(0).get_target_inputs()}
-    return places <= _WEIGHTS
+    """Return True for a constant that only layers read: what OpenVINO makes of it is as large.
+
+    Integers reach their layer through a conversion and a scale, which is a constant too.
+    """
+    readers = [(one.get_node(), one.get_index()) for one in node.output(0).get_target_inputs()]
+    return all(
+        (reader.get_type_name(), index) in _WEIGHTS
+        or reader.get_type_name() == "ShapeOf"
+        or (reader.get_type_name() in _DECOMPRESSION and _is_weight(reader))
+        for reader, index in readers
+    )
 
 
 def _read_mapped(node: ov.Node) -> Array:

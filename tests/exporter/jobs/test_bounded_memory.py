@@ -25,6 +25,8 @@ VARIANTS = (
     ("onnxruntime", "int8-weights"),
     ("openvino", "fp32"),
     ("openvino", "bf16"),
+    ("openvino", "int8-weights"),
+    ("openvino", "int4-weights"),
     ("coreml", "fp16"),
 )
 WIDTH, INNER = 256, 16384

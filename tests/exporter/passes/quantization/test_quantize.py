@@ -9,6 +9,7 @@ import onnx_ir as ir
 import pytest
 from onnx.reference import ReferenceEvaluator
 
+from diffoundry.exporter.passes import quantize_weights
 from diffoundry.exporter.passes.half_precision import HalfPrecision
 from diffoundry.exporter.passes.quantizable import quantizable
 from diffoundry.exporter.passes.quantize import Quantize
@@ -145,6 +146,13 @@ def test_int4_weights_have_blocks_along_the_input_axis(quantized, toy):
         assert constant(model, f"{weight_name}_int4_scale").shape == shape
         assert constant(model, f"{weight_name}_int4").dtype == ml_dtypes.int4
         assert (constant(model, f"{weight_name}_int4_scale") > 0).all()
+
+
+@pytest.mark.parametrize("profile", ["int8", "int4", "fp8"])
+def test_large_weights_are_converted_in_pieces_to_the_same_numbers(monkeypatch, profile, quantized):
+    whole = ir.to_proto(quantized(weights=profile)).SerializeToString()
+    monkeypatch.setattr(quantize_weights, "_PIECE", 20)
+    assert ir.to_proto(quantized(weights=profile)).SerializeToString() == whole
 
 
 def test_fallback_weights_are_int8_among_int4(quantized):

@@ -8,6 +8,9 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
+from diffoundry.exporter.passes.quantizable import quantizable
+from diffoundry.exporter.passes.quantize import Quantize
+from diffoundry.exporter.steps.graph_files import save_graph
 from diffoundry.runtime.models.roles import role_of_folder
 from diffoundry.targets.base import Lowering
 from diffoundry.targets.openvino import streamed_constants
@@ -60,12 +63,12 @@ def filled(monkeypatch):
     return counts
 
 
-def lower(folder, precision):
+def lower(folder, precision, graph="model.onnx"):
     """Write the model of a component's graph; its .xml without numbers in names, and its .bin."""
     work = Lowering(
         component=folder.name,
         role=role_of_folder(folder.name),
-        graph=folder / "model.onnx",
+        graph=folder / graph,
         bundle=folder.parent,
         precision=precision,
     )
@@ -95,6 +98,23 @@ def test_the_same_bytes(exported, tiny_sd_checkpoint, tmp_path, held, filled, co
     assert min(filled) > 10
     held()
     assert streamed == [lower(folder, precision) for precision in ("fp32", "bf16")]
+
+
+@pytest.mark.parametrize("component", ["text_encoder", "unet"])
+def test_the_same_bytes_of_weights_in_integers(exported, tiny_sd_checkpoint, tmp_path, held, filled, component):
+    """Joined and split layers too; scales of blocks are streamed as well."""
+    folder = tmp_path / component
+    shutil.copytree(exported(tiny_sd_checkpoint()) / component, folder)
+    for weights in ("int8", "int4"):
+        model = ir.load(folder / "model.onnx")
+        nodes = frozenset(site.name for site in quantizable(model.graph))
+        Quantize(nodes=nodes, weights=weights, block=8)(model)
+        save_graph(model, folder, f"model.{weights}.onnx")
+    streamed = [lower(folder, f"{one}-weights", f"model.{one}.onnx") for one in ("int8", "int4")]
+    assert len(filled) == 2
+    assert min(filled) > 10
+    held()
+    assert streamed == [lower(folder, f"{one}-weights", f"model.{one}.onnx") for one in ("int8", "int4")]
 
 
 def test_weights_that_halves_do_not_hold(tmp_path, held, filled):
