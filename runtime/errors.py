@@ -11,9 +11,12 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DiffoundryError",
+    "DispatcherClosedError",
     "EngineError",
     "InputError",
     "MissingExtraError",
+    "QueueFullError",
+    "TimeLimitError",
     "UnknownArgumentError",
 ]
 
@@ -59,6 +62,29 @@ class BundleError(DiffoundryError):
 
 class CancelledError(DiffoundryError):
     """A run was cancelled, so that it has no result."""
+
+
+class TimeLimitError(DiffoundryError, TimeoutError):
+    """A request has not ended in its time limit."""
+
+
+class DispatcherClosedError(DiffoundryError):
+    """A dispatcher takes no more requests."""
+
+
+class QueueFullError(DiffoundryError):
+    """Too many requests wait.
+
+    Attributes:
+        queued: Number of requests that wait.
+        expected_wait: Seconds until a request would start, at least 1.
+    """
+
+    def __init__(self, queued: int, expected_wait: float) -> None:
+        self.queued, self.expected_wait = queued, expected_wait
+        super().__init__(
+            f"the queue is full: {queued} waiting, and it takes no more; try again in about {expected_wait:.0f} seconds"
+        )
 
 
 class EngineError(DiffoundryError):

@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 
 from diffoundry.runtime.errors import InputError
 
-__all__ = ["available_memory", "check_memory", "describe_bytes"]
+__all__ = ["available_memory", "check_memory", "describe_bytes", "own_memory"]
 
 _NO_MACHINE = 2**50
 """Bytes that no machine has, for systems that do not report their memory."""
@@ -44,6 +44,16 @@ def available_memory(root: Path = Path("/")) -> int | None:
         return _physical()
     own = _fields(root / "proc/self/status").get("VmRSS", 0)
     return min(machine, *_groups(root), _address_space(root)) + own
+
+
+def own_memory(root: Path = Path("/")) -> tuple[int, int]:
+    """Return the bytes that this process holds, and the most that it has held; 0 where the system does not report them.
+
+    Args:
+        root: As in `available_memory`.
+    """
+    fields = _fields(root / "proc/self/status")
+    return fields.get("VmRSS", 0), fields.get("VmHWM", 0)
 
 
 def describe_bytes(count: int) -> str:

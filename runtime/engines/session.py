@@ -15,6 +15,7 @@ from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.bundle.dims import size_of
 from diffoundry.runtime.bundle.specs import AdapterSpec, TensorSpec
 from diffoundry.runtime.engines.batches import run_in_batches
+from diffoundry.runtime.engines.call_hook import CALL_HOOK
 from diffoundry.runtime.engines.leases import EngineLeases
 from diffoundry.runtime.engines.plugins import find_plugin
 from diffoundry.runtime.engines.protocol import (
@@ -81,6 +82,11 @@ class EngineSession:
     def opened(self) -> tuple[str, ...]:
         """Names of the components whose engines are open."""
         return tuple(self._engines)
+
+    @property
+    def low_memory(self) -> bool:
+        """True if only one component is kept open at a time."""
+        return self._turn is not None
 
     @property
     def request(self) -> str:
@@ -288,6 +294,9 @@ class EngineSession:
             InputError: A feed does not fit the component.
             EngineError: The engine failed.
         """
+        hook = CALL_HOOK.get()
+        if hook is not None:
+            return hook(self, name, feeds)
         if self._turn is None:
             return self._run(name, feeds)
         with self._turn:

@@ -13,6 +13,7 @@ from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.models.protocols import Denoiser, FloatArray
 from diffoundry.runtime.models.roles import PRIOR
 from diffoundry.runtime.pipelines import habits
+from diffoundry.runtime.pipelines.asynchronous import AsyncCalls
 from diffoundry.runtime.pipelines.callback import current_signal
 from diffoundry.runtime.pipelines.denoising import StopSignal
 from diffoundry.runtime.pipelines.example_inputs import make_example_arrays, make_example_inputs
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["PipelineBase"]
 
 
-class PipelineBase:
+class PipelineBase(AsyncCalls):
     """A pipeline as commands see it, whatever its system.
 
     Attributes:
@@ -257,6 +258,7 @@ class PipelineBase:
 
     def close(self) -> None:
         """Free all engines. Engine calls under way end first; a later call raises `EngineError`."""
+        self._close_dispatcher()
         self.session.shut_down()
 
     def __enter__(self) -> Self:
