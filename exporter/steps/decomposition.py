@@ -13,7 +13,7 @@ from diffoundry.exporter.steps.functional import make_functional, writes
 
 __all__ = ["without_decomposition"]
 
-_CASTS = (torch.ops.aten.to.dtype, torch.ops.aten.to.device)
+_CASTS = tuple(getattr(torch.ops.aten.to, name) for name in ("dtype", "device", "dtype_layout", "other"))
 _ASSERTION = torch.ops.aten._assert_tensor_metadata.default  # noqa: SLF001  # an operator's name
 _COPY = torch.ops.aten._to_copy.default  # noqa: SLF001  # an operator's name
 _DROPOUT = torch.ops.aten.dropout.default

@@ -337,6 +337,14 @@ class Halves(torch.nn.Module):
         return torch.nn.functional.dropout((-x.half()).to(torch.float32).to(torch.float32), training=False)
 
 
+class Converts(torch.nn.Module):
+    """As transformers change types together with devices, or to those of another tensor."""
+
+    def forward(self, x):
+        half = x.to(dtype=torch.float16, device="cpu")
+        return half.to(x).to(device=x.device) + half.to(device="cpu", dtype=torch.float32)
+
+
 class FromNumber(torch.nn.Module):
     def forward(self, x):
         return (1 - x) * 3
@@ -371,6 +379,7 @@ def toy():
         (WritesWholeNumbers(), None, 1),
         (LargerAndSmaller(), 0, 1),
         (Halves(), 2, 1),
+        (Converts(), 3, 1),
         (FromNumber(), 0, 1),
         (NeedsDecomposition(), 0, 2),
     ],
