@@ -5,6 +5,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from same_weights import same_weights
+
 __all__ = ["CHAT_TEMPLATE", "gemma2", "qwen2_5_vl", "qwen3", "write_gemma_tokenizer", "write_qwen_tokenizer"]
 
 _TEXT = (
@@ -36,6 +38,7 @@ _SIZES = {
 }
 
 
+@same_weights
 def qwen3(name: str = "Qwen3Model", **options: Any) -> Any:
     """Make a Qwen 3."""
     import transformers
@@ -44,6 +47,7 @@ def qwen3(name: str = "Qwen3Model", **options: Any) -> Any:
     return getattr(transformers, name)(config).eval()
 
 
+@same_weights
 def gemma2(name: str = "Gemma2Model", **options: Any) -> Any:
     """Make a Gemma 2, whose attention scores are capped."""
     import transformers
@@ -52,6 +56,7 @@ def gemma2(name: str = "Gemma2Model", **options: Any) -> Any:
     return getattr(transformers, name)(config).eval()
 
 
+@same_weights
 def qwen2_5_vl(**options: Any) -> Any:
     """Make a Qwen 2.5 VL, whose rotary positions have three parts."""
     import transformers

@@ -5,6 +5,7 @@ import shutil
 import diffusers
 import torch
 import transformers
+from same_weights import same_weights
 from t5_tokenizer import write_sentencepiece
 from tiny_checkpoints import EMOJI
 from tiny_networks import text_encoder
@@ -42,12 +43,14 @@ UNION = {**DEV, "num_mode": 3}
 """Of a ControlNet for three kinds of images."""
 
 
+@same_weights
 def make_t5():
     """Return a text encoder."""
     text = {"d_model": WIDTH, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2, "vocab_size": 512}
     return transformers.T5EncoderModel(transformers.T5Config(feed_forward_proj="gated-gelu", **text))
 
 
+@same_weights
 def make_vae(**options):
     """Return a VAE with 2 pixels to a latent, by default."""
     return diffusers.AutoencoderKL(
@@ -72,7 +75,7 @@ def make_flux(folder, name="FluxPipeline", scheduler=None, vae=None, **options):
     """
     tokenizer = folder / "source"
     write_sentencepiece(tokenizer)
-    clip = text_encoder(num_hidden_layers=1)
+    clip = same_weights(text_encoder)(num_hidden_layers=1)
     t5, vae = make_t5(), make_vae(**(vae or {}))
     transformer = diffusers.FluxTransformer2DModel(
         **{

@@ -4,6 +4,7 @@ import shutil
 
 import diffusers
 from language_models import gemma2, write_gemma_tokenizer
+from same_weights import same_weights
 from transformers import GemmaTokenizer
 
 __all__ = ["WIDTH", "make_deep_vae", "make_lumina2"]
@@ -14,6 +15,7 @@ WIDTH = 32
 _LEVELS = 4
 
 
+@same_weights
 def make_deep_vae(**options):
     """Return a VAE with 8 pixels to a latent."""
     return diffusers.AutoencoderKL(

@@ -7,6 +7,7 @@ import diffusers
 import torch
 import transformers
 from language_models import qwen2_5_vl, write_qwen_tokenizer
+from same_weights import same_weights
 
 from diffoundry.exporter.checkpoints.tokenizer_files import open_tokenizer
 
@@ -38,26 +39,16 @@ def make_qwen_image(folder, name="QwenImagePipeline", vae=None, **options):
     write_qwen_tokenizer(source, chat_template=None)
     tokenizer = open_tokenizer(source, "Qwen2Tokenizer")
     tokenizer.add_tokens(["<|image_pad|>", "<|vision_start|>", "<|vision_end|>"], special_tokens=True)
-    vae = diffusers.AutoencoderKLQwenImage(
-        **{
-            "base_dim": 8, "z_dim": LATENTS, "dim_mult": [1, 2], "num_res_blocks": 1, "temperal_downsample": [True],
-            "latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [1.5, 0.7, 1.0, 2.0], **(vae or {}),
-        }
-    )  # fmt: skip
     transformer = diffusers.QwenImageTransformer2DModel(
         **{
             "in_channels": 4 * LATENTS, "out_channels": LATENTS, "num_layers": 1, "attention_head_dim": 16,
             "num_attention_heads": 2, "joint_attention_dim": WIDTH, "axes_dims_rope": (4, 6, 6), **options,
         }
     )  # fmt: skip
-    with torch.no_grad():
-        for network in (vae, transformer):
-            for weight in network.parameters():  # the ones of their norms would hide a forgotten weight
-                if weight.ndim == 1 or weight.shape[1:].numel() == 1:
-                    weight.add_(torch.randn_like(weight) * 0.1)
+    _fill_norms(transformer)
     getattr(diffusers, name)(
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**_SCHEDULER),
-        vae=vae,
+        vae=_make_vae(**(vae or {})),
         text_encoder=_language_model(tokenizer),
         tokenizer=tokenizer,
         transformer=transformer,
@@ -79,11 +70,32 @@ def make_qwen_image_edit(folder, name="QwenImageEditPipeline", **options):
     (folder / "processor" / "preprocessor_config.json").write_text(json.dumps(config))
 
 
+@same_weights
 def _language_model(tokenizer):
     config = qwen2_5_vl(num_hidden_layers=1).config
     config.image_token_id = tokenizer.convert_tokens_to_ids("<|image_pad|>")
     config.vision_config.depth, config.vision_config.fullatt_block_indexes = 2, [1]
     return transformers.Qwen2_5_VLForConditionalGeneration(config).eval()
+
+
+@same_weights
+def _make_vae(**options):
+    vae = diffusers.AutoencoderKLQwenImage(
+        **{
+            "base_dim": 8, "z_dim": LATENTS, "dim_mult": [1, 2], "num_res_blocks": 1, "temperal_downsample": [True],
+            "latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [1.5, 0.7, 1.0, 2.0], **options,
+        }
+    )  # fmt: skip
+    _fill_norms(vae)
+    return vae
+
+
+@torch.no_grad()
+def _fill_norms(network):
+    """Change the ones of normalizations, which would hide a forgotten weight."""
+    for weight in network.parameters():
+        if weight.ndim == 1 or weight.shape[1:].numel() == 1:
+            weight.add_(torch.randn_like(weight) * 0.1)
 
 
 def make_qwen_image_controlnet(folder, layers):
