@@ -3,7 +3,7 @@
 import warnings
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from diffoundry.runtime.errors import InputError
 
@@ -37,17 +37,26 @@ def make_exif(settings: str, parameters: str) -> bytes:
     return exif.tobytes()
 
 
-def encode_jpeg(image: "Image", exif: bytes) -> bytes:
-    """Return a JPEG file of high quality, with colours in full resolution."""
+def encode_jpeg(image: "Image", exif: bytes, quality: int | None = None) -> bytes:
+    """Return a JPEG file, by default of quality 95, with colours in full resolution."""
     buffer = BytesIO()
-    image.save(buffer, format="JPEG", quality=95, subsampling=0, exif=exif, icc_profile=None, comment="")
+    image.save(
+        buffer,
+        format="JPEG",
+        quality=95 if quality is None else quality,
+        subsampling=0,
+        exif=exif,
+        icc_profile=None,
+        comment="",
+    )
     return buffer.getvalue()
 
 
-def encode_webp(image: "Image", exif: bytes) -> bytes:
-    """Return a WebP file that keeps every pixel."""
+def encode_webp(image: "Image", exif: bytes, quality: int | None = None) -> bytes:
+    """Return a WebP file that keeps every pixel, or one of a quality from 0 to 100."""
     buffer = BytesIO()
-    image.save(buffer, format="WEBP", lossless=True, exif=exif, icc_profile="", xmp=b"")
+    how: dict[str, Any] = {"lossless": True} if quality is None else {"quality": quality}
+    image.save(buffer, format="WEBP", **how, exif=exif, icc_profile="", xmp=b"")
     return buffer.getvalue()
 
 

@@ -4,7 +4,7 @@ import os
 import warnings
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,13 @@ from diffoundry.runtime.errors import InputError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["FORMATS", "drop_opaque_alpha", "is_transparent", "read_array_file", "read_image_file"]
+__all__ = ["FORMATS", "drop_opaque_alpha", "is_transparent", "read_array_file", "read_image", "read_image_file"]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """Pillow knows more, and starts another program for some of them: ghostscript for PostScript."""
+
+_WORDS = {"WEBP": "WebP"}
+"""Formats to their names in sentences."""
 
 _MAX_PIXELS = 178_956_970
 """Pillow's bound for a decompression bomb; a photograph of today has up to 108 million pixels."""
@@ -35,31 +38,58 @@ def read_image_file(path: str | os.PathLike[str], subject: str) -> "Image":
     Raises:
         InputError: No such file, another format, a damaged file, or too many pixels.
     """
+    subject = f"{subject} {path}"
+    try:
+        with Path(path).open("rb") as stream:
+            return read_image(stream, subject)
+    except OSError as error:
+        raise InputError(
+            f"{subject}: cannot be read ({error.strerror or error}); expected an image such as a PNG or JPEG"
+        ) from error
+
+
+def read_image(
+    stream: BinaryIO, subject: str, *, formats: tuple[str, ...] = FORMATS, most_pixels: int = _MAX_PIXELS
+) -> "Image":
+    """Read an image as `read_image_file` does, from an open file.
+
+    Args:
+        stream: At the start of the image.
+        subject: Option or argument, for messages.
+        formats: Those of Pillow that are accepted.
+        most_pixels: Width times height; more are refused before they are decoded.
+
+    Raises:
+        InputError: Another format, a damaged file, or too many pixels.
+    """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Path(path).open("rb") as stream, warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(stream, formats=FORMATS)
-            image.load()
-            return drop_opaque_alpha(ImageOps.exif_transpose(image))
+            image = Image.open(stream, formats=formats)
+            if image.width * image.height <= most_pixels:
+                image.load()
+                return drop_opaque_alpha(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError as error:
-        raise InputError(
-            f"{subject} {path}: got too many pixels, expected at most {_MAX_PIXELS:,}; scale it down"
-        ) from error
+        raise InputError(_too_many(subject, most_pixels)) from error
     except UnidentifiedImageError as error:
-        raise InputError(
-            f"{subject} {path}: cannot be read as an image, expected a file in PNG, JPEG, WebP, GIF, BMP or TIFF"
-        ) from error
+        listed = (
+            ", ".join(_WORDS.get(name, name) for name in formats[:-1]) + f" or {_WORDS.get(formats[-1], formats[-1])}"
+        )
+        raise InputError(f"{subject}: cannot be read as an image, expected a file in {listed}") from error
     except OSError as error:
         reason = error.strerror or error
-        raise InputError(
-            f"{subject} {path}: cannot be read ({reason}); expected an image such as a PNG or JPEG"
-        ) from error
+        raise InputError(f"{subject}: cannot be read ({reason}); expected an image such as a PNG or JPEG") from error
     except Exception as error:  # a decoder that meets a damaged file raises anything
         raise InputError(
-            f"{subject} {path}: cannot be read ({type(error).__name__}: {error}); the image is damaged, save it again"
+            f"{subject}: cannot be read ({type(error).__name__}: {error}); the image is damaged, save it again"
         ) from error
+    raise InputError(_too_many(subject, most_pixels))
+
+
+def _too_many(subject: str, most_pixels: int) -> str:
+    return f"{subject}: got too many pixels, expected at most {most_pixels:,}; scale it down"
 
 
 def read_array_file(path: str | os.PathLike[str], subject: str, channels: Collection[int] = (3,)) -> NDArray[Any]:

@@ -16,7 +16,15 @@ from diffoundry.runtime.images.settings import JSON, dump_settings, parse_settin
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["SUFFIXES", "check_output_path", "check_settings", "read_settings", "save_image", "write_whole"]
+__all__ = [
+    "SUFFIXES",
+    "check_output_path",
+    "check_settings",
+    "encode_image",
+    "read_settings",
+    "save_image",
+    "write_whole",
+]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -87,16 +95,32 @@ def save_image(image: "Image", path: str | os.PathLike[str], settings: Mapping[s
         InputError: The path or the settings cannot be written; the message says why.
     """
     path = check_output_path(path)
-    modes = _MODES[:2] if path.suffix.lower() in _JPEG else _MODES
+    write_whole(path, encode_image(image, path, settings))
+
+
+def encode_image(
+    image: "Image", path: str | os.PathLike[str], settings: Mapping[str, JSON], quality: int | None = None
+) -> bytes:
+    """Return the bytes of the file that `save_image` writes.
+
+    Args:
+        image: As `save_image`.
+        path: Its ending names the format; nothing is written.
+        settings: As `save_image`.
+        quality: 0 to 100, of JPEG and WebP; None is 95 for JPEG, and a WebP file that keeps every pixel.
+
+    Raises:
+        InputError: As `save_image`.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    modes = _MODES[:2] if suffix in _JPEG else _MODES
     if image.mode not in modes:
         raise InputError(f"image {path}: got the mode {image.mode!r}, expected one of {', '.join(modes)}; convert it")
     document, parameters, exif = _metadata(settings, path, image.size)
-    suffix = path.suffix.lower()
     if suffix == ".png":
-        data = encode_png(image, document, parameters)
-    else:
-        data = encode_jpeg(image, exif) if suffix in _JPEG else encode_webp(image, exif)
-    write_whole(path, data)
+        return encode_png(image, document, parameters)
+    return encode_jpeg(image, exif, quality) if suffix in _JPEG else encode_webp(image, exif, quality)
 
 
 def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from diffoundry.runtime import load
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.cli.group import COMMANDS, group
 from diffoundry.runtime.errors import CheckpointError, DiffoundryError, InputError
+from diffoundry.serving.server import run
 
 _TRIED = {
     "export": {
@@ -32,6 +33,7 @@ _TRIED = {
         "--control-mask", "--cache-dir", "--output", "--adapter-image", "--image-prompt", "--image-prompt-mask",
         "--depth-map", "--hint-image", "--original-image", "--prior-image", "--image-reference",
     },
+    "serve": {"bundles", "--api-key-file", "--lora-dir", "--cache-dir"},
     "verify": {"bundle", "--against", "--cache-dir", "--html"},
     "compare": {"bundle", "--against", "--cache-dir", "--html"},
     "tune": {"bundle", "--cache-dir"},
@@ -212,6 +214,24 @@ def test_convert(away):
     torch.save({"w": torch.ones(3)}, away / "in/old.ckpt")
     _run("convert", "../../in/old.ckpt", "-o", "new/w.safetensors")
     assert load_file("new/w.safetensors")["w"].tolist() == [1, 1, 1]
+
+
+def test_serve(away, wide_bundle, monkeypatch):
+    """Everything but the server itself, which ends at once."""
+    bundle, served = _bring(wide_bundle("sd1-tiny"), "b"), []
+    (away / "in/loras").mkdir()
+    save_file({}, away / "in/loras/style.safetensors")
+    (away / "in/keys.txt").write_text("a-key-of-this-server\n")
+    monkeypatch.setattr(run, "serve", lambda state, _: served.append((state.models["b"].pipeline, state.loras.names())))
+    words = ["--api-key-file", "../../in/keys.txt", "--lora-dir", "../../in/loras", "--cache-dir", "../cache"]
+    _run("serve", bundle, "--port", "0", *words)
+    ((pipe, loras),) = served
+    assert pipe.session.bundle.root == Path(bundle)
+    assert loras == {"style": Path("../../in/loras/style.safetensors")}
+    with pytest.raises(InputError, match=r"--api-key-file \.\./none\.txt: cannot be read"):
+        _run("serve", bundle, "--port", "0", "--api-key-file", "../none.txt")
+    with pytest.raises(InputError, match=r"--lora-dir \.\./none: got no folder"):
+        _run("serve", bundle, "--port", "0", "--lora-dir", "../none")
 
 
 def test_schedulers_and_set(away, emoji_bundle, capsys):

@@ -1,0 +1,1 @@
+"""The HTTP server: OpenAI's images API over a dispatcher."""

@@ -1,0 +1,130 @@
+"""The jobs of a server by id, so that clients can look at them and cancel them."""
+
+import re
+import secrets
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+
+from diffoundry.runtime.dispatch import Dispatcher, Progress
+from diffoundry.runtime.dispatch import Request as DispatchedRequest
+from diffoundry.runtime.pipelines.run import Run
+from diffoundry.serving.server.errors import ApiError
+from diffoundry.serving.server.image_call import ImageCall
+
+__all__ = ["Job", "Jobs", "choose_id"]
+
+_KEPT = 1000
+"""Finished jobs whose state can still be asked for."""
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Job:
+    """One call under way.
+
+    Attributes:
+        id: As the client knows it.
+        owner: As `ApiKeys.owner`; other clients do not see the job.
+        call: The checked request.
+        dispatcher: Runs it.
+        request: That of the dispatcher.
+        run: The run of the pipeline, from the first step on.
+    """
+
+    id: str
+    owner: str
+    call: ImageCall
+    dispatcher: Dispatcher
+    request: DispatchedRequest
+    run: Run[Any] | None = None
+
+    def __post_init__(self) -> None:
+        """Keep the run: the dispatcher forgets it at the end."""
+        self.request.add_listener(self._keep_run)
+
+    def _keep_run(self, progress: Progress | None) -> None:
+        if progress is not None and self.run is None:
+            self.run = self.request.run
+
+    def describe(self) -> dict[str, Any]:
+        """Return the state for the client."""
+        request = self.request
+        error = request.error
+        return {
+            "id": self.id,
+            "object": "job",
+            "model": self.call.model.name,
+            "status": request.state,
+            "position": self.dispatcher.position(request),
+            "step": request.done_steps,
+            "total": request.total,
+            "queued_seconds": round(request.queued_seconds, 3),
+            "running_seconds": round(request.running_seconds, 3),
+            "error": None if error is None or request.state != "failed" else str(error),
+        }
+
+
+@dataclass(slots=True)
+class Jobs:
+    """Jobs by id; of those that ended only the state is kept. Used by the event loop alone."""
+
+    _active: dict[str, Job] = field(default_factory=dict)
+    _ended: "OrderedDict[tuple[str, str], dict[str, Any]]" = field(default_factory=OrderedDict)
+
+    def check_free(self, job_id: str) -> None:
+        """Refuse an id that a job under way has.
+
+        Raises:
+            ApiError: As said.
+        """
+        if job_id in self._active:
+            raise ApiError(
+                409, f"X-Request-Id: a job with the id {job_id} is under way; choose another", code="job_exists"
+            )
+
+    def add(self, job: Job) -> None:
+        """Keep a job until `end`."""
+        self._active[job.id] = job
+
+    def end(self, job: Job) -> None:
+        """Forget a job and its images, but for its state."""
+        if self._active.get(job.id) is job:
+            del self._active[job.id]
+        self._ended[job.owner, job.id] = job.describe()
+        while len(self._ended) > _KEPT:
+            self._ended.popitem(last=False)
+
+    def describe(self, job_id: str, owner: str) -> dict[str, Any]:
+        """Return the state of a client's job.
+
+        Raises:
+            ApiError: There is none of this id, or it is another client's.
+        """
+        job = self._active.get(job_id)
+        if job is not None and job.owner == owner:
+            return job.describe()
+        if (owner, job_id) in self._ended:
+            return self._ended[owner, job_id]
+        raise ApiError(404, f"job {job_id[:64]!r}: there is none; jobs are kept for a while only", code="no_job")
+
+    def cancel(self, job_id: str, owner: str) -> None:
+        """Cancel a client's job; one that ended stays as it is."""
+        job = self._active.get(job_id)
+        if job is not None and job.owner == owner:
+            job.request.cancel()
+
+
+def choose_id(given: str | None) -> str:
+    """Return the id that a client chose, or a new one.
+
+    Raises:
+        ApiError: The client's has other letters, or another length.
+    """
+    if given is None:
+        return f"job-{secrets.token_hex(12)}"
+    if not re.fullmatch(r"[A-Za-z0-9_-]{8,64}", given):
+        raise ApiError(
+            400, f"X-Request-Id: got {given[:64]!r}, expected 8 to 64 letters, digits, - and _", param="X-Request-Id",
+            code="invalid_value",
+        )  # fmt: skip
+    return given

@@ -1,0 +1,147 @@
+"""The models of a server: one pipeline for each bundle, by the name of its folder."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffoundry.runtime.errors import DiffoundryError, InputError
+from diffoundry.runtime.pipelines.base import PipelineBase
+from diffoundry.runtime.presets import read_presets
+from diffoundry.runtime.suggest import did_you_mean
+from diffoundry.serving.server.errors import ApiError, bad_parameter
+from diffoundry.serving.server.parameter_table import ENDPOINTS
+
+__all__ = ["LoraFolder", "Model", "find_model", "name_models"]
+
+_ENDING = ".safetensors"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Model:
+    """One bundle that is served.
+
+    Attributes:
+        name: As clients name it: the folder, without ".bundle".
+        pipeline: Its pipeline.
+        created: When the server opened it, in seconds since 1970.
+    """
+
+    name: str
+    pipeline: PipelineBase
+    created: int
+
+    def endpoints(self) -> tuple[str, ...]:
+        """Return the endpoints below /v1/images/ that this bundle can answer."""
+        takes_image = "image" in self.pipeline.argument_names
+        starts = "image" in self.pipeline.example_inputs  # the default call needs an image
+        if not self.pipeline.needs_prompt:
+            return ("variations",) if takes_image else ("generations",)
+        return (*(() if starts else ("generations",)), *(("edits",) if takes_image else ()))
+
+    def parameters(self) -> list[str]:
+        """Return the parameters of this bundle that are arguments of its pipeline, or images."""
+        known = frozenset[str]().union(*(ENDPOINTS[name] for name in self.endpoints()))
+        names = known & self.pipeline.argument_names
+        return sorted(names | ({"mask"} if "mask_image" in names else set()))
+
+    def describe(self) -> dict[str, Any]:
+        """Return OpenAI's object of a model, with more facts beside."""
+        bundle = self.pipeline.session.bundle
+        try:
+            height, width = self.pipeline.default_size
+            size = f"{width}x{height}"
+        except DiffoundryError:  # its config does not say, so that a call must
+            size = None
+        return {
+            "id": self.name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "diffoundry",
+            "pipeline_class": bundle.pipeline_class,
+            "endpoints": [f"/v1/images/{name}" for name in self.endpoints()],
+            "default_size": size,
+            "parameters": self.parameters(),
+            "presets": sorted(read_presets(bundle)),
+        }
+
+
+def name_models(pipelines: Iterable[PipelineBase], created: int) -> dict[str, Model]:
+    """Return the models by name.
+
+    Raises:
+        InputError: Two folders have one name, or a name cannot be part of an address.
+    """
+    models: dict[str, Model] = {}
+    for pipeline in pipelines:
+        root = pipeline.session.bundle.root
+        name = root.resolve().name.removesuffix(".bundle")
+        if not re.fullmatch(r"[\w.@+-]{1,100}", name):
+            raise InputError(f"BUNDLE {root}: its name cannot be that of a model; use letters, digits, ., - and _")
+        if name in models:
+            raise InputError(f"BUNDLE {root}: another bundle is served as {name!r} already; rename one of the folders")
+        models[name] = Model(name=name, pipeline=pipeline, created=created)
+    return models
+
+
+def find_model(models: Mapping[str, Model], name: str | None) -> Model:
+    """Return the model of a request.
+
+    Raises:
+        ApiError: None has this name, or several are served and none is named.
+    """
+    if name is None:
+        if len(models) == 1:
+            return next(iter(models.values()))
+        raise ApiError(400, f"model: got none, expected one of {', '.join(models)}", param="model", code="missing")
+    if name not in models:
+        raise ApiError(
+            404, f"model: got {name[:100]!r}, expected {_one_of(models)}.{did_you_mean(name[:100], models)}",
+            param="model", code="model_not_found",
+        )  # fmt: skip
+    return models[name]
+
+
+def _one_of(names: Iterable[str]) -> str:
+    listed = list(names)
+    return f"one of {', '.join(listed)}" if len(listed) > 1 else repr(listed[0])
+
+
+@dataclass(frozen=True, slots=True)
+class LoraFolder:
+    """The LoRAs that clients may name.
+
+    Attributes:
+        folder: With safetensors files; None where the operator allows none.
+    """
+
+    folder: Path | None
+
+    def names(self) -> dict[str, Path]:
+        """Return the files that are there now, by name without ending."""
+        if self.folder is None:
+            return {}
+        return {path.stem: path for path in sorted(self.folder.iterdir()) if path.suffix == _ENDING and path.is_file()}
+
+    def choose(self, texts: Sequence[str]) -> dict[str, float]:
+        """Return paths and scales of NAME or NAME:SCALE.
+
+        A name is looked up in the list of files, so no text of a client becomes part of a path.
+
+        Raises:
+            ApiError: No such LoRA, one twice, or a scale that is no number.
+        """
+        known = self.names()
+        chosen: dict[str, float] = {}
+        for text in texts:
+            name, colon, number = text.partition(":")
+            if name not in known:
+                listed = f"one of {', '.join(known)}" if known else "none: the operator allows no LoRAs (--lora-dir)"
+                raise bad_parameter("loras", f"got {name!r}, expected {listed}.{did_you_mean(name, known)}")
+            if str(known[name]) in chosen:
+                raise bad_parameter("loras", f"got {name!r} twice, expected it once")
+            if colon and not re.fullmatch(r"-?[0-9]{0,3}\.?[0-9]{1,6}", number):
+                raise bad_parameter("loras", f"got {text!r}, expected NAME or NAME:SCALE such as {name}:0.8")
+            chosen[str(known[name])] = float(number) if colon else 1.0
+        return chosen
