@@ -1,6 +1,7 @@
 """A window with a prompt, a live preview and a cancel button. Needs Tk, which comes with most Pythons.
 
 python docs/examples/desktop_app.py BUNDLE
+python docs/examples/desktop_app.py BUNDLE "a red apple" apple.png    # no window: checks a packaged app
 """
 
 import queue
@@ -124,6 +125,19 @@ class Window:
             self._button.config(text="Generate", state="normal", command=self._start)
 
 
+def generate_once(bundle: str, prompt: str, file: str) -> None:
+    """Generate one image with the worker and save it, without a window; an error ends the program with its text."""
+    worker = Worker(bundle)
+    worker.start()
+    worker.generate(prompt)
+    while (event := worker.events.get()).kind not in ("done", "error"):
+        print(event.text or event.kind)
+    worker.close()
+    if event.image is None:
+        sys.exit(event.text)
+    event.image.save(file)
+
+
 def main(bundle: str) -> None:
     """Open the window and run until it is closed."""
     import tkinter as tk
@@ -136,4 +150,4 @@ def main(bundle: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    generate_once(*sys.argv[1:]) if len(sys.argv) > 2 else main(*sys.argv[1:])

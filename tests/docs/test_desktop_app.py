@@ -51,3 +51,14 @@ def test_a_folder_that_is_no_bundle_is_an_event(desktop_app, tmp_path):
     worker.start()
     (event,) = _until(worker, "error")
     assert str(tmp_path / "missing") in event.text
+
+
+def test_an_image_is_generated_without_a_window(desktop_app, emoji_bundle, tmp_path):
+    from PIL import Image
+
+    desktop_app.generate_once(str(emoji_bundle), "a red apple", str(tmp_path / "apple.png"))
+    with Image.open(tmp_path / "apple.png") as image:
+        assert image.size == (64, 64)
+    with pytest.raises(SystemExit, match="missing"):
+        desktop_app.generate_once(str(tmp_path / "missing"), "a red apple", str(tmp_path / "none.png"))
+    assert not (tmp_path / "none.png").exists()

@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import pytest
+from dispatch_calls import CALL, Gate, held
 
 from diffoundry.runtime.errors import (
     CancelledError,
@@ -15,21 +16,6 @@ from diffoundry.runtime.errors import (
     TimeLimitError,
     UnknownArgumentError,
 )
-
-CALL = {"prompt": "a red apple", "height": 16, "width": 16, "seed": 3, "num_inference_steps": 4, "output_type": "np"}
-
-
-class Gate:
-    """A callback that stops a run after a step until it is opened."""
-
-    def __init__(self, step=0):
-        self.step, self.reached, self.opened = step, threading.Event(), threading.Event()
-
-    def __call__(self, _, index, timestep, tensors):
-        if index == self.step:
-            self.reached.set()
-            assert self.opened.wait(60)
-        return tensors
 
 
 def test_a_request_gives_the_image_of_the_call(tiny, dispatch):
@@ -130,7 +116,8 @@ def test_a_joined_call_that_fails_is_made_for_each_run_alone(tiny, dispatch, mon
 
     monkeypatch.setattr(tiny.session, "run", run)
     dispatcher = dispatch()
-    requests = [dispatcher.submit(tiny, CALL) for _ in range(2)]
+    with held(dispatcher, tiny, CALL):
+        requests = [dispatcher.submit(tiny, CALL) for _ in range(2)]
     for request in requests:
         np.testing.assert_array_equal(request.result(60).images, expected)
     assert 4 in refused
