@@ -13,6 +13,7 @@ from diffoundry.exporter.calibrate.request import QuantizationRequest
 from diffoundry.exporter.jobs.processes import JobProcesses
 from diffoundry.exporter.jobs.runner import FinishedJob, JobRunner, Progress, Run, complete_targets, remove_unused
 from diffoundry.exporter.recipe import check_variants, quantization_for
+from diffoundry.exporter.single_graph.request import SINGLE_GRAPH
 from diffoundry.exporter.work_folder import BUILD_ENDING, BUILD_STATE, WorkFolder, recover_build
 from diffoundry.runtime.bundle.atomic_write import sync_file, write_text
 from diffoundry.runtime.bundle.bundle import Bundle
@@ -156,6 +157,11 @@ def _refuse_present(path: Path, manifest: Manifest, chosen: Sequence[Variant], *
         if _key(variant) in present and not overwrite:
             raise InputError(
                 f"bundle {path}: holds {variant.target} {variant.precision} already; pass --overwrite to build it again"
+            )
+        if _key(variant) in present and variant.target == "onnxruntime" and SINGLE_GRAPH in manifest.files:
+            raise InputError(
+                f"bundle {path}: got --overwrite for engines whose weights its one graph, {SINGLE_GRAPH}, reads; "
+                f"export it again with --single-graph"
             )
 
 

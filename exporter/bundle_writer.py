@@ -3,7 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -95,7 +96,12 @@ class BundleWriter(WorkFolder):
         write_text(self.folder / name, json.dumps(data, indent=2) + "\n")
 
     def finish(
-        self, family: str, recipe: Recipe, components: Mapping[str, ComponentSpec], built_with: Mapping[str, str]
+        self,
+        family: str,
+        recipe: Recipe,
+        components: Mapping[str, ComponentSpec],
+        built_with: Mapping[str, str],
+        add_files: Callable[[Path], None] | None = None,
     ) -> Manifest:
         """Sum every file, write the manifest and rename the folder to its final name.
 
@@ -104,6 +110,7 @@ class BundleWriter(WorkFolder):
             recipe: The recipe, with the choices of calibration.
             components: The entries of the components.
             built_with: Versions of the libraries that traced it.
+            add_files: Writes further files into the folder, which opens as a bundle then; None for none.
         """
         manifest = Manifest(
             format_version=FORMAT_VERSION,
@@ -115,6 +122,10 @@ class BundleWriter(WorkFolder):
             built_with=built_with,
         )
         write_text(self.folder / MANIFEST_NAME, dump_manifest(manifest))
+        if add_files is not None:
+            add_files(self.folder)
+            manifest = replace(manifest, files=sum_files(self.folder, manifest.files))
+            write_text(self.folder / MANIFEST_NAME, dump_manifest(manifest))
         self.put_in_place()
         return manifest
 

@@ -11,6 +11,8 @@ from diffoundry.exporter.jobs.processes import JobProcesses
 from diffoundry.exporter.jobs.runner import FinishedJob, JobRunner, Progress, Run, complete_targets, remove_unused
 from diffoundry.exporter.recipe import make_recipe, quantization_for, tool_versions
 from diffoundry.exporter.request import ExportRequest
+from diffoundry.exporter.single_graph.check import check_request, check_single_graph
+from diffoundry.exporter.single_graph.write import write_single_graph
 from diffoundry.runtime.bundle.manifest import Manifest
 
 __all__ = ["ExportReport", "Progress", "export"]
@@ -51,7 +53,9 @@ def export(
         BundleError: Writing failed; finished jobs are kept, and the same call continues there.
     """
     recipe = make_recipe(checkpoint, request)
-    rehearse(checkpoint, recipe)
+    graph = request.single_graph
+    variant = check_request(graph, recipe) if graph else None
+    rehearse(checkpoint, recipe, (lambda opened: check_single_graph(opened, graph, recipe)) if graph else None)
     quantization = quantization_for(recipe, request.quantization)
     opened = BundleWriter(output, recipe, request=quantization, overwrite=request.overwrite)
     with opened as writer, JobProcesses() as processes:
@@ -68,5 +72,6 @@ def export(
         remove_unused(writer.folder, components)
         complete_targets(writer.folder, recipe, progress)
         progress("bundle", "sums")
-        manifest = writer.finish(checkpoint.family.name, recipe, components, tool_versions())
+        add = (lambda folder: write_single_graph(folder, graph, recipe, variant)) if graph and variant else None
+        manifest = writer.finish(checkpoint.family.name, recipe, components, tool_versions(), add)
     return ExportReport(manifest=manifest, done=tuple(jobs.done), kept=tuple(jobs.kept))

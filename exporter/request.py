@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from diffoundry.exporter.calibrate.request import QuantizationRequest
+from diffoundry.exporter.single_graph.request import SingleGraphRequest
 from diffoundry.runtime.bundle.specs import DimSpec, Variant
 from diffoundry.runtime.errors import InputError
 
@@ -20,6 +21,7 @@ class ExportRequest:
         buckets: (height, width) in pixels of the only sizes that engines support; empty to follow `dims`.
         quantization: Budget and prompts of calibration, if a precision needs it.
         overwrite: True to replace an existing bundle.
+        single_graph: The loop of one graph of the whole pipeline; None writes no such graph.
     """
 
     variants: tuple[Variant, ...]
@@ -27,6 +29,7 @@ class ExportRequest:
     buckets: tuple[tuple[int, int], ...] = ()
     quantization: QuantizationRequest = field(default_factory=QuantizationRequest)
     overwrite: bool = False
+    single_graph: SingleGraphRequest | None = None
 
 
 def parse_buckets(text: str) -> tuple[tuple[int, int], ...]:

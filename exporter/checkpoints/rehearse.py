@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import diffoundry
@@ -17,13 +18,21 @@ from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import BundleError, CheckpointError, DiffoundryError, InputError
 from diffoundry.runtime.models.protocols import TextEncoder
 from diffoundry.runtime.pipelines import open_pipeline
+from diffoundry.runtime.pipelines.base import PipelineBase
 from diffoundry.runtime.schedulers import scheduler_from_config
 
 __all__ = ["rehearse"]
 
 
-def rehearse(checkpoint: CheckpointContents, recipe: Recipe) -> None:
+def rehearse(
+    checkpoint: CheckpointContents, recipe: Recipe, check: Callable[[PipelineBase], None] | None = None
+) -> None:
     """Open a bundle of the checkpoint without graphs, as `generate` opens it, so that an export does not end in vain.
+
+    Args:
+        checkpoint: The checkpoint.
+        recipe: Of the export.
+        check: Called with the opened pipeline, or None.
 
     Raises:
         CheckpointError: The runtime refuses a config, the scheduler, or a tokenizer; the message names the file.
@@ -46,6 +55,8 @@ def rehearse(checkpoint: CheckpointContents, recipe: Recipe) -> None:
             raise BundleError(storage_sentence(named, "the check of the checkpoint", scratch)) from error
         for encoder in pipeline.text_encoders:
             _check_length(checkpoint.root / encoder.folder / "tokenizer_config.json", encoder)
+        if check is not None:
+            check(pipeline)
 
 
 def _check_length(path: Path, encoder: TextEncoder) -> None:

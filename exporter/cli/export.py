@@ -17,11 +17,12 @@ from diffoundry.exporter.cli.progress import jobs_json, jobs_table, show_progres
 from diffoundry.exporter.cli.words import first_word, joined, parse_variants
 from diffoundry.exporter.families.lookup import find_family
 from diffoundry.exporter.request import ExportRequest, parse_buckets, parse_dim
+from diffoundry.exporter.single_graph.request import SingleGraphRequest
 from diffoundry.runtime.adapters.pickles import check_not_pickled
 from diffoundry.runtime.bundle.checksums import sha256_of
 from diffoundry.runtime.bundle.specs import PRECISIONS, FusedLora, Variant
 from diffoundry.runtime.cli.adapters import parse_lora
-from diffoundry.runtime.cli.completion import complete_precision, complete_target
+from diffoundry.runtime.cli.completion import complete_precision, complete_scheduler, complete_target
 from diffoundry.runtime.cli.console import out, print_json, remark, size_text
 from diffoundry.runtime.cli.help import Command, options_in
 from diffoundry.runtime.cli.options import json_option
@@ -40,6 +41,8 @@ _checkpoint = options_in("Checkpoint")
 _engines = options_in("Engines")
 
 _sizes = options_in("Sizes")
+
+_graph = options_in("One graph")
 
 _output = options_in("Output")
 
@@ -118,6 +121,13 @@ _EXAMPLES = (
 @_sizes("--width", help="Pixels: 512, or a range 256..1024.  [default: any]")
 @_sizes("--buckets", help="The only image sizes, WIDTHxHEIGHT, each compiled separately: 512x512,768x512.")
 @budget_options
+@_graph("--single-graph", is_flag=True, help="Write encoders, loop and decoder as one graph too: DIR/model.onnx.")
+@_graph("--steps", "num_inference_steps", type=int, help="Steps of its loop.  [default: as generate]")
+@_graph(
+    "--scheduler",
+    shell_complete=complete_scheduler,
+    help="Its scheduler: a name such as euler_a.  [default: the checkpoint's]",
+)
 @_output("-o", "--output", required=True, callback=_folder, metavar="DIR", help="The bundle's folder.")
 @_output("--overwrite", is_flag=True, help="Replace the bundle at DIR when the new one is complete.")
 @json_option
@@ -144,7 +154,13 @@ def command(
     output: Path = values.pop("output")
     overwrite: bool = values.pop("overwrite")
     sizes = _take_sizes(values)
-    request = ExportRequest(variants=variants, quantization=take_budget(values), overwrite=overwrite, **sizes)
+    request = ExportRequest(
+        variants=variants,
+        quantization=take_budget(values),
+        overwrite=overwrite,
+        single_graph=_take_single_graph(values),
+        **sizes,
+    )
     check_output(output, overwrite=overwrite)
     checkpoint = _open(**values)
     for notice in checkpoint.notices():
@@ -210,6 +226,23 @@ def _take_sizes(values: dict[str, Any]) -> dict[str, Any]:
         "dims": {name: parse_dim(name, text) for name, text in dims.items()},
         "buckets": parse_buckets(buckets) if buckets is not None else (),
     }
+
+
+def _take_single_graph(values: dict[str, Any]) -> SingleGraphRequest | None:
+    """Move the options of the one graph out of a command's arguments.
+
+    Raises:
+        InputError: An option of it without --single-graph.
+    """
+    wanted = values.pop("single_graph")
+    options = {"--steps": values.pop("num_inference_steps"), "--scheduler": values.pop("scheduler")}
+    for name, value in options.items():
+        if value is not None and not wanted:
+            raise InputError(
+                f"{name}: got {value!r} without --single-graph, expected both: other engines take any; pass "
+                f"--single-graph, or leave it out"
+            )
+    return SingleGraphRequest(steps=options["--steps"], scheduler=options["--scheduler"]) if wanted else None
 
 
 def _open(

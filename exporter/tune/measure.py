@@ -18,7 +18,17 @@ from diffoundry.exporter.verify.run_result import is_image, result_of
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.pipelines.base import PipelineBase
 
-__all__ = ["ApproximationReport", "Exact", "Sample", "compare", "generate_exact", "sample"]
+__all__ = [
+    "ApproximationReport",
+    "Distance",
+    "Exact",
+    "Sample",
+    "compare",
+    "generate_exact",
+    "measure_distance",
+    "sample",
+    "summarize",
+]
 
 FloatArray = NDArray[np.float32]
 
@@ -41,6 +51,25 @@ class Sample:
     prompt: str
     seed: int
     image: FloatArray = field(repr=False)
+    rows: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Distance:
+    """One image of an approximation beside that of the exact loop.
+
+    Attributes:
+        psnr: In dB, peak 1; equal images count as 150 dB.
+        ssim: Structural similarity.
+        same_object: True if both show the same, by the nearest image of the gallery; None without one.
+        rows: As `Sample.rows`.
+        seconds: As `Sample.seconds`.
+    """
+
+    psnr: float
+    ssim: float
+    same_object: bool | None
     rows: int
     seconds: float
 
@@ -151,10 +180,10 @@ def compare(
     approximation: Approximation,
     exact: Exact,
     gallery: Gallery | None = None,
-    *,
-    timed: bool = True,
 ) -> ApproximationReport:
     """Generate the images of `exact` with an approximation, and compare.
+
+    An exact image is generated before each one, so that both times are of the same minutes.
 
     Args:
         pipeline: The bundle's pipeline.
@@ -162,31 +191,60 @@ def compare(
         approximation: Changes of the call.
         exact: The images of the exact loop.
         gallery: Names what an image shows.
-        timed: True generates an exact image before each one, so that both times are of the same minutes. False takes
-            the times of `exact`.
 
     Raises:
         InputError: The pipeline does not take the approximation.
     """
-    again, made = [], []
+    again, distances = [], []
     for one in exact:
-        if timed:
-            again.append(sample(pipeline, settings, None, one.prompt, one.seed).seconds)
-        made.append(sample(pipeline, settings, approximation, one.prompt, one.seed))
-    distances = [min(psnr(ours.image, one.image, 1.0), _MOST_DB) for ours, one in zip(made, exact, strict=True)]
-    similar = [ssim(ours.image, one.image) for ours, one in zip(made, exact, strict=True)]
-    same = None
-    if gallery is not None:
-        same = sum(gallery.name(ours.image) == gallery.name(one.image) for ours, one in zip(made, exact, strict=True))
+        again.append(sample(pipeline, settings, None, one.prompt, one.seed).seconds)
+        distances.append(measure_distance(pipeline, settings, approximation, one, gallery))
+    return summarize(approximation, distances, exact, again)
+
+
+def measure_distance(
+    pipeline: PipelineBase,
+    settings: Settings,
+    approximation: Approximation,
+    exact: Sample,
+    gallery: Gallery | None = None,
+) -> Distance:
+    """Generate the image of `exact` with an approximation, and compare; arguments as `compare`.
+
+    Raises:
+        InputError: The pipeline does not take the approximation.
+    """
+    made = sample(pipeline, settings, approximation, exact.prompt, exact.seed)
+    return Distance(
+        psnr=min(psnr(made.image, exact.image, 1.0), _MOST_DB),
+        ssim=ssim(made.image, exact.image),
+        same_object=None if gallery is None else gallery.name(made.image) == gallery.name(exact.image),
+        rows=made.rows,
+        seconds=made.seconds,
+    )
+
+
+def summarize(
+    approximation: Approximation, distances: Sequence[Distance], exact: Exact, again: Sequence[float] = ()
+) -> ApproximationReport:
+    """Return the report of an approximation.
+
+    Args:
+        approximation: Changes of the call.
+        distances: Of its images.
+        exact: The same images of the exact loop.
+        again: Seconds of the exact loop, measured in turns; none takes the times of `exact`.
+    """
+    same = [one.same_object for one in distances if one.same_object is not None]
     return ApproximationReport(
         text=approximation.text,
-        images=len(made),
-        psnr=fmean(distances),
-        worst_psnr=min(distances),
-        ssim=fmean(similar),
-        same_object=same,
-        rows=fmean(one.rows for one in made),
+        images=len(distances),
+        psnr=fmean(one.psnr for one in distances),
+        worst_psnr=min(one.psnr for one in distances),
+        ssim=fmean(one.ssim for one in distances),
+        same_object=sum(same) if same else None,
+        rows=fmean(one.rows for one in distances),
         exact_rows=fmean(one.rows for one in exact),
-        seconds=median(one.seconds for one in made),
+        seconds=median(one.seconds for one in distances),
         exact_seconds=median(again or [one.seconds for one in exact]),
     )

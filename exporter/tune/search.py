@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from diffoundry.exporter.tune.approximation import Approximation
-from diffoundry.exporter.tune.measure import ApproximationReport, Exact, compare
+from diffoundry.exporter.tune.measure import ApproximationReport, Exact, measure_distance, summarize
 from diffoundry.exporter.verify.request import Settings
 from diffoundry.runtime.errors import DiffoundryError, InputError
 from diffoundry.runtime.pipelines.base import PipelineBase
@@ -57,9 +57,9 @@ def search(
 ) -> list[tuple[Approximation, ApproximationReport]]:
     """Return those within the budget, the one with the fewest rows first.
 
-    Each is tried on one image; those that are not lost are tried on all, the cheapest first, until one is within the
-    budget. The order by rows is exact, because a cache of taylor makes the same calls for every image, and nearly so
-    for sea. Of two with equal rows the one that is nearer on the first image comes first.
+    Each is tried on one image; those that are not lost are tried on the others, the cheapest first, until one is within
+    the budget. The order by rows is exact, because a cache of taylor makes the same calls for every image, and nearly
+    so for sea. Of two with equal rows the one that is nearer on the first image comes first.
 
     Args:
         pipeline: The bundle's pipeline.
@@ -72,22 +72,23 @@ def search(
     Raises:
         InputError: The pipeline takes none of them.
     """
-    first, hopeful, refusals = exact[:1], [], []
+    hopeful, refusals = [], []
     for index, one in enumerate(tried):
         if on_try is not None:
             on_try(index, len(tried), one.text)
         try:
-            report = compare(pipeline, settings, one, first, timed=False)
+            first = measure_distance(pipeline, settings, one, exact[0])
         except DiffoundryError as error:  # another scheduler may not fit, a system may have no guidance of its own
             refusals.append(str(error))
             continue
-        if report.psnr >= min_psnr - _LOST and report.fewer_rows > 1:
-            hopeful.append((report.rows, -report.psnr, one))
+        if first.psnr >= min_psnr - _LOST and first.rows < exact[0].rows:
+            hopeful.append((first.rows, -first.psnr, one, first))
     if len(refusals) == len(tried):
         raise InputError(f"tune: this bundle takes none of {len(tried)} approximations; the last: {refusals[-1]}")
     found = []
-    for _, _, one in sorted(hopeful, key=lambda entry: entry[:2]):
-        report = compare(pipeline, settings, one, exact, timed=False)
+    for _, _, one, first in sorted(hopeful, key=lambda entry: entry[:2]):
+        distances = [first, *(measure_distance(pipeline, settings, one, other) for other in exact[1:])]
+        report = summarize(one, distances, exact)
         if report.psnr >= min_psnr:
             found.append((one, report))
             if len(found) == 3:

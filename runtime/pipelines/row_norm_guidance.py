@@ -1,20 +1,18 @@
 """Guidance that keeps the norm of each row of a prediction, and may end before the last step."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from diffoundry.runtime.models.protocols import Denoiser, Feeds, FloatArray
+from diffoundry.runtime.models.protocols import FloatArray
+from diffoundry.runtime.pipelines.ending_guidance import EndingGuidance
 from diffoundry.runtime.pipelines.guidance import ClassifierFreeGuidance
-from diffoundry.runtime.pipelines.step_guidance import StepGuidance
-from diffoundry.runtime.pipelines.truncated_guidance import predict_prompts
 
 __all__ = ["RowNormGuidance"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RowNormGuidance(ClassifierFreeGuidance, StepGuidance):
+class RowNormGuidance(EndingGuidance, ClassifierFreeGuidance):
     """Classifier-free guidance, e, whose rows are scaled: e |e_c| / |e|. diffusers: `Lumina2Pipeline.__call__`.
 
     Attributes:
@@ -27,13 +25,9 @@ class RowNormGuidance(ClassifierFreeGuidance, StepGuidance):
     steps: int
     until: float
 
-    def predict(
-        self, denoiser: Denoiser | Any, sample: FloatArray, timestep: float, feeds: Feeds, index: int
-    ) -> FloatArray:
-        """See `StepGuidance.predict`."""
-        if (index + 1) / self.steps > self.until:
-            return predict_prompts(denoiser, sample, timestep, feeds)
-        return self.combine(denoiser(sample, timestep, feeds))
+    def guides(self, timestep: float, index: int) -> bool:  # noqa: ARG002
+        """See `EndingGuidance.guides`."""
+        return (index + 1) / self.steps <= self.until
 
     def combine(self, output: FloatArray) -> FloatArray:
         """See `Guidance.combine`; a row is one of the last axis."""

@@ -10,6 +10,7 @@ from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.protocols import Denoiser, Feeds, FloatArray
 from diffoundry.runtime.pipelines.approximations.caches import Calls, Forecast, SeaCalls, TaylorCalls
 from diffoundry.runtime.pipelines.denoising import Predict
+from diffoundry.runtime.pipelines.ending_guidance import EndingGuidance
 from diffoundry.runtime.pipelines.guidance import ClassifierFreeGuidance, Guidance, Unguided
 from diffoundry.runtime.pipelines.step_guidance import StepGuidance, last_rows
 from diffoundry.runtime.schedulers import Scheduler
@@ -43,13 +44,16 @@ def approximate(
         InputError: The call has no guidance by a negative prompt, which the arguments leave out.
     """
     choice = None if cache is None else parse_cache(cache)
-    if not isinstance(guidance, ClassifierFreeGuidance) or isinstance(guidance, StepGuidance):
+    ending = isinstance(guidance, EndingGuidance) and _needs_parts(interval, choice)
+    plain = isinstance(guidance, ClassifierFreeGuidance) and not isinstance(guidance, StepGuidance)
+    if not (ending or plain):
         _refuse_parts(interval, cache, choice, guidance)
         assert choice is not None, "an interval is refused"
         return with_cache(choice, predict(guidance), scheduler, total)
     low, high = interval or (0.0, 1.0)
     return _GuidedSteps(
         guidance,
+        guides=guidance.guides if isinstance(guidance, EndingGuidance) else lambda _timestep, _index: True,
         rows=predict(_Rows()),
         prompts=predict(_Prompts()),
         guided=range(int(low * total), int(high * total)),
@@ -89,8 +93,9 @@ class _GuidedSteps:
 
     def __init__(
         self,
-        guidance: ClassifierFreeGuidance,
+        guidance: Guidance,
         *,
+        guides: Callable[[float, int], bool],
         rows: Predict,
         prompts: Predict,
         guided: range,
@@ -102,14 +107,16 @@ class _GuidedSteps:
 
         Args:
             guidance: Of the call.
+            guides: (timestep, index) -> whether the guidance itself takes part in a step.
             rows: Predicts for the negative prompts and the prompts, (2 B, ...).
             prompts: Predicts for the prompts alone, (B, ...).
-            guided: Indices of the steps with guidance.
+            guided: Indices of the steps that may have guidance.
             calls: Decides which steps call the denoiser; None for all.
             choice: The cache.
             total: Steps of the loop.
         """
         self._guidance, self._rows, self._prompts, self._guided, self._calls = guidance, rows, prompts, guided, calls
+        self._guides = guides
         self._in_full = [
             choice.kind != "guidance" or (index - guided.start) % choice.interval == 0 or index >= total - choice.final
             for index in range(total)
@@ -119,7 +126,7 @@ class _GuidedSteps:
 
     def __call__(self, latents: FloatArray, timestep: float, index: int) -> FloatArray:
         """See `denoising.Predict`."""
-        guided = index in self._guided
+        guided = index in self._guided and self._guides(timestep, index)
         called = self._calls is None or self._calls(latents, timestep, index)
         if guided and (not self._difference or (called and self._in_full[index])):
             output = self._rows(latents, timestep, index)
@@ -174,10 +181,15 @@ def _calls(choice: CacheChoice, scheduler: Scheduler[Any], total: int) -> Calls 
     return SeaCalls(first, choice.threshold, choice.final, total, noise_level)
 
 
+def _needs_parts(interval: object, choice: CacheChoice | None) -> bool:
+    """Return whether the predictions for prompts and negative prompts are needed apart."""
+    own = choice is not None and (choice.kind == "guidance" or choice.guidance_order is not None)
+    return interval is not None or own
+
+
 def _refuse_parts(interval: object, cache: str | None, choice: CacheChoice | None, guidance: Guidance) -> None:
     """Refuse arguments that leave out rows of negative prompts, for guidance that has none or is of another kind."""
-    own = choice is not None and (choice.kind == "guidance" or choice.guidance_order is not None)
-    if interval is None and not own:
+    if not _needs_parts(interval, choice):
         return
     got = f"guidance_interval: got {interval}" if interval is not None else f"cache: got {cache!r}"
     kind = "without guidance by a negative prompt" if not guidance.guided else "with guidance of several terms"

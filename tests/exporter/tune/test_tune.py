@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from diffoundry.exporter.cli.tune import command as tune_command
 from diffoundry.exporter.cli.verify import command as verify_command
 from diffoundry.exporter.tune import session
 from diffoundry.exporter.tune.approximation import Approximation, parse_approximation
-from diffoundry.exporter.tune.measure import compare, generate_exact, sample
+from diffoundry.exporter.tune.measure import generate_exact, measure_distance, sample, summarize
 from diffoundry.exporter.tune.search import candidates, search
 from diffoundry.exporter.verify.image_size import settings_for
 from diffoundry.exporter.verify.request import VerifyRequest
@@ -46,6 +47,11 @@ def few_candidates(monkeypatch):
     monkeypatch.setattr(session, "candidates", lambda _steps: FEW)
 
 
+def compare(pipeline, settings, one, images):
+    """The report without the times of the exact loop in turns."""
+    return summarize(one, [measure_distance(pipeline, settings, one, image) for image in images], images)
+
+
 def invoke(command, *arguments):
     return CliRunner().invoke(command, [str(argument) for argument in arguments])
 
@@ -53,24 +59,31 @@ def invoke(command, *arguments):
 def test_what_is_measured(exact):
     pipeline, settings, images = exact
     assert [(one.prompt, one.seed, one.rows) for one in images] == [(name, 0, 2 * STEPS) for name in REQUEST.prompts]
-    report = compare(pipeline, settings, FEW[0], images, timed=False)
+    report = compare(pipeline, settings, FEW[0], images)
     made = [sample(pipeline, settings, FEW[0], one.prompt, 0).image for one in images]
     errors = [np.square(ours.astype(float) - one.image).mean() for ours, one in zip(made, images, strict=True)]
     decibels = -10 * np.log10(errors)
     assert (report.psnr, report.worst_psnr) == pytest.approx((decibels.mean(), decibels.min()), abs=1e-4)
     assert (report.rows, report.exact_rows, report.images) == (12, 28, 2)
     assert report.fewer_rows == pytest.approx(28 / 12)
-    nothing = compare(pipeline, settings, Approximation(guidance_interval=(0.0, 1.0)), images, timed=False)
+    nothing = compare(pipeline, settings, Approximation(guidance_interval=(0.0, 1.0)), images)
     assert (nothing.psnr, nothing.ssim, nothing.fewer_rows) == (150.0, pytest.approx(1.0), 1.0)
 
 
-def test_the_cheapest_within_the_budget(exact):
+def test_the_cheapest_within_the_budget(exact, monkeypatch):
     pipeline, settings, images = exact
-    distances = [compare(pipeline, settings, one, images, timed=False).psnr for one in FEW]
+    reports = [compare(pipeline, settings, one, images) for one in FEW]
+    distances = [report.psnr for report in reports]
     assert distances == sorted(distances)
     for index, one in enumerate(FEW):
         found = search(pipeline, settings, images, distances[index] - 0.01, FEW)
         assert found[0][0] == one
+        assert found[0][1] == replace(reports[index], seconds=found[0][1].seconds)
+    generated = []
+    start = pipeline.start
+    monkeypatch.setattr(pipeline, "start", lambda prompt, **more: generated.append(prompt) or start(prompt, **more))
+    search(pipeline, settings, images, distances[-1] - 0.01, FEW[-1:])
+    assert generated == list(REQUEST.prompts)  # the first image is not made twice
     assert search(pipeline, settings, images, distances[-1] + 11, FEW) == []
     refused = Approximation(scheduler="FlowMatchEulerDiscrete")
     with pytest.raises(InputError, match="tune: this bundle takes none of 1 approximations; the last: FlowMatchEuler"):

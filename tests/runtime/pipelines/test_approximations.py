@@ -9,6 +9,8 @@ from diffoundry.runtime import load
 from diffoundry.runtime.checks.approximations import CacheChoice, parse_cache
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.pipelines.approximations.caches import wiener_filter
+from diffoundry.runtime.pipelines.row_norm_guidance import RowNormGuidance
+from diffoundry.runtime.pipelines.truncated_guidance import TruncatedGuidance
 
 STEPS = 12
 SETTINGS = {"num_inference_steps": STEPS, "guidance_scale": 4.0, "seed": 3, "output_type": "latent"}
@@ -72,6 +74,47 @@ def test_guidance_runs_in_the_steps_of_diffusers_guiders(emoji, emoji_diffusers,
     near(ours, expected(emoji_diffusers, guide))
     guided = range(int(interval[0] * STEPS), int(interval[1] * STEPS))
     assert rows == [2 if index in guided else 1 for index in range(STEPS)]
+
+
+def limited(prediction, conditional):
+    """`cfg_normalization` of `ZImagePipeline`, of 0.9."""
+    own, new = (torch.linalg.vector_norm(one) for one in (conditional, prediction))
+    return prediction * (own * 0.9 / new) if new > own * 0.9 else prediction
+
+
+def normalized(prediction, conditional):
+    """`cfg_normalization` of `Lumina2Pipeline`."""
+    own, new = (torch.norm(one, dim=-1, keepdim=True) for one in (conditional, prediction))
+    return prediction * (own / new)
+
+
+@pytest.mark.parametrize(
+    ("guidance", "change", "ends"),
+    [
+        (TruncatedGuidance(scale=3.0, largest=0.9), limited, 10),
+        (TruncatedGuidance(scale=3.0, largest=0.9, end=0.5), limited, 5),
+        (RowNormGuidance(scale=3.0, normalizes=True, steps=STEPS, until=0.5), normalized, 6),
+    ],
+    ids=["truncated", "truncated and ended", "norms of rows"],
+)
+def test_other_guidance_runs_in_the_steps_of_diffusers_guiders(
+    emoji, emoji_diffusers, monkeypatch, guidance, change, ends
+):
+    """Each with the formula of its pipeline; steps need both the interval and the guidance's own rule."""
+    own = isinstance(guidance, TruncatedGuidance)
+    guider = ClassifierFreeGuidance(guidance_scale=3.0, start=0.2, stop=0.9, use_original_formulation=own)
+    monkeypatch.setattr(emoji.family, "choose_guidance", lambda *_: guidance)
+
+    def guide(index, text, empty):
+        guider.set_state(step=index, num_inference_steps=STEPS, timestep=torch.tensor(0))
+        conditional = text()
+        if guider.num_conditions == 1 or index >= ends:
+            return conditional
+        return change(guider.forward(conditional, empty()).pred, conditional)
+
+    ours, rows = trajectory(emoji, guidance_interval=(0.2, 0.9))
+    near(ours, expected(emoji_diffusers, guide))
+    assert rows == [2 if index in range(2, ends) else 1 for index in range(STEPS)]
 
 
 def polynomial(known, index):

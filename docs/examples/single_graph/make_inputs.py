@@ -1,0 +1,49 @@
+"""Writes the inputs of a bundle's one graph, model.onnx, as .npy files.
+
+    python make_inputs.py emoji.bundle "a red apple" --negative-prompt blurry --seed 0 -o inputs
+
+The numbers are those of `diffoundry generate` with the same seed. The programs beside this one read the files.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from diffoundry.runtime import load
+from diffoundry.runtime.random import TorchCpuGenerator
+
+
+def main() -> None:
+    """Tokenize, draw and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("prompt")
+    parser.add_argument("--negative-prompt", default="")
+    parser.add_argument("--guidance-scale", type=float, default=7.5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("-o", "--output", type=Path, default=Path("inputs"))
+    arguments = parser.parse_args()
+
+    session = onnxruntime.InferenceSession(arguments.bundle / "model.onnx")
+    shapes = {one.name: one.shape for one in session.get_inputs()}
+    arrays = {"guidance_scale": np.array([arguments.guidance_scale], np.float32)}
+    for encoder in load(arguments.bundle).text_encoders:
+        for prefix, text in (("", arguments.prompt), ("negative_", arguments.negative_prompt)):
+            name = f"{prefix}input_ids{encoder.name.removeprefix('text_encoder')}"
+            arrays[name] = encoder.tokenizer([text], max_length=shapes[name][1]).input_ids
+    generator = TorchCpuGenerator(arguments.seed)
+    arrays["noise"] = generator.randn(tuple(shapes["noise"])).astype(np.float32)
+    if "step_noise" in shapes:  # of stochastic schedulers
+        steps, *shape = shapes["step_noise"]
+        arrays["step_noise"] = np.stack([generator.randn(tuple(shape)) for _ in range(steps)]).astype(np.float32)
+
+    arguments.output.mkdir(exist_ok=True)
+    for name, array in arrays.items():
+        np.save(arguments.output / f"{name}.npy", array)
+        print(f"{name}: {array.dtype} {array.shape}")
+
+
+if __name__ == "__main__":
+    main()
