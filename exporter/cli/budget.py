@@ -1,6 +1,5 @@
 """Options of calibration, which `export` and `build` share."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,14 +10,11 @@ from diffoundry.calibration.prompts import read_prompts
 from diffoundry.calibration.quality import Budget
 from diffoundry.exporter.calibrate.request import QuantizationRequest
 from diffoundry.runtime.cli.help import options_in
-from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.engines.available_memory import parse_bytes
 
 __all__ = ["budget_options", "take_budget"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-
 
 _quantization = options_in("Quantization")
 
@@ -51,15 +47,8 @@ def take_budget(values: dict[str, Any]) -> QuantizationRequest:
         InputError: A size that cannot be read, an impossible limit, or a file of prompts that cannot be read.
     """
     file, size, psnr = (values.pop(name) for name in ("calibration_prompts", "max_size", "min_psnr"))
-    budget = Budget(min_psnr=psnr, max_size=None if size is None else _read_size(size))
+    budget = Budget(min_psnr=psnr, max_size=None if size is None else parse_bytes(size, "--max-size"))
     if file is None:
         return QuantizationRequest(budget=budget)
     prompts, held_out = read_prompts(file)
     return QuantizationRequest(budget=budget, prompts=prompts, held_out=held_out)
-
-
-def _read_size(text: str) -> int:
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([kmgKMG]?(?:[iI]?[bB])?)", text.strip())
-    if found is None:
-        raise InputError(f"--max-size: got {text!r}, expected a size such as 500MB or 1.2GB")
-    return int(float(found[1]) * _UNITS.get(found[2].upper(), _UNITS.get(f"{found[2].upper()}B", 1)))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from importlib.metadata import packages_distributions, version
 
 from diffoundry.runtime.bench.candidate import Generation, Load
+from diffoundry.runtime.bench.component_memory import ComponentMemory
 from diffoundry.runtime.bench.machine import peak_rss
 from diffoundry.runtime.bench.request import BenchRequest
 from diffoundry.runtime.engines.plugins import find_plugin
@@ -46,6 +47,8 @@ class BundleCandidate:
         self._precision = precision
         self._options = options or EngineOptions()
         self._pipeline: DiffusionPipeline | None = None
+        self._memory: ComponentMemory | None = None  # until the first image is there
+        self._highest = 0
 
     @property
     def pipeline(self) -> DiffusionPipeline:
@@ -64,8 +67,10 @@ class BundleCandidate:
         self._pipeline = load(self._path, target=self._target, precision=self._precision, options=self._options)
         opened = time.perf_counter()
         mark, seconds = opened, {}
+        self._memory = ComponentMemory()
         for name in self.pipeline.used_components:
-            self.pipeline.session.engine(name)
+            with self._memory.opening(name):
+                self.pipeline.session.engine(name)
             now = time.perf_counter()
             mark, seconds[name] = now, now - mark
         return Load(total=mark - start, open=opened - start, components=seconds)
@@ -78,9 +83,12 @@ class BundleCandidate:
             EngineError: An engine failed.
         """
         calls: dict[str, list[float]] = {}
+        memory, self._memory = self._memory, None
 
         def note(name: str, _feeds: Mapping[str, Array], _outputs: Mapping[str, Array], seconds: float) -> None:
             calls.setdefault(name, []).append(seconds)
+            if memory is not None:
+                memory.called(name)
 
         def inside_so_far() -> float:
             return sum(map(sum, calls.values()))
@@ -110,12 +118,14 @@ class BundleCandidate:
             seconds = time.perf_counter() - start
         finally:
             session.on_call = None
+        self._highest = max(self._highest, memory.highest if memory else 0)
         return Generation(
             image=image,
             seconds=seconds,
             steps=tuple(steps),
             inside=tuple(inside),
             calls={name: tuple(values) for name, values in calls.items()},
+            memory=dict(memory.peaks) if memory else {},
         )
 
     def facts(self) -> dict[str, str]:
@@ -136,7 +146,8 @@ class BundleCandidate:
 
     def peak_rss(self) -> int | None:
         """Peak resident memory of this process."""
-        return peak_rss()
+        peak = peak_rss()
+        return None if peak is None else max(peak, self._highest)
 
     def close(self) -> None:
         """Close the engines."""

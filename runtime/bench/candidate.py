@@ -1,7 +1,7 @@
 """Candidates of a benchmark: anything that can load and generate the same image repeatedly."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -37,6 +37,7 @@ class Generation:
         steps: Each step of the denoising loop, from the end of the one before.
         inside: For each step, the part spent inside engines (or modules).
         calls: Component to the seconds of each of its calls.
+        memory: Component to its peak memory in bytes, of the first image; empty where it is not measured.
     """
 
     image: FloatArray
@@ -44,6 +45,7 @@ class Generation:
     steps: tuple[float, ...]
     inside: tuple[float, ...]
     calls: Mapping[str, tuple[float, ...]]
+    memory: Mapping[str, int] = field(default_factory=dict)
 
 
 class Candidate(Protocol):

@@ -3,11 +3,12 @@
 import os
 import platform
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from diffoundry.runtime.engines.resident_memory import peak_rss
 
 __all__ = ["Machine", "machine_facts", "peak_rss", "thread_times"]
 
@@ -70,21 +71,6 @@ def machine_facts(cpuinfo: Path = Path("/proc/cpuinfo"), board: Path = Path("/pr
         python=platform.python_version(),
         libraries={name: found for name in _LIBRARIES if (found := _version(name))},
     )
-
-
-def peak_rss(status: Path = Path("/proc/self/status")) -> int | None:
-    """Peak resident memory of this process in bytes, or None where the system does not report it.
-
-    On Linux VmHWM, because getrusage's figure may be that of the parent process.
-    """
-    peak = re.search(r"^VmHWM:\s*(\d+) kB$", _read(status), re.MULTILINE)
-    if peak:
-        return int(peak.group(1)) * 1024
-    if sys.platform == "darwin":
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return None
 
 
 def thread_times(tasks: Path = Path("/proc/self/task")) -> tuple[int, int] | None:

@@ -233,7 +233,7 @@ def _measured(turn: _Turn, turns: Sequence[_Turn]) -> Measured:
     return summarize(
         turn.generations,
         load=turn.load,
-        first_image=turn.first.seconds,
+        first=turn.first,
         peak_rss=turn.peak_rss,
         distance=_distance(turn, turns),
         relative=None if turn is ours else relative_of(turn.generations, ours.generations),

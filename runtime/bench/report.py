@@ -29,8 +29,9 @@ __all__ = [
 FloatArray = npt.NDArray[np.float32]
 
 # One line a version, newest first.
+#   2: peak memory of components.
 #   1: first form.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,10 +89,13 @@ class ComponentTime:
     Attributes:
         per_image: Calls for one image.
         seconds: One call.
+        peak_memory: Bytes by which the process grew at most while the component opened and made its calls for the
+            first image; None where it is not measured.
     """
 
     per_image: int
     seconds: Spread
+    peak_memory: int | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,7 +210,7 @@ def summarize(
     generations: Sequence[Generation],
     *,
     load: Load,
-    first_image: float,
+    first: Generation,
     peak_rss: int | None,
     distance: ImageDistance | None,
     relative: Relative | None,
@@ -219,7 +223,7 @@ def summarize(
     last = generations[-1]
     return Measured(
         load=load,
-        first_image=first_image,
+        first_image=first.seconds,
         image=image,
         image_outside=spread_of(
             [generation.seconds - sum(map(sum, generation.calls.values())) for generation in generations]
@@ -236,6 +240,7 @@ def summarize(
             name: ComponentTime(
                 per_image=len(calls),
                 seconds=spread_of([seconds for generation in generations for seconds in generation.calls[name]]),
+                peak_memory=first.memory.get(name),
             )
             for name, calls in last.calls.items()
         },

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from diffoundry.runtime.bench.engines import EnginesReport
 from diffoundry.runtime.bench.report import BenchReport, ImageDistance, Measured
 from diffoundry.runtime.bench.spread import Ratio, Spread
 from diffoundry.runtime.cli.console import size_text
@@ -12,6 +13,7 @@ __all__ = [
     "candidate_grid",
     "distance_words",
     "duration",
+    "engine_grid",
     "figure_grid",
     "load_warning",
     "machine_words",
@@ -51,6 +53,7 @@ def figure_grid(report: BenchReport) -> Grid:
         ("step, outside engines", lambda m: _spread(m.step.outside)),
         ("step, share outside", lambda m: f"{m.step.outside_share:.1%}"),
         *((f"{name}, one call", lambda m, name=name: _component(m, name)) for name in names),
+        *((f"{name}, memory", lambda m, name=name: _component_memory(m, name)) for name in names),
         ("images a minute", lambda m: f"{m.images_per_minute:.3g}"),
         ("peak memory", lambda m: size_text(m.peak_rss) if m.peak_rss else "–"),
         ("image, times ours", lambda m: _ratio(m.relative.image, m) if m.relative else "–"),
@@ -62,6 +65,27 @@ def figure_grid(report: BenchReport) -> Grid:
         columns=["", *(candidate.name for candidate in report.candidates)],
         rows=[row for row in rows if any(cell != "–" for cell in row[1:])],
     )
+
+
+def engine_grid(report: EnginesReport) -> Grid:
+    """Make a table with a row for each engine of a bundle."""
+    measured = [engine.measured for engine in report.engines]
+    names = list(dict.fromkeys(name for one in measured if one for name in one.components))
+    rows = [
+        [
+            f"{engine.target} {engine.precision}",
+            duration(one.load.total),
+            duration(one.first_image),
+            _spread(one.image),
+            size_text(one.peak_rss) if one.peak_rss else "–",
+            *(_component_memory(one, name) for name in names),
+            distance_words(engine.distance),
+        ]
+        for engine in report.engines
+        if (one := engine.measured) is not None
+    ]
+    heads = ("load", "first image", "image, warm", "peak memory", *(f"{name}, memory" for name in names))
+    return Grid(columns=["engine", *heads, "PSNR to fp32"], rows=rows)
 
 
 def candidate_grid(report: BenchReport) -> Grid:
@@ -150,6 +174,11 @@ def _spread(spread: Spread) -> str:
 
 def _component(measured: Measured, name: str) -> str:
     return _spread(measured.components[name].seconds) if name in measured.components else "–"
+
+
+def _component_memory(measured: Measured, name: str) -> str:
+    peak = measured.components[name].peak_memory if name in measured.components else None
+    return "–" if peak is None else size_text(peak)
 
 
 def _ratio(ratio: Ratio, measured: Measured) -> str:

@@ -144,6 +144,7 @@ _EXAMPLES = (
 @adapter_options
 @approximation_options
 @options_in("Memory")("--low-memory", is_flag=True, help="Load one component at a time.")
+@options_in("Memory")("--memory", metavar="SIZE", help="Take at most so much memory, or refuse: 1.5GB.")
 @vae_options
 @engine_options
 @_output("-o", "--output", metavar="PATH", help=_OUTPUT_HELP)
@@ -157,6 +158,7 @@ def command(
     like: Path | None,
     output: str | None,
     low_memory: bool,
+    memory: str | None,
     no_safety_checker: bool,
     as_json: bool,
     **values: Any,
@@ -170,7 +172,8 @@ def command(
     started = time.perf_counter()
     with named_as_typed():
         engines = take_engine_options(values)
-        opened = [load(one, low_memory=low_memory, safety_checker=not no_safety_checker, **engines) for one in bundle]
+        engines |= {"low_memory": low_memory, "memory": memory, "safety_checker": not no_safety_checker}
+        opened = [load(one, **engines) for one in bundle]
         for one in opened:
             tell_choice(one.session)
         pipeline: PipelineBase = opened[0] if len(opened) == 1 else chain(*opened)

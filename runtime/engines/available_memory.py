@@ -1,11 +1,15 @@
 """Main memory that this process can still take: the machine's, and the limits of its control groups."""
 
 import os
+import re
 from pathlib import Path, PurePosixPath
 
+from diffoundry.runtime.engines.resident_memory import peak_rss, resident_bytes
 from diffoundry.runtime.errors import InputError
 
-__all__ = ["available_memory", "check_memory", "describe_bytes", "own_memory"]
+__all__ = ["available_memory", "check_memory", "describe_bytes", "own_memory", "parse_bytes"]
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 _NO_MACHINE = 2**50
 """Bytes that no machine has, for systems that do not report their memory."""
@@ -52,8 +56,8 @@ def own_memory(root: Path = Path("/")) -> tuple[int, int]:
     Args:
         root: As in `available_memory`.
     """
-    fields = _fields(root / "proc/self/status")
-    return fields.get("VmRSS", 0), fields.get("VmHWM", 0)
+    status = root / "proc/self/status"
+    return resident_bytes(status) or 0, peak_rss(status) or 0
 
 
 def describe_bytes(count: int) -> str:
@@ -65,6 +69,22 @@ def describe_bytes(count: int) -> str:
             value = count / size
             return f"{value:.0f} {unit}" if value >= 10 else f"{value:.1f} {unit}"
     return f"{count} bytes"
+
+
+def parse_bytes(text: str, name: str) -> int:
+    """Return the bytes of a size in words, such as "500MB", "1.2 GB" or "2G".
+
+    Args:
+        text: The size.
+        name: Argument, for the message.
+
+    Raises:
+        InputError: It is no size.
+    """
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([kmgKMG]?(?:[iI]?[bB])?)", text.strip())
+    if found is None:
+        raise InputError(f"{name}: got {text!r}, expected a size such as 500MB or 1.2GB")
+    return int(float(found[1]) * _UNITS.get(found[2].upper(), _UNITS.get(f"{found[2].upper()}B", 1)))
 
 
 def _machine(root: Path) -> int | None:

@@ -3,8 +3,12 @@
 import ctypes
 import platform
 import sys
+from pathlib import Path
 
-__all__ = ["free_at_once", "give_back"]
+__all__ = ["drop_mapped", "free_at_once", "give_back", "trim"]
+
+_MADV_DONTNEED = 4
+"""From linux/mman.h: forget the pages. Those of a file come back from it."""
 
 _MADV_PAGEOUT = 21
 """From linux/mman.h, since Linux 5.4: give the pages back, losing nothing."""
@@ -24,6 +28,39 @@ def free_at_once() -> None:
     """
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
+
+
+def trim() -> None:
+    """Return the unused memory of glibc's heap to the system. Elsewhere nothing is done."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def drop_mapped(folder: Path, maps: Path = Path("/proc/self/maps")) -> int:
+    """Forget the pages of the files in a folder that this process has mapped and cannot write.
+
+    The system keeps them in its cache, and maps them again where they are read. Elsewhere than on Linux nothing is
+    done.
+
+    Args:
+        folder: An absolute path without links.
+        maps: Linux' list of mappings.
+
+    Returns:
+        Bytes of these mappings.
+    """
+    try:
+        lines = maps.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return 0
+    dropped = 0
+    for line in lines:
+        place, permissions, _offset, _device, _inode, *path = line.split(maxsplit=5)
+        if path and "w" not in permissions and Path(path[0]).is_relative_to(folder):
+            start, end = (int(part, 16) for part in place.split("-"))
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
+            dropped += end - start
+    return dropped
 
 
 def give_back(address: int, size: int) -> None:

@@ -17,6 +17,7 @@ from diffoundry.runtime.bundle.specs import AdapterSpec, TensorSpec
 from diffoundry.runtime.engines.batches import run_in_batches
 from diffoundry.runtime.engines.call_hook import CALL_HOOK
 from diffoundry.runtime.engines.leases import EngineLeases
+from diffoundry.runtime.engines.memory_limit import MemoryLimit
 from diffoundry.runtime.engines.plugins import find_plugin
 from diffoundry.runtime.engines.protocol import (
     AdaptableEngine,
@@ -54,6 +55,7 @@ class EngineSession:
         precision: str | None = None,
         options: EngineOptions | None = None,
         low_memory: bool = False,
+        memory: int | None = None,
     ) -> None:
         """Nothing is opened yet.
 
@@ -64,6 +66,10 @@ class EngineSession:
             options: Device, threads and the like; the default is the target's first device.
             low_memory: Keep only one component loaded at a time (except those used in every step). Lowers peak memory;
                 reloads components for every image; calls are serialized.
+            memory: Most bytes that this process may take, as `low_memory` in other respects. None: no limit.
+
+        Raises:
+            InputError: `memory` is less than the process holds already, or the weights of the denoiser do not fit.
         """
         self.bundle = bundle
         self.on_call: Call | None = None
@@ -74,9 +80,13 @@ class EngineSession:
         self._adapters: dict[str, Mapping[str, Array]] = {}
         self._left: set[str] = set()  # engines whose adapters were removed, until their next call
         self._locks = {name: threading.Lock() for name in bundle.components}
-        self._turn = threading.RLock() if low_memory else None
+        self._limit = None if memory is None else MemoryLimit(memory, bundle.root)
+        self._turn = threading.RLock() if low_memory or self._limit else None
         self._leases = EngineLeases()
         self._shut_down = False
+        if self._limit is not None:
+            stepped = [name for name in bundle.components if bundle.role(name) == DENOISER][:1]
+            self._limit.check_weights(stepped, sum(map(self._file_bytes, stepped)))
 
     @property
     def opened(self) -> tuple[str, ...]:
@@ -302,7 +312,19 @@ class EngineSession:
         with self._turn:
             stepped = self._in_every_step(name)
             self._close(o for o in self._locks if o != name and not (stepped and self._in_every_step(o)))
-            return self._run(name, feeds)
+            if self._limit is None:
+                return self._run(name, feeds)
+            if name not in self._engines:
+                with self._limit.opening(name):
+                    self.engine(name)
+            outputs = self._run(name, feeds)
+            self._limit.check(name)
+            return outputs
+
+    def _file_bytes(self, name: str) -> int:
+        """Return the bytes of the files that the engine of a component reads; 0 for a folder without a manifest."""
+        choice, manifest = self.choice(name), self.bundle.manifest
+        return 0 if choice is None or manifest is None else sum(manifest.files[file].size for file in choice.spec.files)
 
     def _in_every_step(self, name: str) -> bool:
         return self.bundle.role(name) in (DENOISER, CONTROLNET)

@@ -6,6 +6,7 @@ from typing import cast
 from diffoundry.runtime.bundle.bundle import Bundle, tell_unchecked
 from diffoundry.runtime.bundle.hub import find_bundle
 from diffoundry.runtime.checks.arguments import check_type
+from diffoundry.runtime.engines.available_memory import parse_bytes
 from diffoundry.runtime.engines.plugins import resolve
 from diffoundry.runtime.engines.protocol import EngineOptions, merge_options
 from diffoundry.runtime.engines.session import EngineSession
@@ -29,6 +30,7 @@ def load(
     threads: int | None = None,
     options: EngineOptions | None = None,
     low_memory: bool = False,
+    memory: int | str | None = None,
     safety_checker: bool | None = True,
 ) -> DiffusionPipeline:
     """Open a bundle, or an Optimum ONNX folder, as a pipeline ready to generate.
@@ -48,23 +50,30 @@ def load(
         options: Further options of engines; `device` and `threads` are two of them.
         low_memory: Keep only one component loaded at a time (except those used in every step). Lowers peak memory;
             reloads components for every image.
+        memory: Most memory that this process may take, in bytes or as "1.5GB". Components are opened and closed as with
+            `low_memory`, and the images are the same. A component that takes more is refused with what it took.
         safety_checker: As in `open_pipeline`.
 
     Raises:
         BundleError: The folder is no bundle, was changed, or is of a family this version does not know; or the hub has
             no bundle of this id.
         EngineError: The bundle has no engine for this target and precision, or its library is not installed.
-        InputError: An argument of another type, or a device or threads that `options` has too.
+        InputError: An argument of another type, or a device or threads that `options` has too; or `memory` is too
+            little.
     """
     check_type("path", path, str | os.PathLike, "the folder of a bundle")
     for name, value in (("target", target), ("precision", precision)):
         check_type(name, value, str | None, "a name, or None for the first that runs here")
     check_type("options", options, EngineOptions | None, "EngineOptions")
     check_type("low_memory", low_memory, bool, "True or False")
+    check_type("memory", memory, int | str | None, "bytes, or a size such as '1.5GB'")
+    most = parse_bytes(memory, "memory") if isinstance(memory, str) else memory
     chosen = merge_options(options, device, threads)
     bundle = Bundle(find_bundle(path))
     tell_unchecked(bundle)
-    session = EngineSession(bundle, target=target, precision=precision, options=chosen, low_memory=low_memory)
+    session = EngineSession(
+        bundle, target=target, precision=precision, options=chosen, low_memory=low_memory, memory=most
+    )
     session.check_request()
     return cast("DiffusionPipeline", open_pipeline(session, safety_checker=safety_checker))
 

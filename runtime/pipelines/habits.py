@@ -215,7 +215,8 @@ def from_pretrained(path: str | os.PathLike[str], options: Mapping[str, Any]) ->
             raise InputError(f"{name}: from_pretrained of a bundle takes no such option; {_CHOICES[name]}")
     ignored = ("scheduler", *_WITHOUT_EFFECT, *_CHOICES)
     taken = {name: value for name, value in options.items() if name not in ignored}
-    known = ("target", "precision", "device", "threads", "options", "low_memory", "safety_checker", "scheduler")
+    known = ("target", "precision", "device", "threads", "options", "low_memory", "memory", "safety_checker",
+             "scheduler")  # fmt: skip
     unknown = [name for name in taken if name not in known]
     if unknown:
         raise InputError(

@@ -114,7 +114,7 @@ def test_a_report_is_valid(report):
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        (("schema_version",), 2),
+        (("schema_version",), 1),
         (("machine", "cores"), "2"),
         (("work", "extra"), 1),
         (("candidates",), []),
