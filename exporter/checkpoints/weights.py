@@ -35,6 +35,7 @@ _HOMES = {
     "StableUnCLIPImageNormalizer": "diffusers.pipelines.stable_diffusion",
     "UnCLIPTextProjModel": "diffusers.pipelines.deprecated.unclip",
     "MultilingualCLIP": "diffusers.pipelines.kandinsky",
+    "ReduxImageEncoder": "diffusers.pipelines.flux.modeling_flux",
     "PaellaVQModel": "diffusers.pipelines.deprecated.wuerstchen",
     "WuerstchenDiffNeXt": "diffusers.pipelines.deprecated.wuerstchen",
     "WuerstchenPrior": "diffusers.pipelines.deprecated.wuerstchen",

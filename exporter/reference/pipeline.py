@@ -202,7 +202,8 @@ def _adapters(pipeline: Any) -> dict[str, Any]:
 
 def _projections(pipeline: Any) -> dict[str, Any]:
     """Map names of our components to the projections of the IP-Adapters of a diffusers pipeline."""
-    multi = getattr(getattr(pipeline, "unet", None), "encoder_hid_proj", None)
+    denoiser = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
+    multi = getattr(denoiser, "encoder_hid_proj", None)
     layers = getattr(multi, "image_projection_layers", ())
     return {ip_adapter_name(index): layer for index, layer in enumerate(layers)}
 
@@ -230,7 +231,9 @@ def call_pipeline(
         arguments: Arguments of the call. A None argument that the pipeline lacks is skipped.
     """
     taken = inspect.signature(pipeline.__call__).parameters
-    arguments = {name: value for name, value in arguments.items() if name in taken or value is not None}
+    arguments = {
+        name: value for name, value in arguments.items() if name in taken or (value is not None and name not in _SPARED)
+    }
     if "prompt" in taken:
         arguments["prompt"] = prompt if arguments.get("prompt_embeds") is None else None
     # ZImagePipeline writes its chats into the lists of the caller.
@@ -263,6 +266,9 @@ def _call(
 
     return pipeline(callback_on_step_end=forward_step, **arguments)
 
+
+_SPARED = ("generator", "output_type")
+"""Arguments that a class without noise lacks."""
 
 _DECODE_UNSHIFTED = ("StableDiffusion3InpaintPipeline",)
 """Classes that decode without the VAE's `shift_factor`, which they encode with: huggingface/diffusers#14671."""
@@ -346,7 +352,8 @@ def _part(checkpoint: Checkpoint, name: str, entry: Any, dtype: torch.dtype) -> 
         tokenizer = open_tokenizer(checkpoint.root / "tokenizer", checkpoint.model_index["tokenizer"][1])
         return ImageTextProcessor(checkpoint.root / name, tokenizer)
     if name in ("feature_extractor", "image_processor"):
-        kind = transformers.DPTImageProcessor if entry[1].startswith("DPT") else transformers.CLIPImageProcessor
+        named = {"DPT": transformers.DPTImageProcessor, "Siglip": transformers.SiglipImageProcessor}
+        kind = next((one for name, one in named.items() if entry[1].startswith(name)), transformers.CLIPImageProcessor)
         return kind.from_pretrained(checkpoint.root / name, local_files_only=True)
     # Not module.to, which diffusers overrides only to warn that some modules might have to stay in fp32.
     return torch.nn.Module.to(checkpoint.load(name), dtype)

@@ -27,8 +27,8 @@ def generate(
         on_step: Called with (steps done, steps in all) after every step.
 
     Returns:
-        The latents after every step, float32 (1, ...), in the shape of diffusers' class, and the result: see
-        `result_of`.
+        The latents after every step, float32 (1, ...), in the shape of diffusers' class; of a pipeline without steps
+        its result. And the result: see `result_of`.
 
     Raises:
         EngineError: An engine failed.
@@ -43,4 +43,5 @@ def generate(
         for step in run:
             latents.append(pipeline.pack(step.latents))
             on_step(step.index + 1, step.total)
-        return latents, result_of(run.finish())
+        result = result_of(run.finish())
+        return latents or [result[None]], result

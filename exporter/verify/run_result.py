@@ -14,8 +14,8 @@ def result_of(output: Any) -> FloatArray:
     """Return what a run of diffusers' pipeline, or of ours, made.
 
     Returns:
-        The first image, float32 (height, width, 3) in 0..1. Of a prior both embeddings of the first row, (2, D), or its
-        small latents in one row, (1, D).
+        The first image, float32 (height, width, 3) in 0..1. Of a prior both embeddings of the first row, (2, D), its
+        small latents in one row, (1, D), or the tokens of a prompt, (tokens, D).
     """
     if hasattr(output, "image_embeddings"):
         return np.asarray(output.image_embeddings[0], np.float32).reshape(1, -1)
@@ -23,6 +23,8 @@ def result_of(output: Any) -> FloatArray:
         return np.stack(
             [np.asarray(rows[0], np.float32) for rows in (output.image_embeds, output.negative_image_embeds)]
         )
+    if hasattr(output, "pooled_prompt_embeds"):
+        return np.asarray(output.prompt_embeds[0], np.float32)
     return np.asarray(output.images[0], np.float32)
 
 

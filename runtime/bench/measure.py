@@ -254,7 +254,7 @@ def _work(ours: BundleCandidate, turn: _Turn, request: BenchRequest) -> Work:
         negative_prompt=request.negative_prompt,
         steps=request.steps,
         guidance_scale=request.guidance_scale,
-        scheduler=type(ours.pipeline.scheduler).__name__,
+        scheduler=ours.pipeline.scheduler_name,
         seed=request.seed,
         height=height,
         width=width,

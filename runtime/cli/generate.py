@@ -244,7 +244,7 @@ def _start(
     """Check everything, load what is needed, and prepare the run."""
     check_settings(settings, outputs.example, (1, 1))  # before prompts of any length are encoded
     images = {name: files[name] for name in IMAGE_FILES if name in files}
-    inputs = {**read_images(images), **read_joined_images(pipeline, files)}
+    inputs = {**read_images(images, pipeline.argument_names), **read_joined_images(pipeline, files)}
     apply_scheduler(pipeline, settings)
     parts = take_vae_settings(pipeline, settings)
     words = load_adapters(pipeline, files.get("lora", []), files.get("embedding", []))

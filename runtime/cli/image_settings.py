@@ -69,11 +69,10 @@ class ImageSettings:
         )
         values = {**arguments, **own, **settings, "seed": run.seed}
         values |= {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
-        sampler, schedule = sampler_labels(run.scheduler)
+        labels = () if run.scheduler is None else sampler_labels(run.scheduler)
         facts = {
             **_origin(pipeline),
-            "sampler": sampler,
-            "schedule_type": schedule,
+            **dict(zip(("sampler", "schedule_type"), labels, strict=False)),
             "steps_run": run.total,
             "diffoundry": diffoundry.__version__,
             "defaulted": sorted({name for name in values if name not in settings and name != "seed"} | defaulted),

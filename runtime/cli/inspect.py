@@ -41,7 +41,8 @@ def command(bundle: Path, *, full: bool, check: bool, as_json: bool) -> None:
     if check:
         _check(opened, as_json=as_json)
         return
-    scheduler = opened.read_object(f"{main_scheduler_folder(opened)}/scheduler_config.json")
+    folder = main_scheduler_folder(opened)
+    scheduler = None if folder is None else opened.read_object(f"{folder}/scheduler_config.json")
     if as_json:
         manifest = to_json(opened.manifest) if opened.manifest else None
         print_json(
@@ -120,7 +121,7 @@ def _summary(path: Path, manifest: Manifest, scheduler: Any) -> list[str]:
     joined = "".join(f" + {name}" for name in (*parts, *(["attention control"] if recipe.attention_control else [])))
     facts = {
         "model": f"{recipe.model}{joined}",
-        "scheduler": _describe_scheduler(scheduler),
+        "scheduler": "none" if scheduler is None else _describe_scheduler(scheduler),
         **{name: dim.describe() for name, dim in recipe.dims.items()},
     }
     if recipe.buckets:

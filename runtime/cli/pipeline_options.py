@@ -1,7 +1,7 @@
 """Options of `generate` that only some pipelines support: initial images, second prompts, sizes."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -194,15 +194,22 @@ def take_images(values: dict[str, Any]) -> dict[str, Path | list[Path]]:
     return {name: list(path) if isinstance(path, tuple) else path for name, path in given.items() if path}
 
 
-def read_images(paths: Mapping[str, Path | list[Path]]) -> dict[str, Any]:
+def read_images(paths: Mapping[str, Path | list[Path]], known: Collection[str]) -> dict[str, Any]:
     """Read images: argument of the pipeline to PIL image, or to a list of them.
+
+    Args:
+        paths: Name in `IMAGE_FILES` to a file, or to several.
+        known: Arguments of the pipeline; Redux in a chain names the images of a prior `prior_image`.
 
     Raises:
         InputError: A file that cannot be read as one.
     """
-    return {
+    found: dict[str, Any] = {
         name: [read_image_file(one, IMAGE_FILES[name]) for one in path]
         if isinstance(path, list)
         else read_image_file(path, IMAGE_FILES[name])
         for name, path in paths.items()
     }
+    if "images" in found and "images" not in known and "prior_image" in known:
+        found["prior_image"] = found.pop("images")
+    return found

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffoundry.runtime.pipelines.base import PipelineBase
+from diffoundry.runtime.pipelines.chain import ChainedPipeline
 from diffoundry.runtime.tokenizers.extended import ExtendedTokenizer
 
 __all__ = ["prompt_notes", "size_note", "unused_words"]
@@ -52,7 +53,9 @@ def _guidance_notes(pipeline: Any, settings: Mapping[str, Any]) -> Iterable[str]
         yield "--guidance-scale and --negative-prompt have no effect, because this checkpoint is distilled"
     if "true_cfg_scale" not in pipeline.argument_names:
         return
-    default = pipeline.family.Inputs.__dataclass_fields__["true_cfg_scale"].default
+    owner: Any = pipeline.last if isinstance(pipeline, ChainedPipeline) else pipeline
+    family = owner.family
+    default = family.Inputs.__dataclass_fields__["true_cfg_scale"].default
     given, negative = settings.get("true_cfg_scale"), settings.get("negative_prompt") is not None
     if negative and not (default if given is None else given) > 1:
         yield "--negative-prompt has no effect without --true-cfg-scale above 1"

@@ -86,6 +86,8 @@ def apply_scheduler(pipeline: PipelineBase, settings: dict[str, Any]) -> None:
         InputError: An unknown name, or an option that the scheduler does not have or honour.
     """
     name, options = settings.get("scheduler"), dict(settings.pop("scheduler_options", None) or {})
+    if name is None and not options:
+        return
     config = pipeline.scheduler_config
     cls: Any = scheduler_class(config["_class_name"])
     named: Mapping[str, Any] = {}

@@ -11,13 +11,13 @@ from diffoundry.runtime.cli.console import make_table, out, print_json
 from diffoundry.runtime.cli.help import Command
 from diffoundry.runtime.cli.options import bundle_argument, json_option
 from diffoundry.runtime.engines.plugins import resolve
-from diffoundry.runtime.errors import DiffoundryError
+from diffoundry.runtime.errors import DiffoundryError, InputError
 from diffoundry.runtime.pipelines import entry_of_bundle
 from diffoundry.runtime.pipelines.staged import StagedPipeline
 from diffoundry.runtime.schedulers.names import fitting_schedulers, resolve_scheduler, scheduler_words
 from diffoundry.runtime.schedulers.registry import scheduler_class
 
-__all__ = ["command", "is_flow_bundle", "main_scheduler_folder"]
+__all__ = ["command", "is_flow_bundle", "main_scheduler_folder", "require_scheduler_folder"]
 
 _EXAMPLES = ("diffoundry schedulers emoji.bundle",)
 
@@ -28,7 +28,7 @@ _EXAMPLES = ("diffoundry schedulers emoji.bundle",)
 def command(bundle: Path, *, as_json: bool) -> None:
     """List the schedulers that run on the bundle DIR, by the short names and the class names of --scheduler."""
     opened = Bundle(bundle)
-    config = opened.read_object(f"{main_scheduler_folder(opened)}/scheduler_config.json")
+    config = opened.read_object(f"{require_scheduler_folder(opened)}/scheduler_config.json")
     flow = is_flow_bundle(opened)
     only = getattr(resolve(entry_of_bundle(opened).runtime), "only_scheduler", None)
     fitting = [only] if only else [name for name in fitting_schedulers(flow=flow) if _takes(name, config)]
@@ -61,14 +61,31 @@ def is_flow_bundle(bundle: Bundle) -> bool:
     return not resolve(entry_of_bundle(bundle).runtime).scales_latents
 
 
-def main_scheduler_folder(bundle: Bundle) -> str:
-    """Return the folder of the scheduler that --scheduler replaces.
+def main_scheduler_folder(bundle: Bundle) -> str | None:
+    """Return the folder of the scheduler that --scheduler replaces; None of a bundle without schedulers.
 
     Raises:
         BundleError: The bundle is of a family this version does not know.
     """
     kind = resolve(entry_of_bundle(bundle).runtime)
-    return kind.scheduler_folders[-1] if issubclass(kind, StagedPipeline) else "scheduler"
+    folders = kind.scheduler_folders if issubclass(kind, StagedPipeline) else ("scheduler",)
+    return folders[-1] if folders else None
+
+
+def require_scheduler_folder(bundle: Bundle) -> str:
+    """Return the folder of the scheduler that --scheduler replaces.
+
+    Raises:
+        BundleError: As `main_scheduler_folder`.
+        InputError: The bundle has no scheduler.
+    """
+    folder = main_scheduler_folder(bundle)
+    if folder is None:
+        raise InputError(
+            f"bundle {bundle.root}: got a {bundle.pipeline_class}, which has no scheduler and no steps; choose the "
+            f"scheduler of the bundle that it is chained with"
+        )
+    return folder
 
 
 def _takes(name: str, config: Mapping[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from diffoundry.runtime.cli.console import out, print_json
 from diffoundry.runtime.cli.help import Command
 from diffoundry.runtime.cli.options import bundle_argument, json_option
 from diffoundry.runtime.cli.scheduler_options import parse_value
-from diffoundry.runtime.cli.schedulers import is_flow_bundle, main_scheduler_folder
+from diffoundry.runtime.cli.schedulers import is_flow_bundle, require_scheduler_folder
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.schedulers.names import fitting_schedulers, resolve_scheduler
 from diffoundry.runtime.schedulers.registry import scheduler_from_config
@@ -44,7 +44,7 @@ def command(bundle: Path, changes: tuple[str, ...], *, as_json: bool) -> None:
     for path in sorted(bundle.glob(f"*scheduler/{_CONFIG}")):  # an edit that was interrupted keeps a bundle shut
         complete_edit(bundle, path.relative_to(bundle).as_posix())
     opened = Bundle(bundle)
-    config = f"{main_scheduler_folder(opened)}/{_CONFIG}"
+    config = f"{require_scheduler_folder(opened)}/{_CONFIG}"
     before = opened.read_json(config)
     if not isinstance(before, Mapping):
         raise InputError(f"{bundle / config}: got {type(before).__name__}, expected an object; export the bundle again")

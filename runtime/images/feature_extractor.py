@@ -1,4 +1,4 @@
-"""Prepares images for CLIP's image encoder as transformers does: resize, crop, rescale, normalize."""
+"""Prepares images for CLIP's and SigLIP's image encoders as transformers does: resize, crop, rescale, normalize."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +24,13 @@ _MEAN = 0.48145466, 0.4578275, 0.40821073
 _STD = 0.26862954, 0.26130258, 0.27577711
 """transformers: `OPENAI_CLIP_MEAN`, `OPENAI_CLIP_STD`."""
 
+_SIGLIP_CLASSES = ("SiglipImageProcessor", "SiglipImageProcessorFast", "SiglipImageProcessorPil")
+
+_HALF = 0.5, 0.5, 0.5
+"""SigLIP's mean and deviation. transformers: `IMAGENET_STANDARD_MEAN`, `IMAGENET_STANDARD_STD`."""
+
+_NORMAL = ("mean", "std")
+
 _BICUBIC = 3
 
 _FILE = "preprocessor_config.json"
@@ -48,7 +55,7 @@ Size = int | tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FeatureExtractor:
-    """transformers: `CLIPImageProcessorPil`, bit for bit; the name is that of diffusers' component.
+    """transformers: `CLIPImageProcessorPil` and `SiglipImageProcessorPil`, bit for bit, named as diffusers' component.
 
     Attributes:
         resize: Size that images are resized to, or None to keep their size.
@@ -78,22 +85,24 @@ class FeatureExtractor:
         known = {"do_resize", "size", "default_to_square", "resample", "do_center_crop", "crop_size", "do_rescale"}
         known |= {"rescale_factor", "do_normalize", "image_mean", "image_std", "do_convert_rgb", *_IDLE}
         kind = config.get("image_processor_type", config.get("feature_extractor_type", _CLASSES[0]))
-        if kind not in _CLASSES:
+        if kind not in (*_CLASSES, *_SIGLIP_CLASSES):
             raise _refusal("image_processor_type", kind, _CLASSES[0])
+        siglip = kind in _SIGLIP_CLASSES
         for key, value in config.items():
             if key not in known and value not in (None, False):
                 raise _refusal(key, value, "none: it is not supported")
-        mean, std = _channels(config, "image_mean", _MEAN, zero=True), _channels(config, "image_std", _STD, zero=False)
-        square = flag(config, "default_to_square", default=False, subject=_FILE)
+        usual = (_HALF, _HALF) if siglip else (_MEAN, _STD)
+        mean, std = (_channels(config, f"image_{key}", usual[key == "std"], zero=key == "mean") for key in _NORMAL)
+        square = flag(config, "default_to_square", default=siglip, subject=_FILE)
         resample = integer(config, "resample", None, subject=_FILE, minimum=0, maximum=5)  # PIL's filters
         factor = number(config, "rescale_factor", None, subject=_FILE, minimum=1e-9, maximum=1e9)
         return cls(
             resize=_size(config, "size", square=square) if _is_on(config, "do_resize") else None,
             resample=_BICUBIC if resample is None else resample,
-            crop=_crop(config) if _is_on(config, "do_center_crop") else None,
+            crop=_crop(config) if flag(config, "do_center_crop", default=not siglip, subject=_FILE) else None,
             rescale=(1 / 255 if factor is None else factor) if _is_on(config, "do_rescale") else None,
             normalize=(mean, std) if _is_on(config, "do_normalize") else None,
-            converts=_is_on(config, "do_convert_rgb"),
+            converts=siglip or _is_on(config, "do_convert_rgb"),  # diffusers asks SigLIP's for it in the call
         )
 
     def __call__(self, images: "Sequence[Image]") -> FloatArray:

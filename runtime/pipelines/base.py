@@ -153,6 +153,19 @@ class PipelineBase(AsyncCalls):
         """Return the arguments that the result of a pipeline before this one may fill, as `handed_shapes`."""
         return {}
 
+    def prompt_shapes(self) -> dict[str, tuple[int | str, ...]]:
+        """Return the embeddings that a pipeline before this one may make of its prompt, as `handed_shapes`."""
+        shapes = getattr(getattr(self, "family", None), "prompt_shapes", dict)
+        return dict(shapes())
+
+    def precede(self, following: "PipelineBase") -> None:
+        """Prepare for the pipeline after this one in a chain; by default there is nothing to do."""
+
+    @property
+    def scheduler_name(self) -> str:
+        """Class of the scheduler, for reports."""
+        return type(self.scheduler).__name__
+
     @property
     def has_one_scheduler(self) -> bool:
         """True if the argument `scheduler` with the class of `self.scheduler` changes nothing."""

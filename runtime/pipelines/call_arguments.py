@@ -81,6 +81,9 @@ class CallArguments(TypedDict, total=False):
     true_cfg_scale: float
     max_area: int
     _auto_resize: bool
+    # FluxReduxInputs
+    prompt_embeds_scale: float | Sequence[float]
+    pooled_prompt_embeds_scale: float | Sequence[float]
     # ZImagePromptInputs
     cfg_normalization: bool | float
     cfg_truncation: float | None
@@ -107,6 +110,8 @@ class CallArguments(TypedDict, total=False):
     ip_adapter_image_embeds: "EncodedImages | None"
     ip_adapter_scale: "PromptScale | None"
     ip_adapter_masks: "PromptMasks | None"
+    negative_ip_adapter_image: "PromptImages | None"
+    negative_ip_adapter_image_embeds: "EncodedImages | None"
     # ImageToImage, Inpainting, Instruction, ImagePrompt
     image: "ImageInput | Sequence[Image] | None"
     mask_image: MaskInput

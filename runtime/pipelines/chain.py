@@ -80,7 +80,10 @@ class ChainedPipeline(PipelineBase):
         """
         super().__init__(last.session)
         self.first, self.last = first, last
+        first.precede(last)
         handed, taken = first.handed_shapes(), last.taken_shapes()
+        if handed.keys() == last.prompt_shapes().keys():
+            taken = last.prompt_shapes()
         if not handed:
             raise InputError(
                 f"chain: {named(first)} gives nothing that another pipeline takes; expected a prior and its decoder, "
@@ -118,6 +121,11 @@ class ChainedPipeline(PipelineBase):
         """See `PipelineBase`: those of the last pipeline, or of the first where it is a chain."""
         starts = dict.fromkeys(self.first.start_arguments(), None) if isinstance(self.first, ChainedPipeline) else {}
         return {**starts, **self.last.start_arguments()}
+
+    @property
+    def needs_prompt(self) -> bool:
+        """See `PipelineBase`."""
+        return self.first.needs_prompt
 
     @property
     def bundle_name(self) -> str:

@@ -30,7 +30,7 @@ class Run(Generic[ImagesT]):
         output_type: As `CommonInputs.output_type`.
         seed: As `PipelineOutput.seed`.
         truncated: As `PipelineOutput.truncated`.
-        scheduler: The scheduler of this run.
+        scheduler: The scheduler of this run; None where there are no steps.
         arguments: Every argument of the call that has a value, defaults and the size included.
         signal: Ends the loop early.
         more_results: () -> further attributes of the result; None for none.
@@ -45,7 +45,7 @@ class Run(Generic[ImagesT]):
     output_type: str
     seed: int | tuple[int, ...] | None
     truncated: tuple[str, ...]
-    scheduler: Scheduler[Any]
+    scheduler: Scheduler[Any] | None
     arguments: Mapping[str, Any]
     signal: StopSignal
     more_results: Callable[[], Mapping[str, Any]] | None = None

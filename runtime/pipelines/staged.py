@@ -46,7 +46,8 @@ class StagedPipeline(PipelineBase):
     Attributes:
         Inputs: Dataclass of the system's own arguments, with a method `check()`.
         label: The system in a message, such as "unconditional images".
-        scheduler_folders: Folders of its schedulers in the checkpoint; the last is the main one.
+        scheduler_folders: Folders of its schedulers in the checkpoint; the last is the main one. Empty where there are
+            no steps.
         scales_latents: As in `Family`.
         only_scheduler: Name of the only scheduler class that runs; None for all that fit the config.
         follows_scheduler: True if the latents of each step are what a scheduler returned. False if the system changes
@@ -236,7 +237,7 @@ class StagedPipeline(PipelineBase):
             output_type=common.output_type,
             seed=seed,
             truncated=self.truncated(inputs),
-            scheduler=call.scheduler,
+            scheduler=call.scheduler if call.schedulers else None,
             arguments={name: value for name, value in {**values, **sizes}.items() if value is not None},
             signal=signal,
             last_stage=stages[-1].name if self.makes_images else "no stage of it",
@@ -265,11 +266,15 @@ class StagedPipeline(PipelineBase):
             given = {name: value for name, value in arguments.items() if value is not None}
             raise misplaced_argument(error, given, self.inputs_class) from None
         common.check()
+        name = self.session.bundle.pipeline_class
         if common.cache is not None and self.own_loop:
             raise InputError(
-                f"cache: got {common.cache!r}, expected none: the loop of {self.session.bundle.pipeline_class} calls "
-                f"its network in every step; leave it out"
+                f"cache: got {common.cache!r}, expected none: the loop of {name} calls its network in every step; "
+                f"leave it out"
             )
+        for option in () if self.scheduler_folders else ("cache", "scheduler", "callback_on_step_end"):
+            if getattr(common, option) is not None:
+                raise InputError(f"{option}: got one, expected none: {name} has no steps; leave it out")
         for field in fields(kind):
             value = getattr(inputs, field.name)
             if field.name in _COUNTS and not (value is None and field.default is None):
@@ -288,26 +293,45 @@ class StagedPipeline(PipelineBase):
     @property
     def scheduler(self) -> Scheduler[Any]:
         """The main scheduler of calls without `scheduler=`; set it as `DiffusionPipeline.scheduler`."""
-        return self.schedulers[self.scheduler_folders[-1]]
+        return self.schedulers[self.scheduler_folder]
 
     @scheduler.setter
     def scheduler(self, scheduler: SchedulerInput) -> None:
         made = make_scheduler(scheduler, self.scheduler.config, flow=not self.scales_latents)
-        self.schedulers[self.scheduler_folders[-1]] = scheduler if isinstance(scheduler, Scheduler) else made
+        self.schedulers[self.scheduler_folder] = scheduler if isinstance(scheduler, Scheduler) else made
+
+    @property
+    def scheduler_name(self) -> str:
+        """See `PipelineBase`."""
+        return type(self.scheduler).__name__ if self.schedulers else "no scheduler"
+
+    @property
+    def has_one_scheduler(self) -> bool:
+        """See `PipelineBase`."""
+        return bool(self.schedulers)
 
     @property
     def scheduler_config(self) -> Mapping[str, Any]:
         """The checkpoint's config of the main scheduler, as it is in the bundle."""
-        return self.session.bundle.read_object(f"{self.scheduler_folders[-1]}/scheduler_config.json")
+        return self.session.bundle.read_object(f"{self.scheduler_folder}/scheduler_config.json")
 
     @scheduler_config.setter
     def scheduler_config(self, config: Mapping[str, Any]) -> None:
-        main = self.scheduler_folders[-1]
+        main = self.scheduler_folder
         self.schedulers[main] = self.open_scheduler(main, config)
 
     @property
     def scheduler_folder(self) -> str:
-        """Folder of the main scheduler."""
+        """Folder of the main scheduler.
+
+        Raises:
+            InputError: It has none.
+        """
+        if not self.scheduler_folders:
+            raise InputError(
+                f"scheduler: {self.session.bundle.pipeline_class} has no scheduler and no steps; leave it out, or set "
+                f"that of the pipeline after it in a chain"
+            )
         return self.scheduler_folders[-1]
 
     @property
@@ -346,5 +370,5 @@ class StagedPipeline(PipelineBase):
         opened = ", ".join(session.opened) or "none yet"
         return (
             f"{type(self).__name__}({str(session.bundle.root)!r}: {session.bundle.pipeline_class}, "
-            f"{type(self.scheduler).__name__}, {session.request}, open engines: {opened})"
+            f"{self.scheduler_name}, {session.request}, open engines: {opened})"
         )

@@ -5,6 +5,7 @@ import shutil
 import diffusers
 import torch
 import transformers
+from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
 from same_weights import same_weights
 from t5_tokenizer import write_sentencepiece
 from tiny_checkpoints import EMOJI
@@ -22,6 +23,7 @@ __all__ = [
     "WIDTH",
     "make_flux",
     "make_flux_controlnet",
+    "make_redux",
     "make_t5",
     "make_vae",
 ]
@@ -122,3 +124,29 @@ def _controlnet(seed, **options):
             if not parameter.any():
                 parameter.data = 0.1 * torch.randn(parameter.shape)
     return made
+
+
+def make_redux(folder, texts=True):
+    """Write a checkpoint of `FluxPriorReduxPipeline`: SigLIP for images of 28 x 28 pixels, 4 patches.
+
+    Args:
+        folder: Where.
+        texts: True with text encoders, as for `make_flux`.
+    """
+    tokenizer = folder / "source"
+    write_sentencepiece(tokenizer)
+    sizes = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    siglip = transformers.SiglipVisionConfig(**sizes, image_size=28, patch_size=14)
+    encoders = {
+        "text_encoder": text_encoder(num_hidden_layers=1),
+        "tokenizer": transformers.CLIPTokenizer.from_pretrained(EMOJI / "tokenizer"),
+        "text_encoder_2": make_t5(),
+        "tokenizer_2": open_tokenizer(tokenizer, "T5TokenizerFast"),
+    }
+    diffusers.FluxPriorReduxPipeline(
+        image_encoder=transformers.SiglipVisionModel(siglip),
+        feature_extractor=transformers.SiglipImageProcessor(size={"height": 28, "width": 28}),
+        image_embedder=ReduxImageEncoder(redux_dim=24, txt_in_features=WIDTH),
+        **(encoders if texts else {}),
+    ).save_pretrained(folder)
+    shutil.rmtree(tokenizer)

@@ -34,7 +34,7 @@ class Trace:
         prompt: The prompt.
         seed: Seed of `torch.Generator("cpu")`.
         timesteps: The scheduler's timestep of each step.
-        latents: Latents after each step, float32 (1, ...).
+        latents: Latents after each step, float32 (1, ...); of a pipeline without steps its result.
         result: The image, float32 (height, width, 3) in 0..1, or the embeddings of a prior: see `result_of`.
     """
 
@@ -99,6 +99,8 @@ def generate_reference(
             generator=generator,
         )
     result = result_of(output)
+    if not latents:
+        timesteps, latents = [0.0], [result[None]]
     return Trace(prompt=prompt, seed=seed, timesteps=tuple(timesteps), latents=tuple(latents), result=result)
 
 
@@ -123,10 +125,10 @@ def record_calls(pipeline: Any, components: Sequence[Component]) -> Iterator[dic
     passes: dict[str, Mapping[str, Any]] = {}
 
     def remember(component: Component, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Keep the arguments; diffusers' UNet empties the list of features that it takes."""
+        """Keep the arguments; diffusers' networks empty lists of features and dictionaries that they take."""
         passed = inspect.signature(module.forward).bind(*args, **kwargs).arguments
         passes[component.name] = {
-            name: list(value) if isinstance(value, list) else value for name, value in passed.items()
+            name: type(value)(value) if type(value) in (list, dict) else value for name, value in passed.items()
         }
 
     def keep(component: Component, module: Any, _args: tuple[Any, ...], output: Any) -> None:

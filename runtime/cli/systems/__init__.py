@@ -7,6 +7,7 @@ from diffoundry.runtime.cli.systems.cascades import CASCADES
 from diffoundry.runtime.cli.systems.class_labels import CLASS_LABELS
 from diffoundry.runtime.cli.systems.deepfloyd import DEEPFLOYD
 from diffoundry.runtime.cli.systems.depth import DEPTH
+from diffoundry.runtime.cli.systems.flux_redux import FLUX_REDUX
 from diffoundry.runtime.cli.systems.group import OptionGroup
 from diffoundry.runtime.cli.systems.kandinsky import KANDINSKY
 from diffoundry.runtime.cli.systems.lumina2 import LUMINA2
@@ -23,7 +24,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 GROUPS: tuple[OptionGroup, ...] = (
     CLASS_LABELS, PIXELS, UPSCALING, DEPTH, STAGES, KANDINSKY, DEEPFLOYD, CASCADES,
-    VQ_DIFFUSION, PIXART, SANA, LUMINA2,
+    VQ_DIFFUSION, PIXART, SANA, LUMINA2, FLUX_REDUX,
 )  # fmt: skip
 """Every heading, in the order of the help."""
 

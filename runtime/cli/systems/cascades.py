@@ -19,7 +19,7 @@ CASCADES = OptionGroup(
             type=click.Path(path_type=Path),
             multiple=True,
             metavar="FILE",
-            help="Stable Cascade: image that the prior reads beside the prompt. Repeat it to use several.",
+            help="Stable Cascade, FLUX.1 Redux: image that the prior reads. Repeat it to use several.",
         ),
         _cascades(
             "--prior-timestep",

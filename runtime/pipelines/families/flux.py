@@ -6,11 +6,10 @@ from typing import Any, ClassVar
 
 from diffoundry.runtime.checks.arguments import as_list, check_number
 from diffoundry.runtime.engines.session import EngineSession
-from diffoundry.runtime.models.clip_text import CLIPTextModel
 from diffoundry.runtime.models.flux_transformer_2d import PATCH, FluxTransformer2DModel, pack_latents, unpack_latents
 from diffoundry.runtime.models.protocols import FloatArray
-from diffoundry.runtime.models.t5_encoder import T5EncoderModel
 from diffoundry.runtime.pipelines.families.base import Family
+from diffoundry.runtime.pipelines.families.flux_text import TOKENS, FluxTextEncoders
 from diffoundry.runtime.pipelines.families.pooled_prompts import (
     EncodedPrompts,
     PooledPromptFamily,
@@ -20,9 +19,6 @@ from diffoundry.runtime.pipelines.guidance import ClassifierFreeGuidance, Guidan
 from diffoundry.runtime.pipelines.inputs import CommonInputs, PromptInputs
 
 __all__ = ["TOKENS", "Flux", "FluxControl", "FluxFill", "FluxKontext", "FluxPromptInputs", "PackedLatents"]
-
-TOKENS = 512
-"""Default and most of diffusers' `max_sequence_length`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -85,6 +81,9 @@ class Flux(PackedLatents, PooledPromptFamily):
 
     Black Forest Labs 2024, https://github.com/black-forest-labs/flux. diffusers: `FluxPipeline`, `FluxImg2ImgPipeline`,
     `FluxInpaintPipeline`, and these with a ControlNet.
+
+    Attributes:
+        texts: The text encoders.
     """
 
     Inputs: ClassVar[type[PromptInputs]] = FluxPromptInputs
@@ -101,22 +100,24 @@ class Flux(PackedLatents, PooledPromptFamily):
     def __init__(self, session: EngineSession) -> None:
         """See `Family`."""
         self.denoiser: FluxTransformer2DModel = FluxTransformer2DModel(session)
-        self._clip = CLIPTextModel(session)
-        self._t5: T5EncoderModel = T5EncoderModel(session, "text_encoder_2")
-        self.text_encoders = (self._clip, self._t5)
+        self.texts = FluxTextEncoders(session)
+        self._t5 = self.texts.t5
+        self.text_encoders = (self.texts.clip, self.texts.t5)
         self.choose_guidance = _choose_guidance
 
     def _encode(self, inputs: FluxPromptInputs, texts: list[str], *, negative: bool) -> EncodedPrompts:
-        """See `PooledPromptFamily`.
-
-        CLIP's part of a longer prompt is cut off silently, because T5 reads all of it. An empty text for T5 takes that
-        of CLIP, as in diffusers.
-        """
+        """See `PooledPromptFamily`. An empty text for T5 takes that of CLIP, as in diffusers."""
         second = inputs.negative_prompt_2 if negative else inputs.prompt_2
         own = as_list(second, len(texts)) if second else texts
-        states, truncated = self._t5.encode(own, inputs.max_sequence_length)
-        pooled = self._clip.encode(self._clip.tokenize(texts, weighting=False, long=False), 1)
-        return states, pooled.outputs["pooler_output"], truncated
+        return self.texts.encode(texts, own, inputs.max_sequence_length)
+
+    def prompt_shapes(self) -> dict[str, tuple[int | str, ...]]:
+        """See `PipelineBase`."""
+        layout = self.denoiser.layout
+        return {
+            "prompt_embeds": ("images", "tokens", layout.width),
+            "pooled_prompt_embeds": ("images", layout.pooled_width),
+        }
 
 
 class FluxFill(Flux):

@@ -44,6 +44,12 @@ FLUX_FAMILIES = (
         exporter="diffoundry.exporter.families.flux:KONTEXT",
     ),
     FamilyEntry(
+        name="flux_redux",
+        classes={"FluxPriorReduxPipeline": PipelineClass("prior")},
+        runtime="diffoundry.runtime.pipelines.systems.flux_redux:FluxPriorRedux",
+        exporter="diffoundry.exporter.families.flux:REDUX",
+    ),
+    FamilyEntry(
         name="flux_2_klein",
         classes={
             "Flux2KleinPipeline": PipelineClass("editing"),
