@@ -28,7 +28,7 @@ class IPAdapterWeights:
 
     def load(self, module_class: str, *, deferred: bool = False) -> "torch.nn.Module":  # noqa: ARG002  # small
         """See `WeightSource.load`. diffusers: `_convert_ip_adapter_image_proj_to_diffusers`."""
-        made = _projection(self.read()["image_proj"])
+        made = self.convert_projection(self.read()["image_proj"])
         return made.eval().requires_grad_(requires_grad=False)
 
     def files(self) -> Mapping[str, Path]:
@@ -50,26 +50,38 @@ class IPAdapterWeights:
                     found[name.removeprefix(f"{part}.")] = tensor.float()
         return parts
 
+    @staticmethod
+    def convert_projection(weights: "Mapping[str, torch.Tensor]") -> "torch.nn.Module":
+        """Build the projection that weights under the names of an IP-Adapter file belong to."""
+        from diffusers.loaders.unet import UNet2DConditionLoadersMixin
 
-def add_image_prompts(unet: Any, adapters: Sequence[IPAdapterWeights]) -> None:
-    """Add the attention and the projections of IP-Adapters to diffusers' UNet.
+        convert: Any = UNet2DConditionLoadersMixin._convert_ip_adapter_image_proj_to_diffusers  # noqa: SLF001  # diffusers has no public way
+        made: torch.nn.Module = convert(None, weights, low_cpu_mem_usage=False)
+        return made
 
-    diffusers: `UNet2DConditionLoadersMixin._load_ip_adapter_weights`, without its moves to another device.
+    @staticmethod
+    def processors(network: Any, states: "Sequence[Mapping[str, Any]]") -> "dict[str, Any]":
+        """Return the attention processors of a network with IP-Adapters, by the names of `attn_processors`.
+
+        Args:
+            network: diffusers' denoiser.
+            states: Weights of each IP-Adapter, as `read` returns them.
+        """
+        convert: Any = network._convert_ip_adapter_attn_to_diffusers  # noqa: SLF001  # as above
+        found: dict[str, Any] = convert(states, low_cpu_mem_usage=False)
+        return found
+
+
+def add_image_prompts(network: Any, adapters: Sequence[IPAdapterWeights]) -> None:
+    """Add the attention and the projections of IP-Adapters to diffusers' denoiser.
+
+    diffusers: `_load_ip_adapter_weights` of its UNet and of FLUX.1, without their moves to another device.
     """
     from diffusers.models.embeddings import MultiIPAdapterImageProjection
 
-    states = [adapter.read() for adapter in adapters]
-    convert: Any = unet._convert_ip_adapter_attn_to_diffusers  # noqa: SLF001  # diffusers has no public way
-    unet.set_attn_processor(convert(states, low_cpu_mem_usage=False))
-    unet.encoder_hid_proj = MultiIPAdapterImageProjection([_projection(state["image_proj"]) for state in states])
-    unet.config.encoder_hid_dim_type = "ip_image_proj"
-    unet.eval().requires_grad_(requires_grad=False)
-
-
-def _projection(weights: "Mapping[str, torch.Tensor]") -> "torch.nn.Module":
-    """Build the projection that weights under the names of an IP-Adapter file belong to."""
-    from diffusers.loaders.unet import UNet2DConditionLoadersMixin
-
-    convert: Any = UNet2DConditionLoadersMixin._convert_ip_adapter_image_proj_to_diffusers  # noqa: SLF001  # as above
-    made: torch.nn.Module = convert(None, weights, low_cpu_mem_usage=False)
-    return made
+    states, (kind, *_) = [adapter.read() for adapter in adapters], adapters
+    network.set_attn_processor(kind.processors(network, states))
+    projections = [kind.convert_projection(state["image_proj"]) for state in states]
+    network.encoder_hid_proj = MultiIPAdapterImageProjection(projections)
+    network.config.encoder_hid_dim_type = "ip_image_proj"
+    network.eval().requires_grad_(requires_grad=False)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from diffoundry.exporter.checkpoints.component_file import OutsideNetwork, open_component_file, starts_with
+from diffoundry.exporter.checkpoints.flux_ip_adapter_weights import FluxIPAdapterWeights
+from diffoundry.exporter.checkpoints.flux_ip_adapters import flux_ip_adapter_config
 from diffoundry.exporter.checkpoints.ip_adapter_weights import ATTENTION, PROJECTION, IPAdapterWeights
 from diffoundry.exporter.checkpoints.json_files import read_json
 from diffoundry.exporter.component import Config
@@ -26,6 +28,7 @@ __all__ = ["find_ip_adapters", "index_with_ip_adapters", "saved_ip_adapters"]
 _ENCODER = "image_encoder"
 
 _FAMILIES = ("stable_diffusion", "latent_consistency", "stable_diffusion_xl")
+_FLUX = ("flux", "flux_kontext")
 _WITHOUT = "StableDiffusionAdapterPipeline"
 """Families whose pipeline classes in diffusers take image prompts, and the only class of these that does not."""
 
@@ -60,11 +63,16 @@ def find_ip_adapters(
         return {}
     name = str(index.get("_class_name"))
     family = family_of_class(name)
-    if family is None or family.name not in _FAMILIES or name == _WITHOUT:
+    if family is None or family.name not in (*_FAMILIES, *_FLUX) or name == _WITHOUT:
         raise CheckpointError(f"--ip-adapter: got one with a {name}, which takes no image prompts; leave it out")
-    unet = complete_config(read_json(root / "unet" / "config.json"), "UNet2DConditionModel")
     files = [_file_of(text) for text in joined]
-    found = {ip_adapter_name(number): _open(file, unet) for number, file in enumerate(files)}
+    if family.name in _FLUX:
+        transformer = complete_config(read_json(root / "transformer" / "config.json"), "FluxTransformer2DModel")
+        opened = [_place(flux_ip_adapter_config(file, transformer), file, FluxIPAdapterWeights) for file in files]
+    else:
+        unet = complete_config(read_json(root / "unet" / "config.json"), "UNet2DConditionModel")
+        opened = [_open(file, unet) for file in files]
+    found = {ip_adapter_name(number): one for number, one in enumerate(opened)}
     return {**found, _ENCODER: OutsideNetwork(folder=_encoder_folder(root, index, files[0], encoder))}
 
 
@@ -123,11 +131,15 @@ def _open(path: Path, unet: Config) -> OutsideNetwork:
         raise CheckpointError(
             f"--ip-adapter {path}: got weights for {detail}; it was made for another kind of checkpoint"
         )
+    return _place({**config, "layers": [layer.name.removesuffix(".attn2") for layer in layers]}, path, IPAdapterWeights)
+
+
+def _place(config: Mapping[str, Any], path: Path, kind: type[IPAdapterWeights]) -> OutsideNetwork:
+    """Write the config of a projection, whose weights lie in a file."""
     folder = Path(tempfile.mkdtemp(dir=scratch_folder())) / "ip_adapter"
     folder.mkdir()
-    config = {**config, "layers": [layer.name.removesuffix(".attn2") for layer in layers]}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    return OutsideNetwork(folder=folder, file=IPAdapterWeights(folder=folder, path=path))
+    return OutsideNetwork(folder=folder, file=kind(folder=folder, path=path))
 
 
 def _keys(file: Safetensors) -> list[str]:

@@ -9,6 +9,7 @@ from functools import partial
 
 from diffoundry.exporter.component import Call, Component, ComponentKind, Configs, read_integer
 from diffoundry.exporter.components.flux_controlnet import control_residuals
+from diffoundry.exporter.components.image_prompts import block_prompt_inputs, image_prompt_sizes
 from diffoundry.exporter.components.latents import latent_dims
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
@@ -66,7 +67,7 @@ def _describe(
     pooled = TensorSpec(name="pooled_projections", dtype="float32", shape=("batch", layout.pooled_width))
     # Of the tokens of the prompt
     mask = TensorSpec(name="attention_mask", dtype="float32", shape=("batch", "sequence"))
-    residuals = control_residuals(configs)
+    residuals, (example, usual) = control_residuals(configs), image_prompt_sizes(configs)
     return Component(
         name=_SOURCE,
         role=DENOISER,
@@ -84,14 +85,15 @@ def _describe(
             *(guidance if network == _FLUX else ()),
             *residuals.joint,
             *residuals.single,
+            *block_prompt_inputs(configs, _SOURCE),
         ),
         outputs=(TensorSpec(name="out_hidden_states", dtype="float32", shape=("batch", *place, layout.out_channels)),),
-        example={"batch": 2, "sequence": 7, "height": 5 * pixels, "width": 6 * pixels, "reference": 11},
+        example={"batch": 2, "sequence": 7, "height": 5 * pixels, "width": 6 * pixels, "reference": 11, **example},
         call=Call(options={"controlnet_blocks_repeat": True} if residuals.repeats else {}),
         sizes=dict.fromkeys(("height", "width"), DimSpec(multiple_of=pixels)),
         usual={
             "sequence": tokens, "height": SIDE * factor, "width": SIDE * factor,
-            **({"reference": (SIDE // PATCH) ** 2} if reference else {}),
+            **({"reference": (SIDE // PATCH) ** 2} if reference else {}), **usual,
         },
         wrapper=f"diffoundry.exporter.components.{_MODULES[network]}",
     )  # fmt: skip

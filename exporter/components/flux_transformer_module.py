@@ -9,6 +9,7 @@ import torch
 from diffoundry.exporter.component import Component
 from diffoundry.exporter.components.transformer_module import TransformerModule
 from diffoundry.runtime.models.controlnet import block_residual_name, single_block_residual_name
+from diffoundry.runtime.models.image_projection import embeds_name, scale_name
 
 __all__ = ["FluxEmbeddings", "FluxModule", "token_sides", "with_text"]
 
@@ -131,7 +132,11 @@ class FluxModule(FluxEmbeddings):
             repeats = controlnet_blocks_repeat and blocks is network.transformer_blocks
             for index, block in enumerate(blocks):
                 context, states = block(
-                    hidden_states=states, encoder_hidden_states=context, temb=embedded, image_rotary_emb=angles
+                    hidden_states=states,
+                    encoder_hidden_states=context,
+                    temb=embedded,
+                    image_rotary_emb=angles,
+                    joint_attention_kwargs=_image_prompts(block, index, others),
                 )
                 if residuals:
                     interval = math.ceil(len(blocks) / len(residuals))
@@ -146,6 +151,22 @@ _RESIDUALS = {
     single_block_residual_name: "controlnet_single_block_samples",
 }
 """Name of a residual by its number, to the list of these residuals in diffusers' `forward`."""
+
+
+def _image_prompts(block: Any, index: int, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any] | None:
+    """Set the scales of IP-Adapters, tensors here, and return what their attention takes; None without them.
+
+    Args:
+        block: Block of the network.
+        index: Its number.
+        inputs: Inputs of the graph.
+    """
+    processor: Any = block.attn.processor
+    if not hasattr(processor, "to_k_ip"):
+        return None
+    count = len(processor.to_k_ip)
+    processor.scale = [inputs[scale_name(adapter)][:, index, :, None] for adapter in range(count)]
+    return {"ip_hidden_states": [inputs[embeds_name(adapter)].flatten(1, 2) for adapter in range(count)]}
 
 
 def token_sides(ids: torch.Tensor) -> tuple[int, int]:

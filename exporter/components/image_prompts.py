@@ -9,7 +9,14 @@ from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.formats.config_values import refuse
 from diffoundry.runtime.models.image_projection import embeds_name, is_ip_adapter, mask_name, scale_name
 
-__all__ = ["AttentionLayer", "cross_attention_layers", "image_prompt_inputs", "image_prompt_sizes"]
+__all__ = [
+    "AttentionLayer",
+    "block_prompt_inputs",
+    "cross_attention_layers",
+    "image_prompt_inputs",
+    "image_prompt_sizes",
+    "prompt_blocks",
+]
 
 _ATTENDING = "CrossAttn"
 """In the names of blocks with cross attention."""
@@ -80,6 +87,23 @@ def image_prompt_inputs(configs: Configs, source: str) -> tuple[TensorSpec, ...]
         }
         inputs += [TensorSpec(name=key, dtype="float32", shape=shape) for key, shape in shapes.items()]
     return tuple(inputs)
+
+
+def prompt_blocks(config: Config) -> tuple[str, ...]:
+    """List the blocks of FLUX.1's transformer that take image prompts, those with two streams."""
+    count = read_integer({"transformer": config}, "transformer", "num_layers", 19)
+    return tuple(f"transformer_blocks.{number}" for number in range(count))
+
+
+def block_prompt_inputs(configs: Configs, source: str) -> tuple[TensorSpec, ...]:
+    """Describe the inputs of FLUX.1's transformer for image prompts, which have no masks."""
+    adapters = [name for name in configs if is_ip_adapter(name)]
+    blocks = len(prompt_blocks(configs[source]))
+    shapes: dict[str, tuple[str | int, ...]] = {}
+    for index, name in enumerate(adapters):
+        width = read_integer(configs, name, "cross_attention_dim", None)
+        shapes |= {embeds_name(index): ("batch", 1, _tokens(index), width), scale_name(index): ("batch", blocks, 1)}
+    return tuple(TensorSpec(name=key, dtype="float32", shape=shape) for key, shape in shapes.items())
 
 
 def image_prompt_sizes(configs: Configs) -> tuple[Mapping[str, int], Mapping[str, int]]:

@@ -30,11 +30,12 @@ def ip_adapter(name: str) -> ComponentKind:
 def _describe(name: str, configs: Configs) -> Component:
     config = configs[name]
     kind, taken = str(config["_class_name"]), read_integer(configs, name, "image_embed_dim", None)
-    width, unet = read_integer(configs, name, "cross_attention_dim", None), condition_width(configs)
+    width, unet = read_integer(configs, name, "cross_attention_dim", None), _prompt_width(configs)
     if width != unet:
+        owner = "transformer" if "transformer" in configs else "UNet"
         raise ConfigError(
-            f"{name}: got an IP-Adapter for prompts of width {width}, but the UNet has {unet}; it was made for another "
-            f"kind of checkpoint"
+            f"{name}: got an IP-Adapter for prompts of width {width}, but the {owner} has {unet}; it was made for "
+            f"another kind of checkpoint"
         )
     _check_encoder(name, kind, taken, configs)
     tokens = "sequence" if kind == FULL else read_integer(configs, name, "num_image_text_embeds", None)
@@ -50,6 +51,13 @@ def _describe(name: str, configs: Configs) -> Component:
         usual={} if kind == POOLED else {"sequence": clip_tokens(configs)},
         wrapper="diffoundry.exporter.components.image_prompt_module:ProjectionModule",
     )
+
+
+def _prompt_width(configs: Configs) -> int:
+    """Return the width of prompts that the checkpoint's denoiser takes."""
+    if "transformer" in configs:
+        return read_integer(configs, "transformer", "joint_attention_dim", 4096)
+    return condition_width(configs)
 
 
 def _check_encoder(name: str, kind: str, taken: int, configs: Configs) -> None:

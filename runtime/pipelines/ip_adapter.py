@@ -3,7 +3,6 @@
 Ye et al. 2023, https://arxiv.org/abs/2308.06721. diffusers: `IPAdapterMixin`, `prepare_ip_adapter_image_embeds`.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,8 +12,6 @@ import numpy as np
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.images.mask import preprocess_mask
-from diffoundry.runtime.images.tensors import is_tensor, to_array
 from diffoundry.runtime.models.image_projection import (
     ImageProjection,
     embeds_name,
@@ -28,9 +25,9 @@ from diffoundry.runtime.models.image_prompt_encoder import ImagePromptEncoder
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.roles import CONNECTOR
 from diffoundry.runtime.pipelines.guidance import Condition
+from diffoundry.runtime.pipelines.image_prompt_masks import downsample_masks, read_masks
 from diffoundry.runtime.pipelines.input_shapes import shape_of_input
 from diffoundry.runtime.pipelines.ip_adapter_inputs import ImagePromptInputs, layer_scales
-from diffoundry.runtime.schedulers.arithmetic.resampling import resample
 
 __all__ = ["ImagePrompts", "PreparedPrompts"]
 
@@ -65,8 +62,12 @@ class ImagePrompts:
 
     Attributes:
         names: Names of their components, without the image encoder.
+        models: Their projections.
         encoder: The image encoder; None in a bundle without IP-Adapters.
     """
+
+    negative = False
+    """True if a negative prompt has an image of its own."""
 
     def __init__(self, session: EngineSession, denoiser: str) -> None:
         """Read the configs; engines are opened when first needed.
@@ -76,7 +77,7 @@ class ImagePrompts:
             denoiser: Name of the component that takes the prompts.
         """
         self.names = tuple(name for name in session.with_role(CONNECTOR) if is_ip_adapter(name))
-        self._models = [ImageProjection(session, name) for name in self.names]
+        self.models = [ImageProjection(session, name) for name in self.names]
         self.encoder = ImagePromptEncoder(session) if self.names else None
         self._session, self._denoiser = session, denoiser
 
@@ -94,6 +95,10 @@ class ImagePrompts:
         Raises:
             InputError: Subject, got, expected.
         """
+        if inputs.negative and not self.negative:
+            raise InputError(
+                f"{inputs.negative[0]}: got one, expected none: this bundle has no IP-Adapter of FLUX.1; leave it out"
+            )
         if not inputs.given:
             if inputs.without_image:
                 raise InputError(
@@ -129,18 +134,18 @@ class ImagePrompts:
             return None
         specs = {spec.name: spec for spec in self._session.inputs(self._denoiser) if is_image_prompt_input(spec.name)}
         size = shape[2] * scale_factor, shape[3] * scale_factor
-        tokens = [None] * len(self._models) if inputs is None else self._tokens(inputs, guided=guided)
+        tokens = [None] * len(self.models) if inputs is None else self._tokens(inputs, guided=guided)
         counts = [0 if pair is None else len(pair[0]) for pair in tokens]
         masks = [None] * len(tokens) if inputs is None else inputs.masks(counts)
-        scales = [0.0] * len(tokens) if inputs is None else inputs.scales(len(tokens))
+        scales = [0.0] * len(tokens) if inputs is None else self.scales(inputs)
         conditional: dict[str, FloatArray] = {}
         unconditional: dict[str, FloatArray] = {}
         weights: dict[str, FloatArray] = {}
-        for index, (model, pair, mask, scale) in enumerate(zip(self._models, tokens, masks, scales, strict=True)):
+        for index, (model, pair, mask, scale) in enumerate(zip(self.models, tokens, masks, scales, strict=True)):
             name = embeds_name(index)
             if pair is None:
                 pair = (_nothing(specs[name]),) * 2  # noqa: PLW2901
-            maps = None if mask is None else _read_masks(mask, len(pair[0]), size)
+            maps = None if mask is None else read_masks(mask, len(pair[0]), size)
             rows = [_arranged(half, masked=maps is not None) for half in pair]
             _check_engine(specs[name], rows[0].shape)
             conditional[name], unconditional[name] = rows
@@ -149,16 +154,20 @@ class ImagePrompts:
             weights |= _level_masks(index, specs, maps, prompts, shape, scale_factor)
         return PreparedPrompts(conditional={**conditional, **weights}, unconditional={**unconditional, **weights})
 
+    def scales(self, inputs: ImagePromptInputs) -> list[Any]:
+        """Return the scale of each IP-Adapter, for `layer_scales`."""
+        return inputs.scales(len(self.names))
+
     def _tokens(self, inputs: ImagePromptInputs, *, guided: bool) -> list[tuple[FloatArray, FloatArray]]:
         """Return tokens of the images of each IP-Adapter, (images, T, D), and of no image."""
         if inputs.ip_adapter_image is None:
-            pairs = inputs.embeds(len(self._models), guided=guided)
+            pairs = inputs.embeds(len(self.models), guided=guided)
         else:
             assert self.encoder is not None, "there are IP-Adapters"
-            images = inputs.images(len(self._models))
-            pairs = [self.encoder(some, pooled=model.pooled) for some, model in zip(images, self._models, strict=True)]
+            images = inputs.images(len(self.models))
+            pairs = [self.encoder(some, pooled=model.pooled) for some, model in zip(images, self.models, strict=True)]
         found = []
-        for model, (embeds, negative) in zip(self._models, pairs, strict=True):
+        for model, (embeds, negative) in zip(self.models, pairs, strict=True):
             axes = 2 if model.pooled else 3
             if embeds.ndim != axes or embeds.shape[-1] != model.width:
                 expected = f"(images, {model.width})" if model.pooled else f"(images, tokens, {model.width})"
@@ -198,33 +207,6 @@ def _check_engine(spec: TensorSpec, shape: tuple[int, ...]) -> None:
             )
 
 
-def _read_masks(mask: Any, images: int, size: tuple[int, int]) -> FloatArray:
-    """Return masks (images, H, W).
-
-    diffusers: `IPAdapterMaskProcessor.preprocess`.
-
-    Raises:
-        InputError: There are not as many as images, or one is no mask.
-    """
-    given = list(mask) if isinstance(mask, list | tuple) else mask
-    if isinstance(given, np.ndarray) or is_tensor(given):
-        array: Any = to_array(given) if is_tensor(given) else given
-        array = array[0] if array.ndim == 4 and len(array) == 1 else array
-        if array.ndim != 3 or array.dtype.kind != "f" or not np.isfinite(array).all():
-            raise InputError(
-                f"ip_adapter_masks: got an array of {array.dtype} {array.shape}, expected finite floats "
-                f"(images, height, width)"
-            )
-        found: FloatArray = np.asarray(array, np.float32)
-    else:
-        found = preprocess_mask(given, *size, name="ip_adapter_masks")[:, 0]
-    if len(found) != images:
-        raise InputError(
-            f"ip_adapter_masks: got {len(found)} masks for {images} images of an IP-Adapter, expected one for each"
-        )
-    return found
-
-
 def _level_masks(
     index: int,
     specs: Mapping[str, TensorSpec],
@@ -243,18 +225,5 @@ def _level_masks(
         _, height, width = shape_of_input(own, shape, copies=1, scale_factor=scale_factor, owner="an IP-Adapter")
         sides = 1, prompts, height, width
         ones = np.ones(sides, np.float32)
-        feeds[mask_name(*place)] = ones if maps is None else _downsample(maps, height * width).reshape(sides)
+        feeds[mask_name(*place)] = ones if maps is None else downsample_masks(maps, height * width).reshape(sides)
     return feeds
-
-
-def _downsample(maps: FloatArray, queries: int) -> FloatArray:
-    """Resize masks (n, H, W) to as many values as there are queries, (n, queries).
-
-    diffusers: `IPAdapterMaskProcessor.downsample`, which knows the number alone; the rest is cut off or 0.
-    """
-    ratio = maps.shape[2] / maps.shape[1]
-    height = int(math.sqrt(queries / ratio))
-    height += int(queries % height != 0)
-    width = queries // height
-    small = resample(maps[:, None], (height, width), "bicubic").reshape(len(maps), -1)[:, :queries]
-    return np.pad(small, ((0, 0), (0, queries - small.shape[1]))).astype(np.float32)

@@ -15,7 +15,15 @@ from diffoundry.runtime.pipelines.tasks.source_images import image_size
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["EncodedImages", "ImagePromptInputs", "PromptImages", "PromptMasks", "PromptScale", "layer_scales"]
+__all__ = [
+    "EncodedImages",
+    "ImagePromptInputs",
+    "PromptImages",
+    "PromptMasks",
+    "PromptScale",
+    "layer_scales",
+    "to_number",
+]
 
 PromptImages: TypeAlias = "Image | Sequence[Image] | Sequence[Sequence[Image]]"
 """For one IP-Adapter an image; for several a list with one for each. Lists in this list are several images for one."""
@@ -48,17 +56,28 @@ class ImagePromptInputs:
         ip_adapter_masks: Area of each image prompt: PIL images, white there, resized to the size that is generated; or
             floats, an array (images, H, W) or (1, images, H, W), taken as they are. diffusers takes them in
             `cross_attention_kwargs`, prepared by `IPAdapterMaskProcessor`.
+        negative_ip_adapter_image: FLUX.1: images for the negative prompt; None is a black one.
+        negative_ip_adapter_image_embeds: FLUX.1: encoded images instead. There every array is (1, images, E).
     """
 
     ip_adapter_image: "PromptImages | None" = None
     ip_adapter_image_embeds: "EncodedImages | None" = None
     ip_adapter_scale: PromptScale | None = None
     ip_adapter_masks: "PromptMasks | None" = None
+    negative_ip_adapter_image: "PromptImages | None" = None
+    negative_ip_adapter_image_embeds: "EncodedImages | None" = None
 
     @property
     def given(self) -> bool:
         """True with images, or embeddings of them."""
-        return self.ip_adapter_image is not None or self.ip_adapter_image_embeds is not None
+        found = self.ip_adapter_image is not None or self.ip_adapter_image_embeds is not None
+        return found or bool(self.negative)
+
+    @property
+    def negative(self) -> list[str]:
+        """The arguments that were given for the negative prompt."""
+        names = ("negative_ip_adapter_image", "negative_ip_adapter_image_embeds")
+        return [name for name in names if getattr(self, name) is not None]
 
     @property
     def without_image(self) -> list[str]:
@@ -66,31 +85,28 @@ class ImagePromptInputs:
         names = [field.name for field in fields(self) if field.name in ("ip_adapter_scale", "ip_adapter_masks")]
         return [name for name in names if getattr(self, name) is not None]
 
-    def images(self, count: int) -> list[list[Any]]:
-        """Return the images of each IP-Adapter.
+    def images(self, count: int, prefix: str = "") -> list[list[Any]]:
+        """Return the images of each IP-Adapter; "negative_" as prefix returns those of the negative prompt.
 
         Raises:
             InputError: There are not as many as IP-Adapters, or one is no image.
         """
-        given: Any = self.ip_adapter_image
+        name = f"{prefix}ip_adapter_image"
+        given: Any = getattr(self, name)
         entries = list(given) if isinstance(given, list | tuple) else [given]
         if len(entries) != count:
             hint = "; put several images for one IP-Adapter into a list in this list" if count == 1 else ""
             raise InputError(
-                f"ip_adapter_image: got {len(entries)} for {count} IP-Adapters of this bundle, expected one for "
-                f"each{hint}"
+                f"{name}: got {len(entries)} for {count} IP-Adapters of this bundle, expected one for each{hint}"
             )
         images = [list(entry) if isinstance(entry, list | tuple) else [entry] for entry in entries]
         for some in images:
             if not some:
-                raise InputError("ip_adapter_image: got an empty list, expected at least one image")
+                raise InputError(f"{name}: got an empty list, expected at least one image")
             for image in some:
                 if isinstance(image, np.ndarray) or is_tensor(image):
-                    raise InputError(
-                        "ip_adapter_image: got an array, expected PIL images; pass encoded images as "
-                        "ip_adapter_image_embeds"
-                    )
-                image_size(image, "ip_adapter_image")
+                    raise InputError(f"{name}: got an array, expected PIL images; pass encoded images as {name}_embeds")
+                image_size(image, name)
         return images
 
     def embeds(self, count: int, *, guided: bool) -> list[tuple[FloatArray, FloatArray | None]]:
@@ -174,6 +190,8 @@ def layer_scales(scale: Any, layers: Sequence[str], prompts: int) -> FloatArray:
     Raises:
         InputError: It is something else, or names a block that the denoiser does not have.
     """
+    if isinstance(scale, np.ndarray):
+        return scale
     if isinstance(scale, Mapping):
         numbers = _scales_of_blocks(scale, layers)
         return np.repeat(np.asarray(numbers, np.float32)[:, None], prompts, axis=1)
@@ -183,8 +201,8 @@ def layer_scales(scale: Any, layers: Sequence[str], prompts: int) -> FloatArray:
                 f"ip_adapter_scale: got a list of {len(scale)} for {prompts} image prompts with a mask of their own, "
                 f"expected a number, or one for each"
             )
-        return np.tile(np.asarray([_number(one) for one in scale], np.float32), (len(layers), 1))
-    return np.full((len(layers), prompts), _number(scale), np.float32)
+        return np.tile(np.asarray([to_number(one) for one in scale], np.float32), (len(layers), 1))
+    return np.full((len(layers), prompts), to_number(scale), np.float32)
 
 
 def _scales_of_blocks(scale: Mapping[str, Any], layers: Sequence[str]) -> list[float]:
@@ -214,7 +232,7 @@ def _scale_of_layer(scale: Mapping[str, Any], layer: str, layers: Sequence[str])
     if isinstance(value, Mapping):
         value = value.get(f"block_{block}", 0.0)
     if not isinstance(value, list | tuple):
-        return _number(value)
+        return to_number(value)
     same = part if half == _MIDDLE else f"{part}.{block}"
     count = len({_attention(name) for name in layers if name.startswith(f"{same}.attentions.")})
     if len(value) not in (1, count):
@@ -222,7 +240,7 @@ def _scale_of_layer(scale: Mapping[str, Any], layer: str, layers: Sequence[str])
             f"ip_adapter_scale: got a list of {len(value)} for {same}, expected a number, or {count}: one for each of "
             f"its attentions"
         )
-    return _number(value[0] if len(value) == 1 else value[_attention(layer)])
+    return to_number(value[0] if len(value) == 1 else value[_attention(layer)])
 
 
 def _attention(layer: str) -> int:
@@ -230,7 +248,12 @@ def _attention(layer: str) -> int:
     return int(layer.partition(".attentions.")[2].partition(".")[0])
 
 
-def _number(value: Any) -> float:
+def to_number(value: Any) -> float:
+    """Return a scale as a number.
+
+    Raises:
+        InputError: It is none.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not np.isfinite(value):
         raise InputError(f"ip_adapter_scale: got {value!r}, expected a number")
     return float(value)

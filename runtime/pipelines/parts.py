@@ -18,6 +18,7 @@ from diffoundry.runtime.pipelines.attention.control import (
     check_attention,
     seeds_of,
 )
+from diffoundry.runtime.pipelines.block_image_prompts import open_image_prompts
 from diffoundry.runtime.pipelines.control_residuals import Residuals
 from diffoundry.runtime.pipelines.controlnet import ControlNets
 from diffoundry.runtime.pipelines.controlnet_inputs import ControlNetInputs
@@ -25,7 +26,6 @@ from diffoundry.runtime.pipelines.denoising import AfterStep
 from diffoundry.runtime.pipelines.families.base import Family
 from diffoundry.runtime.pipelines.guidance import Condition, Guidance
 from diffoundry.runtime.pipelines.inputs import CommonInputs
-from diffoundry.runtime.pipelines.ip_adapter import ImagePrompts
 from diffoundry.runtime.pipelines.ip_adapter_inputs import ImagePromptInputs
 from diffoundry.runtime.pipelines.t2i_adapter import AdapterFeatures, T2IAdapterInputs, T2IAdapters
 from diffoundry.runtime.pipelines.tasks.base import LoopInit, Task, TaskContext
@@ -87,7 +87,7 @@ class Parts:
         denoiser = family.denoiser
         self.controlnets = ControlNets(session, lambda: denoiser.residual_inputs)
         self.t2i_adapters = T2IAdapters(session, denoiser.component)
-        self.image_prompts = ImagePrompts(session, denoiser.component)
+        self.image_prompts = open_image_prompts(session, denoiser.component)
         self.names = (*self.controlnets.names, *self.t2i_adapters.names, *self.image_prompts.names)
         self._family, self._denoiser, self._vae = family, denoiser, vae
 

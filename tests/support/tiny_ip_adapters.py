@@ -4,7 +4,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-__all__ = ["write_tiny_image_encoder", "write_tiny_ip_adapter"]
+__all__ = ["write_tiny_flux_ip_adapter", "write_tiny_image_encoder", "write_tiny_ip_adapter"]
 
 _PROJECTED, _HIDDEN = 24, 32
 """Widths of the image encoder: of its vector, and of its hidden states."""
@@ -94,3 +94,36 @@ def _projection(kind: str, width: int, random: Any) -> dict[str, Any]:
             f"{feed_forward}.3.weight": random(_INNER, 4 * _INNER),
         }
     return tensors
+
+
+def write_tiny_flux_ip_adapter(path: Path, transformer: Path, names: str) -> None:
+    """Write an IP-Adapter of FLUX.1 in one file.
+
+    Args:
+        path: Where.
+        transformer: Folder of the transformer that it fits.
+        names: "xlabs" or "diffusers".
+    """
+    import diffusers
+    import torch
+    from safetensors.torch import save_file
+
+    network: Any = diffusers.FluxTransformer2DModel.from_pretrained(transformer)
+    generator = torch.Generator().manual_seed(zlib.crc32(names.encode()))
+
+    def random(*shape: int, mean: float = 0.0) -> Any:
+        return mean + 0.3 * torch.randn(shape, generator=generator)
+
+    width, xlabs = network.config.joint_attention_dim, names == "xlabs"
+    start = "ip_adapter_proj_model" if xlabs else "image_proj"
+    tensors = {f"{start}.{name}": tensor for name, tensor in _projection("plain", width, random).items()}
+    for number in range(network.config.num_layers):
+        for part in "kv":
+            layer = (
+                f"double_blocks.{number}.processor.ip_adapter_double_stream_{part}_proj"
+                if xlabs
+                else f"ip_adapter.{number}.to_{part}_ip"
+            )
+            tensors |= {f"{layer}.weight": random(network.inner_dim, width), f"{layer}.bias": random(network.inner_dim)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path)

@@ -1,6 +1,7 @@
 """Compares the bundle's files with the checkpoint's: checksums, scheduler options, configs, token ids, pixels."""
 
 import inspect
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -91,9 +92,8 @@ def check_configs(bundle: Bundle, components: Iterable[Component], pipeline: Any
             continue
         module = network(pipeline, component.source)
         if is_ip_adapter(component.name):
-            yield holds(
-                "config", component.name, "options", _projection_fault(bundle, component, module, pipeline.unet)
-            )
+            denoiser = getattr(pipeline, "unet", None) or pipeline.transformer
+            yield holds("config", component.name, "options", _projection_fault(bundle, component, module, denoiser))
             continue
         ours, reference = bundle.config(component.name), module.config
         if isinstance(module, diffusers.ModelMixin):
@@ -103,10 +103,10 @@ def check_configs(bundle: Bundle, components: Iterable[Component], pipeline: Any
         yield holds("config", component.name, "options", "; ".join(_differences(*pair)) or None)
 
 
-def _projection_fault(bundle: Bundle, component: Component, module: Any, unet: Any) -> str | None:
+def _projection_fault(bundle: Bundle, component: Component, module: Any, denoiser: Any) -> str | None:
     """Compare the config that an export writes for an IP-Adapter with its modules, which have none in diffusers."""
-    ending = ".attn2.processor"
-    layers = [name.removesuffix(ending) for name, one in unet.attn_processors.items() if hasattr(one, "to_k_ip")]
+    attended = [name for name, one in denoiser.attn_processors.items() if hasattr(one, "to_k_ip")]
+    layers = [re.sub(r"\.attn2?\.processor$", "", name) for name in attended]
     held = bundle.config(component.name)
     ours = {"class": held.get("_class_name"), "layers": held.get("layers")}
     return "; ".join(_differences(ours, {"class": type(module).__name__, "layers": layers})) or None
