@@ -21,17 +21,23 @@ def render_chat_template(tokenizer: Any, options: Mapping[str, Any], folder: Pat
 
     Args:
         tokenizer: Tokenizer of transformers.
-        options: Further arguments of `apply_chat_template`, as the pipeline passes them.
+        options: Further arguments of `apply_chat_template`, as the pipeline passes them. With `system`, the text of a
+            message before that of the user, both are messages of parts.
         folder: Folder of the tokenizer in messages.
 
     Raises:
         CheckpointError: There is no template, or it does more than to put text before and after the message.
     """
+    system = options.get("system")
+    passed = {"add_generation_prompt": True, **{name: value for name, value in options.items() if name != "system"}}
 
     def render(content: str) -> str:
-        messages = [{"role": "user", "content": content}]
-        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
-        return text
+        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        if system is not None:
+            texts = {"system": system, "user": content}
+            messages = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in texts.items()]
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False, **passed)
+        return _without_start(tokenizer, text)
 
     if not getattr(tokenizer, "chat_template", None):
         raise CheckpointError(
@@ -50,3 +56,13 @@ def render_chat_template(tokenizer: Any, options: Mapping[str, Any], folder: Pat
             f"this tokenizer is not supported"
         )
     return chat
+
+
+def _without_start(tokenizer: Any, text: str) -> str:
+    """Return a chat without its first token, where the tokenizer writes that one itself.
+
+    transformers' processors leave it out of the tokenizer's own part instead, which gives the same ids.
+    """
+    start = tokenizer.bos_token
+    writes = start is not None and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return text.removeprefix(start) if writes else text

@@ -13,7 +13,13 @@ from diffoundry.runtime.errors import CheckpointError
 from diffoundry.runtime.tokenizers.chat_prompt import CHAT_FILE
 from diffoundry.runtime.tokenizers.clip import write_tokenizer_json
 
-__all__ = ["ENDINGS", "check_tokenizer_files", "is_tokenizer", "open_tokenizer", "write_tokenizer"]
+__all__ = [
+    "ENDINGS",
+    "check_tokenizer_files",
+    "is_tokenizer",
+    "open_tokenizer",
+    "write_tokenizer",
+]
 
 _T5, _XLM_R = "spiece.model", "sentencepiece.bpe.model"
 """sentencepiece models, as the tokenizers of T5 and of XLM-R name theirs. Both are of the type unigram."""
@@ -51,14 +57,15 @@ def open_tokenizer(folder: Path, kind: str) -> Any:
 
     Args:
         folder: Folder in the checkpoint. A sentencepiece model is read here, without a further library.
-        kind: Class in transformers, as model_index.json names it.
+        kind: Class in transformers, as model_index.json names it. Of a processor of texts and images, as Mistral 3 has
+            one, this is the tokenizer: of texts alone both make the same ids, and the processor needs torchvision.
 
     Raises:
         CheckpointError: transformers has no such class, or cannot read the files.
     """
     import transformers
 
-    found = getattr(transformers, kind, None)
+    found = getattr(transformers, "AutoTokenizer" if kind.endswith("Processor") else kind, None)
     if found is None:
         raise CheckpointError(
             f"{folder}: got the tokenizer {kind!r}, expected a class of transformers {transformers.__version__}; "

@@ -1,7 +1,7 @@
 """Decoder-only language models as text encoders: token ids to hidden states of some layers.
 
 Qwen 3: https://arxiv.org/abs/2505.09388. Qwen 2.5 VL: https://arxiv.org/abs/2502.13923. Gemma 2:
-https://arxiv.org/abs/2408.00118.
+https://arxiv.org/abs/2408.00118. Mistral Small 3.2, for text alone: https://mistral.ai/news/mistral-small-3-1.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,15 @@ from diffoundry.runtime.formats.config_values import refuse
 from diffoundry.runtime.models.causal_lm import hidden_state_names, read_causal_layout
 from diffoundry.runtime.models.roles import TEXT_ENCODER
 
-__all__ = ["GEMMA_2", "QWEN_2_5_VL", "QWEN_3", "causal_text_encoder"]
+__all__ = ["GEMMA_2", "MISTRAL_3", "QWEN_2_5_VL", "QWEN_3", "causal_text_encoder"]
 
 QWEN_3 = ("Qwen3Model", "Qwen3ForCausalLM")
 QWEN_2_5_VL = ("Qwen2_5_VLForConditionalGeneration", "Qwen2_5_VLModel")
+MISTRAL_3 = ("Mistral3ForConditionalGeneration", "Mistral3Model")
 GEMMA_2 = ("Gemma2Model", "Gemma2ForCausalLM")
+
+_PADS_LEFT = "mistral3"
+"""Kind of model whose pipeline reads padding to the left of a prompt too."""
 
 
 def causal_text_encoder(
@@ -37,8 +41,8 @@ def causal_text_encoder(
 
     Args:
         name: Folder in the checkpoint and in the bundle.
-        model_classes: Its classes in transformers: `QWEN_3`, `QWEN_2_5_VL`, of which the graph is the part for text, or
-            `GEMMA_2`.
+        model_classes: Its classes in transformers: `QWEN_3`, `GEMMA_2`, or `QWEN_2_5_VL` and `MISTRAL_3`, of which the
+            graph is the part for text.
         hidden_states: Those that the pipeline reads, as transformers numbers them: 0 for the embeddings, -1 for the
             last, which is normalized. Each is an output, "hidden_states.35".
         tokens: Tokens of a prompt by default, those of a chat included.
@@ -68,7 +72,8 @@ def _describe(configs: Configs, *, name: str, hidden_states: Sequence[int], toke
         TensorSpec(name="image_embeds", dtype="float32", shape=(*row, layout.width)),
         TensorSpec(name="image_mask", dtype="float32", shape=row),
     )
-    module = "CausalImageTextModule" if images else "CausalTextModule"
+    masked = configs[name].get("model_type") == _PADS_LEFT
+    module = "CausalImageTextModule" if images else "LeftPaddedTextModule" if masked else "CausalTextModule"
     return Component(
         name=name,
         role=TEXT_ENCODER,

@@ -8,7 +8,7 @@ import torch
 from diffoundry.exporter.component import Component
 from diffoundry.exporter.components.network_module import NetworkModule
 
-__all__ = ["CausalImageTextModule", "CausalTextModule", "find_decoder"]
+__all__ = ["CausalImageTextModule", "CausalTextModule", "LeftPaddedTextModule", "find_decoder"]
 
 _HIDDEN = -1e4
 """Added to the scores of hidden tokens. exp(-1e4) is 0 in every float type."""
@@ -67,12 +67,39 @@ class CausalTextModule(NetworkModule):
             states = states * (1.0 - places) + embeds * places
         found = {0: states}
         for index, layer in enumerate(decoder.layers[: max(self.indices)], start=1):
-            result = layer(states, attention_mask=mask, position_embeddings=angles)
-            states = result[0] if isinstance(result, tuple) else result
+            states = self.run_layer(layer, states, attention_mask, attention_mask=mask, position_embeddings=angles)
             found[index] = states
         if len(decoder.layers) in self.indices:
             found[len(decoder.layers)] = decoder.norm(states)
         return tuple(found[index] for index in self.indices)
+
+    def run_layer(self, layer: Any, states: torch.Tensor, _seen: torch.Tensor, **options: Any) -> torch.Tensor:
+        """Run one layer on states (batch, sequence, width).
+
+        Args:
+            layer: Of the decoder.
+            states: Result of the layer before.
+            _seen: Mask of the prompts, (batch, sequence), for subclasses.
+            options: Mask of the scores, and angles.
+        """
+        result = layer(states, **options)
+        found: torch.Tensor = result[0] if isinstance(result, tuple) else result
+        return found
+
+
+class LeftPaddedTextModule(CausalTextModule):
+    """Computes padding to the left as torch does: a token that sees nothing attends to nothing, and gets zeros.
+
+    transformers: `MistralDecoderLayer.forward` with `scaled_dot_product_attention`.
+    """
+
+    def run_layer(self, layer: Any, states: torch.Tensor, _seen: torch.Tensor, **options: Any) -> torch.Tensor:
+        """See `CausalTextModule`."""
+        seeing = torch.cumsum(_seen, dim=1).clamp(0.0, 1.0)[..., None]
+        attended = layer.self_attn(hidden_states=layer.input_layernorm(states), **options)[0]
+        states = states + attended * seeing
+        result: torch.Tensor = states + layer.mlp(layer.post_attention_layernorm(states))
+        return result
 
 
 class CausalImageTextModule(CausalTextModule):

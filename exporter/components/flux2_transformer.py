@@ -10,6 +10,7 @@ from diffoundry.exporter.components.latents import latent_dims
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
 from diffoundry.runtime.formats.config_values import refuse
+from diffoundry.runtime.models.causal_lm import read_causal_layout
 from diffoundry.runtime.models.flux2_transformer_2d import SIDE, Flux2Layout, read_layout
 from diffoundry.runtime.models.flux_transformer_2d import PATCH
 from diffoundry.runtime.models.roles import DENOISER
@@ -87,7 +88,7 @@ def _check(configs: Configs, layout: Flux2Layout, layers: int) -> None:
         ConfigError: As said.
     """
     latent = read_integer(configs, "vae", "latent_channels", 32)
-    text = read_integer(configs, "text_encoder", "hidden_size", 4096)
+    text = read_causal_layout(configs["text_encoder"], "text_encoder/config.json").width
     for name, found, expected, reason in (
         ("in_channels", layout.in_channels, PATCH**2 * latent, "2 x 2 times the latent_channels of the VAE"),
         ("joint_attention_dim", layout.width, layers * text, f"{layers} times the hidden_size of the text encoder"),

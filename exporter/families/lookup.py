@@ -24,7 +24,7 @@ __all__ = ["controlnet_class", "find_family", "names_component"]
 _SUPPORTED = (
     "Stable Diffusion 1.x, 2.x and XL (text to image, image to image, inpainting, ControlNet, InstructPix2Pix, image "
     "variation, latent consistency models), Stable Diffusion 3 (text to image, image to image, inpainting, "
-    "ControlNet), FLUX.1, FLUX.2 klein, Chroma, AuraFlow, Z-Image, Qwen-Image, Lumina-Image 2.0, Hunyuan-DiT, "
+    "ControlNet), FLUX.1, FLUX.2, Chroma, AuraFlow, Z-Image, Qwen-Image, Lumina-Image 2.0, Hunyuan-DiT, "
     "PixArt-Alpha and PixArt-Sigma, Sana and Sana-Sprint, upscalers, DDPM and its relatives, latent diffusion, unCLIP, "
     "Kandinsky 2.1, 2.2 and 3, DeepFloyd IF, Stable Cascade, Würstchen, VQ-Diffusion, Shap-E (latents), DiT, "
     "consistency models"

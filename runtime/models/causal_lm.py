@@ -1,6 +1,7 @@
 """Decoder-only language models as text encoders: prompts to hidden states of some layers.
 
-One causal pass without a cache. transformers: `Qwen3Model`, `Qwen2_5_VLForConditionalGeneration`, `Gemma2Model`.
+One causal pass without a cache. transformers: `Qwen3Model`, `Qwen2_5_VLForConditionalGeneration`, `Gemma2Model`,
+`Mistral3ForConditionalGeneration`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ __all__ = [
 _DEFAULTS: Mapping[str, Mapping[str, float]] = {
     "qwen3": {"hidden_size": 4096, "num_hidden_layers": 32, "head_dim": 128},
     "qwen2_5_vl": {"hidden_size": 8192, "num_hidden_layers": 80, "num_attention_heads": 64, "rope_theta": 1e6},
+    "mistral3": {"hidden_size": 5120, "num_hidden_layers": 40, "num_attention_heads": 32, "rope_theta": 1e9},
     "gemma2": {"hidden_size": 2304, "num_hidden_layers": 26, "head_dim": 256, "sliding_window": 4096},
 }
 """model_type to the fields that its interface depends on, with the defaults of transformers' configs."""
@@ -108,7 +110,7 @@ def read_causal_layout(config: Config, subject: str) -> CausalLayout:
 
 def _window(own: Config, kind: str, subject: str) -> int | None:
     """Return the window of layers with one, which Qwen has only where its config switches it on."""
-    if kind != "gemma2" and not own.get("use_sliding_window", False):
+    if kind not in ("gemma2", "mistral3") and not own.get("use_sliding_window", False):
         return None
     return integer(own, "sliding_window", None, subject=subject)
 

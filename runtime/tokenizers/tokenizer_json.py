@@ -1,4 +1,4 @@
-"""Tokenizers defined by a tokenizer.json alone: T5, XLM-R, Qwen, Gemma. Gives exactly the ids of transformers."""
+"""Tokenizers defined by a tokenizer.json alone: T5, XLM-R, Qwen, Gemma, Mistral. Gives the ids of transformers."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,12 +28,19 @@ JSON_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.jso
 _PATTERN = "Regex"
 """Key of a regular expression in a tokenizer.json."""
 
-_KNOWN = frozenset(
+_TEKKEN = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""Mistral's. transformers: `_patch_mistral_regex`."""
+
+_KNOWN = {_TEKKEN} | frozenset(
     rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     for digits in (r"\p{N}", r"\p{N}{1,3}")
 )
-"""Regular expressions that may occur: they split text before byte pairs in Qwen 2 and 3, and in Llama 3."""
+"""Regular expressions that may occur: they split text before byte pairs in Qwen 2 and 3, Llama 3 and Mistral 3."""
 
 _LARGEST_LIMIT = 2**31
 """Largest model_max_length of a language model; a call asks for a length of its own."""
@@ -42,8 +49,8 @@ _LARGEST_LIMIT = 2**31
 class JsonTokenizer:
     """Tokenizes as the `tokenizers` library does with a tokenizer.json. T5, XLM-R: Kudo 2018, https://arxiv.org/abs/1804.10959.
 
-    A file with other regular expressions than those of Qwen and Llama is refused: in an untrusted file they could run
-    forever. Byte pairs: Sennrich et al. 2016, https://arxiv.org/abs/1508.07909.
+    A file with other regular expressions than those of Qwen, Llama and Mistral is refused: in an untrusted file they
+    could run forever. Byte pairs: Sennrich et al. 2016, https://arxiv.org/abs/1508.07909.
 
     Safe to use from several threads: nothing changes after construction. (The library's own padding and truncation
     are settings of the shared object, so they stay off.)

@@ -16,8 +16,8 @@ from tiny_cascade import make_cascade_decoder, make_cascade_prior
 from tiny_checkpoints import write_tiny_checkpoint
 from tiny_chroma import NAMES as CHROMA
 from tiny_chroma import make_chroma
-from tiny_flux import DEV, LATENTS, make_flux
-from tiny_flux_2 import KLEIN_CLASSES, make_klein
+from tiny_flux import DEV, LATENTS, make_flux, make_redux
+from tiny_flux_2 import KLEIN_CLASSES, make_dev, make_klein
 from tiny_hunyuan_dit import make_hunyuan_dit
 from tiny_kandinsky import DDIM, make_decoder, make_prior, make_text_decoder
 from tiny_kandinsky_3 import make_kandinsky_3
@@ -105,6 +105,7 @@ _VARIANTS = {
 }
 
 _SYSTEMS: Mapping[str, Callable[[Path], Any]] = {
+    "FluxPriorReduxPipeline": make_redux,
     "DDPMPipeline": CHECKPOINTS["ddpm"],
     "DDIMPipeline": CHECKPOINTS["ddim"],
     "PNDMPipeline": CHECKPOINTS["pndm"],
@@ -168,6 +169,7 @@ _LARGE: Mapping[str, tuple[Callable[[Path], Any], int]] = {
         for name in (*(f"QwenImage{form}Pipeline" for form in _FORMS), "QwenImageControlNetPipeline")
     },
     **{name: (partial(make_klein, name=name), 64) for name in KLEIN_CLASSES},
+    "Flux2Pipeline": (make_dev, 64),
     "StableCascadePriorPipeline": (make_cascade_prior, 128),
     "StableCascadeDecoderPipeline": (make_cascade_decoder, 128),
     "WuerstchenPriorPipeline": (make_wuerstchen_prior, 128),

@@ -7,7 +7,16 @@ from typing import Any
 
 from same_weights import same_weights
 
-__all__ = ["CHAT_TEMPLATE", "gemma2", "qwen2_5_vl", "qwen3", "write_gemma_tokenizer", "write_qwen_tokenizer"]
+__all__ = [
+    "CHAT_TEMPLATE",
+    "gemma2",
+    "mistral3",
+    "mistral_tokenizer",
+    "qwen2_5_vl",
+    "qwen3",
+    "write_gemma_tokenizer",
+    "write_qwen_tokenizer",
+]
 
 _TEXT = (
     "a red apple on the table, an astronaut that rides a horse on the moon, it's what we'll paint: I'm 1234 years old",
@@ -118,3 +127,78 @@ def _train(*, byte_level: bool) -> tuple[dict[str, int], tuple[tuple[str, str], 
     tokenizer.train_from_iterator(_TEXT if byte_level else [text.replace(" ", "▁") for text in _TEXT], trainer)
     saved = json.loads(tokenizer.to_str())["model"]
     return saved["vocab"], tuple((first, second) for first, second in saved["merges"])
+
+
+MISTRAL_TEMPLATE = """{{- bos_token }}
+{%- for message in messages %}
+    {%- if message['content'] is string %}
+        {%- set text = message['content'] %}
+    {%- else %}
+        {%- set parts = namespace(text='') %}
+        {%- for block in message['content'] %}
+            {%- if block['type'] == 'text' %}
+                {%- set parts.text = parts.text + block['text'] %}
+            {%- else %}
+                {%- set parts.text = parts.text + '[IMG]' %}
+            {%- endif %}
+        {%- endfor %}
+        {%- set text = parts.text %}
+    {%- endif %}
+    {%- if message['role'] == 'system' %}
+        {{- '[SYSTEM_PROMPT]' + text + '[/SYSTEM_PROMPT]' }}
+    {%- elif message['role'] == 'user' %}
+        {{- '[INST]' + text + '[/INST]' }}
+    {%- endif %}
+{%- endfor %}"""
+"""The parts of Mistral Small 3.2's template that messages of the system and the user pass through."""
+
+_TEKKEN = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+_MISTRAL_TOKENS = (
+    "<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "<pad>", "[IMG]", "[IMG_BREAK]",
+    "[IMG_END]",
+)  # fmt: skip
+
+
+def mistral3(**options: Any) -> Any:
+    """Make a Mistral 3 with a vision tower of one layer."""
+    import transformers
+
+    text = {**_SIZES, "model_type": "mistral", "head_dim": 16, "rope_theta": 1e6, "sliding_window": None, **options}
+    vision = {
+        "model_type": "pixtral", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "head_dim": 8,
+        "num_attention_heads": 2, "image_size": 32, "patch_size": 4,
+    }  # fmt: skip
+    config = transformers.Mistral3Config(text_config=text, vision_config=vision, image_token_index=8)
+    return transformers.Mistral3ForConditionalGeneration(config).eval()
+
+
+def mistral_tokenizer() -> Any:
+    """Make a tokenizer of Mistral 3's kind, which begins every text and pads to the left."""
+    import transformers
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+
+    vocabulary, merges = _train(byte_level=True)
+    shift = len(_MISTRAL_TOKENS)
+    whole = {**dict(zip(_MISTRAL_TOKENS, range(shift), strict=True))}
+    whole |= {token: index + shift for token, index in vocabulary.items()}
+    tokenizer = Tokenizer(models.BPE(vocab=whole, merges=list(merges), ignore_merges=True))
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in _MISTRAL_TOKENS])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_TEKKEN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>",
+        padding_side="left", model_max_length=131_072,
+    )  # fmt: skip
+    fast.chat_template = MISTRAL_TEMPLATE
+    return fast

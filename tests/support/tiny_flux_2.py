@@ -1,13 +1,14 @@
 """Tiny random checkpoints of FLUX.2, with 2 pixels to a latent and 4 to a token."""
 
+import json
 import shutil
 
 import diffusers
 import torch
 import transformers
-from language_models import qwen3, write_qwen_tokenizer
+from language_models import mistral3, mistral_tokenizer, qwen3, write_qwen_tokenizer
 
-__all__ = ["KLEIN_CLASSES", "LATENTS", "WIDTH", "make_klein"]
+__all__ = ["KLEIN_CLASSES", "LATENTS", "WIDTH", "make_dev", "make_klein"]
 
 KLEIN_CLASSES = "Flux2KleinPipeline", "Flux2KleinInpaintPipeline", "Flux2KleinKVPipeline"
 
@@ -43,6 +44,29 @@ def make_klein(folder, name="Flux2KleinPipeline", *, layers=28, **options):
     shutil.rmtree(tokenizer)
 
 
+def make_dev(folder, *, layers=31, guided=True):
+    """Write the checkpoint of `Flux2Pipeline`.
+
+    Args:
+        folder: Where.
+        layers: Of the text encoder: 31 are the least that diffusers' defaults read without the last norm.
+        guided: True for a transformer that takes the guidance scale.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        text = mistral3(hidden_size=WIDTH, intermediate_size=16, head_dim=8, num_hidden_layers=layers)
+        parts = {"vae": _vae(), "transformer": _transformer(guidance_embeds=guided)}
+    diffusers.Flux2Pipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**_SHIFT),
+        text_encoder=text,
+        tokenizer=mistral_tokenizer(),
+        **parts,
+    ).save_pretrained(folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    index["tokenizer"] = ["transformers", "PixtralProcessor"]  # which needs torchvision to be made
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2))
+
+
 def _text_encoder(layers):
     return qwen3(
         "Qwen3ForCausalLM", hidden_size=WIDTH, intermediate_size=16, head_dim=8, num_hidden_layers=layers,
@@ -65,9 +89,9 @@ def _vae():
     return vae
 
 
-def _transformer():
+def _transformer(**options):
     return diffusers.Flux2Transformer2DModel(
         in_channels=4 * LATENTS, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=3 * WIDTH, timestep_guidance_channels=32, axes_dims_rope=(4, 4, 4, 4),
-        guidance_embeds=False,
+        **{"guidance_embeds": False, **options},
     )  # fmt: skip

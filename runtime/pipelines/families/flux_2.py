@@ -8,6 +8,7 @@ import numpy as np
 
 from diffoundry.runtime.checks.arguments import check_number
 from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.formats.config_values import flag
 from diffoundry.runtime.models.causal_lm import CausalLanguageModel
 from diffoundry.runtime.models.flux2_transformer_2d import Flux2Transformer2DModel
@@ -18,10 +19,31 @@ from diffoundry.runtime.pipelines.guidance import Condition, Guidance, Unguided,
 from diffoundry.runtime.pipelines.inputs import CommonInputs, PromptInputs
 from diffoundry.runtime.schedulers.dynamic_shift import empirical_mu
 
-__all__ = ["KLEIN_LAYERS", "TOKENS", "Flux2Klein", "Flux2KleinKV", "Flux2PromptInputs"]
+__all__ = [
+    "DEV_LAYERS",
+    "KLEIN_LAYERS",
+    "SYSTEM_MESSAGE",
+    "TOKENS",
+    "Flux2",
+    "Flux2DevPromptInputs",
+    "Flux2Klein",
+    "Flux2KleinKV",
+    "Flux2PromptInputs",
+]
 
 KLEIN_LAYERS = 9, 18, 27
 """Hidden states of a prompt that lie side by side. diffusers: `text_encoder_out_layers` of `Flux2KleinPipeline`."""
+
+DEV_LAYERS = 10, 20, 30
+"""The same of `Flux2Pipeline`."""
+
+SYSTEM_MESSAGE = """You are an AI that reasons about image descriptions. You give structured responses focusing on \
+object relationships, object
+attribution and actions without speculation."""
+"""Message of the system before each prompt. diffusers: `pipelines.flux2.system_messages`."""
+
+_IMAGE_TOKEN = "[IMG]"  # noqa: S105  # of Pixtral
+"""Left out of prompts, as diffusers does. It would begin an image."""
 
 TOKENS = 512
 """Default and most of diffusers' `max_sequence_length`."""
@@ -41,6 +63,21 @@ class Flux2PromptInputs(PromptInputs):
         """See `PromptInputs.check`."""
         PromptInputs.check(self)
         check_number("max_sequence_length", self.max_sequence_length, 1, TOKENS, whole=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Flux2DevPromptInputs(Flux2PromptInputs):
+    """The texts of one call of FLUX.2 dev, which has no negative prompts."""
+
+    def check(self) -> None:
+        """See `PromptInputs.check`."""
+        Flux2PromptInputs.check(self)
+        for name in ("negative_prompt", "negative_prompt_embeds"):
+            if getattr(self, name) is not None:
+                raise InputError(
+                    f"{name}: got one, expected none: FLUX.2 dev is guided by guidance_scale alone, which its "
+                    f"transformer takes; leave it out"
+                )
 
 
 class Flux2Klein(Family):
@@ -65,11 +102,16 @@ class Flux2Klein(Family):
     def __init__(self, session: EngineSession) -> None:
         """See `Family`."""
         self.denoiser: Flux2Transformer2DModel = Flux2Transformer2DModel(session)
-        self._text = CausalLanguageModel(session, hidden_states=KLEIN_LAYERS, tokens=TOKENS, padding_side=None)
+        self._text = CausalLanguageModel(session, hidden_states=self.layers, tokens=TOKENS, padding_side=None)
         self.text_encoders = (self._text,)
         index = session.bundle.model_index
         self.distilled = flag(index, "is_distilled", default=False, subject="model_index.json")
         self.choose_guidance = self._choose_guidance
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Hidden states of a prompt that lie side by side."""
+        return KLEIN_LAYERS
 
     def _choose_guidance(self, inputs: CommonInputs, _prompts: Any, denoiser: Flux2Transformer2DModel) -> Guidance:
         """Return none for a distilled transformer; diffusers: `do_classifier_free_guidance`."""
@@ -100,6 +142,37 @@ class Flux2Klein(Family):
         """Return hidden states side by side (B, tokens, 3 D), and the part of each prompt that was cut off."""
         encoded = self._text.encode(texts, tokens, chat=self._text.chat_prompt())
         return np.concatenate(encoded.hidden_states, axis=-1), encoded.truncated
+
+
+class Flux2(Flux2Klein):
+    """Mistral 3, and a transformer with the guidance scale as an input.
+
+    diffusers: `Flux2Pipeline`.
+
+    Attributes:
+        ignored_args: Arguments that diffusers' class lacks.
+    """
+
+    ignored_args: ClassVar[tuple[str, ...]] = ("negative_prompt", "negative_prompt_embeds")
+
+    Inputs: ClassVar[type[PromptInputs]] = Flux2DevPromptInputs
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "editing": {"num_inference_steps": 50, "guidance_scale": 4.0}
+    }
+    tasks: ClassVar[tuple[str, ...] | None] = ("editing",)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """See `Flux2Klein`."""
+        return DEV_LAYERS
+
+    def _choose_guidance(self, inputs: CommonInputs, _prompts: Any, denoiser: Flux2Transformer2DModel) -> Guidance:
+        """Embed the scale, where the transformer takes it."""
+        return Unguided(embedding=denoiser.embed_guidance(inputs.guidance_scale) if denoiser.embeds_guidance else {})
+
+    def _encode(self, texts: Sequence[str], tokens: int) -> tuple[FloatArray, tuple[str, ...]]:
+        """See `Flux2Klein`. diffusers: `format_input` of `Flux2Pipeline`."""
+        return super()._encode([text.replace(_IMAGE_TOKEN, "") for text in texts], tokens)
 
 
 class Flux2KleinKV(Flux2Klein):

@@ -65,6 +65,12 @@ FLUX_FAMILIES = (
         exporter="diffoundry.exporter.families.flux_2:KLEIN_KV",
     ),
     FamilyEntry(
+        name="flux_2_dev",
+        classes={"Flux2Pipeline": PipelineClass("editing")},
+        runtime="diffoundry.runtime.pipelines.families.flux_2:Flux2",
+        exporter="diffoundry.exporter.families.flux_2:DEV",
+    ),
+    FamilyEntry(
         name="chroma",
         classes={
             "ChromaPipeline": PipelineClass("text_to_image"),
