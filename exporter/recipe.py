@@ -55,6 +55,7 @@ def make_recipe(checkpoint: Checkpoint, request: ExportRequest) -> Recipe:
         without=checkpoint.without,
         vae=checkpoint.vae,
         attention_control=checkpoint.attention_control,
+        partition=request.partition,
     )
 
 

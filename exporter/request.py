@@ -22,6 +22,7 @@ class ExportRequest:
         quantization: Budget and prompts of calibration, if a precision needs it.
         overwrite: True to replace an existing bundle.
         single_graph: The loop of one graph of the whole pipeline; None writes no such graph.
+        partition: As in the recipe.
     """
 
     variants: tuple[Variant, ...]
@@ -30,6 +31,7 @@ class ExportRequest:
     quantization: QuantizationRequest = field(default_factory=QuantizationRequest)
     overwrite: bool = False
     single_graph: SingleGraphRequest | None = None
+    partition: bool = False
 
 
 def parse_buckets(text: str) -> tuple[tuple[int, int], ...]:

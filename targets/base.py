@@ -87,6 +87,7 @@ class Lowering:
         buckets: (height, width) in pixels of the sizes to make engines for; none when they take what `dims` says.
         first: True if this is the target's first precision in the bundle: the vendor's own file names belong to it.
         progress: Called with a short text as the work goes on.
+        part: Name of the part of the network that the graph is; empty for the whole network. Files are named after it.
     """
 
     component: str
@@ -98,6 +99,7 @@ class Lowering:
     buckets: tuple[tuple[int, int], ...] = ()
     first: bool = True
     progress: Callable[[str], None] = lambda _words: None
+    part: str = ""
 
     @property
     def for_adapters(self) -> bool:

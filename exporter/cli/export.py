@@ -116,6 +116,7 @@ _EXAMPLES = (
     shell_complete=complete_precision,
     help=f"Precision, or several, the preferred first: bf16,fp32. One of {', '.join(PRECISIONS)}.  [default: fp32]",
 )
+@_engines("--partition", is_flag=True, help="Cut denoisers: what does not read the latents leaves the loop.")
 @_sizes("--batch", help="Rows of one engine call (a guided image has two): 2, or a range 1..8.  [default: any]")
 @_sizes("--height", help="Pixels: 512, or a range 256..1024.  [default: any]")
 @_sizes("--width", help="Pixels: 512, or a range 256..1024.  [default: any]")
@@ -158,6 +159,7 @@ def command(
         variants=variants,
         quantization=take_budget(values),
         overwrite=overwrite,
+        partition=values.pop("partition"),
         single_graph=_take_single_graph(values),
         **sizes,
     )

@@ -10,7 +10,7 @@ from rich.table import Table
 from diffoundry.exporter.jobs.job import CUT_WEIGHTS
 from diffoundry.runtime.bundle.manifest import Manifest
 from diffoundry.runtime.cli.console import make_table, remark, size_text, warn
-from diffoundry.runtime.cli.inspect import obstacles
+from diffoundry.runtime.cli.inspect import obstacles, partition_notes
 from diffoundry.runtime.cli.status_line import StatusLine
 
 if TYPE_CHECKING:
@@ -96,6 +96,8 @@ def tell_engine_notes(manifest: Manifest) -> None:
                     f"({engine.metadata[CUT_WEIGHTS]}), so images may differ; compare with 'diffoundry verify', or "
                     f"export in fp32 or bf16"
                 )
+    for line in partition_notes(manifest):
+        remark(line)
     _tell_obstacles(manifest)
 
 

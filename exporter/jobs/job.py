@@ -51,6 +51,7 @@ class EngineJob:
         buckets: As in the recipe.
         quantization: The choice of calibration for this precision, or None.
         folder: The bundle's folder.
+        partition: As in the recipe.
     """
 
     component: str
@@ -61,6 +62,7 @@ class EngineJob:
     buckets: tuple[tuple[int, int], ...]
     quantization: QuantizationChoice | None
     folder: str
+    partition: bool = False
 
     @property
     def label(self) -> str:

@@ -126,6 +126,7 @@ class JobRunner:
             buckets=recipe.buckets,
             quantization=recipe.quantization.get(variant.precision),
             folder=str(self._folder),
+            partition=recipe.partition,
         )
         result = self._once(job, f"{component}.{variant.target}.{variant.precision}")
         assert result.engine is not None, f"{job.label}: a worker without an error returns an engine"

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from diffoundry.exporter.jobs.job import CUT_WEIGHTS
 from diffoundry.exporter.steps.convert_precision import DTYPES, make_graph
 from diffoundry.exporter.steps.graph_files import GRAPH_NAME, save_graph
+from diffoundry.exporter.steps.lower_parts import lower_parts
 from diffoundry.exporter.steps.weight_range import describe_cut, weights_beyond
 from diffoundry.runtime.bundle.quantization import QuantizationChoice
 from diffoundry.runtime.bundle.specs import DimSpec, EngineSpec, Variant
@@ -30,6 +31,7 @@ def write_engine(
     dims: Mapping[str, DimSpec],
     buckets: tuple[tuple[int, int], ...],
     quantization: QuantizationChoice | None,
+    partition: bool,
     folder: str,
     phase: Callable[[str], AbstractContextManager[None]],
     progress: Callable[[str], None],
@@ -44,6 +46,7 @@ def write_engine(
         dims: As in the recipe.
         buckets: As in the recipe.
         quantization: The choice of calibration for this precision, or None.
+        partition: As in the recipe.
         folder: The bundle's folder.
         phase: Wraps each phase.
         progress: Called with a text while the target compiles.
@@ -61,19 +64,18 @@ def write_engine(
     with phase("convert"):
         graph = _converted(bundle, component, wanted, quantization)
     with phase("lower"):
-        spec: EngineSpec = target.lower(
-            Lowering(
-                component=component,
-                role=role,
-                graph=graph,
-                bundle=bundle,
-                precision=variant.precision,
-                dims=dims,
-                buckets=buckets,
-                first=first,
-                progress=progress,
-            )
+        work = Lowering(
+            component=component,
+            role=role,
+            graph=graph,
+            bundle=bundle,
+            precision=variant.precision,
+            dims=dims,
+            buckets=buckets,
+            first=first,
+            progress=progress,
         )
+        spec: EngineSpec = lower_parts(target, work) if partition else target.lower(work)
     _check_files(spec, bundle)
     return _with_cut_weights(spec, bundle / component / GRAPH_NAME, wanted)
 

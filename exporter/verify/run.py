@@ -13,6 +13,7 @@ from diffoundry.exporter.verify.checks.components import compare_component
 from diffoundry.exporter.verify.checks.configs import check_files
 from diffoundry.exporter.verify.checks.gates import Gates, coarsest, gates_for, may_be_rounding, promised_gates
 from diffoundry.exporter.verify.checks.loop import ENOUGH, follow, judge_images, judge_loop
+from diffoundry.exporter.verify.checks.partition import check_partition
 from diffoundry.exporter.verify.checks.portable import check_portable
 from diffoundry.exporter.verify.checks.remade import RemadeEngines, remake_engines
 from diffoundry.exporter.verify.checks.safety import check_safety
@@ -85,6 +86,7 @@ def verify(
         files,
         *reference.checks,
         *check_portable(opened, reference.cases, request.options),
+        *check_partition(opened, reference.cases, request.options),
         *(check for variant in absent if variant.name in remade for check in remade[variant.name].checks),
     )
     return VerifyReport(

@@ -1,13 +1,14 @@
 """Finds a bundle's variants: those that can run here, and the reasons why the others cannot."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from diffoundry.exporter.verify.report.report import Absence
 from diffoundry.exporter.verify.request import VerifyRequest
 from diffoundry.runtime.bundle.bundle import Bundle
-from diffoundry.runtime.engines.protocol import Engine, EngineOptions, OpenEngine
+from diffoundry.runtime.bundle.specs import EngineSpec
+from diffoundry.runtime.engines.protocol import AdapterWeights, Engine, EngineOptions, OpenEngine
 from diffoundry.runtime.engines.select import EngineSelection
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import EngineError, InputError
@@ -72,10 +73,15 @@ class CustomEngines(EngineSession):
             f"add it with 'diffoundry build' and --target and --precision"
         )
 
-    def _open(self, name: str) -> Engine:
-        choice = self.choice(name)
-        paths = [self.bundle.file(file) for file in choice.spec.files]
-        return self._opener(Path(paths[0]), choice.spec, replace(self._given, device=choice.device))
+    def _open_file(
+        self,
+        target: str,  # noqa: ARG002
+        path: Path,
+        spec: EngineSpec | None,
+        options: EngineOptions,
+        adapters: AdapterWeights | None,  # noqa: ARG002
+    ) -> Engine:
+        return self._opener(path, spec, options)
 
 
 def find_variants(bundle: Bundle, request: VerifyRequest) -> tuple[list[OpenVariant], list[Absence]]:

@@ -7,6 +7,7 @@ from diffoundry.runtime.bundle.specs import (
     AdapterSpec,
     ComponentSpec,
     DimSpec,
+    EnginePart,
     EngineSpec,
     Recipe,
     TensorSpec,
@@ -56,6 +57,39 @@ def _check_component(where: str, component: ComponentSpec) -> None:
 
 
 def _check_engine(where: str, engine: EngineSpec) -> None:
+    _check_run(where, engine)
+    names = [part.name for part in engine.parts]
+    for index, part in enumerate(engine.parts):
+        _check_run(f"{where}.parts[{index}]", part)
+        if part.name in names[:index]:
+            raise RecordError(f"{where}.parts[{index}].name: got {part.name[:60]!r} twice, expected it once")
+        _in_range(f"{where}.parts[{index}].weights", part.weights, 0, _LARGEST)
+        own = () if part.adapters is None else part.adapters.files
+        others = [name for name in (*part.files, *own) if name not in engine.all_files]
+        if others:
+            raise RecordError(f"{where}.parts[{index}].files: got {others[0]!r}, expected files of the engine only")
+    if engine.parts:
+        _check_chain(where, engine)
+
+
+def _check_chain(where: str, engine: EngineSpec) -> None:
+    """Refuse parts that read or return values which nothing makes."""
+    known = {tensor.name for tensor in engine.inputs}
+    for index, part in enumerate(engine.parts):
+        missing = [tensor.name for tensor in part.inputs if tensor.name not in known]
+        if missing:
+            raise RecordError(
+                f"{where}.parts[{index}].inputs: got {missing[0][:60]!r}, expected inputs of the engine and outputs of "
+                f"earlier parts"
+            )
+        known |= {tensor.name for tensor in part.outputs}
+    missing = [tensor.name for tensor in engine.outputs if tensor.name not in known]
+    if missing:
+        raise RecordError(f"{where}.outputs: got {missing[0][:60]!r}, expected outputs of its parts")
+
+
+def _check_run(where: str, engine: EngineSpec | EnginePart) -> None:
+    """Check what an engine and a part of one have in common."""
     _not_empty(f"{where}.files", engine.files)
     for kind, tensors in (("inputs", engine.inputs), ("outputs", engine.outputs)):
         for index, tensor in enumerate(tensors):

@@ -1,7 +1,7 @@
 """The records of a bundle's manifest: tensors, engines, components, recipe."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from diffoundry.runtime.bundle.quantization import QuantizationChoice
@@ -11,6 +11,7 @@ __all__ = [
     "AdapterSpec",
     "ComponentSpec",
     "DimSpec",
+    "EnginePart",
     "EngineSpec",
     "FileSpec",
     "Recipe",
@@ -93,6 +94,33 @@ class AdapterSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class EnginePart:
+    """One of the graphs that a network was cut into.
+
+    Attributes:
+        name: "conditioning", "prelude" or "step"; the last part of an engine runs in every step.
+        files: As in `EngineSpec`.
+        inputs: Inputs of the whole network, and outputs of earlier parts.
+        outputs: Values for later parts, or outputs of the network.
+        shape_inputs: Names of the inputs whose shapes alone it reads.
+        weights: Bytes of its weights.
+        options: As in `EngineSpec`.
+        metadata: As in `EngineSpec`.
+        adapters: As in `EngineSpec`, for its own layers.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    shape_inputs: tuple[str, ...] = ()
+    weights: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    adapters: AdapterSpec | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EngineSpec:
     """One lowered form of a component.
 
@@ -108,6 +136,8 @@ class EngineSpec:
         pending: The reason why it could not be built where the bundle was made, or None; `diffoundry build` finishes it
             elsewhere from `files`.
         adapters: Adapters that it takes at run time, or None.
+        parts: The graphs that it was cut into, in the order in which they run; none for one graph. `files` are then
+            those of all parts.
     """
 
     target: str
@@ -120,6 +150,20 @@ class EngineSpec:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     pending: str | None = None
     adapters: AdapterSpec | None = None
+    parts: tuple[EnginePart, ...] = ()
+
+    def of_part(self, part: EnginePart) -> "EngineSpec":
+        """Return one of `parts` as an engine of its own."""
+        return replace(
+            self,
+            files=part.files,
+            inputs=part.inputs,
+            outputs=part.outputs,
+            options=part.options,
+            metadata=part.metadata,
+            adapters=part.adapters,
+            parts=(),
+        )
 
     @property
     def all_files(self) -> tuple[str, ...]:
@@ -218,6 +262,7 @@ class Recipe:
         vae: Folder or file of the VAE that replaces the checkpoint's own, as the user named it, or None; its sums are
             in `source`.
         attention_control: True if the UNet takes edits of its attention, for Prompt-to-Prompt and heat maps.
+        partition: True if denoisers and ControlNets are cut into graphs that run once a call and in every step.
     """
 
     model: str
@@ -235,3 +280,4 @@ class Recipe:
     without: tuple[str, ...] = ()
     vae: str | None = None
     attention_control: bool = False
+    partition: bool = False

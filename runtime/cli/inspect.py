@@ -18,10 +18,14 @@ from diffoundry.runtime.cli.options import bundle_argument, json_option
 from diffoundry.runtime.cli.schedulers import main_scheduler_folder
 from diffoundry.runtime.engines.select import find_obstacle
 from diffoundry.runtime.errors import BundleError
+from diffoundry.runtime.models.roles import DENOISER
 
-__all__ = ["command", "obstacles"]
+__all__ = ["command", "obstacles", "partition_notes"]
 
 _output = options_in("Output")
+
+_SHOWN_VALUES = 4
+"""Values that a part hands over, of which a line names as many."""
 
 _EXAMPLES = (
     "diffoundry inspect emoji.bundle",
@@ -80,6 +84,24 @@ def obstacles(manifest: Manifest) -> dict[str, str]:
             if label not in found and (reason := find_obstacle(engine)) is not None:
                 found[label] = reason
     return found
+
+
+def partition_notes(manifest: Manifest) -> list[str]:
+    """Describe what leaves the loop, a line for each engine in parts and for each that stayed whole in its place."""
+    lines = []
+    for name, component in manifest.components.items():
+        for engine in component.engines:
+            if engine.parts:
+                total = sum(part.weights for part in engine.parts)
+                outside = [f"{part.name} {size_text(part.weights)}" for part in engine.parts[:-1]]
+                share = 100 * (1 - engine.parts[-1].weights / total) if total else 0.0
+                lines.append(
+                    f"{name}, {_label(engine)}: {share:.1f} % of {size_text(total)} of weights leave the loop "
+                    f"({', '.join(outside)})"
+                )
+            elif manifest.recipe.partition and component.role == DENOISER:
+                lines.append(f"{name}, {_label(engine)}: nothing of it leaves the loop, so it is one graph")
+    return lines
 
 
 def _check(bundle: Bundle, *, as_json: bool) -> None:
@@ -155,6 +177,8 @@ def _print_engines(manifest: Manifest) -> None:
     out.print(table)
     for label, reason in reasons.items():
         out.print(f"{label} cannot run here: {reason}", soft_wrap=True)
+    for line in partition_notes(manifest):
+        out.print(line, soft_wrap=True)
     for precision, choice in manifest.recipe.quantization.items():
         out.print(f"{precision}: {_choice(choice)}", soft_wrap=True)
 
@@ -172,6 +196,10 @@ def _details(manifest: Manifest) -> list[str]:
                 lines += [f"    {line}" for part in tensors for line in part]
             shown = tensors
             lines += [f"    {key.replace('_', ' ')}: {value}" for key, value in engine.metadata.items()]
+            for one in engine.parts:
+                made = ", ".join(tensor.name for tensor in one.outputs[:_SHOWN_VALUES])
+                more = f" and {len(one.outputs) - _SHOWN_VALUES} more" if len(one.outputs) > _SHOWN_VALUES else ""
+                lines.append(f"    part {one.name}: {', '.join(one.files)}; makes {made}{more}")
     return lines
 
 

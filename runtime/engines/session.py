@@ -1,6 +1,5 @@
 """The opened engines of a bundle: chosen, opened when first needed, fed in the form and batch they take."""
 
-import logging
 import math
 import threading
 import time
@@ -13,12 +12,13 @@ from typing import cast
 
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.bundle.dims import size_of
-from diffoundry.runtime.bundle.specs import AdapterSpec, TensorSpec
+from diffoundry.runtime.bundle.specs import AdapterSpec, EngineSpec, TensorSpec
 from diffoundry.runtime.engines.batches import run_in_batches
 from diffoundry.runtime.engines.call_hook import CALL_HOOK
 from diffoundry.runtime.engines.leases import EngineLeases
 from diffoundry.runtime.engines.memory_limit import MemoryLimit
-from diffoundry.runtime.engines.plugins import find_plugin
+from diffoundry.runtime.engines.open_file import open_file
+from diffoundry.runtime.engines.partitioned import PartitionedEngine
 from diffoundry.runtime.engines.protocol import (
     AdaptableEngine,
     AdapterWeights,
@@ -28,12 +28,10 @@ from diffoundry.runtime.engines.protocol import (
     run_checked,
 )
 from diffoundry.runtime.engines.select import EngineSelection, check_request, select_engine
-from diffoundry.runtime.errors import DiffoundryError, EngineError
+from diffoundry.runtime.errors import EngineError
 from diffoundry.runtime.models.roles import CONTROLNET, DENOISER
 
 __all__ = ["Call", "EngineSession"]
-
-logger = logging.getLogger(__name__)
 
 Call = Callable[[str, Mapping[str, Array], Mapping[str, Array], float], None]
 """Observer of engine calls: component name, feeds, outputs, seconds inside the engine."""
@@ -280,19 +278,24 @@ class EngineSession:
         keep_both = self._options.keep_both and self._turn is None
         options = replace(self._options, device=device or "cpu", keep_both=keep_both)
         weights = self._weights(name, self._adapters.get(name, {}))
-        begin = {} if weights is None else {"adapters": weights}
-        logger.debug("%s: opening %s with %s on %s", name, path, target, options.device)
-        open_engine = find_plugin(target).load("engine")
-        try:
-            engine: Engine = open_engine(Path(path), spec, options, **begin)
-        except DiffoundryError:
-            raise
-        except Exception as error:  # options of an untrusted manifest reach libraries that raise anything
-            raise EngineError(
-                f"engine {path}: {target} cannot open it ({type(error).__name__}: {str(error)[:500]}); its options in "
-                f"the manifest do not fit, export the bundle again"
-            ) from error
-        return engine
+        if spec is None or not spec.parts:
+            return self._open_file(target, Path(path), spec, options, weights)
+        root = self.bundle.root
+
+        def open_part(part: EngineSpec, adapters: AdapterWeights | None) -> Engine:
+            return self._open_file(target, root / part.files[0], part, options, adapters)
+
+        return PartitionedEngine(spec, name, open_part, {} if weights is None else weights.arrays, root)
+
+    def _open_file(
+        self,
+        target: str,
+        path: Path,
+        spec: EngineSpec | None,
+        options: EngineOptions,
+        adapters: AdapterWeights | None,
+    ) -> Engine:
+        return open_file(target, path, spec, options, adapters)
 
     def run(self, name: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run a component on arrays with any number of rows.

@@ -1,9 +1,10 @@
 """One call under way: an iterator over its steps."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, cast
 
+from diffoundry.runtime.engines.run_memory import RunMemory, with_memory
 from diffoundry.runtime.errors import CancelledError, InputError
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.pipelines.denoising import Step, StopSignal
@@ -51,13 +52,13 @@ class Run(Generic[ImagesT]):
     more_results: Callable[[], Mapping[str, Any]] | None = None
     _done: int = 0
     _left: bool = False
+    _memory: RunMemory = field(default_factory=RunMemory)
 
     def __iter__(self) -> Iterator[Step]:
         """Run the remaining steps one by one. Call `cancel` to end the run; iterate again to go on after a break."""
         self._left = True
-        for step in self.steps:
-            self.latents = step.latents if step.result is None else step.result
-            self._done = step.index + 1
+        for step in with_memory(self.steps, self._memory):
+            self.latents, self._done = step.latents if step.result is None else step.result, step.index + 1
             yield step
         self._left = False
 
@@ -67,8 +68,7 @@ class Run(Generic[ImagesT]):
 
     def preview(self) -> "list[Image]":
         """Decode the current latents, with the safety checker where there is one."""
-        images: list[Image] = self.decode(self.latents, "pil")[0]
-        return images
+        return cast("list[Image]", self.decode(self.latents, "pil")[0])
 
     def finish(self) -> PipelineOutput[ImagesT]:
         """Run all steps, unless a loop did, and decode.

@@ -23,7 +23,7 @@ from diffoundry.runtime.bundle.specs import ComponentSpec, EngineSpec, Variant
 from diffoundry.runtime.engines.plugins import list_plugins
 from diffoundry.runtime.errors import DiffoundryError
 
-__all__ = ["RemadeEngines", "remake_engines"]
+__all__ = ["RemadeEngines", "copy_inputs", "remake_engines"]
 
 _NUMBERED = re.compile(rb"\b([A-Z][A-Za-z]*)_\d+(?![0-9A-Za-z])")
 """Name that OpenVINO gives to a node without one, such as Constant_7967."""
@@ -103,7 +103,7 @@ def _remake(bundle: Bundle, manifest: Manifest, component: str, variant: Variant
     mine = next(e for e in spec.engines if (e.target, e.precision) == (variant.target, variant.precision))
     first = next(other for other in manifest.recipe.variants if other.target == variant.target)
     with tempfile.TemporaryDirectory(prefix="diffoundry-verify-") as folder:
-        _copy_inputs(bundle, manifest, spec, Path(folder))
+        copy_inputs(bundle, manifest, spec, Path(folder))
         try:
             made = write_engine(
                 component=component,
@@ -113,6 +113,7 @@ def _remake(bundle: Bundle, manifest: Manifest, component: str, variant: Variant
                 dims=manifest.recipe.dims,
                 buckets=manifest.recipe.buckets,
                 quantization=manifest.recipe.quantization.get(variant.precision),
+                partition=manifest.recipe.partition,
                 folder=folder,
                 phase=lambda _: nullcontext(),
                 progress=lambda _: None,
@@ -122,7 +123,7 @@ def _remake(bundle: Bundle, manifest: Manifest, component: str, variant: Variant
         return holds("files", subject, "made again", _difference(bundle, Path(folder), mine, made))
 
 
-def _copy_inputs(bundle: Bundle, manifest: Manifest, spec: ComponentSpec, folder: Path) -> None:
+def copy_inputs(bundle: Bundle, manifest: Manifest, spec: ComponentSpec, folder: Path) -> None:
     """Copy the portable graph, and the files that belong to no component: ranges of calibration, configs.
 
     Copies, not links: onnx_ir reads no external data through links.

@@ -38,7 +38,7 @@ class Check:
     """One check.
 
     Attributes:
-        part: "bundle", "config", "tokenizer", "engine", "component", "loop",
+        part: "bundle", "config", "tokenizer", "engine", "component", "partition", "loop",
             "image" or "across".
         subject: Item checked, such as "unet out_sample" or "red apple, seed 0".
         measure: Measured quantity.

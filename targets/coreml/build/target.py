@@ -230,6 +230,8 @@ def _path(work: Lowering, size: Sizes | None, chunk: int | None) -> Path:
     parts = ["model"]
     if not work.first:
         parts.append(work.precision)
+    if work.part:
+        parts.append(work.part)
     if size is not None:
         parts.append(size.label)
     if chunk is not None:

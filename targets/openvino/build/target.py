@@ -74,8 +74,8 @@ class OpenVinoTarget(Target):
         symbols = {parse_size(str(dim)).symbol for tensor in inputs for dim in tensor.shape}
         if sizes := {name: size for name, size in default.items() if name in symbols and size is not None}:
             options["default_sizes"] = sizes
-        stem = "openvino_model" if work.first else f"openvino_model.{work.precision}"
-        path = work.graph.with_name(f"{stem}.xml")
+        words = ["openvino_model", *([] if work.first else [work.precision]), *([work.part] if work.part else [])]
+        path = work.graph.with_name(".".join([*words, "xml"]))
         try:
             with StreamedConstants() as streamed:
                 metadata = _write(work, inputs, path, streamed)

@@ -145,7 +145,7 @@ def scripted_bundle(tmp_path: Path, clock: Clock, script: Script, monkeypatch: p
         return lambda path, _spec, _options: ScriptedEngine(path.parent.name, clock, script)
 
     monkeypatch.setattr(TargetPlugin, "load", load_part)
-    monkeypatch.setattr("diffoundry.runtime.engines.session.find_plugin", lambda _name: plugin)
+    monkeypatch.setattr("diffoundry.runtime.engines.open_file.find_plugin", lambda _name: plugin)
 
     from diffoundry.runtime.schedulers.algorithms.ddim import DDIMScheduler
 

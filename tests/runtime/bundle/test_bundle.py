@@ -288,6 +288,13 @@ def test_a_folder_without_a_manifest_has_roles_too(tmp_path, folder, config, ind
     assert bundle.with_role("prior") == ()
 
 
+_X = {"name": "x", "dtype": "float32", "shape": [1]}
+
+
+def _part(**fields):
+    return {"name": "step", "files": ["unet/model.onnx"], "inputs": [], "outputs": [], **fields}
+
+
 _OUT_OF_RANGE = [
     ("recipe", {"dims": {"height": {"multiple_of": 0}}}, r"dims.height.multiple_of: got 0, expected a whole number"),
     ("recipe", {"dims": {"batch": {"max": 0}}}, r"dims.batch.max: got 0, expected a whole number from 1 to"),
@@ -301,6 +308,16 @@ _OUT_OF_RANGE = [
     ("engine", {"outputs": [{"name": "x", "dtype": "bool", "shape": [1] * 9}]}, r"shape: got 9 sizes, expected at"),
     ("engine", {"adapters": {"files": []}}, r"adapters.files: got an empty list, expected at least one"),
     ("engine", {"adapters": {"files": ["a"], "layers": {"to_q": [4]}}}, r"layers.to_q: got 1 sizes, expected 2, or"),
+    (
+        "engine",
+        {"parts": [_part(files=["other"])]},
+        r"parts\[0\].files: got 'other', expected files of the engine only",
+    ),
+    ("engine", {"parts": [_part(files=[])]}, r"parts\[0\].files: got an empty list, expected at least one entry"),
+    ("engine", {"parts": [_part(), _part()]}, r"parts\[1\].name: got 'step' twice, expected it once"),
+    ("engine", {"parts": [_part(weights=-1)]}, r"parts\[0\].weights: got -1, expected a whole number from 0"),
+    ("engine", {"parts": [_part(inputs=[_X])]}, r"parts\[0\].inputs: got 'x', expected inputs of the engine and"),
+    ("engine", {"parts": [_part()], "outputs": [_X]}, r"engines\[0\].outputs: got 'x', expected outputs of its parts"),
     ("engine", {"target": "\ud800"}, r"not valid JSON \(half of a surrogate pair\)"),
 ]
 

@@ -256,7 +256,7 @@ def test_a_library_that_raises_anything_is_one_sentence(tmp_path, monkeypatch):
     plugin = types.SimpleNamespace(load=lambda _: open_engine)
     session = EngineSession(Bundle(tmp_path / "b"))
     session.choice("unet").spec.options["buckets"] = [64]
-    monkeypatch.setattr("diffoundry.runtime.engines.session.find_plugin", lambda _: plugin)
+    monkeypatch.setattr("diffoundry.runtime.engines.open_file.find_plugin", lambda _: plugin)
     with pytest.raises(
         EngineError, match=r"onnxruntime cannot open it \(ValueError: not enough values.*its options in"
     ):

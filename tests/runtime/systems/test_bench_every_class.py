@@ -33,29 +33,12 @@ def _torch_here(monkeypatch):
     monkeypatch.setattr(TorchCandidate, "_ask", lambda self, question: getattr(self.benchmark, question)())
 
 
-@pytest.fixture
-def bundle(system_checkpoint, exported, tiny_controlnet, tiny_t2i_adapter):
-    """Factory: the bundle of a class, without a safety checker, whose black images would equal PyTorch's."""
-
-    def find(name):
-        found = CLASS_CHECKPOINTS[name]
-        net, kind = found.controlnet, found.t2i_adapter
-        nets = () if net is None else (str(tiny_controlnet(found.base, net)),)
-        adapters = () if kind is None else (str(tiny_t2i_adapter(found.base, kind)),)
-        folder = system_checkpoint(f"class-{name}", found.make)
-        checked = (folder / "safety_checker").is_dir()
-        without = ("safety_checker",) if checked else ()
-        return exported(folder, controlnets=nets, t2i_adapters=adapters, without=without)
-
-    return find
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("_torch_here")
 @pytest.mark.parametrize("name", CLASS_CHECKPOINTS)
-def test_bench_measures_the_image_of_pytorch(bundle, name):
-    folder = bundle(name)
+def test_bench_measures_the_image_of_pytorch(class_bundle, name):
+    folder = class_bundle(name)
     pipeline = load(folder)
     assert pipeline.session.bundle.pipeline_class == name
     size = CLASS_CHECKPOINTS[name].size

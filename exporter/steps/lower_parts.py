@@ -1,0 +1,86 @@
+"""Lowers a network as the parts that its graph is cut into."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import onnx_ir as ir
+
+from diffoundry.exporter.passes.partition import GraphPart, partition
+from diffoundry.runtime.bundle.specs import AdapterSpec, EnginePart, EngineSpec, TensorSpec
+from diffoundry.runtime.models.roles import CONTROLNET, DENOISER, PRIOR
+from diffoundry.targets.base import Lowering, Target
+
+__all__ = ["lower_parts"]
+
+_IN_EVERY_STEP = (DENOISER, PRIOR, CONTROLNET)
+"""Roles of the networks that a loop calls in every step."""
+
+
+def lower_parts(target: Target, work: Lowering) -> EngineSpec:
+    """Lower a component in parts, or whole where nothing of it is worth a part.
+
+    Args:
+        target: The target.
+        work: The component, with its whole graph.
+
+    Raises:
+        EngineError: The target does not support this graph; the message lists the reasons.
+    """
+    parts = partition(ir.load(work.graph)) if work.role in _IN_EVERY_STEP else ()
+    if not parts:
+        return target.lower(work)
+    lowered = [target.lower(replace(work, graph=_save(part, work.graph), part=part.name)) for part in parts]
+    made = {tensor.name for spec in lowered for tensor in spec.outputs}
+    taken = {tensor.name: tensor for spec in lowered for tensor in spec.inputs if tensor.name not in made}
+    adapters = [spec.adapters for spec in lowered if spec.adapters is not None]
+    last = lowered[-1]
+    return replace(
+        last,
+        files=_joined(spec.files for spec in lowered),
+        inputs=_in_order(work.graph, taken),
+        pending=next((spec.pending for spec in lowered if spec.pending is not None), None),
+        adapters=_together(adapters) if adapters else None,
+        parts=tuple(_entry(part, spec) for part, spec in zip(parts, lowered, strict=True)),
+    )
+
+
+def _save(part: GraphPart, whole: Path) -> Path:
+    """Write the graph of a part beside the whole one, whose data file holds its weights."""
+    path = whole.with_name(f"{whole.stem}.{part.name}.onnx")
+    beside = whole.with_name(f".{path.name}")
+    ir.save(part.model, beside)
+    os.replace(beside, path)
+    return path
+
+
+def _in_order(graph: Path, taken: dict[str, TensorSpec]) -> tuple[TensorSpec, ...]:
+    """Return the inputs in the order of the whole graph."""
+    names = [str(value.name) for value in ir.load(graph).graph.inputs]
+    return tuple(taken[name] for name in names if name in taken)
+
+
+def _entry(part: GraphPart, spec: EngineSpec) -> EnginePart:
+    names = {tensor.name for tensor in spec.inputs}
+    return EnginePart(
+        name=part.name,
+        files=spec.files,
+        inputs=spec.inputs,
+        outputs=spec.outputs,
+        shape_inputs=tuple(name for name in part.shape_inputs if name in names),
+        weights=part.weight_bytes,
+        options=spec.options,
+        metadata=spec.metadata,
+        adapters=spec.adapters,
+    )
+
+
+def _together(adapters: Sequence[AdapterSpec]) -> AdapterSpec:
+    """Describe the adapters of all parts; the table of token embeddings belongs to no denoiser."""
+    layers = {name: shape for spec in adapters for name, shape in spec.layers.items()}
+    return AdapterSpec(files=_joined(spec.files for spec in adapters), layers=layers)
+
+
+def _joined(files: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for some in files for name in some))

@@ -1,0 +1,114 @@
+"""A network that was cut into several graphs, as one engine."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+from diffoundry.runtime.bundle.specs import EnginePart, EngineSpec
+from diffoundry.runtime.engines.protocol import AdaptableEngine, AdapterWeights, Array, Closeable, Engine, run_checked
+from diffoundry.runtime.engines.run_memory import current_memory
+
+__all__ = ["PartitionedEngine"]
+
+OpenPart = Callable[[EngineSpec, AdapterWeights | None], Engine]
+"""Opens the engine of one part, with adapters or without."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Part:
+    """A part and its engine."""
+
+    spec: EnginePart
+    engine: Engine
+
+
+class PartitionedEngine(Closeable):
+    """The engines of the parts of a network, run one after another. An `AdaptableEngine`.
+
+    The parts before the last change with the call or the timestep alone. Within a run of a pipeline, they run once for
+    each of their inputs; the `RunMemory` of the run keeps their results. Nothing is kept here, so several threads and
+    runs may share it.
+    """
+
+    def __init__(
+        self, spec: EngineSpec, component: str, open_part: OpenPart, adapters: Mapping[str, Array], root: Path
+    ) -> None:
+        """Open the engines of all parts.
+
+        Args:
+            spec: Engine of the whole network, with at least one part.
+            component: Name of the network, for messages.
+            open_part: Opens the engine of a part.
+            adapters: As in `AdapterWeights`; empty for none.
+            root: Folder of the bundle.
+
+        Raises:
+            EngineError: A part cannot be opened.
+        """
+        self.inputs, self.outputs = spec.inputs, spec.outputs
+        self._component, self._root = component, root
+        parts: list[_Part] = []
+        try:
+            for part in spec.parts:
+                engine = open_part(spec.of_part(part), self._weights(part, adapters))
+                parts.append(_Part(spec=part, engine=engine))
+        except BaseException:
+            for opened in parts:
+                opened.engine.close()
+            raise
+        self._parts: Sequence[_Part] = parts
+        self._adapting = threading.Lock()
+        self._state = object()
+
+    def _weights(self, part: EnginePart, arrays: Mapping[str, Array]) -> AdapterWeights | None:
+        """Return the adapters of the layers of a part; None for none."""
+        if part.adapters is None:
+            return None
+        layers = part.adapters.layers.keys()
+        mine = {name: array for name, array in arrays.items() if name.rpartition(".")[0] in layers}
+        return AdapterWeights(graph=self._root / part.adapters.files[0], arrays=mine) if mine else None
+
+    def set_adapters(self, adapters: AdapterWeights | None) -> None:
+        """See `AdaptableEngine.set_adapters`; what a run remembers of the layers before is not used again."""
+        arrays = {} if adapters is None else adapters.arrays
+        with self._adapting:
+            self._state = object()
+            for part in self._parts:
+                if part.spec.adapters is not None:
+                    cast("AdaptableEngine", part.engine).set_adapters(self._weights(part.spec, arrays))
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the parts; see `Engine.run`.
+
+        Raises:
+            EngineError: A part failed, or hands over other values than its reader takes.
+        """
+        while True:
+            with self._adapting:
+                state = self._state
+            values = self._run_parts(state, feeds)
+            if self._state is state:  # else some parts may have had the old adapters, and some the new
+                return {tensor.name: values[tensor.name] for tensor in self.outputs}
+
+    def _run_parts(self, state: object, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the parts and return all values; `state` stands for the weights."""
+        memory, values = current_memory(), dict(feeds)
+        for part in self._parts:
+            mine = {tensor.name: values[tensor.name] for tensor in part.spec.inputs}
+            if memory is None or part is self._parts[-1]:
+                values |= self._run_part(part, mine)
+            else:
+                key, shapes = (state, part.spec.name), part.spec.shape_inputs
+                values |= memory.recall(key, mine, shapes, partial(self._run_part, part))
+        return values
+
+    def _run_part(self, part: _Part, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        return run_checked(part.engine, feeds, f"{self._component}, part {part.spec.name}")
+
+    def close(self) -> None:
+        """Close the engines of all parts."""
+        for part in self._parts:
+            part.engine.close()

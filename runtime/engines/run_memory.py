@@ -1,0 +1,95 @@
+"""Results of the graphs of a partitioned network that do not change in every step, for one run of a pipeline."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TypeVar
+
+import numpy as np
+
+from diffoundry.runtime.engines.protocol import Array
+
+__all__ = ["RunMemory", "current_memory", "with_memory"]
+
+Step = TypeVar("Step")
+
+_MOST = 8
+"""Results that are kept for each graph: of a guided and an unguided call, and of the parts of a large batch."""
+
+_current: ContextVar["RunMemory | None"] = ContextVar("run_memory", default=None)
+
+
+class RunMemory:
+    """The results of one run. Belongs to one thread at a time, and ends with its run.
+
+    A result is found by its inputs: equal arrays give it, others do not. So nothing is ever stale, and a step that
+    feeds other prompts or another number of rows gets results of its own.
+    """
+
+    def __init__(self) -> None:
+        self._results: OrderedDict[object, list[tuple[Mapping[str, Array], dict[str, Array]]]] = OrderedDict()
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Let the engines that the block calls, on this thread, find and keep their results here."""
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+
+    def recall(
+        self,
+        graph: object,
+        feeds: Mapping[str, Array],
+        shapes: Collection[str],
+        compute: Callable[[Mapping[str, Array]], dict[str, Array]],
+    ) -> dict[str, Array]:
+        """Return the results of a graph for these inputs, computed at the first time.
+
+        Args:
+            graph: Identity of the graph and of its weights.
+            feeds: Its inputs.
+            shapes: Names of the inputs whose shapes alone matter.
+            compute: Runs it.
+        """
+        results = self._results.setdefault(graph, [])
+        for place, (inputs, outputs) in enumerate(results):
+            if _equal(inputs, feeds, shapes):
+                results.insert(0, results.pop(place))
+                return outputs
+        outputs = compute(feeds)
+        kept = {name: _shape_of(array) if name in shapes else array.copy() for name, array in feeds.items()}
+        results.insert(0, (kept, outputs))
+        del results[_MOST:]
+        return outputs
+
+
+def current_memory() -> RunMemory | None:
+    """Return the memory of the run that calls an engine on this thread; None outside of runs."""
+    return _current.get()
+
+
+def with_memory(steps: Iterator[Step], memory: RunMemory) -> Iterator[Step]:
+    """Yield the steps of a run; the memory is active while each of them is made, and not between them."""
+    while True:
+        with memory.active():
+            try:
+                step = next(steps)
+            except StopIteration:
+                return
+        yield step
+
+
+def _shape_of(array: Array) -> Array:
+    """Return an array of this shape that takes no memory."""
+    return np.broadcast_to(np.zeros((), array.dtype), array.shape)
+
+
+def _equal(kept: Mapping[str, Array], feeds: Mapping[str, Array], shapes: Collection[str]) -> bool:
+    for name, array in feeds.items():
+        one = kept[name]
+        if one.shape != array.shape or (name not in shapes and not np.array_equal(one, array)):
+            return False
+    return True

@@ -1,0 +1,68 @@
+"""The memory of one run: results are found by their inputs, and end with the run."""
+
+import numpy as np
+
+from diffoundry.runtime.engines.run_memory import RunMemory, current_memory, with_memory
+
+
+class _Sum:
+    """Adds its inputs and counts its calls."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, feeds):
+        self.calls += 1
+        return {"sum": sum(array.sum() for array in feeds.values())}
+
+
+def _recall(memory, graph, text, size=2):
+    feeds = {"text": np.asarray(text, np.float32), "sample": np.zeros(size)}
+    return memory.recall("graph", feeds, ("sample",), graph)["sum"]
+
+
+def test_equal_inputs_are_computed_once():
+    memory, graph = RunMemory(), _Sum()
+    assert [_recall(memory, graph, [1, 2]), _recall(memory, graph, [1, 2])] == [3, 3]
+    assert graph.calls == 1
+    assert _recall(memory, graph, [1, 3]) == 4
+    assert _recall(memory, graph, [1, 2], size=3) == 3  # another shape is another result, of the values none
+    assert graph.calls == 3
+    _recall(RunMemory(), graph, [1, 2])
+    assert graph.calls == 4
+
+
+def test_an_array_that_is_changed_later_is_not_the_one_that_was_kept():
+    memory, graph = RunMemory(), _Sum()
+    text = np.float32([1, 2])
+    feeds = {"text": text, "sample": np.zeros(2)}
+    memory.recall("graph", feeds, ("sample",), graph)
+    text += 1
+    assert memory.recall("graph", feeds, ("sample",), graph)["sum"] == 5
+
+
+def test_the_oldest_results_are_dropped():
+    memory, graph = RunMemory(), _Sum()
+    for number in range(9):
+        _recall(memory, graph, [number])
+    _recall(memory, graph, [8])
+    assert graph.calls == 9
+    _recall(memory, graph, [0])
+    assert graph.calls == 10
+
+
+def test_the_memory_is_active_within_the_steps_of_its_run_alone():
+    memories = RunMemory(), RunMemory()
+    runs = [with_memory(iter([current_memory] * 2), memory) for memory in memories]
+
+    def seen(count):
+        for _ in range(count):
+            yield current_memory()
+
+    runs = [with_memory(seen(2), memory) for memory in memories]
+    found = []
+    for _ in range(2):
+        for run in runs:  # interleaved
+            found.append(next(run))
+            assert current_memory() is None
+    assert found == [*memories, *memories]

@@ -1,0 +1,124 @@
+"""A denoiser in parts: the latents of every step are those of the whole network, bit for bit."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffoundry.runtime import EngineOptions, load
+from diffoundry.runtime.engines.partitioned import PartitionedEngine
+
+FLAT = Path(__file__).parents[3] / "models/emoji-flat/pytorch_lora_weights.safetensors"
+
+CALLS = (
+    {"num_inference_steps": 8},
+    {"num_inference_steps": 4, "guidance_scale": 1.0, "height": 96},
+    {"num_inference_steps": 6, "guidance_interval": (0.2, 0.8)},
+    {"num_inference_steps": 6, "cache": "taylor:1"},
+    {"num_inference_steps": 3, "num_images_per_prompt": 2, "negative_prompt": "dog"},
+)
+
+
+@pytest.fixture(scope="module")
+def pipes(exported):
+    """Factory: the pipelines of a model, whole and in parts."""
+    opened = {}
+
+    def find(model):
+        if model not in opened:
+            options = EngineOptions(threads=1)
+            bundles = exported(model), exported(model, partition=True)
+            opened[model] = tuple(load(bundle, options=options) for bundle in bundles)
+        return opened[model]
+
+    return find
+
+
+def _steps(pipe, prompt="red apple", **arguments):
+    return np.stack([step.latents for step in pipe.start(prompt, seed=0, **arguments)])
+
+
+def _counted(pipe, monkeypatch):
+    """Count the calls of each part of the denoiser."""
+    engine, calls = pipe.session.engine(pipe.denoiser.component), {}
+    assert isinstance(engine, PartitionedEngine)
+    run_part = engine._run_part
+
+    def count(part, feeds):
+        calls[part.spec.name] = calls.get(part.spec.name, 0) + 1
+        return run_part(part, feeds)
+
+    monkeypatch.setattr(engine, "_run_part", count)
+    return calls
+
+
+@pytest.mark.parametrize("model", ["emoji", "emoji-dit"])
+def test_every_step_has_the_bits_of_the_whole_network(pipes, model):
+    whole, parts = pipes(model)
+    for arguments in CALLS if model == "emoji" else CALLS[1:4]:
+        assert np.array_equal(_steps(whole, **arguments), _steps(parts, **arguments)), arguments
+
+
+def test_conditioning_runs_once_a_call_and_the_prelude_once_a_timestep(pipes, monkeypatch):
+    _, pipe = pipes("emoji")
+    calls = _counted(pipe, monkeypatch)
+    _steps(pipe, num_inference_steps=3)
+    assert calls == {"conditioning": 1, "prelude": 3, "step": 3}
+    _steps(pipe, num_inference_steps=3)  # nothing is left of the call before
+    assert calls == {"conditioning": 2, "prelude": 6, "step": 6}
+
+
+def test_runs_that_take_turns_and_a_cancelled_one_change_nothing(pipes):
+    whole, pipe = pipes("emoji")
+    prompts = ("red apple", "dog", "cat")
+    runs = [iter(pipe.start(prompt, seed=0, num_inference_steps=3)) for prompt in prompts]
+    next(runs[2])
+    taken = [[next(run).latents for run in runs[:2]] for _ in range(3)]
+    for index, prompt in enumerate(prompts[:2]):
+        assert np.array_equal(np.stack([step[index] for step in taken]), _steps(whole, prompt, num_inference_steps=3))
+
+
+def test_threads_share_a_pipeline(pipes):
+    whole, pipe = pipes("emoji")
+    prompts = ["red apple", "dog"]
+    with ThreadPoolExecutor(2) as pool:
+        made = list(pool.map(lambda prompt: _steps(pipe, prompt, num_inference_steps=3), prompts))
+    for prompt, latents in zip(prompts, made, strict=True):
+        assert np.array_equal(latents, _steps(whole, prompt, num_inference_steps=3))
+
+
+def test_loras_reach_every_part_and_leave_it(pipes):
+    whole, pipe = pipes("emoji")
+    plain = _steps(whole, num_inference_steps=3)
+    for one in (whole, pipe):
+        one.loras.load(FLAT)
+    expected, given = (_steps(one, num_inference_steps=3) for one in (whole, pipe))
+    assert np.array_equal(expected, given)
+    assert not np.array_equal(expected, plain)
+    run = iter(pipe.start("red apple", seed=0, num_inference_steps=3))
+    first = next(run).latents
+    for one in (whole, pipe):
+        one.loras.unload()
+    assert np.array_equal(first, expected[0])
+    assert not np.array_equal(next(run).latents, expected[1])  # the memory of this run is of other weights
+    assert np.array_equal(_steps(pipe, num_inference_steps=3), plain)
+
+
+def test_a_change_of_adapters_within_a_call_repeats_it(pipes, monkeypatch):
+    _, pipe = pipes("emoji")
+    engine = pipe.session.engine("unet")
+    calls, run_part = [], engine._run_part
+
+    def adapt_once(part, feeds):
+        calls.append(part.spec.name)
+        if len(calls) == 2:
+            thread = threading.Thread(target=engine.set_adapters, args=(None,))
+            thread.start()
+            thread.join()
+        return run_part(part, feeds)
+
+    monkeypatch.setattr(engine, "_run_part", adapt_once)
+    _steps(pipe, num_inference_steps=1)
+    assert calls == ["conditioning", "prelude", "step"] * 2
