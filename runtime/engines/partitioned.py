@@ -94,7 +94,7 @@ class PartitionedEngine(Closeable):
                 return {tensor.name: values[tensor.name] for tensor in self.outputs}
 
     def _run_parts(self, state: object, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run the parts and return all values; `state` stands for the weights."""
+        """Run the parts and return all values; `state` identifies the weights."""
         memory, values = current_memory(), dict(feeds)
         for part in self._parts:
             mine = {tensor.name: values[tensor.name] for tensor in part.spec.inputs}
