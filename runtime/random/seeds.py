@@ -8,6 +8,7 @@ import numpy as np
 
 from diffoundry.runtime.checks.arguments import is_whole
 from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.random.ahead import draw_ahead
 from diffoundry.runtime.random.base import Generator
 from diffoundry.runtime.random.torch_cpu import TorchCpuGenerator
 from diffoundry.runtime.random.torch_generator import as_generators
@@ -20,7 +21,8 @@ def make_generators(
 ) -> tuple[int | tuple[int, ...] | None, Generator | Sequence[Generator]]:
     """Return the seed to report and the generators to draw from.
 
-    Without seed and generator a seed is drawn from the system, so that every image can be generated again.
+    Without seed and generator a seed is drawn from the system, so that every image can be generated again. Generators
+    made here draw ahead; the caller's own are never ahead of the call.
 
     Args:
         seed: A whole number, one for each image, or None.
@@ -38,11 +40,11 @@ def make_generators(
         return None, generators
     if seed is None:
         drawn = int.from_bytes(os.urandom(4), "little")
-        return None if has_latents else drawn, TorchCpuGenerator(drawn)
+        return None if has_latents else drawn, draw_ahead(TorchCpuGenerator(drawn))
     if is_whole(seed):
-        return seed, TorchCpuGenerator(seed)
+        return seed, draw_ahead(TorchCpuGenerator(seed))
     if not isinstance(seed, Sequence | np.ndarray) or not all(map(is_whole, seed)):
         raise InputError(f"seed: got {seed!r}, expected a whole number or a list of them")
     if len(seed) != images:
         raise InputError(f"seed: got {len(seed)} seeds, expected one or {images}, one for each image")
-    return tuple(seed), [TorchCpuGenerator(value) for value in seed]
+    return tuple(seed), [draw_ahead(TorchCpuGenerator(value)) for value in seed]
