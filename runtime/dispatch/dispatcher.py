@@ -231,7 +231,7 @@ class Dispatcher:
         """Move the requests that can start from the queue; the caller starts them."""
         started = []
         while (request := self._queue.next()) is not None and self._may_start(request):
-            self._queue.remove(request)
+            self._queue.take(request)
             self._active.append(request)
             self._pace.begin()
             started.append(request)

@@ -41,9 +41,14 @@ class RequestQueue:
         """Return the request that starts next, and keep it; None where none waits."""
         return _next(self._waiting, self._passed) if self._waiting else None
 
-    def remove(self, request: Request) -> None:
-        """Remove a request that starts, or that was stopped."""
+    def take(self, request: Request) -> None:
+        """Remove a request that starts."""
         self._passed = 0 if request is self._waiting[0] else self._passed + 1
+        self._waiting.remove(request)
+
+    def remove(self, request: Request) -> None:
+        """Remove a request that was stopped or refused."""
+        self._passed = 0 if request is self._waiting[0] else self._passed
         self._waiting.remove(request)
 
 
