@@ -119,6 +119,7 @@ def test_families_make_the_image_of_generate(name, with_graph, exported, tiny_sd
         (["--steps", "4"], "--steps: got 4 without --single-graph, expected both"),
         (["--scheduler", "euler"], "--scheduler: got 'euler' without --single-graph, expected both"),
         (["--single-graph", "--steps", "0"], "--steps: got 0, expected at least 1"),
+        (["--single-graph", "--partition"], "--single-graph: got --partition as well, expected one of them"),
         (["--single-graph", "--batch", "1"], "--single-graph: got --batch 1, expected at least 2"),
         (["--single-graph", "--buckets", "64x64,128x64"], "--single-graph: got 2 sizes of --buckets, expected one"),
         (["--single-graph", "--attention-control"], "--single-graph: got --attention-control as well"),
