@@ -31,10 +31,10 @@ def write_engine(
     dims: Mapping[str, DimSpec],
     buckets: tuple[tuple[int, int], ...],
     quantization: QuantizationChoice | None,
-    partition: bool,
     folder: str,
     phase: Callable[[str], AbstractContextManager[None]],
     progress: Callable[[str], None],
+    partition: bool = False,
 ) -> EngineSpec:
     """Convert the portable graph to the target's format for the precision, and lower it.
 
@@ -46,10 +46,10 @@ def write_engine(
         dims: As in the recipe.
         buckets: As in the recipe.
         quantization: The choice of calibration for this precision, or None.
-        partition: As in the recipe.
         folder: The bundle's folder.
         phase: Wraps each phase.
         progress: Called with a text while the target compiles.
+        partition: As in the recipe.
 
     Returns:
         The engine's entry of the manifest.
