@@ -37,7 +37,7 @@ SIZES = {
     "flux-fill": {"transformer": 11_902_391_360},
     "flux-kontext": {"transformer": 11_901_408_320},
     # SigLIP's so400m at 384 pixels with its head, and both layers of Redux.
-    "flux-redux": {"image_encoder": 428_225_600, "image_embedder": 64_504_832},
+    "flux-redux": {"image_encoder": 428_225_600, "image_embedder": 64_503_808},
     "chroma": {"transformer": 8_899_983_424, "vae": 83_819_683},  # 8.9 billion, as the model card says
     "flux2-klein-4b": {"text_encoder": 4_022_468_096, "transformer": 3_875_544_576, "vae": 84_046_115},
     "flux2-klein-base-4b": {"transformer": 3_875_544_576},
