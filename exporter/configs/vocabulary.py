@@ -35,6 +35,9 @@ _XLM_R_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 _GEMMA_SPECIALS = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
 _QWEN_SPACE = "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}"
 _QWEN_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+_QWEN_IMAGES = {"<|vision_start|>": 151_652, "<|vision_end|>": 151_653, "<|image_pad|>": 151_655}
+"""Tokens of images with Qwen's numbers, which configs name."""
+
 
 _T5_SPECIALS = ("<pad>", "</s>", "<unk>")
 _T5_PIECES, _T5_SENTINELS = 32_000, 100
@@ -90,14 +93,14 @@ def write_qwen_vocabulary(folder: Path) -> None:
     """Write vocab.json and merges.txt of Qwen's kind, for networks with random weights.
 
     Qwen's own 151,643 pieces are not installed. These are bytes, the words and parts of words of CLIP's vocabulary, the
-    words with a space before them, and the special tokens, with other numbers than Qwen's.
+    words with a space before them, and the special tokens, with other numbers than Qwen's but for those of images.
     """
     letters = [chr(code) for code in _byte_letters()]
     joined = [(left, right.removesuffix(_END)) for left, right in clip_merges()]
     words = [left + right.removesuffix(_END) for left, right in clip_merges() if right.endswith(_END)]
     pairs = dict.fromkeys((*joined, *((_QWEN_SPACE, word) for word in (*letters[:94], *words))))
     tokens = dict.fromkeys((*letters, *(left + right for left, right in pairs), *_QWEN_SPECIALS))
-    vocabulary = {token: index for index, token in enumerate(tokens)}
+    vocabulary = {**{token: index for index, token in enumerate(tokens)}, **_QWEN_IMAGES}
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False) + "\n", encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(pair) for pair in pairs)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -45,6 +45,7 @@ SIZES = {
     "z-image-turbo": {"text_encoder": 4_022_468_096, "transformer": 6_154_908_736, "vae": 83_819_683},
     # 20 billion for the transformer, as the model card says.
     "qwen-image": {"text_encoder": 8_292_166_656, "transformer": 20_430_401_088, "vae": 126_892_531},
+    **{name: {"vae": 126_892_531} for name in ("qwen-image-edit", "qwen-image-edit-plus")},
     "sd3-medium": {
         "text_encoder": 123_650_304,
         "text_encoder_2": 694_659_840,
