@@ -22,11 +22,15 @@ __all__ = ["SEVERAL", "diffusers_index", "find_controlnets", "joined_index", "ow
 SEVERAL = {
     "ControlNetModel": "MultiControlNetModel",
     "FluxControlNetModel": "FluxMultiControlNetModel",
+    "HunyuanDiT2DControlNetModel": "HunyuanDiT2DMultiControlNetModel",
     "SanaControlNetModel": "MultiControlNetModel",
     "QwenImageControlNetModel": "QwenImageMultiControlNetModel",
     "SD3ControlNetModel": "SD3MultiControlNetModel",
 }
 """Class of a ControlNet to that of several, in `diffusers.models.controlnets`."""
+
+_MASK_CHANNELS = ("extra_conditioning_channels", "extra_condition_channels")
+"""Fields for the channels of a mask, in configs of Stable Diffusion 3 and Qwen-Image."""
 
 
 def find_controlnets(root: Path, index: Mapping[str, Any], joined: Sequence[str]) -> dict[str, OutsideNetwork]:
@@ -61,7 +65,7 @@ def own_controlnets(index: Mapping[str, Any], folders: Collection[str]) -> tuple
 def take_masks(networks: Mapping[str, OutsideNetwork]) -> bool:
     """Return whether ControlNets take a mask beside the image, as those for inpainting do."""
     configs = [read_json(network.folder / "config.json") for network in networks.values()]
-    return any(config.get("extra_conditioning_channels") for config in configs)
+    return any(config.get(field) for config in configs for field in _MASK_CHANNELS)
 
 
 def joined_index(index: Mapping[str, Any], names: Sequence[str], *, masks: bool = False) -> dict[str, Any]:

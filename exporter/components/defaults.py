@@ -158,6 +158,12 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "text_len": 77,
         "text_len_t5": 256,
     },
+    "HunyuanDiT2DControlNetModel": {
+        "attention_head_dim": 88,
+        "cross_attention_dim": 1024,
+        "cross_attention_dim_t5": 2048,
+        "transformer_num_layers": 40,
+    },
     "BertModel": {"hidden_size": 768},
     "DiTTransformer2DModel": {"in_channels": 4, "patch_size": 2, "sample_size": 32, "num_embeds_ada_norm": 1000},
     "PixArtTransformer2DModel": {"in_channels": 4, "out_channels": 8, "patch_size": 2, "sample_size": 128},

@@ -10,7 +10,8 @@ from diffoundry.exporter.components.latents import check_latent_channels, latent
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
 from diffoundry.runtime.formats.config_values import refuse
-from diffoundry.runtime.models.pixart_transformer_2d import IDENTITY_LAYERS, read_layout
+from diffoundry.runtime.models.identity_layers import IDENTITY_LAYERS
+from diffoundry.runtime.models.pixart_transformer_2d import read_layout
 from diffoundry.runtime.models.roles import DENOISER
 
 __all__ = ["pixart_transformer"]

@@ -7,8 +7,8 @@ import torch
 from diffusers.models.attention_processor import PAGCFGIdentitySelfAttnProcessor2_0, PAGIdentitySelfAttnProcessor2_0
 
 from diffoundry.exporter.components.patch_positions import place_patches, position_tables
+from diffoundry.exporter.components.perturbed_layers import mix_own_value, perturbed_input
 from diffoundry.exporter.components.transformer_module import TransformerModule
-from diffoundry.runtime.models.pixart_transformer_2d import IDENTITY_LAYERS
 
 __all__ = ["PixArtModule"]
 
@@ -27,7 +27,7 @@ class PixArtModule(TransformerModule):
     def computed_inputs(network: Any, passed: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """See `NetworkModule.computed_inputs`: the tables of positions, and the size once."""
         sizes = {name: value[:1] for name, value in _sizes(passed).items() if value is not None}
-        perturbed = _perturbed(network, len(passed["hidden_states"]))
+        perturbed = perturbed_input(network.transformer_blocks, len(passed["hidden_states"]), _PARTS)
         return {**position_tables(network.pos_embed, passed["hidden_states"].shape[2:]), **sizes, **perturbed}
 
     def _predict(
@@ -89,21 +89,7 @@ def _attend(attention: Any, states: torch.Tensor, alone: torch.Tensor | None) ->
     result: torch.Tensor = attention(states)
     if alone is None:
         return result
-    share = alone[:, None, None]
-    own: torch.Tensor = attention.to_out[0](attention.to_v(states))
-    return result * (1.0 - share) + own * share
-
-
-def _perturbed(network: Any, rows: int) -> dict[str, torch.Tensor]:
-    """Return the layers that diffusers perturbs for its last rows, as an input; none without perturbed attention."""
-    parts = [_PARTS.get(type(block.attn1.processor)) for block in network.transformer_blocks]
-    if not any(parts):
-        return {}
-    perturbed = torch.zeros(rows, len(parts))
-    for index, count in enumerate(parts):
-        if count is not None:
-            perturbed[rows - rows // count :, index] = 1.0
-    return {IDENTITY_LAYERS: perturbed}
+    return mix_own_value(attention, states, result, alone)
 
 
 _PARTS = {PAGCFGIdentitySelfAttnProcessor2_0: 3, PAGIdentitySelfAttnProcessor2_0: 2}

@@ -13,9 +13,9 @@ from diffoundry.exporter.components.latents import latent_dims
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
 from diffoundry.runtime.errors import ConfigError
-from diffoundry.runtime.formats.config_values import integer, refuse
 from diffoundry.runtime.models.controlnet import block_residual_name, is_controlnet
 from diffoundry.runtime.models.flux_transformer_2d import PATCH, SIDE
+from diffoundry.runtime.models.qwen_image_controlnet import mask_channels
 from diffoundry.runtime.models.qwen_image_transformer_2d import QwenImageLayout, read_layout
 from diffoundry.runtime.models.roles import CONTROLNET
 
@@ -62,6 +62,7 @@ def _describe(tokens: int, name: str, configs: Configs) -> Component:
     pixels, half = factor * PATCH, sum(layout.axes) // 2
     place, row = (f"height/{pixels}", f"width/{pixels}"), ("batch", "sequence")
     states = ("batch", *place, layout.in_channels)
+    condition = (*states[:-1], layout.in_channels + mask_channels(configs[name], f"{name}/config.json"))
     residuals = control_residuals(configs)
     return Component(
         name=name,
@@ -70,7 +71,7 @@ def _describe(tokens: int, name: str, configs: Configs) -> Component:
         source=name,
         inputs=(
             TensorSpec(name="hidden_states", dtype="float32", shape=states),
-            TensorSpec(name="controlnet_cond", dtype="float32", shape=states),
+            TensorSpec(name="controlnet_cond", dtype="float32", shape=condition),
             # Between 0 and 1
             TensorSpec(name="timestep", dtype="float32", shape=(1,)),
             TensorSpec(name="encoder_hidden_states", dtype="float32", shape=(*row, layout.width)),
@@ -95,10 +96,6 @@ def _check(name: str, configs: Configs, layout: QwenImageLayout) -> None:
     Raises:
         ConfigError: As said.
     """
-    subject = f"{name}/config.json"
-    extra = integer(configs[name], "extra_condition_channels", 0, subject=subject, minimum=0)
-    if extra:
-        raise refuse(subject, "extra_condition_channels", extra, "0: ControlNets for inpainting are not supported")
     other = read_layout(configs[_TRANSFORMER], f"{_TRANSFORMER}/config.json")
     latent = PATCH**2 * read_integer(configs, "vae", "z_dim", 16)
     for field, found, expected, owner in (

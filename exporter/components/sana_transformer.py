@@ -13,7 +13,7 @@ from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
 from diffoundry.runtime.errors import ConfigError
 from diffoundry.runtime.formats.config_values import refuse
 from diffoundry.runtime.models.controlnet import block_residual_name, is_controlnet
-from diffoundry.runtime.models.pixart_transformer_2d import IDENTITY_LAYERS
+from diffoundry.runtime.models.identity_layers import IDENTITY_LAYERS
 from diffoundry.runtime.models.roles import CONTROLNET, DENOISER
 from diffoundry.runtime.models.sana_transformer_2d import SanaLayout, read_layout
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 from diffoundry.exporter.components.network_module import NetworkModule
 from diffoundry.exporter.components.patch_positions import place_patches, position_tables
 from diffoundry.runtime.models.controlnet import block_residual_name, is_residual
-from diffoundry.runtime.models.pixart_transformer_2d import IDENTITY_LAYERS
+from diffoundry.runtime.models.identity_layers import IDENTITY_LAYERS
 
 __all__ = ["SanaControlNetModule", "SanaModule"]
 

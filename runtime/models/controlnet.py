@@ -51,7 +51,7 @@ class ControlNetModel:
     encodes_image: bool = False
     takes_mask: bool = False
     shifts_latents: bool = True
-    draws_apart: ClassVar[bool] = False
+    draws_apart: bool = False
     signed_pixels: ClassVar[bool] = False
     serves_both: ClassVar[bool] = False
     has_guess_mode: ClassVar[bool] = True

@@ -6,6 +6,7 @@ import numpy.typing as npt
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.formats.config_values import flag, integer
 from diffoundry.runtime.models.denoiser import PatchTransformer
+from diffoundry.runtime.models.identity_layers import IDENTITY_LAYERS, perturbed_layers
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 
 __all__ = ["BERT_TOKENS", "SIZE", "T5_TOKENS", "HunyuanDiT2DModel", "position_feeds"]
@@ -84,10 +85,16 @@ class HunyuanDiT2DModel(PatchTransformer):
         self._head = integer(config, "attention_head_dim", 88, subject=subject)
         self._predicted = self.in_channels * (2 if flag(config, "learn_sigma", default=True, subject=subject) else 1)
 
+    @property
+    def layers(self) -> int:
+        """Number of layers; 0 for a network that perturbs none."""
+        return perturbed_layers(self._session.inputs(self.component))
+
     def __call__(self, sample: FloatArray, timestep: float, conditioning: Feeds) -> FloatArray:
         """See `Denoiser`; the timestep is passed as it is."""
         height, width = sample.shape[2:]
         feeds = {
+            **({IDENTITY_LAYERS: np.zeros((len(sample), self.layers), np.float32)} if self.layers else {}),
             "hidden_states": sample,
             "timestep": np.asarray([timestep], np.float32),
             **conditioning,

@@ -8,12 +8,10 @@ import numpy.typing as npt
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.formats.config_values import MAX_SIDE, Config, integer, refuse
 from diffoundry.runtime.models.denoiser import PatchTransformer
+from diffoundry.runtime.models.identity_layers import IDENTITY_LAYERS, perturbed_layers
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 
-__all__ = ["IDENTITY_LAYERS", "PixArtLayout", "PixArtTransformer2DModel", "read_layout", "sine_table"]
-
-IDENTITY_LAYERS = "identity_layers"
-"""Input of the layers whose self-attention is perturbed, float32 (B, layers): 1 for one that is, 0 for others."""
+__all__ = ["PixArtLayout", "PixArtTransformer2DModel", "read_layout", "sine_table"]
 
 _SIZED = 128
 """`sample_size` of networks that also take the size of the image, where their config does not say."""
@@ -132,9 +130,7 @@ class PixArtTransformer2DModel(PatchTransformer):
     @property
     def layers(self) -> int:
         """Number of layers; 0 for a network that perturbs none."""
-        shapes = {spec.name: spec.shape for spec in self._session.inputs(self.component)}
-        layers = shapes.get(IDENTITY_LAYERS, (0, 0))[1]
-        return layers if isinstance(layers, int) else 0
+        return perturbed_layers(self._session.inputs(self.component))
 
     def __call__(self, sample: FloatArray, timestep: float, conditioning: Feeds) -> FloatArray:
         """See `Denoiser`; the timestep is passed as it is."""

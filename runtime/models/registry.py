@@ -22,6 +22,7 @@ VAES = {
 CONTROLNETS = {
     "ControlNetModel": "diffoundry.runtime.models.controlnet:ControlNetModel",
     "FluxControlNetModel": "diffoundry.runtime.models.flux_controlnet:FluxControlNetModel",
+    "HunyuanDiT2DControlNetModel": "diffoundry.runtime.models.hunyuan_dit_controlnet:HunyuanDiT2DControlNetModel",
     "QwenImageControlNetModel": "diffoundry.runtime.models.qwen_image_controlnet:QwenImageControlNetModel",
     "SanaControlNetModel": "diffoundry.runtime.models.sana_transformer_2d:SanaControlNetModel",
     "SD3ControlNetModel": "diffoundry.runtime.models.sd3_controlnet:SD3ControlNetModel",

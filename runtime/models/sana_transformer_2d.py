@@ -8,7 +8,8 @@ from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.formats.config_values import MAX_SIDE, Config, flag, integer, number
 from diffoundry.runtime.models.controlnet import ControlNetModel
 from diffoundry.runtime.models.denoiser import PatchTransformer
-from diffoundry.runtime.models.pixart_transformer_2d import IDENTITY_LAYERS, sine_table
+from diffoundry.runtime.models.identity_layers import IDENTITY_LAYERS
+from diffoundry.runtime.models.pixart_transformer_2d import sine_table
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 
 __all__ = ["SanaControlNetModel", "SanaLayout", "SanaTransformer2DModel", "read_layout"]

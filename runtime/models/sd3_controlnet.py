@@ -19,7 +19,7 @@ class SD3ControlNetModel(ControlNetModel):
     """
 
     encodes_image = True
-    draws_apart: ClassVar[bool] = True
+    draws_apart: bool = True
     has_guess_mode: ClassVar[bool] = False
 
     def __init__(self, session: EngineSession, component: str) -> None:

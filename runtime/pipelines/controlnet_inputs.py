@@ -32,8 +32,8 @@ class ControlNetInputs:
             without a prompt.
         control_mode: Number of the kind of control image, from 0, for a union of ControlNets; a list with one for each.
             One union takes a list too, with an image for each, and runs for each.
-        control_mask: Mask of the image's size, white where it is generated, for ControlNets of Stable Diffusion 3 for
-            inpainting; others see -1 in the image there.
+        control_mask: Mask of the image's size, white where it is generated, for ControlNets of Stable Diffusion 3
+            and Qwen-Image for inpainting; others see -1 in the image there.
     """
 
     control_image: "ControlInput | None" = None

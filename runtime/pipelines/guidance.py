@@ -8,6 +8,7 @@ import numpy as np
 
 from diffoundry.runtime.checks.arguments import check_counterpart
 from diffoundry.runtime.models.protocols import Denoiser, Feeds, FloatArray
+from diffoundry.runtime.pipelines.guidance_rescale import rescale_noise
 
 __all__ = ["ClassifierFreeGuidance", "Condition", "Guidance", "Unguided", "choose_guidance", "stack"]
 
@@ -71,13 +72,11 @@ class Unguided:
 class ClassifierFreeGuidance:
     """Away from the negative prompt, whose rows come first: e = e_u + s (e_c - e_u).
 
-    Ho and Salimans 2022, equation 6 (with s = 1 + w), https://arxiv.org/abs/2207.12598. The spread of e_c is restored
-    by e' = phi e std(e_c) / std(e) + (1 - phi) e, with standard deviations per image. Lin et al. 2023, equations 15 and
-    16, https://arxiv.org/abs/2305.08891; diffusers: `rescale_noise_cfg`.
+    Ho and Salimans 2022, equation 6 (with s = 1 + w), https://arxiv.org/abs/2207.12598.
 
     Attributes:
         scale: s, above 1.
-        rescale: phi, 0 to 1; 0 is off.
+        rescale: Restores the spread of e_c, 0 to 1; 0 is off. See `rescale_noise`.
         embedding: As `Unguided.embedding`, for a distilled denoiser that is guided as well.
     """
 
@@ -97,11 +96,7 @@ class ClassifierFreeGuidance:
         """See `Guidance.combine`."""
         unconditional, conditional = np.split(output, 2)
         guided: FloatArray = unconditional + self.scale * (conditional - unconditional)
-        if self.rescale > 0:
-            axes = tuple(range(1, guided.ndim))
-            before, after = (one.std(axis=axes, ddof=1, keepdims=True) for one in (conditional, guided))
-            guided = self.rescale * (guided * (before / after)) + (1.0 - self.rescale) * guided
-        return guided
+        return rescale_noise(guided, conditional, self.rescale) if self.rescale > 0 else guided
 
 
 def choose_guidance(scale: float, rescale: float, denoiser: Denoiser) -> Guidance:

@@ -157,16 +157,20 @@ _LARGE: Mapping[str, tuple[Callable[[Path], Any], int]] = {
     },
     "AuraFlowPipeline": (make_auraflow, 16),
     "Lumina2Pipeline": (make_lumina2, 32),
-    "HunyuanDiTPipeline": (make_hunyuan_dit, 32),
+    **{
+        name: (partial(make_hunyuan_dit, name=name), 32)
+        for name in (f"HunyuanDiT{form}Pipeline" for form in ("", "ControlNet", "PAG"))
+    },
     **{name: (partial(make_chroma, name=name), 16) for name in CHROMA},
     **{name: (partial(make_z_image, name=name), 16) for name in Z_IMAGE},
     **{
         name: (partial(make_qwen_image_edit, name=name), 64)
         for name in ("QwenImageEditPipeline", "QwenImageEditPlusPipeline")
     },
+    "QwenImageEditInpaintPipeline": (partial(make_qwen_image_edit, name="QwenImageEditInpaintPipeline"), 1024),
     **{
         name: (partial(make_qwen_image, name=name), 16)
-        for name in (*(f"QwenImage{form}Pipeline" for form in _FORMS), "QwenImageControlNetPipeline")
+        for name in (f"QwenImage{form}Pipeline" for form in (*_FORMS, "ControlNet", "ControlNetInpaint"))
     },
     **{name: (partial(make_klein, name=name), 64) for name in KLEIN_CLASSES},
     "Flux2Pipeline": (make_dev, 64),

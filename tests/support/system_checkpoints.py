@@ -21,7 +21,7 @@ from tiny_kandinsky import DDIM, make_decoder, make_prior, make_text_decoder
 from tiny_kandinsky_3 import make_kandinsky_3
 from tiny_lumina2 import make_lumina2
 from tiny_pixart import make_pixart
-from tiny_qwen_image import make_qwen_image
+from tiny_qwen_image import make_qwen_image, make_qwen_image_edit
 from tiny_sana import CLASSES as SANA_CLASSES
 from tiny_sana import make_sana
 from tiny_shap_e import NAMES, make_shap_e
@@ -82,7 +82,7 @@ SYSTEM_TABLES: Mapping[str, _Makers] = {
         "AuraFlowPipeline": make_auraflow,
         **_by_name(make_klein, *KLEIN_CLASSES),
         "Lumina2Pipeline": make_lumina2,
-        "HunyuanDiTPipeline": make_hunyuan_dit,
+        **_by_name(make_hunyuan_dit, *(f"HunyuanDiT{form}Pipeline" for form in ("", "ControlNet", "PAG"))),
         **_by_name(make_chroma, *CHROMA),
         **_by_name(make_z_image, *Z_IMAGE),
         **_by_name(make_pixart, "PixArtAlphaPipeline", "PixArtSigmaPipeline", "PixArtSigmaPAGPipeline"),
@@ -91,7 +91,10 @@ SYSTEM_TABLES: Mapping[str, _Makers] = {
             *(f"Flux{form}Pipeline" for form in ("", "Img2Img", "Inpaint", "Kontext", "KontextInpaint")),
             *(f"FluxControlNet{form}Pipeline" for form in ("", "Img2Img", "Inpaint")),
         ),
-        **_by_name(make_qwen_image, "QwenImagePipeline", "QwenImageControlNetPipeline"),
+        **_by_name(
+            make_qwen_image, "QwenImagePipeline", "QwenImageControlNetPipeline", "QwenImageControlNetInpaintPipeline"
+        ),
+        **_by_name(make_qwen_image_edit, "QwenImageEditPipeline", "QwenImageEditPlusPipeline"),
         **_by_name(make_sana, *SANA_CLASSES),
         **_by_name(
             partial(make_flux, in_channels=8 * LATENTS, out_channels=4 * LATENTS, **DEV),

@@ -52,7 +52,7 @@ def make_qwen_image(folder, name="QwenImagePipeline", vae=None, **options):
         text_encoder=_language_model(tokenizer),
         tokenizer=tokenizer,
         transformer=transformer,
-        **({"controlnet": _controlnet(1)} if "ControlNet" in name else {}),
+        **({"controlnet": _controlnet(1, "Inpaint" in name)} if "ControlNet" in name else {}),
     ).save_pretrained(folder)
     shutil.rmtree(source)
 
@@ -98,15 +98,15 @@ def _fill_norms(network):
             weight.add_(torch.randn_like(weight) * 0.1)
 
 
-def make_qwen_image_controlnet(folder, layers):
-    """Write a ControlNet for the transformers above, of random weights."""
-    _controlnet(layers).save_pretrained(folder)
+def make_qwen_image_controlnet(folder, layers, *, masked=False):
+    """Write a ControlNet for the transformers above, of random weights; `masked` for one that takes a mask."""
+    _controlnet(layers, masked).save_pretrained(folder)
 
 
-def _controlnet(layers):
+def _controlnet(layers, masked):
     made = diffusers.QwenImageControlNetModel(
         in_channels=4 * LATENTS, out_channels=LATENTS, num_layers=layers, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=WIDTH, axes_dims_rope=(4, 6, 6),
+        joint_attention_dim=WIDTH, axes_dims_rope=(4, 6, 6), extra_condition_channels=4 if masked else 0,
     )  # fmt: skip
     for parameter in made.parameters():
         if not parameter.any():

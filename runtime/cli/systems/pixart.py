@@ -1,4 +1,4 @@
-"""PixArt and Sana: the size that is generated, and guidance away from perturbed attention."""
+"""PixArt, Sana and Hunyuan-DiT: the size that is generated, and guidance away from perturbed attention."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ def _names(_context: click.Context, _parameter: click.Parameter, values: Sequenc
     return list(values) or None
 
 
-_pixart = options_in("PixArt and Sana")
+_pixart = options_in("PixArt, Sana and Hunyuan-DiT")
 
 PIXART = OptionGroup(
     options=(

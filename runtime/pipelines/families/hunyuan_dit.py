@@ -1,6 +1,6 @@
 """Hunyuan-DiT: hidden states of BERT and mT5 with masks of their padding, and sizes as conditions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,10 +14,12 @@ from diffoundry.runtime.models.hunyuan_dit_2d import BERT_TOKENS, SIZE, T5_TOKEN
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.t5_encoder import T5EncoderModel
 from diffoundry.runtime.pipelines.families.base import EncodeOptions, Family
-from diffoundry.runtime.pipelines.guidance import Condition
-from diffoundry.runtime.pipelines.inputs import PromptInputs
+from diffoundry.runtime.pipelines.guidance import Condition, Guidance, choose_guidance
+from diffoundry.runtime.pipelines.inputs import CommonInputs, PromptInputs
+from diffoundry.runtime.pipelines.perturbed_guidance import Perturbation, PerturbedGuidance, PerturbedUnguided
+from diffoundry.runtime.pipelines.systems.perturbed_attention import check_perturbed, find_layers, layer_names
 
-__all__ = ["HunyuanDiT", "HunyuanDiTPromptInputs"]
+__all__ = ["HunyuanDiT", "HunyuanDiTPAG", "HunyuanDiTPAGPromptInputs", "HunyuanDiTPromptInputs"]
 
 _SIZES = ("original_size", "target_size", "crops_coords_top_left")
 
@@ -79,16 +81,39 @@ class HunyuanDiTPromptInputs(PromptInputs):
         check_type("use_resolution_binning", self.use_resolution_binning, bool, "True or False")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class HunyuanDiTPAGPromptInputs(HunyuanDiTPromptInputs):
+    """The same with perturbed attention.
+
+    Attributes:
+        pag_scale: Factor of the guidance away from perturbed attention; 0 runs without it.
+        pag_adaptive_scale: Decrease of this factor for each timestep below 1000.
+        pag_applied_layers: Names of the layers that are perturbed, or parts of them: "blocks.14". A name also means
+            those that begin with it, so that "blocks.1" includes layers 10 to 19.
+    """
+
+    pag_scale: float = 3.0
+    pag_adaptive_scale: float = 0.0
+    pag_applied_layers: str | Sequence[str] = "blocks.1"
+
+    def check(self) -> None:
+        """See `PromptInputs.check`."""
+        HunyuanDiTPromptInputs.check(self)
+        check_perturbed(self)
+
+
 class HunyuanDiT(Family):
     """A bilingual BERT and mT5, and a transformer with long skip connections.
 
-    Li et al. 2024, https://arxiv.org/abs/2405.08748. diffusers: `HunyuanDiTPipeline`.
+    Li et al. 2024, https://arxiv.org/abs/2405.08748. diffusers: `HunyuanDiTPipeline`,
+    `HunyuanDiTControlNetPipeline`.
     """
 
     Inputs: ClassVar[type[PromptInputs]] = HunyuanDiTPromptInputs
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "text_to_image": {"num_inference_steps": 50, "guidance_scale": 5.0}
     }
+    controlnet_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = defaults
     tasks: ClassVar[tuple[str, ...] | None] = ("text_to_image",)
     returns_flags: ClassVar[bool] = True
     callback_tensors: ClassVar[Mapping[str, str]] = {
@@ -147,6 +172,33 @@ class HunyuanDiT(Family):
         if self.denoiser.takes_size:
             feeds[SIZE] = np.tile(np.array([sizes], np.float32), (len(feeds["encoder_hidden_states"]), 1))
         return feeds
+
+
+class HunyuanDiTPAG(HunyuanDiT):
+    """diffusers: `HunyuanDiTPAGPipeline`. Ahn et al. 2024, https://arxiv.org/abs/2403.17377."""
+
+    Inputs: ClassVar[type[PromptInputs]] = HunyuanDiTPAGPromptInputs
+    controlnet_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def __init__(self, session: EngineSession) -> None:
+        """See `Family`."""
+        super().__init__(session)
+        self.choose_guidance = _choose_perturbed
+
+
+def _choose_perturbed(
+    inputs: CommonInputs, prompts: HunyuanDiTPAGPromptInputs, denoiser: HunyuanDiT2DModel
+) -> Guidance:
+    """Return the guidance of a call. See `Family.choose_guidance`."""
+    scale, rescale = inputs.guidance_scale, inputs.guidance_rescale
+    if not prompts.pag_scale > 0 or not layer_names(prompts):
+        return choose_guidance(scale, rescale, denoiser)
+    layers = np.zeros((1, denoiser.layers), np.float32)
+    layers[:, find_layers(prompts, denoiser.layers, "blocks")] = 1.0
+    perturbation = Perturbation(inputs=prompts, layers=layers)
+    if scale > 1:
+        return PerturbedGuidance(scale=scale, rescale=rescale, perturbation=perturbation)
+    return PerturbedUnguided(perturbation=perturbation)
 
 
 _ENCODED = {

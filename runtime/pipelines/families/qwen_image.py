@@ -96,7 +96,7 @@ class QwenImage(PackedLatents):
     """Qwen 2.5 VL, and a transformer over tokens of 2 x 2 latents.
 
     Qwen team 2025, https://arxiv.org/abs/2508.02324. diffusers: `QwenImagePipeline`, `QwenImageImg2ImgPipeline`,
-    `QwenImageInpaintPipeline`, `QwenImageControlNetPipeline`.
+    `QwenImageInpaintPipeline`, `QwenImageControlNetPipeline`, `QwenImageControlNetInpaintPipeline`.
     """
 
     Inputs: ClassVar[type[PromptInputs]] = QwenImagePromptInputs

@@ -36,12 +36,16 @@ _IMAGE = f"<|vision_start|>{IMAGE_PAD}<|vision_end|>"
 class QwenImageEdit(QwenImage):
     """Qwen 2.5 VL with its image encoder, and a transformer over tokens of several images.
 
-    Qwen team 2025, https://arxiv.org/abs/2508.02324. diffusers: `QwenImageEditPipeline`.
+    Qwen team 2025, https://arxiv.org/abs/2508.02324. diffusers: `QwenImageEditPipeline`,
+    `QwenImageEditInpaintPipeline`.
     """
 
-    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {"prompt_editing": {"num_inference_steps": 50}}
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "prompt_editing": {"num_inference_steps": 50},
+        "prompt_edit_inpainting": {"num_inference_steps": 50, "strength": 0.6},
+    }
     controlnet_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    tasks: ClassVar[tuple[str, ...] | None] = ("prompt_editing",)
+    tasks: ClassVar[tuple[str, ...] | None] = ("prompt_editing", "prompt_edit_inpainting")
 
     def __init__(self, session: EngineSession) -> None:
         """See `Family`."""

@@ -42,13 +42,17 @@ TRANSFORMER_FAMILIES = (
             "QwenImageImg2ImgPipeline": PipelineClass("image_to_image"),
             "QwenImageInpaintPipeline": PipelineClass("inpainting"),
             "QwenImageControlNetPipeline": PipelineClass("text_to_image", controlnet=True),
+            "QwenImageControlNetInpaintPipeline": PipelineClass("text_to_image", controlnet=True, control_mask=True),
         },
         runtime="diffoundry.runtime.pipelines.families.qwen_image:QwenImage",
         exporter="diffoundry.exporter.families.qwen_image:FAMILY",
     ),
     FamilyEntry(
         name="qwen_image_edit",
-        classes={"QwenImageEditPipeline": PipelineClass("prompt_editing")},
+        classes={
+            "QwenImageEditPipeline": PipelineClass("prompt_editing"),
+            "QwenImageEditInpaintPipeline": PipelineClass("prompt_edit_inpainting"),
+        },
         runtime="diffoundry.runtime.pipelines.families.qwen_image_edit:QwenImageEdit",
         exporter="diffoundry.exporter.families.qwen_image:EDIT",
     ),
@@ -66,9 +70,18 @@ TRANSFORMER_FAMILIES = (
     ),
     FamilyEntry(
         name="hunyuan_dit",
-        classes={"HunyuanDiTPipeline": PipelineClass("text_to_image")},
+        classes={
+            "HunyuanDiTPipeline": PipelineClass("text_to_image"),
+            "HunyuanDiTControlNetPipeline": PipelineClass("text_to_image", controlnet=True),
+        },
         runtime="diffoundry.runtime.pipelines.families.hunyuan_dit:HunyuanDiT",
         exporter="diffoundry.exporter.families.hunyuan_dit:FAMILY",
+    ),
+    FamilyEntry(
+        name="hunyuan_dit_pag",
+        classes={"HunyuanDiTPAGPipeline": PipelineClass("text_to_image")},
+        runtime="diffoundry.runtime.pipelines.families.hunyuan_dit:HunyuanDiTPAG",
+        exporter="diffoundry.exporter.families.hunyuan_dit:PERTURBED",
     ),
     FamilyEntry(
         name="pixart_alpha",

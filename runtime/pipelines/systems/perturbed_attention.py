@@ -11,22 +11,26 @@ import numpy as np
 
 from diffoundry.runtime.checks.arguments import check_number
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.models.pixart_transformer_2d import IDENTITY_LAYERS
+from diffoundry.runtime.models.identity_layers import IDENTITY_LAYERS
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.pipelines.denoising import Predict
 
-__all__ = ["PerturbedInputs", "check_perturbed", "layer_names", "perturbed_predict", "scale_at"]
+__all__ = [
+    "PerturbedInputs",
+    "PerturbedLayers",
+    "check_perturbed",
+    "find_layers",
+    "layer_names",
+    "perturbed_predict",
+    "scale_at",
+]
 
 _NAME = re.compile(r"[A-Za-z0-9_.]+")
 """Names of layers, and parts of them; a dot is any character, as in diffusers' regular expressions."""
 
 
-class PerturbedInputs(Protocol):
-    """The arguments of one call."""
-
-    @property
-    def guidance_scale(self) -> float:
-        """Scale of guidance by the negative prompt."""
+class PerturbedLayers(Protocol):
+    """The arguments of one call for perturbed attention."""
 
     @property
     def pag_scale(self) -> float:
@@ -41,7 +45,15 @@ class PerturbedInputs(Protocol):
         """Names of the layers that are perturbed, or parts of them."""
 
 
-def check_perturbed(inputs: PerturbedInputs) -> None:
+class PerturbedInputs(PerturbedLayers, Protocol):
+    """The arguments of one call."""
+
+    @property
+    def guidance_scale(self) -> float:
+        """Scale of guidance by the negative prompt."""
+
+
+def check_perturbed(inputs: PerturbedLayers) -> None:
     """Refuse numbers out of range, and names that are none, with an `InputError`."""
     for name in ("pag_scale", "pag_adaptive_scale"):
         check_number(name, getattr(inputs, name), 0, np.inf)
@@ -52,13 +64,13 @@ def check_perturbed(inputs: PerturbedInputs) -> None:
             )
 
 
-def layer_names(inputs: PerturbedInputs) -> list[str]:
+def layer_names(inputs: PerturbedLayers) -> list[str]:
     """Return `pag_applied_layers` as a list."""
     layers = inputs.pag_applied_layers
     return [layers] if isinstance(layers, str) else list(layers)
 
 
-def scale_at(inputs: PerturbedInputs, timestep: float) -> np.float32:
+def scale_at(inputs: PerturbedLayers, timestep: float) -> np.float32:
     """Return the factor of a step. diffusers: `PAGMixin._get_pag_scale`."""
     return np.float32(max(inputs.pag_scale - inputs.pag_adaptive_scale * (1000 - timestep), 0.0))
 
@@ -84,7 +96,7 @@ def perturbed_predict(
     Raises:
         InputError: No layer has such a name.
     """
-    chosen, guided = _layers(inputs, layers), inputs.guidance_scale > 1
+    chosen, guided = find_layers(inputs, layers), inputs.guidance_scale > 1
     copies, scale = 2 + guided, np.float32(inputs.guidance_scale)
     whole = {name: np.concatenate([array, array[-images:]]) for name, array in feeds.items()}
     identity = np.zeros((images * copies, layers), np.float32)
@@ -103,20 +115,25 @@ def perturbed_predict(
     return predict
 
 
-def _layers(inputs: PerturbedInputs, count: int) -> list[int]:
+def find_layers(inputs: PerturbedLayers, count: int, blocks: str = "transformer_blocks") -> list[int]:
     """Return the numbers of the layers that are perturbed. diffusers: `PAGMixin._set_pag_attn_processor`.
+
+    Args:
+        inputs: Of the call.
+        count: Of layers.
+        blocks: Name of the list of layers in diffusers' network.
 
     Raises:
         InputError: A name fits none.
     """
-    modules = [f"transformer_blocks.{index}.attn1" for index in range(count)]
+    modules = [f"{blocks}.{index}.attn1" for index in range(count)]
     chosen = set()
     for name in layer_names(inputs):
         found = [index for index, module in enumerate(modules) if re.search(name, module)]
         if not found:
             raise InputError(
-                f"pag_applied_layers: got {name!r}, which fits no layer, expected names such as 'transformer_blocks.0' "
-                f"to 'transformer_blocks.{count - 1}'"
+                f"pag_applied_layers: got {name!r}, which fits no layer, expected names such as '{blocks}.0' to "
+                f"'{blocks}.{count - 1}'"
             )
         chosen.update(found)
     return sorted(chosen)

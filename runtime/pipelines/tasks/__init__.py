@@ -17,6 +17,7 @@ from diffoundry.runtime.pipelines.tasks.image_to_image import ImageToImage
 from diffoundry.runtime.pipelines.tasks.inpainting import Inpainting
 from diffoundry.runtime.pipelines.tasks.instruction import Instruction
 from diffoundry.runtime.pipelines.tasks.kontext_inpainting import KontextInpainting
+from diffoundry.runtime.pipelines.tasks.prompt_edit_inpainting import PromptEditInpainting
 from diffoundry.runtime.pipelines.tasks.prompt_editing import PromptEditing, SeveralImageEditing
 from diffoundry.runtime.pipelines.tasks.reference import Reference
 from diffoundry.runtime.pipelines.tasks.reference_inpainting import ReferenceInpainting
@@ -27,6 +28,7 @@ __all__ = ["TASKS", "other_task", "possible_tasks", "shows_example"]
 TASKS: tuple[type[Task], ...] = (
     ControlInpainting,
     KontextInpainting,
+    PromptEditInpainting,
     Inpainting,
     ReferenceInpainting,
     Fill,

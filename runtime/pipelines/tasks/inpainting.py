@@ -21,7 +21,7 @@ from diffoundry.runtime.images.mask import (
 from diffoundry.runtime.images.pixels import ImageInput
 from diffoundry.runtime.images.tensors import is_tensor, to_array
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
-from diffoundry.runtime.models.protocols import FloatArray
+from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.pipelines.families.base import Family
 from diffoundry.runtime.pipelines.inputs import CommonInputs
 from diffoundry.runtime.pipelines.tasks.base import LoopInit, Task, TaskContext
@@ -152,7 +152,19 @@ class Inpainting(Task):
             context.vae.draw(kept, generators_of(context, len(kept)))  # unused, but diffusers draws it before the loop
         assert image is not None
         after_step = partial(restore_kept, context, image, noise if own is None else own, small)
-        return LoopInit(latents=latents, timesteps=timesteps, after_step=after_step, crop=crop, finish=finish)
+        feeds = self._feeds(context, image)
+        return LoopInit(
+            latents=latents, timesteps=timesteps, after_step=after_step, crop=crop, finish=finish, feeds=feeds
+        )
+
+    def _feeds(self, context: TaskContext, image: FloatArray) -> Feeds:  # noqa: ARG002
+        """Return further inputs of a denoiser without further channels; by default none.
+
+        Args:
+            context: Of the call.
+            image: Latents of the image, a row a result.
+        """
+        return {}
 
     def _source(self) -> ImageInput:
         """Return the image that is read: the caller's."""

@@ -90,7 +90,7 @@ class PromptEditing(Task):
 
     def pixels(self) -> list[FloatArray]:
         """Return the pixels in -1..1 of each image that the denoiser sees, (1 or prompts, 3, H, W)."""
-        return [np.concatenate([read_image(image, *self._sides()) for image in self._resized()])]
+        return [np.concatenate([read_image(image, *self._sides()) for image in self.resized()])]
 
     def shown(self, count: int) -> list[list[Any]]:
         """Return the images that the language model sees with each of `count` prompts.
@@ -98,7 +98,7 @@ class PromptEditing(Task):
         Raises:
             InputError: There are neither one nor as many.
         """
-        images = self._resized()
+        images = self.resized()
         if len(images) not in (1, count):
             raise InputError(f"image: got {len(images)} for {count} prompts, expected one, or one for each")
         return [[image] for image in (images if len(images) == count else images * count)]
@@ -106,7 +106,7 @@ class PromptEditing(Task):
     def _sides(self) -> tuple[int, int]:
         return area_size(_AREA, self.images()[0])
 
-    def _resized(self) -> list[Any]:
+    def resized(self) -> list[Any]:
         """Return what is shown: an image alone in the size of the result, those of a list as they are.
 
         So does diffusers, whose function for sizes passes lists on.

@@ -4,6 +4,7 @@ import inspect
 import json
 
 import diffusers
+import numpy as np
 import pytest
 from PIL import Image
 from system_pair import compare_system
@@ -13,7 +14,7 @@ from diffoundry.exporter.components.qwen_image_controlnet import control_residua
 from diffoundry.runtime import load
 from diffoundry.runtime.errors import ConfigError, InputError
 
-NAME = "QwenImageControlNetPipeline"
+NAME, MASKED = "QwenImageControlNetPipeline", "QwenImageControlNetInpaintPipeline"
 SIZE = {"height": 16, "width": 24}
 EDGES = Image.effect_noise((24, 16), 30).convert("RGB")
 FEW = {"num_inference_steps": 3, "watch": False}
@@ -67,8 +68,38 @@ def test_defaults_and_errors(pipelines):
         ours.start("a cat", control_image=EDGES, image=EDGES, **SIZE)
 
 
+@pytest.mark.parametrize("target", ["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow)])
+def test_every_step_of_inpainting_is_diffusers(exported, system_checkpoint, folder, target):
+    """With a mask; diffusers draws the latents of the image from torch's global generator."""
+    net = system_checkpoint("qwen-image-mask", lambda one: make_qwen_image_controlnet(one, 2, masked=True))
+    ours = load(exported(folder, target=target, controlnets=(str(net),)), target=target)
+    assert ours.session.bundle.pipeline_class == MASKED
+    model = diffusers.QwenImageControlNetModel.from_pretrained(net)
+    theirs = diffusers.QwenImageControlNetInpaintPipeline.from_pretrained(folder, controlnet=model)
+    theirs.set_progress_bar_config(disable=True)
+    mask = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 24), np.uint8))
+    two = {"prompt": ["a cat", "a red apple"], "negative_prompt": ["blue", "a horse on the moon"]}
+    masks, images = [mask, mask.rotate(180)], [EDGES, EDGES.rotate(180)]
+    compare_system(
+        ours, theirs, **two, control_image=images, control_mask=masks, control_guidance_end=0.7, **FEW, **SIZE
+    )
+    if target == "openvino":
+        large = {
+            "control_image": EDGES.resize((32, 40)),
+            "control_mask": mask.resize((32, 40)),
+            "height": 40,
+            "width": 32,
+        }
+        compare_system(ours, theirs, prompt="a cat", num_images_per_prompt=2, **FEW, **large)
+    parameters = inspect.signature(diffusers.QwenImageControlNetInpaintPipeline.__call__).parameters
+    for argument, value in ours.family.controlnet_defaults["text_to_image"].items():
+        assert parameters[argument].default == value
+    with pytest.raises(InputError, match="control_mask: got none, expected the mask that"):
+        ours.start("a cat", control_image=EDGES, **SIZE)
+
+
 CONFIGS = {
-    "extra_condition_channels": (4, "expected 0: ControlNets for inpainting are not supported"),
+    "extra_condition_channels": (1, "expected 0, or 4 for a mask of 2 x 2 latents"),
     "num_attention_heads": (3, "but the transformer has 2; this ControlNet was made for another kind"),
     "joint_attention_dim": (48, "but the transformer has 32"),
     "in_channels": (64, "but 2 x 2 latents have 16"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit as qwen_edit
+from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_inpaint as qwen_inpaint
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as qwen_plus
 from PIL import Image
 from system_pair import compare_system
@@ -21,9 +22,10 @@ from diffoundry.runtime.models.qwen_vl_text import image_positions
 from diffoundry.runtime.pipelines.tasks import prompt_editing
 from diffoundry.runtime.pipelines.tasks.prompt_editing import area_size
 
-EDIT, PLUS = "QwenImageEditPipeline", "QwenImageEditPlusPipeline"
+EDIT, PLUS, INPAINT = (f"QwenImageEdit{form}Pipeline" for form in ("", "Plus", "Inpaint"))
 NOISE = Image.effect_noise((300, 200), 90).convert("RGB")
 OTHER = Image.effect_noise((90, 120), 60).convert("RGB")
+MASK = Image.effect_noise((90, 120), 90)
 FEW = {"num_inference_steps": 2, "watch": False}
 BOTH = ("onnxruntime", "openvino")
 
@@ -40,12 +42,14 @@ def folders(system_checkpoint):
 def pipelines(exported, folders):
     """Class and target to the pipeline."""
     bundles = {name: exported(folder, target=",".join(BOTH)) for name, folder in folders.items()}
-    return {(name, target): load(bundle, target=target) for name, bundle in bundles.items() for target in BOTH}
+    opened = {(name, target): load(bundle, target=target) for name, bundle in bundles.items() for target in BOTH}
+    return {**opened, **{(INPAINT, target): opened[EDIT, target] for target in BOTH}}
 
 
 @pytest.fixture(scope="module")
 def theirs(folders):
-    return {name: reference_pipeline(open_checkpoint(str(folder))) for name, folder in folders.items()}
+    opened = {name: reference_pipeline(open_checkpoint(str(folder))) for name, folder in folders.items()}
+    return {**opened, INPAINT: diffusers.QwenImageEditInpaintPipeline(**opened[EDIT].components)}
 
 
 CASES = {
@@ -61,6 +65,13 @@ CASES = {
         "two": {"prompt": "a cat", "image": [NOISE, OTHER], "negative_prompt": "blue", "height": 64, "width": 128},
         "one": {"prompt": "a cat", "image": OTHER, "num_images_per_prompt": 2, "height": 128, "width": 64},
     },
+    INPAINT: {
+        "one": {"prompt": "a cat", "image": OTHER, "mask_image": MASK, "negative_prompt": "blue"},
+        "two": {
+            "prompt": ["a cat", "a red apple"], "image": [NOISE, NOISE.rotate(180)], "strength": 1.0,
+            "mask_image": MASK.resize((300, 200)), "negative_prompt": ["blue", "a horse on the moon"],
+        },
+    },
 }  # fmt: skip
 
 
@@ -74,11 +85,28 @@ def test_every_step_is_diffusers(pipelines, theirs, monkeypatch):
     area, measure = 256 * 256, qwen_edit.calculate_dimensions
     monkeypatch.setattr(prompt_editing, "_AREA", area)
     monkeypatch.setattr(prompt_editing, "_SEEN_AREA", area)
-    monkeypatch.setattr(qwen_edit, "calculate_dimensions", lambda _area, ratio: measure(area, ratio))
+    for module in (qwen_edit, qwen_inpaint):
+        monkeypatch.setattr(module, "calculate_dimensions", lambda _area, ratio: measure(area, ratio))
     for name in ("VAE_IMAGE_SIZE", "CONDITION_IMAGE_SIZE"):
         monkeypatch.setattr(qwen_plus, name, area)
     follow(pipelines, theirs, EDIT, "onnxruntime", ["one"])
     follow(pipelines, theirs, PLUS, "onnxruntime", ["two"])
+    follow(pipelines, theirs, INPAINT, "onnxruntime", ["one"])
+    check_crop(pipelines[INPAINT, "onnxruntime"], theirs[INPAINT])
+
+
+def check_crop(ours, theirs):
+    """Check that a part of an image is generated in full size and put back; the mask has the size of the result."""
+    mask = Image.new("L", (224, 288))
+    mask.paste(255, (40, 50, 100, 120))
+    arguments = {"image": OTHER, "mask_image": mask, "padding_mask_crop": 8, "num_inference_steps": 2, "strength": 1.0}
+    with torch.no_grad():
+        expected = theirs(prompt="a cat", **arguments, generator=torch.Generator().manual_seed(0)).images[0]
+    given = ours("a cat", **arguments, seed=0).images[0]
+    assert given.size == expected.size == mask.size
+    assert np.abs(np.asarray(given, np.int16) - np.asarray(expected, np.int16)).max() <= 1
+    with pytest.raises(InputError, match="mask_image: got 90 x 120 pixels, expected 224 x 288, the size that is gen"):
+        ours.start("a cat", **{**arguments, "mask_image": MASK})
 
 
 @pytest.mark.slow
@@ -117,15 +145,24 @@ def test_sizes_are_diffusers():
 
 
 def test_defaults_are_diffusers(pipelines):
-    for name, task in ((EDIT, "prompt_editing"), (PLUS, "several_image_editing")):
+    tasks = {EDIT: "prompt_editing", PLUS: "several_image_editing", INPAINT: "prompt_edit_inpainting"}
+    for name, task in tasks.items():
         ours = pipelines[name, "onnxruntime"]
-        assert ours.default_task.name == task
+        assert name == INPAINT or ours.default_task.name == task
         parameters = inspect.signature(getattr(diffusers, name).__call__).parameters
         for argument, value in ours.family.defaults[task].items():
             assert parameters[argument].default == value
 
 
 ERRORS = {
+    "a mask of another size": (
+        {"image": NOISE, "mask_image": MASK, "height": None, "width": None},
+        "mask_image: got 90 x 120 pixels, expected 300 x 200, the size of the image",
+    ),
+    "another size": (
+        {"image": NOISE, "mask_image": MASK.resize((300, 200))},
+        "height: got 64, expected 832, the size to which the image is resized; leave it out",
+    ),
     "no image": ({}, "image: got none, expected image: editing an image is what this checkpoint does"),
     "no list": ({"image": []}, "image: got an empty list, expected at least one image"),
     "an array": (
