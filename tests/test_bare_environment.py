@@ -71,6 +71,14 @@ def test_the_runtime_tests_itself(bare_python):
     )
 
 
+def test_the_page_of_the_server_is_in_the_wheel(bare_python):
+    code = (
+        "from importlib.resources import files\n"
+        "print(sorted(path.name for path in (files('diffoundry') / 'serving/page').iterdir()))"
+    )
+    assert eval(_run(bare_python, "-c", code)) == sorted(path.name for path in (_ROOT / "serving/page").iterdir())
+
+
 def test_the_demo_models_are_a_wheel_of_their_own(bare_python):
     code = (
         "from importlib.resources import files\n"

@@ -17,7 +17,7 @@ from diffoundry.runtime.pipelines.staged import StagedPipeline
 from diffoundry.runtime.schedulers.names import fitting_schedulers, resolve_scheduler, scheduler_words
 from diffoundry.runtime.schedulers.registry import scheduler_class
 
-__all__ = ["command", "is_flow_bundle", "main_scheduler_folder", "require_scheduler_folder"]
+__all__ = ["command", "is_flow_bundle", "list_schedulers", "main_scheduler_folder", "require_scheduler_folder"]
 
 _EXAMPLES = ("diffoundry schedulers emoji.bundle",)
 
@@ -28,14 +28,7 @@ _EXAMPLES = ("diffoundry schedulers emoji.bundle",)
 def command(bundle: Path, *, as_json: bool) -> None:
     """List the schedulers that run on the bundle DIR, by the short names and the class names of --scheduler."""
     opened = Bundle(bundle)
-    config = opened.read_object(f"{require_scheduler_folder(opened)}/scheduler_config.json")
-    flow = is_flow_bundle(opened)
-    only = getattr(resolve(entry_of_bundle(opened).runtime), "only_scheduler", None)
-    fitting = [only] if only else [name for name in fitting_schedulers(flow=flow) if _takes(name, config)]
-    words: dict[str, list[str]] = {name: [] for name in fitting}
-    for word in scheduler_words(flow=flow, fitting=fitting):
-        words[resolve_scheduler(word, flow=flow).cls.__name__].append(word)
-    default = str(config.get("_class_name"))
+    default, words = list_schedulers(opened)
     if as_json:
         print_json({"default": default, "schedulers": words})
         return
@@ -43,13 +36,35 @@ def command(bundle: Path, *, as_json: bool) -> None:
     for name, short in words.items():
         table.add_row(name.removesuffix("Scheduler"), ", ".join(short), "the bundle's" if name == default else "")
     out.print(table)
-    if only:
+    if _only_scheduler(opened):
         out.print(f"The loop of {opened.pipeline_class} runs no other.")
         return
     out.print(
         "Each name takes a noise schedule at its end, where its class has one: dpmpp_2m_karras, euler_beta, "
         "dpmpp_2m_exponential."
     )
+
+
+def list_schedulers(bundle: Bundle) -> tuple[str, dict[str, list[str]]]:
+    """Return the class name of a bundle's own scheduler, and the short names of every class that runs on it.
+
+    Raises:
+        BundleError: It is of a family this version does not know.
+        InputError: It has no scheduler.
+    """
+    config = bundle.read_object(f"{require_scheduler_folder(bundle)}/scheduler_config.json")
+    flow, only = is_flow_bundle(bundle), _only_scheduler(bundle)
+    fitting = [only] if only else [name for name in fitting_schedulers(flow=flow) if _takes(name, config)]
+    words: dict[str, list[str]] = {name: [] for name in fitting}
+    for word in scheduler_words(flow=flow, fitting=fitting):
+        words[resolve_scheduler(word, flow=flow).cls.__name__].append(word)
+    return str(config.get("_class_name")), words
+
+
+def _only_scheduler(bundle: Bundle) -> str | None:
+    """Return the only scheduler that the loop of a bundle runs; None where there is a choice."""
+    found: str | None = getattr(resolve(entry_of_bundle(bundle).runtime), "only_scheduler", None)
+    return found
 
 
 def is_flow_bundle(bundle: Bundle) -> bool:

@@ -13,7 +13,6 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route, Router
-from starlette.staticfiles import StaticFiles
 
 from diffoundry.runtime.errors import DiffoundryError
 from diffoundry.serving.server.errors import ApiError
@@ -21,7 +20,7 @@ from diffoundry.serving.server.images_api import cancel_job, get_file, get_job, 
 from diffoundry.serving.server.middleware import AroundRequests
 from diffoundry.serving.server.models import find_model
 from diffoundry.serving.server.openapi import openapi_document
-from diffoundry.serving.server.page_files import PAGE
+from diffoundry.serving.server.page_files import PAGE, PageFiles
 from diffoundry.serving.server.parameter_table import ENDPOINTS
 from diffoundry.serving.server.state import ServerState
 
@@ -43,7 +42,7 @@ def create_app(state: ServerState) -> Starlette:
         Route("/ready", _ready),
         Route("/metrics", _metrics),
         Route("/openapi.json", _openapi),
-        *([Mount("/", StaticFiles(directory=PAGE, html=True))] if PAGE.is_dir() else []),
+        Mount("/", PageFiles(directory=PAGE, html=True)),
     ]
     middleware = [Middleware(AroundRequests, state=state, router=Router(routes))]
     if state.origins:

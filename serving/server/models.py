@@ -11,6 +11,7 @@ from diffoundry.runtime.pipelines.base import PipelineBase
 from diffoundry.runtime.presets import read_presets
 from diffoundry.runtime.suggest import did_you_mean
 from diffoundry.serving.server.errors import ApiError, bad_parameter
+from diffoundry.serving.server.model_facts import model_facts
 from diffoundry.serving.server.parameter_table import ENDPOINTS
 
 __all__ = ["LoraFolder", "Model", "find_model", "name_models"]
@@ -64,6 +65,7 @@ class Model:
             "default_size": size,
             "parameters": self.parameters(),
             "presets": sorted(read_presets(bundle)),
+            **model_facts(self.pipeline),
         }
 
 
