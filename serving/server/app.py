@@ -71,10 +71,10 @@ async def _life(app: Starlette) -> AsyncIterator[None]:
     finally:
         state.draining = True
         opening.cancel()
-        left = len(state.dispatcher.queued) + len(state.dispatcher.active)
         await asyncio.get_running_loop().run_in_executor(None, state.dispatcher.close)
         counts = state.dispatcher.statistics()
-        _LOG.info("stopped", extra={"facts": {"finished": counts.done, "cancelled_at_stop": left}})
+        ended = {"finished": counts.done, "cancelled": counts.cancelled, "failed": counts.failed}
+        _LOG.info("stopped", extra={"facts": ended})
         state.threads.shutdown(wait=False, cancel_futures=True)
 
 

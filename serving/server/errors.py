@@ -4,7 +4,7 @@ import math
 import re
 from typing import Any
 
-from diffoundry.runtime.errors import DiffoundryError, InputError
+from diffoundry.runtime.errors import ConfigError, DiffoundryError, InputError
 
 __all__ = ["ApiError", "bad_parameter", "error_body", "from_error"]
 
@@ -55,9 +55,12 @@ _NAMES = {"num_images_per_prompt": "n", "batch_size": "n", "height": "size", "wi
 
 
 def from_error(error: DiffoundryError) -> ApiError:
-    """Return the error of an HTTP response for one of the runtime: 400 for an argument, 500 for an engine."""
+    """Return the error of an HTTP response for one of the runtime: 400 for an argument, 500 for an engine.
+
+    A `ConfigError` is a scheduler that cannot compute with the arguments of this call.
+    """
     message = str(error)
-    if not isinstance(error, InputError):
+    if not isinstance(error, InputError | ConfigError):
         return ApiError(500, message, code="engine_error")
     subject, colon, rest = message.partition(":")
     words = subject.split(" and ") if colon else []

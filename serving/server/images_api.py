@@ -118,7 +118,12 @@ async def _result(request: Request, job: Job) -> Any:
         return await result
     except DiffoundryError as error:
         raise api_error(error) from error
+    except asyncio.CancelledError as error:  # uvicorn's, when the time to finish is over
+        raise ApiError(
+            503, "the server stopped before this job ended; send it again", code="stopping", retry_after=10
+        ) from error
     finally:
+        job.request.cancel()
         gone.cancel()
         result.cancel()
 

@@ -70,6 +70,7 @@ class Jobs:
 
     _active: dict[str, Job] = field(default_factory=dict)
     _ended: "OrderedDict[tuple[str, str], dict[str, Any]]" = field(default_factory=OrderedDict)
+    _ending: dict[tuple[str, str], Job] = field(default_factory=dict)
 
     def check_free(self, job_id: str) -> None:
         """Refuse an id that a job under way has.
@@ -87,10 +88,17 @@ class Jobs:
         self._active[job.id] = job
 
     def end(self, job: Job) -> None:
-        """Forget a job and its images, but for its state."""
+        """Forget a job and its images, but for its state; a cancelled one ends with its engine call under way."""
         if self._active.get(job.id) is job:
             del self._active[job.id]
-        self._ended[job.owner, job.id] = job.describe()
+        self._ending[job.owner, job.id] = job
+        self._settle()
+
+    def _settle(self) -> None:
+        for key, job in list(self._ending.items()):
+            if job.request.finished:
+                self._ended[key] = job.describe()
+                del self._ending[key]
         while len(self._ended) > _KEPT:
             self._ended.popitem(last=False)
 
@@ -100,7 +108,8 @@ class Jobs:
         Raises:
             ApiError: There is none of this id, or it is another client's.
         """
-        job = self._active.get(job_id)
+        self._settle()
+        job = self._active.get(job_id) or self._ending.get((owner, job_id))
         if job is not None and job.owner == owner:
             return job.describe()
         if (owner, job_id) in self._ended:

@@ -103,6 +103,12 @@ def test_parameters_that_cannot_be_used_are_named(running):
     assert running.state.dispatcher.statistics().submitted == 0
 
 
+def test_arguments_that_the_scheduler_cannot_compute_with_are_refused(running):
+    body = {"prompt": "x", "num_inference_steps": 1000}  # of 1000 timesteps, with steps_offset 1
+    error = _error(httpx.post(f"{running.url}/v1/images/generations", json=body, timeout=60))
+    assert error["message"].startswith("DDIMScheduler.step: cannot compute with the options")
+
+
 def test_values_of_openai_that_change_nothing_are_accepted(running):
     body = {name: values[0] for name, (values, _) in NEUTRAL.items() if values}
     nothing = dict.fromkeys(NEUTRAL, None)
