@@ -12,7 +12,7 @@ from diffoundry.exporter.bundle_writer import sum_files
 from diffoundry.exporter.calibrate.request import QuantizationRequest
 from diffoundry.exporter.jobs.processes import JobProcesses
 from diffoundry.exporter.jobs.runner import FinishedJob, JobRunner, Progress, Run, complete_targets, remove_unused
-from diffoundry.exporter.recipe import check_variants, quantization_for
+from diffoundry.exporter.recipe import check_calibration, check_variants, quantization_for
 from diffoundry.exporter.single_graph.request import SINGLE_GRAPH
 from diffoundry.exporter.work_folder import BUILD_ENDING, BUILD_STATE, WorkFolder, recover_build
 from diffoundry.runtime.bundle.atomic_write import sync_file, write_text
@@ -79,8 +79,8 @@ def add_engines(
 
     Raises:
         BundleError: The folder is no bundle, a file of it was changed, or a job failed.
-        InputError: It lies in the hub's cache, nothing is pending, an engine exists already, or a target does not
-            support a precision.
+        InputError: It lies in the hub's cache, nothing is pending, an engine exists already, a target does not
+            support a precision, or a precision needs the calibration that the request excludes.
     """
     bundle, manifest = _open(path)
     chosen = tuple(variants) or pending_variants(manifest)
@@ -89,11 +89,13 @@ def add_engines(
     check_variants(chosen)
     _refuse_present(path, manifest, chosen, overwrite=overwrite)
     asked = quantization or QuantizationRequest()
+    check_calibration(chosen, asked)
     halves = asked.budget != Budget()
     request = quantization_for(manifest.recipe, asked)
     recipe = replace(manifest.recipe, variants=_joined(manifest.recipe.variants, chosen))
-    if halves:
-        recipe = replace(recipe, quantization=_choices_to_keep(path, manifest, chosen))
+    if halves or not asked.calibrate:
+        replacing = "a new budget" if halves else "--no-calibration"
+        recipe = replace(recipe, quantization=_choices_to_keep(path, manifest, chosen, replacing))
     kept_engines = _without(manifest, chosen)
     with _work_folder(path) as work, JobProcesses() as processes:
         work.start({**_origin(manifest), "recipe": to_json(recipe), "request": to_json(request)})
@@ -172,8 +174,10 @@ def _joined(old: Sequence[Variant], new: Sequence[Variant]) -> tuple[Variant, ..
     return (*joined, *fresh.values())
 
 
-def _choices_to_keep(path: Path, manifest: Manifest, chosen: Sequence[Variant]) -> dict[str, QuantizationChoice]:
-    """The recipe's choices, except for the precisions that get a new budget.
+def _choices_to_keep(
+    path: Path, manifest: Manifest, chosen: Sequence[Variant], replacing: str
+) -> dict[str, QuantizationChoice]:
+    """The recipe's choices, except for the precisions that get a new one because of a budget or an option.
 
     Raises:
         InputError: Another target has engines that were made with a choice which would be replaced.
@@ -183,8 +187,9 @@ def _choices_to_keep(path: Path, manifest: Manifest, chosen: Sequence[Variant]) 
         stays = all(_key(variant) != _key(other) for other in chosen)
         if stays and variant.precision in replaced and variant.precision in manifest.recipe.quantization:
             raise InputError(
-                f"bundle {path}: its {variant.target} {variant.precision} engines were made with the choice that a new "
-                f"budget would replace; name both targets with --overwrite, or leave the budget out"
+                f"bundle {path}: its {variant.target} {variant.precision} engines were made with the choice that "
+                f"{replacing} would replace; name both targets with --overwrite, or leave "
+                f"{replacing.replace('a new', 'the')} out"
             )
     return {name: choice for name, choice in manifest.recipe.quantization.items() if name not in replaced}
 

@@ -9,11 +9,13 @@ from diffoundry.exporter.calibrate.request import QuantizationRequest
 from diffoundry.exporter.checkpoints.checkpoint import SEED, Checkpoint
 from diffoundry.exporter.passes import OPSET
 from diffoundry.exporter.request import ExportRequest
+from diffoundry.exporter.steps.choose_quantization import precision_formats
 from diffoundry.runtime.bundle.specs import DimSpec, Recipe, Variant
 from diffoundry.runtime.engines.plugins import find_plugin
 from diffoundry.runtime.errors import InputError
 
 __all__ = [
+    "check_calibration",
     "check_variants",
     "make_recipe",
     "quantization_for",
@@ -27,9 +29,11 @@ def make_recipe(checkpoint: Checkpoint, request: ExportRequest) -> Recipe:
     """Make the recipe, and complete its dims with the sizes that the checkpoint's networks support.
 
     Raises:
-        InputError: A precision that its target does not do, or a size that the checkpoint's networks cannot take.
+        InputError: A precision that its target does not do or that needs calibration, or a size that the checkpoint's
+            networks cannot take.
     """
     check_variants(request.variants)
+    check_calibration(request.variants, request.quantization)
     known = checkpoint.dims
     asked = {**request.dims, **_hull(request.buckets)}
     dims = {}
@@ -103,6 +107,29 @@ def check_variants(variants: Sequence[Variant]) -> None:
             raise InputError(
                 f"--target and --precision: got {variant.target} {variant.precision} twice, expected it once"
             )
+
+
+def check_calibration(variants: Sequence[Variant], request: QuantizationRequest) -> None:
+    """Refuse a request without calibration for precisions that need it, or that quantize nothing.
+
+    Raises:
+        InputError: The message names the precision.
+    """
+    if request.calibrate:
+        return
+    formats = precision_formats(variants)
+    for precision, some in formats.items():
+        if any(form.activations is not None for form in some):
+            raise InputError(
+                f"--no-calibration: got --precision {precision}, which quantizes activations by ranges measured on "
+                f"images, expected precisions that quantize weights alone; choose int8-weights or int4-weights, or "
+                f"leave --no-calibration out"
+            )
+    if not any(form.quantized for some in formats.values() for form in some):
+        raise InputError(
+            f"--no-calibration: got --precision {','.join(formats)}, which quantizes nothing, expected int8-weights or "
+            f"int4-weights; leave --no-calibration out"
+        )
 
 
 def _key(variant: Variant) -> tuple[str, str]:

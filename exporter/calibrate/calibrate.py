@@ -15,6 +15,7 @@ from diffoundry.calibration.search import SearchResult, search
 from diffoundry.calibration.units import QuantizationPlan
 from diffoundry.exporter.calibrate.candidate_graphs import NarrowFloats, QuantizedGraphs
 from diffoundry.exporter.calibrate.float_reference import FloatReference
+from diffoundry.exporter.calibrate.memory import check_calibration_memory
 from diffoundry.exporter.calibrate.observe import Observation, WatchedGraph, observe
 from diffoundry.exporter.calibrate.overflow import find_overflows
 from diffoundry.exporter.calibrate.request import QuantizationRequest
@@ -22,6 +23,7 @@ from diffoundry.exporter.calibrate.trials import CandidateGraphs, ImageTrials, S
 from diffoundry.exporter.jobs.journal import Journal
 from diffoundry.exporter.passes.quantizable import quantizable
 from diffoundry.exporter.passes.smooth_quant import smoothable
+from diffoundry.exporter.steps.convert_precision import every_node
 from diffoundry.runtime.bundle.json_codec import from_json, to_json
 from diffoundry.runtime.bundle.quantization import ComponentChoice, QuantizationChoice
 from diffoundry.runtime.engines.protocol import Engine
@@ -44,6 +46,9 @@ _DEFAULT_PSNR = {
 
 _SEARCHED = 16
 """Number of images for the search; the held-out images are extra."""
+
+_NOT_MEASURED = "none: no image was generated"
+"""Budget, in words, of a choice without calibration."""
 
 _PROBED = 4
 """Number of images generated for every layer."""
@@ -69,17 +74,27 @@ def calibrate(
         Precision to its choice, for every precision of `formats`.
 
     Raises:
-        InputError: A budget cannot be met; the message gives the best result.
+        InputError: A budget cannot be met; the message gives the best result. Or the machine has less memory than
+            generating takes.
         EngineError: The float pipeline gives infinities or NaN.
         MissingExtraError: ONNX Runtime is not installed.
     """
     run = _Calibration(folder, request, progress)
+    if not request.calibrate:
+        return dict.fromkeys(formats, _whole_networks(run.reference))
+    check_calibration_memory(run.reference, formats, progress)
     try:
         choices = {precision: run.choose(precision, list(wanted)) for precision, wanted in formats.items()}
     finally:
         run.reference.close()
     shutil.rmtree(folder / STATE, ignore_errors=True)
     return choices
+
+
+def _whole_networks(reference: FloatReference) -> QuantizationChoice:
+    """Choose every node of the networks that calibration would quantize. No engine is opened, and no weight is read."""
+    components = {name: every_node(reference.graph(name).graph) for name in reference.components}
+    return QuantizationChoice(components=components, budget=_NOT_MEASURED)
 
 
 class _Calibration:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from diffoundry.calibration.prompts import CALIBRATION_PROMPTS, HELD_OUT_PROMPTS
 from diffoundry.calibration.quality import Budget
 from diffoundry.exporter.calibrate.generation_tasks import PromptTask
+from diffoundry.runtime.errors import InputError
 
 __all__ = ["QuantizationRequest"]
 
@@ -22,6 +23,8 @@ class QuantizationRequest:
         height: Pixels; None takes the checkpoint's own size.
         width: Pixels; None takes the checkpoint's own size.
         threads: Threads of one call, or None for ONNX Runtime's own choice.
+        calibrate: False quantizes every layer that can be, for precisions that quantize weights alone, and generates no
+            image.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -32,6 +35,27 @@ class QuantizationRequest:
     height: int | None = None
     width: int | None = None
     threads: int | None = None
+    calibrate: bool = True
+
+    def __post_init__(self) -> None:
+        """Check that nothing is asked of images that are not generated.
+
+        Raises:
+            InputError: Limits or prompts without calibration.
+        """
+        if self.calibrate:
+            return
+        asked = {
+            "--min-psnr": self.budget.min_psnr is not None,
+            "--max-size": self.budget.max_size is not None,
+            "--calibration-prompts": (self.prompts, self.held_out) != (CALIBRATION_PROMPTS, HELD_OUT_PROMPTS),
+        }
+        names = [name for name, present in asked.items() if present]
+        if names:
+            raise InputError(
+                f"--no-calibration: got {' and '.join(names)} as well, expected one or the other: a budget and prompts "
+                f"need images; leave --no-calibration out, or {' and '.join(names)}"
+            )
 
     @property
     def task(self) -> PromptTask:

@@ -20,8 +20,13 @@ _quantization = options_in("Quantization")
 
 
 def budget_options(command: Command) -> Command:
-    """Add --min-psnr, --max-size and --calibration-prompts."""
+    """Add --min-psnr, --max-size, --calibration-prompts and --no-calibration."""
     for option in (
+        _quantization(
+            "--no-calibration",
+            is_flag=True,
+            help="Quantize every layer and generate no image, which saves memory: for int8-weights and int4-weights.",
+        ),
         _quantization(
             "--calibration-prompts",
             type=click.Path(path_type=Path, dir_okay=False),
@@ -44,11 +49,13 @@ def take_budget(values: dict[str, Any]) -> QuantizationRequest:
     """Move the values of `budget_options` out of a command's arguments.
 
     Raises:
-        InputError: A size that cannot be read, an impossible limit, or a file of prompts that cannot be read.
+        InputError: A size that cannot be read, an impossible limit, a file of prompts that cannot be read, or one of
+            them with --no-calibration.
     """
     file, size, psnr = (values.pop(name) for name in ("calibration_prompts", "max_size", "min_psnr"))
+    calibrate = not values.pop("no_calibration")
     budget = Budget(min_psnr=psnr, max_size=None if size is None else parse_bytes(size, "--max-size"))
     if file is None:
-        return QuantizationRequest(budget=budget)
+        return QuantizationRequest(budget=budget, calibrate=calibrate)
     prompts, held_out = read_prompts(file)
-    return QuantizationRequest(budget=budget, prompts=prompts, held_out=held_out)
+    return QuantizationRequest(budget=budget, prompts=prompts, held_out=held_out, calibrate=calibrate)

@@ -96,6 +96,12 @@ def tell_engine_notes(manifest: Manifest) -> None:
                     f"({engine.metadata[CUT_WEIGHTS]}), so images may differ; compare with 'diffoundry verify', or "
                     f"export in fp32 or bf16"
                 )
+    for precision, choice in manifest.recipe.quantization.items():
+        if choice.psnr is None:
+            remark(
+                f"note: {precision}: every layer that can be quantized is, and no image was measured; compare with "
+                f"'diffoundry verify'"
+            )
     for line in partition_notes(manifest):
         remark(line)
     _tell_obstacles(manifest)

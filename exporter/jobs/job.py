@@ -92,7 +92,8 @@ class CalibrationJob:
     @property
     def label(self) -> str:
         """Name of the job in progress and errors."""
-        return f"calibration, {', '.join(dict.fromkeys(variant.precision for variant in self.variants))}"
+        work = "calibration" if self.request.calibrate else "quantization"
+        return f"{work}, {', '.join(dict.fromkeys(variant.precision for variant in self.variants))}"
 
 
 Job = PortableJob | CalibrationJob | EngineJob

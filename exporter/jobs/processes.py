@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from diffoundry.exporter.jobs.job import Job, JobResult, PortableJob
+from diffoundry.exporter.jobs.job import CalibrationJob, Job, JobResult, PortableJob
 from diffoundry.runtime.bundle.json_codec import from_json, to_json
 from diffoundry.runtime.errors import BundleError
 
@@ -169,6 +169,7 @@ def _listen(lines: Iterable[str], job: Job, progress: Progress) -> tuple[JobResu
 def _died(job: Job, code: int, log_file: Path) -> str:
     tail = log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-15:]
     reason = "was killed, most likely because memory ran out" if code == _KILLED else f"ended with code {code}"
-    return f"{job.label}: its process {reason}; finished jobs are kept, run the same command again to continue" + (
-        "\n" + "\n".join(tail) if tail else ""
-    )
+    advice = "finished jobs are kept, run the same command again to continue"
+    if isinstance(job, CalibrationJob) and code == _KILLED:
+        advice += "; or export int8-weights or int4-weights with --no-calibration, which generates no image"
+    return f"{job.label}: its process {reason}; {advice}" + ("\n" + "\n".join(tail) if tail else "")

@@ -17,7 +17,7 @@ from diffoundry.runtime.bundle.quantization import ComponentChoice, ComponentRan
 from diffoundry.runtime.errors import InputError
 from diffoundry.targets.base import PrecisionFormat
 
-__all__ = ["DTYPES", "convert", "make_graph"]
+__all__ = ["DTYPES", "convert", "every_node", "make_graph"]
 
 DTYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 """Types of `PrecisionFormat.floats`."""
@@ -47,7 +47,7 @@ def make_graph(
     if choice is not None:
         mine = choice.components.get(component, ComponentChoice())
     elif form.activations is None:
-        mine = ComponentChoice(quantized=tuple(site.name for site in quantizable(model.graph)))
+        mine = every_node(model.graph)
     else:
         raise InputError(
             f"component {component!r}: got no calibration for the graph form {form.label}, expected one because its "
@@ -55,6 +55,11 @@ def make_graph(
         )
     ranges = read_ranges(bundle, component) if form.quantized else ComponentRanges(tensors={})
     return convert(model, form, mine, ranges)
+
+
+def every_node(graph: ir.Graph) -> ComponentChoice:
+    """Choose every node of a graph whose weights can be quantized."""
+    return ComponentChoice(quantized=tuple(site.name for site in quantizable(graph)))
 
 
 def convert(model: ir.Model, form: PrecisionFormat, choice: ComponentChoice, ranges: ComponentRanges) -> ir.Model:

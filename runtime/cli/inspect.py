@@ -211,6 +211,8 @@ def _choice(choice: QuantizationChoice) -> str:
     ]
     if choice.psnr is not None:
         parts.append(f"{choice.psnr:.1f} dB to fp32 over {choice.held_out} held-out images")
+    else:
+        parts.append("without calibration: no image was measured")
     return ", ".join(parts)
 
 
