@@ -101,7 +101,7 @@ class Request:
 
     @property
     def run(self) -> Run[Any] | None:
-        """The run, once it is prepared. It belongs to the dispatcher's thread."""
+        """The run, once it is prepared; None again where it did not end well. It belongs to the dispatcher's thread."""
         return self._run
 
     @property
@@ -288,7 +288,9 @@ class Request:
         with self._delivery:
             with self._changed:
                 self._result, self._error, self._state, self._ended = result, error, state, time.monotonic()
-                self._total, self._run = self.total, None
+                self._total = self.total
+                if state != "done":
+                    self._run = None  # its generator holds arrays
                 self._changed.notify_all()
             listeners, self._listeners = self._listeners, []
             for listener in listeners:

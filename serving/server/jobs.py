@@ -6,9 +6,8 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
-from diffoundry.runtime.dispatch import Dispatcher, Progress
+from diffoundry.runtime.dispatch import Dispatcher
 from diffoundry.runtime.dispatch import Request as DispatchedRequest
-from diffoundry.runtime.pipelines.run import Run
 from diffoundry.serving.server.errors import ApiError
 from diffoundry.serving.server.image_call import ImageCall
 
@@ -28,7 +27,6 @@ class Job:
         call: The checked request.
         dispatcher: Runs it.
         request: That of the dispatcher.
-        run: The run of the pipeline, from the first step on.
     """
 
     id: str
@@ -36,15 +34,6 @@ class Job:
     call: ImageCall
     dispatcher: Dispatcher
     request: DispatchedRequest
-    run: Run[Any] | None = None
-
-    def __post_init__(self) -> None:
-        """Keep the run: the dispatcher forgets it at the end."""
-        self.request.add_listener(self._keep_run)
-
-    def _keep_run(self, progress: Progress | None) -> None:
-        if progress is not None and self.run is None:
-            self.run = self.request.run
 
     def describe(self) -> dict[str, Any]:
         """Return the state for the client."""

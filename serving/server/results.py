@@ -36,8 +36,8 @@ def encode_results(job: Job, output: Any) -> list[tuple[bytes, dict[str, Any]]]:
         job: Finished.
         output: The `PipelineOutput`.
     """
-    call, run = job.call, job.run
-    assert run is not None, "a finished job had a step"
+    call, run = job.call, job.request.run
+    assert run is not None, "it ended well"
     names = [name for name in ("prompt", *CALL_ARGUMENTS) if name in call.model.pipeline.argument_names]
     names += ["height", "width", call.model.pipeline.image_count_argument]
     kept = ImageSettings.of_run(call.model.pipeline, run, call.settings, names, frozenset())

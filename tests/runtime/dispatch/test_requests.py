@@ -30,6 +30,7 @@ def test_a_request_gives_the_image_of_the_call(tiny, dispatch):
         else:
             assert event.images is None
     assert (request.state, request.total, request.done_steps, request.error) == ("done", 4, 4, None)
+    assert (request.run.total, request.run.seed) == (4, run.seed)  # files of a server state them
     assert request.arguments["guidance_scale"] == 7.5
     assert not request.cancel()
 
@@ -53,7 +54,7 @@ def test_a_run_is_cancelled_after_its_engine_call_under_way(tiny, dispatch):
         request.result(60)
     statistics = dispatcher.statistics()
     assert statistics.engine_calls == before  # not one more
-    assert (request.state, statistics.cancelled, statistics.done) == ("cancelled", 1, 0)
+    assert (request.state, request.run, statistics.cancelled, statistics.done) == ("cancelled", None, 1, 0)
 
 
 def test_a_waiting_request_is_cancelled_at_once(tiny, dispatch):
