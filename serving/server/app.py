@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Mount, Route, Router
+from starlette.routing import Route, Router
 
 from diffoundry.runtime.errors import DiffoundryError
 from diffoundry.serving.server.errors import ApiError
@@ -42,7 +42,7 @@ def create_app(state: ServerState) -> Starlette:
         Route("/ready", _ready),
         Route("/metrics", _metrics),
         Route("/openapi.json", _openapi),
-        Mount("/", PageFiles(directory=PAGE, html=True)),
+        *(Route(path, PageFiles(directory=PAGE, html=True), methods=["GET"]) for path in ("/", "/{file}")),
     ]
     middleware = [Middleware(AroundRequests, state=state, router=Router(routes))]
     if state.origins:

@@ -60,7 +60,7 @@ def test_both_sides_declare_the_features_of_diffusers(joined, tmp_path, base, ki
         expected = [feature.numpy() for feature in checkpoint.load("adapter")(pixels)]
     features = onnxruntime.InferenceSession(tmp_path / "adapter.onnx").run(None, {"image": pixels.numpy()})
     for ours, theirs in zip(features, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
     taken = [spec for spec in unet.inputs if is_feature(spec.name)]
     assert [spec.name for spec in taken] == [spec.name for spec in component.outputs]
     shapes = [feature.shape for feature in expected]

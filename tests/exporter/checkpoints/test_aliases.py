@@ -121,7 +121,7 @@ IN_MILLIONS = {
 MODELS = ("if-i-m", "if-ii-m", "karlo", "shap-e", "shap-e-img2img", "vq-diffusion-ithq")
 
 
-_MODULES = {"latent_diffusion": "diffusers.pipelines.latent_diffusion"}
+_MODULES = {"latent_diffusion": "diffusers.pipelines.latent_diffusion", "flux": "diffusers.pipelines.flux"}
 
 
 def test_table():
@@ -187,7 +187,7 @@ def test_configs_are_those_of_the_published_models(alias, source):
     library, name = checkpoint.model_index[source]
     found = getattr(importlib.import_module(_MODULES.get(library, library)), name)
     with torch.device("meta"):
-        if library == "diffusers":
+        if library in ("diffusers", "flux"):
             module = found.from_config(found.load_config(checkpoint.root / source))
         else:
             module = found(found.config_class.from_pretrained(checkpoint.root / source))

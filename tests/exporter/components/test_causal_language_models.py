@@ -144,7 +144,10 @@ def test_layouts_are_those_of_transformers():
 
 def test_configs_that_are_refused():
     for fields, message in (
-        ({"model_type": "llama"}, "field 'model_type': got 'llama', expected one of 'qwen3', 'qwen2_5_vl', 'gemma2'"),
+        (
+            {"model_type": "llama"},
+            "field 'model_type': got 'llama', expected one of 'qwen3', 'qwen2_5_vl', 'mistral3', 'gemma2'",
+        ),
         ({"rope_scaling": {"rope_type": "yarn"}}, "field 'rope_type': got 'yarn', expected one of 'default', 'mrope'"),
         ({"rope_parameters": [1]}, r"field 'rope_parameters': got \[1\], expected an object"),
         ({"num_hidden_layers": 5}, "field 'num_hidden_layers': got 5, expected at least 6"),

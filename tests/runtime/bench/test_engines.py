@@ -22,7 +22,7 @@ known = pytest.mark.skipif(resident_bytes() is None, reason="this system does no
 
 
 def run(*arguments):
-    return CliRunner(env={"COLUMNS": "200"}).invoke(command, list(map(str, arguments)))
+    return CliRunner(env={"COLUMNS": "300"}).invoke(command, list(map(str, arguments)))
 
 
 def image_of(bundle, target):

@@ -6,6 +6,7 @@ import diffusers
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from diffusers.models.attention_processor import PAGCFGHunyuanAttnProcessor2_0, PAGHunyuanAttnProcessor2_0
 from PIL.Image import open as open_image
 from system_pair import compare_system, open_theirs
 from tiny_hunyuan_dit import make_hunyuan_dit
@@ -37,7 +38,8 @@ def test_every_step_is_diffusers(ours, folder):
     runtime = ours["onnxruntime"]
     alone = {**FEW, "height": 64, "width": 16, "prompt": "a cat"}
     compare_system(runtime, theirs, **alone, pag_scale=0.0)
-    theirs.set_pag_applied_layers(["blocks.(0|3)"])
+    own = PAGCFGHunyuanAttnProcessor2_0(), PAGHunyuanAttnProcessor2_0()  # others lose the rotary positions
+    theirs.set_pag_applied_layers(["blocks.(0|3)"], pag_attn_processors=own)
     compare_system(runtime, theirs, **alone, ours_only={"pag_applied_layers": ["blocks.0", "blocks.3"]})
 
 

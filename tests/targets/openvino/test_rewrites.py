@@ -3,6 +3,7 @@
 import numpy as np
 import openvino as ov
 import pytest
+from device_precisions import requires_precision
 
 from diffoundry.targets.openvino import rewrites
 from diffoundry.targets.openvino.run.adapters import read_adaptable
@@ -320,6 +321,7 @@ def test_angles_are_stored_in_full(lowered):
 @pytest.mark.parametrize("written", [True, False])
 def test_angles_are_computed_in_full(lowered, written):
     """Rounded to bf16, a timestep of 999 is 1000. A model for LoRAs is made of the graph when it is opened."""
+    requires_precision("openvino", "bf16")
     path, _ = lowered("sd2", "unet", "bf16")
     model = core().read_model(path) if written else read_adaptable(path.with_name("model.onnx"), {}, halves=True)
     compiled = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
