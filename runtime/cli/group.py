@@ -25,6 +25,7 @@ COMMANDS = {
     "build": ("diffoundry.exporter.cli.build:command", "Add engines to a bundle, from its own graphs."),
     "generate": ("diffoundry.runtime.cli.generate:command", "Generate images with a bundle."),
     "serve": ("diffoundry.serving.cli.serve:command", "Serve bundles over HTTP with OpenAI's images API."),
+    "deploy": ("diffoundry.serving.cli.deploy:command", "Write a folder that another server opens."),
     "verify": ("diffoundry.exporter.cli.verify:command", "Compare a bundle with PyTorch: component, step, image."),
     "compare": ("diffoundry.exporter.cli.compare:command", "Compare a bundle's engines with each other."),
     "tune": ("diffoundry.exporter.cli.tune:command", "Search the fastest approximation within a budget."),

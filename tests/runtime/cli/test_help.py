@@ -125,6 +125,7 @@ def test_an_unknown_command_suggests_the_nearest(typed):
         ("bench {bundle} --steps 0", "error: --steps: got 0, expected"),
         ("bench nowhere", "bundle nowhere: got nothing there, expected a folder made by 'diffoundry export'"),
         ("generate {bundle}", "PROMPT: got none, expected a text after DIR"),
+        ("deploy {bundle} --to tritn -o x", "--to: got 'tritn', expected one of triton, .* Did you mean 'triton'"),
         ("targets onnxrt", "target: got 'onnxrt', expected one of .* Did you mean 'onnxruntime'"),
     ],
 )

@@ -34,6 +34,7 @@ _TRIED = {
         "--depth-map", "--hint-image", "--original-image", "--prior-image", "--image-reference",
     },
     "serve": {"bundles", "--api-key-file", "--lora-dir", "--cache-dir"},
+    "deploy": {"bundle", "--output"},
     "verify": {"bundle", "--against", "--cache-dir", "--html"},
     "compare": {"bundle", "--against", "--cache-dir", "--html"},
     "tune": {"bundle", "--cache-dir"},
@@ -232,6 +233,11 @@ def test_serve(away, wide_bundle, monkeypatch):
         _run("serve", bundle, "--port", "0", "--api-key-file", "../none.txt")
     with pytest.raises(InputError, match=r"--lora-dir \.\./none: got no folder"):
         _run("serve", bundle, "--port", "0", "--lora-dir", "../none")
+
+
+def test_deploy(away, emoji_bundle):
+    _run("deploy", _bring(emoji_bundle, "b.bundle"), "--to", "triton", "-o", "new/repository")
+    assert Path("new/repository/b/1/b.bundle/diffoundry.json").is_file()
 
 
 def test_schedulers_and_set(away, emoji_bundle, capsys):

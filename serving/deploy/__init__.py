@@ -1,0 +1,1 @@
+"""Folders that other servers open: Triton Inference Server, OpenVINO Model Server, Docker."""
