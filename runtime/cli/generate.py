@@ -8,10 +8,8 @@ from typing import Any
 import click
 
 from diffoundry.runtime import load
-from diffoundry.runtime.cli.adapters import adapter_options, load_adapters
+from diffoundry.runtime.cli.adapters import adapter_options
 from diffoundry.runtime.cli.approximation_options import (
-    APPROXIMATION_SETTINGS,
-    approximation_note,
     approximation_options,
 )
 from diffoundry.runtime.cli.array_files import ARRAY_SUFFIXES, check_arrays, write_arrays
@@ -19,17 +17,14 @@ from diffoundry.runtime.cli.attention_options import (
     ATTENTION_SETTINGS,
     attention_options,
     save_heat_maps,
-    take_attention_settings,
 )
+from diffoundry.runtime.cli.bulk_command import BulkJob, check_resume, generate_bulk, tell_bulk
 from diffoundry.runtime.cli.console import bar, print_json, remark, warn
 from diffoundry.runtime.cli.help import Command, options_in
 from diffoundry.runtime.cli.image_settings import ImageSettings, is_same_bundle
 from diffoundry.runtime.cli.joined_networks import (
     JOINED_FILES,
-    JOINED_SETTINGS,
     joined_options,
-    read_joined_images,
-    unused_components,
 )
 from diffoundry.runtime.cli.like import merge_settings, read_like
 from diffoundry.runtime.cli.options import (
@@ -42,20 +37,17 @@ from diffoundry.runtime.cli.options import (
 )
 from diffoundry.runtime.cli.output_files import OutputFiles
 from diffoundry.runtime.cli.pipeline_options import (
-    IMAGE_FILES,
-    PIPELINE_SETTINGS,
     pipeline_options,
-    read_images,
     take_images,
 )
-from diffoundry.runtime.cli.prompt_notes import prompt_notes, size_note, unused_words
-from diffoundry.runtime.cli.prompt_options import PROMPT_SETTINGS, prompt_options, take_prompts
-from diffoundry.runtime.cli.scheduler_options import SCHEDULER_SETTINGS, apply_scheduler, scheduler_options
-from diffoundry.runtime.cli.systems import SYSTEM_SETTINGS, system_options
-from diffoundry.runtime.cli.vae_options import VAE_SETTINGS, take_vae_settings, vae_options
+from diffoundry.runtime.cli.prepared_run import ARGUMENTS, PreparedRun
+from diffoundry.runtime.cli.prompt_options import prompt_options, take_prompts
+from diffoundry.runtime.cli.scheduler_options import SCHEDULER_SETTINGS, scheduler_options
+from diffoundry.runtime.cli.systems import system_options
+from diffoundry.runtime.cli.vae_options import VAE_SETTINGS, vae_options
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.pixels import describe_image_fault
-from diffoundry.runtime.images.save import SUFFIXES, check_settings, save_image
+from diffoundry.runtime.images.save import SUFFIXES, save_image
 from diffoundry.runtime.pipelines.base import PipelineBase
 from diffoundry.runtime.pipelines.chain import chain
 from diffoundry.runtime.pipelines.output import PipelineOutput
@@ -63,14 +55,7 @@ from diffoundry.runtime.pipelines.run import Run
 
 __all__ = ["command"]
 
-_ARGUMENTS = (
-    "prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "guidance_rescale", "seed", "height", "width",
-    "num_images_per_prompt", "batch_size", "eta", *APPROXIMATION_SETTINGS, *PROMPT_SETTINGS, *PIPELINE_SETTINGS,
-    *JOINED_SETTINGS, *SYSTEM_SETTINGS,
-)  # fmt: skip
-"""Arguments of a pipeline that an image keeps."""
-
-_SETTINGS = (*_ARGUMENTS, *SCHEDULER_SETTINGS, *VAE_SETTINGS, *ATTENTION_SETTINGS)
+_SETTINGS = (*ARGUMENTS, *SCHEDULER_SETTINGS, *VAE_SETTINGS, *ATTENTION_SETTINGS)
 
 
 _image = options_in("Image")
@@ -91,6 +76,11 @@ _OUTPUT_HELP = (
     "image.  [default: out-0001.png, or the next number]"
 )
 
+_RESUME_HELP = (
+    "Generate each line of --prompts alone, into the folder -o, and skip images that an earlier run of this command "
+    "finished."
+)
+
 _LIKE_HELP = "Use the settings of this image, or of a .safetensors file. Options override them."
 
 _EXAMPLES = (
@@ -98,6 +88,7 @@ _EXAMPLES = (
     'diffoundry generate emoji.bundle "green apple" --image apple.png --strength 0.7',
     "diffoundry generate emoji.bundle --like apple.png --seed 1 --steps 30",
     'diffoundry generate sd15.bundle "a harbour" --scheduler dpmpp_2m_karras --steps 20 -o images/',
+    "diffoundry generate emoji.bundle --prompts prompts.txt --seed 0 -o many/ --resume",
 )
 
 
@@ -148,6 +139,7 @@ _EXAMPLES = (
 @vae_options
 @engine_options
 @_output("-o", "--output", metavar="PATH", help=_OUTPUT_HELP)
+@_output("--resume", is_flag=True, help=_RESUME_HELP)
 @json_option
 @click.pass_context
 def command(
@@ -160,6 +152,7 @@ def command(
     low_memory: bool,
     memory: str | None,
     no_safety_checker: bool,
+    resume: bool,
     as_json: bool,
     **values: Any,
 ) -> None:
@@ -177,9 +170,12 @@ def command(
         for one in opened:
             tell_choice(one.session)
         pipeline: PipelineBase = opened[0] if len(opened) == 1 else chain(*opened)
+        if resume:
+            check_resume(pipeline, output, values)
         if not pipeline.makes_images:
             check_arrays(pipeline, output)
-        outputs = OutputFiles(output, SUFFIXES if pipeline.makes_images else ARRAY_SUFFIXES)
+        outputs = OutputFiles(f"{output}/" if resume else output, SUFFIXES if pipeline.makes_images else ARRAY_SUFFIXES)
+        source = values["prompts_file"]
         take_prompts(values)
         files = _take_files(values)
         preset = values.pop("preset")
@@ -187,7 +183,13 @@ def command(
             given = {name for name, value in values.items() if value is not None}
             values |= {name: value for name, value in pipeline.preset(preset).items() if name not in given}
         settings, defaulted = _settings(ctx.command, pipeline, like, values, files)
-        run, kept = _start(pipeline, settings, defaulted, files, outputs)
+        if resume:
+            job = BulkJob(bundles=bundle, engines=engines, settings=settings, defaulted=defaulted, files=files)
+            report = generate_bulk(job, pipeline, output, source)
+            tell_bulk(report, started, as_json=as_json)
+            return
+        prepared = PreparedRun.of_command(pipeline, settings, defaulted, files, outputs.example)
+        run, kept = prepared.start(outputs.example)
         outputs.prepare()
         result = _generate(run)
         if pipeline.makes_images:
@@ -232,56 +234,6 @@ def _settings(
     if pipeline.needs_prompt and settings.get("prompt") is None:
         raise InputError("PROMPT: got none, expected a text after DIR, or --like with an image generated by diffoundry")
     return settings, defaulted
-
-
-def _start(
-    pipeline: PipelineBase,
-    settings: dict[str, Any],
-    defaulted: frozenset[str],
-    files: Mapping[str, Any],
-    outputs: OutputFiles,
-) -> tuple[Run[Any], ImageSettings]:
-    """Check everything, load what is needed, and prepare the run."""
-    check_settings(settings, outputs.example, (1, 1))  # before prompts of any length are encoded
-    images = {name: files[name] for name in IMAGE_FILES if name in files}
-    inputs = {**read_images(images, pipeline.argument_names), **read_joined_images(pipeline, files)}
-    apply_scheduler(pipeline, settings)
-    parts = take_vae_settings(pipeline, settings)
-    words = load_adapters(pipeline, files.get("lora", []), files.get("embedding", []))
-    attention, edits = take_attention_settings(pipeline, settings)
-    arguments = {name: value for name, value in settings.items() if name != "scheduler_options"}
-    run = pipeline.start(**arguments, **attention, **inputs)
-    named = {name: _names(value) for name, value in files.items()}
-    names = [name for name in _ARGUMENTS if name in pipeline.argument_names]
-    kept = ImageSettings.of_run(pipeline, run, {**settings, **parts, **edits, **named}, names, defaulted)
-    size = run.arguments["width"], run.arguments["height"]
-    check_settings(kept.of_image(kept.count - 1), outputs.example, size)
-    _tell_notes(pipeline, run, settings, words)
-    pipeline.open_engines(unused_components(pipeline, files))
-    return run, kept
-
-
-def _names(value: Any) -> Any:
-    """Names of image files without their folders; LoRAs and embeddings as typed."""
-    if isinstance(value, list):
-        return [_names(one) for one in value]
-    return value.name if isinstance(value, Path) else value
-
-
-def _tell_notes(pipeline: PipelineBase, run: Run[Any], settings: Mapping[str, Any], words: Sequence[str]) -> None:
-    """Warn of text that was cut off, of words that are not used, and of forms that are read as text."""
-    advice = "pass --long-prompts to keep it" if "long_prompts" in pipeline.argument_names else "shorten the prompt"
-    for text in run.truncated:
-        if text:
-            warn(
-                f"warning: the text encoder takes fewer tokens; this part of the prompt is cut off: {text!r}; {advice}"
-            )
-    for word in unused_words(pipeline, settings, words):
-        warn(f"warning: no prompt contains the word {word!r}, so its embedding has no effect; write it into a prompt")
-    large = size_note(pipeline, run.arguments["height"], run.arguments["width"])
-    approximate = approximation_note(str(pipeline.session.bundle.root.name), settings)
-    for note in [*prompt_notes(pipeline, settings), *filter(None, (large, approximate))]:
-        remark(f"note: {note}")
 
 
 def _generate(run: Run[Any]) -> Any:
