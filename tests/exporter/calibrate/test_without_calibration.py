@@ -57,7 +57,8 @@ def unopened(*_arguments):
     raise AssertionError("an engine was opened")
 
 
-@pytest.mark.parametrize("model", [pytest.param("emoji", marks=pytest.mark.slow), "sd3-without-t5"])
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["emoji", "sd3-without-t5"])
 def test_weights_are_those_of_a_calibration_that_kept_no_layer_in_float(copied, work_here, monkeypatch, model):
     with_images, without = copied(model, "with"), copied(model, "without")
     add_engines(with_images, [ORT, OPENVINO], quiet, quantization=ANY, run=work_here)
@@ -75,7 +76,9 @@ def test_weights_are_those_of_a_calibration_that_kept_no_layer_in_float(copied, 
         assert set(part.quantized) == set(measured.components[name].quantized)
     assert (unmeasured.psnr, unmeasured.min_psnr, unmeasured.budget) == (None, None, "none: no image was generated")
     first, second = (Bundle(path).manifest for path in (with_images, without))
-    files = {name for part in first.components.values() for engine in part.engines[-2:] for name in engine.files}
+    engines = [engine for part in first.components.values() for engine in part.engines[-2:]]
+    files = {name for engine in engines for name in engine.files if not name.endswith(".xml")}  # nodes are numbered
+    assert files
     assert {name: first.files[name].sha256 for name in files} == {name: second.files[name].sha256 for name in files}
 
 
