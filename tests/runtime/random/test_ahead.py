@@ -3,11 +3,11 @@
 import copy
 import pickle
 import threading
+from importlib.util import find_spec
 from typing import ClassVar
 
 import numpy as np
 import pytest
-import torch
 
 from diffoundry.runtime.random import TorchCpuGenerator, ahead
 from diffoundry.runtime.random.ahead import AheadGenerator, draw_ahead
@@ -26,7 +26,7 @@ class Watched(TorchCpuGenerator):
         return super().randn(shape, dtype)
 
 
-def test_every_order_of_draws_is_torchs():
+def test_every_order_of_draws_is_torchs(torch):
     """Steps, another shape, uniforms, integers, few numbers and float64 between steps."""
     ours, theirs = AheadGenerator(TorchCpuGenerator(3)), torch.Generator().manual_seed(3)
     draws = [SHAPE] * 4 + [(2, 4, 64, 64)] * 3 + ["rand"] + [SHAPE] * 3 + ["randint"] + [(5,)] * 3 + [SHAPE] * 2
@@ -86,6 +86,7 @@ def test_only_generators_of_a_run_alone_draw_ahead(monkeypatch):
     assert draw_ahead(own) is own
 
 
+@pytest.mark.skipif(find_spec("torch") is None, reason="bundles are exported with torch")
 def test_interleaved_and_cancelled_runs_change_nothing(emoji_bundle, monkeypatch):
     from diffoundry.runtime import load
 
