@@ -1,6 +1,5 @@
 """Opens the file of an engine with its target."""
 
-import logging
 from pathlib import Path
 
 from diffoundry.runtime.bundle.specs import EngineSpec
@@ -9,8 +8,6 @@ from diffoundry.runtime.engines.protocol import AdapterWeights, Engine, EngineOp
 from diffoundry.runtime.errors import DiffoundryError, EngineError
 
 __all__ = ["open_file"]
-
-logger = logging.getLogger(__name__)
 
 
 def open_file(
@@ -28,7 +25,6 @@ def open_file(
     Raises:
         EngineError: The target cannot open it.
     """
-    logger.debug("opening %s with %s on %s", path, target, options.device)
     begin = {} if adapters is None else {"adapters": adapters}
     open_engine = find_plugin(target).load("engine")
     try:

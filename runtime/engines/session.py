@@ -1,5 +1,6 @@
 """The opened engines of a bundle: chosen, opened when first needed, fed in the form and batch they take."""
 
+import logging
 import math
 import threading
 import time
@@ -32,6 +33,8 @@ from diffoundry.runtime.errors import EngineError
 from diffoundry.runtime.models.roles import CONTROLNET, DENOISER
 
 __all__ = ["Call", "EngineSession"]
+
+logger = logging.getLogger(__name__)
 
 Call = Callable[[str, Mapping[str, Array], Mapping[str, Array], float], None]
 """Observer of engine calls: component name, feeds, outputs, seconds inside the engine."""
@@ -278,6 +281,7 @@ class EngineSession:
         keep_both = self._options.keep_both and self._turn is None
         options = replace(self._options, device=device or "cpu", keep_both=keep_both)
         weights = self._weights(name, self._adapters.get(name, {}))
+        logger.debug("%s: opening %s with %s on %s", name, path, target, options.device)
         if spec is None or not spec.parts:
             return self._open_file(target, Path(path), spec, options, weights)
         root = self.bundle.root

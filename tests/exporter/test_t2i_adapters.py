@@ -49,7 +49,10 @@ def own_adapter(tiny_t2i_adapter, tmp_path):
     [("sd1", "full", (72, 88)), ("sd1", "light", (72, 88)), ("xl-three", "xl", (144, 176))],
 )
 def test_both_sides_declare_the_features_of_diffusers(joined, tmp_path, base, kind, size):
-    """Sides that do not halve evenly: the graph rounds up where diffusers does."""
+    """Sides that do not halve evenly: the graph rounds up where diffusers does.
+
+    In float64, since without AVX-512 torch's own fp32 is further from it than the graph.
+    """
     checkpoint = joined(base, kind)
     component, unet = checkpoint.component("adapter"), checkpoint.component("unet")
     sizes = dict(zip(("height", "width"), size, strict=True)) | {"batch": 2}
@@ -57,10 +60,10 @@ def test_both_sides_declare_the_features_of_diffusers(joined, tmp_path, base, ki
     ir.save(trace(module, component, opset=OPSET), tmp_path / "adapter.onnx")
     pixels = torch.rand([size_of(dim, sizes) for dim in component.inputs[0].shape])
     with torch.no_grad():
-        expected = [feature.numpy() for feature in checkpoint.load("adapter")(pixels)]
+        expected = [feature.numpy() for feature in checkpoint.load("adapter").double()(pixels.double())]
     features = onnxruntime.InferenceSession(tmp_path / "adapter.onnx").run(None, {"image": pixels.numpy()})
     for ours, theirs in zip(features, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
     taken = [spec for spec in unet.inputs if is_feature(spec.name)]
     assert [spec.name for spec in taken] == [spec.name for spec in component.outputs]
     shapes = [feature.shape for feature in expected]

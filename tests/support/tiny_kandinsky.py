@@ -7,6 +7,7 @@ import torch
 import transformers
 from diffusers.pipelines.kandinsky import MultilingualCLIP
 from diffusers.pipelines.kandinsky.text_encoder import MCLIPConfig
+from same_weights import same_weights
 from t5_tokenizer import write_xlm_roberta
 from tiny_checkpoints import EMOJI
 from tiny_networks import text_encoder_projected
@@ -99,17 +100,16 @@ def make_text_decoder(folder, name, scheduler):
     ).save_pretrained(folder)
 
 
+@same_weights
 def make_movq(levels):
     """Make the decoder of all checkpoints, with the same weights, so that tests trace one."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return diffusers.VQModel(
-            block_out_channels=(32,) * levels,  # of spatial norms, which have 32 groups
-            down_block_types=("DownEncoderBlock2D",) * levels,
-            up_block_types=("UpDecoderBlock2D",) * levels,
-            latent_channels=4,
-            vq_embed_dim=4,
-            num_vq_embeddings=12,
-            norm_num_groups=4,
-            norm_type="spatial",
-        )
+    return diffusers.VQModel(
+        block_out_channels=(32,) * levels,  # of spatial norms, which have 32 groups
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        latent_channels=4,
+        vq_embed_dim=4,
+        num_vq_embeddings=12,
+        norm_num_groups=4,
+        norm_type="spatial",
+    )

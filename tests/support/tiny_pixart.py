@@ -3,8 +3,8 @@
 import shutil
 
 import diffusers
-import torch
 import transformers
+from same_weights import same_weights
 from t5_tokenizer import write_sentencepiece
 
 from diffoundry.exporter.checkpoints.tokenizer_files import open_tokenizer
@@ -52,17 +52,16 @@ def make_pixart(folder, name="PixArtAlphaPipeline", **options):
     shutil.rmtree(tokenizer)
 
 
+@same_weights
 def _shared_parts():
     """Make the text encoder and the VAE of both checkpoints, with the same weights, so that tests trace one."""
     text = {"d_model": WIDTH, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2, "vocab_size": 512}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        encoder = transformers.T5EncoderModel(transformers.T5Config(feed_forward_proj="gated-gelu", **text))
-        vae = diffusers.AutoencoderKL(
-            block_out_channels=(8,) * _LEVELS,
-            down_block_types=("DownEncoderBlock2D",) * _LEVELS,
-            up_block_types=("UpDecoderBlock2D",) * _LEVELS,
-            layers_per_block=1,
-            norm_num_groups=4,
-        )
+    encoder = transformers.T5EncoderModel(transformers.T5Config(feed_forward_proj="gated-gelu", **text))
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(8,) * _LEVELS,
+        down_block_types=("DownEncoderBlock2D",) * _LEVELS,
+        up_block_types=("UpDecoderBlock2D",) * _LEVELS,
+        layers_per_block=1,
+        norm_num_groups=4,
+    )
     return encoder, vae

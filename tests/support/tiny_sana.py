@@ -3,9 +3,9 @@
 import shutil
 
 import diffusers
-import torch
 import transformers
 from language_models import gemma2, write_gemma_tokenizer
+from same_weights import same_weights
 
 __all__ = ["CLASSES", "LATENTS", "SPRINT", "WIDTH", "make_sana"]
 
@@ -81,6 +81,7 @@ def _controlnet():
     return net
 
 
+@same_weights
 def _shared_parts(count):
     """Make the text encoder and the VAE of all checkpoints, with the same weights, so that tests trace one."""
     last = [level > 1 for level in range(count)]
@@ -90,15 +91,13 @@ def _shared_parts(count):
         "layers_per_block": (1,) * count,
         "qkv_multiscales": tuple((5,) if one else () for one in last),
     }
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        encoder = gemma2(num_hidden_layers=1)
-        vae = diffusers.AutoencoderDC(
-            latent_channels=LATENTS,
-            attention_head_dim=4,
-            downsample_block_type="conv",
-            upsample_block_type="interpolate",
-            scaling_factor=0.4,
-            **{f"{half}_{name}": value for half in ("encoder", "decoder") for name, value in levels.items()},
-        )
+    encoder = gemma2(num_hidden_layers=1)
+    vae = diffusers.AutoencoderDC(
+        latent_channels=LATENTS,
+        attention_head_dim=4,
+        downsample_block_type="conv",
+        upsample_block_type="interpolate",
+        scaling_factor=0.4,
+        **{f"{half}_{name}": value for half in ("encoder", "decoder") for name, value in levels.items()},
+    )
     return encoder, vae

@@ -13,7 +13,7 @@ def test_verbose_logs_and_prints_the_traceback(typed, emoji_bundle, tmp_path):
     words = ("generate", emoji_bundle, "x", *_GENERATE, "-o", tmp_path / "x.png")
     code, out, err = typed(*words, "--verbose")
     assert code == 0
-    assert f"diffoundry.runtime.engines.open_file: opening {emoji_bundle / 'unet'}" in err
+    assert f"diffoundry.runtime.engines.session: unet: opening {emoji_bundle / 'unet'}" in err
     assert "opening" not in out
     code, _, err = typed("--verbose", "inspect", tmp_path / "none")
     assert "Traceback" in err
