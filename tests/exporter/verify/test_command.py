@@ -146,7 +146,7 @@ def test_several_precisions_are_a_line_each(exported, tiny_sd_checkpoint, monkey
 
 
 def test_failures_of_several_precisions_are_distinguished(exported, tiny_sd_checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(console.out, "width", 160)
+    monkeypatch.setattr(console.out, "_width", 160)
     copied = EditableBundle(Path(shutil.copytree(_tiny(exported, tiny_sd_checkpoint), tmp_path / "b.bundle")))
     copied.edit_weight("vae_decoder", "decoder.conv_out.weight", lambda array: array.__imul__(0.8))
     result = CliRunner().invoke(command, [str(copied.path), *_TWO_WORDS])

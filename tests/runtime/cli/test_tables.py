@@ -136,7 +136,7 @@ def test_the_listed_precisions_are_those_that_an_export_takes(plugin):
 
 
 def test_jobs_are_a_line_each(emoji_bundle, capsys, monkeypatch):
-    monkeypatch.setattr(console.out, "width", 80)
+    monkeypatch.setattr(console.out, "_width", 80)
     manifest = Bundle(emoji_bundle).manifest
     label = "text_encoder_3, tensorrt-rtx int4-weights"
     done = [FinishedJob(component="unet", label=label, seconds={"trace": 1234.5, "passes": 2.0}, peak_rss=12_345_678)]

@@ -148,7 +148,8 @@ def test_an_unknown_vae_is_refused():
 def test_an_unknown_controlnet_is_refused():
     with pytest.raises(
         BundleError,
-        match="got the ControlNet 'ControlNetXS', expected one of ControlNetModel, FluxControlNetModel, QwenI",
+        match="got the ControlNet 'ControlNetXS', expected one of ControlNetModel, FluxControlNetModel, "
+        "HunyuanDiT2DControlNetModel, QwenImageControlNetModel, SanaControlNetModel, SD3ControlNetModel; upgrade",
     ):
         open_controlnet(session({}, "ControlNetXS"), "controlnet")
 

@@ -241,6 +241,7 @@ def test_the_log_keeps_a_client_in_its_line(guarded, caplog, monkeypatch):
     caplog.set_level(logging.INFO, "diffoundry.serving")
     logger = logging.getLogger("diffoundry.serving")
     monkeypatch.setattr(logger, "propagate", True)
+    monkeypatch.setattr(logger, "handlers", [])
     body = {"prompt": "secret prompt", "user": 'x"\n{"level": "error"}', "num_inference_steps": 1}
     assert httpx.post(f"{guarded.url}/v1/images/generations", json=body, timeout=60).status_code == 200
     httpx.get(f"{guarded.url}/no/such/%0apath")
