@@ -4,8 +4,9 @@ python benchmarks/bench_controlnet.py PLAIN GUIDED [--target T] [--precision P] 
     [--rounds 20]
 
 PLAIN is a bundle of a checkpoint, GUIDED a bundle of the same checkpoint with ControlNets. Rows: seconds of a guided
-step (two rows), median over interleaved rounds in one process, and the ratio to PLAIN. The last row's image
-is grey.
+step (two rows), median over interleaved rounds in one process, and the ratio to PLAIN. "left out" runs in a pipeline
+that no image ever guided, "zeros" in one that also runs the last row, whose image is grey. PLAIN may be a bundle of
+another checkpoint of the same architecture, or GUIDED itself: then its row is the same as "left out".
 """
 
 import argparse
@@ -33,15 +34,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     asked = parser.parse_args()
     options = EngineOptions(threads=asked.threads)
-    plain, guided = (
+    plain, unguided, guided = (
         load(path, target=asked.target, precision=asked.precision, options=options)
-        for path in (asked.plain, asked.guided)
+        for path in (asked.plain, asked.guided, asked.guided)
     )
     height, width = asked.height or plain.default_size[0], asked.width or plain.default_size[1]
     grey = [Image.new("RGB", (width, height), "grey")] * len(guided.controlnets.names)
     size = {"height": height, "width": width}
     rows: dict[str, tuple[Any, dict[str, Any]]] = {
         "without inputs": (plain, size),
+        "left out": (unguided, size),
         "zeros": (guided, size),
         "with ControlNets": (guided, {"control_image": grey[0] if len(grey) == 1 else grey}),
     }

@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 
 import onnx_ir as ir
 
-from diffoundry.runtime.bundle.specs import AdapterSpec, DimSpec, EngineSpec, TensorSpec
+from diffoundry.runtime.bundle.specs import AdapterSpec, DimSpec, EngineSpec, IdleSpec, TensorSpec
 from diffoundry.runtime.errors import EngineError, InputError
 from diffoundry.runtime.models.roles import DENOISER, PRIOR, TEXT_ENCODER
 from diffoundry.targets.adapter_graph import TakeAdapters, layers_of
 from diffoundry.targets.empty_inputs import drop_empty_inputs
+from diffoundry.targets.idle_graph import drop_idle_inputs
 
 __all__ = ["USUAL_SIZES", "Lowered", "Lowering", "PrecisionFormat", "Target", "tensor_specs", "usual_sizes"]
 
@@ -141,7 +142,7 @@ class Target(ABC):
     """Lowers portable graphs to engines. Subclasses are frozen dataclasses whose fields are the target's options.
 
     A subclass gives `name`, `formats`, `unsupported` and `_lower`. One whose engines take LoRAs also gives
-    `_adapter_refusal` and `_write_adaptable`.
+    `_adapter_refusal` and `_write_adaptable`. One whose engines run without idle inputs gives `_write_idle`.
 
     Attributes:
         name: Name of its plugin.
@@ -199,6 +200,7 @@ class Target(ABC):
             metadata=metadata,
             pending=lowered.pending,
             adapters=adapters,
+            idle=self._idle(model, work, lowered) if work.role == DENOISER else None,
         )
 
     def complete(self, bundle: Path) -> None:  # noqa: B027  # most vendors have no files of their own
@@ -259,6 +261,35 @@ class Target(ABC):
             work: The component.
         """
         raise NotImplementedError
+
+    def _idle(self, model: ir.Model, work: Lowering, lowered: Lowered) -> IdleSpec | None:
+        """Describe the inputs that a call may leave out; None where there are none, or the engine needs them."""
+        cut = ir.load(work.graph)
+        names = drop_idle_inputs(cut, part=bool(work.part))
+        files = self._write_idle(cut, model, work, lowered, names) if names else None
+        return None if files is None else IdleSpec(inputs=names, files=work.relative(files))
+
+    def _write_idle(
+        self,
+        cut: ir.Model,  # noqa: ARG002  # all for subclasses
+        model: ir.Model,  # noqa: ARG002
+        work: Lowering,  # noqa: ARG002
+        lowered: Lowered,  # noqa: ARG002
+        names: Sequence[str],  # noqa: ARG002
+    ) -> Sequence[Path] | None:
+        """Write the graph without idle inputs, and return its files; none where the engine cuts its own graph.
+
+        Args:
+            cut: The graph of `work` after `drop_idle_inputs`.
+            model: The graph as `_lower` left it, whose weights can be shared.
+            work: The component.
+            lowered: Result of `_lower`.
+            names: The inputs.
+
+        Returns:
+            None where engines of this target take all inputs in every call.
+        """
+        return None
 
 
 def usual_sizes(graph: ir.Model) -> dict[str, int]:

@@ -31,6 +31,10 @@ class FixedEngines(EngineSession):
     def _open(self, name: str) -> Engine:
         return self._handed_in[name]
 
+    def idle_inputs(self, name: str) -> frozenset[str]:  # noqa: ARG002
+        """See `EngineSession.idle_inputs`: none, these engines take all inputs."""
+        return frozenset()
+
     def close(self) -> None:
         """Leave the engines open."""
 

@@ -10,6 +10,7 @@ from diffoundry.exporter.passes.fold_constants import FoldConstants
 from diffoundry.exporter.passes.fuse_attention import FuseAttention
 from diffoundry.exporter.passes.fuse_group_norm import FuseGroupNorm
 from diffoundry.exporter.passes.merge_redundant_ops import MergeRedundantOps
+from diffoundry.exporter.passes.move_shape_reads import MoveShapeReads
 from diffoundry.exporter.passes.name_nodes import NameNodes
 from diffoundry.exporter.passes.reshape_constants import ReshapeConstants
 from diffoundry.exporter.passes.split_concats import SplitConcats
@@ -43,6 +44,7 @@ def portable_passes() -> tuple[ir.passes.PassBase, ...]:
         ExpandAttentionMask(),  # of the masks that are left
         FuseGroupNorm(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),  # one place for constants
+        MoveShapeReads(),  # before equal nodes are found
         DeduplicateConstants(),  # so that equal nodes can be found
         common.CommonSubexpressionEliminationPass(),  # SiLU of the time embedding, once instead of per block
         common.RemoveUnusedNodesPass(),

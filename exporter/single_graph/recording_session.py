@@ -51,6 +51,10 @@ class RecordingSession(EngineSession):
         assert choice is not None, "a bundle that was just written has a manifest"
         return choice.spec
 
+    def idle_inputs(self, name: str) -> frozenset[str]:  # noqa: ARG002
+        """See `EngineSession.idle_inputs`: none, the graph feeds all inputs of each component."""
+        return frozenset()
+
     def run(self, name: str, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """Record a call; see `EngineSession.run`."""
         spec = self.spec(name)

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from diffoundry.exporter.passes.partition import GraphPart, partition
-from diffoundry.runtime.bundle.specs import AdapterSpec, EnginePart, EngineSpec, TensorSpec
+from diffoundry.runtime.bundle.specs import AdapterSpec, EnginePart, EngineSpec, IdleSpec, TensorSpec
 from diffoundry.runtime.models.roles import CONTROLNET, DENOISER, PRIOR
 from diffoundry.targets.base import Lowering, Target
 
@@ -43,6 +43,7 @@ def lower_parts(target: Target, work: Lowering) -> EngineSpec:
         pending=next((spec.pending for spec in lowered if spec.pending is not None), None),
         adapters=_together(adapters) if adapters else None,
         parts=tuple(_entry(part, spec) for part, spec in zip(parts, lowered, strict=True)),
+        idle=_idle(lowered),
     )
 
 
@@ -73,7 +74,18 @@ def _entry(part: GraphPart, spec: EngineSpec) -> EnginePart:
         options=spec.options,
         metadata=spec.metadata,
         adapters=spec.adapters,
+        idle=spec.idle,
     )
+
+
+def _idle(lowered: Sequence[EngineSpec]) -> IdleSpec | None:
+    """Describe the inputs that only parts read which do without them."""
+    found = [spec.idle for spec in lowered if spec.idle is not None]
+    needed = {t.name for spec in lowered for t in spec.without_idle_inputs.inputs}
+    names = tuple(name for idle in found for name in idle.inputs)
+    if not names or not needed.isdisjoint(names):
+        return None
+    return IdleSpec(inputs=names, files=_joined(idle.files for idle in found))
 
 
 def _together(adapters: Sequence[AdapterSpec]) -> AdapterSpec:

@@ -64,8 +64,8 @@ def _check_engine(where: str, engine: EngineSpec) -> None:
         if part.name in names[:index]:
             raise RecordError(f"{where}.parts[{index}].name: got {part.name[:60]!r} twice, expected it once")
         _in_range(f"{where}.parts[{index}].weights", part.weights, 0, _LARGEST)
-        own = () if part.adapters is None else part.adapters.files
-        others = [name for name in (*part.files, *own) if name not in engine.all_files]
+        own = [each.files for each in (part.adapters, part.idle) if each is not None]
+        others = [name for some in (part.files, *own) for name in some if name not in engine.all_files]
         if others:
             raise RecordError(f"{where}.parts[{index}].files: got {others[0]!r}, expected files of the engine only")
     if engine.parts:
@@ -96,6 +96,12 @@ def _check_run(where: str, engine: EngineSpec | EnginePart) -> None:
             _check_tensor(f"{where}.{kind}[{index}]", tensor)
     if engine.adapters is not None:
         _check_adapters(f"{where}.adapters", engine.adapters)
+    if engine.idle is not None:
+        known = {tensor.name for tensor in engine.inputs}
+        unknown = [name for name in engine.idle.inputs if name not in known]
+        if unknown or not engine.idle.inputs:
+            got = repr(unknown[0][:60]) if unknown else "an empty list"
+            raise RecordError(f"{where}.idle.inputs: got {got}, expected inputs of the engine")
 
 
 def _check_tensor(where: str, tensor: TensorSpec) -> None:

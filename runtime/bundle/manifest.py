@@ -27,7 +27,7 @@ MANIFEST_NAME = "diffoundry.json"
 
 # One line a version, newest first: its change, and whether this reader takes it.
 #   5: role and network class of each component; `builds` is called `variants`, `facts` `metadata`; engines may have
-#      parts. Read.
+#      parts and idle inputs. Read.
 #   4: ControlNets that were joined: in the recipe. Read.
 #   3: adapters that an engine takes at run time. Read.
 #   2: several sets of engines: the recipe's builds, buckets and quantization; an engine's facts and pending. Read.

@@ -14,6 +14,7 @@ __all__ = [
     "EnginePart",
     "EngineSpec",
     "FileSpec",
+    "IdleSpec",
     "Recipe",
     "TensorSpec",
     "Variant",
@@ -94,6 +95,19 @@ class AdapterSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class IdleSpec:
+    """Inputs of an engine that change nothing while they are zero, and the graph without them.
+
+    Attributes:
+        inputs: Their names: residuals of ControlNets, features of T2I-Adapters, image prompts.
+        files: Files of the graph without them, as in `EngineSpec`; none where the engine cuts its own graph.
+    """
+
+    inputs: tuple[str, ...]
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EnginePart:
     """One of the graphs that a network was cut into.
 
@@ -107,6 +121,7 @@ class EnginePart:
         options: As in `EngineSpec`.
         metadata: As in `EngineSpec`.
         adapters: As in `EngineSpec`, for its own layers.
+        idle: As in `EngineSpec`.
     """
 
     name: str
@@ -118,6 +133,7 @@ class EnginePart:
     options: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     adapters: AdapterSpec | None = None
+    idle: IdleSpec | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,6 +154,7 @@ class EngineSpec:
         adapters: Adapters that it takes at run time, or None.
         parts: The graphs that it was cut into, in the order in which they run; none for one graph. `files` are then
             those of all parts.
+        idle: Inputs that a call may leave out, or None.
     """
 
     target: str
@@ -151,6 +168,7 @@ class EngineSpec:
     pending: str | None = None
     adapters: AdapterSpec | None = None
     parts: tuple[EnginePart, ...] = ()
+    idle: IdleSpec | None = None
 
     def of_part(self, part: EnginePart) -> "EngineSpec":
         """Return one of `parts` as an engine of its own."""
@@ -163,12 +181,22 @@ class EngineSpec:
             metadata=part.metadata,
             adapters=part.adapters,
             parts=(),
+            idle=part.idle,
         )
 
     @property
     def all_files(self) -> tuple[str, ...]:
-        """`files`, and those that only adapters need."""
-        return self.files if self.adapters is None else tuple(dict.fromkeys((*self.files, *self.adapters.files)))
+        """`files`, and those that only adapters and calls without idle inputs need."""
+        others = [each.files for each in (self.adapters, self.idle) if each is not None]
+        return tuple(dict.fromkeys(file for some in (self.files, *others) for file in some))
+
+    @property
+    def without_idle_inputs(self) -> "EngineSpec":
+        """The engine that runs calls which leave out all inputs of `idle`."""
+        if self.idle is None:
+            return self
+        inputs = tuple(tensor for tensor in self.inputs if tensor.name not in self.idle.inputs)
+        return replace(self, files=self.idle.files or self.files, inputs=inputs, idle=None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -66,7 +66,8 @@ def describe_call(request: Request, session: EngineSession, component: str, feed
     choice = session.choice(component)
     if choice is None:
         return call
-    inputs = {spec.name: spec.shape for spec in choice.spec.inputs}
+    idle = () if choice.spec.idle is None else choice.spec.idle.inputs
+    inputs = {one.name: one.shape for one in choice.spec.inputs if one.name in feeds or one.name not in idle}
     first = next(iter(inputs))
     symbol = inputs[first][0] if inputs[first] else None
     whole = any(not spec.shape or spec.shape[0] != symbol for spec in choice.spec.outputs)

@@ -49,6 +49,7 @@ class PartitionedEngine(Closeable):
             EngineError: A part cannot be opened.
         """
         self.inputs, self.outputs = spec.inputs, spec.outputs
+        self.idle_inputs = frozenset(() if spec.idle is None else spec.idle.inputs)
         self._component, self._root = component, root
         parts: list[_Part] = []
         try:
@@ -97,7 +98,8 @@ class PartitionedEngine(Closeable):
         """Run the parts and return all values; `state` identifies the weights."""
         memory, values = current_memory(), dict(feeds)
         for part in self._parts:
-            mine = {tensor.name: values[tensor.name] for tensor in part.spec.inputs}
+            left_out = self.idle_inputs.difference(feeds)
+            mine = {one.name: values[one.name] for one in part.spec.inputs if one.name not in left_out}
             if memory is None or part is self._parts[-1]:
                 values |= self._run_part(part, mine)
             else:

@@ -18,6 +18,7 @@ __all__ = [
     "Closeable",
     "Engine",
     "EngineOptions",
+    "IdleEngine",
     "OpenEngine",
     "closed_error",
     "merge_options",
@@ -154,6 +155,16 @@ class AdaptableEngine(Engine, Protocol):
         """
 
 
+class IdleEngine(Engine, Protocol):
+    """An engine whose manifest entry has `idle`.
+
+    Attributes:
+        idle_inputs: Names of the inputs that `run` does without, as if they were zero.
+    """
+
+    idle_inputs: frozenset[str]
+
+
 class OpenEngine(Protocol):
     """The callable behind `TargetPlugin.engine`."""
 
@@ -178,20 +189,23 @@ def closed_error(path: Path) -> EngineError:
 def run_checked(engine: Engine, feeds: Mapping[str, Array], component: str) -> dict[str, Array]:
     """Check `feeds` against the engine's inputs, then run it.
 
-    Every symbolic dimension must have one value throughout the feeds.
+    Every symbolic dimension must have one value throughout the feeds. `idle_inputs` of the engine may be left out.
 
     Raises:
         InputError: A name, dtype or shape does not fit; the message names component and tensor.
     """
     expected = {spec.name for spec in engine.inputs}
-    if feeds.keys() != expected:
+    idle: frozenset[str] = getattr(engine, "idle_inputs", frozenset())
+    if feeds.keys() != expected and not expected - idle <= feeds.keys() <= expected:
         raise InputError(
             f"component {component!r}: got the inputs {sorted(feeds)}, expected {sorted(expected)}; "
-            f"missing {sorted(expected - feeds.keys())}, unknown {sorted(feeds.keys() - expected)}"
+            f"missing {sorted(expected - idle - feeds.keys())}, unknown {sorted(feeds.keys() - expected)}"
         )
     sizes: dict[str, int] = {}
     for spec in engine.inputs:
-        array = feeds[spec.name]
+        array = feeds.get(spec.name)
+        if array is None:
+            continue
         if array.dtype.name != spec.dtype:
             raise InputError(
                 f"component {component!r}, input {spec.name!r}: got dtype {array.dtype.name}, expected {spec.dtype}"

@@ -202,6 +202,11 @@ class EngineSession:
         """Return the inputs of the engine that runs a component; it is opened only when no manifest names them."""
         return self.declared_inputs(name) or self.engine(name).inputs
 
+    def idle_inputs(self, name: str) -> frozenset[str]:
+        """Return the inputs that `run` does without, as if they were zero, from the manifest."""
+        choice = self.choice(name)
+        return frozenset() if choice is None or choice.spec.idle is None else frozenset(choice.spec.idle.inputs)
+
     def row_limit(self, name: str) -> int | None:
         """Return the rows that one call of a component's engine takes; None for any number. More are run in parts."""
         return self._rows_at_once(self.inputs(name))
@@ -272,7 +277,8 @@ class EngineSession:
         spec, path, target, device = None, self.bundle.root / name / "model.onnx", "onnxruntime", self._options.device
         if choice is not None:
             spec, target, device = choice.spec, choice.spec.target, choice.device
-            path = [self.bundle.file(file) for file in spec.files][0]  # noqa: RUF015  # all are checked, the first is opened
+            idle = () if spec.idle is None else spec.idle.files
+            path = [self.bundle.file(file) for file in (*spec.files, *idle)][0]  # noqa: RUF015  # all are checked, the first is opened
         elif self._target not in (None, "onnxruntime") or self._precision is not None:
             raise EngineError(
                 f"bundle {self.bundle.root}: got no manifest, so it holds only ONNX graphs as they were exported; "

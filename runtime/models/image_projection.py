@@ -16,6 +16,7 @@ __all__ = [
     "embeds_name",
     "ip_adapter_name",
     "is_image_prompt_input",
+    "is_image_prompt_scale",
     "is_ip_adapter",
     "level_of_mask",
     "mask_name",
@@ -98,6 +99,11 @@ def level_of_mask(name: str) -> tuple[int, int] | None:
         return None
     index, _, level = name.removeprefix(_MASK).partition("_")
     return int(index), int(level)
+
+
+def is_image_prompt_scale(name: str) -> bool:
+    """Return whether an input of a denoiser is the scales of an IP-Adapter."""
+    return name.startswith(_SCALE)
 
 
 def is_image_prompt_input(name: str) -> bool:

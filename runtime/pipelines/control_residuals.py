@@ -1,6 +1,6 @@
-"""The residuals of ControlNets in one run: their sums in each step, zeros where none runs."""
+"""The residuals of ControlNets in one run: their sums in each step, zeros or nothing where none runs."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -45,6 +45,7 @@ class Residuals:
         serves_both: bool,
         guess_mode: bool,
         taken: Sequence[TensorSpec],
+        idle: Collection[str],
     ) -> None:
         """Nothing is run yet.
 
@@ -56,6 +57,7 @@ class Residuals:
             serves_both: True if those of the negative prompts get these residuals too, not zeros.
             guess_mode: As in `ControlNetModel.__call__`.
             taken: The denoiser's inputs for residuals.
+            idle: Those that it does without where no network runs.
         """
         self._nets = nets
         self._conditioning = conditioning
@@ -64,10 +66,11 @@ class Residuals:
         self._serves_both = serves_both
         self._guess_mode = guess_mode
         self._taken = taken
+        self._idle = frozenset(idle)
         self._zeros: dict[str, FloatArray] = {}
 
     def __call__(self, latents: FloatArray, timestep: float, index: int, copies: int) -> Feeds:
-        """Return the denoiser's inputs for a step: the sums over ControlNets, zeros where none runs.
+        """Return the denoiser's inputs for a step: the sums over ControlNets; where none runs zeros, or nothing.
 
         Args:
             latents: Scaled, (B, C, h, w).
@@ -89,6 +92,8 @@ class Residuals:
                     sums[name] = residual if name not in sums else sums[name] + residual
         feeds = {}
         for spec in self._taken:
+            if spec.name not in sums and spec.name in self._idle:
+                continue
             shape = shape_of_input(
                 spec.shape, latents.shape, copies=copies, scale_factor=self._scale_factor, owner="a ControlNet"
             )

@@ -39,15 +39,19 @@ class ControlNets:
         names: Names of their components.
     """
 
-    def __init__(self, session: EngineSession, residual_inputs: Callable[[], Sequence[TensorSpec]]) -> None:
+    def __init__(
+        self, session: EngineSession, residual_inputs: Callable[[], Sequence[TensorSpec]], denoiser: str
+    ) -> None:
         """Read the configs; engines are opened when first needed.
 
         Args:
             session: The engines.
             residual_inputs: Lists the inputs of the denoiser for residuals.
+            denoiser: Name of its component.
         """
         self._models = [open_controlnet(session, name) for name in session.with_role(CONTROLNET)]
         self._residual_inputs = residual_inputs
+        self._session, self._denoiser = session, denoiser
         self.names = tuple(model.component for model in self._models)
 
     def check(self, inputs: ControlNetInputs, prompts: int, refused_by: str | None) -> None:
@@ -202,6 +206,7 @@ class ControlNets:
             serves_both=serves_both,
             guess_mode=guess_mode,
             taken=self._residual_inputs() if self.names else (),
+            idle=self._session.idle_inputs(self._denoiser),
         )
 
 

@@ -119,7 +119,7 @@ class ImagePrompts:
     def prepare(
         self, inputs: ImagePromptInputs | None, shape: Sequence[int], guided: bool, scale_factor: int
     ) -> PreparedPrompts | None:
-        """Encode the images, and return the image prompts of one run; None in a bundle without IP-Adapters.
+        """Encode the images, and return the image prompts of one run; None where the denoiser needs none.
 
         Args:
             inputs: Of the call, checked; None without image prompts.
@@ -133,6 +133,8 @@ class ImagePrompts:
         if not self.names:
             return None
         specs = {spec.name: spec for spec in self._session.inputs(self._denoiser) if is_image_prompt_input(spec.name)}
+        if inputs is None and specs.keys() <= self._session.idle_inputs(self._denoiser):
+            return None
         size = shape[2] * scale_factor, shape[3] * scale_factor
         tokens = [None] * len(self.models) if inputs is None else self._tokens(inputs, guided=guided)
         counts = [0 if pair is None else len(pair[0]) for pair in tokens]

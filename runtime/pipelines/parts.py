@@ -85,7 +85,7 @@ class Parts:
     def __init__(self, session: EngineSession, family: Family, vae: AutoencoderKL) -> None:
         """Read the configs; engines are opened when first needed."""
         denoiser = family.denoiser
-        self.controlnets = ControlNets(session, lambda: denoiser.residual_inputs)
+        self.controlnets = ControlNets(session, lambda: denoiser.residual_inputs, denoiser.component)
         self.t2i_adapters = T2IAdapters(session, denoiser.component)
         self.image_prompts = open_image_prompts(session, denoiser.component)
         self.names = (*self.controlnets.names, *self.t2i_adapters.names, *self.image_prompts.names)

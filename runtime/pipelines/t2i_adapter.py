@@ -182,9 +182,11 @@ class T2IAdapters:
             for spec in self._session.inputs(self._denoiser)
             if is_feature(spec.name)
         }
-        zeros = {name: np.zeros(whole, np.float32) for name, whole in specs.items()}
+        idle = self._session.idle_inputs(self._denoiser)
+        off = {name: np.zeros(whole, np.float32) for name, whole in specs.items() if name not in idle}
         if inputs is None:
-            return AdapterFeatures(zeros, zeros, None)
+            return AdapterFeatures(off, off, None)
+        zeros = {name: np.zeros(whole, np.float32) for name, whole in specs.items()}
         count, size = len(self._models), (shape[2] * scale_factor, shape[3] * scale_factor)
         sums: dict[str, FloatArray] = {}
         for model, image, scale in zip(self._models, inputs.images(count), inputs.scales(count), strict=True):
@@ -193,25 +195,25 @@ class T2IAdapters:
                 sums[name] = sums[name] + scaled if name in sums else scaled
         features = {name: _rows(sums[name], repeats, zero) if name in sums else zero for name, zero in zeros.items()}
         factor = inputs.adapter_conditioning_factor
-        return AdapterFeatures(features, zeros, None if factor is None else int(steps * factor))
+        return AdapterFeatures(features, off, None if factor is None else int(steps * factor))
 
 
 class AdapterFeatures:
     """The features of one run; belongs to one thread."""
 
-    def __init__(self, features: Feeds, zeros: Feeds, steps: int | None) -> None:
+    def __init__(self, features: Feeds, off: Feeds, steps: int | None) -> None:
         """Keep the features.
 
         Args:
             features: For the first steps.
-            zeros: For the others.
+            off: For the others: zeros, without those that the denoiser does without.
             steps: Number of the first steps; None for all.
         """
-        self._features, self._zeros, self._steps = features, zeros, steps
+        self._features, self._off, self._steps = features, off, steps
 
     def __call__(self, index: int) -> Feeds:
         """Return the denoiser's inputs for the step of this index."""
-        return self._features if self._steps is None or index < self._steps else self._zeros
+        return self._features if self._steps is None or index < self._steps else self._off
 
 
 def _rows(feature: FloatArray, repeats: int, zero: FloatArray) -> FloatArray:

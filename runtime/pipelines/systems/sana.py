@@ -106,7 +106,7 @@ class Sana(SanaBase):
     def _residuals(
         self, rows: FloatArray, timestep: float, feeds: Feeds, image: FloatArray | None, scale: float
     ) -> Feeds:
-        """Return the residuals of the ControlNet that the transformer takes; zeros without an image."""
+        """Return the residuals of the ControlNet that the transformer takes; without an image zeros, or nothing."""
         if image is not None and self.controlnet is not None:
             found = self.controlnet(rows, timestep, feeds, image, scale=scale)
             return {spec.name: found[spec.name] for spec in self.transformer.residual_inputs}
@@ -118,6 +118,7 @@ class Sana(SanaBase):
                 np.float32,
             )
             for spec in self.transformer.residual_inputs
+            if spec.name not in self.session.idle_inputs(self.transformer.component)
         }  # fmt: skip
 
 

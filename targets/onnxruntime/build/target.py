@@ -15,6 +15,7 @@ from diffoundry.runtime.errors import ConfigError
 from diffoundry.runtime.models.roles import DENOISER, UPSCALER, VAE_DECODER, VAE_ENCODER
 from diffoundry.targets.adapter_graph import adapter_path
 from diffoundry.targets.base import Lowered, Lowering, PrecisionFormat, Target
+from diffoundry.targets.idle_graph import idle_path
 from diffoundry.targets.onnxruntime.build.fusions import FuseMultiHeadAttention, SplitGroupNorm, WinogradConvolution
 
 __all__ = ["OnnxRuntimeTarget", "save_beside"]
@@ -89,14 +90,35 @@ class OnnxRuntimeTarget(Target):
 
     def _write_adaptable(self, opened: ir.Model, model: ir.Model, work: Lowering) -> Sequence[Path]:
         """Write the graph with references to the engine's data files, so that it holds no weight itself."""
-        ir.passes.Sequential(*self._passes(work.role, opened))(opened)
-        for name, value in opened.graph.initializers.items():
+        return self._write_sharing(opened, model, work, adapter_path(self._path(work)))
+
+    def _write_idle(
+        self,
+        cut: ir.Model,
+        model: ir.Model,
+        work: Lowering,
+        lowered: Lowered,  # noqa: ARG002
+        names: Sequence[str],  # noqa: ARG002
+    ) -> Sequence[Path]:
+        """See `Target._write_idle`; the graph holds no weight itself."""
+        return self._write_sharing(cut, model, work, idle_path(self._path(work)))
+
+    def _write_sharing(self, changed: ir.Model, model: ir.Model, work: Lowering, path: Path) -> Sequence[Path]:
+        """Lower another form of a graph, with references to the data files of the engine.
+
+        Args:
+            changed: The form, before the passes.
+            model: The graph as `_lower` left it.
+            work: The component.
+            path: File to write.
+        """
+        ir.passes.Sequential(*self._passes(work.role, changed))(changed)
+        for name, value in changed.graph.initializers.items():
             shared = model.graph.initializers.get(name)
             if shared is not None:
                 value.const_value = shared.const_value
-        path = adapter_path(self._path(work))
-        save_beside(opened, path)
-        return path, *_data_files(opened, path.parent)
+        save_beside(changed, path)
+        return path, *_data_files(changed, path.parent)
 
     def _path(self, work: Lowering) -> Path:
         return work.graph.with_name(f"{work.graph.stem}.{self.name}.onnx")

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
 from diffoundry.runtime.bundle.specs import EngineSpec, TensorSpec
+from diffoundry.runtime.engines.idle_inputs import GraphSwitch
 from diffoundry.runtime.engines.protocol import AdapterWeights, Array, Closeable, EngineOptions, closed_error
 from diffoundry.runtime.errors import DiffoundryError, EngineError
 from diffoundry.runtime.formats.onnx_locations import check_graph_files
@@ -47,10 +48,11 @@ def precisions(device: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _State:
-    """A session, and its feeds beside the inputs of the engine."""
+    """A session, its feeds beside the inputs of the engine, and whether its graph takes idle inputs."""
 
     session: ort.InferenceSession
     adapters: Mapping[str, Array] = field(default_factory=dict)
+    whole: bool = True
 
 
 class OnnxRuntimeEngine(Closeable):
@@ -58,6 +60,11 @@ class OnnxRuntimeEngine(Closeable):
 
     Outputs are fresh arrays of the caller's. On the CPU they are made without a copy, so IO binding has nothing
     to save there.
+
+    Attributes:
+        inputs: See `Engine`.
+        outputs: See `Engine`.
+        idle_inputs: See `IdleEngine`.
     """
 
     def __init__(
@@ -73,12 +80,23 @@ class OnnxRuntimeEngine(Closeable):
         self._base = path
         self._closed = False
         self._sessions: dict[Path, ort.InferenceSession] = {}
-        session = self._session(path if adapters is None else adapters.graph)
-        own = None if spec is None else {tensor.name for tensor in spec.inputs}
-        self.inputs = tuple(_spec(node) for node in session.get_inputs() if own is None or node.name in own)
+        self._switch = GraphSwitch(spec)
+        self._idle = path if spec is None else _idle_path(path, spec)
+        self._loaded: AdapterWeights | None = None
+        self.idle_inputs = self._switch.names
+        session = self._session(self._plain_path if adapters is None else adapters.graph)
+        own = {} if spec is None else {tensor.name: tensor for tensor in spec.inputs}
+        found = {node.name: _spec(node) for node in session.get_inputs()}
+        names = own or found
+        self.inputs = tuple(found.get(name) or own[name] for name in names if name in found or name in self.idle_inputs)
         self.outputs = tuple(_spec(node) for node in session.get_outputs())
         self._names = [tensor.name for tensor in self.outputs]
         self.set_adapters(adapters)
+
+    @property
+    def _plain_path(self) -> Path:
+        """The graph that runs without adapters."""
+        return self._base if self._switch.whole else self._idle
 
     def _session(self, path: Path) -> ort.InferenceSession:
         """Return the session of a graph, opened on first use."""
@@ -97,7 +115,11 @@ class OnnxRuntimeEngine(Closeable):
         """
         spec = self._spec
         if spec is not None:
-            files = spec.files if path == self._base or spec.adapters is None else spec.adapters.files
+            files = spec.files
+            if path != self._base and spec.idle is not None and path == self._idle:
+                files = spec.idle.files
+            elif path != self._base and spec.adapters is not None:
+                files = spec.adapters.files
             check_graph_files(path, files[0], files)
 
     def _open(self, path: Path) -> ort.InferenceSession:
@@ -126,9 +148,14 @@ class OnnxRuntimeEngine(Closeable):
         """See `runtime.engines.protocol.AdaptableEngine.set_adapters`."""
         if self._closed:
             raise closed_error(self._base)
-        if adapters is None:
-            self._state = _State(session=self._session(self._base))
-            return
+        with self._switch.lock:
+            self._state, self._loaded = self._plain() if adapters is None else self._adapted(adapters), adapters
+
+    def _plain(self) -> _State:
+        return _State(session=self._session(self._plain_path), whole=self._switch.whole)
+
+    def _adapted(self, adapters: AdapterWeights) -> _State:
+        """Return the state with adapters, whose graph takes idle inputs."""
         session = self._session(adapters.graph)
         own = {spec.name for spec in self.inputs}
         extra = {
@@ -136,7 +163,16 @@ class OnnxRuntimeEngine(Closeable):
             for node in session.get_inputs()
             if node.name not in own
         }
-        self._state = _State(session=session, adapters=extra)
+        return _State(session=session, adapters=extra)
+
+    def _reopen(self) -> None:
+        """Free what is open without adapters, and open the graph that the switch asks for."""
+        for path in (self._base, self._idle):
+            self._sessions.pop(path, None)
+        if self._loaded is None:
+            if hasattr(self, "_state"):
+                del self._state
+            self._state = self._plain()
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once; see `runtime.engines.protocol.Engine.run`.
@@ -147,7 +183,9 @@ class OnnxRuntimeEngine(Closeable):
         """
         if self._closed:
             raise closed_error(self._base)
-        state = self._state  # one for the whole call: another thread may adapt the engine meanwhile
+        with self._switch.turned(feeds, self._reopen):
+            state = self._state  # one for the whole call: another thread may adapt the engine meanwhile
+        feeds = self._switch.filled(feeds) if state.whole else feeds
         try:
             results = state.session.run(self._names, {**feeds, **state.adapters})
         except Exception as error:  # onnxruntime's exceptions share no public base class
@@ -161,6 +199,14 @@ class OnnxRuntimeEngine(Closeable):
             self._closed = True
             self._sessions.clear()
             del self._state
+
+
+def _idle_path(path: Path, spec: EngineSpec) -> Path:
+    """Return the graph without idle inputs of an engine whose first file is `path`."""
+    if spec.idle is None:
+        return path
+    root = path.parents[len(PurePosixPath(spec.files[0]).parts) - 1]
+    return root / spec.idle.files[0]
 
 
 def _provider(device: str) -> str | tuple[str, dict[str, Any]]:

@@ -22,6 +22,8 @@ from diffoundry.targets.openvino.fp16_weights import save_halves
 from diffoundry.targets.openvino.import_openvino import ov
 from diffoundry.targets.openvino.input_types import take_int64
 from diffoundry.targets.openvino.rewrites import rewrite
+from diffoundry.targets.openvino.run.devices import core
+from diffoundry.targets.openvino.run.idle_inputs import cut_idle_inputs
 from diffoundry.targets.openvino.streamed_constants import NotStreamedError, StreamedConstants
 
 __all__ = ["OpenVinoTarget"]
@@ -102,6 +104,17 @@ class OpenVinoTarget(Target):
         }
         ir.save(opened, path)
         return path, *sorted(data)
+
+    def _write_idle(
+        self,
+        cut: ir.Model,  # noqa: ARG002
+        model: ir.Model,  # noqa: ARG002
+        work: Lowering,  # noqa: ARG002
+        lowered: Lowered,
+        names: Sequence[str],
+    ) -> Sequence[Path] | None:
+        """See `Target._write_idle`; the engine cuts them out of its own graph, if it can."""
+        return () if cut_idle_inputs(core().read_model(lowered.files[0]), names) else None
 
     def complete(self, bundle: Path) -> None:
         """See `Target.complete`. Tokenizers and defaults, so that OpenVINO GenAI opens the bundle as it is."""

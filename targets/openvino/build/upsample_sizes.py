@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
+from diffoundry.runtime.bundle.symbolic_sizes import resolve
 from diffoundry.targets.openvino.import_openvino import ov
 from diffoundry.targets.openvino.nodes import constant, sizes
-from diffoundry.targets.openvino.run.symbolic_sizes import resolve
 
 __all__ = ["doubling"]
 

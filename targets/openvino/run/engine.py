@@ -10,16 +10,19 @@ from typing import Any
 import numpy as np
 
 from diffoundry.runtime.bundle.specs import EngineSpec
+from diffoundry.runtime.bundle.symbolic_sizes import resolve, solve
+from diffoundry.runtime.engines.idle_inputs import GraphSwitch
 from diffoundry.runtime.engines.protocol import AdapterWeights, Array, Closeable, EngineOptions, closed_error
 from diffoundry.runtime.errors import EngineError, InputError
 from diffoundry.targets.openvino.import_openvino import ov
 from diffoundry.targets.openvino.run.adapters import fit_ranks, read_adaptable
 from diffoundry.targets.openvino.run.devices import core, execution_precision, vendor_name
+from diffoundry.targets.openvino.run.idle_inputs import read_without
 from diffoundry.targets.openvino.run.load_transforms import LoadTransforms
 from diffoundry.targets.openvino.run.model_files import read_listed
 from diffoundry.targets.openvino.run.native_attention import holds_native_attention
 from diffoundry.targets.openvino.run.request_pool import RequestPool
-from diffoundry.targets.openvino.run.symbolic_sizes import default_sizes, resolve, solve
+from diffoundry.targets.openvino.run.symbolic_sizes import default_sizes
 
 __all__ = ["OpenVinoEngine"]
 
@@ -34,6 +37,7 @@ class _State:
     """One form of the model: its reader, its compiled models, and its feeds beside the inputs."""
 
     read: Callable[[], ov.Model]
+    transform: LoadTransforms
     adapters: Mapping[str, Array] = field(default_factory=dict)
     compiled: dict[_Sizes, RequestPool] = field(default_factory=dict)
 
@@ -47,6 +51,7 @@ class OpenVinoEngine(Closeable):
     Attributes:
         inputs: See `Engine`.
         outputs: See `Engine`.
+        idle_inputs: See `IdleEngine`.
         metadata: Type of floats, and our own kernels where they are used, for users.
     """
 
@@ -64,7 +69,9 @@ class OpenVinoEngine(Closeable):
         floats = execution_precision(spec.precision, options.device or "cpu")
         self._config = {"INFERENCE_PRECISION_HINT": _HINTS[floats], **_config(spec, options)}
         self._cache = options.cache_dir
+        self._switch = GraphSwitch(spec)
         self._transform = LoadTransforms.of(spec, options, floats)
+        self.idle_inputs = self._switch.names
         self.inputs, self.outputs = spec.inputs, spec.outputs
         self.metadata: dict[str, Any] = {"floats": floats}
         self._buckets = tuple((height, width) for height, width in spec.options.get("buckets", ()))
@@ -72,13 +79,14 @@ class OpenVinoEngine(Closeable):
         self._keep_both = options.keep_both
         self._closed = False
         self._forms: dict[bool, _State] = {}  # the plain one and the adapted one, whichever were needed
+        self._loaded: AdapterWeights | None = None
         self.set_adapters(adapters)
 
     def _open(self, state: _State) -> _State:
         """Read a form of the model, and compile it unless it has buckets."""
         model = self._read(state)
         if not self._buckets:
-            state.compiled[()] = self._compile(model, None)
+            state.compiled[()] = self._compile(state, model, None)
         return state
 
     def set_adapters(self, adapters: AdapterWeights | None) -> None:
@@ -89,13 +97,29 @@ class OpenVinoEngine(Closeable):
         """
         if self._closed:
             raise closed_error(self._path)
-        state = self._plain() if adapters is None else self._adapted(adapters)
-        held = self._forms if self._keep_both else {}
-        self._forms = {**held, adapters is not None: state}
-        self._state = state
+        with self._switch.lock:
+            state = self._plain() if adapters is None else self._adapted(adapters)
+            held = self._forms if self._keep_both else {}
+            self._forms = {**held, adapters is not None: state}
+            self._state, self._loaded = state, adapters
+
+    def _reopen(self) -> None:
+        """Free what is open, and open the graph that the switch asks for."""
+        self._forms = {}
+        if hasattr(self, "_state"):
+            del self._state
+        self.set_adapters(self._loaded)
 
     def _plain(self) -> _State:
-        return self._forms.get(False) or self._open(_State(read=partial(read_listed, self._path, self._spec)))
+        return self._forms.get(False) or self._open(self._new(partial(read_listed, self._path, self._spec)))
+
+    def _new(self, read: Callable[[], ov.Model], adapters: Mapping[str, Array] | None = None) -> _State:
+        """Describe a form of the open graph, which is read whole."""
+        transform, idle = self._transform, self._spec.idle
+        if idle is not None and not self._switch.whole:
+            transform = replace(transform, spec=self._spec.without_idle_inputs)
+            read = partial(read_without, read, idle.inputs)
+        return _State(read=read, transform=transform, adapters=adapters or {})
 
     def _adapted(self, adapters: AdapterWeights) -> _State:
         last = self._forms.get(True)
@@ -105,7 +129,7 @@ class OpenVinoEngine(Closeable):
         halves = self._spec.precision != "fp32"
         files = self._spec.adapters.files if self._spec.adapters is not None else ()
         read = partial(read_adaptable, adapters.graph, fed, halves=halves, files=files)
-        return self._open(_State(read=read, adapters=fed))
+        return self._open(self._new(read, fed))
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once; see `runtime.engines.protocol.Engine.run`.
@@ -118,7 +142,9 @@ class OpenVinoEngine(Closeable):
         """
         if self._closed:
             raise closed_error(self._path)
-        state = self._state  # one for the whole call: another thread may adapt the engine meanwhile
+        with self._switch.turned(feeds, self._reopen):
+            state = self._state  # one for the whole call: another thread may adapt the engine meanwhile
+            feeds = self._switch.filled(feeds) if self._switch.whole else feeds
         sizes = solve(self.inputs, {name: array.shape for name, array in feeds.items()})
         if not self._buckets:
             return state.compiled[()].run({**feeds, **state.adapters}, sizes)
@@ -149,7 +175,8 @@ class OpenVinoEngine(Closeable):
         """
         for height, width in sizes or self._buckets:
             given = {**default_sizes(self._spec), "batch": batch, "height": height, "width": width}
-            self.run({spec.name: np.zeros(resolve(spec.shape, given) or (), spec.dtype) for spec in self.inputs})
+            taken = [spec for spec in self.inputs if spec.name not in self.idle_inputs]
+            self.run({spec.name: np.zeros(resolve(spec.shape, given) or (), spec.dtype) for spec in taken})
 
     @property
     def compiled_models(self) -> tuple[ov.CompiledModel, ...]:
@@ -178,7 +205,7 @@ class OpenVinoEngine(Closeable):
                 if rows % each == 0 and key in state.compiled:
                     return each, state.compiled[key]
             key = tuple(sorted({**sizes, "batch": rows}.items()))
-            state.compiled[key] = compiled = self._compile(self._read(state), sizes)
+            state.compiled[key] = compiled = self._compile(state, self._read(state), sizes)
             return rows, compiled
 
     def _read(self, state: _State) -> ov.Model:
@@ -187,9 +214,9 @@ class OpenVinoEngine(Closeable):
         except (RuntimeError, ValueError) as error:
             raise self._refused(error) from error
 
-    def _compile(self, model: ov.Model, sizes: Mapping[str, int] | None) -> RequestPool:
+    def _compile(self, state: _State, model: ov.Model, sizes: Mapping[str, int] | None) -> RequestPool:
         try:
-            self.metadata |= self._transform(model, sizes)
+            self.metadata |= state.transform(model, sizes)
             config = {**self._config, **self._keeping(model)}
             return RequestPool(core().compile_model(model, self._device, config), self.outputs)
         except (RuntimeError, ValueError) as error:

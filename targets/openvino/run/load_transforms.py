@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diffoundry.runtime.bundle.specs import EngineSpec
+from diffoundry.runtime.bundle.symbolic_sizes import resolve
 from diffoundry.runtime.engines.protocol import EngineOptions
 from diffoundry.runtime.native import attention_library, describe_attention
 from diffoundry.targets.openvino.import_openvino import ov
@@ -13,7 +14,7 @@ from diffoundry.targets.openvino.input_types import expect_specs
 from diffoundry.targets.openvino.run.center_norms import center_norms
 from diffoundry.targets.openvino.run.devices import add_extension
 from diffoundry.targets.openvino.run.native_attention import use_native_attention
-from diffoundry.targets.openvino.run.symbolic_sizes import default_sizes, resolve
+from diffoundry.targets.openvino.run.symbolic_sizes import default_sizes
 from diffoundry.targets.openvino.run.winograd import has_candidates, use_winograd
 
 __all__ = ["LoadTransforms"]

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from diffoundry.runtime.bundle.specs import TensorSpec
+from diffoundry.runtime.bundle.symbolic_sizes import resolve
 from diffoundry.runtime.engines.protocol import Array
 from diffoundry.runtime.errors import EngineError
 from diffoundry.targets.openvino.import_openvino import ov
-from diffoundry.targets.openvino.run.symbolic_sizes import resolve
 
 __all__ = ["RequestPool"]
 

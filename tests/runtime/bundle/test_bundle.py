@@ -318,6 +318,8 @@ _OUT_OF_RANGE = [
     ("engine", {"parts": [_part(weights=-1)]}, r"parts\[0\].weights: got -1, expected a whole number from 0"),
     ("engine", {"parts": [_part(inputs=[_X])]}, r"parts\[0\].inputs: got 'x', expected inputs of the engine and"),
     ("engine", {"parts": [_part()], "outputs": [_X]}, r"engines\[0\].outputs: got 'x', expected outputs of its parts"),
+    ("engine", {"idle": {"inputs": ["y"]}}, r"engines\[0\].idle.inputs: got 'y', expected inputs of the engine"),
+    ("engine", {"idle": {"inputs": []}}, r"engines\[0\].idle.inputs: got an empty list, expected inputs of the engine"),
     ("engine", {"target": "\ud800"}, r"not valid JSON \(half of a surrogate pair\)"),
 ]
 

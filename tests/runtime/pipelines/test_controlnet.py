@@ -6,6 +6,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from idle_calls import assert_idle_inputs_are_zeros
 from PIL import Image
 from pipeline_harness import compare, diffusers_pipeline
 from safetensors.torch import save_file
@@ -211,6 +212,12 @@ def test_without_a_image_it_generates_as_without_controlnets(controlled, exporte
     plain = generate(load(exported(tiny_sd_checkpoint())))
     np.testing.assert_allclose(guided, plain, atol=1e-5)
     assert np.abs(guided - generate(controlled()[0], control_image=image())).max() > 0.05
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_calls_without_residuals_compute_what_zeros_give(controlled_bundle, target):
+    pipe = load(controlled_bundle(), target=target, precision="fp32")
+    assert_idle_inputs_are_zeros(pipe, {"control_image": image(), "control_guidance_end": 0.5}, height=64, width=64)
 
 
 def test_a_controlnet_is_run_only_in_its_part_of_the_steps(controlled):

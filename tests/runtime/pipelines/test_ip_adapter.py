@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers.image_processor import IPAdapterMaskProcessor
+from idle_calls import assert_idle_inputs_are_zeros
 from PIL import Image
 from pipeline_harness import compare, diffusers_pipeline
 
@@ -88,6 +89,7 @@ def test_the_latents_of_diffusers(prompted, target):
     ]
     for prompt, arguments in cases if target == "onnxruntime" else cases[::3]:
         compare(*prompted(target=target), prompt, **SIZE, **arguments)
+    assert_idle_inputs_are_zeros(prompted(target=target)[0], {"ip_adapter_image": IMAGES}, **SIZE)
 
 
 def test_encoded_images(prompted):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers.models.controlnets import SD3MultiControlNetModel
+from idle_calls import assert_idle_inputs_are_zeros
 from PIL import Image
 from pipeline_harness import compare_each, diffusers_pipeline
 
@@ -52,6 +53,8 @@ def test_one(pair):
         ours["onnxruntime"]("a red apple", control_image=EDGES, control_mask=MASK)
     part = {"control_guidance_start": 0.3, "control_guidance_end": 0.7, "num_images_per_prompt": 2}
     compare_with_seed(ours, theirs, TWO, control_image=[EDGES, EDGES.rotate(90)], **part)
+    for pipe in ours.values():
+        assert_idle_inputs_are_zeros(pipe, {"control_image": EDGES}, height=64, width=64)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from idle_calls import assert_idle_inputs_are_zeros
 from PIL import Image
 from pipeline_harness import compare, diffusers_pipeline
 
@@ -60,6 +61,7 @@ def test_the_latents_of_diffusers(adapted, target):
     ]
     for case in cases if target == "onnxruntime" else cases[:1]:
         compare(*adapted(target=target), PROMPT, image=images, num_inference_steps=2, **case)
+    assert_idle_inputs_are_zeros(adapted(target=target)[0].pipe, {"adapter_image": images}, height=40, width=56)
 
 
 def test_images_for_each_prompt_and_arrays(adapted):

@@ -6,6 +6,7 @@ import json
 import diffusers
 import numpy as np
 import pytest
+from idle_calls import assert_idle_inputs_are_zeros
 from PIL import Image
 from system_pair import compare_system
 from tiny_flux import DEEP, SCHNELL, UNION, make_flux, make_flux_controlnet
@@ -79,6 +80,7 @@ def test_text_to_image(union):
             ours[target], theirs(), prompt=TWO, control_image=[EDGES, EDGES.rotate(180)], control_mode=1, **FEW, **SIZE,
             **guided, controlnet_conditioning_scale=0.7, control_guidance_end=0.7,
         )  # fmt: skip
+        assert_idle_inputs_are_zeros(ours[target], {"control_image": EDGES, "control_mode": 1}, **SIZE)
     large = {"control_image": EDGES.resize((32, 40)), "height": 40, "width": 32, "control_mode": 2}
     compare_system(ours["onnxruntime"], theirs(), prompt="a cat", **FEW, **large, control_guidance_start=0.3)
 

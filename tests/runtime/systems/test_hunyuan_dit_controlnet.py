@@ -5,6 +5,7 @@ import json
 
 import diffusers
 import pytest
+from idle_calls import assert_idle_inputs_are_zeros
 from PIL import Image
 from system_pair import compare_system
 from tiny_hunyuan_dit import make_hunyuan_dit, make_hunyuan_dit_controlnet
@@ -55,6 +56,9 @@ def test_every_step_is_diffusers(pipelines, theirs, target):
         ours, theirs, prompt=["a cat", "a red apple"], negative_prompt=["blue", ""], height=32, width=48, **FEW,
         control_image=[EDGES, EDGES.rotate(180)], controlnet_conditioning_scale=0.7,
     )  # fmt: skip
+    assert_idle_inputs_are_zeros(
+        ours, {"control_image": EDGES}, height=32, width=48, use_resolution_binning=False, num_inference_steps=2
+    )
     if target == "onnxruntime":
         large = {"control_image": EDGES.resize((16, 80)), "height": 80, "width": 16, "num_images_per_prompt": 2}
         compare_system(ours, theirs, prompt="a cat", **FEW, **large, guidance_scale=1.0)

@@ -6,6 +6,7 @@ import json
 import diffusers
 import numpy as np
 import pytest
+from idle_calls import assert_idle_inputs_are_zeros
 from PIL import Image
 from system_pair import compare_system
 from tiny_qwen_image import make_qwen_image, make_qwen_image_controlnet
@@ -54,6 +55,7 @@ def test_every_step_is_diffusers(pipelines, theirs, target):
         ours, theirs, **two, control_image=[EDGES, EDGES.rotate(180)], controlnet_conditioning_scale=0.7,
         control_guidance_end=0.7, **FEW, **SIZE,
     )  # fmt: skip
+    assert_idle_inputs_are_zeros(ours, {"control_image": EDGES}, **SIZE)
     if target == "onnxruntime":
         large = {"control_image": EDGES.resize((32, 40)), "height": 40, "width": 32, "num_images_per_prompt": 2}
         compare_system(ours, theirs, prompt="a cat", **FEW, **large, control_guidance_start=0.3)

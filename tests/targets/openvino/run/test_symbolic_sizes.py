@@ -3,7 +3,7 @@
 import pytest
 
 from diffoundry.runtime.bundle.specs import TensorSpec
-from diffoundry.targets.openvino.run.symbolic_sizes import resolve, solve
+from diffoundry.runtime.bundle.symbolic_sizes import resolve, solve
 
 
 def test_sizes_are_solved_from_the_shapes_of_feeds():
