@@ -112,6 +112,10 @@ class CheckpointContents:
             from diffoundry.exporter.checkpoints.shared_positions import share_positions
 
             share_positions(module, self.sources["transformer"], self._module_class("transformer"))
+        if type(module).__name__ == "ZImageControlNetModel":
+            from diffoundry.exporter.checkpoints.shared_layers import share_layers
+
+            share_layers(module, self.load("transformer", deferred=True), deferred=deferred)
         adapters = [found for found in self.sources.values() if isinstance(found, IPAdapterWeights)]
         if adapters and any(part.role == DENOISER and part.source == source for part in self.components):
             add_image_prompts(module, adapters)

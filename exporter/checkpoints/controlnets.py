@@ -26,6 +26,7 @@ SEVERAL = {
     "SanaControlNetModel": "MultiControlNetModel",
     "QwenImageControlNetModel": "QwenImageMultiControlNetModel",
     "SD3ControlNetModel": "SD3MultiControlNetModel",
+    "ZImageControlNetModel": "MultiControlNetModel",
 }
 """Class of a ControlNet to that of several, in `diffusers.models.controlnets`."""
 

@@ -148,6 +148,10 @@ class DeferredWeights(_Mode):  # type: ignore[misc]  # as above
         self._add_copy(made, tensor.detach(), change)
         return made
 
+    def join(self, other: "DeferredWeights") -> None:
+        """Also read the weights of another module, whose layers this one has got."""
+        self._deferred |= other._deferred  # noqa: SLF001  # of this class
+
     def fill(self) -> None:
         """Give every weight its memory."""
         for one in list(self._deferred.values()):

@@ -113,6 +113,15 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "axes_dims": [32, 48, 48],
         "axes_lens": [1024, 512, 512],
     },
+    "ZImageControlNetModel": {
+        "control_layers_places": None,
+        "control_refiner_layers_places": None,
+        "control_in_dim": None,
+        "add_control_noise_refiner": None,
+        "dim": 3840,
+        "n_heads": 30,
+        "n_refiner_layers": 2,
+    },
     "QwenImageTransformer2DModel": {
         "in_channels": 64,
         "out_channels": 16,

@@ -7,12 +7,13 @@ from functools import partial
 
 from diffoundry.exporter.component import Call, Component, ComponentKind, Configs
 from diffoundry.exporter.components.latents import check_latent_channels, latent_dims
+from diffoundry.exporter.components.z_image_controlnet import control_residuals, network_inputs, network_sizes
 from diffoundry.runtime.bundle.dims import parse_size
-from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
+from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.formats.config_values import refuse
 from diffoundry.runtime.models.causal_lm import read_causal_layout
 from diffoundry.runtime.models.roles import DENOISER
-from diffoundry.runtime.models.z_image_transformer_2d import PATCH, PENDING, SIDE, TOKEN_MULTIPLE, read_layout
+from diffoundry.runtime.models.z_image_transformer_2d import PATCH, read_layout
 
 __all__ = ["z_image_transformer"]
 
@@ -44,34 +45,15 @@ def _describe(configs: Configs, *, tokens: int) -> Component:
         raise refuse(subject, "cap_feat_dim", layout.text_width, f"{text}, the hidden_size of the text encoder")
     if layout.lengths[0] <= tokens + 1:
         raise refuse(subject, "axes_lens", list(layout.lengths), f"more than {tokens + 1} positions for a caption")
-    pixels, half = factor * PATCH, sum(layout.axes) // 2
-    grid = "batch", f"height/{pixels}", f"width/{pixels}"
-    row = "batch", "sequence"
+    grid = "batch", *(f"{side}/{factor * PATCH}" for side in ("height", "width"))
     return Component(
         name=_SOURCE,
         role=DENOISER,
         network=_CLASS,
         source=_SOURCE,
-        inputs=(
-            TensorSpec(name="hidden_states", dtype="float32", shape=(*grid, layout.token)),
-            # Between 0 and 1
-            TensorSpec(name="timestep", dtype="float32", shape=(1,)),
-            TensorSpec(name="encoder_hidden_states", dtype="float32", shape=(*row, layout.text_width)),
-            TensorSpec(name="encoder_attention_mask", dtype="float32", shape=row),
-            TensorSpec(name="encoder_token_mask", dtype="float32", shape=row),
-            TensorSpec(name="rotary_cos", dtype="float32", shape=(*grid, half)),
-            TensorSpec(name="rotary_sin", dtype="float32", shape=(*grid, half)),
-            TensorSpec(name="text_rotary_cos", dtype="float32", shape=("sequence", half)),
-            TensorSpec(name="text_rotary_sin", dtype="float32", shape=("sequence", half)),
-            TensorSpec(name="padding_mask", dtype="float32", shape=(PENDING,)),
-        ),
+        inputs=(*network_inputs(configs), *control_residuals(configs)),
         outputs=(TensorSpec(name="out_hidden_states", dtype="float32", shape=(*grid, layout.token)),),
-        example={"batch": 2, "sequence": TOKEN_MULTIPLE, "height": 5 * pixels, "width": 6 * pixels},
         call=Call(keywords={"timestep": "t"}),
-        sizes={
-            name: DimSpec(multiple_of=pixels, max=length * pixels)
-            for name, length in zip(("height", "width"), layout.lengths[1:], strict=True)
-        },
-        usual={"sequence": tokens, "height": SIDE * factor, "width": SIDE * factor},
         wrapper="diffoundry.exporter.components.z_image_transformer_module:ZImageModule",
+        **network_sizes(configs, tokens),
     )

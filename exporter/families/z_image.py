@@ -3,9 +3,12 @@
 Tongyi Lab 2025, https://arxiv.org/abs/2511.22699. diffusers: `ZImagePipeline`.
 """
 
+from functools import partial
+
 from diffoundry.exporter.component import FamilyDeclaration
 from diffoundry.exporter.components.causal_lm_text import QWEN_3, causal_text_encoder
 from diffoundry.exporter.components.vae import VAE_DECODER, VAE_ENCODER
+from diffoundry.exporter.components.z_image_controlnet import z_image_controlnet
 from diffoundry.exporter.components.z_image_transformer import z_image_transformer
 from diffoundry.runtime.pipelines.families.z_image import CHAT, HIDDEN_STATE, TOKENS
 
@@ -19,4 +22,5 @@ FAMILY = FamilyDeclaration(
         VAE_ENCODER,
         VAE_DECODER,
     ),
+    controlnet=partial(z_image_controlnet, tokens=TOKENS),
 )

@@ -15,7 +15,8 @@ from diffoundry.runtime.adapters.pickles import adapter_file
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import DiffoundryError, InputError
 from diffoundry.runtime.formats.config_values import shorten
-from diffoundry.runtime.models.roles import DENOISER, TEXT_ENCODER
+from diffoundry.runtime.models.roles import CONTROLNET, DENOISER, TEXT_ENCODER
+from diffoundry.runtime.models.z_image_controlnet import SHARED_LAYERS
 
 __all__ = ["AdapterSet", "LoraReport"]
 
@@ -96,6 +97,7 @@ class AdapterSet:
             if name in self._state.loras:
                 raise InputError(f"LoRA {name!r} is loaded already; pass another name, or change its scale")
             lora = read_lora(file, self._hosts(), self.session.bundle.components)
+            self._check_shared(lora)
             loras = {**self._state.loras, name: (lora, _checked_scale(scale))}
             self._change(replace(self._state, loras=loras))
         counts = {component: len(layers) for component, layers in lora.factors.items()}
@@ -153,6 +155,23 @@ class AdapterSet:
 
     def _names(self) -> list[str]:
         return [name for role in _ADAPTED_ROLES for name in self.session.with_role(role)]
+
+    def _check_shared(self, lora: Lora) -> None:
+        """Refuse changes of layers that a ControlNet has of its transformer: its engine would keep the old ones.
+
+        Raises:
+            InputError: As said.
+        """
+        bundle = self.session.bundle
+        nets = [name for name in self.session.with_role(CONTROLNET) if bundle.network(name) in SHARED_LAYERS]
+        for net in nets:
+            shared = SHARED_LAYERS[str(bundle.network(net))]
+            changed = [layer for part in lora.factors.values() for layer in part if layer.startswith(shared)]
+            if changed:
+                raise InputError(
+                    f"LoRA {lora.path}: got a change of {changed[0]}, a layer that {net!r} has of its transformer and "
+                    f"cannot change at run time; fuse the LoRA into both with 'export --lora'"
+                )
 
     def _change(self, state: _State) -> None:
         old, done = self._state, []

@@ -39,7 +39,9 @@ class ControlNetModel:
         component: Name of the component.
         pooled: True if each residual is one value per channel, the same for all positions: `global_pool_conditions`.
         encodes_image: True if it sees the control image as latents of the VAE.
+        draws_image: False if the latents are the likeliest ones, for which diffusers draws no random numbers.
         takes_mask: True if it takes a mask beside the image.
+        takes_kept_part: True if it can take the mask and the kept part of an image that is inpainted.
         shifts_latents: True if the VAE's `shift_factor` counts for these latents.
         draws_apart: True if diffusers draws these latents from torch's global generator, not from that of the call.
         signed_pixels: True if the pixels that it sees are in -1..1.
@@ -49,7 +51,9 @@ class ControlNetModel:
     """
 
     encodes_image: bool = False
+    draws_image: ClassVar[bool] = True
     takes_mask: bool = False
+    takes_kept_part: bool = False
     shifts_latents: bool = True
     draws_apart: bool = False
     signed_pixels: ClassVar[bool] = False

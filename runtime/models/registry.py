@@ -26,6 +26,7 @@ CONTROLNETS = {
     "QwenImageControlNetModel": "diffoundry.runtime.models.qwen_image_controlnet:QwenImageControlNetModel",
     "SanaControlNetModel": "diffoundry.runtime.models.sana_transformer_2d:SanaControlNetModel",
     "SD3ControlNetModel": "diffoundry.runtime.models.sd3_controlnet:SD3ControlNetModel",
+    "ZImageControlNetModel": "diffoundry.runtime.models.z_image_controlnet:ZImageControlNetModel",
 }
 """The same of ControlNets."""
 

@@ -1,5 +1,6 @@
 """ZImageTransformer2DModel: the denoiser of Z-Image."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ __all__ = [
     "TOKEN_MULTIPLE",
     "ZImageLayout",
     "ZImageTransformer2DModel",
+    "call_time",
     "pack_latents",
     "padded_captions",
     "position_feeds",
@@ -143,7 +145,9 @@ def padded_captions(captions: list[FloatArray], tokens: int | None = None) -> di
     return {"encoder_hidden_states": states, "encoder_attention_mask": seen, "encoder_token_mask": own}
 
 
-def position_feeds(seen: FloatArray, rows: int, columns: int, layout: ZImageLayout) -> dict[str, FloatArray]:
+def position_feeds(
+    seen: FloatArray, rows: int, columns: int, axes: Sequence[int], theta: float
+) -> dict[str, FloatArray]:
     """Return the inputs for positions: of a caption on the first axis from 1 on, of an image after its caption.
 
     diffusers: `ZImageTransformer2DModel.patchify_and_embed`, `RopeEmbedder`.
@@ -152,12 +156,13 @@ def position_feeds(seen: FloatArray, rows: int, columns: int, layout: ZImageLayo
         seen: "encoder_attention_mask" of `padded_captions`, (B, S).
         rows: Of tokens of the image.
         columns: Of tokens of the image.
-        layout: Interface of the network.
+        axes: As in `ZImageLayout`.
+        theta: As in `ZImageLayout`.
     """
-    first = np.zeros((seen.shape[1], len(layout.axes)))
+    first = np.zeros((seen.shape[1], len(axes)))
     first[:, 0] = np.arange(1, seen.shape[1] + 1)
     places = np.stack([grid_positions(float(length) + 1, rows, columns) for length in seen.sum(axis=1)])
-    text, image = (rotary_angles(one, layout.axes, layout.theta, rounded=True) for one in (first, places))
+    text, image = (rotary_angles(one, axes, theta, rounded=True) for one in (first, places))
     padding = -rows * columns % TOKEN_MULTIPLE
     return {
         "rotary_cos": image[0],
@@ -166,6 +171,11 @@ def position_feeds(seen: FloatArray, rows: int, columns: int, layout: ZImageLayo
         "text_rotary_sin": text[1],
         "padding_mask": (np.arange(PENDING) < padding).astype(np.float32),
     }
+
+
+def call_time(timestep: float) -> FloatArray:
+    """Return the time that the network takes, (1,), from 0, noise, to 1, for a timestep of the scheduler."""
+    return (np.float32(_TRAINED) - np.asarray([timestep], np.float32)) / np.float32(_TRAINED)
 
 
 class ZImageTransformer2DModel(PatchTransformer):
@@ -195,11 +205,12 @@ class ZImageTransformer2DModel(PatchTransformer):
         """See `Denoiser`."""
         tokens = pack_latents(sample)
         rows, columns = tokens.shape[1:3]
-        time = (np.float32(_TRAINED) - np.asarray([timestep], np.float32)) / np.float32(_TRAINED)
         feeds = {
             "hidden_states": tokens,
-            "timestep": time,
+            "timestep": call_time(timestep),
             **conditioning,
-            **position_feeds(conditioning["encoder_attention_mask"], rows, columns, self.layout),
+            **position_feeds(
+                conditioning["encoder_attention_mask"], rows, columns, self.layout.axes, self.layout.theta
+            ),
         }
         return -unpack_latents(self._run(feeds, (len(sample), rows, columns, self.layout.token)))

@@ -51,6 +51,8 @@ def control_latents(
     pixels = control_pixels(image)
     order = np.repeat(np.arange(len(pixels)), rows if len(pixels) == 1 else copies)
     if not model.takes_mask:
+        if not model.draws_image:
+            return vae.normalize(vae.mode(pixels))[np.tile(order, guidance_copies)]
         drawn = vae.sample(pixels[np.tile(order, guidance_copies)], generator)
         return vae.normalize(drawn) if model.shifts_latents else vae.scaling_factor * drawn
     masks = _masks(mask, pixels)

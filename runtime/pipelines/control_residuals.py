@@ -61,6 +61,7 @@ class Residuals:
         """
         self._nets = nets
         self._conditioning = conditioning
+        self._tokens = conditioning["encoder_hidden_states"].shape[1] if "encoder_hidden_states" in conditioning else 0
         self._scale_factor = scale_factor
         self._conditional_only = conditional_only
         self._serves_both = serves_both
@@ -95,7 +96,12 @@ class Residuals:
             if spec.name not in sums and spec.name in self._idle:
                 continue
             shape = shape_of_input(
-                spec.shape, latents.shape, copies=copies, scale_factor=self._scale_factor, owner="a ControlNet"
+                spec.shape,
+                latents.shape,
+                copies=copies,
+                scale_factor=self._scale_factor,
+                owner="a ControlNet",
+                tokens=self._tokens,
             )
             if spec.name not in sums:
                 feeds[spec.name] = self._zero(spec.name, shape)

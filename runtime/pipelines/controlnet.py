@@ -21,6 +21,7 @@ from diffoundry.runtime.pipelines.control_residuals import ActiveNet, Residuals
 from diffoundry.runtime.pipelines.controlnet_inputs import ControlNetInputs
 from diffoundry.runtime.pipelines.guidance import Condition, Guidance
 from diffoundry.runtime.pipelines.tasks.base import LoopInit, TaskContext
+from diffoundry.runtime.pipelines.tasks.controlnet_inpainting import ControlNetInit
 from diffoundry.runtime.random.torch_cpu import TorchCpuGenerator
 
 if TYPE_CHECKING:
@@ -195,6 +196,8 @@ class ControlNets:
                 full = encoded[index] if encoded else _read(model, images[index], init.crop, rows, copies)
                 if not encoded and not conditional_only:
                     full = np.concatenate([full] * guidance.copies)
+                if isinstance(init, ControlNetInit):
+                    full = np.concatenate([full, np.concatenate([init.kept_part] * guidance.copies)], axis=1)
                 feeds = model.call_feeds(rows, context.inputs.guidance_scale, modes[index])
                 scales = inputs.scales(index, count, len(init.timesteps))
                 nets.append(ActiveNet(model=model, image=full, scales=scales, feeds=feeds))

@@ -9,7 +9,13 @@ __all__ = ["shape_of_input"]
 
 
 def shape_of_input(
-    shape: Sequence[int | str], latents: Sequence[int], *, copies: int, scale_factor: int, owner: str
+    shape: Sequence[int | str],
+    latents: Sequence[int],
+    *,
+    copies: int,
+    scale_factor: int,
+    owner: str,
+    tokens: int = 0,
 ) -> tuple[int, ...]:
     """Return the shape of an input in a call.
 
@@ -19,11 +25,13 @@ def shape_of_input(
         copies: Rows for each of the latents.
         scale_factor: Pixels to a latent.
         owner: Source of the input, for messages, such as "a ControlNet".
+        tokens: Of a prompt, where inputs may have as many.
 
     Raises:
         BundleError: A size does not follow from the image's.
     """
     sizes = {"height": latents[2] * scale_factor, "width": latents[3] * scale_factor}
+    sizes |= {"sequence": tokens} if tokens else {}
     rest = [size_of(dim, sizes) for dim in shape[1:]]
     if None in rest:
         raise BundleError(

@@ -9,12 +9,12 @@ from tiny_flux import LATENTS, make_vae
 
 from diffoundry.exporter.checkpoints.tokenizer_files import open_tokenizer
 
-__all__ = ["NAMES", "WIDTH", "make_z_image"]
+__all__ = ["NAMES", "WIDTH", "make_z_image", "make_z_image_controlnet"]
 
 WIDTH = 32
 """Of the text encoder's hidden states."""
 
-NAMES = tuple(f"ZImage{form}Pipeline" for form in ("", "Img2Img", "Inpaint"))
+NAMES = tuple(f"ZImage{form}Pipeline" for form in ("", "Img2Img", "Inpaint", "ControlNet", "ControlNetInpaint"))
 
 
 def make_z_image(folder, name="ZImagePipeline", scheduler=None, **options):
@@ -41,5 +41,31 @@ def make_z_image(folder, name="ZImagePipeline", scheduler=None, **options):
         text_encoder=qwen3(),
         tokenizer=open_tokenizer(folder / "source", "Qwen2Tokenizer"),
         transformer=transformer,
+        **({"controlnet": _controlnet()} if "ControlNet" in name else {}),
     ).save_pretrained(folder)
     shutil.rmtree(folder / "source")
+
+
+def make_z_image_controlnet(folder, **options):
+    """Write a ControlNet for the transformers above, of random weights; `options` as `_controlnet`."""
+    _controlnet(**options).save_pretrained(folder)
+
+
+def _controlnet(*, masked=True, refiner=None, layers=(0,), dim=32):
+    """Make a ControlNet.
+
+    Args:
+        masked: True for one that takes a mask and the kept part of an image.
+        refiner: `add_control_noise_refiner`.
+        layers: `control_layers_places`.
+        dim: As of the transformer.
+    """
+    made = diffusers.ZImageControlNetModel(
+        control_layers_places=list(layers), control_refiner_layers_places=None if refiner is None else [0],
+        control_in_dim=2 * LATENTS + 1 if masked else LATENTS, add_control_noise_refiner=refiner, dim=dim, n_heads=2,
+        n_kv_heads=2, n_refiner_layers=1,
+    )  # fmt: skip
+    for parameter in made.parameters():
+        if not parameter.any():
+            parameter.data = 0.1 * torch.randn(parameter.shape)
+    return made

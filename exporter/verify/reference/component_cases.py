@@ -286,6 +286,8 @@ def _denoiser_case(component: Component, trace: Trace, call: NetworkCall) -> Com
         parse_size(str(dim)): size for dim, size in zip(latents.shape, call.feeds[latents.name].shape, strict=True)
     }
     sizes = {dim.symbol: size * dim.divisor for dim, size in known.items()}
+    if "encoder_hidden_states" in call.feeds:
+        sizes["sequence"] = call.feeds["encoder_hidden_states"].shape[1]
     whole = {spec.name: tuple(size_of(dim, sizes) or 0 for dim in spec.shape) for spec in component.inputs}
     neutral: Mapping[str, Array] = {}
     if is_attention_control([spec.name for spec in component.inputs]):

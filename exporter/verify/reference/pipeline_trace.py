@@ -142,6 +142,11 @@ def record_calls(pipeline: Any, components: Sequence[Component]) -> Iterator[dic
         converts = issubclass(wrapper, NetworkModule)
         if converts:
             feeds |= {name: to_numpy(tensor) for name, tensor in wrapper.computed_inputs(module, passed).items()}
+        if isinstance(output, dict):  # of Z-Image's ControlNet: number of a block to its residual
+            outputs = {str(place): to_numpy(residual) for place, residual in output.items()}
+            outputs = wrapper.graph_outputs(passed, outputs)
+            calls[component.name].append(NetworkCall(feeds=feeds, outputs=outputs))
+            return
         whole = (output,) if torch.is_tensor(output) else output
         parts = [part for part in (whole if isinstance(whole, tuple | list) else whole.to_tuple()) if part is not None]
         names = [spec.name for spec in component.outputs if spec.name != ATTENTION_MAPS]  # diffusers has no such output

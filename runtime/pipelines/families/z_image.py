@@ -11,6 +11,8 @@ from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.causal_lm import CausalLanguageModel
 from diffoundry.runtime.models.protocols import Denoiser, FloatArray
+from diffoundry.runtime.models.registry import open_controlnet
+from diffoundry.runtime.models.roles import CONTROLNET
 from diffoundry.runtime.models.z_image_transformer_2d import TOKEN_MULTIPLE, ZImageTransformer2DModel, padded_captions
 from diffoundry.runtime.pipelines.families.base import EncodeOptions, Family
 from diffoundry.runtime.pipelines.guidance import Condition, Guidance, Unguided
@@ -78,7 +80,7 @@ class ZImage(Family):
     """Qwen 3, and a transformer that sees a caption and an image as one sequence.
 
     Tongyi Lab 2025, https://arxiv.org/abs/2511.22699. diffusers: `ZImagePipeline`, `ZImageImg2ImgPipeline`,
-    `ZImageInpaintPipeline`.
+    `ZImageInpaintPipeline`, `ZImageControlNetPipeline`, `ZImageControlNetInpaintPipeline`.
     """
 
     Inputs: ClassVar[type[PromptInputs]] = ZImagePromptInputs
@@ -86,6 +88,10 @@ class ZImage(Family):
         "text_to_image": {"guidance_scale": 5.0},
         "image_to_image": {"guidance_scale": 5.0, "strength": 0.6},
         "inpainting": {"guidance_scale": 5.0},
+    }
+    controlnet_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        name: {"guidance_scale": 5.0, "controlnet_conditioning_scale": 0.75}
+        for name in ("text_to_image", "controlnet_inpainting")
     }
     begin_index: ClassVar[int | None] = 0
     keeps_own_noise: ClassVar[bool] = True
@@ -100,6 +106,10 @@ class ZImage(Family):
         self._chat = self._encoder.chat_prompt()
         self.text_encoders = (self._encoder,)
         self.choose_guidance = _choose_guidance
+        nets = [open_controlnet(session, name) for name in session.with_role(CONTROLNET)]
+        if any(net.takes_kept_part for net in nets):
+            own = (*(ZImage.tasks or ()), "controlnet_inpainting")
+            self.tasks = own  # type: ignore[misc]  # of this bundle alone
 
     def encode(self, inputs: ZImagePromptInputs, options: EncodeOptions) -> Condition:
         """See `Family`. diffusers: `ZImagePipeline.encode_prompt`."""

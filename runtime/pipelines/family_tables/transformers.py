@@ -31,6 +31,8 @@ TRANSFORMER_FAMILIES = (
             "ZImagePipeline": PipelineClass("text_to_image"),
             "ZImageImg2ImgPipeline": PipelineClass("image_to_image"),
             "ZImageInpaintPipeline": PipelineClass("inpainting"),
+            "ZImageControlNetPipeline": PipelineClass("text_to_image", controlnet=True),
+            "ZImageControlNetInpaintPipeline": PipelineClass("controlnet_inpainting", controlnet=True),
         },
         runtime="diffoundry.runtime.pipelines.families.z_image:ZImage",
         exporter="diffoundry.exporter.families.z_image:FAMILY",

@@ -10,6 +10,7 @@ from diffoundry.runtime.pipelines.tasks.channel_control import (
     ControlImageToImage,
     ControlInpainting,
 )
+from diffoundry.runtime.pipelines.tasks.controlnet_inpainting import ControlNetInpainting
 from diffoundry.runtime.pipelines.tasks.depth_to_image import DepthToImage
 from diffoundry.runtime.pipelines.tasks.editing import Editing
 from diffoundry.runtime.pipelines.tasks.fill import Fill
@@ -27,6 +28,7 @@ __all__ = ["TASKS", "other_task", "possible_tasks", "shows_example"]
 
 TASKS: tuple[type[Task], ...] = (
     ControlInpainting,
+    ControlNetInpainting,
     KontextInpainting,
     PromptEditInpainting,
     Inpainting,

@@ -7,6 +7,7 @@ import diffusers
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_z_image import make_z_image, make_z_image_controlnet
 
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.checkpoints.deferred_weights import DeferredWeights, deferred_weights
@@ -17,7 +18,11 @@ LARGE = 1 << 14
 
 def check_unet(checkpoint, *, deferred):
     """Compare the UNet read later with the one read at once; `deferred` says if its large weights wait."""
-    later, now = checkpoint.load("unet", deferred=True), checkpoint.load("unet")
+    check_network(checkpoint, "unet", deferred=deferred)
+
+
+def check_network(checkpoint, name, *, deferred):
+    later, now = checkpoint.load(name, deferred=True), checkpoint.load(name)
     weights = deferred_weights(later)
     assert later.state_dict().keys() == now.state_dict().keys()
     for name, weight in later.state_dict().items():
@@ -25,6 +30,16 @@ def check_unet(checkpoint, *, deferred):
         assert weight.dtype == torch.float32
         for _ in range(2):
             torch.testing.assert_close(weights.read(weight), now.state_dict()[name], rtol=0, atol=0, msg=name)
+
+
+def test_layers_that_a_controlnet_has_of_its_transformer(tmp_path):
+    make_z_image(tmp_path / "z", dim=128, axes_dims=[16, 24, 24])
+    make_z_image_controlnet(tmp_path / "net", dim=128)
+    checkpoint = open_checkpoint(str(tmp_path / "z"), random_weights=True).with_controlnets([str(tmp_path / "net")])
+    check_network(checkpoint, "controlnet", deferred=True)
+    shared = checkpoint.load("transformer").noise_refiner.state_dict()
+    for name, weight in checkpoint.load("controlnet").noise_refiner.state_dict().items():
+        torch.testing.assert_close(weight, shared[name], rtol=0, atol=0)
 
 
 def as_halves(tensors):

@@ -149,7 +149,8 @@ def test_an_unknown_controlnet_is_refused():
     with pytest.raises(
         BundleError,
         match="got the ControlNet 'ControlNetXS', expected one of ControlNetModel, FluxControlNetModel, "
-        "HunyuanDiT2DControlNetModel, QwenImageControlNetModel, SanaControlNetModel, SD3ControlNetModel; upgrade",
+        "HunyuanDiT2DControlNetModel, QwenImageControlNetModel, SanaControlNetModel, SD3ControlNetModel, "
+        "ZImageControlNetModel; upgrade",
     ):
         open_controlnet(session({}, "ControlNetXS"), "controlnet")
 

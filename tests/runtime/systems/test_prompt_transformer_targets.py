@@ -70,6 +70,11 @@ KINDS = {
     "chroma": Kind(make=make_chroma, parts=CHANGE),
     "auraflow": Kind(make=make_auraflow, parts=GENERATE),
     "z-image": Kind(make=make_z_image, parts=CHANGE),
+    "z-image-controlnet": Kind(
+        make=partial(make_z_image, name="ZImageControlNetPipeline"),
+        parts=CHANGE | {"controlnet"},
+        settings={"guidance_scale": 2.0, "control_image": NOISE.resize((32, 32))},
+    ),
     "lumina2": Kind(make=make_lumina2, parts=GENERATE),
     "hunyuan-dit": Kind(
         make=make_hunyuan_dit,
@@ -80,7 +85,7 @@ KINDS = {
     "qwen-image-controlnet": Kind(
         make=partial(make_qwen_image, name="QwenImageControlNetPipeline"),
         parts=CHANGE | {"controlnet"},
-        settings={**TRUE_GUIDANCE, "control_image": NOISE},
+        settings={**TRUE_GUIDANCE, "control_image": NOISE.resize((32, 32))},
         shapes=QWEN_SHAPES,
     ),
     "qwen-image-edit": Kind(
