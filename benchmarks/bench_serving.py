@@ -1,144 +1,99 @@
-"""Measures `diffoundry serve`: images a minute and latency for 1 to 16 clients, failures, memory.
+"""Measures `diffoundry serve`: images a minute, latency, processor time and memory for 1 to 16 clients.
 
-    python benchmarks/bench_serving.py emoji.bundle --clients 1,2,4,8,16 --seconds 20
+python benchmarks/bench_serving.py BUNDLE [--clients 1,2,4,8,16] [--images 32] [--rounds 3] [--requests 1000]
+    [--steps 10] [--size 64x64] [--options "--threads 2"] [--against URL] [--json FILE]
 
-The server is a process of its own on this machine, so the clients take a share of its cores. `--against URL` measures
-another server of OpenAI's images API in turns with ours: that of stable-diffusion.cpp or OpenVINO Model Server.
+The server is a process of its own on this machine, so the clients take a share of its cores. Each client asks for one
+image after another. In every round all numbers of clients take turns; ratios are those to the first number of clients
+in the same round, and the median of the rounds is printed. Then the largest number of clients sends --requests
+requests in one go: none may fail, and the growth of the server's memory for each is printed. The exit status is 1 if
+a request failed. `--against URL` measures another server of OpenAI's images API in turns with ours.
 """
 
 import argparse
 import json
-import statistics
-import subprocess
 import sys
-import threading
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
+from typing import Any
 
+from lib.interleaved import machine
+from lib.server_load import Load, growth, measure, resources, started
 
-@dataclass
-class Load:
-    """The answers of one measurement.
-
-    Attributes:
-        clients: Clients at once.
-        seconds: Of each answer.
-        failures: Answers that were no image, by what they were.
-        elapsed: Of the whole measurement.
-    """
-
-    clients: int
-    seconds: list[float] = field(default_factory=list)
-    failures: dict[str, int] = field(default_factory=dict)
-    elapsed: float = 0.0
-
-    def row(self) -> str:
-        """Return a line of the table."""
-        times = sorted(self.seconds) or [float("nan")]
-        rank = [times[min(len(times) - 1, int(len(times) * part))] for part in (0.5, 0.9, 0.99)]
-        rate = 60 * len(self.seconds) / self.elapsed
-        shown = "  ".join(f"{one:7.3f}" for one in (statistics.fmean(times), *rank))
-        return f"{self.clients:7d}  {len(self.seconds):6d}  {rate:10.1f}  {shown}  {sum(self.failures.values()):8d}"
-
-
-@contextmanager
-def started(bundle: Path, options: list[str]) -> Iterator[str]:
-    """Run our server, and give its address."""
-    command = [sys.executable, "-m", "diffoundry", "serve", str(bundle), "--port", "0", "--json", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        text = ""
-        while not text.rstrip().endswith("}"):
-            line = process.stdout.readline() if process.stdout else ""
-            if not line:
-                sys.exit("the server did not start; run the command alone to see why")
-            text += line
-        url = str(json.loads(text)["url"])
-        while not _is_ready(url):
-            time.sleep(0.1)
-        try:
-            yield url
-        finally:
-            process.terminate()
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        return urllib.request.urlopen(f"{url}/ready").status == 200
-    except urllib.error.URLError:
-        return False
-
-
-def measure(url: str, clients: int, seconds: float, body: dict[str, object]) -> Load:
-    """Let clients ask one image after the other for some time."""
-    found, lock, end = Load(clients), threading.Lock(), time.monotonic() + seconds
-
-    def ask(client: int) -> None:
-        number = 0
-        while time.monotonic() < end:
-            number += 1
-            data = json.dumps({**body, "seed": 1000 * client + number}).encode()
-            request = urllib.request.Request(
-                f"{url}/v1/images/generations", data, {"Content-Type": "application/json"}
-            )  # fmt: skip
-            begun = time.monotonic()
-            try:
-                with urllib.request.urlopen(request, timeout=600) as answer:
-                    fault = "" if json.load(answer)["data"][0]["b64_json"] else "no image"
-            except urllib.error.HTTPError as error:
-                fault = str(error.code)
-            except OSError as error:
-                fault = type(error).__name__
-            with lock:
-                if fault:
-                    found.failures[fault] = found.failures.get(fault, 0) + 1
-                else:
-                    found.seconds.append(time.monotonic() - begun)
-
-    begun = time.monotonic()
-    threads = [threading.Thread(target=ask, args=(client,)) for client in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    found.elapsed = time.monotonic() - begun
-    return found
-
-
-def memory_of(url: str) -> float:
-    """Return the resident memory of our server in MB, as its metrics tell it; nan for another."""
-    try:
-        text = urllib.request.urlopen(f"{url}/metrics").read().decode()
-    except urllib.error.URLError:
-        return float("nan")
-    lines = [line for line in text.splitlines() if line.startswith("process_resident_memory_bytes ")]
-    return float(lines[0].split()[1]) / 1e6 if lines else float("nan")
+COLUMNS = ("images/min", "ratio", "p50", "p90", "p99", "CPU s/image", "failures")
 
 
 def main() -> None:
-    """Print a table for each server."""
+    """Measure, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--clients", default="1,2,4,8,16")
-    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--images", type=int, default=32, help="of one measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=1000, help="of the long run; 0 skips it")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--size", default="64x64")
-    parser.add_argument("--against", metavar="URL", help="another server of OpenAI's images API, already running")
     parser.add_argument("--options", default="", help="more options of diffoundry serve, such as '--no-batching'")
+    parser.add_argument("--against", metavar="URL", help="another server of OpenAI's images API, already running")
+    parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
+    counts = [int(text) for text in chosen.clients.split(",")]
     body = {"prompt": "red apple", "size": chosen.size, "num_inference_steps": chosen.steps}
     other = {"prompt": "red apple", "size": chosen.size, "n": 1}
     with started(chosen.bundle, chosen.options.split()) as url:
-        print("clients  images  images/min     mean      p50      p90      p99  failures  memory (MB)")
-        measure(url, 1, min(chosen.seconds, 5), body)  # the first calls are slower
-        for clients in map(int, chosen.clients.split(",")):
-            print(f"{measure(url, clients, chosen.seconds, body).row()}  {memory_of(url):11.0f}", flush=True)
-            if chosen.against:
-                print(f"{measure(chosen.against, clients, chosen.seconds, other).row()}  {chosen.against}", flush=True)
+        servers = {"diffoundry": (url, body)} | ({"against": (chosen.against, other)} if chosen.against else {})
+        loads: dict[tuple[str, int], list[Load]] = {(name, n): [] for name in servers for n in counts}
+        for address, asked in servers.values():
+            measure(address, max(counts), 2 * max(counts), asked)  # the first calls are slower
+        for _ in range(chosen.rounds):
+            for clients in counts:
+                for name, (address, asked) in servers.items():
+                    loads[name, clients].append(measure(address, clients, chosen.images, asked))
+        result = {f"{name} {n}": _summarize(loads[name, n], loads[name, counts[0]]) for name, n in loads}
+        _print_table(result)
+        endurance = _endure(url, max(counts), chosen.requests, body) if chosen.requests else {}
+    if chosen.json:
+        text = {"machine": machine(), "steps": chosen.steps, "size": chosen.size, "clients": result, "long": endurance}
+        chosen.json.write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
+    if any(row["failures"] for row in result.values()) or endurance.get("failures"):
+        sys.exit("some requests failed")
+
+
+def _summarize(loads: list[Load], base: list[Load]) -> dict[str, float]:
+    """Return the medians of the rounds, with the ratio to the first number of clients, and the sum of failures."""
+    values = [
+        (
+            one.rate,
+            one.rate / first.rate,
+            *(one.percentile(p) for p in (50, 90, 99)),
+            one.cpu / max(len(one.seconds), 1),
+        )
+        for one, first in zip(loads, base, strict=True)
+    ]
+    columns = (median(column) for column in zip(*values, strict=True))
+    return dict(zip(COLUMNS, (*columns, sum(len(one.failures) for one in loads)), strict=True))
+
+
+def _print_table(result: dict[str, dict[str, float]]) -> None:
+    print("clients".ljust(16), "  ".join(name.rjust(11) for name in COLUMNS))
+    for name, row in result.items():
+        print(name.ljust(16), "  ".join(f"{value:11.4g}" for value in row.values()), flush=True)
+
+
+def _endure(url: str, clients: int, requests: int, body: dict[str, object]) -> dict[str, Any]:
+    """Send many requests in one go, and print failures and the memory of the server."""
+    before = resources(url)
+    load = measure(url, clients, requests, body, watch=max(requests // 50, 1))
+    after = resources(url)
+    for fault in sorted(set(load.failures)):
+        print(f"{load.failures.count(fault)} x {fault}")
+    found = {
+        "requests": requests, "clients": clients, "failures": len(load.failures), "images/min": load.rate,
+        "p50": load.percentile(50), "p99": load.percentile(99), "MB before": before.memory / 1e6,
+        "MB after": after.memory / 1e6, "growth in bytes a request": growth(load.memory),
+    }  # fmt: skip
+    print("  ".join(f"{name}: {value:.5g}" for name, value in found.items()))
+    return {**found, "memory": sorted(load.memory)}
 
 
 if __name__ == "__main__":

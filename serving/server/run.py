@@ -35,6 +35,7 @@ def make_server(state: ServerState) -> uvicorn.Server:
     config = uvicorn.Config(
         create_app(state),
         http=make_protocol(limits),
+        loop="asyncio",  # not uvloop, which uvicorn takes where another package has installed it
         ws="none",
         log_config=None,
         access_log=False,
