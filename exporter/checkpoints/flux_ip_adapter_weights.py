@@ -6,10 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from diffoundry.exporter.checkpoints.ip_adapter_weights import IPAdapterWeights
 
-if TYPE_CHECKING:  # reached lazily: the process that only plans an export stays free of torch
+if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    import torch
 
 __all__ = ["FLUX_ATTENTION", "FLUX_PROJECTION", "FluxIPAdapterWeights"]
 
@@ -27,28 +25,21 @@ FLUX_ATTENTION = re.compile(
 class FluxIPAdapterWeights(IPAdapterWeights):
     """A `WeightSource` for the projection of an IP-Adapter of FLUX.1. diffusers: `FluxIPAdapterMixin`."""
 
-    def read(self) -> dict[str, dict[str, "torch.Tensor"]]:
-        """See `IPAdapterWeights.read`."""
-        from safetensors.torch import load_file
-
-        parts: dict[str, dict[str, torch.Tensor]] = {"image_proj": {}, "ip_adapter": {}}
-        for name, tensor in load_file(self.path).items():
-            start = next((one for one in FLUX_PROJECTION if name.startswith(one)), None)
-            match = FLUX_ATTENTION.fullmatch(name)
-            if start is not None:
-                parts["image_proj"][name.removeprefix(start)] = tensor.float()
-            elif match is not None:
-                parts["ip_adapter"][f"{match[1]}.to_{match[2] or match[3]}_ip.{match[4]}"] = tensor.float()
-        return parts
+    @staticmethod
+    def place(name: str) -> tuple[str, str] | None:
+        """See `IPAdapterWeights.place`."""
+        start = next((one for one in FLUX_PROJECTION if name.startswith(one)), None)
+        if start is not None:
+            return "image_proj", name.removeprefix(start)
+        match = FLUX_ATTENTION.fullmatch(name)
+        return None if match is None else ("ip_adapter", f"{match[1]}.to_{match[2] or match[3]}_ip.{match[4]}")
 
     @staticmethod
-    def convert_projection(weights: "Mapping[str, torch.Tensor]") -> "torch.nn.Module":
-        """See `IPAdapterWeights.convert_projection`."""
+    def loaders() -> Any:
+        """See `IPAdapterWeights.loaders`."""
         from diffusers.loaders.transformer_flux import FluxTransformer2DLoadersMixin
 
-        convert: Any = FluxTransformer2DLoadersMixin._convert_ip_adapter_image_proj_to_diffusers  # noqa: SLF001  # diffusers has no public way
-        made: torch.nn.Module = convert(None, weights, low_cpu_mem_usage=False)
-        return made
+        return FluxTransformer2DLoadersMixin
 
     @staticmethod
     def processors(network: Any, states: "Sequence[Mapping[str, Any]]") -> "dict[str, Any]":

@@ -45,19 +45,31 @@ class IPAdapterWeights:
 
         parts: dict[str, dict[str, torch.Tensor]] = {"image_proj": {}, "ip_adapter": {}}
         for name, tensor in load_file(self.path).items():
-            for part, found in parts.items():
-                if name.startswith(f"{part}."):
-                    found[name.removeprefix(f"{part}.")] = tensor.float()
+            place = self.place(name)
+            if place is not None:
+                part, name_there = place
+                parts[part][name_there] = tensor.float()
         return parts
 
     @staticmethod
-    def convert_projection(weights: "Mapping[str, torch.Tensor]") -> "torch.nn.Module":
-        """Build the projection that weights under the names of an IP-Adapter file belong to."""
-        from diffusers.loaders.unet import UNet2DConditionLoadersMixin
+    def place(name: str) -> tuple[str, str] | None:
+        """Return "image_proj" or "ip_adapter" and the name of a tensor in it; None if it belongs to neither."""
+        start = next((one for one in (PROJECTION, ATTENTION) if name.startswith(one)), None)
+        return None if start is None else (start.removesuffix("."), name.removeprefix(start))
 
-        convert: Any = UNet2DConditionLoadersMixin._convert_ip_adapter_image_proj_to_diffusers  # noqa: SLF001  # diffusers has no public way
+    @classmethod
+    def convert_projection(cls, weights: "Mapping[str, torch.Tensor]") -> "torch.nn.Module":
+        """Build the projection that weights under the names of an IP-Adapter file belong to."""
+        convert: Any = cls.loaders()._convert_ip_adapter_image_proj_to_diffusers  # noqa: SLF001  # diffusers has no public way
         made: torch.nn.Module = convert(None, weights, low_cpu_mem_usage=False)
         return made
+
+    @staticmethod
+    def loaders() -> Any:
+        """Return diffusers' class of functions that convert such files."""
+        from diffusers.loaders.unet import UNet2DConditionLoadersMixin
+
+        return UNet2DConditionLoadersMixin
 
     @staticmethod
     def processors(network: Any, states: "Sequence[Mapping[str, Any]]") -> "dict[str, Any]":

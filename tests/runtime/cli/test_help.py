@@ -13,27 +13,62 @@ from diffoundry.runtime.suggest import did_you_mean
 _HEAVY = ("torch", "diffusers", "transformers", "onnx", "onnx_ir", "onnxscript")
 
 _PROGRAM = f"""
-import json, sys
+import importlib, json, os, sys
+from diffoundry.runtime.cli.group import COMMANDS
 from diffoundry.runtime.cli.main import main
-sys.argv = ["diffoundry", *json.loads(sys.argv[1])]
-code = 0
-try:
-    main()
-except SystemExit as end:
-    code = end.code
-print(json.dumps(dict(code=code, heavy=[name for name in {_HEAVY} if name in sys.modules])))
+
+for reference, _ in COMMANDS.values():
+    importlib.import_module(reference.partition(":")[0])
+
+def type_words(folder, words):
+    os.chdir(folder)
+    os.dup2(os.open("text", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
+    os.dup2(1, 2)
+    os.chdir(os.path.join(folder, "empty"))
+    sys.argv = ["diffoundry", *words]
+    code = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with open("../end", "w") as file:
+        json.dump(dict(code=code, heavy=[name for name in {_HEAVY} if name in sys.modules]), file)
+
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        try:
+            type_words(*json.loads(line))
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    print(flush=True)
 """
+"""Imports all commands, which takes longest, and then starts a process for each that is typed."""
+
+
+@pytest.fixture(scope="module")
+def starter():
+    """The process that starts the others."""
+    command = [sys.executable, "-c", _PROGRAM]
+    with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        yield process
+        process.stdin.close()
 
 
 @pytest.fixture
-def typed(tmp_path):
+def typed(starter, tmp_path):
     """Run a command in a process of its own, in an empty folder; gives its text and how it ended."""
+    (tmp_path / "empty").mkdir()
 
     def run(*words):
-        command = [sys.executable, "-c", _PROGRAM, json.dumps([str(word) for word in words])]
-        ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
-        text, _, end = ended.stdout.rstrip("\n").rpartition("\n")
-        return text + ended.stderr, json.loads(end)
+        for name in ("text", "end"):
+            (tmp_path / name).unlink(missing_ok=True)
+        print(json.dumps([str(tmp_path), [str(word) for word in words]]), file=starter.stdin, flush=True)
+        assert starter.stdout.readline() == "\n"
+        return (tmp_path / "text").read_text(), json.loads((tmp_path / "end").read_text())
 
     return run
 
@@ -141,7 +176,7 @@ def test_arguments_are_checked_before_heavy_imports(typed, emoji_bundle, words, 
 
 
 def test_a_mistyped_path_is_no_network_error(typed, tmp_path):
-    (tmp_path / "checkpoints/apples").mkdir(parents=True)
+    (tmp_path / "empty/checkpoints/apples").mkdir(parents=True)
     _, end = typed("export", "--model", "checkpoints/aples", "--target", "onnxruntime", "-o", "new.bundle")
     assert end["code"] == (
         "error: model 'checkpoints/aples': no folder checkpoints/aples here, although checkpoints exists; check the "

@@ -15,7 +15,7 @@ BUCKETS = ((64, 64), (96, 72))
 
 
 @pytest.mark.parametrize("target", [pytest.param("iOS17", marks=pytest.mark.slow), "iOS18"])
-@pytest.mark.parametrize("component", ["unet", "vae_encoder", "vae_decoder"])
+@pytest.mark.parametrize("component", [pytest.param("unet", marks=pytest.mark.slow), "vae_encoder", "vae_decoder"])
 def test_the_feeds_choose_the_size(lowered, open_engine, torch_outputs, make_feeds, target, component):
     made = lowered("sd1", component, buckets=BUCKETS, deployment_target=target)
     names = [package.name for package in made.packages]

@@ -21,7 +21,7 @@ def test_profiles_round_up():
 
 
 @pytest.mark.usefixtures("rtx")
-@pytest.mark.parametrize("component", ["unet", "controlnet"])
+@pytest.mark.parametrize("component", [pytest.param("unet", marks=pytest.mark.slow), "controlnet"])
 def test_the_builder_takes_them(controlled_bundle, tmp_path, component):
     folder = tmp_path / component
     folder.mkdir()

@@ -42,6 +42,7 @@ def test_scratch_memory_stays_small_while_attention_is_fused(built):
     assert set(found["gemms"]) == {"Half"}
 
 
+@pytest.mark.slow
 def test_int8_layers_of_the_unet_multiply_in_int8(built):
     found = structure(built("unet", "int8"))
     assert found["convolutions"] == {"Int8": 49}

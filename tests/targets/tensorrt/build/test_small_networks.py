@@ -13,15 +13,19 @@ NETWORKS = [
     ("sd3", "text_encoder_3", 2, 2),
     ("sd3", "transformer", 2, 2),
 ]
-IN_FP32 = [("variation", "image_encoder"), ("sd3", "transformer")]
-"""One with CLIP's attentions, and one with those of a transformer: in fp32 none is fused."""
+ALWAYS = {
+    "fp16": [network[:2] for network in NETWORKS if network[:2] != ("variation", "unet")],
+    "fp32": [("sd3", "transformer")],
+}
+"""Precision to the networks that always run. Building the UNet takes longest, and in fp32 no attention is fused."""
 
 
 @pytest.mark.parametrize(
     ("precision", "model", "component", "attentions", "fused"),
     [
-        *(("fp16", *network) for network in NETWORKS),
-        *(pytest.param("fp32", *one, marks=() if one[:2] in IN_FP32 else pytest.mark.slow) for one in NETWORKS),
+        pytest.param(precision, *one, marks=() if one[:2] in always else pytest.mark.slow)
+        for precision, always in ALWAYS.items()
+        for one in NETWORKS
     ],
 )
 def test_it_is_built_and_its_attentions_are_one_kernel_each_in_half_precision(

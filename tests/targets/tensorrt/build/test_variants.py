@@ -57,7 +57,7 @@ def test_the_parser_takes_it(rtx, portable, tmp_path, variant, component):
 @pytest.mark.parametrize(
     ("variant", "component"),
     [
-        ("xl-distilled", "unet"),  # with every input that the others have
+        pytest.param("xl-distilled", "unet", marks=pytest.mark.slow),  # with every input that the others have
         ("xl", "text_encoder_2"),
         ("sd3", "transformer"),
         *(pytest.param(*key, marks=pytest.mark.slow) for key in INPUTS if key[0] in SLOW or key[0] == "instruct"),
