@@ -4,8 +4,10 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from diffoundry.runtime.formats.flux2_keys import flux2_layers
 from diffoundry.runtime.formats.flux_keys import flux_layers
 from diffoundry.runtime.formats.ldm_keys import ldm_unet_names
+from diffoundry.runtime.formats.lumina2_keys import lumina2_layers
 from diffoundry.runtime.formats.mmdit_keys import OriginalLayer, mmdit_layers
 from diffoundry.runtime.formats.qwen_image_keys import unread_layers
 from diffoundry.runtime.formats.z_image_keys import z_image_layers
@@ -87,6 +89,9 @@ _XLABS = re.compile(r"\.processor\.(qkv|proj)_lora([12])\.")
 _ORIGINALS = {
     "SD3Transformer2DModel": mmdit_layers,
     "FluxTransformer2DModel": flux_layers,
+    "ChromaTransformer2DModel": flux_layers,
+    "Flux2Transformer2DModel": flux2_layers,
+    "Lumina2Transformer2DModel": lumina2_layers,
     "ZImageTransformer2DModel": z_image_layers,
 }
 """Class of a transformer to the function that maps its original names."""

@@ -5,10 +5,10 @@ Black Forest Labs 2024, https://github.com/black-forest-labs/flux, `flux/model.p
 """
 
 import re
-from collections import defaultdict
 from collections.abc import Collection
 
 from diffoundry.runtime.formats.mmdit_keys import OriginalLayer
+from diffoundry.runtime.formats.original_layers import Blocks, map_layers
 
 __all__ = ["flux_layers", "original_norm"]
 
@@ -29,7 +29,7 @@ _OUTSIDE = {
 _SWAPPED = "norm_out.linear"
 """diffusers has its scale before its shift."""
 
-_BLOCKS = {
+_BLOCKS: Blocks = {
     "transformer_blocks": (
         "double_blocks",
         {
@@ -60,8 +60,12 @@ _BLOCKS = {
             "proj_out": "linear2",
         },
     ),
+    "distilled_guidance_layer.layers": (
+        "distilled_guidance_layer.layers",
+        {"linear_1": "in_layer", "linear_2": "out_layer"},
+    ),
 }
-"""Kinds of blocks: their layers, those of one original layer in the order of its rows."""
+"""Kinds of blocks; the last is Chroma's, whose others are those of FLUX.1."""
 
 _NORMS = {
     "transformer_blocks": {
@@ -75,31 +79,23 @@ _NORMS = {
 
 _NAME = re.compile(r"(transformer_blocks|single_transformer_blocks)\.(\d+)\.(.+)")
 
-_XLABS = {"attn.to_q": "qkv", "attn.to_k": "qkv", "attn.to_v": "qkv", "proj_out": "proj"}
+_XLABS: Blocks = {
+    "single_transformer_blocks": (
+        "single_blocks",
+        {"attn.to_q": "qkv", "attn.to_k": "qkv", "attn.to_v": "qkv", "proj_out": "proj"},
+    ),
+}
 """Layers of a single block in LoRAs of XLabs, which leave out the rows of the feed-forward layer."""
 
 
 def flux_layers(names: Collection[str]) -> dict[str, OriginalLayer]:
-    """Map names of original layers to their layers of diffusers, and those of XLabs' single blocks.
+    """Map names of original layers of FLUX.1 or Chroma to their layers of diffusers, and those of XLabs' single blocks.
 
     Args:
         names: Layers of diffusers.
     """
-    known = set(names)
-    found: dict[str, list[str]] = defaultdict(list)
-    for name, original in _OUTSIDE.items():
-        if name in known:
-            found[original].append(name)
-    numbers = {(match[1], int(match[2])) for match in map(_NAME.match, names) if match is not None}
-    for kind, number in sorted(numbers):
-        block, layers = _BLOCKS[kind]
-        for inner, original in layers.items():
-            name = f"{kind}.{number}.{inner}"
-            if name in known:
-                found[f"{block}.{number}.{original}"].append(name)
-                if block == "single_blocks" and inner in _XLABS:
-                    found[f"{block}.{number}.{_XLABS[inner]}"].append(name)
-    return {original: OriginalLayer(tuple(layers), _SWAPPED in layers) for original, layers in found.items()}
+    found = map_layers(names, _OUTSIDE, _BLOCKS) | map_layers(names, {}, _XLABS)
+    return {original: OriginalLayer(layers, _SWAPPED in layers) for original, layers in found.items()}
 
 
 def original_norm(name: str) -> str | None:

@@ -1,12 +1,10 @@
 """LoRAs of FLUX.1 at run time, in the names of every program, against diffusers."""
 
-import inspect
-
 import pytest
 import torch
 from diffusers.loaders import lora_conversion_utils, single_file_utils
 from safetensors.torch import save_file
-from system_lora import check_lora
+from system_lora import check_lora, factors, flux_widths, linear_layers, tiny
 from system_pair import open_theirs
 from tiny_flux import DEV, make_flux
 
@@ -26,24 +24,6 @@ def folder(system_checkpoint):
 @pytest.fixture(scope="module")
 def bundle(exported, folder):
     return exported(folder, target="onnxruntime,openvino")
-
-
-def linear_layers(module):
-    return {name: layer for name, layer in module.named_modules() if isinstance(layer, torch.nn.Linear)}
-
-
-def factors(shape, random):
-    """down and up of rank 2; the change is about as large as a weight."""
-    down = torch.randn((2, shape[1]), generator=random) / shape[1] ** 0.5
-    return down, torch.randn((shape[0], 2), generator=random) * 0.1
-
-
-def tiny(function, width):
-    """One of diffusers' conversions, which know the published width alone."""
-    source = inspect.getsource(function).replace("12288", str(4 * width)).replace("3072", str(width))
-    names = dict(vars(inspect.getmodule(function)))
-    exec(source, names)
-    return names[function.__name__]
 
 
 def test_names_of_diffusers(bundle, folder, tmp_path):
@@ -98,7 +78,9 @@ def test_joined_layers_are_split(bundle, folder, tmp_path):
     whole |= {f"{name}.bias": torch.zeros(len(up)) for name, (_, up) in pairs.items()}
     norms = [f"double_blocks.0.{stream}_attn.norm" for stream in ("img", "txt")] + ["single_blocks.0.norm"]
     whole |= {f"{norm}.{which}_norm.scale": torch.zeros(1) for norm in norms for which in ("query", "key")}
-    convert = tiny(single_file_utils.convert_flux_transformer_checkpoint_to_diffusers, transformer.inner_dim)
+    convert = tiny(
+        single_file_utils.convert_flux_transformer_checkpoint_to_diffusers, flux_widths(transformer.inner_dim)
+    )
     changes = {name: value for name, value in convert(whole).items() if value.ndim == 2}
     layers = linear_layers(transformer)
     assert {name.removesuffix(".weight") for name in changes} == layers.keys()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers.loaders import single_file_utils
 from safetensors.torch import save_file
-from system_lora import check_lora
+from system_lora import check_lora, factors, linear_layers
 from system_pair import open_theirs
 from tiny_z_image import make_z_image
 
@@ -21,16 +21,6 @@ def folder(system_checkpoint):
 @pytest.fixture(scope="module")
 def bundle(exported, folder):
     return exported(folder, target="onnxruntime,openvino")
-
-
-def linear_layers(module):
-    return {name: layer for name, layer in module.named_modules() if isinstance(layer, torch.nn.Linear)}
-
-
-def factors(shape, random):
-    """down and up of rank 2; the change is about as large as a weight."""
-    down = torch.randn((2, shape[1]), generator=random) / shape[1] ** 0.5
-    return down, torch.randn((shape[0], 2), generator=random) * 0.1
 
 
 def test_names_of_diffusers_and_kohya(bundle, folder, tmp_path):
