@@ -1,6 +1,7 @@
 """Every engine of a bundle in one table: memory of components, distances from fp32, and engines that cannot run."""
 
 import json
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from diffoundry.runtime import load
 from diffoundry.runtime.bench.component_memory import ComponentMemory
 from diffoundry.runtime.bench.engines import EnginesReport, bench_engines
 from diffoundry.runtime.bundle.json_codec import from_json
+from diffoundry.runtime.cli import console
 from diffoundry.runtime.cli.bench import command
 from diffoundry.runtime.engines.resident_memory import peak_rss, resident_bytes
 from diffoundry.runtime.errors import EngineError, InputError
@@ -22,7 +24,8 @@ known = pytest.mark.skipif(resident_bytes() is None, reason="this system does no
 
 
 def run(*arguments):
-    return CliRunner(env={"COLUMNS": "300"}).invoke(command, list(map(str, arguments)))
+    with mock.patch.object(console.out, "_width", 300):
+        return CliRunner().invoke(command, list(map(str, arguments)))
 
 
 def image_of(bundle, target):
