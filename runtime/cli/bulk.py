@@ -10,10 +10,19 @@ from typing import Any
 from diffoundry.runtime.cli.image_settings import model_hash
 from diffoundry.runtime.cli.prepared_run import PreparedRun, file_names
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.images.save import save_image, write_whole
+from diffoundry.runtime.images.save import check_output_path, encode_image, write_whole
 from diffoundry.runtime.pipelines.base import PipelineBase
 
-__all__ = ["MANIFEST", "SETTINGS", "BulkFolder", "BulkItem", "generate_item", "open_folder"]
+__all__ = [
+    "MANIFEST",
+    "SETTINGS",
+    "BulkFolder",
+    "BulkItem",
+    "generate_files",
+    "generate_item",
+    "open_folder",
+    "write_item",
+]
 
 MANIFEST = "manifest.jsonl"
 """File of the folder with a line for each image: its file, prompt and seed."""
@@ -118,12 +127,36 @@ def generate_item(prepared: PreparedRun, folder: BulkFolder, number: int) -> Non
         InputError: The prompt does not fit, or an image cannot be written.
     """
     item = folder.items[number]
+    write_item(folder, item, generate_files(prepared, item, folder.path))
+
+
+def generate_files(prepared: PreparedRun, item: BulkItem, folder: Path) -> list[bytes]:
+    """Generate the images of one prompt, and return the bytes of their files.
+
+    Args:
+        prepared: The run without prompt and seed.
+        item: The prompt.
+        folder: Of the files, for messages; nothing is written.
+
+    Raises:
+        InputError: The prompt does not fit.
+    """
     seed = item.seeds[0] if len(item.seeds) == 1 else list(item.seeds)
-    run, kept = prepared.start(folder.path / item.files[0], prompt=item.prompt, seed=seed)
+    run, kept = prepared.start(folder / item.files[0], prompt=item.prompt, seed=seed)
     for _ in run:
         pass
-    for index, (image, name) in enumerate(zip(run.finish().images, item.files, strict=True)):
-        save_image(image, folder.path / name, kept.of_image(index))
+    images = zip(run.finish().images, item.files, strict=True)
+    return [encode_image(image, folder / name, kept.of_image(index)) for index, (image, name) in enumerate(images)]
+
+
+def write_item(folder: BulkFolder, item: BulkItem, files: Sequence[bytes]) -> None:
+    """Write the files of one prompt, each whole or not at all.
+
+    Raises:
+        InputError: One cannot be written.
+    """
+    for name, data in zip(item.files, files, strict=True):
+        write_whole(check_output_path(folder.path / name), data)
 
 
 def _names(files: Mapping[str, Any]) -> dict[str, Any]:

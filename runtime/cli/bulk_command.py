@@ -1,51 +1,21 @@
-"""`generate --resume`: generates each prompt of a file that is not finished."""
+"""`generate --resume`: generates each prompt of a file that is not finished, here or on a Ray cluster."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffoundry.runtime import load
 from diffoundry.runtime.cli.bulk import BulkFolder, generate_item, open_folder
+from diffoundry.runtime.cli.bulk_job import BulkJob
+from diffoundry.runtime.cli.bulk_ray import generate_with_ray
 from diffoundry.runtime.cli.console import bar, print_json, remark
 from diffoundry.runtime.cli.prepared_run import PreparedRun
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.save import SUFFIXES
 from diffoundry.runtime.pipelines.base import PipelineBase
-from diffoundry.runtime.pipelines.chain import chain
 
-__all__ = ["BulkJob", "BulkReport", "check_resume", "generate_bulk", "tell_bulk"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BulkJob:
-    """Everything that a process needs to generate prompts of a bulk.
-
-    Attributes:
-        bundles: The bundle, or those of a chain.
-        engines: Keyword arguments of `load`.
-        settings: Merged options of the command.
-        defaulted: Names in `settings` that were defaults of an earlier run.
-        files: Options that name files.
-    """
-
-    bundles: tuple[Path, ...]
-    engines: Mapping[str, Any]
-    settings: Mapping[str, Any]
-    defaulted: frozenset[str]
-    files: Mapping[str, Any]
-
-    def open(self) -> PipelineBase:
-        """Load the pipeline."""
-        opened = [load(one, **self.engines) for one in self.bundles]
-        return opened[0] if len(opened) == 1 else chain(*opened)
-
-    def prepare(self, pipeline: PipelineBase, folder: Path) -> PreparedRun:
-        """Prepare the runs of a pipeline, which nothing else may have prepared."""
-        return PreparedRun.of_command(
-            pipeline, dict(self.settings), self.defaulted, self.files, folder / f"000001{SUFFIXES[0]}"
-        )
+__all__ = ["BulkReport", "check_resume", "generate_bulk", "tell_bulk"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +50,9 @@ def check_resume(pipeline: PipelineBase, output: str | None, values: Mapping[str
         raise InputError("--heat-map: got it with --resume, which writes images alone; leave one of the two out")
 
 
-def generate_bulk(job: BulkJob, pipeline: PipelineBase, output: str | None, source: Path) -> BulkReport:
+def generate_bulk(
+    job: BulkJob, pipeline: PipelineBase, output: str | None, source: Path, ray: str | None = None
+) -> BulkReport:
     """Generate the prompts that are not finished.
 
     Args:
@@ -88,9 +60,10 @@ def generate_bulk(job: BulkJob, pipeline: PipelineBase, output: str | None, sour
         pipeline: Opened from it.
         output: The folder, as typed.
         source: The file of prompts.
+        ray: Address of the Ray cluster that generates them; None for this process.
 
     Raises:
-        InputError: As `open_folder` and `generate_item`; finished images stay.
+        InputError: As `open_folder`, `generate_item` and `generate_with_ray`; finished images stay.
     """
     path = Path(str(output))
     prepared = job.prepare(pipeline, path)
@@ -98,10 +71,21 @@ def generate_bulk(job: BulkJob, pipeline: PipelineBase, output: str | None, sour
     missing = folder.missing()
     if len(missing) < len(folder.items):
         remark(f"{path}: {len(folder.items) - len(missing)} of {len(folder.items)} prompts are finished")
+    if ray is None or not missing:
+        finished = _generate_here(prepared, folder, missing)
+    else:
+        finished = generate_with_ray(job, folder, missing, ray)
     with bar() as progress:
-        for number in progress.track(missing, description="generating"):
-            generate_item(prepared, folder, number)
+        for _ in progress.track(finished, total=len(missing), description="generating"):
+            pass
     return BulkReport(folder=folder, generated=len(missing))
+
+
+def _generate_here(prepared: PreparedRun, folder: BulkFolder, missing: Sequence[int]) -> Iterator[int]:
+    """Yield the index of each item once its images are written."""
+    for number in missing:
+        generate_item(prepared, folder, number)
+        yield number
 
 
 def tell_bulk(report: BulkReport, started: float, *, as_json: bool) -> None:

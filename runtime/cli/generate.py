@@ -18,7 +18,9 @@ from diffoundry.runtime.cli.attention_options import (
     attention_options,
     save_heat_maps,
 )
-from diffoundry.runtime.cli.bulk_command import BulkJob, check_resume, generate_bulk, tell_bulk
+from diffoundry.runtime.cli.bulk_command import check_resume, generate_bulk, tell_bulk
+from diffoundry.runtime.cli.bulk_job import BulkJob
+from diffoundry.runtime.cli.bulk_ray import check_ray
 from diffoundry.runtime.cli.console import bar, print_json, remark, warn
 from diffoundry.runtime.cli.help import Command, options_in
 from diffoundry.runtime.cli.image_settings import ImageSettings, is_same_bundle
@@ -81,6 +83,11 @@ _RESUME_HELP = (
     "finished."
 )
 
+_RAY_HELP = (
+    "With --resume: generate on the Ray cluster at HOST:PORT, on that of this machine (auto), or on one that is "
+    "started for the command (local)."
+)
+
 _LIKE_HELP = "Use the settings of this image, or of a .safetensors file. Options override them."
 
 _EXAMPLES = (
@@ -140,6 +147,7 @@ _EXAMPLES = (
 @engine_options
 @_output("-o", "--output", metavar="PATH", help=_OUTPUT_HELP)
 @_output("--resume", is_flag=True, help=_RESUME_HELP)
+@_output("--ray", metavar="ADDRESS", help=_RAY_HELP)
 @json_option
 @click.pass_context
 def command(
@@ -153,6 +161,7 @@ def command(
     memory: str | None,
     no_safety_checker: bool,
     resume: bool,
+    ray: str | None,
     as_json: bool,
     **values: Any,
 ) -> None:
@@ -164,6 +173,8 @@ def command(
     """
     started = time.perf_counter()
     with named_as_typed():
+        if ray is not None:
+            check_ray(ray, values, resume=resume)
         engines = take_engine_options(values)
         engines |= {"low_memory": low_memory, "memory": memory, "safety_checker": not no_safety_checker}
         opened = [load(one, **engines) for one in bundle]
@@ -185,7 +196,7 @@ def command(
         settings, defaulted = _settings(ctx.command, pipeline, like, values, files)
         if resume:
             job = BulkJob(bundles=bundle, engines=engines, settings=settings, defaulted=defaulted, files=files)
-            report = generate_bulk(job, pipeline, output, source)
+            report = generate_bulk(job, pipeline, output, source, ray)
             tell_bulk(report, started, as_json=as_json)
             return
         prepared = PreparedRun.of_command(pipeline, settings, defaulted, files, outputs.example)

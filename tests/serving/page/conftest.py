@@ -1,4 +1,4 @@
-"""Fixtures: the page in Debian's Chromium, driven by Playwright; one server and one browser for a module."""
+"""Fixtures: the page in Debian's Chromium, driven by Playwright; servers and one browser for a module."""
 
 import shutil
 
@@ -13,25 +13,32 @@ CHROMIUM = shutil.which("chromium")
 
 
 @pytest.fixture(scope="module")
-def bundles(exported, controlled_bundle):
-    """The bundle of emoji, and one with a ControlNet."""
-    return exported("emoji"), controlled_bundle()
-
-
-@pytest.fixture(scope="module")
-def server(bundles):
-    """A server of both."""
-    emoji, controlled = load(bundles[0]), load(bundles[1], target="onnxruntime", precision="fp32")
-    with emoji, controlled, running_server([emoji, controlled]) as running:
+def server(emoji_pipe):
+    """A server of emoji."""
+    with running_server([emoji_pipe]) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def locked_server(bundles, tmp_path_factory):
+def controlled_pipe(controlled_bundle):
+    """A pipeline with a ControlNet."""
+    with load(controlled_bundle(), target="onnxruntime", precision="fp32") as pipe:
+        yield pipe
+
+
+@pytest.fixture(scope="module")
+def server_of_two(emoji_pipe, controlled_pipe):
+    """A server of emoji, and of a bundle with a ControlNet."""
+    with running_server([emoji_pipe, controlled_pipe]) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def locked_server(emoji_pipe, tmp_path_factory):
     """A server that asks for a key."""
     path = tmp_path_factory.mktemp("keys") / "keys.txt"
     path.write_text(KEY)
-    with load(bundles[0]) as emoji, running_server([emoji], keys=read_keys(path)) as running:
+    with running_server([emoji_pipe], keys=read_keys(path)) as running:
         yield running
 
 

@@ -11,7 +11,6 @@ from page_driver import KEY, download, generate, wait_for_image
 from PIL import Image
 from running_server import wait_until
 
-from diffoundry.runtime import load
 from diffoundry.runtime.cli.main import main
 
 
@@ -25,8 +24,12 @@ def _png(image):
     return {"name": "upload.png", "mimeType": "image/png", "buffer": buffer.getvalue()}
 
 
-def _choose(page, bundle):
-    page.select_option("#model", bundle.name.removesuffix(".bundle"))
+def _choose(page, pipe):
+    page.select_option("#model", _folder(pipe).name.removesuffix(".bundle"))
+
+
+def _folder(pipe):
+    return pipe.session.bundle.root
 
 
 def _run_command(monkeypatch, line):
@@ -34,7 +37,7 @@ def _run_command(monkeypatch, line):
     main()
 
 
-def test_image_and_its_command_are_those_of_the_command_line(visit, server, bundles, tmp_path, monkeypatch):
+def test_image_and_its_command_are_those_of_the_command_line(visit, server, emoji_pipe, tmp_path, monkeypatch):
     """Previews and steps show; the file is the server's, and the copied command and code repeat it bit for bit."""
     page = visit(server.url)
     page.evaluate(
@@ -61,7 +64,7 @@ def test_image_and_its_command_are_those_of_the_command_line(visit, server, bund
     page.click("#copy-cli")
     line = page.evaluate("navigator.clipboard.readText()")
     assert line == page.inner_text("#cli")
-    (tmp_path / bundles[0].name).symlink_to(bundles[0])
+    (tmp_path / _folder(emoji_pipe).name).symlink_to(_folder(emoji_pipe))
     monkeypatch.chdir(tmp_path)
     _run_command(monkeypatch, line)
     images = [np.asarray(Image.open(path)) for path in sorted(Path("images").iterdir())]
@@ -72,7 +75,7 @@ def test_image_and_its_command_are_those_of_the_command_line(visit, server, bund
 
 
 @pytest.mark.slow
-def test_mask_that_is_drawn_changes_its_part_of_the_image(visit, server, tmp_path, monkeypatch, bundles):
+def test_mask_that_is_drawn_changes_its_part_of_the_image(visit, server, tmp_path, monkeypatch, emoji_pipe):
     page = visit(server.url)
     generate(page, "red apple", 0, steps=10)
     start, _ = download(page)
@@ -106,17 +109,17 @@ def test_mask_that_is_drawn_changes_its_part_of_the_image(visit, server, tmp_pat
     assert not white[18:].any()  # the dot in the middle is undone
     change = np.abs(_pixels(result).astype(int) - _pixels(start)).mean(axis=2)
     assert change[30:].mean() < 0.15 * change[white].mean()
-    (tmp_path / bundles[0].name).symlink_to(bundles[0])
+    (tmp_path / _folder(emoji_pipe).name).symlink_to(_folder(emoji_pipe))
     monkeypatch.chdir(tmp_path)
     _run_command(monkeypatch, page.inner_text("#cli"))
     np.testing.assert_array_equal(np.asarray(Image.open("image.png")), _pixels(result))
 
 
 @pytest.mark.slow
-def test_controlnet_and_large_images_fit_the_model(visit, server, bundles):
-    page = visit(server.url)
+def test_controlnet_and_large_images_fit_the_model(visit, server_of_two, emoji_pipe, controlled_pipe):
+    page = visit(server_of_two.url)
     assert page.locator("#controls").is_hidden()  # emoji was exported without one
-    _choose(page, bundles[1])
+    _choose(page, controlled_pipe)
     page.click("#controls summary")
     edges = Image.new("RGB", (64, 64), "white")
     page.set_input_files("#control-0", _png(edges))
@@ -125,12 +128,11 @@ def test_controlnet_and_large_images_fit_the_model(visit, server, bundles):
     page.fill("#height", "64")
     generate(page, "a cat", 3)
     result, _ = download(page)
-    with load(bundles[1], target="onnxruntime", precision="fp32") as pipe:
-        given = {"num_inference_steps": 2, "seed": 3, "width": 64, "height": 64}
-        expected = pipe("a cat", control_image=edges, controlnet_conditioning_scale=0.5, **given).images[0]
+    given = {"num_inference_steps": 2, "seed": 3, "width": 64, "height": 64}
+    expected = controlled_pipe("a cat", control_image=edges, controlnet_conditioning_scale=0.5, **given).images[0]
     np.testing.assert_array_equal(_pixels(result), np.asarray(expected))
 
-    _choose(page, bundles[0])
+    _choose(page, emoji_pipe)
     page.check("input[value=image]")
     page.set_input_files("#image", _png(Image.new("RGB", (640, 480), "orange")))
     page.wait_for_selector("text=640 × 480 pixels, sent as 72 × 56")
@@ -173,6 +175,7 @@ def test_cancel_and_errors_of_the_server(visit, server):
     assert page.inner_text("#form-error") == "The server does not answer. Is it still running?"
 
 
+@pytest.mark.slow
 def test_history_keeps_settings_and_the_keyboard_reaches_everything(visit, server):
     page = visit(server.url)
     page.focus("#prompt")
@@ -211,6 +214,7 @@ def test_history_keeps_settings_and_the_keyboard_reaches_everything(visit, serve
     assert page.locator("#history").is_hidden()
 
 
+@pytest.mark.slow
 def test_key_is_asked_for(visit, locked_server):
     page = visit(locked_server.url)
     page.wait_for_selector("#key-field:not([hidden])")
@@ -224,8 +228,9 @@ def test_key_is_asked_for(visit, locked_server):
     generate(page, "sun", 2, steps=1)
 
 
-@pytest.mark.parametrize(("scheme", "width"), [pytest.param("light", 1280, marks=pytest.mark.slow), ("dark", 360)])
-def test_page_is_accessible_in_both_schemes_and_on_a_phone(visit, server, bundles, scheme, width):
+@pytest.mark.slow
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 360)])
+def test_page_is_accessible_in_both_schemes_and_on_a_phone(visit, server, scheme, width):
     """axe finds no fault of WCAG 2.2 AA in any state of the page, and nothing is wider than the screen."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     page = visit(server.url, color_scheme=scheme, viewport={"width": width, "height": 780})

@@ -4,15 +4,6 @@ import openai
 import pytest
 from running_server import running_server
 
-from diffoundry.runtime import load
-
-
-@pytest.fixture(scope="session")
-def emoji_pipe(exported):
-    """The pipeline of emoji on ONNX Runtime."""
-    with load(exported("emoji")) as pipe:
-        yield pipe
-
 
 @pytest.fixture(scope="module")
 def running(emoji_pipe):
