@@ -14,7 +14,7 @@ from diffoundry.runtime.errors import EngineError, InputError
 from diffoundry.runtime.models.roles import DENOISER, PRIOR, TEXT_ENCODER
 from diffoundry.targets.adapter_graph import TakeAdapters, layers_of
 from diffoundry.targets.empty_inputs import drop_empty_inputs
-from diffoundry.targets.idle_graph import drop_idle_inputs
+from diffoundry.targets.idle_graph import drop_idle_inputs, is_idle_input
 
 __all__ = ["USUAL_SIZES", "Lowered", "Lowering", "PrecisionFormat", "Target", "tensor_specs", "usual_sizes"]
 
@@ -264,6 +264,8 @@ class Target(ABC):
 
     def _idle(self, model: ir.Model, work: Lowering, lowered: Lowered) -> IdleSpec | None:
         """Describe the inputs that a call may leave out; None where there are none, or the engine needs them."""
+        if not any(is_idle_input(str(value.name)) for value in model.graph.inputs):
+            return None
         cut = ir.load(work.graph)
         names = drop_idle_inputs(cut, part=bool(work.part))
         files = self._write_idle(cut, model, work, lowered, names) if names else None

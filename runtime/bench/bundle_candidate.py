@@ -11,6 +11,7 @@ from diffoundry.runtime.bench.machine import peak_rss
 from diffoundry.runtime.bench.request import BenchRequest
 from diffoundry.runtime.engines.plugins import find_plugin
 from diffoundry.runtime.engines.protocol import Array, EngineOptions
+from diffoundry.runtime.native.measured import ATTENTION
 from diffoundry.runtime.pipelines import load
 from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
 
@@ -129,20 +130,24 @@ class BundleCandidate:
         )
 
     def facts(self) -> dict[str, str]:
-        """Target, its library's version, precision, device and threads."""
+        """Target, its library's version, precision, device, threads, and what our own kernels compute."""
         choices = [self.pipeline.session.choice(name) for name in self.pipeline.used_components]
         found = [choice for choice in choices if choice is not None]
         target = found[0].spec.target if found else "onnxruntime"
         precisions = list(dict.fromkeys(choice.spec.precision for choice in found)) or ["as exported"]
         device = found[0].device if found else self._options.device or "cpu"
         threads = self._options.threads
-        return {
+        facts = {
             "target": target,
             "library": _library(target),
             "precision": ", ".join(precisions),
             "device": device,
             "threads": "the library's own choice" if threads is None else str(threads),
         }
+        session = self.pipeline.session
+        native = {name: getattr(session.engine(name), "metadata", {}).get(ATTENTION) for name in session.opened}
+        kept = [f"{name}: {words}" for name, words in native.items() if words]
+        return {**facts, **({ATTENTION: "; ".join(kept)} if kept else {})}
 
     def peak_rss(self) -> int | None:
         """Peak resident memory of this process."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from diffoundry.runtime.bench.machine import machine_facts
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.bundle.json_codec import to_json
 from diffoundry.runtime.bundle.manifest import MANIFEST_NAME, Manifest
@@ -19,6 +20,7 @@ from diffoundry.runtime.cli.schedulers import main_scheduler_folder
 from diffoundry.runtime.engines.select import find_obstacle
 from diffoundry.runtime.errors import BundleError
 from diffoundry.runtime.models.roles import DENOISER
+from diffoundry.runtime.native.measured import MODES, choice_mode, describe_choices
 
 __all__ = ["command", "obstacles", "partition_notes"]
 
@@ -69,7 +71,7 @@ def command(bundle: Path, *, full: bool, check: bool, as_json: bool) -> None:
         out.print(line, soft_wrap=True)
     _print_engines(opened.manifest)
     if full:
-        for line in _details(opened.manifest):
+        for line in [*_details(opened.manifest), *_measured()]:
             out.print(line, soft_wrap=True)
     else:
         remark("--full shows inputs and outputs, --check compares every file with its SHA-256")
@@ -201,6 +203,15 @@ def _details(manifest: Manifest) -> list[str]:
                 more = f" and {len(one.outputs) - _SHOWN_VALUES} more" if len(one.outputs) > _SHOWN_VALUES else ""
                 lines.append(f"    part {one.name}: {', '.join(one.files)}; makes {made}{more}")
     return lines
+
+
+def _measured() -> list[str]:
+    """Measurements by which engines choose between our kernels and their own on this machine."""
+    found = describe_choices(machine_facts().cpu)
+    mode = choice_mode(option=True)
+    if not found and mode == "measured":
+        return []
+    return [f"native code on this machine: mode {mode}, {MODES[mode]}", *(f"  {line}" for line in found)]
 
 
 def _choice(choice: QuantizationChoice) -> str:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from diffoundry.runtime.bundle.specs import EngineSpec, TensorSpec
 from diffoundry.runtime.errors import EngineError, InputError
+from diffoundry.runtime.native.measured import MODES
 
 __all__ = [
     "AdaptableEngine",
@@ -38,7 +39,9 @@ class EngineOptions:
         threads: Threads for one `run`, or None for the vendor's own choice.
         hint: "latency" or "throughput" for vendors that distinguish them, or None for the vendor's own choice.
         cache_dir: Folder in which compiled engines are kept between runs, or None to keep none.
-        native: True if our own compiled kernels are used when they are installed.
+        native: Mode for our own compiled kernels, where they are installed: "measured" uses each where it is faster on
+            this machine, by a short measurement that is kept; "always" wherever it fits; "fixed" by a rule, without
+            measuring; "never", or False. True is the mode of the environment variable DIFFOUNDRY_NATIVE, or "measured".
         keep_both: True if an engine with adapters keeps both of its forms open. Loading and unloading adapters is then
             instant, and the weights are in memory twice. Otherwise only the form in use is open.
     """
@@ -47,15 +50,17 @@ class EngineOptions:
     threads: int | None = None
     hint: str | None = None
     cache_dir: Path | None = None
-    native: bool = True
+    native: bool | str = True
     keep_both: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse unknown hints.
+        """Refuse unknown words.
 
         Raises:
-            InputError: Another hint.
+            InputError: Another hint, or another mode for native code.
         """
+        if not isinstance(self.native, bool) and self.native not in MODES:
+            raise InputError(f"native: got {self.native!r}, expected one of {', '.join(MODES)}, True or False")
         if self.hint not in (None, "latency", "throughput"):
             raise InputError(f"hint: got {self.hint!r}, expected 'latency', 'throughput' or none")
 

@@ -1,17 +1,24 @@
 """The kernel inside OpenVINO: swapped in where it fits, the same answers as OpenVINO's own attention."""
 
 import concurrent.futures
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from diffoundry.runtime.native import attention_library
+from diffoundry.runtime.native.measured import MeasuredChoices, Timing
 
 vendor = pytest.importorskip("diffoundry.targets.openvino.import_openvino", reason="no OpenVINO")
 
 from diffoundry.targets.openvino.rewrites.widen_heads import widen_heads  # noqa: E402
-from diffoundry.targets.openvino.run import native_attention  # noqa: E402  # these need what may be missing
-from diffoundry.targets.openvino.run.native_attention import use_native_attention  # noqa: E402
+from diffoundry.targets.openvino.run import choose_attention, native_attention  # noqa: E402  # need what may be missing
+from diffoundry.targets.openvino.run.choose_attention import AttentionChooser, measure_attention  # noqa: E402
+from diffoundry.targets.openvino.run.native_attention import (  # noqa: E402
+    AttentionSize,
+    attention_lengths,
+    use_native_attention,
+)
 
 ov, ops = vendor.ov, vendor.ops
 
@@ -226,3 +233,91 @@ def test_unet_of_the_embedded_model(core, library, floats, emoji_bundle):
     ours = run(core, model, given, floats)
     bound = 1e-4 * np.std(exact) if floats == "fp32" else 1.15 * np.std(theirs - exact)
     assert np.std(ours - exact) <= bound
+
+
+SIZE = AttentionSize(queries=300, keys=77, heads=4, width=64, value_width=64, narrow=(40, 48))
+
+
+@pytest.fixture
+def chooser(library, tmp_path, monkeypatch):
+    """Factory: a chooser whose measurements are those of a table, in a cache of its own."""
+    made = MeasuredChoices({"cpu": "x"}, tmp_path)
+    monkeypatch.setattr(choose_attention, "choices", lambda _library: made)
+
+    def make(mode="measured", timing=None, floats="fp32"):
+        measured = []
+
+        def measure(size, _chooser):
+            measured.append(size)
+            return timing or Timing(native=1.0 if size.keys > 100 else 3.0, engine=2.0)
+
+        chosen = AttentionChooser(mode=mode, floats=floats, threads=1, library=library, measure=measure)
+        return chosen, measured
+
+    return make
+
+
+def test_each_size_is_measured_once_and_similar_ones_are_one(chooser):
+    choose, measured = chooser()
+    assert not choose(SIZE)
+    assert not choose(replace(SIZE, queries=500, keys=65))
+    assert choose(replace(SIZE, keys=5000))
+    assert choose(replace(SIZE, queries=9000, keys=4096))
+    assert choose(replace(SIZE, queries=1024, keys=3000))
+    assert [(size.queries, size.keys) for size in measured] == [(512, 128), (512, 4096), (1024, 4096)]
+
+
+def test_modes_and_unknown_lengths_measure_nothing(chooser):
+    fails = Timing(native=9.0, engine=1.0)
+    for mode, size, floats, wanted in (
+        ("always", SIZE, "fp32", True),
+        ("never", SIZE, "bf16", False),
+        ("fixed", replace(SIZE, queries=0), "fp32", False),
+        ("fixed", replace(SIZE, queries=0), "bf16", True),
+        ("measured", replace(SIZE, queries=None), "fp32", True),
+    ):
+        choose, measured = chooser(mode, fails, floats)
+        assert choose(size) is wanted
+        assert not measured
+
+
+def test_a_choice_changes_single_attentions(library, core):
+    model = attention_model()
+    assert use_native_attention(model, library, floats="fp32", choose=lambda size: size.keys != 256) == 0
+    assert use_native_attention(model, library, floats="fp32", choose=lambda size: size.narrow == (40, 40)) == 1
+
+
+def test_open_lengths_are_those_of_the_judged_model(library):
+    model = attention_model(shape=[-1, -1, 160])
+    (name,) = attention_lengths(model)
+    seen = []
+    use_native_attention(model, library, floats="fp32", choose=seen.append, lengths={name: (9, 8)})
+    assert [(size.queries, size.keys) for size in seen] == [(9, 8)]
+
+
+def test_both_ways_of_a_measurement_compute_the_same(library, core, floats, monkeypatch):
+    """The models that are timed are one attention, in our kernel and in OpenVINO's."""
+    monkeypatch.setattr(choose_attention, "core", lambda: core)
+    size = replace(SIZE, narrow=(64, 64))
+    results = []
+
+    def keep(*runs):
+        results.extend(runs)
+        return Timing(native=1.0, engine=2.0)
+
+    monkeypatch.setattr(choose_attention, "time_in_turns", keep)
+    monkeypatch.setattr(choose_attention, "_runner", lambda model: model)
+    chooser = AttentionChooser(mode="measured", floats=floats, threads=1, library=library, measure=measure_attention)
+    assert measure_attention(size, chooser).native_wins
+    noise = np.random.default_rng(0)
+    inputs = [noise.standard_normal(list(value.shape), np.float32) for value in results[0].inputs]
+    native, engine = (model(inputs)[0] for model in results)
+    np.testing.assert_allclose(native, engine, rtol=0, atol=2e-5 if floats == "fp32" else 2e-2)
+
+
+def test_a_measurement_runs(library, core, monkeypatch):
+    monkeypatch.setattr(choose_attention, "core", lambda: core)
+    chooser = AttentionChooser(mode="measured", floats="fp32", threads=1, library=library, measure=measure_attention)
+    timing = measure_attention(replace(SIZE, queries=16, keys=16), chooser)
+    assert timing.native > 0
+    assert timing.engine > 0

@@ -198,7 +198,7 @@ class OnnxRuntimeEngine(Closeable):
         if not self._closed:
             self._closed = True
             self._sessions.clear()
-            del self._state
+            self.__dict__.pop("_state", None)
 
 
 def _idle_path(path: Path, spec: EngineSpec) -> Path:

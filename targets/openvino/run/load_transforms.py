@@ -9,11 +9,13 @@ from diffoundry.runtime.bundle.specs import EngineSpec
 from diffoundry.runtime.bundle.symbolic_sizes import resolve
 from diffoundry.runtime.engines.protocol import EngineOptions
 from diffoundry.runtime.native import attention_library, describe_attention
+from diffoundry.runtime.native.measured import ATTENTION, choice_mode
 from diffoundry.targets.openvino.import_openvino import ov
 from diffoundry.targets.openvino.input_types import expect_specs
 from diffoundry.targets.openvino.run.center_norms import center_norms
+from diffoundry.targets.openvino.run.choose_attention import AttentionChooser, measure_attention
 from diffoundry.targets.openvino.run.devices import add_extension
-from diffoundry.targets.openvino.run.native_attention import use_native_attention
+from diffoundry.targets.openvino.run.native_attention import attention_lengths, use_native_attention
 from diffoundry.targets.openvino.run.symbolic_sizes import default_sizes
 from diffoundry.targets.openvino.run.winograd import has_candidates, use_winograd
 
@@ -28,6 +30,7 @@ class LoadTransforms:
         spec: The engine's manifest entry.
         floats: Type in which the device computes floats: "fp32", "fp16" or "bf16".
         library: Our attention kernel for OpenVINO, or None.
+        chooser: Chooses the attentions for it.
         centers: True if normalisation in float32 is made exact for constant inputs.
         winograd: True if large convolutions in float32 are worth more memory.
     """
@@ -35,6 +38,7 @@ class LoadTransforms:
     spec: EngineSpec
     floats: str
     library: Path | None
+    chooser: AttentionChooser | None
     centers: bool
     winograd: bool
 
@@ -42,13 +46,18 @@ class LoadTransforms:
     def of(cls, spec: EngineSpec, options: EngineOptions, floats: str) -> "LoadTransforms":
         """Choose the transformations for this processor; devices other than the CPU get the model unchanged."""
         on_cpu = options.device in (None, "cpu")
-        library = attention_library() if on_cpu and options.native else None
+        mode, chooser = choice_mode(options.native), None
+        library = attention_library() if on_cpu and mode != "never" else None
         if library is not None:
             add_extension(library)
+            chooser = AttentionChooser(
+                mode=mode, floats=floats, threads=options.threads, library=library, measure=measure_attention
+            )
         return cls(
             spec=spec,
             floats=floats,
             library=library,
+            chooser=chooser,
             centers=on_cpu and floats == "fp32",
             winograd=on_cpu and floats == "fp32" and bool(spec.options.get("winograd", True)),
         )
@@ -66,14 +75,21 @@ class LoadTransforms:
             self._reshape(model, sizes)
         if self.centers:
             center_norms(model)
-        if self.library is not None:
-            count = use_native_attention(model, self.library, floats=self.floats)
-            metadata["native attention"] = f"{count} layers, {describe_attention()}"
+        if self.library is not None and self.chooser is not None and (found := attention_lengths(model)):
+            lengths = found
+            if self.chooser.mode == "measured" and sizes is None:
+                lengths = attention_lengths(self._judged(model, sizes))
+            count = use_native_attention(model, self.library, floats=self.floats, choose=self.chooser, lengths=lengths)
+            metadata[ATTENTION] = f"{count} of {len(found)} layers ({self.chooser.mode}), {describe_attention()}"
         if self.winograd and has_candidates(model):  # a network without them may not take the sizes judged by
-            judged = model.clone()
-            self._reshape(judged, default_sizes(self.spec) if sizes is None else sizes)
-            metadata["Winograd convolutions"] = use_winograd(model, judged)
+            metadata["Winograd convolutions"] = use_winograd(model, self._judged(model, sizes))
         return {fact: value for fact, value in metadata.items() if value}
+
+    def _judged(self, model: ov.Model, sizes: Mapping[str, int] | None) -> ov.Model:
+        """Return a copy with sizes for which it is to be fast."""
+        judged = model.clone()
+        self._reshape(judged, default_sizes(self.spec) if sizes is None else sizes)
+        return judged
 
     def _reshape(self, model: ov.Model, sizes: Mapping[str, int]) -> None:
         model.reshape({spec.name: list(resolve(spec.shape, sizes) or ()) for spec in self.spec.inputs})

@@ -1,7 +1,8 @@
 """Replaces OpenVINO's attention by our own kernel when a model is loaded; never written to disk."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,14 @@ from diffoundry.targets.openvino.import_openvino import ops, ov
 from diffoundry.targets.openvino.nodes import constant, replace, sizes, sole_user, source
 from diffoundry.targets.openvino.rewrites.linear import Change, Linear
 
-__all__ = ["holds_native_attention", "use_native_attention"]
+__all__ = [
+    "AttentionSize",
+    "attention_lengths",
+    "holds_native_attention",
+    "is_faster_by_rule",
+    "native_model",
+    "use_native_attention",
+]
 
 _OPERATION = "DiffoundryAttention"
 
@@ -24,20 +32,61 @@ _FLOATS = {"bf16": ov.Type.bf16, "fp16": ov.Type.f16, "fp32": ov.Type.f32}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AttentionSize:
+    """Sizes of one attention.
+
+    Attributes:
+        queries: Number of queries; None where it is not fixed.
+        keys: Number of keys; None where it is not fixed.
+        heads: Number of heads.
+        width: Width of a head of query and key, as the model has it.
+        value_width: Width of a head of the value.
+        narrow: Both widths without the zeros at their ends, which our kernel does not compute.
+    """
+
+    queries: int | None
+    keys: int | None
+    heads: int
+    width: int
+    value_width: int
+    narrow: tuple[int, int]
+
+
+Lengths = Mapping[str, tuple[int | None, int | None]]
+"""Name of an attention to the numbers of its queries and keys."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Attention:
     """Attention between values (batch, tokens, heads * width).
 
     Attributes:
+        name: Name of OpenVINO's node.
         inputs: Query, key and value.
         output: Its replacement.
         heads: Number of heads.
         scale: Of the scores.
     """
 
+    name: str
     inputs: tuple[ov.Output, ov.Output, ov.Output]
     output: ov.Output
     heads: int
     scale: float
+
+    def size(self, lengths: Lengths) -> AttentionSize:
+        """Return its sizes; lengths that the model leaves open are those of `lengths`."""
+        width, value_width = (size // self.heads for value in self.inputs[1:] if (size := sizes(value)[2]) is not None)
+        own = [sizes(value)[1] for value in self.inputs[:2]]
+        queries, keys = (one or other for one, other in zip(own, lengths.get(self.name, (None, None)), strict=True))
+        return AttentionSize(
+            queries=queries,
+            keys=keys,
+            heads=self.heads,
+            width=width,
+            value_width=value_width,
+            narrow=_narrow_widths(self) or (width, value_width),
+        )
 
     @property
     def linears(self) -> list[Linear]:
@@ -48,7 +97,14 @@ class _Attention:
         return [linear for linear in found if linear is not None] if alone and None not in found else []
 
 
-def use_native_attention(model: ov.Model, library: Path, *, floats: str) -> int:
+def use_native_attention(
+    model: ov.Model,
+    library: Path,
+    *,
+    floats: str,
+    choose: Callable[[AttentionSize], bool] | None = None,
+    lengths: Lengths | None = None,
+) -> int:
     """Let our kernel compute attention without a mask, and return how many attentions were changed.
 
     Given:
@@ -64,12 +120,15 @@ def use_native_attention(model: ov.Model, library: Path, *, floats: str) -> int:
         model: Changed in place. It can then be compiled by a `Core` that `library` was added to.
         library: Result of `diffoundry.runtime.native.attention_library`.
         floats: Type in which the plugin computes: "bf16", "fp16" or "fp32".
+        choose: Returns True for the attentions to change; None changes those of `is_faster_by_rule`.
+        lengths: Result of `attention_lengths` for the sizes for which the model is to be fast.
     """
+    choose = choose or partial(is_faster_by_rule, floats=floats)
     found = [
         attention
         for node in model.get_ordered_ops()
         if node.get_type_name() == "ScaledDotProductAttention" and (attention := _match(node)) is not None
-        if floats == "bf16" or _is_long(attention)
+        if choose(attention.size(lengths or {}))
     ]
     for attention in found:
         _narrow(attention)
@@ -77,6 +136,33 @@ def use_native_attention(model: ov.Model, library: Path, *, floats: str) -> int:
     if found:
         model.validate_nodes_and_infer_types()
     return len(found)
+
+
+def is_faster_by_rule(size: AttentionSize, *, floats: str) -> bool:
+    """Return True where our kernel was faster on the machines that it was written on; unknown numbers are large."""
+    return floats == "bf16" or size.queries is None or size.queries >= _LONG
+
+
+def attention_lengths(model: ov.Model) -> dict[str, tuple[int | None, int | None]]:
+    """Return the numbers of queries and keys of the attentions of a model, by their names."""
+    return {
+        node.get_friendly_name(): (sizes(node.input_value(0))[2], sizes(node.input_value(1))[2])
+        for node in model.get_ops()
+        if node.get_type_name() == "ScaledDotProductAttention" and len(sizes(node.input_value(1))) == 4
+    }
+
+
+def native_model(size: AttentionSize, library: Path, floats: str) -> ov.Model:
+    """Return a model of one attention by our kernel, of inputs (1, tokens, heads * width) in float32."""
+    width, value_width = size.narrow
+    inputs = [
+        ops.parameter([1, length, size.heads * own], np.float32)
+        for length, own in ((size.queries, width), (size.keys, width), (size.keys, value_width))
+    ]
+    values = [_converted(one.output(0), _FLOATS[floats], f"input{index}") for index, one in enumerate(inputs)]
+    attributes = {"heads": size.heads, "scale": np.float32(width**-0.5).item()}
+    node = _factory(library).create(_OPERATION, values, attributes)
+    return ov.Model([ops.result(_converted(node.output(0), ov.Type.f32, "output"))], inputs, "native")
 
 
 def holds_native_attention(model: ov.Model) -> bool:
@@ -102,14 +188,12 @@ def _match(node: ov.Node) -> _Attention | None:
     if factors[2] != 1.0:
         return None
     return _Attention(
-        inputs=(query, key, value), output=join, heads=heads, scale=(scale or width**-0.5) * factors[0] * factors[1]
+        name=node.get_friendly_name(),
+        inputs=(query, key, value),
+        output=join,
+        heads=heads,
+        scale=(scale or width**-0.5) * factors[0] * factors[1],
     )
-
-
-def _is_long(attention: _Attention) -> bool:
-    """Return True if there are many queries; an unknown number counts as many."""
-    queries = sizes(attention.inputs[0])[1]
-    return queries is None or queries >= _LONG
 
 
 def _scale(node: ov.Node) -> float | None:
@@ -160,14 +244,22 @@ def _swaps_middle(transpose: ov.Node) -> bool:
 
 def _narrow(attention: _Attention) -> None:
     """Take the zeros out of the heads that only OpenVINO's own kernel likes there (`rewrites.widen_heads`)."""
-    if not attention.linears:
+    widths = _narrow_widths(attention)
+    if widths is None:
         return
     query, key, value, reader = attention.linears
-    inner = max(_filled(linear, attention.heads) for linear in (query, key))
-    outer = _filled(value, attention.heads)
+    inner, outer = widths
     for linear, width in ((query, inner), (key, inner), (value, outer)):
         linear.change_outputs(_narrowed(attention.heads, width))
     reader.change_inputs(_narrowed(attention.heads, outer))
+
+
+def _narrow_widths(attention: _Attention) -> tuple[int, int] | None:
+    """Return the widths of heads of key and value without zeros at their ends; None where they stay as they are."""
+    if not attention.linears:
+        return None
+    query, key, value, _ = attention.linears
+    return max(_filled(linear, attention.heads) for linear in (query, key)), _filled(value, attention.heads)
 
 
 def _filled(linear: Linear, heads: int) -> int:
