@@ -249,7 +249,7 @@ def chooser(library, tmp_path, monkeypatch):
 
         def measure(size, _chooser):
             measured.append(size)
-            return timing or Timing(native=1.0 if size.keys > 100 else 3.0, engine=2.0)
+            return timing or Timing(native=1.0 if size.keys > 1000 else 3.0, engine=2.0)
 
         chosen = AttentionChooser(mode=mode, floats=floats, threads=1, library=library, measure=measure)
         return chosen, measured
