@@ -24,6 +24,8 @@ from diffoundry.exporter.verify.image_size import settings_for
 from diffoundry.exporter.verify.prompts import PROMPTS
 from diffoundry.exporter.verify.request import Settings, VerifyRequest
 from diffoundry.runtime import load
+from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.pipelines.approximations.split_caches import check_split_cache
 from diffoundry.runtime.pipelines.base import PipelineBase
 
 METHODS = {
@@ -32,6 +34,9 @@ METHODS = {
     "guidance interval": [f"guidance-interval={text}" for text in ("0:0.8", "0.1:0.9", "0.2:0.8", "0:0.6")],
     "cache guidance": [f"cache=guidance:{interval}" for interval in (2, 3, 4, 6)],
     "cache sea": [f"cache=sea:{threshold}" for threshold in (0.2, 0.4, 0.6, 1, 1.5)],
+    "cache deep": [f"cache=deep:{interval}" for interval in (2, 3, 5)],
+    "cache deep, linear": [f"cache=deep:{interval}:order=1" for interval in (2, 3, 5)],
+    "cache first-block": [f"cache=first-block:{threshold}" for threshold in (0.1, 0.2, 0.4)],
     "cache taylor:0": [f"cache=taylor:0:interval={interval}" for interval in (2, 3, 4, 6, 8)],
     "cache taylor:1": [f"cache=taylor:1:interval={interval}" for interval in (2, 3, 4, 5, 6)],
     "cache taylor:1, guidance held": [
@@ -68,6 +73,8 @@ def main() -> None:
     print("| setting | dB | worst | SSIM | same | rows | faster |\n|---|---|---|---|---|---|---|")
     for method, texts in METHODS.items():
         for text in texts:
+            if not pipeline_takes(pipeline, text):
+                continue
             report = compare(pipeline, settings, parse_approximation(_steps(text, asked.steps)), exact, gallery)
             measured.setdefault(method, []).append(report)
             same = "–" if report.same_object is None else f"{report.same_object}/{report.images}"
@@ -83,6 +90,16 @@ def main() -> None:
         _draw(measured, asked.svg)
     if asked.grid:
         _draw_grid(pipeline, settings, asked.steps, asked.grid)
+
+
+def pipeline_takes(pipeline: PipelineBase, text: str) -> bool:
+    """Return False for caches that need another export, or another network."""
+    cache = text.partition("cache=")[2].partition(",")[0] or None
+    try:
+        check_split_cache(cache, pipeline.session)
+    except InputError:
+        return False
+    return True
 
 
 def _steps(text: str, steps: int) -> str:

@@ -13,6 +13,7 @@ from diffoundry.exporter.steps.choose_quantization import precision_formats
 from diffoundry.runtime.bundle.specs import DimSpec, Recipe, Variant
 from diffoundry.runtime.engines.plugins import find_plugin
 from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.models.roles import DENOISER
 
 __all__ = [
     "check_calibration",
@@ -29,11 +30,15 @@ def make_recipe(checkpoint: Checkpoint, request: ExportRequest) -> Recipe:
     """Make the recipe, and complete its dims with the sizes that the checkpoint's networks support.
 
     Raises:
-        InputError: A precision that its target does not do or that needs calibration, or a size that the checkpoint's
-            networks cannot take.
+        InputError: A precision that its target does not do or that needs calibration, a size that the checkpoint's
+            networks cannot take, or a split of a checkpoint without a denoiser.
     """
     check_variants(request.variants)
     check_calibration(request.variants, request.quantization)
+    if request.split and not any(component.role == DENOISER for component in checkpoint.components):
+        raise InputError(
+            f"--split: got {checkpoint.name}, which has no denoiser, expected a pipeline with one; leave --split out"
+        )
     known = checkpoint.dims
     asked = {**request.dims, **_hull(request.buckets)}
     dims = {}
@@ -60,6 +65,7 @@ def make_recipe(checkpoint: Checkpoint, request: ExportRequest) -> Recipe:
         vae=checkpoint.vae,
         attention_control=checkpoint.attention_control,
         partition=request.partition,
+        split=request.split,
     )
 
 

@@ -23,6 +23,7 @@ class ExportRequest:
         overwrite: True to replace an existing bundle.
         single_graph: The loop of one graph of the whole pipeline; None writes no such graph.
         partition: As in the recipe.
+        split: As in the recipe.
     """
 
     variants: tuple[Variant, ...]
@@ -32,6 +33,7 @@ class ExportRequest:
     overwrite: bool = False
     single_graph: SingleGraphRequest | None = None
     partition: bool = False
+    split: bool = False
 
 
 def parse_buckets(text: str) -> tuple[tuple[int, int], ...]:

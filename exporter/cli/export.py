@@ -117,6 +117,7 @@ _EXAMPLES = (
     help=f"Precision, or several, the preferred first: bf16,fp32. One of {', '.join(PRECISIONS)}.  [default: fp32]",
 )
 @_engines("--partition", is_flag=True, help="Cut denoisers: what does not read the latents leaves the loop.")
+@_engines("--split", is_flag=True, help="Cut denoisers around their inner part, for --cache deep and first-block.")
 @_sizes("--batch", help="Rows of one engine call (a guided image has two): 2, or a range 1..8.  [default: any]")
 @_sizes("--height", help="Pixels: 512, or a range 256..1024.  [default: any]")
 @_sizes("--width", help="Pixels: 512, or a range 256..1024.  [default: any]")
@@ -160,6 +161,7 @@ def command(
         quantization=take_budget(values),
         overwrite=overwrite,
         partition=values.pop("partition"),
+        split=values.pop("split"),
         single_graph=_take_single_graph(values),
         **sizes,
     )

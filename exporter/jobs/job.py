@@ -52,6 +52,7 @@ class EngineJob:
         quantization: The choice of calibration for this precision, or None.
         folder: The bundle's folder.
         partition: As in the recipe.
+        split: As in the recipe.
     """
 
     component: str
@@ -63,6 +64,7 @@ class EngineJob:
     quantization: QuantizationChoice | None
     folder: str
     partition: bool = False
+    split: bool = False
 
     @property
     def label(self) -> str:

@@ -127,6 +127,7 @@ class JobRunner:
             quantization=recipe.quantization.get(variant.precision),
             folder=str(self._folder),
             partition=recipe.partition,
+            split=recipe.split,
         )
         result = self._once(job, f"{component}.{variant.target}.{variant.precision}")
         assert result.engine is not None, f"{job.label}: a worker without an error returns an engine"

@@ -41,11 +41,12 @@ def check_request(request: SingleGraphRequest, recipe: Recipe) -> Variant:
     for option, value in joined.items():
         if value:
             raise InputError(f"{_OPTION}: got {option} as well, expected a pipeline of texts alone; leave one out")
-    if recipe.partition:
-        raise InputError(
-            f"{_OPTION}: got --partition as well, expected one of them: the graph is made of whole networks; "
-            f"leave one out"
-        )
+    for option in ("partition", "split"):
+        if getattr(recipe, option):
+            raise InputError(
+                f"{_OPTION}: got --{option} as well, expected one of them: the graph is made of whole networks; "
+                f"leave one out"
+            )
     if recipe.dims["batch"].max == 1:
         raise InputError(
             f"{_OPTION}: got --batch 1, expected at least 2: guidance takes two rows of one call; leave --batch out"

@@ -35,6 +35,7 @@ def write_engine(
     phase: Callable[[str], AbstractContextManager[None]],
     progress: Callable[[str], None],
     partition: bool = False,
+    split: bool = False,
 ) -> EngineSpec:
     """Convert the portable graph to the target's format for the precision, and lower it.
 
@@ -50,12 +51,14 @@ def write_engine(
         phase: Wraps each phase.
         progress: Called with a text while the target compiles.
         partition: As in the recipe.
+        split: As in the recipe.
 
     Returns:
         The engine's entry of the manifest.
 
     Raises:
         EngineError: The target does not support this graph; the message lists the reasons.
+        InputError: `split` is True, and a denoiser has no place for the cut.
         MissingExtraError: The vendor's library is not installed.
     """
     bundle = Path(folder)
@@ -75,7 +78,7 @@ def write_engine(
             first=first,
             progress=progress,
         )
-        spec: EngineSpec = lower_parts(target, work) if partition else target.lower(work)
+        spec: EngineSpec = lower_parts(target, work, partition=partition, split=split)
     _check_files(spec, bundle)
     return _with_cut_weights(spec, bundle / component / GRAPH_NAME, wanted)
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from diffoundry.exporter.passes.partition import GraphPart, partition
+from diffoundry.exporter.passes.graph_parts import GraphPart
+from diffoundry.exporter.passes.partition import partition as cut_by_inputs
+from diffoundry.exporter.passes.split import split as cut_around_body
 from diffoundry.runtime.bundle.specs import AdapterSpec, EnginePart, EngineSpec, IdleSpec, TensorSpec
 from diffoundry.runtime.models.roles import CONTROLNET, DENOISER, PRIOR
 from diffoundry.targets.base import Lowering, Target
@@ -18,17 +20,20 @@ _IN_EVERY_STEP = (DENOISER, PRIOR, CONTROLNET)
 """Roles of the networks that a loop calls in every step."""
 
 
-def lower_parts(target: Target, work: Lowering) -> EngineSpec:
+def lower_parts(target: Target, work: Lowering, *, partition: bool, split: bool) -> EngineSpec:
     """Lower a component in parts, or whole where nothing of it is worth a part.
 
     Args:
         target: The target.
         work: The component, with its whole graph.
+        partition: As in the recipe.
+        split: As in the recipe.
 
     Raises:
         EngineError: The target does not support this graph; the message lists the reasons.
+        InputError: `split` is True, and the network is a denoiser without a place for the cut.
     """
-    parts = partition(ir.load(work.graph)) if work.role in _IN_EVERY_STEP else ()
+    parts = _cut(work, partition=partition, split=split)
     if not parts:
         return target.lower(work)
     lowered = [target.lower(replace(work, graph=_save(part, work.graph), part=part.name)) for part in parts]
@@ -45,6 +50,19 @@ def lower_parts(target: Target, work: Lowering) -> EngineSpec:
         parts=tuple(_entry(part, spec) for part, spec in zip(parts, lowered, strict=True)),
         idle=_idle(lowered),
     )
+
+
+def _cut(work: Lowering, *, partition: bool, split: bool) -> tuple[GraphPart, ...]:
+    """Cut a graph into the parts that the recipe names; none for one graph."""
+    partition = partition and work.role in _IN_EVERY_STEP
+    split = split and work.role == DENOISER
+    if not (partition or split):
+        return ()
+    whole = ir.load(work.graph)
+    parts = cut_by_inputs(whole) if partition else ()
+    if not split:
+        return parts
+    return (*parts[:-1], *cut_around_body(parts[-1].model if parts else whole, work.component))
 
 
 def _save(part: GraphPart, whole: Path) -> Path:
@@ -75,6 +93,7 @@ def _entry(part: GraphPart, spec: EngineSpec) -> EnginePart:
         metadata=spec.metadata,
         adapters=spec.adapters,
         idle=spec.idle,
+        residuals=part.residuals,
     )
 
 
@@ -82,7 +101,7 @@ def _idle(lowered: Sequence[EngineSpec]) -> IdleSpec | None:
     """Describe the inputs that only parts read which do without them."""
     found = [spec.idle for spec in lowered if spec.idle is not None]
     needed = {t.name for spec in lowered for t in spec.without_idle_inputs.inputs}
-    names = tuple(name for idle in found for name in idle.inputs)
+    names = tuple(dict.fromkeys(name for idle in found for name in idle.inputs))
     if not names or not needed.isdisjoint(names):
         return None
     return IdleSpec(inputs=names, files=_joined(idle.files for idle in found))

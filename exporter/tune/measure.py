@@ -15,6 +15,7 @@ from diffoundry.exporter.verify.checks.nearest_image import Gallery
 from diffoundry.exporter.verify.checks.ssim import ssim
 from diffoundry.exporter.verify.request import Settings
 from diffoundry.exporter.verify.run_result import is_image, result_of
+from diffoundry.runtime.engines.body_cache import watch_bodies
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.pipelines.base import PipelineBase
 
@@ -44,14 +45,15 @@ class Sample:
         prompt: The prompt.
         seed: The seed.
         image: float32 (height, width, 3) in 0..1.
-        rows: Rows that the denoiser was called with, over all steps.
+        rows: Rows that the denoiser was called with, over all steps. A row of a call that left out the inner part
+            counts for its share of the time of a whole call.
         seconds: Of the whole call.
     """
 
     prompt: str
     seed: int
     image: FloatArray = field(repr=False)
-    rows: int
+    rows: float
     seconds: float
 
 
@@ -70,7 +72,7 @@ class Distance:
     psnr: float
     ssim: float
     same_object: bool | None
-    rows: int
+    rows: float
     seconds: float
 
 
@@ -113,6 +115,26 @@ class ApproximationReport:
         return self.exact_seconds / self.seconds
 
 
+@dataclass(slots=True)
+class _Calls:
+    """The calls of the denoiser of one image."""
+
+    whole: list[tuple[int, float]] = field(default_factory=list)
+    partial: list[tuple[int, float]] = field(default_factory=list)
+
+    def add(self, rows: int, seconds: float, *, whole: bool) -> None:
+        (self.whole if whole else self.partial).append((rows, seconds))
+
+    @property
+    def rows(self) -> float:
+        """As `Sample.rows`."""
+        if not self.partial:
+            return sum(rows for rows, _ in self.whole)
+        times = [median(seconds / rows for rows, seconds in calls) for calls in (self.partial, self.whole)]
+        share = min(times[0] / times[1], 1.0)
+        return sum(rows for rows, _ in self.whole) + share * sum(rows for rows, _ in self.partial)
+
+
 def sample(
     pipeline: PipelineBase, settings: Settings, approximation: Approximation | None, prompt: str, seed: int
 ) -> Sample:
@@ -128,12 +150,13 @@ def sample(
     Raises:
         InputError: The pipeline does not take the approximation, or makes no images.
     """
-    rows, component = 0, pipeline.denoiser.component
+    calls, component = _Calls(), pipeline.denoiser.component
 
-    def note(name: str, feeds: Mapping[str, Any], _outputs: Mapping[str, Any], _seconds: float) -> None:
-        nonlocal rows
+    def note(name: str, feeds: Mapping[str, Any], _outputs: Mapping[str, Any], seconds: float) -> None:
         if name == component:
-            rows += max(len(array) for array in feeds.values() if array.ndim)
+            calls.add(
+                max(len(array) for array in feeds.values() if array.ndim), seconds, whole=not bodies or bodies[-1]
+            )
 
     changes = {} if approximation is None else approximation.arguments()
     missing = sorted(changes.keys() - pipeline.argument_names)
@@ -146,15 +169,16 @@ def sample(
     pipeline.session.on_call = note
     started = time.perf_counter()
     try:
-        run = pipeline.start(prompt if pipeline.text_encoders else None, seed=seed, **arguments)
-        made = result_of(run.finish())
+        with watch_bodies() as bodies:
+            run = pipeline.start(prompt if pipeline.text_encoders else None, seed=seed, **arguments)
+            made = result_of(run.finish())
     finally:
         pipeline.session.on_call = None
     if not is_image(made):
         raise InputError(
             f"bundle {pipeline.session.bundle.root}: got one that makes no images, expected images to compare"
         )
-    return Sample(prompt=prompt, seed=seed, image=made, rows=rows, seconds=time.perf_counter() - started)
+    return Sample(prompt=prompt, seed=seed, image=made, rows=calls.rows, seconds=time.perf_counter() - started)
 
 
 Exact = Sequence[Sample]

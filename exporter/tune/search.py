@@ -23,7 +23,13 @@ _TAYLOR = tuple(
     for final in (1, 3)
 )
 
-_CACHES = (*_TAYLOR, *(f"sea:{threshold}" for threshold in (0.3, 0.6, 1.0, 1.5)), "guidance:2", "guidance:3")
+_SPLIT = (
+    *(f"deep:{interval}{more}" for interval in (2, 3, 5) for more in ("", ":order=1")),
+    *(f"first-block:{threshold}" for threshold in (0.1, 0.2, 0.4)),
+)
+"""Caches of bundles that were exported with --split; others refuse them at once."""
+
+_CACHES = (*_TAYLOR, *(f"sea:{threshold}" for threshold in (0.3, 0.6, 1.0, 1.5)), "guidance:2", "guidance:3", *_SPLIT)
 
 _INTERVALS = ((0.0, 0.8), (0.1, 0.9), (0.2, 0.8))
 

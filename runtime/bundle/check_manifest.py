@@ -83,9 +83,20 @@ def _check_chain(where: str, engine: EngineSpec) -> None:
                 f"earlier parts"
             )
         known |= {tensor.name for tensor in part.outputs}
+        _check_residuals(f"{where}.parts[{index}].residuals", part, known)
     missing = [tensor.name for tensor in engine.outputs if tensor.name not in known]
     if missing:
         raise RecordError(f"{where}.outputs: got {missing[0][:60]!r}, expected outputs of its parts")
+
+
+def _check_residuals(where: str, part: EnginePart, known: set[str]) -> None:
+    """Refuse differences of values that a part does not make, or that nothing has made."""
+    outputs = {tensor.name for tensor in part.outputs}
+    for name, before in part.residuals.items():
+        if name not in outputs or before not in known:
+            raise RecordError(
+                f"{where}: got {name[:60]!r} and {before[:60]!r}, expected an output of the part and an earlier value"
+            )
 
 
 def _check_run(where: str, engine: EngineSpec | EnginePart) -> None:

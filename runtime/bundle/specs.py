@@ -112,7 +112,7 @@ class EnginePart:
     """One of the graphs that a network was cut into.
 
     Attributes:
-        name: "conditioning", "prelude" or "step"; the last part of an engine runs in every step.
+        name: Of `runtime.engines.part_names`; the last part of an engine runs in every step.
         files: As in `EngineSpec`.
         inputs: Inputs of the whole network, and outputs of earlier parts.
         outputs: Values for later parts, or outputs of the network.
@@ -122,6 +122,8 @@ class EnginePart:
         metadata: As in `EngineSpec`.
         adapters: As in `EngineSpec`, for its own layers.
         idle: As in `EngineSpec`.
+        residuals: Names of outputs to that of the earlier value to which the blocks of a transformer have added, all of
+            one shape. The sum of the outputs minus that value is what caches compare and keep.
     """
 
     name: str
@@ -134,6 +136,7 @@ class EnginePart:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     adapters: AdapterSpec | None = None
     idle: IdleSpec | None = None
+    residuals: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -291,6 +294,7 @@ class Recipe:
             in `source`.
         attention_control: True if the UNet takes edits of its attention, for Prompt-to-Prompt and heat maps.
         partition: True if denoisers and ControlNets are cut into graphs that run once a call and in every step.
+        split: True if denoisers are cut into head, body and tail, so that caches can leave out the body.
     """
 
     model: str
@@ -309,3 +313,4 @@ class Recipe:
     vae: str | None = None
     attention_control: bool = False
     partition: bool = False
+    split: bool = False

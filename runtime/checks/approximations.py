@@ -7,29 +7,53 @@ from diffoundry.runtime.checks.arguments import is_number
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.formats.config_values import shorten
 
-__all__ = ["CacheChoice", "check_approximations", "parse_cache"]
+__all__ = ["SPLIT_CACHES", "CacheChoice", "check_approximations", "parse_cache"]
+
+SPLIT_CACHES = ("deep", "first-block")
+"""Kinds of caches that need a bundle of `export --split`."""
 
 _MOST = {"order": 4, "guidance-order": 4, "interval": 1000, "final": 1000}
 _LEAST = {"interval": 2}
 
+_OWN = {
+    "taylor": "order",
+    "sea": "threshold",
+    "guidance": "interval",
+    "deep": "interval",
+    "first-block": "threshold",
+}
+"""Kind of cache to the number after its name."""
+
+_MORE = {
+    "taylor": ("final", "guidance-order", "interval"),
+    "sea": ("final", "guidance-order"),
+    "guidance": ("final", "guidance-order"),
+    "deep": ("final", "order"),
+    "first-block": ("final",),
+}
+"""Kind of cache to its further numbers."""
+
 _FORMS = (
-    "taylor:ORDER, sea:THRESHOLD or guidance:INTERVAL, such as taylor:1:interval=3, sea:0.2 or guidance:2; see "
-    "'Generate faster' in the docs"
+    "taylor:ORDER, sea:THRESHOLD, guidance:INTERVAL, deep:INTERVAL or first-block:THRESHOLD, such as "
+    "taylor:1:interval=3, sea:0.2, guidance:2, deep:3 or first-block:0.1; see 'Generate faster' in the docs"
 )
 
 
 class CacheChoice(NamedTuple):
     """A cache as the caller names it.
 
-    Its text is `taylor:ORDER`, `sea:THRESHOLD` or `guidance:INTERVAL`, followed by any of `:interval=N` (of taylor),
-    `:final=N` and `:guidance-order=N`. With taylor and sea some steps do not call the denoiser. With guidance every
-    step calls it for the prompts, and some do not for the negative prompts.
+    Its text is `taylor:ORDER`, `sea:THRESHOLD`, `guidance:INTERVAL`, `deep:INTERVAL` or `first-block:THRESHOLD`,
+    followed by any of `:interval=N` (of taylor), `:order=N` (of deep), `:final=N`, and of the first three
+    `:guidance-order=N`. With taylor and sea some steps do not call the denoiser. With guidance every step calls it for
+    the prompts, and some do not for the negative prompts. With deep and first-block every step runs the outer part of
+    a denoiser that was exported with --split, and some do not run its inner part.
 
     Attributes:
-        kind: "taylor", "sea" or "guidance".
-        order: Degree of the polynomial that forecasts the denoiser's output.
-        interval: Every so many steps there is a full call; of taylor and guidance.
-        threshold: Relative change of the latents from which it is called; of sea.
+        kind: "taylor", "sea", "guidance", "deep" or "first-block".
+        order: Degree of the polynomial that forecasts the output of the denoiser; of deep, that of its inner part.
+        interval: Every so many steps there is a full call; of taylor, guidance and deep.
+        threshold: Relative change from which there is a full call; of sea that of the latents, of first-block that of
+            what the first block adds.
         final: Steps at the end with a full call.
         guidance_order: Degree for the difference that guidance adds; None is that of `order`.
     """
@@ -48,18 +72,20 @@ def parse_cache(text: Any) -> CacheChoice:
     Raises:
         InputError: It has none of the forms, or a number out of range.
     """
-    found = re.fullmatch(r"(taylor|sea|guidance):([\d.]+)((?::[a-z-]+=\d+)*)", text) if isinstance(text, str) else None
+    form = rf"({'|'.join(_OWN)}):([\d.]+)((?::[a-z-]+=\d+)*)"
+    found = re.fullmatch(form, text) if isinstance(text, str) else None
     if not found:
         raise InputError(f"cache: got {shorten(text)}, expected {_FORMS}")
     kind, value, rest = found.groups()
-    own = {"taylor": "order", "sea": "threshold", "guidance": "interval"}[kind]
-    allowed = ("final", "guidance-order", *(["interval"] if kind == "taylor" else []))
-    numbers: dict[str, float] = {own: _number(text, own, value)}
+    own, allowed = _OWN[kind], _MORE[kind]
+    numbers: dict[str, float] = {**({"order": 0} if kind in SPLIT_CACHES else {}), own: _number(text, own, value)}
+    named = {own}
     for name, number in (part.split("=") for part in rest.split(":")[1:]):
-        if name not in allowed or name in numbers:
-            why = "twice" if name in numbers else f"which {kind} does not take"
+        if name not in allowed or name in named:
+            why = "twice" if name in named else f"which {kind} does not take"
             raise InputError(f"cache: got {name} in {text!r}, {why}; expected {_FORMS}")
         numbers[name] = _number(text, name, number)
+        named.add(name)
     return CacheChoice(kind, **{name.replace("-", "_"): value for name, value in numbers.items()})  # type: ignore[arg-type]  # by name
 
 

@@ -55,7 +55,8 @@ _OPTIONS = (
         "--cache",
         metavar="KIND:NUMBER",
         help="Forecast some steps instead of calling the denoiser: taylor:ORDER, sea:THRESHOLD or guidance:INTERVAL, "
-        "with :interval=N, :final=N, :guidance-order=N.  [default: off]",
+        "with :interval=N, :final=N, :guidance-order=N. Or, of an export with --split, call its outer part alone: "
+        "deep:INTERVAL, with :order=N, or first-block:THRESHOLD, both with :final=N.  [default: off]",
     ),
 )
 

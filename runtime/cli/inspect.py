@@ -12,11 +12,12 @@ from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.bundle.json_codec import to_json
 from diffoundry.runtime.bundle.manifest import MANIFEST_NAME, Manifest
 from diffoundry.runtime.bundle.quantization import QuantizationChoice
-from diffoundry.runtime.bundle.specs import EngineSpec, TensorSpec
+from diffoundry.runtime.bundle.specs import EnginePart, EngineSpec, TensorSpec
 from diffoundry.runtime.cli.console import make_table, out, print_json, remark, size_text
 from diffoundry.runtime.cli.help import Command, options_in
 from diffoundry.runtime.cli.options import bundle_argument, json_option
 from diffoundry.runtime.cli.schedulers import main_scheduler_folder
+from diffoundry.runtime.engines.part_names import CONDITIONING, PRELUDE, SKIPPED
 from diffoundry.runtime.engines.select import find_obstacle
 from diffoundry.runtime.errors import BundleError
 from diffoundry.runtime.models.roles import DENOISER
@@ -89,21 +90,35 @@ def obstacles(manifest: Manifest) -> dict[str, str]:
 
 
 def partition_notes(manifest: Manifest) -> list[str]:
-    """Describe what leaves the loop, a line for each engine in parts and for each that stayed whole in its place."""
+    """Describe what leaves the loop, and what caches leave out, a line for each engine that was cut or stayed whole."""
     lines = []
     for name, component in manifest.components.items():
         for engine in component.engines:
-            if engine.parts:
-                total = sum(part.weights for part in engine.parts)
-                outside = [f"{part.name} {size_text(part.weights)}" for part in engine.parts[:-1]]
-                share = 100 * (1 - engine.parts[-1].weights / total) if total else 0.0
-                lines.append(
-                    f"{name}, {_label(engine)}: {share:.1f} % of {size_text(total)} of weights leave the loop "
-                    f"({', '.join(outside)})"
-                )
+            subject = f"{name}, {_label(engine)}"
+            outside = [part for part in engine.parts if part.name in (CONDITIONING, PRELUDE)]
+            skipped = [part for part in engine.parts if part.name in SKIPPED]
+            if outside:
+                lines.append(f"{subject}: {_share(outside, engine)} of weights leave the loop ({_sizes(outside)})")
             elif manifest.recipe.partition and component.role == DENOISER:
-                lines.append(f"{name}, {_label(engine)}: nothing of it leaves the loop, so it is one graph")
+                kept = "" if engine.parts else ", so it is one graph"
+                lines.append(f"{subject}: nothing of it leaves the loop{kept}")
+            if skipped:
+                rest = [part for part in engine.parts if part not in outside]
+                caches = "deep and first-block" if skipped[0].residuals else "deep"
+                lines.append(
+                    f"{subject}: split into {_sizes(rest)}; {caches} caches leave out {skipped[0].name} in some steps"
+                )
     return lines
+
+
+def _share(some: list[EnginePart], engine: EngineSpec) -> str:
+    total = sum(part.weights for part in engine.parts)
+    share = 100 * sum(part.weights for part in some) / total if total else 0.0
+    return f"{share:.1f} % of {size_text(total)}"
+
+
+def _sizes(parts: list[EnginePart]) -> str:
+    return ", ".join(f"{part.name} {size_text(part.weights)}" for part in parts)
 
 
 def _check(bundle: Bundle, *, as_json: bool) -> None:

@@ -2,12 +2,15 @@
 
 import threading
 from collections.abc import Hashable, Mapping, Sequence
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
 
 from diffoundry.runtime.dispatch.request import Request
+from diffoundry.runtime.engines.body_cache import current_body_cache
+from diffoundry.runtime.engines.call_hook import CALL_HOOK
 from diffoundry.runtime.engines.protocol import Array
 from diffoundry.runtime.engines.session import EngineSession
 
@@ -27,6 +30,7 @@ class EngineCall:
         key: Calls with equal keys can be joined; None for a call that is made alone.
         batched: Names of the inputs that have a row for each image.
         limit: Rows that the engine takes at once; None for any number.
+        context: Of the run, with its caches; for a call that is made alone.
         ready: Set when `outputs` or `error` is there.
         outputs: The result.
         error: Or the error.
@@ -40,6 +44,7 @@ class EngineCall:
     key: Hashable = None
     batched: frozenset[str] = frozenset()
     limit: int | None = None
+    context: Context = field(default_factory=copy_context)
     ready: threading.Event = field(default_factory=threading.Event)
     outputs: dict[str, Array] | None = None
     error: BaseException | None = None
@@ -50,7 +55,8 @@ def describe_call(request: Request, session: EngineSession, component: str, feed
 
     Equal keys mean: the same engine, inputs of the same types and shapes but for their rows, and equal values in the
     inputs without rows, such as the timestep and tables of positions. The manifest names the dimension of the rows. A
-    folder without a manifest has no keys: nobody says that its rows are computed independently of each other.
+    folder without a manifest has no keys: nobody says that its rows are computed independently of each other. Nor has a
+    call of a loop that leaves out the inner part of its network in some steps: others run it in other steps.
 
     Args:
         request: Of the call.
@@ -63,8 +69,9 @@ def describe_call(request: Request, session: EngineSession, component: str, feed
         EngineError: No engine of it can run here.
     """
     call = EngineCall(request=request, session=session, component=component, feeds=feeds)
+    call.context.run(CALL_HOOK.set, None)
     choice = session.choice(component)
-    if choice is None:
+    if choice is None or current_body_cache() is not None:
         return call
     idle = () if choice.spec.idle is None else choice.spec.idle.inputs
     inputs = {one.name: one.shape for one in choice.spec.inputs if one.name in feeds or one.name not in idle}

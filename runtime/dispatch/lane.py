@@ -165,7 +165,7 @@ class EngineLane:
     def _make(self, calls: list[EngineCall]) -> None:
         """Make calls as one. If that fails, each is made alone, so that a run only gets an error of its own."""
         try:
-            outputs = [self._run(calls[0], calls[0].feeds)] if len(calls) == 1 else self._run_joined(calls)
+            outputs = [self._run_alone(calls[0])] if len(calls) == 1 else self._run_joined(calls)
         except Exception as error:  # noqa: BLE001  # the run gets it
             if len(calls) == 1:
                 calls[0].error = error
@@ -176,6 +176,9 @@ class EngineLane:
         for call, result in zip(calls, outputs, strict=True):
             call.outputs = result
         self._note(calls)
+
+    def _run_alone(self, call: EngineCall) -> dict[str, Array]:
+        return call.context.run(self._run, call, call.feeds)
 
     def _run_joined(self, calls: list[EngineCall]) -> list[dict[str, Array]]:
         return split_outputs(calls, self._run(calls[0], join_feeds(calls)))

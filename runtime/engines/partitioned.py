@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import cast
 
 from diffoundry.runtime.bundle.specs import EnginePart, EngineSpec
+from diffoundry.runtime.engines.body_cache import Body, current_body_cache
+from diffoundry.runtime.engines.part_names import CONDITIONING, HEAD, PRELUDE, SKIPPED
 from diffoundry.runtime.engines.protocol import AdaptableEngine, AdapterWeights, Array, Closeable, Engine, run_checked
 from diffoundry.runtime.engines.run_memory import current_memory
 
 __all__ = ["PartitionedEngine"]
+
+_REMEMBERED = (CONDITIONING, PRELUDE)
 
 OpenPart = Callable[[EngineSpec, AdapterWeights | None], Engine]
 """Opens the engine of one part, with adapters or without."""
@@ -28,9 +32,9 @@ class _Part:
 class PartitionedEngine(Closeable):
     """The engines of the parts of a network, run one after another. An `AdaptableEngine`.
 
-    The parts before the last change with the call or the timestep alone. Within a run of a pipeline, they run once for
-    each of their inputs; the `RunMemory` of the run keeps their results. Nothing is kept here, so several threads and
-    runs may share it.
+    Conditioning and prelude change with the call or the timestep alone. Within a run of a pipeline, they run once for
+    each of their inputs; the `RunMemory` of the run keeps their results. The body of a split network is left out where
+    the `BodyCache` of the loop says so. Nothing is kept here, so several threads and runs may share it.
     """
 
     def __init__(
@@ -96,16 +100,37 @@ class PartitionedEngine(Closeable):
 
     def _run_parts(self, state: object, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run the parts and return all values; `state` identifies the weights."""
-        memory, values = current_memory(), dict(feeds)
+        memory, cache, values = current_memory(), current_body_cache(), dict(feeds)
         for part in self._parts:
             left_out = self.idle_inputs.difference(feeds)
             mine = {one.name: values[one.name] for one in part.spec.inputs if one.name not in left_out}
-            if memory is None or part is self._parts[-1]:
+            if part.spec.name in SKIPPED and cache is not None:
+                values |= cache.results(self._body(state, part, mine, feeds, values))
+            elif memory is None or part.spec.name not in _REMEMBERED:
                 values |= self._run_part(part, mine)
             else:
                 key, shapes = (state, part.spec.name), part.spec.shape_inputs
                 values |= memory.recall(key, mine, shapes, partial(self._run_part, part))
         return values
+
+    def _body(
+        self,
+        state: object,
+        part: _Part,
+        mine: Mapping[str, Array],
+        feeds: Mapping[str, Array],
+        values: Mapping[str, Array],
+    ) -> Body:
+        """Describe a call of the inner part: its own inputs, those of the network, and all values so far."""
+        head = next((one.spec.residuals for one in self._parts if one.spec.name == HEAD), {})
+        return Body(
+            weights=state,
+            feeds={tensor.name: feeds[tensor.name] for tensor in self.inputs if tensor.name in feeds},
+            change=next((values[after] - values[before] for after, before in head.items()), None),
+            results=[tensor.name for tensor in part.spec.outputs],
+            base=next((values[name] for name in part.spec.residuals.values()), None),
+            run=partial(self._run_part, part, mine),
+        )
 
     def _run_part(self, part: _Part, feeds: Mapping[str, Array]) -> dict[str, Array]:
         return run_checked(part.engine, feeds, f"{self._component}, part {part.spec.name}")

@@ -10,7 +10,7 @@ import numpy as np
 
 from diffoundry.runtime.engines.protocol import Array
 
-__all__ = ["RunMemory", "current_memory", "with_memory"]
+__all__ = ["RunMemory", "current_memory", "is_same", "keep", "with_memory"]
 
 Step = TypeVar("Step")
 
@@ -56,12 +56,11 @@ class RunMemory:
         """
         results = self._results.setdefault(graph, [])
         for place, (inputs, outputs) in enumerate(results):
-            if _equal(inputs, feeds, shapes):
+            if is_same(inputs, feeds, shapes):
                 results.insert(0, results.pop(place))
                 return outputs
         outputs = compute(feeds)
-        kept = {name: _shape_of(array) if name in shapes else array.copy() for name, array in feeds.items()}
-        results.insert(0, (kept, outputs))
+        results.insert(0, (keep(feeds, shapes), outputs))
         del results[_MOST:]
         return outputs
 
@@ -82,12 +81,20 @@ def with_memory(steps: Iterator[Step], memory: RunMemory) -> Iterator[Step]:
         yield step
 
 
+def keep(feeds: Mapping[str, Array], shapes: Collection[str]) -> dict[str, Array]:
+    """Copy inputs, for `is_same`; those named in `shapes` take no memory."""
+    return {name: _shape_of(array) if name in shapes else array.copy() for name, array in feeds.items()}
+
+
 def _shape_of(array: Array) -> Array:
     """Return an array of this shape that takes no memory."""
     return np.broadcast_to(np.zeros((), array.dtype), array.shape)
 
 
-def _equal(kept: Mapping[str, Array], feeds: Mapping[str, Array], shapes: Collection[str]) -> bool:
+def is_same(kept: Mapping[str, Array], feeds: Mapping[str, Array], shapes: Collection[str]) -> bool:
+    """Return whether inputs are those that were kept; of the ones named in `shapes` the shape alone counts."""
+    if kept.keys() != feeds.keys():
+        return False
     for name, array in feeds.items():
         one = kept[name]
         if one.shape != array.shape or (name not in shapes and not np.array_equal(one, array)):

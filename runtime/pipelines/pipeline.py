@@ -182,7 +182,7 @@ class DiffusionPipeline(PipelineInterface):
             after_step = parts.after_step(init.after_step)
         predict: Predict = partial(self._predict, guidance, feeds, init.channels, parts)
         if common.guidance_interval or common.cache:
-            plan = common.guidance_interval, common.cache, guidance, scheduler, len(timesteps)
+            plan = common.guidance_interval, common.cache, guidance, scheduler, len(timesteps), self.session
             predict = approximate(lambda one: partial(self._predict, one, feeds, init.channels, parts), *plan)
         skips = controlled and task.name in self.family.skip_normalization_tasks
         loop = init.latents, timesteps, generator, signal, common.eta, after_step, step_end, scaled

@@ -18,6 +18,7 @@ from diffoundry.runtime.checks.sort_arguments import misplaced_argument, sort_ar
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError, UnknownArgumentError
 from diffoundry.runtime.models.protocols import Denoiser, FloatArray, TextEncoder
+from diffoundry.runtime.pipelines.approximations.split_caches import check_split_cache
 from diffoundry.runtime.pipelines.base import PipelineBase
 from diffoundry.runtime.pipelines.callback import make_step_end
 from diffoundry.runtime.pipelines.denoising import StopSignal
@@ -275,6 +276,7 @@ class StagedPipeline(PipelineBase):
         for option in () if self.scheduler_folders else ("cache", "scheduler", "callback_on_step_end"):
             if getattr(common, option) is not None:
                 raise InputError(f"{option}: got one, expected none: {name} has no steps; leave it out")
+        check_split_cache(common.cache, self.session)
         for field in fields(kind):
             value = getattr(inputs, field.name)
             if field.name in _COUNTS and not (value is None and field.default is None):

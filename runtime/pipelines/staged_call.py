@@ -50,7 +50,8 @@ class RunInputs:
         check_result(self.output_type, self.seed, self.generator)
         if self.cache is not None and parse_cache(self.cache).kind == "guidance":
             raise InputError(
-                f"cache: got {self.cache!r}, expected taylor or sea: this pipeline has a guidance of its own"
+                f"cache: got {self.cache!r}, expected one of another kind, such as taylor:1: this pipeline has a "
+                f"guidance of its own"
             )
 
 

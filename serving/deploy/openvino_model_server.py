@@ -100,7 +100,7 @@ def _check_engines(bundle: Bundle) -> None:
         if not engines or engines[0].parts:
             raise InputError(
                 f"--to openvino-model-server: {name} of {bundle.root} has no {_ENGINE}; add it with 'diffoundry build "
-                f"{bundle.root} --target openvino', or export without --partition"
+                f"{bundle.root} --target openvino', or export without --partition and --split"
             )
         more = {one.name for one in engines[0].inputs} - _UNET_INPUTS
         if name == "unet" and more:

@@ -114,6 +114,7 @@ def _remake(bundle: Bundle, manifest: Manifest, component: str, variant: Variant
                 buckets=manifest.recipe.buckets,
                 quantization=manifest.recipe.quantization.get(variant.precision),
                 partition=manifest.recipe.partition,
+                split=manifest.recipe.split,
                 folder=folder,
                 phase=lambda _: nullcontext(),
                 progress=lambda _: None,

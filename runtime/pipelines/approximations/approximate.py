@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from diffoundry.runtime.checks.approximations import CacheChoice, parse_cache
+from diffoundry.runtime.checks.approximations import SPLIT_CACHES, CacheChoice, parse_cache
+from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.protocols import Denoiser, Feeds, FloatArray
 from diffoundry.runtime.pipelines.approximations.caches import Calls, Forecast, SeaCalls, TaylorCalls
+from diffoundry.runtime.pipelines.approximations.split_caches import check_split_cache, with_split_cache
 from diffoundry.runtime.pipelines.denoising import Predict
 from diffoundry.runtime.pipelines.ending_guidance import EndingGuidance
 from diffoundry.runtime.pipelines.guidance import ClassifierFreeGuidance, Guidance, Unguided
@@ -25,6 +27,7 @@ def approximate(
     guidance: Guidance,
     scheduler: Scheduler[Any],
     total: int,
+    session: EngineSession,
 ) -> Predict:
     """Return a prediction that is guided in some of the steps, and calls the denoiser in some of them.
 
@@ -39,11 +42,19 @@ def approximate(
         guidance: Of the call.
         scheduler: Of the run, its timesteps set.
         total: Steps of the loop.
+        session: The engines of the call.
 
     Raises:
-        InputError: The call has no guidance by a negative prompt, which the arguments leave out.
+        InputError: The call has no guidance by a negative prompt, which the arguments leave out; or no network has the
+            inner part that the cache leaves out.
     """
+    check_split_cache(cache, session)
     choice = None if cache is None else parse_cache(cache)
+    if choice is not None and choice.kind in SPLIT_CACHES:
+        whole = (
+            approximate(predict, interval, None, guidance, scheduler, total, session) if interval else predict(guidance)
+        )
+        return with_split_cache(choice, whole, total)
     ending = isinstance(guidance, EndingGuidance) and _needs_parts(interval, choice)
     plain = isinstance(guidance, ClassifierFreeGuidance) and not isinstance(guidance, StepGuidance)
     if not (ending or plain):
@@ -67,11 +78,13 @@ def with_cache(choice: CacheChoice, predict: Predict, scheduler: Scheduler[Any],
     """Return a prediction that forecasts its output in some of the steps.
 
     Args:
-        choice: A cache of outputs, of taylor or sea.
+        choice: A cache of any kind but guidance.
         predict: Guidance included.
         scheduler: Of the run, its timesteps set.
         total: Steps of the loop.
     """
+    if choice.kind in SPLIT_CACHES:
+        return with_split_cache(choice, predict, total)
     calls, forecast = _calls(choice, scheduler, total), Forecast(choice.order)
 
     def predict_or_forecast(latents: FloatArray, timestep: float, index: int) -> FloatArray:

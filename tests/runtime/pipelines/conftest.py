@@ -62,3 +62,18 @@ def tiny(tmp_path_factory):
     with tarfile.open(Path(__file__).parents[1] / "golden/v3.tar.xz") as archive:
         archive.extractall(folder, filter="data")
     return load(folder)
+
+
+@pytest.fixture
+def emoji_dit_diffusers():
+    """diffusers' pipeline of the embedded transformer; a new one, so that hooks may change it."""
+    import importlib.resources
+
+    import torch
+    from diffusers import StableDiffusion3Pipeline
+
+    folder = importlib.resources.files("diffoundry_models") / "emoji-dit"
+    without = dict.fromkeys(("text_encoder_3", "tokenizer_3", "image_encoder", "feature_extractor"))
+    pipe = StableDiffusion3Pipeline.from_pretrained(str(folder), dtype=torch.float32, **without)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

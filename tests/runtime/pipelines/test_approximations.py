@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from approximated_loops import PROMPT, SETTINGS, STEPS, near, trajectory
+from approximated_loops import expected_loop as expected
 from diffusers.guiders import ClassifierFreeGuidance
 
 from diffoundry.runtime import load
@@ -11,55 +13,6 @@ from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.pipelines.approximations.caches import wiener_filter
 from diffoundry.runtime.pipelines.row_norm_guidance import RowNormGuidance
 from diffoundry.runtime.pipelines.truncated_guidance import TruncatedGuidance
-
-STEPS = 12
-SETTINGS = {"num_inference_steps": STEPS, "guidance_scale": 4.0, "seed": 3, "output_type": "latent"}
-PROMPT = "a red apple"
-
-
-def trajectory(pipe, **arguments):
-    """Latents after every step, and the rows of every call of the denoiser."""
-    rows = []
-
-    def note(name, feeds, _outputs, _seconds):
-        if name == pipe.denoiser.component:
-            rows.append(len(next(iter(feeds.values()))))
-
-    pipe.session.on_call = note
-    try:
-        return [step.latents for step in pipe.start(PROMPT, **{**SETTINGS, **arguments})], rows
-    finally:
-        pipe.session.on_call = None
-
-
-def expected(theirs, guide):
-    """Latents after every step of diffusers' UNet and scheduler.
-
-    Args:
-        theirs: diffusers' pipeline.
-        guide: (step, outputs of the UNet for the prompt and for the empty one, as functions) -> the prediction.
-    """
-    text, empty = theirs.encode_prompt(PROMPT, "cpu", 1, do_classifier_free_guidance=True)
-    scheduler = theirs.scheduler
-    scheduler.set_timesteps(STEPS)
-    latents = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(3)) * scheduler.init_noise_sigma
-    made = []
-    for index, time in enumerate(scheduler.timesteps):
-        sample = scheduler.scale_model_input(latents, time)
-
-        def predict(states, sample=sample, time=time):
-            return theirs.unet(sample, time, encoder_hidden_states=states).sample
-
-        with torch.no_grad():
-            output = guide(index, lambda predict=predict: predict(text), lambda predict=predict: predict(empty))
-        latents = scheduler.step(output, time, latents).prev_sample
-        made.append(latents.numpy())
-    return made
-
-
-def near(ours, theirs):
-    for got, want in zip(ours, theirs, strict=True):
-        assert np.sqrt(np.square(got - want).mean()) <= 1e-4 * np.sqrt(np.square(want).mean())
 
 
 @pytest.mark.parametrize("interval", [(0.0, 0.6), (0.2, 0.8), (0.5, 1.0)])
@@ -252,7 +205,10 @@ def test_stable_diffusion_3(portable_bundle):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"cache": "deepest:3"}, "cache: got 'deepest:3', expected taylor:ORDER, sea:THRESHOLD or guidance:INTERVAL"),
+        (
+            {"cache": "deepest:3"},
+            "cache: got 'deepest:3', expected taylor:ORDER, sea:THRESHOLD, guidance:INTERVAL, deep:INTERVAL or",
+        ),
         ({"cache": 3}, "cache: got 3, expected taylor:ORDER"),
         ({"cache": "taylor:9"}, "cache: got '9' for the order in 'taylor:9', expected a whole number from 0 to 4"),
         (
