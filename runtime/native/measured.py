@@ -14,6 +14,7 @@ from time import perf_counter
 from typing import Any
 
 from diffoundry.runtime.bundle.atomic_write import write_text
+from diffoundry.runtime.cache_folder import cache_folder
 from diffoundry.runtime.errors import BundleError, InputError
 
 __all__ = [
@@ -93,7 +94,7 @@ def choice_mode(option: bool | str) -> str:
 
 def choices_folder() -> Path:
     """Return the folder in the user's cache that holds measured choices."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "diffoundry" / "choices"
+    return cache_folder("choices")
 
 
 def describe_choices(cpu: str, folder: Path | None = None) -> list[str]:

@@ -5,12 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from diffoundry.runtime.cache_folder import cache_folder
 from diffoundry.runtime.errors import EngineError
 from diffoundry.targets.base import Lowering
 from diffoundry.targets.tensorrt.build.engine_files import EngineFiles
 from diffoundry.targets.tensorrt.build.host import Host
 from diffoundry.targets.tensorrt.build.job import BuildJob
-from diffoundry.targets.tensorrt.build.plan_cache import PlanCache, plan_key, user_cache
+from diffoundry.targets.tensorrt.build.plan_cache import PlanCache, plan_key
 from diffoundry.targets.tensorrt.build.run_worker import run_worker
 from diffoundry.targets.tensorrt.gpu_types import PRECISION_TYPES, describe, refusals
 
@@ -40,7 +41,7 @@ def build_plan(job: BuildJob, files: EngineFiles, data: Sequence[Path], place: H
             f"{work.component} in {work.precision}: got the GPU {gpu.name}, expected one that computes in it: "
             f"{'; '.join(reasons)}; choose another --precision"
         )
-    version, folder = str(place.version), user_cache()
+    version, folder = str(place.version), cache_folder("tensorrt")
     card = f"{gpu.name} {describe(gpu.capability)}" if gpu else ""
     timing = str(folder / f"timing {version} {card}.cache") if place.sdk.timing_cache else None
     graph, plan = files.graph.absolute(), files.plan.absolute()  # the worker reads its job in a folder of its own

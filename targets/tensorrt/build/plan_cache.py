@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,21 +16,10 @@ from diffoundry.runtime.bundle.checksums import sha256_of
 from diffoundry.runtime.bundle.json_codec import to_json
 from diffoundry.targets.tensorrt.build.job import BuildJob
 
-__all__ = ["PlanCache", "plan_key", "user_cache"]
+__all__ = ["PlanCache", "plan_key"]
 
 _LARGEST = 32 << 30
 """Bytes. When there are more, those that were not used for the longest time go."""
-
-
-def user_cache() -> Path:
-    """The folder for TensorRT's files in the user's cache, where the system wants it."""
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData/Local"))
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library/Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "diffoundry" / "tensorrt"
 
 
 def plan_key(job: BuildJob, data: Iterable[Path], version: str, gpu: str) -> str:

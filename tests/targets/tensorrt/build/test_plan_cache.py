@@ -2,16 +2,14 @@
 
 import json
 import os
-import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from diffoundry.targets.tensorrt.build import plan_cache
 from diffoundry.targets.tensorrt.build.job import BuildJob, ProfileShapes
-from diffoundry.targets.tensorrt.build.plan_cache import PlanCache, plan_key, user_cache
+from diffoundry.targets.tensorrt.build.plan_cache import PlanCache, plan_key
 
 
 @pytest.fixture
@@ -116,25 +114,6 @@ def test_the_least_recently_used_go_when_there_is_too_much(tmp_path):
     put("c")
     assert sorted(path.stem for path in (tmp_path / "cache").glob("*.plan")) == ["a", "c"]
     assert sorted(path.stem for path in (tmp_path / "cache").glob("*.json")) == ["a", "c"]
-
-
-@pytest.mark.parametrize(
-    ("platform", "environment", "folder"),
-    [
-        ("linux", {"XDG_CACHE_HOME": "/x"}, "/x/diffoundry/tensorrt"),
-        ("linux", {}, "/home/u/.cache/diffoundry/tensorrt"),
-        ("darwin", {}, "/home/u/Library/Caches/diffoundry/tensorrt"),
-        ("win32", {"LOCALAPPDATA": "/l"}, "/l/diffoundry/tensorrt"),
-    ],
-)
-def test_the_cache_is_where_the_system_wants_it(monkeypatch, platform, environment, folder):
-    for name in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(sys, "platform", platform)
-    monkeypatch.setattr(plan_cache.Path, "home", lambda: Path("/home/u"))
-    assert user_cache() == Path(folder)
 
 
 def test_facts_are_kept_as_json(tmp_path):
