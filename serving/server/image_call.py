@@ -71,7 +71,7 @@ def prepare_call(
             400, f"model: {model.name} does not answer /v1/images/{endpoint}; use {able}", param="model",
             code="wrong_endpoint",
         )  # fmt: skip
-    output = _take_output(values)
+    output = _take_output(values, limits)
     try:
         arguments, settings = _arguments(endpoint, model, values, limits)
         texts = values.pop("loras", [])
@@ -136,7 +136,7 @@ def _unknown(endpoint: str, name: str) -> ApiError:
     return unknown_parameter(name, f"no such parameter.{near or ' GET /openapi.json lists all'}")
 
 
-def _take_output(values: dict[str, Any]) -> dict[str, Any]:
+def _take_output(values: dict[str, Any], limits: Limits) -> dict[str, Any]:
     """Move the parameters about the answer out of the values.
 
     Raises:
@@ -155,6 +155,8 @@ def _take_output(values: dict[str, Any]) -> dict[str, Any]:
     urls = values.pop("response_format", "b64_json") == "url"
     if urls and stream:
         raise bad_parameter("response_format", "got 'url' with stream, whose events hold images; leave it out")
+    if urls and not limits.stored_bytes:
+        raise bad_parameter("response_format", "got 'url', expected 'b64_json': this server stores no images")
     user = values.pop("user", "")
     return {
         "output_format": form, "quality": quality, "urls": urls, "stream": stream, "previews": previews,

@@ -25,7 +25,7 @@ class Limits:
         job_seconds: Of one job, waiting included; None for no limit.
         drain_seconds: That jobs may take to finish when the server stops.
         connections: Open at once.
-        stored_bytes: Of the images that URLs serve.
+        stored_bytes: Of the images that URLs serve; 0 refuses URLs.
         stored_seconds: Until such a URL expires; OpenAI's are valid for 60 minutes.
     """
 
