@@ -94,7 +94,7 @@ SYSTEM_TABLES: Mapping[str, _Makers] = {
         **_by_name(
             make_qwen_image, "QwenImagePipeline", "QwenImageControlNetPipeline", "QwenImageControlNetInpaintPipeline"
         ),
-        **_by_name(make_qwen_image_edit, "QwenImageEditPipeline", "QwenImageEditPlusPipeline"),
+        **_by_name(make_qwen_image_edit, *(f"QwenImageEdit{form}Pipeline" for form in ("", "Inpaint", "Plus"))),
         **_by_name(make_sana, *SANA_CLASSES),
         **_by_name(
             partial(make_flux, in_channels=8 * LATENTS, out_channels=4 * LATENTS, **DEV),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from diffoundry.runtime.checks.image_size import check_size
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.flux_transformer_2d import PATCH
@@ -66,13 +67,32 @@ class PromptEditing(Task):
             image_size(image)
 
     def size(self, inputs: CommonInputs, default: tuple[int, int], vae: AutoencoderKL) -> tuple[int, int]:  # noqa: ARG002
-        """See `Task.size`: about 1024 x 1024 pixels in the ratio of the image, or those of the call; whole tokens."""
+        """See `Task.size`: about 1024 x 1024 pixels in the ratio of the image, or those of the call; whole tokens.
+
+        Raises:
+            InputError: The bundle has no engines for the size in which an image is seen.
+        """
+        self._check_seen(vae)
         own, multiple = area_size(_AREA, self.images()[-1 if self.last else 0]), vae.scale_factor * PATCH
         height, width = (
             (asked or side) // multiple * multiple
             for asked, side in zip((inputs.height, inputs.width), own, strict=True)
         )
         return height, width
+
+    def _check_seen(self, vae: AutoencoderKL) -> None:
+        for height, width in self.seen_sizes():
+            try:
+                check_size((height, width), vae.scale_factor, PATCH, vae.recipe)
+            except InputError as error:
+                raise InputError(
+                    f"image: it is seen with {width}x{height} pixels, whatever is generated, which this bundle cannot "
+                    f"({error}); export it without --buckets, --height and --width"
+                ) from error
+
+    def seen_sizes(self) -> list[tuple[int, int]]:
+        """Return height and width of each image as the denoiser sees it."""
+        return [self._sides()]
 
     def begin(self, context: TaskContext) -> LoopInit:
         """Encode the likeliest latents of the images, and draw noise; diffusers: `prepare_latents`."""
@@ -130,9 +150,13 @@ class SeveralImageEditing(PromptEditing):
 
     image: "Image | Sequence[Image]"
 
+    def seen_sizes(self) -> list[tuple[int, int]]:
+        """See `PromptEditing`."""
+        return [area_size(_AREA, image) for image in self.images()]
+
     def pixels(self) -> list[FloatArray]:
         """See `PromptEditing`."""
-        return [read_image(image, *area_size(_AREA, image)) for image in self.images()]
+        return [read_image(image, *size) for image, size in zip(self.images(), self.seen_sizes(), strict=True)]
 
     def shown(self, count: int) -> list[list[Any]]:
         """See `PromptEditing`."""

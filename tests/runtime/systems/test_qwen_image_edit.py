@@ -181,6 +181,16 @@ ERRORS = {
 }
 
 
+def test_sizes_of_the_bundle_without_that_of_an_image_are_refused(pipelines, monkeypatch):
+    """Whatever is generated, an image is seen in about 1024 x 1024 pixels."""
+    for name in (EDIT, PLUS):
+        ours = pipelines[name, "onnxruntime"]
+        monkeypatch.setattr(ours.vae, "recipe", SimpleNamespace(dims={}, buckets=((64, 64),)))
+        words = "image: it is seen with 1248x832 pixels, whatever is generated, .*expected one of 64x64"
+        with pytest.raises(InputError, match=f"{words}.*; export it without --buckets, --height and --width"):
+            ours.start("a cat", image=NOISE, height=64, width=64)
+
+
 def test_wrong_arguments_are_refused(pipelines, monkeypatch):
     ours = pipelines[EDIT, "onnxruntime"]
     for arguments, words in ERRORS.values():

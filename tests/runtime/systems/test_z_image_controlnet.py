@@ -6,6 +6,7 @@ import json
 import diffusers
 import pytest
 import torch
+from idle_calls import assert_idle_inputs_are_zeros
 from PIL import Image
 from safetensors.torch import save_file
 from system_lora import check_lora, factors, linear_layers
@@ -68,6 +69,7 @@ def test_every_step_is_diffusers(pipelines, folder, net, target):
     if target == "onnxruntime":
         large = {"control_image": EDGES.resize((32, 40)), "height": 40, "width": 32, "num_images_per_prompt": 2}
         compare_system(ours, theirs, prompt="a cat", guidance_scale=0.0, **FEW, **large)
+    assert_idle_inputs_are_zeros(ours, {"control_image": EDGES}, **SIZE)
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
