@@ -101,14 +101,16 @@ def exported(shared_folder: Path) -> Callable[..., Path]:
         vae: Path | None = None,
         attention_control: bool = False,
         without: tuple[str, ...] = (),
+        loras: tuple[str, ...] = (),
         **request: Any,
     ) -> Path:
         from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
+        from diffoundry.exporter.cli.export import read_loras
         from diffoundry.exporter.export import export
         from diffoundry.exporter.request import ExportRequest
         from diffoundry.runtime.bundle.specs import Variant
 
-        more = controlnets, t2i_adapters, ip_adapters, vae, attention_control, without
+        more = controlnets, t2i_adapters, ip_adapters, vae, attention_control, without, loras
         asked_for = (str(model), target, precision, options, random_weights, *more, sorted(request.items()))
         key = hashlib.sha256(repr(asked_for).encode()).hexdigest()[:12]
         bundle = shared_folder / f"{Path(model).name}-{key}.bundle"
@@ -124,7 +126,7 @@ def exported(shared_folder: Path) -> Callable[..., Path]:
                 opened = open_checkpoint(str(model), random_weights=random_weights, vae=other, without=without)
                 joined = opened.with_controlnets(controlnets).with_t2i_adapters(t2i_adapters)
                 whole = joined.with_ip_adapters(ip_adapters)
-                checkpoint = whole.with_attention_control(asked=attention_control)
+                checkpoint = whole.with_loras(read_loras(loras)).with_attention_control(asked=attention_control)
                 with share_tokenizers(shared_folder / "tokenizers"):
                     export(checkpoint, asked, bundle, lambda *_: None, run=run)
         return bundle

@@ -9,6 +9,7 @@ from typing import Any, Self
 from diffoundry.exporter.checkpoints.aliases import read_aliases
 from diffoundry.exporter.checkpoints.checks import check_classes, check_folder, check_index, read_configs
 from diffoundry.exporter.checkpoints.contents import SEED, CheckpointContents
+from diffoundry.exporter.checkpoints.control_lora import CONTROL_CLASSES, ControlWeights, is_control_lora
 from diffoundry.exporter.checkpoints.controlnets import find_controlnets, joined_index, take_masks
 from diffoundry.exporter.checkpoints.find_sources import find_sources
 from diffoundry.exporter.checkpoints.flat_folder import spread_flat_folder
@@ -173,8 +174,25 @@ class Checkpoint(CheckpointContents):
         return fused.with_attention_control(asked=description["attention_control"])
 
     def with_loras(self, loras: Iterable[FusedLora]) -> Self:
-        """Copy the checkpoint with LoRAs added to its weights."""
-        return replace(self, loras=(*self.loras, *loras))
+        """Copy the checkpoint with LoRAs added to its weights; one for control changes FLUX.1's pipeline class.
+
+        Raises:
+            InputError: A file is no safetensors file.
+        """
+        added = tuple(loras)
+        control = self.model_index["_class_name"] in CONTROL_CLASSES
+        config = read_json(self.folder(TRANSFORMER) / "config.json") if control else {}
+        wide = control and any(is_control_lora(Path(lora.file), config) for lora in added)
+        return replace(self._with_control() if wide else self, loras=(*self.loras, *added))
+
+    def _with_control(self) -> Self:
+        """Copy the checkpoint with a first layer of the transformer that takes a control image too."""
+        index = {**self.model_index, "_class_name": CONTROL_CLASSES[self.model_index["_class_name"]]}
+        family = find_family(index, self.without)
+        sources = {**self.sources, TRANSFORMER: ControlWeights.of(self.sources[TRANSFORMER])}
+        configs = read_configs(self.root, {name: one.folder for name, one in sources.items()}, index, family)
+        components = tuple(kind.describe(configs) for kind in family.components)
+        return replace(self, model_index=index, family=family, components=components, sources=sources)
 
     def with_attention_control(self, *, asked: bool = True) -> Self:
         """Copy the checkpoint with a UNet that takes edits of its attention.

@@ -1,11 +1,12 @@
 """Adds LoRAs to the weights of a torch module before it is traced."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from diffoundry.exporter.checkpoints.control_lora import ControlParts, norm_lengths, read_control_parts
 from diffoundry.exporter.checkpoints.deferred_weights import deferred_weights
 from diffoundry.exporter.component import Config
 from diffoundry.runtime.adapters.lora import Factors, Host, read_lora
@@ -53,11 +54,25 @@ def fuse_loras(
                 f"LoRA {wanted.file}: got SHA-256 {found[:16]}..., expected {wanted.sha256[:16]}...; it was changed "
                 f"since the export began, run it again"
             )
-        lora = read_lora(Path(wanted.file), {component: host}, present)
+        parts = ControlParts()
+        if config.get("_class_name") == "FluxTransformer2DModel":
+            parts = read_control_parts(Path(wanted.file), host, norm_lengths(module))
+        lora = read_lora(Path(wanted.file), {component: host}, present, parts.tensors)
+        changes: list[tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]] = []
         for name, factors in lora.factors.get(component, {}).items():
-            weight = layers[name].weight
-            fuse = partial(_fused, factors=factors, scale=wanted.scale)
-            weight.data = later.change(weight, fuse) if deferred else fuse(weight.data)
+            changes.append((layers[name].weight, partial(_fused, factors=factors, scale=wanted.scale)))
+        for name, bias in parts.biases.items():
+            own = layers[name].bias
+            assert own is not None, "every linear layer of FLUX.1 has one"
+            changes.append((own, partial(_moved, change=torch.from_numpy(bias), scale=wanted.scale)))
+        for tensor, fuse in changes:
+            tensor.data = later.change(tensor, fuse) if deferred else fuse(tensor.data)
+        for name, values in parts.norms.items():
+            module.get_parameter(name).data = torch.from_numpy(values)
+
+
+def _moved(bias: torch.Tensor, change: torch.Tensor, scale: float) -> torch.Tensor:
+    return bias + scale * change
 
 
 def _fused(weight: torch.Tensor, factors: Factors, scale: float) -> torch.Tensor:

@@ -85,7 +85,7 @@ class _Layer:
     swapped: bool = False
 
 
-def read_lora(path: Path, hosts: Mapping[str, Host], present: Collection[str]) -> Lora:
+def read_lora(path: Path, hosts: Mapping[str, Host], present: Collection[str], without: Collection[str] = ()) -> Lora:
     """Read a LoRA of linear layers and convolutions, in fp32, fp16 or bf16, in any names of `lora_names`.
 
     diffusers: `StableDiffusionLoraLoaderMixin.lora_state_dict`, `utils.peft_utils.get_peft_kwargs`.
@@ -94,13 +94,14 @@ def read_lora(path: Path, hosts: Mapping[str, Host], present: Collection[str]) -
         path: A safetensors file.
         hosts: Component to its layers.
         present: All components of the bundle; tensors for those without layers are ignored.
+        without: Names of tensors that something else reads.
 
     Raises:
         InputError: It is no safetensors file, of a kind that is not supported (DoRA, LoHa, LoKr), or was trained for
             another model; the message names the first tensor that does not fit, and what the bundle has.
     """
     file = Safetensors(path)
-    layers, unused = _sorted(file, hosts, present)
+    layers, unused = _sorted(file, hosts, present, without)
     if len(unused) == len(file.entries):
         raise InputError(
             f"LoRA {path}: got no tensor of a LoRA among {len(file.entries)}, expected names such as "
@@ -124,7 +125,7 @@ def join_factors(parts: Sequence[tuple[Factors, float]]) -> Factors:
 
 
 def _sorted(
-    file: Safetensors, hosts: Mapping[str, Host], present: Collection[str]
+    file: Safetensors, hosts: Mapping[str, Host], present: Collection[str], without: Collection[str]
 ) -> tuple[dict[tuple[str, str], _Layer], tuple[str, ...]]:
     """Return the tensors by component and layer, and the names of those that belong to no component."""
     names = {component: LayerNames(host.layers, host.config) for component, host in hosts.items()}
@@ -132,6 +133,8 @@ def _sorted(
     layers: dict[tuple[str, str], _Layer] = defaultdict(_Layer)
     unused = []
     for tensor in file:
+        if tensor in without:
+            continue
         said = parse_name(tensor, denoiser)
         if said is None:
             unused.append(tensor)
@@ -226,4 +229,6 @@ def _describe_other_kind(path: Path, tensor: str) -> str:
         "; fuse it with diffusers (load_lora_weights, fuse_lora, unload_lora_weights, save_pretrained) and export that"
     )
     fusable = hint if ".lora_magnitude_vector" in tensor else ""
+    if tensor.endswith(".lora_B.bias"):
+        fusable = "; of FLUX.1 'export --lora' fuses them into the weights"
     return f"LoRA {path}: tensor {tensor!r} belongs to {kind}, which is not supported, expected {factors}{fusable}"

@@ -69,7 +69,7 @@ def test_every_step_is_diffusers(pipelines, folder, net, target):
     if target == "onnxruntime":
         large = {"control_image": EDGES.resize((32, 40)), "height": 40, "width": 32, "num_images_per_prompt": 2}
         compare_system(ours, theirs, prompt="a cat", guidance_scale=0.0, **FEW, **large)
-    assert_idle_inputs_are_zeros(ours, {"control_image": EDGES}, **SIZE)
+        assert_idle_inputs_are_zeros(ours, {"control_image": EDGES}, **SIZE)
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
