@@ -44,7 +44,7 @@ class CommonInputs:
         guidance_scale: 1 or less runs without guidance, at half the cost.
         guidance_rescale: Lin et al. 2023; 0 is off.
         guidance_interval: Fractions of the steps between which guidance runs, such as (0.2, 0.8); None is all steps.
-        cache: Forecasts of some steps, see `CacheChoice`: "taylor:1", "sea:0.2", "guidance:3"; None is off.
+        cache: Forecasts of some steps, see `CacheChoice`: "taylor:1", "sea:0.2", "deep:3"; None is off.
         num_images_per_prompt: Images for every prompt.
         eta: DDIM's eta.
         seed: Seed of torch's CPU generator, or one for each image; None draws one and reports it.

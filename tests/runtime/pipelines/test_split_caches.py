@@ -9,6 +9,7 @@ import pytest
 import torch
 from approximated_loops import PROMPT, SETTINGS, STEPS, expected_loop, near, trajectory
 from click.testing import CliRunner
+from partitioned_networks import lower_in_parts, open_engine, random_feeds
 
 from diffoundry.runtime import EngineOptions, load
 from diffoundry.runtime.checks.approximations import CacheChoice, parse_cache
@@ -170,6 +171,16 @@ def test_images_of_one_prompt_in_calls_of_their_own_keep_their_own(cut, monkeypa
     together, _ = bodies(cut, cache="deep:3", num_images_per_prompt=2)
     monkeypatch.setattr(cut.session, "_rows_at_once", lambda _inputs: 1)
     near(bodies(cut, cache="deep:3", num_images_per_prompt=2)[0], together)
+
+
+def test_parts_of_a_partition_are_split_as_well(emoji_bundle, tmp_path):
+    results = []
+    for cut in (False, True):
+        spec = lower_in_parts(emoji_bundle, "unet", tmp_path / str(cut), partition=cut, split=cut)
+        with open_engine(tmp_path / str(cut), spec) as engine:
+            results.append(engine.run(random_feeds(spec.inputs))["out_sample"])
+    assert [part.name for part in spec.parts] == ["conditioning", "prelude", "inner", "outer"]
+    assert np.array_equal(*results)
 
 
 def test_a_change_of_rows_computes_all(cut):
