@@ -108,7 +108,7 @@ def test_mask_that_is_drawn_changes_its_part_of_the_image(visit, server, tmp_pat
     assert white[:18].mean() > 0.3
     assert not white[18:].any()  # the dot in the middle is undone
     change = np.abs(_pixels(result).astype(int) - _pixels(start)).mean(axis=2)
-    assert change[30:].mean() < 0.15 * change[white].mean()
+    assert change[30:].mean() < 0.25 * change[white].mean()  # the VAE changes the rest a little
     (tmp_path / _folder(emoji_pipe).name).symlink_to(_folder(emoji_pipe))
     monkeypatch.chdir(tmp_path)
     _run_command(monkeypatch, page.inner_text("#cli"))
