@@ -1,6 +1,7 @@
 """Old configs, corrected by each supported pipeline class of diffusers as its own `__init__` does it."""
 
 import inspect
+from functools import cache
 from itertools import product
 
 import diffusers
@@ -45,19 +46,35 @@ def networks():
     return {"unet": unet, "vae": diffusers.AutoencoderKL(block_out_channels=(4,), norm_num_groups=2)}
 
 
+@cache
+def _own_networks(name):
+    """Networks that only this class looks into."""
+    if name.startswith("QwenImage"):
+        return {"vae": diffusers.AutoencoderKLQwenImage(base_dim=4, z_dim=4, num_res_blocks=1)}
+    if name == "Flux2KleinKVPipeline":
+        transformer = diffusers.Flux2Transformer2DModel(
+            num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=1, joint_attention_dim=8,
+            axes_dims_rope=(4, 4, 4, 4), in_channels=4,
+        )  # fmt: skip
+        return {"transformer": transformer}
+    if name.startswith("ZImageControlNet"):
+        sizes = {"dim": 16, "n_heads": 1, "n_kv_heads": 1, "n_refiner_layers": 0}
+        return {
+            "transformer": diffusers.ZImageTransformer2DModel(n_layers=1, axes_dims=[4, 6, 6], **sizes),
+            "controlnet": diffusers.ZImageControlNetModel(
+                control_layers_places=[0], control_in_dim=33 if "Inpaint" in name else 16, **sizes
+            ),
+        }
+    return {}
+
+
 def _construct(name, networks, scheduler):
     cls = getattr(diffusers, name)
     taken = inspect.signature(cls.__init__).parameters
     empty = {key: None for key, value in taken.items() if key != "self" and value.default is inspect.Parameter.empty}
     extra = {"requires_safety_checker": False} if "requires_safety_checker" in taken else {}
     parts = {key: value for key, value in networks.items() if key in taken}
-    if name.startswith("QwenImage"):
-        parts["vae"] = diffusers.AutoencoderKLQwenImage(base_dim=4, z_dim=4, num_res_blocks=1)
-    if name == "Flux2KleinKVPipeline":
-        parts["transformer"] = diffusers.Flux2Transformer2DModel(
-            num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=1, joint_attention_dim=8,
-            axes_dims_rope=(4, 4, 4, 4), in_channels=4,
-        )  # fmt: skip
+    parts |= _own_networks(name)
     return cls(**{**empty, **extra, **parts, "scheduler": scheduler})
 
 
