@@ -106,6 +106,7 @@ def extract(model: ir.Model, cut: Cut, *, last: bool) -> GraphPart:
     """
     graph = model.graph
     extracted = ir.convenience.extract(graph, [*cut.inputs, *cut.crossing], list(cut.outputs))
+    _sort_weights(extracted, graph)
     if not last:
         _convert(extracted, extracted.outputs, _widen)
     handed = {value.name for value in cut.crossing}
@@ -114,6 +115,15 @@ def extract(model: ir.Model, cut: Cut, *, last: bool) -> GraphPart:
     part.metadata_props.update(model.metadata_props)
     shapes = [v for v in extracted.inputs if v.uses() and all(use.node.op_type == "Shape" for use in v.uses())]
     return GraphPart(name=cut.name, model=part, shape_inputs=tuple(str(value.name) for value in shapes))
+
+
+def _sort_weights(graph: ir.Graph, whole: ir.Graph) -> None:
+    """Put weights in the order of the whole graph. onnx_ir collects them in a set, so two exports would differ."""
+    held = dict(graph.initializers)
+    graph.initializers.clear()
+    for name in whole.initializers:
+        if name in held:
+            graph.initializers[name] = held[name]
 
 
 def _convert(graph: ir.Graph, values: Iterable[ir.Value], convert: Callable[[ir.Graph, ir.Value], None]) -> None:

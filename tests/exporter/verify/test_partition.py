@@ -5,6 +5,7 @@ import pytest
 from partitioned_networks import random_feeds
 
 from diffoundry.exporter.verify.checks.partition import check_partition
+from diffoundry.exporter.verify.checks.remade import remake_engines
 from diffoundry.exporter.verify.reference.component_cases import ComponentCase
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.engines.protocol import EngineOptions
@@ -43,3 +44,10 @@ def test_a_small_change_of_a_part_is_found(in_parts, editable):
 
 def test_a_bundle_of_whole_networks_has_nothing_to_check(emoji_bundle):
     assert _check(emoji_bundle) == []
+
+
+@pytest.mark.parametrize("options", [{"partition": True}, {"split": True}], ids=["partition", "split"])
+def test_parts_are_made_again_byte_for_byte(exported, options):
+    made = remake_engines(Bundle(exported("emoji", **options)), "onnxruntime", "fp32")
+    assert len(made.checks) == 4
+    assert all(check.passed for check in made.checks), made.checks
