@@ -1,7 +1,7 @@
 """Runs of `generate`: everything but prompt and seed is checked and loaded once, for one image or for thousands."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class PreparedRun:
         attention: Arguments of edits and heat maps.
         kept: Settings of the VAE and of edits, as an image keeps them.
         words: Words of the embeddings.
+        told: Notes that were printed: thousands of runs print each once.
     """
 
     pipeline: PipelineBase
@@ -54,6 +55,7 @@ class PreparedRun:
     attention: Mapping[str, Any]
     kept: Mapping[str, Any]
     words: Sequence[str]
+    told: set[str] = field(default_factory=set)
 
     @classmethod
     def of_command(
@@ -112,9 +114,28 @@ class PreparedRun:
         kept = ImageSettings.of_run(self.pipeline, run, {**settings, **self.kept, **named}, names, self.defaulted)
         size = run.arguments["width"], run.arguments["height"]
         check_settings(kept.of_image(kept.count - 1), example, size)
-        _tell_notes(self.pipeline, run, settings, self.words)
+        self._tell_notes(run, settings)
         self.pipeline.open_engines(unused_components(self.pipeline, self.files))
         return run, kept
+
+    def _tell_notes(self, run: Run[Any], settings: Mapping[str, Any]) -> None:
+        """Warn of text that was cut off, of words that are not used, and of forms that are read as text."""
+        pipeline = self.pipeline
+        advice = "pass --long-prompts to keep it" if "long_prompts" in pipeline.argument_names else "shorten the prompt"
+        for text in filter(None, run.truncated):
+            warn(
+                f"warning: the text encoder takes fewer tokens; this part of the prompt is cut off: {text!r}; {advice}"
+            )
+        for word in unused_words(pipeline, settings, self.words):
+            warn(
+                f"warning: no prompt contains the word {word!r}, so its embedding has no effect; write it into a prompt"
+            )
+        large = size_note(pipeline, run.arguments["height"], run.arguments["width"])
+        approximate = approximation_note(str(pipeline.session.bundle.root.name), settings)
+        for note in [*prompt_notes(pipeline, settings), *filter(None, (large, approximate))]:
+            if note not in self.told:
+                self.told.add(note)
+                remark(f"note: {note}")
 
 
 def file_names(value: Any) -> Any:
@@ -122,19 +143,3 @@ def file_names(value: Any) -> Any:
     if isinstance(value, list):
         return [file_names(one) for one in value]
     return value.name if isinstance(value, Path) else value
-
-
-def _tell_notes(pipeline: PipelineBase, run: Run[Any], settings: Mapping[str, Any], words: Sequence[str]) -> None:
-    """Warn of text that was cut off, of words that are not used, and of forms that are read as text."""
-    advice = "pass --long-prompts to keep it" if "long_prompts" in pipeline.argument_names else "shorten the prompt"
-    for text in run.truncated:
-        if text:
-            warn(
-                f"warning: the text encoder takes fewer tokens; this part of the prompt is cut off: {text!r}; {advice}"
-            )
-    for word in unused_words(pipeline, settings, words):
-        warn(f"warning: no prompt contains the word {word!r}, so its embedding has no effect; write it into a prompt")
-    large = size_note(pipeline, run.arguments["height"], run.arguments["width"])
-    approximate = approximation_note(str(pipeline.session.bundle.root.name), settings)
-    for note in [*prompt_notes(pipeline, settings), *filter(None, (large, approximate))]:
-        remark(f"note: {note}")

@@ -108,3 +108,8 @@ def test_refusals(generate, tmp_path):
         with pytest.raises(InputError, match=message):
             generate(*options)
     assert [path.name for path in tmp_path.iterdir()] == ["prompts.txt"]
+
+
+def test_a_note_is_told_once(generate):
+    result = generate(*BULK, "--steps", "2", "--cache", "taylor:1")
+    assert result.output.count("with --cache the image is not that of the exact loop") == 1
