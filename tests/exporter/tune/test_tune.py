@@ -107,7 +107,7 @@ def test_candidates_are_read_as_they_are_written():
         ("steps=none", "--approximation: got steps=none, expected a whole number"),
         ("guidance-interval=0.2", "--approximation guidance-interval: got '0.2', expected LOW:HIGH"),
         ("guidance-interval=0.8:0.2", "guidance_interval: got .*, expected two fractions"),
-        ("cache=deep:3", "cache: got 'deep:3', expected taylor:ORDER"),
+        ("cache=wide:3", "cache: got 'wide:3', expected taylor:ORDER"),
     ],
 )
 def test_text_that_is_no_approximation(text, message):
