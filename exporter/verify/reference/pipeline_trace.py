@@ -142,7 +142,7 @@ def record_calls(pipeline: Any, components: Sequence[Component]) -> Iterator[dic
         converts = issubclass(wrapper, NetworkModule)
         if converts:
             feeds |= {name: to_numpy(tensor) for name, tensor in wrapper.computed_inputs(module, passed).items()}
-        if isinstance(output, dict):  # of Z-Image's ControlNet: number of a block to its residual
+        if type(output) is dict:  # Z-Image's ControlNet gives residuals by the number of a block
             outputs = {str(place): to_numpy(residual) for place, residual in output.items()}
             outputs = wrapper.graph_outputs(passed, outputs)
             calls[component.name].append(NetworkCall(feeds=feeds, outputs=outputs))
