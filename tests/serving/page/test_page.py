@@ -3,6 +3,7 @@
 import io
 import shlex
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -144,8 +145,15 @@ def test_controlnet_and_large_images_fit_the_model(visit, server_of_two, emoji_p
     assert "0.8" in page.inner_text("#caption-facts")
 
 
-def test_cancel_and_errors_of_the_server(visit, server):
+def test_cancel_and_errors_of_the_server(visit, server, emoji_pipe, monkeypatch):
+    run = emoji_pipe.session.run
+
+    def run_slowly(name, feeds):
+        time.sleep(0.05)  # or a fast machine is done before a busy browser has read the key
+        return run(name, feeds)
+
     page = visit(server.url)
+    monkeypatch.setattr(emoji_pipe.session, "run", run_slowly)
     page.fill("#prompt", "a cat")
     page.fill("#num_inference_steps", "800")
     page.click("#generate")
@@ -154,6 +162,7 @@ def test_cancel_and_errors_of_the_server(visit, server):
     page.wait_for_selector("#generate:not([hidden])")
     assert page.inner_text("#live") == "Cancelled."
     wait_until(lambda: server.state.dispatcher.statistics().cancelled == 1)
+    monkeypatch.undo()
 
     page.fill("#num_inference_steps", "0")
     page.click("#generate")
