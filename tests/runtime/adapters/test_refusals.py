@@ -68,7 +68,7 @@ REFUSED = {
     ),
     "bias": (
         {**FITTING, f"{Q}.lora_B.bias": torch.ones(32)},
-        "'.*lora_B.bias' belongs to a LoRA with biases.*alpha$",
+        "'.*lora_B.bias' belongs to a LoRA with biases.*alpha; of FLUX.1 'export --lora' fuses them into the weights$",
     ),
     "loha": ({f"{K}.hada_w1_a": torch.ones(32, 2)}, "'.*hada_w1_a' belongs to LoHa, which is not supported"),
     "lokr": ({f"{K}.lokr_w1": torch.ones(32, 2)}, "'.*lokr_w1' belongs to LoKr, which is not supported"),
