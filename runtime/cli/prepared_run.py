@@ -1,6 +1,6 @@
 """Runs of `generate`: everything but prompt and seed is checked and loaded once, for one image or for thousands."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ class PreparedRun:
         attention: Arguments of edits and heat maps.
         kept: Settings of the VAE and of edits, as an image keeps them.
         words: Words of the embeddings.
-        told: Notes that were printed: thousands of runs print each once.
+        told: Notes and warnings of the options that were printed: thousands of runs print each once.
     """
 
     pipeline: PipelineBase
@@ -127,15 +127,18 @@ class PreparedRun:
                 f"warning: the text encoder takes fewer tokens; this part of the prompt is cut off: {text!r}; {advice}"
             )
         for word in unused_words(pipeline, settings, self.words):
-            warn(
-                f"warning: no prompt contains the word {word!r}, so its embedding has no effect; write it into a prompt"
-            )
+            text = f"no prompt contains the word {word!r}, so its embedding has no effect; write it into a prompt"
+            self._tell(warn, f"warning: {text}")
         large = size_note(pipeline, run.arguments["height"], run.arguments["width"])
         approximate = approximation_note(str(pipeline.session.bundle.root.name), settings)
         for note in [*prompt_notes(pipeline, settings), *filter(None, (large, approximate))]:
-            if note not in self.told:
-                self.told.add(note)
-                remark(f"note: {note}")
+            self._tell(remark, f"note: {note}")
+
+    def _tell(self, tell: Callable[[str], None], text: str) -> None:
+        """Print a text that was not printed yet."""
+        if text not in self.told:
+            self.told.add(text)
+            tell(text)
 
 
 def file_names(value: Any) -> Any:

@@ -27,7 +27,8 @@ class RunsBody(Protocol):
 
         Args:
             index: Of the step.
-            change: Sum that the first block of a transformer adds to its input, (B, tokens, D); None for a UNet.
+            change: Sum that the first block of a transformer adds to its input, (B, tokens, D); None for a UNet, and
+                where `BodyCache.compares` is False.
             before: The same in the last step that ran the body.
         """
 
@@ -81,16 +82,23 @@ class BodyCache:
     All calls of a step follow one decision, which its first call makes: so both branches of guidance decide together,
     however many calls they take. A call takes results only of a call with the same prompts and other inputs, of the
     same weights, and in the same place of its step; one that finds none runs the body. Belongs to one loop.
+
+    Attributes:
+        compares: True if `Body.change` is read.
     """
 
-    def __init__(self, decide: RunsBody, make_kept: Callable[[], Kept], varies: Callable[[str], bool]) -> None:
+    def __init__(
+        self, decide: RunsBody, make_kept: Callable[[], Kept], varies: Callable[[str], bool], *, compares: bool
+    ) -> None:
         """Keep nothing yet.
 
         Args:
             decide: Makes the decisions.
             make_kept: Makes what keeps one result.
             varies: Name of an input -> True if it changes from step to step, such as latents.
+            compares: True if the decisions read what the first block adds; it is neither computed nor kept otherwise.
         """
+        self.compares = compares
         self._decide, self._make_kept, self._varies = decide, make_kept, varies
         self._entries: list[_Entry] = []
         self._step = -1

@@ -105,7 +105,7 @@ class PartitionedEngine(Closeable):
             left_out = self.idle_inputs.difference(feeds)
             mine = {one.name: values[one.name] for one in part.spec.inputs if one.name not in left_out}
             if part.spec.name in SKIPPED and cache is not None:
-                values |= cache.results(self._body(state, part, mine, feeds, values))
+                values |= cache.results(self._body(state, part, mine, feeds, values, compares=cache.compares))
             elif memory is None or part.spec.name not in _REMEMBERED:
                 values |= self._run_part(part, mine)
             else:
@@ -120,9 +120,11 @@ class PartitionedEngine(Closeable):
         mine: Mapping[str, Array],
         feeds: Mapping[str, Array],
         values: Mapping[str, Array],
+        *,
+        compares: bool,
     ) -> Body:
         """Describe a call of the inner part: its own inputs, those of the network, and all values so far."""
-        head = next((one.spec.residuals for one in self._parts if one.spec.name == HEAD), {})
+        head = next((one.spec.residuals for one in self._parts if one.spec.name == HEAD and compares), {})
         return Body(
             weights=state,
             feeds={tensor.name: feeds[tensor.name] for tensor in self.inputs if tensor.name in feeds},

@@ -64,7 +64,8 @@ def with_split_cache(choice: CacheChoice, predict: Predict, total: int) -> Predi
         predict: Guidance included; it may call the denoiser several times in a step.
         total: Steps of the loop.
     """
-    cache = BodyCache(_decision(choice, total), partial(Forecast, choice.order), _varies)
+    make_kept, compares = partial(Forecast, choice.order), choice.kind == "first-block"
+    cache = BodyCache(_decision(choice, total), make_kept, _varies, compares=compares)
 
     def predict_with_cache(latents: FloatArray, timestep: float, index: int) -> FloatArray:
         with cache.step(index):
