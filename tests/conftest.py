@@ -77,6 +77,27 @@ def tiny_sd_checkpoint(shared_folder: Path) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
+def system_checkpoint(shared_folder: Path) -> Callable[..., Path]:
+    """Factory: the folder of a tiny random checkpoint, `system_checkpoint(name, make)`; shared, so never write into it.
+
+    `make(folder)` writes it, with a seed of its own. A name stands for one `make`.
+    """
+
+    def find(name: str, make: Callable[[Path], Any]) -> Path:
+        import torch
+
+        folder = shared_folder / f"system-{name}"
+        with FileLock(shared_folder / f"system-{name}.lock"):
+            if not (folder / "model_index.json").is_file():
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(0)
+                    make(folder)
+        return folder
+
+    return find
+
+
+@pytest.fixture(scope="session")
 def exported(shared_folder: Path) -> Callable[..., Path]:
     """Factory: the bundle of a model, for ONNX Runtime unless said otherwise; shared, so copy it before changing it.
 

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffoundry.runtime import load
+from diffoundry.runtime.cli.open_pipeline import open_pipeline
 from diffoundry.runtime.cli.prepared_run import PreparedRun
 from diffoundry.runtime.images.save import SUFFIXES
 from diffoundry.runtime.pipelines.base import PipelineBase
-from diffoundry.runtime.pipelines.chain import chain
 
 __all__ = ["BulkJob"]
 
@@ -34,8 +33,7 @@ class BulkJob:
 
     def open(self) -> PipelineBase:
         """Load the pipeline."""
-        opened = [load(one, **self.engines) for one in self.bundles]
-        return opened[0] if len(opened) == 1 else chain(*opened)
+        return open_pipeline(self.bundles, **self.engines)
 
     def prepare(self, pipeline: PipelineBase, folder: Path) -> PreparedRun:
         """Prepare the runs of a pipeline, which nothing else may have prepared."""

@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from diffoundry.runtime import load
 from diffoundry.runtime.cli.adapters import adapter_options
 from diffoundry.runtime.cli.approximation_options import (
     approximation_options,
@@ -29,6 +28,7 @@ from diffoundry.runtime.cli.joined_networks import (
     joined_options,
 )
 from diffoundry.runtime.cli.like import merge_settings, read_like
+from diffoundry.runtime.cli.open_pipeline import open_pipeline
 from diffoundry.runtime.cli.options import (
     bundles_argument,
     engine_options,
@@ -51,7 +51,6 @@ from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.pixels import describe_image_fault
 from diffoundry.runtime.images.save import SUFFIXES, save_image
 from diffoundry.runtime.pipelines.base import PipelineBase
-from diffoundry.runtime.pipelines.chain import chain
 from diffoundry.runtime.pipelines.output import PipelineOutput
 from diffoundry.runtime.pipelines.run import Run
 
@@ -177,10 +176,9 @@ def command(
             check_ray(ray, values, resume=resume)
         engines = take_engine_options(values)
         engines |= {"low_memory": low_memory, "memory": memory, "safety_checker": not no_safety_checker}
-        opened = [load(one, **engines) for one in bundle]
-        for one in opened:
-            tell_choice(one.session)
-        pipeline: PipelineBase = opened[0] if len(opened) == 1 else chain(*opened)
+        pipeline = open_pipeline(bundle, **engines)
+        for session in pipeline.sessions:
+            tell_choice(session)
         if resume:
             check_resume(pipeline, output, values)
         if not pipeline.makes_images:

@@ -24,6 +24,7 @@ __all__ = [
     "bundle_argument",
     "bundles_argument",
     "engine_options",
+    "find_chain",
     "json_option",
     "named_as_typed",
     "take_engine_options",
@@ -43,24 +44,32 @@ def _find(context: click.Context, _parameter: click.Parameter, value: str) -> Pa
         return Path(value)
     if len(_chained(value)) > 1:
         raise InputError(
-            f"DIR: got the chain {value}, expected one bundle: only 'diffoundry generate' runs chains; pass each "
-            f"bundle alone"
+            f"DIR: got the chain {value}, expected one bundle: only 'diffoundry generate' and 'diffoundry serve' run "
+            f"chains; pass each bundle alone"
         )
     return find_bundle(value)
 
 
-def _find_chain(context: click.Context, _parameter: click.Parameter, value: str) -> tuple[Path, ...]:
+def find_chain(value: str, subject: str) -> tuple[Path, ...]:
     """Find the folders of bundles that are joined by a plus.
+
+    Args:
+        value: As typed.
+        subject: Its name in messages.
 
     Raises:
         InputError: One has no name.
     """
-    if context.resilient_parsing:
-        return (Path(value),)
     names = _chained(value)
     if not all(names):
-        raise InputError(f"DIR: got {value!r}, expected a bundle on both sides of a plus; remove the plus or add one")
+        raise InputError(
+            f"{subject}: got {value!r}, expected a bundle on both sides of a plus; remove the plus or add one"
+        )
     return tuple(find_bundle(name) for name in names)
+
+
+def _find_bundles(context: click.Context, _parameter: click.Parameter, value: str) -> tuple[Path, ...]:
+    return (Path(value),) if context.resilient_parsing else find_chain(value, "DIR")
 
 
 def _chained(value: str) -> list[str]:
@@ -68,7 +77,7 @@ def _chained(value: str) -> list[str]:
     return [value] if Path(value).exists() else value.split("+")
 
 
-bundles_argument = click.argument("bundle", type=click.Path(), callback=_find_chain, metavar="DIR")
+bundles_argument = click.argument("bundle", type=click.Path(), callback=_find_bundles, metavar="DIR")
 
 bundle_argument = click.argument("bundle", type=click.Path(), callback=_find, metavar="DIR")
 

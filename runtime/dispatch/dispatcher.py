@@ -240,14 +240,14 @@ class Dispatcher:
     def _may_start(self, request: Request) -> bool:
         if not self._active:
             return True
-        session = request.pipeline.session
-        beside = [one for one in self._active if one.pipeline.session is session]
-        if len(self._active) >= self._max_active or (beside and session.low_memory):
+        sessions = request.pipeline.sessions
+        beside = [one for one in self._active if not {*sessions}.isdisjoint(one.pipeline.sessions)]
+        if len(self._active) >= self._max_active or (beside and any(one.low_memory for one in sessions)):
             return False
         if any(one.loras != request.loras for one in beside):
             return False
-        rows = request.count * _GUIDANCE
-        return self._memory.needed(id(session), rows * pixels_of(request)) <= self._memory.free()
+        size = request.count * _GUIDANCE * pixels_of(request)
+        return sum(self._memory.needed(one, size) for one in sessions) <= self._memory.free()
 
     def _start(self, requests: list[Request]) -> None:
         for request in requests:

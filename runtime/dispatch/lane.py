@@ -160,7 +160,7 @@ class EngineLane:
 
     def _fits(self, calls: list[EngineCall]) -> bool:
         size = sum(call.rows * pixels_of(call.request) for call in calls)
-        return self._memory.fits(id(calls[0].session), calls[0].component, size)
+        return self._memory.fits(calls[0].session, calls[0].component, size)
 
     def _make(self, calls: list[EngineCall]) -> None:
         """Make calls as one. If that fails, each is made alone, so that a run only gets an error of its own."""
@@ -195,7 +195,7 @@ class EngineLane:
         size = sum(call.rows * pixels_of(call.request) for call in calls)
         first = calls[0]
         highest = own_memory()[1]
-        self._memory.record(id(first.session), first.component, size, highest - held if highest > peak else 0)
+        self._memory.record(first.session, first.component, size, highest - held if highest > peak else 0)
         name = f"{first.session.bundle.root.name}/{first.component}"
         with self._changed:
             self._components[name] = add_call(self._components[name], len(calls), rows, seconds)

@@ -1,6 +1,7 @@
 """The memory that a row of an engine call takes, measured while calls are made."""
 
 import threading
+from weakref import WeakKeyDictionary
 
 from diffoundry.runtime.engines.available_memory import available_memory, own_memory
 
@@ -22,28 +23,29 @@ class RowMemory:
         """
         self._limit = limit
         self._lock = threading.Lock()
-        self._largest: dict[tuple[object, str], int] = {}
-        self._bytes: dict[object, float] = {}
+        self._largest: WeakKeyDictionary[object, dict[str, int]] = WeakKeyDictionary()
+        self._bytes: WeakKeyDictionary[object, float] = WeakKeyDictionary()
 
     def record(self, model: object, component: str, size: int, grown: int) -> None:
         """Store a call.
 
         Args:
-            model: Owner of the engine, such as the id of its session.
+            model: Owner of the engine, such as its session; what was measured is forgotten with it.
             component: Name of the component.
             size: Rows times pixels.
             grown: Bytes by which the peak of the process exceeds its memory before the call.
         """
         with self._lock:
-            before = self._largest.get((model, component), 0)
+            largest = self._largest.setdefault(model, {})
+            before = largest.get(component, 0)
             if size > before:
-                self._largest[model, component] = size
+                largest[component] = size
                 self._bytes[model] = max(self._bytes.get(model, 0.0), grown / (size - before))
 
     def fits(self, model: object, component: str, size: int) -> bool:
         """Return whether a call of `size` rows times pixels fits into the memory that is left."""
         with self._lock:
-            more = size - self._largest.get((model, component), 0)
+            more = size - self._largest.get(model, {}).get(component, 0)
             needed = more * self._bytes.get(model, 0.0)
         return more <= 0 or needed <= self.free()
 

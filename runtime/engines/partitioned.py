@@ -109,8 +109,8 @@ class PartitionedEngine(Closeable):
             elif memory is None or part.spec.name not in _REMEMBERED:
                 values |= self._run_part(part, mine)
             else:
-                key, shapes = (state, part.spec.name), part.spec.shape_inputs
-                values |= memory.recall(key, mine, shapes, partial(self._run_part, part))
+                key, shapes = (self, part.spec.name), part.spec.shape_inputs
+                values |= memory.recall(key, state, mine, shapes, partial(self._run_part, part))
         return values
 
     def _body(

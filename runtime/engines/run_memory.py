@@ -1,6 +1,5 @@
 """Results of the graphs of a partitioned network that do not change in every step, for one run of a pipeline."""
 
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -28,7 +27,7 @@ class RunMemory:
     """
 
     def __init__(self) -> None:
-        self._results: OrderedDict[object, list[tuple[Mapping[str, Array], dict[str, Array]]]] = OrderedDict()
+        self._results: dict[object, tuple[object, list[tuple[Mapping[str, Array], dict[str, Array]]]]] = {}
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -42,6 +41,7 @@ class RunMemory:
     def recall(
         self,
         graph: object,
+        weights: object,
         feeds: Mapping[str, Array],
         shapes: Collection[str],
         compute: Callable[[Mapping[str, Array]], dict[str, Array]],
@@ -49,12 +49,16 @@ class RunMemory:
         """Return the results of a graph for these inputs, computed at the first time.
 
         Args:
-            graph: Identity of the graph and of its weights.
+            graph: Identity of the graph.
+            weights: Identity of its weights; results of other weights, such as those of LoRAs before, are dropped.
             feeds: Its inputs.
             shapes: Names of the inputs whose shapes alone matter.
             compute: Runs it.
         """
-        results = self._results.setdefault(graph, [])
+        before, results = self._results.setdefault(graph, (weights, []))
+        if before is not weights:
+            results = []
+            self._results[graph] = weights, results
         for place, (inputs, outputs) in enumerate(results):
             if is_same(inputs, feeds, shapes):
                 results.insert(0, results.pop(place))

@@ -40,6 +40,7 @@ class PipelineBase(AsyncCalls):
     def __init__(self, session: EngineSession) -> None:
         """Store the engines; none is opened."""
         self.session = session
+        self.sessions: tuple[EngineSession, ...] = (session,)  # of a chain those of all its pipelines
         self._signals: weakref.WeakSet[StopSignal] = weakref.WeakSet()
         self._signals_lock = threading.Lock()
 
@@ -123,8 +124,7 @@ class PipelineBase(AsyncCalls):
     """False for priors, whose result is what another pipeline takes."""
 
     decides: frozenset[str] = frozenset({"num_images_per_prompt", "negative_prompt"})
-    """Arguments that a prior keeps from the pipeline after it in a chain. It makes an embedding for each image already,
-    and diffusers' combined pipelines pass negative prompts to most priors alone."""
+    """Arguments that a prior keeps from the next pipeline: as in diffusers, it makes an embedding for each image."""
 
     @property
     def bundle_name(self) -> str:

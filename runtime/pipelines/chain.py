@@ -80,6 +80,7 @@ class ChainedPipeline(PipelineBase):
         """
         super().__init__(last.session)
         self.first, self.last = first, last
+        self.sessions = (*first.sessions, *last.sessions)
         first.precede(last)
         handed, taken = first.handed_shapes(), last.taken_shapes()
         if handed.keys() == last.prompt_shapes().keys():
@@ -136,6 +137,12 @@ class ChainedPipeline(PipelineBase):
         """See `PipelineBase`: those of both pipelines."""
         for pipeline in (self.first, self.last):
             pipeline.open_engines(without)
+
+    def close(self) -> None:
+        """Free the engines of both pipelines; see `PipelineBase`."""
+        self._close_dispatcher()
+        for pipeline in (self.first, self.last):
+            pipeline.close()
 
     @property
     def default_size(self) -> tuple[int, int]:
@@ -269,6 +276,7 @@ class ChainedPipeline(PipelineBase):
             signal=signal,
             last_stage=LAST,
             make_result=parts.result,
+            preview_first=run.preview if self.first.makes_images else None,
         )
 
     def _different_defaults(

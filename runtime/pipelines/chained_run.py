@@ -1,13 +1,16 @@
 """The run of a chain: the steps of one pipeline, then those of the next."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.pipelines.denoising import Step, StopSignal
 from diffoundry.runtime.pipelines.run import Run
 from diffoundry.runtime.pipelines.staged_run import StagedRun
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 __all__ = ["LAST", "ChainParts", "ChainedRun"]
 
@@ -58,10 +61,22 @@ class ChainParts:
 
 @dataclass(kw_only=True, slots=True, repr=False)
 class ChainedRun(StagedRun):
-    """A run over the steps of two pipelines. Its total is exact once the second has begun."""
+    """A run over the steps of two pipelines. Its total is exact once the second has begun.
+
+    Attributes:
+        preview_first: Decodes the latents of the first pipeline; None where they are no image.
+    """
+
+    preview_first: "Callable[[], list[Image]] | None" = None
 
     def __iter__(self) -> Iterator[Step]:
         """Run the remaining steps one by one; see `Run`."""
         for step in StagedRun.__iter__(self):
             self.total = step.total if step.stage == LAST else self.total
             yield step
+
+    def preview(self) -> "list[Image]":
+        """Decode the current latents, of the first pipeline while that runs; see `StagedRun`."""
+        if self._stage not in ("", LAST) and self.preview_first is not None:
+            return self.preview_first()
+        return StagedRun.preview(self)

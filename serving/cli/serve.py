@@ -9,11 +9,10 @@ from typing import Any
 
 import click
 
-from diffoundry.runtime import load
-from diffoundry.runtime.bundle.hub import find_bundle
 from diffoundry.runtime.cli.console import print_json, remark, warn
 from diffoundry.runtime.cli.help import Command, options_in
-from diffoundry.runtime.cli.options import engine_options, json_option, take_engine_options, tell_choice
+from diffoundry.runtime.cli.open_pipeline import open_pipeline
+from diffoundry.runtime.cli.options import engine_options, find_chain, json_option, take_engine_options, tell_choice
 from diffoundry.runtime.dispatch import Dispatcher
 from diffoundry.runtime.errors import InputError, MissingExtraError
 from diffoundry.serving.server.limits import Limits
@@ -28,6 +27,7 @@ _running = options_in("Running")
 _EXAMPLES = (
     "diffoundry serve emoji.bundle",
     "diffoundry serve sd15.bundle sdxl.bundle --port 8080 --lora-dir loras",
+    "diffoundry serve sdxl.bundle+sdxl-refiner.bundle",
     "diffoundry serve sd15.bundle --host 0.0.0.0 --api-key-file keys.txt --queue 32 --time-limit 120",
 )
 
@@ -51,8 +51,8 @@ def _size(_context: click.Context, parameter: click.Parameter, value: str | None
     return size
 
 
-def _find_bundles(context: click.Context, _parameter: click.Parameter, values: Sequence[str]) -> list[Path]:
-    return [Path(value) if context.resilient_parsing else find_bundle(value) for value in values]
+def _find_bundles(context: click.Context, _parameter: click.Parameter, values: Sequence[str]) -> list[tuple[Path, ...]]:
+    return [(Path(value),) if context.resilient_parsing else find_chain(value, "BUNDLE") for value in values]
 
 
 def _origins(_context: click.Context, parameter: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
@@ -120,7 +120,7 @@ _SECONDS = click.FloatRange(min=0, min_open=True, max=_MOST_SECONDS)
 @engine_options
 @json_option
 def command(
-    bundles: list[Path],
+    bundles: list[tuple[Path, ...]],
     *,
     host: str,
     port: int,
@@ -131,7 +131,8 @@ def command(
 ) -> None:
     """Serve each BUNDLE over HTTP with OpenAI's images API, until Ctrl-C.
 
-    The name of a model is that of its folder. Needs the extra `serve`.
+    The name of a model is that of its folder. PRIOR+DECODER serves a chain as one model, as generate runs it. Needs
+    the extra `serve`.
     """
     try:
         from diffoundry.serving.server.log import write_log
@@ -148,11 +149,10 @@ def command(
     engines = take_engine_options(values)
     listener = bind(host, port)
     with listener:
-        pipelines = [
-            load(one, low_memory=low_memory, safety_checker=not no_safety_checker, **engines) for one in bundles
-        ]
-        for pipeline in pipelines:
-            tell_choice(pipeline.session)
+        engines |= {"low_memory": low_memory, "safety_checker": not no_safety_checker}
+        pipelines = [open_pipeline(one, **engines) for one in bundles]
+        for session in [session for pipeline in pipelines for session in pipeline.sessions]:
+            tell_choice(session)
         dispatcher = Dispatcher(
             max_active=values["active"], max_queued=values["queue"], batching=values["batching"],
             memory=values["memory"],

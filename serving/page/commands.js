@@ -62,8 +62,10 @@ function loraFile(text) {
 /** Return the Python code of a job. */
 export function pythonCode(job) {
   const files = inputFiles(job);
-  const lines = ["from diffoundry.runtime import load", ...(files.length ? ["from PIL import Image"] : []), ""];
-  lines.push(`pipe = load(${literal(job.bundle)})`);
+  const bundles = (job.bundles ?? [job.bundle]).map((bundle) => `load(${literal(bundle)})`);
+  const chained = bundles.length > 1;
+  const lines = [`from diffoundry import ${chained ? "chain, " : ""}load`, ...(files.length ? ["from PIL import Image"] : []), ""];
+  lines.push(`pipe = ${chained ? `chain(${bundles.join(", ")})` : bundles[0]}`);
   if (job.values.loras) {
     const [name, scale = "1"] = job.values.loras.split(":");
     lines.push(`pipe.loras.load(${literal(`${name}.safetensors`)}, scale=${Number(scale)})`);

@@ -188,7 +188,7 @@ export class Form {
     values.model = this.model.id;
     const edits = this.#can("edits") ? "edits" : "variations";
     const endpoint = this.mode === "text" ? "generations" : edits;
-    return { endpoint, mode: this.mode, bundle: this.model.bundle, countArgument: this.model.count_argument, values, files };
+    return { endpoint, mode: this.mode, bundle: this.model.bundle, bundles: this.model.bundles, countArgument: this.model.count_argument, values, files };
   }
 
   async #readFiles(values) {

@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route, Router
+from starlette.routing import Route
 
 from diffoundry.runtime.errors import DiffoundryError
 from diffoundry.serving.server.errors import ApiError
@@ -44,7 +44,7 @@ def create_app(state: ServerState) -> Starlette:
         Route("/openapi.json", _openapi),
         *(Route(path, PageFiles(directory=PAGE, html=True), methods=["GET"]) for path in ("/", "/{file}")),
     ]
-    middleware = [Middleware(AroundRequests, state=state, router=Router(routes))]
+    middleware = [Middleware(AroundRequests, state=state)]
     if state.origins:
         allowed: dict[str, Any] = {
             "allow_origins": state.origins,

@@ -177,6 +177,8 @@ def _arguments(
     arguments = {name: values[name] for name in ("prompt", *CALL_ARGUMENTS) if name in values}
     arguments |= {name: reader.read(name, values[name]) for name in IMAGES if name in values}
     _place_images(model, arguments)
+    if "complex_human_instruction" in arguments:
+        arguments["complex_human_instruction"] = [line for line in arguments["complex_human_instruction"] if line]
     arguments |= _size(values)
     if "n" in values:
         arguments[pipeline.image_count_argument] = values["n"]
@@ -201,6 +203,9 @@ def _place_images(model: Model, arguments: dict[str, Any]) -> None:
     for name in ("image", "image_reference", "control_image", "adapter_image"):
         if isinstance(arguments.get(name), list) and len(arguments[name]) == 1:
             arguments[name] = arguments[name][0]
+    for name in ("images", "prior_image"):
+        if name in arguments and not isinstance(arguments[name], list):
+            arguments[name] = [arguments[name]]
     mask = arguments.pop("mask", None)
     if mask is not None:
         if "mask_image" in arguments:

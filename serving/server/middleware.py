@@ -6,7 +6,6 @@ from collections.abc import MutableMapping
 from typing import Any
 
 from starlette.requests import Request
-from starlette.routing import Match, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diffoundry.serving.server.errors import ApiError
@@ -38,8 +37,8 @@ async def error_response(error: ApiError, scope: Scope, receive: Receive, send: 
 class AroundRequests:
     """Middleware of the whole application."""
 
-    def __init__(self, app: ASGIApp, state: ServerState, router: Router) -> None:
-        self._app, self._state, self._router = app, state, router
+    def __init__(self, app: ASGIApp, state: ServerState) -> None:
+        self._app, self._state = app, state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -69,7 +68,7 @@ class AroundRequests:
 
     def _note(self, scope: Scope, status: int, seconds: float, log: MutableMapping[str, Any]) -> None:
         """Write a line and count. Prompts and keys are never logged."""
-        path = _route_of(self._router, scope)
+        path = _route_of(scope)
         self._state.metrics.count_request(path, _method(scope), status, seconds)
         if "code" in log:
             self._state.metrics.count_error(str(log["code"]))
@@ -86,12 +85,9 @@ def _method(scope: Scope) -> str:
     return scope["method"] if scope["method"] in known else "other"
 
 
-def _route_of(router: Router, scope: Scope) -> str:
-    """Return the path of the route of a request, with names for its parts; "other" without a route."""
-    for route in router.routes:
-        if route.matches(scope)[0] is not Match.NONE:
-            return str(getattr(route, "path", "other"))
-    return "other"
+def _route_of(scope: Scope) -> str:
+    """Return the path of the route that answered, with names for its parts; "other" where none did."""
+    return str(getattr(scope.get("route"), "path", "other"))
 
 
 def _add_headers(message: Message, log: MutableMapping[str, Any]) -> None:

@@ -16,11 +16,11 @@ def model_facts(pipeline: PipelineBase) -> dict[str, Any]:
     """Return facts for JSON.
 
     Returns:
-        `bundle`, the name of the folder; `needs_prompt`; `count_argument`, the name of `n` in Python; `defaults` of a
-        call without an image, and `edit_defaults` of one with an image, each empty where there is no such call;
-        `scheduler`, the class name of the model's own, or None; `schedulers`, the short names of those that run;
-        `size_step`, of which width and height are multiples, in pixels; `controlnets`, their names in the order of
-        control images.
+        `bundle`, the name of the folder, or of several joined by a plus; `bundles`, their names; `needs_prompt`;
+        `count_argument`, the name of `n` in Python; `defaults` of a call without an image, and `edit_defaults` of one
+        with an image, each empty where there is no such call; `scheduler`, the class name of the model's own, or None;
+        `schedulers`, the short names of those that run; `size_step`, of which width and height are multiples, in
+        pixels; `controlnets`, their names in the order of control images.
     """
     bundle = pipeline.session.bundle
     prompt = {"prompt": "a"} if pipeline.needs_prompt else {}
@@ -30,7 +30,8 @@ def model_facts(pipeline: PipelineBase) -> dict[str, Any]:
         default, words = None, {}
     single = isinstance(pipeline, DiffusionPipeline)
     return {
-        "bundle": bundle.root.name,
+        "bundle": pipeline.bundle_name,
+        "bundles": [session.bundle.root.name for session in pipeline.sessions],
         "needs_prompt": pipeline.needs_prompt,
         "count_argument": pipeline.image_count_argument,
         "defaults": _defaults(pipeline, prompt),

@@ -24,7 +24,7 @@ class Model:
     """One bundle that is served.
 
     Attributes:
-        name: As clients name it: the folder, without ".bundle".
+        name: As clients name it: the folder, without ".bundle"; of a chain those of its folders, joined by a plus.
         pipeline: Its pipeline.
         created: When the server opened it, in seconds since 1970.
     """
@@ -60,7 +60,7 @@ class Model:
             "object": "model",
             "created": self.created,
             "owned_by": "diffoundry",
-            "pipeline_class": bundle.pipeline_class,
+            "pipeline_class": "+".join(one.bundle.pipeline_class for one in self.pipeline.sessions),
             "endpoints": [f"/v1/images/{name}" for name in self.endpoints()],
             "default_size": size,
             "parameters": self.parameters(),
@@ -73,12 +73,18 @@ def name_models(pipelines: Iterable[PipelineBase], created: int) -> dict[str, Mo
     """Return the models by name.
 
     Raises:
-        InputError: Two folders have one name, or a name cannot be part of an address.
+        InputError: Two folders have one name, a name cannot be part of an address, or a bundle makes no images.
     """
     models: dict[str, Model] = {}
     for pipeline in pipelines:
-        root = pipeline.session.bundle.root
-        name = root.resolve().name.removesuffix(".bundle")
+        bundles = [session.bundle for session in pipeline.sessions]
+        root = "+".join(str(bundle.root) for bundle in bundles)
+        if not pipeline.makes_images:
+            raise InputError(
+                f"BUNDLE {root}: a {bundles[-1].pipeline_class} makes no images, expected a bundle that does; add the "
+                f"one after it with a plus: {root}+DECODER"
+            )
+        name = "+".join(bundle.root.resolve().name.removesuffix(".bundle") for bundle in bundles)
         if not re.fullmatch(r"[\w.@+-]{1,100}", name):
             raise InputError(f"BUNDLE {root}: its name cannot be that of a model; use letters, digits, ., - and _")
         if name in models:

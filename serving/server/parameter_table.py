@@ -117,6 +117,35 @@ _LOOP = (
     _number("pag_adaptive_scale", "Its decrease over the steps.", low=0),
 )
 
+_STAGES = (
+    _integer("prior_num_inference_steps", "Steps of the prior.", low=1, high=1000),
+    _number("prior_guidance_scale", "Guidance of the prior; 1 or less turns it off.", low=0),
+    _number("prior_timesteps", "Wuerstchen: times of the prior, from 1 to 0, descending.", "only", low=0, high=1),
+    _integer("decoder_num_inference_steps", "unCLIP: steps of the decoder.", low=1, high=1000),
+    _number("decoder_guidance_scale", "unCLIP: guidance of the decoder.", low=0),
+    _integer("super_res_num_inference_steps", "unCLIP: steps of the super-resolution.", low=1, high=1000),
+)
+
+_SPECIAL = (
+    _number("timesteps", "Consistency models: places in the trained noise levels, descending.", "only", low=0),
+    _flag("use_clipped_model_output", "DDIM: compute the noise again from the clipped image."),
+    _integer("jump_length", "RePaint: steps that a jump goes back.", low=1),
+    _integer("jump_n_sample", "RePaint: times through each stretch.", low=1),
+    _number("truncation_rate", "VQ-Diffusion: draw among the most likely codes.", low=0, high=1),
+    _number("max_timesteps", "Sana-Sprint: first timestep.", low=0, high=1.5708),
+    _number("intermediate_timesteps", "Sana-Sprint: second of two timesteps.", low=0, high=1.5708),
+    _number("prompt_embeds_scale", "Redux: weight of the tokens of each image and its prompt.", "also"),
+    _number("pooled_prompt_embeds_scale", "Redux: weight of each pooled vector.", "also"),
+    Parameter(
+        name="pag_applied_layers", kind=_TEXT, several="only", meaning="Layers of perturbed-attention guidance.",
+        low=1, high=200,
+    ),
+    Parameter(
+        name="complex_human_instruction", kind=_TEXT, several="only", low=0, high=1000,
+        meaning="Sana: lines before the prompt; one empty line for none.",
+    ),
+)  # fmt: skip
+
 _SIZES = (
     _integer("original_size", "XL: height and width before scaling.", "only", low=0),
     _integer("target_size", "XL: height and width after scaling.", "only", low=0),
@@ -162,6 +191,8 @@ _CONDITION_IMAGES = (
     _image("ip_adapter_image", "Image prompts.", "also"),
     _image("ip_adapter_masks", "Mask of each image prompt.", "also"),
     _image("hint", "Kandinsky: depth or the like."),
+    _image("images", "Stable Cascade, Redux: images that the prior reads.", "also"),
+    _image("prior_image", "Redux in a chain: images that the prior reads.", "also"),
 )
 
 _EDIT_IMAGES = (
@@ -169,10 +200,11 @@ _EDIT_IMAGES = (
     _image("mask", "Transparent where the image is generated again."),
     _image("mask_image", "White where the image is generated again, as in diffusers."),
     _image("image_reference", "FLUX.2, Kontext: images to see while a part is generated.", "also"),
+    _image("depth_map", "Depth of image, bright where near."),
     _image("original_image", "DeepFloyd IF: the image that image was made of."),
 )
 
-_CALL = (*_PROMPTS, *_LOOP, *_SIZES, *_EDITING, *_CONDITIONS)
+_CALL = (*_PROMPTS, *_LOOP, *_STAGES, *_SPECIAL, *_SIZES, *_EDITING, *_CONDITIONS)
 
 CALL_ARGUMENTS = tuple(parameter.name for parameter in _CALL)
 """Parameters that are arguments of a pipeline of the same name."""
@@ -187,7 +219,7 @@ PARAMETERS: Mapping[str, Parameter] = MappingProxyType(
 _EDITS = frozenset(PARAMETERS)
 _GENERATIONS = _EDITS - {one.name for one in (*_EDITING, *_EDIT_IMAGES)} - {"denoising_start"}
 _NO_PROMPT = {one.name for one in _PROMPTS} | {"prompt"}
-_VARIATIONS = (_EDITS - _NO_PROMPT - {one.name for one in _EDIT_IMAGES}) | {"image"}
+_VARIATIONS = (_EDITS - _NO_PROMPT - {one.name for one in _EDIT_IMAGES}) | {"image", "mask", "mask_image"}
 
 ENDPOINTS: Mapping[str, frozenset[str]] = MappingProxyType(
     {"generations": _GENERATIONS, "edits": _EDITS, "variations": _VARIATIONS}

@@ -4,11 +4,11 @@ import pytest
 
 
 @pytest.mark.parametrize("command", ["bench", "inspect", "schedulers", "set", "verify", "compare"])
-def test_only_generate_takes_a_chain(typed, command):
+def test_other_commands_take_one_bundle(typed, command):
     code, _, _ = typed(command, "prior.bundle+decoder.bundle")
     assert code == (
-        "error: DIR: got the chain prior.bundle+decoder.bundle, expected one bundle: only 'diffoundry generate' runs "
-        "chains; pass each bundle alone"
+        "error: DIR: got the chain prior.bundle+decoder.bundle, expected one bundle: only 'diffoundry generate' and "
+        "'diffoundry serve' run chains; pass each bundle alone"
     )
 
 

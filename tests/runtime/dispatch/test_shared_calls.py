@@ -1,5 +1,7 @@
 """Engine calls that several runs share: each gets what it would get alone, in turn."""
 
+import gc
+
 import numpy as np
 import pytest
 from dispatch_calls import CALL, Gate, held
@@ -212,21 +214,30 @@ def test_calls_are_joined_only_where_their_memory_fits(tiny, dispatch):
     assert joined(dispatcher, tiny) == 0
 
 
+class _Session:
+    """An owner of engines."""
+
+
 def test_memory_is_measured_by_row(monkeypatch):
     from diffoundry.runtime.dispatch import row_memory
 
     monkeypatch.setattr(row_memory, "own_memory", lambda: (1000, 1000))
     monkeypatch.setattr(row_memory, "available_memory", lambda: 3000)
-    memory = RowMemory(None)
+    memory, first = RowMemory(None), _Session()
     assert memory.free() == 2000
-    assert memory.needed("a", 50) == 0
-    memory.record("a", "unet", 20, 400)  # 20 bytes a row and pixel
-    memory.record("a", "vae", 10, 50)
-    assert memory.needed("a", 50) == 1000
-    assert memory.fits("a", "unet", 120)
-    assert not memory.fits("a", "unet", 121)  # 101 more
-    assert memory.fits("a", "unet", 20)
-    assert memory.fits("b", "unet", 10**9)  # nothing is known of it
+    assert memory.needed(first, 50) == 0
+    memory.record(first, "unet", 20, 400)  # 20 bytes a row and pixel
+    memory.record(first, "vae", 10, 50)
+    assert memory.needed(first, 50) == 1000
+    assert memory.fits(first, "unet", 120)
+    assert not memory.fits(first, "unet", 121)  # 101 more
+    assert memory.fits(first, "unet", 20)
+    assert memory.fits(_Session(), "unet", 10**9)  # nothing is known of it
+    second = _Session()
+    memory.record(second, "unet", 1, 9)
+    del second
+    gc.collect()
+    assert (len(memory._largest), len(memory._bytes)) == (1, 1)  # a closed bundle is forgotten
     assert RowMemory(1500).free() == 500
     monkeypatch.setattr(row_memory, "available_memory", lambda: None)
     assert RowMemory(None).free() == float("inf")

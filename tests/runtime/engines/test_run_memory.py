@@ -1,8 +1,16 @@
 """The memory of one run: results are found by their inputs, and end with the run."""
 
+import weakref
+
 import numpy as np
 
 from diffoundry.runtime.engines.run_memory import RunMemory, current_memory, with_memory
+
+
+class _Outputs(dict):
+    """Results that can be watched."""
+
+    __hash__ = object.__hash__
 
 
 class _Sum:
@@ -16,9 +24,9 @@ class _Sum:
         return {"sum": sum(array.sum() for array in feeds.values())}
 
 
-def _recall(memory, graph, text, size=2):
+def _recall(memory, graph, text, size=2, weights=None):
     feeds = {"text": np.asarray(text, np.float32), "sample": np.zeros(size)}
-    return memory.recall("graph", feeds, ("sample",), graph)["sum"]
+    return memory.recall("graph", weights, feeds, ("sample",), graph)["sum"]
 
 
 def test_equal_inputs_are_computed_once():
@@ -36,9 +44,9 @@ def test_an_array_that_is_changed_later_is_not_the_one_that_was_kept():
     memory, graph = RunMemory(), _Sum()
     text = np.float32([1, 2])
     feeds = {"text": text, "sample": np.zeros(2)}
-    memory.recall("graph", feeds, ("sample",), graph)
+    memory.recall("graph", None, feeds, ("sample",), graph)
     text += 1
-    assert memory.recall("graph", feeds, ("sample",), graph)["sum"] == 5
+    assert memory.recall("graph", None, feeds, ("sample",), graph)["sum"] == 5
 
 
 def test_the_oldest_results_are_dropped():
@@ -49,6 +57,23 @@ def test_the_oldest_results_are_dropped():
     assert graph.calls == 9
     _recall(memory, graph, [0])
     assert graph.calls == 10
+
+
+def test_results_of_weights_before_are_dropped():
+    memory, graph = RunMemory(), _Sum()
+    alive = weakref.WeakSet()
+
+    def compute(feeds):
+        outputs = _Outputs(graph(feeds))
+        alive.add(outputs)
+        return outputs
+
+    for _ in range(20):  # a callback that changes the scale of a LoRA in every step
+        weights = object()
+        for _ in range(2):
+            assert memory.recall("graph", weights, {"text": np.float32([1, 2])}, (), compute)["sum"] == 3
+        assert len(alive) == 1
+    assert graph.calls == 20
 
 
 def test_the_memory_is_active_within_the_steps_of_its_run_alone():
