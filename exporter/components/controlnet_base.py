@@ -1,15 +1,25 @@
 """Base of the declarations of ControlNets: what they have in common with their denoiser, and with each other."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
-from diffoundry.exporter.component import Component, ComponentKind, Configs
+from diffoundry.exporter.component import Call, Component, ComponentKind, Configs
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.errors import ConfigError
 from diffoundry.runtime.formats.config_values import integer
 from diffoundry.runtime.models.controlnet import is_controlnet
+from diffoundry.runtime.models.roles import CONTROLNET
 
-__all__ = ["common_number", "declare_controlnet", "refuse_other", "residuals_of_blocks"]
+__all__ = [
+    "common_number",
+    "controlnet_component",
+    "declare_controlnet",
+    "only_controlnet",
+    "refuse_differences",
+    "refuse_other",
+    "residuals_of_blocks",
+]
 
 
 def declare_controlnet(name: str, network: str, describe: Callable[[str, Configs], Component]) -> ComponentKind:
@@ -21,6 +31,62 @@ def declare_controlnet(name: str, network: str, describe: Callable[[str, Configs
         describe: (name, configs) -> the component.
     """
     return ComponentKind(name=name, source=name, classes=(f"diffusers:{network}",), describe=partial(describe, name))
+
+
+def controlnet_component(
+    name: str,
+    network: str,
+    outputs: tuple[TensorSpec, ...],
+    *,
+    keywords: Mapping[str, str] | None = None,
+    **others: Any,
+) -> Component:
+    """Describe a ControlNet whose module returns a tuple with its residuals.
+
+    Args:
+        name: Of the ControlNet.
+        network: Class of diffusers.
+        outputs: The residuals.
+        keywords: As in `Call`.
+        **others: Further fields of `Component`.
+    """
+    results = {spec.name: str(index) for index, spec in enumerate(outputs)}
+    call = Call(keywords=keywords or {}, results=results)
+    return Component(name=name, role=CONTROLNET, network=network, source=name, outputs=outputs, call=call, **others)
+
+
+def only_controlnet(configs: Configs, family: str) -> str | None:
+    """Return the name of the ControlNet of a checkpoint whose pipelines run one alone; None without any.
+
+    Args:
+        configs: Of the checkpoint.
+        family: For the message, such as "Z-Image".
+
+    Raises:
+        ConfigError: There are several.
+    """
+    names = [name for name in configs if is_controlnet(name)]
+    if len(names) > 1:
+        raise ConfigError(
+            f"--controlnet: got {len(names)} ControlNets of {family}, expected one: diffusers runs no more; export a "
+            f"bundle for each"
+        )
+    return names[0] if names else None
+
+
+def refuse_differences(name: str, fields: Iterable[tuple[str, object, object, str]]) -> None:
+    """Check that a ControlNet matches its transformer and its VAE.
+
+    Args:
+        name: Of the ControlNet.
+        fields: Field of its config, its value, the value that fits, and the clause before that value in the message.
+
+    Raises:
+        ConfigError: As said.
+    """
+    for field, found, expected, owner in fields:
+        if found != expected:
+            raise refuse_other(name, field, found, f"{owner} {expected}")
 
 
 def refuse_other(name: str, field: str, found: object, owner: str) -> ConfigError:

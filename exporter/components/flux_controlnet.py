@@ -4,18 +4,19 @@ diffusers: `FluxControlNetModel`. Published ones are of InstantX and Shakker Lab
 union of several, and of XLabs, which see pixels.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from diffoundry.exporter.component import Call, Component, ComponentKind, Configs, read_integer
+from diffoundry.exporter.component import Component, ComponentKind, Configs, read_integer
 from diffoundry.exporter.components.controlnet_base import (
     common_number,
+    controlnet_component,
     declare_controlnet,
+    refuse_differences,
     refuse_other,
     residuals_of_blocks,
 )
-from diffoundry.exporter.components.latents import latent_dims
+from diffoundry.exporter.components.latents import latent_dims, token_sides
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
 from diffoundry.runtime.errors import ConfigError
@@ -23,7 +24,6 @@ from diffoundry.runtime.formats.config_values import integer, refuse
 from diffoundry.runtime.models.controlnet import block_residual_name, is_controlnet, single_block_residual_name
 from diffoundry.runtime.models.flux_controlnet import read_controlnet_layout, reads_pixels
 from diffoundry.runtime.models.flux_transformer_2d import PATCH, SIDE, FluxLayout, read_layout
-from diffoundry.runtime.models.roles import CONTROLNET
 
 __all__ = ["ControlResiduals", "control_residuals", "flux_controlnet"]
 
@@ -80,7 +80,7 @@ def control_residuals(configs: Configs) -> ControlResiduals:
                 f"{seen[pixels]} of its image, but {first} sees {seen[kinds[first]]}; export a bundle for each"
             )
     channels = read_layout(configs[_TRANSFORMER], f"{_TRANSFORMER}/config.json").channels
-    sides = _sides(configs)
+    sides = token_sides(configs, PATCH)
     return ControlResiduals(
         joint=residuals_of_blocks(block_residual_name, joint, sides, channels),
         single=residuals_of_blocks(single_block_residual_name, single, sides, channels),
@@ -88,25 +88,19 @@ def control_residuals(configs: Configs) -> ControlResiduals:
     )
 
 
-def _sides(configs: Configs) -> tuple[str, str]:
-    """Return rows and columns of the tokens."""
-    pixels = parse_size(latent_dims(configs)[0]).divisor * PATCH
-    return f"height/{pixels}", f"width/{pixels}"
-
-
 def _describe(tokens: int, name: str, configs: Configs) -> Component:
     factor = parse_size(latent_dims(configs)[0]).divisor
     config, subject = configs[name], f"{name}/config.json"
     layout = read_controlnet_layout(config, subject)
     _check(name, configs, layout, factor)
-    place, half, modes = _sides(configs), sum(layout.axes) // 2, integer(config, "num_mode", None, subject=subject)
+    place, half = token_sides(configs, PATCH), sum(layout.axes) // 2
+    modes = integer(config, "num_mode", None, subject=subject)
     residuals = control_residuals(configs)
     seen = ("batch", 3, "height", "width") if reads_pixels(config) else ("batch", *place, layout.in_channels)
-    return Component(
-        name=name,
-        role=CONTROLNET,
-        network=_CLASS,
-        source=name,
+    return controlnet_component(
+        name,
+        _CLASS,
+        (*residuals.joint, *residuals.single),
         inputs=(
             TensorSpec(name="hidden_states", dtype="float32", shape=("batch", *place, layout.in_channels)),
             TensorSpec(name="controlnet_cond", dtype="float32", shape=seen),
@@ -119,9 +113,7 @@ def _describe(tokens: int, name: str, configs: Configs) -> Component:
             *([TensorSpec(name="guidance", dtype="float32", shape=("batch",))] if layout.embeds_guidance else []),
             *([] if modes is None else [TensorSpec(name="controlnet_mode", dtype="int32", shape=(1,))]),
         ),
-        outputs=(*residuals.joint, *residuals.single),
         example={"batch": 2, "sequence": 7, "height": 5 * factor * PATCH, "width": 6 * factor * PATCH},
-        call=Call(results={spec.name: str(index) for index, spec in enumerate((*residuals.joint, *residuals.single))}),
         sizes=dict.fromkeys(("height", "width"), DimSpec(multiple_of=factor * PATCH)),
         usual={"sequence": tokens, "height": SIDE * factor, "width": SIDE * factor},
         wrapper="diffoundry.exporter.components.flux_controlnet_module:FluxControlNetModule",
@@ -136,17 +128,15 @@ def _check(name: str, configs: Configs, layout: FluxLayout, factor: int) -> None
     """
     latent = read_integer(configs, "vae", "latent_channels", 4)
     other = read_layout(configs[_TRANSFORMER], f"{_TRANSFORMER}/config.json")
-    owner = "the transformer has {}".format
-    fields: tuple[tuple[str, object, object, Callable[[object], str]], ...] = (
-        ("in_channels", layout.in_channels, PATCH**2 * latent, "2 x 2 latents have {}".format),
+    owner = "the transformer has"
+    fields = (
+        ("in_channels", layout.in_channels, PATCH**2 * latent, "2 x 2 latents have"),
         ("num_attention_heads", layout.channels // sum(layout.axes), other.channels // sum(other.axes), owner),
         ("joint_attention_dim", layout.width, other.width, owner),
         ("pooled_projection_dim", layout.pooled_width, other.pooled_width, owner),
         ("axes_dims_rope", list(layout.axes), list(other.axes), owner),
     )
-    for field, found, expected, clause in fields:
-        if found != expected:
-            raise refuse_other(name, field, found, clause(expected))
+    refuse_differences(name, fields)
     if not reads_pixels(configs[name]):
         return
     subject = f"{name}/config.json"

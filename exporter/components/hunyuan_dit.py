@@ -9,16 +9,21 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from diffoundry.exporter.component import Call, Component, ComponentKind, Configs, read_integer
-from diffoundry.exporter.components.controlnet_base import declare_controlnet, refuse_other, residuals_of_blocks
-from diffoundry.exporter.components.latents import check_latent_channels, latent_dims
+from diffoundry.exporter.component import Component, ComponentKind, Configs, read_integer
+from diffoundry.exporter.components.controlnet_base import (
+    controlnet_component,
+    declare_controlnet,
+    refuse_other,
+    residuals_of_blocks,
+)
+from diffoundry.exporter.components.latents import check_latent_channels, latent_dims, token_sides
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
 from diffoundry.runtime.formats.config_values import flag, refuse
 from diffoundry.runtime.models.controlnet import block_residual_name, is_controlnet
 from diffoundry.runtime.models.hunyuan_dit_2d import BERT_TOKENS, SIZE, T5_TOKENS
 from diffoundry.runtime.models.identity_layers import IDENTITY_LAYERS
-from diffoundry.runtime.models.roles import CONTROLNET, DENOISER
+from diffoundry.runtime.models.roles import DENOISER
 
 __all__ = ["hunyuan_dit_controlnet", "hunyuan_dit_transformer"]
 
@@ -87,15 +92,11 @@ def _describe_controlnet(name: str, configs: Configs) -> Component:
     if sized != other_sized:
         raise refuse_other(name, _SIZED, sized, f"the transformer has {other_sized}")
     latents, *others = _inputs(configs)
-    residuals = _residuals(configs)
-    return Component(
-        name=name,
-        role=CONTROLNET,
-        network=_CONTROL,
-        source=name,
+    return controlnet_component(
+        name,
+        _CONTROL,
+        _residuals(configs),
         inputs=(latents, *others, replace(latents, name="controlnet_cond")),
-        outputs=residuals,
-        call=Call(results={spec.name: str(index) for index, spec in enumerate(residuals)}),
         **_common(configs),
         wrapper="diffoundry.exporter.components.hunyuan_dit_module:HunyuanDiTControlNetModule",
     )
@@ -113,10 +114,10 @@ def _residuals(configs: Configs) -> tuple[TensorSpec, ...]:
     """
     if not any(is_controlnet(name) for name in configs):
         return ()
-    pixels = parse_size(latent_dims(configs)[0]).divisor * read_integer(configs, _SOURCE, "patch_size", 2)
+    sides = token_sides(configs, read_integer(configs, _SOURCE, "patch_size", 2))
     count = read_integer(configs, _SOURCE, "num_layers", 40) // 2 - 1
     channels = read_integer(configs, _SOURCE, "hidden_size", 1152)
-    return residuals_of_blocks(block_residual_name, count, (f"height/{pixels}", f"width/{pixels}"), channels)
+    return residuals_of_blocks(block_residual_name, count, sides, channels)
 
 
 def _common(configs: Configs) -> dict[str, Any]:
@@ -136,7 +137,6 @@ def _common(configs: Configs) -> dict[str, Any]:
 def _inputs(configs: Configs) -> tuple[TensorSpec, ...]:
     """Describe the inputs that the transformer and its ControlNets have in common; latents come first."""
     height, width = latent_dims(configs)
-    factor = parse_size(height).divisor
     config, subject = configs[_SOURCE], f"{_SOURCE}/config.json"
     channels = read_integer(configs, _SOURCE, "in_channels", 4)
     for name, tokens in (("text_len", BERT_TOKENS), ("text_len_t5", T5_TOKENS)):
@@ -145,9 +145,7 @@ def _inputs(configs: Configs) -> tuple[TensorSpec, ...]:
     head = read_integer(configs, _SOURCE, "attention_head_dim", 88)
     if head % 4:
         raise refuse(subject, "attention_head_dim", head, "a multiple of 4")
-    patch = read_integer(configs, _SOURCE, "patch_size", 2)
-    pixels = patch * factor
-    place = (f"height/{pixels}", f"width/{pixels}", head // 2)
+    place = (*token_sides(configs, read_integer(configs, _SOURCE, "patch_size", 2)), head // 2)
     text, t5 = (
         TensorSpec(name=name, dtype="float32", shape=("batch", tokens, read_integer(configs, _SOURCE, field, default)))
         for name, tokens, field, default in (

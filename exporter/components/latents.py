@@ -6,7 +6,7 @@ from diffoundry.runtime.formats.config_values import refuse
 from diffoundry.runtime.models.roles import DENOISER_FOLDERS
 from diffoundry.runtime.models.sample_size import read_sample_size
 
-__all__ = ["AUTOENCODERS", "check_latent_channels", "latent_dims", "trained_size"]
+__all__ = ["AUTOENCODERS", "check_latent_channels", "latent_dims", "token_sides", "trained_size"]
 
 AUTOENCODERS = ("vae", "vqvae", "movq")
 """Folders of the network that decodes latents, as diffusers' pipelines name it."""
@@ -39,6 +39,17 @@ def latent_dims(configs: Configs) -> tuple[str, str]:
         raise refuse(f"{source}/config.json", field, list(levels), f"at most {_MOST_LEVELS} levels")
     factor = 2 ** (len(levels) - 1)
     return f"height/{factor}", f"width/{factor}"
+
+
+def token_sides(configs: Configs, patch: int) -> tuple[str, str]:
+    """Return rows and columns of a transformer's tokens as symbols of the image's size, such as ("height/16", ...).
+
+    Args:
+        configs: Configs of the checkpoint.
+        patch: Latents to a side of a token.
+    """
+    height, width = (f"{size.symbol}/{size.divisor * patch}" for size in map(parse_size, latent_dims(configs)))
+    return height, width
 
 
 def check_latent_channels(configs: Configs, source: str, channels: int) -> None:

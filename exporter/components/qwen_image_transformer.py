@@ -3,13 +3,16 @@
 Qwen team 2025, https://arxiv.org/abs/2508.02324.
 """
 
+from dataclasses import replace
 from functools import partial
 
 from diffoundry.exporter.component import Component, ComponentKind, Configs, read_integer
-from diffoundry.exporter.components.latents import latent_dims
-from diffoundry.exporter.components.qwen_image_controlnet import control_residuals
-from diffoundry.runtime.bundle.dims import parse_size
-from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
+from diffoundry.exporter.components.qwen_image_controlnet import (
+    control_residuals,
+    network_inputs,
+    network_sizes,
+)
+from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.formats.config_values import flag, refuse
 from diffoundry.runtime.models.flux_transformer_2d import PATCH, SIDE
 from diffoundry.runtime.models.qwen_image_transformer_2d import read_layout
@@ -37,7 +40,6 @@ def qwen_image_transformer(tokens: int, *, reference: bool = False) -> Component
 
 
 def _describe(configs: Configs, *, tokens: int, reference: bool) -> Component:
-    factor = parse_size(latent_dims(configs)[0]).divisor
     config, subject = configs[_SOURCE], f"{_SOURCE}/config.json"
     layout = read_layout(config, subject)
     channels = PATCH**2 * read_integer(configs, "vae", "z_dim", 16)
@@ -46,10 +48,11 @@ def _describe(configs: Configs, *, tokens: int, reference: bool) -> Component:
             raise refuse(subject, name, found, f"{channels}, 2 x 2 times the z_dim of the VAE")
     if flag(config, "zero_cond_t", default=False, subject=subject) and not reference:
         raise refuse(subject, "zero_cond_t", True, "false: only a pipeline that edits images has other images")
-    pixels = factor * PATCH
-    place = f"height/{pixels}", f"width/{pixels}"
     half = sum(layout.axes) // 2
-    row = ("batch", "sequence")
+    states, *others = network_inputs(configs)
+    sizes = network_sizes(configs, tokens)
+    if reference:
+        sizes["usual"]["reference"] = (SIDE // PATCH) ** 2
     other = (
         TensorSpec(name="reference_hidden_states", dtype="float32", shape=("batch", "reference", channels)),
         TensorSpec(name="reference_cos", dtype="float32", shape=("reference", half)),
@@ -61,24 +64,12 @@ def _describe(configs: Configs, *, tokens: int, reference: bool) -> Component:
         network=_CLASS,
         source=_SOURCE,
         inputs=(
-            TensorSpec(name="hidden_states", dtype="float32", shape=("batch", *place, channels)),
-            # Between 0 and 1
-            TensorSpec(name="timestep", dtype="float32", shape=(1,)),
-            TensorSpec(name="encoder_hidden_states", dtype="float32", shape=(*row, layout.width)),
-            TensorSpec(name="encoder_hidden_states_mask", dtype="float32", shape=row),
-            TensorSpec(name="rotary_cos", dtype="float32", shape=(*place, half)),
-            TensorSpec(name="rotary_sin", dtype="float32", shape=(*place, half)),
-            TensorSpec(name="text_cos", dtype="float32", shape=("sequence", half)),
-            TensorSpec(name="text_sin", dtype="float32", shape=("sequence", half)),
+            states,
+            *others,
             *(other if reference else ()),
             *control_residuals(configs),
         ),
-        outputs=(TensorSpec(name="out_hidden_states", dtype="float32", shape=("batch", *place, channels)),),
-        example={"batch": 2, "sequence": 7, "height": 5 * pixels, "width": 6 * pixels, "reference": 11},
-        sizes=dict.fromkeys(("height", "width"), DimSpec(multiple_of=pixels)),
-        usual={
-            "sequence": tokens, "height": SIDE * factor, "width": SIDE * factor,
-            **({"reference": (SIDE // PATCH) ** 2} if reference else {}),
-        },
+        outputs=(replace(states, name="out_hidden_states"),),
         wrapper="diffoundry.exporter.components.qwen_image_transformer_module:QwenImageModule",
-    )  # fmt: skip
+        **{**sizes, "example": {**sizes["example"], "reference": 11}},
+    )

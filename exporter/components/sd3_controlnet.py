@@ -13,7 +13,7 @@ from diffoundry.exporter.components.controlnet_base import (
     refuse_other,
     residuals_of_blocks,
 )
-from diffoundry.exporter.components.latents import latent_dims
+from diffoundry.exporter.components.latents import latent_dims, token_sides
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
 from diffoundry.runtime.formats.config_values import MAX_SIDE, flag, integer, refuse
@@ -57,9 +57,7 @@ def block_residuals(configs: Configs) -> tuple[TensorSpec, ...]:
         ConfigError: The ControlNets have different numbers of blocks, so that their residuals cannot be added.
     """
     count = common_number(configs, "num_layers", 18, "blocks")
-    height, width = latent_dims(configs)
-    patch = read_integer(configs, _TRANSFORMER, "patch_size", 2)
-    sides = tuple(f"{size.symbol}/{size.divisor * patch}" for size in map(parse_size, (height, width)))
+    sides = token_sides(configs, read_integer(configs, _TRANSFORMER, "patch_size", 2))
     channels = read_integer(configs, _TRANSFORMER, "num_attention_heads", 18)
     channels *= read_integer(configs, _TRANSFORMER, "attention_head_dim", 64)
     return residuals_of_blocks(block_residual_name, count, sides, channels)

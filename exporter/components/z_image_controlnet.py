@@ -3,15 +3,17 @@
 from functools import partial
 from typing import Any
 
-from diffoundry.exporter.component import Call, Component, ComponentKind, Configs
-from diffoundry.exporter.components.controlnet_base import declare_controlnet, refuse_other
-from diffoundry.exporter.components.latents import latent_dims
+from diffoundry.exporter.component import Component, ComponentKind, Configs
+from diffoundry.exporter.components.controlnet_base import (
+    controlnet_component,
+    declare_controlnet,
+    only_controlnet,
+    refuse_other,
+)
+from diffoundry.exporter.components.latents import latent_dims, token_sides
 from diffoundry.runtime.bundle.dims import parse_size
 from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
-from diffoundry.runtime.errors import ConfigError
 from diffoundry.runtime.formats.config_values import integer
-from diffoundry.runtime.models.controlnet import is_controlnet
-from diffoundry.runtime.models.roles import CONTROLNET
 from diffoundry.runtime.models.z_image_controlnet import read_control_layout, residual_names
 from diffoundry.runtime.models.z_image_transformer_2d import (
     PATCH,
@@ -41,7 +43,7 @@ def z_image_controlnet(name: str, *, tokens: int) -> ComponentKind:
 def network_inputs(configs: Configs) -> tuple[TensorSpec, ...]:
     """Describe the inputs that the transformer and its ControlNet have in common."""
     layout, half = _layout(configs), sum(_layout(configs).axes) // 2
-    grid, row = ("batch", *_sides(configs)), ("batch", "sequence")
+    grid, row = ("batch", *token_sides(configs, PATCH)), ("batch", "sequence")
     shapes: dict[str, tuple[int | str, ...]] = {
         "hidden_states": (*grid, layout.token),
         "timestep": (1,),  # between 0 and 1
@@ -82,16 +84,11 @@ def control_residuals(configs: Configs) -> tuple[TensorSpec, ...]:
     Raises:
         ConfigError: There are several ControlNets, which diffusers refuses, or it was made for another transformer.
     """
-    names = [name for name in configs if is_controlnet(name)]
-    if not names:
+    name = only_controlnet(configs, "Z-Image")
+    if name is None:
         return ()
-    if len(names) > 1:
-        raise ConfigError(
-            f"--controlnet: got {len(names)} ControlNets of Z-Image, expected one: diffusers runs no more; export a "
-            f"bundle for each"
-        )
-    layout = read_control_layout(configs[names[0]], f"{names[0]}/config.json")
-    shapes: tuple[tuple[int | str, ...], ...] = (_sides(configs), (PENDING,), ("sequence",))
+    layout = read_control_layout(configs[name], f"{name}/config.json")
+    shapes: tuple[tuple[int | str, ...], ...] = (token_sides(configs, PATCH), (PENDING,), ("sequence",))
     return tuple(
         TensorSpec(name=name, dtype="float32", shape=("batch", *shape, layout.width))
         for place in layout.places
@@ -103,31 +100,19 @@ def _layout(configs: Configs) -> ZImageLayout:
     return read_layout(configs[_TRANSFORMER], f"{_TRANSFORMER}/config.json")
 
 
-def _sides(configs: Configs) -> tuple[str, str]:
-    """Return rows and columns of the tokens as symbols of the image's size."""
-    pixels = parse_size(latent_dims(configs)[0]).divisor * PATCH
-    return f"height/{pixels}", f"width/{pixels}"
-
-
 def _describe(tokens: int, name: str, configs: Configs) -> Component:
     _check(name, configs)
     channels = read_control_layout(configs[name], f"{name}/config.json").channels
-    residuals = control_residuals(configs)
-    condition = ("batch", *_sides(configs), PATCH**2 * channels)
-    return Component(
-        name=name,
-        role=CONTROLNET,
-        network=_CLASS,
-        source=name,
+    condition = ("batch", *token_sides(configs, PATCH), PATCH**2 * channels)
+    return controlnet_component(
+        name,
+        _CLASS,
+        control_residuals(configs),
+        keywords={"timestep": "t", "controlnet_cond": "control_context"},
         inputs=(
             *network_inputs(configs),
             TensorSpec(name="controlnet_cond", dtype="float32", shape=condition),
             TensorSpec(name="conditioning_scale", dtype="float32", shape=(1,)),
-        ),
-        outputs=residuals,
-        call=Call(
-            keywords={"timestep": "t", "controlnet_cond": "control_context"},
-            results={spec.name: str(index) for index, spec in enumerate(residuals)},
         ),
         wrapper="diffoundry.exporter.components.z_image_controlnet_module:ZImageControlNetModule",
         **network_sizes(configs, tokens),

@@ -47,6 +47,7 @@ class ControlNetModel:
         signed_pixels: True if the pixels that it sees are in -1..1.
         serves_both: True if its residuals for the prompts serve the negative prompts too.
         has_guess_mode: True if it has a guess mode.
+        scales_itself: True if the network takes the scale, and its residuals are scaled already.
         modes: Number of the kinds of control images between which `control_mode` chooses; None for one kind.
     """
 
@@ -59,6 +60,7 @@ class ControlNetModel:
     signed_pixels: ClassVar[bool] = False
     serves_both: ClassVar[bool] = False
     has_guess_mode: ClassVar[bool] = True
+    scales_itself: ClassVar[bool] = False
     modes: int | None = None
 
     def __init__(self, session: EngineSession, component: str) -> None:
@@ -89,14 +91,18 @@ class ControlNetModel:
             sample: float32 (B, C, h, w), scaled by the scheduler.
             timestep: As the scheduler counts.
             conditioning: The denoiser's; inputs that the ControlNet does not take are left out.
-            image: float32 (B, 3, H, W), as the ControlNet was trained; as a rule 0 to 1.
+            image: float32 (B, 3, H, W), as the ControlNet was trained, as a rule 0 to 1; or latents (B, C, h, w), if
+                `encodes_image`, and the mask after them.
             scale: Factor of all residuals.
-            guess_mode: True if residuals of the first blocks count less, rising from a tenth to one.
+            guess_mode: True if residuals of the first blocks count less, rising from a tenth to one; only if
+                `has_guess_mode`.
         """
-        time = np.asarray([timestep], np.float32)
-        outputs = self._run({"timestep": time, "sample": sample, "controlnet_cond": image, **conditioning})
+        offered = self._offer(sample, timestep, conditioning, image)
+        if self.scales_itself:
+            return dict(self._run({**offered, "conditioning_scale": np.array([scale], np.float32)}))
+        outputs = self._run(offered)
         factors = dict.fromkeys(outputs, np.float32(scale))
-        if guess_mode and not self.pooled:  # diffusers: "logspace"
+        if guess_mode and self.has_guess_mode and not self.pooled:  # diffusers: "logspace"
             names = [*(name for name in outputs if name != MID_RESIDUAL), MID_RESIDUAL]
             weights = np.logspace(-1, 0, len(outputs), dtype=np.float32) * np.float32(scale)
             factors = dict(zip(names, weights, strict=True))
@@ -112,9 +118,10 @@ class ControlNetModel:
         """
         return {}
 
-    def _scaled(self, offered: Feeds, scale: float) -> dict[str, FloatArray]:
-        """Run the network as `_run`, and return its outputs times `scale`."""
-        return {name: array * np.float32(scale) for name, array in self._run(offered).items()}
+    def _offer(self, sample: FloatArray, timestep: float, conditioning: Feeds, image: FloatArray) -> Feeds:
+        """Return the inputs of a call, of which the graph may take a part; arguments as in `__call__`."""
+        time = np.asarray([timestep], np.float32)
+        return {"timestep": time, "sample": sample, "controlnet_cond": image, **conditioning}
 
     def _run(self, offered: Feeds) -> Feeds:
         """Run the network on those of the arrays that its graph takes.

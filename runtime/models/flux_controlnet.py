@@ -43,17 +43,8 @@ class FluxControlNetModel(ControlNetModel):
         kind: dict[str, Any] = {} if mode is None else {"controlnet_mode": np.array([mode], np.int32)}
         return {"guidance": np.full(rows, guidance_scale, np.float32), **kind}
 
-    def __call__(
-        self,
-        sample: FloatArray,
-        timestep: float,
-        conditioning: Feeds,
-        image: FloatArray,
-        *,
-        scale: float = 1.0,
-        guess_mode: bool = False,  # noqa: ARG002
-    ) -> dict[str, FloatArray]:
-        """See `ControlNetModel`; the image is latents (B, C, h, w), or pixels in -1..1. It has no guess mode."""
+    def _offer(self, sample: FloatArray, timestep: float, conditioning: Feeds, image: FloatArray) -> Feeds:
+        """See `ControlNetModel`."""
         seen = pack_latents(image) if self.encodes_image else image
         _, places = token_feeds(sample, timestep, self._axes)
-        return self._scaled({**places, "controlnet_cond": seen, **conditioning}, scale)
+        return {**places, "controlnet_cond": seen, **conditioning}

@@ -2,8 +2,6 @@
 
 from typing import ClassVar
 
-import numpy as np
-
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.formats.config_values import integer
 from diffoundry.runtime.models.controlnet import ControlNetModel
@@ -28,23 +26,8 @@ class HunyuanDiT2DControlNetModel(ControlNetModel):
         self._patch = integer(config, "patch_size", 2, subject=subject)
         self._head = integer(config, "attention_head_dim", 88, subject=subject)
 
-    def __call__(
-        self,
-        sample: FloatArray,
-        timestep: float,
-        conditioning: Feeds,
-        image: FloatArray,
-        *,
-        scale: float = 1.0,
-        guess_mode: bool = False,  # noqa: ARG002
-    ) -> dict[str, FloatArray]:
-        """See `ControlNetModel`; the image is latents (B, C, h, w). It has no guess mode."""
+    def _offer(self, sample: FloatArray, timestep: float, conditioning: Feeds, image: FloatArray) -> Feeds:
+        """See `ControlNetModel`."""
         rows, columns = (side // self._patch for side in sample.shape[2:])
-        feeds = {
-            "hidden_states": sample,
-            "timestep": np.asarray([timestep], np.float32),
-            "controlnet_cond": image,
-            **conditioning,
-            **position_feeds(rows, columns, self._patch, self._head),
-        }
-        return self._scaled(feeds, scale)
+        positions = position_feeds(rows, columns, self._patch, self._head)
+        return {**super()._offer(sample, timestep, conditioning, image), "hidden_states": sample, **positions}

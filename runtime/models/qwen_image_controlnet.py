@@ -46,16 +46,7 @@ class QwenImageControlNetModel(ControlNetModel):
         self._axes = read_layout(config, subject).axes
         self.takes_mask = self.draws_apart = mask_channels(config, subject) > 0
 
-    def __call__(
-        self,
-        sample: FloatArray,
-        timestep: float,
-        conditioning: Feeds,
-        image: FloatArray,
-        *,
-        scale: float = 1.0,
-        guess_mode: bool = False,  # noqa: ARG002
-    ) -> dict[str, FloatArray]:
-        """See `ControlNetModel`; the image is latents (B, C, h, w), then the mask. It has no guess mode."""
+    def _offer(self, sample: FloatArray, timestep: float, conditioning: Feeds, image: FloatArray) -> Feeds:
+        """See `ControlNetModel`."""
         feeds = token_feeds(sample, timestep, self._axes, conditioning["encoder_hidden_states"].shape[1])
-        return self._scaled({**feeds, "controlnet_cond": pack_latents(image), **conditioning}, scale)
+        return {**feeds, "controlnet_cond": pack_latents(image), **conditioning}

@@ -152,19 +152,7 @@ class SanaControlNetModel(ControlNetModel):
         ControlNetModel.__init__(self, session, component)
         self.layout = read_layout(session.bundle.config(component), f"{component}/config.json")
 
-    def __call__(
-        self,
-        sample: FloatArray,
-        timestep: float,
-        conditioning: Feeds,
-        image: FloatArray,
-        *,
-        scale: float = 1.0,
-        guess_mode: bool = False,  # noqa: ARG002
-    ) -> dict[str, FloatArray]:
-        """See `ControlNetModel`; the image is latents. It has no guess mode."""
-        offered = {
-            "hidden_states": sample, "timestep": np.asarray([timestep], np.float32), "controlnet_cond": image,
-            **self.layout.positions(*sample.shape[2:]), **conditioning,
-        }  # fmt: skip
-        return self._scaled(offered, scale)
+    def _offer(self, sample: FloatArray, timestep: float, conditioning: Feeds, image: FloatArray) -> Feeds:
+        """See `ControlNetModel`."""
+        positions = self.layout.positions(*sample.shape[2:])
+        return {**super()._offer(sample, timestep, conditioning, image), "hidden_states": sample, **positions}

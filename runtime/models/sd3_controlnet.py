@@ -32,19 +32,10 @@ class SD3ControlNetModel(ControlNetModel):
         self.shifts_latents = self.takes_mask or not forced
         self._pooled_zeros = self.takes_mask or forced
 
-    def __call__(
-        self,
-        sample: FloatArray,
-        timestep: float,
-        conditioning: Feeds,
-        image: FloatArray,
-        *,
-        scale: float = 1.0,
-        guess_mode: bool = False,  # noqa: ARG002
-    ) -> dict[str, FloatArray]:
-        """See `ControlNetModel`; the image is latents, with the mask where it takes one. It has no guess mode."""
+    def _offer(self, sample: FloatArray, timestep: float, conditioning: Feeds, image: FloatArray) -> Feeds:
+        """See `ControlNetModel`."""
         pooled = conditioning["pooled_projections"]
         if self._pooled_zeros:
             pooled = np.zeros_like(pooled)
-        offered = {"hidden_states": sample, "controlnet_cond": image, **conditioning, "pooled_projections": pooled}
-        return self._scaled({"timestep": np.asarray([timestep], np.float32), **offered}, scale)
+        offered = super()._offer(sample, timestep, conditioning, image)
+        return {**offered, "hidden_states": sample, "pooled_projections": pooled}

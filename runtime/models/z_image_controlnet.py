@@ -122,6 +122,7 @@ class ZImageControlNetModel(ControlNetModel):
     draws_image: ClassVar[bool] = False
     signed_pixels: ClassVar[bool] = True
     has_guess_mode: ClassVar[bool] = False
+    scales_itself: ClassVar[bool] = True
 
     def __init__(self, session: EngineSession, component: str) -> None:
         """See `ControlNetModel`."""
@@ -132,26 +133,15 @@ class ZImageControlNetModel(ControlNetModel):
         self._channels = own.channels
         self.takes_kept_part = own.channels > self._layout.channels
 
-    def __call__(
-        self,
-        sample: FloatArray,
-        timestep: float,
-        conditioning: Feeds,
-        image: FloatArray,
-        *,
-        scale: float = 1.0,
-        guess_mode: bool = False,  # noqa: ARG002
-    ) -> dict[str, FloatArray]:
-        """See `ControlNetModel`; the image is latents (B, C, h, w), zeros where there are fewer than it takes."""
+    def _offer(self, sample: FloatArray, timestep: float, conditioning: Feeds, image: FloatArray) -> Feeds:
+        """See `ControlNetModel`."""
         tokens, seen = pack_latents(sample), conditioning["encoder_attention_mask"]
         rows, columns = tokens.shape[1:3]
         room = (0, 0), (0, self._channels - image.shape[1]), (0, 0), (0, 0)
-        feeds = {
+        return {
             "hidden_states": tokens,
             "controlnet_cond": pack_latents(np.pad(image, room)),
             "timestep": call_time(timestep),
             **conditioning,
             **position_feeds(seen, rows, columns, self._layout.axes, self._layout.theta),
-            "conditioning_scale": np.array([scale], np.float32),
         }
-        return dict(self._run(feeds))
