@@ -11,8 +11,15 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from slow_cases import mark_slow_cases
 
 _frozen_modules = 0
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the cases that are slow, before `-m` chooses."""
+    mark_slow_cases(items, whole=not any("::" in word for word in config.args))
 
 
 def pytest_collection_finish() -> None:

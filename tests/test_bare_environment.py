@@ -57,6 +57,7 @@ def test_every_module_of_the_runtime_but_commands_and_reports_imports(bare_pytho
     assert int(_run(bare_python, "-c", code)) > 40
 
 
+@pytest.mark.slow
 def test_the_runtime_tests_itself(bare_python):
     _run(
         bare_python,
@@ -79,6 +80,7 @@ def test_the_page_of_the_server_is_in_the_wheel(bare_python):
     assert eval(_run(bare_python, "-c", code)) == sorted(path.name for path in (_ROOT / "serving/page").iterdir())
 
 
+@pytest.mark.slow
 def test_the_demo_models_are_a_wheel_of_their_own(bare_python):
     code = (
         "from importlib.resources import files\n"

@@ -44,7 +44,6 @@ def _is_run(block: Block) -> bool:
 
 
 _FIRST = (
-    "README.md",
     "docs/get-started/install.md",
     "docs/get-started/python.md",
     "docs/how-to/use-schedulers-alone.md",

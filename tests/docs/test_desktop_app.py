@@ -26,6 +26,7 @@ def _until(worker, *kinds):
     return events
 
 
+@pytest.mark.slow
 def test_previews_results_cancelling_and_errors_arrive_as_events(desktop_app, emoji_bundle):
     worker = desktop_app.Worker(str(emoji_bundle), num_inference_steps=3)
     worker.start()

@@ -9,6 +9,7 @@ from nbclient import NotebookClient
 _NOTEBOOKS = sorted((Path(__file__).parents[2] / "docs/examples").glob("*.ipynb"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("notebook", _NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_cell_runs_and_shows_what_the_page_shows(notebook, emoji_bundle, tmp_path):
     (tmp_path / "emoji.bundle").symlink_to(emoji_bundle)

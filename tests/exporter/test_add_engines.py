@@ -89,6 +89,7 @@ def test_engines_that_an_earlier_version_took_out_are_pending(own_bundle, work_h
     assert Bundle(own_bundle).manifest == whole
 
 
+@pytest.mark.slow
 def test_a_failed_build_leaves_the_bundle_and_continues(own_bundle, work_here):
     before = (own_bundle / "diffoundry.json").read_bytes()
 
@@ -139,6 +140,7 @@ def test_a_changed_graph_is_refused(own_bundle, work_here):
         add_engines(own_bundle, [_FP16], _quiet, run=work_here)
 
 
+@pytest.mark.slow
 def test_two_builds_at_once(own_bundle, work_here):
     def again(job, progress):
         with pytest.raises(InputError, match="another command is adding engines to it; wait for it"):
@@ -154,6 +156,7 @@ def test_a_folder_without_a_manifest(own_bundle, work_here):
         add_engines(own_bundle, [_FP16], _quiet, run=work_here)
 
 
+@pytest.mark.slow
 def test_the_command_adds_engines_and_names_them(own_bundle, capsys):
     from diffoundry.exporter.cli.build import command
 

@@ -65,6 +65,7 @@ def test_text_encoder_with_hidden_states(checkpoint, name):
         np.testing.assert_allclose(given, tensor.numpy(), rtol=0, atol=ATOL)
 
 
+@pytest.mark.slow
 def test_unet_with_sizes_and_embedded_guidance(checkpoint):
     module, component = checkpoint.load("unet"), checkpoint.component("unet")
     shapes = {spec.name: spec.shape for spec in component.inputs}

@@ -118,6 +118,7 @@ def _export(folder, whole):
     return lambda place: export(checkpoint, request, place, _quiet, run=run)
 
 
+@pytest.mark.slow_cases("two renames")
 @pytest.mark.parametrize("swaps", _SWAPS, indirect=True)
 def test_build_overwrite_ends_at_some_steps(small_bundle, tmp_path, swaps):
     command = _build(small_bundle)

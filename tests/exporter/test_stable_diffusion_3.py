@@ -76,6 +76,7 @@ def test_t5_encoder(checkpoint):
     assert usual_sizes(graph) == {"sequence": 256}
 
 
+@pytest.mark.slow_cases("sd3.5")
 @pytest.mark.parametrize("variant", ["sd3", "sd3.5"])
 def test_transformer(tiny_sd_checkpoint, variant):
     checkpoint = Checkpoint.at(tiny_sd_checkpoint(variant), name=variant)

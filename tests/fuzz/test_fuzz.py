@@ -29,9 +29,9 @@ def _run(folder, first, count):
 
 
 def test_damaged_files_end_in_our_errors(tmp_path):
-    counts = _run(tmp_path, 0, 300)
-    assert sum(counts.values()) == 300
-    assert min(counts["read"], counts["refused"]) > 60  # the damage is neither idle nor seen before the readers
+    counts = _run(tmp_path, 0, 100)
+    assert sum(counts.values()) == 100
+    assert min(counts["read"], counts["refused"]) > 20  # the damage is neither idle nor seen before the readers
 
 
 @pytest.mark.slow

@@ -183,6 +183,7 @@ def test_the_controlnet_needs_its_encoder(space):
         controlnet.controlnet_task(space, OPTIONS)
 
 
+@pytest.mark.slow
 def test_the_commands(flat_folder, tiny_checkpoint, tmp_path, load_script, capsys, monkeypatch):
     monkeypatch.setattr(inversion.find_latents, "__defaults__", (2,))
     base = tmp_path / "base"

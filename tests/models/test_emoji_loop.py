@@ -102,6 +102,7 @@ def _run_out_of_time(_monkeypatch, name, space, session):
     return 1
 
 
+@pytest.mark.slow_cases("vae-*", "denoiser-_run*")
 @pytest.mark.parametrize("stop", [_kill_at_step_3, _run_out_of_time])
 @pytest.mark.parametrize("name", ["vae", pytest.param("vae-decoder", marks=pytest.mark.slow), "denoiser"])
 def test_a_stopped_run_resumes_to_the_same_weights(name, stop, tmp_path, workspace, monkeypatch):

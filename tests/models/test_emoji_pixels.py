@@ -127,6 +127,7 @@ def shipped_bundle(exported):
     return exported("emoji-pixels", target="onnxruntime,openvino")
 
 
+@pytest.mark.slow_cases("openvino")
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_shipped_weights_generate_emoji(shipped_bundle, target):
     """Images whose nearest training image is near, and not always the same."""

@@ -153,6 +153,7 @@ def test_from_scratch_takes_architecture_vocabulary_and_seed(tmp_path, workspace
     )
 
 
+@pytest.mark.slow
 def test_training_from_scratch_lowers_the_loss(tmp_path, workspace):
     space = workspace(tmp_path, scratch=True)
     options = loop.Options(steps=60, batch=16, lr=1e-2, warmup=5)

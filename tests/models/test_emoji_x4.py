@@ -201,6 +201,7 @@ def test_psnr_and_similarity_against_numpy(load_script):
     np.testing.assert_allclose(score.similarity(torch.tensor(output), torch.tensor(target)).numpy(), want, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_commands_train_resume_and_score(
     data_folder, tiny_base, tiny_x4, tmp_path, load_script, capsys, monkeypatch
 ):
@@ -240,6 +241,7 @@ def small(emoji_bundle):
     return "a red apple", load(emoji_bundle)("a red apple", num_inference_steps=8, guidance_scale=4.0, seed=0).images[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_shipped_weights_upscale_emoji(shipped_bundle, small, target):
     """A large image that is the small one when averaged, with harder edges than Lanczos gives."""

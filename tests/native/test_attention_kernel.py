@@ -74,6 +74,7 @@ def tolerance(q, k, v, heads, scale, precision):
     return (8 * 2.0**-24 + exponent + 2 * EPS[precision]) * abs(decode(v)).max()
 
 
+@pytest.mark.slow_cases("*-1.0-2x8x256x256x40x40")
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
 @pytest.mark.parametrize("amplitude", [1.0, 6.0])
 def test_matches_float64(kernel, path, precision, shape, amplitude):

@@ -219,6 +219,7 @@ def test_inputs_that_do_not_belong_together(core, library):
         compiled(wrong)
 
 
+@pytest.mark.slow
 def test_unet_of_the_embedded_model(core, library, floats, emoji_bundle):
     path = emoji_bundle / "unet/model.onnx"
     rng = np.random.default_rng(0)

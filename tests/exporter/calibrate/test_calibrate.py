@@ -155,6 +155,7 @@ def test_weights_alone_need_no_ranges(tiny_folder):
     assert tables <= set(choice.components["text_encoder"].quantized)
 
 
+@pytest.mark.slow
 def test_work_done_before_a_kill_is_not_repeated(tiny_folder, monkeypatch):
     forms = {"int8": [TRT], "int4-weights": [INT4]}
 
@@ -194,6 +195,7 @@ def overflowing(folder: Path) -> set[str]:
     return {f"{name}/Conv", "decoder.up_blocks.1.resnets.0.norm2/GroupNormalization"}
 
 
+@pytest.mark.slow
 def test_nodes_beyond_the_range_of_fp16_stay_in_float32_also_in_the_vae(tiny_folder):
     nodes = overflowing(tiny_folder)
     (tiny_folder / "diffoundry.json").unlink()  # a bundle in the making has none
@@ -245,6 +247,7 @@ def test_damaged_ranges_are_refused(tmp_path, text, words):
         read_ranges(tmp_path, "unet")
 
 
+@pytest.mark.slow
 def test_int8_emoji_are_the_emoji(emoji_bundle, tmp_path):
     """The embedded model, with ONNX Runtime's own int8 kernels: trained weights, held-out prompts and seeds."""
     folder = Path(shutil.copytree(emoji_bundle, tmp_path / "emoji.bundle"))

@@ -32,6 +32,7 @@ def test_a_seed_draws_other_images():
     assert pixels(make_example_inputs(["image"], 48, 64, 4, 3)["image"]).shape == (12, 16, 3)
 
 
+@pytest.mark.slow
 def test_each_image_of_a_task_has_its_own(exported, tiny_sd_checkpoint):
     """The image of a prompt does not depend on the others of its batch."""
     bundle = Bundle(exported(tiny_sd_checkpoint("inpaint")))

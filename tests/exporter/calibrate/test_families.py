@@ -11,6 +11,7 @@ from diffoundry.exporter.calibrate.request import QuantizationRequest
 from diffoundry.targets.base import PrecisionFormat
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", [pytest.param("xl", marks=pytest.mark.slow), "inpaint"])
 def test_every_component_is_calibrated(exported, tiny_sd_checkpoint, tmp_path, variant):
     folder = shutil.copytree(exported(tiny_sd_checkpoint(variant)), tmp_path / "tiny.bundle")

@@ -107,6 +107,7 @@ def ranges_of(observed: Observation) -> dict:
     return {n: make_ranges(s, inputs=set(s.tensors), norms=set(s.tensors)) for n, s in observed.statistics.items()}
 
 
+@pytest.mark.slow
 def test_a_run_killed_between_or_within_batches_resumes_to_the_same_bits(reference, prompts, tmp_path):
     expected = run_observation(reference, prompts, tmp_path / "whole")
 
@@ -144,6 +145,7 @@ def test_a_run_killed_between_or_within_batches_resumes_to_the_same_bits(referen
         np.testing.assert_array_equal(found.images[prompt], expected.images[prompt])
 
 
+@pytest.mark.slow
 def test_a_finished_observation_is_read_and_not_run_again(reference, prompts, tmp_path):
     expected = run_observation(reference, prompts, tmp_path / "state")
 

@@ -34,6 +34,7 @@ def brute_force(reference, graphs, unit, prompts, steps) -> float:
     return float(mean_square(generated, task.generate(reference.floats(), prompts)).mean())
 
 
+@pytest.mark.slow
 def test_a_switch_is_the_graph_with_that_node_alone(reference, prompts, weights_only):
     graphs, units = weights_only
     trials = ImageTrials(reference, graphs, SensitivitySettings(prompts=prompts[:2]), lambda _message: None)
@@ -48,6 +49,7 @@ def test_a_switch_is_the_graph_with_that_node_alone(reference, prompts, weights_
     assert messages[-1].startswith(f"measured {len(units)} of {len(units)} layers alone")
 
 
+@pytest.mark.slow
 def test_few_steps_rank_as_all_steps_do(reference, prompts, weights_only):
     graphs, units = weights_only
     trials = ImageTrials(reference, graphs, SensitivitySettings(prompts=prompts), lambda _message: None)

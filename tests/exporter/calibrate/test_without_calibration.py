@@ -87,6 +87,7 @@ def test_weights_are_those_of_a_calibration_that_kept_no_layer_in_float(copied, 
         assert texts[0] == texts[1]
 
 
+@pytest.mark.slow
 def test_the_bundle_says_that_no_image_was_measured(copied, work_here, capsys):
     bundle = copied("sd1-small", "own")
     manifest = add_engines(bundle, [ORT], quiet, quantization=WITHOUT, run=work_here).manifest

@@ -359,6 +359,7 @@ class TestVocabulary:
         assert len(set(ids)) > 12
 
 
+@pytest.mark.slow_cases("wuerstchen")
 @pytest.mark.parametrize("alias", IN_MILLIONS)
 def test_networks_are_as_large_as_their_readme_says(alias):
     checkpoint = open_checkpoint(alias, random_weights=True)

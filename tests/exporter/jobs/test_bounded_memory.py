@@ -19,6 +19,8 @@ from diffoundry.exporter.passes import OPSET
 from diffoundry.runtime.bundle.specs import Variant
 from diffoundry.runtime.models.roles import TEXT_ENCODER
 
+pytestmark = pytest.mark.slow
+
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 VARIANTS = (
     ("onnxruntime", "fp16"),

@@ -13,6 +13,8 @@ import pytest
 
 from diffoundry.runtime import load
 
+pytestmark = pytest.mark.slow
+
 _COMPONENTS = ["text_encoder", "unet", "vae_encoder", "vae_decoder"]
 
 

@@ -37,6 +37,7 @@ def _descendants(pid):
     return [int(child) for child in children] + [one for child in children for one in _descendants(int(child))]
 
 
+@pytest.mark.slow
 @START
 def test_memory_is_the_workers_own(job, fork):
     """getrusage's figure would be that of the process that started it, which is larger here."""
@@ -60,6 +61,7 @@ def test_an_error_is_one_sentence_and_the_next_job_runs(job, fork):
         assert run_job(job, lambda *_words: None).engine is not None
 
 
+@pytest.mark.slow_cases("spawned")
 @START
 def test_a_killed_worker_is_reported_and_the_next_job_runs(job, fork):
     phases = []

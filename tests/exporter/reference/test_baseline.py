@@ -224,6 +224,7 @@ def test_asking_for_rivals_imports_no_torch(tiny_sd_checkpoint, tmp_path):
     assert run.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_the_process_generates_the_same_and_ends_when_killed(checkpoint):
     candidate = TorchCandidate(_job(checkpoint))
     try:
@@ -245,6 +246,7 @@ def test_the_process_generates_the_same_and_ends_when_killed(checkpoint):
     assert not candidate._process.is_alive()
 
 
+@pytest.mark.slow
 def test_a_process_ends_with_its_reason(checkpoint, tmp_path):
     job = _job(checkpoint)
     candidate = TorchCandidate(

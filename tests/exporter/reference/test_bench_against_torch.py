@@ -19,6 +19,7 @@ def comparison(emoji_bundle):
     return compare(ours, torch_candidates(emoji_bundle, request, ["torch-fp32"], threads=1), request)
 
 
+@pytest.mark.slow
 def test_both_generate_the_same_image(comparison):
     ours, theirs = comparison.report.candidates
     assert theirs.failure is None

@@ -135,6 +135,7 @@ def test_combinations_are_refused_before_the_export(words, sentence, tmp_path):
     assert not list(tmp_path.glob("x.bundle*"))
 
 
+@pytest.mark.slow
 def test_pipelines_are_refused_by_family_task_and_parts(exported, emoji_bundle, wide_bundle):
     request = SingleGraphRequest()
     recipe = Bundle(emoji_bundle).manifest.recipe

@@ -35,6 +35,7 @@ def _shape_of(graph):
     return described, [places[value] for value in graph.graph.outputs]
 
 
+@pytest.mark.slow_cases("sd1-small-unet")
 @pytest.mark.parametrize(
     "name", ["unet", *(pytest.param(name, marks=pytest.mark.slow) for name in ("text_encoder", "vae_decoder"))]
 )

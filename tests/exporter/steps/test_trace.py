@@ -105,6 +105,7 @@ def traced(tiny_sd_checkpoint):
     return make
 
 
+@pytest.mark.slow_cases("sd1-unet")
 @pytest.mark.parametrize(
     ("variant", "name"),
     [

@@ -70,6 +70,7 @@ def test_what_is_measured(exact):
     assert (nothing.psnr, nothing.ssim, nothing.fewer_rows) == (150.0, pytest.approx(1.0), 1.0)
 
 
+@pytest.mark.slow
 def test_the_cheapest_within_the_budget(exact, monkeypatch):
     pipeline, settings, images = exact
     reports = [compare(pipeline, settings, one, images) for one in FEW]
@@ -115,6 +116,7 @@ def test_text_that_is_no_approximation(text, message):
         parse_approximation(text)
 
 
+@pytest.mark.slow
 def test_verify_compares_with_the_exact_loop(emoji_bundle):
     few = ("--steps", STEPS, "--guidance-scale", 4, "--prompts", 2, "--threads", 1)
     chosen = ("--approximation", FEW[0].text, "--approximation", "guidance-interval=0:0.5")

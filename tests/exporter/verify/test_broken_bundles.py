@@ -36,6 +36,7 @@ def _shift(index):
 _TEXT = {"last_hidden_state", "pooler_output", "normalized_hidden_states"}
 
 
+@pytest.mark.slow_cases("vae_decoder*", "text_encoder*")
 @pytest.mark.parametrize(
     ("component", "tensor", "index", "outputs"),
     [
@@ -55,6 +56,7 @@ def test_one_changed_weight_fails_its_component(copied, quick, component, tensor
     assert _subjects(report, "config") == _subjects(report, "tokenizer") == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -80,6 +82,7 @@ def test_another_scheduler_class_fails(copied, quick):
     assert measured == "_class_name: got 'EulerDiscreteScheduler', expected 'DDIMScheduler'"
 
 
+@pytest.mark.slow
 def test_an_option_left_out_means_its_default(copied, quick):
     file = copied.path / "scheduler/scheduler_config.json"
     config = json.loads(file.read_text())
@@ -94,6 +97,7 @@ def test_an_option_left_out_means_its_default(copied, quick):
     assert measured == "beta_end: got 0.02, expected 0.012"
 
 
+@pytest.mark.slow
 def test_a_changed_scaling_factor_fails(copied, quick):
     copied.edit_json("vae_decoder/config.json", scaling_factor=0.7)
     report = verify(copied.path, request=quick)
@@ -102,6 +106,7 @@ def test_a_changed_scaling_factor_fails(copied, quick):
     assert _subjects(report, "loop") == set()
 
 
+@pytest.mark.slow
 def test_a_changed_text_encoder_config_fails(copied, quick):
     copied.edit_json("text_encoder/config.json", hidden_act="gelu")
     assert _failed(verify(copied.path, request=quick)) == {
@@ -109,6 +114,7 @@ def test_a_changed_text_encoder_config_fails(copied, quick):
     }
 
 
+@pytest.mark.slow
 def test_another_padding_token_fails(copied, quick):
     copied.edit_json("tokenizer/tokenizer_config.json", pad_token="<|startoftext|>")
     report = verify(copied.path, request=quick)
@@ -129,6 +135,7 @@ def test_nan_is_found_wherever_it_shows(copied, quick):
     assert spelled["variants"][0]["loops"][0]["curve"][0]["max_abs"] == "nan"
 
 
+@pytest.mark.slow
 def test_a_decoder_of_zeros_is_seen_as_one_colour(copied, quick):
     for tensor in ("decoder.conv_out.weight", "decoder.conv_out.bias"):
         copied.edit_weight("vae_decoder", tensor, lambda array: array.fill(0))
@@ -150,6 +157,7 @@ def test_a_file_changed_without_its_sum_is_refused(copied, quick, name):
         verify(copied.path, request=quick)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_whose_weights_changed_is_named_and_fails(emoji_bundle, tmp_path, quick):
     folder = shutil.copytree(open_checkpoint("emoji").root, tmp_path / "retrained")
     file = folder / "unet/diffusion_pytorch_model.safetensors"
@@ -188,6 +196,7 @@ def shows() -> VerifyRequest:
     )
 
 
+@pytest.mark.slow
 def test_swapped_colours_of_the_decoder_show_something_else(copied, shows):
     def swap(array):
         array[[0, 2]] = array[[2, 0]]
@@ -199,6 +208,7 @@ def test_swapped_colours_of_the_decoder_show_something_else(copied, shows):
     assert _subjects(report, "loop") == set()
 
 
+@pytest.mark.slow
 def test_a_decoder_that_darkens_by_5_percent_is_a_shift(copied, shows):
     """(x + 1) / 2 times 0.95, in the decoder's own scale of -1 to 1."""
     copied.edit_weight("vae_decoder", "decoder.conv_out.weight", lambda array: array.__imul__(0.95))
@@ -210,6 +220,7 @@ def test_a_decoder_that_darkens_by_5_percent_is_a_shift(copied, shows):
         assert loop.shows == loop.reference_shows == loop.prompt
 
 
+@pytest.mark.slow
 def test_words_that_changed_places_show_another_thing(copied, shows):
     """Two rows of the token embedding are swapped: all weights are there, and every number has its size."""
     words = load(copied.path).text_encoders[0].tokenizer(["apple", "cat"]).input_ids[:, 1]
@@ -226,6 +237,7 @@ def test_words_that_changed_places_show_another_thing(copied, shows):
     assert report.notes == ()
 
 
+@pytest.mark.slow
 def test_a_reference_that_shows_nothing_yet_is_noted(emoji_bundle, quick):
     report = verify(emoji_bundle, request=quick)
     assert report.passed

@@ -30,6 +30,7 @@ def _run(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_a_broken_bundle_exits_with_1_after_everything_is_printed(copied, tmp_path):
     copied.edit_json("scheduler/scheduler_config.json", beta_end=0.01201)
     html = tmp_path / "report.html"
@@ -136,6 +137,7 @@ def _tiny(exported, tiny_sd_checkpoint):
 _TWO_WORDS = ("--prompt", "a", "--steps", "1", "--threads", "1")
 
 
+@pytest.mark.slow
 def test_several_precisions_are_a_line_each(exported, tiny_sd_checkpoint, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     result = CliRunner().invoke(command, [str(_tiny(exported, tiny_sd_checkpoint)), *_TWO_WORDS])
@@ -145,6 +147,7 @@ def test_several_precisions_are_a_line_each(exported, tiny_sd_checkpoint, monkey
     assert result.stdout.splitlines()[-1].startswith("passed: all ")
 
 
+@pytest.mark.slow
 def test_failures_of_several_precisions_are_distinguished(exported, tiny_sd_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(console.out, "_width", 160)
     copied = EditableBundle(Path(shutil.copytree(_tiny(exported, tiny_sd_checkpoint), tmp_path / "b.bundle")))

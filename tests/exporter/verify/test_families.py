@@ -25,6 +25,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow_cases("instruct")
 @pytest.mark.parametrize(
     "kind",
     [
@@ -59,6 +60,7 @@ def test_stable_diffusion_3_passes_on_every_engine(portable_bundle, tiny_sd_chec
     assert tokenizers == ["tokenizer", "tokenizer_2", "tokenizer_3"]
 
 
+@pytest.mark.slow
 def test_a_wrong_t5_encoder_is_found(portable_bundle, tiny_sd_checkpoint, editable, quick):
     bundle = editable(portable_bundle("sd3"))
     name = "relative_attention_bias.weight"
@@ -69,6 +71,7 @@ def test_a_wrong_t5_encoder_is_found(portable_bundle, tiny_sd_checkpoint, editab
     assert failed == {"text_encoder_3 last_hidden_state"}
 
 
+@pytest.mark.slow
 def test_a_wrong_second_encoder_is_found(exported, tiny_sd_checkpoint, editable, quick):
     folder = tiny_sd_checkpoint("xl")
     bundle = editable(exported(folder))
@@ -100,6 +103,7 @@ def test_several_controlnets_pass(controlled_bundle, quick):
     assert {result.component for result in report.variants[0].outputs} >= {"unet", "controlnet", "controlnet_1"}
 
 
+@pytest.mark.slow
 def test_a_wrong_controlnet_is_found(controlled_bundle, editable, quick):
     bundle = editable(controlled_bundle(nets=("first", "pooled")))
     bundle.edit_weight("controlnet_1", "controlnet_mid_block.weight", lambda weight: np.multiply(weight, 3, out=weight))
@@ -145,6 +149,7 @@ def assert_runs_what_is_offered(report):
 CHECKED = {"text_encoder", "unet", "vae_encoder", "vae_decoder", "safety_checker"}
 
 
+@pytest.mark.slow
 def test_the_safety_checker_is_compared_and_images_are_generated_without_it(wide_bundle, quick):
     request = replace(quick, seeds=(0, 1))  # diffusers flags the second
     report = verify(wide_bundle("sd1-checked"), None, request)
@@ -157,6 +162,7 @@ def test_the_safety_checker_is_compared_and_images_are_generated_without_it(wide
     assert {"safety_checker", "feature_extractor, 3 images"} <= configs
 
 
+@pytest.mark.slow
 def test_a_wrong_threshold_and_a_wrong_feature_extractor_are_found(wide_bundle, tiny_sd_checkpoint, editable, quick):
     folder = tiny_sd_checkpoint("sd1-checked")
     bundle = editable(wide_bundle("sd1-checked"))
@@ -178,6 +184,7 @@ def test_a_wrong_threshold_and_a_wrong_feature_extractor_are_found(wide_bundle, 
     assert {("config", "feature_extractor, 3 images"), flags} <= failed()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", pytest.param(None, marks=pytest.mark.slow)])
 def test_image_variation_is_compared_on_a_drawn_image(wide_bundle, tiny_sd_checkpoint, quick, precision):
     checkpoint = open_checkpoint(str(tiny_sd_checkpoint("variation")))
@@ -195,6 +202,7 @@ def test_image_variation_is_compared_on_a_drawn_image(wide_bundle, tiny_sd_check
     assert {"image_encoder", "feature_extractor, 3 images"} <= configs
 
 
+@pytest.mark.slow
 def test_a_wrong_image_encoder_is_found(wide_bundle, tiny_sd_checkpoint, editable, quick):
     bundle = editable(wide_bundle("variation"))
     bundle.edit_weight("image_encoder", "visual_projection.weight", lambda weight: np.multiply(weight, 1.1, out=weight))

@@ -24,6 +24,7 @@ def _check(folder):
     return list(check_partition(bundle, cases, EngineOptions(threads=1)))
 
 
+@pytest.mark.slow
 def test_parts_of_the_embedded_model_pass(in_parts):
     (check,) = _check(in_parts)
     assert check.passed, check

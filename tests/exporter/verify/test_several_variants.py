@@ -53,6 +53,7 @@ def test_only_requested_engines_are_verified(two):
     assert ([variant.name for variant in variants], absent) == (["onnxruntime fp16"], [])
 
 
+@pytest.mark.slow
 def test_one_broken_precision_fails_alone(two):
     engine = json.loads((two.path / "diffoundry.json").read_text())["components"]["unet"]["engines"][1]["files"][0]
     graph = (two.path / engine).read_bytes()
@@ -69,6 +70,7 @@ def test_one_broken_precision_fails_alone(two):
     assert bad.outputs, "the text encoder was compared before the UNet failed"
 
 
+@pytest.mark.slow
 def test_engines_that_cannot_run_here_are_listed_with_the_reason(two):
     _edit_engines(two, "fp16", target="elsewhere")
     report = verify(two.path, request=_REQUEST)
@@ -98,6 +100,7 @@ def test_engines_that_the_bundle_lacks_are_refused(two):
         find_variants(Bundle(two.path), VerifyRequest(precision="int8"))
 
 
+@pytest.mark.slow
 def test_a_custom_opener_runs_a_target_without_plugin(two):
     _edit_engines(two, "fp16", target="elsewhere")
     opened = []
@@ -127,6 +130,7 @@ def test_an_opener_for_a_target_that_is_not_there_is_refused(two):
         find_variants(Bundle(two.path), VerifyRequest(openers={"coreml": OnnxRuntimeEngine}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("promise", "passed"), [(30.0, True), (200.0, False)])
 def test_the_budget_of_calibration_is_a_check(two, promise, passed):
     _promise(two, promise)
@@ -139,6 +143,7 @@ def test_the_budget_of_calibration_is_a_check(two, promise, passed):
     assert report.notes == ()
 
 
+@pytest.mark.slow
 def test_a_promise_is_not_judged_over_two_images(two):
     _promise(two, 200.0)
     request = VerifyRequest(prompts=("a", "b"), steps=1, precision="fp16", options=EngineOptions(threads=1))

@@ -130,6 +130,7 @@ def test_the_report_survives_strict_json(passing):
     assert from_json(VerifyReport, data) == dataclasses.replace(report)
 
 
+@pytest.mark.slow
 def test_a_folder_without_a_manifest_is_compared_with_a_named_checkpoint(emoji_bundle, tmp_path, quick):
     folder = shutil.copytree(emoji_bundle, tmp_path / "optimum")
     (folder / "diffoundry.json").unlink()

@@ -99,6 +99,7 @@ class _Torch:
         return {"sample": self.pipeline.vae.decode(latent_sample).sample}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "finer"),
     [("fp16", "fp32"), ("bf16", "fp16"), ("int8-weights", "fp16"), ("int4-weights", "int8-weights")],

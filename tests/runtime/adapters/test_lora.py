@@ -18,6 +18,7 @@ TOLERANCE = 2e-5
 HALF_TOLERANCE = 1e-2
 
 
+@pytest.mark.slow_cases("processors-*")
 @pytest.mark.parametrize(
     ("form", "which", "dtype"),
     [
@@ -57,6 +58,7 @@ def test_half_precision(opened, theirs, make_lora, steps, error, tmp_path, targe
     assert error(steps(ours), steps(theirs)) < HALF_TOLERANCE
 
 
+@pytest.mark.slow_cases("openvino")
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_several_with_scales_of_their_own(opened, theirs, make_lora, steps, error, tmp_path, target):
     first = make_lora(tmp_path / "first.safetensors", "peft", "attention", seed=1)
@@ -78,6 +80,7 @@ def test_several_with_scales_of_their_own(opened, theirs, make_lora, steps, erro
     assert error(steps(ours), steps(theirs)) < TOLERANCE
 
 
+@pytest.mark.slow
 def test_switching_opens_nothing_anew(opened, make_lora, tmp_path, monkeypatch):
     ranks = iter((lambda _count: 4, lambda _count: 3, lambda _count: 16))
     files = [
@@ -124,6 +127,7 @@ def test_one_form_at_a_time_where_memory_is_short(bundle, make_lora, steps, tmp_
     assert [len(getattr(engine, forms)) for engine in engines] == [2, 1]
 
 
+@pytest.mark.slow_cases("openvino")
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_an_engine_opened_with_adapters_opens_no_plain_form(opened, make_lora, tmp_path, target):
     ours = opened(target)
@@ -322,6 +326,7 @@ def test_the_patterns_are_matched_as_peft_does():
         assert set(unfitting) == alone
 
 
+@pytest.mark.slow
 def test_ranks_without_alphas_and_alphas_of_some_layers(opened, theirs, make_lora, steps, error, tmp_path):
     """As diffusers from 0.40 on; the rule is named."""
     path = make_lora(tmp_path / "ranks.safetensors", "kohya", "everything", rank=lambda count: 2 + count % 2)

@@ -17,6 +17,7 @@ def quantized(exported, tiny_sd_checkpoint):
     return lambda precision: exported(tiny_sd_checkpoint(), target="onnxruntime,openvino", precision=precision)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", INTEGERS)
 def test_no_further_from_diffusers_than_without(quantized, theirs, make_lora, steps, error, tmp_path, precision):
     """Relative to the largest latent, seen are 0.011 without and 0.012 with in int8, 0.018 and 0.022 in int4.

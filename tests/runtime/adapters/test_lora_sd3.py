@@ -108,6 +108,7 @@ NAMES = {
 }
 
 
+@pytest.mark.slow
 def test_joined_layers_are_split(exported, tiny_sd_checkpoint, steps, error, tmp_path):
     """Names of the original code, which has one layer for queries, keys and values."""
     folder, random = tiny_sd_checkpoint("sd3.5"), torch.Generator().manual_seed(1)

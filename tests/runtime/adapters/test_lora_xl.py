@@ -24,6 +24,7 @@ def theirs(diffusers_of):
     return diffusers_of("xl")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "which", "dtype"),
     [

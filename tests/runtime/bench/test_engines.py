@@ -35,6 +35,7 @@ def image_of(bundle, target):
     return pipe("red apple", **arguments, height=height, width=width).images.astype(float)
 
 
+@pytest.mark.slow
 def test_engines_are_compared_with_fp32(portable_bundle):
     bundle = portable_bundle("sd3")
     result = run(bundle, "--all", "--json", *WORK)

@@ -43,6 +43,7 @@ def library(bundle, **arguments):
     return np.asarray(load(bundle)("a dog", **size, **arguments).images[0])
 
 
+@pytest.mark.slow
 def test_t2i_adapters(generate, adapted_bundle, images):
     bundle = adapted_bundle()
     shown = ("--adapter-image", images / "sketch.png", "--adapter-image", images / "depth.npy")

@@ -35,6 +35,7 @@ def pixels(path):
     return np.asarray(Image.open(path).convert("RGB"))
 
 
+@pytest.mark.slow
 def test_edits_are_those_of_the_library_and_are_kept(generate, edited_bundle, tmp_path):
     edit = ("--edit", "replace", "--cross-replace-steps", "0.8", "--cross-replace-steps", "green:0.2..0.5")
     more = ("--self-replace-steps", "0.6", "--local-blend", "apple", "--local-blend-threshold", "0.7")

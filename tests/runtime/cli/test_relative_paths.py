@@ -147,6 +147,7 @@ def test_bench_and_inspect(away, wide_bundle, capsys):
     assert any(Path("cache").iterdir())
 
 
+@pytest.mark.slow
 def test_tune(away, wide_bundle, monkeypatch, capsys):
     bundle = _bring(wide_bundle("sd1-tiny"), "b")
     monkeypatch.setattr(session, "candidates", lambda _steps: [Approximation(cache="taylor:1")])

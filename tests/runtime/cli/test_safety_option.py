@@ -50,6 +50,7 @@ def test_json_has_the_flags(run_generate):
     assert off["nsfw_content_detected"] is None
 
 
+@pytest.mark.slow
 def test_export_without_it(tiny_sd_checkpoint, tmp_path, work_here, monkeypatch):
     monkeypatch.setattr("diffoundry.exporter.jobs.processes.JobProcesses.__call__", lambda _self, *job: work_here(*job))
     folder, output = tiny_sd_checkpoint("sd1-checked"), tmp_path / "b"

@@ -61,6 +61,7 @@ def pair(request, tmp_path_factory):
     return module, open_vae(session)
 
 
+@pytest.mark.slow_cases("spatial")
 def test_images_latents_and_codes_are_those_of_diffusers(pair):
     theirs, ours = pair
     assert isinstance(ours, VQModel)

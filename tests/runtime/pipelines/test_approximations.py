@@ -15,6 +15,7 @@ from diffoundry.runtime.pipelines.row_norm_guidance import RowNormGuidance
 from diffoundry.runtime.pipelines.truncated_guidance import TruncatedGuidance
 
 
+@pytest.mark.slow_cases("interval[12]")
 @pytest.mark.parametrize("interval", [(0.0, 0.6), (0.2, 0.8), (0.5, 1.0)])
 def test_guidance_runs_in_the_steps_of_diffusers_guiders(emoji, emoji_diffusers, interval):
     guider = ClassifierFreeGuidance(guidance_scale=4.0, start=interval[0], stop=interval[1])
@@ -78,6 +79,7 @@ def polynomial(known, index):
     return torch.from_numpy(np.polyval(fitted, index).astype(np.float32).reshape(shape))
 
 
+@pytest.mark.slow_cases("taylor:1:*")
 @pytest.mark.parametrize(
     ("cache", "called", "order", "guidance_order"),
     [
@@ -180,6 +182,7 @@ def same_without_guidance(pipe, **arguments):
     np.testing.assert_array_equal(got, pipe(PROMPT, guidance_scale=1.0, **few).images)
 
 
+@pytest.mark.slow
 def test_controlnets_image_prompts_and_masks(controlled_bundle, image_prompt_bundle, emoji, apple):
     same_without_guidance(emoji, image=apple, strength=1.0)
     mask = np.zeros((64, 64), np.float32)

@@ -50,6 +50,7 @@ def check(ours, theirs, names, **arguments):
     assert np.abs(plain - got[1]).max() > 1e-2
 
 
+@pytest.mark.slow_cases("openvino")
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_stable_diffusion(emoji, emoji_openvino, emoji_folder, target):
     ours = emoji if target == "onnxruntime" else emoji_openvino

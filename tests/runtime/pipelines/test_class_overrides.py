@@ -143,6 +143,9 @@ def _with_scheduler(folder, name, scheduler, **config):
     return old, theirs
 
 
+@pytest.mark.slow_cases(
+    "DDIM-*-StableDiffusionPipeline-*", "DDIM-*-StableDiffusionInpaint*", "PNDM-*-StableDiffusionI*"
+)
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [

@@ -16,6 +16,7 @@ def _inner(monkeypatch):
     monkeypatch.setattr(transformers.CLIPTextModel, "text_model", property(lambda self: self), raising=False)
 
 
+@pytest.mark.slow_cases("sd2")
 @pytest.mark.parametrize("variant", ["sd1", "sd2"])
 def test_every_step_is_diffusers(exported, tiny_sd_checkpoint, variant):
     folder = tiny_sd_checkpoint(variant)
@@ -27,6 +28,7 @@ def test_every_step_is_diffusers(exported, tiny_sd_checkpoint, variant):
     assert all(np.abs(images[skip] - images[0]).max() > 1e-3 for skip in (1, 2))
 
 
+@pytest.mark.slow_cases("openvino")
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_the_trained_model(emoji, emoji_openvino, emoji_folder, target):
     ours = emoji if target == "onnxruntime" else emoji_openvino

@@ -72,6 +72,7 @@ def follow(pair, prompt=PROMPT, *, control, steps=3, **arguments):
     return compare(ours, theirs, prompt, num_inference_steps=steps, **{name: control}, **arguments)
 
 
+@pytest.mark.slow_cases("*-xl")
 @pytest.mark.parametrize("base", ["sd1", "xl"])
 @pytest.mark.parametrize(
     "arguments",
@@ -89,6 +90,7 @@ def test_text_to_image(controlled, base, arguments):
     follow(controlled(base), control=image(), **arguments)
 
 
+@pytest.mark.slow_cases("openvino")
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_every_engine_takes_every_size(controlled, controlled_bundle, target):
     theirs = controlled()[1]
@@ -106,6 +108,7 @@ def test_prompts_of_two_chunks(controlled):
     follow(controlled(), None, control=image(), **embeddings)
 
 
+@pytest.mark.slow_cases("xl")
 @pytest.mark.parametrize("base", ["sd1", "xl"])
 def test_odd_sizes_and_several_prompts(controlled, base):
     controls = [image(72, 88, seed) for seed in (1, 2)]
@@ -113,6 +116,7 @@ def test_odd_sizes_and_several_prompts(controlled, base):
     follow(controlled(base), PAIR, control=controls[0], num_images_per_prompt=2)
 
 
+@pytest.mark.slow
 def test_two_controlnets(controlled):
     """The second knows no places, and takes blue before red."""
     pair = controlled(nets=("first", "pooled"))
@@ -143,12 +147,14 @@ def test_one_that_knows_no_places_guesses_whatever_is_asked_for(controlled):
     follow((alone, other), control=image(72, 88))
 
 
+@pytest.mark.slow_cases("*-xl")
 @pytest.mark.parametrize("base", ["sd1", "xl"])
 @pytest.mark.parametrize("guess", [False, True])
 def test_image_to_image(controlled, base, guess):
     follow(controlled(base, kind="Img2Img"), image=image(72, 64, 5), control=image(72, 64), guess_mode=guess)
 
 
+@pytest.mark.slow_cases("*-xl")
 @pytest.mark.parametrize("base", ["sd1", "xl"])
 @pytest.mark.parametrize("arguments", [{}, {"strength": 0.7, "guess_mode": True}])
 def test_inpainting(controlled, base, arguments):
@@ -214,6 +220,7 @@ def test_without_a_image_it_generates_as_without_controlnets(controlled, exporte
     assert np.abs(guided - generate(controlled()[0], control_image=image())).max() > 0.05
 
 
+@pytest.mark.slow_cases("openvino")
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_calls_without_residuals_compute_what_zeros_give(controlled_bundle, target):
     pipe = load(controlled_bundle(), target=target, precision="fp32")

@@ -33,6 +33,7 @@ def both(exported, tiny_sd_checkpoint):
     return lambda target="onnxruntime": (load(bundle, target=target), theirs)
 
 
+@pytest.mark.slow_cases("openvino")
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_the_latents_of_diffusers(both, target):
     cases = [

@@ -32,6 +32,7 @@ def test_every_step_is_diffusers(emoji, theirs, apple, arguments):
     compare(emoji, theirs, "a green apple", image=apple, **arguments)
 
 
+@pytest.mark.slow
 def test_every_step_is_diffusers_on_openvino(emoji_openvino, theirs, apple):
     compare(emoji_openvino, theirs, "a green apple", image=apple, num_inference_steps=6)
 
@@ -53,6 +54,7 @@ def test_arrays_tensors_and_latents(emoji, theirs, apple):
     compare(emoji, theirs, "a cat", image=torch.from_numpy(latents), num_inference_steps=5)
 
 
+@pytest.mark.slow_cases("LCM", "Heun*", "EulerA*")
 @pytest.mark.parametrize("name", ["DPMSolverMultistep", "EulerAncestralDiscrete", "HeunDiscrete", "PNDM", "LCM"])
 def test_schedulers_begin_in_the_middle(emoji, emoji_folder, apple, name):
     theirs = diffusers_pipeline(emoji_folder, CLASS)

@@ -88,6 +88,7 @@ def test_the_image_counts_and_flags_are_diffusers(ours, theirs):
     ours.safety_checker = checker
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_other_engines(wide_bundle, theirs, target, precision):

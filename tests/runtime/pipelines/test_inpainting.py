@@ -50,6 +50,7 @@ def test_every_step_is_diffusers(emoji, theirs, nine, apple, channels, arguments
     compare(*pair, "a green apple", image=apple, mask_image=MASK, **arguments)
 
 
+@pytest.mark.slow
 def test_every_step_is_diffusers_on_openvino(emoji_openvino, theirs, exported, tiny_sd_checkpoint, nine, apple):
     arguments = {"image": apple, "mask_image": MASK, "num_inference_steps": 5}
     compare(emoji_openvino, theirs, "a green apple", **arguments)
@@ -86,6 +87,7 @@ def test_schedulers_put_back_what_is_kept(emoji, emoji_folder, apple, name):
     compare(emoji, theirs, "a rocket", ours_only={"scheduler": name}, **arguments)
 
 
+@pytest.mark.slow_cases("openvino")
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_latents_in_place_of_what_is_kept(exported, tiny_sd_checkpoint, nine, apple, target):
     ours = load(exported(tiny_sd_checkpoint("inpaint"), target=target))

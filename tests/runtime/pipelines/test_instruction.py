@@ -38,6 +38,7 @@ def test_every_step_is_diffusers(ours, theirs, apple, arguments):
     compare(ours, theirs, "make it green", image=apple, **arguments)
 
 
+@pytest.mark.slow
 def test_every_step_is_diffusers_on_openvino(exported, folder, theirs, apple):
     ours = load(exported(folder, target="openvino"))
     compare(ours, theirs, "make it green", image=apple, num_inference_steps=5)

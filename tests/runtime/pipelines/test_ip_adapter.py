@@ -71,6 +71,7 @@ def prompted(image_prompt_bundle, tiny_sd_checkpoint, tiny_ip_adapter):
 IMAGES = [image(), image(33, 64, 1)]
 
 
+@pytest.mark.slow_cases("openvino")
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_the_latents_of_diffusers(prompted, target):
     cases = [

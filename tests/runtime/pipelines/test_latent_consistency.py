@@ -14,6 +14,8 @@ from diffoundry.runtime import load
 from diffoundry.runtime.errors import CheckpointError, InputError
 from diffoundry.runtime.pipelines.families.latent_consistency import LatentConsistency
 
+pytestmark = pytest.mark.slow
+
 CLASS = "LatentConsistencyModelPipeline"
 IMAGE_CLASS = "LatentConsistencyModelImg2ImgPipeline"
 

@@ -6,6 +6,8 @@ from pipeline_harness import compare, diffusers_pipeline
 
 from diffoundry.runtime import load
 
+pytestmark = pytest.mark.slow
+
 TEXT, IMAGE, INPAINT = (f"StableDiffusionXL{kind}Pipeline" for kind in ("", "Img2Img", "Inpaint"))
 
 MASK = Image.new("L", (64, 64))

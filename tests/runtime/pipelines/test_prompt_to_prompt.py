@@ -213,6 +213,7 @@ def follow(ours, theirs, name, *, shown=SHOWN, effect=0.01, **more):
     return expected
 
 
+@pytest.mark.slow_cases("openvino")
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_edits_follow_the_written_out_form(edited_bundle, theirs, target):
     ours = load(edited_bundle, target=target)

@@ -117,6 +117,7 @@ def ours_runs(pipe, name):
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "pipeline", "count"), [("sd1", "StableDiffusionPipeline", 27), ("sd3", "StableDiffusion3Pipeline", 33)]
 )

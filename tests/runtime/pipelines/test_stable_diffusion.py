@@ -57,8 +57,13 @@ _SCHEDULERS = {
     "UniPCMultistep": {},
 }
 
+_FEW = ("DDIM", "DPMSolverMultistep", "EulerAncestralDiscrete", "LCM", "PNDM")
+"""Those beside the slow tests: with and without noise, of one stage and of several."""
 
-@pytest.mark.parametrize("name", _SCHEDULERS)
+
+@pytest.mark.parametrize(
+    "name", [name if name in _FEW else pytest.param(name, marks=pytest.mark.slow) for name in _SCHEDULERS]
+)
 def test_another_scheduler_takes_over_the_config(emoji, emoji_folder, name):
     theirs = diffusers_pipeline(emoji_folder)
     config = {**theirs.scheduler.config, **_SCHEDULERS[name]}
@@ -70,6 +75,7 @@ def test_another_scheduler_takes_over_the_config(emoji, emoji_folder, name):
     compare(ours, theirs, "a red apple", num_inference_steps=8, ours_only={"scheduler": name})
 
 
+@pytest.mark.slow_cases("DDPM")
 @pytest.mark.parametrize("name", ["DDIM", "DDPM", "PNDM"])
 def test_old_scheduler_configs_are_mended_as_diffusers_does(emoji, emoji_diffusers, name):
     scheduler = emoji_diffusers.scheduler.config

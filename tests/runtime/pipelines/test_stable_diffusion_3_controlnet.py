@@ -12,6 +12,8 @@ from pipeline_harness import compare_each, diffusers_pipeline
 from diffoundry.runtime import load
 from diffoundry.runtime.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 EDGES = Image.effect_noise((64, 64), 90).convert("RGB")
 MASK = Image.new("L", (64, 64))
 MASK.paste(255, (16, 24, 64, 48))

@@ -56,6 +56,7 @@ def test_inpainting(ours, theirs):
     compare_each(*pair, "a cat", image=NOISE, **arguments, padding_mask_crop=4, output_type="pil")
 
 
+@pytest.mark.slow
 def test_a_transformer_made_for_inpainting(exported, tiny_sd_checkpoint):
     """It takes the mask and the latents of the kept part; those of a caller are in the VAE's own scale."""
     folder = tiny_sd_checkpoint("sd3-inpaint")

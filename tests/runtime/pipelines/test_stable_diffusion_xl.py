@@ -65,6 +65,7 @@ def test_several_prompts_and_seeds(xl, theirs):
     compare(xl, theirs[TEXT], ["a red apple", "a cat face"], seed=[3, 4], **arguments)
 
 
+@pytest.mark.slow
 def test_every_step_is_diffusers_on_openvino(exported, base, theirs):
     compare(load(exported(base, target="openvino")), theirs[TEXT], "a red apple", num_inference_steps=5)
 
@@ -105,6 +106,7 @@ def test_inpainting(xl, theirs, apple, arguments):
     compare(xl, theirs[INPAINT], "a green apple", image=apple, mask_image=MASK, **arguments)
 
 
+@pytest.mark.slow
 def test_inpainting_with_nine_channels(exported, tiny_sd_checkpoint, apple):
     folder = tiny_sd_checkpoint("xl-inpaint")
     arguments = {"image": apple, "mask_image": MASK, "num_inference_steps": 5}

@@ -51,6 +51,7 @@ def adapted(adapted_bundle, tiny_sd_checkpoint, tiny_t2i_adapter):
     return make
 
 
+@pytest.mark.slow_cases("openvino")
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_the_latents_of_diffusers(adapted, target):
     images = [image(), image(seed=1, mode="L")]

@@ -94,6 +94,7 @@ def pair(request, exported, emoji_folder, tiny_sd_checkpoint):
     return ours, theirs
 
 
+@pytest.mark.slow_cases("sd1-*", "emoji on*", "emoji-size1", "emoji-size2")
 @pytest.mark.parametrize("size", [(16, 16), (20, 13), (8, 19), (8, 8)])
 def test_latents_become_the_image_of_diffusers(pair, size):
     ours, theirs = pair
@@ -109,6 +110,7 @@ def test_latents_become_the_image_of_diffusers(pair, size):
     assert (np.abs(whole - image).max() > 1e-3) == (max(size) > 8)  # where there is one tile it is the whole
 
 
+@pytest.mark.slow_cases("sd1-*", "emoji on*", "emoji-size2")
 @pytest.mark.parametrize("size", [(128, 128), (160, 104), (64, 152)])
 def test_a_image_becomes_the_latents_of_diffusers(pair, size):
     ours, theirs = pair
@@ -158,6 +160,7 @@ def test_every_task_generates_in_tiles_as_diffusers_does(frugal, emoji_folder):
         assert {shape[0] for shape in shapes} == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "name"),
     [("xl", "StableDiffusionXLImg2ImgPipeline"), ("instruct", "StableDiffusionInstructPix2PixPipeline")],
@@ -197,6 +200,7 @@ def test_buckets_of_every_tile_generate_as_diffusers_does(bucketed, emoji_folder
     compare(bucketed, theirs, "a red apple", height=112, width=112, num_inference_steps=2)
 
 
+@pytest.mark.slow
 def test_a_image_without_a_bucket_for_every_tile_is_refused_before_the_first_step(bucketed, monkeypatch):
     called = []
     monkeypatch.setattr(bucketed.session, "on_call", lambda name, *_: called.append(name))

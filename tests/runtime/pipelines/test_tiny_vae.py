@@ -149,6 +149,7 @@ def xl(exported, tiny_sd_checkpoint, folder):
     return exported(tiny_sd_checkpoint("xl"), vae=folder / "vae")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "more"),
     [
@@ -173,6 +174,7 @@ def test_the_recipe_says_so(xl, folder, tiny_sd_checkpoint):
     assert opened.model_index["vae"] == ["diffusers", "AutoencoderTiny"]
 
 
+@pytest.mark.slow
 def test_verify_compares_with_the_other_vae(xl):
     from diffoundry.exporter.verify import VerifyRequest, verify
 

@@ -63,6 +63,7 @@ def test_stable_diffusion_xl_is_lpw(exported, tiny_sd_checkpoint, target):
         np.testing.assert_allclose(feeds["text_embeds"][0], case["first_pooled"], atol=5e-5)
 
 
+@pytest.mark.slow_cases("openvino")
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_every_step_is_diffusers(emoji, emoji_openvino, emoji_diffusers, target):
     """diffusers given our embeddings, which the tests above hold to the community pipeline's."""

@@ -96,6 +96,7 @@ def test_every_normal_is_that_of_torch(torch, sweep):
         assert _ours(words).tobytes() == expected.tobytes()
 
 
+@pytest.mark.slow
 def test_every_normal_of_the_native_library_is_that_of_numpy(built_library, sweep):
     """With the instructions of each level that this machine has."""
     levels = [dataclasses.replace(built_library, level=level) for level in range(built_library.level + 1)]

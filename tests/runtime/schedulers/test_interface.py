@@ -109,6 +109,7 @@ def test_a_second_run_equals_the_first(declaration):
             np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.slow_cases("DPMSolverSDE*", "CosineDPM*")
 def test_two_loops_at_once_do_not_disturb_each_other(declaration):
     for case in _few(declaration):
         alone = run_ours(declaration, case).samples
@@ -140,6 +141,7 @@ FORKS = {
 }
 
 
+@pytest.mark.slow_cases("DPMSolverSDE*", "CosineDPM*")
 def test_a_fork_in_the_middle_of_a_run_is_independent(declaration):
     """Fork after two steps, finish the fork with other samples, then finish the original: it must not notice."""
     if declaration.loop is not None:

@@ -81,6 +81,7 @@ TEXT_CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_a_decoder_that_takes_the_prompt_is_the_combined_pipeline(system_checkpoint, exported, target):
     """Kandinsky 2.1."""
@@ -103,6 +104,7 @@ def test_a_decoder_that_takes_the_prompt_is_the_combined_pipeline(system_checkpo
         compare(run, latents, images)
 
 
+@pytest.mark.slow
 def test_a_base_model_and_its_refiner(tiny_sd_checkpoint, exported):
     folders = tiny_sd_checkpoint("xl"), tiny_sd_checkpoint("xl-refiner")
     ours = chain(*(load(exported(folder)) for folder in folders))
@@ -208,6 +210,7 @@ def test_generate_chains_bundles(kandinsky, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_generate_takes_a_hint(kandinsky, system_checkpoint, exported, tmp_path):
     """Kandinsky 2.2 with ControlNet; the engine's own --hint is another option."""
     name = "KandinskyV22ControlnetPipeline"

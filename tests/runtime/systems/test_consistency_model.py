@@ -31,6 +31,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow_cases("openvino")
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_every_step_is_diffusers(pair, target):
     for case, (classes, arguments) in CASES.items():

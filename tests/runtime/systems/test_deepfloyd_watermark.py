@@ -24,6 +24,8 @@ from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.cli.generate import command as generate
 from diffoundry.runtime.errors import BundleError, CheckpointError
 
+pytestmark = pytest.mark.slow
+
 ENTRY = ["deepfloyd_if", "IFWatermarker"]
 WEIGHTS = "watermarker/diffusion_pytorch_model.safetensors"
 SIZE = {"height": 64, "width": 96}

@@ -38,6 +38,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow_cases("openvino")
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_every_step_is_diffusers(pair, target):
     for case, arguments in CASES.items():
@@ -52,6 +53,7 @@ def test_every_step_is_diffusers(pair, target):
         assert images.std() > 0.01, case
 
 
+@pytest.mark.slow
 def test_without_a_learned_variance(pair):
     ours, theirs = pair(False)
     compare_system(ours, theirs, num_inference_steps=3, class_labels=[7])

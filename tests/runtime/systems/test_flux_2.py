@@ -143,6 +143,7 @@ def test_an_inpainted_region_is_resized_into_the_image(ours, inpaint, monkeypatc
         assert np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_references_that_see_themselves_alone_are_those_of_a_cache(exported, system_checkpoint, target):
     """diffusers computes keys and values of references in the first step, and keeps them."""

@@ -21,6 +21,8 @@ from diffoundry.runtime import load
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.pipelines.families import flux_2 as runtime_family
 
+pytestmark = pytest.mark.slow
+
 LAYERS = 0, 1, 2
 """Hidden states that tests read: those of diffusers' defaults take 30 layers, which are traced in slow tests."""
 

@@ -15,6 +15,8 @@ from diffoundry.runtime import load
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.formats.flux_keys import flux_layers, original_norm
 
+pytestmark = pytest.mark.slow
+
 EDGES = Image.effect_noise((24, 16), 30).convert("RGB")
 FEW = {"num_inference_steps": 3, "max_sequence_length": 9, "height": 16, "width": 24}
 NORMS = ("norm_q", "norm_k", "norm_added_q", "norm_added_k")

@@ -15,6 +15,8 @@ from diffoundry.exporter.components.flux_controlnet import control_residuals, fl
 from diffoundry.runtime import load
 from diffoundry.runtime.errors import ConfigError, InputError
 
+pytestmark = pytest.mark.slow
+
 FORMS = ("", "Img2Img", "Inpaint")
 WIDTH, HEIGHT = 24, 16
 NOISE = Image.effect_noise((WIDTH, HEIGHT), 90).convert("RGB")

@@ -47,13 +47,15 @@ def folders(system_checkpoint):
 
 @pytest.fixture(scope="module")
 def pipelines(exported, folders):
-    """Class and target to the pipeline; the plain checkpoint is exported for other tests too."""
-    bundles = {name: exported(folder, target="onnxruntime,openvino") for name, folder in folders.items()}
-    return {
-        (name, target): load(bundle, target=target)
-        for name, bundle in bundles.items()
-        for target in ("onnxruntime", "openvino")
-    }
+    """Class and target to the pipeline, opened when asked for; the plain checkpoint is exported for other tests too."""
+
+    class Pipelines(dict):
+        def __missing__(self, key):
+            name, target = key
+            self[key] = load(exported(folders[name], target="onnxruntime,openvino"), target=target)
+            return self[key]
+
+    return Pipelines()
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +107,7 @@ def test_inpainting(pipelines, theirs):
     follow(pipelines, theirs, INPAINT, prompt=TWO, **several, strength=0.4)
 
 
+@pytest.mark.slow
 def test_filling(pipelines, theirs):
     images = {"image": NOISE, "mask_image": MASK}
     follow(pipelines, theirs, FILL, BOTH, prompt=TWO, num_images_per_prompt=2, **images)
@@ -112,6 +115,7 @@ def test_filling(pipelines, theirs):
     follow(pipelines, theirs, FILL, prompt="a cat", image=NOISE, mask_image=Image.new("L", NOISE.size, 255))
 
 
+@pytest.mark.slow
 def test_control_by_channels(pipelines, theirs):
     follow(pipelines, theirs, CONTROL, BOTH, prompt=TWO, control_image=NOISE, num_images_per_prompt=2)
     two = [NOISE.resize((50, 40)), NOISE.resize((50, 40)).rotate(180)]
@@ -128,6 +132,7 @@ def test_control_by_channels(pipelines, theirs):
             ours("a cat", **FEW, **SIZE, **arguments)
 
 
+@pytest.mark.slow
 def test_control_by_channels_from_images(pipelines, theirs):
     images = {"image": NOISE, "control_image": NOISE.rotate(180)}
     follow(pipelines, theirs, CONTROL_IMAGE, BOTH, prompt=TWO, **images, num_images_per_prompt=2)
@@ -140,6 +145,7 @@ def test_control_by_channels_from_images(pipelines, theirs):
         pipelines[CONTROL, "onnxruntime"]("a cat", **images, **FEW, **SIZE, padding_mask_crop=2)
 
 
+@pytest.mark.slow
 def test_editing_a_part(pipelines, theirs):
     """The image decides the size. Another image that the transformer sees has its own."""
     images, own = {"image": NOISE, "mask_image": MASK}, {"_auto_resize": False}
@@ -196,6 +202,7 @@ def test_sizes_of_references_are_diffusers(pipelines, theirs, monkeypatch):
     assert ours.start("a cat", mu=0.5).arguments["height"] == 1024
 
 
+@pytest.mark.slow
 def test_defaults_are_diffusers(pipelines):
     for name, task in (
         (TO_IMAGE, "image_to_image"), (INPAINT, "inpainting"), (FILL, "fill"), (KONTEXT, "reference"),
@@ -211,6 +218,7 @@ def test_defaults_are_diffusers(pipelines):
     assert pipelines[FILL, "onnxruntime"].default_task.name == "fill"
 
 
+@pytest.mark.slow
 def test_wrong_arguments_are_refused(pipelines):
     filling, plain = pipelines[FILL, "onnxruntime"], pipelines["dev", "onnxruntime"]
     for ours, arguments, words in (

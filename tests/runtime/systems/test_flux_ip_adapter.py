@@ -18,6 +18,8 @@ from diffoundry.runtime.errors import CheckpointError, InputError
 from diffoundry.runtime.pipelines.ip_adapter import ImagePrompts
 from diffoundry.runtime.pipelines.ip_adapter_inputs import ImagePromptInputs
 
+pytestmark = pytest.mark.slow
+
 FLUX = "FluxPipeline"
 FILES = ("xlabs.safetensors", "diffusers.safetensors")
 BLOCKS = 3

@@ -20,6 +20,8 @@ from diffoundry.runtime.cli.set import command as set_defaults
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.pipelines.chain import chain
 
+pytestmark = pytest.mark.slow
+
 REDUX = "FluxPriorReduxPipeline"
 TARGETS = ("onnxruntime", "openvino")
 

@@ -14,6 +14,8 @@ from diffoundry.exporter.components.hunyuan_dit import hunyuan_dit_controlnet
 from diffoundry.runtime import load
 from diffoundry.runtime.errors import ConfigError, InputError
 
+pytestmark = pytest.mark.slow
+
 NAME = "HunyuanDiTControlNetPipeline"
 LAYERS = 6
 EDGES = Image.effect_noise((48, 32), 30).convert("RGB")

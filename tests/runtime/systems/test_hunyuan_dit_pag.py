@@ -15,6 +15,8 @@ from diffoundry.runtime import load
 from diffoundry.runtime.cli.generate import command as generate
 from diffoundry.runtime.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 NAME = "HunyuanDiTPAGPipeline"
 FEW = {"num_inference_steps": 3, "use_resolution_binning": False, "height": 32, "width": 48}
 TWO = {"prompt": ["a cat", "a red apple"], "negative_prompt": ["blue", "a dog"], "num_images_per_prompt": 2}

@@ -149,6 +149,7 @@ def their_size(name, height, width):
     return {"height": width, "width": height} if "Img2Img" in name else {"height": height, "width": width}
 
 
+@pytest.mark.slow_cases("KandinskyV22InpaintPipeline")
 @pytest.mark.parametrize("name", DECODERS)
 def test_every_step_of_a_decoder_is_diffusers(decoder_pair, name):
     ours, theirs = decoder_pair(name)
@@ -166,6 +167,7 @@ def test_every_step_of_a_decoder_is_diffusers(decoder_pair, name):
         )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["KandinskyV22ControlnetPipeline", "KandinskyV22ControlnetImg2ImgPipeline"])
 def test_every_step_with_a_hint_is_diffusers(decoder_pair, name):
     ours, theirs = decoder_pair(name)
@@ -188,6 +190,7 @@ def test_a_measurement_starts_from_an_image(decoder_pair):
     assert np.abs(np.asarray(arguments["image"]).astype(int) - np.asarray(other["image"])).mean() > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
 def test_a_learned_variance_is_that_of_the_conditional_half(decoder_pair, guidance_scale):
     ours, theirs = decoder_pair("KandinskyV22Pipeline", "openvino", learned=True)

@@ -22,6 +22,8 @@ from diffoundry.runtime.cli.generate import command as generate
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.kandinsky3_unet import TOKENS, Kandinsky3UNet
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(system_checkpoint):

@@ -11,6 +11,8 @@ from tiny_kandinsky import DDIM, WIDTH, make_text_decoder
 from diffoundry.runtime import load
 from diffoundry.runtime.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def decoder_pair(system_checkpoint, exported):

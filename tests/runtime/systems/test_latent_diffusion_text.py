@@ -16,6 +16,8 @@ from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.bundle.specs import Variant
 from diffoundry.runtime.errors import CheckpointError, InputError, UnknownArgumentError
 
+pytestmark = pytest.mark.slow
+
 NAME = "LDMTextToImagePipeline"
 
 

@@ -10,6 +10,8 @@ from upscaler_checkpoint import make_latent_upscaler
 from diffoundry.runtime import load
 from diffoundry.runtime.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 PIPELINE = "StableDiffusionLatentUpscalePipeline"
 
 

@@ -16,6 +16,8 @@ from diffoundry.runtime.cli.generate import command as generate
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.pipelines.systems.perturbed_attention import scale_at
 
+pytestmark = pytest.mark.slow
+
 NAME = "PixArtSigmaPAGPipeline"
 SETTINGS = {"num_inference_steps": 3, "use_resolution_binning": False, "max_sequence_length": 20}
 TWO = {"prompt": ["a cat", "a red apple"], "negative_prompt": ["blue", "a dog"], "num_images_per_prompt": 2}

@@ -15,6 +15,8 @@ from diffoundry.exporter.components.qwen_image_controlnet import control_residua
 from diffoundry.runtime import load
 from diffoundry.runtime.errors import ConfigError, InputError
 
+pytestmark = pytest.mark.slow
+
 NAME, MASKED = "QwenImageControlNetPipeline", "QwenImageControlNetInpaintPipeline"
 SIZE = {"height": 16, "width": 24}
 EDGES = Image.effect_noise((24, 16), 30).convert("RGB")

@@ -22,6 +22,8 @@ from diffoundry.runtime.models.qwen_vl_text import image_positions
 from diffoundry.runtime.pipelines.tasks import prompt_editing
 from diffoundry.runtime.pipelines.tasks.prompt_editing import area_size
 
+pytestmark = pytest.mark.slow
+
 EDIT, PLUS, INPAINT = (f"QwenImageEdit{form}Pipeline" for form in ("", "Plus", "Inpaint"))
 NOISE = Image.effect_noise((300, 200), 90).convert("RGB")
 OTHER = Image.effect_noise((90, 120), 60).convert("RGB")

@@ -1,12 +1,15 @@
 """LoRAs of Qwen-Image at run time, in the names of every program, against diffusers."""
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import save_file
 from system_pair import compare_system, open_theirs
 from tiny_qwen_image import make_qwen_image
 
 from diffoundry.runtime import load
+
+pytestmark = pytest.mark.slow
 
 ARGUMENTS = {"prompt": "a red apple", "num_inference_steps": 2, "height": 16, "width": 24}
 FORMS = {

@@ -57,6 +57,7 @@ PRIOR_CASES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow_cases("openvino")
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_step_of_the_prior_is_diffusers(folders, bundles, target):
     ours, theirs = load(bundles[0], target=target), open_theirs(folders[0], PRIOR)
@@ -86,6 +87,7 @@ DECODER_CASES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow_cases("openvino")
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_step_of_the_decoder_is_diffusers(folders, bundles, target):
     ours, theirs = load(bundles[1], target=target), open_cascade_decoder(folders[1])
@@ -171,6 +173,7 @@ def test_wrong_arguments_are_refused(bundles):
     check_errors(prior, decoder, PRIOR_ERRORS, DECODER_ERRORS, SIZE, normal(1, CHANNELS, 3, 4))
 
 
+@pytest.mark.slow
 def test_the_prior_of_wuerstchen_is_refused(bundles, system_checkpoint, exported):
     """Its latents have the name and the shape of those of Stable Cascade."""
     folder = exported(system_checkpoint("wuerstchen-prior", make_wuerstchen_prior), target=",".join(TARGETS))

@@ -20,6 +20,8 @@ from diffoundry.runtime.cli.generate import command as generate
 from diffoundry.runtime.errors import CheckpointError, InputError, UnknownArgumentError
 from diffoundry.runtime.pipelines.systems.stable_unclip_inputs import StableUnCLIPImageInputs, StableUnCLIPInputs
 
+pytestmark = pytest.mark.slow
+
 TEXT, IMAGE = "StableUnCLIPPipeline", "StableUnCLIPImg2ImgPipeline"
 
 
@@ -82,6 +84,7 @@ IMAGE_CASES = {
 }
 
 
+@pytest.mark.slow
 def test_every_step_of_a_prompt_is_diffusers(pair):
     ours, theirs = pair(TEXT)
     for case, arguments in TEXT_CASES.items():

@@ -86,6 +86,7 @@ def write_peft(pairs, file, prefix, **others):
     save_file({**tensors, **others}, file)
 
 
+@pytest.mark.slow_cases("flux*", "chroma", "auraflow")
 @pytest.mark.parametrize("name", list(KINDS))
 def test_names_of_diffusers(pair, tmp_path, name):
     """Every linear layer; a tensor of no layer is listed."""
@@ -114,6 +115,7 @@ ROWS = {"chroma": flux_widths(32), "lumina2": {2304: 32, 768: 16}}
 ORIGINALS = {"flux-2-klein-short": flux2_layers, "chroma": flux_layers, "lumina2": lumina2_layers}
 
 
+@pytest.mark.slow_cases("FLUX*", "Chroma*")
 @pytest.mark.parametrize("case", list(CONVERTED))
 def test_original_names_that_diffusers_converts(pair, tmp_path, case):
     name, kept = CONVERTED[case]

@@ -56,6 +56,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow_cases("empty*")
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_every_code_is_diffusers(pair, learnable, target):
     bundle, theirs = pair(learnable=learnable)

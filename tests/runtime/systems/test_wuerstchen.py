@@ -63,6 +63,7 @@ DECODER_CASES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow_cases("openvino")
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_step_of_the_decoder_is_diffusers(folders, bundles, target):
     ours, theirs = load(bundles[1], target=target), open_wuerstchen(folders[1])

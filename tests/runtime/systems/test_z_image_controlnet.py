@@ -19,6 +19,8 @@ from diffoundry.exporter.components.z_image_controlnet import control_residuals,
 from diffoundry.runtime import load
 from diffoundry.runtime.errors import ConfigError, InputError
 
+pytestmark = pytest.mark.slow
+
 NAME, INPAINT = "ZImageControlNetPipeline", "ZImageControlNetInpaintPipeline"
 SIZE = {"height": 16, "width": 24}
 EDGES = Image.effect_noise((24, 16), 30).convert("RGB")

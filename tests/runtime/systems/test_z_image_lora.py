@@ -10,6 +10,8 @@ from tiny_z_image import make_z_image
 
 from diffoundry.runtime.formats.z_image_keys import z_image_layers
 
+pytestmark = pytest.mark.slow
+
 ARGUMENTS = {"prompt": "a red apple", "num_inference_steps": 2, "height": 16, "width": 24, "guidance_scale": 0.0}
 
 

@@ -67,6 +67,7 @@ def test_the_graph_is_that_of_the_server(folder):
     assert (options.models_path, options.device) == ("./", "CPU")
 
 
+@pytest.mark.slow
 def test_openvino_genai_generates_the_same_from_folder_and_bundle(folder, emoji_openvino):
     assert vendor.ov  # imported first, without telemetry
     genai = pytest.importorskip("openvino_genai")

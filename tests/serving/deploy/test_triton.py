@@ -176,6 +176,7 @@ def test_the_model_imports_no_framework(repository, config):
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
+@pytest.mark.slow
 def test_a_bundle_with_inputs_that_clients_cannot_send_is_refused(exported, tmp_path):
     bundle = Bundle(exported("emoji", controlnets=("emoji-edges",)))
     with pytest.raises(InputError, match=r"--to triton: .* takes control_image, which Triton's clients cannot send"):

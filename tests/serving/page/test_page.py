@@ -145,6 +145,7 @@ def test_controlnet_and_large_images_fit_the_model(visit, server_of_two, emoji_p
     assert "0.8" in page.inner_text("#caption-facts")
 
 
+@pytest.mark.slow
 def test_cancel_and_errors_of_the_server(visit, server, emoji_pipe, monkeypatch):
     run = emoji_pipe.session.run
 

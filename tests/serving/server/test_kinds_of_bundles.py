@@ -68,6 +68,7 @@ def _deprecated():
     return pytest.warns(DeprecationWarning, match="deprecated")
 
 
+@pytest.mark.slow
 def test_variations_of_the_official_client(pipes, server):
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as client, _deprecated():
         answer = client.images.create_variation(

@@ -33,6 +33,7 @@ def check(made, open_engine, torch_outputs, make_feeds, model, component, compar
     assert not getattr(engine, "non_finite", None)
 
 
+@pytest.mark.slow_cases("*-sd2-*")
 @pytest.mark.parametrize("component", COMPONENTS)
 @pytest.mark.parametrize("model", ["emoji", pytest.param("sd1", marks=pytest.mark.slow), "sd2"])
 def test_pytorchs_numbers_in_single_precision(lowered, open_engine, torch_outputs, make_feeds, model, component):
@@ -44,6 +45,7 @@ def test_pytorchs_numbers_in_single_precision(lowered, open_engine, torch_output
     )  # fmt: skip
 
 
+@pytest.mark.slow_cases("*-unet", "*neural engine*-vae_*coder", "*split-einsum-vae_encoder")
 @pytest.mark.parametrize("component", COMPONENTS)
 @pytest.mark.parametrize("way", [pytest.param(way, marks=[pytest.mark.slow] if way in SLOW else []) for way in WAYS])
 def test_every_way_gives_pytorchs_numbers(lowered, open_engine, torch_outputs, make_feeds, way, component):
@@ -55,6 +57,7 @@ def test_every_way_gives_pytorchs_numbers(lowered, open_engine, torch_outputs, m
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("component", COMPONENTS)
 @pytest.mark.parametrize(
     "way", [*(pytest.param(w, marks=pytest.mark.slow) for w in ("iOS16", "neural engine")), "iOS18"]
@@ -70,6 +73,7 @@ def test_half_precision_is_near(lowered, open_engine, torch_outputs, make_feeds,
     assert made.size < 0.53 * whole.size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("component", ["unet", "controlnet"])
 @pytest.mark.parametrize(
     "way", ["neural engine", *(pytest.param(way, marks=pytest.mark.slow) for way in ("iOS16", "iOS18", "two chunks"))]

@@ -54,6 +54,7 @@ def run(modules, tmp_path, *options):
     return sum(not tags & {"failure", "error", "skipped"} for tags in results.values()), failed
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "darwin", reason="there Core ML itself answers")
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name == "quantization" else pytest.mark.slow) for name in QUICK]

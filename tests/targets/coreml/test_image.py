@@ -25,6 +25,10 @@ WAYS = {
 
 SLOW = (
     "fp16",
+    "fp16, Swift's layout, Neural Engine, chunks",
+    "int8",
+    "int8 weights",
+    "palette of 6 bits",
     "palette of 8 bits",
     "int8 weights, iOS17",
     "palette of 6 bits, iOS17",

@@ -70,6 +70,7 @@ def test_a_bundle_waits_for_the_gpu_machine_and_is_finished_there(bundle, work_h
         add_engines(bundle, (), lambda *_: None, run=work_here)
 
 
+@pytest.mark.slow
 def test_two_precisions_of_rtx_live_in_one_bundle(rtx, bundle, work_here):
     """Only the text encoder is built for real: the other components would take a minute and show nothing more."""
 

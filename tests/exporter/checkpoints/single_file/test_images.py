@@ -15,6 +15,8 @@ from diffoundry.runtime import load
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.bundle.specs import Recipe
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {"num_inference_steps": 4, "negative_prompt": "blue"}
 
 

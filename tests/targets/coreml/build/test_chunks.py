@@ -41,6 +41,7 @@ def test_each_has_half_of_the_weights(lowered):
     assert 0.4 < sizes[0] / sum(sizes) < 0.6
 
 
+@pytest.mark.slow
 def test_what_crosses_has_fp32_edges_and_one_name_on_both_sides(lowered):
     first, second = (Interpreter(package).function for package in lowered("emoji", "unet", "fp16", chunks=2).packages)
     crossing = set(second.inputs) - {"sample", "timestep", "encoder_hidden_states"}

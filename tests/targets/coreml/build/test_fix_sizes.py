@@ -14,6 +14,7 @@ from diffoundry.targets.coreml.build.fix_sizes import free_dims, pin, sizes_of
 BUCKETS = ((64, 64), (96, 72))
 
 
+@pytest.mark.slow_cases("*vae_decoder*")
 @pytest.mark.parametrize("target", [pytest.param("iOS17", marks=pytest.mark.slow), "iOS18"])
 @pytest.mark.parametrize("component", [pytest.param("unet", marks=pytest.mark.slow), "vae_encoder", "vae_decoder"])
 def test_the_feeds_choose_the_size(lowered, open_engine, torch_outputs, make_feeds, target, component):
@@ -27,6 +28,7 @@ def test_the_feeds_choose_the_size(lowered, open_engine, torch_outputs, make_fee
                 np.testing.assert_allclose(engine.run(feeds)[name], expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_weights_are_shared_in_one_package(lowered):
     one = lowered("sd1", "unet", deployment_target="iOS18")
     two = lowered("sd1", "unet", buckets=BUCKETS, deployment_target="iOS18")
@@ -39,6 +41,7 @@ def test_weights_are_shared_in_one_package(lowered):
     assert package.default == "size_64x64"
 
 
+@pytest.mark.slow
 def test_chunks_of_several_sizes(lowered, open_engine, torch_outputs, make_feeds):
     made = lowered("sd1-small", "unet", buckets=BUCKETS, deployment_target="iOS18", chunks=2)
     feeds = make_feeds(made.spec.inputs, sizes={"height": 96, "width": 72})
@@ -59,6 +62,7 @@ def test_another_size_is_refused(lowered, open_engine, make_feeds):
         engine.run(feeds)
 
 
+@pytest.mark.slow
 def test_the_spec_has_numbers_where_sizes_agree(lowered):
     made = lowered("sd1", "unet", buckets=BUCKETS, deployment_target="iOS18")
     sample, timestep, condition = made.spec.inputs

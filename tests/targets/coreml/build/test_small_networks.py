@@ -25,6 +25,7 @@ def feeds_of(make_feeds):
     return make
 
 
+@pytest.mark.slow_cases("*sd1-tiny-vae_encoder*", "*variation-unet*")
 @pytest.mark.parametrize(
     "target", ["iOS18", *(pytest.param(name, marks=pytest.mark.slow) for name in ("iOS16", "iOS17"))]
 )
@@ -41,6 +42,7 @@ def test_pytorchs_numbers(lowered, open_engine, torch_outputs, feeds_of, model, 
         np.testing.assert_allclose(outputs[name], array, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "component"), NETWORKS)
 def test_half_precision_is_near(lowered, open_engine, torch_outputs, feeds_of, psnr, model, component):
     made = lowered(model, component, "fp16")

@@ -145,6 +145,7 @@ EDGES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow_cases("fp32-*", "*-unet")
 @pytest.mark.parametrize("component", EDGES)
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_names_types_and_shapes_are_what_swift_feeds(lowered, component, precision):

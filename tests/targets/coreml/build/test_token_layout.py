@@ -100,6 +100,7 @@ def heads_of(graph):
     return [node.inputs[0].shape[1] for node in ir.load(graph).graph if node.op_type == "Attention"]
 
 
+@pytest.mark.slow_cases("swift")
 @pytest.mark.parametrize("layout", ["diffusers", "swift"])
 def test_transformer_blocks_stay_in_the_neural_engines_layout(lowered, bundle_of, layout):
     """No linear layer on tokens and no transpose is left but that of the keys, which the equation asks for."""

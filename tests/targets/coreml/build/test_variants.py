@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
+
 VARIANTS = [
     ("xl-distilled", "unet"),  # with every input that those of XL have
     ("xl", "text_encoder_2"),

@@ -53,6 +53,7 @@ STORED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in COMPRESSED]
 )
@@ -71,6 +72,7 @@ def test_the_denoiser_with_compressed_weights(lowered, open_engine, torch_output
     assert compressed[weights] > 140, "all layers of 2048 weights and more"
 
 
+@pytest.mark.slow_cases("*vae_*")
 @pytest.mark.parametrize("component", ["text_encoder", "vae_encoder", "vae_decoder"])
 def test_the_other_components_with_palettes(lowered, open_engine, torch_outputs, make_feeds, psnr, component):
     made = lowered("emoji", component, "fp16", palette="6", deployment_target="iOS18")
@@ -156,6 +158,7 @@ def test_activations_and_weights_in_eight_bits(tmp_path, target, activations, we
     assert run.counts == {"quantize": 1, "dequantize": 1, "conv": 1}
 
 
+@pytest.mark.slow
 def test_the_denoiser_in_eight_bits(lowered, open_engine, torch_outputs, make_feeds, psnr):
     """Every activation of every layer rounded, from ranges over two calls on noise; calibration chooses better."""
     made = lowered("emoji", "unet", "int8")
@@ -202,6 +205,7 @@ def test_options_that_cannot_be(options, message):
         CoreMlTarget(**options)
 
 
+@pytest.mark.slow
 def test_weights_that_a_target_cannot_store_are_refused_with_the_node(lowered):
     made = lowered("emoji", "unet", "int4-weights", deployment_target="iOS18")
     work = Lowering(

@@ -68,6 +68,7 @@ def test_the_neural_engine_has_no_single_precision():
     assert precisions("cuda") == ()
 
 
+@pytest.mark.slow_cases("diffusers-unet", "diffusers-vae_*")
 @pytest.mark.parametrize("component", ["text_encoder", "unet", "vae_encoder", "vae_decoder"])
 @pytest.mark.parametrize("layout", ["diffusers", "swift"])
 def test_the_runtimes_tensors_become_the_packages(mac, lowered, torch_outputs, make_feeds, component, layout):

@@ -53,6 +53,7 @@ def our_image(bundle, prompt, noise, size, steps):
     return np.asarray(made.images[0]).astype(int)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prompt", "size"),
     [

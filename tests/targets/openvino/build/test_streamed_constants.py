@@ -89,6 +89,7 @@ def write_graph(folder, text, **weights):
     ir.save(model, folder / "model.onnx", external_data="model.onnx_data", size_threshold_bytes=512)
 
 
+@pytest.mark.slow_cases("unet")
 @pytest.mark.parametrize("component", ["text_encoder", "unet", "vae_decoder"])
 def test_the_same_bytes(exported, tiny_sd_checkpoint, tmp_path, held, filled, component):
     folder = tmp_path / component
@@ -100,6 +101,7 @@ def test_the_same_bytes(exported, tiny_sd_checkpoint, tmp_path, held, filled, co
     assert streamed == [lower(folder, precision) for precision in ("fp32", "bf16")]
 
 
+@pytest.mark.slow_cases("unet")
 @pytest.mark.parametrize("component", ["text_encoder", "unet"])
 def test_the_same_bytes_of_weights_in_integers(exported, tiny_sd_checkpoint, tmp_path, held, filled, component):
     """Joined and split layers too; scales of blocks are streamed as well."""

@@ -34,6 +34,7 @@ def kernels(engine):
     return found
 
 
+@pytest.mark.slow_cases("emoji-unet-buckets")
 @pytest.mark.parametrize("buckets", [(), BUCKETS], ids=["any size", "buckets"])
 @pytest.mark.parametrize("component", COMPONENTS)
 @pytest.mark.parametrize("model", ["emoji", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sd1", "sd2"))])
@@ -49,6 +50,7 @@ def test_pytorchs_numbers_in_fp32(open_engine, feeds_for, torch_outputs, rms, mo
     assert not any("bf16" in kernel for _, kernel in kinds)  # OpenVINO would, left alone
 
 
+@pytest.mark.slow_cases("unet-*", "vae_encoder-*")
 @pytest.mark.parametrize(
     ("precision", "native"),
     [
@@ -98,6 +100,7 @@ def test_weights_of_bf16_are_halves(lowered):
     assert size["bf16"] < 0.51 * size["fp32"]
 
 
+@pytest.mark.slow
 def test_int8_stays_int8(open_engine, feeds_for):
     """Convolutions and products of the quantized graph run in int8 kernels, from int8 weights on disk."""
     with open_engine("emoji", "unet", "int8", buckets=((64, 64),)) as engine:
@@ -109,6 +112,7 @@ def test_int8_stays_int8(open_engine, feeds_for):
         assert all(kernel.lower().endswith("i8") for kernel in used), used
 
 
+@pytest.mark.slow_cases("int8-0.3")
 @pytest.mark.parametrize(("precision", "part"), [("int8-weights", 0.3), ("int4-weights", 0.2), ("int8", 0.3)])
 def test_quantized_weights_are_small_on_disk(lowered, precision, part):
     full, small = (lowered("emoji", "unet", name)[0].with_suffix(".bin") for name in ("fp32", precision))
@@ -138,6 +142,7 @@ def test_buckets_are_compiled_when_asked_for(open_engine, feeds_for, torch_outpu
         assert list(wanted.values()) == [1, 2, 2, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_warm_up_compiles_every_bucket(open_engine, feeds_for):
     with open_engine("emoji", "unet", buckets=BUCKETS) as engine:
         engine.warm_up(2)
@@ -158,6 +163,7 @@ def test_a_size_outside_the_buckets_is_refused(open_engine, feeds_for):
         engine.run(feeds_for(engine, height=64, width=96))
 
 
+@pytest.mark.slow_cases("buckets1-*")
 @pytest.mark.parametrize("hint", ["latency", pytest.param("throughput", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("buckets", [(), BUCKETS])
 def test_threads_get_their_own_results(open_engine, feeds_for, buckets, hint):
@@ -210,6 +216,7 @@ def test_a_fraction_of_a_timestep_is_not_cut_off(open_engine, feeds_for, torch_o
     assert rms(got, expected) <= 1e-5 < 1e-3 < rms(whole, expected)
 
 
+@pytest.mark.slow_cases("True-buckets0")
 @pytest.mark.parametrize("buckets", [(), ((64, 64),)])
 @pytest.mark.parametrize("native", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_compiled_models_are_kept_between_runs(open_engine, feeds_for, tmp_path, buckets, native):

@@ -60,6 +60,7 @@ def built_here(rtx, machine, exported, tiny_sd_checkpoint, tmp_path, tmp_path_fa
     return make
 
 
+@pytest.mark.slow_cases("fp16")
 @pytest.mark.parametrize("precision", TOLERANCE)
 def test_every_step_is_diffusers_and_back_is_bit_for_bit(built_here, machine, tiny_sd_checkpoint, tmp_path, precision):
     pytest.importorskip("peft", reason="diffusers loads LoRAs with it")
@@ -82,6 +83,7 @@ def test_every_step_is_diffusers_and_back_is_bit_for_bit(built_here, machine, ti
     assert np.array_equal(our_steps(later), with_lora)
 
 
+@pytest.mark.slow
 def test_only_what_changes_is_given_and_what_is_combined_with_it(built_here, machine):
     bundle = built_here("fp16", refit=True)
     pipe = load(bundle, target="tensorrt-rtx")
