@@ -3,7 +3,8 @@
 python benchmarks/bench_partition.py WHOLE PARTS [--target T] [--precision P] [--steps 10] [--rounds 5] [--threads N]
 
 WHOLE and PARTS are bundles of one checkpoint. Seconds are medians of the loop of one image, in turns in one process.
-Memory is what each of them adds to a process of its own: with the denoiser open, and with the image.
+Memory is what each of them adds to a process of its own in the loop: as it is, and with low memory, where the parts
+before the step are closed by then.
 """
 
 import argparse
@@ -25,13 +26,11 @@ from diffoundry.runtime import EngineOptions, load
 def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-pipe = load(sys.argv[1], target=sys.argv[2] or None, precision=sys.argv[3] or None)
+pipe = load(sys.argv[1], target=sys.argv[2] or None, precision=sys.argv[3] or None, low_memory=bool(sys.argv[4]))
 pipe.session.check_request()
 empty = resident()
-pipe.session.engine(pipe.denoiser.component)
-opened = resident()
-for _ in pipe.start("red apple", seed=0, num_inference_steps=2): pass
-print(opened - empty, resident() - empty)
+for _ in pipe.start(**pipe.setting_arguments(4, 4.0), seed=0): pass
+print(resident() - empty)
 """
 
 
@@ -60,8 +59,8 @@ def main() -> None:
             seconds[name].append(_loop(pipe, asked.steps)[0])
     print(f"{machine_facts()}; {asked.steps} steps, {asked.rounds} rounds")
     for name, values in seconds.items():
-        opened, after = memory[name]
-        print(f"{name:<8}{statistics.median(values):8.3f} s{opened / 1e6:10.1f} MB open{after / 1e6:10.1f} MB after")
+        usual, low = memory[name]
+        print(f"{name:<8}{statistics.median(values):8.3f} s{usual / 1e6:10.1f} MB{low / 1e6:10.1f} MB with low memory")
     ratios = [parts / whole for whole, parts in zip(seconds["whole"], seconds["parts"], strict=True)]
     print(f"parts take {statistics.median(ratios):.3f} of the time of the whole network")
     print(f"largest difference of a latent: {np.abs(latents['whole'] - latents['parts']).max():.3g}")
@@ -69,14 +68,16 @@ def main() -> None:
 
 def _loop(pipe: Any, steps: int) -> tuple[float, Any]:
     start = time.perf_counter()
-    latents = [step.latents for step in pipe.start("red apple", seed=0, num_inference_steps=steps)]
+    latents = [step.latents for step in pipe.start(**pipe.setting_arguments(steps, 4.0), seed=0)]
     return time.perf_counter() - start, np.stack(latents)
 
 
 def _memory(path: Path, asked: argparse.Namespace) -> tuple[int, int]:
     command = [sys.executable, "-c", _MEMORY, str(path), asked.target or "", asked.precision or ""]
-    opened, after = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    return int(opened), int(after)
+    usual, low = (
+        int(subprocess.run([*command, word], check=True, capture_output=True, text=True).stdout) for word in ("", "low")
+    )
+    return usual, low
 
 
 if __name__ == "__main__":

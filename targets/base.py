@@ -148,11 +148,13 @@ class Target(ABC):
         name: Name of its plugin.
         formats: Precision to the graph that the target wants for it.
         fixes_sizes: True if its engines take the usual sizes of dimensions that are neither rows nor pixels.
+        frees_times: True if a part of a network may take any number of timesteps.
     """
 
     name: ClassVar[str]
     formats: ClassVar[Mapping[str, PrecisionFormat]]
     fixes_sizes: ClassVar[bool] = False
+    frees_times: ClassVar[bool] = False
 
     def form(self, precision: str) -> PrecisionFormat:
         """Return the graph that the target wants for a precision.

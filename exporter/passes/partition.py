@@ -1,4 +1,4 @@
-"""Cuts the graph of a denoiser into graphs that run once a call, once a timestep, and in every step."""
+"""Cuts the graph of a denoiser into graphs that run once a call, for all timesteps, and in every step."""
 
 from collections.abc import Sequence
 

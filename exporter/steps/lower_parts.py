@@ -7,10 +7,12 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from diffoundry.exporter.passes.free_times import free_times
 from diffoundry.exporter.passes.graph_parts import GraphPart
 from diffoundry.exporter.passes.partition import partition as cut_by_inputs
 from diffoundry.exporter.passes.split import split as cut_around_body
 from diffoundry.runtime.bundle.specs import AdapterSpec, EnginePart, EngineSpec, IdleSpec, TensorSpec
+from diffoundry.runtime.engines.part_names import PRELUDE, TIMES
 from diffoundry.runtime.models.roles import CONTROLNET, DENOISER, PRIOR
 from diffoundry.targets.base import Lowering, Target
 
@@ -36,6 +38,9 @@ def lower_parts(target: Target, work: Lowering, *, partition: bool, split: bool)
     parts = _cut(work, partition=partition, split=split)
     if not parts:
         return target.lower(work)
+    for part in parts:
+        if target.frees_times and part.name == PRELUDE:
+            free_times(part)
     lowered = [target.lower(replace(work, graph=_save(part, work.graph), part=part.name)) for part in parts]
     made = {tensor.name for spec in lowered for tensor in spec.outputs}
     taken = {tensor.name: tensor for spec in lowered for tensor in spec.inputs if tensor.name not in made}
@@ -75,9 +80,10 @@ def _save(part: GraphPart, whole: Path) -> Path:
 
 
 def _in_order(graph: Path, taken: dict[str, TensorSpec]) -> tuple[TensorSpec, ...]:
-    """Return the inputs in the order of the whole graph."""
+    """Return the inputs in the order of the whole graph, with one timestep."""
     names = [str(value.name) for value in ir.load(graph).graph.inputs]
-    return tuple(taken[name] for name in names if name in taken)
+    found = [taken[name] for name in names if name in taken]
+    return tuple(replace(one, shape=(1,)) if one.shape == (TIMES,) else one for one in found)
 
 
 def _entry(part: GraphPart, spec: EngineSpec) -> EnginePart:

@@ -11,6 +11,7 @@ __all__ = [
     "SKIPPED",
     "STEP",
     "TAIL",
+    "TIMES",
     "TIMESTEPS",
 ]
 
@@ -19,6 +20,9 @@ LATENTS = ("sample", "hidden_states")
 
 TIMESTEPS = ("timestep", "timestep_ratio", "r")
 """Inputs of denoisers that change with the timestep."""
+
+TIMES = "timesteps"
+"""Size of a timestep that takes several: one number for each row of the batch."""
 
 CONDITIONING = "conditioning"
 """Part whose values change only with the prompts, images and other inputs of a call."""

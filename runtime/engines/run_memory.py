@@ -3,7 +3,8 @@
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,9 +15,17 @@ __all__ = ["RunMemory", "current_memory", "is_same", "keep", "with_memory"]
 Step = TypeVar("Step")
 
 _MOST = 8
-"""Results that are kept for each graph: of a guided and an unguided call, and of the parts of a large batch."""
+"""Inputs whose results are kept for each graph: a guided and an unguided call, and the parts of a large batch."""
 
 _current: ContextVar["RunMemory | None"] = ContextVar("run_memory", default=None)
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """Results for one set of inputs, by the bytes of the timestep; those of a graph without one by none."""
+
+    feeds: Mapping[str, Array]
+    results: Mapping[bytes, dict[str, Array]] = field(default_factory=dict)
 
 
 class RunMemory:
@@ -24,10 +33,16 @@ class RunMemory:
 
     A result is found by its inputs: equal arrays give it, others do not. So nothing is ever stale, and a step that
     feeds other prompts or another number of rows gets results of its own.
+
+    Attributes:
+        schedule: Timesteps of the loop under way, (N,), as the scheduler counts; None where the loop does not say.
+        convert: Timesteps as the scheduler counts -> as the network that is called takes them.
     """
 
     def __init__(self) -> None:
-        self._results: dict[object, tuple[object, list[tuple[Mapping[str, Array], dict[str, Array]]]]] = {}
+        self.schedule: Array | None = None
+        self.convert: Callable[[Any], Array] | None = None
+        self._results: dict[object, tuple[object, list[_Entry]]] = {}
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -38,13 +53,26 @@ class RunMemory:
         finally:
             _current.reset(token)
 
+    def following(self, time: Array) -> Array | None:
+        """Return the times (N,) that the loop feeds after this one, (1,); None where that is not known."""
+        if self.schedule is None or self.convert is None:
+            return None
+        times = self.convert(self.schedule).astype(time.dtype)
+        (places,) = np.nonzero(times == time)
+        if time.size != 1 or not places.size:
+            return None
+        rest = np.array(list(dict.fromkeys(times[places[0] :].tolist())), time.dtype)
+        others: Array = rest[rest != time]
+        return others
+
     def recall(
         self,
         graph: object,
         weights: object,
         feeds: Mapping[str, Array],
         shapes: Collection[str],
-        compute: Callable[[Mapping[str, Array]], dict[str, Array]],
+        compute: Callable[[Mapping[str, Array]], Mapping[bytes, dict[str, Array]]],
+        time: str | None = None,
     ) -> dict[str, Array]:
         """Return the results of a graph for these inputs, computed at the first time.
 
@@ -53,20 +81,26 @@ class RunMemory:
             weights: Identity of its weights; results of other weights, such as those of LoRAs before, are dropped.
             feeds: Its inputs.
             shapes: Names of the inputs whose shapes alone matter.
-            compute: Runs it.
+            compute: Runs it: bytes of `time` -> results, for this timestep and any others. Without `time` the bytes
+                are empty.
+            time: Name of the input with the timestep, of one number; None for a graph without.
         """
-        before, results = self._results.setdefault(graph, (weights, []))
+        before, entries = self._results.setdefault(graph, (weights, []))
         if before is not weights:
-            results = []
-            self._results[graph] = weights, results
-        for place, (inputs, outputs) in enumerate(results):
-            if is_same(inputs, feeds, shapes):
-                results.insert(0, results.pop(place))
-                return outputs
-        outputs = compute(feeds)
-        results.insert(0, (keep(feeds, shapes), outputs))
-        del results[_MOST:]
-        return outputs
+            entries = []
+            self._results[graph] = weights, entries
+        others = {name: array for name, array in feeds.items() if name != time}
+        moment = b"" if time is None else feeds[time].tobytes()
+        entry = next((one for one in entries if is_same(one.feeds, others, shapes)), None)
+        if entry is None:
+            entry = _Entry(keep(others, shapes))
+        else:
+            entries.remove(entry)
+        if moment not in entry.results:
+            entry.results = compute(feeds)
+        entries.insert(0, entry)
+        del entries[_MOST:]
+        return entry.results[moment]
 
 
 def current_memory() -> RunMemory | None:

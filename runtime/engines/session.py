@@ -295,7 +295,8 @@ class EngineSession:
         def open_part(part: EngineSpec, adapters: AdapterWeights | None) -> Engine:
             return self._open_file(target, root / part.files[0], part, options, adapters)
 
-        return PartitionedEngine(spec, name, open_part, {} if weights is None else weights.arrays, root)
+        arrays = {} if weights is None else weights.arrays
+        return PartitionedEngine(spec, name, open_part, arrays, root, releases=self._turn is not None)
 
     def _open_file(
         self,

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.engines.timesteps import time_feed
 from diffoundry.runtime.formats.config_values import integer
 from diffoundry.runtime.models.denoiser import PatchTransformer
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
@@ -62,7 +63,7 @@ class AuraFlowTransformer2DModel(PatchTransformer):
         places = self.position_ids(*(side // self.patch_size for side in sample.shape[2:]))
         feeds = {
             "hidden_states": sample,
-            "timestep": np.asarray([timestep], np.float32) / np.float32(_TRAINED),
+            "timestep": time_feed(timestep, lambda times: times / np.float32(_TRAINED)),
             "position_ids": places,
             **conditioning,
         }

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.engines.timesteps import time_feed
 from diffoundry.runtime.errors import BundleError
 from diffoundry.runtime.formats.config_values import flag
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
@@ -120,8 +121,7 @@ class ControlNetModel:
 
     def _offer(self, sample: FloatArray, timestep: float, conditioning: Feeds, image: FloatArray) -> Feeds:
         """Return the inputs of a call, of which the graph may take a part; arguments as in `__call__`."""
-        time = np.asarray([timestep], np.float32)
-        return {"timestep": time, "sample": sample, "controlnet_cond": image, **conditioning}
+        return {"timestep": time_feed(timestep), "sample": sample, "controlnet_cond": image, **conditioning}
 
     def _run(self, offered: Feeds) -> Feeds:
         """Run the network on those of the arrays that its graph takes.

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import numpy as np
 import numpy.typing as npt
 
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.engines.outputs import only_output
 from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.engines.timesteps import time_feed
 from diffoundry.runtime.formats.config_values import MAX_SIDE, integer
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.controlnet import is_residual
@@ -84,7 +84,7 @@ class DenoiserNetwork:
 
     def __call__(self, sample: FloatArray, timestep: float, conditioning: Feeds) -> FloatArray:
         """See `Denoiser`; the timestep is passed as it is."""
-        feeds = {self.sample_input: sample, "timestep": np.asarray([timestep], np.float32), **conditioning}
+        feeds = {self.sample_input: sample, "timestep": time_feed(timestep), **conditioning}
         return self._run(feeds, (len(sample), self.out_channels, *sample.shape[2:]))
 
     def _run(self, feeds: Mapping[str, npt.NDArray[Any]], shape: tuple[int, ...]) -> FloatArray:

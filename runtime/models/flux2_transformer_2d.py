@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.engines.timesteps import time_feed
 from diffoundry.runtime.formats.config_values import Config, flag, integer, number, refuse
 from diffoundry.runtime.models.flux_transformer_2d import PATCH, ReferenceTransformer, read_axes
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
@@ -141,7 +142,7 @@ class Flux2Transformer2DModel(ReferenceTransformer):
         text_cos, text_sin = self._angles(axis_positions(length, _TEXT_AXIS, len(_AXES)))
         feeds = {
             "hidden_states": np.ascontiguousarray(tokens),
-            "timestep": np.asarray([timestep], np.float32) / np.float32(_TRAINED),
+            "timestep": time_feed(timestep, lambda times: times / np.float32(_TRAINED)),
             "rotary_cos": cos,
             "rotary_sin": sin,
             "text_cos": text_cos,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.engines.timesteps import time_feed
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.formats.config_values import Config, flag, integer, integers, refuse
 from diffoundry.runtime.models.denoiser import PatchTransformer
@@ -136,7 +137,7 @@ def token_feeds(sample: FloatArray, timestep: float, axes: tuple[int, ...]) -> t
     """
     tokens = pack_latents(sample)
     cos, sin = rotary_angles(grid_positions(0, *tokens.shape[1:3]), axes)
-    time = np.asarray([timestep], np.float32) / np.float32(_TRAINED)
+    time = time_feed(timestep, lambda times: times / np.float32(_TRAINED))
     return tokens, {"hidden_states": tokens, "timestep": time, "rotary_cos": cos, "rotary_sin": sin}
 
 

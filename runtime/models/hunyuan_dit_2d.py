@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.engines.timesteps import time_feed
 from diffoundry.runtime.formats.config_values import flag, integer
 from diffoundry.runtime.models.denoiser import PatchTransformer
 from diffoundry.runtime.models.identity_layers import IDENTITY_LAYERS, perturbed_layers
@@ -96,7 +97,7 @@ class HunyuanDiT2DModel(PatchTransformer):
         feeds = {
             **({IDENTITY_LAYERS: np.zeros((len(sample), self.layers), np.float32)} if self.layers else {}),
             "hidden_states": sample,
-            "timestep": np.asarray([timestep], np.float32),
+            "timestep": time_feed(timestep),
             **conditioning,
             **position_feeds(height // self.patch_size, width // self.patch_size, self.patch_size, self._head),
         }

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.engines.timesteps import time_feed
 from diffoundry.runtime.formats.config_values import MAX_SIDE, Config, integer, integers, refuse
 from diffoundry.runtime.models.denoiser import PatchTransformer
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
@@ -130,7 +131,7 @@ class Lumina2Transformer2DModel(PatchTransformer):
         rows, columns = (side // self.patch_size for side in sample.shape[2:])
         feeds = {
             "hidden_states": sample,
-            "timestep": 1 - np.asarray([timestep], np.float32) / _TRAINED,
+            "timestep": time_feed(timestep, lambda times: 1 - times / _TRAINED),
             **conditioning,
             **position_feeds(conditioning[MASK], rows, columns, self.layout),
         }

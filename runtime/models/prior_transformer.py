@@ -1,9 +1,8 @@
 """PriorTransformer: denoises image embeddings on condition of a prompt, or of an image."""
 
-import numpy as np
-
 from diffoundry.runtime.engines.outputs import only_output
 from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.engines.timesteps import time_feed
 from diffoundry.runtime.formats.config_values import integer
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.roles import PRIOR
@@ -60,7 +59,7 @@ class PriorTransformer:
         Returns:
             float32 (B, D'), or (B, tokens, D') without text: predicted embeddings.
         """
-        feeds = {"hidden_states": sample, "timestep": np.asarray([timestep], np.float32), **conditioning}
+        feeds = {"hidden_states": sample, "timestep": time_feed(timestep), **conditioning}
         outputs = self._session.run(self.component, feeds)
         return only_output(outputs, self.component, (*sample.shape[:-1], self.returned))
 

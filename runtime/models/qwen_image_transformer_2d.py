@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.engines.timesteps import time_feed
 from diffoundry.runtime.formats.config_values import Config, flag, integer, integers, refuse
 from diffoundry.runtime.models.flux_transformer_2d import PATCH, ReferenceTransformer, pack_latents, unpack_latents
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
@@ -126,7 +127,7 @@ def token_feeds(
     text_cos, text_sin = _angles(text_positions([tokens.shape[1:3], *others], length), axes)
     return {
         "hidden_states": tokens,
-        "timestep": np.asarray([timestep], np.float32) / np.float32(_TRAINED),
+        "timestep": time_feed(timestep, lambda times: times / np.float32(_TRAINED)),
         "rotary_cos": cos,
         "rotary_sin": sin,
         "text_cos": text_cos,

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.engines.timesteps import time_feed
 from diffoundry.runtime.formats.config_values import MAX_SIDE, integer
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.denoiser import DenoiserNetwork
@@ -63,7 +64,7 @@ class Transformer2DModel(DenoiserNetwork):
         """
         feeds = {
             "hidden_states": sample.astype(np.int32),
-            "timestep": np.asarray([timestep], np.int32),
+            "timestep": time_feed(timestep, dtype=np.int32),
             **conditioning,
         }
         output = self._run(feeds, (len(sample), self.out_channels, sample.shape[1]))

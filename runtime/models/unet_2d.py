@@ -1,9 +1,8 @@
 """UNet2DModel: the denoiser of DDPM and other pipelines without text, over pixels or latents."""
 
-import numpy as np
-
 from diffoundry.runtime.engines.outputs import Outputs
 from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.engines.timesteps import time_feed
 from diffoundry.runtime.errors import ConfigError
 from diffoundry.runtime.formats.config_values import integer, integers, refuse
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
@@ -84,7 +83,6 @@ class UNet2DModel(DenoiserNetwork):
 
     def __call__(self, sample: FloatArray, timestep: float, conditioning: Feeds) -> FloatArray:
         """See `Denoiser`; the timestep is passed as it is."""
-        time = np.asarray([timestep], np.float32)
-        feeds = {"sample": sample, "timestep": time, **conditioning}
+        feeds = {"sample": sample, "timestep": time_feed(timestep), **conditioning}
         outputs = Outputs(self._session.run(self.component, feeds), self.component)
         return outputs.take("out_sample", (len(sample), self.out_channels, *sample.shape[2:]))

@@ -1,10 +1,9 @@
 """UNet2DConditionModel: the denoiser of Stable Diffusion 1, 2 and XL, and of most older systems."""
 
-import numpy as np
-
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.engines.outputs import Outputs
 from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.engines.timesteps import time_feed
 from diffoundry.runtime.formats.config_values import integer, integers
 from diffoundry.runtime.models.attention_control import CROSS_MAP, neutral_feeds
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
@@ -111,7 +110,6 @@ class UNet2DConditionModel:
 
     def run(self, sample: FloatArray, timestep: float, conditioning: Feeds) -> tuple[FloatArray, Outputs]:
         """Predict, as `__call__`, and return all outputs as well."""
-        time = np.asarray([timestep], np.float32)
-        feeds = {"sample": sample, "timestep": time, **conditioning}
+        feeds = {"sample": sample, "timestep": time_feed(timestep), **conditioning}
         outputs = Outputs(self._session.run(self.component, feeds), self.component)
         return outputs.take("out_sample", (len(sample), self.out_channels, *sample.shape[2:])), outputs

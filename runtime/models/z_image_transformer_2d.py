@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.engines.timesteps import time_feed
 from diffoundry.runtime.formats.config_values import Config, integer, integers, number, refuse
 from diffoundry.runtime.models.denoiser import PatchTransformer
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
@@ -175,7 +176,7 @@ def position_feeds(
 
 def call_time(timestep: float) -> FloatArray:
     """Return the time that the network takes, (1,), from 0, noise, to 1, for a timestep of the scheduler."""
-    return (np.float32(_TRAINED) - np.asarray([timestep], np.float32)) / np.float32(_TRAINED)
+    return time_feed(timestep, lambda times: (np.float32(_TRAINED) - times) / np.float32(_TRAINED))
 
 
 class ZImageTransformer2DModel(PatchTransformer):

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import numpy.typing as npt
 
+from diffoundry.runtime.engines.timesteps import announced
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.random import Generator
 from diffoundry.runtime.schedulers import Scheduler
@@ -81,14 +82,13 @@ def denoise(
         eta: DDIM's eta; schedulers without one ignore it.
         after_step: Changes the latents of a step before they go on, or None.
         step_end: The caller's own function, called after that, or None.
-        scale_input: True if the model takes the latents as `scale_model_input` scales them, False for the latents
-            themselves.
+        scale_input: True if the model takes the latents as `scale_model_input` scales them.
         ends_denoised: True if the last step yields the clean sample that it predicts, the second of the scheduler's
             result where there is one, as `LatentConsistencyModelPipeline` decodes it.
         arguments: Further arguments of the scheduler's `step`, the same in every step.
     """
     total = len(timesteps)
-    for index, timestep in enumerate(timesteps):
+    for index, timestep in enumerate(announced(timesteps)):
         if signal.cancelled or signal.interrupted:
             return
         scaled = scheduler.scale_model_input(latents, timestep) if scale_input else latents

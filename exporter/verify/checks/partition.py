@@ -17,6 +17,7 @@ from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.bundle.specs import EngineSpec, Variant
 from diffoundry.runtime.engines.batches import run_in_batches
 from diffoundry.runtime.engines.open_file import open_file
+from diffoundry.runtime.engines.part_names import TIMESTEPS
 from diffoundry.runtime.engines.protocol import Array, Engine, EngineOptions, run_checked
 from diffoundry.runtime.engines.run_memory import RunMemory
 from diffoundry.runtime.engines.session import EngineSession
@@ -31,7 +32,8 @@ _EXACT = ("onnxruntime", "fp32")
 def check_partition(bundle: Bundle, cases: Sequence[ComponentCase], options: EngineOptions) -> Iterator[Check]:
     """Yield one check for each network in parts of ONNX Runtime in fp32; none where the bundle has no such network.
 
-    All cases are one run: what the parts before the step have computed is used again where a case feeds the same.
+    All cases are one run: the prelude runs once for all their timesteps, and what the parts before the step have
+    computed is used again where a case feeds the same.
 
     Args:
         bundle: The bundle.
@@ -83,6 +85,8 @@ def _lower_whole(bundle: Bundle, component: str, folder: Path) -> EngineSpec:
 def _difference(components: EngineSession, whole: Engine, name: str, cases: Sequence[ComponentCase]) -> str | None:
     """Describe the first output that differs, or return None."""
     memory = RunMemory()
+    times = [case.feeds[name] for case in cases for name in TIMESTEPS if name in case.feeds]
+    memory.schedule, memory.convert = np.concatenate(times) if times else None, np.asarray
     for case in cases:
         feeds: Mapping[str, Array] = case.feeds
         try:

@@ -10,6 +10,7 @@ import numpy as np
 from diffoundry.runtime.checks.arguments import check_number
 from diffoundry.runtime.checks.class_labels import ClassLabels, count_labels, read_labels, spread_labels
 from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.engines.timesteps import announced
 from diffoundry.runtime.errors import BundleError
 from diffoundry.runtime.images.postprocess import postprocess
 from diffoundry.runtime.models.dit_transformer_2d import DiTTransformer2DModel
@@ -139,7 +140,7 @@ class DiT(StagedPipeline):
         if guided and isinstance(generator, Sequence):
             generator = cast("Sequence[Generator]", [*generator, *generator])
         timesteps = scheduler.model_timesteps
-        for index, timestep in enumerate(timesteps):
+        for index, timestep in enumerate(announced(timesteps)):
             if call.stops():
                 return
             rows = np.concatenate([latents, latents]) if guided else latents

@@ -54,6 +54,7 @@ class OnnxRuntimeTarget(Target):
 
     name: ClassVar[str] = "onnxruntime"
     formats: ClassVar[Mapping[str, PrecisionFormat]] = _FORMATS
+    frees_times: ClassVar[bool] = True
 
     device: str = "cpu"
     winograd: bool = True

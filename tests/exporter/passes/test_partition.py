@@ -5,6 +5,8 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
+from diffoundry.exporter.passes.free_times import free_times
+from diffoundry.exporter.passes.graph_parts import GraphPart
 from diffoundry.exporter.passes.half_precision import HalfPrecision
 from diffoundry.exporter.passes.partition import partition
 
@@ -129,3 +131,38 @@ def test_an_unread_input_stays_an_input():
     """
     parts = partition(_typed(ir.from_onnx_text(text)))
     assert _names(parts[-1].model.graph.inputs) == ["sample", "unread", "both"]
+
+
+def _prelude(rows, sizes):
+    """A prelude that expands its timestep to a size, of the batch or another."""
+    text = f"""
+    <ir_version: 10, opset_import: ["": 23]>
+    g (float[1] timestep, float[batch, 4] pooled) => (float[{rows}, 4] out)
+    <int64[1] first = {{0}}, int64[1] last = {{1}}, int64[2] column = {{-1, 1}}, int64[1] three = {{3}}>
+    {{
+        shape = Shape (pooled)
+        rows = Slice (shape, first, last)
+        times = Expand (timestep, {sizes})
+        waves = Sin (times)
+        tall = Reshape (waves, column)
+        out = Add (tall, pooled)
+    }}
+    """
+    return GraphPart(name="prelude", model=_typed(ir.from_onnx_text(text)), shape_inputs=())
+
+
+@pytest.mark.parametrize(("rows", "sizes", "frees"), [("batch", "rows", True), (3, "three", False)])
+def test_a_prelude_takes_many_timesteps_where_its_rows_are_those_of_the_batch(rows, sizes, frees):
+    part = _prelude(rows, sizes)
+    assert free_times(part) is frees
+    time, _ = part.model.graph.inputs
+    assert (tuple(time.shape) == ("timesteps",)) is frees
+    if frees:
+        rng = np.random.default_rng(0)
+        feeds = {"timestep": rng.random(6, np.float32), "pooled": rng.random((6, 4), np.float32)}
+        many = _run(part.model, feeds)["out"]
+        for row in range(6):
+            one = _run(_prelude(rows, sizes).model, {name: array[row : row + 1] for name, array in feeds.items()})[
+                "out"
+            ]
+            assert np.array_equal(many[row : row + 1], one)

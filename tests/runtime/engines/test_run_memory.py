@@ -21,7 +21,7 @@ class _Sum:
 
     def __call__(self, feeds):
         self.calls += 1
-        return {"sum": sum(array.sum() for array in feeds.values())}
+        return {b"": {"sum": sum(array.sum() for array in feeds.values())}}
 
 
 def _recall(memory, graph, text, size=2, weights=None):
@@ -49,6 +49,28 @@ def test_an_array_that_is_changed_later_is_not_the_one_that_was_kept():
     assert memory.recall("graph", None, feeds, ("sample",), graph)["sum"] == 5
 
 
+def test_timesteps_that_follow_are_computed_at_once():
+    memory, calls, text = RunMemory(), [], np.float32([1, 2])
+
+    def compute(feeds):
+        following = memory.following(feeds["timestep"])
+        calls.append(None if following is None else following.tolist())
+        times = [*feeds["timestep"], *([] if following is None else following)]
+        return {time.tobytes(): {"time": time} for time in times}
+
+    def recall(time):
+        feeds = {"timestep": np.float32([time]), "text": text}
+        return memory.recall("graph", None, feeds, (), compute, "timestep")["time"]
+
+    assert recall(9) == 9
+    memory.schedule, memory.convert = np.array([900, 600, 600, 300]), lambda times: np.asarray(times, np.float32) / 100
+    assert [recall(time) for time in (6, 6, 3, 3)] == [6, 6, 3, 3]
+    assert recall(8) == 8  # no timestep of the schedule
+    text = text + 1
+    assert [recall(time) for time in (9, 6, 3)] == [9, 6, 3]
+    assert calls == [None, [3], None, [6, 3]]
+
+
 def test_the_oldest_results_are_dropped():
     memory, graph = RunMemory(), _Sum()
     for number in range(9):
@@ -64,9 +86,9 @@ def test_results_of_weights_before_are_dropped():
     alive = weakref.WeakSet()
 
     def compute(feeds):
-        outputs = _Outputs(graph(feeds))
+        outputs = _Outputs(graph(feeds)[b""])
         alive.add(outputs)
-        return outputs
+        return {b"": outputs}
 
     for _ in range(20):  # a callback that changes the scale of a LoRA in every step
         weights = object()

@@ -52,7 +52,7 @@ def _counted(pipe, monkeypatch):
     run_part = engine._run_part
 
     def count(part, feeds):
-        calls[part.spec.name] = calls.get(part.spec.name, 0) + 1
+        calls[part.name] = calls.get(part.name, 0) + 1
         return run_part(part, feeds)
 
     monkeypatch.setattr(engine, "_run_part", count)
@@ -67,13 +67,48 @@ def test_every_step_has_the_bits_of_the_whole_network(pipes, model):
         assert np.array_equal(_steps(whole, **arguments), _steps(parts, **arguments)), arguments
 
 
-def test_conditioning_runs_once_a_call_and_the_prelude_once_a_timestep(pipes, monkeypatch):
-    _, pipe = pipes("emoji")
+@pytest.mark.parametrize("model", ["emoji", "emoji-dit"])
+def test_conditioning_and_prelude_run_once_a_call(pipes, monkeypatch, model):
+    """The prelude runs for all timesteps, and for the first alone, to compare its bits."""
+    _, pipe = pipes(model)
     calls = _counted(pipe, monkeypatch)
-    _steps(pipe, num_inference_steps=3)
-    assert calls == {"conditioning": 1, "prelude": 3, "step": 3}
-    _steps(pipe, num_inference_steps=3)  # nothing is left of the call before
-    assert calls == {"conditioning": 2, "prelude": 6, "step": 6}
+    _steps(pipe, num_inference_steps=4)
+    assert calls == {"conditioning": 1, "prelude": 2, "step": 4}
+    _steps(pipe, num_inference_steps=4)  # nothing is left of the call before
+    assert calls == {"conditioning": 2, "prelude": 4, "step": 8}
+
+
+def test_a_batch_of_other_bits_is_not_used(pipes, monkeypatch):
+    whole, pipe = pipes("emoji")
+    engine = pipe.session.engine("unet")
+    run_part, rows = engine._run_part, []
+
+    def change(part, feeds):
+        outputs = run_part(part, feeds)
+        if part.name != "prelude":
+            return outputs
+        rows.append(len(feeds["timestep"]))
+        return outputs if rows[-1] == 1 else {name: np.nextafter(array, 9) for name, array in outputs.items()}
+
+    monkeypatch.setattr(engine, "_run_part", change)
+    given = _steps(pipe, num_inference_steps=3)
+    assert rows == [1, 8, 1, 6, 1]
+    assert np.array_equal(given, _steps(whole, num_inference_steps=3))
+
+
+def test_low_memory_closes_what_the_loop_does_not_need(exported, pipes, monkeypatch):
+    pipe = load(exported("emoji-dit", partition=True), options=EngineOptions(threads=1), low_memory=True)
+    seen, run_part = [], PartitionedEngine._run_part
+
+    def note(self, part, feeds):
+        outputs = run_part(self, part, feeds)
+        seen.append(sorted(self._parts.opened))
+        return outputs
+
+    monkeypatch.setattr(PartitionedEngine, "_run_part", note)
+    given = _steps(pipe, num_inference_steps=3)
+    assert seen == [["conditioning"], ["prelude"], ["prelude"], ["step"], ["step"], ["step"]]
+    assert np.array_equal(given, _steps(pipes("emoji-dit")[0], num_inference_steps=3))
 
 
 def test_runs_that_take_turns_and_a_cancelled_one_change_nothing(pipes):
@@ -118,7 +153,7 @@ def test_a_change_of_adapters_within_a_call_repeats_it(pipes, monkeypatch):
     calls, run_part = [], engine._run_part
 
     def adapt_once(part, feeds):
-        calls.append(part.spec.name)
+        calls.append(part.name)
         if len(calls) == 2:
             thread = threading.Thread(target=engine.set_adapters, args=(None,))
             thread.start()
