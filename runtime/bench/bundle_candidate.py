@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import packages_distributions, version
 
 from diffoundry.runtime.bench.candidate import Generation, Load
@@ -163,5 +164,11 @@ class BundleCandidate:
 def _library(target: str) -> str:
     """The vendor's package with its version, such as "onnxruntime 1.31.1"."""
     module = find_plugin(target).module
-    distributions = packages_distributions().get(module, [])
+    distributions = _distributions().get(module, [])
     return ", ".join(f"{name} {version(name)}" for name in dict.fromkeys(distributions)) or module
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    """Module to its packages, read once: the files of all installed packages are listed for it."""
+    return packages_distributions()

@@ -41,6 +41,7 @@ def follows(images, asked):
     return overlap(drawn, wanted)
 
 
+@pytest.mark.slow_cases("onnxruntime-*")
 @pytest.mark.slow_cases("openvino-*")
 @pytest.mark.parametrize(("target", "precision"), ENGINES)
 def test_images_follow_the_edges(guided, asked, target, precision):

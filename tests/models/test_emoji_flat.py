@@ -41,6 +41,7 @@ def generate(pipe):
     return pipe([f"a {label}" for label in LABELS], **SETTINGS).images
 
 
+@pytest.mark.slow_cases("onnxruntime-*")
 @pytest.mark.slow_cases("openvino-*")
 @pytest.mark.parametrize(("target", "precision"), ADAPTABLE)
 def test_images_move_to_the_flat_ones(guided, target, precision):

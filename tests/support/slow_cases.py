@@ -19,16 +19,16 @@ def mark_slow_cases(items: list[pytest.Item], *, whole: bool) -> None:
         pytest.UsageError: A pattern matches no case.
     """
     cases: dict[tuple[str, str], list[str]] = defaultdict(list)
-    patterns: dict[tuple[str, str], tuple[str, ...]] = {}
+    patterns: dict[tuple[str, str], list[str]] = {}
     for item in items:
-        marker = item.get_closest_marker("slow_cases")
-        if marker is None or not isinstance(item, pytest.Function):
+        words = [word for marker in item.iter_markers("slow_cases") for word in marker.args]
+        if not words or not isinstance(item, pytest.Function):
             continue
         test = str(item.path), item.originalname
         case = item.callspec.id
         cases[test].append(case)
-        patterns[test] = marker.args
-        if any(fnmatchcase(case, pattern) for pattern in marker.args):
+        patterns[test] = words
+        if any(fnmatchcase(case, pattern) for pattern in words):
             item.add_marker(pytest.mark.slow)
     unused = [
         f"{path}::{name}: slow_cases: {pattern!r} matches none of {ids[:9]}"

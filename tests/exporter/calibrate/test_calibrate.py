@@ -34,7 +34,7 @@ INT4 = PrecisionFormat(weights="int4", block=16)
 FP16 = PrecisionFormat(floats="fp16")
 
 
-def request(**options) -> QuantizationRequest:
+def few_images(**options) -> QuantizationRequest:
     """Three images to calibrate with and two to judge by, in three steps."""
     small = {"prompts": ("red apple", "cat face", "rocket"), "held_out": ("pizza", "crown"), "steps": 3, "threads": 1}
     return QuantizationRequest(**{**small, **options})
@@ -49,18 +49,19 @@ class Calibrated:
     messages: list[str]
 
 
-@pytest.fixture(scope="module")
-def calibrated(exported, tiny_sd_checkpoint, tmp_path_factory) -> Calibrated:
-    """int8 for two targets at once, within a budget that takes a search."""
+@pytest.fixture(scope="module", params=[(ORT,), (ORT, TRT)], ids=["one target", "two targets"])
+def calibrated(request, exported, tiny_sd_checkpoint, tmp_path_factory) -> Calibrated:
+    """int8, also for two targets at once, within a budget that takes a search."""
     folder = tmp_path_factory.mktemp("calibrated") / "tiny.bundle"
     shutil.copytree(exported(tiny_sd_checkpoint("sd1-small")), folder)
     messages: list[str] = []
-    asked = request(budget=Budget(min_psnr=20))
-    choice = calibrate(folder, asked, {"int8": [ORT, TRT]}, messages.append)["int8"]
+    asked = few_images(budget=Budget(min_psnr=20))
+    choice = calibrate(folder, asked, {"int8": list(request.param)}, messages.append)["int8"]
     return Calibrated(folder, choice, messages)
 
 
-def test_int8_of_a_tiny_pipeline_for_two_targets_at_once(calibrated):
+@pytest.mark.slow_cases("two targets")
+def test_int8_of_a_tiny_pipeline(calibrated):
     tiny_folder, choice, messages = calibrated.folder, calibrated.choice, calibrated.messages
     assert set(choice.components) == {"text_encoder", "unet", "vae_decoder", "vae_encoder"}
     assert choice.psnr >= 20
@@ -79,6 +80,7 @@ def test_int8_of_a_tiny_pipeline_for_two_targets_at_once(calibrated):
     assert any("left" in words for words in messages)
 
 
+@pytest.mark.slow_cases("two targets")
 def test_the_recipe_makes_the_same_graphs_again_for_any_target(calibrated):
     tiny_folder, choice = calibrated.folder, calibrated.choice
     assert any(part.kept for part in choice.components.values())
@@ -99,7 +101,7 @@ def test_the_recipe_makes_the_same_graphs_again_for_any_target(calibrated):
 @pytest.mark.slow
 def test_calibration_is_deterministic(tiny_folder, tmp_path):
     other = Path(shutil.copytree(tiny_folder, tmp_path / "other.bundle"))
-    asked = request(budget=Budget(min_psnr=35))
+    asked = few_images(budget=Budget(min_psnr=35))
     first, second = (calibrate(folder, asked, {"int8": [TRT]}) for folder in (tiny_folder, other))
     assert first == second
     for path in (tiny_folder / "calibration").iterdir():
@@ -108,8 +110,8 @@ def test_calibration_is_deterministic(tiny_folder, tmp_path):
 
 @pytest.mark.slow
 def test_a_budget_in_decibels_is_kept_by_leaving_layers_in_float(tiny_folder):
-    loose = calibrate(tiny_folder, request(budget=Budget(min_psnr=10)), {"int8": [TRT]})["int8"]
-    tight = calibrate(tiny_folder, request(budget=Budget(min_psnr=loose.psnr + 6)), {"int8": [TRT]})["int8"]
+    loose = calibrate(tiny_folder, few_images(budget=Budget(min_psnr=10)), {"int8": [TRT]})["int8"]
+    tight = calibrate(tiny_folder, few_images(budget=Budget(min_psnr=loose.psnr + 6)), {"int8": [TRT]})["int8"]
     assert tight.psnr >= loose.psnr + 6
     kept = {name: cost for part in tight.components.values() for name, cost in part.kept.items()}
     assert 0 < len(kept) < sum(len(part.quantized) for part in loose.components.values())
@@ -118,10 +120,10 @@ def test_a_budget_in_decibels_is_kept_by_leaving_layers_in_float(tiny_folder):
 
 @pytest.mark.slow
 def test_a_budget_in_bytes_is_kept_and_counted_right(tiny_folder):
-    unlimited = calibrate(tiny_folder, request(budget=Budget(min_psnr=1)), {"int4-weights": [INT4]})["int4-weights"]
+    unlimited = calibrate(tiny_folder, few_images(budget=Budget(min_psnr=1)), {"int4-weights": [INT4]})["int4-weights"]
     smallest = weights_of(tiny_folder, unlimited, INT4)
     limit = int(smallest * 1.1)
-    choice = calibrate(tiny_folder, request(budget=Budget(max_size=limit)), {"int4-weights": [INT4]})["int4-weights"]
+    choice = calibrate(tiny_folder, few_images(budget=Budget(max_size=limit)), {"int4-weights": [INT4]})["int4-weights"]
     assert smallest < weights_of(tiny_folder, choice, INT4) <= limit
     assert choice.psnr > unlimited.psnr
     assert any(part.fallback for part in choice.components.values())
@@ -141,12 +143,12 @@ def test_a_size_that_cannot_be_met_is_refused_with_the_smallest(tiny_folder):
         InputError, match=r"max-size: got 1,000 bytes for int8-weights, expected at least [\d,]+: that is"
     ):
         calibrate(
-            tiny_folder, request(budget=Budget(max_size=1000)), {"int8-weights": [PrecisionFormat(weights="int8")]}
+            tiny_folder, few_images(budget=Budget(max_size=1000)), {"int8-weights": [PrecisionFormat(weights="int8")]}
         )
 
 
 def test_weights_alone_need_no_ranges(tiny_folder):
-    choice = calibrate(tiny_folder, request(), {"int8-weights": [PrecisionFormat(weights="int8")]})["int8-weights"]
+    choice = calibrate(tiny_folder, few_images(), {"int8-weights": [PrecisionFormat(weights="int8")]})["int8-weights"]
     assert choice.min_psnr == 40  # the default of this precision
     assert not (tiny_folder / "calibration").exists()
     graph = ir.load(tiny_folder / "text_encoder/model.onnx").graph
@@ -165,7 +167,7 @@ def test_work_done_before_a_kill_is_not_repeated(tiny_folder, monkeypatch):
     def kill(*_arguments, **_options):
         raise Killed
 
-    asked = request(budget=Budget(min_psnr=5))
+    asked = few_images(budget=Budget(min_psnr=5))
     with monkeypatch.context() as patched:
         patched.setattr(
             "diffoundry.exporter.passes.quantize_weights._best_scales", kill
@@ -199,7 +201,7 @@ def overflowing(folder: Path) -> set[str]:
 def test_nodes_beyond_the_range_of_fp16_stay_in_float32_also_in_the_vae(tiny_folder):
     nodes = overflowing(tiny_folder)
     (tiny_folder / "diffoundry.json").unlink()  # a bundle in the making has none
-    choice = calibrate(tiny_folder, request(), {"fp16": [FP16]})["fp16"]
+    choice = calibrate(tiny_folder, few_images(), {"fp16": [FP16]})["fp16"]
     assert choice.psnr >= 35
     assert nodes <= set(choice.components["vae_decoder"].float32)
     assert all(choice.components["vae_decoder"].kept[name] == 0 for name in nodes)
@@ -251,7 +253,9 @@ def test_damaged_ranges_are_refused(tmp_path, text, words):
 def test_int8_emoji_are_the_emoji(emoji_bundle, tmp_path):
     """The embedded model, with ONNX Runtime's own int8 kernels: trained weights, held-out prompts and seeds."""
     folder = Path(shutil.copytree(emoji_bundle, tmp_path / "emoji.bundle"))
-    asked = request(prompts=("a fox", "a castle", "a violin"), held_out=("a robot", "a rose", "a doughnut"), steps=10)
+    asked = few_images(
+        prompts=("a fox", "a castle", "a violin"), held_out=("a robot", "a rose", "a doughnut"), steps=10
+    )
     choice = calibrate(folder, asked, {"int8": [ORT]})["int8"]
     assert choice.psnr >= 30
     assert all(part.quantized and not part.kept for part in choice.components.values())

@@ -2,11 +2,13 @@
 
 import importlib
 import json
+from functools import cache
 
 import diffusers
 import pytest
 import torch
 import transformers
+from diffusers.models.modeling_utils import no_init_weights
 
 from diffoundry.exporter.checkpoints.aliases import alias_folder, package_path, read_aliases
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
@@ -181,12 +183,17 @@ def test_a_controlnet_is_no_checkpoint(random_weights):
         open_checkpoint("emoji-edges", random_weights=random_weights)
 
 
+@cache
+def _opened(alias):
+    return open_checkpoint(alias, random_weights=True)
+
+
 @pytest.mark.parametrize(("alias", "source"), [(alias, source) for alias, parts in SIZES.items() for source in parts])
 def test_configs_are_those_of_the_published_models(alias, source):
-    checkpoint = open_checkpoint(alias, random_weights=True)
+    checkpoint = _opened(alias)
     library, name = checkpoint.model_index[source]
     found = getattr(importlib.import_module(_MODULES.get(library, library)), name)
-    with torch.device("meta"):
+    with torch.device("meta"), no_init_weights():
         if library in ("diffusers", "flux"):
             module = found.from_config(found.load_config(checkpoint.root / source))
         else:
@@ -261,7 +268,7 @@ def test_karlo_is_as_large_as_its_model_card_says():
     """1 billion parameters in the prior, 900 million in the decoder, 700 million in each network that enlarges."""
     checkpoint = open_checkpoint("karlo", random_weights=True)
     for source, size in {"prior": 1.0e9, "decoder": 0.9e9, "super_res_first": 0.7e9, "super_res_last": 0.7e9}.items():
-        with torch.device("meta"):
+        with torch.device("meta"), no_init_weights():
             module = build_module(checkpoint.root / source, ":".join(checkpoint.model_index[source]))
         assert sum(parameter.numel() for parameter in module.parameters()) == pytest.approx(size, rel=0.03)
     shapes = {spec.name: spec.shape for spec in checkpoint.component("decoder").inputs}
@@ -362,7 +369,7 @@ class TestVocabulary:
 @pytest.mark.slow_cases("wuerstchen")
 @pytest.mark.parametrize("alias", IN_MILLIONS)
 def test_networks_are_as_large_as_their_readme_says(alias):
-    checkpoint = open_checkpoint(alias, random_weights=True)
+    checkpoint = _opened(alias)
     assert {component.source for component in checkpoint.components} == set(IN_MILLIONS[alias])
     for source, millions in IN_MILLIONS[alias].items():
         with torch.device("meta"):

@@ -59,6 +59,7 @@ def as_float8(tensors):
     }
 
 
+@pytest.mark.slow_cases("as_float8", "as_mixed")
 @pytest.mark.parametrize("change", [None, as_halves, as_mixed, as_float8])
 def test_weights_of_a_folder(own_checkpoint, change):
     if change is not None:

@@ -50,6 +50,7 @@ def test_memory_is_the_workers_own(job, fork):
     assert result.engine.target == "onnxruntime"
 
 
+@pytest.mark.slow_cases("spawned")
 @START
 def test_an_error_is_one_sentence_and_the_next_job_runs(job, fork):
     graph = Path(job.folder) / "text_encoder/model.onnx"
@@ -93,6 +94,7 @@ def test_jobs_are_forked_from_one_process_without_threads(job):
     assert {threads for _, threads in parents} == {1}
 
 
+@pytest.mark.slow_cases("spawned")
 @START
 def test_an_interrupt_ends_every_process(job, fork):
     def interrupt(_label, _phase):

@@ -76,6 +76,7 @@ def test_one_changed_scheduler_option_fails(copied, quick, change):
         assert "red apple, seed 0" in _subjects(report, "image")
 
 
+@pytest.mark.slow
 def test_another_scheduler_class_fails(copied, quick):
     copied.edit_json("scheduler/scheduler_config.json", _class_name="EulerDiscreteScheduler")
     measured = _failed(verify(copied.path, request=quick))["config", "scheduler DDIMScheduler"]

@@ -25,6 +25,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow_cases("xl")
 @pytest.mark.slow_cases("instruct")
 @pytest.mark.parametrize(
     "kind",

@@ -11,6 +11,8 @@ from diffoundry.exporter.checkpoints.tokenizer_files import open_tokenizer
 from diffoundry.runtime import load
 from diffoundry.runtime.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 2e-5  # as of Stable Diffusion XL
 
 ARGUMENTS = {"max_sequence_length": 16, "num_inference_steps": 2}

@@ -182,6 +182,7 @@ def test_a_blob_is_held_against_the_manifest(snapshot):
         Bundle(snapshot).file("unet/model.onnx_data")
 
 
+@pytest.mark.slow
 def test_openvino_takes_no_adapters_through_links(wide_bundle, tiny_sd_checkpoint, cache, tmp_path):
     """It has a check of its own for weights in another folder; without adapters it reads them."""
     pytest.importorskip("openvino")

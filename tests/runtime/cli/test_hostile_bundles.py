@@ -217,6 +217,7 @@ def test_weights_that_the_manifest_does_not_list_are_not_used(hostile, graph, co
         _run(command, "b")
 
 
+@pytest.mark.slow
 def test_links_of_hidden_names_are_left_alone(hostile):
     """`build` once deleted and wrote through them; now its work is beside the bundle."""
     (hostile.root / ".build").symlink_to(hostile.outside)

@@ -85,6 +85,7 @@ def _start(*words, **options):
     return subprocess.Popen([sys.executable, "-c", program, *map(str, words)], text=True, **options)
 
 
+@pytest.mark.slow_cases("words0", "words1")
 @pytest.mark.parametrize("words", [("inspect", "{bundle}"), ("inspect", "{bundle}", "--json"), ("--help",)])
 def test_streams_that_do_not_take_the_output(emoji_bundle, tmp_path, words):
     words = [word.format(bundle=emoji_bundle) for word in words]

@@ -74,6 +74,7 @@ def test_the_image_of_a_seed_is_the_same_alone_and_in_any_batch(tiny, dispatch):
     assert joined(dispatcher, tiny) > 0
 
 
+@pytest.mark.slow_cases("openvino")
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_a_transformer_generates_the_same(portable_bundle, dispatch, target):
     """Bit for bit on ONNX Runtime; OpenVINO's kernels may add up in another order for other numbers of rows."""

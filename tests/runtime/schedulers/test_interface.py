@@ -97,6 +97,7 @@ def _loop(declaration, scheduler, case, seed=SEED, sample=None):
         yield result.prev_sample
 
 
+@pytest.mark.slow_cases("DPMSolverSDE*", "CosineDPM*")
 def test_a_second_run_equals_the_first(declaration):
     for case in _few(declaration):
         scheduler = plan_ours(declaration, case)

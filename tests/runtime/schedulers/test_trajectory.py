@@ -108,6 +108,7 @@ def _check_steps(declaration, case):
             assert error <= declaration.tolerance, f"x0 at step {i}"
 
 
+@pytest.mark.slow_cases("DPMSolverSDE*", "CosineDPM*")
 def test_every_step_is_that_of_diffusers_without_rounding(declaration, cases):
     """The same in float64, where nothing but the schedule is rounded: the formulas are the same to six digits."""
     _check_runs(declaration, cases, _check_exact_steps)

@@ -167,6 +167,7 @@ def test_editing_a_part(pipelines, theirs):
         ours("a cat", image=NOISE, image_reference=NOISE)
 
 
+@pytest.mark.slow
 def test_an_image_as_a_reference(pipelines, theirs):
     """Its tokens have places of their own. Without one the result is that of the prompt."""
     large = NOISE.resize((39, 26))
@@ -181,6 +182,7 @@ def test_an_image_as_a_reference(pipelines, theirs):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_sizes_of_references_are_diffusers(pipelines, theirs, monkeypatch):
     """The size of the result by its area, and that of the image by the closest of the training."""
     ours, reference = pipelines[KONTEXT, "onnxruntime"], theirs[KONTEXT]

@@ -11,6 +11,8 @@ from tiny_flux import DEV, make_flux
 from diffoundry.runtime import load
 from diffoundry.runtime.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 ARGUMENTS = {
     "prompt": "a red apple", "max_sequence_length": 9, "num_inference_steps": 2, "height": 16, "width": 24
 }  # fmt: skip

@@ -283,6 +283,7 @@ def test_cross_attention_stays_narrow(imported):
     assert rewrites.widen_heads(attention(imported, context="c")) == 0
 
 
+@pytest.mark.slow
 def test_all_together_on_a_whole_network(lowered, feeds_for, torch_outputs, rms):
     """In bf16's graph, whose heads are filled up, but run in fp32: what is left is the storage of weights as halves.
 
@@ -340,6 +341,7 @@ def test_angles_are_computed_in_full(lowered, written):
     assert "bf16" in {kind["runtimePrecision"] for kind in facts.values()}
 
 
+@pytest.mark.slow
 def test_marked_angles_give_the_same_numbers(lowered, feeds_for):
     path, spec = lowered("sd2", "unet", "bf16")
     feeds = {name: np.floor(array) if name == "timestep" else array for name, array in feeds_for(spec).items()}

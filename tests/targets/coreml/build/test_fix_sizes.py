@@ -14,6 +14,7 @@ from diffoundry.targets.coreml.build.fix_sizes import free_dims, pin, sizes_of
 BUCKETS = ((64, 64), (96, 72))
 
 
+@pytest.mark.slow_cases("*vae_encoder*")
 @pytest.mark.slow_cases("*vae_decoder*")
 @pytest.mark.parametrize("target", [pytest.param("iOS17", marks=pytest.mark.slow), "iOS18"])
 @pytest.mark.parametrize("component", [pytest.param("unet", marks=pytest.mark.slow), "vae_encoder", "vae_decoder"])

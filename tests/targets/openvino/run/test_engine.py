@@ -95,6 +95,7 @@ def test_the_widest_instructions_of_the_processor_run(open_engine, feeds_for, fe
     assert all(word in kernel for kernel in used for word in words), used
 
 
+@pytest.mark.slow
 def test_weights_of_bf16_are_halves(lowered):
     size = {name: lowered("emoji", "unet", name)[0].with_suffix(".bin").stat().st_size for name in ("fp32", "bf16")}
     assert size["bf16"] < 0.51 * size["fp32"]
@@ -163,6 +164,7 @@ def test_a_size_outside_the_buckets_is_refused(open_engine, feeds_for):
         engine.run(feeds_for(engine, height=64, width=96))
 
 
+@pytest.mark.slow_cases("buckets0-*")
 @pytest.mark.slow_cases("buckets1-*")
 @pytest.mark.parametrize("hint", ["latency", pytest.param("throughput", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("buckets", [(), BUCKETS])
@@ -216,6 +218,7 @@ def test_a_fraction_of_a_timestep_is_not_cut_off(open_engine, feeds_for, torch_o
     assert rms(got, expected) <= 1e-5 < 1e-3 < rms(whole, expected)
 
 
+@pytest.mark.slow_cases("True-buckets1")
 @pytest.mark.slow_cases("True-buckets0")
 @pytest.mark.parametrize("buckets", [(), ((64, 64),)])
 @pytest.mark.parametrize("native", [pytest.param(False, marks=pytest.mark.slow), True])

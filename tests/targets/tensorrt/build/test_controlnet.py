@@ -20,6 +20,7 @@ def test_profiles_round_up():
     assert shapes_of(profile, (residual,))["r"] == ((1, 64, 4, 2), (2, 64, 5, 3), (4, 64, 6, 5))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("rtx")
 @pytest.mark.parametrize("component", [pytest.param("unet", marks=pytest.mark.slow), "controlnet"])
 def test_the_builder_takes_them(controlled_bundle, tmp_path, component):

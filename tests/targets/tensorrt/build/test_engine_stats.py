@@ -21,6 +21,7 @@ def structure(spec, size=64):
     return spec.metadata["structure"][f"{size}x{size}"]
 
 
+@pytest.mark.slow_cases("vae_decoder")
 @pytest.mark.slow_cases("unet", "vae_encoder")
 @pytest.mark.parametrize("component", ["text_encoder", "unet", "vae_encoder", "vae_decoder"])
 def test_every_attention_is_one_kernel_in_half_precision(built, component):
