@@ -81,6 +81,6 @@ class Flux2Module(FluxEmbeddings):
             states = block(
                 hidden_states=states, encoder_hidden_states=None, temb_mod=modulation, image_rotary_emb=angles
             )
-        own = states[:, texts : texts + count]
+        own = states[:, texts:][:, :count]  # of the sizes of the first block's sum, around which `export --split` cuts
         velocity: torch.Tensor = network.proj_out(network.norm_out(own, embedded))
         return velocity.reshape(velocity.shape[0], *place, -1)

@@ -20,6 +20,7 @@ from diffoundry.exporter.families import flux_2 as exporter_family
 from diffoundry.runtime import load
 from diffoundry.runtime.cli.generate import command as generate
 from diffoundry.runtime.cli.prompt_notes import prompt_notes
+from diffoundry.runtime.engines.body_cache import watch_bodies
 from diffoundry.runtime.errors import ConfigError, InputError
 from diffoundry.runtime.pipelines.families import flux_2 as runtime_family
 from diffoundry.runtime.pipelines.tasks.editing import read_reference
@@ -107,6 +108,22 @@ def test_every_step_of_inpainting_is_diffusers(ours, inpaint, target):
     image = {"image": OTHER, "mask_image": MASK.resize(OTHER.size), "height": None, "width": None, "watch": False}
     for case in INPAINTING if target == "onnxruntime" else ("a reference",):
         compare(ours[target], inpaint, **image, **INPAINTING[case])
+
+
+@pytest.mark.slow
+def test_parts_of_a_split_transformer_have_the_bits_of_the_whole(ours, exported, folder):
+    """Bundles of one export, without and with images to see; `first-block` compares their tokens too."""
+    cut = load(exported(folder, split=True))
+    for more in ({}, {"image": [OTHER, BAND], "height": None, "width": None}):
+        arguments = {**FEW, "guidance_scale": 2.0, "seed": 0, "num_inference_steps": 5, **more}
+        whole, parts = ([step.latents for step in pipe.start(TWO, **arguments)] for pipe in (ours["onnxruntime"], cut))
+        assert all(map(np.array_equal, whole, parts))
+        for cache in ("first-block:9:final=1", "deep:2:final=0"):
+            with watch_bodies() as calls:
+                kept = [step.latents for step in cut.start(TWO, **arguments, cache=cache)]
+            assert not all(calls)
+            assert np.array_equal(kept[0], whole[0])
+            assert np.isfinite(kept[-1]).all()
 
 
 @pytest.mark.slow
