@@ -1,6 +1,7 @@
 """Every error that diffoundry raises for a user: one base class, one sentence form."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from diffoundry.runtime.install_hint import install_command
 from diffoundry.runtime.suggest import did_you_mean
@@ -24,8 +25,19 @@ __all__ = [
 class DiffoundryError(Exception):
     """Base of all errors meant for the user; the command line prints it without a traceback.
 
-    The message says: subject, got, expected, what to do.
+    The message says: subject, got, expected, what to do. Other processes get it with its message and attributes.
     """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what `pickle` needs: classes take other arguments than the message."""
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(cls: type[DiffoundryError], args: tuple[Any, ...], attributes: dict[str, Any]) -> DiffoundryError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
 
 
 class InputError(DiffoundryError, ValueError):

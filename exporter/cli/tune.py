@@ -22,6 +22,7 @@ from diffoundry.runtime.cli.options import (
     named_as_typed,
     take_engine_options,
 )
+from diffoundry.runtime.cli.ray_workers import check_address
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.presets import PRESETS_FILE, read_presets
 
@@ -32,6 +33,7 @@ __all__ = ["command"]
 
 _EXAMPLES = (
     "diffoundry tune emoji.bundle --min-psnr 40",
+    "diffoundry tune sd15.bundle --min-psnr 35 --ray auto",
     "diffoundry tune sd15.bundle --min-psnr 30 --steps 25 --prompts 4 --preset draft",
 )
 
@@ -71,10 +73,18 @@ _SCALE = 7.5
     help="Steps of the exact loop.",
 )
 @_images("--guidance-scale", type=float, help="1 or less turns guidance off. The preset keeps it.  [default: 7.5]")
+@_search(
+    "--ray",
+    metavar="ADDRESS",
+    help="Search on the Ray cluster at HOST:PORT, on that of this machine (auto), or on one that is started for the "
+    "command (local). Times are measured here.",
+)
 @engine_options
 @json_option
 @named_as_typed()
-def command(bundle: Path, *, min_psnr: float, preset: str, as_json: bool, **values: Any) -> None:  # fmt: skip
+def command(
+    bundle: Path, *, min_psnr: float, preset: str, ray: str | None, as_json: bool, **values: Any
+) -> None:  # fmt: skip
     """Search the approximation with which the bundle DIR is fastest within --min-psnr, and store it as a preset.
 
     Steps, schedulers, guidance intervals and caches are tried together. 'generate --preset' uses the result. The exit
@@ -82,6 +92,8 @@ def command(bundle: Path, *, min_psnr: float, preset: str, as_json: bool, **valu
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", preset):
         raise InputError(f"--preset: got {preset!r}, expected a name of letters, digits, - and _")
+    if ray is not None:
+        check_address(ray)
     given = values.pop("given")
     if len(given) == 1:
         raise InputError("--prompt: got one, expected at least two: every second one is held out of the search")
@@ -98,7 +110,7 @@ def command(bundle: Path, *, min_psnr: float, preset: str, as_json: bool, **valu
     from diffoundry.exporter.tune.session import tune  # imports PyTorch: after every check of words
 
     with ProgressLine(keep=False) as progress:
-        result = tune(opened, request, min_psnr, progress.update)
+        result = tune(opened, request, min_psnr, progress.update, ray)
     if result.found is not None:
         replace_json(opened, PRESETS_FILE, {**known, preset: _preset(result, scale)})
     if as_json:

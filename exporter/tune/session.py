@@ -1,11 +1,13 @@
 """Measurements of approximations on the engines of a bundle, as `verify --approximation` and `tune` make them."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 from diffoundry.exporter.tune.approximation import Approximation
 from diffoundry.exporter.tune.measure import ApproximationReport, Exact, compare, generate_exact
-from diffoundry.exporter.tune.search import candidates, search
+from diffoundry.exporter.tune.ray_sweep import measure_with_ray
+from diffoundry.exporter.tune.search import Measure, MeasureHere, candidates, search
 from diffoundry.exporter.verify.checkpoint_source import find_checkpoint
 from diffoundry.exporter.verify.checks.nearest_image import Gallery, gallery_of_images, open_gallery
 from diffoundry.exporter.verify.image_size import settings_for
@@ -87,7 +89,7 @@ def measure_approximations(
     return measured
 
 
-def tune(bundle: Bundle, request: VerifyRequest, min_psnr: float, on_step: OnStep) -> Tuned:
+def tune(bundle: Bundle, request: VerifyRequest, min_psnr: float, on_step: OnStep, ray: str | None = None) -> Tuned:
     """Search the approximation that is fastest within a budget, on the engines that `generate` would choose.
 
     Every second prompt of the request is held out: a candidate of the search counts if it keeps the budget there too.
@@ -97,10 +99,12 @@ def tune(bundle: Bundle, request: VerifyRequest, min_psnr: float, on_step: OnSte
         request: Prompts, at least two, seeds, steps and guidance of the exact loop, and the engines.
         min_psnr: Least mean PSNR in dB.
         on_step: Progress.
+        ray: Address of the Ray cluster that the search runs on; None for this process. Exact images and the times of
+            the result are always measured here.
 
     Raises:
         EngineError: No engine of the bundle can run here.
-        InputError: The bundle takes no approximation.
+        InputError: The bundle takes no approximation, or as `RayWorkers`.
     """
     variant = find_variants(bundle, request)[0][0]
     pipeline = open_pipeline(variant.components, safety_checker=None)
@@ -110,7 +114,8 @@ def tune(bundle: Bundle, request: VerifyRequest, min_psnr: float, on_step: OnSte
         exact = generate_exact(pipeline, settings, lambda *counts: on_step("the exact loop", *counts))
         held = generate_exact(pipeline, others, lambda *counts: on_step("the exact loop, held out", *counts))
         tried = list(candidates(request.steps))
-        found = search(pipeline, settings, exact, min_psnr, tried, lambda done, total, text: on_step(text, done, total))
+        with _measure(ray, bundle, request, variant.name, MeasureHere(pipeline, settings, exact)) as measure:
+            found = search(measure, exact, min_psnr, tried, lambda done, total, text: on_step(text, done, total))
         gallery = _gallery(bundle, held)
         for one, searched in found:
             on_step(f"{one.text}, held-out prompts", 0, 1)
@@ -122,6 +127,15 @@ def tune(bundle: Bundle, request: VerifyRequest, min_psnr: float, on_step: OnSte
         return Tuned(name=variant.name, settings=others, found=None, searched=None, held_out=None, tried=len(tried))
     finally:
         variant.components.close()
+
+
+def _measure(
+    ray: str | None, bundle: Bundle, request: VerifyRequest, engines: str, here: MeasureHere
+) -> AbstractContextManager[Measure]:
+    """Return what measures the search: this process, or a cluster."""
+    if ray is None:
+        return nullcontext(here)
+    return measure_with_ray(ray, bundle, request, engines, here.settings, here.exact)
 
 
 def _gallery(bundle: Bundle, exact: Exact) -> Gallery | None:

@@ -15,6 +15,7 @@ from diffoundry.runtime.bundle.hub import find_bundle
 from diffoundry.runtime.cli.completion import complete_precision, complete_target
 from diffoundry.runtime.cli.console import remark
 from diffoundry.runtime.cli.help import options_in, typed_name
+from diffoundry.runtime.cli.open_pipeline import find_chain, split_chain
 from diffoundry.runtime.engines.protocol import EngineOptions
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import DiffoundryError, InputError, UnknownArgumentError
@@ -24,7 +25,6 @@ __all__ = [
     "bundle_argument",
     "bundles_argument",
     "engine_options",
-    "find_chain",
     "json_option",
     "named_as_typed",
     "take_engine_options",
@@ -42,7 +42,7 @@ def _find(context: click.Context, _parameter: click.Parameter, value: str) -> Pa
     """
     if context.resilient_parsing:
         return Path(value)
-    if len(_chained(value)) > 1:
+    if len(split_chain(value)) > 1:
         raise InputError(
             f"DIR: got the chain {value}, expected one bundle: only 'diffoundry generate' and 'diffoundry serve' run "
             f"chains; pass each bundle alone"
@@ -50,31 +50,8 @@ def _find(context: click.Context, _parameter: click.Parameter, value: str) -> Pa
     return find_bundle(value)
 
 
-def find_chain(value: str, subject: str) -> tuple[Path, ...]:
-    """Find the folders of bundles that are joined by a plus.
-
-    Args:
-        value: As typed.
-        subject: Its name in messages.
-
-    Raises:
-        InputError: One has no name.
-    """
-    names = _chained(value)
-    if not all(names):
-        raise InputError(
-            f"{subject}: got {value!r}, expected a bundle on both sides of a plus; remove the plus or add one"
-        )
-    return tuple(find_bundle(name) for name in names)
-
-
 def _find_bundles(context: click.Context, _parameter: click.Parameter, value: str) -> tuple[Path, ...]:
     return (Path(value),) if context.resilient_parsing else find_chain(value, "DIR")
-
-
-def _chained(value: str) -> list[str]:
-    """Split the names of bundles at each plus; a folder of the whole name is one bundle."""
-    return [value] if Path(value).exists() else value.split("+")
 
 
 bundles_argument = click.argument("bundle", type=click.Path(), callback=_find_bundles, metavar="DIR")

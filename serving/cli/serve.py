@@ -11,8 +11,8 @@ import click
 
 from diffoundry.runtime.cli.console import print_json, remark, warn
 from diffoundry.runtime.cli.help import Command, options_in
-from diffoundry.runtime.cli.open_pipeline import open_pipeline
-from diffoundry.runtime.cli.options import engine_options, find_chain, json_option, take_engine_options, tell_choice
+from diffoundry.runtime.cli.open_pipeline import find_chain, open_pipeline
+from diffoundry.runtime.cli.options import engine_options, json_option, take_engine_options, tell_choice
 from diffoundry.runtime.dispatch import Dispatcher
 from diffoundry.runtime.errors import InputError, MissingExtraError
 from diffoundry.serving.server.limits import Limits

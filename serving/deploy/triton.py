@@ -9,6 +9,7 @@ from diffoundry.runtime import load
 from diffoundry.runtime.bundle.atomic_write import write_text
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.pipelines.base import PipelineBase
 from diffoundry.serving.deploy.deployment import copy_bundle, deployment_name
 from diffoundry.serving.deploy.triton_tensors import INPUTS, OUTPUTS, TritonInput, select_inputs
 
@@ -41,6 +42,8 @@ class TritonPythonModel:
 
 _HEAD = """# Made by `diffoundry deploy`. `parameters` may name a target, a precision and a device, as `load` does:
 # parameters {{ key: "precision" value {{ string_value: "fp32" }} }}
+# and a folder of the LoRAs that `loras` may name, absolute or beside model.py:
+# parameters {{ key: "lora_dir" value {{ string_value: "loras" }} }}
 name: "{name}"
 backend: "python"
 max_batch_size: 0
@@ -69,8 +72,8 @@ def write_repository(bundle: Bundle, folder: Path) -> None:
             raise InputError(
                 f"--to triton: {bundle.root} ({bundle.pipeline_class}) makes no images, expected a bundle that does"
             )
-        inputs, needed = select_inputs(pipeline), _needed(pipeline.example_inputs, needs_prompt=pipeline.needs_prompt)
-    unknown = [one for one in pipeline.example_inputs if one not in {known.name for known in INPUTS}]
+        inputs, needed = select_inputs(pipeline), _needed(pipeline)
+    unknown = sorted(needed - {one.name for one in INPUTS})
     if unknown:
         raise InputError(
             f"--to triton: {bundle.root} ({bundle.pipeline_class}) takes {', '.join(unknown)}, which Triton's clients "
@@ -85,8 +88,14 @@ def write_repository(bundle: Bundle, folder: Path) -> None:
     write_text(folder / name / "config.pbtxt", "".join([*texts, _TAIL]))
 
 
-def _needed(images: tuple[str, ...], *, needs_prompt: bool) -> frozenset[str]:
-    return frozenset((*images, "prompt") if needs_prompt else images)
+def _needed(pipeline: PipelineBase) -> frozenset[str]:
+    """Return the inputs without which a call is refused."""
+    prompt = {"prompt": "a"} if pipeline.needs_prompt else {}
+    try:
+        pipeline.check_call(prompt)
+    except InputError:
+        return frozenset((*prompt, *pipeline.example_inputs))
+    return frozenset(prompt)
 
 
 def _input(one: TritonInput, *, optional: bool) -> str:

@@ -3,18 +3,26 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from diffoundry.runtime import load
+from diffoundry.runtime.dispatch.loras import RequestLoras
 from diffoundry.runtime.errors import DiffoundryError, InputError
-from diffoundry.serving.deploy.triton_tensors import select_inputs
+from diffoundry.serving.deploy.triton_tensors import LORAS, select_inputs
+from diffoundry.serving.lora_folder import LoraFolder
+from diffoundry.serving.place_images import group_image_prompts
 
 __all__ = ["TritonPipeline"]
 
-_PARAMETERS = ("target", "precision", "device")
+_ENGINE = ("target", "precision", "device")
 """Parameters of config.pbtxt that choose the engine, named as the arguments of `load`."""
+
+_LORA_DIR = "lora_dir"
+"""Parameter of config.pbtxt: folder of the LoRAs that clients may name. Relative paths begin beside `model.py`."""
+
+_PARAMETERS = (*_ENGINE, _LORA_DIR)
 
 
 class TritonPipeline:
@@ -33,7 +41,7 @@ class TritonPipeline:
             arguments: Those of `TritonPythonModel.initialize`.
 
         Raises:
-            InputError: config.pbtxt has a parameter that nothing reads.
+            InputError: config.pbtxt has a parameter that nothing reads, or its folder of LoRAs is none.
             BundleError, EngineError: The bundle cannot be opened.
         """
         self._utils = utils
@@ -42,6 +50,10 @@ class TritonPipeline:
         for name in chosen:
             if name not in _PARAMETERS:
                 raise InputError(f"config.pbtxt: got the parameter {name!r}, expected one of {', '.join(_PARAMETERS)}")
+        folder = bundle.parent / chosen.pop(_LORA_DIR) if _LORA_DIR in chosen else None
+        if folder is not None and not folder.is_dir():
+            raise InputError(f"config.pbtxt: {_LORA_DIR} names {folder}, which is no folder; make it, or leave it out")
+        self._folder, self._loras = LoraFolder(folder, option=f"{_LORA_DIR} of config.pbtxt"), RequestLoras()
         self.pipeline = load(bundle, **chosen)
         self._inputs = select_inputs(self.pipeline)
 
@@ -63,11 +75,16 @@ class TritonPipeline:
             return self._refuse(str(error), kinds.INTERNAL)
 
     def _generate(self, request: Any) -> Any:
-        arguments = {}
+        arguments: dict[str, Any] = {}
         for one in self._inputs:
             tensor = self._utils.get_input_tensor_by_name(request, one.name)
             if tensor is not None:
                 arguments[one.name] = one.read(one.name, tensor.as_numpy())
+        if "ip_adapter_image" in arguments:
+            arguments["ip_adapter_image"] = group_image_prompts(self.pipeline, arguments["ip_adapter_image"])
+        chosen = self._loras.check(self.pipeline, self._folder.choose(arguments.pop(LORAS, [])))
+        self.pipeline.check_call({"prompt": None, **arguments})  # before LoRAs are loaded
+        self._loras.apply(cast("Any", self.pipeline), chosen)
         run = self.pipeline.start(**arguments)
         for _ in run:
             if request.is_cancelled():

@@ -10,8 +10,10 @@ from PIL import Image
 
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.pipelines.base import PipelineBase
+from diffoundry.serving.place_images import one_or_list
+from diffoundry.serving.taken_arguments import taken_arguments
 
-__all__ = ["INPUTS", "OUTPUTS", "TritonInput", "select_inputs"]
+__all__ = ["INPUTS", "LORAS", "OUTPUTS", "TritonInput", "select_inputs"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +77,41 @@ def _image(name: str, tensor: NDArray[Any]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(tensor, np.uint8))
 
 
+def _images(name: str, tensor: NDArray[Any]) -> list[Image.Image]:
+    """Return the images of (count, height, width, 3) in uint8.
+
+    Raises:
+        InputError: It has another shape.
+    """
+    if tensor.ndim != 4 or tensor.shape[3] != 3 or 0 in tensor.shape:
+        raise InputError(f"{name}: got the shape {tensor.shape}, expected (count, height, width, 3)")
+    return [_image(name, one) for one in tensor]
+
+
+def _for_each_network(name: str, tensor: NDArray[Any]) -> Any:
+    """Return an image, or a list of one for each network; see `_images`."""
+    return one_or_list(_images(name, tensor))
+
+
+def _decimals(name: str, tensor: NDArray[Any]) -> Any:
+    """Return a number, or a list of one for each network.
+
+    Raises:
+        InputError: There is none.
+    """
+    if tensor.ndim != 1 or not tensor.size:
+        raise InputError(f"{name}: got the shape {tensor.shape}, expected (count)")
+    return one_or_list([_decimal(name, one) for one in tensor])
+
+
+def _texts(name: str, tensor: NDArray[Any]) -> list[str]:
+    return [_text(name, one) for one in tensor.reshape(-1, 1)]
+
+
+def _truth(name: str, tensor: NDArray[Any]) -> bool:
+    return bool(_one(name, tensor))
+
+
 def _mask(name: str, tensor: NDArray[Any]) -> Image.Image:
     """Return a mask of (height, width) in uint8, white where the image is generated again.
 
@@ -85,6 +122,9 @@ def _mask(name: str, tensor: NDArray[Any]) -> Image.Image:
         raise InputError(f"{name}: got the shape {tensor.shape}, expected (height, width)")
     return Image.fromarray(np.ascontiguousarray(tensor, np.uint8))
 
+
+LORAS = "loras"
+"""Names of LoRAs, which are no argument of a pipeline."""
 
 INPUTS = (
     TritonInput(name="prompt", kind="TYPE_STRING", dims=(1,), read=_text),
@@ -99,6 +139,16 @@ INPUTS = (
     TritonInput(name="height", kind="TYPE_INT32", dims=(1,), read=_whole),
     TritonInput(name="width", kind="TYPE_INT32", dims=(1,), read=_whole),
     TritonInput(name="num_images_per_prompt", kind="TYPE_INT32", dims=(1,), read=_whole),
+    TritonInput(name="control_image", kind="TYPE_UINT8", dims=(-1, -1, -1, 3), read=_for_each_network),
+    TritonInput(name="controlnet_conditioning_scale", kind="TYPE_FP32", dims=(-1,), read=_decimals),
+    TritonInput(name="control_guidance_start", kind="TYPE_FP32", dims=(-1,), read=_decimals),
+    TritonInput(name="control_guidance_end", kind="TYPE_FP32", dims=(-1,), read=_decimals),
+    TritonInput(name="guess_mode", kind="TYPE_BOOL", dims=(1,), read=_truth),
+    TritonInput(name="adapter_image", kind="TYPE_UINT8", dims=(-1, -1, -1, 3), read=_for_each_network),
+    TritonInput(name="adapter_conditioning_scale", kind="TYPE_FP32", dims=(-1,), read=_decimals),
+    TritonInput(name="ip_adapter_image", kind="TYPE_UINT8", dims=(-1, -1, -1, 3), read=_images),
+    TritonInput(name="ip_adapter_scale", kind="TYPE_FP32", dims=(-1,), read=_decimals),
+    TritonInput(name=LORAS, kind="TYPE_STRING", dims=(-1,), read=_texts),
 )
 """Arguments that Triton's clients may send, in the order of config.pbtxt."""
 
@@ -108,5 +158,6 @@ OUTPUTS = (("images", "TYPE_UINT8", (-1, -1, -1, 3)), ("seed", "TYPE_INT64", (1,
 
 def select_inputs(pipeline: PipelineBase) -> tuple[TritonInput, ...]:
     """Return the inputs that a pipeline takes."""
-    taken = pipeline.argument_names | ({"prompt"} if pipeline.needs_prompt else set())
+    taken = taken_arguments(pipeline) | ({"prompt"} if pipeline.needs_prompt else set())
+    taken |= {LORAS} if hasattr(pipeline, "loras") else set()
     return tuple(one for one in INPUTS if one.name in taken)

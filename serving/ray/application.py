@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from diffoundry.runtime.bundle.hub import find_bundle
+from diffoundry.runtime.bundle.identity import identify
+from diffoundry.runtime.cli.open_pipeline import find_chain
 from diffoundry.runtime.engines.protocol import EngineOptions
 from diffoundry.runtime.errors import InputError, MissingExtraError
 from diffoundry.runtime.suggest import did_you_mean
@@ -25,6 +26,8 @@ def images_app(
     precision: str | None = None,
     device: str | None = None,
     threads: int | None = None,
+    api_key_file: str | Path | None = None,
+    lora_dir: str | Path | None = None,
 ) -> Any:
     """Return an application for `serve.run`.
 
@@ -33,7 +36,8 @@ def images_app(
     `serve_multiplexed_model_id`, or `multiplexed_model_id` of a handle, names the one of a request.
 
     Args:
-        bundles: Folders, at the same path on every machine of the cluster; or ids on the Hugging Face hub.
+        bundles: Folders, at the same path on every machine of the cluster; or ids on the Hugging Face hub. Two or more
+            that are joined by a plus are a chain, and one model.
         min_replicas: Replicas without load; 0 lets Ray end the last one.
         max_replicas: Replicas under load. Ray adds one when more than half of `active` requests run on each.
         num_cpus: CPUs that Ray reserves for a replica.
@@ -45,9 +49,11 @@ def images_app(
         precision: See there.
         device: See there.
         threads: See there; None for `num_cpus`, or 1 where that is less.
+        api_key_file: As `--api-key-file` of `diffoundry serve`, read on this machine; for clients over HTTP.
+        lora_dir: As `--lora-dir`, at the same path on every machine.
 
     Raises:
-        InputError: No bundle, two of one name, or a number that is too small.
+        InputError: No bundle, two of one name, a number that is too small, or a file or folder that cannot be used.
         MissingExtraError: Ray is not installed.
     """
     numbers = {"min_replicas": min_replicas, "max_replicas": max_replicas, "models_per_replica": models_per_replica,
@@ -62,9 +68,14 @@ def images_app(
     named = _name_bundles(bundles)
     serve, module = _import_ray()
     given = module.ReplicaOptions(
-        bundles=named, engines={"target": target, "precision": precision, "options": options},
-        active=active, queue=queue,
-    )  # fmt: skip
+        bundles=named,
+        identity=identify([path for paths in named.values() for path in paths]),
+        engines={"target": target, "precision": precision, "options": options},
+        active=active,
+        queue=queue,
+        keys=module.read_keys(None if api_key_file is None else Path(api_key_file)),
+        loras=None if lora_dir is None else _lora_folder(Path(lora_dir)),
+    )
     base = module.BundleReplica
     opener = serve.multiplexed(max_num_models_per_replica=models_per_replica)(base.open_model)
     replica = type("BundleReplica", (base,), {"open_model": opener, "__doc__": base.__doc__})
@@ -100,7 +111,18 @@ def _import_ray() -> tuple[Any, Any]:
     return serve, replica
 
 
-def _name_bundles(bundles: tuple[str | Path, ...]) -> dict[str, str]:
+def _lora_folder(folder: Path) -> Path:
+    """Return the folder, absolute.
+
+    Raises:
+        InputError: It is none.
+    """
+    if not folder.is_dir():
+        raise InputError(f"lora_dir: got {str(folder)!r}, which is no folder, expected one with .safetensors files")
+    return folder.resolve()
+
+
+def _name_bundles(bundles: tuple[str | Path, ...]) -> dict[str, tuple[Path, ...]]:
     """Return the folders by the names of their models, as `diffoundry serve` names them.
 
     Raises:
@@ -108,19 +130,21 @@ def _name_bundles(bundles: tuple[str | Path, ...]) -> dict[str, str]:
     """
     if not bundles:
         raise InputError("bundles: got none, expected at least one folder")
-    found: dict[str, str] = {}
+    found: dict[str, tuple[Path, ...]] = {}
     for bundle in bundles:
-        path = find_bundle(bundle).resolve()
-        name = path.name.removesuffix(".bundle")
+        paths = tuple(path.resolve() for path in find_chain(str(bundle), "bundles"))
+        name = "+".join(path.name.removesuffix(".bundle") for path in paths)
         if name in found:
-            raise InputError(f"bundles: got two named {name!r}, {found[name]} and {path}; rename one of the folders")
-        found[name] = str(path)
+            both = " and ".join("+".join(map(str, one)) for one in (found[name], paths))
+            raise InputError(f"bundles: got two named {name!r}, {both}; rename one of the folders")
+        found[name] = paths
     return found
 
 
 _KINDS: Mapping[str, Callable[[Any], Any]] = {
     "min_replicas": int, "max_replicas": int, "num_cpus": float, "num_gpus": float, "models_per_replica": int,
     "active": int, "queue": int, "target": str, "precision": str, "device": str, "threads": int,
+    "api_key_file": str, "lora_dir": str,
 }  # fmt: skip
 
 

@@ -9,13 +9,16 @@ from diffoundry.runtime.errors import DiffoundryError
 from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
 from diffoundry.runtime.schedulers import resolve_scheduler
 from diffoundry.runtime.suggest import did_you_mean
+from diffoundry.serving.lora_folder import LoraFolder
+from diffoundry.serving.place_images import group_image_prompts, one_or_list
 from diffoundry.serving.server.errors import ApiError, bad_parameter, from_error
 from diffoundry.serving.server.limits import Limits
-from diffoundry.serving.server.models import LoraFolder, Model, find_model
+from diffoundry.serving.server.models import Model, find_model
 from diffoundry.serving.server.parameter_table import CALL_ARGUMENTS, ENDPOINTS, IMAGES, NEUTRAL, PARAMETERS
 from diffoundry.serving.server.parameters import read_value, unknown_parameter
 from diffoundry.serving.server.read_images import ImageReader, open_mask
 from diffoundry.serving.server.read_request import Body
+from diffoundry.serving.taken_arguments import taken_arguments
 
 __all__ = ["ImageCall", "prepare_call"]
 
@@ -169,9 +172,10 @@ def _arguments(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the arguments of the call, and the settings that the image keeps in other words."""
     pipeline = model.pipeline
+    taken = taken_arguments(pipeline)
     for name in values:
         own = name in CALL_ARGUMENTS or (name in IMAGES and name != "mask") or name == "prompt"
-        if own and name not in pipeline.argument_names:
+        if own and name not in taken:
             raise unknown_parameter(name, f"{model.name} has no such parameter; GET /v1/models/{model.name} lists all")
     reader = ImageReader(limits.image_pixels)
     arguments = {name: values[name] for name in ("prompt", *CALL_ARGUMENTS) if name in values}
@@ -201,8 +205,8 @@ def _place_images(model: Model, arguments: dict[str, Any]) -> None:
         ApiError: Both kinds of masks.
     """
     for name in ("image", "image_reference", "control_image", "adapter_image"):
-        if isinstance(arguments.get(name), list) and len(arguments[name]) == 1:
-            arguments[name] = arguments[name][0]
+        if isinstance(arguments.get(name), list):
+            arguments[name] = one_or_list(arguments[name])
     for name in ("images", "prior_image"):
         if name in arguments and not isinstance(arguments[name], list):
             arguments[name] = [arguments[name]]
@@ -213,12 +217,10 @@ def _place_images(model: Model, arguments: dict[str, Any]) -> None:
         image = arguments["image"]
         first = image[0] if isinstance(image, list) else image
         arguments["mask_image"] = open_mask(mask, first.size)
-    pipeline = model.pipeline
-    together = not isinstance(pipeline, DiffusionPipeline) or len(pipeline.image_prompts.names) == 1
     for name in ("ip_adapter_image", "ip_adapter_masks"):
         if name in arguments:
             given = arguments[name] if isinstance(arguments[name], list) else [arguments[name]]
-            arguments[name] = [given] if together else [[one] for one in given]
+            arguments[name] = group_image_prompts(model.pipeline, given)
 
 
 def _size(values: Mapping[str, Any]) -> dict[str, int]:

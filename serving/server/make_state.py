@@ -6,11 +6,12 @@ from pathlib import Path
 
 from diffoundry.runtime.dispatch import Dispatcher
 from diffoundry.runtime.pipelines.base import PipelineBase
+from diffoundry.serving.lora_folder import LoraFolder
 from diffoundry.serving.server.image_store import ImageStore
 from diffoundry.serving.server.jobs import Jobs
 from diffoundry.serving.server.limits import Limits
 from diffoundry.serving.server.metrics import Metrics
-from diffoundry.serving.server.models import LoraFolder, name_models
+from diffoundry.serving.server.models import name_models
 from diffoundry.serving.server.read_request import BodyBudget
 from diffoundry.serving.server.security import ApiKeys
 from diffoundry.serving.server.state import ServerState

@@ -1,22 +1,20 @@
 """The models of a server: one pipeline for each bundle, by the name of its folder."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from diffoundry.runtime.errors import DiffoundryError, InputError
 from diffoundry.runtime.pipelines.base import PipelineBase
 from diffoundry.runtime.presets import read_presets
 from diffoundry.runtime.suggest import did_you_mean
-from diffoundry.serving.server.errors import ApiError, bad_parameter
+from diffoundry.serving.server.errors import ApiError
 from diffoundry.serving.server.model_facts import model_facts
 from diffoundry.serving.server.parameter_table import ENDPOINTS
+from diffoundry.serving.taken_arguments import taken_arguments
 
-__all__ = ["LoraFolder", "Model", "find_model", "name_models"]
-
-_ENDING = ".safetensors"
+__all__ = ["Model", "find_model", "name_models"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -44,7 +42,7 @@ class Model:
     def parameters(self) -> list[str]:
         """Return the parameters of this bundle that are arguments of its pipeline, or images."""
         known = frozenset[str]().union(*(ENDPOINTS[name] for name in self.endpoints()))
-        names = known & self.pipeline.argument_names
+        names = known & taken_arguments(self.pipeline)
         return sorted(names | ({"mask"} if "mask_image" in names else set()))
 
     def describe(self) -> dict[str, Any]:
@@ -114,42 +112,3 @@ def find_model(models: Mapping[str, Model], name: str | None) -> Model:
 def _one_of(names: Iterable[str]) -> str:
     listed = list(names)
     return f"one of {', '.join(listed)}" if len(listed) > 1 else repr(listed[0])
-
-
-@dataclass(frozen=True, slots=True)
-class LoraFolder:
-    """The LoRAs that clients may name.
-
-    Attributes:
-        folder: With safetensors files; None where the operator allows none.
-    """
-
-    folder: Path | None
-
-    def names(self) -> dict[str, Path]:
-        """Return the files that are there now, by name without ending."""
-        if self.folder is None:
-            return {}
-        return {path.stem: path for path in sorted(self.folder.iterdir()) if path.suffix == _ENDING and path.is_file()}
-
-    def choose(self, texts: Sequence[str]) -> dict[str, float]:
-        """Return paths and scales of NAME or NAME:SCALE.
-
-        A name is looked up in the list of files, so no text of a client becomes part of a path.
-
-        Raises:
-            ApiError: No such LoRA, one twice, or a scale that is no number.
-        """
-        known = self.names()
-        chosen: dict[str, float] = {}
-        for text in texts:
-            name, colon, number = text.partition(":")
-            if name not in known:
-                listed = f"one of {', '.join(known)}" if known else "none: the operator allows no LoRAs (--lora-dir)"
-                raise bad_parameter("loras", f"got {name!r}, expected {listed}.{did_you_mean(name, known)}")
-            if str(known[name]) in chosen:
-                raise bad_parameter("loras", f"got {name!r} twice, expected it once")
-            if colon and not re.fullmatch(r"-?[0-9]{0,3}\.?[0-9]{1,6}", number):
-                raise bad_parameter("loras", f"got {text!r}, expected NAME or NAME:SCALE such as {name}:0.8")
-            chosen[str(known[name])] = float(number) if colon else 1.0
-        return chosen

@@ -13,6 +13,10 @@ _LONGEST = 32_000
 """Characters of a prompt; OpenAI's own bound."""
 
 
+_MOST_STEPS = 1000
+"""Steps of a scheduler, and entries of a list of its times."""
+
+
 def _text(name: str, meaning: str) -> Parameter:
     return Parameter(name=name, kind=_TEXT, meaning=meaning, low=0, high=_LONGEST)
 
@@ -94,7 +98,7 @@ _LOOP = (
         low=-(2**63),
         high=2**64 - 1,
     ),
-    _integer("num_inference_steps", "Steps of the scheduler.", low=1, high=1000),
+    _integer("num_inference_steps", "Steps of the scheduler.", low=1, high=_MOST_STEPS),
     _number("guidance_scale", "1 or less turns guidance off.", low=0),
     _number("guidance_rescale", "Lin et al. 2023.", low=0, high=1),
     _number("true_cfg_scale", "Guidance by negative_prompt where guidance_scale is embedded.", low=0),
@@ -118,19 +122,25 @@ _LOOP = (
 )
 
 _STAGES = (
-    _integer("prior_num_inference_steps", "Steps of the prior.", low=1, high=1000),
+    _integer("prior_num_inference_steps", "Steps of the prior.", low=1, high=_MOST_STEPS),
     _number("prior_guidance_scale", "Guidance of the prior; 1 or less turns it off.", low=0),
-    _number("prior_timesteps", "Wuerstchen: times of the prior, from 1 to 0, descending.", "only", low=0, high=1),
-    _integer("decoder_num_inference_steps", "unCLIP: steps of the decoder.", low=1, high=1000),
+    _number(
+        "prior_timesteps", "Wuerstchen: times of the prior, from 1 to 0, descending.", "only", low=0, high=1,
+        count=_MOST_STEPS,
+    ),
+    _integer("decoder_num_inference_steps", "unCLIP: steps of the decoder.", low=1, high=_MOST_STEPS),
     _number("decoder_guidance_scale", "unCLIP: guidance of the decoder.", low=0),
-    _integer("super_res_num_inference_steps", "unCLIP: steps of the super-resolution.", low=1, high=1000),
-)
+    _integer("super_res_num_inference_steps", "unCLIP: steps of the super-resolution.", low=1, high=_MOST_STEPS),
+)  # fmt: skip
 
 _SPECIAL = (
-    _number("timesteps", "Consistency models: places in the trained noise levels, descending.", "only", low=0),
+    _number(
+        "timesteps", "Consistency models: places in the trained noise levels, descending.", "only", low=0,
+        count=_MOST_STEPS,
+    ),
     _flag("use_clipped_model_output", "DDIM: compute the noise again from the clipped image."),
-    _integer("jump_length", "RePaint: steps that a jump goes back.", low=1),
-    _integer("jump_n_sample", "RePaint: times through each stretch.", low=1),
+    _integer("jump_length", "RePaint: steps that a jump goes back.", low=1, high=100),
+    _integer("jump_n_sample", "RePaint: times through each stretch.", low=1, high=100),
     _number("truncation_rate", "VQ-Diffusion: draw among the most likely codes.", low=0, high=1),
     _number("max_timesteps", "Sana-Sprint: first timestep.", low=0, high=1.5708),
     _number("intermediate_timesteps", "Sana-Sprint: second of two timesteps.", low=0, high=1.5708),

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
 from diffoundry.runtime.dispatch import Dispatcher
+from diffoundry.serving.lora_folder import LoraFolder
 from diffoundry.serving.server.image_store import ImageStore
 from diffoundry.serving.server.jobs import Jobs
 from diffoundry.serving.server.limits import Limits
 from diffoundry.serving.server.metrics import Metrics
-from diffoundry.serving.server.models import LoraFolder, Model
+from diffoundry.serving.server.models import Model
 from diffoundry.serving.server.read_request import BodyBudget
 from diffoundry.serving.server.security import ApiKeys
 

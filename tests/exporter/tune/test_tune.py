@@ -14,11 +14,13 @@ from diffoundry.exporter.cli.verify import command as verify_command
 from diffoundry.exporter.tune import session
 from diffoundry.exporter.tune.approximation import Approximation, parse_approximation
 from diffoundry.exporter.tune.measure import generate_exact, measure_distance, sample, summarize
-from diffoundry.exporter.tune.search import candidates, search
+from diffoundry.exporter.tune.ray_sweep import SweepWorker
+from diffoundry.exporter.tune.search import MeasureHere, candidates, search
 from diffoundry.exporter.verify.image_size import settings_for
 from diffoundry.exporter.verify.request import VerifyRequest
 from diffoundry.runtime import load
 from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.cli import ray_workers
 from diffoundry.runtime.cli.generate import command as generate_command
 from diffoundry.runtime.errors import BundleError, InputError
 from diffoundry.runtime.presets import read_presets
@@ -77,19 +79,19 @@ def test_the_cheapest_within_the_budget(exact, monkeypatch):
     distances = [report.psnr for report in reports]
     assert distances == sorted(distances)
     for index, one in enumerate(FEW):
-        found = search(pipeline, settings, images, distances[index] - 0.01, FEW)
+        found = search(MeasureHere(pipeline, settings, images), images, distances[index] - 0.01, FEW)
         assert found[0][0] == one
         assert found[0][1] == replace(reports[index], seconds=found[0][1].seconds)
     generated = []
     start = pipeline.start
     monkeypatch.setattr(pipeline, "start", lambda prompt, **more: generated.append(prompt) or start(prompt, **more))
-    search(pipeline, settings, images, distances[-1] - 0.01, FEW[-1:])
+    search(MeasureHere(pipeline, settings, images), images, distances[-1] - 0.01, FEW[-1:])
     assert generated == list(REQUEST.prompts)  # the first image is not made twice
-    assert search(pipeline, settings, images, distances[-1] + 11, FEW) == []
+    assert search(MeasureHere(pipeline, settings, images), images, distances[-1] + 11, FEW) == []
     refused = Approximation(scheduler="FlowMatchEulerDiscrete")
     with pytest.raises(InputError, match="tune: this bundle takes none of 1 approximations; the last: FlowMatchEuler"):
-        search(pipeline, settings, images, 10, [refused])
-    assert search(pipeline, settings, images, distances[-1] + 11, [refused, FEW[0]]) == []
+        search(MeasureHere(pipeline, settings, images), images, 10, [refused])
+    assert search(MeasureHere(pipeline, settings, images), images, distances[-1] + 11, [refused, FEW[0]]) == []
 
 
 def test_candidates_are_read_as_they_are_written():
@@ -184,9 +186,52 @@ def test_nothing_within_the_budget_stores_nothing(copied):
     assert read_presets(Bundle(copied)) == {}
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_search_on_a_cluster_finds_what_one_process_does(copied, monkeypatch):
+    """Two workers measure; only the times differ, and every search ends with the same candidates in the same order."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'diffoundry[ray]'")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    few = (
+        *FEW,
+        Approximation(scheduler="FlowMatchEulerDiscrete"),
+        Approximation(steps=7),
+        Approximation(cache="sea:1"),
+    )
+    monkeypatch.setattr(session, "candidates", lambda _steps: few)
+    found = []
+    monkeypatch.setattr(session, "search", lambda *given: found.append(search(*given)) or found[-1])
+    options = ("--steps", STEPS, "--prompts", 4, "--threads", 1, "--min-psnr", 15)
+    here = invoke(tune_command, copied, *options, "--preset", "here")
+    assert here.exit_code == 0, here.output
+    ray.init(
+        address="local", num_cpus=2, object_store_memory=100 * 10**6, include_dashboard=False, logging_level="ERROR"
+    )
+    monkeypatch.setattr(ray_workers, "_connect", lambda *_: None)  # this process is connected
+    there = invoke(tune_command, copied, *options, "--preset", "there", "--ray", "auto")
+    assert there.exit_code == 0, there.output
+    assert "2 workers of Ray" in there.output
+    assert [one for one, _ in found[0]] == [one for one, _ in found[1]]
+    assert len(found[0]) > 1
+    for (_, first), (_, second) in zip(*found, strict=True):  # sums over pixels depend on where an array begins
+        assert (first.rows, first.images) == (second.rows, second.images)
+        assert (first.psnr, first.worst_psnr) == pytest.approx((second.psnr, second.worst_psnr), rel=1e-9)
+    presets = read_presets(Bundle(copied))
+    for stored in presets.values():
+        del stored["measured"]["times_as_fast"]
+    assert presets["here"] == presets["there"]
+
+
+def test_a_worker_with_other_engines_is_refused(emoji_bundle):
+    opening = str(emoji_bundle), REQUEST, "openvino int8", None, ()
+    with pytest.raises(InputError, match=r"--ray: the worker on .* would use onnxruntime fp32, expected openvino int8"):
+        SweepWorker().prepare(opening)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("--min-psnr", 30, "--ray", "cluster"), "--ray: got 'cluster', expected HOST:PORT of a cluster, auto for the"),
         (("--min-psnr", 30, "--preset", "a b"), "--preset: got 'a b', expected a name of letters, digits, - and _"),
         (("--min-psnr", 30, "--prompt", "x"), "--prompt: got one, expected at least two: every second one is held out"),
     ],

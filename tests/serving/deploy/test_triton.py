@@ -2,8 +2,10 @@
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,13 @@ import triton_stub as utils
 from google.protobuf import json_format, text_format
 from PIL import Image
 
+from diffoundry.runtime import load
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.cli.group import group
 from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
 from diffoundry.serving.deploy.triton import write_repository
+from diffoundry.serving.deploy.triton_model import TritonPipeline
 from diffoundry.serving.deploy.triton_tensors import INPUTS
 
 
@@ -93,7 +98,9 @@ def test_the_layout_and_the_configuration_are_those_of_triton(repository, config
     assert (config.backend, config.max_batch_size) == ("python", 0)
     assert {path.name for path in (repository / "emoji/1").iterdir()} == {"model.py", "emoji.bundle"}
     assert [one.name for one in config.input if not one.optional] == ["prompt"]
-    assert {one.name for one in config.input} == {one.name for one in INPUTS}
+    assert {one.name for one in config.input} == {one.name for one in INPUTS if "control" not in one.name} - {
+        "guess_mode", "adapter_image", "adapter_conditioning_scale", "ip_adapter_image", "ip_adapter_scale",
+    }  # fmt: skip
 
 
 def test_images_are_those_of_generate_bit_for_bit(model, config, emoji, tmp_path):
@@ -142,6 +149,10 @@ def test_a_client_that_leaves_ends_its_run_within_a_step(model):
             "image: got the shape (8, 8), expected (height, width, 3)",
         ),
         (
+            {"prompt": "a", "loras": np.array([b"\xff"], np.object_)},
+            "loras: got bytes that are no UTF-8, expected a text in UTF-8",
+        ),
+        (
             {"prompt": "a", "mask_image": np.zeros((8, 8, 1), np.uint8)},
             "mask_image: got the shape (8, 8, 1), expected (height, width)",
         ),
@@ -176,8 +187,78 @@ def test_the_model_imports_no_framework(repository, config):
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
+def _deployed(bundle, folder, **parameters):
+    """Return the model of a bundle in its repository, as Triton opens it, and its configuration."""
+    write_repository(Bundle(bundle), folder)
+    (place,) = folder.iterdir()
+    config = text_format.Parse((place / "config.pbtxt").read_text(encoding="utf-8"), ModelConfig())
+    for name, value in parameters.items():
+        config.parameters[name].string_value = value
+    opened = TritonPipeline(utils, next((place / "1").glob("*.bundle")), _arguments(folder, config))
+    return opened, config
+
+
 @pytest.mark.slow
-def test_a_bundle_with_inputs_that_clients_cannot_send_is_refused(exported, tmp_path):
-    bundle = Bundle(exported("emoji", controlnets=("emoji-edges",)))
-    with pytest.raises(InputError, match=r"--to triton: .* takes control_image, which Triton's clients cannot send"):
-        write_repository(bundle, tmp_path)
+def test_images_of_networks_reach_them(controlled_bundle, image_prompt_bundle, tmp_path):
+    """A control image of one ControlNet, and image prompts of two IP-Adapters, as in a call."""
+    noise = np.asarray(Image.effect_noise((64, 64), 90).convert("RGB"))
+    both = np.stack([noise, noise[::-1]])
+    few = {"seed": 3, "num_inference_steps": 2, "height": 64, "width": 64}
+    control = {"control_image": noise[None], "controlnet_conditioning_scale": np.float32([0.7]), "guess_mode": True}
+    prompts = {"ip_adapter_image": both, "ip_adapter_scale": np.float32([0.4, 0.8])}
+    for bundle, sent, called in (
+        (
+            controlled_bundle(),
+            control,
+            {"control_image": Image.fromarray(noise), "controlnet_conditioning_scale": 0.7, "guess_mode": True},
+        ),
+        (
+            image_prompt_bundle(),
+            prompts,
+            {"ip_adapter_image": [Image.fromarray(one) for one in both], "ip_adapter_scale": [0.4, 0.8]},
+        ),
+    ):
+        model, config = _deployed(bundle, tmp_path / bundle.name, precision="fp32", target="onnxruntime")
+        images = _outputs(model.execute([_request(prompt="a cat", **few, **sent)])[0], config)["images"]
+        expected = model.pipeline("a cat", **few, **called).images[0]
+        np.testing.assert_array_equal(images[0], np.asarray(expected))
+        assert [one.name for one in config.input if not one.optional] == ["prompt"]
+        model.close()
+
+
+def test_a_request_has_its_own_loras(emoji, tmp_path):
+    lora = str(files("diffoundry_models") / "emoji-flat/pytorch_lora_weights.safetensors")
+    (tmp_path / "loras").mkdir()
+    shutil.copyfile(lora, tmp_path / "loras/flat.safetensors")
+    model, config = _deployed(emoji, tmp_path / "repository", lora_dir=str(tmp_path / "loras"))
+    few = {"prompt": "red apple", "seed": 3, "num_inference_steps": 2}
+
+    def ask(*loras):
+        given = {"loras": np.array([one.encode() for one in loras], np.object_)} if loras else {}
+        return model.execute([_request(**few, **given)])[0]
+
+    plain, flat, again = (_outputs(ask(*loras), config)["images"] for loras in ((), ("flat:0.5",), ()))
+    np.testing.assert_array_equal(plain, again)
+    with load(emoji) as pipe:
+        pipe.loras.load(lora, scale=0.5)
+        expected = np.asarray(pipe(**few).images[0])
+    np.testing.assert_array_equal(flat[0], expected)
+    assert ask("round").error().message() == "loras: got 'round', expected one of flat."
+    model.close()
+    model, _ = _deployed(emoji, tmp_path / "other")
+    assert model.execute([_request(**few, loras=np.array([b"flat"], np.object_))])[0].error().message() == (
+        "loras: got 'flat', expected none: the operator allows no LoRAs (lora_dir of config.pbtxt)."
+    )
+    model.close()
+    with pytest.raises(InputError, match=r"config.pbtxt: lora_dir names .*/missing, which is no folder; make it, or"):
+        _deployed(emoji, tmp_path / "third", lora_dir="missing")
+
+
+def test_a_bundle_with_inputs_that_clients_cannot_send_is_refused(emoji, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise InputError("hint: got none")
+
+    monkeypatch.setattr(DiffusionPipeline, "example_inputs", ("hint",))
+    monkeypatch.setattr(DiffusionPipeline, "check_call", refuse)
+    with pytest.raises(InputError, match=r"--to triton: .* takes hint, which Triton's clients cannot send to it; use"):
+        write_repository(Bundle(emoji), tmp_path)

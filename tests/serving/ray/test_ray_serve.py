@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from running_server import wait_until
 
+from diffoundry.runtime import load
 from diffoundry.runtime.errors import InputError, MissingExtraError
 from diffoundry.serving.ray import build, images_app
 
@@ -51,10 +52,37 @@ def test_refusals(tmp_path):
             lambda: build({"bundles": bundle, "zzz": "2"}),
             "zzz: no such argument. Expected one of bundles, min_rep",
         ),
+        (lambda: images_app(f"{bundle}+"), r"bundles: got '.*\+', expected a bundle on both sides of a plus; remove"),
         (lambda: build({"bundles": bundle, "queue": "many"}), "queue: got 'many', expected a number"),
     ):
         with pytest.raises(InputError, match=message):
             call()
+
+
+def test_files_of_the_operator_are_read_at_once(ray, tmp_path):
+    keys = tmp_path / "keys.txt"
+    keys.write_text("short\n")
+    with pytest.raises(InputError, match=f"api_key_file {keys}: key 1 is too short"):
+        images_app(tmp_path, api_key_file=keys)
+    with pytest.raises(InputError, match=r"lora_dir: got '.*keys.txt', which is no folder, expected one with \.safet"):
+        images_app(tmp_path, lora_dir=keys)
+
+
+def test_a_machine_with_another_bundle_is_refused(ray, tmp_path):
+    from diffoundry.runtime.bundle.identity import identify
+    from diffoundry.serving.ray.replica import BundleReplica, ReplicaOptions
+    from diffoundry.serving.server.security import ApiKeys
+
+    (tmp_path / "diffoundry.json").write_text("{}")
+    given = ReplicaOptions(
+        bundles={"a": (tmp_path,)}, identity=identify([tmp_path]), engines={}, active=1, queue=1, keys=ApiKeys(),
+        loras=tmp_path / "missing",
+    )  # fmt: skip
+    with pytest.raises(InputError, match=r"diffoundry.serving.ray: the replica on .* has no folder .*/missing, exp"):
+        BundleReplica(given)
+    (tmp_path / "diffoundry.json").write_text("{ }")
+    with pytest.raises(InputError, match=r"the replica on .* has another bundle at .* than the machine of the command"):
+        BundleReplica(given)
 
 
 def test_texts_become_numbers(ray, tmp_path):
@@ -121,6 +149,52 @@ def test_one_bundle_answers_as_a_call_does(deploy, emoji_pipe):
     handle = serve.get_app_handle("default")
     output = handle.generate.remote("red apple", **_FEW).result(timeout_s=600)
     np.testing.assert_array_equal(np.asarray(output.images[0]), _expected(emoji_pipe))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_keys_and_loras_by_name(deploy, emoji_pipe, tmp_path):
+    from importlib.resources import files
+
+    from ray import serve
+
+    key = "k" * 32
+    (tmp_path / "keys.txt").write_text(f"{key}\n")
+    lora = files("diffoundry_models") / "emoji-flat/pytorch_lora_weights.safetensors"
+    shutil.copyfile(str(lora), tmp_path / "flat.safetensors")
+    bundles = [tmp_path / f"{name}.bundle" for name in ("first", "second")]
+    for bundle in bundles:
+        shutil.copytree(emoji_pipe.session.bundle.root, bundle)
+    url = deploy(images_app(*bundles, api_key_file=tmp_path / "keys.txt", lora_dir=tmp_path, num_cpus=0.5, threads=1))
+    head = {"Authorization": f"Bearer {key}", "serve_multiplexed_model_id": "first"}
+
+    def post(headers=head, **body):
+        body = {"prompt": "red apple", **_FEW, **body}
+        return httpx.post(f"{url}/v1/images/generations", json=body, headers=headers, timeout=600)
+
+    for headers in ({}, {**head, "Authorization": "Bearer wrong"}, {"serve_multiplexed_model_id": "zzz"}):
+        assert post(headers).json()["error"]["code"] == "invalid_api_key"
+        assert httpx.get(f"{url}/v1/models", headers=headers, timeout=600).status_code == 401
+    assert httpx.get(f"{url}/ready", timeout=600).status_code == 200
+    (model, _) = httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"}, timeout=600).json()["data"]
+    assert model["loras"] == ["flat"]
+    with load(bundles[0]) as pipe:
+        pipe.loras.load(str(tmp_path / "flat.safetensors"), scale=0.5)
+        expected = _expected(pipe)
+    styled = post(loras=["flat:0.5"])
+    assert styled.status_code == 200, styled.text
+    np.testing.assert_array_equal(_pixels(styled.json()["data"][0]["b64_json"]), expected)
+    np.testing.assert_array_equal(_pixels(post().json()["data"][0]["b64_json"]), _expected(emoji_pipe))
+    assert post(loras="round").json()["error"]["message"] == "loras: got 'round', expected one of flat."
+    handle = serve.get_app_handle("default").options(multiplexed_model_id="second")
+    output = handle.generate.remote("red apple", loras=["flat:0.5"], **_FEW).result(timeout_s=600)
+    np.testing.assert_array_equal(np.asarray(output.images[0]), expected)
+    for arguments, message in (
+        ({"loras": "x"}, "loras: got 'x', expected one of flat"),
+        ({"step": 1}, "step: no such"),
+    ):
+        with pytest.raises(InputError, match=message):
+            handle.generate.remote("red apple", **arguments).result(timeout_s=600)
 
 
 @pytest.mark.slow
