@@ -175,7 +175,6 @@ def test_a_callback_interrupts_the_last_pipeline(kandinsky):
         run.finish()
 
 
-@pytest.mark.slow
 def test_pipelines_that_do_not_fit_are_refused(kandinsky, tiny_sd_checkpoint, exported):
     prior, decoder = (load(bundle, target="onnxruntime") for bundle in kandinsky[1])
     other = load(exported(tiny_sd_checkpoint("xl")))
@@ -236,7 +235,6 @@ def test_generate_takes_a_hint(kandinsky, system_checkpoint, exported, tmp_path)
     assert "--decoder-steps: no such argument of this pipeline" in str(unknown.exception)
 
 
-@pytest.mark.slow
 def test_names_of_arguments_are_those_of_a_call(kandinsky, tiny_sd_checkpoint, exported):
     """A constant of a class of arguments, such as a task's label, is no argument."""
     base = load(exported(tiny_sd_checkpoint("xl")))

@@ -105,6 +105,7 @@ def test_length_and_special_ids_equal_transformers(tokenizer, reference):
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (reference.bos_token_id, reference.eos_token_id)
 
 
+@pytest.mark.slow_cases("unlimited", "plain", "left", "saved", "old_saved", "typed", "split")
 @settings(
     max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -122,6 +123,7 @@ PIECES = st.sampled_from(
 )
 
 
+@pytest.mark.slow_cases("unlimited", "plain", "left", "saved", "old_saved", "typed", "split")
 @settings(
     max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -9,6 +9,8 @@ from diffoundry.runtime.errors import EngineError
 from diffoundry.targets.coreml.build.chunks import cut_in_two, cut_place
 from diffoundry.targets.coreml.build.fix_sizes import pin
 
+pytestmark = pytest.mark.slow
+
 SIZES = {"batch": 2, "height": 64, "width": 64, "sequence": 77}
 
 

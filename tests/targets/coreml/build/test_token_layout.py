@@ -10,6 +10,8 @@ from onnx_ir.passes import common
 
 from diffoundry.targets.coreml.build.token_layout import AttentionOnTokens, FlattenImages
 
+pytestmark = pytest.mark.slow
+
 HEADS = """
 <ir_version: 10, opset_import: ["": 23]>
 g (float[2,5,24] q, float[2,7,24] k, float[2,7,24] v) => (float[2,5,24] y)
