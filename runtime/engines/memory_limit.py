@@ -50,19 +50,25 @@ class MemoryLimit:
             )
         self.check_weights((), 0)
 
-    def check_weights(self, names: Sequence[str], weights: int) -> None:
+    @property
+    def room(self) -> int:
+        """Bytes that are left."""
+        return max(self._limit - (resident_bytes() or 0), 0)
+
+    def check_weights(self, names: Sequence[str], weights: int, which: str = "the weights") -> None:
         """Refuse components whose weights alone do not fit beside what this process holds now.
 
         Args:
             names: Components that are open at the same time.
-            weights: Bytes of their files.
+            weights: Their bytes.
+            which: Words for these weights.
 
         Raises:
             InputError: They do not fit.
         """
         needed = (resident_bytes() or 0) + weights
         if needed > self._limit:
-            words = f"this process with the weights of {' and '.join(map(repr, names))}" if names else "this process"
+            words = f"this process with {which} of {' and '.join(map(repr, names))}" if names else "this process"
             raise InputError(
                 f"memory: got {describe_bytes(self._limit)}, and {words} takes at least {describe_bytes(needed)}; "
                 f"{_ADVICE}"

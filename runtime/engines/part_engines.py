@@ -1,14 +1,14 @@
 """The engines of the parts of a network, opened and closed one by one."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 from diffoundry.runtime.bundle.specs import EnginePart, EngineSpec
 from diffoundry.runtime.engines.protocol import AdaptableEngine, AdapterWeights, Array, Engine, closed_error
 
-__all__ = ["OpenPart", "PartEngines"]
+__all__ = ["OpenPart", "PartEngines", "memory_shares"]
 
 OpenPart = Callable[[EngineSpec, AdapterWeights | None], Engine]
 """Opens the engine of one part, with adapters or without."""
@@ -34,6 +34,11 @@ class PartEngines:
     def opened(self) -> tuple[str, ...]:
         """Names of the parts whose engines are open."""
         return tuple(self._engines)
+
+    @property
+    def least_memory(self) -> int:
+        """Bytes of the largest piece of the parts that are open; see `LimitedEngine`."""
+        return max((getattr(engine, "least_memory", 0) for engine in self._engines.values()), default=0)
 
     def open_all(self) -> None:
         """Open the engines of all parts.
@@ -91,3 +96,9 @@ class PartEngines:
             self._closed = True
         for part in self.specs:
             self.close(part)
+
+
+def memory_shares(parts: Sequence[EnginePart], memory: int | None) -> dict[str, int]:
+    """Return the memory that each part of a network may take, by its first file; none without a limit."""
+    total = sum(part.weights for part in parts)
+    return {} if memory is None else {part.files[0]: memory * part.weights // max(total, 1) for part in parts}

@@ -60,6 +60,11 @@ class PartitionedEngine(Closeable):
         if not releases:
             self._parts.open_all()
 
+    @property
+    def least_memory(self) -> int:
+        """See `LimitedEngine`; of the parts that are open."""
+        return self._parts.least_memory
+
     def set_adapters(self, adapters: AdapterWeights | None) -> None:
         """See `AdaptableEngine.set_adapters`; what a run remembers of the layers before is not used again."""
         with self._adapting:

@@ -36,6 +36,7 @@ class TargetPlugin:
         compiles: Precisions that `target` compiles, with some options; () where that is not known.
         defers: True if `target` works without `module`, and writes the files that `diffoundry build` needs elsewhere.
         reproducible: True if `target` writes the same bytes for the same graph, with the same version of `module`.
+        pieces: True if `engine` runs in pieces on the CPU where `EngineOptions.memory` demands it.
     """
 
     name: str
@@ -50,6 +51,7 @@ class TargetPlugin:
     builds_anywhere: bool = False
     compiles: tuple[str, ...] = ()
     reproducible: bool = False
+    pieces: bool = False
 
     @property
     def installed(self) -> bool:

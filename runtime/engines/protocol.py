@@ -20,6 +20,7 @@ __all__ = [
     "Engine",
     "EngineOptions",
     "IdleEngine",
+    "LimitedEngine",
     "OpenEngine",
     "closed_error",
     "merge_options",
@@ -44,6 +45,8 @@ class EngineOptions:
             measuring; "never", or False. True is the mode of the environment variable DIFFOUNDRY_NATIVE, or "measured".
         keep_both: True if an engine with adapters keeps both of its forms open. Loading and unloading adapters is then
             instant, and the weights are in memory twice. Otherwise only the form in use is open.
+        memory: Bytes that the engine may take, or None for any number. One that would take more runs in pieces, if its
+            target can; sessions set it from their own limit.
     """
 
     device: str | None = None
@@ -52,6 +55,7 @@ class EngineOptions:
     cache_dir: Path | None = None
     native: bool | str = True
     keep_both: bool = True
+    memory: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse unknown words.
@@ -168,6 +172,16 @@ class IdleEngine(Engine, Protocol):
     """
 
     idle_inputs: frozenset[str]
+
+
+class LimitedEngine(Engine, Protocol):
+    """An engine that may run in pieces.
+
+    Attributes:
+        least_memory: Bytes that its largest piece takes; 0 where it is open as a whole.
+    """
+
+    least_memory: int
 
 
 class OpenEngine(Protocol):

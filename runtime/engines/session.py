@@ -19,7 +19,9 @@ from diffoundry.runtime.engines.call_hook import CALL_HOOK
 from diffoundry.runtime.engines.leases import EngineLeases
 from diffoundry.runtime.engines.memory_limit import MemoryLimit
 from diffoundry.runtime.engines.open_file import open_file
+from diffoundry.runtime.engines.part_engines import memory_shares
 from diffoundry.runtime.engines.partitioned import PartitionedEngine
+from diffoundry.runtime.engines.plugins import find_plugin
 from diffoundry.runtime.engines.protocol import (
     AdaptableEngine,
     AdapterWeights,
@@ -67,10 +69,12 @@ class EngineSession:
             options: Device, threads and the like; the default is the target's first device.
             low_memory: Keep only one component loaded at a time (except those used in every step). Lowers peak memory;
                 reloads components for every image; calls are serialized.
-            memory: Most bytes that this process may take, as `low_memory` in other respects. None: no limit.
+            memory: Most bytes that this process may take, as `low_memory` in other respects. Networks that would not
+                fit run in pieces, if their target can. None: no limit.
 
         Raises:
-            InputError: `memory` is less than the process holds already, or the weights of the denoiser do not fit.
+            InputError: `memory` is less than the process holds already, or the weights of a denoiser that does not run
+                in pieces do not fit.
         """
         self.bundle = bundle
         self.on_call: Call | None = None
@@ -286,14 +290,18 @@ class EngineSession:
             )
         keep_both = self._options.keep_both and self._turn is None
         options = replace(self._options, device=device or "cpu", keep_both=keep_both)
+        if self._limit is not None:
+            options = replace(options, memory=self._limit.room)
         weights = self._weights(name, self._adapters.get(name, {}))
         logger.debug("%s: opening %s with %s on %s", name, path, target, options.device)
         if spec is None or not spec.parts:
             return self._open_file(target, Path(path), spec, options, weights)
         root = self.bundle.root
+        shares = memory_shares(spec.parts, options.memory)
 
         def open_part(part: EngineSpec, adapters: AdapterWeights | None) -> Engine:
-            return self._open_file(target, root / part.files[0], part, options, adapters)
+            own = replace(options, memory=shares.get(part.files[0]))
+            return self._open_file(target, root / part.files[0], part, own, adapters)
 
         arrays = {} if weights is None else weights.arrays
         return PartitionedEngine(spec, name, open_part, arrays, root, releases=self._turn is not None)
@@ -330,15 +338,19 @@ class EngineSession:
                 return self._run(name, feeds)
             if name not in self._engines:
                 with self._limit.opening(name):
-                    self.engine(name)
+                    engine = self.engine(name)
+                least: int = getattr(engine, "least_memory", 0)
+                self._limit.check_weights([name], least, "the largest piece")
             outputs = self._run(name, feeds)
             self._limit.check(name)
             return outputs
 
     def _file_bytes(self, name: str) -> int:
-        """Return the bytes of the files that the engine of a component reads; 0 for a folder without a manifest."""
+        """Return the bytes of the files that a component's engine holds; 0 without a manifest, or in pieces."""
         choice, manifest = self.choice(name), self.bundle.manifest
-        return 0 if choice is None or manifest is None else sum(manifest.files[file].size for file in choice.spec.files)
+        if choice is None or manifest is None or (choice.device == "cpu" and find_plugin(choice.spec.target).pieces):
+            return 0
+        return sum(manifest.files[file].size for file in choice.spec.files)
 
     def _in_every_step(self, name: str) -> bool:
         return self.bundle.role(name) in (DENOISER, CONTROLNET)

@@ -1,13 +1,11 @@
-"""Names the files beside an ONNX graph that hold its weights, without a library for ONNX.
-
-Reads the wire format of protocol buffers (https://protobuf.dev/programming-guides/encoding) as far as needed.
-"""
+"""Names the files beside an ONNX graph that hold its weights, without a library for ONNX."""
 
 import mmap
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from diffoundry.runtime.errors import BundleError
+from diffoundry.runtime.formats.wire import fields
 
 __all__ = ["check_graph_files", "external_files"]
 
@@ -26,9 +24,6 @@ _MESSAGES: dict[str, dict[int, str]] = {
 """Message of onnx.proto to its fields that may lead to an external tensor, and their messages."""
 
 _KEY = b"location"
-
-_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
-"""Wire types. Groups (3 and 4) occur nowhere in ONNX."""
 
 
 def check_graph_files(graph: Path, name: str, files: Sequence[str]) -> None:
@@ -71,47 +66,11 @@ def _locations(data: mmap.mmap) -> Iterator[str]:
     waiting = [("model", 0, len(data))]
     while waiting:
         kind, start, end = waiting.pop()
-        for number, first, last in _fields(data, start, end):
-            inner = _MESSAGES[kind].get(number)
+        for number, _, first, last, measured in fields(data, start, end):
+            inner = _MESSAGES[kind].get(number) if measured else None
             if inner == "entry":
-                entry = {number: data[a:b] for number, a, b in _fields(data, first, last)}
+                entry = {one.number: data[one.first : one.last] for one in fields(data, first, last) if one.measured}
                 if entry.get(1) == _KEY:
                     yield entry.get(2, b"").decode("utf-8", "surrogateescape")
             elif inner is not None and data.find(_KEY, first, last) >= 0:
                 waiting.append((inner, first, last))
-
-
-def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Yield number, begin and end of the fields with a length; the others are stepped over.
-
-    Raises:
-        ValueError: The bytes are no message.
-        IndexError: The file ends before the message.
-    """
-    while start < end:
-        tag, start = _varint(data, start)
-        number, wire = tag >> 3, tag & 7
-        if wire == _LENGTH:
-            size, start = _varint(data, start)
-            yield number, start, start + size
-            start += size
-        elif wire == _VARINT:
-            _, start = _varint(data, start)
-        elif wire in (_FIXED32, _FIXED64):
-            start += 4 if wire == _FIXED32 else 8
-        else:
-            raise ValueError(f"wire type {wire}")
-    if start != end:
-        raise ValueError("a field ends behind its message")
-
-
-def _varint(data: mmap.mmap, start: int) -> tuple[int, int]:
-    value, shift = 0, 0
-    while shift < 70:
-        byte = data[start]
-        start += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, start
-        shift += 7
-    raise ValueError("a number has more than ten bytes")

@@ -51,7 +51,7 @@ def load(
         low_memory: Keep only one component loaded at a time (except those used in every step). Lowers peak memory;
             reloads components for every image.
         memory: Most memory that this process may take, in bytes or as "1.5GB". Components are opened and closed as with
-            `low_memory`, and the images are the same. A component that takes more is refused with what it took.
+            `low_memory`, and run in pieces where they would not fit. One that takes more is refused with what it took.
         safety_checker: As in `open_pipeline`.
 
     Raises:

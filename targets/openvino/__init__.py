@@ -16,4 +16,5 @@ PLUGIN = TargetPlugin(
     builds_anywhere=True,
     compiles=("fp32", "fp16", "bf16", "int8", "int8-weights", "int4-weights"),
     reproducible=True,
+    pieces=True,
 )

@@ -13,6 +13,7 @@ from diffoundry.runtime.engines.idle_inputs import GraphSwitch
 from diffoundry.runtime.engines.protocol import AdapterWeights, Array, Closeable, EngineOptions, closed_error
 from diffoundry.runtime.errors import DiffoundryError, EngineError
 from diffoundry.runtime.formats.onnx_locations import check_graph_files
+from diffoundry.targets.onnxruntime.run.pieces import PieceSession, Session, open_session
 
 __all__ = ["OnnxRuntimeEngine", "devices", "precisions"]
 
@@ -50,7 +51,7 @@ def precisions(device: str) -> tuple[str, ...]:
 class _State:
     """A session, its feeds beside the inputs of the engine, and whether its graph takes idle inputs."""
 
-    session: ort.InferenceSession
+    session: Session
     adapters: Mapping[str, Array] = field(default_factory=dict)
     whole: bool = True
 
@@ -65,6 +66,7 @@ class OnnxRuntimeEngine(Closeable):
         inputs: See `Engine`.
         outputs: See `Engine`.
         idle_inputs: See `IdleEngine`.
+        least_memory: See `LimitedEngine`.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class OnnxRuntimeEngine(Closeable):
         self._spec, self._options = spec, options
         self._base = path
         self._closed = False
-        self._sessions: dict[Path, ort.InferenceSession] = {}
+        self._sessions: dict[Path, Session] = {}
         self._switch = GraphSwitch(spec)
         self._idle = path if spec is None else _idle_path(path, spec)
         self._loaded: AdapterWeights | None = None
@@ -94,11 +96,16 @@ class OnnxRuntimeEngine(Closeable):
         self.set_adapters(adapters)
 
     @property
+    def least_memory(self) -> int:
+        """See `LimitedEngine`."""
+        return max((one.least_memory for one in self._sessions.values() if isinstance(one, PieceSession)), default=0)
+
+    @property
     def _plain_path(self) -> Path:
         """The graph that runs without adapters."""
         return self._base if self._switch.whole else self._idle
 
-    def _session(self, path: Path) -> ort.InferenceSession:
+    def _session(self, path: Path) -> Session:
         """Return the session of a graph, opened on first use."""
         if path not in self._sessions:
             session = self._open(path)
@@ -122,7 +129,7 @@ class OnnxRuntimeEngine(Closeable):
                 files = spec.adapters.files
             check_graph_files(path, files[0], files)
 
-    def _open(self, path: Path) -> ort.InferenceSession:
+    def _open(self, path: Path) -> Session:
         settings = ort.SessionOptions()
         settings.log_severity_level = _ERRORS_ONLY
         if self._options.threads is not None:
@@ -141,8 +148,9 @@ class OnnxRuntimeEngine(Closeable):
                 + f": {error}. Export it again with this version, or install the one it was built with"
             ) from error
 
-    def _create(self, path: Path, settings: ort.SessionOptions) -> ort.InferenceSession:
-        return ort.InferenceSession(str(path), settings, providers=[_provider(self._options.device or "cpu")])
+    def _create(self, path: Path, settings: ort.SessionOptions) -> Session:
+        device = self._options.device or "cpu"
+        return open_session(path, settings, [_provider(device)], self._options.memory if device == "cpu" else None)
 
     def set_adapters(self, adapters: AdapterWeights | None) -> None:
         """See `runtime.engines.protocol.AdaptableEngine.set_adapters`."""

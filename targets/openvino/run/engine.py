@@ -11,6 +11,7 @@ import numpy as np
 
 from diffoundry.runtime.bundle.specs import EngineSpec
 from diffoundry.runtime.bundle.symbolic_sizes import resolve, solve
+from diffoundry.runtime.engines.cutting import piece_limit
 from diffoundry.runtime.engines.idle_inputs import GraphSwitch
 from diffoundry.runtime.engines.protocol import AdapterWeights, Array, Closeable, EngineOptions, closed_error
 from diffoundry.runtime.errors import EngineError, InputError
@@ -21,6 +22,7 @@ from diffoundry.targets.openvino.run.idle_inputs import read_without
 from diffoundry.targets.openvino.run.load_transforms import LoadTransforms
 from diffoundry.targets.openvino.run.model_files import read_listed
 from diffoundry.targets.openvino.run.native_attention import holds_native_attention
+from diffoundry.targets.openvino.run.pieces import PieceRequests, weight_bytes
 from diffoundry.targets.openvino.run.request_pool import RequestPool
 from diffoundry.targets.openvino.run.symbolic_sizes import default_sizes
 
@@ -39,7 +41,7 @@ class _State:
     read: Callable[[], ov.Model]
     transform: LoadTransforms
     adapters: Mapping[str, Array] = field(default_factory=dict)
-    compiled: dict[_Sizes, RequestPool] = field(default_factory=dict)
+    compiled: dict[_Sizes, RequestPool | PieceRequests] = field(default_factory=dict)
 
 
 class OpenVinoEngine(Closeable):
@@ -52,6 +54,7 @@ class OpenVinoEngine(Closeable):
         inputs: See `Engine`.
         outputs: See `Engine`.
         idle_inputs: See `IdleEngine`.
+        least_memory: See `LimitedEngine`.
         metadata: Type of floats, and our own kernels where they are used, for users.
     """
 
@@ -69,6 +72,7 @@ class OpenVinoEngine(Closeable):
         floats = execution_precision(spec.precision, options.device or "cpu")
         self._config = {"INFERENCE_PRECISION_HINT": _HINTS[floats], **_config(spec, options)}
         self._cache = options.cache_dir
+        self._memory = options.memory if options.device in (None, "cpu") else None
         self._switch = GraphSwitch(spec)
         self._transform = LoadTransforms.of(spec, options, floats)
         self.idle_inputs = self._switch.names
@@ -179,9 +183,16 @@ class OpenVinoEngine(Closeable):
             self.run({spec.name: np.zeros(resolve(spec.shape, given) or (), spec.dtype) for spec in taken})
 
     @property
+    def least_memory(self) -> int:
+        """See `LimitedEngine`."""
+        opened = self._state.compiled.values()
+        return max((one.least_memory for one in opened if isinstance(one, PieceRequests)), default=0)
+
+    @property
     def compiled_models(self) -> tuple[ov.CompiledModel, ...]:
-        """OpenVINO's own objects, one for each size that was compiled; to look at."""
-        return tuple(compiled.model for compiled in self._state.compiled.values())
+        """OpenVINO's own objects, one for each size that was compiled, none for one in pieces; to look at."""
+        opened = self._state.compiled.values()
+        return tuple(one.model for one in opened if isinstance(one, RequestPool))
 
     def close(self) -> None:
         """Free the compiled models and their weights."""
@@ -189,7 +200,7 @@ class OpenVinoEngine(Closeable):
         for state in self._forms.values():
             state.compiled.clear()
 
-    def _for_sizes(self, state: _State, sizes: Mapping[str, int]) -> tuple[int, RequestPool]:
+    def _for_sizes(self, state: _State, sizes: Mapping[str, int]) -> tuple[int, RequestPool | PieceRequests]:
         """Return the rows per call and the compiled model for feeds of these sizes; compile it if there is none."""
         bucket = (sizes.get("height"), sizes.get("width"))
         if None not in bucket and bucket not in self._buckets:
@@ -214,13 +225,19 @@ class OpenVinoEngine(Closeable):
         except (RuntimeError, ValueError) as error:
             raise self._refused(error) from error
 
-    def _compile(self, state: _State, model: ov.Model, sizes: Mapping[str, int] | None) -> RequestPool:
+    def _compile(self, state: _State, model: ov.Model, sizes: Mapping[str, int] | None) -> RequestPool | PieceRequests:
+        most = piece_limit(self._memory, weight_bytes(model))
         try:
-            self.metadata |= state.transform(model, sizes)
-            config = {**self._config, **self._keeping(model)}
-            return RequestPool(core().compile_model(model, self._device, config), self.outputs)
+            if most is None:
+                self.metadata |= state.transform(model, sizes)
+                return RequestPool(self._compiled(model), self.outputs)
+            self.metadata |= replace(state.transform, winograd=False)(model, sizes)  # its weights would be copies
+            return PieceRequests(model, self.outputs, self._compiled, self._path.parent.resolve(), most)
         except (RuntimeError, ValueError) as error:
             raise self._refused(error) from error
+
+    def _compiled(self, model: ov.Model) -> ov.CompiledModel:
+        return core().compile_model(model, self._device, {**self._config, **self._keeping(model)})
 
     def _keeping(self, model: ov.Model) -> dict[str, Any]:
         """OpenVINO's properties for keeping what is compiled: without the weights, to which it then refers.

@@ -1,6 +1,7 @@
 """A limit of memory: what fits gives the same image, and what does not is refused with the memory that it takes."""
 
 import mmap
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,13 +9,16 @@ from click.testing import CliRunner
 
 from diffoundry.runtime import load
 from diffoundry.runtime.cli.generate import command
-from diffoundry.runtime.engines import memory_limit
+from diffoundry.runtime.engines import memory_limit, session
 from diffoundry.runtime.engines.memory import drop_mapped
 from diffoundry.runtime.engines.memory_limit import MemoryLimit
+from diffoundry.runtime.engines.plugins import find_plugin
 from diffoundry.runtime.engines.resident_memory import forget_peak, peak_rss, resident_bytes
 from diffoundry.runtime.errors import InputError
+from diffoundry.targets.onnxruntime.run import pieces
 
 ROOM = 60 << 20
+SMALL = 12 << 20
 LARGE = 200 << 20
 
 pytestmark = pytest.mark.skipif(resident_bytes() is None, reason="this system does not report a process's memory")
@@ -34,7 +38,40 @@ def test_less_than_the_process_itself_is_refused(emoji_bundle, memory):
         load(emoji_bundle, memory=memory)
 
 
-def test_weights_that_do_not_fit_are_refused_before_anything_opens(emoji_bundle):
+@pytest.mark.parametrize("target", ["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow)])
+def test_networks_in_pieces_compute_the_same_steps(monkeypatch, exported, emoji_bundle, target):
+    bundle = emoji_bundle if target == "onnxruntime" else exported("emoji", target="openvino")
+    monkeypatch.setattr(MemoryLimit, "room", SMALL)
+
+    def steps(**options):
+        pipe, latents = load(bundle, **options), []
+
+        def keep(_pipe, _index, _timestep, values):
+            latents.append(values["latents"].copy())
+            return values
+
+        result = pipe("red apple", num_inference_steps=3, seed=3, output_type="np", callback_on_step_end=keep)
+        return pipe, [*latents, result.images]
+
+    pipe, got = steps(memory="20GB")
+    for one, other in zip(got, steps()[1], strict=True):
+        tolerance = 0 if target == "onnxruntime" else 1e-4
+        np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * np.abs(other).max())
+    for name in ("text_encoder", "unet", "vae_decoder"):
+        assert 0 < pipe.session.engine(name).least_memory < 3 * SMALL
+
+
+def test_a_piece_that_does_not_fit_is_refused(monkeypatch, emoji_bundle):
+    monkeypatch.setattr(MemoryLimit, "room", SMALL)
+    monkeypatch.setattr(pieces, "WHOLE", 10**6)
+    with pytest.raises(InputError, match=r"this process with the largest piece of 'text_encoder' takes at least \d"):
+        load(emoji_bundle, memory="20GB")("red apple", num_inference_steps=1)
+
+
+def test_weights_that_do_not_fit_are_refused_before_anything_opens(monkeypatch, emoji_bundle):
+    """Of a target whose engines do not run in pieces."""
+    whole = replace(find_plugin("onnxruntime"), pieces=False)
+    monkeypatch.setattr(session, "find_plugin", lambda _: whole)
     weights = load(emoji_bundle).session._file_bytes("unet")
     assert weights > 5e6
     with pytest.raises(InputError, match=r"and this process with the weights of 'unet' takes at least"):
