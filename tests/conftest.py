@@ -19,7 +19,8 @@ _frozen_modules = 0
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark the cases that are slow, before `-m` chooses."""
-    mark_slow_cases(items, whole=not any("::" in word for word in config.args))
+    some = config.getoption("lf", default=False) or any("::" in word for word in config.args)
+    mark_slow_cases(items, whole=not some)
 
 
 def pytest_collection_finish() -> None:

@@ -30,7 +30,7 @@ def collect(folder, patterns, *arguments):
     (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n    slow\n    slow_cases\n")
     (folder / "test_it.py").write_text(TESTS.format(patterns=patterns))
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "not slow", "-p", "no:cacheprovider"]
-    path = {"PYTHONPATH": str(Path(__file__).parent / "support"), "PATH": ""}
+    path = {"PYTHONPATH": str(Path(__file__).parent / "support"), "PATH": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     ended = subprocess.run([*command, *arguments], cwd=folder, env=path, capture_output=True, text=True, check=False)
     return ended.returncode, ended.stdout + ended.stderr
 

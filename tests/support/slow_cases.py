@@ -25,7 +25,7 @@ def mark_slow_cases(items: list[pytest.Item], *, whole: bool) -> None:
         if not words or not isinstance(item, pytest.Function):
             continue
         test = str(item.path), item.originalname
-        case = item.callspec.id
+        case = item.callspec.id if hasattr(item, "callspec") else ""
         cases[test].append(case)
         patterns[test] = words
         if any(fnmatchcase(case, pattern) for pattern in words):

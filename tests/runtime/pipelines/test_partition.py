@@ -59,7 +59,6 @@ def _counted(pipe, monkeypatch):
     return calls
 
 
-@pytest.mark.slow_cases("emoji-dit")
 @pytest.mark.parametrize("model", ["emoji", "emoji-dit"])
 def test_every_step_has_the_bits_of_the_whole_network(pipes, model):
     whole, parts = pipes(model)

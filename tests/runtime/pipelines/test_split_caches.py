@@ -52,7 +52,6 @@ def bodies(pipe, **arguments):
         return trajectory(pipe, **arguments)[0], calls
 
 
-@pytest.mark.slow_cases("emoji-dit")
 @pytest.mark.parametrize("model", ["emoji", "emoji-dit"])
 def test_without_a_cache_every_step_has_the_bits_of_the_whole_network(pipes, model):
     whole, cut = pipes(model)
