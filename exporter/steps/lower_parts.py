@@ -38,10 +38,7 @@ def lower_parts(target: Target, work: Lowering, *, partition: bool, split: bool)
     parts = _cut(work, partition=partition, split=split)
     if not parts:
         return target.lower(work)
-    for part in parts:
-        if target.frees_times and part.name == PRELUDE:
-            free_times(part)
-    lowered = [target.lower(replace(work, graph=_save(part, work.graph), part=part.name)) for part in parts]
+    lowered = [target.lower(replace(work, graph=_save(part, work.graph, target), part=part.name)) for part in parts]
     made = {tensor.name for spec in lowered for tensor in spec.outputs}
     taken = {tensor.name: tensor for spec in lowered for tensor in spec.inputs if tensor.name not in made}
     adapters = [spec.adapters for spec in lowered if spec.adapters is not None]
@@ -70,9 +67,13 @@ def _cut(work: Lowering, *, partition: bool, split: bool) -> tuple[GraphPart, ..
     return (*parts[:-1], *cut_around_body(parts[-1].model if parts else whole, work.component))
 
 
-def _save(part: GraphPart, whole: Path) -> Path:
-    """Write the graph of a part beside the whole one, whose data file holds its weights."""
-    path = whole.with_name(f"{whole.stem}.{part.name}.onnx")
+def _save(part: GraphPart, whole: Path, target: Target) -> Path:
+    """Write the graph of a part beside the whole one, whose data file holds its weights.
+
+    Targets share the file, but for a prelude of many timesteps, which some of them do not take.
+    """
+    frees = target.frees_times and part.name == PRELUDE and free_times(part)
+    path = whole.with_name(f"{whole.stem}.{part.name}{'.timesteps' * frees}.onnx")
     beside = whole.with_name(f".{path.name}")
     ir.save(part.model, beside)
     os.replace(beside, path)

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from partitioned_networks import lower_in_parts, open_engine, random_feeds
 
 from diffoundry.runtime import EngineOptions, load
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.cli.inspect import command as inspect
 from diffoundry.runtime.cli.inspect import partition_notes
 from diffoundry.runtime.engines.partitioned import PartitionedEngine
+from diffoundry.runtime.engines.run_memory import RunMemory
 
 FLAT = Path(__file__).parents[3] / "models/emoji-flat/pytorch_lora_weights.safetensors"
 
@@ -168,7 +170,21 @@ def test_inspect_shows_what_leaves_the_loop(exported):
     bundle = str(exported("emoji", partition=True))
     shown = CliRunner().invoke(inspect, [bundle, "--full"], catch_exceptions=False).output
     assert "unet, onnxruntime fp32: 10.6 % of 23.6 MB of weights leave the loop (conditioning 1.0 MB, prelude" in shown
-    assert "part prelude: unet/model.prelude.onnx, unet/model.onnx_data; makes linear_" in shown
+    assert "part prelude: unet/model.prelude.timesteps.onnx, unet/model.onnx_data; makes linear_" in shown
+
+
+def test_the_prelude_of_another_target_is_another_file(emoji_bundle, tmp_path):
+    """OpenVINO's takes one timestep a call; both are cut from one graph, and ONNX Runtime's is opened at the end."""
+    ours, theirs = (
+        lower_in_parts(emoji_bundle, "unet", tmp_path, partition=True, target=target)
+        for target in ("onnxruntime", "openvino")
+    )
+    times = [next(one.inputs[0].shape for one in spec.parts if one.name == "prelude") for spec in (ours, theirs)]
+    assert times == [("timesteps",), (1,)]
+    memory, feeds = RunMemory(), random_feeds(ours.inputs)
+    memory.schedule, memory.convert = feeds["timestep"] * [1, 2, 3], np.asarray
+    with open_engine(tmp_path, ours) as engine, memory.active():
+        assert np.isfinite(engine.run(feeds)["out_sample"]).all()
 
 
 def test_inspect_names_a_denoiser_of_which_nothing_leaves_the_loop(emoji_bundle):
