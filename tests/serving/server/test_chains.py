@@ -2,6 +2,7 @@
 
 import base64
 import concurrent.futures
+import contextlib
 import io
 
 import diffusers
@@ -28,42 +29,32 @@ _PRIOR = {"num_inference_steps": 2, "prior_num_inference_steps": 2, "prior_guida
 
 
 @pytest.fixture(scope="module")
-def pipes(tiny_sd_checkpoint, system_checkpoint, exported):
-    """A chain of each kind."""
-    decoder = "KandinskyV22Pipeline"
-    folders = {
-        "xl": [exported(tiny_sd_checkpoint(name)) for name in ("xl", "xl-refiner")],
-        "prior": [
-            exported(system_checkpoint("kandinsky-prior", make_prior), target="onnxruntime,openvino"),
-            exported(
-                system_checkpoint(
-                    decoder, lambda folder: make_decoder(folder, decoder, diffusers.DDIMScheduler(**DDIM))
-                ),
-                target="onnxruntime,openvino",
-            ),
-        ],
-    }
-    opened = {
-        name: chain(*(load(one, target="onnxruntime", precision="fp32") for one in both))
-        for name, both in folders.items()
-    }
-    yield opened
-    for pipe in opened.values():
-        pipe.close()
+def serve():
+    """Serve the chain of some bundles: pipeline, server, and OpenAI's client, which tries once."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*bundles):
+            pipe = stack.enter_context(chain(*(load(one, target="onnxruntime", precision="fp32") for one in bundles)))
+            server = stack.enter_context(running_server([pipe]))
+            client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0)
+            return pipe, server, stack.enter_context(client)
+
+        yield start
 
 
 @pytest.fixture(scope="module")
-def server(pipes):
-    """A server of all."""
-    with running_server(pipes.values()) as running:
-        yield running
+def prior(serve, system_checkpoint, exported):
+    """A prior with its decoder."""
+    name, target = "KandinskyV22Pipeline", "onnxruntime,openvino"
+    make = lambda folder: make_decoder(folder, name, diffusers.DDIMScheduler(**DDIM))  # noqa: E731
+    folders = system_checkpoint("kandinsky-prior", make_prior), system_checkpoint(name, make)
+    return serve(*(exported(folder, target=target) for folder in folders))
 
 
-@pytest.fixture
-def client(server):
-    """OpenAI's client, which tries once."""
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as found:
-        yield found
+@pytest.fixture(scope="module")
+def refined(serve, tiny_sd_checkpoint, exported):
+    """A base model with its refiner."""
+    return serve(*(exported(tiny_sd_checkpoint(name)) for name in ("xl", "xl-refiner")))
 
 
 def _model(pipe):
@@ -74,27 +65,38 @@ def _open(text):
     return Image.open(io.BytesIO(base64.b64decode(text)))
 
 
-def test_images_are_those_of_a_call_alone_and_in_company(pipes, client):
-    def generate(job):
-        kind, seed, size, arguments = job
+def _compare(served, size, arguments, seeds):
+    """Compare images that are generated at once with those of calls."""
+    pipe, _, client = served
+
+    def generate(seed):
         answer = client.images.generate(
-            model=_model(pipes[kind]), prompt="a red apple", size=size, extra_body={**arguments, "seed": seed}
+            model=_model(pipe), prompt="a red apple", size=size, extra_body={**arguments, "seed": seed}
         )
         return _open(answer.data[0].b64_json)
 
-    jobs = [("xl", 0, "96x64", _XL), ("prior", 0, "16x12", _PRIOR), ("xl", 1, "96x64", _XL)]
-    with concurrent.futures.ThreadPoolExecutor(3) as threads:
-        images = list(threads.map(generate, jobs))
-    for (kind, seed, size, arguments), image in zip(jobs, images, strict=True):
-        width, height = map(int, size.split("x"))
-        expected = pipes[kind]("a red apple", seed=seed, width=width, height=height, **arguments).images[0]
+    with concurrent.futures.ThreadPoolExecutor(len(seeds)) as threads:
+        images = list(threads.map(generate, seeds))
+    width, height = map(int, size.split("x"))
+    for seed, image in zip(seeds, images, strict=True):
+        expected = pipe("a red apple", seed=seed, width=width, height=height, **arguments).images[0]
         np.testing.assert_array_equal(np.asarray(image), np.asarray(expected))
-        assert f'"bundle": "{pipes[kind].bundle_name}"' in image.text["diffoundry"]
+        assert f'"bundle": "{pipe.bundle_name}"' in image.text["diffoundry"]
 
 
-def test_both_pipelines_show_previews(pipes, client):
+def test_images_of_a_prior_and_its_decoder_are_those_of_a_call(prior):
+    _compare(prior, "16x12", _PRIOR, range(2))
+
+
+@pytest.mark.slow
+def test_images_of_a_base_model_and_its_refiner_are_those_of_a_call(refined):
+    _compare(refined, "96x64", _XL, range(3))
+
+
+@pytest.mark.slow
+def test_a_base_model_shows_previews_of_its_own(refined):
     """Latents of the base model, which ends after three of five steps, are decoded by its own VAE."""
-    pipe = pipes["xl"]
+    pipe, _, client = refined
     events = list(
         client.images.generate(
             model=_model(pipe), prompt="a red apple", size="96x64", stream=True, partial_images=2,
@@ -107,35 +109,31 @@ def test_both_pipelines_show_previews(pipes, client):
     np.testing.assert_array_equal(np.asarray(_open(events[0].b64_json)), shown["first"])
 
 
-def test_models_say_what_a_chain_takes(pipes, server):
-    found = {one["id"]: one for one in httpx.get(f"{server.url}/v1/models").json()["data"]}
-    assert list(found) == [_model(pipe) for pipe in pipes.values()]
-    prior = found[_model(pipes["prior"])]
-    assert prior["pipeline_class"] == "KandinskyV22PriorPipeline+KandinskyV22Pipeline"
-    assert prior["bundle"] == pipes["prior"].bundle_name
-    assert {"prior_num_inference_steps", "prior_guidance_scale", "guidance_scale"} <= {*prior["parameters"]}
-    one = httpx.get(f"{server.url}/v1/models/{_model(pipes['prior'])}").json()
-    assert one["id"] == prior["id"]
+def test_a_model_says_what_a_chain_takes(prior):
+    pipe, server, _ = prior
+    (found,) = httpx.get(f"{server.url}/v1/models").json()["data"]
+    assert found["id"] == _model(pipe)
+    assert found["pipeline_class"] == "KandinskyV22PriorPipeline+KandinskyV22Pipeline"
+    assert (found["bundle"], "+".join(found["bundles"])) == (pipe.bundle_name, pipe.bundle_name)
+    assert {"prior_num_inference_steps", "prior_guidance_scale", "guidance_scale"} <= {*found["parameters"]}
+    assert httpx.get(f"{server.url}/v1/models/{_model(pipe)}").json()["id"] == found["id"]
 
 
-def test_refusals_of_a_chain(pipes, server):
-    def error(kind, **body):
-        body = {"model": _model(pipes[kind]), "prompt": "x", **body}
-        answer = httpx.post(f"{server.url}/v1/images/generations", json=body)
+def test_refusals_of_a_chain(prior):
+    pipe, server, _ = prior
+    name = _model(pipe)
+    for body, message in (
+        ({"size": "16x14"}, "size: got 14, expected a multiple of 4"),
+        ({"strength": 0.5}, "strength: /v1/images/generations does not take it; use /v1/images/edits"),
+        ({"super_res_num_inference_steps": 2}, f"super_res_num_inference_steps: {name} has no such parameter; GET /v1"),
+        ({"loras": "style"}, f"loras: {name} takes no LoRAs; leave it out"),
+    ):
+        answer = httpx.post(f"{server.url}/v1/images/generations", json={"model": name, "prompt": "x", **body})
         assert answer.status_code == 400, answer.text
-        return answer.json()["error"]
-
-    few = error("prior", size="16x14")
-    assert few["message"].startswith("size: got 14, expected a multiple of 4")
-    assert few["param"] == "size"
-    name = _model(pipes["xl"])
-    assert error("xl", prior_num_inference_steps=2)["message"] == (
-        f"prior_num_inference_steps: {name} has no such parameter; GET /v1/models/{name} lists all"
-    )
-    assert error("xl", loras="style")["message"] == f"loras: {_model(pipes['xl'])} takes no LoRAs; leave it out"
-    prior = pipes["prior"].first
+        assert answer.json()["error"]["message"].startswith(message)
+        assert answer.json()["error"]["param"] == next(iter(body))
     with pytest.raises(InputError, match=r"BUNDLE .*: a KandinskyV22PriorPipeline makes no images, expected a bundle"):
-        name_models([prior], 0)
+        name_models([pipe.first], 0)
 
 
 def test_a_plus_has_a_bundle_on_both_sides():
