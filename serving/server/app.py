@@ -18,7 +18,7 @@ from diffoundry.runtime.errors import DiffoundryError
 from diffoundry.serving.server.errors import ApiError
 from diffoundry.serving.server.images_api import cancel_job, get_file, get_job, post_images
 from diffoundry.serving.server.middleware import AroundRequests
-from diffoundry.serving.server.models import find_model
+from diffoundry.serving.server.models import Model, find_model
 from diffoundry.serving.server.openapi import openapi_document
 from diffoundry.serving.server.page_files import PAGE, PageFiles
 from diffoundry.serving.server.parameter_table import ENDPOINTS
@@ -87,6 +87,8 @@ async def _open_engines(state: ServerState) -> None:
         except DiffoundryError as error:
             _LOG.error("engines", extra={"facts": {"model": model.name, "error": str(error)}})
             return
+        with contextlib.suppress(DiffoundryError):  # the first client that asks gets the error
+            await loop.run_in_executor(None, model.describe)
         _LOG.info("opened", extra={"facts": {"model": model.name}})
     state.loaded = True
 
@@ -99,8 +101,7 @@ def _state(request: Request) -> ServerState:
 async def _list_models(request: Request) -> Response:
     state = _state(request)
     state.keys.owner(request)
-    loras = sorted(state.loras.names())
-    models = [{**model.describe(), "loras": loras} for model in state.models.values()]
+    models = [await state.in_thread(_describe, state, model) for model in state.models.values()]
     return JSONResponse({"object": "list", "data": models})
 
 
@@ -108,7 +109,11 @@ async def _get_model(request: Request) -> Response:
     state = _state(request)
     state.keys.owner(request)
     model = find_model(state.models, request.path_params["model"])
-    return JSONResponse({**model.describe(), "loras": sorted(state.loras.names())})
+    return JSONResponse(await state.in_thread(_describe, state, model))
+
+
+def _describe(state: ServerState, model: Model) -> dict[str, Any]:
+    return {**model.describe(), "loras": sorted(state.loras.names())}
 
 
 async def _health(_request: Request) -> Response:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from diffoundry.runtime.errors import DiffoundryError, InputError
@@ -25,11 +25,13 @@ class Model:
         name: As clients name it: the folder, without ".bundle"; of a chain those of its folders, joined by a plus.
         pipeline: Its pipeline.
         created: When the server opened it, in seconds since 1970.
+        facts: Those of `model_facts`, once they were asked for: they take a while, and never change.
     """
 
     name: str
     pipeline: PipelineBase
     created: int
+    facts: dict[str, Any] = field(default_factory=dict)
 
     def endpoints(self) -> tuple[str, ...]:
         """Return the endpoints below /v1/images/ that this bundle can answer."""
@@ -46,7 +48,9 @@ class Model:
         return sorted(names | ({"mask"} if "mask_image" in names else set()))
 
     def describe(self) -> dict[str, Any]:
-        """Return OpenAI's object of a model, with more facts beside."""
+        """Return OpenAI's object of a model, with more facts beside. Runs in a thread, since it may read files."""
+        if not self.facts:
+            self.facts.update(model_facts(self.pipeline))
         bundle = self.pipeline.session.bundle
         try:
             height, width = self.pipeline.default_size
@@ -63,7 +67,7 @@ class Model:
             "default_size": size,
             "parameters": self.parameters(),
             "presets": sorted(read_presets(bundle)),
-            **model_facts(self.pipeline),
+            **self.facts,
         }
 
 
