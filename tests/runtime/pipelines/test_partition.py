@@ -14,6 +14,7 @@ from diffoundry.runtime import EngineOptions, load
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.cli.inspect import command as inspect
 from diffoundry.runtime.cli.inspect import partition_notes
+from diffoundry.runtime.engines.memory_limit import MemoryLimit
 from diffoundry.runtime.engines.partitioned import PartitionedEngine
 from diffoundry.runtime.engines.run_memory import RunMemory
 
@@ -109,6 +110,14 @@ def test_low_memory_closes_what_the_loop_does_not_need(exported, pipes, monkeypa
     monkeypatch.setattr(PartitionedEngine, "_run_part", note)
     given = _steps(pipe, num_inference_steps=3)
     assert seen == [["conditioning"], ["prelude"], ["prelude"], ["step"], ["step"], ["step"]]
+    assert np.array_equal(given, _steps(pipes("emoji-dit")[0], num_inference_steps=3))
+
+
+def test_parts_run_in_pieces_within_a_limit_of_memory(exported, pipes, monkeypatch):
+    monkeypatch.setattr(MemoryLimit, "room", 12 << 20)
+    pipe = load(exported("emoji-dit", partition=True), options=EngineOptions(threads=1), memory="20GB")
+    given = _steps(pipe, num_inference_steps=3)
+    assert pipe.session.engine(pipe.denoiser.component).least_memory > 0
     assert np.array_equal(given, _steps(pipes("emoji-dit")[0], num_inference_steps=3))
 
 
