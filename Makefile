@@ -1,8 +1,9 @@
 # What a newcomer types. `make help` lists it.
 PYTHON ?= python3
 BIN := .venv/bin
-# Tests run in two processes; more threads in each would only fight over the cores.
-TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+# Tests run in two processes; more threads in each would only fight over the cores. Without bytecode, pytest would
+# rewrite every test module in every run and process.
+TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false PYTHONDONTWRITEBYTECODE=
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo docs native test test-slow lint types layers format bench clean
