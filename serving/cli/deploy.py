@@ -5,9 +5,9 @@ from pathlib import Path
 import click
 
 from diffoundry.runtime.bundle.bundle import Bundle
-from diffoundry.runtime.bundle.hub import find_bundle
 from diffoundry.runtime.cli.console import out, remark
 from diffoundry.runtime.cli.help import Command, options_in
+from diffoundry.runtime.cli.options import bundle_argument
 from diffoundry.runtime.engines.plugins import resolve
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.suggest import did_you_mean
@@ -50,17 +50,17 @@ def _known(_context: click.Context, _parameter: click.Parameter, value: str) -> 
 
 
 @click.command("deploy", cls=Command, examples=_EXAMPLES)
-@click.argument("bundle", type=click.Path(), metavar="DIR")
+@bundle_argument
 @_server("--to", "kind", required=True, metavar="SERVER", callback=_known, help=f"One of {', '.join(_WRITERS)}.")
 @_output("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="OUT", help="Folder to write.")
 @_output("--overwrite", is_flag=True, help="Replace the deployment at OUT when the new one is complete.")
-def command(bundle: str, *, kind: str, output: Path, overwrite: bool) -> None:
+def command(bundle: Path, *, kind: str, output: Path, overwrite: bool) -> None:
     """Write a folder that another server opens, with a copy of the bundle DIR.
 
     triton is a model repository for Triton Inference Server's Python backend, openvino-model-server a model folder for
     OpenVINO Model Server, docker a Dockerfile that runs `diffoundry serve`.
     """
-    opened = Bundle(find_bundle(bundle))
+    opened = Bundle(bundle)
     with open_deployment(output, opened, kind, overwrite=overwrite) as folder:
         resolve(_WRITERS[kind])(opened, folder)
     name = opened.root.resolve().name.removesuffix(".bundle").lower()

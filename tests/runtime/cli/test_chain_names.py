@@ -3,7 +3,7 @@
 import pytest
 
 
-@pytest.mark.parametrize("command", ["bench", "inspect", "schedulers", "set", "verify", "compare"])
+@pytest.mark.parametrize("command", ["bench", "inspect", "schedulers", "set", "verify", "compare", "deploy"])
 def test_other_commands_take_one_bundle(typed, command):
     code, _, _ = typed(command, "prior.bundle+decoder.bundle")
     assert code == (
