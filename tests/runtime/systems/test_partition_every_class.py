@@ -1,4 +1,8 @@
-"""The denoiser of a class of every family, whole and in parts: equal numbers, bit for bit in fp32 on ONNX Runtime."""
+"""The denoiser of a class of every family, whole and in parts: equal numbers.
+
+In fp32 on ONNX Runtime a partition has the same bits. A split may differ in the last: those of tiny Stable Diffusion
+3 and Hunyuan-DiT do, by up to 1.6e-7 of the largest number.
+"""
 
 import numpy as np
 import pytest
@@ -18,14 +22,17 @@ _FORMS = (_EXACT, ("onnxruntime", "fp16"), ("openvino", "fp32"))
 _ROUNDING = 2e-2
 """Largest difference over the largest number of an output, where targets fuse parts in other ways: half precision."""
 
+_LAST_BITS = {"partition": 0.0, "split": 1e-6}
+"""The same in fp32 on ONNX Runtime."""
 
-def _difference(whole, parts, *, exact):
+
+def _difference(whole, parts, limit):
     """Describe the output that differs, or return None."""
     for name, array in whole.items():
         if not np.isfinite(array).all():
             return f"{name} is not finite"
         far = np.abs(array.astype(np.float64) - parts[name]).max() / max(np.abs(array).max(), 1e-6)
-        if far > (0 if exact else _ROUNDING):
+        if far > limit:
             return f"{name} differs by {far:.1e} of its largest number"
     return None if whole.keys() == parts.keys() else f"outputs {sorted(parts)}"
 
@@ -58,7 +65,7 @@ def _faults(bundle, component, folder, target, precision):
             continue
         batched = [one.name for one in cut_spec.parts if any(tensor.shape == (TIMES,) for tensor in one.inputs)]
         parts[cut] = " ".join(part.name + "*" * (part.name in batched) for part in cut_spec.parts)
-        found = _difference(whole, result, exact=(target, precision) == _EXACT)
+        found = _difference(whole, result, _LAST_BITS[cut] if (target, precision) == _EXACT else _ROUNDING)
         if spec.inputs != cut_spec.inputs:
             found = "its inputs are others"
         faults += [f"{component} {target} {precision} {cut}: {found}"] if found else []
