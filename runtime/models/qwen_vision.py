@@ -164,7 +164,7 @@ class QwenVisionEncoder:
         Raises:
             InputError: It takes fewer.
         """
-        shapes = {spec.name: spec.shape for spec in self._session.declared_inputs(self.component)}
+        shapes = {spec.name: spec.shape for spec in self._session.inputs(self.component)}
         count = shapes["window_mask"][0]
         if not isinstance(count, int):
             return windows

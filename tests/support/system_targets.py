@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from coreml_interpreter.engine import InterpretedEngine
+from device_precisions import requires_precision
 
 from diffoundry.calibration.quality import Budget
 from diffoundry.exporter.calibrate.request import QuantizationRequest
@@ -33,6 +34,7 @@ def check_half_precision(export, settings, target, precision):
     """
     halves = ("fp16", "bf16") if target == "openvino" else ("fp16",)
     bundle = export(target=target, precision=f"fp32,{','.join(halves)}")
+    requires_precision(target, precision)
     settings = {**settings, "output_type": "latent"}
     expected, given = (load(bundle, target=target, precision=one)("a cat", **settings) for one in ("fp32", precision))
     change = np.square(expected.images - given.images).mean() / np.square(expected.images).mean()
