@@ -75,11 +75,13 @@ class _Place:
     """Values around the body.
 
     Attributes:
-        entries: All that the inner part reads of the latents; of a transformer made by the head.
+        entries: All that the inner part reads of the latents; of a transformer made by the head. Of a second stream,
+            such as the text's, two terms of a sum where it is one, as of the results.
         results: Made by the inner part; all that the last part reads of it. Of a transformer one value or two terms of
-            a sum: the last part adds them, so that ONNX Runtime fuses the sum with the norm as in the whole graph.
+            a sum: the last part adds them, so that ONNX Runtime fuses the sum with the norm as in the whole graph. A
+            bias of a term is added there too, since ONNX Runtime fuses it with the same norm.
         sum: (before the first block, after it): the second is the first plus what the block adds, and the sum of the
-            results is the second plus what the others add. None for a UNet.
+            results is the second plus what the others add, but for that bias. None for a UNet.
     """
 
     entries: tuple[ir.Value, ...]
@@ -128,16 +130,32 @@ def _blocks(graph: ir.Graph, followed: set[ir.Value], lists: dict[str, int]) -> 
     inner = _after(graph, ends)
     for value in (value for node in graph for value in node.outputs if value in followed and value in inner | ends):
         if value.shape == after.shape and not _is_inside(value, lists, ends):
-            return _Place(entries=tuple(left), results=_terms_of(value, _after(graph, left) - {*left}), sum=sums[0])
+            entries = dict.fromkeys(t for one in left for t in ((one,) if one is after else _terms_of(one, followed)))
+            return _Place(entries=(*entries,), results=_terms_of(value, _after(graph, left) - {*left}), sum=sums[0])
     return f"nothing after its block {last}.{lists[last]} has the shape of what {first}.0 makes"
 
 
 def _terms_of(value: ir.Value, inner: set[ir.Value]) -> tuple[ir.Value, ...]:
-    """Return the terms of a sum of two inner values of its shape; of another value, itself."""
+    """Return the terms of a sum of two inner values of its shape, without a bias; of another value, itself."""
+    same = [_without_bias(term) for term in _added(value) if term in inner and _is_alike(term, value)]
+    return tuple(same) if len(same) == 2 and same[0] is not same[1] else (value,)
+
+
+def _without_bias(term: ir.Value) -> ir.Value:
+    """Return what a linear layer makes before its bias is added; of another value, itself."""
+    terms = _added(term)
+    biases = [one for one in terms if one.is_initializer()]
+    products = [one for one in terms if one not in biases and _is_alike(one, term)]
+    return products[0] if len(biases) == 1 and len(products) == 1 else term
+
+
+def _added(value: ir.Value) -> list[ir.Value]:
     node = value.producer()
-    terms = () if node is None or node.op_type != "Add" else node.inputs
-    same = [term for term in terms if term in inner and term.shape == value.shape and term.dtype == value.dtype]
-    return tuple(term for term in same if term is not None) if len(same) == 2 and same[0] is not same[1] else (value,)
+    return [] if node is None or node.op_type != "Add" else [term for term in node.inputs if term is not None]
+
+
+def _is_alike(value: ir.Value, other: ir.Value) -> bool:
+    return value.shape == other.shape and value.dtype == other.dtype
 
 
 def _is_inside(value: ir.Value, lists: dict[str, int], ends: set[ir.Value]) -> bool:

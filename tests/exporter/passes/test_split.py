@@ -59,6 +59,42 @@ TRANSFORMER_MODULES = {
     "normed": "norm_out",
 }
 
+TWO_STREAMS = """
+<ir_version: 10, opset_import: ["": 23]>
+g (float[batch, tokens, 64] hidden_states, float[batch, words, 64] encoder_hidden_states)
+    => (float[batch, tokens, 64] out)
+<float[64, 64] weight = {{{first}}}, float[64] bias = {{{last}}}>
+{{
+    words = MatMul (encoder_hidden_states, weight)
+    x = MatMul (hidden_states, weight)
+    a = MatMul (x, weight)
+    x1 = Add (x, a)
+    turned = Transpose <perm = [0, 2, 1]> (x)
+    scores = MatMul (words, turned)
+    mixed = MatMul (scores, x)
+    w0 = Add (words, mixed)
+    e = MatMul (w0, weight)
+    w1 = Add (w0, e)
+    normed_words = LayerNormalization (w1, bias, bias)
+    b = Tanh (x1)
+    words_turned = Transpose <perm = [0, 2, 1]> (normed_words)
+    more_scores = MatMul (b, words_turned)
+    more_mixed = MatMul (more_scores, normed_words)
+    x2a = Add (more_mixed, x1)
+    product = MatMul (x2a, weight)
+    d = Add (product, bias)
+    x2 = Add (x2a, d)
+    normed = LayerNormalization (x2, bias, bias)
+    out = MatMul (normed, weight)
+}}
+"""
+TWO_STREAMS_MODULES = {
+    **dict.fromkeys(("a", "x1", "turned", "scores", "mixed", "w0", "e", "w1"), "transformer_blocks.0"),
+    **dict.fromkeys(("normed_words", "b", "words_turned", "more_scores", "more_mixed"), "transformer_blocks.1"),
+    **dict.fromkeys(("x2a", "product", "d", "x2"), "transformer_blocks.1"),
+    "normed": "norm_out",
+}
+
 
 @pytest.fixture
 def make(numbers):
@@ -138,6 +174,16 @@ def test_a_transformer_is_cut_around_its_further_blocks(transformer, token_feeds
     assert names(tail.model.graph.inputs) == {"x2a", "d", "shift"}
     assert (head.residuals, body.residuals) == ({"x1": "x"}, {"x2a": "x1", "d": "x1"})
     assert np.array_equal(chain((head, body, tail), token_feeds)["out"], run(transformer, token_feeds)["out"])
+
+
+def test_sums_before_norms_are_made_where_the_norms_are(make, numbers):
+    """ONNX Runtime fuses them, the bias included, and rounds in another way than norms of a sum that it reads."""
+    whole = make(TWO_STREAMS, TWO_STREAMS_MODULES, (64, 64), (64,))
+    feeds = {name: numbers(2, rows, 64) for name, rows in (("hidden_states", 5), ("encoder_hidden_states", 3))}
+    head, body, tail = split(whole, "transformer")
+    assert names(head.model.graph.outputs) == {"x", "x1", "w0", "e"}
+    assert names(body.model.graph.outputs) == {"x2a", "product"}
+    assert np.array_equal(chain((head, body, tail), feeds)["out"], run(whole, feeds)["out"])
 
 
 def test_halves_are_handed_over_as_float32(transformer, token_feeds):

@@ -1,7 +1,6 @@
 """The denoiser of a class of every family, whole and in parts: equal numbers.
 
-In fp32 on ONNX Runtime a partition has the same bits. A split may differ in the last: those of tiny Stable Diffusion
-3 and Hunyuan-DiT do, by up to 1.6e-7 of the largest number.
+In fp32 on ONNX Runtime they have the same bits.
 """
 
 import numpy as np
@@ -21,9 +20,6 @@ _FORMS = (_EXACT, ("onnxruntime", "fp16"), ("openvino", "fp32"))
 
 _ROUNDING = 2e-2
 """Largest difference over the largest number of an output, where targets fuse parts in other ways: half precision."""
-
-_LAST_BITS = {"partition": 0.0, "split": 1e-6}
-"""The same in fp32 on ONNX Runtime."""
 
 
 def _difference(whole, parts, limit):
@@ -65,7 +61,7 @@ def _faults(bundle, component, folder, target, precision):
             continue
         batched = [one.name for one in cut_spec.parts if any(tensor.shape == (TIMES,) for tensor in one.inputs)]
         parts[cut] = " ".join(part.name + "*" * (part.name in batched) for part in cut_spec.parts)
-        found = _difference(whole, result, _LAST_BITS[cut] if (target, precision) == _EXACT else _ROUNDING)
+        found = _difference(whole, result, 0.0 if (target, precision) == _EXACT else _ROUNDING)
         if spec.inputs != cut_spec.inputs:
             found = "its inputs are others"
         faults += [f"{component} {target} {precision} {cut}: {found}"] if found else []
