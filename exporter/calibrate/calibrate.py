@@ -82,7 +82,7 @@ def calibrate(
     run = _Calibration(folder, request, progress)
     if not request.calibrate:
         return dict.fromkeys(formats, _whole_networks(run.reference))
-    check_calibration_memory(run.reference, formats, progress)
+    check_calibration_memory(run.reference, formats)
     try:
         choices = {precision: run.choose(precision, list(wanted)) for precision, wanted in formats.items()}
     finally:

@@ -31,6 +31,10 @@ class FixedEngines(EngineSession):
     def _open(self, name: str) -> Engine:
         return self._handed_in[name]
 
+    def declared_inputs(self, name: str) -> tuple[TensorSpec, ...]:
+        """See `EngineSession.declared_inputs`: those of the engine that was passed in, whatever a manifest says."""
+        return self._handed_in[name].inputs if name in self._handed_in else ()
+
     def idle_inputs(self, name: str) -> frozenset[str]:  # noqa: ARG002
         """See `EngineSession.idle_inputs`: none, these engines take all inputs."""
         return frozenset()

@@ -14,6 +14,7 @@ from diffoundry.calibration.quality import mean_square
 from diffoundry.exporter.calibrate.engine_proxies import CachedEngine, FixedEngines
 from diffoundry.exporter.calibrate.generation_tasks import ImageTask, PromptTask, ReconstructionTask
 from diffoundry.exporter.calibrate.simulator import Simulator
+from diffoundry.exporter.calibrate.split_graph import weight_bytes
 from diffoundry.exporter.steps.graph_files import GRAPH_NAME
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.engines.protocol import Engine
@@ -28,6 +29,9 @@ _TOKENS_AT_ONCE = 2048
 """Latent pixels per batch of images: small models generate eight at once, Stable Diffusion one."""
 
 _MOST_AT_ONCE = 8
+
+WHOLE_BYTES = 128 << 20
+"""Bytes of weights up to which a network stays open; a larger one holds the weights of one part at a time."""
 
 
 class FloatReference:
@@ -49,7 +53,10 @@ class FloatReference:
         """
         self.bundle = Bundle(folder)
         self._images: dict[SeededPrompt, FloatArray] = {}
-        self._simulators = {name: Simulator(folder / name, threads) for name in self.bundle.components}
+        self._simulators = {
+            name: Simulator(folder / name, threads, in_parts=self.runs_in_parts(name))
+            for name in self.bundle.components
+        }
         self._references: dict[tuple[int, SeededPrompt], FloatArray] = {}
         self.tasks: list[ImageTask] = [task]
         if "vae_encoder" in self.bundle.components:
@@ -65,6 +72,10 @@ class FloatReference:
     def components(self) -> tuple[str, ...]:
         """Names of the components that the tasks run."""
         return tuple(dict.fromkeys(name for task in self.tasks for name in task.components(self.bundle)))
+
+    def runs_in_parts(self, component: str) -> bool:
+        """Return whether each call of a component opens one part of its graph after another."""
+        return weight_bytes(self.graph(component)) > WHOLE_BYTES
 
     def graph(self, component: str) -> ir.Model:
         """Load a component's portable graph from its file."""

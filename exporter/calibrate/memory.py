@@ -1,49 +1,35 @@
 """Memory that calibration takes, from the sizes of the graphs, before an engine is opened."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from diffoundry.exporter.calibrate.float_reference import FloatReference
-from diffoundry.runtime.engines.available_memory import available_memory, check_memory, describe_bytes
+from diffoundry.exporter.calibrate.simulator import PART_BYTES
+from diffoundry.exporter.calibrate.split_graph import weight_bytes, weights_of_nodes
+from diffoundry.runtime.engines.available_memory import check_memory
 from diffoundry.targets.base import PrecisionFormat
 
 __all__ = ["check_calibration_memory"]
 
-_USUAL = 3
-"""Peak memory over the bytes of the fp32 weights: Stable Diffusion 1.5 with 4.2 GB took 12.2 to 13 GB at 512 x 512."""
 
+def check_calibration_memory(reference: FloatReference, formats: Mapping[str, Sequence[PrecisionFormat]]) -> None:
+    """Refuse a calibration whose weights alone do not fit into memory.
 
-def check_calibration_memory(
-    reference: FloatReference,
-    formats: Mapping[str, Sequence[PrecisionFormat]],
-    progress: Callable[[str], None] = lambda _message: None,
-) -> None:
-    """Refuse a calibration whose weights alone do not fit into memory, and report one that usually takes more.
-
-    All networks that generate an image are open at once, in fp32. Their weights are the lower bound.
+    Small networks are open at once, in fp32; of large ones the weights of one part are in memory at a time. That is the
+    lower bound: what the networks compute comes on top, and most of it in the decoder of a large image.
 
     Args:
         reference: The float pipeline; no engine needs to be open.
         formats: Precision to the graph formats that its targets want.
-        progress: Called with a message if the memory may not be enough.
 
     Raises:
         InputError: It does not fit. The message names the precisions and the option that needs no images.
     """
-    weights = sum(_weight_bytes(reference, name) for name in reference.components)
+    sizes = {name: weight_bytes(reference.graph(name)) for name in reference.components}
+    large = [name for name in sizes if reference.runs_in_parts(name)]
+    parts = [max(PART_BYTES, *weights_of_nodes(reference.graph(name))) for name in large]
+    needed = sum(sizes[name] for name in sizes if name not in large) + max(parts, default=0)
     subject = f"--precision {','.join(formats)}: calibration generates images with all networks in fp32, which takes"
-    advice = _advice(formats)
-    check_memory(weights, subject, advice)
-    available = available_memory()
-    if available is not None and _USUAL * weights > available:
-        progress(
-            f"generating images usually takes {describe_bytes(_USUAL * weights)} of memory, and this machine has "
-            f"{describe_bytes(available)} available; if it is killed, {advice}"
-        )
-
-
-def _weight_bytes(reference: FloatReference, component: str) -> int:
-    values = reference.graph(component).graph.initializers.values()
-    return sum(value.const_value.nbytes for value in values if value.const_value is not None)
+    check_memory(needed, subject, _advice(formats))
 
 
 def _advice(formats: Mapping[str, Sequence[PrecisionFormat]]) -> str:

@@ -34,6 +34,9 @@ _VERSION = 2
 
 _NOTE = "note"
 
+_WATCHED, _WATCHED_OF_LARGE = 16, 2
+"""Watched tensors that are in memory at a time, of small images and of those that are generated one by one."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WatchedGraph:
@@ -108,7 +111,8 @@ def observe(
         stepped = bundle.role(component) in task.stepped
         return lambda name, values: statistics[component].add(name, values, step if stepped else 0)
 
-    engines = {name: _open(part, open_graph, look_into(name), name) for name, part in watched.items()}
+    watch_at_once = _WATCHED if at_once > 1 else _WATCHED_OF_LARGE
+    engines = {name: _open(part, open_graph, look_into(name), name, watch_at_once) for name, part in watched.items()}
     try:
         start, first = time.perf_counter(), done
         while done < len(prompts):
@@ -124,10 +128,12 @@ def observe(
     return Observation(statistics=statistics, images=dict(zip(prompts, images, strict=True)))
 
 
-def _open(part: WatchedGraph, open_graph: OpenGraph, look: Callable[[str, Array], None], name: str) -> SplitEngine:
+def _open(
+    part: WatchedGraph, open_graph: OpenGraph, look: Callable[[str, Array], None], name: str, watch_at_once: int
+) -> SplitEngine:
     inputs = {spec.name for spec in part.inputs}
     return SplitEngine(
-        split_graph(part.graph, part.axes.keys() - inputs),
+        split_graph(part.graph, part.axes.keys() - inputs, at_once=watch_at_once),
         lambda graph, part_name: open_graph(graph, f"{name}-{part_name}"),
         look,
         inputs=part.inputs,

@@ -1,4 +1,4 @@
-"""Exposes intermediate tensors by splitting the graph into parts that run one after another."""
+"""Splits a graph into parts that run one after another, to expose intermediate tensors or to hold fewer weights."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,13 +10,10 @@ import onnx_ir as ir
 from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.engines.protocol import Array, Engine
 
-__all__ = ["GraphPart", "OpenGraph", "SplitEngine", "split_graph"]
+__all__ = ["GraphPart", "OpenGraph", "SplitEngine", "split_graph", "weight_bytes", "weights_of_nodes"]
 
 OpenGraph = Callable[[ir.Model, str], Engine]
 """(graph, a name for its files) -> an engine that runs it."""
-
-_AT_ONCE = 16
-"""Watched tensors per part: that many are in memory at the same time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,26 +31,93 @@ class GraphPart:
     keep: frozenset[str]
 
 
-def split_graph(model: ir.Model, watched: Collection[str], *, at_once: int = _AT_ONCE) -> list[GraphPart]:
-    """Cut a graph after every `at_once` watched tensors.
+def split_graph(
+    model: ir.Model, watched: Collection[str] = (), *, at_once: int | None = None, most_bytes: int | None = None
+) -> list[GraphPart]:
+    """Cut a graph after every `at_once` watched tensors, and where a part would have more bytes of weights.
 
     Everything is computed once. Memory holds the watched tensors of one part and the tensors that cross a cut.
 
     Args:
         model: In topological order; stays unchanged.
         watched: Names of tensors that nodes compute. Inputs of the graph are not included.
-        at_once: Watched tensors per part.
+        at_once: Watched tensors per part: that many are in memory at the same time. None for all.
+        most_bytes: Weights per part, as float32, but for a node that has more; None for any. Tensors of unknown type or
+            shape, as rewrites leave them, never cross such a cut.
     """
     groups: list[list[ir.Node]] = [[]]
-    seen = 0
-    for node in model.graph:
-        groups[-1].append(node)
-        seen += sum(output.name in watched for output in node.outputs)
-        if seen >= at_once:
+    seen = used = 0
+    open_values: dict[ir.Value, int] = {}
+    for node in _constants_late(model.graph):
+        size = _weights_of(node)
+        if most_bytes is not None and groups[-1] and used + size > most_bytes and _described(open_values):
             groups.append([])
-            seen = 0
+            seen = used = 0
+        groups[-1].append(node)
+        used += size
+        _follow(open_values, node)
+        seen += sum(output.name in watched for output in node.outputs)
+        if at_once is not None and seen >= at_once:
+            groups.append([])
+            seen = used = 0
     groups = [group for group in groups if group]
     return [_part(model, groups, i, watched) for i in range(len(groups))]
+
+
+def _constants_late(graph: ir.Graph) -> list[ir.Node]:
+    """Order the nodes so that what weights alone decide, such as their dequantization, comes just before its use."""
+    constant: dict[ir.Node, None] = {}
+    placed: dict[ir.Node, None] = {}
+
+    def place(node: ir.Node) -> None:
+        for value in node.inputs:
+            producer = None if value is None else value.producer()
+            if producer in constant and producer not in placed:
+                place(producer)
+        placed[node] = None
+
+    for node in graph:
+        made = [value for value in node.inputs if value is not None and not value.is_initializer()]
+        if all(value.producer() in constant for value in made):
+            constant[node] = None
+        else:
+            place(node)
+    for node in constant:
+        if node not in placed:  # outputs of the graph
+            place(node)
+    return list(placed)
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """Return the bytes of a graph's weights as float32, in which quantized ones are computed too."""
+    return sum(_bytes_of(value) for value in model.graph.initializers.values())
+
+
+def weights_of_nodes(model: ir.Model) -> list[int]:
+    """Return the bytes of the weights that each node reads, as float32: a part holds those of one node at least."""
+    return [_weights_of(node) for node in model.graph]
+
+
+def _weights_of(node: ir.Node) -> int:
+    return sum(_bytes_of(value) for value in node.inputs)
+
+
+def _bytes_of(value: ir.Value | None) -> int:
+    return 0 if value is None or value.const_value is None else 4 * value.const_value.size
+
+
+def _follow(open_values: dict[ir.Value, int], node: ir.Node) -> None:
+    """Count down the uses of what a node reads, and add what it computes: values to their uses that are left."""
+    for value in node.inputs:
+        if value is not None and value in open_values:
+            open_values[value] -= 1
+            if not open_values[value]:
+                del open_values[value]
+    open_values.update({output: len(output.uses()) for output in node.outputs if output.uses()})
+
+
+def _described(values: Collection[ir.Value]) -> bool:
+    return all(value.dtype is not None and value.shape is not None for value in values)
 
 
 def _part(model: ir.Model, groups: Sequence[Sequence[ir.Node]], i: int, watched: Collection[str]) -> GraphPart:
@@ -90,7 +154,7 @@ class SplitEngine:
         self,
         parts: Sequence[GraphPart],
         open_graph: OpenGraph,
-        look: Callable[[str, Array], None],
+        look: Callable[[str, Array], None] = lambda _name, _values: None,
         *,
         inputs: tuple[TensorSpec, ...],
         outputs: tuple[TensorSpec, ...],

@@ -9,7 +9,7 @@ import pytest
 from diffoundry.calibration.prompts import HELD_OUT_PROMPTS
 from diffoundry.calibration.quality import Budget
 from diffoundry.exporter.add_engines import add_engines
-from diffoundry.exporter.calibrate import memory
+from diffoundry.exporter.calibrate import float_reference, memory
 from diffoundry.exporter.calibrate.calibrate import calibrate
 from diffoundry.exporter.calibrate.memory import check_calibration_memory
 from diffoundry.exporter.calibrate.request import QuantizationRequest
@@ -189,35 +189,33 @@ def test_random_weights_are_not_calibrated_either(exported):
     ],
 )
 def test_calibration_is_refused_where_its_weights_do_not_fit(reference, monkeypatch, precision, advice):
-    formats, messages = {precision: [ENGINES[precision]]}, []
-    weights = sum(
-        value.const_value.nbytes
+    formats = {precision: [ENGINES[precision]]}
+    weights = {
+        name: 4 * sum(value.const_value.size for value in reference.graph(name).graph.initializers.values())
         for name in reference.components
-        for value in reference.graph(name).graph.initializers.values()
-    )
+    }
 
     def check(available):
         monkeypatch.setattr(available_memory, "available_memory", lambda: available)
-        monkeypatch.setattr(memory, "available_memory", lambda: available)
-        check_calibration_memory(reference, formats, messages.append)
+        check_calibration_memory(reference, formats)
 
-    check(3 * weights)
+    def refusal(needed):
+        with pytest.raises(InputError) as caught:
+            check(needed - 1)
+        describe = available_memory.describe_bytes
+        assert str(caught.value) == (
+            f"--precision {precision}: calibration generates images with all networks in fp32, which takes at least "
+            f"{describe(needed)} of memory; this machine has {describe(needed - 1)} available; use a larger "
+            f"machine, {advice}"
+        )
+        check(needed)
+
     check(None)
-    assert not messages
-    check(weights)
-    describe = available_memory.describe_bytes
-    (message,) = messages
-    assert message == (
-        f"generating images usually takes {describe(3 * weights)} of memory, and this machine has {describe(weights)} "
-        f"available; if it is killed, use a larger machine, {advice}"
-    )
-    with pytest.raises(InputError) as caught:
-        check(weights - 1)
-    assert str(caught.value) == (
-        f"--precision {precision}: calibration generates images with all networks in fp32, which takes at least "
-        f"{describe(weights)} of memory; this machine has {describe(weights - 1)} available; use a larger "
-        f"machine, {advice}"
-    )
+    refusal(sum(weights.values()))
+    *small, large = sorted(weights.values())
+    monkeypatch.setattr(float_reference, "WHOLE_BYTES", large - 1)
+    monkeypatch.setattr(memory, "PART_BYTES", large // 4)
+    refusal(sum(small) + large // 4)  # the largest network holds one part at a time
 
 
 def test_calibration_asks_for_memory_and_the_option_does_not(tiny_folder, monkeypatch):
