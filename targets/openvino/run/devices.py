@@ -6,7 +6,7 @@ from pathlib import Path
 from diffoundry.runtime.errors import EngineError
 from diffoundry.targets.openvino.import_openvino import ov
 
-__all__ = ["add_extension", "core", "devices", "execution_precision", "precisions", "vendor_name"]
+__all__ = ["WEIGHTS_ONLY", "add_extension", "core", "devices", "execution_precision", "precisions", "vendor_name"]
 
 _FLOATS = {"BF16": "bf16", "FP16": "fp16", "FP32": "fp32"}
 _ORDER = {"CPU": ("BF16", "FP32", "FP16")}
@@ -14,7 +14,8 @@ _ORDER = {"CPU": ("BF16", "FP32", "FP16")}
 
 _GPU_ORDER = ("FP16", "FP32", "BF16")
 
-_WEIGHTS_ONLY = ("int8-weights", "int4-weights")
+WEIGHTS_ONLY = ("int8-weights", "int4-weights")
+"""Precisions whose activations are floats."""
 
 
 @cache
@@ -47,7 +48,7 @@ def precisions(device: str) -> tuple[str, ...]:
     common = set.intersection(*(_capabilities(name) for name in names))
     order = _ORDER.get(names[0].partition(".")[0], _GPU_ORDER)
     floats = [_FLOATS[word] for word in order if word in common]
-    return (*floats, *(("int8",) if "INT8" in common else ()), *_WEIGHTS_ONLY)
+    return (*floats, *(("int8",) if "INT8" in common else ()), *WEIGHTS_ONLY)
 
 
 def execution_precision(precision: str, device: str) -> str:

@@ -229,9 +229,11 @@ class OpenVinoEngine(Closeable):
         most = piece_limit(self._memory, weight_bytes(model))
         try:
             if most is None:
-                self.metadata |= state.transform(model, sizes)
-                return RequestPool(self._compiled(model), self.outputs)
-            self.metadata |= replace(state.transform, winograd=False)(model, sizes)  # its weights would be copies
+                notes, weights = state.transform(model, sizes)
+                self.metadata |= notes
+                return RequestPool(self._compiled(model), self.outputs, weights)
+            in_pieces = replace(state.transform, winograd=False, feeds=False)  # a piece has its weights in memory
+            self.metadata |= in_pieces(model, sizes)[0]
             return PieceRequests(model, self.outputs, self._compiled, self._path.parent.resolve(), most)
         except (RuntimeError, ValueError) as error:
             raise self._refused(error) from error

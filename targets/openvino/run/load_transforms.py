@@ -12,9 +12,10 @@ from diffoundry.runtime.native import attention_library, describe_attention
 from diffoundry.runtime.native.measured import ATTENTION, choice_mode
 from diffoundry.targets.openvino.import_openvino import ov
 from diffoundry.targets.openvino.input_types import expect_specs
+from diffoundry.targets.openvino.run import feed_weights
 from diffoundry.targets.openvino.run.center_norms import center_norms
 from diffoundry.targets.openvino.run.choose_attention import AttentionChooser, measure_attention
-from diffoundry.targets.openvino.run.devices import add_extension
+from diffoundry.targets.openvino.run.devices import WEIGHTS_ONLY, add_extension
 from diffoundry.targets.openvino.run.native_attention import attention_lengths, use_native_attention
 from diffoundry.targets.openvino.run.symbolic_sizes import default_sizes
 from diffoundry.targets.openvino.run.winograd import has_candidates, use_winograd
@@ -33,6 +34,7 @@ class LoadTransforms:
         chooser: Chooses the attentions for it.
         centers: True if normalisation in float32 is made exact for constant inputs.
         winograd: True if large convolutions in float32 are worth more memory.
+        feeds: True if integer weights of convolutions stay in their file.
     """
 
     spec: EngineSpec
@@ -41,6 +43,7 @@ class LoadTransforms:
     chooser: AttentionChooser | None
     centers: bool
     winograd: bool
+    feeds: bool
 
     @classmethod
     def of(cls, spec: EngineSpec, options: EngineOptions, floats: str) -> "LoadTransforms":
@@ -60,14 +63,20 @@ class LoadTransforms:
             chooser=chooser,
             centers=on_cpu and floats == "fp32",
             winograd=on_cpu and floats == "fp32" and bool(spec.options.get("winograd", True)),
+            feeds=on_cpu and spec.precision in WEIGHTS_ONLY,
         )
 
-    def __call__(self, model: ov.Model, sizes: Mapping[str, int] | None = None) -> dict[str, Any]:
-        """Transform a model in place, and return notes on what was done.
+    def __call__(
+        self, model: ov.Model, sizes: Mapping[str, int] | None = None
+    ) -> tuple[dict[str, Any], dict[str, ov.Node]]:
+        """Transform a model in place.
 
         Args:
             model: As read.
             sizes: Values of its symbolic sizes, or None to leave them open.
+
+        Returns:
+            Notes on what was done, and constants to feed in every call; see `feed_weights`.
         """
         metadata: dict[str, Any] = {}
         expect_specs(model, self.spec.inputs)
@@ -83,7 +92,11 @@ class LoadTransforms:
             metadata[ATTENTION] = f"{count} of {len(found)} layers ({self.chooser.mode}), {describe_attention()}"
         if self.winograd and has_candidates(model):  # a network without them may not take the sizes judged by
             metadata["Winograd convolutions"] = use_winograd(model, self._judged(model, sizes))
-        return {fact: value for fact, value in metadata.items() if value}
+        weights: dict[str, ov.Node] = {}
+        if self.feeds and feed_weights.has_large_weights(model):
+            weights = feed_weights.feed_weights(model)
+            metadata[feed_weights.NOTE] = len(weights)
+        return {fact: value for fact, value in metadata.items() if value}, weights
 
     def _judged(self, model: ov.Model, sizes: Mapping[str, int] | None) -> ov.Model:
         """Return a copy with sizes for which it is to be fast."""

@@ -23,17 +23,28 @@ class RequestPool:
         model: OpenVINO's own object.
     """
 
-    def __init__(self, model: ov.CompiledModel, outputs: Sequence[TensorSpec]) -> None:
+    def __init__(
+        self, model: ov.CompiledModel, outputs: Sequence[TensorSpec], weights: Mapping[str, ov.Node] | None = None
+    ) -> None:
         """Make the first request, in which the plugin allocates its memory.
 
         Args:
             model: Compiled.
             outputs: Its outputs in order, with symbolic sizes.
+            weights: Result of `feed_weights`: constants for further inputs, the same in every call.
         """
         self.model = model
         self._outputs = tuple(outputs)
+        self._weights = weights or {}
         self._idle: queue.LifoQueue[ov.InferRequest] = queue.LifoQueue()
-        self._idle.put(model.create_infer_request())
+        self._idle.put(self.request())
+
+    def request(self) -> ov.InferRequest:
+        """Make a request whose further inputs are set."""
+        request = self.model.create_infer_request()
+        for name, constant in self._weights.items():
+            request.set_tensor(name, constant.get_tensor_view())
+        return request
 
     def run(self, feeds: Mapping[str, Array], sizes: Mapping[str, int]) -> dict[str, Array]:
         """Run once.
@@ -48,7 +59,7 @@ class RequestPool:
         try:
             request = self._idle.get_nowait()
         except queue.Empty:
-            request = self.model.create_infer_request()
+            request = self.request()
         try:
             return self._run(request, feeds, sizes)
         except RuntimeError as error:

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from diffoundry.runtime.bench.machine import machine_facts
 from diffoundry.runtime.engines.protocol import EngineOptions, run_checked
 from diffoundry.runtime.errors import BundleError, EngineError, InputError
 from diffoundry.runtime.native import attention_library
-from diffoundry.targets.openvino.run import devices
+from diffoundry.targets.openvino.run import devices, feed_weights
 from diffoundry.targets.openvino.run.devices import core
 from diffoundry.targets.openvino.run.engine import OpenVinoEngine
 
@@ -118,6 +119,30 @@ def test_int8_stays_int8(open_engine, feeds_for):
 def test_quantized_weights_are_small_on_disk(lowered, precision, part):
     full, small = (lowered("emoji", "unet", name)[0].with_suffix(".bin") for name in ("fp32", precision))
     assert small.stat().st_size < part * full.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("precision", "buckets"),
+    [("int8-weights", ()), *(pytest.param("int4-weights", some, marks=pytest.mark.slow) for some in ((), BUCKETS))],
+)
+def test_integer_weights_of_convolutions_stay_in_their_file(
+    open_engine, feeds_for, monkeypatch, tmp_path, precision, buckets
+):
+    """Every call reads them there, of several threads too, and of a model that was compiled before."""
+    with open_engine("emoji", "unet", precision, buckets=buckets) as engine:
+        assert feed_weights.NOTE not in engine.metadata  # those of emoji are small
+        feeds = feeds_for(engine)
+        expected = engine.run(feeds)["out_sample"]
+    monkeypatch.setattr(feed_weights, "_SMALLEST", 1)
+    for _ in range(2):
+        with open_engine("emoji", "unet", precision, buckets=buckets, cache_dir=tmp_path) as engine:
+            with ThreadPoolExecutor(3) as threads:
+                results = [outputs["out_sample"] for outputs in threads.map(engine.run, [feeds] * 4)]
+            assert engine.metadata[feed_weights.NOTE] > 10
+            assert len(engine.inputs) == len(feeds)
+        assert len(results) == 4
+        for result in results:
+            np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("component", ["unet", "vae_decoder"])
