@@ -15,6 +15,8 @@ __all__ = [
     "our_image",
     "our_unet",
     "plain_graph",
+    "torch_calls",
+    "torch_image",
     "torch_unet",
     "unet_feeds",
 ]
@@ -22,21 +24,30 @@ __all__ = [
 Opened = tuple[Callable[[], Any], dict[str, Any]]
 
 
-def plain_graph(model: str, *, random_weights: bool, size: int, batch: int, folder: Path) -> Path:
-    """Export the UNet by `torch.onnx.export` with fixed sizes: `<folder>/plain-<size>-<batch>/model.onnx`."""
+def plain_graph(
+    model: str, *, random_weights: bool, size: int, batch: int, folder: Path, flexible: bool = False
+) -> Path:
+    """Export the UNet by `torch.onnx.export`: `<folder>/plain-<size>-<batch>/model.onnx`.
+
+    Its sizes are fixed, or free if `flexible`, and the folder is `plain-any` then.
+    """
     import torch
 
     from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 
-    path = folder / f"plain-{size}-{batch}" / "model.onnx"
+    path = folder / ("plain-any" if flexible else f"plain-{size}-{batch}") / "model.onnx"
     if path.is_file():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     module = open_checkpoint(model, random_weights=random_weights).load("unet")
     feeds = unet_feeds(module.config, size, batch)
     arguments = tuple(torch.from_numpy(array) for array in feeds.values())
-    names = {"input_names": list(feeds), "output_names": ["out_sample"]}
-    torch.onnx.export(_with_tensors(module), arguments, path, dynamo=True, **names)
+    options: dict[str, Any] = {"input_names": list(feeds), "output_names": ["out_sample"]}
+    if flexible:
+        axes = {"sample": (0, 2, 3), "timestep": (), "encoder_hidden_states": (0,)}
+        free = torch.export.Dim.DYNAMIC
+        options["dynamic_shapes"] = tuple(dict.fromkeys(axes.get(name, (0,)), free) for name in feeds)
+    torch.onnx.export(_with_tensors(module), arguments, path, dynamo=True, **options)
     return path
 
 
@@ -97,6 +108,16 @@ def torch_unet(model: str, dtype: str, size: int, batch: int, *, random_weights:
     """Open PyTorch in eager mode."""
     import torch
 
+    call_with = torch_calls(model, dtype, random_weights=random_weights, channels_last=channels_last)
+    return call_with(size, batch), {"torch": torch.__version__}
+
+
+def torch_calls(
+    model: str, dtype: str, *, random_weights: bool, channels_last: bool
+) -> Callable[[int, int], Callable[[], np.ndarray]]:
+    """Open PyTorch in eager mode; the result makes a call for a size and a batch."""
+    import torch
+
     from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 
     module = open_checkpoint(model, random_weights=random_weights).load("unet")
@@ -105,14 +126,44 @@ def torch_unet(model: str, dtype: str, size: int, batch: int, *, random_weights:
     if channels_last:
         module = torch.nn.Module.to(module, memory_format=torch.channels_last)
     gc.collect()
-    feeds = unet_feeds(module.config, size, batch)
-    tensors = [torch.from_numpy(array).to(kind) for array in feeds.values()]
     plain = _with_tensors(module)
 
-    def call() -> np.ndarray:
-        with torch.inference_mode():
-            result: np.ndarray = plain(*tensors).float().numpy()
-            return result
+    def call_with(size: int, batch: int) -> Callable[[], np.ndarray]:
+        tensors = [torch.from_numpy(array).to(kind) for array in unet_feeds(module.config, size, batch).values()]
+
+        def call() -> np.ndarray:
+            with torch.inference_mode():
+                result: np.ndarray = plain(*tensors).float().numpy()
+                return result
+
+        return call
+
+    return call_with
+
+
+def torch_image(model: str, request: Mapping[str, Any], dtype: str, *, random_weights: bool) -> Opened:
+    """Open diffusers' pipeline of the checkpoint."""
+    import torch
+
+    from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
+    from diffoundry.exporter.reference.pipeline import reference_pipeline
+
+    kind = getattr(torch, dtype)
+    pipeline = reference_pipeline(open_checkpoint(model, random_weights=random_weights), kind)
+    pipeline.set_progress_bar_config(disable=True)
+
+    def call() -> tuple[float, Any]:
+        start = time.perf_counter()
+        result = pipeline(
+            request["prompt"],
+            num_inference_steps=request["steps"],
+            guidance_scale=request["guidance_scale"],
+            height=request["size"],
+            width=request["size"],
+            generator=torch.Generator().manual_seed(request["seed"]),
+            output_type="np",
+        )
+        return time.perf_counter() - start, {"image": np.rint(result.images[0] * 255).astype(np.uint8)}
 
     return call, {"torch": torch.__version__}
 
@@ -141,11 +192,13 @@ def genai_image(bundle: str, request: Mapping[str, Any], precision: str) -> Open
     return call, {"openvino_genai": genai.__version__}
 
 
-def our_image(bundle: str, request: Mapping[str, Any], target: str, precision: str) -> Opened:
+def our_image(
+    bundle: str, request: Mapping[str, Any], target: str, precision: str, threads: int | None = None
+) -> Opened:
     """Open our runtime's pipeline."""
     from diffoundry.runtime import load
 
-    pipeline = load(bundle, target=target, precision=precision)
+    pipeline = load(bundle, target=target, precision=precision, threads=threads)
     pipeline.session.open_all(("text_encoder", "unet", "vae_decoder"))
     calls: list[float] = []
 
