@@ -1,4 +1,4 @@
-"""Where a list of nodes may be cut, and which nodes become a piece."""
+"""Places where a list of nodes may be cut, and the nodes of each piece."""
 
 import pytest
 
