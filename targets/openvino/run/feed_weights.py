@@ -6,7 +6,7 @@ from math import prod
 from diffoundry.targets.openvino.import_openvino import ops, ov
 from diffoundry.targets.openvino.nodes import consumers, nodes_of, replace, sizes
 
-__all__ = ["NOTE", "feed_weights", "has_large_weights"]
+__all__ = ["NOTE", "feed_weights"]
 
 NOTE = "convolutions with integer weights in memory"
 """Fact of an engine: their number."""
@@ -51,11 +51,6 @@ def feed_weights(model: ov.Model) -> dict[str, ov.Node]:
         model.add_parameters(parameters)
         model.validate_nodes_and_infer_types()
     return fed
-
-
-def has_large_weights(model: ov.Model) -> bool:
-    """Return whether `feed_weights` finds a convolution."""
-    return next(_weights(model), None) is not None
 
 
 def _weights(model: ov.Model) -> Iterator[ov.Node]:

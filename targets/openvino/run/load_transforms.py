@@ -92,10 +92,8 @@ class LoadTransforms:
             metadata[ATTENTION] = f"{count} of {len(found)} layers ({self.chooser.mode}), {describe_attention()}"
         if self.winograd and has_candidates(model):  # a network without them may not take the sizes judged by
             metadata["Winograd convolutions"] = use_winograd(model, self._judged(model, sizes))
-        weights: dict[str, ov.Node] = {}
-        if self.feeds and feed_weights.has_large_weights(model):
-            weights = feed_weights.feed_weights(model)
-            metadata[feed_weights.NOTE] = len(weights)
+        weights = feed_weights.feed_weights(model) if self.feeds else {}
+        metadata[feed_weights.NOTE] = len(weights)
         return {fact: value for fact, value in metadata.items() if value}, weights
 
     def _judged(self, model: ov.Model, sizes: Mapping[str, int] | None) -> ov.Model:
