@@ -168,15 +168,30 @@ def seeded_generator(pipeline: Any, seed: int) -> Iterator[torch.Generator]:
     """Yield the generator of a call with which diffusers draws what a bundle draws.
 
     It is torch's global one, whose state is restored: some pipelines pass none to their scheduler, such as DiTPipeline.
-    But Stable Diffusion 3 draws latents of control images with the global one, and a bundle with one of its own.
+    But some pipelines draw latents of control images with the global one, and a bundle with one of its own.
     """
-    nets = getattr(pipeline, "controlnet", None)
     with torch.random.fork_rng(devices=[]):
         generator = torch.manual_seed(seed)
-        if isinstance(nets, diffusers.SD3ControlNetModel | controlnets.SD3MultiControlNetModel):
+        if _draws_apart(getattr(pipeline, "controlnet", None)):
             generator = torch.Generator().manual_seed(seed)
             torch.manual_seed(CONTROL_SEED)
         yield generator
+
+
+_DRAW_APART = (
+    diffusers.SD3ControlNetModel,
+    controlnets.SD3MultiControlNetModel,
+    diffusers.HunyuanDiT2DControlNetModel,
+    controlnets.HunyuanDiT2DMultiControlNetModel,
+)
+"""ControlNets whose pipelines draw latents of control images without the call's generator."""
+
+
+def _draws_apart(nets: Any) -> bool:
+    """Return whether these ControlNets are of `_DRAW_APART`, or of Qwen-Image with a mask: see `ControlNetModel`."""
+    if isinstance(nets, diffusers.QwenImageControlNetModel):
+        return bool(nets.config.extra_condition_channels)
+    return isinstance(nets, _DRAW_APART)
 
 
 def network(pipeline: Any, source: str) -> Any:

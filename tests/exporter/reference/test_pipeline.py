@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import diffusers
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 import torch
 
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
-from diffoundry.exporter.reference.pipeline import reference_pipeline
+from diffoundry.exporter.reference.pipeline import reference_pipeline, seeded_generator
 from diffoundry.runtime.errors import CheckpointError
+from diffoundry.runtime.pipelines.controlnet import CONTROL_SEED
 
 
 def _latents(pipeline, dtype=torch.float32):
@@ -64,3 +66,37 @@ def test_an_unknown_scheduler_is_named(tiny_sd_checkpoint, tmp_path):
     path.write_text(json.dumps({**json.loads(path.read_text()), "_class_name": "WarpScheduler"}))
     with pytest.raises(CheckpointError, match=r"got the scheduler 'WarpScheduler', expected one of diffusers'"):
         reference_pipeline(open_checkpoint(str(folder)))
+
+
+_HUNYUAN = {
+    "num_attention_heads": 1, "attention_head_dim": 8, "hidden_size": 8, "cross_attention_dim": 8,
+    "transformer_num_layers": 4, "cross_attention_dim_t5": 8, "pooled_projection_dim": 8, "in_channels": 4,
+    "patch_size": 2,
+}  # fmt: skip
+_QWEN = {
+    "in_channels": 4, "num_layers": 1, "attention_head_dim": 16, "num_attention_heads": 1, "joint_attention_dim": 8,
+    "axes_dims_rope": (4, 6, 6),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("net", "apart"),
+    [
+        (lambda: None, False),
+        (lambda: diffusers.QwenImageControlNetModel(**_QWEN), False),
+        (lambda: diffusers.QwenImageControlNetModel(**_QWEN, extra_condition_channels=4), True),
+        (lambda: diffusers.HunyuanDiT2DControlNetModel(**_HUNYUAN), True),
+        (lambda: diffusers.HunyuanDiT2DMultiControlNetModel([diffusers.HunyuanDiT2DControlNetModel(**_HUNYUAN)]), True),
+    ],
+)
+def test_draws_of_control_images_are_those_of_a_bundle(net, apart):
+    """Where a ControlNet's image is drawn without the generator of the call, it has a seed of its own."""
+    with torch.device("meta"):
+        pipeline = SimpleNamespace(controlnet=net())
+    seed = CONTROL_SEED + 1
+    own, call = (torch.randn(4, generator=torch.Generator().manual_seed(one)) for one in (CONTROL_SEED, seed))
+    with seeded_generator(pipeline, seed) as generator:
+        first = torch.randn(4)
+        second = torch.randn(4, generator=generator)
+    assert torch.equal(first, own if apart else call)
+    assert torch.equal(second, call) == apart
