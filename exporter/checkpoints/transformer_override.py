@@ -1,4 +1,4 @@
-"""Opens the transformer of --transformer: a single file in the names of the original code of FLUX.1 or Z-Image."""
+"""Opens the transformer of --transformer: a single file in the names of the original code of FLUX or Z-Image."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -110,6 +110,31 @@ def _flux_config(file: Safetensors, shapes: Shapes, own: Config) -> dict[str, An
     }
 
 
+def _flux_2_config(file: Safetensors, shapes: Shapes, own: Config) -> dict[str, Any]:
+    """Make the config of FLUX.2. Positions are those of the checkpoint's own transformer.
+
+    Raises:
+        CheckpointError: As `_flux_config`.
+    """
+    width, channels = _shape(file, shapes, "FLUX.2", "img_in.weight", 2)
+    (head,) = _shape(file, shapes, "FLUX.2", "double_blocks.0.img_attn.norm.query_norm.scale", 1)
+    outputs, _ = _shape(file, shapes, "FLUX.2", "final_layer.linear.weight", 2)
+    return {
+        **{key: value for key, value in own.items() if not key.startswith("_")},
+        "attention_head_dim": head,
+        "guidance_embeds": "guidance_in.in_layer.weight" in shapes,
+        "in_channels": channels,
+        "joint_attention_dim": _shape(file, shapes, "FLUX.2", "txt_in.weight", 2)[1],
+        "mlp_ratio": _shape(file, shapes, "FLUX.2", "double_blocks.0.img_mlp.2.weight", 2)[1] / width,
+        "num_attention_heads": width // head,
+        "num_layers": _count(shapes, "double_blocks"),
+        "num_single_layers": _count(shapes, "single_blocks"),
+        "out_channels": outputs,
+        "patch_size": 1,
+        "timestep_guidance_channels": _shape(file, shapes, "FLUX.2", "time_in.in_layer.weight", 2)[1],
+    }
+
+
 def _z_image_config(file: Safetensors, shapes: Shapes, own: Config) -> dict[str, Any]:
     """Make the config of Z-Image. Positions are those of the checkpoint's own transformer.
 
@@ -151,6 +176,9 @@ def _count(shapes: Shapes, block: str) -> int:
 _ORIGINALS = {
     "FluxTransformer2DModel": _Original(
         layout="flux", title="FLUX.1", mark="double_blocks.0.img_attn.", config=_flux_config
+    ),
+    "Flux2Transformer2DModel": _Original(
+        layout="flux_2", title="FLUX.2", mark="double_stream_modulation_img.", config=_flux_2_config
     ),
     "ZImageTransformer2DModel": _Original(
         layout="z_image", title="Z-Image", mark="layers.0.attention.qkv.", config=_z_image_config

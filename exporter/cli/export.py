@@ -76,7 +76,7 @@ _EXAMPLES = (
 @_checkpoint("--revision", help="Branch, tag or commit of a hub id; also as org/name@revision.")
 @_checkpoint("--variant", help="Variant of the weight files: fp16, bf16, non_ema ...  [default: files without one]")
 @_checkpoint("--vae", metavar="DIR|FILE", help="Use this AutoencoderTiny or AutoencoderKL instead of the model's VAE.")
-@_checkpoint("--transformer", metavar="FILE", help="Use this transformer of FLUX.1 or Z-Image instead of the model's.")
+@_checkpoint("--transformer", metavar="FILE", help="Use this transformer of FLUX or Z-Image instead of the model's.")
 @_checkpoint("--lora", multiple=True, metavar="FILE[:SCALE]", help="Add a LoRA to the weights. May be repeated.")
 @_checkpoint("--controlnet", multiple=True, metavar="NAME|DIR|FILE", help="Add a ControlNet. May be repeated.")
 @_checkpoint("--attention-control", is_flag=True, help="Let Prompt-to-Prompt and heat maps reach the UNet's attention.")

@@ -14,6 +14,7 @@ from diffoundry.exporter.checkpoints.json_files import read_json
 from diffoundry.exporter.configs.vocabulary import (
     write_bert_vocabulary,
     write_gemma_vocabulary,
+    write_mistral_vocabulary,
     write_qwen_vocabulary,
     write_t5_vocabulary,
     write_vocabulary,
@@ -27,6 +28,7 @@ _VOCABULARIES = {
     "T5": write_t5_vocabulary,
     "Bert": write_bert_vocabulary,
     "Gemma": write_gemma_vocabulary,
+    "PreTrained": write_mistral_vocabulary,
     "Qwen2": write_qwen_vocabulary,
     "XLMRoberta": write_xlm_roberta_vocabulary,
 }

@@ -17,6 +17,7 @@ __all__ = [
     "clip_vocabulary",
     "write_bert_vocabulary",
     "write_gemma_vocabulary",
+    "write_mistral_vocabulary",
     "write_qwen_vocabulary",
     "write_t5_vocabulary",
     "write_vocabulary",
@@ -33,10 +34,17 @@ _BERT_SPECIALS = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]"
 _XLM_R_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 
 _GEMMA_SPECIALS = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
-_QWEN_SPACE = "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}"
+_BYTE_SPACE = "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}"
 _QWEN_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _QWEN_IMAGES = {"<|vision_start|>": 151_652, "<|vision_end|>": 151_653, "<|image_pad|>": 151_655}
 """Tokens of images with Qwen's numbers, which configs name."""
+
+_MISTRAL_SPECIALS = {
+    "<unk>": 0, "<s>": 1, "</s>": 2, "[INST]": 3, "[/INST]": 4, "[IMG]": 10, "<pad>": 11, "[IMG_BREAK]": 12,
+    "[IMG_END]": 13, "[SYSTEM_PROMPT]": 17, "[/SYSTEM_PROMPT]": 18,
+}  # fmt: skip
+_MISTRAL_FIRST = 1000
+"""Number of the first piece: those below are special tokens."""
 
 
 _T5_SPECIALS = ("<pad>", "</s>", "<unk>")
@@ -95,15 +103,41 @@ def write_qwen_vocabulary(folder: Path) -> None:
     Qwen's own 151,643 pieces are not installed. These are bytes, the words and parts of words of CLIP's vocabulary, the
     words with a space before them, and the special tokens, with other numbers than Qwen's but for those of images.
     """
-    letters = [chr(code) for code in _byte_letters()]
-    joined = [(left, right.removesuffix(_END)) for left, right in clip_merges()]
-    words = [left + right.removesuffix(_END) for left, right in clip_merges() if right.endswith(_END)]
-    pairs = dict.fromkeys((*joined, *((_QWEN_SPACE, word) for word in (*letters[:94], *words))))
-    tokens = dict.fromkeys((*letters, *(left + right for left, right in pairs), *_QWEN_SPECIALS))
+    pieces, pairs = _byte_pairs()
+    tokens = dict.fromkeys((*pieces, *_QWEN_SPECIALS))
     vocabulary = {**{token: index for index, token in enumerate(tokens)}, **_QWEN_IMAGES}
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False) + "\n", encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(pair) for pair in pairs)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_mistral_vocabulary(folder: Path) -> None:
+    """Write a tokenizer.json of the kind of Mistral Small 3, for networks with random weights.
+
+    Mistral's own 131,072 pieces are not installed. These are those of `write_qwen_vocabulary`, and special tokens with
+    Mistral's numbers.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+    from tokenizers.models import BPE
+    from tokenizers.processors import TemplateProcessing
+
+    pieces, pairs = _byte_pairs()
+    vocabulary = {**_MISTRAL_SPECIALS, **{token: _MISTRAL_FIRST + index for index, token in enumerate(pieces)}}
+    tokenizer = Tokenizer(BPE(vocab=vocabulary, merges=pairs))
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in _MISTRAL_SPECIALS])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", _MISTRAL_SPECIALS["<s>"])])
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def _byte_pairs() -> tuple[list[str], list[tuple[str, str]]]:
+    """Return tokens and merges of byte pairs: bytes, CLIP's words and parts of words, words with a space before."""
+    letters = [chr(code) for code in _byte_letters()]
+    joined = [(left, right.removesuffix(_END)) for left, right in clip_merges()]
+    words = [left + right.removesuffix(_END) for left, right in clip_merges() if right.endswith(_END)]
+    pairs = dict.fromkeys((*joined, *((_BYTE_SPACE, word) for word in (*letters[:94], *words))))
+    return list(dict.fromkeys((*letters, *(left + right for left, right in pairs)))), list(pairs)
 
 
 def write_t5_vocabulary(folder: Path) -> None:

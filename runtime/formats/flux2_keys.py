@@ -10,7 +10,7 @@ from collections.abc import Collection
 from diffoundry.runtime.formats.mmdit_keys import OriginalLayer
 from diffoundry.runtime.formats.original_layers import Blocks, map_layers
 
-__all__ = ["flux2_layers"]
+__all__ = ["flux2_layers", "flux2_weights"]
 
 _OUTSIDE = {
     "time_guidance_embed.timestep_embedder.linear_1": "time_in.in_layer",
@@ -58,12 +58,21 @@ _DOUBLE, _CUT = "transformer_blocks.", "sformer_blocks."
 """Beginning of the names of layers of double blocks, and as some trainers write it."""
 
 
-def flux2_layers(names: Collection[str]) -> dict[str, OriginalLayer]:
+def flux2_weights(names: Collection[str]) -> dict[str, OriginalLayer]:
     """Map names of original layers to their layers of diffusers.
 
     Args:
         names: Layers of diffusers.
     """
-    cut = {_CUT + name.removeprefix(_DOUBLE): (name,) for name in names if name.startswith(_DOUBLE)}
-    found = map_layers(names, _OUTSIDE, _BLOCKS) | cut
+    found = map_layers(names, _OUTSIDE, _BLOCKS)
     return {original: OriginalLayer(layers, _SWAPPED in layers) for original, layers in found.items()}
+
+
+def flux2_layers(names: Collection[str]) -> dict[str, OriginalLayer]:
+    """Map names of layers in LoRAs to their layers of diffusers: `flux2_weights`, and names that some trainers cut.
+
+    Args:
+        names: Layers of diffusers.
+    """
+    cut = {_CUT + name.removeprefix(_DOUBLE): OriginalLayer((name,)) for name in names if name.startswith(_DOUBLE)}
+    return flux2_weights(names) | cut

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffoundry.exporter.component import Config
+from diffoundry.runtime.formats.flux2_keys import flux2_weights
 from diffoundry.runtime.formats.flux_keys import flux_layers, original_norm
 from diffoundry.runtime.formats.ldm_keys import ldm_unet_names
+from diffoundry.runtime.formats.mmdit_keys import OriginalLayer
 from diffoundry.runtime.formats.z_image_keys import z_image_layers
 
 __all__ = ["Place", "place_weights", "unused_in"]
@@ -80,6 +82,7 @@ _UNUSED = {
     "unet": (),
     "controlnet": (),
     "flux": (),
+    "flux_2": (),
     "z_image": ("norm_final.",),
     "vae": ("loss.", "model_ema."),
     "clip": ("text_model.embeddings.position_ids", "logit_scale", "text_projection."),
@@ -215,13 +218,39 @@ def _place_flux(names: Collection[str], config: Config) -> dict[str, Place]:
     """Map to the names of https://github.com/black-forest-labs/flux."""
     width = config["attention_head_dim"] * config["num_attention_heads"]
     layers = {name.rpartition(".")[0] for name in names}
+    known = {
+        original: joined
+        for original, joined in flux_layers(layers).items()
+        if not (original.endswith((".qkv", ".proj")) and original.startswith("single"))
+    }
+    return _place_norms(layers) | _place_joined(names, known, width)
+
+
+def _place_flux_2(names: Collection[str], config: Config) -> dict[str, Place]:
+    """Map to the names of https://github.com/black-forest-labs/flux2."""
+    layers = {name.rpartition(".")[0] for name in names}
+    width = config["attention_head_dim"] * config["num_attention_heads"]
+    return _place_norms(layers) | _place_joined(names, flux2_weights(layers), width)
+
+
+def _place_norms(layers: Collection[str]) -> dict[str, Place]:
+    """Map the scales of normalizations of FLUX to their places."""
+    norms = {layer: original_norm(layer) for layer in layers}
+    return {f"{layer}.weight": Place(name=norm) for layer, norm in norms.items() if norm is not None}
+
+
+def _place_joined(names: Collection[str], layers: Mapping[str, OriginalLayer], width: int) -> dict[str, Place]:
+    """Map weights and biases to places in original layers, of which several are one joined layer.
+
+    Args:
+        names: All weights of the network.
+        layers: Original name to its layers.
+        width: Rows of a layer that is joined with others, but for FLUX.1's four times as wide `proj_mlp`.
+    """
     found = {}
-    for layer in layers:
-        if (norm := original_norm(layer)) is not None:
-            found[f"{layer}.weight"] = Place(name=norm)
-    for original, joined in flux_layers(layers).items():
+    for original, joined in layers.items():
         first = 0
-        for layer in () if original.endswith((".qkv", ".proj")) and original.startswith("single") else joined.layers:
+        for layer in joined.layers:
             last = first + (4 * width if layer.endswith(".proj_mlp") else width)
             rows = (first, last) if len(joined.layers) > 1 else None
             first = last
@@ -242,13 +271,7 @@ def _place_z_image(names: Collection[str], config: Config) -> dict[str, Place]:
         for ours, theirs in _Z_IMAGE_NORMS.items():
             if f".{ours}." in name:
                 found[name] = Place(name=name.replace(ours, theirs))
-    for original, joined in z_image_layers({name.rpartition(".")[0] for name in names}).items():
-        for index, layer in enumerate(joined.layers):
-            rows = (index * width, (index + 1) * width) if len(joined.layers) > 1 else None
-            for kind in ("weight", "bias"):
-                if f"{layer}.{kind}" in names:
-                    found[f"{layer}.{kind}"] = Place(name=f"{original}.{kind}", rows=rows)
-    return found
+    return found | _place_joined(names, z_image_layers({name.rpartition(".")[0] for name in names}), width)
 
 
 _LAYOUTS: Mapping[str, Callable[[Collection[str], Config], dict[str, Place]]] = {
@@ -259,5 +282,6 @@ _LAYOUTS: Mapping[str, Callable[[Collection[str], Config], dict[str, Place]]] = 
     "clip_bare": _place_bare_clip,
     "open_clip": _place_open_clip,
     "flux": _place_flux,
+    "flux_2": _place_flux_2,
     "z_image": _place_z_image,
 }

@@ -17,7 +17,9 @@ from diffoundry.exporter.checkpoints.weights import build_module
 from diffoundry.exporter.configs.vocabulary import clip_merges, clip_vocabulary
 from diffoundry.runtime.bundle.specs import DimSpec
 from diffoundry.runtime.errors import CheckpointError
+from diffoundry.runtime.pipelines.families.flux_2 import SYSTEM_MESSAGE
 from diffoundry.runtime.pipelines.systems.sana_inputs import ENCODER_TOKENS, INSTRUCTION, TOKENS
+from diffoundry.runtime.tokenizers.chat_prompt import CHAT_FILE, read_chat_prompt
 from diffoundry.runtime.tokenizers.clip import ClipTokenizer
 from diffoundry.runtime.tokenizers.tokenizer_json import JsonTokenizer
 
@@ -43,6 +45,8 @@ SIZES = {
     "chroma": {"transformer": 8_899_983_424, "vae": 83_819_683},  # 8.9 billion, as the model card says
     "flux2-klein-4b": {"text_encoder": 4_022_468_096, "transformer": 3_875_544_576, "vae": 84_046_115},
     "flux2-klein-base-4b": {"transformer": 3_875_544_576},
+    # 32 and 24 billion, as the model cards say.
+    "flux2-dev": {"text_encoder": 24_011_361_280, "transformer": 32_223_281_152, "vae": 84_046_115},
     "z-image": {"transformer": 6_154_908_736},  # 6 billion, as the model card says
     "z-image-turbo": {"text_encoder": 4_022_468_096, "transformer": 6_154_908_736, "vae": 83_819_683},
     # 20 billion for the transformer, as the model card says.
@@ -392,6 +396,22 @@ def test_the_vocabulary_for_gemma(tmp_path):
         "\N{LOWER ONE EIGHTH BLOCK}of",
     ]
     assert (ids[1] != 0).sum() + TOKENS - 2 <= ENCODER_TOKENS
+    assert theirs.unk_token_id not in ids
+
+
+def test_the_vocabulary_for_mistral(tmp_path):
+    """Padded to the left, with a chat whose marks are one token each."""
+    place = open_checkpoint("flux2-dev", random_weights=True).root / "tokenizer"
+    write_tokenizer(place, "PixtralProcessor", tmp_path, {"system": SYSTEM_MESSAGE, "add_generation_prompt": False})
+    chat = read_chat_prompt(json.loads((tmp_path / CHAT_FILE).read_text()), tmp_path)
+    texts = [chat.render(text) for text in ("a photo of an Astronaut", "a cat")]
+    assert texts[1] == f"[SYSTEM_PROMPT]{SYSTEM_MESSAGE}[/SYSTEM_PROMPT][INST]a cat[/INST]"
+    ids = JsonTokenizer.from_folder(tmp_path)(texts, max_length=512).input_ids
+    theirs = transformers.AutoTokenizer.from_pretrained(place)
+    assert ids.tolist() == theirs(texts, padding="max_length", max_length=512, truncation=True).input_ids
+    assert ids[1, 0] == theirs.pad_token_id == 11
+    assert [one for one in ids[1] if one != 11][:2] == [1, 17]
+    assert [3, *theirs("a cat").input_ids[1:], 4] == ids[1, -4:].tolist()
     assert theirs.unk_token_id not in ids
 
 

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from click.testing import CliRunner
-from diffusers import FluxTransformer2DModel, ZImageTransformer2DModel
+from diffusers import Flux2Transformer2DModel, FluxTransformer2DModel, ZImageTransformer2DModel
 from diffusers.loaders import single_file_utils
 from safetensors.torch import save_file
 from tiny_flux import DEV, SCHNELL, make_flux
@@ -148,6 +148,61 @@ def test_every_weight_of_z_image_is_diffusers(tmp_path):
     ):
         with pytest.raises(CheckpointError, match=words):
             open_transformer(str(file), index, tmp_path / "config.json")
+
+
+def flux_2_names(module):
+    """Tensors of FLUX.2's original code, random, of the size of a transformer."""
+    width, config = module.inner_dim, module.config
+    wide, steps = int(config.mlp_ratio * width), config.timestep_guidance_channels
+    shapes = {
+        "img_in.weight": (width, config.in_channels), "txt_in.weight": (width, config.joint_attention_dim),
+        "time_in.in_layer.weight": (width, steps), "time_in.out_layer.weight": (width, width),
+        "double_stream_modulation_img.lin.weight": (6 * width, width),
+        "double_stream_modulation_txt.lin.weight": (6 * width, width),
+        "single_stream_modulation.lin.weight": (3 * width, width),
+        "final_layer.adaLN_modulation.1.weight": (2 * width, width),
+        "final_layer.linear.weight": (config.in_channels, width),
+    }  # fmt: skip
+    if config.guidance_embeds:
+        shapes |= {"guidance_in.in_layer.weight": (width, steps), "guidance_in.out_layer.weight": (width, width)}
+    norms = [f"single_blocks.{index}.norm" for index in range(config.num_single_layers)]
+    for index in range(config.num_single_layers):
+        shapes[f"single_blocks.{index}.linear1.weight"] = (3 * width + 2 * wide, width)
+        shapes[f"single_blocks.{index}.linear2.weight"] = (width, width + wide)
+    for block in (f"double_blocks.{i}.{stream}" for i in range(config.num_layers) for stream in ("img", "txt")):
+        norms.append(f"{block}_attn.norm")
+        shapes |= {f"{block}_attn.qkv.weight": (3 * width, width), f"{block}_attn.proj.weight": (width, width)}
+        shapes |= {f"{block}_mlp.0.weight": (2 * wide, width), f"{block}_mlp.2.weight": (width, wide)}
+    for norm in norms:
+        shapes |= {f"{norm}.{side}_norm.scale": (config.attention_head_dim,) for side in ("query", "key")}
+    random = torch.Generator().manual_seed(7)
+    return {name: torch.randn(shape, generator=random) for name, shape in shapes.items()}
+
+
+def test_every_weight_of_flux_2_is_diffusers(tmp_path):
+    index, options = {"transformer": ["diffusers", "Flux2Transformer2DModel"]}, {
+        "in_channels": 16, "num_layers": 1, "num_single_layers": 2, "attention_head_dim": 16, "num_attention_heads": 2,
+        "joint_attention_dim": 48, "timestep_guidance_channels": 32, "axes_dims_rope": [4, 4, 4, 4], "mlp_ratio": 2.5,
+        "rope_theta": 1000,
+    }  # fmt: skip
+    file = tmp_path / "flux-2.safetensors"
+    for prefix, dtype, guided in (("", torch.bfloat16, True), ("model.diffusion_model.", torch.float8_e4m3fn, False)):
+        module = Flux2Transformer2DModel(**options, guidance_embeds=guided)
+        module.save_config(tmp_path)
+        tensors = {name: tensor.to(dtype) for name, tensor in flux_2_names(module).items()}
+        save_file({prefix + name: tensor for name, tensor in tensors.items()}, file)
+        whole = {name: tensor.float() for name, tensor in tensors.items()}
+        expected = single_file_utils.convert_flux2_transformer_checkpoint_to_diffusers(whole)
+        opened = open_transformer(str(file), index, tmp_path / "config.json")
+        loaded = opened.file.load("diffusers:Flux2Transformer2DModel")
+        assert loaded.state_dict().keys() == expected.keys() == module.state_dict().keys()
+        for name, tensor in expected.items():
+            torch.testing.assert_close(loaded.state_dict()[name], tensor, rtol=0, atol=0)
+        assert {name: loaded.config[name] for name in options} == options
+        assert loaded.config.guidance_embeds is guided
+    save_file({"double_stream_modulation_img.lin.weight": torch.ones(2, 2)}, file)
+    with pytest.raises(CheckpointError, match=r"tensor img_in.weight: got none, expected the transformer of FLUX\.2"):
+        open_transformer(str(file), index, tmp_path / "config.json")
 
 
 def test_a_recipe_names_the_file(folder, tmp_path):
