@@ -96,6 +96,8 @@ class PipelineInterface(PipelineBase):
         return override_sample_size(self._classes[task.name, controlnet], size, self._version)
 
     def _default_size(self, task: type[Task], *, controlnet: bool) -> tuple[int, int]:
+        if task.own_size is not None:
+            return task.own_size
         size = self._sample_size(task, controlnet=controlnet)
         if size is None:
             raise InputError(

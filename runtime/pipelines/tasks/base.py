@@ -108,6 +108,7 @@ class Task:
         required_args: Arguments that must be given; they choose the task.
         from_image: True if it starts from an image.
         sized_by_image: True if the image alone decides the size that is generated.
+        own_size: Height and width by default, whatever the VAE's factor; None for those of the checkpoint.
         upscales: True if the result is larger than the image, by the VAE's factor.
         returns_flags: False if diffusers' class returns no flags of a safety checker, whatever its family does.
         named_only: True if only families that name it in `Family.tasks` can do it.
@@ -120,6 +121,7 @@ class Task:
     required_args: ClassVar[tuple[str, ...]] = ()
     from_image: ClassVar[bool] = False
     sized_by_image: ClassVar[bool] = False
+    own_size: ClassVar[tuple[int, int] | None] = None
     upscales: ClassVar[bool] = False
     named_only: ClassVar[bool] = False
     returns_flags: ClassVar[bool] = True

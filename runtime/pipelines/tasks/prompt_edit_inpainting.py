@@ -27,6 +27,7 @@ class PromptEditInpainting(Inpainting):
 
     name: ClassVar[str] = "prompt_edit_inpainting"
     label: ClassVar[str] = "editing a part of an image"
+    own_size: ClassVar[tuple[int, int] | None] = PromptEditing.own_size
     named_only: ClassVar[bool] = True
 
     def check(self, inputs: CommonInputs, family: Family) -> None:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PromptEditing", "SeveralImageEditing", "area_size"]
 
-_AREA = 1024 * 1024
+_SIDE = 1024
+_AREA = _SIDE**2
 """Pixels of an image that the denoiser sees."""
 
 _SEEN_AREA = 384 * 384
@@ -50,6 +51,7 @@ class PromptEditing(Task):
 
     name: ClassVar[str] = "prompt_editing"
     label: ClassVar[str] = "editing an image"
+    own_size: ClassVar[tuple[int, int] | None] = (_SIDE, _SIDE)
     required_args: ClassVar[tuple[str, ...]] = ("image",)
     from_image: ClassVar[bool] = True
     named_only: ClassVar[bool] = True
