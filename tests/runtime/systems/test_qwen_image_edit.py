@@ -119,6 +119,14 @@ def test_every_step_of_more_is_diffusers(pipelines, theirs):
             follow(pipelines, theirs, name, target, cases)
 
 
+def test_the_default_size_is_diffusers(pipelines, theirs):
+    """That of a square image, although a latent of this VAE covers 16 pixels."""
+    for name in (EDIT, PLUS):
+        ours = pipelines[name, "onnxruntime"]
+        assert ours.vae.scale_factor == theirs[name].vae_scale_factor == 16
+        assert ours.default_size == qwen_edit.calculate_dimensions(1024 * 1024, 1)[:2]
+
+
 def test_windows_and_places_are_those_of_transformers(pipelines, theirs):
     """Of images with whole windows and with parts of them, between the tokens of a text."""
     ours, reference = pipelines[PLUS, "onnxruntime"].family._vision, theirs[PLUS]
