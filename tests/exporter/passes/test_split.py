@@ -1,14 +1,21 @@
 """The split of a denoiser's graph around its inner part."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
+from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.passes.half_precision import HalfPrecision
 from diffoundry.exporter.passes.split import split
+from diffoundry.exporter.recipe import make_recipe
+from diffoundry.exporter.request import ExportRequest
 from diffoundry.exporter.steps.graph_names import MODULE_KEY
+from diffoundry.runtime.bundle.specs import Variant
 from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.models.roles import DENOISER
 
 UNET = """
 <ir_version: 10, opset_import: ["": 23]>
@@ -201,13 +208,29 @@ def _forget(model, start):
 
 def _add_twice(model):
     """Let the last layer read the middle of the inner part as well."""
-    values = {value.name: value for node in model.graph for value in node.outputs}
-    values["skip"].producer().replace_input_with(1, values["mid"])
+    _named(model, "skip").producer().replace_input_with(1, _named(model, "mid"))
+
+
+def _named(model, name):
+    return next(value for node in model.graph for value in node.outputs if value.name == name)
+
+
+def _without_skip(model):
+    """Let the last layer join what does not come from the latents."""
+    _named(model, "joined").producer().replace_input_with(1, _named(model, "start").producer().inputs[1])
+
+
+def _of_another_size(model):
+    """Record other tokens for all that follows the first block."""
+    for name in ("x2", "normed", "out"):
+        _named(model, name).shape = ir.Shape(["batch", 3, 4])
 
 
 @pytest.mark.parametrize(
     ("kind", "change", "why"),
     [
+        ("unet", _without_skip, "its up blocks join no skip"),
+        ("transformer", _of_another_size, "nothing after its block transformer_blocks.1 has the shape of what"),
         ("unet", lambda model: _forget(model, "up_blocks"), "it has no two blocks one after another"),
         ("unet", _add_twice, "its outer part reads several values of the inner one"),
         ("transformer", lambda model: _forget(model, "transformer_blocks.1"), "it has no two blocks one after another"),
@@ -228,3 +251,12 @@ def test_a_network_without_latents_is_refused():
     """
     with pytest.raises(InputError, match="it is no network of latents"):
         split(ir.from_onnx_text(text), "net")
+
+
+def test_a_pipeline_without_a_denoiser_is_refused():
+    checkpoint = open_checkpoint("emoji")
+    others = tuple(one for one in checkpoint.components if one.role != DENOISER)
+    request = ExportRequest(variants=(Variant(target="onnxruntime", precision="fp32"),), split=True)
+    assert make_recipe(checkpoint, request).split
+    with pytest.raises(InputError, match="--split: got emoji, which has no denoiser, expected a pipeline with one; le"):
+        make_recipe(replace(checkpoint, components=others), request)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from diffoundry.exporter.cli.tune import command as tune_command
 from diffoundry.exporter.cli.verify import command as verify_command
-from diffoundry.exporter.tune import session
+from diffoundry.exporter.tune import measure, session
 from diffoundry.exporter.tune.approximation import Approximation, parse_approximation
 from diffoundry.exporter.tune.measure import generate_exact, measure_distance, sample, summarize
 from diffoundry.exporter.tune.ray_sweep import SweepWorker
@@ -116,6 +116,18 @@ def test_candidates_are_read_as_they_are_written():
 def test_text_that_is_no_approximation(text, message):
     with pytest.raises(InputError, match=message):
         parse_approximation(text)
+
+
+def test_pipelines_that_cannot_be_measured(exact, monkeypatch):
+    pipeline, settings, _ = exact
+    monkeypatch.setattr(type(pipeline), "argument_names", frozenset({"cache"}))
+    with pytest.raises(InputError, match="steps: .*has no such argument; leave it out of the approximation"):
+        sample(pipeline, settings, Approximation(steps=1), "red apple", 0)
+    monkeypatch.undo()
+    few = settings_for(pipeline, replace(REQUEST, steps=1))
+    monkeypatch.setattr(measure, "result_of", lambda _done: np.zeros((77, 8), np.float32))
+    with pytest.raises(InputError, match="got one that makes no images, expected images to compare"):
+        sample(pipeline, few, None, "red apple", 0)
 
 
 @pytest.mark.slow

@@ -317,6 +317,12 @@ _OUT_OF_RANGE = [
     ("engine", {"parts": [_part(), _part()]}, r"parts\[1\].name: got 'step' twice, expected it once"),
     ("engine", {"parts": [_part(weights=-1)]}, r"parts\[0\].weights: got -1, expected a whole number from 0"),
     ("engine", {"parts": [_part(inputs=[_X])]}, r"parts\[0\].inputs: got 'x', expected inputs of the engine and"),
+    (
+        "engine",
+        {"parts": [_part(residuals={"x": "y"}, outputs=[_X])]},
+        r"parts\[0\].residuals: got 'x' and 'y', expected an output of the part and an earlier value",
+    ),
+    ("engine", {"inputs": [_X], "parts": [_part(residuals={"y": "x"})]}, r"parts\[0\].residuals: got 'y' and 'x', exp"),
     ("engine", {"parts": [_part()], "outputs": [_X]}, r"engines\[0\].outputs: got 'x', expected outputs of its parts"),
     ("engine", {"idle": {"inputs": ["y"]}}, r"engines\[0\].idle.inputs: got 'y', expected inputs of the engine"),
     ("engine", {"idle": {"inputs": []}}, r"engines\[0\].idle.inputs: got an empty list, expected inputs of the engine"),
