@@ -153,7 +153,7 @@ def _begin(
         states=_patches(network, sample, positions),
         context=network.caption_norm(network.caption_projection(encoder_hidden_states)),
         hidden=((1.0 - encoder_attention_mask) * _HIDDEN)[:, None, None, :],
-        modulation=modulation.reshape(1, 6, -1),
+        modulation=modulation.view(-1, 6, embedded.shape[-1]),  # of any rows, for a batch of timesteps
         embedded=embedded,
         sides=(sample.shape[2] // patch, sample.shape[3] // patch),
     )

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.engines.timesteps import announced
 from diffoundry.runtime.images.postprocess import postprocess
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.models.unet_2d import UNet2DModel
@@ -67,6 +69,7 @@ class KarrasVe(StagedPipeline):
         shape = self.unet.latent_shape(call.images, *call.size)
         sample = call.start_noise(shape, call.inputs.latents) * np.float32(scheduler.init_noise_sigma)
         index = 0
+        announced(_network_times(scheduler))
         for place in scheduler.timesteps:
             if call.stops():
                 return
@@ -88,10 +91,22 @@ class KarrasVe(StagedPipeline):
 
     def _predict(self, sample: FloatArray, sigma: float) -> FloatArray:
         """Return F at a noise level."""
-        half = np.float32(sigma / 2)
+        half = _network_time(sigma)
         output: FloatArray = half * self.unet(((sample + 1) / 2).astype(np.float32), float(half), {})
         return output
 
     def decode(self, latents: FloatArray, output_type: str = "pil") -> Any:
         """See `StagedPipeline`: pixels from -1..1."""
         return postprocess(latents, output_type)
+
+
+def _network_time(sigma: float) -> np.float32:
+    """Return a noise level as the network was trained to know it."""
+    return np.float32(sigma / 2)
+
+
+def _network_times(scheduler: KarrasVeScheduler) -> npt.NDArray[np.float32]:
+    """Return `_network_time` of all levels of a run, (2 N,): the raised one, then the next that is corrected."""
+    levels = [float(scheduler.schedule[place]) for place in scheduler.timesteps]
+    pairs = zip(map(scheduler.raised_level, levels), [*levels[1:], levels[-1]], strict=True)
+    return np.array([_network_time(level) for pair in pairs for level in pair], np.float32)

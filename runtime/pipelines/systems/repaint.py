@@ -8,6 +8,7 @@ import numpy as np
 
 from diffoundry.runtime.checks.arguments import check_number
 from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.engines.timesteps import announced
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.mask import MaskInput
 from diffoundry.runtime.images.pixels import ImageInput, preprocess
@@ -115,7 +116,7 @@ class RePaint(StagedPipeline):
         sample = call.randn(image.shape)
         generator = call.generator[0] if isinstance(call.generator, Sequence) else call.generator
         last, index = int(scheduler.timesteps[0]) + 1, 0
-        for timestep in map(int, scheduler.timesteps):
+        for timestep in map(int, announced(scheduler.timesteps)):
             if timestep < last:
                 if call.stops():
                     return

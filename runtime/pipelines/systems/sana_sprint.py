@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.engines.timesteps import announced
 from diffoundry.runtime.errors import BundleError
 from diffoundry.runtime.images.pixels import preprocess
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
@@ -96,6 +97,7 @@ class SanaSprint(SanaBase):
             **self.transformer.embed_guidance(call.inputs.guidance_scale),
         }
         sample = self._start(call, float(timesteps[0]), sigma)
+        announced(np.array([_share(float(angle)) for angle in timesteps], np.float32))
         for index, timestep in enumerate(timesteps):
             if call.stops():
                 return
@@ -110,8 +112,7 @@ class SanaSprint(SanaBase):
 
     def _predict(self, sample: FloatArray, angle: float, feeds: Feeds) -> FloatArray:
         """Return the velocity of the scheduler at an angle t, of the transformer's at s."""
-        sine, cosine = np.float32(math.sin(angle)), np.float32(math.cos(angle))
-        share = sine / (cosine + sine)
+        share = _share(angle)
         scale = np.sqrt(share**2 + (1 - share) ** 2)
         rows = sample * scale
         output = self.transformer(rows, float(share), feeds)
@@ -135,3 +136,10 @@ class SanaSprint(SanaBase):
         noise = call.randn(shape) * sigma
         start: FloatArray = np.float32(math.cos(angle)) * rows + np.float32(math.sin(angle)) * noise
         return start
+
+
+def _share(angle: float) -> np.float32:
+    """Return s of an angle t."""
+    sine, cosine = np.float32(math.sin(angle)), np.float32(math.cos(angle))
+    share: np.float32 = sine / (cosine + sine)
+    return share

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.engines.timesteps import announced
 from diffoundry.runtime.images.postprocess import postprocess
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.models.unet_2d import UNet2DModel
@@ -69,7 +70,7 @@ class ScoreSdeVe(StagedPipeline):
         sample = call.start_noise(shape, call.inputs.latents) * np.float32(scheduler.init_noise_sigma)
         corrections, index = scheduler.options.correct_steps, 0
         assert scheduler.sigmas is not None, "set_sigmas makes them"
-        for timestep, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=True):
+        for timestep, sigma in zip(scheduler.timesteps, announced(scheduler.sigmas), strict=True):
             for turn in range(corrections + 1):
                 if call.stops():
                     return

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from diffoundry.runtime.checks.arguments import check_number
 from diffoundry.runtime.engines.session import EngineSession
+from diffoundry.runtime.engines.timesteps import announced
 from diffoundry.runtime.errors import BundleError, InputError
 from diffoundry.runtime.images.postprocess import postprocess
 from diffoundry.runtime.models.clip_text import CLIPTextModel
@@ -150,7 +151,7 @@ class VQDiffusion(StagedPipeline):
         inputs, guided = call.inputs, call.inputs.guidance_scale > 1
         conditioning = {"encoder_hidden_states": self._encode(inputs, guided=guided)}
         total = len(scheduler.timesteps)
-        for index, timestep in enumerate(scheduler.timesteps):
+        for index, timestep in enumerate(announced(scheduler.timesteps)):
             if call.stops():
                 return
             rows = np.concatenate([codes, codes]) if guided else codes

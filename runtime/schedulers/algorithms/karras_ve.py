@@ -92,6 +92,16 @@ class KarrasVeScheduler(Scheduler[KarrasVeOptions]):
         powers = np.float64(np.float32(lowest / highest)) ** place.astype(np.float64)
         self.schedule = powers.astype(np.float32) * np.float32(highest)
 
+    def raised_level(self, sigma: float) -> float:
+        """Return s, the level to which `add_noise_to_input` raises sigma; sigma itself outside `s_min` to `s_max`.
+
+        Raises:
+            InputError: no run is planned.
+        """
+        options, level = self.options, float(sigma)
+        churn = min(options.s_churn / self._require_run(), 2**0.5 - 1)
+        return level * (1.0 + churn) if options.s_min <= level <= options.s_max else level
+
     def add_noise_to_input(self, sample: Sample, sigma: float, *, generator: Generator = None) -> tuple[Sample, float]:
         """Raise the noise level from sigma to s.
 
@@ -106,11 +116,9 @@ class KarrasVeScheduler(Scheduler[KarrasVeOptions]):
         Raises:
             InputError: no run is planned.
         """
-        options, sigma = self.options, float(sigma)
-        churn = min(options.s_churn / self._require_run(), 2**0.5 - 1)
-        s = sigma * (1.0 + churn) if options.s_min <= sigma <= options.s_max else sigma
+        sigma, s = float(sigma), self.raised_level(sigma)
         z = noise_like(sample, generator)
-        return sample + options.s_noise * (s * s - sigma * sigma) ** 0.5 * z, s
+        return sample + self.options.s_noise * (s * s - sigma * sigma) ** 0.5 * z, s
 
     def step(  # type: ignore[override]  # diffusers' own arguments and output
         self, model_output: Sample, sigma_hat: float, sigma_prev: float, sample_hat: Sample

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from pixel_checkpoints import CHECKPOINTS
 from system_pair import compare_system, open_theirs
+from times_ahead import check_times_ahead
 
 from diffoundry.runtime import load
 from diffoundry.runtime.errors import InputError
@@ -49,6 +50,7 @@ def test_the_image_of_score_sde_is_the_mean_of_the_last_step(pair):
         seed=0, num_inference_steps=2, output_type="latent",
         callback_on_step_end=lambda pipe, index, timestep, tensors: {"latents": tensors["latents"] * 0},
     ).images  # fmt: skip
+    check_times_ahead(ours, num_inference_steps=3)
     assert not changed.any(), "a changed sample is the result itself"
 
 
@@ -58,6 +60,7 @@ def test_karras_ve_corrects_each_step_as_diffusers(pair):
         images = compare_system(ours, theirs, **arguments)
         assert images.std() > 0.05
     assert ours.start(num_inference_steps=5).total == 9
+    check_times_ahead(ours, num_inference_steps=3)
 
 
 def picture(seed, size=(32, 32)):
@@ -128,6 +131,7 @@ def test_one_image_counts_for_a_whole_batch(pair):
     images = ours(image=picture(0), mask_image=known(), batch_size=3, seed=1, output_type="np", **JUMPS).images
     assert images.shape == (3, 32, 32, 3)
     assert np.abs(images[0] - images[1]).max() > 0.01
+    check_times_ahead(ours, image=picture(0), mask_image=known(), **JUMPS)
     assert ours.default_size == (32, 32)
     assert ours.setting_arguments(3, 1.0) == {"num_inference_steps": 3, "jump_length": 1, "jump_n_sample": 2}
 

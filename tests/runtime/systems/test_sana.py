@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from diffusers.pipelines.sana import pipeline_sana as published
 from PIL import Image
 from system_pair import compare_system, open_theirs
+from times_ahead import check_times_ahead
 from tiny_sana import LATENTS, WIDTH, make_sana
 
 from diffoundry.runtime import load
@@ -126,6 +127,7 @@ def test_steps_beside_two_have_no_intermediate_timestep(ours):
     run = ours[SPRINT].start("a cat", num_inference_steps=4, height=64, width=64, **SHORT, **EXACT)
     np.testing.assert_allclose(run.scheduler.timesteps, np.linspace(1.5708, 0, 5), atol=1e-6)
     assert run.total == 4
+    check_times_ahead(ours[SPRINT], "a cat", num_inference_steps=4, height=64, width=64, **SHORT, **EXACT)
 
 
 def test_embeddings_of_a_prompt(ours, theirs):

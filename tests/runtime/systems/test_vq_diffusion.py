@@ -11,6 +11,7 @@ from diffusers import VQDiffusionPipeline
 from PIL import Image
 from small_bundle import seal
 from system_pair import compare_system
+from times_ahead import check_times_ahead
 from tiny_vq_diffusion import CODES, STEPS, make_vq_diffusion, open_vq_diffusion
 
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
@@ -75,6 +76,7 @@ def test_codes_start_masked_and_end_without_a_mask(ours):
     for step in run:
         codes.append(step.latents)
         assert run.preview()[0].size == (8, 8)
+    check_times_ahead(ours, CAT, num_inference_steps=STEPS)
     assert codes[0].dtype == np.int64
     assert (codes[0] == CODES).any()
     assert codes[-1].max() < CODES
