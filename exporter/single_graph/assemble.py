@@ -9,6 +9,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from diffoundry.exporter.single_graph.graph_array import GraphArray, Trace
+from diffoundry.exporter.single_graph.image_rows import IMAGES
 from diffoundry.exporter.single_graph.operation import Operation
 from diffoundry.exporter.single_graph.tables import Table, fold_steps
 from diffoundry.exporter.single_graph.traced_pipeline import CallTrace
@@ -80,7 +81,7 @@ class _Assembly:
             _describe(value, array)
         _describe(results[0], None)
         graph = ir.Graph([step, go_on, *carried], results, nodes=body, name="step")
-        zeros = [self._constant(np.zeros(one.shape, np.float32)) for one in (*first.samples[1:], *first.outputs)]
+        zeros = [self._zeros(one, before[call.latents.number], nodes) for one in (*first.samples[1:], *first.outputs)]
         starts = [before[call.latents.number], *zeros]
         trips = [self._constant(np.array(count, np.int64)), self._constant(np.array(True))]
         loop = ir.Node(
@@ -94,6 +95,12 @@ class _Assembly:
         nodes.append(loop)
         return loop.outputs[0], nodes, noise
 
+    def _zeros(self, like: GraphArray, latents: ir.Value, nodes: list[ir.Node]) -> ir.Value:
+        """Return zeros, for as many images as there are latents."""
+        images = self._node(nodes, "Shape", [latents], {"start": 0, "end": 1})
+        sizes = self._node(nodes, "Concat", [images, self._constant(np.array(like.shape[1:], np.int64))], {"axis": 0})
+        return self._node(nodes, "Expand", [self._constant(np.zeros((), np.float32)), sizes])
+
     def _noise(
         self, call: CallTrace, inner: dict[int, ir.Value], body: list[ir.Node], step: ir.Value
     ) -> list[ir.Value]:
@@ -105,7 +112,7 @@ class _Assembly:
         if not total:
             return []
         array = GraphArray(Trace(), 0, (total, *call.latents.shape), np.dtype(np.float32))
-        noise = _input("step_noise", array)
+        noise = _input("step_noise", array, axis=1)
         for age, one in enumerate(call.steps[0].noises):
             rows = self._table(np.array([max(end - 1 - age, 0) for end in ends], np.int64), body, step)
             inner[one.number] = self._node(body, "Gather", [noise, rows], {"axis": 0})
@@ -222,16 +229,19 @@ def _plain(trace: Trace) -> list[tuple[Operation, _Inputs]]:
     return [(one, tuple(one.inputs)) for one in trace.operations]
 
 
-def _input(name: str, array: GraphArray) -> ir.Value:
+def _input(name: str, array: GraphArray, axis: int = 0) -> ir.Value:
     value = ir.Value(name=name)
-    _describe(value, array)
+    _describe(value, array, axis)
     return value
 
 
-def _describe(value: ir.Value, array: GraphArray | None) -> None:
-    """Set type and shape; those of a condition without an array."""
+def _describe(value: ir.Value, array: GraphArray | None, axis: int = 0) -> None:
+    """Set type and shape; those of a condition without an array. The number of images is that of an axis, or unused."""
     dtype = ir.DataType.BOOL if array is None else ir.DataType.from_numpy(array.dtype)
-    value.type, value.shape = ir.TensorType(dtype), ir.Shape(() if array is None else array.shape)
+    sizes: list[int | str] = [] if array is None else list(array.shape)
+    if len(sizes) > 1 and sizes[axis] == IMAGES:
+        sizes[axis] = "batch"
+    value.type, value.shape = ir.TensorType(dtype), ir.Shape(sizes)
 
 
 def _attribute(name: str, value: Any) -> ir.Attr:

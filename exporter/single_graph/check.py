@@ -10,13 +10,14 @@ from diffoundry.runtime.models.roles import SAFETY_CHECKER
 from diffoundry.runtime.pipelines.base import PipelineBase
 from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
 from diffoundry.runtime.pipelines.tasks.base import TextToImage
+from diffoundry.runtime.pipelines.tasks.schedule import start_at_index
 from diffoundry.runtime.schedulers import make_scheduler
 from diffoundry.runtime.schedulers.plan_run import plan_run
 from diffoundry.runtime.schedulers.plans.lowering import lower
 
 __all__ = ["SINGLE_GRAPH_FAMILIES", "call_arguments", "check_request", "check_single_graph"]
 
-SINGLE_GRAPH_FAMILIES = ("stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3")
+SINGLE_GRAPH_FAMILIES = ("stable_diffusion", "latent_consistency", "stable_diffusion_xl", "stable_diffusion_3", "flux")
 """Families whose graphs the tests compare with `generate`."""
 
 _OPTION = "--single-graph"
@@ -49,7 +50,7 @@ def check_request(request: SingleGraphRequest, recipe: Recipe) -> Variant:
             )
     if recipe.dims["batch"].max == 1:
         raise InputError(
-            f"{_OPTION}: got --batch 1, expected at least 2: guidance takes two rows of one call; leave --batch out"
+            f"{_OPTION}: got --batch 1, expected at least 2: the graph takes any number of images; leave --batch out"
         )
     if len(recipe.buckets) > 1:
         raise InputError(f"{_OPTION}: got {len(recipe.buckets)} sizes of --buckets, expected one size")
@@ -84,11 +85,6 @@ def check_single_graph(pipeline: PipelineBase, request: SingleGraphRequest, reci
             f"{_OPTION}: got a checkpoint with a safety checker, which the graph would not run; pass "
             f"--no-safety-checker to export it without"
         )
-    if pipeline.denoiser.embeds_guidance:
-        raise InputError(
-            f"{_OPTION}: got a denoiser that takes the guidance scale itself, as distilled checkpoints of "
-            f"{bundle.pipeline_class} do, expected guidance by a negative prompt; export it without {_OPTION}"
-        )
     _check_scheduler(pipeline, call_arguments(pipeline, request, recipe))
 
 
@@ -101,6 +97,8 @@ def _check_scheduler(pipeline: DiffusionPipeline, arguments: Mapping[str, Any]) 
         tokens = pipeline.denoiser.image_tokens(pipeline.denoiser.latent_shape(1, *size, pipeline.vae))
         more = tokens, family.even_sigmas, family.compute_mu
         plan_run(scheduler, arguments["num_inference_steps"], None, None, None, *more)
+        if family.begin_index is not None:
+            start_at_index(scheduler, family.begin_index)
         lower(scheduler)
     except ConfigError as error:
         raise ConfigError(f"{_OPTION}: {error}") from error

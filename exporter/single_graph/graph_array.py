@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from diffoundry.exporter.single_graph.image_rows import IMAGES, has_images, is_constant_of_images, one_row
 from diffoundry.exporter.single_graph.operation import Operation, UnrecordedError
 
 __all__ = ["GraphArray", "Trace"]
@@ -20,10 +21,12 @@ class Trace:
     Attributes:
         operations: The recorded ones.
         count: Number of arrays.
+        images: Array with a row for each image, whose number is known when the graph runs.
     """
 
     operations: list[Operation] = field(default_factory=list)
     count: int = 0
+    images: "GraphArray | None" = None
 
     def array(self, shape: Sequence[int], dtype: npt.DTypeLike) -> "GraphArray":
         """Return a new array, such as an input."""
@@ -58,6 +61,18 @@ class Trace:
         more = {"component": component, "names": tuple(feeds)}
         arrays = self._append(Operation, "", list(feeds.values()), list(outputs.values()), {}, **more)
         return dict(zip(outputs, arrays, strict=True))
+
+    def rows(self, count: int) -> "GraphArray":
+        """Return the number of rows that are `count` in the recorded call, a multiple of `IMAGES`: int64 (1,)."""
+        assert self.images is not None, "set before anything is recorded"
+        images = self.record("Shape", [self.images], (1,), np.int64, start=0, end=1)
+        return images if count == IMAGES else images * np.array([count // IMAGES])
+
+    def expand(self, row: Any, count: int) -> "GraphArray":
+        """Repeat an array of one row; `count` is as in `rows`."""
+        shape = (count, *row.shape[1:])
+        sizes = _concatenate([self.rows(count), np.array(shape[1:], np.int64)]) if shape[1:] else self.rows(count)
+        return self.record("Expand", [row, sizes], shape, row.dtype)
 
     def _append(
         self,
@@ -142,11 +157,21 @@ class GraphArray:
         kept = [(axis, start, stop) for axis, (start, stop, _) in enumerate(spans) if stop - start != self.shape[axis]]
         if not kept:
             return self
+        if kept[0][0] == 0 and kept[0][1] < kept[0][2] and has_images(self):
+            return self._take_rows(*kept[0][1:])[(slice(None), *keys[1:])]
         shape = list(self.shape)
         for axis, start, stop in kept:
             shape[axis] = max(stop - start, 0)
         bounds = [np.array(column, np.int64) for column in zip(*((a, b, c) for c, a, b in kept), strict=True)]
         return self.trace.record("Slice", [self, *bounds], shape, self.dtype)
+
+    def _take_rows(self, start: int, stop: int) -> "GraphArray":
+        """Return the rows of some images, such as the second half."""
+        if start % IMAGES or stop % IMAGES:
+            raise UnrecordedError("a part of the images of a call")
+        first = self.trace.rows(start) if start else np.zeros(1, np.int64)
+        inputs = [self, first, self.trace.rows(stop), np.zeros(1, np.int64)]
+        return self.trace.record("Slice", inputs, (stop - start, *self.shape[1:]), self.dtype)
 
     def astype(self, dtype: npt.DTypeLike, copy: bool = True) -> "GraphArray":  # noqa: ARG002 - ndarray's signature
         """Convert; the array itself where it is of this type."""
@@ -159,7 +184,11 @@ class GraphArray:
         if -1 in sizes:
             known = math.prod(size for size in sizes if size != -1)
             sizes[sizes.index(-1)] = math.prod(self.shape) // known
-        return self.trace.record("Reshape", [self, np.array(sizes, np.int64)], sizes, self.dtype)
+        same = sizes[:1] == [self.shape[0]]
+        if has_images(self) and not same:
+            raise UnrecordedError("an array in which rows of images are joined")
+        written = [0, *sizes[1:]] if same else sizes  # 0 is the size of the input
+        return self.trace.record("Reshape", [self, np.array(written, np.int64)], sizes, self.dtype)
 
     def transpose(self, *axes: Any) -> "GraphArray":
         """Order the axes otherwise."""
@@ -188,6 +217,7 @@ def _trace_of(arrays: Sequence[Any]) -> Trace:
 def _binary(operator: str, first: Any, second: Any) -> GraphArray:
     """Record an operator of two arrays or numbers; Python's numbers take the type of the other."""
     pair = [one.item() if isinstance(one, np.generic) and one.dtype == np.float32 else one for one in (first, second)]
+    pair = [one_row(one) if isinstance(one, np.ndarray) and has_images(one) else one for one in pair]
     types = [one if isinstance(one, int | float) else one.dtype for one in pair]
     dtype = np.result_type(*types)
     shape = np.broadcast_shapes(*(np.shape(one) if not isinstance(one, GraphArray) else one.shape for one in pair))
@@ -204,7 +234,9 @@ def _concatenate(arrays: Sequence[Any], axis: int = 0) -> GraphArray:
     shape = list(arrays[0].shape)
     shape[axis] = sum(one.shape[axis] for one in arrays)
     same = [one.astype(dtype, copy=False) for one in arrays]
-    return _trace_of(same).record("Concat", same, shape, dtype, axis=axis)
+    trace = _trace_of(same)
+    same = [trace.expand(one_row(one), len(one)) if is_constant_of_images(one) else one for one in same]
+    return trace.record("Concat", same, shape, dtype, axis=axis)
 
 
 def _stack(arrays: Sequence[Any], axis: int = 0) -> GraphArray:
@@ -232,11 +264,13 @@ def _repeat(array: GraphArray, repeats: int, axis: int) -> GraphArray:
     shape[axis] *= repeats
     if array.shape[axis] != 1:
         raise UnrecordedError("repeat of several rows")
+    if axis == 0 and repeats % IMAGES == 0:
+        return array.trace.expand(array, repeats)
     return _concatenate([array] * repeats, axis=axis)
 
 
 def _pad(array: GraphArray, widths: Sequence[Any], mode: str = "constant") -> GraphArray:
-    pairs = [tuple(pair) for pair in widths]
+    pairs = [(widths[0], widths[1])] * array.ndim if isinstance(widths[0], int) else [tuple(pair) for pair in widths]
     if mode != "constant" or len(pairs) != array.ndim:
         raise UnrecordedError("pad")
     shape = [size + before + after for size, (before, after) in zip(array.shape, pairs, strict=True)]
@@ -260,6 +294,8 @@ _UFUNCS: dict[np.ufunc, Callable[..., GraphArray]] = {
     np.subtract: lambda a, b: _binary("Sub", a, b),
     np.multiply: lambda a, b: _binary("Mul", a, b),
     np.divide: lambda a, b: _binary("Div", a, b),
+    np.sin: lambda a: a.trace.record("Sin", [a], a.shape, a.dtype),
+    np.cos: lambda a: a.trace.record("Cos", [a], a.shape, a.dtype),
     np.maximum: lambda a, b: _binary("Max", a, b),
 }
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from diffoundry.exporter.single_graph.graph_array import GraphArray, Trace
+from diffoundry.exporter.single_graph.image_rows import IMAGES, one_row
 from diffoundry.exporter.single_graph.operation import UnrecordedError
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.bundle.dims import parse_size, size_of
@@ -61,20 +62,32 @@ class RecordingSession(EngineSession):
         text = self.bundle.role(name) == TEXT_ENCODER
         given = self._tokens(name, feeds, spec) if text else dict(feeds)
         fitted = {one.name: _fit(given[one.name], one) for one in spec.inputs}
+        rows = {one.shape[0] for one in spec.inputs if one.shape and isinstance(fitted[one.name], GraphArray)}
+        for one in spec.inputs:
+            array = fitted[one.name]
+            if (
+                not isinstance(array, GraphArray)
+                and one.shape
+                and isinstance(one.shape[0], str)
+                and one.shape[0] in rows
+            ):
+                fitted[one.name] = self.trace.expand(one_row(array), len(array))
         sizes = _sizes(spec.inputs, fitted)
         outputs = {one.name: (_shape(one, sizes), one.dtype) for one in spec.outputs}
         results = self.trace.call(name, fitted, outputs)
         return {key: one.astype(np.float32) if one.dtype.kind == "f" else one for key, one in results.items()}
 
     def _tokens(self, name: str, feeds: Mapping[str, Any], spec: EngineSpec) -> dict[str, Any]:
-        """Replace tokens and masks by inputs of the graph, one row each."""
+        """Replace tokens and masks by inputs of the graph, a row for each image."""
         ids, suffix = feeds["input_ids"], name.removeprefix("text_encoder")
         types = {one.name: one.dtype for one in spec.inputs}
         if self.learning:
             self._prompts |= {row.tobytes() for row in ids}
-        negative = [row.tobytes() not in self._prompts for row in ids]
+        kinds = [row.tobytes() not in self._prompts for row in ids[::IMAGES]]  # each text is that of `IMAGES` rows
+        if len(kinds) * IMAGES != len(ids):
+            raise UnrecordedError("a part of the texts of a call")
         return {
-            key: np.concatenate([self._input(f"{'negative_' * no}{key}{suffix}", array, types[key]) for no in negative])
+            key: np.concatenate([self._input(f"{'negative_' * no}{key}{suffix}", array, types[key]) for no in kinds])
             for key, array in feeds.items()
         }
 
@@ -82,7 +95,7 @@ class RecordingSession(EngineSession):
         if isinstance(array, GraphArray) or array.ndim != 2:
             raise UnrecordedError(f"the text encoder's input {name!r}")
         if name not in self.inputs_of_text:
-            self.inputs_of_text[name] = self.trace.array((1, array.shape[1]), dtype)
+            self.inputs_of_text[name] = self.trace.array((IMAGES, array.shape[1]), dtype)
         return self.inputs_of_text[name]
 
 

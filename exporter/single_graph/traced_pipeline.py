@@ -7,12 +7,13 @@ from typing import Any, cast
 import numpy as np
 
 from diffoundry.exporter.single_graph.graph_array import GraphArray, Trace
+from diffoundry.exporter.single_graph.image_rows import IMAGES
 from diffoundry.exporter.single_graph.recording_session import RecordingSession
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.postprocess import postprocess
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.pipelines.families.base import EncodeOptions
-from diffoundry.runtime.pipelines.guidance import ClassifierFreeGuidance, Guidance
+from diffoundry.runtime.pipelines.guidance import ClassifierFreeGuidance, Guidance, Unguided
 from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
 from diffoundry.runtime.pipelines.step_guidance import StepGuidance
 from diffoundry.runtime.pipelines.tasks.base import TaskContext
@@ -35,7 +36,8 @@ class StepTrace:
         samples: Inputs: the sample before this step, the one before that, ...
         outputs: Inputs: the model's output of the step before, the one before that, ...
         noises: Inputs: the last noise drawn, the one before, ...
-        outer: Inputs of the loop that every step reads: the guidance scale, then the conditioning.
+        outer: Inputs of the loop that every step reads: the guidance scale where a step combines rows with it, then the
+            conditioning.
         output: The model's output.
         sample: The next sample.
     """
@@ -55,13 +57,13 @@ class CallTrace:
 
     Attributes:
         before: Operations that make the first sample and the conditioning.
-        inputs: Name to array of `before`: tokens, "noise" and "guidance_scale".
+        inputs: Name to array of `before`: tokens, "noise", and "guidance_scale" where the denoiser has guidance.
         latents: The first sample, of `before`.
-        outer: The guidance scale and the conditioning, of `before`, in the order of `StepTrace.outer`.
+        outer: Those of `StepTrace.outer`, of `before`.
         steps: In order.
         after: Operations that make the image.
         last: The last sample, of `after`.
-        image: uint8 (B, H, W, 3), of `after`.
+        image: uint8 (IMAGES, H, W, 3), of `after`.
         plan: The scheduler's run.
         size: Height and width in pixels.
     """
@@ -88,7 +90,8 @@ class TracedPipeline(DiffusionPipeline):
             arguments: Of a call, without texts.
 
         Raises:
-            InputError: The call has no guidance by a negative prompt alone, or an argument does not fit.
+            InputError: The call has other guidance than by a negative prompt or in the network, or an argument does not
+                fit.
             NotAffineError: The scheduler has no sampling plan.
             UnrecordedError: The pipeline computes something else between its networks.
         """
@@ -96,31 +99,37 @@ class TracedPipeline(DiffusionPipeline):
 
     def _trace(self, prompt: str, negative: str, arguments: dict[str, Any]) -> CallTrace:
         session = cast("RecordingSession", self.session)
-        call = self._parse({"prompt": prompt, "negative_prompt": negative, **arguments})
+        texts: dict[str, Any] = {"prompt": [prompt] * IMAGES}
+        if not self.denoiser.embeds_guidance:
+            texts["negative_prompt"] = [negative] * IMAGES
+        call = self._parse({**texts, **arguments})
         shape = self.denoiser.latent_shape(call.images, *call.size, self.vae)
         scheduler, steps = self._plan(call, shape)
         choose, task = self.family.choose_guidance, call.task
         chosen = (
             choose(call.common, call.prompts, self.denoiser) if choose else task.guidance(call.common, self.denoiser)
         )
-        if not isinstance(chosen, ClassifierFreeGuidance) or isinstance(chosen, StepGuidance):
+        if not isinstance(chosen, ClassifierFreeGuidance | Unguided) or isinstance(chosen, StepGuidance):
             raise InputError(
                 f"--single-graph: got a checkpoint of the family {self._family_name!r} whose guidance is "
                 f"{type(chosen).__name__}, expected guidance by a negative prompt alone; export it without "
                 f"--single-graph"
             )
         options = EncodeOptions(*call.size, 1, chosen.guided, task.from_image, task)
-        session.begin(Trace(), {})
+        session.begin(_trace_of_images(shape)[0], {})
         session.learning = True
         self.family.encode(call.prompts, options._replace(guided=False))
         session.learning = False
 
-        before = Trace()
+        before, noise = _trace_of_images(shape)
         inputs: dict[str, GraphArray] = {}
         session.begin(before, inputs)
         condition = self.family.encode(call.prompts, options)
-        noise, scale = before.array(shape, np.float32), before.array((1,), np.float32)
-        inputs |= {"noise": noise, "guidance_scale": scale}
+        inputs["noise"] = noise
+        if chosen.guided or self.denoiser.embeds_guidance:
+            inputs["guidance_scale"] = before.array((1,), np.float32)
+        if isinstance(chosen, Unguided) and self.denoiser.embeds_guidance:
+            chosen = Unguided(embedding=self.denoiser.embed_guidance(cast("float", inputs["guidance_scale"])))
         conditioning: dict[str, Any] = dict(chosen.feeds(condition))
         start = task.begin(
             TaskContext(
@@ -139,17 +148,18 @@ class TracedPipeline(DiffusionPipeline):
             )
         )
         plan = lower(scheduler, eta=call.common.eta)
-        guided = np.maximum(cast("FloatArray", scale), np.float32(1.0))  # generate runs no guidance up to 1
+        outer: tuple[GraphArray, ...] = ()
+        if chosen.guided:  # generate runs no guidance up to 1
+            outer = (cast("GraphArray", np.maximum(cast("FloatArray", inputs["guidance_scale"]), np.float32(1.0))),)
         variable = {name: one for name, one in conditioning.items() if isinstance(one, GraphArray)}
         fixed = {name: one for name, one in conditioning.items() if name not in variable}
-        outer = (cast("GraphArray", guided), *variable.values())
+        outer = (*outer, *variable.values())
         traces = tuple(
             self._step((index, start.timesteps[index]), step, plan, chosen, outer, list(variable), fixed, shape)
             for index, step in enumerate(plan.steps)
         )
-        after = Trace()
+        after, last = _trace_of_images(shape)
         session.begin(after, {})
-        last = after.array(shape, np.float32)
         return CallTrace(
             before=before,
             inputs=inputs,
@@ -174,7 +184,7 @@ class TracedPipeline(DiffusionPipeline):
         place: tuple[int, Any],
         step: PlanStep,
         plan: SamplingPlan,
-        guidance: ClassifierFreeGuidance,
+        guidance: ClassifierFreeGuidance | Unguided,
         outer: Sequence[GraphArray],
         names: Sequence[str],
         fixed: dict[str, FloatArray],
@@ -186,12 +196,15 @@ class TracedPipeline(DiffusionPipeline):
         kept = [[getattr(one, kind) for one in plan.steps] for kind in ("samples", "outputs", "noises")]
         counts = [max(map(len, rows)) for rows in kept]
         samples = tuple(trace.array(shape, np.float32) for _ in range(counts[0]))
+        trace.images = samples[0]
         own_shape = (shape[0], self.denoiser.out_channels, *shape[2:])
         outputs = tuple(trace.array(own_shape, np.float32) for _ in range(counts[1] - 1))
         noises = tuple(trace.array(shape, np.float32) for _ in range(counts[2]))
         inner = tuple(trace.array(one.shape, one.dtype) for one in outer)
-        feeds = {**fixed, **dict(zip(names, inner[1:], strict=True))}
-        guided = replace(guidance, scale=cast("float", inner[0]))
+        feeds = {**fixed, **dict(zip(names, inner[len(inner) - len(names) :], strict=True))}
+        guided: Any = guidance
+        if isinstance(guidance, ClassifierFreeGuidance):
+            guided = replace(guidance, scale=cast("float", inner[0]))
         scaled = cast("FloatArray", samples[0] * np.float32(step.input_scale))
         index, timestep = place
         output = self._predict(cast("Guidance", guided), cast("Any", feeds), None, None, scaled, timestep, index)
@@ -223,3 +236,10 @@ class TracedPipeline(DiffusionPipeline):
         pixels = cast("GraphArray", postprocess(sample, "np"))
         rounded = cast("GraphArray", np.round(cast("FloatArray", pixels * 255)))
         return rounded.astype(np.uint8)
+
+
+def _trace_of_images(shape: tuple[int, ...]) -> tuple[Trace, GraphArray]:
+    """Return a trace and its first array, of which the graph reads the number of images."""
+    trace = Trace()
+    trace.images = trace.array(shape, np.float32)
+    return trace, trace.images

@@ -204,7 +204,7 @@ class FluxTransformer2DModel(ReferenceTransformer):
 
     def embed_guidance(self, scale: float) -> Feeds:
         """See `Denoiser`."""
-        return {"guidance": np.array([scale], np.float32)}
+        return {"guidance": np.multiply(scale, np.ones(1)).astype(np.float32)}
 
     def _reference(self, latents: FloatArray | None, batch: int) -> dict[str, FloatArray]:
         """Return the inputs for another image: its tokens, at the same places on another first axis.

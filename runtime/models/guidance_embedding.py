@@ -16,6 +16,8 @@ def guidance_embedding(scale: float, width: int) -> FloatArray:
     """
     half = width // 2
     step = np.log(np.float32(10000.0)) / np.float32(half - 1)
-    angles = np.float32(scale - 1) * np.float32(1000.0) * exp(np.arange(half, dtype=np.float32) * -step)
+    angles = (
+        np.subtract(scale, 1).astype(np.float32) * np.float32(1000.0) * exp(np.arange(half, dtype=np.float32) * -step)
+    )
     embedding: FloatArray = np.pad(np.concatenate([np.sin(angles), np.cos(angles)]), (0, width % 2))
-    return embedding[None]
+    return embedding.reshape(1, -1)

@@ -22,22 +22,28 @@ def main() -> None:
     parser.add_argument("prompt")
     parser.add_argument("--negative-prompt", default="")
     parser.add_argument("--guidance-scale", type=float, default=7.5)
+    parser.add_argument("--num-images", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, default=Path("inputs"))
     arguments = parser.parse_args()
 
     session = onnxruntime.InferenceSession(arguments.bundle / "model.onnx")
     shapes = {one.name: one.shape for one in session.get_inputs()}
-    arrays = {"guidance_scale": np.array([arguments.guidance_scale], np.float32)}
+    arrays = {}
+    if "guidance_scale" in shapes:
+        arrays["guidance_scale"] = np.array([arguments.guidance_scale], np.float32)
     for encoder in load(arguments.bundle).text_encoders:
         for prefix, text in (("", arguments.prompt), ("negative_", arguments.negative_prompt)):
             name = f"{prefix}input_ids{encoder.name.removeprefix('text_encoder')}"
-            arrays[name] = encoder.tokenizer([text], max_length=shapes[name][1]).input_ids
+            if name in shapes:  # distilled models take no negative prompt
+                texts = [text] * arguments.num_images
+                arrays[name] = encoder.tokenizer(texts, max_length=shapes[name][1]).input_ids
     generator = TorchCpuGenerator(arguments.seed)
-    arrays["noise"] = generator.randn(tuple(shapes["noise"])).astype(np.float32)
+    shape = arguments.num_images, *shapes["noise"][1:]
+    arrays["noise"] = generator.randn(shape).astype(np.float32)
     if "step_noise" in shapes:  # of stochastic schedulers
-        steps, *shape = shapes["step_noise"]
-        arrays["step_noise"] = np.stack([generator.randn(tuple(shape)) for _ in range(steps)]).astype(np.float32)
+        draws = [generator.randn(shape) for _ in range(shapes["step_noise"][0])]
+        arrays["step_noise"] = np.stack(draws).astype(np.float32)
 
     arguments.output.mkdir(exist_ok=True)
     for name, array in arrays.items():

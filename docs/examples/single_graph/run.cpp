@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -15,16 +16,16 @@ static void check(OrtStatus* status) {
   std::exit(1);
 }
 
-// The last `size` bytes of a .npy file: its numbers, behind the header.
-static std::vector<char> read_numbers(const std::string& path, size_t size) {
-  std::ifstream file(path, std::ios::binary | std::ios::ate);
-  std::vector<char> bytes(size);
-  if (!file || size_t(file.tellg()) < size || !file.seekg(-std::streamoff(size), std::ios::end) ||
-      !file.read(bytes.data(), std::streamsize(size))) {
-    std::fprintf(stderr, "%s: expected a .npy file with %zu bytes of numbers\n", path.c_str(), size);
+// The numbers of a .npy file: ten bytes, the last two of which are the length of the header, the header, the numbers.
+static std::vector<char> read_numbers(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::vector<char> bytes{std::istreambuf_iterator<char>(file), {}};
+  const size_t start = bytes.size() < 10 ? 10 : 10 + (unsigned char)bytes[8] + 256 * (unsigned char)bytes[9];
+  if (bytes.size() <= start) {
+    std::fprintf(stderr, "%s: expected a .npy file with numbers\n", path.c_str());
     std::exit(1);
   }
-  return bytes;
+  return {bytes.begin() + std::ptrdiff_t(start), bytes.end()};
 }
 
 int main(int count, char** words) {
@@ -50,7 +51,7 @@ int main(int count, char** words) {
     OrtTypeInfo* info;
     const OrtTensorTypeAndShapeInfo* tensor;
     ONNXTensorElementDataType type;
-    size_t rank, size;
+    size_t rank;
     OrtValue* value;
     check(api->SessionGetInputName(session, i, allocator, &name));
     check(api->SessionGetInputTypeInfo(session, i, &info));
@@ -59,9 +60,10 @@ int main(int count, char** words) {
     check(api->GetDimensionsCount(tensor, &rank));
     std::vector<int64_t> shape(rank);
     check(api->GetDimensions(tensor, shape.data(), rank));
-    check(api->GetTensorShapeElementCount(tensor, &size));
-    numbers[i] = read_numbers(std::string(words[2]) + "/" + name + ".npy",
-                              size * (type == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 ? 8 : 4));
+    numbers[i] = read_numbers(std::string(words[2]) + "/" + name + ".npy");
+    size_t images = numbers[i].size() / (type == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 ? 8 : 4);
+    for (int64_t size : shape) images /= size > 0 ? size_t(size) : 1;
+    for (int64_t& size : shape) size = size > 0 ? size : int64_t(images);  // the free size
     check(api->CreateTensorWithDataAsOrtValue(memory, numbers[i].data(), numbers[i].size(), shape.data(), rank, type,
                                               &value));
     names[i] = name;
@@ -78,7 +80,7 @@ int main(int count, char** words) {
   check(api->GetDimensions(info, shape, 4));
   check(api->GetTensorMutableData(image, &pixels));
   std::ofstream file(words[3], std::ios::binary);
-  file << "P6 " << shape[2] << " " << shape[1] << " 255\n";
-  file.write(static_cast<char*>(pixels), shape[1] * shape[2] * 3);
+  file << "P6 " << shape[2] << " " << shape[0] * shape[1] << " 255\n";  // one below the other
+  file.write(static_cast<char*>(pixels), shape[0] * shape[1] * shape[2] * 3);
   return file.good() ? 0 : 1;
 }

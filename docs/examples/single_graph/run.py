@@ -10,4 +10,4 @@ model, inputs, output = sys.argv[1:]
 session = onnxruntime.InferenceSession(model)
 feeds = {one.name: np.load(f"{inputs}/{one.name}.npy") for one in session.get_inputs()}
 (images,) = session.run(["image"], feeds)
-Image.fromarray(images[0]).save(output)
+Image.fromarray(np.concatenate(images)).save(output)  # one below the other

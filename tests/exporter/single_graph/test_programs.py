@@ -25,12 +25,12 @@ def run(*words, **options):
 
 @pytest.fixture(scope="module")
 def model(with_graph, tmp_path_factory):
-    """The graph of a stochastic scheduler, its inputs, and the image of `generate`."""
+    """The graph of a stochastic scheduler, its inputs, and the images of `generate`, one below the other."""
     bundle, inputs = with_graph(steps=3, scheduler="euler_a"), tmp_path_factory.mktemp("programs") / "inputs"
-    options = "--negative-prompt", "blue", "--guidance-scale", 5, "--seed", 4, "-o", inputs
+    options = "--negative-prompt", "blue", "--guidance-scale", 5, "--seed", 4, "--num-images", 2, "-o", inputs
     run(sys.executable, PROGRAMS / "make_inputs.py", bundle, "a red apple", *options)
-    image = np.asarray(load(bundle)("a red apple", scheduler="euler_a", **ARGUMENTS).images[0])
-    return bundle / "model.onnx", inputs, image.astype(int)
+    made = load(bundle)("a red apple", scheduler="euler_a", num_images_per_prompt=2, **ARGUMENTS).images
+    return bundle / "model.onnx", inputs, np.concatenate([np.asarray(one) for one in made]).astype(int)
 
 
 def test_python(model, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,38 +16,48 @@ from pipeline_harness import diffusers_pipeline
 from diffoundry.exporter.add_engines import add_engines
 from diffoundry.exporter.bundle_writer import sum_files
 from diffoundry.exporter.cli.export import command
+from diffoundry.exporter.single_graph import traced_pipeline
 from diffoundry.exporter.single_graph.check import check_request, check_single_graph
 from diffoundry.exporter.single_graph.request import SINGLE_GRAPH, SingleGraphRequest
 from diffoundry.runtime import load
 from diffoundry.runtime.bundle.atomic_write import write_text
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.bundle.manifest import MANIFEST_NAME, dump_manifest
-from diffoundry.runtime.bundle.specs import Variant
+from diffoundry.runtime.bundle.specs import DimSpec, Variant
 from diffoundry.runtime.errors import DiffoundryError
+from diffoundry.runtime.pipelines.tasks.base import TextToImage
+from diffoundry.runtime.pipelines.tasks.image_to_image import ImageToImage
 from diffoundry.runtime.random import TorchCpuGenerator
 
 EMOJI = Path(__file__).parents[3] / "models/emoji"
 PROMPT, NEGATIVE, SEED, SCALE = "a red apple", "blue", 3, 5.0
 
 
-def image_of(bundle: Path, texts: dict[str, str]) -> np.ndarray:
-    """Run the graph with the numbers that `generate` would draw."""
+def images_of(bundle: Path, prompts: list[str], negatives: list[str] | None) -> np.ndarray:
+    """Run the graph with the numbers that `generate` would draw for these prompts."""
     session = ort.InferenceSession(bundle / SINGLE_GRAPH)
     inputs = {one.name: one for one in session.get_inputs()}
-    feeds = {"guidance_scale": np.array([SCALE], np.float32)}
+    feeds = {"guidance_scale": np.array([SCALE], np.float32)} if "guidance_scale" in inputs else {}
     for encoder in load(bundle).text_encoders:
-        for prefix, text in texts.items():
-            name = f"{prefix}input_ids{encoder.name.removeprefix('text_encoder')}"
-            feeds[name] = encoder.tokenizer([text], max_length=inputs[name].shape[1]).input_ids
+        for prefix, texts in {"": prompts, "negative_": negatives}.items():
+            if texts is not None:
+                name = f"{prefix}input_ids{encoder.name.removeprefix('text_encoder')}"
+                feeds[name] = encoder.tokenizer(texts, max_length=inputs[name].shape[1]).input_ids
     generator = TorchCpuGenerator(SEED)
     for name in ("noise", "step_noise"):
         if name in inputs:
-            shape = inputs["noise"].shape
+            assert inputs["noise"].shape[0] == "batch"
+            shape = len(prompts), *inputs["noise"].shape[1:]
             draws = inputs[name].shape[0] if name == "step_noise" else 1
             drawn = [generator.randn(tuple(shape)).astype(np.float32) for _ in range(draws)]
             feeds[name] = np.stack(drawn) if name == "step_noise" else drawn[0]
     assert feeds.keys() == inputs.keys()
     return session.run(None, feeds)[0]
+
+
+def image_of(bundle: Path) -> np.ndarray:
+    """Run the graph for one image with guidance by a negative prompt."""
+    return images_of(bundle, [PROMPT], [NEGATIVE])
 
 
 def test_every_scheduler_with_a_plan_makes_the_image_of_diffusers(with_graph):
@@ -65,7 +76,7 @@ def test_every_scheduler_with_a_plan_makes_the_image_of_diffusers(with_graph):
     ):
         pipe.scheduler = getattr(diffusers, f"{kind}Scheduler").from_config(config, **options)
         bundle = with_graph(steps=4, scheduler=name)
-        ours = image_of(bundle, {"": PROMPT, "negative_": NEGATIVE})
+        ours = image_of(bundle)
         generator = torch.Generator().manual_seed(SEED)
         arguments = {"num_inference_steps": 4, "guidance_scale": SCALE, "generator": generator}
         theirs = np.asarray(pipe(PROMPT, negative_prompt=NEGATIVE, **arguments).images[0])
@@ -73,10 +84,22 @@ def test_every_scheduler_with_a_plan_makes_the_image_of_diffusers(with_graph):
         assert np.abs(ours[0].astype(int) - theirs).max() <= 1, kind
 
 
+def test_several_prompts_and_several_images_of_one(with_graph):
+    bundle = with_graph(steps=3, scheduler="euler_a")
+    pipe = load(bundle)
+    arguments = {"num_inference_steps": 3, "guidance_scale": SCALE, "seed": SEED, "scheduler": "euler_a"}
+    for prompts, times in ([PROMPT, "a dog"], 1), ([PROMPT], 3):
+        rows = [prompt for prompt in prompts for _ in range(times)]
+        ours = images_of(bundle, rows, [NEGATIVE] * len(rows)).astype(int)
+        made = pipe(prompts, negative_prompt=[NEGATIVE] * len(prompts), num_images_per_prompt=times, **arguments).images
+        assert np.abs(ours - np.stack([np.asarray(one) for one in made])).max() <= 1
+        assert np.abs(ours[0] - ours[1]).max() > 20
+
+
 def test_guidance_up_to_1_is_none(with_graph, monkeypatch):
     bundle = with_graph(steps=2)
     monkeypatch.setattr(f"{__name__}.SCALE", 0.5)
-    ours = image_of(bundle, {"": PROMPT, "negative_": NEGATIVE})[0].astype(int)
+    ours = image_of(bundle)[0].astype(int)
     plain = load(bundle)(PROMPT, seed=SEED, num_inference_steps=2, guidance_scale=0.5).images[0]
     assert np.abs(ours - np.asarray(plain)).max() <= 1
 
@@ -107,10 +130,49 @@ def test_engines_below_the_graph_are_not_built_again(with_graph):
 @pytest.mark.parametrize("name", ["xl", "sd3", "sd3-without-t5"])
 def test_families_make_the_image_of_generate(name, with_graph, exported, tiny_sd_checkpoint):
     bundle = with_graph(exported(tiny_sd_checkpoint(name)), steps=3)
-    ours = image_of(bundle, {"": PROMPT, "negative_": NEGATIVE})
-    arguments = {"num_inference_steps": 3, "guidance_scale": SCALE, "seed": SEED, "negative_prompt": NEGATIVE}
-    theirs = np.asarray(load(bundle)(PROMPT, **arguments).images[0])
-    assert np.abs(ours[0].astype(int) - theirs).max() <= 1
+    ours = images_of(bundle, [PROMPT, "a dog"], [NEGATIVE, ""])
+    arguments = {"num_inference_steps": 3, "guidance_scale": SCALE, "seed": SEED, "negative_prompt": [NEGATIVE, ""]}
+    theirs = np.stack([np.asarray(one) for one in load(bundle)([PROMPT, "a dog"], **arguments).images])
+    assert np.abs(ours.astype(int) - theirs).max() <= 1
+
+
+def _make_flux(**options):
+    from tiny_flux import make_flux
+
+    return partial(make_flux, **options)
+
+
+DISTILLED = {
+    "flux-dev": ("FluxPipeline", _make_flux(guidance_embeds=True)),
+    "flux-schnell": ("FluxPipeline", _make_flux(guidance_embeds=False, scheduler={})),
+    "lcm": ("LatentConsistencyModelPipeline", None),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DISTILLED)
+def test_distilled_checkpoints_make_the_images_of_diffusers(
+    name, with_graph, exported, system_checkpoint, tiny_sd_checkpoint
+):
+    """The guidance scale is an input of the denoiser, or there is none; the schedule of FLUX.1 depends on the size."""
+    import torch
+
+    kind, make = DISTILLED[name]
+    folder = tiny_sd_checkpoint(name) if make is None else system_checkpoint(name, make)
+    sides = {"height": DimSpec(min=32, max=32), "width": DimSpec(min=48, max=48)} if make else {}
+    bundle = with_graph(exported(folder, dims=sides), steps=3)
+    inputs = [one.name for one in ort.InferenceSession(bundle / SINGLE_GRAPH).get_inputs()]
+    assert ("guidance_scale" in inputs) == (name != "flux-schnell")
+    assert not any(one.startswith("negative") for one in inputs)
+    prompts = [PROMPT, "a dog"]
+    ours = images_of(bundle, prompts, None).astype(int)
+    arguments = {"num_inference_steps": 3, "height": ours.shape[1], "width": ours.shape[2]}
+    guidance = {"guidance_scale": SCALE} if "guidance_scale" in inputs else {}
+    made = load(bundle)(prompts, seed=SEED, **arguments, **guidance).images
+    assert np.abs(ours - np.stack([np.asarray(one) for one in made])).max() <= 1
+    pipe = diffusers_pipeline(folder, kind)
+    theirs = pipe(prompts, generator=torch.Generator().manual_seed(SEED), **arguments, **guidance).images
+    assert np.abs(ours - np.stack([np.asarray(one) for one in theirs])).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -133,6 +195,23 @@ def test_combinations_are_refused_before_the_export(words, sentence, tmp_path):
     result = CliRunner().invoke(command, arguments)
     assert sentence in str(result.exception)
     assert not list(tmp_path.glob("x.bundle*"))
+
+
+def test_other_tasks_and_computations_are_refused(with_graph, emoji_bundle, monkeypatch):
+    pipe = load(emoji_bundle)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(pipe), "default_task", ImageToImage)
+        with pytest.raises(DiffoundryError, match="which does image to image, expected text to image; export it with"):
+            check_single_graph(pipe, SingleGraphRequest(), pipe.session.bundle.manifest.recipe)
+    with monkeypatch.context() as patch:
+        patch.setattr(TextToImage, "guidance", lambda *_: object())
+        with pytest.raises(
+            DiffoundryError, match="'stable_diffusion' whose guidance is object, expected guidance by a"
+        ):
+            with_graph(steps=1)
+    monkeypatch.setattr(traced_pipeline, "postprocess", lambda sample, _kind: np.linalg.norm(sample))
+    with pytest.raises(DiffoundryError, match="family 'stable_diffusion' that computes norm, which is not written as"):
+        with_graph(steps=1)
 
 
 @pytest.mark.slow
