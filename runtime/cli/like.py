@@ -114,6 +114,8 @@ def merge_settings(
     dropped = set(FILES) if same else {*FILES, *like.defaulted}
     if "scheduler" in {*given, *dropped}:
         dropped.add("scheduler_options")  # of another scheduler
+    if given.get("vae_tiling") is False:
+        dropped.add("vae_tile_size")
     kept = {name: value for name, value in like.settings.items() if name not in dropped}
     options = {**(kept.get("scheduler_options") or {}), **(given.get("scheduler_options") or {})}
     merged = {**kept, **given, **({"scheduler_options": options} if options else {})}

@@ -16,8 +16,8 @@ _INTERVAL = 0.02
 """Seconds between two looks at the mapped files of an engine that is being opened."""
 
 _ADVICE = (
-    "allow that much, use a bundle in int8-weights or int4-weights, choose a smaller size, or turn VAE tiling on, "
-    "which changes the image"
+    "allow that much, use a bundle in int8-weights or int4-weights, choose a smaller size, or turn VAE tiling on with "
+    "a tile_sample_min_size below that of the image, which changes the image"
 )
 
 

@@ -1,6 +1,6 @@
 """AutoencoderDC (DC-AE): a VAE without a distribution of latents, and with many pixels to a latent."""
 
-from dataclasses import dataclass
+from fractions import Fraction
 from typing import ClassVar
 
 from diffoundry.runtime.models.deterministic_vae import DeterministicVae
@@ -14,6 +14,9 @@ DC_LEVELS = (128, 256, 512, 512, 1024, 1024)
 _PIXELS = 512
 """Side of a tile; diffusers: `tile_sample_min_height`."""
 
+_OVERLAP = Fraction(1, 8)
+"""Part of a tile that the next one shares; diffusers: a `tile_sample_stride_height` of 448."""
+
 
 class AutoencoderDC(DeterministicVae):
     """diffusers: `AutoencoderDC`. Chen et al. 2024, https://arxiv.org/abs/2410.10733."""
@@ -23,13 +26,6 @@ class AutoencoderDC(DeterministicVae):
     default_channels: ClassVar[int] = 32
     default_scaling: ClassVar[float] = 1.0
 
-    def own_tiles(self) -> Tiles:
+    def own_tiles(self, size: int | None = None, overlap: float | None = None) -> Tiles:
         """See `VaeTilingMixin`."""
-        return _DCTiles(pixels=_PIXELS, latents=_PIXELS // self.scale_factor)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _DCTiles(Tiles):
-    """diffusers: `AutoencoderDC.tiled_decode` and `tiled_encode`, whose tiles start every 448 pixels."""
-
-    overlaps: ClassVar[int] = 8
+        return Tiles.of({"sample_size": _PIXELS}, self.scale_factor, size, _OVERLAP if overlap is None else overlap)

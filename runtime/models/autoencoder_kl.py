@@ -129,9 +129,9 @@ class AutoencoderKL(VaeTilingMixin):
         """Channels of the encoder's output: means and variances."""
         return 2 * self.latent_channels
 
-    def own_tiles(self) -> Tiles:
+    def own_tiles(self, size: int | None = None, overlap: float | None = None) -> Tiles:
         """See `VaeTilingMixin`."""
-        return Tiles.of(self._config, self.own_factor)
+        return Tiles.of(self._config, self.own_factor, size, overlap)
 
     def _call(self, half: str, array: FloatArray) -> FloatArray:
         component = self._session.bundle.component(half)

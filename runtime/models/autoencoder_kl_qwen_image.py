@@ -46,6 +46,6 @@ class AutoencoderKLQwenImage(AutoencoderKL):
         """See `AutoencoderKL`."""
         return super().normalize(latents)
 
-    def own_tiles(self) -> Tiles:
+    def own_tiles(self, size: int | None = None, overlap: float | None = None) -> Tiles:
         """See `VaeTilingMixin`."""
-        return Tiles.of({"sample_size": _PIXELS}, self.scale_factor)
+        return Tiles.of({"sample_size": _PIXELS}, self.scale_factor, size, overlap)

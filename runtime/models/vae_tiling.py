@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from itertools import product
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,15 +14,18 @@ from diffoundry.runtime.bundle.specs import DimSpec, Recipe
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.formats.config_values import MAX_SIDE, shorten
 
-__all__ = ["Tiles", "VaeTilingMixin", "lengths", "starts"]
+__all__ = ["Tiles", "VaeTilingMixin", "fitting_sizes", "lengths", "starts"]
 
 FloatArray = npt.NDArray[np.float32]
 
 _SAMPLE_SIZE = 32
 """Default of diffusers for `sample_size`, in pixels."""
 
-_OVERLAPS = 4
-"""A tile shares the fourth part of its side with the next; diffusers: `tile_overlap_factor` of 0.25."""
+_OVERLAP = Fraction(1, 4)
+"""Default of diffusers for `tile_overlap_factor`: a tile shares this part of its side with the next."""
+
+_FINEST = 1000
+"""Largest denominator of an overlap."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,33 +35,29 @@ class Tiles:
     Attributes:
         pixels: Side of a tile of an image; diffusers: `tile_sample_min_size`.
         latents: Side of the same tile in latents; diffusers: `tile_latent_min_size`.
-        overlaps: A tile shares this part of its side with the next.
+        overlap: A tile shares this part of its side with the next; diffusers: `tile_overlap_factor`.
     """
-
-    overlaps: ClassVar[int] = _OVERLAPS
 
     pixels: int
     latents: int
+    overlap: Fraction = _OVERLAP
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], factor: int) -> Self:
+    def of(
+        cls, config: Mapping[str, Any], factor: int, size: int | None = None, overlap: float | Fraction | None = None
+    ) -> Self:
         """Return the tiles of a VAE.
 
         Args:
             config: Of the VAE.
             factor: Pixels to a latent.
+            size: Side of a tile in pixels, or None for the `sample_size` of the config.
+            overlap: Part of a tile that the next one shares, or None for 0.25.
 
         Raises:
-            InputError: Tiles of this `sample_size` do not fit together.
+            InputError: Tiles of this size do not fit together.
         """
-        size = config.get("sample_size", _SAMPLE_SIZE)
-        multiple = _OVERLAPS * factor
-        if type(size) is not int or not multiple <= size <= MAX_SIDE or size % multiple:
-            raise InputError(
-                f"VAE tiling: got sample_size {shorten(size)} in the VAE's config, expected a multiple of {multiple}, "
-                f"so that tiles fit together; change it in the checkpoint and export again, or leave VAE tiling off"
-            )
-        return cls(pixels=size, latents=size // factor)
+        return cls(**fitting_sizes(config, factor, size, overlap))
 
     def check(self, size: tuple[int, int], dims: Mapping[str, DimSpec], buckets: Sequence[tuple[int, int]]) -> None:
         """Refuse an image with a tile that the engines do not take.
@@ -85,7 +85,7 @@ class Tiles:
         """Return the different tiles of an image of this size (height, width) in pixels; its own size for one tile."""
         if max(size) <= self.pixels:
             return [size]
-        heights, widths = (lengths(side, self.pixels, self.overlaps) for side in size)
+        heights, widths = (lengths(side, self.pixels, self.overlap) for side in size)
         return list(product(heights, widths))
 
     def decode(self, run: Callable[[FloatArray], FloatArray], latents: FloatArray) -> FloatArray:
@@ -111,13 +111,13 @@ class Tiles:
         if max(array.shape[2:]) <= side:
             return run(array)
         height, width = array.shape[2:]
-        extent = result_side // self.overlaps
+        extent = int(result_side * self.overlap)
         keep = result_side - extent
         above: list[FloatArray] = []
         bands = []
-        for top in starts(height, side, self.overlaps):
+        for top in starts(height, side, self.overlap):
             row: list[FloatArray] = []
-            for index, left in enumerate(starts(width, side, self.overlaps)):
+            for index, left in enumerate(starts(width, side, self.overlap)):
                 tile = run(np.ascontiguousarray(array[:, :, top : top + side, left : left + side]))
                 if above:
                     tile = _blend(above[index], tile, extent, axis=2)
@@ -146,23 +146,35 @@ class VaeTilingMixin:
     scale_factor: int
     recipe: Recipe | None
 
-    def own_tiles(self) -> Tiles:
+    def own_tiles(self, size: int | None = None, overlap: float | None = None) -> Tiles:
         """Return the tiles of this VAE.
 
+        Args:
+            size: Side of a tile in pixels, or None for the one that diffusers chooses.
+            overlap: Part of a tile that the next one shares, or None for the one that diffusers chooses.
+
         Raises:
-            InputError: Its config makes none.
+            InputError: These sizes, or those of its config, make no tiles.
         """
         raise NotImplementedError
 
-    def enable_tiling(self) -> None:
+    def enable_tiling(self, tile_sample_min_size: int | None = None, tile_overlap_factor: float | None = None) -> None:
         """Process images larger than a tile in overlapping tiles. diffusers: `enable_tiling`.
 
         Memory then grows with a tile and no longer with the image. The image changes, because no tile sees the others.
 
+        Args:
+            tile_sample_min_size: Side of a tile in pixels. None: the VAE's `sample_size`, or what diffusers has for its
+                class. diffusers: the attribute of this name, with `tile_latent_min_size`; for some classes
+                `tile_sample_min_height` and `tile_sample_min_width`.
+            tile_overlap_factor: Part of a tile that the next one shares, 0 to less than 1. None: that of diffusers.
+                diffusers: the attribute of this name; for some classes `tile_sample_stride_height` and
+                `tile_sample_stride_width`, which are a tile without the shared part.
+
         Raises:
-            InputError: The VAE's `sample_size` makes no tiles.
+            InputError: Tiles of this size do not fit together.
         """
-        self.tiles = self.own_tiles()
+        self.tiles = self.own_tiles(tile_sample_min_size, tile_overlap_factor)
 
     def disable_tiling(self) -> None:
         """Process images whole again."""
@@ -202,7 +214,9 @@ def _blend(before: FloatArray, tile: FloatArray, extent: int, axis: int) -> Floa
     diffusers: `AutoencoderKL.blend_v` (axis 2) and `blend_h` (axis 3). Where the tile is shorter than `extent`, they
     take the very last lines of the tile before it, not those of the same place; so do we.
     """
-    extent = min(tile.shape[axis], extent)  # only the last tile may be shorter
+    extent = min(tile.shape[axis], extent)  # no tile is shorter than the next
+    if extent == 0:
+        return tile
     share = np.arange(extent) / extent
     blended = tile.copy()
     lines, last = np.moveaxis(blended, axis, -1)[..., :extent], np.moveaxis(before, axis, -1)[..., -extent:]
@@ -210,14 +224,41 @@ def _blend(before: FloatArray, tile: FloatArray, extent: int, axis: int) -> Floa
     return blended
 
 
-def starts(length: int, side: int, overlaps: int) -> range:
-    """Return the starts of tiles along a side, when each shares the `overlaps`-th part of itself with the next."""
-    return range(0, length, side - side // overlaps)
+def fitting_sizes(
+    config: Mapping[str, Any], factor: int, size: int | None, overlap: float | Fraction | None
+) -> dict[str, Any]:
+    """Return the attributes of tiles that fit together: shared parts are whole latents. Arguments as `Tiles.of`."""
+    share = _OVERLAP if overlap is None else overlap
+    if isinstance(share, bool) or not isinstance(share, int | float | Fraction) or not 0 <= share < 1:
+        raise InputError(
+            f"tile_overlap_factor: got {shorten(share)}, expected a number from 0 to less than 1, the part of a tile "
+            f"that the next one shares"
+        )
+    share = Fraction(share).limit_denominator(_FINEST)
+    side = config.get("sample_size", _SAMPLE_SIZE) if size is None else size
+    multiple = share.denominator * factor
+    if type(side) is int and multiple <= side <= MAX_SIDE and side % multiple == 0:
+        return {"pixels": side, "latents": side // factor, "overlap": share}
+    if size is None and overlap is None:
+        raise InputError(
+            f"VAE tiling: got sample_size {shorten(side)} in the VAE's config, expected a multiple of {multiple}, "
+            f"so that tiles fit together; choose the size of a tile, change the checkpoint and export again, or leave "
+            f"VAE tiling off"
+        )
+    raise InputError(
+        f"tile_sample_min_size: got {shorten(side)}, expected a multiple of {multiple} of at most {MAX_SIDE}, so that "
+        f"tiles that share {share} of a side fit together"
+    )
 
 
-def lengths(length: int, side: int, overlaps: int) -> list[int]:
+def starts(length: int, side: int, overlap: Fraction) -> range:
+    """Return the starts of tiles along a side, when each shares this part of itself with the next."""
+    return range(0, length, side - int(side * overlap))
+
+
+def lengths(length: int, side: int, overlap: Fraction) -> list[int]:
     """Return the different lengths of tiles along a side: the last are shorter."""
-    return list(dict.fromkeys(min(side, length - start) for start in starts(length, side, overlaps)))
+    return list(dict.fromkeys(min(side, length - start) for start in starts(length, side, overlap)))
 
 
 def _allowed(tile: tuple[int, int], dims: Mapping[str, DimSpec]) -> bool:

@@ -88,7 +88,7 @@ class VQModel(DeterministicVae):
             latents = self.look_up(latents.astype(np.int64))
         return super().decode(latents)
 
-    def own_tiles(self) -> Tiles:
+    def own_tiles(self, size: int | None = None, overlap: float | None = None) -> Tiles:  # noqa: ARG002  # as others
         """See `VaeTilingMixin`.
 
         Raises:

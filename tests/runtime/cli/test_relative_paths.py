@@ -46,7 +46,10 @@ _TRIED = {
 }  # fmt: skip
 """Command to its options and arguments that a test below gives a relative path."""
 
-_NO_PATHS = {("bench", "--against"), ("generate", "--vae-tiling"), ("generate", "--vae-slicing")}
+_NO_PATHS = {
+    ("bench", "--against"),
+    *(("generate", name) for name in ("--vae-tiling", "--vae-tile-size", "--tile-sample-min-size", "--vae-slicing")),
+}
 """Options whose words look like one: --against of `bench` is "torch"."""
 
 

@@ -87,7 +87,9 @@ def test_a_size_that_cannot_be_read(emoji_bundle, memory):
 def test_the_option_is_named_as_typed(emoji_bundle):
     result = CliRunner().invoke(command, [str(emoji_bundle), "red apple", "--memory", "1MB"])
     assert isinstance(result.exception, InputError)
-    assert str(result.exception).startswith("--memory: got 1.0 MB, and this process takes at least")
+    message = str(result.exception)
+    assert message.startswith("--memory: got 1.0 MB, and this process takes at least")
+    assert "or turn VAE tiling on with a --vae-tile-size below that of the image, which changes the image" in message
 
 
 def test_a_component_that_takes_more_is_refused_once(tmp_path):

@@ -1,5 +1,7 @@
 """The VAE in tiles and slices against diffusers' own: what is put together, images, latents, and what is fed."""
 
+import inspect
+import re
 from types import SimpleNamespace
 
 import diffusers
@@ -12,10 +14,12 @@ from pipeline_harness import compare, diffusers_pipeline
 from diffoundry.runtime import load
 from diffoundry.runtime.bundle.specs import DimSpec
 from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.models.autoencoder_dc import AutoencoderDC
 from diffoundry.runtime.models.vae_tiling import Tiles
 from diffoundry.runtime.random import TorchCpuGenerator
 
 KL = diffusers.AutoencoderKL
+DC = diffusers.AutoencoderDC
 
 
 class Network:
@@ -30,16 +34,29 @@ class Network:
         return self.random.standard_normal((len(array), 3, height, width), np.float32)
 
 
-@pytest.mark.parametrize("size", [(9, 8), (8, 9), (12, 14), (13, 20), (20, 13), (30, 3), (24, 25)])
-@pytest.mark.parametrize("half", ["decode", "encode"])
-def test_tiles_are_cut_and_blended_bit_for_bit_as_in_diffusers(half, size):
+def networks_and_array(half, size):
+    """Make a network for each side, and what both are fed in tiles, of a size in latents."""
     ours, theirs = (Network(8 if half == "decode" else 1 / 8) for _ in range(2))
     unit = 1 if half == "decode" else 8
-    array = np.random.default_rng(1).standard_normal((2, 4, size[0] * unit, size[1] * unit), np.float32)
+    shape = (2, 4, size[0] * unit, size[1] * unit)
+    return ours, theirs, np.random.default_rng(1).standard_normal(shape, np.float32)
+
+
+SIZES = [(9, 8), (8, 9), (12, 14), (13, 20), (20, 13), (30, 3), (24, 25)]
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "overlap"),
+    [*((size, 64, 0.25) for size in SIZES), ((20, 13), 32, 0.25), ((13, 20), 64, 0.5), ((19, 9), 32, 0.75),
+     ((17, 12), 64, 0.375), ((9, 13), 40, 0.2), ((13, 8), 32, 0), ((12, 14), 96, 1 / 3)],
+)  # fmt: skip
+@pytest.mark.parametrize("half", ["decode", "encode"])
+def test_tiles_are_cut_and_blended_bit_for_bit_as_in_diffusers(half, size, side, overlap):
+    ours, theirs, array = networks_and_array(half, size)
     vae = SimpleNamespace(
-        tile_sample_min_size=64,
-        tile_latent_min_size=8,
-        tile_overlap_factor=0.25,
+        tile_sample_min_size=side,
+        tile_latent_min_size=side // 8,
+        tile_overlap_factor=overlap,
         config=SimpleNamespace(use_quant_conv=False, use_post_quant_conv=False),
         decoder=lambda tile: torch.from_numpy(theirs(tile.numpy())),
         encoder=lambda tile: torch.from_numpy(theirs(tile.numpy())),
@@ -50,11 +67,41 @@ def test_tiles_are_cut_and_blended_bit_for_bit_as_in_diffusers(half, size):
         expected = KL.tiled_decode(vae, torch.from_numpy(array)).sample.numpy()
     else:
         expected = KL._tiled_encode(vae, torch.from_numpy(array)).numpy()
-    tiles = Tiles.of({"sample_size": 64}, 8)
+    assert_same_tiles(Tiles.of({"sample_size": 512}, 8, side, overlap), half, ours, array, theirs, expected)
+
+
+def assert_same_tiles(tiles, half, ours, array, theirs, expected):
     result = (tiles.decode if half == "decode" else tiles.encode)(ours, array)
     np.testing.assert_array_equal(result, expected)
     for mine, other in zip(ours.seen, theirs.seen, strict=True):
         np.testing.assert_array_equal(mine, other)
+
+
+@pytest.mark.parametrize(("size", "side", "overlap"), [((20, 13), 64, 0.125), ((13, 20), 32, 0.5)])
+@pytest.mark.parametrize("half", ["decode", "encode"])
+def test_tiles_of_the_deep_compression_autoencoder_are_those_of_diffusers(half, size, side, overlap):
+    """They are described by strides there."""
+    ours, theirs, array = networks_and_array(half, size)
+    names = ("tile_sample_{}_height", "tile_sample_{}_width")
+    vae = SimpleNamespace(
+        spatial_compression_ratio=8,
+        **{name.format(what): value for name in names
+           for what, value in {"min": side, "stride": int(side * (1 - overlap))}.items()},
+        decoder=lambda tile: torch.from_numpy(theirs(tile.numpy())),
+        encoder=lambda tile: torch.from_numpy(theirs(tile.numpy())),
+        blend_v=lambda *arguments: DC.blend_v(None, *arguments),
+        blend_h=lambda *arguments: DC.blend_h(None, *arguments),
+    )  # fmt: skip
+    (expected,) = getattr(DC, f"tiled_{half}")(vae, torch.from_numpy(array), return_dict=False)
+    assert_same_tiles(Tiles.of({}, 8, side, overlap), half, ours, array, theirs, expected.numpy())
+
+
+def test_tiles_of_the_deep_compression_autoencoder_are_as_large_as_in_diffusers():
+    tiles = AutoencoderDC.own_tiles(SimpleNamespace(scale_factor=32))
+    theirs = inspect.getsource(DC.__init__)
+    assert "self.tile_sample_min_height = 512\n" in theirs
+    assert "self.tile_sample_stride_height = 448\n" in theirs
+    assert (tiles.pixels, tiles.latents, int(tiles.pixels * (1 - tiles.overlap))) == (512, 16, 448)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +127,30 @@ def test_sizes_that_make_no_tiles_are_refused(size):
     message = r"VAE tiling: got sample_size .* in the VAE's config, expected a multiple of 32, so that tiles fit"
     with pytest.raises(InputError, match=message):
         Tiles.of({"sample_size": size}, 8)
+
+
+MULTIPLE = "expected a multiple of {} of at most 65536, so that tiles that share {} of a side fit together"
+
+
+@pytest.mark.parametrize(
+    ("size", "overlap", "message"),
+    [
+        (100, None, f"tile_sample_min_size: got 100, {MULTIPLE.format(32, '1/4')}"),
+        (0, None, "tile_sample_min_size: got 0, expected a multiple of 32"),
+        (-32, None, "tile_sample_min_size: got -32, expected a multiple of 32"),
+        (64.0, None, "tile_sample_min_size: got 64.0, expected a multiple of 32"),
+        (2**40, None, f"tile_sample_min_size: got {2**40}, expected a multiple of 32"),
+        (96, 0.3, f"tile_sample_min_size: got 96, {MULTIPLE.format(80, '3/10')}"),
+        (None, 1 / 3, "tile_sample_min_size: got 512, expected a multiple of 24"),
+        (64, 1, "tile_overlap_factor: got 1, expected a number from 0 to less than 1, the part of a tile that the"),
+        (64, -0.1, "tile_overlap_factor: got -0.1"),
+        (64, float("nan"), "tile_overlap_factor: got nan"),
+        (64, "0.5", "tile_overlap_factor: got '0.5'"),
+    ],
+)  # fmt: skip
+def test_chosen_sizes_that_make_no_tiles_are_refused(size, overlap, message):
+    with pytest.raises(InputError, match=f"^{re.escape(message)}"):
+        Tiles.of({"sample_size": 512}, 8, size, overlap)
 
 
 @pytest.fixture(scope="module", params=["emoji", "sd1", "emoji on openvino"])
@@ -139,6 +210,22 @@ def frugal_diffusers(folder, name):
     pipe.vae.enable_tiling()
     pipe.vae.enable_slicing()
     return pipe
+
+
+def test_tiles_of_a_chosen_size_are_those_of_diffusers(emoji_bundle, emoji_folder):
+    ours, theirs = load(emoji_bundle), KL.from_pretrained(emoji_folder / "vae")
+    ours.vae.enable_tiling(tile_sample_min_size=32, tile_overlap_factor=0.5)
+    theirs.enable_tiling()
+    theirs.tile_sample_min_size, theirs.tile_latent_min_size, theirs.tile_overlap_factor = 32, 4, 0.5
+    pixels = np.random.default_rng(3).uniform(-1, 1, (1, 3, 72, 40)).astype(np.float32)
+    with torch.no_grad():
+        latents = theirs.encode(torch.from_numpy(pixels)).latent_dist.mode()
+        images = theirs.decode(latents).sample
+    np.testing.assert_allclose(ours.vae.mode(pixels), latents, atol=1e-4 * latents.abs().max().item())
+    image = ours.vae.decode(latents.numpy())
+    np.testing.assert_allclose(image, images, atol=4e-4)
+    ours.vae.enable_tiling()
+    assert np.abs(ours.vae.decode(latents.numpy()) - image).max() > 1e-3
 
 
 def test_every_task_generates_in_tiles_as_diffusers_does(frugal, emoji_folder):

@@ -95,23 +95,28 @@ class Network:
         return self.random.standard_normal((len(array), self.channels, height, width), np.float32)
 
 
-@pytest.mark.parametrize("size", [(64, 64), (57, 56), (130, 8), (64, 113), (20, 60), (120, 112)])
+SIZES = [(64, 64), (57, 56), (130, 8), (64, 113), (20, 60), (120, 112)]
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "overlap"), [*((size, 512, 0.125) for size in SIZES), ((20, 33), 128, 0.25), ((41, 20), 128, 0.5)]
+)
 @pytest.mark.parametrize("half", ["decode", "encode"])
-def test_tiles_are_cut_and_blended_as_in_diffusers(half, size):
+def test_tiles_are_cut_and_blended_as_in_diffusers(half, size, side, overlap):
     """Equal to the last bit or two: sums and products are the same, in another order of rounding."""
     unit, channels, given = (1, 3, 4) if half == "decode" else (8, 4, 3)
     ours, theirs = (Network(8 if half == "decode" else 1 / 8, channels) for _ in range(2))
     array = np.random.default_rng(1).standard_normal((2, given, size[0] * unit, size[1] * unit), np.float32)
     vae = SimpleNamespace(
         spatial_scale_factor=8,
-        tile_overlap_factor=0.125,
-        tile_sample_min_size=512,
-        tile_latent_min_size=64,
+        tile_overlap_factor=overlap,
+        tile_sample_min_size=side,
+        tile_latent_min_size=side // 8,
         encoder=lambda tile: torch.from_numpy(theirs(tile.numpy())),
         decoder=lambda tile: torch.from_numpy(theirs(tile.numpy())),
     )
     expected = getattr(TINY, f"_tiled_{half}")(vae, torch.from_numpy(array)).numpy()
-    given = getattr(TinyTiles.of({}, 8), half)(ours, array)
+    given = getattr(TinyTiles.of({}, 8, side, overlap), half)(ours, array)
     np.testing.assert_allclose(given, expected, rtol=0, atol=1e-6)
     assert len(ours.seen) == len(theirs.seen)
     for mine, other in zip(ours.seen, theirs.seen, strict=True):
@@ -142,6 +147,9 @@ def test_sizes_of_tiles():
         tiles.check((512, 512), {}, [(512, 512)])
     with pytest.raises(InputError, match="VAE tiling: got an AutoencoderTiny of 4 pixels to a latent, expected 8"):
         TinyTiles.of({}, 4)
+    assert TinyTiles.of({}, 8, 128).sizes((128, 128)) == [(128, 128), (128, 16), (16, 128), (16, 16)]
+    with pytest.raises(InputError, match="tile_sample_min_size: got 64, of which tiles share 1/8, expected tiles "):
+        TinyTiles.of({}, 8, 64)
 
 
 @pytest.fixture(scope="module")
